@@ -1,0 +1,3 @@
+//! Postern: a mail door for products that have conversations.
+
+pub mod clock;

@@ -1,0 +1,3 @@
+//! Not a program yet.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The integration tests: everything that goes through a front door.

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# The one command for the tests: installs what is missing from Debian, then formatter, clippy, docs,
+# cargo deny and every test. Usage: tests/run.sh [arguments for cargo test]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s\n' "$*"; }
+
+# program:package
+programs=(cc:gcc c++:g++ curl:curl openssl:openssl postfix:postfix python3:python3 strace:strace swaks:swaks)
+missing=()
+for pair in "${programs[@]}"; do
+    PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+done
+if [ "${#missing[@]}" -gt 0 ]; then
+    step "installing ${missing[*]}"
+    if [ "$(id -u)" -ne 0 ]; then
+        echo "missing: ${missing[*]} (run as root, or install them with apt-get)" >&2
+        exit 1
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+step "cargo fmt --check"
+cargo fmt --check
+
+step "cargo clippy"
+cargo clippy --all-targets -- -D warnings
+
+step "cargo doc"
+RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+
+step "cargo deny"
+if ! cargo deny --version >/dev/null 2>&1; then
+    cargo install cargo-deny --locked --quiet
+fi
+cargo deny --log-level error check bans licenses sources
+if ! cargo deny --log-level error check advisories; then
+    if cargo deny --log-level error check advisories 2>&1 | grep -q 'failed to fetch advisory database'; then
+        echo "NOT CHECKED: the advisory data base is out of reach from here; bans, licences and sources were checked"
+    else
+        exit 1
+    fi
+fi
+
+step "cargo test"
+cargo test --no-fail-fast "$@"
