@@ -1,3 +1,4 @@
 //! Postern: a mail door for products that have conversations.
 
 pub mod clock;
+pub mod mail;

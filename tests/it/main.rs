@@ -1,1 +1,4 @@
 //! The integration tests: everything that goes through a front door.
+
+#[cfg(test)]
+mod mails;

@@ -1,0 +1,80 @@
+//! Owns the envelope: who sends, who receives, through which door a mail came and what is known of
+//! the peer.
+//!
+//! Does not hold the mail's bytes, and decides nothing.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::address::Address;
+use super::token::Claims;
+use crate::clock::Timestamp;
+
+/// What a mail came with besides its bytes. It is kept on disk beside them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// The reverse-path; `None` is the null sender `<>` (RFC 5321 section 4.5.5).
+    pub sender: Option<Address>,
+    /// At least one. Each becomes a delivery of its own.
+    pub recipients: Vec<Recipient>,
+    /// What is known of the peer that handed the mail in.
+    pub peer: Peer,
+    /// When the mail was whole.
+    pub received_at: Timestamp,
+    /// The transaction used SMTPUTF8 (RFC 6531).
+    pub smtputf8: bool,
+}
+
+/// One recipient, with what its address was found to mean when it was accepted.
+///
+/// The meaning is kept, not looked up again: a key taken out of use between the 250 and the delivery
+/// must not lose a mail.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Recipient {
+    /// The forward-path as the peer gave it.
+    pub address: Address,
+    /// The name of the route whose domain it is.
+    pub route: String,
+    /// What the address stands for.
+    pub target: Target,
+}
+
+/// What a recipient's address stands for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// A mailbox by its name: threads are found by headers, or begun.
+    Mailbox(String),
+    /// A verified token: the thread is known.
+    Thread(Claims),
+}
+
+/// The peer that handed a mail in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// The door it came through.
+    pub door: Door,
+    /// Its address; `None` on a unix socket and where the door does not tell.
+    pub ip: Option<IpAddr>,
+    /// What it said in EHLO, HELO or LHLO, as it came; empty where the door has no such thing.
+    pub helo: String,
+    /// The TLS version and cipher suite, where the connection had TLS.
+    pub tls: Option<String>,
+}
+
+/// The ways a mail gets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Door {
+    /// A mailbox that is polled.
+    Imap,
+    /// The operator's `mail inject`.
+    Inject,
+    /// LMTP (RFC 2033).
+    Lmtp,
+    /// SMTP (RFC 5321).
+    Smtp,
+    /// A provider's HTTP request.
+    Webhook,
+}

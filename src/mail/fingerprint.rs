@@ -1,0 +1,109 @@
+//! Owns the fingerprint: by what a mail is known again when it comes a second time.
+//!
+//! Does not remember fingerprints, nor say for how long one counts.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::address::Address;
+use super::view::{Correspondent, View};
+
+/// The fingerprint of a mail for one recipient: the first 16 bytes of a SHA-256.
+///
+/// It covers what stays the same when one mail comes twice, be it by SMTP and again by a webhook: who
+/// wrote it, its Message-ID and date, and the words of its body, decoded. Trace and authentication
+/// fields, transfer encodings, charsets and the breaking of lines are no part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Fingerprint(pub [u8; 16]);
+
+impl Fingerprint {
+    /// The fingerprint of the mail that `view` shows, for `recipient`.
+    pub fn of(recipient: &Address, view: &View) -> Self {
+        let header = &view.header;
+        let mut authors: Vec<String> = header.from.iter().map(folded).collect();
+        authors.sort_unstable();
+        let date = header.date.map(|date| date.as_secs().to_string());
+
+        let mut hash = Sha256::new();
+        // A count before each list and a zero behind each word, so that no two mails feed the same.
+        add_all(&mut hash, [recipient.folded()]);
+        add_all(&mut hash, authors);
+        add_all(&mut hash, &header.message_id);
+        add_all(&mut hash, date);
+        let body = view.text.as_deref().or(view.html.as_deref());
+        add_all(&mut hash, body.unwrap_or_default().split_whitespace());
+        let digest = hash.finalize();
+        Self(std::array::from_fn(|at| digest[at]))
+    }
+}
+
+fn folded(correspondent: &Correspondent) -> String {
+    match &correspondent.address {
+        Some(address) => address.folded(),
+        None => correspondent.text.to_lowercase(),
+    }
+}
+
+fn add_all(hash: &mut Sha256, words: impl IntoIterator<Item = impl AsRef<str>>) {
+    let mut count = 0u64;
+    for word in words {
+        // A word holds no zero: the view leaves controls out.
+        hash.update(word.as_ref());
+        hash.update([0]);
+        count += 1;
+    }
+    hash.update(count.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(recipient: &str, mail: &str) -> Fingerprint {
+        let recipient = Address::parse(recipient).unwrap();
+        Fingerprint::of(&recipient, &View::parse(&mail.as_bytes().to_vec().into()))
+    }
+
+    const MAIL: &str = "From: Ann <ann@example.com>\nMessage-ID: <1@example.com>\n\
+        Date: Sat, 31 Jan 2026 23:59:59 +0100\nContent-Type: text/plain; charset=utf-8\n\n\
+        Grüße aus der Ferne,\nAnn\n";
+
+    #[test]
+    fn a_mail_that_was_only_carried_is_the_same() {
+        let same = of("reply@us.example", MAIL);
+        assert_eq!(same, of("REPLY@US.example", MAIL));
+        for carried in [
+            format!("Received: from a by b; x\nDKIM-Signature: v=1\n{MAIL}"),
+            MAIL.replace('\n', "\r\n"),
+            MAIL.replace("Ann <ann@example.com>", "\"A.\" <Ann@EXAMPLE.com>"),
+            MAIL.replace("23:59:59 +0100", "22:59:59 +0000"),
+            MAIL.replace(
+                "\n\nGrüße aus",
+                "\nContent-Transfer-Encoding: quoted-printable\n\nGr=C3=BC=C3=9Fe =\naus",
+            ),
+            MAIL.replace("aus der", "aus\nder "),
+        ] {
+            assert_eq!(of("reply@us.example", &carried), same, "{carried}");
+        }
+    }
+
+    #[test]
+    fn another_mail_is_another() {
+        let one = of("reply@us.example", MAIL);
+        assert_ne!(one, of("other@us.example", MAIL));
+        for (from, to) in [
+            ("<1@", "<2@"),
+            ("ann@", "bob@"),
+            ("31 Jan", "30 Jan"),
+            ("Ferne", "Nähe"),
+            ("der Ferne", "derFerne"),
+            ("Message-ID", "X-Message-ID"),
+        ] {
+            assert_ne!(
+                one,
+                of("reply@us.example", &MAIL.replace(from, to)),
+                "{from}"
+            );
+        }
+    }
+}

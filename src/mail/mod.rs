@@ -1,0 +1,13 @@
+//! Owns what a mail is and what it says: addresses, envelope, tokens, threads, reply, kind.
+//!
+//! Does no I/O, reads no clock, logs nothing and awaits nothing: time is an argument.
+
+pub mod address;
+pub mod envelope;
+pub mod fingerprint;
+pub mod prescan;
+pub mod subject;
+pub mod thread;
+pub mod token;
+pub mod trace;
+pub mod view;

@@ -1,0 +1,349 @@
+//! Owns the decision which conversation a mail belongs to, and why.
+//!
+//! Does not look anything up: the caller asks the store and hands in what it found.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::address::Address;
+use super::view::HeaderView;
+use crate::clock::Timestamp;
+
+/// Message-IDs of one mail that are looked up.
+const LOOKUPS_MAX: usize = 50;
+
+/// A thread that something in the mail points to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The product's id of the thread.
+    pub thread_id: String,
+    /// Whose thread it is; `None` if nobody knows.
+    pub participant: Option<Address>,
+    /// When the thread last changed.
+    pub changed_at: Timestamp,
+    /// What points to it.
+    pub reason: Reason,
+}
+
+/// Why a mail belongs where it does. The first ones outrank the later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// The token of the recipient's address.
+    Token,
+    /// `In-Reply-To` names a mail we sent.
+    InReplyTo,
+    /// `References` names a mail we sent.
+    References,
+    /// Either names a mail that came in before.
+    StoredMessageId,
+    /// The same sender wrote under the same subject.
+    Subject,
+    /// Headers or subject point only to threads of somebody else, or of nobody known.
+    OtherParticipant,
+    /// Nothing points to a thread.
+    None,
+}
+
+impl Reason {
+    /// The name the reason has in messages, metrics and the log: `in_reply_to`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::InReplyTo => "in_reply_to",
+            Self::References => "references",
+            Self::StoredMessageId => "stored_message_id",
+            Self::Subject => "subject",
+            Self::OtherParticipant => "other_participant",
+            Self::None => "none",
+        }
+    }
+}
+
+/// What of the mail the decision rests on.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// The one address of the one `From` field; without it only a token finds a thread.
+    pub author: Option<&'a Address>,
+    /// The author's domain vouches for the mail.
+    pub is_authenticated: bool,
+    /// The subject, normalised. An empty one says nothing.
+    pub subject: &'a str,
+    /// When the mail was received.
+    pub now: Timestamp,
+    /// How long after its last change a thread can be found by subject.
+    pub subject_window: Duration,
+}
+
+/// Where a mail belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// To this thread.
+    Existing {
+        /// The product's id of the thread.
+        thread_id: String,
+        /// What pointed to it.
+        reason: Reason,
+    },
+    /// To a thread that is yet to be made.
+    New {
+        /// [`Reason::None`], or [`Reason::OtherParticipant`].
+        reason: Reason,
+    },
+    /// To one of several threads that have an equal claim: a person decides.
+    Conflict {
+        /// What points to more than one.
+        reason: Reason,
+    },
+}
+
+/// Decides where a mail belongs.
+///
+/// The best reason decides: token, then a Message-ID we sent (`In-Reply-To` before `References`),
+/// then a Message-ID that came in, then sender and subject. A token always counts, whoever writes;
+/// all else only leads to a thread of the author's own, so that knowing a Message-ID opens nobody's
+/// conversation. Two threads with the same reason are not guessed between.
+pub fn decide(facts: &Facts<'_>, candidates: &[Candidate]) -> Decision {
+    let Some(best) = candidates
+        .iter()
+        .filter(|candidate| facts.admit(candidate))
+        .min_by_key(|candidate| candidate.reason)
+    else {
+        let is_of_another = candidates.iter().any(|candidate| !facts.owns(candidate));
+        return Decision::New {
+            reason: if is_of_another {
+                Reason::OtherParticipant
+            } else {
+                Reason::None
+            },
+        };
+    };
+    let reason = best.reason;
+    let disagrees = |other: &Candidate| {
+        other.reason == reason && other.thread_id != best.thread_id && facts.admit(other)
+    };
+    if candidates.iter().any(disagrees) {
+        return Decision::Conflict { reason };
+    }
+    Decision::Existing {
+        thread_id: best.thread_id.clone(),
+        reason,
+    }
+}
+
+/// The Message-IDs to look up for a mail, each once and with the reason it gives if we sent the mail
+/// it names: those of `In-Reply-To`, then those of `References`, newest first.
+pub fn lookups(header: &HeaderView) -> Vec<(&str, Reason)> {
+    let in_reply_to = header.in_reply_to.iter().map(|id| (id, Reason::InReplyTo));
+    let references = header.references.iter().rev();
+    let mut found: Vec<(&str, Reason)> = Vec::new();
+    for (id, reason) in in_reply_to.chain(references.map(|id| (id, Reason::References))) {
+        if found.len() < LOOKUPS_MAX && !found.iter().any(|(seen, _)| seen == id) {
+            found.push((id, reason));
+        }
+    }
+    found
+}
+
+impl Facts<'_> {
+    fn admit(&self, candidate: &Candidate) -> bool {
+        match candidate.reason {
+            Reason::Token => true,
+            Reason::InReplyTo | Reason::References | Reason::StoredMessageId => {
+                self.owns(candidate)
+            }
+            Reason::Subject => {
+                self.is_authenticated
+                    && !self.subject.is_empty()
+                    && self.now.since(candidate.changed_at) <= self.subject_window
+                    && self.owns(candidate)
+            }
+            Reason::OtherParticipant | Reason::None => false,
+        }
+    }
+
+    fn owns(&self, candidate: &Candidate) -> bool {
+        match (self.author, &candidate.participant) {
+            (Some(author), Some(participant)) => author.folded() == participant.folded(),
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_000_000);
+    const WINDOW: Duration = Duration::from_secs(1_000);
+
+    fn address(text: &str) -> Address {
+        Address::parse(text).unwrap()
+    }
+
+    fn candidate(reason: Reason, thread_id: &str, participant: &str) -> Candidate {
+        Candidate {
+            thread_id: thread_id.to_owned(),
+            participant: Address::parse(participant).ok(),
+            changed_at: NOW.minus(WINDOW),
+            reason,
+        }
+    }
+
+    fn ann(reason: Reason, thread_id: &str) -> Candidate {
+        candidate(reason, thread_id, "ann@example.com")
+    }
+
+    fn decided(candidates: &[Candidate]) -> Decision {
+        let author = address("Ann@Example.com");
+        decide(&facts(&author), candidates)
+    }
+
+    fn facts(author: &Address) -> Facts<'_> {
+        Facts {
+            author: Some(author),
+            is_authenticated: true,
+            subject: "roof",
+            now: NOW,
+            subject_window: WINDOW,
+        }
+    }
+
+    fn existing(thread_id: &str, reason: Reason) -> Decision {
+        let thread_id = thread_id.to_owned();
+        Decision::Existing { thread_id, reason }
+    }
+
+    const NONE: Decision = Decision::New {
+        reason: Reason::None,
+    };
+    const OTHER: Decision = Decision::New {
+        reason: Reason::OtherParticipant,
+    };
+
+    #[test]
+    fn the_best_reason_decides_in_any_order() {
+        use Reason::{InReplyTo, References, StoredMessageId, Subject, Token};
+        let ranked = [Token, InReplyTo, References, StoredMessageId, Subject];
+        let mut candidates: Vec<_> = ranked
+            .iter()
+            .map(|reason| ann(*reason, reason.as_str()))
+            .collect();
+        for reason in ranked {
+            let expected = existing(reason.as_str(), reason);
+            assert_eq!(decided(&candidates), expected);
+            candidates.reverse();
+            assert_eq!(decided(&candidates), expected);
+            candidates.retain(|candidate| candidate.reason != reason);
+        }
+        assert_eq!(decided(&[]), NONE);
+    }
+
+    #[test]
+    fn only_a_token_crosses_to_another_participant() {
+        for other in ["bob@example.com", "ann@example.org", "nobody"] {
+            let token = candidate(Reason::Token, "t", other);
+            assert_eq!(decided(&[token]), existing("t", Reason::Token));
+            for reason in [
+                Reason::InReplyTo,
+                Reason::References,
+                Reason::StoredMessageId,
+                Reason::Subject,
+            ] {
+                let theirs = candidate(reason, "t", other);
+                assert_eq!(decided(std::slice::from_ref(&theirs)), OTHER);
+                let own = ann(Reason::Subject, "own");
+                assert_eq!(decided(&[theirs, own]), existing("own", Reason::Subject));
+            }
+        }
+    }
+
+    #[test]
+    fn without_one_author_only_a_token_counts() {
+        let author = address("ann@example.com");
+        let facts = Facts {
+            author: None,
+            ..facts(&author)
+        };
+        let header = ann(Reason::InReplyTo, "t");
+        assert_eq!(decide(&facts, std::slice::from_ref(&header)), OTHER);
+        let both = [header, ann(Reason::Token, "u")];
+        assert_eq!(decide(&facts, &both), existing("u", Reason::Token));
+    }
+
+    #[test]
+    fn equal_claims_are_a_conflict() {
+        for reason in [
+            Reason::Token,
+            Reason::InReplyTo,
+            Reason::References,
+            Reason::StoredMessageId,
+        ] {
+            let two = [ann(reason, "a"), ann(reason, "b")];
+            assert_eq!(decided(&two), Decision::Conflict { reason });
+            let same = [ann(reason, "a"), ann(reason, "a")];
+            assert_eq!(decided(&same), existing("a", reason));
+            let one_is_theirs = [ann(reason, "a"), candidate(reason, "b", "bob@example.com")];
+            if reason != Reason::Token {
+                assert_eq!(decided(&one_is_theirs), existing("a", reason));
+            }
+        }
+        let ranked = [ann(Reason::InReplyTo, "a"), ann(Reason::References, "b")];
+        assert_eq!(decided(&ranked), existing("a", Reason::InReplyTo));
+    }
+
+    #[test]
+    fn a_subject_counts_only_in_time_and_from_the_sender() {
+        let author = address("ann@example.com");
+        let good = facts(&author);
+        let at = |changed_at| Candidate {
+            changed_at,
+            ..ann(Reason::Subject, "t")
+        };
+        let found = existing("t", Reason::Subject);
+        let last = NOW.minus(WINDOW);
+        let later = last.minus(Duration::from_millis(1));
+        assert_eq!(decide(&good, &[at(last)]), found);
+        assert_eq!(decide(&good, &[at(later)]), NONE);
+        let unknown = Facts {
+            is_authenticated: false,
+            ..good
+        };
+        assert_eq!(decide(&unknown, &[at(last)]), NONE);
+        let wordless = Facts {
+            subject: "",
+            ..good
+        };
+        assert_eq!(decide(&wordless, &[at(last)]), NONE);
+    }
+
+    #[test]
+    fn message_ids_are_looked_up_newest_first_and_once() {
+        let many: Vec<String> = (0..90).map(|n| format!("<{n}@x>")).collect();
+        let mail = format!(
+            "In-Reply-To: <88@x> <own@x>\nReferences: {}\n\n",
+            many.join(" ")
+        );
+        let header = HeaderView::parse(mail.as_bytes());
+        let found = lookups(&header);
+        assert_eq!(
+            found[..4],
+            [
+                ("88@x", Reason::InReplyTo),
+                ("own@x", Reason::InReplyTo),
+                ("89@x", Reason::References),
+                ("87@x", Reason::References),
+            ]
+        );
+        assert_eq!(found.len(), LOOKUPS_MAX);
+    }
+
+    #[test]
+    fn names_are_those_of_the_json() {
+        for reason in [Reason::Token, Reason::InReplyTo, Reason::StoredMessageId] {
+            let json = serde_json::to_string(&reason).unwrap();
+            assert_eq!(json, format!("\"{}\"", reason.as_str()));
+        }
+    }
+}

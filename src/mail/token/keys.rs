@@ -1,0 +1,347 @@
+//! Owns a route's keys: minting with the newest, verifying with all, in constant time.
+//!
+//! Does not read configuration and draws no randomness.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+use thiserror::Error;
+
+use super::form::{self, Candidate, Shape, V1};
+use super::{Claims, Format, ThreadKey, TokenError, first_of};
+use crate::clock::Timestamp;
+use crate::mail::address::{Address, AddressError, Domain, LOCAL_BYTES_MAX};
+
+/// A secret must have this many bytes: what HMAC-SHA256 can use to the full (RFC 2104 section 3).
+const SECRET_BYTES_MIN: usize = 32;
+/// A key id is a nibble of the token.
+const KEY_ID_MAX: u8 = 15;
+/// The prefix word may have this many characters, so that word, separator and v2 token fit 64.
+const PREFIX_CHARS_MAX: usize = 5;
+/// Clocks of two nodes differ; a token from further ahead than this was not minted by us.
+const AHEAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Addresses of one mail that are looked at for tokens, where headers count at all.
+const ADDRESSES_MAX: usize = 200;
+
+const V2_LABEL: &[u8] = b"postern reply token v2\0";
+const PARTICIPANT_LABEL: &[u8] = b"participant\0";
+
+/// The keys of one route: the newest mints, all verify.
+pub struct KeyRing {
+    /// Newest first; never empty.
+    keys: Vec<Key>,
+    lifetime: Duration,
+    prefix: String,
+}
+
+impl KeyRing {
+    /// How long a token is good for unless the operator says otherwise.
+    pub const LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+    /// A ring of `keys`, each a key id (0..=15) and a secret of at least 32 bytes, newest first.
+    /// Tokens expire when they are older than `lifetime`. The prefix word is `reply`.
+    ///
+    /// # Errors
+    /// Names the key that is refused, never its secret.
+    pub fn new(keys: Vec<(u8, Vec<u8>)>, lifetime: Duration) -> Result<Self, KeyError> {
+        let mut ids = BTreeSet::new();
+        let keys = keys
+            .into_iter()
+            .map(|(id, secret)| {
+                if id > KEY_ID_MAX {
+                    return Err(KeyError::IdTooLarge(id));
+                }
+                if !ids.insert(id) {
+                    return Err(KeyError::IdRepeated(id));
+                }
+                Key::new(id, &secret)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        if keys.is_empty() {
+            return Err(KeyError::Empty);
+        }
+        Ok(Self {
+            keys,
+            lifetime,
+            prefix: "reply".to_owned(),
+        })
+    }
+
+    /// The ring with another prefix word than `reply`: 1 to 5 ASCII letters or digits.
+    ///
+    /// # Errors
+    /// [`KeyError::Prefix`] if the word is longer or has other characters.
+    pub fn with_prefix(mut self, word: &str) -> Result<Self, KeyError> {
+        let fits = (1..=PREFIX_CHARS_MAX).contains(&word.len())
+            && word.bytes().all(|b| b.is_ascii_alphanumeric());
+        if !fits {
+            return Err(KeyError::Prefix(word.to_owned()));
+        }
+        self.prefix = word.to_ascii_lowercase();
+        Ok(self)
+    }
+
+    /// Mints the token (not the address). `domain` is the reply domain it will stand before; a v2
+    /// token is good at no other. A v1 token is bound to neither domain nor participant.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is one fact the token is made of, and none has a default"
+    )]
+    pub fn mint(
+        &self,
+        format: Format,
+        domain: &Domain,
+        thread_id: &str,
+        participant: Option<&Address>,
+        now: Timestamp,
+    ) -> String {
+        let key = &self.keys[0];
+        match format {
+            Format::V1 => {
+                let signed = format!("{thread_id}:{}", now.as_millis());
+                let signature = key.v1_signature(&signed);
+                let signature = str::from_utf8(&signature).unwrap_or_default();
+                form::write(format, format!("{signed}:{signature}").as_bytes())
+            }
+            Format::V2 => {
+                let mut bytes = Vec::with_capacity(form::V2_BYTES);
+                bytes.push(form::V2_VERSION << 4 | key.id);
+                bytes.extend(ThreadKey::of(thread_id).0);
+                // Four bytes of seconds last until 2106.
+                let secs = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
+                bytes.extend(secs.to_be_bytes());
+                bytes.extend(participant.map_or([0; 4], |address| key.participant_tag(address)));
+                let mac = key.v2_mac(domain, &bytes);
+                bytes.extend(mac);
+                form::write(format, &bytes)
+            }
+        }
+    }
+
+    /// Mints a token and makes the whole reply address of it: `reply+TOKEN@domain`.
+    ///
+    /// With v2 the local part always fits the 64 octets of RFC 5321 section 4.5.3.1.1. With v1 it has
+    /// 96 for a UUID; most systems carry that, none must.
+    ///
+    /// # Errors
+    /// [`AddressError::LocalTooLong`] for a v1 token of a thread id of more than about 60 octets.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is one fact the token is made of, and none has a default"
+    )]
+    pub fn reply_address(
+        &self,
+        format: Format,
+        domain: &Domain,
+        thread_id: &str,
+        participant: Option<&Address>,
+        now: Timestamp,
+    ) -> Result<Address, AddressError> {
+        let token = self.mint(format, domain, thread_id, participant, now);
+        let local = format!("{}+{token}", self.prefix);
+        debug_assert!(format == Format::V1 || local.len() <= LOCAL_BYTES_MAX);
+        Address::parse(&format!("{local}@{domain}"))
+    }
+
+    /// Does the tag in `claims` belong to `address`? Every key is tried, for the one that minted may
+    /// have been replaced since. A token bound to nobody belongs to nobody.
+    pub fn is_participant(&self, claims: &Claims, address: &Address) -> bool {
+        let Some(tag) = claims.participant else {
+            return false;
+        };
+        let any = self.keys.iter().fold(Choice::from(0), |any, key| {
+            any | key.participant_tag(address).ct_eq(&tag)
+        });
+        any.into()
+    }
+
+    /// Finds and verifies a token in a local part: `reply+TOKEN`, `reply-TOKEN` or `TOKEN`, for
+    /// systems without plus addresses.
+    ///
+    /// Arithmetic alone: no database is asked, so whether the token was revoked is still open.
+    ///
+    /// # Errors
+    /// Behind the reply prefix whatever is not a token of ours is [`TokenError::Forged`]; a bare
+    /// local part without a token's form is [`TokenError::Absent`], for it may be a mailbox.
+    pub fn verify(&self, address: &Address, now: Timestamp) -> Result<Claims, TokenError> {
+        let candidate = Candidate::of(address.local(), &self.prefix);
+        let claims = match candidate.shape() {
+            Some(Shape::V1(v1)) => self.claims_v1(&v1, candidate.digest()),
+            Some(Shape::V2(bytes)) => self.claims_v2(address.domain(), bytes, candidate.digest()),
+            Some(Shape::CaseLost) => return Err(TokenError::CaseLost(candidate.digest())),
+            None if candidate.prefixed => return Err(TokenError::Forged),
+            None => return Err(TokenError::Absent),
+        };
+        let claims = claims.ok_or(TokenError::Forged)?;
+        if claims.issued_at > now.plus(AHEAD_MAX) {
+            return Err(TokenError::Forged);
+        }
+        // At the precision of v2: a token is good through the whole of its last second.
+        if now.as_secs().saturating_sub(claims.issued_at.as_secs()) > self.lifetime.as_secs() {
+            return Err(TokenError::Expired);
+        }
+        Ok(claims)
+    }
+
+    /// Looks for tokens in the addresses of header fields, for sources that have no envelope: those
+    /// at `domain`, at most 200, each token once, in the order they came.
+    pub fn find<'a>(
+        &self,
+        domain: &Domain,
+        addresses: impl IntoIterator<Item = &'a Address>,
+        now: Timestamp,
+    ) -> Vec<Found<'a>> {
+        let mut seen = BTreeSet::new();
+        addresses
+            .into_iter()
+            .filter(|address| address.domain() == domain)
+            .take(ADDRESSES_MAX)
+            .filter_map(|address| {
+                let outcome = self.verify(address, now);
+                let candidate = Candidate::of(address.local(), &self.prefix);
+                let fresh = outcome != Err(TokenError::Absent) && seen.insert(candidate.digest());
+                fresh.then_some(Found { address, outcome })
+            })
+            .collect()
+    }
+
+    fn claims_v1(&self, v1: &V1, digest: [u8; 16]) -> Option<Claims> {
+        let signed_by = |key: &Key| key.v1_signature(&v1.signed).ct_eq(&v1.signature);
+        if !self.any_key(signed_by) {
+            return None;
+        }
+        let thread_id = &v1.signed[..v1.id_bytes];
+        Some(Claims {
+            thread: ThreadKey::of(thread_id),
+            thread_id: Some(thread_id.to_owned()),
+            issued_at: Timestamp::from_millis(v1.issued_at),
+            participant: None,
+            digest,
+        })
+    }
+
+    fn claims_v2(
+        &self,
+        domain: &Domain,
+        bytes: [u8; form::V2_BYTES],
+        digest: [u8; 16],
+    ) -> Option<Claims> {
+        let (signed, mac) = bytes.split_at(form::V2_SIGNED_BYTES);
+        // The key id is a matter of the MAC too, so every key does the same work whether or not the
+        // id is one of ours.
+        let signed_by = |key: &Key| {
+            key.v2_mac(domain, signed)[..].ct_eq(mac) & key.id.ct_eq(&(bytes[0] & 0x0f))
+        };
+        if !self.any_key(signed_by) {
+            return None;
+        }
+        let tag: [u8; 4] = first_of(&bytes[21..]);
+        Some(Claims {
+            thread: ThreadKey(first_of(&bytes[1..])),
+            thread_id: None,
+            issued_at: Timestamp::from_secs(u32::from_be_bytes(first_of(&bytes[17..])).into()),
+            participant: (tag != [0; 4]).then_some(tag),
+            digest,
+        })
+    }
+
+    /// True if any key says yes. All are asked, so time does not tell which did.
+    fn any_key(&self, says_yes: impl Fn(&Key) -> Choice) -> bool {
+        let mut any = 0u8;
+        for key in &self.keys {
+            any.conditional_assign(&1, says_yes(key));
+        }
+        any == 1
+    }
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ids: Vec<u8> = self.keys.iter().map(|key| key.id).collect();
+        f.debug_struct("KeyRing")
+            .field("key_ids", &ids)
+            .field("lifetime", &self.lifetime)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A token found in a header field's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found<'a> {
+    /// The address it stands in.
+    pub address: &'a Address,
+    /// What it says, or why it says nothing (never [`TokenError::Absent`]).
+    pub outcome: Result<Claims, TokenError>,
+}
+
+/// Why a key ring cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum KeyError {
+    /// There is no key.
+    #[error("no key")]
+    Empty,
+    /// Two keys have one id.
+    #[error("key {0}: another key has the same id")]
+    IdRepeated(u8),
+    /// The key id is not within 0..=15.
+    #[error("key {0}: id is above {KEY_ID_MAX}")]
+    IdTooLarge(u8),
+    /// The prefix word is not 1 to 5 ASCII letters or digits.
+    #[error("prefix {0:?}: not 1 to {PREFIX_CHARS_MAX} letters or digits")]
+    Prefix(String),
+    /// The secret is too short.
+    #[error("key {id}: secret of {bytes} bytes, less than {SECRET_BYTES_MIN}")]
+    SecretTooShort {
+        /// The key's id.
+        id: u8,
+        /// How many bytes its secret has.
+        bytes: usize,
+    },
+}
+
+struct Key {
+    id: u8,
+    /// Keyed and fed nothing yet: cloning it saves hashing the secret again.
+    mac: Hmac<Sha256>,
+}
+
+impl Key {
+    fn new(id: u8, secret: &[u8]) -> Result<Self, KeyError> {
+        let bytes = secret.len();
+        let too_short = KeyError::SecretTooShort { id, bytes };
+        if bytes < SECRET_BYTES_MIN {
+            return Err(too_short);
+        }
+        let mac = Hmac::new_from_slice(secret).map_err(|_| too_short)?;
+        Ok(Self { id, mac })
+    }
+
+    fn v1_signature(&self, signed: &str) -> [u8; form::V1_SIGNATURE_DIGITS] {
+        let mac = self.hmac(&[signed.as_bytes()]);
+        first_of(HEXLOWER.encode(&mac).as_bytes())
+    }
+
+    fn v2_mac(&self, domain: &Domain, signed: &[u8]) -> [u8; form::V2_MAC_BYTES] {
+        // A-labels, so that a domain written either way has one MAC.
+        let domain = domain.ascii();
+        first_of(&self.hmac(&[V2_LABEL, domain.as_bytes(), b"\0", signed]))
+    }
+
+    fn participant_tag(&self, address: &Address) -> [u8; 4] {
+        first_of(&self.hmac(&[PARTICIPANT_LABEL, address.folded().as_bytes()]))
+    }
+
+    fn hmac(&self, pieces: &[&[u8]]) -> [u8; 32] {
+        let mut mac = self.mac.clone();
+        for piece in pieces {
+            mac.update(piece);
+        }
+        mac.finalize().into_bytes().into()
+    }
+}

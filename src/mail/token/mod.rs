@@ -1,0 +1,145 @@
+//! Owns the reply token: the signed word in an address that names a thread, minted and verified.
+//!
+//! Does not know which tokens were revoked, nor the thread behind a token whose case was lost: both
+//! are questions to the store, asked with [`Claims::digest`].
+
+mod form;
+mod keys;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::clock::Timestamp;
+
+pub use keys::{Found, KeyError, KeyRing};
+
+/// The name of the token with this text: the first 16 bytes of SHA-256 of the text, lower-cased and
+/// without base64 padding.
+///
+/// Mail systems that fold local parts deliver a v1 token lower-cased, and then its MAC cannot be
+/// checked: base64 tells its letters apart by case. The digest is taken over the lower-cased text,
+/// so it is the same at mint and on arrival, whatever happened to the case between. Who mints a v1
+/// token, or first sees one whole, has the store remember digest and thread id; a later
+/// [`TokenError::CaseLost`] carries the digest to look up.
+pub fn digest(token: &str) -> [u8; 16] {
+    let text = token.trim_end_matches('=').to_ascii_lowercase();
+    first_of(&Sha256::digest(text))
+}
+
+/// What a verified token says.
+///
+/// It holds no token, so it may be logged and kept.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Claims {
+    /// The thread, by the key every format gives it.
+    pub thread: ThreadKey,
+    /// The whole thread id: only a v1 token carries it.
+    pub thread_id: Option<String>,
+    /// When the token was minted: milliseconds in v1, whole seconds in v2.
+    pub issued_at: Timestamp,
+    /// The tag of the person the token was minted for; `None` if it is bound to nobody (always so in
+    /// v1). [`KeyRing::is_participant`] tells whose it is.
+    pub participant: Option<[u8; 4]>,
+    /// The token's name: [`digest`] of its text.
+    pub digest: [u8; 16],
+}
+
+/// The 16 bytes a token knows a thread by: the thread id's own bytes where it is a UUID in its
+/// hyphenated form, else the first 16 bytes of its SHA-256.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ThreadKey(pub [u8; 16]);
+
+impl ThreadKey {
+    /// The key of the thread with this id.
+    pub fn of(thread_id: &str) -> Self {
+        // Only the hyphenated form: `{…}` or `urn:uuid:…` are other ids to a product that uses them.
+        match Uuid::try_parse(thread_id) {
+            Ok(uuid) if thread_id.len() == uuid::fmt::Hyphenated::LENGTH => Self(uuid.into_bytes()),
+            _ => Self(first_of(&Sha256::digest(thread_id))),
+        }
+    }
+
+    /// The key written as a UUID, lower-cased.
+    ///
+    /// The key does not tell whether the id was a UUID: ask the store first, and take this for the
+    /// thread id only if the store does not know the key.
+    pub fn as_uuid_text(self) -> String {
+        Uuid::from_bytes(self.0).hyphenated().to_string()
+    }
+}
+
+impl fmt::Display for ThreadKey {
+    /// Writes 32 lower-case hex digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", Uuid::from_bytes(self.0).simple())
+    }
+}
+
+impl TryFrom<String> for ThreadKey {
+    type Error = ThreadKeyError;
+
+    fn try_from(text: String) -> Result<Self, ThreadKeyError> {
+        let lower_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+        match Uuid::try_parse(&text) {
+            Ok(uuid) if text.len() == 32 && text.bytes().all(lower_hex) => {
+                Ok(Self(uuid.into_bytes()))
+            }
+            _ => Err(ThreadKeyError),
+        }
+    }
+}
+
+impl From<ThreadKey> for String {
+    fn from(key: ThreadKey) -> Self {
+        key.to_string()
+    }
+}
+
+/// The text is not a [`ThreadKey`]'s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("thread key is not 32 lower-case hex digits")]
+pub struct ThreadKeyError;
+
+/// The two schemes of a token. Both verify; the route's setting says which is minted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// `base64url("{threadId}:{timestamp_ms}:{signature}")`, the signature being the first 16 hex
+    /// digits of HMAC-SHA256 of `{threadId}:{timestamp_ms}`. It carries the whole thread id, breaks
+    /// when its case is folded, is longer than a local part should be, and is bound to no domain.
+    V1,
+    /// 36 bytes in lower-case base32 (58 characters): version and key id, thread key, issued-at,
+    /// participant tag and MAC. The MAC covers the reply domain.
+    #[default]
+    V2,
+}
+
+/// Why an address brings no thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum TokenError {
+    /// The local part is not of a token's form at all: it may be a mailbox.
+    #[error("no token in the address")]
+    Absent,
+    /// Has v1 form but for its case, so that the MAC cannot be checked. It may match through the
+    /// stored mapping by this [`digest`]; a digest the store does not know is no token of ours.
+    #[error("token has lost its case")]
+    CaseLost([u8; 16]),
+    /// Ours, but older than the ring's lifetime.
+    #[error("token has expired")]
+    Expired,
+    /// Has a token's form or the reply prefix, but no key of ours signed it for this domain.
+    #[error("token was not signed by us")]
+    Forged,
+}
+
+fn first_of<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    std::array::from_fn(|at| bytes[at])
+}
+
+#[cfg(test)]
+mod tests;

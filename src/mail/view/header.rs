@@ -1,0 +1,266 @@
+//! Owns the view of a mail's header: who, when, what about, in answer to what.
+//!
+//! Does not touch the body, so it is cheap enough for the time before the 250.
+
+use std::collections::BTreeSet;
+
+use mail_parser::parsers::MessageStream;
+use mail_parser::{Addr, HeaderValue};
+
+use super::is_clean;
+use crate::clock::Timestamp;
+use crate::mail::address::Address;
+use crate::mail::prescan::{Content, FieldSpan, Flag, HeaderBlock, parser_input, unfolded};
+
+/// Addresses of one kind of field (`To`, `Cc`, …) that are given on.
+pub const ADDRESSES_MAX: usize = 200;
+/// Message-IDs of `References` that are given on: the newest, which stand last.
+pub const REFERENCES_MAX: usize = 100;
+/// A Message-ID stands on one line (RFC 5322 section 2.1.1); what is longer is none.
+const MESSAGE_ID_BYTES_MAX: usize = 998;
+/// Characters of a subject or a display name that are given on.
+const LINE_CHARS_MAX: usize = 1_000;
+
+/// What a mail's header says. Where a field that may stand once stands twice, the first counts;
+/// addresses are gathered from all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderView {
+    /// Without angle brackets, in the case it came; `None` too if it has white space or controls.
+    pub message_id: Option<String>,
+    /// The Message-IDs of `In-Reply-To`, in their order.
+    pub in_reply_to: Vec<String>,
+    /// The Message-IDs of `References`, newest last, at most [`REFERENCES_MAX`].
+    pub references: Vec<String>,
+    /// The addresses of every `From` field.
+    pub from: Vec<Correspondent>,
+    /// How many `From` fields there are: anything but one is against RFC 5322 section 3.6.
+    pub from_fields: usize,
+    /// The addresses of `Sender`.
+    pub sender: Vec<Correspondent>,
+    /// The addresses of `Reply-To`.
+    pub reply_to: Vec<Correspondent>,
+    /// The addresses of `To`.
+    pub to: Vec<Correspondent>,
+    /// The addresses of `Cc`.
+    pub cc: Vec<Correspondent>,
+    /// Decoded, on one line, without controls; `None` if there is no such field.
+    pub subject: Option<String>,
+    /// What `Date` says. Whoever wrote the mail chose it: no logic may trust it.
+    pub date: Option<Timestamp>,
+    /// How many `Received` fields there are.
+    pub received_count: usize,
+    /// What the header says of the body.
+    pub content: Content,
+    /// The bounds this header goes beyond.
+    pub flags: BTreeSet<Flag>,
+    fields: Vec<Field>,
+}
+
+/// An address of a header field, with the name that was written to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Correspondent {
+    /// The display name, decoded, without controls. It proves nothing.
+    pub name: Option<String>,
+    /// The address; `None` if what stands in its place is none.
+    pub address: Option<Address>,
+    /// What stands in the address's place, as it came but for controls.
+    pub text: String,
+}
+
+/// A header field as it came: its value on one line, not decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// In the case it came.
+    pub name: String,
+    /// Folds undone, no space around it; bytes that are no UTF-8 replaced.
+    pub value: String,
+}
+
+impl HeaderView {
+    /// Reads the header block at the start of `mail`; what follows it is not looked at.
+    pub fn parse(mail: &[u8]) -> Self {
+        Self::of_block(mail, &HeaderBlock::of_mail(mail))
+    }
+
+    /// The value of the first field of this name, in any case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.fields
+            .iter()
+            .find(|field| field.name.eq_ignore_ascii_case(name))
+            .map(|field| field.value.as_str())
+    }
+
+    /// The values of all fields of this name, in any case, in the order of the mail.
+    pub fn headers(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.fields
+            .iter()
+            .filter(move |field| field.name.eq_ignore_ascii_case(name))
+            .map(|field| field.value.as_str())
+    }
+
+    /// All fields in the order of the mail.
+    pub fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
+    /// The one author's address: `None` unless there is one `From` field with one address.
+    pub fn author(&self) -> Option<&Address> {
+        match self.from.as_slice() {
+            [only] if self.from_fields == 1 => only.address.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The addresses a mail may have been sent to, for sources that have no envelope: those of
+    /// `Delivered-To`, `X-Original-To` and `Envelope-To`, then of `To` and `Cc`. The sender may have
+    /// written any of them.
+    pub fn recipients(&self) -> Vec<Address> {
+        let written_by_hosts = ["Delivered-To", "X-Original-To", "Envelope-To"]
+            .into_iter()
+            .flat_map(|name| self.headers(name).take(ADDRESSES_MAX))
+            .filter_map(|value| Address::parse(value.trim_matches(['<', '>'])).ok());
+        let written_by_author = self.to.iter().chain(&self.cc);
+        written_by_hosts
+            .chain(written_by_author.filter_map(|to| to.address.clone()))
+            .collect()
+    }
+
+    pub(super) fn of_block(mail: &[u8], block: &HeaderBlock) -> Self {
+        let mut flags = block.flags.clone();
+        let content = Content::read(mail, block, false, &mut flags);
+        let mut reader = Reader { mail, block, flags };
+        let mut references = reader.message_ids("References");
+        references.drain(..references.len().saturating_sub(REFERENCES_MAX));
+        let mut in_reply_to = reader.message_ids("In-Reply-To");
+        in_reply_to.truncate(REFERENCES_MAX);
+        Self {
+            message_id: reader.message_ids("Message-ID").into_iter().next(),
+            in_reply_to,
+            references,
+            from: reader.correspondents("From"),
+            from_fields: reader.named("From").count(),
+            sender: reader.correspondents("Sender"),
+            reply_to: reader.correspondents("Reply-To"),
+            to: reader.correspondents("To"),
+            cc: reader.correspondents("Cc"),
+            subject: reader.text("Subject"),
+            date: reader.date(),
+            received_count: reader.named("Received").count(),
+            content,
+            fields: reader.fields(),
+            flags: reader.flags,
+        }
+    }
+}
+
+impl Correspondent {
+    fn of(addr: &Addr<'_>) -> Self {
+        let text = cleaned(addr.address.as_deref().unwrap_or_default());
+        Self {
+            name: addr
+                .name
+                .as_deref()
+                .map(cleaned)
+                .filter(|name| !name.is_empty()),
+            // What had controls in it was no address, however it looks without them.
+            address: addr
+                .address
+                .as_deref()
+                .and_then(|text| Address::parse(text).ok()),
+            text,
+        }
+    }
+}
+
+struct Reader<'a> {
+    mail: &'a [u8],
+    block: &'a HeaderBlock,
+    flags: BTreeSet<Flag>,
+}
+
+impl<'a> Reader<'a> {
+    fn named(&self, name: &'static str) -> impl Iterator<Item = &'a FieldSpan> + use<'a> {
+        let (mail, block) = (self.mail, self.block);
+        block
+            .fields
+            .iter()
+            .filter(move |field| field.is_named(mail, name))
+    }
+
+    /// The value of `field` as the parser wants it.
+    fn input(&mut self, field: &FieldSpan) -> Vec<u8> {
+        parser_input(field.raw(self.mail, &mut self.flags), &mut self.flags)
+    }
+
+    fn correspondents(&mut self, name: &'static str) -> Vec<Correspondent> {
+        let mut all = Vec::new();
+        for field in self.named(name) {
+            let input = self.input(field);
+            if let HeaderValue::Address(addresses) = MessageStream::new(&input).parse_address() {
+                let room = ADDRESSES_MAX - all.len();
+                all.extend(addresses.iter().take(room).map(Correspondent::of));
+                if addresses.iter().nth(room).is_some() {
+                    self.flags.insert(Flag::TooManyAddresses);
+                }
+            }
+        }
+        all
+    }
+
+    fn message_ids(&mut self, name: &'static str) -> Vec<String> {
+        let mut all = Vec::new();
+        for field in self.named(name) {
+            let input = self.input(field);
+            let value = MessageStream::new(&input).parse_id();
+            let ids = value.as_text_list().unwrap_or_default();
+            all.extend(
+                ids.iter()
+                    .filter(|id| is_message_id(id))
+                    .map(|id| id.to_string()),
+            );
+        }
+        all
+    }
+
+    fn text(&mut self, name: &'static str) -> Option<String> {
+        let input = self.input(self.named(name).next()?);
+        let value = MessageStream::new(&input).parse_unstructured();
+        Some(cleaned(value.as_text().unwrap_or_default()))
+    }
+
+    fn date(&mut self) -> Option<Timestamp> {
+        let input = self.input(self.named("Date").next()?);
+        let date = MessageStream::new(&input).parse_date().into_datetime()?;
+        // The library counts days of any numbers; only a real date has a place in time.
+        let is_real = date.is_valid() && (1970..=9999).contains(&date.year);
+        let secs = is_real.then(|| date.to_timestamp())?;
+        Some(Timestamp::from_secs(secs.try_into().ok()?))
+    }
+
+    fn fields(&mut self) -> Vec<Field> {
+        let (mail, block) = (self.mail, self.block);
+        block
+            .fields
+            .iter()
+            .map(|field| Field {
+                name: String::from_utf8_lossy(&mail[field.name.clone()]).into_owned(),
+                value: unfolded(field.raw(mail, &mut self.flags)),
+            })
+            .collect()
+    }
+}
+
+fn is_message_id(id: &str) -> bool {
+    let fits = |c: char| !c.is_control() && !c.is_whitespace() && c != '<' && c != '>';
+    (1..=MESSAGE_ID_BYTES_MAX).contains(&id.len()) && id.chars().all(fits)
+}
+
+/// The text on one line: controls are spaces, spaces at the ends are nothing.
+fn cleaned(text: &str) -> String {
+    let line: String = text
+        .chars()
+        .map(|c| if is_clean(c) && c != '\n' { c } else { ' ' })
+        .take(LINE_CHARS_MAX)
+        .collect();
+    line.trim().to_owned()
+}

@@ -1,0 +1,206 @@
+//! Owns the read-only view of a mail: its header, its text, its attachments, as plain values.
+//!
+//! Does not judge what the mail is or which words in it are new; and never opens a mail within it.
+
+mod choice;
+mod flowed;
+mod header;
+mod transfer;
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use super::prescan::Shape;
+pub use super::prescan::{Content, Flag};
+pub use header::{ADDRESSES_MAX, Correspondent, Field, HeaderView, REFERENCES_MAX};
+
+/// Octets of text, and of HTML, that are given on.
+pub const TEXT_BYTES_MAX: usize = 1024 * 1024;
+/// Characters of an attachment's name that are given on; file systems stop at 255 octets.
+const FILENAME_CHARS_MAX: usize = 120;
+
+/// A mail as it reads.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// What the header says.
+    pub header: HeaderView,
+    /// The plain text somebody wrote, line ends as `\n`, flowed paragraphs whole; several texts in a
+    /// row are joined.
+    pub text: Option<String>,
+    /// The HTML somebody wrote, as it came and not made safe; several in a row are joined.
+    pub html: Option<String>,
+    /// All that is neither text nor HTML of the mail, in its order.
+    pub attachments: Vec<Attachment>,
+    /// Every part, multiparts too, in the order of the mail. The first is the whole body.
+    pub parts: Vec<Part>,
+    /// The bounds this mail goes beyond, those of the header included.
+    pub flags: BTreeSet<Flag>,
+}
+
+impl View {
+    /// Reads a mail. It never fails: what is broken is read as far as it makes sense, and what goes
+    /// beyond a bound is left out and flagged. Bytes that do not begin with a header field are a
+    /// plain text without header.
+    pub fn parse(mail: &Bytes) -> Self {
+        let shape = Shape::of(mail);
+        let header = HeaderView::of_block(mail, &shape.header);
+        let mut flags = shape.flags;
+        flags.extend(&header.flags);
+        let parts: Vec<Part> = shape
+            .parts
+            .into_iter()
+            .map(|span| Part {
+                body: mail.slice(span.body),
+                content: span.content,
+                parent: span.parent,
+            })
+            .collect();
+        let choice = choice::Choice::of(&parts);
+        let text = choice.joined(&parts, &choice.text, &mut flags);
+        let html = choice.joined(&parts, &choice.html, &mut flags);
+        let attachments = choice
+            .attachments
+            .iter()
+            .map(|&at| Attachment::of(&parts[at]));
+        Self {
+            attachments: attachments.collect(),
+            header,
+            text,
+            html,
+            parts,
+            flags,
+        }
+    }
+
+    /// The parts directly within the part at this index.
+    pub fn children(&self, part: usize) -> impl Iterator<Item = &Part> {
+        self.parts
+            .iter()
+            .filter(move |child| child.parent == Some(part))
+    }
+}
+
+/// One MIME part (RFC 2046).
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// What its header says of it.
+    pub content: Content,
+    /// The multipart it lies in, as an index into [`View::parts`]; `None` for the first.
+    pub parent: Option<usize>,
+    body: Bytes,
+}
+
+impl Part {
+    /// Its bytes, transfer encoding undone: shared with the mail where there is none, else made anew.
+    pub fn bytes(&self) -> Bytes {
+        match transfer::decoded(&self.body, self.content.encoding) {
+            Cow::Borrowed(_) => self.body.clone(),
+            Cow::Owned(bytes) => bytes.into(),
+        }
+    }
+
+    /// Its bytes as text in its charset, line ends as `\n`, without controls, flowed paragraphs
+    /// (RFC 3676) whole, at most [`TEXT_BYTES_MAX`] octets; and whether it had to be cut.
+    pub fn text(&self) -> (String, bool) {
+        // No encoding needs more than three octets for one, and no charset more than four.
+        let enough = self.body.len().min(4 * TEXT_BYTES_MAX);
+        let bytes = transfer::decoded(&self.body[..enough], self.content.encoding);
+        let text = transfer::text_of(&bytes, self.content.parameter("charset"));
+        let mut text = normalised(&text);
+        let says = |name: &str, value: &str| {
+            self.content
+                .parameter(name)
+                .is_some_and(|said| said.eq_ignore_ascii_case(value))
+        };
+        if self.content.media_type == "text/plain" && says("format", "flowed") {
+            text = flowed::unflowed(&text, says("delsp", "yes"));
+        }
+        let is_cut = enough < self.body.len() || text.len() > TEXT_BYTES_MAX;
+        text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+        (text, is_cut)
+    }
+}
+
+/// A part that is not the mail's text: a file, a picture, another mail.
+#[derive(Clone, Debug)]
+pub struct Attachment {
+    /// Its name without any path, controls or bidirectional overrides; `None` if it came without.
+    pub filename: Option<String>,
+    /// Type and subtype as the sender says, lower-cased: a claim, not a finding.
+    pub content_type: String,
+    /// Its size in octets, transfer encoding undone.
+    pub size: usize,
+    /// Meant to be shown within the text.
+    pub inline: bool,
+    /// Content-ID without angle brackets: what `cid:` in the HTML names.
+    pub content_id: Option<String>,
+    part: Part,
+}
+
+impl Attachment {
+    /// Its bytes, transfer encoding undone. They are decoded with every call.
+    pub fn bytes(&self) -> Bytes {
+        self.part.bytes()
+    }
+
+    fn of(part: &Part) -> Self {
+        let content = &part.content;
+        Self {
+            filename: content.raw_filename.as_deref().and_then(filename),
+            content_type: content.media_type.clone(),
+            size: transfer::decoded_len(&part.body, content.encoding),
+            inline: content.is_inline || (content.content_id.is_some() && !content.is_attachment),
+            content_id: content.content_id.clone(),
+            part: part.clone(),
+        }
+    }
+}
+
+/// A name that says nothing of folders and cannot turn its letters round: a sender chose it.
+fn filename(raw: &str) -> Option<String> {
+    let name: String = raw
+        .rsplit(['/', '\\'])
+        .next()?
+        .chars()
+        .filter(|&c| is_clean(c) && !is_directional(c) && !matches!(c, '\n' | '\t'))
+        .collect();
+    let name = name.trim().trim_matches('.');
+    let length = name.chars().count();
+    if length <= FILENAME_CHARS_MAX {
+        return (!name.is_empty()).then(|| name.to_owned());
+    }
+    // The end tells the kind of file, so a name is cut before it.
+    let (stem, ending) = name.rsplit_once('.').unwrap_or((name, ""));
+    let ending: String = ending.chars().take(10).collect();
+    let stem: String = stem.chars().take(FILENAME_CHARS_MAX - 11).collect();
+    Some(format!("{stem}.{ending}").trim_end_matches('.').to_owned())
+}
+
+/// Line ends as `\n`, other controls left out.
+fn normalised(text: &str) -> String {
+    let mut chars = text.chars().peekable();
+    let mut out = String::with_capacity(text.len());
+    while let Some(c) = chars.next() {
+        match c {
+            '\r' if chars.peek() == Some(&'\n') => {}
+            '\r' => out.push('\n'),
+            c if is_clean(c) => out.push(c),
+            _ => {}
+        }
+    }
+    out
+}
+
+fn is_clean(c: char) -> bool {
+    !c.is_control() || matches!(c, '\n' | '\t')
+}
+
+/// Controls of the bidirectional algorithm (Unicode Standard Annex 9): `exe.gpj` reads `jpg.exe`.
+const fn is_directional(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests;

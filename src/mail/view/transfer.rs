@@ -1,0 +1,195 @@
+//! Owns the way from a part's bytes to what they stand for: transfer encodings and charsets.
+//!
+//! Does not give up: what is broken in an encoding is passed over, for people write with broken
+//! programs too.
+
+use std::borrow::Cow;
+
+use mail_parser::decoders::charsets::map::charset_decoder;
+
+use crate::mail::prescan::TransferEncoding;
+
+/// The bytes a part's body stands for.
+pub(super) fn decoded(body: &[u8], encoding: TransferEncoding) -> Cow<'_, [u8]> {
+    if encoding == TransferEncoding::Identity {
+        return Cow::Borrowed(body);
+    }
+    let mut bytes = Vec::with_capacity(body.len());
+    decode(body, encoding, |byte| bytes.push(byte));
+    Cow::Owned(bytes)
+}
+
+/// How many bytes [`decoded`] gives.
+pub(super) fn decoded_len(body: &[u8], encoding: TransferEncoding) -> usize {
+    if encoding == TransferEncoding::Identity {
+        return body.len();
+    }
+    let mut count = 0;
+    decode(body, encoding, |_| count += 1);
+    count
+}
+
+/// The text that bytes in this charset stand for.
+///
+/// Without a charset that is known, UTF-8 is tried and then windows-1252, which has a character for
+/// nearly every byte. `us-ascii` is what programs say that do not know better, so it counts as none.
+pub(super) fn text_of(bytes: &[u8], charset: Option<&str>) -> String {
+    let named = charset
+        .filter(|name| !name.eq_ignore_ascii_case("us-ascii"))
+        .and_then(|name| charset_decoder(name.as_bytes()));
+    let is_utf8 = charset.is_some_and(|name| {
+        name.eq_ignore_ascii_case("utf-8") || name.eq_ignore_ascii_case("utf8")
+    });
+    let text = match (named, str::from_utf8(bytes)) {
+        (Some(decoder), _) => decoder(bytes),
+        (None, Err(_)) if is_utf8 => String::from_utf8_lossy(bytes).into_owned(),
+        (None, Ok(text)) => text.to_owned(),
+        (None, Err(_)) => match charset_decoder(b"windows-1252") {
+            Some(decoder) => decoder(bytes),
+            None => String::from_utf8_lossy(bytes).into_owned(),
+        },
+    };
+    match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    }
+}
+
+fn decode(body: &[u8], encoding: TransferEncoding, sink: impl FnMut(u8)) {
+    match encoding {
+        TransferEncoding::Base64 => base64(body, sink),
+        TransferEncoding::Identity => body.iter().copied().for_each(sink),
+        TransferEncoding::QuotedPrintable => quoted_printable(body, sink),
+    }
+}
+
+/// RFC 2045 section 6.8: characters outside the alphabet are passed over. Padding ends a run, and
+/// another may follow.
+fn base64(body: &[u8], mut sink: impl FnMut(u8)) {
+    let (mut held, mut bits) = (0u32, 0);
+    for &byte in body {
+        let value = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            b'=' => {
+                (held, bits) = (0, 0);
+                continue;
+            }
+            _ => continue,
+        };
+        held = (held << 6) | u32::from(value);
+        bits += 6;
+        if bits >= 8 {
+            bits -= 8;
+            sink((held >> bits).to_le_bytes()[0]);
+        }
+    }
+}
+
+/// RFC 2045 section 6.7: white space at a line's end is no part of it, and a `=` that begins nothing
+/// is itself.
+fn quoted_printable(body: &[u8], mut sink: impl FnMut(u8)) {
+    for line in body.split_inclusive(|&byte| byte == b'\n') {
+        let text = line.trim_ascii_end();
+        let end = match line {
+            [.., b'\r', b'\n'] => &line[line.len() - 2..],
+            [.., b'\n'] => &line[line.len() - 1..],
+            _ => &line[line.len()..],
+        };
+        let mut rest = text;
+        loop {
+            match rest {
+                [b'=', high, low, ..] if hex(*high).is_some() && hex(*low).is_some() => {
+                    sink(hex(*high).unwrap_or(0) << 4 | hex(*low).unwrap_or(0));
+                    rest = &rest[3..];
+                }
+                // A soft line break: the next line goes on here.
+                [b'='] => break,
+                [byte, ..] => {
+                    sink(*byte);
+                    rest = &rest[1..];
+                }
+                [] => {
+                    end.iter().copied().for_each(&mut sink);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+const fn hex(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn qp(text: &str) -> String {
+        let bytes = decoded(text.as_bytes(), TransferEncoding::QuotedPrintable);
+        String::from_utf8(bytes.into_owned()).unwrap()
+    }
+
+    #[test]
+    fn quoted_printable_is_read_as_it_was_meant() {
+        assert_eq!(qp("caf=C3=A9 =c3=a9"), "café é");
+        assert_eq!(
+            qp("one =\r\nline  \r\nnext\t\nlast= \n!"),
+            "one line\r\nnext\nlast!"
+        );
+        assert_eq!(qp("1 =2 =ZZ = ="), "1 =2 =ZZ = ");
+    }
+
+    #[test]
+    fn base64_is_read_through_what_does_not_belong() {
+        let of = |text: &str| {
+            let bytes = decoded(text.as_bytes(), TransferEncoding::Base64).into_owned();
+            String::from_utf8(bytes).unwrap()
+        };
+        assert_eq!(of("aGVs\r\nbG8=\r\n-- \r\n"), "hello");
+        assert_eq!(of("aGVsbG8=d29ybGQ="), "helloworld");
+        assert_eq!(of("aGVsbG8"), "hello");
+    }
+
+    #[test]
+    fn charsets_are_known_guessed_or_passed_over() {
+        assert_eq!(text_of(b"\xe1\xe9", Some("ISO-8859-1")), "áé");
+        assert_eq!(text_of(b"\x1b$B%O\x1b(B", Some("iso-2022-jp")), "ハ");
+        assert_eq!(text_of(b"\xc4\xe3\xba\xc3", Some("gb2312")), "你好");
+        assert_eq!(text_of("\u{feff}é".as_bytes(), None), "é");
+        assert_eq!(text_of("é".as_bytes(), Some("us-ascii")), "é");
+        assert_eq!(text_of(b"\xe9", Some("x-unknown")), "é");
+        assert_eq!(text_of(b"\xe9", Some(&"x".repeat(1024))), "é");
+        assert_eq!(text_of(b"a\xffb", Some("utf-8")), "a\u{fffd}b");
+    }
+
+    proptest! {
+        #[test]
+        fn the_length_is_that_of_the_bytes(body: Vec<u8>) {
+            for encoding in [TransferEncoding::Base64, TransferEncoding::QuotedPrintable] {
+                let bytes = decoded(&body, encoding);
+                prop_assert_eq!(decoded_len(&body, encoding), bytes.len());
+                prop_assert!(bytes.len() <= body.len());
+                text_of(&bytes, Some("utf-7"));
+            }
+        }
+
+        #[test]
+        fn base64_comes_back_whole(bytes: Vec<u8>) {
+            let text = data_encoding::BASE64_MIME.encode(&bytes);
+            let back = decoded(text.as_bytes(), TransferEncoding::Base64);
+            prop_assert_eq!(back.as_ref(), bytes.as_slice());
+        }
+    }
+}

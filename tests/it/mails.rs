@@ -1,0 +1,227 @@
+//! The view of mails: others' odd mails from the shared folder, and bombs built here.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use postern::mail::prescan::{DEPTH_MAX, PARTS_MAX};
+use postern::mail::view::{Flag, HeaderView, View};
+
+/// The mails of a folder of others' fixtures, by name. They lie outside the project: where the
+/// folder is missing the test says so and reads nothing.
+fn fixtures(kind: &str) -> Vec<(String, Bytes)> {
+    let shared = std::env::var_os("POSTERN_SHARED").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"),
+        PathBuf::from,
+    );
+    let folder = shared.join("fixtures").join(kind);
+    let Ok(entries) = fs::read_dir(&folder) else {
+        // Not by `eprintln!`, which the test runner keeps to itself when a test passes.
+        let _ = writeln!(
+            std::io::stderr(),
+            "NOT TESTED: no folder {}; set POSTERN_SHARED to the folder that holds fixtures/",
+            folder.display()
+        );
+        return Vec::new();
+    };
+    let mut mails: Vec<_> = entries
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let bytes = fs::read(entry.path()).unwrap();
+            (entry.file_name().into_string().unwrap(), bytes.into())
+        })
+        .collect();
+    mails.sort();
+    assert!(!mails.is_empty(), "{} holds no mails", folder.display());
+    mails
+}
+
+fn has_control(text: &str) -> bool {
+    text.chars()
+        .any(|c| c.is_control() && c != '\n' && c != '\t')
+}
+
+/// What holds of the view of any mail.
+fn check(name: &str, mail: &Bytes) -> View {
+    let view = View::parse(mail);
+    let header = HeaderView::parse(mail);
+    assert_eq!(header.fields(), view.header.fields(), "{name}");
+    assert_eq!(header.subject, view.header.subject, "{name}");
+    for text in [&view.text, &view.html].into_iter().flatten() {
+        assert!(!has_control(text), "{name}: {text:?}");
+    }
+    for line in view.header.subject.iter().chain(&view.header.message_id) {
+        assert!(!line.chars().any(char::is_control), "{name}: {line:?}");
+    }
+    for attachment in &view.attachments {
+        assert_eq!(attachment.bytes().len(), attachment.size, "{name}");
+        assert!(attachment.size <= mail.len(), "{name}");
+    }
+    view
+}
+
+#[test]
+fn odd_mails_read_as_they_are_meant() {
+    for (name, mail) in fixtures("mime") {
+        let view = check(&name, &mail);
+        assert!(view.flags.is_empty(), "{name}: {:?}", view.flags);
+        assert!(!view.header.fields().is_empty(), "{name}");
+        let body = view.text.as_deref().or(view.html.as_deref());
+        let (subject, text) = (view.header.subject.as_deref(), body.unwrap_or_default());
+        match name.as_str() {
+            "japanese_iso_2022.eml" => assert!(!text.is_ascii(), "{text:?}"),
+            "two_from_in_message.eml" => assert_eq!(view.header.from_fields, 1),
+            "trademark_character_in_subject.eml" => {
+                assert_eq!(subject, Some("GA.com\u{f4} has a lead for you"));
+            }
+            "bad_date_header.eml" | "raw_email_with_bad_date.eml" => {
+                assert!(view.header.subject.is_some(), "{name}");
+            }
+            "email_with_similar_boundaries.eml" | "basic_email.eml" => {
+                assert!(!text.trim().is_empty(), "{name}");
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn reports_come_apart() {
+    for (name, mail) in fixtures("dsn") {
+        let view = check(&name, &mail);
+        assert!(view.flags.is_empty(), "{name}: {:?}", view.flags);
+        if view.header.content.media_type == "multipart/report" {
+            // One of them lost its delimiters on the way: then all of it is text.
+            let is_apart = view.children(0).count() >= 2;
+            assert!(is_apart || view.text.is_some(), "{name}");
+        }
+    }
+}
+
+fn view(mail: impl Into<Bytes>) -> View {
+    let mail = mail.into();
+    check("bomb", &mail)
+}
+
+fn has(view: &View, flag: Flag) -> bool {
+    view.flags.contains(&flag)
+}
+
+const MIB: usize = 1024 * 1024;
+
+/// As many of `piece` as make ten megabytes, each told its number.
+fn ten_mib_of(piece: impl Fn(usize) -> String) -> String {
+    let mut bomb = String::new();
+    for number in 0.. {
+        bomb.push_str(&piece(number));
+        if bomb.len() >= 10 * MIB {
+            break;
+        }
+    }
+    bomb
+}
+
+#[test]
+fn mails_within_mails_are_not_opened() {
+    let nested = ten_mib_of(|_| "Content-Type: message/rfc822\r\n\r\n".to_owned());
+    let open = view(nested.clone());
+    assert_eq!(open.parts.len(), 1);
+    assert_eq!(open.attachments[0].content_type, "message/rfc822");
+
+    let base64 = data_encoding::BASE64_MIME.encode(nested.as_bytes());
+    let quoted = nested.replace('=', "=3D");
+    for (encoding, body) in [("base64", base64), ("quoted-printable", quoted)] {
+        let shut = view(format!(
+            "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nwords\r\n--b\r\n\
+             Content-Type: message/rfc822\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n\
+             {body}\r\n--b--\r\n"
+        ));
+        assert_eq!(shut.text.as_deref(), Some("words"));
+        assert_eq!(shut.attachments[0].size, nested.len());
+    }
+}
+
+#[test]
+fn parts_and_depth_are_bounded() {
+    let head = "Content-Type: multipart/mixed; boundary=a\n\n";
+    let parts = view(head.to_owned() + &ten_mib_of(|_| "--a\n\n".to_owned()));
+    assert!(has(&parts, Flag::TooManyParts));
+    assert_eq!(parts.parts.len(), PARTS_MAX);
+    let bare = view(head.to_owned() + &ten_mib_of(|_| "--a\n".to_owned()));
+    assert!(bare.parts.len() <= PARTS_MAX);
+    let deep = view(ten_mib_of(|n| {
+        format!("Content-Type: multipart/mixed; boundary={n}\n\n--{n}\n")
+    }));
+    assert!(has(&deep, Flag::TooDeep));
+    assert!(deep.parts.len() <= DEPTH_MAX + 1);
+    let wide = view(format!(
+        "Content-Type: multipart/mixed; boundary={}\n\nwords",
+        "x".repeat(MIB)
+    ));
+    assert_eq!(wide.text.as_deref(), Some("words"));
+}
+
+#[test]
+fn headers_are_bounded() {
+    for (bomb, flag) in [
+        (ten_mib_of(|_| "A: b\n".to_owned()), Flag::TooManyFields),
+        (
+            ten_mib_of(|_| "Received: from a by b; x\n".to_owned()),
+            Flag::TooManyFields,
+        ),
+        (
+            format!("Subject: {}\n", "x".repeat(10 * MIB)),
+            Flag::HeaderTooLong,
+        ),
+        (
+            format!("From: {}\n", "(".repeat(200 * 1024)),
+            Flag::FieldTooLong,
+        ),
+        (
+            format!("From: {}\n", ten_mib_of(|n| format!("a{n}@x,\n "))),
+            Flag::TooManyAddresses,
+        ),
+        (
+            format!("To: {}\n", ten_mib_of(|n| format!("a{n}:\n "))),
+            Flag::FieldTooLong,
+        ),
+        (
+            format!(
+                "Subject: {}\n",
+                ten_mib_of(|_| "=?utf-8?q?a?=\n ".to_owned())
+            ),
+            Flag::TooManyEncodedWords,
+        ),
+        (
+            format!("Subject: {}\n", ten_mib_of(|_| "=?a?q?\n ".to_owned())),
+            Flag::TooManyEncodedWords,
+        ),
+        (
+            format!(
+                "Content-Type: a/b{}\n",
+                ten_mib_of(|n| format!(";\n f*{n}=x"))
+            ),
+            Flag::TooManyParameters,
+        ),
+    ] {
+        let start = bomb[..40].to_owned();
+        let view = view(bomb + "\nwords\n");
+        assert!(has(&view, flag), "{start:?}: {:?}", view.flags);
+        if flag != Flag::TooManyParameters {
+            assert_eq!(view.text.as_deref(), Some("words\n"), "{start:?}");
+        }
+    }
+}
+
+#[test]
+fn a_thousand_hostile_parts_are_bounded() {
+    let parameters: String = (0..2_000).map(|n| format!(";\n f*{n}*=utf-8''x")).collect();
+    let part = format!("--a\nContent-Type: a/b{parameters}\n\nx\n");
+    let view = view(format!(
+        "Content-Type: multipart/mixed; boundary=a\n\n{}",
+        part.repeat(300)
+    ));
+    assert_eq!(view.attachments.len(), 300);
+    assert!(has(&view, Flag::TooManyParameters));
+}
