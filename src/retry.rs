@@ -1,0 +1,229 @@
+//! Owns the one decision what comes after an attempt that did not succeed: another, and when, or a
+//! person.
+//!
+//! Does not wait, draws no random number and knows neither mail nor HTTP.
+
+use std::time::Duration;
+
+/// No wait is shorter, whatever was set or wished.
+const WAIT_MIN: Duration = Duration::from_millis(10);
+/// Doubling stops to matter long before: a `u32` of milliseconds is 49 days.
+const DOUBLINGS_MAX: u32 = 32;
+
+/// How long to go on, and at what pace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The wait after the first attempt; it doubles with each.
+    pub wait_first: Duration,
+    /// No wait is longer.
+    pub wait_max: Duration,
+    /// How old a job may get before it is parked.
+    pub max_age: Duration,
+}
+
+/// How an attempt ended that did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It will not get better by itself.
+    Final {
+        /// Why, for the person who looks at it.
+        reason: String,
+    },
+    /// It may pass.
+    Passing {
+        /// How long the other side asked to be left alone (`Retry-After`).
+        wish: Option<Duration>,
+    },
+}
+
+/// What comes next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Another attempt.
+    Again {
+        /// How long from now.
+        after: Duration,
+    },
+    /// No more attempts: a person decides.
+    Park {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Decides what comes after an attempt that did not succeed.
+///
+/// `attempts` counts those made, this one included; `age` is the job's since it was taken on;
+/// `random` is any number, drawn anew each time.
+///
+/// The wait is drawn from the upper half of `wait_first` doubled with each attempt, up to `wait_max`,
+/// so that jobs that failed together do not come back together. A wish replaces it: not shorter than
+/// `wait_first`, for a peer that says 0 has failed all the same, nor longer than `wait_max`, and up to
+/// a tenth longer than wished. The last attempt is made at `max_age`, and what fails then is parked.
+pub fn next(
+    settings: &Settings,
+    outcome: Outcome,
+    attempts: u32,
+    age: Duration,
+    random: u64,
+) -> Next {
+    let wish = match outcome {
+        Outcome::Final { reason } => return Next::Park { reason },
+        Outcome::Passing { wish } => wish,
+    };
+    let left = settings.max_age.saturating_sub(age);
+    if left < WAIT_MIN {
+        let reason = format!("no success in {attempts} attempts and {}", spoken(age));
+        return Next::Park { reason };
+    }
+    let shortest = settings.wait_first.max(WAIT_MIN);
+    let longest = settings.wait_max.max(shortest);
+    let after = match wish {
+        Some(wish) => {
+            let wish = wish.clamp(shortest, longest);
+            wish + part(wish / 10, random)
+        }
+        None => {
+            let doublings = attempts.saturating_sub(1).min(DOUBLINGS_MAX);
+            let whole = shortest.saturating_mul(1 << doublings.min(31)).min(longest);
+            whole / 2 + part(whole / 2, random)
+        }
+    };
+    Next::Again {
+        after: after.clamp(WAIT_MIN, longest).min(left),
+    }
+}
+
+/// A part of `span`, from none to all of it, as `random` is small or large.
+fn part(span: Duration, random: u64) -> Duration {
+    let nanos = span.as_nanos().saturating_mul(u128::from(random)) >> 64;
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+fn spoken(age: Duration) -> String {
+    match age.as_secs() {
+        secs if secs < 120 => format!("{secs} s"),
+        secs if secs < 2 * 60 * 60 => format!("{} min", secs / 60),
+        secs if secs < 2 * 24 * 60 * 60 => format!("{} h", secs / (60 * 60)),
+        secs => format!("{} days", secs / (24 * 60 * 60)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SETTINGS: Settings = Settings {
+        wait_first: Duration::from_secs(10),
+        wait_max: Duration::from_secs(600),
+        max_age: Duration::from_secs(5 * 24 * 60 * 60),
+    };
+    const YOUNG: Duration = Duration::from_secs(1);
+
+    fn passing(wish: Option<u64>) -> Outcome {
+        Outcome::Passing {
+            wish: wish.map(Duration::from_secs),
+        }
+    }
+
+    fn again(millis: u64) -> Next {
+        Next::Again {
+            after: Duration::from_millis(millis),
+        }
+    }
+
+    fn millis(next: &Next) -> u128 {
+        match next {
+            Next::Again { after } => after.as_millis(),
+            Next::Park { reason } => panic!("parked: {reason}"),
+        }
+    }
+
+    #[test]
+    fn waits_double_up_to_the_longest() {
+        for (attempts, low, high) in [
+            (0, 5_000, 10_000),
+            (1, 5_000, 10_000),
+            (2, 10_000, 20_000),
+            (3, 20_000, 40_000),
+            (6, 160_000, 320_000),
+            (7, 300_000, 600_000),
+            (40, 300_000, 600_000),
+            (u32::MAX, 300_000, 600_000),
+        ] {
+            let at = |random| next(&SETTINGS, passing(None), attempts, YOUNG, random);
+            assert_eq!(at(0), again(low), "{attempts}");
+            let most = millis(&at(u64::MAX));
+            assert!(
+                (u128::from(high) - 1..=u128::from(high)).contains(&most),
+                "{attempts}"
+            );
+            assert_eq!(at(1 << 63), again((low + high) / 2), "{attempts}");
+        }
+    }
+
+    #[test]
+    fn wishes_are_honoured_within_bounds() {
+        for (wish, low, high) in [
+            (0, 10_000, 11_000),
+            (10, 10_000, 11_000),
+            (100, 100_000, 110_000),
+            (600, 600_000, 600_000),
+            (1_000_000_000, 600_000, 600_000),
+            (u64::MAX, 600_000, 600_000),
+        ] {
+            for attempts in [1, 20] {
+                let at = |random| next(&SETTINGS, passing(Some(wish)), attempts, YOUNG, random);
+                assert_eq!(at(0), again(low), "{wish}");
+                assert!(high - millis(&at(u64::MAX)) <= 1, "{wish}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_attempt_is_at_the_greatest_age() {
+        let before = |millis| SETTINGS.max_age - Duration::from_millis(millis);
+        for wish in [None, Some(0), Some(600)] {
+            let at = |age| next(&SETTINGS, passing(wish), 50, age, 0);
+            assert_eq!(at(before(1_000)), again(1_000));
+            let parked = Next::Park {
+                reason: "no success in 50 attempts and 5 days".to_owned(),
+            };
+            assert_eq!(at(SETTINGS.max_age), parked);
+            assert!(matches!(at(before(1)), Next::Park { .. }));
+            assert_eq!(at(SETTINGS.max_age + YOUNG), parked);
+        }
+    }
+
+    #[test]
+    fn what_is_final_is_parked_at_once() {
+        let reason = "422: body too long".to_owned();
+        let outcome = Outcome::Final {
+            reason: reason.clone(),
+        };
+        assert_eq!(next(&SETTINGS, outcome, 1, YOUNG, 0), Next::Park { reason });
+    }
+
+    proptest! {
+        #[test]
+        fn no_job_turns_hot_or_gets_too_old(
+            first in 0u64..10_000, most in 0u64..10_000_000, max_age in 0u64..1_000_000_000,
+            wish in proptest::option::of(any::<u64>()),
+            attempts: u32, age in 0u64..2_000_000_000, random: u64,
+        ) {
+            let settings = Settings {
+                wait_first: Duration::from_millis(first),
+                wait_max: Duration::from_millis(most),
+                max_age: Duration::from_millis(max_age),
+            };
+            let age = Duration::from_millis(age);
+            if let Next::Again { after } = next(&settings, passing(wish), attempts, age, random) {
+                prop_assert!(after >= WAIT_MIN);
+                prop_assert!(age + after <= settings.max_age);
+                prop_assert!(after <= settings.wait_max.max(settings.wait_first).max(WAIT_MIN));
+            }
+        }
+    }
+}
