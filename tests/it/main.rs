@@ -1,4 +1,6 @@
 //! The integration tests: everything that goes through a front door.
 
 #[cfg(test)]
+mod dialogues;
+#[cfg(test)]
 mod mails;

@@ -1,0 +1,394 @@
+//! Owns the reading of one mail behind DATA: where it ends, its dots, and its bounds.
+//!
+//! Does not understand the mail; of its header it counts octets, fields and hops.
+
+use bytes::Bytes;
+use memchr::memchr3;
+
+use super::response::Refusal;
+use super::settings::{BareNewline, Settings};
+
+/// Reads a mail octet by octet exact, and keeps it without the dots that were stuffed in
+/// (RFC 5321 section 4.5.2).
+///
+/// A mail that breaks a bound is read to its end and refused there: to stop sooner would take the
+/// rest of it for commands. From then on nothing of it is kept.
+#[derive(Debug)]
+pub(super) struct Body {
+    at: At,
+    kept: Vec<u8>,
+    /// Octets of the mail so far, kept or not.
+    bytes: u64,
+    /// Octets of the line so far, its dot left out.
+    line_bytes: usize,
+    /// `None` once the empty line has come.
+    header: Option<Header>,
+    /// The first fault found. A mail that is too big as well hears of its size.
+    fault: Option<Refusal>,
+    bounds: Bounds,
+}
+
+/// How a mail ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum BodyEnd {
+    /// A CR or LF stood alone. The session cannot go on.
+    BareNewline,
+    /// The mail is over, and breaks a bound.
+    Refused(Refusal),
+    /// The mail is over, and whole.
+    Whole(Bytes),
+}
+
+/// Where in the mail the reader stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    /// Behind a line end, which was CRLF or, where that is mended, a bare LF.
+    LineStart { crlf: bool },
+    /// Behind CRLF and a dot.
+    Dot,
+    /// Behind CRLF, a dot and a CR.
+    DotReturn,
+    /// In a line.
+    Text,
+    /// Behind a CR in a line.
+    Return,
+}
+
+#[derive(Debug, Default)]
+struct Header {
+    bytes: usize,
+    fields: usize,
+    received: usize,
+}
+
+#[derive(Debug)]
+struct Bounds {
+    bare_newline: BareNewline,
+    fields: usize,
+    header_bytes: usize,
+    line_bytes: usize,
+    mail_bytes: u64,
+    received: usize,
+}
+
+impl Body {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            // The line end of DATA is the first half of the CRLF.CRLF that ends an empty mail.
+            at: At::LineStart { crlf: true },
+            kept: Vec::new(),
+            bytes: 0,
+            line_bytes: 0,
+            header: Some(Header::default()),
+            fault: None,
+            bounds: Bounds {
+                bare_newline: settings.bare_newline,
+                fields: settings.header_fields_max,
+                header_bytes: settings.header_bytes_max,
+                line_bytes: settings.mail_line_bytes_max,
+                mail_bytes: settings.mail_bytes_max,
+                received: settings.received_max,
+            },
+        }
+    }
+
+    /// Octets of memory held.
+    pub(super) const fn held(&self) -> usize {
+        self.kept.capacity()
+    }
+
+    /// Throws away what is kept and what comes; the end hears `refusal`, unless a fault of the mail's
+    /// own has come before.
+    pub(super) fn refuse(&mut self, refusal: Refusal) {
+        self.fault.get_or_insert(refusal);
+        self.kept = Vec::new();
+        self.header = None;
+    }
+
+    /// Reads `input` to the end of the mail. `None`: `input` is used up and the mail goes on.
+    pub(super) fn read(&mut self, input: &mut &[u8]) -> Option<BodyEnd> {
+        let strict = self.bounds.bare_newline == BareNewline::Refuse;
+        while let Some(&next) = input.first() {
+            match (self.at, next) {
+                (At::LineStart { .. } | At::Dot, octet) if octet != b'.' && octet != b'\r' => {
+                    self.at = At::Text;
+                    continue;
+                }
+                (At::LineStart { crlf: true }, b'.') => self.at = At::Dot,
+                (At::LineStart { crlf: false }, b'.') => self.at = At::Text,
+                (At::Dot, b'\r') => self.at = At::DotReturn,
+                (At::DotReturn, b'\n') => {
+                    *input = &input[1..];
+                    return Some(self.end());
+                }
+                (At::Return, b'\n') => self.end_line(true),
+                (At::DotReturn | At::Return, _) | (At::Text, b'\n') if strict => {
+                    return Some(BodyEnd::BareNewline);
+                }
+                (At::DotReturn | At::Return, _) => {
+                    self.refuse(Refusal::BareReturn);
+                    self.keep(b"\r");
+                    self.at = At::Text;
+                    continue;
+                }
+                (At::LineStart { .. } | At::Text, b'\r') => self.at = At::Return,
+                (At::Text, b'\n') => self.end_line(false),
+                (At::Text, 0) => {
+                    self.refuse(Refusal::MailNul);
+                    self.keep(b"\0");
+                }
+                _ => {
+                    self.at = At::Text;
+                    self.read_text(input);
+                    continue;
+                }
+            }
+            *input = &input[1..];
+        }
+        None
+    }
+
+    /// Reads, and keeps in one copy, text and whole lines up to what needs thought: a dot at the start
+    /// of a line, a NUL, a CR or LF that is not surely half of a CRLF, the end of a header line.
+    fn read_text(&mut self, input: &mut &[u8]) {
+        let bytes = *input;
+        let mut used = 0;
+        loop {
+            let rest = &bytes[used..];
+            let text = memchr3(b'\r', b'\n', 0, rest).unwrap_or(rest.len());
+            used += text;
+            self.line_bytes += text;
+            self.check_line();
+            let next = bytes.get(used + 2).copied();
+            let whole = bytes[used..].starts_with(b"\r\n");
+            if !whole || self.header.is_some() || matches!(next, None | Some(b'.')) {
+                break;
+            }
+            self.line_bytes += 2;
+            self.check_line();
+            self.line_bytes = 0;
+            used += 2;
+        }
+        self.keep(&bytes[..used]);
+        *input = &bytes[used..];
+    }
+
+    fn keep(&mut self, octets: &[u8]) {
+        self.bytes += octets.len() as u64;
+        if self.bytes > self.bounds.mail_bytes {
+            self.kept = Vec::new();
+            self.header = None;
+        } else if self.fault.is_none() {
+            self.kept.extend_from_slice(octets);
+        }
+    }
+
+    fn end_line(&mut self, crlf: bool) {
+        self.line_bytes += 2;
+        self.check_line();
+        self.keep(b"\r\n");
+        self.count_header_line();
+        self.line_bytes = 0;
+        self.at = At::LineStart { crlf };
+    }
+
+    fn check_line(&mut self) {
+        if self.line_bytes > self.bounds.line_bytes {
+            self.refuse(Refusal::MailLineTooLong);
+        }
+    }
+
+    fn count_header_line(&mut self) {
+        let Some(header) = &mut self.header else {
+            return;
+        };
+        // Without a fault all octets are kept, so the line is there whole.
+        let line = &self.kept[self.kept.len() - self.line_bytes..];
+        if line == b"\r\n" {
+            self.header = None;
+            return;
+        }
+        header.bytes += line.len();
+        if !line.starts_with(b" ") && !line.starts_with(b"\t") {
+            header.fields += 1;
+            header.received += usize::from(is_received(line));
+        }
+        if header.bytes > self.bounds.header_bytes || header.fields > self.bounds.fields {
+            self.refuse(Refusal::HeaderTooBig);
+        } else if header.received > self.bounds.received {
+            self.refuse(Refusal::LoopDetected);
+        }
+    }
+
+    fn end(&mut self) -> BodyEnd {
+        if self.bytes > self.bounds.mail_bytes {
+            return BodyEnd::Refused(Refusal::MailTooBig);
+        }
+        if let Some(fault) = self.fault {
+            return BodyEnd::Refused(fault);
+        }
+        if self.bytes == 0 {
+            return BodyEnd::Refused(Refusal::MailEmpty);
+        }
+        BodyEnd::Whole(Bytes::from(std::mem::take(&mut self.kept)))
+    }
+}
+
+fn is_received(line: &[u8]) -> bool {
+    const NAME: &[u8] = b"received";
+    line.split_at_checked(NAME.len())
+        .is_some_and(|(name, rest)| {
+            name.eq_ignore_ascii_case(NAME) && rest.trim_ascii_start().starts_with(b":")
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::Protocol;
+    use super::*;
+
+    fn body(bare_newline: BareNewline) -> Body {
+        let mut settings = Settings::new(String::new(), Protocol::Smtp);
+        settings.bare_newline = bare_newline;
+        Body::new(&settings)
+    }
+
+    /// How `sent` ends a mail, and how much of it is left.
+    fn read(sent: &[u8], bare_newline: BareNewline, cut: usize) -> (Option<BodyEnd>, usize) {
+        let mut body = body(bare_newline);
+        for (number, piece) in sent.chunks(cut).enumerate() {
+            let mut input = piece;
+            let end = body.read(&mut input);
+            let read = number * cut + piece.len() - input.len();
+            // What breaks a mail off need not be taken off the input: nothing is read any more.
+            if end == Some(BodyEnd::BareNewline) {
+                return (end, 0);
+            }
+            if end.is_some() {
+                return (end, sent.len() - read);
+            }
+            assert!(input.is_empty());
+        }
+        (None, 0)
+    }
+
+    /// The same by looking at all of `sent` at once, without a state.
+    fn model(sent: &[u8], bare_newline: BareNewline) -> (Option<BodyEnd>, usize) {
+        const END: &[u8] = b"\r\n.\r\n";
+        let whole = [b"\r\n", sent].concat();
+        let end = whole.windows(END.len()).position(|window| window == END);
+        let seen = &whole[..end.map_or(whole.len(), |at| at + 2)];
+        let is_bare = |at: usize| match seen[at] {
+            b'\n' => seen[at - 1] != b'\r',
+            b'\r' => seen.get(at + 1).is_some_and(|&next| next != b'\n'),
+            _ => false,
+        };
+        let bare = (2..seen.len()).find(|&at| is_bare(at));
+        let bare_return = (2..seen.len()).any(|at| seen[at] == b'\r' && is_bare(at));
+        if bare.is_some() && bare_newline == BareNewline::Refuse {
+            return (Some(BodyEnd::BareNewline), 0);
+        }
+        let Some(end) = end else {
+            return (None, 0);
+        };
+        let left = whole.len() - end - END.len();
+        if bare_return {
+            return (Some(BodyEnd::Refused(Refusal::BareReturn)), left);
+        }
+        let mut kept = Vec::new();
+        for line in seen[2..].split_inclusive(|&octet| octet == b'\n') {
+            let text = line
+                .strip_suffix(b"\r\n")
+                .unwrap_or(&line[..line.len() - 1]);
+            kept.extend_from_slice(text.strip_prefix(b".").unwrap_or(text));
+            kept.extend_from_slice(b"\r\n");
+        }
+        let end = if kept.is_empty() {
+            BodyEnd::Refused(Refusal::MailEmpty)
+        } else {
+            BodyEnd::Whole(Bytes::from(kept))
+        };
+        (Some(end), left)
+    }
+
+    #[test]
+    fn every_short_mail_ends_where_the_model_says() {
+        const OCTETS: [u8; 4] = *b"\r\n.a";
+        const LENGTH_MAX: u32 = 7;
+        let mut ended = 0;
+        for length in 0..=LENGTH_MAX {
+            for mut number in 0..4_usize.pow(length) {
+                let mut sent = Vec::new();
+                for _ in 0..length {
+                    sent.push(OCTETS[number % 4]);
+                    number /= 4;
+                }
+                sent.extend_from_slice(b"\r\n.\r\nQUIT\r\n");
+                for bare_newline in [BareNewline::Refuse, BareNewline::Normalize] {
+                    let expected = model(&sent, bare_newline);
+                    ended += u32::from(matches!(expected.0, Some(BodyEnd::Whole(_))));
+                    for cut in [usize::MAX, 1, 3] {
+                        let found = read(&sent, bare_newline, cut.min(sent.len()));
+                        assert_eq!(
+                            found,
+                            expected,
+                            "{bare_newline:?} {:?}",
+                            sent.escape_ascii()
+                        );
+                    }
+                }
+            }
+        }
+        assert!(ended > 1000, "{ended}");
+    }
+
+    #[test]
+    fn nothing_is_held_of_a_mail_that_is_refused() {
+        let mut settings = Settings::new(String::new(), Protocol::Smtp);
+        settings.mail_bytes_max = 100_000;
+        let mut body = Body::new(&settings);
+        let chunk = [b'a'; 8 * 1024];
+        for sent in 1..100 {
+            assert_eq!(body.read(&mut &chunk[..]), None);
+            let held_max = if sent <= 2 { 2 * sent * chunk.len() } else { 0 };
+            assert!(body.held() <= held_max, "{sent}");
+        }
+        let end = Some(BodyEnd::Refused(Refusal::MailTooBig));
+        assert_eq!(body.read(&mut &b"\r\n.\r\n"[..]), end);
+    }
+
+    #[test]
+    fn the_first_fault_is_told() {
+        let long = "a".repeat(17 * 1024);
+        for (sent, refusal) in [
+            (format!("{long}\0\r\n.\r\n"), Refusal::MailLineTooLong),
+            (format!("\0{long}\r\n.\r\n"), Refusal::MailNul),
+            (
+                format!("{}\r\n.\r\n", "A: a\r\n".repeat(1001)),
+                Refusal::HeaderTooBig,
+            ),
+            (
+                format!("{}\r\n.\r\n", "A: a\r\n".repeat(1000)),
+                Refusal::Busy,
+            ),
+            (
+                format!("{}\r\n.\r\n", "Received: a\r\n".repeat(51)),
+                Refusal::LoopDetected,
+            ),
+        ] {
+            for cut in [sent.len(), 1000, 1] {
+                let mut body = body(BareNewline::Refuse);
+                let mut end = None;
+                for mut piece in sent.as_bytes().chunks(cut) {
+                    end = body.read(&mut piece);
+                }
+                let found = match end {
+                    Some(BodyEnd::Refused(refusal)) => refusal,
+                    Some(BodyEnd::Whole(_)) => Refusal::Busy,
+                    other => panic!("{other:?}"),
+                };
+                assert_eq!(found, refusal, "cut at {cut}");
+            }
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Owns the cutting of bytes into command lines.
+//!
+//! Does not know what a command means, and does not read mails.
+
+use std::borrow::Cow;
+
+use memchr::memchr;
+
+use super::settings::BareNewline;
+
+/// Octets of a command line with its line end. RFC 5321 section 4.5.3.1.4 asks for 512; extensions
+/// and UTF-8 addresses need more.
+const COMMAND_BYTES_MAX: usize = 2048;
+
+/// The type of a TLS handshake record, with which a ClientHello begins.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// Cuts command lines, and holds the one that has not ended yet.
+pub(super) struct LineReader {
+    held: Vec<u8>,
+    bare_newline: BareNewline,
+    /// Nothing was read yet.
+    fresh: bool,
+    /// In the rest of a line that was too long.
+    skipping: bool,
+}
+
+/// Why a line is no command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LineError {
+    /// The peer speaks HTTP, TLS or SSH.
+    Foreign,
+    /// A bare CR or LF, a control character, or no UTF-8.
+    Malformed,
+    /// The line has more than [`COMMAND_BYTES_MAX`] octets. The rest of it is skipped.
+    TooLong,
+}
+
+impl LineReader {
+    pub(super) const fn new(bare_newline: BareNewline) -> Self {
+        Self {
+            held: Vec::new(),
+            bare_newline,
+            fresh: true,
+            skipping: false,
+        }
+    }
+
+    /// Takes the next line off `input`, without its line end. `None`: `input` is used up.
+    ///
+    /// A line ends at LF, so that a peer that sends bare line feeds hears an answer for each of its
+    /// lines rather than silence; whether a bare one is an error is the setting's choice.
+    pub(super) fn next<'i>(
+        &mut self,
+        input: &mut &'i [u8],
+    ) -> Option<Result<Cow<'i, str>, LineError>> {
+        if self.skipping {
+            let Some(end) = memchr(b'\n', input) else {
+                *input = &[];
+                return None;
+            };
+            *input = &input[end + 1..];
+            self.skipping = false;
+        }
+        if self.fresh {
+            // A ClientHello need not contain a line feed, so it is told by its first octet.
+            let first = *input.first()?;
+            self.fresh = false;
+            if first == TLS_HANDSHAKE {
+                return Some(Err(LineError::Foreign));
+            }
+        }
+        let room = COMMAND_BYTES_MAX - self.held.len();
+        let window = &input[..input.len().min(room)];
+        let Some(end) = memchr(b'\n', window) else {
+            self.held.extend_from_slice(window);
+            *input = &input[window.len()..];
+            return (self.held.len() == COMMAND_BYTES_MAX).then(|| Err(self.too_long()));
+        };
+        let (line, rest) = input.split_at(end + 1);
+        *input = rest;
+        if self.held.is_empty() {
+            return Some(text(line, self.bare_newline).map(Cow::Borrowed));
+        }
+        let mut whole = std::mem::take(&mut self.held);
+        whole.extend_from_slice(line);
+        Some(text(&whole, self.bare_newline).map(|text| Cow::Owned(text.to_owned())))
+    }
+
+    /// Forgets what was held of an unfinished line.
+    pub(super) fn clear(&mut self) {
+        self.held = Vec::new();
+        self.skipping = false;
+    }
+
+    fn too_long(&mut self) -> LineError {
+        self.skipping = true;
+        let start = std::mem::take(&mut self.held);
+        if is_foreign(&start) {
+            LineError::Foreign
+        } else {
+            LineError::TooLong
+        }
+    }
+}
+
+/// The text of a line that ends in LF.
+fn text(line: &[u8], bare_newline: BareNewline) -> Result<&str, LineError> {
+    if is_foreign(line) {
+        return Err(LineError::Foreign);
+    }
+    let (([text @ .., b'\r', b'\n'], _) | ([text @ .., b'\n'], BareNewline::Normalize)) =
+        (line, bare_newline)
+    else {
+        return Err(LineError::Malformed);
+    };
+    let text = str::from_utf8(text).map_err(|_| LineError::Malformed)?;
+    if text.chars().any(char::is_control) {
+        return Err(LineError::Malformed);
+    }
+    Ok(text)
+}
+
+/// True for the first words of protocols whose peers can be tricked into speaking to a mail port
+/// (ALPACA, <https://alpaca-attack.com>): lines of theirs must not run as commands.
+fn is_foreign(line: &[u8]) -> bool {
+    const STARTS: [&[u8]; 12] = [
+        b"CONNECT ",
+        b"DELETE ",
+        b"GET ",
+        b"HEAD ",
+        b"HTTP/",
+        b"OPTIONS ",
+        b"PATCH ",
+        b"POST ",
+        b"PRI * ",
+        b"PUT ",
+        b"SSH-",
+        b"TRACE ",
+    ];
+    STARTS
+        .iter()
+        .any(|start| line.len() >= start.len() && line[..start.len()].eq_ignore_ascii_case(start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(mut input: &[u8], bare_newline: BareNewline) -> Vec<Result<String, LineError>> {
+        let mut reader = LineReader::new(bare_newline);
+        let mut lines = Vec::new();
+        while let Some(line) = reader.next(&mut input) {
+            lines.push(line.map(Cow::into_owned));
+        }
+        assert!(input.is_empty());
+        lines
+    }
+
+    #[test]
+    fn only_crlf_ends_a_good_line() {
+        let input = b"NOOP\r\nNOOP\nNO\rOP\r\nNOOP\r\r\nN\0OP\r\n\xff\r\n\xc3\xbc\r\nN\tP\r\n\r\n";
+        let malformed = Err(LineError::Malformed);
+        let mut expected = vec![Ok("NOOP".to_owned())];
+        expected.extend(vec![malformed.clone(); 5]);
+        expected.extend([Ok("ü".to_owned()), malformed, Ok(String::new())]);
+        assert_eq!(lines(input, BareNewline::Refuse), expected);
+        expected[1] = Ok("NOOP".to_owned());
+        assert_eq!(lines(input, BareNewline::Normalize), expected);
+    }
+
+    #[test]
+    fn the_longest_line_is_taken_and_one_octet_more_is_not() {
+        let fits = "a".repeat(COMMAND_BYTES_MAX - 2);
+        let input = format!("{fits}\r\n{fits}a\r\nNOOP\r\n");
+        let expected = [Ok(fits), Err(LineError::TooLong), Ok("NOOP".to_owned())];
+        assert_eq!(lines(input.as_bytes(), BareNewline::Refuse), expected);
+    }
+
+    #[test]
+    fn a_line_without_end_is_told_once_and_not_held() {
+        let mut reader = LineReader::new(BareNewline::Refuse);
+        let chunk = [b'a'; 4096];
+        let mut told = 0;
+        for _ in 0..1000 {
+            let mut input = &chunk[..];
+            while reader.next(&mut input).is_some() {
+                told += 1;
+            }
+            assert!(reader.held.capacity() <= 2 * COMMAND_BYTES_MAX);
+        }
+        assert_eq!(told, 1);
+    }
+
+    #[test]
+    fn other_protocols_are_known_by_their_first_words() {
+        for input in [
+            &b"\x16\x03\x01\x02"[..],
+            b"GET / HTTP/1.1\r\n",
+            b"post /x HTTP/1.0\n",
+            b"SSH-2.0-OpenSSH_9\r\n",
+            b"PRI * HTTP/2.0\r\n",
+        ] {
+            assert_eq!(
+                lines(&input[..input.len()], BareNewline::Refuse).first(),
+                Some(&Err(LineError::Foreign))
+            );
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! Owns the server's side of one SMTP or LMTP conversation, from greeting to goodbye.
+//!
+//! Bytes go in, bytes come out; no clock and no socket is ever touched. When a decision belongs to
+//! someone else, the session asks and reads nothing more until it is answered: what was pipelined
+//! behind the question stays in `input`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::mail::address::Address;
+use crate::mail::envelope::Recipient;
+
+use super::body::{Body, BodyEnd};
+use super::line::{LineError, LineReader};
+use super::response::{Assent, Refusal, write_lines, write_stored};
+use super::transaction::Draft;
+
+mod commands;
+
+pub use super::command::ForwardPath;
+pub use super::settings::{BareNewline, Protocol, Settings};
+pub use super::transaction::Transaction;
+
+/// One conversation.
+///
+/// The order of calls: [`greet`](Self::greet), then [`feed`](Self::feed) for ever, doing after each
+/// what its [`Step`] says. Whatever the step, `out` is to be sent sooner or later, in order; before
+/// waiting for bytes it must be. Where the step is a question, the `answer_*` method of its kind comes
+/// before the next `feed`, which goes on with what is left of the input, be it nothing: the answer may
+/// have ended the session.
+pub struct Session {
+    settings: Arc<Settings>,
+    state: State,
+    lines: LineReader,
+    hello: Option<Hello>,
+    draft: Option<Draft>,
+    tls: bool,
+    errors: u32,
+    junk: u32,
+    refused: u32,
+    lines_too_long: u32,
+    said: Vec<Refusal>,
+}
+
+/// What the session wants next.
+#[derive(Debug)]
+pub enum Step {
+    /// All of `input` is used up: send `out`, bring more bytes.
+    NeedInput,
+    /// `out` has grown to its bound: send it, empty it, and feed what is left of `input`.
+    Flush,
+    /// A decision that belongs to the caller. Nothing is read until the matching `answer_*` call;
+    /// `out` may be sent before or after it.
+    Ask(Question),
+    /// Send `out`, then close. `input` is of no more use.
+    Close,
+}
+
+/// What the session cannot decide alone.
+#[derive(Debug)]
+pub enum Question {
+    /// MAIL is well-formed: may a mail come now?
+    Sender {
+        /// The reverse-path; `None` is the null sender.
+        sender: Option<Address>,
+        /// Octets the mail will have, where the peer told.
+        size: Option<u64>,
+    },
+    /// Is this recipient ours?
+    Recipient(ForwardPath),
+    /// The mail is whole. Put it on disk before you say yes: one answer for each of its recipients.
+    Store(Transaction),
+    /// Send `out` (it is plain text), drop what is left in `input` unread, shake hands, then call
+    /// [`Session::tls_started`]. If the handshake fails, close.
+    StartTls,
+}
+
+enum State {
+    Asked(Asked),
+    Body(Box<Body>),
+    Closed,
+    Commands,
+}
+
+enum Asked {
+    Recipient,
+    Sender(Draft),
+    StartTls,
+    /// For each answer owed, its place among the mail's recipients.
+    Store(Vec<usize>),
+}
+
+#[derive(Clone)]
+struct Hello {
+    name: String,
+    extended: bool,
+}
+
+/// What one piece of input led to.
+enum Progress {
+    Asks(Question),
+    GoesOn,
+    NeedsInput,
+}
+
+impl Session {
+    /// A session that has said and heard nothing.
+    pub fn new(settings: Arc<Settings>) -> Self {
+        Self {
+            lines: LineReader::new(settings.bare_newline),
+            settings,
+            state: State::Commands,
+            hello: None,
+            draft: None,
+            tls: false,
+            errors: 0,
+            junk: 0,
+            refused: 0,
+            lines_too_long: 0,
+            said: Vec::new(),
+        }
+    }
+
+    /// Appends the greeting.
+    pub fn greet(&mut self, out: &mut Vec<u8>) {
+        let protocol = match self.settings.protocol {
+            Protocol::Lmtp => "LMTP",
+            Protocol::Smtp => "ESMTP",
+        };
+        write_lines(
+            220,
+            &[format!("{} {protocol}", self.settings.hostname)],
+            out,
+        );
+    }
+
+    /// Reads `input`, advancing it past what was used, up to the next step.
+    ///
+    /// # Panics
+    /// If a question is open.
+    pub fn feed(&mut self, input: &mut &[u8], out: &mut Vec<u8>) -> Step {
+        // A peer that pipelines and does not read must not make us hold its answers. One command adds
+        // less than 1 KiB, the end of a mail at most one line of 512 octets a recipient.
+        const OUT_BYTES_MAX: usize = 16 * 1024;
+        loop {
+            let progress = match &mut self.state {
+                State::Closed => return Step::Close,
+                State::Asked(_) => panic!("a question is open"),
+                _ if out.len() >= OUT_BYTES_MAX => return Step::Flush,
+                State::Body(body) => match body.read(input) {
+                    None => Progress::NeedsInput,
+                    Some(end) => self.end_body(end, out),
+                },
+                State::Commands => match self.lines.next(input) {
+                    None => Progress::NeedsInput,
+                    Some(Ok(line)) => self.run(&line, input.is_empty(), out),
+                    Some(Err(error)) => {
+                        self.refuse_line(error, out);
+                        Progress::GoesOn
+                    }
+                },
+            };
+            match progress {
+                Progress::Asks(question) => return Step::Ask(question),
+                Progress::GoesOn => {}
+                Progress::NeedsInput => return Step::NeedInput,
+            }
+        }
+    }
+
+    /// Answers [`Question::Sender`].
+    ///
+    /// # Panics
+    /// If that is not the question open.
+    pub fn answer_sender(&mut self, answer: Result<(), Refusal>, out: &mut Vec<u8>) {
+        let State::Asked(Asked::Sender(draft)) = self.take_question() else {
+            panic!("no question about a sender is open");
+        };
+        match answer {
+            Ok(()) => {
+                self.draft = Some(draft);
+                Assent::SenderTaken.write(out);
+            }
+            Err(refusal) => {
+                self.refuse_address(refusal, out);
+                self.count_junk(out);
+            }
+        }
+    }
+
+    /// Answers [`Question::Recipient`].
+    ///
+    /// # Panics
+    /// If that is not the question open.
+    pub fn answer_recipient(&mut self, answer: Result<Recipient, Refusal>, out: &mut Vec<u8>) {
+        let State::Asked(Asked::Recipient) = self.take_question() else {
+            panic!("no question about a recipient is open");
+        };
+        match (answer, &mut self.draft) {
+            (Ok(recipient), Some(draft)) => {
+                draft.add(recipient);
+                Assent::RecipientTaken.write(out);
+            }
+            (Ok(_), None) => self.refuse(Refusal::MailMissing, out),
+            (Err(refusal), _) => self.refuse_address(refusal, out),
+        }
+    }
+
+    /// Answers [`Question::Store`]: one answer a recipient of the transaction, in order. `Ok` holds
+    /// the mail's name in our queue, said in the 250.
+    ///
+    /// SMTP has one answer for all, the first refusal if there is one. LMTP has one for each RCPT.
+    /// A recipient without an answer hears that nothing can be stored now.
+    ///
+    /// # Panics
+    /// If that is not the question open.
+    pub fn answer_store(&mut self, answers: &[Result<String, Refusal>], out: &mut Vec<u8>) {
+        let State::Asked(Asked::Store(places)) = self.take_question() else {
+            panic!("no question about a mail is open");
+        };
+        let answer = |place: usize| match answers.get(place) {
+            Some(Ok(name)) => Ok(name.as_str()),
+            Some(Err(refusal)) => Err(*refusal),
+            None => Err(Refusal::StoreUnavailable),
+        };
+        let mut answers: Vec<_> = places.into_iter().map(answer).collect();
+        if self.settings.protocol == Protocol::Smtp {
+            let first_no = answers.iter().position(Result::is_err).unwrap_or(0);
+            answers.swap(0, first_no);
+            answers.truncate(1);
+        }
+        for answer in answers {
+            match answer {
+                Ok(name) => {
+                    write_stored(name, out);
+                    self.junk = 0;
+                }
+                Err(refusal) => self.say(refusal, out),
+            }
+        }
+    }
+
+    /// The handshake is done. All the peer said before is forgotten (RFC 3207 section 4.2), and
+    /// STARTTLS is offered no more. For a connection that begins in TLS, call it before
+    /// [`greet`](Self::greet).
+    pub fn tls_started(&mut self) {
+        self.tls = true;
+        self.hello = None;
+        self.draft = None;
+        self.lines.clear();
+        if !matches!(self.state, State::Closed) {
+            self.state = State::Commands;
+        }
+    }
+
+    /// Octets of memory that the mail in DATA holds now: what the caller counts against its budget.
+    /// 0 outside DATA.
+    pub fn data_bytes(&self) -> usize {
+        match &self.state {
+            State::Body(body) => body.held(),
+            _ => 0,
+        }
+    }
+
+    /// True between the 354 and the final dot.
+    pub const fn in_data(&self) -> bool {
+        matches!(self.state, State::Body(_))
+    }
+
+    /// True from an accepted MAIL to the answer to its mail: a shutdown may wait for it.
+    pub const fn in_transaction(&self) -> bool {
+        self.draft.is_some() || matches!(self.state, State::Body(_) | State::Asked(Asked::Store(_)))
+    }
+
+    /// True once nothing more will be said.
+    pub const fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
+    /// The name the peer said hello with, as it came. See [`Transaction::helo`].
+    pub fn helo(&self) -> Option<&str> {
+        self.hello.as_ref().map(|hello| hello.name.as_str())
+    }
+
+    /// The caller has no room: the rest of this mail is read and thrown away, and its end hears
+    /// `refusal`, unless the mail has a fault of its own. Nothing happens outside DATA.
+    pub fn refuse_data(&mut self, refusal: Refusal) {
+        if let State::Body(body) = &mut self.state {
+            body.refuse(refusal);
+        }
+    }
+
+    /// Says `refusal` (a 421) and is closed, whatever was going on: a question that is open must not
+    /// be answered any more. In place of [`greet`](Self::greet) it turns a peer away. Says nothing if
+    /// it was closed already.
+    pub fn close(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
+        if !self.is_closed() {
+            self.say(refusal, out);
+            self.state = State::Closed;
+        }
+    }
+
+    /// What was refused since the last call, in order, for counters and the log: answers passed in
+    /// and refusals of the session's own. At most 256 are kept.
+    pub fn take_refusals(&mut self) -> Vec<Refusal> {
+        std::mem::take(&mut self.said)
+    }
+
+    fn take_question(&mut self) -> State {
+        std::mem::replace(&mut self.state, State::Commands)
+    }
+
+    fn end_body(&mut self, end: BodyEnd, out: &mut Vec<u8>) -> Progress {
+        self.state = State::Commands;
+        // DATA is read only with a hello and a draft.
+        let (Some(draft), Some(hello)) = (self.draft.take(), self.hello.clone()) else {
+            self.close(Refusal::InternalError, out);
+            return Progress::GoesOn;
+        };
+        let refusal = match end {
+            BodyEnd::BareNewline => Refusal::BareNewline,
+            BodyEnd::Refused(refusal) => refusal,
+            BodyEnd::Whole(bytes) => {
+                self.state = State::Asked(Asked::Store(draft.places));
+                return Progress::Asks(Question::Store(Transaction {
+                    sender: draft.sender,
+                    recipients: draft.recipients,
+                    smtputf8: draft.smtputf8,
+                    helo: hello.name,
+                    extended: hello.extended,
+                    bytes,
+                }));
+            }
+        };
+        let answers = match self.settings.protocol {
+            Protocol::Lmtp => draft.places.len(),
+            Protocol::Smtp => 1,
+        };
+        // Said for every recipient, or an LMTP client waits for the rest; told once.
+        (1..answers).for_each(|_| refusal.write(out));
+        self.say(refusal, out);
+        Progress::GoesOn
+    }
+
+    fn refuse_line(&mut self, error: LineError, out: &mut Vec<u8>) {
+        match error {
+            LineError::Foreign => self.refuse(Refusal::ForeignProtocol, out),
+            LineError::Malformed => self.refuse(Refusal::CommandMalformed, out),
+            LineError::TooLong => {
+                self.refuse(Refusal::CommandTooLong, out);
+                self.lines_too_long += 1;
+                if self.lines_too_long > 1 {
+                    self.close(Refusal::TooManyErrors, out);
+                }
+            }
+        }
+    }
+
+    /// Says no to what is the peer's error.
+    fn refuse(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
+        self.say(refusal, out);
+        self.errors += 1;
+        if self.errors >= self.settings.errors_max {
+            self.close(Refusal::TooManyErrors, out);
+        }
+    }
+
+    /// Says no to a sender or recipient.
+    fn refuse_address(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
+        self.say(refusal, out);
+        self.refused += u32::from(refusal.is_permanent());
+        if self.refused >= self.settings.refused_max {
+            self.close(Refusal::TooManyRefused, out);
+        }
+    }
+
+    fn say(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
+        const SAID_MAX: usize = 256;
+        refusal.write(out);
+        if self.said.len() < SAID_MAX {
+            self.said.push(refusal);
+        }
+        if refusal.closes() {
+            self.state = State::Closed;
+        }
+    }
+}
+
+impl fmt::Debug for Session {
+    /// Leaves out what the peer said, which holds addresses and so tokens.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("protocol", &self.settings.protocol)
+            .field("tls", &self.tls)
+            .field("in_data", &self.in_data())
+            .field("closed", &self.is_closed())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,68 @@
+//! Owns the mail transaction: the sender and the recipients accepted so far.
+//!
+//! Does not know the mail's bytes until it is over.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::mail::address::Address;
+use crate::mail::envelope::Recipient;
+
+/// A whole mail and its envelope, handed over to be stored.
+#[derive(Clone)]
+pub struct Transaction {
+    /// The reverse-path; `None` is the null sender.
+    pub sender: Option<Address>,
+    /// The recipients accepted, at least one, in the order of their first RCPT and each once.
+    pub recipients: Vec<Recipient>,
+    /// The transaction used SMTPUTF8 (RFC 6531).
+    pub smtputf8: bool,
+    /// The name the peer said hello with, as it came: UTF-8 without control characters, at most 255
+    /// octets, and nothing else is sure about it.
+    pub helo: String,
+    /// The peer said EHLO or LHLO, not HELO: "with ESMTP", not "with SMTP" (RFC 3848).
+    pub extended: bool,
+    /// The mail's bytes, its dots unstuffed.
+    pub bytes: Bytes,
+}
+
+impl fmt::Debug for Transaction {
+    /// Leaves out the addresses of recipients, which hold tokens, and the mail.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction")
+            .field("sender", &self.sender)
+            .field("recipients", &self.recipients.len())
+            .field("bytes", &self.bytes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A mail on its way: from MAIL to the end of DATA.
+pub(super) struct Draft {
+    pub(super) sender: Option<Address>,
+    pub(super) smtputf8: bool,
+    pub(super) recipients: Vec<Recipient>,
+    /// For each RCPT accepted, its place in `recipients`. LMTP answers once a RCPT, also where two
+    /// name the same recipient (RFC 2033 section 4.2).
+    pub(super) places: Vec<usize>,
+}
+
+impl Draft {
+    pub(super) const fn new(sender: Option<Address>, smtputf8: bool) -> Self {
+        Self {
+            sender,
+            smtputf8,
+            recipients: Vec::new(),
+            places: Vec::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, recipient: Recipient) {
+        let known = self.recipients.iter().position(|held| *held == recipient);
+        self.places.push(known.unwrap_or(self.recipients.len()));
+        if known.is_none() {
+            self.recipients.push(recipient);
+        }
+    }
+}
