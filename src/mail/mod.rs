@@ -3,8 +3,12 @@
 //! Does no I/O, reads no clock, logs nothing and awaits nothing: time is an argument.
 
 pub mod address;
+pub mod dsn;
 pub mod envelope;
 pub mod fingerprint;
+pub mod kind;
+pub mod mailbox;
+mod outline;
 pub mod prescan;
 pub mod subject;
 pub mod thread;

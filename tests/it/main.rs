@@ -3,4 +3,6 @@
 #[cfg(test)]
 mod dialogues;
 #[cfg(test)]
+mod kind;
+#[cfg(test)]
 mod mails;

@@ -1,0 +1,236 @@
+//! Owns what a report on a mail says: who did not get it and why, who complained, who read it.
+//!
+//! Reads delivery reports (RFC 3464), what mail systems write instead of them, complaints (RFC 5965)
+//! and receipts (RFC 8098). Believes nothing: anyone can write a report, so the caller decides by a
+//! signed address whether it concerns a mail of ours.
+
+mod fields;
+mod notification;
+mod prose;
+mod reason;
+mod returned;
+mod scan;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use serde::Serialize;
+
+pub(super) use self::prose::{speaks_of_delay, words};
+pub use self::reason::Reason;
+pub use self::returned::{Original, ReplyAddress};
+pub use self::status::Status;
+use super::address::Address;
+use super::outline::Outline;
+
+/// A report names at most this many recipients here; what follows is left out.
+pub const RECIPIENTS_MAX: usize = 100;
+/// Of the words of a mail system, this much is kept.
+pub const DIAGNOSTIC_BYTES_MAX: usize = 1_024;
+/// Of the name of a mail system, this much is kept.
+pub const MTA_BYTES_MAX: usize = 255;
+
+/// A report on a mail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// How it was written.
+    pub form: Form,
+    /// The recipients it speaks of, at most [`RECIPIENTS_MAX`].
+    pub recipients: Vec<Recipient>,
+    /// The mail system that reports.
+    pub reporting_mta: Option<String>,
+    /// The mail reported on.
+    pub original: Original,
+    /// What a complaint says of itself.
+    pub feedback: Option<Feedback>,
+    /// What a receipt says of itself: `displayed`, `deleted`, `denied`, …
+    pub disposition: Option<String>,
+}
+
+impl Report {
+    /// Reads a report that is written in fields. One of [`Form::Prose`] must be weighed by who sends
+    /// it: a forwarded report has the same fields.
+    pub(super) fn read(mail: &Outline<'_>) -> Option<Self> {
+        notification::read(mail)
+            .or_else(|| fields::read_feedback(mail))
+            .or_else(|| fields::read_disposition(mail))
+            .or_else(|| fields::read_delivery(mail))
+    }
+
+    /// Reads a report that is written in words. The mail must be known to be a report: whoever
+    /// quotes one writes the same words.
+    pub(super) fn read_words(mail: &Outline<'_>) -> Self {
+        prose::read(mail)
+    }
+
+    /// What became of the mail, taken over all recipients: one failure makes it failed.
+    pub fn outcome(&self) -> Outcome {
+        let any = |outcome| {
+            self.recipients
+                .iter()
+                .any(|r| r.action.outcome() == outcome)
+        };
+        if any(Outcome::Failed) || self.recipients.is_empty() {
+            Outcome::Failed
+        } else if any(Outcome::Delayed) {
+            Outcome::Delayed
+        } else {
+            Outcome::Delivered
+        }
+    }
+}
+
+/// How a report was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// In the fields of RFC 3464, or a provider's JSON.
+    Delivery,
+    /// In words, for people.
+    Prose,
+    /// A complaint (RFC 5965).
+    Feedback,
+    /// A receipt (RFC 8098).
+    Disposition,
+}
+
+/// What became of a mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Someone will not get it.
+    Failed,
+    /// It still waits.
+    Delayed,
+    /// It arrived, or went on to a place that reports nothing.
+    Delivered,
+}
+
+/// What became of the mail for one recipient.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Recipient {
+    /// The address that was tried last.
+    pub address: Address,
+    /// The address the mail was sent to, where it is another.
+    pub original: Option<Address>,
+    /// What was done.
+    pub action: Action,
+    /// The status the report gives, else the one its words mean.
+    pub status: Option<Status>,
+    /// The report gives no status; it was derived from the words.
+    pub derived: bool,
+    /// Why, as far as the words tell.
+    pub reason: Reason,
+    /// The words of the mail system that refused, at most [`DIAGNOSTIC_BYTES_MAX`] bytes.
+    pub diagnostic: Option<String>,
+    /// The mail system that refused.
+    pub remote_mta: Option<String>,
+}
+
+impl Recipient {
+    /// Is the failure one that trying again would not mend? That is the class of the status; it does
+    /// not yet make the address a bad one: see [`Reason::blames_address`].
+    pub fn hardness(&self) -> Hardness {
+        match (self.action.outcome(), self.status) {
+            (Outcome::Failed, Some(status)) if status.class() == 4 => Hardness::Soft,
+            (Outcome::Failed, _) => Hardness::Hard,
+            _ => Hardness::Soft,
+        }
+    }
+}
+
+/// The class of a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hardness {
+    /// Permanent.
+    Hard,
+    /// Transient.
+    Soft,
+}
+
+/// What a mail system did with a mail (RFC 3464 section 2.3.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// It gave up.
+    Failed,
+    /// It goes on trying.
+    Delayed,
+    /// It delivered.
+    Delivered,
+    /// It handed the mail to a system that sends no reports.
+    Relayed,
+    /// It sent the mail on to several addresses.
+    Expanded,
+}
+
+impl Action {
+    /// Reads the value of an `Action` field. Comments may follow the word.
+    fn parse(text: &str) -> Option<Self> {
+        let word = text.trim_start().to_ascii_lowercase();
+        let begins = |stem: &str| word.starts_with(stem);
+        Some(match () {
+            () if begins("fail") => Self::Failed,
+            () if begins("delay") => Self::Delayed,
+            () if begins("deliver") => Self::Delivered,
+            () if begins("relay") => Self::Relayed,
+            () if begins("expand") => Self::Expanded,
+            () => return None,
+        })
+    }
+
+    /// What became of the mail by it.
+    pub const fn outcome(self) -> Outcome {
+        match self {
+            Self::Failed => Outcome::Failed,
+            Self::Delayed => Outcome::Delayed,
+            Self::Delivered | Self::Relayed | Self::Expanded => Outcome::Delivered,
+        }
+    }
+}
+
+/// A complaint (RFC 5965 section 3).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Feedback {
+    /// `abuse`, `fraud`, `opt-out`, `not-spam`, `auth-failure`, …, lower-cased.
+    pub kind: String,
+    /// The program that made the report.
+    pub user_agent: Option<String>,
+    /// The host the mail came from.
+    pub source_ip: Option<String>,
+    /// The domain complained about.
+    pub reported_domain: Option<String>,
+}
+
+/// `text` without control characters, its white space made single, cut to `bytes_max`.
+fn tidy(text: &str, bytes_max: usize) -> Option<String> {
+    // What is cut off is not worth walking through.
+    let text = super::outline::cut(text, bytes_max.saturating_mul(4));
+    let mut tidy = String::new();
+    for word in text.split(|c: char| c.is_whitespace() || c.is_control()) {
+        if word.is_empty() {
+            continue;
+        }
+        if !tidy.is_empty() {
+            tidy.push(' ');
+        }
+        tidy.push_str(word);
+    }
+    tidy.truncate(tidy.floor_char_boundary(bytes_max));
+    (!tidy.is_empty()).then_some(tidy)
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Failed => "failed",
+            Self::Delayed => "delayed",
+            Self::Delivered => "delivered",
+            Self::Relayed => "relayed",
+            Self::Expanded => "expanded",
+        })
+    }
+}

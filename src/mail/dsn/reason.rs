@@ -1,0 +1,334 @@
+//! Owns what the words of a refusal mean, where a status code is missing or vague.
+
+use serde::Serialize;
+
+use super::status::{Status, find_code, find_status, find_success};
+use super::{Action, Outcome};
+use crate::mail::outline::cut;
+
+/// Of the words, this much is looked at.
+const WORDS_BYTES_MAX: usize = 4_096;
+
+/// Why a mail was not delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Someone complained. Not a failure.
+    Complaint,
+    /// The content is refused: spam, a virus, a forbidden attachment, a broken form.
+    Content,
+    /// It was tried until its time was over.
+    Expired,
+    /// The domain does not exist or takes no mail.
+    HostUnknown,
+    /// It went round in circles.
+    Loop,
+    /// The mailbox is disabled.
+    MailboxDisabled,
+    /// The mailbox is full.
+    MailboxFull,
+    /// The person has moved.
+    Moved,
+    /// The host cannot be reached.
+    Network,
+    /// The sending host or domain is refused, by reputation or for want of authentication.
+    Policy,
+    /// Too much mail at once.
+    RateLimited,
+    /// The host does not take mail for this domain.
+    RelayDenied,
+    /// The sender's address is refused.
+    SenderRejected,
+    /// The address is not one.
+    Syntax,
+    /// The mail system is ill.
+    SystemTrouble,
+    /// The mail is too big.
+    TooBig,
+    /// The words do not tell.
+    Unknown,
+    /// Nobody has the address.
+    UserUnknown,
+}
+
+impl Reason {
+    /// True if another mail to the same address would fare no better: it is the address that is bad.
+    pub const fn blames_address(self) -> bool {
+        matches!(
+            self,
+            Self::UserUnknown
+                | Self::HostUnknown
+                | Self::MailboxDisabled
+                | Self::Moved
+                | Self::Syntax
+        )
+    }
+
+    /// The reason by the words; else by the status given, else by one within the words.
+    pub(super) fn of(given: Option<Status>, words: &str) -> Self {
+        let words = cut(words, WORDS_BYTES_MAX);
+        let precise = given
+            .filter(|status| !status.is_vague())
+            .or_else(|| find_status(words));
+        of_words(words, TABLE)
+            .or_else(|| precise.and_then(of_status))
+            .or_else(|| of_words(words, VAGUE))
+            .unwrap_or(Self::Unknown)
+    }
+
+    /// The status this reason has when nothing better is known (RFC 3463).
+    const fn status(self, class: u8) -> Status {
+        let (subject, detail) = match self {
+            Self::UserUnknown => (1, 1),
+            Self::HostUnknown => (1, 2),
+            Self::Syntax => (1, 3),
+            Self::Moved => (1, 6),
+            Self::SenderRejected => (1, 8),
+            Self::MailboxDisabled => (2, 1),
+            Self::MailboxFull => (2, 2),
+            Self::TooBig => (3, 4),
+            Self::SystemTrouble => (3, 0),
+            Self::Network => (4, 1),
+            Self::Loop => (4, 6),
+            Self::Expired => (4, 7),
+            Self::Content => (6, 0),
+            Self::Policy | Self::RelayDenied => (7, 1),
+            Self::RateLimited => (7, 0),
+            Self::Complaint | Self::Unknown => (0, 0),
+        };
+        Status::new(class, subject, detail)
+    }
+}
+
+/// The status the words mean: a code in them, else their sense in the class of an SMTP code in them,
+/// else in the class of the action.
+pub(super) fn status(words: &str, action: Action) -> Option<Status> {
+    let words = cut(words, WORDS_BYTES_MAX);
+    if action.outcome() == Outcome::Delivered {
+        return find_success(words);
+    }
+    let found = find_status(words);
+    if let Some(status) = found.filter(|status| !status.is_vague()) {
+        return Some(status);
+    }
+    let code_class = find_code(words).map(|code| if code < 500 { 4 } else { 5 });
+    let class = match (action, found.map(Status::class).or(code_class)) {
+        (Action::Failed, Some(class)) => class,
+        (Action::Failed, None) => 5,
+        _ => 4,
+    };
+    let reason = of_words(words, TABLE).or_else(|| of_words(words, VAGUE));
+    Some(reason.unwrap_or(Reason::Unknown).status(class))
+}
+
+fn of_status(status: Status) -> Option<Reason> {
+    Some(match (status.subject(), status.detail()) {
+        (1, 1 | 0) => Reason::UserUnknown,
+        (1, 2 | 10) | (4, 4) => Reason::HostUnknown,
+        (1, 3) => Reason::Syntax,
+        (1, 6) => Reason::Moved,
+        (1, 7 | 8) => Reason::SenderRejected,
+        (2, 1) => Reason::MailboxDisabled,
+        (2, 2) => Reason::MailboxFull,
+        (2, 3) | (3, 4) => Reason::TooBig,
+        (3, _) => Reason::SystemTrouble,
+        (4, 6) => Reason::Loop,
+        (4, 7) => Reason::Expired,
+        (4, _) => Reason::Network,
+        (6, _) => Reason::Content,
+        (7, _) => Reason::Policy,
+        _ => return None,
+    })
+}
+
+fn of_words(words: &str, table: &[(Reason, &[&str])]) -> Option<Reason> {
+    let words = words.to_lowercase();
+    let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
+    let row = table
+        .iter()
+        .find(|(_, phrases)| phrases.iter().any(|phrase| words.contains(phrase)));
+    row.map(|(reason, _)| *reason)
+}
+
+/// Phrases of mail systems, lower-cased. The first line that fits decides, so precise phrases stand
+/// above those that go with several reasons.
+#[rustfmt::skip]
+const TABLE: &[(Reason, &[&str])] = &[
+    (Reason::MailboxFull, &[
+        "mailbox full", "mailbox is full", "quota exceeded", "over quota", "overquota",
+        "out of storage", "exceeded storage", "exceeds storage", "exceeded their quota",
+        "disk quota", "not enough storage", "mailbox size limit exceeded", "mailbox limit exceeded",
+        "exceeds allowed size", "inbox is full", "full mailbox", "mailbox exceeded",
+        "mailbox exceeds", "recipient's mailbox exceeded", "quota violation",
+        "insufficient disk space", "exceeded mailbox", "mail quota", "mailfolder is full",
+        "maildir over", "over the allowed quota", "boite pleine", "boîte pleine",
+        "user is overquota", "quota exceed", "exceeded the local limit", "account is over",
+        "storage quota", "exceeded the space", "exceeded the quota", "over the maximum allowed",
+        "resources.storage", "message size exceeds remaining quota",
+    ]),
+    (Reason::MailboxDisabled, &[
+        "mailbox disabled", "account disabled", "account is disabled", "account has been disabled",
+        "mailbox unavailable or access denied", "account is suspended",
+        "account has been suspended", "deactivated", "is locked", "account expired",
+        "account is not active", "account is blocked", "disabled user", "no longer active",
+        "recipient account is blocked", "disabled mailbox", "not accepting messages",
+        "not accepting mail", "has been discontinued", "dormant",
+    ]),
+    (Reason::Moved, &[
+        "has moved", "user moved", "has been replaced by", "address has changed", "new address",
+    ]),
+    (Reason::SenderRejected, &[
+        "sender address rejected", "domain of sender address", "sender domain", "sender rejected",
+        "invalid sender", "unroutable sender", "sender verify failed", "domain is invalid",
+        "bad sender", "envelope sender", "sender unknown", "sender not authorized",
+        "you are not allowed to send", "sender denied", "not authorized to send",
+    ]),
+    (Reason::TooBig, &[
+        "too big", "too large", "size limit", "maximum message size", "exceeds maximum size",
+        "exceeds fixed", "message size exceeds", "exceeds size", "exceeded max message size",
+        "message length exceeds", "too many bytes", "maximum size", "exceeds the maximum",
+    ]),
+    (Reason::HostUnknown, &[
+        "host unknown", "unknown host", "host not found", "domain not found", "no such domain",
+        "unrouteable", "unroutable address", "unrouteable mail domain", "couldn't find any host",
+        "name service error", "name or service not known", "domain does not exist", "no mx",
+        "null mx", "nullmx", "doesn't receive email", "does not accept mail", "no route to host",
+        "bad destination system", "bad destination host", "domain couldn't be found",
+        "illegal host/domain", "host or domain name not found", "dns error", "no valid hosts",
+        "no mail hosts", "mx record found", "invalid domain", "nxdomain", "domain isn't in my list",
+        "mx records point", "non-existent host", "not a valid domain", "no matches to nameserver",
+        "dns query failed", "domain nonexistent", "unresolvable",
+    ]),
+    (Reason::Loop, &[
+        "too many hops", "mail loop", "hop count exceeded", "routing loop", "loops back to myself",
+        "loop detected", "looping", "too many received",
+    ]),
+    (Reason::RelayDenied, &[
+        "relay access denied", "relaying denied", "relay denied", "not permitted to relay",
+        "unable to relay", "relaying not", "relay not permitted", "no relay", "rcpthosts",
+        "relaying prohibited", "we do not relay", "relaying is", "open relay",
+    ]),
+    (Reason::Syntax, &[
+        "syntax error", "malformed", "bad address syntax", "illegal address", "invalid characters",
+        "address syntax", "parse error",
+    ]),
+    (Reason::UserUnknown, &[
+        "user unknown", "recipient address rejected: access denied", "unknown user", "no such user",
+        "user not found", "no such recipient", "recipient unknown", "unknown recipient",
+        "recipient not found", "recipnotfound", "does not exist", "doesn't exist", "not exist",
+        "no mailbox here by that name", "no such mailbox", "mailbox not found", "no user here",
+        "invalid recipient", "invalid mailbox", "unknown address", "address unknown",
+        "address not found", "not listed in", "unknown local", "not a valid mailbox",
+        "not a known user", "not our customer", "unrecognized recipient", "name is not recognized",
+        "invalid address", "bad destination mailbox address", "no such person", "no account",
+        "account not found", "user doesn't have", "user does not have", "doesn't have a",
+        "unknown account", "unknown email", "undeliverable address", "no valid recipients",
+        "mailbox does not", "invalid user", "unknown or illegal alias", "nosuchuser",
+        "not found in", "undefined mail alias", "no such address", "invalid final delivery user",
+        "address couldn't be found", "can't be found", "wasn't found", "is not a valid",
+        "not known at this site", "unknown mailbox", "resolver.adr", "no existe",
+        "usuario desconocido", "unbekannt", "existiert nicht", "n'existe pas", "adresse inconnue",
+        "sconosciuto", "не существует", "不存在", "nobody here", "user not known",
+    ]),
+    (Reason::RateLimited, &[
+        "rate limit", "recipients this hour", "frequency limited", "too many connections",
+        "too many messages", "throttl", "rate that", "exceeded the rate", "sending rate",
+        "too fast", "too much mail", "greylist", "graylist", "grey-list", "exceeded the limit",
+        "deferred due to user complaints", "unusual rate", "temporarily deferred",
+    ]),
+    (Reason::Content, &[
+        "spam", "virus", "malware", "content rejected", "content reject",
+        "blocked because its content", "not rfc 5322 compliant", "rfc 2822", "rfc2822",
+        "duplicate header", "junk mail", "unsolicited", "phishing", "dangerous", "infected",
+        "message filtered", "message was filtered", "bulk email filter",
+    ]),
+    (Reason::Policy, &[
+        "spf", "dkim", "dmarc", "blacklist", "blocklist", "black list", "block list", "denylist",
+        "dnsbl", "rbl", "reputation", "poor reputation", "reverse dns", "ptr record",
+        "unauthenticated", "not authenticated", "authentication required", "banned",
+        "refused to talk", "administrative prohibition", "recipient preferences",
+        "use the smtp server", "may not have permission", "sender verification",
+    ]),
+    (Reason::Expired, &[
+        "giving up", "retry timeout exceeded", "delivery time expired", "timed out in queue",
+        "undeliverable for", "failed 20 attempts", "message was not delivered within",
+        "not delivered within", "queue timeout", "has been in the queue",
+    ]),
+    (Reason::Network, &[
+        "connection timed out", "connection refused", "could not connect", "couldn't connect",
+        "cannot connect", "unable to connect", "network is unreachable", "connection reset",
+        "lost connection", "connection dropped", "socket error", "accept our requests to connect",
+        "failed to connect", "unable to contact", "no answer from host", "lookup fail",
+        "temporary lookup", "establish an smtp connection",
+    ]),
+    (
+        Reason::SystemTrouble,
+        &[
+            "system error",
+            "internal error",
+            "server error",
+            "insufficient system",
+            "disk full",
+            "system not accepting",
+            "configuration error",
+            "i/o error",
+            "temporary local problem",
+            "unknown mailer error",
+            "local configuration",
+            "program failure",
+            "resources temporarily",
+            "sequence of commands",
+            "input/output error",
+        ],
+    ),];
+
+/// Phrases that say less than a status code does.
+#[rustfmt::skip]
+const VAGUE: &[(Reason, &[&str])] = &[
+    (Reason::MailboxFull, &[
+        "temporarily limited",
+    ]),
+    (Reason::MailboxDisabled, &[
+        "inactive", "is disabled", "not active", "suspended",
+    ]),
+    (Reason::HostUnknown, &[
+        "domain is not", "recipient domain", "domain has no",
+    ]),
+    (Reason::UserUnknown, &[
+        "recipient address rejected", "address rejected", "mailbox unavailable", "this user",
+        "recipient is not", "address error", "rejected recipient", "recipient rejected",
+        "not recognized", "may not exist", "mailbox currently not available",
+    ]),
+    (Reason::SenderRejected, &[
+        "from address", "sender address is", "does not like sender",
+    ]),
+    (Reason::RateLimited, &[
+        "too many", "try again later because",
+    ]),
+    (Reason::Content, &[
+        "attachment", "prohibited", "ube", "suspicious", "message content", "blocked by our",
+    ]),
+    (Reason::Policy, &[
+        "rejected", "denied", "not allowed", "policy", "blocked", "not accepted", "not permitted",
+        "restricted", "tls", "not authorized", "unauthorized", "access denied",
+    ]),
+    (Reason::Expired, &[
+        "expired", "too long", "attempts:", "retry time", "delivery attempts",
+    ]),
+    (Reason::Network, &[
+        "timed out", "timeout", "tcp", "connect", "conversation with", "unreachable",
+        "not reachable", "connection was", "ldap",
+    ]),
+    (
+        Reason::SystemTrouble,
+        &[
+            "command failed",
+            "temporary failure",
+            "unable to deliver",
+            "pipe to",
+            "service unavailable",
+            "local error",
+            "no such file",
+            "can't create",
+        ],
+    ),];

@@ -1,0 +1,108 @@
+//! Owns finding addresses in running text.
+
+use crate::mail::address::Address;
+
+/// Addresses beyond this many in one text are not looked for.
+const ADDRESSES_MAX: usize = 500;
+
+/// An address in a text, and where it stands.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    /// The address.
+    pub(super) address: Address,
+    /// Byte offset of its first character.
+    pub(super) start: usize,
+    /// Byte offset behind its last character.
+    pub(super) end: usize,
+}
+
+/// All addresses in `text`, from left to right. No part of a URL or a Message-ID's bracketed text is
+/// told apart here.
+pub(super) fn addresses(text: &str) -> Vec<Found> {
+    let mut found = Vec::new();
+    let mut from = 0;
+    for (at, _) in text.match_indices('@') {
+        if found.len() >= ADDRESSES_MAX {
+            break;
+        }
+        if at < from {
+            continue;
+        }
+        if let Some(one) = around(text, from, at) {
+            from = one.end;
+            found.push(one);
+        }
+    }
+    found
+}
+
+/// The first address in `text`.
+pub(super) fn first(text: &str) -> Option<Address> {
+    addresses(text)
+        .into_iter()
+        .next()
+        .map(|found| found.address)
+}
+
+/// The address whose `@` stands at `at`, reaching back to `from` at most. A local part has 64 octets
+/// and a domain 255, so both walks are short.
+fn around(text: &str, from: usize, at: usize) -> Option<Found> {
+    const REACH_MAX: usize = 320;
+    let floor = text
+        .floor_char_boundary(at.saturating_sub(REACH_MAX))
+        .max(from);
+    let roof = text.floor_char_boundary((at + REACH_MAX).min(text.len()));
+    if let Some(found) = quoted(text, floor, at, roof) {
+        return Some(found);
+    }
+    let local = text[floor..at].rfind(|c: char| !is_local(c));
+    let start = local.map_or(floor, |i| {
+        floor + i + text[floor + i..].chars().next().map_or(1, char::len_utf8)
+    });
+    let skip =
+        text[start..at].find(|c: char| !matches!(c, '\'' | '`' | '.' | '*' | '=' | '#' | '-'))?;
+    let start = start + skip;
+    let tail = &text[at + 1..roof];
+    let end = tail.find(|c: char| !is_domain(c)).unwrap_or(tail.len());
+    let domain = tail[..end].trim_end_matches(['.', '-', '_']);
+    if !is_plausible(domain) {
+        return None;
+    }
+    let end = at + 1 + domain.len();
+    let address = Address::parse(&text[start..end]).ok()?;
+    Some(Found {
+        address,
+        start,
+        end,
+    })
+}
+
+/// A quoted local part: `"a b"@example.com`.
+fn quoted(text: &str, floor: usize, at: usize, roof: usize) -> Option<Found> {
+    let body = text[floor..at].strip_suffix('"')?;
+    let start = floor + body.rfind('"')?;
+    let tail = &text[at + 1..roof];
+    let end = tail.find(|c: char| !is_domain(c)).unwrap_or(tail.len());
+    let domain = tail[..end].trim_end_matches(['.', '-']);
+    let end = at + 1 + domain.len();
+    let address = Address::parse(&text[start..end]).ok()?;
+    Some(Found {
+        address,
+        start,
+        end,
+    })
+}
+
+fn is_local(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "!#$%&'*+-=?^_`.~".contains(c)
+}
+
+fn is_domain(c: char) -> bool {
+    c.is_alphanumeric() || matches!(c, '-' | '.' | '_')
+}
+
+/// A name with a dot whose last label is no number, or a bare host name.
+fn is_plausible(domain: &str) -> bool {
+    let last = domain.rsplit('.').next().unwrap_or_default();
+    !domain.is_empty() && !last.is_empty() && !last.bytes().all(|b| b.is_ascii_digit())
+}

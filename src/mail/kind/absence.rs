@@ -1,0 +1,164 @@
+//! Owns the subjects by which absence notes and other automatic answers are known when no header
+//! field tells, in the languages mail programs speak.
+//!
+//! A person who answers such a subject (`Re: Out of office`), or writes about an absence, is a
+//! person: the words must stand first, and must stand as a mail program sets them.
+
+use super::{Finding, Kind};
+use crate::mail::outline::Outline;
+
+const OPENING_BYTES_MAX: usize = 3_072;
+
+/// Finds an automatic answer by its subject.
+pub(super) fn find(mail: &Outline<'_>) -> Option<Finding> {
+    let subject = mail.subject().to_lowercase();
+    let subject = subject.trim_start_matches(['[', '(', '*', '"', '<', '«', '【', ' ']);
+    if let Some((_, rest)) = split(subject, ANSWERS)
+        && Rest::of(rest).is_set_apart()
+    {
+        return Some(Finding::new(Kind::AutoReply, "automatic_subject").seen("Subject"));
+    }
+    let note = split(subject, NOTES);
+    let (_, rest) = note.or_else(|| split(subject, ABSENCES))?;
+    let believed = match Rest::of(rest) {
+        Rest::Sentence => false,
+        // No person writes "Out of office: Re: our subject".
+        Rest::Answer => true,
+        // A person who announces a holiday begins a mail; one who answers keeps the `Re:`.
+        Rest::End | Rest::Subject => says_absent(mail) && (note.is_some() || is_answer(mail)),
+    };
+    believed.then(|| Finding::new(Kind::AutoReply, "absence_subject").seen("Subject"))
+}
+
+/// The longest of `words` that `subject` begins with, and what follows it.
+fn split<'a>(subject: &'a str, words: &[&'static str]) -> Option<(&'static str, &'a str)> {
+    words
+        .iter()
+        .filter_map(|word| subject.strip_prefix(word).map(|rest| (*word, rest)))
+        .max_by_key(|(word, _)| word.len())
+}
+
+/// What follows the words in the subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// Nothing.
+    End,
+    /// A separator, and a subject.
+    Subject,
+    /// The subject of an answer, with its `Re:`.
+    Answer,
+    /// The words are the beginning of a sentence.
+    Sentence,
+}
+
+impl Rest {
+    fn of(rest: &str) -> Self {
+        const ANSWERS: &[&str] = &[
+            "re:", "aw:", "sv:", "antw:", "odp:", "ynt:", "rif:", "vs:", "re :",
+        ];
+        let trimmed = rest.trim_start();
+        let body = trimmed.trim_start_matches([':', '：', ']', ')', '】', '»', '>', '"', '*', ' ']);
+        if ANSWERS.iter().any(|mark| body.starts_with(mark)) {
+            return Self::Answer;
+        }
+        if trimmed
+            .trim_matches(|c: char| c.is_ascii_punctuation() || "】».。！".contains(c))
+            .is_empty()
+        {
+            return Self::End;
+        }
+        if trimmed.starts_with([':', '：', ']', ')', '】', '»', '>']) {
+            return Self::Subject;
+        }
+        Self::Sentence
+    }
+
+    const fn is_set_apart(self) -> bool {
+        !matches!(self, Self::Sentence)
+    }
+}
+
+fn is_answer(mail: &Outline<'_>) -> bool {
+    mail.has("In-Reply-To") || mail.has("References")
+}
+
+/// Does the text itself say that its writer is away?
+fn says_absent(mail: &Outline<'_>) -> bool {
+    let text = mail.opening(OPENING_BYTES_MAX).to_lowercase();
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    AWAY.iter().any(|words| text.contains(words))
+}
+
+/// What mail programs call an automatic answer. No person begins a subject so and then sets a colon.
+#[rustfmt::skip]
+const ANSWERS: &[&str] = &[
+    "automatic reply", "automatic response", "automated reply", "automated response", "auto reply",
+    "auto-reply", "autoreply", "auto response", "auto-response", "autoresponse", "autoresponder",
+    "out of office autoreply", "out of office auto-reply", "out of office auto reply",
+    "automatische antwort", "automatische rückantwort", "automatische beantwortung",
+    "réponse automatique", "reponse automatique", "respuesta automática", "respuesta automatica",
+    "contestación automática", "resposta automàtica", "risposta automatica", "resposta automática",
+    "resposta automatica", "automatisch antwoord", "automatische reactie", "automatisch bericht",
+    "autosvar", "automatiskt svar", "automatisk svar", "automaattinen vastaus", "automaatvastus",
+    "autoodpowiedź", "automatyczna odpowiedź", "odpowiedź automatyczna", "automatická odpověď",
+    "automatická odpoveď", "automatikus válasz", "răspuns automat", "raspuns automat",
+    "автоматический ответ", "автоответ", "автоответчик", "автоматична відповідь", "автовідповідь",
+    "автоматичен отговор", "аутоматски одговор", "automatski odgovor", "samodejni odgovor",
+    "automatinis atsakymas", "automātiska atbilde", "otomatik yanıt", "otomatik cevap",
+    "αυτόματη απάντηση", "תשובה אוטומטית", "מענה אוטומטי", "رد تلقائي", "الرد التلقائي", "رد آلي",
+    "自動応答", "自動返信", "自动答复", "自动回复", "自動回覆", "自動回復", "자동 회신", "자동 응답", "자동응답", "trả lời tự động",
+    "thư trả lời tự động", "ตอบกลับอัตโนมัติ", "การตอบกลับอัตโนมัติ", "balasan otomatis",
+    "jawapan automatik",
+];
+
+/// What programs call an absence note.
+#[rustfmt::skip]
+const NOTES: &[&str] = &[
+    "out of office", "out of the office", "out-of-office", "ooo", "away from my mail",
+    "vacation notice", "vacation reply", "holiday notice", "abwesenheitsnotiz",
+    "abwesenheitsnachricht", "abwesenheitsmeldung", "abwesenheitsassistent", "absence du bureau",
+    "absent du bureau", "message d'absence", "notification d'absence", "fuera de la oficina",
+    "fuera de oficina", "fuori sede", "fuori ufficio", "fora do escritório",
+    "ausência do escritório", "ausente do escritório", "afwezigheidsmelding", "afwezigheidsbericht",
+    "niet op kantoor", "frånvaromeddelande", "ej på kontoret", "fraværsmeddelelse",
+    "ikke på kontoret", "fraværsmelding", "poissaoloilmoitus", "poissa toimistosta", "poza biurem",
+    "nieobecność w biurze", "mimo kancelář", "mimo kancelárie", "házon kívül", "în afara biroului",
+    "отсутствие на рабочем месте", "вне офиса", "не в офісі", "извън офиса", "van ureda",
+    "izvan ureda", "ofis dışında", "ofis dışındayım", "εκτός γραφείου", "מחוץ למשרד", "خارج المكتب",
+    "不在通知", "不在応答", "不在办公室", "부재중",
+];
+
+/// What people and programs call an absence.
+#[rustfmt::skip]
+const ABSENCES: &[&str] = &[
+    "away from office", "away from the office", "i am away", "on vacation", "on annual leave",
+    "on leave", "maternity leave", "abwesenheit", "abwesend", "nicht im büro", "nicht im haus",
+    "urlaub", "urlaubsvertretung", "absence", "absent", "en congé", "ausencia", "ausente",
+    "de vacaciones", "assente", "assenza", "in ferie", "ausência", "em férias", "afwezigheid",
+    "afwezig", "niet aanwezig", "met vakantie", "frånvarande", "frånvaro", "på semester",
+    "ikke til stede", "fravær", "på ferie", "poissa", "lomalla", "nieobecność", "urlop",
+    "nepřítomnost", "dovolená", "szabadság", "în concediu", "нет на месте", "в отпуске",
+    "у відпустці", "izindeyim", "不在", "休暇中", "外出", "休假", "休假中", "휴가", "외출 중",
+];
+
+/// How an absent person's text says so.
+#[rustfmt::skip]
+const AWAY: &[&str] = &[
+    "out of the office", "out of office", "away from the office", "away from my desk", "i am away",
+    "i'm away", "on vacation", "on holiday", "annual leave", "on leave", "parental leave",
+    "maternity leave", "sick leave", "limited access to", "no access to my e", "will be back",
+    "will return", "i'll be back", "upon my return", "when i return", "nicht im büro",
+    "nicht im haus", "im urlaub", "abwesend", "nicht erreichbar", "wieder erreichbar",
+    "wieder im büro", "wieder für sie da", "zurück bin", "absent", "en congé", "en vacances",
+    "de retour", "fuera de la oficina", "de vacaciones", "ausente", "estaré fuera", "mi regreso",
+    "fuori ufficio", "fuori sede", "in ferie", "assente", "mio rientro", "fora do escritório",
+    "de férias", "em férias", "meu retorno", "afwezig", "niet aanwezig", "niet op kantoor",
+    "vakantie", "weer bereikbaar", "frånvarande", "på semester", "åter på", "inte på kontoret",
+    "ikke på kontoret", "på ferie", "fraværende", "tilbage igen", "tilbake på", "poissa", "lomalla",
+    "nieobecn", "poza biurem", "na urlopie", "mimo kancelář", "dovolené", "nepřítom", "dovolenke",
+    "nem vagyok az irod", "szabadságon", "távol vagyok", "nu sunt la birou", "concediu",
+    "в отпуске", "отсутств", "вне офиса", "буду на связи", "у відпустці", "відсутн", "в отпуск",
+    "odsut", "ofis dışında", "izinde", "ofiste değil", "εκτός γραφείου", "άδεια", "מחוץ למשרד",
+    "בחופשה", "خارج المكتب", "إجازة", "不在にして", "不在のため", "休暇", "外出して", "不在办公室", "休假", "外出", "不在辦公室",
+    "부재중", "휴가", "자리를 비", "vắng mặt", "ไม่อยู่", "sedang cuti", "di luar kantor",
+];

@@ -1,0 +1,312 @@
+//! Owns what sort of mail a mail is: a person's words, or a machine's.
+//!
+//! Decides nothing about what is done with it. A person's mail taken for a machine's loses words
+//! nobody will write again, so a rule here speaks only where the mail itself says that no person
+//! wrote it; what is doubtful is a person's.
+
+mod absence;
+mod bounce;
+mod marks;
+mod receipt;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::address::{Address, Domain};
+use super::dsn::{Form, Outcome, Report};
+use super::outline::Outline;
+use super::view::View;
+
+/// Our own mark on mail that goes out. Its value names the instance.
+pub const LOOP_FIELD: &str = "X-Postern-Loop";
+/// A mail with more `Received` fields than this goes round in circles (RFC 5321 section 6.3).
+pub const HOPS_MAX: usize = 50;
+
+/// What sort of mail it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Someone wrote it. Whatever no rule knows is this.
+    Person,
+    /// A machine answers or notifies: absence notes, receipts of tickets, alarms (RFC 3834).
+    AutoReply,
+    /// A report on the delivery of a mail: it failed, or its sender asked to hear that it arrived.
+    /// [`Report::outcome`] tells which.
+    Bounce,
+    /// A report that a mail is still waiting somewhere. Nothing is lost yet.
+    DelayNotice,
+    /// A complaint about a mail (RFC 5965), or an opt-out a mail program sends.
+    FeedbackReport,
+    /// A report that a mail was, or was not, displayed (RFC 8098).
+    ReadReceipt,
+    /// A mailing list's or a mass mailer's.
+    List,
+    /// The answer to an invitation (RFC 6047).
+    Calendar,
+    /// Our own mail come back.
+    Loop,
+}
+
+impl Kind {
+    /// The name in logs, in JSON and in rules.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Person => "person",
+            Self::AutoReply => "auto_reply",
+            Self::Bounce => "bounce",
+            Self::DelayNotice => "delay_notice",
+            Self::FeedbackReport => "feedback_report",
+            Self::ReadReceipt => "read_receipt",
+            Self::List => "list",
+            Self::Calendar => "calendar",
+            Self::Loop => "loop",
+        }
+    }
+
+    /// True if someone wrote it.
+    pub const fn is_person(self) -> bool {
+        matches!(self, Self::Person)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A kind, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The kind.
+    pub kind: Kind,
+    /// The rule that decided, in snake case. Stable: people search logs for it.
+    pub rule: &'static str,
+    /// What the rule saw: a field's name, sometimes its value. Never an address.
+    pub evidence: Option<String>,
+}
+
+impl Finding {
+    fn new(kind: Kind, rule: &'static str) -> Self {
+        Self {
+            kind,
+            rule,
+            evidence: None,
+        }
+    }
+
+    fn seen(mut self, evidence: &str) -> Self {
+        let printable = |c: &char| !c.is_control();
+        self.evidence = Some(evidence.chars().filter(printable).take(80).collect());
+        self
+    }
+}
+
+/// The sender in the envelope, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReversePath<'a> {
+    /// There was no envelope, as in a mailbox that is polled: the mail's `Return-Path` tells.
+    Unknown,
+    /// `<>`: nobody is to be told of this mail's fate (RFC 5321 section 4.5.5).
+    Null,
+    /// An address.
+    Address(&'a Address),
+}
+
+impl<'a> From<Option<&'a Address>> for ReversePath<'a> {
+    /// Reads the sender of an envelope, where none means the null sender.
+    fn from(sender: Option<&'a Address>) -> Self {
+        sender.map_or(Self::Null, Self::Address)
+    }
+}
+
+/// What is known of a mail besides its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The sender in the envelope.
+    pub sender: ReversePath<'a>,
+    /// The value our instance writes into [`LOOP_FIELD`].
+    pub loop_mark: Option<&'a str>,
+    /// Domains in which only we make Message-IDs. A domain whose people write mail of their own
+    /// must not stand here.
+    pub message_id_domains: &'a [Domain],
+    /// The ids (RFC 2919) of lists by which people write to us, such as a shared mailbox that is a
+    /// group: what they bring is people's.
+    pub own_lists: &'a [String],
+}
+
+impl Context<'_> {
+    /// A context in which nothing is known.
+    pub const UNKNOWN: Context<'static> = Context {
+        sender: ReversePath::Unknown,
+        loop_mark: None,
+        message_id_domains: &[],
+        own_lists: &[],
+    };
+}
+
+/// Tells the kind of a mail, and what it reports if it is a report.
+pub fn classify(view: &View, context: &Context<'_>) -> (Finding, Option<Report>) {
+    let mail = &Outline::of(view);
+    let traits = Traits::of(mail, context);
+    if let Some(finding) = marked_loop(mail, context) {
+        return (finding, None);
+    }
+    if let Some(report) = Report::read(mail)
+        && let Some(finding) = of_report(mail, &report, &traits)
+    {
+        return (finding, Some(report));
+    }
+    if let Some((finding, report)) = bounce::find(mail, &traits) {
+        return (finding, Some(report));
+    }
+    let finding = loop_by_trace(mail, context)
+        .or_else(|| receipt::find(mail))
+        .or_else(|| calendar(mail))
+        .or_else(|| marks::find(mail, &traits))
+        .or_else(|| absence::find(mail))
+        .unwrap_or_else(|| Finding::new(Kind::Person, "nothing_says_machine"));
+    (finding, None)
+}
+
+/// What several rules ask about.
+struct Traits {
+    /// The envelope's sender is `<>`, or there is no envelope and the `Return-Path` is.
+    null_sender: bool,
+    /// The same path names the mail system.
+    path_is_daemon: bool,
+    /// The local part of the `From` address, lower-cased; empty if it has none.
+    from_local: String,
+    /// It came by a list, if at all, on its way to us: it answers a mail of ours by its own header, or
+    /// the list is our own.
+    is_for_us: bool,
+}
+
+impl Traits {
+    fn of(mail: &Outline<'_>, context: &Context<'_>) -> Self {
+        let daemon = "mailer-daemon";
+        let (null_sender, path_is_daemon) = match context.sender {
+            ReversePath::Null => (true, false),
+            ReversePath::Address(path) => (false, path.local().eq_ignore_ascii_case(daemon)),
+            ReversePath::Unknown => {
+                let path = mail.field("Return-Path").unwrap_or_default();
+                (
+                    is_null_path(path),
+                    path.to_ascii_lowercase().contains(daemon),
+                )
+            }
+        };
+        let from_local = local_of(mail.field("From").unwrap_or_default());
+        let named = mail.all("In-Reply-To").chain(mail.all("References"));
+        Self {
+            null_sender,
+            path_is_daemon,
+            from_local,
+            is_for_us: is_own_list(mail, context.own_lists)
+                || named
+                    .flat_map(message_ids)
+                    .any(|id| is_ours(id, context.message_id_domains)),
+        }
+    }
+}
+
+fn is_own_list(mail: &Outline<'_>, own: &[String]) -> bool {
+    let ids = mail.all("List-Id");
+    let id = |value: &str| {
+        let inner = value.rsplit_once('<').map_or(value, |(_, id)| id);
+        inner.trim_end_matches('>').trim().to_lowercase()
+    };
+    ids.map(id)
+        .any(|id| own.iter().any(|own| own.to_lowercase() == id))
+}
+
+fn is_null_path(value: &str) -> bool {
+    value
+        .chars()
+        .filter(|c| !c.is_whitespace())
+        .eq("<>".chars())
+}
+
+/// The local part of the address in a `From` field, lower-cased. Old mailers write it alone.
+fn local_of(value: &str) -> String {
+    let address = match (value.rfind('<'), value.rfind('>')) {
+        (Some(open), Some(close)) if open < close => &value[open + 1..close],
+        _ => value.split('(').next().unwrap_or_default(),
+    };
+    let local = address.rsplit_once('@').map_or(address, |(local, _)| local);
+    local.trim().to_lowercase()
+}
+
+/// The Message-IDs in a field, without their brackets (RFC 5322 section 3.6.4).
+fn message_ids(value: &str) -> impl Iterator<Item = &str> {
+    let ids = value.split('<').skip(1);
+    ids.filter_map(|rest| rest.split_once('>').map(|(id, _)| id.trim()))
+}
+
+fn is_ours(id: &str, domains: &[Domain]) -> bool {
+    id.rsplit_once('@')
+        .and_then(|(_, domain)| Domain::parse(domain).ok())
+        .is_some_and(|domain| domains.contains(&domain))
+}
+
+fn marked_loop(mail: &Outline<'_>, context: &Context<'_>) -> Option<Finding> {
+    let mark = context.loop_mark?;
+    mail.all(LOOP_FIELD)
+        .any(|value| value == mark)
+        .then(|| Finding::new(Kind::Loop, "loop_mark").seen(LOOP_FIELD))
+}
+
+/// Runs after the reports: a report's own Message-ID may be in our domain where the mail server that
+/// reports shares our name, and a report from far away is still a report.
+fn loop_by_trace(mail: &Outline<'_>, context: &Context<'_>) -> Option<Finding> {
+    if mail.all("Received").count() > HOPS_MAX {
+        return Some(Finding::new(Kind::Loop, "too_many_hops").seen("Received"));
+    }
+    message_ids(mail.field("Message-ID")?)
+        .any(|id| is_ours(id, context.message_id_domains))
+        .then(|| Finding::new(Kind::Loop, "own_message_id").seen("Message-ID"))
+}
+
+fn of_report(mail: &Outline<'_>, report: &Report, traits: &Traits) -> Option<Finding> {
+    if report.form == Form::Prose {
+        return bounce::find_loose(mail, report, traits);
+    }
+    let (kind, rule) = match (report.form, report.outcome()) {
+        (Form::Feedback, _) => (Kind::FeedbackReport, "feedback_report"),
+        (Form::Disposition, _) => (Kind::ReadReceipt, "disposition_notification"),
+        (_, Outcome::Delayed) => (Kind::DelayNotice, "delivery_status_delayed"),
+        _ => (Kind::Bounce, "delivery_status"),
+    };
+    Some(Finding::new(kind, rule).seen(&mail.content().media_type))
+}
+
+/// An answer to an invitation. An invitation itself is a person's: it asks for something.
+fn calendar(mail: &Outline<'_>) -> Option<Finding> {
+    let answer =
+        |method: &str| matches!(method, "reply" | "counter" | "refresh" | "declinecounter");
+    mail.leaves()
+        .iter()
+        .filter(|part| !part.content.is_attachment && part.media == "text/calendar")
+        .find_map(|part| {
+            let method = part
+                .content
+                .parameter("method")
+                .map(str::to_ascii_lowercase);
+            let method = method.or_else(|| method_of(&part.text))?;
+            answer(&method).then(|| Finding::new(Kind::Calendar, "calendar_answer").seen(&method))
+        })
+}
+
+/// The `METHOD` property of an iCalendar object (RFC 5545 section 3.7.2). It stands before the first
+/// component, so few lines are read.
+fn method_of(text: &str) -> Option<String> {
+    text.lines().take(20).find_map(|line| {
+        line.trim()
+            .to_ascii_lowercase()
+            .strip_prefix("method:")
+            .map(str::to_owned)
+    })
+}

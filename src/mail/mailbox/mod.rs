@@ -1,0 +1,135 @@
+//! Owns which mailbox of the product a mail belongs in and how urgent it is, by rules that are data.
+//!
+//! Does not read mail: what the rules ask about is given. Trusts a sender's address only where the
+//! caller says it was verified.
+
+mod rules;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::rules::{
+    FILE_BYTES_MAX, LIST_MAX, RULES_MAX, Rule, Rules, RulesError, VALUES_MAX, When,
+};
+use super::address::Address;
+use super::kind::Kind;
+
+/// The rules that are shipped.
+pub const SHIPPED: &str = include_str!("../../../config/rules.toml");
+/// Of a text, this many bytes are searched for words.
+pub const TEXT_BYTES_MAX: usize = 64 * 1024;
+
+/// A mailbox of the product.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Mailbox {
+    /// Claims of rights, and what comes from lawyers.
+    Dmca,
+    /// Offers, bookings, press, partners.
+    Business,
+    /// People who like what is done.
+    Fans,
+    /// All else.
+    #[default]
+    General,
+}
+
+impl Mailbox {
+    /// The name in rules, in logs and in the Messages API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dmca => "dmca",
+            Self::Business => "business",
+            Self::Fans => "fans",
+            Self::General => "general",
+        }
+    }
+}
+
+impl fmt::Display for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How urgent a mail is.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// Someone on the list of those who never wait.
+    Vip,
+    /// Before the others.
+    Priority,
+    /// In its turn.
+    Standard,
+    /// When there is time.
+    #[default]
+    General,
+}
+
+impl Priority {
+    /// The name in rules, in logs and in the Messages API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vip => "vip",
+            Self::Priority => "priority",
+            Self::Standard => "standard",
+            Self::General => "general",
+        }
+    }
+}
+
+impl fmt::Display for Priority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What is known of a mail when it is sorted.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// Whom it was sent to, by the envelope.
+    pub recipient: Option<&'a Address>,
+    /// Who wrote it, by its `From`.
+    pub sender: Option<&'a Address>,
+    /// The sender's domain vouches for the mail, or it came with the sender's own token.
+    pub verified: bool,
+    /// What sort of mail it is.
+    pub kind: Kind,
+    /// Its subject, decoded.
+    pub subject: &'a str,
+    /// The words that are new in it: no quotes.
+    pub body: &'a str,
+    /// The conversation it belongs to, if there is one already.
+    pub thread: Option<Thread>,
+}
+
+/// What is known of a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thread {
+    /// The mailbox it lies in.
+    pub mailbox: Mailbox,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// How many messages it has.
+    pub messages: u32,
+}
+
+/// Where a mail goes, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Choice {
+    /// The mailbox.
+    pub mailbox: Mailbox,
+    /// The priority.
+    pub priority: Priority,
+    /// The name of the rule that decided; `None` if none did.
+    pub rule: Option<String>,
+}

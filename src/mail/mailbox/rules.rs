@@ -1,0 +1,433 @@
+//! Owns the rules: reads them, checks them, applies them. The first that fits decides.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::words::Phrases;
+use super::{Choice, Facts, Mailbox, Priority, TEXT_BYTES_MAX};
+use crate::mail::address::Address;
+use crate::mail::kind::Kind;
+use crate::mail::outline::cut;
+
+/// A file has at most this many rules.
+pub const RULES_MAX: usize = 500;
+/// A condition has at most this many values.
+pub const VALUES_MAX: usize = 2_000;
+/// A list of senders has at most this many.
+pub const LIST_MAX: usize = 50_000;
+/// The file has at most this many bytes.
+pub const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Checked rules, ready to be applied.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    rules: Vec<Checked>,
+    lists: BTreeMap<String, Senders>,
+    phrases: Phrases,
+}
+
+impl Rules {
+    /// Reads rules from TOML: `[[rule]]` tables, and `[lists]` of senders.
+    ///
+    /// # Errors
+    /// Says on one line which rule, which condition and which value is wrong.
+    pub fn parse(text: &str) -> Result<Self, RulesError> {
+        if text.len() > FILE_BYTES_MAX {
+            return Err(RulesError::TooLong);
+        }
+        let file: File = toml::from_str(text).map_err(|error| RulesError::Toml {
+            line: error.span().map_or(1, |span| line_at(text, span.start)),
+            message: error.message().replace('\n', ", "),
+        })?;
+        Self::check(file)
+    }
+
+    /// The rules that are shipped.
+    ///
+    /// # Errors
+    /// None in a release: a test reads them.
+    pub fn shipped() -> Result<Self, RulesError> {
+        Self::parse(super::SHIPPED)
+    }
+
+    /// Sorts a mail. Where no rule fits, or the rule that does leaves something out, the thread's
+    /// mailbox and priority stay; a mail without thread is `general`.
+    pub fn choose(&self, facts: &Facts<'_>) -> Choice {
+        let seen = Seen {
+            facts,
+            subject: self.phrases.find(cut(facts.subject, TEXT_BYTES_MAX)),
+            body: self.phrases.find(cut(facts.body, TEXT_BYTES_MAX)),
+        };
+        let rule = self.rules.iter().find(|rule| rule.fits(&seen, &self.lists));
+        let of_rule = rule.map(|rule| (rule.mailbox, rule.priority));
+        let of_thread = facts.thread.map(|thread| (thread.mailbox, thread.priority));
+        let (mailbox, priority) = of_rule.unwrap_or_default();
+        let (thread_mailbox, thread_priority) = of_thread.unwrap_or_default();
+        Choice {
+            mailbox: mailbox.unwrap_or(thread_mailbox),
+            priority: priority.unwrap_or(thread_priority),
+            rule: rule.map(|rule| rule.name.clone()),
+        }
+    }
+
+    fn check(file: File) -> Result<Self, RulesError> {
+        if file.rule.len() > RULES_MAX {
+            return Err(RulesError::TooMany);
+        }
+        let mut lists = BTreeMap::new();
+        for (name, entries) in file.lists {
+            let wrong = |value: &str, why| RulesError::List {
+                list: name.clone(),
+                value: value.to_owned(),
+                why,
+            };
+            if entries.len() > LIST_MAX {
+                return Err(wrong("…", "more senders than a list may have"));
+            }
+            // A local part alone would put everyone of that name on the list.
+            if let Some(value) = entries.iter().find(|value| !value.contains('@')) {
+                return Err(wrong(value, "neither an address nor @domain"));
+            }
+            let senders = Senders::of(&entries)
+                .map_err(|value| wrong(value, "neither an address nor @domain"))?;
+            lists.insert(name, senders);
+        }
+        let mut phrases = Phrases::default();
+        let mut names = BTreeSet::new();
+        let mut rules = Vec::with_capacity(file.rule.len());
+        for (index, rule) in file.rule.into_iter().enumerate() {
+            if rule.name.trim().is_empty() {
+                return Err(RulesError::Unnamed(index + 1));
+            }
+            if !names.insert(rule.name.clone()) {
+                return Err(RulesError::Twice(rule.name));
+            }
+            rules.push(Checked::of(rule, &lists, &mut phrases)?);
+        }
+        Ok(Self {
+            rules,
+            lists,
+            phrases,
+        })
+    }
+}
+
+/// What is wrong with rules.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RulesError {
+    /// It is no TOML, or names a thing there is not.
+    #[error("line {line}: {message}")]
+    Toml {
+        /// The line, from 1.
+        line: usize,
+        /// What the reader says.
+        message: String,
+    },
+    /// A value of a rule's condition.
+    #[error("rule {rule:?}: when.{condition}: {value:?}: {why}")]
+    Value {
+        /// The rule's name.
+        rule: String,
+        /// The condition.
+        condition: &'static str,
+        /// The value.
+        value: String,
+        /// What it should be.
+        why: &'static str,
+    },
+    /// A value of a list.
+    #[error("lists.{list}: {value:?}: {why}")]
+    List {
+        /// The list's name.
+        list: String,
+        /// The value.
+        value: String,
+        /// What it should be.
+        why: &'static str,
+    },
+    /// A rule has no name.
+    #[error("rule {0}: no name")]
+    Unnamed(usize),
+    /// Two rules have one name.
+    #[error("rule {0:?}: the name is taken by a rule above")]
+    Twice(String),
+    /// More than [`RULES_MAX`] rules.
+    #[error("more than {RULES_MAX} rules")]
+    TooMany,
+    /// More than [`FILE_BYTES_MAX`] bytes.
+    #[error("longer than {FILE_BYTES_MAX} bytes")]
+    TooLong,
+}
+
+fn line_at(text: &str, at: usize) -> usize {
+    let before = &text.as_bytes()[..at.min(text.len())];
+    before.iter().filter(|byte| **byte == b'\n').count() + 1
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    lists: BTreeMap<String, Vec<String>>,
+    #[serde(default)]
+    rule: Vec<Rule>,
+}
+
+/// A rule as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Names it in logs. Unique.
+    pub name: String,
+    /// When it fits; always, if left out.
+    #[serde(default)]
+    pub when: When,
+    /// The mailbox; if left out, the thread's.
+    pub mailbox: Option<Mailbox>,
+    /// The priority; if left out, the thread's.
+    pub priority: Option<Priority>,
+}
+
+/// The conditions of a rule: all that are given must hold. Of several values one must.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct When {
+    /// `local` (with or without `+detail`), `local@domain` or `@domain`.
+    pub recipient: Vec<String>,
+    /// `local`, `local@domain` or `@domain`.
+    pub sender: Vec<String>,
+    /// A domain; the domains below it count too.
+    pub sender_domain: Vec<String>,
+    /// Names of `[lists]`.
+    pub sender_list: Vec<String>,
+    /// Whether the sender is verified.
+    pub verified: Option<bool>,
+    /// Words or phrases in the subject.
+    pub subject_words: Vec<String>,
+    /// Words or phrases in the body.
+    pub body_words: Vec<String>,
+    /// Words or phrases in either.
+    pub words: Vec<String>,
+    /// Kinds of mail.
+    pub kind: Vec<Kind>,
+    /// Whether the mail belongs to a conversation there is already.
+    pub known_thread: Option<bool>,
+    /// The mailbox that conversation lies in.
+    pub thread_mailbox: Vec<Mailbox>,
+    /// The conversation has at least this many messages.
+    pub thread_messages_min: Option<u32>,
+}
+
+/// A mail, and the words found in it.
+struct Seen<'a> {
+    facts: &'a Facts<'a>,
+    subject: BTreeSet<usize>,
+    body: BTreeSet<usize>,
+}
+
+#[derive(Clone, Debug)]
+struct Checked {
+    name: String,
+    mailbox: Option<Mailbox>,
+    priority: Option<Priority>,
+    recipient: Senders,
+    sender: Senders,
+    sender_domain: Vec<String>,
+    sender_list: Vec<String>,
+    subject_words: BTreeSet<usize>,
+    body_words: BTreeSet<usize>,
+    words: BTreeSet<usize>,
+    when: When,
+}
+
+impl Checked {
+    fn of(
+        rule: Rule,
+        lists: &BTreeMap<String, Senders>,
+        phrases: &mut Phrases,
+    ) -> Result<Self, RulesError> {
+        let Rule {
+            name,
+            when,
+            mailbox,
+            priority,
+        } = rule;
+        let wrong = |condition, value: &str, why| RulesError::Value {
+            rule: name.clone(),
+            condition,
+            value: value.to_owned(),
+            why,
+        };
+        within_bounds(&name, &when, lists)?;
+        let senders = |condition, values: &[String]| {
+            Senders::of(values)
+                .map_err(|value| wrong(condition, value, "neither local, local@domain nor @domain"))
+        };
+        let mut numbers = |condition, values: &[String]| {
+            let number = |value: &String| {
+                let number = phrases.add(value);
+                number.ok_or_else(|| wrong(condition, value, "not a phrase of 1 to 16 words"))
+            };
+            values
+                .iter()
+                .map(number)
+                .collect::<Result<BTreeSet<usize>, _>>()
+        };
+        let domain = |value: &String| {
+            let bare = value.trim_start_matches(['@', '.']);
+            let domain = crate::mail::address::Domain::parse(bare);
+            domain
+                .map(|d| d.ascii())
+                .map_err(|_| wrong("sender_domain", value, "not a domain"))
+        };
+        Ok(Self {
+            recipient: senders("recipient", &when.recipient)?,
+            sender: senders("sender", &when.sender)?,
+            sender_domain: when
+                .sender_domain
+                .iter()
+                .map(domain)
+                .collect::<Result<_, _>>()?,
+            sender_list: when.sender_list.clone(),
+            subject_words: numbers("subject_words", &when.subject_words)?,
+            body_words: numbers("body_words", &when.body_words)?,
+            words: numbers("words", &when.words)?,
+            name: name.clone(),
+            mailbox,
+            priority,
+            when,
+        })
+    }
+
+    fn fits(&self, seen: &Seen<'_>, lists: &BTreeMap<String, Senders>) -> bool {
+        let facts = seen.facts;
+        let listed = |sender: &Address| {
+            let mut wanted = self.sender_list.iter().filter_map(|name| lists.get(name));
+            wanted.any(|senders| senders.has(sender))
+        };
+        let below = |sender: &Address| {
+            let domain = sender.domain().ascii();
+            self.sender_domain.iter().any(|wanted| {
+                domain == *wanted
+                    || domain
+                        .strip_suffix(wanted.as_str())
+                        .is_some_and(|rest| rest.ends_with('.'))
+            })
+        };
+        let any = |wanted: &BTreeSet<usize>, found: &BTreeSet<usize>| !wanted.is_disjoint(found);
+        let known = facts.thread.is_some();
+        self.when
+            .verified
+            .is_none_or(|wanted| wanted == facts.verified)
+            && self.when.known_thread.is_none_or(|wanted| wanted == known)
+            && (self.when.kind.is_empty() || self.when.kind.contains(&facts.kind))
+            && (self.recipient.is_empty()
+                || facts.recipient.is_some_and(|one| self.recipient.has(one)))
+            && (self.sender.is_empty() || facts.sender.is_some_and(|one| self.sender.has(one)))
+            && (self.sender_domain.is_empty() || facts.sender.is_some_and(below))
+            && (self.sender_list.is_empty() || facts.sender.is_some_and(listed))
+            && (self.subject_words.is_empty() || any(&self.subject_words, &seen.subject))
+            && (self.body_words.is_empty() || any(&self.body_words, &seen.body))
+            && (self.words.is_empty()
+                || any(&self.words, &seen.subject)
+                || any(&self.words, &seen.body))
+            && self.fits_thread(facts)
+    }
+
+    fn fits_thread(&self, facts: &Facts<'_>) -> bool {
+        let when = &self.when;
+        let of_mailbox =
+            |mailbox: &[Mailbox]| facts.thread.is_some_and(|t| mailbox.contains(&t.mailbox));
+        let of_length = |min| facts.thread.is_some_and(|thread| thread.messages >= min);
+        (when.thread_mailbox.is_empty() || of_mailbox(&when.thread_mailbox))
+            && when.thread_messages_min.is_none_or(of_length)
+    }
+}
+
+/// Checks what can be checked without reading the values.
+fn within_bounds(
+    rule: &str,
+    when: &When,
+    lists: &BTreeMap<String, Senders>,
+) -> Result<(), RulesError> {
+    let wrong = |condition, value: &str, why| RulesError::Value {
+        rule: rule.to_owned(),
+        condition,
+        value: value.to_owned(),
+        why,
+    };
+    let texts = [
+        ("recipient", &when.recipient),
+        ("sender", &when.sender),
+        ("sender_domain", &when.sender_domain),
+        ("sender_list", &when.sender_list),
+        ("subject_words", &when.subject_words),
+        ("body_words", &when.body_words),
+        ("words", &when.words),
+    ];
+    for (condition, values) in texts {
+        if values.len() > VALUES_MAX {
+            return Err(wrong(
+                condition,
+                "…",
+                "more values than a condition may have",
+            ));
+        }
+    }
+    if let Some(unknown) = when
+        .sender_list
+        .iter()
+        .find(|list| !lists.contains_key(*list))
+    {
+        return Err(wrong("sender_list", unknown, "no such list under [lists]"));
+    }
+    Ok(())
+}
+
+/// Patterns of addresses, folded.
+#[derive(Clone, Debug, Default)]
+struct Senders {
+    /// Whole addresses, local parts, and domains behind an `@`: no two of these look alike.
+    patterns: HashSet<String>,
+}
+
+impl Senders {
+    /// Fails with the first value that is none.
+    fn of(values: &[String]) -> Result<Self, &str> {
+        let mut patterns = HashSet::with_capacity(values.len());
+        for value in values {
+            patterns.insert(Self::pattern(value).ok_or(value.as_str())?);
+        }
+        Ok(Self { patterns })
+    }
+
+    fn pattern(value: &str) -> Option<String> {
+        let value = value.trim();
+        if let Some(domain) = value.strip_prefix('@') {
+            let domain = crate::mail::address::Domain::parse(domain).ok()?;
+            return Some(format!("@{}", domain.ascii()));
+        }
+        if value.contains('@') {
+            return Address::parse(value).ok().map(|address| address.folded());
+        }
+        let address = Address::parse(&format!("{value}@a")).ok()?;
+        Some(address.local().to_lowercase())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.patterns.is_empty()
+    }
+
+    fn has(&self, address: &Address) -> bool {
+        let local = address.local().to_lowercase();
+        let bare = local.split('+').next().unwrap_or_default();
+        let domain = address.domain().ascii();
+        self.patterns.contains(&address.folded())
+            || self.patterns.contains(&format!("{bare}@{domain}"))
+            || self.patterns.contains(&format!("@{domain}"))
+            || self.patterns.contains(&local)
+            || self.patterns.contains(bare)
+    }
+}

@@ -1,0 +1,137 @@
+//! Owns the outline of a mail: its header fields and the text of its parts, which is what telling
+//! kinds apart and reading reports needs.
+//!
+//! Never looks into a mail that is attached to the mail: what a person forwards says nothing of the
+//! mail it is forwarded in. Decides nothing.
+
+use std::borrow::Cow;
+
+use super::view::{Content, Part, View};
+
+/// Parts beyond this many are not read. A report has three; a person's mail may have any number.
+const PARTS_MAX: usize = 64;
+/// Of each part, this much is read.
+const PART_BYTES_MAX: usize = 128 * 1024;
+
+/// A mail's header and the leaves of its body, in the order they came.
+#[derive(Clone, Debug)]
+pub(super) struct Outline<'a> {
+    view: &'a View,
+    leaves: Vec<Leaf<'a>>,
+}
+
+impl<'a> Outline<'a> {
+    /// Reads the outline of a mail.
+    pub(super) fn of(view: &'a View) -> Self {
+        let is_leaf = |(at, part): &(usize, &'a Part)| {
+            // A multipart in which no boundary was ever found is text.
+            !part.content.is_multipart() || view.children(*at).next().is_none()
+        };
+        let parts = view.parts.iter().enumerate().filter(is_leaf);
+        Self {
+            view,
+            leaves: parts
+                .take(PARTS_MAX)
+                .map(|(_, part)| Leaf::of(part))
+                .collect(),
+        }
+    }
+
+    /// The subject, decoded; empty if there is none.
+    pub(super) fn subject(&self) -> &'a str {
+        self.view.header.subject.as_deref().unwrap_or_default()
+    }
+
+    /// What the mail as a whole says it is.
+    pub(super) fn content(&self) -> &'a Content {
+        &self.view.header.content
+    }
+
+    /// The leaves: all parts but multiparts. An attached mail is one leaf.
+    pub(super) fn leaves(&self) -> &[Leaf<'a>] {
+        &self.leaves
+    }
+
+    /// The first field of that name.
+    pub(super) fn field(&self, name: &str) -> Option<&'a str> {
+        self.view.header.header(name)
+    }
+
+    /// All fields of that name, in the order they came.
+    pub(super) fn all<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a str> + 's {
+        let fields = self.view.header.fields().iter();
+        fields
+            .filter(move |field| field.name.eq_ignore_ascii_case(name))
+            .map(|field| field.value.as_str())
+    }
+
+    /// Is there such a field, and does it say something?
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.all(name).any(|value| !value.is_empty())
+    }
+
+    /// The text of all leaves of that media type.
+    pub(super) fn texts<'s>(&'s self, media: &'s str) -> impl Iterator<Item = &'s str> {
+        self.leaves
+            .iter()
+            .filter(move |leaf| leaf.media == media)
+            .map(|leaf| leaf.text.as_str())
+    }
+
+    /// The first words a reader sees: the plain text, else the text within the HTML, at most
+    /// `bytes_max` bytes of it.
+    pub(super) fn opening(&self, bytes_max: usize) -> Cow<'_, str> {
+        let inline = |leaf: &&Leaf<'_>| !leaf.content.is_attachment;
+        let mut leaves = self.leaves.iter().filter(inline);
+        if let Some(plain) = leaves.find(|leaf| leaf.media == "text/plain") {
+            return Cow::Borrowed(cut(&plain.text, bytes_max));
+        }
+        let html = self.texts("text/html").next().unwrap_or_default();
+        Cow::Owned(cut(&text_of_html(html, bytes_max.saturating_mul(8)), bytes_max).to_owned())
+    }
+}
+
+/// A part that is no multipart.
+#[derive(Clone, Debug)]
+pub(super) struct Leaf<'a> {
+    /// What it says it is.
+    pub(super) content: &'a Content,
+    /// Its media type; `text/plain` for a multipart that is none.
+    pub(super) media: &'a str,
+    /// Its text, decoded; for an attached mail, that mail as it came.
+    pub(super) text: String,
+}
+
+impl<'a> Leaf<'a> {
+    fn of(part: &'a Part) -> Self {
+        let media = part.content.media_type.as_str();
+        let (mut text, _) = if media.starts_with("text/")
+            || media.starts_with("message/")
+            || part.content.is_multipart()
+        {
+            part.text()
+        } else {
+            Default::default()
+        };
+        text.truncate(text.floor_char_boundary(PART_BYTES_MAX));
+        Self {
+            content: &part.content,
+            media: if part.content.is_multipart() {
+                "text/plain"
+            } else {
+                media
+            },
+            text,
+        }
+    }
+}
+
+/// The words in HTML, of which `bytes_max` bytes are read.
+pub(super) fn text_of_html(html: &str, bytes_max: usize) -> String {
+    mail_parser::decoders::html::html_to_text(cut(html, bytes_max))
+}
+
+/// At most the first `bytes_max` bytes of `text`, cut between characters.
+pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
+}
