@@ -4,3 +4,4 @@ pub mod clock;
 pub mod mail;
 pub mod retry;
 pub mod smtp;
+pub mod tls;
