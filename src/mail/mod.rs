@@ -10,6 +10,7 @@ pub mod kind;
 pub mod mailbox;
 mod outline;
 pub mod prescan;
+pub mod reply;
 pub mod subject;
 pub mod thread;
 pub mod token;

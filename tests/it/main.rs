@@ -6,3 +6,5 @@ mod dialogues;
 mod kind;
 #[cfg(test)]
 mod mails;
+#[cfg(test)]
+mod reply;

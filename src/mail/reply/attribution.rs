@@ -1,0 +1,388 @@
+//! Owns attributions: the "On … wrote:" above a quote, in any language and wrapped anyhow.
+//!
+//! Does not decide what goes. Date, address and colon together are believed in a language
+//! nobody taught it.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::languages::{FIRST_PERSON, OPENERS, WROTE, WROTE_UNSPACED};
+use super::quotes::is_barred;
+use super::text::{Line, Mark, pattern};
+
+/// Lines a wrapped attribution may span.
+const ATTRIBUTION_LINES_MAX: usize = 6;
+
+/// Characters of an attribution.
+const ATTRIBUTION_CHARS_MAX: usize = 420;
+
+/// An attribution: lines `first..=last`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Attribution {
+    pub(super) first: usize,
+    pub(super) last: usize,
+    /// Verb, date and address together: nothing a person types by hand.
+    pub(super) certain: bool,
+}
+
+/// Finds the attribution that ends with line `last`; `floor` is the first line it may use.
+pub(super) fn attribution(lines: &[Line], last: usize, floor: usize) -> Option<Attribution> {
+    let end = lines.get(last)?;
+    if end.code || end.is_blank() || end.fold.len() > ATTRIBUTION_CHARS_MAX * 3 {
+        return None;
+    }
+    if !may_end(&end.fold) {
+        return None;
+    }
+    let quote_follows = quote_follows(lines, last);
+    let mut joined = String::new();
+    let mut best: Option<((u8, Start), Attribution)> = None;
+    let mut first = last;
+    for _ in 0..ATTRIBUTION_LINES_MAX {
+        let line = &lines[first];
+        joined = if joined.is_empty() {
+            line.fold.clone()
+        } else {
+            format!("{} {joined}", line.fold)
+        };
+        if joined.chars().count() > ATTRIBUTION_CHARS_MAX {
+            break;
+        }
+        let evidence = Evidence::of(&joined);
+        let start = Start::of(&line.fold);
+        if evidence.suffices(quote_follows, start) {
+            let found = Attribution {
+                first,
+                last,
+                certain: evidence.is_certain(),
+            };
+            // Going up must bring something: the verb, the address, or "On Tue, 4 Mar".
+            let rank = (evidence.rank(), start);
+            if best.is_none_or(|(kept, _)| rank.0 > kept.0 || rank.0 == kept.0 && start > kept.1) {
+                best = Some((rank, found));
+            }
+            if start == Start::Opener {
+                break;
+            }
+        }
+        match line_above(lines, first, floor, &joined) {
+            Some(above) => first = above,
+            None => break,
+        }
+    }
+    best.map(|((_, start), found)| Attribution {
+        first: name_above(lines, found.first, floor, start),
+        ..found
+    })
+}
+
+/// A long name in front of the address may fill lines of its own.
+fn name_above(lines: &[Line], first: usize, floor: usize, start: Start) -> usize {
+    if start == Start::Opener {
+        return first;
+    }
+    let continues = |at: usize| {
+        let line = &lines[at];
+        !line.is_blank() && line.depth == lines[first].depth && !ends_sentence(&line.fold)
+    };
+    let top = (floor..first)
+        .rev()
+        .take(NAME_LINES_MAX + 1)
+        .take_while(|at| continues(*at))
+        .last();
+    let Some(top) = top else { return first };
+    let torn = lines[first].fold.starts_with('<') || lines[first - 1].fold.ends_with('<');
+    // A paragraph of its own is taken whole; words of the person may stand right above others.
+    if first - top <= NAME_LINES_MAX
+        && top > floor
+        && lines[top - 1].is_blank()
+        && (torn || start != Start::Date)
+    {
+        return top;
+    }
+    (top..first)
+        .rev()
+        .take_while(|at| lines[*at].fold.ends_with('<') || is_titled(&lines[*at]))
+        .last()
+        .filter(|_| torn || start == Start::Name)
+        .unwrap_or(first)
+}
+
+/// Lines of a name.
+const NAME_LINES_MAX: usize = 2;
+
+/// Only capitalised words, or "Message from" and such, as names are written.
+fn is_titled(line: &Line) -> bool {
+    let titled = line.raw.split_whitespace().all(|word| {
+        let first = word.chars().find(|c| c.is_alphabetic());
+        first.is_some_and(|c| !c.is_lowercase())
+    });
+    let opened = OPENERS.iter().any(|opener| {
+        opener.len() > 5
+            && line
+                .fold
+                .strip_prefix(opener)
+                .is_some_and(|rest| rest.starts_with(' '))
+    });
+    line.words() >= 2 && (titled || opened)
+}
+
+/// Cheap look at the last line, so that most lines cost nothing.
+fn may_end(fold: &str) -> bool {
+    let tail = fold.trim_end_matches(['-', ' ', '*', '_', '"', '=', '|']);
+    tail.ends_with([':', '>', ')', ']', '：'])
+        || WROTE.iter().any(|verb| tail.ends_with(verb))
+        || WROTE_UNSPACED.iter().any(|verb| fold.contains(verb))
+        || fold.starts_with("----") && tail.len() < fold.len()
+}
+
+/// The line an attribution may go on with upwards: the next one, or one across a blank when
+/// the bracket of the address was torn off.
+fn line_above(lines: &[Line], first: usize, floor: usize, joined: &str) -> Option<usize> {
+    let mut above = first.checked_sub(1)?;
+    if above < floor {
+        return None;
+    }
+    if lines[above].is_blank() {
+        let torn = joined.starts_with(['<', '>']) || joined.starts_with("mailto:");
+        if !torn || above == floor {
+            return None;
+        }
+        above -= 1;
+    }
+    let line = &lines[above];
+    if line.is_blank() || line.code || line.depth != lines[first].depth && !line.fold.ends_with('<')
+    {
+        return None;
+    }
+    (!ends_sentence(&line.fold)).then_some(above)
+}
+
+/// "I will let you know then..." ends a sentence; "Fr., 28." and "Apr." do not.
+fn ends_sentence(fold: &str) -> bool {
+    if fold.ends_with(['!', '?', '。', '！', '？', '…']) {
+        return true;
+    }
+    let Some(head) = fold.strip_suffix('.') else {
+        return false;
+    };
+    let word = head.rsplit([' ', ',']).next().unwrap_or_default();
+    let short = word.chars().count() <= 4 && !word.is_empty();
+    !(short || word.ends_with(|c: char| c.is_ascii_digit()))
+}
+
+/// How a line that may begin an attribution looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Start {
+    Other,
+    Name,
+    Date,
+    Opener,
+}
+
+impl Start {
+    fn of(fold: &str) -> Self {
+        let fold =
+            fold.trim_start_matches(['-', '*', '_', ' ', '"', '\'', '|', '=', '(', '[', '~']);
+        let head: String = fold.chars().take(40).collect();
+        let digit_at = head.find(|c: char| c.is_ascii_digit());
+        let opened = OPENERS.iter().any(|opener| {
+            head.strip_prefix(opener)
+                .is_some_and(|rest| rest.is_empty() || !rest.starts_with(char::is_alphabetic))
+        });
+        if opened && digit_at.is_some() {
+            return Self::Opener;
+        }
+        if digit_at
+            .is_some_and(|at| head[..at].split(' ').count() <= 3 && !head[..at].contains('<'))
+        {
+            return Self::Date;
+        }
+        if fold.contains(['<', '@']) {
+            return Self::Name;
+        }
+        Self::Other
+    }
+}
+
+/// What speaks for an attribution.
+struct Evidence {
+    verb: bool,
+    date: bool,
+    time: bool,
+    address: bool,
+    /// The address stands in brackets, as programs write it.
+    bracketed: bool,
+    colon: bool,
+    own: bool,
+    words: usize,
+}
+
+pub(super) static DATE: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?:^|[^0-9])(?:(?:19|20|25)[0-9]{2}(?:[^0-9]|$)|[0-9]{1,2}[./-][ ]?[0-9]{1,2}[./-][ ]?[0-9]{2,4}|[0-9]{1,2}月 ?[0-9]{1,2}日|[0-9]{1,2}월 ?[0-9]{1,2}일)",
+    )
+});
+
+pub(super) static TIME: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?:^|[^0-9:.])[0-2]?[0-9](?:[:h時时][0-5][0-9]|\.[0-5][0-9](?:[^0-9.]|$)|시 ?[0-5]?[0-9]분|[点點時][0-5]?[0-9]分)|[0-9] ?(?:[ap]\.?m\.?)(?:[^a-z]|$)",
+    )
+});
+
+pub(super) static ADDRESS: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r#"[^\s<>"'(,;:]@[^\s<>"'),;:]+|<[^<>]*mailto:"#));
+
+pub(super) static BRACKETED: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(r"[<(\[]\s*(?:mailto:)?[^\s<>()\[\]]+@[^\s<>()\[\]]+\s*(?:<mailto:[^<>]*>)?\s*[>)\]]")
+});
+
+impl Evidence {
+    fn of(joined: &str) -> Self {
+        let tail = joined.trim_end_matches(['-', ' ', '*', '_', '"', '=', '|']);
+        Self {
+            // People say "he said"; programs that say it give the address.
+            verb: has_verb(joined) || has_word(joined, "said") && BRACKETED.is_match(joined),
+            date: DATE.is_match(joined),
+            time: TIME.is_match(joined),
+            address: ADDRESS.is_match(joined),
+            bracketed: BRACKETED.is_match(joined),
+            colon: tail.ends_with(':'),
+            own: FIRST_PERSON.iter().any(|own| has_word(joined, own)),
+            words: joined.split(' ').count(),
+        }
+    }
+
+    /// How many kinds of evidence there are.
+    fn rank(&self) -> u8 {
+        u8::from(self.verb) + u8::from(self.date) + u8::from(self.time) + u8::from(self.address)
+    }
+
+    fn is_certain(&self) -> bool {
+        self.address && (self.date || self.time) && (self.verb || self.colon)
+    }
+
+    fn suffices(&self, quote_follows: bool, start: Start) -> bool {
+        let dated = self.date || self.time;
+        if self.own && !self.bracketed {
+            return false;
+        }
+        if self.verb {
+            return self.bracketed
+                || self.address && dated
+                || self.date && self.time && self.words <= 40
+                || quote_follows && self.colon && (dated && self.words <= 40 || self.words <= 12)
+                || quote_follows && self.date && start >= Start::Date && self.words <= 25;
+        }
+        if self.colon {
+            return self.bracketed && dated && self.words <= 45
+                || quote_follows && self.date && self.time && self.words <= 25
+                || quote_follows && self.bracketed && self.words <= 15;
+        }
+        quote_follows && self.bracketed && dated && start >= Start::Date && self.words <= 25
+    }
+}
+
+/// Whether a folded text has a date, a time or a bracketed address in it.
+pub(super) fn is_dated(joined: &str) -> bool {
+    DATE.is_match(joined) || TIME.is_match(joined) || BRACKETED.is_match(joined)
+}
+
+fn has_verb(joined: &str) -> bool {
+    WROTE.iter().any(|verb| has_word(joined, verb))
+        || WROTE_UNSPACED.iter().any(|verb| joined.contains(verb))
+}
+
+/// Whether `word` stands in `text` with no letter on either side.
+fn has_word(text: &str, word: &str) -> bool {
+    text.match_indices(word).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let after = text[at + word.len()..].chars().next();
+        // "<a@b>wrote:" and "Uhr:" happen; a letter on the left never does.
+        !before.is_some_and(char::is_alphanumeric) && !after.is_some_and(char::is_alphanumeric)
+    })
+}
+
+fn quote_follows(lines: &[Line], last: usize) -> bool {
+    let depth = lines[last].depth;
+    lines[last + 1..]
+        .iter()
+        .take(4)
+        .find(|line| !line.is_blank() || line.depth > depth)
+        .is_some_and(|line| {
+            line.depth > depth || line.mark == Mark::Quote || depth == 0 && is_barred(&line.fold)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::text::lines;
+    use super::*;
+
+    fn attributed(body: &str) -> bool {
+        let lines = lines(body);
+        let last = lines
+            .iter()
+            .rposition(|line| line.depth == 0 && !line.is_blank())
+            .expect("a line");
+        attribution(&lines, last, 0).is_some()
+    }
+
+    #[test]
+    fn attributions_of_many_languages() {
+        for line in [
+            "On Tue, 4 Mar 2025 at 10:11, Ann Smith <ann@a.example> wrote:",
+            "On 28 Jan 2016, at 19:04, Ann Smith wrote:",
+            "Le mar. 4 mars 2025 à 10:11, Ann Smith <ann@a.example> a écrit :",
+            "Am Di., 4. März 2025 um 10:11 Uhr schrieb Ann Smith <ann@a.example>:",
+            "Ann Smith <ann@a.example> schrieb am Di., 4. März 2025, 10:11:",
+            "El mar, 4 mar 2025 a las 10:11, Ann Smith (<ann@a.example>) escribió:",
+            "Em ter., 4 de mar. de 2025 às 10:11, Ann Smith <ann@a.example> escreveu:",
+            "Il giorno mar 4 mar 2025 alle ore 10:11 Ann Smith <ann@a.example> ha scritto:",
+            "Op di 4 mrt 2025 om 10:11 schreef Ann Smith <ann@a.example>:",
+            "Den tis 4 mars 2025 kl 10:11 skrev Ann Smith <ann@a.example>:",
+            "ti 4. maalisk. 2025 klo 10.11 Ann Smith (ann@a.example) kirjoitti:",
+            "wt., 4 mar 2025 o 10:11 Ann Smith <ann@a.example> napisał(a):",
+            "út 4. 3. 2025 v 10:11 odesílatel Ann Smith <ann@a.example> napsal:",
+            "Ann Smith <ann@a.example> ezt írta (időpont: 2025. márc. 4., K, 10:11):",
+            "În mar., 4 mar. 2025 la 10:11, Ann Smith <ann@a.example> a scris:",
+            "вт, 4 мар. 2025 г. в 10:11, Ann Smith <ann@a.example>:",
+            "вт, 4 бер. 2025 р. о 10:11 Ann Smith <ann@a.example> пише:",
+            "Ann Smith <ann@a.example>, 4 Mar 2025 Sal, 10:11 tarihinde şunu yazdı:",
+            "Στις Τρί 4 Μαρ 2025 στις 10:11 π.μ., ο χρήστης Ann <ann@a.example> έγραψε:",
+            "\u{202b}בתאריך יום ג׳, 4 במרץ 2025 ב-10:11 מאת \u{202a}Ann Smith\u{202c}\u{200f} <\u{202a}ann@a.example\u{202c}\u{200f}>:\u{202c}",
+            "في الثلاثاء، 4 مارس 2025 في 10:11 ص تمت كتابة ما يلي بواسطة \u{202a}Ann\u{202c}\u{200f} <\u{202a}ann@a.example\u{202c}\u{200f}>:",
+            "2025年3月4日(火) 10:11 Ann Smith <ann@a.example>:",
+            "Ann Smith <ann@a.example> 于2025年3月4日周二 10:11写道：",
+            "2025년 3월 4일 (화) 오전 10:11, Ann Smith <ann@a.example>님이 작성:",
+            "Vào Th 3, 4 thg 3, 2025 vào lúc 10:11 Ann Smith <ann@a.example> đã viết:",
+            "ในวันที่ อ. 4 มี.ค. 2568 เวลา 10:11 Ann Smith <ann@a.example> เขียนว่า:",
+            "Pada Sel, 4 Mar 2025 pukul 10.11 Ann Smith <ann@a.example> menulis:",
+        ] {
+            assert!(attributed(&format!("Hello\n\n{line}")), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_a_person_types_is_no_attribution() {
+        for line in [
+            "On Monday I wrote:",
+            "As I wrote on 3 March 2025 at 10:11:",
+            "Please send it to ann@a.example:",
+            "We meet on 4 March 2025 at 10:11:",
+            "He wrote:",
+            "On this day I rewrote everything",
+        ] {
+            assert!(!attributed(&format!("Hello\n\n{line}")), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_wrapped_attribution_is_found_whole() {
+        let body = "I will let you know then...\nOp di 4 mrt 2025 10:11 schreef \"ann\" <ann@a.example> het\nvolgende geschreven:\n> x";
+        let lines = lines(body);
+        let found = attribution(&lines, 2, 0).expect("found");
+        assert_eq!((found.first, found.last), (1, 2));
+    }
+}

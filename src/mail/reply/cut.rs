@@ -1,0 +1,470 @@
+//! Owns the walk over the lines of a body: where quotes begin, where old mail begins.
+//!
+//! Does not read HTML, and leaves to `fates` what becomes of each line.
+
+use std::ops::Range;
+
+use super::attribution;
+use super::known::{self, Known};
+use super::languages::BANNERS;
+use super::quotes::{self, Separator};
+use super::text::{Line, Mark};
+use super::{Confidence, Method};
+
+/// Lines at the top that may hold a banner of the mail system.
+const BANNER_LINES_MAX: usize = 6;
+
+/// What becomes of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Text,
+    Quoted,
+    Signature,
+}
+
+/// The fates of all lines, and why.
+pub(super) struct Cut {
+    pub(super) fates: Vec<Fate>,
+    pub(super) method: Method,
+    pub(super) confidence: Confidence,
+    /// Lines of ours that are kept and need a quote mark to be told from the answer.
+    pub(super) unmarked: Vec<bool>,
+}
+
+/// Decides the fate of every line.
+pub(super) fn cut(lines: &mut Vec<Line>, known: &[&str], marker: &str, forward: bool) -> Cut {
+    let mut known = known::find(lines, known);
+    if !known.lines.contains(&true) {
+        return Cutter::new(lines, known, marker, forward).cut();
+    }
+    // Somebody may answer in our very words ("Yes, keep my subscription for another year"):
+    // what stands above the quote is the person's.
+    let untouched = lines.clone();
+    let marked = (0..lines.len()).any(|at| known.lines[at] && lines[at].depth > 0);
+    let end = if marked {
+        lines.len()
+    } else {
+        let mut probe = Cutter::new(lines, Known::none(untouched.len()), marker, forward);
+        probe.scan();
+        probe.hard.unwrap_or(0)
+    };
+    lines.clone_from(&untouched);
+    if known.lines[end..].contains(&true) || marked {
+        for at in (0..end).filter(|at| lines[*at].depth == 0) {
+            known.lines[at] = false;
+        }
+    }
+    let cut = Cutter::new(lines, known, marker, forward).cut();
+    if cut.method != Method::FullBody {
+        return cut;
+    }
+    *lines = untouched;
+    let unknown = Known::none(lines.len());
+    Cutter::new(lines, unknown, marker, forward).cut()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Blank,
+    Text,
+    Quote,
+    Attribution,
+    Banner,
+}
+
+pub(super) struct Cutter<'a> {
+    pub(super) lines: &'a mut [Line],
+    pub(super) kinds: Vec<Kind>,
+    pub(super) known: Known,
+    pub(super) marker: &'a str,
+    /// The subject says "Fwd:".
+    pub(super) forward: bool,
+    /// The first evidence found, the strongest of its place.
+    pub(super) method: Method,
+    pub(super) confidence: Confidence,
+    /// Everything from here on is old mail without quote marks.
+    pub(super) hard: Option<usize>,
+    /// A whole mail begins here with nothing written above it.
+    pub(super) forwarded: bool,
+}
+
+impl<'a> Cutter<'a> {
+    fn new(lines: &'a mut [Line], known: Known, marker: &'a str, forward: bool) -> Self {
+        let mut kinds = Vec::with_capacity(lines.len());
+        for (at, line) in lines.iter_mut().enumerate() {
+            if known.lines[at] && line.depth == 0 && line.mark == Mark::None {
+                line.mark = Mark::Quote;
+            }
+            kinds.push(match (line.depth, line.mark) {
+                (1.., _) | (_, Mark::Quote) => Kind::Quote,
+                _ if line.is_blank() => Kind::Blank,
+                (_, Mark::Attribution) => Kind::Attribution,
+                _ => Kind::Text,
+            });
+        }
+        Self {
+            lines,
+            kinds,
+            known,
+            marker,
+            forward,
+            method: Method::None,
+            confidence: Confidence::High,
+            hard: None,
+            forwarded: false,
+        }
+    }
+
+    fn cut(mut self) -> Cut {
+        self.banner();
+        self.scan();
+        self.own_words_without_marks();
+        self.answers_between();
+        self.torn_lines();
+        self.own_marks();
+        self.finish()
+    }
+
+    /// "This mail originated outside": put there by a mail system, not by the person.
+    fn banner(&mut self) {
+        let top: Vec<usize> = (0..self.lines.len())
+            .filter(|at| !self.lines[*at].is_blank())
+            .take(BANNER_LINES_MAX)
+            .collect();
+        let hit = top.iter().position(|at| {
+            let fold = &self.lines[*at].fold;
+            BANNERS.iter().any(|banner| fold.contains(banner)) && self.kinds[*at] == Kind::Text
+        });
+        let Some(hit) = hit else { return };
+        let end = (top[hit]..self.lines.len()).find(|at| self.lines[*at].is_blank());
+        let Some(end) = end else { return };
+        for at in 0..end {
+            if self.kinds[at] == Kind::Text {
+                self.kinds[at] = Kind::Banner;
+            }
+        }
+    }
+
+    /// Walks the unquoted lines down to the first place under which all is old mail.
+    fn scan(&mut self) {
+        let mut first_text: Option<usize> = None;
+        let mut floor = 0;
+        let mut at = 0;
+        while at < self.lines.len() {
+            if self.lines[at].depth > 0
+                || self.lines[at].mark == Mark::Quote
+                || !matches!(self.kinds[at], Kind::Text | Kind::Attribution)
+            {
+                at += 1;
+                continue;
+            }
+            if self.lines[at].mark == Mark::Cut {
+                let method = if self.forward {
+                    Method::Forward
+                } else {
+                    Method::HtmlStructure
+                };
+                let head = quotes::header_block(self.lines, at, true).unwrap_or(at + 1);
+                return self.cut_at(at..head, first_text.is_some(), method);
+            }
+            if let Some((from, end, method)) = self.whole_mail(at) {
+                let own = first_text.is_some_and(|text| text < from);
+                if self.quoted_at(end) && method != Method::Marker {
+                    // Quote marks below: the header is but the head of a quote.
+                    self.attribute(from..end);
+                    self.found(method, Confidence::High);
+                    floor = end;
+                    at = end;
+                    continue;
+                }
+                return self.cut_at(from..end, own, method);
+            }
+            if let Some((range, certain)) = self.attribution_at(at, floor) {
+                let from = range.start;
+                first_text = first_text.filter(|text| *text < from);
+                self.attribute(range.clone());
+                floor = range.end;
+                at = range.end;
+                if first_text.is_some() && self.unquoted_at(at) {
+                    let confidence = if certain {
+                        Confidence::High
+                    } else {
+                        Confidence::Medium
+                    };
+                    self.found(Method::Attribution, confidence);
+                    return self.cut_at(from..at, true, Method::Attribution);
+                }
+                self.bars(at);
+                continue;
+            }
+            first_text = first_text.or(Some(at));
+            at += 1;
+        }
+    }
+
+    /// A separator or a header block at `at`: where it begins, the line after it, its name.
+    fn whole_mail(&self, at: usize) -> Option<(usize, usize, Method)> {
+        let next = self.next_filled(at + 1);
+        let header_follows =
+            next.is_some_and(|next| quotes::header(&self.lines[next].fold).is_some());
+        let ruled_off = self.ruled_off(at);
+        if let Some(separator) = quotes::separator(&self.lines[at], self.marker, header_follows) {
+            let end = next
+                .filter(|_| header_follows)
+                .and_then(|next| quotes::header_block(self.lines, next, true))
+                .unwrap_or(at + 1);
+            let method = match separator {
+                Separator::Marker => Method::Marker,
+                Separator::Forwarded => Method::Forward,
+                Separator::Original => Method::HeaderBlock,
+            };
+            return Some((at, end, method));
+        }
+        let end = quotes::header_block(self.lines, at, ruled_off)?;
+        let method = if self.forward {
+            Method::Forward
+        } else {
+            Method::HeaderBlock
+        };
+        Some((at, end, method))
+    }
+
+    fn attribution_at(&self, at: usize, floor: usize) -> Option<(Range<usize>, bool)> {
+        if self.kinds[at] == Kind::Attribution {
+            let end = (at..self.lines.len())
+                .find(|end| !matches!(self.kinds[*end], Kind::Attribution | Kind::Blank))
+                .unwrap_or(self.lines.len());
+            return Some((at..end, true));
+        }
+        let found = attribution::attribution(self.lines, at, floor)?;
+        Some((found.first..found.last + 1, found.certain))
+    }
+
+    /// Whether a rule stands right above.
+    fn ruled_off(&self, at: usize) -> bool {
+        self.lines[..at]
+            .iter()
+            .rev()
+            .take(3)
+            .find(|line| !line.is_blank())
+            .is_some_and(|line| quotes::is_rule(&line.fold))
+    }
+
+    fn next_filled(&self, from: usize) -> Option<usize> {
+        (from..self.lines.len())
+            .take(6)
+            .find(|at| !self.lines[*at].is_blank() || self.lines[*at].depth > 0)
+    }
+
+    fn quoted_at(&self, from: usize) -> bool {
+        self.next_filled(from)
+            .is_some_and(|at| self.lines[at].depth > 0)
+    }
+
+    /// Whether unmarked text follows (an end of the mail is neither).
+    fn unquoted_at(&self, from: usize) -> bool {
+        self.next_filled(from)
+            .is_some_and(|at| self.lines[at].depth == 0 && !quotes::is_barred(&self.lines[at].fold))
+    }
+
+    fn attribute(&mut self, range: Range<usize>) {
+        for at in range {
+            if self.kinds[at] == Kind::Text {
+                self.kinds[at] = Kind::Attribution;
+            }
+        }
+    }
+
+    /// Some mailers mark quotes with bars or initials ("AS> "); believed only under an
+    /// attribution.
+    fn bars(&mut self, from: usize) {
+        let Some(first) = self.next_filled(from) else {
+            return;
+        };
+        for at in first..self.lines.len() {
+            if !quotes::is_barred(&self.lines[at].fold) {
+                break;
+            }
+            self.lines[at].depth = 1;
+            self.kinds[at] = Kind::Quote;
+        }
+    }
+
+    pub(super) fn found(&mut self, method: Method, confidence: Confidence) {
+        if self.method == Method::None {
+            self.method = method;
+            self.confidence = confidence;
+        }
+    }
+
+    /// Everything from `head` on is old mail; `head` is what introduces it.
+    fn cut_at(&mut self, head: Range<usize>, own: bool, method: Method) {
+        if !own {
+            // Nothing above: the mail below is what this mail is about.
+            self.forwarded |= method != Method::Marker;
+            if self.forwarded {
+                self.found(method, Confidence::Medium);
+                return;
+            }
+        }
+        self.found(method, Confidence::High);
+        let mut from = head.start;
+        while from > 0 {
+            let above = &self.lines[from - 1];
+            if !(above.is_blank() && above.depth == 0 || quotes::is_rule(&above.fold)) {
+                break;
+            }
+            from -= 1;
+        }
+        if method == Method::Marker {
+            from = self.dated_above(from).unwrap_or(from);
+        }
+        self.hard = Some(from);
+        for at in from..self.lines.len() {
+            if self.kinds[at] != Kind::Blank {
+                self.kinds[at] = if at < head.end {
+                    Kind::Attribution
+                } else {
+                    Kind::Quote
+                };
+            }
+        }
+    }
+
+    /// The paragraph above `from` if it has a date or an address: an attribution in words
+    /// nobody taught us.
+    fn dated_above(&self, from: usize) -> Option<usize> {
+        let last = (0..from)
+            .rev()
+            .take(3)
+            .find(|at| !self.lines[*at].is_blank())?;
+        let first = (0..=last)
+            .rev()
+            .take(4)
+            .take_while(|at| !self.lines[*at].is_blank() && self.kinds[*at] == Kind::Text)
+            .last()?;
+        let joined = self.lines[first..=last]
+            .iter()
+            .map(|line| line.fold.as_str())
+            .collect::<Vec<_>>()
+            .join(" ");
+        let short = joined.chars().count() <= 300;
+        (short && first > 0 && attribution::is_dated(&joined)).then_some(first)
+    }
+
+    /// Our own words, found without quote marks under the answer.
+    fn own_words_without_marks(&mut self) {
+        if self.hard.is_some() {
+            return;
+        }
+        let first = (0..self.lines.len()).find(|at| {
+            self.known.lines[*at]
+                && self.lines[*at].mark == Mark::Quote
+                && self.lines[*at].depth == 0
+        });
+        let Some(first) = first else { return };
+        let from = match self.dated_above(first) {
+            Some(above) => {
+                self.attribute(above..first);
+                above
+            }
+            None => first,
+        };
+        let above: Vec<usize> = (0..from)
+            .filter(|at| self.kinds[*at] == Kind::Text)
+            .collect();
+        if above.is_empty() || self.invites_answers(&above) {
+            return;
+        }
+        self.cut_at(from..first, true, Method::Known);
+    }
+
+    /// Answers a person wrote into our text: what stands between our lines, as deep as they
+    /// are, and is not ours. Under quote marks (phones type there) it must be our text whole.
+    fn answers_between(&mut self) {
+        let ours: Vec<usize> = (0..self.lines.len())
+            .filter(|at| self.known.lines[*at])
+            .collect();
+        let (Some(first), Some(last)) = (ours.first().copied(), ours.last().copied()) else {
+            return;
+        };
+        let depth = self.lines[first].depth;
+        let sure = if depth == 0 {
+            self.known.whole && self.hard.is_some_and(|hard| hard <= first)
+        } else {
+            self.known.untouched
+        };
+        if !sure || ours.iter().any(|at| self.lines[*at].depth != depth) {
+            return;
+        }
+        let mut at = first;
+        while at < last {
+            let end = (at..last)
+                .find(|end| self.lines[*end].is_blank() || self.known.lines[*end])
+                .unwrap_or(last);
+            if end > at && (at..end).all(|at| self.is_answer(at, depth)) {
+                for line in self.lines[at..end].iter_mut().filter(|line| line.depth > 0) {
+                    line.unquote();
+                }
+                self.kinds[at..end].fill(Kind::Text);
+            }
+            at = end + 1;
+        }
+    }
+
+    fn is_answer(&self, at: usize, depth: u8) -> bool {
+        let fold = self.lines[at].fold.as_str();
+        let link =
+            fold.contains("://") || fold.starts_with(['[', '<', '|']) || fold.contains("cid:");
+        !self.known.partly[at]
+            && !link
+            && self.lines[at].depth == depth
+            && self.kinds[at] == Kind::Quote
+            && fold.chars().any(char::is_alphanumeric)
+            && quotes::header(fold).is_none()
+            && !quotes::is_rule(fold)
+    }
+
+    /// Marks above the attribution are the person's: programs put theirs below it.
+    fn own_marks(&mut self) {
+        let attributed = self
+            .kinds
+            .iter()
+            .position(|kind| *kind == Kind::Attribution);
+        let Some(end) = self.hard.into_iter().chain(attributed).min() else {
+            return;
+        };
+        let Some(first) = self.kinds[..end]
+            .iter()
+            .position(|kind| *kind == Kind::Text)
+        else {
+            return;
+        };
+        for at in first..end {
+            let line = &self.lines[at];
+            if line.depth > 0 && line.mark == Mark::None && !self.known.lines[at] {
+                self.kinds[at] = Kind::Text;
+            }
+        }
+    }
+
+    /// A word or two, or a link, that fell out of a quoted line when it was wrapped again.
+    fn torn_lines(&mut self) {
+        for at in 1..self.lines.len().saturating_sub(1) {
+            let line = &self.lines[at];
+            if self.kinds[at] != Kind::Text
+                || self.lines[at - 1].depth == 0
+                || self.lines[at + 1].depth == 0
+            {
+                continue;
+            }
+            let rest = self.lines[at - 1].raw.chars().count() >= 60
+                && line.words() <= 4
+                && line.fold.chars().count() <= 30;
+            let link = line.words() == 1 && line.fold.contains("://");
+            if rest || link {
+                self.kinds[at] = Kind::Quote;
+            }
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Owns what becomes of each line once the quotes are known: kept, quoted, signature.
+//!
+//! Every line gets exactly one fate, so nothing is lost. Does not look for quotes.
+
+use std::ops::Range;
+
+use super::attribution;
+use super::card;
+use super::cut::{Cut, Cutter, Fate, Kind};
+use super::languages::SEE_BELOW;
+use super::quotes::{self, Separator};
+use super::signature;
+use super::text::Mark;
+use super::{Confidence, Method};
+
+impl Cutter<'_> {
+    /// Decides the fates.
+    pub(super) fn finish(mut self) -> Cut {
+        let count = self.lines.len();
+        let mut gone = vec![false; count];
+        for zone in self.zones() {
+            signature::peel(self.lines, zone, &mut gone);
+        }
+        self.lone_mark(&gone);
+        let mut fates: Vec<Fate> = (0..count)
+            .map(|at| match self.kinds[at] {
+                Kind::Quote | Kind::Attribution | Kind::Banner => Fate::Quoted,
+                Kind::Blank | Kind::Text if gone[at] => Fate::Signature,
+                Kind::Blank | Kind::Text => Fate::Text,
+            })
+            .collect();
+        if self.forwarded {
+            return self.whole(Confidence::Medium);
+        }
+        let mut unmarked = vec![false; count];
+        self.keep_answered(&mut fates, &mut unmarked);
+        if self.is_empty(&fates) && !self.typed_into_signature(&mut fates) {
+            self.method = Method::FullBody;
+            return self.whole(Confidence::Low);
+        }
+        self.name_evidence(&fates);
+        Cut {
+            fates,
+            method: self.method,
+            confidence: self.confidence,
+            unmarked,
+        }
+    }
+
+    fn is_empty(&self, fates: &[Fate]) -> bool {
+        !(0..fates.len()).any(|at| fates[at] == Fate::Text && !self.lines[at].is_blank())
+    }
+
+    /// Some people answer inside the signature their mail program made: gives it back when
+    /// nothing else is there and it reads like a letter.
+    fn typed_into_signature(&mut self, fates: &mut [Fate]) -> bool {
+        let marked: Vec<usize> = (0..fates.len())
+            .filter(|at| fates[*at] == Fate::Signature && self.lines[*at].mark == Mark::Signature)
+            .collect();
+        let quoted = fates.contains(&Fate::Quoted);
+        if !quoted
+            || !marked
+                .iter()
+                .any(|at| signature::is_prose(&self.lines[*at].fold))
+        {
+            return false;
+        }
+        for at in marked {
+            fates[at] = Fate::Text;
+        }
+        self.found(Method::HtmlStructure, Confidence::Low);
+        self.confidence = Confidence::Low;
+        true
+    }
+
+    fn whole(&self, confidence: Confidence) -> Cut {
+        Cut {
+            fates: vec![Fate::Text; self.lines.len()],
+            method: match self.method {
+                Method::Forward => Method::Forward,
+                _ => Method::FullBody,
+            },
+            confidence,
+            unmarked: vec![false; self.lines.len()],
+        }
+    }
+
+    /// Runs of lines without quotes.
+    fn zones(&self) -> Vec<Range<usize>> {
+        let mut zones = Vec::new();
+        let mut start = None;
+        for at in 0..=self.lines.len() {
+            let own = at < self.lines.len() && matches!(self.kinds[at], Kind::Text | Kind::Blank);
+            match (own, start) {
+                (true, None) => start = Some(at),
+                (false, Some(from)) => {
+                    zones.push(from..at);
+                    start = None;
+                }
+                _ => {}
+            }
+        }
+        zones
+    }
+
+    /// A single `>` line right under a person's line, before any other quote, is the person's.
+    fn lone_mark(&mut self, gone: &[bool]) {
+        let is_quote = |kinds: &[Kind], at: usize| {
+            kinds
+                .get(at)
+                .is_some_and(|kind| matches!(kind, Kind::Quote | Kind::Attribution))
+        };
+        let Some(only) = (0..self.lines.len()).find(|at| is_quote(&self.kinds, *at)) else {
+            return;
+        };
+        let above = only.checked_sub(1);
+        if self.lines[only].depth == 1
+            && self.lines[only].mark == Mark::None
+            && !self.lines[only].is_blank()
+            && !self.known.lines[only]
+            && self.hard.is_none_or(|hard| only < hard)
+            && !is_quote(&self.kinds, only + 1)
+            && above.is_some_and(|above| self.kinds[above] == Kind::Text && !gone[above])
+        {
+            self.kinds[only] = Kind::Text;
+        }
+    }
+
+    /// Keeps the quotes that are answered below them.
+    fn keep_answered(&mut self, fates: &mut [Fate], unmarked: &mut [bool]) {
+        let own: Vec<usize> = (0..self.lines.len())
+            .filter(|at| fates[*at] == Fate::Text && self.kinds[*at] == Kind::Text)
+            .collect();
+        let (Some(first), Some(last)) = (own.first().copied(), own.last().copied()) else {
+            return;
+        };
+        let is_quote = |at: &usize| matches!(self.kinds[*at], Kind::Quote | Kind::Attribution);
+        let leading = (0..first).any(|at| is_quote(&at));
+        let attributed = (0..first).any(|at| self.kinds[at] == Kind::Attribution)
+            || (0..first).any(|at| self.lines[at].mark == Mark::Quote && self.lines[at].depth == 0)
+            || (0..first)
+                .find(is_quote)
+                .is_some_and(|at| self.attribution_in_quote(at) > at);
+        let middle = (first..last).any(|at| is_quote(&at));
+        let trailing = (last..self.lines.len()).any(|at| self.kinds[at] == Kind::Quote);
+        if !middle {
+            if leading && (!attributed || trailing) {
+                self.keep(0..first, fates, unmarked);
+            }
+            return;
+        }
+        if !leading && let Some(below) = self.single_answer(&own) {
+            let above: Vec<usize> = own.iter().copied().filter(|at| *at < below).collect();
+            let under: Vec<usize> = own.iter().copied().filter(|at| *at >= below).collect();
+            if !self.invites_answers(&above) && card::is_residue(self.lines, &under) {
+                for at in under {
+                    fates[at] = Fate::Signature;
+                }
+                return;
+            }
+        }
+        self.keep(0..last, fates, unmarked);
+    }
+
+    /// With one quote only between own words: the first own line below it.
+    fn single_answer(&self, own: &[usize]) -> Option<usize> {
+        let mut below = None;
+        for pair in own.windows(2) {
+            let between = pair[0] + 1..pair[1];
+            if between.into_iter().any(|at| self.kinds[at] == Kind::Quote) {
+                if below.is_some() {
+                    return None;
+                }
+                below = Some(pair[1]);
+            }
+        }
+        below
+    }
+
+    fn keep(&self, range: Range<usize>, fates: &mut [Fate], unmarked: &mut [bool]) {
+        let mut at = range.start;
+        while at < range.end {
+            let head = self.attribution_in_quote(at);
+            if head > at {
+                at = head;
+                continue;
+            }
+            if self.kinds[at] == Kind::Quote {
+                fates[at] = Fate::Text;
+                unmarked[at] = self.lines[at].depth == 0;
+            }
+            at += 1;
+        }
+    }
+
+    /// Apple marks the attribution like the quote: the line after it when a quote begins so.
+    fn attribution_in_quote(&self, at: usize) -> usize {
+        let begins = self.kinds[at] == Kind::Quote
+            && self.lines[at].depth > 0
+            && (at == 0 || self.kinds[at - 1] != Kind::Quote);
+        if !begins {
+            return at;
+        }
+        (at..self.lines.len())
+            .take(3)
+            .find(|last| {
+                attribution::attribution(self.lines, *last, at)
+                    .is_some_and(|found| found.first == at)
+            })
+            .map_or(at, |last| {
+                (last + 1..self.lines.len())
+                    .find(|next| !self.lines[*next].is_blank())
+                    .unwrap_or(last + 1)
+            })
+    }
+
+    /// "Hi Bob," and "see my answers below" announce answers between the quotes.
+    pub(super) fn invites_answers(&self, above: &[usize]) -> bool {
+        let greeting = above.len() <= 2
+            && above.iter().all(|at| self.lines[*at].words() <= 4)
+            && above
+                .last()
+                .is_some_and(|at| self.lines[*at].fold.ends_with([',', '!', ':', '、', '，']));
+        greeting || self.announces_answers(above)
+    }
+
+    fn announces_answers(&self, above: &[usize]) -> bool {
+        above.len() <= 6
+            && above.iter().any(|at| {
+                let fold = &self.lines[*at].fold;
+                fold.chars().count() <= 120
+                    && SEE_BELOW.iter().any(|word| {
+                        fold.split(|c: char| !c.is_alphanumeric() && c != '-')
+                            .any(|w| w == *word)
+                            || !word.is_ascii() && fold.contains(word)
+                    })
+            })
+    }
+
+    /// Names what the cut rests on.
+    fn name_evidence(&mut self, fates: &[Fate]) {
+        let count = self.lines.len();
+        let gone = |at: &usize| fates[*at] == Fate::Quoted && self.kinds[*at] != Kind::Blank;
+        let known = (0..count).any(|at| gone(&at) && self.known.lines[at]);
+        if known && self.method != Method::Marker {
+            self.method = Method::Known;
+            self.confidence = Confidence::High;
+            return;
+        }
+        let above: Vec<usize> = (0..self.hard.unwrap_or(0))
+            .filter(|at| self.kinds[*at] == Kind::Text)
+            .collect();
+        if !above.is_empty() && self.announces_answers(&above) {
+            // Answers may hide in the old mail, and nothing tells them from it.
+            self.confidence = Confidence::Low;
+        }
+        if self.method != Method::None {
+            return;
+        }
+        let forwarded = (0..count).filter(gone).take(3).any(|at| {
+            quotes::separator(&self.lines[at], self.marker, false) == Some(Separator::Forwarded)
+        });
+        if forwarded {
+            self.method = Method::Forward;
+            return;
+        }
+        let marked = |mark| (0..count).any(|at| gone(&at) && self.lines[at].mark == mark);
+        let attributed = (0..count).any(|at| gone(&at) && self.kinds[at] == Kind::Attribution);
+        let quoted = (0..count).any(|at| gone(&at) && self.kinds[at] == Kind::Quote);
+        let signed = fates.contains(&Fate::Signature);
+        let kept = (0..count).any(|at| fates[at] == Fate::Text && self.kinds[at] == Kind::Quote);
+        (self.method, self.confidence) = if marked(Mark::Quote) || marked(Mark::Attribution) {
+            (Method::HtmlStructure, Confidence::High)
+        } else if attributed {
+            (Method::Attribution, Confidence::High)
+        } else if quoted {
+            (Method::QuotePrefix, Confidence::Medium)
+        } else if signed {
+            (Method::Signature, Confidence::Medium)
+        } else {
+            (Method::None, Confidence::High)
+        };
+        if kept && self.confidence == Confidence::High {
+            self.confidence = Confidence::Medium;
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Owns the HTML that leaves: the reply part of a tree, written small and sanitised.
+//!
+//! Images: only `cid:` (parts of the same mail) and `data:` bitmaps keep their source; an image
+//! from elsewhere loses it and shows its `alt` text, so opening a reply never calls home.
+//! Styles, classes, ids and `target` go; links are http, https, mailto and tel, and carry `rel`.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
+
+use super::tree::{Node, Tree};
+
+static CLEANER: LazyLock<ammonia::Builder<'static>> = LazyLock::new(|| {
+    let mut builder = ammonia::Builder::default();
+    builder
+        .tags(HashSet::from(KEPT))
+        .tag_attributes(HashMap::from([
+            ("a", HashSet::from(["href"])),
+            ("img", HashSet::from(["src", "alt", "width", "height"])),
+            ("td", HashSet::from(["colspan", "rowspan"])),
+            ("th", HashSet::from(["colspan", "rowspan"])),
+            ("ol", HashSet::from(["start"])),
+        ]))
+        .generic_attributes(HashSet::from(["dir"]))
+        .url_schemes(HashSet::from([
+            "http", "https", "mailto", "tel", "cid", "data",
+        ]))
+        .url_relative(ammonia::UrlRelative::Deny)
+        .link_rel(Some("noopener noreferrer nofollow"))
+        .strip_comments(true)
+        .attribute_filter(|element, attribute, value| {
+            (safe(element, attribute, value)).then_some(Cow::Borrowed(value))
+        });
+    builder
+});
+
+/// Elements that leave.
+const KEPT: [&str; 45] = [
+    "a",
+    "b",
+    "bdi",
+    "bdo",
+    "blockquote",
+    "br",
+    "center",
+    "cite",
+    "code",
+    "dd",
+    "del",
+    "div",
+    "dl",
+    "dt",
+    "em",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "hr",
+    "i",
+    "img",
+    "ins",
+    "kbd",
+    "li",
+    "mark",
+    "ol",
+    "p",
+    "pre",
+    "q",
+    "s",
+    "samp",
+    "small",
+    "span",
+    "strong",
+    "sub",
+    "sup",
+    "table",
+    "tbody",
+    "td",
+    "th",
+    "tr",
+    "ul",
+];
+
+/// Written by the writer below: anything else is opened up to its content.
+fn is_kept(tag: &str) -> bool {
+    KEPT.contains(&tag) || ["u", "thead", "tfoot"].contains(&tag)
+}
+
+fn safe(element: &str, attribute: &str, value: &str) -> bool {
+    let value = value.trim().to_ascii_lowercase();
+    match (element, attribute) {
+        ("a", "href") => ["http:", "https:", "mailto:", "tel:"]
+            .iter()
+            .any(|scheme| value.starts_with(scheme)),
+        ("img", "src") => {
+            value.starts_with("cid:")
+                || ["png", "jpeg", "jpg", "gif", "webp"].iter().any(|kind| {
+                    value
+                        .strip_prefix("data:image/")
+                        .is_some_and(|rest| rest.starts_with(kind))
+                })
+        }
+        (_, "dir") => matches!(value.as_str(), "ltr" | "rtl" | "auto"),
+        _ => true,
+    }
+}
+
+/// Writes the nodes `kept` and sanitises them.
+pub(super) fn clean(tree: &Tree, kept: &[bool]) -> String {
+    let mut out = String::new();
+    for child in tree.children(0) {
+        write(tree, kept, child, &mut out);
+    }
+    CLEANER.clean(out.trim()).to_string()
+}
+
+/// Recursion is bounded by the tree's depth.
+fn write(tree: &Tree, kept: &[bool], at: usize, out: &mut String) {
+    let node = &tree.nodes[at];
+    if node.is_text() {
+        if kept[at] {
+            escape(&node.text, out);
+        }
+        return;
+    }
+    // A row keeps its empty cells, or its columns would shift.
+    let cell = matches!(node.tag, "td" | "th");
+    if !kept[at] && !cell {
+        return;
+    }
+    let written = is_kept(node.tag);
+    if written {
+        out.push('<');
+        out.push_str(node.tag);
+        attributes(node, out);
+        out.push('>');
+    }
+    for child in tree.children(at) {
+        write(tree, kept, child, out);
+    }
+    if written && !matches!(node.tag, "br" | "hr" | "img") {
+        out.push_str("</");
+        out.push_str(node.tag);
+        out.push('>');
+    }
+}
+
+fn attributes(node: &Node, out: &mut String) {
+    for name in [
+        "href", "src", "alt", "width", "height", "colspan", "rowspan", "start", "dir",
+    ] {
+        if node.has(name) {
+            out.push(' ');
+            out.push_str(name);
+            out.push_str("=\"");
+            escape(node.attribute(name), out);
+            out.push('"');
+        }
+    }
+}
+
+fn escape(text: &str, out: &mut String) {
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            _ => out.push(c),
+        }
+    }
+}

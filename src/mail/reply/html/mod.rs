@@ -1,0 +1,473 @@
+//! Owns the HTML part: its tree, its text, and the sanitised HTML of the reply.
+//!
+//! Does not decide what is reply: it gives lines with what the structure says of them, and
+//! later writes the nodes whose lines were kept.
+
+mod clean;
+mod roles;
+mod token;
+mod tree;
+
+use super::TEXT_BYTES_MAX;
+use super::cut::Fate;
+use super::text::{Line, Mark};
+use roles::Role;
+use tree::{BLOCKS, Tree};
+
+/// Deepest list that is indented.
+const LIST_DEPTH_MAX: usize = 8;
+
+/// Deepest quote that is counted.
+const QUOTE_DEPTH_MAX: u8 = 200;
+
+/// Blank lines kept in a row.
+const BLANKS_MAX: usize = 2;
+
+/// An HTML part as lines, with the nodes they came from.
+pub(super) struct Page {
+    pub(super) lines: Vec<Line>,
+    pub(super) truncated: bool,
+    tree: Tree,
+    /// Which node wrote into which line.
+    owners: Vec<(usize, usize)>,
+}
+
+impl Page {
+    /// Renders HTML as text.
+    pub(super) fn read(html: &str) -> Self {
+        let tree = Tree::read(html);
+        let mut renderer = Renderer::new(&tree);
+        renderer.children(0, Place::default());
+        renderer.end_line();
+        let Renderer {
+            lines,
+            owners,
+            full,
+            ..
+        } = renderer;
+        Self {
+            lines,
+            truncated: full || tree.truncated,
+            owners,
+            tree,
+        }
+    }
+
+    /// The sanitised HTML of the lines whose fate is text.
+    pub(super) fn cleaned(&self, fates: &[Fate]) -> String {
+        let mut kept = vec![false; self.tree.nodes.len()];
+        for (node, line) in &self.owners {
+            kept[*node] |= fates.get(*line).is_some_and(|fate| *fate == Fate::Text);
+        }
+        self.keep_parents(&mut kept);
+        clean::clean(&self.tree, &kept)
+    }
+
+    /// An element is kept when something in it is. Children come after their parents.
+    fn keep_parents(&self, kept: &mut [bool]) {
+        let mut parents = vec![0; kept.len()];
+        for at in 0..kept.len() {
+            for child in self.tree.children(at) {
+                parents[child] = at;
+            }
+        }
+        for at in (1..kept.len()).rev() {
+            let parent = parents[at];
+            kept[parent] |= kept[at];
+        }
+    }
+}
+
+/// What surrounds a node.
+#[derive(Clone, Copy)]
+struct Place {
+    depth: u8,
+    mark: Mark,
+    pre: bool,
+    lists: usize,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self {
+            depth: 0,
+            mark: Mark::None,
+            pre: false,
+            lists: 0,
+        }
+    }
+}
+
+struct Renderer<'a> {
+    tree: &'a Tree,
+    lines: Vec<Line>,
+    owners: Vec<(usize, usize)>,
+    /// Nodes in the line being written.
+    pending: Vec<usize>,
+    /// The line being written.
+    line: String,
+    place: Place,
+    /// A space is due before the next word.
+    space: bool,
+    /// A blank line is due before the next line.
+    gap: bool,
+    /// The next line is the first of the old mail.
+    cut: bool,
+    /// The next element is a signature.
+    sign_next: bool,
+    bytes: usize,
+    full: bool,
+}
+
+impl<'a> Renderer<'a> {
+    fn new(tree: &'a Tree) -> Self {
+        Self {
+            tree,
+            lines: Vec::new(),
+            owners: Vec::new(),
+            pending: Vec::new(),
+            line: String::new(),
+            place: Place::default(),
+            space: false,
+            gap: false,
+            cut: false,
+            sign_next: false,
+            bytes: 0,
+            full: false,
+        }
+    }
+
+    /// Recursion is bounded by the tree's depth.
+    fn children(&mut self, at: usize, place: Place) {
+        let tree = self.tree;
+        let mut item = tree.nodes[at].attribute("start").parse().unwrap_or(1u32);
+        for child in tree.children(at) {
+            let node = &tree.nodes[child];
+            if node.is_text() {
+                self.text(child, place);
+                continue;
+            }
+            if node.tag == "li" {
+                self.item(tree.nodes[at].tag == "ol", item, place);
+                item = item.saturating_add(1);
+            }
+            self.element(child, place);
+        }
+    }
+
+    fn element(&mut self, at: usize, mut place: Place) {
+        let node = &self.tree.nodes[at];
+        let role = Role::of(node);
+        if self.sign_next && BLOCKS.contains(&node.tag) {
+            self.sign_next = false;
+            if role == Role::Plain {
+                place.mark = Mark::Signature;
+            }
+        }
+        match role {
+            Role::Hidden => return,
+            Role::Cut => {
+                self.end_line();
+                self.cut = true;
+            }
+            Role::Quote => {
+                self.end_line();
+                place.depth = place.depth.saturating_add(1).min(QUOTE_DEPTH_MAX);
+                place.mark = Mark::Quote;
+            }
+            Role::Attribution if place.mark == Mark::None => place.mark = Mark::Attribution,
+            Role::Signature if place.mark == Mark::None => place.mark = Mark::Signature,
+            Role::SignatureNext => self.sign_next = true,
+            Role::Plain | Role::Attribution | Role::Signature => {}
+        }
+        match node.tag {
+            "br" => return self.line_break(at, place),
+            "hr" => return self.rule(at, place),
+            "img" => return self.image(at, place),
+            "pre" => place.pre = true,
+            "ul" | "ol" | "menu" => place.lists += 1,
+            "a" => return self.link(at, place),
+            "td" | "th" => return self.cell(at, place),
+            _ => {}
+        }
+        let block = BLOCKS.contains(&node.tag) || role == Role::Quote;
+        let apart = matches!(
+            node.tag,
+            "p" | "h1" | "h2" | "h3" | "h4" | "h5" | "h6" | "pre" | "blockquote" | "table" | "dl"
+        ) || matches!(node.tag, "ul" | "ol") && place.lists == 1;
+        if block {
+            if node.tag != "li" {
+                self.end_line();
+            }
+            self.gap |= apart;
+        }
+        self.children(at, place);
+        if node.tag == "tr" {
+            self.line
+                .truncate(self.line.trim_end_matches([' ', '|']).len());
+        }
+        if block {
+            self.end_line();
+            self.gap |= apart;
+        }
+    }
+
+    fn item(&mut self, ordered: bool, number: u32, place: Place) {
+        self.end_line();
+        self.place = place;
+        let indent = "  ".repeat(place.lists.saturating_sub(1).min(LIST_DEPTH_MAX));
+        self.line = if ordered {
+            format!("{indent}{number}. ")
+        } else {
+            format!("{indent}- ")
+        };
+        self.space = false;
+    }
+
+    /// Cells of a row stand on one line with bars between, unless they hold lines themselves.
+    fn cell(&mut self, at: usize, place: Place) {
+        let row = std::mem::take(&mut self.line);
+        let row_owners = std::mem::take(&mut self.pending);
+        let (first, gap, row_place) = (self.lines.len(), self.gap, self.place);
+        self.gap = false;
+        self.children(at, place);
+        self.end_line();
+        let filled: Vec<usize> = (first..self.lines.len())
+            .filter(|line| !self.lines[*line].is_blank())
+            .take(2)
+            .collect();
+        let content = match filled[..] {
+            [] => Some(String::new()),
+            [only] => self.lines[only].content_at(place.depth, place.mark),
+            _ => None,
+        };
+        let Some(content) = content else {
+            return self.row_above(first, &row, row_owners, row_place);
+        };
+        while let Some((node, _)) = self.owners.pop_if(|(_, line)| *line >= first) {
+            self.pending.push(node);
+        }
+        self.lines.truncate(first);
+        self.pending.extend(row_owners);
+        self.bytes = self.bytes.saturating_sub(content.len() + 1);
+        self.gap = gap;
+        self.place = if row.trim().is_empty() {
+            place
+        } else {
+            row_place
+        };
+        self.line = row;
+        self.line.push_str(&content);
+        if !self.line.trim().is_empty() {
+            self.line.push_str(" | ");
+        }
+        self.space = false;
+    }
+
+    /// Puts the row written so far above the lines a cell has made.
+    fn row_above(&mut self, first: usize, row: &str, owners: Vec<usize>, place: Place) {
+        let content = row.trim_end_matches([' ', '|']);
+        if content.trim().is_empty() {
+            self.pending.extend(owners);
+            return;
+        }
+        for (_, line) in self
+            .owners
+            .iter_mut()
+            .rev()
+            .take_while(|(_, line)| *line >= first)
+        {
+            *line += 1;
+        }
+        let at = self.owners.partition_point(|(_, line)| *line < first);
+        self.owners
+            .splice(at..at, owners.into_iter().map(|node| (node, first)));
+        self.lines.insert(
+            first,
+            Line::rendered(content, place.depth, place.mark, place.pre),
+        );
+        self.bytes += content.len() + 1;
+    }
+
+    fn link(&mut self, at: usize, place: Place) {
+        let (line, from) = (self.lines.len(), self.line.len());
+        self.children(at, place);
+        let href = self.tree.nodes[at].attribute("href").trim();
+        if self.lines.len() != line {
+            return;
+        }
+        let shown = self.line.get(from..).unwrap_or_default().trim().to_owned();
+        let web = href.starts_with("http://") || href.starts_with("https://");
+        let bare = |url: &str| {
+            let url = url
+                .trim_start_matches("https://")
+                .trim_start_matches("http://");
+            url.trim_start_matches("www.")
+                .trim_end_matches('/')
+                .to_ascii_lowercase()
+        };
+        if web && !shown.is_empty() && bare(href) != bare(&shown) && !href.contains(&shown) {
+            self.line.push_str(" <");
+            self.line.push_str(href);
+            self.line.push('>');
+        }
+    }
+
+    fn image(&mut self, at: usize, place: Place) {
+        let node = &self.tree.nodes[at];
+        let alt = node.attribute("alt").trim();
+        let emoji = node.attribute("data-emoji");
+        let pixel = |name| {
+            node.attribute(name)
+                .trim_end_matches("px")
+                .parse::<u32>()
+                .is_ok_and(|size| size <= 3)
+        };
+        if pixel("width") || pixel("height") {
+            return;
+        }
+        let small =
+            alt.chars().count() <= 3 && !alt.is_empty() && !alt.chars().any(char::is_alphanumeric);
+        let word = if !emoji.is_empty() {
+            emoji.to_owned()
+        } else if small {
+            alt.to_owned()
+        } else if node.attribute("src").starts_with("cid:")
+            || node.attribute("src").starts_with("data:")
+        {
+            if alt.is_empty() {
+                "[image]".to_owned()
+            } else {
+                format!("[image: {alt}]")
+            }
+        } else if alt.is_empty() {
+            return;
+        } else {
+            format!("[{alt}]")
+        };
+        self.word(&word, place);
+        self.own(at);
+    }
+
+    fn rule(&mut self, at: usize, place: Place) {
+        self.end_line();
+        self.place = place;
+        self.line.push_str("---");
+        self.own(at);
+        self.end_line();
+    }
+
+    fn line_break(&mut self, at: usize, place: Place) {
+        self.own(at);
+        if self.line.trim().is_empty() {
+            self.line.clear();
+            self.gap = true;
+            if place.pre {
+                self.blank();
+            }
+        } else {
+            self.end_line();
+        }
+    }
+
+    fn text(&mut self, at: usize, place: Place) {
+        let text = self.tree.nodes[at].text.as_str();
+        if place.pre {
+            return self.preformatted(at, text, place);
+        }
+        let mut rest = text;
+        while let Some(start) = rest.find(|c: char| !is_html_space(c)) {
+            self.space |= start > 0;
+            rest = &rest[start..];
+            let end = rest.find(is_html_space).unwrap_or(rest.len());
+            self.word(&rest[..end], place);
+            rest = &rest[end..];
+        }
+        self.space |= !rest.is_empty();
+        if !text.trim_matches(is_html_space).is_empty() || !self.line.is_empty() {
+            self.own(at);
+        }
+    }
+
+    fn preformatted(&mut self, at: usize, text: &str, place: Place) {
+        for (number, line) in text.split('\n').enumerate() {
+            if number > 0 {
+                if self.line.trim().is_empty() {
+                    self.blank();
+                    self.line.clear();
+                } else {
+                    self.end_line();
+                }
+            }
+            let line = line.strip_suffix('\r').unwrap_or(line);
+            if !line.is_empty() {
+                self.place = place;
+                self.line.push_str(&line.replace('\u{a0}', " "));
+                self.own(at);
+            }
+        }
+    }
+
+    fn word(&mut self, word: &str, place: Place) {
+        if self.line.trim().is_empty() {
+            self.place = place;
+        }
+        if self.space && !self.line.is_empty() && !self.line.ends_with(' ') {
+            self.line.push(' ');
+        }
+        self.space = false;
+        self.line.push_str(&word.replace('\u{a0}', " "));
+    }
+
+    /// Notes that `node` writes into the line being written (a break: that it ends it).
+    fn own(&mut self, node: usize) {
+        self.pending.push(node);
+    }
+
+    fn blank(&mut self) {
+        let blanks = self
+            .lines
+            .iter()
+            .rev()
+            .take_while(|line| line.raw.is_empty())
+            .count();
+        if !self.lines.is_empty() && blanks < BLANKS_MAX {
+            self.lines.push(Line::rendered("", 0, Mark::None, false));
+        }
+    }
+
+    fn end_line(&mut self) {
+        self.space = false;
+        let line = std::mem::take(&mut self.line);
+        let content = line.trim_end();
+        if content.trim().is_empty() {
+            return;
+        }
+        if self.bytes + content.len() > TEXT_BYTES_MAX {
+            self.full = true;
+            return;
+        }
+        if std::mem::take(&mut self.gap) {
+            self.blank();
+        }
+        self.bytes += content.len() + 1;
+        let mut mark = self.place.mark;
+        if std::mem::take(&mut self.cut) {
+            mark = Mark::Cut;
+        }
+        let at = self.lines.len();
+        self.owners
+            .extend(self.pending.drain(..).map(|node| (node, at)));
+        self.lines.push(Line::rendered(
+            content,
+            self.place.depth,
+            mark,
+            self.place.pre,
+        ));
+    }
+}
+
+/// Space that HTML folds; a no-break space is not.
+fn is_html_space(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\n' | '\r' | '\u{c}')
+}

@@ -1,0 +1,191 @@
+//! Owns what mail programs say by their elements: this is a quote, this a signature.
+//!
+//! Does not read words.
+
+use super::tree::Node;
+
+/// What an element is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Nothing special.
+    Plain,
+    /// A quote: one level deeper.
+    Quote,
+    /// From here to the end of the mail all is old.
+    Cut,
+    /// The line above a quote.
+    Attribution,
+    /// A signature.
+    Signature,
+    /// The element after it is a signature (iOS).
+    SignatureNext,
+    /// Not shown.
+    Hidden,
+}
+
+impl Role {
+    pub(super) fn of(node: &Node) -> Self {
+        if is_hidden(node) {
+            return Self::Hidden;
+        }
+        let id = node.attribute("id").to_ascii_lowercase();
+        if id == "linebreakatbeginningofsignature" {
+            return Self::SignatureNext;
+        }
+        let class = node.attribute("class").to_ascii_lowercase();
+        let style = squeezed(node.attribute("style"));
+        if is_cut(node, &id, &class, &style) {
+            return Self::Cut;
+        }
+        let words = || class.split_ascii_whitespace().chain([id.as_str()]);
+        if words().any(|word| ATTRIBUTIONS.contains(&word)) {
+            return Self::Attribution;
+        }
+        if is_signature(node, &id) || words().any(is_signature_word) {
+            return Self::Signature;
+        }
+        if node.tag == "blockquote" {
+            return if is_indent(node, &class, &style) {
+                Self::Plain
+            } else {
+                Self::Quote
+            };
+        }
+        let quote = words().any(|word| {
+            QUOTES
+                .iter()
+                .any(|quote| word == *quote || word.ends_with("yahoo_quoted"))
+        }) || matches!(node.attribute("name"), "quote" | "messageReplySection");
+        if quote { Self::Quote } else { Self::Plain }
+    }
+}
+
+/// Elements that hold a quoted mail whole. `div.gmail_quote` and `div.protonmail_quote` are not
+/// here: answers stand between the blockquotes in them.
+const QUOTES: &[&str] = &[
+    "yahoo_quoted",
+    "tutanota_quote",
+    "isreplycontent",
+    "isforwardcontent",
+    "zmail_extra",
+    "front-blockquote",
+    "missive_quote",
+    "original-content",
+    "wps_quotion",
+    "quoted-email",
+    "qt",
+    "quotedtext",
+    "mail_quote_content",
+    "edo-mail-quote",
+    "cm_quote",
+    "sh-quoted",
+    "x_gmail_quote_blockquote",
+    "ntes_not_fresh_quote",
+];
+
+const ATTRIBUTIONS: &[&str] = &[
+    "gmail_attr",
+    "moz-cite-prefix",
+    "reply-intro",
+    "mac_outlook_attribution_element",
+    "airmail_on",
+    "moz-email-headers-table-prefix",
+    "spark_attribution",
+];
+
+/// Elements at which the old mail begins.
+const CUTS: &[&str] = &[
+    "divrplyfwdmsg",
+    "appendonsend",
+    "olk_src_body_section",
+    "mail-editor-reference-message-container",
+    "ms-outlook-mobile-reference-message",
+    "outlookmessageheader",
+    "stopspelling",
+    "zwchr",
+    "reference-message-container",
+    "replyseparator",
+    "reply_separator",
+];
+
+fn is_cut(node: &Node, id: &str, class: &str, style: &str) -> bool {
+    if CUTS.contains(&id)
+        || class
+            .split_ascii_whitespace()
+            .any(|word| CUTS.contains(&word))
+    {
+        return true;
+    }
+    if node.attribute("data-marker") == "__DIVIDER__" {
+        return true;
+    }
+    // Outlook desktop and Windows Mail rule off the old mail with a line of their own colour.
+    let ruled = [
+        "e1e1e1",
+        "b5c4df",
+        "#e5e5e5",
+        "rgb(225,225,225)",
+        "rgb(181,196,223)",
+        "rgb(229,229,229)",
+    ]
+    .iter()
+    .any(|colour| style.contains(colour));
+    node.tag == "div"
+        && ruled
+        && style.contains("border-top:solid")
+        && (style.contains("border:none") || style.contains("border-style:none"))
+}
+
+fn is_signature(node: &Node, id: &str) -> bool {
+    node.tag == "signature"
+        || node.attribute("data-smartmail") == "gmail_signature"
+        || node.has("data-signature-widget")
+        || matches!(
+            node.attribute("data-marker"),
+            "__SIG_PRE__" | "__SIG_POST__"
+        )
+        || node.attribute("name") == "messageSignatureSection"
+        || id == "_rc_sig"
+        || id.starts_with("zm-_id_-sgn")
+        || id.starts_with("bloop_sign")
+        || id
+            .strip_prefix("sig")
+            .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|c| c.is_ascii_digit()))
+}
+
+fn is_signature_word(word: &str) -> bool {
+    word == "bloop_sign"
+        || word.contains("signature")
+            && !word.contains("before")
+            && !word.contains("empty")
+            && word != "x_signature"
+}
+
+/// Gmail and Apple indent with a blockquote that has no border.
+fn is_indent(node: &Node, class: &str, style: &str) -> bool {
+    class.contains("indent")
+        || style.contains("border:none")
+            && node.attribute("type") != "cite"
+            && !class.contains("quote")
+}
+
+fn is_hidden(node: &Node) -> bool {
+    if [
+        "script", "style", "title", "svg", "math", "template", "select", "object", "video",
+        "audio", "iframe", "noembed", "noframes", "xmp",
+    ]
+    .contains(&node.tag)
+    {
+        return true;
+    }
+    let style = squeezed(node.attribute("style"));
+    node.has("hidden") || style.contains("display:none") || style.contains("mso-hide:all")
+}
+
+fn squeezed(style: &str) -> String {
+    style
+        .chars()
+        .filter(|c| !c.is_whitespace())
+        .map(|c| c.to_ascii_lowercase())
+        .collect()
+}

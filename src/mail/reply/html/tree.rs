@@ -1,0 +1,280 @@
+//! Owns the tree of an HTML part: a lenient builder, linear and bounded.
+//!
+//! html5ever is not used to read mail: its tokenizer compares every attribute of a tag with all
+//! before it and its tree builder walks the whole stack of open elements, so a hostile megabyte
+//! costs minutes. The sanitiser runs on what this tree writes, which is small, shallow and tidy.
+
+use std::sync::LazyLock;
+
+use super::token::{Source, decode, words};
+
+/// Bytes of HTML that are read.
+const HTML_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Elements nested deeper are left out; their content goes to the last one that was opened.
+const DEPTH_MAX: usize = 200;
+
+/// Nodes of a tree; what comes behind is appended as text only.
+const NODES_MAX: usize = 150_000;
+
+/// A parsed HTML part. Node 0 is the root.
+pub(super) struct Tree {
+    pub(super) nodes: Vec<Node>,
+    /// The part was longer than is read.
+    pub(super) truncated: bool,
+}
+
+/// An element, or a run of text.
+#[derive(Default)]
+pub(super) struct Node {
+    /// The element's name if it is one we know, else empty.
+    pub(super) tag: &'static str,
+    /// The text of a text node.
+    pub(super) text: String,
+    attributes: Vec<(&'static str, String)>,
+    pub(super) first: Option<usize>,
+    last: Option<usize>,
+    pub(super) next: Option<usize>,
+}
+
+impl Node {
+    /// The value of an attribute, empty if it has none.
+    pub(super) fn attribute(&self, name: &str) -> &str {
+        self.attributes
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map_or("", |(_, value)| value.as_str())
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.attributes.iter().any(|(known, _)| *known == name)
+    }
+}
+
+impl Tree {
+    /// Reads HTML; any input gives a tree.
+    pub(super) fn read(html: &str) -> Self {
+        let end = html.floor_char_boundary(HTML_BYTES_MAX);
+        let mut builder = Builder::new();
+        let mut source = Source::new(&html[..end]);
+        while source.step(&mut builder) {}
+        Self {
+            nodes: builder.nodes,
+            truncated: end < html.len(),
+        }
+    }
+
+    /// The children of `node`.
+    pub(super) fn children(&self, node: usize) -> impl Iterator<Item = usize> + '_ {
+        std::iter::successors(self.nodes[node].first, |child| self.nodes[*child].next)
+    }
+}
+
+/// Builds the tree from what the tokenizer tells.
+pub(super) struct Builder {
+    nodes: Vec<Node>,
+    stack: Vec<usize>,
+    /// Elements that were too deep to be opened.
+    overflow: usize,
+}
+
+impl Builder {
+    fn new() -> Self {
+        Self {
+            nodes: vec![Node::default()],
+            stack: vec![0],
+            overflow: 0,
+        }
+    }
+
+    fn top(&self) -> usize {
+        self.stack.last().copied().unwrap_or(0)
+    }
+
+    fn append(&mut self, node: Node) -> usize {
+        let parent = self.top();
+        let at = self.nodes.len();
+        self.nodes.push(node);
+        match self.nodes[parent].last.replace(at) {
+            Some(last) => self.nodes[last].next = Some(at),
+            None => self.nodes[parent].first = Some(at),
+        }
+        at
+    }
+
+    pub(super) fn text(&mut self, raw: &str) {
+        let last = self.nodes[self.top()].last;
+        let at = match last {
+            Some(last) if self.nodes[last].is_text() => last,
+            // Text is never lost, so it may go beyond the bound by one node an element.
+            _ => self.append(Node::default()),
+        };
+        decode(raw, &mut self.nodes[at].text);
+    }
+
+    pub(super) fn open(&mut self, tag: &'static str, attributes: Vec<(&'static str, String)>) {
+        self.imply_ends(tag);
+        let void = VOID.contains(&tag);
+        if self.nodes.len() >= NODES_MAX || !void && self.stack.len() >= DEPTH_MAX {
+            self.overflow += usize::from(!void);
+            return;
+        }
+        let at = self.append(Node {
+            tag: if tag.is_empty() { "span" } else { tag },
+            attributes,
+            ..Node::default()
+        });
+        if !void {
+            self.stack.push(at);
+        }
+    }
+
+    pub(super) fn close(&mut self, tag: &'static str) {
+        let tag = if tag.is_empty() { "span" } else { tag };
+        if VOID.contains(&tag) {
+            return;
+        }
+        if self.overflow > 0 {
+            self.overflow -= 1;
+            return;
+        }
+        let wall = if CELLS.contains(&tag) || tag == "table" || tag == "tr" {
+            ""
+        } else {
+            "table"
+        };
+        for depth in (1..self.stack.len()).rev() {
+            let open = self.nodes[self.stack[depth]].tag;
+            if open == tag {
+                self.stack.truncate(depth);
+                return;
+            }
+            // An end tag inside a cell does not close what stands outside of the table.
+            if CELLS.contains(&open) && !wall.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// End tags that HTML lets people leave out.
+    fn imply_ends(&mut self, tag: &str) {
+        let (ends, walls): (&[&str], &[&str]) = match tag {
+            "li" => (&["li"], &["ul", "ol", "menu", "table", "td", "th"]),
+            "dt" | "dd" => (&["dt", "dd"], &["dl", "table", "td", "th"]),
+            "tr" => (&["tr", "td", "th"], &["table"]),
+            "td" | "th" => (&["td", "th"], &["table", "tr"]),
+            "tbody" | "thead" | "tfoot" => {
+                (&["tr", "td", "th", "tbody", "thead", "tfoot"], &["table"])
+            }
+            _ if BLOCKS.contains(&tag) => (
+                &["p"],
+                &["table", "td", "th", "div", "blockquote", "li", "button"],
+            ),
+            _ => return,
+        };
+        if self.overflow > 0 {
+            return;
+        }
+        let mut cut = None;
+        for depth in (1..self.stack.len()).rev() {
+            let open = self.nodes[self.stack[depth]].tag;
+            if walls.contains(&open) {
+                break;
+            }
+            if ends.contains(&open) {
+                cut = Some(depth);
+            }
+        }
+        if let Some(depth) = cut {
+            self.stack.truncate(depth);
+        }
+    }
+}
+
+impl Node {
+    pub(super) fn is_text(&self) -> bool {
+        self.tag.is_empty()
+    }
+}
+
+const VOID: &[&str] = &[
+    "br", "hr", "img", "meta", "link", "base", "input", "col", "wbr", "embed", "area", "param",
+    "source",
+];
+
+const CELLS: &[&str] = &["td", "th"];
+
+/// Elements that stand on lines of their own.
+pub(super) static BLOCKS: LazyLock<Vec<&str>> = LazyLock::new(|| {
+    words(
+        "
+        address article aside blockquote body center dd details div dl dt fieldset figcaption
+        figure footer form h1 h2 h3 h4 h5 h6 header hr html li main menu nav ol p pre section
+        summary table tbody tfoot thead tr ul
+        ",
+    )
+});
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outline(html: &str) -> String {
+        fn walk(tree: &Tree, at: usize, out: &mut String) {
+            for child in tree.children(at) {
+                let node = &tree.nodes[child];
+                if node.is_text() {
+                    out.push_str(&node.text);
+                } else {
+                    out.push('(');
+                    out.push_str(node.tag);
+                    out.push(' ');
+                    walk(tree, child, out);
+                    out.push(')');
+                }
+            }
+        }
+        let tree = Tree::read(html);
+        let mut out = String::new();
+        walk(&tree, 0, &mut out);
+        out
+    }
+
+    #[test]
+    fn ends_are_implied_and_strays_ignored() {
+        assert_eq!(outline("<ul><li>a<li>b</ul>c"), "(ul (li a)(li b))c");
+        assert_eq!(outline("<p>a<p>b</span></div>"), "(p a)(p b)");
+        assert_eq!(
+            outline("<table><tr><td>a<td>b<tr><td>c</table>"),
+            "(table (tr (td a)(td b))(tr (td c)))"
+        );
+        assert_eq!(
+            outline("<div><table><tr><td>a</div>b</td></tr></table></div>"),
+            "(div (table (tr (td ab))))"
+        );
+    }
+
+    #[test]
+    fn what_is_no_text_is_skipped() {
+        assert_eq!(
+            outline("a<!-- <b> -->b<script>x</b></script>c<![if !vml]>d<?xml?>e"),
+            "ab(script )cde"
+        );
+        assert_eq!(
+            outline("1 < 2 <3 &lt;b&gt; &#8364;&#150; &eacute; &nosuch; AT&T"),
+            "1 < 2 <3 <b> €– é &nosuch; AT&T"
+        );
+        assert_eq!(outline("x<b title=\"a>b\" = y='&amp;'>bold"), "x(b bold)");
+        assert_eq!(outline("x<b title=\"never ends"), "x");
+    }
+
+    #[test]
+    fn depth_and_size_are_bounded() {
+        let deep = "<div>".repeat(50_000) + "x";
+        let tree = Tree::read(&deep);
+        assert!(tree.nodes.len() <= DEPTH_MAX + 2);
+        let wide = format!("<a {}>x", "b c=d ".repeat(100_000));
+        assert_eq!(Tree::read(&wide).nodes.len(), 3);
+        assert!(Tree::read(&"<b>".repeat(300_000)).nodes.len() <= NODES_MAX + 1);
+    }
+}

@@ -1,0 +1,223 @@
+//! Owns the recognition of our own words in a mail: what we sent is known.
+//!
+//! Needs no language and no quote marks. Does not decide what goes.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use super::text::{Line, is_invisible};
+
+/// Words in a row that are compared.
+const SHINGLE: usize = 4;
+
+/// Words in a row that are too many for chance.
+const RUN_MIN: usize = 8;
+
+/// Texts that are looked at, newest first.
+const TEXTS_MAX: usize = 16;
+
+/// Bytes of one text that are looked at.
+const TEXT_BYTES_MAX: usize = 256 * 1024;
+
+/// Which lines are ours.
+pub(super) struct Known {
+    /// For each line: it is a line we sent.
+    pub(super) lines: Vec<bool>,
+    /// For each line: half of it or more is ours, so it is no answer.
+    pub(super) partly: Vec<bool>,
+    /// Most of one of our texts was found again.
+    pub(super) whole: bool,
+    /// Nearly all of one of our texts was found again.
+    pub(super) untouched: bool,
+}
+
+impl Known {
+    /// Nothing known of `count` lines.
+    pub(super) fn none(count: usize) -> Self {
+        Self {
+            lines: vec![false; count],
+            partly: vec![false; count],
+            whole: false,
+            untouched: false,
+        }
+    }
+}
+
+/// Finds the words of `texts` in `lines`.
+pub(super) fn find(lines: &[Line], texts: &[&str]) -> Known {
+    let whole_lines: HashSet<Vec<u64>> = texts
+        .iter()
+        .take(TEXTS_MAX)
+        .flat_map(|text| bounded(text).lines().map(words))
+        .filter(|words| words.len() >= 2)
+        .collect();
+    let texts: Vec<Vec<u64>> = texts
+        .iter()
+        .take(TEXTS_MAX)
+        .map(|text| words(bounded(text)))
+        .filter(|words| words.len() >= 2)
+        .collect();
+    if texts.is_empty() {
+        return Known::none(lines.len());
+    }
+    let mut mail: Vec<(u64, usize)> = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let content = line.raw.trim_start_matches(['>', ' ', '|', '\t', '＞']);
+        mail.extend(words(content).into_iter().map(|word| (word, at)));
+    }
+    let mut ours = vec![false; mail.len()];
+    let mut whole = false;
+    let mut untouched = false;
+    for text in &texts {
+        let covered = cover(&mail, text);
+        let count = covered.iter().filter(|covered| **covered).count();
+        let found = count * 10 >= text.len() * 6 && text.len() >= SHINGLE;
+        whole |= found;
+        untouched |= found && count * 100 >= text.len() * 85;
+        let run_min = RUN_MIN.min((text.len() * 4).div_ceil(5)).max(2);
+        accept_runs(&covered, run_min, found, &mut ours);
+    }
+    let (mut found, partly) = by_line(&mail, &ours, lines.len());
+    if whole {
+        short_lines(&mail, &whole_lines, &mut found);
+    }
+    Known {
+        lines: found,
+        partly,
+        whole,
+        untouched,
+    }
+}
+
+fn bounded(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
+}
+
+/// Which words of the mail belong to a shingle of `text`.
+fn cover(mail: &[(u64, usize)], text: &[u64]) -> Vec<bool> {
+    let size = SHINGLE.min(text.len());
+    let shingles: HashSet<&[u64]> = text.windows(size).collect();
+    let plain: Vec<u64> = mail.iter().map(|(word, _)| *word).collect();
+    let mut covered = vec![false; mail.len()];
+    for (at, window) in plain.windows(size).enumerate() {
+        if shingles.contains(window) {
+            covered[at..at + size].fill(true);
+        }
+    }
+    covered
+}
+
+/// Takes the runs that are too long for chance; when the text was found whole, also the short
+/// ones behind the first of them (answers stand between).
+fn accept_runs(covered: &[bool], run_min: usize, found: bool, ours: &mut [bool]) {
+    let mut start = 0;
+    let mut anchored = false;
+    for run in covered.chunk_by(|a, b| a == b) {
+        let end = start + run.len();
+        if run[0] && (run.len() >= run_min || anchored && found) {
+            anchored = true;
+            ours[start..end].fill(true);
+        }
+        start = end;
+    }
+}
+
+/// Below the first line of ours, lines too short for a shingle count when they are the same.
+fn short_lines(mail: &[(u64, usize)], whole_lines: &HashSet<Vec<u64>>, found: &mut [bool]) {
+    let Some(first) = found.iter().position(|found| *found) else {
+        return;
+    };
+    for line in mail.chunk_by(|a, b| a.1 == b.1) {
+        let at = line[0].1;
+        if at > first && !found[at] {
+            let words: Vec<u64> = line.iter().map(|(word, _)| *word).collect();
+            found[at] = whole_lines.contains(&words);
+        }
+    }
+}
+
+/// A line is ours when it begins and ends with our words and nearly all between are ours.
+fn by_line(mail: &[(u64, usize)], ours: &[bool], count: usize) -> (Vec<bool>, Vec<bool>) {
+    let mut known = vec![false; count];
+    let mut partly = vec![false; count];
+    let mut start = 0;
+    for words in mail.chunk_by(|a, b| a.1 == b.1) {
+        let marks = &ours[start..start + words.len()];
+        start += words.len();
+        let hits = marks.iter().filter(|hit| **hit).count();
+        partly[words[0].1] = hits * 2 >= marks.len();
+        known[words[0].1] = marks[0] && marks[marks.len() - 1] && hits * 10 >= marks.len() * 9;
+    }
+    (known, partly)
+}
+
+/// Lower-case words without punctuation; in scripts that do not part words, each character.
+fn words(text: &str) -> Vec<u64> {
+    let mut words = Vec::new();
+    let mut word = String::new();
+    for c in text.chars() {
+        if is_invisible(c) {
+            continue;
+        }
+        let alone = is_unspaced(c);
+        if (alone || !c.is_alphanumeric()) && !word.is_empty() {
+            words.push(hash(&word));
+            word.clear();
+        }
+        if alone {
+            words.push(hash(c.encode_utf8(&mut [0; 4])));
+        } else if c.is_alphanumeric() {
+            word.extend(c.to_lowercase());
+        }
+    }
+    if !word.is_empty() {
+        words.push(hash(&word));
+    }
+    words
+}
+
+fn is_unspaced(c: char) -> bool {
+    matches!(u32::from(c), 0x0e00..=0x0eff | 0x1000..=0x109f | 0x1780..=0x17ff | 0x3040..=0x30ff | 0x3400..=0x9fff | 0xf900..=0xfaff | 0x2_0000..=0x3_ffff)
+}
+
+fn hash(word: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    word.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::text::lines;
+    use super::*;
+
+    const SENT: &str = "Hello Ann,\n\nthe parcel will arrive on Monday between nine and twelve.\n\nDo you want it left with a neighbour?";
+
+    #[test]
+    fn our_lines_are_found_wrapped_and_without_marks() {
+        let mail = lines(
+            "Yes please.\n\nHello Ann, the parcel will arrive\non Monday between nine and\ntwelve. Do you want it left with a neighbour?",
+        );
+        let known = find(&mail, &[SENT]);
+        assert_eq!(known.lines, [false, false, true, true, true]);
+        assert!(known.whole);
+    }
+
+    #[test]
+    fn a_few_common_words_are_not_ours() {
+        let mail = lines("Do you want it on Monday?\nHello Ann, thanks");
+        assert_eq!(find(&mail, &[SENT]).lines, [false, false]);
+    }
+
+    #[test]
+    fn scripts_without_spaces_are_found_too() {
+        let sent = "お荷物は月曜日の午前中に届く予定です。";
+        let mail = lines("わかりました。\n\nお荷物は月曜日の午前中に\n届く予定です。");
+        assert_eq!(find(&mail, &[sent]).lines, [false, false, true, true]);
+    }
+
+    #[test]
+    fn nothing_sent_means_nothing_known() {
+        assert!(find(&lines("a\nb"), &[]).lines.iter().all(|known| !known));
+    }
+}

@@ -1,0 +1,319 @@
+//! Owns cutting out of a mail the words a person wrote.
+//!
+//! Does not fetch, store or post anything, and does not parse MIME: it takes the text and the
+//! HTML part as decoded strings and never trusts either of them blindly.
+//!
+//! Every line of the part that is chosen ends in exactly one of `text`, `quoted` and
+//! `signature`. Quotes with an answer under them stay with the answer; closing words and the
+//! name under them ("Best regards, Ann") are the person's own and stay.
+
+mod attribution;
+mod card;
+mod cut;
+mod fates;
+mod html;
+mod known;
+mod languages;
+mod quotes;
+mod signature;
+mod text;
+
+use cut::{Cut, Fate};
+use text::{Line, Mark};
+
+/// Bytes of a part that are read; what stands behind them is left out (`Reply::truncated`).
+pub const TEXT_BYTES_MAX: usize = 1024 * 1024;
+
+/// The marker that notifications carry unless the product says otherwise.
+pub const MARKER_DEFAULT: &str = "Reply above this line";
+
+/// A mail's body as the MIME parser decoded it, and what we know of its thread.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// The `text/plain` part.
+    pub text: Option<&'a str>,
+    /// The `text/html` part.
+    pub html: Option<&'a str>,
+    /// The subject, which tells forwards.
+    pub subject: &'a str,
+    /// The texts we sent earlier in this thread, newest first.
+    pub known: &'a [&'a str],
+    /// The line under which nothing is reply, as our notifications word it.
+    pub marker: &'a str,
+}
+
+impl Default for Input<'_> {
+    fn default() -> Self {
+        Self {
+            text: None,
+            html: None,
+            subject: "",
+            known: &[],
+            marker: MARKER_DEFAULT,
+        }
+    }
+}
+
+/// What a person wrote, and what was cut away.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reply {
+    /// The words the person wrote, with the quotes they answer. Never empty unless the mail is.
+    pub text: String,
+    /// The same as sanitised HTML, if the mail had an HTML part.
+    pub html: Option<String>,
+    /// Old mail that was cut away, with its attribution.
+    pub quoted: String,
+    /// Signature, "sent from" lines, disclaimers, list footers.
+    pub signature: String,
+    /// What the cut rests on.
+    pub method: Method,
+    /// How sure the cut is.
+    pub confidence: Confidence,
+    /// The part was longer than [`TEXT_BYTES_MAX`]; its end is in none of the fields.
+    pub truncated: bool,
+}
+
+/// The evidence a cut rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Method {
+    /// Nothing was cut.
+    #[default]
+    None,
+    /// Our "reply above this line".
+    Marker,
+    /// Words we sent were found again.
+    Known,
+    /// "On … wrote:".
+    Attribution,
+    /// `From: … Sent: … To: …`, or "-----Original Message-----".
+    HeaderBlock,
+    /// Elements a mail program puts around quotes.
+    HtmlStructure,
+    /// `>` marks alone.
+    QuotePrefix,
+    /// Only a signature was cut.
+    Signature,
+    /// A forwarded mail: cut when words stand above it, else kept whole.
+    Forward,
+    /// Nothing but quote or signature was found, so the whole body is given.
+    FullBody,
+}
+
+impl Method {
+    /// The word used in JSON and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Marker => "marker",
+            Self::Known => "known",
+            Self::Attribution => "attribution",
+            Self::HeaderBlock => "header_block",
+            Self::HtmlStructure => "html_structure",
+            Self::QuotePrefix => "quote_prefix",
+            Self::Signature => "signature",
+            Self::Forward => "forward",
+            Self::FullBody => "full_body",
+        }
+    }
+}
+
+/// How sure a cut is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Confidence {
+    /// A guess: show the whole mail beside it.
+    Low,
+    /// Likely.
+    Medium,
+    /// As sure as mail can be.
+    #[default]
+    High,
+}
+
+impl Confidence {
+    /// The word used in JSON and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        }
+    }
+}
+
+/// Cuts the reply out of a mail. Linear in the size of the parts; never panics.
+pub fn extract(input: &Input<'_>) -> Reply {
+    let plain = input
+        .text
+        .filter(|text| !text.trim().is_empty())
+        .map(|text| Draft::of_text(text, input));
+    let html = input
+        .html
+        .filter(|html| !html.trim().is_empty())
+        .map(|html| Draft::of_html(html, input));
+    match (plain, html) {
+        (None, None) => Reply::default(),
+        (Some(plain), None) => plain.reply,
+        (None, Some(html)) => html.reply,
+        (Some(plain), Some(html)) => choose(plain, html),
+    }
+}
+
+/// One part, cut.
+struct Draft {
+    reply: Reply,
+    /// Words of the whole part.
+    words: usize,
+    /// The part's structure told something (HTML only).
+    structured: bool,
+}
+
+impl Draft {
+    fn of_text(text: &str, input: &Input<'_>) -> Self {
+        let end = text.floor_char_boundary(TEXT_BYTES_MAX);
+        let mut lines = text::lines(&text[..end]);
+        let cut = cut::cut(
+            &mut lines,
+            input.known,
+            input.marker,
+            is_forward(input.subject),
+        );
+        let mut reply = assemble(&lines, &cut);
+        reply.truncated = end < text.len();
+        Self::new(reply, false)
+    }
+
+    fn of_html(html: &str, input: &Input<'_>) -> Self {
+        let mut page = html::Page::read(html);
+        let cut = cut::cut(
+            &mut page.lines,
+            input.known,
+            input.marker,
+            is_forward(input.subject),
+        );
+        let mut reply = assemble(&page.lines, &cut);
+        reply.truncated = page.truncated;
+        reply.html = Some(page.cleaned(&cut.fates));
+        Self::new(reply, page.lines.iter().any(|line| line.mark != Mark::None))
+    }
+
+    fn new(reply: Reply, structured: bool) -> Self {
+        let words = [&reply.text, &reply.quoted, &reply.signature]
+            .iter()
+            .map(|text| text.split_whitespace().count())
+            .sum();
+        Self {
+            reply,
+            words,
+            structured,
+        }
+    }
+}
+
+/// "Fwd:" and its kin in front of a subject.
+fn is_forward(subject: &str) -> bool {
+    let subject = text::fold(subject);
+    [
+        "fwd:",
+        "fw:",
+        "wg:",
+        "tr:",
+        "rv:",
+        "enc:",
+        "i:",
+        "doorst:",
+        "vs:",
+        "vb:",
+        "vl:",
+        "pd:",
+        "转发:",
+        "轉寄:",
+        "fwd :",
+        "пересл:",
+        "továbbítás:",
+        "ilt:",
+        "yml:",
+        "rif:",
+    ]
+    .iter()
+    .any(|prefix| subject.starts_with(prefix))
+}
+
+/// Puts the lines together again by fate.
+fn assemble(lines: &[Line], cut: &Cut) -> Reply {
+    let mut parts = [String::new(), String::new(), String::new()];
+    let mut gap = [false; 3];
+    for (at, line) in lines.iter().enumerate() {
+        if line.is_blank() && line.depth == 0 {
+            gap = [true; 3];
+            continue;
+        }
+        let slot = match cut.fates[at] {
+            Fate::Text => 0,
+            Fate::Quoted => 1,
+            Fate::Signature => 2,
+        };
+        if gap[slot] && !parts[slot].is_empty() {
+            parts[slot].push('\n');
+        }
+        gap[slot] = false;
+        for other in (0..3).filter(|other| *other != slot) {
+            gap[other] = true;
+        }
+        if cut.unmarked[at] {
+            parts[slot].push_str("> ");
+        }
+        parts[slot].push_str(&line.raw);
+        parts[slot].push('\n');
+    }
+    let [text, quoted, signature] = parts.map(|part| part.trim_end().to_owned());
+    Reply {
+        text,
+        quoted,
+        signature,
+        method: cut.method,
+        confidence: cut.confidence,
+        ..Reply::default()
+    }
+}
+
+/// Chooses between the two parts; the HTML of the reply always comes from the HTML part.
+fn choose(plain: Draft, html: Draft) -> Reply {
+    let cleaned = html.reply.html.clone();
+    let mut reply = if html_is_better(&plain, &html) {
+        html.reply
+    } else {
+        plain.reply
+    };
+    reply.html = cleaned;
+    reply
+}
+
+fn html_is_better(plain: &Draft, html: &Draft) -> bool {
+    if html.reply.text.is_empty() {
+        return false;
+    }
+    // "Your mail program cannot show HTML": a text part that says nothing of the mail.
+    if plain.words * 4 < html.words && plain.words < 60 {
+        return true;
+    }
+    if html.words * 4 < plain.words {
+        return false;
+    }
+    let same = letters(&plain.reply.text).eq(letters(&html.reply.text));
+    if same {
+        // The same words: HTML has whole paragraphs where text is wrapped.
+        return html.reply.text.lines().count() < plain.reply.text.lines().count();
+    }
+    match html.reply.confidence.cmp(&plain.reply.confidence) {
+        std::cmp::Ordering::Greater => true,
+        std::cmp::Ordering::Less => false,
+        std::cmp::Ordering::Equal => html.structured,
+    }
+}
+
+fn letters(text: &str) -> impl Iterator<Item = char> {
+    text.chars().filter(|c| c.is_alphanumeric())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,340 @@
+//! Owns the other marks of a quote: header blocks, "original message" lines, our marker, rules.
+//!
+//! Does not decide what goes: it says what a line is, `cut` decides.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::attribution::{ADDRESS, BRACKETED, DATE, TIME};
+use super::languages::{FORWARDED, HEADERS, Header, MARKERS, ORIGINAL};
+use super::text::{Line, fold, pattern};
+
+/// Lines of a header block that are read.
+const BLOCK_LINES_MAX: usize = 24;
+
+/// A line longer than this is never a header, a separator or a marker.
+const SHORT_CHARS_MAX: usize = 300;
+
+/// A line marked as quote by a bar or by initials ("AS> ").
+pub(super) fn is_barred(fold: &str) -> bool {
+    let initials = fold.trim_start_matches(|c: char| c.is_alphabetic());
+    fold.starts_with('|')
+        || (1..=4).contains(&(fold.chars().count() - initials.chars().count()))
+            && initials.starts_with('>')
+}
+
+static NOTES: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"^[^-]{1,60} ?---+ ?[0-9]{1,4}[./-][0-9]{1,2}[./-][0-9]{2,4} [0-9]{1,2}[:.][0-9]{2}.{0,14}---",
+    )
+});
+
+static GROUPWISE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^>>> .*[0-9].* >>>$"));
+
+/// A line that says a mail follows whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Separator {
+    Original,
+    Forwarded,
+    /// Our "reply above this line".
+    Marker,
+}
+
+/// What `line` announces, if it announces a whole mail.
+pub(super) fn separator(line: &Line, marker: &str, header_follows: bool) -> Option<Separator> {
+    let text = line.fold.as_str();
+    if text.is_empty() || text.len() > SHORT_CHARS_MAX * 2 || line.code {
+        return None;
+    }
+    if is_marker(text, marker) {
+        return Some(Separator::Marker);
+    }
+    let ruled = |c: char| {
+        matches!(
+            c,
+            '-' | '_'
+                | '='
+                | '*'
+                | '~'
+                | '#'
+                | '+'
+                | '>'
+                | '<'
+                | '—'
+                | '–'
+                | '－'
+                | '─'
+                | '━'
+                | '―'
+                | '|'
+                | '·'
+                | '.'
+                | ' '
+                | '\u{a0}'
+        )
+    };
+    let inner = text.trim_matches(ruled);
+    let lead = text.len() - text.trim_start_matches(ruled).len();
+    let inner = inner.trim_end_matches([':', ' ']);
+    if inner.is_empty() {
+        return None;
+    }
+    let dashed = lead >= 2
+        && text.starts_with([
+            '-', '_', '=', '*', '—', '–', '~', '>', '－', '─', '━', '―', '#', '+', '|', '<',
+        ]);
+    let announced = |words: &[&str]| {
+        words.iter().any(|word| {
+            inner == *word && (dashed || text.ends_with(':') || header_follows)
+                || dashed
+                    && inner.strip_prefix(word).is_some_and(|rest| {
+                        rest.len() <= 80 || rest.trim_start().starts_with(['-', '_', '='])
+                    })
+                || dashed && inner.ends_with(word) && inner.len() <= word.len() + 40
+        })
+    };
+    if announced(&FORWARDED) {
+        return Some(Separator::Forwarded);
+    }
+    (announced(&ORIGINAL) || NOTES.is_match(text) || GROUPWISE.is_match(text))
+        .then_some(Separator::Original)
+}
+
+fn is_marker(text: &str, marker: &str) -> bool {
+    let own = fold(marker);
+    let words = text.split(' ').count();
+    own.chars().count() >= 8 && text.contains(own.as_str()) && words <= own.split(' ').count() + 6
+        || words <= 14
+            && MARKERS.iter().any(|known| text.contains(known))
+            && text.starts_with(|c: char| !c.is_alphanumeric() || c.is_alphabetic())
+            && is_ruled_or_short(text)
+}
+
+/// Others' markers are believed only when ruled off ("##- … -##") or nothing but the marker.
+fn is_ruled_or_short(text: &str) -> bool {
+    text.starts_with(['-', '#', '=', '*', '_', '+', '~', '<', '>', '—', '–'])
+        || MARKERS.iter().any(|known| {
+            text.trim_end_matches(['.', ':', ' ']).ends_with(known)
+                && text.len() <= known.len() + 12
+        })
+}
+
+/// Whether the line is only a rule: `____`, `----`, `* * *`.
+pub(super) fn is_rule(fold: &str) -> bool {
+    fold.len() >= 3
+        && fold.chars().all(|c| {
+            matches!(
+                c,
+                '-' | '_'
+                    | '='
+                    | '*'
+                    | '~'
+                    | '#'
+                    | ' '
+                    | '—'
+                    | '–'
+                    | '─'
+                    | '━'
+                    | '―'
+                    | '+'
+                    | '·'
+                    | '.'
+            )
+        })
+        && fold.chars().filter(|c| *c != ' ').count() >= 3
+}
+
+static KEYS: LazyLock<HashMap<&'static str, Header>> = LazyLock::new(|| {
+    let mut keys = HashMap::new();
+    for (header, name) in HEADERS.iter() {
+        keys.entry(*name).or_insert(*header);
+    }
+    keys
+});
+
+/// Reads `From: Ann` (also `*From:* Ann`, `From : Ann`), giving kind and value.
+pub(super) fn header(fold: &str) -> Option<(Header, &str)> {
+    if fold.len() > SHORT_CHARS_MAX * 2 {
+        return None;
+    }
+    let (key, value) = fold.split_once(':')?;
+    if key.len() > 60 {
+        return None;
+    }
+    let key = key.trim_matches(['*', '_', ' ', '|', '[', '·', '•']);
+    let kind = KEYS.get(key).or_else(|| {
+        // "보 낸 사 람" and "主 题" are spaced out by some programs.
+        KEYS.get(key.replace([' ', '\u{3000}'], "").as_str())
+    })?;
+    Some((*kind, value.trim_matches(['*', '_', ' '])))
+}
+
+/// A line of a block whose name we do not know: with date and time it says when.
+fn dated_header(fold: &str) -> Option<(Header, &str)> {
+    let (key, value) = fold.split_once(':')?;
+    let named = key.chars().count() <= 25 && !key.contains(|c: char| c.is_ascii_digit());
+    (named && DATE.is_match(value) && TIME.is_match(value)).then_some((Header::Sent, value))
+}
+
+/// A header block that begins with line `first`: the line after it.
+pub(super) fn header_block(lines: &[Line], first: usize, ruled_off: bool) -> Option<usize> {
+    let depth = lines[first].depth;
+    if lines[first].code {
+        return None;
+    }
+    if one_line_block(&lines[first].fold) {
+        return Some(first + 1);
+    }
+    if header(&lines[first].fold).is_none() {
+        return unknown_block(lines, first).filter(|_| ruled_off);
+    }
+    let mut block = Block::default();
+    let mut end = first;
+    let mut gap = 0;
+    for (at, line) in lines.iter().enumerate().skip(first).take(BLOCK_LINES_MAX) {
+        if line.depth != depth || line.code {
+            break;
+        }
+        if line.is_blank() {
+            gap += 1;
+            if gap > 1 {
+                break;
+            }
+            continue;
+        }
+        match header(&line.fold).or_else(|| dated_header(&line.fold)) {
+            Some((kind, value)) => {
+                block.add(kind, value);
+                end = at + 1;
+                gap = 0;
+            }
+            // A long list of recipients wraps; a blank line ends it.
+            None if gap == 0 && block.may_continue() => block.continue_line(&line.fold),
+            None => break,
+        }
+    }
+    block.suffices(ruled_off).then_some(end)
+}
+
+/// Under a rule: three lines or more with colons, one with an address and one with a date.
+fn unknown_block(lines: &[Line], first: usize) -> Option<usize> {
+    let rows: Vec<&str> = lines[first..]
+        .iter()
+        .take(8)
+        .map(|line| line.fold.as_str())
+        .take_while(|fold| {
+            fold.split_once(':')
+                .is_some_and(|(key, _)| !key.is_empty() && key.chars().count() <= 25)
+        })
+        .collect();
+    let sent = rows.iter().any(|row| dated_header(row).is_some());
+    let from = rows.iter().any(|row| BRACKETED.is_match(row));
+    (rows.len() >= 3 && sent && from).then_some(first + rows.len())
+}
+
+/// `From: Ann Sent: Tuesday To: Bob Subject: Hi` on one line, as bad converters write.
+fn one_line_block(fold: &str) -> bool {
+    if fold.len() > SHORT_CHARS_MAX * 2 || header(fold).is_none_or(|(kind, _)| kind != Header::From)
+    {
+        return false;
+    }
+    let mut block = Block::default();
+    let words: Vec<&str> = fold.split(' ').collect();
+    for (at, word) in words.iter().enumerate() {
+        if let Some(key) = word.strip_suffix(':')
+            && let Some(kind) = KEYS.get(key.trim_matches('*'))
+        {
+            block.add(
+                *kind,
+                words
+                    .get(at + 1..)
+                    .map_or("", |rest| rest.first().copied().unwrap_or("")),
+            );
+        }
+    }
+    block.kinds.len() >= 4 && ADDRESS.is_match(fold) | TIME.is_match(fold)
+}
+
+/// What a run of header lines holds.
+#[derive(Default)]
+struct Block {
+    kinds: Vec<Header>,
+    last: Option<Header>,
+    wrapped: usize,
+    /// An address or a date with a time, as programs write them.
+    exact: bool,
+}
+
+impl Block {
+    fn add(&mut self, kind: Header, value: &str) {
+        if kind != Header::Other && !self.kinds.contains(&kind) {
+            self.kinds.push(kind);
+        }
+        self.last = Some(kind);
+        self.wrapped = 0;
+        self.exact |= ADDRESS.is_match(value)
+            || matches!(kind, Header::Sent) && (TIME.is_match(value) || DATE.is_match(value));
+    }
+
+    fn may_continue(&self) -> bool {
+        self.wrapped < 6 && self.last.is_some()
+    }
+
+    fn continue_line(&mut self, fold: &str) {
+        // Prose under "Subject:" is the body already; a recipient list has addresses.
+        self.wrapped += if ADDRESS.is_match(fold) { 1 } else { 3 };
+        self.exact |= BRACKETED.is_match(fold);
+    }
+
+    fn suffices(&self, ruled_off: bool) -> bool {
+        let has = |kind| self.kinds.contains(&kind);
+        let who = has(Header::From) || has(Header::Sent);
+        match self.kinds.len() {
+            4.. => true,
+            // People paste From, To and Subject; the date comes with mail programs.
+            3 => who && (ruled_off || has(Header::Sent) && (self.exact || has(Header::Subject))),
+            2 => has(Header::From) && (ruled_off || self.exact && has(Header::Sent)),
+            1 => ruled_off && has(Header::From) && self.exact,
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::text::lines;
+    use super::*;
+
+    #[test]
+    fn header_blocks_need_more_than_a_colon() {
+        let block = |text: &str| header_block(&lines(text), 0, false);
+        assert!(block("From: Ann <ann@a.example>\nSent: Tuesday\nTo: Bob\nSubject: Hi").is_some());
+        assert!(block("*Von:* Ann\n*Gesendet:* Dienstag\n*An:* Bob\n*Betreff:* Hallo").is_some());
+        assert!(block("From: Berlin\nTo: Paris\nDate: Monday").is_none());
+        assert!(block("From: Berlin").is_none());
+        assert!(block("Note: well\nTo: do").is_none());
+    }
+
+    #[test]
+    fn separators_speak_many_languages() {
+        let of = |text: &str| separator(&lines(text)[0], "Reply above this line", false);
+        assert_eq!(of("-----Original Message-----"), Some(Separator::Original));
+        assert_eq!(
+            of("------------------ 原始邮件 ------------------"),
+            Some(Separator::Original)
+        );
+        assert_eq!(
+            of("---------- Forwarded message ---------"),
+            Some(Separator::Forwarded)
+        );
+        assert_eq!(
+            of("Anfang der weitergeleiteten Nachricht:"),
+            Some(Separator::Forwarded)
+        );
+        assert_eq!(of("##- Reply above this line -##"), Some(Separator::Marker));
+        assert_eq!(of("I saw the original message"), None);
+        assert_eq!(of("------"), None);
+    }
+}

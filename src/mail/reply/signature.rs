@@ -1,0 +1,469 @@
+//! Owns what stands under a reply: signatures, "sent from" lines, disclaimers, list footers.
+//!
+//! Closing words and the name below them ("Best regards, Ann") are the person's own words and
+//! stay with the reply; the contact card under them goes.
+
+use std::ops::Range;
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::card::{CARD_LINES_MAX, card, is_contact, is_dashed_name, is_name};
+use super::languages::{
+    DEVICES, EXCUSES, FOOTERS, LEGAL, LEGAL_HEADINGS, LEGAL_TOO, SENT_FROM, SENT_FROM_END,
+    SENT_FROM_MINE,
+};
+use super::quotes::is_rule;
+use super::text::{Line, Mark, pattern};
+
+/// Non-blank lines of a signature, disclaimers included.
+const SIGNATURE_LINES_MAX: usize = 40;
+
+/// Blocks that may lie below a reply.
+const BLOCKS_MAX: usize = 24;
+
+/// Marks in `gone` the lines of `zone` (a run of lines without quotes) that are signature.
+pub(super) fn peel(lines: &[Line], zone: Range<usize>, gone: &mut [bool]) {
+    for at in zone.clone() {
+        if lines[at].mark == Mark::Signature {
+            gone[at] = true;
+        }
+    }
+    armour(lines, zone.clone(), gone);
+    if let Some(at) = delimiter(lines, zone.clone(), gone) {
+        gone[at..zone.end].fill(true);
+    }
+    let mut cards = 0;
+    for _ in 0..BLOCKS_MAX {
+        let Some(block) = last_block(lines, zone.clone(), gone) else {
+            break;
+        };
+        let Some(from) = tail_of(lines, zone.start, block.clone(), &mut cards) else {
+            break;
+        };
+        gone[from..block.end].fill(true);
+    }
+    for at in zone.clone() {
+        let alone = |at: usize| !zone.contains(&at) || lines[at].is_blank() || gone[at];
+        if !gone[at]
+            && !lines[at].code
+            && mobile(&lines[at].fold) == Some(Strength::Certain)
+            && (at == zone.start || alone(at - 1))
+            && (alone(at + 1) || mobile(&lines[at + 1].fold).is_some())
+        {
+            gone[at] = true;
+        }
+    }
+}
+
+/// The last run of lines that are neither blank nor gone.
+fn last_block(lines: &[Line], zone: Range<usize>, gone: &[bool]) -> Option<Range<usize>> {
+    let last = zone
+        .clone()
+        .rev()
+        .find(|at| !lines[*at].is_blank() && !gone[*at])?;
+    let first = (zone.start..=last)
+        .rev()
+        .take_while(|at| !lines[*at].is_blank() && !gone[*at])
+        .take(SIGNATURE_LINES_MAX)
+        .last()?;
+    Some(first..last + 1)
+}
+
+/// Where in the last block the part that is no reply begins.
+fn tail_of(lines: &[Line], floor: usize, block: Range<usize>, cards: &mut u32) -> Option<usize> {
+    let last = &lines[block.end - 1];
+    if last.code {
+        return None;
+    }
+    let sent_from = match mobile(&last.fold) {
+        Some(Strength::Certain) => true,
+        Some(Strength::Likely) => block.len() == 1,
+        None => false,
+    };
+    if sent_from || (is_rule(&last.fold) && block.len() == 1 && block.start > floor) {
+        return Some(block.end - 1);
+    }
+    if let Some(at) = footer(lines, block.clone()) {
+        return Some(at);
+    }
+    if is_legal(lines, floor, block.clone()) {
+        return Some(legal_start(lines, block));
+    }
+    if block.len() == 1 && block.start > floor && is_dashed_name(last.raw.trim()) {
+        return Some(block.start);
+    }
+    if *cards > 0 {
+        return None;
+    }
+    let from = card(lines, floor, block)?;
+    *cards += 1;
+    Some(from)
+}
+
+/// PGP armour around the words.
+fn armour(lines: &[Line], zone: Range<usize>, gone: &mut [bool]) {
+    let mut inside = false;
+    let mut head = false;
+    for at in zone {
+        let fold = lines[at].fold.as_str();
+        if fold.starts_with("-----begin pgp signed message") {
+            gone[at] = true;
+            head = true;
+            continue;
+        }
+        if head {
+            head = !lines[at].is_blank();
+            gone[at] |= fold.starts_with("hash:") || fold.starts_with("charset:");
+        }
+        if fold.starts_with("-----begin pgp signature") {
+            inside = true;
+        }
+        if inside {
+            gone[at] = true;
+            inside = !fold.starts_with("-----end pgp signature");
+        }
+    }
+}
+
+/// The `-- ` (or its kin) under which the zone holds nothing but a signature.
+fn delimiter(lines: &[Line], zone: Range<usize>, gone: &[bool]) -> Option<usize> {
+    let mut found = None;
+    let mut below = Below::default();
+    for at in zone.rev() {
+        let line = &lines[at];
+        if line.is_blank() || gone[at] {
+            continue;
+        }
+        if line.code || below.lines > SIGNATURE_LINES_MAX {
+            break;
+        }
+        if let Some(strictness) = Strictness::of(&line.fold)
+            && below.allows(strictness)
+        {
+            found = Some(at);
+        }
+        below.add(line);
+    }
+    found
+}
+
+/// How much a delimiter must be backed by what follows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Strictness {
+    /// `-- `, RFC 3676 4.3.
+    Standard,
+    /// A rule that may also part two paragraphs.
+    Rule,
+}
+
+impl Strictness {
+    fn of(fold: &str) -> Option<Self> {
+        match fold {
+            "--" | "- --" | "—" | "––" | "——" | "-–" | "–" | "- -" | "--." => {
+                Some(Self::Standard)
+            }
+            _ if fold == "__" || fold == "==" || is_rule(fold) && !fold.contains('.') => {
+                Some(Self::Rule)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What was seen below a would-be delimiter.
+#[derive(Default)]
+struct Below {
+    lines: usize,
+    plain: usize,
+    prose: usize,
+    contact: bool,
+    legal: bool,
+    /// The line right under the delimiter.
+    first_is_name: bool,
+}
+
+impl Below {
+    fn add(&mut self, line: &Line) {
+        self.lines += 1;
+        let legal =
+            legal_terms(&line.fold) > 0 || FOOTERS.iter().any(|footer| line.fold.contains(footer));
+        self.legal |= legal;
+        self.contact |= is_contact(&line.fold);
+        if !legal {
+            self.plain += 1;
+            self.prose += usize::from(is_prose(&line.fold));
+        }
+        self.first_is_name = is_name(&line.raw);
+    }
+
+    fn allows(&self, strictness: Strictness) -> bool {
+        match strictness {
+            Strictness::Standard => {
+                self.plain <= CARD_LINES_MAX && (self.legal || self.prose * 3 <= self.plain.max(3))
+            }
+            Strictness::Rule => {
+                self.lines > 0
+                    && self.plain <= 8
+                    && self.prose == 0
+                    && (self.contact || self.legal || self.first_is_name)
+            }
+        }
+    }
+}
+
+/// Whether a line reads like a sentence of a letter.
+pub(super) fn is_prose(fold: &str) -> bool {
+    let words = fold.split(' ').count();
+    words >= 14 || words >= 7 && fold.ends_with(['.', '?', '!', ':', '…']) && !is_contact(fold)
+}
+
+/// How sure a "sent from" line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Strength {
+    /// It names a device or a mail program.
+    Certain,
+    /// Believed only as the last line.
+    Likely,
+}
+
+static LINK: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"[<(\[]?(?:https?://|www\.)[^\s<>()\[\]]*[>)\]]?"));
+
+/// "Sent from my iPhone", in the languages known.
+pub(super) fn mobile(fold: &str) -> Option<Strength> {
+    if fold.len() < 8 || fold.len() > 400 {
+        return None;
+    }
+    let text = LINK.replace_all(fold, "").replace(['[', ']'], "");
+    let text = text.trim_matches([
+        '<', '>', '(', ')', '*', '_', '[', ']', '-', '—', '–', '~', '"', '\'', '.', '!', ' ', '|',
+        '。', '•', '“', '”',
+    ]);
+    if text.starts_with("yahoo mail:") || text.starts_with("yahoo mail with") {
+        return Some(Strength::Certain);
+    }
+    let starts = SENT_FROM.iter().find(|word| begins_with(text, word));
+    let ends = SENT_FROM_END.iter().find(|word| text.ends_with(*word));
+    if starts.is_none() && ends.is_none() {
+        return None;
+    }
+    let head_end = text
+        .find([',', ';', '!', '?'])
+        .into_iter()
+        .chain(text.find(". "))
+        .min()
+        .unwrap_or(text.len());
+    let (head, tail) = text.split_at(head_end);
+    // "…, please excuse typos" and "Verizon, Samsung Galaxy" go on; other words are a sentence.
+    let brief = tail.split(' ').count() <= 4 && DEVICES.iter().any(|device| names(tail, device));
+    if tail.split(' ').count() > 1 && !brief && !EXCUSES.iter().any(|excuse| tail.contains(excuse))
+    {
+        return None;
+    }
+    let words = head.split(' ').count();
+    let device = brief || DEVICES.iter().any(|device| names(head, device));
+    if device && words <= if starts.is_some() { 12 } else { 10 } {
+        let spoken = starts.is_none() && ends.is_some_and(|end| end.starts_with("from "));
+        return (!spoken || words <= 4).then_some(Strength::Certain);
+    }
+    let likely = words <= 8 && SENT_FROM_MINE.iter().any(|word| begins_with(text, word));
+    likely.then_some(if text.starts_with("sent from my") && tail.len() > 1 {
+        Strength::Certain
+    } else {
+        Strength::Likely
+    })
+}
+
+fn begins_with(text: &str, word: &str) -> bool {
+    text.strip_prefix(word).is_some_and(|rest| {
+        word.chars()
+            .next_back()
+            .is_some_and(|c| !c.is_alphabetic() || !c.is_ascii())
+            || !rest.starts_with(|c: char| c.is_ascii_alphabetic())
+    })
+}
+
+/// Whether `device` begins a word of `text` (short names must be whole words).
+fn names(text: &str, device: &str) -> bool {
+    text.match_indices(device).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let after = text[at + device.len()..].chars().next();
+        let unspaced = device
+            .chars()
+            .next()
+            .is_some_and(|c| u32::from(c) >= 0x0590);
+        unspaced
+            || !before.is_some_and(|c| c.is_ascii_alphanumeric())
+                && (device.len() > 4 || !after.is_some_and(|c| c.is_ascii_alphabetic()))
+    })
+}
+
+/// Mailing-list and scanner footers: the first line of the footer in the block.
+fn footer(lines: &[Line], block: Range<usize>) -> Option<usize> {
+    let hit = block.clone().find(|at| {
+        FOOTERS
+            .iter()
+            .any(|footer| lines[*at].fold.contains(footer))
+    })?;
+    // The rule or the dash above a footer is part of it, and so is what stands between.
+    let ruled = block
+        .clone()
+        .take_while(|at| *at <= hit)
+        .find(|at| is_rule(&lines[*at].fold) || matches!(lines[*at].fold.as_str(), "--" | "—"));
+    let start = ruled.unwrap_or(hit);
+    let prose = (start..hit).filter(|at| is_prose(&lines[*at].fold)).count();
+    (prose == 0).then_some(start)
+}
+
+/// Legal language over the whole block, or the rest of it under a block that surely is.
+fn is_legal(lines: &[Line], floor: usize, block: Range<usize>) -> bool {
+    let (sure, other, words) = legal_weight(lines, block.clone());
+    if sure > 0 && (sure + other >= 2 && words >= 12 || words <= 3) {
+        return true;
+    }
+    let text = lines[block.start]
+        .fold
+        .trim_start_matches(['*', '_', '-', ' ']);
+    if sure > 0
+        && (LEGAL_HEADINGS.iter().any(|head| text.starts_with(head))
+            || text.contains("the environment"))
+    {
+        return true;
+    }
+    let above = (floor..block.start).rev().find(|at| !lines[*at].is_blank());
+    let Some(above) = above.filter(|_| other >= 2 && words >= 12) else {
+        return false;
+    };
+    let top = (floor..=above)
+        .rev()
+        .take_while(|at| !lines[*at].is_blank())
+        .take(SIGNATURE_LINES_MAX)
+        .last()
+        .unwrap_or(above);
+    let (sure, other, words) = legal_weight(lines, top..above + 1);
+    sure > 0 && sure + other >= 2 && words >= 12
+}
+
+/// Sure terms, other terms and words of a block.
+fn legal_weight(lines: &[Line], block: Range<usize>) -> (usize, usize, usize) {
+    let text = block
+        .map(|at| lines[at].fold.as_str())
+        .collect::<Vec<_>>()
+        .join(" ");
+    let unspaced = text.chars().filter(|c| u32::from(*c) >= 0x2e80).count();
+    let count = |list: &[&str]| list.iter().filter(|term| text.contains(*term)).count();
+    (
+        count(&LEGAL),
+        count(&LEGAL_TOO),
+        text.split(' ').count() + unspaced / 3,
+    )
+}
+
+/// The first line of the legal language: words of the person may stand right above it.
+fn legal_start(lines: &[Line], block: Range<usize>) -> usize {
+    let first = block
+        .clone()
+        .find(|at| legal_terms(&lines[*at].fold) > 0)
+        .unwrap_or(block.start);
+    // A long line without an end is the same paragraph, wrapped.
+    (block.start..first)
+        .rev()
+        .take_while(|at| {
+            lines[*at].fold.chars().count() >= 50 && !lines[*at].fold.ends_with(['.', '!', '?'])
+        })
+        .last()
+        .unwrap_or(first)
+}
+
+fn legal_terms(fold: &str) -> usize {
+    LEGAL
+        .iter()
+        .chain(LEGAL_TOO.iter())
+        .filter(|term| fold.contains(*term))
+        .count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::text::lines;
+    use super::*;
+
+    fn peeled(body: &str) -> String {
+        let lines = lines(body);
+        let mut gone = vec![false; lines.len()];
+        peel(&lines, 0..lines.len(), &mut gone);
+        let kept: Vec<&str> = lines
+            .iter()
+            .zip(&gone)
+            .filter(|(_, gone)| !**gone)
+            .map(|(line, _)| line.raw.as_str())
+            .collect();
+        kept.join("\n").trim().to_owned()
+    }
+
+    #[test]
+    fn closings_stay_and_cards_go() {
+        assert_eq!(
+            peeled("Yes.\n\nBest regards,\nAnn Smith\nHead of Sales\nTel: +44 20 7946 0000"),
+            "Yes.\n\nBest regards,\nAnn Smith"
+        );
+        assert_eq!(
+            peeled("Yes.\n\nThanks,\nAnn\n\nPS: bring cake"),
+            "Yes.\n\nThanks,\nAnn\n\nPS: bring cake"
+        );
+        assert_eq!(
+            peeled("Yes.\n\nAnn Smith\nACME Ltd\n+44 20 7946 0000"),
+            "Yes."
+        );
+    }
+
+    #[test]
+    fn content_that_looks_like_a_card_stays() {
+        for body in [
+            "Please send it to:\n\nAnn Smith\n12 High Street\n+44 20 7946 0000",
+            "+44 20 7946 0000",
+            "a\n--\nThis goes on as a long paragraph after a dash, and nobody would call it a signature.\nAnd more of the same follows here, line after line of it.",
+            "Sent from my desk, is much easier than my mobile phone.",
+            "I sent it from my phone",
+            "Lähetetty eilen",
+        ] {
+            assert_eq!(peeled(body), body);
+        }
+    }
+
+    #[test]
+    fn sent_from_lines_of_many_languages() {
+        for line in [
+            "Sent from my iPhone",
+            "Envoyé de mon iPhone",
+            "Von meinem iPhone gesendet",
+            "Enviado desde mi iPhone",
+            "Inviato da iPhone",
+            "Verstuurd vanaf mijn iPhone",
+            "Skickat från min iPhone",
+            "Sendt fra min iPhone",
+            "Lähetetty iPhonesta",
+            "Wysłane z iPhone'a",
+            "Odesláno z iPhonu",
+            "Отправлено с iPhone",
+            "Надіслано з iPhone",
+            "iPhone'umdan gönderildi",
+            "Στάλθηκε από το iPhone μου",
+            "נשלח מה-iPhone שלי",
+            "أُرسلت من الـ iPhone",
+            "iPhoneから送信",
+            "发自我的iPhone",
+            "從我的 iPhone 傳送",
+            "나의 iPhone에서 보냄",
+            "Đã gửi từ iPhone của tôi",
+            "ส่งจาก iPhone ของฉัน",
+            "Dikirim dari iPhone saya",
+            "Trimis de pe iPhone-ul meu",
+            "Elküldve az iPhone-omról",
+            "Get Outlook for iOS<https://aka.ms/o0ukef>",
+        ] {
+            assert!(mobile(&super::super::text::fold(line)).is_some(), "{line}");
+        }
+    }
+}

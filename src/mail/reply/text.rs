@@ -1,0 +1,374 @@
+//! Owns the lines of a plain text body: how deep each is quoted, and its folded form.
+//!
+//! Does not decide what is reply and what is quote.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::languages::{FORWARDED, ORIGINAL, WROTE, WROTE_UNSPACED};
+
+/// Characters of a line that are looked at; what stands behind them is carried, not judged.
+const FOLD_CHARS_MAX: usize = 600;
+
+/// Deepest quote level that is counted.
+const DEPTH_MAX: u8 = 250;
+
+/// Blank lines kept in a row.
+const BLANKS_MAX: u32 = 3;
+
+/// One line of a body.
+#[derive(Debug, Clone)]
+pub(super) struct Line {
+    /// As it is shown, with its quote marks.
+    pub(super) raw: String,
+    /// Lower case, plain spaces, no direction marks, no quote marks, first
+    /// [`FOLD_CHARS_MAX`] characters.
+    pub(super) fold: String,
+    /// Number of quote marks before it.
+    pub(super) depth: u8,
+    /// What the HTML says it is.
+    pub(super) mark: Mark,
+    /// Inside a code fence or `<pre>`: nothing in it is a delimiter.
+    pub(super) code: bool,
+}
+
+/// What the structure of an HTML part says of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Mark {
+    /// Nothing.
+    None,
+    /// The line above a quote.
+    Attribution,
+    /// A signature the mail program put there.
+    Signature,
+    /// Old mail without quote marks.
+    Quote,
+    /// The first line of old mail that goes on to the end.
+    Cut,
+}
+
+impl Line {
+    /// A line of plain text: quote marks are read from it.
+    fn plain(raw: &str) -> Self {
+        let (depth, rest) = quote_marks(raw);
+        Self {
+            raw: raw.trim_end().to_owned(),
+            fold: fold(rest),
+            depth,
+            mark: Mark::None,
+            code: false,
+        }
+    }
+
+    /// A line the HTML renderer made, `depth` quotes deep.
+    pub(super) fn rendered(content: &str, depth: u8, mark: Mark, code: bool) -> Self {
+        let mut raw = String::with_capacity(content.len() + usize::from(depth) + 1);
+        for _ in 0..depth {
+            raw.push('>');
+        }
+        if depth > 0 && !content.is_empty() {
+            raw.push(' ');
+        }
+        raw.push_str(content);
+        Self {
+            raw,
+            fold: fold(content),
+            depth,
+            mark,
+            code,
+        }
+    }
+
+    /// What a rendered line holds, if it is as deep and marked as told.
+    pub(super) fn content_at(&self, depth: u8, mark: Mark) -> Option<String> {
+        let marks = usize::from(depth) + usize::from(depth > 0);
+        (self.depth == depth && self.mark == mark)
+            .then(|| self.raw.get(marks..).unwrap_or_default().to_owned())
+    }
+
+    /// Takes the quote marks off.
+    pub(super) fn unquote(&mut self) {
+        self.raw = quote_marks(&self.raw).1.trim_start().to_owned();
+        self.depth = 0;
+        self.mark = Mark::None;
+    }
+
+    pub(super) fn is_blank(&self) -> bool {
+        self.fold.is_empty()
+    }
+
+    /// Words of the folded line.
+    pub(super) fn words(&self) -> usize {
+        self.fold.split(' ').filter(|w| !w.is_empty()).count()
+    }
+}
+
+/// Cuts a plain text body into lines.
+pub(super) fn lines(body: &str) -> Vec<Line> {
+    let mut lines: Vec<Line> = Vec::new();
+    let mut blanks = 0;
+    for raw in split(body).flat_map(unglued) {
+        let mut line = Line::plain(raw);
+        if line.is_blank() && line.depth == 0 {
+            blanks += 1;
+            if blanks > BLANKS_MAX {
+                continue;
+            }
+        } else {
+            blanks = 0;
+        }
+        if line.depth == 3 && line.fold.ends_with(">>>") {
+            // GroupWise frames its attribution: ">>> Ann <ann@a.example> 3/4/2025 >>>".
+            line.depth = 0;
+            line.fold = fold(raw);
+        }
+        if line.depth > 0
+            && is_torn_tail(&line.fold)
+            && lines
+                .iter()
+                .rev()
+                .find(|l| !l.is_blank())
+                .is_some_and(|l| l.depth == 0)
+        {
+            // "> wrote:" is the end of "<ann@example.com\n> wrote:", not a quote.
+            line.depth = 0;
+            line.fold = fold(raw);
+        }
+        lines.push(line);
+    }
+    mark_fences(&mut lines);
+    lines
+}
+
+/// LF, CRLF, CR and the Unicode line separators all end a line.
+fn split(body: &str) -> impl Iterator<Item = &str> {
+    body.split(['\n', '\u{2028}', '\u{2029}', '\u{85}'])
+        .flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
+}
+
+/// Characters of a line that is searched for a glued attribution.
+const GLUED_CHARS_MAX: usize = 4000;
+
+static GLUED: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r#"^(.*?[.!?…)\]"”:]\s+|.*?\S\s{2,}|\s*)((?:On|Le|Am|El|Em|Il|Op|Den|W dniu|Dne)\s[^<>@]{0,40}[0-9][^<>@]{0,140}<\s*[^<>\s]+@[^<>\s]+\s*>[^<>:]{0,40}:)(.*)$"#,
+    )
+});
+
+static GLUED_RULE: LazyLock<Regex> = LazyLock::new(|| {
+    let words: Vec<String> = ORIGINAL
+        .iter()
+        .chain(FORWARDED.iter())
+        .map(|word| regex::escape(word))
+        .collect();
+    pattern(&format!(
+        r"(?i)^(.*?\S.*?)(-{{4,}} ?(?:{}) ?-{{4,}}.*)$",
+        words.join("|")
+    ))
+});
+
+/// Some programs write reply, attribution and quote on one line: parts them again.
+fn unglued(raw: &str) -> Vec<&str> {
+    let candidate = raw.len() <= GLUED_CHARS_MAX && !raw.trim_start().starts_with(['>', '|']);
+    if candidate
+        && raw.contains('@')
+        && let Some(found) = GLUED.captures(raw)
+        && let (Some(head), Some(middle), Some(tail)) = (found.get(1), found.get(2), found.get(3))
+        && !(head.as_str().trim().is_empty() && tail.as_str().trim().is_empty())
+    {
+        return [head, middle, tail]
+            .iter()
+            .map(|part| part.as_str())
+            .filter(|part| !part.trim().is_empty())
+            .collect();
+    }
+    if candidate
+        && raw.contains("----")
+        && let Some(found) = GLUED_RULE.captures(raw)
+        && let (Some(head), Some(tail)) = (found.get(1), found.get(2))
+        && head.as_str().contains(char::is_alphanumeric)
+    {
+        return vec![head.as_str(), tail.as_str()];
+    }
+    vec![raw]
+}
+
+fn is_torn_tail(fold: &str) -> bool {
+    let Some(head) = fold.strip_suffix(':') else {
+        return false;
+    };
+    let head = head.trim();
+    head.is_empty() || WROTE.contains(&head) || WROTE_UNSPACED.contains(&head)
+}
+
+/// Counts `>` marks, also `> >`, `>>`, `＞` and `&gt;`, and gives what stands behind them.
+fn quote_marks(raw: &str) -> (u8, &str) {
+    let mut rest = raw;
+    let mut depth = 0u8;
+    loop {
+        let trimmed = rest.trim_start_matches([
+            ' ', '\t', '\u{a0}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{feff}',
+        ]);
+        let indent = rest.len() - trimmed.len();
+        if indent > 4 && depth > 0 {
+            return (depth, rest);
+        }
+        let Some(after) = trimmed
+            .strip_prefix('>')
+            .or_else(|| trimmed.strip_prefix('＞'))
+            .or_else(|| trimmed.strip_prefix("&gt;"))
+        else {
+            return (depth, rest);
+        };
+        if depth == 0 && is_face(trimmed) {
+            return (0, rest);
+        }
+        depth = depth.saturating_add(1).min(DEPTH_MAX);
+        rest = after;
+    }
+}
+
+/// `>:(` and `>_<` and `>=` are no quotes.
+fn is_face(text: &str) -> bool {
+    [
+        ">:(", ">:)", ">:-", ">:[", ">:D", ">_<", ">.<", ">_>", ">.>", ">=", ">;",
+    ]
+    .iter()
+    .any(|face| text.starts_with(face))
+}
+
+/// Lines between ``` fences are code. A fence that is never closed is a line like any other.
+fn mark_fences(lines: &mut [Line]) {
+    let mut open: Option<usize> = None;
+    for i in 0..lines.len() {
+        if lines[i].depth > 0
+            || !(lines[i].fold.starts_with("```") || lines[i].fold.starts_with("~~~"))
+        {
+            continue;
+        }
+        match open.take() {
+            None => open = Some(i),
+            Some(start) => lines[start..=i]
+                .iter_mut()
+                .for_each(|line| line.code = true),
+        }
+    }
+}
+
+/// Lower case, one plain space between words, ASCII digits and brackets, no invisible marks.
+pub(super) fn fold(text: &str) -> String {
+    let mut out = String::with_capacity(text.len().min(FOLD_CHARS_MAX));
+    let mut space = false;
+    // Some programs leave this reference in plain text.
+    let spaced;
+    let mut text = text;
+    if text.contains("&nbsp;") {
+        spaced = text.replace("&nbsp;", " ");
+        text = &spaced;
+    }
+    for c in text.trim().chars().take(FOLD_CHARS_MAX) {
+        if is_invisible(c) {
+            continue;
+        }
+        if c.is_whitespace() {
+            space = !out.is_empty();
+            continue;
+        }
+        if space {
+            out.push(' ');
+            space = false;
+        }
+        push_folded(&mut out, c);
+    }
+    if out.contains('&') {
+        out = out
+            .replace("&lt;", "<")
+            .replace("&gt;", ">")
+            .replace("&quot;", "\"");
+    }
+    out
+}
+
+fn push_folded(out: &mut String, c: char) {
+    match c {
+        'A'..='Z' => out.push(c.to_ascii_lowercase()),
+        '\0'..='\x7f' => out.push(c),
+        '：' | '∶' | '︰' => out.push(':'),
+        '＜' | '〈' | '‹' => out.push('<'),
+        '＞' | '〉' | '›' => out.push('>'),
+        '（' => out.push('('),
+        '）' => out.push(')'),
+        '＠' => out.push('@'),
+        '，' => out.push(','),
+        '‐' | '‑' => out.push('-'),
+        '０'..='９' => out.push(digit(c, '０')),
+        '٠'..='٩' => out.push(digit(c, '٠')),
+        '۰'..='۹' => out.push(digit(c, '۰')),
+        '०'..='९' => out.push(digit(c, '०')),
+        '๐'..='๙' => out.push(digit(c, '๐')),
+        _ => out.extend(c.to_lowercase().filter(|c| *c != '\u{307}')),
+    }
+}
+
+fn digit(c: char, zero: char) -> char {
+    char::from_digit(u32::from(c) - u32::from(zero), 10).unwrap_or(c)
+}
+
+/// Marks that steer direction or joining and cannot be seen.
+pub(super) fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{206f}' | '\u{feff}' | '\u{0}'..='\u{8}' | '\u{fe0f}')
+}
+
+/// Compiles a pattern of this module; the tests touch every one.
+#[expect(
+    clippy::expect_used,
+    reason = "the patterns are constants, compiled by the tests"
+)]
+pub(super) fn pattern(source: &str) -> Regex {
+    Regex::new(source).expect("a constant pattern compiles")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quote_marks_are_counted_in_every_spelling() {
+        for (line, depth, rest) in [
+            ("> > deep", 2, "deep"),
+            (">>deep", 2, "deep"),
+            ("＞日本", 1, "日本"),
+            ("&gt; old", 1, "old"),
+            (">:(", 0, ">:("),
+            (">= 5", 0, ">= 5"),
+            ("a > b", 0, "a > b"),
+        ] {
+            let line = Line::plain(line);
+            assert_eq!((line.depth, line.fold.as_str()), (depth, rest));
+        }
+    }
+
+    #[test]
+    fn folding_drops_what_cannot_be_seen() {
+        assert_eq!(fold("\u{200f}On\u{a0} ٤ Mar\u{202c}："), "on 4 mar:");
+        assert_eq!(fold("İSTANBUL"), "istanbul");
+    }
+
+    #[test]
+    fn a_torn_attribution_is_not_a_quote() {
+        let lines = lines("On Mon Ann <ann@a.example\n> wrote:\n> hi");
+        assert_eq!(lines.iter().map(|l| l.depth).collect::<Vec<_>>(), [0, 0, 1]);
+    }
+
+    #[test]
+    fn fences_shield_their_lines() {
+        let lines = lines("a\n```\n--\n```\nb\n```");
+        assert_eq!(
+            lines.iter().map(|l| l.code).collect::<Vec<_>>(),
+            [false, true, true, true, false, false]
+        );
+    }
+}
