@@ -4,4 +4,5 @@ pub mod clock;
 pub mod mail;
 pub mod retry;
 pub mod smtp;
+pub mod store;
 pub mod tls;

@@ -8,3 +8,5 @@ mod kind;
 mod mails;
 #[cfg(test)]
 mod reply;
+#[cfg(test)]
+mod store;

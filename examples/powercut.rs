@@ -1,0 +1,156 @@
+//! A writer and a checker for a power-cut simulator.
+//!
+//! `powercut write FOLDER COUNT` does COUNT rounds (accept a mail, map a thread, settle an older
+//! mail) and prints `ACK n` when all of a round is durable. `powercut check FOLDER` opens what a
+//! cut left and prints of how many rounds everything is there.
+
+#![expect(
+    clippy::print_stdout,
+    reason = "its output is what the simulator reads"
+)]
+#![expect(clippy::expect_used, reason = "a failure ends the check")]
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use postern::clock::Timestamp;
+use postern::mail::address::Address;
+use postern::mail::envelope::{Door, Envelope, Peer, Recipient, Target};
+use postern::mail::fingerprint::Fingerprint;
+use postern::mail::token::ThreadKey;
+use postern::store::{DeliveryId, Fact, MailId, Mapping, Outcome, Settings, Store};
+
+/// Rounds between a mail's arrival and its end.
+const LAG: usize = 10;
+const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+#[tokio::main]
+async fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let deed = arguments.next().expect("write or check");
+    let folder = PathBuf::from(arguments.next().expect("a folder"));
+    // Small segments, so that they are sealed, emptied, compacted and reused all the time.
+    let settings = Settings {
+        segment_bytes: 16 << 10,
+        free_bytes_min: 0,
+        ..Settings::new(folder)
+    };
+    let store = Store::open(settings, NOW).expect("the store opens");
+    match deed.as_str() {
+        "write" => {
+            let count = arguments.next().and_then(|n| n.parse().ok());
+            write(&store, count.expect("a count")).await;
+        }
+        _ => println!("{}", check(&store)),
+    }
+}
+
+async fn write(store: &Store, count: usize) {
+    let mut mails: Vec<MailId> = Vec::new();
+    for round in 0..count {
+        let accepted = store.accept(envelope(round), mail(round)).await;
+        mails.push(accepted.expect("the mail is accepted"));
+        let mut facts = vec![Fact::Mapped(mapping(round))];
+        if let Some(old) = round.checked_sub(LAG) {
+            facts.push(settled(mails[old], old));
+        }
+        store.record(facts).await.expect("the facts are recorded");
+        println!("ACK {}", round + 1);
+        std::io::stdout().flush().expect("stdout is open");
+    }
+}
+
+/// The rounds of which everything that must be there is there.
+fn check(store: &Store) -> usize {
+    let ledger = store.ledger();
+    assert_eq!(
+        ledger.received,
+        ledger.waiting + ledger.delivered,
+        "the ledger adds up"
+    );
+    for delivery in store.waiting(None, usize::MAX) {
+        let round = delivery.envelope.peer.helo.parse();
+        let bytes = store
+            .mail_bytes(delivery.id.mail)
+            .expect("the mail is there");
+        assert_eq!(
+            bytes,
+            mail(round.expect("a round")),
+            "the mail is what was sent"
+        );
+    }
+    let accepted = usize::try_from(ledger.received).expect("few rounds");
+    (0..accepted)
+        .take_while(|round| {
+            let thread = store.thread(ThreadKey::of(&format!("thread-{round}")));
+            let ended = round
+                .checked_sub(LAG)
+                .is_none_or(|old| store.seen(fingerprint(old), NOW).is_some());
+            thread == Some(mapping(*round)) && ended
+        })
+        .count()
+}
+
+fn envelope(round: usize) -> Envelope {
+    Envelope {
+        sender: Address::parse("ann@peer.example").ok(),
+        recipients: vec![Recipient {
+            address: Address::parse("business@inbox.example").expect("an address"),
+            route: "default".to_owned(),
+            target: Target::Mailbox("business".to_owned()),
+        }],
+        peer: Peer {
+            door: Door::Smtp,
+            ip: Some(IpAddr::from([192, 0, 2, 1])),
+            helo: round.to_string(),
+            tls: None,
+        },
+        received_at: NOW,
+        smtputf8: false,
+    }
+}
+
+/// Mails of many sizes, some larger than a segment.
+fn mail(round: usize) -> Bytes {
+    let size = if round.is_multiple_of(17) {
+        100_000
+    } else {
+        500 * (round % 13)
+    };
+    let byte = u8::try_from(round % 251).expect("below 251");
+    vec![byte; size].into()
+}
+
+fn mapping(round: usize) -> Mapping {
+    Mapping {
+        thread_id: format!("thread-{round}"),
+        route: "default".to_owned(),
+        participant: None,
+        subject: format!("subject {round}"),
+        mailbox: None,
+        last_message_id: None,
+        references: Vec::new(),
+        made_at: NOW,
+        changed_at: NOW,
+    }
+}
+
+fn settled(mail: MailId, round: usize) -> Fact {
+    Fact::Settled {
+        delivery: DeliveryId { mail, recipient: 0 },
+        outcome: Outcome::Delivered {
+            thread_id: format!("thread-{round}"),
+            message_id: format!("message-{round}"),
+        },
+        fingerprint: Some(fingerprint(round)),
+        at: NOW,
+    }
+}
+
+fn fingerprint(round: usize) -> Fingerprint {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&(round as u64).to_le_bytes());
+    Fingerprint(bytes)
+}

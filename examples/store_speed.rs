@@ -1,0 +1,221 @@
+//! Measures the store.
+//!
+//! `store_speed accept FOLDER CALLERS COUNT BYTES` accepts COUNT mails from CALLERS tasks;
+//! `store_speed settle FOLDER CALLERS COUNT BYTES` settles each too, with mapping and link;
+//! `store_speed map FOLDER COUNT` records COUNT mappings with a link each;
+//! `store_speed open FOLDER` opens and asks. Each prints what it took.
+
+#![expect(clippy::print_stdout, reason = "its output is its purpose")]
+#![expect(clippy::expect_used, reason = "a failure ends the measurement")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use postern::clock::Timestamp;
+use postern::mail::address::Address;
+use postern::mail::envelope::{Door, Envelope, Peer, Recipient, Target};
+use postern::mail::fingerprint::Fingerprint;
+use postern::mail::token::ThreadKey;
+use postern::store::{DeliveryId, Fact, MailId, Mapping, Outcome, Settings, Store};
+
+const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+#[tokio::main(worker_threads = 2)]
+async fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |at: usize| -> usize {
+        let text = arguments.get(at).expect("a number");
+        text.parse().expect("a number")
+    };
+    let folder = PathBuf::from(arguments.get(1).expect("a folder"));
+    let begun = Instant::now();
+    let store = Store::open(Settings::new(folder.clone()), NOW).expect("the store opens");
+    println!("opened in {:?}", begun.elapsed());
+    let settles = arguments[0] == "settle";
+    match arguments[0].as_str() {
+        "accept" | "settle" => mails(&store, number(2), number(3), number(4), settles).await,
+        "map" => map(&store, number(2)).await,
+        _ => ask(&store),
+    }
+    println!("ledger {:?}", store.ledger());
+    let begun = Instant::now();
+    store.close().await;
+    println!("closed in {:?}", begun.elapsed());
+    for part in ["journal", "index"] {
+        println!(
+            "{part}: {} MiB on disk",
+            disk_bytes(&folder.join(part)) >> 20
+        );
+    }
+    println!("peak memory: {}", status("VmHWM"));
+}
+
+async fn mails(store: &Store, callers: usize, count: usize, bytes: usize, settles: bool) {
+    let next = Arc::new(AtomicUsize::new(0));
+    let mail = Bytes::from(vec![b'x'; bytes]);
+    let (begun, cpu) = (Instant::now(), cpu_ticks());
+    let mut tasks = Vec::new();
+    for _ in 0..callers {
+        let (store, next, mail) = (store.clone(), Arc::clone(&next), mail.clone());
+        tasks.push(tokio::spawn(async move {
+            let mut waits = Vec::new();
+            loop {
+                let nth = next.fetch_add(1, Ordering::Relaxed);
+                if nth >= count {
+                    return waits;
+                }
+                let begun = Instant::now();
+                let id = store.accept(envelope(), mail.clone()).await;
+                waits.push(begun.elapsed());
+                let id = id.expect("the mail is accepted");
+                if settles {
+                    let facts = vec![Fact::Mapped(mapping(nth)), link(nth), settled(id, nth)];
+                    store.record(facts).await.expect("the facts are recorded");
+                }
+            }
+        }));
+    }
+    let mut waits = Vec::new();
+    for task in tasks {
+        waits.extend(task.await.expect("no panic"));
+    }
+    report(count, begun, cpu);
+    waits.sort_unstable();
+    println!(
+        "accept: median {:?}, 99 % {:?}, longest {:?}",
+        waits[count / 2],
+        waits[count * 99 / 100],
+        waits[count - 1]
+    );
+}
+
+async fn map(store: &Store, count: usize) {
+    const ONCE: usize = 50;
+    let (begun, cpu) = (Instant::now(), cpu_ticks());
+    for first in (0..count).step_by(ONCE) {
+        let facts = (first..first + ONCE).flat_map(|n| [Fact::Mapped(mapping(n)), link(n)]);
+        store
+            .record(facts.collect())
+            .await
+            .expect("the facts are recorded");
+    }
+    report(count, begun, cpu);
+}
+
+fn ask(store: &Store) {
+    const QUESTIONS: usize = 100_000;
+    let begun = Instant::now();
+    let found = (0..QUESTIONS)
+        .filter(|n| {
+            store
+                .thread(ThreadKey::of(&format!("thread-{}", n * 7)))
+                .is_some()
+        })
+        .count();
+    println!(
+        "{found} of {QUESTIONS} threads found in {:?}",
+        begun.elapsed()
+    );
+    println!("memory: {}", status("VmRSS"));
+}
+
+fn report(count: usize, begun: Instant, cpu: u64) {
+    let seconds = begun.elapsed().as_secs_f64();
+    let ticks = cpu_ticks() - cpu;
+    println!(
+        "{count} in {seconds:.2} s: {} a second, {} µs CPU each",
+        (count as f64 / seconds).round(),
+        ticks * 10_000 / count as u64
+    );
+}
+
+/// CPU time of this process in hundredths of a second (proc_pid_stat(5), fields 14 and 15).
+fn cpu_ticks() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
+    let after = stat.rsplit(')').next().expect("a name in brackets");
+    let fields: Vec<&str> = after.split_whitespace().collect();
+    let ticks = |at: usize| fields[at].parse::<u64>().expect("a number");
+    ticks(11) + ticks(12)
+}
+
+fn status(name: &str) -> String {
+    let text = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = text.lines().find(|l| l.starts_with(name));
+    line.unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .collect()
+}
+
+fn disk_bytes(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = std::fs::read_dir(folder).expect("a folder");
+    let size = |entry: std::io::Result<std::fs::DirEntry>| {
+        let entry = entry.expect("an entry");
+        let meta = entry.metadata().expect("an entry");
+        if meta.is_dir() {
+            disk_bytes(&entry.path())
+        } else {
+            meta.blocks() * 512
+        }
+    };
+    entries.map(size).sum()
+}
+
+fn envelope() -> Envelope {
+    Envelope {
+        sender: Address::parse("ann@peer.example").ok(),
+        recipients: vec![Recipient {
+            address: Address::parse("business@inbox.example").expect("an address"),
+            route: "default".to_owned(),
+            target: Target::Mailbox("business".to_owned()),
+        }],
+        peer: Peer {
+            door: Door::Smtp,
+            ip: Some([192, 0, 2, 1].into()),
+            helo: "peer.example".to_owned(),
+            tls: None,
+        },
+        received_at: NOW,
+        smtputf8: false,
+    }
+}
+
+fn mapping(n: usize) -> Mapping {
+    Mapping {
+        thread_id: format!("thread-{n}"),
+        route: "default".to_owned(),
+        participant: Address::parse(&format!("person{n}@peer.example")).ok(),
+        subject: format!("a subject about {n}"),
+        mailbox: Some("business".to_owned()),
+        last_message_id: Some(format!("id-{n}@peer.example")),
+        references: vec![format!("id-{n}@peer.example")],
+        made_at: NOW,
+        changed_at: NOW,
+    }
+}
+
+fn link(n: usize) -> Fact {
+    Fact::Linked {
+        message_id: format!("id-{n}@peer.example"),
+        thread_id: format!("thread-{n}"),
+        sent_by_us: false,
+    }
+}
+
+fn settled(mail: MailId, n: usize) -> Fact {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&(n as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
+    Fact::Settled {
+        delivery: DeliveryId { mail, recipient: 0 },
+        outcome: Outcome::Delivered {
+            thread_id: format!("thread-{n}"),
+            message_id: format!("message-{n}"),
+        },
+        fingerprint: Some(Fingerprint(bytes)),
+        at: NOW,
+    }
+}

@@ -1,0 +1,129 @@
+//! Owns why something could not be opened, recorded or read.
+//!
+//! Does not log it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::fact::MailId;
+
+/// Why a store cannot be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The journal has lost records at its end that the index had seen on disk.
+    #[error("{}: ends at record {last}, but record {known} was there: mail or facts are lost; restore it, or remove {} to go on without them", path.display(), index.display())]
+    CutShort {
+        /// The journal's folder.
+        path: PathBuf,
+        /// The last record that is there.
+        last: u64,
+        /// The last record that was there.
+        known: u64,
+        /// The index that knows.
+        index: PathBuf,
+    },
+    /// Something in the journal is not as it was written, and it is not a torn tail.
+    #[error("{}: at byte {offset}: {what}", path.display())]
+    Damaged {
+        /// The segment.
+        path: PathBuf,
+        /// Where in it.
+        offset: u64,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The index can be neither used nor made again.
+    #[error("{}: {reason}", path.display())]
+    Index {
+        /// Its folder.
+        path: PathBuf,
+        /// What it says.
+        reason: String,
+    },
+    /// The file system says no.
+    #[error("{}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it says.
+        source: io::Error,
+    },
+    /// Another process has the folder open.
+    #[error("{}: in use by another process", path.display())]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The journal does not hold all the mail it should.
+    #[error("{}: {expected} deliveries should wait or be parked, {found} do: segments are missing", path.display())]
+    Lost {
+        /// The journal's folder.
+        path: PathBuf,
+        /// Deliveries that should be there.
+        expected: u64,
+        /// Deliveries that are there.
+        found: u64,
+    },
+    /// A segment that is needed is not there.
+    #[error("{}: missing", path.display())]
+    Missing {
+        /// The segment.
+        path: PathBuf,
+    },
+    /// A record is whole but has no form we know.
+    #[error("{}: record {record}", path.display())]
+    Unreadable {
+        /// The segment.
+        path: PathBuf,
+        /// The record's number.
+        record: u64,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// It was written by a newer version.
+    #[error("{}: version {version}, but this program knows version 1 only", path.display())]
+    Version {
+        /// The file that says so.
+        path: PathBuf,
+        /// The version it tells.
+        version: String,
+    },
+}
+
+impl OpenError {
+    pub(super) fn io(path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+/// Why nothing was recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum RecordError {
+    /// The disk failed, or the store was closed. Final until a restart.
+    #[error("the store has stopped")]
+    Dead,
+    /// There is no room on the disk or in the queue. It may pass.
+    #[error("the store is full")]
+    Full,
+}
+
+/// Why a mail cannot be read.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// It is settled for all its recipients, or there never was one.
+    #[error("mail {0} is settled")]
+    Settled(MailId),
+    /// The disk does not give back what was written.
+    #[error("mail {mail} cannot be read")]
+    Disk {
+        /// The mail.
+        mail: MailId,
+        /// What the disk says.
+        source: io::Error,
+    },
+}

@@ -1,0 +1,279 @@
+//! Owns the words the store is spoken to in: ids, facts, outcomes, mappings, the ledger.
+//!
+//! Does not keep them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::clock::Timestamp;
+use crate::mail::address::Address;
+use crate::mail::envelope::{Envelope, Recipient};
+use crate::mail::fingerprint::Fingerprint;
+
+/// A mail's name: the number of its record in the journal. Printed in decimal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MailId(pub u64);
+
+impl fmt::Display for MailId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl FromStr for MailId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        number(text).map(Self)
+    }
+}
+
+/// One mail for one recipient (its place in the envelope). Printed `1042.0`, and read back from that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DeliveryId {
+    /// The mail.
+    pub mail: MailId,
+    /// Which of the envelope's recipients, from 0.
+    pub recipient: u16,
+}
+
+impl fmt::Display for DeliveryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.mail, self.recipient)
+    }
+}
+
+impl FromStr for DeliveryId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let (mail, recipient) = text.split_once('.').ok_or(IdError)?;
+        Ok(Self {
+            mail: mail.parse()?,
+            recipient: number(recipient)?,
+        })
+    }
+}
+
+/// The text is no mail or delivery id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("not of the form 1042 (a mail) or 1042.0 (a delivery)")]
+pub struct IdError;
+
+/// What is remembered of a thread.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapping {
+    /// The thread's id in the product.
+    pub thread_id: String,
+    /// The name of the route it belongs to.
+    pub route: String,
+    /// Whose thread it is: the address that began it or that a token was minted for.
+    pub participant: Option<Address>,
+    /// Normalised.
+    pub subject: String,
+    /// The mailbox its first mail was for.
+    pub mailbox: Option<String>,
+    /// The Message-ID of its newest mail, in or out.
+    pub last_message_id: Option<String>,
+    /// The Message-IDs for References, newest last. Whoever records it bounds it.
+    pub references: Vec<String>,
+    /// When it was first recorded.
+    pub made_at: Timestamp,
+    /// When it was last recorded.
+    pub changed_at: Timestamp,
+}
+
+/// What the store remembers because it was told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fact {
+    /// The thread's mapping is now this. It is found by its sender and subject too.
+    Mapped(Mapping),
+    /// This Message-ID belongs to this thread.
+    Linked {
+        /// With or without its angle brackets.
+        message_id: String,
+        /// The thread's id in the product.
+        thread_id: String,
+        /// We sent it; else it came in. A Message-ID we sent is never taken over by one that came
+        /// in, for anyone can write what he likes in a header.
+        sent_by_us: bool,
+    },
+    /// A step of a delivery is done and must not be done again in another way. Ignored for a
+    /// delivery that is settled.
+    Advanced {
+        /// The delivery.
+        delivery: DeliveryId,
+        /// What is done.
+        step: Step,
+    },
+    /// The delivery is over or waits for a person. Ignored for a delivery that is over already.
+    Settled {
+        /// The delivery.
+        delivery: DeliveryId,
+        /// How it ended.
+        outcome: Outcome,
+        /// What `Store::seen` shall find it by.
+        fingerprint: Option<Fingerprint>,
+        /// When.
+        at: Timestamp,
+    },
+    /// A person sends a parked delivery back to waiting. Ignored for one that is not parked.
+    Released {
+        /// The delivery.
+        delivery: DeliveryId,
+        /// When.
+        at: Timestamp,
+    },
+    /// This token is void.
+    Revoked {
+        /// The token's digest.
+        token: [u8; 16],
+        /// When.
+        at: Timestamp,
+    },
+    /// The thread a token stands for, where the token's own bytes do not tell it: by the digest of
+    /// a token whose thread id is no UUID, or of a lower-cased v1 token.
+    Minted {
+        /// The token's digest.
+        token: [u8; 16],
+        /// The thread's id in the product.
+        thread_id: String,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// What of a delivery is done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// The product made this thread for it.
+    ThreadMade {
+        /// The thread's id in the product.
+        thread_id: String,
+    },
+    /// The product has the message.
+    MessagePosted {
+        /// The thread's id in the product.
+        thread_id: String,
+        /// The message's id in the product.
+        message_id: String,
+    },
+}
+
+/// How a delivery ended, or that it waits for a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The product has it.
+    Delivered {
+        /// The thread's id in the product.
+        thread_id: String,
+        /// The message's id in the product.
+        message_id: String,
+    },
+    /// It waits for a person.
+    Parked {
+        /// Why, for the person.
+        reason: String,
+    },
+    /// A rule says that it is not to be posted.
+    Dropped {
+        /// The rule's name: one of a few, for each has a number of its own in the ledger.
+        rule: String,
+    },
+}
+
+/// A delivery that waits or is parked, as the worker and the queue commands see it.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// Its name.
+    pub id: DeliveryId,
+    /// The mail's envelope, shared by the mail's deliveries.
+    pub envelope: Arc<Envelope>,
+    /// The recipient it is for.
+    pub recipient: Recipient,
+    /// What of it is done, one of a kind, oldest first.
+    pub steps: Vec<Step>,
+    /// Why it is parked, if it is.
+    pub parked: Option<String>,
+    /// Bytes of the mail.
+    pub bytes: u64,
+}
+
+/// Where every delivery (one mail for one recipient) that was ever accepted is now.
+///
+/// `received` is always the sum of all the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Ledger {
+    /// Accepted.
+    pub received: u64,
+    /// Not settled yet.
+    pub waiting: u64,
+    /// In the product.
+    pub delivered: u64,
+    /// With a person.
+    pub parked: u64,
+    /// Dropped, by rule.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// Reads a number that has nothing but its digits.
+fn number<N: FromStr>(text: &str) -> Result<N, IdError> {
+    if text.bytes().all(|b| b.is_ascii_digit()) {
+        return text.parse().map_err(|_| IdError);
+    }
+    Err(IdError)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_read_back_and_nothing_else_is() {
+        let id = DeliveryId {
+            mail: MailId(1042),
+            recipient: 3,
+        };
+        assert_eq!(id.to_string(), "1042.3");
+        assert_eq!("1042.3".parse(), Ok(id));
+        assert_eq!("1042".parse(), Ok(MailId(1042)));
+        for text in [
+            "",
+            "1042",
+            ".3",
+            "1042.",
+            "1042.+3",
+            "1042.70000",
+            "a.b",
+            "1.2.3",
+        ] {
+            assert_eq!(text.parse::<DeliveryId>(), Err(IdError), "{text}");
+        }
+    }
+
+    #[test]
+    fn facts_keep_their_form_on_disk() {
+        let delivery = "7.0".parse().unwrap();
+        let fact = Fact::Advanced {
+            delivery,
+            step: Step::ThreadMade {
+                thread_id: "t".to_owned(),
+            },
+        };
+        let text = serde_json::to_string(&fact).unwrap();
+        assert_eq!(
+            text,
+            r#"{"advanced":{"delivery":{"mail":7,"recipient":0},"step":{"thread_made":{"thread_id":"t"}}}}"#
+        );
+        assert_eq!(serde_json::from_str::<Fact>(&text).unwrap(), fact);
+    }
+}

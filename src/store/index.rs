@@ -1,0 +1,236 @@
+//! Owns the index on disk, and is the only file that names sled.
+//!
+//! Does not decide what is true: all that it holds can be told again from the journal.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use super::fact::MailId;
+use super::held::{Held, Totals};
+
+/// Entries written as one atom: more make look-ups wait longer, fewer cost more each.
+const BATCH_ENTRIES: usize = 128;
+const META: &[u8] = b"!";
+
+/// The name of an entry: what it is, and 16 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Key([u8; 17]);
+
+impl Key {
+    pub(super) const fn thread(key: [u8; 16]) -> Self {
+        Self::tagged(b't', key)
+    }
+
+    /// Mails that came in have entries of their own, so that they never touch those of ours.
+    pub(super) fn message_id(message_id: &str, sent_by_us: bool) -> Self {
+        let bare = message_id.trim().trim_matches(['<', '>']);
+        let tag = if sent_by_us { b'o' } else { b'i' };
+        Self::tagged(tag, digest(&[bare]))
+    }
+
+    pub(super) fn subject(route: &str, sender: &str, subject: &str) -> Self {
+        Self::tagged(b's', digest(&[route, sender, subject]))
+    }
+
+    pub(super) const fn minted(token: [u8; 16]) -> Self {
+        Self::tagged(b'k', token)
+    }
+
+    pub(super) const fn revoked(token: [u8; 16]) -> Self {
+        Self::tagged(b'r', token)
+    }
+
+    pub(super) const fn fingerprint(fingerprint: [u8; 16]) -> Self {
+        Self::tagged(b'f', fingerprint)
+    }
+
+    /// A mail that is not settled for all its recipients.
+    pub(super) const fn held(mail: MailId) -> Self {
+        Self::numbered(b'a', mail)
+    }
+
+    /// A settled mail of which a carried copy is still on disk.
+    pub(super) const fn ghost(mail: MailId) -> Self {
+        Self::numbered(b'g', mail)
+    }
+
+    const fn tagged(tag: u8, name: [u8; 16]) -> Self {
+        let mut key = [tag; 17];
+        let mut at = 0;
+        while at < 16 {
+            key[at + 1] = name[at];
+            at += 1;
+        }
+        Self(key)
+    }
+
+    const fn numbered(tag: u8, mail: MailId) -> Self {
+        let number = mail.0.to_be_bytes();
+        let mut name = [0; 16];
+        let mut at = 0;
+        while at < 8 {
+            name[at] = number[at];
+            at += 1;
+        }
+        Self::tagged(tag, name)
+    }
+}
+
+/// What the index says about itself, written with the entries it is true for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Meta {
+    /// The number of the last record applied.
+    pub(super) seq: u64,
+    pub(super) totals: Totals,
+}
+
+/// The index cannot be read or written.
+#[derive(Debug, Error)]
+#[error("index: {0}")]
+pub(super) struct IndexError(String);
+
+impl From<std::io::Error> for IndexError {
+    fn from(error: std::io::Error) -> Self {
+        Self(format!("a record it names cannot be read: {error}"))
+    }
+}
+
+/// The index on disk.
+#[derive(Clone, Debug)]
+pub(super) struct Index {
+    tree: sled::Db,
+}
+
+impl Index {
+    /// Opens what is in `folder`, or begins an empty index there.
+    ///
+    /// # Errors
+    /// What is in the folder is damaged.
+    pub(super) fn open(folder: &Path) -> Result<Self, IndexError> {
+        const CACHE_BYTES: u64 = 64 << 20;
+        let config = sled::Config::new()
+            .path(folder)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(None)
+            .mode(sled::Mode::HighThroughput);
+        // sled panics on some damage, and what it panics on is thrown away whole.
+        let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+        let tree = opened
+            .map_err(|_| IndexError("a panic while it was opened".to_owned()))?
+            .map_err(failed)?;
+        Ok(Self { tree })
+    }
+
+    /// `None` if the index was never finished.
+    pub(super) fn meta(&self) -> Result<Option<Meta>, IndexError> {
+        let Some(bytes) = guarded(|| self.tree.get(META))? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|e| IndexError(e.to_string()))
+    }
+
+    pub(super) fn look(&self, key: Key) -> Result<Option<Vec<u8>>, IndexError> {
+        let found = self.tree.get(key.0).map_err(failed)?;
+        Ok(found.map(|bytes| bytes.to_vec()))
+    }
+
+    /// Writes entries (`None`: takes them away). `meta` is written with the last of them.
+    ///
+    /// It is not one atom. If it stops halfway the old meta stands, and applying the same records
+    /// again gives the same entries.
+    pub(super) fn apply<'a>(
+        &self,
+        entries: impl Iterator<Item = (Key, Option<&'a [u8]>)>,
+        meta: Option<&Meta>,
+    ) -> Result<(), IndexError> {
+        let mut batch = sled::Batch::default();
+        let mut count = 0;
+        for (key, value) in entries {
+            match value {
+                Some(value) => batch.insert(&key.0, value),
+                None => batch.remove(&key.0),
+            }
+            count += 1;
+            if count == BATCH_ENTRIES {
+                self.tree
+                    .apply_batch(std::mem::take(&mut batch))
+                    .map_err(failed)?;
+                count = 0;
+            }
+        }
+        if let Some(meta) = meta {
+            let bytes = serde_json::to_vec(meta).map_err(|e| IndexError(e.to_string()))?;
+            batch.insert(META, bytes);
+        }
+        self.tree.apply_batch(batch).map_err(failed)
+    }
+
+    /// Hands everything to the kernel. A power cut may still lose some of it.
+    pub(super) fn flush(&self) -> Result<(), IndexError> {
+        self.tree.flush().map(|_| ()).map_err(failed)
+    }
+
+    /// Every mail that was not settled for all its recipients.
+    pub(super) fn held(&self) -> Result<Vec<(MailId, Held)>, IndexError> {
+        let read = |value: &[u8]| {
+            serde_json::from_slice::<Held>(value).map_err(|e| IndexError(e.to_string()))
+        };
+        self.numbered(b'a', read)
+    }
+
+    /// Every settled mail of which a carried copy is on disk, with the copy's segment.
+    pub(super) fn ghosts(&self) -> Result<Vec<(MailId, u64)>, IndexError> {
+        let read = |value: &[u8]| match value.first_chunk::<8>() {
+            Some(number) => Ok(u64::from_le_bytes(*number)),
+            None => Err(IndexError("a short entry".to_owned())),
+        };
+        self.numbered(b'g', read)
+    }
+
+    fn numbered<T>(
+        &self,
+        tag: u8,
+        read: impl Fn(&[u8]) -> Result<T, IndexError>,
+    ) -> Result<Vec<(MailId, T)>, IndexError> {
+        let entry = |found: sled::Result<(sled::IVec, sled::IVec)>| {
+            let (key, value) = found.map_err(failed)?;
+            let number = key.get(1..9).and_then(|b| b.first_chunk::<8>());
+            let number = number.ok_or_else(|| IndexError("a short key".to_owned()))?;
+            Ok((MailId(u64::from_be_bytes(*number)), read(&value)?))
+        };
+        let walk = AssertUnwindSafe(|| self.tree.scan_prefix([tag]).map(entry).collect());
+        catch_unwind(walk).map_err(|_| IndexError("a panic while it was read".to_owned()))?
+    }
+}
+
+fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, IndexError> {
+    catch_unwind(AssertUnwindSafe(call))
+        .map_err(|_| IndexError("a panic while it was read".to_owned()))?
+        .map_err(failed)
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it is the argument of map_err"
+)]
+fn failed(error: sled::Error) -> IndexError {
+    IndexError(error.to_string())
+}
+
+/// 16 bytes of a SHA-256 of the parts, each with an end of its own so that no two lists run together.
+fn digest(parts: &[&str]) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    let mut out = [0; 16];
+    out.copy_from_slice(&hash.finalize()[..16]);
+    out
+}

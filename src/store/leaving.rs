@@ -1,0 +1,41 @@
+//! Owns changes on their way from the state to the index.
+//!
+//! Does not decide when they go.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::held::Held;
+use super::index::{Index, IndexError, Key, Meta};
+
+/// Changes taken out of the state to be written to the index.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    pub(super) entries: Arc<HashMap<Key, Option<Vec<u8>>>>,
+    pub(super) mails: Vec<(Key, Option<Held>)>,
+    pub(super) meta: Meta,
+}
+
+impl Leaving {
+    /// Writes the changes, and last what they are true for.
+    pub(super) fn write(&self, index: &Index) -> Result<(), IndexError> {
+        let json = |held: &Held| serde_json::to_vec(held).ok();
+        let mails: Vec<(Key, Option<Vec<u8>>)> = self
+            .mails
+            .iter()
+            .map(|(key, held)| (*key, held.as_ref().and_then(json)))
+            .collect();
+        index.apply(sorted(&self.entries), None)?;
+        let mails = mails.iter().map(|(key, held)| (*key, held.as_deref()));
+        index.apply(mails, Some(&self.meta))
+    }
+}
+
+/// In the order of their keys, which the index takes faster than any other.
+pub(super) fn sorted(
+    entries: &HashMap<Key, Option<Vec<u8>>>,
+) -> impl Iterator<Item = (Key, Option<&[u8]>)> {
+    let mut entries: Vec<_> = entries.iter().map(|(k, v)| (*k, v.as_deref())).collect();
+    entries.sort_unstable_by_key(|(key, _)| *key);
+    entries.into_iter()
+}

@@ -1,0 +1,427 @@
+//! Owns what must survive a crash: accepted mail and what is known about it, behind one narrow door.
+//!
+//! Does not interpret mail, post it or send it; knows nothing of SMTP or HTTP.
+//!
+//! Facts go in ([`Store::accept`], [`Store::record`]: on disk before they return), questions come
+//! out. The journal is the truth: append-only segments of checksummed batches, one sync for all who
+//! wait. The index is what the facts add up to, and can be made again from the journal.
+//!
+//! ```text
+//! FOLDER/lock                            one process at a time
+//! FOLDER/version                         the form of all this
+//! FOLDER/journal/mail-NUMBER.segment     accepted mail: envelope and bytes
+//! FOLDER/journal/state-NUMBER.segment    facts, one JSON object each
+//! FOLDER/journal/indexed                 an index was finished once
+//! FOLDER/index/                          sled
+//! ```
+
+use std::io;
+use std::ops::Bound;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::clock::Timestamp;
+use crate::mail::address::Address;
+use crate::mail::envelope::Envelope;
+use crate::mail::fingerprint::Fingerprint;
+use crate::mail::token::ThreadKey;
+
+use clerk::{Note, Request};
+use disk::Disk;
+use frame::Record;
+use index::{IndexError, Key};
+use place::Place;
+use shared::Shared;
+use writer::Writer;
+
+pub use book::Book;
+pub use error::{OpenError, ReadError, RecordError};
+pub use fact::{Delivery, DeliveryId, Fact, IdError, Ledger, MailId, Mapping, Outcome, Step};
+pub use metrics::Metrics;
+
+mod book;
+mod clerk;
+mod disk;
+mod error;
+mod fact;
+mod frame;
+mod held;
+mod index;
+mod journal;
+mod leaving;
+mod metrics;
+mod opening;
+mod place;
+mod segment;
+mod shared;
+mod state;
+mod upkeep;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+/// Recipients one mail may have here.
+pub const RECIPIENTS_MAX: usize = 1000;
+
+/// How a store is set up.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Everything lies in here. Made if it is not there.
+    pub folder: PathBuf,
+    /// Bytes of a segment of the journal, set aside on disk when it is begun.
+    pub segment_bytes: u64,
+    /// Deliveries waiting at most; beyond, [`Store::accept`] says `Full`.
+    pub waiting_max: u64,
+    /// Bytes of mail waiting at most, counted once for each delivery.
+    pub waiting_bytes_max: u64,
+    /// Free bytes on the disk below which nothing more is accepted.
+    pub free_bytes_min: u64,
+    /// How long [`Store::seen`] remembers.
+    pub dedupe_window: Duration,
+    /// How far [`Store::thread_by_subject`] looks back at most.
+    pub subject_window: Duration,
+}
+
+impl Settings {
+    /// What is right for most, in this folder.
+    pub const fn new(folder: PathBuf) -> Self {
+        const DAY: u64 = 24 * 60 * 60;
+        Self {
+            folder,
+            segment_bytes: 64 << 20,
+            waiting_max: 1_000_000,
+            waiting_bytes_max: 50 << 30,
+            free_bytes_min: 1 << 30,
+            dedupe_window: Duration::from_secs(30 * DAY),
+            subject_window: Duration::from_secs(30 * DAY),
+        }
+    }
+}
+
+/// The door to everything that must survive a crash. Clones are the same door.
+#[derive(Clone, Debug)]
+pub struct Store {
+    shared: Arc<Shared>,
+    writer: Writer<Request>,
+}
+
+impl Store {
+    /// Opens the store in `settings.folder`, or begins one there. Blocks while the journal's last
+    /// segments, and what the index has not seen, are read.
+    ///
+    /// # Errors
+    /// The folder is in use, damaged, or of a newer version; or the disk fails.
+    pub fn open(settings: Settings, now: Timestamp) -> Result<Self, OpenError> {
+        Self::open_on(settings, now, Disk::default())
+    }
+
+    fn open_on(settings: Settings, now: Timestamp, disk: Disk) -> Result<Self, OpenError> {
+        let (shared, writer) = opening::open(settings, disk)?;
+        let mut state = shared.state_mut();
+        state.newest_at = state.newest_at.max(now);
+        drop(state);
+        Ok(Self { shared, writer })
+    }
+
+    /// May another mail of `bytes` bytes come in now? Cheap: reads a few numbers, and asks the disk
+    /// once a second.
+    ///
+    /// # Errors
+    /// `Full`.
+    pub fn has_room(&self, bytes: u64) -> Result<(), RecordError> {
+        self.shared.room.has(bytes)
+    }
+
+    /// Takes responsibility for a mail: it is on disk when this returns. If the caller goes away
+    /// before, it may or may not be kept.
+    ///
+    /// # Errors
+    /// `Full`, or `Dead`. Then nothing was promised.
+    ///
+    /// # Panics
+    /// If there is no recipient, or there are more than [`RECIPIENTS_MAX`].
+    pub async fn accept(&self, envelope: Envelope, bytes: Bytes) -> Result<MailId, RecordError> {
+        assert!(
+            (1..=RECIPIENTS_MAX).contains(&envelope.recipients.len()),
+            "an envelope has 1 to {RECIPIENTS_MAX} recipients"
+        );
+        self.has_room(bytes.len() as u64)?;
+        let head = serde_json::to_vec(&envelope).map_err(|_| RecordError::Full)?;
+        if head.len() + bytes.len() > frame::RECORD_BYTES_MAX {
+            return Err(RecordError::Full);
+        }
+        let record = Record::new(head, bytes);
+        let envelope = Arc::new(envelope);
+        let ask = |answer| Request::Accept {
+            envelope,
+            record,
+            answer,
+        };
+        self.writer.ask(ask).await
+    }
+
+    /// Takes note of facts: they are on disk, and seen by every question, when this returns. Either
+    /// all of one call or none survive a crash.
+    ///
+    /// # Errors
+    /// `Full`, or `Dead`. Then nothing was promised.
+    pub async fn record(&self, facts: Vec<Fact>) -> Result<(), RecordError> {
+        let write = |fact| {
+            let note = Note::Fact(fact);
+            let record = note.record();
+            match note {
+                Note::Fact(fact) => Some((fact, record)),
+                Note::Totals(_) => None,
+            }
+        };
+        let facts: Vec<(Fact, Record)> = facts.into_iter().filter_map(write).collect();
+        if facts.iter().map(|(_, r)| r.bytes()).sum::<usize>() > frame::RECORD_BYTES_MAX {
+            return Err(RecordError::Full);
+        }
+        let ask = |answer| Request::Record { facts, answer };
+        self.writer.ask(ask).await
+    }
+
+    /// The next waiting deliveries after `after`, in order of arrival, at most `count`. Envelopes
+    /// not in memory are read from disk.
+    pub fn waiting(&self, after: Option<DeliveryId>, count: usize) -> Vec<Delivery> {
+        self.list(after, count, |state, from| {
+            state.waiting().range(from).next().copied()
+        })
+    }
+
+    /// Resolves when something was accepted or released since the last call. For one caller: of
+    /// several that wait, one wakes.
+    pub async fn arrival(&self) {
+        self.shared.arrival.notified().await;
+    }
+
+    /// The next parked deliveries after `after`, in order of arrival, at most `count`.
+    pub fn parked(&self, after: Option<DeliveryId>, count: usize) -> Vec<Delivery> {
+        self.list(after, count, |state, from| {
+            state.parked().range(from).next().copied()
+        })
+    }
+
+    /// A delivery that waits or is parked; `None` if it is over or there never was one.
+    pub fn delivery(&self, id: DeliveryId) -> Option<Delivery> {
+        // The mail may be carried to another segment while it is read.
+        const TRIES: usize = 3;
+        for _ in 0..TRIES {
+            let sketch = Sketch::of(&self.shared.state(), id)?;
+            match sketch.fill(&self.shared) {
+                Ok(delivery) => return Some(delivery),
+                Err(error) if !self.has_moved(id.mail, sketch.place) => {
+                    tracing::error!(delivery = %id, %error, "store: a delivery's envelope cannot be read");
+                    return None;
+                }
+                Err(_) => {}
+            }
+        }
+        None
+    }
+
+    /// The mail's bytes as they were received. Reads from disk unless it was accepted lately.
+    ///
+    /// # Errors
+    /// The mail is settled for all its recipients, or the disk does not give back what was written.
+    pub fn mail_bytes(&self, id: MailId) -> Result<Bytes, ReadError> {
+        const TRIES: usize = 3;
+        let mut tries = 0;
+        loop {
+            let place = {
+                let state = self.shared.state();
+                if let Some((_, bytes)) = state.recent(id) {
+                    return Ok(bytes.clone());
+                }
+                state.held(id).ok_or(ReadError::Settled(id))?.place
+            };
+            tries += 1;
+            match self.shared.mails.body(place) {
+                Ok(bytes) => return Ok(bytes),
+                Err(_) if tries < TRIES && self.has_moved(id, place) => {}
+                Err(source) => return Err(ReadError::Disk { mail: id, source }),
+            }
+        }
+    }
+
+    /// The thread a token's key stands for.
+    pub fn thread(&self, key: ThreadKey) -> Option<Mapping> {
+        // The record may be carried to another segment while it is read.
+        const TRIES: usize = 3;
+        let mut last = None;
+        for _ in 0..TRIES {
+            let place = self.shared.state().mapping(key);
+            let place = self.found(place)?;
+            let read = self.shared.facts.head(place).and_then(|head| {
+                let note = serde_json::from_slice(&head)?;
+                match note {
+                    Note::Fact(Fact::Mapped(mapping)) => Ok(mapping),
+                    _ => Err(io::ErrorKind::InvalidData.into()),
+                }
+            });
+            match read {
+                Ok(mapping) => return Some(mapping),
+                Err(error) if last == Some(place) => {
+                    return self.found(Err(IndexError::from(error)));
+                }
+                Err(_) => last = Some(place),
+            }
+        }
+        None
+    }
+
+    /// The thread a Message-ID belongs to, and whether we sent that mail.
+    pub fn thread_by_message_id(&self, message_id: &str) -> Option<(Mapping, bool)> {
+        let link = self.shared.state().link(message_id);
+        let (key, sent_by_us) = self.found(link)?;
+        Some((self.thread(key)?, sent_by_us))
+    }
+
+    /// The newest thread of this sender with this normalised subject, if it was changed at `since`
+    /// or later.
+    pub fn thread_by_subject(
+        &self,
+        route: &str,
+        sender: &Address,
+        subject: &str,
+        since: Timestamp,
+    ) -> Option<Mapping> {
+        let folded = sender.folded();
+        let entry = self
+            .shared
+            .state()
+            .entry(Key::subject(route, &folded, subject));
+        let (_, key) = self.found(entry)?;
+        let mapping = self.thread(ThreadKey(key.try_into().ok()?))?;
+        // The thread may have gone to another subject since.
+        let fits = mapping.route == route
+            && mapping.subject == subject
+            && mapping
+                .participant
+                .as_ref()
+                .is_some_and(|p| p.folded() == folded);
+        let newest = self.shared.state().newest_at.max(mapping.changed_at);
+        let since = since.max(newest.minus(self.shared.settings.subject_window));
+        (fits && mapping.changed_at >= since).then_some(mapping)
+    }
+
+    /// The thread's id that was recorded with [`Fact::Minted`] for a token's digest.
+    pub fn thread_by_token(&self, token: [u8; 16]) -> Option<String> {
+        let entry = self.shared.state().entry(Key::minted(token));
+        let (_, thread_id) = self.found(entry)?;
+        String::from_utf8(thread_id).ok()
+    }
+
+    /// Is the token with this digest void?
+    pub fn is_revoked(&self, token: [u8; 16]) -> bool {
+        let entry = self.shared.state().entry(Key::revoked(token));
+        self.found(entry).is_some()
+    }
+
+    /// The delivery as which a mail with this fingerprint was settled, if that was within the window
+    /// before `now`. A delivery that was parked and released finds itself.
+    pub fn seen(&self, fingerprint: Fingerprint, now: Timestamp) -> Option<DeliveryId> {
+        let found = self.shared.state().fingerprint(fingerprint);
+        let (at, delivery) = self.found(found)?;
+        (now.since(at) < self.shared.settings.dedupe_window).then_some(delivery)
+    }
+
+    /// Where every delivery is that was ever accepted.
+    pub fn ledger(&self) -> Ledger {
+        self.shared.state().ledger()
+    }
+
+    /// What the store counts about itself.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// Resolves when the store can record nothing any more: it was closed, or the disk failed.
+    pub async fn ended(&self) {
+        self.writer.ended().await;
+    }
+
+    /// Writes what is left to write and stops. The folder is free for another process when this
+    /// returns and no other clone is left.
+    pub async fn close(self) {
+        self.writer.close().await;
+    }
+
+    fn list(
+        &self,
+        after: Option<DeliveryId>,
+        count: usize,
+        next: impl Fn(&state::State, (Bound<DeliveryId>, Bound<DeliveryId>)) -> Option<DeliveryId>,
+    ) -> Vec<Delivery> {
+        let mut found: Vec<Delivery> = Vec::new();
+        let mut from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        while found.len() < count {
+            let id = next(&self.shared.state(), (from, Bound::Unbounded));
+            let Some(id) = id else {
+                break;
+            };
+            from = Bound::Excluded(id);
+            found.extend(self.delivery(id));
+        }
+        found
+    }
+
+    fn has_moved(&self, mail: MailId, place: Place) -> bool {
+        self.shared
+            .state()
+            .held(mail)
+            .is_none_or(|h| h.place != place)
+    }
+
+    /// An index that cannot be read ends the store: an answer it does not give is no answer.
+    fn found<T>(&self, answer: Result<Option<T>, IndexError>) -> Option<T> {
+        answer.unwrap_or_else(|error| {
+            self.shared.index_failed(&error);
+            None
+        })
+    }
+}
+
+/// A delivery whose envelope may still have to be read.
+struct Sketch {
+    id: DeliveryId,
+    place: Place,
+    envelope: Option<Arc<Envelope>>,
+    steps: Vec<Step>,
+    parked: Option<String>,
+}
+
+impl Sketch {
+    fn of(state: &state::State, id: DeliveryId) -> Option<Self> {
+        let open = state.open(id)?;
+        Some(Self {
+            id,
+            place: state.held(id.mail)?.place,
+            envelope: state.recent(id.mail).map(|(e, _)| Arc::clone(e)),
+            steps: open.steps.clone(),
+            parked: open.parked.as_deref().map(str::to_owned),
+        })
+    }
+
+    fn fill(&self, shared: &Shared) -> io::Result<Delivery> {
+        let envelope = match &self.envelope {
+            Some(envelope) => Arc::clone(envelope),
+            None => Arc::new(serde_json::from_slice(&shared.mails.head(self.place)?)?),
+        };
+        let recipient = envelope.recipients.get(usize::from(self.id.recipient));
+        let recipient = recipient.ok_or(io::ErrorKind::InvalidData)?.clone();
+        Ok(Delivery {
+            id: self.id,
+            envelope,
+            recipient,
+            steps: self.steps.clone(),
+            parked: self.parked.clone(),
+            bytes: u64::from(self.place.body_bytes),
+        })
+    }
+}

@@ -1,0 +1,300 @@
+//! The store as a whole, on a disk that can fail.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::disk::Change;
+use super::*;
+use crate::mail::envelope::{Door, Peer, Recipient, Target};
+use model::{Answers, Deed, Model, deed};
+
+mod model;
+
+const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+const ENOSPC: i32 = 28;
+const EIO: i32 = 5;
+
+fn settings(folder: &Path, segment_bytes: u64) -> Settings {
+    Settings {
+        segment_bytes,
+        free_bytes_min: 0,
+        ..Settings::new(folder.to_owned())
+    }
+}
+
+fn envelope(recipients: u16) -> Envelope {
+    let recipient = |n| Recipient {
+        address: Address::parse(&format!("box{n}@us.example")).unwrap(),
+        route: "us".to_owned(),
+        target: Target::Mailbox(format!("box{n}")),
+    };
+    Envelope {
+        sender: Some(Address::parse("ann@peer.example").unwrap()),
+        recipients: (0..recipients).map(recipient).collect(),
+        peer: Peer {
+            door: Door::Smtp,
+            ip: Some(IpAddr::from([192, 0, 2, 1])),
+            helo: "peer.example".to_owned(),
+            tls: None,
+        },
+        received_at: NOW,
+        smtputf8: false,
+    }
+}
+
+fn mail(seed: u8, bytes: usize) -> Bytes {
+    vec![seed; bytes].into()
+}
+
+fn mapping(thread: u8, subject: u8) -> Mapping {
+    Mapping {
+        thread_id: format!("thread-{thread}"),
+        route: "us".to_owned(),
+        participant: Some(Address::parse("ann@peer.example").unwrap()),
+        subject: format!("subject {subject}"),
+        mailbox: None,
+        last_message_id: None,
+        references: Vec::new(),
+        made_at: NOW,
+        changed_at: NOW,
+    }
+}
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+fn settled(delivery: DeliveryId, end: u8, fingerprint: Option<u8>) -> Fact {
+    let outcome = match end {
+        0 => Outcome::Delivered {
+            thread_id: "t".to_owned(),
+            message_id: "m".to_owned(),
+        },
+        1 => Outcome::Parked {
+            reason: "a reason".to_owned(),
+        },
+        _ => Outcome::Dropped {
+            rule: format!("rule-{end}"),
+        },
+    };
+    Fact::Settled {
+        delivery,
+        outcome,
+        fingerprint: fingerprint.map(|f| Fingerprint([f; 16])),
+        at: NOW,
+    }
+}
+
+/// A store with a model of it.
+struct Pair {
+    folder: tempfile::TempDir,
+    disk: Disk,
+    segment_bytes: u64,
+    store: Option<Store>,
+    model: Model,
+}
+
+impl Pair {
+    fn new(segment_bytes: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::default();
+        let store = Store::open_on(settings(folder.path(), segment_bytes), NOW, disk.clone());
+        Self {
+            disk,
+            segment_bytes,
+            store: Some(store.unwrap()),
+            folder,
+            model: Model::default(),
+        }
+    }
+
+    fn store(&self) -> &Store {
+        self.store.as_ref().unwrap()
+    }
+
+    fn reopen(&mut self) {
+        run(self.store.take().unwrap().close());
+        self.disk = Disk::default();
+        let settings = settings(self.folder.path(), self.segment_bytes);
+        let store = Store::open_on(settings, NOW, self.disk.clone());
+        self.store = Some(store.unwrap());
+    }
+
+    fn check(&self) {
+        let answers = Answers::of(self.store());
+        assert!(answers.adds_up(), "{:?}", answers.ledger);
+        answers.assert_are(&self.model.answers);
+    }
+
+    /// False: the store refused, and whether it was done will be known after a reopen.
+    fn act(&mut self, deed: &Deed) -> bool {
+        match deed {
+            Deed::Accept { recipients, bytes } => {
+                let bytes = mail(self.model.mails, *bytes);
+                match run(self.store().accept(envelope(*recipients), bytes.clone())) {
+                    Ok(id) => self.model.accepted(id, *recipients, &bytes),
+                    Err(_) => return false,
+                }
+            }
+            Deed::Reopen => self.reopen(),
+            Deed::LoseIndex => {
+                run(self.store.take().unwrap().close());
+                std::fs::remove_dir_all(self.folder.path().join("index")).unwrap();
+                self.store = Some(
+                    Store::open_on(
+                        settings(self.folder.path(), self.segment_bytes),
+                        NOW,
+                        self.disk.clone(),
+                    )
+                    .unwrap(),
+                );
+            }
+            _ => {
+                let facts = self.model.facts(deed);
+                if run(self.store().record(facts.clone())).is_err() {
+                    return false;
+                }
+                self.model.told(deed, &facts);
+            }
+        }
+        true
+    }
+
+    /// After a deed that failed and a reopen: it was done whole or not at all.
+    fn settle_doubt(&mut self, deed: &Deed) {
+        let answers = Answers::of(self.store());
+        assert!(answers.adds_up(), "{:?}", answers.ledger);
+        if answers == self.model.answers {
+            return;
+        }
+        match deed {
+            Deed::Accept { recipients, bytes } => {
+                let known: BTreeSet<MailId> =
+                    self.model.answers.open.keys().map(|d| d.mail).collect();
+                let new = answers
+                    .open
+                    .keys()
+                    .find(|d| !known.contains(&d.mail))
+                    .unwrap()
+                    .mail;
+                let bytes = mail(self.model.mails, *bytes);
+                self.model.accepted(new, *recipients, &bytes);
+            }
+            _ => {
+                let facts = self.model.facts(deed);
+                self.model.told(deed, &facts);
+            }
+        }
+        answers.assert_are(&self.model.answers);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is done, closed, reopened and rebuilt, with segments so small that they go all the time.
+    #[test]
+    fn answers_are_what_was_told(deeds in proptest::collection::vec(deed(), 1..120), segment_bytes in 300u64..6000) {
+        let mut pair = Pair::new(segment_bytes);
+        for deed in &deeds {
+            prop_assert!(pair.act(deed));
+        }
+        pair.check();
+        pair.reopen();
+        pair.check();
+        pair.act(&Deed::LoseIndex);
+        pair.check();
+    }
+
+    /// The disk stops at any change, in the middle of a write, of compaction, of giving segments up.
+    #[test]
+    fn a_stop_at_any_point_loses_nothing(
+        rounds in proptest::collection::vec((proptest::collection::vec(deed(), 1..40), 0u64..120), 1..6),
+        segment_bytes in 300u64..4000,
+    ) {
+        let mut pair = Pair::new(segment_bytes);
+        for (deeds, stop) in &rounds {
+            pair.disk.faults.stop_after(*stop);
+            let failed = deeds.iter().find(|deed| {
+                !matches!(deed, Deed::Reopen | Deed::LoseIndex) && !pair.act(deed)
+            });
+            pair.reopen();
+            if let Some(deed) = failed {
+                pair.settle_doubt(deed);
+            }
+            pair.check();
+        }
+        pair.act(&Deed::LoseIndex);
+        pair.check();
+    }
+}
+
+#[test]
+fn a_failed_sync_is_final() {
+    let mut pair = Pair::new(1 << 20);
+    let accept = Deed::Accept {
+        recipients: 1,
+        bytes: 100,
+    };
+    assert!(pair.act(&accept));
+    pair.disk.faults.fail_once(Change::Sync, EIO);
+    let answer = run(pair.store().accept(envelope(1), mail(1, 10)));
+    assert_eq!(answer, Err(RecordError::Dead));
+    // The disk would say yes now, but what it says is worth nothing.
+    let answer = run(pair.store().accept(envelope(1), mail(9, 10)));
+    assert_eq!(answer, Err(RecordError::Dead));
+    assert_eq!(run(pair.store().record(Vec::new())), Err(RecordError::Dead));
+    run(pair.store().ended());
+    pair.reopen();
+    pair.settle_doubt(&Deed::Accept {
+        recipients: 1,
+        bytes: 10,
+    });
+}
+
+#[test]
+fn a_full_disk_passes() {
+    for change in [Change::Create, Change::Write] {
+        let mut pair = Pair::new(2000);
+        let accept = Deed::Accept {
+            recipients: 1,
+            bytes: 1500,
+        };
+        assert!(pair.act(&accept));
+        pair.disk.faults.fail_once(change, ENOSPC);
+        let answer = run(pair.store().accept(envelope(1), mail(9, 1500)));
+        assert_eq!(answer, Err(RecordError::Full), "{change:?}");
+        pair.check();
+        assert!(pair.act(&accept));
+        pair.check();
+        pair.reopen();
+        pair.check();
+    }
+}
+
+#[test]
+fn a_full_disk_passes_in_the_middle_of_a_large_mail() {
+    let mut pair = Pair::new(1 << 20);
+    assert!(pair.act(&Deed::Accept {
+        recipients: 1,
+        bytes: 10
+    }));
+    pair.disk.faults.fail_once(Change::Write, ENOSPC);
+    let answer = run(pair.store().accept(envelope(1), mail(9, 200_000)));
+    assert_eq!(answer, Err(RecordError::Full));
+    assert!(pair.act(&Deed::Accept {
+        recipients: 2,
+        bytes: 20
+    }));
+    pair.check();
+    pair.reopen();
+    pair.check();
+    pair.act(&Deed::LoseIndex);
+    pair.check();
+}
