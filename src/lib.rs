@@ -1,6 +1,7 @@
 //! Postern: a mail door for products that have conversations.
 
 pub mod clock;
+pub mod ingress;
 pub mod mail;
 pub mod retry;
 pub mod smtp;

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod dialogues;
 #[cfg(test)]
+mod ingress;
+#[cfg(test)]
 mod kind;
 #[cfg(test)]
 mod mails;

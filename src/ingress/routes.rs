@@ -1,0 +1,298 @@
+//! Owns the routes: which domains are ours, and what an address at one of them stands for.
+//!
+//! Does not decide what a peer hears, nor where a mail without a token belongs among the threads.
+
+use std::collections::HashMap;
+
+use thiserror::Error;
+
+use crate::clock::Timestamp;
+use crate::mail::address::{Address, AddressError, Domain};
+use crate::mail::envelope::{Recipient, Target};
+use crate::mail::token::{Claims, KeyRing, ThreadKey, TokenError};
+use crate::store::{RecordError, Store};
+
+/// The mailbox a route files mail for its postmaster under, where nothing else is configured.
+pub const POSTMASTER_MAILBOX: &str = "general";
+
+/// All routes, found by the domain of an address.
+pub struct Routes {
+    list: Vec<Route>,
+    by_domain: HashMap<Domain, usize>,
+    /// The server's own postmaster.
+    postmaster: Address,
+}
+
+/// One reply domain (or several that mean the same) with its keys and mailboxes.
+pub struct Route {
+    /// The name that is kept with every mail of this route.
+    pub name: String,
+    /// The domains whose addresses are this route's. At least one; no other route has them.
+    pub domains: Vec<Domain>,
+    /// The keys that its tokens are verified with.
+    pub keys: KeyRing,
+    /// The local parts that are mailboxes, which are their names too. Case does not matter.
+    pub mailboxes: Vec<String>,
+    /// The mailbox for every local part that is neither token nor mailbox; `None` refuses those.
+    pub catch_all: Option<String>,
+    /// The mailbox for `postmaster` (RFC 5321 section 4.5.1).
+    pub postmaster: String,
+}
+
+impl Routes {
+    /// Puts the routes in order. The first is the default: it has the postmaster of `hostname`, the
+    /// server's own name.
+    ///
+    /// # Errors
+    /// If there is no route, a route without domain, or a domain that two routes have.
+    pub fn new(list: Vec<Route>, hostname: &Domain) -> Result<Self, RoutesError> {
+        if list.is_empty() {
+            return Err(RoutesError::Empty);
+        }
+        let mut by_domain = HashMap::new();
+        for (at, route) in list.iter().enumerate() {
+            if route.domains.is_empty() {
+                return Err(RoutesError::NoDomain(route.name.clone()));
+            }
+            for domain in &route.domains {
+                if by_domain.insert(domain.clone(), at).is_some() {
+                    return Err(RoutesError::DomainTwice(domain.clone()));
+                }
+            }
+        }
+        Ok(Self {
+            list,
+            by_domain,
+            postmaster: Address::parse(&format!("postmaster@{hostname}"))
+                .map_err(RoutesError::Hostname)?,
+        })
+    }
+
+    /// The routes in their order.
+    pub fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.list.iter()
+    }
+
+    /// The route whose domain it is.
+    pub fn by_domain(&self, domain: &Domain) -> Option<&Route> {
+        self.by_domain.get(domain).map(|at| &self.list[*at])
+    }
+
+    /// The route of this name.
+    pub fn by_name(&self, name: &str) -> Option<&Route> {
+        self.list.iter().find(|route| route.name == name)
+    }
+
+    /// What mail for `address` is: a thread's, by its verified token, or a mailbox's. `store` knows
+    /// the tokens that were revoked and those whose letters lost their case on the way.
+    ///
+    /// # Errors
+    /// Says why the address is not ours to take.
+    pub fn recipient(
+        &self,
+        store: &Store,
+        address: Address,
+        now: Timestamp,
+    ) -> Result<Recipient, Unroutable> {
+        let (route, target) = self.target(store, &address, now)?;
+        Ok(Recipient {
+            route: route.name.clone(),
+            target,
+            address,
+        })
+    }
+
+    /// The recipient of mail to the bare `<postmaster>`, which every server must take (RFC 5321
+    /// section 4.5.1).
+    pub fn postmaster(&self) -> Recipient {
+        let route = &self.list[0];
+        Recipient {
+            address: self.postmaster.clone(),
+            route: route.name.clone(),
+            target: Target::Mailbox(route.postmaster.clone()),
+        }
+    }
+
+    fn target(
+        &self,
+        store: &Store,
+        address: &Address,
+        now: Timestamp,
+    ) -> Result<(&Route, Target), Unroutable> {
+        let postmaster = address.local().eq_ignore_ascii_case("postmaster");
+        let Some(route) = self.by_domain(address.domain()) else {
+            if postmaster && address.domain() == self.postmaster.domain() {
+                let route = &self.list[0];
+                return Ok((route, Target::Mailbox(route.postmaster.clone())));
+            }
+            return Err(Unroutable::Foreign);
+        };
+        if postmaster {
+            return Ok((route, Target::Mailbox(route.postmaster.clone())));
+        }
+        let target = match route.keys.verify(address, now) {
+            Ok(claims) => Target::Thread(unrevoked(store, claims)?),
+            Err(TokenError::Absent) => Target::Mailbox(route.mailbox(address.local())?),
+            Err(TokenError::CaseLost(digest)) => Target::Thread(found(store, digest, now)?),
+            Err(TokenError::Expired) => return Err(Unroutable::Expired),
+            Err(TokenError::Forged) => return Err(Unroutable::Forged),
+        };
+        Ok((route, target))
+    }
+}
+
+impl Route {
+    fn mailbox(&self, local: &str) -> Result<String, Unroutable> {
+        let named = |name: &&String| name.eq_ignore_ascii_case(local);
+        if let Some(name) = self.mailboxes.iter().find(named) {
+            return Ok(name.clone());
+        }
+        // Source routes in disguise (RFC 5321 section 3.9.1 and appendix F.2 tell of the `%` and
+        // `!` hacks). A catch-all must not look like a relay that obeys them.
+        if local.contains(['%', '!', '@']) {
+            return Err(Unroutable::Foreign);
+        }
+        self.catch_all.clone().ok_or(Unroutable::Unknown)
+    }
+}
+
+/// Why an address is not ours to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Unroutable {
+    /// Its token is ours, but too old.
+    #[error("token expired")]
+    Expired,
+    /// It has a token's form, but no key of the route signed it.
+    #[error("token forged")]
+    Forged,
+    /// It is at a domain that is not ours, or asks to be sent on to one.
+    #[error("domain not ours")]
+    Foreign,
+    /// Its token was revoked.
+    #[error("token revoked")]
+    Revoked,
+    /// The store is needed to tell, and is dead.
+    #[error("store dead")]
+    StoreDead,
+    /// It is at a domain of ours, but neither a token nor a mailbox.
+    #[error("no such mailbox")]
+    Unknown,
+}
+
+/// What is wrong with a list of routes.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RoutesError {
+    /// Two routes (or one twice) have this domain.
+    #[error("{0}: domain in two routes")]
+    DomainTwice(Domain),
+    /// There is no route at all.
+    #[error("no route")]
+    Empty,
+    /// The server's name cannot stand in an address.
+    #[error("host name")]
+    Hostname(#[source] AddressError),
+    /// The route of this name has no domain.
+    #[error("route {0}: no domain")]
+    NoDomain(String),
+}
+
+fn unrevoked(store: &Store, claims: Claims) -> Result<Claims, Unroutable> {
+    alive(store)?;
+    if store.is_revoked(claims.digest) {
+        return Err(Unroutable::Revoked);
+    }
+    Ok(claims)
+}
+
+/// A lower-cased token has no signature left to check. It is as good as its digest: nobody but those
+/// who were sent the token can know it.
+fn found(store: &Store, digest: [u8; 16], now: Timestamp) -> Result<Claims, Unroutable> {
+    alive(store)?;
+    if store.is_revoked(digest) {
+        return Err(Unroutable::Revoked);
+    }
+    let thread_id = store.thread_by_token(digest).ok_or(Unroutable::Forged)?;
+    Ok(Claims {
+        thread: ThreadKey::of(&thread_id),
+        thread_id: Some(thread_id),
+        issued_at: now,
+        participant: None,
+        digest,
+    })
+}
+
+fn alive(store: &Store) -> Result<(), Unroutable> {
+    match store.has_room(0) {
+        Err(RecordError::Dead) => Err(Unroutable::StoreDead),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn domain(text: &str) -> Domain {
+        Domain::parse(text).unwrap()
+    }
+
+    fn route(name: &str, domains: &[&str]) -> Route {
+        Route {
+            name: name.to_owned(),
+            domains: domains.iter().map(|text| domain(text)).collect(),
+            keys: KeyRing::new(vec![(1, vec![7; 32])], KeyRing::LIFETIME).unwrap(),
+            mailboxes: vec!["Fans".to_owned()],
+            catch_all: None,
+            postmaster: POSTMASTER_MAILBOX.to_owned(),
+        }
+    }
+
+    fn routes(list: Vec<Route>) -> Result<Routes, RoutesError> {
+        Routes::new(list, &domain("mx.example.com"))
+    }
+
+    #[test]
+    fn a_domain_has_one_route() {
+        let built = routes(vec![
+            route("a", &["in.example.com", "bücher.example"]),
+            route("b", &["b.example.com"]),
+        ])
+        .unwrap();
+        let name = |text| built.by_domain(&domain(text)).map(|r| r.name.as_str());
+        assert_eq!(name("IN.example.COM"), Some("a"));
+        assert_eq!(name("xn--bcher-kva.example"), Some("a"));
+        assert_eq!(name("b.example.com"), Some("b"));
+        assert_eq!(name("sub.b.example.com"), None);
+        assert_eq!(name("mx.example.com"), None);
+        assert_eq!(built.by_name("b").map(|r| r.domains.len()), Some(1));
+        let postmaster = built.postmaster();
+        assert_eq!(postmaster.address.to_string(), "postmaster@mx.example.com");
+        assert_eq!(postmaster.route, "a");
+    }
+
+    #[test]
+    fn routes_that_cannot_be_told_apart_are_refused() {
+        let error = |list| routes(list).err();
+        assert_eq!(error(Vec::new()), Some(RoutesError::Empty));
+        assert_eq!(
+            error(vec![route("a", &[])]),
+            Some(RoutesError::NoDomain("a".to_owned()))
+        );
+        let twice = vec![route("a", &["x.example"]), route("b", &["X.example"])];
+        let at = domain("x.example");
+        assert_eq!(error(twice), Some(RoutesError::DomainTwice(at)));
+    }
+
+    #[test]
+    fn a_catch_all_is_no_relay() {
+        let mut route = route("a", &["in.example.com"]);
+        assert_eq!(route.mailbox("fANS").as_deref(), Ok("Fans"));
+        assert_eq!(route.mailbox("nobody"), Err(Unroutable::Unknown));
+        assert_eq!(route.mailbox("a%b.example"), Err(Unroutable::Foreign));
+        route.catch_all = Some("general".to_owned());
+        assert_eq!(route.mailbox("nobody").as_deref(), Ok("general"));
+        for local in ["a%b.example", "b.example!a", "a@b.example"] {
+            assert_eq!(route.mailbox(local), Err(Unroutable::Foreign));
+        }
+    }
+}

@@ -1,0 +1,451 @@
+//! Owns one connection: it carries bytes between the socket and the session, holds both to their
+//! time, and brings the session's questions to who can answer them.
+//!
+//! Does not know the protocol: every word is the session's.
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::debug;
+
+use super::budget::Share;
+use super::fault::{caught, last_word};
+use super::listener::turn_away;
+use super::pace::Pace;
+use super::proxy::{self, Client};
+use super::slots::{Slot, Weather};
+use super::wire::Wire;
+use super::{Shared, fate, protocol_name};
+use crate::clock;
+use crate::mail::address::Address;
+use crate::mail::envelope::{Door, Envelope, Peer as EnvelopePeer};
+use crate::smtp::response::Refusal;
+use crate::smtp::session::{self, ForwardPath, Protocol, Question, Session, Step, Transaction};
+
+/// Bytes of answers whose room is kept while a client is quiet.
+const OUT_KEPT_BYTES: usize = 512;
+/// Bytes that are thrown away after our last word, until the client closes.
+const LINGER_BYTES_MAX: usize = 1024 * 1024;
+
+/// A connection that has a place, before its first byte.
+pub(super) struct Connection {
+    pub(super) wire: Wire,
+    pub(super) peer: Peer,
+    pub(super) slot: Slot,
+    /// It comes from a proxy, and must begin with its header.
+    pub(super) proxied: bool,
+    pub(super) session: Arc<session::Settings>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Connection {
+    /// Serves the connection to its end.
+    pub(super) async fn serve(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let mut early = false;
+        if self.proxied {
+            match self.hear_proxy().await {
+                Some(spoken) => early = spoken,
+                None => return,
+            }
+        }
+        let Self {
+            mut wire,
+            peer,
+            slot,
+            session,
+            ..
+        } = self;
+        let open = shared.metrics.opened(peer.protocol);
+        let linger_max = shared.settings.linger_max;
+        let mut conversation = Conversation {
+            session: Session::new(session),
+            out: Vec::new(),
+            pending: Vec::new(),
+            resumes: false,
+            share: shared.budget.share(),
+            tls: None,
+            pace: Pace::new(Instant::now(), peer.exempt),
+            shared: &shared,
+            peer,
+        };
+        let talk = Box::pin(conversation.talk(&mut wire, early));
+        let ended = match caught(talk).await {
+            Ok(ended) => ended,
+            Err(panic) => {
+                shared.metrics.panicked();
+                last_word(&mut wire, &shared.metrics).await;
+                drop(panic);
+                Ok(())
+            }
+        };
+        match ended {
+            Ok(()) => linger(&mut wire, linger_max).await,
+            Err(error) => debug!(connection = conversation.peer.number, %error, "connection lost"),
+        }
+        // What is counted as gone has given its place back.
+        drop(slot);
+        drop(open);
+    }
+
+    /// Reads the proxy's header and takes the client's address from it. Tells whether bytes came
+    /// behind it, which the client sent before our greeting. `None`: there is no good header, or
+    /// no place for the client.
+    async fn hear_proxy(&mut self) -> Option<bool> {
+        let wait = self.shared.settings.proxy_header_max;
+        let Ok(Some((client, early))) = timeout(wait, proxy_header(&mut self.wire)).await else {
+            self.shared.metrics.connection_refused("proxy_header");
+            debug!(peer = %self.peer.told(), "no good PROXY header");
+            return None;
+        };
+        if let Client::At(address) = client {
+            let ip = address.ip().to_canonical();
+            self.peer.ip = Some(ip);
+            if !self.slot.count(ip) {
+                let refusal = Refusal::TooManyConnections;
+                turn_away(&self.wire, &self.peer, refusal, &self.shared);
+                return None;
+            }
+        }
+        Some(early)
+    }
+}
+
+/// Who is at the other end.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    /// Counts connections since the start: what ties the log lines of one together.
+    pub(super) number: u64,
+    pub(super) protocol: Protocol,
+    /// Its address, or what a proxy told; `None` on a unix socket.
+    pub(super) ip: Option<IpAddr>,
+    /// The bounds that are for strangers do not apply.
+    pub(super) exempt: bool,
+}
+
+impl Peer {
+    pub(super) fn new(protocol: Protocol, ip: Option<IpAddr>, exempt: bool) -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
+        Self {
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
+            protocol,
+            ip,
+            exempt,
+        }
+    }
+
+    pub(super) fn protocol_name(&self) -> &'static str {
+        protocol_name(self.protocol)
+    }
+
+    /// The address as logs tell it.
+    pub(super) fn told(&self) -> impl fmt::Display + use<> {
+        self.ip
+            .map_or_else(|| "local".to_owned(), |ip| ip.to_string())
+    }
+}
+
+/// The talk over one connection.
+struct Conversation<'s> {
+    shared: &'s Shared,
+    peer: Peer,
+    session: Session,
+    /// Answers not sent yet. All that one read brings about are sent with one write.
+    out: Vec<u8>,
+    /// What a client sent behind something that had to be done first. At most one read's worth.
+    pending: Vec<u8>,
+    /// That is done, so the session may go on without more bytes.
+    resumes: bool,
+    /// What the mail that is coming in takes of the budget.
+    share: Share,
+    tls: Option<String>,
+    pace: Pace,
+}
+
+/// What is to be done once the session has read what there was.
+enum Turn {
+    /// Send the answers, wait for more.
+    More,
+    /// Send the answers, then go on with what is pending.
+    Send,
+    Store(Transaction),
+    StartTls,
+    /// Send the answers, then close.
+    Close,
+    /// Say this, then close.
+    Part(Refusal),
+    /// The client closed.
+    Gone,
+}
+
+impl Conversation<'_> {
+    /// Speaks until one side closes. `Ok`: we had the last word.
+    async fn talk(&mut self, wire: &mut Wire, early: bool) -> io::Result<()> {
+        let mut weather = self.shared.slots.weather();
+        if early || self.speaks_early(wire).await {
+            return self.part(wire, Refusal::SpokeTooEarly).await;
+        }
+        self.session.greet(&mut self.out);
+        loop {
+            match self.hear(wire, &mut weather).await? {
+                Turn::More => {}
+                Turn::Send => {
+                    self.send(wire).await?;
+                    self.resumes = true;
+                }
+                Turn::Store(transaction) => Box::pin(self.store(transaction)).await,
+                Turn::StartTls => Box::pin(self.start_tls(wire)).await?,
+                Turn::Close => return self.send(wire).await,
+                Turn::Part(refusal) => return self.part(wire, refusal).await,
+                Turn::Gone => return Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        }
+    }
+
+    async fn speaks_early(&self, wire: &Wire) -> bool {
+        if self.peer.exempt {
+            return false;
+        }
+        let wait = self.shared.settings.greeting_wait;
+        if wait.is_zero() {
+            return wire.has_spoken();
+        }
+        timeout(wait, wire.speaks()).await.unwrap_or(false)
+    }
+
+    /// Lets the session read what is there, or else sends the answers and waits for more.
+    async fn hear(
+        &mut self,
+        wire: &mut Wire,
+        weather: &mut watch::Receiver<Weather>,
+    ) -> io::Result<Turn> {
+        if self.resumes {
+            self.resumes = false;
+            let input = std::mem::take(&mut self.pending);
+            return Ok(self.turn(&input));
+        }
+        self.send(wire).await?;
+        let settings = &self.shared.settings;
+        loop {
+            let now = *weather.borrow_and_update();
+            if now.closing && !self.session.in_data() {
+                return Ok(Turn::Part(Refusal::ShuttingDown));
+            }
+            if self.pace.is_spent(settings) {
+                return Ok(Turn::Part(Refusal::SessionTooLong));
+            }
+            let (deadline, refusal) = self.pace.deadline(settings, now);
+            tokio::select! {
+                biased;
+                turn = wire.read_with(|bytes| self.read(bytes)) => return turn,
+                () = sleep_until(deadline) => return Ok(Turn::Part(refusal)),
+                _ = weather.changed() => {}
+            }
+        }
+    }
+
+    fn read(&mut self, bytes: &[u8]) -> Turn {
+        if bytes.is_empty() {
+            return Turn::Gone;
+        }
+        self.pace.read(bytes.len(), Instant::now());
+        self.turn(bytes)
+    }
+
+    /// Lets the session read `input` and answers what can be answered without waiting.
+    fn turn(&mut self, mut input: &[u8]) -> Turn {
+        loop {
+            let step = self.session.feed(&mut input, &mut self.out);
+            self.count_held();
+            self.tell_refused(None);
+            match step {
+                Step::NeedInput => break,
+                Step::Flush => {
+                    self.pending = input.to_vec();
+                    return Turn::Send;
+                }
+                Step::Close => return Turn::Close,
+                Step::Ask(Question::Sender { size, .. }) => self.answer_sender(size),
+                Step::Ask(Question::Recipient(path)) => self.answer_recipient(path),
+                Step::Ask(Question::Store(transaction)) => {
+                    self.pending = input.to_vec();
+                    return Turn::Store(transaction);
+                }
+                Step::Ask(Question::StartTls) => return Turn::StartTls,
+            }
+        }
+        let now = Instant::now();
+        if !self.out.is_empty() {
+            self.pace.answered(now);
+        }
+        self.pace.in_data(self.session.in_data(), now);
+        Turn::More
+    }
+
+    fn answer_sender(&mut self, size: Option<u64>) {
+        let answer = if self.shared.slots.is_closing() {
+            Err(Refusal::ShuttingDown)
+        } else {
+            self.shared.answers.sender(size)
+        };
+        self.session.answer_sender(answer, &mut self.out);
+        self.tell_refused(None);
+    }
+
+    fn answer_recipient(&mut self, path: ForwardPath) {
+        let answer = self.shared.answers.recipient(path.clone(), clock::now());
+        self.session.answer_recipient(answer, &mut self.out);
+        match path {
+            ForwardPath::Mailbox(address) => self.tell_refused(Some(&address)),
+            ForwardPath::Postmaster => self.tell_refused(None),
+        }
+    }
+
+    /// Counts what the session holds of a mail. If that is more than there is room for, the rest of
+    /// the mail is read and thrown away.
+    fn count_held(&mut self) {
+        if !self.session.in_data() {
+            return;
+        }
+        if !self.share.resize(self.session.data_bytes()) {
+            self.session.refuse_data(Refusal::Busy);
+            self.share.resize(0);
+        }
+    }
+
+    async fn store(&mut self, transaction: Transaction) {
+        let asked = transaction.recipients.len();
+        let bytes = transaction.bytes;
+        let envelope = Envelope {
+            sender: transaction.sender,
+            recipients: transaction.recipients,
+            peer: EnvelopePeer {
+                door: match self.peer.protocol {
+                    Protocol::Lmtp => Door::Lmtp,
+                    Protocol::Smtp => Door::Smtp,
+                },
+                ip: self.peer.ip,
+                helo: transaction.helo,
+                tls: self.tls.clone(),
+            },
+            received_at: clock::now(),
+            smtputf8: transaction.smtputf8,
+        };
+        let length = bytes.len();
+        let stored = self.shared.answers.store(envelope.clone(), bytes).await;
+        if let Ok(id) = stored {
+            self.shared.metrics.accepted(self.peer.protocol, length);
+            fate::received(id, &envelope, length, &self.peer);
+        }
+        // The mail is stored whole or not at all, so all recipients hear the same.
+        let answers = vec![stored.map(|id| id.0.to_string()); asked];
+        self.session.answer_store(&answers, &mut self.out);
+        self.tell_refused(None);
+        self.resumes = true;
+        self.share.resize(0);
+        let now = Instant::now();
+        self.pace.answered(now);
+        self.pace.in_data(false, now);
+    }
+
+    /// What the client sent behind STARTTLS before the handshake was not protected, so it is dropped
+    /// (RFC 3207 section 4.2; CVE-2011-0411).
+    async fn start_tls(&mut self, wire: &mut Wire) -> io::Result<()> {
+        self.send(wire).await?;
+        let Some(acceptor) = &self.shared.acceptor else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        let wait = self.shared.settings.handshake_max;
+        let shaken = timeout(wait, wire.start_tls(acceptor)).await;
+        let shaken = shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        self.shared.metrics.handshake(shaken.is_ok());
+        self.tls = Some(shaken?);
+        self.session.tls_started();
+        self.pace.answered(Instant::now());
+        Ok(())
+    }
+
+    /// Says the session's last word for it.
+    async fn part(&mut self, wire: &mut Wire, refusal: Refusal) -> io::Result<()> {
+        debug!(
+            connection = self.peer.number,
+            refusal = refusal.name(),
+            "connection closed"
+        );
+        self.session.close(refusal, &mut self.out);
+        for refusal in self.session.take_refusals() {
+            self.shared.metrics.refused(refusal);
+        }
+        self.send(wire).await
+    }
+
+    async fn send(&mut self, wire: &mut Wire) -> io::Result<()> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        let sent = timeout(self.shared.settings.write_max, async {
+            wire.write_all(&self.out).await?;
+            wire.flush().await
+        });
+        match sent.await {
+            Ok(sent) => sent?,
+            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+        }
+        self.out.clear();
+        self.out.shrink_to(OUT_KEPT_BYTES);
+        Ok(())
+    }
+
+    /// Counts and logs what the session refused since it was last asked. `recipient` is whom.
+    fn tell_refused(&mut self, recipient: Option<&Address>) {
+        let mut last = None;
+        for refusal in self.session.take_refusals() {
+            self.shared.metrics.refused(refusal);
+            if last.replace(refusal) != Some(refusal) {
+                fate::refused(&self.shared.throttle, refusal, recipient, &self.peer);
+            }
+        }
+    }
+}
+
+/// Reads a proxy's header, and tells whether more came behind it. `None` if there is no good one.
+async fn proxy_header(wire: &mut Wire) -> Option<(Client, bool)> {
+    let mut header = Vec::new();
+    loop {
+        let read = wire.read_with(|bytes| {
+            header.extend_from_slice(bytes);
+            bytes.len()
+        });
+        if read.await.ok()? == 0 {
+            return None;
+        }
+        if let Some((client, taken)) = proxy::parse(&header).ok()? {
+            return Some((client, taken < header.len()));
+        }
+    }
+}
+
+/// Sees that our last word can be read: closing while bytes of the client are unread would make the
+/// kernel throw it away.
+async fn linger(wire: &mut Wire, wait: Duration) {
+    let read_out = async {
+        let mut left = LINGER_BYTES_MAX;
+        if wire.shutdown().await.is_err() {
+            return;
+        }
+        while left > 0 {
+            match wire.read_with(<[u8]>::len).await {
+                Ok(0) | Err(_) => return,
+                Ok(bytes) => left = left.saturating_sub(bytes),
+            }
+        }
+    };
+    let _ = timeout(wait, read_out).await;
+}

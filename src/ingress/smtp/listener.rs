@@ -1,0 +1,266 @@
+//! Owns one listening socket: accepting, and turning away who finds no place.
+//!
+//! Does not speak SMTP beyond that one line.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tracing::warn;
+
+use super::connection::{Connection, Peer};
+use super::slots::Slot;
+use super::wire::Wire;
+use super::{BindError, Listen, ListenAddress, Shared, fate, protocol_name};
+use crate::smtp::response::Refusal;
+use crate::smtp::session::{self, BareNewline, Protocol};
+
+/// Connections the kernel keeps for us while we are at work.
+const BACKLOG: i32 = 1_024;
+/// The port LMTP must keep away from (RFC 2033 section 5).
+const SMTP_PORT: u16 = 25;
+/// The first wait after the system had no descriptor for a connection, and the longest.
+const PAUSE_FIRST: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// One listening socket, and what is spoken there.
+pub(super) struct Listener {
+    door: Door,
+    strict: Arc<session::Settings>,
+    lenient: Arc<session::Settings>,
+}
+
+enum Door {
+    Tcp(TcpListener, SocketAddr),
+    Unix(UnixListener, SocketFile),
+}
+
+impl Listener {
+    pub(super) fn bind(listen: &Listen, strict: session::Settings) -> Result<Self, BindError> {
+        let address = &listen.address;
+        let broken = |error| BindError::Address(address.clone(), error);
+        let door = match address {
+            ListenAddress::Tcp(at) => {
+                if strict.protocol == Protocol::Lmtp && at.port() == SMTP_PORT {
+                    return Err(BindError::LmtpAtPort25(address.clone()));
+                }
+                let listener = bind_tcp(*at).map_err(broken)?;
+                let at = listener.local_addr().map_err(broken)?;
+                Door::Tcp(listener, at)
+            }
+            ListenAddress::Unix(path) => {
+                let (listener, file) = bind_unix(path, address)?;
+                Door::Unix(listener, file)
+            }
+        };
+        let lenient = session::Settings {
+            bare_newline: BareNewline::Normalize,
+            ..strict.clone()
+        };
+        Ok(Self {
+            door,
+            strict: Arc::new(strict),
+            lenient: Arc::new(lenient),
+        })
+    }
+
+    /// Where it really listens.
+    pub(super) fn address(&self) -> ListenAddress {
+        match &self.door {
+            Door::Tcp(_, at) => ListenAddress::Tcp(*at),
+            Door::Unix(_, file) => ListenAddress::Unix(file.path.clone()),
+        }
+    }
+
+    pub(super) fn protocol_name(&self) -> &'static str {
+        protocol_name(self.strict.protocol)
+    }
+
+    /// Lets connections in until the server closes, then waits for those that are there.
+    pub(super) async fn run(self, shared: Arc<Shared>) {
+        let mut weather = shared.slots.weather();
+        let mut connections = JoinSet::new();
+        let mut pause = PAUSE_FIRST;
+        loop {
+            let accepted = tokio::select! {
+                _ = weather.wait_for(|weather| weather.closing) => break,
+                Some(ended) = connections.join_next() => {
+                    count_panic(&shared, ended);
+                    continue;
+                }
+                accepted = self.door.accept() => accepted,
+            };
+            match accepted {
+                Ok((wire, ip)) => {
+                    pause = PAUSE_FIRST;
+                    if let Some(connection) = self.admit(wire, ip, &shared) {
+                        connections.spawn(connection.serve());
+                    }
+                }
+                Err(error) if is_the_clients(&error) => {}
+                Err(error) => {
+                    // Out of descriptors or memory. The connection stays in the backlog, so trying
+                    // again at once would only burn the processor.
+                    shared.metrics.accept_failed();
+                    if shared.throttle.lets_pass() {
+                        warn!(%error, address = %self.address(), "cannot accept a connection");
+                    }
+                    tokio::select! {
+                        _ = weather.wait_for(|weather| weather.closing) => break,
+                        () = sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
+                    }
+                }
+            }
+        }
+        drop(self);
+        while let Some(ended) = connections.join_next().await {
+            count_panic(&shared, ended);
+        }
+    }
+
+    fn admit(&self, wire: Wire, ip: Option<IpAddr>, shared: &Arc<Shared>) -> Option<Connection> {
+        let settings = &shared.settings;
+        let is_in = |networks: &[super::Network]| {
+            ip.is_some_and(|ip| networks.iter().any(|network| network.contains(ip)))
+        };
+        let proxied = is_in(&settings.proxies);
+        // What a proxy's client may do is not decided by where the proxy stands.
+        let exempt = ip.is_none() || (!proxied && is_in(&settings.exempt));
+        let lenient = !proxied && is_in(&settings.lenient);
+        let session = if lenient { &self.lenient } else { &self.strict };
+        let peer = Peer::new(session.protocol, ip, exempt);
+        let Some(mut slot) = shared.slots.take() else {
+            turn_away(&wire, &peer, Refusal::ServerFull, shared);
+            return None;
+        };
+        if !exempt && !proxied && !counts(&mut slot, ip) {
+            turn_away(&wire, &peer, Refusal::TooManyConnections, shared);
+            return None;
+        }
+        Some(Connection {
+            wire,
+            peer,
+            slot,
+            proxied,
+            session: Arc::clone(session),
+            shared: Arc::clone(shared),
+        })
+    }
+}
+
+impl Door {
+    async fn accept(&self) -> io::Result<(Wire, Option<IpAddr>)> {
+        match self {
+            Self::Tcp(listener, _) => {
+                let (stream, from) = listener.accept().await?;
+                // Answers are written whole, so there is nothing to gather. If it cannot be set the
+                // connection is on its way out.
+                let _ = stream.set_nodelay(true);
+                Ok((Wire::Tcp(stream), Some(from.ip().to_canonical())))
+            }
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Wire::Unix(stream), None))
+            }
+        }
+    }
+}
+
+/// The file of a unix socket. It is removed with the listener, if it is still the same file.
+struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|meta| meta.ino() == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Says one line to who is not let in, if that can be done without waiting.
+pub(super) fn turn_away(wire: &Wire, peer: &Peer, refusal: Refusal, shared: &Shared) {
+    let mut line = Vec::new();
+    refusal.write(&mut line);
+    wire.say_now(&line);
+    shared.metrics.connection_refused(refusal.name());
+    fate::refused(&shared.throttle, refusal, None, peer);
+}
+
+fn counts(slot: &mut Slot, ip: Option<IpAddr>) -> bool {
+    ip.is_none_or(|ip| slot.count(ip))
+}
+
+fn count_panic(shared: &Shared, ended: Result<(), tokio::task::JoinError>) {
+    if ended.is_err_and(|error| error.is_panic()) {
+        shared.metrics.panicked();
+    }
+}
+
+/// True if the fault lies with the connection that was to be accepted. The next one may be fine.
+fn is_the_clients(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+fn bind_tcp(at: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
+    if at.is_ipv6() {
+        // So that `[::]` and `0.0.0.0` can both be bound, and an address is never of two kinds.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&at.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// The socket is bound under another name and renamed, so that nobody can connect before its mode is
+/// set, and a stale file gives way without a gap.
+fn bind_unix(
+    path: &Path,
+    address: &ListenAddress,
+) -> Result<(UnixListener, SocketFile), BindError> {
+    let broken = |error| BindError::Address(address.clone(), error);
+    match fs::symlink_metadata(path) {
+        Ok(meta) if !meta.file_type().is_socket() => {
+            return Err(BindError::NotSocket(address.clone()));
+        }
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+            return Err(BindError::InUse(address.clone()));
+        }
+        _ => {}
+    }
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    let fresh = PathBuf::from(fresh);
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(broken(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&fresh).map_err(broken)?;
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o660)).map_err(broken)?;
+    let inode = fs::symlink_metadata(&fresh).map_err(broken)?.ino();
+    fs::rename(&fresh, path).map_err(broken)?;
+    let file = SocketFile {
+        path: path.to_owned(),
+        inode,
+    };
+    Ok((listener, file))
+}

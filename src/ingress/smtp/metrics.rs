@@ -1,0 +1,202 @@
+//! Owns what the server counts.
+//!
+//! Does not serve it: the registry's owner does.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::protocol_name;
+use crate::smtp::response::Refusal;
+use crate::smtp::session::Protocol;
+
+/// What the server counts. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    open: Family<ByProtocol, Gauge>,
+    connections: Family<ByProtocol, Counter>,
+    connections_refused: Family<ByReason, Counter>,
+    refusals: Family<ByRefusal, Counter>,
+    mails: Family<ByProtocol, Counter>,
+    mail_bytes: Family<ByProtocol, Counter>,
+    in_flight: Gauge,
+    handshakes: Family<ByOutcome, Counter>,
+    accept_errors: Counter,
+    panics: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByProtocol {
+    protocol: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReason {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByRefusal {
+    refusal: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOutcome {
+    outcome: &'static str,
+}
+
+impl Metrics {
+    /// Registers all families, named `ingress_…`; the registry's prefix comes before that.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "ingress_connections_open",
+            "SMTP and LMTP connections open now",
+            self.open.clone(),
+        );
+        registry.register(
+            "ingress_connections",
+            "SMTP and LMTP connections let in",
+            self.connections.clone(),
+        );
+        registry.register(
+            "ingress_connections_refused",
+            "SMTP and LMTP connections turned away, by reason",
+            self.connections_refused.clone(),
+        );
+        registry.register(
+            "ingress_refusals",
+            "Answers that said no to a client, by the refusal's name",
+            self.refusals.clone(),
+        );
+        registry.register(
+            "ingress_mails",
+            "Mails taken responsibility for",
+            self.mails.clone(),
+        );
+        registry.register_with_unit(
+            "ingress_mail",
+            "Bytes of the mails taken responsibility for",
+            Unit::Bytes,
+            self.mail_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "ingress_in_flight",
+            "Bytes of mail held in memory on their way in",
+            Unit::Bytes,
+            self.in_flight.clone(),
+        );
+        registry.register(
+            "ingress_tls_handshakes",
+            "TLS handshakes as a server of mail, by outcome",
+            self.handshakes.clone(),
+        );
+        registry.register(
+            "ingress_accept_errors",
+            "Times a connection could not be accepted for want of something",
+            self.accept_errors.clone(),
+        );
+        registry.register(
+            "ingress_panics",
+            "Connections ended by a panic",
+            self.panics.clone(),
+        );
+    }
+
+    /// Counts a connection, and counts it as open while the returned value lives.
+    pub(super) fn opened(&self, protocol: Protocol) -> Open {
+        let label = ByProtocol {
+            protocol: protocol_name(protocol),
+        };
+        self.connections.get_or_create(&label).inc();
+        let open = self.open.get_or_create_owned(&label);
+        open.inc();
+        Open(open)
+    }
+
+    pub(super) fn connection_refused(&self, reason: &'static str) {
+        self.connections_refused
+            .get_or_create(&ByReason { reason })
+            .inc();
+    }
+
+    pub(super) fn refused(&self, refusal: Refusal) {
+        let refusal = refusal.name();
+        self.refusals.get_or_create(&ByRefusal { refusal }).inc();
+    }
+
+    pub(super) fn accepted(&self, protocol: Protocol, bytes: usize) {
+        let label = ByProtocol {
+            protocol: protocol_name(protocol),
+        };
+        self.mails.get_or_create(&label).inc();
+        self.mail_bytes.get_or_create(&label).inc_by(bytes as u64);
+    }
+
+    /// Bytes of mail in memory.
+    pub(super) fn in_flight(&self) -> Gauge {
+        self.in_flight.clone()
+    }
+
+    pub(super) fn handshake(&self, ok: bool) {
+        let outcome = if ok { "ok" } else { "failed" };
+        self.handshakes.get_or_create(&ByOutcome { outcome }).inc();
+    }
+
+    pub(super) fn accept_failed(&self) {
+        self.accept_errors.inc();
+    }
+
+    pub(super) fn panicked(&self) {
+        self.panics.inc();
+    }
+}
+
+/// An open connection, counted until it is dropped.
+#[derive(Debug)]
+pub(super) struct Open(Gauge);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_told() {
+        let metrics = Metrics::default();
+        let mut registry = Registry::with_prefix("postern");
+        metrics.register(&mut registry);
+        let open = metrics.opened(Protocol::Lmtp);
+        drop(metrics.opened(Protocol::Smtp));
+        metrics.refused(Refusal::RelayDenied);
+        metrics.connection_refused("server_full");
+        metrics.accepted(Protocol::Lmtp, 1_000);
+        metrics.handshake(false);
+        metrics.in_flight().set(7);
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        for line in [
+            "postern_ingress_connections_open{protocol=\"lmtp\"} 1",
+            "postern_ingress_connections_open{protocol=\"smtp\"} 0",
+            "postern_ingress_connections_total{protocol=\"smtp\"} 1",
+            "postern_ingress_refusals_total{refusal=\"relay_denied\"} 1",
+            "postern_ingress_connections_refused_total{reason=\"server_full\"} 1",
+            "postern_ingress_mails_total{protocol=\"lmtp\"} 1",
+            "postern_ingress_mail_bytes_total{protocol=\"lmtp\"} 1000",
+            "postern_ingress_tls_handshakes_total{outcome=\"failed\"} 1",
+            "postern_ingress_in_flight_bytes 7",
+            "postern_ingress_panics_total 0",
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line} in\n{text}");
+        }
+        drop(open);
+    }
+}

@@ -1,0 +1,123 @@
+//! Owns the answers to a session's questions: may a mail come, is this recipient ours, is it stored.
+//!
+//! Does not speak to the peer, and does not know connections.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::timeout;
+
+use super::budget::Budget;
+use crate::clock::Timestamp;
+use crate::ingress::routes::{Routes, Unroutable};
+use crate::mail::envelope::{Envelope, Recipient};
+use crate::smtp::response::Refusal;
+use crate::smtp::session::ForwardPath;
+use crate::store::{MailId, RecordError, Store};
+
+/// What the answers are taken from.
+pub(super) struct Answers {
+    pub(super) store: Store,
+    pub(super) routes: Arc<Routes>,
+    pub(super) budget: Arc<Budget>,
+    pub(super) store_max: Duration,
+}
+
+impl Answers {
+    /// May a mail come, of `size` bytes where the client told?
+    pub(super) fn sender(&self, size: Option<u64>) -> Result<(), Refusal> {
+        let size = size.unwrap_or(0);
+        self.store.has_room(size).map_err(refused)?;
+        if !self
+            .budget
+            .fits(usize::try_from(size.max(1)).unwrap_or(usize::MAX))
+        {
+            return Err(Refusal::Busy);
+        }
+        Ok(())
+    }
+
+    /// Is this recipient ours, and what is it?
+    pub(super) fn recipient(
+        &self,
+        path: ForwardPath,
+        now: Timestamp,
+    ) -> Result<Recipient, Refusal> {
+        let found = match path {
+            ForwardPath::Mailbox(address) => self.routes.recipient(&self.store, address, now),
+            ForwardPath::Postmaster => Ok(self.routes.postmaster()),
+        };
+        found.map_err(|error| match error {
+            Unroutable::Expired => Refusal::TokenExpired,
+            Unroutable::Forged => Refusal::TokenForged,
+            Unroutable::Foreign => Refusal::RelayDenied,
+            Unroutable::Revoked => Refusal::TokenRevoked,
+            Unroutable::StoreDead => Refusal::StoreUnavailable,
+            Unroutable::Unknown => Refusal::RecipientUnknown,
+        })
+    }
+
+    /// Takes responsibility for a mail, or says why not.
+    ///
+    /// A store that is too slow may still keep the mail after the peer was told to come again. Then
+    /// the mail is there twice, which the worker's fingerprints notice; it is never lost.
+    pub(super) async fn store(
+        &self,
+        mut envelope: Envelope,
+        bytes: Bytes,
+    ) -> Result<MailId, Refusal> {
+        merge(&mut envelope.recipients);
+        match timeout(self.store_max, self.store.accept(envelope, bytes)).await {
+            Ok(accepted) => accepted.map_err(refused),
+            Err(_) => Err(Refusal::CheckTooSlow),
+        }
+    }
+}
+
+/// Keeps the first of recipients that mean the same, as one told twice, or one token in two forms
+/// of an address. Each that stays becomes a delivery of its own.
+fn merge(recipients: &mut Vec<Recipient>) {
+    let mut kept: Vec<Recipient> = Vec::with_capacity(recipients.len());
+    for recipient in recipients.drain(..) {
+        let same = |other: &Recipient| {
+            (&other.route, &other.target) == (&recipient.route, &recipient.target)
+        };
+        if !kept.iter().any(same) {
+            kept.push(recipient);
+        }
+    }
+    *recipients = kept;
+}
+
+fn refused(error: RecordError) -> Refusal {
+    match error {
+        RecordError::Full => Refusal::StoreFull,
+        RecordError::Dead => Refusal::StoreUnavailable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::address::Address;
+    use crate::mail::envelope::Target;
+
+    #[test]
+    fn recipients_that_mean_the_same_are_one() {
+        let recipient = |address: &str, mailbox: &str| Recipient {
+            address: Address::parse(address).unwrap(),
+            route: "default".to_owned(),
+            target: Target::Mailbox(mailbox.to_owned()),
+        };
+        let mut recipients = vec![
+            recipient("fans@in.example", "fans"),
+            recipient("general@in.example", "general"),
+            recipient("FANS@in.example", "fans"),
+            recipient("postmaster@in.example", "general"),
+        ];
+        merge(&mut recipients);
+        let kept: Vec<_> = recipients.iter().map(|r| r.address.to_string()).collect();
+        assert_eq!(kept, ["fans@in.example", "general@in.example"]);
+    }
+}

@@ -1,0 +1,370 @@
+use std::os::unix::fs::PermissionsExt;
+
+use postern::mail::address::Domain;
+use postern::mail::envelope::{Door, Target};
+use postern::mail::token::{Format, ThreadKey, digest};
+use postern::store::Fact;
+
+use super::client::Client;
+use super::{DOMAIN, HOST, House, THREAD, reply_address};
+
+const MAIL: &str = "Subject: hello\r\n\r\nHello.\r\n..dot\r\n.\r\n";
+const STORED: &[u8] = b"Subject: hello\r\n\r\nHello.\r\n.dot\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_to_a_token_is_stored_with_its_envelope() {
+    let house = House::new().await;
+    let mut client = house.connect().await;
+    let greeting = client.hears("220 ").await;
+    assert!(greeting.contains(HOST));
+    let hello = client.says("EHLO client.example", "250-").await;
+    assert!(hello.contains("STARTTLS"));
+    let to = reply_address();
+    let answer = client.posts(&to.to_string(), MAIL).await;
+    let deliveries = house.deliveries();
+    assert_eq!(deliveries.len(), 1);
+    let id = deliveries[0].id.mail.0;
+    assert!(answer.starts_with("250 2.") && answer.contains(&id.to_string()));
+    client.says("QUIT", "221 ").await;
+    client.hears_the_end().await;
+
+    let envelope = &deliveries[0].envelope;
+    assert_eq!(
+        envelope.sender.as_ref().unwrap().to_string(),
+        "ann@example.org"
+    );
+    assert_eq!(envelope.peer.door, Door::Smtp);
+    assert_eq!(envelope.peer.ip, Some("127.0.0.1".parse().unwrap()));
+    assert_eq!(envelope.peer.helo, "client.example");
+    assert_eq!(envelope.peer.tls, None);
+    let recipient = &deliveries[0].recipient;
+    assert_eq!(
+        (&recipient.address, recipient.route.as_str()),
+        (&to, "default")
+    );
+    match &recipient.target {
+        Target::Thread(claims) => assert_eq!(claims.thread, ThreadKey::of(THREAD)),
+        Target::Mailbox(name) => panic!("mailbox {name}"),
+    }
+    assert_eq!(house.mail(0), STORED);
+    assert_eq!(house.metric("mails_total{protocol=\"smtp\"}"), 1);
+    assert_eq!(
+        house.metric("mail_bytes_total{protocol=\"smtp\"}"),
+        i64::try_from(STORED.len()).unwrap()
+    );
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_recipient_hears_what_it_is() {
+    let house = House::new().await;
+    let mut client = house.hello().await;
+    let token = reply_address();
+    let forged = {
+        let (start, last) = token.local().split_at(token.local().len() - 2);
+        let other = if last.starts_with('a') { "b" } else { "a" };
+        format!("{start}{other}{}@{DOMAIN}", &last[1..])
+    };
+    client.says("MAIL FROM:<ann@example.org>", "250 ").await;
+    for (to, start) in [
+        (token.to_string(), "250 2.1.5 "),
+        (token.to_string().to_uppercase(), "250 2.1.5 "),
+        (format!("FANS@{DOMAIN}"), "250 2.1.5 "),
+        (format!("Postmaster@{DOMAIN}"), "250 2.1.5 "),
+        (format!("postmaster@{HOST}"), "250 2.1.5 "),
+        ("postmaster".to_owned(), "250 2.1.5 "),
+        (forged, "550 5.1.1 "),
+        (format!("reply+x@{DOMAIN}"), "550 5.1.1 "),
+        (format!("nobody@{DOMAIN}"), "550 5.1.1 "),
+        (format!("fans@{HOST}"), "550 5.7.1 "),
+        ("ann@elsewhere.example".to_owned(), "550 5.7.1 "),
+        (format!("ann%elsewhere.example@{DOMAIN}"), "550 5.7.1 "),
+        (format!("elsewhere.example!ann@{DOMAIN}"), "550 5.7.1 "),
+        (format!("\"ann@elsewhere.example\"@{DOMAIN}"), "550 5.7.1 "),
+    ] {
+        client.says(&format!("RCPT TO:<{to}>"), start).await;
+    }
+    client.says("DATA", "354 ").await;
+    client.sends(MAIL).await;
+    client.hears("250 2.").await;
+    // The token in two cases is one delivery, and so are the three postmasters.
+    let targets: Vec<_> = house
+        .deliveries()
+        .into_iter()
+        .map(|delivery| match delivery.recipient.target {
+            Target::Mailbox(name) => name,
+            Target::Thread(_) => "thread".to_owned(),
+        })
+        .collect();
+    assert_eq!(targets, ["thread", "fans", "general"]);
+    assert_eq!(house.metric("refusals_total{refusal=\"relay_denied\"}"), 5);
+    assert_eq!(house.metric("refusals_total{refusal=\"token_forged\"}"), 2);
+    assert_eq!(
+        house.metric("refusals_total{refusal=\"recipient_unknown\"}"),
+        1
+    );
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_token_is_told_in_words() {
+    let house = House::new().await;
+    let domain = Domain::parse(DOMAIN).unwrap();
+    let then = postern::clock::now().minus(super::Duration::from_secs(366 * 86_400));
+    let old = super::keys()
+        .reply_address(Format::V2, &domain, THREAD, None, then)
+        .unwrap();
+    let mut client = house.hello().await;
+    client.says("MAIL FROM:<ann@example.org>", "250 ").await;
+    let answer = client.says(&format!("RCPT TO:<{old}>"), "550 5.7.1 ").await;
+    assert!(answer.contains("expired"));
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_knows_what_arithmetic_cannot() {
+    let house = House::new().await;
+    let at = postern::clock::now();
+    let domain = Domain::parse(DOMAIN).unwrap();
+    let revoked = reply_address();
+    let claims = super::keys().verify(&revoked, at).unwrap();
+    let v1 = |thread| {
+        let token = super::keys().mint(Format::V1, &domain, thread, None, at);
+        (
+            digest(&token),
+            format!("reply+{}@{DOMAIN}", token.to_lowercase()),
+        )
+    };
+    let (known, known_address) = v1("thread-7");
+    let (_, unknown_address) = v1("thread-8");
+    let (void, void_address) = v1("thread-9");
+    let minted = |token, thread_id: &str| Fact::Minted {
+        token,
+        thread_id: thread_id.to_owned(),
+        at,
+    };
+    let facts = vec![
+        Fact::Revoked {
+            token: claims.digest,
+            at,
+        },
+        minted(known, "thread-7"),
+        minted(void, "thread-9"),
+        Fact::Revoked { token: void, at },
+    ];
+    house.store.record(facts).await.unwrap();
+    let mut client = house.hello().await;
+    client.says("MAIL FROM:<ann@example.org>", "250 ").await;
+    client
+        .says(&format!("RCPT TO:<{revoked}>"), "550 5.7.1 ")
+        .await;
+    client
+        .says(&format!("RCPT TO:<{void_address}>"), "550 5.7.1 ")
+        .await;
+    client
+        .says(&format!("RCPT TO:<{unknown_address}>"), "550 5.1.1 ")
+        .await;
+    client
+        .says(&format!("RCPT TO:<{known_address}>"), "250 ")
+        .await;
+    client.says("DATA", "354 ").await;
+    client.sends(MAIL).await;
+    client.hears("250 ").await;
+    match &house.deliveries()[0].recipient.target {
+        Target::Thread(claims) => assert_eq!(claims.thread_id.as_deref(), Some("thread-7")),
+        Target::Mailbox(name) => panic!("mailbox {name}"),
+    }
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_store_takes_no_mail() {
+    let house = House::new().await;
+    let mut client = house.hello().await;
+    house.store.clone().close().await;
+    let rcpt = format!("RCPT TO:<fans@{DOMAIN}>\r\n");
+    let mut heard = String::new();
+    for bytes in ["MAIL FROM:<ann@example.org>\r\n", &rcpt, "DATA\r\n", MAIL] {
+        client.sends(bytes).await;
+        heard = client.reply().await;
+        if heard.starts_with('4') {
+            break;
+        }
+    }
+    assert!(heard.starts_with("451 4.3.0 "), "{heard}");
+    assert_eq!(house.deliveries().len(), 0);
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lmtp_answers_for_each_recipient() {
+    let house = House::new().await;
+    assert_eq!(
+        std::fs::metadata(house.unix())
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777,
+        0o660
+    );
+    for (at, mut client) in [
+        Client::tcp(house.tcp(1)).await,
+        Client::unix(&house.unix()).await,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        client.hears("220 ").await;
+        client.says("EHLO client.example", "500 ").await;
+        let hello = client.says("LHLO client.example", "250-").await;
+        assert_eq!(hello.contains("STARTTLS"), at == 0);
+        client.says("MAIL FROM:<ann@example.org>", "250 ").await;
+        for to in ["general", "fans", "fans"] {
+            client
+                .says(&format!("RCPT TO:<{to}@{DOMAIN}>"), "250 ")
+                .await;
+        }
+        client
+            .says(&format!("RCPT TO:<nobody@{DOMAIN}>"), "550 ")
+            .await;
+        client.says("DATA", "354 ").await;
+        client.sends(MAIL).await;
+        for _ in 0..3 {
+            client.hears("250 2.").await;
+        }
+        client.says("QUIT", "221 ").await;
+        client.hears_the_end().await;
+        assert_eq!(house.deliveries().len(), 2 * (at + 1));
+    }
+    let last = house.deliveries().pop().unwrap();
+    assert_eq!(
+        (last.envelope.peer.door, last.envelope.peer.ip),
+        (Door::Lmtp, None)
+    );
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dialogue_is_the_same_one_byte_at_a_time() {
+    let house = House::new().await;
+    let mut client = house.connect().await;
+    client.hears("220 ").await;
+    let to = reply_address();
+    for (bytes, start) in [
+        ("EHLO client.example\r\n".to_owned(), "250"),
+        ("MAIL FROM:<ann@example.org>\r\n".to_owned(), "250 "),
+        (format!("RCPT TO:<{to}>\r\n"), "250 "),
+        ("DATA\r\n".to_owned(), "354 "),
+        (MAIL.to_owned(), "250 "),
+        ("QUIT\r\n".to_owned(), "221 "),
+    ] {
+        client.drips(bytes).await;
+        client.hears(start).await;
+    }
+    client.hears_the_end().await;
+    assert_eq!(house.mail(0), STORED);
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pipelined_mails_are_answered_in_order() {
+    let house = House::new().await;
+    let mut client = house.connect().await;
+    client.hears("220 ").await;
+    let open = format!("MAIL FROM:<a@example.org>\r\nRCPT TO:<fans@{DOMAIN}>\r\nDATA\r\n");
+    client.sends(format!("EHLO x\r\n{open}")).await;
+    client.hears("250").await;
+    for round in 0..20 {
+        for start in ["250 2.1.0", "250 2.1.5", "354 "] {
+            client.hears(start).await;
+        }
+        let next = if round < 19 {
+            open.as_str()
+        } else {
+            "QUIT\r\n"
+        };
+        client
+            .sends(format!("Subject: {round}\r\n\r\n.\r\n{next}"))
+            .await;
+        client.hears("250 2.0.0").await;
+    }
+    client.hears("221 ").await;
+    client.hears_the_end().await;
+    assert_eq!(house.deliveries().len(), 20);
+    for round in 0..20 {
+        assert_eq!(
+            house.mail(round),
+            format!("Subject: {round}\r\n\r\n").into_bytes()
+        );
+    }
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bare_line_feeds_are_mended_for_who_is_named_and_no_proxys_client() {
+    let here = || vec!["127.0.0.0/8".parse().unwrap()];
+    let house = House::with(|settings| settings.lenient = here()).await;
+    let mut client = house.connect().await;
+    client.hears("220 ").await;
+    client.sends("EHLO x\n").await;
+    client.hears("250").await;
+    let answer = client
+        .posts(&format!("fans@{DOMAIN}"), "Subject: x\n\nx\n.\ny\r\n.\r\n")
+        .await;
+    assert!(answer.starts_with("250 "), "{answer}");
+    assert_eq!(house.mail(0), b"Subject: x\r\n\r\nx\r\n\r\ny\r\n");
+    house.end().await;
+
+    let house = House::with(|settings| {
+        settings.lenient = here();
+        settings.proxies = here();
+    })
+    .await;
+    let mut client = house.connect().await;
+    client
+        .says("PROXY TCP4 127.0.0.1 127.0.0.1 1 25", "220 ")
+        .await;
+    client.says("EHLO x", "250").await;
+    let answer = client
+        .posts(&format!("fans@{DOMAIN}"), "Subject: x\n\r\n.\r\n")
+        .await;
+    assert!(answer.starts_with("521 "), "{answer}");
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_big_mail_arrives_as_it_was_sent() {
+    let house = House::new().await;
+    let mut client = house.hello().await;
+    let mut mail = "Subject: big\r\n\r\n".to_owned();
+    for line in 0..100_000 {
+        mail.push_str(&format!("line {line} of many\r\n"));
+    }
+    client
+        .posts(&format!("fans@{DOMAIN}"), &format!("{mail}.\r\n"))
+        .await;
+    assert_eq!(house.mail(0), mail.into_bytes());
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_store_is_told_before_and_after_data() {
+    let house = House::with_store(|store| store.waiting_max = 1, |_| {}).await;
+    let mut first = house.hello().await;
+    let mut second = house.hello().await;
+    second.says("MAIL FROM:<ann@example.org>", "250 ").await;
+    second
+        .says(&format!("RCPT TO:<fans@{DOMAIN}>"), "250 ")
+        .await;
+    second.says("DATA", "354 ").await;
+    let answer = first.posts(&format!("fans@{DOMAIN}"), MAIL).await;
+    assert!(answer.starts_with("250 "));
+    first
+        .says("MAIL FROM:<ann@example.org>", "452 4.3.1 ")
+        .await;
+    second.sends(MAIL).await;
+    second.hears("452 4.3.1 ").await;
+    assert_eq!(house.deliveries().len(), 1);
+    assert_eq!(house.metric("refusals_total{refusal=\"store_full\"}"), 2);
+    house.end().await;
+}

@@ -1,0 +1,257 @@
+use std::time::Duration;
+
+use super::client::Client;
+use super::{DOMAIN, House};
+
+const SHORT: Duration = Duration::from_millis(50);
+const LONG: Duration = Duration::from_secs(3_600);
+
+async fn opens_data(client: &mut Client) {
+    client.says("MAIL FROM:<ann@example.org>", "250 ").await;
+    client
+        .says(&format!("RCPT TO:<fans@{DOMAIN}>"), "250 ")
+        .await;
+    client.says("DATA", "354 ").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_client_is_sent_away() {
+    let house = House::with(|settings| settings.idle_max = SHORT).await;
+    let mut client = house.connect().await;
+    client.hears("220 ").await;
+    client.hears("421 4.4.2 ").await;
+    client.hears_the_end().await;
+    house.until_all_are_gone().await;
+    assert_eq!(house.metric("refusals_total{refusal=\"idle_too_long\"}"), 1);
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_drips_is_no_progress() {
+    let house = House::with(|settings| settings.idle_max = Duration::from_millis(300)).await;
+    let mut client = house.connect().await;
+    client.hears("220 ").await;
+    // Each byte comes well within the bound, all together do not.
+    for _ in 0..1_000 {
+        if client.tries_to_send("x").await.is_err() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if house.metric("refusals_total{refusal=\"idle_too_long\"}") == 1 {
+            break;
+        }
+    }
+    client.hears("421 4.4.2 ").await;
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_that_drips_is_cut_and_not_stored() {
+    let house = House::with(|settings| {
+        settings.rate_grace = SHORT;
+        settings.rate_min = u32::MAX;
+    })
+    .await;
+    let mut client = house.hello().await;
+    opens_data(&mut client).await;
+    client.sends("Subject: slow\r\n").await;
+    client.hears("421 4.4.2 ").await;
+    client.hears_the_end().await;
+    assert_eq!(house.metric("refusals_total{refusal=\"data_too_slow\"}"), 1);
+    assert_eq!(house.deliveries().len(), 0);
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_has_an_end_unless_it_is_exempt() {
+    let house = House::with(|settings| {
+        settings.session_max = SHORT;
+        settings.exempt.clear();
+    })
+    .await;
+    let mut client = house.connect().await;
+    client.hears("220 ").await;
+    client.hears("421 4.4.2 ").await;
+    assert_eq!(
+        house.metric("refusals_total{refusal=\"session_too_long\"}"),
+        1
+    );
+    // A unix socket is no stranger's.
+    let mut local = Client::unix(&house.unix()).await;
+    local.hears("220 ").await;
+    tokio::time::sleep(SHORT * 4).await;
+    local.says("LHLO x", "250").await;
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_has_a_bound_of_bytes() {
+    let house = House::with(|settings| {
+        settings.session_bytes_max = 10_000;
+        settings.exempt.clear();
+    })
+    .await;
+    let mut client = house.hello().await;
+    let mail = format!(
+        "Subject: x\r\n\r\n{}.\r\n",
+        "0123456789abcde\r\n".repeat(1_000)
+    );
+    let answer = client.posts(&format!("fans@{DOMAIN}"), &mail).await;
+    assert!(
+        answer.starts_with("250 "),
+        "the mail that reaches the bound is taken"
+    );
+    client.hears("421 ").await;
+    client.hears_the_end().await;
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_crowd_the_idle_go_first() {
+    let house = House::with(|settings| {
+        settings.connections_max = 4;
+        settings.crowded_percent = 50;
+        settings.idle_crowded_max = SHORT;
+    })
+    .await;
+    let mut first = house.hello().await;
+    let mut second = house.hello().await;
+    first.says("NOOP", "250 ").await;
+    second.says("NOOP", "250 ").await;
+    let mut third = house.connect().await;
+    third.hears("220 ").await;
+    first.hears("421 4.4.2 ").await;
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn places_are_bounded() {
+    let house = House::with(|settings| settings.connections_max = 2).await;
+    let mut first = house.hello().await;
+    let mut second = Client::unix(&house.unix()).await;
+    second.hears("220 ").await;
+    let mut third = house.connect().await;
+    third.hears("421 4.3.2 ").await;
+    third.hears_the_end().await;
+    assert_eq!(
+        house.metric("connections_refused_total{reason=\"server_full\"}"),
+        1
+    );
+    first.says("QUIT", "221 ").await;
+    drop(first);
+    house
+        .until("a place is free", |house| house.open() == 1)
+        .await;
+    drop(house.hello().await);
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_has_its_share_of_places() {
+    let house = House::with(|settings| {
+        settings.connections_per_network_max = 2;
+        settings.exempt.clear();
+    })
+    .await;
+    let first = house.hello().await;
+    let _second = house.hello().await;
+    let mut third = house.connect().await;
+    third.hears("421 4.7.0 ").await;
+    third.hears_the_end().await;
+    let reason = "connections_refused_total{reason=\"too_many_connections\"}";
+    assert_eq!(house.metric(reason), 1);
+    // Who comes by the unix socket has no network.
+    Client::unix(&house.unix()).await.hears("220 ").await;
+    drop(first);
+    house
+        .until("the place is free", |house| {
+            house.metric("connections_open{protocol=\"smtp\"}") == 1
+        })
+        .await;
+    drop(house.hello().await);
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_speaks_before_the_greeting_is_sent_away() {
+    let house = House::with(|settings| {
+        settings.greeting_wait = LONG;
+        settings.exempt.clear();
+    })
+    .await;
+    let mut client = house.connect().await;
+    client.sends("EHLO client.example\r\n").await;
+    client.hears("554 5.5.0 ").await;
+    client.hears_the_end().await;
+    house.end().await;
+
+    let house = House::with(|settings| {
+        settings.greeting_wait = SHORT;
+        settings.exempt.clear();
+    })
+    .await;
+    drop(house.hello().await);
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mail_in_flight_has_a_budget() {
+    let house = House::with(|settings| settings.bytes_in_flight_max = 200_000).await;
+    let to = format!("fans@{DOMAIN}");
+    let body = |bytes: usize| {
+        format!(
+            "Subject: x\r\n\r\n{}",
+            "0123456789abcd\r\n".repeat(bytes / 16)
+        )
+    };
+    let mut holder = house.hello().await;
+    opens_data(&mut holder).await;
+    holder.sends(body(40_000)).await;
+    house
+        .until("the mail is held", |house| {
+            house.metric("in_flight_bytes") >= 40_000
+        })
+        .await;
+
+    let mut other = house.hello().await;
+    let answer = other.posts(&to, &format!("{}.\r\n", body(190_000))).await;
+    assert!(answer.starts_with("452 4.3.1 "), "{answer}");
+    // The rest was thrown away, not run as commands, and the budget was given back.
+    other.says("NOOP", "250 ").await;
+    assert!(house.metric("in_flight_bytes") < 100_000);
+    other
+        .says("MAIL FROM:<ann@example.org> SIZE=190000", "452 4.3.1 ")
+        .await;
+    let answer = other.posts(&to, "Subject: small\r\n\r\n.\r\n").await;
+    assert!(answer.starts_with("250 "), "{answer}");
+
+    drop(holder);
+    house
+        .until("it is given back", |house| house.open() == 1)
+        .await;
+    let answer = other.posts(&to, &format!("{}.\r\n", body(60_000))).await;
+    assert!(answer.starts_with("250 "), "{answer}");
+    assert_eq!(house.metric("in_flight_bytes"), 0);
+    assert_eq!(house.deliveries().len(), 2);
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_read_is_cut_off() {
+    let house = House::with(|settings| {
+        settings.write_max = SHORT;
+        settings.session.refused_max = u32::MAX;
+        settings.session.rcpt_max = usize::MAX;
+    })
+    .await;
+    let mut client = Client::unix(&house.unix()).await;
+    client.sends("LHLO x\r\nMAIL FROM:<>\r\n").await;
+    let rcpt = format!("RCPT TO:<nobody@{DOMAIN}>\r\n").repeat(1_000);
+    for _ in 0..1_000 {
+        if client.tries_to_send(&rcpt).await.is_err() {
+            break;
+        }
+    }
+    house.until_all_are_gone().await;
+    house.end().await;
+}
