@@ -1,7 +1,21 @@
 //! The integration tests: everything that goes through a front door.
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod control;
+#[cfg(test)]
+mod delivery;
+#[cfg(test)]
+mod delivery_api;
+#[cfg(test)]
+mod delivery_faults;
+#[cfg(test)]
 mod dialogues;
+#[cfg(test)]
+mod fake_api;
+#[cfg(test)]
+mod http;
 #[cfg(test)]
 mod ingress;
 #[cfg(test)]

@@ -1,0 +1,439 @@
+//! Owns one attempt at one delivery: from the bytes in the journal to a message in the product.
+//!
+//! Does not decide when to try again or what runs beside it.
+//!
+//! A crash may come between any two steps. Each call to the product carries a key made of the mail's
+//! fingerprint, the same in every attempt and for every copy of the mail; what a call came to is a
+//! fact on disk before the next one is made.
+
+use std::panic;
+use std::sync::Arc;
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use tokio::task;
+use tracing::{error, info, warn};
+
+use super::answer::Answer;
+use super::gate::Heard;
+use super::locks::{Locks, Turn};
+use super::message::{self, Found};
+use super::metrics::Metrics;
+use super::place::{Place, Placed};
+use super::reading::Reading;
+use super::route::Route;
+use super::worker::WorkerSettings;
+use crate::mail::fingerprint::Fingerprint;
+use crate::store::{Delivery, DeliveryId, Fact, Outcome, RecordError, Step, Store};
+use crate::{clock, retry};
+
+/// What every attempt needs.
+pub(super) struct Jobs {
+    pub(super) store: Store,
+    pub(super) routes: Vec<Route>,
+    pub(super) metrics: Arc<Metrics>,
+    retry: retry::Settings,
+    subject_window: Duration,
+    locks: Arc<Locks>,
+}
+
+/// An attempt is over: what is to become of its lane, and what it heard of the API.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended {
+    pub(super) fate: Fate,
+    pub(super) heard: Heard,
+}
+
+impl Ended {
+    pub(super) const fn silent(fate: Fate) -> Self {
+        Self {
+            fate,
+            heard: Heard::Nothing,
+        }
+    }
+}
+
+/// What is to become of the lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Settled, parked or gone: the next one.
+    Over,
+    /// The same again after so long.
+    Later(Duration),
+    /// Nothing more can be recorded.
+    StoreDead,
+}
+
+impl Jobs {
+    pub(super) fn new(
+        store: Store,
+        routes: Vec<Route>,
+        settings: &WorkerSettings,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            store,
+            routes,
+            metrics,
+            retry: settings.retry,
+            subject_window: settings.subject_window,
+            locks: Arc::default(),
+        }
+    }
+
+    /// The number of a route by its name; one past the last for a name that is none.
+    pub(super) fn line_of(&self, name: &str) -> usize {
+        let found = self.routes.iter().position(|route| route.name == name);
+        found.unwrap_or(self.routes.len())
+    }
+
+    /// One attempt; `attempts` counts those made, this one included.
+    pub(super) async fn deliver(&self, id: DeliveryId, attempts: u32) -> Ended {
+        let found = self.store.delivery(id);
+        let Some(delivery) = found.filter(|delivery| delivery.parked.is_none()) else {
+            return Ended::silent(Fate::Over);
+        };
+        let name = delivery.recipient.route.clone();
+        self.metrics.attempt(&name);
+        let Some(route) = self.routes.get(self.line_of(&name)) else {
+            let reason = format!("route {name} is not configured");
+            return Ended::silent(self.park(&delivery, reason).await);
+        };
+        let mut attempt = Attempt {
+            jobs: self,
+            route,
+            delivery: &delivery,
+            heard: Heard::Nothing,
+        };
+        let stop = attempt.steps().await.err();
+        let heard = attempt.heard;
+        let fate = match stop {
+            None => Fate::Over,
+            Some(stop) => self.stopped(&delivery, stop, attempts).await,
+        };
+        Ended { fate, heard }
+    }
+
+    /// Parks a delivery whose attempt panicked.
+    pub(super) async fn park_broken(&self, id: DeliveryId) -> Ended {
+        error!(delivery = %id, "an attempt panicked");
+        let fate = match self.store.delivery(id) {
+            Some(delivery) => self.park(&delivery, "panic".to_owned()).await,
+            None => Fate::Over,
+        };
+        Ended::silent(fate)
+    }
+
+    async fn stopped(&self, delivery: &Delivery, stop: Stop, attempts: u32) -> Fate {
+        let (reason, wish, is_refused) = match stop {
+            Stop::Park(reason) => return self.park(delivery, reason).await,
+            Stop::Dead => return Fate::StoreDead,
+            Stop::Unauthorized(reason) => (reason, None, true),
+            Stop::Later(reason, wish) => (reason, wish, false),
+        };
+        let age = if is_refused {
+            // Not its fault, and a person is told already: it waits however old it grows.
+            Duration::ZERO
+        } else {
+            clock::now().since(delivery.envelope.received_at)
+        };
+        let outcome = retry::Outcome::Passing { wish };
+        match retry::next(&self.retry, outcome, attempts, age, random()) {
+            retry::Next::Again { after } => {
+                self.deferred(delivery, &reason);
+                Fate::Later(after)
+            }
+            retry::Next::Park { reason: why } => {
+                self.park(delivery, format!("{why}: {reason}")).await
+            }
+        }
+    }
+
+    fn deferred(&self, delivery: &Delivery, reason: &str) {
+        let route = delivery.recipient.route.as_str();
+        self.metrics.fate(route, "deferred");
+        info!(delivery = %delivery.id, route, reason, "deferred");
+    }
+
+    async fn park(&self, delivery: &Delivery, reason: String) -> Fate {
+        let route = delivery.recipient.route.as_str();
+        let fact = Fact::Settled {
+            delivery: delivery.id,
+            outcome: Outcome::Parked {
+                reason: reason.clone(),
+            },
+            // A copy of a parked mail is no duplicate: nobody has read it yet.
+            fingerprint: None,
+            at: clock::now(),
+        };
+        match self.store.record(vec![fact]).await {
+            Ok(()) => {
+                self.metrics.fate(route, "parked");
+                warn!(delivery = %delivery.id, route, reason, "parked");
+                Fate::Over
+            }
+            Err(RecordError::Full) => Fate::Later(self.retry.wait_max),
+            Err(RecordError::Dead) => Fate::StoreDead,
+        }
+    }
+}
+
+/// Why an attempt does not reach its end.
+#[derive(Debug)]
+enum Stop {
+    /// A person must look.
+    Park(String),
+    /// Something passes.
+    Later(String, Option<Duration>),
+    /// The key is not good.
+    Unauthorized(String),
+    /// The store is dead.
+    Dead,
+}
+
+impl From<RecordError> for Stop {
+    fn from(error: RecordError) -> Self {
+        match error {
+            RecordError::Full => Self::Later("the store is full".to_owned(), None),
+            RecordError::Dead => Self::Dead,
+        }
+    }
+}
+
+struct Attempt<'a> {
+    jobs: &'a Jobs,
+    route: &'a Route,
+    delivery: &'a Delivery,
+    heard: Heard,
+}
+
+impl<'a> Attempt<'a> {
+    async fn steps(&mut self) -> Result<(), Stop> {
+        let mail = self.read().await?;
+        let print = mail.fingerprint;
+        // Two copies of one mail may lie in two lanes.
+        let _copy = self
+            .turn(format!("copy {}", HEXLOWER.encode(&print.0)))
+            .await;
+        if self.is_duplicate(print) {
+            return self.drop_by("duplicate", &mail).await;
+        }
+        if let Some(rule) = mail.drop_rule {
+            return self.drop_by(rule, &mail).await;
+        }
+        let place = self.place();
+        let placed = place.find(&mail, clock::now()).map_err(Stop::Park)?;
+        let _thread = self.turn(placed.lock_name(&mail)).await;
+        let found = Found {
+            mailbox: placed.mailbox.as_deref().unwrap_or(&mail.mailbox),
+            priority: mail.priority,
+            identity: placed.identity,
+            reason: placed.reason,
+            received_at: self.delivery.envelope.received_at,
+        };
+        let (thread, posted) = match self.posted() {
+            Some(posted) => posted,
+            None => {
+                let thread = self.thread(&mail, &found, &placed).await?;
+                let posted = self.post(&mail, &found, &placed, &thread).await?;
+                (thread, posted)
+            }
+        };
+        self.patch(&mail, &found, &thread).await?;
+        self.delivered(&mail, &placed, thread, posted).await
+    }
+
+    /// Bytes to meaning, off the async threads: a large mail takes a while.
+    async fn read(&self) -> Result<Reading, Stop> {
+        let store = self.jobs.store.clone();
+        let delivery = self.delivery.clone();
+        let route = self.route.clone();
+        let read = task::spawn_blocking(move || {
+            let bytes = store.mail_bytes(delivery.id.mail)?;
+            Ok(Reading::of(&bytes, &delivery, &route))
+        });
+        match read.await {
+            Ok(Ok(reading)) => Ok(reading),
+            Ok(Err(error)) => {
+                let error: crate::store::ReadError = error;
+                error!(delivery = %self.delivery.id, %error, "mail unreadable");
+                Err(Stop::Park(
+                    "its bytes cannot be read from the journal".to_owned(),
+                ))
+            }
+            Err(broken) => match broken.try_into_panic() {
+                Ok(cause) => panic::resume_unwind(cause),
+                Err(_) => Err(Stop::Later("stopping".to_owned(), None)),
+            },
+        }
+    }
+
+    async fn turn(&self, name: String) -> Turn {
+        self.jobs.locks.lock(name).await
+    }
+
+    /// A mail already begun is its own, whatever a copy came to since.
+    fn is_duplicate(&self, print: Fingerprint) -> bool {
+        let seen = self.jobs.store.seen(print, clock::now());
+        self.delivery.steps.is_empty() && seen.is_some_and(|id| id != self.delivery.id)
+    }
+
+    fn place(&self) -> Place<'a> {
+        Place {
+            store: &self.jobs.store,
+            route: self.route,
+            delivery: self.delivery,
+            subject_window: self.jobs.subject_window,
+        }
+    }
+
+    fn posted(&self) -> Option<(String, String)> {
+        self.delivery
+            .steps
+            .iter()
+            .rev()
+            .find_map(|step| match step {
+                Step::MessagePosted {
+                    thread_id,
+                    message_id,
+                } => Some((thread_id.clone(), message_id.clone())),
+                Step::ThreadMade { .. } => None,
+            })
+    }
+
+    /// The id of the thread: known, made in an earlier attempt, or made now.
+    async fn thread(
+        &mut self,
+        mail: &Reading,
+        found: &Found<'_>,
+        placed: &Placed,
+    ) -> Result<String, Stop> {
+        if let Some(thread) = &placed.thread {
+            return Ok(thread.clone());
+        }
+        let key = key_of(mail.fingerprint, "thread");
+        let body = message::thread(mail, found);
+        let answer = self.route.api.make_thread(&key, &body).await;
+        let thread = self.heard("thread", answer)?;
+        let step = Step::ThreadMade {
+            thread_id: thread.clone(),
+        };
+        let delivery = self.delivery.id;
+        self.record(vec![Fact::Advanced { delivery, step }]).await?;
+        Ok(thread)
+    }
+
+    async fn post(
+        &mut self,
+        mail: &Reading,
+        found: &Found<'_>,
+        placed: &Placed,
+        thread: &str,
+    ) -> Result<String, Stop> {
+        let key = key_of(mail.fingerprint, "message");
+        let body = message::message(mail, found);
+        let answer = self.route.api.add_message(thread, &key, &body).await;
+        let message = self.heard("message", answer)?;
+        let step = Step::MessagePosted {
+            thread_id: thread.to_owned(),
+            message_id: message.clone(),
+        };
+        let mut facts = placed.facts(&self.place(), mail, thread, clock::now());
+        let delivery = self.delivery.id;
+        facts.push(Fact::Advanced { delivery, step });
+        self.record(facts).await?;
+        Ok(message)
+    }
+
+    async fn patch(&mut self, mail: &Reading, found: &Found<'_>, thread: &str) -> Result<(), Stop> {
+        let key = key_of(mail.fingerprint, "metadata");
+        let body = message::patch(mail, found);
+        let answer = self.route.api.patch_thread(thread, &key, &body).await;
+        self.heard("metadata", answer).map(drop)
+    }
+
+    async fn delivered(
+        &self,
+        mail: &Reading,
+        placed: &Placed,
+        thread_id: String,
+        message_id: String,
+    ) -> Result<(), Stop> {
+        let now = clock::now();
+        let (thread, message) = (thread_id.clone(), message_id.clone());
+        let fact = Fact::Settled {
+            delivery: self.delivery.id,
+            outcome: Outcome::Delivered {
+                thread_id,
+                message_id,
+            },
+            fingerprint: Some(mail.fingerprint),
+            at: now,
+        };
+        self.record(vec![fact]).await?;
+        let route = self.route.name.as_str();
+        let wait = now.since(self.delivery.envelope.received_at);
+        self.jobs.metrics.fate(route, "delivered");
+        self.jobs.metrics.delivered_after(wait);
+        info!(
+            delivery = %self.delivery.id, route, thread, message_id = message, kind = mail.kind,
+            matched = placed.reason, "delivered"
+        );
+        Ok(())
+    }
+
+    async fn drop_by(&self, rule: &str, mail: &Reading) -> Result<(), Stop> {
+        let fact = Fact::Settled {
+            delivery: self.delivery.id,
+            outcome: Outcome::Dropped {
+                rule: rule.to_owned(),
+            },
+            fingerprint: None,
+            at: clock::now(),
+        };
+        self.record(vec![fact]).await?;
+        let route = self.route.name.as_str();
+        self.jobs.metrics.fate(route, "dropped");
+        info!(
+            delivery = %self.delivery.id, route, rule, kind = mail.kind, because = mail.kind_rule,
+            "dropped"
+        );
+        Ok(())
+    }
+
+    async fn record(&self, facts: Vec<Fact>) -> Result<(), Stop> {
+        Ok(self.jobs.store.record(facts).await?)
+    }
+
+    /// The id in an answer, or why there is none.
+    fn heard(&mut self, call: &str, answer: Answer) -> Result<String, Stop> {
+        self.jobs.metrics.call(&self.route.name, call, &answer);
+        self.heard = match &answer {
+            Answer::Done { .. } | Answer::Final { .. } => Heard::Life,
+            Answer::Passing { .. } => Heard::Passing,
+            Answer::Unauthorized { .. } => Heard::Unauthorized,
+        };
+        match answer {
+            Answer::Done { id } => Ok(id),
+            Answer::Passing { reason, wish } => Err(Stop::Later(format!("{call}: {reason}"), wish)),
+            Answer::Unauthorized { reason } => Err(Stop::Unauthorized(format!("{call}: {reason}"))),
+            Answer::Final {
+                status: 404,
+                reason,
+            } if call != "thread" => Err(Stop::Park(format!(
+                "{call}: the Messages API does not know the thread: {reason}"
+            ))),
+            Answer::Final { reason, .. } => Err(Stop::Park(format!("{call}: {reason}"))),
+        }
+    }
+}
+
+/// Without randomness jobs that failed together come back together, which is bad but not wrong.
+fn random() -> u64 {
+    getrandom::u64().unwrap_or_default()
+}
+
+/// The key of one call for one mail: made of what the mail is, not of when or how it came.
+fn key_of(print: Fingerprint, call: &str) -> String {
+    format!("{}-{call}", HEXLOWER.encode(&print.0))
+}

@@ -1,0 +1,96 @@
+//! Owns locks by name: one job at a time for one thread, and for one mail that came twice.
+//!
+//! Does not order anything but who came first.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::OwnedMutexGuard;
+
+/// Locks that exist while someone holds or wants them: never more than there are jobs.
+#[derive(Debug, Default)]
+pub(super) struct Locks {
+    held: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Locks {
+    /// Waits for its turn with this name.
+    pub(super) async fn lock(self: &Arc<Self>, name: String) -> Turn {
+        let lock = Arc::clone(self.all().entry(name.clone()).or_default());
+        // Made before the wait: a job given up while it waits must leave no lock behind.
+        let mut turn = Turn {
+            locks: Arc::clone(self),
+            name,
+            guard: None,
+        };
+        turn.guard = Some(lock.lock_owned().await);
+        turn
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Arc<tokio::sync::Mutex<()>>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One's turn with a name, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Turn {
+    locks: Arc<Locks>,
+    name: String,
+    guard: Option<OwnedMutexGuard<()>>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut all = self.locks.all();
+        self.guard = None;
+        // Clones are made only under this lock, so a count of one is nobody else.
+        if all
+            .get(&self.name)
+            .is_some_and(|lock| Arc::strong_count(lock) == 1)
+        {
+            all.remove(&self.name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_at_a_time_and_nothing_left_behind() {
+        let locks = Arc::new(Locks::default());
+        let inside = Arc::new(AtomicU32::new(0));
+        let mut jobs = tokio::task::JoinSet::new();
+        for n in 0..40 {
+            let (locks, inside) = (Arc::clone(&locks), Arc::clone(&inside));
+            jobs.spawn(async move {
+                let turn = locks.lock("thread".to_owned()).await;
+                assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                tokio::task::yield_now().await;
+                inside.fetch_sub(1, Ordering::SeqCst);
+                drop(turn);
+                let _other = locks.lock(format!("thread {n}")).await;
+            });
+        }
+        jobs.join_all().await;
+        assert!(locks.all().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_wait_given_up_leaves_nothing_behind() {
+        let locks = Arc::new(Locks::default());
+        let turn = locks.lock("a".to_owned()).await;
+        let waits = locks.lock("a".to_owned());
+        assert!(
+            tokio::time::timeout(std::time::Duration::ZERO, waits)
+                .await
+                .is_err()
+        );
+        drop(turn);
+        assert!(locks.all().is_empty());
+    }
+}

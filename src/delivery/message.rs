@@ -1,0 +1,272 @@
+//! Owns the JSON of the Messages API (DESIGN 4.2): what is said of a mail, field by field.
+//!
+//! Does not decide any of it and does not send it.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::reading::Reading;
+use crate::clock::Timestamp;
+
+/// The value of `sourceType`.
+const SOURCE: &str = "email";
+
+/// How sure it is that the sender is who the header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Identity {
+    /// Nothing says so.
+    Unverified,
+    /// Whoever wrote has a token that was sent to one person. It may have been passed on.
+    TokenHolder,
+}
+
+/// What was found out about a mail besides its words.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    /// The mailbox it is for.
+    pub mailbox: &'a str,
+    /// `vip`, `priority`, `standard` or `general`.
+    pub priority: &'a str,
+    /// Who wrote it, as far as is known.
+    pub identity: Identity,
+    /// Why it belongs to its thread.
+    pub reason: &'a str,
+    /// When it was received.
+    pub received_at: Timestamp,
+}
+
+/// The body of `POST {base}/threads`.
+pub fn thread(mail: &Reading, found: &Found<'_>) -> Value {
+    json!({
+        "sourceType": SOURCE,
+        "identityEmail": mail.sender_email,
+        "mailbox": found.mailbox,
+        "priority": found.priority,
+        "metadata": {
+            "emailFrom": mail.sender_email,
+            "emailFromName": mail.sender_name,
+            "emailSubject": mail.subject,
+            "lastEmailMessageId": mail.message_id,
+            "lastEmailReceivedAt": found.received_at.to_rfc3339(),
+        },
+    })
+}
+
+/// The body of `POST {base}/threads/{id}/messages`.
+pub fn message(mail: &Reading, found: &Found<'_>) -> Value {
+    json!({
+        "sourceType": SOURCE,
+        "senderEmail": mail.sender_email,
+        "senderName": mail.sender_name,
+        "body": mail.body,
+        "bodyHtml": mail.body_html,
+        "quotedText": mail.quoted,
+        "subject": mail.subject,
+        "emailMessageId": mail.message_id,
+        "inReplyTo": mail.in_reply_to.first(),
+        "receivedAt": found.received_at.to_rfc3339(),
+        "kind": mail.kind,
+        "attachments": mail.attachments,
+        "authentication": {
+            "spf": "none",
+            "dkim": "none",
+            "dmarc": "none",
+            "arc": "none",
+            "identity": found.identity,
+        },
+        "match": { "reason": found.reason },
+    })
+}
+
+/// The body of `PATCH {base}/threads/{id}`.
+pub fn patch(mail: &Reading, found: &Found<'_>) -> Value {
+    json!({
+        "metadata": {
+            "lastEmailMessageId": mail.message_id,
+            "lastEmailReceivedAt": found.received_at.to_rfc3339(),
+        },
+    })
+}
+
+/// What is said of an attachment.
+///
+/// Its bytes are not kept yet, so it has neither an id nor a URL; size and hash name it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attachment {
+    /// The name under which the bytes are kept.
+    pub id: Option<String>,
+    /// Without any path.
+    pub filename: Option<String>,
+    /// What the sender says it is.
+    pub content_type: String,
+    /// Bytes, transfer encoding undone.
+    pub size: usize,
+    /// Lower-case hex of the bytes' SHA-256.
+    pub sha256: String,
+    /// Meant to be shown within the text.
+    pub inline: bool,
+    /// What `cid:` in the HTML names.
+    pub content_id: Option<String>,
+    /// Where the bytes can be fetched.
+    pub url: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::fingerprint::Fingerprint;
+
+    fn mail() -> Reading {
+        Reading {
+            sender_email: "ann@example.com".into(),
+            sender_name: Some("Ann \"A\" Other".into()),
+            subject: "Re: Where is my order?".into(),
+            message_id: Some("a2@mail.example.com".into()),
+            in_reply_to: vec!["p1@inbox.example.com".into(), "p0@inbox.example.com".into()],
+            body: "It came today.\nThank you!".into(),
+            body_html: Some("<p>It came today.</p>".into()),
+            quoted: Some("> Has it arrived?".into()),
+            attachments: vec![Attachment {
+                id: None,
+                filename: Some("photo.jpg".into()),
+                content_type: "image/jpeg".into(),
+                size: 4,
+                sha256: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".into(),
+                inline: true,
+                content_id: Some("c1@mail".into()),
+                url: None,
+            }],
+            ..bare()
+        }
+    }
+
+    fn bare() -> Reading {
+        Reading {
+            fingerprint: Fingerprint([0; 16]),
+            kind: "person",
+            kind_rule: "nothing_says_machine",
+            drop_rule: None,
+            author: None,
+            sender_email: "ann@example.com".into(),
+            sender_name: None,
+            subject: String::new(),
+            normal_subject: String::new(),
+            message_id: None,
+            in_reply_to: Vec::new(),
+            lookups: Vec::new(),
+            body: String::new(),
+            body_html: None,
+            quoted: None,
+            mailbox: "general".into(),
+            priority: "standard",
+            attachments: Vec::new(),
+        }
+    }
+
+    fn found() -> Found<'static> {
+        Found {
+            mailbox: "general",
+            priority: "standard",
+            identity: Identity::TokenHolder,
+            reason: "token",
+            received_at: Timestamp::from_millis(1_769_903_999_042),
+        }
+    }
+
+    /// A golden text is compared as JSON, so that its layout is free and its fields are not.
+    fn golden(text: &str) -> Value {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_thread_is_this() {
+        let wanted = r#"{
+            "sourceType": "email",
+            "identityEmail": "ann@example.com",
+            "mailbox": "general",
+            "priority": "standard",
+            "metadata": {
+                "emailFrom": "ann@example.com",
+                "emailFromName": "Ann \"A\" Other",
+                "emailSubject": "Re: Where is my order?",
+                "lastEmailMessageId": "a2@mail.example.com",
+                "lastEmailReceivedAt": "2026-01-31T23:59:59.042Z"
+            }
+        }"#;
+        assert_eq!(thread(&mail(), &found()), golden(wanted));
+    }
+
+    #[test]
+    fn a_message_is_this() {
+        let wanted = r#"{
+            "sourceType": "email",
+            "senderEmail": "ann@example.com",
+            "senderName": "Ann \"A\" Other",
+            "body": "It came today.\nThank you!",
+            "bodyHtml": "<p>It came today.</p>",
+            "quotedText": "> Has it arrived?",
+            "subject": "Re: Where is my order?",
+            "emailMessageId": "a2@mail.example.com",
+            "inReplyTo": "p1@inbox.example.com",
+            "receivedAt": "2026-01-31T23:59:59.042Z",
+            "kind": "person",
+            "attachments": [{
+                "id": null,
+                "filename": "photo.jpg",
+                "contentType": "image/jpeg",
+                "size": 4,
+                "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                "inline": true,
+                "contentId": "c1@mail",
+                "url": null
+            }],
+            "authentication": {
+                "spf": "none", "dkim": "none", "dmarc": "none", "arc": "none",
+                "identity": "token-holder"
+            },
+            "match": { "reason": "token" }
+        }"#;
+        assert_eq!(message(&mail(), &found()), golden(wanted));
+    }
+
+    #[test]
+    fn a_bare_mail_has_every_field_still() {
+        let unverified = Found {
+            identity: Identity::Unverified,
+            ..found()
+        };
+        let wanted = r#"{
+            "sourceType": "email",
+            "senderEmail": "ann@example.com",
+            "senderName": null,
+            "body": "",
+            "bodyHtml": null,
+            "quotedText": null,
+            "subject": "",
+            "emailMessageId": null,
+            "inReplyTo": null,
+            "receivedAt": "2026-01-31T23:59:59.042Z",
+            "kind": "person",
+            "attachments": [],
+            "authentication": {
+                "spf": "none", "dkim": "none", "dmarc": "none", "arc": "none",
+                "identity": "unverified"
+            },
+            "match": { "reason": "token" }
+        }"#;
+        assert_eq!(message(&bare(), &unverified), golden(wanted));
+    }
+
+    #[test]
+    fn a_patch_is_this() {
+        let wanted = r#"{
+            "metadata": {
+                "lastEmailMessageId": "a2@mail.example.com",
+                "lastEmailReceivedAt": "2026-01-31T23:59:59.042Z"
+            }
+        }"#;
+        assert_eq!(patch(&mail(), &found()), golden(wanted));
+    }
+}

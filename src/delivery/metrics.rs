@@ -1,0 +1,144 @@
+//! Owns what is counted about delivery.
+//!
+//! Does not count what the ledger knows: how many mails are in which state.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use super::answer::Answer;
+
+/// Seconds from received to delivered: under a second when all is well, days after an outage.
+const BUCKETS: [f64; 12] = [
+    0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3_600.0, 21_600.0, 86_400.0, 432_000.0,
+];
+
+/// The counters of all routes.
+#[derive(Debug)]
+pub struct Metrics {
+    fates: Family<FateLabels, Counter>,
+    calls: Family<CallLabels, Counter>,
+    attempts: Family<RouteLabels, Counter>,
+    paused: Family<RouteLabels, Gauge>,
+    paused_routes: Mutex<BTreeSet<String>>,
+    pub(super) in_flight: Gauge,
+    pub(super) held: Gauge,
+    seconds: Histogram,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FateLabels {
+    route: String,
+    fate: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    route: String,
+    call: String,
+    answer: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    route: String,
+}
+
+impl Metrics {
+    /// Counters at zero, made known to `registry` as `postern_delivery_*`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            fates: Family::default(),
+            calls: Family::default(),
+            attempts: Family::default(),
+            paused: Family::default(),
+            paused_routes: Mutex::default(),
+            in_flight: Gauge::default(),
+            held: Gauge::default(),
+            seconds: Histogram::new(BUCKETS),
+        };
+        let ours = registry.sub_registry_with_prefix("postern_delivery");
+        ours.register(
+            "fates",
+            "Attempts by what became of the mail: delivered, parked, dropped, deferred",
+            metrics.fates.clone(),
+        );
+        ours.register(
+            "calls",
+            "Calls to the Messages API by what came back",
+            metrics.calls.clone(),
+        );
+        ours.register("attempts", "Attempts begun", metrics.attempts.clone());
+        ours.register(
+            "paused",
+            "1 if the Messages API refuses the key and all mail of the route waits",
+            metrics.paused.clone(),
+        );
+        ours.register("in_flight", "Attempts under way", metrics.in_flight.clone());
+        ours.register(
+            "held",
+            "Waiting deliveries the worker has lined up",
+            metrics.held.clone(),
+        );
+        ours.register(
+            "seconds",
+            "Seconds from received to delivered",
+            metrics.seconds.clone(),
+        );
+        metrics
+    }
+
+    /// The routes whose Messages API refuses the key, by name.
+    pub fn paused_routes(&self) -> Vec<String> {
+        let paused = self.paused_routes.lock();
+        let paused = paused.unwrap_or_else(PoisonError::into_inner);
+        paused.iter().cloned().collect()
+    }
+
+    pub(super) fn attempt(&self, route: &str) {
+        let route = route.to_owned();
+        self.attempts.get_or_create(&RouteLabels { route }).inc();
+    }
+
+    pub(super) fn fate(&self, route: &str, fate: &str) {
+        let labels = FateLabels {
+            route: route.to_owned(),
+            fate: fate.to_owned(),
+        };
+        self.fates.get_or_create(&labels).inc();
+    }
+
+    pub(super) fn call(&self, route: &str, call: &str, answer: &Answer) {
+        let labels = CallLabels {
+            route: route.to_owned(),
+            call: call.to_owned(),
+            answer: answer.class().to_owned(),
+        };
+        self.calls.get_or_create(&labels).inc();
+    }
+
+    pub(super) fn delivered_after(&self, wait: std::time::Duration) {
+        self.seconds.observe(wait.as_secs_f64());
+    }
+
+    pub(super) fn set_paused(&self, route: &str, is_paused: bool) {
+        let labels = RouteLabels {
+            route: route.to_owned(),
+        };
+        self.paused.get_or_create(&labels).set(i64::from(is_paused));
+        let paused = self.paused_routes.lock();
+        let mut paused = paused.unwrap_or_else(PoisonError::into_inner);
+        if is_paused {
+            paused.insert(route.to_owned());
+        } else {
+            paused.remove(route);
+        }
+    }
+}

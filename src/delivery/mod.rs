@@ -1,0 +1,16 @@
+//! Owns the way from the journal to the Messages API: every waiting delivery, once, in order.
+//!
+//! Does not take mail in and does not answer it.
+
+mod answer;
+pub mod api;
+mod gate;
+mod job;
+mod lanes;
+mod locks;
+pub mod message;
+pub mod metrics;
+mod place;
+pub mod reading;
+pub mod route;
+pub mod worker;

@@ -1,0 +1,243 @@
+//! Owns finding a mail's thread: what the store knows is asked for here, the decision is
+//! [`crate::mail::thread`]'s; and what is remembered of the thread once the mail is posted.
+//!
+//! Does not talk to the product.
+
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+
+use super::message::Identity;
+use super::reading::Reading;
+use super::route::Route;
+use crate::clock::Timestamp;
+use crate::mail::envelope::Target;
+use crate::mail::thread::{Candidate, Decision, Facts, Reason, decide};
+use crate::mail::token::{Claims, ThreadKey};
+use crate::store::{Delivery, Fact, Mapping, Step, Store};
+
+/// Of a thread's Message-IDs so many are remembered, the newest: a References field of more helps
+/// no mail program.
+const REFERENCES_MAX: usize = 32;
+
+/// What a thread is looked for with.
+pub(super) struct Place<'a> {
+    pub(super) store: &'a Store,
+    pub(super) route: &'a Route,
+    pub(super) delivery: &'a Delivery,
+    pub(super) subject_window: Duration,
+}
+
+/// Where a mail belongs.
+#[derive(Clone, Debug)]
+pub(super) struct Placed {
+    /// The product's id of the thread; `None`: it is yet to be made.
+    pub(super) thread: Option<String>,
+    /// Why there.
+    pub(super) reason: &'static str,
+    /// The mailbox of the thread, where it is known.
+    pub(super) mailbox: Option<String>,
+    pub(super) identity: Identity,
+    /// A token tells whose it is, and it is not the author's.
+    bound_to_another: bool,
+}
+
+impl Place<'_> {
+    /// Finds the thread, or says why a person must.
+    pub(super) fn find(&self, mail: &Reading, now: Timestamp) -> Result<Placed, String> {
+        let claims = match &self.delivery.recipient.target {
+            Target::Thread(claims) => Some(claims),
+            Target::Mailbox(_) => None,
+        };
+        let (thread, reason) = match self.made() {
+            // Decided in an earlier attempt, and the product has acted on it.
+            Some(thread) => (Some(thread), Reason::None),
+            None => self.decided(mail, claims, now)?,
+        };
+        let mapping = thread
+            .as_deref()
+            .and_then(|id| self.mapping(ThreadKey::of(id)));
+        Ok(Placed {
+            mailbox: mapping.and_then(|mapping| mapping.mailbox),
+            thread,
+            reason: reason.as_str(),
+            identity: if claims.is_some() {
+                Identity::TokenHolder
+            } else {
+                Identity::Unverified
+            },
+            bound_to_another: claims.is_some_and(|claims| self.is_bound_to_another(mail, claims)),
+        })
+    }
+
+    /// What is remembered of a thread. One of another route belongs to another product, which may
+    /// well use the same ids.
+    fn mapping(&self, thread: ThreadKey) -> Option<Mapping> {
+        let mapping = self.store.thread(thread)?;
+        (mapping.route == self.route.name).then_some(mapping)
+    }
+
+    fn made(&self) -> Option<String> {
+        self.delivery.steps.first().map(|step| match step {
+            Step::ThreadMade { thread_id } | Step::MessagePosted { thread_id, .. } => {
+                thread_id.clone()
+            }
+        })
+    }
+
+    fn decided(
+        &self,
+        mail: &Reading,
+        claims: Option<&Claims>,
+        now: Timestamp,
+    ) -> Result<(Option<String>, Reason), String> {
+        let facts = Facts {
+            author: mail.author.as_ref(),
+            // Nobody vouches for a sender yet, so no thread is found by sender and subject.
+            is_authenticated: false,
+            subject: &mail.normal_subject,
+            now,
+            subject_window: self.subject_window,
+        };
+        let candidates = match claims {
+            // A token always counts: nothing else needs to be asked.
+            Some(claims) => vec![self.of_token(claims)],
+            None => self.of_headers(mail, now),
+        };
+        match decide(&facts, &candidates) {
+            Decision::Existing { thread_id, reason } => Ok((Some(thread_id), reason)),
+            Decision::New { reason } => Ok((None, reason)),
+            Decision::Conflict { reason } => {
+                Err(format!("more than one thread by {}", reason.as_str()))
+            }
+        }
+    }
+
+    fn of_token(&self, claims: &Claims) -> Candidate {
+        let mapping = self.mapping(claims.thread);
+        let participant = mapping.as_ref().and_then(|m| m.participant.clone());
+        let changed_at = mapping.as_ref().map(|m| m.changed_at).unwrap_or_default();
+        let thread_id = claims
+            .thread_id
+            .clone()
+            .or_else(|| mapping.map(|m| m.thread_id))
+            .or_else(|| self.store.thread_by_token(claims.digest))
+            // Neither mapped nor minted here: only a UUID can have been the id.
+            .unwrap_or_else(|| claims.thread.as_uuid_text());
+        Candidate {
+            thread_id,
+            participant,
+            changed_at,
+            reason: Reason::Token,
+        }
+    }
+
+    fn of_headers(&self, mail: &Reading, now: Timestamp) -> Vec<Candidate> {
+        let mut found = Vec::new();
+        for (id, reason) in &mail.lookups {
+            let Some((mapping, sent_by_us)) = self.store.thread_by_message_id(id) else {
+                continue;
+            };
+            let reason = if sent_by_us {
+                *reason
+            } else {
+                Reason::StoredMessageId
+            };
+            found.extend(self.of_mapping(mapping, reason));
+        }
+        if let Some(author) = &mail.author {
+            let since = now.minus(self.subject_window);
+            let name = self.route.name.as_str();
+            let mapping = self
+                .store
+                .thread_by_subject(name, author, &mail.normal_subject, since);
+            found.extend(mapping.and_then(|m| self.of_mapping(m, Reason::Subject)));
+        }
+        found
+    }
+
+    fn of_mapping(&self, mapping: Mapping, reason: Reason) -> Option<Candidate> {
+        (mapping.route == self.route.name).then_some(Candidate {
+            thread_id: mapping.thread_id,
+            participant: mapping.participant,
+            changed_at: mapping.changed_at,
+            reason,
+        })
+    }
+
+    fn is_bound_to_another(&self, mail: &Reading, claims: &Claims) -> bool {
+        let author = mail.author.as_ref();
+        let is_author = author.is_some_and(|a| self.route.keys.is_participant(claims, a));
+        claims.participant.is_some() && !is_author
+    }
+}
+
+impl Placed {
+    /// The name of the lock on the thread. A thread yet to be made has nobody to be locked out.
+    pub(super) fn lock_name(&self, mail: &Reading) -> String {
+        match &self.thread {
+            Some(thread) => format!("thread {thread}"),
+            None => format!("new {}", HEXLOWER.encode(&mail.fingerprint.0)),
+        }
+    }
+
+    /// What is remembered of the thread and the mail in it: recorded with the step that posted it.
+    pub(super) fn facts(
+        &self,
+        place: &Place<'_>,
+        mail: &Reading,
+        thread: &str,
+        now: Timestamp,
+    ) -> Vec<Fact> {
+        // Asked again under the thread's lock: another lane may have changed it since.
+        let known = place.mapping(ThreadKey::of(thread));
+        let mut mapping = known.unwrap_or_else(|| Mapping {
+            thread_id: thread.to_owned(),
+            route: place.route.name.clone(),
+            participant: None,
+            subject: String::new(),
+            mailbox: Some(mail.mailbox.clone()),
+            last_message_id: None,
+            references: Vec::new(),
+            made_at: now,
+            changed_at: now,
+        });
+        if mapping.participant.is_none() && !self.bound_to_another {
+            mapping.participant = mail.author.clone();
+        }
+        if mapping.subject.is_empty() {
+            mapping.subject = mail.normal_subject.clone();
+        }
+        mapping.changed_at = now;
+        let mut facts = Vec::new();
+        if let Some(id) = &mail.message_id {
+            mapping.references.retain(|known| known != id);
+            mapping.references.push(id.clone());
+            let surplus = mapping.references.len().saturating_sub(REFERENCES_MAX);
+            mapping.references.drain(..surplus);
+            mapping.last_message_id = Some(id.clone());
+            facts.push(Fact::Linked {
+                message_id: id.clone(),
+                thread_id: thread.to_owned(),
+                sent_by_us: false,
+            });
+        }
+        facts.push(Fact::Mapped(mapping));
+        facts.extend(self.minted(place, thread, now));
+        facts
+    }
+
+    /// A v1 token seen whole: if it comes lower-cased one day, this is how it is known again.
+    fn minted(&self, place: &Place<'_>, thread: &str, now: Timestamp) -> Option<Fact> {
+        let Target::Thread(claims) = &place.delivery.recipient.target else {
+            return None;
+        };
+        let is_news =
+            claims.thread_id.is_some() && place.store.thread_by_token(claims.digest).is_none();
+        is_news.then(|| Fact::Minted {
+            token: claims.digest,
+            thread_id: thread.to_owned(),
+            at: now,
+        })
+    }
+}

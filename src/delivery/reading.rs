@@ -1,0 +1,162 @@
+//! Owns what one mail means for one recipient: the parts of `mail` put together, once an attempt.
+//!
+//! Does no I/O and asks nobody: it runs off the async threads.
+
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use sha2::{Digest, Sha256};
+
+use super::message::Attachment;
+use super::route::Route;
+use crate::mail::address::Address;
+use crate::mail::envelope::Target;
+use crate::mail::fingerprint::Fingerprint;
+use crate::mail::kind::{Context, Kind, classify};
+use crate::mail::reply;
+use crate::mail::subject::Subject;
+use crate::mail::thread::{Reason, lookups};
+use crate::mail::view::View;
+use crate::store::Delivery;
+
+/// Of a message, so many attachments are told of at most.
+const ATTACHMENTS_MAX: usize = 1000;
+
+/// What a mail says and is.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// The same for every copy of the mail to this recipient.
+    pub fingerprint: Fingerprint,
+    /// What sort of mail it is.
+    pub kind: &'static str,
+    /// The rule that said so.
+    pub kind_rule: &'static str,
+    /// The rule by which it is not posted, if there is one.
+    pub drop_rule: Option<&'static str>,
+    /// The one author in the header.
+    pub author: Option<Address>,
+    /// The author's address, else the envelope's sender, else what stands in `From`.
+    pub sender_email: String,
+    /// The author's display name.
+    pub sender_name: Option<String>,
+    /// The subject as a person reads it; empty if there is none.
+    pub subject: String,
+    /// The subject without what replies put before it.
+    pub normal_subject: String,
+    /// Without angle brackets.
+    pub message_id: Option<String>,
+    /// The Message-IDs of In-Reply-To.
+    pub in_reply_to: Vec<String>,
+    /// The Message-IDs that may tell the thread, and why if we sent the mail they name.
+    pub lookups: Vec<(String, Reason)>,
+    /// The words the person wrote.
+    pub body: String,
+    /// The same as HTML made safe.
+    pub body_html: Option<String>,
+    /// What was quoted.
+    pub quoted: Option<String>,
+    /// The mailbox it is for.
+    pub mailbox: String,
+    /// How urgent it is.
+    pub priority: &'static str,
+    /// What is attached.
+    pub attachments: Vec<Attachment>,
+}
+
+impl Reading {
+    /// Reads a mail's bytes for one of its recipients.
+    pub(super) fn of(bytes: &Bytes, delivery: &Delivery, route: &Route) -> Self {
+        let view = View::parse(bytes);
+        let sender = delivery.envelope.sender.as_ref();
+        let context = Context {
+            sender: sender.into(),
+            loop_mark: route.loop_mark.as_deref(),
+            message_id_domains: &route.message_id_domains,
+            ..Context::UNKNOWN
+        };
+        let (finding, _) = classify(&view, &context);
+        let header = &view.header;
+        let subject = header.subject.clone().unwrap_or_default();
+        let reply = reply::extract(&reply::Input {
+            text: view.text.as_deref(),
+            html: view.html.as_deref(),
+            subject: &subject,
+            ..reply::Input::default()
+        });
+        let author = header.author().cloned();
+        let from = header.from.first();
+        let sender_email = author
+            .as_ref()
+            .or(sender)
+            .map(ToString::to_string)
+            .or_else(|| from.map(|from| from.text.clone()))
+            .unwrap_or_default();
+        Self {
+            fingerprint: Fingerprint::of(&delivery.recipient.address, &view),
+            kind: finding.kind.name(),
+            kind_rule: finding.rule,
+            drop_rule: drop_rule(finding.kind, sender.is_none()),
+            sender_email,
+            sender_name: from.and_then(|from| from.name.clone()),
+            author,
+            normal_subject: Subject::of(&subject).normalised,
+            subject,
+            message_id: header.message_id.clone(),
+            in_reply_to: header.in_reply_to.clone(),
+            lookups: lookups(header)
+                .into_iter()
+                .map(|(id, reason)| (id.to_owned(), reason))
+                .collect(),
+            body: reply.text,
+            body_html: reply.html,
+            quoted: Some(reply.quoted).filter(|quoted| !quoted.is_empty()),
+            mailbox: match &delivery.recipient.target {
+                Target::Mailbox(name) => name.clone(),
+                Target::Thread(_) => MAILBOX_DEFAULT.to_owned(),
+            },
+            priority: PRIORITY_DEFAULT,
+            attachments: attachments_of(&view),
+        }
+    }
+}
+
+/// The mailbox of a thread we know only by its token.
+const MAILBOX_DEFAULT: &str = "general";
+/// Nothing says yet that one sender is more urgent than another.
+const PRIORITY_DEFAULT: &str = "standard";
+
+/// What no person wrote is not posted. A list's mail and the answer to an invitation are posted
+/// under their kind: a person may be behind them, and losing words is worse than showing too many.
+const fn drop_rule(kind: Kind, from_nobody: bool) -> Option<&'static str> {
+    match kind {
+        Kind::AutoReply
+        | Kind::Bounce
+        | Kind::DelayNotice
+        | Kind::FeedbackReport
+        | Kind::ReadReceipt
+        | Kind::Loop => Some(kind.name()),
+        // Nobody hears of a mail with the null sender's fate: whoever wrote it expects no answer
+        // (RFC 5321 section 4.5.5).
+        Kind::Person | Kind::List | Kind::Calendar if from_nobody => Some("null_sender"),
+        Kind::Person | Kind::List | Kind::Calendar => None,
+    }
+}
+
+fn attachments_of(view: &View) -> Vec<Attachment> {
+    view.attachments
+        .iter()
+        .take(ATTACHMENTS_MAX)
+        .map(|attachment| {
+            let bytes = attachment.bytes();
+            Attachment {
+                id: None,
+                filename: attachment.filename.clone(),
+                content_type: attachment.content_type.clone(),
+                size: bytes.len(),
+                sha256: HEXLOWER.encode(&Sha256::digest(&bytes)),
+                inline: attachment.inline,
+                content_id: attachment.content_id.clone(),
+                url: None,
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,24 @@
+//! Owns what delivery must know of a route: its Messages API, its keys, the marks of its own mail.
+//!
+//! Does not read settings.
+
+use std::sync::Arc;
+
+use super::api::Api;
+use crate::mail::address::Domain;
+use crate::mail::token::KeyRing;
+
+/// One reply domain with its Messages API.
+#[derive(Clone)]
+pub struct Route {
+    /// The name that stands in the recipients of its mail.
+    pub name: String,
+    /// The Messages API its mail is posted to.
+    pub api: Api,
+    /// The keys of its tokens: they tell whose a token is.
+    pub keys: Arc<KeyRing>,
+    /// The value our instance writes into its loop mark, if it writes one.
+    pub loop_mark: Option<String>,
+    /// Domains in which only we make Message-IDs.
+    pub message_id_domains: Vec<Domain>,
+}

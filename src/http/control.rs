@@ -1,0 +1,364 @@
+//! Owns what the command line asks of a running Postern over its unix socket: the queue, a mail put
+//! in by hand, tokens.
+//!
+//! Does not ask who calls: the socket is its owner's alone ([`super::server::listen_alone`]).
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::{Router, routing};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+use super::error::{Fault, done};
+use super::messages::{Page, bounds, listed};
+use super::router::dress;
+use crate::clock::{self, Timestamp};
+use crate::mail::address::{Address, Domain};
+use crate::mail::envelope::{Door, Envelope, Peer, Recipient, Target};
+use crate::mail::token::{Format, KeyRing, ThreadKey, TokenError};
+use crate::store::{Delivery, DeliveryId, Fact, Mapping, Outcome, Store};
+
+/// The name of the control socket in the data folder.
+pub const SOCKET: &str = "control.sock";
+/// An injected mail has at most so many recipients.
+const RECIPIENTS_MAX: usize = 100;
+/// A thread id has at most so many bytes: it must fit a path segment of the Messages API.
+const THREAD_BYTES_MAX: usize = 256;
+
+/// What the control socket works on.
+#[derive(Clone)]
+pub struct Control {
+    /// The store whose queue is shown and changed.
+    pub store: Store,
+    /// The routes tokens are minted for; the first is the default.
+    pub routes: Arc<[TokenRoute]>,
+    /// What an address means: the same answer RCPT gives, or why it is refused.
+    #[expect(
+        clippy::type_complexity,
+        reason = "one closure in one place needs no name"
+    )]
+    pub recipient: Arc<dyn Fn(&Address, Timestamp) -> Result<Recipient, String> + Send + Sync>,
+    /// An injected mail has at most so many bytes.
+    pub mail_bytes_max: usize,
+}
+
+/// A route as far as tokens go.
+pub struct TokenRoute {
+    /// The route's name.
+    pub name: String,
+    /// The domain of its reply addresses.
+    pub domain: Domain,
+    /// Its keys.
+    pub keys: Arc<KeyRing>,
+    /// The form its tokens are minted in.
+    pub format: Format,
+}
+
+/// All of the control socket.
+pub fn router(control: Control) -> Router {
+    let wide = DefaultBodyLimit::max(control.mail_bytes_max);
+    let desk = Desk {
+        control,
+        turn: Arc::new(Mutex::new(())),
+    };
+    dress(
+        Router::new()
+            .route("/queue", routing::get(list))
+            .route("/queue/{id}", routing::get(show))
+            .route("/queue/{id}/retry", routing::post(retry))
+            .route("/queue/{id}/drop", routing::post(drop_parked))
+            .route("/mail", routing::post(inject).layer(wide))
+            .route("/tokens", routing::post(mint))
+            .route("/tokens/revoke", routing::post(revoke)),
+    )
+    .with_state(desk)
+}
+
+#[derive(Clone)]
+struct Desk {
+    control: Control,
+    /// Between the look at a parked mail and the fact about it no other request comes.
+    turn: Arc<Mutex<()>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Which {
+    state: Option<String>,
+}
+
+async fn list(
+    State(desk): State<Desk>,
+    which: Result<Query<Which>, QueryRejection>,
+    page: Result<Query<Page>, QueryRejection>,
+) -> Result<Response, Fault> {
+    let (after, limit) = bounds(page)?;
+    let after = after.as_deref().map(delivery_id).transpose()?;
+    let state = which.ok().and_then(|Query(which)| which.state);
+    let store = &desk.control.store;
+    let mut found = match state.as_deref() {
+        None | Some("parked") => store.parked(after, limit + 1),
+        Some("waiting") => store.waiting(after, limit + 1),
+        Some(_) => return Err(Fault::request("state: parked or waiting")),
+    };
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let shown: Vec<Value> = found.iter().map(summary).collect();
+    Ok(listed(&shown, more))
+}
+
+async fn show(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Response, Fault> {
+    let delivery = desk.find(&id)?;
+    let envelope = &delivery.envelope;
+    let mut shown = summary(&delivery);
+    shown["door"] = json!(envelope.peer.door);
+    shown["peer"] = json!(envelope.peer.ip);
+    shown["helo"] = json!(envelope.peer.helo);
+    shown["tls"] = json!(envelope.peer.tls);
+    shown["steps"] = json!(delivery.steps);
+    Ok(done(StatusCode::OK, shown))
+}
+
+async fn retry(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Response, Fault> {
+    let _turn = desk.turn.lock().await;
+    let delivery = desk.find_parked(&id)?.id;
+    let fact = Fact::Released {
+        delivery,
+        at: clock::now(),
+    };
+    desk.control.store.record(vec![fact]).await?;
+    Ok(done(
+        StatusCode::OK,
+        json!({ "id": id, "state": "waiting" }),
+    ))
+}
+
+async fn drop_parked(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Response, Fault> {
+    let _turn = desk.turn.lock().await;
+    let delivery = desk.find_parked(&id)?.id;
+    let fact = Fact::Settled {
+        delivery,
+        outcome: Outcome::Dropped {
+            rule: "operator".to_owned(),
+        },
+        fingerprint: None,
+        at: clock::now(),
+    };
+    desk.control.store.record(vec![fact]).await?;
+    Ok(done(
+        StatusCode::OK,
+        json!({ "id": id, "state": "dropped" }),
+    ))
+}
+
+async fn inject(
+    State(desk): State<Desk>,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+    mail: Result<Bytes, BytesRejection>,
+) -> Result<Response, Fault> {
+    let Query(query) = query.map_err(|_| Fault::request("the query cannot be read"))?;
+    let mail = mail.map_err(|rejection| {
+        Fault::new(
+            rejection.status(),
+            "body",
+            "the mail is too large or broke off",
+        )
+    })?;
+    if mail.is_empty() {
+        return Err(Fault::request("the body is empty, where a mail should be"));
+    }
+    let now = clock::now();
+    let mut sender = None;
+    let mut recipients = Vec::new();
+    for (name, value) in query {
+        match name.as_str() {
+            "from" if value.is_empty() || value == "<>" => sender = None,
+            "from" => sender = Some(address("from", &value)?),
+            "rcpt" => {
+                let address = address("rcpt", &value)?;
+                let meant = (desk.control.recipient)(&address, now);
+                recipients.push(meant.map_err(|why| Fault::field("rcpt", &why))?);
+            }
+            _ => return Err(Fault::request("the query has from and rcpt, nothing else")),
+        }
+    }
+    if !(1..=RECIPIENTS_MAX).contains(&recipients.len()) {
+        let why = format!("1 to {RECIPIENTS_MAX} are needed");
+        return Err(Fault::field("rcpt", &why));
+    }
+    let envelope = Envelope {
+        sender,
+        recipients,
+        peer: Peer {
+            door: Door::Inject,
+            ip: None,
+            helo: String::new(),
+            tls: None,
+        },
+        received_at: now,
+        smtputf8: false,
+    };
+    let id = desk.control.store.accept(envelope, mail).await?;
+    Ok(done(StatusCode::CREATED, json!({ "id": id.0.to_string() })))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mint {
+    thread: String,
+    participant: Option<String>,
+    route: Option<String>,
+}
+
+async fn mint(State(desk): State<Desk>, body: Bytes) -> Result<Response, Fault> {
+    let wish: Mint = read(&body)?;
+    let plain = !wish.thread.is_empty() && !wish.thread.chars().any(char::is_control);
+    if !plain || wish.thread.len() > THREAD_BYTES_MAX {
+        let why = format!("1 to {THREAD_BYTES_MAX} bytes without control characters");
+        return Err(Fault::field("thread", &why));
+    }
+    let participant = wish.participant.as_deref();
+    let participant = participant.map(|a| address("participant", a)).transpose()?;
+    let route = desk.route(wish.route.as_deref())?;
+    let now = clock::now();
+    let address = route
+        .keys
+        .reply_address(
+            route.format,
+            &route.domain,
+            &wish.thread,
+            participant.as_ref(),
+            now,
+        )
+        .map_err(|_| Fault::field("thread", "is too long for a token of this form"))?;
+    let claims = route
+        .keys
+        .verify(&address, now)
+        .map_err(|_| Fault::field("thread", "makes a token that does not verify"))?;
+    let mut facts = vec![Fact::Minted {
+        token: claims.digest,
+        thread_id: wish.thread.clone(),
+        at: now,
+    }];
+    if desk
+        .control
+        .store
+        .thread(ThreadKey::of(&wish.thread))
+        .is_none()
+    {
+        facts.push(Fact::Mapped(Mapping {
+            thread_id: wish.thread,
+            route: route.name.clone(),
+            participant,
+            subject: String::new(),
+            mailbox: None,
+            last_message_id: None,
+            references: Vec::new(),
+            made_at: now,
+            changed_at: now,
+        }));
+    }
+    desk.control.store.record(facts).await?;
+    let answer = json!({ "address": address.to_string(), "route": route.name });
+    Ok(done(StatusCode::CREATED, answer))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Revoke {
+    address: String,
+}
+
+async fn revoke(State(desk): State<Desk>, body: Bytes) -> Result<Response, Fault> {
+    let wish: Revoke = read(&body)?;
+    let address = address("address", &wish.address)?;
+    let now = clock::now();
+    let mut routes = desk.control.routes.iter();
+    let token = routes
+        .find_map(|route| match route.keys.verify(&address, now) {
+            Ok(claims) => Some(claims.digest),
+            Err(TokenError::CaseLost(digest)) => {
+                desk.control.store.thread_by_token(digest).map(|_| digest)
+            }
+            Err(_) => None,
+        })
+        .ok_or_else(|| Fault::field("address", "has no valid token of ours"))?;
+    let fact = Fact::Revoked { token, at: now };
+    desk.control.store.record(vec![fact]).await?;
+    Ok(done(StatusCode::OK, json!({ "revoked": true })))
+}
+
+impl Desk {
+    fn find(&self, id: &str) -> Result<Delivery, Fault> {
+        let found = self.control.store.delivery(delivery_id(id)?);
+        found.ok_or_else(|| Fault::absent("delivery"))
+    }
+
+    fn find_parked(&self, id: &str) -> Result<Delivery, Fault> {
+        let delivery = self.find(id)?;
+        if delivery.parked.is_none() {
+            return Err(Fault::state("it is not parked: it waits and will be tried"));
+        }
+        Ok(delivery)
+    }
+
+    fn route(&self, name: Option<&str>) -> Result<&TokenRoute, Fault> {
+        let mut routes = self.control.routes.iter();
+        let found = match name {
+            None => routes.next(),
+            Some(name) => routes.find(|route| route.name == name),
+        };
+        found.ok_or_else(|| Fault::field("route", "there is no such route"))
+    }
+}
+
+fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Fault> {
+    serde_json::from_slice(body).map_err(|error| Fault::request(format!("the body: {error}")))
+}
+
+fn delivery_id(text: &str) -> Result<DeliveryId, Fault> {
+    text.parse()
+        .map_err(|_| Fault::request("a delivery's id has the form 1042.0"))
+}
+
+fn address(field: &str, text: &str) -> Result<Address, Fault> {
+    Address::parse(text).map_err(|error| Fault::field(field, &error.to_string()))
+}
+
+/// A delivery for a person's eyes. A token is not shown: who has it can write into the thread.
+fn summary(delivery: &Delivery) -> Value {
+    let envelope = &delivery.envelope;
+    let recipient = &delivery.recipient;
+    let to = match &recipient.target {
+        Target::Mailbox(_) => recipient.address.to_string(),
+        Target::Thread(_) => format!("…@{}", recipient.address.domain()),
+    };
+    let thread = match &recipient.target {
+        Target::Mailbox(_) => None,
+        Target::Thread(claims) => Some(claims.thread_id.clone().unwrap_or_else(|| {
+            // The key is the thread's own: the id itself where the thread's id is a UUID.
+            claims.thread.as_uuid_text()
+        })),
+    };
+    let state = if delivery.parked.is_some() {
+        "parked"
+    } else {
+        "waiting"
+    };
+    json!({
+        "id": delivery.id.to_string(),
+        "state": state,
+        "reason": delivery.parked,
+        "from": envelope.sender.as_ref().map(ToString::to_string),
+        "to": to,
+        "thread": thread,
+        "route": recipient.route,
+        "receivedAt": envelope.received_at.to_rfc3339(),
+        "bytes": delivery.bytes,
+    })
+}

@@ -1,0 +1,98 @@
+//! Owns the one form in which a request hears no: `{"success":false,"error":{"code","message"}}`.
+//!
+//! Does not log: what went wrong inside is logged where it happened.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::store::RecordError;
+
+/// Why a request is not done. It says nothing of our insides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// One word for programs.
+    pub code: &'static str,
+    /// One sentence for people, without anything secret.
+    pub message: String,
+}
+
+impl Fault {
+    /// A fault with this status, word and sentence.
+    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            message: message.into(),
+        }
+    }
+
+    /// 400: the request itself cannot be read; `message` names the part.
+    pub fn request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    /// 401: no key, or not ours.
+    pub fn unauthorized() -> Self {
+        let message = "Authorization: Bearer with the key is needed";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+    }
+
+    /// 404: there is no such thing.
+    pub fn absent(what: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            format!("no such {what}"),
+        )
+    }
+
+    /// 409: it is in a state that does not allow this.
+    pub fn state(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "wrong_state", message)
+    }
+
+    /// 422: this field's value cannot be taken, and why.
+    pub fn field(name: &str, why: &str) -> Self {
+        let message = format!("{name}: {why}");
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", message)
+    }
+}
+
+impl From<RecordError> for Fault {
+    fn from(error: RecordError) -> Self {
+        let message = match error {
+            RecordError::Full => "no room now, try later",
+            RecordError::Dead => "the store takes nothing until a restart",
+        };
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+    }
+}
+
+impl IntoResponse for Fault {
+    fn into_response(self) -> Response {
+        let body = json!({
+            "success": false,
+            "error": { "code": self.code, "message": self.message },
+        });
+        let mut response = (self.status, Json(body)).into_response();
+        let more = match self.status {
+            StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),
+            StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, "30")),
+            _ => None,
+        };
+        if let Some((name, value)) = more {
+            let value = HeaderValue::from_static(value);
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+/// The one form of a yes: `{"success":true,"data":…}`.
+pub(super) fn done(status: StatusCode, what: serde_json::Value) -> Response {
+    (status, Json(json!({ "success": true, "data": what }))).into_response()
+}

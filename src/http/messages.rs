@@ -1,0 +1,362 @@
+//! Owns the embedded Messages API: the contract a product implements, kept in a durable book.
+//!
+//! Does not know that Postern itself is its client: it answers whoever has the key.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::{Json, routing};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use tokio::time;
+
+use super::error::{Fault, done};
+use super::router::{App, Route};
+use crate::clock;
+use crate::store::Book;
+
+/// Where the embedded API stands on the HTTP address.
+pub const BASE: &str = "/api/v1/messages";
+/// A message has at most so many bytes of JSON: a mail of 25 MiB, and what escaping adds.
+const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// An `Idempotency-Key` has at most so many bytes.
+const KEY_BYTES_MAX: usize = 255;
+/// A page has so many items if none are asked for, and at most.
+const PAGE: usize = 50;
+const PAGE_MAX: usize = 100;
+/// A page ends with the item that brings it over so many bytes.
+const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A field of one line (an address, a subject) has at most so many bytes.
+const LINE_BYTES_MAX: usize = 4096;
+
+/// The embedded Messages API: its book and its key.
+#[derive(Clone)]
+pub struct Embedded {
+    book: Book,
+    key: Arc<[u8; 32]>,
+}
+
+impl Embedded {
+    /// An API over this book for whoever has this key. An empty key is nobody's.
+    pub fn new(book: Book, key: &str) -> Self {
+        Self {
+            book,
+            key: Arc::new(Sha256::digest(key).into()),
+        }
+    }
+
+    /// Hashes are compared, so that neither content nor length of the key shows in the time taken.
+    fn admits(&self, headers: &HeaderMap) -> bool {
+        let bearer = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, key)| scheme.eq_ignore_ascii_case("bearer") && !key.is_empty());
+        let key: [u8; 32] = Sha256::digest(bearer.map_or("", |(_, key)| key)).into();
+        bool::from(key.ct_eq(&*self.key)) && bearer.is_some()
+    }
+}
+
+pub(super) fn routes() -> Vec<Route<App>> {
+    let threads = "/api/v1/messages/threads";
+    let thread = "/api/v1/messages/threads/{id}";
+    let messages = "/api/v1/messages/threads/{id}/messages";
+    let wide = DefaultBodyLimit::max(MESSAGE_BYTES_MAX);
+    vec![
+        Route::new(Method::GET, threads, routing::get(list_threads)),
+        Route::new(Method::POST, threads, routing::post(make_thread)),
+        Route::new(Method::GET, thread, routing::get(show_thread)),
+        Route::new(Method::PATCH, thread, routing::patch(patch_thread)),
+        Route::new(Method::GET, messages, routing::get(list_messages)),
+        Route::new(
+            Method::POST,
+            messages,
+            routing::post(add_message).layer(wide),
+        ),
+    ]
+}
+
+/// Lets a request through if it has the key.
+pub(super) async fn authorize(State(app): State<App>, request: Request, next: Next) -> Response {
+    let embedded = app.messages.as_ref();
+    if embedded.is_some_and(|embedded| embedded.admits(request.headers())) {
+        return next.run(request).await;
+    }
+    Fault::unauthorized().into_response()
+}
+
+async fn make_thread(
+    State(app): State<App>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Fault> {
+    let key = idempotency_key(&headers)?;
+    let mut thread = object(body)?;
+    thread
+        .required("sourceType")?
+        .one_of("sourceType", &["email"])?;
+    thread.required("identityEmail")?.line("identityEmail")?;
+    thread.line("mailbox")?;
+    thread.one_of("priority", &["vip", "priority", "standard", "general"])?;
+    thread.object("metadata")?;
+    let made = app
+        .book()?
+        .make_thread(key, thread.into_value(), clock::now());
+    Ok(done(StatusCode::CREATED, made.await?))
+}
+
+async fn add_message(
+    State(app): State<App>,
+    id: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Fault> {
+    let id = thread_id(id)?;
+    let key = idempotency_key(&headers)?;
+    let mut message = object(body)?;
+    message
+        .required("sourceType")?
+        .one_of("sourceType", &["email"])?;
+    message.required("senderEmail")?.line("senderEmail")?;
+    message.required("body")?.text("body")?;
+    for name in ["bodyHtml", "quotedText"] {
+        message.text(name)?;
+    }
+    for name in [
+        "senderName",
+        "subject",
+        "emailMessageId",
+        "inReplyTo",
+        "receivedAt",
+        "kind",
+    ] {
+        message.line(name)?;
+    }
+    for name in ["authentication", "match"] {
+        message.object(name)?;
+    }
+    message.list("attachments")?;
+    let added = app
+        .book()?
+        .add_message(&id, key, message.into_value(), clock::now())
+        .await?;
+    let added = added.ok_or_else(|| Fault::absent("thread"))?;
+    Ok(done(StatusCode::CREATED, added))
+}
+
+async fn patch_thread(
+    State(app): State<App>,
+    id: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Fault> {
+    let id = thread_id(id)?;
+    // A merge done twice is a merge done once: the key is checked but need not be kept.
+    idempotency_key(&headers)?;
+    let mut patch = object(body)?;
+    patch.required("metadata")?.object("metadata")?;
+    let metadata = patch.0.remove("metadata").unwrap_or_default();
+    let patched = app
+        .book()?
+        .patch_thread(&id, metadata, clock::now())
+        .await?;
+    let patched = patched.ok_or_else(|| Fault::absent("thread"))?;
+    Ok(done(StatusCode::OK, patched))
+}
+
+async fn show_thread(
+    State(app): State<App>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, Fault> {
+    let thread = app.book()?.thread(&thread_id(id)?);
+    let thread = thread.ok_or_else(|| Fault::absent("thread"))?;
+    Ok(done(StatusCode::OK, thread))
+}
+
+async fn list_threads(
+    State(app): State<App>,
+    page: Result<Query<Page>, QueryRejection>,
+) -> Result<Response, Fault> {
+    let (after, limit) = bounds(page)?;
+    let book = app.book()?;
+    let (items, more) = gather(after, limit, |after| book.threads(after, 1).pop());
+    Ok(listed(&items, more))
+}
+
+async fn list_messages(
+    State(app): State<App>,
+    id: Result<Path<String>, PathRejection>,
+    page: Result<Query<Page>, QueryRejection>,
+) -> Result<Response, Fault> {
+    let id = thread_id(id)?;
+    let (after, limit) = bounds(page)?;
+    let book = app.book()?;
+    if book.thread(&id).is_none() {
+        return Err(Fault::absent("thread"));
+    }
+    let (items, more) = gather(after, limit, |after| {
+        book.messages(&id, after, 1).and_then(|mut one| one.pop())
+    });
+    Ok(listed(&items, more))
+}
+
+/// A page of at most `limit` items and hardly more than [`PAGE_BYTES_MAX`], and whether there are
+/// more: a hundred long messages would not fit into memory a hundred times.
+fn gather(
+    mut after: Option<String>,
+    limit: usize,
+    next: impl Fn(Option<&str>) -> Option<Value>,
+) -> (Vec<Value>, bool) {
+    let mut items: Vec<Value> = Vec::new();
+    let mut bytes = 0;
+    while let Some(item) = next(after.as_deref()) {
+        if items.len() == limit || bytes > PAGE_BYTES_MAX {
+            return (items, true);
+        }
+        bytes += item.to_string().len();
+        after = item["id"].as_str().map(str::to_owned);
+        items.push(item);
+        if after.is_none() {
+            break;
+        }
+    }
+    (items, false)
+}
+
+impl App {
+    /// True if there is an embedded API and it can keep nothing more.
+    pub(super) async fn is_book_dead(&self) -> bool {
+        match &self.messages {
+            // Polled once: either it has ended or it has not.
+            Some(embedded) => time::timeout(Duration::ZERO, embedded.book.ended())
+                .await
+                .is_ok(),
+            None => false,
+        }
+    }
+
+    fn book(&self) -> Result<&Book, Fault> {
+        let embedded = self.messages.as_ref();
+        embedded
+            .map(|embedded| &embedded.book)
+            .ok_or_else(|| Fault::absent("path"))
+    }
+}
+
+/// Which part of a list.
+#[derive(Debug, Deserialize)]
+pub(super) struct Page {
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+/// The checked `after` and `limit` of a list.
+pub(super) fn bounds(
+    page: Result<Query<Page>, QueryRejection>,
+) -> Result<(Option<String>, usize), Fault> {
+    let wrong = || Fault::request(format!("limit: a number from 1 to {PAGE_MAX}"));
+    let Query(page) = page.map_err(|_| wrong())?;
+    let limit = page.limit.unwrap_or(PAGE);
+    if !(1..=PAGE_MAX).contains(&limit) {
+        return Err(wrong());
+    }
+    Ok((page.after, limit))
+}
+
+/// A list, and the id to ask `after` for where there are more.
+pub(super) fn listed(items: &[Value], more: bool) -> Response {
+    let next = items.last().filter(|_| more).map(|item| &item["id"]);
+    Json(json!({ "success": true, "data": items, "next": next })).into_response()
+}
+
+fn thread_id(id: Result<Path<String>, PathRejection>) -> Result<String, Fault> {
+    id.map(|Path(id)| id)
+        .map_err(|_| Fault::request("thread id is no UTF-8"))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
+    let Some(value) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    let key = value.to_str().unwrap_or_default();
+    if !(1..=KEY_BYTES_MAX).contains(&key.len()) {
+        let message = format!("Idempotency-Key: 1 to {KEY_BYTES_MAX} ASCII characters");
+        return Err(Fault::request(message));
+    }
+    Ok(Some(key.to_owned()))
+}
+
+/// A JSON object whose fields are checked one by one.
+struct Fields(Map<String, Value>);
+
+fn object(body: Result<Bytes, BytesRejection>) -> Result<Fields, Fault> {
+    let body = body.map_err(|rejection| {
+        let message = "the body is too large or broke off";
+        Fault::new(rejection.status(), "body", message)
+    })?;
+    match serde_json::from_slice(&body) {
+        Ok(Value::Object(fields)) => Ok(Fields(fields)),
+        Ok(_) => Err(Fault::request("the body is no JSON object")),
+        Err(error) => Err(Fault::request(format!("the body is no JSON: {error}"))),
+    }
+}
+
+impl Fields {
+    /// Present and not null.
+    fn required(&mut self, name: &str) -> Result<&mut Self, Fault> {
+        if self.0.get(name).is_none_or(Value::is_null) {
+            return Err(Fault::field(name, "is needed"));
+        }
+        Ok(self)
+    }
+
+    fn check(&self, name: &str, why: &str, fits: impl Fn(&Value) -> bool) -> Result<(), Fault> {
+        match self.0.get(name) {
+            None | Some(Value::Null) => Ok(()),
+            Some(value) if fits(value) => Ok(()),
+            Some(_) => Err(Fault::field(name, why)),
+        }
+    }
+
+    fn text(&self, name: &str) -> Result<(), Fault> {
+        self.check(name, "is no string", Value::is_string)
+    }
+
+    fn line(&self, name: &str) -> Result<(), Fault> {
+        let why = format!("is no string of at most {LINE_BYTES_MAX} bytes");
+        self.check(name, &why, |value| {
+            value.as_str().is_some_and(|s| s.len() <= LINE_BYTES_MAX)
+        })
+    }
+
+    fn one_of(&self, name: &str, words: &[&str]) -> Result<(), Fault> {
+        let why = format!("is none of {}", words.join(", "));
+        self.check(name, &why, |value| {
+            value.as_str().is_some_and(|s| words.contains(&s))
+        })
+    }
+
+    fn object(&self, name: &str) -> Result<(), Fault> {
+        self.check(name, "is no object", Value::is_object)
+    }
+
+    fn list(&self, name: &str) -> Result<(), Fault> {
+        self.check(name, "is no list", Value::is_array)
+    }
+
+    /// The object without the names the book gives itself.
+    fn into_value(mut self) -> Value {
+        for name in ["id", "createdAt", "updatedAt", "threadId"] {
+            self.0.remove(name);
+        }
+        Value::Object(self.0)
+    }
+}

@@ -1,0 +1,72 @@
+//! Owns `/metrics`: the one registry as OpenMetrics text, and the ledger's gauges.
+//!
+//! Does not count: each part counts for itself and registers here.
+
+use std::fmt;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use super::error::Fault;
+use super::router::App;
+use crate::store::Store;
+
+/// Registers `postern_ledger_*`: in which state all mail is, read from the store at each scrape.
+pub fn register_ledger(registry: &mut Registry, store: Store) {
+    registry.register_collector(Box::new(LedgerGauges { store }));
+}
+
+/// `GET /metrics`.
+pub(super) async fn metrics(State(app): State<App>) -> Response {
+    let mut body = String::new();
+    if text::encode(&mut body, &app.registry).is_err() {
+        let status = axum::http::StatusCode::INTERNAL_SERVER_ERROR;
+        return Fault::new(status, "metrics", "metrics cannot be written").into_response();
+    }
+    let form = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, form)], body).into_response()
+}
+
+struct LedgerGauges {
+    store: Store,
+}
+
+impl fmt::Debug for LedgerGauges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LedgerGauges")
+    }
+}
+
+impl Collector for LedgerGauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let ledger = self.store.ledger();
+        for (name, help, value) in [
+            ("received", "Deliveries accepted so far", ledger.received),
+            ("waiting", "Deliveries that wait", ledger.waiting),
+            ("delivered", "Deliveries posted", ledger.delivered),
+            ("parked", "Deliveries that wait for a person", ledger.parked),
+        ] {
+            let name = format!("postern_ledger_{name}");
+            let gauge = ConstGauge::new(value.cast_signed());
+            let into = encoder.encode_descriptor(&name, help, None, gauge.metric_type())?;
+            gauge.encode(into)?;
+        }
+        let mut dropped = encoder.encode_descriptor(
+            "postern_ledger_dropped",
+            "Deliveries dropped by a rule",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (rule, count) in &ledger.dropped {
+            let labels = [("rule", rule.as_str())];
+            ConstGauge::new(count.cast_signed()).encode(dropped.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}

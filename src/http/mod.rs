@@ -1,0 +1,14 @@
+//! Owns what is served over HTTP: health, metrics, the embedded Messages API, and the control socket
+//! of the command line.
+//!
+//! Does not deliver and does not take mail from the internet.
+
+#[cfg(test)]
+mod contract;
+pub mod control;
+pub mod error;
+pub mod health;
+pub mod messages;
+pub mod metrics;
+pub mod router;
+pub mod server;

@@ -1,0 +1,127 @@
+//! Owns the table of routes on the HTTP address, and what holds for every request.
+//!
+//! Does not open sockets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{self, MethodRouter};
+use prometheus_client::registry::Registry;
+use tokio::time;
+
+use super::error::Fault;
+use super::health::{self, Health};
+use super::messages::{self, Embedded};
+use super::metrics;
+
+/// The longest one request may take, its body included.
+const REQUEST_MAX: Duration = Duration::from_secs(60);
+/// Requests without a body of their own use may have so many bytes of one.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// What requests on the HTTP address are answered from.
+#[derive(Clone)]
+pub struct App {
+    /// What readiness is read from.
+    pub health: Health,
+    /// Everything that is counted.
+    pub registry: Arc<Registry>,
+    /// The embedded Messages API, where the product has none of its own.
+    pub messages: Option<Embedded>,
+}
+
+/// All of the HTTP address.
+pub fn router(app: App) -> Router {
+    let mut open = Router::new();
+    for route in routes() {
+        open = open.route(route.path, route.call);
+    }
+    if app.messages.is_some() {
+        let mut keyed = Router::new();
+        for route in messages::routes() {
+            keyed = keyed.route(route.path, route.call);
+        }
+        // The key is looked at before a byte of the body is read.
+        let keyed = keyed.route_layer(middleware::from_fn_with_state(
+            app.clone(),
+            messages::authorize,
+        ));
+        open = open.merge(keyed);
+    }
+    dress(open).with_state(app)
+}
+
+/// What every router of ours has: bounds, plain answers where there is no route, careful headers.
+pub(super) fn dress<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
+    router
+        .fallback(|| async { Fault::absent("path") })
+        .method_not_allowed_fallback(|| async {
+            let message = "this path has other methods";
+            Fault::new(StatusCode::METHOD_NOT_ALLOWED, "method", message)
+        })
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn(bounded))
+}
+
+/// One row of a route table.
+pub(super) struct Route<S> {
+    /// Only the test that compares the table with the OpenAPI document reads it.
+    #[cfg_attr(not(test), expect(dead_code, reason = "read by the tests alone"))]
+    pub(super) method: Method,
+    pub(super) path: &'static str,
+    pub(super) call: MethodRouter<S>,
+}
+
+impl<S> Route<S> {
+    pub(super) fn new(method: Method, path: &'static str, call: MethodRouter<S>) -> Self {
+        Self { method, path, call }
+    }
+}
+
+pub(super) fn routes() -> Vec<Route<App>> {
+    vec![
+        Route::new(Method::GET, "/healthz", routing::get(health::live)),
+        Route::new(Method::GET, "/readyz", routing::get(health::ready)),
+        Route::new(Method::GET, "/metrics", routing::get(metrics::metrics)),
+        Route::new(Method::GET, "/openapi.json", routing::get(openapi)),
+    ]
+}
+
+/// The contract of everything on the HTTP address (OpenAPI 3.1).
+pub const OPENAPI: &str = include_str!("openapi.json");
+
+async fn openapi(State(_): State<App>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
+}
+
+async fn bounded(request: Request, next: Next) -> Response {
+    let answered = time::timeout(REQUEST_MAX, next.run(request)).await;
+    let mut response = answered.unwrap_or_else(|_| {
+        let message = "the request took too long";
+        Fault::new(StatusCode::REQUEST_TIMEOUT, "timeout", message).into_response()
+    });
+    for (name, value) in [
+        (header::CACHE_CONTROL, "no-store"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; frame-ancestors 'none'",
+        ),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ),
+    ] {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    response
+}

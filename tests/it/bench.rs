@@ -1,0 +1,249 @@
+//! Owns the bench the worker is tried on: a real store, a fake Messages API, mails, a log.
+//!
+//! Does not try anything.
+use std::io::Write;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use postern::clock::{self, Timestamp};
+use postern::delivery::api::{Api, ApiSettings};
+use postern::delivery::metrics::Metrics;
+use postern::delivery::route::Route;
+use postern::delivery::worker::{Worker, WorkerError, WorkerSettings};
+use postern::mail::address::{Address, Domain};
+use postern::mail::envelope::{Door, Envelope, Peer, Recipient, Target};
+use postern::mail::token::{Claims, KeyRing, ThreadKey};
+use postern::retry;
+use postern::store::{Settings, Store};
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::fake_api::Fake;
+
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
+pub(crate) const KEY: &str = "k-secret-do-not-log";
+pub(crate) const THREAD: &str = "3f2b6c1e-8a4d-4f6e-9b7a-2d1c0e5f4a3b";
+pub(crate) const OTHER: &str = "9d0c2a77-1111-4f6e-9b7a-2d1c0e5f4a3b";
+
+/// Settings of a small store in this folder.
+pub(crate) fn settings_in(folder: &Path) -> Settings {
+    Settings {
+        folder: folder.to_owned(),
+        segment_bytes: 1 << 20,
+        waiting_max: 100_000,
+        waiting_bytes_max: 1 << 30,
+        free_bytes_min: 0,
+        dedupe_window: 7 * DAY,
+        subject_window: 30 * DAY,
+    }
+}
+
+/// A worker over a store, posting to a fake.
+pub(crate) struct Bench {
+    pub(crate) store: Store,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) stop: watch::Sender<bool>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) registry: Registry,
+    pub(crate) worked: JoinHandle<Result<(), WorkerError>>,
+}
+
+impl Bench {
+    pub(crate) async fn start(fake: &Fake) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), fake, |_| {}).await
+    }
+
+    pub(crate) async fn start_in(
+        folder: tempfile::TempDir,
+        fake: &Fake,
+        adjust: impl FnOnce(&mut WorkerSettings),
+    ) -> Self {
+        Self::start_at(folder, fake.base(), adjust).await
+    }
+
+    /// A worker that posts to this base URL.
+    pub(crate) async fn start_at(
+        folder: tempfile::TempDir,
+        base: String,
+        adjust: impl FnOnce(&mut WorkerSettings),
+    ) -> Self {
+        let store = Store::open(settings_in(folder.path()), clock::now()).unwrap();
+        let api = ApiSettings {
+            connect_max: Duration::from_secs(2),
+            read_max: Duration::from_millis(800),
+            total_max: Duration::from_secs(3),
+            ..ApiSettings::new(base, KEY)
+        };
+        let route = Route {
+            name: "default".to_owned(),
+            api: Api::new(&api).unwrap(),
+            keys: Arc::new(KeyRing::new(vec![(1, vec![7; 32])], 365 * DAY).unwrap()),
+            loop_mark: Some("this-instance".to_owned()),
+            message_id_domains: vec![Domain::parse("inbox.example.com").unwrap()],
+        };
+        let mut settings = WorkerSettings {
+            retry: retry::Settings {
+                wait_first: Duration::from_millis(20),
+                wait_max: Duration::from_millis(100),
+                max_age: 5 * DAY,
+            },
+            ..WorkerSettings::default()
+        };
+        adjust(&mut settings);
+        let mut registry = Registry::default();
+        let metrics = Arc::new(Metrics::register(&mut registry));
+        let worker = Worker::new(store.clone(), vec![route], settings, Arc::clone(&metrics));
+        let (stop, stopped) = watch::channel(false);
+        Self {
+            store,
+            folder,
+            stop,
+            metrics,
+            registry,
+            worked: tokio::spawn(worker.run(stopped)),
+        }
+    }
+
+    /// As at a crash: what is under way ends nowhere.
+    pub(crate) async fn kill(self) -> tempfile::TempDir {
+        self.worked.abort();
+        let _ = self.worked.await;
+        self.store.close().await;
+        self.folder
+    }
+
+    pub(crate) async fn stop(self) -> tempfile::TempDir {
+        self.stop.send_replace(true);
+        self.worked.await.unwrap().unwrap();
+        self.store.close().await;
+        self.folder
+    }
+
+    pub(crate) async fn put(&self, target: Target, mail: &str) {
+        put(&self.store, target, mail).await;
+    }
+
+    /// Waits until nothing waits any more.
+    pub(crate) async fn drained(&self) {
+        self.until("drained", |store| store.ledger().waiting == 0)
+            .await;
+    }
+
+    pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&Store) -> bool) {
+        let wait = async {
+            while !wanted(&self.store) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(30), wait).await;
+        assert!(
+            waited.is_ok(),
+            "never came: {what}; {:?}",
+            self.store.ledger()
+        );
+    }
+
+    /// Delivered, parked, dropped.
+    pub(crate) fn fates(&self) -> [u64; 3] {
+        let ledger = self.store.ledger();
+        let fates = [
+            ledger.delivered,
+            ledger.parked,
+            ledger.dropped.values().sum(),
+        ];
+        assert_eq!(
+            ledger.received,
+            ledger.waiting + fates.iter().sum::<u64>(),
+            "{ledger:?}"
+        );
+        fates
+    }
+
+    pub(crate) fn reasons(&self) -> Vec<String> {
+        let parked = self.store.parked(None, 100);
+        parked
+            .into_iter()
+            .filter_map(|delivery| delivery.parked)
+            .collect()
+    }
+}
+
+pub(crate) fn envelope(sender: Option<&str>, targets: Vec<Target>, at: Timestamp) -> Envelope {
+    Envelope {
+        sender: sender.map(|sender| Address::parse(sender).unwrap()),
+        recipients: targets
+            .into_iter()
+            .map(|target| Recipient {
+                address: Address::parse("reply+secret-token-do-not-log@inbox.example.com").unwrap(),
+                route: "default".to_owned(),
+                target,
+            })
+            .collect(),
+        peer: Peer {
+            door: Door::Smtp,
+            ip: None,
+            helo: "mail.example.com".to_owned(),
+            tls: None,
+        },
+        received_at: at,
+        smtputf8: false,
+    }
+}
+
+pub(crate) async fn put(store: &Store, target: Target, mail: &str) {
+    let envelope = envelope(Some("ann@example.com"), vec![target], clock::now());
+    let bytes = mail.to_owned().into_bytes().into();
+    store.accept(envelope, bytes).await.unwrap();
+}
+
+pub(crate) fn token(thread: &str) -> Target {
+    Target::Thread(Claims {
+        thread: ThreadKey::of(thread),
+        thread_id: None,
+        issued_at: clock::now(),
+        participant: None,
+        digest: ThreadKey::of(&format!("digest {thread}")).0,
+    })
+}
+
+pub(crate) fn mailbox() -> Target {
+    Target::Mailbox("general".to_owned())
+}
+
+pub(crate) fn mail(number: usize, words: &str) -> String {
+    format!(
+        "From: Ann Other <ann@example.com>\r\nTo: reply@inbox.example.com\r\n\
+         Subject: Where is my order?\r\nMessage-ID: <m{number}@mail.example.com>\r\n\
+         Date: Sat, 31 Jan 2026 23:59:59 +0000\r\n\r\n{words}\r\n"
+    )
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> tracing_subscriber::fmt::MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}

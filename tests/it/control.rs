@@ -1,0 +1,206 @@
+//! The control socket: what the command line asks of a running server.
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use postern::clock::{self, Timestamp};
+use postern::http::control::{self, Control, TokenRoute};
+use postern::http::server::{ServerSettings, listen_alone, serve};
+use postern::mail::address::{Address, Domain};
+use postern::mail::envelope::{Recipient, Target};
+use postern::mail::token::{Format, KeyRing};
+use postern::store::{Fact, Outcome};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+
+use crate::bench::DAY;
+use crate::http::Server;
+
+const DOMAIN: &str = "inbox.example.com";
+
+/// A control socket over the same store.
+struct Desk {
+    path: PathBuf,
+    keys: Arc<KeyRing>,
+    _stop: watch::Sender<bool>,
+}
+
+impl Desk {
+    fn start(server: &Server) -> Self {
+        let keys = vec![(1, vec![7; 32])];
+        let keys = Arc::new(KeyRing::new(keys, 365 * DAY).unwrap());
+        let verifier = Arc::clone(&keys);
+        let recipient = move |address: &Address, now: Timestamp| -> Result<Recipient, String> {
+            let target = match verifier.verify(address, now) {
+                Ok(claims) => Target::Thread(claims),
+                Err(_) if address.local() == "fans" => Target::Mailbox("fans".to_owned()),
+                Err(error) => return Err(error.to_string()),
+            };
+            Ok(Recipient {
+                address: address.clone(),
+                route: "default".to_owned(),
+                target,
+            })
+        };
+        let desk = Control {
+            store: server.store.clone(),
+            routes: Arc::new([TokenRoute {
+                name: "default".to_owned(),
+                domain: Domain::parse(DOMAIN).unwrap(),
+                keys: Arc::clone(&keys),
+                format: Format::V2,
+            }]),
+            recipient: Arc::new(recipient),
+            mail_bytes_max: 1_000_000,
+        };
+        let path = server.folder.path().join(control::SOCKET);
+        let listener = listen_alone(&path).unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let settings = ServerSettings::default();
+        tokio::spawn(serve(listener, control::router(desk), settings, stopped));
+        Self {
+            path,
+            keys,
+            _stop: stop,
+        }
+    }
+
+    async fn call(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let mut stream = UnixStream::connect(&self.path).await.unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(body.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        (status, serde_json::from_str(body).unwrap())
+    }
+}
+
+#[tokio::test]
+async fn the_control_socket_is_its_owners() {
+    use std::os::unix::fs::PermissionsExt;
+    let server = Server::start().await;
+    let desk = Desk::start(&server);
+    let mode = std::fs::metadata(&desk.path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    // A socket left behind is replaced, anything else is not touched.
+    let other = server.folder.path().join("other.sock");
+    drop(listen_alone(&other).unwrap());
+    listen_alone(&other).unwrap();
+    let file = server.folder.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    assert!(listen_alone(&file).is_err());
+}
+
+#[tokio::test]
+async fn a_minted_address_takes_mail() {
+    let server = Server::start().await;
+    let desk = Desk::start(&server);
+    let wish = r#"{"thread":"order-17","participant":"ann@example.com"}"#;
+    let (status, minted) = desk.call("POST", "/tokens", wish).await;
+    assert_eq!(status, 201, "{minted}");
+    let address = minted["data"]["address"].as_str().unwrap();
+    let claims = desk
+        .keys
+        .verify(&Address::parse(address).unwrap(), clock::now())
+        .unwrap();
+    assert_eq!(
+        server.store.thread(claims.thread).unwrap().thread_id,
+        "order-17"
+    );
+    assert_eq!(
+        server.store.thread_by_token(claims.digest).as_deref(),
+        Some("order-17")
+    );
+
+    let path = format!(
+        "/mail?from=ann%40example.com&rcpt={}",
+        address.replace('+', "%2B")
+    );
+    let (status, put) = desk.call("POST", &path, "Subject: hi\r\n\r\nhi\r\n").await;
+    assert_eq!(status, 201, "{put}");
+    assert_eq!(server.store.ledger().waiting, 1);
+    let (_, waiting) = desk.call("GET", "/queue?state=waiting", "").await;
+    assert_eq!(waiting["data"][0]["from"], "ann@example.com", "{waiting}");
+    assert_eq!(waiting["data"][0]["to"], format!("…@{DOMAIN}"));
+    let token = address.split(['+', '@']).nth(1).unwrap();
+    assert!(!waiting.to_string().contains(token), "{waiting}");
+
+    let (status, revoked) = desk
+        .call(
+            "POST",
+            "/tokens/revoke",
+            &json!({ "address": address }).to_string(),
+        )
+        .await;
+    assert_eq!(status, 200, "{revoked}");
+    assert!(server.store.is_revoked(claims.digest));
+}
+
+#[tokio::test]
+async fn parked_mail_is_shown_and_sent_back_or_dropped() {
+    let server = Server::start().await;
+    let desk = Desk::start(&server);
+    for _ in 0..2 {
+        let path = format!("/mail?from=&rcpt=fans%40{DOMAIN}");
+        let (status, put) = desk.call("POST", &path, "Subject: hi\r\n\r\nhi\r\n").await;
+        assert_eq!(status, 201, "{put}");
+    }
+    let waiting = server.store.waiting(None, 10);
+    let ids: Vec<String> = waiting.iter().map(|d| d.id.to_string()).collect();
+    let (status, fault) = desk
+        .call("POST", &format!("/queue/{}/drop", ids[0]), "")
+        .await;
+    assert_eq!(status, 409, "{fault}");
+    for delivery in &waiting {
+        let fact = Fact::Settled {
+            delivery: delivery.id,
+            outcome: Outcome::Parked {
+                reason: "message: 422".to_owned(),
+            },
+            fingerprint: None,
+            at: clock::now(),
+        };
+        server.store.record(vec![fact]).await.unwrap();
+    }
+    let (_, first) = desk.call("GET", "/queue?state=parked&limit=1", "").await;
+    assert_eq!(first["data"][0]["id"], ids[0].as_str());
+    let (_, second) = desk
+        .call("GET", &format!("/queue?state=parked&after={}", ids[0]), "")
+        .await;
+    assert_eq!(second["data"][0]["id"], ids[1].as_str());
+    let (status, shown) = desk.call("GET", &format!("/queue/{}", ids[0]), "").await;
+    assert_eq!(status, 200);
+    assert_eq!(shown["data"]["reason"], "message: 422");
+    let (status, _) = desk
+        .call("POST", &format!("/queue/{}/retry", ids[0]), "")
+        .await;
+    assert_eq!(status, 200);
+    let (status, _) = desk
+        .call("POST", &format!("/queue/{}/drop", ids[1]), "")
+        .await;
+    assert_eq!(status, 200);
+    let ledger = server.store.ledger();
+    assert_eq!((ledger.waiting, ledger.parked), (1, 0));
+    assert_eq!(ledger.dropped["operator"], 1);
+    for (method, path, status) in [
+        ("GET", "/queue/99999.0", 404),
+        ("GET", "/queue/nonsense", 400),
+        ("GET", "/queue?state=lost", 400),
+        ("POST", "/queue/99999.0/retry", 404),
+        ("POST", "/mail?rcpt=stranger%40elsewhere.example", 400),
+        ("GET", "/nowhere", 404),
+    ] {
+        let (heard, fault) = desk.call(method, path, "").await;
+        assert_eq!(heard, status, "{path}: {fault}");
+    }
+    let path = "/mail?rcpt=stranger%40elsewhere.example";
+    let (status, fault) = desk.call("POST", path, "x").await;
+    assert_eq!(status, 422, "{fault}");
+}

@@ -1,0 +1,286 @@
+//! The worker where things fail: the API in every way it can, the key, the clock, the process.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use postern::clock;
+
+use crate::bench::{Bench, DAY, THREAD, envelope, mail, mailbox, token};
+use crate::fake_api::{Fake, Play};
+
+#[tokio::test]
+async fn each_failure_passes_or_parks_and_the_effect_is_one() {
+    let passing = [
+        Play::Drop,
+        Play::CommitThenDrop,
+        Play::Late(Duration::from_secs(5)),
+        Play::Stall,
+        Play::Raw(b"nonsense\r\n\r\n".to_vec()),
+        Play::Endless(1 << 30),
+        Play::Say(200, "", "{}".to_owned()),
+        Play::Say(204, "", String::new()),
+        Play::Say(408, "", String::new()),
+        Play::Say(425, "", String::new()),
+        Play::Say(429, "retry-after: -1\r\n", String::new()),
+        Play::Say(500, "", String::new()),
+        Play::Say(503, "retry-after: 1\r\n", String::new()),
+    ];
+    for (number, play) in passing.into_iter().enumerate() {
+        let mut left = 2;
+        let fake = Fake::start(move |seen, _| {
+            if seen.call() == "metadata" || left == 0 {
+                return Play::Good;
+            }
+            left -= 1;
+            play.clone()
+        })
+        .await;
+        let bench = Bench::start(&fake).await;
+        bench.put(mailbox(), &mail(1, "Once.")).await;
+        bench.drained().await;
+        assert_eq!(
+            bench.fates(),
+            [1, 0, 0],
+            "case {number}: {:?}",
+            bench.reasons()
+        );
+        let keys: HashSet<String> = fake.seen().iter().map(|seen| seen.key.clone()).collect();
+        assert_eq!(
+            keys.len(),
+            3,
+            "case {number}: the same key with every attempt"
+        );
+        bench.stop().await;
+    }
+    for status in [301, 400, 404, 409, 410, 413, 422] {
+        let body = r#"{"success":false,"error":{"message":"not like this"}}"#;
+        let fake = Fake::start(move |_, _| Play::Say(status, "", body.to_owned())).await;
+        let bench = Bench::start(&fake).await;
+        bench.put(token(THREAD), &mail(1, "Never.")).await;
+        bench.drained().await;
+        assert_eq!(bench.fates(), [0, 1, 0], "{status}");
+        assert_eq!(fake.seen().len(), 1, "{status}");
+        let reason = bench.reasons().remove(0);
+        assert!(
+            reason.contains(&format!("{status}: not like this")),
+            "{reason}"
+        );
+        bench.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_jumped_harms_nothing() {
+    let mut failures = 2;
+    let fake = Fake::start(move |_, _| {
+        if failures == 0 {
+            return Play::Good;
+        }
+        failures -= 1;
+        Play::Say(503, "", String::new())
+    })
+    .await;
+    let bench = Bench::start(&fake).await;
+    let tomorrow = envelope(
+        Some("ann@example.com"),
+        vec![token(THREAD)],
+        clock::now().plus(365 * DAY),
+    );
+    bench
+        .store
+        .accept(tomorrow, mail(1, "early").into_bytes().into())
+        .await
+        .unwrap();
+    bench.drained().await;
+    assert_eq!(bench.fates(), [1, 0, 0]);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_bad_key_pauses_the_route_and_the_mail_waits() {
+    let fake = Fake::start(|_, _| Play::Say(401, "", "who are you".to_owned())).await;
+    let bench = Bench::start(&fake).await;
+    for n in 0..40 {
+        bench
+            .put(token(&format!("thread {n}")), &mail(n, "hi"))
+            .await;
+    }
+    bench
+        .until("paused", |_| bench.metrics.paused_routes() == ["default"])
+        .await;
+    let before = fake.seen().len();
+    assert!(
+        before <= 17,
+        "the first ones were under way together, then one probe: {before}"
+    );
+    assert_eq!(bench.fates(), [0, 0, 0]);
+    assert_eq!(bench.store.ledger().waiting, 40);
+    fake.replan(|_, _| Play::Good);
+    bench.drained().await;
+    assert_eq!(bench.fates(), [40, 0, 0]);
+    assert!(bench.metrics.paused_routes().is_empty());
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn one_thread_whose_key_is_refused_does_not_stop_the_route() {
+    let fake = Fake::start(|seen, _| {
+        if seen.path.contains(THREAD) {
+            return Play::Say(403, "", "not yours".to_owned());
+        }
+        Play::Good
+    })
+    .await;
+    let bench = Bench::start(&fake).await;
+    // The oldest of all, so every probe would be this one if probes went by age alone.
+    bench.put(token(THREAD), &mail(1, "refused")).await;
+    bench
+        .until("paused", |_| bench.metrics.paused_routes() == ["default"])
+        .await;
+    for n in 2..6 {
+        bench
+            .put(token(&format!("thread {n}")), &mail(n, "fine"))
+            .await;
+    }
+    bench
+        .until("the others", |store| store.ledger().delivered == 4)
+        .await;
+    assert_eq!(bench.store.ledger().waiting, 1);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn an_api_that_is_down_is_asked_by_one_at_a_time_until_it_is_up() {
+    let fake = Fake::start(|_, _| Play::Drop).await;
+    let bench = Bench::start(&fake).await;
+    for n in 0..200 {
+        bench
+            .put(token(&format!("thread {n}")), &mail(n, "hi"))
+            .await;
+    }
+    fake.until("closed", |seen| seen.len() >= 32).await;
+    // Those under way when it closes end too; then comes a probe now and then. 200 lanes that each
+    // find out for themselves would ask thousands of times.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let asked = fake.seen().len();
+    assert!(asked < 32 + 16 + 10, "{asked}");
+    fake.replan(|_, _| Play::Good);
+    bench.drained().await;
+    assert_eq!(bench.fates(), [200, 0, 0]);
+    assert_eq!(fake.effects(), [0, 200, 200]);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn an_old_mail_is_parked_after_one_more_attempt() {
+    let fake = Fake::start(|_, _| Play::Say(503, "", "down".to_owned())).await;
+    let bench = Bench::start(&fake).await;
+    let old = envelope(
+        Some("ann@example.com"),
+        vec![token(THREAD)],
+        clock::now().minus(6 * DAY),
+    );
+    bench
+        .store
+        .accept(old, mail(1, "old").into_bytes().into())
+        .await
+        .unwrap();
+    bench.drained().await;
+    assert_eq!(fake.seen().len(), 1);
+    let reason = bench.reasons().remove(0);
+    assert_eq!(
+        reason,
+        "no success in 1 attempts and 6 days: message: 503: down"
+    );
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn cut_between_any_two_steps_the_effect_is_one() {
+    for call in ["thread", "message", "metadata"] {
+        for held in [Play::HoldThenCommit, Play::CommitThenHold] {
+            let mut used = false;
+            let first = held.clone();
+            let fake = Fake::start(move |seen, _| {
+                if seen.call() == call && !std::mem::replace(&mut used, seen.call() == call) {
+                    return first.clone();
+                }
+                Play::Good
+            })
+            .await;
+            let bench = Bench::start(&fake).await;
+            bench.put(mailbox(), &mail(1, "Once.")).await;
+            fake.until(call, |seen| seen.iter().any(|seen| seen.call() == call))
+                .await;
+            let folder = bench.kill().await;
+            fake.open();
+            let bench = Bench::start_in(folder, &fake, |_| {}).await;
+            bench.drained().await;
+            assert_eq!(bench.fates(), [1, 0, 0], "{call}: {:?}", bench.reasons());
+            assert_eq!(fake.effects(), [1, 1, 1], "{call}");
+            let messages = fake.done();
+            let path = &messages
+                .iter()
+                .find(|seen| seen.call() == "message")
+                .unwrap()
+                .path;
+            assert_eq!(path, "/api/v1/messages/threads/thread-1/messages");
+            bench.stop().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn stopping_lets_what_is_under_way_end() {
+    let fake = Fake::start(|_, _| Play::Late(Duration::from_millis(300))).await;
+    let bench = Bench::start(&fake).await;
+    bench.put(token(THREAD), &mail(1, "Once.")).await;
+    fake.until("under way", |seen| !seen.is_empty()).await;
+    let store = bench.store.clone();
+    bench.stop.send_replace(true);
+    bench.worked.await.unwrap().unwrap();
+    assert_eq!(store.ledger().delivered, 1);
+}
+
+#[tokio::test]
+async fn what_does_not_end_within_the_grace_is_done_at_the_next_start() {
+    let mut held = false;
+    let fake = Fake::start(move |_, _| {
+        if std::mem::replace(&mut held, true) {
+            return Play::Good;
+        }
+        Play::CommitThenHold
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let bench = Bench::start_in(folder, &fake, |settings| settings.grace = Duration::ZERO).await;
+    bench.put(token(THREAD), &mail(1, "Once.")).await;
+    fake.until("under way", |seen| !seen.is_empty()).await;
+    let folder = bench.stop().await;
+    let bench = Bench::start_in(folder, &fake, |_| {}).await;
+    bench.drained().await;
+    assert_eq!(bench.fates(), [1, 0, 0]);
+    assert_eq!(fake.effects(), [0, 1, 1]);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn one_thread_that_always_fails_does_not_close_the_route() {
+    let fake = Fake::start(|seen, _| {
+        if seen.path.contains(THREAD) {
+            return Play::Say(500, "", "its own trouble".to_owned());
+        }
+        Play::Good
+    })
+    .await;
+    let bench = Bench::start(&fake).await;
+    bench.put(token(THREAD), &mail(1, "stuck")).await;
+    // With the route closed they would come minutes apart.
+    fake.until("more failures than close a route", |seen| seen.len() > 45)
+        .await;
+    bench.put(token("another"), &mail(2, "fine")).await;
+    bench
+        .until("the other one", |store| store.ledger().delivered == 1)
+        .await;
+    bench.stop().await;
+}

@@ -1,0 +1,480 @@
+//! The HTTP address, over real sockets and a real store.
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use postern::clock;
+use postern::http::health::Health;
+use postern::http::messages::{BASE, Embedded};
+use postern::http::metrics::register_ledger;
+use postern::http::router::{App, router};
+use postern::http::server::{ServerSettings, serve};
+use postern::store::{Book, Store};
+use prometheus_client::registry::Registry;
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::bench::{Bench, KEY, mail, mailbox, settings_in};
+
+/// A running server over a store of its own.
+pub(crate) struct Server {
+    address: SocketAddr,
+    pub(crate) store: Store,
+    book: Book,
+    paused: Arc<Mutex<Vec<String>>>,
+    client: Client,
+    stop: watch::Sender<bool>,
+    served: JoinHandle<()>,
+    pub(crate) folder: tempfile::TempDir,
+}
+
+impl Server {
+    pub(crate) async fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), ServerSettings::default()).await
+    }
+
+    async fn start_in(folder: tempfile::TempDir, settings: ServerSettings) -> Self {
+        let store = Store::open(settings_in(folder.path()), clock::now()).unwrap();
+        let book = Book::open(folder.path().join("messages"), clock::now()).unwrap();
+        let mut registry = Registry::default();
+        register_ledger(&mut registry, store.clone());
+        let paused = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&paused);
+        let app = App {
+            health: Health {
+                store: store.clone(),
+                paused: Arc::new(move || seen.lock().unwrap().clone()),
+            },
+            registry: Arc::new(registry),
+            messages: Some(Embedded::new(book.clone(), KEY)),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let served = tokio::spawn(serve(listener, router(app), settings, stopped));
+        Self {
+            address,
+            store,
+            book,
+            paused,
+            client: Client::builder().no_proxy().build().unwrap(),
+            stop,
+            served,
+            folder,
+        }
+    }
+
+    async fn stop(self) -> tempfile::TempDir {
+        self.stop.send_replace(true);
+        self.served.await.unwrap();
+        self.book.close().await;
+        self.store.close().await;
+        self.folder
+    }
+
+    async fn call(&self, method: Method, path: &str, key: &str, body: &str) -> (u16, Value) {
+        let mut request = self
+            .client
+            .request(method, format!("http://{}{path}", self.address))
+            .bearer_auth(KEY)
+            .body(body.to_owned());
+        if !key.is_empty() {
+            request = request.header("idempotency-key", key);
+        }
+        let response = request.send().await.unwrap();
+        let status = response.status().as_u16();
+        (status, response.json().await.unwrap_or_default())
+    }
+
+    async fn say(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
+        self.call(method, path, "", &body.to_string()).await
+    }
+}
+
+const THREADS: &str = "/api/v1/messages/threads";
+
+fn a_thread() -> Value {
+    json!({ "sourceType": "email", "identityEmail": "ann@example.com", "metadata": { "a": 1 } })
+}
+
+fn a_message(body: &str) -> Value {
+    json!({ "sourceType": "email", "senderEmail": "ann@example.com", "body": body })
+}
+
+#[tokio::test]
+async fn the_embedded_api_keeps_threads_and_messages() {
+    let server = Server::start().await;
+    let (status, made) = server.say(Method::POST, THREADS, a_thread()).await;
+    assert_eq!(status, 201, "{made}");
+    let id = made["data"]["id"].as_str().unwrap().to_owned();
+    let thread = format!("{THREADS}/{id}");
+    let messages = format!("{thread}/messages");
+    for n in 0..3 {
+        let (status, added) = server
+            .say(Method::POST, &messages, a_message(&n.to_string()))
+            .await;
+        assert_eq!(status, 201, "{added}");
+        assert!(added["data"]["id"].is_string());
+    }
+    let patch = json!({ "metadata": { "b": 2 } });
+    let (status, patched) = server.say(Method::PATCH, &thread, patch).await;
+    assert_eq!(status, 200, "{patched}");
+    let (_, shown) = server.say(Method::GET, &thread, Value::Null).await;
+    assert_eq!(shown["data"]["metadata"], json!({ "a": 1, "b": 2 }));
+    let (_, first) = server
+        .say(Method::GET, &format!("{messages}?limit=2"), Value::Null)
+        .await;
+    assert_eq!(first["data"].as_array().unwrap().len(), 2);
+    let next = first["next"].as_str().unwrap();
+    let (_, rest) = server
+        .say(
+            Method::GET,
+            &format!("{messages}?limit=2&after={next}"),
+            Value::Null,
+        )
+        .await;
+    assert_eq!(rest["data"][0]["body"], "2");
+    assert_eq!(
+        (rest["data"].as_array().unwrap().len(), &rest["next"]),
+        (1, &Value::Null)
+    );
+    let (_, threads) = server.say(Method::GET, THREADS, Value::Null).await;
+    assert_eq!(threads["data"][0]["id"], id.as_str());
+}
+
+#[tokio::test]
+async fn the_same_key_makes_the_same_thing_after_a_restart_too() {
+    let server = Server::start().await;
+    let body = a_thread().to_string();
+    let (_, first) = server.call(Method::POST, THREADS, "k1", &body).await;
+    let id = first["data"]["id"].as_str().unwrap().to_owned();
+    let messages = format!("{THREADS}/{id}/messages");
+    let said = a_message("hi").to_string();
+    let (_, said_first) = server.call(Method::POST, &messages, "k2", &said).await;
+    let folder = server.stop().await;
+    let server = Server::start_in(folder, ServerSettings::default()).await;
+    let (status, again) = server.call(Method::POST, THREADS, "k1", &body).await;
+    assert_eq!((status, &again["data"]["id"]), (201, &first["data"]["id"]));
+    let (_, said_again) = server.call(Method::POST, &messages, "k2", &said).await;
+    assert_eq!(said_again["data"]["id"], said_first["data"]["id"]);
+    let (_, all) = server.call(Method::GET, &messages, "", "").await;
+    assert_eq!(all["data"].as_array().unwrap().len(), 1);
+    let (_, threads) = server.call(Method::GET, THREADS, "", "").await;
+    assert_eq!(threads["data"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_named() {
+    let server = Server::start().await;
+    let (_, made) = server.say(Method::POST, THREADS, a_thread()).await;
+    let thread = format!("{THREADS}/{}", made["data"]["id"].as_str().unwrap());
+    let nobody = format!("{THREADS}/nope");
+    let all = format!("{THREADS}?limit");
+    let long = "x".repeat(300);
+    let email = r#"{"sourceType":"email"}"#;
+    let list = r#"{"sourceType":"email","identityEmail":"a","metadata":[]}"#;
+    let number = r#"{"sourceType":"email","senderEmail":"a","body":7}"#;
+    for (call, path, key, body, status, named) in [
+        ("POST", THREADS, "", "", 400, "the body is no JSON"),
+        ("POST", THREADS, "", "[]", 400, "no JSON object"),
+        ("POST", THREADS, "", "{}", 422, "sourceType"),
+        (
+            "POST",
+            THREADS,
+            "",
+            r#"{"sourceType":"fax"}"#,
+            422,
+            "sourceType",
+        ),
+        ("POST", THREADS, "", email, 422, "identityEmail"),
+        ("POST", THREADS, "", list, 422, "metadata"),
+        ("POST", THREADS, &long, "{}", 400, "Idempotency-Key"),
+        (
+            "POST",
+            &format!("{thread}/messages"),
+            "",
+            email,
+            422,
+            "senderEmail",
+        ),
+        (
+            "POST",
+            &format!("{thread}/messages"),
+            "",
+            number,
+            422,
+            "body",
+        ),
+        ("GET", &format!("{all}=0"), "", "", 400, "limit"),
+        ("GET", &format!("{all}=101"), "", "", 400, "limit"),
+        ("GET", &format!("{all}=x"), "", "", 400, "limit"),
+        ("GET", &nobody, "", "", 404, "thread"),
+        ("GET", &format!("{nobody}/messages"), "", "", 404, "thread"),
+        ("PATCH", &nobody, "", r#"{"metadata":{}}"#, 404, "thread"),
+        ("PATCH", &thread, "", "{}", 422, "metadata"),
+        ("DELETE", THREADS, "", "", 405, "method"),
+        ("GET", "/nowhere", "", "", 404, "path"),
+    ] {
+        let method = Method::from_bytes(call.as_bytes()).unwrap();
+        let (heard, fault) = server.call(method, path, key, body).await;
+        let message = fault["error"]["message"].as_str().unwrap_or_default();
+        assert_eq!(heard, status, "{call} {path} {body}: {fault}");
+        assert!(message.contains(named), "{call} {path} {body}: {fault}");
+        assert_eq!(fault["success"], false);
+    }
+}
+
+#[tokio::test]
+async fn without_the_key_nothing_is_read() {
+    let server = Server::start().await;
+    let url = format!("http://{}{THREADS}", server.address);
+    for bearer in [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer x",
+        "Basic azp2",
+        KEY,
+        "Bearer k-secret",
+    ] {
+        let response = server
+            .client
+            .post(&url)
+            .header("authorization", bearer)
+            .body(a_thread().to_string())
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{bearer}");
+        assert_eq!(response.headers()["www-authenticate"], "Bearer");
+        assert!(!response.text().await.unwrap().contains(KEY));
+    }
+    let (_, threads) = server.call(Method::GET, THREADS, "", "").await;
+    assert_eq!(threads["data"], json!([]));
+}
+
+#[tokio::test]
+async fn bodies_are_bounded() {
+    let server = Server::start().await;
+    let mut thread = a_thread();
+    thread["metadata"] = json!({ "a": "x".repeat(70_000) });
+    let (status, _) = server.say(Method::POST, THREADS, thread).await;
+    assert_eq!(status, 413);
+    let (_, made) = server.say(Method::POST, THREADS, a_thread()).await;
+    let messages = format!(
+        "{THREADS}/{}/messages",
+        made["data"]["id"].as_str().unwrap()
+    );
+    let long = a_message(&"x".repeat(1_000_000));
+    let (status, _) = server.say(Method::POST, &messages, long).await;
+    assert_eq!(status, 201);
+}
+
+#[tokio::test]
+async fn health_and_metrics_tell_what_is() {
+    let server = Server::start().await;
+    let get = |path: &'static str| {
+        let url = format!("http://{}{path}", server.address);
+        let client = server.client.clone();
+        async move {
+            let response = client.get(url).send().await.unwrap();
+            let headers = response.headers().clone();
+            (
+                response.status().as_u16(),
+                headers,
+                response.text().await.unwrap(),
+            )
+        }
+    };
+    let (status, headers, _) = get("/healthz").await;
+    assert_eq!(status, 200);
+    for name in [
+        "content-security-policy",
+        "x-content-type-options",
+        "cache-control",
+    ] {
+        assert!(headers.contains_key(name), "{name}");
+    }
+    let (status, _, body) = get("/readyz").await;
+    assert_eq!(status, 200, "{body}");
+    server.paused.lock().unwrap().push("default".to_owned());
+    let (status, _, body) = get("/readyz").await;
+    assert_eq!(status, 200);
+    assert!(body.contains(r#""paused":["default"]"#), "{body}");
+    let (status, headers, body) = get("/metrics").await;
+    assert_eq!(status, 200);
+    assert!(
+        headers["content-type"]
+            .to_str()
+            .unwrap()
+            .starts_with("application/openmetrics-text")
+    );
+    for name in ["received", "waiting", "delivered", "parked"] {
+        assert!(body.contains(&format!("postern_ledger_{name} 0")), "{body}");
+    }
+    assert!(body.ends_with("# EOF\n"), "{body}");
+    let (status, _, body) = get("/openapi.json").await;
+    assert_eq!(status, 200);
+    assert_eq!(
+        serde_json::from_str::<Value>(&body).unwrap()["openapi"],
+        "3.1.0"
+    );
+}
+
+#[tokio::test]
+async fn a_slow_head_is_hung_up_on_and_others_are_served() {
+    let settings = ServerSettings {
+        connections_max: 2,
+        header_wait: Duration::from_millis(300),
+        ..ServerSettings::default()
+    };
+    let server = Server::start_in(tempfile::tempdir().unwrap(), settings).await;
+    let mut slow = Vec::new();
+    for head in ["", "GET /healthz HTTP/1.1\r\nx-slow: "] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    // Both slots are taken; this one waits for one of them to be given up.
+    let (status, _) = server.call(Method::GET, "/healthz", "", "").await;
+    assert_eq!(status, 200);
+    for mut stream in slow {
+        let mut rest = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest));
+        let _ = read.await.expect("hung up");
+    }
+}
+
+#[tokio::test]
+async fn a_head_without_end_is_refused() {
+    let server = Server::start().await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let head = format!(
+        "GET /healthz HTTP/1.1\r\nhost: x\r\nx-long: {}",
+        "x".repeat(100_000)
+    );
+    // The server may hang up while this is still being written.
+    let _ = stream.write_all(head.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP/1.1 200"));
+    let (status, _) = server.call(Method::GET, "/healthz", "", "").await;
+    assert_eq!(status, 200);
+}
+
+#[tokio::test]
+async fn stopping_lets_a_request_in_flight_end() {
+    let server = Server::start().await;
+    let body = a_thread().to_string();
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let head = format!(
+        "POST {THREADS} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&body.as_bytes()[..10]).await.unwrap();
+    // The request is under way once the server reads a second one's answer from another socket.
+    server.call(Method::GET, "/healthz", "", "").await;
+    server.stop.send_replace(true);
+    stream.write_all(&body.as_bytes()[10..]).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    server.served.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_mail_becomes_a_message_in_the_embedded_api() {
+    let server = Server::start().await;
+    let base = format!("http://{}{BASE}", server.address);
+    let bench = Bench::start_at(tempfile::tempdir().unwrap(), base, |_| {}).await;
+    for _ in 0..2 {
+        bench.put(mailbox(), &mail(1, "Where is it?")).await;
+    }
+    // It answers the first: the header leads to the thread that was made for it.
+    let second = mail(2, "Still nothing.")
+        .replace("Subject:", "In-Reply-To: <m1@mail.example.com>\r\nSubject:");
+    bench.put(mailbox(), &second).await;
+    bench.drained().await;
+    assert_eq!(bench.fates(), [2, 0, 1], "{:?}", bench.reasons());
+    let (_, threads) = server.call(Method::GET, THREADS, "", "").await;
+    assert_eq!(threads["data"].as_array().unwrap().len(), 1, "{threads}");
+    let thread = &threads["data"][0];
+    assert_eq!(thread["identityEmail"], "ann@example.com");
+    assert_eq!(
+        thread["metadata"]["lastEmailMessageId"],
+        "m2@mail.example.com"
+    );
+    let path = format!("{THREADS}/{}/messages", thread["id"].as_str().unwrap());
+    let (_, messages) = server.call(Method::GET, &path, "", "").await;
+    let said: Vec<_> = messages["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| &m["body"])
+        .collect();
+    assert_eq!(said, ["Where is it?", "Still nothing."]);
+    assert_eq!(messages["data"][1]["match"]["reason"], "stored_message_id");
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_page_of_long_messages_ends_early_and_the_next_goes_on() {
+    let server = Server::start().await;
+    let (_, made) = server.say(Method::POST, THREADS, a_thread()).await;
+    let messages = format!(
+        "{THREADS}/{}/messages",
+        made["data"]["id"].as_str().unwrap()
+    );
+    for n in 0..6 {
+        let long = a_message(&format!("{n}{}", "x".repeat(1_500_000)));
+        let (status, _) = server.say(Method::POST, &messages, long).await;
+        assert_eq!(status, 201);
+    }
+    let (mut seen, mut pages, mut after) = (Vec::new(), 0, String::new());
+    loop {
+        let (_, page) = server
+            .call(Method::GET, &format!("{messages}?limit=100{after}"), "", "")
+            .await;
+        for message in page["data"].as_array().unwrap() {
+            seen.push(message["body"].as_str().unwrap()[..1].to_owned());
+        }
+        pages += 1;
+        let Some(next) = page["next"].as_str() else {
+            break;
+        };
+        after = format!("&after={next}");
+    }
+    assert_eq!(seen, ["0", "1", "2", "3", "4", "5"]);
+    assert_eq!(pages, 2);
+}
+
+#[tokio::test]
+async fn a_store_that_takes_nothing_is_not_ready() {
+    let server = Server::start().await;
+    server.store.clone().close().await;
+    let (status, body) = server.call(Method::GET, "/readyz", "", "").await;
+    assert_eq!(status, 503);
+    let reasons = body["reasons"].to_string();
+    assert!(reasons.contains("the journal takes nothing"), "{reasons}");
+    server.book.clone().close().await;
+    let (_, body) = server.call(Method::GET, "/readyz", "", "").await;
+    assert!(
+        body["reasons"]
+            .to_string()
+            .contains("embedded Messages API"),
+        "{body}"
+    );
+    let (status, fault) = server.say(Method::POST, THREADS, a_thread()).await;
+    assert_eq!(
+        (status, &fault["error"]["code"]),
+        (503, &"unavailable".into())
+    );
+    let (status, _) = server.call(Method::GET, "/healthz", "", "").await;
+    assert_eq!(status, 200);
+}
