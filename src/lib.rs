@@ -1,11 +1,30 @@
 //! Postern: a mail door for products that have conversations.
+//!
+//! A product sends its notifications with a reply address that carries a signed token. People answer
+//! from their mail program; Postern takes that mail in, finds the conversation, cuts out the words
+//! the person wrote, and posts them to the product's Messages API.
+//!
+//! Read it from the ground up. [`clock`], [`mail`] and [`retry`] are pure: what a mail is, what it
+//! says, and what comes after a failed attempt. [`smtp`] is one conversation with a mail server as a
+//! machine of bytes; [`store`] is what must survive a crash. [`tls`] holds the certificates.
+//! [`ingress`] takes mail in, [`delivery`] hands it over, [`http`] shows and serves; they never meet
+//! but in the store. [`config`] reads the operator's words, [`run`] wires everything, [`cli`] is the
+//! command line. Imports go down this list only, which a test proves.
 
 pub mod clock;
+pub mod mail;
+pub mod retry;
+
+pub mod smtp;
+pub mod store;
+
+pub mod tls;
+
 pub mod delivery;
 pub mod http;
 pub mod ingress;
-pub mod mail;
-pub mod retry;
-pub mod smtp;
-pub mod store;
-pub mod tls;
+
+pub mod config;
+pub mod run;
+
+pub mod cli;

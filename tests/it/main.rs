@@ -3,6 +3,10 @@
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
+mod cli;
+#[cfg(test)]
+mod config;
+#[cfg(test)]
 mod control;
 #[cfg(test)]
 mod delivery;
@@ -21,7 +25,11 @@ mod ingress;
 #[cfg(test)]
 mod kind;
 #[cfg(test)]
+mod layers;
+#[cfg(test)]
 mod mails;
+#[cfg(test)]
+mod program;
 #[cfg(test)]
 mod reply;
 #[cfg(test)]

@@ -1,0 +1,58 @@
+//! Owns `check-config`: all that is wrong with a configuration, or that it can be used.
+//!
+//! Does not look at anything outside the configuration: that is `doctor`.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::terminal::plain;
+use crate::config::{Key, Purpose};
+use crate::run::Failure;
+
+/// Arguments of `check-config`.
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// The configuration file
+    file: Option<PathBuf>,
+    /// Shows every key with its value and where that comes from; secrets are not shown
+    #[arg(long)]
+    show: bool,
+}
+
+impl Check {
+    pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), Failure> {
+        let file = self.file.or(file);
+        let name = match &file {
+            Some(file) => file.display().to_string(),
+            None => "configuration".to_owned(),
+        };
+        let loaded = super::load(file, Purpose::Look)?;
+        for warning in &loaded.warnings {
+            writeln!(out, "warning: {}", plain(&warning.to_string()))?;
+        }
+        if self.show {
+            for key in &loaded.keys {
+                writeln!(out, "{}", plain(&shown(key)))?;
+            }
+        }
+        let mode = if loaded.config.development {
+            "ok (development mode)"
+        } else {
+            "ok"
+        };
+        writeln!(out, "{}: {mode}", plain(&name))?;
+        Ok(())
+    }
+}
+
+fn shown(key: &Key) -> String {
+    let path = &key.path;
+    match (&key.said, &key.default, key.variable) {
+        (Some(said), _, Some(variable)) => format!("{path} = {said}  # {variable}"),
+        (Some(said), _, None) => format!("{path} = {said}"),
+        (None, Some(default), _) => format!("{path} = {default}  # default"),
+        (None, None, _) => format!("# {path} is not set"),
+    }
+}

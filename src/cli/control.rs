@@ -1,0 +1,217 @@
+//! Owns the way to a running server: HTTP on the control socket in its data folder. Where no server
+//! runs, the same requests are answered here, from the store itself.
+//!
+//! Does not know the commands.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
+use reqwest::{Client, Method};
+use serde_json::Value;
+use tokio::runtime::{self, Runtime};
+
+use crate::config::Config;
+use crate::http::control::{self, SOCKET};
+use crate::run::{self, Exit, Failure};
+use crate::store::Store;
+
+/// The longest a request may take.
+const ANSWER_WAIT: Duration = Duration::from_secs(60);
+/// The most of an answer that is read.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Whoever answers: a running server or the store itself.
+pub(super) struct Desk {
+    runtime: Runtime,
+    behind: Behind,
+}
+
+enum Behind {
+    Server(Client),
+    Store(Box<Alone>),
+}
+
+struct Alone {
+    router: Router,
+    store: Store,
+}
+
+impl Desk {
+    /// Reaches the server of this data folder, or opens the folder if none runs.
+    pub(super) fn open(config: &Config) -> Result<Self, Failure> {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let socket = config.data_dir.join(SOCKET);
+        let behind = if UnixStream::connect(&socket).is_ok() {
+            Behind::Server(client(socket)?)
+        } else {
+            let _inside = runtime.enter();
+            let store = open_store(config)?;
+            let router = control::router(run::control(config, &store)?);
+            Behind::Store(Box::new(Alone { router, store }))
+        };
+        Ok(Self { runtime, behind })
+    }
+
+    /// Asks, and gives back what `data` of the answer holds.
+    pub(super) fn ask(
+        &self,
+        method: Method,
+        target: &str,
+        body: Vec<u8>,
+    ) -> Result<Value, Failure> {
+        let answered = match &self.behind {
+            Behind::Server(client) => self.runtime.block_on(call(client, method, target, body)),
+            Behind::Store(alone) => self.runtime.block_on(alone.answer(method, target, body)),
+        };
+        let (status, body) = answered?;
+        let answer: Value = serde_json::from_slice(&body)
+            .map_err(|error| Failure::because(Exit::Unavailable, format!("answer: {error}")))?;
+        if (200..300).contains(&status) {
+            return Ok(answer);
+        }
+        let exit = match status {
+            400..500 => Exit::Malformed,
+            _ => Exit::Unavailable,
+        };
+        let why = answer["error"]["message"].as_str().unwrap_or("refused");
+        Err(Failure::because(exit, why))
+    }
+
+    /// Lets go: the folder can be opened by another again.
+    pub(super) fn close(self) {
+        if let Behind::Store(alone) = self.behind {
+            let Alone { router, store } = *alone;
+            drop(router);
+            self.runtime.block_on(store.close());
+        }
+    }
+}
+
+impl Alone {
+    async fn answer(
+        &self,
+        method: Method,
+        target: &str,
+        body: Vec<u8>,
+    ) -> Result<(u16, Bytes), Failure> {
+        let request = axum::http::Request::builder()
+            .method(method)
+            .uri(target)
+            .body(Body::from(body))
+            .map_err(|error| Failure::new(Exit::Usage, error))?;
+        let served = TowerToHyperService::new(self.router.clone())
+            .call(request)
+            .await;
+        let Ok(response) = served;
+        let status = response.status().as_u16();
+        let body = axum::body::to_bytes(response.into_body(), ANSWER_BYTES_MAX)
+            .await
+            .map_err(|error| Failure::new(Exit::Software, error))?;
+        Ok((status, body))
+    }
+}
+
+/// Opens the store of a server that does not run, as that server would find it again.
+pub(super) fn open_store(config: &Config) -> Result<Store, Failure> {
+    let folder = config.data_dir.display();
+    let Ok(meta) = fs::metadata(&config.data_dir) else {
+        let line = format!("{folder}: no such folder: a server has never run with it");
+        return Err(Failure::because(Exit::NoInput, line));
+    };
+    let ours = fs::metadata("/proc/self").map_or_else(|_| meta.uid(), |own| own.uid());
+    if would_lock_out(ours, meta.uid()) {
+        let owner = meta.uid();
+        let line = format!("{folder}: belongs to user {owner}: run this as that user, not as root");
+        return Err(Failure::because(Exit::Usage, line));
+    }
+    run::open_store(config)
+}
+
+/// What root writes into a server's folder the server could not open afterwards.
+const fn would_lock_out(ours: u32, owner: u32) -> bool {
+    ours == 0 && owner != 0
+}
+
+fn client(socket: PathBuf) -> Result<Client, Failure> {
+    Client::builder()
+        .unix_socket(socket)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(ANSWER_WAIT)
+        .build()
+        .map_err(|error| Failure::new(Exit::Software, error))
+}
+
+async fn call(
+    client: &Client,
+    method: Method,
+    target: &str,
+    body: Vec<u8>,
+) -> Result<(u16, Bytes), Failure> {
+    let unavailable = |error| Failure::new(Exit::Unavailable, error);
+    let mut response = client
+        .request(method, format!("http://postern{target}"))
+        .body(body)
+        .send()
+        .await
+        .map_err(unavailable)?;
+    let status = response.status().as_u16();
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(unavailable)? {
+        if body.len() + chunk.len() > ANSWER_BYTES_MAX {
+            return Err(Failure::because(Exit::Unavailable, "answer: too long"));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok((status, body.into()))
+}
+
+/// A query of these pairs, percent-encoded: `?name=value&…`.
+pub(super) fn query(pairs: &[(&str, &str)]) -> String {
+    let mut query = String::new();
+    for (name, value) in pairs {
+        query.push(if query.is_empty() { '?' } else { '&' });
+        query.push_str(name);
+        query.push('=');
+        for byte in value.bytes() {
+            match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                    query.push(char::from(byte));
+                }
+                _ => query.push_str(&format!("%{byte:02X}")),
+            }
+        }
+    }
+    query
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_does_not_lock_a_server_out() {
+        assert!(would_lock_out(0, 107));
+        for (ours, owner) in [(0, 0), (107, 107), (1000, 0)] {
+            assert!(!would_lock_out(ours, owner), "{ours} {owner}");
+        }
+    }
+
+    #[test]
+    fn a_query_carries_any_address() {
+        assert_eq!(query(&[]), "");
+        assert_eq!(
+            query(&[("rcpt", "reply+a&b=\"é\"@x.example"), ("from", "")]),
+            "?rcpt=reply%2Ba%26b%3D%22%C3%A9%22%40x.example&from="
+        );
+    }
+}

@@ -1,0 +1,217 @@
+//! Owns `doctor`: whether everything the server needs is there, one line a thing.
+//!
+//! Does not mend anything, and posts nothing to anyone.
+
+use std::fs;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::anyhow;
+use clap::Args;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+
+use super::expiry::not_after;
+use super::terminal::plain;
+use crate::clock;
+use crate::config::{Config, Purpose, Route};
+use crate::http::control::SOCKET;
+use crate::ingress::smtp::ListenAddress;
+use crate::run::{Exit, Failure};
+use crate::tls::Certificates;
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub(super) struct Doctor {}
+
+/// How one thing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// One line of the report.
+struct Finding {
+    state: State,
+    what: String,
+}
+
+impl Doctor {
+    /// Prints the report. Any `fail` in it is a failure of the command too.
+    pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), Failure> {
+        let loaded = super::load(file, Purpose::Look)?;
+        let config = &loaded.config;
+        let mut findings = vec![ok("configuration: can be used")];
+        for warning in &loaded.warnings {
+            findings.push(warn(format!("configuration: {warning}")));
+        }
+        let runs = UnixStream::connect(config.data_dir.join(SOCKET)).is_ok();
+        findings.push(if runs {
+            ok("server: runs")
+        } else {
+            warn("server: does not run")
+        });
+        findings.push(folder(&config.data_dir));
+        findings.extend(ports(config, runs));
+        findings.extend(certificates(config));
+        for route in &config.routes {
+            findings.push(api(config, route, runs));
+        }
+        for finding in &findings {
+            let word = match finding.state {
+                State::Ok => "ok  ",
+                State::Warn => "warn",
+                State::Fail => "fail",
+            };
+            writeln!(out, "{word}  {}", plain(&finding.what))?;
+        }
+        let failed = findings.iter().filter(|f| f.state == State::Fail).count();
+        if failed > 0 {
+            let line = format!("doctor: {failed} of {} failed", findings.len());
+            return Err(Failure::because(Exit::Unavailable, line));
+        }
+        Ok(())
+    }
+}
+
+fn ok(what: impl Into<String>) -> Finding {
+    finding(State::Ok, what)
+}
+
+fn warn(what: impl Into<String>) -> Finding {
+    finding(State::Warn, what)
+}
+
+fn fail(what: impl Into<String>) -> Finding {
+    finding(State::Fail, what)
+}
+
+fn finding(state: State, what: impl Into<String>) -> Finding {
+    let what = what.into();
+    Finding { state, what }
+}
+
+fn folder(path: &Path) -> Finding {
+    let name = format!("data folder {}", path.display());
+    let meta = match fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => meta,
+        Ok(_) => return fail(format!("{name}: not a folder")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return warn(format!("{name}: not there yet; the first start makes it"));
+        }
+        Err(error) => return fail(format!("{name}: {error}")),
+    };
+    // The mode does not tell (read-only mounts, quotas): only writing does.
+    let probe = path.join(".doctor");
+    let written = fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe));
+    if let Err(error) = written {
+        return fail(format!("{name}: cannot be written: {error}"));
+    }
+    if meta.permissions().mode() & 0o007 != 0 {
+        return warn(format!("{name}: open to other users; it holds mail"));
+    }
+    ok(format!("{name}: can be written"))
+}
+
+/// Whether each address can be listened at; of a running server, whether it is taken.
+fn ports(config: &Config, runs: bool) -> Vec<Finding> {
+    let doors = config.ingress.listen.iter();
+    let doors = doors.filter_map(|listen| match &listen.address {
+        ListenAddress::Tcp(address) => Some(*address),
+        ListenAddress::Unix(_) => None,
+    });
+    let all = doors.chain(config.http_listen.iter().copied());
+    all.map(|address| port(address, runs)).collect()
+}
+
+fn port(address: SocketAddr, runs: bool) -> Finding {
+    match TcpListener::bind(address) {
+        Ok(_) if runs => fail(format!(
+            "{address}: the server runs but does not listen here"
+        )),
+        Ok(_) => ok(format!("{address}: free")),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && runs => {
+            ok(format!("{address}: taken, and the server runs"))
+        }
+        Err(error) => fail(format!("{address}: {error}")),
+    }
+}
+
+fn certificates(config: &Config) -> Vec<Finding> {
+    let Some(folder) = &config.certificates else {
+        let what = "certificates: none configured; the server shows a self-signed one";
+        return vec![warn(what)];
+    };
+    let name = config.hostname.ascii();
+    let certificates = match Certificates::load(folder, &name) {
+        Ok(certificates) => certificates,
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            return vec![fail(format!("certificates: {error:#}"))];
+        }
+    };
+    let hosts = certificates.hosts();
+    let mut findings: Vec<_> = hosts.iter().map(|host| expiry(folder, host)).collect();
+    if !hosts.contains(&name) {
+        let shown = &hosts[0];
+        let what = format!("certificates: none for {name}; clients are shown the one of {shown}");
+        findings.push(warn(what));
+    }
+    findings
+}
+
+fn expiry(folder: &Path, host: &str) -> Finding {
+    /// Let's Encrypt renews a month before the end: past half of that something is wrong.
+    const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+    let chain = folder.join(host).join("fullchain.pem");
+    let first = CertificateDer::from_pem_file(&chain);
+    let Some(ends) = first.ok().and_then(|der| not_after(&der)) else {
+        return warn(format!("certificate {host}: its last day cannot be read"));
+    };
+    let now = clock::now();
+    if ends <= now {
+        fail(format!("certificate {host}: ended {ends}"))
+    } else if ends <= now.plus(SOON) {
+        warn(format!("certificate {host}: ends {ends}"))
+    } else {
+        ok(format!("certificate {host}: good until {ends}"))
+    }
+}
+
+/// Whether the Messages API answers at all. It is asked for the list of threads, which changes
+/// nothing; a product without that list says 404 or 405, and that is an answer too.
+fn api(config: &Config, route: &Route, runs: bool) -> Finding {
+    let name = format!("Messages API of route {}", route.name);
+    if config.development && !runs {
+        return ok(format!("{name}: our own, served when the server runs"));
+    }
+    match asked(route) {
+        Ok(401 | 403) => fail(format!("{name}: refuses the key")),
+        Ok(status @ 500..) => warn(format!("{name}: answers with {status}")),
+        Ok(_) => ok(format!("{name}: answers")),
+        Err(error) => fail(format!("{name}: {error:#}")),
+    }
+}
+
+fn asked(route: &Route) -> Result<u16, anyhow::Error> {
+    const WAIT: Duration = Duration::from_secs(10);
+    let ask = async {
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(WAIT)
+            .build()?;
+        let base = route.api.base_url.trim_end_matches('/');
+        let asked = client.get(format!("{base}/threads"));
+        let response = asked.bearer_auth(&route.api.key).send().await?;
+        Ok::<_, reqwest::Error>(response.status().as_u16())
+    };
+    let asked = super::block_on(ask).map_err(|failure| anyhow!(failure.lines().join(" ")))?;
+    Ok(asked.map_err(reqwest::Error::without_url)?)
+}

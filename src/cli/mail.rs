@@ -1,0 +1,102 @@
+//! Owns `mail`: what a mail would become, and taking one in by hand.
+//!
+//! Does not deliver anything: an injected mail waits for the server like any other.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use reqwest::Method;
+
+use super::control::{Desk, query};
+use super::explain::Explain;
+use super::token::parse;
+use crate::config::Purpose;
+use crate::run::{Exit, Failure};
+
+/// Octets of a mail that are read; no configuration allows more.
+const MAIL_BYTES_MAX: u64 = 1 << 30;
+
+/// Commands of `mail`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Mail {
+    /// Says what a mail would become, without keeping or sending anything
+    Explain(Explain),
+    /// Takes a mail in as if it had come by SMTP
+    Inject(Inject),
+}
+
+/// Arguments of `mail inject`.
+#[derive(Debug, Args)]
+pub(super) struct Inject {
+    /// The file with the mail; - is standard input
+    file: PathBuf,
+    /// Whom it is for; may be given more than once
+    #[arg(long, value_name = "ADDRESS", required = true)]
+    rcpt: Vec<String>,
+    /// The sender in the envelope; none is the null sender
+    #[arg(long, value_name = "ADDRESS")]
+    from: Option<String>,
+}
+
+impl Mail {
+    pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), Failure> {
+        match self {
+            Self::Explain(explain) => explain.run(file, out),
+            Self::Inject(inject) => inject.run(file, out),
+        }
+    }
+}
+
+impl Inject {
+    fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), Failure> {
+        for rcpt in &self.rcpt {
+            parse("rcpt", rcpt)?;
+        }
+        let from = match self.from.as_deref() {
+            None | Some("" | "<>") => "",
+            Some(from) => {
+                parse("from", from)?;
+                from
+            }
+        };
+        let loaded = super::load(file, Purpose::Run)?;
+        let mail = read(&self.file)?;
+        let mut pairs = vec![("from", from)];
+        pairs.extend(self.rcpt.iter().map(|rcpt| ("rcpt", rcpt.as_str())));
+        let desk = Desk::open(&loaded.config)?;
+        let injected = desk.ask(Method::POST, &format!("/mail{}", query(&pairs)), mail);
+        desk.close();
+        let injected = injected?;
+        writeln!(
+            out,
+            "{}",
+            injected["data"]["id"].as_str().unwrap_or("taken")
+        )?;
+        Ok(())
+    }
+}
+
+/// The bytes of the file at `path`, or of standard input for `-`.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let unreadable = |error: io::Error| {
+        let line = format!("{}: {error}", path.display());
+        Failure::because(Exit::NoInput, line)
+    };
+    let mut bytes = Vec::new();
+    let source: Box<dyn Read> = if path == Path::new("-") {
+        Box::new(io::stdin().lock())
+    } else {
+        Box::new(File::open(path).map_err(unreadable)?)
+    };
+    source
+        .take(MAIL_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
+    if bytes.len() as u64 > MAIL_BYTES_MAX {
+        let line = format!("{}: more than {MAIL_BYTES_MAX} octets", path.display());
+        return Err(Failure::because(Exit::Malformed, line));
+    }
+    Ok(bytes)
+}

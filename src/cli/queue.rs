@@ -1,0 +1,173 @@
+//! Owns `queue`: what waits, what is parked, and a person's word about it.
+//!
+//! Does not touch what is delivered: that is over.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Subcommand, ValueEnum};
+use reqwest::Method;
+use serde_json::Value;
+
+use super::control::{Desk, query};
+use super::terminal::plain;
+use crate::config::Purpose;
+use crate::run::{Exit, Failure};
+use crate::store::DeliveryId;
+
+/// Commands of `queue`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Queue {
+    /// Lists the mail that is not settled, oldest first, a line each
+    List {
+        /// Only the mail in this state
+        #[arg(long, value_enum)]
+        state: Option<State>,
+        /// Prints one JSON object a line
+        #[arg(long)]
+        json: bool,
+        /// How many of each state at most
+        #[arg(long, default_value_t = 1000)]
+        limit: usize,
+    },
+    /// Shows all that is known of one delivery, as JSON
+    Show {
+        /// The delivery, as in 1042.0
+        id: String,
+    },
+    /// Sends a parked delivery back to be tried again
+    Retry {
+        /// The delivery, as in 1042.0
+        id: String,
+    },
+    /// Gives a parked delivery up for good
+    Drop {
+        /// The delivery, as in 1042.0
+        id: String,
+    },
+}
+
+/// Which mail is listed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum State {
+    /// Waits for a person
+    Parked,
+    /// Waits for its turn
+    Waiting,
+}
+
+impl Queue {
+    pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), Failure> {
+        if let Self::Show { id } | Self::Retry { id } | Self::Drop { id } = &self
+            && id.parse::<DeliveryId>().is_err()
+        {
+            let line = format!("{id:?}: not a delivery: they have the form 1042.0");
+            return Err(Failure::because(Exit::Usage, line));
+        }
+        let loaded = super::load(file, Purpose::Look)?;
+        let desk = Desk::open(&loaded.config)?;
+        let done = self.ask(&desk, out);
+        desk.close();
+        done
+    }
+
+    fn ask(&self, desk: &Desk, out: &mut impl Write) -> Result<(), Failure> {
+        match self {
+            Self::List { state, json, limit } => {
+                let states: &[State] = match state {
+                    Some(state) => &[*state],
+                    None => &[State::Parked, State::Waiting],
+                };
+                for state in states {
+                    list(desk, *state, *limit, &mut |delivery| {
+                        line(delivery, *json, out)
+                    })?;
+                }
+                Ok(())
+            }
+            Self::Show { id } => {
+                let answer = desk.ask(Method::GET, &format!("/queue/{id}"), Vec::new())?;
+                writeln!(out, "{}", plain_json(&answer["data"]))?;
+                Ok(())
+            }
+            Self::Retry { id } => order(desk, id, "retry", out),
+            Self::Drop { id } => order(desk, id, "drop", out),
+        }
+    }
+}
+
+/// Walks the pages of one state, at most `limit` deliveries.
+fn list(
+    desk: &Desk,
+    state: State,
+    limit: usize,
+    each: &mut impl FnMut(&Value) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    const PAGE: usize = 100;
+    let name = match state {
+        State::Parked => "parked",
+        State::Waiting => "waiting",
+    };
+    let mut left = limit;
+    let mut after = String::new();
+    while left > 0 {
+        let page = left.min(PAGE).to_string();
+        let mut pairs = vec![("state", name), ("limit", page.as_str())];
+        if !after.is_empty() {
+            pairs.push(("after", after.as_str()));
+        }
+        let answer = desk.ask(Method::GET, &format!("/queue{}", query(&pairs)), Vec::new())?;
+        for delivery in answer["data"].as_array().into_iter().flatten() {
+            each(delivery)?;
+            left = left.saturating_sub(1);
+        }
+        match answer["next"].as_str() {
+            Some(next) => after = next.to_owned(),
+            None => break,
+        }
+    }
+    Ok(())
+}
+
+fn line(delivery: &Value, json: bool, out: &mut impl Write) -> Result<(), Failure> {
+    if json {
+        writeln!(out, "{}", plain(&delivery.to_string()))?;
+        return Ok(());
+    }
+    let text = |name: &str| delivery[name].as_str().unwrap_or("-").to_owned();
+    let from = delivery["from"].as_str().unwrap_or("<>");
+    let reason = delivery["reason"].as_str().map(|why| format!("  {why}"));
+    let line = format!(
+        "{}  {}  {}  {from} -> {}{}",
+        text("id"),
+        text("state"),
+        text("receivedAt"),
+        text("to"),
+        reason.unwrap_or_default()
+    );
+    writeln!(out, "{}", plain(&line))?;
+    Ok(())
+}
+
+fn order(desk: &Desk, id: &str, word: &str, out: &mut impl Write) -> Result<(), Failure> {
+    let answer = desk.ask(Method::POST, &format!("/queue/{id}/{word}"), Vec::new())?;
+    let state = answer["data"]["state"].as_str().unwrap_or("done");
+    writeln!(out, "{id} {}", plain(state))?;
+    Ok(())
+}
+
+/// JSON for a terminal: it is indented, and control characters outside ASCII are escaped too.
+pub(super) fn plain_json(value: &Value) -> String {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c == '\n' || plain(c.encode_utf8(&mut [0; 4])).len() == c.len_utf8() {
+            shown.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                shown.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    shown
+}

@@ -1,0 +1,14 @@
+//! Owns `serve`, which is also what happens without a command.
+//!
+//! Does not wire anything: that is `run`.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use crate::config::Purpose;
+use crate::run::{self, Failure};
+
+pub(super) fn serve(file: Option<PathBuf>, out: &mut impl Write) -> Result<(), Failure> {
+    let loaded = super::load(file, Purpose::Run)?;
+    run::serve(loaded.config, &loaded.warnings, out)
+}

@@ -1,0 +1,255 @@
+//! Owns the environment variables: which exist, and which key of the file each one sets.
+//!
+//! Does not judge the values: they are laid over the file's table and read like the rest of it.
+
+use toml::{Table, Value};
+
+use super::log::{Log, Problem};
+
+/// One environment variable and the key it sets.
+#[derive(Clone, Copy, Debug)]
+pub struct Variable {
+    /// The variable's name.
+    pub name: &'static str,
+    /// The key it sets. `route` means the first route of the file, or a new one if it has none.
+    pub key: &'static str,
+    form: Form,
+}
+
+/// How a variable's text becomes the value of a key.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    /// A list of one signing key with the id 0.
+    Key,
+    /// A list, its entries parted by commas.
+    List,
+    /// A whole number of milliseconds.
+    Millis,
+    Number,
+    Switch,
+    Text,
+}
+
+/// Every variable there is. An empty one counts as not set.
+pub const VARIABLES: [Variable; 20] = [
+    variable("EMAIL_IMAP_HOST", "imap.host", Form::Text),
+    variable("EMAIL_IMAP_PASS", "imap.password", Form::Text),
+    variable(
+        "EMAIL_IMAP_POLL_INTERVAL",
+        "imap.poll_interval",
+        Form::Millis,
+    ),
+    variable("EMAIL_IMAP_PORT", "imap.port", Form::Number),
+    variable("EMAIL_IMAP_USER", "imap.user", Form::Text),
+    variable("EMAIL_INBOUND_MODE", "server.inbound", Form::List),
+    variable("EMAIL_OUTBOUND_ENABLED", "outbound.enabled", Form::Switch),
+    variable("EMAIL_REPLY_DOMAIN", "route.domains", Form::List),
+    variable("EMAIL_REPLY_SECRET", "route.secrets", Form::Key),
+    variable("EMAIL_WEBHOOK_MAX_AGE", "webhook.max_age", Form::Millis),
+    variable("EMAIL_WEBHOOK_SECRET", "webhook.secret", Form::Text),
+    variable("MESSAGES_API_BASE_URL", "route.api.base_url", Form::Text),
+    variable("MESSAGES_API_KEY", "route.api.key", Form::Text),
+    variable("POSTERN_DATA_DIR", "server.data_dir", Form::Text),
+    variable("SMTP_FROM", "outbound.from", Form::Text),
+    variable("SMTP_FROM_NAME", "outbound.from_name", Form::Text),
+    variable("SMTP_HOST", "outbound.host", Form::Text),
+    variable("SMTP_PASS", "outbound.password", Form::Text),
+    variable("SMTP_PORT", "outbound.port", Form::Number),
+    variable("SMTP_USER", "outbound.user", Form::Text),
+];
+
+const fn variable(name: &'static str, key: &'static str, form: Form) -> Variable {
+    Variable { name, key, form }
+}
+
+/// The variables that are set, with their texts, as `lookup` finds them.
+///
+/// # Errors
+/// Names each variable whose text is not UTF-8.
+pub(super) fn read(
+    lookup: impl Fn(&str) -> Option<std::ffi::OsString>,
+) -> Result<Vec<(Variable, String)>, Vec<Problem>> {
+    let mut set = Vec::new();
+    let mut problems = Vec::new();
+    for variable in VARIABLES {
+        match lookup(variable.name).map(std::ffi::OsString::into_string) {
+            None => {}
+            Some(Ok(text)) if text.is_empty() => {}
+            Some(Ok(text)) => set.push((variable, text)),
+            Some(Err(_)) => problems.push(Problem::new(
+                format!("environment: {}", variable.name),
+                "not UTF-8",
+            )),
+        }
+    }
+    if problems.is_empty() {
+        Ok(set)
+    } else {
+        Err(problems)
+    }
+}
+
+/// Lays the variables over the file's table: they win.
+pub(super) fn overlay(set: Vec<(Variable, String)>, table: &mut Table, log: &mut Log) {
+    for (variable, text) in set {
+        match variable.value(text) {
+            Ok(value) => {
+                let path = variable.place(table, value);
+                log.variables.insert(path, variable.name);
+            }
+            Err(what) => log.problems.borrow_mut().push(Problem::new(
+                format!("environment: {}", variable.name),
+                what,
+            )),
+        }
+    }
+}
+
+impl Variable {
+    /// True if it only says where things lie: it does not end development mode.
+    pub(super) fn is_about_place(&self) -> bool {
+        self.key == "server.data_dir"
+    }
+
+    fn value(&self, text: String) -> Result<Value, String> {
+        Ok(match self.form {
+            Form::Key => {
+                let key = [("id", Value::from(0)), ("secret", Value::from(text))];
+                Value::Array(vec![Value::Table(
+                    key.map(|(name, value)| (name.to_owned(), value))
+                        .into_iter()
+                        .collect(),
+                )])
+            }
+            Form::List => {
+                let entries = text.split(',').map(|entry| Value::from(entry.trim()));
+                Value::Array(entries.collect())
+            }
+            Form::Millis => {
+                let millis: u64 = text.parse().map_err(|_| {
+                    format!("\"{}\": not a whole number of ms", text.escape_debug())
+                })?;
+                Value::from(format!("{millis}ms"))
+            }
+            Form::Number => Value::from(
+                text.parse::<i64>()
+                    .map_err(|_| format!("\"{}\": not a whole number", text.escape_debug()))?,
+            ),
+            Form::Switch => match text.to_ascii_lowercase().as_str() {
+                "true" | "1" | "yes" | "on" => Value::from(true),
+                "false" | "0" | "no" | "off" => Value::from(false),
+                _ => {
+                    return Err(format!(
+                        "\"{}\": neither true nor false",
+                        text.escape_debug()
+                    ));
+                }
+            },
+            Form::Text => Value::from(text),
+        })
+    }
+
+    /// Puts `value` where the key says and gives back the path that error lines will have for it.
+    fn place(&self, root: &mut Table, value: Value) -> String {
+        let mut names: Vec<_> = self.key.split('.').collect();
+        let last = names.pop().unwrap_or_default();
+        let several = matches!(root.get("route"), Some(Value::Array(routes)) if routes.len() > 1);
+        let mut table = root;
+        for name in names {
+            let fresh = || match name {
+                "route" => Value::Array(vec![Value::Table(Table::new())]),
+                _ => Value::Table(Table::new()),
+            };
+            let inner = table.entry(name).or_insert_with(fresh);
+            if let Value::Array(routes) = inner
+                && routes.is_empty()
+            {
+                routes.push(Value::Table(Table::new()));
+            }
+            let inner = match inner {
+                Value::Array(routes) => &mut routes[0],
+                other => other,
+            };
+            if !inner.is_table() {
+                // A value of the wrong kind in the file gives way: the environment wins.
+                *inner = Value::Table(Table::new());
+            }
+            let Value::Table(next) = inner else {
+                unreachable!("it was made a table on the line before");
+            };
+            table = next;
+        }
+        // A secret from the environment takes the place of the file that would hold it.
+        table.remove(&format!("{last}_file"));
+        table.insert(last.to_owned(), value);
+        if several {
+            self.key.replacen("route.", "route[0].", 1)
+        } else {
+            self.key.to_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn laid_over(file: &str, variables: &[(&str, &str)]) -> (Table, Vec<Problem>) {
+        let mut table: Table = file.parse().unwrap();
+        let mut log = Log::default();
+        let set = read(|name| {
+            let found = variables.iter().find(|(set, _)| *set == name);
+            found.map(|(_, text)| (*text).into())
+        });
+        overlay(set.unwrap(), &mut table, &mut log);
+        (table, log.problems.into_inner())
+    }
+
+    #[test]
+    fn a_variable_wins_over_the_file_and_makes_what_is_missing() {
+        let (table, _) = laid_over(
+            "[outbound]\nport = 25\nuser = 'u'\n[[route]]\nname = 'a'\n[[route]]\nname = 'b'\n",
+            &[
+                ("SMTP_PORT", "587"),
+                ("EMAIL_REPLY_DOMAIN", "a.example, b.example"),
+                ("SMTP_USER", ""),
+            ],
+        );
+        assert_eq!(table["outbound"]["port"].as_integer(), Some(587));
+        assert_eq!(table["outbound"]["user"].as_str(), Some("u"));
+        assert_eq!(table["route"][0]["name"].as_str(), Some("a"));
+        assert_eq!(table["route"][0]["domains"][1].as_str(), Some("b.example"));
+        let (table, _) = laid_over("", &[("MESSAGES_API_KEY", "k")]);
+        assert_eq!(table["route"][0]["api"]["key"].as_str(), Some("k"));
+    }
+
+    #[test]
+    fn a_secret_from_the_environment_puts_the_file_aside() {
+        let (table, _) = laid_over(
+            "[[route]]\n[route.api]\nkey_file = '/k'\n",
+            &[("MESSAGES_API_KEY", "k")],
+        );
+        assert!(table["route"][0]["api"].get("key_file").is_none());
+    }
+
+    #[test]
+    fn what_is_no_number_or_switch_is_named() {
+        let (_, problems) = laid_over(
+            "",
+            &[
+                ("SMTP_PORT", "smtp"),
+                ("EMAIL_OUTBOUND_ENABLED", "perhaps"),
+                ("EMAIL_WEBHOOK_MAX_AGE", "5m"),
+            ],
+        );
+        let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            lines,
+            [
+                "environment: EMAIL_OUTBOUND_ENABLED: \"perhaps\": neither true nor false",
+                "environment: EMAIL_WEBHOOK_MAX_AGE: \"5m\": not a whole number of ms",
+                "environment: SMTP_PORT: \"smtp\": not a whole number",
+            ]
+        );
+    }
+}

@@ -1,0 +1,149 @@
+//! Owns the configuration: a TOML file and the environment become checked settings, or a list of
+//! everything that is wrong with them.
+//!
+//! Does not start anything. Each part has its own `Settings` with its own defaults; here the
+//! operator's words are laid over them.
+
+mod development;
+mod doors;
+mod env;
+mod log;
+mod reader;
+mod route;
+mod secret;
+mod sections;
+mod unbuilt;
+mod value;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use toml::Table;
+
+pub use env::{VARIABLES, Variable};
+pub use log::{Key, Problem};
+pub use route::Route;
+pub use secret::{KEY_BYTES_MIN, Secret};
+pub use sections::{Config, LogFormat};
+
+use log::Log;
+use reader::Section;
+
+/// Octets the file may have at most.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// A configuration that can be used, and what was noticed while it was read.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub config: Config,
+    /// What is allowed but doubtful; one line each.
+    pub warnings: Vec<Problem>,
+    /// Every key there is, with its default and with what the operator said.
+    pub keys: Vec<Key>,
+}
+
+/// May loading write to the disk?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To look at: in development mode, secrets that are not kept yet are made up and forgotten.
+    Look,
+    /// To run: in development mode, secrets are made once and kept in the data folder.
+    Run,
+}
+
+/// Reads `file` and the environment, which wins over it. With neither there is development mode:
+/// everything on loopback, everything generated.
+///
+/// # Errors
+/// Everything that is wrong, at once.
+pub fn load(
+    file: Option<&Path>,
+    environment: impl Fn(&str) -> Option<OsString>,
+    purpose: Purpose,
+) -> Result<Loaded, Invalid> {
+    let set = env::read(environment).map_err(Invalid)?;
+    let mut log = Log {
+        file: file.map(Path::to_owned),
+        ..Log::default()
+    };
+    let mut table = match file {
+        Some(file) => read(file).map_err(|problem| Invalid(vec![problem]))?,
+        None => Table::new(),
+    };
+    let development = file.is_none() && set.iter().all(|(variable, _)| variable.is_about_place());
+    env::overlay(set, &mut table, &mut log);
+    if development {
+        development::fill(&mut table, purpose).map_err(|problem| Invalid(vec![problem]))?;
+    }
+    let mut root = Section::root(table, &log);
+    let config = sections::read(&mut root, development);
+    root.end();
+    let problems = log.problems.into_inner();
+    match config {
+        Some(config) if problems.is_empty() => Ok(Loaded {
+            config,
+            warnings: log.warnings.into_inner(),
+            keys: log.keys.into_inner(),
+        }),
+        _ => Err(Invalid(problems)),
+    }
+}
+
+/// Every key there is, with its default: what an empty file with one empty route is read as.
+pub fn keys() -> Vec<Key> {
+    let log = Log::default();
+    let mut root = Section::root(Table::new(), &log);
+    sections::read(&mut root, false);
+    log.keys.into_inner()
+}
+
+/// Everything that is wrong with a configuration, one line each.
+#[derive(Debug)]
+pub struct Invalid(Vec<Problem>);
+
+impl Invalid {
+    /// The lines.
+    pub fn problems(&self) -> &[Problem] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, problem) in self.0.iter().enumerate() {
+            let line_end = if at == 0 { "" } else { "\n" };
+            write!(f, "{line_end}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Invalid {}
+
+fn read(file: &Path) -> Result<Table, Problem> {
+    let name = file.display().to_string();
+    let mut text = String::new();
+    File::open(file)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text))
+        .map_err(|error| Problem::new(&name, error.to_string()))?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        let what = format!("longer than {}", value::show_size(FILE_BYTES_MAX));
+        return Err(Problem::new(&name, what));
+    }
+    text.parse().map_err(|error: toml::de::Error| {
+        // The error's own form prints the faulty line, which may hold a secret.
+        let what = error.message().replace('\n', ", ");
+        let Some(at) = error.span() else {
+            return Problem::new(&name, what);
+        };
+        let line = 1 + text.bytes().take(at.start).filter(|b| *b == b'\n').count();
+        Problem::new(format!("{name}: line {line}"), what)
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+//! Owns `[[route]]`: a reply domain with its keys, its mailboxes and its Messages API.
+//!
+//! Does not make key rings or clients of them: the parts that use a route do.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use super::reader::Section;
+use super::secret::Secret;
+use crate::delivery::api::{Api, ApiSettings};
+use crate::mail::address::Domain;
+use crate::mail::token::{Format, KeyError, KeyRing};
+
+/// The name of the route that has none of its own.
+const NAME: &str = "default";
+/// The mailboxes of a route that names none.
+const MAILBOXES: [&str; 4] = ["general", "business", "fans", "dmca"];
+/// The mailbox for mail to postmaster, where there is one of this name.
+const POSTMASTER: &str = "general";
+/// Key ids have four bits in a token.
+const KEY_ID_MAX: u64 = 15;
+
+/// One reply domain, or several that are one, with what belongs to it.
+#[derive(Clone)]
+pub struct Route {
+    /// Its name, unlike any other route's.
+    pub name: String,
+    /// The reply domains; at least one, and none of them another route's. The first is minted for.
+    pub domains: Vec<Domain>,
+    /// The signing keys by id, newest first; at least one.
+    keys: Vec<(u8, Secret)>,
+    /// The word before the token in a reply address.
+    prefix: String,
+    /// The form of the tokens that are minted.
+    pub token_format: Format,
+    /// How long a token is good for.
+    pub token_lifetime: Duration,
+    /// The local parts that are mailboxes.
+    pub mailboxes: Vec<String>,
+    /// The mailbox that takes what no other does; `None` refuses it.
+    pub catch_all: Option<String>,
+    /// The mailbox that takes mail to postmaster (RFC 5321 section 4.5.1).
+    pub postmaster: String,
+    /// Where its messages go.
+    pub api: ApiSettings,
+}
+
+impl Route {
+    /// The keys, ready to mint and verify. A new one each time: every part that verifies has its own.
+    ///
+    /// # Errors
+    /// None for a route that [`load`](super::load) gave out, for it has tried.
+    pub fn key_ring(&self) -> Result<KeyRing, KeyError> {
+        let keys = self.keys.iter();
+        let keys = keys.map(|(id, secret)| (*id, secret.reveal().as_bytes().to_vec()));
+        KeyRing::new(keys.collect(), self.token_lifetime)?.with_prefix(&self.prefix)
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Route")
+            .field("name", &self.name)
+            .field("domains", &self.domains)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reads every route. What is wrong is told; a route that cannot be used is left out.
+pub(super) fn read(root: &mut Section<'_>) -> Vec<Route> {
+    let Some(mut sections) = root.tables("route") else {
+        return Vec::new();
+    };
+    if sections.is_empty() {
+        // One that says nothing: it tells what is missing, key by key.
+        sections.push(root.table("route"));
+    }
+    let mut names = BTreeSet::new();
+    let mut domains: Vec<Domain> = Vec::new();
+    let mut routes = Vec::new();
+    for mut section in sections {
+        let name = section.text("name", NAME);
+        if !names.insert(name.clone()) {
+            section.problem(
+                "name",
+                format!("\"{}\": two routes of this name", name.escape_debug()),
+            );
+        }
+        let route = read_one(&mut section, name, &mut domains);
+        section.end();
+        routes.extend(route);
+    }
+    routes
+}
+
+fn read_one(section: &mut Section<'_>, name: String, taken: &mut Vec<Domain>) -> Option<Route> {
+    let domains = read_domains(section, taken);
+    let keys = read_keys(section);
+    let token_format = section.choice("token_format", &[("v2", Format::V2), ("v1", Format::V1)]);
+    let bounds = Duration::from_secs(60)..=Duration::from_secs(3650 * 24 * 60 * 60);
+    let token_lifetime = section.duration("token_lifetime", KeyRing::LIFETIME, bounds);
+    let prefix = section.text("reply_prefix", "reply");
+    let mailboxes = section.list("mailboxes", Some(&MAILBOXES), mailbox);
+    if mailboxes.as_ref().is_some_and(Vec::is_empty) {
+        section.problem("mailboxes", "empty: mail to postmaster needs one");
+    }
+    let mailboxes = mailboxes.unwrap_or_default();
+    let among = |name: &str| {
+        if mailboxes.iter().any(|mailbox| mailbox == name) {
+            Ok(name.to_owned())
+        } else {
+            Err("not one of mailboxes")
+        }
+    };
+    let catch_all = section.parsed("catch_all", among);
+    let postmaster = section.parsed("postmaster", among);
+    let postmaster = postmaster
+        .or_else(|| among(POSTMASTER).ok())
+        .or_else(|| mailboxes.first().cloned());
+    let api = read_api(section.table("api"));
+    let route = Route {
+        name,
+        domains: Some(domains).filter(|domains| !domains.is_empty())?,
+        keys: Some(keys).filter(|keys| !keys.is_empty())?,
+        prefix,
+        token_format,
+        token_lifetime,
+        postmaster: postmaster?,
+        mailboxes,
+        catch_all,
+        api: api?,
+    };
+    match route.key_ring() {
+        Ok(_) => {}
+        Err(error @ KeyError::Prefix(_)) => section.problem("reply_prefix", error.to_string()),
+        // The keys' own reader has told this one.
+        Err(KeyError::IdRepeated(_) | KeyError::SecretTooShort { .. }) => {}
+        Err(error) => section.problem("secrets", error.to_string()),
+    }
+    Some(route)
+}
+
+fn read_domains(section: &mut Section<'_>, taken: &mut Vec<Domain>) -> Vec<Domain> {
+    let is_said = section.says("domains");
+    let domains = section.list("domains", None, Domain::parse);
+    if !is_said || domains.as_ref().is_some_and(Vec::is_empty) {
+        section.problem(
+            "domains",
+            "missing: the reply domain, or EMAIL_REPLY_DOMAIN",
+        );
+    }
+    let domains = domains.unwrap_or_default();
+    for domain in &domains {
+        if taken.contains(domain) {
+            section.problem("domains", format!("\"{domain}\": listed twice"));
+        }
+        taken.push(domain.clone());
+    }
+    domains
+}
+
+fn read_keys(section: &mut Section<'_>) -> Vec<(u8, Secret)> {
+    let entries = section.tables("secrets");
+    if entries.as_ref().is_some_and(Vec::is_empty) {
+        section.problem(
+            "secrets",
+            "missing: a key to sign with, or EMAIL_REPLY_SECRET",
+        );
+    }
+    let mut ids = BTreeSet::new();
+    let mut keys = Vec::new();
+    for mut entry in entries.unwrap_or_default() {
+        let id = entry.number("id", 0, 0..=KEY_ID_MAX);
+        if !ids.insert(id) {
+            entry.problem("id", format!("{id}: two keys of this id"));
+        }
+        let said = ["secret", "secret_file"].iter().any(|key| entry.says(key));
+        let secret = entry.secret("secret");
+        match &secret {
+            None if said => {} // The secret's own reader has told why.
+            None => entry.problem("secret", "missing: set it, or secret_file"),
+            Some(secret) => {
+                if let Some(why) = secret.weakness() {
+                    entry.problem("secret", why);
+                }
+            }
+        }
+        entry.end();
+        let id = u8::try_from(id).unwrap_or_default();
+        keys.extend(secret.map(|secret| (id, secret)));
+    }
+    keys
+}
+
+fn read_api(mut section: Section<'_>) -> Option<ApiSettings> {
+    let said = ["key", "key_file"].iter().any(|key| section.says(key));
+    if !section.says("base_url") {
+        section.problem(
+            "base_url",
+            "missing: where the Messages API is, or MESSAGES_API_BASE_URL",
+        );
+    }
+    let base_url = section.text_maybe("base_url");
+    let key = section.secret("key");
+    if !said {
+        section.problem("key", "missing: set it, key_file, or MESSAGES_API_KEY");
+    }
+    let defaults = ApiSettings::new("", "");
+    let bounds = Duration::from_millis(100)..=Duration::from_secs(300);
+    let connect = section.duration("connect_timeout", defaults.connect_max, bounds.clone());
+    let read = section.duration("read_timeout", defaults.read_max, bounds.clone());
+    let total = section.duration("total_timeout", defaults.total_max, bounds);
+    let api = base_url.zip(key).and_then(|(base_url, key)| {
+        let settings = ApiSettings {
+            connect_max: connect,
+            read_max: read,
+            total_max: total,
+            ..ApiSettings::new(base_url, key.reveal())
+        };
+        match Api::new(&settings) {
+            Ok(_) => Some(settings),
+            Err(error) => {
+                let at_key = matches!(error, crate::delivery::api::ApiError::Key);
+                section.problem(if at_key { "key" } else { "base_url" }, error.to_string());
+                None
+            }
+        }
+    });
+    section.end();
+    api
+}
+
+/// A mailbox's name: a plain word, for it becomes part of an address and of a JSON object.
+fn mailbox(text: &str) -> Result<String, &'static str> {
+    let fits =
+        |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
+    if (1..=64).contains(&text.len()) && text.chars().all(fits) {
+        Ok(text.to_owned())
+    } else {
+        Err("not a mailbox: up to 64 of a-z, 0-9, dot, dash and underscore")
+    }
+}

@@ -1,0 +1,141 @@
+//! Owns secrets as the configuration brings them: where they come from and when they are too weak.
+//!
+//! Does not use them, and never shows them: not in `Debug`, not in an error.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use data_encoding::BASE64URL_NOPAD;
+
+/// Octets a key for signing must have at least: the width of the SHA-256 the HMAC is made of.
+pub const KEY_BYTES_MIN: usize = 32;
+/// Octets a secret may have at most. More is a wrong file, not a secret.
+const SECRET_BYTES_MAX: usize = 4096;
+
+/// A secret. It compares with nothing and prints as `Secret(…)`.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes `text` as the secret, whatever it is.
+    pub(super) const fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// Makes a secret of 256 random bits.
+    ///
+    /// # Errors
+    /// The system has no random bytes to give.
+    pub(super) fn random() -> io::Result<Self> {
+        let mut bytes = [0; KEY_BYTES_MIN];
+        getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+        Ok(Self(BASE64URL_NOPAD.encode(&bytes)))
+    }
+
+    /// Reads a file that holds one secret and nothing else; the line end after it is not part of it.
+    pub(super) fn read(path: &Path) -> io::Result<Self> {
+        let mut text = String::new();
+        let mut file = File::open(path)?.take(SECRET_BYTES_MAX as u64 + 1);
+        file.read_to_string(&mut text)?;
+        if text.len() > SECRET_BYTES_MAX {
+            let why = format!("more than {SECRET_BYTES_MAX} octets");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        text.truncate(text.trim_end_matches(['\r', '\n']).len());
+        Ok(Self(text))
+    }
+
+    /// Reads the secret kept at `path`, or makes one and keeps it there, for its owner only.
+    pub(super) fn read_or_make(path: &Path) -> io::Result<Self> {
+        if path.exists() {
+            return Self::read(path);
+        }
+        let secret = Self::random()?;
+        // Written whole under another name first: a crash must not leave half a key behind.
+        let fresh = path.with_extension("new");
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&fresh)?;
+        file.write_all(secret.0.as_bytes())?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)?;
+        Ok(secret)
+    }
+
+    /// The secret itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// Why it cannot sign anything, if so. A repeated character is what an example looks like.
+    pub(super) fn weakness(&self) -> Option<String> {
+        let mut characters = self.0.chars();
+        let first = characters.next();
+        if self.0.len() < KEY_BYTES_MIN {
+            let have = self.0.len();
+            return Some(format!(
+                "secret too weak: {have} octets, {KEY_BYTES_MIN} is the least"
+            ));
+        }
+        if characters.all(|c| Some(c) == first) {
+            return Some("secret too weak: all the same character".to_owned());
+        }
+        None
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// True if anyone on the machine may read the file at `path`.
+pub(super) fn is_open_to_others(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o004 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weak_secret_is_told_without_being_shown() {
+        for weak in ["", "short", &"x".repeat(40), &"é".repeat(40)] {
+            let secret = Secret::new(weak.to_owned());
+            let why = secret.weakness().unwrap();
+            assert!(weak.is_empty() || !why.contains(weak), "{why}");
+            assert_eq!(format!("{secret:?}"), "Secret(…)");
+        }
+        assert!(Secret::random().unwrap().weakness().is_none());
+    }
+
+    #[test]
+    fn a_kept_secret_is_for_its_owner_only_and_stays_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let made = Secret::read_or_make(&path).unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(Secret::read_or_make(&path).unwrap().reveal(), made.reveal());
+    }
+
+    #[test]
+    fn a_file_that_is_no_secret_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        fs::write(&path, "x".repeat(SECRET_BYTES_MAX + 1)).unwrap();
+        assert!(Secret::read(&path).is_err());
+        fs::write(&path, "words\r\n").unwrap();
+        assert_eq!(Secret::read(&path).unwrap().reveal(), "words");
+    }
+}

@@ -1,0 +1,225 @@
+//! Owns the tables of the configuration that stand alone, and [`Config`], what all of them add up to.
+//!
+//! Does not read routes, the doors mail comes in by, nor the tables of parts that are not built.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use super::reader::Section;
+use super::route::{self, Route};
+use super::secret::Secret;
+use super::{development, doors, unbuilt, value};
+use crate::delivery::worker::WorkerSettings;
+use crate::http::server::ServerSettings;
+use crate::ingress::smtp as ingress;
+use crate::mail::address::Domain;
+use crate::retry;
+use crate::smtp::session::Protocol;
+use crate::store;
+
+/// The checked settings of every part.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Nobody said anything: everything is on loopback and generated.
+    pub development: bool,
+    /// Our name in greetings, in Received fields and in the certificate that is made.
+    pub hostname: Domain,
+    /// Where everything lies that must survive.
+    pub data_dir: PathBuf,
+    /// What is logged, in the words of `tracing`'s filter.
+    pub log_filter: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// How long a stop may wait for work in flight.
+    pub stop_max: Duration,
+    /// Where SMTP and LMTP are spoken, and with which bounds.
+    pub ingress: ingress::Settings,
+    /// Where HTTP is spoken.
+    pub http_listen: Vec<SocketAddr>,
+    /// The bounds of a listening HTTP socket.
+    pub http: ServerSettings,
+    /// Where certificates lie; `None` makes a self-signed one in the data folder.
+    pub certificates: Option<PathBuf>,
+    /// The key of the embedded Messages API, if that is served.
+    pub embedded_api: Option<Secret>,
+    /// At least one.
+    pub routes: Vec<Route>,
+    /// The worker's bounds.
+    pub delivery: WorkerSettings,
+    /// The store's bounds and windows.
+    pub store: store::Settings,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Reads every table. `None` if what is wrong leaves no configuration at all; what it is, the log
+/// tells.
+pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> {
+    let server = Server::read(root.table("server"));
+    let mut tls = root.table("tls");
+    let certificates = tls.path_maybe("folder");
+    tls.end();
+    let (http_listen, http) = http(root.table("http"), server.stop_max);
+    let embedded_api = embedded_api(root.table("embedded_api"));
+    let routes = route::read(root);
+    // The greeting needs a name; the reply domain is one that surely leads here.
+    let hostname = server
+        .hostname
+        .or_else(|| routes.first()?.domains.first().cloned());
+    let name = hostname.as_ref().map(Domain::ascii).unwrap_or_default();
+    let ingress = doors::read(root, name, &server.inbound, &http_listen);
+    let ingress = ingress::Settings {
+        drain_max: server.stop_max,
+        ..ingress
+    };
+    let store = store(root.table("store"), &server.data_dir);
+    let delivery = delivery(root.table("delivery"), &store, server.stop_max);
+    unbuilt::read(root);
+    Some(Config {
+        development,
+        hostname: hostname?,
+        data_dir: server.data_dir,
+        log_filter: server.log_filter,
+        log_format: server.log_format,
+        stop_max: server.stop_max,
+        ingress,
+        http_listen,
+        http,
+        certificates,
+        embedded_api,
+        routes,
+        delivery,
+        store,
+    })
+}
+
+/// The table `[server]`, as read.
+struct Server {
+    data_dir: PathBuf,
+    hostname: Option<Domain>,
+    inbound: Vec<Protocol>,
+    log_filter: String,
+    log_format: LogFormat,
+    stop_max: Duration,
+}
+
+impl Server {
+    fn read(mut section: Section<'_>) -> Self {
+        let host = |text: &str| match Domain::parse(text) {
+            Ok(domain) if text.starts_with('[') => Err(format!("{domain} is no name")),
+            parsed => parsed.map_err(|error| error.to_string()),
+        };
+        let log = section.parsed_or("log", "info", |text| {
+            EnvFilter::try_new(text).map(|_| text.to_owned())
+        });
+        let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+        let stop = Duration::from_secs(1)..=Duration::from_secs(600);
+        let doors = section.list("inbound", Some(&["smtp", "lmtp"]), doors::inbound);
+        if doors.as_ref().is_some_and(Vec::is_empty) {
+            section.problem("inbound", "empty: no mail can come in");
+        }
+        let read = Self {
+            data_dir: PathBuf::from(section.text("data_dir", development::FOLDER)),
+            hostname: section.parsed("hostname", host),
+            inbound: doors.unwrap_or_default(),
+            log_filter: log.unwrap_or_default(),
+            log_format: section.choice("log_format", &formats),
+            stop_max: section.duration("stop_timeout", Duration::from_secs(30), stop),
+        };
+        section.end();
+        read
+    }
+}
+
+fn http(mut section: Section<'_>, stop_max: Duration) -> (Vec<SocketAddr>, ServerSettings) {
+    let listen = section.list("listen", Some(&["127.0.0.1:8080"]), value::listen);
+    if listen.as_ref().is_some_and(Vec::is_empty) {
+        section.problem("listen", "empty: health and metrics need an address");
+    }
+    for address in listen.iter().flatten().filter(|a| !a.ip().is_loopback()) {
+        let what = "open to the network, and health and metrics have no key";
+        section.warn("listen", format!("\"{address}\": {what}"));
+    }
+    let defaults = ServerSettings::default();
+    let waits = Duration::from_secs(1)..=Duration::from_secs(3600);
+    let settings = ServerSettings {
+        connections_max: section.count("connections_max", defaults.connections_max, 1..=100_000),
+        header_wait: section.duration("header_timeout", defaults.header_wait, waits.clone()),
+        connection_age_max: section.duration(
+            "connection_age_max",
+            defaults.connection_age_max,
+            waits,
+        ),
+        grace: defaults.grace.min(stop_max),
+    };
+    section.end();
+    (listen.unwrap_or_default(), settings)
+}
+
+fn embedded_api(mut section: Section<'_>) -> Option<Secret> {
+    let enabled = section.switch("enabled", false);
+    let said = ["key", "key_file"].iter().any(|key| section.says(key));
+    let key = section.secret("key");
+    if let Some(why) = key.as_ref().and_then(Secret::weakness) {
+        section.problem("key", why);
+    }
+    if enabled && !said {
+        section.problem("key", "missing: set it, or key_file");
+    }
+    section.end();
+    key.filter(|_| enabled)
+}
+
+fn delivery(
+    mut section: Section<'_>,
+    store: &store::Settings,
+    stop_max: Duration,
+) -> WorkerSettings {
+    let defaults = WorkerSettings::default();
+    let retry = defaults.retry;
+    let waits = Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60);
+    let ages = Duration::from_secs(60)..=Duration::from_secs(365 * 24 * 60 * 60);
+    let settings = WorkerSettings {
+        concurrency: section.count("concurrency", defaults.concurrency, 1..=10_000),
+        held_max: section.count("held_max", defaults.held_max, 1..=100_000_000),
+        retry: retry::Settings {
+            wait_first: section.duration("retry_wait_first", retry.wait_first, waits.clone()),
+            wait_max: section.duration("retry_wait_max", retry.wait_max, waits),
+            max_age: section.duration("age_max", retry.max_age, ages),
+        },
+        subject_window: store.subject_window,
+        grace: defaults.grace.min(stop_max),
+    };
+    section.end();
+    settings
+}
+
+fn store(mut section: Section<'_>, data_dir: &Path) -> store::Settings {
+    let defaults = store::Settings::new(data_dir.to_owned());
+    let windows = Duration::from_secs(60)..=Duration::from_secs(3650 * 24 * 60 * 60);
+    let settings = store::Settings {
+        segment_bytes: section.size("segment_bytes", defaults.segment_bytes, 1 << 20..=4 << 30),
+        waiting_max: section.number("waiting_max", defaults.waiting_max, 1..=100_000_000),
+        waiting_bytes_max: section.size(
+            "waiting_bytes_max",
+            defaults.waiting_bytes_max,
+            1 << 20..=1 << 50,
+        ),
+        free_bytes_min: section.size("free_bytes_min", defaults.free_bytes_min, 0..=1 << 50),
+        dedupe_window: section.duration("dedupe_window", defaults.dedupe_window, windows.clone()),
+        subject_window: section.duration("subject_window", defaults.subject_window, windows),
+        ..defaults
+    };
+    section.end();
+    settings
+}

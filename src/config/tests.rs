@@ -1,0 +1,278 @@
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../config/postern.toml");
+const SECRET: &str = "3f9a1c5e7b2d4068a9c1e3f5b7d90246";
+
+/// The example with every key set, its secret files made in `folder`.
+fn uncommented(folder: &Path) -> String {
+    let mut text = String::new();
+    for line in EXAMPLE.lines() {
+        let key = line
+            .strip_prefix('#')
+            .filter(|key| !key.is_empty() && !key.starts_with(' '));
+        text.push_str(key.unwrap_or(line));
+        text.push('\n');
+    }
+    for name in [
+        "messages-api-key",
+        "reply-secret",
+        "relay-password",
+        "webhook-secret",
+        "imap-password",
+    ] {
+        fs::write(folder.join(name), SECRET).unwrap();
+    }
+    text.replace("/etc/postern/", &format!("{}/", folder.display()))
+}
+
+fn load_text(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, Vec<String>> {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("postern.toml");
+    fs::write(&file, text).unwrap();
+    let prefix = format!("{}: ", file.display());
+    load(Some(&file), lookup(variables), Purpose::Look).map_err(|invalid| {
+        let lines = invalid.problems().iter().map(ToString::to_string);
+        lines.map(|line| line.replace(&prefix, "")).collect()
+    })
+}
+
+fn lookup(variables: &[(&str, &str)]) -> impl Fn(&str) -> Option<OsString> {
+    let variables: BTreeMap<String, String> = variables
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    move |name| variables.get(name).map(OsString::from)
+}
+
+const NEEDED: [(&str, &str); 4] = [
+    ("EMAIL_REPLY_DOMAIN", "inbox.example.com"),
+    ("EMAIL_REPLY_SECRET", SECRET),
+    ("MESSAGES_API_BASE_URL", "http://127.0.0.1:3000/api"),
+    ("MESSAGES_API_KEY", "k"),
+];
+
+/// The leaves of a table by their paths; the entries of lists of tables all under one path.
+fn leaves(path: &str, table: &Table, into: &mut BTreeMap<String, toml::Value>) {
+    for (key, value) in table {
+        let path = format!("{path}{key}");
+        match value {
+            toml::Value::Table(table) => leaves(&format!("{path}."), table, into),
+            toml::Value::Array(list) if list.iter().any(toml::Value::is_table) => {
+                for table in list.iter().filter_map(toml::Value::as_table) {
+                    leaves(&format!("{path}."), table, into);
+                }
+            }
+            leaf => {
+                into.insert(path, leaf.clone());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_example_can_be_used_as_it_is_and_with_every_key_set() {
+    let folder = TempDir::new().unwrap();
+    let set = load_text(&uncommented(folder.path()), &[]).unwrap();
+    assert_eq!(set.config.hostname.as_str(), "mx.example.com");
+    // As it is it lacks what has no default, and the environment can give all of that.
+    assert!(load_text(EXAMPLE, &[]).is_err());
+    let bare = load_text(EXAMPLE, &NEEDED).unwrap();
+    assert_eq!(bare.config.hostname.as_str(), "inbox.example.com");
+}
+
+#[test]
+fn the_example_has_every_key_with_the_default_the_code_has() {
+    let folder = TempDir::new().unwrap();
+    let text = uncommented(folder.path());
+    let mut example = BTreeMap::new();
+    leaves("", &text.parse().unwrap(), &mut example);
+    // Read with a signing key, so that the keys of that table are asked for too.
+    let log = Log::default();
+    let mut root = Section::root("route = [{ secrets = [{}] }]".parse().unwrap(), &log);
+    sections::read(&mut root, false);
+    let known: BTreeMap<_, _> = log
+        .keys
+        .into_inner()
+        .into_iter()
+        .map(|key| (key.path, key.default))
+        .collect();
+    for (path, value) in &example {
+        let default = known
+            .get(path)
+            .unwrap_or_else(|| panic!("{path} is no key"));
+        if let Some(default) = default {
+            assert_eq!(default, value, "{path}: the code's default, the example's");
+        }
+    }
+    for (path, default) in known {
+        // A secret may be written in place of its file, and the example shows the better way.
+        let shown = example.contains_key(&path) || example.contains_key(&format!("{path}_file"));
+        assert!(shown, "{path} is missing in the example");
+        if default.is_none() && !path.starts_with("route.secrets.") {
+            let key = path.rsplit('.').next().unwrap();
+            let at = EXAMPLE.find(&format!("\n#{key}")).unwrap();
+            assert!(EXAMPLE[..at].contains("No default"), "{path}");
+        }
+    }
+}
+
+#[test]
+fn every_variable_is_told_in_the_example_and_sets_a_key_that_exists() {
+    let known: Vec<_> = keys().into_iter().map(|key| key.path).collect();
+    for variable in VARIABLES {
+        let is_key = known.iter().any(|path| path == variable.key);
+        assert!(
+            is_key || variable.key == "route.secrets",
+            "{}",
+            variable.key
+        );
+        assert!(EXAMPLE.contains(variable.name), "{}", variable.name);
+    }
+}
+
+#[test]
+fn a_file_is_enough_and_the_environment_wins_over_it() {
+    let text = format!(
+        "[[route]]\ndomains = ['a.example']\nsecrets = [{{ secret = '{SECRET}' }}]\n\
+         [route.api]\nbase_url = 'http://a.example/api'\nkey = 'k'\n"
+    );
+    let loaded = load_text(&text, &[]).unwrap();
+    assert_eq!(loaded.config.routes[0].domains[0].as_str(), "a.example");
+    assert!(!loaded.config.development);
+    let loaded = load_text(&text, &[("EMAIL_REPLY_DOMAIN", "b.example")]).unwrap();
+    assert_eq!(loaded.config.routes[0].domains[0].as_str(), "b.example");
+}
+
+#[test]
+fn the_environment_alone_is_enough() {
+    let loaded = load(None, lookup(&NEEDED), Purpose::Look).unwrap();
+    assert!(!loaded.config.development);
+    assert!(loaded.config.embedded_api.is_none());
+    assert_eq!(loaded.config.ingress.listen.len(), 2);
+}
+
+#[test]
+fn all_that_is_missing_is_told_at_once() {
+    let lines = load_text("", &[]).unwrap_err();
+    assert_eq!(
+        lines,
+        [
+            "route.domains: missing: the reply domain, or EMAIL_REPLY_DOMAIN",
+            "route.secrets: missing: a key to sign with, or EMAIL_REPLY_SECRET",
+            "route.api.base_url: missing: where the Messages API is, or MESSAGES_API_BASE_URL",
+            "route.api.key: missing: set it, key_file, or MESSAGES_API_KEY",
+        ]
+    );
+}
+
+#[test]
+fn doors_of_other_versions_are_not_ignored() {
+    let mut variables = NEEDED.to_vec();
+    variables.push(("EMAIL_INBOUND_MODE", "smtp,webhook,pigeon"));
+    let lines = load_text("", &variables).unwrap_err();
+    assert_eq!(
+        lines,
+        [
+            "environment: EMAIL_INBOUND_MODE: \"webhook\": not part of this version: \
+             only smtp and lmtp are",
+            "environment: EMAIL_INBOUND_MODE: \"pigeon\": not one of smtp, lmtp",
+        ]
+    );
+    variables.pop();
+    variables.push(("EMAIL_INBOUND_MODE", "lmtp"));
+    let loaded = load_text("", &variables).unwrap();
+    assert_eq!(loaded.config.ingress.listen.len(), 1);
+}
+
+#[test]
+fn parts_that_are_not_built_warn() {
+    let mut variables = NEEDED.to_vec();
+    variables.push(("SMTP_HOST", "relay.example"));
+    let warnings = load_text("[imap]\nport = 143\n", &variables)
+        .unwrap()
+        .warnings;
+    let lines: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].starts_with("environment: SMTP_HOST: no effect: outgoing mail is not"));
+    assert!(lines[1].ends_with(
+        "imap.port: no effect: taking mail from an IMAP mailbox is not part of this version"
+    ));
+}
+
+#[test]
+fn nothing_said_means_development_with_secrets_that_stay() {
+    let folder = TempDir::new().unwrap();
+    let data = folder.path().join("data");
+    let variables = [("POSTERN_DATA_DIR", data.to_str().unwrap())];
+    load(None, lookup(&variables), Purpose::Look).unwrap();
+    assert!(!data.exists(), "a look leaves nothing behind");
+    let first = load(None, lookup(&variables), Purpose::Run).unwrap().config;
+    assert!(first.development);
+    let key = fs::read_to_string(data.join("messages-api-key")).unwrap();
+    assert_eq!(first.embedded_api.unwrap().reveal(), key.trim_end());
+    assert_eq!(first.routes[0].api.key, key.trim_end());
+    let again = load(None, lookup(&variables), Purpose::Run).unwrap().config;
+    assert_eq!(again.routes[0].api.key, key.trim_end());
+}
+
+#[test]
+fn one_loud_limit_does_not_break_another() {
+    let loaded = load_text("[session]\nmail_bytes_max = '100MiB'\n", &NEEDED).unwrap();
+    assert_eq!(loaded.config.ingress.session_bytes_max, 800 << 20);
+}
+
+#[test]
+fn a_file_anyone_can_read_is_warned_of_if_it_holds_a_secret() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("postern.toml");
+    fs::write(&file, "[route.api]\nkey = 'k'\n").unwrap();
+    for (mode, count) in [(0o644, 1), (0o640, 0)] {
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        fs::write(&file, "[[route]]\n[route.api]\nkey = 'k'\n").unwrap();
+        let loaded = load(Some(&file), lookup(&NEEDED[..3]), Purpose::Look).unwrap();
+        assert_eq!(loaded.warnings.len(), count, "{mode:o}");
+    }
+}
+
+#[test]
+fn no_secret_is_shown() {
+    let hidden = "hunter2hunter2";
+    let broken = [
+        format!("[[route]]\nsecrets = [{{ id = 0, secret = '{hidden}' }}]"),
+        format!("[[route]]\nsecrets = ['{hidden}']"),
+        format!("[[route]]\nsecrets = '{hidden}'"),
+        format!("[[route]]\nsecret = '{hidden}'"),
+        format!("[[route]]\n[route.api]\nkey = ['{hidden}']"),
+        format!("[[route]]\n[route.api]\nkey = '{hidden}\\u0007'"),
+        format!("[[route]]\n[route.api]\nbase_url = 'http:/u:{hidden}@host/'\nkey = 'k'"),
+        format!("[embedded_api]\nenabled = true\nkey = '{hidden}'"),
+        format!("[webhook]\nsecret = '{hidden}'"),
+        format!("[outbound]\npassword = '{hidden}' x"),
+        format!("[outbound]\npassword = \"{hidden}"),
+        format!("password = {hidden}"),
+        format!("[imap]\npassword = 1\n{hidden}"),
+    ];
+    for text in broken {
+        let lines = load_text(&text, &[]).unwrap_err().join("\n");
+        assert!(!lines.contains("hunter"), "{text}\n{lines}");
+    }
+    let loaded = load_text(
+        &format!("[outbound]\npassword = '{hidden}'"),
+        &[
+            NEEDED.as_slice(),
+            &[("SMTP_PASS", hidden), ("EMAIL_IMAP_PASS", hidden)],
+        ]
+        .concat(),
+    )
+    .unwrap();
+    assert!(!format!("{loaded:?}").contains("hunter"));
+    assert!(!format!("{loaded:?}").contains(SECRET));
+}

@@ -1,0 +1,46 @@
+//! Owns the signals of the operating system: stop and reload.
+//!
+//! Does not act on them.
+
+use std::io;
+
+use tokio::signal::unix::{self, SignalKind};
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// SIGHUP: read the certificates again.
+    Reload,
+    /// SIGTERM or SIGINT, by name: finish and end.
+    Stop(&'static str),
+}
+
+/// The signals, caught from now on.
+pub(super) struct Signals {
+    hangup: unix::Signal,
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
+}
+
+impl Signals {
+    pub(super) fn listen() -> io::Result<Self> {
+        Ok(Self {
+            hangup: unix::signal(SignalKind::hangup())?,
+            interrupt: unix::signal(SignalKind::interrupt())?,
+            terminate: unix::signal(SignalKind::terminate())?,
+        })
+    }
+
+    pub(super) async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.hangup.recv() => Signal::Reload,
+            _ = self.interrupt.recv() => Signal::Stop("SIGINT"),
+            _ = self.terminate.recv() => Signal::Stop("SIGTERM"),
+        }
+    }
+
+    /// Waits for a stop alone.
+    pub(super) async fn stop(&mut self) {
+        while self.next().await == Signal::Reload {}
+    }
+}

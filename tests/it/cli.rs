@@ -1,0 +1,347 @@
+//! The commands a person gives, through the real program.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+
+use serde_json::Value;
+
+use crate::program::{Home, SECRET, config, free_ports, get, waits_until};
+
+const THREAD: &str = "6f1f9f3e-2b1c-4a53-9d0b-1f0d6f7a8b9c";
+
+/// A folder with a configuration, and its ports.
+fn configured() -> (Home, String, [u16; 3]) {
+    let home = Home::new();
+    let ports = free_ports();
+    let file = home.write("postern.toml", &config(&home.path("data"), ports));
+    let name = file.to_str().unwrap().to_owned();
+    (home, name, ports)
+}
+
+#[test]
+fn a_minted_address_says_its_thread() {
+    let (home, file, _) = configured();
+    let mint = ["token", "mint", "--thread", THREAD, "--config", &file];
+    let address = home.run(&mint).ok();
+    let address = address.trim_end();
+    assert!(address.starts_with("reply+"), "{address}");
+    assert!(address.ends_with("@inbox.example.com"), "{address}");
+    assert!(!home.path("data").exists(), "arithmetic needs no folder");
+    let said = home
+        .run(&["token", "inspect", address, "--json", "--config", &file])
+        .ok();
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(said["thread"], THREAD);
+    assert_eq!(said["participant"], "unbound");
+    let bound = [&mint[..], &["--participant", "ann@example.com"]].concat();
+    let bound = home.run(&bound).ok();
+    let said = home
+        .run(&["token", "inspect", bound.trim_end(), "--config", &file])
+        .ok();
+    assert!(said.contains("participant: bound\n"), "{said}");
+    let forged = address.replace("reply+e", "reply+f");
+    let forged = home.run(&["token", "inspect", &forged, "--config", &file]);
+    assert_eq!(forged.code, Some(65), "{forged:?}");
+    assert_eq!(forged.err, "postern: token was not signed by us\n");
+}
+
+#[test]
+fn a_thread_that_is_no_uuid_is_remembered() {
+    let (home, file, _) = configured();
+    let none = home.run(&["token", "mint", "--thread", "order-7", "--config", &file]);
+    assert_eq!(
+        none.code,
+        Some(66),
+        "a folder is not made by asking: {none:?}"
+    );
+    std::fs::create_dir(home.path("data")).unwrap();
+    let minted = home
+        .run(&["token", "mint", "--thread", "order-7", "--config", &file])
+        .ok();
+    let mail = home.write("hi.eml", "From: ann@example.com\nSubject: hi\n\nHello\n");
+    let explained = home.run(&[
+        "mail",
+        "explain",
+        mail.to_str().unwrap(),
+        "--rcpt",
+        minted.trim_end(),
+        "--store",
+        "--json",
+        "--config",
+        &file,
+    ]);
+    let explained: Value = serde_json::from_str(&explained.ok()).unwrap();
+    assert_eq!(explained["thread"]["match"], "order-7");
+    assert_eq!(explained["thread"]["reason"], "token");
+}
+
+#[test]
+fn a_mail_is_explained() {
+    let (home, file, _) = configured();
+    let address = home
+        .run(&["token", "mint", "--thread", THREAD, "--config", &file])
+        .ok();
+    let address = address.trim_end();
+    let text = format!(
+        "From: Ann <ann@example.com>\r\nTo: {address}\r\nSubject: Re: your order\r\n\
+         Message-ID: <a1@example.com>\r\n\r\nYes, please!\r\n\r\n\
+         On Mon, 1 Jun 2026 at 10:00, Shop <shop@example.com> wrote:\r\n> Shall we send it?\r\n"
+    );
+    let mail = home.write("reply.eml", &text);
+    let mail = mail.to_str().unwrap();
+    let explained = home
+        .run(&["mail", "explain", mail, "--json", "--config", &file])
+        .ok();
+    let explained: Value = serde_json::from_str(&explained).unwrap();
+    assert_eq!(explained["kind"], "person");
+    assert_eq!(explained["subject"], "Re: your order");
+    assert_eq!(explained["from"], "ann@example.com");
+    assert_eq!(explained["reply"]["text"], "Yes, please!");
+    let quoted = explained["reply"]["quoted"].as_str().unwrap();
+    assert!(quoted.contains("Shall we send it?"), "{quoted}");
+    for key in ["html", "signature", "method", "confidence"] {
+        assert!(explained["reply"].get(key).is_some(), "{key}");
+    }
+    assert_eq!(explained["thread"]["match"], THREAD);
+    assert_eq!(explained["thread"]["reason"], "token");
+    assert_eq!(explained["dsn"], Value::Null);
+    assert_eq!(explained["attachments"], serde_json::json!([]));
+    assert_eq!(explained["authentication"]["spf"], "none");
+    let other = [
+        "mail",
+        "explain",
+        mail,
+        "--rcpt",
+        "reply+x@inbox.example.com",
+        "--json",
+    ];
+    let other = home.run(&[&other[..], &["--config", &file]].concat()).ok();
+    let other: Value = serde_json::from_str(&other).unwrap();
+    assert_eq!(other["thread"]["reason"], "token_forged");
+}
+
+#[test]
+fn a_file_without_header_is_a_plain_text() {
+    let home = Home::new();
+    let out = home
+        .run_fed(&["mail", "explain", "-", "--json"], b"Thank you!\n\nBye\n")
+        .ok();
+    let explained: Value = serde_json::from_str(&out).unwrap();
+    let text = explained["reply"]["text"].as_str().unwrap();
+    assert!(text.starts_with("Thank you!"), "{text}");
+    assert!(!home.path("data").exists(), "a look leaves nothing behind");
+    let gone = home.run(&["mail", "explain", "gone.eml"]);
+    assert_eq!(gone.code, Some(66), "{gone:?}");
+}
+
+#[test]
+fn a_mail_cannot_steer_the_terminal() {
+    let home = Home::new();
+    let mail = b"From: a@example.com\nSubject: =?utf-8?q?=1B[2Jx=E2=80=AE?=\n\nhi \x1b[31m\x9b\n";
+    for flags in [&[][..], &["--json"]] {
+        let out = home
+            .run_fed(&[&["mail", "explain", "-"], flags].concat(), mail)
+            .ok();
+        let steers = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        assert!(!out.contains(steers), "{out:?}");
+    }
+}
+
+#[test]
+fn the_queue_is_worked_with_and_without_a_server() {
+    let (home, file, ports) = configured();
+    let list = ["queue", "list", "--config", &file];
+    assert_eq!(home.run(&list).code, Some(66), "there is no folder yet");
+    std::fs::create_dir(home.path("data")).unwrap();
+    let mail = home.write("hi.eml", "From: ann@example.com\nSubject: hi\n\nHello\n");
+    let inject = ["mail", "inject", mail.to_str().unwrap(), "--config", &file];
+    let to = [
+        "--rcpt",
+        "general@inbox.example.com",
+        "--from",
+        "ann@example.com",
+    ];
+    home.run(&[&inject[..], &to[..]].concat()).ok();
+    let foreign = home.run(&[&inject[..], &["--rcpt", "a@elsewhere.example"]].concat());
+    assert_eq!(foreign.code, Some(65), "{foreign:?}");
+    let line = home.run(&list).ok();
+    assert!(line.contains("waiting"), "{line}");
+    assert!(
+        line.contains("ann@example.com -> general@inbox.example.com"),
+        "{line}"
+    );
+    let id = line.split_whitespace().next().unwrap();
+    let shown = home.run(&["queue", "show", id, "--config", &file]).ok();
+    assert_eq!(
+        serde_json::from_str::<Value>(&shown).unwrap()["door"],
+        "inject"
+    );
+    let dropped = home.run(&["queue", "drop", id, "--config", &file]);
+    assert_eq!(dropped.code, Some(65), "it is not parked: {dropped:?}");
+    assert_eq!(
+        home.run(&["queue", "drop", "x", "--config", &file]).code,
+        Some(64)
+    );
+
+    let mut server = home.serve(&["--config", &file], ports[2]);
+    let is_empty = || home.run(&list).ok().is_empty();
+    assert!(waits_until(is_empty), "{}", home.run(&list).out);
+    let threads = get(ports[2], "/api/v1/messages/threads", Some(SECRET)).unwrap();
+    assert!(threads.contains("ann@example.com"), "{threads}");
+    let report = home.run(&["doctor", "--config", &file]).ok();
+    assert!(report.contains("ok    server: runs\n"), "{report}");
+    server.hang_up();
+    let (code, log) = server.stop();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("stopped"), "{log}");
+}
+
+#[test]
+fn a_reply_by_smtp_is_read_back_from_the_embedded_api() {
+    let (home, file, ports) = configured();
+    let mut server = home.serve(&["serve", "--config", &file], ports[2]);
+    let said = converse(
+        ports[0],
+        "EHLO peer.example\r\nMAIL FROM:<ann@example.com>\r\n\
+         RCPT TO:<general@inbox.example.com>\r\nDATA\r\n",
+        "From: ann@example.com\r\nSubject: Where is it?\r\n\r\nStill waiting.\r\n.\r\nQUIT\r\n",
+    );
+    assert!(said.contains("\r\n354 "), "{said}");
+    assert!(said.contains("\r\n250 2.0.0 "), "{said}");
+    let threads = || get(ports[2], "/api/v1/messages/threads", Some(SECRET)).unwrap();
+    assert!(
+        waits_until(|| threads().contains("Where is it?")),
+        "{}",
+        threads()
+    );
+    let threads: Value = serde_json::from_str(&threads()).unwrap();
+    let id = threads["data"][0]["id"].as_str().unwrap();
+    let target = format!("/api/v1/messages/threads/{id}/messages");
+    let messages = || get(ports[2], &target, Some(SECRET)).unwrap();
+    assert!(
+        waits_until(|| messages().contains("Still waiting.")),
+        "{}",
+        messages()
+    );
+    let (code, log) = server.stop();
+    assert_eq!(code, Some(0), "{log}");
+}
+
+/// Development mode has fixed ports. Where another process has one of them, what is asserted is that
+/// the line says so.
+#[test]
+fn development_mode_prints_what_to_try() {
+    let home = Home::new();
+    let taken: Vec<_> = [2525, 2424, 8080]
+        .into_iter()
+        .filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_err())
+        .collect();
+    if let Some(port) = taken.first() {
+        let refused = home.run(&[]);
+        assert_eq!(refused.code, Some(69), "{refused:?}");
+        assert!(
+            taken.iter().any(|p| refused.err.contains(&p.to_string())),
+            "{port}"
+        );
+        return;
+    }
+    let mut server = home.serve(&[], 8080);
+    let mut lines = BufReader::new(server.stdout()).lines().map(Result::unwrap);
+    let mut find = |start: &str| lines.by_ref().find(|line| line.starts_with(start)).unwrap();
+    let address = find("Reply address: ").replace("Reply address: ", "");
+    let send = find("swaks ");
+    assert!(send.contains(&address), "{send}");
+    assert!(find("printf ").contains("curl -sS smtp://127.0.0.1:2525"));
+    let read = find("curl ");
+    let key = std::fs::read_to_string(home.path("data/messages-api-key")).unwrap();
+    assert!(!read.contains(key.trim_end()) && read.contains("data/messages-api-key"));
+    let target = read
+        .split("http://127.0.0.1:8080")
+        .nth(1)
+        .unwrap()
+        .to_owned();
+    let said = converse(
+        2525,
+        &format!("EHLO peer\r\nMAIL FROM:<ann@example.com>\r\nRCPT TO:<{address}>\r\nDATA\r\n"),
+        "From: ann@example.com\r\nSubject: Re: Welcome\r\n\r\nIt works!\r\n.\r\nQUIT\r\n",
+    );
+    assert!(said.contains("\r\n250 2.0.0 "), "{said}");
+    let messages = || get(8080, &target, Some(key.trim_end())).unwrap();
+    assert!(
+        waits_until(|| messages().contains("It works!")),
+        "{}",
+        messages()
+    );
+    let (code, log) = server.stop();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains(key.trim_end()), "{log}");
+}
+
+/// Says the commands, waits for the last answer to begin with 354 or to be a refusal, says the mail
+/// and gives back all that was heard.
+fn converse(port: u16, commands: &str, mail: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut heard = String::new();
+    stream.write_all(commands.as_bytes()).unwrap();
+    while !heard
+        .lines()
+        .last()
+        .is_some_and(|line| line.starts_with("354"))
+    {
+        if reader.read_line(&mut heard).unwrap() == 0 {
+            return heard;
+        }
+    }
+    stream.write_all(mail.as_bytes()).unwrap();
+    while reader.read_line(&mut heard).unwrap() > 0 {}
+    heard
+}
+
+#[test]
+fn a_certificate_past_its_end_is_found() {
+    let (home, file, _) = configured();
+    let host = home.path("certs/mx.example.com");
+    std::fs::create_dir_all(&host).unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["mx.example.com".to_owned()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(2019, 1, 1);
+    for (year, code, line) in [
+        (
+            2020,
+            69,
+            "fail  certificate mx.example.com: ended 2020-01-01T00:00:00.000Z\n",
+        ),
+        (
+            2999,
+            0,
+            "ok    certificate mx.example.com: good until 2999-01-01T00:00:00.000Z\n",
+        ),
+    ] {
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let signed = params.self_signed(&key).unwrap();
+        std::fs::write(host.join("fullchain.pem"), signed.pem()).unwrap();
+        std::fs::write(host.join("privkey.pem"), key.serialize_pem()).unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        // A Messages API that is not there is a failure too: the server serves its own.
+        let api = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = api.local_addr().unwrap().port();
+        let answer = std::thread::spawn(move || {
+            let (mut stream, _) = api.accept().unwrap();
+            let mut request = BufReader::new(stream.try_clone().unwrap()).lines();
+            assert!(request.any(|line| line.unwrap().is_empty()));
+            let answer = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        let start = text.find("base_url").unwrap();
+        let end = start + text[start..].find('\n').unwrap();
+        let url = format!("base_url = \"http://127.0.0.1:{port}/api\"");
+        let text = format!("{}{url}{}", &text[..start], &text[end..]);
+        let tls = format!("[tls]\nfolder = \"{}\"\n", home.path("certs").display());
+        let dated = home.write("dated.toml", &format!("{tls}{text}"));
+        let report = home.run(&["doctor", "--config", dated.to_str().unwrap()]);
+        answer.join().unwrap();
+        assert_eq!(report.code, Some(code), "{report:?}");
+        assert!(report.out.contains(line), "{report:?}");
+    }
+}
