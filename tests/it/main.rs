@@ -5,9 +5,13 @@ mod bench;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod clients;
+#[cfg(test)]
 mod config;
 #[cfg(test)]
 mod control;
+#[cfg(test)]
+mod crash;
 #[cfg(test)]
 mod delivery;
 #[cfg(test)]
@@ -28,6 +32,12 @@ mod kind;
 mod layers;
 #[cfg(test)]
 mod mails;
+#[cfg(test)]
+mod postern;
+#[cfg(test)]
+mod postfix;
+#[cfg(test)]
+mod product;
 #[cfg(test)]
 mod program;
 #[cfg(test)]

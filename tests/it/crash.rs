@@ -1,0 +1,373 @@
+//! Kills the real program, cuts its power, breaks its disk and its index, and counts what is left.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use crate::postern::{Client, Postern, binary, eventually, signal};
+use crate::postfix::Postfix;
+use crate::product::Product;
+
+/// A mail named `id`, as a person's mail program would write it.
+fn mail(id: &str) -> String {
+    format!(
+        "From: Ann Smith <ann@peer.test>\r\nTo: us\r\nSubject: Re: your order\r\n\
+         Date: Fri, 20 Nov 2026 10:00:00 +0000\r\nMessage-ID: <{id}>\r\n\
+         Content-Type: text/plain; charset=utf-8\r\n\r\nThis is mail {id}.\r\n"
+    )
+}
+
+/// A reply address for each of `count` threads.
+fn addresses(postern: &Postern, count: usize) -> Vec<String> {
+    (0..count)
+        .map(|n| postern.mint(&format!("00000000-0000-4000-8000-{n:012x}")))
+        .collect()
+}
+
+/// Senders that never give a mail up: each goes on with its next only after a 250.
+struct Senders {
+    stop: Arc<AtomicBool>,
+    kept: Arc<Mutex<BTreeSet<String>>>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Senders {
+    fn start(port: u16, addresses: &[String]) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let kept = Arc::new(Mutex::new(BTreeSet::new()));
+        let threads = (0..4)
+            .map(|sender| {
+                let (stop, kept) = (Arc::clone(&stop), Arc::clone(&kept));
+                let addresses = addresses.to_vec();
+                thread::spawn(move || send(sender, port, &addresses, &stop, &kept))
+            })
+            .collect();
+        Self {
+            stop,
+            kept,
+            threads,
+        }
+    }
+
+    /// Lets each sender finish its last mail; the names of all that were answered 250.
+    fn finish(self) -> BTreeSet<String> {
+        self.stop.store(true, Ordering::SeqCst);
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+        self.kept.lock().unwrap().clone()
+    }
+}
+
+fn send(
+    sender: usize,
+    port: u16,
+    addresses: &[String],
+    stop: &AtomicBool,
+    kept: &Mutex<BTreeSet<String>>,
+) {
+    let mut number = 0_usize;
+    let mut client = None;
+    while !stop.load(Ordering::SeqCst) {
+        let id = format!("{sender}.{number}@load.test");
+        let to = &addresses[number % addresses.len()];
+        let Some(open) = client.as_mut() else {
+            client = Client::connect(port, "EHLO load.test");
+            if client.is_none() {
+                thread::sleep(Duration::from_millis(10));
+            }
+            continue;
+        };
+        match Client::mail(open, "ann@peer.test", to, &mail(&id)) {
+            Some(answer) if answer.starts_with("250") => {
+                kept.lock().unwrap().insert(id);
+                number += 1;
+            }
+            Some(answer) if answer.starts_with('4') => client = None,
+            Some(answer) => panic!("{answer}"),
+            // It was cut off: the mail may be kept or not, so it is sent again.
+            None => client = None,
+        }
+    }
+}
+
+/// Every mail that was answered 250 has made one message, and no mail has made two.
+fn assert_each_told_once(product: &Product, kept: &BTreeSet<String>) {
+    let effects = product.effects();
+    let lost: Vec<_> = kept
+        .iter()
+        .filter(|&id| !effects.contains_key(id))
+        .collect();
+    let twice: Vec<_> = effects.iter().filter(|&(_, &count)| count > 1).collect();
+    assert!(
+        lost.is_empty(),
+        "{} of {} lost: {lost:?}",
+        lost.len(),
+        kept.len()
+    );
+    assert!(twice.is_empty(), "{} told twice: {twice:?}", twice.len());
+}
+
+fn assert_ledger_adds_up(postern: &Postern) {
+    let parts = ["waiting", "delivered", "parked", "dropped"];
+    let sum: f64 = parts
+        .iter()
+        .map(|part| postern.metric(&format!("postern_ledger_{part}")))
+        .sum();
+    assert_eq!(postern.metric("postern_ledger_received"), sum);
+}
+
+#[test]
+fn kill_9_under_load_loses_nothing_and_tells_nothing_twice() {
+    let cycles = std::env::var("POSTERN_CRASH_CYCLES").map_or(50, |text| text.parse().unwrap());
+    let product = Product::start();
+    let mut postern = Postern::new(Some(&product.base_url()), "");
+    let senders = Senders::start(postern.smtp, &addresses(&postern, 20));
+    for cycle in 0..cycles {
+        postern.start();
+        // Never the same moment of the work.
+        thread::sleep(Duration::from_millis(50 + (cycle * 37) % 300));
+        postern.kill();
+    }
+    postern.start();
+    let kept = senders.finish();
+    eventually("all is delivered", || {
+        postern.metric("postern_ledger_waiting") == 0.0
+    });
+    assert!(
+        kept.len() > cycles as usize,
+        "only {} mails in {cycles} cycles",
+        kept.len()
+    );
+    assert_each_told_once(&product, &kept);
+    assert_ledger_adds_up(&postern);
+    println!(
+        "{} mails through {cycles} kills, each told once",
+        kept.len()
+    );
+    postern.stop();
+}
+
+#[test]
+fn postfix_hands_over_a_thousand_mails_while_we_die_and_restart() {
+    const MAILS: usize = 1000;
+    let product = Product::start();
+    let mut postern = Postern::new(Some(&product.base_url()), "");
+    let addresses = addresses(&postern, 20);
+    postern.start();
+    let postfix = Postfix::start(crate::postern::DOMAIN, postern.lmtp);
+    let port = postfix.port();
+    let next = Arc::new(AtomicUsize::new(0));
+    let senders: Vec<_> = (0..10)
+        .map(|_| {
+            let (next, addresses) = (Arc::clone(&next), addresses.clone());
+            thread::spawn(move || {
+                let mut client = Client::connect(port, "EHLO load.test").unwrap();
+                loop {
+                    let number = next.fetch_add(1, Ordering::SeqCst);
+                    if number >= MAILS {
+                        return;
+                    }
+                    let (id, to) = (format!("{number}@load.test"), &addresses[number % 20]);
+                    let answer = client.mail("ann@peer.test", to, &mail(&id)).unwrap();
+                    assert!(answer.starts_with("250"), "{answer}");
+                }
+            })
+        })
+        .collect();
+    for restart in 0..10_u64 {
+        thread::sleep(Duration::from_millis(100 + (restart * 173) % 500));
+        if restart % 2 == 0 {
+            postern.kill()
+        } else {
+            postern.stop()
+        }
+        thread::sleep(Duration::from_millis((restart * 91) % 400));
+        postern.start();
+    }
+    for sender in senders {
+        sender.join().unwrap();
+    }
+    eventually("Postfix' queue is empty", || postfix.queued() == 0);
+    eventually("all is delivered", || {
+        postern.metric("postern_ledger_waiting") == 0.0
+    });
+    let all = (0..MAILS)
+        .map(|number| format!("{number}@load.test"))
+        .collect();
+    assert_each_told_once(&product, &all);
+    assert_ledger_adds_up(&postern);
+    assert!(
+        !postfix.log().contains("status=bounced"),
+        "{}",
+        postfix.log()
+    );
+    postern.stop();
+}
+
+#[test]
+fn a_power_cut_at_any_acknowledgement_loses_nothing() {
+    const MAILS: usize = 300;
+    // No API answers, so that all that was taken still waits. Small segments, so that files come and go.
+    let mut postern = Postern::new(
+        Some("http://127.0.0.1:1/none"),
+        "[store]\nsegment_bytes = \"1MiB\"\n",
+    );
+    let addresses = addresses(&postern, 5);
+    let trace = postern.scratch("trace").display().to_string();
+    let calls = "trace=openat,write,pwrite64,writev,sendto,sendmsg,fsync,fdatasync,ftruncate,fallocate,\
+                 rename,renameat,renameat2,unlink,unlinkat,close,mkdir,mkdirat";
+    postern.start_under(&[
+        "strace",
+        "-f",
+        "-xx",
+        "-s",
+        "100000000",
+        "-e",
+        calls,
+        "-o",
+        &trace,
+    ]);
+    let mut client = Client::connect(postern.smtp, "EHLO load.test").unwrap();
+    for number in 0..MAILS {
+        let text = mail(&format!("{number}@load.test")) + &"padding ".repeat(400) + "\r\n";
+        let answer = client
+            .mail("ann@peer.test", &addresses[number % 5], &text)
+            .unwrap();
+        assert!(answer.starts_with("250 2.0.0 "), "{answer}");
+    }
+    // The signal is for Postern, not for strace.
+    let child = Command::new("pgrep")
+        .args(["-P", &postern.pid().to_string()])
+        .output()
+        .unwrap();
+    signal(
+        "KILL",
+        String::from_utf8(child.stdout)
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap(),
+    );
+    postern.wait();
+    let check = "set -o pipefail; POSTERN_DATA_DIR={} \"$0\" queue list --state waiting --json \
+                 --config \"$1\" | wc -l";
+    for names in ["lost", "kept"] {
+        let out = Command::new("python3")
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/powercut.py"))
+            .args([&trace, &postern.data().display().to_string()])
+            .arg(postern.scratch("cut"))
+            .args([names, "--"])
+            .args(["bash", "-c", check])
+            .arg(binary())
+            .arg(postern.config())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&out.stdout);
+        println!("unsynced names {names}: {said}");
+        assert!(out.status.success(), "{out:?}");
+        assert!(
+            said.starts_with(&format!("acknowledged {MAILS}, cuts {MAILS}, worst loss 0")),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn an_index_that_is_gone_or_garbage_is_rebuilt() {
+    let product = Product::start();
+    let mut postern = Postern::new(Some(&product.base_url()), "");
+    let addresses = addresses(&postern, 5);
+    let mut kept = BTreeSet::new();
+    for round in 0..3 {
+        postern.start();
+        let mut client = Client::connect(postern.smtp, "EHLO load.test").unwrap();
+        for number in 0..40 {
+            // Half of them are mails of the round before, sent again: they must not be told again.
+            let id = format!("{}@load.test", round * 20 + number);
+            let answer = client
+                .mail("ann@peer.test", &addresses[number % 5], &mail(&id))
+                .unwrap();
+            assert!(answer.starts_with("250"), "{answer}");
+            kept.insert(id);
+        }
+        if round == 1 {
+            postern.kill()
+        } else {
+            postern.stop()
+        }
+        break_index(&postern.data().join("index"), round);
+    }
+    postern.start();
+    eventually("all is delivered", || {
+        postern.metric("postern_ledger_waiting") == 0.0
+    });
+    assert_each_told_once(&product, &kept);
+    assert_ledger_adds_up(&postern);
+    assert!(
+        postern.log().contains("made again from the journal"),
+        "no loud line: {}",
+        postern.log()
+    );
+}
+
+fn break_index(index: &Path, round: usize) {
+    assert!(index.is_dir(), "no index at {}", index.display());
+    if round == 0 {
+        return fs::remove_dir_all(index).unwrap();
+    }
+    for entry in fs::read_dir(index).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            let length = fs::metadata(&path).unwrap().len() as usize;
+            fs::write(&path, vec![0xA5; length.min(1 << 20)]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_failed_fsync_is_never_answered_250() {
+    let mut postern = Postern::new(Some("http://127.0.0.1:1/none"), "");
+    let address = addresses(&postern, 1).remove(0);
+    let trace = postern.scratch("trace").display().to_string();
+    // Syncs go well while it opens; the data sync of the first mail and all after it fail once.
+    postern.start();
+    let tracer = Command::new("strace")
+        .args([
+            "-f",
+            "-e",
+            "trace=fdatasync",
+            "-e",
+            "inject=fdatasync:error=EIO:when=1",
+        ])
+        .args(["-o", &trace, "-p", &postern.pid().to_string()])
+        .spawn();
+    let mut tracer = tracer.unwrap();
+    eventually("strace is attached", || {
+        let status = fs::read_to_string(format!("/proc/{}/status", postern.pid())).unwrap();
+        !status.contains("TracerPid:\t0\n")
+    });
+    let mut client = Client::connect(postern.smtp, "EHLO load.test").unwrap();
+    let answer = client
+        .mail("ann@peer.test", &address, &mail("1@load.test"))
+        .unwrap();
+    assert!(answer.starts_with("451"), "{answer}");
+    // The second sync would succeed, but what the first one dropped is gone: no 250 any more.
+    for _ in 0..3 {
+        let answer = Client::connect(postern.smtp, "EHLO load.test")
+            .and_then(|mut client| client.mail("ann@peer.test", &address, &mail("2@load.test")));
+        assert!(
+            !answer
+                .as_ref()
+                .is_some_and(|answer| answer.starts_with("250")),
+            "{answer:?}"
+        );
+    }
+    let _ = tracer.kill();
+    tracer.wait().unwrap();
+}

@@ -1,0 +1,148 @@
+//! Owns a product's Messages API for the tests that run the real program: it honours idempotency keys
+//! and remembers what was told.
+//!
+//! Does not misbehave: the tests of `delivery` have an API that does.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{patch, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+/// What the product accepts as its API key.
+pub(crate) const KEY: &str = "a key made for tests, worth nothing elsewhere";
+
+/// A Messages API on a free loopback port. It lives as long as the test's process.
+pub(crate) struct Product {
+    port: u16,
+    told: Arc<Mutex<Told>>,
+}
+
+#[derive(Default)]
+struct Told {
+    answers: HashMap<String, Value>,
+    threads: u64,
+    messages: Vec<(String, Value)>,
+}
+
+impl Product {
+    /// Starts it.
+    pub(crate) fn start() -> Self {
+        let told = Arc::new(Mutex::new(Told::default()));
+        let (send, receive) = std::sync::mpsc::channel();
+        let state = Arc::clone(&told);
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async move {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                send.send(listener.local_addr().unwrap().port()).unwrap();
+                let routes = Router::new()
+                    .route("/api/threads", post(make_thread))
+                    .route("/api/threads/{id}", patch(patch_thread))
+                    .route("/api/threads/{id}/messages", post(add_message))
+                    .with_state(state);
+                axum::serve(listener, routes).await.unwrap();
+            });
+        });
+        Self {
+            port: receive.recv().unwrap(),
+            told,
+        }
+    }
+
+    /// What `api.base_url` is set to.
+    pub(crate) fn base_url(&self) -> String {
+        format!("http://127.0.0.1:{}/api", self.port)
+    }
+
+    /// Every message that was made: its thread's id, and its JSON.
+    pub(crate) fn messages(&self) -> Vec<(String, Value)> {
+        self.told.lock().unwrap().messages.clone()
+    }
+
+    /// How many messages were made of each mail, by `emailMessageId`.
+    pub(crate) fn effects(&self) -> HashMap<String, usize> {
+        let mut effects = HashMap::new();
+        for (_, message) in &self.told.lock().unwrap().messages {
+            let id = message["emailMessageId"].as_str().unwrap_or_default();
+            *effects
+                .entry(id.trim_matches(['<', '>']).to_owned())
+                .or_default() += 1;
+        }
+        effects
+    }
+}
+
+impl Told {
+    /// The answer `key` had before, or `make`'s.
+    fn once(&mut self, headers: &HeaderMap, make: impl FnOnce(&mut Self) -> Value) -> Value {
+        let key = headers["idempotency-key"].to_str().unwrap().to_owned();
+        if let Some(answer) = self.answers.get(&key) {
+            return answer.clone();
+        }
+        let answer = json!({ "success": true, "data": make(self) });
+        self.answers.insert(key, answer.clone());
+        answer
+    }
+}
+
+fn refused(headers: &HeaderMap) -> Option<(StatusCode, Json<Value>)> {
+    let wanted = format!("Bearer {KEY}");
+    let given = headers
+        .get("authorization")
+        .and_then(|value| value.to_str().ok());
+    (given != Some(wanted.as_str()))
+        .then(|| (StatusCode::UNAUTHORIZED, Json(json!({"success": false}))))
+}
+
+async fn make_thread(
+    State(told): State<Arc<Mutex<Told>>>,
+    headers: HeaderMap,
+    Json(_): Json<Value>,
+) -> (StatusCode, Json<Value>) {
+    refused(&headers).unwrap_or_else(|| {
+        let answer = told.lock().unwrap().once(&headers, |told| {
+            told.threads += 1;
+            json!({ "id": format!("thread-{}", told.threads) })
+        });
+        (StatusCode::CREATED, Json(answer))
+    })
+}
+
+async fn add_message(
+    State(told): State<Arc<Mutex<Told>>>,
+    Path(thread): Path<String>,
+    headers: HeaderMap,
+    Json(message): Json<Value>,
+) -> (StatusCode, Json<Value>) {
+    refused(&headers).unwrap_or_else(|| {
+        let answer = told.lock().unwrap().once(&headers, |told| {
+            told.messages.push((thread, message));
+            json!({ "id": format!("message-{}", told.messages.len()) })
+        });
+        (StatusCode::CREATED, Json(answer))
+    })
+}
+
+async fn patch_thread(
+    State(told): State<Arc<Mutex<Told>>>,
+    Path(thread): Path<String>,
+    headers: HeaderMap,
+    Json(_): Json<Value>,
+) -> (StatusCode, Json<Value>) {
+    refused(&headers).unwrap_or_else(|| {
+        let answer = told
+            .lock()
+            .unwrap()
+            .once(&headers, |_| json!({ "id": thread }));
+        (StatusCode::OK, Json(answer))
+    })
+}
