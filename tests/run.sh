@@ -12,6 +12,7 @@ missing=()
 for pair in "${programs[@]}"; do
     PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
+python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 if [ "${#missing[@]}" -gt 0 ]; then
     step "installing ${missing[*]}"
     if [ "$(id -u)" -ne 0 ]; then
@@ -21,6 +22,12 @@ if [ "${#missing[@]}" -gt 0 ]; then
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+if ! target/venv/bin/python -c 'import authres, dkim, nacl, yaml' 2>/dev/null; then
+    step "installing dkimpy, the independent signer"
+    python3 -m venv target/venv
+    target/venv/bin/pip install -q dkimpy==1.1.8 pynacl==1.6.2 authres==1.2.0 pyyaml==6.0.3
 fi
 
 step "cargo fmt --check"

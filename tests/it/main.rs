@@ -1,6 +1,8 @@
 //! The integration tests: everything that goes through a front door.
 
 #[cfg(test)]
+mod auth;
+#[cfg(test)]
 mod bench;
 #[cfg(test)]
 mod cli;
@@ -32,6 +34,8 @@ mod kind;
 mod layers;
 #[cfg(test)]
 mod mails;
+#[cfg(test)]
+mod nameserver;
 #[cfg(test)]
 mod postern;
 #[cfg(test)]

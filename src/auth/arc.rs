@@ -1,0 +1,264 @@
+//! Owns ARC (RFC 8617): what those who handed a mail on say of it.
+//!
+//! Does not take anybody's word: only the sealers the operator trusts are listened to.
+
+use std::collections::BTreeMap;
+
+use mail_auth::dkim::Canonicalization;
+
+use super::dkim::{
+    Key, Problem, Signature, Signed, algorithm, selector, signing_domain, without_signature,
+};
+use super::dns::Budget;
+use super::field::{Header, RawField};
+use super::results;
+use super::tags::{Tags, base64};
+use super::verdict::{ArcVerdict, Outcome};
+use crate::mail::prescan;
+
+/// Sets of one chain (RFC 8617 section 4.2.1).
+const SETS_MAX: u8 = 50;
+
+/// What is trusted, and about whom.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trust<'a> {
+    /// Domains whose seals are believed.
+    pub(super) sealers: &'a [String],
+    /// The From domain as A-labels.
+    pub(super) from_domain: Option<&'a str>,
+}
+
+/// The chain of one mail, read but not checked. No sets, no chain.
+pub(super) struct Chain<'a>(Result<Vec<Set<'a>>, Problem>);
+
+/// What one handler added.
+struct Set<'a> {
+    results: &'a RawField<'a>,
+    message: &'a RawField<'a>,
+    seal: &'a RawField<'a>,
+    signature: Signature,
+    sealed: Seal,
+}
+
+/// What an ARC-Seal says (RFC 8617 section 4.1.3).
+struct Seal {
+    domain: String,
+    selector: String,
+    algorithm: mail_auth::common::crypto::Algorithm,
+    value: Vec<u8>,
+    chain: Outcome,
+}
+
+impl<'a> Chain<'a> {
+    pub(super) fn read(header: &'a Header<'a>) -> Self {
+        Self(read(header))
+    }
+
+    /// The body forms the newest signature is over: simple, relaxed.
+    pub(super) fn body_forms(&self) -> (bool, bool) {
+        let newest = self.0.as_ref().ok().and_then(|sets| sets.last());
+        newest.map_or((false, false), |newest| {
+            let needs_simple = newest.signature.needs_simple_body();
+            (needs_simple, !needs_simple)
+        })
+    }
+
+    pub(super) async fn check(
+        self,
+        budget: &Budget<'_>,
+        mail: &Signed<'_>,
+        trust: Trust<'_>,
+    ) -> ArcVerdict {
+        let sets = match self.0 {
+            Ok(sets) if sets.is_empty() => return ArcVerdict::default(),
+            Ok(sets) => sets,
+            Err(problem) => return failed(problem),
+        };
+        if let Err(problem) = check(budget, mail, &sets).await {
+            return failed(problem);
+        }
+        let is_fresh = sets
+            .last()
+            .is_some_and(|newest| !mail.is_stale(&newest.signature));
+        ArcVerdict {
+            result: Outcome::Pass,
+            vouches_for_from: is_fresh && vouches(&sets, trust),
+            sealers: sets.into_iter().map(|set| set.sealed.domain).collect(),
+            reason: None,
+        }
+    }
+}
+
+/// RFC 8617 section 5.2 knows pass and fail; what the DNS could not say is told apart.
+fn failed(problem: Problem) -> ArcVerdict {
+    ArcVerdict {
+        result: match problem.outcome {
+            Outcome::Temperror => Outcome::Temperror,
+            _ => Outcome::Fail,
+        },
+        reason: Some(problem.reason),
+        ..ArcVerdict::default()
+    }
+}
+
+/// Steps 1 to 3 of RFC 8617 section 5.2: the chain's structure.
+fn read<'a>(header: &'a Header<'a>) -> Result<Vec<Set<'a>>, Problem> {
+    let results = by_instance(header, "ARC-Authentication-Results")?;
+    let mut messages = by_instance(header, "ARC-Message-Signature")?;
+    let mut seals = by_instance(header, "ARC-Seal")?;
+    let count = results.len();
+    if messages.len() != count || seals.len() != count {
+        return Err(Problem::failure("the chain has incomplete sets"));
+    }
+    if count > 0 && !header.is_plain {
+        return Err(Problem::failure("the header has lines that are no field"));
+    }
+    let mut sets = Vec::with_capacity(count);
+    for (instance, results) in (1..).zip(results) {
+        let gap = || Problem::failure("the chain has a gap");
+        let message = messages.remove(&instance).ok_or_else(gap)?;
+        let seal = seals.remove(&instance).ok_or_else(gap)?;
+        if results.0 != instance {
+            return Err(gap());
+        }
+        let sealed = Seal::parse(&tags(seal)?)?;
+        let expected = if instance == 1 {
+            Outcome::None
+        } else {
+            Outcome::Pass
+        };
+        if sealed.chain != expected {
+            return Err(Problem::failure(format!(
+                "cv= of set {instance} is not {expected}"
+            )));
+        }
+        sets.push(Set {
+            signature: message_signature(&tags(message)?)?,
+            results: results.1,
+            message,
+            seal,
+            sealed,
+        });
+    }
+    Ok(sets)
+}
+
+/// Steps 4 and 6 of RFC 8617 section 5.2: the newest signature, then all seals from the newest.
+async fn check(budget: &Budget<'_>, mail: &Signed<'_>, sets: &[Set<'_>]) -> Result<(), Problem> {
+    let Some(newest) = sets.last() else {
+        return Ok(());
+    };
+    let signature = &newest.signature;
+    signature.check_times(mail.now)?;
+    signature.check_body(mail.hashes)?;
+    let key = Key::fetch(budget, &signature.selector, &signature.domain).await?;
+    signature.check_header(mail.header, newest.message, &key)?;
+    for at in (0..sets.len()).rev() {
+        let sealed = &sets[at].sealed;
+        let key = Key::fetch(budget, &sealed.selector, &sealed.domain).await?;
+        let own = without_signature(sets[at].seal.value);
+        let mut fields: Vec<(&[u8], &[u8])> = sets[..=at]
+            .iter()
+            .flat_map(|set| [set.results, set.message, set.seal])
+            .map(|field| (field.name, field.value))
+            .collect();
+        if let Some(last) = fields.last_mut() {
+            last.1 = &own;
+        }
+        key.verify(
+            &mut fields.into_iter(),
+            &sealed.value,
+            (Canonicalization::Relaxed, sealed.algorithm),
+        )?;
+    }
+    Ok(())
+}
+
+/// From the newest set backwards, as long as its sealer is trusted: does one say that the From
+/// domain passed DMARC when the mail came to it?
+fn vouches(sets: &[Set<'_>], trust: Trust<'_>) -> bool {
+    let Some(from) = trust.from_domain else {
+        return false;
+    };
+    let is_trusted = |set: &&Set<'_>| {
+        let mut sealers = trust.sealers.iter();
+        sealers.any(|sealer| sealer.eq_ignore_ascii_case(&set.sealed.domain))
+    };
+    sets.iter().rev().take_while(is_trusted).any(|set| {
+        let text = String::from_utf8_lossy(set.results.value);
+        text.split_once(';')
+            .is_some_and(|(_, results)| results::says_dmarc_pass(results, from))
+    })
+}
+
+/// The fields of a name by their `i=`.
+fn by_instance<'a>(
+    header: &'a Header<'a>,
+    name: &'static str,
+) -> Result<BTreeMap<u8, &'a RawField<'a>>, Problem> {
+    let mut found = BTreeMap::new();
+    for field in header.named(name) {
+        let instance = instance(field, name).ok_or_else(|| {
+            Problem::failure(format!("an {name} has no instance from 1 to {SETS_MAX}"))
+        })?;
+        if found.insert(instance, field).is_some() {
+            return Err(Problem::failure(format!("two {name} have one instance")));
+        }
+    }
+    Ok(found)
+}
+
+fn instance(field: &RawField<'_>, name: &str) -> Option<u8> {
+    let text = str::from_utf8(bounded(field)?).ok()?;
+    let digits = if name == "ARC-Authentication-Results" {
+        // No tag list: what follows the instance are results (RFC 8617 section 4.1.1).
+        let (first, _) = text.split_once(';')?;
+        let (tag, digits) = first.split_once('=')?;
+        (tag.trim() == "i").then_some(digits.trim())?
+    } else {
+        Tags::parse(text)?.value("i")?
+    };
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+    let instance = digits.parse().ok()?;
+    (is_number && (1..=SETS_MAX).contains(&instance)).then_some(instance)
+}
+
+fn bounded<'a>(field: &RawField<'a>) -> Option<&'a [u8]> {
+    (field.value.len() <= prescan::FIELD_BYTES_MAX).then_some(field.value)
+}
+
+fn tags<'a>(field: &RawField<'a>) -> Result<Tags<'a>, Problem> {
+    bounded(field)
+        .and_then(|value| str::from_utf8(value).ok())
+        .and_then(Tags::parse)
+        .ok_or_else(|| Problem::failure("an ARC field is no list of tags"))
+}
+
+/// RFC 8617 section 4.1.2: a DKIM signature that must not sign seals. Its form, where it names none,
+/// is relaxed, as the authors' test suite has it.
+fn message_signature(tags: &Tags<'_>) -> Result<Signature, Problem> {
+    let signature = Signature::parse(tags, "relaxed/relaxed")?;
+    if signature.signs("ARC-Seal") {
+        return Err(Problem::failure("an ARC-Message-Signature signs seals"));
+    }
+    Ok(signature)
+}
+
+impl Seal {
+    fn parse(tags: &Tags<'_>) -> Result<Self, Problem> {
+        let need = |name: &str| {
+            let value = tags.value(name).filter(|value| !value.is_empty());
+            value.ok_or_else(|| Problem::failure(format!("{name}= is missing in a seal")))
+        };
+        if tags.value("h").is_some() || tags.value("bh").is_some() {
+            return Err(Problem::failure("a seal has h= or bh="));
+        }
+        Ok(Self {
+            domain: signing_domain(need("d")?)?,
+            selector: selector(need("s")?)?,
+            algorithm: algorithm(need("a")?)?,
+            value: base64(need("b")?).ok_or_else(|| Problem::failure("b= is no base64"))?,
+            chain: Outcome::parse(need("cv")?).unwrap_or(Outcome::Permerror),
+        })
+    }
+}

@@ -1,0 +1,146 @@
+//! Owns keys that domains publish for their signatures (RFC 6376 section 3.6).
+//!
+//! Does not say which key is meant.
+
+use mail_auth::common::crypto::{Algorithm, VerifyingKey};
+use mail_auth::common::parse::TxtRecordParser;
+use mail_auth::common::verify::DomainKey;
+use mail_auth::dkim::Canonicalization;
+
+use super::Problem;
+use crate::auth::dns::Budget;
+use crate::auth::tags::Tags;
+use crate::auth::verdict::Outcome;
+
+/// Bits that an RSA key must have (RFC 8301 section 3.2).
+const RSA_BITS_MIN: usize = 1_024;
+/// Bits that an RSA key may have: more costs too much time.
+const RSA_BITS_MAX: usize = 8_192;
+
+/// A public key that may be used for mail.
+pub(in crate::auth) struct Key {
+    /// The domain only tries its signatures out (`t=y`): they must count for nothing.
+    pub(in crate::auth) is_testing: bool,
+    /// It is not for the domains below (`t=s`).
+    pub(super) is_for_domain_only: bool,
+    is_rsa: bool,
+    key: Box<dyn VerifyingKey + Send + Sync>,
+}
+
+impl Key {
+    /// Asks for the key of a selector and a domain.
+    pub(in crate::auth) async fn fetch(
+        budget: &Budget<'_>,
+        selector: &str,
+        domain: &str,
+    ) -> Result<Self, Problem> {
+        let name = format!("{selector}._domainkey.{domain}");
+        let texts = budget.texts(&name).await.map_err(|failure| Problem {
+            outcome: Outcome::Temperror,
+            reason: failure.reason(&name),
+        })?;
+        let texts = texts.text().filter_map(|text| str::from_utf8(text).ok());
+        let mut records = texts.filter(|text| {
+            let tags = Tags::parse(text);
+            tags.is_some_and(|tags| tags.value("p").is_some())
+        });
+        match (records.next(), records.next()) {
+            (None, _) => Err(Problem::permanent(format!("no key at {name}"))),
+            (Some(record), None) => Self::parse(record),
+            // RFC 6376 section 3.6.2.2 leaves open which one counts, so none does.
+            (Some(_), Some(_)) => Err(Problem::permanent(format!("several keys at {name}"))),
+        }
+    }
+
+    fn parse(record: &str) -> Result<Self, Problem> {
+        let unreadable = || Problem::permanent("the key is not readable");
+        let tags = Tags::parse(record).ok_or_else(unreadable)?;
+        if let Some(version) = tags.value("v")
+            && (version != "DKIM1" || tags.first() != Some("v"))
+        {
+            return Err(unreadable());
+        }
+        let allows = |name: &str, wanted: &[&str]| {
+            tags.items(name)
+                .is_none_or(|mut items| items.any(|item| wanted.contains(&item)))
+        };
+        if !allows("h", &["sha256"]) {
+            return Err(Problem::permanent("the key is not for sha256"));
+        }
+        if !allows("s", &["*", "email"]) {
+            return Err(Problem::permanent("the key is not for mail"));
+        }
+        if tags.value("p") == Some("") {
+            return Err(Problem::permanent("the key is revoked"));
+        }
+        let has_flag = |flag: &str| {
+            tags.items("t")
+                .is_some_and(|mut flags| flags.any(|other| other == flag))
+        };
+        let key = DomainKey::parse(record.as_bytes())
+            .map_err(|_| unreadable())?
+            .p;
+        let is_rsa = tags.value("k").is_none_or(|kind| kind == "rsa");
+        let bits = key.public_key_bits();
+        if is_rsa && bits == 0 {
+            return Err(unreadable());
+        }
+        if is_rsa && !(RSA_BITS_MIN..=RSA_BITS_MAX).contains(&bits) {
+            return Err(Problem::policy(format!("an RSA key of {bits} bits")));
+        }
+        Ok(Self {
+            is_testing: has_flag("y"),
+            is_for_domain_only: has_flag("s"),
+            is_rsa,
+            key,
+        })
+    }
+
+    pub(in crate::auth) fn verify<'a>(
+        &self,
+        fields: &mut dyn Iterator<Item = (&'a [u8], &'a [u8])>,
+        signature: &[u8],
+        (form, algorithm): (Canonicalization, Algorithm),
+    ) -> Result<(), Problem> {
+        if self.is_rsa != (algorithm == Algorithm::RsaSha256) {
+            return Err(Problem::permanent("the key is of another kind than a="));
+        }
+        self.key
+            .verify(fields, signature, form, algorithm)
+            .map_err(|_| Problem::failure("the signature does not fit"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ED25519: &str = "k=ed25519; p=11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
+
+    #[test]
+    fn flags_are_read() {
+        let key = Key::parse(&format!(
+            "v=DKIM1; {ED25519}; t=y:s; h=sha1:sha256; s=email"
+        ))
+        .unwrap();
+        assert!(key.is_testing && key.is_for_domain_only && !key.is_rsa);
+        let key = Key::parse(ED25519).unwrap();
+        assert!(!key.is_testing && !key.is_for_domain_only);
+    }
+
+    #[test]
+    fn keys_that_are_not_for_this_are_refused() {
+        for record in [
+            "v=DKIM1; p=".to_owned(),
+            format!("v=DKIM2; {ED25519}"),
+            format!("{ED25519}; v=DKIM1"),
+            format!("{ED25519}; h=sha1"),
+            format!("{ED25519}; s=tlsrpt"),
+            "k=rsa; p=####".to_owned(),
+            "k=dsa; p=aGk=".to_owned(),
+            "p=aGk=".to_owned(),
+        ] {
+            assert!(Key::parse(&record).is_err(), "{record}");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Owns DKIM (RFC 6376): which domains signed this mail as it is.
+//!
+//! Does not canonicalise headers or compute: mail-auth does. It is not handed the mail whole, for it
+//! tries any number of signatures, takes several that are not taken here, and asks the DNS by itself.
+
+mod body;
+mod key;
+mod signature;
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+pub(super) use self::body::BodyHashes;
+pub(super) use self::key::Key;
+pub(super) use self::signature::{
+    Signature, algorithm, selector, signing_domain, without_signature,
+};
+use super::dns::Budget;
+use super::field::{Header, RawField};
+use super::tags::Tags;
+use super::verdict::{DkimVerdict, Outcome};
+use crate::clock::Timestamp;
+use crate::mail::prescan;
+use crate::mail::view::HeaderView;
+
+/// Signatures of one mail that are looked at.
+pub const SIGNATURES_MAX: usize = 8;
+
+/// A signature that does not count, and why.
+#[derive(Debug)]
+pub(super) struct Problem {
+    pub(super) outcome: Outcome,
+    pub(super) reason: String,
+}
+
+impl Problem {
+    pub(super) fn permanent(reason: impl Into<String>) -> Self {
+        Self {
+            outcome: Outcome::Permerror,
+            reason: reason.into(),
+        }
+    }
+
+    pub(super) fn policy(reason: impl Into<String>) -> Self {
+        Self {
+            outcome: Outcome::Policy,
+            reason: reason.into(),
+        }
+    }
+
+    pub(super) fn failure(reason: impl Into<String>) -> Self {
+        Self {
+            outcome: Outcome::Fail,
+            reason: reason.into(),
+        }
+    }
+}
+
+/// The DKIM signatures of one mail, read but not checked.
+pub(super) struct Signatures<'a> {
+    found: Vec<Found<'a>>,
+}
+
+struct Found<'a> {
+    field: &'a RawField<'a>,
+    domain: String,
+    selector: String,
+    signature: Result<Signature, Problem>,
+}
+
+impl<'a> Signatures<'a> {
+    /// Reads at most [`SIGNATURES_MAX`], those nearest to the From domain first.
+    pub(super) fn read(header: &'a Header<'a>, from_domain: Option<&str>) -> Self {
+        let mut found: Vec<Found<'a>> = header
+            .named("DKIM-Signature")
+            .map(|field| Found::read(field, header.is_plain))
+            .collect();
+        found.sort_by_key(|found| distance(&found.domain, from_domain.unwrap_or_default()));
+        found.truncate(SIGNATURES_MAX);
+        Self { found }
+    }
+
+    /// The body forms its signatures are over: simple, relaxed.
+    pub(super) fn body_forms(&self) -> (bool, bool) {
+        let forms = self.found.iter().filter_map(|found| {
+            let signature = found.signature.as_ref().ok()?;
+            Some(signature.needs_simple_body())
+        });
+        forms.fold((false, false), |(simple, relaxed), needs_simple| {
+            (simple || needs_simple, relaxed || !needs_simple)
+        })
+    }
+
+    pub(super) async fn check(self, budget: &Budget<'_>, mail: &Signed<'_>) -> Vec<DkimVerdict> {
+        let mut verdicts = Vec::with_capacity(self.found.len());
+        for found in self.found {
+            let result = match &found.signature {
+                Ok(signature) => check_one(budget, mail, found.field, signature).await,
+                Err(problem) => Err(Problem {
+                    outcome: problem.outcome,
+                    reason: problem.reason.clone(),
+                }),
+            };
+            let (result, reason) = match result {
+                Ok(()) => (Outcome::Pass, None),
+                Err(problem) => (problem.outcome, Some(problem.reason)),
+            };
+            verdicts.push(DkimVerdict {
+                result,
+                domain: found.domain,
+                selector: found.selector,
+                reason,
+            });
+        }
+        verdicts
+    }
+}
+
+/// What signatures are checked against.
+pub(super) struct Signed<'a> {
+    pub(super) header: &'a Header<'a>,
+    pub(super) view: &'a HeaderView,
+    pub(super) hashes: &'a BodyHashes,
+    pub(super) now: Timestamp,
+    /// Older signatures count for nothing: who kept a mail can send it again (G9 of the hostile list).
+    pub(super) age_max: Duration,
+}
+
+impl Signed<'_> {
+    /// True if the mail was signed too long ago: by `t=`, or else by a signed `Date`.
+    pub(super) fn is_stale(&self, signature: &Signature) -> bool {
+        let date = self.view.date.filter(|_| signature.signs("Date"));
+        signature
+            .signed_at
+            .or(date)
+            .is_some_and(|at| self.now.since(at) > self.age_max)
+    }
+}
+
+async fn check_one(
+    budget: &Budget<'_>,
+    mail: &Signed<'_>,
+    field: &RawField<'_>,
+    signature: &Signature,
+) -> Result<(), Problem> {
+    signature.check_times(mail.now)?;
+    signature.check_body(mail.hashes)?;
+    let key = Key::fetch(budget, &signature.selector, &signature.domain).await?;
+    signature.check_header(mail.header, field, &key)?;
+    if key.is_testing {
+        return Err(Problem::policy("the domain only tests this key"));
+    }
+    if mail.is_stale(signature) {
+        return Err(Problem::policy("the signature is too old"));
+    }
+    Ok(())
+}
+
+impl<'a> Found<'a> {
+    fn read(field: &'a RawField<'a>, is_plain: bool) -> Self {
+        let text = (field.value.len() <= prescan::FIELD_BYTES_MAX)
+            .then(|| String::from_utf8_lossy(field.value));
+        let tags = match &text {
+            Some(Cow::Borrowed(text)) => Tags::parse(text),
+            _ => None,
+        };
+        let Some(tags) = tags else {
+            return Self {
+                field,
+                domain: String::new(),
+                selector: String::new(),
+                signature: Err(Problem::permanent("the signature is not readable")),
+            };
+        };
+        let signature = Signature::parse_dkim(&tags);
+        let said = |name: &str| tags.value(name).unwrap_or_default();
+        Self {
+            field,
+            domain: signing_domain(said("d")).unwrap_or_default(),
+            selector: selector(said("s")).unwrap_or_default(),
+            signature: if is_plain {
+                signature
+            } else {
+                Err(Problem::permanent("the header has lines that are no field"))
+            },
+        }
+    }
+}
+
+/// How far a signer is from the From domain: the domain itself, above or below it, elsewhere.
+fn distance(signer: &str, from: &str) -> u8 {
+    let is_below = |name: &str, domain: &str| {
+        let above = name.strip_suffix(domain);
+        above.is_some_and(|above| above.ends_with('.'))
+    };
+    match signer {
+        "" => 4,
+        signer if signer == from => 0,
+        signer if is_below(from, signer) => 1,
+        signer if is_below(signer, from) => 2,
+        _ => 3,
+    }
+}

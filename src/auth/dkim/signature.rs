@@ -1,0 +1,353 @@
+//! Owns what a DKIM-Signature or an ARC-Message-Signature says (RFC 6376 section 3.5), and its check
+//! against the mail with a key.
+//!
+//! Does not fetch keys, and takes less than the RFC allows: what other readers could read otherwise,
+//! or what leaves parts of the mail unsigned, is refused.
+
+use std::time::Duration;
+
+use mail_auth::common::crypto::Algorithm;
+use mail_auth::dkim::Canonicalization;
+
+use super::key::Key;
+use super::{BodyHashes, Problem};
+use crate::auth::field::{Header, RawField};
+use crate::auth::tags::{FWS, Tags, base64};
+use crate::auth::verdict::Outcome;
+use crate::clock::Timestamp;
+use crate::mail::address::Domain;
+
+/// Fields that a signature may name: each is looked for in the whole header.
+const SIGNED_FIELDS_MAX: usize = 150;
+/// How far a signer's clock may be ahead of ours.
+const CLOCK_SKEW: Duration = Duration::from_hours(1);
+
+/// A signature that is worth looking at.
+#[derive(Debug)]
+pub(in crate::auth) struct Signature {
+    pub(in crate::auth) domain: String,
+    pub(in crate::auth) selector: String,
+    pub(in crate::auth) signed_at: Option<Timestamp>,
+    pub(in crate::auth) names: Vec<String>,
+    algorithm: Algorithm,
+    value: Vec<u8>,
+    body_hash: Vec<u8>,
+    header_form: Canonicalization,
+    body_form: Canonicalization,
+    expires_at: Option<Timestamp>,
+    /// The domain of `i=`.
+    agent: Option<String>,
+}
+
+impl Signature {
+    /// Reads the tags that DKIM and ARC have in common; `form` is meant where there is no `c=`.
+    pub(in crate::auth) fn parse(tags: &Tags<'_>, form: &str) -> Result<Self, Problem> {
+        let need = |name: &str| {
+            let value = tags.value(name).filter(|value| !value.is_empty());
+            value.ok_or_else(|| Problem::permanent(format!("{name}= is missing")))
+        };
+        let algorithm = algorithm(need("a")?)?;
+        let (header_form, body_form) = forms(tags.value("c").unwrap_or(form))?;
+        let names: Vec<String> = need("h")?
+            .split(':')
+            .map(|name| name.trim_matches(FWS).to_owned())
+            .collect();
+        if names.len() > SIGNED_FIELDS_MAX || names.iter().any(String::is_empty) {
+            return Err(Problem::permanent("h= is empty in places or too long"));
+        }
+        if tags
+            .value("q")
+            .is_some_and(|query| !query.eq_ignore_ascii_case("dns/txt"))
+        {
+            return Err(Problem::permanent("q= asks for another way to the key"));
+        }
+        if tags.value("l").is_some() {
+            return Err(Problem::policy("l= leaves a part of the body unsigned"));
+        }
+        let octets = |name: &str| {
+            base64(need(name)?).ok_or_else(|| Problem::permanent(format!("{name}= is no base64")))
+        };
+        Ok(Self {
+            domain: signing_domain(need("d")?)?,
+            selector: selector(need("s")?)?,
+            signed_at: moment(tags, "t")?,
+            expires_at: moment(tags, "x")?,
+            value: octets("b")?,
+            body_hash: octets("bh")?,
+            names,
+            algorithm,
+            header_form,
+            body_form,
+            agent: None,
+        })
+    }
+
+    /// Reads a DKIM-Signature.
+    pub(in crate::auth) fn parse_dkim(tags: &Tags<'_>) -> Result<Self, Problem> {
+        if tags.value("v") != Some("1") {
+            return Err(Problem::permanent("v= is not 1"));
+        }
+        let mut signature = Self::parse(tags, "simple")?;
+        if !signature.signs("From") {
+            return Err(Problem::permanent("From is not signed"));
+        }
+        if let Some(agent) = tags.value("i") {
+            let domain = agent.rsplit_once('@').map(|(_, domain)| domain);
+            let domain = domain.and_then(|domain| Domain::parse(domain).ok());
+            let domain = domain.ok_or_else(|| Problem::permanent("i= is no identity"))?;
+            signature.agent = Some(domain.ascii());
+        }
+        Ok(signature)
+    }
+
+    pub(in crate::auth) fn signs(&self, name: &str) -> bool {
+        self.names
+            .iter()
+            .any(|signed| signed.eq_ignore_ascii_case(name))
+    }
+
+    /// True if the body must be hashed in the simple form for it.
+    pub(in crate::auth) fn needs_simple_body(&self) -> bool {
+        self.body_form == Canonicalization::Simple
+    }
+
+    /// Checks its times: expired (RFC 6376 section 3.5, `x=`), or signed in the future.
+    pub(in crate::auth) fn check_times(&self, now: Timestamp) -> Result<(), Problem> {
+        let signed_at = self.signed_at.unwrap_or_default();
+        if let Some(expires_at) = self.expires_at {
+            if expires_at <= signed_at {
+                return Err(Problem::permanent("x= is not after t="));
+            }
+            if expires_at < now {
+                return Err(Problem::policy("the signature has expired"));
+            }
+        }
+        if signed_at > now.plus(CLOCK_SKEW) {
+            return Err(Problem::policy("the signature is of the future"));
+        }
+        Ok(())
+    }
+
+    pub(in crate::auth) fn check_body(&self, hashes: &BodyHashes) -> Result<(), Problem> {
+        if hashes.of(self.needs_simple_body()) == Some(self.body_hash.as_slice()) {
+            return Ok(());
+        }
+        Err(Problem::failure("the body was changed"))
+    }
+
+    /// Checks the header with the key. `field` is the field the signature stands in.
+    pub(in crate::auth) fn check_header(
+        &self,
+        header: &Header<'_>,
+        field: &RawField<'_>,
+        key: &Key,
+    ) -> Result<(), Problem> {
+        self.check_agent(key)?;
+        let unsigned = without_signature(field.value);
+        let signed = self.signed_fields(header);
+        let mut all = signed
+            .iter()
+            .map(|field| (field.name, field.value))
+            .chain([(field.name, unsigned.as_slice())]);
+        key.verify(&mut all, &self.value, (self.header_form, self.algorithm))
+    }
+
+    /// The agent must be of the signing domain; of the very domain if the key says so (section 3.6.1).
+    fn check_agent(&self, key: &Key) -> Result<(), Problem> {
+        let Some(agent) = &self.agent else {
+            return Ok(());
+        };
+        let above = agent.strip_suffix(self.domain.as_str());
+        let is_fit = match above {
+            Some("") => true,
+            Some(above) => above.ends_with('.') && !key.is_for_domain_only,
+            None => false,
+        };
+        if is_fit {
+            return Ok(());
+        }
+        Err(Problem::permanent("i= is not of the domain of d="))
+    }
+
+    /// The fields that are signed: of each name the last first, each once (section 5.4.2).
+    fn signed_fields<'a>(&self, header: &'a Header<'a>) -> Vec<&'a RawField<'a>> {
+        let mut taken = vec![false; header.fields.len()];
+        let mut signed = Vec::new();
+        for name in &self.names {
+            let found = header
+                .fields
+                .iter()
+                .enumerate()
+                .rev()
+                .find(|(at, field)| !taken[*at] && field.is_named(name));
+            if let Some((at, field)) = found {
+                taken[at] = true;
+                signed.push(field);
+            }
+        }
+        signed
+    }
+}
+
+/// The value of a signature's field with the value of `b=` cut out and without the line end at its
+/// end: what the signature itself signs (RFC 6376 section 3.7).
+pub(in crate::auth) fn without_signature(value: &[u8]) -> Vec<u8> {
+    let value = value.strip_suffix(b"\n").unwrap_or(value);
+    let value = value.strip_suffix(b"\r").unwrap_or(value);
+    let mut unsigned = Vec::with_capacity(value.len());
+    for (n, tag) in value.split(|&byte| byte == b';').enumerate() {
+        if n > 0 {
+            unsigned.push(b';');
+        }
+        let equals = tag.iter().position(|&byte| byte == b'=');
+        match equals.filter(|&at| tag[..at].trim_ascii() == b"b") {
+            Some(equals) => unsigned.extend_from_slice(&tag[..=equals]),
+            None => unsigned.extend_from_slice(tag),
+        }
+    }
+    unsigned
+}
+
+/// RFC 8301 forbids rsa-sha1.
+pub(in crate::auth) fn algorithm(name: &str) -> Result<Algorithm, Problem> {
+    match name {
+        "rsa-sha256" => Ok(Algorithm::RsaSha256),
+        "ed25519-sha256" => Ok(Algorithm::Ed25519Sha256),
+        "rsa-sha1" => Err(Problem::policy("rsa-sha1 is not accepted")),
+        _ => Err(Problem::permanent("a= is no known algorithm")),
+    }
+}
+
+pub(in crate::auth) fn signing_domain(text: &str) -> Result<String, Problem> {
+    let domain = Domain::parse(text).map(|domain| domain.ascii());
+    domain
+        .ok()
+        .filter(|domain| domain.is_ascii() && domain.contains('.') && !domain.starts_with('['))
+        .ok_or_else(|| Problem::permanent("d= is no domain"))
+}
+
+pub(in crate::auth) fn selector(text: &str) -> Result<String, Problem> {
+    let selector = Domain::parse(text).map(|selector| selector.ascii());
+    selector
+        .ok()
+        .filter(|selector| selector.is_ascii() && !selector.starts_with('['))
+        .ok_or_else(|| Problem::permanent("s= is no selector"))
+}
+
+fn forms(text: &str) -> Result<(Canonicalization, Canonicalization), Problem> {
+    let (header, body) = text.split_once('/').unwrap_or((text, "simple"));
+    let form = |name: &str| match name.to_ascii_lowercase().as_str() {
+        "simple" => Ok(Canonicalization::Simple),
+        "relaxed" => Ok(Canonicalization::Relaxed),
+        _ => Err(Problem::permanent("c= is no known form")),
+    };
+    Ok((form(header)?, form(body)?))
+}
+
+fn moment(tags: &Tags<'_>, name: &str) -> Result<Option<Timestamp>, Problem> {
+    let Some(digits) = tags.value(name) else {
+        return Ok(None);
+    };
+    let is_number = (1..=12).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    let secs = is_number.then(|| digits.parse().ok()).flatten();
+    match secs {
+        Some(secs) => Ok(Some(Timestamp::from_secs(secs))),
+        None => Err(Problem {
+            outcome: Outcome::Permerror,
+            reason: format!("{name}= is no time"),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> Problem {
+        Signature::parse_dkim(&Tags::parse(text).unwrap()).unwrap_err()
+    }
+
+    const GOOD: &str =
+        "v=1; a=rsa-sha256; c=relaxed; d=Example.com; s=s1; h=From : to; bh=aGk=; b=aGk=";
+
+    #[test]
+    fn a_signature_is_read() {
+        let signature = Signature::parse_dkim(&Tags::parse(GOOD).unwrap()).unwrap();
+        assert_eq!(signature.domain, "example.com");
+        assert_eq!(signature.names, ["From", "to"]);
+        assert_eq!(signature.header_form, Canonicalization::Relaxed);
+        assert!(signature.needs_simple_body());
+    }
+
+    #[test]
+    fn what_leaves_room_for_doubt_is_refused() {
+        for (from, to, outcome) in [
+            ("v=1", "v=2", Outcome::Permerror),
+            ("v=1; ", "", Outcome::Permerror),
+            ("h=From : to", "h=to:subject", Outcome::Permerror),
+            ("h=From : to", "h=From::to", Outcome::Permerror),
+            ("rsa-sha256", "rsa-sha1", Outcome::Policy),
+            ("rsa-sha256", "rsa-md5", Outcome::Permerror),
+            ("c=relaxed", "c=relaxed; l=10", Outcome::Policy),
+            ("c=relaxed", "c=relaxed; l=0", Outcome::Policy),
+            ("c=relaxed", "c=nofws", Outcome::Permerror),
+            ("c=relaxed", "c=relaxed; q=http", Outcome::Permerror),
+            ("c=relaxed", "c=relaxed; t=-1", Outcome::Permerror),
+            ("d=Example.com", "d=com", Outcome::Permerror),
+            ("d=Example.com", "d=exa mple.com", Outcome::Permerror),
+            // What a careless reader would cut off at, so that it asks elsewhere (espoofer).
+            (
+                "d=Example.com",
+                "d=bank.example\0.evil.example",
+                Outcome::Permerror,
+            ),
+            (
+                "d=Example.com",
+                "d=bank.example(.evil.example",
+                Outcome::Permerror,
+            ),
+            ("s=s1", "s=evil.example.\0", Outcome::Permerror),
+            ("s=s1", "s=s1..x", Outcome::Permerror),
+            ("b=aGk=", "b=!", Outcome::Permerror),
+        ] {
+            assert!(GOOD.contains(from), "{from}");
+            let problem = refused(&GOOD.replacen(from, to, 1));
+            assert_eq!(problem.outcome, outcome, "{to}: {}", problem.reason);
+        }
+    }
+
+    #[test]
+    fn only_the_value_of_b_is_cut_out() {
+        for (value, unsigned) in [
+            (" a=1; b=xy\r\n z; bh=q\r\n", " a=1; b=; bh=q"),
+            (" bh=b=; b =x\r\n", " bh=b=; b ="),
+            ("b=x", "b="),
+            (" a=1;\r\n\tb=x;\r\n", " a=1;\r\n\tb=;"),
+        ] {
+            assert_eq!(
+                String::from_utf8(without_signature(value.as_bytes())).unwrap(),
+                unsigned
+            );
+        }
+    }
+
+    #[test]
+    fn times_have_bounds() {
+        let now = Timestamp::from_secs(1_000_000);
+        for (times, outcome) in [
+            ("t=999000; x=1000001", None),
+            ("t=1003600", None),
+            ("t=1003601", Some(Outcome::Policy)),
+            ("t=999000; x=999999", Some(Outcome::Policy)),
+            ("t=999000; x=999000", Some(Outcome::Permerror)),
+        ] {
+            let text = format!("{GOOD}; {times}");
+            let signature = Signature::parse_dkim(&Tags::parse(&text).unwrap()).unwrap();
+            let found = signature
+                .check_times(now)
+                .err()
+                .map(|problem| problem.outcome);
+            assert_eq!(found, outcome, "{times}");
+        }
+    }
+}

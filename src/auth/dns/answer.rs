@@ -1,0 +1,152 @@
+//! Owns what is asked of the DNS and what it answers, as plain values.
+//!
+//! Does not ask.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use mail_auth::hickory_resolver::lookup::Lookup;
+use mail_auth::hickory_resolver::proto::rr::{Name, RData, RecordType};
+
+use super::{Failure, LABEL_BYTES_MAX, NAME_BYTES_MAX};
+
+/// What is asked: a kind of record, and a lower-case name without the dot at its end.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Question {
+    pub(super) kind: Kind,
+    pub(super) name: String,
+}
+
+impl Question {
+    pub(super) fn is_name(&self) -> bool {
+        let is_label = |label: &str| (1..=LABEL_BYTES_MAX).contains(&label.len());
+        self.name.len() <= NAME_BYTES_MAX && self.name.split('.').all(is_label)
+    }
+
+    pub(super) fn wire_name(&self) -> Result<Name, Failure> {
+        let labels = self.name.split('.').map(str::as_bytes);
+        Name::from_labels(labels).map_err(|error| Failure(error.to_string().into()))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    A,
+    Aaaa,
+    Mx,
+    Ptr,
+    Txt,
+}
+
+impl Kind {
+    pub(super) const fn record_type(self) -> RecordType {
+        match self {
+            Self::A => RecordType::A,
+            Self::Aaaa => RecordType::AAAA,
+            Self::Mx => RecordType::MX,
+            Self::Ptr => RecordType::PTR,
+            Self::Txt => RecordType::TXT,
+        }
+    }
+}
+
+/// What there is of a kind under a name; nothing, if the answer is void.
+#[derive(Clone, Debug)]
+pub(in crate::auth) struct Answer {
+    /// The name exists, be it with other kinds of records.
+    pub(in crate::auth) is_name_known: bool,
+    pub(super) records: Arc<[Record]>,
+}
+
+impl Answer {
+    /// There is nothing (RFC 7208 section 4.6.4).
+    pub(in crate::auth) fn is_void(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    pub(in crate::auth) fn ips(&self) -> impl Iterator<Item = IpAddr> {
+        self.records.iter().filter_map(|record| match record {
+            Record::Ip(ip) => Some(*ip),
+            _ => None,
+        })
+    }
+
+    pub(in crate::auth) fn host_names(&self) -> impl Iterator<Item = &str> {
+        self.records.iter().filter_map(|record| match record {
+            Record::Host(_, name) => Some(name.as_str()),
+            _ => None,
+        })
+    }
+
+    pub(in crate::auth) fn text(&self) -> impl Iterator<Item = &[u8]> {
+        self.records.iter().filter_map(|record| match record {
+            Record::Text(text) => Some(text.as_slice()),
+            _ => None,
+        })
+    }
+
+    pub(super) fn of(lookup: &Lookup, kind: Kind) -> (Self, u64) {
+        let mut records: Vec<Record> = lookup
+            .answers()
+            .iter()
+            .filter_map(|record| Record::of(&record.data, kind))
+            .collect();
+        records.sort_by_key(|record| match record {
+            Record::Host(preference, _) => *preference,
+            _ => 0,
+        });
+        let ttl = lookup.answers().iter().map(|record| record.ttl).min();
+        let answer = Self {
+            is_name_known: true,
+            records: records.into(),
+        };
+        (answer, ttl.unwrap_or_default().into())
+    }
+
+    pub(super) fn weight(&self) -> usize {
+        let of_record = |record: &Record| match record {
+            Record::Ip(_) => 0,
+            Record::Host(_, name) => name.len(),
+            Record::Text(text) => text.len(),
+        };
+        self.records
+            .iter()
+            .map(|record| size_of::<Record>() + of_record(record))
+            .sum()
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum Record {
+    Ip(IpAddr),
+    /// An exchanger with its preference, or the name of an address.
+    Host(u16, String),
+    Text(Vec<u8>),
+}
+
+impl Record {
+    fn of(data: &RData, kind: Kind) -> Option<Self> {
+        match (data, kind) {
+            (RData::A(a), Kind::A) => Some(Self::Ip(a.0.into())),
+            (RData::AAAA(aaaa), Kind::Aaaa) => Some(Self::Ip(aaaa.0.into())),
+            (RData::MX(mx), Kind::Mx) => Some(Self::Host(mx.preference, text_of(&mx.exchange)?)),
+            (RData::PTR(ptr), Kind::Ptr) => Some(Self::Host(0, text_of(&ptr.0)?)),
+            (RData::TXT(txt), Kind::Txt) => Some(Self::Text(txt.txt_data.concat())),
+            _ => None,
+        }
+    }
+}
+
+/// A name as text, lower-cased, without the dot at its end and without escapes; `None` if a label has
+/// what would need them to be told from the dots between labels.
+fn text_of(name: &Name) -> Option<String> {
+    let mut labels = Vec::new();
+    for label in name.iter() {
+        let label = str::from_utf8(label).ok()?;
+        if label.contains('.') {
+            return None;
+        }
+        labels.push(label.to_ascii_lowercase());
+    }
+    Some(labels.join("."))
+}

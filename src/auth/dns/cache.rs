@@ -1,0 +1,125 @@
+//! Owns the answers that are kept: by question, bounded in number and octets.
+//!
+//! Does not say how long one is kept.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
+
+use super::answer::{Answer, Question};
+use super::{DnsSettings, Failure};
+
+/// What an entry weighs besides its records.
+const ENTRY_BYTES: usize = 256;
+
+/// Answers by question, oldest thrown out first.
+#[derive(Default)]
+pub(super) struct Cache {
+    slots: HashMap<Question, Slot>,
+    order: VecDeque<Question>,
+    bytes: usize,
+}
+
+struct Slot {
+    cell: Arc<OnceCell<Kept>>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) answer: Result<Answer, Failure>,
+    pub(super) until: Instant,
+}
+
+impl Cache {
+    /// The place of this question's answer, emptied if what it holds is too old.
+    pub(super) fn slot(
+        &mut self,
+        question: &Question,
+        now: Instant,
+        settings: &DnsSettings,
+    ) -> Arc<OnceCell<Kept>> {
+        if let Some(slot) = self.slots.get_mut(question) {
+            if slot.cell.get().is_some_and(|kept| kept.until <= now) {
+                slot.cell = Arc::default();
+                self.bytes -= std::mem::take(&mut slot.bytes);
+            }
+            return slot.cell.clone();
+        }
+        let cell = Arc::<OnceCell<Kept>>::default();
+        let slot = Slot {
+            cell: cell.clone(),
+            bytes: 0,
+        };
+        self.slots.insert(question.clone(), slot);
+        self.order.push_back(question.clone());
+        self.make_room(settings);
+        cell
+    }
+
+    /// Counts what was found.
+    pub(super) fn weigh(&mut self, question: &Question, kept: &Kept, settings: &DnsSettings) {
+        let records = kept.answer.as_ref().map_or(0, Answer::weight);
+        if let Some(slot) = self.slots.get_mut(question) {
+            let bytes = ENTRY_BYTES + question.name.len() + records;
+            self.bytes = self.bytes - slot.bytes + bytes;
+            slot.bytes = bytes;
+        }
+        self.make_room(settings);
+    }
+
+    fn make_room(&mut self, settings: &DnsSettings) {
+        while self.slots.len() > settings.cache_entries_max.max(1)
+            || self.bytes > settings.cache_bytes_max
+        {
+            let Some(oldest) = self.order.pop_front() else {
+                break;
+            };
+            if let Some(slot) = self.slots.remove(&oldest) {
+                self.bytes -= slot.bytes;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::answer::{Kind, Record};
+    use super::*;
+
+    #[test]
+    fn the_cache_keeps_its_bounds() {
+        let settings = DnsSettings {
+            cache_entries_max: 10,
+            cache_bytes_max: 5_000,
+            ..DnsSettings::default()
+        };
+        let mut cache = Cache::default();
+        let now = Instant::now();
+        for n in 0..100 {
+            let question = Question {
+                kind: Kind::Txt,
+                name: format!("n{n}.example"),
+            };
+            let kept = Kept {
+                answer: Ok(Answer {
+                    is_name_known: true,
+                    records: [Record::Text(vec![0; 1_000])].into(),
+                }),
+                until: now,
+            };
+            drop(cache.slot(&question, now, &settings));
+            cache.weigh(&question, &kept, &settings);
+            assert!(cache.slots.len() <= 10);
+            assert!(cache.bytes <= 5_000);
+            assert_eq!(cache.order.len(), cache.slots.len());
+            assert_eq!(
+                cache.bytes,
+                cache.slots.values().map(|slot| slot.bytes).sum::<usize>()
+            );
+        }
+        assert_eq!(cache.slots.len(), 3);
+    }
+}

@@ -1,0 +1,183 @@
+//! Owns the header of a mail as raw fields, for what is signed byte for byte.
+//!
+//! Does not read them: who the author is, the parsed view says. Both see the same fields, a test
+//! holds them to it.
+
+use std::ops::Range;
+
+use crate::mail::prescan;
+
+/// A longer name is no field's, as the view has it.
+const NAME_BYTES_MAX: usize = 255;
+
+/// The fields of a mail's header and the place of its body.
+#[derive(Debug)]
+pub(super) struct Header<'a> {
+    pub(super) fields: Vec<RawField<'a>>,
+    /// Where the body starts.
+    pub(super) body: usize,
+    /// Every line of it is a field's: no other reader can find another field in it.
+    pub(super) is_plain: bool,
+    /// The line on top reads as an mbox separator to the view, and as a From field to others.
+    pub(super) hides_from: bool,
+}
+
+/// One field.
+#[derive(Clone, Debug)]
+pub(super) struct RawField<'a> {
+    /// As it came.
+    pub(super) name: &'a [u8],
+    /// All behind the colon, folds and the line end too.
+    pub(super) value: &'a [u8],
+    /// Where it stands in the mail, line end included.
+    pub(super) span: Range<usize>,
+}
+
+impl RawField<'_> {
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name.as_bytes())
+    }
+}
+
+impl<'a> Header<'a> {
+    /// Reads what stands before the first empty line, within the bounds of the view.
+    pub(super) fn read(mail: &'a [u8]) -> Self {
+        let is_mbox_line = mail.starts_with(b"From ") || mail.starts_with(b">From ");
+        let start = if is_mbox_line { line_end(mail, 0) } else { 0 };
+        let mut header = Self {
+            fields: Vec::new(),
+            body: mail.len(),
+            is_plain: !is_mbox_line,
+            hides_from: is_mbox_line && mail[b"From ".len()..].trim_ascii_start().starts_with(b":"),
+        };
+        let mut is_in_field = false;
+        let mut at = start;
+        while at < mail.len() {
+            let next = line_end(mail, at);
+            let line = &mail[at..next];
+            if matches!(line, b"\n" | b"\r\n") {
+                header.body = next;
+                return header;
+            }
+            if matches!(line[0], b' ' | b'\t') && at > start {
+                match header.fields.last_mut() {
+                    Some(field) if is_in_field => field.extend_to(mail, next),
+                    _ => header.is_plain = false,
+                }
+            } else if let Some(field) = RawField::begin(mail, at..next) {
+                is_in_field = next <= start + prescan::HEADER_BYTES_MAX
+                    && header.fields.len() < prescan::FIELDS_MAX;
+                header.is_plain &= is_in_field && mail[field.span.start + field.name.len()] == b':';
+                if is_in_field {
+                    header.fields.push(field);
+                }
+            } else if header.fields.is_empty() {
+                header.body = at;
+                header.is_plain = false;
+                return header;
+            } else {
+                is_in_field = false;
+                header.is_plain = false;
+            }
+            at = next;
+        }
+        header
+    }
+
+    pub(super) fn named(&self, name: &str) -> impl DoubleEndedIterator<Item = &RawField<'a>> {
+        self.fields.iter().filter(move |field| field.is_named(name))
+    }
+}
+
+impl<'a> RawField<'a> {
+    fn begin(mail: &'a [u8], line: Range<usize>) -> Option<Self> {
+        let text = &mail[line.clone()];
+        let colon = text
+            .iter()
+            .take(NAME_BYTES_MAX + 1)
+            .position(|&byte| byte == b':')?;
+        let name = text[..colon].trim_ascii_end();
+        let is_name = !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
+        is_name.then_some(Self {
+            name,
+            value: &text[colon + 1..],
+            span: line,
+        })
+    }
+
+    fn extend_to(&mut self, mail: &'a [u8], end: usize) {
+        let value_start = self.span.end - self.value.len();
+        self.span.end = end;
+        self.value = &mail[value_start..end];
+    }
+}
+
+/// Where the line behind the one at `at` starts.
+fn line_end(bytes: &[u8], at: usize) -> usize {
+    bytes[at..]
+        .iter()
+        .position(|&byte| byte == b'\n')
+        .map_or(bytes.len(), |end| at + end + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::mail::view::HeaderView;
+
+    #[test]
+    fn fields_are_raw() {
+        let mail = b"From: a\r\n b\r\nDKIM-Signature:x\r\n\r\nbody";
+        let header = Header::read(mail);
+        assert_eq!(header.fields.len(), 2);
+        assert_eq!(header.fields[0].name, b"From");
+        assert_eq!(header.fields[0].value, b" a\r\n b\r\n");
+        assert_eq!(header.fields[1].span, 13..31);
+        assert_eq!(&mail[header.body..], b"body");
+        assert!(header.is_plain);
+    }
+
+    #[test]
+    fn what_others_may_read_otherwise_is_not_plain() {
+        for mail in [
+            "From x\r\nFrom: a\r\n\r\n",
+            "From: a\r\njunk\r\nTo: b\r\n\r\n",
+            "From : a\r\n\r\n",
+            " folded\r\nFrom: a\r\n\r\n",
+            "just text",
+        ] {
+            assert!(!Header::read(mail.as_bytes()).is_plain, "{mail}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_view_sees_the_same_fields(
+            mail in "((From|Sender|A-B|x y|From |é)?:?[ \t]?(a@b|\\PC{0,6})(\r\n|\n|\r\n |\n\t)){0,12}(\r\n)?x?"
+        ) {
+            let view = HeaderView::parse(mail.as_bytes());
+            let seen: Vec<_> = view.fields().iter().map(|field| field.name.clone()).collect();
+            let header = Header::read(mail.as_bytes());
+            let raw: Vec<_> = header
+                .fields
+                .iter()
+                .map(|field| String::from_utf8_lossy(field.name).into_owned())
+                .collect();
+            prop_assert_eq!(raw, seen);
+            for (field, value) in header.fields.iter().zip(view.fields()) {
+                let text: Vec<u8> = field
+                    .value
+                    .iter()
+                    .copied()
+                    .filter(|byte| !b"\r\n".contains(byte))
+                    .collect();
+                prop_assert_eq!(
+                    String::from_utf8_lossy(text.trim_ascii()).into_owned(),
+                    value.value.clone()
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Owns the question whose mail this is: the one author of From, as the parsed view sees it.
+//!
+//! Does not look at Sender or Reply-To: they are nobody's identity.
+
+use super::field::Header;
+use super::verdict::FromProblem;
+use crate::mail::address::Address;
+use crate::mail::view::HeaderView;
+
+/// The author's address.
+///
+/// # Errors
+/// Why the From field names no single author.
+pub(super) fn author<'a>(
+    view: &'a HeaderView,
+    header: &Header<'_>,
+) -> Result<&'a Address, FromProblem> {
+    match view.from_fields {
+        0 => return Err(FromProblem::NoField),
+        1 if !header.hides_from => {}
+        _ => return Err(FromProblem::SeveralFields),
+    }
+    // Where one reader stops at a NUL, another reads on.
+    if header.named("From").any(|field| has_odd_bytes(field.value)) {
+        return Err(FromProblem::Unreadable);
+    }
+    match view.from.as_slice() {
+        [] => Err(FromProblem::NoAddress),
+        [only] => match &only.address {
+            Some(address) => Ok(address),
+            None if only.text.is_empty() => Err(FromProblem::NoAddress),
+            None => Err(FromProblem::Unreadable),
+        },
+        _ => Err(FromProblem::SeveralAddresses),
+    }
+}
+
+/// Controls other than tabs and line ends.
+fn has_odd_bytes(value: &[u8]) -> bool {
+    let is_odd = |(at, byte): (usize, &u8)| match byte {
+        b'\t' | b'\n' => false,
+        b'\r' => value.get(at + 1) != Some(&b'\n'),
+        byte => byte.is_ascii_control(),
+    };
+    value.iter().enumerate().any(is_odd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// G1 and G2 of the hostile list, as far as one field can tell.
+    #[test]
+    fn from_names_one_author_or_none() {
+        use FromProblem::{NoAddress, NoField, SeveralAddresses, SeveralFields, Unreadable};
+        for (fields, expected) in [
+            ("From: a@bank.example\r\n", Ok("a@bank.example")),
+            (
+                "From: \"ceo@bank.example\" <x@evil.example>\r\n",
+                Ok("x@evil.example"),
+            ),
+            (
+                "From: x@evil.example (a@bank.example)\r\n",
+                Ok("x@evil.example"),
+            ),
+            ("From:\r\n a@bank.example\r\n", Ok("a@bank.example")),
+            (
+                "Sender: a@bank.example\r\nFrom: x@evil.example\r\n",
+                Ok("x@evil.example"),
+            ),
+            ("From: Team: x@evil.example;\r\n", Ok("x@evil.example")),
+            ("To: a@bank.example\r\n", Err(NoField)),
+            (
+                "Sender: a@bank.example\r\nReply-To: a@bank.example\r\n",
+                Err(NoField),
+            ),
+            (
+                "From: a@bank.example\r\nfrom: x@evil.example\r\n",
+                Err(SeveralFields),
+            ),
+            (
+                "From: x@evil.example\r\nFrom : a@bank.example\r\n",
+                Err(SeveralFields),
+            ),
+            (
+                "From : a@bank.example\r\nFrom: x@evil.example\r\n",
+                Err(SeveralFields),
+            ),
+            ("From:\r\n", Err(NoAddress)),
+            ("From: undisclosed:;\r\n", Err(NoAddress)),
+            (
+                "From: a@bank.example, x@evil.example\r\n",
+                Err(SeveralAddresses),
+            ),
+            (
+                "From: a@bank.example, b@bank.example\r\n",
+                Err(SeveralAddresses),
+            ),
+            ("From: a@bank.example\0\r\n", Err(Unreadable)),
+            ("From: a@bank.example\r@evil.example\r\n", Err(Unreadable)),
+            (
+                "From: <@evil.example,@bank.example:a@bank.example>\r\n",
+                Err(Unreadable),
+            ),
+        ] {
+            let mail = format!("{fields}\r\n");
+            let view = HeaderView::parse(mail.as_bytes());
+            let header = Header::read(mail.as_bytes());
+            let found = author(&view, &header).map(ToString::to_string);
+            assert_eq!(found, expected.map(str::to_owned), "{fields}");
+        }
+    }
+}

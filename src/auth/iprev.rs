@@ -1,0 +1,42 @@
+//! Owns the check that an address has a name that leads back to it (RFC 8601 section 2.7.3).
+//!
+//! Does not judge the name.
+
+use std::net::IpAddr;
+
+use super::dns::Budget;
+use super::verdict::{IprevVerdict, Outcome};
+
+/// Names of one address that are tried.
+const NAMES_MAX: usize = 5;
+
+pub(super) async fn check(budget: &Budget<'_>, ip: Option<IpAddr>) -> IprevVerdict {
+    let Some(ip) = ip.map(|ip| ip.to_canonical()) else {
+        return IprevVerdict::default();
+    };
+    let (result, name) = match name_of(budget, ip).await {
+        Ok(name) => (Outcome::Pass, Some(name)),
+        Err(outcome) => (outcome, None),
+    };
+    IprevVerdict {
+        result,
+        ip: Some(ip),
+        name,
+    }
+}
+
+async fn name_of(budget: &Budget<'_>, ip: IpAddr) -> Result<String, Outcome> {
+    let names = budget.names(ip).await.map_err(|_| Outcome::Temperror)?;
+    if names.is_void() {
+        return Err(Outcome::Permerror);
+    }
+    let mut outcome = Outcome::Fail;
+    for name in names.host_names().take(NAMES_MAX) {
+        match budget.addresses(name, ip).await {
+            Ok(found) if found.ips().any(|other| other == ip) => return Ok(name.to_owned()),
+            Ok(_) => {}
+            Err(_) => outcome = Outcome::Temperror,
+        }
+    }
+    Err(outcome)
+}

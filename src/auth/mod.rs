@@ -1,0 +1,306 @@
+//! Owns the answer to who is speaking: SPF, DKIM, DMARC, ARC and iprev as one verdict, the identity
+//! of a reply, and what a route makes of both.
+//!
+//! Does not refuse or hold anything itself, and logs nothing: the door that took the mail does.
+
+mod arc;
+mod dkim;
+mod dmarc;
+mod dns;
+mod field;
+mod from;
+mod identity;
+mod iprev;
+mod policy;
+pub mod results;
+mod spf;
+mod tags;
+mod verdict;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+pub use self::dkim::SIGNATURES_MAX;
+pub use self::dns::DnsSettings;
+pub use self::identity::{Identity, identity};
+pub use self::policy::{BadFrom, Decision, DmarcPolicy, Hold, Policy, Refusal, Treatment};
+pub use self::verdict::{
+    ArcVerdict, DkimVerdict, DmarcVerdict, DomainPolicy, FromProblem, IprevVerdict, Outcome,
+    Source, SpfVerdict, Verdict,
+};
+
+use self::arc::{Chain, Trust};
+use self::dkim::{BodyHashes, Signatures, Signed};
+use self::dns::{Budget, Dns};
+use self::field::Header;
+use crate::clock::Timestamp;
+use crate::mail::address::{Address, Domain};
+use crate::mail::view::HeaderView;
+
+/// How senders are checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The name that `Authentication-Results` of ours carry; empty means the host's name, which the
+    /// caller puts here.
+    pub authserv_id: String,
+    /// How the DNS is asked.
+    pub dns: DnsSettings,
+    /// Domains whose ARC seals are believed, with what they say of DMARC.
+    pub arc_sealers: Vec<String>,
+    /// The authserv-ids of servers before us whose `Authentication-Results` are believed where we
+    /// cannot check for ourselves (LMTP, IMAP).
+    pub relay_authserv_ids: Vec<String>,
+    /// How many `Received` fields may stand above such a field: those that servers of the operator's
+    /// own write on top of it. What stands lower may have come with the mail. Milters of Postfix write
+    /// theirs right below its `Received`: that is 1, and is safe only if that server takes away fields
+    /// of its own name that come in (RFC 8601 section 5).
+    pub relay_received_above_max: usize,
+    /// The age at which a DKIM signature counts for nothing, in seconds: a mail may wait in queues
+    /// for days (RFC 5321 section 4.5.4.1), but what is much older was kept to be sent again.
+    pub signature_age_max_secs: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            authserv_id: String::new(),
+            dns: DnsSettings::default(),
+            arc_sealers: Vec::new(),
+            relay_authserv_ids: Vec::new(),
+            relay_received_above_max: 0,
+            signature_age_max_secs: 10 * 24 * 3_600,
+        }
+    }
+}
+
+/// A mail to check, with what is known of its way in.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// The address of the sender's host; `None` where it is not known: then SPF and iprev have nothing
+    /// to say, and DKIM alone can vouch.
+    pub ip: Option<IpAddr>,
+    /// What it said in EHLO or HELO.
+    pub helo: &'a str,
+    /// The reverse-path; `None` is the null sender.
+    pub mail_from: Option<&'a Address>,
+    /// The mail as it came.
+    pub bytes: &'a Bytes,
+    /// When it was whole.
+    pub received_at: Timestamp,
+}
+
+/// Checks mails. It is shared by all connections; its cache is theirs together.
+pub struct Authenticator {
+    settings: Settings,
+    dns: Dns,
+}
+
+impl Authenticator {
+    /// Asks nothing yet: without a DNS the start goes on, and checks come out as temperror.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            dns: Dns::new(settings.dns.clone()),
+            settings,
+        }
+    }
+
+    /// How it was set up.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Checks a mail. It never fails and ends within [`DnsSettings::mail_ms`] and the time of the
+    /// computing: what could not be found out by then is a temperror.
+    pub async fn check(&self, input: Input<'_>) -> Verdict {
+        let header = Header::read(input.bytes);
+        let view = HeaderView::parse(&input.bytes[..header.body]);
+        let author = from::author(&view, &header);
+        let from_domain = author.ok().map(|author| author.domain().ascii());
+        let from_domain = from_domain.as_deref();
+        let signatures = Signatures::read(&header, from_domain);
+        let chain = Chain::read(&header);
+        let (dkim_forms, arc_forms) = (signatures.body_forms(), chain.body_forms());
+        let forms = (dkim_forms.0 || arc_forms.0, dkim_forms.1 || arc_forms.1);
+        let hashes = BodyHashes::compute(input.bytes, header.body, forms).await;
+        let signed = Signed {
+            header: &header,
+            view: &view,
+            hashes: &hashes,
+            now: input.received_at,
+            age_max: Duration::from_secs(self.settings.signature_age_max_secs),
+        };
+        let trust = Trust {
+            sealers: &self.settings.arc_sealers,
+            from_domain,
+        };
+        let budget = self.dns.budget();
+        let (spf, helo, dkim, arc, iprev) = tokio::join!(
+            spf_of_sender(&budget, &input),
+            spf_of_helo(&budget, &input),
+            signatures.check(&budget, &signed),
+            chain.check(&budget, &signed, trust),
+            iprev::check(&budget, input.ip),
+        );
+        let evidence = dmarc::Evidence {
+            spf: &spf,
+            dkim: &dkim,
+        };
+        let dmarc = match from_domain.filter(|domain| is_name(domain)) {
+            Some(domain) => dmarc::check(&budget, domain, evidence).await,
+            None => DmarcVerdict::default(),
+        };
+        Verdict {
+            source: Source::Postern,
+            from_problem: author.err(),
+            spf,
+            helo,
+            dkim,
+            dmarc,
+            arc,
+            iprev,
+        }
+    }
+
+    /// SPF alone: of `sender` (`local@domain`, or empty for the null sender) and the peer that says
+    /// `helo`. The parts need not be well-formed.
+    pub async fn check_spf(&self, ip: IpAddr, helo: &str, sender: &str) -> SpfVerdict {
+        let (local, domain) = sender.rsplit_once('@').unwrap_or(("", sender));
+        let domain = if domain.is_empty() { helo } else { domain };
+        let local = if local.is_empty() { POSTMASTER } else { local };
+        let sender = spf::Sender {
+            ip,
+            helo,
+            local,
+            domain,
+        };
+        spf::check(&self.dns.budget(), sender).await
+    }
+
+    /// The verdict of a trusted server before us, read from the mail: for doors where the peer is
+    /// not the sender's (LMTP, IMAP). Nothing of the mail is checked here, only its From. Without a
+    /// trusted field it says nothing, by [`Source::Nobody`].
+    pub fn relayed(&self, mail: &[u8]) -> Verdict {
+        let header = Header::read(mail);
+        let view = HeaderView::parse(&mail[..header.body]);
+        let author = from::author(&view, &header);
+        let relays = &self.settings.relay_authserv_ids;
+        let above_max = self.settings.relay_received_above_max;
+        let mut verdict = results::read(&header, relays, above_max).unwrap_or_default();
+        verdict.from_problem = author.err();
+        let domain = author.ok().map(|author| author.domain().ascii());
+        if verdict.dmarc.domain != domain {
+            verdict.dmarc = DmarcVerdict {
+                domain,
+                reason: Some("the results are not about the From domain".to_owned()),
+                ..DmarcVerdict::default()
+            };
+        }
+        verdict
+    }
+
+    /// Our `Authentication-Results` field for a verdict, folded, with its line end.
+    pub fn results_field(&self, verdict: &Verdict) -> String {
+        results::field(verdict, &self.settings.authserv_id)
+    }
+}
+
+/// The one author of a mail's From field, for doors whose verdicts come from others: a provider's word
+/// about SPF or DKIM is of no use without it.
+///
+/// # Errors
+/// Why the From field names no single author.
+pub fn author(mail: &[u8]) -> Result<Address, FromProblem> {
+    let header = Header::read(mail);
+    let view = HeaderView::parse(&mail[..header.body]);
+    from::author(&view, &header).cloned()
+}
+
+/// The local part that stands for a sender without one (RFC 7208 section 4.3).
+const POSTMASTER: &str = "postmaster";
+
+/// RFC 7208 section 2.4: a null sender is postmaster at the HELO domain.
+async fn spf_of_sender(budget: &Budget<'_>, input: &Input<'_>) -> SpfVerdict {
+    let Some(mail_from) = input.mail_from else {
+        return spf_of_helo(budget, input).await;
+    };
+    let Some(ip) = input.ip else {
+        return SpfVerdict::default();
+    };
+    let sender = spf::Sender {
+        ip,
+        helo: input.helo,
+        local: mail_from.local(),
+        domain: &mail_from.domain().ascii(),
+    };
+    spf::check(budget, sender).await
+}
+
+async fn spf_of_helo(budget: &Budget<'_>, input: &Input<'_>) -> SpfVerdict {
+    let domain = Domain::parse(input.helo).ok().map(|domain| domain.ascii());
+    let (Some(ip), Some(domain)) = (input.ip, domain.filter(|domain| is_name(domain))) else {
+        return SpfVerdict::default();
+    };
+    let sender = spf::Sender {
+        ip,
+        helo: input.helo,
+        local: POSTMASTER,
+        domain: &domain,
+    };
+    spf::check(budget, sender).await
+}
+
+/// False for address literals and what has no A-labels.
+fn is_name(domain: &str) -> bool {
+    domain.is_ascii() && !domain.starts_with('[')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NAMES: &str = "(From|DKIM-Signature|ARC-Seal|ARC-Message-Signature|\
+        ARC-Authentication-Results|Authentication-Results|Received)";
+    const VALUES: &str = "((v|a|c|d|s|h|t|x|l|i|q|b|bh|cv|k|p|dmarc|spf) ?= ?\
+        (1|rsa-sha256|relaxed/simple|a\\.example|from:to|99999999999999|aGk=|pass|none|\\PC{0,8})\
+        (;|; |\r\n |\"|\\()?){0,12}";
+
+    proptest! {
+        #[test]
+        fn any_header_is_judged(fields in proptest::collection::vec((NAMES, VALUES), 0..12)) {
+            let lines = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+            let mail = Bytes::from(format!("{}\r\nbody\r\n", lines.collect::<String>()));
+            // Without a name server nothing can pass.
+            let settings = Settings {
+                dns: DnsSettings {
+                    queries_max: 0,
+                    ..DnsSettings::default()
+                },
+                relay_authserv_ids: vec!["a.example".to_owned()],
+                ..Settings::default()
+            };
+            let auth = Authenticator::new(settings);
+            let input = Input {
+                ip: Some([192, 0, 2, 1].into()),
+                helo: "a.example",
+                mail_from: None,
+                bytes: &mail,
+                received_at: Timestamp::from_secs(1_800_000_000),
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+            let verdict = runtime.unwrap().block_on(auth.check(input));
+            prop_assert!(!verdict.is_aligned());
+            prop_assert!(verdict.dkim.iter().all(|dkim| dkim.result != Outcome::Pass));
+            prop_assert_ne!(verdict.arc.result, Outcome::Pass);
+            let field = auth.results_field(&verdict);
+            prop_assert!(field.ends_with("\r\n") && field.is_ascii());
+            prop_assert_ne!(auth.relayed(&mail).source, Source::Postern);
+            prop_assert!(!results::handed_on(&mail, field, "a.example").is_empty());
+        }
+    }
+}

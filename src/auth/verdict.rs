@@ -1,0 +1,250 @@
+//! Owns what is known of who sent a mail: one plain value, kept on disk with it and shown to people.
+//!
+//! Does not find it out, and decides nothing by it.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// What the checks of one mail found, in the words of RFC 8601.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verdict {
+    /// Who checked.
+    pub source: Source,
+    /// SPF of the MAIL FROM identity (RFC 7208 section 2.4): of HELO where the sender is null.
+    pub spf: SpfVerdict,
+    /// SPF of the HELO identity (RFC 7208 section 2.3).
+    pub helo: SpfVerdict,
+    /// Each DKIM signature that was looked at, From-aligned ones first.
+    pub dkim: Vec<DkimVerdict>,
+    /// DMARC of the From domain.
+    pub dmarc: DmarcVerdict,
+    /// The ARC chain.
+    pub arc: ArcVerdict,
+    /// The peer's name (RFC 8601 section 2.7.3).
+    pub iprev: IprevVerdict,
+    /// What is wrong with the From field; nothing can be said of a sender who is not named.
+    pub from_problem: Option<FromProblem>,
+}
+
+impl Verdict {
+    /// True if the From domain itself vouches for this mail: by DMARC here, or at a trusted ARC
+    /// sealer before the mail was changed on its way.
+    pub fn is_aligned(&self) -> bool {
+        self.from_problem.is_none()
+            && self.dmarc.domain.is_some()
+            && (self.dmarc.result == Outcome::Pass || self.arc.vouches_for_from)
+    }
+
+    /// One word for all signatures: a pass if there is one, else what the signature nearest to the
+    /// From domain came to.
+    pub fn dkim_result(&self) -> Outcome {
+        let mut results = self.dkim.iter().map(|dkim| dkim.result);
+        let first = results.clone().next().unwrap_or_default();
+        results
+            .find(|result| *result == Outcome::Pass)
+            .unwrap_or(first)
+    }
+}
+
+/// Who came to a verdict.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Source {
+    /// Nobody checked.
+    #[default]
+    Nobody,
+    /// We did.
+    Postern,
+    /// A trusted server before us, by its authserv-id (RFC 8601 section 2.5).
+    Relay(String),
+    /// The provider whose webhook brought the mail, by its name.
+    Provider(String),
+}
+
+/// How a check came out (RFC 8601 section 2.7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// There was nothing to check.
+    #[default]
+    None,
+    /// It holds.
+    Pass,
+    /// It does not hold.
+    Fail,
+    /// SPF: it probably does not hold.
+    Softfail,
+    /// The domain says nothing either way, or it cannot be told.
+    Neutral,
+    /// It holds, but in a way that is not accepted here.
+    Policy,
+    /// It could not be found out now.
+    Temperror,
+    /// It can never be found out: something is written wrong.
+    Permerror,
+}
+
+impl Outcome {
+    /// The word of RFC 8601.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Pass => "pass",
+            Self::Fail => "fail",
+            Self::Softfail => "softfail",
+            Self::Neutral => "neutral",
+            Self::Policy => "policy",
+            Self::Temperror => "temperror",
+            Self::Permerror => "permerror",
+        }
+    }
+
+    /// The outcome this word of RFC 8601 means, in any case.
+    pub fn parse(word: &str) -> Option<Self> {
+        [
+            Self::None,
+            Self::Pass,
+            Self::Fail,
+            Self::Softfail,
+            Self::Neutral,
+            Self::Policy,
+            Self::Temperror,
+            Self::Permerror,
+        ]
+        .into_iter()
+        .find(|outcome| outcome.as_str().eq_ignore_ascii_case(word))
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// SPF of one identity.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SpfVerdict {
+    /// How it came out.
+    pub result: Outcome,
+    /// The domain that was asked, as A-labels; empty if there was none.
+    pub domain: String,
+    /// Why, where the result alone does not say.
+    pub reason: Option<String>,
+    /// A pass that any host of the world would get, so it vouches for nobody.
+    pub passes_all: bool,
+}
+
+/// One DKIM signature.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DkimVerdict {
+    /// How it came out.
+    pub result: Outcome,
+    /// Who signs (`d=`); empty if it cannot be read.
+    pub domain: String,
+    /// The name of the key (`s=`); empty if it cannot be read.
+    pub selector: String,
+    /// Why, where the result alone does not say.
+    pub reason: Option<String>,
+}
+
+/// DMARC of the From domain (RFC 9989).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DmarcVerdict {
+    /// How it came out.
+    pub result: Outcome,
+    /// What the domain wants done with mail that fails.
+    pub policy: DomainPolicy,
+    /// The From domain this is about, as A-labels; `None` if From names no single domain.
+    pub domain: Option<String>,
+    /// The domain that was authenticated in alignment with it, where there is one.
+    pub aligned: Option<String>,
+    /// Why, where the result alone does not say.
+    pub reason: Option<String>,
+}
+
+/// What a domain wants done with mail that fails DMARC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DomainPolicy {
+    /// Nothing, or the domain has no policy.
+    #[default]
+    None,
+    /// Put it aside.
+    Quarantine,
+    /// Refuse it.
+    Reject,
+}
+
+impl DomainPolicy {
+    /// The word of RFC 9989 section 4.7.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Quarantine => "quarantine",
+            Self::Reject => "reject",
+        }
+    }
+}
+
+/// The ARC chain (RFC 8617).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ArcVerdict {
+    /// How the chain came out.
+    pub result: Outcome,
+    /// The sealers, oldest first; as far as the chain passes.
+    pub sealers: Vec<String>,
+    /// A trusted sealer says, in a chain that passes, that the From domain passed DMARC when the mail
+    /// came to it.
+    pub vouches_for_from: bool,
+    /// Why, where the result alone does not say.
+    pub reason: Option<String>,
+}
+
+/// The name of the peer's address, there and back (RFC 8601 section 2.7.3).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IprevVerdict {
+    /// How it came out.
+    pub result: Outcome,
+    /// The address of the peer.
+    pub ip: Option<IpAddr>,
+    /// The name that leads back to the address.
+    pub name: Option<String>,
+}
+
+/// Why the From field names no single author.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FromProblem {
+    /// There is no From field.
+    NoField,
+    /// There are several From fields.
+    SeveralFields,
+    /// The From field has no address.
+    NoAddress,
+    /// The From field has several addresses.
+    SeveralAddresses,
+    /// What stands in the From field is no address, or has bytes that readers read differently.
+    Unreadable,
+}
+
+impl FromProblem {
+    /// The problem in words.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoField => "no From field",
+            Self::SeveralFields => "several From fields",
+            Self::NoAddress => "no address in From",
+            Self::SeveralAddresses => "several addresses in From",
+            Self::Unreadable => "From is not readable",
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Who is speaking: mails signed by dkimpy, checked with a name server of the test's own.
+
+mod broken;
+mod mails;
+mod names;
+mod sealed;
+mod signatures;
+mod suites;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, OnceLock};
+
+use bytes::Bytes;
+use postern::auth::{Authenticator, DnsSettings, Input, Settings, Verdict};
+use postern::clock;
+use postern::mail::address::Address;
+use serde_json::{Value, json};
+
+use crate::nameserver::{NameServer, Zone};
+
+/// Asks `sign.py`, which runs as long as the tests.
+fn python(wish: &Value) -> Value {
+    static SIGNER: OnceLock<Mutex<Signer>> = OnceLock::new();
+    let signer = SIGNER.get_or_init(|| Mutex::new(Signer::start()));
+    let mut signer = signer.lock().unwrap();
+    writeln!(signer.wishes, "{wish}").unwrap();
+    let mut answer = String::new();
+    signer.answers.read_line(&mut answer).unwrap();
+    assert!(
+        !answer.is_empty(),
+        "{} failed; it needs dkimpy, pynacl, authres and pyyaml: run tests/run.sh, it installs what \
+         is missing",
+        python_program().display()
+    );
+    serde_json::from_str(&answer).unwrap()
+}
+
+struct Signer {
+    /// It ends when its input does.
+    _child: Child,
+    wishes: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Signer {
+    fn start() -> Self {
+        let mut child = Command::new(python_program())
+            .args(["-c", include_str!("sign.py")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", python_program().display()));
+        Self {
+            wishes: child.stdin.take().unwrap(),
+            answers: BufReader::new(child.stdout.take().unwrap()),
+            _child: child,
+        }
+    }
+}
+
+/// `$POSTERN_PYTHON`, or the one of `target/venv`, or the system's.
+fn python_program() -> PathBuf {
+    let venv = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python");
+    let own = std::env::var_os("POSTERN_PYTHON").map(PathBuf::from);
+    let own = own.or_else(|| venv.exists().then_some(venv));
+    own.unwrap_or_else(|| "python3".into())
+}
+
+fn settings(server: &NameServer) -> Settings {
+    Settings {
+        authserv_id: "mx.us.example".to_owned(),
+        dns: DnsSettings {
+            servers: vec![server.address],
+            ..DnsSettings::default()
+        },
+        ..Settings::default()
+    }
+}
+
+fn authenticator(server: &NameServer) -> Authenticator {
+    Authenticator::new(settings(server))
+}
+
+/// A mail from nowhere special, received now.
+fn input(bytes: &Bytes) -> Input<'_> {
+    Input {
+        ip: Some([192, 0, 2, 1].into()),
+        helo: "peer.example",
+        mail_from: None,
+        bytes,
+        received_at: clock::now(),
+    }
+}
+
+/// A key as dkimpy takes it, and its record.
+#[derive(Clone, Debug)]
+struct Key {
+    private: String,
+    record: String,
+}
+
+/// The keys of all tests, made once: RSA of 2048 and of 512 bits, ed25519.
+struct Keys {
+    rsa: Key,
+    weak: Key,
+    ed25519: Key,
+}
+
+fn keys() -> &'static Keys {
+    static KEYS: OnceLock<Keys> = OnceLock::new();
+    KEYS.get_or_init(|| {
+        let made = python(&json!({ "keys": [["rsa", 2048], ["rsa", 512], ["ed25519", 0]] }));
+        let key = |at: usize| Key {
+            private: made[at][0].as_str().unwrap().to_owned(),
+            record: made[at][1].as_str().unwrap().to_owned(),
+        };
+        Keys {
+            rsa: key(0),
+            weak: key(1),
+            ed25519: key(2),
+        }
+    })
+}
+
+/// How to sign as a domain with the RSA key under `s1`.
+fn as_domain(domain: &str) -> Value {
+    json!({ "domain": domain, "selector": "s1", "private": keys().rsa.private })
+}
+
+/// The step, with more said or said otherwise.
+fn with(mut step: Value, more: Value) -> Value {
+    let Value::Object(more) = more else {
+        panic!("not an object");
+    };
+    step.as_object_mut().unwrap().extend(more);
+    step
+}
+
+/// The mail after dkimpy took these steps.
+fn signed(mail: &str, steps: &[Value]) -> Bytes {
+    let mail = data_encoding::BASE64.encode(mail.as_bytes());
+    let answer = python(&json!({ "mail": mail, "steps": steps }));
+    let mail = data_encoding::BASE64.decode(answer.as_str().unwrap().as_bytes());
+    mail.unwrap().into()
+}
+
+/// The mail with one piece replaced, which must be in it.
+fn replaced(mail: &Bytes, from: &str, to: &str) -> Bytes {
+    let text = String::from_utf8(mail.to_vec()).unwrap();
+    assert!(text.contains(from), "{from}");
+    text.replacen(from, to, 1).into()
+}
+
+/// The zone of a domain that has an RSA key under `s1`, refuses what fails DMARC, and names no host
+/// that may send for it.
+fn zone_of(domain: &str) -> Zone {
+    Zone::default()
+        .txt(&format!("_dmarc.{domain}"), "v=DMARC1; p=reject")
+        .txt(&format!("s1._domainkey.{domain}"), &keys().rsa.record)
+        .txt(domain, "v=spf1 -all")
+}
+
+/// The verdict on a mail from somewhere else, by what this zone says.
+async fn verdict(zone: Zone, mail: &Bytes) -> Verdict {
+    let server = NameServer::start(zone).await;
+    authenticator(&server).check(input(mail)).await
+}
+
+fn address(text: &str) -> Address {
+    Address::parse(text).unwrap()
+}
+
+/// A mail of Ann's that nobody signed yet.
+fn mail_by(author: &str) -> String {
+    let date = clock::now().to_rfc5322();
+    format!(
+        "From: {author}\r\nTo: support@us.example\r\nSubject: A reply\r\nDate: {date}\r\n\r\n\
+         Some  words. \r\n\tAnd more.\r\n\r\n\r\n"
+    )
+}
