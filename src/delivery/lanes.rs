@@ -9,40 +9,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use crate::mail::envelope::Target;
-use crate::store::{Delivery, DeliveryId};
+use crate::mail::lane::LaneKey;
+use crate::store::DeliveryId;
 
 /// Of one lane at most so many deliveries are held; the rest is found again in the store.
 pub(super) const LANE_HELD_MAX: usize = 4096;
-
-/// The name of a lane: a hash, so that a long address costs no more than a short one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct LaneKey([u8; 16]);
-
-impl LaneKey {
-    /// The lane of a delivery.
-    pub(super) fn of(delivery: &Delivery) -> Self {
-        let mut hash = Sha256::new();
-        hash.update(delivery.recipient.route.as_bytes());
-        match &delivery.recipient.target {
-            Target::Thread(claims) => {
-                hash.update(b"\0thread\0");
-                hash.update(String::from(claims.thread));
-            }
-            Target::Mailbox(_) => {
-                hash.update(b"\0sender\0");
-                let sender = delivery.envelope.sender.as_ref();
-                hash.update(sender.map(|s| s.folded()).unwrap_or_default());
-            }
-        }
-        let mut key = [0; 16];
-        key.copy_from_slice(&hash.finalize()[..16]);
-        Self(key)
-    }
-}
 
 /// What became of an offered delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +79,13 @@ impl Lanes {
         self.held
     }
 
-    /// Takes a delivery into its lane. Offering one again changes nothing.
+    /// True if the lane is there, so that its route is known.
+    pub(super) fn knows(&self, key: LaneKey) -> bool {
+        self.lanes.contains_key(&key)
+    }
+
+    /// Takes a delivery into its lane. Offering one again changes nothing. `route` counts for a lane
+    /// that is not there yet.
     pub(super) fn offer(&mut self, key: LaneKey, route: usize, id: DeliveryId) -> Offered {
         if self.behind.get(&key).is_some_and(|first| id >= *first) {
             return Offered::Behind;
@@ -252,7 +231,7 @@ mod tests {
     }
 
     fn key(n: u8) -> LaneKey {
-        LaneKey([n; 16])
+        LaneKey(u128::from(n))
     }
 
     #[test]

@@ -19,9 +19,10 @@ use tracing::{error, info, warn};
 
 use super::gate::{self, Change, Gate};
 use super::job::{Ended, Fate, Jobs};
-use super::lanes::{LaneKey, Lanes, Offered};
+use super::lanes::{Lanes, Offered};
 use super::metrics::Metrics;
 use super::route::Route;
+use crate::mail::lane::LaneKey;
 use crate::retry;
 use crate::store::{DeliveryId, Store};
 
@@ -236,31 +237,44 @@ impl Worker {
         if !self.walk.goes_on {
             return;
         }
-        let (store, cursor) = (self.jobs.store.clone(), self.walk.cursor);
-        // Envelopes may have to be read from disk.
-        let page = task::spawn_blocking(move || store.waiting(cursor, PAGE)).await;
-        let page = match page.map_err(JoinError::try_into_panic) {
-            Ok(page) => page,
-            Err(Ok(cause)) => panic::resume_unwind(cause),
-            // The runtime is going down.
-            Err(Err(_)) => Vec::new(),
-        };
+        let page = self.jobs.store.waiting_in_lanes(self.walk.cursor, PAGE);
         let is_last = page.len() < PAGE;
-        for delivery in page {
-            let route = self.jobs.line_of(&delivery.recipient.route);
-            let lane = LaneKey::of(&delivery);
-            if self.lanes.offer(lane, route, delivery.id) == Offered::NoRoom {
+        for (id, lane) in page {
+            let known = lane.filter(|lane| self.lanes.knows(*lane));
+            let placed = match known {
+                // The route of a lane that is there is known.
+                Some(lane) => Some((lane, 0)),
+                None => self.place(id).await,
+            };
+            if let Some((lane, route)) = placed
+                && self.lanes.offer(lane, route, id) == Offered::NoRoom
+            {
                 // The walk stands here until a delivery is over.
                 self.walk.goes_on = false;
                 return;
             }
-            self.walk.cursor = Some(delivery.id);
+            self.walk.cursor = Some(id);
         }
         self.walk.spent += now.elapsed();
         if is_last {
             self.walk.ended(Instant::now());
         }
         self.jobs.metrics.held.set(gauge(self.lanes.held()));
+    }
+
+    /// The lane and route of a delivery, from its envelope; `None` if it is over by now.
+    async fn place(&self, id: DeliveryId) -> Option<(LaneKey, usize)> {
+        let store = self.jobs.store.clone();
+        // The envelope may have to be read from disk.
+        let read = task::spawn_blocking(move || store.delivery(id)).await;
+        let delivery = match read.map_err(JoinError::try_into_panic) {
+            Ok(delivery) => delivery?,
+            Err(Ok(cause)) => panic::resume_unwind(cause),
+            // The runtime is going down.
+            Err(Err(_)) => return None,
+        };
+        let lane = LaneKey::of(&delivery.envelope, &delivery.recipient);
+        Some((lane, self.jobs.line_of(&delivery.recipient.route)))
     }
 
     /// Starts what may run, one route after the other, as long as there are free slots.

@@ -7,6 +7,7 @@ pub mod dsn;
 pub mod envelope;
 pub mod fingerprint;
 pub mod kind;
+pub mod lane;
 pub mod mailbox;
 mod outline;
 pub mod prescan;

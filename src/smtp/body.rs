@@ -108,6 +108,10 @@ impl Body {
     /// Reads `input` to the end of the mail. `None`: `input` is used up and the mail goes on.
     pub(super) fn read(&mut self, input: &mut &[u8]) -> Option<BodyEnd> {
         let strict = self.bounds.bare_newline == BareNewline::Refuse;
+        if self.kept.capacity() == 0 && self.bytes == 0 {
+            // Line by line it would grow in many small steps.
+            self.kept.reserve(input.len());
+        }
         while let Some(&next) = input.first() {
             match (self.at, next) {
                 (At::LineStart { .. } | At::Dot, octet) if octet != b'.' && octet != b'\r' => {

@@ -20,7 +20,7 @@ use super::held::Totals;
 use super::index::Index;
 use super::journal::{AppendError, Journal, Written};
 use super::shared::Shared;
-use super::state::{Stamp, State};
+use super::state::{Stamp, State, lanes};
 use super::upkeep::Upkeep;
 use super::writer::{Dead, Nudge, Scribe, Writer};
 use crate::mail::envelope::Envelope;
@@ -206,8 +206,7 @@ impl Clerk {
             let mut state = self.shared.state_mut();
             for (nth, Sender { envelope, answer }) in batch.senders.into_iter().enumerate() {
                 let mail = MailId(written.mail_seq + nth as u64);
-                let recipients = u16::try_from(envelope.recipients.len()).unwrap_or(u16::MAX);
-                state.accept(mail, written.mails[nth], recipients, true);
+                state.accept(mail, written.mails[nth], &lanes(&envelope), true);
                 state.keep_recent(mail, envelope, batch.mails[nth].body.clone());
                 accepted.push_back((mail, answer));
             }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::fact::{MailId, Step};
 use super::place::Place;
 use crate::mail::envelope::Envelope;
+use crate::mail::lane::LaneKey;
 
 /// Counters that cannot be told from the entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +52,9 @@ pub(super) struct Open {
     pub(super) seq: u64,
     pub(super) parked: Option<Box<str>>,
     pub(super) steps: Vec<Step>,
+    /// The line it stands in; `None` in an entry written before lines were kept.
+    #[serde(default)]
+    pub(super) lane: Option<LaneKey>,
 }
 
 /// Mails of one segment that are not settled.

@@ -27,6 +27,7 @@ use crate::clock::Timestamp;
 use crate::mail::address::Address;
 use crate::mail::envelope::Envelope;
 use crate::mail::fingerprint::Fingerprint;
+use crate::mail::lane::LaneKey;
 use crate::mail::token::ThreadKey;
 
 use clerk::{Note, Request};
@@ -192,6 +193,21 @@ impl Store {
         self.list(after, count, |state, from| {
             state.waiting().range(from).next().copied()
         })
+    }
+
+    /// The next waiting deliveries after `after`, in order of arrival, at most `count`, each with the
+    /// line it stands in. Reads nothing from disk; a delivery whose line is not in memory has `None`.
+    pub fn waiting_in_lanes(
+        &self,
+        after: Option<DeliveryId>,
+        count: usize,
+    ) -> Vec<(DeliveryId, Option<LaneKey>)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let state = self.shared.state();
+        let waiting = state.waiting().range((from, Bound::Unbounded)).take(count);
+        waiting
+            .map(|id| (*id, state.open(*id).and_then(|open| open.lane)))
+            .collect()
     }
 
     /// Resolves when something was accepted or released since the last call. For one caller: of

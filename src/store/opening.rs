@@ -19,11 +19,10 @@ use super::metrics::Metrics;
 use super::place::Place;
 use super::segment::Kind;
 use super::shared::Shared;
-use super::state::{Stamp, State};
+use super::state::{Stamp, State, lanes};
 use super::upkeep::Upkeep;
 use super::writer::Writer;
 use super::{OpenError, Settings};
-use crate::mail::envelope::Envelope;
 
 /// The form of what lies in the folder.
 const VERSION: &str = "1";
@@ -300,15 +299,14 @@ impl Replay {
             // The index knew the mail and let it go: it is settled.
             return Ok(());
         }
-        let recipients = if held && row.is_carried() {
-            0
+        let lanes = if held && row.is_carried() {
+            Vec::new()
         } else {
-            let envelope: Envelope = serde_json::from_slice(&row.head)?;
-            u16::try_from(envelope.recipients.len()).unwrap_or(u16::MAX)
+            lanes(&serde_json::from_slice(&row.head)?)
         };
         let counts = !row.is_carried() && row.seq > self.counted;
         let place = Place::new(segment, row.span);
-        self.state.accept(mail, place, recipients, counts);
+        self.state.accept(mail, place, &lanes, counts);
         if row.is_carried() {
             self.state.mark_carried(mail);
         }

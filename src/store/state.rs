@@ -16,6 +16,7 @@ use super::place::Place;
 use crate::clock::Timestamp;
 use crate::mail::envelope::Envelope;
 use crate::mail::fingerprint::Fingerprint;
+use crate::mail::lane::LaneKey;
 use crate::mail::token::ThreadKey;
 
 /// How a fact is to be applied.
@@ -29,6 +30,12 @@ pub(super) struct Stamp {
     pub(super) replayed: bool,
     /// Where its record stands.
     pub(super) place: Place,
+}
+
+/// The line each delivery of a mail stands in.
+pub(super) fn lanes(envelope: &Envelope) -> Vec<LaneKey> {
+    let lane = |recipient| LaneKey::of(envelope, recipient);
+    envelope.recipients.iter().map(lane).collect()
 }
 
 /// What the facts add up to.
@@ -83,22 +90,23 @@ impl State {
     // Changes.
 
     /// A mail was accepted. Nothing happens if it is held already, but that its newest place counts.
-    pub(super) fn accept(&mut self, mail: MailId, place: Place, recipients: u16, counts: bool) {
+    pub(super) fn accept(&mut self, mail: MailId, place: Place, lanes: &[LaneKey], counts: bool) {
         if counts {
-            self.totals.received += u64::from(recipients);
+            self.totals.received += lanes.len() as u64;
         }
         if self.held.contains_key(&mail) {
             return self.moved(mail, place);
         }
-        let open = |recipient| Open {
+        let open = |(recipient, lane): (u16, &LaneKey)| Open {
             recipient,
             seq: 0,
             parked: None,
             steps: Vec::new(),
+            lane: Some(*lane),
         };
         let held = Held {
             place,
-            open: (0..recipients).map(open).collect(),
+            open: (0..).zip(lanes).map(open).collect(),
             carried: false,
             indexed: false,
         };

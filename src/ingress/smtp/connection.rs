@@ -275,8 +275,15 @@ impl Conversation<'_> {
                 Step::Ask(Question::Sender { size, .. }) => self.answer_sender(size),
                 Step::Ask(Question::Recipient(path)) => self.answer_recipient(path),
                 Step::Ask(Question::Store(transaction)) => {
-                    self.pending = input.to_vec();
-                    return Turn::Store(transaction);
+                    // Its last piece has not been counted yet.
+                    if self.share.resize(transaction.bytes.len()) {
+                        self.pending = input.to_vec();
+                        return Turn::Store(transaction);
+                    }
+                    let answers = vec![Err(Refusal::Busy); transaction.recipients.len()];
+                    self.session.answer_store(&answers, &mut self.out);
+                    self.share.resize(0);
+                    self.tell_refused(None);
                 }
                 Step::Ask(Question::StartTls) => return Turn::StartTls,
             }
