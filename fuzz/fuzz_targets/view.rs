@@ -1,0 +1,29 @@
+//! Any bytes as a mail: the view, the kind, the bounce report, the reply text and the fingerprint.
+#![no_main]
+
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+use postern::mail::address::Address;
+use postern::mail::fingerprint::Fingerprint;
+use postern::mail::kind::{Context, classify};
+use postern::mail::reply::{Input, MARKER_DEFAULT, extract};
+use postern::mail::subject::Subject;
+use postern::mail::view::View;
+
+fuzz_target!(|mail: &[u8]| {
+    let view = View::parse(&Bytes::copy_from_slice(mail));
+    let _ = classify(&view, &Context::UNKNOWN);
+    let subject = view.header.subject.clone().unwrap_or_default();
+    let once = Subject::of(&subject).normalised;
+    assert_eq!(Subject::of(&once).normalised, once);
+    let _ = extract(&Input {
+        text: view.text.as_deref(),
+        html: view.html.as_deref(),
+        subject: &subject,
+        known: &[],
+        marker: MARKER_DEFAULT,
+    });
+    if let Ok(recipient) = Address::parse("reply@inbox.test") {
+        let _ = Fingerprint::of(&recipient, &view);
+    }
+});
