@@ -14,6 +14,7 @@ use axum::{Router, routing};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
+use tracing::info;
 
 use super::error::{Fault, done};
 use super::messages::{Page, bounds, listed};
@@ -132,6 +133,7 @@ async fn retry(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Respo
         at: clock::now(),
     };
     desk.control.store.record(vec![fact]).await?;
+    info!(%delivery, "released");
     Ok(done(
         StatusCode::OK,
         json!({ "id": id, "state": "waiting" }),
@@ -140,16 +142,18 @@ async fn retry(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Respo
 
 async fn drop_parked(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Response, Fault> {
     let _turn = desk.turn.lock().await;
-    let delivery = desk.find_parked(&id)?.id;
+    let found = desk.find_parked(&id)?;
+    let (delivery, rule) = (found.id, "operator");
     let fact = Fact::Settled {
         delivery,
         outcome: Outcome::Dropped {
-            rule: "operator".to_owned(),
+            rule: rule.to_owned(),
         },
         fingerprint: None,
         at: clock::now(),
     };
     desk.control.store.record(vec![fact]).await?;
+    info!(%delivery, route = found.recipient.route, rule, "dropped");
     Ok(done(
         StatusCode::OK,
         json!({ "id": id, "state": "dropped" }),
@@ -203,7 +207,15 @@ async fn inject(
         received_at: now,
         smtputf8: false,
     };
+    let (count, bytes) = (envelope.recipients.len(), mail.len());
     let id = desk.control.store.accept(envelope, mail).await?;
+    info!(
+        mail = id.0,
+        protocol = "inject",
+        deliveries = count,
+        bytes,
+        "received"
+    );
     Ok(done(StatusCode::CREATED, json!({ "id": id.0.to_string() })))
 }
 
@@ -290,6 +302,7 @@ async fn revoke(State(desk): State<Desk>, body: Bytes) -> Result<Response, Fault
         .ok_or_else(|| Fault::field("address", "has no valid token of ours"))?;
     let fact = Fact::Revoked { token, at: now };
     desk.control.store.record(vec![fact]).await?;
+    info!(domain = %address.domain(), "token revoked");
     Ok(done(StatusCode::OK, json!({ "revoked": true })))
 }
 

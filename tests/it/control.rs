@@ -1,6 +1,7 @@
 //! The control socket: what the command line asks of a running server.
+use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use postern::clock::{self, Timestamp};
 use postern::http::control::{self, Control, TokenRoute};
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
+use tracing_subscriber::fmt::MakeWriter;
 
 use crate::bench::DAY;
 use crate::http::Server;
@@ -203,4 +205,72 @@ async fn parked_mail_is_shown_and_sent_back_or_dropped() {
     let path = "/mail?rcpt=stranger%40elsewhere.example";
     let (status, fault) = desk.call("POST", path, "x").await;
     assert_eq!(status, 422, "{fault}");
+}
+
+#[tokio::test]
+async fn what_a_person_does_to_a_mail_is_in_the_log() {
+    let server = Server::start().await;
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(log.clone())
+        .finish();
+    // The server runs on this thread.
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let desk = Desk::start(&server);
+    let wish = r#"{"thread":"order-17"}"#;
+    let (_, minted) = desk.call("POST", "/tokens", wish).await;
+    let address = minted["data"]["address"].as_str().unwrap();
+    let path = format!("/mail?from=&rcpt={}", address.replace('+', "%2B"));
+    let (status, _) = desk.call("POST", &path, "Subject: hi\r\n\r\nhi\r\n").await;
+    assert_eq!(status, 201);
+    let id = server.store.waiting(None, 1)[0].id;
+    for word in ["retry", "drop"] {
+        let fact = Fact::Settled {
+            delivery: id,
+            outcome: Outcome::Parked {
+                reason: "message: 422".to_owned(),
+            },
+            fingerprint: None,
+            at: clock::now(),
+        };
+        server.store.record(vec![fact]).await.unwrap();
+        let (status, _) = desk.call("POST", &format!("/queue/{id}/{word}"), "").await;
+        assert_eq!(status, 200);
+    }
+    let body = json!({ "address": address }).to_string();
+    desk.call("POST", "/tokens/revoke", &body).await;
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for line in [
+        format!("received mail={}", id.mail.0),
+        format!("released delivery={id}"),
+        format!("dropped delivery={id} route=\"default\" rule=\"operator\""),
+        "token revoked".to_owned(),
+    ] {
+        assert_eq!(log.matches(&line).count(), 1, "{line} in {log}");
+    }
+    let token = address.split(['+', '@']).nth(1).unwrap();
+    assert!(!log.contains(token), "{log}");
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
 }
