@@ -140,19 +140,17 @@ impl Jobs {
         let outcome = retry::Outcome::Passing { wish };
         match retry::next(&self.retry, outcome, attempts, age, random()) {
             retry::Next::Again { after } => {
-                self.deferred(delivery, &reason);
+                let route = delivery.recipient.route.as_str();
+                self.metrics.fate(route, "deferred");
+                info!(
+                    delivery = %delivery.id, route, attempts, again_in = ?after, reason, "deferred"
+                );
                 Fate::Later(after)
             }
             retry::Next::Park { reason: why } => {
                 self.park(delivery, format!("{why}: {reason}")).await
             }
         }
-    }
-
-    fn deferred(&self, delivery: &Delivery, reason: &str) {
-        let route = delivery.recipient.route.as_str();
-        self.metrics.fate(route, "deferred");
-        info!(delivery = %delivery.id, route, reason, "deferred");
     }
 
     async fn park(&self, delivery: &Delivery, reason: String) -> Fate {

@@ -259,7 +259,6 @@ impl Worker {
         if is_last {
             self.walk.ended(Instant::now());
         }
-        self.jobs.metrics.held.set(gauge(self.lanes.held()));
     }
 
     /// The lane and route of a delivery, from its envelope; `None` if it is over by now.
@@ -307,6 +306,7 @@ impl Worker {
             }
         }
         self.jobs.metrics.in_flight.set(gauge(self.set.len()));
+        self.jobs.metrics.held.set(gauge(self.lanes.held()));
     }
 
     fn next_due(&self, now: Instant) -> Option<Instant> {
