@@ -156,6 +156,7 @@ impl Store {
             return Err(RecordError::Full);
         }
         let record = Record::new(head, bytes);
+        self.shared.room.taken(record.bytes() as u64);
         let envelope = Arc::new(envelope);
         let ask = |answer| Request::Accept {
             envelope,

@@ -286,7 +286,16 @@ impl Room {
         Ok(())
     }
 
-    /// Free bytes on the disk, as told at most a second ago.
+    /// So many bytes will be written before the disk is asked again.
+    pub(super) fn taken(&self, bytes: u64) {
+        let less = |free: u64| Some(free.saturating_sub(bytes));
+        // The closure never says no.
+        let _ = self
+            .free_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
+    /// Free bytes on the disk, as told at most a second ago, less what was taken since.
     fn free(&self) -> u64 {
         const SAMPLE_MILLIS: u64 = 1000;
         let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -302,5 +311,28 @@ impl Room {
             self.free_bytes.store(free, Ordering::Relaxed);
         }
         self.free_bytes.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_taken_is_not_free_though_the_disk_was_not_asked_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            free_bytes_min: 1000,
+            ..Settings::new(folder.path().to_owned())
+        };
+        let room = Room::new(&settings);
+        room.sample_at.store(u64::MAX, Ordering::Relaxed);
+        room.free_bytes.store(3000, Ordering::Relaxed);
+        assert_eq!(room.has(1500), Ok(()));
+        room.taken(1500);
+        assert_eq!(room.has(501), Err(RecordError::Full));
+        assert_eq!(room.has(500), Ok(()));
+        room.taken(5000);
+        assert_eq!(room.has(0), Err(RecordError::Full));
     }
 }
