@@ -3,17 +3,15 @@
 //! Does not heal anything.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use tokio::time;
 
 use super::router::App;
-use crate::store::Store;
+use crate::store::{RecordError, Store};
 
 /// What readiness is read from.
 #[derive(Clone)]
@@ -39,14 +37,14 @@ pub(super) async fn live() -> Response {
 pub(super) async fn ready(State(app): State<App>) -> Response {
     let health = &app.health;
     let mut reasons = Vec::new();
-    // Polled once: either it has ended or it has not.
-    if time::timeout(Duration::ZERO, health.store.ended())
-        .await
-        .is_ok()
-    {
-        reasons.push("the journal takes nothing until a restart".to_owned());
-    } else if health.store.has_room(PROBE_BYTES).is_err() {
-        reasons.push("no room: the disk or the backlog is at its bound".to_owned());
+    match health.store.has_room(PROBE_BYTES) {
+        Ok(()) => {}
+        Err(RecordError::Full) => {
+            reasons.push("no room: the disk or the backlog is at its bound".to_owned());
+        }
+        Err(RecordError::Dead) => {
+            reasons.push("the store takes nothing until a restart".to_owned());
+        }
     }
     if app.is_book_dead().await {
         reasons.push("the embedded Messages API takes nothing until a restart".to_owned());

@@ -197,8 +197,9 @@ pub enum RoutesError {
 }
 
 fn unrevoked(store: &Store, claims: Claims) -> Result<Claims, Unroutable> {
+    let revoked = store.is_revoked(claims.digest);
     alive(store)?;
-    if store.is_revoked(claims.digest) {
+    if revoked {
         return Err(Unroutable::Revoked);
     }
     Ok(claims)
@@ -207,11 +208,13 @@ fn unrevoked(store: &Store, claims: Claims) -> Result<Claims, Unroutable> {
 /// A lower-cased token has no signature left to check. It is as good as its digest: nobody but those
 /// who were sent the token can know it.
 fn found(store: &Store, digest: [u8; 16], now: Timestamp) -> Result<Claims, Unroutable> {
+    let revoked = store.is_revoked(digest);
+    let thread_id = store.thread_by_token(digest);
     alive(store)?;
-    if store.is_revoked(digest) {
+    if revoked {
         return Err(Unroutable::Revoked);
     }
-    let thread_id = store.thread_by_token(digest).ok_or(Unroutable::Forged)?;
+    let thread_id = thread_id.ok_or(Unroutable::Forged)?;
     Ok(Claims {
         thread: ThreadKey::of(&thread_id),
         thread_id: Some(thread_id),
@@ -221,6 +224,7 @@ fn found(store: &Store, digest: [u8; 16], now: Timestamp) -> Result<Claims, Unro
     })
 }
 
+/// Asked after what the store said: an answer of a store that failed meanwhile is none.
 fn alive(store: &Store) -> Result<(), Unroutable> {
     match store.has_room(0) {
         Err(RecordError::Dead) => Err(Unroutable::StoreDead),

@@ -132,8 +132,11 @@ impl Store {
     /// once a second.
     ///
     /// # Errors
-    /// `Full`.
+    /// `Full`, or `Dead`.
     pub fn has_room(&self, bytes: u64) -> Result<(), RecordError> {
+        if self.shared.has_failed() || self.writer.has_ended() {
+            return Err(RecordError::Dead);
+        }
         self.shared.room.has(bytes)
     }
 

@@ -140,12 +140,23 @@ impl Shared {
     pub(super) fn index_failed(&self, error: &IndexError) -> Dead {
         let mut progress = self.progress();
         if !progress.failed {
-            tracing::error!(%error, "store: the index failed; nothing is taken in until a restart");
+            tracing::error!(%error, "store: the index failed; the store ends as soon as the disk has room");
         }
         progress.failed = true;
         drop(progress);
         self.moved.notify_all();
         Dead
+    }
+
+    /// Nothing more can be believed: the index failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.progress().failed
+    }
+
+    /// The index failed, and the next start has room to make it again. On a full disk it is better to
+    /// go on refusing than to end: nobody would start us a hundred times.
+    pub(super) fn is_over(&self) -> bool {
+        self.has_failed() && !self.room.is_short()
     }
 
     /// Has the index thread write what it is behind and end.
@@ -185,27 +196,42 @@ impl Shared {
                 Ok(None) => {}
                 Err(error) => {
                     self.index_failed(&error);
-                    return;
                 }
             }
             self.moved.notify_all();
             if closing {
                 return;
             }
+            if self.has_failed() {
+                self.wait_for_room();
+                // The writer sees that it is over.
+                nudge();
+                return;
+            }
+        }
+    }
+
+    /// Waits until the disk has room, or until told to close.
+    fn wait_for_room(&self) {
+        const LOOK_EVERY: Duration = Duration::from_secs(1);
+        let mut progress = self.progress();
+        while !progress.closing && self.room.is_short() {
+            let waited = self.moved.wait_timeout(progress, LOOK_EVERY);
+            progress = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     /// Waits for something to write, or to flush. True: it is time to end.
     fn wait_for_changes(&self, unflushed: bool) -> bool {
         let mut progress = self.progress();
-        while progress.behind == 0 && !progress.closing && !unflushed {
+        while progress.behind == 0 && !progress.closing && !progress.failed && !unflushed {
             progress = self
                 .moved
                 .wait(progress)
                 .unwrap_or_else(PoisonError::into_inner);
         }
         let until = Instant::now() + COMPANY_WAIT;
-        while progress.behind < BEHIND_WORTH && !progress.closing {
+        while progress.behind < BEHIND_WORTH && !progress.closing && !progress.failed {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -284,6 +310,12 @@ impl Room {
             return Err(RecordError::Full);
         }
         Ok(())
+    }
+
+    /// The disk has less than the floor, as it tells now.
+    fn is_short(&self) -> bool {
+        self.sample_at.store(0, Ordering::Relaxed);
+        self.free() < self.free_bytes_min
     }
 
     /// So many bytes will be written before the disk is asked again.

@@ -68,6 +68,9 @@ struct Living {
 impl Clerk {
     /// One piece of upkeep; true if there is more to do now.
     pub(super) fn tidy(&mut self) -> Result<bool, Dead> {
+        if self.shared.is_over() {
+            return Err(Dead);
+        }
         let flushed = self.shared.flushed();
         if flushed == self.upkeep.seen && self.upkeep.compaction.is_none() {
             return Ok(false);

@@ -75,6 +75,11 @@ impl<R: Send + 'static> Writer<R> {
         self.sender.closed().await;
     }
 
+    /// Has the thread ended, for whatever reason?
+    pub(super) fn has_ended(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     /// Has the thread do its upkeep and end, and waits for it.
     pub(super) async fn close(&self) {
         if self.sender.send(Message::Close).await.is_ok() {

@@ -461,7 +461,7 @@ async fn a_store_that_takes_nothing_is_not_ready() {
     let (status, body) = server.call(Method::GET, "/readyz", "", "").await;
     assert_eq!(status, 503);
     let reasons = body["reasons"].to_string();
-    assert!(reasons.contains("the journal takes nothing"), "{reasons}");
+    assert!(reasons.contains("the store takes nothing"), "{reasons}");
     server.book.clone().close().await;
     let (_, body) = server.call(Method::GET, "/readyz", "", "").await;
     assert!(

@@ -259,6 +259,22 @@ fn a_failed_sync_is_final() {
 }
 
 #[test]
+fn a_failed_index_ends_the_store() {
+    let mut pair = Pair::new(1 << 20);
+    assert!(pair.act(&Deed::Accept {
+        recipients: 1,
+        bytes: 100,
+    }));
+    let error = IndexError::from(io::Error::other("gone"));
+    pair.store().shared.index_failed(&error);
+    // At once, though the writer has not heard of it yet: no token may pass for lack of an answer.
+    assert_eq!(pair.store().has_room(1), Err(RecordError::Dead));
+    run(pair.store().ended());
+    pair.reopen();
+    pair.check();
+}
+
+#[test]
 fn a_full_disk_passes() {
     for change in [Change::Create, Change::Write] {
         let mut pair = Pair::new(2000);

@@ -368,3 +368,16 @@ async fn a_full_store_is_told_before_and_after_data() {
     assert_eq!(house.metric("refusals_total{refusal=\"store_full\"}"), 2);
     house.end().await;
 }
+
+#[tokio::test]
+async fn a_token_is_not_taken_while_the_store_cannot_say_whether_it_is_void() {
+    let house = House::new().await;
+    let rcpt = format!("RCPT TO:<{}>", reply_address());
+    let mut client = house.hello().await;
+    client.says("MAIL FROM:<ann@sender.example>", "250 ").await;
+    client.says(&rcpt, "250 ").await;
+    house.store.clone().close().await;
+    client.says(&rcpt, "451 4.3.0 ").await;
+    drop(client);
+    house.end().await;
+}
