@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use clap::{Args, Subcommand};
 use reqwest::Method;
 
@@ -13,6 +14,7 @@ use super::control::{Desk, query};
 use super::explain::Explain;
 use super::token::parse;
 use crate::config::Purpose;
+use crate::mail::view::View;
 use crate::run::{Exit, Failure};
 
 /// Octets of a mail that are read; no configuration allows more.
@@ -35,7 +37,7 @@ pub(super) struct Inject {
     /// Whom it is for; may be given more than once
     #[arg(long, value_name = "ADDRESS", required = true)]
     rcpt: Vec<String>,
-    /// The sender in the envelope; none is the null sender
+    /// The sender in the envelope, <> for the null sender; without it the mail's own From tells
     #[arg(long, value_name = "ADDRESS")]
     from: Option<String>,
 }
@@ -55,18 +57,26 @@ impl Inject {
             parse("rcpt", rcpt)?;
         }
         let from = match self.from.as_deref() {
-            None | Some("" | "<>") => "",
-            Some(from) => {
-                parse("from", from)?;
-                from
-            }
+            None => None,
+            Some("" | "<>") => Some(String::new()),
+            Some(from) => Some(parse("from", from)?.to_string()),
         };
         let loaded = super::load(file, Purpose::Run)?;
-        let mail = read(&self.file)?;
-        let mut pairs = vec![("from", from)];
+        let mail = Bytes::from(read(&self.file)?);
+        // With the null sender it would be dropped as the answer of a machine.
+        let from = from.unwrap_or_else(|| {
+            let view = View::parse(&mail);
+            let author = view.header.author().map(ToString::to_string);
+            author.unwrap_or_default()
+        });
+        let mut pairs = vec![("from", from.as_str())];
         pairs.extend(self.rcpt.iter().map(|rcpt| ("rcpt", rcpt.as_str())));
         let desk = Desk::open(&loaded.config)?;
-        let injected = desk.ask(Method::POST, &format!("/mail{}", query(&pairs)), mail);
+        let injected = desk.ask(
+            Method::POST,
+            &format!("/mail{}", query(&pairs)),
+            mail.into(),
+        );
         desk.close();
         let injected = injected?;
         writeln!(
