@@ -181,6 +181,7 @@ fn envelope() -> Envelope {
         },
         received_at: NOW,
         smtputf8: false,
+        told: None,
     }
 }
 

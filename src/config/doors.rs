@@ -10,18 +10,20 @@ use std::time::Duration;
 use super::reader::Section;
 use super::value;
 use crate::ingress::smtp::{Listen, ListenAddress, Network, Settings};
+use crate::mail::envelope::Door;
 use crate::smtp::session::{self, Protocol};
 
 /// Reads one word of `server.inbound`.
 ///
 /// # Errors
 /// Says that there is no such door, or not yet.
-pub(super) fn inbound(text: &str) -> Result<Protocol, &'static str> {
+pub(super) fn inbound(text: &str) -> Result<Door, &'static str> {
     match text {
-        "lmtp" => Ok(Protocol::Lmtp),
-        "smtp" => Ok(Protocol::Smtp),
-        "imap" | "webhook" => Err("not part of this version: only smtp and lmtp are"),
-        _ => Err("not one of smtp, lmtp"),
+        "lmtp" => Ok(Door::Lmtp),
+        "smtp" => Ok(Door::Smtp),
+        "webhook" => Ok(Door::Webhook),
+        "imap" => Err("not part of this version: only smtp, lmtp and webhook are"),
+        _ => Err("not one of smtp, lmtp, webhook"),
     }
 }
 
@@ -29,7 +31,7 @@ pub(super) fn inbound(text: &str) -> Result<Protocol, &'static str> {
 pub(super) fn read(
     root: &mut Section<'_>,
     hostname: String,
-    inbound: &[Protocol],
+    inbound: &[Door],
     http: &[SocketAddr],
 ) -> Settings {
     let listen = listen(root, inbound, http);
@@ -60,7 +62,7 @@ fn networks_in(section: &mut Section<'_>, key: &str, default: &[&str]) -> Vec<Ne
         .unwrap_or_default()
 }
 
-fn listen(root: &mut Section<'_>, inbound: &[Protocol], http: &[SocketAddr]) -> Vec<Listen> {
+fn listen(root: &mut Section<'_>, inbound: &[Door], http: &[SocketAddr]) -> Vec<Listen> {
     let mut taken: BTreeMap<String, &str> = http
         .iter()
         .map(|address| (address.to_string(), "http.listen"))
@@ -70,9 +72,13 @@ fn listen(root: &mut Section<'_>, inbound: &[Protocol], http: &[SocketAddr]) -> 
         ("smtp", "smtp.listen", "127.0.0.1:2525", Protocol::Smtp),
         ("lmtp", "lmtp.listen", "127.0.0.1:2424", Protocol::Lmtp),
     ] {
+        let door = match protocol {
+            Protocol::Smtp => Door::Smtp,
+            Protocol::Lmtp => Door::Lmtp,
+        };
         let mut section = root.table(table);
         let addresses = section.list("listen", Some(&[default]), address);
-        if inbound.contains(&protocol) && addresses.as_ref().is_some_and(Vec::is_empty) {
+        if inbound.contains(&door) && addresses.as_ref().is_some_and(Vec::is_empty) {
             section.problem("listen", "none, though server.inbound opens this door");
         }
         for address in addresses.unwrap_or_default() {
@@ -87,7 +93,7 @@ fn listen(root: &mut Section<'_>, inbound: &[Protocol], http: &[SocketAddr]) -> 
                     format!("\"{address}\": LMTP must not be at port 25"),
                 );
             }
-            if inbound.contains(&protocol) {
+            if inbound.contains(&door) {
                 listen.push(Listen { address, protocol });
             }
         }

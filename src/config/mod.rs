@@ -14,6 +14,7 @@ mod secret;
 mod sections;
 mod unbuilt;
 mod value;
+mod webhook;
 
 use std::ffi::OsString;
 use std::fmt;

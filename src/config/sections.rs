@@ -11,13 +11,14 @@ use tracing_subscriber::EnvFilter;
 use super::reader::Section;
 use super::route::{self, Route};
 use super::secret::Secret;
-use super::{development, doors, unbuilt, value};
+use super::{development, doors, unbuilt, value, webhook};
 use crate::delivery::worker::WorkerSettings;
 use crate::http::server::ServerSettings;
 use crate::ingress::smtp as ingress;
+use crate::ingress::webhook as webhooks;
 use crate::mail::address::Domain;
+use crate::mail::envelope::Door;
 use crate::retry;
-use crate::smtp::session::Protocol;
 use crate::store;
 
 /// The checked settings of every part.
@@ -37,6 +38,8 @@ pub struct Config {
     pub stop_max: Duration,
     /// Where SMTP and LMTP are spoken, and with which bounds.
     pub ingress: ingress::Settings,
+    /// What providers' webhooks are taken with; `None` if that door is not open.
+    pub webhooks: Option<webhooks::Settings>,
     /// Where HTTP is spoken.
     pub http_listen: Vec<SocketAddr>,
     /// The bounds of a listening HTTP socket.
@@ -84,6 +87,11 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
     };
     let store = store(root.table("store"), &server.data_dir);
     let delivery = delivery(root.table("delivery"), &store, server.stop_max);
+    let webhooks = webhook::read(root.table("webhook"));
+    let webhooks = webhooks.filter(|_| server.inbound.contains(&Door::Webhook));
+    if server.inbound.contains(&Door::Webhook) && webhooks.is_none() {
+        root.problem("webhook.secret", "missing: server.inbound opens this door");
+    }
     unbuilt::read(root);
     Some(Config {
         development,
@@ -93,6 +101,7 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
         log_format: server.log_format,
         stop_max: server.stop_max,
         ingress,
+        webhooks,
         http_listen,
         http,
         certificates,
@@ -107,7 +116,7 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
 struct Server {
     data_dir: PathBuf,
     hostname: Option<Domain>,
-    inbound: Vec<Protocol>,
+    inbound: Vec<Door>,
     log_filter: String,
     log_format: LogFormat,
     stop_max: Duration,

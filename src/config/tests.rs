@@ -20,13 +20,11 @@ fn uncommented(folder: &Path) -> String {
         text.push_str(key.unwrap_or(line));
         text.push('\n');
     }
-    for name in [
-        "messages-api-key",
-        "reply-secret",
-        "relay-password",
-        "webhook-secret",
-        "imap-password",
-    ] {
+    for (at, place) in text.match_indices("/etc/postern/") {
+        let name = text[at + place.len()..]
+            .split('"')
+            .next()
+            .unwrap_or_default();
         fs::write(folder.join(name), SECRET).unwrap();
     }
     text.replace("/etc/postern/", &format!("{}/", folder.display()))
@@ -175,20 +173,48 @@ fn all_that_is_missing_is_told_at_once() {
 #[test]
 fn doors_of_other_versions_are_not_ignored() {
     let mut variables = NEEDED.to_vec();
-    variables.push(("EMAIL_INBOUND_MODE", "smtp,webhook,pigeon"));
+    variables.push(("EMAIL_INBOUND_MODE", "smtp,imap,pigeon"));
     let lines = load_text("", &variables).unwrap_err();
     assert_eq!(
         lines,
         [
-            "environment: EMAIL_INBOUND_MODE: \"webhook\": not part of this version: \
-             only smtp and lmtp are",
-            "environment: EMAIL_INBOUND_MODE: \"pigeon\": not one of smtp, lmtp",
+            "environment: EMAIL_INBOUND_MODE: \"imap\": not part of this version: \
+             only smtp, lmtp and webhook are",
+            "environment: EMAIL_INBOUND_MODE: \"pigeon\": not one of smtp, lmtp, webhook",
         ]
     );
     variables.pop();
     variables.push(("EMAIL_INBOUND_MODE", "lmtp"));
     let loaded = load_text("", &variables).unwrap();
     assert_eq!(loaded.config.ingress.listen.len(), 1);
+}
+
+#[test]
+fn webhooks_are_doors_with_secrets() {
+    let mut variables = NEEDED.to_vec();
+    variables.push(("EMAIL_INBOUND_MODE", "smtp,webhook"));
+    let lines = load_text("", &variables).unwrap_err();
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].contains("webhook.secret: missing"), "{lines:?}");
+    let lines = load_text("[webhook.mailgun]\nmax_age = '1h'\n", &variables).unwrap_err();
+    assert!(
+        lines[0].contains("webhook.mailgun.signing_key: missing"),
+        "{lines:?}"
+    );
+    variables.push(("EMAIL_WEBHOOK_SECRET", SECRET));
+    variables.push(("EMAIL_WEBHOOK_MAX_AGE", "60000"));
+    let text = format!("[webhook.relay]\npassword = '{SECRET}'\n");
+    let settings = load_text(&text, &variables)
+        .unwrap()
+        .config
+        .webhooks
+        .unwrap();
+    let names: Vec<_> = settings.adapters.iter().map(|door| door.name()).collect();
+    assert_eq!(names, ["generic", "relay"]);
+    assert!(format!("{settings:?}").contains("age_max: 60s"));
+    let weak = [("EMAIL_WEBHOOK_SECRET", "short")];
+    let lines = load_text("", &[NEEDED.as_slice(), &weak].concat()).unwrap_err();
+    assert!(lines[0].contains("too weak"), "{lines:?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Owns the keys of the doors this version does not have: outgoing mail, webhooks and IMAP.
+//! Owns the keys of the doors this version does not have: outgoing mail and IMAP.
 //!
 //! Does not bring anything about. The keys are read and judged, so that a faulty one is found now, and
 //! each table that says something is named in a warning: nothing is ignored in silence.
@@ -10,10 +10,9 @@ use crate::mail::address::{Address, Domain};
 
 const PORT_MAX: u64 = 65_535;
 
-/// Reads the three tables.
+/// Reads the two tables.
 pub(super) fn read(root: &mut Section<'_>) {
     outbound(root.table("outbound"));
-    webhook(root.table("webhook"));
     imap(root.table("imap"));
 }
 
@@ -26,19 +25,6 @@ fn outbound(mut section: Section<'_>) {
     section.number("port", 587, 1..=PORT_MAX);
     section.text_maybe("user");
     section.secret("password");
-    section.end();
-}
-
-fn webhook(mut section: Section<'_>) {
-    warn(&section, "taking mail from webhooks");
-    let bounds = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
-    section.duration("max_age", Duration::from_secs(300), bounds);
-    if let Some(why) = section
-        .secret("secret")
-        .and_then(|secret| secret.weakness())
-    {
-        section.problem("secret", why);
-    }
     section.end();
 }
 

@@ -417,6 +417,7 @@ mod tests {
             },
             received_at: clock::now(),
             smtputf8: false,
+            told: None,
         }
     }
 

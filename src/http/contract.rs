@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::router::{OPENAPI, Route, routes};
-use super::{messages, router::App};
+use super::{messages, router::App, webhook};
 
 fn document() -> Value {
     serde_json::from_str(OPENAPI).unwrap()
@@ -18,6 +18,7 @@ fn every_route_is_in_the_document_and_the_other_way_round() {
     let served: BTreeSet<String> = routes()
         .iter()
         .chain(&messages::routes())
+        .chain(&webhook::routes())
         .map(name)
         .collect();
     let mut told = BTreeSet::new();

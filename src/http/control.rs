@@ -206,6 +206,7 @@ async fn inject(
         },
         received_at: now,
         smtputf8: false,
+        told: None,
     };
     let (count, bytes) = (envelope.recipients.len(), mail.len());
     let id = desk.control.store.accept(envelope, mail).await?;

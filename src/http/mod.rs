@@ -1,7 +1,7 @@
-//! Owns what is served over HTTP: health, metrics, the embedded Messages API, and the control socket
-//! of the command line.
+//! Owns what is served over HTTP: health, metrics, the embedded Messages API, the path of
+//! webhooks, and the control socket of the command line.
 //!
-//! Does not deliver and does not take mail from the internet.
+//! Does not deliver, and does not know whose mail it carries in.
 
 #[cfg(test)]
 mod contract;
@@ -12,3 +12,4 @@ pub mod messages;
 pub mod metrics;
 pub mod router;
 pub mod server;
+pub mod webhook;

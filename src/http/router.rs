@@ -18,6 +18,7 @@ use super::error::Fault;
 use super::health::{self, Health};
 use super::messages::{self, Embedded};
 use super::metrics;
+use super::webhook::{self, Gate};
 
 /// The longest one request may take, its body included.
 const REQUEST_MAX: Duration = Duration::from_secs(60);
@@ -33,6 +34,8 @@ pub struct App {
     pub registry: Arc<Registry>,
     /// The embedded Messages API, where the product has none of its own.
     pub messages: Option<Embedded>,
+    /// What takes providers' webhooks, where any are set up.
+    pub webhooks: Option<Arc<dyn Gate>>,
 }
 
 /// All of the HTTP address.
@@ -40,6 +43,11 @@ pub fn router(app: App) -> Router {
     let mut open = Router::new();
     for route in routes() {
         open = open.route(route.path, route.call);
+    }
+    if app.webhooks.is_some() {
+        for route in webhook::routes() {
+            open = open.route(route.path, route.call);
+        }
     }
     if app.messages.is_some() {
         let mut keyed = Router::new();

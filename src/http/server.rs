@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::pin::pin;
@@ -13,7 +13,10 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::serve::{Listener, ListenerExt};
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{self, Service as _};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -50,16 +53,41 @@ impl Default for ServerSettings {
 /// A head of a request has at most so many bytes; hyper allows 100 fields in it.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 
+/// Who is at the other end of a connection, as every request on it carries it; `None` on a unix
+/// socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer(pub Option<IpAddr>);
+
+/// An address a connection comes from.
+pub trait Source {
+    /// Its IP address, if it has one.
+    fn ip(&self) -> Option<IpAddr>;
+}
+
+impl Source for SocketAddr {
+    fn ip(&self) -> Option<IpAddr> {
+        Some(self.ip().to_canonical())
+    }
+}
+
+impl Source for unix::SocketAddr {
+    fn ip(&self) -> Option<IpAddr> {
+        None
+    }
+}
+
 /// Serves `router` until `stop` is true or its sender is gone, then finishes what is in flight
 /// within the grace.
 ///
 /// A failed accept (no file descriptors left, say) is waited out, never the end.
-pub async fn serve<L: Listener>(
+pub async fn serve<L>(
     mut listener: L,
     router: Router,
     settings: ServerSettings,
     mut stop: watch::Receiver<bool>,
-) {
+) where
+    L: Listener<Addr: Source>,
+{
     let slots = Arc::new(Semaphore::new(settings.connections_max));
     let (draining, drain) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -75,10 +103,12 @@ pub async fn serve<L: Listener>(
             }
             accepted = accept(&mut listener, &slots) => accepted,
         };
-        let Some((io, slot)) = accepted else { break };
+        let Some((io, peer, slot)) = accepted else {
+            break;
+        };
         let (router, settings, drain) = (router.clone(), settings.clone(), drain.clone());
         connections.spawn(async move {
-            talk(io, router, settings, drain).await;
+            talk((io, peer), router, settings, drain).await;
             drop(slot);
         });
     }
@@ -91,24 +121,33 @@ pub async fn serve<L: Listener>(
 }
 
 /// A free slot first, then a connection for it.
-async fn accept<L: Listener>(
+async fn accept<L: Listener<Addr: Source>>(
     listener: &mut L,
     slots: &Arc<Semaphore>,
-) -> Option<(L::Io, OwnedSemaphorePermit)> {
+) -> Option<(L::Io, Peer, OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots).acquire_owned().await.ok()?;
-    let (io, _) = listener.accept().await;
-    Some((io, slot))
+    let (io, address) = listener.accept().await;
+    Some((io, Peer(address.ip()), slot))
 }
 
-async fn talk<I>(io: I, router: Router, settings: ServerSettings, mut drain: watch::Receiver<bool>)
-where
+async fn talk<I>(
+    (io, peer): (I, Peer),
+    router: Router,
+    settings: ServerSettings,
+    mut drain: watch::Receiver<bool>,
+) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let router = TowerToHyperService::new(router);
+    let known = service::service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.header_wait)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(io), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(io), known);
     let mut connection = pin!(connection);
     let mut age = pin!(time::sleep(settings.connection_age_max));
     let mut draining = false;

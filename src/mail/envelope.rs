@@ -24,6 +24,35 @@ pub struct Envelope {
     pub received_at: Timestamp,
     /// The transaction used SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
+    /// What the provider that handed the mail in says of it; `None` at every other door.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Told>,
+}
+
+/// What a provider says of a mail. It is the provider's word: nothing of it was checked here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// The provider's name, as `sendgrid`.
+    pub by: String,
+    /// The results, in its order. At most [`Told::CHECKS_MAX`].
+    pub checks: Vec<Check>,
+}
+
+impl Told {
+    /// Results that are kept at most.
+    pub const CHECKS_MAX: usize = 32;
+}
+
+/// One result of a provider's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What was looked at: `spf`, `dkim`, `dmarc`, `spam`, `spam_score`, `virus`.
+    pub name: String,
+    /// The domain the result is for, where the provider tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// The provider's word, lower-cased and short: `pass`, `fail`, `softfail`, `1.7`.
+    pub result: String,
 }
 
 /// One recipient, with what its address was found to mean when it was accepted.

@@ -4,6 +4,7 @@
 //! Does none of the parts' work.
 
 mod exit;
+pub mod gate;
 mod signals;
 mod tasks;
 mod trial;
@@ -32,9 +33,11 @@ use crate::http::control::{self, Control, SOCKET, TokenRoute};
 use crate::http::health::Health;
 use crate::http::messages::Embedded;
 use crate::http::router::{self, App};
+use crate::http::webhook::Gate;
 use crate::http::{metrics, server};
 use crate::ingress::routes::{self, Routes};
 use crate::ingress::smtp as ingress;
+use crate::ingress::webhook::{self, Doors, Errands};
 use crate::store::{Book, OpenError, Store};
 use crate::tls::{self, Certificates};
 
@@ -44,6 +47,8 @@ use tasks::Tasks;
 
 /// The folder of the embedded Messages API's book, in the data folder.
 const BOOK: &str = "messages";
+/// The folder of the notes of mails that are still to be fetched, in the data folder.
+const ERRANDS: &str = "errands";
 /// The folder of the certificates that are made, in the data folder.
 const CERTIFICATES: &str = "certs";
 /// The task that ends when a journal can be written no more.
@@ -115,6 +120,7 @@ struct House {
     certificates: Arc<Certificates>,
     ingress: ingress::Server,
     worker: delivery::worker::Worker,
+    webhooks: Option<Doors>,
     app: Router,
     control: Router,
 }
@@ -142,6 +148,7 @@ impl House {
             Arc::clone(&delivery_metrics),
         );
         let messages = config.embedded_api.as_ref().zip(book.clone());
+        let webhooks = webhooks(config, &store, &mut registry)?;
         let app = App {
             health: Health {
                 store: store.clone(),
@@ -149,6 +156,9 @@ impl House {
             },
             registry: Arc::new(registry),
             messages: messages.map(|(key, book)| Embedded::new(book, key.reveal())),
+            webhooks: webhooks
+                .clone()
+                .map(|doors| Arc::new(doors) as Arc<dyn Gate>),
         };
         let parts = ingress::Parts {
             store: store.clone(),
@@ -165,6 +175,7 @@ impl House {
             book,
             certificates,
             worker,
+            webhooks,
         })
     }
 
@@ -176,6 +187,7 @@ impl House {
             certificates,
             ingress,
             worker,
+            webhooks,
             app,
             control,
         } = self;
@@ -196,6 +208,14 @@ impl House {
             ingress.run(stop).await;
             Ok(())
         });
+        if let Some(webhooks) = webhooks {
+            let mut stopped = mail.clone();
+            doors.spawn("webhook", async move {
+                let stop = async move { drop(stopped.wait_for(|stop| *stop).await) };
+                webhooks.run(stop).await;
+                Ok(())
+            });
+        }
         doors.spawn("delivery", async move { Ok(worker.run(mail).await?) });
         if let Some(book) = book.as_ref().filter(|_| config.development) {
             trial::print(config, book, out).await?;
@@ -229,6 +249,37 @@ impl House {
         info!("stopped");
         ended.map_err(|error| Failure::new(Exit::Software, error))
     }
+}
+
+/// The doors for providers' webhooks, if they are open.
+fn webhooks(
+    config: &Config,
+    store: &Store,
+    registry: &mut Registry,
+) -> Result<Option<Doors>, Failure> {
+    let Some(settings) = &config.webhooks else {
+        return Ok(None);
+    };
+    let metrics = webhook::Metrics::default();
+    metrics.register(registry.sub_registry_with_prefix("postern"));
+    let web = webhook::Web::new().map_err(|error| Failure::new(Exit::Software, error))?;
+    let errands = settings.resend_key.clone().map(|key| {
+        let folder = config.data_dir.join(ERRANDS);
+        Errands::open(folder, key).map_err(|error| Failure::new(Exit::CannotCreate, error))
+    });
+    let errands = errands.transpose()?;
+    let parts = webhook::Parts {
+        store: store.clone(),
+        routes: Arc::new(ingress_routes(config)?),
+        fetch: Arc::new(web),
+        metrics,
+        errands,
+    };
+    let doors = Doors::new(settings.clone(), parts);
+    for provider in doors.names() {
+        info!(provider, protocol = "webhook", "door open");
+    }
+    Ok(Some(doors))
 }
 
 /// Starts what is spoken HTTP with: the addresses, and the control socket.
@@ -293,7 +344,7 @@ async fn wait(
     }
 }
 
-async fn talk<L: Listener>(
+async fn talk<L: Listener<Addr: server::Source>>(
     listener: L,
     router: Router,
     settings: server::ServerSettings,

@@ -89,7 +89,7 @@ fn the_environment_is_enough_and_every_variable_has_an_effect() {
         let out = home.run_with(&["check-config", "--show"], &variables).ok();
         let shown = format!("# {}\n", variable.name);
         assert!(out.contains(&shown), "{}: {out}", variable.name);
-        let is_of_later = ["outbound.", "webhook.", "imap."]
+        let is_of_later = ["outbound.", "imap."]
             .iter()
             .any(|table| variable.key.starts_with(table));
         let warning = format!("warning: environment: {}: no effect: ", variable.name);

@@ -51,6 +51,7 @@ impl Server {
             },
             registry: Arc::new(registry),
             messages: Some(Embedded::new(book.clone(), KEY)),
+            webhooks: None,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -48,3 +48,5 @@ mod program;
 mod reply;
 #[cfg(test)]
 mod store;
+#[cfg(test)]
+mod webhook;

@@ -344,6 +344,7 @@ impl Conversation<'_> {
             },
             received_at: clock::now(),
             smtputf8: transaction.smtputf8,
+            told: None,
         };
         let length = bytes.len();
         let stored = self.shared.answers.store(envelope.clone(), bytes).await;

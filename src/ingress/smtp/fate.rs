@@ -73,7 +73,7 @@ pub(super) fn refused(
 /// Keeps a stranger from filling the log: so many lines a second, and then only how many were left
 /// out.
 #[derive(Debug)]
-pub(super) struct Throttle {
+pub(in crate::ingress) struct Throttle {
     lines_max: u32,
     lines: AtomicU32,
     left_out: AtomicU64,
@@ -93,7 +93,7 @@ impl Throttle {
     }
 
     /// True if a line may be written now.
-    pub(super) fn lets_pass(&self) -> bool {
+    pub(in crate::ingress) fn lets_pass(&self) -> bool {
         {
             let mut second = self.second.lock().unwrap_or_else(PoisonError::into_inner);
             if second.elapsed() >= Self::WINDOW {
@@ -121,7 +121,7 @@ impl Default for Throttle {
 }
 
 /// The address with whatever may be a token cut away: `reply+…@example.com`.
-fn masked(address: &Address, token: bool) -> String {
+pub(in crate::ingress) fn masked(address: &Address, token: bool) -> String {
     let local = address.local();
     let domain = address.domain().as_str().escape_debug();
     // What a token is worth guarding has a separator before it or is long.

@@ -36,12 +36,13 @@ use crate::store::{RECIPIENTS_MAX, Store};
 use crate::tls::{CertificateError, Certificates};
 
 use budget::Budget;
-use fate::Throttle;
 use listener::Listener;
 use questions::Answers;
 use slots::Slots;
 
+pub(super) use fate::{Throttle, masked};
 pub use metrics::Metrics;
+pub(super) use network::counted_by;
 pub use network::{Network, NetworkError};
 
 /// Where the server listens, and its bounds.

@@ -48,6 +48,7 @@ fn envelope() -> Envelope {
         },
         received_at: NOW,
         smtputf8: false,
+        told: None,
     }
 }
 

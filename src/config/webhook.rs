@@ -1,0 +1,304 @@
+//! Owns `[webhook]` and the tables in it: the doors for providers' webhooks, with their secrets.
+//!
+//! Does not say whether the door is open: that is `server.inbound`'s word.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::reader::Section;
+use crate::ingress::smtp::Network;
+use crate::ingress::webhook::{
+    Account, Adapter, Brevo, Generic, MailerSend, Mailgun, Mailjet, Mandrill, Postal, Postmark,
+    PublicKey, Rate, Relay, Resend, Secret, SendGrid, Ses, Settings, Signing, SparkPost, Standard,
+};
+
+/// Reads the table. `None` if no door is set up.
+pub(super) fn read(mut section: Section<'_>) -> Option<Settings> {
+    // In the order in which their marks are looked for: the surest first.
+    let (resend, resend_key) = resend(section.table("resend"));
+    let adapters = [
+        generic(&mut section),
+        resend,
+        standard(section.table("standard")),
+        sendgrid(section.table("sendgrid")),
+        ses(section.table("ses")),
+        postal(section.table("postal")),
+        mandrill(section.table("mandrill")),
+        sparkpost(section.table("sparkpost")),
+        mailersend(section.table("mailersend")),
+        mailgun(section.table("mailgun")),
+        relay(section.table("relay")),
+        postmark(section.table("postmark")),
+        brevo(section.table("brevo")),
+        mailjet(section.table("mailjet")),
+    ];
+    let adapters: Vec<Arc<dyn Adapter>> = adapters.into_iter().flatten().collect();
+    let defaults = Settings::new(adapters);
+    let counts = 1..=1_000_000;
+    let settings = Settings {
+        mail_bytes_max: section.length("mail_bytes_max", defaults.mail_bytes_max, 1024..=1 << 30),
+        bytes_in_flight_max: section.length(
+            "bytes_in_flight_max",
+            defaults.bytes_in_flight_max,
+            1 << 20..=1 << 40,
+        ),
+        each: Rate {
+            per_second: section.count("source_rate", defaults.each.per_second, counts.clone()),
+            burst: section.count("source_burst", defaults.each.burst, counts.clone()),
+        },
+        all: Rate {
+            per_second: section.count("rate", defaults.all.per_second, counts.clone()),
+            burst: section.count("burst", defaults.all.burst, counts),
+        },
+        resend_key,
+        proxies: networks(&mut section, "proxies"),
+        ..defaults
+    };
+    section.end();
+    (!settings.adapters.is_empty()).then_some(settings)
+}
+
+fn generic(section: &mut Section<'_>) -> Option<Arc<dyn Adapter>> {
+    let secrets = strong(section, "secret");
+    let age_max = age(section, Generic::AGE_MAX);
+    (!secrets.is_empty()).then(|| {
+        Arc::new(Generic {
+            age_max,
+            ..Generic::new(secrets)
+        }) as Arc<dyn Adapter>
+    })
+}
+
+fn standard(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
+    let said = is_said(&section);
+    let signing = signing(&mut section);
+    let is_whole = !signing.secrets.is_empty();
+    ended(section, said, is_whole, "secret", Standard::new(signing))
+}
+
+fn resend(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Option<Secret>) {
+    let said = is_said(&section);
+    let signing = signing(&mut section);
+    let key = section.secret("api_key");
+    let key = key.map(|key| Secret::new(key.reveal()));
+    let is_whole = !signing.secrets.is_empty() && key.is_some();
+    let door = ended(
+        section,
+        said,
+        is_whole,
+        "secret and api_key",
+        Resend::new(signing),
+    );
+    (door, key)
+}
+
+fn signing(section: &mut Section<'_>) -> Signing {
+    let mut texts = Vec::new();
+    for key in ["secret", "secret_old"] {
+        texts.extend(section.secret(key).map(|secret| secret.reveal().to_owned()));
+    }
+    Signing::new(texts.iter().map(String::as_str)).unwrap_or_else(|at| {
+        let key = if at == 0 { "secret" } else { "secret_old" };
+        section.problem(key, "not whsec_ and base64");
+        Signing::default()
+    })
+}
+
+fn sendgrid(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
+    let said = is_said(&section);
+    let keys = public_keys(&mut section);
+    let accounts = accounts(&mut section);
+    let is_whole = !keys.is_empty() || !accounts.is_empty();
+    let age_max = age(&mut section, SendGrid::AGE_MAX);
+    let door = SendGrid {
+        age_max,
+        ..SendGrid::new(keys, accounts)
+    };
+    ended(section, said, is_whole, "password", door)
+}
+
+fn ses(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
+    let said = is_said(&section);
+    let topics = section.list("topics", None, |topic| match topic.starts_with("arn:") {
+        true => Ok(topic.to_owned()),
+        false => Err("not a topic's ARN"),
+    });
+    let topics = topics.unwrap_or_default();
+    let is_whole = !topics.is_empty();
+    let accounts = accounts(&mut section);
+    let needs_sha256 = section.switch("needs_sha256", false);
+    let door = Ses {
+        needs_sha256,
+        ..Ses::new(topics, accounts)
+    };
+    ended(section, said, is_whole, "topics", door)
+}
+
+fn postal(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
+    let said = is_said(&section);
+    let keys = public_keys(&mut section);
+    let is_whole = !keys.is_empty();
+    let allows_sha1 = section.switch("allows_sha1", false);
+    let door = Postal {
+        allows_sha1,
+        ..Postal::new(keys)
+    };
+    ended(section, said, is_whole, "keys", door)
+}
+
+fn mandrill(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
+    let said = is_said(&section);
+    let keys = secrets(&mut section, "key");
+    let url = section.text_maybe("public_url");
+    let is_whole = !keys.is_empty() && url.is_some();
+    let door = Mandrill::new(keys, url.unwrap_or_default());
+    ended(section, said, is_whole, "key and public_url", door)
+}
+
+fn sparkpost(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
+    let said = is_said(&section);
+    let tokens = secrets(&mut section, "token");
+    let accounts = accounts(&mut section);
+    let is_whole = !tokens.is_empty() || !accounts.is_empty();
+    let door = SparkPost::new(tokens, accounts);
+    ended(section, said, is_whole, "token", door)
+}
+
+fn mailersend(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
+    let said = is_said(&section);
+    let secrets = secrets(&mut section, "secret");
+    let is_whole = !secrets.is_empty();
+    let door = MailerSend::new(secrets);
+    ended(section, said, is_whole, "secret", door)
+}
+
+fn mailgun(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
+    let said = is_said(&section);
+    let keys = secrets(&mut section, "signing_key");
+    let is_whole = !keys.is_empty();
+    let age_max = age(&mut section, Mailgun::AGE_MAX);
+    let door = Mailgun {
+        age_max,
+        ..Mailgun::new(keys)
+    };
+    ended(section, said, is_whole, "signing_key", door)
+}
+
+fn relay(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
+    let said = is_said(&section);
+    let accounts = accounts(&mut section);
+    let is_whole = !accounts.is_empty();
+    ended(section, said, is_whole, "password", Relay::new(accounts))
+}
+
+fn postmark(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
+    let said = is_said(&section);
+    let accounts = accounts(&mut section);
+    let networks = networks(&mut section, "networks");
+    let is_whole = !accounts.is_empty() || !networks.is_empty();
+    let door = Postmark::new(accounts, networks);
+    ended(section, said, is_whole, "password", door)
+}
+
+fn brevo(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
+    let said = is_said(&section);
+    let mut tokens = Vec::new();
+    for key in ["token", "token_old"] {
+        tokens.extend(section.secret(key));
+    }
+    let accounts = accounts(&mut section);
+    let is_whole = !tokens.is_empty() || !accounts.is_empty();
+    let tokens: Vec<&str> = tokens.iter().map(super::Secret::reveal).collect();
+    let door = Brevo::new(accounts, &tokens);
+    ended(section, said, is_whole, "token", door)
+}
+
+fn mailjet(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
+    let said = is_said(&section);
+    let accounts = accounts(&mut section);
+    let is_whole = !accounts.is_empty();
+    ended(section, said, is_whole, "password", Mailjet::new(accounts))
+}
+
+/// True if the operator has said anything in this table: then it is meant to be a door.
+fn is_said(section: &Section<'_>) -> bool {
+    !section.said().is_empty()
+}
+
+/// The door, if it was meant; it must have what it proves requests with.
+fn ended(
+    section: Section<'_>,
+    is_said: bool,
+    is_whole: bool,
+    needed: &str,
+    door: impl Adapter + 'static,
+) -> Option<Arc<dyn Adapter>> {
+    if is_said && !is_whole {
+        section.problem(needed, "missing: nobody could be believed without it");
+    }
+    section.end();
+    (is_said && is_whole).then(|| Arc::new(door) as Arc<dyn Adapter>)
+}
+
+/// The secret under `key` and, while it changes, the one before it.
+fn secrets(section: &mut Section<'_>, key: &str) -> Vec<Secret> {
+    let mut secrets = Vec::new();
+    for key in [key.to_owned(), format!("{key}_old")] {
+        match section.secret(&key) {
+            Some(secret) if secret.reveal().is_empty() => section.problem(&key, "empty"),
+            Some(secret) => secrets.push(Secret::new(secret.reveal())),
+            None => {}
+        }
+    }
+    secrets
+}
+
+/// As [`secrets`], of our own making: they must be strong.
+fn strong(section: &mut Section<'_>, key: &str) -> Vec<Secret> {
+    let mut secrets = Vec::new();
+    for key in [key.to_owned(), format!("{key}_old")] {
+        if let Some(secret) = section.secret(&key) {
+            if let Some(why) = secret.weakness() {
+                section.problem(&key, why);
+            }
+            secrets.push(Secret::new(secret.reveal()));
+        }
+    }
+    secrets
+}
+
+fn accounts(section: &mut Section<'_>) -> Vec<Account> {
+    /// Octets of a password: a provider's URL must not be guessed.
+    const PASSWORD_BYTES_MIN: usize = 16;
+    let user = section.parsed_or("user", "postern", |user| match user.contains(':') {
+        true => Err("has a colon"),
+        false => Ok(user.to_owned()),
+    });
+    let user = user.unwrap_or_default();
+    let mut accounts = Vec::new();
+    for key in ["password", "password_old"] {
+        if let Some(password) = section.secret(key) {
+            if password.reveal().len() < PASSWORD_BYTES_MIN {
+                let why = format!("too weak: {PASSWORD_BYTES_MIN} octets are the least");
+                section.problem(key, why);
+            }
+            accounts.push(Account::new(&user, password.reveal()));
+        }
+    }
+    accounts
+}
+
+fn public_keys(section: &mut Section<'_>) -> Vec<PublicKey> {
+    let read = |text: &str| PublicKey::parse(text).ok_or("not a public key, PEM or its base64");
+    section.list("keys", None, read).unwrap_or_default()
+}
+
+fn networks(section: &mut Section<'_>, key: &str) -> Vec<Network> {
+    let network = |text: &str| text.parse().map_err(|_| "not an address or address/bits");
+    section.list(key, Some(&[]), network).unwrap_or_default()
+}
+
+fn age(section: &mut Section<'_>, default: Duration) -> Duration {
+    let bounds = Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 60 * 60);
+    section.duration("max_age", default, bounds)
+}

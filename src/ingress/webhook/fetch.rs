@@ -1,0 +1,212 @@
+//! Owns the fetching of what a believed request points to: over HTTPS, from public addresses, without
+//! redirects, bounded.
+//!
+//! Does not know which hosts are right: whoever asks has checked that.
+
+use std::fmt;
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::redirect;
+use thiserror::Error;
+
+use super::proof::Secret;
+
+/// How long a fetch may take: a mail may be long.
+const FETCH_MAX: Duration = Duration::from_secs(120);
+/// How long nothing may come.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// What fetches. A seam: tests have their own.
+pub trait Fetch: fmt::Debug + Send + Sync {
+    /// The body at `url`, at most `bytes_max` octets; with a `bearer` as authorization, if one is
+    /// needed.
+    fn get<'f>(
+        &'f self,
+        url: &'f str,
+        bearer: Option<&'f Secret>,
+        bytes_max: usize,
+    ) -> Pin<Box<dyn Future<Output = Result<Bytes, FetchError>> + Send + 'f>>;
+}
+
+/// Fetches from the web.
+#[derive(Debug)]
+pub struct Web {
+    client: reqwest::Client,
+}
+
+impl Web {
+    /// A client that follows nothing and connects to public addresses only.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn new() -> Result<Self, FetchError> {
+        let client = reqwest::Client::builder()
+            .https_only(true)
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .connect_timeout(SILENCE_MAX)
+            .read_timeout(SILENCE_MAX)
+            .timeout(FETCH_MAX)
+            .dns_resolver(Arc::new(Public))
+            .build()?;
+        Ok(Self { client })
+    }
+}
+
+impl Fetch for Web {
+    fn get<'f>(
+        &'f self,
+        url: &'f str,
+        bearer: Option<&'f Secret>,
+        bytes_max: usize,
+    ) -> Pin<Box<dyn Future<Output = Result<Bytes, FetchError>> + Send + 'f>> {
+        Box::pin(async move {
+            let mut request = self.client.get(url);
+            if let Some(bearer) = bearer {
+                request = request.bearer_auth(bearer.text());
+            }
+            let mut response = request.send().await?;
+            // An address in the place of a name never saw the resolver.
+            let peer = response.remote_addr().map(|peer| peer.ip());
+            if !peer.is_some_and(is_public) {
+                return Err(FetchError::Private);
+            }
+            if !response.status().is_success() {
+                return Err(FetchError::Status(response.status().as_u16()));
+            }
+            let mut body = BytesMut::new();
+            while let Some(chunk) = response.chunk().await? {
+                if body.len() + chunk.len() > bytes_max {
+                    return Err(FetchError::TooLong);
+                }
+                body.extend_from_slice(&chunk);
+            }
+            Ok(body.freeze())
+        })
+    }
+}
+
+/// Why nothing was fetched.
+#[derive(Debug, Error)]
+pub enum FetchError {
+    /// The name stands for an address within a private network.
+    #[error("not a public address")]
+    Private,
+    /// The connection, TLS or HTTP.
+    #[error("request")]
+    Request(#[from] reqwest::Error),
+    /// The status is no yes.
+    #[error("status {0}")]
+    Status(u16),
+    /// There is more than was asked for.
+    #[error("longer than was asked for")]
+    TooLong,
+}
+
+/// Resolves names to public addresses alone, so what is checked is what is connected to.
+#[derive(Debug)]
+struct Public;
+
+impl Resolve for Public {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let public: Vec<SocketAddr> = found.filter(|at| is_public(at.ip())).collect();
+            if public.is_empty() {
+                return Err(FetchError::Private.into());
+            }
+            Ok(Box::new(public.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// True for an address anybody on the internet may have (the registries of RFC 6890).
+fn is_public(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(v4) => is_public_v4(v4),
+        IpAddr::V6(v6) => is_public_v6(v6),
+    }
+}
+
+fn is_public_v4(ip: Ipv4Addr) -> bool {
+    let [a, b, c, _] = ip.octets();
+    !(ip.is_private()
+        || ip.is_loopback()
+        || ip.is_link_local()
+        || ip.is_documentation()
+        || a == 0
+        || a >= 224
+        || (a == 100 && (b & 0xc0) == 64)
+        || (a == 192 && b == 0 && c == 0)
+        || (a == 192 && b == 88 && c == 99)
+        || (a == 198 && (b & 0xfe) == 18))
+}
+
+/// Only 2000::/3 is given out; of it, not what wraps an IPv4 address or is set aside.
+fn is_public_v6(ip: Ipv6Addr) -> bool {
+    let [first, second, ..] = ip.segments();
+    let is_aside = first == 0x2002 || (first == 0x2001 && (second < 0x200 || second == 0xdb8));
+    (first & 0xe000) == 0x2000 && !is_aside && (first & 0xfff0) != 0x3ff0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_addresses_are_not_asked() {
+        for ip in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.0.1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "100.64.0.1",
+            "192.0.0.8",
+            "198.18.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "::127.0.0.1",
+            "fe80::1",
+            "fc00::1",
+            "fec0::1",
+            "2002:7f00:1::",
+            "64:ff9b::7f00:1",
+            "2001:db8::1",
+            "2001::1",
+            "ff02::1",
+        ] {
+            assert!(!is_public(ip.parse().unwrap()), "{ip}");
+        }
+        for ip in [
+            "54.239.28.85",
+            "2600:1f18::1",
+            "2a00:1450::1",
+            "::ffff:54.239.28.85",
+        ] {
+            assert!(is_public(ip.parse().unwrap()), "{ip}");
+        }
+    }
+
+    #[tokio::test]
+    async fn private_urls_are_refused_before_a_connection() {
+        let web = Web::new().unwrap();
+        for url in [
+            "http://sns.us-east-1.amazonaws.com/a.pem",
+            "https://localhost/a.pem",
+            "file:///etc/passwd",
+        ] {
+            assert!(web.get(url, None, 10).await.is_err(), "{url}");
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Owns what a provider hears: its retry law, the outcome of a request, and the response made of both.
+//!
+//! Does not decide the outcome.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::incoming::Malformed;
+use super::proof::Unproven;
+use crate::store::MailId;
+
+/// Which status a provider takes for what. The rest is the same for all: 2xx is yes, and 503 with
+/// `Retry-After` is asked again by every one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Law {
+    /// For what will never be read.
+    pub malformed: u16,
+    /// For a mail that is for nobody here.
+    pub unroutable: u16,
+    /// For a request nobody vouches for: a wrong secret of ours must not cost a mail.
+    pub unproven: u16,
+    /// For a request that comes too slowly.
+    pub slow: u16,
+    /// Without a name and password it hears 401 with a challenge, and only then sends them.
+    pub is_challenged: bool,
+}
+
+impl Law {
+    /// A provider that comes again after any status but 2xx.
+    pub const RETRIES_ALL: Self = Self {
+        malformed: 400,
+        unroutable: 422,
+        unproven: 401,
+        slow: 408,
+        is_challenged: false,
+    };
+    /// The same, where it would come again for hours with a mail for nobody.
+    pub const RETRIES_FOR_LONG: Self = Self {
+        unroutable: 200,
+        ..Self::RETRIES_ALL
+    };
+    /// A provider that takes every 4xx for the last word.
+    pub const CLIENT_ERRORS_ARE_FINAL: Self = Self {
+        malformed: 400,
+        unroutable: 200,
+        unproven: 503,
+        slow: 503,
+        is_challenged: false,
+    };
+}
+
+/// How a request ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its mails are on the disk. `dropped` recipients are nobody's here.
+    Kept {
+        /// Their names.
+        mails: Vec<MailId>,
+        /// Recipients that were left out, each with a line in the log.
+        dropped: usize,
+    },
+    /// It was about no mail.
+    Nothing(&'static str),
+    /// All its recipients are nobody's here; each has its line in the log.
+    Unroutable {
+        /// How many.
+        dropped: usize,
+    },
+    /// It will never be read.
+    Malformed(Malformed),
+    /// Nobody vouches for it.
+    Unproven(Unproven),
+    /// It may be taken later.
+    Later(&'static str),
+    /// It is longer than the provider's requests may be.
+    TooLarge,
+    /// Its body is encoded.
+    Encoded,
+    /// It did not come in time.
+    Slow,
+    /// There is no such door.
+    Unknown,
+}
+
+impl Outcome {
+    /// One word for the metrics.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Kept { .. } => "kept",
+            Self::Nothing(_) => "nothing",
+            Self::Unroutable { .. } => "unroutable",
+            Self::Malformed(_) => "malformed",
+            Self::Unproven(_) => "unproven",
+            Self::Later(_) => "later",
+            Self::TooLarge => "too_large",
+            Self::Encoded => "encoded",
+            Self::Slow => "slow",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// What the provider hears by its law.
+    pub fn response(&self, law: Law) -> Response {
+        let (status, code, message) = match self {
+            Self::Kept { mails, dropped } => return Response::kept(mails, *dropped),
+            Self::Nothing(what) => return Response::nothing(what),
+            Self::Unroutable { dropped } => {
+                if law.unroutable == 200 {
+                    return Response::kept(&[], *dropped);
+                }
+                (
+                    law.unroutable,
+                    "no_such_recipient",
+                    "no recipient is ours".to_owned(),
+                )
+            }
+            Self::Malformed(why) => (law.malformed, "malformed", why.to_string()),
+            Self::Unproven(Unproven::NoAccount) if law.is_challenged => {
+                (401, "unauthorized", Unproven::NoAccount.to_string())
+            }
+            Self::Unproven(Unproven::Reused) => {
+                // Whoever asks again with it will never be believed.
+                (law.malformed, "unauthorized", Unproven::Reused.to_string())
+            }
+            Self::Unproven(why) => (law.unproven, "unauthorized", why.to_string()),
+            Self::Later(why) => (503, "unavailable", (*why).to_owned()),
+            Self::TooLarge => (413, "too_large", "longer than is taken".to_owned()),
+            Self::Encoded => (415, "encoded", "content-encoding: only identity".to_owned()),
+            Self::Slow => (law.slow, "timeout", "the request took too long".to_owned()),
+            Self::Unknown => (404, "not_found", "no such provider here".to_owned()),
+        };
+        Response {
+            status,
+            is_challenge: status == 401 && *self == Self::Unproven(Unproven::NoAccount),
+            body: json!({ "success": false, "error": { "code": code, "message": message } })
+                .to_string(),
+        }
+    }
+}
+
+/// What a provider hears.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body, JSON.
+    pub body: String,
+    is_challenge: bool,
+}
+
+impl Response {
+    /// How long a provider is asked to wait.
+    const RETRY_AFTER: Duration = Duration::from_secs(30);
+
+    /// The header fields, besides those every response has.
+    pub fn headers(&self) -> Vec<(&'static str, String)> {
+        let mut headers = vec![("content-type", "application/json".to_owned())];
+        if self.is_challenge {
+            headers.push(("www-authenticate", "Basic realm=\"postern\"".to_owned()));
+        }
+        if self.status == 503 {
+            headers.push(("retry-after", Self::RETRY_AFTER.as_secs().to_string()));
+        }
+        headers
+    }
+
+    fn kept(mails: &[MailId], dropped: usize) -> Self {
+        let mails: Vec<String> = mails.iter().map(ToString::to_string).collect();
+        Self::yes(&json!({ "mails": mails, "dropped": dropped }))
+    }
+
+    fn nothing(what: &str) -> Self {
+        Self::yes(&json!({ "mails": [], "dropped": 0, "ignored": what }))
+    }
+
+    fn yes(said: &serde_json::Value) -> Self {
+        Self {
+            status: 200,
+            body: json!({ "success": true, "data": said }).to_string(),
+            is_challenge: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_pass_is_never_final() {
+        for law in [
+            Law::RETRIES_ALL,
+            Law::RETRIES_FOR_LONG,
+            Law::CLIENT_ERRORS_ARE_FINAL,
+        ] {
+            let later = Outcome::Later("no room").response(law);
+            assert_eq!(later.status, 503);
+            assert!(later.headers().contains(&("retry-after", "30".to_owned())));
+            assert!(matches!(
+                Outcome::Unproven(Unproven::Wrong).response(law).status,
+                401 | 503
+            ));
+            assert!(matches!(Outcome::Slow.response(law).status, 408 | 503));
+            assert_eq!(Outcome::TooLarge.response(law).status, 413);
+        }
+        let postal = Law::CLIENT_ERRORS_ARE_FINAL;
+        assert_eq!(
+            Outcome::Unproven(Unproven::Wrong).response(postal).status,
+            503
+        );
+        let challenged = Law {
+            is_challenged: true,
+            ..postal
+        };
+        let challenge = Outcome::Unproven(Unproven::NoAccount).response(challenged);
+        assert_eq!(challenge.status, 401);
+        assert!(
+            challenge
+                .headers()
+                .iter()
+                .any(|(name, _)| *name == "www-authenticate")
+        );
+    }
+
+    #[test]
+    fn a_yes_names_what_was_kept() {
+        let kept = Outcome::Kept {
+            mails: vec![MailId(7)],
+            dropped: 1,
+        };
+        let response = kept.response(Law::RETRIES_ALL);
+        assert_eq!(response.status, 200);
+        assert_eq!(
+            response.body,
+            r#"{"data":{"dropped":1,"mails":["7"]},"success":true}"#
+        );
+        let none = Outcome::Unroutable { dropped: 2 };
+        assert_eq!(none.response(Law::RETRIES_FOR_LONG).status, 200);
+        assert_eq!(none.response(Law::RETRIES_ALL).status, 422);
+    }
+}

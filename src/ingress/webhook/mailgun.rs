@@ -1,0 +1,207 @@
+//! Owns Mailgun's routes: a form with the raw mail (`body-mime`) or its parts, and an HMAC of
+//! timestamp and token.
+//!
+//! Does not trust the signature for the content: it covers none of it, so each token is bound to the
+//! first content it came with.
+
+use std::time::Duration;
+
+use ring::digest;
+
+use super::Adapter;
+use super::form::Form;
+use super::incoming::{Decoded, Incoming, Malformed, Recipients, Results, addresses, bare, short};
+use super::json::Json;
+use super::law::Law;
+use super::once::Once;
+use super::payload::headers;
+use super::proof::{self, Hash, Mac, Secret, Unproven, digits, fresh};
+use super::rebuild::{Attachment, Draft};
+use super::request::{Authentic, Request};
+use crate::clock::Timestamp;
+
+/// Content-IDs that are looked at, for each file.
+const CONTENT_IDS_MAX: usize = 1_000;
+
+/// Mailgun's door.
+#[derive(Clone, Debug)]
+pub struct Mailgun {
+    /// The webhook signing keys (they are not the API keys).
+    pub keys: Vec<Secret>,
+    /// How old a signature may be.
+    pub age_max: Duration,
+    /// Octets of a body at most.
+    pub bytes_max: usize,
+}
+
+impl Mailgun {
+    /// Mailgun tries for eight hours with the signature it made first.
+    pub const AGE_MAX: Duration = Duration::from_secs(9 * 60 * 60);
+
+    /// The door with its usual bounds. A mail has 25 MB; a form may need three octets for one.
+    pub const fn new(keys: Vec<Secret>) -> Self {
+        Self {
+            keys,
+            age_max: Self::AGE_MAX,
+            bytes_max: 80 << 20,
+        }
+    }
+}
+
+impl Adapter for Mailgun {
+    fn name(&self) -> &'static str {
+        "mailgun"
+    }
+
+    fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    /// 406 is its only final word, and 200 its only yes.
+    fn law(&self) -> Law {
+        Law {
+            malformed: 406,
+            unroutable: 406,
+            ..Law::RETRIES_ALL
+        }
+    }
+
+    fn is_marked(&self, request: &Request) -> bool {
+        let names = ["timestamp", "token", "signature"];
+        Form::parse(request).is_ok_and(|form| names.iter().all(|name| form.has(name)))
+    }
+
+    fn authenticate<'r>(
+        &self,
+        request: &'r Request,
+        now: Timestamp,
+        _: Option<&[u8]>,
+    ) -> Result<Authentic<'r>, Unproven> {
+        let form = Form::parse(request).map_err(|_| Unproven::Malformed("form"))?;
+        let field = |name: &'static str| match form.text(name) {
+            Ok(Some(text)) => Ok(text),
+            Ok(None) => Err(Unproven::Missing(name)),
+            Err(_) => Err(Unproven::Duplicated(name)),
+        };
+        let (timestamp, token) = (field("timestamp")?, field("token")?);
+        let mac = Mac {
+            hash: Hash::Sha256,
+            form: proof::Form::Hex,
+            name: "signature",
+            given: field("signature")?,
+            parts: &[timestamp.as_bytes(), token.as_bytes()],
+        };
+        let at = digits(timestamp, "timestamp")?;
+        fresh(Timestamp::from_secs(at), now, self.age_max)?;
+        Ok(request.proven(mac.verify(&self.keys)?))
+    }
+
+    fn once(&self, authentic: Authentic<'_>) -> Result<Option<Once>, Malformed> {
+        let form = Form::parse(authentic.request())?;
+        let token = form.needed("token")?;
+        let mut parts: Vec<_> = form.fields().iter().collect();
+        parts.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut content = digest::Context::new(&digest::SHA256);
+        for field in parts {
+            content.update(&(field.name.len() as u64).to_be_bytes());
+            content.update(field.name.as_bytes());
+            content.update(&(field.bytes.len() as u64).to_be_bytes());
+            content.update(&field.bytes);
+        }
+        Ok(Some(Once::new(
+            self.name(),
+            token,
+            content.finish().as_ref(),
+        )))
+    }
+
+    fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
+        let form = Form::parse(authentic.request())?;
+        let recipients = addresses(form.needed("recipient")?);
+        let sender = form.text("sender")?.and_then(bare);
+        if form.one("attachments")?.is_some() {
+            return Err(Malformed::new(
+                "attachments: store() tells of it; forward() is needed",
+            ));
+        }
+        let mut results = Results::by(self.name());
+        let listed = match form.text("message-headers")? {
+            Some(json) => Some(Json::parse(json.as_bytes())?),
+            None => None,
+        };
+        for (check, name) in [
+            ("spf", "X-Mailgun-Spf"),
+            ("dkim", "X-Mailgun-Dkim-Check-Result"),
+            ("spam", "X-Mailgun-Sflag"),
+            ("spam_score", "X-Mailgun-Sscore"),
+        ] {
+            results.add(check, None, first(listed.as_ref(), name));
+        }
+        let bytes = match form.bytes("body-mime")? {
+            Some(raw) => raw.clone(),
+            None => parsed(&form, listed.as_ref())?.build(self.name(), ""),
+        };
+        Ok(Decoded::Mails(vec![Incoming {
+            id: short(form.needed("token")?),
+            sender,
+            recipients: Recipients::Envelope(recipients),
+            bytes,
+            told: results.told(),
+        }]))
+    }
+}
+
+/// The first field of this name: Mailgun puts its own on top of the sender's.
+fn first<'a>(listed: Option<&'a Json>, name: &str) -> Option<&'a str> {
+    let Json::List(pairs) = listed? else {
+        return None;
+    };
+    let mut pairs = pairs
+        .iter()
+        .filter_map(|pair| super::payload::pair_of(pair).ok());
+    pairs
+        .find(|(known, _)| known.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value)
+}
+
+fn parsed(form: &Form, listed: Option<&Json>) -> Result<Draft, Malformed> {
+    let mut draft = Draft::default();
+    headers(&mut draft, listed)?;
+    draft.field_if_none("From", form.text("from")?);
+    draft.field_if_none("Subject", form.text("subject")?);
+    let (plain, html) = (form.text("body-plain")?, form.text("body-html")?);
+    if plain.is_none() && html.is_none() && listed.is_none() {
+        return Err(Malformed::new(
+            "body-mime, body-plain and message-headers: all missing",
+        ));
+    }
+    draft.text(plain);
+    draft.html(html);
+    let ids = match form.text("content-id-map")? {
+        Some(json) => Some(Json::parse(json.as_bytes())?),
+        None => None,
+    };
+    for file in form.attachments() {
+        draft.attach(Attachment {
+            file_name: file.file_name.clone(),
+            media_type: file.media_type.clone(),
+            content_id: content_id(ids.as_ref(), &file.name),
+            bytes: file.bytes.clone(),
+        });
+    }
+    Ok(draft)
+}
+
+/// The Content-ID of a file. The map is from ids to files, and an id may stand in it twice or be
+/// empty.
+fn content_id(ids: Option<&Json>, file: &str) -> Option<String> {
+    let Json::Object(members) = ids? else {
+        return None;
+    };
+    let is_it = |value: &Json| matches!(value, Json::Text(name) if name == file);
+    let mut found = members
+        .iter()
+        .take(CONTENT_IDS_MAX)
+        .filter(|(id, value)| is_it(value) && !id.is_empty());
+    found.next().map(|(id, _)| id.clone())
+}

@@ -1,0 +1,93 @@
+//! Owns what is counted at the webhooks.
+//!
+//! Does not log.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// The counters. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    requests: Family<ByOutcome, Counter>,
+    mails: Family<ByProvider, Counter>,
+    mail_bytes: Family<ByProvider, Counter>,
+    dropped: Family<ByReason, Counter>,
+    in_flight: Gauge,
+    panics: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOutcome {
+    provider: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByProvider {
+    provider: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReason {
+    provider: &'static str,
+    reason: &'static str,
+}
+
+impl Metrics {
+    /// Registers `webhook_*`.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("webhook");
+        let requests = self.requests.clone();
+        registry.register("requests", "Requests by how they ended", requests);
+        registry.register("mails", "Mails taken", self.mails.clone());
+        registry.register(
+            "mail_bytes",
+            "Bytes of mails taken",
+            self.mail_bytes.clone(),
+        );
+        let dropped = self.dropped.clone();
+        registry.register(
+            "dropped",
+            "Recipients left out, each with a line in the log",
+            dropped,
+        );
+        let in_flight = self.in_flight.clone();
+        registry.register("in_flight_bytes", "Bytes of bodies in memory", in_flight);
+        registry.register(
+            "panics",
+            "Requests that ended in a panic",
+            self.panics.clone(),
+        );
+    }
+
+    pub(super) fn ended(&self, provider: &'static str, outcome: &'static str) {
+        self.requests
+            .get_or_create(&ByOutcome { provider, outcome })
+            .inc();
+    }
+
+    pub(super) fn kept(&self, provider: &'static str, bytes: usize) {
+        self.mails.get_or_create(&ByProvider { provider }).inc();
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.mail_bytes
+            .get_or_create(&ByProvider { provider })
+            .inc_by(bytes);
+    }
+
+    pub(super) fn dropped(&self, provider: &'static str, reason: &'static str) {
+        self.dropped
+            .get_or_create(&ByReason { provider, reason })
+            .inc();
+    }
+
+    pub(super) fn in_flight(&self) -> &Gauge {
+        &self.in_flight
+    }
+
+    pub(super) fn panicked(&self) {
+        self.panics.inc();
+    }
+}

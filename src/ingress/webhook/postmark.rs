@@ -1,0 +1,205 @@
+//! Owns Postmark's inbound webhook: JSON, with the raw mail where the server is set to include it; a
+//! name and password, and Postmark's own addresses.
+//!
+//! Does not use `MailboxHash`: the token is read from the recipient.
+
+use super::Adapter;
+use super::incoming::{Decoded, Incoming, Malformed, Recipients, Results, bare, base64, short};
+use super::json::{Json, Object};
+use super::law::Law;
+use super::payload::{headers, pair_of};
+use super::proof::{Account, Unproven, basic, peer};
+use super::rebuild::{Attachment, Draft};
+use super::request::{Authentic, Request};
+use crate::clock::Timestamp;
+use crate::ingress::smtp::Network;
+
+/// Postmark's door. There is no signature: a request needs the account, and comes from one of the
+/// networks where any are set.
+#[derive(Clone, Debug)]
+pub struct Postmark {
+    /// Names and passwords in the URL.
+    pub accounts: Vec<Account>,
+    /// Where Postmark posts from; empty for anywhere.
+    pub networks: Vec<Network>,
+    /// Octets of a body at most.
+    pub bytes_max: usize,
+}
+
+impl Postmark {
+    /// The door with its usual bound. 35 MB of attachments stand twice in base64 in the JSON.
+    pub const fn new(accounts: Vec<Account>, networks: Vec<Network>) -> Self {
+        Self {
+            accounts,
+            networks,
+            bytes_max: 110 << 20,
+        }
+    }
+}
+
+impl Adapter for Postmark {
+    fn name(&self) -> &'static str {
+        "postmark"
+    }
+
+    fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    /// 403 ends its tries; a wrong password of ours must not.
+    fn law(&self) -> Law {
+        Law {
+            malformed: 403,
+            unroutable: 403,
+            ..Law::RETRIES_ALL
+        }
+    }
+
+    fn is_marked(&self, request: &Request) -> bool {
+        let has = |mark: &[u8]| memchr::memmem::find(request.body(), mark).is_some();
+        request.headers().media_type() == "application/json"
+            && (has(b"\"OriginalRecipient\"") || has(b"\"MessageStream\""))
+    }
+
+    fn authenticate<'r>(
+        &self,
+        request: &'r Request,
+        _: Timestamp,
+        _: Option<&[u8]>,
+    ) -> Result<Authentic<'r>, Unproven> {
+        let mut proof = None;
+        if !self.networks.is_empty() {
+            proof = Some(peer(request.peer(), &self.networks)?);
+        }
+        if !self.accounts.is_empty() || proof.is_none() {
+            proof = Some(basic(request.headers(), &self.accounts)?);
+        }
+        Ok(request.proven(proof.ok_or(Unproven::NoAccount)?))
+    }
+
+    fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
+        let json = Json::parse(authentic.request().body())?;
+        let root = json.object("")?;
+        if let Some(other) = root.text("RecordType")?
+            && !other.eq_ignore_ascii_case("inbound")
+        {
+            return Ok(Decoded::Nothing("no inbound mail"));
+        }
+        let id = root.text("MessageID")?.unwrap_or_default();
+        let fields = root.list("Headers")?;
+        let recipients = match root.text("OriginalRecipient")?.and_then(bare) {
+            Some(recipient) => Recipients::Envelope(vec![recipient]),
+            None => Recipients::Header(shown(root)?),
+        };
+        let bytes = match root.text("RawEmail")?.filter(|raw| !raw.is_empty()) {
+            Some(raw) => raw.to_owned().into(),
+            None => {
+                // The button "Check" names every mail zero.
+                parsed(root)?.build(self.name(), id)
+            }
+        };
+        let mut results = Results::by(self.name());
+        let told = |name: &str| {
+            let mut pairs = fields.iter().filter_map(|pair| pair_of(pair).ok());
+            let found = pairs.find(|(known, _)| known.eq_ignore_ascii_case(name));
+            found.map(|(_, value)| value)
+        };
+        let spf = told("Received-SPF").and_then(|value| value.split_whitespace().next());
+        results.add("spf", None, spf);
+        results.add(
+            "spam",
+            None,
+            told("X-Spam-Status").and_then(|s| s.split(',').next()),
+        );
+        results.add("spam_score", None, told("X-Spam-Score"));
+        Ok(Decoded::Mails(vec![Incoming {
+            id: short(id),
+            sender: sender(root, fields)?,
+            recipients,
+            bytes,
+            told: results.told(),
+        }]))
+    }
+}
+
+/// The reverse-path: the `Return-Path` on top, which is Postmark's own. A later one is the sender's.
+fn sender(root: Object<'_>, fields: &[Json]) -> Result<Option<String>, Malformed> {
+    let top = fields.first().and_then(|pair| pair_of(pair).ok());
+    match top.filter(|(name, _)| name.eq_ignore_ascii_case("return-path")) {
+        Some((_, "<>" | "")) => Ok(None),
+        Some((_, path)) => Ok(bare(path)),
+        None => match root.text("From")? {
+            Some(from) => Ok(bare(from)),
+            None => {
+                let from = root.object("FromFull")?.map(|from| from.text("Email"));
+                Ok(from.transpose()?.flatten().and_then(bare))
+            }
+        },
+    }
+}
+
+/// The addresses of the header, the way Postmark lists them.
+fn shown(root: Object<'_>) -> Result<Vec<String>, Malformed> {
+    let mut all = Vec::new();
+    for name in ["ToFull", "CcFull", "BccFull"] {
+        for person in root.list(name)? {
+            all.extend(person.object(name)?.text("Email")?.map(str::to_owned));
+        }
+    }
+    Ok(all)
+}
+
+/// A person as a header field has one.
+fn written(person: Object<'_>) -> Result<Option<String>, Malformed> {
+    let Some(address) = person.text("Email")? else {
+        return Ok(None);
+    };
+    Ok(Some(
+        match person.text("Name")?.filter(|name| !name.is_empty()) {
+            Some(name) => format!("\"{}\" <{address}>", name.replace(['"', '\\'], "")),
+            None => address.to_owned(),
+        },
+    ))
+}
+
+fn parsed(root: Object<'_>) -> Result<Draft, Malformed> {
+    let mut draft = Draft::default();
+    headers(&mut draft, root.member("Headers")?)?;
+    // Postmark takes these out of the list.
+    for (field, name) in [
+        ("From", "From"),
+        ("To", "To"),
+        ("Cc", "Cc"),
+        ("Subject", "Subject"),
+    ] {
+        draft.field_if_none(field, root.text(name)?);
+    }
+    let from = root.object("FromFull")?.map(written).transpose()?.flatten();
+    draft.field_if_none("From", from.as_deref());
+    for (field, name) in [("To", "ToFull"), ("Cc", "CcFull")] {
+        let mut people = Vec::new();
+        for person in root.list(name)? {
+            people.extend(written(person.object(name)?)?);
+        }
+        draft.field_if_none(field, Some(&people.join(", ")));
+    }
+    draft.field_if_none("Reply-To", root.text("ReplyTo")?);
+    draft.field_if_none("Date", root.text("Date")?);
+    draft.text(root.text("TextBody")?);
+    draft.html(root.text("HtmlBody")?);
+    for file in root.list("Attachments")? {
+        let file = file.object("Attachments")?;
+        let content = match file.text("Content")? {
+            Some(content) => content,
+            // The button "Check" calls it so.
+            None => file.needed_text("Data")?,
+        };
+        draft.attach(Attachment {
+            file_name: file.text("Name")?.map(str::to_owned),
+            media_type: file.text("ContentType")?.map(str::to_owned),
+            content_id: file.text("ContentID")?.map(str::to_owned),
+            bytes: base64(content, "Attachments.Content")?.into(),
+        });
+    }
+    Ok(draft)
+}

@@ -1,0 +1,153 @@
+//! Owns Resend's `email.received`: signed as Svix does, it names a mail that Resend keeps.
+//!
+//! Does not fetch the mail: it says where it is and what the answer there means.
+
+use super::Adapter;
+use super::incoming::{Decoded, Elsewhere, Malformed, Recipients, addresses, bare, short};
+use super::json::Json;
+use super::law::Law;
+use super::proof::Unproven;
+use super::request::{Authentic, Request};
+use super::standard::{Names, Signing};
+use crate::clock::Timestamp;
+
+/// Resend's door.
+#[derive(Clone, Debug)]
+pub struct Resend {
+    /// What a request is verified with.
+    pub signing: Signing,
+    /// Octets of a body at most: it has no mail in it.
+    pub bytes_max: usize,
+}
+
+impl Resend {
+    /// The door with its usual bound.
+    pub const fn new(signing: Signing) -> Self {
+        Self {
+            signing,
+            bytes_max: 1 << 20,
+        }
+    }
+}
+
+/// Where Resend's API has a mail, by its name.
+pub(super) fn url(id: &str) -> String {
+    format!("https://api.resend.com/emails/receiving/{id}")
+}
+
+/// The URL of the whole mail in the API's answer, if there is one and it is at a host of Resend's or
+/// of its store.
+pub(super) fn raw_url(answer: &[u8]) -> Result<String, Malformed> {
+    let json = Json::parse(answer)?;
+    let raw = json.object("")?.object("raw")?;
+    let raw = raw.ok_or_else(|| Malformed::new("raw: missing"))?;
+    let url = raw.needed_text("download_url")?;
+    let host = url
+        .strip_prefix("https://")
+        .and_then(|rest| rest.split(['/', '?']).next());
+    let is_name = |host: &str| {
+        host.bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'))
+    };
+    let is_theirs = |host: &str| {
+        host == "resend.com" || host.ends_with(".resend.com") || host.ends_with(".cloudfront.net")
+    };
+    if host.is_some_and(|host| is_name(host) && is_theirs(host)) {
+        Ok(url.to_owned())
+    } else {
+        Err(Malformed::new("raw.download_url: not at Resend"))
+    }
+}
+
+impl Adapter for Resend {
+    fn name(&self) -> &'static str {
+        "resend"
+    }
+
+    fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    fn law(&self) -> Law {
+        Law::RETRIES_FOR_LONG
+    }
+
+    fn is_marked(&self, request: &Request) -> bool {
+        let mark = b"\"email_id\"";
+        Names::are_there(request.headers()) && memchr::memmem::find(request.body(), mark).is_some()
+    }
+
+    fn authenticate<'r>(
+        &self,
+        request: &'r Request,
+        now: Timestamp,
+        _: Option<&[u8]>,
+    ) -> Result<Authentic<'r>, Unproven> {
+        Ok(request.proven(self.signing.verify(request, now)?))
+    }
+
+    fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
+        let json = Json::parse(authentic.request().body())?;
+        let root = json.object("")?;
+        if root.text("type")? != Some("email.received") {
+            return Ok(Decoded::Nothing("no inbound mail"));
+        }
+        let mail = root
+            .object("data")?
+            .ok_or_else(|| Malformed::new("data: missing"))?;
+        let id = mail.needed_text("email_id")?;
+        // It becomes a part of a URL.
+        let is_plain = id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+        if !is_plain || id.is_empty() || id != short(id) {
+            return Err(Malformed::new("email_id: not of its form"));
+        }
+        let list = |name: &str| -> Result<Vec<String>, Malformed> {
+            let mut all = Vec::new();
+            for text in mail.list(name)? {
+                all.extend(addresses(text.text(name)?));
+            }
+            Ok(all)
+        };
+        let recipients = match list("received_for")? {
+            told if !told.is_empty() => Recipients::Envelope(told),
+            _ => Recipients::Header([list("to")?, list("cc")?, list("bcc")?].concat()),
+        };
+        Ok(Decoded::Elsewhere(Elsewhere {
+            id: id.to_owned(),
+            recipients,
+            sender: mail.text("from")?.and_then(bare),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mail_is_fetched_from_resend_alone() {
+        let told =
+            |url: &str| raw_url(format!("{{\"raw\":{{\"download_url\":\"{url}\"}}}}").as_bytes());
+        for url in [
+            "https://x.cloudfront.net/a?b=c",
+            "https://inbound.resend.com/a",
+        ] {
+            assert_eq!(told(url).as_deref(), Ok(url));
+        }
+        for url in [
+            "http://x.cloudfront.net/a",
+            "https://cloudfront.net.evil.example/a",
+            "https://evil.example/?.cloudfront.net",
+            "https://u@x.cloudfront.net/a",
+            "https://x.cloudfront.net:8443/a",
+            "https://169.254.169.254/a",
+            "file:///etc/passwd",
+            "",
+        ] {
+            assert!(told(url).is_err(), "{url}");
+        }
+        assert!(raw_url(b"{\"raw\":null}").is_err());
+    }
+}

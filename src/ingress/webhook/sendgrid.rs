@@ -1,0 +1,191 @@
+//! Owns Twilio SendGrid's Inbound Parse: `multipart/form-data` with the raw mail or its parts, signed
+//! with ECDSA or sent with a name and password.
+//!
+//! Does not route by the `to` field: only the envelope says whom a mail is for.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::Adapter;
+use super::form::{Field, Form};
+use super::incoming::{Decoded, Incoming, Malformed, Recipients, Results, bare, in_charset};
+use super::json::Json;
+use super::law::Law;
+use super::proof::{Account, PublicKey, Unproven, basic, digits, ecdsa, fresh};
+use super::rebuild::{Attachment, Draft};
+use super::request::{Authentic, Request};
+use crate::clock::Timestamp;
+
+const SIGNATURE: &str = "x-twilio-email-event-webhook-signature";
+const TIMESTAMP: &str = "x-twilio-email-event-webhook-timestamp";
+
+/// SendGrid's door. A request needs a signature or an account, whichever is set.
+#[derive(Clone, Debug)]
+pub struct SendGrid {
+    /// The keys SendGrid shows for its signatures.
+    pub keys: Vec<PublicKey>,
+    /// Names and passwords in the URL.
+    pub accounts: Vec<Account>,
+    /// How old a signature may be. It covers the whole body, so a replay is a duplicate and no more.
+    pub age_max: Duration,
+    /// Octets of a body at most.
+    pub bytes_max: usize,
+}
+
+impl SendGrid {
+    /// SendGrid tries for three days, and does not say that it signs anew.
+    pub const AGE_MAX: Duration = Duration::from_secs(73 * 60 * 60);
+
+    /// The door with its usual bounds: SendGrid sends 30 MB at most.
+    pub const fn new(keys: Vec<PublicKey>, accounts: Vec<Account>) -> Self {
+        Self {
+            keys,
+            accounts,
+            age_max: Self::AGE_MAX,
+            bytes_max: 40 << 20,
+        }
+    }
+}
+
+impl Adapter for SendGrid {
+    fn name(&self) -> &'static str {
+        "sendgrid"
+    }
+
+    fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    fn law(&self) -> Law {
+        Law::CLIENT_ERRORS_ARE_FINAL
+    }
+
+    fn is_marked(&self, request: &Request) -> bool {
+        request.headers().has(SIGNATURE)
+            || (request.headers().media_type() == "multipart/form-data"
+                && Form::parse(request).is_ok_and(|form| form.has("envelope")))
+    }
+
+    fn authenticate<'r>(
+        &self,
+        request: &'r Request,
+        now: Timestamp,
+        _: Option<&[u8]>,
+    ) -> Result<Authentic<'r>, Unproven> {
+        let headers = request.headers();
+        if self.keys.is_empty() || (!headers.has(SIGNATURE) && !self.accounts.is_empty()) {
+            return Ok(request.proven(basic(headers, &self.accounts)?));
+        }
+        let given = headers.needed(SIGNATURE)?;
+        let timestamp = headers.needed(TIMESTAMP)?;
+        let at = Timestamp::from_secs(digits(timestamp, TIMESTAMP)?);
+        fresh(at, now, self.age_max)?;
+        let signed = [timestamp.as_bytes(), request.body()].concat();
+        Ok(request.proven(ecdsa(&self.keys, &signed, given, SIGNATURE)?))
+    }
+
+    fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
+        let form = Form::parse(authentic.request())?;
+        let envelope = Json::parse(form.needed("envelope")?.as_bytes())?;
+        let envelope = envelope.object("envelope")?;
+        let to = envelope.needed("to")?.texts("envelope.to")?;
+        let sender = envelope.text("from")?.and_then(bare);
+        let bytes = match form.bytes("email")? {
+            Some(raw) => raw.clone(),
+            None => parsed(&form)?.build(self.name(), ""),
+        };
+        let mut results = Results::by(self.name());
+        results.add("spf", None, form.text("SPF")?);
+        for (domain, result) in dkim(form.text("dkim")?.unwrap_or_default()) {
+            results.add("dkim", domain, Some(result));
+        }
+        results.add("spam_score", None, form.text("spam_score")?);
+        Ok(Decoded::Mails(vec![Incoming {
+            id: String::new(),
+            sender,
+            recipients: Recipients::Envelope(to),
+            bytes,
+            told: results.told(),
+        }]))
+    }
+}
+
+fn parsed(form: &Form) -> Result<Draft, Malformed> {
+    let charsets = form.bytes("charsets")?.map(|json| Json::parse(json));
+    let charsets: BTreeMap<String, String> = match charsets {
+        Some(Ok(Json::Object(members))) => members
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value.text("").ok()?.to_owned())))
+            .collect(),
+        // It only helps to read the rest.
+        _ => BTreeMap::new(),
+    };
+    let decoded = |name: &str| -> Result<Option<String>, Malformed> {
+        let charset = charsets.get(name).map(String::as_str);
+        Ok(form.bytes(name)?.map(|bytes| in_charset(bytes, charset)))
+    };
+    let mut draft = Draft::default();
+    let block = decoded("headers")?;
+    draft.header_block(&block.ok_or_else(|| Malformed::new("email and headers: both missing"))?);
+    for (field, name) in [
+        ("From", "from"),
+        ("To", "to"),
+        ("Cc", "cc"),
+        ("Subject", "subject"),
+    ] {
+        draft.field_if_none(field, decoded(name)?.as_deref());
+    }
+    draft.text(decoded("text")?.as_deref());
+    draft.html(decoded("html")?.as_deref());
+    let told = form.bytes("attachment-info")?.map(|json| Json::parse(json));
+    let told = told.and_then(Result::ok);
+    for file in form.attachments() {
+        draft.attach(attachment(file, told.as_ref()));
+    }
+    Ok(draft)
+}
+
+/// A file with what `attachment-info` says of it; that may be missing, or wrong.
+fn attachment(file: &Field, told: Option<&Json>) -> Attachment {
+    let about = told.and_then(|told| {
+        told.object("attachment-info")
+            .ok()?
+            .object(&file.name)
+            .ok()?
+    });
+    let text = |name| Some(about?.text(name).ok()??.to_owned());
+    Attachment {
+        file_name: text("filename")
+            .or_else(|| text("name"))
+            .or_else(|| file.file_name.clone()),
+        media_type: text("type").or_else(|| file.media_type.clone()),
+        content_id: text("content-id"),
+        bytes: file.bytes.clone(),
+    }
+}
+
+/// `{@example.org : pass, @b.example : temperror}` and `none`: words, never JSON.
+fn dkim(text: &str) -> Vec<(Option<&str>, &str)> {
+    let parts = text.split([',', '{', '}']).map(str::trim);
+    let parts = parts.filter(|part| !part.is_empty());
+    parts
+        .map(|part| match part.split_once(" : ") {
+            Some((domain, result)) => (Some(domain.trim_start_matches('@').trim()), result.trim()),
+            None => (None, part),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dkim_has_a_form_of_its_own() {
+        assert_eq!(dkim("none"), [(None, "none")]);
+        assert_eq!(dkim(""), []);
+        let two = [(Some("a.com"), "pass"), (Some("b.com"), "temperror")];
+        assert_eq!(dkim("{@a.com : pass, @b.com : temperror}"), two);
+        assert_eq!(dkim("{@a.com : pass} , {@b.com : temperror}"), two);
+    }
+}

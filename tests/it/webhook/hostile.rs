@@ -1,0 +1,494 @@
+//! Requests nobody should believe, and believed ones nobody should choke on (HOSTILE I1, I2, F4-F7).
+
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use postern::clock::Timestamp;
+use postern::ingress::webhook::{Adapter, Headers, Request};
+use proptest::prelude::*;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::body::Body;
+use super::kinds::KITS;
+use super::kit::{self, CERTIFICATE_URL, Kit, adapters};
+use super::{House, Post, send};
+
+const TO: &str = "general@in.example.com";
+
+fn house() -> House {
+    let house = House::new(adapters());
+    house.fetch.put(CERTIFICATE_URL, kit::certificate());
+    house
+}
+
+fn kit(name: &str) -> &'static Kit {
+    KITS.iter().find(|kit| kit.name == name).unwrap()
+}
+
+/// The header fields that vouch for a request, or keep it apart from others.
+fn vouching(post: &Post) -> Vec<String> {
+    let names = post
+        .headers
+        .iter()
+        .map(|(name, _)| name.to_ascii_lowercase());
+    names
+        .filter(|name| {
+            ![
+                "content-type",
+                "x-envelope-to",
+                "x-envelope-from",
+                "x-postal-signature-kid",
+                "x-messagesystems-batch-id",
+            ]
+            .contains(&name.as_str())
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn nobody_is_believed_without_the_secret() {
+    for kit in KITS {
+        let what = format!("{}, {}", kit.name, kit.mode);
+        let house = house();
+        let refused = async |post: &Post, how: &str| {
+            let heard = house.send(post).await;
+            let status = heard.status;
+            assert_eq!(status, kit.unproven, "{what}, {how}: {heard:?}");
+            assert!(heard.body["error"]["code"].is_string(), "{what}, {how}");
+            let retry = heard.headers.iter().any(|(name, _)| *name == "retry-after");
+            assert_eq!(retry, status == 503, "{what}, {how}");
+        };
+        let good = kit.good(TO, house.now);
+        refused(
+            &kit.post_with((kit.body)(TO), house.now, false),
+            "wrong secret",
+        )
+        .await;
+        for name in vouching(&good) {
+            let is_it = |(known, _): &(String, Vec<u8>)| known.eq_ignore_ascii_case(&name);
+            let mut missing = good.clone();
+            missing.headers.retain(|field| !is_it(field));
+            if !name.starts_with("x-amz-sns") {
+                refused(&missing, &format!("no {name}")).await;
+            }
+            let mut twice = good.clone();
+            let field = good
+                .headers
+                .iter()
+                .find(|field| is_it(field))
+                .unwrap()
+                .clone();
+            twice.headers.push(field);
+            refused(&twice, &format!("{name} twice")).await;
+            for value in ["", "x", "é", "Basic", "Basic !", "NaN", "-1", "+1", "1e3"] {
+                let mut odd = good.clone();
+                for (known, old) in &mut odd.headers {
+                    if known.eq_ignore_ascii_case(&name) {
+                        *old = value.as_bytes().to_vec();
+                    }
+                }
+                refused(&odd, &format!("{name}: {value}")).await;
+            }
+        }
+        if let Some(secs) = kit.too_old {
+            for millis in [secs as i64 * 1000, -(secs as i64) * 1000] {
+                let at = house.now.as_millis().saturating_add_signed(millis);
+                let at = Timestamp::from_millis(at);
+                refused(&kit.post((kit.body)(TO), at), &format!("{millis} ms away")).await;
+            }
+        }
+        assert!(house.deliveries().is_empty(), "{what}");
+        assert_eq!(
+            house.send(&good).await.status,
+            200,
+            "{what}: the house itself is sound"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_changed_body_has_no_signature() {
+    for kit in KITS {
+        // A name and password vouch for whatever comes with them; Mailgun's case has its own test.
+        let good = kit.good(TO, house_now());
+        let fixed = ["authorization", "x-messagesystems-webhook-token"];
+        let is_fixed = good
+            .headers
+            .iter()
+            .any(|(name, _)| fixed.contains(&name.to_ascii_lowercase().as_str()));
+        if is_fixed || kit.name == "mailgun" {
+            continue;
+        }
+        let house = house();
+        let mut post = kit.good(TO, house.now);
+        let mut changed = post.body.to_vec();
+        let at = changed
+            .windows(3)
+            .position(|w| w == b"ann" || w == b"%61")
+            .unwrap_or(30);
+        changed[at + 1] ^= 1;
+        post.body = changed.into();
+        let heard = house.send(&post).await;
+        assert_eq!(
+            heard.status, kit.unproven,
+            "{}, {}: {heard:?}",
+            kit.name, kit.mode
+        );
+    }
+}
+
+fn house_now() -> Timestamp {
+    postern::clock::now()
+}
+
+#[tokio::test]
+async fn the_bound_on_age_is_exact_and_seconds_are_named() {
+    let house = house();
+    let kit = kit("generic");
+    for (millis, status) in [
+        (-300_000, 200),
+        (-300_001, 401),
+        (300_000, 200),
+        (300_001, 401),
+    ] {
+        let at = Timestamp::from_millis(house.now.as_millis().saturating_add_signed(millis));
+        let heard = house.send(&kit.good(TO, at)).await;
+        assert_eq!(heard.status, status, "{millis}: {heard:?}");
+    }
+    let seconds = Timestamp::from_millis(house.now.as_secs());
+    let heard = house.send(&kit.good(TO, seconds)).await;
+    assert_eq!(heard.status, 401);
+    let said = heard.body["error"]["message"].as_str().unwrap();
+    assert!(said.contains("seconds"), "{said}");
+}
+
+#[tokio::test]
+async fn a_hundred_replays_at_once_are_one_effect() {
+    for kit in [
+        kit("generic"),
+        kit("sendgrid"),
+        kit("mailgun"),
+        kit("postmark"),
+    ] {
+        let house = house();
+        let post = kit.good(TO, house.now);
+        let mut all = JoinSet::new();
+        for _ in 0..100 {
+            let (doors, post, now) = (house.doors.clone(), post.clone(), house.now);
+            all.spawn(async move { send(&doors, &post, now).await.status });
+        }
+        let heard = all.join_all().await;
+        assert_eq!(heard, [200; 100], "{}", kit.name);
+        assert_eq!(house.effects(), 1, "{}", kit.name);
+        assert_eq!(house.metric("in_flight_bytes"), 0);
+    }
+}
+
+#[tokio::test]
+async fn mailguns_token_is_good_for_one_mail() {
+    let house = house();
+    let kit = kit("mailgun");
+    let first = kit.good(TO, house.now);
+    assert_eq!(house.send(&first).await.status, 200);
+    assert_eq!(house.send(&first).await.status, 200, "a retry");
+    let text = String::from_utf8(first.body.to_vec()).unwrap();
+    let other = text.replace("%48%65%6C%6C%6F", "%4F%74%68%65%72");
+    assert_ne!(text, other);
+    let other = Post {
+        body: other.into(),
+        ..first
+    };
+    assert_eq!(
+        house.send(&other).await.status,
+        406,
+        "the token of another mail"
+    );
+    assert_eq!(house.effects(), 1);
+}
+
+#[tokio::test]
+async fn a_strangers_topic_or_certificate_is_not_even_fetched() {
+    let house = house();
+    let kit = kit("ses");
+    let good = kit.good(TO, house.now);
+    let text = String::from_utf8(good.body.to_vec()).unwrap();
+    for (from, to) in [
+        (
+            "arn:aws:sns:us-east-1:111111111111:inbound\"",
+            "arn:aws:sns:us-east-1:2:inbound\"",
+        ),
+        (CERTIFICATE_URL, "https://evil.example/a.pem"),
+        (CERTIFICATE_URL, "http://sns.us-east-1.amazonaws.com/a.pem"),
+        (CERTIFICATE_URL, "https://sns.us-east-1.amazonaws.com/a.txt"),
+        (
+            CERTIFICATE_URL,
+            "https://sns.us-east-1.amazonaws.com/?a=b.pem",
+        ),
+        (CERTIFICATE_URL, "https://169.254.169.254/a.pem"),
+    ] {
+        let body = text.replace(from, to);
+        assert_ne!(body, text);
+        let heard = house
+            .send(&Post {
+                body: body.into(),
+                ..good.clone()
+            })
+            .await;
+        assert_eq!(heard.status, 503, "{to}: {heard:?}");
+    }
+    assert!(house.fetch.asked().is_empty());
+    let gone = text.replace(
+        CERTIFICATE_URL,
+        "https://sns.us-east-1.amazonaws.com/gone.pem",
+    );
+    let heard = house
+        .send(&Post {
+            body: gone.into(),
+            ..good.clone()
+        })
+        .await;
+    assert_eq!(heard.status, 503, "not there: {heard:?}");
+    assert_eq!(house.fetch.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn a_wrong_type_anywhere_is_an_answer_and_no_panic() {
+    for kit in KITS {
+        let house = House::with(adapters(), |settings| {
+            settings.each.per_second = u32::MAX;
+            settings.all.per_second = u32::MAX;
+        });
+        house.fetch.put(CERTIFICATE_URL, kit::certificate());
+        let mut seen = 0;
+        for body in (kit.body)(TO).wrong() {
+            let shown = format!("{}, {}: {body:?}", kit.name, kit.mode);
+            let post = kit.post(body, house.now);
+            let heard = house.send(&post).await;
+            seen += 1;
+            let right = match heard.status {
+                200 => heard.body["success"] == true,
+                400 | 401 | 403 | 406 | 422 | 503 => heard.body["error"]["message"].is_string(),
+                _ => false,
+            };
+            assert!(right, "{shown}: {heard:?}");
+        }
+        assert!(
+            seen > 20 || kit.name == "relay",
+            "{}: only {seen}",
+            kit.name
+        );
+        assert_eq!(house.metric("panics_total"), 0);
+        // Whatever was taken can be read.
+        assert!(house.effects() > 0 || kit.name == "relay", "{}", kit.name);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_cut_off_brings_nothing() {
+    for kit in KITS.iter().filter(|kit| kit.name != "relay") {
+        let house = house();
+        let whole = (kit.body)(TO);
+        let bytes = whole.written();
+        let step = bytes.len() / 40 + 1;
+        for end in (0..bytes.len().saturating_sub(4)).step_by(step) {
+            // Signed as it is, so that its form alone is what is wrong.
+            let mut post = kit.post(Body::Raw(bytes[..end].to_vec()), house.now);
+            // Half a list of pairs is a list of pairs, and the other two sign something else.
+            let is_pairs = matches!(whole, Body::Urlencoded(_));
+            if is_pairs || matches!(kit.name, "ses" | "mailgun") {
+                break;
+            }
+            post.headers.retain(|(name, _)| name != "content-type");
+            post.header("content-type", whole.media_type());
+            let heard = house.send(&post).await;
+            assert!(heard.status != 200, "{} at {end}: {heard:?}", kit.name);
+        }
+        for end in [0, 1, bytes.len() / 2, bytes.len() - 5] {
+            let mut post = kit.good(TO, house.now);
+            post.body = post.body.slice(..end.min(post.body.len() - 1));
+            let heard = house.send(&post).await;
+            assert!(heard.mails() == 0, "{} at {end}: {heard:?}", kit.name);
+        }
+        assert!(house.deliveries().is_empty(), "{}", kit.name);
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_large_encoded_or_unknown_is_told_so() {
+    let house = House::with(adapters(), |settings| settings.mail_bytes_max = 100_000);
+    for name in house.doors.names() {
+        let large = Post {
+            provider: Some(name),
+            headers: vec![("content-length".to_owned(), b"1000000000000".to_vec())],
+            body: Bytes::new(),
+        };
+        assert_eq!(house.send(&large).await.status, 413, "{name}");
+        for encoding in ["gzip", "deflate, gzip", "br"] {
+            let encoded = Post {
+                provider: Some(name),
+                headers: vec![("Content-Encoding".to_owned(), encoding.as_bytes().to_vec())],
+                body: Bytes::new(),
+            };
+            assert_eq!(house.send(&encoded).await.status, 415, "{name}");
+        }
+    }
+    let mut post = kit("generic").good(TO, house.now);
+    post.provider = Some("nobody");
+    assert_eq!(house.send(&post).await.status, 404);
+    let few = House::new(adapters().into_iter().take(1).collect());
+    post.provider = Some("sendgrid");
+    assert_eq!(few.send(&post).await.status, 503, "not set up yet");
+    let words = "x".repeat(200_000);
+    let large = Body::Json(json!({"from": "a@b.example", "to": TO, "text": words}));
+    let heard = house.send(&kit("generic").post(large, house.now)).await;
+    assert_eq!(heard.status, 413, "{heard:?}");
+    // A request with no marks is our own scheme's, and lacks its signature.
+    let bare = Post {
+        provider: None,
+        headers: Vec::new(),
+        body: Bytes::from_static(b"{}"),
+    };
+    assert_eq!(house.send(&bare).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_crowd_of_recipients_is_bounded() {
+    let house = house();
+    let many: Vec<String> = (0..20_000)
+        .map(|n| format!("x{n}@in.example.com"))
+        .collect();
+    let envelope = json!({"to": many, "from": "a@b.example"});
+    let body = Body::Json(json!({"envelope": envelope, "text": "x"}));
+    let heard = house.send(&kit("generic").post(body, house.now)).await;
+    assert_eq!(heard.status, 422, "{heard:?}");
+    let line = "dropped_total{provider=\"generic\",reason=\"unknown\"}";
+    assert_eq!(house.metric(line), 4000);
+    let names = house.doors.names().collect::<Vec<_>>();
+    let known = postern::ingress::webhook::NAMES;
+    assert!(names.len() == known.len() && names.iter().all(|name| known.contains(name)));
+}
+
+#[tokio::test]
+async fn who_comes_too_often_or_brings_too_much_is_asked_to_come_again() {
+    let house = House::with(adapters(), |settings| {
+        settings.each.per_second = 1;
+        settings.each.burst = 3;
+    });
+    let post = kit("generic").good(TO, house.now);
+    let mut heard = Vec::new();
+    for _ in 0..5 {
+        heard.push(house.send(&post).await.status);
+    }
+    assert_eq!(heard, [200, 200, 200, 503, 503]);
+    let house = House::with(adapters(), |settings| settings.bytes_in_flight_max = 100);
+    let heard = house.send(&post).await;
+    assert_eq!(heard.status, 503);
+    assert!(heard.headers.contains(&("retry-after", "30".to_owned())));
+    assert_eq!(house.metric("in_flight_bytes"), 0);
+}
+
+#[tokio::test]
+async fn a_store_that_is_full_or_closed_keeps_the_provider_waiting() {
+    let house = house();
+    house.store.clone().close().await;
+    for kit in KITS {
+        let heard = house.send(&kit.good(TO, house.now)).await;
+        assert_eq!(heard.status, 503, "{}: {heard:?}", kit.name);
+    }
+}
+
+#[tokio::test]
+async fn hostile_header_fields_stay_data() {
+    let house = house();
+    let kit = kit("generic");
+    let long = "x".repeat(100_000);
+    let body = json!({
+        "from": "Ann\r\nBcc: all@example.com <ann@example.com>", "to": TO,
+        "subject": "a\r\n\r\nbody\u{0}\u{202e}", "text": "words\u{0}",
+        "headers": {"__proto__": "x", "constructor": "y", "": "z", ":": "z", "é": "z",
+            "X-A\r\nX-B": "z", "X-Long": long, "Content-Type": "text/html", "x".repeat(10_000): "z",
+            "Message-ID": "<../../etc/x\r\nX-C: y>", "Subject ": "z"},
+        "attachments": [
+            {"filename": "../../a", "content": ""}, {"filename": "a\r\nX-D: y", "content": "aGk="},
+            {"filename": "\u{202e}gpj.exe", "contentType": "text/x\r\nX-E: y", "content": "aGk="},
+            {"filename": "a.eml", "contentType": "message/rfc822", "content": "aGk="},
+            {"filename": "C:\\x", "contentId": "<a\r\nX-F: y>", "content": "aGk="}],
+    });
+    let heard = house.send(&kit.post(Body::Json(body), house.now)).await;
+    assert_eq!(heard.status, 200, "{heard:?}");
+    let (delivery, view) = house.last();
+    let bytes = house.store.mail_bytes(delivery.id.mail).unwrap();
+    let text = std::str::from_utf8(&bytes).unwrap();
+    for injected in [
+        "\r\nX-B", "\nX-C", "\nX-D", "\nX-E", "\nX-F", "\nBcc:", "\0",
+    ] {
+        assert!(!text.contains(injected), "{injected}: {text:.2000}");
+    }
+    assert_eq!(view.attachments.len(), 5);
+    assert_eq!(view.text.as_deref().map(str::trim), Some("words"));
+}
+
+static CERTIFICATE: LazyLock<String> = LazyLock::new(kit::certificate);
+
+/// Every adapter's own functions, called as the doors do, and beyond what they would pass.
+fn feed(adapter: &dyn Adapter, headers: &[(String, Vec<u8>)], body: &[u8]) {
+    let fields = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_slice()));
+    let request = Request::new(Headers::new(fields), Bytes::copy_from_slice(body), None);
+    let now = Timestamp::from_secs(1_700_000_000);
+    adapter.is_marked(&request);
+    adapter.is_ping(&request);
+    let _ = adapter.certificate(&request);
+    let pem = LazyLock::force(&CERTIFICATE).as_bytes();
+    let _ = adapter.authenticate(&request, now, Some(body));
+    if let Ok(authentic) = adapter.authenticate(&request, now, Some(pem)) {
+        let _ = adapter.once(authentic);
+        let _ = adapter.decode(authentic);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn arbitrary_bytes_never_panic(
+        at in 0..KITS.len(),
+        cuts in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
+        junk in prop::collection::vec(any::<u8>(), 0..400),
+        is_junk in any::<bool>(),
+    ) {
+        let kit = &KITS[at];
+        let now = Timestamp::from_secs(1_700_000_000);
+        let adapters = adapters();
+        let adapter = adapters.iter().find(|adapter| adapter.name() == kit.name).unwrap();
+        // A form whose fields are junk, and right all the same.
+        if let Body::Multipart(fields) | Body::Urlencoded(fields) = (kit.body)(TO) {
+            let is_form = matches!((kit.body)(TO), Body::Multipart(_));
+            let mut fields = fields;
+            for (index, byte) in &cuts {
+                let field = index.index(fields.len());
+                fields[field].1 = if byte % 2 == 0 { junk.clone() } else { fields[field].1.repeat(2) };
+            }
+            let body = if is_form { Body::Multipart(fields) } else { Body::Urlencoded(fields) };
+            let post = kit.post(body, now);
+            feed(adapter.as_ref(), &post.headers, &post.body);
+        }
+        let mut bytes = (kit.body)(TO).written();
+        for (index, byte) in cuts {
+            let at = index.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let bytes = if is_junk { junk } else { bytes };
+        let media = (kit.body)(TO).media_type();
+        // Signed after it was spoilt, so that decoding sees it.
+        let mut post = kit.post(Body::Raw(bytes), now);
+        post.headers.retain(|(name, _)| name != "content-type");
+        post.header("content-type", media);
+        feed(adapter.as_ref(), &post.headers, &post.body);
+        for adapter in &adapters {
+            feed(adapter.as_ref(), &post.headers, &post.body);
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Providers' webhooks: requests of our own for every provider and mode, signed as it signs them,
+//! through the doors into a real store; and over HTTP.
+
+mod body;
+mod errands;
+mod hostile;
+mod http;
+mod kinds;
+mod kit;
+mod modes;
+mod node;
+mod vectors;
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use postern::clock::{self, Timestamp};
+use postern::ingress::routes::{Route, Routes};
+use postern::ingress::webhook::{
+    Adapter, Doors, Errands, Fetch, FetchError, Head, Headers, Metrics, Parts, Secret, Settings,
+};
+use postern::mail::address::Domain;
+use postern::mail::fingerprint::Fingerprint;
+use postern::mail::token::{Format, KeyRing};
+use postern::mail::view::View;
+use postern::store::{self, Delivery, Store};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+use serde_json::Value;
+use tempfile::TempDir;
+
+const DOMAIN: &str = "in.example.com";
+const THREAD: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
+
+/// A request as a provider would send it.
+#[derive(Clone, Debug)]
+struct Post {
+    provider: Option<&'static str>,
+    headers: Vec<(String, Vec<u8>)>,
+    body: Bytes,
+}
+
+impl Post {
+    fn header(&mut self, name: &str, value: impl Into<Vec<u8>>) {
+        self.headers.push((name.to_owned(), value.into()));
+    }
+
+    fn headers(&self) -> Headers {
+        let fields = self.headers.iter();
+        Headers::new(fields.map(|(name, value)| (name.as_str(), value.as_slice())))
+    }
+}
+
+/// What it heard.
+#[derive(Debug)]
+struct Heard {
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    body: Value,
+}
+
+impl Heard {
+    fn mails(&self) -> usize {
+        self.body["data"]["mails"].as_array().map_or(0, Vec::len)
+    }
+}
+
+/// Doors with a store behind them.
+struct House {
+    store: Store,
+    doors: Doors,
+    registry: Registry,
+    fetch: Arc<FakeWeb>,
+    now: Timestamp,
+    folder: TempDir,
+}
+
+impl House {
+    fn new(adapters: Vec<Arc<dyn Adapter>>) -> Self {
+        Self::with(adapters, |_| {})
+    }
+
+    fn with(adapters: Vec<Arc<dyn Adapter>>, change: impl FnOnce(&mut Settings)) -> Self {
+        let folder = TempDir::new().unwrap();
+        let settings = store::Settings {
+            segment_bytes: 4 << 20,
+            free_bytes_min: 0,
+            ..store::Settings::new(folder.path().join("data"))
+        };
+        let store = Store::open(settings, clock::now()).unwrap();
+        let mut settings = Settings::new(adapters);
+        change(&mut settings);
+        let metrics = Metrics::default();
+        let mut registry = Registry::with_prefix("postern");
+        metrics.register(&mut registry);
+        let fetch = Arc::new(FakeWeb::default());
+        let key = Secret::new("re_key");
+        let parts = Parts {
+            store: store.clone(),
+            routes: Arc::new(routes()),
+            fetch: Arc::clone(&fetch) as Arc<dyn Fetch>,
+            metrics,
+            errands: Some(Errands::open(folder.path().join("errands"), key).unwrap()),
+        };
+        Self {
+            doors: Doors::new(settings, parts),
+            store,
+            registry,
+            fetch,
+            now: clock::now(),
+            folder,
+        }
+    }
+
+    async fn send(&self, post: &Post) -> Heard {
+        send(&self.doors, post, self.now).await
+    }
+
+    fn deliveries(&self) -> Vec<Delivery> {
+        self.store.waiting(None, 100_000)
+    }
+
+    fn last(&self) -> (Delivery, View) {
+        let delivery = self.deliveries().pop().expect("a mail was kept");
+        let view = View::parse(&self.store.mail_bytes(delivery.id.mail).unwrap());
+        (delivery, view)
+    }
+
+    /// How many messages a product would be told of.
+    fn effects(&self) -> usize {
+        let mut prints: Vec<Fingerprint> = Vec::new();
+        for delivery in self.deliveries() {
+            let view = View::parse(&self.store.mail_bytes(delivery.id.mail).unwrap());
+            prints.push(Fingerprint::of(&delivery.recipient.address, &view));
+        }
+        prints.sort_unstable();
+        prints.dedup();
+        prints.len()
+    }
+
+    fn metric(&self, line_start: &str) -> i64 {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).unwrap();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("postern_webhook_{line_start} ")));
+        line.map_or(0, |value| value.parse().unwrap())
+    }
+}
+
+async fn send(doors: &Doors, post: &Post, now: Timestamp) -> Heard {
+    let head = Head {
+        provider: post.provider,
+        headers: post.headers(),
+        peer: Some(IpAddr::from([192, 0, 2, 1])),
+    };
+    let response = match doors.knock(head) {
+        Err(response) => response,
+        Ok(mut entry) => match entry.take(post.body.len()) {
+            Err(response) => response,
+            Ok(()) => entry.receive_at(post.body.clone(), now).await,
+        },
+    };
+    Heard {
+        status: response.status,
+        headers: response.headers(),
+        body: serde_json::from_str(&response.body).unwrap(),
+    }
+}
+
+/// Pages by their URLs, and which were asked for.
+#[derive(Debug, Default)]
+struct FakeWeb {
+    pages: Mutex<Vec<(String, Bytes)>>,
+    asked: Mutex<Vec<String>>,
+}
+
+impl FakeWeb {
+    fn put(&self, url: &str, page: impl Into<Bytes>) {
+        self.pages
+            .lock()
+            .unwrap()
+            .push((url.to_owned(), page.into()));
+    }
+
+    fn take_down(&self, url: &str) {
+        self.pages.lock().unwrap().retain(|(known, _)| known != url);
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+impl Fetch for FakeWeb {
+    fn get<'f>(
+        &'f self,
+        url: &'f str,
+        bearer: Option<&'f Secret>,
+        _: usize,
+    ) -> Pin<Box<dyn Future<Output = Result<Bytes, FetchError>> + Send + 'f>> {
+        Box::pin(async move {
+            self.asked.lock().unwrap().push(url.to_owned());
+            let is_api = url.starts_with("https://api.");
+            assert_eq!(is_api, bearer.is_some(), "{url}");
+            let pages = self.pages.lock().unwrap();
+            let page = pages.iter().find(|(known, _)| known == url);
+            page.map(|(_, page)| page.clone())
+                .ok_or(FetchError::Status(404))
+        })
+    }
+}
+
+fn keys() -> KeyRing {
+    KeyRing::new(vec![(1, vec![7; 32])], KeyRing::LIFETIME).unwrap()
+}
+
+fn routes() -> Routes {
+    let route = Route {
+        name: "default".to_owned(),
+        domains: vec![Domain::parse(DOMAIN).unwrap()],
+        keys: keys(),
+        mailboxes: vec!["general".to_owned()],
+        catch_all: None,
+        postmaster: "general".to_owned(),
+    };
+    Routes::new(vec![route], &Domain::parse("mx.example.com").unwrap()).unwrap()
+}
+
+fn reply_address() -> String {
+    let domain = Domain::parse(DOMAIN).unwrap();
+    let minted = keys().reply_address(Format::V2, &domain, THREAD, None, clock::now());
+    minted.unwrap().to_string()
+}

@@ -1,0 +1,251 @@
+//! Good requests: every provider in every mode, through the named door and by its marks alone.
+
+use postern::clock::Timestamp;
+use postern::mail::envelope::{Door, Target};
+use serde_json::json;
+
+use super::body::Body;
+use super::kinds::{KITS, WORDS};
+use super::kit::{self, CERTIFICATE_URL, adapters};
+use super::{House, reply_address};
+
+fn house() -> House {
+    let house = House::new(adapters());
+    house.fetch.put(CERTIFICATE_URL, kit::certificate());
+    house
+}
+
+#[tokio::test]
+async fn every_provider_brings_its_mail() {
+    for kit in KITS {
+        let what = format!("{}, {}", kit.name, kit.mode);
+        let house = house();
+        let to = reply_address();
+        let mut post = kit.good(&to, house.now);
+        for named in [true, false] {
+            if !named {
+                post.provider = None;
+            }
+            let heard = house.send(&post).await;
+            assert_eq!(
+                (heard.status, heard.mails()),
+                (200, 1),
+                "{what}, {named}: {heard:?}"
+            );
+        }
+        let (delivery, view) = house.last();
+        assert_eq!(delivery.recipient.address.to_string(), to, "{what}");
+        assert!(
+            matches!(delivery.recipient.target, Target::Thread(_)),
+            "{what}"
+        );
+        let envelope = &delivery.envelope;
+        let sender = envelope.sender.as_ref().map(ToString::to_string);
+        assert_eq!(sender.as_deref(), Some("ann@example.com"), "{what}");
+        assert_eq!(envelope.peer.door, Door::Webhook, "{what}");
+        assert_eq!(
+            envelope.told.as_ref().map(|told| told.by.as_str()),
+            Some(kit.name),
+            "{what}"
+        );
+        assert_eq!(view.text.as_deref().map(str::trim), Some(WORDS), "{what}");
+        assert_eq!(view.header.subject.as_deref(), Some("Hello"), "{what}");
+        assert_eq!(
+            view.header.message_id.as_deref(),
+            Some("1@example.com"),
+            "{what}"
+        );
+        assert_eq!(view.header.from_fields, 1, "{what}");
+        assert!(view.header.date.is_some(), "{what}");
+        let files = usize::from(kit.mode.starts_with("parts") && kit.name != "brevo");
+        assert_eq!(view.attachments.len(), files, "{what}");
+        assert_eq!(house.effects(), 1, "{what}");
+        assert_eq!(house.metric("panics_total"), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_mail_that_comes_through_several_doors_is_one() {
+    let house = house();
+    let to = reply_address();
+    let mut mails = 0;
+    for kit in KITS {
+        // Their parts have a file or an HTML body that the raw mail has not; the words are the same.
+        mails += house.send(&kit.good(&to, house.now)).await.mails();
+        assert_eq!(house.effects(), 1, "{}, {}", kit.name, kit.mode);
+    }
+    assert_eq!(mails, KITS.len());
+}
+
+#[tokio::test]
+async fn what_the_provider_says_is_kept_as_its_word() {
+    let house = house();
+    for (name, mode, told) in [
+        (
+            "sendgrid",
+            "parts",
+            "spf=pass dkim[example.com]=pass spam_score=0.1",
+        ),
+        ("ses", "base64", "spf=pass"),
+        ("mailgun", "parts", "spf=pass"),
+        ("postmark", "raw", "spf=pass"),
+        ("mandrill", "raw", "spf=pass dkim=pass spam_score=1.5"),
+        ("mailersend", "raw", "spf=pass dkim=pass"),
+    ] {
+        let kit = KITS
+            .iter()
+            .find(|kit| kit.name == name && kit.mode == mode)
+            .unwrap();
+        house
+            .send(&kit.good("general@in.example.com", house.now))
+            .await;
+        let checks = house.last().0.envelope.told.clone().unwrap().checks;
+        let shown = checks.iter().map(|check| {
+            let domain = check.domain.as_ref().map(|domain| format!("[{domain}]"));
+            format!(
+                "{}{}={}",
+                check.name,
+                domain.unwrap_or_default(),
+                check.result
+            )
+        });
+        assert_eq!(shown.collect::<Vec<_>>().join(" "), told, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn two_short_answers_without_ids_are_two_mails() {
+    let house = house();
+    let kit = &KITS[0];
+    let body =
+        || Body::Json(json!({"from": "a@b.example", "to": "general@in.example.com", "text": "ok"}));
+    let later = Timestamp::from_millis(house.now.as_millis() + 1);
+    for at in [house.now, later] {
+        assert_eq!(house.send(&kit.post(body(), at)).await.status, 200);
+    }
+    assert_eq!(house.effects(), 2);
+}
+
+#[tokio::test]
+async fn a_mail_for_nobody_has_its_providers_answer_and_a_record() {
+    for kit in KITS {
+        let house = house();
+        let what = format!("{}, {}", kit.name, kit.mode);
+        let forged = format!("reply+{}@in.example.com", "a".repeat(58));
+        for (to, reason) in [
+            ("nobody@in.example.com", "unknown"),
+            ("ann@elsewhere.example", "foreign"),
+            (forged.as_str(), "forged"),
+        ] {
+            let heard = house.send(&kit.good(to, house.now)).await;
+            assert_eq!(
+                (heard.status, heard.mails()),
+                (kit.unroutable, 0),
+                "{what}: {heard:?}"
+            );
+            let line = format!(
+                "dropped_total{{provider=\"{}\",reason=\"{reason}\"}}",
+                kit.name
+            );
+            assert!(house.metric(&line) >= 1, "{what}: {line}");
+        }
+        assert!(house.deliveries().is_empty(), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_among_the_recipients_does_not_cost_the_others() {
+    let house = house();
+    let kit = KITS.iter().find(|kit| kit.name == "sendgrid").unwrap();
+    let Body::Multipart(mut fields) = (kit.body)("x") else {
+        panic!("SendGrid sends a form");
+    };
+    let envelope = json!({"to": ["general@in.example.com", "x@y.example", "<General@IN.example.com>",
+        "not an address", reply_address()], "from": ""});
+    for (name, value) in &mut fields {
+        if name == "envelope" {
+            *value = envelope.to_string().into_bytes();
+        }
+    }
+    let heard = house
+        .send(&kit.post(Body::Multipart(fields), house.now))
+        .await;
+    assert_eq!(heard.body["data"]["dropped"], 2, "{heard:?}");
+    let kept = house.deliveries();
+    assert_eq!(kept.len(), 3, "spelled in two ways it is two, as in SMTP");
+    assert!(kept[0].envelope.sender.is_none());
+}
+
+#[tokio::test]
+async fn other_news_of_a_provider_is_a_quiet_yes() {
+    let house = house();
+    for (name, body) in [
+        ("postmark", json!({"RecordType": "Bounce"})),
+        ("sparkpost", json!([{"msys": {}}])),
+        ("sparkpost", json!([])),
+        ("mailersend", json!({"type": "activity.sent"})),
+        (
+            "resend",
+            json!({"type": "email.sent", "data": {"email_id": "x"}}),
+        ),
+        (
+            "ses",
+            json!({"notificationType": "AmazonSnsSubscriptionSucceeded"}),
+        ),
+        ("brevo", json!({"items": []})),
+    ] {
+        let like = if name == "resend" { "standard" } else { name };
+        let kit = KITS.iter().find(|kit| kit.name == like).unwrap();
+        let mut post = kit.post(Body::Json(body), house.now);
+        post.provider = Some(name);
+        let heard = house.send(&post).await;
+        assert_eq!((heard.status, heard.mails()), (200, 0), "{name}: {heard:?}");
+    }
+    let kit = KITS.iter().find(|kit| kit.name == "mandrill").unwrap();
+    let mut ping = kit.post(Body::urlencoded(&[("mandrill_events", "[]")]), house.now);
+    ping.headers.retain(|(name, _)| name == "content-type");
+    assert_eq!(house.send(&ping).await.status, 200, "before the key exists");
+    assert!(house.deliveries().is_empty());
+}
+
+#[tokio::test]
+async fn a_topic_of_ours_is_subscribed_and_no_other_url_asked() {
+    let house = house();
+    let kit = KITS.iter().find(|kit| kit.name == "ses").unwrap();
+    let url = "https://sns.us-east-1.amazonaws.com/?Action=ConfirmSubscription&Token=t";
+    let post = |url: &str| {
+        let mut post = kit.good("x", house.now);
+        post.body = kit::subscription(url, house.now).to_string().into();
+        for (name, value) in &mut post.headers {
+            if name == "x-amz-sns-message-type" {
+                *value = b"SubscriptionConfirmation".to_vec();
+            }
+        }
+        post
+    };
+    assert_eq!(
+        house.send(&post(url)).await.status,
+        503,
+        "Amazon did not answer"
+    );
+    house.fetch.put(url, "<ok/>");
+    assert_eq!(house.send(&post(url)).await.status, 200);
+    let heard = house
+        .send(&post("https://169.254.169.254/latest/meta-data"))
+        .await;
+    assert_eq!(heard.status, 400);
+    assert_eq!(house.fetch.asked(), [CERTIFICATE_URL, url, url]);
+}
+
+#[tokio::test]
+async fn mail_that_is_out_of_reach_is_asked_for_again() {
+    let house = house();
+    let kit = KITS.iter().find(|kit| kit.name == "ses").unwrap();
+    let Body::Json(mut body) = (kit.body)("general@in.example.com") else {
+        panic!("SNS carries JSON");
+    };
+    body["receipt"]["action"] = json!({"type": "S3", "bucketName": "b", "objectKey": "k"});
+    body.as_object_mut().unwrap().remove("content");
+    let heard = house.send(&kit.post(Body::Json(body), house.now)).await;
+    assert_eq!(heard.status, 503, "{heard:?}");
+}
