@@ -12,7 +12,9 @@ use super::view::{Correspondent, View};
 ///
 /// It covers what stays the same when one mail comes twice, be it by SMTP and again by a webhook: who
 /// wrote it, its Message-ID and date, and the words of its body, decoded. Trace and authentication
-/// fields, transfer encodings, charsets and the breaking of lines are no part of it.
+/// fields, transfer encodings, charsets and the breaking of lines are no part of it. Of a mail without
+/// a Message-ID, which no program promised to be the only one of its kind, subject and attachments
+/// count too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Fingerprint(pub [u8; 16]);
 
@@ -32,6 +34,13 @@ impl Fingerprint {
         add_all(&mut hash, date);
         let body = view.text.as_deref().or(view.html.as_deref());
         add_all(&mut hash, body.unwrap_or_default().split_whitespace());
+        if header.message_id.is_none() {
+            let subject = header.subject.as_deref().unwrap_or_default();
+            add_all(&mut hash, subject.split_whitespace());
+            for attachment in &view.attachments {
+                hash.update(Sha256::digest(attachment.bytes()));
+            }
+        }
         let digest = hash.finalize();
         Self(std::array::from_fn(|at| digest[at]))
     }
@@ -85,6 +94,23 @@ mod tests {
         ] {
             assert_eq!(of("reply@us.example", &carried), same, "{carried}");
         }
+    }
+
+    #[test]
+    fn without_a_message_id_subject_and_attachments_tell_mails_apart() {
+        let scan = |subject: &str, file: &str| {
+            let mail = format!(
+                "From: scanner@example.com\nSubject: {subject}\nMIME-Version: 1.0\n\
+                 Content-Type: multipart/mixed; boundary=b\n\n\
+                 --b\nContent-Type: text/plain\n\nA scan.\n\
+                 --b\nContent-Type: image/png\nContent-Disposition: attachment\n\n{file}\n--b--\n"
+            );
+            of("reply@us.example", &mail)
+        };
+        let one = scan("Scan", "page one");
+        assert_eq!(one, scan("Scan", "page one"));
+        assert_ne!(one, scan("Scan", "page two"));
+        assert_ne!(one, scan("Another scan", "page one"));
     }
 
     #[test]
