@@ -188,13 +188,14 @@ impl Case<'_> {
         if !route.domains.contains(rcpt.domain()) {
             return Ok(Led::Refused("foreign_domain"));
         }
-        Ok(match key_ring(route)?.verify(rcpt, self.now) {
+        let keys = key_ring(route)?;
+        Ok(match keys.verify(rcpt, self.now) {
             Ok(claims) if self.is_revoked(claims.digest) => Led::Refused("token_revoked"),
             Ok(claims) => Led::Thread(claims),
             Err(TokenError::Absent) => Led::Mailbox,
             Err(TokenError::Expired) => Led::Refused("token_expired"),
             Err(TokenError::Forged) => Led::Refused("token_forged"),
-            Err(TokenError::CaseLost(digest)) => self.case_lost(digest),
+            Err(TokenError::CaseLost(digest)) => self.case_lost(&keys, digest),
         })
     }
 
@@ -202,14 +203,15 @@ impl Case<'_> {
         self.store.is_some_and(|store| store.is_revoked(digest))
     }
 
-    fn case_lost(&self, digest: [u8; 16]) -> Led {
-        let known = self.store.and_then(|store| store.thread_by_token(digest));
+    fn case_lost(&self, keys: &KeyRing, digest: [u8; 16]) -> Led {
+        let known = self.store.and_then(|store| store.minted(digest));
         match known {
             Some(_) if self.is_revoked(digest) => Led::Refused("token_revoked"),
-            Some(thread_id) => Led::Thread(Claims {
+            Some((_, at)) if keys.is_expired(at, self.now) => Led::Refused("token_expired"),
+            Some((thread_id, issued_at)) => Led::Thread(Claims {
                 thread: ThreadKey::of(&thread_id),
                 thread_id: Some(thread_id),
-                issued_at: self.now,
+                issued_at,
                 participant: None,
                 digest,
             }),

@@ -223,12 +223,12 @@ impl Placed {
             });
         }
         facts.push(Fact::Mapped(mapping));
-        facts.extend(self.minted(place, thread, now));
+        facts.extend(Self::minted(place, thread));
         facts
     }
 
     /// A v1 token seen whole: if it comes lower-cased one day, this is how it is known again.
-    fn minted(&self, place: &Place<'_>, thread: &str, now: Timestamp) -> Option<Fact> {
+    fn minted(place: &Place<'_>, thread: &str) -> Option<Fact> {
         let Target::Thread(claims) = &place.delivery.recipient.target else {
             return None;
         };
@@ -237,7 +237,7 @@ impl Placed {
         is_news.then(|| Fact::Minted {
             token: claims.digest,
             thread_id: thread.to_owned(),
-            at: now,
+            at: claims.issued_at,
         })
     }
 }

@@ -133,7 +133,9 @@ impl Routes {
         let target = match route.keys.verify(address, now) {
             Ok(claims) => Target::Thread(unrevoked(store, claims)?),
             Err(TokenError::Absent) => Target::Mailbox(route.mailbox(address.local())?),
-            Err(TokenError::CaseLost(digest)) => Target::Thread(found(store, digest, now)?),
+            Err(TokenError::CaseLost(digest)) => {
+                Target::Thread(found(store, &route.keys, digest, now)?)
+            }
             Err(TokenError::Expired) => return Err(Unroutable::Expired),
             Err(TokenError::Forged) => return Err(Unroutable::Forged),
         };
@@ -206,19 +208,27 @@ fn unrevoked(store: &Store, claims: Claims) -> Result<Claims, Unroutable> {
 }
 
 /// A lower-cased token has no signature left to check. It is as good as its digest: nobody but those
-/// who were sent the token can know it.
-fn found(store: &Store, digest: [u8; 16], now: Timestamp) -> Result<Claims, Unroutable> {
+/// who were sent the token can know it. It grows old as it would have with its case.
+fn found(
+    store: &Store,
+    keys: &KeyRing,
+    digest: [u8; 16],
+    now: Timestamp,
+) -> Result<Claims, Unroutable> {
     let revoked = store.is_revoked(digest);
-    let thread_id = store.thread_by_token(digest);
+    let minted = store.minted(digest);
     alive(store)?;
     if revoked {
         return Err(Unroutable::Revoked);
     }
-    let thread_id = thread_id.ok_or(Unroutable::Forged)?;
+    let (thread_id, issued_at) = minted.ok_or(Unroutable::Forged)?;
+    if keys.is_expired(issued_at, now) {
+        return Err(Unroutable::Expired);
+    }
     Ok(Claims {
         thread: ThreadKey::of(&thread_id),
         thread_id: Some(thread_id),
-        issued_at: now,
+        issued_at,
         participant: None,
         digest,
     })

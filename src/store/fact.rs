@@ -145,7 +145,7 @@ pub enum Fact {
         token: [u8; 16],
         /// The thread's id in the product.
         thread_id: String,
-        /// When.
+        /// When the token was minted, by which it grows old.
         at: Timestamp,
     },
 }

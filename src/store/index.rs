@@ -14,7 +14,8 @@ use super::held::{Held, Totals};
 
 /// Entries written as one atom: more make look-ups wait longer, fewer cost more each.
 const BATCH_ENTRIES: usize = 128;
-const META: &[u8] = b"!";
+/// Another name when the entries get another form: an index of the old form is then made again.
+const META: &[u8] = b"!2";
 
 /// The name of an entry: what it is, and 16 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -332,9 +332,13 @@ impl Store {
 
     /// The thread's id that was recorded with [`Fact::Minted`] for a token's digest.
     pub fn thread_by_token(&self, token: [u8; 16]) -> Option<String> {
-        let entry = self.shared.state().entry(Key::minted(token));
-        let (_, thread_id) = self.found(entry)?;
-        String::from_utf8(thread_id).ok()
+        self.minted(token).map(|(thread_id, _)| thread_id)
+    }
+
+    /// The thread's id and the moment that were recorded with [`Fact::Minted`] for a token's digest.
+    pub fn minted(&self, token: [u8; 16]) -> Option<(String, Timestamp)> {
+        let minted = self.shared.state().minted(token);
+        self.found(minted)
     }
 
     /// Is the token with this digest void?

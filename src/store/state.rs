@@ -186,8 +186,14 @@ impl State {
                 self.put(Key::revoked(token), stamp, &at.as_millis().to_le_bytes())
             }
             Fact::Minted {
-                token, thread_id, ..
-            } => self.put(Key::minted(token), stamp, thread_id.as_bytes()),
+                token,
+                thread_id,
+                at,
+            } => {
+                let mut payload = at.as_millis().to_le_bytes().to_vec();
+                payload.extend_from_slice(thread_id.as_bytes());
+                self.put(Key::minted(token), stamp, &payload)
+            }
         }
     }
 
@@ -286,6 +292,20 @@ impl State {
                 recipient,
             };
             Some((Timestamp::from_millis(at), delivery))
+        }))
+    }
+
+    /// The thread a token was minted for, and when.
+    pub(super) fn minted(
+        &self,
+        token: [u8; 16],
+    ) -> Result<Option<(String, Timestamp)>, IndexError> {
+        let entry = self.entry(Key::minted(token))?;
+        Ok(entry.and_then(|(_, mut payload)| {
+            let thread_id = payload.split_off(payload.len().min(8));
+            let at = u64::from_le_bytes(payload.try_into().ok()?);
+            let thread_id = String::from_utf8(thread_id).ok()?;
+            Some((thread_id, Timestamp::from_millis(at)))
         }))
     }
 

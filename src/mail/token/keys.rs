@@ -181,11 +181,17 @@ impl KeyRing {
         if claims.issued_at > now.plus(AHEAD_MAX) {
             return Err(TokenError::Forged);
         }
-        // At the precision of v2: a token is good through the whole of its last second.
-        if now.as_secs().saturating_sub(claims.issued_at.as_secs()) > self.lifetime.as_secs() {
+        if self.is_expired(claims.issued_at, now) {
             return Err(TokenError::Expired);
         }
         Ok(claims)
+    }
+
+    /// Is a token of that moment too old? [`KeyRing::verify`] asks it itself; it is to be asked for a
+    /// token whose case was lost, which the store tells the moment of.
+    pub fn is_expired(&self, issued_at: Timestamp, now: Timestamp) -> bool {
+        // At the precision of v2: a token is good through the whole of its last second.
+        now.as_secs().saturating_sub(issued_at.as_secs()) > self.lifetime.as_secs()
     }
 
     /// Looks for tokens in the addresses of header fields, for sources that have no envelope: those

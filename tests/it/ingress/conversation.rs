@@ -1,8 +1,9 @@
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use postern::mail::address::Domain;
 use postern::mail::envelope::{Door, Target};
-use postern::mail::token::{Format, ThreadKey, digest};
+use postern::mail::token::{Format, KeyRing, ThreadKey, digest};
 use postern::store::Fact;
 
 use super::client::Client;
@@ -110,7 +111,7 @@ async fn every_recipient_hears_what_it_is() {
 async fn an_expired_token_is_told_in_words() {
     let house = House::new().await;
     let domain = Domain::parse(DOMAIN).unwrap();
-    let then = postern::clock::now().minus(super::Duration::from_secs(366 * 86_400));
+    let then = postern::clock::now().minus(Duration::from_secs(366 * 86_400));
     let old = super::keys()
         .reply_address(Format::V2, &domain, THREAD, None, then)
         .unwrap();
@@ -138,6 +139,7 @@ async fn the_store_knows_what_arithmetic_cannot() {
     let (known, known_address) = v1("thread-7");
     let (_, unknown_address) = v1("thread-8");
     let (void, void_address) = v1("thread-9");
+    let (old, old_address) = v1("thread-10");
     let minted = |token, thread_id: &str| Fact::Minted {
         token,
         thread_id: thread_id.to_owned(),
@@ -151,6 +153,11 @@ async fn the_store_knows_what_arithmetic_cannot() {
         minted(known, "thread-7"),
         minted(void, "thread-9"),
         Fact::Revoked { token: void, at },
+        Fact::Minted {
+            token: old,
+            thread_id: "thread-10".to_owned(),
+            at: at.minus(KeyRing::LIFETIME + Duration::from_secs(2)),
+        },
     ];
     house.store.record(facts).await.unwrap();
     let mut client = house.hello().await;
@@ -160,6 +167,10 @@ async fn the_store_knows_what_arithmetic_cannot() {
         .await;
     client
         .says(&format!("RCPT TO:<{void_address}>"), "550 5.7.1 ")
+        .await;
+    // It went out of date with its case, and does so without.
+    client
+        .says(&format!("RCPT TO:<{old_address}>"), "550 5.7.1 ")
         .await;
     client
         .says(&format!("RCPT TO:<{unknown_address}>"), "550 5.1.1 ")
