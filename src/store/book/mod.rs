@@ -245,16 +245,23 @@ impl Shelf {
     }
 
     fn document(&self, place: Place) -> Option<Value> {
+        self.read(place).ok()
+    }
+
+    fn read(&self, place: Place) -> Result<Value, Unread> {
         let read = self.reader.body(place);
         let document = read.and_then(|body| Ok(serde_json::from_slice(&body)?));
-        document
-            .inspect_err(|error| {
-                let segment = Kind::State.file_name(place.segment);
-                tracing::error!(segment, %error, "book: a document cannot be read");
-            })
-            .ok()
+        document.map_err(|error| {
+            let segment = Kind::State.file_name(place.segment);
+            tracing::error!(segment, %error, "book: a document cannot be read");
+            Unread
+        })
     }
 }
+
+/// A document that is there cannot be read; it was told to the log where it happened.
+#[derive(Debug)]
+struct Unread;
 
 /// The book's side of the writer thread.
 #[derive(Debug)]
@@ -342,15 +349,20 @@ impl Page {
             Deed::AddMessage { thread, .. } => format!("message {thread} {key}"),
             Deed::MakeThread { .. } | Deed::Patch { .. } => format!("thread {key}"),
         });
-        if let Some(key) = &key
-            && let Some(document) = self.done(shelf, key)
-        {
-            self.answer(answer, Some(document));
-            return;
-        }
-        let Some((mut entry, document)) = self.apply(shelf, deed, now) else {
-            self.answer(answer, None);
-            return;
+        let done = key.as_ref().map_or(Ok(None), |key| self.done(shelf, key));
+        let applied = match done {
+            Ok(Some(document)) => return self.answer(answer, Some(document)),
+            Ok(None) => self.apply(shelf, deed, now),
+            Err(unread) => Err(unread),
+        };
+        let (mut entry, document) = match applied {
+            Ok(Some(applied)) => applied,
+            Ok(None) => return self.answer(answer, None),
+            // To go on would do twice what was done, or deny what is there.
+            Err(Unread) => {
+                let _ = answer.send(Err(RecordError::Full));
+                return;
+            }
         };
         entry.key.clone_from(&key);
         if let Some(key) = key {
@@ -370,15 +382,21 @@ impl Page {
     }
 
     /// What was made with this key.
-    fn done(&self, shelf: &Shelf, key: &str) -> Option<Value> {
+    fn done(&self, shelf: &Shelf, key: &str) -> Result<Option<Value>, Unread> {
         if let Some(document) = self.keys.get(key) {
-            return Some(document.clone());
+            return Ok(Some(document.clone()));
         }
-        let place = *shelf.contents().keys.get(key)?;
-        shelf.document(place)
+        let place = shelf.contents().keys.get(key).copied();
+        place.map(|place| shelf.read(place)).transpose()
     }
 
-    fn apply(&mut self, shelf: &Shelf, deed: Deed, now: Timestamp) -> Option<(Entry, Value)> {
+    /// `None`: there is no such thread.
+    fn apply(
+        &mut self,
+        shelf: &Shelf,
+        deed: Deed,
+        now: Timestamp,
+    ) -> Result<Option<(Entry, Value)>, Unread> {
         let id = uuid::Uuid::new_v4().to_string();
         let entry = |thread: &str, message| Entry {
             thread: thread.to_owned(),
@@ -390,27 +408,30 @@ impl Page {
             Deed::MakeThread { thread } => {
                 let document = document(thread, &[("id", &id)], now);
                 self.threads.insert(id.clone(), document.clone());
-                Some((entry(&id, None), document))
+                Ok(Some((entry(&id, None), document)))
             }
             Deed::AddMessage { thread, message } => {
                 let known = self.threads.contains_key(&thread);
                 if !known && shelf.contents().thread(&thread).is_none() {
-                    return None;
+                    return Ok(None);
                 }
                 let document = document(message, &[("id", &id), ("threadId", &thread)], now);
-                Some((entry(&thread, Some(id)), document))
+                Ok(Some((entry(&thread, Some(id)), document)))
             }
             Deed::Patch { thread, metadata } => {
                 let mut document = match self.threads.get(&thread) {
                     Some(document) => document.clone(),
                     None => {
-                        let place = shelf.contents().thread(&thread)?.place;
-                        shelf.document(place)?
+                        let place = shelf.contents().thread(&thread).map(|t| t.place);
+                        let Some(place) = place else {
+                            return Ok(None);
+                        };
+                        shelf.read(place)?
                     }
                 };
                 merge(&mut document, metadata, now);
                 self.threads.insert(thread.clone(), document.clone());
-                Some((entry(&thread, None), document))
+                Ok(Some((entry(&thread, None), document)))
             }
         }
     }

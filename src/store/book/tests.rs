@@ -83,6 +83,25 @@ fn a_key_does_its_deed_once() {
 }
 
 #[test]
+fn what_cannot_be_read_is_not_done_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let book = Book::open(folder.path().to_owned(), NOW).unwrap();
+    let key = || Some("k".to_owned());
+    let thread = run(book.make_thread(key(), json!({}), NOW)).unwrap();
+    let path = folder.path().join("journal").join(Kind::State.file_name(1));
+    let away = folder.path().join("away");
+    std::fs::rename(&path, &away).unwrap();
+    let again = run(book.make_thread(key(), json!({}), NOW));
+    assert_eq!(again, Err(RecordError::Full));
+    let patched = run(book.patch_thread(&id(&thread), json!({}), NOW));
+    assert_eq!(patched, Err(RecordError::Full));
+    std::fs::rename(&away, &path).unwrap();
+    let again = run(book.make_thread(key(), json!({}), NOW));
+    assert_eq!(again, Ok(thread));
+    assert_eq!(book.threads(None, 9).len(), 1);
+}
+
+#[test]
 fn deeds_of_one_batch_see_each_other() {
     let folder = tempfile::tempdir().unwrap();
     let book = Book::open(folder.path().to_owned(), NOW).unwrap();
