@@ -3,6 +3,7 @@
 //!
 //! Does none of the parts' work.
 
+mod descriptors;
 mod exit;
 pub mod gate;
 mod signals;
@@ -65,6 +66,7 @@ pub fn serve(config: Config, warnings: &[Problem], out: &mut impl Write) -> Resu
     for warning in warnings {
         warn!("{warning}");
     }
+    descriptors::raise(&config);
     let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;
     let served = runtime.block_on(async {
         let house = House::build(&config).await?;

@@ -21,6 +21,8 @@ mod delivery_api;
 #[cfg(test)]
 mod delivery_faults;
 #[cfg(test)]
+mod descriptors;
+#[cfg(test)]
 mod dialogues;
 #[cfg(test)]
 mod fake_api;
