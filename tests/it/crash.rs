@@ -371,3 +371,26 @@ fn a_failed_fsync_is_never_answered_250() {
     let _ = tracer.kill();
     tracer.wait().unwrap();
 }
+
+#[test]
+fn no_address_stops_the_next_start() {
+    // It grows when it is lower-cased, beyond what a label may have.
+    let domain = format!("{}.test", "Ⱥ".repeat(31));
+    let product = Product::start();
+    let mut postern = Postern::new(Some(&product.base_url()), "");
+    postern.start();
+    let mut client = Client::connect(postern.smtp, "EHLO peer.test").unwrap();
+    // As the envelope's sender it may be refused; as the header's it is read, whatever it is.
+    let _ = client.say(&format!("MAIL FROM:<a@{domain}> SMTPUTF8"));
+    client.say("RSET").unwrap();
+    let text = format!("From: a@{domain}\r\nMessage-ID: <1@x.test>\r\n\r\nHello.\r\n");
+    let answer = client.mail("ann@peer.test", "postmaster", &text);
+    assert!(
+        answer.as_ref().is_some_and(|a| a.starts_with("250")),
+        "{answer:?}"
+    );
+    eventually("the message is told", || product.messages().len() == 1);
+    postern.kill();
+    postern.start();
+    postern.stop();
+}
