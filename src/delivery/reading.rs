@@ -91,7 +91,7 @@ impl Reading {
             .or_else(|| from.map(|from| from.text.clone()))
             .unwrap_or_default();
         Self {
-            fingerprint: Fingerprint::of(&delivery.recipient.address, &view),
+            fingerprint: Fingerprint::of(&delivery.recipient, &view),
             kind: finding.kind.name(),
             kind_rule: finding.rule,
             drop_rule: drop_rule(finding.kind, sender.is_none()),

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::address::Address;
+use super::envelope::{Recipient, Target};
 use super::view::{Correspondent, View};
 
 /// The fingerprint of a mail for one recipient: the first 16 bytes of a SHA-256.
@@ -19,8 +19,9 @@ use super::view::{Correspondent, View};
 pub struct Fingerprint(pub [u8; 16]);
 
 impl Fingerprint {
-    /// The fingerprint of the mail that `view` shows, for `recipient`.
-    pub fn of(recipient: &Address, view: &View) -> Self {
+    /// The fingerprint of the mail that `view` shows, for `recipient`: for its thread where it has
+    /// one, whichever of the thread's tokens the mail was sent to.
+    pub fn of(recipient: &Recipient, view: &View) -> Self {
         let header = &view.header;
         let mut authors: Vec<String> = header.from.iter().map(folded).collect();
         authors.sort_unstable();
@@ -28,7 +29,15 @@ impl Fingerprint {
 
         let mut hash = Sha256::new();
         // A count before each list and a zero behind each word, so that no two mails feed the same.
-        add_all(&mut hash, [recipient.folded()]);
+        match &recipient.target {
+            Target::Mailbox(_) => add_all(&mut hash, [recipient.address.folded()]),
+            Target::Thread(claims) => {
+                add_all(
+                    &mut hash,
+                    [recipient.route.clone(), claims.thread.to_string()],
+                );
+            }
+        }
         add_all(&mut hash, authors);
         add_all(&mut hash, &header.message_id);
         add_all(&mut hash, date);
@@ -67,9 +76,14 @@ fn add_all(hash: &mut Sha256, words: impl IntoIterator<Item = impl AsRef<str>>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::address::Address;
 
     fn of(recipient: &str, mail: &str) -> Fingerprint {
-        let recipient = Address::parse(recipient).unwrap();
+        let recipient = Recipient {
+            address: Address::parse(recipient).unwrap(),
+            route: "default".to_owned(),
+            target: Target::Mailbox("general".to_owned()),
+        };
         Fingerprint::of(&recipient, &View::parse(&mail.as_bytes().to_vec().into()))
     }
 

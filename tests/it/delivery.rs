@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use postern::clock;
 use postern::mail::address::Address;
+use postern::mail::envelope::Target;
 use postern::mail::token::ThreadKey;
 use postern::store::{Fact, Store};
 
@@ -97,6 +98,31 @@ async fn two_tokens_of_one_envelope_are_two_effects() {
     for thread in [THREAD, OTHER] {
         assert!(paths.contains(&format!("/api/v1/messages/threads/{thread}/messages")));
     }
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn two_tokens_of_one_thread_are_one_effect() {
+    let fake = Fake::start(|_, _| Play::Good).await;
+    let bench = Bench::start(&fake).await;
+    let Target::Thread(mut newer) = token(THREAD) else {
+        panic!("no token");
+    };
+    newer.digest = [9; 16];
+    let mut envelope = envelope(
+        Some("ann@example.com"),
+        vec![token(THREAD), Target::Thread(newer)],
+        clock::now(),
+    );
+    envelope.recipients[1].address = Address::parse("reply+newer@inbox.example.com").unwrap();
+    bench
+        .store
+        .accept(envelope, mail(1, "To all.").into_bytes().into())
+        .await
+        .unwrap();
+    bench.drained().await;
+    assert_eq!(bench.fates(), [1, 0, 1], "{:?}", bench.reasons());
+    assert_eq!(fake.effects(), [0, 1, 1]);
     bench.stop().await;
 }
 
