@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use postern::mail::address::Address;
+use postern::mail::envelope::{Recipient, Target};
 use postern::mail::fingerprint::Fingerprint;
 use postern::mail::kind::{Context, classify};
 use postern::mail::reply::{Input, MARKER_DEFAULT, extract};
@@ -23,7 +24,8 @@ fuzz_target!(|mail: &[u8]| {
         known: &[],
         marker: MARKER_DEFAULT,
     });
-    if let Ok(recipient) = Address::parse("reply@inbox.test") {
-        let _ = Fingerprint::of(&recipient, &view);
+    if let Ok(address) = Address::parse("support@inbox.test") {
+        let target = Target::Mailbox("support".to_owned());
+        let _ = Fingerprint::of(&Recipient { address, route: String::new(), target }, &view);
     }
 });

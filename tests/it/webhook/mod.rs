@@ -134,7 +134,7 @@ impl House {
         let mut prints: Vec<Fingerprint> = Vec::new();
         for delivery in self.deliveries() {
             let view = View::parse(&self.store.mail_bytes(delivery.id.mail).unwrap());
-            prints.push(Fingerprint::of(&delivery.recipient.address, &view));
+            prints.push(Fingerprint::of(&delivery.recipient, &view));
         }
         prints.sort_unstable();
         prints.dedup();
