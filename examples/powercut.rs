@@ -131,6 +131,7 @@ fn mapping(round: usize) -> Mapping {
         participant: None,
         subject: format!("subject {round}"),
         mailbox: None,
+        priority: None,
         last_message_id: None,
         references: Vec::new(),
         made_at: NOW,

@@ -192,6 +192,7 @@ fn mapping(n: usize) -> Mapping {
         participant: Address::parse(&format!("person{n}@peer.example")).ok(),
         subject: format!("a subject about {n}"),
         mailbox: Some("business".to_owned()),
+        priority: None,
         last_message_id: Some(format!("id-{n}@peer.example")),
         references: vec![format!("id-{n}@peer.example")],
         made_at: NOW,

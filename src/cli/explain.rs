@@ -17,8 +17,11 @@ use super::terminal::{plain, plain_lines};
 use super::{mail, token};
 use crate::clock::{self, Timestamp};
 use crate::config::{Config, Purpose, Route};
+use crate::delivery::policy::Verdict;
+use crate::delivery::sorting::{Past, sort};
 use crate::mail::address::Address;
-use crate::mail::kind::{self, Context, ReversePath};
+use crate::mail::kind::{self, Context, Kind, ReversePath};
+use crate::mail::mailbox;
 use crate::mail::reply::{self, Reply};
 use crate::mail::subject::Subject;
 use crate::mail::thread::{self, Candidate, Decision, Facts, Reason};
@@ -111,6 +114,7 @@ impl Case<'_> {
         let rcpt = rcpt.map_or_else(|| self.rcpt_in_header(), |rcpt| Ok(Some(rcpt)))?;
         let route = self.route(rcpt.as_ref());
         let led = self.led(route, rcpt.as_ref())?;
+        let is_from_nobody = matches!(from, Some(None));
         let context = Context {
             sender: from.map_or(ReversePath::Unknown, |from| from.as_ref().into()),
             message_id_domains: &route.domains,
@@ -124,6 +128,14 @@ impl Case<'_> {
             subject: &subject,
             ..reply::Input::default()
         });
+        let judged = Judged {
+            kind: finding.kind,
+            subject: &subject,
+            body: &reply.text,
+        };
+        let thread = self.thread(route, &led);
+        let sorted = self.sorted(route, rcpt.as_ref(), &led, (&thread, &judged));
+        let verdict = Verdict::of(&route.policy.kinds, finding.kind, is_from_nobody);
         let author = header.author().map(ToString::to_string);
         let first = header.from.first();
         let from = author.or_else(|| first.map(|from| from.text.clone()));
@@ -131,6 +143,10 @@ impl Case<'_> {
             "kind": finding.kind,
             "kindRule": finding.rule,
             "kindEvidence": finding.evidence,
+            "verdict": verdict_json(verdict),
+            "mailbox": sorted["mailbox"],
+            "priority": sorted["priority"],
+            "rule": sorted["rule"],
             "subject": subject,
             "from": from,
             "fromName": first.and_then(|from| from.name.clone()),
@@ -138,7 +154,7 @@ impl Case<'_> {
             "route": route.name,
             "reply": reply_json(&reply),
             "attachments": self.attachments(),
-            "thread": self.thread(route, led),
+            "thread": thread,
             "dsn": report,
             "authentication": { "spf": "none", "dkim": "none", "dmarc": "none", "arc": "none" },
         });
@@ -219,10 +235,47 @@ impl Case<'_> {
         }
     }
 
-    fn thread(&self, route: &Route, led: Led) -> Value {
+    /// Mailbox, priority and rule, as delivery finds them.
+    fn sorted(
+        &self,
+        route: &Route,
+        rcpt: Option<&Address>,
+        led: &Led,
+        (thread, judged): (&Value, &Judged<'_>),
+    ) -> Value {
+        let author = self.view.header.author();
+        let verified = match (led, author, key_ring(route)) {
+            (Led::Thread(claims), Some(author), Ok(ring)) => {
+                claims.participant.is_some() && ring.is_participant(claims, author)
+            }
+            _ => false,
+        };
+        let facts = mailbox::Facts {
+            recipient: rcpt,
+            sender: author,
+            verified,
+            kind: judged.kind,
+            subject: judged.subject,
+            body: judged.body,
+            mailbox: None,
+            thread: None,
+        };
+        let past = thread["match"].as_str().map(|id| {
+            let known = self.store.and_then(|store| store.thread(ThreadKey::of(id)));
+            Past::of(known.filter(|known| known.route == route.name).as_ref())
+        });
+        let named = match led {
+            Led::Mailbox => rcpt.and_then(|rcpt| mailbox_of(route, rcpt)),
+            Led::Thread(_) | Led::Refused(_) => None,
+        };
+        let sorted = sort(&route.policy.rules, &facts, named, past.as_ref());
+        json!({ "mailbox": sorted.mailbox, "priority": sorted.priority, "rule": sorted.rule })
+    }
+
+    fn thread(&self, route: &Route, led: &Led) -> Value {
         let claims = match led {
             Led::Refused(reason) => return json!({ "match": null, "reason": reason }),
-            Led::Thread(claims) => Some(claims),
+            Led::Thread(claims) => Some(claims.clone()),
             Led::Mailbox => None,
         };
         let header = &self.view.header;
@@ -293,6 +346,34 @@ impl Case<'_> {
     }
 }
 
+/// What the rules of mailboxes ask about besides addresses.
+struct Judged<'a> {
+    kind: Kind,
+    subject: &'a str,
+    body: &'a str,
+}
+
+/// The mailbox that takes mail to this address.
+fn mailbox_of<'a>(route: &'a Route, rcpt: &Address) -> Option<&'a str> {
+    let local = rcpt.local();
+    if local.eq_ignore_ascii_case("postmaster") {
+        return Some(&route.postmaster);
+    }
+    let mut names = route.mailboxes.iter();
+    names
+        .find(|name| name.eq_ignore_ascii_case(local))
+        .or(route.catch_all.as_ref())
+        .map(String::as_str)
+}
+
+fn verdict_json(verdict: Verdict) -> Value {
+    match verdict {
+        Verdict::Post(kind) => json!({ "action": "post", "as": kind }),
+        Verdict::Drop(rule) => json!({ "action": "drop", "rule": rule }),
+        Verdict::Hold(rule) => json!({ "action": "hold", "rule": rule }),
+    }
+}
+
 fn candidate(mapping: Mapping, reason: Reason) -> Candidate {
     Candidate {
         thread_id: mapping.thread_id,
@@ -332,6 +413,15 @@ fn words(explained: &Value, out: &mut impl Write) -> Result<(), Failure> {
         "kind:     {} (rule {})",
         text(&explained["kind"]),
         text(&explained["kindRule"])
+    )?;
+    let verdict = &explained["verdict"];
+    writeln!(out, "verdict:  {}", text(&verdict["action"]))?;
+    writeln!(
+        out,
+        "mailbox:  {}, {} (rule {})",
+        text(&explained["mailbox"]),
+        text(&explained["priority"]),
+        text(&explained["rule"])
     )?;
     writeln!(out, "from:     {}", text(&explained["from"]))?;
     writeln!(out, "subject:  {}", text(&explained["subject"]))?;

@@ -39,6 +39,9 @@ pub(super) enum Queue {
     Retry {
         /// The delivery, as in 1042.0
         id: String,
+        /// Reads the mail again from its bytes, by the rules of today; every attempt does
+        #[arg(long)]
+        reparse: bool,
     },
     /// Gives a parked delivery up for good
     Drop {
@@ -58,7 +61,7 @@ pub(super) enum State {
 
 impl Queue {
     pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), Failure> {
-        if let Self::Show { id } | Self::Retry { id } | Self::Drop { id } = &self
+        if let Self::Show { id } | Self::Retry { id, .. } | Self::Drop { id } = &self
             && id.parse::<DeliveryId>().is_err()
         {
             let line = format!("{id:?}: not a delivery: they have the form 1042.0");
@@ -90,7 +93,7 @@ impl Queue {
                 writeln!(out, "{}", plain_json(&answer["data"]))?;
                 Ok(())
             }
-            Self::Retry { id } => order(desk, id, "retry", out),
+            Self::Retry { id, reparse: _ } => order(desk, id, "retry", out),
             Self::Drop { id } => order(desk, id, "drop", out),
         }
     }

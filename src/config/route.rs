@@ -4,12 +4,17 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::reader::Section;
 use super::secret::Secret;
 use crate::delivery::api::{Api, ApiSettings};
+use crate::delivery::policy::{Action, KINDS, Kinds, Policy};
 use crate::mail::address::Domain;
+use crate::mail::mailbox::{FILE_BYTES_MAX, Rules};
 use crate::mail::token::{Format, KeyError, KeyRing};
 
 /// The name of the route that has none of its own.
@@ -42,6 +47,8 @@ pub struct Route {
     pub catch_all: Option<String>,
     /// The mailbox that takes mail to postmaster (RFC 5321 section 4.5.1).
     pub postmaster: String,
+    /// How its mail is sorted, and what becomes of each kind.
+    pub policy: Policy,
     /// Where its messages go.
     pub api: ApiSettings,
 }
@@ -118,6 +125,12 @@ fn read_one(section: &mut Section<'_>, name: String, taken: &mut Vec<Domain>) ->
     let postmaster = postmaster
         .or_else(|| among(POSTMASTER).ok())
         .or_else(|| mailboxes.first().cloned());
+    let rules = read_rules(section);
+    let kinds = read_kinds(section.table("kinds"));
+    let policy = rules.map(|rules| Policy {
+        rules: Arc::new(rules),
+        kinds,
+    });
     let api = read_api(section.table("api"));
     let route = Route {
         name,
@@ -129,6 +142,7 @@ fn read_one(section: &mut Section<'_>, name: String, taken: &mut Vec<Domain>) ->
         postmaster: postmaster?,
         mailboxes,
         catch_all,
+        policy: policy?,
         api: api?,
     };
     match route.key_ring() {
@@ -191,6 +205,48 @@ fn read_keys(section: &mut Section<'_>) -> Vec<(u8, Secret)> {
         keys.extend(secret.map(|secret| (id, secret)));
     }
     keys
+}
+
+/// The rules of the file that is named, else those that are shipped.
+fn read_rules(section: &mut Section<'_>) -> Option<Rules> {
+    if !section.says("rules") {
+        // Asked for all the same, so that the key is known.
+        section.path_maybe("rules");
+        return Rules::shipped().ok();
+    }
+    section.parsed("rules", |path| {
+        let mut text = String::new();
+        let most = FILE_BYTES_MAX as u64 + 1;
+        File::open(path)
+            .and_then(|file| file.take(most).read_to_string(&mut text))
+            .map_err(|error| error.to_string())?;
+        Rules::parse(&text).map_err(|error| error.to_string())
+    })
+}
+
+fn read_kinds(mut section: Section<'_>) -> Kinds {
+    let mut kinds = Kinds::default();
+    for kind in KINDS {
+        let default = kinds.of(kind);
+        let all = [
+            default,
+            Action::Post,
+            Action::PostTyped,
+            Action::Drop,
+            Action::Hold,
+        ];
+        let mut words: Vec<(&str, Action)> = Vec::new();
+        for action in all.into_iter().filter(|action| Kinds::may(kind, *action)) {
+            if words.iter().all(|(word, _)| *word != action.name()) {
+                words.push((action.name(), action));
+            }
+        }
+        let wish = section.choice(kind.name(), &words);
+        // Only what may be is among the words.
+        let _ = kinds.set(kind, wish);
+    }
+    section.end();
+    kinds
 }
 
 fn read_api(mut section: Section<'_>) -> Option<ApiSettings> {

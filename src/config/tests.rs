@@ -6,6 +6,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::*;
+use crate::mail::kind::Kind;
 
 const EXAMPLE: &str = include_str!("../../config/postern.toml");
 const SECRET: &str = "3f9a1c5e7b2d4068a9c1e3f5b7d90246";
@@ -27,6 +28,7 @@ fn uncommented(folder: &Path) -> String {
             .unwrap_or_default();
         fs::write(folder.join(name), SECRET).unwrap();
     }
+    fs::write(folder.join("rules.toml"), crate::mail::mailbox::SHIPPED).unwrap();
     text.replace("/etc/postern/", &format!("{}/", folder.display()))
 }
 
@@ -133,6 +135,24 @@ fn every_variable_is_told_in_the_example_and_sets_a_key_that_exists() {
         );
         assert!(EXAMPLE.contains(variable.name), "{}", variable.name);
     }
+}
+
+#[test]
+fn rules_are_read_and_what_is_wrong_with_them_is_told() {
+    let folder = TempDir::new().unwrap();
+    let rules = folder.path().join("rules.toml");
+    let text = format!("[[route]]\nrules = '{}'\n", rules.display());
+    fs::write(&rules, "[[rule]]\nname = 'all'\nmailbox = 'fans'\n").unwrap();
+    let loaded = load_text(&text, &NEEDED).unwrap();
+    assert_eq!(
+        format!("{:?}", loaded.config.routes[0].policy.kinds.of(Kind::List)),
+        "PostTyped"
+    );
+    fs::write(&rules, "[[rule]]\nname = 'all'\nmailbox = 'fns'\n").unwrap();
+    let lines = load_text(&text, &NEEDED).unwrap_err();
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].starts_with("route.rules: \""), "{lines:?}");
+    assert!(lines[0].contains("line 3"), "{lines:?}");
 }
 
 #[test]

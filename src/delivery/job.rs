@@ -15,15 +15,18 @@ use tokio::task;
 use tracing::{error, info, warn};
 
 use super::answer::Answer;
+use super::breaker::Breaker;
 use super::gate::Heard;
 use super::locks::{Locks, Turn};
 use super::message::{self, Found};
 use super::metrics::Metrics;
 use super::place::{Place, Placed};
+use super::policy::{Action, Kinds, Verdict};
 use super::reading::Reading;
 use super::route::Route;
 use super::worker::WorkerSettings;
 use crate::mail::fingerprint::Fingerprint;
+use crate::mail::kind::Kind;
 use crate::store::{Delivery, DeliveryId, Fact, Outcome, RecordError, Step, Store};
 use crate::{clock, retry};
 
@@ -35,6 +38,7 @@ pub(super) struct Jobs {
     retry: retry::Settings,
     subject_window: Duration,
     locks: Arc<Locks>,
+    breaker: Breaker,
 }
 
 /// An attempt is over: what is to become of its lane, and what it heard of the API.
@@ -78,6 +82,7 @@ impl Jobs {
             retry: settings.retry,
             subject_window: settings.subject_window,
             locks: Arc::default(),
+            breaker: Breaker::default(),
         }
     }
 
@@ -216,15 +221,27 @@ impl<'a> Attempt<'a> {
         if self.is_duplicate(print) {
             return self.drop_by("duplicate", &mail).await;
         }
-        if let Some(rule) = mail.drop_rule {
-            return self.drop_by(rule, &mail).await;
-        }
+        let kind = match mail.verdict {
+            Verdict::Post(kind) => kind,
+            Verdict::Drop(rule) => return self.drop_by(rule, &mail).await,
+            Verdict::Hold(_) if self.is_approved() && Kinds::may(mail.kind, Action::PostTyped) => {
+                mail.kind
+            }
+            Verdict::Hold(rule) => return Err(Stop::Park(format!("held by rule: {rule}"))),
+        };
         let place = self.place();
         let placed = place.find(&mail, clock::now()).map_err(Stop::Park)?;
         let _thread = self.turn(placed.lock_name(&mail)).await;
+        if self.is_loop(&mail, &placed) {
+            // People write to lists: their words are not thrown away.
+            if mail.kind == Kind::List {
+                return Err(Stop::Park(format!("held by rule: {LOOP_BREAKER}")));
+            }
+            return self.drop_by(LOOP_BREAKER, &mail).await;
+        }
         let found = Found {
-            mailbox: placed.mailbox.as_deref().unwrap_or(&mail.mailbox),
-            priority: mail.priority,
+            sorted: &placed.sorted,
+            kind,
             identity: placed.identity,
             reason: placed.reason,
             received_at: self.delivery.envelope.received_at,
@@ -270,10 +287,27 @@ impl<'a> Attempt<'a> {
         self.jobs.locks.lock(name).await
     }
 
+    /// A person sent it back from where it was parked.
+    fn is_approved(&self) -> bool {
+        self.delivery.steps.contains(&Step::Approved)
+    }
+
+    /// Mail of a machine that comes too often. What a person let through, or an attempt began, goes on.
+    fn is_loop(&self, mail: &Reading, placed: &Placed) -> bool {
+        let new = format!("new {}", mail.normal_subject);
+        let thread = placed.thread.as_deref().unwrap_or(&new);
+        let (delivery, at) = (self.delivery.id, self.delivery.envelope.received_at);
+        let breaker = &self.jobs.breaker;
+        !mail.kind.is_person()
+            && self.delivery.steps.is_empty()
+            && !breaker.admits(&mail.sender_email, thread, delivery, at)
+    }
+
     /// A mail already begun is its own, whatever a copy came to since.
     fn is_duplicate(&self, print: Fingerprint) -> bool {
         let seen = self.jobs.store.seen(print, clock::now());
-        self.delivery.steps.is_empty() && seen.is_some_and(|id| id != self.delivery.id)
+        let mut begun = self.delivery.steps.iter();
+        !begun.any(|step| *step != Step::Approved) && seen.is_some_and(|id| id != self.delivery.id)
     }
 
     fn place(&self) -> Place<'a> {
@@ -295,7 +329,7 @@ impl<'a> Attempt<'a> {
                     thread_id,
                     message_id,
                 } => Some((thread_id.clone(), message_id.clone())),
-                Step::ThreadMade { .. } => None,
+                Step::ThreadMade { .. } | Step::Approved => None,
             })
     }
 
@@ -374,8 +408,10 @@ impl<'a> Attempt<'a> {
         self.jobs.metrics.fate(route, "delivered");
         self.jobs.metrics.delivered_after(wait);
         info!(
-            delivery = %self.delivery.id, route, thread, message_id = message, kind = mail.kind,
-            matched = placed.reason, "delivered"
+            delivery = %self.delivery.id, route, thread, message_id = message,
+            kind = mail.kind.name(), matched = placed.reason, mailbox = placed.sorted.mailbox,
+            priority = placed.sorted.priority.name(),
+            sorted_by = placed.sorted.rule.as_deref().unwrap_or_default(), "delivered"
         );
         Ok(())
     }
@@ -393,7 +429,7 @@ impl<'a> Attempt<'a> {
         let route = self.route.name.as_str();
         self.jobs.metrics.fate(route, "dropped");
         info!(
-            delivery = %self.delivery.id, route, rule, kind = mail.kind, because = mail.kind_rule,
+            delivery = %self.delivery.id, route, rule, kind = mail.kind.name(), because = mail.kind_rule,
             "dropped"
         );
         Ok(())
@@ -425,6 +461,9 @@ impl<'a> Attempt<'a> {
         }
     }
 }
+
+/// The rule by which mail of machines that comes too often is not posted.
+const LOOP_BREAKER: &str = "loop_breaker";
 
 /// Without randomness jobs that failed together come back together, which is bad but not wrong.
 fn random() -> u64 {

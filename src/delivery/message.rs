@@ -6,7 +6,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::reading::Reading;
+use super::sorting::Sorted;
 use crate::clock::Timestamp;
+use crate::mail::kind::Kind;
 
 /// The value of `sourceType`.
 const SOURCE: &str = "email";
@@ -24,10 +26,10 @@ pub enum Identity {
 /// What was found out about a mail besides its words.
 #[derive(Clone, Copy, Debug)]
 pub struct Found<'a> {
-    /// The mailbox it is for.
-    pub mailbox: &'a str,
-    /// `vip`, `priority`, `standard` or `general`.
-    pub priority: &'a str,
+    /// Where it belongs, and by which rule.
+    pub sorted: &'a Sorted,
+    /// The kind it is posted under.
+    pub kind: Kind,
     /// Who wrote it, as far as is known.
     pub identity: Identity,
     /// Why it belongs to its thread.
@@ -41,14 +43,17 @@ pub fn thread(mail: &Reading, found: &Found<'_>) -> Value {
     json!({
         "sourceType": SOURCE,
         "identityEmail": mail.sender_email,
-        "mailbox": found.mailbox,
-        "priority": found.priority,
+        "mailbox": found.sorted.mailbox,
+        "priority": found.sorted.priority,
         "metadata": {
             "emailFrom": mail.sender_email,
             "emailFromName": mail.sender_name,
             "emailSubject": mail.subject,
             "lastEmailMessageId": mail.message_id,
             "lastEmailReceivedAt": found.received_at.to_rfc3339(),
+            "lastEmailMailbox": found.sorted.mailbox,
+            "lastEmailPriority": found.sorted.priority,
+            "lastEmailRule": found.sorted.rule,
         },
     })
 }
@@ -66,7 +71,7 @@ pub fn message(mail: &Reading, found: &Found<'_>) -> Value {
         "emailMessageId": mail.message_id,
         "inReplyTo": mail.in_reply_to.first(),
         "receivedAt": found.received_at.to_rfc3339(),
-        "kind": mail.kind,
+        "kind": found.kind,
         "attachments": mail.attachments,
         "authentication": {
             "spf": "none",
@@ -85,6 +90,9 @@ pub fn patch(mail: &Reading, found: &Found<'_>) -> Value {
         "metadata": {
             "lastEmailMessageId": mail.message_id,
             "lastEmailReceivedAt": found.received_at.to_rfc3339(),
+            "lastEmailMailbox": found.sorted.mailbox,
+            "lastEmailPriority": found.sorted.priority,
+            "lastEmailRule": found.sorted.rule,
         },
     })
 }
@@ -116,7 +124,9 @@ pub struct Attachment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::policy::Verdict;
     use crate::mail::fingerprint::Fingerprint;
+    use crate::mail::mailbox::Priority;
 
     fn mail() -> Reading {
         Reading {
@@ -145,9 +155,9 @@ mod tests {
     fn bare() -> Reading {
         Reading {
             fingerprint: Fingerprint([0; 16]),
-            kind: "person",
+            kind: Kind::Person,
             kind_rule: "nothing_says_machine",
-            drop_rule: None,
+            verdict: Verdict::Post(Kind::Person),
             author: None,
             sender_email: "ann@example.com".into(),
             sender_name: None,
@@ -159,16 +169,22 @@ mod tests {
             body: String::new(),
             body_html: None,
             quoted: None,
-            mailbox: "general".into(),
-            priority: "standard",
             attachments: Vec::new(),
         }
     }
 
-    fn found() -> Found<'static> {
+    fn sorted() -> Sorted {
+        Sorted {
+            mailbox: "fans".to_owned(),
+            priority: Priority::Standard,
+            rule: Some("fans".to_owned()),
+        }
+    }
+
+    fn found(sorted: &Sorted) -> Found<'_> {
         Found {
-            mailbox: "general",
-            priority: "standard",
+            sorted,
+            kind: Kind::Person,
             identity: Identity::TokenHolder,
             reason: "token",
             received_at: Timestamp::from_millis(1_769_903_999_042),
@@ -185,17 +201,20 @@ mod tests {
         let wanted = r#"{
             "sourceType": "email",
             "identityEmail": "ann@example.com",
-            "mailbox": "general",
+            "mailbox": "fans",
             "priority": "standard",
             "metadata": {
                 "emailFrom": "ann@example.com",
                 "emailFromName": "Ann \"A\" Other",
                 "emailSubject": "Re: Where is my order?",
                 "lastEmailMessageId": "a2@mail.example.com",
-                "lastEmailReceivedAt": "2026-01-31T23:59:59.042Z"
+                "lastEmailReceivedAt": "2026-01-31T23:59:59.042Z",
+                "lastEmailMailbox": "fans",
+                "lastEmailPriority": "standard",
+                "lastEmailRule": "fans"
             }
         }"#;
-        assert_eq!(thread(&mail(), &found()), golden(wanted));
+        assert_eq!(thread(&mail(), &found(&sorted())), golden(wanted));
     }
 
     #[test]
@@ -228,14 +247,15 @@ mod tests {
             },
             "match": { "reason": "token" }
         }"#;
-        assert_eq!(message(&mail(), &found()), golden(wanted));
+        assert_eq!(message(&mail(), &found(&sorted())), golden(wanted));
     }
 
     #[test]
     fn a_bare_mail_has_every_field_still() {
+        let sorted = sorted();
         let unverified = Found {
             identity: Identity::Unverified,
-            ..found()
+            ..found(&sorted)
         };
         let wanted = r#"{
             "sourceType": "email",
@@ -264,9 +284,12 @@ mod tests {
         let wanted = r#"{
             "metadata": {
                 "lastEmailMessageId": "a2@mail.example.com",
-                "lastEmailReceivedAt": "2026-01-31T23:59:59.042Z"
+                "lastEmailReceivedAt": "2026-01-31T23:59:59.042Z",
+                "lastEmailMailbox": "fans",
+                "lastEmailPriority": "standard",
+                "lastEmailRule": "fans"
             }
         }"#;
-        assert_eq!(patch(&mail(), &found()), golden(wanted));
+        assert_eq!(patch(&mail(), &found(&sorted())), golden(wanted));
     }
 }

@@ -4,6 +4,7 @@
 
 mod answer;
 pub mod api;
+mod breaker;
 mod gate;
 mod job;
 mod lanes;
@@ -11,6 +12,8 @@ mod locks;
 pub mod message;
 pub mod metrics;
 mod place;
+pub mod policy;
 pub mod reading;
 pub mod route;
+pub mod sorting;
 pub mod worker;

@@ -10,8 +10,10 @@ use data_encoding::HEXLOWER;
 use super::message::Identity;
 use super::reading::Reading;
 use super::route::Route;
+use super::sorting::{Past, Sorted, sort};
 use crate::clock::Timestamp;
 use crate::mail::envelope::Target;
+use crate::mail::mailbox;
 use crate::mail::thread::{Candidate, Decision, Facts, Reason, decide};
 use crate::mail::token::{Claims, ThreadKey};
 use crate::store::{Delivery, Fact, Mapping, Step, Store};
@@ -35,8 +37,8 @@ pub(super) struct Placed {
     pub(super) thread: Option<String>,
     /// Why there.
     pub(super) reason: &'static str,
-    /// The mailbox of the thread, where it is known.
-    pub(super) mailbox: Option<String>,
+    /// The mailbox and the priority it is for.
+    pub(super) sorted: Sorted,
     pub(super) identity: Identity,
     /// A token tells whose it is, and it is not the author's.
     bound_to_another: bool,
@@ -49,7 +51,10 @@ impl Place<'_> {
             Target::Thread(claims) => Some(claims),
             Target::Mailbox(_) => None,
         };
-        let (thread, reason) = match self.made() {
+        let made = self.made();
+        // A thread this very mail began has no past.
+        let is_begun = made.is_some();
+        let (thread, reason) = match made {
             // Decided in an earlier attempt, and the product has acted on it.
             Some(thread) => (Some(thread), Reason::None),
             None => self.decided(mail, claims, now)?,
@@ -57,8 +62,10 @@ impl Place<'_> {
         let mapping = thread
             .as_deref()
             .and_then(|id| self.mapping(ThreadKey::of(id)));
+        let is_old = thread.is_some() && (mapping.is_some() || !is_begun);
+        let past = is_old.then(|| Past::of(mapping.as_ref()));
         Ok(Placed {
-            mailbox: mapping.and_then(|mapping| mapping.mailbox),
+            sorted: self.sorted(mail, claims, past.as_ref()),
             thread,
             reason: reason.as_str(),
             identity: if claims.is_some() {
@@ -70,6 +77,27 @@ impl Place<'_> {
         })
     }
 
+    fn sorted(&self, mail: &Reading, claims: Option<&Claims>, past: Option<&Past>) -> Sorted {
+        let recipient = &self.delivery.recipient;
+        let is_bound = claims.is_some_and(|claims| claims.participant.is_some());
+        let facts = mailbox::Facts {
+            recipient: Some(&recipient.address),
+            sender: mail.author.as_ref(),
+            // Nobody vouches for a sender yet but his own token.
+            verified: is_bound && claims.is_some_and(|c| !self.is_bound_to_another(mail, c)),
+            kind: mail.kind,
+            subject: &mail.subject,
+            body: &mail.body,
+            mailbox: None,
+            thread: None,
+        };
+        let named = match &recipient.target {
+            Target::Mailbox(name) => Some(name.as_str()),
+            Target::Thread(_) => None,
+        };
+        sort(&self.route.policy.rules, &facts, named, past)
+    }
+
     /// What is remembered of a thread. One of another route belongs to another product, which may
     /// well use the same ids.
     fn mapping(&self, thread: ThreadKey) -> Option<Mapping> {
@@ -78,10 +106,11 @@ impl Place<'_> {
     }
 
     fn made(&self) -> Option<String> {
-        self.delivery.steps.first().map(|step| match step {
+        self.delivery.steps.iter().find_map(|step| match step {
             Step::ThreadMade { thread_id } | Step::MessagePosted { thread_id, .. } => {
-                thread_id.clone()
+                Some(thread_id.clone())
             }
+            Step::Approved => None,
         })
     }
 
@@ -196,7 +225,8 @@ impl Placed {
             route: place.route.name.clone(),
             participant: None,
             subject: String::new(),
-            mailbox: Some(mail.mailbox.clone()),
+            mailbox: Some(self.sorted.mailbox.clone()),
+            priority: Some(self.sorted.priority),
             last_message_id: None,
             references: Vec::new(),
             made_at: now,

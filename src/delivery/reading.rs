@@ -7,9 +7,9 @@ use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 use super::message::Attachment;
+use super::policy::Verdict;
 use super::route::Route;
 use crate::mail::address::Address;
-use crate::mail::envelope::Target;
 use crate::mail::fingerprint::Fingerprint;
 use crate::mail::kind::{Context, Kind, classify};
 use crate::mail::reply;
@@ -27,11 +27,11 @@ pub struct Reading {
     /// The same for every copy of the mail to this recipient.
     pub fingerprint: Fingerprint,
     /// What sort of mail it is.
-    pub kind: &'static str,
+    pub kind: Kind,
     /// The rule that said so.
     pub kind_rule: &'static str,
-    /// The rule by which it is not posted, if there is one.
-    pub drop_rule: Option<&'static str>,
+    /// What becomes of it.
+    pub verdict: Verdict,
     /// The one author in the header.
     pub author: Option<Address>,
     /// The author's address, else the envelope's sender, else what stands in `From`.
@@ -54,10 +54,6 @@ pub struct Reading {
     pub body_html: Option<String>,
     /// What was quoted.
     pub quoted: Option<String>,
-    /// The mailbox it is for.
-    pub mailbox: String,
-    /// How urgent it is.
-    pub priority: &'static str,
     /// What is attached.
     pub attachments: Vec<Attachment>,
 }
@@ -92,9 +88,9 @@ impl Reading {
             .unwrap_or_default();
         Self {
             fingerprint: Fingerprint::of(&delivery.recipient, &view),
-            kind: finding.kind.name(),
+            kind: finding.kind,
             kind_rule: finding.rule,
-            drop_rule: drop_rule(finding.kind, sender.is_none()),
+            verdict: Verdict::of(&route.policy.kinds, finding.kind, sender.is_none()),
             sender_email,
             sender_name: from.and_then(|from| from.name.clone()),
             author,
@@ -109,35 +105,8 @@ impl Reading {
             body: reply.text,
             body_html: reply.html,
             quoted: Some(reply.quoted).filter(|quoted| !quoted.is_empty()),
-            mailbox: match &delivery.recipient.target {
-                Target::Mailbox(name) => name.clone(),
-                Target::Thread(_) => MAILBOX_DEFAULT.to_owned(),
-            },
-            priority: PRIORITY_DEFAULT,
             attachments: attachments_of(&view),
         }
-    }
-}
-
-/// The mailbox of a thread we know only by its token.
-const MAILBOX_DEFAULT: &str = "general";
-/// Nothing says yet that one sender is more urgent than another.
-const PRIORITY_DEFAULT: &str = "standard";
-
-/// What no person wrote is not posted. A list's mail and the answer to an invitation are posted
-/// under their kind: a person may be behind them, and losing words is worse than showing too many.
-const fn drop_rule(kind: Kind, from_nobody: bool) -> Option<&'static str> {
-    match kind {
-        Kind::AutoReply
-        | Kind::Bounce
-        | Kind::DelayNotice
-        | Kind::FeedbackReport
-        | Kind::ReadReceipt
-        | Kind::Loop => Some(kind.name()),
-        // Nobody hears of a mail with the null sender's fate: whoever wrote it expects no answer
-        // (RFC 5321 section 4.5.5).
-        Kind::Person | Kind::List | Kind::Calendar if from_nobody => Some("null_sender"),
-        Kind::Person | Kind::List | Kind::Calendar => None,
     }
 }
 

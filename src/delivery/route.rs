@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::api::Api;
+use super::policy::Policy;
 use crate::mail::address::Domain;
 use crate::mail::token::KeyRing;
 
@@ -21,4 +22,6 @@ pub struct Route {
     pub loop_mark: Option<String>,
     /// Domains in which only we make Message-IDs.
     pub message_id_domains: Vec<Domain>,
+    /// How its mail is sorted, and what becomes of each kind.
+    pub policy: Policy,
 }

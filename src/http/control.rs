@@ -23,7 +23,7 @@ use crate::clock::{self, Timestamp};
 use crate::mail::address::{Address, Domain};
 use crate::mail::envelope::{Door, Envelope, Peer, Recipient, Target};
 use crate::mail::token::{Format, KeyRing, ThreadKey, TokenError};
-use crate::store::{Delivery, DeliveryId, Fact, Mapping, Outcome, Store};
+use crate::store::{Delivery, DeliveryId, Fact, Mapping, Outcome, Step, Store};
 
 /// The name of the control socket in the data folder.
 pub const SOCKET: &str = "control.sock";
@@ -128,11 +128,15 @@ async fn show(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Respon
 async fn retry(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Response, Fault> {
     let _turn = desk.turn.lock().await;
     let delivery = desk.find_parked(&id)?.id;
-    let fact = Fact::Released {
+    let approved = Fact::Advanced {
+        delivery,
+        step: Step::Approved,
+    };
+    let released = Fact::Released {
         delivery,
         at: clock::now(),
     };
-    desk.control.store.record(vec![fact]).await?;
+    desk.control.store.record(vec![approved, released]).await?;
     info!(%delivery, "released");
     Ok(done(
         StatusCode::OK,
@@ -270,6 +274,7 @@ async fn mint(State(desk): State<Desk>, body: Bytes) -> Result<Response, Fault> 
             participant,
             subject: String::new(),
             mailbox: None,
+            priority: None,
             last_message_id: None,
             references: Vec::new(),
             made_at: now,

@@ -452,6 +452,7 @@ fn delivery_routes(config: &Config) -> Result<Vec<delivery::route::Route>, Failu
             keys: Arc::new(key_ring(route)?),
             loop_mark: None,
             message_id_domains: route.domains.clone(),
+            policy: route.policy.clone(),
         });
     }
     Ok(list)

@@ -14,6 +14,7 @@ use crate::clock::Timestamp;
 use crate::mail::address::Address;
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::fingerprint::Fingerprint;
+use crate::mail::mailbox::Priority;
 
 /// A mail's name: the number of its record in the journal. Printed in decimal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -79,6 +80,9 @@ pub struct Mapping {
     pub subject: String,
     /// The mailbox its first mail was for.
     pub mailbox: Option<String>,
+    /// How urgent its first mail was.
+    #[serde(default)]
+    pub priority: Option<Priority>,
     /// The Message-ID of its newest mail, in or out.
     pub last_message_id: Option<String>,
     /// The Message-IDs for References, newest last. Whoever records it bounds it.
@@ -166,6 +170,8 @@ pub enum Step {
         /// The message's id in the product.
         message_id: String,
     },
+    /// A person sent it back from where it was parked: what only waited for that word goes on.
+    Approved,
 }
 
 /// How a delivery ended, or that it waits for a person.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use postern::clock::{self, Timestamp};
 use postern::delivery::api::{Api, ApiSettings};
 use postern::delivery::metrics::Metrics;
+use postern::delivery::policy::Policy;
 use postern::delivery::route::Route;
 use postern::delivery::worker::{Worker, WorkerError, WorkerSettings};
 use postern::mail::address::{Address, Domain};
@@ -69,6 +70,17 @@ impl Bench {
         base: String,
         adjust: impl FnOnce(&mut WorkerSettings),
     ) -> Self {
+        let policy = Policy::shipped().unwrap();
+        Self::start_with(folder, base, policy, adjust).await
+    }
+
+    /// A worker that posts to this base URL by this policy.
+    pub(crate) async fn start_with(
+        folder: tempfile::TempDir,
+        base: String,
+        policy: Policy,
+        adjust: impl FnOnce(&mut WorkerSettings),
+    ) -> Self {
         let store = Store::open(settings_in(folder.path()), clock::now()).unwrap();
         let api = ApiSettings {
             connect_max: Duration::from_secs(2),
@@ -82,6 +94,7 @@ impl Bench {
             keys: Arc::new(KeyRing::new(vec![(1, vec![7; 32])], 365 * DAY).unwrap()),
             loop_mark: Some("this-instance".to_owned()),
             message_id_domains: vec![Domain::parse("inbox.example.com").unwrap()],
+            policy,
         };
         let mut settings = WorkerSettings {
             retry: retry::Settings {

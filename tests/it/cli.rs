@@ -104,6 +104,10 @@ fn a_mail_is_explained() {
     }
     assert_eq!(explained["thread"]["match"], THREAD);
     assert_eq!(explained["thread"]["reason"], "token");
+    assert_eq!(explained["rule"], "known-thread");
+    assert_eq!(explained["priority"], "standard");
+    assert_eq!(explained["mailbox"], "general");
+    assert_eq!(explained["verdict"]["action"], "post");
     assert_eq!(explained["dsn"], Value::Null);
     assert_eq!(explained["attachments"], serde_json::json!([]));
     assert_eq!(explained["authentication"]["spf"], "none");
@@ -118,6 +122,15 @@ fn a_mail_is_explained() {
     let other = home.run(&[&other[..], &["--config", &file]].concat()).ok();
     let other: Value = serde_json::from_str(&other).unwrap();
     assert_eq!(other["thread"]["reason"], "token_forged");
+    let claim = "From: a@example.com\r\nTo: business@inbox.example.com\r\n\
+                 Subject: DMCA takedown\r\n\r\nStop it.\r\n";
+    let claim = home.write("claim.eml", claim);
+    let claim = ["mail", "explain", claim.to_str().unwrap(), "--json"];
+    let claim = home.run(&[&claim[..], &["--config", &file]].concat()).ok();
+    let claim: Value = serde_json::from_str(&claim).unwrap();
+    assert_eq!(claim["mailbox"], "dmca");
+    assert_eq!(claim["priority"], "priority");
+    assert_eq!(claim["rule"], "dmca-subject");
 }
 
 #[test]

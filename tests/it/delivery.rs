@@ -67,6 +67,8 @@ async fn a_first_mail_begins_a_thread() {
     let done = fake.done();
     assert_eq!(done[0].body["identityEmail"], "ann@example.com");
     assert_eq!(done[0].body["mailbox"], "general");
+    assert_eq!(done[0].body["priority"], "standard");
+    assert_eq!(done[0].body["metadata"]["lastEmailRule"], "support-words");
     assert_eq!(done[1].path, "/api/v1/messages/threads/thread-1/messages");
     assert_eq!(done[1].body["authentication"]["identity"], "unverified");
     let (mapping, ours) = bench

@@ -51,4 +51,6 @@ mod reply;
 #[cfg(test)]
 mod store;
 #[cfg(test)]
+mod understanding;
+#[cfg(test)]
 mod webhook;

@@ -41,6 +41,12 @@ pub enum Mailbox {
 }
 
 impl Mailbox {
+    /// The mailbox of this name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        let all = [Self::Dmca, Self::Business, Self::Fans, Self::General];
+        all.into_iter().find(|mailbox| mailbox.name() == name)
+    }
+
     /// The name in rules, in logs and in the Messages API.
     pub const fn name(self) -> &'static str {
         match self {
@@ -108,6 +114,9 @@ pub struct Facts<'a> {
     pub subject: &'a str,
     /// The words that are new in it: no quotes.
     pub body: &'a str,
+    /// The mailbox its recipient's address stands for, if it is one of ours: where the mail lies if
+    /// neither a rule nor its conversation says otherwise.
+    pub mailbox: Option<Mailbox>,
     /// The conversation it belongs to, if there is one already.
     pub thread: Option<Thread>,
 }

@@ -53,7 +53,8 @@ impl Rules {
     }
 
     /// Sorts a mail. Where no rule fits, or the rule that does leaves something out, the thread's
-    /// mailbox and priority stay; a mail without thread is `general`.
+    /// mailbox and priority stay; a mail without thread lies where its address says, else in
+    /// `general`.
     pub fn choose(&self, facts: &Facts<'_>) -> Choice {
         let seen = Seen {
             facts,
@@ -63,8 +64,9 @@ impl Rules {
         let rule = self.rules.iter().find(|rule| rule.fits(&seen, &self.lists));
         let of_rule = rule.map(|rule| (rule.mailbox, rule.priority));
         let of_thread = facts.thread.map(|thread| (thread.mailbox, thread.priority));
+        let of_address = (facts.mailbox.unwrap_or_default(), Priority::default());
         let (mailbox, priority) = of_rule.unwrap_or_default();
-        let (thread_mailbox, thread_priority) = of_thread.unwrap_or_default();
+        let (thread_mailbox, thread_priority) = of_thread.unwrap_or(of_address);
         Choice {
             mailbox: mailbox.unwrap_or(thread_mailbox),
             priority: priority.unwrap_or(thread_priority),

@@ -24,6 +24,7 @@ impl Mail {
             kind: Kind::Person,
             subject: self.2,
             body: self.3,
+            mailbox: None,
             thread: None,
         })
     }
@@ -123,6 +124,7 @@ fn a_conversation_keeps_its_place() {
         kind: Kind::Person,
         subject: "Re: your sponsorship",
         body: "Yes, please",
+        mailbox: None,
         thread: Some(Thread {
             mailbox: Fans,
             priority: Priority::Vip,
@@ -165,6 +167,7 @@ fn a_list_counts_only_for_the_verified() {
             kind: Kind::Person,
             subject: "",
             body: "",
+            mailbox: None,
             thread: None,
         };
         assert_eq!(
@@ -298,6 +301,7 @@ proptest! {
             kind: Kind::Person,
             subject: &subject,
             body: &body,
+            mailbox: None,
             thread: None,
         };
         prop_assert!(rules.choose(&facts).rule.is_some());

@@ -57,6 +57,7 @@ fn mapping(thread: u8, subject: u8) -> Mapping {
         participant: Some(Address::parse("ann@peer.example").unwrap()),
         subject: format!("subject {subject}"),
         mailbox: None,
+        priority: None,
         last_message_id: None,
         references: Vec::new(),
         made_at: NOW,

@@ -63,6 +63,7 @@ fn mapping(n: u32) -> Mapping {
         participant: Address::parse(&format!("person{n}@peer.example")).ok(),
         subject: format!("subject {n}"),
         mailbox: None,
+        priority: None,
         last_message_id: None,
         references: Vec::new(),
         made_at: NOW,

@@ -1,0 +1,125 @@
+//! Owns the loop breaker: two machines that answer each other are stopped after a few mails.
+//!
+//! Does not know what a machine's mail is, nor what becomes of the mail it stops. What it has seen is
+//! forgotten with the process: a loop is found again soon enough.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use crate::clock::Timestamp;
+use crate::store::DeliveryId;
+
+/// So many mails of machines are let through from a sender into a thread within [`SPAN`].
+const MAILS_MAX: usize = 5;
+/// The time over which they are counted.
+const SPAN: Duration = Duration::from_secs(3600);
+/// So many pairs of sender and thread are remembered, a few hundred bytes each. Of two that fall on
+/// one place the older is forgotten.
+const PAIRS_MAX: u64 = 4096;
+
+/// Counts mails of machines by sender and thread.
+#[derive(Debug, Default)]
+pub(super) struct Breaker(Mutex<HashMap<u64, Pair>>);
+
+#[derive(Debug)]
+struct Pair {
+    name: [u8; 16],
+    seen: Vec<(Timestamp, DeliveryId)>,
+}
+
+impl Breaker {
+    /// May this mail, which was received at `at`, go through? A delivery that was let through once is
+    /// let through in every further attempt.
+    pub(super) fn admits(
+        &self,
+        sender: &str,
+        thread: &str,
+        delivery: DeliveryId,
+        at: Timestamp,
+    ) -> bool {
+        let name = name_of(sender, thread);
+        let [a, b, c, d, e, f, g, h, ..] = name;
+        let slot = u64::from_le_bytes([a, b, c, d, e, f, g, h]) % PAIRS_MAX;
+        let mut pairs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let pair = pairs.entry(slot).or_insert_with(|| Pair::new(name));
+        if pair.name != name {
+            *pair = Pair::new(name);
+        }
+        if pair.seen.iter().any(|(_, seen)| *seen == delivery) {
+            return true;
+        }
+        // A mail that waited long counts beside those it came with, not beside those of today.
+        pair.seen
+            .retain(|(seen, _)| at.since(*seen).max(seen.since(at)) < SPAN);
+        let room = pair.seen.len() < MAILS_MAX;
+        if room {
+            pair.seen.push((at, delivery));
+        }
+        room
+    }
+}
+
+impl Pair {
+    const fn new(name: [u8; 16]) -> Self {
+        Self {
+            name,
+            seen: Vec::new(),
+        }
+    }
+}
+
+fn name_of(sender: &str, thread: &str) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    hash.update((sender.len() as u64).to_le_bytes());
+    hash.update(sender);
+    hash.update(thread);
+    let mut name = [0; 16];
+    name.copy_from_slice(&hash.finalize()[..16]);
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MailId;
+
+    fn id(mail: u64) -> DeliveryId {
+        DeliveryId {
+            mail: MailId(mail),
+            recipient: 0,
+        }
+    }
+
+    #[test]
+    fn five_an_hour_and_each_once() {
+        let breaker = Breaker::default();
+        let begin = Timestamp::from_secs(1_000_000);
+        let at = |n: u64| begin.plus(Duration::from_secs(n));
+        for n in 0..5 {
+            assert!(breaker.admits("a@x", "t", id(n), at(n)));
+        }
+        for n in 0..5 {
+            assert!(breaker.admits("a@x", "t", id(n), at(n)), "another attempt");
+        }
+        assert!(!breaker.admits("a@x", "t", id(5), at(5)));
+        assert!(breaker.admits("b@x", "t", id(6), at(6)), "another sender");
+        assert!(breaker.admits("a@x", "u", id(7), at(7)), "another thread");
+        assert!(!breaker.admits("a@x", "t", id(8), at(3599)));
+        assert!(breaker.admits("a@x", "t", id(9), at(3600)));
+        assert!(!breaker.admits("a@x", "t", id(10), at(3600)));
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let breaker = Breaker::default();
+        for n in 0..4 * PAIRS_MAX {
+            assert!(breaker.admits(&n.to_string(), "t", id(n), Timestamp::default()));
+        }
+        let pairs = breaker.0.into_inner().unwrap();
+        assert!(pairs.len() as u64 <= PAIRS_MAX);
+        assert!(pairs.values().all(|pair| pair.seen.len() <= MAILS_MAX));
+    }
+}

@@ -1,0 +1,163 @@
+//! Owns the sorting of one mail: which mailbox of the product it is for, how urgent it is, and the rule
+//! that said so.
+//!
+//! Does not have rules of its own: [`crate::mail::mailbox`] applies them.
+//!
+//! The rules decide, for the recipient's address is one of the things they ask about: a legal claim
+//! that was sent to `business@` is a legal claim all the same. What the address itself says counts
+//! where no rule names a mailbox; and always where it is a mailbox the rules have no word for. A
+//! conversation stays in the mailbox it was begun in; what the rules make of a later mail in it is told
+//! with the thread's metadata.
+
+use crate::mail::mailbox::{Facts, Mailbox, Priority, Rules, Thread};
+use crate::store::Mapping;
+
+/// Where a mail belongs, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sorted {
+    /// The mailbox's name.
+    pub mailbox: String,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// The name of the rule that decided, if one did.
+    pub rule: Option<String>,
+}
+
+/// What is known of the conversation a mail belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Past {
+    mailbox: Option<String>,
+    priority: Option<Priority>,
+    messages: u32,
+}
+
+impl Past {
+    /// As far as it is remembered: a conversation the product began may not be.
+    pub fn of(mapping: Option<&Mapping>) -> Self {
+        let Some(mapping) = mapping else {
+            return Self::default();
+        };
+        Self {
+            mailbox: mapping.mailbox.clone(),
+            priority: mapping.priority,
+            // Its Message-IDs, of which the newest few are kept, stand for its messages.
+            messages: u32::try_from(mapping.references.len()).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn thread(&self) -> Thread {
+        let mailbox = self.mailbox.as_deref().and_then(Mailbox::of_name);
+        Thread {
+            mailbox: mailbox.unwrap_or_default(),
+            priority: self.priority.unwrap_or(Priority::Standard),
+            messages: self.messages,
+        }
+    }
+}
+
+/// Sorts a mail. `facts` tell the mail; `named` is the mailbox its address stands for, `past` the
+/// conversation it goes on with.
+pub fn sort(rules: &Rules, facts: &Facts<'_>, named: Option<&str>, past: Option<&Past>) -> Sorted {
+    let choice = rules.choose(&Facts {
+        mailbox: named.and_then(Mailbox::of_name),
+        thread: past.map(Past::thread),
+        ..*facts
+    });
+    let place = match past {
+        Some(past) => past.mailbox.as_deref(),
+        None => named,
+    };
+    let of_its_own = place.filter(|name| Mailbox::of_name(name).is_none());
+    Sorted {
+        mailbox: of_its_own
+            .unwrap_or_else(|| choice.mailbox.name())
+            .to_owned(),
+        priority: choice.priority,
+        rule: choice.rule,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::address::Address;
+    use crate::mail::kind::Kind;
+
+    fn sorted(to: &str, subject: &str, named: Option<&str>, past: Option<&Past>) -> Sorted {
+        let recipient = Address::parse(to).unwrap();
+        let facts = Facts {
+            recipient: Some(&recipient),
+            sender: None,
+            verified: false,
+            kind: Kind::Person,
+            subject,
+            body: "",
+            mailbox: None,
+            thread: None,
+        };
+        sort(&Rules::shipped().unwrap(), &facts, named, past)
+    }
+
+    #[test]
+    fn rules_decide_and_the_address_counts_where_they_have_no_word() {
+        for (to, subject, named, mailbox, rule) in [
+            (
+                "general@a.example",
+                "I love it",
+                "general",
+                "general",
+                "general-address",
+            ),
+            ("anything@a.example", "I love it", "general", "fans", "fans"),
+            (
+                "business@a.example",
+                "Hi",
+                "business",
+                "business",
+                "business-address",
+            ),
+            (
+                "business@a.example",
+                "DMCA takedown",
+                "business",
+                "dmca",
+                "dmca-subject",
+            ),
+            ("tickets@a.example", "Hi", "tickets", "tickets", "fans"),
+            (
+                "tickets@a.example",
+                "DMCA takedown",
+                "tickets",
+                "tickets",
+                "dmca-subject",
+            ),
+        ] {
+            let sorted = sorted(to, subject, Some(named), None);
+            let found = (sorted.mailbox.as_str(), sorted.rule.as_deref());
+            assert_eq!(found, (mailbox, Some(rule)), "{to} {subject}");
+        }
+    }
+
+    #[test]
+    fn a_conversation_stays_where_it_is() {
+        let mut past = Past {
+            mailbox: Some("tickets".to_owned()),
+            priority: Some(Priority::Vip),
+            messages: 3,
+        };
+        let to = "reply+x@a.example";
+        let found = sorted(to, "Re: hi", None, Some(&past));
+        assert_eq!(
+            (found.mailbox.as_str(), found.priority),
+            ("tickets", Priority::Vip)
+        );
+        assert_eq!(found.rule.as_deref(), Some("known-thread"));
+        past.mailbox = Some("business".to_owned());
+        assert_eq!(sorted(to, "Re: hi", None, Some(&past)).mailbox, "business");
+        let unknown = sorted(to, "Re: hi", None, Some(&Past::default()));
+        assert_eq!(
+            (unknown.mailbox.as_str(), unknown.priority),
+            ("general", Priority::Standard)
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! What delivery makes of a mail's meaning: where it is sorted to, what becomes of each kind.
+
+use std::sync::Arc;
+
+use postern::clock;
+use postern::delivery::policy::{Action, Policy};
+use postern::mail::kind::Kind;
+use postern::mail::mailbox::Rules;
+use postern::store::{DeliveryId, Fact, Step};
+use serde_json::Value;
+
+use crate::bench::{Bench, THREAD, mail, mailbox, token};
+use crate::fake_api::{Fake, Play};
+
+fn marked(number: usize, field: &str) -> String {
+    mail(number, "Words.").replace("Subject:", &format!("{field}\r\nSubject:"))
+}
+
+const AWAY: &str = "Auto-Submitted: auto-replied";
+const LIST: &str = "List-Id: <talk.example.com>\r\nPrecedence: list";
+
+async fn bench(fake: &Fake, policy: Policy) -> Bench {
+    let folder = tempfile::tempdir().unwrap();
+    Bench::start_with(folder, fake.base(), policy, |_| {}).await
+}
+
+/// What a person at the queue says to a parked mail.
+async fn release(bench: &Bench, delivery: DeliveryId) {
+    let step = Step::Approved;
+    let at = clock::now();
+    let facts = vec![
+        Fact::Advanced { delivery, step },
+        Fact::Released { delivery, at },
+    ];
+    bench.store.record(facts).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_rule_sorts_a_new_thread_and_is_named() {
+    let fake = Fake::start(|_, _| Play::Good).await;
+    let rules = "[[rule]]\nname = 'ann'\nwhen = { sender = ['ann@example.com'] }\n\
+                 mailbox = 'business'\npriority = 'vip'\n";
+    let policy = Policy {
+        rules: Arc::new(Rules::parse(rules).unwrap()),
+        ..Policy::shipped().unwrap()
+    };
+    let bench = bench(&fake, policy).await;
+    bench.put(mailbox(), &mail(1, "Hello.")).await;
+    bench.drained().await;
+    let done = fake.done();
+    assert_eq!(done[0].body["mailbox"], "business");
+    assert_eq!(done[0].body["priority"], "vip");
+    assert_eq!(done[0].body["metadata"]["lastEmailRule"], "ann");
+    assert_eq!(done[2].body["metadata"]["lastEmailRule"], "ann");
+    let (mapping, _) = bench
+        .store
+        .thread_by_message_id("m1@mail.example.com")
+        .unwrap();
+    assert_eq!(mapping.mailbox.as_deref(), Some("business"));
+    assert_eq!(mapping.priority.unwrap().name(), "vip");
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn each_kind_becomes_what_the_route_says() {
+    for (action, fates, kind) in [
+        (Action::Post, [1, 0, 0], Some("person")),
+        (Action::PostTyped, [1, 0, 0], Some("auto_reply")),
+        (Action::Drop, [0, 0, 1], None),
+        (Action::Hold, [0, 1, 0], None),
+    ] {
+        let fake = Fake::start(|_, _| Play::Good).await;
+        let mut policy = Policy::shipped().unwrap();
+        policy.kinds.set(Kind::AutoReply, action).unwrap();
+        let bench = bench(&fake, policy).await;
+        bench.put(token(THREAD), &marked(1, AWAY)).await;
+        bench.drained().await;
+        assert_eq!(bench.fates(), fates, "{action:?}");
+        let told = fake.done().first().map(|seen| seen.body["kind"].clone());
+        assert_eq!(told, kind.map(Value::from), "{action:?}");
+        bench.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_held_goes_on_when_a_person_says_so_but_a_bounce_never() {
+    let fake = Fake::start(|_, _| Play::Good).await;
+    let mut policy = Policy::shipped().unwrap();
+    policy.kinds.set(Kind::AutoReply, Action::Hold).unwrap();
+    policy.kinds.set(Kind::Loop, Action::Hold).unwrap();
+    let bench = bench(&fake, policy).await;
+    bench.put(token(THREAD), &marked(1, AWAY)).await;
+    let circle = marked(2, "X-Postern-Loop: this-instance");
+    bench.put(token(THREAD), &circle).await;
+    bench.drained().await;
+    let mut reasons = bench.reasons();
+    reasons.sort();
+    assert_eq!(reasons, ["held by rule: auto_reply", "held by rule: loop"]);
+    for delivery in bench.store.parked(None, 9) {
+        release(&bench, delivery.id).await;
+    }
+    bench.drained().await;
+    assert_eq!(bench.fates(), [1, 1, 0]);
+    assert_eq!(bench.reasons(), ["held by rule: loop"]);
+    assert_eq!(fake.done()[0].body["kind"], "auto_reply");
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn machines_are_stopped_after_five_and_people_are_not() {
+    for (field, dropped, parked) in [(AWAY, 2, 0), (LIST, 0, 2), ("X-Any: thing", 0, 0)] {
+        let fake = Fake::start(|_, _| Play::Good).await;
+        let mut policy = Policy::shipped().unwrap();
+        policy
+            .kinds
+            .set(Kind::AutoReply, Action::PostTyped)
+            .unwrap();
+        let bench = bench(&fake, policy).await;
+        for number in 0..7 {
+            bench.put(token(THREAD), &marked(number, field)).await;
+        }
+        bench.drained().await;
+        let posted = 7 - dropped - parked;
+        assert_eq!(bench.fates(), [posted, parked, dropped], "{field}");
+        let broken = bench.store.ledger().dropped.get("loop_breaker").copied();
+        assert_eq!(broken.unwrap_or_default(), dropped, "{field}");
+        bench.stop().await;
+    }
+}
