@@ -7,9 +7,10 @@
 //! Read it from the ground up. [`clock`], [`mail`] and [`retry`] are pure: what a mail is, what it
 //! says, and what comes after a failed attempt. [`smtp`] is one conversation with a mail server as a
 //! machine of bytes; [`store`] is what must survive a crash. [`auth`] says who wrote a mail, [`tls`]
-//! holds the certificates. [`ingress`] takes mail in, [`delivery`] hands it over, [`http`] shows and
-//! serves; they never meet but in the store. [`config`] reads the operator's words, [`run`] wires
-//! everything, [`cli`] is the command line. Imports go down this list only, which a test proves.
+//! holds the certificates, [`objects`] the files that came with mail. [`ingress`] takes mail in,
+//! [`delivery`] hands it over, [`http`] shows and serves; they never meet but in the store. [`config`]
+//! reads the operator's words, [`run`] wires everything, [`cli`] is the command line. Imports go down
+//! this list only, which a test proves.
 
 pub mod clock;
 pub mod mail;
@@ -19,6 +20,7 @@ pub mod smtp;
 pub mod store;
 
 pub mod auth;
+pub mod objects;
 pub mod tls;
 
 pub mod delivery;

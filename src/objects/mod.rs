@@ -1,0 +1,405 @@
+//! Owns the files that came with mail: each kept once under the hash of its bytes, in a local folder or
+//! in an S3-compatible bucket, for a time; and the signed links they are fetched by.
+//!
+//! Does not read mail and does not serve: whoever has a link's parts asks here.
+
+mod link;
+mod screen;
+mod sniff;
+
+use std::fmt;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path as FsPath, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use object_store::aws::AmazonS3Builder;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+use tokio::sync::RwLock;
+use tokio::{task, time};
+use tracing::{info, warn};
+
+use crate::clock::{self, Timestamp};
+
+pub use link::{LINK_PATH, Link, LinkError, Links};
+pub use screen::{BLOCKED_NAMES, BLOCKED_TYPES, Bounds, Skip};
+pub use sniff::sniff;
+
+/// The folder of files that are not whole yet, in the folder of files.
+const NEW: &str = "new";
+/// A file that is not whole after so long was left behind by a crash.
+const NEW_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How often what is too old is looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+
+/// How files are kept.
+#[derive(Clone)]
+pub struct Settings {
+    /// Where.
+    pub place: Place,
+    /// What is kept at all.
+    pub bounds: Bounds,
+    /// How links are made.
+    pub links: Links,
+    /// A file goes so long after a mail last brought it.
+    pub age_max: Duration,
+}
+
+/// Where files lie.
+#[derive(Clone)]
+pub enum Place {
+    /// In a folder of this machine, which is made if it is not there.
+    Folder(PathBuf),
+    /// In a bucket.
+    Bucket(Bucket),
+}
+
+/// A bucket of S3, or of a server that speaks like it.
+#[derive(Clone)]
+pub struct Bucket {
+    /// Its name.
+    pub name: String,
+    /// The server's URL; `None` is Amazon's own.
+    pub endpoint: Option<String>,
+    /// The region requests are signed for.
+    pub region: String,
+    /// What stands before each file's name; may be empty.
+    pub prefix: String,
+    /// The id of the access key.
+    pub key_id: String,
+    /// The access key itself.
+    pub key: String,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = match &self.place {
+            Place::Folder(folder) => folder.display().to_string(),
+            Place::Bucket(bucket) => format!("bucket {}", bucket.name),
+        };
+        f.debug_struct("Settings")
+            .field("place", &place)
+            .field("bounds", &self.bounds)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The name of a kept file: the SHA-256 of its bytes. Printed as lower-case hex.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ObjectId([u8; 32]);
+
+impl ObjectId {
+    /// The name of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&HEXLOWER.encode(&self.0))
+    }
+}
+
+impl FromStr for ObjectId {
+    type Err = LinkError;
+
+    fn from_str(text: &str) -> Result<Self, LinkError> {
+        let bytes = HEXLOWER.decode(text.as_bytes());
+        let bytes = bytes.ok().and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or(LinkError::Forged)
+    }
+}
+
+/// Why a file cannot be kept, given or removed. The cause says where.
+#[derive(Debug, Error)]
+pub enum ObjectError {
+    /// The folder, or a file in it.
+    #[error("{}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The store of files.
+    #[error("the store of attachments")]
+    Store(#[from] object_store::Error),
+}
+
+/// The bytes of a file, or of a part of it, as they come.
+pub struct Opened {
+    /// Which bytes these are.
+    pub range: Range<u64>,
+    /// The bytes.
+    pub stream: BoxStream<'static, Result<Bytes, object_store::Error>>,
+}
+
+/// The kept files. Clones are the same.
+#[derive(Clone)]
+pub struct Objects {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Arc<dyn ObjectStore>,
+    /// Where the store is a folder.
+    folder: Option<PathBuf>,
+    prefix: String,
+    settings: Settings,
+    /// Held to keep, and alone to remove: what is kept again while it is looked at is not removed.
+    turn: RwLock<()>,
+}
+
+impl Objects {
+    /// Opens the folder, which is made if it is not there, or prepares for the bucket, which is not
+    /// asked.
+    ///
+    /// # Errors
+    /// The folder cannot be made, or the bucket's settings cannot be used.
+    pub fn open(settings: Settings) -> Result<Self, ObjectError> {
+        let (store, folder, prefix): (Arc<dyn ObjectStore>, _, _) = match &settings.place {
+            Place::Folder(folder) => {
+                make(&folder.join(NEW))?;
+                let store = LocalFileSystem::new_with_prefix(folder)?;
+                (Arc::new(store), Some(folder.clone()), String::new())
+            }
+            Place::Bucket(bucket) => (Arc::new(client(bucket)?), None, bucket.prefix.clone()),
+        };
+        let shared = Shared {
+            store,
+            folder,
+            prefix,
+            settings,
+            turn: RwLock::default(),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// What is kept at all.
+    pub fn bounds(&self) -> &Bounds {
+        &self.shared.settings.bounds
+    }
+
+    /// How links are made and proven.
+    pub fn links(&self) -> &Links {
+        &self.shared.settings.links
+    }
+
+    /// Keeps bytes under their own hash: when this returns they survive a crash. Bytes that are kept
+    /// already only become young again.
+    ///
+    /// # Errors
+    /// They cannot be written now.
+    pub async fn keep(&self, id: ObjectId, bytes: Bytes) -> Result<(), ObjectError> {
+        let shared = &self.shared;
+        let _turn = shared.turn.read().await;
+        let Some(folder) = &shared.folder else {
+            shared.store.put(&shared.path(id), bytes.into()).await?;
+            return Ok(());
+        };
+        let path = folder.join(id.to_string());
+        if is_renewed(path, bytes.len()).await? {
+            return Ok(());
+        }
+        // Whole and on the disk before it has its name: what has a name is never half a file.
+        let fresh = format!("{NEW}/{id}-{}", uuid::Uuid::new_v4());
+        let fresh = Path::from(fresh);
+        shared.store.put(&fresh, bytes.into()).await?;
+        synced(folder.join(fresh.as_ref())).await?;
+        shared.store.rename(&fresh, &shared.path(id)).await?;
+        synced(folder.clone()).await
+    }
+
+    /// The size of a kept file in bytes; `None` if there is none of this name.
+    ///
+    /// # Errors
+    /// The store does not say.
+    pub async fn size(&self, id: ObjectId) -> Result<Option<u64>, ObjectError> {
+        let found = self.shared.head(&self.shared.path(id)).await?;
+        Ok(found.map(|meta| meta.size))
+    }
+
+    /// A kept file's bytes in `range`; `None` if there is none of this name.
+    ///
+    /// # Errors
+    /// The store does not give them.
+    pub async fn read(
+        &self,
+        id: ObjectId,
+        range: Range<u64>,
+    ) -> Result<Option<Opened>, ObjectError> {
+        let options = GetOptions {
+            // Of nothing there is no part to ask for.
+            range: (!range.is_empty()).then_some(GetRange::Bounded(range)),
+            ..GetOptions::default()
+        };
+        match self
+            .shared
+            .store
+            .get_opts(&self.shared.path(id), options)
+            .await
+        {
+            Ok(found) => Ok(Some(Opened {
+                range: found.range.clone(),
+                stream: found.into_stream(),
+            })),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes what is too old at `now`, and says how many files that were.
+    ///
+    /// # Errors
+    /// The store does not list or remove. What is left is found the next time.
+    pub async fn sweep(&self, now: Timestamp) -> Result<u64, ObjectError> {
+        let shared = &self.shared;
+        let prefix = (!shared.prefix.is_empty()).then(|| Path::from(shared.prefix.as_str()));
+        let mut all = shared.store.list(prefix.as_ref());
+        let mut removed = 0;
+        while let Some(found) = all.next().await {
+            let location = found?.location;
+            let _turn = shared.turn.write().await;
+            // Asked again: it may have been kept once more since it was listed.
+            let Some(meta) = shared.head(&location).await? else {
+                continue;
+            };
+            if shared.is_old(&meta, now) {
+                shared.store.delete(&location).await?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes what is too old, again and again.
+    pub async fn tend(&self) {
+        loop {
+            match self.sweep(clock::now()).await {
+                Ok(0) => {}
+                Ok(removed) => info!(removed, "attachments past their age are removed"),
+                Err(error) => {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    let cause = cause.unwrap_or_default();
+                    warn!(%error, cause, "attachments past their age are not removed");
+                }
+            }
+            time::sleep(SWEEP_EVERY).await;
+        }
+    }
+}
+
+impl Shared {
+    fn path(&self, id: ObjectId) -> Path {
+        if self.prefix.is_empty() {
+            return Path::from(id.to_string());
+        }
+        Path::from(format!("{}/{id}", self.prefix))
+    }
+
+    async fn head(&self, path: &Path) -> Result<Option<ObjectMeta>, ObjectError> {
+        match self.store.head(path).await {
+            Ok(meta) => Ok(Some(meta)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Only what we have named is ever old.
+    fn is_old(&self, meta: &ObjectMeta, now: Timestamp) -> bool {
+        let millis = u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or_default();
+        let age = now.since(Timestamp::from_millis(millis));
+        let name = meta.location.filename().unwrap_or_default();
+        let is_new = self.folder.is_some() && meta.location.as_ref() == format!("{NEW}/{name}");
+        if is_new {
+            return age >= NEW_AGE_MAX;
+        }
+        name.parse()
+            .is_ok_and(|id| self.path(id) == meta.location && age >= self.settings.age_max)
+    }
+}
+
+fn client(bucket: &Bucket) -> Result<impl ObjectStore, ObjectError> {
+    let builder = AmazonS3Builder::new()
+        .with_bucket_name(&bucket.name)
+        .with_region(&bucket.region)
+        .with_access_key_id(&bucket.key_id)
+        .with_secret_access_key(&bucket.key);
+    let builder = match &bucket.endpoint {
+        Some(endpoint) => builder
+            .with_endpoint(endpoint)
+            .with_allow_http(endpoint.starts_with("http://")),
+        None => builder,
+    };
+    Ok(builder.build()?)
+}
+
+fn make(folder: &FsPath) -> Result<(), ObjectError> {
+    let make = || {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)?;
+        for above in folder.ancestors().skip(1).take(2) {
+            if !above.as_os_str().is_empty() {
+                File::open(above)?.sync_all()?;
+            }
+        }
+        Ok(())
+    };
+    make().map_err(|source| ObjectError::Io {
+        path: folder.to_owned(),
+        source,
+    })
+}
+
+/// Makes a whole file at `path` young, if there is one.
+async fn is_renewed(path: PathBuf, length: usize) -> Result<bool, ObjectError> {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_millis(clock::now().as_millis());
+    at(path, move |path| {
+        let file = match fs::OpenOptions::new().append(true).open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if file.metadata()?.len() != length as u64 {
+            return Ok(false);
+        }
+        file.set_modified(now)?;
+        Ok(true)
+    })
+    .await
+}
+
+async fn synced(path: PathBuf) -> Result<(), ObjectError> {
+    at(path, |path| File::open(path)?.sync_all()).await
+}
+
+/// Does something with a file off the async threads.
+async fn at<T: Send + 'static>(
+    path: PathBuf,
+    deed: impl FnOnce(&FsPath) -> io::Result<T> + Send + 'static,
+) -> Result<T, ObjectError> {
+    let name = path.clone();
+    let done = task::spawn_blocking(move || deed(&path)).await;
+    let done = done.unwrap_or_else(|error| Err(io::Error::other(error)));
+    done.map_err(|source| ObjectError::Io { path: name, source })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! Owns which files are kept: bounds on their number and size, and types and names that are not.
+//!
+//! Does not look for harm in a file: what is kept may be harmful all the same.
+
+/// The endings of names that are not kept if nobody says otherwise: what a double click would run.
+pub const BLOCKED_NAMES: [&str; 34] = [
+    "apk", "app", "appx", "bat", "cab", "chm", "cmd", "com", "cpl", "dll", "exe", "hta", "ins",
+    "iso", "jar", "js", "jse", "lnk", "mde", "msc", "msi", "msp", "mst", "pif", "ps1", "reg",
+    "scr", "sct", "sys", "vb", "vbe", "vbs", "wsf", "wsh",
+];
+/// The types that are not kept if nobody says otherwise, claimed or found.
+pub const BLOCKED_TYPES: [&str; 5] = [
+    "application/x-msdownload",
+    "application/x-elf",
+    "application/x-mach-binary",
+    "application/x-ms-shortcut",
+    "application/java-archive",
+];
+
+/// What is kept of the files of one mail.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// Files of one mail; more are told of and not kept.
+    pub count_max: usize,
+    /// Bytes of one file.
+    pub bytes_max: u64,
+    /// Bytes of all files of one mail.
+    pub total_bytes_max: u64,
+    /// Endings of names, lower-case, without the dot.
+    pub blocked_names: Vec<String>,
+    /// Types, lower-case.
+    pub blocked_types: Vec<String>,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            count_max: 100,
+            bytes_max: 25 << 20,
+            total_bytes_max: 50 << 20,
+            blocked_names: BLOCKED_NAMES.map(str::to_owned).to_vec(),
+            blocked_types: BLOCKED_TYPES.map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+/// Why a file is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// Its name's ending is blocked.
+    BlockedName,
+    /// Its type, claimed or found, is blocked.
+    BlockedType,
+    /// It is larger than one file may be.
+    TooLarge,
+    /// The files before it are as many as may be.
+    TooMany,
+    /// With those before it it is larger than all may be.
+    TotalTooLarge,
+}
+
+impl Skip {
+    /// The name in the Messages API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BlockedName => "blocked_name",
+            Self::BlockedType => "blocked_type",
+            Self::TooLarge => "too_large",
+            Self::TooMany => "too_many",
+            Self::TotalTooLarge => "total_too_large",
+        }
+    }
+}
+
+impl Bounds {
+    /// May a file be kept after `before`, the number and the bytes of those that are?
+    pub fn screen(
+        &self,
+        name: Option<&str>,
+        types: [Option<&str>; 2],
+        bytes: u64,
+        before: (usize, u64),
+    ) -> Option<Skip> {
+        // Windows drops dots and spaces at the end of a name, and runs what is left.
+        let name = name.map(|name| name.trim_end_matches(['.', ' ']).to_lowercase());
+        let ending = name.as_deref().and_then(|name| name.rsplit_once('.'));
+        let is_name_blocked =
+            ending.is_some_and(|(_, ending)| self.blocked_names.iter().any(|b| b == ending));
+        let mut types = types.into_iter().flatten();
+        if is_name_blocked {
+            Some(Skip::BlockedName)
+        } else if types.any(|found| {
+            self.blocked_types
+                .iter()
+                .any(|b| b.eq_ignore_ascii_case(found))
+        }) {
+            Some(Skip::BlockedType)
+        } else if before.0 >= self.count_max {
+            Some(Skip::TooMany)
+        } else if bytes > self.bytes_max {
+            Some(Skip::TooLarge)
+        } else if before.1.saturating_add(bytes) > self.total_bytes_max {
+            Some(Skip::TotalTooLarge)
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_kept_is_named() {
+        let bounds = Bounds {
+            count_max: 2,
+            bytes_max: 10,
+            total_bytes_max: 15,
+            ..Bounds::default()
+        };
+        let plain = [Some("text/plain"), None];
+        let program = [Some("text/plain"), Some("application/x-msdownload")];
+        for (name, types, bytes, before, skip) in [
+            (Some("a.txt"), plain, 10, (0, 0), None),
+            (None, plain, 5, (1, 10), None),
+            (Some("a.pdf.EXE"), plain, 1, (0, 0), Some(Skip::BlockedName)),
+            (Some("a.exe. ."), plain, 1, (0, 0), Some(Skip::BlockedName)),
+            (Some("exe"), plain, 1, (0, 0), None),
+            (Some("a.txt"), program, 1, (0, 0), Some(Skip::BlockedType)),
+            (None, plain, 1, (2, 2), Some(Skip::TooMany)),
+            (None, plain, 11, (0, 0), Some(Skip::TooLarge)),
+            (None, plain, 6, (1, 10), Some(Skip::TotalTooLarge)),
+        ] {
+            assert_eq!(bounds.screen(name, types, bytes, before), skip, "{name:?}");
+        }
+    }
+}
