@@ -7,9 +7,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use clap::Args;
-use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::control::open_store;
 use super::queue::plain_json;
@@ -17,6 +15,7 @@ use super::terminal::{plain, plain_lines};
 use super::{mail, token};
 use crate::clock::{self, Timestamp};
 use crate::config::{Config, Purpose, Route};
+use crate::delivery::attachments::Files;
 use crate::delivery::policy::Verdict;
 use crate::delivery::sorting::{Past, sort};
 use crate::mail::address::Address;
@@ -331,18 +330,9 @@ impl Case<'_> {
     }
 
     fn attachments(&self) -> Vec<Value> {
-        let attachments = self.view.attachments.iter().map(|attachment| {
-            let bytes = attachment.bytes();
-            json!({
-                "filename": attachment.filename,
-                "contentType": attachment.content_type,
-                "size": bytes.len(),
-                "sha256": HEXLOWER.encode(&Sha256::digest(&bytes)),
-                "inline": attachment.inline,
-                "contentId": attachment.content_id,
-            })
-        });
-        attachments.collect()
+        let bounds = &self.config.attachments.bounds;
+        let told = Files::of(self.view, Some(bounds)).told;
+        told.iter().map(|attachment| json!(attachment)).collect()
     }
 }
 

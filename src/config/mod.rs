@@ -4,6 +4,7 @@
 //! Does not start anything. Each part has its own `Settings` with its own defaults; here the
 //! operator's words are laid over them.
 
+mod attachments;
 mod development;
 mod doors;
 mod env;

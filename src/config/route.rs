@@ -54,6 +54,11 @@ pub struct Route {
 }
 
 impl Route {
+    /// The secret of the key that mints.
+    pub(super) fn newest_secret(&self) -> &Secret {
+        &self.keys[0].1
+    }
+
     /// The keys, ready to mint and verify. A new one each time: every part that verifies has its own.
     ///
     /// # Errors

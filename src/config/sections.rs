@@ -11,13 +11,14 @@ use tracing_subscriber::EnvFilter;
 use super::reader::Section;
 use super::route::{self, Route};
 use super::secret::Secret;
-use super::{development, doors, unbuilt, value, webhook};
+use super::{attachments, development, doors, unbuilt, value, webhook};
 use crate::delivery::worker::WorkerSettings;
 use crate::http::server::ServerSettings;
 use crate::ingress::smtp as ingress;
 use crate::ingress::webhook as webhooks;
 use crate::mail::address::Domain;
 use crate::mail::envelope::Door;
+use crate::objects;
 use crate::retry;
 use crate::store;
 
@@ -54,6 +55,8 @@ pub struct Config {
     pub delivery: WorkerSettings,
     /// The store's bounds and windows.
     pub store: store::Settings,
+    /// Where the files of mail are kept, and which.
+    pub attachments: objects::Settings,
 }
 
 /// How log lines look.
@@ -92,6 +95,13 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
     if server.inbound.contains(&Door::Webhook) && webhooks.is_none() {
         root.problem("webhook.secret", "missing: server.inbound opens this door");
     }
+    let seen = attachments::Seen {
+        data_dir: &server.data_dir,
+        hostname: hostname.as_ref(),
+        http: http_listen.first(),
+        secret: routes.first().map(Route::newest_secret),
+    };
+    let attachments = attachments::read(root.table("attachments"), &seen);
     unbuilt::read(root);
     Some(Config {
         development,
@@ -109,6 +119,7 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
         routes,
         delivery,
         store,
+        attachments: attachments?,
     })
 }
 

@@ -27,6 +27,7 @@ use super::route::Route;
 use super::worker::WorkerSettings;
 use crate::mail::fingerprint::Fingerprint;
 use crate::mail::kind::Kind;
+use crate::objects::Objects;
 use crate::store::{Delivery, DeliveryId, Fact, Outcome, RecordError, Step, Store};
 use crate::{clock, retry};
 
@@ -39,6 +40,7 @@ pub(super) struct Jobs {
     subject_window: Duration,
     locks: Arc<Locks>,
     breaker: Breaker,
+    objects: Option<Objects>,
 }
 
 /// An attempt is over: what is to become of its lane, and what it heard of the API.
@@ -74,6 +76,7 @@ impl Jobs {
         routes: Vec<Route>,
         settings: &WorkerSettings,
         metrics: Arc<Metrics>,
+        objects: Option<Objects>,
     ) -> Self {
         Self {
             store,
@@ -83,6 +86,7 @@ impl Jobs {
             subject_window: settings.subject_window,
             locks: Arc::default(),
             breaker: Breaker::default(),
+            objects,
         }
     }
 
@@ -212,7 +216,7 @@ struct Attempt<'a> {
 
 impl<'a> Attempt<'a> {
     async fn steps(&mut self) -> Result<(), Stop> {
-        let mail = self.read().await?;
+        let mut mail = self.read().await?;
         let print = mail.fingerprint;
         // Two copies of one mail may lie in two lanes.
         let _copy = self
@@ -239,6 +243,9 @@ impl<'a> Attempt<'a> {
             }
             return self.drop_by(LOOP_BREAKER, &mail).await;
         }
+        if self.posted().is_none() {
+            self.keep(&mut mail).await?;
+        }
         let found = Found {
             sorted: &placed.sorted,
             kind,
@@ -263,9 +270,11 @@ impl<'a> Attempt<'a> {
         let store = self.jobs.store.clone();
         let delivery = self.delivery.clone();
         let route = self.route.clone();
+        let objects = self.jobs.objects.clone();
         let read = task::spawn_blocking(move || {
             let bytes = store.mail_bytes(delivery.id.mail)?;
-            Ok(Reading::of(&bytes, &delivery, &route))
+            let bounds = objects.as_ref().map(Objects::bounds);
+            Ok(Reading::of(&bytes, &delivery, &route, bounds))
         });
         match read.await {
             Ok(Ok(reading)) => Ok(reading),
@@ -281,6 +290,27 @@ impl<'a> Attempt<'a> {
                 Err(_) => Err(Stop::Later("stopping".to_owned(), None)),
             },
         }
+    }
+
+    /// Keeps the files of a mail before anything is told of them, and lets go of their bytes.
+    async fn keep(&self, mail: &mut Reading) -> Result<(), Stop> {
+        let Some(objects) = &self.jobs.objects else {
+            return Ok(());
+        };
+        let received_at = self.delivery.envelope.received_at;
+        mail.files.linked(objects.links(), received_at);
+        for (_, id, bytes) in std::mem::take(&mut mail.files.kept) {
+            if let Err(error) = objects.keep(id, bytes).await {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                error!(
+                    delivery = %self.delivery.id, %error, cause = cause.unwrap_or_default(),
+                    "an attachment cannot be kept"
+                );
+                let reason = "attachments cannot be kept".to_owned();
+                return Err(Stop::Later(reason, None));
+            }
+        }
+        Ok(())
     }
 
     async fn turn(&self, name: String) -> Turn {

@@ -72,7 +72,7 @@ pub fn message(mail: &Reading, found: &Found<'_>) -> Value {
         "inReplyTo": mail.in_reply_to.first(),
         "receivedAt": found.received_at.to_rfc3339(),
         "kind": found.kind,
-        "attachments": mail.attachments,
+        "attachments": mail.files.told,
         "authentication": {
             "spf": "none",
             "dkim": "none",
@@ -97,9 +97,8 @@ pub fn patch(mail: &Reading, found: &Found<'_>) -> Value {
     })
 }
 
-/// What is said of an attachment.
-///
-/// Its bytes are not kept yet, so it has neither an id nor a URL; size and hash name it.
+/// What is said of an attachment. One that is not kept has neither an id nor a URL; size and hash name
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Attachment {
@@ -119,11 +118,18 @@ pub struct Attachment {
     pub content_id: Option<String>,
     /// Where the bytes can be fetched.
     pub url: Option<String>,
+    /// What its first bytes say it is, where that is not what the sender says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detected_type: Option<&'static str>,
+    /// Why it is not kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<&'static str>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::attachments::Files;
     use crate::delivery::policy::Verdict;
     use crate::mail::fingerprint::Fingerprint;
     use crate::mail::mailbox::Priority;
@@ -138,16 +144,22 @@ mod tests {
             body: "It came today.\nThank you!".into(),
             body_html: Some("<p>It came today.</p>".into()),
             quoted: Some("> Has it arrived?".into()),
-            attachments: vec![Attachment {
-                id: None,
-                filename: Some("photo.jpg".into()),
-                content_type: "image/jpeg".into(),
-                size: 4,
-                sha256: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".into(),
-                inline: true,
-                content_id: Some("c1@mail".into()),
-                url: None,
-            }],
+            files: Files {
+                kept: Vec::new(),
+                told: vec![Attachment {
+                    id: None,
+                    filename: Some("photo.jpg".into()),
+                    content_type: "image/jpeg".into(),
+                    size: 4,
+                    sha256: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+                        .into(),
+                    inline: true,
+                    content_id: Some("c1@mail".into()),
+                    url: None,
+                    detected_type: None,
+                    skipped: None,
+                }],
+            },
             ..bare()
         }
     }
@@ -169,7 +181,7 @@ mod tests {
             body: String::new(),
             body_html: None,
             quoted: None,
-            attachments: Vec::new(),
+            files: Files::default(),
         }
     }
 

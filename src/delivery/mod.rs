@@ -4,6 +4,7 @@
 
 mod answer;
 pub mod api;
+pub mod attachments;
 mod breaker;
 mod gate;
 mod job;

@@ -3,10 +3,8 @@
 //! Does no I/O and asks nobody: it runs off the async threads.
 
 use bytes::Bytes;
-use data_encoding::HEXLOWER;
-use sha2::{Digest, Sha256};
 
-use super::message::Attachment;
+use super::attachments::Files;
 use super::policy::Verdict;
 use super::route::Route;
 use crate::mail::address::Address;
@@ -16,10 +14,8 @@ use crate::mail::reply;
 use crate::mail::subject::Subject;
 use crate::mail::thread::{Reason, lookups};
 use crate::mail::view::View;
+use crate::objects::Bounds;
 use crate::store::Delivery;
-
-/// Of a message, so many attachments are told of at most.
-const ATTACHMENTS_MAX: usize = 1000;
 
 /// What a mail says and is.
 #[derive(Clone, Debug)]
@@ -55,12 +51,17 @@ pub struct Reading {
     /// What was quoted.
     pub quoted: Option<String>,
     /// What is attached.
-    pub attachments: Vec<Attachment>,
+    pub files: Files,
 }
 
 impl Reading {
     /// Reads a mail's bytes for one of its recipients.
-    pub(super) fn of(bytes: &Bytes, delivery: &Delivery, route: &Route) -> Self {
+    pub(super) fn of(
+        bytes: &Bytes,
+        delivery: &Delivery,
+        route: &Route,
+        bounds: Option<&Bounds>,
+    ) -> Self {
         let view = View::parse(bytes);
         let sender = delivery.envelope.sender.as_ref();
         let context = Context {
@@ -105,27 +106,7 @@ impl Reading {
             body: reply.text,
             body_html: reply.html,
             quoted: Some(reply.quoted).filter(|quoted| !quoted.is_empty()),
-            attachments: attachments_of(&view),
+            files: Files::of(&view, bounds),
         }
     }
-}
-
-fn attachments_of(view: &View) -> Vec<Attachment> {
-    view.attachments
-        .iter()
-        .take(ATTACHMENTS_MAX)
-        .map(|attachment| {
-            let bytes = attachment.bytes();
-            Attachment {
-                id: None,
-                filename: attachment.filename.clone(),
-                content_type: attachment.content_type.clone(),
-                size: bytes.len(),
-                sha256: HEXLOWER.encode(&Sha256::digest(&bytes)),
-                inline: attachment.inline,
-                content_id: attachment.content_id.clone(),
-                url: None,
-            }
-        })
-        .collect()
 }

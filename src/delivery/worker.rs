@@ -23,6 +23,7 @@ use super::lanes::{Lanes, Offered};
 use super::metrics::Metrics;
 use super::route::Route;
 use crate::mail::lane::LaneKey;
+use crate::objects::Objects;
 use crate::retry;
 use crate::store::{DeliveryId, Store};
 
@@ -150,12 +151,14 @@ pub enum WorkerError {
 }
 
 impl Worker {
-    /// A worker for these routes. It does nothing before [`Worker::run`].
+    /// A worker for these routes. It does nothing before [`Worker::run`]. Without `objects` the files of
+    /// a mail are told of and not kept.
     pub fn new(
         store: Store,
         routes: Vec<Route>,
         settings: WorkerSettings,
         metrics: Arc<Metrics>,
+        objects: Option<Objects>,
     ) -> Self {
         for route in &routes {
             metrics.set_paused(&route.name, false);
@@ -165,7 +168,7 @@ impl Worker {
         Self {
             lanes: Lanes::new(lines, settings.held_max),
             gates: (0..lines).map(|_| Gate::new()).collect(),
-            jobs: Arc::new(Jobs::new(store, routes, &settings, metrics)),
+            jobs: Arc::new(Jobs::new(store, routes, &settings, metrics, objects)),
             walk: Walk::new(Instant::now()),
             running: HashMap::new(),
             set: JoinSet::new(),
@@ -432,7 +435,7 @@ mod tests {
         let store = Store::open(settings, clock::now()).unwrap();
         let metrics = Arc::new(Metrics::register(&mut Registry::default()));
         let settings = WorkerSettings::default();
-        let mut worker = Worker::new(store.clone(), Vec::new(), settings, metrics);
+        let mut worker = Worker::new(store.clone(), Vec::new(), settings, metrics, None);
         for _ in 0..2 {
             store
                 .accept(envelope(), Bytes::from_static(b"\r\nhi"))

@@ -3,6 +3,7 @@
 //!
 //! Does not deliver, and does not know whose mail it carries in.
 
+mod attachments;
 #[cfg(test)]
 mod contract;
 pub mod control;

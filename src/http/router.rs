@@ -14,11 +14,13 @@ use axum::routing::{self, MethodRouter};
 use prometheus_client::registry::Registry;
 use tokio::time;
 
+use super::attachments;
 use super::error::Fault;
 use super::health::{self, Health};
 use super::messages::{self, Embedded};
 use super::metrics;
 use super::webhook::{self, Gate};
+use crate::objects::{LINK_PATH, Objects};
 
 /// The longest one request may take, its body included.
 const REQUEST_MAX: Duration = Duration::from_secs(60);
@@ -36,6 +38,8 @@ pub struct App {
     pub messages: Option<Embedded>,
     /// What takes providers' webhooks, where any are set up.
     pub webhooks: Option<Arc<dyn Gate>>,
+    /// The files that came with mail, where they are kept.
+    pub objects: Option<Objects>,
 }
 
 /// All of the HTTP address.
@@ -97,8 +101,13 @@ pub(super) fn routes() -> Vec<Route<App>> {
         Route::new(Method::GET, "/readyz", routing::get(health::ready)),
         Route::new(Method::GET, "/metrics", routing::get(metrics::metrics)),
         Route::new(Method::GET, "/openapi.json", routing::get(openapi)),
+        Route::new(Method::GET, ATTACHMENT, routing::get(attachments::fetch)),
     ]
 }
+
+/// Where a kept file is fetched.
+const ATTACHMENT: &str = "/gateway/attachments/{id}";
+const _: () = assert!(LINK_PATH.len() + "{id}".len() == ATTACHMENT.len());
 
 /// The contract of everything on the HTTP address (OpenAPI 3.1).
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -127,9 +136,11 @@ async fn bounded(request: Request, next: Next) -> Response {
             "same-origin",
         ),
     ] {
-        response
-            .headers_mut()
-            .insert(name, HeaderValue::from_static(value));
+        // Where a path has a policy of its own, that one holds.
+        let headers = response.headers_mut();
+        headers
+            .entry(name)
+            .or_insert(HeaderValue::from_static(value));
     }
     response
 }

@@ -39,6 +39,7 @@ use crate::http::{metrics, server};
 use crate::ingress::routes::{self, Routes};
 use crate::ingress::smtp as ingress;
 use crate::ingress::webhook::{self, Doors, Errands};
+use crate::objects::Objects;
 use crate::store::{Book, OpenError, Store};
 use crate::tls::{self, Certificates};
 
@@ -52,6 +53,8 @@ const BOOK: &str = "messages";
 const ERRANDS: &str = "errands";
 /// The folder of the certificates that are made, in the data folder.
 const CERTIFICATES: &str = "certs";
+/// The task that removes attachments past their age.
+const ATTACHMENTS: &str = "attachments";
 /// The task that ends when a journal can be written no more.
 const STORE: &str = "store";
 /// What a stop may take beyond the parts' own graces until the rest is cut off.
@@ -123,6 +126,7 @@ struct House {
     ingress: ingress::Server,
     worker: delivery::worker::Worker,
     webhooks: Option<Doors>,
+    objects: Objects,
     app: Router,
     control: Router,
 }
@@ -137,6 +141,8 @@ impl House {
             None => None,
         };
         let certificates = Arc::new(certificates(config)?);
+        let objects = Objects::open(config.attachments.clone())
+            .map_err(|error| Failure::new(Exit::CannotCreate, error))?;
         let mut registry = Registry::default();
         let ingress_metrics = ingress::Metrics::default();
         ingress_metrics.register(registry.sub_registry_with_prefix("postern"));
@@ -148,6 +154,7 @@ impl House {
             delivery_routes(config)?,
             config.delivery.clone(),
             Arc::clone(&delivery_metrics),
+            Some(objects.clone()),
         );
         let messages = config.embedded_api.as_ref().zip(book.clone());
         let webhooks = webhooks(config, &store, &mut registry)?;
@@ -161,6 +168,7 @@ impl House {
             webhooks: webhooks
                 .clone()
                 .map(|doors| Arc::new(doors) as Arc<dyn Gate>),
+            objects: Some(objects.clone()),
         };
         let parts = ingress::Parts {
             store: store.clone(),
@@ -178,6 +186,7 @@ impl House {
             certificates,
             worker,
             webhooks,
+            objects,
         })
     }
 
@@ -190,6 +199,7 @@ impl House {
             ingress,
             worker,
             webhooks,
+            objects,
             app,
             control,
         } = self;
@@ -200,6 +210,10 @@ impl House {
         let watched = Arc::clone(&certificates);
         desks.spawn(CERTIFICATES, async move {
             watched.watch(tls::POLL_WAIT).await;
+            Ok(())
+        });
+        desks.spawn(ATTACHMENTS, async move {
+            objects.tend().await;
             Ok(())
         });
         watch_disk(&mut desks, &store, book.as_ref());
@@ -233,6 +247,7 @@ impl House {
             doors.drain(limit).await;
             stop_http.send_replace(true);
             desks.end(CERTIFICATES);
+            desks.end(ATTACHMENTS);
             desks.end(STORE);
             desks.drain(limit).await;
         };

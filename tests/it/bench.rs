@@ -15,6 +15,7 @@ use postern::delivery::worker::{Worker, WorkerError, WorkerSettings};
 use postern::mail::address::{Address, Domain};
 use postern::mail::envelope::{Door, Envelope, Peer, Recipient, Target};
 use postern::mail::token::{Claims, KeyRing, ThreadKey};
+use postern::objects::{Bounds, Links, Objects, Place};
 use postern::retry;
 use postern::store::{Settings, Store};
 use prometheus_client::registry::Registry;
@@ -39,6 +40,20 @@ pub(crate) fn settings_in(folder: &Path) -> Settings {
         dedupe_window: 7 * DAY,
         subject_window: 30 * DAY,
     }
+}
+
+/// Kept files in this folder, of which none is larger than 1000 bytes.
+pub(crate) fn objects_in(folder: &Path) -> Objects {
+    let settings = postern::objects::Settings {
+        place: Place::Folder(folder.join("attachments")),
+        bounds: Bounds {
+            bytes_max: 1000,
+            ..Bounds::default()
+        },
+        links: Links::new("http://postern.example", b"link secret", DAY),
+        age_max: 30 * DAY,
+    };
+    Objects::open(settings).unwrap()
 }
 
 /// A worker over a store, posting to a fake.
@@ -96,6 +111,7 @@ impl Bench {
             message_id_domains: vec![Domain::parse("inbox.example.com").unwrap()],
             policy,
         };
+        let objects = Some(objects_in(folder.path()));
         let mut settings = WorkerSettings {
             retry: retry::Settings {
                 wait_first: Duration::from_millis(20),
@@ -107,7 +123,13 @@ impl Bench {
         adjust(&mut settings);
         let mut registry = Registry::default();
         let metrics = Arc::new(Metrics::register(&mut registry));
-        let worker = Worker::new(store.clone(), vec![route], settings, Arc::clone(&metrics));
+        let worker = Worker::new(
+            store.clone(),
+            vec![route],
+            settings,
+            Arc::clone(&metrics),
+            objects,
+        );
         let (stop, stopped) = watch::channel(false);
         Self {
             store,

@@ -9,6 +9,7 @@ use postern::http::messages::{BASE, Embedded};
 use postern::http::metrics::register_ledger;
 use postern::http::router::{App, router};
 use postern::http::server::{ServerSettings, serve};
+use postern::objects::ObjectId;
 use postern::store::{Book, Store};
 use prometheus_client::registry::Registry;
 use reqwest::{Client, Method, StatusCode};
@@ -18,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::bench::{Bench, KEY, mail, mailbox, settings_in};
+use crate::bench::{Bench, KEY, mail, mailbox, objects_in, settings_in};
 
 /// A running server over a store of its own.
 pub(crate) struct Server {
@@ -52,6 +53,7 @@ impl Server {
             registry: Arc::new(registry),
             messages: Some(Embedded::new(book.clone(), KEY)),
             webhooks: None,
+            objects: Some(objects_in(folder.path())),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -422,6 +424,75 @@ async fn a_mail_becomes_a_message_in_the_embedded_api() {
     assert_eq!(said, ["Where is it?", "Still nothing."]);
     assert_eq!(messages["data"][1]["match"]["reason"], "stored_message_id");
     bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_kept_file_is_fetched_by_its_link_and_by_nothing_else() {
+    let server = Server::start().await;
+    let objects = objects_in(server.folder.path());
+    let id = ObjectId::of(b"<script>0123456789");
+    objects.keep(id, "<script>0123456789".into()).await.unwrap();
+    let link = |at| {
+        let url = objects
+            .links()
+            .url(id, Some("ünd \"x\".html"), "text/html", at);
+        url.replace(
+            "http://postern.example",
+            &format!("http://{}", server.address),
+        )
+    };
+    let good = link(clock::now());
+    let get = |url: &str, range: &str| {
+        let request = server.client.get(url);
+        let request = if range.is_empty() {
+            request
+        } else {
+            request.header("range", range)
+        };
+        async { request.send().await.unwrap() }
+    };
+    let whole = get(&good, "").await;
+    assert_eq!(whole.status(), 200);
+    for (name, value) in [
+        ("content-type", "application/octet-stream"),
+        ("x-content-type-options", "nosniff"),
+        ("accept-ranges", "bytes"),
+        ("content-length", "18"),
+        (
+            "content-disposition",
+            "attachment; filename=\"_nd _x_.html\"; filename*=UTF-8''%C3%BCnd%20%22x%22.html",
+        ),
+    ] {
+        assert_eq!(whole.headers()[name], value, "{name}");
+    }
+    let policy = whole.headers()["content-security-policy"].to_str().unwrap();
+    assert!(policy.starts_with("sandbox;"), "{policy}");
+    assert_eq!(whole.text().await.unwrap(), "<script>0123456789");
+    let part = get(&good, "bytes=8-10").await;
+    assert_eq!(part.status(), 206);
+    assert_eq!(part.headers()["content-range"], "bytes 8-10/18");
+    assert_eq!(part.text().await.unwrap(), "012");
+    assert_eq!(get(&good, "bytes=18-").await.status(), 416);
+    let late = link(clock::now().minus(Duration::from_secs(90_000)));
+    let other = ObjectId::of(b"other").to_string();
+    for (url, status) in [
+        (late, 410),
+        (good.replace("html", "exe"), 403),
+        (good.replace(&id.to_string(), &other), 403),
+        (good.replace(&id.to_string(), "..%2f..%2fetc%2fpasswd"), 403),
+        (good.split('?').next().unwrap().to_owned(), 403),
+    ] {
+        assert_eq!(get(&url, "").await.status(), status, "{url}");
+    }
+    let gone = objects
+        .links()
+        .url(ObjectId::of(b"gone"), None, "a/b", clock::now());
+    let gone = gone.replace(
+        "http://postern.example",
+        &format!("http://{}", server.address),
+    );
+    assert_eq!(get(&gone, "").await.status(), 404);
+    server.stop().await;
 }
 
 #[tokio::test]

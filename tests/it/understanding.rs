@@ -6,10 +6,11 @@ use postern::clock;
 use postern::delivery::policy::{Action, Policy};
 use postern::mail::kind::Kind;
 use postern::mail::mailbox::Rules;
+use postern::objects::ObjectId;
 use postern::store::{DeliveryId, Fact, Step};
 use serde_json::Value;
 
-use crate::bench::{Bench, THREAD, mail, mailbox, token};
+use crate::bench::{Bench, THREAD, mail, mailbox, objects_in, token};
 use crate::fake_api::{Fake, Play};
 
 fn marked(number: usize, field: &str) -> String {
@@ -126,4 +127,118 @@ async fn machines_are_stopped_after_five_and_people_are_not() {
         assert_eq!(broken.unwrap_or_default(), dropped, "{field}");
         bench.stop().await;
     }
+}
+
+/// A mail with these parts behind its text: header lines and bytes.
+fn with_parts(parts: &[(&str, &str)]) -> String {
+    let mut text = mail(1, "").replace(
+        "Subject:",
+        "MIME-Version: 1.0\r\nContent-Type: multipart/related; boundary=b\r\nSubject:",
+    );
+    text.push_str("--b\r\nContent-Type: text/html\r\n\r\n<p>See <img src=\"cid:logo@x\"></p>\r\n");
+    for (head, bytes) in parts {
+        text.push_str(&format!("--b\r\n{head}\r\n\r\n{bytes}\r\n"));
+    }
+    text + "--b--\r\n"
+}
+
+#[tokio::test]
+async fn files_are_kept_before_the_message_and_told_with_it() {
+    let fake = Fake::start(|_, _| Play::Good).await;
+    let bench = bench(&fake, Policy::shipped().unwrap()).await;
+    let large = "x".repeat(2000);
+    let whole = with_parts(&[
+        (
+            "Content-Type: text/plain\r\nContent-Disposition: attachment; filename=\"a b.txt\"",
+            "words",
+        ),
+        (
+            "Content-Type: image/png\r\nContent-ID: <logo@x>\r\nContent-Disposition: inline",
+            "GIF89a",
+        ),
+        (
+            "Content-Type: image/gif\r\nContent-ID: <unnamed@x>\r\nContent-Disposition: inline",
+            "GIF89a",
+        ),
+        (
+            "Content-Type: text/csv\r\nContent-Disposition: attachment; filename=l.csv",
+            &large,
+        ),
+        (
+            "Content-Type: text/plain\r\nContent-Disposition: attachment; filename=l.txt.exe",
+            "MZ",
+        ),
+    ]);
+    bench.put(token(THREAD), &whole).await;
+    bench.drained().await;
+    assert_eq!(bench.fates(), [1, 0, 0], "{:?}", bench.reasons());
+    let told = fake.done()[0].body["attachments"].clone();
+    let told = told.as_array().unwrap();
+    let of = |name: &str| told.iter().map(|one| one[name].clone()).collect::<Vec<_>>();
+    assert_eq!(of("inline"), [false, true, false, false, false]);
+    let types = of("detectedType");
+    assert_eq!(types[1..3], [Value::from("image/gif"), Value::Null]);
+    let skipped = of("skipped");
+    assert_eq!(skipped[..3], [Value::Null, Value::Null, Value::Null]);
+    assert_eq!(
+        skipped[3..],
+        [Value::from("too_large"), Value::from("blocked_name")]
+    );
+    assert_eq!(of("id")[3..], [Value::Null, Value::Null]);
+    assert_kept(&told[0]);
+    let folder = bench.stop().await;
+    let objects = objects_in(folder.path());
+    let id = ObjectId::of(b"words");
+    assert_eq!(objects.size(id).await.unwrap(), Some(5));
+    let large = ObjectId::of(large.as_bytes());
+    assert_eq!(objects.size(large).await.unwrap(), None);
+}
+
+fn assert_kept(told: &Value) {
+    let id = ObjectId::of(b"words");
+    let fields: Vec<_> = told
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    assert_eq!(
+        fields,
+        [
+            "contentId",
+            "contentType",
+            "filename",
+            "id",
+            "inline",
+            "sha256",
+            "size",
+            "url"
+        ]
+    );
+    assert_eq!(told["id"], id.to_string());
+    let url = told["url"].as_str().unwrap();
+    let head = format!("http://postern.example/gateway/attachments/{id}?expires=");
+    assert!(url.starts_with(&head), "{url}");
+}
+
+#[tokio::test]
+async fn without_room_for_its_files_a_mail_waits() {
+    let fake = Fake::start(|_, _| Play::Good).await;
+    let bench = bench(&fake, Policy::shipped().unwrap()).await;
+    let files = bench.folder.path().join("attachments");
+    let aside = bench.folder.path().join("aside");
+    std::fs::rename(&files, &aside).unwrap();
+    std::fs::write(&files, "in the way").unwrap();
+    let file = "Content-Type: text/plain\r\nContent-Disposition: attachment; filename=a.txt";
+    bench
+        .put(token(THREAD), &with_parts(&[(file, "words")]))
+        .await;
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    assert_eq!(bench.store.ledger().waiting, 1);
+    assert!(fake.seen().is_empty());
+    std::fs::remove_file(&files).unwrap();
+    std::fs::rename(&aside, &files).unwrap();
+    bench.drained().await;
+    assert_eq!(fake.effects(), [0, 1, 1]);
+    bench.stop().await;
 }

@@ -37,6 +37,7 @@ impl Served {
             registry: Arc::new(Registry::default()),
             messages: None,
             webhooks: Some(Arc::new(house.doors.clone())),
+            objects: None,
         };
         let (stop, stopped) = watch::channel(false);
         let router = router::router(app);

@@ -1,0 +1,142 @@
+//! Owns `[attachments]`: where the files of mail are kept, which, how long, and the links to them.
+//!
+//! Does not open anything.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::reader::Section;
+use super::secret::Secret;
+use crate::mail::address::Domain;
+use crate::objects::{BLOCKED_NAMES, BLOCKED_TYPES, Bounds, Bucket, Links, Place, Settings};
+
+/// The folder of kept files, in the data folder.
+const FOLDER: &str = "attachments";
+
+/// What was read before and gives this table its defaults.
+pub(super) struct Seen<'a> {
+    pub(super) data_dir: &'a Path,
+    pub(super) hostname: Option<&'a Domain>,
+    pub(super) http: Option<&'a SocketAddr>,
+    /// What links are signed with if they have no secret of their own.
+    pub(super) secret: Option<&'a Secret>,
+}
+
+/// Reads the table. `None` if it cannot be used; why, the log tells.
+pub(super) fn read(mut section: Section<'_>, seen: &Seen<'_>) -> Option<Settings> {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let folder = section.path_maybe("folder");
+    let place = match bucket(section.table("bucket")) {
+        Ok(None) => {
+            Some(Place::Folder(folder.unwrap_or_else(|| {
+                PathBuf::from(seen.data_dir).join(FOLDER)
+            })))
+        }
+        Ok(Some(bucket)) => {
+            if folder.is_some() {
+                section.warn("folder", "no effect: files lie in the bucket");
+            }
+            Some(Place::Bucket(bucket))
+        }
+        Err(Told) => None,
+    };
+    let bounds = bounds(&mut section);
+    let base_url = section.parsed("base_url", url);
+    let base_url = base_url.or_else(|| own_url(seen));
+    let own_secret = section.secret("secret");
+    if let Some(why) = own_secret.as_ref().and_then(Secret::weakness) {
+        section.problem("secret", why);
+    }
+    let spans = Duration::from_secs(60)..=3650 * DAY;
+    let lifetime = section.duration("link_lifetime", 30 * DAY, spans.clone());
+    let age_max = section.duration("age_max", 365 * DAY, spans);
+    if lifetime > age_max {
+        section.problem("link_lifetime", "longer than age_max: links to nothing");
+    }
+    section.end();
+    let secret = own_secret.as_ref().or(seen.secret)?;
+    Some(Settings {
+        place: place?,
+        bounds,
+        links: Links::new(&base_url?, secret.reveal().as_bytes(), lifetime),
+        age_max,
+    })
+}
+
+fn bounds(section: &mut Section<'_>) -> Bounds {
+    let defaults = Bounds::default();
+    let sizes = 0..=1 << 40;
+    let lower = |text: &str| Ok::<_, String>(text.trim_start_matches('.').to_ascii_lowercase());
+    let names = section.list("blocked_names", Some(&BLOCKED_NAMES), lower);
+    let types = section.list("blocked_types", Some(&BLOCKED_TYPES), lower);
+    Bounds {
+        count_max: section.count("count_max", defaults.count_max, 0..=1000),
+        bytes_max: section.size("bytes_max", defaults.bytes_max, sizes.clone()),
+        total_bytes_max: section.size("total_bytes_max", defaults.total_bytes_max, sizes),
+        blocked_names: names.unwrap_or(defaults.blocked_names),
+        blocked_types: types.unwrap_or(defaults.blocked_types),
+    }
+}
+
+/// What is wrong was told.
+struct Told;
+
+fn bucket(mut section: Section<'_>) -> Result<Option<Bucket>, Told> {
+    let is_said = !section.said().is_empty();
+    let name = section.text_maybe("name");
+    let endpoint = section.parsed("endpoint", url);
+    let region = section.text("region", "us-east-1");
+    let prefix = section.text("prefix", "postern");
+    let key_id = section.text_maybe("key_id");
+    let has_key = ["key", "key_file"].iter().any(|key| section.says(key));
+    let key = section.secret("key");
+    if is_said {
+        for (key, is_there) in [
+            ("name", name.is_some()),
+            ("key_id", key_id.is_some()),
+            ("key", has_key),
+        ] {
+            if !is_there {
+                section.problem(key, "missing: a bucket has a name, a key_id and a key");
+            }
+        }
+    }
+    section.end();
+    if !is_said {
+        return Ok(None);
+    }
+    let (Some(name), Some(key_id), Some(key)) = (name, key_id, key) else {
+        return Err(Told);
+    };
+    Ok(Some(Bucket {
+        name,
+        endpoint,
+        region,
+        prefix: prefix.trim_matches('/').to_owned(),
+        key_id,
+        key: key.reveal().to_owned(),
+    }))
+}
+
+fn url(text: &str) -> Result<String, &'static str> {
+    let url = reqwest::Url::parse(text).map_err(|_| "not a URL")?;
+    let is_bare = url.username().is_empty() && url.password().is_none();
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() || !is_bare {
+        return Err("not of the form https://host");
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("has more than a host and a path");
+    }
+    Ok(text.to_owned())
+}
+
+/// Where our own HTTP is, as far as we can tell.
+fn own_url(seen: &Seen<'_>) -> Option<String> {
+    let address = seen.http?;
+    if address.ip().is_unspecified() {
+        let host = seen.hostname.map(Domain::ascii)?;
+        return Some(format!("http://{host}:{}", address.port()));
+    }
+    Some(format!("http://{address}"))
+}

@@ -1,0 +1,83 @@
+//! Owns what is told of the files that came with a mail, and which of them are kept.
+//!
+//! Does not keep them.
+
+use bytes::Bytes;
+
+use super::message::Attachment;
+use crate::clock::Timestamp;
+use crate::mail::view::View;
+use crate::objects::{Bounds, Links, ObjectId, sniff};
+
+/// Of a message, so many attachments are told of at most.
+const ATTACHMENTS_MAX: usize = 1000;
+
+/// The files of a mail.
+#[derive(Clone, Debug, Default)]
+pub struct Files {
+    /// What is told of each.
+    pub told: Vec<Attachment>,
+    /// Those to be kept: the place in `told`, the name, the bytes. A file that came twice is here once.
+    pub kept: Vec<(usize, ObjectId, Bytes)>,
+}
+
+impl Files {
+    /// Reads the files of a mail; without bounds none is kept.
+    pub fn of(view: &View, bounds: Option<&Bounds>) -> Self {
+        let mut files = Self::default();
+        let mut before = (0, 0);
+        for attachment in view.attachments.iter().take(ATTACHMENTS_MAX) {
+            let bytes = attachment.bytes();
+            let id = ObjectId::of(&bytes);
+            let found = sniff(&bytes);
+            let size = bytes.len() as u64;
+            let skip = bounds.and_then(|bounds| {
+                let name = attachment.filename.as_deref();
+                let types = [Some(attachment.content_type.as_str()), found];
+                bounds.screen(name, types, size, before)
+            });
+            if bounds.is_some() && skip.is_none() {
+                before = (before.0 + 1, before.1 + size);
+                files.kept.push((files.told.len(), id, bytes));
+            }
+            files.told.push(Attachment {
+                id: None,
+                filename: attachment.filename.clone(),
+                content_type: attachment.content_type.clone(),
+                size: usize::try_from(size).unwrap_or(usize::MAX),
+                sha256: id.to_string(),
+                inline: attachment.inline && is_shown(view, attachment.content_id.as_deref()),
+                content_id: attachment.content_id.clone(),
+                url: None,
+                detected_type: found.filter(|found| *found != attachment.content_type),
+                skipped: skip.map(|skip| skip.name()),
+            });
+        }
+        files
+    }
+
+    /// Tells where the kept ones can be fetched.
+    pub(super) fn linked(&mut self, links: &Links, received_at: Timestamp) {
+        for (at, id, _) in &self.kept {
+            let told = &mut self.told[*at];
+            let name = told.filename.as_deref();
+            told.url = Some(links.url(*id, name, &told.content_type, received_at));
+            told.id = Some(id.to_string());
+        }
+    }
+}
+
+/// Is a part that could be shown within the text really shown there? Some programs call every picture
+/// inline, and some every file: the HTML tells by naming it. Without HTML there is nothing to go by.
+fn is_shown(view: &View, content_id: Option<&str>) -> bool {
+    let Some(html) = &view.html else {
+        return true;
+    };
+    let Some(id) = content_id else {
+        return false;
+    };
+    let encoded = id.replace('%', "%25").replace('@', "%40");
+    [id, &encoded]
+        .iter()
+        .any(|id| html.contains(&format!("cid:{id}")))
+}

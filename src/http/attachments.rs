@@ -1,0 +1,260 @@
+//! Owns `GET /gateway/attachments/{id}`: a kept file for whoever has a good link to it.
+//!
+//! Does not let a file act: it is a download of no known kind to a browser, whatever its sender calls
+//! it, and a page that shows it all the same has no rights.
+
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use serde::Deserialize;
+use tracing::error;
+
+use super::error::Fault;
+use super::router::App;
+use crate::clock;
+use crate::objects::{Link, LinkError, ObjectError, ObjectId};
+
+/// What stands in a link behind the file's id.
+#[derive(Debug, Deserialize)]
+pub(super) struct Parts {
+    expires: u64,
+    name: String,
+    #[serde(rename = "type")]
+    media_type: String,
+    signature: String,
+}
+
+pub(super) async fn fetch(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    parts: Result<Query<Parts>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Fault> {
+    let objects = app.objects.ok_or_else(|| Fault::absent("path"))?;
+    let forged = || Fault::new(StatusCode::FORBIDDEN, "forbidden", "the link is not good");
+    let Query(parts) = parts.map_err(|_| forged())?;
+    let id: ObjectId = id.parse().map_err(|_| forged())?;
+    let link = Link {
+        id,
+        name: &parts.name,
+        media_type: &parts.media_type,
+        expires: parts.expires,
+    };
+    let proven = objects.links().prove(&link, &parts.signature, clock::now());
+    proven.map_err(|error| match error {
+        LinkError::Forged => forged(),
+        LinkError::Expired => Fault::new(StatusCode::GONE, "expired", "the link has expired"),
+    })?;
+    let absent = || Fault::absent("attachment");
+    let size = objects.size(id).await.map_err(|error| broken(&error))?;
+    let size = size.ok_or_else(absent)?;
+    let (status, range) = match wanted(&headers, size) {
+        Wanted::All => (StatusCode::OK, 0..size),
+        Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+        Wanted::Nothing => {
+            let mut response = StatusCode::RANGE_NOT_SATISFIABLE.into_response();
+            set(
+                &mut response,
+                header::CONTENT_RANGE,
+                &format!("bytes */{size}"),
+            );
+            return Ok(response);
+        }
+    };
+    let opened = objects
+        .read(id, range)
+        .await
+        .map_err(|error| broken(&error))?;
+    let opened = opened.ok_or_else(absent)?;
+    let range = opened.range;
+    let mut response = (status, Body::from_stream(opened.stream)).into_response();
+    if status == StatusCode::PARTIAL_CONTENT {
+        let last = range.end.saturating_sub(1);
+        let told = format!("bytes {}-{last}/{size}", range.start);
+        set(&mut response, header::CONTENT_RANGE, &told);
+    }
+    let length = range.end.saturating_sub(range.start).to_string();
+    set(&mut response, header::CONTENT_LENGTH, &length);
+    set(&mut response, header::ACCEPT_RANGES, "bytes");
+    set(
+        &mut response,
+        header::CONTENT_TYPE,
+        served_type(link.media_type),
+    );
+    set(
+        &mut response,
+        header::CONTENT_DISPOSITION,
+        &disposition(link.name),
+    );
+    set(
+        &mut response,
+        header::CONTENT_SECURITY_POLICY,
+        "sandbox; default-src 'none'; frame-ancestors 'none'",
+    );
+    Ok(response)
+}
+
+fn set(response: &mut Response, name: header::HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+}
+
+fn broken(error: &ObjectError) -> Fault {
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    error!(%error, cause = cause.unwrap_or_default(), "an attachment cannot be read");
+    let message = "the attachment cannot be read now";
+    Fault::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+}
+
+/// Which bytes a request wants.
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    All,
+    Part(std::ops::Range<u64>),
+    /// None that there are.
+    Nothing,
+}
+
+/// Reads `Range` (RFC 9110 section 14.2). Several ranges at once, and what is no range, may be
+/// ignored, and are.
+fn wanted(headers: &HeaderMap, size: u64) -> Wanted {
+    let range = headers
+        .get(header::RANGE)
+        .and_then(|value| value.to_str().ok());
+    let Some((first, last)) = range
+        .and_then(|range| range.trim().strip_prefix("bytes="))
+        .and_then(|range| range.split_once('-'))
+    else {
+        return Wanted::All;
+    };
+    let number = |text: &str| -> Option<u64> {
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| text.parse().unwrap_or(u64::MAX))
+    };
+    match (
+        number(first),
+        number(last),
+        first.is_empty(),
+        last.is_empty(),
+    ) {
+        (Some(first), Some(last), ..) if first > last => Wanted::All,
+        (Some(first), ..) if first >= size && (last.is_empty() || number(last).is_some()) => {
+            Wanted::Nothing
+        }
+        (Some(first), Some(last), ..) => Wanted::Part(first..size.min(last.saturating_add(1))),
+        (Some(first), None, _, true) => Wanted::Part(first..size),
+        (None, Some(0), true, _) => Wanted::Nothing,
+        (None, Some(_), true, _) if size == 0 => Wanted::Nothing,
+        (None, Some(last), true, _) => Wanted::Part(size.saturating_sub(last)..size),
+        _ => Wanted::All,
+    }
+}
+
+/// The type that is served: the claimed one where it can do nothing, else none.
+fn served_type(claimed: &str) -> &str {
+    const NONE: &str = "application/octet-stream";
+    let token = |text: &str| {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte);
+        (1..=64).contains(&text.len()) && text.bytes().all(fits)
+    };
+    let Some((kind, rest)) = claimed.split_once('/') else {
+        return NONE;
+    };
+    let is_plain = match kind {
+        "image" => !rest.contains("svg") && !rest.contains("xml"),
+        "audio" | "video" => !rest.contains("xml"),
+        "text" => matches!(rest, "plain" | "csv" | "calendar" | "vcard"),
+        "application" => matches!(rest, "pdf" | "zip" | "json") || rest.starts_with("vnd."),
+        _ => false,
+    };
+    if is_plain && token(rest) && !rest.contains("html") && !rest.contains("script") {
+        claimed
+    } else {
+        NONE
+    }
+}
+
+/// `Content-Disposition` (RFC 6266) with the name twice: as ASCII for the old, whole for the rest
+/// (RFC 8187).
+fn disposition(name: &str) -> String {
+    if name.is_empty() {
+        return "attachment".to_owned();
+    }
+    let plain = |c: char| match c {
+        '"' | '\\' | '%' | '/' | ';' => '_',
+        c if c == ' ' || c.is_ascii_graphic() => c,
+        _ => '_',
+    };
+    let ascii: String = name.chars().map(plain).collect();
+    let mut whole = String::new();
+    for byte in name.bytes() {
+        // attr-char of RFC 8187 section 3.2.1.
+        if byte.is_ascii_alphanumeric() || b"!#$&+-.^_`|~".contains(&byte) {
+            whole.push(char::from(byte));
+        } else {
+            whole.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    format!("attachment; filename=\"{ascii}\"; filename*=UTF-8''{whole}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_as_the_rfc_says() {
+        for (range, wants) in [
+            ("bytes=0-3", Wanted::Part(0..4)),
+            ("bytes=4-", Wanted::Part(4..10)),
+            ("bytes=4-99", Wanted::Part(4..10)),
+            ("bytes=-3", Wanted::Part(7..10)),
+            ("bytes=-99", Wanted::Part(0..10)),
+            ("bytes=0-99999999999999999999999", Wanted::Part(0..10)),
+            ("bytes=10-", Wanted::Nothing),
+            ("bytes=10-20", Wanted::Nothing),
+            ("bytes=-0", Wanted::Nothing),
+            ("bytes=5-4", Wanted::All),
+            ("bytes=0-1,4-5", Wanted::All),
+            ("bytes=-", Wanted::All),
+            ("bytes=a-b", Wanted::All),
+            ("lines=0-3", Wanted::All),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RANGE, HeaderValue::from_str(range).unwrap());
+            assert_eq!(wanted(&headers, 10), wants, "{range}");
+        }
+        assert_eq!(wanted(&HeaderMap::new(), 10), Wanted::All);
+    }
+
+    #[test]
+    fn a_name_cannot_leave_its_quotes() {
+        assert_eq!(disposition(""), "attachment");
+        assert_eq!(
+            disposition("a\"; x=\"\\b%c é\r\n.txt"),
+            "attachment; filename=\"a__ x=__b_c ___.txt\"; \
+             filename*=UTF-8''a%22%3B%20x%3D%22%5Cb%25c%20%C3%A9%0D%0A.txt"
+        );
+    }
+
+    #[test]
+    fn nothing_that_can_act_is_served_as_what_it_is() {
+        for plain in ["image/png", "text/plain", "application/pdf", "video/mp4"] {
+            assert_eq!(served_type(plain), plain);
+        }
+        for active in [
+            "text/html",
+            "image/svg+xml",
+            "application/xhtml+xml",
+            "text/javascript",
+            "application/vnd.x\r\nset-cookie: a",
+            "application/vnd.mozilla.xul+html",
+            "",
+        ] {
+            assert_eq!(served_type(active), "application/octet-stream", "{active}");
+        }
+    }
+}
