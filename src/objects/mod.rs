@@ -24,7 +24,7 @@ use futures_util::stream::BoxStream;
 use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
+use object_store::{ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore, RetryConfig};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::sync::RwLock;
@@ -41,6 +41,11 @@ pub use sniff::sniff;
 const NEW: &str = "new";
 /// A file that is not whole after so long was left behind by a crash.
 const NEW_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// The longest one call to a bucket may take, and the longest its connection.
+const CALL_MAX: Duration = Duration::from_secs(30);
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// So often a call that failed is made again at once.
+const RETRIES_MAX: usize = 2;
 /// How often what is too old is looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
@@ -273,7 +278,11 @@ impl Objects {
         let mut all = shared.store.list(prefix.as_ref());
         let mut removed = 0;
         while let Some(found) = all.next().await {
-            let location = found?.location;
+            let found = found?;
+            if !shared.is_old(&found, now) {
+                continue;
+            }
+            let location = found.location;
             let _turn = shared.turn.write().await;
             // Asked again: it may have been kept once more since it was listed.
             let Some(meta) = shared.head(&location).await? else {
@@ -335,7 +344,17 @@ impl Shared {
 }
 
 fn client(bucket: &Bucket) -> Result<impl ObjectStore, ObjectError> {
+    // A mail whose files cannot be kept waits and is tried again: that is where patience is.
+    let retry = RetryConfig {
+        max_retries: RETRIES_MAX,
+        retry_timeout: CALL_MAX,
+        ..RetryConfig::default()
+    };
+    let limits = ClientOptions::new()
+        .with_connect_timeout(CONNECT_MAX)
+        .with_timeout(CALL_MAX);
     let builder = AmazonS3Builder::new()
+        .with_retry(retry)
         .with_bucket_name(&bucket.name)
         .with_region(&bucket.region)
         .with_access_key_id(&bucket.key_id)
@@ -343,8 +362,8 @@ fn client(bucket: &Bucket) -> Result<impl ObjectStore, ObjectError> {
     let builder = match &bucket.endpoint {
         Some(endpoint) => builder
             .with_endpoint(endpoint)
-            .with_allow_http(endpoint.starts_with("http://")),
-        None => builder,
+            .with_client_options(limits.with_allow_http(endpoint.starts_with("http://"))),
+        None => builder.with_client_options(limits),
     };
     Ok(builder.build()?)
 }

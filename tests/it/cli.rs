@@ -187,6 +187,8 @@ fn the_queue_is_worked_with_and_without_a_server() {
     );
     let dropped = home.run(&["queue", "drop", id, "--config", &file]);
     assert_eq!(dropped.code, Some(65), "it is not parked: {dropped:?}");
+    let again = home.run(&["queue", "retry", id, "--reparse", "--config", &file]);
+    assert_eq!(again.code, Some(65), "it is not parked: {again:?}");
     assert_eq!(
         home.run(&["queue", "drop", "x", "--config", &file]).code,
         Some(64)

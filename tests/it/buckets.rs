@@ -1,0 +1,99 @@
+//! Kept files in a bucket, against a real server that speaks S3. Without one on this machine (`moto_server`
+//! of PyPI's `moto[server]`) there is nothing to try.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use postern::clock;
+use postern::objects::{Bounds, Bucket, Links, ObjectId, Objects, Place, Settings};
+
+use crate::bench::DAY;
+
+/// A running server. It is stopped when this is dropped.
+struct Moto {
+    child: Child,
+    url: String,
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Moto {
+    async fn start() -> Option<Self> {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        drop(socket);
+        let child = Command::new("moto_server")
+            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        let moto = Self {
+            child,
+            url: format!("http://127.0.0.1:{port}"),
+        };
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        for _ in 0..300 {
+            let made = client.put(format!("{}/mail", moto.url)).send().await;
+            if made.is_ok_and(|made| made.status().is_success()) {
+                return Some(moto);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("moto_server does not make a bucket");
+    }
+
+    fn objects(&self, key: &str) -> Objects {
+        let bucket = Bucket {
+            name: "mail".to_owned(),
+            endpoint: Some(self.url.clone()),
+            region: "us-east-1".to_owned(),
+            prefix: "postern/files".to_owned(),
+            key_id: "postern".to_owned(),
+            key: key.to_owned(),
+        };
+        let settings = Settings {
+            place: Place::Bucket(bucket),
+            bounds: Bounds::default(),
+            links: Links::new("http://postern.example", b"secret", DAY),
+            age_max: 30 * DAY,
+        };
+        assert!(!format!("{settings:?}").contains(key));
+        Objects::open(settings).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_keeps_gives_back_and_forgets() {
+    let Some(moto) = Moto::start().await else {
+        return;
+    };
+    let objects = moto.objects("the access key");
+    let id = ObjectId::of(b"0123456789");
+    assert_eq!(objects.size(id).await.unwrap(), None);
+    for _ in 0..2 {
+        let bytes = Bytes::from_static(b"0123456789");
+        objects.keep(id, bytes).await.unwrap();
+    }
+    assert_eq!(objects.size(id).await.unwrap(), Some(10));
+    let opened = objects.read(id, 3..5).await.unwrap().unwrap();
+    assert_eq!(opened.range, 3..5);
+    let body = axum::body::Body::from_stream(opened.stream);
+    assert_eq!(axum::body::to_bytes(body, 10).await.unwrap(), "34");
+    let now = clock::now();
+    assert_eq!(objects.sweep(now).await.unwrap(), 0);
+    assert_eq!(objects.sweep(now.plus(31 * DAY)).await.unwrap(), 1);
+    assert_eq!(objects.size(id).await.unwrap(), None);
+    drop(moto);
+    let kept = objects.keep(id, Bytes::from_static(b"0123456789")).await;
+    let error = kept.unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(!format!("{error} {cause}").contains("the access key"));
+}
