@@ -110,6 +110,7 @@ fn envelope(round: usize) -> Envelope {
         received_at: NOW,
         smtputf8: false,
         told: None,
+        verdict: None,
     }
 }
 

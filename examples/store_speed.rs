@@ -182,6 +182,7 @@ fn envelope() -> Envelope {
         received_at: NOW,
         smtputf8: false,
         told: None,
+        verdict: None,
     }
 }
 

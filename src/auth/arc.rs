@@ -13,8 +13,8 @@ use super::dns::Budget;
 use super::field::{Header, RawField};
 use super::results;
 use super::tags::{Tags, base64};
-use super::verdict::{ArcVerdict, Outcome};
 use crate::mail::prescan;
+use crate::mail::verdict::{ArcVerdict, Outcome};
 
 /// Sets of one chain (RFC 8617 section 4.2.1).
 const SETS_MAX: u8 = 50;

@@ -7,7 +7,7 @@ use mail_auth::common::parse::TxtRecordParser;
 use mail_auth::dmarc::{Alignment, Dmarc, Policy, Psd};
 
 use super::dns::{Budget, Failure};
-use super::verdict::{DkimVerdict, DmarcVerdict, DomainPolicy, Outcome, SpfVerdict};
+use crate::mail::verdict::{DkimVerdict, DmarcVerdict, DomainPolicy, Outcome, SpfVerdict};
 
 /// Labels that a tree walk goes on with after the first query (RFC 9989 section 4.10): so it asks
 /// at most eight times.

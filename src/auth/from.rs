@@ -3,8 +3,8 @@
 //! Does not look at Sender or Reply-To: they are nobody's identity.
 
 use super::field::Header;
-use super::verdict::FromProblem;
 use crate::mail::address::Address;
+use crate::mail::verdict::FromProblem;
 use crate::mail::view::HeaderView;
 
 /// The author's address.

@@ -4,8 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::verdict::Verdict;
 use crate::mail::address::Address;
+use crate::mail::verdict::Verdict;
 
 /// How far a reply's author is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -61,7 +61,7 @@ pub fn identity(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::verdict::{DmarcVerdict, FromProblem, Outcome};
+    use crate::mail::verdict::{DmarcVerdict, FromProblem, Outcome};
 
     fn verdict(result: Outcome, domain: &str) -> Verdict {
         Verdict {

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use super::dns::Budget;
-use super::verdict::{IprevVerdict, Outcome};
+use crate::mail::verdict::{IprevVerdict, Outcome};
 
 /// Names of one address that are tried.
 const NAMES_MAX: usize = 5;

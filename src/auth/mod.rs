@@ -15,7 +15,6 @@ mod policy;
 pub mod results;
 mod spf;
 mod tags;
-mod verdict;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -27,10 +26,6 @@ pub use self::dkim::SIGNATURES_MAX;
 pub use self::dns::DnsSettings;
 pub use self::identity::{Identity, identity};
 pub use self::policy::{BadFrom, Decision, DmarcPolicy, Hold, Policy, Refusal, Treatment};
-pub use self::verdict::{
-    ArcVerdict, DkimVerdict, DmarcVerdict, DomainPolicy, FromProblem, IprevVerdict, Outcome,
-    Source, SpfVerdict, Verdict,
-};
 
 use self::arc::{Chain, Trust};
 use self::dkim::{BodyHashes, Signatures, Signed};
@@ -38,6 +33,7 @@ use self::dns::{Budget, Dns};
 use self::field::Header;
 use crate::clock::Timestamp;
 use crate::mail::address::{Address, Domain};
+use crate::mail::verdict::{DmarcVerdict, FromProblem, Source, SpfVerdict, Verdict};
 use crate::mail::view::HeaderView;
 
 /// How senders are checked.
@@ -263,6 +259,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::mail::verdict::Outcome;
 
     const NAMES: &str = "(From|DKIM-Signature|ARC-Seal|ARC-Message-Signature|\
         ARC-Authentication-Results|Authentication-Results|Received)";

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::identity::Identity;
-use super::verdict::{DomainPolicy, FromProblem, Outcome, Source, Verdict};
+use crate::mail::verdict::{DomainPolicy, FromProblem, Outcome, Source, Verdict};
 
 /// What a route does with mail whose sender is not known for sure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,7 +168,7 @@ pub enum Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::verdict::{ArcVerdict, DmarcVerdict};
+    use crate::mail::verdict::{ArcVerdict, DmarcVerdict};
 
     fn failed(policy: DomainPolicy) -> Verdict {
         Verdict {

@@ -421,6 +421,7 @@ mod tests {
             received_at: clock::now(),
             smtputf8: false,
             told: None,
+            verdict: None,
         }
     }
 

@@ -211,6 +211,7 @@ async fn inject(
         received_at: now,
         smtputf8: false,
         told: None,
+        verdict: None,
     };
     let (count, bytes) = (envelope.recipients.len(), mail.len());
     let id = desk.control.store.accept(envelope, mail).await?;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::Address;
 use super::token::Claims;
+use super::verdict::Verdict;
 use crate::clock::Timestamp;
 
 /// What a mail came with besides its bytes. It is kept on disk beside them.
@@ -27,6 +28,9 @@ pub struct Envelope {
     /// What the provider that handed the mail in says of it; `None` at every other door.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told: Option<Told>,
+    /// What was found out about who sent it; `None` where nobody looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Box<Verdict>>,
 }
 
 /// What a provider says of a mail. It is the provider's word: nothing of it was checked here.
@@ -106,4 +110,28 @@ pub enum Door {
     Smtp,
     /// A provider's HTTP request.
     Webhook,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::verdict::Outcome;
+
+    #[test]
+    fn a_record_without_a_verdict_is_read_as_before() {
+        let old = r#"{"sender":null,"recipients":[],"peer":{"door":"smtp","ip":null,"helo":"",
+            "tls":null},"received_at":1769903999042,"smtputf8":false}"#;
+        let mut envelope: Envelope = serde_json::from_str(old).unwrap();
+        assert_eq!(envelope.verdict, None);
+        assert!(
+            !serde_json::to_string(&envelope)
+                .unwrap()
+                .contains("verdict")
+        );
+        let mut verdict = Verdict::default();
+        verdict.dmarc.result = Outcome::Pass;
+        envelope.verdict = Some(Box::new(verdict));
+        let text = serde_json::to_string(&envelope).unwrap();
+        assert_eq!(serde_json::from_str::<Envelope>(&text).unwrap(), envelope);
+    }
 }

@@ -16,4 +16,5 @@ pub mod subject;
 pub mod thread;
 pub mod token;
 pub mod trace;
+pub mod verdict;
 pub mod view;

@@ -150,6 +150,7 @@ mod tests {
             received_at: Timestamp::from_secs(1_769_903_999),
             smtputf8: false,
             told: None,
+            verdict: None,
         }
     }
 

@@ -225,6 +225,7 @@ pub(crate) fn envelope(sender: Option<&str>, targets: Vec<Target>, at: Timestamp
         received_at: at,
         smtputf8: false,
         told: None,
+        verdict: None,
     }
 }
 

@@ -10,7 +10,7 @@ use mail_auth::dkim::Canonicalization;
 use super::Problem;
 use crate::auth::dns::Budget;
 use crate::auth::tags::Tags;
-use crate::auth::verdict::Outcome;
+use crate::mail::verdict::Outcome;
 
 /// Bits that an RSA key must have (RFC 8301 section 3.2).
 const RSA_BITS_MIN: usize = 1_024;

@@ -18,9 +18,9 @@ pub(super) use self::signature::{
 use super::dns::Budget;
 use super::field::{Header, RawField};
 use super::tags::Tags;
-use super::verdict::{DkimVerdict, Outcome};
 use crate::clock::Timestamp;
 use crate::mail::prescan;
+use crate::mail::verdict::{DkimVerdict, Outcome};
 use crate::mail::view::HeaderView;
 
 /// Signatures of one mail that are looked at.

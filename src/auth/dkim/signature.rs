@@ -13,9 +13,9 @@ use super::key::Key;
 use super::{BodyHashes, Problem};
 use crate::auth::field::{Header, RawField};
 use crate::auth::tags::{FWS, Tags, base64};
-use crate::auth::verdict::Outcome;
 use crate::clock::Timestamp;
 use crate::mail::address::Domain;
+use crate::mail::verdict::Outcome;
 
 /// Fields that a signature may name: each is looked for in the whole header.
 const SIGNED_FIELDS_MAX: usize = 150;

@@ -8,7 +8,7 @@ mod read;
 use bytes::Bytes;
 
 use super::field::{Header, RawField};
-use super::verdict::{Outcome, SpfVerdict, Verdict};
+use crate::mail::verdict::{Outcome, SpfVerdict, Verdict};
 pub(super) use read::{read, says_dmarc_pass};
 
 /// Characters of a value that are written.
@@ -137,8 +137,8 @@ fn quoted(text: &str) -> String {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::verdict::{DkimVerdict, DmarcVerdict, DomainPolicy};
     use super::*;
+    use crate::mail::verdict::{DkimVerdict, DmarcVerdict, DomainPolicy};
     use crate::mail::view::HeaderView;
 
     fn verdict(text: &str) -> Verdict {

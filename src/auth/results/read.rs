@@ -4,12 +4,12 @@
 
 use super::super::dkim::SIGNATURES_MAX;
 use super::super::field::Header;
-use super::super::verdict::{
+use crate::mail::address::Domain;
+use crate::mail::prescan;
+use crate::mail::verdict::{
     ArcVerdict, DkimVerdict, DmarcVerdict, DomainPolicy, IprevVerdict, Outcome, Source, SpfVerdict,
     Verdict,
 };
-use crate::mail::address::Domain;
-use crate::mail::prescan;
 
 /// Results of one field that are read.
 const RESULTS_MAX: usize = 50;

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use self::macros::{DomainSpec, Values};
 use self::record::{Directive, Mechanism, Prefix, Record};
 use super::dns::{Answer, Budget, Failure, LABEL_BYTES_MAX, NAME_BYTES_MAX};
-use super::verdict::{Outcome, SpfVerdict};
+use crate::mail::verdict::{Outcome, SpfVerdict};
 
 /// Terms that ask the DNS (RFC 7208 section 4.6.4).
 const LOOKUPS_MAX: usize = 10;

@@ -5,7 +5,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::macros::DomainSpec;
-use crate::auth::verdict::Outcome;
+use crate::mail::verdict::Outcome;
 
 /// A record whose every term is well-formed.
 #[derive(Debug, PartialEq, Eq)]

@@ -345,6 +345,7 @@ impl Conversation<'_> {
             received_at: clock::now(),
             smtputf8: transaction.smtputf8,
             told: None,
+            verdict: None,
         };
         let length = bytes.len();
         let stored = self.shared.answers.store(envelope.clone(), bytes).await;

@@ -248,6 +248,7 @@ fn envelope(mail: &Incoming, recipients: Vec<Recipient>, origin: &Origin) -> Env
         },
         received_at: origin.now,
         told: Some(mail.told.clone()),
+        verdict: None,
         recipients,
     }
 }

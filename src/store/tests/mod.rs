@@ -43,6 +43,7 @@ fn envelope(recipients: u16) -> Envelope {
         received_at: NOW,
         smtputf8: false,
         told: None,
+        verdict: None,
     }
 }
 

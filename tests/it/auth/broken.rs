@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use postern::auth::{DkimVerdict, Identity, Outcome, identity};
+use postern::auth::{Identity, identity};
 use postern::clock;
+use postern::mail::verdict::{DkimVerdict, Outcome};
 use serde_json::{Value, json};
 
 use super::{address, as_domain, keys, mail_by, replaced, signed, verdict, with, zone_of};

@@ -3,11 +3,11 @@
 
 use bytes::Bytes;
 use postern::auth::{
-    Authenticator, Decision, FromProblem, Hold, Identity, Input, Outcome, Policy, Refusal,
-    Settings, Source, Treatment, Verdict, identity,
+    Authenticator, Decision, Hold, Identity, Input, Policy, Refusal, Settings, Treatment, identity,
 };
 use postern::clock;
 use postern::mail::address::Address;
+use postern::mail::verdict::{FromProblem, Outcome, Source, Verdict};
 use postern::mail::view::HeaderView;
 
 use super::{address, as_domain, authenticator, input, keys, mail_by, signed, zone_of};

@@ -13,9 +13,10 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 
 use bytes::Bytes;
-use postern::auth::{Authenticator, DnsSettings, Input, Settings, Verdict};
+use postern::auth::{Authenticator, DnsSettings, Input, Settings};
 use postern::clock;
 use postern::mail::address::Address;
+use postern::mail::verdict::Verdict;
 use serde_json::{Value, json};
 
 use crate::nameserver::{NameServer, Zone};

@@ -4,9 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use postern::auth::{
-    Authenticator, Decision, DnsSettings, Identity, Input, Outcome, Policy, Settings, Verdict,
-};
+use postern::auth::{Authenticator, Decision, DnsSettings, Identity, Input, Policy, Settings};
+use postern::mail::verdict::{Outcome, Verdict};
 
 use super::{address, as_domain, authenticator, input, mail_by, settings, signed, zone_of};
 use crate::nameserver::{Mood, NameServer, Zone};

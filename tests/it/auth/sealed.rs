@@ -1,10 +1,9 @@
 //! Mails that came by a list, sealed by dkimpy, and whose word about them counts.
 
 use bytes::Bytes;
-use postern::auth::{
-    Authenticator, Decision, Identity, Outcome, Policy, Refusal, Settings, Verdict, identity,
-};
+use postern::auth::{Authenticator, Decision, Identity, Policy, Refusal, Settings, identity};
 use postern::clock;
+use postern::mail::verdict::{Outcome, Verdict};
 use serde_json::{Value, json};
 
 use super::{

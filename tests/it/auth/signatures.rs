@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use postern::auth::{Identity, Input, Outcome, SIGNATURES_MAX, Verdict, identity, results};
+use postern::auth::{Identity, Input, SIGNATURES_MAX, identity, results};
 use postern::clock;
+use postern::mail::verdict::{Outcome, Verdict};
 use serde_json::json;
 
 use super::{

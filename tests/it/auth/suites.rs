@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use postern::auth::{Authenticator, Outcome};
+use postern::auth::Authenticator;
 use postern::clock::{self, Timestamp};
+use postern::mail::verdict::Outcome;
 use serde_json::Value;
 
 use super::{authenticator, input, python};

@@ -49,6 +49,7 @@ fn envelope() -> Envelope {
         received_at: NOW,
         smtputf8: false,
         told: None,
+        verdict: None,
     }
 }
 
