@@ -29,6 +29,9 @@ pub(super) enum Command {
     Rset,
     StartTls,
     Vrfy,
+    /// Its attributes: who may not say them shall not hear whether they are good.
+    Xclient(String),
+    Xforward(String),
 }
 
 /// What MAIL says.
@@ -94,7 +97,8 @@ impl Command {
             "ATRN" | "AUTH" | "ETRN" | "EXPN" | "SAML" | "SEND" | "SOML" | "TURN" => {
                 Err(Refusal::CommandUnavailable)
             }
-            "XCLIENT" | "XFORWARD" => Err(Refusal::PeerUntrusted),
+            "XCLIENT" => Ok(Self::Xclient(argument.to_owned())),
+            "XFORWARD" => Ok(Self::Xforward(argument.to_owned())),
             _ => Err(Refusal::CommandUnknown),
         }
     }

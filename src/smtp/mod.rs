@@ -4,6 +4,7 @@
 //! a mail may be stored: it asks.
 
 mod body;
+mod client;
 mod command;
 mod line;
 pub mod response;

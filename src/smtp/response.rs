@@ -79,6 +79,10 @@ refusals! {
     ArgumentMalformed = "argument_malformed" 501 5 4 "syntax error in the argument";
     /// The mail's sender fails its own domain's DMARC policy.
     AuthenticationFailed = "authentication_failed" 550 7 26 "the sender's domain asks to refuse mail that fails its checks";
+    /// A mail whose From field names no single author.
+    AuthorUnclear = "author_unclear" 550 7 1 "the From field must name one author";
+    /// A mail by an author of whom it is not sure that he may write here.
+    AuthorUnverified = "author_unverified" 550 7 1 "the author of this mail could not be verified";
     /// A CR or LF alone in a mail. There is no safe way to go on: what follows may be smuggled.
     BareNewline = "bare_newline" 521 5 2 "lines end in CRLF and nothing else, closing";
     /// A mail from a network whose bare LF are mended has a bare CR, which is not.

@@ -11,6 +11,8 @@ pub struct Settings {
     pub protocol: Protocol,
     /// STARTTLS is offered (RFC 3207). Leave it off where the connection begins in TLS.
     pub offer_starttls: bool,
+    /// The peer is a relay that may say with XCLIENT and XFORWARD who the client is.
+    pub trusts_relay: bool,
     /// What is done with a line feed that has no carriage return before it.
     pub bare_newline: BareNewline,
     /// Octets of one mail, as SIZE counts them (RFC 1870 section 5).
@@ -40,6 +42,7 @@ impl Settings {
             hostname,
             protocol,
             offer_starttls: false,
+            trusts_relay: false,
             bare_newline: BareNewline::Refuse,
             mail_bytes_max: 25 * 1024 * 1024,
             mail_line_bytes_max: 16 * 1024,

@@ -6,6 +6,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use super::client::Client;
 use crate::mail::address::Address;
 use crate::mail::envelope::Recipient;
 
@@ -23,6 +24,8 @@ pub struct Transaction {
     pub helo: String,
     /// The peer said EHLO or LHLO, not HELO: "with ESMTP", not "with SMTP" (RFC 3848).
     pub extended: bool,
+    /// The client behind the peer, where the peer is a relay and told.
+    pub client: Option<Client>,
     /// The mail's bytes, its dots unstuffed.
     pub bytes: Bytes,
 }

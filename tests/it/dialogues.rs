@@ -181,6 +181,7 @@ impl Stage {
                 "mail_bytes_max" => settings.mail_bytes_max = number().into(),
                 "offer_starttls" => settings.offer_starttls = true,
                 "rcpt_max" => settings.rcpt_max = number() as usize,
+                "trusts_relay" => settings.trusts_relay = true,
                 "received_max" => settings.received_max = number() as usize,
                 "refused_max" => settings.refused_max = number(),
                 _ => panic!("SET {name}"),
@@ -312,7 +313,9 @@ impl Stage {
                 || words.starts_with("354 ")
                 || words == "250 mx.test"
                 || words == "250 STARTTLS"
-                || words.starts_with("250 LIMITS ");
+                || words.starts_with("250 LIMITS ")
+                || words.starts_with("250 XFORWARD ")
+                || words.starts_with("220 mx.test ");
             let enhanced = words.len() > 4 && words[4..].starts_with(&format!("{}.", &words[..1]));
             if !sound || !(plain || enhanced) {
                 return Err(format!("no sound line: {words:?}"));

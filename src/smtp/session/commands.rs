@@ -3,6 +3,7 @@
 //! Does not know their grammar.
 
 use super::super::body::Body;
+use super::super::client::{ATTRIBUTES, Client};
 use super::super::command::{Command, ForwardPath, Mail};
 use super::super::response::{Assent, Refusal, write_lines};
 use super::super::transaction::Draft;
@@ -28,6 +29,7 @@ impl Session {
             Command::Vrfy => self.run_junk(Assent::Unverified, out),
             Command::Rset => {
                 self.draft = None;
+                self.forwarded = None;
                 self.run_junk(Assent::Cleared, out);
             }
             Command::Quit => {
@@ -37,6 +39,8 @@ impl Session {
             Command::Mail(mail) => return self.run_mail(mail, out),
             Command::Rcpt(path) => return self.run_rcpt(path, out),
             Command::StartTls => return self.run_starttls(out),
+            Command::Xclient(attributes) => self.run_xclient(&attributes, out),
+            Command::Xforward(attributes) => self.run_xforward(&attributes, out),
         }
         Progress::GoesOn
     }
@@ -59,9 +63,14 @@ impl Session {
             if self.settings.offer_starttls && !self.tls {
                 lines.push("STARTTLS".to_owned());
             }
+            if self.settings.trusts_relay {
+                let offers = ["XCLIENT", "XFORWARD"];
+                lines.extend(offers.map(|verb| format!("{verb} {ATTRIBUTES}")));
+            }
         }
         write_lines(250, &lines, out);
         self.draft = None;
+        self.forwarded = None;
         self.hello = Some(Hello {
             name,
             extended: extended.is_some(),
@@ -153,6 +162,39 @@ impl Session {
         };
         self.refuse(refusal, out);
         Progress::GoesOn
+    }
+
+    /// The session begins anew, as the client that was told of would begin it.
+    fn run_xclient(&mut self, attributes: &str, out: &mut Vec<u8>) {
+        let mut client = self.client.clone().unwrap_or_default();
+        if let Err(refusal) = self.take_client(&mut client, attributes) {
+            return self.refuse(refusal, out);
+        }
+        client.hears_us = true;
+        self.client = Some(client);
+        self.forwarded = None;
+        self.hello = None;
+        self.greet(out);
+        self.count_junk(out);
+    }
+
+    fn run_xforward(&mut self, attributes: &str, out: &mut Vec<u8>) {
+        let mut client = self.forwarded.clone().unwrap_or_default();
+        if let Err(refusal) = self.take_client(&mut client, attributes) {
+            return self.refuse(refusal, out);
+        }
+        self.forwarded = Some(client);
+        self.run_junk(Assent::Idle, out);
+    }
+
+    fn take_client(&self, client: &mut Client, attributes: &str) -> Result<(), Refusal> {
+        if !self.settings.trusts_relay {
+            return Err(Refusal::PeerUntrusted);
+        }
+        if self.draft.is_some() {
+            return Err(Refusal::MailNested);
+        }
+        client.take(attributes)
     }
 
     fn run_junk(&mut self, assent: Assent, out: &mut Vec<u8>) {

@@ -17,6 +17,7 @@ use super::transaction::Draft;
 
 mod commands;
 
+pub use super::client::Client;
 pub use super::command::ForwardPath;
 pub use super::settings::{BareNewline, Protocol, Settings};
 pub use super::transaction::Transaction;
@@ -34,6 +35,10 @@ pub struct Session {
     lines: LineReader,
     hello: Option<Hello>,
     draft: Option<Draft>,
+    /// What XCLIENT told: it holds for the connection.
+    client: Option<Client>,
+    /// What XFORWARD told: it holds for one mail.
+    forwarded: Option<Client>,
     tls: bool,
     errors: u32,
     junk: u32,
@@ -112,6 +117,8 @@ impl Session {
             state: State::Commands,
             hello: None,
             draft: None,
+            client: None,
+            forwarded: None,
             tls: false,
             errors: 0,
             junk: 0,
@@ -247,6 +254,8 @@ impl Session {
         self.tls = true;
         self.hello = None;
         self.draft = None;
+        self.client = None;
+        self.forwarded = None;
         self.lines.clear();
         if !matches!(self.state, State::Closed) {
             self.state = State::Commands;
@@ -317,6 +326,7 @@ impl Session {
             self.close(Refusal::InternalError, out);
             return Progress::GoesOn;
         };
+        let forwarded = self.forwarded.take();
         let refusal = match end {
             BodyEnd::BareNewline => Refusal::BareNewline,
             BodyEnd::Refused(refusal) => refusal,
@@ -328,6 +338,7 @@ impl Session {
                     smtputf8: draft.smtputf8,
                     helo: hello.name,
                     extended: hello.extended,
+                    client: forwarded.or_else(|| self.client.clone()),
                     bytes,
                 }));
             }
