@@ -12,6 +12,7 @@ mod from;
 mod identity;
 mod iprev;
 mod policy;
+mod provided;
 pub mod results;
 mod spf;
 mod tags;
@@ -33,6 +34,7 @@ use self::dns::{Budget, Dns};
 use self::field::Header;
 use crate::clock::Timestamp;
 use crate::mail::address::{Address, Domain};
+use crate::mail::envelope::Told;
 use crate::mail::verdict::{DmarcVerdict, FromProblem, Source, SpfVerdict, Verdict};
 use crate::mail::view::HeaderView;
 
@@ -213,6 +215,11 @@ pub fn author(mail: &[u8]) -> Result<Address, FromProblem> {
     let header = Header::read(mail);
     let view = HeaderView::parse(&mail[..header.body]);
     from::author(&view, &header).cloned()
+}
+
+/// The verdict of the provider whose webhook brought a mail, marked as the provider's.
+pub fn provided(told: &Told, mail: &[u8]) -> Verdict {
+    provided::verdict(told, author(mail).as_ref().map_err(|problem| *problem))
 }
 
 /// The local part that stands for a sender without one (RFC 7208 section 4.3).

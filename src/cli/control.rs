@@ -26,6 +26,8 @@ use crate::store::Store;
 const ANSWER_WAIT: Duration = Duration::from_secs(60);
 /// The most of an answer that is read.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The most of a mail that is read: no configuration allows more, and our fields come on top.
+const MAIL_BYTES_MAX: usize = (1 << 30) + (1 << 20);
 
 /// Whoever answers: a running server or the store itself.
 pub(super) struct Desk {
@@ -68,22 +70,34 @@ impl Desk {
         target: &str,
         body: Vec<u8>,
     ) -> Result<Value, Failure> {
-        let answered = match &self.behind {
-            Behind::Server(client) => self.runtime.block_on(call(client, method, target, body)),
-            Behind::Store(alone) => self.runtime.block_on(alone.answer(method, target, body)),
-        };
-        let (status, body) = answered?;
-        let answer: Value = serde_json::from_slice(&body)
-            .map_err(|error| Failure::because(Exit::Unavailable, format!("answer: {error}")))?;
+        let (status, body) = self.call((method, target), body, ANSWER_BYTES_MAX)?;
+        let answer = json(&body)?;
         if (200..300).contains(&status) {
             return Ok(answer);
         }
-        let exit = match status {
-            400..500 => Exit::Malformed,
-            _ => Exit::Unavailable,
-        };
-        let why = answer["error"]["message"].as_str().unwrap_or("refused");
-        Err(Failure::because(exit, why))
+        Err(refused(status, &answer))
+    }
+
+    /// Asks for a mail's bytes.
+    pub(super) fn fetch(&self, target: &str) -> Result<Bytes, Failure> {
+        let (status, body) = self.call((Method::GET, target), Vec::new(), MAIL_BYTES_MAX)?;
+        if (200..300).contains(&status) {
+            return Ok(body);
+        }
+        Err(refused(status, &json(&body)?))
+    }
+
+    fn call(
+        &self,
+        (method, target): (Method, &str),
+        body: Vec<u8>,
+        bytes_max: usize,
+    ) -> Result<(u16, Bytes), Failure> {
+        let request = (method, target, body);
+        match &self.behind {
+            Behind::Server(client) => self.runtime.block_on(call(client, request, bytes_max)),
+            Behind::Store(alone) => self.runtime.block_on(alone.answer(request, bytes_max)),
+        }
     }
 
     /// Lets go: the folder can be opened by another again.
@@ -99,9 +113,8 @@ impl Desk {
 impl Alone {
     async fn answer(
         &self,
-        method: Method,
-        target: &str,
-        body: Vec<u8>,
+        (method, target, body): (Method, &str, Vec<u8>),
+        bytes_max: usize,
     ) -> Result<(u16, Bytes), Failure> {
         let request = axum::http::Request::builder()
             .method(method)
@@ -113,7 +126,7 @@ impl Alone {
             .await;
         let Ok(response) = served;
         let status = response.status().as_u16();
-        let body = axum::body::to_bytes(response.into_body(), ANSWER_BYTES_MAX)
+        let body = axum::body::to_bytes(response.into_body(), bytes_max)
             .await
             .map_err(|error| Failure::new(Exit::Software, error))?;
         Ok((status, body))
@@ -153,9 +166,8 @@ fn client(socket: PathBuf) -> Result<Client, Failure> {
 
 async fn call(
     client: &Client,
-    method: Method,
-    target: &str,
-    body: Vec<u8>,
+    (method, target, body): (Method, &str, Vec<u8>),
+    bytes_max: usize,
 ) -> Result<(u16, Bytes), Failure> {
     let unavailable = |error| Failure::new(Exit::Unavailable, error);
     let mut response = client
@@ -167,12 +179,26 @@ async fn call(
     let status = response.status().as_u16();
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(unavailable)? {
-        if body.len() + chunk.len() > ANSWER_BYTES_MAX {
+        if body.len() + chunk.len() > bytes_max {
             return Err(Failure::because(Exit::Unavailable, "answer: too long"));
         }
         body.extend_from_slice(&chunk);
     }
     Ok((status, body.into()))
+}
+
+fn json(body: &[u8]) -> Result<Value, Failure> {
+    serde_json::from_slice(body)
+        .map_err(|error| Failure::because(Exit::Unavailable, format!("answer: {error}")))
+}
+
+fn refused(status: u16, answer: &Value) -> Failure {
+    let exit = match status {
+        400..500 => Exit::Malformed,
+        _ => Exit::Unavailable,
+    };
+    let why = answer["error"]["message"].as_str().unwrap_or("refused");
+    Failure::because(exit, why)
 }
 
 /// A query of these pairs, percent-encoded: `?name=value&…`.

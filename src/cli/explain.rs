@@ -16,7 +16,7 @@ use super::{mail, token};
 use crate::clock::{self, Timestamp};
 use crate::config::{Config, Purpose, Route};
 use crate::delivery::attachments::Files;
-use crate::delivery::policy::Verdict;
+use crate::delivery::policy::Ruling;
 use crate::delivery::sorting::{Past, sort};
 use crate::mail::address::Address;
 use crate::mail::kind::{self, Context, Kind, ReversePath};
@@ -134,7 +134,7 @@ impl Case<'_> {
         };
         let thread = self.thread(route, &led);
         let sorted = self.sorted(route, rcpt.as_ref(), &led, (&thread, &judged));
-        let verdict = Verdict::of(&route.policy.kinds, finding.kind, is_from_nobody);
+        let verdict = Ruling::of(&route.policy.kinds, finding.kind, is_from_nobody);
         let author = header.author().map(ToString::to_string);
         let first = header.from.first();
         let from = author.or_else(|| first.map(|from| from.text.clone()));
@@ -356,11 +356,11 @@ fn mailbox_of<'a>(route: &'a Route, rcpt: &Address) -> Option<&'a str> {
         .map(String::as_str)
 }
 
-fn verdict_json(verdict: Verdict) -> Value {
+fn verdict_json(verdict: Ruling) -> Value {
     match verdict {
-        Verdict::Post(kind) => json!({ "action": "post", "as": kind }),
-        Verdict::Drop(rule) => json!({ "action": "drop", "rule": rule }),
-        Verdict::Hold(rule) => json!({ "action": "hold", "rule": rule }),
+        Ruling::Post(kind) => json!({ "action": "post", "as": kind }),
+        Ruling::Drop(rule) => json!({ "action": "drop", "rule": rule }),
+        Ruling::Hold(rule) => json!({ "action": "hold", "rule": rule }),
     }
 }
 

@@ -34,6 +34,9 @@ pub(super) enum Queue {
     Show {
         /// The delivery, as in 1042.0
         id: String,
+        /// Prints the mail instead, with our Received and Authentication-Results fields on top
+        #[arg(long)]
+        raw: bool,
     },
     /// Sends a parked delivery back to be tried again
     Retry {
@@ -61,7 +64,7 @@ pub(super) enum State {
 
 impl Queue {
     pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), Failure> {
-        if let Self::Show { id } | Self::Retry { id, .. } | Self::Drop { id } = &self
+        if let Self::Show { id, .. } | Self::Retry { id, .. } | Self::Drop { id } = &self
             && id.parse::<DeliveryId>().is_err()
         {
             let line = format!("{id:?}: not a delivery: they have the form 1042.0");
@@ -88,7 +91,12 @@ impl Queue {
                 }
                 Ok(())
             }
-            Self::Show { id } => {
+            Self::Show { id, raw: true } => {
+                let mail = desk.fetch(&format!("/queue/{id}/raw"))?;
+                out.write_all(&mail)?;
+                Ok(())
+            }
+            Self::Show { id, raw: false } => {
                 let answer = desk.ask(Method::GET, &format!("/queue/{id}"), Vec::new())?;
                 writeln!(out, "{}", plain_json(&answer["data"]))?;
                 Ok(())

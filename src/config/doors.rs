@@ -43,8 +43,13 @@ pub(super) fn read(
     let mut networks = root.table("networks");
     let exempt: Vec<_> = settings.exempt.iter().map(ToString::to_string).collect();
     let exempt: Vec<_> = exempt.iter().map(String::as_str).collect();
+    let relays = networks
+        .list("relays", Some(&[]), relay)
+        .unwrap_or_default();
     let settings = Settings {
         listen,
+        unix_relays: relays.contains(&None),
+        relays: relays.into_iter().flatten().collect(),
         exempt: networks_in(&mut networks, "exempt", &exempt),
         proxies: networks_in(&mut networks, "proxies", &[]),
         lenient: networks_in(&mut networks, "bare_newline", &[]),
@@ -52,6 +57,15 @@ pub(super) fn read(
     };
     networks.end();
     settings
+}
+
+/// A network, or the word for whoever comes by a unix socket.
+fn relay(text: &str) -> Result<Option<Network>, &'static str> {
+    if text == "unix" {
+        return Ok(None);
+    }
+    let network = text.parse().map(Some);
+    network.map_err(|_| "not an address, address/bits or \"unix\"")
 }
 
 fn networks_in(section: &mut Section<'_>, key: &str, default: &[&str]) -> Vec<Network> {

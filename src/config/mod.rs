@@ -5,6 +5,7 @@
 //! operator's words are laid over them.
 
 mod attachments;
+mod auth;
 mod development;
 mod doors;
 mod env;

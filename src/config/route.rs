@@ -9,6 +9,7 @@ use std::io::Read as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::auth;
 use super::reader::Section;
 use super::secret::Secret;
 use crate::delivery::api::{Api, ApiSettings};
@@ -49,6 +50,8 @@ pub struct Route {
     pub postmaster: String,
     /// How its mail is sorted, and what becomes of each kind.
     pub policy: Policy,
+    /// What becomes of mail whose sender is not known for sure.
+    pub senders: crate::auth::Policy,
     /// Where its messages go.
     pub api: ApiSettings,
 }
@@ -136,6 +139,7 @@ fn read_one(section: &mut Section<'_>, name: String, taken: &mut Vec<Domain>) ->
         rules: Arc::new(rules),
         kinds,
     });
+    let senders = auth::policy(section.table("policy"));
     let api = read_api(section.table("api"));
     let route = Route {
         name,
@@ -148,6 +152,7 @@ fn read_one(section: &mut Section<'_>, name: String, taken: &mut Vec<Domain>) ->
         mailboxes,
         catch_all,
         policy: policy?,
+        senders,
         api: api?,
     };
     match route.key_ring() {

@@ -11,7 +11,8 @@ use tracing_subscriber::EnvFilter;
 use super::reader::Section;
 use super::route::{self, Route};
 use super::secret::Secret;
-use super::{attachments, development, doors, unbuilt, value, webhook};
+use super::{attachments, auth as senders, development, doors, unbuilt, value, webhook};
+use crate::auth;
 use crate::delivery::worker::WorkerSettings;
 use crate::http::server::ServerSettings;
 use crate::ingress::smtp as ingress;
@@ -41,6 +42,10 @@ pub struct Config {
     pub ingress: ingress::Settings,
     /// What providers' webhooks are taken with; `None` if that door is not open.
     pub webhooks: Option<webhooks::Settings>,
+    /// How it is found out who sent a mail.
+    pub auth: auth::Settings,
+    /// It is found out: else no mail is checked.
+    pub auth_enabled: bool,
     /// Where HTTP is spoken.
     pub http_listen: Vec<SocketAddr>,
     /// The bounds of a listening HTTP socket.
@@ -83,6 +88,7 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
         .hostname
         .or_else(|| routes.first()?.domains.first().cloned());
     let name = hostname.as_ref().map(Domain::ascii).unwrap_or_default();
+    let (auth, auth_enabled) = senders::read(root.table("auth"), &name);
     let ingress = doors::read(root, name, &server.inbound, &http_listen);
     let ingress = ingress::Settings {
         drain_max: server.stop_max,
@@ -112,6 +118,8 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
         stop_max: server.stop_max,
         ingress,
         webhooks,
+        auth,
+        auth_enabled,
         http_listen,
         http,
         certificates,

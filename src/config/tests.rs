@@ -173,6 +173,8 @@ fn the_environment_alone_is_enough() {
     let loaded = load(None, lookup(&NEEDED), Purpose::Look).unwrap();
     assert!(!loaded.config.development);
     assert!(loaded.config.embedded_api.is_none());
+    assert!(loaded.config.auth_enabled);
+    assert_eq!(loaded.config.auth.authserv_id, "inbox.example.com");
     assert_eq!(loaded.config.ingress.listen.len(), 2);
 }
 
@@ -261,6 +263,7 @@ fn nothing_said_means_development_with_secrets_that_stay() {
     assert!(!data.exists(), "a look leaves nothing behind");
     let first = load(None, lookup(&variables), Purpose::Run).unwrap().config;
     assert!(first.development);
+    assert!(!first.auth_enabled, "no domain vouches for this machine");
     let key = fs::read_to_string(data.join("messages-api-key")).unwrap();
     assert_eq!(first.embedded_api.unwrap().reveal(), key.trim_end());
     assert_eq!(first.routes[0].api.key, key.trim_end());

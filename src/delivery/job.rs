@@ -21,12 +21,14 @@ use super::locks::{Locks, Turn};
 use super::message::{self, Found};
 use super::metrics::Metrics;
 use super::place::{Place, Placed};
-use super::policy::{Action, Kinds, Verdict};
+use super::policy::{Action, Kinds, Ruling};
 use super::reading::Reading;
 use super::route::Route;
 use super::worker::WorkerSettings;
+use crate::auth::{Decision, Hold};
 use crate::mail::fingerprint::Fingerprint;
 use crate::mail::kind::Kind;
+use crate::mail::verdict::Verdict;
 use crate::objects::Objects;
 use crate::store::{Delivery, DeliveryId, Fact, Outcome, RecordError, Step, Store};
 use crate::{clock, retry};
@@ -108,10 +110,12 @@ impl Jobs {
             let reason = format!("route {name} is not configured");
             return Ended::silent(self.park(&delivery, reason).await);
         };
+        let verdict = delivery.envelope.verdict.as_deref().cloned();
         let mut attempt = Attempt {
             jobs: self,
             route,
             delivery: &delivery,
+            verdict: verdict.unwrap_or_default(),
             heard: Heard::Nothing,
         };
         let stop = attempt.steps().await.err();
@@ -211,6 +215,7 @@ struct Attempt<'a> {
     jobs: &'a Jobs,
     route: &'a Route,
     delivery: &'a Delivery,
+    verdict: Verdict,
     heard: Heard,
 }
 
@@ -225,16 +230,17 @@ impl<'a> Attempt<'a> {
         if self.is_duplicate(print) {
             return self.drop_by("duplicate", &mail).await;
         }
-        let kind = match mail.verdict {
-            Verdict::Post(kind) => kind,
-            Verdict::Drop(rule) => return self.drop_by(rule, &mail).await,
-            Verdict::Hold(_) if self.is_approved() && Kinds::may(mail.kind, Action::PostTyped) => {
+        let kind = match mail.ruling {
+            Ruling::Post(kind) => kind,
+            Ruling::Drop(rule) => return self.drop_by(rule, &mail).await,
+            Ruling::Hold(_) if self.is_approved() && Kinds::may(mail.kind, Action::PostTyped) => {
                 mail.kind
             }
-            Verdict::Hold(rule) => return Err(Stop::Park(format!("held by rule: {rule}"))),
+            Ruling::Hold(rule) => return Err(Stop::Park(format!("held by rule: {rule}"))),
         };
-        let place = self.place();
-        let placed = place.find(&mail, clock::now()).map_err(Stop::Park)?;
+        let placed = self.place().find(&mail, clock::now());
+        let placed = placed.map_err(Stop::Park)?;
+        self.pass(&placed)?;
         let _thread = self.turn(placed.lock_name(&mail)).await;
         if self.is_loop(&mail, &placed) {
             // People write to lists: their words are not thrown away.
@@ -246,9 +252,11 @@ impl<'a> Attempt<'a> {
         if self.posted().is_none() {
             self.keep(&mut mail).await?;
         }
+        let verdict = self.verdict.clone();
         let found = Found {
             sorted: &placed.sorted,
             kind,
+            verdict: &verdict,
             identity: placed.identity,
             reason: placed.reason,
             received_at: self.delivery.envelope.received_at,
@@ -263,6 +271,21 @@ impl<'a> Attempt<'a> {
         };
         self.patch(&mail, &found, &thread).await?;
         self.delivered(&mail, &placed, thread, posted).await
+    }
+
+    /// Lets a mail on, if its route takes mail by such authors or a person has let it pass.
+    ///
+    /// It is decided here too, not at the door alone: only here is the thread known. What the door
+    /// could have refused is held now, for nobody is there any more to hear a no.
+    fn pass(&self, placed: &Placed) -> Result<(), Stop> {
+        if !self.delivery.steps.is_empty() {
+            return Ok(());
+        }
+        match self.route.senders.decide(&self.verdict, placed.identity) {
+            Decision::Accept => Ok(()),
+            Decision::Hold(hold) => Err(Stop::Park(hold.reason())),
+            Decision::Refuse(refusal) => Err(Stop::Park(Hold::from(refusal).reason())),
+        }
     }
 
     /// Bytes to meaning, off the async threads: a large mail takes a while.
@@ -340,11 +363,12 @@ impl<'a> Attempt<'a> {
         !begun.any(|step| *step != Step::Approved) && seen.is_some_and(|id| id != self.delivery.id)
     }
 
-    fn place(&self) -> Place<'a> {
+    fn place(&self) -> Place<'_> {
         Place {
             store: &self.jobs.store,
             route: self.route,
             delivery: self.delivery,
+            verdict: &self.verdict,
             subject_window: self.jobs.subject_window,
         }
     }

@@ -7,21 +7,13 @@ use serde_json::{Value, json};
 
 use super::reading::Reading;
 use super::sorting::Sorted;
+use crate::auth::Identity;
 use crate::clock::Timestamp;
 use crate::mail::kind::Kind;
+use crate::mail::verdict::Verdict;
 
 /// The value of `sourceType`.
 const SOURCE: &str = "email";
-
-/// How sure it is that the sender is who the header says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Identity {
-    /// Nothing says so.
-    Unverified,
-    /// Whoever wrote has a token that was sent to one person. It may have been passed on.
-    TokenHolder,
-}
 
 /// What was found out about a mail besides its words.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +22,8 @@ pub struct Found<'a> {
     pub sorted: &'a Sorted,
     /// The kind it is posted under.
     pub kind: Kind,
+    /// What the checks of its sender found.
+    pub verdict: &'a Verdict,
     /// Who wrote it, as far as is known.
     pub identity: Identity,
     /// Why it belongs to its thread.
@@ -74,10 +68,10 @@ pub fn message(mail: &Reading, found: &Found<'_>) -> Value {
         "kind": found.kind,
         "attachments": mail.files.told,
         "authentication": {
-            "spf": "none",
-            "dkim": "none",
-            "dmarc": "none",
-            "arc": "none",
+            "spf": found.verdict.spf.result,
+            "dkim": found.verdict.dkim_result(),
+            "dmarc": found.verdict.dmarc.result,
+            "arc": found.verdict.arc.result,
             "identity": found.identity,
         },
         "match": { "reason": found.reason },
@@ -130,9 +124,10 @@ pub struct Attachment {
 mod tests {
     use super::*;
     use crate::delivery::attachments::Files;
-    use crate::delivery::policy::Verdict;
+    use crate::delivery::policy::Ruling;
     use crate::mail::fingerprint::Fingerprint;
     use crate::mail::mailbox::Priority;
+    use crate::mail::verdict::{DkimVerdict, Outcome};
 
     fn mail() -> Reading {
         Reading {
@@ -169,7 +164,7 @@ mod tests {
             fingerprint: Fingerprint([0; 16]),
             kind: Kind::Person,
             kind_rule: "nothing_says_machine",
-            verdict: Verdict::Post(Kind::Person),
+            ruling: Ruling::Post(Kind::Person),
             author: None,
             sender_email: "ann@example.com".into(),
             sender_name: None,
@@ -193,10 +188,11 @@ mod tests {
         }
     }
 
-    fn found(sorted: &Sorted) -> Found<'_> {
+    fn found<'a>(sorted: &'a Sorted, verdict: &'a Verdict) -> Found<'a> {
         Found {
             sorted,
             kind: Kind::Person,
+            verdict,
             identity: Identity::TokenHolder,
             reason: "token",
             received_at: Timestamp::from_millis(1_769_903_999_042),
@@ -226,7 +222,8 @@ mod tests {
                 "lastEmailRule": "fans"
             }
         }"#;
-        assert_eq!(thread(&mail(), &found(&sorted())), golden(wanted));
+        let (sorted, verdict) = (sorted(), Verdict::default());
+        assert_eq!(thread(&mail(), &found(&sorted, &verdict)), golden(wanted));
     }
 
     #[test]
@@ -254,20 +251,32 @@ mod tests {
                 "url": null
             }],
             "authentication": {
-                "spf": "none", "dkim": "none", "dmarc": "none", "arc": "none",
+                "spf": "softfail", "dkim": "pass", "dmarc": "pass", "arc": "none",
                 "identity": "token-holder"
             },
             "match": { "reason": "token" }
         }"#;
-        assert_eq!(message(&mail(), &found(&sorted())), golden(wanted));
+        let mut verdict = Verdict::default();
+        verdict.spf.result = Outcome::Softfail;
+        verdict.dmarc.result = Outcome::Pass;
+        for result in [Outcome::Fail, Outcome::Pass] {
+            verdict.dkim.push(DkimVerdict {
+                result,
+                ..DkimVerdict::default()
+            });
+        }
+        assert_eq!(
+            message(&mail(), &found(&sorted(), &verdict)),
+            golden(wanted)
+        );
     }
 
     #[test]
     fn a_bare_mail_has_every_field_still() {
-        let sorted = sorted();
+        let (sorted, verdict) = (sorted(), Verdict::default());
         let unverified = Found {
             identity: Identity::Unverified,
-            ..found(&sorted)
+            ..found(&sorted, &verdict)
         };
         let wanted = r#"{
             "sourceType": "email",
@@ -302,6 +311,7 @@ mod tests {
                 "lastEmailRule": "fans"
             }
         }"#;
-        assert_eq!(patch(&mail(), &found(&sorted())), golden(wanted));
+        let (sorted, verdict) = (sorted(), Verdict::default());
+        assert_eq!(patch(&mail(), &found(&sorted, &verdict)), golden(wanted));
     }
 }

@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 
-use super::message::Identity;
 use super::reading::Reading;
 use super::route::Route;
 use super::sorting::{Past, Sorted, sort};
+use crate::auth::{Identity, identity};
 use crate::clock::Timestamp;
+use crate::mail::address::Address;
 use crate::mail::envelope::Target;
 use crate::mail::mailbox;
 use crate::mail::thread::{Candidate, Decision, Facts, Reason, decide};
 use crate::mail::token::{Claims, ThreadKey};
+use crate::mail::verdict::{Source, Verdict};
 use crate::store::{Delivery, Fact, Mapping, Step, Store};
 
 /// Of a thread's Message-IDs so many are remembered, the newest: a References field of more helps
@@ -27,6 +29,7 @@ pub(super) struct Place<'a> {
     pub(super) store: &'a Store,
     pub(super) route: &'a Route,
     pub(super) delivery: &'a Delivery,
+    pub(super) verdict: &'a Verdict,
     pub(super) subject_window: Duration,
 }
 
@@ -40,8 +43,8 @@ pub(super) struct Placed {
     /// The mailbox and the priority it is for.
     pub(super) sorted: Sorted,
     pub(super) identity: Identity,
-    /// A token tells whose it is, and it is not the author's.
-    bound_to_another: bool,
+    /// If nobody is known to take part in the thread, the author is from now on.
+    introduces_author: bool,
 }
 
 impl Place<'_> {
@@ -64,27 +67,25 @@ impl Place<'_> {
             .and_then(|id| self.mapping(ThreadKey::of(id)));
         let is_old = thread.is_some() && (mapping.is_some() || !is_begun);
         let past = is_old.then(|| Past::of(mapping.as_ref()));
+        let author = mail.author.as_ref();
+        let takes_part =
+            author.is_some_and(|author| self.takes_part(author, claims, mapping.as_ref()));
+        let who = identity(self.verdict, author, takes_part, claims.is_some());
         Ok(Placed {
-            sorted: self.sorted(mail, claims, past.as_ref()),
+            sorted: self.sorted(mail, who == Identity::Verified, past.as_ref()),
             thread,
             reason: reason.as_str(),
-            identity: if claims.is_some() {
-                Identity::TokenHolder
-            } else {
-                Identity::Unverified
-            },
-            bound_to_another: claims.is_some_and(|claims| self.is_bound_to_another(mail, claims)),
+            identity: who,
+            introduces_author: self.introduces(mail, claims),
         })
     }
 
-    fn sorted(&self, mail: &Reading, claims: Option<&Claims>, past: Option<&Past>) -> Sorted {
+    fn sorted(&self, mail: &Reading, verified: bool, past: Option<&Past>) -> Sorted {
         let recipient = &self.delivery.recipient;
-        let is_bound = claims.is_some_and(|claims| claims.participant.is_some());
         let facts = mailbox::Facts {
             recipient: Some(&recipient.address),
             sender: mail.author.as_ref(),
-            // Nobody vouches for a sender yet but his own token.
-            verified: is_bound && claims.is_some_and(|c| !self.is_bound_to_another(mail, c)),
+            verified,
             kind: mail.kind,
             subject: &mail.subject,
             body: &mail.body,
@@ -122,8 +123,7 @@ impl Place<'_> {
     ) -> Result<(Option<String>, Reason), String> {
         let facts = Facts {
             author: mail.author.as_ref(),
-            // Nobody vouches for a sender yet, so no thread is found by sender and subject.
-            is_authenticated: false,
+            is_authenticated: self.verdict.is_aligned(),
             subject: &mail.normal_subject,
             now,
             subject_window: self.subject_window,
@@ -194,10 +194,35 @@ impl Place<'_> {
         })
     }
 
-    fn is_bound_to_another(&self, mail: &Reading, claims: &Claims) -> bool {
-        let author = mail.author.as_ref();
-        let is_author = author.is_some_and(|a| self.route.keys.is_participant(claims, a));
-        claims.participant.is_some() && !is_author
+    /// True if the thread is this author's: the token was minted for him, or he is its known sender.
+    /// Without a token a thread that nobody is known in is one that he begins.
+    fn takes_part(
+        &self,
+        author: &Address,
+        claims: Option<&Claims>,
+        mapping: Option<&Mapping>,
+    ) -> bool {
+        if let Some(claims) = claims.filter(|claims| claims.participant.is_some()) {
+            return self.route.keys.is_participant(claims, author);
+        }
+        let Some(mapping) = mapping else {
+            return claims.is_none();
+        };
+        let known = mapping.participant.as_ref();
+        known.is_some_and(|known| known.folded() == author.folded())
+    }
+
+    /// Who holds a token that is bound to nobody is taken for the participant only if his domain
+    /// vouches for him, or where nobody could tell.
+    fn introduces(&self, mail: &Reading, claims: Option<&Claims>) -> bool {
+        let Some(claims) = claims else {
+            return true;
+        };
+        if claims.participant.is_some() {
+            let author = mail.author.as_ref();
+            return author.is_some_and(|a| self.route.keys.is_participant(claims, a));
+        }
+        self.verdict.source == Source::Nobody || self.verdict.is_aligned()
     }
 }
 
@@ -232,7 +257,7 @@ impl Placed {
             made_at: now,
             changed_at: now,
         });
-        if mapping.participant.is_none() && !self.bound_to_another {
+        if mapping.participant.is_none() && self.introduces_author {
             mapping.participant = mail.author.clone();
         }
         if mapping.subject.is_empty() {

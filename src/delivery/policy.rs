@@ -110,7 +110,7 @@ impl Default for Kinds {
 
 /// What becomes of one mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Ruling {
     /// It becomes a message, under this kind.
     Post(Kind),
     /// It is dropped by this rule, which the ledger counts.
@@ -119,7 +119,7 @@ pub enum Verdict {
     Hold(&'static str),
 }
 
-impl Verdict {
+impl Ruling {
     /// Of a mail of this kind; `from_nobody` if its sender in the envelope is the null sender.
     pub const fn of(kinds: &Kinds, kind: Kind, from_nobody: bool) -> Self {
         match kinds.of(kind) {
@@ -161,8 +161,8 @@ mod tests {
                 let mut kinds = Kinds::default();
                 assert_eq!(kinds.set(kind, action), None);
                 for from_nobody in [true, false] {
-                    let verdict = Verdict::of(&kinds, kind, from_nobody);
-                    assert_eq!(verdict, Verdict::Drop(kind.name()));
+                    let verdict = Ruling::of(&kinds, kind, from_nobody);
+                    assert_eq!(verdict, Ruling::Drop(kind.name()));
                 }
             }
         }
@@ -172,18 +172,18 @@ mod tests {
     fn a_verdict_follows_the_wish() {
         let mut kinds = Kinds::default();
         for (action, verdict) in [
-            (Action::Post, Verdict::Post(Kind::Person)),
-            (Action::PostTyped, Verdict::Post(Kind::AutoReply)),
-            (Action::Drop, Verdict::Drop("auto_reply")),
-            (Action::Hold, Verdict::Hold("auto_reply")),
+            (Action::Post, Ruling::Post(Kind::Person)),
+            (Action::PostTyped, Ruling::Post(Kind::AutoReply)),
+            (Action::Drop, Ruling::Drop("auto_reply")),
+            (Action::Hold, Ruling::Hold("auto_reply")),
         ] {
             assert_eq!(kinds.set(Kind::AutoReply, action), Some(()));
             // An auto-reply has the null sender more often than not (RFC 3834 section 3.3).
             for from_nobody in [true, false] {
-                assert_eq!(Verdict::of(&kinds, Kind::AutoReply, from_nobody), verdict);
+                assert_eq!(Ruling::of(&kinds, Kind::AutoReply, from_nobody), verdict);
             }
         }
-        let person = Verdict::of(&kinds, Kind::Person, true);
-        assert_eq!(person, Verdict::Drop("null_sender"));
+        let person = Ruling::of(&kinds, Kind::Person, true);
+        assert_eq!(person, Ruling::Drop("null_sender"));
     }
 }

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use super::attachments::Files;
-use super::policy::Verdict;
+use super::policy::Ruling;
 use super::route::Route;
 use crate::mail::address::Address;
 use crate::mail::fingerprint::Fingerprint;
@@ -27,7 +27,7 @@ pub struct Reading {
     /// The rule that said so.
     pub kind_rule: &'static str,
     /// What becomes of it.
-    pub verdict: Verdict,
+    pub ruling: Ruling,
     /// The one author in the header.
     pub author: Option<Address>,
     /// The author's address, else the envelope's sender, else what stands in `From`.
@@ -91,7 +91,7 @@ impl Reading {
             fingerprint: Fingerprint::of(&delivery.recipient, &view),
             kind: finding.kind,
             kind_rule: finding.rule,
-            verdict: Verdict::of(&route.policy.kinds, finding.kind, sender.is_none()),
+            ruling: Ruling::of(&route.policy.kinds, finding.kind, sender.is_none()),
             sender_email,
             sender_name: from.and_then(|from| from.name.clone()),
             author,

@@ -24,4 +24,6 @@ pub struct Route {
     pub message_id_domains: Vec<Domain>,
     /// How its mail is sorted, and what becomes of each kind.
     pub policy: Policy,
+    /// What becomes of mail whose sender is not known for sure.
+    pub senders: crate::auth::Policy,
 }

@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::Response;
 use axum::{Router, routing};
 use serde::Deserialize;
@@ -19,10 +19,13 @@ use tracing::info;
 use super::error::{Fault, done};
 use super::messages::{Page, bounds, listed};
 use super::router::dress;
+use crate::auth::results;
 use crate::clock::{self, Timestamp};
 use crate::mail::address::{Address, Domain};
 use crate::mail::envelope::{Door, Envelope, Peer, Recipient, Target};
 use crate::mail::token::{Format, KeyRing, ThreadKey, TokenError};
+use crate::mail::trace::Hop;
+use crate::mail::verdict::Source;
 use crate::store::{Delivery, DeliveryId, Fact, Mapping, Outcome, Step, Store};
 
 /// The name of the control socket in the data folder.
@@ -45,6 +48,10 @@ pub struct Control {
         reason = "one closure in one place needs no name"
     )]
     pub recipient: Arc<dyn Fn(&Address, Timestamp) -> Result<Recipient, String> + Send + Sync>,
+    /// Our name in the Received field of what is handed on.
+    pub hostname: String,
+    /// Our name in its Authentication-Results field.
+    pub authserv_id: String,
     /// An injected mail has at most so many bytes.
     pub mail_bytes_max: usize,
 }
@@ -72,6 +79,7 @@ pub fn router(control: Control) -> Router {
         Router::new()
             .route("/queue", routing::get(list))
             .route("/queue/{id}", routing::get(show))
+            .route("/queue/{id}/raw", routing::get(raw))
             .route("/queue/{id}/retry", routing::post(retry))
             .route("/queue/{id}/drop", routing::post(drop_parked))
             .route("/mail", routing::post(inject).layer(wide))
@@ -122,7 +130,40 @@ async fn show(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Respon
     shown["helo"] = json!(envelope.peer.helo);
     shown["tls"] = json!(envelope.peer.tls);
     shown["steps"] = json!(delivery.steps);
+    shown["verdict"] = json!(envelope.verdict);
     Ok(done(StatusCode::OK, shown))
+}
+
+/// The mail as it is handed on: our fields on top, what only claims to be ours taken out. What is
+/// stored stays as it came.
+async fn raw(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Response, Fault> {
+    let delivery = desk.find(&id)?;
+    let store = desk.control.store.clone();
+    let mail = delivery.id.mail;
+    let read = tokio::task::spawn_blocking(move || store.mail_bytes(mail)).await;
+    let Ok(Ok(bytes)) = read else {
+        return Err(Fault::state("its bytes cannot be read from the journal"));
+    };
+    let control = &desk.control;
+    let hop = Hop {
+        envelope: &delivery.envelope,
+        hostname: &control.hostname,
+        id: &mail.to_string(),
+        is_extended: true,
+    };
+    let mut on_top = String::new();
+    // What a relay or a provider found is theirs to say.
+    if let Some(verdict) = &delivery.envelope.verdict
+        && verdict.source == Source::Postern
+    {
+        on_top = results::field(verdict, &control.authserv_id);
+    }
+    on_top.push_str(&hop.received());
+    let pieces = results::handed_on(&bytes, on_top, &control.authserv_id);
+    let answer = Response::builder()
+        .header(header::CONTENT_TYPE, "message/rfc822")
+        .body(Body::from(pieces.concat()));
+    answer.map_err(|_| Fault::state("the answer cannot be made"))
 }
 
 async fn retry(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Response, Fault> {

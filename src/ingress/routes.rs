@@ -6,10 +6,12 @@ use std::collections::HashMap;
 
 use thiserror::Error;
 
+use crate::auth::{Decision, Policy, identity};
 use crate::clock::Timestamp;
 use crate::mail::address::{Address, AddressError, Domain};
 use crate::mail::envelope::{Recipient, Target};
 use crate::mail::token::{Claims, KeyRing, ThreadKey, TokenError};
+use crate::mail::verdict::Verdict;
 use crate::store::{RecordError, Store};
 
 /// The mailbox a route files mail for its postmaster under, where nothing else is configured.
@@ -37,6 +39,8 @@ pub struct Route {
     pub catch_all: Option<String>,
     /// The mailbox for `postmaster` (RFC 5321 section 4.5.1).
     pub postmaster: String,
+    /// What becomes of mail whose sender is not known for sure.
+    pub policy: Policy,
 }
 
 impl Routes {
@@ -113,6 +117,24 @@ impl Routes {
         }
     }
 
+    /// What is to become of a mail for this recipient, for who sent it. `author` is the one address
+    /// of its From field.
+    pub fn decide(
+        &self,
+        store: &Store,
+        recipient: &Recipient,
+        verdict: &Verdict,
+        author: Option<&Address>,
+    ) -> Decision {
+        // The default route is asked for what is recipient to none: nothing that was made here is.
+        let route = self.by_name(&recipient.route).unwrap_or(&self.list[0]);
+        let has_token = matches!(recipient.target, Target::Thread(_));
+        let takes_part =
+            author.is_some_and(|author| route.takes_part(store, &recipient.target, author));
+        let identity = identity(verdict, author, takes_part, has_token);
+        route.policy.decide(verdict, identity)
+    }
+
     fn target(
         &self,
         store: &Store,
@@ -144,6 +166,23 @@ impl Routes {
 }
 
 impl Route {
+    /// True if `author` is whom the token was minted for, or else the thread's known sender. To which
+    /// thread a mail without a token belongs is found later, and then this is asked again: until
+    /// then it may be his.
+    fn takes_part(&self, store: &Store, target: &Target, author: &Address) -> bool {
+        let Target::Thread(claims) = target else {
+            return true;
+        };
+        if claims.participant.is_some() {
+            return self.keys.is_participant(claims, author);
+        }
+        let mapping = store.thread(claims.thread);
+        let known = mapping.filter(|mapping| mapping.route == self.name);
+        known
+            .and_then(|mapping| mapping.participant)
+            .is_some_and(|known| known.folded() == author.folded())
+    }
+
     fn mailbox(&self, local: &str) -> Result<String, Unroutable> {
         let named = |name: &&String| name.eq_ignore_ascii_case(local);
         if let Some(name) = self.mailboxes.iter().find(named) {
@@ -258,6 +297,7 @@ mod tests {
             mailboxes: vec!["Fans".to_owned()],
             catch_all: None,
             postmaster: POSTMASTER_MAILBOX.to_owned(),
+            policy: Policy::default(),
         }
     }
 

@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use tokio::time;
 use tracing::{info, warn};
 
+use crate::auth::Authenticator;
 use crate::clock;
 use crate::config::{Config, LogFormat, Problem, Route};
 use crate::delivery;
@@ -113,6 +114,8 @@ pub fn control(config: &Config, store: &Store) -> Result<Control, Failure> {
             let meant = routes.recipient(&knows, address.clone(), now);
             meant.map_err(|error| error.to_string())
         }),
+        hostname: config.hostname.ascii(),
+        authserv_id: config.auth.authserv_id.clone(),
         mail_bytes_max: usize::try_from(config.ingress.session.mail_bytes_max)
             .unwrap_or(usize::MAX),
     })
@@ -173,6 +176,7 @@ impl House {
         let parts = ingress::Parts {
             store: store.clone(),
             routes: Arc::new(ingress_routes(config)?),
+            auth: authenticator(config),
             certificates: Some(Arc::clone(&certificates)),
             metrics: ingress_metrics,
         };
@@ -442,6 +446,11 @@ fn certificates(config: &Config) -> Result<Certificates, Failure> {
     made.map_err(|error| Failure::new(Exit::Config, error))
 }
 
+fn authenticator(config: &Config) -> Option<Arc<Authenticator>> {
+    let wanted = config.auth_enabled;
+    wanted.then(|| Arc::new(Authenticator::new(config.auth.clone())))
+}
+
 fn ingress_routes(config: &Config) -> Result<Routes, Failure> {
     let mut list = Vec::new();
     for route in &config.routes {
@@ -452,6 +461,7 @@ fn ingress_routes(config: &Config) -> Result<Routes, Failure> {
             mailboxes: route.mailboxes.clone(),
             catch_all: route.catch_all.clone(),
             postmaster: route.postmaster.clone(),
+            policy: route.senders,
         });
     }
     Routes::new(list, &config.hostname).map_err(|error| Failure::new(Exit::Config, error))
@@ -468,6 +478,7 @@ fn delivery_routes(config: &Config) -> Result<Vec<delivery::route::Route>, Failu
             loop_mark: None,
             message_id_domains: route.domains.clone(),
             policy: route.policy.clone(),
+            senders: route.senders,
         });
     }
     Ok(list)

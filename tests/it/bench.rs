@@ -110,6 +110,7 @@ impl Bench {
             loop_mark: Some("this-instance".to_owned()),
             message_id_domains: vec![Domain::parse("inbox.example.com").unwrap()],
             policy,
+            senders: postern::auth::Policy::default(),
         };
         let objects = Some(objects_in(folder.path()));
         let mut settings = WorkerSettings {

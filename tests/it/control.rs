@@ -54,6 +54,8 @@ impl Desk {
                 format: Format::V2,
             }]),
             recipient: Arc::new(recipient),
+            hostname: "mx.example.com".to_owned(),
+            authserv_id: "mx.example.com".to_owned(),
             mail_bytes_max: 1_000_000,
         };
         let path = server.folder.path().join(control::SOCKET);

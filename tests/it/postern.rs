@@ -39,11 +39,16 @@ impl Postern {
         let own = format!("http://127.0.0.1:{http}/api/v1/messages");
         let (enabled, url) = base_url.map_or((true, own.as_str()), |url| (false, url));
         let data = folder.path().join("data");
+        // The tests' senders are in no DNS. A table can be opened only once.
+        let unchecked = match extra.contains("[auth]") {
+            true => "",
+            false => "[auth]\nenabled = false\n",
+        };
         let text = format!(
             "[server]\nhostname = \"mx.test\"\ndata_dir = \"{}\"\n\
              [smtp]\nlisten = [\"127.0.0.1:{smtp}\"]\n\
              [lmtp]\nlisten = [\"127.0.0.1:{lmtp}\"]\n[http]\nlisten = [\"127.0.0.1:{http}\"]\n\
-             [embedded_api]\nenabled = {enabled}\nkey = \"{KEY}\"\n\
+             {unchecked}[embedded_api]\nenabled = {enabled}\nkey = \"{KEY}\"\n\
              [[route]]\nname = \"test\"\ndomains = [\"{DOMAIN}\"]\n\
              secrets = [{{ id = 0, secret = \"a secret made for tests, worth nothing elsewhere\" }}]\n\
              [route.api]\nbase_url = \"{url}\"\nkey = \"{KEY}\"\n{extra}",

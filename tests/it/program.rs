@@ -207,6 +207,7 @@ pub(crate) fn config(data: &Path, [smtp, lmtp, http]: [u16; 3]) -> String {
          [smtp]\nlisten = [\"127.0.0.1:{smtp}\"]\n\
          [lmtp]\nlisten = [\"127.0.0.1:{lmtp}\"]\n\
          [http]\nlisten = [\"127.0.0.1:{http}\"]\n\
+         [auth]\nenabled = false\n\
          [embedded_api]\nenabled = true\nkey = \"{SECRET}\"\n\
          [[route]]\ndomains = [\"inbox.example.com\"]\n\
          secrets = [{{ id = 2, secret = \"{SECRET}\" }}]\n\

@@ -20,6 +20,7 @@ use super::fault::{caught, last_word};
 use super::listener::turn_away;
 use super::pace::Pace;
 use super::proxy::{self, Client};
+use super::questions::Way;
 use super::slots::{Slot, Weather};
 use super::wire::Wire;
 use super::{Shared, fate, protocol_name};
@@ -128,16 +129,19 @@ pub(super) struct Peer {
     pub(super) ip: Option<IpAddr>,
     /// The bounds that are for strangers do not apply.
     pub(super) exempt: bool,
+    /// It hands in the mail of others, whom it may tell.
+    pub(super) relay: bool,
 }
 
 impl Peer {
-    pub(super) fn new(protocol: Protocol, ip: Option<IpAddr>, exempt: bool) -> Self {
+    pub(super) fn new(protocol: Protocol, ip: Option<IpAddr>) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         Self {
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             protocol,
             ip,
-            exempt,
+            exempt: false,
+            relay: false,
         }
     }
 
@@ -329,26 +333,20 @@ impl Conversation<'_> {
 
     async fn store(&mut self, transaction: Transaction) {
         let asked = transaction.recipients.len();
-        let bytes = transaction.bytes;
-        let envelope = Envelope {
-            sender: transaction.sender,
-            recipients: transaction.recipients,
-            peer: EnvelopePeer {
-                door: match self.peer.protocol {
-                    Protocol::Lmtp => Door::Lmtp,
-                    Protocol::Smtp => Door::Smtp,
-                },
-                ip: self.peer.ip,
-                helo: transaction.helo,
-                tls: self.tls.clone(),
-            },
-            received_at: clock::now(),
-            smtputf8: transaction.smtputf8,
-            told: None,
-            verdict: None,
-        };
+        let way = self.way(&transaction);
+        let bytes = transaction.bytes.clone();
         let length = bytes.len();
-        let stored = self.shared.answers.store(envelope.clone(), bytes).await;
+        let mut envelope = self.envelope(transaction);
+        let answers = &self.shared.answers;
+        let (verdict, welcome) = answers.judge(&envelope, &bytes, way).await;
+        if let Some(verdict) = &verdict {
+            self.shared.metrics.judged(verdict);
+        }
+        envelope.verdict = verdict.map(Box::new);
+        let stored = match welcome {
+            Ok(()) => answers.store(envelope.clone(), bytes).await,
+            Err(refusal) => Err(refusal),
+        };
         if let Ok(id) = stored {
             self.shared.metrics.accepted(self.peer.protocol, length);
             fate::received(id, &envelope, length, &self.peer);
@@ -362,6 +360,42 @@ impl Conversation<'_> {
         let now = Instant::now();
         self.pace.answered(now);
         self.pace.in_data(false, now);
+    }
+
+    fn way(&self, transaction: &Transaction) -> Way {
+        let client = transaction.client.as_ref();
+        match client.filter(|client| client.ip.is_some() || client.hears_us) {
+            Some(client) if client.hears_us && self.peer.protocol == Protocol::Smtp => Way::Direct,
+            Some(client) if client.ip.is_some() => Way::Forwarded,
+            None if !self.peer.relay && self.peer.protocol == Protocol::Smtp => Way::Direct,
+            _ => Way::Relayed,
+        }
+    }
+
+    /// Of a client behind a relay the relay's own address and name say nothing.
+    fn envelope(&self, transaction: Transaction) -> Envelope {
+        let (ip, helo) = match transaction.client {
+            Some(client) if client.hears_us => (client.ip, client.helo.unwrap_or(transaction.helo)),
+            Some(client) => (client.ip, client.helo.unwrap_or_default()),
+            None => (self.peer.ip, transaction.helo),
+        };
+        Envelope {
+            sender: transaction.sender,
+            recipients: transaction.recipients,
+            peer: EnvelopePeer {
+                door: match self.peer.protocol {
+                    Protocol::Lmtp => Door::Lmtp,
+                    Protocol::Smtp => Door::Smtp,
+                },
+                ip,
+                helo,
+                tls: self.tls.clone(),
+            },
+            received_at: clock::now(),
+            smtputf8: transaction.smtputf8,
+            told: None,
+            verdict: None,
+        }
     }
 
     /// What the client sent behind STARTTLS before the handshake was not protected, so it is dropped

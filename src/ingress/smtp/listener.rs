@@ -34,8 +34,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// One listening socket, and what is spoken there.
 pub(super) struct Listener {
     door: Door,
-    strict: Arc<session::Settings>,
-    lenient: Arc<session::Settings>,
+    /// For strangers and, second, for relays.
+    strict: [Arc<session::Settings>; 2],
+    /// The same for networks whose bare line feeds are mended.
+    lenient: [Arc<session::Settings>; 2],
 }
 
 enum Door {
@@ -61,14 +63,17 @@ impl Listener {
                 Door::Unix(listener, file)
             }
         };
-        let lenient = session::Settings {
-            bare_newline: BareNewline::Normalize,
-            ..strict.clone()
+        let session = |bare_newline, trusts_relay| {
+            Arc::new(session::Settings {
+                bare_newline,
+                trusts_relay,
+                ..strict.clone()
+            })
         };
         Ok(Self {
             door,
-            strict: Arc::new(strict),
-            lenient: Arc::new(lenient),
+            strict: [false, true].map(|relay| session(BareNewline::Refuse, relay)),
+            lenient: [false, true].map(|relay| session(BareNewline::Normalize, relay)),
         })
     }
 
@@ -81,7 +86,7 @@ impl Listener {
     }
 
     pub(super) fn protocol_name(&self) -> &'static str {
-        protocol_name(self.strict.protocol)
+        protocol_name(self.strict[0].protocol)
     }
 
     /// Lets connections in until the server closes, then waits for those that are there.
@@ -135,8 +140,17 @@ impl Listener {
         // What a proxy's client may do is not decided by where the proxy stands.
         let exempt = ip.is_none() || (!proxied && is_in(&settings.exempt));
         let lenient = !proxied && is_in(&settings.lenient);
-        let session = if lenient { &self.lenient } else { &self.strict };
-        let peer = Peer::new(session.protocol, ip, exempt);
+        let relay = match ip {
+            None => settings.unix_relays,
+            Some(_) => !proxied && is_in(&settings.relays),
+        };
+        let sessions = if lenient { &self.lenient } else { &self.strict };
+        let session = &sessions[usize::from(relay)];
+        let peer = Peer {
+            exempt,
+            relay,
+            ..Peer::new(session.protocol, ip)
+        };
         let Some(mut slot) = shared.slots.take() else {
             turn_away(&wire, &peer, Refusal::ServerFull, shared);
             return None;

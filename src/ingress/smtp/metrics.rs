@@ -9,6 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::protocol_name;
+use crate::mail::verdict::Verdict;
 use crate::smtp::response::Refusal;
 use crate::smtp::session::Protocol;
 
@@ -21,6 +22,7 @@ pub struct Metrics {
     refusals: Family<ByRefusal, Counter>,
     mails: Family<ByProtocol, Counter>,
     mail_bytes: Family<ByProtocol, Counter>,
+    verdicts: Family<ByResult, Counter>,
     in_flight: Gauge,
     handshakes: Family<ByOutcome, Counter>,
     accept_errors: Counter,
@@ -45,6 +47,12 @@ struct ByRefusal {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByOutcome {
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByResult {
+    method: &'static str,
+    result: &'static str,
 }
 
 impl Metrics {
@@ -80,6 +88,11 @@ impl Metrics {
             "Bytes of the mails taken responsibility for",
             Unit::Bytes,
             self.mail_bytes.clone(),
+        );
+        registry.register(
+            "ingress_authentication",
+            "Mails whose sender was checked, by method and result",
+            self.verdicts.clone(),
         );
         registry.register_with_unit(
             "ingress_in_flight",
@@ -134,6 +147,21 @@ impl Metrics {
         self.mail_bytes.get_or_create(&label).inc_by(bytes as u64);
     }
 
+    pub(super) fn judged(&self, verdict: &Verdict) {
+        for (method, outcome) in [
+            ("spf", verdict.spf.result),
+            ("dkim", verdict.dkim_result()),
+            ("dmarc", verdict.dmarc.result),
+            ("arc", verdict.arc.result),
+            ("iprev", verdict.iprev.result),
+        ] {
+            let result = outcome.as_str();
+            self.verdicts
+                .get_or_create(&ByResult { method, result })
+                .inc();
+        }
+    }
+
     /// Bytes of mail in memory.
     pub(super) fn in_flight(&self) -> Gauge {
         self.in_flight.clone()
@@ -180,6 +208,7 @@ mod tests {
         metrics.connection_refused("server_full");
         metrics.accepted(Protocol::Lmtp, 1_000);
         metrics.handshake(false);
+        metrics.judged(&Verdict::default());
         metrics.in_flight().set(7);
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
@@ -192,6 +221,7 @@ mod tests {
             "postern_ingress_mails_total{protocol=\"lmtp\"} 1",
             "postern_ingress_mail_bytes_total{protocol=\"lmtp\"} 1000",
             "postern_ingress_tls_handshakes_total{outcome=\"failed\"} 1",
+            "postern_ingress_authentication_total{method=\"dmarc\",result=\"none\"} 1",
             "postern_ingress_in_flight_bytes 7",
             "postern_ingress_panics_total 0",
         ] {

@@ -31,6 +31,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
 use super::routes::Routes;
+use crate::auth::Authenticator;
 use crate::smtp::session::{self, BareNewline, Protocol};
 use crate::store::{RECIPIENTS_MAX, Store};
 use crate::tls::{CertificateError, Certificates};
@@ -65,6 +66,11 @@ pub struct Settings {
     pub proxies: Vec<Network>,
     /// Networks whose bare line feeds are mended ([`BareNewline::Normalize`]).
     pub lenient: Vec<Network>,
+    /// Networks of relays: what they tell of the client with XCLIENT and XFORWARD is believed, and
+    /// where they tell nothing, their own address says nothing of who sent a mail.
+    pub relays: Vec<Network>,
+    /// Who comes by a unix socket is such a relay too.
+    pub unix_relays: bool,
     /// Bytes of mail that all connections together hold in memory. What is beyond hears 452 4.3.1.
     pub bytes_in_flight_max: usize,
     /// How long a stranger has to wait for the greeting. Who speaks before it hears 554 5.5.0. With
@@ -109,6 +115,8 @@ impl Settings {
             exempt: Network::LOOPBACK.to_vec(),
             proxies: Vec::new(),
             lenient: Vec::new(),
+            relays: Vec::new(),
+            unix_relays: false,
             bytes_in_flight_max: 512 * 1024 * 1024,
             greeting_wait: Duration::ZERO,
             idle_max: Duration::from_secs(300),
@@ -182,6 +190,8 @@ pub struct Parts {
     pub store: Store,
     /// What recipients are ours.
     pub routes: Arc<Routes>,
+    /// Who finds out who sent a mail; without it nobody does.
+    pub auth: Option<Arc<Authenticator>>,
     /// What STARTTLS shows; without it STARTTLS is not offered.
     pub certificates: Option<Arc<Certificates>>,
     /// What is counted.
@@ -223,6 +233,7 @@ impl Server {
             answers: Answers {
                 store: parts.store,
                 routes: parts.routes,
+                auth: parts.auth,
                 budget: Arc::clone(&budget),
                 store_max: settings.store_max,
             },

@@ -1,4 +1,5 @@
-//! Owns the answers to a session's questions: may a mail come, is this recipient ours, is it stored.
+//! Owns the answers to a session's questions: may a mail come, is this recipient ours, who sent it, is
+//! it stored.
 //!
 //! Does not speak to the peer, and does not know connections.
 
@@ -9,9 +10,11 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::budget::Budget;
+use crate::auth::{self, Authenticator, Decision, Input};
 use crate::clock::Timestamp;
 use crate::ingress::routes::{Routes, Unroutable};
 use crate::mail::envelope::{Envelope, Recipient};
+use crate::mail::verdict::Verdict;
 use crate::smtp::response::Refusal;
 use crate::smtp::session::ForwardPath;
 use crate::store::{MailId, RecordError, Store};
@@ -20,6 +23,8 @@ use crate::store::{MailId, RecordError, Store};
 pub(super) struct Answers {
     pub(super) store: Store,
     pub(super) routes: Arc<Routes>,
+    /// Who finds out who sent a mail; without it nobody does.
+    pub(super) auth: Option<Arc<Authenticator>>,
     pub(super) budget: Arc<Budget>,
     pub(super) store_max: Duration,
 }
@@ -58,6 +63,54 @@ impl Answers {
         })
     }
 
+    /// Who sent a mail, or why it is refused for that. It ends in time: the checks are bounded.
+    pub(super) async fn judge(
+        &self,
+        envelope: &Envelope,
+        bytes: &Bytes,
+        way: Way,
+    ) -> (Option<Verdict>, Result<(), Refusal>) {
+        let Some(auth) = &self.auth else {
+            return (None, Ok(()));
+        };
+        let verdict = if way == Way::Relayed {
+            auth.relayed(bytes)
+        } else {
+            let input = Input {
+                ip: envelope.peer.ip,
+                helo: &envelope.peer.helo,
+                mail_from: envelope.sender.as_ref(),
+                bytes,
+                received_at: envelope.received_at,
+            };
+            auth.check(input).await
+        };
+        let answer = match way {
+            Way::Direct => self.refusal(envelope, bytes, &verdict).map_or(Ok(()), Err),
+            Way::Forwarded | Way::Relayed => Ok(()),
+        };
+        (Some(verdict), answer)
+    }
+
+    /// There is one answer for all recipients, so a mail that some of them take is not refused. The
+    /// others hold it once it is delivered.
+    fn refusal(&self, envelope: &Envelope, bytes: &Bytes, verdict: &Verdict) -> Option<Refusal> {
+        let author = auth::author(bytes).ok();
+        let mut first = None;
+        for recipient in &envelope.recipients {
+            let routes = &self.routes;
+            match routes.decide(&self.store, recipient, verdict, author.as_ref()) {
+                Decision::Refuse(refusal) => first = first.or(Some(refusal)),
+                Decision::Accept | Decision::Hold(_) => return None,
+            }
+        }
+        first.map(|refusal| match refusal {
+            auth::Refusal::BadFrom(_) => Refusal::AuthorUnclear,
+            auth::Refusal::DmarcReject => Refusal::AuthenticationFailed,
+            auth::Refusal::Identity(_) => Refusal::AuthorUnverified,
+        })
+    }
+
     /// Takes responsibility for a mail, or says why not.
     ///
     /// A store that is too slow may still keep the mail after the peer was told to come again. Then
@@ -73,6 +126,18 @@ impl Answers {
             Err(_) => Err(Refusal::CheckTooSlow),
         }
     }
+}
+
+/// How a mail comes to us from the host that brought it in from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// That host is the peer, and hears our answers.
+    Direct,
+    /// A relay hands it in and tells that host's address. What we refuse would come back as a bounce
+    /// to whoever was forged.
+    Forwarded,
+    /// A relay hands it in, and its address is all that is known.
+    Relayed,
 }
 
 /// Keeps the first of recipients that mean the same, as one told twice, or one token in two forms

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use super::incoming::{Incoming, Malformed, Recipients, bare};
 use super::law::Outcome;
 use super::metrics::Metrics;
+use crate::auth;
 use crate::clock::Timestamp;
 use crate::ingress::routes::{Routes, Unroutable};
 use crate::ingress::smtp::masked;
@@ -248,7 +249,7 @@ fn envelope(mail: &Incoming, recipients: Vec<Recipient>, origin: &Origin) -> Env
         },
         received_at: origin.now,
         told: Some(mail.told.clone()),
-        verdict: None,
+        verdict: Some(Box::new(auth::provided(&mail.told, &mail.bytes))),
         recipients,
     }
 }

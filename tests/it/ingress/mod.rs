@@ -15,6 +15,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use postern::auth::Policy;
 use postern::clock;
 use postern::ingress::routes::{Route, Routes};
 use postern::ingress::smtp::{Listen, ListenAddress, Metrics, Parts, Server, Settings};
@@ -88,6 +89,7 @@ impl House {
         let parts = Parts {
             store: store.clone(),
             routes: Arc::new(routes()),
+            auth: None,
             certificates: Some(Arc::clone(&certificates)),
             metrics,
         };
@@ -211,6 +213,7 @@ fn routes() -> Routes {
         mailboxes: vec!["general".to_owned(), "fans".to_owned()],
         catch_all: None,
         postmaster: "general".to_owned(),
+        policy: Policy::default(),
     };
     Routes::new(vec![route], &Domain::parse(HOST).unwrap()).unwrap()
 }

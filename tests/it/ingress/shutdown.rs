@@ -71,6 +71,7 @@ async fn a_stale_unix_socket_gives_way_and_a_live_one_does_not() {
         let parts = Parts {
             store: house.store.clone(),
             routes: std::sync::Arc::new(super::routes()),
+            auth: None,
             certificates: None,
             metrics: Metrics::default(),
         };

@@ -226,6 +226,7 @@ fn routes() -> Routes {
         mailboxes: vec!["general".to_owned()],
         catch_all: None,
         postmaster: "general".to_owned(),
+        policy: postern::auth::Policy::default(),
     };
     Routes::new(vec![route], &Domain::parse("mx.example.com").unwrap()).unwrap()
 }
