@@ -1,6 +1,6 @@
 //! Owns `mail explain`: what a mail is, where it belongs and which words in it are new.
 //!
-//! Does not keep, post or send anything, and asks no network: who sent the mail is not looked up.
+//! Does not keep, post or send anything. It asks the network for who sent the mail only if told to.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -11,8 +11,10 @@ use serde_json::{Value, json};
 
 use super::control::open_store;
 use super::queue::plain_json;
+use super::sender::{self, Sender};
 use super::terminal::{plain, plain_lines};
 use super::{mail, token};
+use crate::auth::{Identity, identity};
 use crate::clock::{self, Timestamp};
 use crate::config::{Config, Purpose, Route};
 use crate::delivery::attachments::Files;
@@ -25,6 +27,7 @@ use crate::mail::reply::{self, Reply};
 use crate::mail::subject::Subject;
 use crate::mail::thread::{self, Candidate, Decision, Facts, Reason};
 use crate::mail::token::{Claims, KeyRing, ThreadKey, TokenError};
+use crate::mail::verdict::Verdict;
 use crate::mail::view::View;
 use crate::run::{Exit, Failure};
 use crate::store::{Mapping, Store};
@@ -40,6 +43,8 @@ pub(super) struct Explain {
     /// The sender in the envelope; <> is the null sender
     #[arg(long, value_name = "ADDRESS")]
     from: Option<String>,
+    #[command(flatten)]
+    sender: Sender,
     /// Prints one JSON object
     #[arg(long)]
     json: bool,
@@ -60,6 +65,9 @@ impl Explain {
         let loaded = super::load(file, Purpose::Look)?;
         let bytes = Bytes::from(mail::read(&self.file)?);
         let view = View::parse(&bytes);
+        let now = clock::now();
+        let path = from.as_ref().and_then(Option::as_ref);
+        let verdict = self.sender.check(&loaded.config.auth, &bytes, path, now)?;
         let store = if self.store {
             Some(open_store(&loaded.config)?)
         } else {
@@ -69,7 +77,8 @@ impl Explain {
             config: &loaded.config,
             store: store.as_ref(),
             view: &view,
-            now: clock::now(),
+            verdict: verdict.as_ref(),
+            now,
         };
         let explained = case.explain(rcpt, from.as_ref());
         if let Some(store) = store {
@@ -79,7 +88,7 @@ impl Explain {
         if self.json {
             writeln!(out, "{}", plain_json(&explained))?;
         } else {
-            words(&explained, out)?;
+            words(&explained, verdict.as_ref(), out)?;
         }
         Ok(())
     }
@@ -90,6 +99,8 @@ struct Case<'a> {
     config: &'a Config,
     store: Option<&'a Store>,
     view: &'a View,
+    /// `None` if nobody was asked who sent it.
+    verdict: Option<&'a Verdict>,
     now: Timestamp,
 }
 
@@ -127,22 +138,25 @@ impl Case<'_> {
             subject: &subject,
             ..reply::Input::default()
         });
+        let identity = self.identity(route, &led)?;
         let judged = Judged {
             kind: finding.kind,
+            identity,
             subject: &subject,
             body: &reply.text,
         };
         let thread = self.thread(route, &led);
         let sorted = self.sorted(route, rcpt.as_ref(), &led, (&thread, &judged));
-        let verdict = Ruling::of(&route.policy.kinds, finding.kind, is_from_nobody);
+        let ruling = Ruling::of(&route.policy.kinds, finding.kind, is_from_nobody);
         let author = header.author().map(ToString::to_string);
         let first = header.from.first();
         let from = author.or_else(|| first.map(|from| from.text.clone()));
+        let authentication = sender::found(self.verdict, identity, route.senders);
         let mut explained = json!({
             "kind": finding.kind,
             "kindRule": finding.rule,
             "kindEvidence": finding.evidence,
-            "verdict": verdict_json(verdict),
+            "ruling": ruling_json(ruling),
             "mailbox": sorted["mailbox"],
             "priority": sorted["priority"],
             "rule": sorted["rule"],
@@ -155,7 +169,7 @@ impl Case<'_> {
             "attachments": self.attachments(),
             "thread": thread,
             "dsn": report,
-            "authentication": { "spf": "none", "dkim": "none", "dmarc": "none", "arc": "none" },
+            "authentication": authentication,
         });
         let flags = self.view.flags.iter().map(|flag| format!("{flag:?}"));
         explained["flags"] = json!(flags.collect::<Vec<_>>());
@@ -243,12 +257,7 @@ impl Case<'_> {
         (thread, judged): (&Value, &Judged<'_>),
     ) -> Value {
         let author = self.view.header.author();
-        let verified = match (led, author, key_ring(route)) {
-            (Led::Thread(claims), Some(author), Ok(ring)) => {
-                claims.participant.is_some() && ring.is_participant(claims, author)
-            }
-            _ => false,
-        };
+        let verified = judged.identity == Identity::Verified;
         let facts = mailbox::Facts {
             recipient: rcpt,
             sender: author,
@@ -271,6 +280,29 @@ impl Case<'_> {
         json!({ "mailbox": sorted.mailbox, "priority": sorted.priority, "rule": sorted.rule })
     }
 
+    /// Who wrote it, as far as can be told from here: a thread that only headers lead to is taken for
+    /// the author's own, which only the store's mapping could deny.
+    fn identity(&self, route: &Route, led: &Led) -> Result<Identity, Failure> {
+        let none = Verdict::default();
+        let verdict = self.verdict.unwrap_or(&none);
+        let author = self.view.header.author();
+        let Led::Thread(claims) = led else {
+            return Ok(identity(verdict, author, author.is_some(), false));
+        };
+        let ring = key_ring(route)?;
+        let takes_part = author.is_some_and(|author| {
+            if claims.participant.is_some() {
+                return ring.is_participant(claims, author);
+            }
+            let mapping = self.store.and_then(|store| store.thread(claims.thread));
+            let known = mapping.filter(|mapping| mapping.route == route.name);
+            known
+                .and_then(|mapping| mapping.participant)
+                .is_some_and(|known| known.folded() == author.folded())
+        });
+        Ok(identity(verdict, author, takes_part, true))
+    }
+
     fn thread(&self, route: &Route, led: &Led) -> Value {
         let claims = match led {
             Led::Refused(reason) => return json!({ "match": null, "reason": reason }),
@@ -281,8 +313,7 @@ impl Case<'_> {
         let subject = Subject::of(header.subject.as_deref().unwrap_or_default());
         let facts = Facts {
             author: header.author(),
-            // Nobody was asked who sent it.
-            is_authenticated: false,
+            is_authenticated: self.verdict.is_some_and(Verdict::is_aligned),
             subject: &subject.normalised,
             now: self.now,
             subject_window: self.config.store.subject_window,
@@ -339,6 +370,7 @@ impl Case<'_> {
 /// What the rules of mailboxes ask about besides addresses.
 struct Judged<'a> {
     kind: Kind,
+    identity: Identity,
     subject: &'a str,
     body: &'a str,
 }
@@ -356,8 +388,8 @@ fn mailbox_of<'a>(route: &'a Route, rcpt: &Address) -> Option<&'a str> {
         .map(String::as_str)
 }
 
-fn verdict_json(verdict: Ruling) -> Value {
-    match verdict {
+fn ruling_json(ruling: Ruling) -> Value {
+    match ruling {
         Ruling::Post(kind) => json!({ "action": "post", "as": kind }),
         Ruling::Drop(rule) => json!({ "action": "drop", "rule": rule }),
         Ruling::Hold(rule) => json!({ "action": "hold", "rule": rule }),
@@ -392,7 +424,11 @@ fn key_ring(route: &Route) -> Result<KeyRing, Failure> {
 }
 
 /// The object in words, for a person at a terminal.
-fn words(explained: &Value, out: &mut impl Write) -> Result<(), Failure> {
+fn words(
+    explained: &Value,
+    verdict: Option<&Verdict>,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
     let text = |value: &Value| match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => plain(text).into_owned(),
@@ -404,8 +440,8 @@ fn words(explained: &Value, out: &mut impl Write) -> Result<(), Failure> {
         text(&explained["kind"]),
         text(&explained["kindRule"])
     )?;
-    let verdict = &explained["verdict"];
-    writeln!(out, "verdict:  {}", text(&verdict["action"]))?;
+    let ruling = &explained["ruling"];
+    writeln!(out, "verdict:  {}", text(&ruling["action"]))?;
     writeln!(
         out,
         "mailbox:  {}, {} (rule {})",
@@ -431,6 +467,9 @@ fn words(explained: &Value, out: &mut impl Write) -> Result<(), Failure> {
     }
     if !explained["dsn"].is_null() {
         writeln!(out, "report:   {}", text(&explained["dsn"]))?;
+    }
+    if let Some(verdict) = verdict {
+        sender::words(verdict, &explained["authentication"], out)?;
     }
     let reply = &explained["reply"];
     let cut = (text(&reply["method"]), text(&reply["confidence"]));

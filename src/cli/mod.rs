@@ -9,6 +9,7 @@ mod expiry;
 mod explain;
 mod mail;
 mod queue;
+mod sender;
 mod serve;
 mod terminal;
 mod token;

@@ -107,7 +107,7 @@ fn a_mail_is_explained() {
     assert_eq!(explained["rule"], "known-thread");
     assert_eq!(explained["priority"], "standard");
     assert_eq!(explained["mailbox"], "general");
-    assert_eq!(explained["verdict"]["action"], "post");
+    assert_eq!(explained["ruling"]["action"], "post");
     assert_eq!(explained["dsn"], Value::Null);
     assert_eq!(explained["attachments"], serde_json::json!([]));
     assert_eq!(explained["authentication"]["spf"], "none");

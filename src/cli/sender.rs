@@ -1,0 +1,135 @@
+//! Owns what `mail explain` says of who sent a mail: it asks the DNS as the server would.
+//!
+//! Does not know threads: who takes part in one is told by the caller.
+
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::terminal::plain;
+use crate::auth::{Authenticator, Decision, Hold, Identity, Input, Policy, Settings};
+use crate::clock::Timestamp;
+use crate::mail::address::Address;
+use crate::mail::verdict::{SpfVerdict, Verdict};
+use crate::run::{Exit, Failure};
+
+/// The port of name servers.
+const DNS_PORT: u16 = 53;
+
+/// How the sender is checked.
+#[derive(Debug, Args)]
+pub(super) struct Sender {
+    /// Checks who sent it with this name server (ADDRESS or ADDRESS:PORT), or with "system"
+    #[arg(long, value_name = "SERVER")]
+    dns: Option<String>,
+    /// The address of the host it came from
+    #[arg(long, value_name = "ADDRESS", requires = "dns")]
+    ip: Option<IpAddr>,
+    /// What that host said in EHLO
+    #[arg(long, value_name = "NAME", requires = "dns", default_value = "")]
+    helo: String,
+}
+
+impl Sender {
+    /// Checks the mail, if a name server was named. `sender` is the envelope's.
+    pub(super) fn check(
+        &self,
+        settings: &Settings,
+        bytes: &Bytes,
+        sender: Option<&Address>,
+        now: Timestamp,
+    ) -> Result<Option<Verdict>, Failure> {
+        let Some(dns) = &self.dns else {
+            return Ok(None);
+        };
+        let mut settings = settings.clone();
+        if dns != "system" {
+            settings.dns.servers = vec![server(dns)?];
+        }
+        let input = Input {
+            ip: self.ip,
+            helo: &self.helo,
+            mail_from: sender,
+            bytes,
+            received_at: now,
+        };
+        let auth = Authenticator::new(settings);
+        super::block_on(auth.check(input)).map(Some)
+    }
+}
+
+fn server(text: &str) -> Result<SocketAddr, Failure> {
+    let with_port = text.parse::<SocketAddr>();
+    let parsed = with_port.or_else(|_| {
+        let alone = text.parse::<IpAddr>();
+        alone.map(|ip| SocketAddr::new(ip, DNS_PORT))
+    });
+    parsed.map_err(|_| {
+        let line = format!("{text:?}: not an address of a name server, nor \"system\"");
+        Failure::because(Exit::Usage, line)
+    })
+}
+
+/// What is found, as JSON: the words of the Messages API; and where the DNS was asked, all of the verdict
+/// and what the route makes of it.
+pub(super) fn found(verdict: Option<&Verdict>, identity: Identity, policy: Policy) -> Value {
+    let none = Verdict::default();
+    let said = verdict.unwrap_or(&none);
+    let mut found = json!({
+        "spf": said.spf.result,
+        "dkim": said.dkim_result(),
+        "dmarc": said.dmarc.result,
+        "arc": said.arc.result,
+        "identity": identity,
+    });
+    if let Some(verdict) = verdict {
+        let (decision, reason) = match policy.decide(verdict, identity) {
+            Decision::Accept => ("accept", None),
+            Decision::Hold(hold) => ("hold", Some(hold.reason())),
+            Decision::Refuse(refusal) => ("refuse", Some(Hold::from(refusal).reason())),
+        };
+        found["decision"] = json!(decision);
+        found["decisionReason"] = json!(reason);
+        found["verdict"] = json!(verdict);
+    }
+    found
+}
+
+/// The verdict in words, a line each check.
+pub(super) fn words(verdict: &Verdict, found: &Value, out: &mut impl Write) -> Result<(), Failure> {
+    let mut line = |name: &str, text: String| writeln!(out, "{name:<10}{}", plain(&text));
+    let because = |reason: &Option<String>| match reason {
+        Some(reason) => format!(": {reason}"),
+        None => String::new(),
+    };
+    let spf = |spf: &SpfVerdict| format!("{} {}{}", spf.result, spf.domain, because(&spf.reason));
+    line("spf:", spf(&verdict.spf))?;
+    line("spf helo:", spf(&verdict.helo))?;
+    for dkim in &verdict.dkim {
+        let key = format!("{} d={} s={}", dkim.result, dkim.domain, dkim.selector);
+        line("dkim:", key + &because(&dkim.reason))?;
+    }
+    let dmarc = &verdict.dmarc;
+    let domain = dmarc.domain.as_deref().unwrap_or("-");
+    let aligned = dmarc.aligned.as_deref().unwrap_or("nothing");
+    let policy = dmarc.policy.as_str();
+    let text = format!("{} {domain} (p={policy}, aligned: {aligned})", dmarc.result);
+    line("dmarc:", text + &because(&dmarc.reason))?;
+    let arc = &verdict.arc;
+    let text = format!("{} {}", arc.result, arc.sealers.join(" "));
+    line("arc:", text.trim_end().to_owned() + &because(&arc.reason))?;
+    let name = verdict.iprev.name.as_deref().unwrap_or("-");
+    line("iprev:", format!("{} {name}", verdict.iprev.result))?;
+    if let Some(problem) = verdict.from_problem {
+        line("from:", problem.as_str().to_owned())?;
+    }
+    let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
+    line("identity:", text("identity"))?;
+    let reason = found["decisionReason"].as_str();
+    let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+    line("decision:", text("decision") + &reason)?;
+    Ok(())
+}
