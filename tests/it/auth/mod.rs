@@ -1,6 +1,7 @@
 //! Who is speaking: mails signed by dkimpy, checked with a name server of the test's own.
 
 mod broken;
+mod doors;
 mod mails;
 mod names;
 mod sealed;
