@@ -128,18 +128,23 @@ postlog unix-dgram n - n - 1 postlogd
 
 
 class Postern:
-    """Postern, release build, everything durable. `api` is the Messages API: its own, or none that answers."""
+    """Postern, release build, everything durable. `api` is the Messages API: its own, or none that answers.
 
-    def __init__(self, folder, embedded, wrap=()):
+    Senders are checked only with a name server, `dns`. `built` is a program to take instead of a build."""
+
+    built = None
+
+    def __init__(self, folder, embedded, wrap=(), dns=None):
         self.name = "postern+delivery" if embedded else "postern"
         self.folder = pathlib.Path(folder)
         self.port, self.http, lmtp = free_port(), free_port(), free_port()
         base_url = f"http://127.0.0.1:{self.http}/api/v1/messages" if embedded else "http://127.0.0.1:1/none"
         (self.folder / "postern.toml").write_text(CONFIG.format(
             data=self.folder / "data", port=self.port, http=self.http, lmtp=lmtp,
-            domain=DOMAIN, secret=SECRET, base_url=base_url, embedded=str(embedded).lower()))
+            domain=DOMAIN, secret=SECRET, base_url=base_url, embedded=str(embedded).lower(),
+            checks=str(bool(dns)).lower(), dns=f'"{dns}"' if dns else ""))
         self.config = self.folder / "postern.toml"
-        self.binary = build(ROOT, ROOT / "target", "--bin", "postern") / "postern"
+        self.binary = self.built or build(ROOT, ROOT / "target", "--bin", "postern") / "postern"
         self.recipients = [self.mint(n) for n in range(50)]
         self.wrap = list(wrap)
         self.start()
@@ -180,6 +185,12 @@ connections_max = 12000
 
 [http]
 listen = ["127.0.0.1:{http}"]
+
+[auth]
+enabled = {checks}
+
+[auth.dns]
+servers = [{dns}]
 
 [embedded_api]
 enabled = {embedded}
