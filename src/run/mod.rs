@@ -221,21 +221,7 @@ impl House {
             Ok(())
         });
         watch_disk(&mut desks, &store, book.as_ref());
-        let mut doors = Tasks::default();
-        let mut stopped = mail.clone();
-        doors.spawn("ingress", async move {
-            let stop = async move { drop(stopped.wait_for(|stop| *stop).await) };
-            ingress.run(stop).await;
-            Ok(())
-        });
-        if let Some(webhooks) = webhooks {
-            let mut stopped = mail.clone();
-            doors.spawn("webhook", async move {
-                let stop = async move { drop(stopped.wait_for(|stop| *stop).await) };
-                webhooks.run(stop).await;
-                Ok(())
-            });
-        }
+        let mut doors = open_doors(ingress, webhooks, &mail);
         doors.spawn("delivery", async move { Ok(worker.run(mail).await?) });
         if let Some(book) = book.as_ref().filter(|_| config.development) {
             trial::print(config, book, out).await?;
@@ -270,6 +256,30 @@ impl House {
         info!("stopped");
         ended.map_err(|error| Failure::new(Exit::Software, error))
     }
+}
+
+/// Starts what takes mail in, until `stopped` is true.
+fn open_doors(
+    ingress: ingress::Server,
+    webhooks: Option<Doors>,
+    stopped: &watch::Receiver<bool>,
+) -> Tasks {
+    let mut doors = Tasks::default();
+    let mut stop = stopped.clone();
+    doors.spawn("ingress", async move {
+        let stop = async move { drop(stop.wait_for(|stop| *stop).await) };
+        ingress.run(stop).await;
+        Ok(())
+    });
+    if let Some(webhooks) = webhooks {
+        let mut stop = stopped.clone();
+        doors.spawn("webhook", async move {
+            let stop = async move { drop(stop.wait_for(|stop| *stop).await) };
+            webhooks.run(stop).await;
+            Ok(())
+        });
+    }
+    doors
 }
 
 /// The doors for providers' webhooks, if they are open.
