@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOMAIN = "inbox.bench.test"
@@ -63,6 +64,9 @@ class Sink:
         self.process = subprocess.Popen([binary, f"127.0.0.1:{self.port}"])
         self.recipients = [f"ann@{DOMAIN}"]
         wait_for(self.port)
+
+    def settle(self):
+        time.sleep(0.5)
 
     def stop(self):
         self.process.kill()
@@ -123,6 +127,13 @@ postlog unix-dgram n - n - 1 postlogd
     def command(self, verb):
         subprocess.run(["/usr/sbin/postfix", "-c", self.folder / "conf", verb], check=True, stderr=subprocess.DEVNULL)
 
+    def settle(self):
+        for _ in range(120):
+            time.sleep(0.5)
+            listed = subprocess.run(["/usr/sbin/postqueue", "-c", self.folder / "conf", "-j"], capture_output=True)
+            if not listed.stdout:
+                return
+
     def stop(self):
         self.command("stop")
 
@@ -136,6 +147,7 @@ class Postern:
 
     def __init__(self, folder, embedded, wrap=(), dns=None):
         self.name = "postern+delivery" if embedded else "postern"
+        self.delivers = embedded
         self.folder = pathlib.Path(folder)
         self.port, self.http, lmtp = free_port(), free_port(), free_port()
         base_url = f"http://127.0.0.1:{self.http}/api/v1/messages" if embedded else "http://127.0.0.1:1/none"
@@ -162,6 +174,16 @@ class Postern:
         out = subprocess.run([self.binary, "token", "mint", "--thread", thread, "--config", self.config],
                              check=True, capture_output=True, text=True).stdout
         return out.split()[-1]
+
+    def settle(self):
+        for _ in range(240):
+            time.sleep(0.5)
+            if not self.delivers or self.waiting() == 0:
+                return
+
+    def waiting(self):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/metrics", timeout=30) as metrics:
+            return float(re.search(r"^postern_ledger_waiting (\S+)", metrics.read().decode(), re.M).group(1))
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
@@ -244,7 +266,8 @@ def rates(args, smtpload, folder):
                     rate, line = load(smtpload, server, seconds=args.seconds, **options)
                     results[server.name].append(rate)
                     lines[server.name] = line
-                    time.sleep(0.5)
+                    # What one server still has to do must not slow the next.
+                    server.settle()
             print(f"\n== {form}, 4 KiB, {args.rounds} rounds of {args.seconds} s each")
             medians = {name: statistics.median(values) for name, values in results.items()}
             for name, values in results.items():

@@ -24,10 +24,10 @@ if [ "${#missing[@]}" -gt 0 ]; then
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
-if ! target/venv/bin/python -c 'import authres, dkim, nacl, yaml' 2>/dev/null; then
-    step "installing dkimpy, the independent signer"
+if ! target/venv/bin/python -c 'import authres, dkim, moto, nacl, yaml' 2>/dev/null; then
+    step "installing dkimpy, the independent signer, and moto, which speaks S3"
     python3 -m venv target/venv
-    target/venv/bin/pip install -q dkimpy==1.1.8 pynacl==1.6.2 authres==1.2.0 pyyaml==6.0.3
+    target/venv/bin/pip install -q dkimpy==1.1.8 pynacl==1.6.2 authres==1.2.0 pyyaml==6.0.3 'moto[server]==5.2.5'
 fi
 
 step "cargo fmt --check"
