@@ -56,7 +56,7 @@ mod tests {
         for (fields, expected) in [
             ("From: a@bank.example\r\n", Ok("a@bank.example")),
             (
-                "From: \"ceo@bank.example\" <x@evil.example>\r\n",
+                "From: \"boss@bank.example\" <x@evil.example>\r\n",
                 Ok("x@evil.example"),
             ),
             (

@@ -170,7 +170,7 @@ fn from_is_counted_and_never_guessed() {
         "a@bank.example\0",
         "<@evil.example,@bank.example:a@bank.example>",
         "<a@bank.example\u{1}>",
-        "ceo@bank.example <x@evil.example> <y@evil.example>",
+        "boss@bank.example <x@evil.example> <y@evil.example>",
     ] {
         let header = header(&format!("From: {from}\n\n"));
         let bank = Address::parse("a@bank.example").ok();
@@ -181,8 +181,8 @@ fn from_is_counted_and_never_guessed() {
             "{from:?}"
         );
     }
-    let quoted = header("From: \"ceo@bank.example\" <x@evil.example>\n\n");
-    assert_eq!(quoted.from[0].name.as_deref(), Some("ceo@bank.example"));
+    let quoted = header("From: \"boss@bank.example\" <x@evil.example>\n\n");
+    assert_eq!(quoted.from[0].name.as_deref(), Some("boss@bank.example"));
     assert_eq!(quoted.from[0].text, "x@evil.example");
 }
 
