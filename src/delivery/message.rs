@@ -80,15 +80,17 @@ pub fn message(mail: &Reading, found: &Found<'_>) -> Value {
 
 /// The body of `PATCH {base}/threads/{id}`.
 pub fn patch(mail: &Reading, found: &Found<'_>) -> Value {
-    json!({
-        "metadata": {
-            "lastEmailMessageId": mail.message_id,
-            "lastEmailReceivedAt": found.received_at.to_rfc3339(),
-            "lastEmailMailbox": found.sorted.mailbox,
-            "lastEmailPriority": found.sorted.priority,
-            "lastEmailRule": found.sorted.rule,
-        },
-    })
+    let mut metadata = json!({
+        "lastEmailReceivedAt": found.received_at.to_rfc3339(),
+        "lastEmailMailbox": found.sorted.mailbox,
+        "lastEmailPriority": found.sorted.priority,
+        "lastEmailRule": found.sorted.rule,
+    });
+    // A null would make the product forget the id of the mail before.
+    if let Some(id) = &mail.message_id {
+        metadata["lastEmailMessageId"] = json!(id);
+    }
+    json!({ "metadata": metadata })
 }
 
 /// What is said of an attachment. One that is not kept has neither an id nor a URL; size and hash name
@@ -313,5 +315,16 @@ mod tests {
         }"#;
         let (sorted, verdict) = (sorted(), Verdict::default());
         assert_eq!(patch(&mail(), &found(&sorted, &verdict)), golden(wanted));
+    }
+
+    #[test]
+    fn a_mail_without_an_id_leaves_the_last_one_known() {
+        let (sorted, verdict) = (sorted(), Verdict::default());
+        let mut nameless = mail();
+        nameless.message_id = None;
+        let patched = patch(&nameless, &found(&sorted, &verdict));
+        let metadata = patched["metadata"].as_object().unwrap();
+        assert!(!metadata.contains_key("lastEmailMessageId"));
+        assert!(metadata.contains_key("lastEmailReceivedAt"));
     }
 }
