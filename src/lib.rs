@@ -24,8 +24,10 @@ pub mod objects;
 pub mod tls;
 
 pub mod delivery;
+pub mod events;
 pub mod http;
 pub mod ingress;
+pub mod outbound;
 
 pub mod config;
 pub mod run;

@@ -9,6 +9,7 @@ pub mod fingerprint;
 pub mod kind;
 pub mod lane;
 pub mod mailbox;
+pub mod outgoing;
 mod outline;
 pub mod prescan;
 pub mod reply;

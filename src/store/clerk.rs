@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::RecordError;
+use super::event::EventId;
 use super::fact::{DeliveryId, Fact, MailId, Outcome};
 use super::frame::Record;
 use super::held::Totals;
@@ -201,6 +202,7 @@ impl Clerk {
 
     fn apply(&mut self, batch: Batch, written: &Written) -> Result<(), Dead> {
         let mut arrived = !batch.mails.is_empty();
+        let (mut jobs, mut happened) = (false, None);
         let mut accepted = VecDeque::with_capacity(batch.senders.len());
         {
             let mut state = self.shared.state_mut();
@@ -211,9 +213,14 @@ impl Clerk {
                 accepted.push_back((mail, answer));
             }
             for (nth, fact) in batch.told.into_iter().enumerate() {
+                let origin = written.fact_seq + nth as u64;
                 arrived |= matches!(fact, Fact::Released { .. });
+                jobs |= matches!(fact, Fact::Enqueued(_) | Fact::Retried { .. });
+                if matches!(fact, Fact::Happened(_)) {
+                    happened = Some(EventId(origin));
+                }
                 let stamp = Stamp {
-                    origin: written.fact_seq + nth as u64,
+                    origin,
                     counts: true,
                     replayed: false,
                     place: written.facts[nth],
@@ -232,6 +239,12 @@ impl Clerk {
         }
         if arrived {
             self.shared.arrival.notify_one();
+        }
+        if jobs {
+            self.shared.job_arrival.notify_one();
+        }
+        if let Some(event) = happened {
+            self.shared.newest_event.send_replace(event);
         }
         self.shared.wait_for_index()
     }
@@ -281,9 +294,7 @@ impl<'s> Sense<'s> {
                 }
                 parked
             }
-            Fact::Linked { .. } | Fact::Mapped(_) | Fact::Minted { .. } | Fact::Revoked { .. } => {
-                true
-            }
+            _ => true,
         }
     }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::fact::MailId;
+use crate::mail::outgoing::JobId;
 
 /// Why a store cannot be opened.
 #[derive(Debug, Error)]
@@ -118,6 +119,17 @@ pub enum ReadError {
     /// It is settled for all its recipients, or there never was one.
     #[error("mail {0} is settled")]
     Settled(MailId),
+    /// The job is over, or there never was one.
+    #[error("job {0} is over")]
+    NoJob(JobId),
+    /// The disk does not give back the mail of a job.
+    #[error("the mail of job {job} cannot be read")]
+    Job {
+        /// The job.
+        job: JobId,
+        /// What the disk says.
+        source: io::Error,
+    },
     /// The disk does not give back what was written.
     #[error("mail {mail} cannot be read")]
     Disk {

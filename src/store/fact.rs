@@ -10,11 +10,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::event::{Event, EventId};
+use super::job::{Job, JobOutcome, Returned, Said, Suppression};
 use crate::clock::Timestamp;
 use crate::mail::address::Address;
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::fingerprint::Fingerprint;
 use crate::mail::mailbox::Priority;
+use crate::mail::outgoing::JobId;
 
 /// A mail's name: the number of its record in the journal. Printed in decimal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -152,6 +155,82 @@ pub enum Fact {
         /// When the token was minted, by which it grows old.
         at: Timestamp,
     },
+    /// A job was taken. Ignored if one has its id or its key already. The mail is the record's body.
+    Enqueued(Box<Job>),
+    /// An attempt to send a job begins. Ignored for a job that does not wait.
+    Begun {
+        /// The job.
+        job: JobId,
+        /// When.
+        at: Timestamp,
+    },
+    /// An attempt failed and there will be another. Ignored for a job that does not wait.
+    Deferred {
+        /// The job.
+        job: JobId,
+        /// When.
+        at: Timestamp,
+        /// When the next attempt is due.
+        due_at: Timestamp,
+        /// As `host:port`, if one was spoken to.
+        relay: Option<String>,
+        /// What it said, or why.
+        reply: String,
+    },
+    /// A job is over, or waits for a person. Ignored for a job that does not wait.
+    Ended {
+        /// The job.
+        job: JobId,
+        /// How.
+        outcome: JobOutcome,
+        /// When.
+        at: Timestamp,
+    },
+    /// A person has a failed or captured job tried again. Ignored for any other.
+    Retried {
+        /// The job.
+        job: JobId,
+        /// When.
+        at: Timestamp,
+        /// When it is given up now.
+        ends_at: Timestamp,
+    },
+    /// A notice about a job that was sent came back. Ignored for a job that is not known any more.
+    CameBack {
+        /// The job.
+        job: JobId,
+        /// What it says.
+        returned: Returned,
+        /// When.
+        at: Timestamp,
+    },
+    /// Nothing is sent to this address, or more came back from it.
+    Suppressed(Suppression),
+    /// Mail is sent to this address again.
+    Unsuppressed {
+        /// Folded.
+        address: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// What was said last in a thread, on one side.
+    Spoken {
+        /// The thread's id in the product.
+        thread_id: String,
+        /// The words.
+        said: Said,
+    },
+    /// Something happened that the product is told of. Record it with the fact that made it so.
+    Happened(Event),
+    /// A subscriber has all events up to this one.
+    Heard {
+        /// The subscriber's name.
+        subscriber: String,
+        /// The last event it has.
+        event: EventId,
+        /// When.
+        at: Timestamp,
+    },
 }
 
 /// What of a delivery is done.
@@ -232,7 +311,7 @@ pub struct Ledger {
 }
 
 /// Reads a number that has nothing but its digits.
-fn number<N: FromStr>(text: &str) -> Result<N, IdError> {
+pub(super) fn number<N: FromStr>(text: &str) -> Result<N, IdError> {
     if text.bytes().all(|b| b.is_ascii_digit()) {
         return text.parse().map_err(|_| IdError);
     }

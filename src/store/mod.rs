@@ -40,21 +40,30 @@ use writer::Writer;
 
 pub use book::Book;
 pub use error::{OpenError, ReadError, RecordError};
+pub use event::{Event, EventId, EventKind};
 pub use fact::{Delivery, DeliveryId, Fact, IdError, Ledger, MailId, Mapping, Outcome, Step};
+pub use job::{
+    Enqueued, HISTORY_MAX, Job, JobOutcome, JobRecord, JobState, OutboxLedger, Returned, Said,
+    Suppression, Trial,
+};
 pub use metrics::Metrics;
 
 mod book;
 mod clerk;
 mod disk;
 mod error;
+mod event;
 mod fact;
 mod frame;
 mod held;
 mod index;
+mod job;
 mod journal;
 mod leaving;
 mod metrics;
 mod opening;
+mod outbox;
+mod outgoing;
 mod place;
 mod segment;
 mod shared;

@@ -10,8 +10,9 @@ use std::sync::{
 };
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
+use super::event::EventId;
 use super::index::{Index, IndexError};
 use super::metrics::Metrics;
 use super::place::Reader;
@@ -38,6 +39,8 @@ pub(super) struct Shared {
     pub(super) mails: Reader,
     pub(super) facts: Reader,
     pub(super) arrival: Notify,
+    pub(super) job_arrival: Notify,
+    pub(super) newest_event: watch::Sender<EventId>,
     pub(super) room: Room,
     /// Held as long as anything of the store is: two processes would destroy each other's journal.
     _lock: File,
@@ -78,6 +81,8 @@ impl Shared {
             mails: reader(Kind::Mail),
             facts: reader(Kind::State),
             arrival: Notify::new(),
+            job_arrival: Notify::new(),
+            newest_event: watch::Sender::default(),
             state: RwLock::new(state),
             moved: Condvar::new(),
         };

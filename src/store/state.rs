@@ -8,10 +8,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::event::EventId;
 use super::fact::{DeliveryId, Fact, Ledger, MailId, Mapping, Outcome};
 use super::held::{Held, Live, Open, Recent, Totals};
 use super::index::{Index, IndexError, Key, Meta};
+use super::job::Trial;
 use super::leaving::{Leaving, sorted};
+use super::outbox::Outbox;
 use super::place::Place;
 use crate::clock::Timestamp;
 use crate::mail::envelope::Envelope;
@@ -58,6 +61,7 @@ pub(super) struct State {
     fresh: HashMap<Key, Option<Vec<u8>>>,
     leaving: Arc<HashMap<Key, Option<Vec<u8>>>>,
     dirty: BTreeSet<MailId>,
+    pub(super) outbox: Outbox,
 }
 
 impl State {
@@ -78,6 +82,7 @@ impl State {
             fresh: HashMap::new(),
             leaving: Arc::default(),
             dirty: BTreeSet::new(),
+            outbox: Outbox::default(),
             index,
         };
         for (mail, mut held) in state.index.held()? {
@@ -193,6 +198,10 @@ impl State {
                 let mut payload = at.as_millis().to_le_bytes().to_vec();
                 payload.extend_from_slice(thread_id.as_bytes());
                 self.put(Key::minted(token), stamp, &payload)
+            }
+            outgoing => {
+                self.outbox.apply(outgoing, stamp);
+                Ok(())
             }
         }
     }

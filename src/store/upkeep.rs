@@ -250,6 +250,17 @@ impl Clerk {
             } => stands(Key::message_id(message_id, *sent_by_us)),
             Fact::Minted { token, .. } => stands(Key::minted(*token)),
             Fact::Revoked { token, .. } => stands(Key::revoked(*token)),
+            Fact::Enqueued(_)
+            | Fact::Begun { .. }
+            | Fact::Deferred { .. }
+            | Fact::Ended { .. }
+            | Fact::Retried { .. }
+            | Fact::CameBack { .. }
+            | Fact::Suppressed(_)
+            | Fact::Unsuppressed { .. }
+            | Fact::Spoken { .. }
+            | Fact::Happened(_)
+            | Fact::Heard { .. } => Ok(true),
             Fact::Advanced { delivery, step } => Ok(state
                 .open(*delivery)
                 .is_some_and(|o| o.steps.contains(step))),

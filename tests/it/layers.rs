@@ -14,7 +14,7 @@ const FLOORS: [(&[&str], Siblings); 8] = [
     (&["smtp", "store"], Siblings::Apart),
     (&["auth", "tls", "objects"], Siblings::Free),
     (
-        &["ingress", "delivery", "outbound", "http"],
+        &["ingress", "delivery", "outbound", "events", "http"],
         Siblings::Apart,
     ),
     (&["config"], Siblings::Apart),

@@ -256,7 +256,8 @@ impl Model {
                         .mappings
                         .insert(mapping.thread_id.clone(), mapping.clone());
                 }
-                Fact::Linked { .. } | Fact::Revoked { .. } | Fact::Minted { .. } => {}
+                // The model's deeds tell no others.
+                _ => {}
             }
         }
         match *deed {

@@ -1,0 +1,3 @@
+//! Owns the way back: what the product answers becomes a mail, waits in the outbox and goes to a relay.
+//!
+//! Does not know HTTP, and reads no mail that came in.

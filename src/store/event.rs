@@ -1,0 +1,95 @@
+//! Owns the form of an event: what the product is told of, in the order in which it happened.
+//!
+//! Does not tell it to anybody.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::fact::IdError;
+use crate::clock::Timestamp;
+
+/// An event's name: the number of its record in the journal, so a later one has a larger number.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct EventId(pub u64);
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl FromStr for EventId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        super::fact::number(text).map(Self)
+    }
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum EventKind {
+    /// The product has a new thread.
+    #[serde(rename = "email.thread.created")]
+    ThreadCreated,
+    /// The product has a new message.
+    #[serde(rename = "email.message.created")]
+    MessageCreated,
+    /// A mail is dealt with.
+    #[serde(rename = "email.processed")]
+    Processed,
+    /// A mail waits for a person.
+    #[serde(rename = "email.parked")]
+    Parked,
+    /// A job was taken.
+    #[serde(rename = "email.outbound.queued")]
+    OutboundQueued,
+    /// A relay took a job's mail.
+    #[serde(rename = "email.outbound.sent")]
+    OutboundSent,
+    /// An attempt failed, and there will be another.
+    #[serde(rename = "email.outbound.deferred")]
+    OutboundDeferred,
+    /// A job was given up.
+    #[serde(rename = "email.outbound.failed")]
+    OutboundFailed,
+    /// A job's mail came back.
+    #[serde(rename = "email.outbound.bounced")]
+    OutboundBounced,
+}
+
+impl EventKind {
+    /// Its name, as `email.processed`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ThreadCreated => "email.thread.created",
+            Self::MessageCreated => "email.message.created",
+            Self::Processed => "email.processed",
+            Self::Parked => "email.parked",
+            Self::OutboundQueued => "email.outbound.queued",
+            Self::OutboundSent => "email.outbound.sent",
+            Self::OutboundDeferred => "email.outbound.deferred",
+            Self::OutboundFailed => "email.outbound.failed",
+            Self::OutboundBounced => "email.outbound.bounced",
+        }
+    }
+}
+
+/// One thing that happened. Recorded with the fact that made it so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// What.
+    pub kind: EventKind,
+    /// When.
+    pub at: Timestamp,
+    /// The thread it is about: events of one thread are told in order.
+    pub thread_id: Option<String>,
+    /// The rest, in camelCase: `threadId`, `messageId`, `jobId`, `reason` and the like. Never a token,
+    /// a body or a secret. At most 4 KiB of JSON.
+    pub data: serde_json::Map<String, serde_json::Value>,
+}
