@@ -8,11 +8,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::event::EventId;
 use super::fact::{DeliveryId, Fact, Ledger, MailId, Mapping, Outcome};
 use super::held::{Held, Live, Open, Recent, Totals};
 use super::index::{Index, IndexError, Key, Meta};
-use super::job::Trial;
 use super::leaving::{Leaving, sorted};
 use super::outbox::Outbox;
 use super::place::Place;
