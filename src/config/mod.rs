@@ -9,6 +9,7 @@ mod auth;
 mod development;
 mod doors;
 mod env;
+mod events;
 mod log;
 mod reader;
 mod route;

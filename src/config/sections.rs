@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
+use super::events::{self, Events};
 use super::reader::Section;
 use super::route::{self, Route};
 use super::secret::Secret;
@@ -62,6 +63,8 @@ pub struct Config {
     pub store: store::Settings,
     /// Where the files of mail are kept, and which.
     pub attachments: objects::Settings,
+    /// Who is told what happened.
+    pub events: Events,
 }
 
 /// How log lines look.
@@ -108,6 +111,7 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
         secret: routes.first().map(Route::newest_secret),
     };
     let attachments = attachments::read(root.table("attachments"), &seen);
+    let events = events::read(root.table("events"));
     unbuilt::read(root);
     Some(Config {
         development,
@@ -128,6 +132,7 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
         delivery,
         store,
         attachments: attachments?,
+        events,
     })
 }
 

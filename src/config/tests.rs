@@ -93,9 +93,10 @@ fn the_example_has_every_key_with_the_default_the_code_has() {
     let text = uncommented(folder.path());
     let mut example = BTreeMap::new();
     leaves("", &text.parse().unwrap(), &mut example);
-    // Read with a signing key, so that the keys of that table are asked for too.
+    // Read with one of each list of tables, so that their keys are asked for too.
     let log = Log::default();
-    let mut root = Section::root("route = [{ secrets = [{}] }]".parse().unwrap(), &log);
+    let tables = "route = [{ secrets = [{}] }]\nevents = { webhook = [{}] }";
+    let mut root = Section::root(tables.parse().unwrap(), &log);
     sections::read(&mut root, false);
     let known: BTreeMap<_, _> = log
         .keys

@@ -1,3 +1,18 @@
-//! Owns telling the product what happened: each event, in order, to each subscriber's webhook.
+//! Owns telling the product what happened: each event, in order, to each subscriber's
+//! webhook, and to the log.
 //!
-//! Does not decide what is an event: the facts in the store say so.
+//! Does not decide what is an event: the facts in the store say so. Does not serve the stream of
+//! events, which is `http`'s.
+//!
+//! Each subscriber has a cursor in the store: all events up to it were told or given up. What was told
+//! beyond it when the process ended is told again under the same `webhook-id`. Events of one thread
+//! are told one after the other; those of different threads overtake each other.
+
+mod hook;
+mod metrics;
+mod order;
+mod subscriber;
+
+pub use hook::{Hook, HookError, HookSettings, Signer, SignerError};
+pub use metrics::Metrics;
+pub use subscriber::{Sink, Subscriber, SubscriberSettings};

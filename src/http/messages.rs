@@ -2,23 +2,21 @@
 //!
 //! Does not know that Postern itself is its client: it answers whoever has the key.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::{Json, routing};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 use tokio::time;
 
 use super::error::{Fault, done};
+use super::keys::Keys;
 use super::router::{App, Route};
 use crate::clock;
 use crate::store::Book;
@@ -41,7 +39,7 @@ const LINE_BYTES_MAX: usize = 4096;
 #[derive(Clone)]
 pub struct Embedded {
     book: Book,
-    key: Arc<[u8; 32]>,
+    keys: Keys,
 }
 
 impl Embedded {
@@ -49,19 +47,8 @@ impl Embedded {
     pub fn new(book: Book, key: &str) -> Self {
         Self {
             book,
-            key: Arc::new(Sha256::digest(key).into()),
+            keys: Keys::new([key]),
         }
-    }
-
-    /// Hashes are compared, so that neither content nor length of the key shows in the time taken.
-    fn admits(&self, headers: &HeaderMap) -> bool {
-        let bearer = headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.split_once(' '))
-            .filter(|(scheme, key)| scheme.eq_ignore_ascii_case("bearer") && !key.is_empty());
-        let key: [u8; 32] = Sha256::digest(bearer.map_or("", |(_, key)| key)).into();
-        bool::from(key.ct_eq(&*self.key)) && bearer.is_some()
     }
 }
 
@@ -87,7 +74,7 @@ pub(super) fn routes() -> Vec<Route<App>> {
 /// Lets a request through if it has the key.
 pub(super) async fn authorize(State(app): State<App>, request: Request, next: Next) -> Response {
     let embedded = app.messages.as_ref();
-    if embedded.is_some_and(|embedded| embedded.admits(request.headers())) {
+    if embedded.is_some_and(|embedded| embedded.keys.admits_bearer(request.headers())) {
         return next.run(request).await;
     }
     Fault::unauthorized().into_response()

@@ -1,16 +1,19 @@
 //! Owns what is served over HTTP: health, metrics, the embedded Messages API, the path of
-//! webhooks, and the control socket of the command line.
+//! webhooks, the stream of events, the pages for people, and the control socket of the command line.
 //!
 //! Does not deliver, and does not know whose mail it carries in.
 
+pub mod admin;
 mod attachments;
 #[cfg(test)]
 mod contract;
 pub mod control;
 pub mod error;
 pub mod health;
+pub mod keys;
 pub mod messages;
 pub mod metrics;
 pub mod router;
 pub mod server;
+pub mod stream;
 pub mod webhook;

@@ -14,11 +14,13 @@ use axum::routing::{self, MethodRouter};
 use prometheus_client::registry::Registry;
 use tokio::time;
 
+use super::admin::{self, Admin};
 use super::attachments;
 use super::error::Fault;
 use super::health::{self, Health};
 use super::messages::{self, Embedded};
 use super::metrics;
+use super::stream::{self, Listeners};
 use super::webhook::{self, Gate};
 use crate::objects::{LINK_PATH, Objects};
 
@@ -40,6 +42,10 @@ pub struct App {
     pub webhooks: Option<Arc<dyn Gate>>,
     /// The files that came with mail, where they are kept.
     pub objects: Option<Objects>,
+    /// Those who listen to events, where there are keys for them.
+    pub listeners: Option<Listeners>,
+    /// The pages for people, where outgoing mail is on.
+    pub admin: Option<Admin>,
 }
 
 /// All of the HTTP address.
@@ -52,6 +58,14 @@ pub fn router(app: App) -> Router {
         for route in webhook::routes() {
             open = open.route(route.path, route.call);
         }
+    }
+    if app.listeners.is_some() {
+        for route in stream::routes() {
+            open = open.route(route.path, route.call);
+        }
+    }
+    if app.admin.is_some() {
+        open = open.merge(admin::guarded(&app));
     }
     if app.messages.is_some() {
         let mut keyed = Router::new();

@@ -29,12 +29,16 @@ use tracing::{info, warn};
 
 use crate::auth::Authenticator;
 use crate::clock;
-use crate::config::{Config, LogFormat, Problem, Route};
+use crate::config::{Config, LogFormat, Problem, Route, Secret};
 use crate::delivery;
+use crate::events::{self, Sink, Subscriber, SubscriberSettings};
+use crate::http::admin::Admin;
 use crate::http::control::{self, Control, SOCKET, TokenRoute};
 use crate::http::health::Health;
+use crate::http::keys::Keys;
 use crate::http::messages::Embedded;
 use crate::http::router::{self, App};
+use crate::http::stream::Listeners;
 use crate::http::webhook::Gate;
 use crate::http::{metrics, server};
 use crate::ingress::routes::{self, Routes};
@@ -60,6 +64,8 @@ const ATTACHMENTS: &str = "attachments";
 const STORE: &str = "store";
 /// What a stop may take beyond the parts' own graces until the rest is cut off.
 const STOP_SLACK: Duration = Duration::from_secs(5);
+/// How long a job is tried that a person has tried again.
+const JOB_AGE_MAX: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 
 /// Serves until a signal says stop. What development mode has to say goes to `out`.
 ///
@@ -130,6 +136,8 @@ struct House {
     worker: delivery::worker::Worker,
     webhooks: Option<Doors>,
     objects: Objects,
+    listeners: Listeners,
+    subscribers: Vec<Subscriber>,
     app: Router,
     control: Router,
 }
@@ -161,6 +169,9 @@ impl House {
         );
         let messages = config.embedded_api.as_ref().zip(book.clone());
         let webhooks = webhooks(config, &store, &mut registry)?;
+        let subscribers = subscribers(config, &store, &mut registry);
+        let keys = api_keys(config);
+        let listeners = Listeners::new(store.clone(), keys.clone());
         let app = App {
             health: Health {
                 store: store.clone(),
@@ -172,6 +183,13 @@ impl House {
                 .clone()
                 .map(|doors| Arc::new(doors) as Arc<dyn Gate>),
             objects: Some(objects.clone()),
+            listeners: Some(listeners.clone()),
+            admin: Some(Admin::new(
+                store.clone(),
+                keys,
+                config.development,
+                JOB_AGE_MAX,
+            )),
         };
         let parts = ingress::Parts {
             store: store.clone(),
@@ -191,6 +209,8 @@ impl House {
             worker,
             webhooks,
             objects,
+            listeners,
+            subscribers,
         })
     }
 
@@ -204,6 +224,8 @@ impl House {
             worker,
             webhooks,
             objects,
+            listeners,
+            subscribers,
             app,
             control,
         } = self;
@@ -221,6 +243,10 @@ impl House {
             Ok(())
         });
         watch_disk(&mut desks, &store, book.as_ref());
+        for subscriber in subscribers {
+            let stop = http.clone();
+            desks.spawn("events", async move { Ok(subscriber.run(stop).await?) });
+        }
         let mut doors = open_doors(ingress, webhooks, &mail);
         doors.spawn("delivery", async move { Ok(worker.run(mail).await?) });
         if let Some(book) = book.as_ref().filter(|_| config.development) {
@@ -236,6 +262,7 @@ impl House {
         let drained = async {
             doors.drain(limit).await;
             stop_http.send_replace(true);
+            listeners.close();
             desks.end(CERTIFICATES);
             desks.end(ATTACHMENTS);
             desks.end(STORE);
@@ -311,6 +338,30 @@ fn webhooks(
         info!(provider, protocol = "webhook", "door open");
     }
     Ok(Some(doors))
+}
+
+/// The keys of whoever may call what is not the embedded Messages API.
+fn api_keys(config: &Config) -> Keys {
+    let embedded = config.embedded_api.iter().map(Secret::reveal);
+    let routes = config.routes.iter().map(|route| route.api.key.as_str());
+    Keys::new(embedded.chain(routes))
+}
+
+/// Those who are told what happens.
+fn subscribers(config: &Config, store: &Store, registry: &mut Registry) -> Vec<Subscriber> {
+    let metrics = events::Metrics::default();
+    metrics.register(registry.sub_registry_with_prefix("postern"));
+    let hooks = config.events.hooks.iter().cloned();
+    let mut sinks: Vec<(SubscriberSettings, Sink)> = hooks
+        .map(|(settings, hook)| (settings, Sink::Hook(hook)))
+        .collect();
+    if config.events.log {
+        sinks.push((SubscriberSettings::new("log"), Sink::Log));
+    }
+    let subscribers = sinks
+        .into_iter()
+        .map(|(settings, sink)| Subscriber::new(settings, sink, store.clone(), metrics.clone()));
+    subscribers.collect()
 }
 
 /// Starts what is spoken HTTP with: the addresses, and the control socket.

@@ -64,6 +64,19 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::ThreadCreated,
+        Self::MessageCreated,
+        Self::Processed,
+        Self::Parked,
+        Self::OutboundQueued,
+        Self::OutboundSent,
+        Self::OutboundDeferred,
+        Self::OutboundFailed,
+        Self::OutboundBounced,
+    ];
+
     /// Its name, as `email.processed`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -92,4 +105,15 @@ pub struct Event {
     /// The rest, in camelCase: `threadId`, `messageId`, `jobId`, `reason` and the like. Never a token,
     /// a body or a secret. At most 4 KiB of JSON.
     pub data: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Event {
+    /// What a subscriber is told: `{"type","timestamp","data"}`.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "type": self.kind.name(),
+            "timestamp": self.at.to_rfc3339(),
+            "data": self.data,
+        })
+    }
 }

@@ -13,7 +13,7 @@ use super::error::{ReadError, RecordError};
 use super::event::{Event, EventId};
 use super::fact::Fact;
 use super::frame::{self, Record};
-use super::job::{Enqueued, Job, JobRecord, JobState, OutboxLedger, Said, Suppression};
+use super::job::{Enqueued, Job, JobOutcome, JobRecord, JobState, OutboxLedger, Said, Suppression};
 use crate::clock::Timestamp;
 use crate::mail::address::Address;
 use crate::mail::outgoing::JobId;
@@ -65,6 +65,22 @@ impl Store {
             }),
             _ => Ok(Enqueued::New),
         }
+    }
+
+    /// Calls a job back. False if it is being sent, or is over.
+    ///
+    /// # Errors
+    /// `Full`, or `Dead`. Then nothing was promised.
+    pub async fn cancel(&self, job: JobId, at: Timestamp) -> Result<bool, RecordError> {
+        let found = self.job(job);
+        let waits =
+            |r: &JobRecord| matches!(r.state, JobState::Waiting { .. }) && r.begun_at.is_none();
+        if !found.as_ref().is_some_and(waits) {
+            return Ok(false);
+        }
+        let outcome = JobOutcome::Cancelled;
+        self.record(vec![Fact::Ended { job, outcome, at }]).await?;
+        Ok(true)
     }
 
     /// A job, if it is still known.

@@ -4,11 +4,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use postern::clock;
+use postern::http::admin::Admin;
 use postern::http::health::Health;
+use postern::http::keys::Keys;
 use postern::http::messages::{BASE, Embedded};
 use postern::http::metrics::register_ledger;
 use postern::http::router::{App, router};
 use postern::http::server::{ServerSettings, serve};
+use postern::http::stream::Listeners;
 use postern::objects::ObjectId;
 use postern::store::{Book, Store};
 use prometheus_client::registry::Registry;
@@ -21,9 +24,11 @@ use tokio::task::JoinHandle;
 
 use crate::bench::{Bench, KEY, mail, mailbox, objects_in, settings_in};
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// A running server over a store of its own.
 pub(crate) struct Server {
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     pub(crate) store: Store,
     book: Book,
     paused: Arc<Mutex<Vec<String>>>,
@@ -54,6 +59,8 @@ impl Server {
             messages: Some(Embedded::new(book.clone(), KEY)),
             webhooks: None,
             objects: Some(objects_in(folder.path())),
+            listeners: Some(Listeners::new(store.clone(), Keys::new([KEY]))),
+            admin: Some(Admin::new(store.clone(), Keys::new([KEY]), false, DAY)),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -27,6 +27,8 @@ mod descriptors;
 #[cfg(test)]
 mod dialogues;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod fake_api;
 #[cfg(test)]
 mod http;

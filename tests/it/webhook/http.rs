@@ -38,6 +38,8 @@ impl Served {
             messages: None,
             webhooks: Some(Arc::new(house.doors.clone())),
             objects: None,
+            listeners: None,
+            admin: None,
         };
         let (stop, stopped) = watch::channel(false);
         let router = router::router(app);

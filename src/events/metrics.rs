@@ -1,0 +1,61 @@
+//! Owns what is counted of telling the product.
+//!
+//! Does not serve it.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// Whose numbers these are, and of what outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Attempt {
+    pub(super) subscriber: String,
+    pub(super) outcome: &'static str,
+}
+
+/// Whose numbers these are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Whose {
+    pub(super) subscriber: String,
+}
+
+/// What is counted of telling the product.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    pub(super) attempts: Family<Attempt, Counter>,
+    pub(super) open: Family<Whose, Gauge>,
+}
+
+impl Metrics {
+    /// Registers them under `events_`.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("events");
+        registry.register(
+            "attempts",
+            "Requests to subscribers' webhooks, by how they ended",
+            self.attempts.clone(),
+        );
+        registry.register(
+            "open",
+            "Events a subscriber is still to be told",
+            self.open.clone(),
+        );
+    }
+
+    pub(super) fn attempt(&self, subscriber: &str, outcome: &'static str) {
+        let subscriber = subscriber.to_owned();
+        let attempt = Attempt {
+            subscriber,
+            outcome,
+        };
+        self.attempts.get_or_create(&attempt).inc();
+    }
+
+    pub(super) fn set_open(&self, subscriber: &str, open: usize) {
+        let subscriber = subscriber.to_owned();
+        let open = i64::try_from(open).unwrap_or(i64::MAX);
+        self.open.get_or_create(&Whose { subscriber }).set(open);
+    }
+}

@@ -1,0 +1,164 @@
+//! Owns the order in which a subscriber is told: one event of a thread at a time, the next when the last
+//! is done.
+//!
+//! Does not tell, and knows no clock.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::store::{Event, EventId};
+
+/// An event to be told.
+pub(super) type Told = (EventId, Arc<Event>);
+
+/// The events between the cursor and the newest one read.
+#[derive(Debug, Default)]
+pub(super) struct Order {
+    /// All events up to this one are done.
+    cursor: EventId,
+    /// The newest event that was taken in.
+    read: EventId,
+    /// Not done.
+    open: BTreeSet<EventId>,
+    /// Not begun, by thread, behind one that is being told.
+    behind: HashMap<String, VecDeque<Told>>,
+    /// May begin.
+    ready: VecDeque<Told>,
+}
+
+impl Order {
+    pub(super) fn new(cursor: EventId) -> Self {
+        Self {
+            cursor,
+            read: cursor,
+            ..Self::default()
+        }
+    }
+
+    /// The newest event that was taken in.
+    pub(super) const fn read(&self) -> EventId {
+        self.read
+    }
+
+    /// Events that are not done.
+    pub(super) fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// All events up to this one are done.
+    pub(super) fn cursor(&self) -> EventId {
+        match self.open.first() {
+            Some(EventId(first)) => EventId(first - 1).max(self.cursor),
+            None => self.read,
+        }
+    }
+
+    /// Takes the next event in; `wanted` says whether the subscriber is to hear of it.
+    pub(super) fn take(&mut self, (id, event): Told, wanted: bool) {
+        self.read = id;
+        if !wanted {
+            return;
+        }
+        self.open.insert(id);
+        match &event.thread_id {
+            Some(thread) => match self.behind.get_mut(thread) {
+                Some(behind) => behind.push_back((id, event)),
+                None => {
+                    self.behind.insert(thread.clone(), VecDeque::new());
+                    self.ready.push_back((id, event));
+                }
+            },
+            None => self.ready.push_back((id, event)),
+        }
+    }
+
+    /// The next event that may be told.
+    pub(super) fn next(&mut self) -> Option<Told> {
+        self.ready.pop_front()
+    }
+
+    /// An event was told or given up: the next of its thread may be.
+    pub(super) fn done(&mut self, id: EventId, event: &Event) {
+        self.open.remove(&id);
+        let Some(thread) = &event.thread_id else {
+            return;
+        };
+        let Some(behind) = self.behind.get_mut(thread) else {
+            return;
+        };
+        match behind.pop_front() {
+            Some(next) => self.ready.push_back(next),
+            None => {
+                self.behind.remove(thread);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::store::EventKind;
+
+    fn event(thread: Option<u8>) -> Arc<Event> {
+        Arc::new(Event {
+            kind: EventKind::Processed,
+            at: Timestamp::default(),
+            thread_id: thread.map(|t| t.to_string()),
+            data: serde_json::Map::new(),
+        })
+    }
+
+    proptest! {
+        /// Whatever ends first: within a thread the order holds, all is told once, and the cursor
+        /// never passes an event that is not done.
+        #[test]
+        fn threads_keep_their_order(
+            events in proptest::collection::vec((proptest::option::of(0u8..4), any::<bool>()), 0..40),
+            picks in proptest::collection::vec(any::<prop::sample::Index>(), 0..200),
+        ) {
+            let mut order = Order::new(EventId(10));
+            let mut wanted = Vec::new();
+            for (nth, (thread, is_wanted)) in events.iter().enumerate() {
+                let id = EventId(11 + 2 * nth as u64);
+                order.take((id, event(*thread)), *is_wanted);
+                if *is_wanted {
+                    wanted.push((id, thread.map(|t| t.to_string())));
+                }
+            }
+            let (mut flying, mut told) = (Vec::new(), Vec::new());
+            let mut picks = picks.into_iter();
+            loop {
+                while let Some(next) = order.next() {
+                    let thread = next.1.thread_id.clone();
+                    prop_assert!(thread.is_none()
+                        || flying.iter().all(|(_, e): &Told| e.thread_id != thread));
+                    flying.push(next);
+                }
+                if flying.is_empty() {
+                    break;
+                }
+                let at = picks.next().map_or(0, |pick| pick.index(flying.len()));
+                let (id, event) = flying.swap_remove(at);
+                prop_assert!(order.cursor() < id);
+                order.done(id, &event);
+                told.push((id, event.thread_id.clone()));
+            }
+            prop_assert_eq!(order.cursor(), order.read());
+            prop_assert_eq!(order.open(), 0);
+            prop_assert!(order.behind.is_empty());
+            for thread in wanted.iter().map(|(_, t)| t).filter(|t| t.is_some()) {
+                let of = |list: &[(EventId, Option<String>)]| -> Vec<EventId> {
+                    list.iter().filter(|(_, t)| t == thread).map(|(id, _)| *id).collect()
+                };
+                prop_assert_eq!(of(&wanted), of(&told));
+            }
+            told.sort();
+            wanted.sort();
+            prop_assert_eq!(wanted, told);
+        }
+    }
+}

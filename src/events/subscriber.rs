@@ -1,0 +1,245 @@
+//! Owns the loop of one subscriber: from the store's events to its webhook, and the cursor between.
+//!
+//! Does not make requests itself: that is `hook`.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{Id, JoinSet};
+use tokio::time;
+use tracing::{error, info, warn};
+
+use super::Metrics;
+use super::hook::{Heard, Hook};
+use super::order::{Order, Told};
+use crate::clock;
+use crate::retry::{self, Next, Outcome};
+use crate::store::{Event, EventId, EventKind, Fact, RecordError, Store};
+
+/// Events between the cursor and the newest one taken in. One that will not go through holds back as
+/// many of other threads, and no more memory than theirs.
+const OPEN_MAX: usize = 1000;
+/// Requests to one subscriber at a time.
+const CONCURRENCY: usize = 8;
+/// How often the cursor is kept, at most: what was told since is told again after a crash.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// Who is told, and how patiently.
+#[derive(Clone, Debug)]
+pub struct SubscriberSettings {
+    /// The name its cursor is kept under.
+    pub name: String,
+    /// What it wants to hear of; empty is everything.
+    pub kinds: Vec<EventKind>,
+    /// When a request is made again, and when an event is given up.
+    pub retry: retry::Settings,
+}
+
+impl SubscriberSettings {
+    /// One that wants everything, patient for three days.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            kinds: Vec::new(),
+            retry: retry::Settings {
+                wait_first: Duration::from_secs(1),
+                wait_max: Duration::from_secs(60 * 60),
+                max_age: Duration::from_secs(3 * 24 * 60 * 60),
+            },
+        }
+    }
+}
+
+/// Where a subscriber is told.
+#[derive(Debug)]
+pub enum Sink {
+    /// By its webhook.
+    Hook(Hook),
+    /// In the log: a line an event.
+    Log,
+}
+
+impl Sink {
+    async fn tell(&self, id: EventId, event: &Event) -> Heard {
+        match self {
+            Self::Hook(hook) => hook.tell(id, event, clock::now()).await,
+            Self::Log => {
+                let thread = event.thread_id.as_deref().unwrap_or_default();
+                let data = serde_json::Value::Object(event.data.clone());
+                info!(event = %id, kind = event.kind.name(), thread, %data, "happened");
+                Heard::Taken
+            }
+        }
+    }
+}
+
+/// One subscriber.
+#[derive(Debug)]
+pub struct Subscriber {
+    settings: SubscriberSettings,
+    sink: Sink,
+    store: Store,
+    metrics: Metrics,
+}
+
+impl Subscriber {
+    /// A subscriber that is told by `sink`.
+    pub const fn new(
+        settings: SubscriberSettings,
+        sink: Sink,
+        store: Store,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            settings,
+            sink,
+            store,
+            metrics,
+        }
+    }
+
+    /// Tells until `stop` is true. One that was never told anything begins with what happens now.
+    ///
+    /// # Errors
+    /// The store records nothing any more.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), RecordError> {
+        let mut newest = self.store.events();
+        let now = *newest.borrow_and_update();
+        let cursor = self.begin(now).await?;
+        let mut order = Order::new(cursor);
+        let this = Arc::new(self);
+        let slots = Arc::new(Semaphore::new(CONCURRENCY));
+        let mut telling = JoinSet::new();
+        let mut flying: HashMap<Id, Told> = HashMap::new();
+        let mut kept = cursor;
+        let mut stopped = pin!(async { drop(stop.wait_for(|stop| *stop).await) });
+        let mut keep = time::interval(KEEP_EVERY);
+        keep.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        loop {
+            this.take_in(&mut order);
+            while let Some(told) = order.next() {
+                let (this, slots, (id, event)) = (Arc::clone(&this), Arc::clone(&slots), told);
+                let flown = (id, Arc::clone(&event));
+                let task = telling.spawn(async move { this.tell(id, &event, &slots).await });
+                flying.insert(task.id(), flown);
+            }
+            let name = &this.settings.name;
+            this.metrics.set_open(name, order.open());
+            tokio::select! {
+                Ok(()) = newest.changed(), if order.open() < OPEN_MAX => {}
+                Some(ended) = telling.join_next_with_id(), if !telling.is_empty() => {
+                    let task = match ended {
+                        Ok((task, ())) => task,
+                        Err(error) => {
+                            error!(subscriber = name, "telling an event panicked; it is given up");
+                            error.id()
+                        }
+                    };
+                    if let Some((id, event)) = flying.remove(&task) {
+                        order.done(id, &event);
+                    }
+                }
+                _ = keep.tick() => kept = this.keep(kept, order.cursor()).await?,
+                () = &mut stopped => break,
+            }
+        }
+        telling.abort_all();
+        this.keep(kept, order.cursor()).await?;
+        Ok(())
+    }
+
+    /// Where to go on. A new subscriber's place is kept at once, so that nothing that happens from now
+    /// on passes it by.
+    async fn begin(&self, newest: EventId) -> Result<EventId, RecordError> {
+        let name = &self.settings.name;
+        let Some(cursor) = self.store.heard(name) else {
+            self.record(newest).await?;
+            return Ok(newest);
+        };
+        let oldest = self.store.oldest_event();
+        if let Some(oldest) = oldest.filter(|oldest| cursor < *oldest) {
+            info!(subscriber = name, %cursor, %oldest, "events no longer kept may be missed");
+        }
+        Ok(cursor)
+    }
+
+    /// Takes in what happened, as far as there is room.
+    fn take_in(&self, order: &mut Order) {
+        const COUNT: usize = 100;
+        while order.open() < OPEN_MAX {
+            let events = self.store.events_after(order.read(), COUNT);
+            let last = events.len() < COUNT;
+            for told in events {
+                let kinds = &self.settings.kinds;
+                let wanted = kinds.is_empty() || kinds.contains(&told.1.kind);
+                order.take(told, wanted);
+            }
+            if last {
+                return;
+            }
+        }
+    }
+
+    /// Tells one event, as often as it takes.
+    async fn tell(&self, id: EventId, event: &Event, slots: &Semaphore) {
+        let name = &self.settings.name;
+        for attempts in 1.. {
+            let heard = {
+                let Ok(_slot) = slots.acquire().await else {
+                    return;
+                };
+                self.sink.tell(id, event).await
+            };
+            let Heard::Again { reason, wish } = heard else {
+                self.metrics.attempt(name, "taken");
+                return;
+            };
+            self.metrics.attempt(name, "again");
+            let age = clock::now().since(event.at);
+            let outcome = Outcome::Passing { wish };
+            let next = retry::next(&self.settings.retry, outcome, attempts, age, random());
+            match next {
+                Next::Again { after } => {
+                    let (kind, wait) = (event.kind.name(), after.as_millis());
+                    warn!(subscriber = name, event = %id, kind, attempts, wait, %reason, "not told yet");
+                    time::sleep(after).await;
+                }
+                Next::Park { .. } => {
+                    self.metrics.attempt(name, "given_up");
+                    let kind = event.kind.name();
+                    error!(subscriber = name, event = %id, kind, attempts, %reason, "given up: not told");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn keep(&self, kept: EventId, cursor: EventId) -> Result<EventId, RecordError> {
+        if cursor <= kept {
+            return Ok(kept);
+        }
+        self.record(cursor).await?;
+        Ok(cursor)
+    }
+
+    /// A full disk only means that more is told again after a crash.
+    async fn record(&self, event: EventId) -> Result<(), RecordError> {
+        let fact = Fact::Heard {
+            subscriber: self.settings.name.clone(),
+            event,
+            at: clock::now(),
+        };
+        match self.store.record(vec![fact]).await {
+            Ok(()) | Err(RecordError::Full) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Any number; none if the system has none to give, which only makes subscribers wait alike.
+fn random() -> u64 {
+    getrandom::u64().unwrap_or_default()
+}

@@ -1,0 +1,350 @@
+//! Owns the pages for people: what is on its way out, what came of it, and the mail as it looks.
+//!
+//! Does not compose or send; a person's word (try again, call back) goes to the store.
+//!
+//! Every page is behind a password (a key of the API, with any name); in development also open to
+//! whoever is on this machine and calls it by a name of this machine. Words of strangers are escaped by the
+//! templates, and a mail's HTML is shown in a frame without scripts, forms, origin or network.
+
+mod pages;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::routing;
+use serde::Deserialize;
+
+use super::error::Fault;
+use super::keys::Keys;
+use super::router::{App, Route};
+use super::server::Peer;
+use crate::clock;
+use crate::mail::outgoing::JobId;
+use crate::mail::view::View;
+use crate::store::{Fact, JobRecord, JobState, Store};
+use pages::Pages;
+
+/// Jobs on one page.
+const PAGE_COUNT: usize = 50;
+
+/// What the pages are made from.
+#[derive(Clone)]
+pub struct Admin {
+    store: Store,
+    keys: Keys,
+    /// Whoever is on this machine needs no password.
+    open: bool,
+    /// How long a job is tried that a person has tried again.
+    age_max: Duration,
+    pages: Arc<Pages>,
+}
+
+impl Admin {
+    /// Pages over this store for whoever has one of the keys, and, if `open`, for whoever is on this
+    /// machine. A job that is tried again is given up after `age_max`.
+    pub fn new(store: Store, keys: Keys, open: bool, age_max: Duration) -> Self {
+        Self {
+            store,
+            keys,
+            open,
+            age_max,
+            pages: Arc::new(Pages::new()),
+        }
+    }
+
+    fn admits(&self, request: &Request) -> bool {
+        let headers = request.headers();
+        let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0);
+        // The name keeps a stranger's page from reaching us through a name of his own that leads here.
+        let near = self.open && peer.is_some_and(|ip| ip.is_loopback()) && names_loopback(headers);
+        near || self.keys.admits_password(headers)
+    }
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").finish_non_exhaustive()
+    }
+}
+
+pub(super) fn routes() -> Vec<Route<App>> {
+    let row = |method, path, call| Route::new(method, path, call);
+    vec![
+        row(
+            Method::GET,
+            "/admin",
+            routing::get(|| async { Redirect::to("/admin/outbox") }),
+        ),
+        row(Method::GET, "/admin/outbox", routing::get(list)),
+        row(Method::GET, "/admin/outbox/{id}", routing::get(show)),
+        row(Method::GET, "/admin/outbox/{id}/html", routing::get(html)),
+        row(
+            Method::GET,
+            "/admin/outbox/{id}/mail.eml",
+            routing::get(source),
+        ),
+        row(
+            Method::POST,
+            "/admin/outbox/{id}/retry",
+            routing::post(retry),
+        ),
+        row(
+            Method::POST,
+            "/admin/outbox/{id}/cancel",
+            routing::post(cancel),
+        ),
+    ]
+}
+
+/// Asks for the password before anything is looked at, and lets changes only come from a page of ours.
+pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
+    let admin = app.admin.as_ref();
+    if !admin.is_some_and(|admin| admin.admits(&request)) {
+        let mut response = Fault::unauthorized().into_response();
+        let ask = HeaderValue::from_static("Basic realm=\"Postern\", charset=\"UTF-8\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, ask);
+        return response;
+    }
+    if *request.method() != Method::GET && !is_own(request.headers()) {
+        let message = "changes are made from the pages themselves";
+        return Fault::new(StatusCode::FORBIDDEN, "foreign", message).into_response();
+    }
+    let mut response = next.run(request).await;
+    let policy = HeaderValue::from_static(
+        "default-src 'none'; style-src 'unsafe-inline'; frame-src 'self'; form-action 'self'; \
+         base-uri 'none'; frame-ancestors 'none'",
+    );
+    let headers = response.headers_mut();
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(policy);
+    response
+}
+
+pub(super) fn guarded(app: &App) -> axum::Router<App> {
+    let mut router = axum::Router::new();
+    for route in routes() {
+        router = router.route(route.path, route.call);
+    }
+    router.route_layer(middleware::from_fn_with_state(app.clone(), guard))
+}
+
+/// What a list shows.
+#[derive(Debug, Default, Deserialize)]
+struct Wish {
+    state: Option<String>,
+    after: Option<String>,
+}
+
+async fn list(
+    State(app): State<App>,
+    wish: Result<Query<Wish>, QueryRejection>,
+) -> Result<Response, Fault> {
+    let admin = admin(&app)?;
+    let Query(wish) = wish.map_err(|_| Fault::request("query: not understood"))?;
+    let after = wish.after.as_deref().map(parse_id).transpose()?;
+    let state = wish.state.as_deref().unwrap_or("all");
+    let wanted = |found: &JobState| state == "all" || state == state_name(found);
+    let jobs = admin.store.jobs(wanted, after, PAGE_COUNT);
+    page(
+        admin
+            .pages
+            .list(state, &jobs, admin.store.outbox(), PAGE_COUNT),
+    )
+}
+
+async fn show(
+    State(app): State<App>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, Fault> {
+    let admin = admin(&app)?;
+    let record = record(admin, id)?;
+    let view = admin.store.job_mail(record.job.id).ok();
+    let view = view.map(|mail| View::parse(&mail));
+    page(admin.pages.job(&record, view.as_ref()))
+}
+
+async fn html(
+    State(app): State<App>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, Fault> {
+    let admin = admin(&app)?;
+    let record = record(admin, id)?;
+    let mail = admin.store.job_mail(record.job.id);
+    let mail = mail.map_err(|_| Fault::absent("mail"))?;
+    let html = View::parse(&mail)
+        .html
+        .ok_or_else(|| Fault::absent("HTML"))?;
+    let policy = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
+                  frame-ancestors 'self'";
+    let fields = [
+        (header::CONTENT_SECURITY_POLICY, policy),
+        (header::X_FRAME_OPTIONS, "SAMEORIGIN"),
+    ];
+    Ok((fields, Html(html)).into_response())
+}
+
+async fn source(
+    State(app): State<App>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, Fault> {
+    let admin = admin(&app)?;
+    let record = record(admin, id)?;
+    let mail = admin.store.job_mail(record.job.id);
+    let mail = mail.map_err(|_| Fault::absent("mail"))?;
+    let fields = [
+        (header::CONTENT_TYPE, "message/rfc822"),
+        (
+            header::CONTENT_DISPOSITION,
+            "attachment; filename=\"mail.eml\"",
+        ),
+    ];
+    Ok((fields, mail).into_response())
+}
+
+async fn retry(
+    State(app): State<App>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Redirect, Fault> {
+    let admin = admin(&app)?;
+    let job = record(admin, id)?.job.id;
+    let at = clock::now();
+    let ends_at = at.plus(admin.age_max);
+    let fact = Fact::Retried { job, at, ends_at };
+    admin.store.record(vec![fact]).await?;
+    Ok(Redirect::to(&format!("/admin/outbox/{job}")))
+}
+
+async fn cancel(
+    State(app): State<App>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Redirect, Fault> {
+    let admin = admin(&app)?;
+    let job = record(admin, id)?.job.id;
+    if !admin.store.cancel(job, clock::now()).await? {
+        return Err(Fault::state("the job is being sent, or is over"));
+    }
+    Ok(Redirect::to(&format!("/admin/outbox/{job}")))
+}
+
+fn admin(app: &App) -> Result<&Admin, Fault> {
+    app.admin.as_ref().ok_or_else(|| Fault::absent("path"))
+}
+
+fn record(admin: &Admin, id: Result<Path<String>, PathRejection>) -> Result<JobRecord, Fault> {
+    let Path(id) = id.map_err(|_| Fault::absent("job"))?;
+    let found = admin.store.job(parse_id(&id)?);
+    found.ok_or_else(|| Fault::absent("job"))
+}
+
+fn parse_id(text: &str) -> Result<JobId, Fault> {
+    text.parse().map_err(|_| Fault::absent("job"))
+}
+
+fn page(rendered: Result<String, pages::PageError>) -> Result<Response, Fault> {
+    rendered
+        .map(|text| Html(text).into_response())
+        .map_err(|error| {
+            tracing::error!(%error, "a page cannot be made");
+            let message = "the page cannot be made; the log says why";
+            Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+        })
+}
+
+/// The word for a job's state.
+fn state_name(state: &JobState) -> &'static str {
+    match state {
+        JobState::Waiting { .. } => "waiting",
+        JobState::Sent => "sent",
+        JobState::Captured => "captured",
+        JobState::Failed { .. } => "failed",
+        JobState::Cancelled => "cancelled",
+        JobState::Bounced { .. } => "bounced",
+    }
+}
+
+/// Does the request call us by an address or name of this machine?
+fn names_loopback(headers: &HeaderMap) -> bool {
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let name = host.map(|host| {
+        host.rsplit_once(':').map_or(host, |(name, port)| {
+            if port.bytes().all(|b| b.is_ascii_digit()) {
+                name
+            } else {
+                host
+            }
+        })
+    });
+    matches!(name, Some("localhost" | "127.0.0.1" | "[::1]"))
+}
+
+/// Does the request come from a page of ours, as its browser says?
+fn is_own(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let Some(host) = text(header::HOST) else {
+        return false;
+    };
+    match text(header::ORIGIN) {
+        Some(origin) => origin
+            .split_once("://")
+            .is_some_and(|(_, name)| name == host),
+        // A browser sends Origin with every such request: this is a program, with the password.
+        None => text(header::HeaderName::from_static("sec-fetch-site")).is_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let field = |(name, value): &(&'static str, &str)| {
+            let name = header::HeaderName::from_static(name);
+            (name, HeaderValue::from_str(value).unwrap())
+        };
+        fields.iter().map(field).collect()
+    }
+
+    #[test]
+    fn only_names_of_this_machine_are_near() {
+        for near in [
+            "localhost",
+            "localhost:8080",
+            "127.0.0.1:8080",
+            "[::1]:8080",
+            "[::1]",
+        ] {
+            assert!(names_loopback(&headers(&[("host", near)])), "{near}");
+        }
+        for far in [
+            "",
+            "mail.example",
+            "127.0.0.1.evil.example:80",
+            "localhost.evil.example",
+        ] {
+            assert!(!names_loopback(&headers(&[("host", far)])), "{far}");
+        }
+    }
+
+    #[test]
+    fn changes_come_from_our_own_pages() {
+        let host = ("host", "mail.example:8080");
+        assert!(is_own(&headers(&[
+            host,
+            ("origin", "http://mail.example:8080")
+        ])));
+        assert!(is_own(&headers(&[host])));
+        for foreign in ["http://evil.example", "null", "", "http://mail.example"] {
+            assert!(!is_own(&headers(&[host, ("origin", foreign)])), "{foreign}");
+        }
+        assert!(!is_own(&headers(&[host, ("sec-fetch-site", "cross-site")])));
+    }
+}

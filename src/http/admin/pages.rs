@@ -1,0 +1,262 @@
+//! Owns what the pages show, as plain values for their templates.
+//!
+//! Does not look anything up.
+
+use minijinja::value::{Serde, Value};
+use minijinja::{AutoEscape, Environment, context};
+use serde::Serialize;
+use thiserror::Error;
+
+use super::state_name;
+use crate::mail::view::View;
+use crate::store::{JobRecord, JobState, OutboxLedger, Trial};
+
+/// Characters of a mail's text that a page shows.
+const TEXT_CHARS_MAX: usize = 20_000;
+
+/// The pages' templates.
+pub(super) struct Pages(Environment<'static>);
+
+/// A template cannot be filled in.
+#[derive(Debug, Error)]
+#[error("template")]
+pub(super) struct PageError(#[from] minijinja::Error);
+
+impl Pages {
+    #[expect(
+        clippy::expect_used,
+        reason = "the templates are compiled in, and a test fills each of them in"
+    )]
+    pub(super) fn new() -> Self {
+        let mut templates = Environment::new();
+        templates.set_auto_escape_callback(|_| AutoEscape::Html);
+        for (name, source) in [
+            ("frame", include_str!("frame.html.jinja")),
+            ("list", include_str!("list.html.jinja")),
+            ("job", include_str!("job.html.jinja")),
+        ] {
+            let added = templates.add_template(name, source);
+            added.expect("a template of ours is a template");
+        }
+        Self(templates)
+    }
+
+    pub(super) fn list(
+        &self,
+        state: &str,
+        jobs: &[JobRecord],
+        ledger: OutboxLedger,
+        full: usize,
+    ) -> Result<String, PageError> {
+        let rows: Vec<Row> = jobs.iter().map(Row::of).collect();
+        let next = (rows.len() == full).then(|| rows.last().map(|row| row.id.clone()));
+        let states = vec![
+            "all",
+            "waiting",
+            "captured",
+            "sent",
+            "failed",
+            "bounced",
+            "cancelled",
+        ];
+        let (rows, ledger) = (Value::from(Serde(rows)), Value::from(Serde(ledger)));
+        let filled = context! { state, states, rows, ledger, next => next.flatten() };
+        Ok(self.0.get_template("list")?.render(filled)?)
+    }
+
+    pub(super) fn job(&self, record: &JobRecord, view: Option<&View>) -> Result<String, PageError> {
+        let history: Vec<Line<'_>> = record.history.iter().map(Line::of).collect();
+        let mail = view.map(Mail::of);
+        let job = Row::of(record);
+        let filled = context! {
+            job => Serde(job),
+            history => Serde(history),
+            mail => Serde(mail),
+        };
+        Ok(self.0.get_template("job")?.render(filled)?)
+    }
+}
+
+/// A job as a page shows it.
+#[derive(Serialize)]
+struct Row {
+    id: String,
+    state: &'static str,
+    reason: Option<String>,
+    due: Option<String>,
+    recipient: String,
+    subject: String,
+    thread: Option<String>,
+    message: Option<String>,
+    message_id: String,
+    made: String,
+    attempts: u32,
+}
+
+impl Row {
+    fn of(record: &JobRecord) -> Self {
+        let (job, mut reason, mut due) = (&record.job, None, None);
+        match &record.state {
+            JobState::Waiting { due_at } => due = Some(due_at.to_rfc3339()),
+            JobState::Failed { reason: why } | JobState::Bounced { reason: why } => {
+                reason = Some(why.clone());
+            }
+            JobState::Sent | JobState::Captured | JobState::Cancelled => {}
+        }
+        Self {
+            id: job.id.to_string(),
+            state: state_name(&record.state),
+            reason,
+            due,
+            recipient: job.recipient.to_string(),
+            subject: job.subject.clone(),
+            thread: job.thread_id.clone(),
+            message: job.product_message_id.clone(),
+            message_id: job.message_id.clone(),
+            made: job.made_at.to_rfc3339(),
+            attempts: record.attempts,
+        }
+    }
+}
+
+/// A line of a job's history.
+#[derive(Serialize)]
+struct Line<'r> {
+    at: String,
+    what: &'r str,
+    relay: Option<&'r str>,
+    reply: &'r str,
+}
+
+impl<'r> Line<'r> {
+    fn of(trial: &'r Trial) -> Self {
+        Self {
+            at: trial.at.to_rfc3339(),
+            what: &trial.what,
+            relay: trial.relay.as_deref(),
+            reply: &trial.reply,
+        }
+    }
+}
+
+/// The mail of a job.
+#[derive(Serialize)]
+struct Mail<'v> {
+    fields: Vec<(&'v str, &'v str)>,
+    text: String,
+    html: bool,
+    attachments: Vec<(String, usize)>,
+}
+
+impl<'v> Mail<'v> {
+    fn of(view: &'v View) -> Self {
+        let field = |name: &'static str| view.header.header(name).map(|value| (name, value));
+        let names = [
+            "From",
+            "Reply-To",
+            "To",
+            "Cc",
+            "Subject",
+            "Date",
+            "Message-ID",
+            "In-Reply-To",
+            "References",
+            "Auto-Submitted",
+        ];
+        let text = view.text.as_deref().unwrap_or_default();
+        let file = |file: &crate::mail::view::Attachment| {
+            let name = file.filename.clone();
+            (name.unwrap_or_else(|| "(no name)".to_owned()), file.size)
+        };
+        Self {
+            fields: names.into_iter().filter_map(field).collect(),
+            text: text.chars().take(TEXT_CHARS_MAX).collect(),
+            html: view.html.is_some(),
+            attachments: view.attachments.iter().map(file).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::mail::address::Address;
+    use crate::mail::outgoing::JobId;
+    use crate::store::Job;
+
+    const HOSTILE: &str = "<img src=x onerror=alert(1)>\"'&{{ 7 * 7 }}";
+
+    fn record(state: JobState) -> JobRecord {
+        let at = Timestamp::from_secs(1_700_000_000);
+        JobRecord {
+            job: Job {
+                id: JobId([7; 16]),
+                route: "default".to_owned(),
+                thread_id: Some(HOSTILE.to_owned()),
+                product_message_id: Some(HOSTILE.to_owned()),
+                message_id: "<a@b.example>".to_owned(),
+                recipient: Address::parse("jane@example.net").unwrap(),
+                return_path: None,
+                subject: HOSTILE.to_owned(),
+                key: [1; 16],
+                content: [2; 16],
+                made_at: at,
+                ends_at: at,
+            },
+            state,
+            begun_at: None,
+            attempts: 2,
+            history: vec![Trial {
+                at,
+                what: "deferred".to_owned(),
+                relay: Some("relay.example:25".to_owned()),
+                reply: HOSTILE.to_owned(),
+            }],
+        }
+    }
+
+    #[test]
+    fn words_of_strangers_are_shown_as_words() {
+        let pages = Pages::new();
+        let reason = HOSTILE.to_owned();
+        let record = record(JobState::Failed { reason });
+        let mail = Bytes::from(format!("Subject: {HOSTILE}\r\n\r\n{HOSTILE}\r\n"));
+        let view = View::parse(&mail);
+        let list = pages.list(
+            "all",
+            std::slice::from_ref(&record),
+            OutboxLedger::default(),
+            1,
+        );
+        for page in [list.unwrap(), pages.job(&record, Some(&view)).unwrap()] {
+            assert!(!page.contains("<img"), "{page}");
+            assert!(page.contains("&lt;img src=x"), "{page}");
+            assert!(page.contains("{{ 7 * 7 }}"), "{page}");
+        }
+    }
+
+    #[test]
+    fn a_page_for_every_state() {
+        let pages = Pages::new();
+        let due_at = Timestamp::from_secs(1_700_000_000);
+        let reason = "gone".to_owned();
+        for state in [
+            JobState::Waiting { due_at },
+            JobState::Sent,
+            JobState::Captured,
+            JobState::Cancelled,
+            JobState::Bounced { reason },
+        ] {
+            let word = state_name(&state);
+            let page = pages.job(&record(state), None).unwrap();
+            assert!(page.contains(&format!("class=\"state {word}\"")), "{page}");
+        }
+        let empty = pages
+            .list("failed", &[], OutboxLedger::default(), 50)
+            .unwrap();
+        assert!(empty.contains("Nothing here"), "{empty}");
+    }
+}

@@ -1,0 +1,97 @@
+//! Owns the keys callers show, and their comparison in constant time.
+//!
+//! Does not say what a key opens.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, header};
+use data_encoding::BASE64;
+use sha2::{Digest as _, Sha256};
+use subtle::{Choice, ConstantTimeEq as _};
+
+/// Keys of which any opens. Never printed.
+#[derive(Clone)]
+pub struct Keys(Arc<[[u8; 32]]>);
+
+impl Keys {
+    /// These keys; an empty one opens nothing.
+    pub fn new<'k>(keys: impl IntoIterator<Item = &'k str>) -> Self {
+        let keys = keys.into_iter().filter(|key| !key.is_empty());
+        Self(keys.map(|key| Sha256::digest(key).into()).collect())
+    }
+
+    /// Shows the request one of them, as `Authorization: Bearer`?
+    pub(super) fn admits_bearer(&self, headers: &HeaderMap) -> bool {
+        credentials(headers, "bearer").is_some_and(|key| self.has(key.as_bytes()))
+    }
+
+    /// Shows the request one of them as the password of `Authorization: Basic`, whatever the name?
+    pub(super) fn admits_password(&self, headers: &HeaderMap) -> bool {
+        let Some(pair) = credentials(headers, "basic") else {
+            return false;
+        };
+        let Ok(pair) = BASE64.decode(pair.as_bytes()) else {
+            return false;
+        };
+        let colon = pair.iter().position(|byte| *byte == b':');
+        colon.is_some_and(|at| self.has(&pair[at + 1..]))
+    }
+
+    /// Hashes are compared, so that neither content nor length of a key shows in the time taken.
+    fn has(&self, shown: &[u8]) -> bool {
+        let shown: [u8; 32] = Sha256::digest(shown).into();
+        let any = |found: Choice, key: &[u8; 32]| found | key.ct_eq(&shown);
+        bool::from(self.0.iter().fold(Choice::from(0), any))
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Keys({})", self.0.len())
+    }
+}
+
+fn credentials<'h>(headers: &'h HeaderMap, wanted: &str) -> Option<&'h str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, rest) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case(wanted).then_some(rest.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn headers(value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap())])
+    }
+
+    #[test]
+    fn only_the_keys_open() {
+        let keys = Keys::new(["first-key", "second-key", ""]);
+        for good in ["Bearer first-key", "bearer second-key"] {
+            assert!(keys.admits_bearer(&headers(good)), "{good}");
+        }
+        for bad in [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Bearer first-ke",
+            "Basic first-key",
+            "first-key",
+        ] {
+            assert!(!keys.admits_bearer(&headers(bad)), "{bad}");
+        }
+        let basic = |pair: &str| format!("Basic {}", BASE64.encode(pair.as_bytes()));
+        for good in ["admin:first-key", ":second-key"] {
+            assert!(keys.admits_password(&headers(&basic(good))), "{good}");
+        }
+        for bad in ["first-key", "first-key:", "a:", "a:b:first-key"] {
+            assert!(!keys.admits_password(&headers(&basic(bad))), "{bad}");
+        }
+        assert!(!keys.admits_bearer(&HeaderMap::new()));
+        assert!(!format!("{keys:?}").contains("first"));
+    }
+}

@@ -1,0 +1,349 @@
+//! Telling the product what happened: webhooks and the stream, over real sockets and a real store.
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use data_encoding::BASE64;
+use hmac::{Hmac, Mac};
+use postern::clock;
+use postern::events::{Hook, HookSettings, Metrics, Signer, Sink, Subscriber, SubscriberSettings};
+use postern::retry;
+use postern::store::{Event, EventId, EventKind, Fact, Store};
+use reqwest::Client;
+use serde_json::Value;
+use sha2::Sha256;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time;
+
+use crate::bench::{KEY, settings_in};
+use crate::http::Server;
+
+const SECRET: &[u8] = b"a secret of test hooks, 32 octets";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn event(kind: EventKind, thread: &str, n: u64) -> Fact {
+    let mut data = serde_json::Map::new();
+    data.insert("threadId".to_owned(), thread.into());
+    data.insert("n".to_owned(), n.into());
+    Fact::Happened(Event {
+        kind,
+        at: clock::now(),
+        thread_id: Some(thread.to_owned()),
+        data,
+    })
+}
+
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let waited = async {
+        while !done() {
+            time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    time::timeout(PATIENCE, waited)
+        .await
+        .unwrap_or_else(|_| panic!("{what}"));
+}
+
+/// The status of the answer to what is told.
+trait Plan: FnMut(&Value) -> u16 + Send {}
+
+impl<F: FnMut(&Value) -> u16 + Send> Plan for F {}
+
+/// A subscriber's webhook: it remembers what it was told, and says what `plan` wants.
+#[derive(Clone)]
+struct Ear {
+    heard: Arc<Mutex<Vec<(String, Value)>>>,
+    plan: Arc<Mutex<Box<dyn Plan>>>,
+}
+
+impl Ear {
+    async fn listen(plan: impl FnMut(&Value) -> u16 + Send + 'static) -> (Self, SocketAddr) {
+        let ear = Self {
+            heard: Arc::default(),
+            plan: Arc::new(Mutex::new(Box::new(plan))),
+        };
+        let router = Router::new()
+            .route("/hook", post(Self::hear))
+            .with_state(ear.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        (ear, address)
+    }
+
+    async fn hear(State(ear): State<Self>, headers: HeaderMap, body: Bytes) -> StatusCode {
+        let field = |name: &str| headers[name].to_str().unwrap().to_owned();
+        let (id, at) = (field("webhook-id"), field("webhook-timestamp"));
+        let mut mac = Hmac::<Sha256>::new_from_slice(SECRET).unwrap();
+        mac.update(format!("{id}.{at}.").as_bytes());
+        mac.update(&body);
+        let expected = format!("v1,{}", BASE64.encode(&mac.finalize().into_bytes()));
+        assert_eq!(field("webhook-signature"), expected);
+        assert!(at.parse::<u64>().unwrap().abs_diff(clock::now().as_secs()) < 300);
+        let told: Value = serde_json::from_slice(&body).unwrap();
+        let status = (ear.plan.lock().unwrap())(&told);
+        if status == 200 {
+            ear.heard.lock().unwrap().push((id, told));
+        }
+        StatusCode::from_u16(status).unwrap()
+    }
+
+    fn heard(&self) -> Vec<(String, Value)> {
+        self.heard.lock().unwrap().clone()
+    }
+}
+
+fn subscribe(store: &Store, address: SocketAddr) -> (watch::Sender<bool>, JoinHandle<()>) {
+    let key = format!("whsec_{}", BASE64.encode(SECRET));
+    let hook = Hook::new(HookSettings {
+        url: format!("http://{address}/hook"),
+        signers: vec![Signer::parse(&key).unwrap()],
+        timeout: Duration::from_secs(10),
+    });
+    let settings = SubscriberSettings {
+        retry: retry::Settings {
+            wait_first: Duration::from_millis(10),
+            wait_max: Duration::from_millis(50),
+            max_age: Duration::from_secs(600),
+        },
+        ..SubscriberSettings::new("test")
+    };
+    let sink = Sink::Hook(hook.unwrap());
+    let subscriber = Subscriber::new(settings, sink, store.clone(), Metrics::default());
+    let (stop, stopped) = watch::channel(false);
+    let run = tokio::spawn(async move { subscriber.run(stopped).await.unwrap() });
+    (stop, run)
+}
+
+fn in_order(heard: &[(String, Value)]) {
+    let mut last: HashMap<String, u64> = HashMap::new();
+    for (_, told) in heard {
+        let data = &told["data"];
+        let thread = data["threadId"].as_str().unwrap().to_owned();
+        let n = data["n"].as_u64().unwrap();
+        let before = last.insert(thread, n);
+        assert!(before.is_none_or(|before| before < n), "{heard:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_hears_all_in_order_though_it_fails_now_and_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(settings_in(folder.path()), clock::now()).unwrap();
+    let mut calls = 0;
+    let (ear, address) = Ear::listen(move |_| {
+        calls += 1;
+        if calls % 3 == 0 { 503 } else { 200 }
+    })
+    .await;
+    let (stop, run) = subscribe(&store, address);
+    until("the first place is kept", || store.heard("test").is_some()).await;
+    for n in 0..60 {
+        let thread = format!("thread-{}", n % 5);
+        let fact = event(EventKind::Processed, &thread, n);
+        store.record(vec![fact]).await.unwrap();
+    }
+    until("all is told", || ear.heard().len() == 60).await;
+    in_order(&ear.heard());
+    let newest = *store.events().borrow();
+    until("the cursor follows", || store.heard("test") == Some(newest)).await;
+    stop.send_replace(true);
+    run.await.unwrap();
+    let heard = ear.heard();
+    let told = &heard[0].1;
+    assert_eq!(told["type"], "email.processed");
+    assert!(told["timestamp"].as_str().unwrap().ends_with('Z'), "{told}");
+}
+
+#[tokio::test]
+async fn one_thread_that_will_not_go_through_holds_back_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(settings_in(folder.path()), clock::now()).unwrap();
+    let stuck = Arc::new(Mutex::new(true));
+    let still = Arc::clone(&stuck);
+    let (ear, address) = Ear::listen(move |told| {
+        let is_stuck = *still.lock().unwrap() && told["data"]["threadId"] == "stuck";
+        if is_stuck { 400 } else { 200 }
+    })
+    .await;
+    let (stop, run) = subscribe(&store, address);
+    until("the first place is kept", || store.heard("test").is_some()).await;
+    for n in 0..20 {
+        let thread = if n % 2 == 0 { "stuck" } else { "free" };
+        let fact = event(EventKind::OutboundSent, thread, n);
+        store.record(vec![fact]).await.unwrap();
+    }
+    until("the others are told", || ear.heard().len() == 10).await;
+    // What is told beyond the cursor is told again after a stop, what is before it never.
+    let cursor = store.heard("test").unwrap();
+    stop.send_replace(true);
+    run.await.unwrap();
+    assert!(store.heard("test").unwrap() >= cursor);
+    *stuck.lock().unwrap() = false;
+    let (stop, run) = subscribe(&store, address);
+    let whole = |ear: &Ear| {
+        let mut told: Vec<u64> = ear
+            .heard()
+            .iter()
+            .map(|(_, t)| t["data"]["n"].as_u64().unwrap())
+            .collect();
+        told.sort_unstable();
+        told.dedup();
+        told.len() == 20
+    };
+    until("all is told", || whole(&ear)).await;
+    stop.send_replace(true);
+    run.await.unwrap();
+    // The same event has the same id each time.
+    let mut ids: HashMap<u64, String> = HashMap::new();
+    for (id, told) in ear.heard() {
+        let n = told["data"]["n"].as_u64().unwrap();
+        assert_eq!(*ids.entry(n).or_insert_with(|| id.clone()), id);
+    }
+}
+
+/// Reads a stream until it has `count` events: their ids, names and data.
+async fn listen(server: &Server, after: Option<EventId>, count: usize) -> Vec<[String; 3]> {
+    let client = Client::builder().no_proxy().build().unwrap();
+    let mut request = client
+        .get(format!("http://{}/gateway/events", server.address))
+        .bearer_auth(KEY);
+    if let Some(after) = after {
+        request = request.header("last-event-id", after.to_string());
+    }
+    let mut response = request.send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut text = String::new();
+    let read = async {
+        while text.matches("\n\n").count() < count {
+            let chunk = response.chunk().await.unwrap().expect("the stream goes on");
+            text.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+    };
+    time::timeout(PATIENCE, read).await.expect("events come");
+    let field = |block: &str, name: &str| {
+        let line = block.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    let blocks = text.split("\n\n").filter(|block| block.contains("data:"));
+    blocks
+        .map(|block| ["id:", "event:", "data:"].map(|name| field(block, name)))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_where_the_listener_was() {
+    let server = Server::start().await;
+    for n in 0..150 {
+        let fact = event(EventKind::MessageCreated, "t", n);
+        server.store.record(vec![fact]).await.unwrap();
+    }
+    let all = listen(&server, Some(EventId(0)), 150).await;
+    assert_eq!(all.len(), 150);
+    let [id, name, data] = &all[99];
+    assert_eq!(name, "email.message.created");
+    let told: Value = serde_json::from_str(data).unwrap();
+    assert_eq!(told["data"]["n"], 99);
+    let rest = listen(&server, Some(id.parse().unwrap()), 50).await;
+    assert_eq!(rest, all[100..]);
+
+    // Without an id, what happens from now on.
+    let store = server.store.clone();
+    let later = tokio::spawn(async move {
+        for n in 150.. {
+            time::sleep(Duration::from_millis(20)).await;
+            let fact = event(EventKind::Parked, "t", n);
+            if store.record(vec![fact]).await.is_err() {
+                return;
+            }
+        }
+    });
+    let fresh = listen(&server, None, 2).await;
+    assert!(
+        fresh.iter().all(|[_, name, _]| name == "email.parked"),
+        "{fresh:?}"
+    );
+    later.abort();
+}
+
+#[tokio::test]
+async fn a_stream_needs_the_key_and_an_id_that_is_one() {
+    let server = Server::start().await;
+    let client = Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{}/gateway/events", server.address);
+    for key in ["", "another key"] {
+        let status = client.get(&url).bearer_auth(key).send().await.unwrap();
+        assert_eq!(status.status(), 401, "{key}");
+    }
+    for id in ["x", "-1", "1.5", "99999999999999999999999"] {
+        let request = client
+            .get(&url)
+            .bearer_auth(KEY)
+            .header("last-event-id", id);
+        assert_eq!(request.send().await.unwrap().status(), 400, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn listeners_are_bounded() {
+    let server = Server::start().await;
+    let client = Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{}/gateway/events", server.address);
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        let response = client.get(&url).bearer_auth(KEY).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        open.push(response);
+    }
+    let refused = client.get(&url).bearer_auth(KEY).send().await.unwrap();
+    assert_eq!(refused.status(), 503);
+    assert!(refused.headers().contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn pages_are_behind_the_password() {
+    let server = Server::start().await;
+    let client = Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{}/admin/outbox", server.address);
+    let refused = client.get(&url).send().await.unwrap();
+    assert_eq!(refused.status(), 401);
+    let asks = refused.headers()["www-authenticate"].to_str().unwrap();
+    assert!(asks.starts_with("Basic "), "{asks}");
+    let wrong = client.get(&url).basic_auth("admin", Some("wrong"));
+    assert_eq!(wrong.send().await.unwrap().status(), 401);
+    let page = client
+        .get(&url)
+        .basic_auth("admin", Some(KEY))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(page.status(), 200);
+    let policy = page.headers()["content-security-policy"]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    assert!(policy.contains("default-src 'none'"), "{policy}");
+    assert!(page.text().await.unwrap().contains("Nothing here"));
+    let id = "00000000-0000-4000-8000-000000000000";
+    for (path, status) in [(id, 404), ("x", 404)] {
+        let request = client
+            .get(format!("{url}/{path}"))
+            .basic_auth("a", Some(KEY));
+        assert_eq!(request.send().await.unwrap().status(), status, "{path}");
+    }
+    // A page of somebody else cannot press our buttons with the password the browser remembers.
+    let foreign = client
+        .post(format!("{url}/{id}/cancel"))
+        .basic_auth("admin", Some(KEY))
+        .header("origin", "http://evil.example");
+    assert_eq!(foreign.send().await.unwrap().status(), 403);
+}
