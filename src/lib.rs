@@ -8,8 +8,8 @@
 //! says, and what comes after a failed attempt. [`smtp`] is one conversation with a mail server as a
 //! machine of bytes; [`store`] is what must survive a crash. [`auth`] says who wrote a mail, [`tls`]
 //! holds the certificates, [`objects`] the files that came with mail. [`ingress`] takes mail in,
-//! [`delivery`] hands it over, [`http`] shows and serves; they never meet but in the store. [`config`]
-//! reads the operator's words, [`run`] wires everything, [`cli`] is the command line. Imports go down
+//! [`delivery`] hands it over, [`outbound`] makes the mail that goes out, [`http`] shows and serves;
+//! they never meet but in the store. [`config`] reads the operator's words, [`run`] wires everything, [`cli`] is the command line. Imports go down
 //! this list only, which a test proves.
 
 pub mod clock;

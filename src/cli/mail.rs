@@ -10,6 +10,7 @@ use bytes::Bytes;
 use clap::{Args, Subcommand};
 use reqwest::Method;
 
+use super::compose::Compose;
 use super::control::{Desk, query};
 use super::explain::Explain;
 use super::token::parse;
@@ -27,6 +28,8 @@ pub(super) enum Mail {
     Explain(Explain),
     /// Takes a mail in as if it had come by SMTP
     Inject(Inject),
+    /// Prints the mail an answer would become, without sending it
+    Compose(Box<Compose>),
 }
 
 /// Arguments of `mail inject`.
@@ -47,6 +50,7 @@ impl Mail {
         match self {
             Self::Explain(explain) => explain.run(file, out),
             Self::Inject(inject) => inject.run(file, out),
+            Self::Compose(compose) => compose.run(file, out),
         }
     }
 }

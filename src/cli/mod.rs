@@ -3,6 +3,7 @@
 //! Does not serve mail: `serve` hands over to `run`. One file a command.
 
 mod check;
+mod compose;
 mod control;
 mod doctor;
 mod expiry;
@@ -48,7 +49,7 @@ enum Command {
     /// Mints, reads and revokes reply tokens
     #[command(subcommand)]
     Token(token::Token),
-    /// Explains what a mail would become, or takes one in by hand
+    /// Explains what a mail would become, takes one in by hand, or shows one that would go out
     #[command(subcommand)]
     Mail(mail::Mail),
     /// Shows and settles the mail that waits

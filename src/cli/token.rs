@@ -85,7 +85,7 @@ impl Mint {
         let participant = participant
             .map(|address| parse("participant", address))
             .transpose()?;
-        let route = self.route(config)?;
+        let route = route(config, self.route.as_deref())?;
         // A UUID is whole within its token, so arithmetic is enough. What the token only has a digest
         // of must be remembered, and a running server may as well remember both.
         let is_uuid = Uuid::try_parse(&self.thread)
@@ -97,17 +97,6 @@ impl Mint {
         };
         writeln!(out, "{}", plain(&address))?;
         Ok(())
-    }
-
-    fn route<'c>(&self, config: &'c Config) -> Result<&'c Route, Failure> {
-        let named = |route: &&Route| self.route.as_ref().is_none_or(|name| *name == route.name);
-        config.routes.iter().find(named).ok_or_else(|| {
-            let name = self.route.as_deref().unwrap_or_default();
-            Failure::because(
-                Exit::Usage,
-                format!("route {name:?}: there is none of this name"),
-            )
-        })
     }
 
     fn mint(&self, route: &Route, participant: Option<&Address>) -> Result<String, Failure> {
@@ -195,7 +184,19 @@ fn said(route: &Route, claims: &Claims) -> [(&'static str, String); 5] {
     ]
 }
 
-fn key_ring(route: &Route) -> Result<KeyRing, Failure> {
+/// The route of this name, or the first one.
+pub(super) fn route<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c Route, Failure> {
+    let named = |route: &&Route| name.is_none_or(|name| *name == route.name);
+    config.routes.iter().find(named).ok_or_else(|| {
+        let name = name.unwrap_or_default();
+        Failure::because(
+            Exit::Usage,
+            format!("route {name:?}: there is none of this name"),
+        )
+    })
+}
+
+pub(super) fn key_ring(route: &Route) -> Result<KeyRing, Failure> {
     route
         .key_ring()
         .map_err(|error| Failure::new(Exit::Config, error))

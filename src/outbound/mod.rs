@@ -1,3 +1,5 @@
 //! Owns the way back: what the product answers becomes a mail, waits in the outbox and goes to a relay.
 //!
 //! Does not know HTTP, and reads no mail that came in.
+
+pub mod compose;

@@ -1,0 +1,224 @@
+//! Owns `mail compose`: the mail an answer would become, printed.
+//!
+//! Does not send or keep anything; the tokens in it are real, as those of `token mint` are.
+
+use std::fs::File;
+use std::io::{Read as _, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use clap::{Args, ValueEnum};
+
+use super::terminal::plain_lines;
+use super::{mail, token};
+use crate::clock;
+use crate::config::{Purpose, Route};
+use crate::mail::address::Address;
+use crate::mail::outgoing::{self, JobId};
+use crate::mail::token::KeyRing;
+use crate::outbound::compose::{
+    ComposeError, Composed, Correspondent, Enclosure, HeaderText, Letter, Locale, Said,
+    TemplateError, Templates, compose,
+};
+use crate::run::{Exit, Failure};
+
+/// Octets of a file that is enclosed.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+
+/// Arguments of `mail compose`.
+#[derive(Debug, Args)]
+pub(super) struct Compose {
+    /// Prints the mail and sends nothing; there is no other way yet to use this command
+    #[arg(long, required = true)]
+    dry_run: bool,
+    /// The thread's id in the product
+    #[arg(long, value_name = "ID")]
+    thread: String,
+    /// Whom it is for; the token in Reply-To is bound to this address
+    #[arg(long, value_name = "ADDRESS")]
+    recipient: String,
+    /// The file with the text; - is standard input
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    /// The file with the same text as HTML; without it HTML is made of the text
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// The subject
+    #[arg(long, default_value = "", hide_default_value = true)]
+    subject: String,
+    /// The Message-ID of the mail it answers
+    #[arg(long, value_name = "ID")]
+    in_reply_to: Option<String>,
+    /// Who says it
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
+    sender_name: String,
+    /// The product's name
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
+    product_name: String,
+    /// The sender's address; support at the route's first reply domain if not given
+    #[arg(long, value_name = "ADDRESS")]
+    from: Option<String>,
+    /// The language of the fixed words, as de or pt-BR
+    #[arg(long, value_name = "LOCALE", default_value = "en")]
+    locale: String,
+    /// What was said earlier, from a file, newest first; may be given more than once
+    #[arg(long, value_name = "FILE")]
+    history: Vec<PathBuf>,
+    /// A file to go with it; may be given more than once
+    #[arg(long, value_name = "FILE")]
+    attach: Vec<PathBuf>,
+    /// No person wrote it
+    #[arg(long)]
+    automatic: bool,
+    /// A folder with templates to take in place of those compiled in
+    #[arg(long, value_name = "FOLDER")]
+    templates: Option<PathBuf>,
+    /// The route whose keys sign; the first one if not given
+    #[arg(long, value_name = "NAME")]
+    route: Option<String>,
+    /// Prints one form of the text instead of the whole mail
+    #[arg(long, value_name = "PART")]
+    part: Option<Part>,
+}
+
+/// One form of a mail's text.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Part {
+    /// As a page
+    Html,
+    /// As plain text
+    Text,
+}
+
+impl Compose {
+    pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), Failure> {
+        let recipient = token::parse("recipient", &self.recipient)?;
+        let from = self.from.as_deref();
+        let from = from.map(|from| token::parse("from", from)).transpose()?;
+        let loaded = super::load(file, Purpose::Look)?;
+        let route = token::route(&loaded.config, self.route.as_deref())?;
+        let templates = Templates::load(self.templates.as_deref()).map_err(templates_fault)?;
+        let letter = self.letter(route, recipient, from)?;
+        let composed = compose(&letter, &templates).map_err(fault)?;
+        self.print(&composed, out)?;
+        Ok(())
+    }
+
+    fn print(&self, composed: &Composed, out: &mut impl Write) -> Result<(), Failure> {
+        match self.part {
+            // The mail is ASCII without controls but its line ends.
+            None => out.write_all(&composed.bytes)?,
+            Some(Part::Html) => writeln!(out, "{}", plain_lines(&composed.html))?,
+            Some(Part::Text) => writeln!(out, "{}", plain_lines(&composed.plain))?,
+        }
+        Ok(())
+    }
+
+    fn letter(
+        &self,
+        route: &Route,
+        recipient: Address,
+        from: Option<Address>,
+    ) -> Result<Letter, Failure> {
+        let keys = token::key_ring(route)?;
+        let domain = &route.domains[0];
+        let malformed = |error| Failure::new(Exit::Malformed, error);
+        let job = JobId(*uuid::Uuid::new_v4().as_bytes());
+        let from = from.map_or_else(|| Address::parse(&format!("support@{domain}")), Ok);
+        let history = self.history.iter().map(|path| {
+            let name = self.recipient.clone();
+            let (at, text) = (clock::now(), read_text(path)?);
+            Ok(Said { name, at, text })
+        });
+        let enclosures = self.attach.iter().map(|path| enclosure(path));
+        Ok(Letter {
+            from: from.map_err(malformed)?,
+            sender_name: self.sender_name.clone(),
+            product_name: self.product_name.clone(),
+            reply_to: self.reply_to(route, &keys, &recipient)?,
+            to: Correspondent {
+                name: String::new(),
+                address: recipient,
+            },
+            cc: Vec::new(),
+            subject: self.subject.clone(),
+            text: read_text(&self.text)?,
+            html: self.html.as_deref().map(read_text).transpose()?,
+            history: history.collect::<Result<_, Failure>>()?,
+            marker: None,
+            enclosures: enclosures.collect::<Result<_, Failure>>()?,
+            in_reply_to: self.in_reply_to.clone(),
+            references: Vec::new(),
+            message_id: outgoing::message_id(&keys, domain, job),
+            return_path: outgoing::return_path(&keys, domain, job).map_err(malformed)?,
+            date: clock::now(),
+            list_id: None,
+            list_unsubscribe: None,
+            is_automatic: self.automatic,
+            loop_mark: HeaderText::default(),
+            locale: Locale::of(&self.locale),
+            reply_domains: route.domains.clone(),
+            fields: Vec::new(),
+        })
+    }
+
+    fn reply_to(
+        &self,
+        route: &Route,
+        keys: &KeyRing,
+        recipient: &Address,
+    ) -> Result<Address, Failure> {
+        let (format, domain) = (route.token_format, &route.domains[0]);
+        let now = clock::now();
+        keys.reply_address(format, domain, &self.thread, Some(recipient), now)
+            .map_err(|error| Failure::new(Exit::Malformed, error))
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, Failure> {
+    String::from_utf8(mail::read(path)?).map_err(|error| {
+        let line = format!("{}: {error}", path.display());
+        Failure::because(Exit::Malformed, line)
+    })
+}
+
+fn enclosure(path: &Path) -> Result<Enclosure, Failure> {
+    let unreadable = |error: std::io::Error| {
+        Failure::because(Exit::NoInput, format!("{}: {error}", path.display()))
+    };
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(unreadable)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        let line = format!("{}: more than {FILE_BYTES_MAX} octets", path.display());
+        return Err(Failure::because(Exit::Malformed, line));
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    Ok(Enclosure {
+        filename: name.into_owned(),
+        content_type: "application/octet-stream".to_owned(),
+        bytes: Bytes::from(bytes),
+    })
+}
+
+fn fault(error: ComposeError) -> Failure {
+    match error {
+        ComposeError::Template(error) => templates_fault(error),
+        error => Failure::new(Exit::Malformed, error),
+    }
+}
+
+fn templates_fault(error: TemplateError) -> Failure {
+    Failure::new(Exit::Config, error)
+}

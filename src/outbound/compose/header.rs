@@ -1,0 +1,442 @@
+//! Owns the header of a mail we write: types that cannot hold a line end, encoding and folding.
+//!
+//! Does not know which fields a mail has.
+
+use std::fmt;
+
+use data_encoding::BASE64;
+use thiserror::Error;
+
+use crate::mail::address::Address;
+
+/// Characters of an extra field's name.
+const NAME_CHARS_MAX: usize = 40;
+/// Octets of an extra field's value.
+const TEXT_BYTES_MAX: usize = 900;
+/// Characters of a line before it is folded (RFC 2047 section 2 for lines with encoded words).
+const LINE_CHARS: usize = 76;
+/// A longer word without a space is encoded, so that it can be folded.
+const WORD_CHARS_MAX: usize = 60;
+/// Octets of a Message-ID we write again.
+const MESSAGE_ID_BYTES_MAX: usize = 250;
+/// Message-IDs in a References field: the first, and this many last.
+const REFERENCES_LAST: usize = 19;
+/// Octets of all Message-IDs in a References field.
+const REFERENCES_BYTES_MAX: usize = 2_000;
+/// Octets of a web address in a field.
+const URL_BYTES_MAX: usize = 900;
+
+/// The names of extra fields that may be given beside `X-…`.
+const ALLOWED: [&str; 9] = [
+    "comments",
+    "feedback-id",
+    "importance",
+    "keywords",
+    "list-archive",
+    "list-help",
+    "list-owner",
+    "organization",
+    "priority",
+];
+
+/// The beginnings of `X-…` names that say something of the mail's way or of ourselves.
+const RESERVED: [&str; 9] = [
+    "x-auto",
+    "x-envelope",
+    "x-failed-recipients",
+    "x-loop",
+    "x-original",
+    "x-originating",
+    "x-postern",
+    "x-received",
+    "x-spam",
+];
+
+/// The name of an extra field: `X-…`, or one of a few that only describe. None of those a mail's
+/// way, its sender, its structure or its thread is read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderName(String);
+
+impl HeaderName {
+    /// Reads a name of letters, digits and dashes, at most 40.
+    ///
+    /// # Errors
+    /// [`HeaderError::Name`] for other characters, [`HeaderError::Reserved`] for a field that is not
+    /// the caller's to set.
+    pub fn parse(text: &str) -> Result<Self, HeaderError> {
+        let fits = (1..=NAME_CHARS_MAX).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && text.starts_with(|c: char| c.is_ascii_alphabetic());
+        if !fits {
+            return Err(HeaderError::Name(shown(text)));
+        }
+        let folded = text.to_ascii_lowercase();
+        let is_reserved = RESERVED.iter().any(|name| folded.starts_with(name));
+        let is_allowed = ALLOWED.contains(&folded.as_str())
+            || (folded.len() > 2 && folded.starts_with("x-") && !is_reserved);
+        if !is_allowed {
+            return Err(HeaderError::Reserved(shown(text)));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The name as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The text of a field, one line without controls. Any language.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderText(String);
+
+impl HeaderText {
+    /// Reads a text of at most 900 octets.
+    ///
+    /// # Errors
+    /// Says whether it is longer or has a line end or another control character.
+    pub fn parse(text: &str) -> Result<Self, HeaderError> {
+        if text.len() > TEXT_BYTES_MAX {
+            return Err(HeaderError::TextTooLong);
+        }
+        if text.chars().any(breaks) {
+            return Err(HeaderError::TextControl);
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The text with each run of white space and controls as one space, without what turns the
+    /// direction of letters round, and cut to `chars_max` characters.
+    pub fn cleaned(text: &str, chars_max: usize) -> Self {
+        // More than is kept is looked at, for there may be much that is left out.
+        let looked_at = text.chars().take(chars_max.saturating_mul(8));
+        let plain: String = looked_at
+            .filter(|c| !is_turning(*c))
+            .map(|c| if breaks(c) { ' ' } else { c })
+            .collect();
+        let mut words = String::new();
+        for word in plain.split_whitespace() {
+            if !words.is_empty() {
+                words.push(' ');
+            }
+            words.push_str(word);
+        }
+        let cut = words.chars().take(chars_max).collect::<String>();
+        Self(cut.trim_end().to_owned())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A web address that takes a one-click POST (RFC 8058): `https://` and printable ASCII.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebAddress(String);
+
+impl WebAddress {
+    /// Reads an address of at most 900 octets.
+    ///
+    /// # Errors
+    /// [`HeaderError::Url`] if it is not https, or has a character that must be percent-encoded.
+    pub fn parse(text: &str) -> Result<Self, HeaderError> {
+        let fits = text.len() <= URL_BYTES_MAX
+            && text.len() > "https://".len()
+            && text.starts_with("https://")
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_graphic() && !b"<>\"\\^`{|},".contains(&b));
+        if fits {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(HeaderError::Url)
+        }
+    }
+
+    /// The address.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a field cannot be written.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum HeaderError {
+    /// The address cannot be written without SMTPUTF8 (RFC 6531), which most relays do not have.
+    #[error("local part is not ASCII")]
+    LocalNotAscii,
+    /// The domain has no form in A-labels.
+    #[error("domain {0:?} has no ASCII form")]
+    DomainNotAscii(String),
+    /// The name has other characters than letters, digits and dashes, or too many.
+    #[error("field name {0:?}: not 1 to {NAME_CHARS_MAX} letters, digits and dashes")]
+    Name(String),
+    /// The field is not the caller's to set.
+    #[error("field name {0:?}: neither X-… nor one that may be set")]
+    Reserved(String),
+    /// The text has a line end or another control character.
+    #[error("control character in the text")]
+    TextControl,
+    /// The text is too long.
+    #[error("text longer than {TEXT_BYTES_MAX} octets")]
+    TextTooLong,
+    /// Not a Message-ID as we write them.
+    #[error("not a Message-ID")]
+    MessageId,
+    /// Not a web address for one-click POST.
+    #[error("not an https address of at most {URL_BYTES_MAX} printable ASCII characters")]
+    Url,
+}
+
+/// An address as it stands in a header that is ASCII.
+#[derive(Clone, Debug)]
+pub(super) struct Spelled(String);
+
+impl Spelled {
+    /// # Errors
+    /// [`HeaderError::LocalNotAscii`], [`HeaderError::DomainNotAscii`].
+    pub(super) fn of(address: &Address) -> Result<Self, HeaderError> {
+        let domain = address.domain().ascii();
+        // The mapping to A-labels makes plain ASCII of look-alikes: a full-width comma a comma.
+        let literal = domain.starts_with('[');
+        let fits = |b: u8| {
+            b.is_ascii_alphanumeric() || b"-_.".contains(&b) || (literal && b"[]:".contains(&b))
+        };
+        if !domain.bytes().all(fits) || domain.len() > 255 || domain.is_empty() {
+            return Err(HeaderError::DomainNotAscii(shown(&domain)));
+        }
+        let whole = address.to_string();
+        let local = whole.rsplit_once('@').map_or("", |(local, _)| local);
+        if !local.bytes().all(|b| matches!(b, b' '..=b'~')) {
+            return Err(HeaderError::LocalNotAscii);
+        }
+        Ok(Self(format!("{local}@{domain}")))
+    }
+}
+
+impl fmt::Display for Spelled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A Message-ID in angle brackets that can be written as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MessageId(String);
+
+impl MessageId {
+    /// With brackets or without; one that no field of ours can hold is none.
+    pub(super) fn of(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let inner = text.strip_prefix('<').unwrap_or(text);
+        let inner = inner.strip_suffix('>').unwrap_or(inner);
+        let fits = (1..=MESSAGE_ID_BYTES_MAX).contains(&inner.len())
+            && inner
+                .bytes()
+                .all(|b| b.is_ascii_graphic() && !b"<>()\\\",".contains(&b));
+        fits.then(|| Self(format!("<{inner}>")))
+    }
+}
+
+/// The Message-IDs of a References field (RFC 5322 section 3.6.4): each once, the first and the last
+/// of a chain that is too long.
+pub(super) fn chain(references: &[String], in_reply_to: Option<&MessageId>) -> Vec<MessageId> {
+    let mut ids: Vec<MessageId> = Vec::new();
+    // From the end, for the last of each counts.
+    let given = references.iter().filter_map(|id| MessageId::of(id));
+    let all: Vec<MessageId> = given.chain(in_reply_to.cloned()).collect();
+    let first = all.first().cloned();
+    let mut bytes = first.as_ref().map_or(0, |id| id.0.len() + 1);
+    for id in all.into_iter().rev() {
+        if ids.len() == REFERENCES_LAST || ids.contains(&id) || first.as_ref() == Some(&id) {
+            continue;
+        }
+        bytes += id.0.len() + 1;
+        if bytes > REFERENCES_BYTES_MAX {
+            break;
+        }
+        ids.push(id);
+    }
+    ids.extend(first);
+    ids.reverse();
+    ids
+}
+
+/// The header of a mail, field by field. Every line ends in CRLF and none is longer than 998 octets,
+/// whatever is put in: the types say so.
+#[derive(Default)]
+pub(super) struct Block(String);
+
+impl Block {
+    pub(super) fn text(&mut self, name: &str, text: &HeaderText) {
+        self.unstructured(name, &text.0);
+    }
+
+    pub(super) fn extra(&mut self, name: &HeaderName, text: &HeaderText) {
+        self.unstructured(&name.0, &text.0);
+    }
+
+    /// A field whose text is ours.
+    pub(super) fn fixed(&mut self, name: &'static str, text: &'static str) {
+        self.unstructured(name, text);
+    }
+
+    /// Addresses with display names (RFC 5322 section 3.4), one a line.
+    pub(super) fn mailboxes<'a>(
+        &mut self,
+        name: &str,
+        boxes: impl IntoIterator<Item = (&'a HeaderText, &'a Spelled)>,
+    ) {
+        self.open(name);
+        for (at, (display, address)) in boxes.into_iter().enumerate() {
+            if at > 0 {
+                self.0.push_str(",\r\n ");
+            }
+            let Some(line) = self.0.rsplit('\n').next() else {
+                return;
+            };
+            let column = line.len();
+            if display.0.is_empty() {
+                self.0.push_str(&address.0);
+                continue;
+            }
+            phrase(&mut self.0, column, &display.0);
+            let line = self.0.rsplit('\n').next().unwrap_or_default();
+            let fits = line.len() + address.0.len() + 3 <= LINE_CHARS;
+            self.0.push_str(if fits { " <" } else { "\r\n <" });
+            self.0.push_str(&address.0);
+            self.0.push('>');
+        }
+        self.close();
+    }
+
+    pub(super) fn ids<'a>(&mut self, name: &str, ids: impl IntoIterator<Item = &'a MessageId>) {
+        self.open(name);
+        for (at, id) in ids.into_iter().enumerate() {
+            if at > 0 {
+                self.0.push_str("\r\n ");
+            }
+            self.0.push_str(&id.0);
+        }
+        self.close();
+    }
+
+    pub(super) fn list(&mut self, list: &Spelled) {
+        // Only a domain: what stands behind the @.
+        let domain = list.0.rsplit('@').next().unwrap_or_default();
+        self.open("List-Id");
+        self.0.push('<');
+        self.0.push_str(domain);
+        self.0.push('>');
+        self.close();
+    }
+
+    pub(super) fn url(&mut self, name: &str, url: &WebAddress) {
+        self.open(name);
+        self.0.push('<');
+        self.0.push_str(&url.0);
+        self.0.push('>');
+        self.close();
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0.into_bytes()
+    }
+
+    fn open(&mut self, name: &str) {
+        self.0.push_str(name);
+        self.0.push_str(": ");
+    }
+
+    fn close(&mut self) {
+        self.0.push_str("\r\n");
+    }
+
+    fn unstructured(&mut self, name: &str, text: &str) {
+        self.open(name);
+        let column = name.len() + 2;
+        if is_plain(text) {
+            folded(&mut self.0, column, text);
+        } else {
+            encoded(&mut self.0, column, text);
+        }
+        self.close();
+    }
+}
+
+/// May the text stand as it is? What looks like an encoded word is encoded, or it would be decoded.
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|b| matches!(b, b' '..=b'~'))
+        && !text.contains("=?")
+        && !text.contains("  ")
+        && !text.starts_with(' ')
+        && !text.ends_with(' ')
+        && text.split(' ').all(|word| word.len() <= WORD_CHARS_MAX)
+}
+
+fn folded(out: &mut String, mut column: usize, text: &str) {
+    for (at, word) in text.split(' ').enumerate() {
+        if at > 0 && column + 1 + word.len() > LINE_CHARS {
+            out.push_str("\r\n");
+            column = 0;
+        }
+        if at > 0 {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += word.len();
+    }
+}
+
+/// Writes encoded words (RFC 2047) of whole characters.
+fn encoded(out: &mut String, mut column: usize, text: &str) {
+    const OPEN: &str = "=?utf-8?B?";
+    const CLOSE: &str = "?=";
+    let mut rest = text;
+    loop {
+        let room = LINE_CHARS.saturating_sub(column + OPEN.len() + CLOSE.len());
+        let bytes = (room / 4 * 3).max(4);
+        let word = &rest[..rest.floor_char_boundary(bytes.min(rest.len()))];
+        out.push_str(OPEN);
+        out.push_str(&BASE64.encode(word.as_bytes()));
+        out.push_str(CLOSE);
+        rest = &rest[word.len()..];
+        if rest.is_empty() {
+            return;
+        }
+        out.push_str("\r\n ");
+        column = 1;
+    }
+}
+
+/// A display name: quoted if it is ASCII, else encoded words.
+fn phrase(out: &mut String, column: usize, text: &str) {
+    if !is_plain(text) || column + text.len() > 3 * LINE_CHARS {
+        return encoded(out, column, text);
+    }
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        if matches!(c, '"' | '\\') {
+            quoted.push('\\');
+        }
+        quoted.push(c);
+    }
+    quoted.push('"');
+    folded(out, column, &quoted);
+}
+
+/// A line end for some program, or a control.
+fn breaks(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// Controls of the bidirectional algorithm that reach beyond themselves (Unicode Standard Annex 9).
+const fn is_turning(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(NAME_CHARS_MAX * 2).collect()
+}

@@ -1,0 +1,125 @@
+//! Owns the body of a mail we write: its MIME parts and how they are encoded.
+//!
+//! Does not write the header above the first Content-Type.
+
+use lettre::message::header::{ContentDisposition, ContentTransferEncoding, ContentType};
+use lettre::message::{Body, MultiPart, SinglePart};
+
+use super::{Enclosure, FILENAME_CHARS_MAX, Letter};
+
+/// In no encoded body: `=` there stands before two hex digits or a line end, and `_` in none.
+const OUTER: &str = "=_postern_mixed_=";
+const INNER: &str = "=_postern_alternative_=";
+const MEDIA_TYPE_BYTES_MAX: usize = 100;
+const OTHER: &str = "application/octet-stream";
+
+/// Appends the parts to a header: the two forms of the text, then the files.
+pub(super) fn write(out: &mut Vec<u8>, plain: &str, html: &str, letter: &Letter) {
+    let forms = MultiPart::alternative()
+        .boundary(INNER)
+        .singlepart(text_part(ContentType::TEXT_PLAIN, plain))
+        .singlepart(text_part(ContentType::TEXT_HTML, html));
+    let whole = if letter.enclosures.is_empty() {
+        forms
+    } else {
+        let mixed = MultiPart::mixed().boundary(OUTER).multipart(forms);
+        letter
+            .enclosures
+            .iter()
+            .fold(mixed, |mixed, file| mixed.singlepart(file_part(file)))
+    };
+    out.extend(whole.formatted());
+}
+
+/// A text never stands as it is: encoded, no line of it can be too long, begin with a dot or `From `,
+/// or end the part.
+fn text_part(kind: ContentType, text: &str) -> SinglePart {
+    let mut lines = String::with_capacity(text.len() + text.len() / 16);
+    for line in text.lines() {
+        lines.push_str(line);
+        lines.push_str("\r\n");
+    }
+    let foreign = lines.bytes().filter(|b| !b.is_ascii()).count();
+    let encoding = if foreign * 4 > lines.len() {
+        ContentTransferEncoding::Base64
+    } else {
+        ContentTransferEncoding::QuotedPrintable
+    };
+    part(kind, encoding, lines.into_bytes())
+}
+
+fn file_part(file: &Enclosure) -> SinglePart {
+    let kind = media_type(&file.content_type);
+    let name = filename(&file.filename);
+    let encoded = encoded(ContentTransferEncoding::Base64, file.bytes.to_vec());
+    SinglePart::builder()
+        .header(kind)
+        .header(ContentDisposition::attachment(&name))
+        .body(encoded)
+}
+
+fn part(kind: ContentType, encoding: ContentTransferEncoding, bytes: Vec<u8>) -> SinglePart {
+    SinglePart::builder()
+        .header(kind)
+        .body(encoded(encoding, bytes))
+}
+
+fn encoded(encoding: ContentTransferEncoding, bytes: Vec<u8>) -> Body {
+    // Both encodings take any bytes.
+    Body::new_with_encoding(bytes, encoding)
+        .unwrap_or_else(|bytes| Body::dangerous_pre_encoded(base64(&bytes), encoding))
+}
+
+fn base64(bytes: &[u8]) -> Vec<u8> {
+    data_encoding::BASE64_MIME.encode(bytes).into_bytes()
+}
+
+/// Type and subtype without parameters. Mails and multiparts may not be encoded (RFC 2046 section
+/// 5.2.1), so they go as files.
+fn media_type(text: &str) -> ContentType {
+    let text = text.split(';').next().unwrap_or_default().trim();
+    let text = text.to_ascii_lowercase();
+    let is_token = |word: &str| {
+        !word.is_empty()
+            && word
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&b))
+    };
+    let fits = text.len() <= MEDIA_TYPE_BYTES_MAX
+        && text.split_once('/').is_some_and(|(kind, subtype)| {
+            is_token(kind) && is_token(subtype) && !["multipart", "message"].contains(&kind)
+        });
+    let parsed = fits.then(|| ContentType::parse(&text).ok()).flatten();
+    parsed
+        .or_else(|| ContentType::parse(OTHER).ok())
+        .unwrap_or(ContentType::TEXT_PLAIN)
+}
+
+/// A name without a path, without controls and without what turns letters round; `file` if there is
+/// nothing left of it.
+pub(super) fn filename(raw: &str) -> String {
+    let last = raw.rsplit(['/', '\\']).next().unwrap_or_default();
+    let clean = super::HeaderText::cleaned(last, FILENAME_CHARS_MAX * 4);
+    let name: String = clean
+        .as_str()
+        .chars()
+        .filter(|c| {
+            !matches!(
+                c,
+                '"' | '<' | '>' | ':' | '|' | '?' | '*' | '\u{200e}' | '\u{200f}'
+            )
+        })
+        .collect();
+    let name = name.trim().trim_matches('.');
+    if name.is_empty() {
+        return "file".to_owned();
+    }
+    if name.chars().count() <= FILENAME_CHARS_MAX {
+        return name.to_owned();
+    }
+    // The end tells the kind of file, so a name is cut before it.
+    let (stem, ending) = name.rsplit_once('.').unwrap_or((name, ""));
+    let ending: String = ending.chars().take(10).collect();
+    let stem: String = stem.chars().take(FILENAME_CHARS_MAX - 11).collect();
+    format!("{stem}.{ending}").trim_end_matches('.').to_owned()
+}

@@ -1,0 +1,427 @@
+//! Owns the templates: those compiled in, an operator's own, and the check that they can be used.
+//!
+//! Does not know what a mail is: it makes text of a page's values.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use minijinja::value::Value;
+use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
+use thiserror::Error;
+
+/// The names of the templates of a mail's two forms.
+const HTML: &str = "message.html.jinja";
+const TEXT: &str = "message.txt.jinja";
+const ENDING: &str = ".jinja";
+/// Files of a folder that are read: the two, and what they include.
+const FILES_MAX: usize = 32;
+/// Octets of one file.
+const FILE_BYTES_MAX: u64 = 256 * 1024;
+/// What one form of one mail may cost: instructions, and a unit for each 64 octets of text made.
+const FUEL: u64 = 1_000_000;
+/// Octets of one form of one mail.
+const PAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// A word of the sample that both forms must show.
+const SAMPLE_WORD: &str = "sampleword";
+
+/// How a mail looks: the templates of its two forms, tried.
+#[derive(Debug)]
+pub struct Templates {
+    environment: Environment<'static>,
+    /// Where an operator's templates are from.
+    folder: Option<PathBuf>,
+}
+
+impl Templates {
+    /// The templates compiled in; in their place those of `folder`, if it is given, by the names
+    /// `message.html.jinja` and `message.txt.jinja`. Other files there that end in `.jinja` may be
+    /// included by these. Sample mails are made with them, so what fails later fails here.
+    ///
+    /// # Errors
+    /// Names the file, the line where it has one, and what is wrong there.
+    pub fn load(folder: Option<&Path>) -> Result<Self, TemplateError> {
+        let mut templates = Self {
+            environment: environment(),
+            folder: folder.map(Path::to_owned),
+        };
+        let shipped = [
+            (HTML, include_str!("../../../templates/message.html.jinja")),
+            (TEXT, include_str!("../../../templates/message.txt.jinja")),
+        ];
+        let own = folder.map(read).transpose()?.unwrap_or_default();
+        for (name, source) in shipped {
+            if own.iter().all(|(own, _)| own != name) {
+                templates.add(name.to_owned(), source.to_owned())?;
+            }
+        }
+        for (name, source) in own {
+            templates.add(name, source)?;
+        }
+        for page in samples() {
+            for (name, made) in [
+                (HTML, templates.html(&page)?),
+                (TEXT, templates.text(&page)?),
+            ] {
+                if !made.contains(SAMPLE_WORD) {
+                    let file = templates.file(name);
+                    return Err(TemplateError::NoText(file));
+                }
+            }
+        }
+        Ok(templates)
+    }
+
+    /// The HTML form of a mail.
+    pub(super) fn html(&self, page: &Value) -> Result<String, TemplateError> {
+        self.make(HTML, page)
+    }
+
+    /// The plain form of a mail.
+    pub(super) fn text(&self, page: &Value) -> Result<String, TemplateError> {
+        self.make(TEXT, page)
+    }
+
+    fn add(&mut self, name: String, source: String) -> Result<(), TemplateError> {
+        let added = self.environment.add_template_owned(name.clone(), source);
+        added.map_err(|error| self.fault(&name, &error))
+    }
+
+    fn make(&self, name: &str, page: &Value) -> Result<String, TemplateError> {
+        let template = self.environment.get_template(name);
+        let made = template.and_then(|template| template.render(page.clone()));
+        let made = made.map_err(|error| self.fault(name, &error))?;
+        if made.len() > PAGE_BYTES_MAX {
+            return Err(TemplateError::TooLong(self.file(name)));
+        }
+        Ok(made)
+    }
+
+    fn fault(&self, name: &str, error: &minijinja::Error) -> TemplateError {
+        let file = self.file(error.name().unwrap_or(name));
+        if error.kind() == ErrorKind::OutOfFuel {
+            return TemplateError::TooLong(file);
+        }
+        let kind = error.kind().to_string();
+        TemplateError::Faulty {
+            file,
+            line: error.line().unwrap_or(0),
+            what: error
+                .detail()
+                .map_or_else(|| kind.clone(), |detail| format!("{kind}: {detail}")),
+        }
+    }
+
+    /// How the file with this template is named to a person.
+    fn file(&self, name: &str) -> PathBuf {
+        let own = self.folder.as_ref().map(|folder| folder.join(name));
+        own.filter(|path| path.exists())
+            .unwrap_or_else(|| PathBuf::from(name))
+    }
+}
+
+/// Why templates cannot be used.
+#[derive(Debug, Error)]
+pub enum TemplateError {
+    /// The folder or a file in it cannot be read.
+    #[error("{}: cannot be read", .0.display())]
+    Unreadable(PathBuf, #[source] io::Error),
+    /// A file is too big.
+    #[error("{}: more than {FILE_BYTES_MAX} octets", .0.display())]
+    TooBig(PathBuf),
+    /// There are too many files.
+    #[error("{}: more than {FILES_MAX} templates", .0.display())]
+    TooMany(PathBuf),
+    /// Neither template is in the folder.
+    #[error("{}: neither {HTML} nor {TEXT} is there", .0.display())]
+    Empty(PathBuf),
+    /// The template has a fault, or uses what there is not.
+    #[error("{}, line {line}: {what}", .file.display())]
+    Faulty {
+        /// The template's file.
+        file: PathBuf,
+        /// The line in it, from 1; 0 where none is known.
+        line: usize,
+        /// What is wrong.
+        what: String,
+    },
+    /// The template makes a mail without the words it is for.
+    #[error("{}: shows no text of the message", .0.display())]
+    NoText(PathBuf),
+    /// The template does not come to an end, or makes far too much.
+    #[error("{}: takes too long, or makes too much", .0.display())]
+    TooLong(PathBuf),
+}
+
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(50);
+    environment.set_auto_escape_callback(|name| {
+        if name.ends_with(".txt.jinja") {
+            AutoEscape::None
+        } else {
+            AutoEscape::Html
+        }
+    });
+    environment
+}
+
+/// The names and texts of the templates in a folder.
+fn read(folder: &Path) -> Result<Vec<(String, String)>, TemplateError> {
+    let unreadable = |path: &Path, error| TemplateError::Unreadable(path.to_owned(), error);
+    let mut own = Vec::new();
+    for entry in fs::read_dir(folder).map_err(|error| unreadable(folder, error))? {
+        let entry = entry.map_err(|error| unreadable(folder, error))?;
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        if !name.ends_with(ENDING) || name.starts_with('.') {
+            continue;
+        }
+        if own.len() == FILES_MAX {
+            return Err(TemplateError::TooMany(folder.to_owned()));
+        }
+        let path = entry.path();
+        let mut source = String::new();
+        File::open(&path)
+            .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut source))
+            .map_err(|error| unreadable(&path, error))?;
+        if source.len() as u64 > FILE_BYTES_MAX {
+            return Err(TemplateError::TooBig(path));
+        }
+        own.push((name, source));
+    }
+    // In one order, so that the same folder has the same first fault.
+    own.sort();
+    if own.iter().all(|(name, _)| name != HTML && name != TEXT) {
+        return Err(TemplateError::Empty(folder.to_owned()));
+    }
+    Ok(own)
+}
+
+/// Pages with everything, and with nothing that may be left out.
+fn samples() -> [Value; 2] {
+    let said = Said {
+        name: "Ann",
+        date: "2026-01-31 23:59 UTC",
+        text: "Earlier words",
+        html: "<p>Earlier words</p>",
+    };
+    let full = Page {
+        subject: "Re: A question",
+        sender_name: "Ann",
+        product_name: "Example",
+        text: SAMPLE_WORD,
+        html: &format!("<p>{SAMPLE_WORD}</p>"),
+        attachments: &[("plan.pdf", "12 KB".to_owned())],
+        history: &[said],
+        marker: "Reply above this line",
+        words: super::words::Locale::English.words(),
+        language: "en",
+        is_automatic: true,
+        unsubscribe: Some("https://example.com/u"),
+    };
+    let bare = Page {
+        subject: "",
+        sender_name: "",
+        product_name: "",
+        attachments: &[],
+        history: &[],
+        marker: "",
+        is_automatic: false,
+        unsubscribe: None,
+        ..full
+    };
+    [full.value(), bare.value()]
+}
+
+/// What a template may use.
+#[derive(Clone, Copy)]
+pub(super) struct Page<'a> {
+    pub(super) subject: &'a str,
+    pub(super) sender_name: &'a str,
+    pub(super) product_name: &'a str,
+    pub(super) text: &'a str,
+    /// The same, as HTML that is safe.
+    pub(super) html: &'a str,
+    /// Name and size.
+    pub(super) attachments: &'a [(&'a str, String)],
+    pub(super) history: &'a [Said<'a>],
+    pub(super) marker: &'a str,
+    pub(super) words: super::words::Words,
+    pub(super) language: &'static str,
+    pub(super) is_automatic: bool,
+    pub(super) unsubscribe: Option<&'a str>,
+}
+
+/// What was said earlier, as a template may use it.
+#[derive(Clone, Copy)]
+pub(super) struct Said<'a> {
+    pub(super) name: &'a str,
+    pub(super) date: &'a str,
+    pub(super) text: &'a str,
+    /// The same, as HTML that is safe.
+    pub(super) html: &'a str,
+}
+
+impl Page<'_> {
+    pub(super) fn value(&self) -> Value {
+        let safe = |html: &str| Value::from_safe_string(html.to_owned());
+        let attachments = self.attachments.iter().map(|(name, size)| {
+            Value::from_pairs([("name", Value::from(*name)), ("size", Value::from(size))])
+        });
+        let history = self.history.iter().map(|said| {
+            Value::from_pairs([
+                ("name", Value::from(said.name)),
+                ("initial", Value::from(initial(said.name))),
+                ("date", Value::from(said.date)),
+                ("text", Value::from(said.text)),
+                ("text_html", safe(said.html)),
+            ])
+        });
+        let words = Value::from_pairs([
+            ("via", Value::from(self.words.via)),
+            ("earlier", Value::from(self.words.earlier)),
+            ("attachments", Value::from(self.words.attachments)),
+            ("unsubscribe", Value::from(self.words.unsubscribe)),
+        ]);
+        Value::from_pairs([
+            ("subject", Value::from(self.subject)),
+            ("sender_name", Value::from(self.sender_name)),
+            ("product_name", Value::from(self.product_name)),
+            ("initial", Value::from(initial(self.sender_name))),
+            ("text", Value::from(self.text)),
+            ("text_html", safe(self.html)),
+            ("attachments", attachments.collect()),
+            ("history", history.collect()),
+            ("marker", Value::from(self.marker)),
+            ("words", words),
+            ("language", Value::from(self.language)),
+            ("is_automatic", Value::from(self.is_automatic)),
+            (
+                "unsubscribe_url",
+                Value::from(self.unsubscribe.unwrap_or_default()),
+            ),
+        ])
+    }
+}
+
+/// The first letter or digit of a name, as a capital.
+fn initial(name: &str) -> String {
+    let first = name.chars().find(|c| c.is_alphanumeric());
+    first.map_or_else(String::new, |c| c.to_uppercase().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::TempDir::new().unwrap();
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        folder
+    }
+
+    fn fault(files: &[(&str, &str)]) -> String {
+        let folder = folder(files);
+        let error = Templates::load(Some(folder.path()))
+            .unwrap_err()
+            .to_string();
+        error.replace(&format!("{}/", folder.path().display()), "")
+    }
+
+    #[test]
+    fn the_templates_compiled_in_can_be_used() {
+        Templates::load(None).unwrap();
+    }
+
+    #[test]
+    fn an_operators_template_takes_the_place_and_includes() {
+        let folder = folder(&[
+            (TEXT, "{% include 'head.txt.jinja' %}: {{ text }}"),
+            ("head.txt.jinja", "Hello & <{{ sender_name }}>"),
+            ("notes.md", "{{ no template }}"),
+        ]);
+        let templates = Templates::load(Some(folder.path())).unwrap();
+        let [full, _] = samples();
+        assert_eq!(templates.text(&full).unwrap(), "Hello & <Ann>: sampleword");
+        assert!(templates.html(&full).unwrap().contains("<html"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_file_and_line() {
+        let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{{ text }}{% endfor %}{% endfor %}";
+        for (files, told) in [
+            (
+                &[(HTML, "a\n{{ text\n")][..],
+                "message.html.jinja, line 2: syntax error",
+            ),
+            (
+                &[(TEXT, "{{ text }}\n\n{{ nothing }}")],
+                "message.txt.jinja, line 3: undefined value",
+            ),
+            (
+                &[(
+                    TEXT,
+                    "{{ text }}{% for said in history %}\n{{ said.nmae }}{% endfor %}",
+                )],
+                "message.txt.jinja, line 2: undefined value",
+            ),
+            (
+                &[(TEXT, "{{ text | shout }}")],
+                "message.txt.jinja, line 1: unknown filter",
+            ),
+            (
+                &[(TEXT, "{{ text }}{% include 'none.txt.jinja' %}")],
+                "message.txt.jinja, line 1: template not found: tried to include non-existing",
+            ),
+            (
+                &[(TEXT, "Hello")],
+                "message.txt.jinja: shows no text of the message",
+            ),
+            (
+                &[(TEXT, endless)],
+                "message.txt.jinja: takes too long, or makes too much",
+            ),
+            (
+                &[(TEXT, "{% include 'message.txt.jinja' %}")],
+                "message.txt.jinja",
+            ),
+            (
+                &[("other.jinja", "x")],
+                "neither message.html.jinja nor message.txt.jinja is there",
+            ),
+            (
+                &[],
+                "neither message.html.jinja nor message.txt.jinja is there",
+            ),
+        ] {
+            let error = fault(files);
+            assert!(error.contains(told), "{told}: {error}");
+        }
+        let big = "x".repeat(300 << 10);
+        let error = fault(&[(TEXT, &big)]);
+        assert_eq!(error, "message.txt.jinja: more than 262144 octets");
+        let error = Templates::load(Some(Path::new("/nowhere/at/all"))).unwrap_err();
+        assert_eq!(error.to_string(), "/nowhere/at/all: cannot be read");
+    }
+
+    #[test]
+    fn html_is_escaped_and_text_is_not() {
+        let folder = folder(&[
+            (HTML, "{{ sender_name }} {{ text }}"),
+            (TEXT, "{{ sender_name }} {{ text }}"),
+        ]);
+        let templates = Templates::load(Some(folder.path())).unwrap();
+        let page = Value::from_pairs([("sender_name", "<b>&\"'"), ("text", "x")]);
+        assert_eq!(
+            templates.html(&page).unwrap(),
+            "&lt;b&gt;&amp;&quot;&#x27; x"
+        );
+        assert_eq!(templates.text(&page).unwrap(), "<b>&\"' x");
+    }
+}

@@ -1,0 +1,639 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::mail::kind::{self, Context};
+use crate::mail::reply::{self, Method};
+use crate::mail::view::View;
+
+const TOKEN: &str = "enxzmgp7rode2anufuam6t6jmt7ws7uxp4dzf673opiznszlvxojwmyh6e";
+const OTHERS: &str = "eabcmgp7rode2anufuam6t6jmt7ws7uxp4dzf673opiznszlvxojwmyh6e";
+
+fn address(text: &str) -> Address {
+    Address::parse(text).unwrap()
+}
+
+fn letter() -> Letter {
+    Letter {
+        from: address("support@example.com"),
+        sender_name: "Ann Lee".to_owned(),
+        product_name: "Example".to_owned(),
+        to: Correspondent {
+            name: "Bob".to_owned(),
+            address: address("bob@example.org"),
+        },
+        cc: Vec::new(),
+        reply_to: address(&format!("reply+{TOKEN}@inbox.example.com")),
+        subject: "Order 42".to_owned(),
+        text: "Hello Bob,\n\nthe parcel will arrive on Monday between nine and twelve.".to_owned(),
+        html: None,
+        history: Vec::new(),
+        marker: None,
+        enclosures: Vec::new(),
+        in_reply_to: Some("<q1@mail.example.org>".to_owned()),
+        references: Vec::new(),
+        message_id: "<m1@inbox.example.com>".to_owned(),
+        return_path: address("bounce+x@inbox.example.com"),
+        date: Timestamp::from_millis(1_769_903_999_042),
+        list_id: None,
+        list_unsubscribe: None,
+        is_automatic: false,
+        loop_mark: HeaderText::parse("mark-1").unwrap(),
+        locale: Locale::English,
+        reply_domains: vec![Domain::parse("inbox.example.com").unwrap()],
+        fields: Vec::new(),
+    }
+}
+
+fn composed(letter: &Letter) -> Composed {
+    compose(letter, &Templates::load(None).unwrap()).unwrap()
+}
+
+/// The header's lines, folded ones joined.
+fn fields(mail: &Bytes) -> Vec<String> {
+    let text = str::from_utf8(mail).unwrap();
+    let (head, _) = text.split_once("\r\n\r\n").unwrap();
+    let joined = head.replace("\r\n ", " ");
+    joined.split("\r\n").map(str::to_owned).collect()
+}
+
+fn field(mail: &Bytes, name: &str) -> Option<String> {
+    let start = format!("{name}: ");
+    let all = fields(mail);
+    let mut found = all.iter().filter_map(|line| line.strip_prefix(&start));
+    let first = found.next().map(str::to_owned);
+    assert_eq!(found.next(), None, "{name} twice");
+    first
+}
+
+/// What every mail keeps, whatever it is made of.
+fn assert_sound(mail: &Bytes) {
+    assert!(mail.is_ascii(), "not ASCII");
+    assert!(mail.ends_with(b"\r\n"));
+    let text = str::from_utf8(mail).unwrap();
+    assert!(!text.contains('\0'));
+    for line in text.split("\r\n") {
+        assert!(line.len() <= 998, "{} octets", line.len());
+        assert!(!line.contains(['\r', '\n']), "{line:?}");
+        let controls = line.chars().any(|c| c.is_control() && c != '\t');
+        assert!(!controls, "{line:?}");
+    }
+}
+
+#[test]
+fn a_mail_has_what_it_should() {
+    let mail = composed(&letter());
+    assert_sound(&mail.bytes);
+    let names: Vec<_> = fields(&mail.bytes)
+        .iter()
+        .map(|line| line.split(':').next().unwrap().to_owned())
+        .collect();
+    assert_eq!(
+        names.join(" "),
+        "From To Reply-To Subject Date Message-ID In-Reply-To References \
+         X-Auto-Response-Suppress X-Postern-Loop Content-Language MIME-Version Content-Type"
+    );
+    for (name, value) in [
+        ("From", "\"Ann Lee via Example\" <support@example.com>"),
+        ("To", "\"Bob\" <bob@example.org>"),
+        ("Subject", "Re: Order 42"),
+        ("Date", "Sat, 31 Jan 2026 23:59:59 +0000"),
+        ("Message-ID", "<m1@inbox.example.com>"),
+        ("In-Reply-To", "<q1@mail.example.org>"),
+        ("References", "<q1@mail.example.org>"),
+        ("X-Auto-Response-Suppress", "OOF, AutoReply"),
+        ("X-Postern-Loop", "mark-1"),
+    ] {
+        assert_eq!(field(&mail.bytes, name).as_deref(), Some(value), "{name}");
+    }
+    let view = View::parse(&mail.bytes);
+    assert!(view.flags.is_empty(), "{:?}", view.flags);
+    let text = view.text.unwrap();
+    assert!(
+        text.starts_with("Hello Bob,\n\nthe parcel will arrive"),
+        "{text}"
+    );
+    assert!(
+        text.trim_end().ends_with("— Reply above this line —"),
+        "{text}"
+    );
+    assert!(view.html.unwrap().contains("the parcel will arrive"));
+    assert_eq!(mail.text, letter().text);
+    assert_eq!(
+        composed(&letter()).bytes,
+        mail.bytes,
+        "the same letter, the same bytes"
+    );
+}
+
+#[test]
+fn new_text_then_history_then_the_marker() {
+    let said = |name: &str, text: &str| Said {
+        name: name.to_owned(),
+        at: Timestamp::from_millis(1_769_903_999_042),
+        text: text.to_owned(),
+    };
+    let mail = composed(&Letter {
+        history: vec![
+            said("Bob", "first of them"),
+            said("Ann", &"word ".repeat(500)),
+            said("Bob", "third of them"),
+            said("Bob", "fourth of them"),
+        ],
+        ..letter()
+    });
+    for form in [&mail.plain, &mail.html] {
+        let at = |words: &str| form.find(words).unwrap_or_else(|| panic!("{words}"));
+        assert!(at("the parcel will arrive") < at("Earlier in this conversation"));
+        assert!(at("Earlier in this conversation") < at("first of them"));
+        assert!(at("third of them") < at("Reply above this line"));
+        assert!(!form.contains("fourth of them"));
+        assert!(form.contains("word …") && form.contains("2026-01-31 23:59 UTC"));
+        assert!(form.matches("word ").count() < 130);
+    }
+    assert!(mail.plain.contains("\n> third of them\n"), "{}", mail.plain);
+    assert!(!mail.text.contains("first"));
+}
+
+#[test]
+fn automatic_mail_asks_for_no_answer_and_is_known_as_ours() {
+    let letter = Letter {
+        is_automatic: true,
+        list_id: Some(Domain::parse("updates.example.com").unwrap()),
+        list_unsubscribe: Some(WebAddress::parse("https://example.com/u?t=1").unwrap()),
+        ..letter()
+    };
+    let mail = composed(&letter);
+    for (name, value) in [
+        ("Auto-Submitted", "auto-generated"),
+        ("X-Auto-Response-Suppress", "All"),
+        ("List-Id", "<updates.example.com>"),
+        ("List-Unsubscribe", "<https://example.com/u?t=1>"),
+        ("List-Unsubscribe-Post", "List-Unsubscribe=One-Click"),
+    ] {
+        assert_eq!(field(&mail.bytes, name).as_deref(), Some(value), "{name}");
+    }
+    let context = Context {
+        loop_mark: Some("mark-1"),
+        ..Context::UNKNOWN
+    };
+    let (finding, _) = kind::classify(&View::parse(&mail.bytes), &context);
+    assert_eq!(finding.kind, kind::Kind::Loop);
+}
+
+#[test]
+fn a_subject_has_one_prefix() {
+    let of = |subject: &str, answers: bool| {
+        let letter = Letter {
+            subject: subject.to_owned(),
+            in_reply_to: answers.then(|| "<a@b>".to_owned()),
+            ..letter()
+        };
+        super::subject(&letter).as_str().to_owned()
+    };
+    for (given, made) in [
+        ("Order 42", "Re: Order 42"),
+        ("Re: Order 42", "Re: Order 42"),
+        ("RE: re: AW: Order 42", "Re: Order 42"),
+        ("Antw: SV: Order 42", "Re: Order 42"),
+        ("回复：订单", "Re: 订单"),
+        ("Re[3]: Order", "Re: Order"),
+        ("Fwd: Order", "Re: Fwd: Order"),
+        ("Order: 42", "Re: Order: 42"),
+        ("Research: why", "Re: Research: why"),
+        ("Re:", "Re:"),
+        ("", "Re:"),
+        ("a\r\nBcc: eve@example.com", "Re: a Bcc: eve@example.com"),
+    ] {
+        assert_eq!(of(given, true), made, "{given}");
+    }
+    for (given, made) in [
+        ("Order 42", "Order 42"),
+        ("Re: Order 42", "Re: Order 42"),
+        ("Re: Re: Order 42", "Re: Order 42"),
+    ] {
+        assert_eq!(of(given, false), made, "{given}");
+    }
+}
+
+#[test]
+fn a_chain_is_bounded_and_keeps_its_ends() {
+    let mut letter = letter();
+    letter.references = (0..500).map(|n| format!("<id{n}@example.com>")).collect();
+    let references = field(&composed(&letter).bytes, "References").unwrap();
+    let ids: Vec<_> = references.split(' ').collect();
+    assert_eq!(ids.len(), 20);
+    assert_eq!(
+        (ids[0], ids[1]),
+        ("<id0@example.com>", "<id482@example.com>")
+    );
+    assert_eq!(ids[19], "<q1@mail.example.org>");
+    letter.references = (0..500)
+        .map(|n| format!("<{n}{}@example.com>", "x".repeat(200)))
+        .collect();
+    let references = field(&composed(&letter).bytes, "References").unwrap();
+    assert!(references.len() < 2048, "{}", references.len());
+    assert!(references.starts_with("<0x") && references.ends_with("<q1@mail.example.org>"));
+    // Twice, without brackets, and such as no field of ours can hold.
+    letter.references = [
+        "<a@b>",
+        "c@d",
+        "<q1@mail.example.org>",
+        "<a@b>",
+        "<x y@z>",
+        "<é@b>",
+        "<a\r\nBcc: e@f>",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let references = field(&composed(&letter).bytes, "References").unwrap();
+    assert_eq!(references, "<a@b> <c@d> <q1@mail.example.org>");
+    letter.in_reply_to = Some("<a b@c>".to_owned());
+    assert_eq!(field(&composed(&letter).bytes, "In-Reply-To"), None);
+}
+
+#[test]
+fn no_token_of_another_leaves() {
+    let theirs = format!("reply+{OTHERS}@inbox.example.com");
+    let shouted = theirs.to_uppercase();
+    let encoded = theirs.replace('+', "%2B").replace('@', "%40");
+    let cut_there = format!("{} {theirs} {}", "x".repeat(560), "more ".repeat(50));
+    let mail = composed(&Letter {
+        sender_name: theirs.clone(),
+        text: format!("Write to {theirs} or {shouted}."),
+        html: Some(format!(
+            "<p>Write to <a href=\"mailto:{encoded}\">{theirs}</a> or {}</p>",
+            theirs.replace('@', "&#64;")
+        )),
+        history: vec![
+            Said {
+                name: shouted,
+                at: Timestamp::default(),
+                text: format!(
+                    "On Monday {} wrote:\n> hi",
+                    theirs.replace("fuam6", "fuam6=\r\n")
+                ),
+            },
+            Said {
+                name: "Bob".to_owned(),
+                at: Timestamp::default(),
+                text: cut_there,
+            },
+        ],
+        ..letter()
+    });
+    for form in [&mail.plain, &mail.html, &mail.text] {
+        let folded = form.to_lowercase();
+        assert!(
+            !folded.contains(&OTHERS[..12]) && !folded.contains(&OTHERS[40..]),
+            "{form}"
+        );
+        assert!(folded.contains("reply@inbox.example.com"));
+    }
+}
+
+#[test]
+fn a_reply_to_our_mail_has_only_the_new_words() {
+    let said = |name: &str, text: &str| Said {
+        name: name.to_owned(),
+        at: Timestamp::from_millis(1_769_800_000_000),
+        text: text.to_owned(),
+    };
+    for locale in Locale::ALL {
+        let ours = composed(&Letter {
+            history: vec![
+                said(
+                    "Bob",
+                    "Where is my parcel? I have been waiting for it for a week.",
+                ),
+                said("Ann Lee", "Thank you for your order."),
+            ],
+            locale,
+            ..letter()
+        });
+        let quoted: String = ours
+            .plain
+            .lines()
+            .map(|line| format!("> {line}\n"))
+            .collect();
+        let head = "From: Ann Lee via Example <support@example.com>\nSent: Saturday, January 31, 2026 11:59 PM\n\
+                    To: Bob <bob@example.org>\nSubject: Re: Order 42\n\n";
+        for text in [
+            format!(
+                "Thanks, Monday is fine.\n\nOn Sat, Jan 31, 2026 at 11:59 PM Ann Lee via Example <support@example.com> wrote:\n\n{quoted}"
+            ),
+            format!("Thanks, Monday is fine.\n\n{quoted}"),
+            format!("Thanks, Monday is fine.\n\n{head}{}", ours.plain),
+            format!(
+                "Thanks, Monday is fine.\n\n________________________________\n{head}{}",
+                ours.plain
+            ),
+            format!(
+                "Thanks, Monday is fine.\n\n-----Original Message-----\n{head}{}",
+                ours.plain
+            ),
+        ] {
+            for known in [&[ours.text.as_str()][..], &[]] {
+                let reply = reply::extract(&reply::Input {
+                    text: Some(&text),
+                    known,
+                    ..reply::Input::default()
+                });
+                assert_eq!(
+                    reply.text,
+                    "Thanks, Monday is fine.",
+                    "{locale:?} {:?}: {text}",
+                    known.len()
+                );
+            }
+        }
+        assert_html_is_cut(&ours, locale);
+    }
+}
+
+/// As web mail and Outlook quote it.
+fn assert_html_is_cut(ours: &Composed, locale: Locale) {
+    let html = format!(
+        "<div dir=\"ltr\">Thanks, Monday is fine.</div><br><div class=\"gmail_quote\"><div dir=\"ltr\" \
+         class=\"gmail_attr\">On Sat, Jan 31, 2026 at 11:59 PM Ann Lee &lt;<a href=\"mailto:support@example.com\">\
+         support@example.com</a>&gt; wrote:<br></div><blockquote class=\"gmail_quote\">{}</blockquote></div>",
+        ours.html
+    );
+    let outlook = format!(
+        "<html><body><div>Thanks, Monday is fine.</div><hr><div id=\"divRplyFwdMsg\" dir=\"ltr\"><b>From:</b> Ann Lee\
+         <br><b>Sent:</b> Saturday, January 31, 2026 11:59 PM<br><b>To:</b> Bob<br><b>Subject:</b> Re: Order 42</div>\
+         <div>{}</div></body></html>",
+        ours.html
+    );
+    for html in [html, outlook] {
+        let reply = reply::extract(&reply::Input {
+            html: Some(&html),
+            known: &[&ours.text],
+            ..reply::Input::default()
+        });
+        assert_eq!(reply.text, "Thanks, Monday is fine.", "{locale:?}");
+        assert_ne!(reply.method, Method::FullBody);
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_refused_by_name() {
+    type Change = fn(&mut Letter);
+    let changes: [(&str, Change); 13] = [
+        ("to: local part is not ASCII", |l| {
+            l.to.address = address("jörg@example.org")
+        }),
+        ("from: local part is not ASCII", |l| {
+            l.from = address("jörg@example.org")
+        }),
+        ("reply_to: local part is not ASCII", |l| {
+            l.reply_to = address("ü@example.org")
+        }),
+        ("return_path: local part is not ASCII", |l| {
+            l.return_path = address("ü@example.org")
+        }),
+        // Full-width letters that A-labels make plain.
+        ("to: domain \"a,b.example\" has no ASCII form", |l| {
+            l.to.address = address("x@a，b.example")
+        }),
+        ("cc: domain \"a>b.example\" has no ASCII form", |l| {
+            l.cc = vec![Correspondent {
+                name: String::new(),
+                address: address("x@a＞b.example"),
+            }];
+        }),
+        ("message_id: not a Message-ID", |l| {
+            l.message_id = "<a\r\nb@c>".to_owned()
+        }),
+        ("text: longer than 1048576 octets", |l| {
+            l.text = "x".repeat(TEXT_BYTES_MAX + 1)
+        }),
+        ("html: longer than 524288 octets", |l| {
+            l.html = Some("x".repeat(HTML_BYTES_MAX + 1))
+        }),
+        ("html: elements nested deeper than 100", |l| {
+            l.html = Some("<b>".repeat(200))
+        }),
+        ("cc: more than 50", |l| {
+            l.cc = vec![l.to.clone(); CC_MAX + 1]
+        }),
+        ("fields: more than 50", |l| {
+            let name = HeaderName::parse("X-A").unwrap();
+            l.fields = vec![(name, HeaderText::default()); FIELDS_MAX + 1];
+        }),
+        ("list_id: domain", |l| {
+            l.list_id = Some(Domain::parse("a，b.example").unwrap())
+        }),
+    ];
+    let templates = Templates::load(None).unwrap();
+    for (told, change) in changes {
+        let mut letter = letter();
+        change(&mut letter);
+        let error = compose(&letter, &templates).unwrap_err();
+        assert!(error.to_string().starts_with(told), "{told}: {error}");
+        assert_eq!(error.field(), told.split(':').next());
+    }
+    let mut letter = letter();
+    letter.to.address = address("ann@bücher.example");
+    let mail = composed(&letter);
+    assert_eq!(
+        field(&mail.bytes, "To").unwrap(),
+        "\"Bob\" <ann@xn--bcher-kva.example>"
+    );
+}
+
+#[test]
+fn names_and_texts_of_fields_are_parsed() {
+    for name in ["X-Ticket", "x-a", "Importance", "List-Help", "Organization"] {
+        assert!(HeaderName::parse(name).is_ok(), "{name}");
+    }
+    for name in [
+        "",
+        "X-",
+        "X A",
+        "X:A",
+        "X-A\r\nBcc",
+        "X-A\n",
+        "X-Ü",
+        "-X",
+        "From",
+        "Bcc",
+        "Sender",
+        "Received",
+        "DKIM-Signature",
+        "Return-Path",
+        "Content-Type",
+        "MIME-Version",
+        "Auto-Submitted",
+        "Resent-To",
+        "X-Postern-Loop",
+        "x-auto-response-suppress",
+        "List-Unsubscribe",
+        "Disposition-Notification-To",
+    ] {
+        assert!(HeaderName::parse(name).is_err(), "{name}");
+    }
+    for text in [
+        "a\r\nb",
+        "a\nb",
+        "a\rb",
+        "a\0b",
+        "a\u{85}b",
+        "a\u{2028}b",
+        &"x".repeat(901),
+    ] {
+        assert!(HeaderText::parse(text).is_err(), "{text:?}");
+    }
+    for url in [
+        "http://a.example/",
+        "https://",
+        "https://a b",
+        "https://a>b",
+        "https://a\r\nb",
+        "https://ü",
+    ] {
+        assert!(WebAddress::parse(url).is_err(), "{url:?}");
+    }
+}
+
+#[test]
+fn long_and_strange_input_is_one_mail_still() {
+    let mebi = TEXT_BYTES_MAX;
+    for text in [
+        "\n",
+        "\r",
+        "x",
+        ".\r\n",
+        "\n.\n",
+        "é",
+        "<",
+        "https://a.example ",
+        "\0",
+        "From x\n",
+        "😀",
+    ] {
+        let text = text.repeat(mebi / text.len());
+        let mail = composed(&Letter {
+            subject: text.clone(),
+            sender_name: text.clone(),
+            product_name: text.clone(),
+            marker: Some(text.clone()),
+            history: vec![Said {
+                name: text.clone(),
+                at: Timestamp::from_millis(u64::MAX),
+                text: text.clone(),
+            }],
+            enclosures: vec![Enclosure {
+                filename: text.clone(),
+                content_type: text.clone(),
+                bytes: text.clone().into(),
+            }],
+            in_reply_to: Some(text.clone()),
+            references: vec![text.clone(); 3],
+            text,
+            ..letter()
+        });
+        assert_sound(&mail.bytes);
+    }
+}
+
+fn strange() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        any::<String>(),
+        "[\\x00-\\x7f]{0,40}",
+        prop::sample::select(vec![
+            "\r\nBcc: eve@example.com\r\n",
+            "\n\n<script>",
+            "\r",
+            "\n.\r\n",
+            "\u{85}",
+            "\u{2028}",
+            "=?utf-8?Q?x?=",
+            "\0",
+            "\"",
+            "\\",
+            "<",
+            ">",
+            ",",
+            ";",
+            "(",
+            "\u{202e}",
+            "אבג",
+            "😀",
+            "--=_postern_mixed_=\r\n",
+        ])
+        .prop_map(str::to_owned),
+        ("[a-zé ]", 0..300usize).prop_map(|(c, count)| c.repeat(count)),
+    ];
+    prop::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
+}
+
+fn an_address() -> impl Strategy<Value = Address> {
+    "([a-z.+]{1,20}|\"[ -~é]{1,20}\")@[a-zé0-9＞，＠.-]{1,30}"
+        .prop_filter_map("no address", |text| Address::parse(&text).ok())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_input_adds_a_field_or_a_line(
+        words in prop::array::uniform12(strange()),
+        addresses in prop::array::uniform4(an_address()),
+        extra in ("X-[A-Za-z-]{1,20}", strange()),
+        strange_name in strange(),
+        is_automatic: bool,
+        has_html: bool,
+    ) {
+        let [sender, product, to, cc, subject, text, html, said, file, kind, id, marker] = words;
+        let [from, to_address, cc_address, reply_to] = addresses;
+        prop_assert!(HeaderName::parse(&strange_name).is_err() || strange_name.is_ascii());
+        let fields = match (HeaderName::parse(&extra.0), HeaderText::parse(&extra.1)) {
+            (Ok(name), Ok(text)) => vec![(name, text)],
+            _ => Vec::new(),
+        };
+        let extra_name = fields.first().map(|(name, _)| name.as_str().to_owned());
+        let letter = Letter {
+            from, sender_name: sender, product_name: product, subject,
+            to: Correspondent { name: to, address: to_address },
+            cc: vec![Correspondent { name: cc, address: cc_address }],
+            reply_to, text, html: has_html.then_some(html),
+            history: vec![Said { name: said.clone(), at: Timestamp::default(), text: said }],
+            marker: Some(marker),
+            enclosures: vec![Enclosure { filename: file, content_type: kind, bytes: Bytes::from_static(b"\0\r\nx") }],
+            in_reply_to: Some(id.clone()), references: vec![id],
+            is_automatic, fields,
+            ..letter()
+        };
+        let templates = Templates::load(None).unwrap();
+        let Ok(mail) = compose(&letter, &templates) else {
+            return Ok(()); // An address or HTML it refuses.
+        };
+        assert_sound(&mail.bytes);
+        let allowed = ["From", "To", "Cc", "Reply-To", "Subject", "Date", "Message-ID", "In-Reply-To", "References",
+            "Auto-Submitted", "X-Auto-Response-Suppress", "X-Postern-Loop", "Content-Language", "MIME-Version",
+            "Content-Type"];
+        let mut names: Vec<String> = fields_of(&mail.bytes);
+        names.retain(|name| Some(name) != extra_name.as_ref());
+        let mut once = names.clone();
+        once.sort();
+        once.dedup();
+        prop_assert_eq!(once.len(), names.len(), "{:?}", names);
+        prop_assert!(names.iter().all(|name| allowed.contains(&name.as_str())), "{:?}", names);
+
+        let view = View::parse(&mail.bytes);
+        prop_assert_eq!(view.attachments.len(), 1);
+        prop_assert_eq!(&view.attachments[0].bytes()[..], b"\0\r\nx");
+        prop_assert_eq!(view.parts.len(), 5, "mixed, alternative, text, html, file");
+        let subject = super::subject(&letter);
+        prop_assert_eq!(view.header.subject.unwrap_or_default(), subject.as_str());
+        let shown = view.text.unwrap_or_default();
+        prop_assert_eq!(shown.trim_end(), mail.plain.trim_end());
+    }
+}
+
+fn fields_of(mail: &Bytes) -> Vec<String> {
+    fields(mail)
+        .iter()
+        .map(|line| line.split(':').next().unwrap_or_default().to_owned())
+        .collect()
+}

@@ -1,0 +1,268 @@
+//! Owns the fixed words of our mails, language by language.
+//!
+//! Does not translate what people write.
+
+/// A language our fixed words are in. Each marker is one the cutting of replies knows in any mail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Locale {
+    /// Dutch.
+    Dutch,
+    /// English, and whatever is not in this list.
+    #[default]
+    English,
+    /// French.
+    French,
+    /// German.
+    German,
+    /// Italian.
+    Italian,
+    /// Japanese.
+    Japanese,
+    /// Polish.
+    Polish,
+    /// Portuguese.
+    Portuguese,
+    /// Russian.
+    Russian,
+    /// Simplified Chinese.
+    Chinese,
+    /// Spanish.
+    Spanish,
+    /// Swedish.
+    Swedish,
+}
+
+impl Locale {
+    /// Every language there is.
+    pub const ALL: [Self; 12] = [
+        Self::Dutch,
+        Self::English,
+        Self::French,
+        Self::German,
+        Self::Italian,
+        Self::Japanese,
+        Self::Polish,
+        Self::Portuguese,
+        Self::Russian,
+        Self::Chinese,
+        Self::Spanish,
+        Self::Swedish,
+    ];
+
+    /// The language of a tag as BCP 47 writes it (`de`, `pt-BR`) or a system does (`de_AT.UTF-8`);
+    /// English if it is not in the list.
+    pub fn of(tag: &str) -> Self {
+        let language = tag.split(['-', '_', '.']).next().unwrap_or_default();
+        let is_it = |locale: &&Self| {
+            let own = locale.tag().split('-').next().unwrap_or_default();
+            own.eq_ignore_ascii_case(language)
+        };
+        Self::ALL.iter().find(is_it).copied().unwrap_or_default()
+    }
+
+    /// The language's tag (BCP 47).
+    pub fn tag(self) -> &'static str {
+        self.row().1
+    }
+
+    /// Its words.
+    pub fn words(self) -> Words {
+        self.row().2
+    }
+
+    fn row(self) -> (Self, &'static str, Words) {
+        let own = TABLE.iter().find(|(locale, ..)| *locale == self);
+        *own.unwrap_or(&TABLE[0])
+    }
+}
+
+/// The fixed words of one language.
+#[derive(Clone, Copy, Debug)]
+pub struct Words {
+    /// Under this line nothing is reply.
+    pub marker: &'static str,
+    /// Between a person's name and the product's: "Ann via Example".
+    pub via: &'static str,
+    /// Above what was said before.
+    pub earlier: &'static str,
+    /// Above the names of the files that come with the mail.
+    pub attachments: &'static str,
+    /// On the link that ends these mails.
+    pub unsubscribe: &'static str,
+}
+
+const TABLE: [(Locale, &str, Words); 12] = [
+    (
+        Locale::English,
+        "en",
+        words([
+            "Reply above this line",
+            "via",
+            "Earlier in this conversation",
+            "Attachments",
+            "Unsubscribe",
+        ]),
+    ),
+    (
+        Locale::Chinese,
+        "zh-Hans",
+        words(["请在此行上方回复", "来自", "此前的对话", "附件", "退订"]),
+    ),
+    (
+        Locale::Dutch,
+        "nl",
+        words([
+            "Antwoord boven deze regel",
+            "via",
+            "Eerder in dit gesprek",
+            "Bijlagen",
+            "Afmelden",
+        ]),
+    ),
+    (
+        Locale::French,
+        "fr",
+        words([
+            "Répondez au-dessus de cette ligne",
+            "via",
+            "Plus tôt dans cette conversation",
+            "Pièces jointes",
+            "Se désabonner",
+        ]),
+    ),
+    (
+        Locale::German,
+        "de",
+        words([
+            "Antworten Sie oberhalb dieser Zeile",
+            "über",
+            "Bisher in dieser Unterhaltung",
+            "Anhänge",
+            "Abmelden",
+        ]),
+    ),
+    (
+        Locale::Italian,
+        "it",
+        words([
+            "Rispondi sopra questa riga",
+            "tramite",
+            "In precedenza in questa conversazione",
+            "Allegati",
+            "Annulla iscrizione",
+        ]),
+    ),
+    (
+        Locale::Japanese,
+        "ja",
+        words([
+            "この行より上に返信してください",
+            "via",
+            "これまでのやりとり",
+            "添付ファイル",
+            "配信停止",
+        ]),
+    ),
+    (
+        Locale::Polish,
+        "pl",
+        words([
+            "Odpowiedz powyżej tej linii",
+            "przez",
+            "Wcześniej w tej rozmowie",
+            "Załączniki",
+            "Wypisz się",
+        ]),
+    ),
+    (
+        Locale::Portuguese,
+        "pt",
+        words([
+            "Responda acima desta linha",
+            "via",
+            "Anteriormente nesta conversa",
+            "Anexos",
+            "Cancelar inscrição",
+        ]),
+    ),
+    (
+        Locale::Russian,
+        "ru",
+        words([
+            "Отвечайте выше этой строки",
+            "через",
+            "Ранее в этой переписке",
+            "Вложения",
+            "Отписаться",
+        ]),
+    ),
+    (
+        Locale::Spanish,
+        "es",
+        words([
+            "Responda por encima de esta línea",
+            "vía",
+            "Antes en esta conversación",
+            "Archivos adjuntos",
+            "Darse de baja",
+        ]),
+    ),
+    (
+        Locale::Swedish,
+        "sv",
+        words([
+            "Svara ovanför denna rad",
+            "via",
+            "Tidigare i konversationen",
+            "Bilagor",
+            "Avsluta prenumerationen",
+        ]),
+    ),
+];
+
+const fn words([marker, via, earlier, attachments, unsubscribe]: [&'static str; 5]) -> Words {
+    Words {
+        marker,
+        via,
+        earlier,
+        attachments,
+        unsubscribe,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::reply;
+
+    #[test]
+    fn tags_name_their_language() {
+        for (tag, locale) in [
+            ("de", Locale::German),
+            ("de-AT", Locale::German),
+            ("de_CH.UTF-8", Locale::German),
+            ("PT-br", Locale::Portuguese),
+            ("zh-Hant-TW", Locale::Chinese),
+            ("tlh", Locale::English),
+            ("", Locale::English),
+        ] {
+            assert_eq!(Locale::of(tag), locale, "{tag}");
+        }
+        for locale in Locale::ALL {
+            assert_eq!(Locale::of(locale.tag()), locale);
+        }
+    }
+
+    #[test]
+    fn every_marker_is_known_to_the_cutting_of_replies() {
+        for locale in Locale::ALL {
+            let text = format!("Yes.\n\n— {} —\n\nold words", locale.words().marker);
+            let reply = reply::extract(&reply::Input {
+                text: Some(&text),
+                ..reply::Input::default()
+            });
+            assert_eq!(reply.method, reply::Method::Marker, "{locale:?}");
+            assert_eq!(reply.text, "Yes.", "{locale:?}");
+        }
+    }
+}
