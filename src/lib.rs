@@ -4,8 +4,8 @@
 //! from their mail program; Postern takes that mail in, finds the conversation, cuts out the words
 //! the person wrote, and posts them to the product's Messages API.
 //!
-//! Read it from the ground up. [`clock`], [`mail`] and [`retry`] are pure: what a mail is, what it
-//! says, and what comes after a failed attempt. [`smtp`] is one conversation with a mail server as a
+//! Read it from the ground up. [`clock`], [`network`], [`mail`] and [`retry`] are pure: the time, where a
+//! peer is, what a mail is and says, and what comes after a failed attempt. [`smtp`] is one conversation with a mail server as a
 //! machine of bytes; [`store`] is what must survive a crash. [`auth`] says who wrote a mail, [`tls`]
 //! holds the certificates, [`objects`] the files that came with mail. [`ingress`] takes mail in,
 //! [`delivery`] hands it over, [`outbound`] makes the mail that goes out, [`http`] shows and serves;
@@ -14,6 +14,7 @@
 
 pub mod clock;
 pub mod mail;
+pub mod network;
 pub mod retry;
 
 pub mod smtp;

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use super::reader::Section;
 use super::value;
-use crate::ingress::smtp::{Listen, ListenAddress, Network, Settings};
+use crate::ingress::smtp::{Listen, ListenAddress, Settings};
 use crate::mail::envelope::Door;
+use crate::network::Network;
 use crate::smtp::session::{self, Protocol};
 
 /// Reads one word of `server.inbound`.

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::reader::Section;
-use crate::ingress::smtp::Network;
 use crate::ingress::webhook::{
     Account, Adapter, Brevo, Generic, MailerSend, Mailgun, Mailjet, Mandrill, Postal, Postmark,
     PublicKey, Rate, Relay, Resend, Secret, SendGrid, Ses, Settings, Signing, SparkPost, Standard,
 };
+use crate::network::Network;
 
 /// Reads the table. `None` if no door is set up.
 pub(super) fn read(mut section: Section<'_>) -> Option<Settings> {

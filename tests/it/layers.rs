@@ -9,7 +9,7 @@ const LINES_MAX: usize = 600;
 
 /// The top modules by floor, lowest first. Within a row none imports another where `SIBLINGS_APART`.
 const FLOORS: [(&[&str], Siblings); 8] = [
-    (&["clock"], Siblings::Apart),
+    (&["clock", "network"], Siblings::Apart),
     (&["mail", "retry"], Siblings::Apart),
     (&["smtp", "store"], Siblings::Apart),
     (&["auth", "tls", "objects"], Siblings::Free),
@@ -48,7 +48,7 @@ const IMPURE: [&str; 16] = [
     "UnixListener",
     "UnixDatagram",
 ];
-const PURE: [&str; 3] = ["mail", "smtp", "retry"];
+const PURE: [&str; 4] = ["mail", "network", "smtp", "retry"];
 
 /// Names that only these files or folders may have in them.
 const ONLY_IN: [(&str, &[&str]); 4] = [

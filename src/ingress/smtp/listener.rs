@@ -20,6 +20,7 @@ use super::connection::{Connection, Peer};
 use super::slots::Slot;
 use super::wire::Wire;
 use super::{BindError, Listen, ListenAddress, Shared, fate, protocol_name};
+use crate::network::Network;
 use crate::smtp::response::Refusal;
 use crate::smtp::session::{self, BareNewline, Protocol};
 
@@ -133,7 +134,7 @@ impl Listener {
 
     fn admit(&self, wire: Wire, ip: Option<IpAddr>, shared: &Arc<Shared>) -> Option<Connection> {
         let settings = &shared.settings;
-        let is_in = |networks: &[super::Network]| {
+        let is_in = |networks: &[Network]| {
             ip.is_some_and(|ip| networks.iter().any(|network| network.contains(ip)))
         };
         let proxied = is_in(&settings.proxies);

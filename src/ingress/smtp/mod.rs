@@ -9,7 +9,6 @@ mod fate;
 mod fault;
 mod listener;
 mod metrics;
-mod network;
 mod pace;
 mod proxy;
 mod questions;
@@ -32,6 +31,7 @@ use tracing::{info, warn};
 
 use super::routes::Routes;
 use crate::auth::Authenticator;
+use crate::network::Network;
 use crate::smtp::session::{self, BareNewline, Protocol};
 use crate::store::{RECIPIENTS_MAX, Store};
 use crate::tls::{CertificateError, Certificates};
@@ -43,8 +43,6 @@ use slots::Slots;
 
 pub(super) use fate::{Throttle, masked};
 pub use metrics::Metrics;
-pub(super) use network::counted_by;
-pub use network::{Network, NetworkError};
 
 /// Where the server listens, and its bounds.
 #[derive(Clone, Debug)]

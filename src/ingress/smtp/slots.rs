@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::Settings;
-use super::network::counted_by;
+use crate::network::counted_by;
 
 /// The places, and who has them. A network is remembered only while it has one, so that the map is
 /// never longer than there are connections.

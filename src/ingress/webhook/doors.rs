@@ -26,7 +26,8 @@ use super::rate::{Rate, Rates};
 use super::request::{Headers, Request};
 use crate::clock::{self, Timestamp};
 use crate::ingress::routes::Routes;
-use crate::ingress::smtp::{Network, Throttle, counted_by};
+use crate::ingress::smtp::Throttle;
+use crate::network::{Network, counted_by};
 use crate::store::Store;
 
 /// Octets of a certificate.

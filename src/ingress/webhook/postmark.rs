@@ -12,7 +12,7 @@ use super::proof::{Account, Unproven, basic, peer};
 use super::rebuild::{Attachment, Draft};
 use super::request::{Authentic, Request};
 use crate::clock::Timestamp;
-use crate::ingress::smtp::Network;
+use crate::network::Network;
 
 /// Postmark's door. There is no signature: a request needs the account, and comes from one of the
 /// networks where any are set.

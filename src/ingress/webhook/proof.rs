@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use super::request::Headers;
 use crate::clock::Timestamp;
-use crate::ingress::smtp::Network;
+use crate::network::Network;
 
 /// A comparison with a secret that came out right. Only the functions of this module make one.
 #[derive(Debug)]

@@ -80,7 +80,7 @@ pub struct NetworkError(String);
 
 /// What a stranger counts by: an IPv4 address, or the /64 of an IPv6 address, which one customer has
 /// whole.
-pub(in crate::ingress) fn counted_by(ip: IpAddr) -> IpAddr {
+pub fn counted_by(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
         v4 @ IpAddr::V4(_) => v4,
