@@ -126,8 +126,11 @@ fn ports(config: &Config, runs: bool) -> Vec<Finding> {
         ListenAddress::Tcp(address) => Some(*address),
         ListenAddress::Unix(_) => None,
     });
-    let all = doors.chain(config.http_listen.iter().copied());
-    all.map(|address| port(address, runs)).collect()
+    let http = config.http_listen.iter().chain(&config.https_listen);
+    doors
+        .chain(http.copied())
+        .map(|address| port(address, runs))
+        .collect()
 }
 
 fn port(address: SocketAddr, runs: bool) -> Finding {

@@ -49,7 +49,9 @@ pub struct Config {
     pub auth_enabled: bool,
     /// Where HTTP is spoken.
     pub http_listen: Vec<SocketAddr>,
-    /// The bounds of a listening HTTP socket.
+    /// Where HTTP is spoken over TLS.
+    pub https_listen: Vec<SocketAddr>,
+    /// The bounds of the HTTP addresses.
     pub http: ServerSettings,
     /// Where certificates lie; `None` makes a self-signed one in the data folder.
     pub certificates: Option<PathBuf>,
@@ -83,7 +85,7 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
     let mut tls = root.table("tls");
     let certificates = tls.path_maybe("folder");
     tls.end();
-    let (http_listen, http) = http(root.table("http"), server.stop_max);
+    let (http_listen, https_listen, http) = http(root.table("http"), server.stop_max);
     let embedded_api = embedded_api(root.table("embedded_api"));
     let routes = route::read(root);
     // The greeting needs a name; the reply domain is one that surely leads here.
@@ -92,7 +94,8 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
         .or_else(|| routes.first()?.domains.first().cloned());
     let name = hostname.as_ref().map(Domain::ascii).unwrap_or_default();
     let (auth, auth_enabled) = senders::read(root.table("auth"), &name);
-    let ingress = doors::read(root, name, &server.inbound, &http_listen);
+    let taken = [http_listen.as_slice(), &https_listen].concat();
+    let ingress = doors::read(root, name, &server.inbound, &taken);
     let ingress = ingress::Settings {
         drain_max: server.stop_max,
         ..ingress
@@ -104,6 +107,12 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
     if server.inbound.contains(&Door::Webhook) && webhooks.is_none() {
         root.problem("webhook.secret", "missing: server.inbound opens this door");
     }
+    // Whoever stands before us speaks for many.
+    let proxies = webhooks.iter().flat_map(|webhooks| &webhooks.proxies);
+    let http = ServerSettings {
+        exempt: ingress.exempt.iter().chain(proxies).copied().collect(),
+        ..http
+    };
     let seen = attachments::Seen {
         data_dir: &server.data_dir,
         hostname: hostname.as_ref(),
@@ -125,6 +134,7 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
         auth,
         auth_enabled,
         http_listen,
+        https_listen,
         http,
         certificates,
         embedded_api,
@@ -174,19 +184,39 @@ impl Server {
     }
 }
 
-fn http(mut section: Section<'_>, stop_max: Duration) -> (Vec<SocketAddr>, ServerSettings) {
+fn http(
+    mut section: Section<'_>,
+    stop_max: Duration,
+) -> (Vec<SocketAddr>, Vec<SocketAddr>, ServerSettings) {
     let listen = section.list("listen", Some(&["127.0.0.1:8080"]), value::listen);
-    if listen.as_ref().is_some_and(Vec::is_empty) {
+    let over_tls = section.list("tls_listen", Some(&[]), value::listen);
+    if [&listen, &over_tls].map(|list| list.as_ref().is_some_and(Vec::is_empty)) == [true; 2] {
         section.problem("listen", "empty: health and metrics need an address");
     }
-    for address in listen.iter().flatten().filter(|a| !a.ip().is_loopback()) {
-        let what = "open to the network, and health and metrics have no key";
-        section.warn("listen", format!("\"{address}\": {what}"));
+    for (key, list) in [("listen", &listen), ("tls_listen", &over_tls)] {
+        for address in list.iter().flatten().filter(|a| !a.ip().is_loopback()) {
+            let what = "open to the network, and health and metrics have no key";
+            section.warn(key, format!("\"{address}\": {what}"));
+        }
+    }
+    let is_plain = |address: &&SocketAddr| listen.iter().flatten().any(|plain| plain == *address);
+    for address in over_tls.iter().flatten().filter(is_plain) {
+        section.problem("tls_listen", format!("\"{address}\": taken by http.listen"));
     }
     let defaults = ServerSettings::default();
     let waits = Duration::from_secs(1)..=Duration::from_secs(3600);
     let settings = ServerSettings {
         connections_max: section.count("connections_max", defaults.connections_max, 1..=100_000),
+        connections_per_network_max: section.count(
+            "connections_per_network_max",
+            defaults.connections_per_network_max,
+            1..=100_000,
+        ),
+        handshake_wait: section.duration(
+            "handshake_timeout",
+            defaults.handshake_wait,
+            waits.clone(),
+        ),
         header_wait: section.duration("header_timeout", defaults.header_wait, waits.clone()),
         connection_age_max: section.duration(
             "connection_age_max",
@@ -194,9 +224,14 @@ fn http(mut section: Section<'_>, stop_max: Duration) -> (Vec<SocketAddr>, Serve
             waits,
         ),
         grace: defaults.grace.min(stop_max),
+        ..defaults
     };
     section.end();
-    (listen.unwrap_or_default(), settings)
+    (
+        listen.unwrap_or_default(),
+        over_tls.unwrap_or_default(),
+        settings,
+    )
 }
 
 fn embedded_api(mut section: Section<'_>) -> Option<Secret> {

@@ -1,4 +1,4 @@
-//! Owns the sockets HTTP is served on: accepting, bounds on connections and time, going down.
+//! Owns the sockets HTTP is served on: accepting, TLS, bounds on connections and time, going down.
 //!
 //! Does not know what is served: a router is an argument.
 
@@ -19,18 +19,30 @@ use hyper::server::conn::http1;
 use hyper::service::{self, Service as _};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixListener, UnixStream, unix};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time;
-use tracing::error;
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, error};
+
+use super::places::{Place, Places};
+use crate::network::Network;
+use crate::tls::{CertificateError, Certificates};
 
 /// Bounds of one listening socket.
 #[derive(Clone, Debug)]
 pub struct ServerSettings {
-    /// Connections at a time; more wait in the kernel's queue.
+    /// Connections at a time, over all addresses of a server; more wait in the kernel's queue.
     pub connections_max: usize,
+    /// Connections at a time from one IPv4 address or IPv6 /64. One more hears 503, or by TLS
+    /// nothing.
+    pub connections_per_network_max: usize,
+    /// Networks to which that bound does not apply: reverse proxies, say.
+    pub exempt: Vec<Network>,
+    /// The longest a TLS handshake may take.
+    pub handshake_wait: Duration,
     /// The longest a head of a request may take, and the longest an idle connection is kept.
     pub header_wait: Duration,
     /// The longest one connection lives, whatever it does.
@@ -43,6 +55,9 @@ impl Default for ServerSettings {
     fn default() -> Self {
         Self {
             connections_max: 512,
+            connections_per_network_max: 128,
+            exempt: Network::LOOPBACK.to_vec(),
+            handshake_wait: Duration::from_secs(10),
             header_wait: Duration::from_secs(15),
             connection_age_max: Duration::from_secs(600),
             grace: Duration::from_secs(10),
@@ -50,6 +65,46 @@ impl Default for ServerSettings {
     }
 }
 
+/// How one listening socket is served. Clones share their places.
+#[derive(Clone)]
+pub struct Terms {
+    settings: ServerSettings,
+    places: Arc<Places>,
+    tls: Option<TlsAcceptor>,
+}
+
+impl Terms {
+    /// The same places and bounds, behind TLS with these certificates, as they are at each
+    /// connection. HTTP/1.1 is the only protocol of the TLS handshake (ALPN, RFC 7301).
+    ///
+    /// # Errors
+    /// As [`Certificates::server_config`].
+    pub fn over_tls(&self, certificates: &Arc<Certificates>) -> Result<Self, CertificateError> {
+        let mut config = Arc::unwrap_or_clone(certificates.server_config()?);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self {
+            tls: Some(TlsAcceptor::from(Arc::new(config))),
+            ..self.clone()
+        })
+    }
+}
+
+impl From<ServerSettings> for Terms {
+    /// Plain HTTP with places of its own.
+    fn from(settings: ServerSettings) -> Self {
+        Self {
+            places: Places::new(&settings),
+            settings,
+            tls: None,
+        }
+    }
+}
+
+/// What who gets no place hears.
+const NO_PLACE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 30\r\n\
+    Content-Length: 0\r\nConnection: close\r\n\r\n";
+/// How long that may take.
+const NO_PLACE_MAX: Duration = Duration::from_secs(1);
 /// A head of a request has at most so many bytes; hyper allows 100 fields in it.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 
@@ -83,12 +138,12 @@ impl Source for unix::SocketAddr {
 pub async fn serve<L>(
     mut listener: L,
     router: Router,
-    settings: ServerSettings,
+    terms: impl Into<Terms>,
     mut stop: watch::Receiver<bool>,
 ) where
     L: Listener<Addr: Source>,
 {
-    let slots = Arc::new(Semaphore::new(settings.connections_max));
+    let terms = terms.into();
     let (draining, drain) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut stopped = pin!(async { drop(stop.wait_for(|stop| *stop).await) });
@@ -101,33 +156,70 @@ pub async fn serve<L>(
                 }
                 continue;
             }
-            accepted = accept(&mut listener, &slots) => accepted,
+            accepted = accept(&mut listener, &terms.places) => accepted,
         };
-        let Some((io, peer, slot)) = accepted else {
+        let Some((io, peer, mut place)) = accepted else {
             break;
         };
-        let (router, settings, drain) = (router.clone(), settings.clone(), drain.clone());
+        if peer.0.is_some_and(|ip| !place.count(ip)) {
+            let is_plain = terms.tls.is_none();
+            connections.spawn(turn_away(io, place, is_plain));
+            continue;
+        }
+        let (router, terms, drain) = (router.clone(), terms.clone(), drain.clone());
         connections.spawn(async move {
-            talk((io, peer), router, settings, drain).await;
-            drop(slot);
+            welcome((io, peer), router, terms, drain).await;
+            drop(place);
         });
     }
     drop(listener);
     draining.send_replace(true);
     let drained = async { while connections.join_next().await.is_some() {} };
-    if time::timeout(settings.grace, drained).await.is_err() {
+    if time::timeout(terms.settings.grace, drained).await.is_err() {
         connections.abort_all();
     }
 }
 
-/// A free slot first, then a connection for it.
+/// A free place first, then a connection for it.
 async fn accept<L: Listener<Addr: Source>>(
     listener: &mut L,
-    slots: &Arc<Semaphore>,
-) -> Option<(L::Io, Peer, OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots).acquire_owned().await.ok()?;
+    places: &Arc<Places>,
+) -> Option<(L::Io, Peer, Place)> {
+    let place = places.take().await?;
     let (io, address) = listener.accept().await;
-    Some((io, Peer(address.ip()), slot))
+    Some((io, Peer(address.ip()), place))
+}
+
+async fn turn_away(mut io: impl AsyncWrite + Unpin, place: Place, is_plain: bool) {
+    if is_plain {
+        // Who does not listen is not waited for.
+        drop(time::timeout(NO_PLACE_MAX, io.write_all(NO_PLACE)).await);
+    }
+    drop(place);
+}
+
+/// Shakes hands, where that is asked for, and talks.
+async fn welcome<I>(
+    (io, peer): (I, Peer),
+    router: Router,
+    terms: Terms,
+    mut drain: watch::Receiver<bool>,
+) where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Some(tls) = &terms.tls else {
+        return talk((io, peer), router, terms.settings, drain).await;
+    };
+    let shaken = tokio::select! {
+        // What was not even begun needs no end.
+        _ = drain.wait_for(|drain| *drain) => return,
+        shaken = time::timeout(terms.settings.handshake_wait, tls.accept(io)) => shaken,
+    };
+    match shaken {
+        Ok(Ok(io)) => talk((io, peer), router, terms.settings, drain).await,
+        Ok(Err(error)) => debug!(protocol = "http", %error, "no TLS with this peer"),
+        Err(_) => debug!(protocol = "http", "no TLS handshake in time"),
+    }
 }
 
 async fn talk<I>(

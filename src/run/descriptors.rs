@@ -16,11 +16,8 @@ const OWN: usize = 256;
 /// often set 1024, and without a descriptor the store cannot read what it must: a crowd of idle
 /// connections must not get that far.
 pub(super) fn raise(config: &Config) {
-    // The control socket has the bounds of an HTTP address.
-    let http = config
-        .http
-        .connections_max
-        .saturating_mul(config.http_listen.len() + 1);
+    // All HTTP addresses share their bound; the control socket has the same for itself.
+    let http = config.http.connections_max.saturating_mul(2);
     let wanted = config
         .ingress
         .connections_max

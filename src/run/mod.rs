@@ -39,6 +39,7 @@ use crate::http::keys::Keys;
 use crate::http::messages::Embedded;
 use crate::http::router::{self, App};
 use crate::http::stream::Listeners;
+use crate::http::server::Terms;
 use crate::http::webhook::Gate;
 use crate::http::{metrics, server};
 use crate::ingress::routes::{self, Routes};
@@ -232,7 +233,7 @@ impl House {
         // HTTP outlives the worker: in development the worker posts to our own Messages API.
         let (stop_mail, mail) = watch::channel(false);
         let (stop_http, http) = watch::channel(false);
-        let mut desks = desks(config, app, control, &http).await?;
+        let mut desks = desks(config, [app, control], &certificates, &http).await?;
         let watched = Arc::clone(&certificates);
         desks.spawn(CERTIFICATES, async move {
             watched.watch(tls::POLL_WAIT).await;
@@ -367,24 +368,33 @@ fn subscribers(config: &Config, store: &Store, registry: &mut Registry) -> Vec<S
 /// Starts what is spoken HTTP with: the addresses, and the control socket.
 async fn desks(
     config: &Config,
-    app: Router,
-    control: Router,
+    [app, control]: [Router; 2],
+    certificates: &Arc<Certificates>,
     stop: &watch::Receiver<bool>,
 ) -> Result<Tasks, Failure> {
     let mut desks = Tasks::default();
-    for address in &config.http_listen {
+    let plain = Terms::from(config.http.clone());
+    let over_tls = plain.over_tls(certificates);
+    let over_tls = over_tls.map_err(|error| Failure::new(Exit::Software, error))?;
+    let plain = config.http_listen.iter().map(|at| (at, "http", &plain));
+    let over_tls = config
+        .https_listen
+        .iter()
+        .map(|at| (at, "https", &over_tls));
+    for (address, protocol, terms) in plain.chain(over_tls) {
         let listener = server::listen(*address).await;
         let listener = listener.with_context(|| address.to_string());
         let listener = listener.map_err(|error| Failure::new(Exit::Unavailable, error))?;
-        info!(%address, protocol = "http", "listening");
-        let task = talk(listener, app.clone(), config.http.clone(), stop.clone());
-        desks.spawn("http", task);
+        info!(%address, protocol, "listening");
+        let task = talk(listener, app.clone(), terms.clone(), stop.clone());
+        desks.spawn(protocol, task);
     }
     let socket = config.data_dir.join(SOCKET);
     let listener = server::listen_alone(&socket);
     let listener = listener.with_context(|| socket.display().to_string());
     let listener = listener.map_err(|error| Failure::new(Exit::CannotCreate, error))?;
-    let task = talk(listener, control, config.http.clone(), stop.clone());
+    let terms = Terms::from(config.http.clone());
+    let task = talk(listener, control, terms, stop.clone());
     desks.spawn("control", task);
     Ok(desks)
 }
@@ -429,10 +439,10 @@ async fn wait(
 async fn talk<L: Listener<Addr: server::Source>>(
     listener: L,
     router: Router,
-    settings: server::ServerSettings,
+    terms: Terms,
     stop: watch::Receiver<bool>,
 ) -> Result<(), anyhow::Error> {
-    server::serve(listener, router, settings, stop).await;
+    server::serve(listener, router, terms, stop).await;
     Ok(())
 }
 

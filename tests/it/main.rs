@@ -33,6 +33,8 @@ mod fake_api;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod https;
+#[cfg(test)]
 mod ingress;
 #[cfg(test)]
 mod kind;

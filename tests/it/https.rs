@@ -1,0 +1,203 @@
+//! HTTP over TLS by the real program: curl as the client, certificates that change while it runs, and
+//! peers that do not speak TLS.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use crate::postern::{Postern, eventually, signal};
+use crate::postfix::free_port;
+
+const HOST: &str = "mx.test";
+/// Nothing in a test takes this long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A Postern that speaks HTTPS at a port of its own.
+struct Secured {
+    postern: Postern,
+    port: u16,
+    certs: PathBuf,
+}
+
+impl Secured {
+    fn start(http: &str, extra: &str) -> Self {
+        let postern = Postern::new(Some("http://127.0.0.1:1/none"), "");
+        let (port, certs) = (free_port(), postern.scratch("certs"));
+        let text = fs::read_to_string(postern.config()).unwrap();
+        let listen = format!("[http]\ntls_listen = [\"127.0.0.1:{port}\"]\n{http}");
+        let tls = format!("[tls]\nfolder = \"{}\"\n", certs.display());
+        let text = format!("{extra}{tls}{}", text.replace("[http]\n", &listen));
+        fs::write(postern.config(), text).unwrap();
+        let mut secured = Self {
+            postern,
+            port,
+            certs,
+        };
+        secured.certify();
+        secured.postern.start();
+        secured
+    }
+
+    /// Puts a new certificate in place of the one there is, if any; the file a client trusts.
+    fn certify(&self) -> PathBuf {
+        let made = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).unwrap();
+        let folder = self.certs.join(HOST);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("privkey.pem"), made.signing_key.serialize_pem()).unwrap();
+        fs::write(folder.join("fullchain.pem"), made.cert.pem()).unwrap();
+        let trusted = self
+            .postern
+            .scratch(&format!("trusted-{}.pem", free_port()));
+        fs::write(&trusted, made.cert.pem()).unwrap();
+        trusted
+    }
+
+    fn curl(&self, trusted: &Path, more: &[&str]) -> Output {
+        Command::new("curl")
+            .args(["-sS", "-v", "--max-time", "60", "--noproxy", "*"])
+            .args(["--resolve", &format!("{HOST}:{}:127.0.0.1", self.port)])
+            .args(["--cacert", &trusted.display().to_string()])
+            .args(more)
+            .arg(format!("https://{HOST}:{}/healthz", self.port))
+            .output()
+            .unwrap()
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+}
+
+/// What is heard until the peer hangs up, in whichever way it does.
+fn rest(stream: &mut TcpStream) -> Vec<u8> {
+    let mut heard = Vec::new();
+    match stream.read_to_end(&mut heard) {
+        Ok(_) => heard,
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => heard,
+        Err(error) => panic!("not hung up on: {error}"),
+    }
+}
+
+#[test]
+fn curl_verifies_the_certificate_and_a_new_one_after_a_signal() {
+    let secured = Secured::start("", "");
+    let first = secured.certify();
+    signal("HUP", secured.postern.pid());
+    eventually("the first certificate is shown", || {
+        secured.curl(&first, &[]).status.success()
+    });
+    let answered = secured.curl(&first, &["-w", "%{http_code} %{http_version}"]);
+    let (said, how) = (
+        String::from_utf8_lossy(&answered.stdout),
+        String::from_utf8_lossy(&answered.stderr),
+    );
+    assert!(said.ends_with("200 1.1"), "{said} {how}");
+    assert!(how.contains("ALPN: server accepted http/1.1"), "{how}");
+    for version in ["1.2", "1.3"] {
+        let only = [
+            format!("--tlsv{version}"),
+            "--tls-max".into(),
+            version.into(),
+        ];
+        let only: Vec<_> = only.iter().map(String::as_str).collect();
+        assert!(secured.curl(&first, &only).status.success(), "{version}");
+    }
+    let second = secured.certify();
+    assert!(!secured.curl(&second, &[]).status.success(), "not read yet");
+    signal("HUP", secured.postern.pid());
+    eventually("the second certificate is shown", || {
+        secured.curl(&second, &[]).status.success()
+    });
+    assert!(!secured.curl(&first, &[]).status.success());
+    // A pair that does not fit leaves what there is.
+    fs::write(secured.certs.join(HOST).join("privkey.pem"), "no key").unwrap();
+    signal("HUP", secured.postern.pid());
+    eventually("the fault is told", || {
+        secured.postern.log().contains("certificate not read")
+    });
+    assert!(secured.curl(&second, &[]).status.success());
+    assert_eq!(
+        secured.postern.fetch("/healthz").0,
+        200,
+        "plain HTTP beside it"
+    );
+}
+
+#[test]
+fn who_speaks_no_tls_is_hung_up_on_and_the_others_are_served() {
+    let limits = "handshake_timeout = \"1s\"\nheader_timeout = \"1s\"\nconnections_max = 4\n";
+    let secured = Secured::start(limits, "");
+    let trusted = secured.certify();
+    signal("HUP", secured.postern.pid());
+    eventually("it is served", || {
+        secured.curl(&trusted, &[]).status.success()
+    });
+    let mut silent: Vec<_> = (0..4).map(|_| secured.connect()).collect();
+    // All places are taken until the handshakes' time is over.
+    assert!(secured.curl(&trusted, &[]).status.success());
+    for stream in &mut silent {
+        assert!(rest(stream).is_empty());
+    }
+    for bytes in [
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n".as_slice(),
+        b"\x16\x03\x01\xff\xff",
+        b"\x80\x2e\x01\x00\x02",
+        &[0; 100_000],
+    ] {
+        let mut stream = secured.connect();
+        let _ = stream.write_all(bytes);
+        let heard = rest(&mut stream);
+        assert!(!heard.starts_with(b"HTTP/"), "{heard:?}");
+    }
+    assert!(secured.curl(&trusted, &[]).status.success());
+    assert_eq!(secured.postern.metric("postern_ledger_received"), 0.0);
+}
+
+#[test]
+fn one_address_cannot_take_all_places() {
+    let limits = "connections_per_network_max = 3\n";
+    let secured = Secured::start(limits, "[networks]\nexempt = []\n");
+    let trusted = secured.certify();
+    signal("HUP", secured.postern.pid());
+    eventually("it is served", || {
+        secured.curl(&trusted, &[]).status.success()
+    });
+    let plain = || {
+        let stream = TcpStream::connect(("127.0.0.1", secured.postern.http)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    };
+    let ask = |stream: &mut TcpStream| {
+        stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            .unwrap();
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).unwrap();
+        String::from_utf8_lossy(&start).into_owned()
+    };
+    // Both addresses share the places.
+    let mut held: Vec<_> = (0..3)
+        .map(|at| if at < 2 { plain() } else { secured.connect() })
+        .collect();
+    eventually("the places are taken", || {
+        let mut one_more = plain();
+        let heard = rest(&mut one_more);
+        heard.starts_with(b"HTTP/1.1 503 ") && one_more.write_all(b"x").is_ok()
+    });
+    assert!(!secured.curl(&trusted, &[]).status.success());
+    assert_eq!(ask(&mut held[0]), "HTTP/1.1 200");
+    drop(held);
+    eventually("places are free again", || {
+        secured.curl(&trusted, &[]).status.success()
+    });
+    let log = secured.postern.log();
+    assert!(
+        log.contains("too many connections from one network"),
+        "{log}"
+    );
+}
