@@ -119,7 +119,7 @@ fn bucket(mut section: Section<'_>) -> Result<Option<Bucket>, Told> {
     }))
 }
 
-fn url(text: &str) -> Result<String, &'static str> {
+pub(super) fn url(text: &str) -> Result<String, &'static str> {
     let url = reqwest::Url::parse(text).map_err(|_| "not a URL")?;
     let is_bare = url.username().is_empty() && url.password().is_none();
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() || !is_bare {

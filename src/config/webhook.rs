@@ -5,23 +5,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::attachments::url;
 use super::reader::Section;
 use crate::ingress::webhook::{
     Account, Adapter, Brevo, Generic, MailerSend, Mailgun, Mailjet, Mandrill, Postal, Postmark,
     PublicKey, Rate, Relay, Resend, Secret, SendGrid, Ses, Settings, Signing, SparkPost, Standard,
 };
 use crate::network::Network;
+use crate::objects::Bucket;
 
 /// Reads the table. `None` if no door is set up.
 pub(super) fn read(mut section: Section<'_>) -> Option<Settings> {
     // In the order in which their marks are looked for: the surest first.
     let (resend, resend_key) = resend(section.table("resend"));
+    let (ses, buckets) = ses(section.table("ses"));
     let adapters = [
         generic(&mut section),
         resend,
         standard(section.table("standard")),
         sendgrid(section.table("sendgrid")),
-        ses(section.table("ses")),
+        ses,
         postal(section.table("postal")),
         mandrill(section.table("mandrill")),
         sparkpost(section.table("sparkpost")),
@@ -51,6 +54,7 @@ pub(super) fn read(mut section: Section<'_>) -> Option<Settings> {
             burst: section.count("burst", defaults.all.burst, counts),
         },
         resend_key,
+        buckets,
         proxies: networks(&mut section, "proxies"),
         ..defaults
     };
@@ -117,8 +121,9 @@ fn sendgrid(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
     ended(section, said, is_whole, "password", door)
 }
 
-fn ses(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
+fn ses(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Vec<Bucket>) {
     let said = is_said(&section);
+    let buckets = buckets(section.table("bucket"));
     let topics = section.list("topics", None, |topic| match topic.starts_with("arn:") {
         true => Ok(topic.to_owned()),
         false => Err("not a topic's ARN"),
@@ -131,7 +136,47 @@ fn ses(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
         needs_sha256,
         ..Ses::new(topics, accounts)
     };
-    ended(section, said, is_whole, "topics", door)
+    let door = ended(section, said, is_whole, "topics", door);
+    (door, buckets)
+}
+
+/// The buckets SES puts mail into: they share their server and key.
+fn buckets(mut section: Section<'_>) -> Vec<Bucket> {
+    let is_said = is_said(&section);
+    let names = section.list("names", None, |name| match name.is_empty() {
+        true => Err("empty"),
+        false => Ok(name.to_owned()),
+    });
+    let names = names.unwrap_or_default();
+    let endpoint = section.parsed("endpoint", url);
+    let region = section.text("region", "us-east-1");
+    let key_id = section.text_maybe("key_id");
+    let has_key = ["key", "key_file"].iter().any(|key| section.says(key));
+    let key = section.secret("key");
+    if is_said {
+        for (name, is_there) in [
+            ("names", !names.is_empty()),
+            ("key_id", key_id.is_some()),
+            ("key", has_key),
+        ] {
+            if !is_there {
+                section.problem(name, "missing: a bucket has a name, a key_id and a key");
+            }
+        }
+    }
+    section.end();
+    let (Some(key_id), Some(key)) = (key_id, key) else {
+        return Vec::new();
+    };
+    let buckets = names.into_iter().map(|name| Bucket {
+        name,
+        endpoint: endpoint.clone(),
+        region: region.clone(),
+        prefix: String::new(),
+        key_id: key_id.clone(),
+        key: key.reveal().to_owned(),
+    });
+    buckets.collect()
 }
 
 fn postal(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {

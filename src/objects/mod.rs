@@ -1,8 +1,10 @@
 //! Owns the files that came with mail: each kept once under the hash of its bytes, in a local folder or
-//! in an S3-compatible bucket, for a time; and the signed links they are fetched by.
+//! in an S3-compatible bucket, for a time; the signed links they are fetched by; and the reading of what
+//! others have put into buckets.
 //!
 //! Does not read mail and does not serve: whoever has a link's parts asks here.
 
+mod buckets;
 mod link;
 mod screen;
 mod sniff;
@@ -22,6 +24,7 @@ use data_encoding::HEXLOWER;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use object_store::aws::AmazonS3Builder;
+use object_store::client::{HttpClient, HttpConnector};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore, RetryConfig};
@@ -33,6 +36,7 @@ use tracing::{info, warn};
 
 use crate::clock::{self, Timestamp};
 
+pub use buckets::{BucketError, Buckets, Found};
 pub use link::{LINK_PATH, Link, LinkError, Links};
 pub use screen::{BLOCKED_NAMES, BLOCKED_TYPES, Bounds, Skip};
 pub use sniff::sniff;
@@ -86,6 +90,16 @@ pub struct Bucket {
     pub key_id: String,
     /// The access key itself.
     pub key: String,
+}
+
+impl fmt::Debug for Bucket {
+    /// The key is not shown.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bucket")
+            .field("name", &self.name)
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for Settings {
@@ -350,22 +364,43 @@ fn client(bucket: &Bucket) -> Result<impl ObjectStore, ObjectError> {
         retry_timeout: CALL_MAX,
         ..RetryConfig::default()
     };
-    let limits = ClientOptions::new()
-        .with_connect_timeout(CONNECT_MAX)
-        .with_timeout(CALL_MAX);
+    let plain = bucket.endpoint.as_ref();
+    let plain = plain.is_some_and(|endpoint| endpoint.starts_with("http://"));
     let builder = AmazonS3Builder::new()
         .with_retry(retry)
+        .with_http_connector(Direct { plain })
         .with_bucket_name(&bucket.name)
         .with_region(&bucket.region)
         .with_access_key_id(&bucket.key_id)
         .with_secret_access_key(&bucket.key);
+    let builder = builder.with_client_options(ClientOptions::new().with_allow_http(plain));
     let builder = match &bucket.endpoint {
-        Some(endpoint) => builder
-            .with_endpoint(endpoint)
-            .with_client_options(limits.with_allow_http(endpoint.starts_with("http://"))),
-        None => builder.with_client_options(limits),
+        Some(endpoint) => builder.with_endpoint(endpoint),
+        None => builder,
     };
     Ok(builder.build()?)
+}
+
+/// Connects to the server that is configured, and to none it points to.
+#[derive(Debug)]
+struct Direct {
+    plain: bool,
+}
+
+impl HttpConnector for Direct {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        let client = reqwest::Client::builder()
+            .https_only(!self.plain)
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_MAX)
+            .timeout(CALL_MAX)
+            .build();
+        let client = client.map_err(|error| object_store::Error::Generic {
+            store: "S3",
+            source: error.into(),
+        })?;
+        Ok(HttpClient::new(client))
+    }
 }
 
 fn make(folder: &FsPath) -> Result<(), ObjectError> {

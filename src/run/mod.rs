@@ -45,7 +45,7 @@ use crate::http::{metrics, server};
 use crate::ingress::routes::{self, Routes};
 use crate::ingress::smtp as ingress;
 use crate::ingress::webhook::{self, Doors, Errands};
-use crate::objects::Objects;
+use crate::objects::{Buckets, Objects};
 use crate::store::{Book, OpenError, Store};
 use crate::tls::{self, Certificates};
 
@@ -327,12 +327,15 @@ fn webhooks(
         Errands::open(folder, key).map_err(|error| Failure::new(Exit::CannotCreate, error))
     });
     let errands = errands.transpose()?;
+    let buckets =
+        Buckets::new(&settings.buckets).map_err(|error| Failure::new(Exit::Config, error))?;
     let parts = webhook::Parts {
         store: store.clone(),
         routes: Arc::new(ingress_routes(config)?),
         fetch: Arc::new(web),
         metrics,
         errands,
+        buckets: (!settings.buckets.is_empty()).then_some(buckets),
     };
     let doors = Doors::new(settings.clone(), parts);
     for provider in doors.names() {

@@ -13,8 +13,8 @@ use postern::objects::{Bounds, Bucket, Links, ObjectId, Objects, Place, Settings
 
 use crate::bench::DAY;
 
-/// A running server. It is stopped when this is dropped.
-struct Moto {
+/// A running server with an empty bucket `mail`. It is stopped when this is dropped.
+pub(crate) struct Moto {
     child: Child,
     url: String,
 }
@@ -27,7 +27,7 @@ impl Drop for Moto {
 }
 
 impl Moto {
-    async fn start() -> Option<Self> {
+    pub(crate) async fn start() -> Option<Self> {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
         drop(socket);
@@ -66,15 +66,31 @@ impl Moto {
         panic!("moto_server does not make a bucket");
     }
 
-    fn objects(&self, key: &str) -> Objects {
-        let bucket = Bucket {
-            name: "mail".to_owned(),
+    /// What reaches a bucket of this name.
+    pub(crate) fn bucket(&self, name: &str, key: &str) -> Bucket {
+        Bucket {
+            name: name.to_owned(),
             endpoint: Some(self.url.clone()),
             region: "us-east-1".to_owned(),
             prefix: "postern/files".to_owned(),
             key_id: "postern".to_owned(),
             key: key.to_owned(),
-        };
+        }
+    }
+
+    /// Makes a bucket, or an object in one, with these fields in its head.
+    pub(crate) async fn put(&self, path: &str, bytes: Vec<u8>, fields: &[(&str, &str)]) {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let mut request = client.put(format!("{}/{path}", self.url)).body(bytes);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let made = request.send().await.unwrap();
+        assert!(made.status().is_success(), "{path}: {made:?}");
+    }
+
+    fn objects(&self, key: &str) -> Objects {
+        let bucket = self.bucket("mail", key);
         let settings = Settings {
             place: Place::Bucket(bucket),
             bounds: Bounds::default(),

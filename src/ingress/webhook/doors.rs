@@ -3,41 +3,33 @@
 //!
 //! Does not read sockets.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use super::Adapter;
 use super::acceptance::{Acceptance, Origin};
 use super::errands::Errands;
 use super::fetch::Fetch;
-use super::incoming::{Decoded, Elsewhere, Malformed};
+use super::incoming::{Decoded, Elsewhere, InBucket, Incoming, Malformed};
 use super::law::{Law, Outcome, Response};
 use super::metrics::Metrics;
 use super::once::{Once, Used};
-use super::proof::{Secret, Unproven};
+use super::outside::{Outside, Patience};
+use super::proof::Secret;
 use super::rate::{Rate, Rates};
 use super::request::{Headers, Request};
+use super::room::{Held, Room};
 use crate::clock::{self, Timestamp};
 use crate::ingress::routes::Routes;
 use crate::ingress::smtp::Throttle;
 use crate::network::{Network, counted_by};
+use crate::objects::{Bucket, Buckets};
 use crate::store::Store;
 
-/// Octets of a certificate.
-const CERTIFICATE_BYTES_MAX: usize = 64 * 1024;
-/// Octets of the answer to a confirmation.
-const CONFIRMATION_BYTES_MAX: usize = 64 * 1024;
-/// How long a provider waits for what is fetched for its request: SNS has fifteen seconds.
-const WAIT_MAX: Duration = Duration::from_secs(10);
-/// Certificates that are kept. Amazon has one a region, and changes it once a year.
-const CERTIFICATES_MAX: usize = 64;
 /// How long single-use words are remembered: longer than any provider's tries.
 const WORDS_KEPT: Duration = Duration::from_secs(10 * 60 * 60);
 
@@ -60,6 +52,8 @@ pub struct Settings {
     pub store_max: Duration,
     /// The key of Resend's API, for [`super::Errands`].
     pub resend_key: Option<Secret>,
+    /// The buckets mail may lie in, for [`Parts::buckets`].
+    pub buckets: Vec<Bucket>,
     /// Networks of reverse proxies, whose word for the source is taken (`X-Forwarded-For`).
     pub proxies: Vec<Network>,
 }
@@ -81,6 +75,7 @@ impl Settings {
             },
             store_max: Duration::from_secs(10),
             resend_key: None,
+            buckets: Vec::new(),
             proxies: Vec::new(),
         }
     }
@@ -98,6 +93,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Where notes lie of mails that are still to be fetched; without it they are not taken.
     pub errands: Option<Errands>,
+    /// The buckets mail may lie in; without them mail in a bucket is asked for again.
+    pub buckets: Option<Buckets>,
 }
 
 /// What is known of a request before its body.
@@ -118,11 +115,10 @@ pub struct Doors(Arc<Shared>);
 struct Shared {
     adapters: Vec<Arc<dyn Adapter>>,
     acceptance: Acceptance,
-    fetch: Arc<dyn Fetch>,
-    certificates: Mutex<HashMap<String, Bytes>>,
+    outside: Outside,
     used: Used,
     rates: Rates,
-    room: Arc<Semaphore>,
+    room: Room,
     proxies: Vec<Network>,
     metrics: Metrics,
     throttle: Throttle,
@@ -141,13 +137,10 @@ impl Doors {
                 mail_bytes_max: settings.mail_bytes_max,
             },
             adapters: settings.adapters,
-            fetch: parts.fetch,
-            certificates: Mutex::default(),
+            outside: Outside::new(parts.fetch, parts.buckets),
             used: Used::default(),
             rates: Rates::new(settings.each, settings.all, Instant::now()),
-            room: Arc::new(Semaphore::new(
-                settings.bytes_in_flight_max.min(Semaphore::MAX_PERMITS),
-            )),
+            room: Room::new(settings.bytes_in_flight_max, parts.metrics.clone()),
             proxies: settings.proxies,
             metrics: parts.metrics,
             throttle: Throttle::default(),
@@ -163,7 +156,7 @@ impl Doors {
         };
         tokio::select! {
             () = stop => {}
-            () = errands.run(&self.0.acceptance, self.0.fetch.as_ref()) => {}
+            () = errands.run(&self.0.acceptance, self.0.outside.fetch.as_ref()) => {}
         }
     }
 
@@ -217,7 +210,7 @@ impl Doors {
             peer,
             bytes: 0,
             bytes_max,
-            room: None,
+            held: shared.room.none(),
         })
     }
 }
@@ -230,7 +223,7 @@ pub struct Entry {
     peer: Option<IpAddr>,
     bytes: usize,
     bytes_max: usize,
-    room: Option<OwnedSemaphorePermit>,
+    held: Held,
 }
 
 impl Entry {
@@ -243,17 +236,8 @@ impl Entry {
         if self.bytes > self.bytes_max {
             return Err(self.end(&Outcome::TooLarge));
         }
-        let more = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let Ok(more) = Arc::clone(&self.shared.room).try_acquire_many_owned(more) else {
+        if !self.held.take(bytes) {
             return Err(self.end(&Outcome::Later("too much mail at once")));
-        };
-        self.shared
-            .metrics
-            .in_flight()
-            .inc_by(i64::try_from(bytes).unwrap_or(0));
-        match &mut self.room {
-            Some(room) => room.merge(more),
-            none => *none = Some(more),
         }
         Ok(())
     }
@@ -296,19 +280,6 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
-    fn drop(&mut self) {
-        let held = self
-            .room
-            .as_ref()
-            .map_or(0, OwnedSemaphorePermit::num_permits);
-        self.shared
-            .metrics
-            .in_flight()
-            .dec_by(i64::try_from(held).unwrap_or(0));
-    }
-}
-
 impl Shared {
     /// The source: the peer, or what a proxy of ours says of it.
     fn source(&self, head: &Head<'_>) -> Option<IpAddr> {
@@ -346,13 +317,14 @@ impl Shared {
         request: Arc<Request>,
         now: Timestamp,
     ) -> Outcome {
+        let patience = Patience::begun();
         let adapter = self.adapters[at].as_ref();
         if adapter.is_ping(&request) {
             return Outcome::Nothing("ping");
         }
         let certificate = match adapter.certificate(&request) {
             Ok(None) => None,
-            Ok(Some(url)) => match self.certificate(url).await {
+            Ok(Some(url)) => match self.outside.certificate(url, patience).await {
                 Ok(certificate) => Some(certificate),
                 Err(unproven) => return Outcome::Unproven(unproven),
             },
@@ -397,7 +369,8 @@ impl Shared {
         match decoded {
             Decoded::Mails(mails) => self.acceptance.take(mails, origin).await,
             Decoded::Nothing(what) => Outcome::Nothing(what),
-            Decoded::Confirm(url) => self.confirm(&url, origin.provider).await,
+            Decoded::Confirm(url) => self.outside.confirm(&url, origin.provider, patience).await,
+            Decoded::InBucket(place) => self.fetched(place, origin, patience).await,
             Decoded::Elsewhere(elsewhere) => self.note(elsewhere, origin).await,
             Decoded::OutOfReach(why) => {
                 error!(provider = origin.provider, "{why}");
@@ -406,35 +379,22 @@ impl Shared {
         }
     }
 
-    async fn certificate(&self, url: String) -> Result<Bytes, Unproven> {
-        let kept = |this: &Self| this.kept().get(&url).cloned();
-        if let Some(certificate) = kept(self) {
-            return Ok(certificate);
-        }
-        let fetched = self.fetch.get(&url, None, CERTIFICATE_BYTES_MAX);
-        let certificate = match timeout(WAIT_MAX, fetched).await {
-            Ok(Ok(certificate)) => certificate,
-            Ok(Err(error)) => {
-                warn!(url, %error, "certificate not fetched");
-                return Err(Unproven::NoCertificate);
+    /// Takes a mail out of its bucket.
+    async fn fetched(&self, place: InBucket, origin: Origin, patience: Patience) -> Outcome {
+        let mut held = self.room.none();
+        let bytes_max = self.acceptance.mail_bytes_max;
+        let read = self.outside.mail(&place, bytes_max, &mut held);
+        match patience.wait(read).await {
+            Some(Ok(bytes)) => {
+                let mail = Incoming {
+                    bytes,
+                    ..place.mail
+                };
+                self.acceptance.take(vec![mail], origin).await
             }
-            Err(_) => return Err(Unproven::NoCertificate),
-        };
-        if super::der::Certificate::parse(&certificate).is_none() {
-            return Err(Unproven::NoCertificate);
+            Some(Err(outcome)) => outcome,
+            None => Outcome::Later("the mail in the bucket does not come in time"),
         }
-        let mut certificates = self.kept();
-        if certificates.len() >= CERTIFICATES_MAX {
-            certificates.clear();
-        }
-        certificates.insert(url, certificate.clone());
-        Ok(certificate)
-    }
-
-    fn kept(&self) -> std::sync::MutexGuard<'_, HashMap<String, Bytes>> {
-        self.certificates
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a note of a mail to be fetched, on disk before it says yes.
@@ -447,23 +407,6 @@ impl Shared {
             Err(error) => {
                 error!(provider = origin.provider, %error, "errand not kept");
                 Outcome::Later("no room now")
-            }
-        }
-    }
-
-    async fn confirm(&self, url: &str, provider: &'static str) -> Outcome {
-        let asked = self.fetch.get(url, None, CONFIRMATION_BYTES_MAX);
-        let Ok(asked) = timeout(WAIT_MAX, asked).await else {
-            return Outcome::Later("subscription not confirmed");
-        };
-        match asked {
-            Ok(_) => {
-                info!(provider, "subscription confirmed");
-                Outcome::Nothing("subscription confirmed")
-            }
-            Err(error) => {
-                warn!(provider, %error, "subscription not confirmed");
-                Outcome::Later("subscription not confirmed")
             }
         }
     }

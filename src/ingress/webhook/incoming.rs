@@ -30,7 +30,9 @@ pub enum Decoded {
     Confirm(String),
     /// A mail lies at the provider's, to be fetched by its name there.
     Elsewhere(Elsewhere),
-    /// There is a mail, but not in this request, and there is no way set up to get it.
+    /// A mail lies in a bucket.
+    InBucket(InBucket),
+    /// There is a mail, but not in this request, and there is no way to get it.
     OutOfReach(&'static str),
 }
 
@@ -43,6 +45,17 @@ pub struct Elsewhere {
     pub recipients: Recipients,
     /// Who sent it.
     pub sender: Option<String>,
+}
+
+/// Where a mail lies that a provider has put into a bucket, and what it tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InBucket {
+    /// The bucket's name, as the provider tells it: whether it is ours is not known.
+    pub bucket: String,
+    /// The object's name in it.
+    pub key: String,
+    /// The mail without its bytes.
+    pub mail: Incoming,
 }
 
 /// One mail as a provider hands it in.

@@ -28,6 +28,7 @@ mod mailjet;
 mod mandrill;
 mod metrics;
 mod once;
+mod outside;
 mod payload;
 mod postal;
 mod postmark;
@@ -37,6 +38,7 @@ mod rebuild;
 mod relay;
 mod request;
 mod resend;
+mod room;
 mod sendgrid;
 mod ses;
 mod sparkpost;
@@ -52,7 +54,7 @@ pub use errands::Errands;
 pub use fetch::{Fetch, FetchError, Web};
 pub use generic::Generic;
 pub use incoming::{
-    Decoded, Elsewhere, Incoming, MAILS_MAX, Malformed, RECIPIENTS_MAX, Recipients,
+    Decoded, Elsewhere, InBucket, Incoming, MAILS_MAX, Malformed, RECIPIENTS_MAX, Recipients,
 };
 pub use law::{Law, Outcome, Response};
 pub use mailersend::MailerSend;

@@ -1,15 +1,18 @@
 //! Owns Amazon SES over SNS: the signed envelope of SNS, the confirmation of a subscription, and the
 //! mail inside it.
 //!
-//! Does not fetch the certificate itself, and takes no mail that SES has put into S3.
+//! Does not fetch the certificate itself, nor the mail that SES has put into a bucket.
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use mail_parser::DateTime;
 
 use super::Adapter;
 use super::der::Certificate;
-use super::incoming::{Decoded, Incoming, Malformed, Recipients, Results, bare, base64, short};
+use super::incoming::{
+    Decoded, InBucket, Incoming, Malformed, Recipients, Results, bare, base64, short,
+};
 use super::json::{Json, Object};
 use super::law::Law;
 use super::proof::{Account, Hash, Unproven, basic, fresh, rsa};
@@ -205,16 +208,6 @@ impl Ses {
             .object("receipt")?
             .ok_or_else(|| missing("receipt"))?;
         let action = receipt.object("action")?.ok_or_else(|| missing("action"))?;
-        if action.needed_text("type")? != "SNS" {
-            return Ok(Decoded::OutOfReach(
-                "the mail lies in S3: let the rule send it to SNS",
-            ));
-        }
-        let content = message.needed_text("content")?;
-        let bytes = match action.text("encoding")? {
-            Some("BASE64") => base64(content, "content")?,
-            _ => content.as_bytes().to_vec(),
-        };
         let mut results = Results::by(self.name());
         for (name, member) in [
             ("spam", "spamVerdict"),
@@ -230,13 +223,35 @@ impl Ses {
                 verdict.map(|v| v.text("status")).transpose()?.flatten(),
             );
         }
-        Ok(Decoded::Mails(vec![Incoming {
+        let mut mail = Incoming {
             id: short(mail.text("messageId")?.unwrap_or_default()),
             sender: mail.text("source")?.and_then(bare),
             recipients: Recipients::Envelope(receipt.needed("recipients")?.texts("recipients")?),
-            bytes: bytes.into(),
+            bytes: Bytes::new(),
             told: results.told(),
-        }]))
+        };
+        match action.needed_text("type")? {
+            "SNS" => {}
+            // The object's key has the rule's prefix in it already.
+            "S3" => {
+                return Ok(Decoded::InBucket(InBucket {
+                    bucket: action.needed_text("bucketName")?.to_owned(),
+                    key: action.needed_text("objectKey")?.to_owned(),
+                    mail,
+                }));
+            }
+            _ => {
+                return Ok(Decoded::OutOfReach(
+                    "the rule's action brings no mail: let it be SNS or S3",
+                ));
+            }
+        }
+        let content = message.needed_text("content")?;
+        mail.bytes = match action.text("encoding")? {
+            Some("BASE64") => base64(content, "content")?.into(),
+            _ => Bytes::copy_from_slice(content.as_bytes()),
+        };
+        Ok(Decoded::Mails(vec![mail]))
     }
 }
 

@@ -11,7 +11,7 @@ use super::kit::{
 /// The words of every good mail.
 pub(super) const WORDS: &str = "Grüße aus der Ferne";
 
-fn raw_mail() -> String {
+pub(super) fn raw_mail() -> String {
     format!(
         "From: Ann <ann@example.com>\r\nTo: Somebody <else@example.org>\r\nSubject: Hello\r\n\
          Message-ID: <1@example.com>\r\nDate: Sat, 31 Jan 2026 23:59:59 +0100\r\n\

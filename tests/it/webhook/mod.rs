@@ -2,6 +2,7 @@
 //! through the doors into a real store; and over HTTP.
 
 mod body;
+mod buckets;
 mod errands;
 mod hostile;
 mod http;
@@ -26,6 +27,7 @@ use postern::mail::address::Domain;
 use postern::mail::fingerprint::Fingerprint;
 use postern::mail::token::{Format, KeyRing};
 use postern::mail::view::View;
+use postern::objects::Buckets;
 use postern::store::{self, Delivery, Store};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
@@ -85,14 +87,19 @@ impl House {
 
     fn with(adapters: Vec<Arc<dyn Adapter>>, change: impl FnOnce(&mut Settings)) -> Self {
         let folder = TempDir::new().unwrap();
-        let settings = store::Settings {
+        let mut settings = Settings::new(adapters);
+        change(&mut settings);
+        Self::furnished(folder, settings)
+    }
+
+    /// A house in this folder, which may have been one before.
+    fn furnished(folder: TempDir, settings: Settings) -> Self {
+        let kept = store::Settings {
             segment_bytes: 4 << 20,
             free_bytes_min: 0,
             ..store::Settings::new(folder.path().join("data"))
         };
-        let store = Store::open(settings, clock::now()).unwrap();
-        let mut settings = Settings::new(adapters);
-        change(&mut settings);
+        let store = Store::open(kept, clock::now()).unwrap();
         let metrics = Metrics::default();
         let mut registry = Registry::with_prefix("postern");
         metrics.register(&mut registry);
@@ -104,6 +111,7 @@ impl House {
             fetch: Arc::clone(&fetch) as Arc<dyn Fetch>,
             metrics,
             errands: Some(Errands::open(folder.path().join("errands"), key).unwrap()),
+            buckets: Some(Buckets::new(&settings.buckets).unwrap()),
         };
         Self {
             doors: Doors::new(settings, parts),

@@ -236,16 +236,3 @@ async fn a_topic_of_ours_is_subscribed_and_no_other_url_asked() {
     assert_eq!(heard.status, 400);
     assert_eq!(house.fetch.asked(), [CERTIFICATE_URL, url, url]);
 }
-
-#[tokio::test]
-async fn mail_that_is_out_of_reach_is_asked_for_again() {
-    let house = house();
-    let kit = KITS.iter().find(|kit| kit.name == "ses").unwrap();
-    let Body::Json(mut body) = (kit.body)("general@in.example.com") else {
-        panic!("SNS carries JSON");
-    };
-    body["receipt"]["action"] = json!({"type": "S3", "bucketName": "b", "objectKey": "k"});
-    body.as_object_mut().unwrap().remove("content");
-    let heard = house.send(&kit.post(Body::Json(body), house.now)).await;
-    assert_eq!(heard.status, 503, "{heard:?}");
-}

@@ -1,0 +1,132 @@
+//! Owns the reading of what others have put into buckets: of listed buckets alone.
+//!
+//! Does not write, and bounds no time: whoever reads has his own patience.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use object_store::path::Path;
+use object_store::{Attribute, GetOptions, ObjectStore};
+use thiserror::Error;
+
+use super::{Bucket, ObjectError, client};
+
+/// What Amazon's encryption client writes beside an object it has sealed.
+const SEALED: [&str; 2] = ["x-amz-key-v2", "x-amz-key"];
+/// Octets set aside at once for an object, whatever length is told.
+const FIRST_BYTES_MAX: u64 = 1 << 20;
+
+/// The buckets that may be read. Clones are the same.
+#[derive(Clone)]
+pub struct Buckets(Arc<[(String, Arc<dyn ObjectStore>)]>);
+
+impl Buckets {
+    /// Prepares for these buckets, which are not asked. Their prefixes mean nothing here.
+    ///
+    /// # Errors
+    /// The settings of one cannot be used.
+    pub fn new(buckets: &[Bucket]) -> Result<Self, ObjectError> {
+        let mut list: Vec<(String, Arc<dyn ObjectStore>)> = Vec::new();
+        for bucket in buckets {
+            list.push((bucket.name.clone(), Arc::new(client(bucket)?)));
+        }
+        Ok(Self(list.into()))
+    }
+
+    /// Looks an object up. Nobody is asked for a bucket that is not listed.
+    ///
+    /// # Errors
+    /// It cannot be had, or not now.
+    pub async fn open(&self, bucket: &str, key: &str) -> Result<Found, BucketError> {
+        let listed = self.0.iter().find(|(name, _)| name == bucket);
+        let (_, store) = listed.ok_or_else(|| BucketError::Unlisted(bucket.to_owned()))?;
+        let path = Path::parse(key).map_err(|_| BucketError::Key)?;
+        // Without a key it would be the list of what is in the bucket that comes.
+        if key.is_empty() || path.as_ref() != key {
+            return Err(BucketError::Key);
+        }
+        let found = store.get_opts(&path, GetOptions::default()).await?;
+        let is_sealed = SEALED.iter().any(|name| {
+            let name = Attribute::Metadata((*name).into());
+            found.attributes.get(&name).is_some()
+        });
+        if is_sealed {
+            return Err(BucketError::Sealed);
+        }
+        Ok(Found {
+            bytes: found.meta.size,
+            stream: found.into_stream(),
+        })
+    }
+}
+
+impl fmt::Debug for Buckets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.0.iter().map(|(name, _)| name);
+        f.debug_list().entries(names).finish()
+    }
+}
+
+/// An object that was found and not read yet.
+pub struct Found {
+    bytes: u64,
+    stream: BoxStream<'static, Result<Bytes, object_store::Error>>,
+}
+
+impl Found {
+    /// Its length in octets, as the bucket tells it.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// All of it.
+    ///
+    /// # Errors
+    /// It does not come, or has another length than was told.
+    pub async fn whole(mut self) -> Result<Bytes, BucketError> {
+        let first = usize::try_from(self.bytes.min(FIRST_BYTES_MAX)).unwrap_or_default();
+        let mut whole = BytesMut::with_capacity(first);
+        while let Some(more) = self.stream.next().await {
+            let more = more?;
+            if (whole.len() + more.len()) as u64 > self.bytes {
+                return Err(BucketError::Length);
+            }
+            whole.extend_from_slice(&more);
+        }
+        if whole.len() as u64 != self.bytes {
+            return Err(BucketError::Length);
+        }
+        Ok(whole.freeze())
+    }
+}
+
+impl fmt::Debug for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Found")
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why an object in a bucket cannot be read.
+#[derive(Debug, Error)]
+pub enum BucketError {
+    /// Its name is none that a bucket's object can have here.
+    #[error("object key: not of its form")]
+    Key,
+    /// More or fewer octets came than were told.
+    #[error("object: not of the length that was told")]
+    Length,
+    /// Amazon's encryption client has sealed it for somebody with the key.
+    #[error("object: sealed by an encryption client; let the receipt rule not encrypt")]
+    Sealed,
+    /// The bucket did not give it.
+    #[error("bucket")]
+    Store(#[from] object_store::Error),
+    /// The bucket is not one of ours.
+    #[error("bucket {0:?}: not listed")]
+    Unlisted(String),
+}

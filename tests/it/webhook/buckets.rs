@@ -1,0 +1,190 @@
+//! Mail that SES has put into a bucket: fetched before the yes, from listed buckets alone.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+
+use serde_json::{Value, json};
+
+use super::body::Body;
+use super::kinds::{KITS, WORDS, raw_mail};
+use super::kit::{self, CERTIFICATE_URL, adapters};
+use super::{House, Post};
+use crate::buckets::Moto;
+
+const TO: &str = "general@in.example.com";
+
+/// A notification that a mail lies there.
+fn told(house: &House, bucket: &str, key: &str) -> Post {
+    acting(
+        house,
+        json!({"type": "S3", "bucketName": bucket, "objectKeyPrefix": "in", "objectKey": key}),
+    )
+}
+
+fn acting(house: &House, action: Value) -> Post {
+    let kit = KITS.iter().find(|kit| kit.name == "ses").unwrap();
+    let Body::Json(mut body) = (kit.body)(TO) else {
+        panic!("SNS carries JSON");
+    };
+    body["receipt"]["action"] = action;
+    body.as_object_mut().unwrap().remove("content");
+    kit.post(Body::Json(body), house.now)
+}
+
+#[tokio::test]
+async fn a_mail_in_a_listed_bucket_is_taken_and_no_other_bucket_asked() {
+    let Some(moto) = Moto::start().await else {
+        return;
+    };
+    moto.put("mail/in/1", raw_mail().into(), &[]).await;
+    moto.put("mail/in/long", vec![b'x'; 200_001], &[]).await;
+    moto.put("mail/in/empty", Vec::new(), &[]).await;
+    let sealed = [("x-amz-meta-x-amz-key-v2", "AAAA")];
+    moto.put("mail/in/sealed", raw_mail().into(), &sealed).await;
+    moto.put("other", Vec::new(), &[]).await;
+    moto.put("other/in/1", raw_mail().into(), &[]).await;
+    let house = House::with(adapters(), |settings| {
+        settings.mail_bytes_max = 200_000;
+        settings.buckets = vec![moto.bucket("mail", "key"), moto.bucket("gone", "key")];
+    });
+    house.fetch.put(CERTIFICATE_URL, kit::certificate());
+    for (bucket, key, status) in [
+        ("other", "in/1", 503),
+        ("MAIL", "in/1", 503),
+        ("mail/in", "1", 503),
+        ("gone", "in/1", 503),
+        ("mail", "in/gone", 503),
+        ("mail", "in/sealed", 503),
+        ("mail", "../other/in/1", 503),
+        ("mail", "/in/1", 503),
+        ("mail", "in//1", 503),
+        ("mail", "", 503),
+        ("mail", "in/long", 413),
+        ("mail", "in/empty", 400),
+    ] {
+        let heard = house.send(&told(&house, bucket, key)).await;
+        assert_eq!(heard.status, status, "{bucket} {key}: {heard:?}");
+    }
+    assert!(house.deliveries().is_empty());
+    for _ in 0..2 {
+        let heard = house.send(&told(&house, "mail", "in/1")).await;
+        assert_eq!((heard.status, heard.mails()), (200, 1), "{heard:?}");
+    }
+    let (delivery, view) = house.last();
+    assert_eq!(delivery.recipient.address.to_string(), TO);
+    assert_eq!(view.text.as_deref().map(str::trim), Some(WORDS));
+    assert_eq!(
+        house.store.mail_bytes(delivery.id.mail).unwrap(),
+        raw_mail()
+    );
+    assert_eq!(house.effects(), 1);
+    assert_eq!(house.metric("in_flight_bytes"), 0);
+    assert_eq!(
+        house.fetch.asked(),
+        [CERTIFICATE_URL],
+        "no URL but the certificate's"
+    );
+}
+
+/// A server that says this to whoever comes, and its URL.
+fn saying(answer: Option<String>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            if let Some(answer) = &answer {
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write_all(answer.as_bytes());
+            } else {
+                held.push(stream);
+            }
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_lies_or_points_elsewhere_is_asked_again() {
+    let Some(moto) = Moto::start().await else {
+        return;
+    };
+    moto.put("mail/in/1", raw_mail().into(), &[]).await;
+    let mut bucket = moto.bucket("mail", "key");
+    let away = format!("{}/mail/in/1", bucket.endpoint.as_ref().unwrap());
+    let head =
+        "Connection: close\r\nLast-Modified: Sat, 31 Jan 2026 22:59:59 GMT\r\nETag: \"x\"\r\n";
+    for (what, answer) in [
+        ("silent", None),
+        (
+            "redirect",
+            Some(format!(
+                "307 Elsewhere\r\nLocation: {away}\r\nContent-Length: 0\r\n"
+            )),
+        ),
+        (
+            "forbidden",
+            Some("403 No\r\nContent-Length: 0\r\n".to_owned()),
+        ),
+        (
+            "cut off",
+            Some("200 OK\r\nContent-Length: 1000\r\n".to_owned()),
+        ),
+        ("no length", Some("200 OK\r\n".to_owned())),
+        (
+            "huge",
+            Some("200 OK\r\nContent-Length: 18446744073709551615\r\n".to_owned()),
+        ),
+    ] {
+        let answer = answer.map(|answer| format!("HTTP/1.1 {answer}{head}\r\nFrom: x@y.example"));
+        bucket.endpoint = Some(saying(answer));
+        let house = House::with(adapters(), |settings| {
+            settings.buckets = vec![bucket.clone()]
+        });
+        house.fetch.put(CERTIFICATE_URL, kit::certificate());
+        let heard = house.send(&told(&house, "mail", "in/1")).await;
+        let wanted = if what == "huge" { [413, 503] } else { [503; 2] };
+        assert!(wanted.contains(&heard.status), "{what}: {heard:?}");
+        assert!(house.deliveries().is_empty(), "{what}");
+        assert_eq!(house.metric("in_flight_bytes"), 0, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn there_must_be_room_for_a_mail_before_it_is_read() {
+    let Some(moto) = Moto::start().await else {
+        return;
+    };
+    moto.put("mail/in/1", vec![b'x'; 20_000], &[]).await;
+    let house = House::with(adapters(), |settings| {
+        settings.bytes_in_flight_max = 10_000;
+        settings.buckets = vec![moto.bucket("mail", "key")];
+    });
+    house.fetch.put(CERTIFICATE_URL, kit::certificate());
+    let heard = house.send(&told(&house, "mail", "in/1")).await;
+    assert_eq!(heard.status, 503, "{heard:?}");
+    let said = heard.body["error"]["message"].as_str().unwrap();
+    assert_eq!(said, "too much mail at once");
+}
+
+#[tokio::test]
+async fn other_actions_and_no_bucket_at_all_are_asked_again() {
+    let house = House::new(adapters());
+    house.fetch.put(CERTIFICATE_URL, kit::certificate());
+    for action in [
+        json!({"type": "Lambda"}),
+        json!({"type": "S3", "bucketName": "mail", "objectKey": "in/1"}),
+    ] {
+        let heard = house.send(&acting(&house, action)).await;
+        assert_eq!(heard.status, 503, "{heard:?}");
+    }
+    for action in [
+        json!({"type": "S3", "bucketName": "mail"}),
+        json!({"type": "S3", "bucketName": 7, "objectKey": "k"}),
+        json!({"type": 7}),
+    ] {
+        let heard = house.send(&acting(&house, action)).await;
+        assert_eq!(heard.status, 400, "{heard:?}");
+    }
+}
