@@ -122,8 +122,9 @@ fn sendgrid(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
 }
 
 fn ses(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Vec<Bucket>) {
-    let said = is_said(&section);
+    // An empty table of buckets says nothing.
     let buckets = buckets(section.table("bucket"));
+    let said = is_said(&section) || !buckets.is_empty();
     let topics = section.list("topics", None, |topic| match topic.starts_with("arn:") {
         true => Ok(topic.to_owned()),
         false => Err("not a topic's ARN"),

@@ -231,6 +231,15 @@ pub enum Fact {
         /// When.
         at: Timestamp,
     },
+    /// A word of a provider's that is good for one mail came with this content.
+    Spent {
+        /// The word's digest.
+        word: [u8; 16],
+        /// The content's digest.
+        content: [u8; 16],
+        /// From when on nobody takes the word any more, so that it can be forgotten.
+        until: Timestamp,
+    },
 }
 
 /// What of a delivery is done.

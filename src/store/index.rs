@@ -45,6 +45,10 @@ impl Key {
         Self::tagged(b'r', token)
     }
 
+    pub(super) const fn spent(word: [u8; 16]) -> Self {
+        Self::tagged(b'w', word)
+    }
+
     pub(super) const fn fingerprint(fingerprint: [u8; 16]) -> Self {
         Self::tagged(b'f', fingerprint)
     }

@@ -356,6 +356,13 @@ impl Store {
         self.found(entry).is_some()
     }
 
+    /// The digest of the content that was recorded with [`Fact::Spent`] for a word's digest.
+    pub fn spent(&self, word: [u8; 16]) -> Option<[u8; 16]> {
+        let entry = self.shared.state().entry(Key::spent(word));
+        let (_, content) = self.found(entry)?;
+        content.try_into().ok()
+    }
+
     /// The delivery as which a mail with this fingerprint was settled, if that was within the window
     /// before `now`. A delivery that was parked and released finds itself.
     pub fn seen(&self, fingerprint: Fingerprint, now: Timestamp) -> Option<DeliveryId> {

@@ -197,6 +197,7 @@ impl State {
                 payload.extend_from_slice(thread_id.as_bytes());
                 self.put(Key::minted(token), stamp, &payload)
             }
+            Fact::Spent { word, content, .. } => self.put(Key::spent(word), stamp, &content),
             outgoing => {
                 self.outbox.apply(outgoing, stamp);
                 Ok(())

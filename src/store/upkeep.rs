@@ -250,6 +250,15 @@ impl Clerk {
             } => stands(Key::message_id(message_id, *sent_by_us)),
             Fact::Minted { token, .. } => stands(Key::minted(*token)),
             Fact::Revoked { token, .. } => stands(Key::revoked(*token)),
+            Fact::Spent { word, until, .. } => {
+                let key = Key::spent(*word);
+                let stands = stands(key)?;
+                if stands && *until < state.newest_at {
+                    expired.push(key);
+                    return Ok(false);
+                }
+                Ok(stands)
+            }
             Fact::Enqueued(_)
             | Fact::Begun { .. }
             | Fact::Deferred { .. }

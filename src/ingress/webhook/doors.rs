@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::time;
 use tracing::{error, warn};
 
 use super::Adapter;
@@ -29,9 +30,6 @@ use crate::ingress::smtp::Throttle;
 use crate::network::{Network, counted_by};
 use crate::objects::{Bucket, Buckets};
 use crate::store::Store;
-
-/// How long single-use words are remembered: longer than any provider's tries.
-const WORDS_KEPT: Duration = Duration::from_secs(10 * 60 * 60);
 
 /// The doors there are, and their bounds.
 #[derive(Clone, Debug)]
@@ -358,13 +356,15 @@ impl Shared {
             Err(outcome) => return outcome,
         };
         if let Some(once) = once
-            && let Err(unproven) = self.used.bind(once, now, WORDS_KEPT)
+            && let Err(refused) = self.bind(once).await
         {
-            error!(
-                provider = origin.provider,
-                "{unproven}: somebody sends mail in its name"
-            );
-            return Outcome::Unproven(unproven);
+            if let Outcome::Unproven(unproven) = &refused {
+                error!(
+                    provider = origin.provider,
+                    "{unproven}: somebody sends mail in its name"
+                );
+            }
+            return refused;
         }
         match decoded {
             Decoded::Mails(mails) => self.acceptance.take(mails, origin).await,
@@ -377,6 +377,14 @@ impl Shared {
                 Outcome::Later(why)
             }
         }
+    }
+
+    async fn bind(&self, once: Once) -> Result<(), Outcome> {
+        let Acceptance {
+            store, store_max, ..
+        } = &self.acceptance;
+        let bound = time::timeout(*store_max, self.used.bind(once, store)).await;
+        bound.unwrap_or(Err(Outcome::Later("the store is too slow")))
     }
 
     /// Takes a mail out of its bucket.

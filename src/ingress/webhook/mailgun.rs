@@ -99,6 +99,9 @@ impl Adapter for Mailgun {
     fn once(&self, authentic: Authentic<'_>) -> Result<Option<Once>, Malformed> {
         let form = Form::parse(authentic.request())?;
         let token = form.needed("token")?;
+        let at = digits(form.needed("timestamp")?, "timestamp");
+        let at = at.map_err(|error| Malformed::new(error.to_string()))?;
+        let until = Timestamp::from_secs(at).plus(self.age_max);
         let mut parts: Vec<_> = form.fields().iter().collect();
         parts.sort_by(|a, b| a.name.cmp(&b.name));
         let mut content = digest::Context::new(&digest::SHA256);
@@ -112,6 +115,7 @@ impl Adapter for Mailgun {
             self.name(),
             token,
             content.finish().as_ref(),
+            until,
         )))
     }
 

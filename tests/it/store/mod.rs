@@ -342,6 +342,28 @@ async fn facts_that_mean_nothing_any_more_leave_the_disk() {
         .record(vec![revoked, Fact::Mapped(mapping(1000))])
         .await
         .unwrap();
+    // Words that are good for one mail go when nobody would take them any more.
+    let spent = |word, until| Fact::Spent {
+        word: [word; 16],
+        content: [9; 16],
+        until,
+    };
+    let (old, fresh) = (NOW.minus(crate::bench::DAY), NOW.plus(crate::bench::DAY));
+    store
+        .record(vec![spent(1, old), spent(2, fresh)])
+        .await
+        .unwrap();
+    let mail = store.accept(envelope(), mail(1)).await.unwrap();
+    let settled = Fact::Settled {
+        delivery: format!("{mail}.0").parse().unwrap(),
+        outcome: Outcome::Dropped {
+            rule: "loop".to_owned(),
+        },
+        fingerprint: None,
+        at: NOW,
+    };
+    store.record(vec![settled]).await.unwrap();
+    assert_eq!(store.spent([1; 16]), Some([9; 16]));
     for round in 0..400 {
         // The same ten threads again and again.
         let facts = (0..10).map(|n| {
@@ -358,6 +380,10 @@ async fn facts_that_mean_nothing_any_more_leave_the_disk() {
     fs::remove_dir_all(folder.path().join("index")).unwrap();
     let store = open(folder.path());
     assert!(store.is_revoked(token));
+    assert_eq!(
+        (store.spent([1; 16]), store.spent([2; 16])),
+        (None, Some([9; 16]))
+    );
     assert_eq!(
         store.thread(ThreadKey::of("thread-1000")),
         Some(mapping(1000))

@@ -123,6 +123,22 @@ impl House {
         }
     }
 
+    /// The same house after its process was ended and begun anew.
+    async fn restarted(self) -> Self {
+        let Self {
+            store,
+            doors,
+            folder,
+            fetch,
+            ..
+        } = self;
+        drop(doors);
+        store.close().await;
+        let house = Self::furnished(folder, Settings::new(kit::adapters()));
+        *house.fetch.pages.lock().unwrap() = fetch.pages.lock().unwrap().clone();
+        house
+    }
+
     async fn send(&self, post: &Post) -> Heard {
         send(&self.doors, post, self.now).await
     }
