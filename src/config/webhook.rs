@@ -8,8 +8,9 @@ use std::time::Duration;
 use super::attachments::url;
 use super::reader::Section;
 use crate::ingress::webhook::{
-    Account, Adapter, Brevo, Generic, MailerSend, Mailgun, Mailjet, Mandrill, Postal, Postmark,
-    PublicKey, Rate, Relay, Resend, Secret, SendGrid, Ses, Settings, Signing, SparkPost, Standard,
+    Account, Adapter, ApiKeys, Brevo, Generic, MailerSend, Mailgun, Mailjet, Mandrill, Postal,
+    Postmark, PublicKey, Rate, Relay, Resend, Secret, SendGrid, Ses, Settings, Signing, SparkPost,
+    Standard,
 };
 use crate::network::Network;
 use crate::objects::Bucket;
@@ -18,6 +19,7 @@ use crate::objects::Bucket;
 pub(super) fn read(mut section: Section<'_>) -> Option<Settings> {
     // In the order in which their marks are looked for: the surest first.
     let (resend, resend_key) = resend(section.table("resend"));
+    let (brevo, brevo_key) = brevo(section.table("brevo"));
     let (ses, buckets) = ses(section.table("ses"));
     let adapters = [
         generic(&mut section),
@@ -32,7 +34,7 @@ pub(super) fn read(mut section: Section<'_>) -> Option<Settings> {
         mailgun(section.table("mailgun")),
         relay(section.table("relay")),
         postmark(section.table("postmark")),
-        brevo(section.table("brevo")),
+        brevo,
         mailjet(section.table("mailjet")),
     ];
     let adapters: Vec<Arc<dyn Adapter>> = adapters.into_iter().flatten().collect();
@@ -53,7 +55,10 @@ pub(super) fn read(mut section: Section<'_>) -> Option<Settings> {
             per_second: section.count("rate", defaults.all.per_second, counts.clone()),
             burst: section.count("burst", defaults.all.burst, counts),
         },
-        resend_key,
+        api_keys: ApiKeys {
+            resend: resend_key,
+            brevo: brevo_key,
+        },
         buckets,
         proxies: networks(&mut section, "proxies"),
         ..defaults
@@ -246,7 +251,7 @@ fn postmark(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
     ended(section, said, is_whole, "password", door)
 }
 
-fn brevo(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
+fn brevo(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Option<Secret>) {
     let said = is_said(&section);
     let mut tokens = Vec::new();
     for key in ["token", "token_old"] {
@@ -255,8 +260,13 @@ fn brevo(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
     let accounts = accounts(&mut section);
     let is_whole = !tokens.is_empty() || !accounts.is_empty();
     let tokens: Vec<&str> = tokens.iter().map(super::Secret::reveal).collect();
-    let door = Brevo::new(accounts, &tokens);
-    ended(section, said, is_whole, "token", door)
+    let key = section.secret("api_key");
+    let key = key.map(|key| Secret::new(key.reveal()));
+    let door = Brevo {
+        fetches_files: key.is_some(),
+        ..Brevo::new(accounts, &tokens)
+    };
+    (ended(section, said, is_whole, "token", door), key)
 }
 
 fn mailjet(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {

@@ -51,6 +51,8 @@ pub enum Skip {
     BlockedName,
     /// Its type, claimed or found, is blocked.
     BlockedType,
+    /// Its bytes are not in the mail, which only says where they would be.
+    Elsewhere,
     /// It is larger than one file may be.
     TooLarge,
     /// The files before it are as many as may be.
@@ -65,6 +67,7 @@ impl Skip {
         match self {
             Self::BlockedName => "blocked_name",
             Self::BlockedType => "blocked_type",
+            Self::Elsewhere => "elsewhere",
             Self::TooLarge => "too_large",
             Self::TooMany => "too_many",
             Self::TotalTooLarge => "total_too_large",
@@ -86,6 +89,11 @@ impl Bounds {
         let ending = name.as_deref().and_then(|name| name.rsplit_once('.'));
         let is_name_blocked =
             ending.is_some_and(|(_, ending)| self.blocked_names.iter().any(|b| b == ending));
+        // RFC 2046 section 5.2.3.
+        let external = "message/external-body";
+        if types[0].is_some_and(|claimed| claimed.eq_ignore_ascii_case(external)) {
+            return Some(Skip::Elsewhere);
+        }
         let mut types = types.into_iter().flatten();
         if is_name_blocked {
             Some(Skip::BlockedName)
@@ -128,6 +136,13 @@ mod tests {
             (Some("a.exe. ."), plain, 1, (0, 0), Some(Skip::BlockedName)),
             (Some("exe"), plain, 1, (0, 0), None),
             (Some("a.txt"), program, 1, (0, 0), Some(Skip::BlockedType)),
+            (
+                Some("a"),
+                [Some("Message/External-Body"), None],
+                1,
+                (0, 0),
+                Some(Skip::Elsewhere),
+            ),
             (None, plain, 1, (2, 2), Some(Skip::TooMany)),
             (None, plain, 11, (0, 0), Some(Skip::TooLarge)),
             (None, plain, 6, (1, 10), Some(Skip::TotalTooLarge)),

@@ -322,9 +322,10 @@ fn webhooks(
     let metrics = webhook::Metrics::default();
     metrics.register(registry.sub_registry_with_prefix("postern"));
     let web = webhook::Web::new().map_err(|error| Failure::new(Exit::Software, error))?;
-    let errands = settings.resend_key.clone().map(|key| {
+    let keys = Some(settings.api_keys.clone()).filter(|keys| !keys.are_none());
+    let errands = keys.map(|keys| {
         let folder = config.data_dir.join(ERRANDS);
-        Errands::open(folder, key).map_err(|error| Failure::new(Exit::CannotCreate, error))
+        Errands::open(folder, keys).map_err(|error| Failure::new(Exit::CannotCreate, error))
     });
     let errands = errands.transpose()?;
     let buckets =

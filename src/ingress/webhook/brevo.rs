@@ -1,16 +1,31 @@
 //! Owns Brevo's inbound parsing: a batch of mails in parts, with an account or a bearer token.
 //!
-//! Does not fetch the attachments, which Brevo keeps behind its API.
+//! Does not fetch the attachments, which Brevo keeps behind its API: it says where they are.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use ring::digest;
 
 use super::Adapter;
-use super::incoming::{Decoded, Incoming, MAILS_MAX, Malformed, Recipients, Results, bare, short};
+use super::incoming::{
+    Decoded, Elsewhere, Incoming, MAILS_MAX, Malformed, Recipients, Results, bare, short,
+};
 use super::json::{Json, Object};
 use super::law::Law;
 use super::payload::headers;
 use super::proof::{Account, Secret, Unproven, basic, word};
-use super::rebuild::Draft;
+use super::rebuild::{Attachment, Draft};
 use super::request::{Authentic, Request};
 use crate::clock::Timestamp;
+
+/// Its name, as it stands in the path.
+pub(super) const NAME: &str = "brevo";
+/// Files that are fetched for one request.
+const FILES_MAX: usize = 500;
+/// Octets of the word for a file.
+const TOKEN_BYTES_MAX: usize = 2048;
 
 /// Brevo's door. A request needs a bearer token or an account.
 #[derive(Clone, Debug)]
@@ -19,6 +34,8 @@ pub struct Brevo {
     pub accounts: Vec<Account>,
     /// Whole values of `Authorization`, as `Bearer …`.
     pub authorizations: Vec<Secret>,
+    /// The files can be fetched; else they are named as missing.
+    pub fetches_files: bool,
     /// Octets of a body at most.
     pub bytes_max: usize,
 }
@@ -34,6 +51,7 @@ impl Brevo {
                 .filter(|t| !t.is_empty())
                 .map(bearer)
                 .collect(),
+            fetches_files: false,
             bytes_max: 30 << 20,
         }
     }
@@ -41,7 +59,7 @@ impl Brevo {
 
 impl Adapter for Brevo {
     fn name(&self) -> &'static str {
-        "brevo"
+        NAME
     }
 
     fn bytes_max(&self) -> usize {
@@ -69,23 +87,81 @@ impl Adapter for Brevo {
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
-        let json = Json::parse(authentic.request().body())?;
-        let items = json.object("")?.needed("items")?.list("items")?;
-        if items.len() > MAILS_MAX {
-            return Err(Malformed::new(format!("more than {MAILS_MAX} items")));
+        let body = authentic.request().body();
+        let mails = mails(body, &HashMap::new())?;
+        if mails.is_empty() {
+            return Ok(Decoded::Nothing("no inbound mail"));
         }
-        let mails: Result<Vec<_>, _> = items
-            .iter()
-            .map(|item| mail(self.name(), item.object("items")?))
-            .collect();
-        match mails? {
-            mails if mails.is_empty() => Ok(Decoded::Nothing("no inbound mail")),
-            mails => Ok(Decoded::Mails(mails)),
+        if !self.fetches_files || tokens(body)?.is_empty() {
+            return Ok(Decoded::Mails(mails));
         }
+        let digest = digest::digest(&digest::SHA256, body);
+        Ok(Decoded::Elsewhere(Elsewhere {
+            // The same request has the same name: told of twice, it is done once.
+            id: format!("brevo-{}", HEXLOWER.encode(digest.as_ref())),
+            recipients: Recipients::Header(Vec::new()),
+            sender: None,
+            request: Some(String::from_utf8_lossy(body).into_owned()),
+        }))
     }
 }
 
-fn mail(provider: &str, item: Object<'_>) -> Result<Incoming, Malformed> {
+/// The URL of a file in Brevo's API, by the word a request has for it.
+pub(super) fn url(token: &str) -> String {
+    format!("https://api.brevo.com/v3/inbound/attachments/{token}")
+}
+
+/// The words for the files of a request's mails, each once; at most [`FILES_MAX`].
+///
+/// # Errors
+/// As [`mails`].
+pub(super) fn tokens(body: &[u8]) -> Result<Vec<String>, Malformed> {
+    let json = Json::parse(body)?;
+    let mut tokens: Vec<String> = Vec::new();
+    for item in json.object("")?.needed("items")?.list("items")? {
+        for file in item.object("items")?.list("Attachments")? {
+            let token = token(file.object("Attachments")?)?;
+            if let Some(token) = token
+                && tokens.len() < FILES_MAX
+                && !tokens.iter().any(|known| known == token)
+            {
+                tokens.push(token.to_owned());
+            }
+        }
+    }
+    Ok(tokens)
+}
+
+/// The mails of a request, with those of their files that are in `found` by the words for them. The
+/// others are named as missing.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn mails(
+    body: &[u8],
+    found: &HashMap<String, Bytes>,
+) -> Result<Vec<Incoming>, Malformed> {
+    let json = Json::parse(body)?;
+    let items = json.object("")?.needed("items")?.list("items")?;
+    if items.len() > MAILS_MAX {
+        return Err(Malformed::new(format!("more than {MAILS_MAX} items")));
+    }
+    let mails = items.iter().map(|item| mail(item.object("items")?, found));
+    mails.collect()
+}
+
+/// It becomes a part of a URL.
+fn token<'a>(file: Object<'a>) -> Result<Option<&'a str>, Malformed> {
+    let is_plain = |token: &&str| {
+        let mut bytes = token.bytes();
+        (1..=TOKEN_BYTES_MAX).contains(&token.len())
+            && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'='))
+            && !token.bytes().all(|b| b == b'.')
+    };
+    Ok(file.text("DownloadToken")?.filter(is_plain))
+}
+
+fn mail(item: Object<'_>, found: &HashMap<String, Bytes>) -> Result<Incoming, Malformed> {
     let ids = item
         .member("Uuid")?
         .map(|ids| ids.texts("Uuid"))
@@ -121,17 +197,26 @@ fn mail(provider: &str, item: Object<'_>) -> Result<Incoming, Malformed> {
             }
         }
     }
-    let mut results = Results::by(provider);
+    let mut results = Results::by(NAME);
     results.add("spam_score", None, item.scalar("SpamScore")?.as_deref());
-    let files = item.list("Attachments")?.len();
-    if files > 0 {
-        draft.field("X-Attachments-Not-Fetched", &files.to_string());
+    for file in item.list("Attachments")? {
+        let file = file.object("Attachments")?;
+        let name = file.text("Name")?;
+        match token(file)?.and_then(|token| found.get(token)) {
+            Some(bytes) => draft.attach(Attachment {
+                file_name: name.map(str::to_owned),
+                media_type: file.text("ContentType")?.map(str::to_owned),
+                content_id: file.text("ContentID")?.map(str::to_owned),
+                bytes: bytes.clone(),
+            }),
+            None => draft.miss(name),
+        }
     }
     Ok(Incoming {
         id: short(&id),
         sender: from.and_then(bare),
         recipients: Recipients::Header(to),
-        bytes: draft.build(provider, &id),
+        bytes: draft.build(NAME, &id),
         told: results.told(),
     })
 }

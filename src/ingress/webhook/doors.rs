@@ -13,14 +13,13 @@ use tracing::{error, warn};
 
 use super::Adapter;
 use super::acceptance::{Acceptance, Origin};
-use super::errands::Errands;
+use super::errands::{ApiKeys, Errands};
 use super::fetch::Fetch;
 use super::incoming::{Decoded, Elsewhere, InBucket, Incoming, Malformed};
 use super::law::{Law, Outcome, Response};
 use super::metrics::Metrics;
 use super::once::{Once, Used};
 use super::outside::{Outside, Patience};
-use super::proof::Secret;
 use super::rate::{Rate, Rates};
 use super::request::{Headers, Request};
 use super::room::{Held, Room};
@@ -48,8 +47,8 @@ pub struct Settings {
     pub all: Rate,
     /// How long the store may take for a mail.
     pub store_max: Duration,
-    /// The key of Resend's API, for [`super::Errands`].
-    pub resend_key: Option<Secret>,
+    /// The keys of providers' APIs, for [`super::Errands`].
+    pub api_keys: ApiKeys,
     /// The buckets mail may lie in, for [`Parts::buckets`].
     pub buckets: Vec<Bucket>,
     /// Networks of reverse proxies, whose word for the source is taken (`X-Forwarded-For`).
@@ -72,7 +71,7 @@ impl Settings {
                 burst: 5000,
             },
             store_max: Duration::from_secs(10),
-            resend_key: None,
+            api_keys: ApiKeys::default(),
             buckets: Vec::new(),
             proxies: Vec::new(),
         }

@@ -1,5 +1,5 @@
-//! Owns the notes of mails that a provider keeps and only tells of: on disk before the provider hears
-//! yes, and there until the mail is in the store.
+//! Owns the notes of mails that a provider keeps, whole or in their files, and only tells of: on disk
+//! before the provider hears yes, and there until the mail is in the store.
 //!
 //! Does not keep mails.
 //!
@@ -15,15 +15,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time;
 use tracing::{error, info, warn};
 
 use super::acceptance::{Acceptance, Origin};
-use super::fetch::{Fetch, FetchError};
-use super::incoming::{Elsewhere, Incoming, Results};
+use super::brevo;
+use super::fetch::{ApiKey, Fetch, FetchError};
+use super::incoming::{Elsewhere, Incoming, Malformed, Results};
 use super::law::Outcome;
 use super::proof::Secret;
 use super::resend;
@@ -42,11 +42,27 @@ const LOOK_WAIT: Duration = Duration::from_secs(1);
 const OPEN: &str = "errand";
 const PARKED: &str = "parked";
 
+/// The keys of the providers' APIs. Without its key a provider's mails are not fetched.
+#[derive(Clone, Debug, Default)]
+pub struct ApiKeys {
+    /// Resend's, for its mails.
+    pub resend: Option<Secret>,
+    /// Brevo's, for the files of its mails.
+    pub brevo: Option<Secret>,
+}
+
+impl ApiKeys {
+    /// True if there is nothing that could be fetched.
+    pub const fn are_none(&self) -> bool {
+        self.resend.is_none() && self.brevo.is_none()
+    }
+}
+
 /// The notes, in a folder of their own. Clones are the same.
 #[derive(Clone, Debug)]
 pub struct Errands {
     folder: PathBuf,
-    key: Secret,
+    keys: ApiKeys,
     retry: retry::Settings,
     arrival: Arc<Notify>,
 }
@@ -64,15 +80,15 @@ enum Miss {
 }
 
 impl Errands {
-    /// The notes in `folder`, which is made if it is not there. `key` is that of Resend's API.
+    /// The notes in `folder`, which is made if it is not there.
     ///
     /// # Errors
     /// Those of the system.
-    pub fn open(folder: PathBuf, key: Secret) -> io::Result<Self> {
+    pub fn open(folder: PathBuf, keys: ApiKeys) -> io::Result<Self> {
         fs::create_dir_all(&folder)?;
         Ok(Self {
             folder,
-            key,
+            keys,
             retry: retry::Settings {
                 wait_first: Duration::from_secs(1),
                 wait_max: Duration::from_secs(15 * 60),
@@ -89,8 +105,7 @@ impl Errands {
             at: origin.now,
             mail,
         };
-        let kept = tokio::task::spawn_blocking(move || notes.keep(&note));
-        kept.await.map_err(io::Error::other)??;
+        off_threads(move || notes.keep(&note)).await?;
         self.arrival.notify_one();
         Ok(())
     }
@@ -116,23 +131,21 @@ impl Errands {
         self.folder.join(format!("{id}.{state}"))
     }
 
-    fn list(&self) -> io::Result<Vec<Note>> {
-        let mut notes = Vec::new();
+    /// The names of the open notes, the oldest first.
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
-            let path = entry?.path();
-            if path.extension().is_none_or(|state| state != OPEN) {
-                continue;
-            }
-            match read(&path) {
-                Ok(note) => notes.push(note),
-                Err(error) => error!(path = %path.display(), %error, "errand not read"),
-            }
-            if notes.len() >= ROUND_MAX {
-                break;
+            let entry = entry?;
+            let path = entry.path();
+            let name = path.file_stem().and_then(|name| name.to_str());
+            if let Some(name) = name
+                && path.extension().is_some_and(|state| state == OPEN)
+            {
+                names.push((entry.metadata()?.modified()?, name.to_owned()));
             }
         }
-        notes.sort_by(|a, b| (a.at, &a.mail.id).cmp(&(b.at, &b.mail.id)));
-        Ok(notes)
+        names.sort();
+        Ok(names.into_iter().map(|(_, name)| name).collect())
     }
 
     /// Does the errands for ever. What is begun and not ended is begun again after a restart.
@@ -141,21 +154,29 @@ impl Errands {
         let mut waits: HashMap<String, (u32, time::Instant)> = HashMap::new();
         loop {
             let folder = self.clone();
-            let listed = tokio::task::spawn_blocking(move || folder.list()).await;
-            let listed = listed.map_err(io::Error::other).and_then(|listed| listed);
-            let notes = listed.unwrap_or_else(|error| {
+            let names = off_threads(move || folder.list()).await;
+            let names = names.unwrap_or_else(|error| {
                 error!(%error, "errands not read");
                 Vec::new()
             });
-            waits.retain(|id, _| notes.iter().any(|note| note.mail.id == *id));
-            for note in notes {
-                let id = note.mail.id.clone();
-                let wait = waits.get(&id).copied();
-                if wait.is_some_and(|(_, at)| at > time::Instant::now()) {
-                    continue;
-                }
-                let attempts = wait.map_or(1, |(attempts, _)| attempts.saturating_add(1));
-                if let Some(after) = self.attempt(&note, attempts, acceptance, fetch).await {
+            waits.retain(|id, _| names.contains(id));
+            let is_due = |id: &String| {
+                let wait = waits.get(id);
+                wait.is_none_or(|(_, at)| *at <= time::Instant::now())
+            };
+            let due: Vec<String> = names.into_iter().filter(is_due).take(ROUND_MAX).collect();
+            for id in due {
+                let attempts = waits.get(&id).map_or(0, |(attempts, _)| *attempts);
+                let attempts = attempts.saturating_add(1);
+                let path = self.path(&id, OPEN);
+                let after = match off_threads(move || read(&path)).await {
+                    Ok(note) => self.attempt(&note, attempts, acceptance, fetch).await,
+                    Err(error) => {
+                        error!(id, %error, "errand not read");
+                        Some(self.retry.wait_max)
+                    }
+                };
+                if let Some(after) = after {
                     waits.insert(id, (attempts, time::Instant::now() + after));
                 }
             }
@@ -173,9 +194,9 @@ impl Errands {
     ) -> Option<Duration> {
         let id = note.mail.id.as_str();
         let now = clock::now();
-        let outcome = match self.fetched(note, fetch).await {
-            Ok(bytes) => self.taken(note, bytes, now, acceptance).await,
-            Err(miss) => Err(miss),
+        let outcome = match &note.mail.request {
+            None => self.whole_mail(note, acceptance, fetch).await,
+            Some(request) => self.with_files(request, acceptance, fetch).await,
         };
         let outcome = match outcome {
             Ok(()) => {
@@ -195,6 +216,13 @@ impl Errands {
         match retry::next(&self.retry, outcome, attempts, now.since(note.at), random) {
             Next::Again { after } => Some(after),
             Next::Park { reason } => {
+                if let Some(request) = &note.mail.request
+                    && taken_without_files(request, acceptance).await
+                {
+                    warn!(id, attempts, reason, "taken without its files");
+                    self.settle(id, None);
+                    return None;
+                }
                 error!(id, attempts, reason, "errand parked");
                 self.settle(id, Some(PARKED));
                 None
@@ -202,42 +230,62 @@ impl Errands {
         }
     }
 
-    async fn fetched(&self, note: &Note, fetch: &dyn Fetch) -> Result<Bytes, Miss> {
+    /// Fetches a mail from Resend and takes it.
+    async fn whole_mail(
+        &self,
+        note: &Note,
+        acceptance: &Acceptance,
+        fetch: &dyn Fetch,
+    ) -> Result<(), Miss> {
+        let key = api_key(self.keys.resend.as_ref())?;
         let url = resend::url(&note.mail.id);
-        let answer = fetch.get(&url, Some(&self.key), ANSWER_BYTES_MAX).await;
-        let answer = answer.map_err(|error| missed(&error, true))?;
+        let answer = fetch.get(&url, Some(ApiKey::Bearer(key)), ANSWER_BYTES_MAX);
+        let answer = answer.await.map_err(|error| missed(&error, true))?;
         // Resend puts the whole mail there some time after it tells of it.
         let raw = resend::raw_url(&answer).map_err(|error| Miss::Passing(error.to_string()))?;
         let mail = fetch.get(&raw, None, ANSWER_BYTES_MAX).await;
         // The URL is good for an hour: the next attempt asks for another.
-        mail.map_err(|error| missed(&error, false))
-    }
-
-    async fn taken(
-        &self,
-        note: &Note,
-        bytes: Bytes,
-        now: Timestamp,
-        acceptance: &Acceptance,
-    ) -> Result<(), Miss> {
-        const PROVIDER: &str = "resend";
+        let bytes = mail.map_err(|error| missed(&error, false))?;
         let mail = Incoming {
             id: note.mail.id.clone(),
             sender: note.mail.sender.clone(),
             recipients: note.mail.recipients.clone(),
             bytes,
-            told: Results::by(PROVIDER).told(),
+            told: Results::by(resend::NAME).told(),
         };
-        let origin = Origin {
-            provider: PROVIDER,
-            peer: None,
-            now,
-        };
-        match acceptance.take(vec![mail], origin).await {
-            Outcome::Kept { .. } | Outcome::Unroutable { .. } => Ok(()),
-            Outcome::Later(why) => Err(Miss::Passing(why.to_owned())),
-            other => Err(Miss::Final(other.word().to_owned())),
+        taken(vec![mail], resend::NAME, acceptance).await
+    }
+
+    /// Fetches the files of a request's mails from Brevo and takes the mails. A file that is gone or
+    /// too long is named as missing: the words of the mail must not wait for it.
+    async fn with_files(
+        &self,
+        request: &str,
+        acceptance: &Acceptance,
+        fetch: &dyn Fetch,
+    ) -> Result<(), Miss> {
+        let key = api_key(self.keys.brevo.as_ref())?;
+        let unread = |error: Malformed| Miss::Final(error.to_string());
+        // In a mail a file has four octets for three, and lines.
+        let mut left = acceptance.mail_bytes_max / 3 * 2;
+        let mut found = HashMap::new();
+        for token in brevo::tokens(request.as_bytes()).map_err(unread)? {
+            let key = ApiKey::Field("api-key", key);
+            match fetch.get(&brevo::url(&token), Some(key), left).await {
+                Ok(bytes) => {
+                    left = left.saturating_sub(bytes.len());
+                    found.insert(token, bytes);
+                }
+                Err(error) => match missed(&error, true) {
+                    Miss::Final(reason) => {
+                        warn!(provider = brevo::NAME, reason, "file not fetched")
+                    }
+                    passing @ Miss::Passing(_) => return Err(passing),
+                },
+            }
         }
+        let mails = brevo::mails(request.as_bytes(), &found).map_err(unread)?;
+        taken(mails, brevo::NAME, acceptance).await
     }
 
     fn settle(&self, id: &str, state: Option<&str>) {
@@ -251,6 +299,43 @@ impl Errands {
             warn!(id, %error, "errand not settled");
         }
     }
+}
+
+/// The key, or the wait for one: it was there when the note was made.
+fn api_key(key: Option<&Secret>) -> Result<&Secret, Miss> {
+    key.ok_or_else(|| Miss::Passing("there is no key of the provider's API".to_owned()))
+}
+
+async fn taken(
+    mails: Vec<Incoming>,
+    provider: &'static str,
+    acceptance: &Acceptance,
+) -> Result<(), Miss> {
+    let origin = Origin {
+        provider,
+        peer: None,
+        now: clock::now(),
+    };
+    match acceptance.take(mails, origin).await {
+        Outcome::Kept { .. } | Outcome::Unroutable { .. } => Ok(()),
+        Outcome::Later(why) => Err(Miss::Passing(why.to_owned())),
+        other => Err(Miss::Final(other.word().to_owned())),
+    }
+}
+
+/// Takes the mails of a request whose files cannot be had.
+async fn taken_without_files(request: &str, acceptance: &Acceptance) -> bool {
+    match brevo::mails(request.as_bytes(), &HashMap::new()) {
+        Ok(mails) => taken(mails, brevo::NAME, acceptance).await.is_ok(),
+        Err(_) => false,
+    }
+}
+
+async fn off_threads<T: Send + 'static>(
+    deed: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let done = tokio::task::spawn_blocking(deed).await;
+    done.map_err(io::Error::other)?
 }
 
 fn missed(error: &FetchError, is_api: bool) -> Miss {

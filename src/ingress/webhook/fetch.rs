@@ -22,14 +22,22 @@ const FETCH_MAX: Duration = Duration::from_secs(120);
 /// How long nothing may come.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
+/// How a provider's API is shown its key.
+#[derive(Clone, Copy, Debug)]
+pub enum ApiKey<'k> {
+    /// As `Authorization: Bearer`.
+    Bearer(&'k Secret),
+    /// In a header field of this name.
+    Field(&'static str, &'k Secret),
+}
+
 /// What fetches. A seam: tests have their own.
 pub trait Fetch: fmt::Debug + Send + Sync {
-    /// The body at `url`, at most `bytes_max` octets; with a `bearer` as authorization, if one is
-    /// needed.
+    /// The body at `url`, at most `bytes_max` octets; with a `key`, if one is needed.
     fn get<'f>(
         &'f self,
         url: &'f str,
-        bearer: Option<&'f Secret>,
+        key: Option<ApiKey<'f>>,
         bytes_max: usize,
     ) -> Pin<Box<dyn Future<Output = Result<Bytes, FetchError>> + Send + 'f>>;
 }
@@ -63,14 +71,16 @@ impl Fetch for Web {
     fn get<'f>(
         &'f self,
         url: &'f str,
-        bearer: Option<&'f Secret>,
+        key: Option<ApiKey<'f>>,
         bytes_max: usize,
     ) -> Pin<Box<dyn Future<Output = Result<Bytes, FetchError>> + Send + 'f>> {
         Box::pin(async move {
             let mut request = self.client.get(url);
-            if let Some(bearer) = bearer {
-                request = request.bearer_auth(bearer.text());
-            }
+            request = match key {
+                Some(ApiKey::Bearer(key)) => request.bearer_auth(key.text()),
+                Some(ApiKey::Field(name, key)) => request.header(name, key.text()),
+                None => request,
+            };
             let mut response = request.send().await?;
             // An address in the place of a name never saw the resolver.
             let peer = response.remote_addr().map(|peer| peer.ip());

@@ -28,7 +28,7 @@ pub enum Decoded {
     Nothing(&'static str),
     /// A topic asks whether we want its mail: a `GET` of this URL says yes. Its host was checked.
     Confirm(String),
-    /// A mail lies at the provider's, to be fetched by its name there.
+    /// A mail lies at the provider's, or its files do, to be fetched by their names there.
     Elsewhere(Elsewhere),
     /// A mail lies in a bucket.
     InBucket(InBucket),
@@ -45,6 +45,9 @@ pub struct Elsewhere {
     pub recipients: Recipients,
     /// Who sent it.
     pub sender: Option<String>,
+    /// The request that brought the mail without its files, where it did; it tells all the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
 }
 
 /// Where a mail lies that a provider has put into a bucket, and what it tells of it.

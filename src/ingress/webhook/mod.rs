@@ -50,8 +50,8 @@ use crate::clock::Timestamp;
 
 pub use brevo::Brevo;
 pub use doors::{Doors, Entry, Head, Parts, Settings};
-pub use errands::Errands;
-pub use fetch::{Fetch, FetchError, Web};
+pub use errands::{ApiKeys, Errands};
+pub use fetch::{ApiKey, Fetch, FetchError, Web};
 pub use generic::Generic;
 pub use incoming::{
     Decoded, Elsewhere, InBucket, Incoming, MAILS_MAX, Malformed, RECIPIENTS_MAX, Recipients,

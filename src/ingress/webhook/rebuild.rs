@@ -27,6 +27,8 @@ pub(super) struct Draft {
     text: Option<String>,
     html: Option<String>,
     attachments: Vec<Attachment>,
+    /// Names of files that are not here.
+    away: Vec<String>,
 }
 
 /// A file of a mail in pieces.
@@ -123,6 +125,14 @@ impl Draft {
         }
     }
 
+    /// A file that could not be had. The mail names it as a body that lies elsewhere (RFC 2046 section
+    /// 5.2.3), so that nobody takes the mail for whole.
+    pub(super) fn miss(&mut self, file_name: Option<&str>) {
+        if self.attachments.len() + self.away.len() < ATTACHMENTS_MAX {
+            self.away.push(file_name.unwrap_or_default().to_owned());
+        }
+    }
+
     /// The mail's bytes. `name` is what the provider calls this mail: where the mail has no
     /// Message-ID it gets one made of that and of its content, or two short answers of one person
     /// would pass for one.
@@ -146,11 +156,12 @@ impl Draft {
             [one] => one.clone(),
             many => multipart("alternative", &format!("a{}", &digest[..32]), many),
         };
-        let body = if self.attachments.is_empty() {
+        let body = if self.attachments.is_empty() && self.away.is_empty() {
             body
         } else {
             let mut parts = vec![body];
             parts.extend(self.attachments.iter().map(attachment_part));
+            parts.extend(self.away.iter().map(|name| away_part(name)));
             multipart("mixed", &format!("m{}", &digest[..32]), &parts)
         };
         out.push_str(&body);
@@ -178,6 +189,9 @@ impl Draft {
                 .unwrap_or_default()
                 .as_bytes());
             add(&attachment.bytes);
+        }
+        for name in &self.away {
+            add(name.as_bytes());
         }
         HEXLOWER.encode(context.finish().as_ref())
     }
@@ -250,24 +264,34 @@ fn attachment_part(attachment: &Attachment) -> String {
     } else {
         part.push_str("Content-Disposition: attachment");
     }
-    if let Some(name) = attachment
-        .file_name
-        .as_deref()
-        .filter(|name| !name.is_empty())
-    {
-        part.push_str(";\r\n filename*=utf-8''");
-        for byte in name.bytes().take(255) {
-            // RFC 8187 section 3.2.1, without the signs some programs stumble over.
-            if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_') {
-                part.push(char::from(byte));
-            } else {
-                let _ = write!(part, "%{byte:02X}");
-            }
-        }
-    }
+    add_file_name(&mut part, attachment.file_name.as_deref());
     part.push_str("\r\n\r\n");
     part.push_str(&wrapped(&attachment.bytes));
     part
+}
+
+fn away_part(name: &str) -> String {
+    let mut part = "Content-Type: message/external-body; access-type=\"x-not-fetched\"\r\n\
+        Content-Disposition: attachment"
+        .to_owned();
+    add_file_name(&mut part, Some(name));
+    part.push_str("\r\n\r\nContent-Type: application/octet-stream\r\n\r\n");
+    part
+}
+
+fn add_file_name(part: &mut String, name: Option<&str>) {
+    let Some(name) = name.filter(|name| !name.is_empty()) else {
+        return;
+    };
+    part.push_str(";\r\n filename*=utf-8''");
+    for byte in name.bytes().take(255) {
+        // RFC 8187 section 3.2.1, without the signs some programs stumble over.
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_') {
+            part.push(char::from(byte));
+        } else {
+            let _ = write!(part, "%{byte:02X}");
+        }
+    }
 }
 
 fn is_token(text: &str) -> bool {

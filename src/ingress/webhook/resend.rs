@@ -11,6 +11,9 @@ use super::request::{Authentic, Request};
 use super::standard::{Names, Signing};
 use crate::clock::Timestamp;
 
+/// Its name, as it stands in the path.
+pub(super) const NAME: &str = "resend";
+
 /// Resend's door.
 #[derive(Clone, Debug)]
 pub struct Resend {
@@ -61,7 +64,7 @@ pub(super) fn raw_url(answer: &[u8]) -> Result<String, Malformed> {
 
 impl Adapter for Resend {
     fn name(&self) -> &'static str {
-        "resend"
+        NAME
     }
 
     fn bytes_max(&self) -> usize {
@@ -118,6 +121,7 @@ impl Adapter for Resend {
             id: id.to_owned(),
             recipients,
             sender: mail.text("from")?.and_then(bare),
+            request: None,
         }))
     }
 }

@@ -2,12 +2,16 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use postern::delivery::attachments::Files;
+use postern::ingress::webhook::{Account, Brevo};
+use postern::objects::Bounds;
 use serde_json::json;
 
 use super::body::Body;
-use super::kinds::KITS;
+use super::kinds::{KITS, WORDS};
 use super::kit::adapters;
 use super::{House, Post};
 
@@ -110,4 +114,117 @@ async fn a_name_that_is_a_path_is_refused() {
         assert_eq!(heard.status, 400, "{id}: {heard:?}");
     }
     assert!(notes(&house).is_empty());
+}
+
+const FILES: &str = "https://api.brevo.com/v3/inbound/attachments/";
+
+/// A house whose Brevo keeps files that can be fetched, or cannot.
+fn with_brevo(fetches_files: bool) -> House {
+    let brevo = Brevo {
+        fetches_files,
+        ..Brevo::new(vec![Account::new("user", "pass:word")], &[])
+    };
+    House::new(vec![Arc::new(brevo)])
+}
+
+/// A mail with these files, each a name and the word for it.
+fn with_files(house: &House, files: &[(&str, &str)]) -> Post {
+    let kit = KITS.iter().find(|kit| kit.name == "brevo").unwrap();
+    let Body::Json(mut body) = (kit.body)("general@in.example.com") else {
+        panic!("Brevo sends JSON");
+    };
+    let file = |(name, token): &(&str, &str)| {
+        json!({"Name": name, "ContentType": "text/plain", "ContentLength": 2, "ContentID": null,
+            "DownloadToken": token})
+    };
+    body["items"][0]["Attachments"] = files.iter().map(file).collect();
+    kit.post(Body::Json(body), house.now)
+}
+
+/// The files of the last mail: name, and why it is skipped.
+fn files(house: &House) -> Vec<(String, Option<&'static str>)> {
+    let view = house.last().1;
+    assert_eq!(view.text.as_deref().map(str::trim), Some(WORDS));
+    let told = Files::of(&view, Some(&Bounds::default())).told;
+    let told = told.into_iter();
+    told.map(|file| (file.filename.unwrap(), file.skipped))
+        .collect()
+}
+
+#[tokio::test]
+async fn brevos_files_are_fetched_behind_the_yes_and_those_that_are_gone_are_named() {
+    let house = with_brevo(true);
+    let post = with_files(
+        &house,
+        &[("a.txt", "t1"), ("gone.txt", "t2"), ("c.txt", "t3.x=")],
+    );
+    for _ in 0..3 {
+        let heard = house.send(&post).await;
+        assert_eq!((heard.status, heard.mails()), (200, 0), "{heard:?}");
+    }
+    assert_eq!(notes(&house).len(), 1, "told of three times, noted once");
+    assert!(house.fetch.asked().is_empty());
+    house.fetch.put(&format!("{FILES}t1"), "hi");
+    house.fetch.put(&format!("{FILES}t3.x="), "ho");
+    house.fetch.break_page(&format!("{FILES}t3.x="));
+    let asked = |times: usize| {
+        let last = format!("{FILES}t3.x=");
+        let asked = house.fetch.asked();
+        asked.iter().filter(|url| **url == last).count() >= times
+    };
+    until(&house, || asked(2)).await;
+    assert!(
+        house.deliveries().is_empty(),
+        "a file that may come yet is waited for"
+    );
+    house.fetch.broken.lock().unwrap().clear();
+    until(&house, || notes(&house).is_empty()).await;
+    let wanted = [
+        ("a.txt".to_owned(), None),
+        ("c.txt".to_owned(), None),
+        ("gone.txt".to_owned(), Some("elsewhere")),
+    ];
+    let mut found = files(&house);
+    found.sort();
+    assert_eq!(found, wanted);
+    assert_eq!(house.deliveries().len(), 1);
+    assert_eq!(house.last().1.attachments[0].bytes(), "hi");
+}
+
+#[tokio::test]
+async fn without_a_key_brevos_files_are_named() {
+    let house = with_brevo(false);
+    let post = with_files(&house, &[("a.txt", "t1"), ("\u{202e}b\r\nX: y", "t2")]);
+    let heard = house.send(&post).await;
+    assert_eq!((heard.status, heard.mails()), (200, 1), "{heard:?}");
+    let found = files(&house);
+    assert_eq!(found.len(), 2);
+    assert!(
+        found.iter().all(|(_, why)| *why == Some("elsewhere")),
+        "{found:?}"
+    );
+    assert!(house.fetch.asked().is_empty() && notes(&house).is_empty());
+}
+
+#[tokio::test]
+async fn a_word_for_a_file_is_no_path() {
+    let house = with_brevo(true);
+    let hostile = [
+        "../x",
+        "a/b",
+        "..",
+        "a?b",
+        "a#b",
+        "a%2fb",
+        "",
+        "http://x",
+        &"a".repeat(5000),
+    ];
+    let mut list: Vec<_> = hostile.iter().map(|token| ("a.txt", *token)).collect();
+    list.push(("b.txt", "t1"));
+    house.fetch.put(&format!("{FILES}t1"), "hi");
+    assert_eq!(house.send(&with_files(&house, &list)).await.status, 200);
+    until(&house, || notes(&house).is_empty()).await;
+    assert_eq!(house.fetch.asked(), [format!("{FILES}t1")]);
+    assert_eq!(files(&house).len(), 10);
 }

@@ -21,7 +21,8 @@ use bytes::Bytes;
 use postern::clock::{self, Timestamp};
 use postern::ingress::routes::{Route, Routes};
 use postern::ingress::webhook::{
-    Adapter, Doors, Errands, Fetch, FetchError, Head, Headers, Metrics, Parts, Secret, Settings,
+    Adapter, ApiKey, ApiKeys, Doors, Errands, Fetch, FetchError, Head, Headers, Metrics, Parts,
+    Secret, Settings,
 };
 use postern::mail::address::Domain;
 use postern::mail::fingerprint::Fingerprint;
@@ -104,13 +105,16 @@ impl House {
         let mut registry = Registry::with_prefix("postern");
         metrics.register(&mut registry);
         let fetch = Arc::new(FakeWeb::default());
-        let key = Secret::new("re_key");
+        let keys = ApiKeys {
+            resend: Some(Secret::new("re_key")),
+            brevo: Some(Secret::new("xkeysib-key")),
+        };
         let parts = Parts {
             store: store.clone(),
             routes: Arc::new(routes()),
             fetch: Arc::clone(&fetch) as Arc<dyn Fetch>,
             metrics,
-            errands: Some(Errands::open(folder.path().join("errands"), key).unwrap()),
+            errands: Some(Errands::open(folder.path().join("errands"), keys).unwrap()),
             buckets: Some(Buckets::new(&settings.buckets).unwrap()),
         };
         Self {
@@ -200,6 +204,7 @@ async fn send(doors: &Doors, post: &Post, now: Timestamp) -> Heard {
 struct FakeWeb {
     pages: Mutex<Vec<(String, Bytes)>>,
     asked: Mutex<Vec<String>>,
+    broken: Mutex<Vec<String>>,
 }
 
 impl FakeWeb {
@@ -208,6 +213,11 @@ impl FakeWeb {
             .lock()
             .unwrap()
             .push((url.to_owned(), page.into()));
+    }
+
+    /// This page is out of order until it is put there.
+    fn break_page(&self, url: &str) {
+        self.broken.lock().unwrap().push(url.to_owned());
     }
 
     fn take_down(&self, url: &str) {
@@ -223,14 +233,19 @@ impl Fetch for FakeWeb {
     fn get<'f>(
         &'f self,
         url: &'f str,
-        bearer: Option<&'f Secret>,
+        key: Option<ApiKey<'f>>,
         _: usize,
     ) -> Pin<Box<dyn Future<Output = Result<Bytes, FetchError>> + Send + 'f>> {
         Box::pin(async move {
             self.asked.lock().unwrap().push(url.to_owned());
             let is_api = url.starts_with("https://api.");
-            assert_eq!(is_api, bearer.is_some(), "{url}");
+            assert_eq!(is_api, key.is_some(), "{url}");
+            let is_field = matches!(key, Some(ApiKey::Field("api-key", _)));
+            assert_eq!(is_field, url.starts_with("https://api.brevo."), "{url}");
             let pages = self.pages.lock().unwrap();
+            if self.broken.lock().unwrap().iter().any(|known| known == url) {
+                return Err(FetchError::Status(500));
+            }
             let page = pages.iter().find(|(known, _)| known == url);
             page.map(|(_, page)| page.clone())
                 .ok_or(FetchError::Status(404))
