@@ -14,7 +14,7 @@ use crate::postfix::Postfix;
 use crate::product::Product;
 
 /// A mail named `id`, as a person's mail program would write it.
-fn mail(id: &str) -> String {
+pub(crate) fn mail(id: &str) -> String {
     format!(
         "From: Ann Smith <ann@peer.test>\r\nTo: us\r\nSubject: Re: your order\r\n\
          Date: Fri, 20 Nov 2026 10:00:00 +0000\r\nMessage-ID: <{id}>\r\n\
@@ -23,7 +23,7 @@ fn mail(id: &str) -> String {
 }
 
 /// A reply address for each of `count` threads.
-fn addresses(postern: &Postern, count: usize) -> Vec<String> {
+pub(crate) fn addresses(postern: &Postern, count: usize) -> Vec<String> {
     (0..count)
         .map(|n| postern.mint(&format!("00000000-0000-4000-8000-{n:012x}")))
         .collect()
@@ -97,7 +97,7 @@ fn send(
 }
 
 /// Every mail that was answered 250 has made one message, and no mail has made two.
-fn assert_each_told_once(product: &Product, kept: &BTreeSet<String>) {
+pub(crate) fn assert_each_told_once(product: &Product, kept: &BTreeSet<String>) {
     let effects = product.effects();
     let lost: Vec<_> = kept
         .iter()
@@ -113,7 +113,7 @@ fn assert_each_told_once(product: &Product, kept: &BTreeSet<String>) {
     assert!(twice.is_empty(), "{} told twice: {twice:?}", twice.len());
 }
 
-fn assert_ledger_adds_up(postern: &Postern) {
+pub(crate) fn assert_ledger_adds_up(postern: &Postern) {
     let parts = ["waiting", "delivered", "parked", "dropped"];
     let sum: f64 = parts
         .iter()

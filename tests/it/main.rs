@@ -28,6 +28,7 @@ mod descriptors;
 mod dialogues;
 #[cfg(test)]
 mod events;
+mod doors;
 #[cfg(test)]
 mod fake_api;
 #[cfg(test)]
