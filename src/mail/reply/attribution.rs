@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::languages::{FIRST_PERSON, OPENERS, WROTE, WROTE_UNSPACED};
+use super::phrases::is_apart;
 use super::quotes::is_barred;
 use super::text::{Line, Mark, pattern};
 
@@ -26,15 +27,22 @@ pub(super) struct Attribution {
     pub(super) certain: bool,
 }
 
-/// Finds the attribution that ends with line `last`; `floor` is the first line it may use.
-pub(super) fn attribution(lines: &[Line], last: usize, floor: usize) -> Option<Attribution> {
-    let end = lines.get(last)?;
+/// A cheap look whether an attribution may end with line `last`, so that most lines cost nothing.
+pub(super) fn is_candidate(lines: &[Line], last: usize, floor: usize) -> bool {
+    let Some(end) = lines.get(last) else {
+        return false;
+    };
     if end.code || end.is_blank() || end.fold.len() > ATTRIBUTION_CHARS_MAX * 3 {
-        return None;
+        return false;
     }
-    if !may_end(&end.fold) {
-        return None;
-    }
+    let told = |line: &Line| line.fold.bytes().any(|c| c == b'@' || c.is_ascii_digit());
+    let mut above = (floor..=last).rev().take(ATTRIBUTION_LINES_MAX);
+    may_end(&end.fold) && (quote_follows(lines, last) || above.any(|at| told(&lines[at])))
+}
+
+/// Finds the attribution that ends with line `last`, a candidate; `floor` is the first line it may
+/// use.
+pub(super) fn attribution(lines: &[Line], last: usize, floor: usize) -> Option<Attribution> {
     let quote_follows = quote_follows(lines, last);
     let mut joined = String::new();
     let mut best: Option<((u8, Start), Attribution)> = None;
@@ -128,12 +136,12 @@ fn is_titled(line: &Line) -> bool {
     line.words() >= 2 && (titled || opened)
 }
 
-/// Cheap look at the last line, so that most lines cost nothing.
+/// How the last line of an attribution ends.
 fn may_end(fold: &str) -> bool {
     let tail = fold.trim_end_matches(['-', ' ', '*', '_', '"', '=', '|']);
     tail.ends_with([':', '>', ')', ']', '：'])
         || WROTE.iter().any(|verb| tail.ends_with(verb))
-        || WROTE_UNSPACED.iter().any(|verb| fold.contains(verb))
+        || WROTE_UNSPACED.are_in(fold)
         || fold.starts_with("----") && tail.len() < fold.len()
 }
 
@@ -249,7 +257,7 @@ impl Evidence {
             address: ADDRESS.is_match(joined),
             bracketed: BRACKETED.is_match(joined),
             colon: tail.ends_with(':'),
-            own: FIRST_PERSON.iter().any(|own| has_word(joined, own)),
+            own: FIRST_PERSON.stand_in(joined),
             words: joined.split(' ').count(),
         }
     }
@@ -290,18 +298,13 @@ pub(super) fn is_dated(joined: &str) -> bool {
 }
 
 fn has_verb(joined: &str) -> bool {
-    WROTE.iter().any(|verb| has_word(joined, verb))
-        || WROTE_UNSPACED.iter().any(|verb| joined.contains(verb))
+    WROTE.stand_in(joined) || WROTE_UNSPACED.are_in(joined)
 }
 
 /// Whether `word` stands in `text` with no letter on either side.
 fn has_word(text: &str, word: &str) -> bool {
-    text.match_indices(word).any(|(at, _)| {
-        let before = text[..at].chars().next_back();
-        let after = text[at + word.len()..].chars().next();
-        // "<a@b>wrote:" and "Uhr:" happen; a letter on the left never does.
-        !before.is_some_and(char::is_alphanumeric) && !after.is_some_and(char::is_alphanumeric)
-    })
+    let mut places = text.match_indices(word);
+    places.any(|(at, _)| is_apart(text, at..at + word.len()))
 }
 
 fn quote_follows(lines: &[Line], last: usize) -> bool {
@@ -326,7 +329,7 @@ mod tests {
             .iter()
             .rposition(|line| line.depth == 0 && !line.is_blank())
             .expect("a line");
-        attribution(&lines, last, 0).is_some()
+        is_candidate(&lines, last, 0) && attribution(&lines, last, 0).is_some()
     }
 
     #[test]

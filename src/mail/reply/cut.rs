@@ -2,17 +2,21 @@
 //!
 //! Does not read HTML, and leaves to `fates` what becomes of each line.
 
+use std::cell::Cell;
 use std::ops::Range;
 
-use super::attribution;
+use super::attribution::{self, Attribution};
 use super::known::{self, Known};
 use super::languages::BANNERS;
 use super::quotes::{self, Separator};
-use super::text::{Line, Mark};
+use super::text::{self, Line, Mark};
 use super::{Confidence, Method};
 
 /// Lines at the top that may hold a banner of the mail system.
 const BANNER_LINES_MAX: usize = 6;
+
+/// Lines that are looked at closely for an attribution.
+const CANDIDATES_MAX: u32 = 1500;
 
 /// What becomes of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +37,8 @@ pub(super) struct Cut {
 
 /// Decides the fate of every line.
 pub(super) fn cut(lines: &mut Vec<Line>, known: &[&str], marker: &str, forward: bool) -> Cut {
+    let marker = text::fold(marker);
+    let marker = marker.as_str();
     let mut known = known::find(lines, known);
     if !known.lines.contains(&true) {
         return Cutter::new(lines, known, marker, forward).cut();
@@ -86,6 +92,10 @@ pub(super) struct Cutter<'a> {
     pub(super) hard: Option<usize>,
     /// A whole mail begins here with nothing written above it.
     pub(super) forwarded: bool,
+    /// So many lines may still be asked whether an attribution ends there.
+    candidates: Cell<u32>,
+    /// No header block begins above this line.
+    barren: usize,
 }
 
 impl<'a> Cutter<'a> {
@@ -112,6 +122,8 @@ impl<'a> Cutter<'a> {
             confidence: Confidence::High,
             hard: None,
             forwarded: false,
+            candidates: Cell::new(CANDIDATES_MAX),
+            barren: 0,
         }
     }
 
@@ -133,7 +145,7 @@ impl<'a> Cutter<'a> {
             .collect();
         let hit = top.iter().position(|at| {
             let fold = &self.lines[*at].fold;
-            BANNERS.iter().any(|banner| fold.contains(banner)) && self.kinds[*at] == Kind::Text
+            self.kinds[*at] == Kind::Text && BANNERS.are_in(fold)
         });
         let Some(hit) = hit else { return };
         let end = (top[hit]..self.lines.len()).find(|at| self.lines[*at].is_blank());
@@ -203,7 +215,7 @@ impl<'a> Cutter<'a> {
     }
 
     /// A separator or a header block at `at`: where it begins, the line after it, its name.
-    fn whole_mail(&self, at: usize) -> Option<(usize, usize, Method)> {
+    fn whole_mail(&mut self, at: usize) -> Option<(usize, usize, Method)> {
         let next = self.next_filled(at + 1);
         let header_follows =
             next.is_some_and(|next| quotes::header(&self.lines[next].fold).is_some());
@@ -211,7 +223,7 @@ impl<'a> Cutter<'a> {
         if let Some(separator) = quotes::separator(&self.lines[at], self.marker, header_follows) {
             let end = next
                 .filter(|_| header_follows)
-                .and_then(|next| quotes::header_block(self.lines, next, true))
+                .and_then(|next| quotes::header_block(self.lines, next, true).ok())
                 .unwrap_or(at + 1);
             let method = match separator {
                 Separator::Marker => Method::Marker,
@@ -220,13 +232,23 @@ impl<'a> Cutter<'a> {
             };
             return Some((at, end, method));
         }
-        let end = quotes::header_block(self.lines, at, ruled_off)?;
+        let end = self.header_block(at, ruled_off)?;
         let method = if self.forward {
             Method::Forward
         } else {
             Method::HeaderBlock
         };
         Some((at, end, method))
+    }
+
+    /// A header block that begins at `at`: the line after it.
+    fn header_block(&mut self, at: usize, ruled_off: bool) -> Option<usize> {
+        if at < self.barren && !ruled_off {
+            return None;
+        }
+        // The rest of a block that says too little says even less.
+        let found = quotes::header_block(self.lines, at, ruled_off);
+        found.map_err(|end| self.barren = end).ok()
     }
 
     fn attribution_at(&self, at: usize, floor: usize) -> Option<(Range<usize>, bool)> {
@@ -236,8 +258,18 @@ impl<'a> Cutter<'a> {
                 .unwrap_or(self.lines.len());
             return Some((at..end, true));
         }
-        let found = attribution::attribution(self.lines, at, floor)?;
+        let found = self.attribution_above(at, floor)?;
         Some((found.first..found.last + 1, found.certain))
+    }
+
+    /// The attribution that ends with line `last`.
+    pub(super) fn attribution_above(&self, last: usize, floor: usize) -> Option<Attribution> {
+        let left = self.candidates.get();
+        if left == 0 || !attribution::is_candidate(self.lines, last, floor) {
+            return None;
+        }
+        self.candidates.set(left - 1);
+        attribution::attribution(self.lines, last, floor)
     }
 
     /// Whether a rule stands right above.

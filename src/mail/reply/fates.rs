@@ -4,7 +4,6 @@
 
 use std::ops::Range;
 
-use super::attribution;
 use super::card;
 use super::cut::{Cut, Cutter, Fate, Kind};
 use super::languages::SEE_BELOW;
@@ -204,7 +203,7 @@ impl Cutter<'_> {
         (at..self.lines.len())
             .take(3)
             .find(|last| {
-                attribution::attribution(self.lines, *last, at)
+                self.attribution_above(*last, at)
                     .is_some_and(|found| found.first == at)
             })
             .map_or(at, |last| {

@@ -7,6 +7,13 @@
 
 use std::sync::LazyLock;
 
+use super::phrases::Phrases;
+
+/// The words of one list, to be looked for all at once.
+fn phrases(list: &'static str) -> Phrases {
+    Phrases::new(words(list))
+}
+
 /// The words of one list.
 fn words(list: &'static str) -> Vec<&'static str> {
     list.split(['|', '\n'])
@@ -18,8 +25,8 @@ fn words(list: &'static str) -> Vec<&'static str> {
 /// Verbs that close or open an attribution: "wrote", "a écrit", "schrieb".
 ///
 /// A word bounded by letters does not match ("wrote" is not in "rewrote").
-pub(super) static WROTE: LazyLock<Vec<&str>> = LazyLock::new(|| {
-    words(
+pub(super) static WROTE: LazyLock<Phrases> = LazyLock::new(|| {
+    phrases(
         "
     wrote | writes | has written | schrieb | schrieben | schreibt | geschrieben | a écrit |
     a ecrit | écrit | avez écrit | escribió | escribio | ha escrito | escribiste | escriviu |
@@ -38,8 +45,8 @@ pub(super) static WROTE: LazyLock<Vec<&str>> = LazyLock::new(|| {
 });
 
 /// The same for scripts that do not part their words: matched anywhere in the line.
-pub(super) static WROTE_UNSPACED: LazyLock<Vec<&str>> = LazyLock::new(|| {
-    words(
+pub(super) static WROTE_UNSPACED: LazyLock<Phrases> = LazyLock::new(|| {
+    phrases(
         "
     写道 | 寫道 | 写到 | 寫到 | 撰写 | 書きました | のメール | は書き | さんが書 | からのメッセージ | 작성 | 썼습니다 | 쓰셨습니다 | 님의 말 |
     님이 쓴 | 보낸 메시지 | เขียนว่า | เขียน | ได้เขียน
@@ -61,8 +68,8 @@ pub(super) static OPENERS: LazyLock<Vec<&str>> = LazyLock::new(|| {
 });
 
 /// First words that tell a person speaking of himself, not a mail program.
-pub(super) static FIRST_PERSON: LazyLock<Vec<&str>> = LazyLock::new(|| {
-    words(
+pub(super) static FIRST_PERSON: LazyLock<Phrases> = LazyLock::new(|| {
+    phrases(
         "
     i wrote | i've written | i have written | we wrote | as i wrote | i already wrote |
     ich schrieb | schrieb ich | wir schrieben | j'ai écrit | j’ai écrit | escribí | he escrito |
@@ -222,8 +229,8 @@ pub(super) static FORWARDED: LazyLock<Vec<&str>> = LazyLock::new(|| {
 });
 
 /// Ways to say "sent from" at the head of a line a mail program adds.
-pub(super) static SENT_FROM: LazyLock<Vec<&str>> = LazyLock::new(|| {
-    words(
+pub(super) static SENT_FROM: LazyLock<Phrases> = LazyLock::new(|| {
+    phrases(
         "
     this message was sent from | this email was sent from my | this e-mail was sent from | message sent from |
     email sent from | e-mail sent from | written on my | typed on my | typed with thumbs | composed on my | mensaje enviado |
@@ -267,8 +274,8 @@ pub(super) static SENT_FROM: LazyLock<Vec<&str>> = LazyLock::new(|| {
 });
 
 /// The same at the end of a line: "von meinem iPhone gesendet", "iPhoneから送信".
-pub(super) static SENT_FROM_END: LazyLock<Vec<&str>> = LazyLock::new(|| {
-    words(
+pub(super) static SENT_FROM_END: LazyLock<Phrases> = LazyLock::new(|| {
+    phrases(
         "
     gesendet | geschickt | versendet | gönderildi | gönderdim | から送信 | からの送信 | より送信 | から送信しました |
     を使用して送信 | を使って送信 | 傳送 | 傳送的 | 发送 | 發送 | 发出 | 에서 보냄 | 에서 보냈습니다 | 에서 전송 | 에서 발송 | 에서 보낸 메일 |
@@ -281,8 +288,8 @@ pub(super) static SENT_FROM_END: LazyLock<Vec<&str>> = LazyLock::new(|| {
 });
 
 /// Devices and programs that name themselves in such a line.
-pub(super) static DEVICES: LazyLock<Vec<&str>> = LazyLock::new(|| {
-    words(
+pub(super) static DEVICES: LazyLock<Phrases> = LazyLock::new(|| {
+    phrases(
         "
     iphon | ipad | ipod | ios | apple watch | macbook | imac | android | blackberry | galaxy |
     samsung | huawei | honor | xiaomi | redmi | poco | oneplus | oppo | vivo | realme | nokia |
@@ -308,8 +315,8 @@ pub(super) static DEVICES: LazyLock<Vec<&str>> = LazyLock::new(|| {
 });
 
 /// Words that go with an excuse after "sent from my phone".
-pub(super) static EXCUSES: LazyLock<Vec<&str>> = LazyLock::new(|| {
-    words(
+pub(super) static EXCUSES: LazyLock<Phrases> = LazyLock::new(|| {
+    phrases(
         "
     excuse | typo | brevity | brief | pardon | apolog | forgive | mistake | short | autocorrect |
     auto-correct | spelling | sorry | errors | tippfehler | entschuldig | kürze | désolé | fautes |
@@ -353,8 +360,8 @@ pub(super) static CLOSINGS: LazyLock<Vec<&str>> = LazyLock::new(|| {
 });
 
 /// Words that only legal language below a signature has.
-pub(super) static LEGAL: LazyLock<Vec<&str>> = LazyLock::new(|| {
-    words(
+pub(super) static LEGAL: LazyLock<Phrases> = LazyLock::new(|| {
+    phrases(
         "
     confidential | privileged | intended recipient | intended solely | intended only |
     disclaimer | legal notice | please notify the sender | notify us immediately |
@@ -371,8 +378,8 @@ pub(super) static LEGAL: LazyLock<Vec<&str>> = LazyLock::new(|| {
 });
 
 /// Words that go with it, and that people use too.
-pub(super) static LEGAL_TOO: LazyLock<Vec<&str>> = LazyLock::new(|| {
-    words(
+pub(super) static LEGAL_TOO: LazyLock<Phrases> = LazyLock::new(|| {
+    phrases(
         "
     unauthorized | unauthorised | virus | before printing | delete this e-mail |
     delete this email | delete it | any attachments | disclosure | copying | irrtümlich |
@@ -407,8 +414,8 @@ pub(super) static SENT_FROM_MINE: LazyLock<Vec<&str>> = LazyLock::new(|| {
 });
 
 /// Lines with which a mailing list, a scanner or a tracker signs (anywhere in the line).
-pub(super) static FOOTERS: LazyLock<Vec<&str>> = LazyLock::new(|| {
-    words(
+pub(super) static FOOTERS: LazyLock<Phrases> = LazyLock::new(|| {
+    phrases(
         "
     you received this message because you are subscribed | you received this email because |
     you are receiving this because | you're receiving this email because |
@@ -434,8 +441,8 @@ pub(super) static FOOTERS: LazyLock<Vec<&str>> = LazyLock::new(|| {
 });
 
 /// Banners a mail system puts at the head of what comes from outside.
-pub(super) static BANNERS: LazyLock<Vec<&str>> = LazyLock::new(|| {
-    words(
+pub(super) static BANNERS: LazyLock<Phrases> = LazyLock::new(|| {
+    phrases(
         "
     this email originated from outside | this message originated from outside |
     originated outside of | originated from outside of | this e-mail originated from outside |
@@ -447,8 +454,8 @@ pub(super) static BANNERS: LazyLock<Vec<&str>> = LazyLock::new(|| {
 });
 
 /// Our own line above a notification, as other systems word it too.
-pub(super) static MARKERS: LazyLock<Vec<&str>> = LazyLock::new(|| {
-    words(
+pub(super) static MARKERS: LazyLock<Phrases> = LazyLock::new(|| {
+    phrases(
         "
     reply above this line | reply above the line | type your reply above this line |
     write above this line | please reply above | do not write below this line |

@@ -14,6 +14,7 @@ mod fates;
 mod html;
 mod known;
 mod languages;
+mod phrases;
 mod quotes;
 mod signature;
 mod text;
@@ -59,7 +60,8 @@ impl Default for Input<'_> {
 pub struct Reply {
     /// The words the person wrote, with the quotes they answer. Never empty unless the mail is.
     pub text: String,
-    /// The same as sanitised HTML, if the mail had an HTML part.
+    /// The same as sanitised HTML, if the mail had an HTML part. None of more than 256 KiB of it,
+    /// which `text` still has.
     pub html: Option<String>,
     /// Old mail that was cut away, with its attribution.
     pub quoted: String,
@@ -161,8 +163,6 @@ pub fn extract(input: &Input<'_>) -> Reply {
 /// One part, cut.
 struct Draft {
     reply: Reply,
-    /// Words of the whole part.
-    words: usize,
     /// The part's structure told something (HTML only).
     structured: bool,
 }
@@ -179,7 +179,10 @@ impl Draft {
         );
         let mut reply = assemble(&lines, &cut);
         reply.truncated = end < text.len();
-        Self::new(reply, false)
+        Self {
+            reply,
+            structured: false,
+        }
     }
 
     fn of_html(html: &str, input: &Input<'_>) -> Self {
@@ -192,20 +195,21 @@ impl Draft {
         );
         let mut reply = assemble(&page.lines, &cut);
         reply.truncated = page.truncated;
-        reply.html = Some(page.cleaned(&cut.fates));
-        Self::new(reply, page.lines.iter().any(|line| line.mark != Mark::None))
-    }
-
-    fn new(reply: Reply, structured: bool) -> Self {
-        let words = [&reply.text, &reply.quoted, &reply.signature]
-            .iter()
-            .map(|text| text.split_whitespace().count())
-            .sum();
+        reply.html = page.cleaned(&cut.fates);
         Self {
             reply,
-            words,
-            structured,
+            structured: page.lines.iter().any(|line| line.mark != Mark::None),
         }
+    }
+
+    /// Words of the whole part.
+    fn words(&self) -> usize {
+        let reply = &self.reply;
+        let parts = [&reply.text, &reply.quoted, &reply.signature];
+        parts
+            .map(|text| text.split_whitespace().count())
+            .iter()
+            .sum()
     }
 }
 
@@ -293,10 +297,11 @@ fn html_is_better(plain: &Draft, html: &Draft) -> bool {
         return false;
     }
     // "Your mail program cannot show HTML": a text part that says nothing of the mail.
-    if plain.words * 4 < html.words && plain.words < 60 {
+    let (plain_words, html_words) = (plain.words(), html.words());
+    if plain_words * 4 < html_words && plain_words < 60 {
         return true;
     }
-    if html.words * 4 < plain.words {
+    if html_words * 4 < plain_words {
         return false;
     }
     let same = letters(&plain.reply.text).eq(letters(&html.reply.text));

@@ -9,7 +9,7 @@ use regex::Regex;
 
 use super::attribution::{ADDRESS, BRACKETED, DATE, TIME};
 use super::languages::{FORWARDED, HEADERS, Header, MARKERS, ORIGINAL};
-use super::text::{Line, fold, pattern};
+use super::text::{Line, pattern};
 
 /// Lines of a header block that are read.
 const BLOCK_LINES_MAX: usize = 24;
@@ -42,7 +42,7 @@ pub(super) enum Separator {
     Marker,
 }
 
-/// What `line` announces, if it announces a whole mail.
+/// What `line` announces, if it announces a whole mail; `marker` is folded.
 pub(super) fn separator(line: &Line, marker: &str, header_follows: bool) -> Option<Separator> {
     let text = line.fold.as_str();
     if text.is_empty() || text.len() > SHORT_CHARS_MAX * 2 || line.code {
@@ -98,16 +98,17 @@ pub(super) fn separator(line: &Line, marker: &str, header_follows: bool) -> Opti
     if announced(&FORWARDED) {
         return Some(Separator::Forwarded);
     }
-    (announced(&ORIGINAL) || NOTES.is_match(text) || GROUPWISE.is_match(text))
-        .then_some(Separator::Original)
+    (announced(&ORIGINAL)
+        || text.contains("---") && NOTES.is_match(text)
+        || text.starts_with(">>>") && GROUPWISE.is_match(text))
+    .then_some(Separator::Original)
 }
 
 fn is_marker(text: &str, marker: &str) -> bool {
-    let own = fold(marker);
     let words = text.split(' ').count();
-    own.chars().count() >= 8 && text.contains(own.as_str()) && words <= own.split(' ').count() + 6
+    marker.chars().count() >= 8 && text.contains(marker) && words <= marker.split(' ').count() + 6
         || words <= 14
-            && MARKERS.iter().any(|known| text.contains(known))
+            && MARKERS.are_in(text)
             && text.starts_with(|c: char| !c.is_alphanumeric() || c.is_alphabetic())
             && is_ruled_or_short(text)
 }
@@ -178,17 +179,19 @@ fn dated_header(fold: &str) -> Option<(Header, &str)> {
     (named && DATE.is_match(value) && TIME.is_match(value)).then_some((Header::Sent, value))
 }
 
-/// A header block that begins with line `first`: the line after it.
-pub(super) fn header_block(lines: &[Line], first: usize, ruled_off: bool) -> Option<usize> {
+/// A header block that begins with line `first`: the line after it. If there is none: the line above
+/// which none begins.
+pub(super) fn header_block(lines: &[Line], first: usize, ruled_off: bool) -> Result<usize, usize> {
     let depth = lines[first].depth;
     if lines[first].code {
-        return None;
+        return Err(first + 1);
     }
-    if one_line_block(&lines[first].fold) {
-        return Some(first + 1);
-    }
-    if header(&lines[first].fold).is_none() {
-        return unknown_block(lines, first).filter(|_| ruled_off);
+    let Some((kind, _)) = header(&lines[first].fold) else {
+        let found = ruled_off.then(|| unknown_block(lines, first));
+        return found.flatten().ok_or(first + 1);
+    };
+    if kind == Header::From && one_line_block(&lines[first].fold) {
+        return Ok(first + 1);
     }
     let mut block = Block::default();
     let mut end = first;
@@ -215,7 +218,7 @@ pub(super) fn header_block(lines: &[Line], first: usize, ruled_off: bool) -> Opt
             None => break,
         }
     }
-    block.suffices(ruled_off).then_some(end)
+    block.suffices(ruled_off).then_some(end).ok_or(end)
 }
 
 /// Under a rule: three lines or more with colons, one with an address and one with a date.
@@ -236,10 +239,6 @@ fn unknown_block(lines: &[Line], first: usize) -> Option<usize> {
 
 /// `From: Ann Sent: Tuesday To: Bob Subject: Hi` on one line, as bad converters write.
 fn one_line_block(fold: &str) -> bool {
-    if fold.len() > SHORT_CHARS_MAX * 2 || header(fold).is_none_or(|(kind, _)| kind != Header::From)
-    {
-        return false;
-    }
     let mut block = Block::default();
     let words: Vec<&str> = fold.split(' ').collect();
     for (at, word) in words.iter().enumerate() {
@@ -309,7 +308,7 @@ mod tests {
 
     #[test]
     fn header_blocks_need_more_than_a_colon() {
-        let block = |text: &str| header_block(&lines(text), 0, false);
+        let block = |text: &str| header_block(&lines(text), 0, false).ok();
         assert!(block("From: Ann <ann@a.example>\nSent: Tuesday\nTo: Bob\nSubject: Hi").is_some());
         assert!(block("*Von:* Ann\n*Gesendet:* Dienstag\n*An:* Bob\n*Betreff:* Hallo").is_some());
         assert!(block("From: Berlin\nTo: Paris\nDate: Monday").is_none());
@@ -319,7 +318,7 @@ mod tests {
 
     #[test]
     fn separators_speak_many_languages() {
-        let of = |text: &str| separator(&lines(text)[0], "Reply above this line", false);
+        let of = |text: &str| separator(&lines(text)[0], "reply above this line", false);
         assert_eq!(of("-----Original Message-----"), Some(Separator::Original));
         assert_eq!(
             of("------------------ 原始邮件 ------------------"),

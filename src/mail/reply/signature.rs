@@ -47,8 +47,8 @@ pub(super) fn peel(lines: &[Line], zone: Range<usize>, gone: &mut [bool]) {
         let alone = |at: usize| !zone.contains(&at) || lines[at].is_blank() || gone[at];
         if !gone[at]
             && !lines[at].code
-            && mobile(&lines[at].fold) == Some(Strength::Certain)
             && (at == zone.start || alone(at - 1))
+            && mobile(&lines[at].fold) == Some(Strength::Certain)
             && (alone(at + 1) || mobile(&lines[at + 1].fold).is_some())
         {
             gone[at] = true;
@@ -186,8 +186,7 @@ struct Below {
 impl Below {
     fn add(&mut self, line: &Line) {
         self.lines += 1;
-        let legal =
-            legal_terms(&line.fold) > 0 || FOOTERS.iter().any(|footer| line.fold.contains(footer));
+        let legal = is_legal_line(&line.fold) || FOOTERS.are_in(&line.fold);
         self.legal |= legal;
         self.contact |= is_contact(&line.fold);
         if !legal {
@@ -235,7 +234,20 @@ pub(super) fn mobile(fold: &str) -> Option<Strength> {
     if fold.len() < 8 || fold.len() > 400 {
         return None;
     }
-    let text = LINK.replace_all(fold, "").replace(['[', ']'], "");
+    let bracketed = fold.contains('[');
+    if !bracketed
+        && !SENT_FROM.are_in(fold)
+        && !SENT_FROM_END.are_in(fold)
+        && !fold.contains("yahoo")
+    {
+        return None;
+    }
+    let linked = fold.contains("http") || fold.contains("www.");
+    let text = if linked || bracketed {
+        LINK.replace_all(fold, "").replace(['[', ']'], "")
+    } else {
+        fold.to_owned()
+    };
     let text = text.trim_matches([
         '<', '>', '(', ')', '*', '_', '[', ']', '-', '—', '–', '~', '"', '\'', '.', '!', ' ', '|',
         '。', '•', '“', '”',
@@ -256,13 +268,12 @@ pub(super) fn mobile(fold: &str) -> Option<Strength> {
         .unwrap_or(text.len());
     let (head, tail) = text.split_at(head_end);
     // "…, please excuse typos" and "Verizon, Samsung Galaxy" go on; other words are a sentence.
-    let brief = tail.split(' ').count() <= 4 && DEVICES.iter().any(|device| names(tail, device));
-    if tail.split(' ').count() > 1 && !brief && !EXCUSES.iter().any(|excuse| tail.contains(excuse))
-    {
+    let brief = tail.split(' ').count() <= 4 && names_device(tail);
+    if tail.split(' ').count() > 1 && !brief && !EXCUSES.are_in(tail) {
         return None;
     }
     let words = head.split(' ').count();
-    let device = brief || DEVICES.iter().any(|device| names(head, device));
+    let device = brief || names_device(head);
     if device && words <= if starts.is_some() { 12 } else { 10 } {
         let spoken = starts.is_none() && ends.is_some_and(|end| end.starts_with("from "));
         return (!spoken || words <= 4).then_some(Strength::Certain);
@@ -284,28 +295,21 @@ fn begins_with(text: &str, word: &str) -> bool {
     })
 }
 
-/// Whether `device` begins a word of `text` (short names must be whole words).
-fn names(text: &str, device: &str) -> bool {
-    text.match_indices(device).any(|(at, _)| {
-        let before = text[..at].chars().next_back();
-        let after = text[at + device.len()..].chars().next();
-        let unspaced = device
-            .chars()
-            .next()
-            .is_some_and(|c| u32::from(c) >= 0x0590);
-        unspaced
+/// Whether a device begins a word of `text` (short names must be whole words).
+fn names_device(text: &str) -> bool {
+    DEVICES.any_that(text, |place| {
+        let before = text[..place.start].chars().next_back();
+        let after = text[place.end..].chars().next();
+        let first = text[place.clone()].chars().next();
+        first.is_some_and(|c| u32::from(c) >= 0x0590)
             || !before.is_some_and(|c| c.is_ascii_alphanumeric())
-                && (device.len() > 4 || !after.is_some_and(|c| c.is_ascii_alphabetic()))
+                && (place.len() > 4 || !after.is_some_and(|c| c.is_ascii_alphabetic()))
     })
 }
 
 /// Mailing-list and scanner footers: the first line of the footer in the block.
 fn footer(lines: &[Line], block: Range<usize>) -> Option<usize> {
-    let hit = block.clone().find(|at| {
-        FOOTERS
-            .iter()
-            .any(|footer| lines[*at].fold.contains(footer))
-    })?;
+    let hit = block.clone().find(|at| FOOTERS.are_in(&lines[*at].fold))?;
     // The rule or the dash above a footer is part of it, and so is what stands between.
     let ruled = block
         .clone()
@@ -364,7 +368,7 @@ fn legal_weight(lines: &[Line], block: Range<usize>) -> (usize, usize, usize) {
 fn legal_start(lines: &[Line], block: Range<usize>) -> usize {
     let first = block
         .clone()
-        .find(|at| legal_terms(&lines[*at].fold) > 0)
+        .find(|at| is_legal_line(&lines[*at].fold))
         .unwrap_or(block.start);
     // A long line without an end is the same paragraph, wrapped.
     (block.start..first)
@@ -376,12 +380,8 @@ fn legal_start(lines: &[Line], block: Range<usize>) -> usize {
         .unwrap_or(first)
 }
 
-fn legal_terms(fold: &str) -> usize {
-    LEGAL
-        .iter()
-        .chain(LEGAL_TOO.iter())
-        .filter(|term| fold.contains(*term))
-        .count()
+fn is_legal_line(fold: &str) -> bool {
+    LEGAL.are_in(fold) || LEGAL_TOO.are_in(fold)
 }
 
 #[cfg(test)]

@@ -17,6 +17,9 @@ const DEPTH_MAX: u8 = 250;
 /// Blank lines kept in a row.
 const BLANKS_MAX: u32 = 3;
 
+/// Lines of a part that are judged one by one; all that stands behind them is judged as one line.
+pub(super) const LINES_MAX: usize = 10_000;
+
 /// One line of a body.
 #[derive(Debug, Clone)]
 pub(super) struct Line {
@@ -108,7 +111,15 @@ impl Line {
 pub(super) fn lines(body: &str) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     let mut blanks = 0;
-    for raw in split(body).flat_map(unglued) {
+    let mut glue = GLUED_LINES_MAX;
+    for raw in split(body).flat_map(|raw| unglued(raw, &mut glue)) {
+        if lines.len() >= LINES_MAX {
+            append(&mut lines, raw);
+            continue;
+        }
+        if blanks >= BLANKS_MAX && raw.bytes().all(|byte| matches!(byte, b' ' | b'\t')) {
+            continue;
+        }
         let mut line = Line::plain(raw);
         if line.is_blank() && line.depth == 0 {
             blanks += 1;
@@ -141,6 +152,14 @@ pub(super) fn lines(body: &str) -> Vec<Line> {
     lines
 }
 
+/// Puts what stands beyond the bound to the last line that is judged.
+pub(super) fn append(lines: &mut [Line], raw: &str) {
+    if let Some(last) = lines.last_mut() {
+        last.raw.push('\n');
+        last.raw.push_str(raw.trim_end());
+    }
+}
+
 /// LF, CRLF, CR and the Unicode line separators all end a line.
 fn split(body: &str) -> impl Iterator<Item = &str> {
     body.split(['\n', '\u{2028}', '\u{2029}', '\u{85}'])
@@ -149,6 +168,9 @@ fn split(body: &str) -> impl Iterator<Item = &str> {
 
 /// Characters of a line that is searched for a glued attribution.
 const GLUED_CHARS_MAX: usize = 4000;
+
+/// Lines that are searched for one.
+const GLUED_LINES_MAX: usize = 500;
 
 static GLUED: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
@@ -169,29 +191,47 @@ static GLUED_RULE: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 /// Some programs write reply, attribution and quote on one line: parts them again.
-fn unglued(raw: &str) -> Vec<&str> {
-    let candidate = raw.len() <= GLUED_CHARS_MAX && !raw.trim_start().starts_with(['>', '|']);
-    if candidate
-        && raw.contains('@')
+fn unglued<'a>(raw: &'a str, left: &mut usize) -> impl Iterator<Item = &'a str> + use<'a> {
+    let parts = if *left > 0 && raw.len() <= GLUED_CHARS_MAX && may_be_glued(raw) {
+        *left -= 1;
+        parted(raw)
+    } else {
+        [raw, "", ""]
+    };
+    let first = std::iter::once(parts[0]);
+    first.chain(parts.into_iter().skip(1).filter(|part| !part.is_empty()))
+}
+
+/// Cheap look, so that most lines cost nothing.
+fn may_be_glued(raw: &str) -> bool {
+    let quoted = raw.trim_start().starts_with(['>', '|']);
+    let addressed = raw.contains('@') && raw.contains('<') && raw.contains(':');
+    !quoted && (addressed || raw.contains("----"))
+}
+
+/// The parts of a line; those that are not there are empty.
+fn parted(raw: &str) -> [&str; 3] {
+    if raw.contains('@')
         && let Some(found) = GLUED.captures(raw)
         && let (Some(head), Some(middle), Some(tail)) = (found.get(1), found.get(2), found.get(3))
         && !(head.as_str().trim().is_empty() && tail.as_str().trim().is_empty())
     {
-        return [head, middle, tail]
-            .iter()
-            .map(|part| part.as_str())
-            .filter(|part| !part.trim().is_empty())
-            .collect();
+        let mut parts = [""; 3];
+        let filled = [head, middle, tail].map(|part| part.as_str());
+        let filled = filled.into_iter().filter(|part| !part.trim().is_empty());
+        for (part, text) in parts.iter_mut().zip(filled) {
+            *part = text;
+        }
+        return parts;
     }
-    if candidate
-        && raw.contains("----")
+    if raw.contains("----")
         && let Some(found) = GLUED_RULE.captures(raw)
         && let (Some(head), Some(tail)) = (found.get(1), found.get(2))
         && head.as_str().contains(char::is_alphanumeric)
     {
-        return vec![head.as_str(), tail.as_str()];
+        return [head.as_str(), tail.as_str(), ""];
     }
-    vec![raw]
+    [raw, "", ""]
 }
 
 fn is_torn_tail(fold: &str) -> bool {

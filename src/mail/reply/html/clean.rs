@@ -107,13 +107,22 @@ fn safe(element: &str, attribute: &str, value: &str) -> bool {
     }
 }
 
-/// Writes the nodes `kept` and sanitises them.
-pub(super) fn clean(tree: &Tree, kept: &[bool]) -> String {
+/// Bytes of a reply as HTML, inline images not counted. The sanitiser takes time that grows with
+/// the square of one run of text.
+const CLEAN_BYTES_MAX: usize = 256 * 1024;
+
+/// Writes the nodes `kept` and sanitises them; `None` if that is more than anybody writes.
+pub(super) fn clean(tree: &Tree, kept: &[bool]) -> Option<String> {
+    let images = (0..kept.len()).filter(|at| kept[*at]);
+    let images: usize = images.map(|at| tree.nodes[at].attribute("src").len()).sum();
     let mut out = String::new();
     for child in tree.children(0) {
         write(tree, kept, child, &mut out);
+        if out.len() > CLEAN_BYTES_MAX + images {
+            return None;
+        }
     }
-    CLEANER.clean(out.trim()).to_string()
+    Some(CLEANER.clean(out.trim()).to_string())
 }
 
 /// Recursion is bounded by the tree's depth.

@@ -10,7 +10,7 @@ mod tree;
 
 use super::TEXT_BYTES_MAX;
 use super::cut::Fate;
-use super::text::{Line, Mark};
+use super::text::{self, LINES_MAX, Line, Mark};
 use roles::Role;
 use tree::{BLOCKS, Tree};
 
@@ -53,8 +53,8 @@ impl Page {
         }
     }
 
-    /// The sanitised HTML of the lines whose fate is text.
-    pub(super) fn cleaned(&self, fates: &[Fate]) -> String {
+    /// The sanitised HTML of the lines whose fate is text, if it is not too much of it.
+    pub(super) fn cleaned(&self, fates: &[Fate]) -> Option<String> {
         let mut kept = vec![false; self.tree.nodes.len()];
         for (node, line) in &self.owners {
             kept[*node] |= fates.get(*line).is_some_and(|fate| *fate == Fate::Text);
@@ -244,11 +244,12 @@ impl<'a> Renderer<'a> {
         let Some(content) = content else {
             return self.row_above(first, &row, row_owners, row_place);
         };
+        let of_cell = std::mem::replace(&mut self.pending, row_owners);
+        self.pending.extend(of_cell);
         while let Some((node, _)) = self.owners.pop_if(|(_, line)| *line >= first) {
             self.pending.push(node);
         }
         self.lines.truncate(first);
-        self.pending.extend(row_owners);
         self.bytes = self.bytes.saturating_sub(content.len() + 1);
         self.gap = gap;
         self.place = if row.trim().is_empty() {
@@ -447,10 +448,16 @@ impl<'a> Renderer<'a> {
             self.full = true;
             return;
         }
+        self.bytes += content.len() + 1;
+        if self.lines.len() >= LINES_MAX {
+            let at = self.lines.len() - 1;
+            self.owners
+                .extend(self.pending.drain(..).map(|node| (node, at)));
+            return text::append(&mut self.lines, content);
+        }
         if std::mem::take(&mut self.gap) {
             self.blank();
         }
-        self.bytes += content.len() + 1;
         let mut mark = self.place.mark;
         if std::mem::take(&mut self.cut) {
             mark = Mark::Cut;

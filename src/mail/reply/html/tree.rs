@@ -15,7 +15,7 @@ const HTML_BYTES_MAX: usize = 8 * 1024 * 1024;
 const DEPTH_MAX: usize = 200;
 
 /// Nodes of a tree; what comes behind is appended as text only.
-const NODES_MAX: usize = 150_000;
+const NODES_MAX: usize = 40_000;
 
 /// A parsed HTML part. Node 0 is the root.
 pub(super) struct Tree {
