@@ -28,6 +28,7 @@ mod descriptors;
 mod dialogues;
 #[cfg(test)]
 mod events;
+#[cfg(test)]
 mod doors;
 #[cfg(test)]
 mod fake_api;
