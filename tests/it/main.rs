@@ -11,6 +11,8 @@ mod cli;
 #[cfg(test)]
 mod clients;
 #[cfg(test)]
+mod compose;
+#[cfg(test)]
 mod config;
 #[cfg(test)]
 mod control;

@@ -43,6 +43,8 @@ pub const FIELDS_MAX: usize = 50;
 const REFERENCES_MAX: usize = 1_000;
 const SUBJECT_CHARS_MAX: usize = 400;
 const NAME_CHARS_MAX: usize = 100;
+/// Octets of a name or a subject that are looked at: more than can be shown of it.
+const SHORT_BYTES_MAX: usize = 16 * 1024;
 const MARKER_CHARS_MAX: usize = 120;
 /// A prefix word of a subject, with its colon.
 const PREFIX_BYTES_MAX: usize = 60;
@@ -203,6 +205,9 @@ pub fn compose(letter: &Letter, templates: &Templates) -> Result<Composed, Compo
     within("text", letter.text.len(), TEXT_BYTES_MAX)?;
     let html = letter.html.as_ref().map_or(0, String::len);
     within("html", html, HTML_BYTES_MAX)?;
+    for said in letter.history.iter().take(HISTORY_MAX) {
+        within("history", said.text.len(), TEXT_BYTES_MAX)?;
+    }
     for (field, count, max) in [
         ("cc", letter.cc.len(), CC_MAX),
         ("enclosures", letter.enclosures.len(), ENCLOSURES_MAX),
@@ -243,11 +248,11 @@ fn head(letter: &Letter, subject: &HeaderText) -> Result<Block, ComposeError> {
         [(&from_name(letter), &spelled("from", &letter.from)?)],
     );
     let to = &letter.to;
-    let to_name = HeaderText::cleaned(&to.name, NAME_CHARS_MAX);
+    let to_name = name(letter, &to.name);
     block.mailboxes("To", [(&to_name, &spelled("to", &to.address)?)]);
     if !letter.cc.is_empty() {
         let copied = letter.cc.iter().map(|cc| {
-            let name = HeaderText::cleaned(&cc.name, NAME_CHARS_MAX);
+            let name = name(letter, &cc.name);
             Ok((name, spelled("cc", &cc.address)?))
         });
         let copied = copied.collect::<Result<Vec<_>, ComposeError>>()?;
@@ -264,7 +269,8 @@ fn head(letter: &Letter, subject: &HeaderText) -> Result<Block, ComposeError> {
     threading(letter, &mut block);
     manners(letter, &mut block)?;
     for (name, text) in &letter.fields {
-        block.extra(name, text);
+        let text = redact(text.as_str(), &letter.reply_domains);
+        block.extra(name, &in_field("fields", HeaderText::parse(&text))?);
     }
     Ok(block)
 }
@@ -320,10 +326,21 @@ fn in_field<T>(field: &'static str, parsed: Result<T, HeaderError>) -> Result<T,
     parsed.map_err(|fault| ComposeError::Header { field, fault })
 }
 
+/// A display name, without tokens.
+fn name(letter: &Letter, text: &str) -> HeaderText {
+    one_line(text, NAME_CHARS_MAX, &letter.reply_domains)
+}
+
+/// A short text as one line without tokens.
+fn one_line(text: &str, chars_max: usize, domains: &[Domain]) -> HeaderText {
+    let looked_at = &text[..text.floor_char_boundary(SHORT_BYTES_MAX)];
+    HeaderText::cleaned(&redact(looked_at, domains), chars_max)
+}
+
 /// "Name via Product".
 fn from_name(letter: &Letter) -> HeaderText {
-    let [sender, product] = [&letter.sender_name, &letter.product_name]
-        .map(|name| HeaderText::cleaned(name, NAME_CHARS_MAX));
+    let [sender, product] =
+        [&letter.sender_name, &letter.product_name].map(|text| name(letter, text));
     match (sender.as_str(), product.as_str()) {
         ("", _) => product,
         (_, "") => sender,
@@ -336,7 +353,7 @@ fn from_name(letter: &Letter) -> HeaderText {
 
 /// The subject with one prefix if the letter answers a mail, and as it is if it begins a thread.
 fn subject(letter: &Letter) -> HeaderText {
-    let given = HeaderText::cleaned(&letter.subject, SUBJECT_CHARS_MAX);
+    let given = one_line(&letter.subject, SUBJECT_CHARS_MAX, &letter.reply_domains);
     let answers = letter.in_reply_to.is_some() || !letter.references.is_empty();
     let mut bare = given.as_str();
     let mut stripped = 0;
@@ -379,10 +396,7 @@ impl Pages {
     ) -> Result<Self, ComposeError> {
         let domains = &letter.reply_domains;
         let clean = |text: &str| redact(&plain(text), domains).trim().to_owned();
-        let name = |name: &str| {
-            let name = HeaderText::cleaned(&redact(name, domains), NAME_CHARS_MAX);
-            name.as_str().to_owned()
-        };
+        let shown = |text: &str| name(letter, text).as_str().to_owned();
         let text = clean(&letter.text);
         let html = match &letter.html {
             Some(html) => {
@@ -395,7 +409,7 @@ impl Pages {
         let history = letter.history.iter().take(HISTORY_MAX).map(|said| {
             let text = cut(&clean(&said.text));
             let html = page::of_text(&text);
-            (name(&said.name), day(said.at), text, html)
+            (shown(&said.name), day(said.at), text, html)
         });
         let history: Vec<_> = history.collect();
         let history: Vec<_> = history
@@ -410,7 +424,7 @@ impl Pages {
         let files: Vec<_> = letter
             .enclosures
             .iter()
-            .map(|file| (structure::filename(&file.filename), size(file.bytes.len())))
+            .map(|file| (structure::filename(file, domains), size(file.bytes.len())))
             .collect();
         let files: Vec<_> = files
             .iter()
@@ -419,9 +433,9 @@ impl Pages {
         let words = letter.locale.words();
         let marker = letter.marker.as_deref().unwrap_or(words.marker);
         let page = Page {
-            subject: &redact(subject.as_str(), domains),
-            sender_name: &name(&letter.sender_name),
-            product_name: &name(&letter.product_name),
+            subject: subject.as_str(),
+            sender_name: &shown(&letter.sender_name),
+            product_name: &shown(&letter.product_name),
             text: &text,
             html: &html,
             attachments: &files,

@@ -5,7 +5,8 @@
 use lettre::message::header::{ContentDisposition, ContentTransferEncoding, ContentType};
 use lettre::message::{Body, MultiPart, SinglePart};
 
-use super::{Enclosure, FILENAME_CHARS_MAX, Letter};
+use super::{Enclosure, FILENAME_CHARS_MAX, Letter, one_line};
+use crate::mail::address::Domain;
 
 /// In no encoded body: `=` there stands before two hex digits or a line end, and `_` in none.
 const OUTER: &str = "=_postern_mixed_=";
@@ -23,10 +24,9 @@ pub(super) fn write(out: &mut Vec<u8>, plain: &str, html: &str, letter: &Letter)
         forms
     } else {
         let mixed = MultiPart::mixed().boundary(OUTER).multipart(forms);
-        letter
-            .enclosures
-            .iter()
-            .fold(mixed, |mixed, file| mixed.singlepart(file_part(file)))
+        letter.enclosures.iter().fold(mixed, |mixed, file| {
+            mixed.singlepart(file_part(file, &letter.reply_domains))
+        })
     };
     out.extend(whole.formatted());
 }
@@ -48,9 +48,9 @@ fn text_part(kind: ContentType, text: &str) -> SinglePart {
     part(kind, encoding, lines.into_bytes())
 }
 
-fn file_part(file: &Enclosure) -> SinglePart {
+fn file_part(file: &Enclosure, domains: &[Domain]) -> SinglePart {
     let kind = media_type(&file.content_type);
-    let name = filename(&file.filename);
+    let name = filename(file, domains);
     let encoded = encoded(ContentTransferEncoding::Base64, file.bytes.to_vec());
     SinglePart::builder()
         .header(kind)
@@ -95,11 +95,11 @@ fn media_type(text: &str) -> ContentType {
         .unwrap_or(ContentType::TEXT_PLAIN)
 }
 
-/// A name without a path, without controls and without what turns letters round; `file` if there is
+/// A file's name without a path, controls, tokens and what turns letters round; `file` if there is
 /// nothing left of it.
-pub(super) fn filename(raw: &str) -> String {
-    let last = raw.rsplit(['/', '\\']).next().unwrap_or_default();
-    let clean = super::HeaderText::cleaned(last, FILENAME_CHARS_MAX * 4);
+pub(super) fn filename(file: &Enclosure, domains: &[Domain]) -> String {
+    let last = file.filename.rsplit(['/', '\\']).next();
+    let clean = one_line(last.unwrap_or_default(), FILENAME_CHARS_MAX * 4, domains);
     let name: String = clean
         .as_str()
         .chars()

@@ -1,4 +1,6 @@
-use proptest::prelude::*;
+mod hostile;
+
+use std::sync::LazyLock;
 
 use super::*;
 use crate::mail::kind::{self, Context};
@@ -7,6 +9,8 @@ use crate::mail::view::View;
 
 const TOKEN: &str = "enxzmgp7rode2anufuam6t6jmt7ws7uxp4dzf673opiznszlvxojwmyh6e";
 const OTHERS: &str = "eabcmgp7rode2anufuam6t6jmt7ws7uxp4dzf673opiznszlvxojwmyh6e";
+
+static TEMPLATES: LazyLock<Templates> = LazyLock::new(|| Templates::load(None).unwrap());
 
 fn address(text: &str) -> Address {
     Address::parse(text).unwrap()
@@ -45,7 +49,7 @@ fn letter() -> Letter {
 }
 
 fn composed(letter: &Letter) -> Composed {
-    compose(letter, &Templates::load(None).unwrap()).unwrap()
+    compose(letter, &TEMPLATES).unwrap()
 }
 
 /// The header's lines, folded ones joined.
@@ -257,8 +261,21 @@ fn no_token_of_another_leaves() {
     let shouted = theirs.to_uppercase();
     let encoded = theirs.replace('+', "%2B").replace('@', "%40");
     let cut_there = format!("{} {theirs} {}", "x".repeat(560), "more ".repeat(50));
+    let field = HeaderName::parse("X-Note").unwrap();
     let mail = composed(&Letter {
         sender_name: theirs.clone(),
+        product_name: theirs.clone(),
+        subject: format!("Re: {theirs}"),
+        cc: vec![Correspondent {
+            name: theirs.clone(),
+            address: address("eve@example.org"),
+        }],
+        fields: vec![(field, HeaderText::parse(&theirs).unwrap())],
+        enclosures: vec![Enclosure {
+            filename: theirs.clone(),
+            content_type: "text/plain".to_owned(),
+            bytes: Bytes::new(),
+        }],
         text: format!("Write to {theirs} or {shouted}."),
         html: Some(format!(
             "<p>Write to <a href=\"mailto:{encoded}\">{theirs}</a> or {}</p>",
@@ -289,6 +306,15 @@ fn no_token_of_another_leaves() {
         );
         assert!(folded.contains("reply@inbox.example.com"));
     }
+    let head = fields(&mail.bytes).join("\n");
+    assert!(!head.contains(&OTHERS[..12]), "{head}");
+    let view = View::parse(&mail.bytes);
+    let seen = format!("{:?} {:?}", view.header, view.attachments);
+    assert!(!seen.to_lowercase().contains(&OTHERS[..12]), "{seen}");
+    assert!(
+        seen.contains(TOKEN),
+        "the recipient's own is where it belongs"
+    );
 }
 
 #[test]
@@ -378,7 +404,7 @@ fn assert_html_is_cut(ours: &Composed, locale: Locale) {
 #[test]
 fn what_cannot_be_written_is_refused_by_name() {
     type Change = fn(&mut Letter);
-    let changes: [(&str, Change); 13] = [
+    let changes: [(&str, Change); 14] = [
         ("to: local part is not ASCII", |l| {
             l.to.address = address("jörg@example.org")
         }),
@@ -413,6 +439,11 @@ fn what_cannot_be_written_is_refused_by_name() {
         ("html: elements nested deeper than 100", |l| {
             l.html = Some("<b>".repeat(200))
         }),
+        ("history: longer than 1048576 octets", |l| {
+            let (name, at) = (String::new(), Timestamp::default());
+            let text = "x".repeat(TEXT_BYTES_MAX + 1);
+            l.history = vec![Said { name, at, text }];
+        }),
         ("cc: more than 50", |l| {
             l.cc = vec![l.to.clone(); CC_MAX + 1]
         }),
@@ -424,11 +455,10 @@ fn what_cannot_be_written_is_refused_by_name() {
             l.list_id = Some(Domain::parse("a，b.example").unwrap())
         }),
     ];
-    let templates = Templates::load(None).unwrap();
     for (told, change) in changes {
         let mut letter = letter();
         change(&mut letter);
-        let error = compose(&letter, &templates).unwrap_err();
+        let error = compose(&letter, &TEMPLATES).unwrap_err();
         assert!(error.to_string().starts_with(told), "{told}: {error}");
         assert_eq!(error.field(), told.split(':').next());
     }
@@ -493,147 +523,4 @@ fn names_and_texts_of_fields_are_parsed() {
     ] {
         assert!(WebAddress::parse(url).is_err(), "{url:?}");
     }
-}
-
-#[test]
-fn long_and_strange_input_is_one_mail_still() {
-    let mebi = TEXT_BYTES_MAX;
-    for text in [
-        "\n",
-        "\r",
-        "x",
-        ".\r\n",
-        "\n.\n",
-        "é",
-        "<",
-        "https://a.example ",
-        "\0",
-        "From x\n",
-        "😀",
-    ] {
-        let text = text.repeat(mebi / text.len());
-        let mail = composed(&Letter {
-            subject: text.clone(),
-            sender_name: text.clone(),
-            product_name: text.clone(),
-            marker: Some(text.clone()),
-            history: vec![Said {
-                name: text.clone(),
-                at: Timestamp::from_millis(u64::MAX),
-                text: text.clone(),
-            }],
-            enclosures: vec![Enclosure {
-                filename: text.clone(),
-                content_type: text.clone(),
-                bytes: text.clone().into(),
-            }],
-            in_reply_to: Some(text.clone()),
-            references: vec![text.clone(); 3],
-            text,
-            ..letter()
-        });
-        assert_sound(&mail.bytes);
-    }
-}
-
-fn strange() -> impl Strategy<Value = String> {
-    let piece = prop_oneof![
-        any::<String>(),
-        "[\\x00-\\x7f]{0,40}",
-        prop::sample::select(vec![
-            "\r\nBcc: eve@example.com\r\n",
-            "\n\n<script>",
-            "\r",
-            "\n.\r\n",
-            "\u{85}",
-            "\u{2028}",
-            "=?utf-8?Q?x?=",
-            "\0",
-            "\"",
-            "\\",
-            "<",
-            ">",
-            ",",
-            ";",
-            "(",
-            "\u{202e}",
-            "אבג",
-            "😀",
-            "--=_postern_mixed_=\r\n",
-        ])
-        .prop_map(str::to_owned),
-        ("[a-zé ]", 0..300usize).prop_map(|(c, count)| c.repeat(count)),
-    ];
-    prop::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
-}
-
-fn an_address() -> impl Strategy<Value = Address> {
-    "([a-z.+]{1,20}|\"[ -~é]{1,20}\")@[a-zé0-9＞，＠.-]{1,30}"
-        .prop_filter_map("no address", |text| Address::parse(&text).ok())
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
-
-    #[test]
-    fn no_input_adds_a_field_or_a_line(
-        words in prop::array::uniform12(strange()),
-        addresses in prop::array::uniform4(an_address()),
-        extra in ("X-[A-Za-z-]{1,20}", strange()),
-        strange_name in strange(),
-        is_automatic: bool,
-        has_html: bool,
-    ) {
-        let [sender, product, to, cc, subject, text, html, said, file, kind, id, marker] = words;
-        let [from, to_address, cc_address, reply_to] = addresses;
-        prop_assert!(HeaderName::parse(&strange_name).is_err() || strange_name.is_ascii());
-        let fields = match (HeaderName::parse(&extra.0), HeaderText::parse(&extra.1)) {
-            (Ok(name), Ok(text)) => vec![(name, text)],
-            _ => Vec::new(),
-        };
-        let extra_name = fields.first().map(|(name, _)| name.as_str().to_owned());
-        let letter = Letter {
-            from, sender_name: sender, product_name: product, subject,
-            to: Correspondent { name: to, address: to_address },
-            cc: vec![Correspondent { name: cc, address: cc_address }],
-            reply_to, text, html: has_html.then_some(html),
-            history: vec![Said { name: said.clone(), at: Timestamp::default(), text: said }],
-            marker: Some(marker),
-            enclosures: vec![Enclosure { filename: file, content_type: kind, bytes: Bytes::from_static(b"\0\r\nx") }],
-            in_reply_to: Some(id.clone()), references: vec![id],
-            is_automatic, fields,
-            ..letter()
-        };
-        let templates = Templates::load(None).unwrap();
-        let Ok(mail) = compose(&letter, &templates) else {
-            return Ok(()); // An address or HTML it refuses.
-        };
-        assert_sound(&mail.bytes);
-        let allowed = ["From", "To", "Cc", "Reply-To", "Subject", "Date", "Message-ID", "In-Reply-To", "References",
-            "Auto-Submitted", "X-Auto-Response-Suppress", "X-Postern-Loop", "Content-Language", "MIME-Version",
-            "Content-Type"];
-        let mut names: Vec<String> = fields_of(&mail.bytes);
-        names.retain(|name| Some(name) != extra_name.as_ref());
-        let mut once = names.clone();
-        once.sort();
-        once.dedup();
-        prop_assert_eq!(once.len(), names.len(), "{:?}", names);
-        prop_assert!(names.iter().all(|name| allowed.contains(&name.as_str())), "{:?}", names);
-
-        let view = View::parse(&mail.bytes);
-        prop_assert_eq!(view.attachments.len(), 1);
-        prop_assert_eq!(&view.attachments[0].bytes()[..], b"\0\r\nx");
-        prop_assert_eq!(view.parts.len(), 5, "mixed, alternative, text, html, file");
-        let subject = super::subject(&letter);
-        prop_assert_eq!(view.header.subject.unwrap_or_default(), subject.as_str());
-        let shown = view.text.unwrap_or_default();
-        prop_assert_eq!(shown.trim_end(), mail.plain.trim_end());
-    }
-}
-
-fn fields_of(mail: &Bytes) -> Vec<String> {
-    fields(mail)
-        .iter()
-        .map(|line| line.split(':').next().unwrap_or_default().to_owned())
-        .collect()
 }
