@@ -7,7 +7,7 @@ use std::fmt;
 use data_encoding::BASE64;
 use thiserror::Error;
 
-use crate::mail::address::Address;
+use crate::mail::address::{Address, Domain};
 
 /// Characters of an extra field's name.
 const NAME_CHARS_MAX: usize = 40;
@@ -199,11 +199,7 @@ impl Spelled {
     pub(super) fn of(address: &Address) -> Result<Self, HeaderError> {
         let domain = address.domain().ascii();
         // The mapping to A-labels makes plain ASCII of look-alikes: a full-width comma a comma.
-        let literal = domain.starts_with('[');
-        let fits = |b: u8| {
-            b.is_ascii_alphanumeric() || b"-_.".contains(&b) || (literal && b"[]:".contains(&b))
-        };
-        if !domain.bytes().all(fits) || domain.len() > 255 || domain.is_empty() {
+        if !domain.is_ascii() || Domain::parse(&domain).is_err() {
             return Err(HeaderError::DomainNotAscii(shown(&domain)));
         }
         let whole = address.to_string();
