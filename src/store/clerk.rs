@@ -1,9 +1,9 @@
-//! Owns what happens on the writer's thread of a store: which facts mean something, writing them, applying them, answering.
+//! Owns what happens on the writer's thread of a store: writing what was asked for, applying it, answering.
 //!
 //! Does not clean up: that is `upkeep`.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -15,16 +15,20 @@ use tokio::sync::oneshot;
 
 use super::RecordError;
 use super::event::EventId;
-use super::fact::{DeliveryId, Fact, MailId, Outcome};
+use super::fact::{Fact, MailId};
 use super::frame::Record;
 use super::held::Totals;
-use super::index::Index;
+use super::index::{Index, IndexError};
+use super::job::Enqueued;
 use super::journal::{AppendError, Journal, Written};
+use super::kept::Kept;
+use super::sense::{Sense, Told, Verdict};
 use super::shared::Shared;
-use super::state::{Stamp, State, lanes};
+use super::state::{Stamp, lanes};
 use super::upkeep::Upkeep;
 use super::writer::{Dead, Nudge, Scribe, Writer};
 use crate::mail::envelope::Envelope;
+use crate::mail::outgoing::JobId;
 
 /// A record of a state segment.
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,6 +36,14 @@ use crate::mail::envelope::Envelope;
 pub(super) enum Note {
     Fact(Fact),
     Totals(Totals),
+    /// All that is known of a job, written when the records that told it go. The mail is the
+    /// record's body, unless the job is settled.
+    Job(Box<Kept>),
+    /// A failed or captured job is not kept for a person any more.
+    JobGone {
+        job: JobId,
+        captured: bool,
+    },
 }
 
 impl Note {
@@ -54,9 +66,31 @@ pub(super) enum Request {
         answer: oneshot::Sender<Result<MailId, RecordError>>,
     },
     Record {
-        facts: Vec<(Fact, Record)>,
+        facts: Told,
         answer: oneshot::Sender<Result<(), RecordError>>,
     },
+    /// A job and what goes with it, the job first.
+    Enqueue {
+        facts: Told,
+        answer: oneshot::Sender<Result<Enqueued, RecordError>>,
+    },
+    /// The facts mean something only if the job may be called back.
+    Cancel {
+        job: JobId,
+        facts: Told,
+        answer: oneshot::Sender<Result<bool, RecordError>>,
+    },
+}
+
+impl Request {
+    /// Nobody waits for the answer, and nobody was promised anything.
+    fn is_given_up(&self) -> bool {
+        match self {
+            Self::Accept { answer, .. } => answer.is_closed(),
+            Self::Enqueue { answer, .. } => answer.is_closed(),
+            Self::Record { .. } | Self::Cancel { .. } => false,
+        }
+    }
 }
 
 /// The store's side of the writer thread.
@@ -85,12 +119,16 @@ impl Scribe for Clerk {
     fn weight(request: &Request) -> usize {
         match request {
             Request::Accept { record, .. } => record.bytes(),
-            Request::Record { facts, .. } => facts.iter().map(|(_, r)| r.bytes()).sum(),
+            Request::Record { facts, .. }
+            | Request::Enqueue { facts, .. }
+            | Request::Cancel { facts, .. } => facts.iter().map(|(_, r)| r.bytes()).sum(),
         }
     }
 
     fn commit(&mut self, requests: Vec<Request>) -> Result<(), Dead> {
-        let mut batch = self.sort(requests);
+        // Who waits for an answer hears that the store is dead if there is none.
+        let sorted = self.sort(requests);
+        let mut batch = sorted.map_err(|error| self.shared.index_failed(&error))?;
         match self.journal.append(&batch.mails, &batch.facts) {
             Ok(written) => self.apply(batch, &written),
             Err(AppendError::Full) => {
@@ -121,7 +159,32 @@ struct Batch {
     senders: Vec<Sender>,
     facts: Vec<Record>,
     told: Vec<Fact>,
-    tellers: Vec<oneshot::Sender<Result<(), RecordError>>>,
+    tellers: Vec<Teller>,
+}
+
+/// Whoever told facts, and what he hears when all is on disk.
+#[derive(Debug)]
+enum Teller {
+    Recorded(oneshot::Sender<Result<(), RecordError>>),
+    Enqueued(oneshot::Sender<Result<Enqueued, RecordError>>, Enqueued),
+    Cancelled(oneshot::Sender<Result<bool, RecordError>>, bool),
+}
+
+impl Teller {
+    // Whoever went away does not hear it.
+    fn answer(self, written: Result<(), RecordError>) {
+        match self {
+            Self::Recorded(answer) => {
+                let _ = answer.send(written);
+            }
+            Self::Enqueued(answer, found) => {
+                let _ = answer.send(written.map(|()| found));
+            }
+            Self::Cancelled(answer, done) => {
+                let _ = answer.send(written.map(|()| done));
+            }
+        }
+    }
 }
 
 /// Whoever handed a mail in.
@@ -136,8 +199,15 @@ impl Batch {
         for sender in self.senders.drain(..) {
             let _ = sender.answer.send(Err(error));
         }
-        for answer in self.tellers.drain(..) {
-            let _ = answer.send(Err(error));
+        for teller in self.tellers.drain(..) {
+            teller.answer(Err(error));
+        }
+    }
+
+    fn tell(&mut self, facts: Told) {
+        for (fact, record) in facts {
+            self.told.push(fact);
+            self.facts.push(record);
         }
     }
 }
@@ -171,13 +241,12 @@ impl Clerk {
     }
 
     /// Leaves out what nobody waits for any more, and the facts that mean nothing.
-    fn sort(&self, requests: Vec<Request>) -> Batch {
+    fn sort(&self, requests: Vec<Request>) -> Result<Batch, IndexError> {
         let mut batch = Batch::default();
         let state = self.shared.state();
-        let mut sense = Sense::new(&state);
-        for request in requests {
+        let mut sense = Sense::new(&state, &self.shared.settings);
+        for request in requests.into_iter().filter(|r| !r.is_given_up()) {
             match request {
-                Request::Accept { answer, .. } if answer.is_closed() => {}
                 Request::Accept {
                     envelope,
                     record,
@@ -187,17 +256,33 @@ impl Clerk {
                     batch.senders.push(Sender { envelope, answer });
                 }
                 Request::Record { facts, answer } => {
-                    for (fact, record) in facts {
-                        if sense.takes(&fact) {
-                            batch.told.push(fact);
-                            batch.facts.push(record);
+                    batch.tell(sense.takes(facts)?);
+                    batch.tellers.push(Teller::Recorded(answer));
+                }
+                Request::Enqueue { facts, answer } => {
+                    let found = match sense.enqueues(facts)? {
+                        Verdict::New(facts) => {
+                            batch.tell(facts);
+                            Enqueued::New
                         }
+                        Verdict::Known(known) => known,
+                        Verdict::Full => {
+                            let _ = answer.send(Err(RecordError::Full));
+                            continue;
+                        }
+                    };
+                    batch.tellers.push(Teller::Enqueued(answer, found));
+                }
+                Request::Cancel { job, facts, answer } => {
+                    let may = sense.cancels(job)?;
+                    if may {
+                        batch.tell(sense.takes(facts)?);
                     }
-                    batch.tellers.push(answer);
+                    batch.tellers.push(Teller::Cancelled(answer, may));
                 }
             }
         }
-        batch
+        Ok(batch)
     }
 
     fn apply(&mut self, batch: Batch, written: &Written) -> Result<(), Dead> {
@@ -231,11 +316,14 @@ impl Clerk {
             state.seq = self.journal.last_seq();
             self.shared.changed(&state);
         }
+        if let Some(event) = happened {
+            self.shared.newest_event.send_replace(event);
+        }
         for (mail, answer) in accepted {
             let _ = answer.send(Ok(mail));
         }
-        for answer in batch.tellers {
-            let _ = answer.send(Ok(()));
+        for teller in batch.tellers {
+            teller.answer(Ok(()));
         }
         if arrived {
             self.shared.arrival.notify_one();
@@ -243,69 +331,6 @@ impl Clerk {
         if jobs {
             self.shared.job_arrival.notify_one();
         }
-        if let Some(event) = happened {
-            self.shared.newest_event.send_replace(event);
-        }
         self.shared.wait_for_index()
-    }
-}
-
-/// Tells which facts mean something, when those before them in the batch are not applied yet.
-struct Sense<'s> {
-    state: &'s State,
-    staged: BTreeMap<DeliveryId, Standing>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    Waiting,
-    Parked,
-    Over,
-}
-
-impl<'s> Sense<'s> {
-    const fn new(state: &'s State) -> Self {
-        Self {
-            state,
-            staged: BTreeMap::new(),
-        }
-    }
-
-    fn takes(&mut self, fact: &Fact) -> bool {
-        match fact {
-            Fact::Advanced { delivery, .. } => self.standing(*delivery) != Standing::Over,
-            Fact::Settled {
-                delivery, outcome, ..
-            } => {
-                let open = self.standing(*delivery) != Standing::Over;
-                let next = match outcome {
-                    Outcome::Parked { .. } => Standing::Parked,
-                    Outcome::Delivered { .. } | Outcome::Dropped { .. } => Standing::Over,
-                };
-                if open {
-                    self.staged.insert(*delivery, next);
-                }
-                open
-            }
-            Fact::Released { delivery, .. } => {
-                let parked = self.standing(*delivery) == Standing::Parked;
-                if parked {
-                    self.staged.insert(*delivery, Standing::Waiting);
-                }
-                parked
-            }
-            _ => true,
-        }
-    }
-
-    fn standing(&self, delivery: DeliveryId) -> Standing {
-        if let Some(standing) = self.staged.get(&delivery) {
-            return *standing;
-        }
-        match self.state.open(delivery) {
-            None => Standing::Over,
-            Some(open) if open.parked.is_some() => Standing::Parked,
-            Some(_) => Standing::Waiting,
-        }
     }
 }

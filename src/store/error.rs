@@ -58,13 +58,13 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// The journal does not hold all the mail it should.
-    #[error("{}: {expected} deliveries should wait or be parked, {found} do: segments are missing", path.display())]
+    #[error("{}: {expected} deliveries and jobs should wait or be parked, {found} do: segments are missing", path.display())]
     Lost {
         /// The journal's folder.
         path: PathBuf,
-        /// Deliveries that should be there.
+        /// Deliveries and jobs that should be there.
         expected: u64,
-        /// Deliveries that are there.
+        /// Deliveries and jobs that are there.
         found: u64,
     },
     /// A segment that is needed is not there.

@@ -242,6 +242,21 @@ pub enum Fact {
     },
 }
 
+impl Fact {
+    /// The job it is about.
+    pub(super) fn job(&self) -> Option<JobId> {
+        match self {
+            Self::Enqueued(job) => Some(job.id),
+            Self::Begun { job, .. }
+            | Self::Deferred { job, .. }
+            | Self::Ended { job, .. }
+            | Self::Retried { job, .. }
+            | Self::CameBack { job, .. } => Some(*job),
+            _ => None,
+        }
+    }
+}
+
 /// What of a delivery is done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -2,7 +2,7 @@
 //!
 //! Does not say when they change: that is `state`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -23,6 +23,24 @@ pub(super) struct Totals {
     pub(super) gone_to: u64,
     /// Bytes of all state segments when they were last compacted.
     pub(super) compact_bytes: u64,
+    #[serde(default)]
+    pub(super) jobs: JobTotals,
+}
+
+/// Counters of the outbox that cannot be told from the entries.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct JobTotals {
+    pub(super) taken: u64,
+    pub(super) sent: u64,
+    pub(super) cancelled: u64,
+    /// Captured, and kept no more.
+    pub(super) captured_gone: u64,
+    /// Given up, and kept no more.
+    pub(super) failed_gone: u64,
+    /// Jobs settled by facts up to this number are forgotten: there were too many after them.
+    pub(super) settled_gone_to: u64,
+    /// Some facts that settled a job, and how many were settled then, oldest first.
+    pub(super) milestones: VecDeque<(u64, u64)>,
 }
 
 impl Totals {

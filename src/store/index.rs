@@ -2,6 +2,7 @@
 //!
 //! Does not decide what is true: all that it holds can be told again from the journal.
 
+use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -9,13 +10,15 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use super::event::EventId;
 use super::fact::MailId;
 use super::held::{Held, Totals};
+use crate::mail::outgoing::JobId;
 
 /// Entries written as one atom: more make look-ups wait longer, fewer cost more each.
 const BATCH_ENTRIES: usize = 128;
 /// Another name when the entries get another form: an index of the old form is then made again.
-const META: &[u8] = b"!2";
+const META: &[u8] = b"!3";
 
 /// The name of an entry: what it is, and 16 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,12 +58,59 @@ impl Key {
 
     /// A mail that is not settled for all its recipients.
     pub(super) const fn held(mail: MailId) -> Self {
-        Self::numbered(b'a', mail)
+        Self::numbered(b'a', mail.0)
     }
 
     /// A settled mail of which a carried copy is still on disk.
     pub(super) const fn ghost(mail: MailId) -> Self {
-        Self::numbered(b'g', mail)
+        Self::numbered(b'g', mail.0)
+    }
+
+    pub(super) const OPEN_JOB: u8 = b'j';
+    pub(super) const EVENT: u8 = b'e';
+    pub(super) const RECENT: u8 = b'q';
+    pub(super) const SUPPRESSED: u8 = b'u';
+
+    /// A job that waits, failed or was captured.
+    pub(super) const fn open_job(id: JobId) -> Self {
+        Self::tagged(Self::OPEN_JOB, id.0)
+    }
+
+    /// A job whose mail is gone.
+    pub(super) const fn settled_job(id: JobId) -> Self {
+        Self::tagged(b'z', id.0)
+    }
+
+    /// A job by what the same request is known by.
+    pub(super) const fn job_key(key: [u8; 16]) -> Self {
+        Self::tagged(b'y', key)
+    }
+
+    /// One of the jobs settled last, by the number of the fact that settled it.
+    pub(super) const fn recent(seq: u64) -> Self {
+        Self::numbered(Self::RECENT, seq)
+    }
+
+    pub(super) const fn event(id: EventId) -> Self {
+        Self::numbered(Self::EVENT, id.0)
+    }
+
+    pub(super) fn suppressed(address: &str) -> Self {
+        Self::tagged(Self::SUPPRESSED, digest(&[address]))
+    }
+
+    pub(super) fn said(thread_id: &str, by_us: bool) -> Self {
+        let side = if by_us { "us" } else { "them" };
+        Self::tagged(b'w', digest(&[side, thread_id]))
+    }
+
+    pub(super) fn heard(subscriber: &str) -> Self {
+        Self::tagged(b'h', digest(&[subscriber]))
+    }
+
+    /// What stands before all entries of a kind, and after them.
+    pub(super) const fn ends(tag: u8) -> (Self, Self) {
+        (Self::tagged(tag, [0; 16]), Self::tagged(tag, [u8::MAX; 16]))
     }
 
     const fn tagged(tag: u8, name: [u8; 16]) -> Self {
@@ -73,8 +123,8 @@ impl Key {
         Self(key)
     }
 
-    const fn numbered(tag: u8, mail: MailId) -> Self {
-        let number = mail.0.to_be_bytes();
+    const fn numbered(tag: u8, number: u64) -> Self {
+        let number = number.to_be_bytes();
         let mut name = [0; 16];
         let mut at = 0;
         while at < 8 {
@@ -97,6 +147,13 @@ pub(super) struct Meta {
 #[derive(Debug, Error)]
 #[error("index: {0}")]
 pub(super) struct IndexError(String);
+
+impl IndexError {
+    /// `what` has no form we know.
+    pub(super) fn damaged(what: &str) -> Self {
+        Self(format!("{what} is damaged"))
+    }
+}
 
 impl From<std::io::Error> for IndexError {
     fn from(error: std::io::Error) -> Self {
@@ -196,6 +253,47 @@ impl Index {
             None => Err(IndexError("a short entry".to_owned())),
         };
         self.numbered(b'g', read)
+    }
+
+    /// Shows every entry of a kind: its number and its payload. `None` from `show`: it is damaged.
+    pub(super) fn each(
+        &self,
+        tag: u8,
+        mut show: impl FnMut(u64, &[u8]) -> Option<()>,
+    ) -> Result<(), IndexError> {
+        let walk = AssertUnwindSafe(|| {
+            for found in self.tree.scan_prefix([tag]) {
+                let (_, value) = found.map_err(failed)?;
+                let shown = value
+                    .split_first_chunk()
+                    .and_then(|(seq, payload)| show(u64::from_le_bytes(*seq), payload));
+                shown.ok_or_else(|| IndexError::damaged("an entry"))?;
+            }
+            Ok(())
+        });
+        catch_unwind(walk).map_err(|_| IndexError("a panic while it was read".to_owned()))?
+    }
+
+    /// The next entries of a kind after `after`, at most `count`.
+    pub(super) fn next(
+        &self,
+        tag: u8,
+        after: Key,
+        count: usize,
+    ) -> Result<Vec<(Key, Vec<u8>)>, IndexError> {
+        let (_, last) = Key::ends(tag);
+        let behind = (
+            Bound::Excluded(after.0.as_slice()),
+            Bound::Included(last.0.as_slice()),
+        );
+        let entry = |found: sled::Result<(sled::IVec, sled::IVec)>| {
+            let (key, value) = found.map_err(failed)?;
+            let key = key.as_ref().try_into();
+            let key = key.map_err(|_| IndexError::damaged("a key"))?;
+            Ok((Key(key), value.to_vec()))
+        };
+        let range = self.tree.range::<&[u8], _>(behind);
+        range.take(count).map(entry).collect()
     }
 
     fn numbered<T>(

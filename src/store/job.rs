@@ -199,3 +199,10 @@ pub struct OutboxLedger {
     /// Called back.
     pub cancelled: u64,
 }
+
+impl OutboxLedger {
+    /// Every job that was taken is somewhere.
+    pub(super) const fn adds_up(&self) -> bool {
+        self.taken == self.waiting + self.sent + self.captured + self.failed + self.cancelled
+    }
+}

@@ -10,7 +10,7 @@
 //! FOLDER/lock                            one process at a time
 //! FOLDER/version                         the form of all this
 //! FOLDER/journal/mail-NUMBER.segment     accepted mail: envelope and bytes
-//! FOLDER/journal/state-NUMBER.segment    facts, one JSON object each
+//! FOLDER/journal/state-NUMBER.segment    facts, one JSON object each, with the mail of a job beside it
 //! FOLDER/journal/indexed                 an index was finished once
 //! FOLDER/index/                          sled
 //! ```
@@ -59,6 +59,7 @@ mod held;
 mod index;
 mod job;
 mod journal;
+mod kept;
 mod leaving;
 mod metrics;
 mod opening;
@@ -66,6 +67,7 @@ mod outbox;
 mod outgoing;
 mod place;
 mod segment;
+mod sense;
 mod shared;
 mod state;
 mod upkeep;
@@ -90,10 +92,23 @@ pub struct Settings {
     pub waiting_bytes_max: u64,
     /// Free bytes on the disk below which nothing more is accepted.
     pub free_bytes_min: u64,
-    /// How long [`Store::seen`] remembers.
+    /// How long [`Store::seen`] and [`Store::job_by_key`] remember what is over.
     pub dedupe_window: Duration,
     /// How far [`Store::thread_by_subject`] looks back at most.
     pub subject_window: Duration,
+    /// Jobs waiting at most; beyond, [`Store::enqueue`] says `Full`.
+    pub outbox_max: u64,
+    /// Bytes of mail of the jobs waiting at most.
+    pub outbox_bytes_max: u64,
+    /// Jobs that are over and still known at most, within `dedupe_window`; a few of the oldest more
+    /// or less.
+    pub sent_kept: u64,
+    /// Jobs that failed and can be tried again at most: the newest.
+    pub failed_kept: usize,
+    /// How long they can be.
+    pub failed_age_max: Duration,
+    /// Jobs that were captured and can be looked at at most: the newest.
+    pub captured_kept: usize,
 }
 
 impl Settings {
@@ -108,6 +123,12 @@ impl Settings {
             free_bytes_min: 1 << 30,
             dedupe_window: Duration::from_secs(30 * DAY),
             subject_window: Duration::from_secs(30 * DAY),
+            outbox_max: 100_000,
+            outbox_bytes_max: 10 << 30,
+            sent_kept: 1_000_000,
+            failed_kept: 10_000,
+            failed_age_max: Duration::from_secs(30 * DAY),
+            captured_kept: 1000,
         }
     }
 }
@@ -184,15 +205,7 @@ impl Store {
     /// # Errors
     /// `Full`, or `Dead`. Then nothing was promised.
     pub async fn record(&self, facts: Vec<Fact>) -> Result<(), RecordError> {
-        let write = |fact| {
-            let note = Note::Fact(fact);
-            let record = note.record();
-            match note {
-                Note::Fact(fact) => Some((fact, record)),
-                Note::Totals(_) => None,
-            }
-        };
-        let facts: Vec<(Fact, Record)> = facts.into_iter().filter_map(write).collect();
+        let facts = outgoing::told(facts);
         if facts.iter().map(|(_, r)| r.bytes()).sum::<usize>() > frame::RECORD_BYTES_MAX {
             return Err(RecordError::Full);
         }

@@ -19,7 +19,7 @@ use super::metrics::Metrics;
 use super::place::Place;
 use super::segment::Kind;
 use super::shared::Shared;
-use super::state::{Stamp, State, lanes};
+use super::state::{Limits, Stamp, State, lanes};
 use super::upkeep::Upkeep;
 use super::writer::Writer;
 use super::{OpenError, Settings};
@@ -37,7 +37,11 @@ pub(super) fn open(
     let bytes = settings.segment_bytes;
     let mut journal = Journal::open(&folder.journal(), bytes, disk, metrics.clone())?;
     folder.begin(&mut journal)?;
-    let (index, state) = load(&folder, &mut journal)?;
+    let limits = Limits {
+        dedupe_window: settings.dedupe_window,
+        sent_kept: settings.sent_kept,
+    };
+    let (index, state) = load(&folder, &mut journal, limits)?;
     for number in state.live().keys() {
         if !journal.sealed(Kind::Mail).contains_key(number) {
             return Err(OpenError::Missing {
@@ -114,9 +118,13 @@ impl Folder {
 }
 
 /// The index and the state that journal and index add up to.
-fn load(folder: &Folder, journal: &mut Journal) -> Result<(Index, State), OpenError> {
+fn load(
+    folder: &Folder,
+    journal: &mut Journal,
+    limits: Limits,
+) -> Result<(Index, State), OpenError> {
     let doubt = if folder.index().exists() {
-        match catch_up(folder, journal)? {
+        match catch_up(folder, journal, limits)? {
             Ok(loaded) => return Ok(loaded),
             Err(doubt) => Some(doubt),
         }
@@ -130,7 +138,7 @@ fn load(folder: &Folder, journal: &mut Journal) -> Result<(Index, State), OpenEr
             "store: the index is not to be believed; it is made again from the journal"
         );
     }
-    rebuild(folder, journal)
+    rebuild(folder, journal, limits)
 }
 
 /// Why an index is not believed.
@@ -152,6 +160,7 @@ enum Doubt {
 fn catch_up(
     folder: &Folder,
     journal: &mut Journal,
+    limits: Limits,
 ) -> Result<Result<(Index, State), Doubt>, OpenError> {
     let opened = Index::open(&folder.index()).and_then(|index| {
         let meta = index.meta()?;
@@ -171,7 +180,7 @@ fn catch_up(
             index: folder.index(),
         });
     }
-    let state = match State::load(index.clone(), meta) {
+    let state = match State::load(index.clone(), meta, limits) {
         Ok(state) => state,
         Err(error) => return Ok(Err(error.into())),
     };
@@ -197,7 +206,11 @@ fn catch_up(
 }
 
 /// Makes the index anew from all of the journal.
-fn rebuild(folder: &Folder, journal: &mut Journal) -> Result<(Index, State), OpenError> {
+fn rebuild(
+    folder: &Folder,
+    journal: &mut Journal,
+    limits: Limits,
+) -> Result<(Index, State), OpenError> {
     let path = folder.index();
     if path.exists() {
         std::fs::remove_dir_all(&path).map_err(|e| OpenError::io(&path, e))?;
@@ -210,7 +223,7 @@ fn rebuild(folder: &Folder, journal: &mut Journal) -> Result<(Index, State), Ope
     let (counted, totals) = newest_totals(journal)?;
     let meta = Meta { seq: 0, totals };
     let mut replay = Replay {
-        state: State::load(index.clone(), meta).map_err(unmade)?,
+        state: State::load(index.clone(), meta, limits).map_err(unmade)?,
         seen: 0,
         counted,
         failed: None,
@@ -219,11 +232,13 @@ fn rebuild(folder: &Folder, journal: &mut Journal) -> Result<(Index, State), Ope
     replay.run(journal)?;
     let mut state = replay.finish(journal).map_err(unmade)?;
     if !adds_up(&state) {
-        let ledger = state.ledger();
+        let (ledger, jobs) = (state.ledger(), state.outbox_ledger());
+        let expected = state.totals.received.saturating_sub(state.totals.over());
+        let over = jobs.sent + jobs.captured + jobs.failed + jobs.cancelled;
         return Err(OpenError::Lost {
             path: folder.journal(),
-            expected: state.totals.received.saturating_sub(state.totals.over()),
-            found: ledger.waiting + ledger.parked,
+            expected: expected + jobs.taken.saturating_sub(over),
+            found: ledger.waiting + ledger.parked + jobs.waiting,
         });
     }
     let leaving = state.leave();
@@ -238,7 +253,7 @@ fn rebuild(folder: &Folder, journal: &mut Journal) -> Result<(Index, State), Ope
 
 fn adds_up(state: &State) -> bool {
     let open = (state.waiting().len() + state.parked().len()) as u64;
-    state.totals.received == state.totals.over() + open
+    state.totals.received == state.totals.over() + open && state.outbox_ledger().adds_up()
 }
 
 /// The totals that were written last, and their number.
@@ -317,26 +332,37 @@ impl Replay {
         // Entries kept in memory before they are written to the index.
         // The more, the closer together they lie in the index, which makes it several times faster.
         const ENTRIES_MAX: usize = 1_000_000;
+        const ENTRY_BYTES_MAX: usize = 64 << 20;
+        let stamp = Stamp {
+            origin: row.origin,
+            counts: !row.is_carried() && row.seq > self.counted,
+            replayed: true,
+            place: Place::new(segment, row.span),
+        };
         match serde_json::from_slice(&row.head)? {
             Note::Totals(totals) => {
                 self.state.totals.gone_to = self.state.totals.gone_to.max(totals.gone_to);
                 self.state.totals.compact_bytes = totals.compact_bytes;
             }
-            Note::Fact(fact) => {
-                let stamp = Stamp {
-                    origin: row.origin,
-                    counts: !row.is_carried() && row.seq > self.counted,
-                    replayed: true,
-                    place: Place::new(segment, row.span),
-                };
-                let mut applied = self.state.apply(fact, stamp);
-                if self.state.entries() > ENTRIES_MAX {
-                    applied = applied.and_then(|()| self.state.shed());
-                }
-                self.failed = applied.err();
+            Note::Fact(fact) => self.applied(|state, stamp| state.apply(fact, stamp), stamp),
+            Note::Job(kept) => self.applied(|state, stamp| state.job_told(*kept, stamp), stamp),
+            Note::JobGone { job, captured } => {
+                self.applied(|s, stamp| s.let_job_go(job, captured, stamp), stamp);
             }
         }
+        let (entries, bytes) = self.state.entries();
+        if self.failed.is_none() && (entries > ENTRIES_MAX || bytes > ENTRY_BYTES_MAX) {
+            self.failed = self.state.shed().err();
+        }
         Ok(())
+    }
+
+    fn applied(
+        &mut self,
+        apply: impl FnOnce(&mut State, Stamp) -> Result<(), IndexError>,
+        stamp: Stamp,
+    ) {
+        self.failed = apply(&mut self.state, stamp).err();
     }
 }
 

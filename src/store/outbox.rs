@@ -1,344 +1,321 @@
-//! Owns what the facts about jobs, events and words add up to.
+//! Owns what is kept in memory of the outbox: which jobs wait and when they are due, which are kept
+//! for a person, the newest that are over, and where the events stand.
 //!
-//! Does not write to any disk. The same facts applied in the same order always give the same outbox.
+//! Does not say when any of it changes (`sending` does), and holds nothing that the index does not.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
 
 use super::event::{Event, EventId};
-use super::fact::Fact;
-use super::job::{
-    HISTORY_MAX, Job, JobOutcome, JobRecord, JobState, OutboxLedger, Returned, Said, Suppression,
-    Trial,
-};
+use super::job::{Job, JobState};
+use super::kept::Filed;
 use super::place::Place;
-use super::state::Stamp;
 use crate::clock::Timestamp;
 use crate::mail::outgoing::JobId;
 
 /// Events that are kept for those who listen.
-const EVENTS_MAX: usize = 50_000;
+pub(super) const EVENTS_MAX: usize = 50_000;
+/// Jobs that are over and can still be listed.
+const RECENT_MAX: usize = 1000;
+/// Events kept in memory whole, so that a listener who keeps up has nothing read from disk.
+const TOLD_MAX: usize = 1024;
+/// No wait for the next attempt is longer: who has to wait longer was put off by a clock that was wrong.
+const WAIT_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// The jobs, and what goes with them.
+/// The jobs that are not settled, and what goes with them.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    jobs: BTreeMap<JobId, (JobRecord, Place)>,
-    keys: HashMap<[u8; 16], JobId>,
-    /// The jobs that wait, thread by thread, oldest first. A job without a thread is its own.
-    lines: BTreeMap<Line, VecDeque<JobId>>,
+    waiting: HashMap<JobId, Waiting>,
+    /// The jobs that wait, thread by thread, oldest first.
+    lines: BTreeSet<(Line, u64, JobId)>,
     /// The first job of each line, by when it is due.
     due: BTreeSet<(Timestamp, JobId)>,
-    suppressed: BTreeMap<String, Suppression>,
-    spoken: HashMap<(String, bool), Said>,
-    events: VecDeque<(EventId, Arc<Event>)>,
-    heard: BTreeMap<String, EventId>,
-    pub(super) ledger: OutboxLedger,
+    mail_bytes: u64,
+    shelved: HashMap<JobId, Shelved>,
+    /// By when they ended.
+    failed: BTreeSet<(Timestamp, JobId)>,
+    captured: BTreeSet<(Timestamp, JobId)>,
+    /// All jobs that can be listed, by when they were taken.
+    by_age: [BTreeSet<(Timestamp, JobId)>; 4],
+    /// The newest that are settled, by the number of the fact that settled them.
+    recent: BTreeMap<u64, (Timestamp, JobId)>,
+    events: BTreeMap<EventId, Place>,
+    told: VecDeque<(EventId, Arc<Event>)>,
 }
 
-/// Jobs that leave one after the other.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Line {
-    Thread(String),
-    Alone(JobId),
+/// Where a job is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shelf {
+    Waiting,
+    Failed,
+    Captured,
+    Settled,
 }
+
+/// A job that waits.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    due_at: Timestamp,
+    made_at: Timestamp,
+    line: Line,
+    order: u64,
+    mail_bytes: u32,
+    begun: bool,
+}
+
+/// A job that is kept for a person.
+#[derive(Clone, Copy, Debug)]
+struct Shelved {
+    made_at: Timestamp,
+    over_at: Timestamp,
+    captured: bool,
+}
+
+/// Jobs that leave one after the other: 16 bytes of a SHA-256 of what they have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Line([u8; 16]);
 
 impl Line {
+    /// Those of one thread of one route; a job without a thread is its own.
     fn of(job: &Job) -> Self {
+        let mut hash = Sha256::new();
         match &job.thread_id {
-            Some(thread) => Self::Thread(format!("{}\n{thread}", job.route)),
-            None => Self::Alone(job.id),
+            Some(thread) => {
+                hash.update([0]);
+                hash.update((job.route.len() as u64).to_le_bytes());
+                hash.update(job.route.as_bytes());
+                hash.update(thread.as_bytes());
+            }
+            None => {
+                hash.update([1]);
+                hash.update(job.id.0);
+            }
         }
+        let mut line = [0; 16];
+        line.copy_from_slice(&hash.finalize()[..16]);
+        Self(line)
     }
 }
 
 impl Outbox {
     // Changes.
 
-    /// Applies one fact; those about other things change nothing.
-    pub(super) fn apply(&mut self, fact: Fact, stamp: Stamp) {
-        match fact {
-            Fact::Enqueued(job) => self.enqueue(*job, stamp.place),
-            Fact::Begun { job, at } => self.begin(job, at),
-            Fact::Deferred {
-                job,
-                at,
-                due_at,
-                relay,
-                reply,
-            } => {
-                let what = "deferred".to_owned();
-                let trial = Trial {
-                    at,
-                    what,
-                    relay,
-                    reply,
+    /// The job is now this; whatever was known of it before.
+    pub(super) fn show(&mut self, filed: &Filed) {
+        let record = &filed.kept.record;
+        let (id, made_at) = (record.job.id, record.job.made_at);
+        self.hide(id);
+        if filed.kept.settled.is_some() {
+            return;
+        }
+        let captured = match record.state {
+            JobState::Waiting { due_at } => {
+                let waiting = Waiting {
+                    due_at,
+                    made_at,
+                    line: Line::of(&record.job),
+                    order: filed.kept.order,
+                    mail_bytes: filed.place.body_bytes,
+                    begun: record.begun_at.is_some(),
                 };
-                self.defer(job, due_at, trial);
+                return self.line_up(id, waiting);
             }
-            Fact::Ended { job, outcome, at } => self.end(job, outcome, at),
-            Fact::Retried { job, at, ends_at } => self.retry(job, at, ends_at),
-            Fact::CameBack { job, returned, at } => self.come_back(job, returned, at),
-            Fact::Suppressed(suppression) => self.suppress(suppression),
-            Fact::Unsuppressed { address, .. } => self.unsuppress(&address),
-            Fact::Spoken { thread_id, said } => self.speak(thread_id, said),
-            Fact::Happened(event) => self.happen(EventId(stamp.origin), event),
-            Fact::Heard {
-                subscriber, event, ..
-            } => self.hear(subscriber, event),
-            _ => {}
+            JobState::Captured => true,
+            JobState::Sent
+            | JobState::Failed { .. }
+            | JobState::Cancelled
+            | JobState::Bounced { .. } => false,
+        };
+        let over_at = filed.kept.over_at.unwrap_or(made_at);
+        let shelved = Shelved {
+            made_at,
+            over_at,
+            captured,
+        };
+        self.shelved.insert(id, shelved);
+        let (by_end, shelf) = self.shelf_of(captured);
+        by_end.insert((over_at, id));
+        self.by_age[shelf as usize].insert((made_at, id));
+    }
+
+    fn hide(&mut self, id: JobId) {
+        if let Some(waiting) = self.waiting.remove(&id) {
+            self.leave_line(id, waiting);
+        }
+        if let Some(shelved) = self.shelved.remove(&id) {
+            let (by_end, shelf) = self.shelf_of(shelved.captured);
+            by_end.remove(&(shelved.over_at, id));
+            self.by_age[shelf as usize].remove(&(shelved.made_at, id));
         }
     }
 
-    fn enqueue(&mut self, job: Job, place: Place) {
-        if self.jobs.contains_key(&job.id) || self.keys.contains_key(&job.key) {
-            return;
-        }
-        self.ledger.taken += 1;
-        self.keys.insert(job.key, job.id);
-        let record = JobRecord {
-            state: JobState::Waiting {
-                due_at: job.made_at,
-            },
-            job,
-            begun_at: None,
-            attempts: 0,
-            history: Vec::new(),
-        };
-        let (id, line, at) = (record.job.id, Line::of(&record.job), record.job.made_at);
-        self.jobs.insert(id, (record, place));
-        self.line_up(line, id, at);
-    }
-
-    fn begin(&mut self, id: JobId, at: Timestamp) {
-        if let Some(record) = self.waiting_mut(id) {
-            record.begun_at = Some(at);
-            record.attempts += 1;
+    fn shelf_of(&mut self, captured: bool) -> (&mut BTreeSet<(Timestamp, JobId)>, Shelf) {
+        match captured {
+            true => (&mut self.captured, Shelf::Captured),
+            false => (&mut self.failed, Shelf::Failed),
         }
     }
 
-    fn defer(&mut self, id: JobId, due_at: Timestamp, trial: Trial) {
-        let Some(record) = self.waiting_mut(id) else {
-            return;
-        };
-        let JobState::Waiting { due_at: before } = record.state else {
-            return;
-        };
-        record.state = JobState::Waiting { due_at };
-        record.begun_at = None;
-        note(record, trial);
-        if self.due.remove(&(before, id)) {
-            self.due.insert((due_at, id));
+    /// A job was settled by the fact `seq`. Gives the number of the one that can be listed no more.
+    pub(super) fn settled(&mut self, seq: u64, made_at: Timestamp, id: JobId) -> Option<u64> {
+        let shelf = Shelf::Settled as usize;
+        self.recent.insert(seq, (made_at, id));
+        self.by_age[shelf].insert((made_at, id));
+        if self.recent.len() <= RECENT_MAX {
+            return None;
         }
+        let (gone, entry) = self.recent.pop_first()?;
+        self.by_age[shelf].remove(&entry);
+        Some(gone)
     }
 
-    fn end(&mut self, id: JobId, outcome: JobOutcome, at: Timestamp) {
-        let Some(record) = self.waiting_mut(id) else {
-            return;
-        };
-        let JobState::Waiting { due_at } = record.state else {
-            return;
-        };
-        let (state, what, relay, reply) = match outcome {
-            JobOutcome::Sent { relay, reply } => (JobState::Sent, "sent", Some(relay), reply),
-            JobOutcome::Captured => (JobState::Captured, "captured", None, String::new()),
-            JobOutcome::Cancelled => (JobState::Cancelled, "cancelled", None, String::new()),
-            JobOutcome::Failed { relay, reason } => {
-                let reply = reason.clone();
-                (JobState::Failed { reason }, "failed", relay, reply)
+    /// An event stands at `place`. Gives the one that is kept no more.
+    pub(super) fn happened(
+        &mut self,
+        id: EventId,
+        place: Place,
+        event: Option<Event>,
+    ) -> Option<EventId> {
+        self.events.insert(id, place);
+        let newest = self.told.back().is_none_or(|(last, _)| *last < id);
+        if let Some(event) = event.filter(|_| newest) {
+            self.told.push_back((id, Arc::new(event)));
+            if self.told.len() > TOLD_MAX {
+                self.told.pop_front();
             }
-        };
-        record.state = state.clone();
-        record.begun_at = None;
-        let what = what.to_owned();
-        note(
-            record,
-            Trial {
-                at,
-                what,
-                relay,
-                reply,
-            },
-        );
-        let line = Line::of(&record.job);
-        match state {
-            JobState::Sent => self.ledger.sent += 1,
-            JobState::Captured => self.ledger.captured += 1,
-            JobState::Cancelled => self.ledger.cancelled += 1,
-            _ => self.ledger.failed += 1,
         }
-        self.leave_line(&line, id, due_at);
-    }
-
-    fn retry(&mut self, id: JobId, at: Timestamp, ends_at: Timestamp) {
-        let Some((record, _)) = self.jobs.get_mut(&id) else {
-            return;
-        };
-        match record.state {
-            JobState::Failed { .. } => self.ledger.failed -= 1,
-            JobState::Captured => self.ledger.captured -= 1,
-            _ => return,
+        if self.events.len() <= EVENTS_MAX {
+            return None;
         }
-        record.state = JobState::Waiting { due_at: at };
-        record.job.ends_at = ends_at;
-        note(record, Trial::of(at, "retried"));
-        let line = Line::of(&record.job);
-        self.line_up(line, id, at);
-    }
-
-    fn come_back(&mut self, id: JobId, returned: Returned, at: Timestamp) {
-        let Some((record, _)) = self.jobs.get_mut(&id) else {
-            return;
-        };
-        let over = matches!(record.state, JobState::Sent | JobState::Bounced { .. });
-        if returned.failed && over {
-            record.state = JobState::Bounced {
-                reason: returned.reason.clone(),
-            };
-        }
-        let what = if returned.failed {
-            "bounced"
-        } else {
-            "delayed"
-        };
-        note(
-            record,
-            Trial {
-                reply: returned.reason,
-                relay: returned.remote_mta,
-                ..Trial::of(at, what)
-            },
-        );
-    }
-
-    fn suppress(&mut self, suppression: Suppression) {
-        self.suppressed
-            .insert(suppression.address.clone(), suppression);
-    }
-
-    fn unsuppress(&mut self, address: &str) {
-        self.suppressed.remove(address);
-    }
-
-    fn speak(&mut self, thread_id: String, said: Said) {
-        self.spoken.insert((thread_id, said.by_us), said);
-    }
-
-    fn happen(&mut self, id: EventId, event: Event) {
-        if self.events.back().is_some_and(|(last, _)| *last >= id) {
-            return;
-        }
-        self.events.push_back((id, Arc::new(event)));
-        if self.events.len() > EVENTS_MAX {
-            self.events.pop_front();
-        }
-    }
-
-    fn hear(&mut self, subscriber: String, event: EventId) {
-        let heard = self.heard.entry(subscriber).or_default();
-        *heard = (*heard).max(event);
+        self.events.pop_first().map(|(id, _)| id)
     }
 
     // Questions.
 
-    pub(super) fn job(&self, id: JobId) -> Option<&JobRecord> {
-        self.jobs.get(&id).map(|(record, _)| record)
+    /// The jobs that are due at `now`, the longest overdue first.
+    pub(super) fn due(&self, now: Timestamp) -> impl Iterator<Item = JobId> + '_ {
+        let overdue = self.due.iter().take_while(move |(at, _)| *at <= now);
+        let last = (now.plus(WAIT_MAX), JobId([u8::MAX; 16]));
+        let put_off = self.due.iter().rev().take_while(move |due| **due > last);
+        overdue.chain(put_off).map(|(_, id)| *id)
     }
 
-    pub(super) fn place(&self, id: JobId) -> Option<Place> {
-        self.jobs.get(&id).map(|(_, place)| *place)
-    }
-
-    pub(super) fn by_key(&self, key: &[u8; 16]) -> Option<&JobRecord> {
-        self.job(*self.keys.get(key)?)
-    }
-
-    pub(super) fn due(&self) -> impl Iterator<Item = (Timestamp, JobId)> + '_ {
+    /// The jobs that may be next, the earliest first.
+    pub(super) fn next(&self) -> impl Iterator<Item = (Timestamp, JobId)> + '_ {
         self.due.iter().copied()
     }
 
-    pub(super) fn jobs(&self) -> impl Iterator<Item = &JobRecord> + '_ {
-        self.jobs.values().map(|(record, _)| record)
+    /// The jobs of some shelves that were taken before `before`, newest first.
+    pub(super) fn listed<'s>(
+        &'s self,
+        shelves: &'s [Shelf],
+        before: Option<(Timestamp, JobId)>,
+    ) -> impl Iterator<Item = JobId> + 's {
+        let last = (Timestamp::from_millis(u64::MAX), JobId([u8::MAX; 16]));
+        let mut next = before;
+        std::iter::from_fn(move || {
+            let newest = |shelf: &Shelf| {
+                let all = &self.by_age[*shelf as usize];
+                match next {
+                    Some(before) => all.range(..before).next_back().copied(),
+                    None => all.range(..=last).next_back().copied(),
+                }
+            };
+            next = Some(shelves.iter().filter_map(newest).max()?);
+            next.map(|(_, id)| id)
+        })
     }
 
-    pub(super) fn suppression(&self, address: &str) -> Option<&Suppression> {
-        self.suppressed.get(address)
+    /// `None`: the job does not wait. True: an attempt began, and nothing is known of its end.
+    pub(super) fn begun(&self, id: JobId) -> Option<bool> {
+        self.waiting.get(&id).map(|waiting| waiting.begun)
     }
 
-    pub(super) fn suppressions(&self) -> impl Iterator<Item = &Suppression> + '_ {
-        self.suppressed.values()
+    pub(super) fn is_shelved(&self, id: JobId) -> bool {
+        self.shelved.contains_key(&id)
     }
 
-    pub(super) fn said(&self, thread_id: &str, by_us: bool) -> Option<&Said> {
-        self.spoken.get(&(thread_id.to_owned(), by_us))
+    /// Jobs that wait.
+    pub(super) fn waiting(&self) -> u64 {
+        self.waiting.len() as u64
     }
 
-    pub(super) fn events_after(
-        &self,
-        after: EventId,
-    ) -> impl Iterator<Item = (EventId, Arc<Event>)> {
-        let from = self.events.partition_point(|(id, _)| *id <= after);
-        self.events.range(from..).cloned()
+    /// Bytes of their mails.
+    pub(super) const fn mail_bytes(&self) -> u64 {
+        self.mail_bytes
+    }
+
+    /// Jobs that failed and can be tried again, by when they ended.
+    pub(super) const fn failed(&self) -> &BTreeSet<(Timestamp, JobId)> {
+        &self.failed
+    }
+
+    /// Jobs that were captured and can be looked at, by when they ended.
+    pub(super) const fn captured(&self) -> &BTreeSet<(Timestamp, JobId)> {
+        &self.captured
+    }
+
+    pub(super) fn events_after(&self, after: EventId) -> impl Iterator<Item = EventId> + '_ {
+        let behind = (Bound::Excluded(after), Bound::Unbounded);
+        self.events.range(behind).map(|(id, _)| *id)
+    }
+
+    /// Where an event stands, if it is kept.
+    pub(super) fn event(&self, id: EventId) -> Option<Place> {
+        self.events.get(&id).copied()
+    }
+
+    /// An event, if it is in memory.
+    pub(super) fn told(&self, id: EventId) -> Option<Arc<Event>> {
+        let at = self.told.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        self.told.get(at).map(|(_, event)| Arc::clone(event))
     }
 
     pub(super) fn oldest_event(&self) -> Option<EventId> {
-        self.events.front().map(|(id, _)| *id)
+        self.events.keys().next().copied()
     }
 
-    pub(super) fn heard(&self, subscriber: &str) -> Option<EventId> {
-        self.heard.get(subscriber).copied()
+    pub(super) fn newest_event(&self) -> EventId {
+        self.events.keys().next_back().copied().unwrap_or_default()
     }
 
     // Inside.
 
-    fn waiting_mut(&mut self, id: JobId) -> Option<&mut JobRecord> {
-        let (record, _) = self.jobs.get_mut(&id)?;
-        matches!(record.state, JobState::Waiting { .. }).then_some(record)
-    }
-
-    fn line_up(&mut self, line: Line, id: JobId, due_at: Timestamp) {
-        self.ledger.waiting += 1;
-        let waiting = self.lines.entry(line).or_default();
-        waiting.push_back(id);
-        if waiting.len() == 1 {
-            self.due.insert((due_at, id));
-        }
-    }
-
-    fn leave_line(&mut self, line: &Line, id: JobId, due_at: Timestamp) {
-        self.ledger.waiting -= 1;
-        self.due.remove(&(due_at, id));
-        let Some(waiting) = self.lines.get_mut(line) else {
+    fn line_up(&mut self, id: JobId, waiting: Waiting) {
+        let first = self.first_of(waiting.line);
+        self.mail_bytes += u64::from(waiting.mail_bytes);
+        self.waiting.insert(id, waiting);
+        self.lines.insert((waiting.line, waiting.order, id));
+        self.by_age[Shelf::Waiting as usize].insert((waiting.made_at, id));
+        if self.first_of(waiting.line) != Some(id) {
             return;
-        };
-        waiting.retain(|other| *other != id);
-        let next = waiting.front().copied();
-        if waiting.is_empty() {
-            self.lines.remove(line);
         }
-        if let Some(next) = next
-            && let Some((record, _)) = self.jobs.get(&next)
-            && let JobState::Waiting { due_at } = record.state
+        if let Some((first, before)) = first.and_then(|id| Some((id, self.waiting.get(&id)?))) {
+            self.due.remove(&(before.due_at, first));
+        }
+        self.due.insert((waiting.due_at, id));
+    }
+
+    fn leave_line(&mut self, id: JobId, waiting: Waiting) {
+        self.mail_bytes -= u64::from(waiting.mail_bytes);
+        self.lines.remove(&(waiting.line, waiting.order, id));
+        self.by_age[Shelf::Waiting as usize].remove(&(waiting.made_at, id));
+        if !self.due.remove(&(waiting.due_at, id)) {
+            return;
+        }
+        if let Some(next) = self.first_of(waiting.line)
+            && let Some(waiting) = self.waiting.get(&next)
         {
-            self.due.insert((due_at, next));
+            self.due.insert((waiting.due_at, next));
         }
     }
-}
 
-impl Trial {
-    fn of(at: Timestamp, what: &str) -> Self {
-        Self {
-            at,
-            what: what.to_owned(),
-            relay: None,
-            reply: String::new(),
-        }
+    fn first_of(&self, line: Line) -> Option<JobId> {
+        let first = self.lines.range((line, 0, JobId([0; 16]))..).next()?;
+        (first.0 == line).then_some(first.2)
     }
-}
-
-/// Adds a line to a job's history; the first and the newest are kept.
-fn note(record: &mut JobRecord, trial: Trial) {
-    if record.history.len() >= HISTORY_MAX {
-        record.history.remove(HISTORY_MAX / 4);
-    }
-    record.history.push(trial);
 }

@@ -82,7 +82,7 @@ impl Shared {
             facts: reader(Kind::State),
             arrival: Notify::new(),
             job_arrival: Notify::new(),
-            newest_event: watch::Sender::default(),
+            newest_event: watch::Sender::new(state.outbox.newest_event()),
             state: RwLock::new(state),
             moved: Condvar::new(),
         };
@@ -310,11 +310,18 @@ impl Room {
         let waiting_bytes = self.waiting_bytes.load(Ordering::Relaxed);
         if waiting >= self.waiting_max
             || waiting_bytes.saturating_add(bytes) > self.waiting_bytes_max
-            || self.free().saturating_sub(bytes) < self.free_bytes_min
         {
             return Err(RecordError::Full);
         }
-        Ok(())
+        self.has_disk(bytes)
+    }
+
+    /// Has the disk room for so many bytes?
+    pub(super) fn has_disk(&self, bytes: u64) -> Result<(), RecordError> {
+        match self.free().saturating_sub(bytes) < self.free_bytes_min {
+            true => Err(RecordError::Full),
+            false => Ok(()),
+        }
     }
 
     /// The disk has less than the floor, as it tells now.

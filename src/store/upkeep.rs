@@ -4,9 +4,10 @@
 //! Does all of it on the writer's thread, in small pieces, so that no fact can come between the
 //! question whether an old one still means something and the writing of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::clerk::{Clerk, Note};
+use super::event::EventId;
 use super::fact::{Fact, MailId, Outcome};
 use super::frame::{Record, Row};
 use super::held::Live;
@@ -14,8 +15,10 @@ use super::index::{IndexError, Key};
 use super::journal::{AppendError, Written};
 use super::place::Place;
 use super::segment::{Kind, Step, Walk};
-use super::state::State;
+use super::state::{Stamp, State};
 use super::writer::Dead;
+use crate::clock::Timestamp;
+use crate::mail::outgoing::JobId;
 use crate::mail::token::ThreadKey;
 
 /// Rows of an old state segment looked at in one piece.
@@ -23,6 +26,10 @@ const ROWS_ONCE: usize = 256;
 /// Mails carried forward in one piece, and about as many bytes.
 const MAILS_ONCE: usize = 64;
 const MAIL_BYTES_ONCE: u64 = 2 << 20;
+/// Bytes of mails of jobs passed in one piece, or a little more.
+const JOB_BYTES_ONCE: u64 = 8 << 20;
+/// Failed and captured jobs given up in one piece.
+const JOBS_ONCE: usize = 64;
 /// State segments beyond twice what lived at the last compaction before the next one begins.
 const STATE_SEGMENTS_SLACK: u64 = 4;
 /// A mail segment is emptied when less than one part in this many of it is not settled,
@@ -58,12 +65,36 @@ enum Piece {
     Nothing,
 }
 
-/// A fact that still means something, to be written again.
+/// A record that still means something, to be written again.
 struct Living {
     record: Record,
-    /// The thread it maps, if it maps one.
-    thread: Option<String>,
+    moves: Moves,
 }
+
+/// What is found by where a record stands.
+enum Moves {
+    Nothing,
+    /// The mapping of this thread.
+    Mapping(String),
+    /// Words or an event.
+    Entry(Key),
+    /// All that is known of this job.
+    Job(JobId),
+}
+
+impl Moves {
+    fn of(fact: Fact, origin: u64) -> Self {
+        match fact {
+            Fact::Mapped(mapping) => Self::Mapping(mapping.thread_id),
+            Fact::Spoken { thread_id, said } => Self::Entry(Key::said(&thread_id, said.by_us)),
+            Fact::Happened(_) => Self::Entry(Key::event(EventId(origin))),
+            _ => Self::Nothing,
+        }
+    }
+}
+
+/// A mail that must be carried on cannot be read.
+struct Unreadable;
 
 impl Clerk {
     /// One piece of upkeep; true if there is more to do now.
@@ -71,11 +102,12 @@ impl Clerk {
         if self.shared.is_over() {
             return Err(Dead);
         }
+        let gone = self.let_jobs_go()?;
         let flushed = self.shared.flushed();
         if flushed == self.upkeep.seen && self.upkeep.compaction.is_none() {
-            return Ok(false);
+            return Ok(matches!(gone, Piece::More));
         }
-        let pieces = [self.compact()?, self.empty_mails()?];
+        let pieces = [gone, self.compact()?, self.empty_mails()?];
         self.retire(flushed)?;
         let more = pieces.iter().any(|p| matches!(p, Piece::More));
         if !more {
@@ -87,31 +119,81 @@ impl Clerk {
         Ok(more)
     }
 
+    /// Gives up the mails of the oldest failed and captured jobs, if there are too many, or they are too old.
+    fn let_jobs_go(&mut self) -> Result<Piece, Dead> {
+        let jobs = self.jobs_to_go();
+        if jobs.is_empty() {
+            return Ok(Piece::Nothing);
+        }
+        let note = |&(job, captured)| Note::JobGone { job, captured }.record();
+        let records: Vec<Record> = jobs.iter().map(note).collect();
+        let written = match self.journal.append(&[], &records) {
+            Ok(written) => written,
+            Err(AppendError::Full) => return Ok(Piece::Nothing),
+            Err(AppendError::Dead) => return Err(Dead),
+        };
+        let mut state = self.shared.state_mut();
+        for (nth, ((job, captured), place)) in jobs.into_iter().zip(written.facts).enumerate() {
+            let stamp = Stamp {
+                origin: written.fact_seq + nth as u64,
+                counts: true,
+                replayed: false,
+                place,
+            };
+            let gone = state.let_job_go(job, captured, stamp);
+            gone.map_err(|error| self.shared.index_failed(&error))?;
+        }
+        drop(state);
+        self.applied();
+        Ok(Piece::More)
+    }
+
+    /// The failed and captured jobs that are kept no longer, and whether they were captured.
+    fn jobs_to_go(&self) -> Vec<(JobId, bool)> {
+        let settings = &self.shared.settings;
+        let state = self.shared.state();
+        let (failed, captured) = (state.outbox.failed(), state.outbox.captured());
+        let too_many = failed.len().saturating_sub(settings.failed_kept);
+        let too_old = |at: Timestamp| state.newest_at.since(at) >= settings.failed_age_max;
+        let failed = failed.iter().enumerate();
+        let failed = failed.take_while(|(nth, (at, _))| *nth < too_many || too_old(*at));
+        let too_many = captured.len().saturating_sub(settings.captured_kept);
+        let captured = captured.iter().take(too_many).map(|(_, job)| (*job, true));
+        let failed = failed.map(|(_, (_, job))| (*job, false));
+        failed.chain(captured).take(JOBS_ONCE).collect()
+    }
+
     fn compact(&mut self) -> Result<Piece, Dead> {
         let Some(mut compaction) = self.compaction() else {
             return Ok(Piece::Nothing);
         };
-        let mut rows = Vec::new();
+        let (mut rows, mut bytes) = (Vec::new(), 0);
         let ended = loop {
             match compaction.walk.next(false) {
-                Ok(Step::Frame(frame)) => rows.extend(frame),
+                Ok(Step::Frame(frame)) => {
+                    bytes += frame
+                        .iter()
+                        .map(|r| u64::from(r.span.body_bytes))
+                        .sum::<u64>();
+                    rows.extend(frame);
+                }
                 Ok(Step::Seal) => break true,
                 Ok(Step::End) => {
                     return Ok(self.leave_segment(&compaction, "a checksum is wrong"));
                 }
                 Err(error) => return Ok(self.leave_segment(&compaction, &error.to_string())),
             }
-            if rows.len() >= ROWS_ONCE {
+            if rows.len() >= ROWS_ONCE || bytes >= JOB_BYTES_ONCE {
                 break false;
             }
         };
         let Some(living) = self.living(rows)? else {
-            return Ok(self.leave_segment(&compaction, "a record has no known form"));
+            return Ok(self.leave_segment(&compaction, "a record cannot be read"));
         };
-        let (records, threads): (Vec<Record>, Vec<Option<String>>) =
-            living.into_iter().map(|l| (l.record, l.thread)).unzip();
+        let (records, moves): (Vec<Record>, Vec<Moves>) =
+            living.into_iter().map(|l| (l.record, l.moves)).unzip();
         match self.journal.append(&[], &records) {
-            Ok(written) => self.carried(&records, &threads, &written)?,
+            Ok(written) => self.carried(&records, moves, &written)?,
             // Begun again when there is room. What was carried twice means nothing new.
             Err(AppendError::Full) => return Ok(Piece::Nothing),
             Err(AppendError::Dead) => return Err(Dead),
@@ -142,19 +224,23 @@ impl Clerk {
         }
     }
 
-    /// Facts stand further on now. `threads` names those that mapped a thread.
+    /// Records stand further on now.
     fn carried(
         &self,
         records: &[Record],
-        threads: &[Option<String>],
+        moves: Vec<Moves>,
         written: &Written,
     ) -> Result<(), Dead> {
         let mut state = self.shared.state_mut();
-        for ((record, thread), place) in records.iter().zip(threads).zip(&written.facts) {
-            if let Some(thread) = thread {
-                let moved = state.mapping_moved(thread, record.origin, *place);
-                moved.map_err(|error| self.shared.index_failed(&error))?;
-            }
+        for (nth, moves) in moves.into_iter().enumerate() {
+            let (origin, place) = (records[nth].origin, written.facts[nth]);
+            let moved = match moves {
+                Moves::Nothing => Ok(()),
+                Moves::Mapping(thread) => state.mapping_moved(&thread, origin, place),
+                Moves::Entry(key) => state.place_moved(key, origin, place),
+                Moves::Job(job) => state.job_moved(job, written.fact_seq + nth as u64, place),
+            };
+            moved.map_err(|error| self.shared.index_failed(&error))?;
         }
         drop(state);
         self.shared.metrics.carried(records.len());
@@ -199,24 +285,32 @@ impl Clerk {
     /// The rows that still mean something. `None`: one cannot be read.
     fn living(&self, rows: Vec<Row>) -> Result<Option<Vec<Living>>, Dead> {
         let mut records = Vec::new();
+        let mut jobs: BTreeMap<JobId, u64> = BTreeMap::new();
         let mut expired = Vec::new();
         let state = self.shared.state();
         for row in rows {
             let Ok(note) = serde_json::from_slice(&row.head) else {
                 return Ok(None);
             };
-            // Newer totals are written before a segment goes.
+            let about = match &note {
+                // Newer totals are written before a segment goes.
+                Note::Totals(_) => continue,
+                Note::Fact(fact) => fact.job(),
+                Note::Job(kept) => Some(kept.record.job.id),
+                Note::JobGone { job, .. } => Some(*job),
+            };
+            if let Some(job) = about {
+                jobs.insert(job, row.origin);
+                continue;
+            }
             let Note::Fact(fact) = note else {
                 continue;
             };
             let lives = self.lives(&state, &fact, row.origin, &mut expired);
             if lives.map_err(|error| self.shared.index_failed(&error))? {
                 let record = Record::carried(row.origin, row.head, bytes::Bytes::new());
-                let thread = match fact {
-                    Fact::Mapped(mapping) => Some(mapping.thread_id),
-                    _ => None,
-                };
-                records.push(Living { record, thread });
+                let moves = Moves::of(fact, row.origin);
+                records.push(Living { record, moves });
             }
         }
         drop(state);
@@ -226,7 +320,47 @@ impl Clerk {
                 state.forget(key);
             }
         }
+        for (job, newest) in jobs {
+            match self.living_job(job, newest)? {
+                Ok(living) => records.extend(living),
+                Err(Unreadable) => return Ok(None),
+            }
+        }
         Ok(Some(records))
+    }
+
+    /// A job of which the record `newest` tells something: all that is known of it, unless that stands
+    /// further on already. One that nobody is told of any more is forgotten.
+    fn living_job(
+        &self,
+        id: JobId,
+        newest: u64,
+    ) -> Result<Result<Option<Living>, Unreadable>, Dead> {
+        let mut state = self.shared.state_mut();
+        let filed = state.filed(id);
+        let filed = filed.map_err(|error| self.shared.index_failed(&error))?;
+        let Some(filed) = filed.filter(|filed| filed.base <= newest) else {
+            return Ok(Ok(None));
+        };
+        if !state.remembers(&filed.kept) {
+            let forgotten = state.forget_job(id);
+            forgotten.map_err(|error| self.shared.index_failed(&error))?;
+            return Ok(Ok(None));
+        }
+        drop(state);
+        let mail = match filed.kept.settled {
+            Some(_) => bytes::Bytes::new(),
+            None => match self.shared.facts.body(filed.place) {
+                Ok(mail) => mail,
+                Err(error) => {
+                    tracing::error!(job = %id, %error, "journal: the mail of a job cannot be read; its segment is kept");
+                    return Ok(Err(Unreadable));
+                }
+            },
+        };
+        let record = Record::new(Note::Job(Box::new(filed.kept)).json(), mail);
+        let moves = Moves::Job(id);
+        Ok(Ok(Some(Living { record, moves })))
     }
 
     fn lives(
@@ -259,17 +393,26 @@ impl Clerk {
                 }
                 Ok(stands)
             }
-            Fact::Enqueued(_)
+            Fact::Suppressed(suppression) => {
+                let key = Key::suppressed(&suppression.address);
+                let standing = stands(key)?;
+                let over = suppression.until <= state.newest_at;
+                if standing && over {
+                    expired.push(key);
+                }
+                Ok(standing && !over)
+            }
+            Fact::Spoken { thread_id, said } => stands(Key::said(thread_id, said.by_us)),
+            Fact::Happened(_) => Ok(state.outbox.event(EventId(origin)).is_some()),
+            Fact::Heard { subscriber, .. } => stands(Key::heard(subscriber)),
+            // What it took away is nowhere any more, and jobs are told as a whole.
+            Fact::Unsuppressed { .. }
+            | Fact::Enqueued(_)
             | Fact::Begun { .. }
             | Fact::Deferred { .. }
             | Fact::Ended { .. }
             | Fact::Retried { .. }
-            | Fact::CameBack { .. }
-            | Fact::Suppressed(_)
-            | Fact::Unsuppressed { .. }
-            | Fact::Spoken { .. }
-            | Fact::Happened(_)
-            | Fact::Heard { .. } => Ok(true),
+            | Fact::CameBack { .. } => Ok(false),
             Fact::Advanced { delivery, step } => Ok(state
                 .open(*delivery)
                 .is_some_and(|o| o.steps.contains(step))),

@@ -32,13 +32,13 @@ pub(crate) const OTHER: &str = "9d0c2a77-1111-4f6e-9b7a-2d1c0e5f4a3b";
 /// Settings of a small store in this folder.
 pub(crate) fn settings_in(folder: &Path) -> Settings {
     Settings {
-        folder: folder.to_owned(),
         segment_bytes: 1 << 20,
         waiting_max: 100_000,
         waiting_bytes_max: 1 << 30,
         free_bytes_min: 0,
         dedupe_window: 7 * DAY,
         subject_window: 30 * DAY,
+        ..Settings::new(folder.to_owned())
     }
 }
 

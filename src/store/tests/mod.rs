@@ -12,6 +12,7 @@ use crate::mail::envelope::{Door, Peer, Recipient, Target};
 use model::{Answers, Deed, Model, deed};
 
 mod model;
+mod outbox;
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 const ENOSPC: i32 = 28;

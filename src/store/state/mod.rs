@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -19,6 +20,8 @@ use crate::mail::envelope::Envelope;
 use crate::mail::fingerprint::Fingerprint;
 use crate::mail::lane::LaneKey;
 use crate::mail::token::ThreadKey;
+
+mod sending;
 
 /// How a fact is to be applied.
 #[derive(Clone, Copy, Debug)]
@@ -57,14 +60,25 @@ pub(super) struct State {
     /// The number of the last record applied.
     pub(super) seq: u64,
     fresh: HashMap<Key, Option<Vec<u8>>>,
+    /// About how many bytes those are: what is written over is counted too.
+    fresh_bytes: usize,
     leaving: Arc<HashMap<Key, Option<Vec<u8>>>>,
     dirty: BTreeSet<MailId>,
     pub(super) outbox: Outbox,
+    limits: Limits,
+}
+
+/// How long settled jobs are known.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) dedupe_window: Duration,
+    /// How many of them.
+    pub(super) sent_kept: u64,
 }
 
 impl State {
     /// The state as the index has it.
-    pub(super) fn load(index: Index, meta: Meta) -> Result<Self, IndexError> {
+    pub(super) fn load(index: Index, meta: Meta, limits: Limits) -> Result<Self, IndexError> {
         let mut state = Self {
             held: BTreeMap::new(),
             waiting: BTreeSet::new(),
@@ -78,15 +92,18 @@ impl State {
             recent: Recent::default(),
             seq: meta.seq,
             fresh: HashMap::new(),
+            fresh_bytes: 0,
             leaving: Arc::default(),
             dirty: BTreeSet::new(),
             outbox: Outbox::default(),
+            limits,
             index,
         };
         for (mail, mut held) in state.index.held()? {
             held.indexed = true;
             state.hold(mail, held);
         }
+        state.load_outbox()?;
         Ok(state)
     }
 
@@ -198,10 +215,7 @@ impl State {
                 self.put(Key::minted(token), stamp, &payload)
             }
             Fact::Spent { word, content, .. } => self.put(Key::spent(word), stamp, &content),
-            outgoing => {
-                self.outbox.apply(outgoing, stamp);
-                Ok(())
-            }
+            outgoing => self.send(outgoing, stamp),
         }
     }
 
@@ -227,7 +241,7 @@ impl State {
 
     /// Forgets an entry.
     pub(super) fn forget(&mut self, key: Key) {
-        self.fresh.insert(key, None);
+        self.keep(key, None);
     }
 
     /// A mail segment is given up: so are the copies in it.
@@ -394,14 +408,15 @@ impl State {
         self.fresh.len() + self.dirty.len()
     }
 
-    /// How many of them are entries.
-    pub(super) fn entries(&self) -> usize {
-        self.fresh.len()
+    /// How many of them are entries, and about how many bytes those have.
+    pub(super) fn entries(&self) -> (usize, usize) {
+        (self.fresh.len(), self.fresh_bytes)
     }
 
     /// Takes the changes out. Questions still see them until [`State::left`].
     pub(super) fn leave(&mut self) -> Leaving {
         self.leaving = Arc::new(std::mem::take(&mut self.fresh));
+        self.fresh_bytes = 0;
         let mut mails = Vec::with_capacity(self.dirty.len());
         for mail in std::mem::take(&mut self.dirty) {
             let held = self.held.get_mut(&mail).map(|held| {
@@ -424,6 +439,7 @@ impl State {
     /// which would not fit into memory.
     pub(super) fn shed(&mut self) -> Result<(), IndexError> {
         let entries = std::mem::take(&mut self.fresh);
+        self.fresh_bytes = 0;
         self.index.apply(sorted(&entries), None)
     }
 
@@ -446,11 +462,21 @@ impl State {
         if stamp.replayed && self.entry(key)?.is_some_and(|(seq, _)| seq > stamp.origin) {
             return Ok(());
         }
-        let mut value = Vec::with_capacity(8 + payload.len());
-        value.extend_from_slice(&stamp.origin.to_le_bytes());
-        value.extend_from_slice(payload);
-        self.fresh.insert(key, Some(value));
+        self.insert(key, stamp.origin, payload);
         Ok(())
+    }
+
+    /// Writes an entry as the fact `seq` has it.
+    fn insert(&mut self, key: Key, seq: u64, payload: &[u8]) {
+        let mut value = Vec::with_capacity(8 + payload.len());
+        value.extend_from_slice(&seq.to_le_bytes());
+        value.extend_from_slice(payload);
+        self.keep(key, Some(value));
+    }
+
+    fn keep(&mut self, key: Key, value: Option<Vec<u8>>) {
+        self.fresh_bytes += value.as_ref().map_or(0, Vec::len);
+        self.fresh.insert(key, value);
     }
 
     fn settle(&mut self, delivery: DeliveryId, outcome: Outcome, stamp: Stamp) {
@@ -545,8 +571,7 @@ impl State {
         if self.carried.remove(&mail) {
             let segment = held.place.segment;
             self.ghosts.insert(mail, segment);
-            self.fresh
-                .insert(Key::ghost(mail), Some(segment.to_le_bytes().to_vec()));
+            self.keep(Key::ghost(mail), Some(segment.to_le_bytes().to_vec()));
         }
     }
 

@@ -1,0 +1,187 @@
+//! Owns the form in which a job is kept, and what each fact about it makes of it.
+//!
+//! Does not keep it. Pure: the same facts in the same order always give the same job.
+
+use serde::{Deserialize, Serialize};
+
+use super::fact::Fact;
+use super::job::{HISTORY_MAX, Job, JobOutcome, JobRecord, JobState, Returned, Trial};
+use super::place::Place;
+use crate::clock::Timestamp;
+
+/// A job, and what of it is no business of those who ask.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub(super) record: JobRecord,
+    /// The number of the fact that last had it wait: of one thread the lowest leaves first.
+    pub(super) order: u64,
+    /// When it last ended.
+    pub(super) over_at: Option<Timestamp>,
+    /// The number of the fact that took its mail away: it is over for good, and soon forgotten.
+    pub(super) settled: Option<u64>,
+}
+
+/// A job as the index has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Filed {
+    pub(super) kept: Kept,
+    /// The number of the last fact about it.
+    pub(super) seq: u64,
+    /// The number of the record from which on all is known of it.
+    pub(super) base: u64,
+    /// Where that record stands, whose body is the mail unless the job is settled.
+    pub(super) place: Place,
+}
+
+impl Filed {
+    /// A job that was just taken.
+    pub(super) const fn new(job: Job, seq: u64, place: Place) -> Self {
+        let state = JobState::Waiting {
+            due_at: job.made_at,
+        };
+        let record = JobRecord {
+            job,
+            state,
+            begun_at: None,
+            attempts: 0,
+            history: Vec::new(),
+        };
+        let kept = Kept {
+            record,
+            order: seq,
+            over_at: None,
+            settled: None,
+        };
+        Self {
+            kept,
+            seq,
+            base: seq,
+            place,
+        }
+    }
+
+    /// What is written to the index behind the number.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        // Every part of it has a JSON form; what has none would be read back as damage.
+        serde_json::to_vec(&(self.base, self.place, &self.kept)).unwrap_or_default()
+    }
+
+    /// Reads what [`Filed::encode`] gave.
+    pub(super) fn decode(seq: u64, payload: &[u8]) -> Option<Self> {
+        let (base, place, kept) = serde_json::from_slice(payload).ok()?;
+        Some(Self {
+            kept,
+            seq,
+            base,
+            place,
+        })
+    }
+}
+
+impl Kept {
+    /// What the fact `seq` makes of the job. Facts about other things change nothing.
+    pub(super) fn apply(&mut self, fact: Fact, seq: u64) {
+        match fact {
+            Fact::Begun { at, .. } => {
+                self.record.begun_at = Some(at);
+                self.record.attempts = self.record.attempts.saturating_add(1);
+            }
+            Fact::Deferred {
+                at,
+                due_at,
+                relay,
+                reply,
+                ..
+            } => {
+                self.record.state = JobState::Waiting { due_at };
+                self.record.begun_at = None;
+                self.note(Trial {
+                    relay,
+                    reply,
+                    ..Trial::of(at, "deferred")
+                });
+            }
+            Fact::Ended { outcome, at, .. } => self.end(outcome, at, seq),
+            Fact::Retried { at, ends_at, .. } => {
+                self.record.state = JobState::Waiting { due_at: at };
+                self.record.job.ends_at = ends_at;
+                self.order = seq;
+                self.over_at = None;
+                self.note(Trial::of(at, "retried"));
+            }
+            Fact::CameBack { returned, at, .. } => self.come_back(returned, at),
+            _ => {}
+        }
+    }
+
+    /// Its mail is given up, and what is left is only remembered.
+    pub(super) const fn settle(&mut self, seq: u64) {
+        self.settled = Some(seq);
+    }
+
+    fn end(&mut self, outcome: JobOutcome, at: Timestamp, seq: u64) {
+        let (state, trial) = match outcome {
+            JobOutcome::Sent { relay, reply } => {
+                let trial = Trial {
+                    relay: Some(relay),
+                    reply,
+                    ..Trial::of(at, "sent")
+                };
+                (JobState::Sent, trial)
+            }
+            JobOutcome::Captured => (JobState::Captured, Trial::of(at, "captured")),
+            JobOutcome::Cancelled => (JobState::Cancelled, Trial::of(at, "cancelled")),
+            JobOutcome::Failed { relay, reason } => {
+                let trial = Trial {
+                    relay,
+                    reply: reason.clone(),
+                    ..Trial::of(at, "failed")
+                };
+                (JobState::Failed { reason }, trial)
+            }
+        };
+        if matches!(state, JobState::Sent | JobState::Cancelled) {
+            self.settle(seq);
+        }
+        self.record.state = state;
+        self.record.begun_at = None;
+        self.over_at = Some(at);
+        self.note(trial);
+    }
+
+    fn come_back(&mut self, returned: Returned, at: Timestamp) {
+        let sent = matches!(self.record.state, JobState::Sent | JobState::Bounced { .. });
+        if returned.failed && sent {
+            let reason = returned.reason.clone();
+            self.record.state = JobState::Bounced { reason };
+        }
+        let what = match returned.failed {
+            true => "bounced",
+            false => "delayed",
+        };
+        self.note(Trial {
+            reply: returned.reason,
+            relay: returned.remote_mta,
+            ..Trial::of(at, what)
+        });
+    }
+
+    /// Adds a line to the history; the first and the newest are kept.
+    fn note(&mut self, trial: Trial) {
+        if self.record.history.len() >= HISTORY_MAX {
+            self.record.history.remove(HISTORY_MAX / 4);
+        }
+        self.record.history.push(trial);
+    }
+}
+
+impl Trial {
+    fn of(at: Timestamp, what: &str) -> Self {
+        Self {
+            at,
+            what: what.to_owned(),
+            relay: None,
+            reply: String::new(),
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! The outbox against a model of it, on a disk that stops at any change, and its bounds.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::super::disk::Disk;
+use super::{NOW, run};
+use crate::clock::Timestamp;
+use crate::mail::address::Address;
+use crate::mail::outgoing::JobId;
+use crate::store::{
+    Enqueued, Event, EventId, EventKind, Fact, Job, JobState, RecordError, Settings, Store,
+    Suppression,
+};
+use model::{Answers, Deed, Model, deed};
+
+mod model;
+
+const WAITING_MAX: u64 = 6;
+const FAILED_KEPT: usize = 3;
+const CAPTURED_KEPT: usize = 2;
+
+fn settings(folder: &Path, segment_bytes: u64) -> Settings {
+    Settings {
+        segment_bytes,
+        free_bytes_min: 0,
+        outbox_max: WAITING_MAX,
+        failed_kept: FAILED_KEPT,
+        captured_kept: CAPTURED_KEPT,
+        ..Settings::new(folder.to_owned())
+    }
+}
+
+fn later(seconds: u64) -> Timestamp {
+    NOW.plus(Duration::from_secs(seconds))
+}
+
+fn id(nth: usize) -> JobId {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&(nth as u64).to_be_bytes());
+    JobId(id)
+}
+
+fn job(nth: usize, key: u8, thread: Option<u8>) -> Job {
+    Job {
+        id: id(nth),
+        route: "us".to_owned(),
+        thread_id: thread.map(|n| format!("thread-{n}")),
+        product_message_id: None,
+        message_id: format!("<{nth}@us.example>"),
+        recipient: Address::parse("ann@peer.example").unwrap(),
+        return_path: None,
+        subject: "a subject".to_owned(),
+        key: [key; 16],
+        content: [key; 16],
+        made_at: later(nth as u64),
+        ends_at: later(1_000_000),
+    }
+}
+
+fn letter(nth: usize, bytes: usize) -> Bytes {
+    vec![u8::try_from(nth % 251).unwrap(); bytes].into()
+}
+
+/// An event that is told by its number.
+fn happened(serial: u64) -> Fact {
+    let mut data = serde_json::Map::new();
+    data.insert("serial".to_owned(), serial.into());
+    Fact::Happened(Event {
+        kind: EventKind::OutboundSent,
+        at: NOW,
+        thread_id: None,
+        data,
+    })
+}
+
+fn suppression(n: u8) -> Suppression {
+    Suppression {
+        address: format!("box{n}@peer.example"),
+        reason: "it came back".to_owned(),
+        job: None,
+        bounces: u32::from(n),
+        at: NOW,
+        until: later(1_000_000),
+    }
+}
+
+/// An outbox with a model of it.
+struct Pair {
+    folder: tempfile::TempDir,
+    disk: Disk,
+    segment_bytes: u64,
+    store: Option<Store>,
+    model: Model,
+}
+
+impl Pair {
+    fn new(segment_bytes: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut pair = Self {
+            disk: Disk::default(),
+            segment_bytes,
+            store: None,
+            folder,
+            model: Model::default(),
+        };
+        pair.open();
+        pair
+    }
+
+    fn store(&self) -> &Store {
+        self.store.as_ref().unwrap()
+    }
+
+    fn open(&mut self) {
+        self.disk = Disk::default();
+        let settings = settings(self.folder.path(), self.segment_bytes);
+        self.store = Some(Store::open_on(settings, NOW, self.disk.clone()).unwrap());
+    }
+
+    fn reopen(&mut self) {
+        run(self.store.take().unwrap().close());
+        self.open();
+    }
+
+    fn lose_index(&mut self) {
+        run(self.store.take().unwrap().close());
+        std::fs::remove_dir_all(self.folder.path().join("index")).unwrap();
+        self.open();
+    }
+
+    /// The answers, once the writer has given up what is too much.
+    fn answers(&self) -> Answers {
+        for _ in 0..2 {
+            // A disk that has stopped says no, and has nothing to give up.
+            let _ = run(self.store().record(Vec::new()));
+        }
+        Answers::of(self.store(), self.model.jobs.len() + 1)
+    }
+
+    fn check(&mut self) {
+        assert_eq!(self.answers(), self.model.answers);
+        for (event_id, event) in self.store().events_after(EventId(0), 100_000) {
+            let serial = event.data["serial"].as_u64().unwrap();
+            let first = *self.model.event_ids.entry(serial).or_insert(event_id);
+            assert_eq!(first, event_id, "the name of event {serial}");
+        }
+    }
+
+    /// False: the store refused, and whether it was done will be known after a reopen.
+    fn act(&mut self, deed: &Deed) -> bool {
+        let done = match *deed {
+            Deed::Reopen => {
+                self.reopen();
+                return true;
+            }
+            Deed::LoseIndex => {
+                self.lose_index();
+                return true;
+            }
+            Deed::Enqueue { key, thread, bytes } => {
+                let nth = self.model.jobs.len();
+                let facts = self.model.facts(deed);
+                let asked = self
+                    .store()
+                    .enqueue(job(nth, key, thread), letter(nth, bytes), facts);
+                let full = self.model.answers.ledger.waiting >= WAITING_MAX;
+                match (run(asked), self.model.answers.keys.get(&key)) {
+                    (Ok(Enqueued::New), None) => assert!(!full),
+                    (Ok(Enqueued::Known { id, same }), Some(known)) => {
+                        assert_eq!((id, same), (*known, true));
+                    }
+                    (Err(RecordError::Full), None) if full => {}
+                    (Err(_), _) => return false,
+                    (answer, known) => panic!("{answer:?}, {known:?}"),
+                }
+                true
+            }
+            Deed::Cancel(nth) => {
+                let nth = self.model.pick(nth);
+                match run(self.store().cancel(id(nth), NOW)) {
+                    Ok(cancelled) => {
+                        let job = self.model.jobs.get(nth);
+                        let waits = job.is_some_and(|job| {
+                            let known = &job.known;
+                            matches!(known.state, JobState::Waiting { .. }) && !known.begun
+                        });
+                        assert_eq!(cancelled, waits);
+                        true
+                    }
+                    Err(_) => false,
+                }
+            }
+            _ => run(self.store().record(self.model.facts(deed))).is_ok(),
+        };
+        if done {
+            self.told(deed);
+        }
+        done
+    }
+
+    fn told(&mut self, deed: &Deed) {
+        self.model.told(deed);
+        if let Some((event_id, event)) = self.newest() {
+            let serial = event.data["serial"].as_u64().unwrap();
+            let first = *self.model.event_ids.entry(serial).or_insert(event_id);
+            assert_eq!(first, event_id);
+        }
+    }
+
+    fn newest(&self) -> Option<(EventId, std::sync::Arc<Event>)> {
+        let newest = *self.store().events().borrow();
+        let mut last = self
+            .store()
+            .events_after(EventId(newest.0.checked_sub(1)?), 1);
+        last.pop()
+    }
+
+    /// After a deed that failed and a reopen: it was done whole or not at all.
+    fn settle_doubt(&mut self, deed: &Deed) {
+        if self.answers() != self.model.answers {
+            self.told(deed);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is done, closed, reopened and rebuilt, with segments so small that they go all the time.
+    #[test]
+    fn the_outbox_is_what_was_told(deeds in proptest::collection::vec(deed(), 1..120), segment_bytes in 300u64..6000) {
+        let mut pair = Pair::new(segment_bytes);
+        for deed in &deeds {
+            prop_assert!(pair.act(deed));
+        }
+        pair.check();
+        pair.reopen();
+        pair.check();
+        pair.lose_index();
+        pair.check();
+    }
+
+    /// The disk stops at any change, in the middle of a write, of compaction, of giving segments up.
+    #[test]
+    fn a_stop_at_any_point_loses_no_job(
+        rounds in proptest::collection::vec((proptest::collection::vec(deed(), 1..40), 0u64..120), 1..6),
+        segment_bytes in 300u64..4000,
+    ) {
+        let mut pair = Pair::new(segment_bytes);
+        for (deeds, stop) in &rounds {
+            pair.disk.faults.stop_after(*stop);
+            let failed = deeds.iter().find(|deed| {
+                !matches!(deed, Deed::Reopen | Deed::LoseIndex) && !pair.act(deed)
+            });
+            pair.reopen();
+            if let Some(deed) = failed {
+                pair.settle_doubt(deed);
+            }
+            pair.check();
+        }
+        pair.lose_index();
+        pair.check();
+    }
+}

@@ -1,0 +1,491 @@
+//! What is done to an outbox in tests, what it answers, and what it must answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::{CAPTURED_KEPT, FAILED_KEPT, WAITING_MAX, happened, id, later, letter, suppression};
+use crate::clock::Timestamp;
+use crate::mail::address::Address;
+use crate::mail::outgoing::JobId;
+use crate::store::tests::NOW;
+use crate::store::{
+    Event, EventId, Fact, JobOutcome, JobState, OutboxLedger, Returned, Said, Store,
+};
+
+/// What is done to an outbox.
+#[derive(Clone, Debug)]
+pub(super) enum Deed {
+    Enqueue {
+        key: u8,
+        thread: Option<u8>,
+        bytes: usize,
+    },
+    Begin(usize),
+    Defer(usize, u8),
+    End(usize, u8),
+    Retry(usize),
+    ComeBack(usize, bool),
+    Cancel(usize),
+    Suppress(u8),
+    Unsuppress(u8),
+    Speak(u8, bool),
+    Hear(u8, u8),
+    Noise(usize),
+    Reopen,
+    LoseIndex,
+}
+
+pub(super) fn deed() -> impl Strategy<Value = Deed> {
+    let nth = 0usize..12;
+    prop_oneof![
+        8 => (0u8..30, proptest::option::of(0u8..3), 0usize..900)
+            .prop_map(|(key, thread, bytes)| Deed::Enqueue { key, thread, bytes }),
+        4 => nth.clone().prop_map(Deed::Begin),
+        3 => (nth.clone(), 0u8..20).prop_map(|(nth, wait)| Deed::Defer(nth, wait)),
+        6 => (nth.clone(), 0u8..4).prop_map(|(nth, how)| Deed::End(nth, how)),
+        2 => nth.clone().prop_map(Deed::Retry),
+        2 => (nth.clone(), any::<bool>()).prop_map(|(nth, failed)| Deed::ComeBack(nth, failed)),
+        2 => nth.prop_map(Deed::Cancel),
+        1 => (0u8..4).prop_map(Deed::Suppress),
+        1 => (0u8..4).prop_map(Deed::Unsuppress),
+        2 => (0u8..3, any::<bool>()).prop_map(|(thread, by_us)| Deed::Speak(thread, by_us)),
+        1 => (0u8..2, 0u8..5).prop_map(|(who, back)| Deed::Hear(who, back)),
+        2 => (0usize..2000).prop_map(Deed::Noise),
+        2 => Just(Deed::Reopen),
+        1 => Just(Deed::LoseIndex),
+    ]
+}
+
+/// What is known of one job.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Known {
+    pub(super) state: JobState,
+    pub(super) begun: bool,
+    pub(super) attempts: u32,
+    pub(super) history: Vec<String>,
+    pub(super) mail: Option<u32>,
+    pub(super) ends_at: Timestamp,
+}
+
+/// What an outbox answers to everything a test can ask.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Answers {
+    pub(super) ledger: OutboxLedger,
+    pub(super) jobs: BTreeMap<JobId, Known>,
+    pub(super) listed: Vec<JobId>,
+    pub(super) keys: BTreeMap<u8, JobId>,
+    pub(super) due: Vec<JobId>,
+    pub(super) next_due: Option<Timestamp>,
+    pub(super) suppressed: BTreeSet<u8>,
+    pub(super) said: BTreeMap<(u8, bool), String>,
+    pub(super) events: Vec<u64>,
+    pub(super) heard: BTreeMap<u8, u64>,
+}
+
+const SOON: u64 = 600;
+
+impl Answers {
+    pub(super) fn of(store: &Store, jobs: usize) -> Self {
+        let known = |nth: usize| {
+            let record = store.job(id(nth))?;
+            let mail = store.job_mail(id(nth)).ok();
+            let known = Known {
+                state: record.state,
+                begun: record.begun_at.is_some(),
+                attempts: record.attempts,
+                history: record.history.into_iter().map(|t| t.what).collect(),
+                mail: mail.map(|mail| crc32fast::hash(&mail)),
+                ends_at: record.job.ends_at,
+            };
+            Some((id(nth), known))
+        };
+        let said = |n: u8, by_us| {
+            let said = store.said(&format!("thread-{n}"), by_us)?;
+            assert_eq!(said.by_us, by_us);
+            Some(((n, by_us), said.text))
+        };
+        let events = store.events_after(EventId(0), 100_000);
+        assert!(events.is_sorted_by(|a, b| a.0 < b.0));
+        assert_eq!(store.oldest_event(), events.first().map(|(id, _)| *id));
+        let newest = events.last().map_or(EventId(0), |(id, _)| *id);
+        assert_eq!(*store.events().borrow(), newest);
+        let serial = |event: &Event| event.data["serial"].as_u64().unwrap();
+        let heard = |n: u8| {
+            let heard = store.heard(&format!("sub-{n}"))?;
+            let last = events.iter().rfind(|(id, _)| *id <= heard)?;
+            Some((n, serial(&last.1)))
+        };
+        let suppressed = |n: &u8| {
+            let address = Address::parse(&suppression(*n).address).unwrap();
+            store.suppression(&address, NOW).is_some()
+        };
+        let listed = store.suppressions(None, 100);
+        let answers = Self {
+            ledger: store.outbox(),
+            jobs: (0..jobs).filter_map(known).collect(),
+            listed: pages(store),
+            keys: (0..30)
+                .filter_map(|n| Some((n, store.job_by_key([n; 16])?.job.id)))
+                .collect(),
+            due: store
+                .due_jobs(later(SOON), 100, |_| true)
+                .into_iter()
+                .map(|record| record.job.id)
+                .collect(),
+            next_due: store.next_due(|_| true),
+            suppressed: (0..4).filter(suppressed).collect(),
+            said: (0..3)
+                .flat_map(|n| [said(n, true), said(n, false)])
+                .flatten()
+                .collect(),
+            heard: (0..2).filter_map(heard).collect(),
+            events: events.iter().map(|(_, event)| serial(event)).collect(),
+        };
+        assert_eq!(listed.len(), answers.suppressed.len());
+        assert!(answers.ledger.adds_up(), "{:?}", answers.ledger);
+        answers
+    }
+}
+
+/// All jobs, a few at a time.
+fn pages(store: &Store) -> Vec<JobId> {
+    let mut all: Vec<JobId> = Vec::new();
+    loop {
+        let page = store.jobs(|_| true, all.last().copied(), 3);
+        if page.is_empty() {
+            return all;
+        }
+        all.extend(page.into_iter().map(|record| record.job.id));
+    }
+}
+
+/// What an outbox must answer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Model {
+    pub(super) jobs: Vec<Modelled>,
+    pub(super) serial: u64,
+    /// Counts the facts that move a job in its line or end it.
+    pub(super) turn: u64,
+    pub(super) answers: Answers,
+    pub(super) event_ids: BTreeMap<u64, EventId>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Modelled {
+    pub(super) key: u8,
+    pub(super) thread: Option<u8>,
+    pub(super) known: Known,
+    pub(super) order: u64,
+    pub(super) over: u64,
+}
+
+impl Model {
+    pub(super) fn pick(&self, nth: usize) -> usize {
+        nth % self.jobs.len().max(1)
+    }
+
+    pub(super) fn facts(&self, deed: &Deed) -> Vec<Fact> {
+        let at = NOW;
+        let job = |nth: &usize| id(self.pick(*nth));
+        let mut facts = match *deed {
+            Deed::Begin(ref nth) => vec![Fact::Begun { job: job(nth), at }],
+            Deed::Defer(ref nth, wait) => vec![Fact::Deferred {
+                job: job(nth),
+                at,
+                due_at: later(u64::from(wait) * 60),
+                relay: None,
+                reply: "450 later".to_owned(),
+            }],
+            Deed::End(ref nth, how) => vec![Fact::Ended {
+                job: job(nth),
+                outcome: outcome(how),
+                at,
+            }],
+            Deed::Retry(ref nth) => vec![Fact::Retried {
+                job: job(nth),
+                at,
+                ends_at: later(2_000_000),
+            }],
+            Deed::ComeBack(ref nth, failed) => vec![Fact::CameBack {
+                job: job(nth),
+                returned: Returned {
+                    failed,
+                    hard: true,
+                    status: None,
+                    reason: "no such box".to_owned(),
+                    remote_mta: None,
+                },
+                at,
+            }],
+            Deed::Suppress(n) => vec![Fact::Suppressed(suppression(n))],
+            Deed::Unsuppress(n) => vec![Fact::Unsuppressed {
+                address: suppression(n).address,
+                at,
+            }],
+            Deed::Speak(thread, by_us) => vec![Fact::Spoken {
+                thread_id: format!("thread-{thread}"),
+                said: Said {
+                    by_us,
+                    name: None,
+                    at,
+                    text: format!("words {}", self.serial),
+                },
+            }],
+            Deed::Hear(who, back) => {
+                let events = &self.answers.events;
+                let at_event = events.len().checked_sub(1 + usize::from(back));
+                let event = at_event.map(|nth| self.event_ids[&events[nth]]);
+                let heard = |event| Fact::Heard {
+                    subscriber: format!("sub-{who}"),
+                    event,
+                    at,
+                };
+                return event.map(heard).into_iter().collect();
+            }
+            Deed::Noise(bytes) => vec![Fact::Linked {
+                message_id: "x".repeat(bytes),
+                thread_id: "thread-noise".to_owned(),
+                sent_by_us: true,
+            }],
+            _ => Vec::new(),
+        };
+        facts.push(happened(self.serial));
+        facts
+    }
+
+    /// What the deed changes; nothing of it if it means nothing.
+    pub(super) fn told(&mut self, deed: &Deed) {
+        self.turn += 1;
+        let means = match *deed {
+            Deed::Enqueue { key, thread, bytes } => self.enqueue(key, thread, bytes),
+            Deed::Begin(nth) => self.waiting(nth, |known| {
+                known.begun = true;
+                known.attempts += 1;
+            }),
+            Deed::Defer(nth, wait) => self.waiting(nth, |known| {
+                let due_at = later(u64::from(wait) * 60);
+                known.state = JobState::Waiting { due_at };
+                known.begun = false;
+                known.history.push("deferred".to_owned());
+            }),
+            Deed::End(nth, how) => self.end(nth, how),
+            Deed::Cancel(nth) => {
+                let nth = self.pick(nth);
+                let begun = self.jobs.get(nth).is_none_or(|job| job.known.begun);
+                if !begun {
+                    self.end(nth, 3);
+                }
+                // It tells no event.
+                false
+            }
+            Deed::Retry(nth) => self.retry(nth),
+            Deed::ComeBack(nth, failed) => self.come_back(nth, failed),
+            _ => true,
+        };
+        if means {
+            self.heard_or_said(deed);
+        }
+        self.serial += 1;
+        self.count();
+    }
+
+    fn heard_or_said(&mut self, deed: &Deed) {
+        match *deed {
+            Deed::Suppress(n) => {
+                self.answers.suppressed.insert(n);
+            }
+            Deed::Unsuppress(n) => {
+                self.answers.suppressed.remove(&n);
+            }
+            Deed::Speak(thread, by_us) => {
+                let words = format!("words {}", self.serial);
+                self.answers.said.insert((thread, by_us), words);
+            }
+            Deed::Hear(who, back) => {
+                let events = &self.answers.events;
+                if let Some(nth) = events.len().checked_sub(1 + usize::from(back)) {
+                    let heard = self.answers.heard.entry(who).or_default();
+                    *heard = events[nth].max(*heard);
+                }
+                return;
+            }
+            _ => {}
+        }
+        self.answers.events.push(self.serial);
+    }
+
+    fn enqueue(&mut self, key: u8, thread: Option<u8>, bytes: usize) -> bool {
+        if self.answers.keys.contains_key(&key) || self.answers.ledger.waiting >= WAITING_MAX {
+            return false;
+        }
+        let nth = self.jobs.len();
+        self.answers.ledger.taken += 1;
+        self.jobs.push(Modelled {
+            key,
+            thread,
+            known: Known {
+                state: JobState::Waiting {
+                    due_at: later(nth as u64),
+                },
+                begun: false,
+                attempts: 0,
+                history: Vec::new(),
+                mail: Some(crc32fast::hash(&letter(nth, bytes))),
+                ends_at: later(1_000_000),
+            },
+            order: self.turn,
+            over: 0,
+        });
+        true
+    }
+
+    fn waiting(&mut self, nth: usize, change: impl FnOnce(&mut Known)) -> bool {
+        let nth = self.pick(nth);
+        let Some(job) = self.jobs.get_mut(nth) else {
+            return false;
+        };
+        let waits = matches!(job.known.state, JobState::Waiting { .. });
+        if waits {
+            change(&mut job.known);
+        }
+        waits
+    }
+
+    fn end(&mut self, nth: usize, how: u8) -> bool {
+        let (nth, turn) = (self.pick(nth), self.turn);
+        let (state, what) = match how {
+            0 => (JobState::Sent, "sent"),
+            1 => (JobState::Captured, "captured"),
+            2 => {
+                let reason = "no for good".to_owned();
+                (JobState::Failed { reason }, "failed")
+            }
+            _ => (JobState::Cancelled, "cancelled"),
+        };
+        let over = matches!(state, JobState::Sent | JobState::Cancelled);
+        let ended = self.waiting(nth, |known| {
+            known.state = state;
+            known.begun = false;
+            known.history.push(what.to_owned());
+            known.mail = known.mail.filter(|_| !over);
+        });
+        if ended {
+            self.jobs[nth].over = turn;
+        }
+        for (captured, most) in [(true, CAPTURED_KEPT), (false, FAILED_KEPT)] {
+            self.let_go(captured, most);
+        }
+        ended
+    }
+
+    /// All ended in the same moment, so of those too many the lowest names go.
+    fn let_go(&mut self, captured: bool, most: usize) {
+        let kept = |job: &&mut Modelled| {
+            let shelved = match job.known.state {
+                JobState::Captured => captured,
+                JobState::Failed { .. } => !captured,
+                _ => false,
+            };
+            shelved && job.known.mail.is_some()
+        };
+        let shelved: Vec<&mut Modelled> = self.jobs.iter_mut().filter(kept).collect();
+        let too_many = shelved.len().saturating_sub(most);
+        for job in shelved.into_iter().take(too_many) {
+            job.known.mail = None;
+        }
+    }
+
+    fn retry(&mut self, nth: usize) -> bool {
+        let (nth, turn) = (self.pick(nth), self.turn);
+        let Some(job) = self.jobs.get_mut(nth) else {
+            return false;
+        };
+        let shelved = matches!(
+            job.known.state,
+            JobState::Failed { .. } | JobState::Captured
+        );
+        let may = shelved && job.known.mail.is_some();
+        if may {
+            job.known.state = JobState::Waiting { due_at: NOW };
+            job.known.ends_at = later(2_000_000);
+            job.known.history.push("retried".to_owned());
+            job.order = turn;
+        }
+        may
+    }
+
+    fn come_back(&mut self, nth: usize, failed: bool) -> bool {
+        let nth = self.pick(nth);
+        let Some(job) = self.jobs.get_mut(nth) else {
+            return false;
+        };
+        if failed && matches!(job.known.state, JobState::Bounced { .. }) {
+            return false;
+        }
+        if failed && job.known.state == JobState::Sent {
+            let reason = "no such box".to_owned();
+            job.known.state = JobState::Bounced { reason };
+        }
+        let what = if failed { "bounced" } else { "delayed" };
+        if job.known.history.len() == 32 {
+            job.known.history.remove(8);
+        }
+        job.known.history.push(what.to_owned());
+        true
+    }
+
+    pub(super) fn count(&mut self) {
+        let mut ledger = OutboxLedger {
+            taken: self.answers.ledger.taken,
+            ..OutboxLedger::default()
+        };
+        let mut lines: BTreeMap<(Option<u8>, usize), (u64, Timestamp, usize)> = BTreeMap::new();
+        for (nth, job) in self.jobs.iter().enumerate() {
+            match job.known.state {
+                JobState::Waiting { due_at } => {
+                    ledger.waiting += 1;
+                    let line = (job.thread, job.thread.map_or(nth + 1, |_| 0));
+                    let first = lines.entry(line).or_insert((job.order, due_at, nth));
+                    *first = (*first).min((job.order, due_at, nth));
+                }
+                JobState::Sent | JobState::Bounced { .. } => ledger.sent += 1,
+                JobState::Captured => ledger.captured += 1,
+                JobState::Failed { .. } => ledger.failed += 1,
+                JobState::Cancelled => ledger.cancelled += 1,
+            }
+        }
+        let mut due: Vec<_> = lines.values().map(|(_, at, nth)| (*at, id(*nth))).collect();
+        due.sort_unstable();
+        let jobs = &self.jobs;
+        self.answers.ledger = ledger;
+        self.answers.next_due = due.first().map(|(at, _)| *at);
+        due.retain(|(at, _)| *at <= later(SOON));
+        self.answers.due = due.into_iter().map(|(_, id)| id).collect();
+        self.answers.jobs = (0..)
+            .map(id)
+            .zip(jobs.iter().map(|j| j.known.clone()))
+            .collect();
+        self.answers.listed = (0..jobs.len()).rev().map(id).collect();
+        self.answers.keys = jobs
+            .iter()
+            .enumerate()
+            .map(|(n, j)| (j.key, id(n)))
+            .collect();
+    }
+}
+
+fn outcome(how: u8) -> JobOutcome {
+    match how {
+        0 => JobOutcome::Sent {
+            relay: "relay.example:25".to_owned(),
+            reply: "250 ok".to_owned(),
+        },
+        1 => JobOutcome::Captured,
+        2 => JobOutcome::Failed {
+            relay: None,
+            reason: "no for good".to_owned(),
+        },
+        _ => JobOutcome::Cancelled,
+    }
+}
