@@ -27,6 +27,9 @@ const _: () = assert!(RETURN_PREFIX.len() + 1 + WORD_CHARS <= LOCAL_BYTES_MAX);
 
 const MESSAGE_ID_LABEL: &[u8] = b"postern message-id v1\0";
 const RETURN_PATH_LABEL: &[u8] = b"postern return path v1\0";
+const LOOP_LABEL: &[u8] = b"postern loop mark v1\0";
+/// Bytes of HMAC-SHA256 in a loop mark.
+const LOOP_BYTES: usize = 10;
 
 /// The name of one mail to one recipient that we send, or sent. It is unguessable where its bytes
 /// are random, and may be shown.
@@ -121,6 +124,24 @@ pub fn job_of_return_path(keys: &KeyRing, domain: &Domain, address: &Address) ->
     }
     let word = rest.strip_prefix(['+', '-'])?;
     job_of_word(keys, RETURN_PATH_LABEL, domain, word)
+}
+
+/// True if the address has a return path's form, whoever made it: behind `bounce+` nothing else can
+/// stand, and behind `bounce-` no mailbox has a name as long as a signed word.
+pub fn is_return_path_form(address: &Address) -> bool {
+    let Some((prefix, rest)) = address.local().split_at_checked(RETURN_PREFIX.len()) else {
+        return false;
+    };
+    prefix.eq_ignore_ascii_case(RETURN_PREFIX)
+        && (rest.starts_with('+') || (rest.starts_with('-') && rest.len() == 1 + WORD_CHARS))
+}
+
+/// The value of [`LOOP_FIELD`](super::kind::LOOP_FIELD) on mail from `domain`: a digest that nobody
+/// without the key can know beforehand. It is the newest key's, so mail of before a rotation is known
+/// by its Message-ID alone.
+pub fn loop_mark(keys: &KeyRing, domain: &Domain) -> String {
+    let mac = keys.signature(&[LOOP_LABEL, domain.ascii().as_bytes()]);
+    BASE32_NOPAD.encode(&mac[..LOOP_BYTES]).to_ascii_lowercase()
 }
 
 fn is_domain(domain: &Domain, text: &str) -> bool {
@@ -264,6 +285,36 @@ mod tests {
             prop_assert_eq!(&json, &format!("\"{job}\""));
             prop_assert_eq!(serde_json::from_str::<JobId>(&json).unwrap(), job);
         }
+    }
+
+    #[test]
+    fn a_return_path_is_told_by_its_form() {
+        let domain = domain("inbox.example.com");
+        let word = "a".repeat(WORD_CHARS);
+        for local in ["bounce+x", "BOUNCE+", &format!("bounce-{word}")] {
+            assert!(is_return_path_form(&at(local, &domain)), "{local}");
+        }
+        for local in [
+            "bounce",
+            "bounce-team",
+            "bounces+x",
+            "boun\u{e7}+x",
+            "reply+x",
+            "b",
+        ] {
+            assert!(!is_return_path_form(&at(local, &domain)), "{local}");
+        }
+    }
+
+    #[test]
+    fn a_loop_mark_is_its_keys_and_its_domains() {
+        let (keys, here) = (ring(&[(1, OLD)]), domain("inbox.example.com"));
+        let mark = loop_mark(&keys, &here);
+        assert_eq!(mark.len(), LOOP_BYTES * 8 / 5);
+        assert!(mark.bytes().all(|b| b.is_ascii_alphanumeric()));
+        assert_ne!(mark, loop_mark(&ring(&[(1, NEW)]), &here));
+        assert_ne!(mark, loop_mark(&keys, &domain("inbox.example.org")));
+        assert_eq!(mark, loop_mark(&keys, &domain("INBOX.example.com")));
     }
 
     #[test]
