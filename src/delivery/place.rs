@@ -52,7 +52,7 @@ impl Place<'_> {
     pub(super) fn find(&self, mail: &Reading, now: Timestamp) -> Result<Placed, String> {
         let claims = match &self.delivery.recipient.target {
             Target::Thread(claims) => Some(claims),
-            Target::Mailbox(_) => None,
+            Target::Mailbox(_) | Target::Return(_) => None,
         };
         let made = self.made();
         // A thread this very mail began has no past.
@@ -94,7 +94,7 @@ impl Place<'_> {
         };
         let named = match &recipient.target {
             Target::Mailbox(name) => Some(name.as_str()),
-            Target::Thread(_) => None,
+            Target::Thread(_) | Target::Return(_) => None,
         };
         sort(&self.route.policy.rules, &facts, named, past)
     }

@@ -397,10 +397,10 @@ fn summary(delivery: &Delivery) -> Value {
     let recipient = &delivery.recipient;
     let to = match &recipient.target {
         Target::Mailbox(_) => recipient.address.to_string(),
-        Target::Thread(_) => format!("…@{}", recipient.address.domain()),
+        Target::Thread(_) | Target::Return(_) => format!("…@{}", recipient.address.domain()),
     };
     let thread = match &recipient.target {
-        Target::Mailbox(_) => None,
+        Target::Mailbox(_) | Target::Return(_) => None,
         Target::Thread(claims) => Some(claims.thread_id.clone().unwrap_or_else(|| {
             // The key is the thread's own: the id itself where the thread's id is a UUID.
             claims.thread.as_uuid_text()

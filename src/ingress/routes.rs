@@ -10,6 +10,7 @@ use crate::auth::{Decision, Policy, identity};
 use crate::clock::Timestamp;
 use crate::mail::address::{Address, AddressError, Domain};
 use crate::mail::envelope::{Recipient, Target};
+use crate::mail::outgoing::{is_return_path_form, job_of_return_path};
 use crate::mail::token::{Claims, KeyRing, ThreadKey, TokenError};
 use crate::mail::verdict::Verdict;
 use crate::store::{RecordError, Store};
@@ -87,7 +88,8 @@ impl Routes {
         self.list.iter().find(|route| route.name == name)
     }
 
-    /// What mail for `address` is: a thread's, by its verified token, or a mailbox's. `store` knows
+    /// What mail for `address` is: a thread's, by its verified token, one about a mail we sent, by its
+    /// verified return path, or a mailbox's. `store` knows
     /// the tokens that were revoked and those whose letters lost their case on the way.
     ///
     /// # Errors
@@ -128,6 +130,10 @@ impl Routes {
     ) -> Decision {
         // The default route is asked for what is recipient to none: nothing that was made here is.
         let route = self.by_name(&recipient.route).unwrap_or(&self.list[0]);
+        // Whoever reports on a mail vouches for nothing, and whatever else comes there is not posted.
+        if matches!(recipient.target, Target::Return(_)) {
+            return Decision::Accept;
+        }
         let has_token = matches!(recipient.target, Target::Thread(_));
         let takes_part =
             author.is_some_and(|author| route.takes_part(store, &recipient.target, author));
@@ -151,6 +157,13 @@ impl Routes {
         };
         if postmaster {
             return Ok((route, Target::Mailbox(route.postmaster.clone())));
+        }
+        if is_return_path_form(address) {
+            let job = job_of_return_path(&route.keys, address.domain(), address);
+            return match job {
+                Some(job) => Ok((route, Target::Return(job))),
+                None => Err(Unroutable::Forged),
+            };
         }
         let target = match route.keys.verify(address, now) {
             Ok(claims) => Target::Thread(unrevoked(store, claims)?),
@@ -284,6 +297,7 @@ fn alive(store: &Store) -> Result<(), Unroutable> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::outgoing::{JobId, return_path};
 
     fn domain(text: &str) -> Domain {
         Domain::parse(text).unwrap()
@@ -335,6 +349,43 @@ mod tests {
         let twice = vec![route("a", &["x.example"]), route("b", &["X.example"])];
         let at = domain("x.example");
         assert_eq!(error(twice), Some(RoutesError::DomainTwice(at)));
+    }
+
+    #[test]
+    fn a_return_path_is_ours_or_forged() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = crate::store::Settings::new(folder.path().to_owned());
+        let store = Store::open(settings, Timestamp::default()).unwrap();
+        let mut catching = route("a", &["in.example.com"]);
+        catching.catch_all = Some("general".to_owned());
+        let built = routes(vec![catching, route("b", &["b.example.com"])]).unwrap();
+        let target = |text: &str| {
+            let address = Address::parse(text).unwrap();
+            let found = built.recipient(&store, address, Timestamp::default());
+            found.map(|recipient| recipient.target)
+        };
+        let job = JobId([9; 16]);
+        let keys = &built.by_name("a").unwrap().keys;
+        let path = return_path(keys, &domain("in.example.com"), job).unwrap();
+        let (local, path) = (path.local().to_owned(), path.to_string());
+        let dashed = path.replacen('+', "-", 1);
+        for ours in [&path, &path.to_uppercase(), &dashed] {
+            assert_eq!(target(ours), Ok(Target::Return(job)), "{ours}");
+        }
+        let last = if path.contains("a@") { "b@" } else { "a@" };
+        let at = local.len() - 1;
+        for forged in [
+            format!("{}{last}in.example.com", &local[..at]),
+            format!("{local}@b.example.com"),
+            "bounce+x@in.example.com".to_owned(),
+            "bounce+@in.example.com".to_owned(),
+        ] {
+            assert_eq!(target(&forged), Err(Unroutable::Forged), "{forged}");
+        }
+        let mailbox = Target::Mailbox("general".to_owned());
+        for other in ["bounce@in.example.com", "bounce-team@in.example.com"] {
+            assert_eq!(target(other), Ok(mailbox.clone()), "{other}");
+        }
     }
 
     #[test]

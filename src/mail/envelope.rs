@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;
+use super::outgoing::JobId;
 use super::token::Claims;
 use super::verdict::Verdict;
 use crate::clock::Timestamp;
@@ -81,6 +82,8 @@ pub enum Target {
     Mailbox(String),
     /// A verified token: the thread is known.
     Thread(Claims),
+    /// A verified return path: a mail of ours came back, or something is said of it.
+    Return(JobId),
 }
 
 /// The peer that handed a mail in.
@@ -116,6 +119,21 @@ pub enum Door {
 mod tests {
     use super::*;
     use crate::mail::verdict::Outcome;
+
+    #[test]
+    fn what_an_address_stands_for_keeps_its_form_on_disk() {
+        let returned = Target::Return(JobId([7; 16]));
+        for (target, text) in [
+            (Target::Mailbox("fans".to_owned()), r#"{"mailbox":"fans"}"#),
+            (
+                returned,
+                r#"{"return":"07070707-0707-0707-0707-070707070707"}"#,
+            ),
+        ] {
+            assert_eq!(serde_json::to_string(&target).unwrap(), text);
+            assert_eq!(serde_json::from_str::<Target>(text).unwrap(), target);
+        }
+    }
 
     #[test]
     fn a_record_without_a_verdict_is_read_as_before() {

@@ -31,6 +31,9 @@ impl Fingerprint {
         // A count before each list and a zero behind each word, so that no two mails feed the same.
         match &recipient.target {
             Target::Mailbox(_) => add_all(&mut hash, [recipient.address.folded()]),
+            Target::Return(job) => {
+                add_all(&mut hash, [recipient.route.clone(), format!("job {job}")]);
+            }
             Target::Thread(claims) => {
                 add_all(
                     &mut hash,

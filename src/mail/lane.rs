@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::envelope::{Envelope, Recipient, Target};
 
-/// The name of a line: that of a token's thread, or that of a sender to a route's mailboxes. It is a
+/// The name of a line: that of a token's thread, that of a mail of ours that came back, or that of a
+/// sender to a route's mailboxes. It is a
 /// hash, so that a long address costs no more than a short one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LaneKey(pub u128);
@@ -23,6 +24,10 @@ impl LaneKey {
             Target::Thread(claims) => {
                 hash.update(b"\0thread\0");
                 hash.update(claims.thread.0);
+            }
+            Target::Return(job) => {
+                hash.update(b"\0return\0");
+                hash.update(job.0);
             }
             Target::Mailbox(_) => {
                 hash.update(b"\0sender\0");

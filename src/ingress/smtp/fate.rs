@@ -30,7 +30,7 @@ pub(super) fn received(id: MailId, envelope: &Envelope, bytes: usize, peer: &Pee
         .iter()
         .take(NAMED_MAX)
         .map(|recipient| match &recipient.target {
-            Target::Thread(_) => masked(&recipient.address, true),
+            Target::Thread(_) | Target::Return(_) => masked(&recipient.address, true),
             Target::Mailbox(_) => masked(&recipient.address, false),
         })
         .collect();

@@ -45,7 +45,7 @@ async fn a_mail_to_a_token_is_stored_with_its_envelope() {
     );
     match &recipient.target {
         Target::Thread(claims) => assert_eq!(claims.thread, ThreadKey::of(THREAD)),
-        Target::Mailbox(name) => panic!("mailbox {name}"),
+        other => panic!("{other:?}"),
     }
     assert_eq!(house.mail(0), STORED);
     assert_eq!(house.metric("mails_total{protocol=\"smtp\"}"), 1);
@@ -95,6 +95,7 @@ async fn every_recipient_hears_what_it_is() {
         .map(|delivery| match delivery.recipient.target {
             Target::Mailbox(name) => name,
             Target::Thread(_) => "thread".to_owned(),
+            Target::Return(job) => job.to_string(),
         })
         .collect();
     assert_eq!(targets, ["thread", "fans", "general"]);
@@ -183,7 +184,7 @@ async fn the_store_knows_what_arithmetic_cannot() {
     client.hears("250 ").await;
     match &house.deliveries()[0].recipient.target {
         Target::Thread(claims) => assert_eq!(claims.thread_id.as_deref(), Some("thread-7")),
-        Target::Mailbox(name) => panic!("mailbox {name}"),
+        other => panic!("{other:?}"),
     }
     house.end().await;
 }
