@@ -23,6 +23,7 @@ use crate::delivery::sorting::{Past, sort};
 use crate::mail::address::Address;
 use crate::mail::kind::{self, Context, Kind, ReversePath};
 use crate::mail::mailbox;
+use crate::mail::outgoing::{is_return_path_form, job_of_return_path, loop_mark};
 use crate::mail::reply::{self, Reply};
 use crate::mail::subject::Subject;
 use crate::mail::thread::{self, Candidate, Decision, Facts, Reason};
@@ -110,7 +111,7 @@ enum Led {
     Mailbox,
     /// To the thread of its token.
     Thread(Claims),
-    /// It would be refused, for this reason.
+    /// To no thread, for this reason: but for a bounce address it would be refused.
     Refused(&'static str),
 }
 
@@ -125,7 +126,9 @@ impl Case<'_> {
         let route = self.route(rcpt.as_ref());
         let led = self.led(route, rcpt.as_ref())?;
         let is_from_nobody = matches!(from, Some(None));
+        let mark = loop_mark(&key_ring(route)?, &route.domains[0]);
         let context = Context {
+            loop_mark: Some(&mark),
             sender: from.map_or(ReversePath::Unknown, |from| from.as_ref().into()),
             message_id_domains: &route.domains,
             ..Context::UNKNOWN
@@ -218,6 +221,11 @@ impl Case<'_> {
             return Ok(Led::Refused("foreign_domain"));
         }
         let keys = key_ring(route)?;
+        if is_return_path_form(rcpt) {
+            let job = job_of_return_path(&keys, rcpt.domain(), rcpt);
+            let reason = job.map_or("return_path_forged", |_| "return_path");
+            return Ok(Led::Refused(reason));
+        }
         Ok(match keys.verify(rcpt, self.now) {
             Ok(claims) if self.is_revoked(claims.digest) => Led::Refused("token_revoked"),
             Ok(claims) => Led::Thread(claims),

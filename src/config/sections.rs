@@ -266,6 +266,7 @@ fn delivery(
             max_age: section.duration("age_max", retry.max_age, ages),
         },
         subject_window: store.subject_window,
+        suppress_for: defaults.suppress_for,
         grace: defaults.grace.min(stop_max),
     };
     section.end();

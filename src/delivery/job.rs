@@ -24,6 +24,7 @@ use super::place::{Place, Placed};
 use super::policy::{Action, Kinds, Ruling};
 use super::reading::Reading;
 use super::route::Route;
+use super::telling::Telling;
 use super::worker::WorkerSettings;
 use crate::auth::{Decision, Hold};
 use crate::mail::fingerprint::Fingerprint;
@@ -40,6 +41,7 @@ pub(super) struct Jobs {
     pub(super) metrics: Arc<Metrics>,
     retry: retry::Settings,
     subject_window: Duration,
+    pub(super) suppress_for: Duration,
     locks: Arc<Locks>,
     breaker: Breaker,
     objects: Option<Objects>,
@@ -86,6 +88,7 @@ impl Jobs {
             metrics,
             retry: settings.retry,
             subject_window: settings.subject_window,
+            suppress_for: settings.suppress_for,
             locks: Arc::default(),
             breaker: Breaker::default(),
             objects,
@@ -168,6 +171,13 @@ impl Jobs {
 
     async fn park(&self, delivery: &Delivery, reason: String) -> Fate {
         let route = delivery.recipient.route.as_str();
+        let known = self.routes.get(self.line_of(route));
+        let now = clock::now();
+        let telling = Telling {
+            delivery,
+            domains: known.map_or(&[], |route| &route.message_id_domains),
+            at: now,
+        };
         let fact = Fact::Settled {
             delivery: delivery.id,
             outcome: Outcome::Parked {
@@ -175,9 +185,9 @@ impl Jobs {
             },
             // A copy of a parked mail is no duplicate: nobody has read it yet.
             fingerprint: None,
-            at: clock::now(),
+            at: now,
         };
-        match self.store.record(vec![fact]).await {
+        match self.store.record(vec![telling.parked(&reason), fact]).await {
             Ok(()) => {
                 self.metrics.fate(route, "parked");
                 warn!(delivery = %delivery.id, route, reason, "parked");
@@ -191,7 +201,7 @@ impl Jobs {
 
 /// Why an attempt does not reach its end.
 #[derive(Debug)]
-enum Stop {
+pub(super) enum Stop {
     /// A person must look.
     Park(String),
     /// Something passes.
@@ -211,10 +221,10 @@ impl From<RecordError> for Stop {
     }
 }
 
-struct Attempt<'a> {
-    jobs: &'a Jobs,
-    route: &'a Route,
-    delivery: &'a Delivery,
+pub(super) struct Attempt<'a> {
+    pub(super) jobs: &'a Jobs,
+    pub(super) route: &'a Route,
+    pub(super) delivery: &'a Delivery,
     verdict: Verdict,
     heard: Heard,
 }
@@ -222,6 +232,9 @@ struct Attempt<'a> {
 impl<'a> Attempt<'a> {
     async fn steps(&mut self) -> Result<(), Stop> {
         let mut mail = self.read().await?;
+        if self.returned(&mail).await? {
+            return Ok(());
+        }
         let print = mail.fingerprint;
         // Two copies of one mail may lie in two lanes.
         let _copy = self
@@ -270,7 +283,7 @@ impl<'a> Attempt<'a> {
             }
         };
         self.patch(&mail, &found, &thread).await?;
-        self.delivered(&mail, &placed, thread, posted).await
+        self.delivered(&mail, &found, (thread, posted)).await
     }
 
     /// Lets a mail on, if its route takes mail by such authors or a person has let it pass.
@@ -294,10 +307,19 @@ impl<'a> Attempt<'a> {
         let delivery = self.delivery.clone();
         let route = self.route.clone();
         let objects = self.jobs.objects.clone();
+        let (verdict, subject_window) = (self.verdict.clone(), self.jobs.subject_window);
         let read = task::spawn_blocking(move || {
             let bytes = store.mail_bytes(delivery.id.mail)?;
             let bounds = objects.as_ref().map(Objects::bounds);
-            Ok(Reading::of(&bytes, &delivery, &route, bounds))
+            let place = Place {
+                store: &store,
+                route: &route,
+                delivery: &delivery,
+                verdict: &verdict,
+                subject_window,
+            };
+            let known = |mail: &Reading| store.said(&place.thread(mail, clock::now())?, true);
+            Ok(Reading::of(&bytes, (&delivery, &route), bounds, known))
         });
         match read.await {
             Ok(Ok(reading)) => Ok(reading),
@@ -336,12 +358,12 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    async fn turn(&self, name: String) -> Turn {
+    pub(super) async fn turn(&self, name: String) -> Turn {
         self.jobs.locks.lock(name).await
     }
 
     /// A person sent it back from where it was parked.
-    fn is_approved(&self) -> bool {
+    pub(super) fn is_approved(&self) -> bool {
         self.delivery.steps.contains(&Step::Approved)
     }
 
@@ -405,7 +427,9 @@ impl<'a> Attempt<'a> {
             thread_id: thread.clone(),
         };
         let delivery = self.delivery.id;
-        self.record(vec![Fact::Advanced { delivery, step }]).await?;
+        let told = self.telling().thread_created(mail, found, &thread);
+        let step = Fact::Advanced { delivery, step };
+        self.record(vec![told, step]).await?;
         Ok(thread)
     }
 
@@ -424,7 +448,11 @@ impl<'a> Attempt<'a> {
             thread_id: thread.to_owned(),
             message_id: message.clone(),
         };
-        let mut facts = placed.facts(&self.place(), mail, thread, clock::now());
+        let told = self
+            .telling()
+            .message_created(mail, found, (thread, &message));
+        let mut facts = vec![told];
+        facts.extend(placed.facts(&self.place(), mail, thread, clock::now()));
         let delivery = self.delivery.id;
         facts.push(Fact::Advanced { delivery, step });
         self.record(facts).await?;
@@ -441,11 +469,13 @@ impl<'a> Attempt<'a> {
     async fn delivered(
         &self,
         mail: &Reading,
-        placed: &Placed,
-        thread_id: String,
-        message_id: String,
+        found: &Found<'_>,
+        (thread_id, message_id): (String, String),
     ) -> Result<(), Stop> {
         let now = clock::now();
+        let told = self
+            .telling()
+            .delivered(mail, found, (&thread_id, &message_id));
         let (thread, message) = (thread_id.clone(), message_id.clone());
         let fact = Fact::Settled {
             delivery: self.delivery.id,
@@ -456,40 +486,60 @@ impl<'a> Attempt<'a> {
             fingerprint: Some(mail.fingerprint),
             at: now,
         };
-        self.record(vec![fact]).await?;
+        self.record(vec![told, fact]).await?;
         let route = self.route.name.as_str();
         let wait = now.since(self.delivery.envelope.received_at);
         self.jobs.metrics.fate(route, "delivered");
         self.jobs.metrics.delivered_after(wait);
         info!(
             delivery = %self.delivery.id, route, thread, message_id = message,
-            kind = mail.kind.name(), matched = placed.reason, mailbox = placed.sorted.mailbox,
-            priority = placed.sorted.priority.name(),
-            sorted_by = placed.sorted.rule.as_deref().unwrap_or_default(), "delivered"
+            kind = mail.kind.name(), matched = found.reason, mailbox = found.sorted.mailbox,
+            priority = found.sorted.priority.name(),
+            sorted_by = found.sorted.rule.as_deref().unwrap_or_default(), "delivered"
         );
         Ok(())
     }
 
     async fn drop_by(&self, rule: &str, mail: &Reading) -> Result<(), Stop> {
-        let fact = Fact::Settled {
+        self.drop_with(rule, mail, Vec::new()).await
+    }
+
+    /// Drops a mail, and records what was learnt from it in the same call.
+    pub(super) async fn drop_with(
+        &self,
+        rule: &str,
+        mail: &Reading,
+        mut facts: Vec<Fact>,
+    ) -> Result<(), Stop> {
+        facts.push(self.telling().dropped(mail, rule));
+        facts.push(Fact::Settled {
             delivery: self.delivery.id,
             outcome: Outcome::Dropped {
                 rule: rule.to_owned(),
             },
             fingerprint: None,
             at: clock::now(),
-        };
-        self.record(vec![fact]).await?;
+        });
+        self.record(facts).await?;
         let route = self.route.name.as_str();
         self.jobs.metrics.fate(route, "dropped");
-        info!(
-            delivery = %self.delivery.id, route, rule, kind = mail.kind.name(), because = mail.kind_rule,
-            "dropped"
-        );
+        let kind = mail.kind.name();
+        // Why it is of its kind says why it was dropped only if its kind is what it was dropped for.
+        let because = (rule == kind).then_some(mail.kind_rule);
+        info!(delivery = %self.delivery.id, route, rule, kind, because, "dropped");
         Ok(())
     }
 
-    async fn record(&self, facts: Vec<Fact>) -> Result<(), Stop> {
+    /// The events of this delivery, as of now.
+    pub(super) fn telling(&self) -> Telling<'_> {
+        Telling {
+            delivery: self.delivery,
+            domains: &self.route.message_id_domains,
+            at: clock::now(),
+        }
+    }
+
+    pub(super) async fn record(&self, facts: Vec<Fact>) -> Result<(), Stop> {
         Ok(self.jobs.store.record(facts).await?)
     }
 

@@ -167,6 +167,7 @@ mod tests {
             kind: Kind::Person,
             kind_rule: "nothing_says_machine",
             ruling: Ruling::Post(Kind::Person),
+            report: None,
             author: None,
             sender_email: "ann@example.com".into(),
             sender_name: None,

@@ -15,6 +15,8 @@ pub mod metrics;
 mod place;
 pub mod policy;
 pub mod reading;
+mod returned;
 pub mod route;
 pub mod sorting;
+mod telling;
 pub mod worker;

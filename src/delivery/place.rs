@@ -15,14 +15,18 @@ use crate::clock::Timestamp;
 use crate::mail::address::Address;
 use crate::mail::envelope::Target;
 use crate::mail::mailbox;
+use crate::mail::outgoing::job_of_message_id;
 use crate::mail::thread::{Candidate, Decision, Facts, Reason, decide};
 use crate::mail::token::{Claims, ThreadKey};
 use crate::mail::verdict::{Source, Verdict};
-use crate::store::{Delivery, Fact, Mapping, Step, Store};
+use crate::store::{Delivery, Fact, Mapping, Said, Step, Store};
 
 /// Of a thread's Message-IDs so many are remembered, the newest: a References field of more helps
 /// no mail program.
 const REFERENCES_MAX: usize = 32;
+
+/// Bytes of a name that are remembered.
+const NAME_BYTES_MAX: usize = 256;
 
 /// What a thread is looked for with.
 pub(super) struct Place<'a> {
@@ -48,12 +52,25 @@ pub(super) struct Placed {
 }
 
 impl Place<'_> {
-    /// Finds the thread, or says why a person must.
-    pub(super) fn find(&self, mail: &Reading, now: Timestamp) -> Result<Placed, String> {
-        let claims = match &self.delivery.recipient.target {
+    /// The thread that a mail is in already, whose words need not be cut out yet.
+    pub(super) fn thread(&self, mail: &Reading, now: Timestamp) -> Option<String> {
+        let found = self.made().map_or_else(
+            || self.decided(mail, self.claims(), now).ok(),
+            |made| Some((Some(made), Reason::None)),
+        );
+        found?.0
+    }
+
+    fn claims(&self) -> Option<&Claims> {
+        match &self.delivery.recipient.target {
             Target::Thread(claims) => Some(claims),
             Target::Mailbox(_) | Target::Return(_) => None,
-        };
+        }
+    }
+
+    /// Finds the thread, or says why a person must.
+    pub(super) fn find(&self, mail: &Reading, now: Timestamp) -> Result<Placed, String> {
+        let claims = self.claims();
         let made = self.made();
         // A thread this very mail began has no past.
         let is_begun = made.is_some();
@@ -165,6 +182,7 @@ impl Place<'_> {
         let mut found = Vec::new();
         for (id, reason) in &mail.lookups {
             let Some((mapping, sent_by_us)) = self.store.thread_by_message_id(id) else {
+                found.extend(self.of_job(id, *reason));
                 continue;
             };
             let reason = if sent_by_us {
@@ -183,6 +201,25 @@ impl Place<'_> {
             found.extend(mapping.and_then(|m| self.of_mapping(m, Reason::Subject)));
         }
         found
+    }
+
+    /// A Message-ID whose link is forgotten tells its job by itself, if we made it.
+    fn of_job(&self, id: &str, reason: Reason) -> Option<Candidate> {
+        let mut domains = self.route.message_id_domains.iter();
+        let job = domains.find_map(|domain| job_of_message_id(&self.route.keys, domain, id))?;
+        let job = self.store.job(job)?.job;
+        let thread_id = job.thread_id.filter(|_| job.route == self.route.name)?;
+        let mapping = self.mapping(ThreadKey::of(&thread_id));
+        let (participant, changed_at) = match mapping {
+            Some(mapping) => (mapping.participant, mapping.changed_at),
+            None => (None, job.made_at),
+        };
+        Some(Candidate {
+            thread_id,
+            participant: participant.or(Some(job.recipient)),
+            changed_at,
+            reason,
+        })
     }
 
     fn of_mapping(&self, mapping: Mapping, reason: Reason) -> Option<Candidate> {
@@ -279,6 +316,12 @@ impl Placed {
         }
         facts.push(Fact::Mapped(mapping));
         facts.extend(Self::minted(place, thread));
+        if mail.kind.is_person() {
+            facts.push(Fact::Spoken {
+                thread_id: thread.to_owned(),
+                said: said(mail, place.delivery.envelope.received_at),
+            });
+        }
         facts
     }
 
@@ -294,5 +337,19 @@ impl Placed {
             thread_id: thread.to_owned(),
             at: claims.issued_at,
         })
+    }
+}
+
+/// The words of a mail, as they are shown below the next one we send.
+fn said(mail: &Reading, at: Timestamp) -> Said {
+    let cut = |text: &str, most| text[..text.floor_char_boundary(most)].to_owned();
+    Said {
+        by_us: false,
+        name: mail
+            .sender_name
+            .as_deref()
+            .map(|name| cut(name, NAME_BYTES_MAX)),
+        at,
+        text: cut(&mail.body, Said::TEXT_BYTES_MAX),
     }
 }

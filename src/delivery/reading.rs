@@ -8,6 +8,7 @@ use super::attachments::Files;
 use super::policy::Ruling;
 use super::route::Route;
 use crate::mail::address::Address;
+use crate::mail::dsn::Report;
 use crate::mail::fingerprint::Fingerprint;
 use crate::mail::kind::{Context, Kind, classify};
 use crate::mail::reply;
@@ -15,7 +16,7 @@ use crate::mail::subject::Subject;
 use crate::mail::thread::{Reason, lookups};
 use crate::mail::view::View;
 use crate::objects::Bounds;
-use crate::store::Delivery;
+use crate::store::{Delivery, Said};
 
 /// What a mail says and is.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub struct Reading {
     pub kind_rule: &'static str,
     /// What becomes of it.
     pub ruling: Ruling,
+    /// What it reports on another mail, if it does.
+    pub report: Option<Report>,
     /// The one author in the header.
     pub author: Option<Address>,
     /// The author's address, else the envelope's sender, else what stands in `From`.
@@ -55,12 +58,13 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Reads a mail's bytes for one of its recipients.
+    /// Reads a mail's bytes for one of its recipients. `known` tells what we said last in the thread of
+    /// a mail whose words are not cut out yet: what it quotes of that is known again.
     pub(super) fn of(
         bytes: &Bytes,
-        delivery: &Delivery,
-        route: &Route,
+        (delivery, route): (&Delivery, &Route),
         bounds: Option<&Bounds>,
+        known: impl FnOnce(&Self) -> Option<Said>,
     ) -> Self {
         let view = View::parse(bytes);
         let sender = delivery.envelope.sender.as_ref();
@@ -70,15 +74,9 @@ impl Reading {
             message_id_domains: &route.message_id_domains,
             ..Context::UNKNOWN
         };
-        let (finding, _) = classify(&view, &context);
+        let (finding, report) = classify(&view, &context);
         let header = &view.header;
         let subject = header.subject.clone().unwrap_or_default();
-        let reply = reply::extract(&reply::Input {
-            text: view.text.as_deref(),
-            html: view.html.as_deref(),
-            subject: &subject,
-            ..reply::Input::default()
-        });
         let author = header.author().cloned();
         let from = header.from.first();
         let sender_email = author
@@ -87,7 +85,7 @@ impl Reading {
             .map(ToString::to_string)
             .or_else(|| from.map(|from| from.text.clone()))
             .unwrap_or_default();
-        Self {
+        let mut reading = Self {
             fingerprint: Fingerprint::of(&delivery.recipient, &view),
             kind: finding.kind,
             kind_rule: finding.rule,
@@ -103,10 +101,24 @@ impl Reading {
                 .into_iter()
                 .map(|(id, reason)| (id.to_owned(), reason))
                 .collect(),
-            body: reply.text,
-            body_html: reply.html,
-            quoted: Some(reply.quoted).filter(|quoted| !quoted.is_empty()),
+            report,
+            body: String::new(),
+            body_html: None,
+            quoted: None,
             files: Files::of(&view, bounds),
-        }
+        };
+        let known = known(&reading);
+        let known: Vec<&str> = known.iter().map(|said| said.text.as_str()).collect();
+        let reply = reply::extract(&reply::Input {
+            text: view.text.as_deref(),
+            html: view.html.as_deref(),
+            subject: &reading.subject,
+            known: &known,
+            ..reply::Input::default()
+        });
+        reading.body = reply.text;
+        reading.body_html = reply.html;
+        reading.quoted = Some(reply.quoted).filter(|quoted| !quoted.is_empty());
+        reading
     }
 }

@@ -39,6 +39,8 @@ pub struct WorkerSettings {
     pub retry: retry::Settings,
     /// A thread is found by sender and subject only if it changed so short a time ago.
     pub subject_window: Duration,
+    /// An address from which our mail came back for good stays on the list so long.
+    pub suppress_for: Duration,
     /// The longest wait for deliveries under way when the worker stops.
     pub grace: Duration,
 }
@@ -54,6 +56,7 @@ impl Default for WorkerSettings {
                 max_age: Duration::from_secs(5 * 86_400),
             },
             subject_window: Duration::from_secs(30 * 86_400),
+            suppress_for: Duration::from_secs(90 * 86_400),
             grace: Duration::from_secs(10),
         }
     }

@@ -45,6 +45,7 @@ use crate::http::{metrics, server};
 use crate::ingress::routes::{self, Routes};
 use crate::ingress::smtp as ingress;
 use crate::ingress::webhook::{self, Doors, Errands};
+use crate::mail::outgoing::loop_mark;
 use crate::objects::{Buckets, Objects};
 use crate::store::{Book, OpenError, Store};
 use crate::tls::{self, Certificates};
@@ -545,12 +546,13 @@ fn ingress_routes(config: &Config) -> Result<Routes, Failure> {
 fn delivery_routes(config: &Config) -> Result<Vec<delivery::route::Route>, Failure> {
     let mut list = Vec::new();
     for route in &config.routes {
+        let keys = Arc::new(key_ring(route)?);
         list.push(delivery::route::Route {
             name: route.name.clone(),
             api: delivery::api::Api::new(&route.api)
                 .map_err(|error| Failure::new(Exit::Config, error))?,
-            keys: Arc::new(key_ring(route)?),
-            loop_mark: None,
+            loop_mark: Some(loop_mark(&keys, &route.domains[0])),
+            keys,
             message_id_domains: route.domains.clone(),
             policy: route.policy.clone(),
             senders: route.senders,

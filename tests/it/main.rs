@@ -59,6 +59,8 @@ mod program;
 #[cfg(test)]
 mod reply;
 #[cfg(test)]
+mod returned;
+#[cfg(test)]
 mod store;
 #[cfg(test)]
 mod understanding;
