@@ -133,6 +133,16 @@ pub enum Hold {
 }
 
 impl Hold {
+    /// A short name, one of a few: `dmarc_reject`, `unverified`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BadFrom(_) => "bad_from",
+            Self::DmarcQuarantine => "dmarc_quarantine",
+            Self::DmarcReject => "dmarc_reject",
+            Self::Identity(identity) => identity.as_str(),
+        }
+    }
+
     /// The reason in words, for whoever releases it.
     pub fn reason(self) -> String {
         match self {

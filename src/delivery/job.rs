@@ -249,7 +249,7 @@ impl<'a> Attempt<'a> {
             Ruling::Hold(_) if self.is_approved() && Kinds::may(mail.kind, Action::PostTyped) => {
                 mail.kind
             }
-            Ruling::Hold(rule) => return Err(Stop::Park(format!("held by rule: {rule}"))),
+            Ruling::Hold(rule) => return Err(self.held(rule)),
         };
         let placed = self.place().find(&mail, clock::now());
         let placed = placed.map_err(Stop::Park)?;
@@ -258,7 +258,7 @@ impl<'a> Attempt<'a> {
         if self.is_loop(&mail, &placed) {
             // People write to lists: their words are not thrown away.
             if mail.kind == Kind::List {
-                return Err(Stop::Park(format!("held by rule: {LOOP_BREAKER}")));
+                return Err(self.held(LOOP_BREAKER));
             }
             return self.drop_by(LOOP_BREAKER, &mail).await;
         }
@@ -296,9 +296,20 @@ impl<'a> Attempt<'a> {
         }
         match self.route.senders.decide(&self.verdict, placed.identity) {
             Decision::Accept => Ok(()),
-            Decision::Hold(hold) => Err(Stop::Park(hold.reason())),
-            Decision::Refuse(refusal) => Err(Stop::Park(Hold::from(refusal).reason())),
+            Decision::Hold(hold) => Err(self.held_for(hold)),
+            Decision::Refuse(refusal) => Err(self.held_for(Hold::from(refusal))),
         }
+    }
+
+    fn held_for(&self, hold: Hold) -> Stop {
+        self.jobs.metrics.hold(&self.route.name, hold.name());
+        Stop::Park(hold.reason())
+    }
+
+    /// Held by a rule of this name.
+    pub(super) fn held(&self, rule: &'static str) -> Stop {
+        self.jobs.metrics.hold(&self.route.name, rule);
+        Stop::Park(format!("held by rule: {rule}"))
     }
 
     /// Bytes to meaning, off the async threads: a large mail takes a while.
@@ -490,6 +501,7 @@ impl<'a> Attempt<'a> {
         let route = self.route.name.as_str();
         let wait = now.since(self.delivery.envelope.received_at);
         self.jobs.metrics.fate(route, "delivered");
+        self.jobs.metrics.identity(route, found.identity);
         self.jobs.metrics.delivered_after(wait);
         info!(
             delivery = %self.delivery.id, route, thread, message_id = message,

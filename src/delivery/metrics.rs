@@ -14,6 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::answer::Answer;
+use crate::auth::Identity;
 
 /// Seconds from received to delivered: under a second when all is well, days after an outage.
 const BUCKETS: [f64; 12] = [
@@ -26,6 +27,8 @@ pub struct Metrics {
     fates: Family<FateLabels, Counter>,
     calls: Family<CallLabels, Counter>,
     attempts: Family<RouteLabels, Counter>,
+    identities: Family<IdentityLabels, Counter>,
+    holds: Family<HoldLabels, Counter>,
     paused: Family<RouteLabels, Gauge>,
     paused_routes: Mutex<BTreeSet<String>>,
     pub(super) in_flight: Gauge,
@@ -47,6 +50,18 @@ struct CallLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct IdentityLabels {
+    route: String,
+    identity: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HoldLabels {
+    route: String,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RouteLabels {
     route: String,
 }
@@ -58,6 +73,8 @@ impl Metrics {
             fates: Family::default(),
             calls: Family::default(),
             attempts: Family::default(),
+            identities: Family::default(),
+            holds: Family::default(),
             paused: Family::default(),
             paused_routes: Mutex::default(),
             in_flight: Gauge::default(),
@@ -76,6 +93,17 @@ impl Metrics {
             metrics.calls.clone(),
         );
         ours.register("attempts", "Attempts begun", metrics.attempts.clone());
+        ours.register(
+            "identity",
+            "Delivered mail by who wrote it: verified, token-holder, unverified",
+            metrics.identities.clone(),
+        );
+        // Not `held`, which is a gauge here.
+        ours.register(
+            "holds",
+            "Mail parked for what it is or who wrote it, by why",
+            metrics.holds.clone(),
+        );
         ours.register(
             "paused",
             "1 if the Messages API refuses the key and all mail of the route waits",
@@ -113,6 +141,23 @@ impl Metrics {
             fate: fate.to_owned(),
         };
         self.fates.get_or_create(&labels).inc();
+    }
+
+    pub(super) fn identity(&self, route: &str, identity: Identity) {
+        let labels = IdentityLabels {
+            route: route.to_owned(),
+            identity: identity.as_str(),
+        };
+        self.identities.get_or_create(&labels).inc();
+    }
+
+    /// `reason` is one of a few.
+    pub(super) fn hold(&self, route: &str, reason: &'static str) {
+        let labels = HoldLabels {
+            route: route.to_owned(),
+            reason,
+        };
+        self.holds.get_or_create(&labels).inc();
     }
 
     pub(super) fn call(&self, route: &str, call: &str, answer: &Answer) {

@@ -207,6 +207,7 @@ impl Attempt<'_> {
             if self.is_approved() {
                 return Ok(false);
             }
+            self.jobs.metrics.hold(&self.route.name, BOUNCE_ADDRESS);
             return Err(Stop::Park("a person wrote to a bounce address".to_owned()));
         }
         self.drop_with(BOUNCE_ADDRESS, mail, Vec::new()).await?;
@@ -254,7 +255,7 @@ impl Attempt<'_> {
             // What was noted is not noted again when a person sends it back here.
             Ruling::Hold(rule) => {
                 self.record(facts).await?;
-                Err(Stop::Park(format!("held by rule: {rule}")))
+                Err(self.held(rule))
             }
             Ruling::Post(kind) => self.drop_with(kind.name(), mail, facts).await,
         }

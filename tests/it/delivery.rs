@@ -262,6 +262,7 @@ async fn what_is_counted_is_told() {
         "postern_delivery_calls_total{route=\"default\",call=\"message\",answer=\"passing\"} 1",
         "postern_delivery_calls_total{route=\"default\",call=\"message\",answer=\"done\"} 1",
         "postern_delivery_attempts_total{route=\"default\"} 2",
+        "postern_delivery_identity_total{route=\"default\",identity=\"token-holder\"} 1",
         "postern_delivery_paused{route=\"default\"} 0",
     ] {
         assert!(text.contains(line), "{line} in {text}");

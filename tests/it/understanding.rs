@@ -97,6 +97,10 @@ async fn what_is_held_goes_on_when_a_person_says_so_but_a_bounce_never() {
     let mut reasons = bench.reasons();
     reasons.sort();
     assert_eq!(reasons, ["held by rule: auto_reply", "held by rule: loop"]);
+    let mut counted = String::new();
+    prometheus_client::encoding::text::encode(&mut counted, &bench.registry).unwrap();
+    let held = "postern_delivery_holds_total{route=\"default\",reason=\"auto_reply\"} 1";
+    assert!(counted.contains(held), "{counted}");
     for delivery in bench.store.parked(None, 9) {
         release(&bench, delivery.id).await;
     }
