@@ -14,11 +14,10 @@ use data_encoding::HEXLOWER;
 use tokio::task;
 use tracing::{error, info, warn};
 
-use super::answer::Answer;
 use super::breaker::Breaker;
 use super::gate::Heard;
 use super::locks::{Locks, Turn};
-use super::message::{self, Found};
+use super::message::Found;
 use super::metrics::Metrics;
 use super::place::{Place, Placed};
 use super::policy::{Action, Kinds, Ruling};
@@ -226,7 +225,7 @@ pub(super) struct Attempt<'a> {
     pub(super) route: &'a Route,
     pub(super) delivery: &'a Delivery,
     verdict: Verdict,
-    heard: Heard,
+    pub(super) heard: Heard,
 }
 
 impl<'a> Attempt<'a> {
@@ -396,7 +395,7 @@ impl<'a> Attempt<'a> {
         !begun.any(|step| *step != Step::Approved) && seen.is_some_and(|id| id != self.delivery.id)
     }
 
-    fn place(&self) -> Place<'_> {
+    pub(super) fn place(&self) -> Place<'_> {
         Place {
             store: &self.jobs.store,
             route: self.route,
@@ -418,63 +417,6 @@ impl<'a> Attempt<'a> {
                 } => Some((thread_id.clone(), message_id.clone())),
                 Step::ThreadMade { .. } | Step::Approved => None,
             })
-    }
-
-    /// The id of the thread: known, made in an earlier attempt, or made now.
-    async fn thread(
-        &mut self,
-        mail: &Reading,
-        found: &Found<'_>,
-        placed: &Placed,
-    ) -> Result<String, Stop> {
-        if let Some(thread) = &placed.thread {
-            return Ok(thread.clone());
-        }
-        let key = key_of(mail.fingerprint, "thread");
-        let body = message::thread(mail, found);
-        let answer = self.route.api.make_thread(&key, &body).await;
-        let thread = self.heard("thread", answer)?;
-        let step = Step::ThreadMade {
-            thread_id: thread.clone(),
-        };
-        let delivery = self.delivery.id;
-        let told = self.telling().thread_created(mail, found, &thread);
-        let step = Fact::Advanced { delivery, step };
-        self.record(vec![told, step]).await?;
-        Ok(thread)
-    }
-
-    async fn post(
-        &mut self,
-        mail: &Reading,
-        found: &Found<'_>,
-        placed: &Placed,
-        thread: &str,
-    ) -> Result<String, Stop> {
-        let key = key_of(mail.fingerprint, "message");
-        let body = message::message(mail, found);
-        let answer = self.route.api.add_message(thread, &key, &body).await;
-        let message = self.heard("message", answer)?;
-        let step = Step::MessagePosted {
-            thread_id: thread.to_owned(),
-            message_id: message.clone(),
-        };
-        let told = self
-            .telling()
-            .message_created(mail, found, (thread, &message));
-        let mut facts = vec![told];
-        facts.extend(placed.facts(&self.place(), mail, thread, clock::now()));
-        let delivery = self.delivery.id;
-        facts.push(Fact::Advanced { delivery, step });
-        self.record(facts).await?;
-        Ok(message)
-    }
-
-    async fn patch(&mut self, mail: &Reading, found: &Found<'_>, thread: &str) -> Result<(), Stop> {
-        let key = key_of(mail.fingerprint, "metadata");
-        let body = message::patch(mail, found);
-        let answer = self.route.api.patch_thread(thread, &key, &body).await;
-        self.heard("metadata", answer).map(drop)
     }
 
     async fn delivered(
@@ -554,28 +496,6 @@ impl<'a> Attempt<'a> {
     pub(super) async fn record(&self, facts: Vec<Fact>) -> Result<(), Stop> {
         Ok(self.jobs.store.record(facts).await?)
     }
-
-    /// The id in an answer, or why there is none.
-    fn heard(&mut self, call: &str, answer: Answer) -> Result<String, Stop> {
-        self.jobs.metrics.call(&self.route.name, call, &answer);
-        self.heard = match &answer {
-            Answer::Done { .. } | Answer::Final { .. } => Heard::Life,
-            Answer::Passing { .. } => Heard::Passing,
-            Answer::Unauthorized { .. } => Heard::Unauthorized,
-        };
-        match answer {
-            Answer::Done { id } => Ok(id),
-            Answer::Passing { reason, wish } => Err(Stop::Later(format!("{call}: {reason}"), wish)),
-            Answer::Unauthorized { reason } => Err(Stop::Unauthorized(format!("{call}: {reason}"))),
-            Answer::Final {
-                status: 404,
-                reason,
-            } if call != "thread" => Err(Stop::Park(format!(
-                "{call}: the Messages API does not know the thread: {reason}"
-            ))),
-            Answer::Final { reason, .. } => Err(Stop::Park(format!("{call}: {reason}"))),
-        }
-    }
 }
 
 /// The rule by which mail of machines that comes too often is not posted.
@@ -584,9 +504,4 @@ const LOOP_BREAKER: &str = "loop_breaker";
 /// Without randomness jobs that failed together come back together, which is bad but not wrong.
 fn random() -> u64 {
     getrandom::u64().unwrap_or_default()
-}
-
-/// The key of one call for one mail: made of what the mail is, not of when or how it came.
-fn key_of(print: Fingerprint, call: &str) -> String {
-    format!("{}-{call}", HEXLOWER.encode(&print.0))
 }

@@ -14,6 +14,7 @@ pub mod message;
 pub mod metrics;
 mod place;
 pub mod policy;
+mod posting;
 pub mod reading;
 mod returned;
 pub mod route;
