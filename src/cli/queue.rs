@@ -147,13 +147,16 @@ fn line(delivery: &Value, json: bool, out: &mut impl Write) -> Result<(), Failur
     }
     let text = |name: &str| delivery[name].as_str().unwrap_or("-").to_owned();
     let from = delivery["from"].as_str().unwrap_or("<>");
+    let tried = delivery["attempts"].as_u64();
+    let tried = tried.map(|times| format!("  tried {times}, next {}", text("dueAt")));
     let reason = delivery["reason"].as_str().map(|why| format!("  {why}"));
     let line = format!(
-        "{}  {}  {}  {from} -> {}{}",
+        "{}  {}  {}  {from} -> {}{}{}",
         text("id"),
         text("state"),
         text("receivedAt"),
         text("to"),
+        tried.unwrap_or_default(),
         reason.unwrap_or_default()
     );
     writeln!(out, "{}", plain(&line))?;

@@ -24,6 +24,7 @@ use super::policy::{Action, Kinds, Ruling};
 use super::reading::Reading;
 use super::route::Route;
 use super::telling::Telling;
+use super::waits::{Wait, Waits};
 use super::worker::WorkerSettings;
 use crate::auth::{Decision, Hold};
 use crate::mail::fingerprint::Fingerprint;
@@ -41,6 +42,7 @@ pub(super) struct Jobs {
     retry: retry::Settings,
     subject_window: Duration,
     pub(super) suppress_for: Duration,
+    pub(super) waits: Arc<Waits>,
     locks: Arc<Locks>,
     breaker: Breaker,
     objects: Option<Objects>,
@@ -88,6 +90,7 @@ impl Jobs {
             retry: settings.retry,
             subject_window: settings.subject_window,
             suppress_for: settings.suppress_for,
+            waits: Arc::default(),
             locks: Arc::default(),
             breaker: Breaker::default(),
             objects,
@@ -126,6 +129,9 @@ impl Jobs {
             None => Fate::Over,
             Some(stop) => self.stopped(&delivery, stop, attempts).await,
         };
+        if !matches!(fate, Fate::Later(_)) {
+            self.waits.forget(id);
+        }
         Ended { fate, heard }
     }
 
@@ -160,6 +166,13 @@ impl Jobs {
                 info!(
                     delivery = %delivery.id, route, attempts, again_in = ?after, reason, "deferred"
                 );
+                let due_at = clock::now().plus(after);
+                let wait = Wait {
+                    attempts,
+                    reason,
+                    due_at,
+                };
+                self.waits.put(delivery.id, wait);
                 Fate::Later(after)
             }
             retry::Next::Park { reason: why } => {

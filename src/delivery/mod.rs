@@ -20,4 +20,5 @@ mod returned;
 pub mod route;
 pub mod sorting;
 mod telling;
+pub mod waits;
 pub mod worker;

@@ -22,6 +22,7 @@ use super::job::{Ended, Fate, Jobs};
 use super::lanes::{Lanes, Offered};
 use super::metrics::Metrics;
 use super::route::Route;
+use super::waits::Waits;
 use crate::mail::lane::LaneKey;
 use crate::objects::Objects;
 use crate::retry;
@@ -177,6 +178,11 @@ impl Worker {
             set: JoinSet::new(),
             settings,
         }
+    }
+
+    /// Why deliveries wait that were tried before.
+    pub fn waits(&self) -> Arc<Waits> {
+        Arc::clone(&self.jobs.waits)
     }
 
     /// Delivers until `stop` is true or its sender is gone; then lets what is under way end within

@@ -35,6 +35,17 @@ const RECIPIENTS_MAX: usize = 100;
 /// A thread id has at most so many bytes: it must fit a path segment of the Messages API.
 const THREAD_BYTES_MAX: usize = 256;
 
+/// Why a delivery waits for its next attempt.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// How often it was tried.
+    pub attempts: u32,
+    /// What came of the last attempt.
+    pub reason: String,
+    /// When the next one is due.
+    pub due_at: Timestamp,
+}
+
 /// What the control socket works on.
 #[derive(Clone)]
 pub struct Control {
@@ -48,6 +59,12 @@ pub struct Control {
         reason = "one closure in one place needs no name"
     )]
     pub recipient: Arc<dyn Fn(&Address, Timestamp) -> Result<Recipient, String> + Send + Sync>,
+    /// Why a delivery waits that was tried before; nothing is known of it without a running worker.
+    #[expect(
+        clippy::type_complexity,
+        reason = "one closure in one place needs no name"
+    )]
+    pub waits: Arc<dyn Fn(DeliveryId) -> Option<Waiting> + Send + Sync>,
     /// Our name in the Received field of what is handed on.
     pub hostname: String,
     /// Our name in its Authentication-Results field.
@@ -117,14 +134,15 @@ async fn list(
     };
     let more = found.len() > limit;
     found.truncate(limit);
-    let shown: Vec<Value> = found.iter().map(summary).collect();
+    let shown = found.iter().map(|delivery| desk.summary(delivery));
+    let shown: Vec<Value> = shown.collect();
     Ok(listed(&shown, more))
 }
 
 async fn show(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Response, Fault> {
     let delivery = desk.find(&id)?;
     let envelope = &delivery.envelope;
-    let mut shown = summary(&delivery);
+    let mut shown = desk.summary(&delivery);
     shown["door"] = json!(envelope.peer.door);
     shown["peer"] = json!(envelope.peer.ip);
     shown["helo"] = json!(envelope.peer.helo);
@@ -355,6 +373,17 @@ async fn revoke(State(desk): State<Desk>, body: Bytes) -> Result<Response, Fault
 }
 
 impl Desk {
+    /// A delivery, and why it waits.
+    fn summary(&self, delivery: &Delivery) -> Value {
+        let mut shown = summary(delivery);
+        if let Some(waiting) = (self.control.waits)(delivery.id) {
+            shown["attempts"] = json!(waiting.attempts);
+            shown["reason"] = json!(waiting.reason);
+            shown["dueAt"] = json!(waiting.due_at.to_rfc3339());
+        }
+        shown
+    }
+
     fn find(&self, id: &str) -> Result<Delivery, Fault> {
         let found = self.control.store.delivery(delivery_id(id)?);
         found.ok_or_else(|| Fault::absent("delivery"))

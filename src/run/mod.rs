@@ -33,7 +33,7 @@ use crate::config::{Config, LogFormat, Problem, Route, Secret};
 use crate::delivery;
 use crate::events::{self, Sink, Subscriber, SubscriberSettings};
 use crate::http::admin::Admin;
-use crate::http::control::{self, Control, SOCKET, TokenRoute};
+use crate::http::control::{self, Control, SOCKET, TokenRoute, Waiting};
 use crate::http::health::Health;
 use crate::http::keys::Keys;
 use crate::http::messages::Embedded;
@@ -122,6 +122,7 @@ pub fn control(config: &Config, store: &Store) -> Result<Control, Failure> {
             let meant = routes.recipient(&knows, address.clone(), now);
             meant.map_err(|error| error.to_string())
         }),
+        waits: Arc::new(|_| None),
         hostname: config.hostname.ascii(),
         authserv_id: config.auth.authserv_id.clone(),
         mail_bytes_max: usize::try_from(config.ingress.session.mail_bytes_max)
@@ -200,8 +201,19 @@ impl House {
             certificates: Some(Arc::clone(&certificates)),
             metrics: ingress_metrics,
         };
+        let waits = worker.waits();
+        let desk = Control {
+            waits: Arc::new(move |id| {
+                waits.of(id).map(|wait| Waiting {
+                    attempts: wait.attempts,
+                    reason: wait.reason,
+                    due_at: wait.due_at,
+                })
+            }),
+            ..control(config, &store)?
+        };
         Ok(Self {
-            control: control::router(control(config, &store)?),
+            control: control::router(desk),
             ingress: ingress::Server::bind(config.ingress.clone(), parts)
                 .map_err(|error| Failure::new(Exit::Unavailable, error))?,
             app: router::router(app),

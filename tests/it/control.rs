@@ -54,6 +54,7 @@ impl Desk {
                 format: Format::V2,
             }]),
             recipient: Arc::new(recipient),
+            waits: Arc::new(|_| None),
             hostname: "mx.example.com".to_owned(),
             authserv_id: "mx.example.com".to_owned(),
             mail_bytes_max: 1_000_000,
