@@ -1,5 +1,5 @@
 //! Owns the one decision what comes after an attempt that did not succeed: another, and when, or a
-//! person.
+//! person; for mail that came in, and for mail that goes out.
 //!
 //! Does not wait, draws no random number and knows neither mail nor HTTP.
 
@@ -92,6 +92,48 @@ pub fn next(
     Next::Again {
         after: after.clamp(WAIT_MIN, longest).min(left),
     }
+}
+
+/// How long to go on with a mail that goes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// The wait after the first attempt; it doubles with each.
+    pub wait_first: Duration,
+    /// The wait stops to double there.
+    pub wait_max: Duration,
+    /// Attempts after the first one at most; `None` leaves it to the age alone.
+    pub again_max: Option<u32>,
+}
+
+impl Patience {
+    /// The longest wait there is, its random part included.
+    pub fn longest(&self) -> Duration {
+        let longest = self.wait_max.max(self.wait_first).max(WAIT_MIN);
+        longest + longest / 10
+    }
+}
+
+/// How long after an attempt to send a mail that did not succeed the next one is made, or `None` if it
+/// is given up.
+///
+/// `attempts` counts those made, this one included; `left` is what the mail has until it is given up;
+/// `random` is any number, drawn anew each time. The wait is `wait_first` doubled with each attempt, up to
+/// `wait_max`, and up to a tenth longer. The last attempt is made when nothing is left.
+pub fn outgoing(
+    patience: &Patience,
+    attempts: u32,
+    left: Duration,
+    random: u64,
+) -> Option<Duration> {
+    let is_last = patience.again_max.is_some_and(|most| attempts > most);
+    if is_last || left < WAIT_MIN {
+        return None;
+    }
+    let shortest = patience.wait_first.max(WAIT_MIN);
+    let doublings = attempts.saturating_sub(1).min(DOUBLINGS_MAX - 1);
+    let whole = shortest.saturating_mul(1 << doublings);
+    let whole = whole.min(patience.wait_max.max(shortest));
+    Some((whole + part(whole / 10, random)).min(left))
 }
 
 /// A part of `span`, from none to all of it, as `random` is small or large.
@@ -206,7 +248,60 @@ mod tests {
         assert_eq!(next(&SETTINGS, outcome, 1, YOUNG, 0), Next::Park { reason });
     }
 
+    const PATIENCE: Patience = Patience {
+        wait_first: Duration::from_secs(1),
+        wait_max: Duration::from_secs(3_600),
+        again_max: None,
+    };
+    const DAYS: Duration = Duration::from_secs(3 * 86_400);
+
+    #[test]
+    fn outgoing_mail_waits_a_second_then_two_then_four_up_to_an_hour() {
+        for (attempts, secs) in [(1, 1), (2, 2), (3, 4), (4, 8), (12, 2_048), (13, 3_600)] {
+            let whole = Duration::from_secs(secs);
+            assert_eq!(outgoing(&PATIENCE, attempts, DAYS, 0), Some(whole));
+            let most = outgoing(&PATIENCE, attempts, DAYS, u64::MAX).unwrap();
+            assert!(most > whole && most <= whole + whole / 10, "{most:?}");
+        }
+        assert_eq!(
+            outgoing(&PATIENCE, u32::MAX, DAYS, 0),
+            Some(Duration::from_secs(3_600))
+        );
+    }
+
+    #[test]
+    fn outgoing_mail_is_given_up_by_age_or_by_count() {
+        let short = Duration::from_secs(5);
+        assert_eq!(outgoing(&PATIENCE, 9, short, 0), Some(short));
+        assert_eq!(outgoing(&PATIENCE, 1, Duration::ZERO, 0), None);
+        let classic = Patience {
+            again_max: Some(3),
+            ..PATIENCE
+        };
+        let waits: Vec<_> = (1..9)
+            .map_while(|attempts| outgoing(&classic, attempts, DAYS, 0))
+            .map(|wait| wait.as_secs())
+            .collect();
+        assert_eq!(waits, [1, 2, 4]);
+    }
+
     proptest! {
+        #[test]
+        fn no_mail_turns_hot_or_gets_too_old(
+            first in 0u64..10_000, most in 0u64..10_000_000, again_max: Option<u32>,
+            attempts: u32, left in 0u64..2_000_000_000, random: u64,
+        ) {
+            let patience = Patience {
+                wait_first: Duration::from_millis(first),
+                wait_max: Duration::from_millis(most),
+                again_max,
+            };
+            let left = Duration::from_millis(left);
+            if let Some(wait) = outgoing(&patience, attempts, left, random) {
+                prop_assert!(wait >= WAIT_MIN && wait <= left && wait <= patience.longest());
+            }
+        }
+
         #[test]
         fn no_job_turns_hot_or_gets_too_old(
             first in 0u64..10_000, most in 0u64..10_000_000, max_age in 0u64..1_000_000_000,

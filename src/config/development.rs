@@ -56,6 +56,11 @@ pub(super) fn fill(root: &mut Table, purpose: Purpose) -> Result<(), Problem> {
         ("key", text(key.reveal())),
     ];
     root.insert("embedded_api".to_owned(), table(embedded));
+    let outbound = table([
+        ("enabled", Value::Boolean(true)),
+        ("from", text(&format!("support@{DOMAIN}"))),
+    ]);
+    root.insert("outbound".to_owned(), outbound);
     // Who tries it out writes from this machine, for which no domain vouches.
     let unchecked = table([("enabled", Value::Boolean(false))]);
     root.insert("auth".to_owned(), unchecked);

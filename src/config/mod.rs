@@ -11,6 +11,7 @@ mod doors;
 mod env;
 mod events;
 mod log;
+mod outbound;
 mod reader;
 mod route;
 mod secret;
@@ -29,6 +30,7 @@ use toml::Table;
 
 pub use env::{VARIABLES, Variable};
 pub use log::{Key, Problem};
+pub use outbound::Outbound;
 pub use route::Route;
 pub use secret::{KEY_BYTES_MIN, Secret};
 pub use sections::{Config, LogFormat};

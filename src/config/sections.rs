@@ -12,7 +12,7 @@ use super::events::{self, Events};
 use super::reader::Section;
 use super::route::{self, Route};
 use super::secret::Secret;
-use super::{attachments, auth as senders, development, doors, unbuilt, value, webhook};
+use super::{attachments, auth as senders, development, doors, outbound, unbuilt, value, webhook};
 use crate::auth;
 use crate::delivery::worker::WorkerSettings;
 use crate::http::server::ServerSettings;
@@ -67,6 +67,8 @@ pub struct Config {
     pub attachments: objects::Settings,
     /// Who is told what happened.
     pub events: Events,
+    /// Outgoing mail.
+    pub outbound: outbound::Outbound,
 }
 
 /// How log lines look.
@@ -121,6 +123,12 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
     };
     let attachments = attachments::read(root.table("attachments"), &seen);
     let events = events::read(root.table("events"));
+    let seen = outbound::Seen {
+        routes: &routes,
+        stop_max: server.stop_max,
+        development,
+    };
+    let outbound = outbound::read(root.table("outbound"), &seen);
     unbuilt::read(root);
     Some(Config {
         development,
@@ -143,6 +151,7 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
         store,
         attachments: attachments?,
         events,
+        outbound,
     })
 }
 

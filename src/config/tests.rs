@@ -29,6 +29,11 @@ fn uncommented(folder: &Path) -> String {
         fs::write(folder.join(name), SECRET).unwrap();
     }
     fs::write(folder.join("rules.toml"), crate::mail::mailbox::SHIPPED).unwrap();
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    fs::write(folder.join("dkim.pem"), key.serialize_pem()).unwrap();
+    let names = vec!["smtp.example.com".to_owned()];
+    let relay = rcgen::generate_simple_self_signed(names).unwrap();
+    fs::write(folder.join("relay-ca.pem"), relay.cert.pem()).unwrap();
     text.replace("/etc/postern/", &format!("{}/", folder.display()))
 }
 
@@ -93,10 +98,13 @@ fn the_example_has_every_key_with_the_default_the_code_has() {
     let text = uncommented(folder.path());
     let mut example = BTreeMap::new();
     leaves("", &text.parse().unwrap(), &mut example);
-    // Read with one of each list of tables, so that their keys are asked for too.
+    // Read with an entry in each list of tables, so that the keys of those are asked for too.
     let log = Log::default();
-    let tables = "route = [{ secrets = [{}] }]\nevents = { webhook = [{}] }";
-    let mut root = Section::root(tables.parse().unwrap(), &log);
+    let lists = "route = [{ secrets = [{}] }]
+events = { webhook = [{}] }
+\
+                 outbound = { relay = [{}], dkim = [{}] }";
+    let mut root = Section::root(lists.parse().unwrap(), &log);
     sections::read(&mut root, false);
     let known: BTreeMap<_, _> = log
         .keys
@@ -242,17 +250,125 @@ fn webhooks_are_doors_with_secrets() {
 
 #[test]
 fn parts_that_are_not_built_warn() {
-    let mut variables = NEEDED.to_vec();
-    variables.push(("SMTP_HOST", "relay.example"));
-    let warnings = load_text("[imap]\nport = 143\n", &variables)
-        .unwrap()
-        .warnings;
+    let warnings = load_text("[imap]\nport = 143\n", &NEEDED).unwrap().warnings;
     let lines: Vec<_> = warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(lines.len(), 2, "{lines:?}");
-    assert!(lines[0].starts_with("environment: SMTP_HOST: no effect: outgoing mail is not"));
-    assert!(lines[1].ends_with(
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].ends_with(
         "imap.port: no effect: taking mail from an IMAP mailbox is not part of this version"
     ));
+}
+
+const SENDING: [(&str, &str); 3] = [
+    ("EMAIL_OUTBOUND_ENABLED", "true"),
+    ("SMTP_FROM", "us@example.com"),
+    ("SMTP_HOST", "smtp.example.com"),
+];
+
+fn outbound(text: &str, variables: &[(&str, &str)]) -> Result<Outbound, Vec<String>> {
+    let variables = [NEEDED.as_slice(), &SENDING, variables].concat();
+    load_text(text, &variables).map(|loaded| loaded.config.outbound)
+}
+
+#[test]
+fn the_environment_alone_is_enough_to_send() {
+    use crate::outbound::relay::settings::Security;
+    let sends = outbound("", &[("SMTP_PORT", "465")]).unwrap();
+    assert!(sends.enabled && !sends.capture);
+    assert_eq!(sends.relays[0].label(), "smtp.example.com:465");
+    assert_eq!(sends.relays[0].security, Security::Implicit);
+    assert!(sends.relays[0].login.is_none());
+    assert_eq!(sends.worker.own_domains[0].as_str(), "inbox.example.com");
+    let login = [("SMTP_USER", "u"), ("SMTP_PASS", "hunter2hunter2")];
+    let sends = outbound("", &login).unwrap();
+    assert_eq!(sends.relays[0].security, Security::Auto);
+    assert!(sends.relays[0].login.is_some());
+    assert!(!format!("{sends:?}").contains("hunter"));
+    let lines = outbound("", &[("SMTP_USER", "u")]).unwrap_err();
+    assert_eq!(
+        lines,
+        ["outbound.password: missing: set it, password_file, or SMTP_PASS"]
+    );
+    let enabled = [NEEDED.as_slice(), &SENDING[..1]].concat();
+    let lines = load_text("", &enabled).unwrap_err();
+    assert_eq!(
+        lines,
+        [
+            "outbound.from: missing: the sender's address, or SMTP_FROM",
+            "outbound.host: missing: the relay, or SMTP_HOST; or set capture",
+        ]
+    );
+}
+
+#[test]
+fn relays_have_an_order_and_none_is_spoken_to_in_the_open() {
+    let text = "[[outbound.relay]]\nhost = 'b.example'\ntls = 'starttls'\n\
+                [[outbound.relay]]\nhost = '::1'\ntls = 'none'\n";
+    let labels: Vec<_> = outbound(text, &[])
+        .unwrap()
+        .relays
+        .iter()
+        .map(crate::outbound::relay::settings::Relay::label)
+        .collect();
+    assert_eq!(
+        labels,
+        ["smtp.example.com:587", "b.example:587", "[::1]:587"]
+    );
+    for (text, line) in [
+        (
+            "[outbound]\ntls = 'none'\n",
+            "outbound.tls: \"none\": smtp.example.com is not this machine, and mail to it is not sent in the open",
+        ),
+        (
+            "[[outbound.relay]]\nport = 25\n",
+            "outbound.relay.host: missing: the relay's name or address",
+        ),
+        (
+            "[outbound]\nauth = 'xoauth2'\nuser = 'u'\n",
+            "outbound.token_file: missing: auth is xoauth2",
+        ),
+        (
+            "[outbound]\nca_file = '/nowhere/ca.pem'\n",
+            "outbound.ca_file: \"/nowhere/ca.pem\": No such file or directory (os error 2)",
+        ),
+        (
+            "[outbound]\nlist_unsubscribe = 'http://example.com'\n",
+            "outbound.list_unsubscribe: \"http://example.com\": not of the form https://host/path (RFC 8058)",
+        ),
+    ] {
+        assert_eq!(outbound(text, &[]).unwrap_err(), [line]);
+    }
+}
+
+#[test]
+fn keys_that_sign_are_checked_and_not_shown() {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let pem = key.serialize_pem();
+    let table = |pem: &str, more: &str| {
+        format!("[[outbound.dkim]]\nselector = 's'\nkey = \"\"\"{pem}\"\"\"\n{more}")
+    };
+    let signs = outbound(&table(&pem, ""), &[]).unwrap();
+    assert_eq!(signs.signers[0].domain().as_str(), "example.com");
+    assert!(!format!("{signs:?}").contains(pem.lines().nth(1).unwrap()));
+    let variables = [NEEDED.as_slice(), &SENDING].concat();
+    let loaded = load_text(&table(&pem, "domain = 'other.example'\n"), &variables).unwrap();
+    let warned = loaded.warnings.iter().any(|warning| {
+        let line = warning.to_string();
+        line.contains("outbound.dkim.domain: \"other.example\" is not the domain of outbound.from")
+    });
+    assert!(warned, "{:?}", loaded.warnings);
+    let broken = pem.replacen("-----BEGIN", "----BEGIN", 1);
+    let weak = "-----BEGIN PRIVATE KEY-----\naHVudGVyMg==\n-----END PRIVATE KEY-----\n";
+    for (pem, why) in [
+        (broken.as_str(), "no private key in PEM form"),
+        ("hunter2", "no private key in PEM form"),
+        (
+            weak,
+            "neither an RSA key of 2048 bits or more nor an Ed25519 key",
+        ),
+    ] {
+        let lines = outbound(&table(pem, ""), &[]).unwrap_err();
+        assert_eq!(lines, [format!("outbound.dkim.key: {why}")]);
+    }
 }
 
 #[test]

@@ -2,4 +2,10 @@
 //!
 //! Does not know HTTP, and reads no mail that came in.
 
+mod attempt;
 pub mod compose;
+pub mod metrics;
+pub mod rate;
+pub mod relay;
+pub mod sign;
+pub mod worker;

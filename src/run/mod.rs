@@ -38,8 +38,8 @@ use crate::http::health::Health;
 use crate::http::keys::Keys;
 use crate::http::messages::Embedded;
 use crate::http::router::{self, App};
-use crate::http::stream::Listeners;
 use crate::http::server::Terms;
+use crate::http::stream::Listeners;
 use crate::http::webhook::Gate;
 use crate::http::{metrics, server};
 use crate::ingress::routes::{self, Routes};
@@ -47,6 +47,8 @@ use crate::ingress::smtp as ingress;
 use crate::ingress::webhook::{self, Doors, Errands};
 use crate::mail::outgoing::loop_mark;
 use crate::objects::{Buckets, Objects};
+use crate::outbound;
+use crate::outbound::relay::Relays;
 use crate::store::{Book, OpenError, Store};
 use crate::tls::{self, Certificates};
 
@@ -137,6 +139,7 @@ struct House {
     certificates: Arc<Certificates>,
     ingress: ingress::Server,
     worker: delivery::worker::Worker,
+    outbound: Option<outbound::worker::Worker>,
     webhooks: Option<Doors>,
     objects: Objects,
     listeners: Listeners,
@@ -170,6 +173,7 @@ impl House {
             Arc::clone(&delivery_metrics),
             Some(objects.clone()),
         );
+        let outbound = outbound_worker(config, &store, &mut registry);
         let messages = config.embedded_api.as_ref().zip(book.clone());
         let webhooks = webhooks(config, &store, &mut registry)?;
         let subscribers = subscribers(config, &store, &mut registry);
@@ -221,6 +225,7 @@ impl House {
             book,
             certificates,
             worker,
+            outbound,
             webhooks,
             objects,
             listeners,
@@ -236,6 +241,7 @@ impl House {
             certificates,
             ingress,
             worker,
+            outbound,
             webhooks,
             objects,
             listeners,
@@ -262,6 +268,10 @@ impl House {
             desks.spawn("events", async move { Ok(subscriber.run(stop).await?) });
         }
         let mut doors = open_doors(ingress, webhooks, &mail);
+        if let Some(outbound) = outbound {
+            let stop = mail.clone();
+            doors.spawn("outbound", async move { Ok(outbound.run(stop).await?) });
+        }
         doors.spawn("delivery", async move { Ok(worker.run(mail).await?) });
         if let Some(book) = book.as_ref().filter(|_| config.development) {
             trial::print(config, book, out).await?;
@@ -297,6 +307,34 @@ impl House {
         info!("stopped");
         ended.map_err(|error| Failure::new(Exit::Software, error))
     }
+}
+
+/// What empties the outbox, if mail is sent at all.
+fn outbound_worker(
+    config: &Config,
+    store: &Store,
+    registry: &mut Registry,
+) -> Option<outbound::worker::Worker> {
+    let settings = Some(&config.outbound).filter(|settings| settings.enabled)?;
+    let metrics = Arc::new(outbound::metrics::Metrics::register(registry));
+    let relays = Relays::new(
+        settings.relays.clone(),
+        config.hostname.ascii(),
+        settings.timeouts,
+        Arc::clone(&metrics),
+    );
+    for relay in settings.relays.iter().filter(|_| !settings.capture) {
+        info!(relay = relay.label(), "mail goes out by this relay");
+    }
+    if settings.capture {
+        info!("mail that goes out is captured, not sent");
+    }
+    let signers = Arc::clone(&settings.signers);
+    let worker = settings.worker.clone();
+    let store = store.clone();
+    Some(outbound::worker::Worker::new(
+        store, relays, signers, worker, metrics,
+    ))
 }
 
 /// Starts what takes mail in, until `stopped` is true.

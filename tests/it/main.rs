@@ -29,9 +29,9 @@ mod descriptors;
 #[cfg(test)]
 mod dialogues;
 #[cfg(test)]
-mod events;
-#[cfg(test)]
 mod doors;
+#[cfg(test)]
+mod events;
 #[cfg(test)]
 mod fake_api;
 #[cfg(test)]

@@ -1,0 +1,352 @@
+//! Owns `[outbound]`: outgoing mail, who it is from, the relays, the signatures, the pace.
+//!
+//! Does not connect to anything and does not read templates.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+
+use super::reader::Section;
+use super::route::Route;
+use crate::mail::address::{Address, Domain};
+use crate::outbound::rate::Rates;
+use crate::outbound::relay::settings::{Login, Mechanism, Proof, Relay, Security, Timeouts, roots};
+use crate::outbound::sign::{KEYS_MAX, Signer};
+use crate::outbound::worker::WorkerSettings;
+use crate::retry::Patience;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const PORT: u16 = 587;
+/// The port that is encrypted from the first octet on (RFC 8314).
+const PORT_IMPLICIT: u16 = 465;
+/// Relays at most.
+const RELAYS_MAX: usize = 16;
+/// Octets of a CA file at most.
+const CA_BYTES_MAX: u64 = 1 << 20;
+
+/// Outgoing mail, as the operator wants it.
+#[derive(Clone, Debug)]
+pub struct Outbound {
+    /// Mail is taken to be sent.
+    pub enabled: bool,
+    /// Jobs are kept to be looked at, and none is sent.
+    pub capture: bool,
+    /// The sender's address; there if `enabled`.
+    pub from: Option<Address>,
+    /// The sender's name, as the product's.
+    pub from_name: Option<String>,
+    /// In order of preference; at least one if `enabled` and not `capture`.
+    pub relays: Vec<Relay>,
+    /// How long each step with a relay may take.
+    pub timeouts: Timeouts,
+    /// Each signs every mail.
+    pub signers: Arc<[Signer]>,
+    /// The worker's bounds.
+    pub worker: WorkerSettings,
+    /// How long a job is tried.
+    pub max_age: Duration,
+    /// How long nothing is sent to an address from which too much came back.
+    pub suppress_for: Duration,
+    /// The folder of the operator's own templates.
+    pub templates: Option<PathBuf>,
+    /// The line above which people reply; else each language has its own.
+    pub marker: Option<String>,
+    /// The List-Id of all mail, if it has one.
+    pub list_id: Option<Domain>,
+    /// Where people leave the list with one click (RFC 8058), if they can.
+    pub list_unsubscribe: Option<String>,
+}
+
+/// What was read before.
+pub(super) struct Seen<'a> {
+    pub(super) routes: &'a [Route],
+    pub(super) stop_max: Duration,
+    pub(super) development: bool,
+}
+
+/// Reads the table.
+pub(super) fn read(mut section: Section<'_>, seen: &Seen<'_>) -> Outbound {
+    let enabled = section.switch("enabled", false);
+    let capture = section.switch("capture", false) || seen.development;
+    let from = section.parsed("from", Address::parse);
+    if enabled && from.is_none() && !section.says("from") {
+        section.problem("from", "missing: the sender's address, or SMTP_FROM");
+    }
+    if !enabled && section.says("host") {
+        section.warn("host", "no effect: outbound.enabled is not true");
+    }
+    let from_name = section.text_maybe("from_name");
+    let relays = relays(&mut section, enabled && !capture);
+    let signers = signers(&mut section, from.as_ref());
+    let max_age = section.duration("max_age", 3 * DAY, Duration::from_secs(1)..=365 * DAY);
+    let worker = worker(&mut section, seen, capture);
+    let read = Outbound {
+        enabled,
+        capture,
+        from,
+        from_name,
+        relays,
+        timeouts: timeouts(&mut section),
+        signers,
+        worker,
+        max_age,
+        suppress_for: section.duration("suppress_for", 90 * DAY, DAY..=3650 * DAY),
+        templates: section.path_maybe("templates"),
+        marker: section.text_maybe("marker"),
+        list_id: section.parsed("list_id", Domain::parse),
+        list_unsubscribe: section.parsed("list_unsubscribe", https),
+    };
+    section.end();
+    read
+}
+
+fn worker(section: &mut Section<'_>, seen: &Seen<'_>, capture: bool) -> WorkerSettings {
+    let rates = 1..=100_000;
+    let waits = Duration::from_millis(100)..=DAY;
+    let again_max = section.count("attempts", 0u32, 0..=10_000);
+    let domains = seen.routes.iter().flat_map(|route| route.domains.iter());
+    WorkerSettings {
+        connections: section.count("connections", 8usize, 1..=1_000),
+        domain_connections: section.count("domain_connections", 4usize, 1..=1_000),
+        rates: Rates {
+            all: section.count("rate", 100u32, rates.clone()),
+            domain: section.count("domain_rate", 20u32, rates),
+        },
+        patience: Patience {
+            wait_first: section.duration("retry_wait_first", Duration::from_secs(1), waits.clone()),
+            wait_max: section.duration("retry_wait_max", Duration::from_secs(3_600), waits),
+            again_max: Some(again_max).filter(|most| *most > 0),
+        },
+        suppress_after: section.count("suppress_after", 2u32, 1..=1_000),
+        capture,
+        own_domains: domains.cloned().collect(),
+        grace: Duration::from_secs(10).min(seen.stop_max),
+    }
+}
+
+fn timeouts(section: &mut Section<'_>) -> Timeouts {
+    let defaults = Timeouts::default();
+    let bounds = Duration::from_millis(100)..=Duration::from_secs(3_600);
+    let mut span = |key: &str, default| section.duration(key, default, bounds.clone());
+    Timeouts {
+        connect: span("connect_timeout", defaults.connect),
+        greeting: span("greeting_timeout", defaults.greeting),
+        command: span("command_timeout", defaults.command),
+        end: span("end_timeout", defaults.end),
+        attempt: span("attempt_timeout", defaults.attempt),
+    }
+}
+
+/// The relay of the table itself, then those of its list.
+fn relays(section: &mut Section<'_>, wanted: bool) -> Vec<Relay> {
+    let is_told = section.says("host");
+    let mut found: Vec<Relay> = relay(section).into_iter().collect();
+    let more = section.tables("relay").unwrap_or_default();
+    if more.len() >= RELAYS_MAX {
+        section.problem("relay", format!("more than {} of them", RELAYS_MAX - 1));
+    }
+    if wanted && !is_told && more.is_empty() {
+        section.problem("host", "missing: the relay, or SMTP_HOST; or set capture");
+    }
+    for mut entry in more {
+        if !entry.says("host") {
+            entry.problem("host", "missing: the relay's name or address");
+        }
+        found.extend(relay(&mut entry));
+        entry.end();
+    }
+    found
+}
+
+/// A relay's keys; `None` without a host, or with what cannot be used, which the log tells.
+fn relay(section: &mut Section<'_>) -> Option<Relay> {
+    let host = section.parsed("host", host);
+    let port = section.count("port", PORT, 1..=65_535);
+    let words = [
+        ("auto", Security::Auto),
+        ("starttls", Security::StartTls),
+        ("implicit", Security::Implicit),
+        ("none", Security::None),
+    ];
+    let security = match section.choice("tls", &words) {
+        Security::Auto if port == PORT_IMPLICIT => Security::Implicit,
+        security => security,
+    };
+    let roots = match section.path_maybe("ca_file") {
+        None => roots(None).map_err(|error| error.to_string()),
+        Some(path) => bytes(&path)
+            .and_then(|pem| roots(Some(&pem)).map_err(|error| error.to_string()))
+            .map_err(|what| format!("\"{}\": {what}", path.display())),
+    };
+    if let Err(what) = &roots {
+        section.problem("ca_file", what.clone());
+    }
+    let login = login(section, host.is_some());
+    let host = host?;
+    if security == Security::None && !is_this_machine(&host) {
+        let what =
+            format!("\"none\": {host} is not this machine, and mail to it is not sent in the open");
+        section.problem("tls", what);
+        return None;
+    }
+    Some(Relay {
+        name: ServerName::try_from(host.clone()).ok()?,
+        host,
+        port,
+        security,
+        login: login.ok()?,
+        roots: roots.ok()?,
+    })
+}
+
+/// What is wrong was told.
+struct Told;
+
+/// How a login is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    Token,
+    Password(&'static [Mechanism]),
+    /// With a token if there is one.
+    Either,
+}
+
+fn login(section: &mut Section<'_>, is_used: bool) -> Result<Option<Login>, Told> {
+    const ANY: &[Mechanism] = &[Mechanism::Plain, Mechanism::Login];
+    let user = section.text_maybe("user");
+    let says_password = ["password", "password_file"]
+        .iter()
+        .any(|key| section.says(key));
+    let password = section.secret("password");
+    let words = [
+        ("auto", Shown::Either),
+        ("plain", Shown::Password(&[Mechanism::Plain])),
+        ("login", Shown::Password(&[Mechanism::Login])),
+        ("xoauth2", Shown::Token),
+    ];
+    let shown = section.choice("auth", &words);
+    let token = section.path_maybe("token_file");
+    if !is_used {
+        return Ok(None);
+    }
+    let problem = |key: &str, what: &str| {
+        section.problem(key, what);
+        Err(Told)
+    };
+    let proof = match (shown, password, token) {
+        (Shown::Token, _, None) => return problem("token_file", "missing: auth is xoauth2"),
+        (Shown::Password(_), _, Some(_)) => {
+            return problem("token_file", "no effect with this auth: set it to xoauth2");
+        }
+        (Shown::Token | Shown::Either, _, Some(token)) => Proof::Token(token),
+        (_, None, None) if says_password => return Err(Told), // The secret's own reader has told why.
+        (_, None, None) if user.is_none() => return Ok(None),
+        (_, None, None) => {
+            return problem("password", "missing: set it, password_file, or SMTP_PASS");
+        }
+        (_, Some(password), None) => Proof::Password {
+            password: password.reveal().to_owned(),
+            mechanisms: match shown {
+                Shown::Password(mechanisms) => mechanisms.to_vec(),
+                _ => ANY.to_vec(),
+            },
+        },
+    };
+    match user {
+        Some(user) => Ok(Some(Login { user, proof })),
+        None => problem("user", "missing: there is a password or a token"),
+    }
+}
+
+/// The keys of `[[outbound.dkim]]`.
+fn signers(section: &mut Section<'_>, from: Option<&Address>) -> Arc<[Signer]> {
+    let entries = section.tables("dkim").unwrap_or_default();
+    if entries.len() > KEYS_MAX {
+        section.problem("dkim", format!("more than {KEYS_MAX} keys"));
+    }
+    let mut signers = Vec::new();
+    for mut entry in entries {
+        let said_domain = entry.says("domain");
+        let domain = entry.parsed("domain", Domain::parse);
+        let domain = match (domain, from) {
+            (None, Some(from)) if !said_domain => Some(from.domain().clone()),
+            (domain, _) => domain,
+        };
+        let selector = entry.text_maybe("selector");
+        if selector.is_none() {
+            entry.problem(
+                "selector",
+                "missing: the key is at SELECTOR._domainkey.DOMAIN",
+            );
+        }
+        let said_key = ["key", "key_file"].iter().any(|key| entry.says(key));
+        let key = entry.secret("key");
+        if !said_key {
+            entry.problem("key", "missing: set it, or key_file");
+        }
+        if domain.is_none() && !said_domain {
+            entry.problem(
+                "domain",
+                "missing, and there is no outbound.from to take it of",
+            );
+        }
+        if let (Some(domain), Some(selector), Some(key)) = (domain, selector, key) {
+            match Signer::new(domain, &selector, key.reveal()) {
+                Ok(signer) => {
+                    if from.is_some_and(|from| !signer.is_aligned(from.domain())) {
+                        let what =
+                            "is not the domain of outbound.from nor above it: DMARC passes it by";
+                        entry.warn("domain", format!("\"{}\" {what}", signer.domain()));
+                    }
+                    signers.push(signer);
+                }
+                Err(error) => entry.problem("key", error.to_string()),
+            }
+        }
+        entry.end();
+    }
+    signers.into()
+}
+
+fn host(text: &str) -> Result<String, String> {
+    if text.parse::<IpAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    match Domain::parse(text) {
+        Ok(domain) if !text.starts_with('[') && ServerName::try_from(domain.ascii()).is_ok() => {
+            Ok(domain.ascii())
+        }
+        Ok(_) => Err("neither a host name nor an IP address".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn is_this_machine(host: &str) -> bool {
+    let is_name = host == "localhost" || host.ends_with(".localhost");
+    is_name || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
+fn https(text: &str) -> Result<String, &'static str> {
+    let url = reqwest::Url::parse(text).map_err(|_| "not a URL")?;
+    let is_bare = url.username().is_empty() && url.password().is_none();
+    if url.scheme() != "https" || !url.has_host() || !is_bare {
+        return Err("not of the form https://host/path (RFC 8058)");
+    }
+    Ok(url.into())
+}
+
+fn bytes(path: &Path) -> Result<Vec<u8>, String> {
+    let mut read = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(CA_BYTES_MAX + 1).read_to_end(&mut read))
+        .map_err(|error| error.to_string())?;
+    if read.len() as u64 > CA_BYTES_MAX {
+        return Err("longer than 1MiB".to_owned());
+    }
+    Ok(read)
+}

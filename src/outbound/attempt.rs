@@ -1,0 +1,346 @@
+//! Owns what is done for one job: may it go, what is sent, what came of it, and what is noted.
+//!
+//! Does not choose the job nor its moment.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value};
+use tokio::{task, time};
+use tracing::{error, info, warn};
+
+use super::metrics::Metrics;
+use super::relay::reply::cut;
+use super::relay::{Attempt, Letter, Relays, stuffing};
+use super::sign::{self, Signer};
+use crate::clock::{self, Timestamp};
+use crate::mail::address::Domain;
+use crate::mail::outgoing::JobId;
+use crate::retry::{self, Patience};
+use crate::store::{
+    Event, EventKind, Fact, Job, JobOutcome, JobRecord, JobState, RecordError, Store,
+};
+
+/// How long a job waits that could not be noted as begun.
+const FULL_WAIT: Duration = Duration::from_secs(10);
+/// How long it takes until a note that found no room is tried again.
+const NOTE_WAIT: Duration = Duration::from_secs(1);
+/// Octets of the product's own names in an event.
+const NAME_BYTES_MAX: usize = 256;
+/// Jobs in doubt that are named at the start.
+const DOUBTS_NAMED_MAX: usize = 100;
+
+/// What the jobs are done with.
+pub(super) struct Desk {
+    pub(super) store: Store,
+    pub(super) relays: Relays,
+    pub(super) signers: Arc<[Signer]>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) patience: Patience,
+    /// An address is held back when so many jobs came back from it for good.
+    pub(super) suppress_after: u32,
+    /// Our reply domains: a mail to one would come back as a reply.
+    pub(super) own_domains: Vec<Domain>,
+    /// Jobs are kept to be looked at, and none is sent.
+    pub(super) capture: bool,
+}
+
+/// How an attempt ended, for the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It is noted.
+    Noted,
+    /// Nothing was done, and nothing may be done before then.
+    Later(Duration),
+    /// The store takes nothing any more.
+    StoreDead,
+}
+
+impl Desk {
+    /// One attempt. Nothing goes out before it is noted that it may have.
+    pub(super) async fn run(self: Arc<Self>, record: JobRecord) -> Ended {
+        let job = &record.job;
+        let now = clock::now();
+        if self.capture {
+            let outcome = JobOutcome::Captured;
+            let job = job.id;
+            info!(%job, "captured: kept to be looked at, not sent");
+            return self
+                .note(vec![Fact::Ended {
+                    job,
+                    outcome,
+                    at: now,
+                }])
+                .await;
+        }
+        if let Some(reason) = self.refusal(job, now) {
+            self.metrics.attempt("refused");
+            return self.fail(&record, None, reason).await;
+        }
+        let begun = Fact::Begun {
+            job: job.id,
+            at: now,
+        };
+        match self.store.record(vec![begun]).await {
+            Ok(()) => {}
+            Err(RecordError::Full) => return Ended::Later(FULL_WAIT),
+            Err(RecordError::Dead) => return Ended::StoreDead,
+        }
+        let record = JobRecord {
+            attempts: record.attempts.saturating_add(1),
+            ..record
+        };
+        let (desk, job) = (Arc::clone(&self), record.job.clone());
+        match task::spawn_blocking(move || desk.send(&job)).await {
+            Ok((attempt, relay)) => self.conclude(&record, attempt, relay).await,
+            Err(error) if error.is_panic() => self.broken(record.job.id).await,
+            // The runtime is going down; the next start finds the job begun.
+            Err(_) => Ended::Later(NOTE_WAIT),
+        }
+    }
+
+    /// Gives up a job whose time is over while no relay can be asked once more.
+    pub(super) async fn give_up(self: Arc<Self>, record: JobRecord) -> Ended {
+        let last = record.history.last();
+        let last = last.map_or("no relay can be spoken to", |trial| trial.reply.as_str());
+        let reason = cut(format!("{}: {last}", no_success(record.attempts)));
+        self.fail(&record, None, reason).await
+    }
+
+    /// A panic ends one job, and its mail waits for a person: the next attempt would do the same.
+    pub(super) async fn broken(&self, id: JobId) -> Ended {
+        error!(job = %id, "the program failed on a job: it waits for a person");
+        self.metrics.attempt("panicked");
+        match self.store.job(id) {
+            Some(record) => {
+                let reason = "the program failed on it".to_owned();
+                self.fail(&record, None, reason).await
+            }
+            None => Ended::Noted,
+        }
+    }
+
+    /// Tells which jobs were under way when the process ended, for they may be sent twice. Blocks.
+    pub(super) fn tell_doubts(&self) {
+        const PAGE: usize = 4_096;
+        let is_waiting = |state: &JobState| matches!(state, JobState::Waiting { .. });
+        let (mut after, mut count) = (None, 0);
+        loop {
+            let page = self.store.jobs(is_waiting, after, PAGE);
+            for record in page.iter().filter(|record| record.begun_at.is_some()) {
+                count += 1;
+                if count <= DOUBTS_NAMED_MAX {
+                    warn!(
+                        job = %record.job.id,
+                        message_id = %record.job.message_id.escape_debug(),
+                        "was being sent when the program ended: it is sent again, perhaps for the \
+                         second time"
+                    );
+                }
+            }
+            after = page.last().map(|record| record.job.id);
+            if page.len() < PAGE {
+                break;
+            }
+        }
+        if count > DOUBTS_NAMED_MAX {
+            warn!(count, "jobs were being sent when the program ended");
+        }
+    }
+
+    /// Why this job is not sent at all, if so.
+    fn refusal(&self, job: &Job, now: Timestamp) -> Option<String> {
+        if self.own_domains.contains(job.recipient.domain()) {
+            let why = "556 5.1.10 the recipient is at one of our own reply domains";
+            return Some(why.to_owned());
+        }
+        let suppression = self.store.suppression(&job.recipient, now)?;
+        // A person's word counts at once, a mail that came back when there were enough of them.
+        let bounces = suppression.bounces;
+        if bounces != 0 && bounces < self.suppress_after {
+            return None;
+        }
+        Some(cut(format!(
+            "suppressed until {}: {}",
+            suppression.until, suppression.reason
+        )))
+    }
+
+    /// Signs and sends. Blocks.
+    fn send(&self, job: &Job) -> (Attempt, Option<String>) {
+        let never = |reply: String| (Attempt::Never { code: None, reply }, None);
+        let mail = match self.store.job_mail(job.id) {
+            Ok(mail) => mail,
+            Err(error) => {
+                error!(job = %job.id, %error, "the mail of a job cannot be read");
+                return never("internal: its mail cannot be read".to_owned());
+            }
+        };
+        let fields = match sign::fields(&self.signers, &mail) {
+            Ok(fields) => fields,
+            Err(error) => {
+                error!(job = %job.id, %error, "a mail cannot be signed");
+                let reply = format!("internal: {error}");
+                return (Attempt::Again { reply }, None);
+            }
+        };
+        let wire = match stuffing::stuffed(&[fields.as_bytes(), &mail]) {
+            Ok(wire) => wire,
+            Err(error) => {
+                error!(job = %job.id, %error, "a composed mail is not in canonical form");
+                return never(format!("internal: {error}"));
+            }
+        };
+        let letter = Letter {
+            from: job.return_path.as_ref(),
+            to: &job.recipient,
+            wire: &wire,
+            bytes: fields.len() + mail.len(),
+            is_eight_bit: !mail.is_ascii(),
+        };
+        let began = Instant::now();
+        let told = self.relays.send(&letter);
+        self.metrics.took(began.elapsed());
+        told
+    }
+
+    async fn conclude(&self, record: &JobRecord, attempt: Attempt, relay: Option<String>) -> Ended {
+        self.metrics.attempt(attempt.name());
+        let id = record.job.id;
+        let now = clock::now();
+        let reply = match attempt {
+            Attempt::Sent { reply } => {
+                let relay = relay.unwrap_or_default();
+                self.metrics.sent_after(now.since(record.job.made_at));
+                info!(job = %id, relay, attempts = record.attempts, reply, "sent");
+                let told = [("relay", relay.clone()), ("reply", reply.clone())];
+                let event = event(EventKind::OutboundSent, record, now, told);
+                let outcome = JobOutcome::Sent { relay, reply };
+                let ended = Fact::Ended {
+                    job: id,
+                    outcome,
+                    at: now,
+                };
+                return self.note(vec![ended, Fact::Happened(event)]).await;
+            }
+            Attempt::Never { reply, .. } => return self.fail(record, relay, reply).await,
+            Attempt::Again { reply } => reply,
+            Attempt::Unknown { why } => {
+                warn!(
+                    job = %id,
+                    message_id = %record.job.message_id.escape_debug(),
+                    "no answer to the end of the mail, so it may arrive twice: {why}"
+                );
+                cut(format!("it may have arrived: {why}"))
+            }
+        };
+        let left = record.job.ends_at.since(now);
+        let Some(wait) = retry::outgoing(&self.patience, record.attempts, left, random()) else {
+            let reason = cut(format!("{}: {reply}", no_success(record.attempts)));
+            return self.fail(record, relay, reason).await;
+        };
+        let due_at = now.plus(wait);
+        let seconds = wait.as_secs();
+        info!(job = %id, relay, attempts = record.attempts, seconds, reply, "not sent, tried again later");
+        let told = [
+            ("relay", relay.clone().unwrap_or_default()),
+            ("reason", reply.clone()),
+            ("nextAttemptAt", due_at.to_rfc3339()),
+        ];
+        let event = event(EventKind::OutboundDeferred, record, now, told);
+        let deferred = Fact::Deferred {
+            job: id,
+            at: now,
+            due_at,
+            relay,
+            reply,
+        };
+        self.note(vec![deferred, Fact::Happened(event)]).await
+    }
+
+    async fn fail(&self, record: &JobRecord, relay: Option<String>, reason: String) -> Ended {
+        let (id, at) = (record.job.id, clock::now());
+        warn!(job = %id, relay, attempts = record.attempts, reason, "failed: it waits for a person");
+        let told = [
+            ("relay", relay.clone().unwrap_or_default()),
+            ("reason", reason.clone()),
+        ];
+        let event = event(EventKind::OutboundFailed, record, at, told);
+        let outcome = JobOutcome::Failed { relay, reason };
+        let ended = Fact::Ended {
+            job: id,
+            outcome,
+            at,
+        };
+        self.note(vec![ended, Fact::Happened(event)]).await
+    }
+
+    /// Notes what happened, however long the disk has no room for it: what is not noted is done again.
+    async fn note(&self, facts: Vec<Fact>) -> Ended {
+        let mut is_told = false;
+        loop {
+            match self.store.record(facts.clone()).await {
+                Ok(()) => return Ended::Noted,
+                Err(RecordError::Dead) => return Ended::StoreDead,
+                Err(RecordError::Full) => {
+                    if !std::mem::replace(&mut is_told, true) {
+                        warn!("no room for the note of what became of a job: waiting for it");
+                    }
+                    time::sleep(NOTE_WAIT).await;
+                }
+            }
+        }
+    }
+}
+
+fn no_success(attempts: u32) -> String {
+    format!("no success in {attempts} attempts")
+}
+
+/// What the product is told. Empty words are left out.
+fn event<const N: usize>(
+    kind: EventKind,
+    record: &JobRecord,
+    at: Timestamp,
+    more: [(&str, String); N],
+) -> Event {
+    let job = &record.job;
+    let known = [
+        ("jobId", job.id.to_string()),
+        ("threadId", job.thread_id.clone().unwrap_or_default()),
+        (
+            "messageId",
+            job.product_message_id.clone().unwrap_or_default(),
+        ),
+        ("emailMessageId", job.message_id.clone()),
+        ("recipient", job.recipient.to_string()),
+    ];
+    let mut data = Map::new();
+    for (name, text) in known.into_iter().filter(|(_, text)| !text.is_empty()) {
+        data.insert(name.to_owned(), Value::from(short(text)));
+    }
+    data.insert("attempts".to_owned(), Value::from(record.attempts));
+    for (name, text) in more.into_iter().filter(|(_, text)| !text.is_empty()) {
+        data.insert(name.to_owned(), Value::from(text));
+    }
+    Event {
+        kind,
+        at,
+        thread_id: job.thread_id.clone(),
+        data,
+    }
+}
+
+fn short(mut text: String) -> String {
+    let mut end = text.len().min(NAME_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
+
+/// Any number. Without random bytes from the system all wait the same time, which is no harm.
+fn random() -> u64 {
+    getrandom::u64().unwrap_or(0)
+}

@@ -1,0 +1,167 @@
+//! Owns how many mails may go out in a second: all together, and to one domain.
+//!
+//! Does not wait and reads no clock: time is an argument.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// Domains that are counted at a time. Those that have rested are forgotten first.
+pub const DOMAINS_MAX: usize = 10_000;
+
+/// Paces of outgoing mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rates {
+    /// Mails a second, all together.
+    pub all: u32,
+    /// Mails a second to one domain.
+    pub domain: u32,
+}
+
+/// Which pace is used up, and until when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TooFast {
+    /// That of all mails.
+    All(Instant),
+    /// That of one domain.
+    Domain(Instant),
+}
+
+/// Counts what goes out. A second's worth may go at once after a rest.
+#[derive(Debug)]
+pub struct Buckets {
+    rates: Rates,
+    all: Bucket,
+    domains: HashMap<String, Bucket>,
+}
+
+impl Buckets {
+    /// Full buckets.
+    pub fn new(rates: Rates) -> Self {
+        Self {
+            rates,
+            all: Bucket::default(),
+            domains: HashMap::new(),
+        }
+    }
+
+    /// May a mail to this domain go out now? Then it is counted.
+    ///
+    /// # Errors
+    /// Not now, and from when on it is worth asking again.
+    pub fn take(&mut self, domain: &str, now: Instant) -> Result<(), TooFast> {
+        self.all.open(self.rates.all, now).map_err(TooFast::All)?;
+        if !self.domains.contains_key(domain) && self.domains.len() >= DOMAINS_MAX {
+            self.domains.retain(|_, bucket| !bucket.is_rested(now));
+        }
+        if self.domains.len() < DOMAINS_MAX || self.domains.contains_key(domain) {
+            let bucket = self.domains.entry(domain.to_owned()).or_default();
+            bucket
+                .open(self.rates.domain, now)
+                .map_err(TooFast::Domain)?;
+            bucket.count(self.rates.domain, now);
+        }
+        // So many domains at once: the pace of all alone holds them.
+        self.all.count(self.rates.all, now);
+        Ok(())
+    }
+}
+
+/// When the pace will have caught up with what was taken (GCRA); `None` before the first.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bucket {
+    due: Option<Instant>,
+}
+
+impl Bucket {
+    fn is_rested(self, now: Instant) -> bool {
+        self.due.is_none_or(|due| due <= now)
+    }
+
+    fn open(self, rate: u32, now: Instant) -> Result<(), Instant> {
+        let step = step(rate);
+        // A second's worth, or one where that is less.
+        let room = (step * rate.max(1)).max(step);
+        match self.due {
+            Some(due) if due + step > now + room => Err(due + step - room),
+            _ => Ok(()),
+        }
+    }
+
+    fn count(&mut self, rate: u32, now: Instant) {
+        let from = self.due.map_or(now, |due| due.max(now));
+        self.due = Some(from + step(rate));
+    }
+}
+
+fn step(rate: u32) -> Duration {
+    Duration::from_secs(1) / rate.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_second_s_worth_goes_at_once_and_then_the_pace() {
+        let now = Instant::now();
+        let mut buckets = Buckets::new(Rates { all: 10, domain: 4 });
+        let mut took = |domain: &str, millis: u64, tries: usize| {
+            let now = now + Duration::from_millis(millis);
+            (0..tries)
+                .filter(|_| buckets.take(domain, now).is_ok())
+                .count()
+        };
+        assert_eq!(took("a.example", 0, 9), 4);
+        assert_eq!(took("b.example", 0, 9), 4);
+        assert_eq!(took("c.example", 0, 9), 2, "all together have ten");
+        assert_eq!(took("a.example", 250, 9), 1);
+        assert_eq!(took("c.example", 10_000, 9), 4);
+    }
+
+    #[test]
+    fn domains_do_not_fill_the_memory() {
+        let now = Instant::now();
+        let mut buckets = Buckets::new(Rates {
+            all: 1_000_000,
+            domain: 1,
+        });
+        for n in 0..2 * DOMAINS_MAX {
+            buckets.take(&format!("{n}.example"), now).unwrap();
+        }
+        assert_eq!(buckets.domains.len(), DOMAINS_MAX);
+        buckets
+            .take("later.example", now + Duration::from_secs(2))
+            .unwrap();
+        assert_eq!(buckets.domains.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn no_second_has_more_than_twice_the_pace(
+            all in 1u32..50, domain in 1u32..50,
+            asks in proptest::collection::vec((0u64..200, 0u8..3), 1..400),
+        ) {
+            let start = Instant::now();
+            let mut now = start;
+            let mut buckets = Buckets::new(Rates { all, domain });
+            let mut taken: Vec<(Instant, u8)> = Vec::new();
+            for (wait, to) in asks {
+                now += Duration::from_millis(wait);
+                match buckets.take(&to.to_string(), now) {
+                    Ok(()) => taken.push((now, to)),
+                    Err(TooFast::All(then) | TooFast::Domain(then)) => {
+                        prop_assert!(then > now, "a no that is worth nothing");
+                        prop_assert!(then <= now + Duration::from_secs(1));
+                    }
+                }
+                let second = |at: &&(Instant, u8)| at.0 + Duration::from_secs(1) > now;
+                let recent = taken.iter().rev().take_while(second);
+                prop_assert!(recent.clone().count() as u64 <= 2 * u64::from(all));
+                let same = recent.filter(|at| at.1 == to).count();
+                prop_assert!(same as u64 <= 2 * u64::from(domain));
+            }
+        }
+    }
+}

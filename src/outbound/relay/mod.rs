@@ -1,0 +1,302 @@
+//! Owns the way to the relays: which of them is spoken to, over which connection, and what came of
+//! it.
+//!
+//! Does not know jobs, and never tries a mail twice that may have arrived. The client is our own:
+//! `lettre` (0.11.23) keeps what it read before the encryption, reads a line without a bound before
+//! it looks at its length, takes 250 for an answer to DATA and 354 for one to the end of a mail, and
+//! has no limit on all of a step, only on each read.
+
+mod connection;
+pub mod reply;
+pub mod settings;
+pub mod stuffing;
+mod wire;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::metrics::Metrics;
+use crate::mail::address::Address;
+use connection::{Connection, Fate, Fault};
+use reply::cut;
+use settings::{Relay, Timeouts};
+
+/// The first and the longest time a relay is left alone that was not to be spoken to.
+const ASIDE_FIRST: Duration = Duration::from_secs(1);
+const ASIDE_MAX: Duration = Duration::from_secs(300);
+/// Mails over one connection at most.
+const MAILS_MAX: u32 = 100;
+/// The oldest a connection may get, and the longest it may rest.
+const AGE_MAX: Duration = Duration::from_secs(300);
+const REST_MAX: Duration = Duration::from_secs(20);
+
+/// One mail to one person, ready for the wire.
+#[derive(Clone, Copy, Debug)]
+pub struct Letter<'a> {
+    /// The envelope's sender; `None` is the null sender.
+    pub from: Option<&'a Address>,
+    /// The envelope's one recipient.
+    pub to: &'a Address,
+    /// The mail, stuffed and with its end ([`stuffing::stuffed`]).
+    pub wire: &'a [u8],
+    /// How long the mail itself is.
+    pub bytes: usize,
+    /// It has octets above 127.
+    pub is_eight_bit: bool,
+}
+
+/// What came of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// The relay has the mail: it said 2xx to its end.
+    Sent {
+        /// What it said.
+        reply: String,
+    },
+    /// It does not have it, and another time it may take it.
+    Again {
+        /// What it said, or why it was not asked.
+        reply: String,
+    },
+    /// It will never take it.
+    Never {
+        /// The code of its answer, if the no is its own.
+        code: Option<u16>,
+        /// What it said.
+        reply: String,
+    },
+    /// The end of the mail was on its way and no answer to it came: only the relay knows.
+    Unknown {
+        /// What happened.
+        why: String,
+    },
+}
+
+impl Attempt {
+    fn again(reply: String) -> Self {
+        Self::Again { reply: cut(reply) }
+    }
+
+    fn never(reply: String) -> Self {
+        let reply = cut(reply);
+        Self::Never { code: None, reply }
+    }
+
+    /// One word for it.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Sent { .. } => "sent",
+            Self::Again { .. } => "again",
+            Self::Never { .. } => "never",
+            Self::Unknown { .. } => "unknown",
+        }
+    }
+}
+
+/// All relays, in order of preference.
+pub struct Relays {
+    relays: Vec<Relay>,
+    hello: String,
+    timeouts: Timeouts,
+    states: Mutex<Vec<State>>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct State {
+    resting: Vec<Connection>,
+    failures: u32,
+    /// It is not spoken to before then.
+    aside: Option<Instant>,
+}
+
+impl Relays {
+    /// `hello` is our name. Nothing is connected to yet.
+    pub fn new(
+        relays: Vec<Relay>,
+        hello: String,
+        timeouts: Timeouts,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        for relay in &relays {
+            metrics.set_up(&relay.label(), true);
+        }
+        Self {
+            states: Mutex::new(relays.iter().map(|_| State::default()).collect()),
+            relays,
+            hello,
+            timeouts,
+            metrics,
+        }
+    }
+
+    /// When one of them may be spoken to again; `None` if one may now.
+    pub fn aside_until(&self, now: Instant) -> Option<Instant> {
+        let states = self.states();
+        let mut first = None;
+        for state in states.iter() {
+            let until = state.aside.filter(|until| *until > now)?;
+            first = Some(first.map_or(until, |first: Instant| first.min(until)));
+        }
+        first
+    }
+
+    /// True if none of them was heard well lately: one attempt at a time is enough to find out.
+    pub fn is_doubtful(&self) -> bool {
+        self.states().iter().all(|state| state.failures > 0)
+    }
+
+    /// Sends one mail, and tells by which relay, as `host:port`. Blocks, at most as long as an attempt may
+    /// take and the system's resolver needs. A relay that cannot be spoken to is set aside, and the next one is
+    /// asked: nothing was handed over.
+    pub fn send(&self, letter: &Letter<'_>) -> (Attempt, Option<String>) {
+        let until = Instant::now() + self.timeouts.attempt;
+        let mut whys: Vec<String> = Vec::new();
+        let mut last = None;
+        for (at, relay) in self.relays.iter().enumerate() {
+            if self.is_aside(at) {
+                continue;
+            }
+            last = Some(relay.label());
+            match self.connection(at, until) {
+                Ok(mut connection) => {
+                    let (attempt, fate) = connection.send(letter);
+                    self.settle(at, &attempt);
+                    match fate {
+                        Fate::Rests => self.rest(at, connection),
+                        Fate::Ends => self.end(connection),
+                        Fate::Aside(fault) => {
+                            self.end(connection);
+                            self.set_aside(at, &fault);
+                        }
+                    }
+                    return (attempt, last);
+                }
+                Err(fault) => {
+                    self.set_aside(at, &fault);
+                    whys.push(format!("{}: {fault}", relay.label()));
+                }
+            }
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        if whys.is_empty() {
+            whys.push("no relay can be spoken to now".to_owned());
+        }
+        (Attempt::again(whys.join("; ")), last)
+    }
+
+    /// Closes connections that rested too long; all of them with `is_over`. Blocks for a moment.
+    pub fn tidy(&self, is_over: bool) {
+        let now = Instant::now();
+        let mut old = Vec::new();
+        for state in self.states().iter_mut() {
+            let (stay, go) = std::mem::take(&mut state.resting)
+                .into_iter()
+                .partition(|connection| !is_over && is_fresh(connection, now));
+            state.resting = stay;
+            old.extend::<Vec<Connection>>(go);
+        }
+        for connection in old {
+            self.metrics.connections.dec();
+            connection.quit();
+        }
+    }
+
+    /// A connection that rested and is as it was left, or a new one.
+    fn connection(&self, at: usize, until: Instant) -> Result<Connection, Fault> {
+        loop {
+            let rested = self.states()[at].resting.pop();
+            let Some(mut connection) = rested else {
+                break;
+            };
+            if !is_fresh(&connection, Instant::now()) {
+                self.metrics.connections.dec();
+                connection.quit();
+            } else if connection.resume(until).is_ok() {
+                return Ok(connection);
+            } else {
+                self.metrics.connections.dec();
+            }
+        }
+        let relay = &self.relays[at];
+        let opened = Connection::open(relay, &self.hello, self.timeouts, until)?;
+        self.metrics.connections.inc();
+        Ok(opened)
+    }
+
+    fn rest(&self, at: usize, connection: Connection) {
+        if is_fresh(&connection, Instant::now()) {
+            self.states()[at].resting.push(connection);
+            return;
+        }
+        self.metrics.connections.dec();
+        connection.quit();
+    }
+
+    fn end(&self, connection: Connection) {
+        drop(connection);
+        self.metrics.connections.dec();
+    }
+
+    fn is_aside(&self, at: usize) -> bool {
+        let aside = self.states()[at].aside;
+        aside.is_some_and(|until| until > Instant::now())
+    }
+
+    /// A relay that answers a mail, with whatever, is there.
+    fn settle(&self, at: usize, attempt: &Attempt) {
+        let is_heard = match attempt {
+            Attempt::Sent { .. } | Attempt::Never { .. } => true,
+            Attempt::Again { reply } => reply.starts_with('4') && !reply.starts_with("421"),
+            Attempt::Unknown { .. } => false,
+        };
+        let mut states = self.states();
+        let state = &mut states[at];
+        if !is_heard || state.failures == 0 {
+            return;
+        }
+        state.failures = 0;
+        state.aside = None;
+        drop(states);
+        let relay = self.relays[at].label();
+        self.metrics.set_up(&relay, true);
+        info!(relay, "the relay takes mail again");
+    }
+
+    fn set_aside(&self, at: usize, fault: &Fault) {
+        let mut states = self.states();
+        let state = &mut states[at];
+        // Of several that failed together, one counts.
+        if state.aside.is_some_and(|until| until > Instant::now()) {
+            return;
+        }
+        let wait = ASIDE_FIRST * 2_u32.pow(state.failures.min(16));
+        let wait = wait.min(ASIDE_MAX);
+        state.failures = state.failures.saturating_add(1);
+        state.aside = Some(Instant::now() + wait);
+        let is_first = state.failures == 1;
+        drop(states);
+        let relay = self.relays[at].label();
+        self.metrics.set_up(&relay, false);
+        let wait = wait.as_secs();
+        if is_first {
+            warn!(relay, wait, "the relay cannot be used: {fault}");
+        } else {
+            info!(relay, wait, "the relay still cannot be used: {fault}");
+        }
+    }
+
+    fn states(&self) -> MutexGuard<'_, Vec<State>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_fresh(connection: &Connection, now: Instant) -> bool {
+    connection.mails < MAILS_MAX
+        && now.saturating_duration_since(connection.opened) < AGE_MAX
+        && now.saturating_duration_since(connection.rested) < REST_MAX
+}

@@ -1,0 +1,332 @@
+//! Owns the reading of a relay's replies: bytes in, one reply of bounded size out.
+//!
+//! Does not touch a socket, and does not decide what a reply means for a mail.
+
+use thiserror::Error;
+
+/// Octets of one line of a reply at most. RFC 5321 section 4.5.3.1.5 allows 512.
+pub const LINE_BYTES_MAX: usize = 4 * 1024;
+/// Octets of one reply at most.
+pub const REPLY_BYTES_MAX: usize = 64 * 1024;
+/// Lines of one reply at most.
+pub const LINES_MAX: usize = 256;
+/// Octets of a reply that are kept and shown at most.
+pub const SHOWN_BYTES_MAX: usize = 1024;
+
+/// A whole reply (RFC 5321 section 4.2): one code, and a text a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    code: u16,
+    lines: Vec<Vec<u8>>,
+}
+
+impl Reply {
+    /// The code, 200 to 599.
+    pub const fn code(&self) -> u16 {
+        self.code
+    }
+
+    /// True for 200 to 299.
+    pub const fn is_yes(&self) -> bool {
+        self.code / 100 == 2
+    }
+
+    /// True for 500 to 599.
+    pub const fn is_never(&self) -> bool {
+        self.code / 100 == 5
+    }
+
+    /// The texts of its lines, without the code.
+    pub fn lines(&self) -> impl Iterator<Item = &[u8]> {
+        self.lines.iter().map(Vec::as_slice)
+    }
+
+    /// The reply on one line as people may see it: escaped, at most [`SHOWN_BYTES_MAX`] octets.
+    pub fn shown(&self) -> String {
+        let mut text = self.code.to_string();
+        for line in &self.lines {
+            if text.len() >= SHOWN_BYTES_MAX {
+                break;
+            }
+            text.push(' ');
+            text.push_str(&shown(line));
+        }
+        cut(text)
+    }
+
+    /// The code and the enhanced status (RFC 2034) alone. After AUTH no more is kept: a relay that
+    /// repeats the line it refuses repeats the password.
+    pub fn status(&self) -> String {
+        let first = self.lines.first().map_or(&[][..], Vec::as_slice);
+        let word = first.split(|b| *b == b' ').next().unwrap_or_default();
+        let is_status = word.len() <= 9
+            && word.contains(&b'.')
+            && word.iter().all(|b| b.is_ascii_digit() || *b == b'.');
+        if is_status {
+            return format!("{} {}", self.code, shown(word));
+        }
+        self.code.to_string()
+    }
+}
+
+/// Bytes from elsewhere as people may see them: no control character, no line end, no lone octet;
+/// at most [`SHOWN_BYTES_MAX`] octets.
+pub fn shown(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '"' | '\'' => text.push(c),
+                c => text.extend(c.escape_debug()),
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+        if text.len() > SHOWN_BYTES_MAX {
+            break;
+        }
+    }
+    cut(text)
+}
+
+/// Cuts a text to [`SHOWN_BYTES_MAX`] octets.
+pub fn cut(mut text: String) -> String {
+    if text.len() > SHOWN_BYTES_MAX {
+        let mut end = SHOWN_BYTES_MAX - '…'.len_utf8();
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+/// What came is no reply.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ReplyError {
+    /// A line does not begin with a code of 200 to 599.
+    #[error("not a reply: {0}")]
+    Code(String),
+    /// The lines of one reply have different codes.
+    #[error("a reply of two codes, {first} and {then}")]
+    Mixed {
+        /// Of the first line.
+        first: u16,
+        /// Of a later one.
+        then: u16,
+    },
+    /// It is beyond a bound.
+    #[error("a reply too long: more than {0}")]
+    TooLong(&'static str),
+}
+
+/// Reads one reply, whatever pieces it comes in.
+#[derive(Debug, Default)]
+pub struct Reader {
+    line: Vec<u8>,
+    lines: Vec<Vec<u8>>,
+    code: Option<u16>,
+    bytes: usize,
+}
+
+impl Reader {
+    /// Reads on. Gives back how many octets of `input` belong to the reply, and the reply if it is
+    /// whole; then the reader is ready for the next one.
+    ///
+    /// # Errors
+    /// Says why this is no reply. What comes after it on this connection means nothing any more.
+    pub fn read(&mut self, input: &[u8]) -> Result<(usize, Option<Reply>), ReplyError> {
+        let mut read = 0;
+        while let Some(at) = input[read..].iter().position(|b| *b == b'\n') {
+            self.take(&input[read..read + at])?;
+            read += at + 1;
+            if let Some(reply) = self.line_ended()? {
+                return Ok((read, Some(reply)));
+            }
+        }
+        self.take(&input[read..])?;
+        Ok((input.len(), None))
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<(), ReplyError> {
+        self.bytes += bytes.len();
+        if self.line.len() + bytes.len() > LINE_BYTES_MAX {
+            return Err(ReplyError::TooLong("4 KiB in a line"));
+        }
+        if self.bytes > REPLY_BYTES_MAX {
+            return Err(ReplyError::TooLong("64 KiB"));
+        }
+        self.line.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn line_ended(&mut self) -> Result<Option<Reply>, ReplyError> {
+        let mut line = std::mem::take(&mut self.line);
+        if line.last() == Some(&b'\r') {
+            line.pop();
+        }
+        let (code, goes_on) = head(&line).ok_or_else(|| {
+            let start = &line[..line.len().min(80)];
+            ReplyError::Code(shown(start))
+        })?;
+        if let Some(first) = self.code.filter(|first| *first != code) {
+            return Err(ReplyError::Mixed { first, then: code });
+        }
+        self.code = Some(code);
+        if self.lines.len() >= LINES_MAX {
+            return Err(ReplyError::TooLong("256 lines"));
+        }
+        line.drain(..line.len().min(4));
+        self.lines.push(line);
+        if goes_on {
+            return Ok(None);
+        }
+        let whole = std::mem::take(self);
+        Ok(Some(Reply {
+            code,
+            lines: whole.lines,
+        }))
+    }
+}
+
+/// The code of a line, and whether another follows.
+fn head(line: &[u8]) -> Option<(u16, bool)> {
+    let digits = line.get(..3)?;
+    if !matches!(digits[0], b'2'..=b'5') || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let code = digits.iter().fold(0, |n, d| n * 10 + u16::from(d - b'0'));
+    match line.get(3) {
+        None | Some(b' ') => Some((code, false)),
+        Some(b'-') => Some((code, true)),
+        Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn whole(text: &[u8]) -> Result<Option<Reply>, ReplyError> {
+        Reader::default().read(text).map(|(_, reply)| reply)
+    }
+
+    #[test]
+    fn replies_are_read_to_their_end_and_no_further() {
+        let text = b"250-one\r\n250-two\n250 three\r\n250 injected\r\n";
+        let (read, reply) = Reader::default().read(text).unwrap();
+        assert_eq!(&text[read..], b"250 injected\r\n");
+        let reply = reply.unwrap();
+        assert_eq!((reply.code(), reply.is_yes()), (250, true));
+        assert_eq!(reply.shown(), "250 one two three");
+        assert_eq!(whole(b"354\r\n").unwrap().unwrap().shown(), "354 ");
+        assert_eq!(whole(b"250-one\r\n250").unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_no_reply_is_told() {
+        for text in [
+            "\r\n",
+            "2xx ok\r\n",
+            "999 ok\r\n",
+            "100 ok\r\n",
+            "25\r\n",
+            "250ok\r\n",
+            "2500 ok\r\n",
+            " 250 ok\r\n",
+            "6\r\n",
+            "250_ok\r\n",
+        ] {
+            let error = whole(text.as_bytes()).unwrap_err();
+            assert!(matches!(error, ReplyError::Code(_)), "{text}: {error}");
+        }
+        let mixed = ReplyError::Mixed {
+            first: 250,
+            then: 550,
+        };
+        assert_eq!(whole(b"250-ok\r\n550 no\r\n"), Err(mixed));
+    }
+
+    #[test]
+    fn nothing_grows_without_a_bound() {
+        let mut reader = Reader::default();
+        let endless = [b'x'; 1024];
+        let grown = (0..100).find_map(|_| reader.read(&endless).err());
+        assert!(matches!(grown, Some(ReplyError::TooLong(_))));
+        assert!(reader.line.len() <= LINE_BYTES_MAX);
+        let mut reader = Reader::default();
+        let count = (0..100_000).take_while(|_| reader.read(b"250-x\r\n").is_ok());
+        assert_eq!(count.count(), LINES_MAX);
+        let long = [b"250-".as_slice(), &[b'x'; 4000], b"\r\n"].concat();
+        let mut reader = Reader::default();
+        let count = (0..100_000).take_while(|_| reader.read(&long).is_ok());
+        assert!(count.count() * 4000 <= REPLY_BYTES_MAX);
+    }
+
+    #[test]
+    fn what_is_shown_is_escaped_and_short() {
+        let hostile = b"550 <b>no</b>\x07\xff\r\x1b[31m caf\xc3\xa9 \xe2\x80\xae\r\n";
+        let shown = whole(hostile).unwrap().unwrap().shown();
+        assert_eq!(
+            shown,
+            "550 <b>no</b>\\u{7}\\xff\\r\\u{1b}[31m café \\u{202e}"
+        );
+        let long = [b"550 ".as_slice(), "é".repeat(1500).as_bytes(), b"\r\n"].concat();
+        let shown = whole(&long).unwrap().unwrap().shown();
+        assert!(shown.len() <= SHOWN_BYTES_MAX && shown.ends_with('…'));
+    }
+
+    #[test]
+    fn of_a_refused_login_only_the_status_is_kept() {
+        let reply = whole(b"535 5.7.8 AUTH PLAIN AGJvYgBodW50ZXIy\r\n");
+        assert_eq!(reply.unwrap().unwrap().status(), "535 5.7.8");
+        let reply = whole(b"535 AGJvYgBodW50ZXIy\r\n");
+        assert_eq!(reply.unwrap().unwrap().status(), "535");
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_do_not_matter(
+            lines in proptest::collection::vec("[ -~]{0,40}", 1..6), code in 200u16..600,
+            cuts in proptest::collection::vec(1usize..20, 1..60), tail in "[ -~]{0,9}",
+        ) {
+            let mut text = Vec::new();
+            for (at, line) in lines.iter().enumerate() {
+                let mark = if at + 1 == lines.len() { ' ' } else { '-' };
+                text.extend(format!("{code}{mark}{line}\r\n").bytes());
+            }
+            let end = text.len();
+            text.extend(tail.bytes());
+            let (read, reply) = Reader::default().read(&text).unwrap();
+            prop_assert_eq!(read, end);
+            let mut reader = Reader::default();
+            let (mut at, mut found) = (0, None);
+            for step in cuts.iter().cycle() {
+                let piece = &text[at..(at + step).min(text.len())];
+                let (read, reply) = reader.read(piece).unwrap();
+                at += read;
+                if reply.is_some() {
+                    found = reply;
+                    break;
+                }
+            }
+            prop_assert_eq!(at, end);
+            prop_assert_eq!(found, reply);
+        }
+
+        #[test]
+        fn no_bytes_break_it(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let mut reader = Reader::default();
+            if let Ok((_, Some(reply))) = reader.read(&bytes) {
+                prop_assert!(reply.shown().len() <= SHOWN_BYTES_MAX);
+                prop_assert!(!reply.shown().chars().any(char::is_control));
+            }
+            prop_assert!(shown(&bytes).len() <= SHOWN_BYTES_MAX);
+            prop_assert!(!shown(&bytes).chars().any(char::is_control));
+        }
+    }
+}
