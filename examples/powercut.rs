@@ -1,7 +1,7 @@
 //! A writer and a checker for a power-cut simulator.
 //!
 //! `powercut write FOLDER COUNT` does COUNT rounds (accept a mail, map a thread, settle an older
-//! mail) and prints `ACK n` when all of a round is durable. `powercut check FOLDER` opens what a
+//! mail, enqueue a job, send an older one) and prints `ACK n` when all of a round is durable. `powercut check FOLDER` opens what a
 //! cut left and prints of how many rounds everything is there.
 
 #![expect(
@@ -19,8 +19,12 @@ use postern::clock::Timestamp;
 use postern::mail::address::Address;
 use postern::mail::envelope::{Door, Envelope, Peer, Recipient, Target};
 use postern::mail::fingerprint::Fingerprint;
+use postern::mail::outgoing::JobId;
 use postern::mail::token::ThreadKey;
-use postern::store::{DeliveryId, Fact, MailId, Mapping, Outcome, Settings, Store};
+use postern::store::{
+    DeliveryId, Enqueued, Event, EventId, EventKind, Fact, Job, JobOutcome, JobState, MailId,
+    Mapping, Outcome, Settings, Store,
+};
 
 /// Rounds between a mail's arrival and its end.
 const LAG: usize = 10;
@@ -56,7 +60,17 @@ async fn write(store: &Store, count: usize) {
         if let Some(old) = round.checked_sub(LAG) {
             facts.push(settled(mails[old], old));
         }
+        if let Some(old) = round.checked_sub(LAG) {
+            facts.push(Fact::Ended {
+                job: job(old).id,
+                outcome: JobOutcome::Captured,
+                at: NOW,
+            });
+            facts.push(event(old));
+        }
         store.record(facts).await.expect("the facts are recorded");
+        let taken = store.enqueue(job(round), mail(round), Vec::new()).await;
+        assert_eq!(taken.expect("the job is taken"), Enqueued::New);
         println!("ACK {}", round + 1);
         std::io::stdout().flush().expect("stdout is open");
     }
@@ -81,6 +95,18 @@ fn check(store: &Store) -> usize {
             "the mail is what was sent"
         );
     }
+    let jobs = store.outbox();
+    assert_eq!(
+        jobs.taken,
+        jobs.waiting + jobs.captured,
+        "the outbox adds up"
+    );
+    let events = store.events_after(EventId(0), usize::MAX);
+    assert_eq!(
+        events.len() as u64,
+        jobs.captured,
+        "each end was told, and no other"
+    );
     let accepted = usize::try_from(ledger.received).expect("few rounds");
     (0..accepted)
         .take_while(|round| {
@@ -88,9 +114,54 @@ fn check(store: &Store) -> usize {
             let ended = round
                 .checked_sub(LAG)
                 .is_none_or(|old| store.seen(fingerprint(old), NOW).is_some());
-            thread == Some(mapping(*round)) && ended
+            thread == Some(mapping(*round)) && ended && is_taken(store, *round)
         })
         .count()
+}
+
+/// The job of a round is there, under its key and with its mail.
+fn is_taken(store: &Store, round: usize) -> bool {
+    let wanted = job(round);
+    let Some(found) = store.job_by_key(wanted.key) else {
+        return false;
+    };
+    assert_eq!(found.job, wanted, "the job is what was taken");
+    if !matches!(found.state, JobState::Waiting { .. } | JobState::Captured) {
+        return false;
+    }
+    let sent = store.job_mail(wanted.id).expect("the job's mail is there");
+    assert_eq!(sent, mail(round), "the job's mail is what was composed");
+    true
+}
+
+fn job(round: usize) -> Job {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&(round as u64).to_be_bytes());
+    Job {
+        id: JobId(id),
+        route: "default".to_owned(),
+        thread_id: Some(format!("thread-{round}")),
+        product_message_id: None,
+        message_id: format!("<{round}@inbox.example>"),
+        recipient: Address::parse("ann@peer.example").expect("an address"),
+        return_path: None,
+        subject: format!("subject {round}"),
+        key: id,
+        content: id,
+        made_at: NOW,
+        ends_at: NOW,
+    }
+}
+
+fn event(round: usize) -> Fact {
+    let mut data = serde_json::Map::new();
+    data.insert("round".to_owned(), round.into());
+    Fact::Happened(Event {
+        kind: EventKind::OutboundSent,
+        at: NOW,
+        thread_id: None,
+        data,
+    })
 }
 
 fn envelope(round: usize) -> Envelope {

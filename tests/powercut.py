@@ -17,7 +17,8 @@ import shutil
 import subprocess
 import sys
 
-ACKNOWLEDGEMENT = b"250 2.0.0 "
+# What a peer hears at the end of DATA, and what the example `powercut` prints.
+ACKNOWLEDGEMENTS = re.compile(rb"250 2\.0\.0 |ACK ")
 CALL = re.compile(r"(\d+) +(\w+)\((.*)\) += (-?\d+)")
 
 
@@ -105,8 +106,9 @@ class Disk:
         match = re.match(r"\d+ +(?:write|sendto|writev|sendmsg)\((\d+)", text)
         if match and int(match.group(1)) not in self.open:
             said = b"".join(unhex(part) for part in re.findall(r'"((?:\\x[0-9a-f]{2})*)"', text))
-            self.acknowledged += said.count(ACKNOWLEDGEMENT)
-            if ACKNOWLEDGEMENT in said:
+            count = len(ACKNOWLEDGEMENTS.findall(said))
+            self.acknowledged += count
+            if count:
                 contents = {path: file.durable for path, file in self.names.items()}
                 lost = {path: file.durable for path, file in self.durable_names.items()}
                 self.cuts.append((self.acknowledged, {"kept": contents, "lost": lost}))

@@ -17,7 +17,8 @@ use super::error::Fault;
 use super::router::App;
 use crate::store::Store;
 
-/// Registers `postern_ledger_*`: in which state all mail is, read from the store at each scrape.
+/// Registers `postern_ledger_*` and `postern_outbox_*`: in which state all mail is, in and out, read
+/// from the store at each scrape.
 pub fn register_ledger(registry: &mut Registry, store: Store) {
     registry.register_collector(Box::new(LedgerGauges { store }));
 }
@@ -56,6 +57,27 @@ impl Collector for LedgerGauges {
             let gauge = ConstGauge::new(value.cast_signed());
             let into = encoder.encode_descriptor(&name, help, None, gauge.metric_type())?;
             gauge.encode(into)?;
+        }
+        let outbox = self.store.outbox();
+        let taken = ConstGauge::new(outbox.taken.cast_signed());
+        let help = "Jobs taken so far";
+        let kind = taken.metric_type();
+        taken.encode(encoder.encode_descriptor("postern_outbox_taken", help, None, kind)?)?;
+        let mut jobs = encoder.encode_descriptor(
+            "postern_outbox_jobs",
+            "Jobs by what became of them; their sum is all that were taken",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (state, count) in [
+            ("waiting", outbox.waiting),
+            ("sent", outbox.sent),
+            ("captured", outbox.captured),
+            ("failed", outbox.failed),
+            ("cancelled", outbox.cancelled),
+        ] {
+            let gauge = ConstGauge::new(count.cast_signed());
+            gauge.encode(jobs.encode_family(&[("state", state)])?)?;
         }
         let mut dropped = encoder.encode_descriptor(
             "postern_ledger_dropped",
