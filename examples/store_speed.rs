@@ -3,6 +3,7 @@
 //! `store_speed accept FOLDER CALLERS COUNT BYTES` accepts COUNT mails from CALLERS tasks;
 //! `store_speed settle FOLDER CALLERS COUNT BYTES` settles each too, with mapping and link;
 //! `store_speed map FOLDER COUNT` records COUNT mappings with a link each;
+//! `store_speed enqueue FOLDER CALLERS COUNT BYTES` enqueues COUNT jobs, and `send` ends each too;
 //! `store_speed open FOLDER` opens and asks. Each prints what it took.
 
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
@@ -18,8 +19,11 @@ use postern::clock::Timestamp;
 use postern::mail::address::Address;
 use postern::mail::envelope::{Door, Envelope, Peer, Recipient, Target};
 use postern::mail::fingerprint::Fingerprint;
+use postern::mail::outgoing::JobId;
 use postern::mail::token::ThreadKey;
-use postern::store::{DeliveryId, Fact, MailId, Mapping, Outcome, Settings, Store};
+use postern::store::{
+    DeliveryId, Fact, Job, JobOutcome, MailId, Mapping, Outcome, Settings, Store,
+};
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
@@ -37,10 +41,14 @@ async fn main() {
     let settles = arguments[0] == "settle";
     match arguments[0].as_str() {
         "accept" | "settle" => mails(&store, number(2), number(3), number(4), settles).await,
+        "enqueue" | "send" => {
+            let sends = arguments[0] == "send";
+            jobs(&store, [number(2), number(3), number(4)], sends).await;
+        }
         "map" => map(&store, number(2)).await,
         _ => ask(&store),
     }
-    println!("ledger {:?}", store.ledger());
+    println!("ledger {:?}, {:?}", store.ledger(), store.outbox());
     let begun = Instant::now();
     store.close().await;
     println!("closed in {:?}", begun.elapsed());
@@ -90,6 +98,66 @@ async fn mails(store: &Store, callers: usize, count: usize, bytes: usize, settle
         waits[count * 99 / 100],
         waits[count - 1]
     );
+}
+
+async fn jobs(store: &Store, [callers, count, bytes]: [usize; 3], sends: bool) {
+    let next = Arc::new(AtomicUsize::new(0));
+    let mail = Bytes::from(vec![b'x'; bytes]);
+    let (begun, cpu) = (Instant::now(), cpu_ticks());
+    let mut tasks = Vec::new();
+    for _ in 0..callers {
+        let (store, next, mail) = (store.clone(), Arc::clone(&next), mail.clone());
+        tasks.push(tokio::spawn(async move {
+            loop {
+                let nth = next.fetch_add(1, Ordering::Relaxed);
+                if nth >= count {
+                    return;
+                }
+                let job = job(nth);
+                let id = job.id;
+                let taken = store.enqueue(job, mail.clone(), Vec::new()).await;
+                taken.expect("the job is taken");
+                if sends {
+                    let outcome = JobOutcome::Sent {
+                        relay: "relay.example:25".to_owned(),
+                        reply: "250 2.0.0 Ok".to_owned(),
+                    };
+                    let (job, at) = (id, NOW);
+                    let begun = store.record(vec![Fact::Begun { job, at }]).await;
+                    begun.expect("the fact is recorded");
+                    let ended = store.record(vec![Fact::Ended { job, outcome, at }]).await;
+                    ended.expect("the fact is recorded");
+                }
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.expect("no panic");
+    }
+    report(count, begun, cpu);
+    let begun = Instant::now();
+    let due = store.due_jobs(NOW, 100, |_| true).len();
+    let listed = store.jobs(|_| true, None, 100).len();
+    println!("{due} due and {listed} listed in {:?}", begun.elapsed());
+}
+
+fn job(n: usize) -> Job {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&(n as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
+    Job {
+        id: JobId(id),
+        route: "default".to_owned(),
+        thread_id: Some(format!("thread-{n}")),
+        product_message_id: Some(format!("message-{n}")),
+        message_id: format!("<id-{n}@inbox.example>"),
+        recipient: Address::parse("ann@peer.example").expect("an address"),
+        return_path: None,
+        subject: format!("a subject about {n}"),
+        key: id,
+        content: id,
+        made_at: NOW,
+        ends_at: NOW,
+    }
 }
 
 async fn map(store: &Store, count: usize) {

@@ -17,6 +17,7 @@ use crate::store::{
 };
 use model::{Answers, Deed, Model, deed};
 
+mod bounds;
 mod model;
 
 const WAITING_MAX: u64 = 6;

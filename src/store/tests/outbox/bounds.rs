@@ -1,0 +1,220 @@
+//! What is decided as a whole, and what is kept no longer.
+
+use super::super::{mapping, run};
+use super::*;
+use crate::mail::token::ThreadKey;
+use crate::store::JobOutcome;
+
+fn open(settings: Settings) -> Store {
+    Store::open_on(settings, NOW, Disk::default()).unwrap()
+}
+
+fn ended(nth: usize, outcome: JobOutcome, at: Timestamp) -> Fact {
+    let job = id(nth);
+    Fact::Ended { job, outcome, at }
+}
+
+fn sent() -> JobOutcome {
+    JobOutcome::Sent {
+        relay: "relay.example:25".to_owned(),
+        reply: "250 ok".to_owned(),
+    }
+}
+
+fn serials(store: &Store) -> Vec<u64> {
+    let events = store.events_after(EventId(0), 1000);
+    events
+        .iter()
+        .filter_map(|(_, e)| e.data["serial"].as_u64())
+        .collect()
+}
+
+#[test]
+fn of_two_at_once_with_one_key_one_is_taken_and_nothing_of_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(settings(folder.path(), 1 << 20));
+    run(async {
+        let tell = |n: u8| vec![Fact::Mapped(mapping(n, n)), happened(u64::from(n))];
+        let first = store.enqueue(job(0, 7, None), letter(0, 10), tell(0));
+        let second = store.enqueue(job(1, 7, None), letter(1, 10), tell(1));
+        let mut other = job(2, 7, None);
+        other.content = [9; 16];
+        let third = store.enqueue(other, letter(2, 10), tell(2));
+        let answers = tokio::join!(first, second, third);
+        assert_eq!(answers.0, Ok(Enqueued::New));
+        let known = |same| Ok(Enqueued::Known { id: id(0), same });
+        assert_eq!((answers.1, answers.2), (known(true), known(false)));
+    });
+    assert_eq!(serials(&store), [0]);
+    let mapped = |n: u8| {
+        store
+            .thread(ThreadKey::of(&format!("thread-{n}")))
+            .is_some()
+    };
+    assert_eq!([mapped(0), mapped(1), mapped(2)], [true, false, false]);
+    assert_eq!(store.outbox().taken, 1);
+}
+
+#[test]
+fn an_event_of_what_did_not_happen_is_not_told_and_a_deliverys_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(settings(folder.path(), 1 << 20));
+    let processed = |serial| match happened(serial) {
+        Fact::Happened(event) => Fact::Happened(Event {
+            kind: EventKind::Processed,
+            ..event
+        }),
+        other => other,
+    };
+    let facts = vec![
+        happened(1),
+        ended(5, sent(), NOW),
+        Fact::Suppressed(suppression(1)),
+        processed(2),
+    ];
+    run(store.record(facts)).unwrap();
+    assert_eq!(serials(&store), [2]);
+    assert!(store.suppressions(None, 10).is_empty());
+}
+
+#[test]
+fn jobs_that_are_over_are_known_for_a_time_and_a_number_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let bounded = || Settings {
+        sent_kept: 5,
+        outbox_max: 1000,
+        ..settings(folder.path(), 2000)
+    };
+    let mut store = open(bounded());
+    for nth in 0..20 {
+        let key = u8::try_from(nth).unwrap();
+        run(store.enqueue(job(nth, key, None), letter(nth, 300), Vec::new())).unwrap();
+        run(store.record(vec![ended(nth, sent(), NOW)])).unwrap();
+    }
+    for round in 0..3 {
+        let known: Vec<usize> = (0..20).filter(|n| store.job(id(*n)).is_some()).collect();
+        assert_eq!(known, [15, 16, 17, 18, 19], "round {round}");
+        assert_eq!(store.job_by_key([3; 16]), None);
+        assert_eq!(store.outbox().sent, 20);
+        run(store.close());
+        if round == 1 {
+            std::fs::remove_dir_all(folder.path().join("index")).unwrap();
+        }
+        store = open(bounded());
+    }
+    // A key that is forgotten can be used again; so can one whose time is over.
+    let again = run(store.enqueue(job(30, 3, None), letter(30, 10), Vec::new()));
+    assert_eq!(again, Ok(Enqueued::New));
+    let month = later(31 * 24 * 60 * 60);
+    run(store.record(vec![ended(30, sent(), month)])).unwrap();
+    assert_eq!(store.job(id(19)), None);
+    let again = run(store.enqueue(job(31, 19, None), letter(31, 10), Vec::new()));
+    assert_eq!(again, Ok(Enqueued::New));
+    assert_eq!(store.job_by_key([19; 16]).unwrap().job.id, id(31));
+}
+
+#[test]
+fn mails_of_jobs_that_were_sent_leave_the_disk_and_those_that_wait_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let large = || Settings {
+        outbox_max: 1000,
+        ..settings(folder.path(), 64 << 10)
+    };
+    let store = open(large());
+    let waits = letter(0, 5000);
+    run(store.enqueue(job(0, 0, None), waits.clone(), Vec::new())).unwrap();
+    for nth in 1..200 {
+        let key = u8::try_from(nth).unwrap();
+        run(store.enqueue(job(nth, key, None), letter(nth, 20_000), Vec::new())).unwrap();
+        run(store.record(vec![ended(nth, sent(), NOW)])).unwrap();
+    }
+    run(store.close());
+    let store = open(large());
+    let files = std::fs::read_dir(folder.path().join("journal")).unwrap();
+    let bytes: u64 = files.map(|f| f.unwrap().metadata().unwrap().len()).sum();
+    assert!(bytes < 2 << 20, "{bytes} of the 4 MB that were written");
+    assert_eq!(store.job_mail(id(0)).unwrap(), waits);
+    assert!(store.job_mail(id(199)).is_err());
+    assert_eq!(store.job(id(199)).unwrap().state, JobState::Sent);
+}
+
+#[test]
+fn too_many_bytes_of_mail_are_refused_until_some_are_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(Settings {
+        outbox_bytes_max: 1000,
+        ..settings(folder.path(), 1 << 20)
+    });
+    let enqueue = |nth: usize| {
+        let key = u8::try_from(nth).unwrap();
+        run(store.enqueue(job(nth, key, None), letter(nth, 600), Vec::new()))
+    };
+    assert_eq!(enqueue(0), Ok(Enqueued::New));
+    assert_eq!(enqueue(1), Err(RecordError::Full));
+    // What is known is no more to keep.
+    assert!(matches!(enqueue(0), Ok(Enqueued::Known { .. })));
+    run(store.record(vec![ended(0, sent(), NOW)])).unwrap();
+    assert_eq!(enqueue(1), Ok(Enqueued::New));
+}
+
+#[test]
+fn a_job_put_off_by_a_wrong_clock_is_due_when_it_is_right_again() {
+    const YEAR: u64 = 365 * 24 * 60 * 60;
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(settings(folder.path(), 1 << 20));
+    let due = |seconds| {
+        let jobs = store.due_jobs(later(seconds), 10, |_| true);
+        jobs.into_iter().map(|r| r.job.id).collect::<Vec<_>>()
+    };
+    for nth in 0..2 {
+        let key = u8::try_from(nth).unwrap();
+        run(store.enqueue(job(nth, key, None), letter(nth, 10), Vec::new())).unwrap();
+    }
+    let defer = |nth, at, wait| Fact::Deferred {
+        job: id(nth),
+        at: later(at),
+        due_at: later(at + wait),
+        relay: None,
+        reply: "450 later".to_owned(),
+    };
+    run(store.record(vec![defer(0, YEAR, 300), defer(1, 0, 300)])).unwrap();
+    assert_eq!(due(0), [id(0)]);
+    assert_eq!(due(300), [id(1), id(0)]);
+    assert_eq!(due(YEAR), [id(1)]);
+    assert_eq!(store.outbox().waiting, 2);
+}
+
+#[test]
+fn failed_jobs_go_after_their_time_and_keep_their_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(settings(folder.path(), 1 << 20));
+    let failed = JobOutcome::Failed {
+        relay: None,
+        reason: "no for good".to_owned(),
+    };
+    for nth in 0..2 {
+        let key = u8::try_from(nth).unwrap();
+        run(store.enqueue(job(nth, key, None), letter(nth, 10), Vec::new())).unwrap();
+    }
+    let month = later(30 * 24 * 60 * 60);
+    let soon = later(29 * 24 * 60 * 60);
+    run(store.record(vec![ended(0, failed.clone(), NOW)])).unwrap();
+    run(store.record(vec![ended(1, failed, soon)])).unwrap();
+    assert!(store.job_mail(id(0)).is_ok());
+    run(store.enqueue(
+        Job {
+            made_at: month,
+            ..job(2, 2, None)
+        },
+        letter(2, 1),
+        Vec::new(),
+    ))
+    .unwrap();
+    for _ in 0..2 {
+        run(store.record(Vec::new())).unwrap();
+    }
+    assert!(store.job_mail(id(0)).is_err());
+    assert!(store.job_mail(id(1)).is_ok());
+    assert_eq!(store.outbox().failed, 2);
+    assert!(store.outbox().adds_up());
+}
