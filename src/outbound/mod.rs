@@ -4,6 +4,7 @@
 
 mod attempt;
 pub mod compose;
+pub mod intake;
 pub mod metrics;
 pub mod rate;
 pub mod relay;

@@ -1,0 +1,301 @@
+//! Owns the draft: what the product asks to have sent, read and bounded, before it is a mail.
+//!
+//! Does not fill in what it leaves out, and makes no mail of it.
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use super::address::Address;
+
+/// People in the copy of one draft: each of them gets a mail of his own.
+pub const CC_MAX: usize = 10;
+
+/// The two calls a draft comes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Call {
+    /// The event `message.created`.
+    Event,
+    /// The direct call.
+    Direct,
+}
+
+impl Call {
+    /// Its name: the last part of its path.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Event => "events",
+            Self::Direct => "outbound",
+        }
+    }
+}
+
+/// By what a request that comes again is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DraftKey {
+    /// By the key it was given.
+    Given(String),
+    /// By the product's own id of the message.
+    Message(String),
+    /// By what its signature is made of: the very same request.
+    Signed(String),
+    /// By nothing: each request is a mail of its own.
+    Random([u8; 16]),
+}
+
+/// A file of a draft.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DraftFile {
+    /// Its name.
+    pub filename: String,
+    /// Its media type.
+    pub content_type: String,
+    /// Its content.
+    pub bytes: Bytes,
+}
+
+/// What the product asks to have sent. Lines of text have no control characters; what is left out is
+/// `None` or empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    /// How it came.
+    pub call: Call,
+    /// By what it is known if it comes again.
+    pub key: DraftKey,
+    /// The route it is for, by name.
+    pub route: Option<String>,
+    /// The thread it belongs to.
+    pub thread_id: String,
+    /// The product's own id of the message.
+    pub message_id: Option<String>,
+    /// Whom it is for.
+    pub recipient: Option<Address>,
+    /// His name.
+    pub recipient_name: Option<String>,
+    /// Who gets a copy; at most [`CC_MAX`], none of them twice, none of them the recipient.
+    pub cc: Vec<Address>,
+    /// The subject.
+    pub subject: Option<String>,
+    /// Who says it.
+    pub sender_name: Option<String>,
+    /// What is said.
+    pub text: String,
+    /// The same in HTML.
+    pub html: Option<String>,
+    /// The files that go with it.
+    pub files: Vec<DraftFile>,
+    /// Extra header fields: name and value.
+    pub headers: Vec<(String, String)>,
+    /// The language of the fixed words, as a tag.
+    pub locale: Option<String>,
+    /// No person wrote it.
+    pub is_automatic: bool,
+    /// The Message-ID of the newest mail of the thread that the product knows.
+    pub last_message_id: Option<String>,
+}
+
+/// A part of a draft that can be at fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The files.
+    Attachments,
+    /// Who gets a copy.
+    Cc,
+    /// The extra header fields.
+    Headers,
+    /// The HTML.
+    Html,
+    /// Whom it is for.
+    Recipient,
+    /// The route.
+    Route,
+    /// Who says it.
+    SenderName,
+    /// The subject.
+    Subject,
+    /// The words.
+    Text,
+    /// The thread.
+    ThreadId,
+}
+
+impl Draft {
+    /// The name of the job for `to` on `route`. The same request for the same person has the same one;
+    /// a call, a route and a kind of key have each their own.
+    pub fn job_key(&self, route: &str, to: &Address) -> [u8; 16] {
+        let (kind, key): (&str, &[u8]) = match &self.key {
+            DraftKey::Given(key) => ("given", key.as_bytes()),
+            DraftKey::Message(id) => ("message", id.as_bytes()),
+            DraftKey::Signed(id) => ("signed", id.as_bytes()),
+            DraftKey::Random(bytes) => ("random", bytes),
+        };
+        // Who gets a copy is part of the name; the recipient is not, for he may be filled in.
+        let copy = if self.cc.contains(to) {
+            to.folded()
+        } else {
+            String::new()
+        };
+        let mut sum = Sum::new("postern job key v1");
+        for part in [route, self.call.name(), kind] {
+            sum.add(part.as_bytes());
+        }
+        sum.add(key);
+        sum.add(copy.as_bytes());
+        sum.end()
+    }
+
+    /// The digest of all that is asked for, but for the key.
+    pub fn content(&self) -> [u8; 16] {
+        let mut sum = Sum::new("postern draft v1");
+        sum.add(self.call.name().as_bytes());
+        sum.add(self.thread_id.as_bytes());
+        sum.add(self.text.as_bytes());
+        sum.add(&[u8::from(self.is_automatic)]);
+        let recipient = self.recipient.as_ref().map(ToString::to_string);
+        for maybe in [
+            &self.route,
+            &self.message_id,
+            &recipient,
+            &self.recipient_name,
+            &self.subject,
+            &self.sender_name,
+            &self.html,
+            &self.locale,
+            &self.last_message_id,
+        ] {
+            sum.add(&[u8::from(maybe.is_some())]);
+            sum.add(maybe.as_deref().unwrap_or_default().as_bytes());
+        }
+        sum.count(self.cc.len());
+        for address in &self.cc {
+            sum.add(address.to_string().as_bytes());
+        }
+        sum.count(self.headers.len());
+        for (name, value) in &self.headers {
+            sum.add(name.as_bytes());
+            sum.add(value.as_bytes());
+        }
+        sum.count(self.files.len());
+        for file in &self.files {
+            sum.add(file.filename.as_bytes());
+            sum.add(file.content_type.as_bytes());
+            sum.add(&file.bytes);
+        }
+        sum.end()
+    }
+}
+
+/// A digest of parts, each with its length before it, so that none runs into the next.
+struct Sum(Sha256);
+
+impl Sum {
+    fn new(label: &str) -> Self {
+        let mut sum = Self(Sha256::new());
+        sum.add(label.as_bytes());
+        sum
+    }
+
+    fn add(&mut self, part: &[u8]) {
+        self.count(part.len());
+        self.0.update(part);
+    }
+
+    fn count(&mut self, number: usize) {
+        self.0.update((number as u64).to_be_bytes());
+    }
+
+    fn end(self) -> [u8; 16] {
+        let whole = self.0.finalize();
+        std::array::from_fn(|at| whole[at])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draft() -> Draft {
+        Draft {
+            call: Call::Event,
+            key: DraftKey::Message("m1".to_owned()),
+            route: None,
+            thread_id: "t1".to_owned(),
+            message_id: Some("m1".to_owned()),
+            recipient: Address::parse("ann@example.com").ok(),
+            recipient_name: None,
+            cc: vec![Address::parse("bob@example.com").unwrap()],
+            subject: None,
+            sender_name: None,
+            text: "Hello".to_owned(),
+            html: None,
+            files: vec![DraftFile {
+                filename: "a".to_owned(),
+                content_type: "text/plain".to_owned(),
+                bytes: Bytes::from_static(b"x"),
+            }],
+            headers: vec![("X-A".to_owned(), "b".to_owned())],
+            locale: None,
+            is_automatic: false,
+            last_message_id: None,
+        }
+    }
+
+    #[test]
+    fn each_part_changes_the_content_and_none_runs_into_the_next() {
+        let changes: [fn(&mut Draft); 15] = [
+            |d| d.call = Call::Direct,
+            |d| d.thread_id.push('x'),
+            |d| d.message_id = None,
+            |d| d.recipient = None,
+            |d| d.recipient_name = Some(String::new()),
+            |d| d.cc.clear(),
+            |d| d.subject = Some("s".to_owned()),
+            |d| d.sender_name = Some("s".to_owned()),
+            |d| d.text.push(' '),
+            |d| d.html = Some("s".to_owned()),
+            |d| d.files[0].bytes = Bytes::from_static(b"y"),
+            |d| d.headers[0] = ("X-Ab".to_owned(), String::new()),
+            |d| d.locale = Some("de".to_owned()),
+            |d| d.is_automatic = true,
+            |d| d.last_message_id = Some("s".to_owned()),
+        ];
+        let mut seen = std::collections::BTreeSet::from([draft().content()]);
+        for change in changes {
+            let mut draft = draft();
+            change(&mut draft);
+            assert!(seen.insert(draft.content()), "{draft:?}");
+        }
+        let mut keyed = draft();
+        keyed.key = DraftKey::Given("k".to_owned());
+        assert_eq!(keyed.content(), draft().content());
+    }
+
+    #[test]
+    fn a_job_is_named_by_route_call_key_and_who_gets_a_copy() {
+        let (ann, bob) = ("ann@example.com", "bob@example.com");
+        let at = |text| Address::parse(text).unwrap();
+        let name = draft().job_key("default", &at(ann));
+        assert_eq!(name, draft().job_key("default", &at("eve@example.com")));
+        let mut others = vec![
+            draft().job_key("default", &at(bob)),
+            draft().job_key("other", &at(ann)),
+        ];
+        for key in [
+            DraftKey::Given("m1".to_owned()),
+            DraftKey::Signed("m1".to_owned()),
+            DraftKey::Message("m2".to_owned()),
+            DraftKey::Random([0; 16]),
+        ] {
+            let draft = Draft { key, ..draft() };
+            others.push(draft.job_key("default", &at(ann)));
+        }
+        let direct = Draft {
+            call: Call::Direct,
+            ..draft()
+        };
+        others.push(direct.job_key("default", &at(ann)));
+        others.push(name);
+        others.sort_unstable();
+        others.dedup();
+        assert_eq!(others.len(), 8);
+    }
+}

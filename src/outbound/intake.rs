@@ -1,0 +1,564 @@
+//! Owns the way of a draft into the outbox: what it leaves out is filled in, each recipient's mail is
+//! made, and it is kept with all that is to be remembered of it.
+//!
+//! Does not send, and does not know how a draft came.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::json;
+use thiserror::Error;
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::compose::{
+    self, ComposeError, Composed, Correspondent, Enclosure, HeaderName, HeaderText, Letter, Locale,
+    Templates, WebAddress, compose,
+};
+use crate::clock::{self, Timestamp};
+use crate::mail::address::{Address, Domain};
+use crate::mail::draft::{Draft, Part};
+use crate::mail::outgoing::{self, JobId};
+use crate::mail::subject::Subject;
+use crate::mail::token::{Format, KeyRing, ThreadKey};
+use crate::store::{
+    Enqueued, Event, EventKind, Fact, Job, Mapping, RecordError, Said, Store, Suppression,
+};
+
+/// Message-IDs of a thread that are remembered.
+const REFERENCES_MAX: usize = 32;
+/// Locks that threads share: two of one thread never pass each other.
+const LOCKS: usize = 256;
+/// Octets of a subject in an event or a job.
+const SUBJECT_BYTES_MAX: usize = 998;
+
+/// What the intake must know of a route.
+#[derive(Clone)]
+pub struct Route {
+    /// Its name.
+    pub name: String,
+    /// Its reply domains; the first is minted for.
+    pub domains: Vec<Domain>,
+    /// What signs tokens, Message-IDs and return paths.
+    pub keys: Arc<KeyRing>,
+    /// The form of the tokens.
+    pub format: Format,
+    /// The mark by which we know our own mail.
+    pub loop_mark: HeaderText,
+}
+
+/// What holds for every mail.
+#[derive(Clone, Debug)]
+pub struct IntakeSettings {
+    /// Whose mailbox all mail comes from.
+    pub from: Address,
+    /// The product's name; may be empty.
+    pub product_name: String,
+    /// How long a job is tried.
+    pub age_max: Duration,
+    /// How many jobs must have come back for good before an address is held back.
+    pub suppress_after: u32,
+    /// The line under which nothing is reply; `None` is the language's own.
+    pub marker: Option<String>,
+    /// The list all mail belongs to.
+    pub list_id: Option<Domain>,
+    /// What takes the POST that ends these mails.
+    pub list_unsubscribe: Option<WebAddress>,
+}
+
+/// Takes drafts.
+pub struct Intake {
+    store: Store,
+    /// At least one.
+    routes: Vec<Route>,
+    settings: IntakeSettings,
+    templates: Arc<Templates>,
+    locks: Vec<Mutex<()>>,
+}
+
+/// The jobs of a draft.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queued {
+    /// The recipient's, then one for each copy.
+    pub jobs: Vec<JobId>,
+    /// At least one of them is new.
+    pub is_new: bool,
+}
+
+/// Why a draft is not taken.
+#[derive(Debug, Error)]
+pub enum IntakeError {
+    /// The same key was there with another content.
+    #[error("the key was used for other content, by job {0}")]
+    Conflict(JobId),
+    /// A mail could not be made, and no part of the draft is why.
+    #[error("mail cannot be made")]
+    Compose(#[source] ComposeError),
+    /// What makes mails broke down.
+    #[error("making of the mail broke off")]
+    Broken,
+    /// The system has no random bytes to give.
+    #[error("no random bytes")]
+    Random,
+    /// The store takes nothing now.
+    #[error("not kept")]
+    Store(#[from] RecordError),
+    /// Nothing is sent to this address.
+    #[error("{address} is held back: {reason}")]
+    Suppressed {
+        /// Which part names it.
+        part: Part,
+        /// The address.
+        address: String,
+        /// Why it is on the list.
+        reason: String,
+    },
+    /// A part of the draft cannot be taken.
+    #[error("{why}")]
+    Unfit {
+        /// Which.
+        part: Part,
+        /// Why, for the product.
+        why: String,
+    },
+}
+
+impl Intake {
+    /// An intake into `store`. There must be at least one route: without one nothing is taken.
+    pub fn new(
+        store: Store,
+        routes: Vec<Route>,
+        settings: IntakeSettings,
+        templates: Templates,
+    ) -> Self {
+        Self {
+            store,
+            routes,
+            settings,
+            templates: Arc::new(templates),
+            locks: (0..LOCKS).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    /// Makes the mails of a draft and keeps them: what is named is on disk. The same draft again names
+    /// the same jobs, whatever became of them.
+    ///
+    /// # Errors
+    /// Says which part of the draft is at fault, or why nothing is taken now. Copies are taken one by
+    /// one: who tries again after an error with the same key completes what is missing.
+    pub async fn take(&self, mut draft: Draft) -> Result<Queued, IntakeError> {
+        let key = ThreadKey::of(&draft.thread_id);
+        // What the next mail of the thread refers to is what this one leaves behind.
+        let _turn = self.locks[usize::from(key.0[0])].lock().await;
+        let mapping = self.store.thread(key);
+        let route = self.route(&draft, mapping.as_ref())?;
+        let content = draft.content();
+        let recipient = draft
+            .recipient
+            .clone()
+            .or_else(|| mapping.as_ref()?.participant.clone());
+        let Some(recipient) = recipient else {
+            let why = "is needed: nothing is known of this thread".to_owned();
+            let part = Part::Recipient;
+            return Err(IntakeError::Unfit { part, why });
+        };
+        draft
+            .cc
+            .retain(|copied| copied.folded() != recipient.folded());
+        let all: Vec<&Address> = [&recipient].into_iter().chain(&draft.cc).collect();
+        let mut jobs: Vec<Option<JobId>> = Vec::new();
+        for to in &all {
+            let known = self.store.job_by_key(draft.job_key(&route.name, to));
+            if let Some(known) = known.as_ref().filter(|known| known.job.content != content) {
+                return Err(IntakeError::Conflict(known.job.id));
+            }
+            jobs.push(known.map(|known| known.job.id));
+        }
+        let now = clock::now();
+        // All are looked at before the first is taken.
+        for (to, job) in all.iter().zip(&jobs) {
+            if job.is_none() {
+                self.check(&draft, to, &recipient, now)?;
+            }
+        }
+        let is_new = jobs.contains(&None);
+        let plan = Plan {
+            intake: self,
+            draft: Arc::new(draft.clone()),
+            route,
+            mapping,
+            recipient: recipient.clone(),
+            content,
+            now,
+        };
+        let mut queued = Vec::new();
+        for (to, job) in all.into_iter().zip(jobs) {
+            queued.push(match job {
+                Some(known) => known,
+                None => plan.enqueue(to).await?,
+            });
+        }
+        Ok(Queued {
+            jobs: queued,
+            is_new,
+        })
+    }
+
+    fn route(&self, draft: &Draft, mapping: Option<&Mapping>) -> Result<&Route, IntakeError> {
+        let unfit = |why: &str| IntakeError::Unfit {
+            part: Part::Route,
+            why: why.to_owned(),
+        };
+        let of_thread = mapping.map(|mapping| mapping.route.as_str());
+        if let (Some(wanted), Some(known)) = (draft.route.as_deref(), of_thread)
+            && wanted != known
+        {
+            return Err(unfit("is not the route this thread belongs to"));
+        }
+        let route = match of_thread.or(draft.route.as_deref()) {
+            Some(name) => self.routes.iter().find(|route| route.name == name),
+            None => self.routes.first(),
+        };
+        route.ok_or_else(|| unfit("there is no route of this name"))
+    }
+
+    /// May mail be sent to `to`?
+    fn check(
+        &self,
+        draft: &Draft,
+        to: &Address,
+        recipient: &Address,
+        now: Timestamp,
+    ) -> Result<(), IntakeError> {
+        let part = match to == recipient {
+            true => Part::Recipient,
+            false => Part::Cc,
+        };
+        let mut domains = self.routes.iter().flat_map(|route| &route.domains);
+        if domains.any(|domain| domain == to.domain()) {
+            let why = format!(
+                "{}: is a reply domain, mail to it would come back",
+                to.domain()
+            );
+            return Err(IntakeError::Unfit { part, why });
+        }
+        if draft.recipient.is_none() && part == Part::Recipient && !to.local().is_ascii() {
+            let why = "the address known of this thread cannot be written in ASCII".to_owned();
+            return Err(IntakeError::Unfit { part, why });
+        }
+        match self.store.suppression(to, now) {
+            Some(held) if self.holds(&held) => Err(IntakeError::Suppressed {
+                part,
+                address: held.address,
+                reason: held.reason,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// A person put it on the list, or enough came back.
+    const fn holds(&self, suppression: &Suppression) -> bool {
+        suppression.bounces == 0 || suppression.bounces >= self.settings.suppress_after
+    }
+}
+
+/// A draft for which everything is decided but the recipient of one mail.
+struct Plan<'a> {
+    intake: &'a Intake,
+    draft: Arc<Draft>,
+    route: &'a Route,
+    mapping: Option<Mapping>,
+    recipient: Address,
+    content: [u8; 16],
+    now: Timestamp,
+}
+
+impl Plan<'_> {
+    async fn enqueue(&self, to: &Address) -> Result<JobId, IntakeError> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(|_| IntakeError::Random)?;
+        let id = JobId(bytes);
+        let letter = self.letter(id, to)?;
+        let minted = self.minted(&letter.reply_to);
+        let (message_id, return_path) = (letter.message_id.clone(), letter.return_path.clone());
+        let subject = letter.subject.clone();
+        let templates = Arc::clone(&self.intake.templates);
+        let made = tokio::task::spawn_blocking(move || compose(&letter, &templates));
+        let made = made.await.map_err(|_| IntakeError::Broken)?;
+        let Composed { bytes, text, .. } = made.map_err(|error| self.unfit(error))?;
+        let job = Job {
+            id,
+            route: self.route.name.clone(),
+            thread_id: Some(self.draft.thread_id.clone()),
+            product_message_id: self.draft.message_id.clone(),
+            message_id,
+            recipient: to.clone(),
+            return_path: Some(return_path),
+            subject: cut(&subject, SUBJECT_BYTES_MAX).to_owned(),
+            key: self.draft.job_key(&self.route.name, to),
+            content: self.content,
+            made_at: self.now,
+            ends_at: self.now.plus(self.intake.settings.age_max),
+        };
+        let facts = self.facts(&job, &text, minted);
+        match self.intake.store.enqueue(job, bytes, facts).await? {
+            Enqueued::New => Ok(id),
+            Enqueued::Known { id, same: true } => Ok(id),
+            Enqueued::Known { id, same: false } => Err(IntakeError::Conflict(id)),
+        }
+    }
+
+    fn letter(&self, id: JobId, to: &Address) -> Result<Letter, IntakeError> {
+        let (draft, route, settings) = (&*self.draft, self.route, &self.intake.settings);
+        let (keys, domain) = (&route.keys, &route.domains[0]);
+        let thread = |error: &dyn std::fmt::Display| IntakeError::Unfit {
+            part: Part::ThreadId,
+            why: format!("no address can be made of it: {error}"),
+        };
+        let reply_to =
+            keys.reply_address(route.format, domain, &draft.thread_id, Some(to), self.now);
+        let return_path = outgoing::return_path(keys, domain, id);
+        let locale = draft
+            .locale
+            .as_deref()
+            .map_or_else(Locale::default, Locale::of);
+        let copied = draft.cc.iter().map(|address| Correspondent {
+            name: String::new(),
+            address: address.clone(),
+        });
+        Ok(Letter {
+            from: settings.from.clone(),
+            sender_name: draft.sender_name.clone().unwrap_or_default(),
+            product_name: settings.product_name.clone(),
+            to: Correspondent {
+                name: draft.recipient_name.clone().unwrap_or_default(),
+                address: self.recipient.clone(),
+            },
+            cc: copied.collect(),
+            reply_to: reply_to.map_err(|error| thread(&error))?,
+            subject: self.subject(),
+            text: draft.text.clone(),
+            html: draft.html.clone(),
+            history: self.history(),
+            marker: settings.marker.clone(),
+            enclosures: draft.files.iter().map(enclosure).collect(),
+            in_reply_to: self.in_reply_to(),
+            references: self.references(),
+            message_id: outgoing::message_id(keys, domain, id),
+            return_path: return_path.map_err(|error| thread(&error))?,
+            date: self.now,
+            list_id: settings.list_id.clone(),
+            list_unsubscribe: settings.list_unsubscribe.clone(),
+            is_automatic: draft.is_automatic,
+            loop_mark: route.loop_mark.clone(),
+            locale,
+            reply_domains: self.reply_domains(),
+            fields: self.fields()?,
+        })
+    }
+
+    fn reply_domains(&self) -> Vec<Domain> {
+        let routes = self.intake.routes.iter();
+        routes.flat_map(|route| route.domains.clone()).collect()
+    }
+
+    fn fields(&self) -> Result<Vec<(HeaderName, HeaderText)>, IntakeError> {
+        let unfit = |error: compose::HeaderError| IntakeError::Unfit {
+            part: Part::Headers,
+            why: error.to_string(),
+        };
+        let fields = self.draft.headers.iter();
+        fields
+            .map(|(name, value)| {
+                let name = HeaderName::parse(name).map_err(unfit)?;
+                Ok((name, HeaderText::parse(value).map_err(unfit)?))
+            })
+            .collect()
+    }
+
+    fn subject(&self) -> String {
+        let of_thread = self.mapping.as_ref().map(|mapping| mapping.subject.clone());
+        let known = self.draft.subject.clone().or(of_thread);
+        known
+            .filter(|subject| !subject.is_empty())
+            .unwrap_or_else(|| {
+                let product = self.intake.settings.product_name.trim();
+                let product = if product.is_empty() {
+                    "Message"
+                } else {
+                    product
+                };
+                product.to_owned()
+            })
+    }
+
+    /// The newest mail of the thread. The product may not know yet of what we sent a moment ago: what it
+    /// names counts only if it is news to us.
+    fn in_reply_to(&self) -> Option<String> {
+        let mapping = self.mapping.as_ref();
+        let ours = mapping.and_then(|mapping| mapping.last_message_id.as_deref());
+        let told = self.draft.last_message_id.as_deref();
+        let is_known = |id: &str| {
+            mapping.is_some_and(|mapping| {
+                mapping
+                    .references
+                    .iter()
+                    .any(|known| bare(known) == bare(id))
+            })
+        };
+        match (told, ours) {
+            (Some(told), Some(ours)) if is_known(told) => Some(ours.to_owned()),
+            (Some(told), _) => Some(told.to_owned()),
+            (None, ours) => ours.map(str::to_owned),
+        }
+    }
+
+    fn references(&self) -> Vec<String> {
+        let mapping = self.mapping.as_ref();
+        mapping.map_or_else(Vec::new, |mapping| mapping.references.clone())
+    }
+
+    /// What was said last, newest first: by the person, and by us before.
+    fn history(&self) -> Vec<compose::Said> {
+        let (store, thread) = (&self.intake.store, &self.draft.thread_id);
+        let mut said: Vec<Said> = [false, true]
+            .into_iter()
+            .filter_map(|by_us| store.said(thread, by_us))
+            .collect();
+        said.sort_by_key(|said| std::cmp::Reverse(said.at));
+        said.into_iter()
+            .map(|said| compose::Said {
+                name: said.name.unwrap_or_default(),
+                at: said.at,
+                text: said.text,
+            })
+            .collect()
+    }
+
+    /// A token whose bytes do not tell the thread's id, or that mail systems may fold, is remembered.
+    fn minted(&self, reply_to: &Address) -> Option<Fact> {
+        let thread = &self.draft.thread_id;
+        let is_uuid = Uuid::try_parse(thread).is_ok_and(|uuid| uuid.to_string() == *thread);
+        if is_uuid && self.route.format == Format::V2 {
+            return None;
+        }
+        let claims = self.route.keys.verify(reply_to, self.now).ok()?;
+        Some(Fact::Minted {
+            token: claims.digest,
+            thread_id: thread.clone(),
+            at: self.now,
+        })
+    }
+
+    fn facts(&self, job: &Job, text: &str, minted: Option<Fact>) -> Vec<Fact> {
+        let (draft, now) = (&*self.draft, self.now);
+        let own_id = bare(&job.message_id).to_owned();
+        let mut facts: Vec<Fact> = minted.into_iter().collect();
+        facts.push(Fact::Linked {
+            message_id: own_id.clone(),
+            thread_id: draft.thread_id.clone(),
+            sent_by_us: true,
+        });
+        if job.recipient == self.recipient {
+            facts.push(Fact::Mapped(self.mapped(own_id)));
+            facts.push(Fact::Spoken {
+                thread_id: draft.thread_id.clone(),
+                said: Said {
+                    by_us: true,
+                    name: draft.sender_name.clone(),
+                    at: now,
+                    text: cut(text, Said::TEXT_BYTES_MAX).to_owned(),
+                },
+            });
+        }
+        let told = json!({
+            "jobId": job.id.to_string(),
+            "threadId": draft.thread_id,
+            "messageId": draft.message_id,
+            "emailMessageId": job.message_id,
+            "recipient": job.recipient.to_string(),
+        });
+        if let serde_json::Value::Object(data) = told {
+            facts.push(Fact::Happened(Event {
+                kind: EventKind::OutboundQueued,
+                at: now,
+                thread_id: Some(draft.thread_id.clone()),
+                data,
+            }));
+        }
+        facts
+    }
+
+    /// The thread once this mail is in it. One that nothing was known of is whose it is sent to.
+    fn mapped(&self, own_id: String) -> Mapping {
+        // Asked again: a mail may have come in while this one was made.
+        let known = self
+            .intake
+            .store
+            .thread(ThreadKey::of(&self.draft.thread_id));
+        let mut mapping = known.unwrap_or_else(|| Mapping {
+            thread_id: self.draft.thread_id.clone(),
+            route: self.route.name.clone(),
+            participant: Some(self.recipient.clone()),
+            subject: String::new(),
+            mailbox: None,
+            priority: None,
+            last_message_id: None,
+            references: Vec::new(),
+            made_at: self.now,
+            changed_at: self.now,
+        });
+        if mapping.subject.is_empty() {
+            mapping.subject = Subject::of(&self.subject()).normalised;
+        }
+        let answered = self.in_reply_to();
+        for id in answered.iter().map(|id| bare(id)).chain([own_id.as_str()]) {
+            mapping.references.retain(|known| bare(known) != id);
+            mapping.references.push(id.to_owned());
+        }
+        let surplus = mapping.references.len().saturating_sub(REFERENCES_MAX);
+        mapping.references.drain(..surplus);
+        mapping.last_message_id = Some(own_id);
+        mapping.changed_at = self.now;
+        mapping
+    }
+
+    /// A letter's field at fault is a part of the draft, or ours.
+    fn unfit(&self, error: ComposeError) -> IntakeError {
+        let part = match error.field() {
+            Some("to") => Part::Recipient,
+            Some("cc") => Part::Cc,
+            Some("text") => Part::Text,
+            Some("html") => Part::Html,
+            Some("subject") => Part::Subject,
+            Some("sender_name") => Part::SenderName,
+            Some("enclosures") => Part::Attachments,
+            Some("fields") => Part::Headers,
+            _ => return IntakeError::Compose(error),
+        };
+        IntakeError::Unfit {
+            part,
+            why: error.to_string(),
+        }
+    }
+}
+
+fn enclosure(file: &crate::mail::draft::DraftFile) -> Enclosure {
+    Enclosure {
+        filename: file.filename.clone(),
+        content_type: file.content_type.clone(),
+        bytes: Bytes::clone(&file.bytes),
+    }
+}
+
+/// A Message-ID without its angle brackets.
+fn bare(id: &str) -> &str {
+    let id = id.trim();
+    let id = id.strip_prefix('<').unwrap_or(id);
+    id.strip_suffix('>').unwrap_or(id)
+}
+
+fn cut(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max.min(text.len()))]
+}
