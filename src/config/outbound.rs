@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
+use super::outbound_api::{self, OutboundApi};
 use super::reader::Section;
 use super::route::Route;
+use super::secret::Secret;
 use crate::mail::address::{Address, Domain};
 use crate::outbound::rate::Rates;
 use crate::outbound::relay::settings::{Login, Mechanism, Proof, Relay, Security, Timeouts, roots};
@@ -60,6 +62,8 @@ pub struct Outbound {
     pub list_id: Option<Domain>,
     /// Where people leave the list with one click (RFC 8058), if they can.
     pub list_unsubscribe: Option<String>,
+    /// Who may ask for mail.
+    pub api: OutboundApi,
 }
 
 /// What was read before.
@@ -67,6 +71,8 @@ pub(super) struct Seen<'a> {
     pub(super) routes: &'a [Route],
     pub(super) stop_max: Duration,
     pub(super) development: bool,
+    /// The secrets of `[webhook]`.
+    pub(super) webhook_secrets: &'a [Secret],
 }
 
 /// Reads the table.
@@ -85,6 +91,11 @@ pub(super) fn read(mut section: Section<'_>, seen: &Seen<'_>) -> Outbound {
     let signers = signers(&mut section, from.as_ref());
     let max_age = section.duration("max_age", 3 * DAY, Duration::from_secs(1)..=365 * DAY);
     let worker = worker(&mut section, seen, capture);
+    let api = outbound_api::Seen {
+        enabled,
+        routes: seen.routes,
+        webhook_secrets: seen.webhook_secrets,
+    };
     let read = Outbound {
         enabled,
         capture,
@@ -100,6 +111,7 @@ pub(super) fn read(mut section: Section<'_>, seen: &Seen<'_>) -> Outbound {
         marker: section.text_maybe("marker"),
         list_id: section.parsed("list_id", Domain::parse),
         list_unsubscribe: section.parsed("list_unsubscribe", https),
+        api: outbound_api::read(section.table("api"), &api),
     };
     section.end();
     read

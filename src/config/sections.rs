@@ -104,7 +104,7 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
     };
     let store = store(root.table("store"), &server.data_dir);
     let delivery = delivery(root.table("delivery"), &store, server.stop_max);
-    let webhooks = webhook::read(root.table("webhook"));
+    let (webhooks, webhook_secrets) = webhook::read(root.table("webhook"));
     let webhooks = webhooks.filter(|_| server.inbound.contains(&Door::Webhook));
     if server.inbound.contains(&Door::Webhook) && webhooks.is_none() {
         root.problem("webhook.secret", "missing: server.inbound opens this door");
@@ -127,6 +127,7 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
         routes: &routes,
         stop_max: server.stop_max,
         development,
+        webhook_secrets: &webhook_secrets,
     };
     let outbound = outbound::read(root.table("outbound"), &seen);
     unbuilt::read(root);

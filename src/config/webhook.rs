@@ -15,14 +15,15 @@ use crate::ingress::webhook::{
 use crate::network::Network;
 use crate::objects::Bucket;
 
-/// Reads the table. `None` if no door is set up.
-pub(super) fn read(mut section: Section<'_>) -> Option<Settings> {
+/// Reads the table. `None` if no door is set up. The secrets are those of our own scheme.
+pub(super) fn read(mut section: Section<'_>) -> (Option<Settings>, Vec<super::Secret>) {
     // In the order in which their marks are looked for: the surest first.
     let (resend, resend_key) = resend(section.table("resend"));
     let (brevo, brevo_key) = brevo(section.table("brevo"));
     let (ses, buckets) = ses(section.table("ses"));
+    let own = strong(&mut section, "secret");
     let adapters = [
-        generic(&mut section),
+        generic(&mut section, &own),
         resend,
         standard(section.table("standard")),
         sendgrid(section.table("sendgrid")),
@@ -64,11 +65,11 @@ pub(super) fn read(mut section: Section<'_>) -> Option<Settings> {
         ..defaults
     };
     section.end();
-    (!settings.adapters.is_empty()).then_some(settings)
+    ((!settings.adapters.is_empty()).then_some(settings), own)
 }
 
-fn generic(section: &mut Section<'_>) -> Option<Arc<dyn Adapter>> {
-    let secrets = strong(section, "secret");
+fn generic(section: &mut Section<'_>, own: &[super::Secret]) -> Option<Arc<dyn Adapter>> {
+    let secrets = taken(own);
     let age_max = age(section, Generic::AGE_MAX);
     (!secrets.is_empty()).then(|| {
         Arc::new(Generic {
@@ -310,17 +311,22 @@ fn secrets(section: &mut Section<'_>, key: &str) -> Vec<Secret> {
 }
 
 /// As [`secrets`], of our own making: they must be strong.
-fn strong(section: &mut Section<'_>, key: &str) -> Vec<Secret> {
+pub(super) fn strong(section: &mut Section<'_>, key: &str) -> Vec<super::Secret> {
     let mut secrets = Vec::new();
     for key in [key.to_owned(), format!("{key}_old")] {
         if let Some(secret) = section.secret(&key) {
             if let Some(why) = secret.weakness() {
                 section.problem(&key, why);
             }
-            secrets.push(Secret::new(secret.reveal()));
+            secrets.push(secret);
         }
     }
     secrets
+}
+
+fn taken(secrets: &[super::Secret]) -> Vec<Secret> {
+    let secrets = secrets.iter();
+    secrets.map(|secret| Secret::new(secret.reveal())).collect()
 }
 
 fn accounts(section: &mut Section<'_>) -> Vec<Account> {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::router::{OPENAPI, Route, routes};
-use super::{messages, router::App, stream, webhook};
+use super::{messages, outbound, router::App, stream, webhook};
 
 fn document() -> Value {
     serde_json::from_str(OPENAPI).unwrap()
@@ -20,6 +20,8 @@ fn every_route_is_in_the_document_and_the_other_way_round() {
         .chain(&messages::routes())
         .chain(&webhook::routes())
         .chain(&stream::routes())
+        .chain(&outbound::routes())
+        .chain(&outbound::keyed_routes())
         .map(name)
         .collect();
     let mut told = BTreeSet::new();

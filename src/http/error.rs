@@ -1,4 +1,5 @@
-//! Owns the one form in which a request hears no: `{"success":false,"error":{"code","message"}}`.
+//! Owns the one form in which a request hears no: `{"success":false,"error":{"code","message"}}`, with
+//! the `field` that is at fault where there is one.
 //!
 //! Does not log: what went wrong inside is logged where it happened.
 
@@ -18,6 +19,8 @@ pub struct Fault {
     pub code: &'static str,
     /// One sentence for people, without anything secret.
     pub message: String,
+    /// The field of the request that is at fault.
+    pub field: Option<String>,
 }
 
 impl Fault {
@@ -27,6 +30,7 @@ impl Fault {
             status,
             code,
             message: message.into(),
+            field: None,
         }
     }
 
@@ -58,7 +62,10 @@ impl Fault {
     /// 422: this field's value cannot be taken, and why.
     pub fn field(name: &str, why: &str) -> Self {
         let message = format!("{name}: {why}");
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", message)
+        Self {
+            field: Some(name.to_owned()),
+            ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", message)
+        }
     }
 }
 
@@ -74,10 +81,11 @@ impl From<RecordError> for Fault {
 
 impl IntoResponse for Fault {
     fn into_response(self) -> Response {
-        let body = json!({
-            "success": false,
-            "error": { "code": self.code, "message": self.message },
-        });
+        let mut error = json!({ "code": self.code, "message": self.message });
+        if let Some(field) = self.field {
+            error["field"] = field.into();
+        }
+        let body = json!({ "success": false, "error": error });
         let mut response = (self.status, Json(body)).into_response();
         let more = match self.status {
             StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),

@@ -13,6 +13,7 @@ pub mod health;
 pub mod keys;
 pub mod messages;
 pub mod metrics;
+pub mod outbound;
 mod places;
 pub mod router;
 pub mod server;

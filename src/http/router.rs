@@ -20,6 +20,7 @@ use super::error::Fault;
 use super::health::{self, Health};
 use super::messages::{self, Embedded};
 use super::metrics;
+use super::outbound::{self, Gateway};
 use super::stream::{self, Listeners};
 use super::webhook::{self, Gate};
 use crate::objects::{LINK_PATH, Objects};
@@ -40,6 +41,8 @@ pub struct App {
     pub messages: Option<Embedded>,
     /// What takes providers' webhooks, where any are set up.
     pub webhooks: Option<Arc<dyn Gate>>,
+    /// What the product's own calls are answered from.
+    pub gateway: Option<Arc<Gateway>>,
     /// The files that came with mail, where they are kept.
     pub objects: Option<Objects>,
     /// Those who listen to events, where there are keys for them.
@@ -66,6 +69,20 @@ pub fn router(app: App) -> Router {
     }
     if app.admin.is_some() {
         open = open.merge(admin::guarded(&app));
+    }
+    if app.gateway.is_some() {
+        for route in outbound::routes() {
+            open = open.route(route.path, route.call);
+        }
+        let mut keyed = Router::new();
+        for route in outbound::keyed_routes() {
+            keyed = keyed.route(route.path, route.call);
+        }
+        let keyed = keyed.route_layer(middleware::from_fn_with_state(
+            app.clone(),
+            outbound::authorize,
+        ));
+        open = open.merge(keyed);
     }
     if app.messages.is_some() {
         let mut keyed = Router::new();

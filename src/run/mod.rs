@@ -6,6 +6,8 @@
 mod descriptors;
 mod exit;
 pub mod gate;
+mod gateway;
+pub mod intake;
 mod signals;
 mod tasks;
 mod trial;
@@ -179,6 +181,7 @@ impl House {
         let subscribers = subscribers(config, &store, &mut registry);
         let keys = api_keys(config);
         let listeners = Listeners::new(store.clone(), keys.clone());
+        let gateway = gateway::open(config, &store, &mut registry)?;
         let app = App {
             health: Health {
                 store: store.clone(),
@@ -189,6 +192,7 @@ impl House {
             webhooks: webhooks
                 .clone()
                 .map(|doors| Arc::new(doors) as Arc<dyn Gate>),
+            gateway: Some(Arc::new(gateway)),
             objects: Some(objects.clone()),
             listeners: Some(listeners.clone()),
             admin: Some(Admin::new(

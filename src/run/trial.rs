@@ -54,6 +54,13 @@ pub(super) async fn print(
         .first()
         .map_or_else(String::new, SocketAddr::to_string);
     let folder = config.data_dir.display();
+    let answer = json!({
+        "threadId": id,
+        "body": "You are welcome!",
+        "recipientEmail": SENDER,
+        "subject": "Welcome to Postern",
+        "senderName": "Postern",
+    });
     write!(
         out,
         "Postern runs in development mode: nothing was configured, so it listens on loopback only.\n\
@@ -70,6 +77,11 @@ pub(super) async fn print(
          Read the conversation:\n\
          \n\
          curl -sS -H \"Authorization: Bearer $(cat {folder}/messages-api-key)\" http://{http}/api/v1/messages/threads/{id}/messages\n\
+         \n\
+         Answer it; the mail is kept to be looked at, not sent:\n\
+         \n\
+         curl -sS -H \"Authorization: Bearer $(cat {folder}/messages-api-key)\" http://{http}/gateway/outbound -d '{answer}'\n\
+         curl -sS -H \"Authorization: Bearer $(cat {folder}/messages-api-key)\" http://{http}/gateway/jobs\n\
          \n"
     )?;
     out.flush()?;

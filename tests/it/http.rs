@@ -58,6 +58,7 @@ impl Server {
             registry: Arc::new(registry),
             messages: Some(Embedded::new(book.clone(), KEY)),
             webhooks: None,
+            gateway: None,
             objects: Some(objects_in(folder.path())),
             listeners: Some(Listeners::new(store.clone(), Keys::new([KEY]))),
             admin: Some(Admin::new(store.clone(), Keys::new([KEY]), false, DAY)),

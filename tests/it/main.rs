@@ -49,6 +49,8 @@ mod mails;
 #[cfg(test)]
 mod nameserver;
 #[cfg(test)]
+mod outbound_http;
+#[cfg(test)]
 mod postern;
 #[cfg(test)]
 mod postfix;

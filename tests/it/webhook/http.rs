@@ -37,6 +37,7 @@ impl Served {
             registry: Arc::new(Registry::default()),
             messages: None,
             webhooks: Some(Arc::new(house.doors.clone())),
+            gateway: None,
             objects: None,
             listeners: None,
             admin: None,
