@@ -283,6 +283,21 @@ fn development_mode_prints_what_to_try() {
         "{}",
         messages()
     );
+    // The line that answers is pasted as it is, in the folder it was printed in.
+    let answer = find("curl ");
+    assert!(answer.contains("/gateway/outbound"), "{answer}");
+    let pasted = std::process::Command::new("sh")
+        .args(["-c", &answer])
+        .current_dir(home.path(""))
+        .output()
+        .unwrap();
+    let pasted: Value = serde_json::from_slice(&pasted.stdout).unwrap();
+    let job = pasted["jobId"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{pasted}"));
+    let target = format!("/gateway/jobs/{job}");
+    let shown = || get(8080, &target, Some(key.trim_end())).unwrap();
+    assert!(waits_until(|| shown().contains("captured")), "{}", shown());
     let (code, log) = server.stop();
     assert_eq!(code, Some(0), "{log}");
     assert!(!log.contains(key.trim_end()), "{log}");

@@ -11,7 +11,7 @@ use sha2::Sha256;
 
 use crate::postern::{Client as Smtp, DOMAIN, Postern, eventually};
 use crate::postfix::free_port;
-use crate::product::KEY;
+use crate::product::{KEY, Product};
 
 const THREAD: &str = "3f2b6c1e-8a4d-4f6e-9b7a-2d1c0e5f4a3b";
 const SECRET: &str = "a webhook secret made for tests, worth nothing";
@@ -662,4 +662,61 @@ async fn what_is_too_much_or_not_now_is_refused() {
         );
     }
     assert_eq!(fetched(&postern, "/gateway/jobs").await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_outlives_a_kill() {
+    let relay = free_port();
+    let lines = format!(
+        "[outbound]\nenabled = true\nfrom = 'support@product.test'\nhost = '127.0.0.1'\nport = {relay}\n"
+    );
+    let mut postern = Postern::new(None, &lines);
+    postern.start();
+    let mut known: Vec<(String, String)> = Vec::new();
+    for round in 0..5 {
+        let message = format!("m{round}");
+        let answer = post(&postern, "/gateway/events", &event(&message)).await;
+        postern.kill();
+        known.push((message, job_of(&answer)));
+        postern.start();
+        for (message, job) in &known {
+            let again = post(&postern, "/gateway/events", &event(message)).await;
+            assert_eq!(job_of(&again), *job);
+        }
+        let (_, list) = fetched(&postern, "/gateway/jobs?state=waiting").await;
+        assert_eq!(list["data"].as_array().unwrap().len(), known.len());
+    }
+    // The chain was kept too.
+    let mut before = String::new();
+    for (_, job) in &known {
+        let (head, _) = mail_of(&postern, job).await;
+        assert_eq!(field(&head, "In-Reply-To"), before);
+        field(&head, "Message-ID").clone_into(&mut before);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thread_whose_id_is_no_uuid_is_found_again_by_its_reply() {
+    let product = Product::start();
+    let mut postern = Postern::new(Some(&product.base_url()), CAPTURE);
+    postern.start();
+    let mut told = event("m1");
+    told["threadId"] = json!("ticket:42");
+    let job = job_of(&post(&postern, "/gateway/events", &told).await);
+    let (head, _) = mail_of(&postern, &job).await;
+    let (reply_to, id) = (field(&head, "Reply-To"), field(&head, "Message-ID"));
+    let mail = format!(
+        "From: Ann <ann@example.com>\r\nTo: {reply_to}\r\nSubject: Re: Where is my order?\r\n\
+         Message-ID: <a2@mail.example.com>\r\nIn-Reply-To: {id}\r\n\r\nThank you!\r\n"
+    );
+    let mut smtp = Smtp::connect(postern.smtp, "EHLO me").unwrap();
+    let answer = smtp.mail("ann@example.com", reply_to, &mail).unwrap();
+    assert!(answer.starts_with("250"), "{answer}");
+    eventually("the reply is told", || !product.messages().is_empty());
+    let (thread, message) = &product.messages()[0];
+    assert_eq!(
+        (thread.as_str(), &message["body"]),
+        ("ticket:42", &json!("Thank you!"))
+    );
+    assert_eq!(message["senderEmail"], "ann@example.com");
 }

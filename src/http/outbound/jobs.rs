@@ -19,7 +19,7 @@ use super::super::router::{App, Route};
 use super::Gateway;
 use crate::clock;
 use crate::mail::outgoing::JobId;
-use crate::store::{Fact, JobOutcome, JobRecord, JobState, ReadError};
+use crate::store::{Fact, JobRecord, JobState, ReadError};
 
 /// The words a list can be asked for.
 const STATES: [&str; 6] = [
@@ -68,8 +68,13 @@ async fn list(
             STATES.join(", ")
         )));
     }
-    let wanted = |found: &JobState| state.as_deref().is_none_or(|state| word(found) == state);
-    let mut found = gateway.store.jobs(wanted, after, limit + 1);
+    // Those that are over are read from the disk.
+    let store = gateway.store.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let wanted = |found: &JobState| state.as_deref().is_none_or(|state| word(found) == state);
+        store.jobs(wanted, after, limit + 1)
+    });
+    let mut found = read.await.map_err(|_| broken("the jobs cannot be read"))?;
     let more = found.len() > limit;
     found.truncate(limit);
     let shown: Vec<Value> = found.iter().map(shown).collect();
@@ -108,46 +113,29 @@ async fn mail(State(app): State<App>, Path(id): Path<String>) -> Result<Response
         Ok(Err(error)) => {
             let cause = error.source().map(ToString::to_string);
             error!(cause, "outbox: {error}");
-            let status = StatusCode::INTERNAL_SERVER_ERROR;
-            Err(Fault::new(status, "internal", "the mail cannot be read"))
+            Err(broken("the mail cannot be read"))
         }
-        Err(_) => {
-            let status = StatusCode::INTERNAL_SERVER_ERROR;
-            Err(Fault::new(status, "internal", "the mail cannot be read"))
-        }
+        Err(_) => Err(broken("the mail cannot be read")),
     }
+}
+
+fn broken(message: &str) -> Fault {
+    Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
 }
 
 async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Fault> {
     let gateway = app.gateway()?;
-    let _turn = gateway.turn.lock().await;
+    let job = gateway.job(&id)?.job.id;
+    let is_cancelled = gateway.store.cancel(job, clock::now()).await?;
     let record = gateway.job(&id)?;
     match record.state {
-        JobState::Cancelled => return Ok(done(StatusCode::OK, shown(&record))),
-        JobState::Waiting { .. } if record.begun_at.is_none() => {}
+        // Who asks twice hears yes twice.
+        _ if is_cancelled => {}
+        JobState::Cancelled => {}
         JobState::Waiting { .. } => return Err(Fault::state("it is being sent")),
-        _ => {
-            return Err(Fault::state(format!(
-                "it is {} already",
-                word(&record.state)
-            )));
-        }
+        state => return Err(Fault::state(format!("it is {} already", word(&state)))),
     }
-    let fact = Fact::Ended {
-        job: record.job.id,
-        outcome: JobOutcome::Cancelled,
-        at: clock::now(),
-    };
-    gateway.store.record(vec![fact]).await?;
-    let record = gateway.job(&id)?;
-    match record.state {
-        JobState::Cancelled => Ok(done(StatusCode::OK, shown(&record))),
-        // A worker was faster.
-        _ => Err(Fault::state(format!(
-            "it is {} already",
-            word(&record.state)
-        ))),
-    }
+    Ok(done(StatusCode::OK, shown(&record)))
 }
 
 async fn retry(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Fault> {
