@@ -1,6 +1,6 @@
 //! Kills the real program, cuts its power, breaks its disk and its index, and counts what is left.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
+
+use postern::clock;
+use postern::store::{EventId, EventKind, Settings, Store};
 
 use crate::postern::{Client, Postern, binary, eventually, signal};
 use crate::postfix::Postfix;
@@ -96,6 +99,32 @@ fn send(
     }
 }
 
+/// Every message has its event, and none has two.
+fn assert_each_has_one_event(postern: &Postern, product: &Product) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let told = runtime.unwrap().block_on(async {
+        let store = Store::open(Settings::new(postern.data()), clock::now()).unwrap();
+        let events = store.events_after(EventId::default(), usize::MAX);
+        store.close().await;
+        let mut told: HashMap<String, usize> = HashMap::new();
+        for (_, event) in events {
+            if event.kind == EventKind::MessageCreated {
+                let id = event.data["emailMessageId"].as_str().unwrap();
+                *told.entry(id.to_owned()).or_default() += 1;
+            }
+        }
+        told
+    });
+    let twice: Vec<_> = told.iter().filter(|&(_, &count)| count > 1).collect();
+    assert!(twice.is_empty(), "told twice: {twice:?}");
+    let effects = product.effects();
+    let silent: Vec<_> = effects
+        .keys()
+        .filter(|&id| !told.contains_key(id))
+        .collect();
+    assert!(silent.is_empty(), "no event: {silent:?}");
+}
+
 /// Every mail that was answered 250 has made one message, and no mail has made two.
 pub(crate) fn assert_each_told_once(product: &Product, kept: &BTreeSet<String>) {
     let effects = product.effects();
@@ -151,6 +180,7 @@ fn kill_9_under_load_loses_nothing_and_tells_nothing_twice() {
         kept.len()
     );
     postern.stop();
+    assert_each_has_one_event(&postern, &product);
 }
 
 #[test]

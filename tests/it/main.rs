@@ -5,6 +5,8 @@ mod auth;
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
+mod bounces;
+#[cfg(test)]
 mod buckets;
 #[cfg(test)]
 mod cli;

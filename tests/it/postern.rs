@@ -17,6 +17,8 @@ use crate::product::KEY;
 
 /// The reply domain of the tests.
 pub(crate) const DOMAIN: &str = "inbox.test";
+/// The secret of its route's key 0.
+pub(crate) const SECRET: &str = "a secret made for tests, worth nothing elsewhere";
 
 /// A Postern's folder, ports and configuration; the program may run or not.
 pub(crate) struct Postern {
@@ -50,7 +52,7 @@ impl Postern {
              [lmtp]\nlisten = [\"127.0.0.1:{lmtp}\"]\n[http]\nlisten = [\"127.0.0.1:{http}\"]\n\
              {unchecked}[embedded_api]\nenabled = {enabled}\nkey = \"{KEY}\"\n\
              [[route]]\nname = \"test\"\ndomains = [\"{DOMAIN}\"]\n\
-             secrets = [{{ id = 0, secret = \"a secret made for tests, worth nothing elsewhere\" }}]\n\
+             secrets = [{{ id = 0, secret = \"{SECRET}\" }}]\n\
              [route.api]\nbase_url = \"{url}\"\nkey = \"{KEY}\"\n{extra}",
             data.display()
         );

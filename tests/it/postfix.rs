@@ -23,6 +23,11 @@ impl Postfix {
     /// Starts a Postfix that takes mail for `domain` on a free port and hands it to
     /// `lmtp:inet:127.0.0.1:LMTP_PORT`, at most 20 at a time, trying again after a second.
     pub(crate) fn start(domain: &str, lmtp_port: u16) -> Self {
+        Self::start_with(domain, lmtp_port, "")
+    }
+
+    /// The same with more lines in `main.cf`.
+    pub(crate) fn start_with(domain: &str, lmtp_port: u16, extra: &str) -> Self {
         let folder = TempDir::new().unwrap();
         // Postfix' own user must get in.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -54,7 +59,7 @@ impl Postfix {
                  lmtp_destination_concurrency_limit = 20\ndefault_destination_concurrency_failed_cohort_limit = 1000\n\
                  queue_run_delay = 1s\nminimal_backoff_time = 1s\nmaximal_backoff_time = 2s\n\
                  transport_retry_time = 1s\nlmtp_connect_timeout = 5s\nlmtp_data_done_timeout = 30s\n\
-                 bounce_queue_lifetime = 1h\nanvil_rate_time_unit = 1s\n"
+                 bounce_queue_lifetime = 1h\nanvil_rate_time_unit = 1s\n{extra}"
             ),
         )
         .unwrap();
