@@ -1,7 +1,7 @@
 //! Owns the events of delivery: what the product is told of a thread, a message, a mail and a job.
 //!
-//! Does not record them. Each is handed to the store before the fact that made it so, in one call: if only
-//! the first part of that call outlives a power cut, it is told again and not forgotten.
+//! Does not record them. Each is handed to the store with the fact that made it so, in one call, of which
+//! all outlives a crash or nothing.
 
 use serde_json::{Map, Value, json};
 

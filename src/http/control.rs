@@ -60,10 +60,6 @@ pub struct Control {
     )]
     pub recipient: Arc<dyn Fn(&Address, Timestamp) -> Result<Recipient, String> + Send + Sync>,
     /// Why a delivery waits that was tried before; nothing is known of it without a running worker.
-    #[expect(
-        clippy::type_complexity,
-        reason = "one closure in one place needs no name"
-    )]
     pub waits: Arc<dyn Fn(DeliveryId) -> Option<Waiting> + Send + Sync>,
     /// Our name in the Received field of what is handed on.
     pub hostname: String,
