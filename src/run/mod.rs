@@ -70,8 +70,6 @@ const ATTACHMENTS: &str = "attachments";
 const STORE: &str = "store";
 /// What a stop may take beyond the parts' own graces until the rest is cut off.
 const STOP_SLACK: Duration = Duration::from_secs(5);
-/// How long a job is tried that a person has tried again.
-const JOB_AGE_MAX: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 
 /// Serves until a signal says stop. What development mode has to say goes to `out`.
 ///
@@ -199,7 +197,7 @@ impl House {
                 store.clone(),
                 keys,
                 config.development,
-                JOB_AGE_MAX,
+                config.outbound.max_age,
             )),
         };
         let parts = ingress::Parts {
@@ -400,11 +398,10 @@ fn webhooks(
     Ok(Some(doors))
 }
 
-/// The keys of whoever may call what is not the embedded Messages API.
+/// The keys of whoever may listen to events and look at the pages: those of the gateway.
 fn api_keys(config: &Config) -> Keys {
-    let embedded = config.embedded_api.iter().map(Secret::reveal);
-    let routes = config.routes.iter().map(|route| route.api.key.as_str());
-    Keys::new(embedded.chain(routes))
+    let keys = config.outbound.api.keys.iter();
+    Keys::new(keys.chain(&config.embedded_api).map(Secret::reveal))
 }
 
 /// Those who are told what happens.
