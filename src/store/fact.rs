@@ -240,6 +240,13 @@ pub enum Fact {
         /// From when on nobody takes the word any more, so that it can be forgotten.
         until: Timestamp,
     },
+    /// How far a folder of an IMAP server has been looked through.
+    Polled {
+        /// Whose folder, and where: `USER@HOST/FOLDER`.
+        mailbox: String,
+        /// How far.
+        position: Position,
+    },
 }
 
 impl Fact {
@@ -254,6 +261,42 @@ impl Fact {
             | Self::CameBack { job, .. } => Some(*job),
             _ => None,
         }
+    }
+}
+
+/// How far a folder of an IMAP server has been looked through (RFC 3501 section 2.3.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// The folder's UIDVALIDITY: with another, its UIDs mean other mails.
+    pub uid_validity: u32,
+    /// The last UID that was looked at; 0 before the first.
+    pub uid: u32,
+    /// What has a lower UID was there when the folder was met, and may be an old mail.
+    pub old_below: u32,
+    /// An old mail that somebody has read is taken only if it arrived at this moment or later.
+    pub since: Timestamp,
+}
+
+impl Position {
+    /// Its form in the index.
+    pub(super) fn encode(&self) -> [u8; 20] {
+        let mut bytes = [0; 20];
+        bytes[..4].copy_from_slice(&self.uid_validity.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.uid.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.old_below.to_le_bytes());
+        bytes[12..].copy_from_slice(&self.since.as_millis().to_le_bytes());
+        bytes
+    }
+
+    /// Reads what [`Position::encode`] wrote.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let number = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
+        Some(Self {
+            uid_validity: number(0)?,
+            uid: number(4)?,
+            old_below: number(8)?,
+            since: Timestamp::from_millis(u64::from_le_bytes(*bytes.get(12..)?.first_chunk()?)),
+        })
     }
 }
 
@@ -382,6 +425,21 @@ mod tests {
         assert_eq!(
             text,
             r#"{"advanced":{"delivery":{"mail":7,"recipient":0},"step":{"thread_made":{"thread_id":"t"}}}}"#
+        );
+        assert_eq!(serde_json::from_str::<Fact>(&text).unwrap(), fact);
+        let fact = Fact::Polled {
+            mailbox: "u@h/INBOX".to_owned(),
+            position: Position {
+                uid_validity: 7,
+                uid: 3,
+                old_below: 9,
+                since: Timestamp::from_millis(5),
+            },
+        };
+        let text = serde_json::to_string(&fact).unwrap();
+        assert_eq!(
+            text,
+            r#"{"polled":{"mailbox":"u@h/INBOX","position":{"uid_validity":7,"uid":3,"old_below":9,"since":5}}}"#
         );
         assert_eq!(serde_json::from_str::<Fact>(&text).unwrap(), fact);
     }

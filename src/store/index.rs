@@ -49,7 +49,11 @@ impl Key {
     }
 
     pub(super) const fn spent(word: [u8; 16]) -> Self {
-        Self::tagged(b'w', word)
+        Self::tagged(b'x', word)
+    }
+
+    pub(super) fn polled(mailbox: &str) -> Self {
+        Self::tagged(b'p', digest(&[mailbox]))
     }
 
     pub(super) const fn fingerprint(fingerprint: [u8; 16]) -> Self {

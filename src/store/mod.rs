@@ -41,7 +41,9 @@ use writer::Writer;
 pub use book::Book;
 pub use error::{OpenError, ReadError, RecordError};
 pub use event::{Event, EventId, EventKind};
-pub use fact::{Delivery, DeliveryId, Fact, IdError, Ledger, MailId, Mapping, Outcome, Step};
+pub use fact::{
+    Delivery, DeliveryId, Fact, IdError, Ledger, MailId, Mapping, Outcome, Position, Step,
+};
 pub use job::{
     Enqueued, HISTORY_MAX, Job, JobOutcome, JobRecord, JobState, OutboxLedger, Returned, Said,
     Suppression, Trial,
@@ -361,6 +363,12 @@ impl Store {
     pub fn minted(&self, token: [u8; 16]) -> Option<(String, Timestamp)> {
         let minted = self.shared.state().minted(token);
         self.found(minted)
+    }
+
+    /// How far a folder of an IMAP server has been looked through, as [`Fact::Polled`] told last.
+    pub fn polled(&self, mailbox: &str) -> Option<Position> {
+        let position = self.shared.state().polled(mailbox);
+        self.found(position)
     }
 
     /// Is the token with this digest void?

@@ -383,6 +383,7 @@ impl Clerk {
                 ..
             } => stands(Key::message_id(message_id, *sent_by_us)),
             Fact::Minted { token, .. } => stands(Key::minted(*token)),
+            Fact::Polled { mailbox, .. } => stands(Key::polled(mailbox)),
             Fact::Revoked { token, .. } => stands(Key::revoked(*token)),
             Fact::Spent { word, until, .. } => {
                 let key = Key::spent(*word);

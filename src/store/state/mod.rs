@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::fact::{DeliveryId, Fact, Ledger, MailId, Mapping, Outcome};
+use super::fact::{DeliveryId, Fact, Ledger, MailId, Mapping, Outcome, Position};
 use super::held::{Held, Live, Open, Recent, Totals};
 use super::index::{Index, IndexError, Key, Meta};
 use super::leaving::{Leaving, sorted};
@@ -214,6 +214,9 @@ impl State {
                 payload.extend_from_slice(thread_id.as_bytes());
                 self.put(Key::minted(token), stamp, &payload)
             }
+            Fact::Polled { mailbox, position } => {
+                self.put(Key::polled(&mailbox), stamp, &position.encode())
+            }
             Fact::Spent { word, content, .. } => self.put(Key::spent(word), stamp, &content),
             outgoing => self.send(outgoing, stamp),
         }
@@ -329,6 +332,11 @@ impl State {
             let thread_id = String::from_utf8(thread_id).ok()?;
             Some((thread_id, Timestamp::from_millis(at)))
         }))
+    }
+
+    pub(super) fn polled(&self, mailbox: &str) -> Result<Option<Position>, IndexError> {
+        let entry = self.entry(Key::polled(mailbox))?;
+        Ok(entry.and_then(|(_, payload)| Position::decode(&payload)))
     }
 
     pub(super) fn held(&self, mail: MailId) -> Option<&Held> {
