@@ -17,14 +17,14 @@ use crate::smtp::session::{self, Protocol};
 /// Reads one word of `server.inbound`.
 ///
 /// # Errors
-/// Says that there is no such door, or not yet.
+/// Says that there is no such door.
 pub(super) fn inbound(text: &str) -> Result<Door, &'static str> {
     match text {
         "lmtp" => Ok(Door::Lmtp),
         "smtp" => Ok(Door::Smtp),
         "webhook" => Ok(Door::Webhook),
-        "imap" => Err("not part of this version: only smtp, lmtp and webhook are"),
-        _ => Err("not one of smtp, lmtp, webhook"),
+        "imap" => Ok(Door::Imap),
+        _ => Err("not one of smtp, lmtp, webhook, imap"),
     }
 }
 

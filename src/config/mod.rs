@@ -10,6 +10,7 @@ mod development;
 mod doors;
 mod env;
 mod events;
+mod imap;
 mod log;
 mod outbound;
 mod outbound_api;
@@ -17,7 +18,6 @@ mod reader;
 mod route;
 mod secret;
 mod sections;
-mod unbuilt;
 mod value;
 mod webhook;
 

@@ -12,10 +12,11 @@ use super::events::{self, Events};
 use super::reader::Section;
 use super::route::{self, Route};
 use super::secret::Secret;
-use super::{attachments, auth as senders, development, doors, outbound, unbuilt, value, webhook};
+use super::{attachments, auth as senders, development, doors, imap, outbound, value, webhook};
 use crate::auth;
 use crate::delivery::worker::WorkerSettings;
 use crate::http::server::ServerSettings;
+use crate::ingress::imap as mailboxes;
 use crate::ingress::smtp as ingress;
 use crate::ingress::webhook as webhooks;
 use crate::mail::address::Domain;
@@ -43,6 +44,8 @@ pub struct Config {
     pub ingress: ingress::Settings,
     /// What providers' webhooks are taken with; `None` if that door is not open.
     pub webhooks: Option<webhooks::Settings>,
+    /// Where mail is fetched from by IMAP; `None` if that door is not open.
+    pub imap: Option<mailboxes::Settings>,
     /// How it is found out who sent a mail.
     pub auth: auth::Settings,
     /// It is found out: else no mail is checked.
@@ -109,6 +112,12 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
     if server.inbound.contains(&Door::Webhook) && webhooks.is_none() {
         root.problem("webhook.secret", "missing: server.inbound opens this door");
     }
+    let imap = imap::read(root.table("imap"), server.inbound.contains(&Door::Imap));
+    let imap = imap.map(|imap| mailboxes::Settings {
+        store_max: ingress.store_max,
+        dedupe_window: store.dedupe_window,
+        ..imap
+    });
     // Whoever stands before us speaks for many.
     let proxies = webhooks.iter().flat_map(|webhooks| &webhooks.proxies);
     let http = ServerSettings {
@@ -130,7 +139,6 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
         webhook_secrets: &webhook_secrets,
     };
     let outbound = outbound::read(root.table("outbound"), &seen);
-    unbuilt::read(root);
     Some(Config {
         development,
         hostname: hostname?,
@@ -140,6 +148,7 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
         stop_max: server.stop_max,
         ingress,
         webhooks,
+        imap,
         auth,
         auth_enabled,
         http_listen,

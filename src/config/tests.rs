@@ -6,6 +6,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::*;
+use crate::ingress::imap::Security;
 use crate::mail::kind::Kind;
 
 const EXAMPLE: &str = include_str!("../../config/postern.toml");
@@ -202,17 +203,13 @@ fn all_that_is_missing_is_told_at_once() {
 }
 
 #[test]
-fn doors_of_other_versions_are_not_ignored() {
+fn unknown_doors_are_not_ignored() {
     let mut variables = NEEDED.to_vec();
-    variables.push(("EMAIL_INBOUND_MODE", "smtp,imap,pigeon"));
+    variables.push(("EMAIL_INBOUND_MODE", "smtp,pigeon"));
     let lines = load_text("", &variables).unwrap_err();
     assert_eq!(
         lines,
-        [
-            "environment: EMAIL_INBOUND_MODE: \"imap\": not part of this version: \
-             only smtp, lmtp and webhook are",
-            "environment: EMAIL_INBOUND_MODE: \"pigeon\": not one of smtp, lmtp, webhook",
-        ]
+        ["environment: EMAIL_INBOUND_MODE: \"pigeon\": not one of smtp, lmtp, webhook, imap",]
     );
     variables.pop();
     variables.push(("EMAIL_INBOUND_MODE", "lmtp"));
@@ -249,13 +246,49 @@ fn webhooks_are_doors_with_secrets() {
 }
 
 #[test]
-fn parts_that_are_not_built_warn() {
-    let warnings = load_text("[imap]\nport = 143\n", &NEEDED).unwrap().warnings;
+fn imap_is_a_door_with_an_account() {
+    let mut variables = NEEDED.to_vec();
+    variables.push(("EMAIL_IMAP_HOST", "imap.example.com"));
+    let warnings = load_text("[imap]\nport = 143\n", &variables)
+        .unwrap()
+        .warnings;
     let lines: Vec<_> = warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(lines.len(), 1, "{lines:?}");
-    assert!(lines[0].ends_with(
-        "imap.port: no effect: taking mail from an IMAP mailbox is not part of this version"
-    ));
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    let why = ": no effect: server.inbound does not name imap";
+    assert!(lines.iter().all(|line| line.ends_with(why)), "{lines:?}");
+    variables.extend([
+        ("EMAIL_INBOUND_MODE", "imap"),
+        ("EMAIL_IMAP_USER", "inbox@example.com"),
+        ("EMAIL_IMAP_PASS", "hunter2"),
+        ("EMAIL_IMAP_POLL_INTERVAL", "30000"),
+    ]);
+    let read = |text: &str| load_text(text, &variables).unwrap().config;
+    let config = read("[session]\nstore_timeout = '7s'\n[store]\ndedupe_window = '9d'\n");
+    assert!(config.ingress.listen.is_empty());
+    let settings = config.imap.unwrap();
+    assert_eq!(settings.security, Security::Tls);
+    assert_eq!((settings.port, settings.poll_interval.as_secs()), (993, 30));
+    assert_eq!(settings.store_max.as_secs(), 7);
+    assert_eq!(settings.dedupe_window.as_secs(), 9 * 24 * 60 * 60);
+    assert!(!format!("{settings:?}").contains("hunter2"));
+    for (text, port, security) in [
+        ("security = 'starttls'", 143, Security::StartTls),
+        ("port = 143", 143, Security::StartTls),
+        ("port = 143\nsecurity = 'tls'", 143, Security::Tls),
+        ("port = 5143", 5143, Security::Tls),
+        (
+            "port = 5143\nsecurity = 'starttls'",
+            5143,
+            Security::StartTls,
+        ),
+    ] {
+        let settings = read(&format!("[imap]\n{text}\n")).imap.unwrap();
+        assert_eq!(
+            (settings.port, settings.security),
+            (port, security),
+            "{text}"
+        );
+    }
 }
 
 const SENDING: [(&str, &str); 3] = [

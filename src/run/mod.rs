@@ -44,6 +44,7 @@ use crate::http::server::Terms;
 use crate::http::stream::Listeners;
 use crate::http::webhook::Gate;
 use crate::http::{metrics, server};
+use crate::ingress::imap::{self, Imap};
 use crate::ingress::routes::{self, Routes};
 use crate::ingress::smtp as ingress;
 use crate::ingress::webhook::{self, Doors, Errands};
@@ -141,6 +142,7 @@ struct House {
     worker: delivery::worker::Worker,
     outbound: Option<outbound::worker::Worker>,
     webhooks: Option<Doors>,
+    imap: Option<Imap>,
     objects: Objects,
     listeners: Listeners,
     subscribers: Vec<Subscriber>,
@@ -180,6 +182,7 @@ impl House {
         let keys = api_keys(config);
         let listeners = Listeners::new(store.clone(), keys.clone());
         let gateway = gateway::open(config, &store, &mut registry)?;
+        let imap = imap(config, &store, &mut registry)?;
         let app = App {
             health: Health {
                 store: store.clone(),
@@ -229,6 +232,7 @@ impl House {
             worker,
             outbound,
             webhooks,
+            imap,
             objects,
             listeners,
             subscribers,
@@ -245,6 +249,7 @@ impl House {
             worker,
             outbound,
             webhooks,
+            imap,
             objects,
             listeners,
             subscribers,
@@ -273,6 +278,13 @@ impl House {
         if let Some(outbound) = outbound {
             let stop = mail.clone();
             doors.spawn("outbound", async move { Ok(outbound.run(stop).await?) });
+        }
+        if let Some(imap) = imap {
+            let stop = mail.clone();
+            doors.spawn("imap", async move {
+                imap.run(stop).await;
+                Ok(())
+            });
         }
         doors.spawn("delivery", async move { Ok(worker.run(mail).await?) });
         if let Some(book) = book.as_ref().filter(|_| config.development) {
@@ -419,6 +431,31 @@ fn subscribers(config: &Config, store: &Store, registry: &mut Registry) -> Vec<S
         .into_iter()
         .map(|(settings, sink)| Subscriber::new(settings, sink, store.clone(), metrics.clone()));
     subscribers.collect()
+}
+
+/// The door that fetches mail by IMAP, if it is open.
+fn imap(config: &Config, store: &Store, registry: &mut Registry) -> Result<Option<Imap>, Failure> {
+    let Some(settings) = &config.imap else {
+        return Ok(None);
+    };
+    let metrics = imap::Metrics::default();
+    metrics.register(registry.sub_registry_with_prefix("postern"));
+    let parts = imap::Parts {
+        store: store.clone(),
+        routes: Arc::new(ingress_routes(config)?),
+        auth: authenticator(config),
+        metrics,
+    };
+    let imap = Imap::new(settings.clone(), parts);
+    let imap = imap.map_err(|error| Failure::new(Exit::Config, error))?;
+    let folders = settings.folders.join(" ");
+    info!(
+        protocol = "imap",
+        host = settings.host,
+        folders,
+        "door open"
+    );
+    Ok(Some(imap))
 }
 
 /// Starts what is spoken HTTP with: the addresses, and the control socket.

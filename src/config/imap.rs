@@ -1,0 +1,176 @@
+//! Owns `[imap]`: the account mail is fetched from, and how.
+//!
+//! Does not connect to it, nor read the files of certificates and tokens: they may change.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::reader::Section;
+use crate::ingress::imap::{After, Credential, FOLDERS_MAX, First, Security, Settings};
+use crate::mail::address::Domain;
+
+const PORT_MAX: u64 = 65_535;
+/// What STARTTLS is spoken at, where nothing else is said.
+const PORT_PLAIN: u64 = 143;
+
+/// Reads the table. `None` if the door is not open, or has not all it needs.
+pub(super) fn read(mut section: Section<'_>, is_open: bool) -> Option<Settings> {
+    if !is_open {
+        for key in section.said() {
+            section.warn(&key, "no effect: server.inbound does not name imap");
+        }
+    }
+    let needed = ["host", "user"].map(|key| (key, section.says(key)));
+    let host = section.parsed("host", host);
+    let user = section.parsed("user", one_line);
+    for (key, is_said) in needed {
+        if is_open && !is_said {
+            section.problem(key, "missing: server.inbound opens this door");
+        }
+    }
+    let credential = credential(&mut section, is_open);
+    let settings = Settings::new(
+        host.unwrap_or_default(),
+        user.unwrap_or_default(),
+        credential
+            .clone()
+            .unwrap_or_else(|| Credential::Password(String::new())),
+    );
+    let settings = protected(&mut section, settings);
+    let settings = bounded(&mut section, settings);
+    let settings = Settings {
+        folders: folders(&mut section),
+        first: section.choice("first", &[("unseen", First::Unseen), ("all", First::All)]),
+        ..settings
+    };
+    let after = after(&mut section, &settings.folders);
+    section.end();
+    (is_open && credential.is_some()).then_some(Settings { after, ..settings })
+}
+
+fn credential(section: &mut Section<'_>, is_open: bool) -> Option<Credential> {
+    let by_token = section.choice("login", &[("password", false), ("xoauth2", true)]);
+    let password = section.secret("password");
+    let token_file = section.path_maybe("token_file");
+    let (key, credential) = if by_token {
+        ("token_file", token_file.map(Credential::TokenFile))
+    } else {
+        let words = password.map(|password| password.reveal().to_owned());
+        if words.as_ref().is_some_and(|words| one_line(words).is_err()) {
+            section.problem("password", "empty, or more than one line");
+        }
+        ("password", words.map(Credential::Password))
+    };
+    if is_open && credential.is_none() {
+        section.problem(key, "missing: server.inbound opens this door");
+    }
+    credential
+}
+
+fn protected(section: &mut Section<'_>, settings: Settings) -> Settings {
+    let words = [
+        ("auto", None),
+        ("tls", Some(Security::Tls)),
+        ("starttls", Some(Security::StartTls)),
+        ("none", Some(Security::Plain)),
+    ];
+    let said = section.choice("security", &words);
+    let is_port_said = section.says("port");
+    let port = section.number("port", u64::from(settings.port), 1..=PORT_MAX);
+    let security = said.unwrap_or(match port {
+        PORT_PLAIN => Security::StartTls,
+        _ => Security::Tls,
+    });
+    let port = match security {
+        Security::Plain | Security::StartTls if !is_port_said => PORT_PLAIN,
+        _ => port,
+    };
+    if security == Security::Plain && !settings.is_loopback() && !settings.host.is_empty() {
+        let what = "\"none\": the password would go in the clear to another machine";
+        section.problem("security", what);
+    }
+    Settings {
+        port: u16::try_from(port).unwrap_or(settings.port),
+        security,
+        ca_file: section.path_maybe("ca_file"),
+        ..settings
+    }
+}
+
+fn bounded(section: &mut Section<'_>, defaults: Settings) -> Settings {
+    let secs = Duration::from_secs;
+    let waits = Duration::from_millis(10)..=secs(24 * 60 * 60);
+    let mail_bytes_max =
+        section.length("mail_bytes_max", defaults.mail_bytes_max, 1024..=512 << 20);
+    let mut retry = defaults.retry;
+    retry.wait_first = section.duration("retry_wait_first", retry.wait_first, waits.clone());
+    retry.wait_max = section.duration("retry_wait_max", retry.wait_max, waits);
+    Settings {
+        poll_interval: section.duration(
+            "poll_interval",
+            defaults.poll_interval,
+            secs(1)..=secs(24 * 60 * 60),
+        ),
+        uses_idle: section.switch("idle", defaults.uses_idle),
+        mail_bytes_max,
+        bytes_in_flight_max: section.length(
+            "bytes_in_flight_max",
+            defaults.bytes_in_flight_max,
+            1 << 20..=1 << 40,
+        ),
+        silence_max: section.duration("timeout", defaults.silence_max, secs(1)..=secs(600)),
+        retry,
+        ..defaults
+    }
+}
+
+fn folders(section: &mut Section<'_>) -> Vec<String> {
+    let folders = section.list("folders", Some(&["INBOX"]), one_line);
+    let folders = folders.unwrap_or_default();
+    let names: BTreeSet<&String> = folders.iter().collect();
+    if names.len() < folders.len() {
+        section.problem("folders", "one of them twice");
+    }
+    if folders.len() > FOLDERS_MAX {
+        section.problem("folders", format!("more than {FOLDERS_MAX}"));
+    }
+    folders
+}
+
+fn after(section: &mut Section<'_>, folders: &[String]) -> After {
+    let word = section.choice("after", &[("seen", 's'), ("move", 'm'), ("delete", 'd')]);
+    let target = section.parsed("move_to", one_line);
+    match (word, target) {
+        ('m', Some(folder)) => {
+            if folders.contains(&folder) {
+                section.problem("move_to", "one of the folders that are looked through");
+            }
+            After::Move(folder)
+        }
+        ('m', None) => {
+            section.problem("move_to", "missing: after = \"move\" needs it");
+            After::Seen
+        }
+        ('d', _) => After::Delete,
+        _ => After::Seen,
+    }
+}
+
+/// A name, or an address without brackets.
+fn host(text: &str) -> Result<String, String> {
+    if text.parse::<std::net::IpAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    let domain = Domain::parse(text).map_err(|error| error.to_string())?;
+    match text.starts_with('[') {
+        true => Err("an address has no brackets here".to_owned()),
+        false => Ok(domain.ascii()),
+    }
+}
+
+fn one_line(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() || text.chars().any(char::is_control) {
+        return Err("empty, or has control characters");
+    }
+    Ok(text.to_owned())
+}

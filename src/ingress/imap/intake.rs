@@ -1,0 +1,237 @@
+//! Owns the way of a fetched mail into the store: whose it is, the envelope it never had, who vouches
+//! for it.
+//!
+//! Does not talk to the server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::timeout;
+use tracing::info;
+
+use super::wire::Fault;
+use crate::auth::{self, Authenticator};
+use crate::clock;
+use crate::ingress::routes::{Routes, Unroutable};
+use crate::ingress::smtp::masked;
+use crate::mail::address::Address;
+use crate::mail::envelope::{Door, Envelope, Peer, Recipient, Target};
+use crate::mail::view::HeaderView;
+use crate::store::{RECIPIENTS_MAX, RecordError, Store};
+
+/// Addresses of one mail that are looked at.
+const ADDRESSES_MAX: usize = 600;
+
+/// What mails are taken with.
+pub(super) struct Intake {
+    pub(super) store: Store,
+    pub(super) routes: Arc<Routes>,
+    pub(super) auth: Option<Arc<Authenticator>>,
+    pub(super) store_max: Duration,
+    /// Who logs in: the address of last resort where a route takes everything.
+    pub(super) user: String,
+}
+
+/// Whose a mail is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// Theirs.
+    Ours(Vec<Recipient>),
+    /// Nobody's here, and why.
+    NotOurs(&'static str),
+}
+
+impl Intake {
+    /// Finds out whose a mail is, from its header: there is no envelope.
+    pub(super) fn owner(&self, bytes: &[u8]) -> Result<Owner, RecordError> {
+        let now = clock::now();
+        let mut found: Vec<Recipient> = Vec::new();
+        let mut why = "not_ours";
+        let addresses = HeaderView::parse(bytes).recipients();
+        for address in addresses.into_iter().take(ADDRESSES_MAX) {
+            match self.routes.recipient(&self.store, address, now) {
+                Ok(recipient) => {
+                    let same = |known: &&Recipient| {
+                        (&known.route, &known.target) == (&recipient.route, &recipient.target)
+                    };
+                    if found.len() < RECIPIENTS_MAX && !found.iter().any(|known| same(&known)) {
+                        found.push(recipient);
+                    }
+                }
+                Err(Unroutable::StoreDead) => return Err(RecordError::Dead),
+                Err(error) => why = worse(why, error),
+            }
+        }
+        let chosen = chosen(found);
+        if !chosen.is_empty() {
+            return Ok(Owner::Ours(chosen));
+        }
+        // An address of ours that is void must not be filed as if it had been none.
+        match self.last_resort().filter(|_| why == "not_ours") {
+            Some(recipient) => Ok(Owner::Ours(vec![recipient])),
+            None => Ok(Owner::NotOurs(why)),
+        }
+    }
+
+    /// Puts a mail on disk.
+    pub(super) async fn take(&self, to: Vec<Recipient>, bytes: Bytes) -> Result<(), Fault> {
+        let length = bytes.len();
+        let shown = to.iter().take(10).map(|recipient| {
+            let is_token = matches!(recipient.target, Target::Thread(_));
+            masked(&recipient.address, is_token)
+        });
+        let recipients = shown.collect::<Vec<_>>().join(" ");
+        let envelope = self.envelope(to, &bytes);
+        let sender = match &envelope.sender {
+            Some(sender) => sender.domain().as_str().escape_debug().to_string(),
+            None => "<>".to_owned(),
+        };
+        let accepted = timeout(self.store_max, self.store.accept(envelope, bytes)).await;
+        let mail = accepted.map_err(|_| Fault::StoreSlow)??;
+        info!(
+            mail = mail.0,
+            protocol = "imap",
+            sender_domain = sender,
+            recipients,
+            bytes = length,
+            "received"
+        );
+        Ok(())
+    }
+
+    fn envelope(&self, recipients: Vec<Recipient>, bytes: &Bytes) -> Envelope {
+        let sender = sender(bytes);
+        let addresses = recipients.iter().map(|recipient| &recipient.address);
+        Envelope {
+            smtputf8: addresses.chain(&sender).any(Address::is_utf8),
+            sender,
+            peer: Peer {
+                door: Door::Imap,
+                ip: None,
+                helo: String::new(),
+                tls: None,
+            },
+            received_at: clock::now(),
+            told: None,
+            verdict: self.auth.as_ref().map(|auth| Box::new(auth.relayed(bytes))),
+            recipients,
+        }
+    }
+
+    /// The recipient of a mail that names no address of ours: whoever takes everything, if there is
+    /// such a route.
+    fn last_resort(&self) -> Option<Recipient> {
+        let mut routes = self.routes.iter();
+        let (route, mailbox) = routes.find_map(|route| Some((route, route.catch_all.as_ref()?)))?;
+        let by_domain = || format!("{mailbox}@{}", route.domains[0]);
+        let address = Address::parse(&self.user).or_else(|_| Address::parse(&by_domain()));
+        Some(Recipient {
+            address: address.ok()?,
+            route: route.name.clone(),
+            target: Target::Mailbox(mailbox.clone()),
+        })
+    }
+}
+
+/// Of all that a header names, what the mail was sent for. A token is meant; beside it a mailbox is
+/// only where the server filed the mail, and a name that only a catch-all knows even less.
+fn chosen(mut found: Vec<Recipient>) -> Vec<Recipient> {
+    let is_signed = |to: &Recipient| match to.target {
+        Target::Thread(_) | Target::Return(_) => true,
+        Target::Mailbox(_) => false,
+    };
+    let is_named = |to: &Recipient| match &to.target {
+        Target::Mailbox(name) => name.eq_ignore_ascii_case(to.address.local()),
+        Target::Thread(_) | Target::Return(_) => false,
+    };
+    if found.iter().any(is_signed) {
+        found.retain(is_signed);
+    } else if found.iter().any(is_named) {
+        found.retain(is_named);
+    } else {
+        found.truncate(1);
+    }
+    found
+}
+
+/// The reverse-path as the server that delivered the mail wrote it down (RFC 5321 section 4.4), or
+/// else the author's address: without either it is not known to be the null sender.
+fn sender(bytes: &[u8]) -> Option<Address> {
+    let view = HeaderView::parse(bytes);
+    match view.header("Return-Path").map(str::trim) {
+        Some("<>") => None,
+        Some(path) if let Ok(path) = Address::parse(path.trim_matches(['<', '>'])) => Some(path),
+        _ => auth::author(bytes).ok(),
+    }
+}
+
+/// Of two reasons the one that tells more.
+const fn worse(known: &'static str, error: Unroutable) -> &'static str {
+    match error {
+        Unroutable::Expired => "expired",
+        Unroutable::Forged => "forged",
+        Unroutable::Revoked => "revoked",
+        Unroutable::Foreign | Unroutable::StoreDead | Unroutable::Unknown => known,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn to(address: &str, target: Target) -> Recipient {
+        Recipient {
+            address: Address::parse(address).unwrap(),
+            route: "a".to_owned(),
+            target,
+        }
+    }
+
+    fn mailbox(name: &str) -> Target {
+        Target::Mailbox(name.to_owned())
+    }
+
+    #[test]
+    fn a_name_counts_more_than_what_takes_everything() {
+        let found = vec![
+            to("inbox@in.example", mailbox("general")),
+            to("fans@in.example", mailbox("fans")),
+            to("General@in.example", mailbox("general")),
+        ];
+        let names = |chosen: Vec<Recipient>| {
+            let names = chosen.iter().map(|to| to.address.to_string());
+            names.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            names(chosen(found.clone())),
+            "fans@in.example General@in.example"
+        );
+        assert_eq!(names(chosen(found[..1].to_vec())), "inbox@in.example");
+        let odd = vec![found[0].clone(), to("x@in.example", mailbox("other"))];
+        assert_eq!(names(chosen(odd)), "inbox@in.example");
+        assert!(chosen(Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn the_sender_is_the_return_path_or_the_author() {
+        for (header, wanted) in [
+            (
+                "Return-Path: <bounce@a.example>\r\nFrom: b@b.example\r\n",
+                "bounce@a.example",
+            ),
+            ("Return-Path: <>\r\nFrom: b@b.example\r\n", ""),
+            (
+                "Return-Path: (none)\r\nFrom: b@b.example\r\n",
+                "b@b.example",
+            ),
+            ("From: B <b@b.example>\r\n", "b@b.example"),
+            ("From: b@b.example, c@c.example\r\n", ""),
+            ("", ""),
+        ] {
+            let found = sender(format!("{header}\r\nhi\r\n").as_bytes());
+            let found = found.map(|address| address.to_string());
+            assert_eq!(found.unwrap_or_default(), wanted, "{header}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Owns what is counted where mail is fetched from an IMAP server.
+//!
+//! Does not log.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// The counters. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    connected: Gauge,
+    mails: Counter,
+    mail_bytes: Counter,
+    left: Family<Reason, Counter>,
+    unmarked: Counter,
+    reconnects: Counter,
+    started_over: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+impl Metrics {
+    /// Registers `imap_*`.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("imap");
+        let connected = self.connected.clone();
+        registry.register("connected", "Folders with a connection", connected);
+        registry.register("mails", "Mails taken", self.mails.clone());
+        let bytes = self.mail_bytes.clone();
+        registry.register("mail_bytes", "Bytes of mails taken", bytes);
+        let left = self.left.clone();
+        registry.register("left", "Mails left at the server, untouched", left);
+        let unmarked = self.unmarked.clone();
+        registry.register(
+            "unmarked",
+            "Mails taken that the server would not mark, move or delete",
+            unmarked,
+        );
+        let reconnects = self.reconnects.clone();
+        registry.register("reconnects", "Connections that failed or broke", reconnects);
+        let over = self.started_over.clone();
+        registry.register(
+            "started_over",
+            "Folders begun again after another UIDVALIDITY",
+            over,
+        );
+    }
+
+    /// Counts a connection for as long as what is given back lives.
+    pub(super) fn connected(&self) -> Connected {
+        self.connected.inc();
+        Connected(self.connected.clone())
+    }
+
+    pub(super) fn taken(&self, bytes: usize) {
+        self.mails.inc();
+        self.mail_bytes
+            .inc_by(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+
+    pub(super) fn left(&self, reason: &'static str) {
+        self.left.get_or_create(&Reason { reason }).inc();
+    }
+
+    pub(super) fn unmarked(&self, mails: usize) {
+        self.unmarked
+            .inc_by(u64::try_from(mails).unwrap_or(u64::MAX));
+    }
+
+    pub(super) fn reconnects(&self) {
+        self.reconnects.inc();
+    }
+
+    pub(super) fn started_over(&self) {
+        self.started_over.inc();
+    }
+}
+
+/// A connection that is counted.
+#[derive(Debug)]
+pub(super) struct Connected(Gauge);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

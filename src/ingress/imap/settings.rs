@@ -1,0 +1,136 @@
+//! Owns how a mailbox at an IMAP server is looked through.
+//!
+//! Does not read the configuration.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::retry;
+
+/// Folders of an account at most: each has a connection of its own.
+pub const FOLDERS_MAX: usize = 16;
+
+/// An account, its folders, and the bounds.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The server's name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// How the connection is protected.
+    pub security: Security,
+    /// The file with the certificates of those who may vouch for the server; `None` for the public ones.
+    pub ca_file: Option<PathBuf>,
+    /// Who logs in.
+    pub user: String,
+    /// With what.
+    pub credential: Credential,
+    /// The folders, at most [`FOLDERS_MAX`].
+    pub folders: Vec<String>,
+    /// How often a folder is looked at, where the server does not tell of new mail by itself.
+    pub poll_interval: Duration,
+    /// Let the server tell of new mail (IDLE), if it can.
+    pub uses_idle: bool,
+    /// Which mails are taken of a folder that is met for the first time.
+    pub first: First,
+    /// What becomes of a mail that is on our disk.
+    pub after: After,
+    /// Octets of a mail at most. A longer one stays where it is.
+    pub mail_bytes_max: usize,
+    /// Octets of mails that all folders together hold in memory.
+    pub bytes_in_flight_max: usize,
+    /// How long a connection may take, and the server be silent within an answer.
+    pub silence_max: Duration,
+    /// How long the store may take for a mail.
+    pub store_max: Duration,
+    /// How long the store knows a mail again: what is older is not told a second time.
+    pub dedupe_window: Duration,
+    /// The waits between failed connections. There is no last attempt.
+    pub retry: retry::Settings,
+}
+
+impl Settings {
+    /// What is right for most.
+    pub fn new(host: String, user: String, credential: Credential) -> Self {
+        Self {
+            host,
+            port: 993,
+            security: Security::Tls,
+            ca_file: None,
+            user,
+            credential,
+            folders: vec!["INBOX".to_owned()],
+            poll_interval: Duration::from_secs(60),
+            uses_idle: true,
+            first: First::Unseen,
+            after: After::Seen,
+            mail_bytes_max: 50 << 20,
+            bytes_in_flight_max: 64 << 20,
+            silence_max: Duration::from_secs(60),
+            store_max: Duration::from_secs(60),
+            dedupe_window: Duration::from_secs(30 * 24 * 60 * 60),
+            retry: retry::Settings {
+                wait_first: Duration::from_secs(1),
+                wait_max: Duration::from_secs(5 * 60),
+                max_age: Duration::MAX,
+            },
+        }
+    }
+
+    /// True if the host is this machine, by its name or address.
+    pub fn is_loopback(&self) -> bool {
+        let ip = self.host.parse::<IpAddr>();
+        self.host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
+    }
+}
+
+/// How a connection is protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// Not at all: only to this machine.
+    Plain,
+    /// TLS after STARTTLS, and no word of ours before.
+    StartTls,
+    /// TLS from the first octet.
+    Tls,
+}
+
+/// What is logged in with.
+#[derive(Clone)]
+pub enum Credential {
+    /// A password.
+    Password(String),
+    /// A file with a token of OAuth 2.0, which somebody else keeps fresh: it is read at each login.
+    TokenFile(PathBuf),
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Password(_) => f.write_str("Password(…)"),
+            Self::TokenFile(path) => f.debug_tuple("TokenFile").field(path).finish(),
+        }
+    }
+}
+
+/// Which mails are taken of a folder that is met for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum First {
+    /// All.
+    All,
+    /// Those that nobody has read.
+    Unseen,
+}
+
+/// What becomes of a mail that is on our disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum After {
+    /// It is deleted.
+    Delete,
+    /// It is moved to this folder.
+    Move(String),
+    /// It is marked as read.
+    Seen,
+}

@@ -1,0 +1,549 @@
+//! Owns the way through one folder: from the last UID on, in groups, each on disk before anything is
+//! done to it at the server; and the waits between looks and between connections.
+//!
+//! Does not know IMAP's words: that is `dialogue`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep};
+use tracing::{error, info, warn};
+
+use super::connection::Connector;
+use super::dialogue::{Dialogue, LISTED_MAX, Listed, Selected};
+use super::intake::{Intake, Owner};
+use super::metrics::Metrics;
+use super::settings::{After, First, Settings};
+use super::wire::Fault;
+use crate::clock;
+use crate::retry::{self, Next};
+use crate::store::{Fact, Position};
+
+/// UIDs that are listed at a time. Where there is nothing the span doubles.
+const SPAN: u32 = 1_000;
+/// Mails that are fetched with one command.
+const GROUP_MAX: usize = 16;
+/// Octets of mails that are fetched with one command; a longer mail comes alone.
+const GROUP_BYTES_MAX: u64 = 1 << 20;
+/// Mails after which the position is recorded.
+const UNRECORDED_MAX: usize = 100;
+/// Octets that a mail may be longer than its server says.
+const SLACK_BYTES: usize = 64 << 10;
+/// Faults in a row at one mail, after which it is left.
+const TRIES_MAX: u32 = 5;
+/// Looks never follow each other faster.
+const LOOK_WAIT: Duration = Duration::from_millis(100);
+/// A server may forget whoever is silent for half an hour (RFC 2177).
+const WAIT_MAX: Duration = Duration::from_secs(25 * 60);
+/// A refused login is a step further in the waits: servers lock out who tries too often.
+const REFUSED_STEPS: u32 = 4;
+
+/// What all folders of an account share.
+pub(super) struct Account {
+    pub(super) settings: Settings,
+    pub(super) connector: Connector,
+    pub(super) intake: Intake,
+    pub(super) metrics: Metrics,
+    /// Octets of mails in memory, in [`permits`].
+    pub(super) room: Semaphore,
+}
+
+/// One folder.
+pub(super) struct Walk {
+    account: Arc<Account>,
+    folder: String,
+    /// Its name in the store.
+    mailbox: String,
+    stop: watch::Receiver<bool>,
+    /// Where it is, as far as the store knows.
+    recorded: Option<Position>,
+    trouble: Option<Trouble>,
+    /// Mails past the position that were left already, and told of.
+    left: BTreeSet<u32>,
+    /// The last look ended well since the last fault.
+    has_looked: bool,
+}
+
+/// Mails at which the last connection broke.
+#[derive(Clone, Copy, Debug)]
+struct Trouble {
+    first: u32,
+    last: u32,
+    /// Faults at `first`, fetched alone.
+    tries: u32,
+}
+
+/// A mail that is left.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    uid: u32,
+    reason: &'static str,
+    bytes: u64,
+}
+
+/// A look through the folder.
+struct Look {
+    position: Position,
+    unrecorded: usize,
+}
+
+/// KiB of `bytes`: a semaphore counts to less than a large memory has octets.
+pub(super) fn permits(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
+}
+
+impl Walk {
+    pub(super) fn new(account: Arc<Account>, folder: String, stop: watch::Receiver<bool>) -> Self {
+        let Settings { host, user, .. } = &account.settings;
+        Self {
+            mailbox: format!("{user}@{host}/{folder}"),
+            account,
+            folder,
+            stop,
+            recorded: None,
+            trouble: None,
+            left: BTreeSet::new(),
+            has_looked: false,
+        }
+    }
+
+    /// Goes through the folder until it is stopped.
+    pub(super) async fn run(mut self) {
+        let mut attempts: u32 = 0;
+        while !self.is_stopped() {
+            let Err(fault) = self.visit().await else {
+                return;
+            };
+            self.account.metrics.reconnects();
+            if std::mem::take(&mut self.has_looked) {
+                attempts = 0;
+            }
+            attempts += 1;
+            let shift = match fault {
+                Fault::Refused {
+                    what: "LOGIN" | "AUTHENTICATE",
+                    ..
+                } => REFUSED_STEPS,
+                _ => 0,
+            };
+            let wait = self.wait_after(attempts.saturating_add(shift));
+            warn!(
+                protocol = "imap",
+                folder = %self.folder.escape_debug(),
+                error = told(&fault),
+                attempts,
+                wait_ms = wait.as_millis(),
+                "connection given up"
+            );
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = stopped(&mut self.stop) => {}
+            }
+        }
+    }
+
+    fn wait_after(&self, attempts: u32) -> Duration {
+        let mut random = [0; 8];
+        // Without chance all wait alike, and that is all.
+        let _ = getrandom::fill(&mut random);
+        let random = u64::from_ne_bytes(random);
+        let outcome = retry::Outcome::Passing { wish: None };
+        let settings = &self.account.settings.retry;
+        match retry::next(settings, outcome, attempts, Duration::ZERO, random) {
+            Next::Again { after } => after,
+            Next::Park { .. } => settings.wait_max,
+        }
+    }
+
+    /// One connection, until it breaks or we are stopped.
+    async fn visit(&mut self) -> Result<(), Fault> {
+        let account = Arc::clone(&self.account);
+        let mut stop = self.stop.clone();
+        let connecting = account.connector.connect(&account.settings);
+        let mut dialogue = tokio::select! {
+            dialogue = connecting => dialogue?,
+            () = stopped(&mut stop) => return Ok(()),
+        };
+        let _connected = account.metrics.connected();
+        info!(protocol = "imap", folder = %self.folder.escape_debug(), "connected");
+        loop {
+            self.look(&mut dialogue).await?;
+            self.has_looked = true;
+            if !self.is_stopped() {
+                tokio::select! {
+                    waited = self.wait(&mut dialogue) => waited?,
+                    () = stopped(&mut stop) => {}
+                }
+            }
+            if self.is_stopped() {
+                // An IDLE that was given up cannot be ended in order, and need not be.
+                if !account.settings.uses_idle {
+                    dialogue.logout().await;
+                }
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for the next look.
+    async fn wait(&self, dialogue: &mut Dialogue) -> Result<(), Fault> {
+        let settings = &self.account.settings;
+        let until = Instant::now() + settings.poll_interval.min(WAIT_MAX);
+        sleep(LOOK_WAIT).await;
+        if dialogue.has_news() {
+            return Ok(());
+        }
+        if settings.uses_idle && dialogue.offers("IDLE") {
+            return dialogue.idle(until).await;
+        }
+        tokio::time::sleep_until(until).await;
+        Ok(())
+    }
+
+    /// Looks through the folder, from the last UID that was looked at to the end.
+    async fn look(&mut self, dialogue: &mut Dialogue) -> Result<(), Fault> {
+        let selected = dialogue.select(&self.folder).await?;
+        if selected.is_read_only {
+            warn!(protocol = "imap", folder = %self.folder.escape_debug(), "folder is read-only: mails are taken, but cannot be marked");
+        }
+        let mut look = Look {
+            position: self.position(selected).await?,
+            unrecorded: 0,
+        };
+        let went = self.go_on(dialogue, selected, &mut look).await;
+        // What was done is kept also where a fault ended it.
+        let recorded = self.record(&mut look).await;
+        went.and(recorded)
+    }
+
+    async fn go_on(
+        &mut self,
+        dialogue: &mut Dialogue,
+        selected: Selected,
+        look: &mut Look,
+    ) -> Result<(), Fault> {
+        let end = selected
+            .uid_next
+            .map_or(u32::MAX, |next| next.saturating_sub(1));
+        // A server that does not tell where the end is gets one question for all.
+        let span = selected.uid_next.map_or(u32::MAX, |_| SPAN);
+        let mut width = span;
+        let mut first = look.position.uid.saturating_add(1);
+        while first <= end && first > look.position.uid && !self.is_stopped() {
+            let last = first.saturating_add(width - 1).min(end);
+            let listed = dialogue.list(first, last).await?;
+            let (last, width_next) = match listed.last_key_value() {
+                None => (last, width.saturating_mul(2)),
+                Some((highest, _)) if listed.len() == LISTED_MAX => (*highest, span),
+                Some(_) => (last, span),
+            };
+            self.take_all(dialogue, &listed, look).await?;
+            width = width_next;
+            match last.checked_add(1) {
+                Some(next) => first = next,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what is to be taken of a listing, in the order of the UIDs.
+    async fn take_all(
+        &mut self,
+        dialogue: &mut Dialogue,
+        listed: &BTreeMap<u32, Listed>,
+        look: &mut Look,
+    ) -> Result<(), Fault> {
+        let mut group: Vec<(u32, u64)> = Vec::new();
+        for (uid, mail) in listed {
+            if self.is_stopped() {
+                return Ok(());
+            }
+            if let Some(reason) = self.reason_to_leave(*uid, mail, &look.position) {
+                if reason != OLD {
+                    let (uid, bytes) = (*uid, mail.bytes);
+                    self.leave(Left { uid, reason, bytes });
+                }
+                continue;
+            }
+            let bytes: u64 = group.iter().map(|(_, bytes)| bytes).sum();
+            // What a fault came with is fetched one by one, until it shows where the fault lies.
+            let has_trouble =
+                |first: &(u32, u64)| self.trouble.is_some_and(|trouble| first.0 <= trouble.last);
+            let alone = group.first().is_some_and(has_trouble);
+            let fits = group.len() < GROUP_MAX && bytes + mail.bytes <= GROUP_BYTES_MAX;
+            if !group.is_empty() && (alone || !fits) {
+                self.take_group(dialogue, &group, look).await?;
+                group.clear();
+            }
+            group.push((*uid, mail.bytes));
+        }
+        if !group.is_empty() {
+            self.take_group(dialogue, &group, look).await?;
+        }
+        if let Some((last, _)) = listed.last_key_value() {
+            self.advance(look, *last);
+        }
+        self.record_if_due(look, listed.len() / 10).await
+    }
+
+    /// Why a mail is not fetched at all.
+    fn reason_to_leave(
+        &self,
+        uid: u32,
+        mail: &Listed,
+        position: &Position,
+    ) -> Option<&'static str> {
+        let arrived = mail
+            .arrived
+            .is_some_and(|arrived| arrived >= position.since);
+        if uid < position.old_below && mail.is_seen && !arrived {
+            return Some(OLD);
+        }
+        if mail.bytes > self.account.settings.mail_bytes_max as u64 {
+            return Some("too_big");
+        }
+        let trouble = self.trouble.filter(|trouble| trouble.first == uid);
+        trouble
+            .filter(|trouble| trouble.tries >= TRIES_MAX)
+            .map(|_| "unreadable")
+    }
+
+    fn leave(&mut self, left: Left) {
+        let Left { uid, reason, bytes } = left;
+        if !self.left.insert(uid) {
+            return;
+        }
+        self.account.metrics.left(reason);
+        let folder = self.folder.escape_debug();
+        if reason == "unreadable" {
+            error!(protocol = "imap", %folder, uid, reason, bytes, "left at the server");
+        } else {
+            warn!(protocol = "imap", %folder, uid, reason, bytes, "left at the server");
+        }
+    }
+
+    /// Fetches a group, puts it on disk, and only then marks it at the server.
+    async fn take_group(
+        &mut self,
+        dialogue: &mut Dialogue,
+        group: &[(u32, u64)],
+        look: &mut Look,
+    ) -> Result<(), Fault> {
+        let (first, last) = (group[0].0, group[group.len() - 1].0);
+        let alone = self.trouble.is_some() && group.len() == 1;
+        // Some servers tell sizes that are wrong: a mail that failed may be as long as any may be.
+        let told: u64 = group.iter().map(|(_, bytes)| bytes).sum();
+        let bytes_max = match alone {
+            true => self.account.settings.mail_bytes_max,
+            false => usize::try_from(told).unwrap_or(usize::MAX),
+        };
+        let uids: Vec<u32> = group.iter().map(|(uid, _)| *uid).collect();
+        match self.fetch_and_keep(dialogue, &uids, bytes_max).await {
+            Ok(left) => {
+                for left in left {
+                    self.leave(left);
+                }
+            }
+            Err(fault @ (Fault::Store(_) | Fault::StoreSlow)) => return Err(fault),
+            Err(fault) => {
+                let again = self.trouble.filter(|trouble| trouble.first == first);
+                let tries = match &fault {
+                    // It is longer than any mail may be, and was told to be short.
+                    Fault::TooLong if alone => TRIES_MAX,
+                    _ if alone => again.map_or(1, |trouble| trouble.tries + 1),
+                    _ => 0,
+                };
+                self.trouble = Some(Trouble { first, last, tries });
+                return Err(fault);
+            }
+        }
+        self.advance(look, last);
+        self.record_if_due(look, group.len()).await
+    }
+
+    /// Everything up to `uid` is done.
+    fn advance(&mut self, look: &mut Look, uid: u32) {
+        look.position.uid = uid;
+        self.trouble = self.trouble.filter(|trouble| uid < trouble.last);
+        self.left = self.left.split_off(&uid.saturating_add(1));
+    }
+
+    /// Gives back the mails that are left, with the reason and their octets.
+    async fn fetch_and_keep(
+        &self,
+        dialogue: &mut Dialogue,
+        uids: &[u32],
+        bytes_max: usize,
+    ) -> Result<Vec<Left>, Fault> {
+        let Account { intake, room, .. } = &*self.account;
+        intake.store.has_room(bytes_max as u64)?;
+        let whole = permits(self.account.settings.bytes_in_flight_max);
+        let _room = room.acquire_many(permits(bytes_max).min(whole)).await;
+        let bodies = dialogue.bodies(uids, bytes_max + SLACK_BYTES).await?;
+        for uid in uids {
+            // One that is gone meanwhile is somebody else's affair.
+            if !bodies.contains_key(uid) && dialogue.list(*uid, *uid).await?.contains_key(uid) {
+                return Err(Fault::Missing(*uid));
+            }
+        }
+        let (taken, left) = self.keep(bodies).await?;
+        if taken.is_empty() {
+            return Ok(left);
+        }
+        match self.mark(dialogue, &taken).await {
+            Err(Fault::Refused { what, said }) => {
+                self.account.metrics.unmarked(taken.len());
+                warn!(protocol = "imap", folder = %self.folder.escape_debug(), what, said, mails = taken.len(), "taken, but not marked");
+                Ok(left)
+            }
+            marked => marked.map(|()| left),
+        }
+    }
+
+    /// Puts mails on disk, in the order of their UIDs. Gives back which are there,
+    /// and which are left.
+    async fn keep(&self, bodies: BTreeMap<u32, Bytes>) -> Result<(Vec<u32>, Vec<Left>), Fault> {
+        let Account {
+            intake, metrics, ..
+        } = &*self.account;
+        let (mut taken, mut left) = (Vec::new(), Vec::new());
+        let mut writes = Vec::new();
+        for (uid, bytes) in bodies {
+            match intake.owner(&bytes)? {
+                Owner::NotOurs(reason) => {
+                    let bytes = bytes.len() as u64;
+                    left.push(Left { uid, reason, bytes });
+                }
+                Owner::Ours(recipients) => {
+                    taken.push(uid);
+                    writes.push(async move {
+                        let length = bytes.len();
+                        intake.take(recipients, bytes).await?;
+                        metrics.taken(length);
+                        Ok::<_, Fault>(())
+                    });
+                }
+            }
+        }
+        for kept in join_all(writes).await {
+            kept?;
+        }
+        Ok((taken, left))
+    }
+
+    async fn mark(&self, dialogue: &mut Dialogue, uids: &[u32]) -> Result<(), Fault> {
+        let done = match &self.account.settings.after {
+            After::Seen => return dialogue.flag(uids, "\\Seen").await,
+            After::Move(folder) => dialogue.relocate(uids, folder).await?,
+            After::Delete => dialogue.delete(uids).await?,
+        };
+        if !done {
+            self.account.metrics.unmarked(uids.len());
+            warn!(protocol = "imap", folder = %self.folder.escape_debug(), mails = uids.len(), "taken and marked as deleted: the server offers no UIDPLUS to remove them");
+        }
+        Ok(())
+    }
+
+    /// From where on the folder is looked through.
+    async fn position(&mut self, selected: Selected) -> Result<Position, Fault> {
+        let store = &self.account.intake.store;
+        if self.recorded.is_none() {
+            self.recorded = store.polled(&self.mailbox);
+        }
+        let now = clock::now();
+        let settings = &self.account.settings;
+        let old_below = selected.uid_next.unwrap_or(u32::MAX);
+        let known = self.recorded.map(|position| position.uid_validity);
+        if known != Some(selected.uid_validity) {
+            self.trouble = None;
+            self.left.clear();
+        }
+        let fresh = match self.recorded {
+            Some(position) if position.uid_validity == selected.uid_validity => {
+                return Ok(position);
+            }
+            Some(position) => {
+                warn!(protocol = "imap", folder = %self.folder.escape_debug(), was = position.uid_validity, is = selected.uid_validity, "UIDVALIDITY is another: all mail is looked at again");
+                self.account.metrics.started_over();
+                // What is younger than this the store knows again.
+                let known = settings.dedupe_window - settings.dedupe_window / 10;
+                Position {
+                    uid_validity: selected.uid_validity,
+                    uid: 0,
+                    old_below,
+                    since: position.since.max(now.minus(known)),
+                }
+            }
+            None => Position {
+                uid_validity: selected.uid_validity,
+                uid: 0,
+                old_below: match settings.first {
+                    First::All => 0,
+                    First::Unseen => old_below,
+                },
+                since: match settings.first {
+                    First::All => clock::Timestamp::default(),
+                    First::Unseen => now,
+                },
+            },
+        };
+        let mut look = Look {
+            position: fresh,
+            unrecorded: 0,
+        };
+        self.record(&mut look).await?;
+        Ok(fresh)
+    }
+
+    async fn record_if_due(&mut self, look: &mut Look, mails: usize) -> Result<(), Fault> {
+        look.unrecorded += mails;
+        if look.unrecorded < UNRECORDED_MAX {
+            return Ok(());
+        }
+        self.record(look).await
+    }
+
+    async fn record(&mut self, look: &mut Look) -> Result<(), Fault> {
+        look.unrecorded = 0;
+        if self.recorded == Some(look.position) {
+            return Ok(());
+        }
+        let fact = Fact::Polled {
+            mailbox: self.mailbox.clone(),
+            position: look.position,
+        };
+        let store = &self.account.intake.store;
+        let recorded =
+            tokio::time::timeout(self.account.settings.store_max, store.record(vec![fact]));
+        recorded.await.map_err(|_| Fault::StoreSlow)??;
+        self.recorded = Some(look.position);
+        Ok(())
+    }
+
+    fn is_stopped(&self) -> bool {
+        *self.stop.borrow()
+    }
+}
+
+/// The reason that is no news: the mail was there, and read, before the folder was met.
+const OLD: &str = "old";
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // Nobody left to say stop: whoever waits is cut off.
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn told(fault: &Fault) -> String {
+    use std::error::Error as _;
+    match fault.source() {
+        Some(cause) => format!("{fault}: {cause}"),
+        None => fault.to_string(),
+    }
+}
