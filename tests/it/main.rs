@@ -35,11 +35,15 @@ mod doors;
 #[cfg(test)]
 mod events;
 #[cfg(test)]
+mod dovecot;
+#[cfg(test)]
 mod fake_api;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
 mod https;
+#[cfg(test)]
+mod imap;
 #[cfg(test)]
 mod ingress;
 #[cfg(test)]

@@ -1,0 +1,362 @@
+//! Mail that is fetched from a real Dovecot by the real program, and told to a product: exactly once,
+//! whatever stops in between.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use crate::dovecot::{Dovecot, PASSWORD, USER};
+use crate::postern::{Client, Postern, eventually};
+use crate::product::Product;
+
+/// `[imap]` for a Dovecot, spoken to as `security` says, with `extra` keys.
+fn imap(dovecot: &Dovecot, security: &str, extra: &str) -> String {
+    let (port, ca) = match security {
+        "tls" => (dovecot.port_tls, dovecot.ca()),
+        _ => (dovecot.port, dovecot.ca()),
+    };
+    format!(
+        "[imap]\nhost = \"localhost\"\nport = {port}\nuser = \"{USER}\"\npassword = '{PASSWORD}'\n\
+         security = \"{security}\"\nca_file = \"{}\"\nretry_wait_first = \"50ms\"\n\
+         retry_wait_max = \"500ms\"\ntimeout = \"20s\"\n{extra}\n",
+        ca.display()
+    )
+}
+
+/// A Postern that fetches from `dovecot` and tells `product`. It does not run yet.
+fn postern(product: &Product, imap: &str) -> Postern {
+    let postern = Postern::new(Some(&product.base_url()), imap);
+    let path = postern.config();
+    let text = fs::read_to_string(&path).unwrap();
+    let doors = "[server]\ninbound = [\"smtp\", \"lmtp\", \"imap\"]\n";
+    fs::write(&path, text.replacen("[server]\n", doors, 1)).unwrap();
+    postern
+}
+
+fn mail(name: &str, to: &str) -> String {
+    format!(
+        "Return-Path: <ann@example.com>\nFrom: Ann <ann@example.com>\nTo: {to}\n\
+         Subject: mail {name}\nMessage-ID: <{name}@example.com>\n\
+         Date: Sat, 31 Jan 2026 23:59:59 +0000\n\nThe words of {name}.\n"
+    )
+}
+
+fn put(dovecot: &Dovecot, names: impl IntoIterator<Item = String>) {
+    for name in names {
+        dovecot.deliver(&name, &mail(&name, "general@inbox.test"));
+    }
+}
+
+fn names(prefix: &str, count: usize) -> impl Iterator<Item = String> {
+    (0..count).map(move |n| format!("{prefix}{n}"))
+}
+
+/// Waits until the product was told all of these, and looks that each was told once, and nothing else.
+fn told_once(product: &Product, postern: &Postern, names: impl IntoIterator<Item = String>) {
+    let wanted: BTreeSet<String> = names
+        .into_iter()
+        .map(|name| format!("{name}@example.com"))
+        .collect();
+    eventually("all mails are told", || {
+        product.effects().len() >= wanted.len()
+    });
+    eventually("nothing waits", || {
+        postern.metric("postern_ledger_waiting") == 0.0
+    });
+    let effects = product.effects();
+    let told: BTreeSet<String> = effects.keys().cloned().collect();
+    assert_eq!(told, wanted);
+    let twice: Vec<_> = effects.iter().filter(|(_, count)| **count != 1).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+}
+
+#[test]
+fn mail_comes_by_idle_and_by_polling_over_tls_and_starttls() {
+    for (security, extra) in [
+        ("tls", "poll_interval = \"1h\""),
+        ("starttls", "poll_interval = \"1h\""),
+        ("starttls", "poll_interval = \"1s\"\nidle = false"),
+        (
+            "none",
+            "poll_interval = \"1s\"\nafter = \"move\"\nmove_to = \"Done & gone ü\"",
+        ),
+        ("tls", "poll_interval = \"1s\"\nafter = \"delete\""),
+    ] {
+        let (dovecot, product) = (Dovecot::start(""), Product::start());
+        put(&dovecot, names("a", 3));
+        let mut postern = postern(&product, &imap(&dovecot, security, extra));
+        postern.start();
+        told_once(&product, &postern, names("a", 3));
+        eventually("it is connected", || {
+            postern.metric("postern_imap_connected") == 1.0
+        });
+        put(&dovecot, names("b", 2));
+        told_once(&product, &postern, names("a", 3).chain(names("b", 2)));
+        let all = || names("a", 3).chain(names("b", 2));
+        let marked = || match extra {
+            extra if extra.contains("after") => dovecot.names("").is_empty(),
+            _ => all().all(|name| dovecot.is_seen(&name) == Some(true)),
+        };
+        eventually("mails are marked", marked);
+        if extra.contains("move_to") {
+            assert_eq!(dovecot.names(".Done &- gone &APw-").len(), 5);
+        }
+        assert_eq!(postern.metric("postern_imap_mails_total"), 5.0);
+        let (_, metrics) = postern.fetch("/metrics");
+        assert!(!metrics.contains(PASSWORD) && !postern.log().contains(PASSWORD));
+        postern.stop();
+        assert!(
+            postern.log().contains("protocol=\"imap\""),
+            "{}",
+            postern.log()
+        );
+    }
+}
+
+#[test]
+fn what_is_not_taken_stays_as_it_is() {
+    let (dovecot, product) = (Dovecot::start(""), Product::start());
+    // Mails that somebody has read before we came are old.
+    put(&dovecot, ["old".to_owned()]);
+    let (from, to) = ("new/old", "cur/old:2,S");
+    dovecot.rename(from, to);
+    dovecot.deliver("foreign", &mail("foreign", "ann@elsewhere.example"));
+    let long = format!(
+        "{}{}\n",
+        mail("long", "general@inbox.test"),
+        "x".repeat(70_000)
+    );
+    dovecot.deliver("long", &long);
+    dovecot.deliver("noise", "\u{1}\u{2} no mail at all\n");
+    let extra = "poll_interval = \"1s\"\nmail_bytes_max = \"64KiB\"\nidle = false";
+    let mut postern = postern(&product, &imap(&dovecot, "tls", extra));
+    let token = postern.mint("5f0c7a52-9d1e-4a64-8a3f-2f6f5f4d0c11");
+    put(&dovecot, names("a", 2));
+    let both = format!("{token}, General <general@inbox.test>");
+    dovecot.deliver("token", &mail("token", &both));
+    postern.start();
+    let mut wanted: Vec<String> = names("a", 2).collect();
+    wanted.push("token".to_owned());
+    told_once(&product, &postern, wanted);
+    let thread = product.messages().into_iter().find(|(_, message)| {
+        let id = message["emailMessageId"].as_str().unwrap_or_default();
+        id.contains("token@")
+    });
+    assert_eq!(thread.unwrap().0, "5f0c7a52-9d1e-4a64-8a3f-2f6f5f4d0c11");
+    assert_eq!(postern.metric("postern_imap_left_total"), 3.0);
+    for name in ["foreign", "long", "noise"] {
+        assert_eq!(dovecot.is_seen(name), Some(false), "{name}");
+    }
+    // Another look, and another process, says no more of them.
+    postern.stop();
+    postern.start();
+    put(&dovecot, ["late".to_owned()]);
+    let all = names("a", 2).chain(["token".to_owned(), "late".to_owned()]);
+    told_once(&product, &postern, all);
+    assert_eq!(postern.metric("postern_imap_left_total"), 0.0);
+    assert_eq!(postern.log().matches("left at the server").count(), 3);
+}
+
+#[test]
+fn a_folder_that_is_renumbered_tells_nothing_twice() {
+    let (mut dovecot, product) = (Dovecot::start(""), Product::start());
+    put(&dovecot, ["old".to_owned()]);
+    dovecot.age("new/old", "cur/old:2,S");
+    let extra = "poll_interval = \"1s\"";
+    let mut postern = postern(&product, &imap(&dovecot, "tls", extra));
+    postern.start();
+    put(&dovecot, names("a", 5));
+    told_once(&product, &postern, names("a", 5));
+    eventually("mails are marked", || {
+        names("a", 5).all(|name| dovecot.is_seen(&name) == Some(true))
+    });
+    dovecot.stop();
+    dovecot.renumber();
+    // Read by a person while nobody looked: new all the same.
+    put(&dovecot, ["read".to_owned()]);
+    dovecot.rename("new/read", "cur/read:2,S");
+    put(&dovecot, names("b", 2));
+    // Another UIDVALIDITY is another second.
+    thread::sleep(Duration::from_millis(1100));
+    dovecot.resume();
+    let all = || {
+        names("a", 5)
+            .chain(names("b", 2))
+            .chain(["read".to_owned()])
+    };
+    told_once(&product, &postern, all());
+    eventually("it started over", || {
+        postern.metric("postern_imap_started_over_total") == 1.0
+    });
+    assert!(postern.log().contains("UIDVALIDITY is another"));
+    let duplicates = || {
+        let (_, text) = postern.fetch("/metrics");
+        text.lines().any(|line| {
+            line.contains("dropped") && line.contains("duplicate") && line.ends_with(" 5")
+        })
+    };
+    eventually("what came again is known", duplicates);
+    told_once(&product, &postern, all());
+}
+
+#[test]
+fn a_wrong_password_is_told_and_can_be_mended() {
+    let (dovecot, product) = (Dovecot::start(""), Product::start());
+    put(&dovecot, names("a", 1));
+    dovecot.set_password("another");
+    let mut postern = postern(&product, &imap(&dovecot, "tls", ""));
+    postern.start();
+    eventually("it is told", || postern.log().contains("LOGIN refused"));
+    assert_eq!(postern.metric("postern_imap_connected"), 0.0);
+    assert!(product.effects().is_empty());
+    dovecot.set_password(PASSWORD);
+    told_once(&product, &postern, names("a", 1));
+    // Nobody vouches for this server but a CA of its own.
+    postern.stop();
+    let path = postern.config();
+    let text = fs::read_to_string(&path).unwrap();
+    let ca = format!("ca_file = \"{}\"\n", dovecot.ca().display());
+    fs::write(&path, text.replace(&ca, "")).unwrap();
+    postern.start();
+    eventually("it is told", || {
+        postern.log().contains("invalid peer certificate")
+    });
+    assert_eq!(postern.metric("postern_imap_connected"), 0.0);
+}
+
+#[test]
+fn a_kill_at_any_moment_costs_no_mail_and_tells_none_twice() {
+    const ROUNDS: u64 = 12;
+    let (mut dovecot, product) = (Dovecot::start(""), Product::start());
+    let extra = "poll_interval = \"1s\"";
+    let mut postern = postern(&product, &imap(&dovecot, "starttls", extra));
+    let mut wanted = Vec::new();
+    for round in 0..ROUNDS {
+        let fresh: Vec<String> = names(&format!("r{round}-"), 40).collect();
+        put(&dovecot, fresh.clone());
+        wanted.extend(fresh);
+        postern.start();
+        // Somewhere between the first connection and the last mark.
+        thread::sleep(Duration::from_millis(round * 37 % 400));
+        postern.kill();
+        if round % 4 == 3 {
+            dovecot.stop();
+            dovecot.resume();
+        }
+        // What is marked is on our disk: else nobody would ever fetch it again.
+        let on_disk = segments(&postern);
+        for name in wanted
+            .iter()
+            .filter(|name| dovecot.is_seen(name) == Some(true))
+        {
+            let id = format!("<{name}@example.com>");
+            let known = memchr::memmem::find(&on_disk, id.as_bytes()).is_some();
+            assert!(
+                known
+                    || product
+                        .effects()
+                        .contains_key(&format!("{name}@example.com")),
+                "{name}"
+            );
+        }
+    }
+    postern.start();
+    dovecot.stop();
+    thread::sleep(Duration::from_millis(300));
+    dovecot.resume();
+    told_once(&product, &postern, wanted.clone());
+    eventually("mails are marked", || {
+        wanted
+            .iter()
+            .all(|name| dovecot.is_seen(name) == Some(true))
+    });
+    eventually("nothing waits", || {
+        postern.metric("postern_ledger_waiting") == 0.0
+    });
+    told_once(&product, &postern, wanted);
+}
+
+/// All octets of the journal's segments of mail.
+fn segments(postern: &Postern) -> Vec<u8> {
+    let mut all = Vec::new();
+    for entry in walk(&postern.data()) {
+        if entry
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .starts_with("mail-")
+        {
+            all.extend(fs::read(entry).unwrap());
+        }
+    }
+    all
+}
+
+fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(walk(&path)),
+            false => found.push(path),
+        }
+    }
+    found
+}
+
+#[test]
+fn a_backlog_drains_in_bounded_memory() {
+    const MAILS: usize = 10_000;
+    const KIB_MAX: u64 = 250 << 10;
+    let (dovecot, product) = (Dovecot::start(""), Product::start());
+    put(&dovecot, names("m", MAILS));
+    let extra = "poll_interval = \"1s\"";
+    let mut postern = postern(&product, &imap(&dovecot, "none", extra));
+    postern.start();
+    let mut most = 0;
+    eventually("all mails are fetched", || {
+        most = most.max(resident_kib(postern.pid()));
+        postern.metric("postern_imap_mails_total") >= MAILS as f64
+    });
+    assert!(most < KIB_MAX, "{most} KiB");
+    told_once(&product, &postern, names("m", MAILS));
+    assert_eq!(postern.metric("postern_imap_mails_total"), MAILS as f64);
+}
+
+fn resident_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    line.split_ascii_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+#[test]
+fn the_same_mail_by_smtp_and_imap_is_one_message() {
+    let (dovecot, product) = (Dovecot::start(""), Product::start());
+    let mut postern = postern(&product, &imap(&dovecot, "tls", "poll_interval = \"1s\""));
+    let token = postern.mint("5f0c7a52-9d1e-4a64-8a3f-2f6f5f4d0c11");
+    postern.start();
+    for name in names("a", 5) {
+        let text = mail(&name, &token);
+        dovecot.deliver(
+            &name,
+            &format!("X-Original-To: {token}\nDelivered-To: {USER}\n{text}"),
+        );
+        let mut client = Client::connect(postern.smtp, "EHLO peer.test").unwrap();
+        let text = text.replace('\n', "\r\n");
+        let answer = client.mail("ann@example.com", &token, &text).unwrap();
+        assert!(answer.starts_with("250"), "{answer}");
+    }
+    eventually("all come by IMAP", || {
+        postern.metric("postern_imap_mails_total") == 5.0
+    });
+    told_once(&product, &postern, names("a", 5));
+}
