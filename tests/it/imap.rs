@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::dovecot::{Dovecot, PASSWORD, USER};
 use crate::postern::{Client, Postern, eventually};
+use crate::postfix::free_port;
 use crate::product::Product;
 
 /// `[imap]` for a Dovecot, spoken to as `security` says, with `extra` keys.
@@ -163,13 +164,18 @@ fn a_folder_that_is_renumbered_tells_nothing_twice() {
     let (mut dovecot, product) = (Dovecot::start(""), Product::start());
     put(&dovecot, ["old".to_owned()]);
     dovecot.age("new/old", "cur/old:2,S");
+    put(&dovecot, ["unread".to_owned()]);
     let extra = "poll_interval = \"1s\"";
     let mut postern = postern(&product, &imap(&dovecot, "tls", extra));
     postern.start();
+    told_once(&product, &postern, ["unread".to_owned()]);
+    // An arrival has no parts of a second, and these come after we did.
+    thread::sleep(Duration::from_millis(1100));
     put(&dovecot, names("a", 5));
-    told_once(&product, &postern, names("a", 5));
+    let first = || names("a", 5).chain(["unread".to_owned()]);
+    told_once(&product, &postern, first());
     eventually("mails are marked", || {
-        names("a", 5).all(|name| dovecot.is_seen(&name) == Some(true))
+        first().all(|name| dovecot.is_seen(&name) == Some(true))
     });
     dovecot.stop();
     dovecot.renumber();
@@ -181,23 +187,49 @@ fn a_folder_that_is_renumbered_tells_nothing_twice() {
     thread::sleep(Duration::from_millis(1100));
     dovecot.resume();
     let all = || {
-        names("a", 5)
-            .chain(names("b", 2))
-            .chain(["read".to_owned()])
+        let others = ["unread", "read"].map(str::to_owned);
+        names("a", 5).chain(names("b", 2)).chain(others)
     };
     told_once(&product, &postern, all());
     eventually("it started over", || {
         postern.metric("postern_imap_started_over_total") == 1.0
     });
     assert!(postern.log().contains("UIDVALIDITY is another"));
-    let duplicates = || {
-        let (_, text) = postern.fetch("/metrics");
-        text.lines().any(|line| {
-            line.contains("dropped") && line.contains("duplicate") && line.ends_with(" 5")
-        })
-    };
-    eventually("what came again is known", duplicates);
+    eventually("what came again is known", || {
+        postern.metric("postern_ledger_dropped{rule=\"duplicate\"}") >= 5.0
+    });
     told_once(&product, &postern, all());
+}
+
+#[test]
+fn a_mail_that_finds_no_room_stays_unread() {
+    let (dovecot, product) = (Dovecot::start(""), Product::start());
+    put(&dovecot, names("a", 40));
+    let nobody = format!("http://127.0.0.1:{}/api", free_port());
+    let room = "poll_interval = \"1s\"\n[store]\nwaiting_max = 3";
+    let mut postern = postern(&product, &imap(&dovecot, "tls", room));
+    let text = fs::read_to_string(postern.config()).unwrap();
+    let (small, large) = (
+        text.replace(&product.base_url(), &nobody),
+        text.replace("waiting_max = 3", ""),
+    );
+    fs::write(postern.config(), small).unwrap();
+    postern.start();
+    eventually("it is full", || {
+        postern.log().contains("store: the store is full")
+    });
+    // The first group came in together, before any of it was counted.
+    let waiting = postern.metric("postern_ledger_waiting");
+    assert!(waiting < 20.0, "{waiting}");
+    let seen = names("a", 40).filter(|name| dovecot.is_seen(name) == Some(true));
+    assert!(seen.count() as f64 <= waiting);
+    postern.stop();
+    fs::write(postern.config(), large).unwrap();
+    postern.start();
+    told_once(&product, &postern, names("a", 40));
+    eventually("mails are marked", || {
+        names("a", 40).all(|name| dovecot.is_seen(&name) == Some(true))
+    });
 }
 
 #[test]

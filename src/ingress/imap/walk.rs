@@ -19,7 +19,7 @@ use super::intake::{Intake, Owner};
 use super::metrics::Metrics;
 use super::settings::{After, First, Settings};
 use super::wire::Fault;
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::retry::{self, Next};
 use crate::store::{Fact, Position};
 
@@ -487,8 +487,9 @@ impl Walk {
                     First::Unseen => old_below,
                 },
                 since: match settings.first {
-                    First::All => clock::Timestamp::default(),
-                    First::Unseen => now,
+                    First::All => Timestamp::default(),
+                    // An arrival has no parts of a second.
+                    First::Unseen => Timestamp::from_secs(now.as_secs()),
                 },
             },
         };

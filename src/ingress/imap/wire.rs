@@ -226,7 +226,7 @@ pub enum Fault {
     #[error("the server is too slow")]
     Slow,
     /// Our own store takes no mail now.
-    #[error("store: {0}")]
+    #[error("store")]
     Store(#[from] RecordError),
     /// Our own store does not answer in time.
     #[error("the store is too slow")]
