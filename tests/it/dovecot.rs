@@ -47,11 +47,7 @@ impl Dovecot {
         fs::write(dovecot.path("dovecot.conf"), dovecot.config(extra)).unwrap();
         let name = format!("{USER}:{{PLAIN}}{PASSWORD}\n");
         fs::write(dovecot.path("users"), name).unwrap();
-        let mail = dovecot.path("mail");
-        for folder in ["", "cur", "new", "tmp"] {
-            fs::create_dir(mail.join(folder)).unwrap();
-            chown(mail.join(folder), Some(NOBODY), Some(NOBODY)).unwrap();
-        }
+        dovecot.make("");
         dovecot.resume();
         dovecot
     }
@@ -97,12 +93,27 @@ impl Dovecot {
         fs::write(self.path("users"), format!("{USER}:{{PLAIN}}{password}\n")).unwrap();
     }
 
+    /// Makes a folder, by its Maildir name: `.Support`.
+    pub(crate) fn make(&self, folder: &str) {
+        let place = self.path("mail").join(folder);
+        for part in ["", "cur", "new", "tmp"] {
+            fs::create_dir_all(place.join(part)).unwrap();
+            chown(place.join(part), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+    }
+
     /// Puts a mail into INBOX, which nobody has read, as a delivery does.
     pub(crate) fn deliver(&self, name: &str, text: &str) {
-        let (tmp, new) = (format!("mail/tmp/{name}"), format!("mail/new/{name}"));
-        fs::write(self.path(&tmp), text.replace('\n', "\r\n")).unwrap();
-        chown(self.path(&tmp), Some(NOBODY), Some(NOBODY)).unwrap();
-        fs::rename(self.path(&tmp), self.path(&new)).unwrap();
+        self.deliver_to("", name, text);
+    }
+
+    /// As [`Dovecot::deliver`], into a folder by its Maildir name.
+    pub(crate) fn deliver_to(&self, folder: &str, name: &str, text: &str) {
+        let place = self.path("mail").join(folder);
+        let (tmp, new) = (place.join("tmp").join(name), place.join("new").join(name));
+        fs::write(&tmp, text.replace('\n', "\r\n")).unwrap();
+        chown(&tmp, Some(NOBODY), Some(NOBODY)).unwrap();
+        fs::rename(tmp, new).unwrap();
     }
 
     /// The Maildir names in a folder (`""` is INBOX), in both of its states.

@@ -543,8 +543,12 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 fn told(fault: &Fault) -> String {
     use std::error::Error as _;
-    match fault.source() {
+    const CHARS_MAX: usize = 400;
+    let text = match fault.source() {
         Some(cause) => format!("{fault}: {cause}"),
         None => fault.to_string(),
-    }
+    };
+    // A certificate's names are the peer's words too.
+    let shown = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    shown.take(CHARS_MAX).collect()
 }
