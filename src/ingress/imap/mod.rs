@@ -7,7 +7,8 @@
 //! walk        one folder for ever: connect, look, wait, and again after a fault
 //!   connection   address, TLS, login
 //!   dialogue     commands and what they bring        wire: octets, bounded and in time
-//!   intake       whose mail it is → store.accept     response: what a line means
+//!   transfer     a few mails: fetch, keep, mark      response: what a line means
+//!   intake       whose mail it is → store.accept
 //! ```
 //!
 //! The server may be anybody, and say anything: every line, literal, list and wait has a bound.
@@ -21,6 +22,7 @@ mod response;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod walk;
 mod wire;
 
@@ -35,7 +37,8 @@ use crate::store::Store;
 
 use connection::Connector;
 use intake::Intake;
-use walk::{Account, Walk};
+use transfer::Account;
+use walk::Walk;
 
 pub use connection::SetupError;
 pub use metrics::Metrics;
@@ -82,7 +85,7 @@ impl Imap {
         Ok(Self {
             account: Arc::new(Account {
                 connector: Connector::new(&settings)?,
-                room: Semaphore::new(walk::permits(room) as usize),
+                room: Semaphore::new(transfer::permits(room) as usize),
                 settings,
                 intake,
                 metrics,

@@ -7,17 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::future::join_all;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
-use super::connection::Connector;
 use super::dialogue::{Dialogue, LISTED_MAX, Listed, Selected};
-use super::intake::{Intake, Owner};
-use super::metrics::Metrics;
-use super::settings::{After, First, Settings};
+use super::settings::{First, Settings};
+use super::transfer::{Account, Left};
 use super::wire::Fault;
 use crate::clock::{self, Timestamp};
 use crate::retry::{self, Next};
@@ -31,8 +27,6 @@ const GROUP_MAX: usize = 16;
 const GROUP_BYTES_MAX: u64 = 1 << 20;
 /// Mails after which the position is recorded.
 const UNRECORDED_MAX: usize = 100;
-/// Octets that a mail may be longer than its server says.
-const SLACK_BYTES: usize = 64 << 10;
 /// Faults in a row at one mail, after which it is left.
 const TRIES_MAX: u32 = 5;
 /// Looks never follow each other faster.
@@ -41,16 +35,6 @@ const LOOK_WAIT: Duration = Duration::from_millis(100);
 const WAIT_MAX: Duration = Duration::from_secs(25 * 60);
 /// A refused login is a step further in the waits: servers lock out who tries too often.
 const REFUSED_STEPS: u32 = 4;
-
-/// What all folders of an account share.
-pub(super) struct Account {
-    pub(super) settings: Settings,
-    pub(super) connector: Connector,
-    pub(super) intake: Intake,
-    pub(super) metrics: Metrics,
-    /// Octets of mails in memory, in [`permits`].
-    pub(super) room: Semaphore,
-}
 
 /// One folder.
 pub(super) struct Walk {
@@ -77,23 +61,10 @@ struct Trouble {
     tries: u32,
 }
 
-/// A mail that is left.
-#[derive(Clone, Copy, Debug)]
-struct Left {
-    uid: u32,
-    reason: &'static str,
-    bytes: u64,
-}
-
 /// A look through the folder.
 struct Look {
     position: Position,
     unrecorded: usize,
-}
-
-/// KiB of `bytes`: a semaphore counts to less than a large memory has octets.
-pub(super) fn permits(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
 }
 
 impl Walk {
@@ -115,11 +86,13 @@ impl Walk {
     pub(super) async fn run(mut self) {
         let mut attempts: u32 = 0;
         while !self.is_stopped() {
+            let before = self.recorded;
             let Err(fault) = self.visit().await else {
                 return;
             };
             self.account.metrics.reconnects();
-            if std::mem::take(&mut self.has_looked) {
+            // Whatever was achieved, however little, is no reason to wait longer.
+            if std::mem::take(&mut self.has_looked) || self.recorded != before {
                 attempts = 0;
             }
             attempts += 1;
@@ -343,7 +316,11 @@ impl Walk {
             false => usize::try_from(told).unwrap_or(usize::MAX),
         };
         let uids: Vec<u32> = group.iter().map(|(uid, _)| *uid).collect();
-        match self.fetch_and_keep(dialogue, &uids, bytes_max).await {
+        match self
+            .account
+            .transfer(dialogue, &self.folder, &uids, bytes_max)
+            .await
+        {
             Ok(left) => {
                 for left in left {
                     self.leave(left);
@@ -371,82 +348,6 @@ impl Walk {
         look.position.uid = uid;
         self.trouble = self.trouble.filter(|trouble| uid < trouble.last);
         self.left = self.left.split_off(&uid.saturating_add(1));
-    }
-
-    /// Gives back the mails that are left, with the reason and their octets.
-    async fn fetch_and_keep(
-        &self,
-        dialogue: &mut Dialogue,
-        uids: &[u32],
-        bytes_max: usize,
-    ) -> Result<Vec<Left>, Fault> {
-        let Account { intake, room, .. } = &*self.account;
-        intake.store.has_room(bytes_max as u64)?;
-        let whole = permits(self.account.settings.bytes_in_flight_max);
-        let _room = room.acquire_many(permits(bytes_max).min(whole)).await;
-        let bodies = dialogue.bodies(uids, bytes_max + SLACK_BYTES).await?;
-        for uid in uids {
-            // One that is gone meanwhile is somebody else's affair.
-            if !bodies.contains_key(uid) && dialogue.list(*uid, *uid).await?.contains_key(uid) {
-                return Err(Fault::Missing(*uid));
-            }
-        }
-        let (taken, left) = self.keep(bodies).await?;
-        if taken.is_empty() {
-            return Ok(left);
-        }
-        match self.mark(dialogue, &taken).await {
-            Err(Fault::Refused { what, said }) => {
-                self.account.metrics.unmarked(taken.len());
-                warn!(protocol = "imap", folder = %self.folder.escape_debug(), what, said, mails = taken.len(), "taken, but not marked");
-                Ok(left)
-            }
-            marked => marked.map(|()| left),
-        }
-    }
-
-    /// Puts mails on disk, in the order of their UIDs. Gives back which are there,
-    /// and which are left.
-    async fn keep(&self, bodies: BTreeMap<u32, Bytes>) -> Result<(Vec<u32>, Vec<Left>), Fault> {
-        let Account {
-            intake, metrics, ..
-        } = &*self.account;
-        let (mut taken, mut left) = (Vec::new(), Vec::new());
-        let mut writes = Vec::new();
-        for (uid, bytes) in bodies {
-            match intake.owner(&bytes)? {
-                Owner::NotOurs(reason) => {
-                    let bytes = bytes.len() as u64;
-                    left.push(Left { uid, reason, bytes });
-                }
-                Owner::Ours(recipients) => {
-                    taken.push(uid);
-                    writes.push(async move {
-                        let length = bytes.len();
-                        intake.take(recipients, bytes).await?;
-                        metrics.taken(length);
-                        Ok::<_, Fault>(())
-                    });
-                }
-            }
-        }
-        for kept in join_all(writes).await {
-            kept?;
-        }
-        Ok((taken, left))
-    }
-
-    async fn mark(&self, dialogue: &mut Dialogue, uids: &[u32]) -> Result<(), Fault> {
-        let done = match &self.account.settings.after {
-            After::Seen => return dialogue.flag(uids, "\\Seen").await,
-            After::Move(folder) => dialogue.relocate(uids, folder).await?,
-            After::Delete => dialogue.delete(uids).await?,
-        };
-        if !done {
-            self.account.metrics.unmarked(uids.len());
-            warn!(protocol = "imap", folder = %self.folder.escape_debug(), mails = uids.len(), "taken and marked as deleted: the server offers no UIDPLUS to remove them");
-        }
-        Ok(())
     }
 
     /// From where on the folder is looked through.

@@ -1,0 +1,126 @@
+//! Owns the transfer of a few mails: from the server to our disk, and then what is done to them at the
+//! server.
+//!
+//! Does not choose the mails, nor remember how far a folder is done.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::sync::Semaphore;
+use tracing::warn;
+
+use super::connection::Connector;
+use super::dialogue::Dialogue;
+use super::intake::{Intake, Owner};
+use super::metrics::Metrics;
+use super::settings::{After, Settings};
+use super::wire::Fault;
+
+/// Octets that a mail may be longer than its server says.
+const SLACK_BYTES: usize = 64 << 10;
+
+/// What all folders of an account share.
+pub(super) struct Account {
+    pub(super) settings: Settings,
+    pub(super) connector: Connector,
+    pub(super) intake: Intake,
+    pub(super) metrics: Metrics,
+    /// Octets of mails in memory, in [`permits`].
+    pub(super) room: Semaphore,
+}
+
+/// A mail that is left.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Left {
+    pub(super) uid: u32,
+    pub(super) reason: &'static str,
+    pub(super) bytes: u64,
+}
+
+/// KiB of `bytes`: a semaphore counts to less than a large memory has octets.
+pub(super) fn permits(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
+}
+
+impl Account {
+    /// Fetches mails, puts those that are ours on disk, and only then marks them at the server. Gives
+    /// back those that are left.
+    ///
+    /// # Errors
+    /// What ended it. Some of the mails may be on disk, and none of those that are not is marked.
+    pub(super) async fn transfer(
+        &self,
+        dialogue: &mut Dialogue,
+        folder: &str,
+        uids: &[u32],
+        bytes_max: usize,
+    ) -> Result<Vec<Left>, Fault> {
+        let Self { intake, room, .. } = self;
+        intake.store.has_room(bytes_max as u64)?;
+        let whole = permits(self.settings.bytes_in_flight_max);
+        let _room = room.acquire_many(permits(bytes_max).min(whole)).await;
+        let bodies = dialogue.bodies(uids, bytes_max + SLACK_BYTES).await?;
+        for uid in uids {
+            // One that is gone meanwhile is somebody else's affair.
+            if !bodies.contains_key(uid) && dialogue.list(*uid, *uid).await?.contains_key(uid) {
+                return Err(Fault::Missing(*uid));
+            }
+        }
+        let (taken, left) = self.keep(bodies).await?;
+        if taken.is_empty() {
+            return Ok(left);
+        }
+        match self.mark(dialogue, folder, &taken).await {
+            Err(Fault::Refused { what, said }) => {
+                self.metrics.unmarked(taken.len());
+                warn!(protocol = "imap", folder = %folder.escape_debug(), what, said, mails = taken.len(), "taken, but not marked");
+                Ok(left)
+            }
+            marked => marked.map(|()| left),
+        }
+    }
+
+    /// Puts mails on disk, in the order of their UIDs. Gives back which are there, and which are left.
+    async fn keep(&self, bodies: BTreeMap<u32, Bytes>) -> Result<(Vec<u32>, Vec<Left>), Fault> {
+        let Self {
+            intake, metrics, ..
+        } = self;
+        let (mut taken, mut left) = (Vec::new(), Vec::new());
+        let mut writes = Vec::new();
+        for (uid, bytes) in bodies {
+            match intake.owner(&bytes)? {
+                Owner::NotOurs(reason) => {
+                    let bytes = bytes.len() as u64;
+                    left.push(Left { uid, reason, bytes });
+                }
+                Owner::Ours(recipients) => {
+                    taken.push(uid);
+                    writes.push(async move {
+                        let length = bytes.len();
+                        intake.take(recipients, bytes).await?;
+                        metrics.taken(length);
+                        Ok::<_, Fault>(())
+                    });
+                }
+            }
+        }
+        for kept in join_all(writes).await {
+            kept?;
+        }
+        Ok((taken, left))
+    }
+
+    async fn mark(&self, dialogue: &mut Dialogue, folder: &str, uids: &[u32]) -> Result<(), Fault> {
+        let done = match &self.settings.after {
+            After::Seen => return dialogue.flag(uids, "\\Seen").await,
+            After::Move(target) => dialogue.relocate(uids, target).await?,
+            After::Delete => dialogue.delete(uids).await?,
+        };
+        if !done {
+            self.metrics.unmarked(uids.len());
+            warn!(protocol = "imap", folder = %folder.escape_debug(), mails = uids.len(), "taken and marked as deleted: the server offers no UIDPLUS to remove them");
+        }
+        Ok(())
+    }
+}
