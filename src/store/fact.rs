@@ -273,7 +273,7 @@ pub struct Position {
     pub uid: u32,
     /// What has a lower UID was there when the folder was met, and may be an old mail.
     pub old_below: u32,
-    /// An old mail that somebody has read is taken only if it arrived at this moment or later.
+    /// An old mail that somebody has read is taken only if it arrived after this moment.
     pub since: Timestamp,
 }
 

@@ -271,10 +271,8 @@ impl Walk {
         mail: &Listed,
         position: &Position,
     ) -> Option<&'static str> {
-        let arrived = mail
-            .arrived
-            .is_some_and(|arrived| arrived >= position.since);
-        if uid < position.old_below && mail.is_seen && !arrived {
+        let came_later = mail.arrived.is_some_and(|at| at > position.since);
+        if uid < position.old_below && mail.is_seen && !came_later {
             return Some(OLD);
         }
         if mail.bytes > self.account.settings.mail_bytes_max as u64 {
