@@ -123,9 +123,13 @@ impl Signer {
     /// # Errors
     /// The key cannot sign.
     pub fn field(&self, mail: &[u8]) -> Result<String, SignError> {
+        self.field_of(&trimmed(mail))
+    }
+
+    fn field_of(&self, trimmed: &[u8]) -> Result<String, SignError> {
         let signature = match &self.key {
-            Key::Rsa(signer) => signer.sign(mail),
-            Key::Ed25519(signer) => signer.sign(mail),
+            Key::Rsa(signer) => signer.sign(trimmed),
+            Key::Ed25519(signer) => signer.sign(trimmed),
         };
         let signature = signature.map_err(|error| SignError::Crypto(error.to_string()))?;
         Ok(signature.to_header())
@@ -146,5 +150,23 @@ fn signer<K: SigningKey>(key: K, domain: &Domain, selector: &str) -> DkimSigner<
 /// # Errors
 /// One of the keys cannot sign.
 pub fn fields(signers: &[Signer], mail: &[u8]) -> Result<String, SignError> {
-    signers.iter().map(|signer| signer.field(mail)).collect()
+    if signers.is_empty() {
+        return Ok(String::new());
+    }
+    let mail = trimmed(mail);
+    signers
+        .iter()
+        .map(|signer| signer.field_of(&mail))
+        .collect()
+}
+
+/// The mail without the white space its body ends with, which the relaxed form leaves out anyway (RFC 6376
+/// section 3.4.4). `mail-auth` 0.13.3 leaves in what is above a last line of blanks.
+fn trimmed(mail: &[u8]) -> Vec<u8> {
+    let head = memchr::memmem::find(mail, b"\r\n\r\n").map_or(mail.len(), |at| at + 4);
+    let (head, body) = mail.split_at(head);
+    let end = body.iter().rposition(|b| !b" \t\r\n".contains(b));
+    let body = end.map_or(&[][..], |end| &body[..=end]);
+    let line_end: &[u8] = if body.is_empty() { b"" } else { b"\r\n" };
+    [head, body, line_end].concat()
 }

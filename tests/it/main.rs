@@ -65,6 +65,8 @@ mod product;
 #[cfg(test)]
 mod program;
 #[cfg(test)]
+mod relay;
+#[cfg(test)]
 mod reply;
 #[cfg(test)]
 mod returned;

@@ -152,7 +152,11 @@ impl Connection {
             return Err(Fault::Unasked("RSET"));
         }
         let reply = self.ask("RSET", "RSET")?;
-        wanted(&reply, "RSET", 250)
+        wanted(&reply, "RSET", 250)?;
+        if !self.input.is_empty() {
+            return Err(Fault::Unasked("RSET"));
+        }
+        Ok(())
     }
 
     /// Sends one mail to one person.

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use crate::nameserver::{NameServer, Zone};
 
 /// Asks `sign.py`, which runs as long as the tests.
-fn python(wish: &Value) -> Value {
+pub(crate) fn python(wish: &Value) -> Value {
     static SIGNER: OnceLock<Mutex<Signer>> = OnceLock::new();
     let signer = SIGNER.get_or_init(|| Mutex::new(Signer::start()));
     let mut signer = signer.lock().unwrap();
@@ -98,19 +98,19 @@ fn input(bytes: &Bytes) -> Input<'_> {
 
 /// A key as dkimpy takes it, and its record.
 #[derive(Clone, Debug)]
-struct Key {
-    private: String,
-    record: String,
+pub(crate) struct Key {
+    pub(crate) private: String,
+    pub(crate) record: String,
 }
 
 /// The keys of all tests, made once: RSA of 2048 and of 512 bits, ed25519.
-struct Keys {
-    rsa: Key,
-    weak: Key,
+pub(crate) struct Keys {
+    pub(crate) rsa: Key,
+    pub(crate) weak: Key,
     ed25519: Key,
 }
 
-fn keys() -> &'static Keys {
+pub(crate) fn keys() -> &'static Keys {
     static KEYS: OnceLock<Keys> = OnceLock::new();
     KEYS.get_or_init(|| {
         let made = python(&json!({ "keys": [["rsa", 2048], ["rsa", 512], ["ed25519", 0]] }));

@@ -1,0 +1,407 @@
+//! One attempt with a relay that misbehaves at each step (J1 to J5, J7 of the hostile list).
+
+use std::time::Duration;
+
+use postern::outbound::relay::settings::{Login, Mechanism, Proof, Relay, Security, Timeouts};
+use postern::outbound::relay::stuffing::stuffed;
+use postern::outbound::relay::{Attempt, Letter, Relays};
+
+use super::server::{Act, Fake, Step, certificate};
+use super::{address, relay, relay_with, relays, timeouts};
+
+const MAIL: &[u8] = b"Subject: x\r\n\r\n.\r\n..\r\nend\r\n";
+
+fn send(relays: &Relays, mail: &[u8]) -> Attempt {
+    send_to(relays, mail, "ann@example.com")
+}
+
+fn send_to(relays: &Relays, mail: &[u8], to: &str) -> Attempt {
+    let (from, to) = (address("bounce@inbox.test"), address(to));
+    let letter = Letter {
+        from: Some(&from),
+        to: &to,
+        wire: &stuffed(&[mail]).unwrap(),
+        bytes: mail.len(),
+        is_eight_bit: !mail.is_ascii(),
+    };
+    relays.send(&letter).0
+}
+
+/// Steps are given up after a second.
+fn hasty() -> Timeouts {
+    let second = Duration::from_secs(1);
+    Timeouts {
+        greeting: second,
+        command: second,
+        end: second,
+        ..timeouts()
+    }
+}
+
+fn at(step: Step, act: Act) -> (Fake, Attempt) {
+    let waits = matches!(act, Act::Hang | Act::Drip(_));
+    let fake = Fake::start(move |now, _| if now == step { act.clone() } else { Act::Usual });
+    let times = if waits { hasty() } else { timeouts() };
+    let attempt = send(&relays(vec![relay(fake.port)], times), MAIL);
+    (fake, attempt)
+}
+
+fn say(text: &str) -> Act {
+    Act::Say(text.to_owned())
+}
+
+#[track_caller]
+fn again(step: Step, act: Act, words: &str) -> Fake {
+    let (fake, attempt) = at(step, act.clone());
+    match &attempt {
+        Attempt::Again { reply } if reply.contains(words) && reply.len() <= 1024 => fake,
+        _ => panic!("{step:?} {act:?}: {attempt:?}, wanted again with {words:?}"),
+    }
+}
+
+#[track_caller]
+fn unknown(act: Act, words: &str) {
+    let (fake, attempt) = at(Step::End, act.clone());
+    match &attempt {
+        Attempt::Unknown { why } if why.contains(words) => {}
+        _ => panic!("{act:?}: {attempt:?}, wanted unknown with {words:?}"),
+    }
+    assert_eq!(fake.heard().len(), 1);
+}
+
+#[test]
+fn a_good_relay_takes_the_very_bytes() {
+    let fake = Fake::start(|_, _| Act::Usual);
+    let ours = relays(vec![relay(fake.port)], timeouts());
+    let queued = Attempt::Sent {
+        reply: "250 2.0.0 queued".to_owned(),
+    };
+    for _ in 0..3 {
+        assert_eq!(send(&ours, MAIL), queued);
+    }
+    let big = b"0123456789 \r\n.\r\n".repeat(40_000);
+    assert_eq!(send(&ours, &big), queued);
+    let heard = fake.taken();
+    assert_eq!(heard[0].bytes, MAIL);
+    assert_eq!(
+        heard[0].from,
+        format!("MAIL FROM:<bounce@inbox.test> SIZE={}", MAIL.len())
+    );
+    assert_eq!(heard[0].to, "RCPT TO:<ann@example.com>");
+    assert_eq!(heard[3].bytes, big);
+    assert_eq!(fake.connections(), 1, "the connection is used again");
+    let rsets = fake.lines().iter().filter(|line| *line == "RSET").count();
+    assert_eq!(rsets, 3);
+    ours.tidy(true);
+}
+
+#[test]
+fn a_relay_that_does_not_greet_is_asked_another_time() {
+    for step in [Step::Greeting, Step::Ehlo] {
+        again(step, Act::Hang, "timed out");
+        again(step, Act::Drip("250-slow ".repeat(20)), "timed out");
+        again(step, Act::Close, "closed");
+        again(step, Act::Reset, "");
+        for code in ["554 no", "421 later", "450 later", "354 what"] {
+            again(step, say(&format!("{code}\r\n")), code);
+        }
+        again(step, say("2xx ok\r\n"), "not a reply");
+        again(step, say("999 ok\r\n"), "not a reply");
+        again(step, say("220-a\r\n550 b\r\n"), "two codes");
+        again(step, Act::Flood("x"), "too long");
+        again(step, Act::Flood("250-more\r\n"), "too long");
+    }
+    again(
+        Step::Greeting,
+        say("220 hi\r\n250 injected\r\n"),
+        "nothing asked for",
+    );
+}
+
+#[test]
+fn what_a_relay_says_to_the_envelope_decides_for_the_mail() {
+    for step in [Step::Mail, Step::Rcpt, Step::Data] {
+        again(
+            step,
+            say("450 4.7.1 greylisted\r\n"),
+            "450 4.7.1 greylisted",
+        );
+        again(
+            step,
+            say("421 4.3.2 going down\r\n"),
+            "421 4.3.2 going down",
+        );
+        let (_, never) = at(step, say("550 5.1.1 no such user\r\n"));
+        let told = Attempt::Never {
+            code: Some(550),
+            reply: "550 5.1.1 no such user".to_owned(),
+        };
+        assert_eq!(never, told, "{step:?}");
+        again(step, say("999 what\r\n"), "not a reply");
+        again(step, say("250-a\r\n550 b\r\n"), "two codes");
+        again(step, Act::Hang, "timed out");
+        again(step, Act::Drip("250-slow ".repeat(20)), "timed out");
+        again(step, Act::Close, "closed");
+        again(step, Act::Reset, "");
+        again(step, Act::Flood("2"), "too long");
+    }
+    again(Step::Mail, say("530 5.7.0 log in first\r\n"), "530");
+    again(Step::Mail, say("354 go on\r\n"), "354");
+    // What is said too early may not be taken for the answer to what comes later.
+    let fake = again(
+        Step::Rcpt,
+        say("250 ok\r\n354 go\r\n250 queued\r\n"),
+        "nothing asked for",
+    );
+    assert!(fake.heard().is_empty());
+    let fake = again(
+        Step::Data,
+        say("354 go\r\n250 queued\r\n"),
+        "nothing asked for",
+    );
+    assert!(fake.heard().is_empty());
+    let fake = again(Step::Data, say("250 go on\r\n"), "250");
+    assert!(fake.heard().is_empty(), "no mail without 354");
+}
+
+#[test]
+fn only_a_yes_to_the_end_is_sent() {
+    let (_, never) = at(Step::End, say("554 5.7.1 spam\r\n"));
+    assert!(
+        matches!(
+            never,
+            Attempt::Never {
+                code: Some(554),
+                ..
+            }
+        ),
+        "{never:?}"
+    );
+    again(Step::End, say("451 4.3.0 later\r\n"), "451 4.3.0 later");
+    again(Step::End, say("421 4.3.2 going down\r\n"), "421");
+    unknown(say("354 go on\r\n"), "354");
+    unknown(say("999 ok\r\n"), "not a reply");
+    unknown(say("2xx ok\r\n"), "not a reply");
+    unknown(say("250-ok\r\n550 no\r\n"), "two codes");
+    unknown(Act::Hang, "timed out");
+    unknown(Act::Drip("250-slow ".repeat(20)), "timed out");
+    unknown(Act::Close, "closed");
+    unknown(Act::Reset, "");
+    unknown(Act::Flood("2"), "too long");
+    unknown(Act::Flood("250-<html>\r\n"), "too long");
+}
+
+#[test]
+fn what_a_relay_says_is_kept_short_and_harmless() {
+    let page = "550-<script>alert(1)</script> \u{7}\u{1b}[31m \u{e9}\r\n".repeat(200);
+    let (_, attempt) = at(Step::Rcpt, say(&format!("{page}550 end\r\n")));
+    let Attempt::Never { code, reply } = attempt else {
+        panic!("{attempt:?}");
+    };
+    assert_eq!(code, Some(550));
+    assert!(reply.len() <= 1024 && !reply.chars().any(char::is_control));
+    assert!(reply.starts_with("550 <script>alert(1)</script> \\u{7}\\u{1b}[31m é"));
+}
+
+#[test]
+fn a_doubtful_connection_is_not_used_again() {
+    for (step, act) in [
+        (Step::Rcpt, say("421 4.3.2 going down\r\n")),
+        (Step::End, say("250 ok\r\n250 injected\r\n")),
+        (Step::Rset, say("500 what\r\n")),
+        (Step::Rset, Act::Close),
+        (Step::Rset, say("250 ok\r\n250 more\r\n")),
+    ] {
+        let words = format!("{step:?} {act:?}");
+        let fake = Fake::start(move |now, count| match (now == step, count) {
+            (true, 0) => act.clone(),
+            _ => Act::Usual,
+        });
+        let ours = relays(vec![relay(fake.port)], timeouts());
+        let first = send(&ours, MAIL);
+        assert!(
+            !matches!(first, Attempt::Never { .. }),
+            "{words}: {first:?}"
+        );
+        let then = send(&ours, MAIL);
+        assert!(matches!(then, Attempt::Sent { .. }), "{words}: {then:?}");
+        assert_eq!(fake.connections(), 2, "{words}");
+    }
+}
+
+#[test]
+fn the_next_relay_is_asked_only_while_nothing_was_handed_over() {
+    let (_held, closed) = super::closed();
+    let rude = Fake::start(|_, _| say("554 not you\r\n"));
+    let good = Fake::start(|_, _| Act::Usual);
+    let list = vec![relay(closed), relay(rude.port), relay(good.port)];
+    let ours = relays(list, timeouts());
+    assert!(matches!(send(&ours, MAIL), Attempt::Sent { .. }));
+    assert!(ours.aside_until(std::time::Instant::now()).is_none());
+    let lost = Fake::start(|step, _| match step {
+        Step::End => Act::Close,
+        _ => Act::Usual,
+    });
+    let ours = relays(vec![relay(lost.port), relay(good.port)], timeouts());
+    assert!(matches!(send(&ours, MAIL), Attempt::Unknown { .. }));
+    assert_eq!(
+        good.heard().len(),
+        1,
+        "what may have arrived goes nowhere else at once"
+    );
+    let ours = relays(vec![relay(closed)], timeouts());
+    assert!(matches!(send(&ours, MAIL), Attempt::Again { .. }));
+    assert!(ours.aside_until(std::time::Instant::now()).is_some());
+}
+
+#[test]
+fn nothing_said_before_tls_counts_after_it() {
+    let (pem, _, config) = certificate("127.0.0.1");
+    let starttls = |port, pem: &str| {
+        relays(
+            vec![relay_with(port, Security::StartTls, Some(pem))],
+            timeouts(),
+        )
+    };
+    let fake = Fake::start_with(|_, _| Act::Usual, Some(config.clone()));
+    assert!(matches!(
+        send(&starttls(fake.port, &pem), MAIL),
+        Attempt::Sent { .. }
+    ));
+    let hellos = fake
+        .lines()
+        .iter()
+        .filter(|line| line.starts_with("EHLO"))
+        .count();
+    assert_eq!(hellos, 2);
+    let injected = |step, _| match step {
+        Step::StartTls => say("220 go on\r\n250-injected\r\n250 AUTH PLAIN\r\n"),
+        _ => Act::Usual,
+    };
+    let fake = Fake::start_with(injected, Some(config.clone()));
+    let attempt = send(&starttls(fake.port, &pem), MAIL);
+    assert!(matches!(&attempt, Attempt::Again { reply } if reply.contains("nothing asked for")));
+    assert!(fake.heard().is_empty());
+    for refusal in ["454 no TLS now\r\n", "250 ok\r\n", "502 what\r\n"] {
+        let refuses = move |step, _| match step {
+            Step::StartTls => say(refusal),
+            _ => Act::Usual,
+        };
+        let fake = Fake::start_with(refuses, Some(config.clone()));
+        let attempt = send(&starttls(fake.port, &pem), MAIL);
+        assert!(matches!(attempt, Attempt::Again { .. }), "{attempt:?}");
+        assert!(fake.heard().is_empty(), "nothing goes in the open instead");
+    }
+}
+
+#[test]
+fn a_certificate_of_another_or_of_nobody_is_not_believed() {
+    let (other, _, as_other) = certificate("other.test");
+    let (_, _, unknown) = certificate("127.0.0.1");
+    for (config, pem) in [(as_other, Some(other.as_str())), (unknown, None)] {
+        let fake = Fake::start_with(|_, _| Act::Usual, Some(config));
+        let list = vec![relay_with(fake.port, Security::StartTls, pem)];
+        let attempt = send(&relays(list, timeouts()), MAIL);
+        let told = matches!(&attempt, Attempt::Again { reply } if reply.contains("TLS"));
+        assert!(told, "{attempt:?}");
+        assert!(!fake.lines().iter().any(|line| line.starts_with("MAIL")));
+    }
+}
+
+fn as_user(port: u16, proof: Proof) -> Relay {
+    Relay {
+        login: Some(Login {
+            user: "us".to_owned(),
+            proof,
+        }),
+        ..relay(port)
+    }
+}
+
+#[test]
+fn we_say_who_we_are_in_three_ways() {
+    let password = |mechanism| Proof::Password {
+        password: "hunter2".to_owned(),
+        mechanisms: vec![mechanism],
+    };
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "first\n").unwrap();
+    for (proof, lines) in [
+        (
+            password(Mechanism::Plain),
+            vec!["AUTH PLAIN AHVzAGh1bnRlcjI="],
+        ),
+        (
+            password(Mechanism::Login),
+            vec!["AUTH LOGIN", "dXM=", "aHVudGVyMg=="],
+        ),
+        (
+            Proof::Token(file.clone()),
+            vec!["AUTH XOAUTH2 dXNlcj11cwFhdXRoPUJlYXJlciBmaXJzdAEB"],
+        ),
+    ] {
+        let fake = Fake::start(|_, _| Act::Usual);
+        let ours = relays(vec![as_user(fake.port, proof)], timeouts());
+        assert!(matches!(send(&ours, MAIL), Attempt::Sent { .. }));
+        let said: Vec<_> = fake.lines().into_iter().skip(1).take(lines.len()).collect();
+        assert_eq!(said, lines);
+    }
+    // A token is read anew for each connection.
+    std::fs::write(&file, "second\n").unwrap();
+    let fake = Fake::start(|_, _| Act::Usual);
+    let ours = relays(vec![as_user(fake.port, Proof::Token(file))], timeouts());
+    assert!(matches!(send(&ours, MAIL), Attempt::Sent { .. }));
+    let line = "AUTH XOAUTH2 dXNlcj11cwFhdXRoPUJlYXJlciBzZWNvbmQBAQ==";
+    assert_eq!(fake.lines()[1], line);
+}
+
+#[test]
+fn a_refused_login_is_the_relay_s_trouble_and_shows_no_password() {
+    let proof = Proof::Password {
+        password: "hunter2".to_owned(),
+        mechanisms: vec![Mechanism::Plain],
+    };
+    let echo = "535 5.7.8 bad: AUTH PLAIN AHVzAGh1bnRlcjI=\r\n";
+    let fake = Fake::start(move |step, _| match step {
+        Step::Auth => say(echo),
+        _ => Act::Usual,
+    });
+    let ours = relays(vec![as_user(fake.port, proof)], timeouts());
+    let attempt = send(&ours, MAIL);
+    let Attempt::Again { reply } = attempt else {
+        panic!("{attempt:?}");
+    };
+    assert!(reply.ends_with("AUTH: 535 5.7.8"), "{reply}");
+    assert!(ours.aside_until(std::time::Instant::now()).is_some());
+}
+
+#[test]
+fn what_a_relay_cannot_carry_is_not_given_to_it() {
+    let fake = Fake::start(|step, _| match step {
+        Step::Ehlo => say("250-old\r\n250 SIZE 100\r\n"),
+        _ => Act::Usual,
+    });
+    let ours = relays(vec![relay(fake.port)], timeouts());
+    let eight_bit = "Subject: x\r\n\r\ncaf\u{e9}\r\n".as_bytes();
+    for (mail, to, words) in [
+        (
+            b"x\r\n".repeat(40).as_slice(),
+            "ann@example.com",
+            "the relay takes 100",
+        ),
+        (eight_bit, "ann@example.com", "above 127"),
+        (MAIL, "caf\u{e9}@example.com", "SMTPUTF8"),
+    ] {
+        let attempt = send_to(&ours, mail, to);
+        let told =
+            matches!(&attempt, Attempt::Never { code: None, reply } if reply.contains(words));
+        assert!(told, "{attempt:?}");
+    }
+    // A domain has a form in ASCII.
+    assert!(matches!(
+        send_to(&ours, MAIL, "ann@b\u{fc}cher.example"),
+        Attempt::Sent { .. }
+    ));
+    assert_eq!(fake.taken()[0].to, "RCPT TO:<ann@xn--bcher-kva.example>");
+}

@@ -1,0 +1,199 @@
+//! The outbox and its relays: what is sent, what is tried again, what fails, whatever a relay does.
+
+mod dialogue;
+mod outbox;
+mod postfix;
+mod program;
+mod server;
+mod signed;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use postern::clock;
+use postern::mail::address::Address;
+use postern::mail::outgoing::JobId;
+use postern::outbound::metrics::Metrics;
+use postern::outbound::rate::Rates;
+use postern::outbound::relay::Relays;
+use postern::outbound::relay::settings::{Relay, Security, Timeouts, roots};
+use postern::outbound::sign::Signer;
+use postern::outbound::worker::{Worker, WorkerSettings};
+use postern::retry::Patience;
+use postern::store::{Enqueued, Event, Job, JobRecord, Settings, Store};
+use prometheus_client::registry::Registry;
+use rustls::pki_types::ServerName;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+fn address(text: &str) -> Address {
+    Address::parse(text).unwrap()
+}
+
+/// A port of the machine that refuses, for as long as the socket is held.
+fn closed() -> (socket2::Socket, u16) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+    socket.bind(&any.into()).unwrap();
+    let port = socket.local_addr().unwrap().as_socket().unwrap().port();
+    (socket, port)
+}
+
+/// A relay at this port of the machine.
+fn relay(port: u16) -> Relay {
+    relay_with(port, Security::Auto, None)
+}
+
+fn relay_with(port: u16, security: Security, ca: Option<&str>) -> Relay {
+    Relay {
+        host: "127.0.0.1".to_owned(),
+        port,
+        security,
+        login: None,
+        roots: roots(ca.map(str::as_bytes)).unwrap(),
+        name: ServerName::try_from("127.0.0.1").unwrap(),
+    }
+}
+
+/// Long enough for a loaded machine, and short where a test waits for it.
+fn timeouts() -> Timeouts {
+    Timeouts {
+        connect: Duration::from_secs(20),
+        greeting: Duration::from_secs(20),
+        command: Duration::from_secs(20),
+        end: Duration::from_secs(20),
+        attempt: Duration::from_secs(60),
+    }
+}
+
+fn relays(list: Vec<Relay>, timeouts: Timeouts) -> Relays {
+    let metrics = Arc::new(Metrics::register(&mut Registry::default()));
+    Relays::new(list, "mx.test".to_owned(), timeouts, metrics)
+}
+
+fn settings() -> WorkerSettings {
+    WorkerSettings {
+        connections: 4,
+        domain_connections: 4,
+        rates: Rates {
+            all: 1_000,
+            domain: 1_000,
+        },
+        patience: Patience {
+            wait_first: Duration::from_millis(50),
+            wait_max: Duration::from_millis(400),
+            again_max: None,
+        },
+        suppress_after: 2,
+        capture: false,
+        own_domains: vec![address("x@inbox.test").domain().clone()],
+        grace: Duration::from_secs(20),
+    }
+}
+
+/// A job, the nth of its test.
+fn job(n: u8, recipient: &str) -> Job {
+    let now = clock::now();
+    Job {
+        id: JobId([n; 16]),
+        route: "test".to_owned(),
+        thread_id: None,
+        product_message_id: Some(format!("message-{n}")),
+        message_id: format!("<{n}@mx.test>"),
+        recipient: address(recipient),
+        return_path: Some(address("bounce@inbox.test")),
+        subject: "An answer".to_owned(),
+        key: [n; 16],
+        content: [n; 16],
+        made_at: now,
+        ends_at: now.plus(Duration::from_secs(3_600)),
+    }
+}
+
+fn mail(job: &Job) -> Bytes {
+    let (id, to) = (&job.message_id, &job.recipient);
+    let date = job.made_at.to_rfc5322();
+    format!(
+        "From: Support <support@example.com>\r\nTo: {to}\r\nSubject: An answer\r\nDate: {date}\r\n\
+         Message-ID: {id}\r\nMIME-Version: 1.0\r\nContent-Type: text/plain\r\n\r\nHello.\r\n.\r\n..dots\r\n"
+    )
+    .into()
+}
+
+/// A store with a worker on it.
+struct Sending {
+    store: Store,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+    folder: TempDir,
+}
+
+impl Sending {
+    fn start(list: Vec<Relay>, settings: WorkerSettings) -> Self {
+        Self::start_in(TempDir::new().unwrap(), list, settings, Vec::new())
+    }
+
+    fn start_in(
+        folder: TempDir,
+        list: Vec<Relay>,
+        settings: WorkerSettings,
+        signers: Vec<Signer>,
+    ) -> Self {
+        let disk = Settings {
+            free_bytes_min: 0,
+            ..Settings::new(folder.path().to_owned())
+        };
+        let store = Store::open(disk, clock::now()).unwrap();
+        let metrics = Arc::new(Metrics::register(&mut Registry::default()));
+        let relays = Relays::new(list, "mx.test".to_owned(), timeouts(), Arc::clone(&metrics));
+        let worker = Worker::new(store.clone(), relays, signers.into(), settings, metrics);
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(async move { worker.run(stopped).await.unwrap() });
+        Self {
+            store,
+            stop,
+            task,
+            folder,
+        }
+    }
+
+    async fn enqueue(&self, job: &Job) {
+        let taken = self.store.enqueue(job.clone(), mail(job), Vec::new());
+        assert_eq!(taken.await.unwrap(), Enqueued::New);
+    }
+
+    fn record(&self, n: u8) -> JobRecord {
+        self.store.job(JobId([n; 16])).unwrap()
+    }
+
+    async fn until(&self, what: &str, done: impl Fn(&Store) -> bool) {
+        for _ in 0..1_200 {
+            if done(&self.store) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let jobs = self.store.jobs(|_| true, None, 10);
+        panic!("never happened: {what}: {jobs:#?}");
+    }
+
+    /// Waits until no job waits.
+    async fn over(&self) {
+        self.until("every job is over", |store| store.outbox().waiting == 0)
+            .await;
+    }
+
+    fn events(&self) -> Vec<Arc<Event>> {
+        let all = self.store.events_after(Default::default(), 1_000);
+        all.into_iter().map(|(_, event)| event).collect()
+    }
+
+    async fn stop(self) -> TempDir {
+        self.stop.send_replace(true);
+        self.task.await.unwrap();
+        self.store.close().await;
+        self.folder
+    }
+}

@@ -1,0 +1,426 @@
+//! The outbox emptied by its worker: once, in order, tried again or given up, and told of.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use postern::clock;
+use postern::outbound::rate::Rates;
+use postern::outbound::worker::WorkerSettings;
+use postern::retry::Patience;
+use postern::store::{EventKind, Fact, JobOutcome, JobState, Suppression};
+
+use super::server::{Act, Fake, Step};
+use super::{Sending, job, mail, relay, settings};
+
+fn say(text: &str) -> Act {
+    Act::Say(text.to_owned())
+}
+
+fn kinds(sending: &Sending) -> Vec<EventKind> {
+    sending.events().iter().map(|event| event.kind).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_sent_once_and_told_of() {
+    let fake = Fake::start(|_, _| Act::Usual);
+    let sending = Sending::start(vec![relay(fake.port)], settings());
+    let job = job(1, "ann@example.com");
+    sending.enqueue(&job).await;
+    sending.over().await;
+    let record = sending.record(1);
+    assert_eq!((record.state, record.attempts), (JobState::Sent, 1));
+    assert_eq!(record.history[0].reply, "250 2.0.0 queued");
+    let event = &sending.events()[0];
+    assert_eq!(event.kind, EventKind::OutboundSent);
+    let data = serde_json::Value::from(event.data.clone());
+    assert_eq!(data["jobId"], job.id.to_string());
+    assert_eq!(data["messageId"], "message-1");
+    assert_eq!(data["emailMessageId"], "<1@mx.test>");
+    assert_eq!(data["recipient"], "ann@example.com");
+    assert_eq!(data["reply"], "250 2.0.0 queued");
+    assert_eq!(fake.heard().len(), 1);
+    assert_eq!(fake.heard()[0].bytes, mail(&job));
+    sending.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_put_off_is_sent_once_in_the_end() {
+    // Greylisted at RCPT, at the end, dropped, and not greeted.
+    let fake = Fake::start(|step, count| match (step, count) {
+        (Step::Rcpt, 0) => say("451 4.7.1 greylisted\r\n"),
+        (Step::End, 0) => say("452 4.3.1 no room\r\n"),
+        (Step::Mail, 2) => Act::Reset,
+        (Step::Greeting, 1) => say("421 4.3.2 later\r\n"),
+        _ => Act::Usual,
+    });
+    let sending = Sending::start(vec![relay(fake.port)], settings());
+    sending.enqueue(&job(1, "ann@example.com")).await;
+    sending.over().await;
+    let record = sending.record(1);
+    assert_eq!(record.state, JobState::Sent);
+    assert!(record.attempts >= 4, "{record:#?}");
+    assert_eq!(fake.taken().len(), 1);
+    let said: Vec<_> = record
+        .history
+        .iter()
+        .map(|trial| trial.reply.as_str())
+        .collect();
+    assert!(said[0].starts_with("451 4.7.1 greylisted"), "{said:?}");
+    assert!(said[1].starts_with("452 4.3.1 no room"), "{said:?}");
+    let deferred = sending.events();
+    assert_eq!(deferred[0].kind, EventKind::OutboundDeferred);
+    assert!(
+        deferred[0].data["nextAttemptAt"]
+            .as_str()
+            .unwrap()
+            .ends_with('Z')
+    );
+    sending.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_no_for_good_fails_with_the_relay_s_words() {
+    let fake = Fake::start(|step, _| match step {
+        Step::Rcpt => say("550-5.1.1 no such\r\n550 5.1.1 user\r\n"),
+        _ => Act::Usual,
+    });
+    let sending = Sending::start(vec![relay(fake.port)], settings());
+    sending.enqueue(&job(1, "ann@example.com")).await;
+    sending.over().await;
+    let reason = "550 5.1.1 no such 5.1.1 user".to_owned();
+    assert_eq!(sending.record(1).state, JobState::Failed { reason });
+    assert_eq!(kinds(&sending), [EventKind::OutboundFailed]);
+    assert_eq!(
+        sending.events()[0].data["reason"],
+        "550 5.1.1 no such 5.1.1 user"
+    );
+    sending.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_have_arrived_is_sent_again_under_the_same_name() {
+    let fake = Fake::start(|step, count| match (step, count) {
+        (Step::End, 0) => Act::Reset,
+        _ => Act::Usual,
+    });
+    let sending = Sending::start(vec![relay(fake.port)], settings());
+    sending.enqueue(&job(1, "ann@example.com")).await;
+    sending.over().await;
+    let heard = fake.heard();
+    assert_eq!(heard.len(), 2);
+    assert_eq!(heard[0].bytes, heard[1].bytes);
+    assert!(heard[0].text().contains("Message-ID: <1@mx.test>\r\n"));
+    let record = sending.record(1);
+    assert!(
+        record.history[0].reply.starts_with("it may have arrived: "),
+        "{record:#?}"
+    );
+    assert_eq!(record.state, JobState::Sent);
+    sending.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_short_classic_tries_three_times_more() {
+    let fake = Fake::start(|step, _| match step {
+        Step::Rcpt => say("450 later\r\n"),
+        _ => Act::Usual,
+    });
+    let classic = WorkerSettings {
+        patience: Patience {
+            again_max: Some(3),
+            ..settings().patience
+        },
+        ..settings()
+    };
+    let sending = Sending::start(vec![relay(fake.port)], classic);
+    sending.enqueue(&job(1, "ann@example.com")).await;
+    sending.over().await;
+    let record = sending.record(1);
+    let reason = "no success in 4 attempts: 450 later".to_owned();
+    assert_eq!(
+        (record.state, record.attempts),
+        (JobState::Failed { reason }, 4)
+    );
+    let deferred = EventKind::OutboundDeferred;
+    assert_eq!(
+        kinds(&sending),
+        [deferred, deferred, deferred, EventKind::OutboundFailed]
+    );
+    sending.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_given_up_by_age_even_if_no_relay_is_there() {
+    let (_held, closed) = super::closed();
+    let sending = Sending::start(vec![relay(closed)], settings());
+    for n in 1..=5 {
+        let mut job = job(n, "ann@example.com");
+        job.ends_at = job.made_at.plus(Duration::from_millis(500));
+        sending.enqueue(&job).await;
+    }
+    sending.over().await;
+    for n in 1..=5 {
+        let state = sending.record(n).state;
+        let JobState::Failed { reason } = state else {
+            panic!("{state:?}");
+        };
+        assert!(reason.starts_with("no success in "), "{reason}");
+    }
+    sending.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_comes_back_gets_everything_once() {
+    let is_up = Arc::new(Mutex::new(false));
+    let up = Arc::clone(&is_up);
+    let fake = Fake::start(move |step, _| match step {
+        Step::Greeting if !*up.lock().unwrap() => say("554 closed\r\n"),
+        _ => Act::Usual,
+    });
+    let sending = Sending::start(vec![relay(fake.port)], settings());
+    for n in 1..=40 {
+        sending
+            .enqueue(&job(n, &format!("ann@host{n}.example")))
+            .await;
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let tries = fake.connections();
+    assert!(tries < 10, "{tries} connections to a relay that wants none");
+    *is_up.lock().unwrap() = true;
+    sending.over().await;
+    assert_eq!(sending.store.outbox().sent, 40);
+    let mut names: Vec<_> = fake.taken().into_iter().map(|mail| mail.to).collect();
+    names.sort();
+    names.dedup();
+    assert_eq!((names.len(), fake.heard().len()), (40, 40));
+    sending.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mails_of_one_thread_leave_in_order() {
+    // The first is put off twice, and nothing of its thread overtakes it.
+    let fake = Fake::start(|step, count| match (step, count) {
+        (Step::Rcpt, 0 | 1) => say("451 later\r\n"),
+        _ => Act::Usual,
+    });
+    let sending = Sending::start(vec![relay(fake.port)], settings());
+    for n in 1..=8 {
+        let mut job = job(n, &format!("ann{n}@example.com"));
+        job.thread_id = Some("thread".to_owned());
+        sending.enqueue(&job).await;
+    }
+    sending.over().await;
+    let to: Vec<_> = fake.taken().into_iter().map(|mail| mail.to).collect();
+    let wanted: Vec<_> = (1..=8)
+        .map(|n| format!("RCPT TO:<ann{n}@example.com>"))
+        .collect();
+    assert_eq!(to, wanted);
+    sending.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_bounded_in_all_and_to_one_domain() {
+    let fake = Fake::start(|step, _| match step {
+        Step::End => Act::Drip("250 ok\r\n".to_owned()),
+        _ => Act::Usual,
+    });
+    let two = WorkerSettings {
+        connections: 3,
+        domain_connections: 2,
+        ..settings()
+    };
+    let sending = Sending::start(vec![relay(fake.port)], two);
+    for n in 1..=6 {
+        sending.enqueue(&job(n, "ann@one.example")).await;
+    }
+    sending.over().await;
+    assert_eq!(fake.most_open(), 2);
+    for n in 7..=12 {
+        sending
+            .enqueue(&job(n, &format!("ann@host{n}.example")))
+            .await;
+    }
+    sending.over().await;
+    assert_eq!(fake.most_open(), 3);
+    assert_eq!(fake.taken().len(), 12);
+    sending.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pace_holds_one_domain_and_not_another() {
+    let fake = Fake::start(|_, _| Act::Usual);
+    let slow = WorkerSettings {
+        rates: Rates {
+            all: 1_000,
+            domain: 1,
+        },
+        ..settings()
+    };
+    let sending = Sending::start(vec![relay(fake.port)], slow);
+    for n in 1..=4 {
+        sending.enqueue(&job(n, "ann@slow.example")).await;
+    }
+    sending.enqueue(&job(5, "ann@other.example")).await;
+    sending.over().await;
+    let to: Vec<_> = fake.taken().into_iter().map(|mail| mail.to).collect();
+    assert_eq!(to.len(), 5);
+    let other = to.iter().position(|to| to.contains("other")).unwrap();
+    assert!(other < 4, "it did not wait behind the slow ones: {to:?}");
+    sending.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_goes_to_ourselves_nor_to_who_does_not_get_it() {
+    let fake = Fake::start(|_, _| Act::Usual);
+    let sending = Sending::start(vec![relay(fake.port)], settings());
+    let now = clock::now();
+    let suppression = |name: &str, bounces, until| {
+        Fact::Suppressed(Suppression {
+            address: format!("{name}@example.com"),
+            reason: "550 no such user".to_owned(),
+            job: None,
+            bounces,
+            at: now,
+            until,
+        })
+    };
+    let later = now.plus(Duration::from_secs(3_600));
+    let facts = vec![
+        suppression("twice", 2, later),
+        suppression("once", 1, later),
+        suppression("byhand", 0, later),
+        suppression("over", 2, now),
+    ];
+    sending.store.record(facts).await.unwrap();
+    let names = ["Twice", "once", "byhand", "over"];
+    for (n, name) in (1..).zip(names) {
+        sending
+            .enqueue(&job(n, &format!("{name}@example.com")))
+            .await;
+    }
+    sending.enqueue(&job(5, "reply+token@INBOX.test")).await;
+    sending.over().await;
+    let states: Vec<_> = (1..=5).map(|n| sending.record(n).state).collect();
+    for (at, words) in [
+        (0, "suppressed until "),
+        (2, "suppressed until "),
+        (4, "556 5.1.10 "),
+    ] {
+        let JobState::Failed { reason } = &states[at] else {
+            panic!("{states:#?}");
+        };
+        assert!(reason.starts_with(words), "{reason}");
+    }
+    assert_eq!((&states[1], &states[3]), (&JobState::Sent, &JobState::Sent));
+    assert_eq!(fake.heard().len(), 2);
+    sending.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_captured_is_not_sent() {
+    let capture = WorkerSettings {
+        capture: true,
+        ..settings()
+    };
+    let sending = Sending::start(Vec::new(), capture);
+    for n in 1..=20 {
+        sending.enqueue(&job(n, "ann@example.com")).await;
+    }
+    sending.over().await;
+    assert_eq!(sending.store.outbox().captured, 20);
+    assert_eq!(sending.record(7).state, JobState::Captured);
+    assert!(sending.store.job_mail(job(7, "x@y").id).is_ok());
+    assert!(sending.events().is_empty());
+    sending.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_that_is_not_canonical_stays_here() {
+    let fake = Fake::start(|_, _| Act::Usual);
+    let sending = Sending::start(vec![relay(fake.port)], settings());
+    let job = job(1, "ann@example.com");
+    let smuggled = "Subject: x\r\n\r\na\n.\r\nMAIL FROM:<eve@example.com>\r\n";
+    let taken = sending.store.enqueue(job, smuggled.into(), Vec::new());
+    taken.await.unwrap();
+    sending.over().await;
+    let reason = "internal: a bare CR or LF at octet 15".to_owned();
+    assert_eq!(sending.record(1).state, JobState::Failed { reason });
+    assert!(fake.heard().is_empty());
+    sending.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_set_back_does_not_hold_mail_for_a_year() {
+    let fake = Fake::start(|_, _| Act::Usual);
+    let sending = Sending::start(vec![relay(fake.port)], settings());
+    // As a clock a year ahead would have noted it.
+    let mut job = job(1, "ann@example.com");
+    job.made_at = job.made_at.plus(Duration::from_secs(365 * 86_400));
+    job.ends_at = job.made_at.plus(Duration::from_secs(86_400));
+    sending.enqueue(&job).await;
+    sending.over().await;
+    assert_eq!(sending.record(1).state, JobState::Sent);
+    // And one a year behind: there is one attempt before it is given up.
+    let mut job = super::job(2, "ann@example.com");
+    job.made_at = clock::now().minus(Duration::from_secs(365 * 86_400));
+    job.ends_at = job.made_at.plus(Duration::from_secs(86_400));
+    sending.enqueue(&job).await;
+    sending.over().await;
+    assert_eq!(sending.record(2).state, JobState::Sent);
+    sending.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_lets_what_is_under_way_end() {
+    let fake = Fake::start(|step, _| match step {
+        Step::End => Act::Drip("250 took its time\r\n".to_owned()),
+        _ => Act::Usual,
+    });
+    let sending = Sending::start(vec![relay(fake.port)], settings());
+    sending.enqueue(&job(1, "ann@example.com")).await;
+    sending
+        .until("it is under way", |_| fake.heard().len() == 1)
+        .await;
+    let store = sending.store.clone();
+    sending.stop.send_replace(true);
+    sending.task.await.unwrap();
+    let state = store.job(job(1, "x@y").id).unwrap().state;
+    assert_eq!(state, JobState::Sent);
+    store.close().await;
+}
+
+/// A person calls a job back while it waits for its next attempt.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_called_back_is_not_sent() {
+    let fake = Fake::start(|step, count| match (step, count) {
+        (Step::Rcpt, 0) => say("451 later\r\n"),
+        _ => Act::Usual,
+    });
+    let slow = WorkerSettings {
+        patience: Patience {
+            wait_first: Duration::from_secs(3_600),
+            wait_max: Duration::from_secs(3_600),
+            again_max: None,
+        },
+        ..settings()
+    };
+    let sending = Sending::start(vec![relay(fake.port)], slow);
+    sending.enqueue(&job(1, "ann@example.com")).await;
+    let id = job(1, "x@y").id;
+    let is_put_off = |store: &postern::store::Store| {
+        let record = store.job(id).unwrap();
+        record.begun_at.is_none() && record.attempts == 1
+    };
+    sending.until("it is put off", is_put_off).await;
+    let called_back = Fact::Ended {
+        job: id,
+        outcome: JobOutcome::Cancelled,
+        at: clock::now(),
+    };
+    sending.store.record(vec![called_back]).await.unwrap();
+    assert_eq!(sending.record(1).state, JobState::Cancelled);
+    sending.enqueue(&job(2, "ann@example.com")).await;
+    sending.over().await;
+    assert_eq!(fake.taken().len(), 1);
+    sending.stop().await;
+}
