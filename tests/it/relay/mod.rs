@@ -4,6 +4,7 @@ mod dialogue;
 mod outbox;
 mod postfix;
 mod program;
+mod restart;
 mod server;
 mod signed;
 

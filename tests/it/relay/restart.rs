@@ -1,0 +1,94 @@
+//! An attempt that was under way when the worker ended: the next one sends it again, and says so.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postern::outbound::metrics::Metrics;
+use postern::outbound::relay::Relays;
+use postern::outbound::worker::{Worker, WorkerSettings};
+use postern::store::JobState;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+
+use super::server::{Act, Fake, Step};
+use super::{Sending, job, relay, settings, timeouts};
+
+#[test]
+fn what_was_under_way_is_sent_again_and_named() {
+    let out = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--ignored",
+            "--exact",
+            "relay::restart::with_a_log_of_its_own",
+        ])
+        .output()
+        .unwrap();
+    let log = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{out:?}");
+    let words = "was being sent when the program ended: it is sent again, perhaps for the second time \
+                 job=01010101-0101-0101-0101-010101010101 message_id=<1@mx.test>";
+    assert_eq!(log.matches(words).count(), 1, "{log}");
+    assert!(log.contains("attempts given up"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by what_was_under_way_is_sent_again_and_named: a process has one log"]
+async fn with_a_log_of_its_own() {
+    let log = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(std::io::stderr);
+    log.init();
+    let fake = Fake::start(|step, count| match (step, count) {
+        (Step::End, 0) => Act::Drip("250 it took its time\r\n".to_owned()),
+        _ => Act::Usual,
+    });
+    let hasty = WorkerSettings {
+        grace: Duration::ZERO,
+        ..settings()
+    };
+    let sending = Sending::start(vec![relay(fake.port)], hasty);
+    sending.enqueue(&job(1, "ann@example.com")).await;
+    sending
+        .until("it is under way", |_| fake.heard().len() == 1)
+        .await;
+    sending.stop.send_replace(true);
+    sending.task.await.unwrap();
+    let store = sending.store;
+    let record = store.job(job(1, "x@y").id).unwrap();
+    assert!(
+        record.begun_at.is_some(),
+        "nobody knows what became of it: {record:?}"
+    );
+    let metrics = Arc::new(Metrics::register(&mut Registry::default()));
+    let relays = vec![relay(fake.port)];
+    let relays = Relays::new(
+        relays,
+        "mx.test".to_owned(),
+        timeouts(),
+        Arc::clone(&metrics),
+    );
+    let worker = Worker::new(
+        store.clone(),
+        relays,
+        Vec::new().into(),
+        settings(),
+        metrics,
+    );
+    let (stop, stopped) = watch::channel(false);
+    let task = tokio::spawn(async move { worker.run(stopped).await.unwrap() });
+    for _ in 0..1_200 {
+        if store.outbox().waiting == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let record = store.job(job(1, "x@y").id).unwrap();
+    assert_eq!((record.state, record.attempts), (JobState::Sent, 2));
+    let heard = fake.heard();
+    assert_eq!(heard.len(), 2);
+    assert_eq!(heard[0].bytes, heard[1].bytes, "under the same Message-ID");
+    stop.send_replace(true);
+    task.await.unwrap();
+    store.close().await;
+}
