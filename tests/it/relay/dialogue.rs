@@ -308,6 +308,34 @@ fn a_certificate_of_another_or_of_nobody_is_not_believed() {
     }
 }
 
+#[test]
+fn tls_may_begin_with_the_first_octet() {
+    let (pem, _, config) = certificate("127.0.0.1");
+    let fake = Fake::start_implicit(config);
+    let implicit = |pem| {
+        relays(
+            vec![relay_with(fake.port, Security::Implicit, pem)],
+            timeouts(),
+        )
+    };
+    assert!(matches!(
+        send(&implicit(Some(&pem)), MAIL),
+        Attempt::Sent { .. }
+    ));
+    assert_eq!(fake.taken()[0].bytes, MAIL);
+    assert!(!fake.lines().contains(&"STARTTLS".to_owned()));
+    let attempt = send(&implicit(None), MAIL);
+    assert!(
+        matches!(&attempt, Attempt::Again { reply } if reply.contains("TLS")),
+        "{attempt:?}"
+    );
+    let plain = Fake::start(|_, _| Act::Usual);
+    let list = vec![relay_with(plain.port, Security::Implicit, Some(&pem))];
+    let attempt = send(&relays(list, timeouts()), MAIL);
+    assert!(matches!(attempt, Attempt::Again { .. }), "{attempt:?}");
+    assert!(plain.lines().iter().all(|line| !line.starts_with("EHLO")));
+}
+
 fn as_user(port: u16, proof: Proof) -> Relay {
     Relay {
         login: Some(Login {

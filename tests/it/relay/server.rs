@@ -76,6 +76,8 @@ pub(super) struct Fake {
 struct Shared {
     acts: Box<dyn Fn(Step, usize) -> Act + Send + Sync>,
     tls: Option<Arc<ServerConfig>>,
+    /// TLS begins with the first octet.
+    implicit: bool,
     counts: Mutex<HashMap<Step, usize>>,
     heard: Mutex<Vec<Heard>>,
     lines: Mutex<Vec<String>>,
@@ -91,16 +93,30 @@ impl Fake {
         Self::start_with(acts, None)
     }
 
+    /// A relay that speaks TLS from the first octet on.
+    pub(super) fn start_implicit(tls: Arc<ServerConfig>) -> Self {
+        Self::listen(|_, _| Act::Usual, Some(tls), true)
+    }
+
     /// As [`Fake::start`], and it offers STARTTLS with this certificate.
     pub(super) fn start_with(
         acts: impl Fn(Step, usize) -> Act + Send + Sync + 'static,
         tls: Option<Arc<ServerConfig>>,
+    ) -> Self {
+        Self::listen(acts, tls, false)
+    }
+
+    fn listen(
+        acts: impl Fn(Step, usize) -> Act + Send + Sync + 'static,
+        tls: Option<Arc<ServerConfig>>,
+        implicit: bool,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
             acts: Box::new(acts),
             tls,
+            implicit,
             counts: Mutex::default(),
             heard: Mutex::default(),
             lines: Mutex::default(),
@@ -236,7 +252,12 @@ impl Shared {
         stream
             .set_read_timeout(Some(Duration::from_secs(60)))
             .unwrap();
-        self.converse(Talk::Plain(stream));
+        let tls = self.tls.as_ref().filter(|_| self.implicit);
+        let talk = match tls.map(|tls| ServerConnection::new(Arc::clone(tls)).unwrap()) {
+            Some(tls) => Talk::Tls(Box::new(StreamOwned::new(tls, stream))),
+            None => Talk::Plain(stream),
+        };
+        self.converse(talk);
         self.open.fetch_sub(1, Ordering::SeqCst);
     }
 
