@@ -34,7 +34,14 @@ pub struct Callers {
     secrets: Vec<Secret>,
     age_max: Duration,
     /// The signed requests with an `Idempotency-Key`: the key is not part of what is signed.
-    signed: Mutex<HashMap<[u8; 32], ([u8; 32], Timestamp)>>,
+    signed: Mutex<HashMap<[u8; 32], Keyed>>,
+}
+
+/// The `Idempotency-Key` a signed request came with.
+struct Keyed {
+    /// Its SHA-256.
+    key: [u8; 32],
+    at: Timestamp,
 }
 
 /// A secret that calls are signed with.
@@ -198,15 +205,15 @@ impl Callers {
         let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
         if signed.len() >= SIGNED_MAX {
             // A signature is fresh for as long before its timestamp as after.
-            signed.retain(|_, (_, at)| now.since(*at) <= self.age_max * 2);
+            signed.retain(|_, known| now.since(known.at) <= self.age_max * 2);
             if signed.len() >= SIGNED_MAX {
                 let message = "too many signed requests with an Idempotency-Key at a time";
                 let status = StatusCode::SERVICE_UNAVAILABLE;
                 return Err(Fault::new(status, "unavailable", message));
             }
         }
-        let (known, _) = *signed.entry(signature).or_insert((key, now));
-        match known == key {
+        let known = signed.entry(signature).or_insert(Keyed { key, at: now });
+        match known.key == key {
             true => Ok(()),
             false => Err(unauthorized(
                 "this signed request was there before with another Idempotency-Key",
