@@ -75,6 +75,10 @@ impl Fetch for Web {
         bytes_max: usize,
     ) -> Pin<Box<dyn Future<Output = Result<Bytes, FetchError>> + Send + 'f>> {
         Box::pin(async move {
+            // An address in the place of a name never sees the resolver.
+            if !is_named(url) {
+                return Err(FetchError::Private);
+            }
             let mut request = self.client.get(url);
             request = match key {
                 Some(ApiKey::Bearer(key)) => request.bearer_auth(key.text()),
@@ -82,7 +86,7 @@ impl Fetch for Web {
                 None => request,
             };
             let mut response = request.send().await?;
-            // An address in the place of a name never saw the resolver.
+            // The last word has the address that was really talked to.
             let peer = response.remote_addr().map(|peer| peer.ip());
             if !peer.is_some_and(is_public) {
                 return Err(FetchError::Private);
@@ -134,6 +138,16 @@ impl Resolve for Public {
             Ok(Box::new(public.into_iter()) as Addrs)
         })
     }
+}
+
+/// True if the URL's host is a name, or a public address.
+fn is_named(url: &str) -> bool {
+    let host = reqwest::Url::parse(url).ok();
+    let host = host.as_ref().and_then(reqwest::Url::host_str);
+    host.is_some_and(|host| {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        bare.parse().map_or(true, is_public)
+    })
 }
 
 /// True for an address anybody on the internet may have (the registries of RFC 6890).
@@ -211,6 +225,26 @@ mod tests {
     #[tokio::test]
     async fn private_urls_are_refused_before_a_connection() {
         let web = Web::new().unwrap();
+        let here = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        here.set_nonblocking(true).unwrap();
+        let port = here.local_addr().unwrap().port();
+        for host in [
+            "127.0.0.1",
+            "127.1",
+            "0x7f000001",
+            "2130706433",
+            "0177.0.0.1",
+            "[::ffff:127.0.0.1]",
+            "[::1]",
+            "localhost",
+            "0",
+        ] {
+            let url = format!("https://{host}:{port}/latest/meta-data");
+            let failed = web.get(&url, None, 10).await.unwrap_err();
+            let is_own_word = matches!(failed, FetchError::Private);
+            assert!(is_own_word || host == "localhost", "{host}: {failed}");
+        }
+        assert!(here.accept().is_err(), "somebody connected");
         for url in [
             "http://sns.us-east-1.amazonaws.com/a.pem",
             "https://localhost/a.pem",

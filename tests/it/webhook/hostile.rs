@@ -163,28 +163,6 @@ async fn the_bound_on_age_is_exact_and_seconds_are_named() {
     assert!(said.contains("seconds"), "{said}");
 }
 
-#[tokio::test]
-async fn a_hundred_replays_at_once_are_one_effect() {
-    for kit in [
-        kit("generic"),
-        kit("sendgrid"),
-        kit("mailgun"),
-        kit("postmark"),
-    ] {
-        let house = house();
-        let post = kit.good(TO, house.now);
-        let mut all = JoinSet::new();
-        for _ in 0..100 {
-            let (doors, post, now) = (house.doors.clone(), post.clone(), house.now);
-            all.spawn(async move { send(&doors, &post, now).await.status });
-        }
-        let heard = all.join_all().await;
-        assert_eq!(heard, [200; 100], "{}", kit.name);
-        assert_eq!(house.effects(), 1, "{}", kit.name);
-        assert_eq!(house.metric("in_flight_bytes"), 0);
-    }
-}
-
 /// The same request with other words in its mail: Mailgun's signature covers none of them.
 fn with_other_words(post: &Post, words: &str) -> Post {
     let text = String::from_utf8(post.body.to_vec()).unwrap();

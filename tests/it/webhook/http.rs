@@ -58,7 +58,7 @@ impl Served {
     }
 
     /// What is heard for these bytes, up to the end of the connection.
-    async fn say(&self, bytes: &[u8]) -> String {
+    pub(super) async fn say(&self, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let (mut reader, mut writer) = stream.split();
         let mut heard = Vec::new();
@@ -81,7 +81,7 @@ fn served() -> House {
     ])
 }
 
-fn written(path: &str, extra: &str, post: &super::Post) -> Vec<u8> {
+pub(super) fn written(path: &str, extra: &str, post: &super::Post) -> Vec<u8> {
     let mut head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{extra}");
     for (name, value) in &post.headers {
         head.push_str(&format!("{name}: {}\r\n", String::from_utf8_lossy(value)));

@@ -2,6 +2,7 @@
 //! through the doors into a real store; and over HTTP.
 
 mod body;
+mod bombs;
 mod buckets;
 mod errands;
 mod hostile;
@@ -11,6 +12,7 @@ mod kit;
 mod modes;
 mod node;
 mod vectors;
+mod wire;
 
 use std::future::Future;
 use std::net::IpAddr;
