@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.."
 step() { printf '\n== %s\n' "$*"; }
 
 # program:package
-programs=(cc:gcc c++:g++ curl:curl dovecot:dovecot-imapd openssl:openssl postfix:postfix python3:python3 strace:strace swaks:swaks)
+programs=(cc:gcc c++:g++ chromium:chromium curl:curl dovecot:dovecot-imapd node:nodejs openssl:openssl
+    postfix:postfix python3:python3 strace:strace swaks:swaks)
 missing=()
 for pair in "${programs[@]}"; do
     PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")

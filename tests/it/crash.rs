@@ -151,19 +151,24 @@ pub(crate) fn assert_ledger_adds_up(postern: &Postern) {
     assert_eq!(postern.metric("postern_ledger_received"), sum);
 }
 
+/// Starts and kills the program again and again, never at the same moment of its work, and leaves it
+/// running.
+pub(crate) fn kill_often(postern: &mut Postern, cycles: u64) {
+    for cycle in 0..cycles {
+        postern.start();
+        thread::sleep(Duration::from_millis(50 + (cycle * 37) % 300));
+        postern.kill();
+    }
+    postern.start();
+}
+
 #[test]
 fn kill_9_under_load_loses_nothing_and_tells_nothing_twice() {
     let cycles = std::env::var("POSTERN_CRASH_CYCLES").map_or(50, |text| text.parse().unwrap());
     let product = Product::start();
     let mut postern = Postern::new(Some(&product.base_url()), "");
     let senders = Senders::start(postern.smtp, &addresses(&postern, 20));
-    for cycle in 0..cycles {
-        postern.start();
-        // Never the same moment of the work.
-        thread::sleep(Duration::from_millis(50 + (cycle * 37) % 300));
-        postern.kill();
-    }
-    postern.start();
+    kill_often(&mut postern, cycles);
     let kept = senders.finish();
     eventually("all is delivered", || {
         postern.metric("postern_ledger_waiting") == 0.0

@@ -15,7 +15,7 @@ use postern::clock;
 use ring::hmac;
 use serde_json::{Value, json};
 
-use crate::crash::{addresses, assert_each_told_once, assert_ledger_adds_up, mail};
+use crate::crash::{addresses, assert_each_told_once, assert_ledger_adds_up, kill_often, mail};
 use crate::postern::{Client, Postern, eventually};
 use crate::product::Product;
 
@@ -170,13 +170,7 @@ fn kill_9_while_webhooks_are_posted_loses_nothing_and_tells_nothing_twice() {
         })
     });
     let senders: Vec<_> = senders.collect();
-    for cycle in 0..cycles {
-        postern.start();
-        // Never the same moment of the work.
-        thread::sleep(Duration::from_millis(50 + (cycle * 37) % 300));
-        postern.kill();
-    }
-    postern.start();
+    kill_often(&mut postern, cycles);
     stop.store(true, Ordering::SeqCst);
     for sender in senders {
         sender.join().unwrap();

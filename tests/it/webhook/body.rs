@@ -64,6 +64,30 @@ impl Body {
         }
     }
 
+    /// This body with one value in it, chosen by `at`, replaced by these octets; in JSON by the JSON or
+    /// the text that they are.
+    pub(super) fn replaced(&self, at: usize, octets: &[u8]) -> Self {
+        match self {
+            Self::Raw(_) => Self::Raw(octets.to_vec()),
+            Self::Json(value) => {
+                let text = || Value::from(String::from_utf8_lossy(octets));
+                let other = serde_json::from_slice(octets).unwrap_or_else(|_| text());
+                let mut changed = value.clone();
+                let count = nodes(&mut changed, &mut |_| {});
+                let mut left = at % count;
+                nodes(&mut changed, &mut |node| {
+                    if left == 0 {
+                        *node = other.clone();
+                    }
+                    left = left.wrapping_sub(1);
+                });
+                Self::Json(changed)
+            }
+            Self::Multipart(fields) => Self::Multipart(with_field(fields, at, octets)),
+            Self::Urlencoded(fields) => Self::Urlencoded(with_field(fields, at, octets)),
+        }
+    }
+
     /// This body with one thing of a wrong type, or there twice, or gone: every one there is.
     pub(super) fn wrong(&self) -> Vec<Self> {
         match self {
@@ -88,6 +112,24 @@ impl Body {
 fn pairs(fields: &[(&str, &str)]) -> Vec<(String, Vec<u8>)> {
     let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), value.as_bytes().to_vec());
     fields.iter().map(owned).collect()
+}
+
+fn with_field(fields: &[(String, Vec<u8>)], at: usize, octets: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let mut changed = fields.to_vec();
+    let at = at % changed.len();
+    changed[at].1 = octets.to_vec();
+    changed
+}
+
+/// Hands over each value within a value, and last the value itself; how many there are.
+fn nodes(value: &mut Value, take: &mut dyn FnMut(&mut Value)) -> usize {
+    let inner: usize = match value {
+        Value::Object(members) => members.values_mut().map(|inner| nodes(inner, take)).sum(),
+        Value::Array(items) => items.iter_mut().map(|inner| nodes(inner, take)).sum(),
+        _ => 0,
+    };
+    take(value);
+    inner + 1
 }
 
 fn wrong_fields(fields: &[(String, Vec<u8>)]) -> Vec<Vec<(String, Vec<u8>)>> {

@@ -5,12 +5,14 @@ mod body;
 mod bombs;
 mod buckets;
 mod errands;
+mod feed;
 mod hostile;
 mod http;
 mod kinds;
 mod kit;
 mod modes;
 mod node;
+mod post;
 mod vectors;
 mod wire;
 
@@ -23,8 +25,8 @@ use bytes::Bytes;
 use postern::clock::{self, Timestamp};
 use postern::ingress::routes::{Route, Routes};
 use postern::ingress::webhook::{
-    Adapter, ApiKey, ApiKeys, Doors, Errands, Fetch, FetchError, Head, Headers, Metrics, Parts,
-    Secret, Settings,
+    Adapter, ApiKey, ApiKeys, Doors, Errands, Fetch, FetchError, Head, Metrics, Parts, Secret,
+    Settings,
 };
 use postern::mail::address::Domain;
 use postern::mail::fingerprint::Fingerprint;
@@ -37,27 +39,10 @@ use prometheus_client::registry::Registry;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use post::Post;
+
 const DOMAIN: &str = "in.example.com";
 const THREAD: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
-
-/// A request as a provider would send it.
-#[derive(Clone, Debug)]
-struct Post {
-    provider: Option<&'static str>,
-    headers: Vec<(String, Vec<u8>)>,
-    body: Bytes,
-}
-
-impl Post {
-    fn header(&mut self, name: &str, value: impl Into<Vec<u8>>) {
-        self.headers.push((name.to_owned(), value.into()));
-    }
-
-    fn headers(&self) -> Headers {
-        let fields = self.headers.iter();
-        Headers::new(fields.map(|(name, value)| (name.as_str(), value.as_slice())))
-    }
-}
 
 /// What it heard.
 #[derive(Debug)]

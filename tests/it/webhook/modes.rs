@@ -236,3 +236,52 @@ async fn a_topic_of_ours_is_subscribed_and_no_other_url_asked() {
     assert_eq!(heard.status, 400);
     assert_eq!(house.fetch.asked(), [CERTIFICATE_URL, url, url]);
 }
+
+/// A mail as one provider hands it in raw and another in parts, and whether it is known again.
+#[tokio::test]
+async fn a_mail_in_parts_and_raw_through_two_providers_is_one_if_its_text_is() {
+    let head = "From: Ann <ann@example.com>\r\nMessage-ID: <2@example.com>\r\nSubject: Hello\r\n\
+        Date: Sat, 31 Jan 2026 23:59:59 +0100\r\nMIME-Version: 1.0\r\n";
+    let latin = "Content-Type: text/plain; charset=iso-8859-1\r\n\
+        Content-Transfer-Encoding: quoted-printable\r\n\r\nGr=FC=DFe aus =\r\nder Ferne\r\n";
+    let html = "Content-Type: text/html; charset=utf-8\r\n\r\n<p>Grüße</p>\r\n";
+    let both = "Content-Type: multipart/alternative; boundary=b\r\n\r\n--b\r\n\
+        Content-Type: text/plain; charset=utf-8\r\n\r\nGrüße\r\n--b\r\n\
+        Content-Type: text/html; charset=utf-8\r\n\r\n<p>Grüße</p>\r\n--b--\r\n";
+    for (what, body, text, as_html, effects) in [
+        (
+            "latin and folded",
+            latin,
+            Some("Grüße aus der Ferne\n"),
+            None,
+            1,
+        ),
+        ("both", both, Some("Grüße"), Some("<p>Grüße</p>"), 1),
+        ("HTML alone", html, None, Some("<p>Grüße</p>"), 1),
+        // What a provider makes up itself nobody can know: such a mail is told twice, never lost.
+        (
+            "a text of the provider's own",
+            html,
+            Some("* Grüße *"),
+            Some("<p>Grüße</p>"),
+            2,
+        ),
+    ] {
+        let house = house();
+        let to = reply_address();
+        let relay = KITS.iter().find(|kit| kit.name == "relay").unwrap();
+        let raw = format!("Delivered-To: {to}\r\n{head}{body}");
+        let post = relay.post(Body::Raw(raw.into_bytes()), house.now);
+        assert_eq!(house.send(&post).await.status, 200, "{what}");
+        let postmark = KITS.iter().find(|kit| kit.name == "postmark").unwrap();
+        let parts = Body::Json(json!({
+            "OriginalRecipient": to, "From": "ann@example.com", "Subject": "Hello",
+            "Date": "Sat, 31 Jan 2026 23:59:59 +0100", "TextBody": text, "HtmlBody": as_html,
+            "MessageID": "22c74902-a0c1-4511-804f-341342852c90",
+            "Headers": [{"Name": "Message-ID", "Value": "<2@example.com>"}],
+        }));
+        let heard = house.send(&postmark.post(parts, house.now)).await;
+        assert_eq!(heard.status, 200, "{what}: {heard:?}");
+        assert_eq!(house.effects(), effects, "{what}");
+    }
+}
