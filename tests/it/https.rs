@@ -147,7 +147,7 @@ fn who_speaks_no_tls_is_hung_up_on_and_the_others_are_served() {
         b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n".as_slice(),
         b"\x16\x03\x01\xff\xff",
         b"\x80\x2e\x01\x00\x02",
-        &[0; 100_000],
+        "\0".repeat(100_000).as_bytes(),
     ] {
         let mut stream = secured.connect();
         let _ = stream.write_all(bytes);
