@@ -19,6 +19,7 @@ pub(super) struct Seen<'a> {
     pub(super) data_dir: &'a Path,
     pub(super) hostname: Option<&'a Domain>,
     pub(super) http: Option<&'a SocketAddr>,
+    pub(super) https: Option<&'a SocketAddr>,
     /// What links are signed with if they have no secret of their own.
     pub(super) secret: Option<&'a Secret>,
 }
@@ -133,7 +134,11 @@ pub(super) fn url(text: &str) -> Result<String, &'static str> {
 
 /// Where our own HTTP is, as far as we can tell.
 fn own_url(seen: &Seen<'_>) -> Option<String> {
-    let address = seen.http?;
+    let Some(address) = seen.http else {
+        // A certificate is for a name.
+        let (address, host) = (seen.https?, seen.hostname.map(Domain::ascii)?);
+        return Some(format!("https://{host}:{}", address.port()));
+    };
     if address.ip().is_unspecified() {
         let host = seen.hostname.map(Domain::ascii)?;
         return Some(format!("http://{host}:{}", address.port()));

@@ -128,6 +128,7 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
         data_dir: &server.data_dir,
         hostname: hostname.as_ref(),
         http: http_listen.first(),
+        https: https_listen.first(),
         secret: routes.first().map(Route::newest_secret),
     };
     let attachments = attachments::read(root.table("attachments"), &seen);

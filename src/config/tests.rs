@@ -475,3 +475,36 @@ fn no_secret_is_shown() {
     assert!(!format!("{loaded:?}").contains("hunter"));
     assert!(!format!("{loaded:?}").contains(SECRET));
 }
+
+#[test]
+fn http_is_on_loopback_unless_it_is_said_and_then_warned_of() {
+    let loaded = load_text("", &NEEDED).unwrap();
+    assert!(
+        loaded
+            .config
+            .http_listen
+            .iter()
+            .all(|at| at.ip().is_loopback())
+    );
+    assert!(loaded.config.https_listen.is_empty() && loaded.warnings.is_empty());
+    let open = "[http]\nlisten = []\ntls_listen = ['0.0.0.0:8443']\n\
+        [networks]\nexempt = ['192.0.2.0/24']\n\
+        [server]\ninbound = ['smtp', 'webhook']\n\
+        [webhook]\nsecret = 'hunter2-3f9a1c5e7b2d4068a9c1e3f5'\nproxies = ['198.51.100.7']\n";
+    let loaded = load_text(open, &NEEDED).unwrap();
+    let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
+    let warned = warnings
+        .iter()
+        .any(|line| line.contains("http.tls_listen") && line.contains("have no key"));
+    assert!(warned, "{warnings:?}");
+    let exempt = loaded.config.http.exempt.iter().map(ToString::to_string);
+    assert_eq!(
+        exempt.collect::<Vec<_>>(),
+        ["192.0.2.0/24", "198.51.100.7/32"]
+    );
+    let none = load_text("[http]\nlisten = []\n", &NEEDED).unwrap_err();
+    assert!(
+        none[0].contains("health and metrics need an address"),
+        "{none:?}"
+    );
+}
