@@ -158,5 +158,8 @@ fn golden_mails() {
         complaints.len(),
         complaints.join("\n")
     );
-    assert!(count >= 120, "only {count} golden mails");
+    assert!(
+        std::env::var_os("POSTERN_MAILS").is_some() || count >= 750,
+        "only {count} golden mails"
+    );
 }

@@ -140,6 +140,7 @@ fn is_titled(line: &Line) -> bool {
 fn may_end(fold: &str) -> bool {
     let tail = fold.trim_end_matches(['-', ' ', '*', '_', '"', '=', '|']);
     tail.ends_with([':', '>', ')', ']', '：'])
+        || fold.contains('@') && tail.ends_with(|c: char| c.is_ascii_digit())
         || WROTE.iter().any(|verb| tail.ends_with(verb))
         || WROTE_UNSPACED.are_in(fold)
         || fold.starts_with("----") && tail.len() < fold.len()
@@ -288,7 +289,9 @@ impl Evidence {
                 || quote_follows && self.date && self.time && self.words <= 25
                 || quote_follows && self.bracketed && self.words <= 15;
         }
-        quote_follows && self.bracketed && dated && start >= Start::Date && self.words <= 25
+        quote_follows
+            && (self.bracketed && dated && start >= Start::Date && self.words <= 25
+                || self.address && self.date && self.time && self.words <= 14)
     }
 }
 

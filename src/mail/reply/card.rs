@@ -20,6 +20,12 @@ pub(super) fn is_dashed_name(raw: &str) -> bool {
         return false;
     };
     let name = name.strip_prefix('-').unwrap_or(name);
+    // Lists are never marked with a long dash.
+    let name = if raw.starts_with('—') {
+        name.trim_start()
+    } else {
+        name
+    };
     name.starts_with(|c: char| c.is_alphabetic() && !c.is_lowercase())
         && name.split(' ').count() <= 3
         && name.chars().count() <= 40
@@ -33,7 +39,7 @@ static PHONE: LazyLock<Regex> =
 
 static LABEL: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
-        r"^[|*_ •·]*(?:t|tel|telephone|phone|ph|mobile|mob|m|cell|c|d|direct|office|o|fax|f|e|email|e-mail|mail|web|w|www|website|skype|linkedin|twitter|whatsapp|tél|tel\./fax|téléphone|fijo|móvil|movil|telefon|telefono|teléfono|telefone|handy|mobil|telefoon|mobiel|tlf|puh|gsm|тел|моб|телефон|τηλ|電話|携帯|手机|电话|전화|휴대폰|đt|โทร)\s*[.:]+ *\S",
+        r"^[|*_ •·]*(?:t|tel|telephone|phone|ph|mobile|mob|m|cell|c|d|direct|office|o|fax|f|e|email|e-mail|mail|web|w|www|website|skype|linkedin|twitter|whatsapp|tél|tel\./fax|téléphone|fijo|móvil|movil|telefon|telefono|teléfono|telefone|handy|mobil|telefoon|mobiel|tlf|puh|gsm|тел|моб|телефон|τηλ|電話|携帯|手机|电话|邮箱|邮件|전화|휴대폰|đt|โทร)\s*[.:]+ *\S",
     )
 });
 
@@ -76,6 +82,10 @@ pub(super) fn card(lines: &[Line], floor: usize, block: Range<usize>) -> Option<
     if let Some(from) = card_under_closing(lines, floor, block.end) {
         return Some(from);
     }
+    let framed = lines[block.start]
+        .fold
+        .chars()
+        .all(|c| matches!(c, '|' | ' '));
     let contacts = block
         .clone()
         .filter(|at| is_contact(&lines[*at].fold))
@@ -87,9 +97,12 @@ pub(super) fn card(lines: &[Line], floor: usize, block: Range<usize>) -> Option<
         || block.len() > CARD_LINES_MAX
         || contacts == 0
         || !short
-        || !is_name(&lines[block.start].raw)
+        || !(framed || is_name(&lines[block.start].raw))
     {
         return None;
+    }
+    if framed {
+        return Some(block.start);
     }
     let above = (floor..block.start)
         .rev()
@@ -115,6 +128,10 @@ fn card_under_closing(lines: &[Line], floor: usize, end: usize) -> Option<usize>
     let mut below = (closing + 1..end).filter(|at| !lines[*at].is_blank());
     if is_closing(&lines[closing].fold) {
         let name = below.next()?;
+        if lines[name].fold.starts_with("[image") {
+            // A logo stands beside a card, never above what somebody wrote.
+            return below.any(|at| is_contact(&lines[at].fold)).then_some(name);
+        }
         if lines[name].words() > 5 || is_contact(&lines[name].fold) {
             return None;
         }

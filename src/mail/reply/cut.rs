@@ -130,6 +130,7 @@ impl<'a> Cutter<'a> {
     fn cut(mut self) -> Cut {
         self.banner();
         self.scan();
+        self.head_of_own_words();
         self.own_words_without_marks();
         self.answers_between();
         self.torn_lines();
@@ -282,7 +283,7 @@ impl<'a> Cutter<'a> {
             .is_some_and(|line| quotes::is_rule(&line.fold))
     }
 
-    fn next_filled(&self, from: usize) -> Option<usize> {
+    pub(super) fn next_filled(&self, from: usize) -> Option<usize> {
         (from..self.lines.len())
             .take(6)
             .find(|at| !self.lines[*at].is_blank() || self.lines[*at].depth > 0)
@@ -299,7 +300,7 @@ impl<'a> Cutter<'a> {
             .is_some_and(|at| self.lines[at].depth == 0 && !quotes::is_barred(&self.lines[at].fold))
     }
 
-    fn attribute(&mut self, range: Range<usize>) {
+    pub(super) fn attribute(&mut self, range: Range<usize>) {
         for at in range {
             if self.kinds[at] == Kind::Text {
                 self.kinds[at] = Kind::Attribution;
@@ -309,7 +310,7 @@ impl<'a> Cutter<'a> {
 
     /// Some mailers mark quotes with bars or initials ("AS> "); believed only under an
     /// attribution.
-    fn bars(&mut self, from: usize) {
+    pub(super) fn bars(&mut self, from: usize) {
         let Some(first) = self.next_filled(from) else {
             return;
         };
@@ -330,7 +331,7 @@ impl<'a> Cutter<'a> {
     }
 
     /// Everything from `head` on is old mail; `head` is what introduces it.
-    fn cut_at(&mut self, head: Range<usize>, own: bool, method: Method) {
+    pub(super) fn cut_at(&mut self, head: Range<usize>, own: bool, method: Method) {
         if !own {
             // Nothing above: the mail below is what this mail is about.
             self.forwarded |= method != Method::Marker;
@@ -365,7 +366,7 @@ impl<'a> Cutter<'a> {
 
     /// The paragraph above `from` if it has a date or an address: an attribution in words
     /// nobody taught us.
-    fn dated_above(&self, from: usize) -> Option<usize> {
+    pub(super) fn dated_above(&self, from: usize) -> Option<usize> {
         let last = (0..from)
             .rev()
             .take(3)
@@ -382,79 +383,6 @@ impl<'a> Cutter<'a> {
             .join(" ");
         let short = joined.chars().count() <= 300;
         (short && first > 0 && attribution::is_dated(&joined)).then_some(first)
-    }
-
-    /// Our own words, found without quote marks under the answer.
-    fn own_words_without_marks(&mut self) {
-        if self.hard.is_some() {
-            return;
-        }
-        let first = (0..self.lines.len()).find(|at| {
-            self.known.lines[*at]
-                && self.lines[*at].mark == Mark::Quote
-                && self.lines[*at].depth == 0
-        });
-        let Some(first) = first else { return };
-        let from = match self.dated_above(first) {
-            Some(above) => {
-                self.attribute(above..first);
-                above
-            }
-            None => first,
-        };
-        let above: Vec<usize> = (0..from)
-            .filter(|at| self.kinds[*at] == Kind::Text)
-            .collect();
-        if above.is_empty() || self.invites_answers(&above) {
-            return;
-        }
-        self.cut_at(from..first, true, Method::Known);
-    }
-
-    /// Answers a person wrote into our text: what stands between our lines, as deep as they
-    /// are, and is not ours. Under quote marks (phones type there) it must be our text whole.
-    fn answers_between(&mut self) {
-        let ours: Vec<usize> = (0..self.lines.len())
-            .filter(|at| self.known.lines[*at])
-            .collect();
-        let (Some(first), Some(last)) = (ours.first().copied(), ours.last().copied()) else {
-            return;
-        };
-        let depth = self.lines[first].depth;
-        let sure = if depth == 0 {
-            self.known.whole && self.hard.is_some_and(|hard| hard <= first)
-        } else {
-            self.known.untouched
-        };
-        if !sure || ours.iter().any(|at| self.lines[*at].depth != depth) {
-            return;
-        }
-        let mut at = first;
-        while at < last {
-            let end = (at..last)
-                .find(|end| self.lines[*end].is_blank() || self.known.lines[*end])
-                .unwrap_or(last);
-            if end > at && (at..end).all(|at| self.is_answer(at, depth)) {
-                for line in self.lines[at..end].iter_mut().filter(|line| line.depth > 0) {
-                    line.unquote();
-                }
-                self.kinds[at..end].fill(Kind::Text);
-            }
-            at = end + 1;
-        }
-    }
-
-    fn is_answer(&self, at: usize, depth: u8) -> bool {
-        let fold = self.lines[at].fold.as_str();
-        let link =
-            fold.contains("://") || fold.starts_with(['[', '<', '|']) || fold.contains("cid:");
-        !self.known.partly[at]
-            && !link
-            && self.lines[at].depth == depth
-            && self.kinds[at] == Kind::Quote
-            && fold.chars().any(char::is_alphanumeric)
-            && quotes::header(fold).is_none()
-            && !quotes::is_rule(fold)
     }
 
     /// Marks above the attribution are the person's: programs put theirs below it.

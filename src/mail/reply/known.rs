@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 
+use super::quotes::is_barred;
 use super::text::{Line, is_invisible};
 
 /// Words in a row that are compared.
@@ -61,7 +62,10 @@ pub(super) fn find(lines: &[Line], texts: &[&str]) -> Known {
     }
     let mut mail: Vec<(u64, usize)> = Vec::new();
     for (at, line) in lines.iter().enumerate() {
-        let content = line.raw.trim_start_matches(['>', ' ', '|', '\t', '＞']);
+        let initials = line.depth == 0 && is_barred(&line.fold);
+        let content = line.raw.split_once('>').filter(|_| initials);
+        let content = content.map_or(line.raw.as_str(), |(_, content)| content);
+        let content = content.trim_start_matches(['>', ' ', '|', '\t', '＞']);
         mail.extend(words(content).into_iter().map(|word| (word, at)));
     }
     let mut ours = vec![false; mail.len()];

@@ -232,7 +232,7 @@ pub(super) static FORWARDED: LazyLock<Vec<&str>> = LazyLock::new(|| {
 pub(super) static SENT_FROM: LazyLock<Phrases> = LazyLock::new(|| {
     phrases(
         "
-    this message was sent from | this email was sent from my | this e-mail was sent from | message sent from |
+    get the new aol app | this message was sent from | this email was sent from my | this e-mail was sent from | message sent from |
     email sent from | e-mail sent from | written on my | typed on my | typed with thumbs | composed on my | mensaje enviado |
     message envoyé | courriel envoyé | e-mail envoyé | nachricht gesendet | mensagem enviada | messaggio inviato |
     bericht verzonden | dieses e-mail wurde | reply sent from | sent from | sent via | sent with | sent using | sent by | sent on the go | send from |
@@ -388,7 +388,12 @@ pub(super) static LEGAL_TOO: LazyLock<Phrases> = LazyLock::new(|| {
     per errore | informazioni contenute | esclusivamente | geadresseerde | ten onrechte |
     bestemd voor | av misstag | ved en feil | ved en fejl | omyłkowo | adresata | adresatem |
     omylem | tévedésből | címzett | din greșeală | по ошибке | помилково | yanlışlıkla |
-    εκ παραδρομής | בטעות | بالخطأ | 誤って | 误收 | 誤收 | 잘못 수신
+    vahingossa | erehdyksessä | liitteet | vastaanottajalle | omylom | prílohy | přílohy | adresáta |
+    címzettje | mellékletei | anexele | destinatarului | додатк | вложени | адресат | ekleri | alıcı |
+    παραλήπτη | συνημμένα | feilaktig | fejlagtig | vedlegg | vedhæft | mottaker | modtageren |
+    mottagaren | bilagor | bijlagen | allegati | anexos | załączniki | đính kèm | nhầm | ผิดพลาด |
+    lampiran | הנמען | המיועד | المرفقات | المستلم | 添付 | 附件 | 첨부 |
+    εκ παραδρομής | בטעות | بالخطأ | 誤って | 誤送信 | 误收 | 誤收 | 잘못 수신
 ",
     )
 });
@@ -433,7 +438,7 @@ pub(super) static FOOTERS: LazyLock<Phrases> = LazyLock::new(|| {
     reply to this email directly or view it on | reply to this email directly, view it on |
     view it on github | please consider the environment before printing | think before you print |
     before you print this e-mail | do you yahoo!? | mailman/listinfo | join the discussion at |
-    lists.sourceforge.net/ | -~----~----~ | manage your subscription | reacted via gmail |
+    lists.sourceforge.net/ | -~----~----~ | manage your subscription | reacted via gmail | 签名由 | 签名由网易 |
     reagierte über gmail | a réagi via gmail | reaccionó mediante gmail | reagiu via gmail |
     visit this group at
 ",

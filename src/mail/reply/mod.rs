@@ -14,6 +14,7 @@ mod fates;
 mod html;
 mod known;
 mod languages;
+mod ours;
 mod phrases;
 mod quotes;
 mod signature;

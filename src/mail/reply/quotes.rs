@@ -98,6 +98,10 @@ pub(super) fn separator(line: &Line, marker: &str, header_follows: bool) -> Opti
     if announced(&FORWARDED) {
         return Some(Separator::Forwarded);
     }
+    // QQ Mail and WeChat say no more than this.
+    if dashed && header_follows && inner == "original" {
+        return Some(Separator::Original);
+    }
     (announced(&ORIGINAL)
         || text.contains("---") && NOTES.is_match(text)
         || text.starts_with(">>>") && GROUPWISE.is_match(text))
@@ -262,8 +266,10 @@ struct Block {
     kinds: Vec<Header>,
     last: Option<Header>,
     wrapped: usize,
-    /// An address or a date with a time, as programs write them.
+    /// An address or a date, as programs write them.
     exact: bool,
+    /// An address or a time of day.
+    timed: bool,
 }
 
 impl Block {
@@ -273,8 +279,9 @@ impl Block {
         }
         self.last = Some(kind);
         self.wrapped = 0;
-        self.exact |= ADDRESS.is_match(value)
-            || matches!(kind, Header::Sent) && (TIME.is_match(value) || DATE.is_match(value));
+        let sent = kind == Header::Sent;
+        self.timed |= ADDRESS.is_match(value) || sent && TIME.is_match(value);
+        self.exact |= self.timed || sent && DATE.is_match(value);
     }
 
     fn may_continue(&self) -> bool {
@@ -294,7 +301,7 @@ impl Block {
             4.. => true,
             // People paste From, To and Subject; the date comes with mail programs.
             3 => who && (ruled_off || has(Header::Sent) && (self.exact || has(Header::Subject))),
-            2 => has(Header::From) && (ruled_off || self.exact && has(Header::Sent)),
+            2 => has(Header::From) && (ruled_off || self.timed && has(Header::Sent)),
             1 => ruled_off && has(Header::From) && self.exact,
             _ => false,
         }

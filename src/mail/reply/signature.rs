@@ -133,6 +133,7 @@ fn delimiter(lines: &[Line], zone: Range<usize>, gone: &[bool]) -> Option<usize>
     for at in zone.rev() {
         let line = &lines[at];
         if line.is_blank() || gone[at] {
+            below.gap |= line.is_blank();
             continue;
         }
         if line.code || below.lines > SIGNATURE_LINES_MAX {
@@ -144,6 +145,7 @@ fn delimiter(lines: &[Line], zone: Range<usize>, gone: &[bool]) -> Option<usize>
             found = Some(at);
         }
         below.add(line);
+        below.gap = false;
     }
     found
 }
@@ -181,6 +183,9 @@ struct Below {
     legal: bool,
     /// The line right under the delimiter.
     first_is_name: bool,
+    first_is_prose: bool,
+    /// A blank line stands between.
+    gap: bool,
 }
 
 impl Below {
@@ -194,10 +199,13 @@ impl Below {
             self.prose += usize::from(is_prose(&line.fold));
         }
         self.first_is_name = is_name(&line.raw);
+        self.first_is_prose = !legal && is_prose(&line.fold);
     }
 
     fn allows(&self, strictness: Strictness) -> bool {
         match strictness {
+            // A signature follows at once; a sentence after a blank line is the next paragraph.
+            Strictness::Standard if self.gap && self.first_is_prose => self.legal || self.contact,
             Strictness::Standard => {
                 self.plain <= CARD_LINES_MAX && (self.legal || self.prose * 3 <= self.plain.max(3))
             }

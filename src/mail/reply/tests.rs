@@ -196,3 +196,33 @@ fn the_part_that_says_more_is_chosen() {
     assert_eq!(both("one\ntwo", "<p>one two</p>"), "one two");
     assert_eq!(both("a  b", "<p>a b</p>"), "a  b");
 }
+
+/// Far more lines and elements than are judged one by one.
+#[test]
+fn what_lies_beyond_the_bounds_is_kept() {
+    let lines = 3 * text::LINES_MAX;
+    let body: String = (0..lines).map(|at| format!("line {at}\n")).collect();
+    let reply = cut_text(&body, KNOWN);
+    assert_eq!(all_letters(&reply), letters_of(&body));
+    let quoted =
+        format!("Yes.\n\nOn Tue, 4 Mar 2025 at 10:11, Ann <ann@a.example> wrote:\n\n{body}");
+    let reply = cut_text(&quoted, &[]);
+    assert_eq!(reply.text, "Yes.");
+    assert_eq!(all_letters(&reply), letters_of(&quoted));
+    for (open, close) in [
+        ("<p>", "</p>"),
+        ("", "<br>"),
+        ("<tr><td>", "<td>x</tr>"),
+        ("<blockquote>", ""),
+    ] {
+        let page: String = (0..lines)
+            .map(|at| format!("{open}line {at} {close}"))
+            .collect();
+        let plain = page.replace("<td>x</tr>", "x").replace("<tr><td>", "");
+        let plain = ["<p>", "</p>", "<br>", "<blockquote>"]
+            .iter()
+            .fold(plain, |plain, tag| plain.replace(tag, ""));
+        assert_eq!(all_letters(&cut_html(&page)), letters_of(&plain), "{open}");
+    }
+    assert_eq!(cut_html(&"<p>word</p>".repeat(100_000)).html, None);
+}

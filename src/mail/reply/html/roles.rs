@@ -155,6 +155,7 @@ fn is_signature(node: &Node, id: &str) -> bool {
 
 fn is_signature_word(word: &str) -> bool {
     word == "bloop_sign"
+        || word.len() > 3 && word.ends_with("sig")
         || word.contains("signature")
             && !word.contains("before")
             && !word.contains("empty")
