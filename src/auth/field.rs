@@ -42,6 +42,18 @@ impl RawField<'_> {
 impl<'a> Header<'a> {
     /// Reads what stands before the first empty line, within the bounds of the view.
     pub(super) fn read(mail: &'a [u8]) -> Self {
+        let header = Self::scan(mail);
+        if !prescan::is_prose(header.fields.iter().map(|field| field.name)) {
+            return header;
+        }
+        Self {
+            fields: Vec::new(),
+            is_plain: false,
+            ..header
+        }
+    }
+
+    fn scan(mail: &'a [u8]) -> Self {
         let is_mbox_line = mail.starts_with(b"From ") || mail.starts_with(b">From ");
         let start = if is_mbox_line { line_end(mail, 0) } else { 0 };
         let mut header = Self {

@@ -17,6 +17,55 @@ const PART_FIELDS_MAX: usize = 100;
 /// A longer name is no field's: RFC 5322 section 2.1.1 would not have it on a line with its value.
 const NAME_BYTES_MAX: usize = 255;
 
+/// A block of more fields than this is a header, whatever their names.
+const PROSE_FIELDS_MAX: usize = 50;
+/// Names of fields that a mail's header has, one of them at least.
+const NAMES: [&[u8]; 21] = [
+    b"from",
+    b"to",
+    b"cc",
+    b"bcc",
+    b"date",
+    b"subject",
+    b"sender",
+    b"reply-to",
+    b"received",
+    b"return-path",
+    b"message-id",
+    b"in-reply-to",
+    b"references",
+    b"mime-version",
+    b"delivered-to",
+    b"envelope-to",
+    b"auto-submitted",
+    b"precedence",
+    b"user-agent",
+    b"organization",
+    b"newsgroups",
+];
+/// Beginnings of the names of others.
+const PREFIXES: [&[u8]; 9] = [
+    b"x-",
+    b"content-",
+    b"list-",
+    b"resent-",
+    b"arc-",
+    b"dkim-",
+    b"authentication-",
+    b"received-",
+    b"thread-",
+];
+
+/// Whether a mail that begins with fields of these names begins with no header at all: "Thanks :-)"
+/// and "One: this is what I have." look like fields, and are what somebody wrote.
+pub fn is_prose<'a>(mut names: impl ExactSizeIterator<Item = &'a [u8]>) -> bool {
+    let is_known = |name: &[u8]| {
+        let name = name.to_ascii_lowercase();
+        NAMES.contains(&name.as_slice()) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    };
+    names.len() <= PROSE_FIELDS_MAX && !names.any(is_known)
+}
+
 /// The fields of a header block.
 #[derive(Debug)]
 pub(in crate::mail) struct HeaderBlock {
@@ -43,7 +92,8 @@ struct Bounds {
 }
 
 impl HeaderBlock {
-    /// The header of a whole mail. Text that does not begin with a field has none.
+    /// The header of a whole mail. Text that does not begin with a field has none, nor has one of whose
+    /// fields none is a mail's.
     pub(in crate::mail) fn of_mail(mail: &[u8]) -> Self {
         let is_mbox_line = mail.starts_with(b"From ") || mail.starts_with(b">From ");
         let start = if is_mbox_line { next_line(mail, 0) } else { 0 };
@@ -52,7 +102,17 @@ impl HeaderBlock {
             fields_max: FIELDS_MAX,
             skips_junk: true,
         };
-        Self::read(mail, start, &bounds)
+        let block = Self::read(mail, start, &bounds);
+        if block.flags.is_empty()
+            && is_prose(block.fields.iter().map(|field| &mail[field.name.clone()]))
+        {
+            return Self {
+                fields: Vec::new(),
+                end: start,
+                flags: BTreeSet::new(),
+            };
+        }
+        block
     }
 
     pub(super) fn of_part(mail: &[u8], start: usize) -> Self {

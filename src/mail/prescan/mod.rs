@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use content::Content;
 pub(super) use content::TransferEncoding;
+pub use fields::is_prose;
 pub(super) use fields::{FieldSpan, HeaderBlock, parser_input, unfolded};
 
 /// Multiparts within multiparts that are opened.

@@ -325,3 +325,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn words_that_look_like_a_field_are_words() {
+    for text in [
+        "Thanx :-)\n\nSent from a phone\n",
+        "Hey:)\n",
+        "One: this is what I have.\nTwo: that as well.\nAnd nothing more\n\nAnn\n",
+        "https://a.example/b is broken\n\nplease look\n",
+    ] {
+        let view = view(text);
+        assert!(view.header.fields().is_empty(), "{text}");
+        let words = view.text.unwrap();
+        assert_eq!(words.trim(), text.trim());
+    }
+    let mail = view("Status: open\nX-Id: 1\n\nwords\n");
+    assert_eq!(mail.text.unwrap().trim(), "words");
+}
