@@ -206,6 +206,7 @@ fn mapping(round: usize) -> Mapping {
         priority: None,
         last_message_id: None,
         references: Vec::new(),
+        images: Vec::new(),
         made_at: NOW,
         changed_at: NOW,
     }

@@ -264,6 +264,7 @@ fn mapping(n: usize) -> Mapping {
         priority: None,
         last_message_id: Some(format!("id-{n}@peer.example")),
         references: vec![format!("id-{n}@peer.example")],
+        images: Vec::new(),
         made_at: NOW,
         changed_at: NOW,
     }

@@ -139,6 +139,7 @@ impl Case<'_> {
             text: self.view.text.as_deref(),
             html: self.view.html.as_deref(),
             subject: &subject,
+            marker: &route.reply_marker,
             ..reply::Input::default()
         });
         let identity = self.identity(route, &led)?;
@@ -229,7 +230,8 @@ impl Case<'_> {
         Ok(match keys.verify(rcpt, self.now) {
             Ok(claims) if self.is_revoked(claims.digest) => Led::Refused("token_revoked"),
             Ok(claims) => Led::Thread(claims),
-            Err(TokenError::Absent) => Led::Mailbox,
+            Err(TokenError::Absent) if mailbox_of(route, rcpt).is_some() => Led::Mailbox,
+            Err(TokenError::Absent) => Led::Refused("no_such_mailbox"),
             Err(TokenError::Expired) => Led::Refused("token_expired"),
             Err(TokenError::Forged) => Led::Refused("token_forged"),
             Err(TokenError::CaseLost(digest)) => self.case_lost(&keys, digest),

@@ -16,6 +16,7 @@ use crate::delivery::api::{Api, ApiSettings};
 use crate::delivery::policy::{Action, KINDS, Kinds, Policy};
 use crate::mail::address::Domain;
 use crate::mail::mailbox::{FILE_BYTES_MAX, Rules};
+use crate::mail::reply::MARKER_DEFAULT;
 use crate::mail::token::{Format, KeyError, KeyRing};
 
 /// The name of the route that has none of its own.
@@ -24,6 +25,9 @@ const NAME: &str = "default";
 const MAILBOXES: [&str; 4] = ["general", "business", "fans", "dmca"];
 /// The mailbox for mail to postmaster, where there is one of this name.
 const POSTMASTER: &str = "general";
+/// Characters of a marker: a shorter one stands in many mails.
+const MARKER_CHARS_MIN: usize = 8;
+const MARKER_CHARS_MAX: usize = 100;
 /// Key ids have four bits in a token.
 const KEY_ID_MAX: u64 = 15;
 
@@ -48,6 +52,8 @@ pub struct Route {
     pub catch_all: Option<String>,
     /// The mailbox that takes mail to postmaster (RFC 5321 section 4.5.1).
     pub postmaster: String,
+    /// The line of our mails above which people answer.
+    pub reply_marker: String,
     /// How its mail is sorted, and what becomes of each kind.
     pub policy: Policy,
     /// What becomes of mail whose sender is not known for sure.
@@ -116,6 +122,10 @@ fn read_one(section: &mut Section<'_>, name: String, taken: &mut Vec<Domain>) ->
     let bounds = Duration::from_secs(60)..=Duration::from_secs(3650 * 24 * 60 * 60);
     let token_lifetime = section.duration("token_lifetime", KeyRing::LIFETIME, bounds);
     let prefix = section.text("reply_prefix", "reply");
+    let reply_marker = section.text("reply_marker", MARKER_DEFAULT);
+    if let Err(why) = marker(&reply_marker) {
+        section.problem("reply_marker", why);
+    }
     let mailboxes = section.list("mailboxes", Some(&MAILBOXES), mailbox);
     if mailboxes.as_ref().is_some_and(Vec::is_empty) {
         section.problem("mailboxes", "empty: mail to postmaster needs one");
@@ -151,6 +161,7 @@ fn read_one(section: &mut Section<'_>, name: String, taken: &mut Vec<Domain>) ->
         postmaster: postmaster?,
         mailboxes,
         catch_all,
+        reply_marker,
         policy: policy?,
         senders,
         api: api?,
@@ -295,6 +306,17 @@ fn read_api(mut section: Section<'_>) -> Option<ApiSettings> {
     });
     section.end();
     api
+}
+
+/// A marker is one line that nobody writes by chance: whatever stands below it is lost to the reply.
+fn marker(text: &str) -> Result<(), &'static str> {
+    if !(MARKER_CHARS_MIN..=MARKER_CHARS_MAX).contains(&text.trim().chars().count()) {
+        return Err("must have 8 to 100 characters");
+    }
+    if text.chars().any(char::is_control) {
+        return Err("must be one line");
+    }
+    Ok(())
 }
 
 /// A mailbox's name: a plain word, for it becomes part of an address and of a JSON object.

@@ -508,3 +508,30 @@ fn http_is_on_loopback_unless_it_is_said_and_then_warned_of() {
         "{none:?}"
     );
 }
+
+#[test]
+fn a_marker_is_one_line_that_nobody_writes_by_chance() {
+    let marker = |text: &str| format!("[[route]]\nreply_marker = {text}\n");
+    let loaded = load_text(&marker("\"Antwort bitte hier drüber\""), &NEEDED).unwrap();
+    assert_eq!(
+        loaded.config.routes[0].reply_marker,
+        "Antwort bitte hier drüber"
+    );
+    let loaded = load_text("", &NEEDED).unwrap();
+    assert_eq!(
+        loaded.config.routes[0].reply_marker,
+        "Reply above this line"
+    );
+    for (text, why) in [
+        ("\"Reply\"", "8 to 100"),
+        ("\"Reply\\nabove this\"", "one line"),
+    ] {
+        let problems = load_text(&marker(text), &NEEDED).unwrap_err();
+        assert!(
+            problems
+                .iter()
+                .any(|problem| problem.contains("reply_marker") && problem.contains(why)),
+            "{problems:?}"
+        );
+    }
+}

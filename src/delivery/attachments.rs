@@ -3,6 +3,7 @@
 //! Does not keep them.
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 
 use super::message::Attachment;
 use crate::clock::Timestamp;
@@ -56,6 +57,33 @@ impl Files {
         files
     }
 
+    /// Leaves out the pictures of a signature that an earlier mail of the thread has shown: part of a
+    /// page, in a place that was cut off. `html` is what of it is left, `seen` the pictures.
+    pub(super) fn leave_out(&mut self, seen: &[[u8; 8]], html: Option<&str>) {
+        let is_gone = |told: &Attachment| {
+            let id = told.content_id.as_deref();
+            picture(told).is_some_and(|image| seen.contains(&image))
+                && id.is_some_and(|id| html.is_some_and(|html| !names(html, id)))
+        };
+        let gone: Vec<bool> = self.told.iter().map(is_gone).collect();
+        let mut places = Vec::with_capacity(gone.len());
+        let mut left = 0;
+        for gone in &gone {
+            places.push((!gone).then_some(left));
+            left += usize::from(!gone);
+        }
+        let mut gone = gone.iter();
+        self.told.retain(|_| gone.next() == Some(&false));
+        let kept = std::mem::take(&mut self.kept).into_iter();
+        let kept = kept.filter_map(|(at, id, bytes)| Some((places[at]?, id, bytes)));
+        self.kept = kept.collect();
+    }
+
+    /// The pictures that are told of and belong to a page, as a thread remembers them.
+    pub(super) fn images(&self) -> impl Iterator<Item = [u8; 8]> + '_ {
+        self.told.iter().filter_map(picture)
+    }
+
     /// Tells where the kept ones can be fetched.
     pub(super) fn linked(&mut self, links: &Links, received_at: Timestamp) {
         for (at, id, _) in &self.kept {
@@ -76,8 +104,21 @@ fn is_shown(view: &View, content_id: Option<&str>) -> bool {
     let Some(id) = content_id else {
         return false;
     };
+    names(html, id)
+}
+
+/// Whether HTML shows the part of this id.
+fn names(html: &str, id: &str) -> bool {
     let encoded = id.replace('%', "%25").replace('@', "%40");
     [id, &encoded]
         .iter()
         .any(|id| html.contains(&format!("cid:{id}")))
+}
+
+/// The beginning of the hash of a picture that belongs to a page.
+fn picture(told: &Attachment) -> Option<[u8; 8]> {
+    let is_picture = told.inline && told.content_type.starts_with("image/");
+    let start = told.sha256.get(..16).filter(|_| is_picture)?;
+    let bytes = HEXLOWER.decode(start.as_bytes()).ok()?;
+    bytes.try_into().ok()
 }

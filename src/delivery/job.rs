@@ -275,6 +275,8 @@ impl<'a> Attempt<'a> {
             return self.drop_by(LOOP_BREAKER, &mail).await;
         }
         if self.posted().is_none() {
+            mail.files
+                .leave_out(&placed.images, mail.body_html.as_deref());
             self.keep(&mut mail).await?;
         }
         let verdict = self.verdict.clone();

@@ -27,6 +27,8 @@ const REFERENCES_MAX: usize = 32;
 
 /// Bytes of a name that are remembered.
 const NAME_BYTES_MAX: usize = 256;
+/// Of a thread's pictures so many are remembered, the newest: a signature has a few.
+const IMAGES_MAX: usize = 16;
 
 /// What a thread is looked for with.
 pub(super) struct Place<'a> {
@@ -47,6 +49,8 @@ pub(super) struct Placed {
     /// The mailbox and the priority it is for.
     pub(super) sorted: Sorted,
     pub(super) identity: Identity,
+    /// The pictures that mails of the thread have shown before.
+    pub(super) images: Vec<[u8; 8]>,
     /// If nobody is known to take part in the thread, the author is from now on.
     introduces_author: bool,
 }
@@ -93,6 +97,7 @@ impl Place<'_> {
             thread,
             reason: reason.as_str(),
             identity: who,
+            images: mapping.map(|mapping| mapping.images).unwrap_or_default(),
             introduces_author: self.introduces(mail, claims),
         })
     }
@@ -291,6 +296,7 @@ impl Placed {
             priority: Some(self.sorted.priority),
             last_message_id: None,
             references: Vec::new(),
+            images: Vec::new(),
             made_at: now,
             changed_at: now,
         });
@@ -301,6 +307,12 @@ impl Placed {
             mapping.subject = mail.normal_subject.clone();
         }
         mapping.changed_at = now;
+        for image in mail.files.images() {
+            mapping.images.retain(|known| *known != image);
+            mapping.images.push(image);
+        }
+        let surplus = mapping.images.len().saturating_sub(IMAGES_MAX);
+        mapping.images.drain(..surplus);
         let mut facts = Vec::new();
         if let Some(id) = &mail.message_id {
             mapping.references.retain(|known| known != id);

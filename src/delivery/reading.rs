@@ -114,7 +114,7 @@ impl Reading {
             html: view.html.as_deref(),
             subject: &reading.subject,
             known: &known,
-            ..reply::Input::default()
+            marker: &route.reply_marker,
         });
         reading.body = reply.text;
         reading.body_html = reply.html;

@@ -22,6 +22,8 @@ pub struct Route {
     pub loop_mark: Option<String>,
     /// Domains in which only we make Message-IDs.
     pub message_id_domains: Vec<Domain>,
+    /// The line of our mails above which people answer.
+    pub reply_marker: String,
     /// How its mail is sorted, and what becomes of each kind.
     pub policy: Policy,
     /// What becomes of mail whose sender is not known for sure.

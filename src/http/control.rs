@@ -333,6 +333,7 @@ async fn mint(State(desk): State<Desk>, body: Bytes) -> Result<Response, Fault> 
             priority: None,
             last_message_id: None,
             references: Vec::new(),
+            images: Vec::new(),
             made_at: now,
             changed_at: now,
         }));

@@ -506,6 +506,7 @@ impl Plan<'_> {
             priority: None,
             last_message_id: None,
             references: Vec::new(),
+            images: Vec::new(),
             made_at: self.now,
             changed_at: self.now,
         });

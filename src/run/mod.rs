@@ -642,6 +642,7 @@ fn delivery_routes(config: &Config) -> Result<Vec<delivery::route::Route>, Failu
             loop_mark: Some(loop_mark(&keys, &route.domains[0])),
             keys,
             message_id_domains: route.domains.clone(),
+            reply_marker: route.reply_marker.clone(),
             policy: route.policy.clone(),
             senders: route.senders,
         });

@@ -90,6 +90,10 @@ pub struct Mapping {
     pub last_message_id: Option<String>,
     /// The Message-IDs for References, newest last. Whoever records it bounds it.
     pub references: Vec<String>,
+    /// The beginnings of the SHA-256 of pictures its mails showed, newest last. Whoever records it
+    /// bounds it.
+    #[serde(default)]
+    pub images: Vec<[u8; 8]>,
     /// When it was first recorded.
     pub made_at: Timestamp,
     /// When it was last recorded.

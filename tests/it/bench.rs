@@ -27,6 +27,8 @@ use crate::fake_api::Fake;
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 pub(crate) const KEY: &str = "k-secret-do-not-log";
 pub(crate) const THREAD: &str = "3f2b6c1e-8a4d-4f6e-9b7a-2d1c0e5f4a3b";
+/// The route's own marker.
+pub(crate) const MARKER: &str = "Antwort bitte hier drüber";
 pub(crate) const OTHER: &str = "9d0c2a77-1111-4f6e-9b7a-2d1c0e5f4a3b";
 
 /// Settings of a small store in this folder.
@@ -109,6 +111,7 @@ impl Bench {
             keys: Arc::new(KeyRing::new(vec![(1, vec![7; 32])], 365 * DAY).unwrap()),
             loop_mark: Some("this-instance".to_owned()),
             message_id_domains: vec![Domain::parse("inbox.example.com").unwrap()],
+            reply_marker: MARKER.to_owned(),
             policy,
             senders: postern::auth::Policy::default(),
         };

@@ -122,6 +122,23 @@ fn a_mail_is_explained() {
     let other = home.run(&[&other[..], &["--config", &file]].concat()).ok();
     let other: Value = serde_json::from_str(&other).unwrap();
     assert_eq!(other["thread"]["reason"], "token_forged");
+    for (rcpt, reason) in [
+        ("nobody@inbox.example.com", "no_such_mailbox"),
+        ("general@elsewhere.example", "foreign_domain"),
+    ] {
+        let other = ["mail", "explain", mail, "--rcpt", rcpt, "--json"];
+        let other = home.run(&[&other[..], &["--config", &file]].concat()).ok();
+        let other: Value = serde_json::from_str(&other).unwrap();
+        assert_eq!(other["thread"]["reason"], reason);
+        assert_eq!(other["thread"]["match"], Value::Null);
+        assert_eq!(other["reply"]["text"], "Yes, please!");
+    }
+    let words = home.run_fed(
+        &["mail", "explain", "-", "--json"],
+        b"Thanx :-)\n\nSent from my iPad\n",
+    );
+    let words: Value = serde_json::from_str(&words.ok()).unwrap();
+    assert_eq!(words["reply"]["text"], "Thanx :-)");
     let claim = "From: a@example.com\r\nTo: business@inbox.example.com\r\n\
                  Subject: DMCA takedown\r\n\r\nStop it.\r\n";
     let claim = home.write("claim.eml", claim);

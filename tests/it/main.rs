@@ -33,9 +33,9 @@ mod dialogues;
 #[cfg(test)]
 mod doors;
 #[cfg(test)]
-mod events;
-#[cfg(test)]
 mod dovecot;
+#[cfg(test)]
+mod events;
 #[cfg(test)]
 mod fake_api;
 #[cfg(test)]

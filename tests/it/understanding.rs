@@ -10,7 +10,7 @@ use postern::objects::ObjectId;
 use postern::store::{DeliveryId, Fact, Step};
 use serde_json::Value;
 
-use crate::bench::{Bench, THREAD, mail, mailbox, objects_in, token};
+use crate::bench::{Bench, MARKER, OTHER, THREAD, mail, mailbox, objects_in, token};
 use crate::fake_api::{Fake, Play};
 
 fn marked(number: usize, field: &str) -> String {
@@ -244,5 +244,78 @@ async fn without_room_for_its_files_a_mail_waits() {
     std::fs::rename(&aside, &files).unwrap();
     bench.drained().await;
     assert_eq!(fake.effects(), [0, 1, 1]);
+    bench.stop().await;
+}
+
+/// A mail of HTML with a picture in its text or in its signature, and a part for it.
+fn pictured(number: usize, words: &str, signature: &str) -> String {
+    let page = format!("<div>{words}</div><div class=\"gmail_signature\">Ann{signature}</div>");
+    let head = mail(number, "").replace(
+        "Subject:",
+        "MIME-Version: 1.0\r\nContent-Type: multipart/related; boundary=b\r\nSubject:",
+    );
+    format!(
+        "{head}--b\r\nContent-Type: text/html\r\n\r\n{page}\r\n--b\r\nContent-Type: image/gif\r\n\
+         Content-ID: <logo@x>\r\nContent-Disposition: inline; filename=logo.gif\r\n\r\n\
+         GIF89a of a logo\r\n--b--\r\n"
+    )
+}
+
+#[tokio::test]
+async fn a_logo_is_told_of_once_in_a_thread() {
+    let fake = Fake::start(|_, _| Play::Good).await;
+    let bench = bench(&fake, Policy::shipped().unwrap()).await;
+    let logo = "<img src=\"cid:logo@x\">";
+    let mut number = 0;
+    let shown = format!("Look here: {logo}");
+    for (thread, words, signature, wanted) in [
+        (THREAD, "First.", logo, 1),
+        (THREAD, "Second.", logo, 0),
+        (THREAD, "Third.", logo, 0),
+        // What stands in the reply itself is shown, however often it came.
+        (THREAD, shown.as_str(), "", 1),
+        (OTHER, "Elsewhere.", logo, 1),
+    ] {
+        number += 1;
+        let text = pictured(number, words, signature);
+        bench.put(token(thread), &text).await;
+        bench.drained().await;
+        let posted: Vec<_> = fake
+            .done()
+            .into_iter()
+            .filter(|call| call.body["body"].is_string())
+            .collect();
+        assert_eq!(posted.len(), number, "{words}");
+        let told = posted[number - 1].body["attachments"]
+            .as_array()
+            .unwrap()
+            .clone();
+        assert_eq!(told.len(), wanted, "{words}: {told:?}");
+        for one in told {
+            assert_eq!(one["id"], ObjectId::of(b"GIF89a of a logo").to_string());
+            assert!(one["url"].is_string(), "{words}");
+        }
+    }
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_below_the_marker_of_a_route_is_reply() {
+    let fake = Fake::start(|_, _| Play::Good).await;
+    let bench = bench(&fake, Policy::shipped().unwrap()).await;
+    let text = format!("Thank you!\r\n\r\n-- {MARKER} --\r\n\r\nYour parcel has been sent.\r\n");
+    let text = mail(1, &text).replace(
+        "Subject:",
+        "Content-Type: text/plain; charset=utf-8\r\nSubject:",
+    );
+    bench.put(token(THREAD), &text).await;
+    bench.drained().await;
+    let message = &fake.done()[0].body;
+    assert_eq!(message["body"], "Thank you!");
+    let quoted = message["quotedText"].as_str().unwrap();
+    assert!(
+        quoted.contains(MARKER) && quoted.contains("Your parcel"),
+        "{quoted}"
+    );
     bench.stop().await;
 }

@@ -62,6 +62,7 @@ fn mapping(thread: u8, subject: u8) -> Mapping {
         priority: None,
         last_message_id: None,
         references: Vec::new(),
+        images: Vec::new(),
         made_at: NOW,
         changed_at: NOW,
     }

@@ -67,6 +67,7 @@ fn mapping(n: u32) -> Mapping {
         priority: None,
         last_message_id: None,
         references: Vec::new(),
+        images: Vec::new(),
         made_at: NOW,
         changed_at: NOW,
     }
