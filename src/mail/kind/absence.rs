@@ -70,6 +70,11 @@ impl Rest {
         if trimmed.starts_with([':', '：', ']', ')', '】', '»', '>']) {
             return Self::Subject;
         }
+        // "On holiday until 10 March: Re: our subject" is a program's, if the text says so too.
+        let mut behind = body.split(": ").skip(1);
+        if behind.any(|rest| ANSWERS.iter().any(|mark| rest.starts_with(mark.trim_end()))) {
+            return Self::Subject;
+        }
         Self::Sentence
     }
 
