@@ -23,7 +23,7 @@ fn main() {
         "milliseconds for", "64 KiB", "256 KiB", "1 MiB"
     );
     let mut worst = 0.0;
-    for (name, unit, html) in texts().into_iter().chain(pages()) {
+    for (name, unit, html) in texts().into_iter().chain(blocks()).chain(pages()) {
         let [small, middle, large] = SIZES_KIB.map(|kib| {
             let body = format!("Hello\n\n{}", unit.repeat(kib * 1024 / unit.len()));
             (0..RUNS).map(|_| run(&body, html)).fold(f64::MAX, f64::min)
@@ -97,6 +97,14 @@ fn texts() -> Vec<Case> {
         ("dashes", "----------- original\n"),
         ("delimiters", "--\n"),
         ("delimiters and words", "--\na b\n\n"),
+    ];
+    units
+        .map(|(name, unit)| (name, unit.to_owned(), false))
+        .to_vec()
+}
+
+fn blocks() -> Vec<Case> {
+    let units = [
         ("header lines", "From: a@b.example\n"),
         ("header blocks", "From: a\nTo: b\n\n"),
         ("header x", "Subject: b\nx\n"),
