@@ -71,8 +71,10 @@ impl Rest {
             return Self::Subject;
         }
         // "On holiday until 10 March: Re: our subject" is a program's, if the text says so too.
-        let mut behind = body.split(": ").skip(1);
-        if behind.any(|rest| ANSWERS.iter().any(|mark| rest.starts_with(mark.trim_end()))) {
+        let mut behind = body
+            .match_indices(": ")
+            .map(|(at, colon)| &body[at + colon.len()..]);
+        if behind.any(|rest| ANSWERS.iter().any(|mark| rest.starts_with(mark))) {
             return Self::Subject;
         }
         Self::Sentence

@@ -137,6 +137,18 @@ fn an_absence_is_believed_only_as_a_program_writes_it() {
             Kind::AutoReply,
         ),
         ("Urlaub: Re: Hallo", "Bis bald", "", Kind::AutoReply),
+        (
+            "Urlaub bis 10. März: AW: Hallo",
+            "Bis bald",
+            "",
+            Kind::Person,
+        ),
+        (
+            "Urlaub bis 10. März: AW: Hallo",
+            "Ich bin im Urlaub und nicht erreichbar.",
+            "In-Reply-To: <x@us.example>\n",
+            Kind::AutoReply,
+        ),
         ("Automatic reply: Hello", "Thank you.", "", Kind::AutoReply),
         ("Automatic reply", "Thank you.", "", Kind::AutoReply),
         ("Automatic reply to what?", "Thank you.", "", Kind::Person),
