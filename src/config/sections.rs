@@ -87,9 +87,7 @@ pub enum LogFormat {
 /// tells.
 pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> {
     let server = Server::read(root.table("server"));
-    let mut tls = root.table("tls");
-    let certificates = tls.path_maybe("folder");
-    tls.end();
+    let certificates = tls(root.table("tls"));
     let (http_listen, https_listen, http) = http(root.table("http"), server.stop_max);
     let embedded_api = embedded_api(root.table("embedded_api"));
     let routes = route::read(root);
@@ -107,11 +105,7 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
     };
     let store = store(root.table("store"), &server.data_dir);
     let delivery = delivery(root.table("delivery"), &store, server.stop_max);
-    let (webhooks, webhook_secrets) = webhook::read(root.table("webhook"));
-    let webhooks = webhooks.filter(|_| server.inbound.contains(&Door::Webhook));
-    if server.inbound.contains(&Door::Webhook) && webhooks.is_none() {
-        root.problem("webhook.secret", "missing: server.inbound opens this door");
-    }
+    let (webhooks, webhook_secrets) = webhooks(root, &server.inbound);
     let imap = imap::read(root.table("imap"), server.inbound.contains(&Door::Imap));
     let imap = imap.map(|imap| mailboxes::Settings {
         store_max: ingress.store_max,
@@ -164,6 +158,22 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
         events,
         outbound,
     })
+}
+
+fn tls(mut section: Section<'_>) -> Option<PathBuf> {
+    let folder = section.path_maybe("folder");
+    section.end();
+    folder
+}
+
+/// The webhooks' doors if they are open, and the secrets of our own scheme.
+fn webhooks(root: &mut Section<'_>, inbound: &[Door]) -> (Option<webhooks::Settings>, Vec<Secret>) {
+    let (doors, secrets) = webhook::read(root.table("webhook"));
+    let doors = doors.filter(|_| inbound.contains(&Door::Webhook));
+    if inbound.contains(&Door::Webhook) && doors.is_none() {
+        root.problem("webhook.secret", "missing: server.inbound opens this door");
+    }
+    (doors, secrets)
 }
 
 /// The table `[server]`, as read.

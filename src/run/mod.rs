@@ -7,6 +7,7 @@ mod descriptors;
 mod exit;
 pub mod gate;
 mod gateway;
+mod house;
 pub mod intake;
 mod signals;
 mod tasks;
@@ -22,40 +23,26 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use axum::Router;
 use axum::serve::Listener;
-use prometheus_client::registry::Registry;
 use sd_notify::NotifyState;
 use tokio::runtime;
 use tokio::sync::watch;
 use tokio::time;
 use tracing::{info, warn};
 
-use crate::auth::Authenticator;
 use crate::clock;
-use crate::config::{Config, LogFormat, Problem, Route, Secret};
-use crate::delivery;
-use crate::events::{self, Sink, Subscriber, SubscriberSettings};
-use crate::http::admin::Admin;
-use crate::http::control::{self, Control, SOCKET, TokenRoute, Waiting};
-use crate::http::health::Health;
-use crate::http::keys::Keys;
-use crate::http::messages::Embedded;
-use crate::http::router::{self, App};
-use crate::http::server::Terms;
-use crate::http::stream::Listeners;
-use crate::http::webhook::Gate;
-use crate::http::{metrics, server};
-use crate::ingress::imap::{self, Imap};
+use crate::config::{Config, LogFormat, Problem, Route};
+use crate::events::Subscriber;
+use crate::http::control::{Control, SOCKET, TokenRoute};
+use crate::http::server::{self, Terms};
+use crate::ingress::imap::Imap;
 use crate::ingress::routes::{self, Routes};
 use crate::ingress::smtp as ingress;
-use crate::ingress::webhook::{self, Doors, Errands};
-use crate::mail::outgoing::loop_mark;
-use crate::objects::{Buckets, Objects};
-use crate::outbound;
-use crate::outbound::relay::Relays;
+use crate::ingress::webhook::Doors;
 use crate::store::{Book, OpenError, Store};
 use crate::tls::{self, Certificates};
 
 pub use exit::{Exit, Failure};
+use house::House;
 use signals::{Signal, Signals};
 use tasks::Tasks;
 
@@ -133,112 +120,7 @@ pub fn control(config: &Config, store: &Store) -> Result<Control, Failure> {
     })
 }
 
-/// Everything that is built before the first client is let in.
-struct House {
-    store: Store,
-    book: Option<Book>,
-    certificates: Arc<Certificates>,
-    ingress: ingress::Server,
-    worker: delivery::worker::Worker,
-    outbound: Option<outbound::worker::Worker>,
-    webhooks: Option<Doors>,
-    imap: Option<Imap>,
-    objects: Objects,
-    listeners: Listeners,
-    subscribers: Vec<Subscriber>,
-    app: Router,
-    control: Router,
-}
-
 impl House {
-    async fn build(config: &Config) -> Result<Self, Failure> {
-        let store = open_store(config)?;
-        let book = match &config.embedded_api {
-            Some(_) => {
-                Some(Book::open(config.data_dir.join(BOOK), clock::now()).map_err(open_failure)?)
-            }
-            None => None,
-        };
-        let certificates = Arc::new(certificates(config)?);
-        let objects = Objects::open(config.attachments.clone())
-            .map_err(|error| Failure::new(Exit::CannotCreate, error))?;
-        let mut registry = Registry::default();
-        let ingress_metrics = ingress::Metrics::default();
-        ingress_metrics.register(registry.sub_registry_with_prefix("postern"));
-        let delivery_metrics = Arc::new(delivery::metrics::Metrics::register(&mut registry));
-        store.metrics().register(&mut registry);
-        metrics::register_ledger(&mut registry, store.clone());
-        let worker = delivery::worker::Worker::new(
-            store.clone(),
-            delivery_routes(config)?,
-            config.delivery.clone(),
-            Arc::clone(&delivery_metrics),
-            Some(objects.clone()),
-        );
-        let outbound = outbound_worker(config, &store, &mut registry);
-        let messages = config.embedded_api.as_ref().zip(book.clone());
-        let webhooks = webhooks(config, &store, &mut registry)?;
-        let subscribers = subscribers(config, &store, &mut registry);
-        let keys = api_keys(config);
-        let listeners = Listeners::new(store.clone(), keys.clone());
-        let gateway = gateway::open(config, &store, &mut registry)?;
-        let imap = imap(config, &store, &mut registry)?;
-        let app = App {
-            health: Health {
-                store: store.clone(),
-                paused: Arc::new(move || delivery_metrics.paused_routes()),
-            },
-            registry: Arc::new(registry),
-            messages: messages.map(|(key, book)| Embedded::new(book, key.reveal())),
-            webhooks: webhooks
-                .clone()
-                .map(|doors| Arc::new(doors) as Arc<dyn Gate>),
-            gateway: Some(Arc::new(gateway)),
-            objects: Some(objects.clone()),
-            listeners: Some(listeners.clone()),
-            admin: Some(Admin::new(
-                store.clone(),
-                keys,
-                config.development,
-                config.outbound.max_age,
-            )),
-        };
-        let parts = ingress::Parts {
-            store: store.clone(),
-            routes: Arc::new(ingress_routes(config)?),
-            auth: authenticator(config),
-            certificates: Some(Arc::clone(&certificates)),
-            metrics: ingress_metrics,
-        };
-        let waits = worker.waits();
-        let desk = Control {
-            waits: Arc::new(move |id| {
-                waits.of(id).map(|wait| Waiting {
-                    attempts: wait.attempts,
-                    reason: wait.reason,
-                    due_at: wait.due_at,
-                })
-            }),
-            ..control(config, &store)?
-        };
-        Ok(Self {
-            control: control::router(desk),
-            ingress: ingress::Server::bind(config.ingress.clone(), parts)
-                .map_err(|error| Failure::new(Exit::Unavailable, error))?,
-            app: router::router(app),
-            store,
-            book,
-            certificates,
-            worker,
-            outbound,
-            webhooks,
-            imap,
-            objects,
-            listeners,
-            subscribers,
-        })
-    }
-
     async fn live(self, config: &Config, out: &mut impl Write) -> Result<(), Failure> {
         let mut signals = Signals::listen()?;
         let Self {
@@ -270,21 +152,11 @@ impl House {
             Ok(())
         });
         watch_disk(&mut desks, &store, book.as_ref());
-        for subscriber in subscribers {
-            let stop = http.clone();
-            desks.spawn("events", async move { Ok(subscriber.run(stop).await?) });
-        }
-        let mut doors = open_doors(ingress, webhooks, &mail);
+        tell_subscribers(&mut desks, subscribers, &http);
+        let mut doors = open_doors(ingress, webhooks, imap, &mail);
         if let Some(outbound) = outbound {
             let stop = mail.clone();
             doors.spawn("outbound", async move { Ok(outbound.run(stop).await?) });
-        }
-        if let Some(imap) = imap {
-            let stop = mail.clone();
-            doors.spawn("imap", async move {
-                imap.run(stop).await;
-                Ok(())
-            });
         }
         doors.spawn("delivery", async move { Ok(worker.run(mail).await?) });
         if let Some(book) = book.as_ref().filter(|_| config.development) {
@@ -323,38 +195,11 @@ impl House {
     }
 }
 
-/// What empties the outbox, if mail is sent at all.
-fn outbound_worker(
-    config: &Config,
-    store: &Store,
-    registry: &mut Registry,
-) -> Option<outbound::worker::Worker> {
-    let settings = Some(&config.outbound).filter(|settings| settings.enabled)?;
-    let metrics = Arc::new(outbound::metrics::Metrics::register(registry));
-    let relays = Relays::new(
-        settings.relays.clone(),
-        config.hostname.ascii(),
-        settings.timeouts,
-        Arc::clone(&metrics),
-    );
-    for relay in settings.relays.iter().filter(|_| !settings.capture) {
-        info!(relay = relay.label(), "mail goes out by this relay");
-    }
-    if settings.capture {
-        info!("mail that goes out is captured, not sent");
-    }
-    let signers = Arc::clone(&settings.signers);
-    let worker = settings.worker.clone();
-    let store = store.clone();
-    Some(outbound::worker::Worker::new(
-        store, relays, signers, worker, metrics,
-    ))
-}
-
 /// Starts what takes mail in, until `stopped` is true.
 fn open_doors(
     ingress: ingress::Server,
     webhooks: Option<Doors>,
+    imap: Option<Imap>,
     stopped: &watch::Receiver<bool>,
 ) -> Tasks {
     let mut doors = Tasks::default();
@@ -372,90 +217,26 @@ fn open_doors(
             Ok(())
         });
     }
+    if let Some(imap) = imap {
+        let stop = stopped.clone();
+        doors.spawn("imap", async move {
+            imap.run(stop).await;
+            Ok(())
+        });
+    }
     doors
 }
 
-/// The doors for providers' webhooks, if they are open.
-fn webhooks(
-    config: &Config,
-    store: &Store,
-    registry: &mut Registry,
-) -> Result<Option<Doors>, Failure> {
-    let Some(settings) = &config.webhooks else {
-        return Ok(None);
-    };
-    let metrics = webhook::Metrics::default();
-    metrics.register(registry.sub_registry_with_prefix("postern"));
-    let web = webhook::Web::new().map_err(|error| Failure::new(Exit::Software, error))?;
-    let keys = Some(settings.api_keys.clone()).filter(|keys| !keys.are_none());
-    let errands = keys.map(|keys| {
-        let folder = config.data_dir.join(ERRANDS);
-        Errands::open(folder, keys).map_err(|error| Failure::new(Exit::CannotCreate, error))
-    });
-    let errands = errands.transpose()?;
-    let buckets =
-        Buckets::new(&settings.buckets).map_err(|error| Failure::new(Exit::Config, error))?;
-    let parts = webhook::Parts {
-        store: store.clone(),
-        routes: Arc::new(ingress_routes(config)?),
-        fetch: Arc::new(web),
-        metrics,
-        errands,
-        buckets: (!settings.buckets.is_empty()).then_some(buckets),
-    };
-    let doors = Doors::new(settings.clone(), parts);
-    for provider in doors.names() {
-        info!(provider, protocol = "webhook", "door open");
+/// Starts telling those who are told what happens.
+fn tell_subscribers(
+    desks: &mut Tasks,
+    subscribers: Vec<Subscriber>,
+    stopped: &watch::Receiver<bool>,
+) {
+    for subscriber in subscribers {
+        let stop = stopped.clone();
+        desks.spawn("events", async move { Ok(subscriber.run(stop).await?) });
     }
-    Ok(Some(doors))
-}
-
-/// The keys of whoever may listen to events and look at the pages: those of the gateway.
-fn api_keys(config: &Config) -> Keys {
-    let keys = config.outbound.api.keys.iter();
-    Keys::new(keys.chain(&config.embedded_api).map(Secret::reveal))
-}
-
-/// Those who are told what happens.
-fn subscribers(config: &Config, store: &Store, registry: &mut Registry) -> Vec<Subscriber> {
-    let metrics = events::Metrics::default();
-    metrics.register(registry.sub_registry_with_prefix("postern"));
-    let hooks = config.events.hooks.iter().cloned();
-    let mut sinks: Vec<(SubscriberSettings, Sink)> = hooks
-        .map(|(settings, hook)| (settings, Sink::Hook(hook)))
-        .collect();
-    if config.events.log {
-        sinks.push((SubscriberSettings::new("log"), Sink::Log));
-    }
-    let subscribers = sinks
-        .into_iter()
-        .map(|(settings, sink)| Subscriber::new(settings, sink, store.clone(), metrics.clone()));
-    subscribers.collect()
-}
-
-/// The door that fetches mail by IMAP, if it is open.
-fn imap(config: &Config, store: &Store, registry: &mut Registry) -> Result<Option<Imap>, Failure> {
-    let Some(settings) = &config.imap else {
-        return Ok(None);
-    };
-    let metrics = imap::Metrics::default();
-    metrics.register(registry.sub_registry_with_prefix("postern"));
-    let parts = imap::Parts {
-        store: store.clone(),
-        routes: Arc::new(ingress_routes(config)?),
-        auth: authenticator(config),
-        metrics,
-    };
-    let imap = Imap::new(settings.clone(), parts);
-    let imap = imap.map_err(|error| Failure::new(Exit::Config, error))?;
-    let folders = settings.folders.join(" ");
-    info!(
-        protocol = "imap",
-        host = settings.host,
-        folders,
-        "door open"
-    );
-    Ok(Some(imap))
 }
 
 /// Starts what is spoken HTTP with: the addresses, and the control socket.
@@ -597,24 +378,6 @@ fn open_failure(error: OpenError) -> Failure {
     Failure::new(exit, error)
 }
 
-fn certificates(config: &Config) -> Result<Certificates, Failure> {
-    let name = config.hostname.ascii();
-    let made = match &config.certificates {
-        Some(folder) => Certificates::load(folder, &name),
-        None => {
-            let folder = config.data_dir.join(CERTIFICATES);
-            make_folder(&folder)?;
-            Certificates::load_or_self_sign(&folder, &name)
-        }
-    };
-    made.map_err(|error| Failure::new(Exit::Config, error))
-}
-
-fn authenticator(config: &Config) -> Option<Arc<Authenticator>> {
-    let wanted = config.auth_enabled;
-    wanted.then(|| Arc::new(Authenticator::new(config.auth.clone())))
-}
-
 fn ingress_routes(config: &Config) -> Result<Routes, Failure> {
     let mut list = Vec::new();
     for route in &config.routes {
@@ -629,25 +392,6 @@ fn ingress_routes(config: &Config) -> Result<Routes, Failure> {
         });
     }
     Routes::new(list, &config.hostname).map_err(|error| Failure::new(Exit::Config, error))
-}
-
-fn delivery_routes(config: &Config) -> Result<Vec<delivery::route::Route>, Failure> {
-    let mut list = Vec::new();
-    for route in &config.routes {
-        let keys = Arc::new(key_ring(route)?);
-        list.push(delivery::route::Route {
-            name: route.name.clone(),
-            api: delivery::api::Api::new(&route.api)
-                .map_err(|error| Failure::new(Exit::Config, error))?,
-            loop_mark: Some(loop_mark(&keys, &route.domains[0])),
-            keys,
-            message_id_domains: route.domains.clone(),
-            reply_marker: route.reply_marker.clone(),
-            policy: route.policy.clone(),
-            senders: route.senders,
-        });
-    }
-    Ok(list)
 }
 
 fn key_ring(route: &Route) -> Result<crate::mail::token::KeyRing, Failure> {

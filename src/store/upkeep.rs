@@ -371,6 +371,13 @@ impl Clerk {
         expired: &mut Vec<Key>,
     ) -> Result<bool, IndexError> {
         let stands = |key| Ok(state.entry(key)?.is_some_and(|(seq, _)| seq == origin));
+        let mut lasts = |key, until| {
+            let (stands, over) = (stands(key)?, until <= state.newest_at);
+            if stands && over {
+                expired.push(key);
+            }
+            Ok(stands && !over)
+        };
         match fact {
             Fact::Mapped(mapping) => {
                 let thread = Key::thread(ThreadKey::of(&mapping.thread_id).0);
@@ -385,23 +392,9 @@ impl Clerk {
             Fact::Minted { token, .. } => stands(Key::minted(*token)),
             Fact::Polled { mailbox, .. } => stands(Key::polled(mailbox)),
             Fact::Revoked { token, .. } => stands(Key::revoked(*token)),
-            Fact::Spent { word, until, .. } => {
-                let key = Key::spent(*word);
-                let stands = stands(key)?;
-                if stands && *until < state.newest_at {
-                    expired.push(key);
-                    return Ok(false);
-                }
-                Ok(stands)
-            }
+            Fact::Spent { word, until, .. } => lasts(Key::spent(*word), *until),
             Fact::Suppressed(suppression) => {
-                let key = Key::suppressed(&suppression.address);
-                let standing = stands(key)?;
-                let over = suppression.until <= state.newest_at;
-                if standing && over {
-                    expired.push(key);
-                }
-                Ok(standing && !over)
+                lasts(Key::suppressed(&suppression.address), suppression.until)
             }
             Fact::Spoken { thread_id, said } => stands(Key::said(thread_id, said.by_us)),
             Fact::Happened(_) => Ok(state.outbox.event(EventId(origin)).is_some()),
