@@ -12,7 +12,6 @@ use bytes::Bytes;
 use super::fact::{DeliveryId, Fact, Ledger, MailId, Mapping, Outcome, Position};
 use super::held::{Held, Live, Open, Recent, Totals};
 use super::index::{Index, IndexError, Key, Meta};
-use super::leaving::{Leaving, sorted};
 use super::outbox::Outbox;
 use super::place::Place;
 use crate::clock::Timestamp;
@@ -21,6 +20,7 @@ use crate::mail::fingerprint::Fingerprint;
 use crate::mail::lane::LaneKey;
 use crate::mail::token::ThreadKey;
 
+mod indexing;
 mod sending;
 
 /// How a fact is to be applied.
@@ -407,53 +407,6 @@ impl State {
             parked: self.parked.len() as u64,
             dropped: self.totals.dropped.clone(),
         }
-    }
-
-    // On the way to the index.
-
-    /// How many changes the index has not seen.
-    pub(super) fn behind(&self) -> usize {
-        self.fresh.len() + self.dirty.len()
-    }
-
-    /// How many of them are entries, and about how many bytes those have.
-    pub(super) fn entries(&self) -> (usize, usize) {
-        (self.fresh.len(), self.fresh_bytes)
-    }
-
-    /// Takes the changes out. Questions still see them until [`State::left`].
-    pub(super) fn leave(&mut self) -> Leaving {
-        self.leaving = Arc::new(std::mem::take(&mut self.fresh));
-        self.fresh_bytes = 0;
-        let mut mails = Vec::with_capacity(self.dirty.len());
-        for mail in std::mem::take(&mut self.dirty) {
-            let held = self.held.get_mut(&mail).map(|held| {
-                held.indexed = true;
-                held.clone()
-            });
-            mails.push((Key::held(mail), held));
-        }
-        Leaving {
-            entries: Arc::clone(&self.leaving),
-            mails,
-            meta: Meta {
-                seq: self.seq,
-                totals: self.totals.clone(),
-            },
-        }
-    }
-
-    /// Writes the entries to the index at once, but not yet what they are true for: for a rebuild,
-    /// which would not fit into memory.
-    pub(super) fn shed(&mut self) -> Result<(), IndexError> {
-        let entries = std::mem::take(&mut self.fresh);
-        self.fresh_bytes = 0;
-        self.index.apply(sorted(&entries), None)
-    }
-
-    /// What was taken out is in the index.
-    pub(super) fn left(&mut self) {
-        self.leaving = Arc::default();
     }
 
     // Inside.
