@@ -155,7 +155,7 @@ impl Store {
     fn open_on(settings: Settings, now: Timestamp, disk: Disk) -> Result<Self, OpenError> {
         let (shared, writer) = opening::open(settings, disk)?;
         let mut state = shared.state_mut();
-        state.newest_at = state.newest_at.max(now);
+        state.newest_at = now;
         drop(state);
         Ok(Self { shared, writer })
     }

@@ -46,7 +46,7 @@ impl State {
     /// Applies a fact about the outbox; those about other things change nothing.
     pub(super) fn send(&mut self, fact: Fact, stamp: Stamp) -> Result<(), IndexError> {
         if let Some(at) = moment(&fact) {
-            self.newest_at = self.newest_at.max(at);
+            self.time_is(at, stamp);
         }
         if let Some(job) = fact.job()
             && !matches!(fact, Fact::Enqueued(_))
