@@ -19,7 +19,7 @@ use crate::mail::outgoing::job_of_message_id;
 use crate::mail::thread::{Candidate, Decision, Facts, Reason, decide};
 use crate::mail::token::{Claims, ThreadKey};
 use crate::mail::verdict::{Source, Verdict};
-use crate::store::{Delivery, Fact, Mapping, Said, Step, Store};
+use crate::store::{Delivery, Fact, Mapping, Said, Step, Store, Talk};
 
 /// Of a thread's Message-IDs so many are remembered, the newest: a References field of more helps
 /// no mail program.
@@ -63,6 +63,25 @@ impl Place<'_> {
             |made| Some((Some(made), Reason::None)),
         );
         found?.0
+    }
+
+    /// What we said last in the thread of a mail: to its author, or else to whom the thread is with, who may
+    /// have passed it on.
+    pub(super) fn ours(&self, mail: &Reading, now: Timestamp) -> Option<Said> {
+        let thread = self.thread(mail, now)?;
+        let ours = |with: &Address| self.store.said(&self.talk(&thread, with), true);
+        mail.author.as_ref().and_then(ours).or_else(|| {
+            let mapping = self.mapping(ThreadKey::of(&thread))?;
+            ours(mapping.participant.as_ref()?)
+        })
+    }
+
+    fn talk(&self, thread: &str, with: &Address) -> Talk {
+        Talk {
+            route: self.route.name.clone(),
+            thread_id: thread.to_owned(),
+            with: with.folded(),
+        }
     }
 
     fn claims(&self) -> Option<&Claims> {
@@ -328,13 +347,18 @@ impl Placed {
         }
         facts.push(Fact::Mapped(mapping));
         facts.extend(Self::minted(place, thread));
-        if mail.kind.is_person() {
+        if let Some(author) = mail.author.as_ref().filter(|_| self.may_be_quoted(mail)) {
             facts.push(Fact::Spoken {
-                thread_id: thread.to_owned(),
+                talk: place.talk(thread, author),
                 said: said(mail, place.delivery.envelope.received_at),
             });
         }
         facts
+    }
+
+    /// Words that anyone could have put under this address are never sent to it as its own.
+    const fn may_be_quoted(&self, mail: &Reading) -> bool {
+        mail.kind.is_person() && !matches!(self.identity, Identity::Unverified)
     }
 
     /// A v1 token seen whole: if it comes lower-cased one day, this is how it is known again.

@@ -159,10 +159,6 @@ impl Subscriber {
             self.record(newest).await?;
             return Ok(newest);
         };
-        let oldest = self.store.oldest_event();
-        if let Some(oldest) = oldest.filter(|oldest| cursor < *oldest) {
-            info!(subscriber = name, %cursor, %oldest, "events no longer kept may be missed");
-        }
         Ok(cursor)
     }
 
@@ -170,6 +166,7 @@ impl Subscriber {
     fn take_in(&self, order: &mut Order) {
         const COUNT: usize = 100;
         while order.open() < OPEN_MAX {
+            self.look_for_gap(order.read());
             let events = self.store.events_after(order.read(), COUNT);
             let last = events.len() < COUNT;
             for told in events {
@@ -181,6 +178,17 @@ impl Subscriber {
                 return;
             }
         }
+    }
+
+    /// Who is too far behind misses what is kept no more; a person must hear of it.
+    fn look_for_gap(&self, read: EventId) {
+        let oldest = self.store.oldest_event().unwrap_or_default();
+        if read == EventId::default() || oldest.0 <= read.0.saturating_add(1) {
+            return;
+        }
+        let name = &self.settings.name;
+        self.metrics.attempt(name, "missed");
+        warn!(subscriber = name, %read, %oldest, "too far behind: events between these two are not told");
     }
 
     /// Tells one event, as often as it takes.

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use tokio::{task, time};
 use tracing::{error, info, warn};
 
+use super::compose::redact;
 use super::metrics::Metrics;
 use super::relay::reply::cut;
 use super::relay::{Attempt, Letter, Relays, stuffing};
@@ -199,9 +200,11 @@ impl Desk {
             is_eight_bit: !mail.is_ascii(),
         };
         let began = Instant::now();
-        let told = self.relays.send(&letter);
+        let (attempt, relay) = self.relays.send(&letter);
         self.metrics.took(began.elapsed());
-        told
+        // A relay that repeats the sender it refuses repeats a return path, which is a secret.
+        let harmless = |text: String| redact(&text, &self.own_domains).into_owned();
+        (attempt.with_words(harmless), relay)
     }
 
     async fn conclude(&self, record: &JobRecord, attempt: Attempt, relay: Option<String>) -> Ended {

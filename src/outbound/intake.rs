@@ -23,7 +23,7 @@ use crate::mail::outgoing::{self, JobId};
 use crate::mail::subject::Subject;
 use crate::mail::token::{Format, KeyRing, ThreadKey};
 use crate::store::{
-    Enqueued, Event, EventKind, Fact, Job, Mapping, RecordError, Said, Store, Suppression,
+    Enqueued, Event, EventKind, Fact, Job, Mapping, RecordError, Said, Store, Suppression, Talk,
 };
 
 /// Message-IDs of a thread that are remembered.
@@ -340,7 +340,7 @@ impl Plan<'_> {
             subject: self.subject(),
             text: draft.text.clone(),
             html: draft.html.clone(),
-            history: self.history(),
+            history: self.history(to),
             marker: settings.marker.clone(),
             enclosures: draft.files.iter().map(enclosure).collect(),
             in_reply_to: self.in_reply_to(),
@@ -419,12 +419,21 @@ impl Plan<'_> {
         mapping.map_or_else(Vec::new, |mapping| mapping.references.clone())
     }
 
-    /// What was said last, newest first: by the person, and by us before.
-    fn history(&self) -> Vec<compose::Said> {
-        let (store, thread) = (&self.intake.store, &self.draft.thread_id);
+    fn talk(&self, with: &Address) -> Talk {
+        Talk {
+            route: self.route.name.clone(),
+            thread_id: self.draft.thread_id.clone(),
+            with: with.folded(),
+        }
+    }
+
+    /// What was said last between us and `to`, newest first. What others of the thread wrote, or were
+    /// told, is not his to read.
+    fn history(&self, to: &Address) -> Vec<compose::Said> {
+        let (store, talk) = (&self.intake.store, self.talk(to));
         let mut said: Vec<Said> = [false, true]
             .into_iter()
-            .filter_map(|by_us| store.said(thread, by_us))
+            .filter_map(|by_us| store.said(&talk, by_us))
             .collect();
         said.sort_by_key(|said| std::cmp::Reverse(said.at));
         said.into_iter()
@@ -462,16 +471,16 @@ impl Plan<'_> {
         });
         if job.recipient == self.recipient {
             facts.push(Fact::Mapped(self.mapped(own_id)));
-            facts.push(Fact::Spoken {
-                thread_id: draft.thread_id.clone(),
-                said: Said {
-                    by_us: true,
-                    name: draft.sender_name.clone(),
-                    at: now,
-                    text: cut(text, Said::TEXT_BYTES_MAX).to_owned(),
-                },
-            });
         }
+        facts.push(Fact::Spoken {
+            talk: self.talk(&job.recipient),
+            said: Said {
+                by_us: true,
+                name: draft.sender_name.clone(),
+                at: now,
+                text: cut(text, Said::TEXT_BYTES_MAX).to_owned(),
+            },
+        });
         let told = json!({
             "jobId": job.id.to_string(),
             "threadId": draft.thread_id,

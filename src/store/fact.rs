@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::event::{Event, EventId};
-use super::job::{Job, JobOutcome, Returned, Said, Suppression};
+use super::job::{Job, JobOutcome, Returned, Said, Suppression, Talk};
 use crate::clock::Timestamp;
 use crate::mail::address::Address;
 use crate::mail::envelope::{Envelope, Recipient};
@@ -217,10 +217,11 @@ pub enum Fact {
         /// When.
         at: Timestamp,
     },
-    /// What was said last in a thread, on one side.
+    /// What was said last in a talk, on one side.
     Spoken {
-        /// The thread's id in the product.
-        thread_id: String,
+        /// Between whom; that of nobody, if the fact does not tell.
+        #[serde(default)]
+        talk: Talk,
         /// The words.
         said: Said,
     },

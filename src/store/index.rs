@@ -13,12 +13,13 @@ use thiserror::Error;
 use super::event::EventId;
 use super::fact::MailId;
 use super::held::{Held, Totals};
+use super::job::Talk;
 use crate::mail::outgoing::JobId;
 
 /// Entries written as one atom: more make look-ups wait longer, fewer cost more each.
 const BATCH_ENTRIES: usize = 128;
 /// Another name when the entries get another form: an index of the old form is then made again.
-const META: &[u8] = b"!3";
+const META: &[u8] = b"!4";
 
 /// The name of an entry: what it is, and 16 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,9 +104,10 @@ impl Key {
         Self::tagged(Self::SUPPRESSED, digest(&[address]))
     }
 
-    pub(super) fn said(thread_id: &str, by_us: bool) -> Self {
+    pub(super) fn said(talk: &Talk, by_us: bool) -> Self {
         let side = if by_us { "us" } else { "them" };
-        Self::tagged(b'w', digest(&[side, thread_id]))
+        let parts = [side, &talk.route, &talk.thread_id, &talk.with];
+        Self::tagged(b'w', digest(&parts))
     }
 
     pub(super) fn heard(subscriber: &str) -> Self {
@@ -340,4 +342,41 @@ fn digest(parts: &[&str]) -> [u8; 16] {
     let mut out = [0; 16];
     out.copy_from_slice(&hash.finalize()[..16]);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_kinds_of_entries_share_a_name() {
+        let (mail, job, talk) = (MailId(7), JobId([7; 16]), Talk::default());
+        let keys = [
+            Key::thread([7; 16]),
+            Key::message_id("a@b", true),
+            Key::message_id("a@b", false),
+            Key::subject("r", "s", "t"),
+            Key::minted([7; 16]),
+            Key::revoked([7; 16]),
+            Key::spent([7; 16]),
+            Key::polled("p"),
+            Key::fingerprint([7; 16]),
+            Key::held(mail),
+            Key::ghost(mail),
+            Key::open_job(job),
+            Key::settled_job(job),
+            Key::job_key([7; 16]),
+            Key::recent(7),
+            Key::event(EventId(7)),
+            Key::suppressed("a@b"),
+            Key::said(&talk, true),
+            Key::heard("h"),
+        ];
+        let tags: BTreeSet<u8> = keys.iter().map(|key| key.0[0]).collect();
+        assert_eq!(tags.len(), keys.len());
+        assert!(!tags.contains(&META[0]));
+        assert_ne!(Key::said(&talk, true), Key::said(&talk, false));
+    }
 }

@@ -165,7 +165,19 @@ pub struct Suppression {
     pub until: Timestamp,
 }
 
-/// Words of a thread that were written last, on one side.
+/// Between whom words went: us and one person, in one thread of one route. Two products may have threads of
+/// the same id, and in one thread several people may write who are not to read each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Talk {
+    /// The route's name.
+    pub route: String,
+    /// The thread's id in the product.
+    pub thread_id: String,
+    /// The person's address, folded.
+    pub with: String,
+}
+
+/// Words of a talk that were written last, on one side.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Said {
     /// We sent them; else they came in.

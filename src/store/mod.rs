@@ -46,7 +46,7 @@ pub use fact::{
 };
 pub use job::{
     Enqueued, HISTORY_MAX, Job, JobOutcome, JobRecord, JobState, OutboxLedger, Returned, Said,
-    Suppression, Trial,
+    Suppression, Talk, Trial,
 };
 pub use metrics::Metrics;
 

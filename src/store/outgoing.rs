@@ -15,7 +15,9 @@ use super::event::{Event, EventId};
 use super::fact::Fact;
 use super::frame::{self, Record};
 use super::index::IndexError;
-use super::job::{Enqueued, Job, JobOutcome, JobRecord, JobState, OutboxLedger, Said, Suppression};
+use super::job::{
+    Enqueued, Job, JobOutcome, JobRecord, JobState, OutboxLedger, Said, Suppression, Talk,
+};
 use super::outbox::Shelf;
 use super::place::Place;
 use super::sense::Told;
@@ -183,10 +185,10 @@ impl Store {
         self.found(found.map(Some)).unwrap_or_default()
     }
 
-    /// What was said last in a thread, by us or to us.
-    pub fn said(&self, thread_id: &str, by_us: bool) -> Option<Said> {
+    /// What was said last in a talk, by us or to us.
+    pub fn said(&self, talk: &Talk, by_us: bool) -> Option<Said> {
         let place = || {
-            let found = self.shared.state().said(thread_id, by_us);
+            let found = self.shared.state().said(talk, by_us);
             self.found(found)
         };
         let said = |place| match self.fact_at(place)? {

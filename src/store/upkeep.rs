@@ -86,7 +86,7 @@ impl Moves {
     fn of(fact: Fact, origin: u64) -> Self {
         match fact {
             Fact::Mapped(mapping) => Self::Mapping(mapping.thread_id),
-            Fact::Spoken { thread_id, said } => Self::Entry(Key::said(&thread_id, said.by_us)),
+            Fact::Spoken { talk, said } => Self::Entry(Key::said(&talk, said.by_us)),
             Fact::Happened(_) => Self::Entry(Key::event(EventId(origin))),
             _ => Self::Nothing,
         }
@@ -396,7 +396,7 @@ impl Clerk {
             Fact::Suppressed(suppression) => {
                 lasts(Key::suppressed(&suppression.address), suppression.until)
             }
-            Fact::Spoken { thread_id, said } => stands(Key::said(thread_id, said.by_us)),
+            Fact::Spoken { talk, said } => stands(Key::said(talk, said.by_us)),
             Fact::Happened(_) => Ok(state.outbox.event(EventId(origin)).is_some()),
             Fact::Heard { subscriber, .. } => stands(Key::heard(subscriber)),
             // What it took away is nowhere any more, and jobs are told as a whole.

@@ -15,6 +15,8 @@ use postern::clock;
 use postern::events::{Hook, HookSettings, Metrics, Signer, Sink, Subscriber, SubscriberSettings};
 use postern::retry;
 use postern::store::{Event, EventId, EventKind, Fact, Store};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
 use reqwest::Client;
 use serde_json::Value;
 use sha2::Sha256;
@@ -102,6 +104,14 @@ impl Ear {
 }
 
 fn subscribe(store: &Store, address: SocketAddr) -> (watch::Sender<bool>, JoinHandle<()>) {
+    subscribe_with(store, address, Metrics::default())
+}
+
+fn subscribe_with(
+    store: &Store,
+    address: SocketAddr,
+    metrics: Metrics,
+) -> (watch::Sender<bool>, JoinHandle<()>) {
     let key = format!("whsec_{}", BASE64.encode(SECRET));
     let hook = Hook::new(HookSettings {
         url: format!("http://{address}/hook"),
@@ -117,7 +127,7 @@ fn subscribe(store: &Store, address: SocketAddr) -> (watch::Sender<bool>, JoinHa
         ..SubscriberSettings::new("test")
     };
     let sink = Sink::Hook(hook.unwrap());
-    let subscriber = Subscriber::new(settings, sink, store.clone(), Metrics::default());
+    let subscriber = Subscriber::new(settings, sink, store.clone(), metrics);
     let (stop, stopped) = watch::channel(false);
     let run = tokio::spawn(async move { subscriber.run(stopped).await.unwrap() });
     (stop, run)
@@ -208,6 +218,44 @@ async fn one_thread_that_will_not_go_through_holds_back_no_other() {
         let n = told["data"]["n"].as_u64().unwrap();
         assert_eq!(*ids.entry(n).or_insert_with(|| id.clone()), id);
     }
+}
+
+#[tokio::test]
+async fn who_is_too_far_behind_goes_on_and_a_person_hears_of_it() {
+    const KEPT: u64 = 50_000;
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(settings_in(folder.path()), clock::now()).unwrap();
+    let facts = |from: u64, to: u64| {
+        let fact = |n| event(EventKind::Processed, "thread", n);
+        (from..to).map(fact).collect::<Vec<_>>()
+    };
+    store.record(facts(0, 1)).await.unwrap();
+    let heard = Fact::Heard {
+        subscriber: "test".to_owned(),
+        event: *store.events().borrow(),
+        at: clock::now(),
+    };
+    store.record(vec![heard]).await.unwrap();
+    for from in (1..=KEPT + 1_000).step_by(1_000) {
+        store.record(facts(from, from + 1_000)).await.unwrap();
+    }
+    let (ear, address) = Ear::listen(|_| 200).await;
+    let metrics = Metrics::default();
+    let mut registry = Registry::default();
+    metrics.register(&mut registry);
+    let (stop, run) = subscribe_with(&store, address, metrics);
+    until("the oldest that is kept is told", || {
+        !ear.heard().is_empty()
+    })
+    .await;
+    stop.send_replace(true);
+    run.await.unwrap();
+    let oldest = store.oldest_event().unwrap();
+    assert_eq!(ear.heard()[0].0, format!("evt_{oldest}"));
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    let missed = "events_attempts_total{subscriber=\"test\",outcome=\"missed\"} 1";
+    assert!(text.contains(missed), "{text}");
 }
 
 /// Reads a stream until it has `count` events: their ids, names and data.

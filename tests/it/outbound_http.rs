@@ -396,18 +396,20 @@ async fn nobody_calls_without_a_key_or_a_fresh_signature() {
     assert_eq!(heard(forged).await.0, 401);
 
     // The very same signed request is one job, and nobody gives it another key.
-    let direct = |key: Option<&str>| {
-        let request = signed(&postern, "/gateway/outbound", &direct(), now);
+    let direct = |key: Option<&str>, at: u64| {
+        let request = signed(&postern, "/gateway/outbound", &direct(), at);
         match key {
             Some(key) => request.header("Idempotency-Key", key),
             None => request,
         }
     };
-    let job = job_of(&heard(direct(None)).await);
-    assert_eq!(job_of(&heard(direct(None)).await), job);
-    let job = job_of(&heard(direct(Some("k1"))).await);
-    assert_eq!(job_of(&heard(direct(Some("k1"))).await), job);
-    assert_eq!(heard(direct(Some("k2"))).await.0, 401);
+    let job = job_of(&heard(direct(None, now)).await);
+    assert_eq!(job_of(&heard(direct(None, now)).await), job);
+    assert_eq!(heard(direct(Some("k1"), now)).await.0, 401);
+    let job = job_of(&heard(direct(Some("k1"), now + 1)).await);
+    assert_eq!(job_of(&heard(direct(Some("k1"), now + 1)).await), job);
+    assert_eq!(heard(direct(Some("k2"), now + 1)).await.0, 401);
+    assert_eq!(heard(direct(None, now + 1)).await.0, 401);
 
     let (seconds, text) = (now / 1000, event("m5").to_string());
     let signature = BASE64.encode(&mac(SECRET.as_bytes(), &format!("msg_1.{seconds}.{text}")));
@@ -719,4 +721,57 @@ async fn a_thread_whose_id_is_no_uuid_is_found_again_by_its_reply() {
         ("ticket:42", &json!("Thank you!"))
     );
     assert_eq!(message["senderEmail"], "ann@example.com");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_shown_what_others_of_the_thread_wrote() {
+    let product = Product::start();
+    let mut postern = Postern::new(Some(&product.base_url()), CAPTURE);
+    postern.start();
+    let to = |whom: &str, body: &str| {
+        let mut mail = direct();
+        (mail["recipientEmail"], mail["body"]) = (json!(whom), json!(body));
+        mail
+    };
+    let path = "/gateway/outbound";
+    let first = job_of(&post(&postern, path, &to("ann@example.com", "Words to Ann.")).await);
+    let (head, _) = mail_of(&postern, &first).await;
+    let token = field(&head, "Reply-To").to_owned();
+    for (nth, from, words) in [
+        (1, "ann@example.com", "Words of Ann."),
+        (2, "eve@evil.example", "Words of Eve."),
+    ] {
+        let mail = format!(
+            "From: {from}\r\nTo: {token}\r\nSubject: Re: Where is my order?\r\n\
+             Message-ID: <x{nth}@mail.example.com>\r\n\r\n{words}\r\n"
+        );
+        let mut smtp = Smtp::connect(postern.smtp, "EHLO me").unwrap();
+        let answer = smtp.mail(from, &token, &mail).unwrap();
+        assert!(answer.starts_with("250"), "{answer}");
+        eventually("the reply is told", || product.messages().len() == nth);
+    }
+    // What was said is recorded just after the product has the message.
+    eventually("the replies are settled", || {
+        postern.metric("postern_ledger_waiting") == 0.0
+    });
+
+    let mut copied = to("bob@far.example", "Words to Bob.");
+    copied["cc"] = json!(["carl@far.example"]);
+    let bobs = post(&postern, path, &copied).await;
+    assert_eq!(bobs.0, 202, "{bobs:?}");
+    for job in bobs.1["jobIds"].as_array().unwrap() {
+        let (_, body) = mail_of(&postern, job.as_str().unwrap()).await;
+        assert!(body.contains("Words to Bob."));
+        for others in ["Words to Ann.", "Words of Ann.", "Words of Eve."] {
+            assert!(!body.contains(others), "{others}: {body}");
+        }
+    }
+    let second = job_of(&post(&postern, path, &to("ann@example.com", "More to Ann.")).await);
+    let (_, body) = mail_of(&postern, &second).await;
+    for hers in ["More to Ann.", "Words to Ann.", "Words of Ann."] {
+        assert!(body.contains(hers), "{hers}: {body}");
+    }
+    for others in ["Words to Bob.", "Words of Eve."] {
+        assert!(!body.contains(others), "{others}: {body}");
+    }
 }

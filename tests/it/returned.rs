@@ -6,7 +6,7 @@ use postern::mail::envelope::Target;
 use postern::mail::outgoing::{JobId, loop_mark, message_id, return_path};
 use postern::mail::token::KeyRing;
 use postern::store::{
-    Delivery, Enqueued, Event, EventId, EventKind, Fact, Job, JobOutcome, JobState, Store,
+    Delivery, Enqueued, Event, EventId, EventKind, Fact, Job, JobOutcome, JobState, Store, Talk,
 };
 
 use crate::bench::{Bench, DAY, THREAD, envelope, mail, mailbox, token};
@@ -177,6 +177,14 @@ fn told(store: &Store, kind: EventKind) -> Vec<Event> {
     let all = store.events_after(EventId::default(), 1_000);
     let all = all.into_iter().map(|(_, event)| (*event).clone());
     all.filter(|event| event.kind == kind).collect()
+}
+
+fn talk(thread: &str) -> Talk {
+    Talk {
+        route: "default".to_owned(),
+        thread_id: thread.to_owned(),
+        with: "ann@example.com".to_owned(),
+    }
 }
 
 fn state(store: &Store, n: u8) -> JobState {
@@ -529,9 +537,8 @@ async fn each_thing_that_happens_to_a_mail_is_told_once() {
     let ours = events.iter().map(|(_, e)| e.thread_id.as_deref());
     let thread = Some("thread-1");
     assert_eq!(ours.collect::<Vec<_>>(), [thread, thread, thread, None]);
-    let said = bench.store.said("thread-1", false).unwrap();
-    assert_eq!(said.text.trim(), "Where is it?");
-    assert_eq!(said.name.as_deref(), Some("Ann Other"));
+    // Nobody vouches for it: anyone may have written it, so it is never sent to her as hers.
+    assert_eq!(bench.store.said(&talk("thread-1"), false), None);
     bench.stop().await;
 }
 
@@ -569,8 +576,11 @@ async fn what_we_said_is_known_again_in_any_language() {
         at: Timestamp::default(),
         text: ours.to_owned(),
     };
-    let thread_id = THREAD.to_owned();
-    let fact = Fact::Spoken { thread_id, said };
+    let talk = talk(THREAD);
+    let fact = Fact::Spoken {
+        talk: talk.clone(),
+        said,
+    };
     bench.store.record(vec![fact]).await.unwrap();
     // An attribution no program writes, and no marks before the lines.
     let answer = format!("Yes please.\n\nYa wrotish gelo Shop da Monday ::\n\n{ours}\n");
@@ -582,8 +592,14 @@ async fn what_we_said_is_known_again_in_any_language() {
     assert!(text.starts_with("Yes please."), "{text}");
     assert!(!text.contains("neighbour"), "{text}");
     assert!(body["quotedText"].as_str().unwrap().contains("neighbour"));
-    let theirs = bench.store.said(THREAD, false).unwrap();
+    let theirs = bench.store.said(&talk, false).unwrap();
     assert_eq!(theirs.text, text);
-    assert_eq!(bench.store.said(THREAD, true).unwrap().text, ours);
+    assert_eq!(theirs.name.as_deref(), Some("Ann Other"));
+    assert_eq!(bench.store.said(&talk, true).unwrap().text, ours);
+    let elsewhere = Talk {
+        route: "another".to_owned(),
+        ..talk
+    };
+    assert_eq!(bench.store.said(&elsewhere, true), None);
     bench.stop().await;
 }

@@ -18,7 +18,7 @@ use crate::http::error::Fault;
 
 /// Signatures in one `webhook-signature`. There is one for each secret of the sender.
 const SIGNATURES_MAX: usize = 10;
-/// Signed requests with an `Idempotency-Key` that are remembered at a time.
+/// Signed requests that are remembered at a time with their `Idempotency-Key`.
 const SIGNED_MAX: usize = 100_000;
 /// The longest `webhook-id`.
 const ID_BYTES_MAX: usize = 255;
@@ -33,14 +33,14 @@ pub struct Callers {
     keys: Vec<[u8; 32]>,
     secrets: Vec<Secret>,
     age_max: Duration,
-    /// The signed requests with an `Idempotency-Key`: the key is not part of what is signed.
+    /// The signed requests, and with which `Idempotency-Key` they came: it is not part of what is signed.
     signed: Mutex<HashMap<[u8; 32], Keyed>>,
 }
 
 /// The `Idempotency-Key` a signed request came with.
 struct Keyed {
-    /// Its SHA-256.
-    key: [u8; 32],
+    /// Its SHA-256; `None` if it came without.
+    key: Option<[u8; 32]>,
     at: Timestamp,
 }
 
@@ -197,15 +197,24 @@ impl Callers {
 
     /// Takes the `Idempotency-Key` of a believed request. A signature does not cover it, so the same
     /// signed request with another key is somebody's copy.
-    pub(super) fn keyed(&self, caller: &Caller, key: &str, now: Timestamp) -> Result<(), Fault> {
+    pub(super) fn keyed(
+        &self,
+        caller: &Caller,
+        key: Option<&str>,
+        now: Timestamp,
+    ) -> Result<(), Fault> {
         let Some(signature) = caller.signature else {
             return Ok(());
         };
-        let key: [u8; 32] = Sha256::digest(key).into();
+        let key: Option<[u8; 32]> = key.map(|key| Sha256::digest(key).into());
         let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
         if signed.len() >= SIGNED_MAX {
             // A signature is fresh for as long before its timestamp as after.
             signed.retain(|_, known| now.since(known.at) <= self.age_max * 2);
+            if signed.len() >= SIGNED_MAX && key.is_none() {
+                // By its signature alone it is one mail, however often it comes.
+                return Ok(());
+            }
             if signed.len() >= SIGNED_MAX {
                 let message = "too many signed requests with an Idempotency-Key at a time";
                 let status = StatusCode::SERVICE_UNAVAILABLE;
@@ -413,11 +422,18 @@ mod tests {
             signature,
         };
         let signed = caller(Some([1; 32]));
-        assert!(callers.keyed(&signed, "k1", NOW).is_ok());
-        assert!(callers.keyed(&signed, "k1", NOW).is_ok());
-        assert!(callers.keyed(&signed, "k2", NOW).is_err());
-        assert!(callers.keyed(&caller(Some([2; 32])), "k2", NOW).is_ok());
-        assert!(callers.keyed(&caller(None), "k3", NOW).is_ok());
+        assert!(callers.keyed(&signed, Some("k1"), NOW).is_ok());
+        assert!(callers.keyed(&signed, Some("k1"), NOW).is_ok());
+        assert!(callers.keyed(&signed, Some("k2"), NOW).is_err());
+        assert!(callers.keyed(&signed, None, NOW).is_err());
+        let other = caller(Some([2; 32]));
+        assert!(callers.keyed(&other, Some("k2"), NOW).is_ok());
+        assert!(callers.keyed(&caller(None), Some("k3"), NOW).is_ok());
+        // Nor can a copy of one that came without a key be given one.
+        let bare = caller(Some([3; 32]));
+        assert!(callers.keyed(&bare, None, NOW).is_ok());
+        assert!(callers.keyed(&bare, None, NOW).is_ok());
+        assert!(callers.keyed(&bare, Some("k4"), NOW).is_err());
     }
 
     #[test]

@@ -176,13 +176,11 @@ impl Gateway {
             Fault::new(StatusCode::REQUEST_TIMEOUT, "timeout", message)
         })??;
         let caller = self.callers.verify(claim, &body)?;
-        let key = match given {
-            Some(key) => {
-                self.callers.keyed(&caller, &key, clock::now())?;
-                Some(DraftKey::Given(key))
-            }
-            None => caller.signed_id.map(DraftKey::Signed),
-        };
+        self.callers
+            .keyed(&caller, given.as_deref(), clock::now())?;
+        let key = given
+            .map(DraftKey::Given)
+            .or(caller.signed_id.map(DraftKey::Signed));
         // Megabytes of JSON and base64 would hold up whatever else the thread does.
         let asked = tokio::task::spawn_blocking(move || form::read(call, &body, key));
         let asked = asked.await.map_err(|_| {

@@ -84,6 +84,25 @@ impl Attempt {
         Self::Never { code: None, reply }
     }
 
+    /// The same with other words of the relay's.
+    pub(super) fn with_words(self, change: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Self::Sent { reply } => {
+                let reply = change(reply);
+                Self::Sent { reply }
+            }
+            Self::Again { reply } => {
+                let reply = change(reply);
+                Self::Again { reply }
+            }
+            Self::Never { code, reply } => {
+                let reply = change(reply);
+                Self::Never { code, reply }
+            }
+            Self::Unknown { why } => Self::Unknown { why: change(why) },
+        }
+    }
+
     /// One word for it.
     pub const fn name(&self) -> &'static str {
         match self {

@@ -10,7 +10,7 @@ use crate::mail::outgoing::JobId;
 use crate::store::event::{Event, EventId};
 use crate::store::fact::Fact;
 use crate::store::index::{IndexError, Key};
-use crate::store::job::{Job, JobOutcome, OutboxLedger, Suppression};
+use crate::store::job::{Job, JobOutcome, OutboxLedger, Suppression, Talk};
 use crate::store::kept::{Filed, Kept};
 use crate::store::place::Place;
 
@@ -72,8 +72,8 @@ impl State {
                 }
                 Ok(())
             }
-            Fact::Spoken { thread_id, said } => {
-                let key = Key::said(&thread_id, said.by_us);
+            Fact::Spoken { talk, said } => {
+                let key = Key::said(&talk, said.by_us);
                 self.put(key, stamp, &stamp.place.encode_head())
             }
             Fact::Happened(event) => {
@@ -264,13 +264,13 @@ impl State {
         Ok(found)
     }
 
-    /// Where what was said last in a thread stands.
+    /// Where what was said last in a talk stands.
     pub(in crate::store) fn said(
         &self,
-        thread_id: &str,
+        talk: &Talk,
         by_us: bool,
     ) -> Result<Option<Place>, IndexError> {
-        let entry = self.entry(Key::said(thread_id, by_us))?;
+        let entry = self.entry(Key::said(talk, by_us))?;
         Ok(entry.and_then(|(_, payload)| Place::decode_head(&payload)))
     }
 

@@ -10,7 +10,7 @@ use postern::retry::Patience;
 use postern::store::{EventKind, Fact, JobOutcome, JobState, Suppression};
 
 use super::server::{Act, Fake, Step};
-use super::{Sending, job, mail, relay, settings};
+use super::{Sending, address, job, mail, relay, settings};
 
 fn say(text: &str) -> Act {
     Act::Say(text.to_owned())
@@ -75,6 +75,28 @@ async fn what_is_put_off_is_sent_once_in_the_end() {
             .unwrap()
             .ends_with('Z')
     );
+    sending.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_return_path_that_a_relay_repeats_is_told_nobody() {
+    let word = "n6lbt74lqzgqdnbnadhu7sle77lhdlqdrak7y7wdjgmupmayioia";
+    let path = format!("bounce+{word}@inbox.test");
+    let no = format!("550 5.1.8 <{path}>: Sender address rejected\r\n");
+    let fake = Fake::start(move |step, _| match step {
+        Step::Mail => say(&no),
+        _ => Act::Usual,
+    });
+    let sending = Sending::start(vec![relay(fake.port)], settings());
+    let mut job = job(1, "ann@example.com");
+    job.return_path = Some(address(&path));
+    sending.enqueue(&job).await;
+    sending.over().await;
+    let reason = "550 5.1.8 <reply@inbox.test>: Sender address rejected".to_owned();
+    let record = sending.record(1);
+    assert_eq!(record.state, JobState::Failed { reason });
+    assert!(!format!("{:?}", record.history).contains(word));
+    assert!(!format!("{:?}", sending.events()).contains(word));
     sending.stop().await;
 }
 

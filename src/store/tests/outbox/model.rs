@@ -10,7 +10,7 @@ use crate::mail::address::Address;
 use crate::mail::outgoing::JobId;
 use crate::store::tests::NOW;
 use crate::store::{
-    Event, EventId, Fact, JobOutcome, JobState, OutboxLedger, Returned, Said, Store,
+    Event, EventId, Fact, JobOutcome, JobState, OutboxLedger, Returned, Said, Store, Talk,
 };
 
 /// What is done to an outbox.
@@ -101,7 +101,7 @@ impl Answers {
             Some((id(nth), known))
         };
         let said = |n: u8, by_us| {
-            let said = store.said(&format!("thread-{n}"), by_us)?;
+            let said = store.said(&talk(n), by_us)?;
             assert_eq!(said.by_us, by_us);
             Some(((n, by_us), said.text))
         };
@@ -224,7 +224,7 @@ impl Model {
                 at,
             }],
             Deed::Speak(thread, by_us) => vec![Fact::Spoken {
-                thread_id: format!("thread-{thread}"),
+                talk: talk(thread),
                 said: Said {
                     by_us,
                     name: None,
@@ -472,6 +472,14 @@ impl Model {
             .enumerate()
             .map(|(n, j)| (j.key, id(n)))
             .collect();
+    }
+}
+
+fn talk(thread: u8) -> Talk {
+    Talk {
+        route: "support".to_owned(),
+        thread_id: format!("thread-{thread}"),
+        with: "ann@example.com".to_owned(),
     }
 }
 
