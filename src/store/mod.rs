@@ -155,6 +155,7 @@ impl Store {
     fn open_on(settings: Settings, now: Timestamp, disk: Disk) -> Result<Self, OpenError> {
         let (shared, writer) = opening::open(settings, disk)?;
         let mut state = shared.state_mut();
+        // Not what a fact of a wrong clock says.
         state.newest_at = now;
         drop(state);
         Ok(Self { shared, writer })

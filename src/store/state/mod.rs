@@ -54,7 +54,7 @@ pub(super) struct State {
     carried: BTreeSet<MailId>,
     ghosts: BTreeMap<MailId, u64>,
     pub(super) totals: Totals,
-    /// The moment the last fact speaks of: the journal's own idea of now.
+    /// The moment the newest fact speaks of: the journal's own idea of now.
     pub(super) newest_at: Timestamp,
     recent: Recent,
     /// The number of the last record applied.
@@ -187,7 +187,7 @@ impl State {
                 fingerprint,
                 at,
             } => {
-                self.time_is(at, stamp);
+                self.passed(at, stamp);
                 self.settle(delivery, outcome, stamp);
                 let Some(Fingerprint(name)) = fingerprint else {
                     return Ok(());
@@ -198,7 +198,7 @@ impl State {
                 self.put(Key::fingerprint(name), stamp, &payload)
             }
             Fact::Released { delivery, at } => {
-                self.time_is(at, stamp);
+                self.passed(at, stamp);
                 self.park(delivery, None, stamp);
                 Ok(())
             }
@@ -410,16 +410,6 @@ impl State {
     }
 
     // Inside.
-
-    /// What is written now tells what time it is, even if a clock went ahead before and is back: else
-    /// all that was settled since would count as old.
-    pub(super) fn time_is(&mut self, at: Timestamp, stamp: Stamp) {
-        self.newest_at = if stamp.replayed {
-            self.newest_at.max(at)
-        } else {
-            at
-        };
-    }
 
     fn map(&mut self, mapping: &Mapping, stamp: Stamp) -> Result<(), IndexError> {
         let key = ThreadKey::of(&mapping.thread_id);

@@ -46,7 +46,7 @@ impl State {
     /// Applies a fact about the outbox; those about other things change nothing.
     pub(super) fn send(&mut self, fact: Fact, stamp: Stamp) -> Result<(), IndexError> {
         if let Some(at) = moment(&fact) {
-            self.time_is(at, stamp);
+            self.passed(at, stamp);
         }
         if let Some(job) = fact.job()
             && !matches!(fact, Fact::Enqueued(_))
@@ -86,7 +86,10 @@ impl State {
                 if self.heard(&subscriber)?.is_some_and(|known| known >= event) {
                     return Ok(());
                 }
-                self.put(Key::heard(&subscriber), stamp, &event.0.to_le_bytes())
+                // Not by the fact's age: one that says less may have been told later.
+                let bytes = event.0.to_le_bytes();
+                self.insert(Key::heard(&subscriber), stamp.origin, &bytes);
+                Ok(())
             }
             _ => Ok(()),
         }
@@ -282,6 +285,15 @@ impl State {
 
     // Inside.
 
+    /// It is `at` now. Time goes back with the clock: one that was a year ahead for a moment must not
+    /// have everything forgotten for good. What is replayed may be older than what was told.
+    pub(super) fn passed(&mut self, at: Timestamp, stamp: Stamp) {
+        self.newest_at = match stamp.replayed {
+            true => self.newest_at.max(at),
+            false => at,
+        };
+    }
+
     fn change_job(&mut self, id: JobId, fact: Fact, stamp: Stamp) -> Result<(), IndexError> {
         if stamp.counts
             && let Fact::Ended { outcome, .. } = &fact
@@ -396,7 +408,6 @@ impl State {
 fn moment(fact: &Fact) -> Option<Timestamp> {
     Some(match fact {
         Fact::Enqueued(job) => job.made_at,
-        Fact::Suppressed(suppression) => suppression.at,
         Fact::Happened(event) => event.at,
         Fact::Begun { at, .. }
         | Fact::Deferred { at, .. }

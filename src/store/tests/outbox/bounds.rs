@@ -218,3 +218,24 @@ fn failed_jobs_go_after_their_time_and_keep_their_name() {
     assert_eq!(store.outbox().failed, 2);
     assert!(store.outbox().adds_up());
 }
+
+#[test]
+fn a_clock_that_was_a_year_ahead_has_nothing_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(settings(folder.path(), 1 << 20));
+    let mut early = job(0, 7, None);
+    early.made_at = later(365 * 24 * 60 * 60);
+    run(store.enqueue(early, letter(0, 10), Vec::new())).unwrap();
+    run(store.record(vec![ended(0, sent(), NOW)])).unwrap();
+    for round in 0..3 {
+        assert!(store.job(id(0)).is_some(), "round {round}");
+        let again = run(store.enqueue(job(1, 7, None), letter(1, 10), Vec::new()));
+        let known = matches!(again, Ok(Enqueued::Known { .. }));
+        assert!(known, "round {round}: {again:?}");
+        run(store.close());
+        if round == 1 {
+            std::fs::remove_dir_all(folder.path().join("index")).unwrap();
+        }
+        store = open(settings(folder.path(), 1 << 20));
+    }
+}
