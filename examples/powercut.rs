@@ -202,6 +202,7 @@ fn mapping(round: usize) -> Mapping {
         route: "default".to_owned(),
         participant: None,
         subject: format!("subject {round}"),
+        title: None,
         mailbox: None,
         priority: None,
         last_message_id: None,

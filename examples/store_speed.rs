@@ -260,6 +260,7 @@ fn mapping(n: usize) -> Mapping {
         route: "default".to_owned(),
         participant: Address::parse(&format!("person{n}@peer.example")).ok(),
         subject: format!("a subject about {n}"),
+        title: None,
         mailbox: Some("business".to_owned()),
         priority: None,
         last_message_id: Some(format!("id-{n}@peer.example")),

@@ -16,6 +16,7 @@ use crate::mail::address::Address;
 use crate::mail::envelope::Target;
 use crate::mail::mailbox;
 use crate::mail::outgoing::job_of_message_id;
+use crate::mail::subject::Subject;
 use crate::mail::thread::{Candidate, Decision, Facts, Reason, decide};
 use crate::mail::token::{Claims, ThreadKey};
 use crate::mail::verdict::{Source, Verdict};
@@ -311,6 +312,7 @@ impl Placed {
             route: place.route.name.clone(),
             participant: None,
             subject: String::new(),
+            title: None,
             mailbox: Some(self.sorted.mailbox.clone()),
             priority: Some(self.sorted.priority),
             last_message_id: None,
@@ -322,9 +324,7 @@ impl Placed {
         if mapping.participant.is_none() && self.introduces_author {
             mapping.participant = mail.author.clone();
         }
-        if mapping.subject.is_empty() {
-            mapping.subject = mail.normal_subject.clone();
-        }
+        mapping.entitle(&Subject::of(&mail.subject));
         mapping.changed_at = now;
         for image in mail.files.images() {
             mapping.images.retain(|known| *known != image);

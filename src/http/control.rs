@@ -329,6 +329,7 @@ async fn mint(State(desk): State<Desk>, body: Bytes) -> Result<Response, Fault> 
             route: route.name.clone(),
             participant,
             subject: String::new(),
+            title: None,
             mailbox: None,
             priority: None,
             last_message_id: None,

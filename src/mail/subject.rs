@@ -4,6 +4,8 @@
 
 /// Characters of a subject that are looked at.
 const CHARS_MAX: usize = 1_000;
+/// Characters of a title.
+const TITLE_CHARS_MAX: usize = 250;
 /// Characters a prefix word may have, its counter included.
 const PREFIX_CHARS_MAX: usize = 24;
 /// Characters a tag in brackets may have.
@@ -16,6 +18,8 @@ pub struct Subject {
     /// empty, it says nothing. A tag with a number in it (`[#42]`) stays, at the start: it tells
     /// conversations apart.
     pub normalised: String,
+    /// As people read it, marks and all, on one line; at most 250 characters.
+    pub title: String,
     /// A reply's prefix stood before it, in any of the languages known.
     pub is_reply: bool,
     /// A forward's prefix stood before it, or `(fwd)` behind.
@@ -26,7 +30,10 @@ impl Subject {
     /// Takes a subject apart. Doing it again to [`Self::normalised`] changes nothing.
     pub fn of(text: &str) -> Self {
         let folded = folded(text);
-        let mut subject = Self::default();
+        let mut subject = Self {
+            title: title(text),
+            ..Self::default()
+        };
         let mut kept: Vec<&str> = Vec::new();
         let mut rest = folded.as_str();
         // Each turn takes at least a character away.
@@ -134,6 +141,16 @@ fn is_word_in(word: &str, groups: &[&str]) -> bool {
     groups
         .iter()
         .any(|group| group.split(',').any(|known| known == word))
+}
+
+/// What can be seen, spaces folded.
+fn title(text: &str) -> String {
+    let seen = text.chars().take(TITLE_CHARS_MAX);
+    let seen: String = seen
+        .filter(|c| !is_invisible(*c))
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    seen.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Lower-cased, full-width forms made plain, what cannot be seen left out, spaces folded.
@@ -320,6 +337,19 @@ mod tests {
         assert_eq!(normalised(&"re: ".repeat(100_000)), "");
         assert_eq!(normalised(&"[a]".repeat(100_000)).chars().count(), 1);
         assert!(normalised(&"x".repeat(100_000)).len() <= CHARS_MAX);
+        let title = Subject::of(&"x".repeat(100_000)).title;
+        assert_eq!(title.len(), TITLE_CHARS_MAX);
+    }
+
+    #[test]
+    fn a_title_is_one_line_as_it_was_written() {
+        for (text, title) in [
+            ("  Re: Where is\tMy order? ", "Re: Where is My order?"),
+            ("Über\r\n das\0\u{200b}\u{202e} Paket", "Über das Paket"),
+            ("\u{feff} ", ""),
+        ] {
+            assert_eq!(Subject::of(text).title, title);
+        }
     }
 
     proptest! {

@@ -378,7 +378,9 @@ impl Plan<'_> {
     }
 
     fn subject(&self) -> String {
-        let of_thread = self.mapping.as_ref().map(|mapping| mapping.subject.clone());
+        let of_thread = self.mapping.as_ref();
+        let of_thread =
+            of_thread.map(|known| known.title.as_ref().unwrap_or(&known.subject).clone());
         let known = self.draft.subject.clone().or(of_thread);
         known
             .filter(|subject| !subject.is_empty())
@@ -511,6 +513,7 @@ impl Plan<'_> {
             route: self.route.name.clone(),
             participant: Some(self.recipient.clone()),
             subject: String::new(),
+            title: None,
             mailbox: None,
             priority: None,
             last_message_id: None,
@@ -519,9 +522,7 @@ impl Plan<'_> {
             made_at: self.now,
             changed_at: self.now,
         });
-        if mapping.subject.is_empty() {
-            mapping.subject = Subject::of(&self.subject()).normalised;
-        }
+        mapping.entitle(&Subject::of(&self.subject()));
         let answered = self.in_reply_to();
         for id in answered.iter().map(|id| bare(id)).chain([own_id.as_str()]) {
             mapping.references.retain(|known| bare(known) != id);

@@ -18,6 +18,7 @@ use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::fingerprint::Fingerprint;
 use crate::mail::mailbox::Priority;
 use crate::mail::outgoing::JobId;
+use crate::mail::subject::Subject;
 
 /// A mail's name: the number of its record in the journal. Printed in decimal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -81,6 +82,10 @@ pub struct Mapping {
     pub participant: Option<Address>,
     /// Normalised.
     pub subject: String,
+    /// The subject as people read it, bounded as [`Subject::title`] is; `None` where only the normalised
+    /// one is known.
+    #[serde(default)]
+    pub title: Option<String>,
     /// The mailbox its first mail was for.
     pub mailbox: Option<String>,
     /// How urgent its first mail was.
@@ -98,6 +103,19 @@ pub struct Mapping {
     pub made_at: Timestamp,
     /// When it was last recorded.
     pub changed_at: Timestamp,
+}
+
+impl Mapping {
+    /// Takes `subject` for the thread's own, if it has none, and its title where that alone is missing.
+    pub fn entitle(&mut self, subject: &Subject) {
+        if self.subject.is_empty() {
+            self.subject.clone_from(&subject.normalised);
+        }
+        let is_own = !self.subject.is_empty() && self.subject == subject.normalised;
+        if self.title.is_none() && is_own {
+            self.title = Some(subject.title.clone());
+        }
+    }
 }
 
 /// What the store remembers because it was told.

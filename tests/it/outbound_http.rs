@@ -239,10 +239,7 @@ async fn what_is_left_out_is_known_from_the_persons_mail() {
     let (head, _) = mail_of(&postern, &job_of(&answer)).await;
     assert_eq!(field(&head, "To"), "ann@example.com");
     assert_eq!(field(&head, "In-Reply-To"), "<a1@mail.example.com>");
-    assert_eq!(
-        field(&head, "Subject").to_lowercase(),
-        "re: where is my order?"
-    );
+    assert_eq!(field(&head, "Subject"), "Re: Where is my order?");
 
     let unknown = json!({ "threadId": "another", "body": "Hello" });
     let (status, fault) = post(&postern, "/gateway/outbound", &unknown).await;

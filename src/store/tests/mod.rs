@@ -58,6 +58,7 @@ fn mapping(thread: u8, subject: u8) -> Mapping {
         route: "us".to_owned(),
         participant: Some(Address::parse("ann@peer.example").unwrap()),
         subject: format!("subject {subject}"),
+        title: None,
         mailbox: None,
         priority: None,
         last_message_id: None,

@@ -63,6 +63,7 @@ fn mapping(n: u32) -> Mapping {
         route: "us".to_owned(),
         participant: Address::parse(&format!("person{n}@peer.example")).ok(),
         subject: format!("subject {n}"),
+        title: None,
         mailbox: None,
         priority: None,
         last_message_id: None,
