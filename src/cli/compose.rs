@@ -155,7 +155,7 @@ impl Compose {
             text: read_text(&self.text)?,
             html: self.html.as_deref().map(read_text).transpose()?,
             history: history.collect::<Result<_, Failure>>()?,
-            marker: None,
+            marker: route.reply_marker.clone(),
             enclosures: enclosures.collect::<Result<_, Failure>>()?,
             in_reply_to: self.in_reply_to.clone(),
             references: Vec::new(),

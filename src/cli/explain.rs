@@ -139,7 +139,7 @@ impl Case<'_> {
             text: self.view.text.as_deref(),
             html: self.view.html.as_deref(),
             subject: &subject,
-            marker: &route.reply_marker,
+            marker: route.marker(),
             ..reply::Input::default()
         });
         let identity = self.identity(route, &led)?;

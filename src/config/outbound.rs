@@ -1,11 +1,12 @@
 //! Owns `[outbound]`: outgoing mail, who it is from, the relays, the signatures, the pace.
 //!
-//! Does not connect to anything and does not read templates.
+//! Does not connect to anything.
 
+use std::error::Error as _;
 use std::fs::File;
 use std::io::Read as _;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::reader::Section;
 use super::route::Route;
 use super::secret::Secret;
 use crate::mail::address::{Address, Domain};
+use crate::outbound::compose::{Templates, WebAddress};
 use crate::outbound::rate::Rates;
 use crate::outbound::relay::settings::{Login, Mechanism, Proof, Relay, Security, Timeouts, roots};
 use crate::outbound::sign::{KEYS_MAX, Signer};
@@ -54,14 +56,12 @@ pub struct Outbound {
     pub max_age: Duration,
     /// How long nothing is sent to an address from which too much came back.
     pub suppress_for: Duration,
-    /// The folder of the operator's own templates.
-    pub templates: Option<PathBuf>,
-    /// The line above which people reply; else each language has its own.
-    pub marker: Option<String>,
+    /// How the mails look.
+    pub templates: Arc<Templates>,
     /// The List-Id of all mail, if it has one.
     pub list_id: Option<Domain>,
     /// Where people leave the list with one click (RFC 8058), if they can.
-    pub list_unsubscribe: Option<String>,
+    pub list_unsubscribe: Option<WebAddress>,
     /// Who may ask for mail.
     pub api: OutboundApi,
 }
@@ -73,10 +73,12 @@ pub(super) struct Seen<'a> {
     pub(super) development: bool,
     /// The secrets of `[webhook]`.
     pub(super) webhook_secrets: &'a [Secret],
+    /// How old a request of our own webhook scheme may be.
+    pub(super) webhook_age_max: Duration,
 }
 
-/// Reads the table.
-pub(super) fn read(mut section: Section<'_>, seen: &Seen<'_>) -> Outbound {
+/// Reads the table. `None`: what is wrong was told.
+pub(super) fn read(mut section: Section<'_>, seen: &Seen<'_>) -> Option<Outbound> {
     let enabled = section.switch("enabled", false);
     let capture = section.switch("capture", false) || seen.development;
     let from = section.parsed("from", Address::parse);
@@ -91,30 +93,46 @@ pub(super) fn read(mut section: Section<'_>, seen: &Seen<'_>) -> Outbound {
     let signers = signers(&mut section, from.as_ref());
     let max_age = section.duration("max_age", 3 * DAY, Duration::from_secs(1)..=365 * DAY);
     let worker = worker(&mut section, seen, capture);
+    let templates = templates(&mut section);
     let api = outbound_api::Seen {
         enabled,
         routes: seen.routes,
         webhook_secrets: seen.webhook_secrets,
+        webhook_age_max: seen.webhook_age_max,
     };
-    let read = Outbound {
+    let timeouts = timeouts(&mut section);
+    let suppress_for = section.duration("suppress_for", 90 * DAY, DAY..=3650 * DAY);
+    let list_id = section.parsed("list_id", Domain::parse);
+    let list_unsubscribe = section.parsed("list_unsubscribe", https);
+    let api = outbound_api::read(section.table("api"), &api);
+    section.end();
+    Some(Outbound {
         enabled,
         capture,
         from,
         from_name,
         relays,
-        timeouts: timeouts(&mut section),
+        timeouts,
         signers,
         worker,
         max_age,
-        suppress_for: section.duration("suppress_for", 90 * DAY, DAY..=3650 * DAY),
-        templates: section.path_maybe("templates"),
-        marker: section.text_maybe("marker"),
-        list_id: section.parsed("list_id", Domain::parse),
-        list_unsubscribe: section.parsed("list_unsubscribe", https),
-        api: outbound_api::read(section.table("api"), &api),
-    };
-    section.end();
-    read
+        suppress_for,
+        templates: templates?,
+        list_id,
+        list_unsubscribe,
+        api,
+    })
+}
+
+/// The operator's templates, tried as they are loaded, or those compiled in.
+fn templates(section: &mut Section<'_>) -> Option<Arc<Templates>> {
+    let folder = section.path_maybe("templates");
+    let loaded = Templates::load(folder.as_deref());
+    if let Err(error) = &loaded {
+        let why = error.source().map(|why| format!(": {why}"));
+        section.problem("templates", format!("{error}{}", why.unwrap_or_default()));
+    }
+    loaded.ok().map(Arc::new)
 }
 
 fn worker(section: &mut Section<'_>, seen: &Seen<'_>, capture: bool) -> WorkerSettings {
@@ -343,13 +361,13 @@ fn is_this_machine(host: &str) -> bool {
     is_name || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
-fn https(text: &str) -> Result<String, &'static str> {
-    let url = reqwest::Url::parse(text).map_err(|_| "not a URL")?;
+fn https(text: &str) -> Result<WebAddress, String> {
+    let url = reqwest::Url::parse(text).map_err(|_| "not a URL".to_owned())?;
     let is_bare = url.username().is_empty() && url.password().is_none();
     if url.scheme() != "https" || !url.has_host() || !is_bare {
-        return Err("not of the form https://host/path (RFC 8058)");
+        return Err("not of the form https://host/path (RFC 8058)".to_owned());
     }
-    Ok(url.into())
+    WebAddress::parse(url.as_str()).map_err(|error| error.to_string())
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>, String> {

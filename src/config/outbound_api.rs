@@ -10,9 +10,6 @@ use super::secret::Secret;
 use super::webhook;
 use crate::http::outbound::GatewaySettings;
 
-/// How old a signed request may be, or how far ahead.
-const AGE_MAX: Duration = Duration::from_secs(300);
-
 /// The calls of the product, as the operator wants them.
 #[derive(Clone, Debug)]
 pub struct OutboundApi {
@@ -35,6 +32,8 @@ pub(super) struct Seen<'a> {
     pub(super) routes: &'a [Route],
     /// The secrets of `[webhook]`.
     pub(super) webhook_secrets: &'a [Secret],
+    /// How old a request of our own webhook scheme may be.
+    pub(super) webhook_age_max: Duration,
 }
 
 /// Reads the table. Where it names neither key nor secret, the key of the first route's Messages API is
@@ -58,12 +57,12 @@ pub(super) fn read(mut section: Section<'_>, seen: &Seen<'_>) -> OutboundApi {
         section.warn("key", what);
     }
     let defaults = GatewaySettings::default();
-    let ages = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
+    let ages = webhook::AGES;
     let bytes = 64 << 10..=256 << 20;
     let api = OutboundApi {
         keys,
         secrets,
-        age_max: section.duration("max_age", AGE_MAX, ages),
+        age_max: section.duration("max_age", seen.webhook_age_max, ages),
         body_bytes_max: section.length("body_bytes_max", defaults.body_bytes_max, bytes),
         bytes_in_flight_max: section.length(
             "bytes_in_flight_max",

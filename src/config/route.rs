@@ -52,8 +52,8 @@ pub struct Route {
     pub catch_all: Option<String>,
     /// The mailbox that takes mail to postmaster (RFC 5321 section 4.5.1).
     pub postmaster: String,
-    /// The line of our mails above which people answer.
-    pub reply_marker: String,
+    /// The line of our mails above which people answer, if the operator chose one.
+    pub reply_marker: Option<String>,
     /// How its mail is sorted, and what becomes of each kind.
     pub policy: Policy,
     /// What becomes of mail whose sender is not known for sure.
@@ -63,6 +63,12 @@ pub struct Route {
 }
 
 impl Route {
+    /// The line above which people answer, for the cutting of replies: that of every language is known
+    /// besides.
+    pub fn marker(&self) -> &str {
+        self.reply_marker.as_deref().unwrap_or(MARKER_DEFAULT)
+    }
+
     /// The secret of the key that mints.
     pub(super) fn newest_secret(&self) -> &Secret {
         &self.keys[0].1
@@ -122,10 +128,7 @@ fn read_one(section: &mut Section<'_>, name: String, taken: &mut Vec<Domain>) ->
     let bounds = Duration::from_secs(60)..=Duration::from_secs(3650 * 24 * 60 * 60);
     let token_lifetime = section.duration("token_lifetime", KeyRing::LIFETIME, bounds);
     let prefix = section.text("reply_prefix", "reply");
-    let reply_marker = section.text("reply_marker", MARKER_DEFAULT);
-    if let Err(why) = marker(&reply_marker) {
-        section.problem("reply_marker", why);
-    }
+    let reply_marker = section.parsed("reply_marker", marker);
     let mailboxes = section.list("mailboxes", Some(&MAILBOXES), mailbox);
     if mailboxes.as_ref().is_some_and(Vec::is_empty) {
         section.problem("mailboxes", "empty: mail to postmaster needs one");
@@ -309,14 +312,14 @@ fn read_api(mut section: Section<'_>) -> Option<ApiSettings> {
 }
 
 /// A marker is one line that nobody writes by chance: whatever stands below it is lost to the reply.
-fn marker(text: &str) -> Result<(), &'static str> {
+fn marker(text: &str) -> Result<String, &'static str> {
     if !(MARKER_CHARS_MIN..=MARKER_CHARS_MAX).contains(&text.trim().chars().count()) {
         return Err("must have 8 to 100 characters");
     }
     if text.chars().any(char::is_control) {
         return Err("must be one line");
     }
-    Ok(())
+    Ok(text.trim().to_owned())
 }
 
 /// A mailbox's name: a plain word, for it becomes part of an address and of a JSON object.

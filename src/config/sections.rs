@@ -105,7 +105,7 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
     };
     let store = store(root.table("store"), &server.data_dir);
     let delivery = delivery(root.table("delivery"), &store, server.stop_max);
-    let (webhooks, webhook_secrets) = webhooks(root, &server.inbound);
+    let (webhooks, webhook_own) = webhooks(root, &server.inbound);
     let imap = imap::read(root.table("imap"), server.inbound.contains(&Door::Imap));
     let imap = imap.map(|imap| mailboxes::Settings {
         store_max: ingress.store_max,
@@ -131,9 +131,14 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
         routes: &routes,
         stop_max: server.stop_max,
         development,
-        webhook_secrets: &webhook_secrets,
+        webhook_secrets: &webhook_own.secrets,
+        webhook_age_max: webhook_own.age_max,
     };
-    let outbound = outbound::read(root.table("outbound"), &seen);
+    let outbound = outbound::read(root.table("outbound"), &seen)?;
+    let delivery = WorkerSettings {
+        suppress_for: outbound.suppress_for,
+        ..delivery
+    };
     Some(Config {
         development,
         hostname: hostname?,
@@ -166,14 +171,17 @@ fn tls(mut section: Section<'_>) -> Option<PathBuf> {
     folder
 }
 
-/// The webhooks' doors if they are open, and the secrets of our own scheme.
-fn webhooks(root: &mut Section<'_>, inbound: &[Door]) -> (Option<webhooks::Settings>, Vec<Secret>) {
-    let (doors, secrets) = webhook::read(root.table("webhook"));
+/// The webhooks' doors if they are open, and our own scheme.
+fn webhooks(
+    root: &mut Section<'_>,
+    inbound: &[Door],
+) -> (Option<webhooks::Settings>, webhook::Own) {
+    let (doors, own) = webhook::read(root.table("webhook"));
     let doors = doors.filter(|_| inbound.contains(&Door::Webhook));
     if inbound.contains(&Door::Webhook) && doors.is_none() {
         root.problem("webhook.secret", "missing: server.inbound opens this door");
     }
-    (doors, secrets)
+    (doors, own)
 }
 
 /// The table `[server]`, as read.
@@ -316,8 +324,22 @@ fn store(mut section: Section<'_>, data_dir: &Path) -> store::Settings {
         ),
         free_bytes_min: section.size("free_bytes_min", defaults.free_bytes_min, 0..=1 << 50),
         dedupe_window: section.duration("dedupe_window", defaults.dedupe_window, windows.clone()),
-        subject_window: section.duration("subject_window", defaults.subject_window, windows),
-        ..defaults
+        subject_window: section.duration(
+            "subject_window",
+            defaults.subject_window,
+            windows.clone(),
+        ),
+        outbox_max: section.number("outbox_max", defaults.outbox_max, 1..=100_000_000),
+        outbox_bytes_max: section.size(
+            "outbox_bytes_max",
+            defaults.outbox_bytes_max,
+            1 << 20..=1 << 50,
+        ),
+        sent_kept: section.number("sent_kept", defaults.sent_kept, 1..=100_000_000),
+        failed_kept: section.count("failed_kept", defaults.failed_kept, 1..=1_000_000),
+        failed_age_max: section.duration("failed_age_max", defaults.failed_age_max, windows),
+        captured_kept: section.count("captured_kept", defaults.captured_kept, 1..=1_000_000),
+        folder: defaults.folder,
     };
     section.end();
     settings

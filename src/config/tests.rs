@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -29,6 +30,10 @@ fn uncommented(folder: &Path) -> String {
             .unwrap_or_default();
         fs::write(folder.join(name), SECRET).unwrap();
     }
+    let templates = folder.join("templates");
+    fs::remove_file(&templates).unwrap();
+    fs::create_dir(&templates).unwrap();
+    fs::write(templates.join("message.txt.jinja"), "{{ text }}\n").unwrap();
     fs::write(folder.join("rules.toml"), crate::mail::mailbox::SHIPPED).unwrap();
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     fs::write(folder.join("dkim.pem"), key.serialize_pem()).unwrap();
@@ -513,15 +518,10 @@ fn http_is_on_loopback_unless_it_is_said_and_then_warned_of() {
 fn a_marker_is_one_line_that_nobody_writes_by_chance() {
     let marker = |text: &str| format!("[[route]]\nreply_marker = {text}\n");
     let loaded = load_text(&marker("\"Antwort bitte hier drüber\""), &NEEDED).unwrap();
-    assert_eq!(
-        loaded.config.routes[0].reply_marker,
-        "Antwort bitte hier drüber"
-    );
+    let told = loaded.config.routes[0].reply_marker.as_deref();
+    assert_eq!(told, Some("Antwort bitte hier drüber"));
     let loaded = load_text("", &NEEDED).unwrap();
-    assert_eq!(
-        loaded.config.routes[0].reply_marker,
-        "Reply above this line"
-    );
+    assert_eq!(loaded.config.routes[0].reply_marker, None);
     for (text, why) in [
         ("\"Reply\"", "8 to 100"),
         ("\"Reply\\nabove this\"", "one line"),
@@ -534,4 +534,45 @@ fn a_marker_is_one_line_that_nobody_writes_by_chance() {
             "{problems:?}"
         );
     }
+}
+
+#[test]
+fn templates_are_tried_and_a_fault_is_told_with_its_line() {
+    let folder = TempDir::new().unwrap();
+    let text = format!("[outbound]\ntemplates = '{}'\n", folder.path().display());
+    let own = folder.path().join("message.txt.jinja");
+    fs::write(&own, "{{ text }}\n{{ words.nothing }}\n").unwrap();
+    let lines = load_text(&text, &NEEDED).unwrap_err();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let fault = format!("outbound.templates: {}, line 2: ", own.display());
+    assert!(lines[0].starts_with(&fault), "{lines:?}");
+    fs::write(&own, "{{ text }}\n").unwrap();
+    load_text(&text, &NEEDED).unwrap();
+}
+
+#[test]
+fn what_is_kept_of_the_outbox_is_the_operators() {
+    let text = "[store]\noutbox_max = 7\noutbox_bytes_max = '2MiB'\nsent_kept = 8\nfailed_kept = 9\n\
+        failed_age_max = '10d'\ncaptured_kept = 11\n[outbound]\nsuppress_for = '12d'\n";
+    let config = load_text(text, &NEEDED).unwrap().config;
+    let (store, days) = (config.store, |days: u64| Duration::from_secs(days * 86_400));
+    assert_eq!((store.outbox_max, store.outbox_bytes_max), (7, 2 << 20));
+    assert_eq!((store.sent_kept, store.failed_kept), (8, 9));
+    assert_eq!((store.failed_age_max, store.captured_kept), (days(10), 11));
+    // Whoever puts an address on the list, it is for so long.
+    assert_eq!(config.outbound.suppress_for, days(12));
+    assert_eq!(config.delivery.suppress_for, days(12));
+}
+
+#[test]
+fn signed_calls_may_be_as_old_as_our_own_webhooks_unless_it_is_said() {
+    let age = |text: &str, millis: &str| {
+        let mut variables = NEEDED.to_vec();
+        variables.push(("EMAIL_WEBHOOK_MAX_AGE", millis));
+        let loaded = load_text(text, &variables).unwrap();
+        loaded.config.outbound.api.age_max.as_secs()
+    };
+    assert_eq!(age("", ""), 300);
+    assert_eq!(age("", "61000"), 61);
+    assert_eq!(age("[outbound.api]\nmax_age = '2m'\n", "61000"), 120);
 }

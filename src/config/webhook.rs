@@ -2,6 +2,7 @@
 //!
 //! Does not say whether the door is open: that is `server.inbound`'s word.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,15 +16,29 @@ use crate::ingress::webhook::{
 use crate::network::Network;
 use crate::objects::Bucket;
 
-/// Reads the table. `None` if no door is set up. The secrets are those of our own scheme.
-pub(super) fn read(mut section: Section<'_>) -> (Option<Settings>, Vec<super::Secret>) {
+/// How old a signed request may be allowed to be.
+pub(super) const AGES: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 60 * 60);
+
+/// Our own scheme, which the product's other calls may be signed with too.
+pub(super) struct Own {
+    pub(super) secrets: Vec<super::Secret>,
+    /// How old a request may be, or how far ahead.
+    pub(super) age_max: Duration,
+}
+
+/// Reads the table. `None` if no door is set up.
+pub(super) fn read(mut section: Section<'_>) -> (Option<Settings>, Own) {
     // In the order in which their marks are looked for: the surest first.
     let (resend, resend_key) = resend(section.table("resend"));
     let (brevo, brevo_key) = brevo(section.table("brevo"));
     let (ses, buckets) = ses(section.table("ses"));
-    let own = strong(&mut section, "secret");
+    let own = Own {
+        secrets: strong(&mut section, "secret"),
+        age_max: age(&mut section, Generic::AGE_MAX),
+    };
     let adapters = [
-        generic(&mut section, &own),
+        generic(&own),
         resend,
         standard(section.table("standard")),
         sendgrid(section.table("sendgrid")),
@@ -68,12 +83,11 @@ pub(super) fn read(mut section: Section<'_>) -> (Option<Settings>, Vec<super::Se
     ((!settings.adapters.is_empty()).then_some(settings), own)
 }
 
-fn generic(section: &mut Section<'_>, own: &[super::Secret]) -> Option<Arc<dyn Adapter>> {
-    let secrets = taken(own);
-    let age_max = age(section, Generic::AGE_MAX);
+fn generic(own: &Own) -> Option<Arc<dyn Adapter>> {
+    let secrets = taken(&own.secrets);
     (!secrets.is_empty()).then(|| {
         Arc::new(Generic {
-            age_max,
+            age_max: own.age_max,
             ..Generic::new(secrets)
         }) as Arc<dyn Adapter>
     })
@@ -361,6 +375,5 @@ fn networks(section: &mut Section<'_>, key: &str) -> Vec<Network> {
 }
 
 fn age(section: &mut Section<'_>, default: Duration) -> Duration {
-    let bounds = Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 60 * 60);
-    section.duration("max_age", default, bounds)
+    section.duration("max_age", default, AGES)
 }

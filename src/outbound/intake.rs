@@ -46,6 +46,8 @@ pub struct Route {
     pub format: Format,
     /// The mark by which we know our own mail.
     pub loop_mark: HeaderText,
+    /// The line under which nothing is reply; `None` is the language's own.
+    pub marker: Option<String>,
 }
 
 /// What holds for every mail.
@@ -59,8 +61,6 @@ pub struct IntakeSettings {
     pub age_max: Duration,
     /// How many jobs must have come back for good before an address is held back.
     pub suppress_after: u32,
-    /// The line under which nothing is reply; `None` is the language's own.
-    pub marker: Option<String>,
     /// The list all mail belongs to.
     pub list_id: Option<Domain>,
     /// What takes the POST that ends these mails.
@@ -130,13 +130,13 @@ impl Intake {
         store: Store,
         routes: Vec<Route>,
         settings: IntakeSettings,
-        templates: Templates,
+        templates: Arc<Templates>,
     ) -> Self {
         Self {
             store,
             routes,
             settings,
-            templates: Arc::new(templates),
+            templates,
             locks: (0..LOCKS).map(|_| Mutex::default()).collect(),
         }
     }
@@ -341,7 +341,7 @@ impl Plan<'_> {
             text: draft.text.clone(),
             html: draft.html.clone(),
             history: self.history(to),
-            marker: settings.marker.clone(),
+            marker: route.marker.clone(),
             enclosures: draft.files.iter().map(enclosure).collect(),
             in_reply_to: self.in_reply_to(),
             references: self.references(),

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
 
-use super::{Exit, Failure, key_ring};
-use crate::config::{Config, Outbound, Secret};
+use super::{Failure, key_ring};
+use crate::config::{Config, Secret};
 use crate::http;
 use crate::http::outbound::{Callers, Gateway, GatewaySettings};
 use crate::mail::outgoing::loop_mark;
-use crate::outbound::compose::{HeaderText, Templates, WebAddress};
+use crate::outbound::compose::HeaderText;
 use crate::outbound::intake::{self, Intake, IntakeSettings};
 use crate::store::Store;
 
@@ -54,8 +54,6 @@ fn intake(config: &Config, store: &Store) -> Result<Option<Intake>, Failure> {
     let Some(from) = settings.from.clone().filter(|_| settings.enabled) else {
         return Ok(None);
     };
-    let templates = Templates::load(settings.templates.as_deref())
-        .map_err(|error| Failure::new(Exit::Config, error))?;
     let mut routes = Vec::new();
     for route in &config.routes {
         let keys = Arc::new(key_ring(route)?);
@@ -66,16 +64,17 @@ fn intake(config: &Config, store: &Store) -> Result<Option<Intake>, Failure> {
             keys,
             format: route.token_format,
             loop_mark: HeaderText::cleaned(&mark, MARK_CHARS_MAX),
+            marker: route.reply_marker.clone(),
         });
     }
+    let templates = Arc::clone(&settings.templates);
     let settings = IntakeSettings {
         from,
         product_name: settings.from_name.clone().unwrap_or_default(),
         age_max: settings.max_age,
         suppress_after: settings.worker.suppress_after,
-        marker: settings.marker.clone(),
         list_id: settings.list_id.clone(),
-        list_unsubscribe: unsubscribe(settings)?,
+        list_unsubscribe: settings.list_unsubscribe.clone(),
     };
     Ok(Some(Intake::new(
         store.clone(),
@@ -83,10 +82,4 @@ fn intake(config: &Config, store: &Store) -> Result<Option<Intake>, Failure> {
         settings,
         templates,
     )))
-}
-
-fn unsubscribe(settings: &Outbound) -> Result<Option<WebAddress>, Failure> {
-    let url = settings.list_unsubscribe.as_deref();
-    let parsed = url.map(WebAddress::parse).transpose();
-    parsed.map_err(|error| Failure::new(Exit::Config, error))
 }

@@ -300,7 +300,7 @@ fn delivery_routes(config: &Config) -> Result<Vec<delivery::route::Route>, Failu
             loop_mark: Some(loop_mark(&keys, &route.domains[0])),
             keys,
             message_id_domains: route.domains.clone(),
-            reply_marker: route.reply_marker.clone(),
+            reply_marker: route.marker().to_owned(),
             policy: route.policy.clone(),
             senders: route.senders,
         });

@@ -257,12 +257,16 @@ mod tests {
     fn every_marker_is_known_to_the_cutting_of_replies() {
         for locale in Locale::ALL {
             let text = format!("Yes.\n\n— {} —\n\nold words", locale.words().marker);
-            let reply = reply::extract(&reply::Input {
-                text: Some(&text),
-                ..reply::Input::default()
-            });
-            assert_eq!(reply.method, reply::Method::Marker, "{locale:?}");
-            assert_eq!(reply.text, "Yes.", "{locale:?}");
+            // Whatever line the operator has chosen since, or not.
+            for marker in [reply::MARKER_DEFAULT, "An operator's own line"] {
+                let reply = reply::extract(&reply::Input {
+                    text: Some(&text),
+                    marker,
+                    ..reply::Input::default()
+                });
+                assert_eq!(reply.method, reply::Method::Marker, "{locale:?}");
+                assert_eq!(reply.text, "Yes.", "{locale:?}");
+            }
         }
     }
 }
