@@ -106,12 +106,7 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
     let store = store(root.table("store"), &server.data_dir);
     let delivery = delivery(root.table("delivery"), &store, server.stop_max);
     let (webhooks, webhook_own) = webhooks(root, &server.inbound);
-    let imap = imap::read(root.table("imap"), server.inbound.contains(&Door::Imap));
-    let imap = imap.map(|imap| mailboxes::Settings {
-        store_max: ingress.store_max,
-        dedupe_window: store.dedupe_window,
-        ..imap
-    });
+    let imap = imap(root, &server.inbound, &ingress, &store);
     // Whoever stands before us speaks for many.
     let proxies = webhooks.iter().flat_map(|webhooks| &webhooks.proxies);
     let http = ServerSettings {
@@ -135,10 +130,6 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
         webhook_age_max: webhook_own.age_max,
     };
     let outbound = outbound::read(root.table("outbound"), &seen)?;
-    let delivery = WorkerSettings {
-        suppress_for: outbound.suppress_for,
-        ..delivery
-    };
     Some(Config {
         development,
         hostname: hostname?,
@@ -157,7 +148,10 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
         certificates,
         embedded_api,
         routes,
-        delivery,
+        delivery: WorkerSettings {
+            suppress_for: outbound.suppress_for,
+            ..delivery
+        },
         store,
         attachments: attachments?,
         events,
@@ -169,6 +163,21 @@ fn tls(mut section: Section<'_>) -> Option<PathBuf> {
     let folder = section.path_maybe("folder");
     section.end();
     folder
+}
+
+/// The IMAP door if it is open.
+fn imap(
+    root: &mut Section<'_>,
+    inbound: &[Door],
+    ingress: &ingress::Settings,
+    store: &store::Settings,
+) -> Option<mailboxes::Settings> {
+    let imap = imap::read(root.table("imap"), inbound.contains(&Door::Imap))?;
+    Some(mailboxes::Settings {
+        store_max: ingress.store_max,
+        dedupe_window: store.dedupe_window,
+        ..imap
+    })
 }
 
 /// The webhooks' doors if they are open, and our own scheme.
