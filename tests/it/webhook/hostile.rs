@@ -441,7 +441,7 @@ fn seed(kit: usize) -> Vec<u8> {
     [vec![choice, 0], (KITS[kit].body)(TO).written()].concat()
 }
 
-/// What the fuzzer once found worth keeping, and the good bodies.
+/// Bodies made by hand to reach what the good ones do not, and the good ones.
 fn corpus() -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/webhook");
     let mut all: Vec<Vec<u8>> = (0..KITS.len()).map(seed).collect();
