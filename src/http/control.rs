@@ -12,7 +12,7 @@ use axum::http::{StatusCode, header};
 use axum::response::Response;
 use axum::{Router, routing};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
 use tracing::info;
 
@@ -26,7 +26,10 @@ use crate::mail::envelope::{Door, Envelope, Peer, Recipient, Target};
 use crate::mail::token::{Format, KeyRing, ThreadKey, TokenError};
 use crate::mail::trace::Hop;
 use crate::mail::verdict::Source;
-use crate::store::{Delivery, DeliveryId, Fact, Mapping, Outcome, Step, Store};
+use crate::mail::view::View;
+use crate::store::{
+    Delivery, DeliveryId, Event, EventKind, Fact, MailId, Mapping, Outcome, Step, Store,
+};
 
 /// The name of the control socket in the data folder.
 pub const SOCKET: &str = "control.sock";
@@ -34,6 +37,8 @@ pub const SOCKET: &str = "control.sock";
 const RECIPIENTS_MAX: usize = 100;
 /// A thread id has at most so many bytes: it must fit a path segment of the Messages API.
 const THREAD_BYTES_MAX: usize = 256;
+/// Octets of a Message-ID in an event.
+const MESSAGE_ID_BYTES_MAX: usize = 1024;
 
 /// Why a delivery waits for its next attempt.
 #[derive(Clone, Debug)]
@@ -203,20 +208,40 @@ async fn drop_parked(State(desk): State<Desk>, Path(id): Path<String>) -> Result
     let _turn = desk.turn.lock().await;
     let found = desk.find_parked(&id)?;
     let (delivery, rule) = (found.id, "operator");
-    let fact = Fact::Settled {
+    let at = clock::now();
+    let settled = Fact::Settled {
         delivery,
         outcome: Outcome::Dropped {
             rule: rule.to_owned(),
         },
         fingerprint: None,
-        at: clock::now(),
+        at,
     };
-    desk.control.store.record(vec![fact]).await?;
+    let told = Fact::Happened(Event {
+        kind: EventKind::Processed,
+        at,
+        thread_id: None,
+        data: dropped(delivery, desk.message_id(delivery.mail).await, rule),
+    });
+    desk.control.store.record(vec![settled, told]).await?;
     info!(%delivery, route = found.recipient.route, rule, "dropped");
     Ok(done(
         StatusCode::OK,
         json!({ "id": id, "state": "dropped" }),
     ))
+}
+
+/// What the product is told of a mail that a person dropped: of which kind it is nobody asked.
+fn dropped(delivery: DeliveryId, message_id: Option<String>, rule: &str) -> Map<String, Value> {
+    let told = [
+        ("mailId", json!(delivery.to_string())),
+        ("emailMessageId", json!(message_id)),
+        ("kind", Value::Null),
+        ("dropped", json!(rule)),
+    ];
+    told.map(|(name, value)| (name.to_owned(), value))
+        .into_iter()
+        .collect()
 }
 
 async fn inject(
@@ -372,6 +397,18 @@ async fn revoke(State(desk): State<Desk>, body: Bytes) -> Result<Response, Fault
 
 impl Desk {
     /// A delivery, and why it waits.
+    /// A mail's Message-ID; `None` if it has none, or cannot be read.
+    async fn message_id(&self, mail: MailId) -> Option<String> {
+        let store = self.control.store.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let bytes = store.mail_bytes(mail).ok()?;
+            View::parse(&bytes).header.message_id
+        });
+        let mut id = read.await.ok().flatten()?;
+        id.truncate(id.floor_char_boundary(MESSAGE_ID_BYTES_MAX));
+        Some(id)
+    }
+
     fn summary(&self, delivery: &Delivery) -> Value {
         let mut shown = summary(delivery);
         if let Some(waiting) = (self.control.waits)(delivery.id) {

@@ -300,7 +300,7 @@ fn no_success(attempts: u32) -> String {
     format!("no success in {attempts} attempts")
 }
 
-/// What the product is told. Empty words are left out.
+/// What the product is told. Instead of an empty word there is null.
 fn event<const N: usize>(
     kind: EventKind,
     record: &JobRecord,
@@ -315,16 +315,20 @@ fn event<const N: usize>(
             "messageId",
             job.product_message_id.clone().unwrap_or_default(),
         ),
-        ("emailMessageId", job.message_id.clone()),
+        (
+            "emailMessageId",
+            job.message_id.trim_matches(['<', '>']).to_owned(),
+        ),
         ("recipient", job.recipient.to_string()),
     ];
     let mut data = Map::new();
-    for (name, text) in known.into_iter().filter(|(_, text)| !text.is_empty()) {
-        data.insert(name.to_owned(), Value::from(short(text)));
+    let value = |text: String| Value::from(Some(text).filter(|text| !text.is_empty()));
+    for (name, text) in known {
+        data.insert(name.to_owned(), value(short(text)));
     }
     data.insert("attempts".to_owned(), Value::from(record.attempts));
-    for (name, text) in more.into_iter().filter(|(_, text)| !text.is_empty()) {
-        data.insert(name.to_owned(), Value::from(text));
+    for (name, text) in more {
+        data.insert(name.to_owned(), value(text));
     }
     Event {
         kind,

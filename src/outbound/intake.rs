@@ -487,7 +487,7 @@ impl Plan<'_> {
             "jobId": job.id.to_string(),
             "threadId": draft.thread_id,
             "messageId": draft.message_id,
-            "emailMessageId": job.message_id,
+            "emailMessageId": bare(&job.message_id),
             "recipient": job.recipient.to_string(),
         });
         if let serde_json::Value::Object(data) = told {

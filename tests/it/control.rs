@@ -9,7 +9,7 @@ use postern::http::server::{ServerSettings, listen_alone, serve};
 use postern::mail::address::{Address, Domain};
 use postern::mail::envelope::{Recipient, Target};
 use postern::mail::token::{Format, KeyRing};
-use postern::store::{Fact, Outcome};
+use postern::store::{EventId, EventKind, Fact, Outcome};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -225,7 +225,8 @@ async fn what_a_person_does_to_a_mail_is_in_the_log() {
     let (_, minted) = desk.call("POST", "/tokens", wish).await;
     let address = minted["data"]["address"].as_str().unwrap();
     let path = format!("/mail?from=&rcpt={}", address.replace('+', "%2B"));
-    let (status, _) = desk.call("POST", &path, "Subject: hi\r\n\r\nhi\r\n").await;
+    let mail = "Subject: hi\r\nMessage-ID: <a1@mail.example.com>\r\n\r\nhi\r\n";
+    let (status, _) = desk.call("POST", &path, mail).await;
     assert_eq!(status, 201);
     let id = server.store.waiting(None, 1)[0].id;
     for word in ["retry", "drop"] {
@@ -241,6 +242,14 @@ async fn what_a_person_does_to_a_mail_is_in_the_log() {
         let (status, _) = desk.call("POST", &format!("/queue/{id}/{word}"), "").await;
         assert_eq!(status, 200);
     }
+    let told = server.store.events_after(EventId::default(), 10);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].1.kind, EventKind::Processed);
+    let data = json!({
+        "mailId": id.to_string(), "emailMessageId": "a1@mail.example.com",
+        "kind": null, "dropped": "operator",
+    });
+    assert_eq!(json!(told[0].1.data), data);
     let body = json!({ "address": address }).to_string();
     desk.call("POST", "/tokens/revoke", &body).await;
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();

@@ -35,7 +35,7 @@ async fn a_job_is_sent_once_and_told_of() {
     let data = serde_json::Value::from(event.data.clone());
     assert_eq!(data["jobId"], job.id.to_string());
     assert_eq!(data["messageId"], "message-1");
-    assert_eq!(data["emailMessageId"], "<1@mx.test>");
+    assert_eq!(data["emailMessageId"], "1@mx.test");
     assert_eq!(data["recipient"], "ann@example.com");
     assert_eq!(data["reply"], "250 2.0.0 queued");
     assert_eq!(fake.heard().len(), 1);
