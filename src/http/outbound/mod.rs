@@ -180,7 +180,7 @@ impl Gateway {
             .keyed(&caller, given.as_deref(), clock::now())?;
         let key = given
             .map(DraftKey::Given)
-            .or(caller.signed_id.map(DraftKey::Signed));
+            .or_else(|| caller.signed_id.map(DraftKey::Signed));
         // Megabytes of JSON and base64 would hold up whatever else the thread does.
         let asked = tokio::task::spawn_blocking(move || form::read(call, &body, key));
         let asked = asked.await.map_err(|_| {

@@ -1,0 +1,170 @@
+//! The calls about jobs and addresses, and what is left after a kill.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{
+    THREAD, call, capturing, direct, event, fetched, field, job_of, mail_of, post, waiting,
+};
+use crate::postern::{DOMAIN, Postern};
+use crate::postfix::free_port;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_looked_at_called_back_and_tried_again() {
+    let postern = waiting();
+    let job = job_of(&post(&postern, "/gateway/events", &event("m1")).await);
+    let path = format!("/gateway/jobs/{job}");
+    let mut deferred = Value::Null;
+    for _ in 0..600 {
+        deferred = fetched(&postern, &path).await.1;
+        if deferred["data"]["history"][0]["what"] == "deferred" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(deferred["data"]["state"], "waiting", "{deferred}");
+    assert_eq!(deferred["data"]["attempts"], 1, "{deferred}");
+    let (status, fault) = post(&postern, &format!("{path}/retry"), &json!({})).await;
+    assert_eq!(
+        (status, &fault["error"]["code"]),
+        (409, &json!("wrong_state"))
+    );
+
+    let (status, gone) = call(&postern, Method::DELETE, &path, &json!({})).await;
+    assert_eq!((status, &gone["data"]["state"]), (200, &json!("cancelled")));
+    // Twice is as good as once.
+    let (status, _) = post(&postern, &format!("{path}/cancel"), &json!({})).await;
+    assert_eq!(status, 200);
+    for (state, count) in [("waiting", 0), ("cancelled", 1)] {
+        let (_, list) = fetched(&postern, &format!("/gateway/jobs?state={state}")).await;
+        assert_eq!(
+            list["data"].as_array().unwrap().len(),
+            count,
+            "{state}: {list}"
+        );
+    }
+    for path in ["/gateway/jobs?state=lost", "/gateway/jobs?limit=0"] {
+        assert_eq!(fetched(&postern, path).await.0, 400, "{path}");
+    }
+    for path in [
+        "/gateway/jobs/x",
+        &format!("/gateway/jobs/{THREAD}"),
+        &format!("{path}/mail"),
+    ] {
+        assert_eq!(fetched(&postern, path).await.0, 404, "{path}");
+    }
+    drop(postern);
+
+    let postern = capturing("");
+    let job = job_of(&post(&postern, "/gateway/events", &event("m1")).await);
+    let path = format!("/gateway/jobs/{job}");
+    let captured = async || {
+        for _ in 0..600 {
+            if fetched(&postern, &path).await.1["data"]["state"] == "captured" {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("never captured");
+    };
+    captured().await;
+    assert_eq!(
+        call(&postern, Method::DELETE, &path, &json!({})).await.0,
+        409
+    );
+    let (status, _) = post(&postern, &format!("{path}/retry"), &json!({})).await;
+    assert_eq!(status, 200);
+    captured().await;
+    let (_, shown) = fetched(&postern, &path).await;
+    let history = shown["data"]["history"].as_array().unwrap();
+    let words: Vec<_> = history
+        .iter()
+        .map(|trial| trial["what"].as_str().unwrap())
+        .collect();
+    assert_eq!(words, ["captured", "retried", "captured"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_on_the_list_is_told_at_once() {
+    let postern = capturing("");
+    let held = json!({ "address": "Ann@EXAMPLE.com", "reason": "asked for it" });
+    let (status, _) = post(&postern, "/gateway/suppressions", &held).await;
+    assert_eq!(status, 201);
+    let (status, fault) = post(&postern, "/gateway/events", &event("m1")).await;
+    assert_eq!(
+        (status, &fault["error"]["code"]),
+        (422, &json!("suppressed"))
+    );
+    assert_eq!(fault["error"]["field"], "threadMetadata.emailFrom");
+    assert!(
+        fault["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("asked for it")
+    );
+    let (_, list) = fetched(&postern, "/gateway/suppressions").await;
+    assert_eq!(list["data"][0]["address"], "ann@example.com");
+    assert_eq!(list["next"], Value::Null);
+    let path = "/gateway/suppressions/ann@example.com";
+    assert_eq!(fetched(&postern, path).await.0, 200);
+    assert_eq!(
+        call(&postern, Method::DELETE, path, &json!({})).await.0,
+        200
+    );
+    assert_eq!(fetched(&postern, path).await.0, 404);
+    job_of(&post(&postern, "/gateway/events", &event("m1")).await);
+    for (field, wrong) in [
+        ("address", json!({})),
+        ("address", json!({ "address": "nobody" })),
+        ("days", json!({ "address": "a@b.example", "days": 0 })),
+        ("days", json!({ "address": "a@b.example", "days": "1" })),
+        (
+            "reason",
+            json!({ "address": "a@b.example", "reason": "a\r\nb" }),
+        ),
+    ] {
+        let (status, fault) = post(&postern, "/gateway/suppressions", &wrong).await;
+        assert_eq!((status, &fault["error"]["field"]), (422, &json!(field)));
+    }
+    // Mail to our own reply domain would come back to us.
+    let mut looped = direct();
+    looped["recipientEmail"] = json!(format!("general@{DOMAIN}"));
+    let (status, fault) = post(&postern, "/gateway/outbound", &looped).await;
+    assert_eq!(
+        (status, &fault["error"]["field"]),
+        (422, &json!("recipientEmail"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_outlives_a_kill() {
+    let relay = free_port();
+    let lines = format!(
+        "[outbound]\nenabled = true\nfrom = 'support@product.test'\nhost = '127.0.0.1'\nport = {relay}\n"
+    );
+    let mut postern = Postern::new(None, &lines);
+    postern.start();
+    let mut known: Vec<(String, String)> = Vec::new();
+    for round in 0..5 {
+        let message = format!("m{round}");
+        let answer = post(&postern, "/gateway/events", &event(&message)).await;
+        postern.kill();
+        known.push((message, job_of(&answer)));
+        postern.start();
+        for (message, job) in &known {
+            let again = post(&postern, "/gateway/events", &event(message)).await;
+            assert_eq!(job_of(&again), *job);
+        }
+        let (_, list) = fetched(&postern, "/gateway/jobs?state=waiting").await;
+        assert_eq!(list["data"].as_array().unwrap().len(), known.len());
+    }
+    // The chain was kept too.
+    let mut before = String::new();
+    for (_, job) in &known {
+        let (head, _) = mail_of(&postern, job).await;
+        assert_eq!(field(&head, "In-Reply-To"), before);
+        field(&head, "Message-ID").clone_into(&mut before);
+    }
+}
