@@ -132,7 +132,12 @@ impl Signer {
             Key::Ed25519(signer) => signer.sign(trimmed),
         };
         let signature = signature.map_err(|error| SignError::Crypto(error.to_string()))?;
-        Ok(signature.to_header())
+        let field = signature.to_header();
+        // Some verifiers, dkimpy among them, take a fold behind the signature for a part of what is signed.
+        Ok(match field.trim_end().strip_suffix("\r\n\t;") {
+            Some(signed) => format!("{signed};\r\n"),
+            None => field,
+        })
     }
 }
 
