@@ -2,7 +2,7 @@
 //!
 //! Needs no language and no quote marks. Does not decide what goes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::quotes::is_barred;
 use super::text::{Line, is_invisible};
@@ -29,6 +29,8 @@ pub(super) struct Known {
     pub(super) whole: bool,
     /// Nearly all of one of our texts was found again.
     pub(super) untouched: bool,
+    /// Where a line of ours stands more often than we wrote it: what was said earlier begins above.
+    pub(super) again: Option<usize>,
 }
 
 impl Known {
@@ -39,18 +41,20 @@ impl Known {
             partly: vec![false; count],
             whole: false,
             untouched: false,
+            again: None,
         }
     }
 }
 
 /// Finds the words of `texts` in `lines`.
 pub(super) fn find(lines: &[Line], texts: &[&str]) -> Known {
-    let whole_lines: HashSet<Vec<u64>> = texts
+    let texts_lines: Vec<Vec<u64>> = texts
         .iter()
         .take(TEXTS_MAX)
         .flat_map(|text| bounded(text).lines().map(words))
         .filter(|words| words.len() >= 2)
         .collect();
+    let whole_lines: HashSet<Vec<u64>> = texts_lines.iter().cloned().collect();
     let texts: Vec<Vec<u64>> = texts
         .iter()
         .take(TEXTS_MAX)
@@ -81,6 +85,7 @@ pub(super) fn find(lines: &[Line], texts: &[&str]) -> Known {
         accept_runs(&covered, run_min, found, &mut ours);
     }
     let (mut found, partly) = by_line(&mail, &ours, lines.len());
+    let again = again(&mail, &texts_lines, &found);
     if whole {
         short_lines(&mail, &whole_lines, &mut found);
     }
@@ -89,7 +94,30 @@ pub(super) fn find(lines: &[Line], texts: &[&str]) -> Known {
         partly,
         whole,
         untouched,
+        again,
     }
+}
+
+/// The first of the lines `found` that no line of ours is left for.
+fn again(mail: &[(u64, usize)], lines: &[Vec<u64>], found: &[bool]) -> Option<usize> {
+    let mut left: HashMap<&[u64], usize> = HashMap::new();
+    for line in lines {
+        *left.entry(line).or_default() += 1;
+    }
+    mail.chunk_by(|a, b| a.1 == b.1)
+        .filter(|line| found[line[0].1])
+        .find(|line| {
+            let words: Vec<u64> = line.iter().map(|(word, _)| *word).collect();
+            match left.get_mut(words.as_slice()) {
+                Some(0) => true,
+                Some(left) => {
+                    *left -= 1;
+                    false
+                }
+                None => false,
+            }
+        })
+        .map(|line| line[0].1)
 }
 
 /// Places of a table of the words a text of ours has.

@@ -59,9 +59,11 @@ impl Cutter<'_> {
     }
 
     /// Answers a person wrote into our text: what stands between our lines, as deep as they
-    /// are, and is not ours. Under quote marks (phones type there) it must be our text whole.
+    /// are, and is not ours. Under quote marks (phones type there) it must be our text whole. Below it
+    /// the mail we sent tells what was said earlier, which is no answer.
     pub(super) fn answers_between(&mut self) {
         let ours: Vec<usize> = (0..self.lines.len())
+            .take_while(|at| self.known.again != Some(*at))
             .filter(|at| self.known.lines[*at])
             .collect();
         let (Some(first), Some(last)) = (ours.first().copied(), ours.last().copied()) else {

@@ -45,6 +45,31 @@ const LINES: &[&str] = &[
 
 const KNOWN: &[&str] = &["Hello Ann, your order has been shipped and will arrive on Thursday."];
 
+#[test]
+fn what_was_said_earlier_is_no_answer_though_our_words_stand_in_it_again() {
+    const OURS: &str =
+        "It left our house on Monday at nine, that is part 1.\n\nBest regards from the whole team";
+    let quote = "<p>It left our house on Monday at nine, that is part 1.</p>\
+        <p>Best regards from the whole team</p><p>Earlier in this conversation</p><p>Ann Smith</p>\
+        <p>With the green door.</p><p>Sam</p><p>It left our house on Monday at nine, that is part 0.</p>\
+        <p>Best regards from the whole team</p>";
+    let html = format!("<div>Yes please.</div><blockquote>{quote}</blockquote>");
+    let reply = extract(&Input {
+        html: Some(&html),
+        known: &[OURS],
+        ..Input::default()
+    });
+    assert_eq!(reply.text, "Yes please.");
+    // What is typed into our words is one.
+    let html = html.replacen("<p>Best", "<p>Not here, to my neighbour.</p><p>Best", 1);
+    let reply = extract(&Input {
+        html: Some(&html),
+        known: &[OURS],
+        ..Input::default()
+    });
+    assert!(reply.text.contains("to my neighbour") && !reply.text.contains("green door"));
+}
+
 fn letters_of(text: &str) -> Vec<char> {
     let mut letters: Vec<char> = letters(text).collect();
     letters.sort_unstable();
