@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::compose::{
     self, ComposeError, Composed, Correspondent, Enclosure, HeaderName, HeaderText, Letter, Locale,
-    Templates, WebAddress, compose,
+    Templates, WebAddress, compose, redact,
 };
 use crate::clock::{self, Timestamp};
 use crate::mail::address::{Address, Domain};
@@ -282,7 +282,8 @@ impl Plan<'_> {
         let letter = self.letter(id, to)?;
         let minted = self.minted(&letter.reply_to);
         let (message_id, return_path) = (letter.message_id.clone(), letter.return_path.clone());
-        let subject = letter.subject.clone();
+        // The job is shown; what is in the mail is redacted as it is made.
+        let subject = redact(&letter.subject, &letter.reply_domains).into_owned();
         let templates = Arc::clone(&self.intake.templates);
         let made = tokio::task::spawn_blocking(move || compose(&letter, &templates));
         let made = made.await.map_err(|_| IntakeError::Broken)?;
