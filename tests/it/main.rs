@@ -71,6 +71,8 @@ mod reply;
 #[cfg(test)]
 mod returned;
 #[cfg(test)]
+mod roundtrip;
+#[cfg(test)]
 mod store;
 #[cfg(test)]
 mod understanding;

@@ -75,6 +75,19 @@ impl Postfix {
         self.port
     }
 
+    /// Stops it for a while; its queue stays.
+    pub(crate) fn rest(&self) {
+        let stopped = self.command("postfix", &["stop"]);
+        assert!(stopped.status.success(), "postfix stop: {stopped:?}");
+    }
+
+    /// Goes on after a rest.
+    pub(crate) fn go_on(&self) {
+        let started = self.command("postfix", &["start"]);
+        assert!(started.status.success(), "postfix start: {started:?}");
+        self.wait_until_it_listens();
+    }
+
     /// How many mails are in its queue.
     pub(crate) fn queued(&self) -> usize {
         let listed = self.command("postqueue", &["-j"]);

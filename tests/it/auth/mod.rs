@@ -63,7 +63,7 @@ impl Signer {
 }
 
 /// `$POSTERN_PYTHON`, or the one of `target/venv`, or the system's.
-fn python_program() -> PathBuf {
+pub(crate) fn python_program() -> PathBuf {
     let venv = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python");
     let own = std::env::var_os("POSTERN_PYTHON").map(PathBuf::from);
     let own = own.or_else(|| venv.exists().then_some(venv));

@@ -5,7 +5,7 @@ mod outbox;
 mod postfix;
 mod program;
 mod restart;
-mod server;
+pub(crate) mod server;
 mod signed;
 
 use std::sync::Arc;

@@ -16,7 +16,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// A step of a conversation, by what the relay has just heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Step {
+pub(crate) enum Step {
     Greeting,
     Ehlo,
     StartTls,
@@ -34,7 +34,7 @@ pub(super) enum Step {
 
 /// What the relay does at a step.
 #[derive(Clone, Debug)]
-pub(super) enum Act {
+pub(crate) enum Act {
     /// Says what a good relay says.
     Usual,
     /// Says this, line ends and all.
@@ -53,23 +53,23 @@ pub(super) enum Act {
 
 /// A mail whose end was heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Heard {
-    pub(super) from: String,
-    pub(super) to: String,
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct Heard {
+    pub(crate) from: String,
+    pub(crate) to: String,
+    pub(crate) bytes: Vec<u8>,
     /// It was answered with a yes.
-    pub(super) taken: bool,
+    pub(crate) taken: bool,
 }
 
 impl Heard {
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8(self.bytes.clone()).unwrap()
     }
 }
 
 /// The relay. It listens until this is dropped.
-pub(super) struct Fake {
-    pub(super) port: u16,
+pub(crate) struct Fake {
+    pub(crate) port: u16,
     shared: Arc<Shared>,
 }
 
@@ -89,17 +89,17 @@ struct Shared {
 
 impl Fake {
     /// A relay that does at a step, the nth time it is there, what `acts` says.
-    pub(super) fn start(acts: impl Fn(Step, usize) -> Act + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(acts: impl Fn(Step, usize) -> Act + Send + Sync + 'static) -> Self {
         Self::start_with(acts, None)
     }
 
     /// A relay that speaks TLS from the first octet on.
-    pub(super) fn start_implicit(tls: Arc<ServerConfig>) -> Self {
+    pub(crate) fn start_implicit(tls: Arc<ServerConfig>) -> Self {
         Self::listen(|_, _| Act::Usual, Some(tls), true)
     }
 
     /// As [`Fake::start`], and it offers STARTTLS with this certificate.
-    pub(super) fn start_with(
+    pub(crate) fn start_with(
         acts: impl Fn(Step, usize) -> Act + Send + Sync + 'static,
         tls: Option<Arc<ServerConfig>>,
     ) -> Self {
@@ -140,29 +140,29 @@ impl Fake {
     }
 
     /// The mails whose end was heard, in order.
-    pub(super) fn heard(&self) -> Vec<Heard> {
+    pub(crate) fn heard(&self) -> Vec<Heard> {
         self.shared.heard.lock().unwrap().clone()
     }
 
     /// The mails that were answered with a yes.
-    pub(super) fn taken(&self) -> Vec<Heard> {
+    pub(crate) fn taken(&self) -> Vec<Heard> {
         let mut heard = self.heard();
         heard.retain(|mail| mail.taken);
         heard
     }
 
     /// Every command, in order.
-    pub(super) fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         self.shared.lines.lock().unwrap().clone()
     }
 
     /// How often somebody connected.
-    pub(super) fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
     /// How many connections there were at once.
-    pub(super) fn most_open(&self) -> usize {
+    pub(crate) fn most_open(&self) -> usize {
         self.shared.most_open.load(Ordering::SeqCst)
     }
 }
@@ -175,7 +175,7 @@ impl Drop for Fake {
 }
 
 /// A certificate for 127.0.0.1 as PEM, its key as PEM, and a server that shows it.
-pub(super) fn certificate(name: &str) -> (String, String, Arc<ServerConfig>) {
+pub(crate) fn certificate(name: &str) -> (String, String, Arc<ServerConfig>) {
     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))

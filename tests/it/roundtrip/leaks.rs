@@ -1,0 +1,227 @@
+//! Tokens that must not be seen, and machines that answer each other.
+
+use std::fs;
+
+use data_encoding::BASE64;
+use serde_json::{Value, json};
+
+use super::{Gateway, arrived, event, field, letter, read, with_postfix};
+use crate::postern::{DOMAIN, SECRET, eventually};
+use crate::relay::server::{Act, Fake};
+
+const ANN: &str = "ann@sink.test";
+const BOB: &str = "bob@sink.test";
+
+/// What must be seen by nobody: the words of the addresses in a mail.
+fn words_of(bytes: &[u8], from: &str) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes).into_owned() + from;
+    let mut words = Vec::new();
+    for prefix in ["reply+", "bounce+"] {
+        for (at, _) in text.match_indices(prefix) {
+            let word: String = text[at + prefix.len()..]
+                .chars()
+                .take_while(char::is_ascii_alphanumeric)
+                .collect();
+            if word.len() > 20 {
+                words.push(word.to_ascii_lowercase());
+            }
+        }
+    }
+    words.sort();
+    words.dedup();
+    words
+}
+
+#[track_caller]
+fn shows_none(what: &str, text: &str, words: &[String]) {
+    let text = text.to_ascii_lowercase();
+    for word in words {
+        assert!(!text.contains(word), "{what} shows {word}: {text}");
+    }
+}
+
+#[test]
+fn nobody_sees_the_token_of_another() {
+    let sink = Fake::start(|_, _| Act::Usual);
+    let (gateway, _postfix, _folder) = with_postfix(&sink, "");
+    let general = format!("general@{DOMAIN}");
+    gateway.swaks(
+        ANN,
+        &general,
+        &letter(ANN, &general, "a0@sink.test", "I wait for it."),
+    );
+    let (thread, _) = gateway.told(1);
+    let mut said = event(&thread, "m1", "It left us today.");
+    said["cc"] = json!([BOB]);
+    gateway.say(&said);
+    let _ = arrived(&sink, 2);
+    let taken = sink.taken();
+    let mail_to = |to: &str| taken.iter().find(|mail| mail.to.contains(to)).unwrap();
+    let (to_ann, to_bob) = (mail_to(ANN), mail_to(BOB));
+    let (anns, bobs) = (
+        words_of(&to_ann.bytes, &to_ann.from),
+        words_of(&to_bob.bytes, &to_bob.from),
+    );
+    assert_eq!(
+        (anns.len(), bobs.len()),
+        (2, 2),
+        "a reply address and a return path each"
+    );
+    shows_none("the mail to Ann", &to_ann.text(), &bobs);
+    shows_none("the mail to Bob", &to_bob.text(), &anns);
+
+    // Bob answers, and shows his own reply address in his words, as text, as a link, and quoted.
+    let seen = read(&to_bob.bytes, json!({}));
+    let address = field(&seen, "Reply-To").to_owned();
+    let split = format!("{}\r\n{}", &address[..30], &address[30..]);
+    let answer = letter(
+        BOB,
+        &address,
+        "b1@sink.test",
+        &format!(
+            "Write to me at {address} please, or <mailto:{}>,\r\nor {split}.",
+            address.to_uppercase()
+        ),
+    );
+    gateway.swaks(BOB, &address, &answer);
+    let (into, message) = gateway.told(2);
+    assert_eq!(into, thread);
+    let mut again = event(
+        &thread,
+        "m2",
+        &format!("He said: write to {address}. So be it."),
+    );
+    again["messageHtml"] = json!(format!(
+        "<p>He said: <a href=\"mailto:{address}\">{address}</a></p><p title=\"{address}\">So be it.</p>"
+    ));
+    again["threadMetadata"]["emailSubject"] = json!(format!("about {address}"));
+    again["threadMetadata"]["emailFrom"] = json!(ANN);
+    let job = gateway.say(&again);
+    let heard = arrived(&sink, 3);
+    gateway.becomes(&job, "sent");
+    shows_none("the next mail to Ann", &heard.text(), &bobs);
+    let seen = read(&heard.bytes, json!({}));
+    for part in ["text", "html"] {
+        let text = seen[part].as_str().unwrap();
+        assert!(
+            text.contains("So be it.") && text.contains("reply@inbox.test"),
+            "{text}"
+        );
+        shows_none(part, text, &bobs);
+    }
+    let all: Vec<String> = [anns, bobs, words_of(&heard.bytes, &heard.from)].concat();
+    shows_none("the log", &gateway.postern.log(), &all);
+    shows_none("the metrics", &gateway.postern.fetch("/metrics").1, &all);
+    shows_none("the events", &format!("{:?}", gateway.events()), &all);
+    shows_none(
+        "the jobs",
+        &gateway.fetched("/gateway/jobs").to_string(),
+        &all,
+    );
+    shows_none("the job", &gateway.job(&job).to_string(), &all);
+    let (status, page) = gateway.call("GET", "/admin/outbox", None, &Value::Null);
+    assert!(status == 200 || status == 401 || status == 404, "{status}");
+    shows_none("the page", &page.to_string(), &all);
+    // The product is told the words as they are: they are the person's.
+    assert!(message["body"].as_str().unwrap().contains("Write to me"));
+}
+
+/// The answers of Ann quote what we sent to her, our address in it.
+#[test]
+fn a_reply_address_that_mail_programs_quote_is_not_told() {
+    let sink = Fake::start(|_, _| Act::Usual);
+    let (gateway, _postfix, _folder) = with_postfix(&sink, "");
+    let general = format!("general@{DOMAIN}");
+    gateway.swaks(
+        ANN,
+        &general,
+        &letter(ANN, &general, "a0@sink.test", "I wait for it."),
+    );
+    let (thread, _) = gateway.told(1);
+    gateway.say(&event(&thread, "m1", "It left us today."));
+    let heard = arrived(&sink, 1);
+    let words = words_of(&heard.bytes, &heard.from);
+    let seen = read(
+        &heard.bytes,
+        json!({
+            "style": "outlook", "words": "Thank you.", "id": "<a1@sink.test>",
+            "from": ANN, "cc": field(&read(&heard.bytes, json!({})), "Reply-To"),
+        }),
+    );
+    let answer = BASE64
+        .decode(seen["answer"].as_str().unwrap().as_bytes())
+        .unwrap();
+    gateway.swaks(ANN, seen["to"].as_str().unwrap(), &answer);
+    let (_, message) = gateway.told(2);
+    assert_eq!(message["body"], "Thank you.");
+    gateway.say(&event(&thread, "m2", "You are welcome."));
+    let next = arrived(&sink, 2);
+    shows_none("the next mail", &next.text(), &words);
+    shows_none("the log", &gateway.postern.log(), &words);
+    shows_none("the events", &format!("{:?}", gateway.events()), &words);
+}
+
+/// Two Posterns that are each other's relay.
+fn two() -> (Gateway, Gateway) {
+    let (mut here, mut there) = (Gateway::new(0, ""), Gateway::new(0, ""));
+    let (smtp_here, smtp_there) = (here.postern.smtp, there.postern.smtp);
+    let set = |gateway: &Gateway, relay: u16, domain: &str, secret: &str| {
+        let text = fs::read_to_string(gateway.postern.config()).unwrap();
+        let text = text
+            .replace("port = 0\n", &format!("port = {relay}\n"))
+            .replace(DOMAIN, domain)
+            .replace(SECRET, secret)
+            .replace("support@product.test", &format!("general@{domain}"));
+        fs::write(gateway.postern.config(), text).unwrap();
+    };
+    set(&here, smtp_there, "here.test", SECRET);
+    set(
+        &there,
+        smtp_here,
+        "there.test",
+        "another secret made for tests, worth nothing elsewhere",
+    );
+    here.postern.start();
+    there.postern.start();
+    (here, there)
+}
+
+#[test]
+fn two_gateways_that_would_answer_each_other_come_to_an_end() {
+    let (here, there) = two();
+    for (n, automatic) in [true, false].into_iter().enumerate() {
+        let mut start = event(&format!("thread-{n}"), &format!("start-{n}"), "Hello.");
+        start["threadMetadata"]["emailFrom"] = json!("general@there.test");
+        start["threadMetadata"]["emailSubject"] = json!("Hello");
+        start["automatic"] = json!(automatic);
+        let job = here.say(&start);
+        here.becomes(&job, "sent");
+        let dropped = || there.postern.metric("postern_ledger_dropped");
+        eventually("the other side drops it", || dropped() == (n + 1) as f64);
+    }
+    // What asks machines for no answer makes no message, so there is nothing to be answered.
+    assert!(there.product.messages().is_empty() && here.product.messages().is_empty());
+    let told = there.events();
+    assert!(
+        told.iter()
+            .all(|(name, data)| name == "email.processed" && data["dropped"] == "auto_reply"),
+        "{told:?}"
+    );
+    // Our own mail come back is a loop, whoever sends it.
+    let mark = here.fetched("/gateway/jobs")["data"][0]["emailMessageId"].clone();
+    let back = letter(
+        "eve@far.test",
+        "general@here.test",
+        mark.as_str().unwrap().trim_matches(['<', '>']),
+        "Hello.",
+    );
+    here.swaks("eve@far.test", "general@here.test", &back);
+    eventually("it is dropped", || {
+        here.postern.metric("postern_ledger_dropped") == 1.0
+    });
+    let (name, data) = here.events().pop().unwrap();
+    assert_eq!(
+        (name.as_str(), &data["dropped"]),
+        ("email.processed", &json!("loop"))
+    );
+}
