@@ -31,11 +31,13 @@ impl Leaving {
     }
 }
 
-/// In the order of their keys, which the index takes faster than any other.
+/// In the order of their keys, which the index takes faster than any other; what goes comes last. A job
+/// that moves from one place to the other is then in both if this stops halfway, and never in none: the
+/// facts that follow would find nobody.
 pub(super) fn sorted(
     entries: &HashMap<Key, Option<Vec<u8>>>,
 ) -> impl Iterator<Item = (Key, Option<&[u8]>)> {
     let mut entries: Vec<_> = entries.iter().map(|(k, v)| (*k, v.as_deref())).collect();
-    entries.sort_unstable_by_key(|(key, _)| *key);
+    entries.sort_unstable_by_key(|(key, value)| (value.is_none(), *key));
     entries.into_iter()
 }
