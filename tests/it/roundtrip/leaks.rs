@@ -41,6 +41,7 @@ fn shows_none(what: &str, text: &str, words: &[String]) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one conversation")]
 fn nobody_sees_the_token_of_another() {
     let sink = Fake::start(|_, _| Act::Usual);
     let (gateway, _postfix, _folder) = with_postfix(&sink, "");

@@ -159,7 +159,7 @@ fn call(port: u16, method: &str, path: &str, key: Option<&str>, body: &Value) ->
     curl.arg(format!("http://127.0.0.1:{port}{path}"));
     let answered = fed(&mut curl, body.to_string().as_bytes()).1;
     let (body, status) = answered.rsplit_once('\n').unwrap();
-    let value = serde_json::from_str(body).unwrap_or(Value::String(body.to_owned()));
+    let value = serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned()));
     (status.parse().unwrap(), value)
 }
 

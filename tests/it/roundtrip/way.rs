@@ -61,6 +61,7 @@ fn both_signatures_hold(mail: &[u8], records: &[(&str, String); 2]) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one conversation")]
 fn a_conversation_goes_on_in_one_thread_whatever_mail_program_is_used() {
     let sink = Fake::start(|_, _| Act::Usual);
     let keys = tempfile::TempDir::new().unwrap();
@@ -88,7 +89,7 @@ fn a_conversation_goes_on_in_one_thread_whatever_mail_program_is_used() {
         let heard = arrived(&sink, n + 1);
         gateway.becomes(&job, "sent");
         assert!(
-            heard.from.starts_with(&format!("MAIL FROM:<bounce+")),
+            heard.from.starts_with("MAIL FROM:<bounce+"),
             "{}",
             heard.from
         );
@@ -144,6 +145,7 @@ fn a_conversation_goes_on_in_one_thread_whatever_mail_program_is_used() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one conversation")]
 fn files_copies_and_languages_go_both_ways() {
     let sink = Fake::start(|_, _| Act::Usual);
     let (gateway, _postfix, _folder) = with_postfix(&sink, "");
