@@ -310,9 +310,6 @@ fn manners(letter: &Letter, block: &mut Block) -> Result<(), ComposeError> {
     if letter.is_automatic {
         block.fixed("Auto-Submitted", "auto-generated");
         block.fixed("X-Auto-Response-Suppress", "All");
-    } else {
-        // A person wrote it: reports on its delivery are wanted, the answers of machines are not.
-        block.fixed("X-Auto-Response-Suppress", "OOF, AutoReply");
     }
     if !letter.loop_mark.as_str().is_empty() {
         block.text(LOOP_FIELD, &letter.loop_mark);

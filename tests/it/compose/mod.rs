@@ -90,8 +90,9 @@ fn a_plain_mail_reads_as_it_was_meant() {
     assert_eq!(mail["to"][0][1], "bob@example.org");
     assert_eq!(mail["fields"]["Subject"], "Re: Order 42");
     assert_eq!(mail["fields"]["In-Reply-To"], "<q1@mail.example.org>");
-    assert_eq!(mail["fields"]["X-Auto-Response-Suppress"], "OOF, AutoReply");
-    assert_eq!(mail["fields"]["Auto-Submitted"], Value::Null);
+    for of_machines in ["X-Auto-Response-Suppress", "Auto-Submitted"] {
+        assert_eq!(mail["fields"][of_machines], Value::Null);
+    }
     let texts = texts(&mail);
     let kinds: Vec<_> = texts.iter().map(|(kind, _)| *kind).collect();
     assert_eq!(kinds, ["text/plain", "text/html"]);
