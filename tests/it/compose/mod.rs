@@ -198,7 +198,6 @@ fn an_argument_adds_no_field() {
         "Subject",
         "Date",
         "Message-ID",
-        "X-Auto-Response-Suppress",
         "Content-Language",
         "MIME-Version",
         "Content-Type",
