@@ -3,7 +3,7 @@
 use std::fs;
 
 use data_encoding::BASE64;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Gateway, arrived, event, field, letter, read, with_postfix};
 use crate::postern::{DOMAIN, SECRET, eventually};
@@ -120,9 +120,9 @@ fn nobody_sees_the_token_of_another() {
         &all,
     );
     shows_none("the job", &gateway.job(&job).to_string(), &all);
-    let (status, page) = gateway.call("GET", "/admin/outbox", None, &Value::Null);
-    assert!(status == 200 || status == 401 || status == 404, "{status}");
-    shows_none("the page", &page.to_string(), &all);
+    let page = gateway.page("/admin/outbox");
+    assert!(page.contains("about reply@inbox.test"), "{page}");
+    shows_none("the page", &page, &all);
     // The product is told the words as they are: they are the person's.
     assert!(message["body"].as_str().unwrap().contains("Write to me"));
 }
@@ -156,8 +156,13 @@ fn a_reply_address_that_mail_programs_quote_is_not_told() {
     let (_, message) = gateway.told(2);
     assert_eq!(message["body"], "Thank you.");
     gateway.say(&event(&thread, "m2", "You are welcome."));
-    let next = arrived(&sink, 2);
-    shows_none("the next mail", &next.text(), &words);
+    // Its own fields may have the same token: one of the same second is the same.
+    let next = read(&arrived(&sink, 2).bytes, json!({}));
+    for part in ["text", "html"] {
+        let text = next[part].as_str().unwrap();
+        assert!(text.contains("You are welcome."), "{text}");
+        shows_none(part, text, &words);
+    }
     shows_none("the log", &gateway.postern.log(), &words);
     shows_none("the events", &format!("{:?}", gateway.events()), &words);
 }

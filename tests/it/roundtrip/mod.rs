@@ -60,6 +60,16 @@ impl Gateway {
         answer
     }
 
+    /// A page that an operator looks at with his browser.
+    fn page(&self, path: &str) -> String {
+        let url = format!("http://127.0.0.1:{}{path}", self.postern.http);
+        let mut curl = Command::new("curl");
+        curl.args(["-sf", "-u", &format!("operator:{KEY}"), &url]);
+        let (ok, page) = fed(&mut curl, b"");
+        assert!(ok, "{path}: {page}");
+        page
+    }
+
     /// Posts an event that must be taken; its job.
     fn say(&self, event: &Value) -> String {
         let (status, answer) = self.call("POST", "/gateway/events", None, event);
