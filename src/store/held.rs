@@ -21,7 +21,7 @@ pub(super) struct Totals {
     pub(super) dropped: BTreeMap<String, u64>,
     /// Segments with records up to this number may be gone: an index older than that is of no use.
     pub(super) gone_to: u64,
-    /// Bytes of all state segments when they were last compacted.
+    /// Bytes of all that lived in the state segments when they were last compacted.
     pub(super) compact_bytes: u64,
     #[serde(default)]
     pub(super) jobs: JobTotals,

@@ -57,6 +57,8 @@ struct Compaction {
     walk: Walk,
     number: u64,
     last: u64,
+    /// Bytes of what was carried so far.
+    bytes: u64,
 }
 
 /// What the upkeep met, besides having done its piece.
@@ -193,7 +195,10 @@ impl Clerk {
         let (records, moves): (Vec<Record>, Vec<Moves>) =
             living.into_iter().map(|l| (l.record, l.moves)).unzip();
         match self.journal.append(&[], &records) {
-            Ok(written) => self.carried(&records, moves, &written)?,
+            Ok(written) => {
+                compaction.bytes += records.iter().map(|r| r.bytes() as u64).sum::<u64>();
+                self.carried(&records, moves, &written)?;
+            }
             // Begun again when there is room. What was carried twice means nothing new.
             Err(AppendError::Full) => return Ok(Piece::Nothing),
             Err(AppendError::Dead) => return Err(Dead),
@@ -204,14 +209,8 @@ impl Clerk {
         }
         self.upkeep.carried.insert(compaction.number);
         if compaction.number == compaction.last {
-            let gone: u64 = self
-                .journal
-                .sealed(Kind::State)
-                .range(..=compaction.last)
-                .map(|(_, s)| s.bytes)
-                .sum();
-            let left = self.journal.bytes(Kind::State).saturating_sub(gone);
-            self.shared.state_mut().totals.compact_bytes = left;
+            // Not what others wrote meanwhile: how much of that lives nobody knows.
+            self.shared.state_mut().totals.compact_bytes = compaction.bytes;
             return Ok(Piece::Nothing);
         }
         compaction.number += 1;
@@ -266,7 +265,12 @@ impl Clerk {
         let number = *sealed.keys().find(waits)?;
         let last = *sealed.keys().next_back()?;
         match self.journal.walk(Kind::State, number) {
-            Ok(walk) => Some(Compaction { walk, number, last }),
+            Ok(walk) => Some(Compaction {
+                walk,
+                number,
+                last,
+                bytes: 0,
+            }),
             Err(error) => {
                 tracing::error!(number, %error, "journal: an old state segment cannot be read");
                 None
