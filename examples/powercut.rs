@@ -110,7 +110,7 @@ fn check(store: &Store) -> usize {
     let accepted = usize::try_from(ledger.received).expect("few rounds");
     (0..accepted)
         .take_while(|round| {
-            let thread = store.thread(ThreadKey::of(&format!("thread-{round}")));
+            let thread = store.thread("default", ThreadKey::of(&format!("thread-{round}")));
             let ended = round
                 .checked_sub(LAG)
                 .is_none_or(|old| store.seen(fingerprint(old), NOW).is_some());

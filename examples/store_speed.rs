@@ -179,7 +179,7 @@ fn ask(store: &Store) {
     let found = (0..QUESTIONS)
         .filter(|n| {
             store
-                .thread(ThreadKey::of(&format!("thread-{}", n * 7)))
+                .thread("default", ThreadKey::of(&format!("thread-{}", n * 7)))
                 .is_some()
         })
         .count();
@@ -273,6 +273,7 @@ fn mapping(n: usize) -> Mapping {
 
 fn link(n: usize) -> Fact {
     Fact::Linked {
+        route: "default".to_owned(),
         message_id: format!("id-{n}@peer.example"),
         thread_id: format!("thread-{n}"),
         sent_by_us: false,

@@ -279,8 +279,10 @@ impl Case<'_> {
             thread: None,
         };
         let past = thread["match"].as_str().map(|id| {
-            let known = self.store.and_then(|store| store.thread(ThreadKey::of(id)));
-            Past::of(known.filter(|known| known.route == route.name).as_ref())
+            let known = self
+                .store
+                .and_then(|store| store.thread(&route.name, ThreadKey::of(id)));
+            Past::of(known.as_ref())
         });
         let named = match led {
             Led::Mailbox => rcpt.and_then(|rcpt| mailbox_of(route, rcpt)),
@@ -304,8 +306,9 @@ impl Case<'_> {
             if claims.participant.is_some() {
                 return ring.is_participant(claims, author);
             }
-            let mapping = self.store.and_then(|store| store.thread(claims.thread));
-            let known = mapping.filter(|mapping| mapping.route == route.name);
+            let known = self
+                .store
+                .and_then(|store| store.thread(&route.name, claims.thread));
             known
                 .and_then(|mapping| mapping.participant)
                 .is_some_and(|known| known.folded() == author.folded())
@@ -328,20 +331,20 @@ impl Case<'_> {
             now: self.now,
             subject_window: self.config.store.subject_window,
         };
-        let mut candidates: Vec<Candidate> = claims.map(|c| self.token(c)).into_iter().collect();
+        let mut candidates: Vec<Candidate> =
+            claims.map(|c| self.token(route, c)).into_iter().collect();
         if let Some(store) = self.store {
             for (id, reason) in thread::lookups(header) {
-                let Some((mapping, sent_by_us)) = store.thread_by_message_id(id) else {
+                let known = store.thread_by_message_id(&route.name, id);
+                let Some((mapping, sent_by_us)) = known else {
                     continue;
                 };
-                if mapping.route == route.name {
-                    let reason = if sent_by_us {
-                        reason
-                    } else {
-                        Reason::StoredMessageId
-                    };
-                    candidates.push(candidate(mapping, reason));
-                }
+                let reason = if sent_by_us {
+                    reason
+                } else {
+                    Reason::StoredMessageId
+                };
+                candidates.push(candidate(mapping, reason));
             }
         }
         match thread::decide(&facts, &candidates) {
@@ -355,8 +358,10 @@ impl Case<'_> {
         }
     }
 
-    fn token(&self, claims: Claims) -> Candidate {
-        let known = self.store.and_then(|store| store.thread(claims.thread));
+    fn token(&self, route: &Route, claims: Claims) -> Candidate {
+        let known = self
+            .store
+            .and_then(|store| store.thread(&route.name, claims.thread));
         match known {
             Some(mapping) => candidate(mapping, Reason::Token),
             None => Candidate {

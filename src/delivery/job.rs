@@ -24,6 +24,7 @@ use super::policy::{Action, Kinds, Ruling};
 use super::reading::Reading;
 use super::route::Route;
 use super::telling::Telling;
+use super::underway::Underway;
 use super::waits::{Wait, Waits};
 use super::worker::WorkerSettings;
 use crate::auth::{Decision, Hold};
@@ -43,6 +44,7 @@ pub(super) struct Jobs {
     subject_window: Duration,
     pub(super) suppress_for: Duration,
     pub(super) waits: Arc<Waits>,
+    pub(super) underway: Arc<Underway>,
     locks: Arc<Locks>,
     breaker: Breaker,
     objects: Option<Objects>,
@@ -91,6 +93,7 @@ impl Jobs {
             subject_window: settings.subject_window,
             suppress_for: settings.suppress_for,
             waits: Arc::default(),
+            underway: Arc::default(),
             locks: Arc::default(),
             breaker: Breaker::default(),
             objects,

@@ -20,5 +20,6 @@ mod returned;
 pub mod route;
 pub mod sorting;
 mod telling;
+pub mod underway;
 pub mod waits;
 pub mod worker;

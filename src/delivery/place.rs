@@ -141,11 +141,8 @@ impl Place<'_> {
         sort(&self.route.policy.rules, &facts, named, past)
     }
 
-    /// What is remembered of a thread. One of another route belongs to another product, which may
-    /// well use the same ids.
     fn mapping(&self, thread: ThreadKey) -> Option<Mapping> {
-        let mapping = self.store.thread(thread)?;
-        (mapping.route == self.route.name).then_some(mapping)
+        self.store.thread(&self.route.name, thread)
     }
 
     fn made(&self) -> Option<String> {
@@ -206,7 +203,8 @@ impl Place<'_> {
     fn of_headers(&self, mail: &Reading, now: Timestamp) -> Vec<Candidate> {
         let mut found = Vec::new();
         for (id, reason) in &mail.lookups {
-            let Some((mapping, sent_by_us)) = self.store.thread_by_message_id(id) else {
+            let known = self.store.thread_by_message_id(&self.route.name, id);
+            let Some((mapping, sent_by_us)) = known else {
                 found.extend(self.of_job(id, *reason));
                 continue;
             };
@@ -215,7 +213,7 @@ impl Place<'_> {
             } else {
                 Reason::StoredMessageId
             };
-            found.extend(self.of_mapping(mapping, reason));
+            found.push(of_mapping(mapping, reason));
         }
         if let Some(author) = &mail.author {
             let since = now.minus(self.subject_window);
@@ -223,7 +221,7 @@ impl Place<'_> {
             let mapping = self
                 .store
                 .thread_by_subject(name, author, &mail.normal_subject, since);
-            found.extend(mapping.and_then(|m| self.of_mapping(m, Reason::Subject)));
+            found.extend(mapping.map(|mapping| of_mapping(mapping, Reason::Subject)));
         }
         found
     }
@@ -243,15 +241,6 @@ impl Place<'_> {
             thread_id,
             participant: participant.or(Some(job.recipient)),
             changed_at,
-            reason,
-        })
-    }
-
-    fn of_mapping(&self, mapping: Mapping, reason: Reason) -> Option<Candidate> {
-        (mapping.route == self.route.name).then_some(Candidate {
-            thread_id: mapping.thread_id,
-            participant: mapping.participant,
-            changed_at: mapping.changed_at,
             reason,
         })
     }
@@ -305,7 +294,7 @@ impl Placed {
         thread: &str,
         now: Timestamp,
     ) -> Vec<Fact> {
-        // Asked again under the thread's lock: another lane may have changed it since.
+        // Asked again in the thread's turn: others may have changed it since.
         let known = place.mapping(ThreadKey::of(thread));
         let mut mapping = known.unwrap_or_else(|| Mapping {
             thread_id: thread.to_owned(),
@@ -340,6 +329,7 @@ impl Placed {
             mapping.references.drain(..surplus);
             mapping.last_message_id = Some(id.clone());
             facts.push(Fact::Linked {
+                route: place.route.name.clone(),
                 message_id: id.clone(),
                 thread_id: thread.to_owned(),
                 sent_by_us: false,
@@ -373,6 +363,15 @@ impl Placed {
             thread_id: thread.to_owned(),
             at: claims.issued_at,
         })
+    }
+}
+
+fn of_mapping(mapping: Mapping, reason: Reason) -> Candidate {
+    Candidate {
+        thread_id: mapping.thread_id,
+        participant: mapping.participant,
+        changed_at: mapping.changed_at,
+        reason,
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Does not decide whether a mail is posted, nor where.
 
+use std::time::Duration;
+
 use data_encoding::HEXLOWER;
 
 use super::answer::Answer;
@@ -11,8 +13,14 @@ use super::message::{self, Found};
 use super::place::Placed;
 use super::reading::Reading;
 use crate::clock;
+use crate::mail::draft::posted_word;
 use crate::mail::fingerprint::Fingerprint;
+use crate::mail::token::ThreadKey;
 use crate::store::{Fact, Step};
+
+/// So long it is remembered which messages were posted by us: a product that tells of new messages does
+/// not tell of one after this.
+const OWN_REMEMBERED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 impl Attempt<'_> {
     /// The id of the thread: known, made in an earlier attempt, or made now.
@@ -48,6 +56,11 @@ impl Attempt<'_> {
     ) -> Result<String, Stop> {
         let key = key_of(mail.fingerprint, "message");
         let body = message::message(mail, found);
+        // Until it is on disk which message this became.
+        let _posting = self
+            .jobs
+            .underway
+            .begin(&self.route.name, thread, &mail.body);
         let answer = self.route.api.add_message(thread, &key, &body).await;
         let message = self.heard("message", answer)?;
         let step = Step::MessagePosted {
@@ -57,8 +70,15 @@ impl Attempt<'_> {
         let told = self
             .telling()
             .message_created(mail, found, (thread, &message));
-        let mut facts = vec![told];
-        facts.extend(placed.facts(&self.place(), mail, thread, clock::now()));
+        let _turn = self.jobs.store.turn(ThreadKey::of(thread)).await;
+        let now = clock::now();
+        let own = Fact::Spent {
+            word: posted_word(&self.route.name, thread, &message),
+            content: [0; 16],
+            until: now.plus(OWN_REMEMBERED),
+        };
+        let mut facts = vec![told, own];
+        facts.extend(placed.facts(&self.place(), mail, thread, now));
         let delivery = self.delivery.id;
         facts.push(Fact::Advanced { delivery, step });
         self.record(facts).await?;

@@ -22,6 +22,7 @@ use super::job::{Ended, Fate, Jobs};
 use super::lanes::{Lanes, Offered};
 use super::metrics::Metrics;
 use super::route::Route;
+use super::underway::Underway;
 use super::waits::Waits;
 use crate::mail::lane::LaneKey;
 use crate::objects::Objects;
@@ -183,6 +184,11 @@ impl Worker {
     /// Why deliveries wait that were tried before.
     pub fn waits(&self) -> Arc<Waits> {
         Arc::clone(&self.jobs.waits)
+    }
+
+    /// What is on its way to the product.
+    pub fn underway(&self) -> Arc<Underway> {
+        Arc::clone(&self.jobs.underway)
     }
 
     /// Delivers until `stop` is true or its sender is gone; then lets what is under way end within

@@ -23,7 +23,7 @@ use crate::auth::results;
 use crate::clock::{self, Timestamp};
 use crate::mail::address::{Address, Domain};
 use crate::mail::envelope::{Door, Envelope, Peer, Recipient, Target};
-use crate::mail::token::{Format, KeyRing, ThreadKey, TokenError};
+use crate::mail::token::{Format, KeyRing, TokenError};
 use crate::mail::trace::Hop;
 use crate::mail::verdict::Source;
 use crate::mail::view::View;
@@ -338,6 +338,7 @@ async fn mint(State(desk): State<Desk>, body: Bytes) -> Result<Response, Fault> 
         .keys
         .verify(&address, now)
         .map_err(|_| Fault::field("thread", "makes a token that does not verify"))?;
+    let _turn = desk.control.store.turn(claims.thread).await;
     let mut facts = vec![Fact::Minted {
         token: claims.digest,
         thread_id: wish.thread.clone(),
@@ -346,7 +347,7 @@ async fn mint(State(desk): State<Desk>, body: Bytes) -> Result<Response, Fault> 
     if desk
         .control
         .store
-        .thread(ThreadKey::of(&wish.thread))
+        .thread(&route.name, claims.thread)
         .is_none()
     {
         facts.push(Fact::Mapped(Mapping {

@@ -189,8 +189,7 @@ impl Route {
         if claims.participant.is_some() {
             return self.keys.is_participant(claims, author);
         }
-        let mapping = store.thread(claims.thread);
-        let known = mapping.filter(|mapping| mapping.route == self.name);
+        let known = store.thread(&self.name, claims.thread);
         known
             .and_then(|mapping| mapping.participant)
             .is_some_and(|known| known.folded() == author.folded())

@@ -184,6 +184,15 @@ impl Draft {
     }
 }
 
+/// The word by which a message that Postern itself posted into a thread of a route is known again.
+pub fn posted_word(route: &str, thread_id: &str, message_id: &str) -> [u8; 16] {
+    let mut sum = Sum::new("postern posted message v1");
+    for part in [route, thread_id, message_id] {
+        sum.add(part.as_bytes());
+    }
+    sum.end()
+}
+
 /// A digest of parts, each with its length before it, so that none runs into the next.
 struct Sum(Sha256);
 

@@ -8,6 +8,7 @@ use prometheus_client::registry::Registry;
 
 use super::{Failure, key_ring};
 use crate::config::{Config, Secret};
+use crate::delivery::underway::Underway;
 use crate::http;
 use crate::http::outbound::{Callers, Gateway, GatewaySettings};
 use crate::mail::outgoing::loop_mark;
@@ -22,6 +23,7 @@ const MARK_CHARS_MAX: usize = 255;
 pub(super) fn open(
     config: &Config,
     store: &Store,
+    underway: Arc<Underway>,
     registry: &mut Registry,
 ) -> Result<Gateway, Failure> {
     let (settings, api) = (&config.outbound, &config.outbound.api);
@@ -37,8 +39,8 @@ pub(super) fn open(
         suppression_age: settings.suppress_for,
         suppress_after: settings.worker.suppress_after,
     };
-    let intake =
-        intake(config, store)?.map(|intake| Arc::new(intake) as Arc<dyn http::outbound::Intake>);
+    let intake = intake(config, store, underway)?
+        .map(|intake| Arc::new(intake) as Arc<dyn http::outbound::Intake>);
     Ok(Gateway::new(
         store.clone(),
         intake,
@@ -49,7 +51,11 @@ pub(super) fn open(
 }
 
 /// What makes mails of the product's drafts; `None` where nothing is sent.
-fn intake(config: &Config, store: &Store) -> Result<Option<Intake>, Failure> {
+fn intake(
+    config: &Config,
+    store: &Store,
+    underway: Arc<Underway>,
+) -> Result<Option<Intake>, Failure> {
     let settings = &config.outbound;
     let Some(from) = settings.from.clone().filter(|_| settings.enabled) else {
         return Ok(None);
@@ -81,5 +87,6 @@ fn intake(config: &Config, store: &Store) -> Result<Option<Intake>, Failure> {
         routes,
         settings,
         templates,
+        underway,
     )))
 }

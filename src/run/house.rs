@@ -83,7 +83,7 @@ impl House {
         let subscribers = subscribers(config, &store, &mut registry);
         let keys = api_keys(config);
         let listeners = Listeners::new(store.clone(), keys.clone());
-        let gateway = gateway::open(config, &store, &mut registry)?;
+        let gateway = gateway::open(config, &store, worker.underway(), &mut registry)?;
         let imap = imap(config, &store, &mut registry)?;
         let app = App {
             health: Health {

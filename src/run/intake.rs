@@ -1,4 +1,5 @@
-//! Owns the joint between the HTTP server and the outbox's intake, which do not know each other.
+//! Owns the joints of the outbox's intake: with the HTTP server that asks it, and with the delivery whose
+//! messages it must know again.
 //!
 //! Does not decide anything.
 
@@ -7,25 +8,32 @@ use std::pin::Pin;
 use axum::http::StatusCode;
 use tracing::error;
 
+use crate::delivery;
 use crate::http::error::Fault;
 use crate::http::outbound::{self, Taken, field};
 use crate::mail::draft::{Call, Draft};
-use crate::outbound::intake::{Intake, IntakeError};
+use crate::outbound::intake::{Intake, IntakeError, Underway};
 
 impl outbound::Intake for Intake {
     fn take(
         &self,
         draft: Draft,
-    ) -> Pin<Box<dyn Future<Output = Result<Taken, Fault>> + Send + '_>> {
+    ) -> Pin<Box<dyn Future<Output = Result<Option<Taken>, Fault>> + Send + '_>> {
         Box::pin(async move {
             let call = draft.call;
             let queued = Self::take(self, draft).await;
             let queued = queued.map_err(|error| fault(call, error))?;
-            Ok(Taken {
+            Ok(queued.map(|queued| Taken {
                 jobs: queued.jobs,
                 is_new: queued.is_new,
-            })
+            }))
         })
+    }
+}
+
+impl Underway for delivery::underway::Underway {
+    fn says(&self, route: &str, thread: &str, text: &str) -> Option<bool> {
+        Self::says(self, route, thread, text)
     }
 }
 

@@ -126,6 +126,9 @@ pub enum Fact {
     Mapped(Mapping),
     /// This Message-ID belongs to this thread.
     Linked {
+        /// The route whose thread it is.
+        #[serde(default)]
+        route: String,
         /// With or without its angle brackets.
         message_id: String,
         /// The thread's id in the product.
@@ -254,7 +257,8 @@ pub enum Fact {
         /// When.
         at: Timestamp,
     },
-    /// A word of a provider's that is good for one mail came with this content.
+    /// A word that is good once came with this content: a provider's, for one mail, or a message's that
+    /// we posted ourselves.
     Spent {
         /// The word's digest.
         word: [u8; 16],

@@ -15,30 +15,32 @@ use super::fact::MailId;
 use super::held::{Held, Totals};
 use super::job::Talk;
 use crate::mail::outgoing::JobId;
+use crate::mail::token::ThreadKey;
 
 /// Entries written as one atom: more make look-ups wait longer, fewer cost more each.
 const BATCH_ENTRIES: usize = 128;
 /// Another name when the entries get another form: an index of the old form is then made again.
-const META: &[u8] = b"!4";
+const META: &[u8] = b"!5";
 
 /// The name of an entry: what it is, and 16 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key([u8; 17]);
 
 impl Key {
-    pub(super) const fn thread(key: [u8; 16]) -> Self {
-        Self::tagged(b't', key)
+    /// Products of two routes may use the same ids.
+    pub(super) fn thread(route: &str, key: ThreadKey) -> Self {
+        Self::tagged(b't', digest(&[route.as_bytes(), &key.0]))
     }
 
     /// Mails that came in have entries of their own, so that they never touch those of ours.
-    pub(super) fn message_id(message_id: &str, sent_by_us: bool) -> Self {
+    pub(super) fn message_id(route: &str, message_id: &str, sent_by_us: bool) -> Self {
         let bare = message_id.trim().trim_matches(['<', '>']);
         let tag = if sent_by_us { b'o' } else { b'i' };
-        Self::tagged(tag, digest(&[bare]))
+        Self::tagged(tag, words(&[route, bare]))
     }
 
     pub(super) fn subject(route: &str, sender: &str, subject: &str) -> Self {
-        Self::tagged(b's', digest(&[route, sender, subject]))
+        Self::tagged(b's', words(&[route, sender, subject]))
     }
 
     pub(super) const fn minted(token: [u8; 16]) -> Self {
@@ -54,7 +56,7 @@ impl Key {
     }
 
     pub(super) fn polled(mailbox: &str) -> Self {
-        Self::tagged(b'p', digest(&[mailbox]))
+        Self::tagged(b'p', words(&[mailbox]))
     }
 
     pub(super) const fn fingerprint(fingerprint: [u8; 16]) -> Self {
@@ -101,17 +103,17 @@ impl Key {
     }
 
     pub(super) fn suppressed(address: &str) -> Self {
-        Self::tagged(Self::SUPPRESSED, digest(&[address]))
+        Self::tagged(Self::SUPPRESSED, words(&[address]))
     }
 
     pub(super) fn said(talk: &Talk, by_us: bool) -> Self {
         let side = if by_us { "us" } else { "them" };
         let parts = [side, &talk.route, &talk.thread_id, &talk.with];
-        Self::tagged(b'w', digest(&parts))
+        Self::tagged(b'w', words(&parts))
     }
 
     pub(super) fn heard(subscriber: &str) -> Self {
-        Self::tagged(b'h', digest(&[subscriber]))
+        Self::tagged(b'h', words(&[subscriber]))
     }
 
     /// What stands before all entries of a kind, and after them.
@@ -332,11 +334,16 @@ fn failed(error: sled::Error) -> IndexError {
     IndexError(error.to_string())
 }
 
+fn words(parts: &[&str]) -> [u8; 16] {
+    let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
+    digest(&parts)
+}
+
 /// 16 bytes of a SHA-256 of the parts, each with an end of its own so that no two lists run together.
-fn digest(parts: &[&str]) -> [u8; 16] {
+fn digest(parts: &[&[u8]]) -> [u8; 16] {
     let mut hash = Sha256::new();
     for part in parts {
-        hash.update(part.as_bytes());
+        hash.update(part);
         hash.update([0]);
     }
     let mut out = [0; 16];
@@ -354,9 +361,9 @@ mod tests {
     fn no_two_kinds_of_entries_share_a_name() {
         let (mail, job, talk) = (MailId(7), JobId([7; 16]), Talk::default());
         let keys = [
-            Key::thread([7; 16]),
-            Key::message_id("a@b", true),
-            Key::message_id("a@b", false),
+            Key::thread("r", ThreadKey([7; 16])),
+            Key::message_id("r", "a@b", true),
+            Key::message_id("r", "a@b", false),
             Key::subject("r", "s", "t"),
             Key::minted([7; 16]),
             Key::revoked([7; 16]),

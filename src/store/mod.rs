@@ -80,6 +80,8 @@ mod tests;
 
 /// Recipients one mail may have here.
 pub const RECIPIENTS_MAX: usize = 1000;
+/// Turns that threads share.
+const TURNS: usize = 256;
 
 /// How a store is set up.
 #[derive(Clone, Debug)]
@@ -140,6 +142,7 @@ impl Settings {
 pub struct Store {
     shared: Arc<Shared>,
     writer: Writer<Request>,
+    turns: Arc<[tokio::sync::Mutex<()>]>,
 }
 
 impl Store {
@@ -158,7 +161,12 @@ impl Store {
         // Not what a fact of a wrong clock says.
         state.newest_at = now;
         drop(state);
-        Ok(Self { shared, writer })
+        let turns = (0..TURNS).map(|_| tokio::sync::Mutex::default()).collect();
+        Ok(Self {
+            shared,
+            writer,
+            turns,
+        })
     }
 
     /// May another mail of `bytes` bytes come in now? Cheap: reads a few numbers, and asks the disk
@@ -294,13 +302,19 @@ impl Store {
         }
     }
 
-    /// The thread a token's key stands for.
-    pub fn thread(&self, key: ThreadKey) -> Option<Mapping> {
+    /// Waits for the turn of a thread. Whoever changes a mapping holds it from his look at the mapping to
+    /// the fact that he records.
+    pub async fn turn(&self, key: ThreadKey) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turns[usize::from(key.0[0]) % TURNS].lock().await
+    }
+
+    /// The thread of a route that a token's key stands for.
+    pub fn thread(&self, route: &str, key: ThreadKey) -> Option<Mapping> {
         // The record may be carried to another segment while it is read.
         const TRIES: usize = 3;
         let mut last = None;
         for _ in 0..TRIES {
-            let place = self.shared.state().mapping(key);
+            let place = self.shared.state().mapping(route, key);
             let place = self.found(place)?;
             let read = self.shared.facts.head(place).and_then(|head| {
                 let note = serde_json::from_slice(&head)?;
@@ -320,11 +334,11 @@ impl Store {
         None
     }
 
-    /// The thread a Message-ID belongs to, and whether we sent that mail.
-    pub fn thread_by_message_id(&self, message_id: &str) -> Option<(Mapping, bool)> {
-        let link = self.shared.state().link(message_id);
+    /// The thread of a route that a Message-ID belongs to, and whether we sent that mail.
+    pub fn thread_by_message_id(&self, route: &str, message_id: &str) -> Option<(Mapping, bool)> {
+        let link = self.shared.state().link(route, message_id);
         let (key, sent_by_us) = self.found(link)?;
-        Some((self.thread(key)?, sent_by_us))
+        Some((self.thread(route, key)?, sent_by_us))
     }
 
     /// The newest thread of this sender with this normalised subject, if it was changed at `since`
@@ -342,10 +356,9 @@ impl Store {
             .state()
             .entry(Key::subject(route, &folded, subject));
         let (_, key) = self.found(entry)?;
-        let mapping = self.thread(ThreadKey(key.try_into().ok()?))?;
+        let mapping = self.thread(route, ThreadKey(key.try_into().ok()?))?;
         // The thread may have gone to another subject since.
-        let fits = mapping.route == route
-            && mapping.subject == subject
+        let fits = mapping.subject == subject
             && mapping
                 .participant
                 .as_ref()

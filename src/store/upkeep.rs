@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::clerk::{Clerk, Note};
 use super::event::EventId;
-use super::fact::{Fact, MailId, Outcome};
+use super::fact::{Fact, MailId, Mapping, Outcome};
 use super::frame::{Record, Row};
 use super::held::Live;
 use super::index::{IndexError, Key};
@@ -76,9 +76,7 @@ struct Living {
 /// What is found by where a record stands.
 enum Moves {
     Nothing,
-    /// The mapping of this thread.
-    Mapping(String),
-    /// Words or an event.
+    /// A mapping, words or an event.
     Entry(Key),
     /// All that is known of this job.
     Job(JobId),
@@ -87,12 +85,16 @@ enum Moves {
 impl Moves {
     fn of(fact: Fact, origin: u64) -> Self {
         match fact {
-            Fact::Mapped(mapping) => Self::Mapping(mapping.thread_id),
+            Fact::Mapped(mapping) => Self::Entry(mapping_key(&mapping)),
             Fact::Spoken { talk, said } => Self::Entry(Key::said(&talk, said.by_us)),
             Fact::Happened(_) => Self::Entry(Key::event(EventId(origin))),
             _ => Self::Nothing,
         }
     }
+}
+
+fn mapping_key(mapping: &Mapping) -> Key {
+    Key::thread(&mapping.route, ThreadKey::of(&mapping.thread_id))
 }
 
 /// A mail that must be carried on cannot be read.
@@ -235,7 +237,6 @@ impl Clerk {
             let (origin, place) = (records[nth].origin, written.facts[nth]);
             let moved = match moves {
                 Moves::Nothing => Ok(()),
-                Moves::Mapping(thread) => state.mapping_moved(&thread, origin, place),
                 Moves::Entry(key) => state.place_moved(key, origin, place),
                 Moves::Job(job) => state.job_moved(job, written.fact_seq + nth as u64, place),
             };
@@ -384,15 +385,15 @@ impl Clerk {
         };
         match fact {
             Fact::Mapped(mapping) => {
-                let thread = Key::thread(ThreadKey::of(&mapping.thread_id).0);
                 let by_subject = State::subject_key(mapping);
-                Ok(stands(thread)? || by_subject.map_or(Ok(false), stands)?)
+                Ok(stands(mapping_key(mapping))? || by_subject.map_or(Ok(false), stands)?)
             }
             Fact::Linked {
+                route,
                 message_id,
                 sent_by_us,
                 ..
-            } => stands(Key::message_id(message_id, *sent_by_us)),
+            } => stands(Key::message_id(route, message_id, *sent_by_us)),
             Fact::Minted { token, .. } => stands(Key::minted(*token)),
             Fact::Polled { mailbox, .. } => stands(Key::polled(mailbox)),
             Fact::Revoked { token, .. } => stands(Key::revoked(*token)),

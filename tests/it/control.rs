@@ -116,7 +116,11 @@ async fn a_minted_address_takes_mail() {
         .verify(&Address::parse(address).unwrap(), clock::now())
         .unwrap();
     assert_eq!(
-        server.store.thread(claims.thread).unwrap().thread_id,
+        server
+            .store
+            .thread("default", claims.thread)
+            .unwrap()
+            .thread_id,
         "order-17"
     );
     assert_eq!(

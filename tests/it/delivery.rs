@@ -48,7 +48,10 @@ async fn a_reply_with_a_token_lands_in_its_thread() {
     );
     let print = done[0].key.strip_suffix("-message").unwrap();
     assert_eq!(done[1].key, format!("{print}-metadata"));
-    let mapping = bench.store.thread(ThreadKey::of(THREAD)).unwrap();
+    let mapping = bench
+        .store
+        .thread("default", ThreadKey::of(THREAD))
+        .unwrap();
     assert_eq!(mapping.thread_id, THREAD);
     assert_eq!(
         mapping.last_message_id.as_deref(),
@@ -73,7 +76,7 @@ async fn a_first_mail_begins_a_thread() {
     assert_eq!(done[1].body["authentication"]["identity"], "unverified");
     let (mapping, ours) = bench
         .store
-        .thread_by_message_id("m1@mail.example.com")
+        .thread_by_message_id("default", "m1@mail.example.com")
         .unwrap();
     assert_eq!((mapping.thread_id.as_str(), ours), ("thread-1", false));
     bench.stop().await;

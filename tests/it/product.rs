@@ -28,6 +28,17 @@ struct Told {
     answers: HashMap<String, Value>,
     threads: u64,
     messages: Vec<(String, Value)>,
+    echo: Option<Echo>,
+    echoes: Vec<(u16, Value)>,
+}
+
+/// How a product tells of each new message, those that Postern posts among them.
+#[derive(Clone, Copy)]
+pub(crate) struct Echo {
+    /// Where Postern speaks HTTP.
+    pub(crate) http: u16,
+    /// It tells before it answers, or beside it.
+    pub(crate) is_first: bool,
 }
 
 impl Product {
@@ -66,6 +77,16 @@ impl Product {
     /// Every message that was made: its thread's id, and its JSON.
     pub(crate) fn messages(&self) -> Vec<(String, Value)> {
         self.told.lock().unwrap().messages.clone()
+    }
+
+    /// Tells Postern of each message that is made from now on.
+    pub(crate) fn echo(&self, echo: Echo) {
+        self.told.lock().unwrap().echo = Some(echo);
+    }
+
+    /// What Postern answered when it was told of a message: status and body.
+    pub(crate) fn echoes(&self) -> Vec<(u16, Value)> {
+        self.told.lock().unwrap().echoes.clone()
     }
 
     /// How many messages were made of each mail, by `emailMessageId`.
@@ -123,13 +144,38 @@ async fn add_message(
     headers: HeaderMap,
     Json(message): Json<Value>,
 ) -> (StatusCode, Json<Value>) {
-    refused(&headers).unwrap_or_else(|| {
-        let answer = told.lock().unwrap().once(&headers, |told| {
-            told.messages.push((thread, message));
+    if let Some(refused) = refused(&headers) {
+        return refused;
+    }
+    let text = message["body"].clone();
+    let (answer, echo) = {
+        let mut told = told.lock().unwrap();
+        let answer = told.once(&headers, |told| {
+            told.messages.push((thread.clone(), message));
             json!({ "id": format!("message-{}", told.messages.len()) })
         });
-        (StatusCode::CREATED, Json(answer))
-    })
+        (answer, told.echo)
+    };
+    if let Some(echo) = echo {
+        let event = json!({
+            "threadId": thread, "messageId": answer["data"]["id"], "messageText": text,
+            "threadMetadata": { "sourceType": "email" },
+        });
+        let telling = tokio::spawn(tell(told, echo.http, event));
+        if echo.is_first {
+            telling.await.unwrap();
+        }
+    }
+    (StatusCode::CREATED, Json(answer))
+}
+
+async fn tell(told: Arc<Mutex<Told>>, http: u16, event: Value) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://127.0.0.1:{http}/gateway/events");
+    let request = client.post(url).bearer_auth(KEY).json(&event);
+    let heard = request.send().await.unwrap();
+    let (status, body) = (heard.status().as_u16(), heard.json().await.unwrap());
+    told.lock().unwrap().echoes.push((status, body));
 }
 
 async fn patch_thread(

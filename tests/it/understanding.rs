@@ -55,7 +55,7 @@ async fn a_rule_sorts_a_new_thread_and_is_named() {
     assert_eq!(done[2].body["metadata"]["lastEmailRule"], "ann");
     let (mapping, _) = bench
         .store
-        .thread_by_message_id("m1@mail.example.com")
+        .thread_by_message_id("default", "m1@mail.example.com")
         .unwrap();
     assert_eq!(mapping.mailbox.as_deref(), Some("business"));
     assert_eq!(mapping.priority.unwrap().name(), "vip");

@@ -49,9 +49,12 @@ const KEY_BYTES_MAX: usize = 255;
 pub trait Intake: Send + Sync {
     /// Makes mails of a draft and keeps them: what is named is on disk.
     ///
-    /// Fails with what the product hears instead.
-    fn take(&self, draft: Draft)
-    -> Pin<Box<dyn Future<Output = Result<Taken, Fault>> + Send + '_>>;
+    /// `None`: nothing is to be sent, for the draft tells of a message that Postern posted itself. Fails
+    /// with what the product hears instead.
+    fn take(
+        &self,
+        draft: Draft,
+    ) -> Pin<Box<dyn Future<Output = Result<Option<Taken>, Fault>> + Send + '_>>;
 }
 
 /// What became of a draft.
@@ -189,7 +192,10 @@ impl Gateway {
         })??;
         let answer = match asked {
             Asked::Nothing(why) => Answer::Ignored(why),
-            Asked::Mail(draft) => Answer::Taken(intake.take(*draft).await?),
+            Asked::Mail(draft) => match intake.take(*draft).await? {
+                Some(taken) => Answer::Taken(taken),
+                None => Answer::Ignored("the message is one that Postern posted".to_owned()),
+            },
         };
         drop(room);
         Ok(answer)

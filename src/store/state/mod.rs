@@ -165,11 +165,12 @@ impl State {
         match fact {
             Fact::Mapped(mapping) => self.map(&mapping, stamp),
             Fact::Linked {
+                route,
                 message_id,
                 thread_id,
                 sent_by_us,
             } => {
-                let key = Key::message_id(&message_id, sent_by_us);
+                let key = Key::message_id(&route, &message_id, sent_by_us);
                 self.put(key, stamp, &ThreadKey::of(&thread_id).0)
             }
             Fact::Advanced { delivery, step } => {
@@ -222,26 +223,6 @@ impl State {
         }
     }
 
-    /// The mapping that the fact `origin` told stands in another place too, from now on read there.
-    pub(super) fn mapping_moved(
-        &mut self,
-        thread_id: &str,
-        origin: u64,
-        place: Place,
-    ) -> Result<(), IndexError> {
-        let key = Key::thread(ThreadKey::of(thread_id).0);
-        if self.entry(key)?.is_none_or(|(seq, _)| seq != origin) {
-            return Ok(());
-        }
-        let stamp = Stamp {
-            origin,
-            counts: false,
-            replayed: false,
-            place,
-        };
-        self.put(key, stamp, &place.encode_head())
-    }
-
     /// Forgets an entry.
     pub(super) fn forget(&mut self, key: Key) {
         self.keep(key, None);
@@ -280,8 +261,8 @@ impl State {
     }
 
     /// Where the record of a thread's mapping stands.
-    pub(super) fn mapping(&self, key: ThreadKey) -> Result<Option<Place>, IndexError> {
-        let entry = self.entry(Key::thread(key.0))?;
+    pub(super) fn mapping(&self, route: &str, key: ThreadKey) -> Result<Option<Place>, IndexError> {
+        let entry = self.entry(Key::thread(route, key))?;
         Ok(entry.and_then(|(_, payload)| Place::decode_head(&payload)))
     }
 
@@ -291,10 +272,14 @@ impl State {
         Some(Key::subject(&mapping.route, &sender, &mapping.subject))
     }
 
-    /// The thread a Message-ID belongs to, and whether we sent it.
-    pub(super) fn link(&self, message_id: &str) -> Result<Option<(ThreadKey, bool)>, IndexError> {
+    /// The thread of a route that a Message-ID belongs to, and whether we sent it.
+    pub(super) fn link(
+        &self,
+        route: &str,
+        message_id: &str,
+    ) -> Result<Option<(ThreadKey, bool)>, IndexError> {
         for sent_by_us in [true, false] {
-            let entry = self.entry(Key::message_id(message_id, sent_by_us))?;
+            let entry = self.entry(Key::message_id(route, message_id, sent_by_us))?;
             if let Some(key) = entry.and_then(|(_, key)| key.try_into().ok()) {
                 return Ok(Some((ThreadKey(key), sent_by_us)));
             }
@@ -416,7 +401,11 @@ impl State {
         if let Some(subject) = Self::subject_key(mapping) {
             self.put(subject, stamp, &key.0)?;
         }
-        self.put(Key::thread(key.0), stamp, &stamp.place.encode_head())
+        self.put(
+            Key::thread(&mapping.route, key),
+            stamp,
+            &stamp.place.encode_head(),
+        )
     }
 
     fn put(&mut self, key: Key, stamp: Stamp, payload: &[u8]) -> Result<(), IndexError> {

@@ -160,7 +160,7 @@ impl State {
         Ok(())
     }
 
-    /// The words or the event that the fact `origin` told stand in another place too, from now on read there.
+    /// The mapping, the words or the event that the fact `origin` told stand in another place too, from now on read there.
     pub(in crate::store) fn place_moved(
         &mut self,
         key: Key,

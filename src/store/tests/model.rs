@@ -85,10 +85,10 @@ pub(super) struct Answers {
 impl Answers {
     pub(super) fn of(store: &Store) -> Self {
         let lists = [store.waiting(None, 10_000), store.parked(None, 10_000)];
-        let thread = |n: u8| store.thread(ThreadKey::of(&format!("thread-{n}")));
+        let thread = |n: u8| store.thread("us", ThreadKey::of(&format!("thread-{n}")));
         let ann = Address::parse("ann@peer.example").unwrap();
         let subject = |n: u8| store.thread_by_subject("us", &ann, &format!("subject {n}"), NOW);
-        let link = |n: u8| store.thread_by_message_id(&format!("<id-{n}@x>"));
+        let link = |n: u8| store.thread_by_message_id("us", &format!("<id-{n}@x>"));
         Self {
             ledger: store.ledger(),
             open: lists
@@ -182,6 +182,7 @@ impl Model {
             Deed::Link { id, thread, ours } => {
                 let thread_id = format!("thread-{thread}");
                 let link = Fact::Linked {
+                    route: "us".to_owned(),
                     message_id: format!("id-{id}@x"),
                     thread_id: thread_id.clone(),
                     sent_by_us: ours,

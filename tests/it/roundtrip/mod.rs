@@ -4,6 +4,7 @@
 mod bounced;
 mod crash;
 mod leaks;
+mod products;
 mod relays;
 mod way;
 

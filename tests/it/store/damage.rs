@@ -234,7 +234,7 @@ fn an_index_lost_or_damaged_is_made_again() {
     });
     let answers = |store: &Store| {
         let threads: Vec<_> = (0..50)
-            .map(|n| store.thread(ThreadKey::of(&format!("thread-{n}"))))
+            .map(|n| store.thread("us", ThreadKey::of(&format!("thread-{n}"))))
             .collect();
         assert!(threads.iter().all(Option::is_some));
         (store.ledger(), ids(&store.waiting(None, 100)), threads)

@@ -247,6 +247,7 @@ async fn what_is_remembered_is_found_in_its_window_only() {
         None
     );
     let link = |thread: u32, sent_by_us| Fact::Linked {
+        route: "us".to_owned(),
         message_id: "<a@b>".to_owned(),
         thread_id: format!("thread-{thread}"),
         sent_by_us,
@@ -261,8 +262,11 @@ async fn what_is_remembered_is_found_in_its_window_only() {
         .unwrap();
     // What came in does not take over what we sent.
     store.record(vec![link(1, false)]).await.unwrap();
-    assert_eq!(store.thread_by_message_id("a@b"), Some((mapping(2), true)));
-    assert_eq!(store.thread_by_message_id("<x@b>"), None);
+    assert_eq!(
+        store.thread_by_message_id("us", "a@b"),
+        Some((mapping(2), true))
+    );
+    assert_eq!(store.thread_by_message_id("us", "<x@b>"), None);
     store.close().await;
 }
 
@@ -387,11 +391,13 @@ async fn facts_that_mean_nothing_any_more_leave_the_disk() {
         (None, Some([9; 16]))
     );
     assert_eq!(
-        store.thread(ThreadKey::of("thread-1000")),
+        store.thread("us", ThreadKey::of("thread-1000")),
         Some(mapping(1000))
     );
     for n in 0..10 {
-        let found = store.thread(ThreadKey::of(&format!("thread-{n}"))).unwrap();
+        let found = store
+            .thread("us", ThreadKey::of(&format!("thread-{n}")))
+            .unwrap();
         assert_eq!(found.last_message_id.as_deref(), Some("399"));
     }
     store.close().await;

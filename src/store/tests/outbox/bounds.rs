@@ -48,7 +48,7 @@ fn of_two_at_once_with_one_key_one_is_taken_and_nothing_of_the_other() {
     assert_eq!(serials(&store), [0]);
     let mapped = |n: u8| {
         store
-            .thread(ThreadKey::of(&format!("thread-{n}")))
+            .thread("us", ThreadKey::of(&format!("thread-{n}")))
             .is_some()
     };
     assert_eq!([mapped(0), mapped(1), mapped(2)], [true, false, false]);

@@ -244,6 +244,7 @@ impl Model {
                 return event.map(heard).into_iter().collect();
             }
             Deed::Noise(bytes) => vec![Fact::Linked {
+                route: "us".to_owned(),
                 message_id: "x".repeat(bytes),
                 thread_id: "thread-noise".to_owned(),
                 sent_by_us: true,

@@ -1,281 +1,44 @@
-//! Owns the way of a draft into the outbox: what it leaves out is filled in, each recipient's mail is
-//! made, and it is kept with all that is to be remembered of it.
+//! Owns what is decided for every mail of one draft, and the making of each.
 //!
-//! Does not send, and does not know how a draft came.
+//! Does not decide whether one is made.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::json;
-use thiserror::Error;
-use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::compose::{
-    self, ComposeError, Composed, Correspondent, Enclosure, HeaderName, HeaderText, Letter, Locale,
-    Templates, WebAddress, compose, redact,
-};
-use crate::clock::{self, Timestamp};
+use super::{Intake, IntakeError, Route};
+use crate::clock::Timestamp;
 use crate::mail::address::{Address, Domain};
-use crate::mail::draft::{Draft, Part};
+use crate::mail::draft::{Draft, DraftFile, Part};
 use crate::mail::outgoing::{self, JobId};
 use crate::mail::subject::Subject;
-use crate::mail::token::{Format, KeyRing, ThreadKey};
-use crate::store::{
-    Enqueued, Event, EventKind, Fact, Job, Mapping, RecordError, Said, Store, Suppression, Talk,
+use crate::mail::token::{Format, ThreadKey};
+use crate::outbound::compose::{
+    self, ComposeError, Composed, Correspondent, Enclosure, HeaderError, HeaderName, HeaderText,
+    Letter, Locale, compose, redact,
 };
+use crate::store::{Enqueued, Event, EventKind, Fact, Job, Mapping, Said, Talk};
 
 /// Message-IDs of a thread that are remembered.
 const REFERENCES_MAX: usize = 32;
-/// Locks that threads share: two of one thread never pass each other.
-const LOCKS: usize = 256;
 /// Octets of a subject in an event or a job.
 const SUBJECT_BYTES_MAX: usize = 998;
 
-/// What the intake must know of a route.
-#[derive(Clone)]
-pub struct Route {
-    /// Its name.
-    pub name: String,
-    /// Its reply domains; the first is minted for.
-    pub domains: Vec<Domain>,
-    /// What signs tokens, Message-IDs and return paths.
-    pub keys: Arc<KeyRing>,
-    /// The form of the tokens.
-    pub format: Format,
-    /// The mark by which we know our own mail.
-    pub loop_mark: HeaderText,
-    /// The line under which nothing is reply; `None` is the language's own.
-    pub marker: Option<String>,
-}
-
-/// What holds for every mail.
-#[derive(Clone, Debug)]
-pub struct IntakeSettings {
-    /// Whose mailbox all mail comes from.
-    pub from: Address,
-    /// The product's name; may be empty.
-    pub product_name: String,
-    /// How long a job is tried.
-    pub age_max: Duration,
-    /// How many jobs must have come back for good before an address is held back.
-    pub suppress_after: u32,
-    /// The list all mail belongs to.
-    pub list_id: Option<Domain>,
-    /// What takes the POST that ends these mails.
-    pub list_unsubscribe: Option<WebAddress>,
-}
-
-/// Takes drafts.
-pub struct Intake {
-    store: Store,
-    /// At least one.
-    routes: Vec<Route>,
-    settings: IntakeSettings,
-    templates: Arc<Templates>,
-    locks: Vec<Mutex<()>>,
-}
-
-/// The jobs of a draft.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Queued {
-    /// The recipient's, then one for each copy.
-    pub jobs: Vec<JobId>,
-    /// At least one of them is new.
-    pub is_new: bool,
-}
-
-/// Why a draft is not taken.
-#[derive(Debug, Error)]
-pub enum IntakeError {
-    /// The same key was there with another content.
-    #[error("the key was used for other content, by job {0}")]
-    Conflict(JobId),
-    /// A mail could not be made, and no part of the draft is why.
-    #[error("mail cannot be made")]
-    Compose(#[source] ComposeError),
-    /// What makes mails broke down.
-    #[error("making of the mail broke off")]
-    Broken,
-    /// The system has no random bytes to give.
-    #[error("no random bytes")]
-    Random,
-    /// The store takes nothing now.
-    #[error("not kept")]
-    Store(#[from] RecordError),
-    /// Nothing is sent to this address.
-    #[error("{address} is held back: {reason}")]
-    Suppressed {
-        /// Which part names it.
-        part: Part,
-        /// The address.
-        address: String,
-        /// Why it is on the list.
-        reason: String,
-    },
-    /// A part of the draft cannot be taken.
-    #[error("{why}")]
-    Unfit {
-        /// Which.
-        part: Part,
-        /// Why, for the product.
-        why: String,
-    },
-}
-
-impl Intake {
-    /// An intake into `store`. There must be at least one route: without one nothing is taken.
-    pub fn new(
-        store: Store,
-        routes: Vec<Route>,
-        settings: IntakeSettings,
-        templates: Arc<Templates>,
-    ) -> Self {
-        Self {
-            store,
-            routes,
-            settings,
-            templates,
-            locks: (0..LOCKS).map(|_| Mutex::default()).collect(),
-        }
-    }
-
-    /// Makes the mails of a draft and keeps them: what is named is on disk. The same draft again names
-    /// the same jobs, whatever became of them.
-    ///
-    /// # Errors
-    /// Says which part of the draft is at fault, or why nothing is taken now. Copies are taken one by
-    /// one: who tries again after an error with the same key completes what is missing.
-    pub async fn take(&self, mut draft: Draft) -> Result<Queued, IntakeError> {
-        let key = ThreadKey::of(&draft.thread_id);
-        // What the next mail of the thread refers to is what this one leaves behind.
-        let _turn = self.locks[usize::from(key.0[0])].lock().await;
-        let mapping = self.store.thread(key);
-        let route = self.route(&draft, mapping.as_ref())?;
-        let content = draft.content();
-        let recipient = draft
-            .recipient
-            .clone()
-            .or_else(|| mapping.as_ref()?.participant.clone());
-        let Some(recipient) = recipient else {
-            let why = "is needed: nothing is known of this thread".to_owned();
-            let part = Part::Recipient;
-            return Err(IntakeError::Unfit { part, why });
-        };
-        draft
-            .cc
-            .retain(|copied| copied.folded() != recipient.folded());
-        let all: Vec<&Address> = [&recipient].into_iter().chain(&draft.cc).collect();
-        let mut jobs: Vec<Option<JobId>> = Vec::new();
-        for to in &all {
-            let known = self.store.job_by_key(draft.job_key(&route.name, to));
-            if let Some(known) = known.as_ref().filter(|known| known.job.content != content) {
-                return Err(IntakeError::Conflict(known.job.id));
-            }
-            jobs.push(known.map(|known| known.job.id));
-        }
-        let now = clock::now();
-        // All are looked at before the first is taken.
-        for (to, job) in all.iter().zip(&jobs) {
-            if job.is_none() {
-                self.check(&draft, to, &recipient, now)?;
-            }
-        }
-        let is_new = jobs.contains(&None);
-        let plan = Plan {
-            intake: self,
-            draft: Arc::new(draft.clone()),
-            route,
-            mapping,
-            recipient: recipient.clone(),
-            content,
-            now,
-        };
-        let mut queued = Vec::new();
-        for (to, job) in all.into_iter().zip(jobs) {
-            queued.push(match job {
-                Some(known) => known,
-                None => plan.enqueue(to).await?,
-            });
-        }
-        Ok(Queued {
-            jobs: queued,
-            is_new,
-        })
-    }
-
-    fn route(&self, draft: &Draft, mapping: Option<&Mapping>) -> Result<&Route, IntakeError> {
-        let unfit = |why: &str| IntakeError::Unfit {
-            part: Part::Route,
-            why: why.to_owned(),
-        };
-        let of_thread = mapping.map(|mapping| mapping.route.as_str());
-        if let (Some(wanted), Some(known)) = (draft.route.as_deref(), of_thread)
-            && wanted != known
-        {
-            return Err(unfit("is not the route this thread belongs to"));
-        }
-        let route = match of_thread.or(draft.route.as_deref()) {
-            Some(name) => self.routes.iter().find(|route| route.name == name),
-            None => self.routes.first(),
-        };
-        route.ok_or_else(|| unfit("there is no route of this name"))
-    }
-
-    /// May mail be sent to `to`?
-    fn check(
-        &self,
-        draft: &Draft,
-        to: &Address,
-        recipient: &Address,
-        now: Timestamp,
-    ) -> Result<(), IntakeError> {
-        let part = match to == recipient {
-            true => Part::Recipient,
-            false => Part::Cc,
-        };
-        let mut domains = self.routes.iter().flat_map(|route| &route.domains);
-        if domains.any(|domain| domain == to.domain()) {
-            let why = format!(
-                "{}: is a reply domain, mail to it would come back",
-                to.domain()
-            );
-            return Err(IntakeError::Unfit { part, why });
-        }
-        if draft.recipient.is_none() && part == Part::Recipient && !to.local().is_ascii() {
-            let why = "the address known of this thread cannot be written in ASCII".to_owned();
-            return Err(IntakeError::Unfit { part, why });
-        }
-        match self.store.suppression(to, now) {
-            Some(held) if self.holds(&held) => Err(IntakeError::Suppressed {
-                part,
-                address: held.address,
-                reason: held.reason,
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    /// A person put it on the list, or enough came back.
-    const fn holds(&self, suppression: &Suppression) -> bool {
-        suppression.bounces == 0 || suppression.bounces >= self.settings.suppress_after
-    }
-}
-
 /// A draft for which everything is decided but the recipient of one mail.
-struct Plan<'a> {
-    intake: &'a Intake,
-    draft: Arc<Draft>,
-    route: &'a Route,
-    mapping: Option<Mapping>,
-    recipient: Address,
-    content: [u8; 16],
-    now: Timestamp,
+pub(super) struct Plan<'a> {
+    pub(super) intake: &'a Intake,
+    pub(super) draft: Arc<Draft>,
+    pub(super) route: &'a Route,
+    pub(super) mapping: Option<Mapping>,
+    pub(super) recipient: Address,
+    pub(super) content: [u8; 16],
+    pub(super) now: Timestamp,
 }
 
 impl Plan<'_> {
-    async fn enqueue(&self, to: &Address) -> Result<JobId, IntakeError> {
+    pub(super) async fn enqueue(&self, to: &Address) -> Result<JobId, IntakeError> {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes).map_err(|_| IntakeError::Random)?;
         let id = JobId(bytes);
@@ -302,6 +65,12 @@ impl Plan<'_> {
             made_at: self.now,
             ends_at: self.now.plus(self.intake.settings.age_max),
         };
+        // The thread may have changed while the mail was made.
+        let _turn = self
+            .intake
+            .store
+            .turn(ThreadKey::of(&self.draft.thread_id))
+            .await;
         let facts = self.facts(&job, &text, minted);
         match self.intake.store.enqueue(job, bytes, facts).await? {
             Enqueued::New => Ok(id),
@@ -365,7 +134,7 @@ impl Plan<'_> {
     }
 
     fn fields(&self) -> Result<Vec<(HeaderName, HeaderText)>, IntakeError> {
-        let unfit = |error: compose::HeaderError| IntakeError::Unfit {
+        let unfit = |error: HeaderError| IntakeError::Unfit {
             part: Part::Headers,
             why: error.to_string(),
         };
@@ -468,6 +237,7 @@ impl Plan<'_> {
         let own_id = bare(&job.message_id).to_owned();
         let mut facts: Vec<Fact> = minted.into_iter().collect();
         facts.push(Fact::Linked {
+            route: self.route.name.clone(),
             message_id: own_id.clone(),
             thread_id: draft.thread_id.clone(),
             sent_by_us: true,
@@ -504,11 +274,8 @@ impl Plan<'_> {
 
     /// The thread once this mail is in it. One that nothing was known of is whose it is sent to.
     fn mapped(&self, own_id: String) -> Mapping {
-        // Asked again: a mail may have come in while this one was made.
-        let known = self
-            .intake
-            .store
-            .thread(ThreadKey::of(&self.draft.thread_id));
+        let key = ThreadKey::of(&self.draft.thread_id);
+        let known = self.intake.store.thread(&self.route.name, key);
         let mut mapping = known.unwrap_or_else(|| Mapping {
             thread_id: self.draft.thread_id.clone(),
             route: self.route.name.clone(),
@@ -556,7 +323,7 @@ impl Plan<'_> {
     }
 }
 
-fn enclosure(file: &crate::mail::draft::DraftFile) -> Enclosure {
+fn enclosure(file: &DraftFile) -> Enclosure {
     Enclosure {
         filename: file.filename.clone(),
         content_type: file.content_type.clone(),
