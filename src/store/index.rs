@@ -241,6 +241,16 @@ impl Index {
         self.tree.apply_batch(batch).map_err(failed)
     }
 
+    /// All entries.
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> std::collections::HashMap<Key, Vec<u8>> {
+        let entries = self.tree.iter().map(|entry| entry.unwrap());
+        let entries = entries.filter(|(key, _)| key != META);
+        entries
+            .map(|(key, value)| (Key(key.as_ref().try_into().unwrap()), value.to_vec()))
+            .collect()
+    }
+
     /// Hands everything to the kernel. A power cut may still lose some of it.
     pub(super) fn flush(&self) -> Result<(), IndexError> {
         self.tree.flush().map(|_| ()).map_err(failed)

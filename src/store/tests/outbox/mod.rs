@@ -18,6 +18,7 @@ use crate::store::{
 use model::{Answers, Deed, Model, deed};
 
 mod bounds;
+mod halves;
 mod model;
 
 const WAITING_MAX: u64 = 6;
