@@ -54,4 +54,5 @@ if ! advisories=$(cargo deny --log-level error check advisories 2>&1); then
 fi
 
 step "cargo test"
-cargo test --no-fail-fast "$@"
+# The whole takes some six minutes on two cores once it is built; one that hangs shall say which test it was.
+timeout --kill-after=1m 60m cargo test --no-fail-fast "$@"
