@@ -1,6 +1,6 @@
 //! Owns the loop breaker: two machines that answer each other are stopped after a few mails.
 //!
-//! Does not know what a machine's mail is, nor what becomes of the mail it stops. What it has seen is
+//! Does not know what a machine's mail is, what makes two of them alike, nor what becomes of the mail it stops. What it has seen is
 //! forgotten with the process: a loop is found again soon enough.
 
 use std::collections::HashMap;
@@ -27,17 +27,26 @@ pub(super) struct Breaker(Mutex<HashMap<u64, Pair>>);
 #[derive(Debug)]
 struct Pair {
     name: [u8; 16],
-    seen: Vec<(Timestamp, DeliveryId)>,
+    seen: Vec<(Timestamp, Counted)>,
+}
+
+/// What counts as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// Each mail.
+    Mail(DeliveryId),
+    /// Whatever answers what we said then.
+    Answer(Timestamp),
 }
 
 impl Breaker {
-    /// May this mail, which was received at `at`, go through? A delivery that was let through once is
-    /// let through in every further attempt.
+    /// May this mail, which was received at `at`, go through? What was let through once is let through
+    /// in every further attempt.
     pub(super) fn admits(
         &self,
         sender: &str,
         thread: &str,
-        delivery: DeliveryId,
+        counted: Counted,
         at: Timestamp,
     ) -> bool {
         let name = name_of(sender, thread);
@@ -48,7 +57,7 @@ impl Breaker {
         if pair.name != name {
             *pair = Pair::new(name);
         }
-        if pair.seen.iter().any(|(_, seen)| *seen == delivery) {
+        if pair.seen.iter().any(|(_, seen)| *seen == counted) {
             return true;
         }
         // A mail that waited long counts beside those it came with, not beside those of today.
@@ -56,7 +65,7 @@ impl Breaker {
             .retain(|(seen, _)| at.since(*seen).max(seen.since(at)) < SPAN);
         let room = pair.seen.len() < MAILS_MAX;
         if room {
-            pair.seen.push((at, delivery));
+            pair.seen.push((at, counted));
         }
         room
     }
@@ -86,11 +95,11 @@ mod tests {
     use super::*;
     use crate::store::MailId;
 
-    fn id(mail: u64) -> DeliveryId {
-        DeliveryId {
+    fn id(mail: u64) -> Counted {
+        Counted::Mail(DeliveryId {
             mail: MailId(mail),
             recipient: 0,
-        }
+        })
     }
 
     #[test]
@@ -110,6 +119,17 @@ mod tests {
         assert!(!breaker.admits("a@x", "t", id(8), at(3599)));
         assert!(breaker.admits("a@x", "t", id(9), at(3600)));
         assert!(!breaker.admits("a@x", "t", id(10), at(3600)));
+    }
+
+    #[test]
+    fn all_that_answers_one_mail_of_ours_counts_once() {
+        let breaker = Breaker::default();
+        let at = Timestamp::from_secs(1_000_000);
+        let answers = |round| Counted::Answer(at.plus(Duration::from_secs(round)));
+        for round in [0, 0, 0, 1, 1, 2, 3, 4, 0, 4] {
+            assert!(breaker.admits("a@x", "t", answers(round), at));
+        }
+        assert!(!breaker.admits("a@x", "t", answers(5), at));
     }
 
     #[test]

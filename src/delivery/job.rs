@@ -14,7 +14,7 @@ use data_encoding::HEXLOWER;
 use tokio::task;
 use tracing::{error, info, warn};
 
-use super::breaker::Breaker;
+use super::breaker::{Breaker, Counted};
 use super::gate::Heard;
 use super::locks::{Locks, Turn};
 use super::message::Found;
@@ -271,8 +271,8 @@ impl<'a> Attempt<'a> {
         self.pass(&placed)?;
         let _thread = self.turn(placed.lock_name(&mail)).await;
         if self.is_loop(&mail, &placed) {
-            // People write to lists: their words are not thrown away.
-            if mail.kind == Kind::List {
+            // People write to lists, and repeat themselves: their words are not thrown away.
+            if mail.kind == Kind::List || mail.kind.is_person() {
                 return Err(self.held(LOOP_BREAKER));
             }
             return self.drop_by(LOOP_BREAKER, &mail).await;
@@ -395,15 +395,29 @@ impl<'a> Attempt<'a> {
         self.delivery.steps.contains(&Step::Approved)
     }
 
-    /// Mail of a machine that comes too often. What a person let through, or an attempt began, goes on.
+    /// Mail of a machine that comes too often; or of somebody who has the same words for whatever we say, as
+    /// a machine has that hides what it is. What a person let through, or an attempt began, goes on.
     fn is_loop(&self, mail: &Reading, placed: &Placed) -> bool {
-        let new = format!("new {}", mail.normal_subject);
-        let thread = placed.thread.as_deref().unwrap_or(&new);
-        let (delivery, at) = (self.delivery.id, self.delivery.envelope.received_at);
-        let breaker = &self.jobs.breaker;
-        !mail.kind.is_person()
-            && self.delivery.steps.is_empty()
-            && !breaker.admits(&mail.sender_email, thread, delivery, at)
+        let mut thread = match &placed.thread {
+            Some(thread) => thread.clone(),
+            None => format!("new {}", mail.normal_subject),
+        };
+        let counted = match (mail.kind.is_person(), mail.answers) {
+            (false, _) => Counted::Mail(self.delivery.id),
+            // Pictures are sent one a mail, with no words.
+            (true, Some(said_at)) if mail.files.told.is_empty() => {
+                thread.push('\n');
+                thread.push_str(&mail.body);
+                Counted::Answer(said_at)
+            }
+            (true, _) => return false,
+        };
+        let at = self.delivery.envelope.received_at;
+        self.delivery.steps.is_empty()
+            && !self
+                .jobs
+                .breaker
+                .admits(&mail.sender_email, &thread, counted, at)
     }
 
     /// A mail already begun is its own, whatever a copy came to since.

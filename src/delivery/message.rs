@@ -180,6 +180,7 @@ mod tests {
             body_html: None,
             quoted: None,
             files: Files::default(),
+            answers: None,
         }
     }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::attachments::Files;
 use super::policy::Ruling;
 use super::route::Route;
+use crate::clock::Timestamp;
 use crate::mail::address::Address;
 use crate::mail::dsn::Report;
 use crate::mail::fingerprint::Fingerprint;
@@ -55,6 +56,8 @@ pub struct Reading {
     pub quoted: Option<String>,
     /// What is attached.
     pub files: Files,
+    /// When we last said something to the author in his thread.
+    pub answers: Option<Timestamp>,
 }
 
 impl Reading {
@@ -106,8 +109,10 @@ impl Reading {
             body_html: None,
             quoted: None,
             files: Files::of(&view, bounds),
+            answers: None,
         };
         let known = known(&reading);
+        reading.answers = known.as_ref().map(|said| said.at);
         let known: Vec<&str> = known.iter().map(|said| said.text.as_str()).collect();
         let reply = reply::extract(&reply::Input {
             text: view.text.as_deref(),

@@ -1,13 +1,14 @@
 //! What delivery makes of a mail's meaning: where it is sorted to, what becomes of each kind.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use postern::clock;
 use postern::delivery::policy::{Action, Policy};
 use postern::mail::kind::Kind;
 use postern::mail::mailbox::Rules;
 use postern::objects::ObjectId;
-use postern::store::{DeliveryId, Fact, Step};
+use postern::store::{DeliveryId, Fact, Said, Step, Talk};
 use serde_json::Value;
 
 use crate::bench::{Bench, MARKER, OTHER, THREAD, mail, mailbox, objects_in, token};
@@ -133,6 +134,54 @@ async fn machines_are_stopped_after_five_and_people_are_not() {
     }
 }
 
+#[tokio::test]
+async fn the_same_words_to_whatever_we_say_are_held_and_other_words_are_not() {
+    // What we say between two of hers, and what she says each time: what of it is posted and held.
+    for (answered, varied, posted, parked) in [
+        (true, false, 5, 2),
+        (true, true, 7, 0),
+        (false, false, 7, 0),
+    ] {
+        let fake = Fake::start(|_, _| Play::Good).await;
+        let bench = bench(&fake, Policy::shipped().unwrap()).await;
+        for number in 0..7 {
+            if answered || number == 0 {
+                let talk = Talk {
+                    route: "default".to_owned(),
+                    thread_id: THREAD.to_owned(),
+                    with: "ann@example.com".to_owned(),
+                };
+                let said = Said {
+                    by_us: true,
+                    name: None,
+                    at: clock::now().plus(Duration::from_secs(number as u64)),
+                    text: format!("Answer {number}."),
+                };
+                bench
+                    .store
+                    .record(vec![Fact::Spoken { talk, said }])
+                    .await
+                    .unwrap();
+            }
+            let words = match varied {
+                true => format!("Question {number}."),
+                false => "I am on the beach and read no mail.".to_owned(),
+            };
+            bench.put(token(THREAD), &mail(number, &words)).await;
+            bench.drained().await;
+        }
+        assert_eq!(bench.fates(), [posted, parked, 0], "{:?}", bench.reasons());
+        let reasons = bench.reasons();
+        assert!(
+            reasons
+                .iter()
+                .all(|why| why == "held by rule: loop_breaker"),
+            "{reasons:?}"
+        );
+        bench.stop().await;
+    }
+}
+
 /// A mail with these parts behind its text: header lines and bytes.
 fn with_parts(parts: &[(&str, &str)]) -> String {
     let mut text = mail(1, "").replace(
@@ -237,7 +286,7 @@ async fn without_room_for_its_files_a_mail_waits() {
     bench
         .put(token(THREAD), &with_parts(&[(file, "words")]))
         .await;
-    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(bench.store.ledger().waiting, 1);
     assert!(fake.seen().is_empty());
     std::fs::remove_file(&files).unwrap();
