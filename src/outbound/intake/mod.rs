@@ -154,8 +154,13 @@ impl Intake {
     /// Says which part of the draft is at fault, or why nothing is taken now. Copies are taken one by
     /// one: who tries again after an error with the same key completes what is missing.
     pub async fn take(&self, draft: Draft) -> Result<Option<Queued>, IntakeError> {
-        let (route, _) = self.route(&draft)?;
-        if self.is_own(&route.name, &draft).await {
+        let (route, mapping) = self.route(&draft)?;
+        let routes = match (&draft.route, mapping) {
+            // While the first message of a thread is on its way nothing is known of it.
+            (None, None) => &self.routes,
+            _ => std::slice::from_ref(route),
+        };
+        if self.is_own(routes, &draft).await {
             return Ok(None);
         }
         self.queue(draft).await.map(Some)
@@ -163,7 +168,7 @@ impl Intake {
 
     /// Did Postern itself post the message that the product tells of? While one is on its way into the
     /// thread, and has no id yet, this waits; then what it says must tell.
-    async fn is_own(&self, route: &str, draft: &Draft) -> bool {
+    async fn is_own(&self, routes: &[Route], draft: &Draft) -> bool {
         let Some(id) = draft
             .message_id
             .as_deref()
@@ -172,12 +177,16 @@ impl Intake {
             return false;
         };
         let thread = draft.thread_id.as_str();
-        let word = posted_word(route, thread, id);
+        let says = |route: &Route| self.underway.says(&route.name, thread, &draft.text);
+        let is_posted = |route: &Route| {
+            let word = posted_word(&route.name, thread, id);
+            self.store.spent(word).is_some()
+        };
         let mut waits = 0;
         loop {
             // Looked at before the store: what ends between the two looks has its id there.
-            let underway = self.underway.says(route, thread, &draft.text);
-            if self.store.spent(word).is_some() {
+            let underway = routes.iter().filter_map(says).max();
+            if routes.iter().any(is_posted) {
                 return true;
             }
             match underway {

@@ -50,17 +50,37 @@ fn a_message_of_ours_that_the_product_tells_of_is_mailed_to_nobody() {
     }
 }
 
+/// Lines of a second route, whose product is this.
+fn second_route(product: &Product) -> String {
+    format!(
+        "[[route]]\nname = 'second'\ndomains = ['{SECOND}']\n\
+         secrets = [{{ id = 0, secret = 'a second secret made for tests, worth nothing' }}]\n\
+         [route.api]\nbase_url = '{}'\nkey = '{KEY}'\n",
+        product.base_url()
+    )
+}
+
+#[test]
+fn a_first_message_is_known_on_any_route() {
+    for is_first in [false, true] {
+        let sink = Fake::start(|_, _| Act::Usual);
+        let second = Product::start();
+        let gateway = Gateway::start(sink.port, &second_route(&second));
+        let http = gateway.postern.http;
+        second.echo(Echo { http, is_first });
+        asks(&gateway, "b0@sink.test", SECOND, "Where is my hat?");
+        eventually("it is told of", || second.echoes().len() == 1);
+        let (status, answer) = second.echoes().pop().unwrap();
+        assert_eq!(status, 200, "{answer}");
+        assert!(answer["data"]["ignored"].is_string(), "{answer}");
+    }
+}
+
 #[test]
 fn two_products_may_use_the_same_ids() {
     let sink = Fake::start(|_, _| Act::Usual);
     let second = Product::start();
-    let route = format!(
-        "[[route]]\nname = 'second'\ndomains = ['{SECOND}']\n\
-         secrets = [{{ id = 0, secret = 'a second secret made for tests, worth nothing' }}]\n\
-         [route.api]\nbase_url = '{}'\nkey = '{KEY}'\n",
-        second.base_url()
-    );
-    let gateway = Gateway::start(sink.port, &route);
+    let gateway = Gateway::start(sink.port, &second_route(&second));
     asks(&gateway, "a0@sink.test", DOMAIN, "Where are my shoes?");
     asks(&gateway, "b0@sink.test", SECOND, "Where is my hat?");
     eventually("both are told", || {
