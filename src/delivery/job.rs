@@ -404,8 +404,10 @@ impl<'a> Attempt<'a> {
         };
         let counted = match (mail.kind.is_person(), mail.answers) {
             (false, _) => Counted::Mail(self.delivery.id),
-            // Pictures are sent one a mail, with no words.
-            (true, Some(said_at)) if mail.files.told.is_empty() => {
+            // People say "thank you" to everything, and send pictures one a mail with no words.
+            (true, Some(said_at))
+                if mail.files.told.is_empty() && mail.body.len() >= SAME_BYTES_MIN =>
+            {
                 thread.push('\n');
                 thread.push_str(&mail.body);
                 Counted::Answer(said_at)
@@ -532,6 +534,8 @@ impl<'a> Attempt<'a> {
 
 /// The rule by which mail of machines that comes too often is not posted.
 const LOOP_BREAKER: &str = "loop_breaker";
+/// Bytes of words that nobody says again and again by chance.
+const SAME_BYTES_MIN: usize = 32;
 
 /// Without randomness jobs that failed together come back together, which is bad but not wrong.
 fn random() -> u64 {

@@ -136,11 +136,13 @@ async fn machines_are_stopped_after_five_and_people_are_not() {
 
 #[tokio::test]
 async fn the_same_words_to_whatever_we_say_are_held_and_other_words_are_not() {
-    // What we say between two of hers, and what she says each time: what of it is posted and held.
-    for (answered, varied, posted, parked) in [
-        (true, false, 5, 2),
-        (true, true, 7, 0),
-        (false, false, 7, 0),
+    const AWAY: &str = "I am on the beach and read no mail.";
+    // Do we say something before each of hers, and what she says: what of it is posted and held.
+    for (answered, words, posted, parked) in [
+        (true, AWAY, 5, 2),
+        (false, AWAY, 7, 0),
+        (true, "Thank you!", 7, 0),
+        (true, "My question, which is not short, is #", 7, 0),
     ] {
         let fake = Fake::start(|_, _| Play::Good).await;
         let bench = bench(&fake, Policy::shipped().unwrap()).await;
@@ -163,10 +165,7 @@ async fn the_same_words_to_whatever_we_say_are_held_and_other_words_are_not() {
                     .await
                     .unwrap();
             }
-            let words = match varied {
-                true => format!("Question {number}."),
-                false => "I am on the beach and read no mail.".to_owned(),
-            };
+            let words = words.replace('#', &number.to_string());
             bench.put(token(THREAD), &mail(number, &words)).await;
             bench.drained().await;
         }
