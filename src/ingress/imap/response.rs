@@ -213,7 +213,7 @@ impl<'t> Scan<'t> {
         cut
     }
 
-    /// An attribute's name, with what stands in its brackets.
+    /// An attribute's name, with what stands in its brackets: a field's name there may be a literal.
     fn name(&mut self) -> Option<&'t [u8]> {
         let mut in_brackets = false;
         let end = self.text.iter().position(|byte| {
@@ -224,7 +224,11 @@ impl<'t> Scan<'t> {
             }
             !in_brackets && matches!(byte, b' ' | b'(' | b')' | b'"' | 0)
         });
-        end.filter(|end| *end > 0).map(|end| self.cut(end))
+        let name = self.cut(end.filter(|end| *end > 0)?);
+        for _ in name.iter().filter(|byte| **byte == 0) {
+            self.literal()?;
+        }
+        Some(name)
     }
 
     fn value(&mut self) -> Option<Value<'t>> {
@@ -236,7 +240,7 @@ impl<'t> Scan<'t> {
             b'"' => self.quoted().map(Value::Quoted),
             b'(' => self.list().map(Value::List),
             _ => {
-                let is_end = |byte: &u8| matches!(byte, b' ' | b')' | b'(');
+                let is_end = |byte: &u8| matches!(byte, b' ' | b')' | b'(' | 0);
                 let end = self.text.iter().position(is_end)?;
                 (end > 0).then(|| Value::Atom(self.cut(end)))
             }
@@ -402,6 +406,12 @@ mod tests {
         );
         assert_eq!(read(b"+ idling", &[]).unwrap(), Response::Continue);
         assert_eq!(read(b"+", &[]).unwrap(), Response::Continue);
+    }
+
+    #[test]
+    fn a_literal_in_an_atom_is_no_body() {
+        let read = read(b"* 1 FETCH (X a\0 BODY[] \0 UID 1)", &[b"odd", b"mail"]);
+        assert!(read.is_err(), "{read:?}");
     }
 
     proptest! {

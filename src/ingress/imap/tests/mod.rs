@@ -16,6 +16,7 @@ use crate::mail::address::Domain;
 use crate::mail::token::KeyRing;
 use crate::store::{self, Delivery};
 
+mod fetch;
 mod hostile;
 
 /// Nothing in these tests takes this long.
