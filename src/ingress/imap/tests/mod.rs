@@ -16,6 +16,8 @@ use crate::mail::address::Domain;
 use crate::mail::token::KeyRing;
 use crate::store::{self, Delivery};
 
+mod corpus;
+mod feed;
 mod fetch;
 mod hostile;
 

@@ -1,0 +1,169 @@
+//! Any octets as the words of a server, read whole and in pieces. The fuzzer takes this file and the
+//! parser as they are: `fuzz/fuzz_targets/imap.rs`.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::Instant;
+
+use super::dialogue::Dialogue;
+use super::response::{self, Code, Response, Status, Untagged};
+use super::wire::{Fault, LINE_BYTES_MAX, Wire};
+
+/// Octets of literals in what is fetched here.
+const ROOM: usize = 1000;
+/// Nothing is waited for: what is not there yet never comes.
+const FAR: Duration = Duration::from_secs(3600);
+/// The UIDs that the conversation asks for.
+const UIDS: [u32; 3] = [1, 2, 7];
+
+thread_local! {
+    static RUNTIME: io::Result<Runtime> = Builder::new_current_thread().enable_time().build();
+}
+
+/// How far a server was understood.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Heard {
+    /// Its responses, read one by one.
+    pub(super) responses: Vec<Response>,
+    /// What each command of a conversation brought, until one failed.
+    pub(super) steps: Vec<String>,
+}
+
+/// The first octet chooses the size of the pieces, from 1 to 16; the rest is what the server says.
+pub(super) fn feed(octets: &[u8]) -> Heard {
+    let (choice, sent) = octets.split_first().unwrap_or((&0, octets));
+    let piece = usize::from(*choice) % 16 + 1;
+    RUNTIME.with(|runtime| {
+        let runtime = runtime.as_ref().expect("a runtime without I/O");
+        let whole = runtime.block_on(heard(sent, usize::MAX));
+        let torn = runtime.block_on(heard(sent, piece));
+        assert_eq!(whole, torn, "pieces of {piece}");
+        whole
+    })
+}
+
+async fn heard(sent: &[u8], piece: usize) -> Heard {
+    let mut responses = Vec::new();
+    let mut wire = Wire::new(Box::new(Server::new(sent, piece)), FAR);
+    let end = loop {
+        let raw = match wire.response(ROOM, Instant::now() + FAR).await {
+            Ok(raw) => raw,
+            Err(fault) => break fault,
+        };
+        let literals: usize = raw.literals.iter().map(|literal| literal.len()).sum();
+        assert!(raw.line.len() <= LINE_BYTES_MAX && literals <= ROOM);
+        let holes = raw.line.iter().filter(|octet| **octet == 0).count();
+        assert_eq!(holes, raw.literals.len());
+        match response::parse(raw) {
+            Ok(response) => {
+                check(&response);
+                responses.push(response);
+            }
+            Err(fault) => assert!(matches!(fault, Fault::Garbled(_)), "{fault}"),
+        }
+    };
+    let mut steps = Vec::new();
+    if let Err(fault) = converse(sent, piece, &mut steps).await {
+        steps.push(fault.to_string());
+    }
+    steps.push(end.to_string());
+    Heard { responses, steps }
+}
+
+/// Every command once. What is asked for alone may come of it.
+async fn converse(sent: &[u8], piece: usize, steps: &mut Vec<String>) -> Result<(), Fault> {
+    let mut dialogue = Dialogue::new(Box::new(Server::new(sent, piece)), FAR);
+    steps.push(format!("known: {}", dialogue.greeted().await?));
+    dialogue.learn().await?;
+    steps.push("learnt".to_owned());
+    dialogue.login("u", "p").await?;
+    steps.push("logged in".to_owned());
+    steps.push(format!("{:?}", dialogue.select("INBOX").await?));
+    let listed = dialogue.list(1, 50).await?;
+    assert!(listed.keys().all(|uid| (1..=50).contains(uid)));
+    steps.push(format!("{listed:?}"));
+    let bodies = dialogue.bodies(&UIDS, ROOM).await?;
+    assert!(bodies.keys().all(|uid| UIDS.contains(uid)));
+    assert!(
+        bodies
+            .values()
+            .all(|body| body.len() <= ROOM.max(LINE_BYTES_MAX))
+    );
+    steps.push(format!("{bodies:?}"));
+    steps.push(format!(
+        "moved: {}",
+        dialogue.relocate(&UIDS, "Done").await?
+    ));
+    dialogue.idle(Instant::now() + FAR).await?;
+    steps.push("idle".to_owned());
+    dialogue.logout().await;
+    Ok(())
+}
+
+/// A server's words come into logs and errors: they are short, and end no line.
+fn check(response: &Response) {
+    let (Response::Done { status, .. } | Response::Untagged(Untagged::Status(status))) = response
+    else {
+        return;
+    };
+    let Status { code, text, .. } = status;
+    assert!(text.len() <= 200 * "\\u{10ffff}".len());
+    assert!(!text.contains(char::is_control), "{text:?}");
+    if let Code::Capability(words) = code {
+        assert!(words.iter().all(|word| !word.is_empty()));
+    }
+}
+
+/// What a server says, all of it at once or in pieces; whatever it hears it forgets.
+struct Server {
+    sent: Vec<u8>,
+    at: usize,
+    piece: usize,
+}
+
+impl Server {
+    fn new(sent: &[u8], piece: usize) -> Self {
+        Self {
+            sent: sent.to_vec(),
+            at: 0,
+            piece,
+        }
+    }
+}
+
+impl AsyncRead for Server {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let left = &self.sent[self.at..];
+        let bytes = left.len().min(self.piece).min(out.remaining());
+        out.put_slice(&left[..bytes]);
+        self.at += bytes;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Server {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        said: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(said.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
