@@ -1,0 +1,126 @@
+//! The doors mail comes in by, and where HTTP is served.
+
+use super::*;
+use crate::ingress::imap::Security;
+
+#[test]
+fn unknown_doors_are_not_ignored() {
+    let mut variables = NEEDED.to_vec();
+    variables.push(("EMAIL_INBOUND_MODE", "smtp,pigeon"));
+    let lines = load_text("", &variables).unwrap_err();
+    assert_eq!(
+        lines,
+        ["environment: EMAIL_INBOUND_MODE: \"pigeon\": not one of smtp, lmtp, webhook, imap",]
+    );
+    variables.pop();
+    variables.push(("EMAIL_INBOUND_MODE", "lmtp"));
+    let loaded = load_text("", &variables).unwrap();
+    assert_eq!(loaded.config.ingress.listen.len(), 1);
+}
+
+#[test]
+fn webhooks_are_doors_with_secrets() {
+    let mut variables = NEEDED.to_vec();
+    variables.push(("EMAIL_INBOUND_MODE", "smtp,webhook"));
+    let lines = load_text("", &variables).unwrap_err();
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].contains("webhook.secret: missing"), "{lines:?}");
+    let lines = load_text("[webhook.mailgun]\nmax_age = '1h'\n", &variables).unwrap_err();
+    assert!(
+        lines[0].contains("webhook.mailgun.signing_key: missing"),
+        "{lines:?}"
+    );
+    variables.push(("EMAIL_WEBHOOK_SECRET", SECRET));
+    variables.push(("EMAIL_WEBHOOK_MAX_AGE", "60000"));
+    let text = format!("[webhook.relay]\npassword = '{SECRET}'\n");
+    let settings = load_text(&text, &variables)
+        .unwrap()
+        .config
+        .webhooks
+        .unwrap();
+    let names: Vec<_> = settings.adapters.iter().map(|door| door.name()).collect();
+    assert_eq!(names, ["generic", "relay"]);
+    assert!(format!("{settings:?}").contains("age_max: 60s"));
+    let weak = [("EMAIL_WEBHOOK_SECRET", "short")];
+    let lines = load_text("", &[NEEDED.as_slice(), &weak].concat()).unwrap_err();
+    assert!(lines[0].contains("too weak"), "{lines:?}");
+}
+
+#[test]
+fn imap_is_a_door_with_an_account() {
+    let mut variables = NEEDED.to_vec();
+    variables.push(("EMAIL_IMAP_HOST", "imap.example.com"));
+    let warnings = load_text("[imap]\nport = 143\n", &variables)
+        .unwrap()
+        .warnings;
+    let lines: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    let why = ": no effect: server.inbound does not name imap";
+    assert!(lines.iter().all(|line| line.ends_with(why)), "{lines:?}");
+    variables.extend([
+        ("EMAIL_INBOUND_MODE", "imap"),
+        ("EMAIL_IMAP_USER", "inbox@example.com"),
+        ("EMAIL_IMAP_PASS", "hunter2"),
+        ("EMAIL_IMAP_POLL_INTERVAL", "30000"),
+    ]);
+    let read = |text: &str| load_text(text, &variables).unwrap().config;
+    let config = read("[session]\nstore_timeout = '7s'\n[store]\ndedupe_window = '9d'\n");
+    assert!(config.ingress.listen.is_empty());
+    let settings = config.imap.unwrap();
+    assert_eq!(settings.security, Security::Tls);
+    assert_eq!((settings.port, settings.poll_interval.as_secs()), (993, 30));
+    assert_eq!(settings.store_max.as_secs(), 7);
+    assert_eq!(settings.dedupe_window.as_secs(), 9 * 24 * 60 * 60);
+    assert!(!format!("{settings:?}").contains("hunter2"));
+    for (text, port, security) in [
+        ("security = 'starttls'", 143, Security::StartTls),
+        ("port = 143", 143, Security::StartTls),
+        ("port = 143\nsecurity = 'tls'", 143, Security::Tls),
+        ("port = 5143", 5143, Security::Tls),
+        (
+            "port = 5143\nsecurity = 'starttls'",
+            5143,
+            Security::StartTls,
+        ),
+    ] {
+        let settings = read(&format!("[imap]\n{text}\n")).imap.unwrap();
+        assert_eq!(
+            (settings.port, settings.security),
+            (port, security),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn http_is_on_loopback_unless_it_is_said_and_then_warned_of() {
+    let loaded = load_text("", &NEEDED).unwrap();
+    assert!(
+        loaded
+            .config
+            .http_listen
+            .iter()
+            .all(|at| at.ip().is_loopback())
+    );
+    assert!(loaded.config.https_listen.is_empty() && loaded.warnings.is_empty());
+    let open = "[http]\nlisten = []\ntls_listen = ['0.0.0.0:8443']\n\
+        [networks]\nexempt = ['192.0.2.0/24']\n\
+        [server]\ninbound = ['smtp', 'webhook']\n\
+        [webhook]\nsecret = 'hunter2-3f9a1c5e7b2d4068a9c1e3f5'\nproxies = ['198.51.100.7']\n";
+    let loaded = load_text(open, &NEEDED).unwrap();
+    let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
+    let warned = warnings
+        .iter()
+        .any(|line| line.contains("http.tls_listen") && line.contains("have no key"));
+    assert!(warned, "{warnings:?}");
+    let exempt = loaded.config.http.exempt.iter().map(ToString::to_string);
+    assert_eq!(
+        exempt.collect::<Vec<_>>(),
+        ["192.0.2.0/24", "198.51.100.7/32"]
+    );
+    let none = load_text("[http]\nlisten = []\n", &NEEDED).unwrap_err();
+    assert!(
+        none[0].contains("health and metrics need an address"),
+        "{none:?}"
+    );
+}
