@@ -5,6 +5,7 @@
 mod answer;
 pub mod api;
 pub mod attachments;
+mod attempt;
 mod breaker;
 mod gate;
 mod job;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 
 use super::answer::Answer;
+use super::attempt::{Attempt, Stop};
 use super::gate::Heard;
-use super::job::{Attempt, Stop};
 use super::message::{self, Found};
 use super::place::Placed;
 use super::reading::Reading;

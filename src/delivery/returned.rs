@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tracing::info;
 
-use super::job::{Attempt, Stop};
+use super::attempt::{Attempt, Stop};
 use super::policy::Ruling;
 use super::reading::Reading;
 use super::route::Route;
