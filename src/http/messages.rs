@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 use tokio::time;
 
 use super::error::{Fault, done};
+use super::idempotency;
 use super::keys::Keys;
 use super::router::{App, Route};
 use crate::clock;
@@ -25,8 +26,6 @@ use crate::store::Book;
 pub const BASE: &str = "/api/v1/messages";
 /// A message has at most so many bytes of JSON: a mail of 25 MiB, and what escaping adds.
 const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// An `Idempotency-Key` has at most so many bytes.
-const KEY_BYTES_MAX: usize = 255;
 /// A page has so many items if none are asked for, and at most.
 const PAGE: usize = 50;
 const PAGE_MAX: usize = 100;
@@ -85,7 +84,7 @@ async fn make_thread(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Fault> {
-    let key = idempotency_key(&headers)?;
+    let key = idempotency::key(&headers)?;
     let mut thread = object(body)?;
     thread
         .required("sourceType")?
@@ -107,7 +106,7 @@ async fn add_message(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Fault> {
     let id = thread_id(id)?;
-    let key = idempotency_key(&headers)?;
+    let key = idempotency::key(&headers)?;
     let mut message = object(body)?;
     message
         .required("sourceType")?
@@ -147,7 +146,7 @@ async fn patch_thread(
 ) -> Result<Response, Fault> {
     let id = thread_id(id)?;
     // A merge done twice is a merge done once: the key is checked but need not be kept.
-    idempotency_key(&headers)?;
+    idempotency::key(&headers)?;
     let mut patch = object(body)?;
     patch.required("metadata")?.object("metadata")?;
     let metadata = patch.0.remove("metadata").unwrap_or_default();
@@ -267,18 +266,6 @@ pub(super) fn listed(items: &[Value], more: bool) -> Response {
 fn thread_id(id: Result<Path<String>, PathRejection>) -> Result<String, Fault> {
     id.map(|Path(id)| id)
         .map_err(|_| Fault::request("thread id is no UTF-8"))
-}
-
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
-    let Some(value) = headers.get("idempotency-key") else {
-        return Ok(None);
-    };
-    let key = value.to_str().unwrap_or_default();
-    if !(1..=KEY_BYTES_MAX).contains(&key.len()) {
-        let message = format!("Idempotency-Key: 1 to {KEY_BYTES_MAX} ASCII characters");
-        return Err(Fault::request(message));
-    }
-    Ok(Some(key.to_owned()))
 }
 
 /// A JSON object whose fields are checked one by one.

@@ -10,6 +10,7 @@ mod contract;
 pub mod control;
 pub mod error;
 pub mod health;
+mod idempotency;
 pub mod keys;
 pub mod messages;
 pub mod metrics;

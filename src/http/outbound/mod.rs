@@ -14,7 +14,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing;
@@ -31,6 +31,7 @@ pub use caller::Callers;
 pub use form::field;
 
 use super::error::{Fault, done};
+use super::idempotency;
 use super::router::{App, Route};
 use crate::clock;
 use crate::mail::draft::{Call, Draft, DraftKey};
@@ -42,8 +43,6 @@ use form::Asked;
 const BODY_MAX: Duration = Duration::from_secs(35);
 /// Octets set aside for a body at once, whatever its head promises.
 const BODY_BYTES_FIRST: usize = 64 * 1024;
-/// Octets of an `Idempotency-Key`.
-const KEY_BYTES_MAX: usize = 255;
 
 /// Takes drafts.
 pub trait Intake: Send + Sync {
@@ -172,7 +171,7 @@ impl Gateway {
                 message,
             ));
         };
-        let given = idempotency_key(&head.headers)?;
+        let given = idempotency::key(&head.headers)?;
         let read = time::timeout(BODY_MAX, self.whole(body)).await;
         let (body, room) = read.map_err(|_| {
             let message = "the body did not come in time";
@@ -283,21 +282,4 @@ async fn events(State(app): State<App>, request: Request) -> Result<Response, Fa
 
 async fn outbound(State(app): State<App>, request: Request) -> Result<Response, Fault> {
     Ok(app.gateway()?.answer(Call::Direct, request).await)
-}
-
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
-    const NAME: &str = "Idempotency-Key";
-    let mut values = headers.get_all(NAME).iter();
-    let Some(value) = values.next() else {
-        return Ok(None);
-    };
-    let key = value.to_str().unwrap_or_default();
-    if !(1..=KEY_BYTES_MAX).contains(&key.len()) || values.next().is_some() {
-        let message = format!("{NAME}: once, with 1 to {KEY_BYTES_MAX} ASCII characters");
-        return Err(Fault {
-            field: Some(NAME.to_owned()),
-            ..Fault::request(message)
-        });
-    }
-    Ok(Some(key.to_owned()))
 }
