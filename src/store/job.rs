@@ -81,6 +81,20 @@ pub enum JobState {
     },
 }
 
+impl JobState {
+    /// Its word: what a program asks for, and a page shows.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Waiting { .. } => "waiting",
+            Self::Sent => "sent",
+            Self::Captured => "captured",
+            Self::Failed { .. } => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Bounced { .. } => "bounced",
+        }
+    }
+}
+
 /// One line of a job's history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trial {

@@ -18,6 +18,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing;
+use bytes::Bytes;
 use serde::Deserialize;
 
 use super::error::Fault;
@@ -150,7 +151,7 @@ async fn list(
     let Query(wish) = wish.map_err(|_| Fault::request("query: not understood"))?;
     let after = wish.after.as_deref().map(parse_id).transpose()?;
     let state = wish.state.as_deref().unwrap_or("all");
-    let wanted = |found: &JobState| state == "all" || state == state_name(found);
+    let wanted = |found: &JobState| state == "all" || state == found.name();
     let jobs = admin.store.jobs(wanted, after, PAGE_COUNT);
     page(
         admin
@@ -174,10 +175,7 @@ async fn html(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Fault> {
-    let admin = admin(&app)?;
-    let record = record(admin, id)?;
-    let mail = admin.store.job_mail(record.job.id);
-    let mail = mail.map_err(|_| Fault::absent("mail"))?;
+    let mail = mail(&app, id)?;
     let html = View::parse(&mail)
         .html
         .ok_or_else(|| Fault::absent("HTML"))?;
@@ -194,10 +192,7 @@ async fn source(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Fault> {
-    let admin = admin(&app)?;
-    let record = record(admin, id)?;
-    let mail = admin.store.job_mail(record.job.id);
-    let mail = mail.map_err(|_| Fault::absent("mail"))?;
+    let mail = mail(&app, id)?;
     let fields = [
         (header::CONTENT_TYPE, "message/rfc822"),
         (
@@ -243,6 +238,12 @@ fn record(admin: &Admin, id: Result<Path<String>, PathRejection>) -> Result<JobR
     found.ok_or_else(|| Fault::absent("job"))
 }
 
+fn mail(app: &App, id: Result<Path<String>, PathRejection>) -> Result<Bytes, Fault> {
+    let admin = admin(app)?;
+    let mail = admin.store.job_mail(record(admin, id)?.job.id);
+    mail.map_err(|_| Fault::absent("mail"))
+}
+
 fn parse_id(text: &str) -> Result<JobId, Fault> {
     text.parse().map_err(|_| Fault::absent("job"))
 }
@@ -255,18 +256,6 @@ fn page(rendered: Result<String, pages::PageError>) -> Result<Response, Fault> {
             let message = "the page cannot be made; the log says why";
             Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
         })
-}
-
-/// The word for a job's state.
-fn state_name(state: &JobState) -> &'static str {
-    match state {
-        JobState::Waiting { .. } => "waiting",
-        JobState::Sent => "sent",
-        JobState::Captured => "captured",
-        JobState::Failed { .. } => "failed",
-        JobState::Cancelled => "cancelled",
-        JobState::Bounced { .. } => "bounced",
-    }
 }
 
 /// Does the request call us by an address or name of this machine?

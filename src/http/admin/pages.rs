@@ -7,7 +7,6 @@ use minijinja::{AutoEscape, Environment, context};
 use serde::Serialize;
 use thiserror::Error;
 
-use super::state_name;
 use crate::mail::view::View;
 use crate::store::{JobRecord, JobState, OutboxLedger, Trial};
 
@@ -105,7 +104,7 @@ impl Row {
         }
         Self {
             id: job.id.to_string(),
-            state: state_name(&record.state),
+            state: record.state.name(),
             reason,
             due,
             recipient: job.recipient.to_string(),
@@ -250,7 +249,7 @@ mod tests {
             JobState::Cancelled,
             JobState::Bounced { reason },
         ] {
-            let word = state_name(&state);
+            let word = state.name();
             let page = pages.job(&record(state), None).unwrap();
             assert!(page.contains(&format!("class=\"state {word}\"")), "{page}");
         }

@@ -71,7 +71,7 @@ async fn list(
     // Those that are over are read from the disk.
     let store = gateway.store.clone();
     let read = tokio::task::spawn_blocking(move || {
-        let wanted = |found: &JobState| state.as_deref().is_none_or(|state| word(found) == state);
+        let wanted = |found: &JobState| state.as_deref().is_none_or(|state| found.name() == state);
         store.jobs(wanted, after, limit + 1)
     });
     let mut found = read.await.map_err(|_| broken("the jobs cannot be read"))?;
@@ -133,7 +133,7 @@ async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result<Respon
         _ if is_cancelled => {}
         JobState::Cancelled => {}
         JobState::Waiting { .. } => return Err(Fault::state("it is being sent")),
-        state => return Err(Fault::state(format!("it is {} already", word(&state)))),
+        state => return Err(Fault::state(format!("it is {} already", state.name()))),
     }
     Ok(done(StatusCode::OK, shown(&record)))
 }
@@ -143,7 +143,7 @@ async fn retry(State(app): State<App>, Path(id): Path<String>) -> Result<Respons
     let _turn = gateway.turn.lock().await;
     let record = gateway.job(&id)?;
     if !matches!(record.state, JobState::Failed { .. } | JobState::Captured) {
-        let word = word(&record.state);
+        let word = record.state.name();
         return Err(Fault::state(format!(
             "it is {word}, neither failed nor captured"
         )));
@@ -169,17 +169,6 @@ fn job_id(text: &str) -> Result<JobId, Fault> {
     text.parse().map_err(|_| Fault::absent("job"))
 }
 
-const fn word(state: &JobState) -> &'static str {
-    match state {
-        JobState::Waiting { .. } => "waiting",
-        JobState::Sent => "sent",
-        JobState::Captured => "captured",
-        JobState::Failed { .. } => "failed",
-        JobState::Cancelled => "cancelled",
-        JobState::Bounced { .. } => "bounced",
-    }
-}
-
 fn shown(record: &JobRecord) -> Value {
     let job = &record.job;
     let (due_at, reason) = match &record.state {
@@ -197,7 +186,7 @@ fn shown(record: &JobRecord) -> Value {
     });
     json!({
         "id": job.id.to_string(),
-        "state": word(&record.state),
+        "state": record.state.name(),
         "sending": record.begun_at.is_some(),
         "reason": reason,
         "threadId": job.thread_id,
