@@ -10,6 +10,7 @@ pub mod fingerprint;
 pub mod kind;
 pub mod lane;
 pub mod mailbox;
+pub mod markup;
 pub mod outgoing;
 mod outline;
 pub mod prescan;

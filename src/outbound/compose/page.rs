@@ -3,9 +3,10 @@
 //! Does not lay out the mail around it: the templates do.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::LazyLock;
+
+use crate::mail::markup::{self, escape};
 
 /// Elements within one another in the product's HTML. Time to read it grows with their number.
 pub(super) const DEPTH_MAX: usize = 100;
@@ -13,21 +14,14 @@ pub(super) const DEPTH_MAX: usize = 100;
 const URL_CHARS_MAX: usize = 2_000;
 
 static CLEANER: LazyLock<ammonia::Builder<'static>> = LazyLock::new(|| {
-    let mut builder = ammonia::Builder::default();
+    let mut builder = markup::cleaner();
     builder
-        .tags(HashSet::from(KEPT))
-        .tag_attributes(HashMap::from([
-            ("a", HashSet::from(["href", "title"])),
-            ("img", HashSet::from(["src", "alt", "width", "height"])),
-            ("td", HashSet::from(["colspan", "rowspan", "align"])),
-            ("th", HashSet::from(["colspan", "rowspan", "align"])),
-            ("ol", HashSet::from(["start"])),
-        ]))
-        .generic_attributes(HashSet::from(["dir", "lang"]))
-        .url_schemes(HashSet::from(["http", "https", "mailto", "tel"]))
-        .url_relative(ammonia::UrlRelative::Deny)
+        .add_tags(["abbr", "tfoot", "thead", "u"])
+        .add_tag_attributes("a", ["title"])
+        .add_tag_attributes("td", ["align"])
+        .add_tag_attributes("th", ["align"])
+        .add_generic_attributes(["lang"])
         .link_rel(Some("noopener noreferrer"))
-        .strip_comments(true)
         .attribute_filter(|element, attribute, value| {
             let is_safe = match (element, attribute) {
                 ("img", "src") => starts_with(value.trim_start(), "https://"),
@@ -38,57 +32,6 @@ static CLEANER: LazyLock<ammonia::Builder<'static>> = LazyLock::new(|| {
         });
     builder
 });
-
-const KEPT: [&str; 48] = [
-    "a",
-    "abbr",
-    "b",
-    "bdi",
-    "bdo",
-    "blockquote",
-    "br",
-    "cite",
-    "code",
-    "dd",
-    "del",
-    "div",
-    "dl",
-    "dt",
-    "em",
-    "h1",
-    "h2",
-    "h3",
-    "h4",
-    "h5",
-    "h6",
-    "hr",
-    "i",
-    "img",
-    "ins",
-    "kbd",
-    "li",
-    "mark",
-    "ol",
-    "p",
-    "pre",
-    "q",
-    "s",
-    "samp",
-    "small",
-    "span",
-    "strong",
-    "sub",
-    "sup",
-    "table",
-    "tbody",
-    "td",
-    "tfoot",
-    "th",
-    "thead",
-    "tr",
-    "u",
-    "ul",
-];
 
 /// The elements nest deeper than [`DEPTH_MAX`].
 #[derive(Debug)]
@@ -255,20 +198,6 @@ fn is_mail(word: &str) -> bool {
                 .all(|c| c.is_ascii_alphanumeric() || more.contains(c))
     };
     plain(local, "._+-") && plain(domain, ".-") && domain.contains('.') && !domain.starts_with('.')
-}
-
-/// The text with the characters written out that HTML reads (also within quoted attributes).
-fn escape(text: &str, out: &mut String) {
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            _ => out.push(c),
-        }
-    }
 }
 
 fn starts_with(text: &str, word: &str) -> bool {

@@ -5,87 +5,26 @@
 //! Styles, classes, ids and `target` go; links are http, https, mailto and tel, and carry `rel`.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
 use super::tree::{Node, Tree};
+use crate::mail::markup::{self, escape};
 
 static CLEANER: LazyLock<ammonia::Builder<'static>> = LazyLock::new(|| {
-    let mut builder = ammonia::Builder::default();
+    let mut builder = markup::cleaner();
     builder
-        .tags(HashSet::from(KEPT))
-        .tag_attributes(HashMap::from([
-            ("a", HashSet::from(["href"])),
-            ("img", HashSet::from(["src", "alt", "width", "height"])),
-            ("td", HashSet::from(["colspan", "rowspan"])),
-            ("th", HashSet::from(["colspan", "rowspan"])),
-            ("ol", HashSet::from(["start"])),
-        ]))
-        .generic_attributes(HashSet::from(["dir"]))
-        .url_schemes(HashSet::from([
-            "http", "https", "mailto", "tel", "cid", "data",
-        ]))
-        .url_relative(ammonia::UrlRelative::Deny)
+        .add_tags(["center"])
+        .add_url_schemes(["cid", "data"])
         .link_rel(Some("noopener noreferrer nofollow"))
-        .strip_comments(true)
         .attribute_filter(|element, attribute, value| {
             (safe(element, attribute, value)).then_some(Cow::Borrowed(value))
         });
     builder
 });
 
-/// Elements that leave.
-const KEPT: [&str; 45] = [
-    "a",
-    "b",
-    "bdi",
-    "bdo",
-    "blockquote",
-    "br",
-    "center",
-    "cite",
-    "code",
-    "dd",
-    "del",
-    "div",
-    "dl",
-    "dt",
-    "em",
-    "h1",
-    "h2",
-    "h3",
-    "h4",
-    "h5",
-    "h6",
-    "hr",
-    "i",
-    "img",
-    "ins",
-    "kbd",
-    "li",
-    "mark",
-    "ol",
-    "p",
-    "pre",
-    "q",
-    "s",
-    "samp",
-    "small",
-    "span",
-    "strong",
-    "sub",
-    "sup",
-    "table",
-    "tbody",
-    "td",
-    "th",
-    "tr",
-    "ul",
-];
-
 /// Written by the writer below: anything else is opened up to its content.
 fn is_kept(tag: &str) -> bool {
-    KEPT.contains(&tag) || ["u", "thead", "tfoot"].contains(&tag)
+    markup::ELEMENTS.contains(&tag) || ["center", "u", "thead", "tfoot"].contains(&tag)
 }
 
 fn safe(element: &str, attribute: &str, value: &str) -> bool {
@@ -166,18 +105,6 @@ fn attributes(node: &Node, out: &mut String) {
             out.push_str("=\"");
             escape(node.attribute(name), out);
             out.push('"');
-        }
-    }
-}
-
-fn escape(text: &str, out: &mut String) {
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            _ => out.push(c),
         }
     }
 }
