@@ -97,43 +97,65 @@ fn settled(delivery: DeliveryId, end: u8, fingerprint: Option<u8>) -> Fact {
     }
 }
 
-/// A store with a model of it.
-struct Pair {
+/// A store that is closed, opened again and rebuilt, on a disk that can fail.
+struct House {
     folder: tempfile::TempDir,
+    settings: Settings,
     disk: Disk,
-    segment_bytes: u64,
     store: Option<Store>,
-    model: Model,
 }
 
-impl Pair {
-    fn new(segment_bytes: u64) -> Self {
+impl House {
+    fn new(settings: impl FnOnce(&Path) -> Settings) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let disk = Disk::default();
-        let store = Store::open_on(settings(folder.path(), segment_bytes), NOW, disk.clone());
-        Self {
-            disk,
-            segment_bytes,
-            store: Some(store.unwrap()),
+        let mut house = Self {
+            settings: settings(folder.path()),
             folder,
-            model: Model::default(),
-        }
+            disk: Disk::default(),
+            store: None,
+        };
+        house.open();
+        house
     }
 
     fn store(&self) -> &Store {
         self.store.as_ref().unwrap()
     }
 
-    fn reopen(&mut self) {
-        run(self.store.take().unwrap().close());
+    fn open(&mut self) {
         self.disk = Disk::default();
-        let settings = settings(self.folder.path(), self.segment_bytes);
-        let store = Store::open_on(settings, NOW, self.disk.clone());
+        let store = Store::open_on(self.settings.clone(), NOW, self.disk.clone());
         self.store = Some(store.unwrap());
     }
 
+    fn reopen(&mut self) {
+        run(self.store.take().unwrap().close());
+        self.open();
+    }
+
+    fn lose_index(&mut self) {
+        run(self.store.take().unwrap().close());
+        std::fs::remove_dir_all(self.folder.path().join("index")).unwrap();
+        self.open();
+    }
+}
+
+/// A store with a model of it.
+struct Pair {
+    house: House,
+    model: Model,
+}
+
+impl Pair {
+    fn new(segment_bytes: u64) -> Self {
+        Self {
+            house: House::new(|folder| settings(folder, segment_bytes)),
+            model: Model::default(),
+        }
+    }
+
     fn check(&self) {
-        let answers = Answers::of(self.store());
+        let answers = Answers::of(self.house.store());
         assert!(answers.adds_up(), "{:?}", answers.ledger);
         answers.assert_are(&self.model.answers);
     }
@@ -143,27 +165,20 @@ impl Pair {
         match deed {
             Deed::Accept { recipients, bytes } => {
                 let bytes = mail(self.model.mails, *bytes);
-                match run(self.store().accept(envelope(*recipients), bytes.clone())) {
+                match run(self
+                    .house
+                    .store()
+                    .accept(envelope(*recipients), bytes.clone()))
+                {
                     Ok(id) => self.model.accepted(id, *recipients, &bytes),
                     Err(_) => return false,
                 }
             }
-            Deed::Reopen => self.reopen(),
-            Deed::LoseIndex => {
-                run(self.store.take().unwrap().close());
-                std::fs::remove_dir_all(self.folder.path().join("index")).unwrap();
-                self.store = Some(
-                    Store::open_on(
-                        settings(self.folder.path(), self.segment_bytes),
-                        NOW,
-                        self.disk.clone(),
-                    )
-                    .unwrap(),
-                );
-            }
+            Deed::Reopen => self.house.reopen(),
+            Deed::LoseIndex => self.house.lose_index(),
             _ => {
                 let facts = self.model.facts(deed);
-                if run(self.store().record(facts.clone())).is_err() {
+                if run(self.house.store().record(facts.clone())).is_err() {
                     return false;
                 }
                 self.model.told(deed, &facts);
@@ -174,7 +189,7 @@ impl Pair {
 
     /// After a deed that failed and a reopen: it was done whole or not at all.
     fn settle_doubt(&mut self, deed: &Deed) {
-        let answers = Answers::of(self.store());
+        let answers = Answers::of(self.house.store());
         assert!(answers.adds_up(), "{:?}", answers.ledger);
         if answers == self.model.answers {
             return;
@@ -212,9 +227,9 @@ proptest! {
             prop_assert!(pair.act(deed));
         }
         pair.check();
-        pair.reopen();
+        pair.house.reopen();
         pair.check();
-        pair.act(&Deed::LoseIndex);
+        pair.house.lose_index();
         pair.check();
     }
 
@@ -226,17 +241,17 @@ proptest! {
     ) {
         let mut pair = Pair::new(segment_bytes);
         for (deeds, stop) in &rounds {
-            pair.disk.faults.stop_after(*stop);
+            pair.house.disk.faults.stop_after(*stop);
             let failed = deeds.iter().find(|deed| {
                 !matches!(deed, Deed::Reopen | Deed::LoseIndex) && !pair.act(deed)
             });
-            pair.reopen();
+            pair.house.reopen();
             if let Some(deed) = failed {
                 pair.settle_doubt(deed);
             }
             pair.check();
         }
-        pair.act(&Deed::LoseIndex);
+        pair.house.lose_index();
         pair.check();
     }
 }
@@ -249,15 +264,18 @@ fn a_failed_sync_is_final() {
         bytes: 100,
     };
     assert!(pair.act(&accept));
-    pair.disk.faults.fail_once(Change::Sync, EIO);
-    let answer = run(pair.store().accept(envelope(1), mail(1, 10)));
+    pair.house.disk.faults.fail_once(Change::Sync, EIO);
+    let answer = run(pair.house.store().accept(envelope(1), mail(1, 10)));
     assert_eq!(answer, Err(RecordError::Dead));
     // The disk would say yes now, but what it says is worth nothing.
-    let answer = run(pair.store().accept(envelope(1), mail(9, 10)));
+    let answer = run(pair.house.store().accept(envelope(1), mail(9, 10)));
     assert_eq!(answer, Err(RecordError::Dead));
-    assert_eq!(run(pair.store().record(Vec::new())), Err(RecordError::Dead));
-    run(pair.store().ended());
-    pair.reopen();
+    assert_eq!(
+        run(pair.house.store().record(Vec::new())),
+        Err(RecordError::Dead)
+    );
+    run(pair.house.store().ended());
+    pair.house.reopen();
     pair.settle_doubt(&Deed::Accept {
         recipients: 1,
         bytes: 10,
@@ -272,11 +290,11 @@ fn a_failed_index_ends_the_store() {
         bytes: 100,
     }));
     let error = IndexError::from(io::Error::other("gone"));
-    pair.store().shared.index_failed(&error);
+    pair.house.store().shared.index_failed(&error);
     // At once, though the writer has not heard of it yet: no token may pass for lack of an answer.
-    assert_eq!(pair.store().has_room(1), Err(RecordError::Dead));
-    run(pair.store().ended());
-    pair.reopen();
+    assert_eq!(pair.house.store().has_room(1), Err(RecordError::Dead));
+    run(pair.house.store().ended());
+    pair.house.reopen();
     pair.check();
 }
 
@@ -289,13 +307,13 @@ fn a_full_disk_passes() {
             bytes: 1500,
         };
         assert!(pair.act(&accept));
-        pair.disk.faults.fail_once(change, ENOSPC);
-        let answer = run(pair.store().accept(envelope(1), mail(9, 1500)));
+        pair.house.disk.faults.fail_once(change, ENOSPC);
+        let answer = run(pair.house.store().accept(envelope(1), mail(9, 1500)));
         assert_eq!(answer, Err(RecordError::Full), "{change:?}");
         pair.check();
         assert!(pair.act(&accept));
         pair.check();
-        pair.reopen();
+        pair.house.reopen();
         pair.check();
     }
 }
@@ -307,16 +325,16 @@ fn a_full_disk_passes_in_the_middle_of_a_large_mail() {
         recipients: 1,
         bytes: 10
     }));
-    pair.disk.faults.fail_once(Change::Write, ENOSPC);
-    let answer = run(pair.store().accept(envelope(1), mail(9, 200_000)));
+    pair.house.disk.faults.fail_once(Change::Write, ENOSPC);
+    let answer = run(pair.house.store().accept(envelope(1), mail(9, 200_000)));
     assert_eq!(answer, Err(RecordError::Full));
     assert!(pair.act(&Deed::Accept {
         recipients: 2,
         bytes: 20
     }));
     pair.check();
-    pair.reopen();
+    pair.house.reopen();
     pair.check();
-    pair.act(&Deed::LoseIndex);
+    pair.house.lose_index();
     pair.check();
 }

@@ -4,6 +4,7 @@ use super::super::{mapping, run};
 use super::*;
 use crate::mail::token::ThreadKey;
 use crate::store::JobOutcome;
+use crate::store::disk::Disk;
 
 fn open(settings: Settings) -> Store {
     Store::open_on(settings, NOW, Disk::default()).unwrap()

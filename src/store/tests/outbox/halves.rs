@@ -5,6 +5,7 @@ use std::fs;
 
 use super::super::{envelope, mail, run, settled};
 use super::*;
+use crate::store::disk::Disk;
 use crate::store::index::{Index, Key};
 use crate::store::leaving::sorted;
 use crate::store::{DeliveryId, JobOutcome};

@@ -6,8 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::super::disk::Disk;
-use super::{NOW, run};
+use super::{House, NOW, run};
 use crate::clock::Timestamp;
 use crate::mail::address::Address;
 use crate::mail::outgoing::JobId;
@@ -92,60 +91,30 @@ fn suppression(n: u8) -> Suppression {
 
 /// An outbox with a model of it.
 struct Pair {
-    folder: tempfile::TempDir,
-    disk: Disk,
-    segment_bytes: u64,
-    store: Option<Store>,
+    house: House,
     model: Model,
 }
 
 impl Pair {
     fn new(segment_bytes: u64) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut pair = Self {
-            disk: Disk::default(),
-            segment_bytes,
-            store: None,
-            folder,
+        Self {
+            house: House::new(|folder| settings(folder, segment_bytes)),
             model: Model::default(),
-        };
-        pair.open();
-        pair
-    }
-
-    fn store(&self) -> &Store {
-        self.store.as_ref().unwrap()
-    }
-
-    fn open(&mut self) {
-        self.disk = Disk::default();
-        let settings = settings(self.folder.path(), self.segment_bytes);
-        self.store = Some(Store::open_on(settings, NOW, self.disk.clone()).unwrap());
-    }
-
-    fn reopen(&mut self) {
-        run(self.store.take().unwrap().close());
-        self.open();
-    }
-
-    fn lose_index(&mut self) {
-        run(self.store.take().unwrap().close());
-        std::fs::remove_dir_all(self.folder.path().join("index")).unwrap();
-        self.open();
+        }
     }
 
     /// The answers, once the writer has given up what is too much.
     fn answers(&self) -> Answers {
         for _ in 0..2 {
             // A disk that has stopped says no, and has nothing to give up.
-            let _ = run(self.store().record(Vec::new()));
+            let _ = run(self.house.store().record(Vec::new()));
         }
-        Answers::of(self.store(), self.model.jobs.len() + 1)
+        Answers::of(self.house.store(), self.model.jobs.len() + 1)
     }
 
     fn check(&mut self) {
         assert_eq!(self.answers(), self.model.answers);
-        for (event_id, event) in self.store().events_after(EventId(0), 100_000) {
+        for (event_id, event) in self.house.store().events_after(EventId(0), 100_000) {
             let serial = event.data["serial"].as_u64().unwrap();
             let first = *self.model.event_ids.entry(serial).or_insert(event_id);
             assert_eq!(first, event_id, "the name of event {serial}");
@@ -156,19 +125,20 @@ impl Pair {
     fn act(&mut self, deed: &Deed) -> bool {
         let done = match *deed {
             Deed::Reopen => {
-                self.reopen();
+                self.house.reopen();
                 return true;
             }
             Deed::LoseIndex => {
-                self.lose_index();
+                self.house.lose_index();
                 return true;
             }
             Deed::Enqueue { key, thread, bytes } => {
                 let nth = self.model.jobs.len();
                 let facts = self.model.facts(deed);
-                let asked = self
-                    .store()
-                    .enqueue(job(nth, key, thread), letter(nth, bytes), facts);
+                let asked =
+                    self.house
+                        .store()
+                        .enqueue(job(nth, key, thread), letter(nth, bytes), facts);
                 let full = self.model.answers.ledger.waiting >= WAITING_MAX;
                 match (run(asked), self.model.answers.keys.get(&key)) {
                     (Ok(Enqueued::New), None) => assert!(!full),
@@ -183,7 +153,7 @@ impl Pair {
             }
             Deed::Cancel(nth) => {
                 let nth = self.model.pick(nth);
-                match run(self.store().cancel(id(nth), NOW)) {
+                match run(self.house.store().cancel(id(nth), NOW)) {
                     Ok(cancelled) => {
                         let job = self.model.jobs.get(nth);
                         let waits = job.is_some_and(|job| {
@@ -196,7 +166,7 @@ impl Pair {
                     Err(_) => false,
                 }
             }
-            _ => run(self.store().record(self.model.facts(deed))).is_ok(),
+            _ => run(self.house.store().record(self.model.facts(deed))).is_ok(),
         };
         if done {
             self.told(deed);
@@ -214,8 +184,9 @@ impl Pair {
     }
 
     fn newest(&self) -> Option<(EventId, std::sync::Arc<Event>)> {
-        let newest = *self.store().events().borrow();
+        let newest = *self.house.store().events().borrow();
         let mut last = self
+            .house
             .store()
             .events_after(EventId(newest.0.checked_sub(1)?), 1);
         last.pop()
@@ -240,9 +211,9 @@ proptest! {
             prop_assert!(pair.act(deed));
         }
         pair.check();
-        pair.reopen();
+        pair.house.reopen();
         pair.check();
-        pair.lose_index();
+        pair.house.lose_index();
         pair.check();
     }
 
@@ -254,17 +225,17 @@ proptest! {
     ) {
         let mut pair = Pair::new(segment_bytes);
         for (deeds, stop) in &rounds {
-            pair.disk.faults.stop_after(*stop);
+            pair.house.disk.faults.stop_after(*stop);
             let failed = deeds.iter().find(|deed| {
                 !matches!(deed, Deed::Reopen | Deed::LoseIndex) && !pair.act(deed)
             });
-            pair.reopen();
+            pair.house.reopen();
             if let Some(deed) = failed {
                 pair.settle_doubt(deed);
             }
             pair.check();
         }
-        pair.lose_index();
+        pair.house.lose_index();
         pair.check();
     }
 }
