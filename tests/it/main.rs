@@ -73,6 +73,8 @@ mod returned;
 #[cfg(test)]
 mod roundtrip;
 #[cfg(test)]
+mod sink;
+#[cfg(test)]
 mod store;
 #[cfg(test)]
 mod understanding;

@@ -1,5 +1,5 @@
 //! Owns a Postfix of the test's own: an instance in a temporary folder that hands its mail to an LMTP
-//! server on loopback.
+//! server on loopback, or to the servers its transports name.
 //!
 //! Does not touch the machine's own Postfix: configuration, queue and log lie in the folder.
 
@@ -28,6 +28,28 @@ impl Postfix {
 
     /// The same with more lines in `main.cf`.
     pub(crate) fn start_with(domain: &str, lmtp_port: u16, extra: &str) -> Self {
+        let domains = format!(
+            "virtual_mailbox_domains = {domain}\nvirtual_transport = lmtp:inet:127.0.0.1:{lmtp_port}\n"
+        );
+        Self::start_for(&domains, extra)
+    }
+
+    /// One that relays: it sends what is for each domain where its transport says, as
+    /// `smtp:[127.0.0.1]:2525`, trying again after a second.
+    pub(crate) fn start_relaying(transports: &[(&str, String)], extra: &str) -> Self {
+        let (domains, map): (Vec<_>, Vec<_>) = transports
+            .iter()
+            .map(|(domain, transport)| (*domain, format!("{domain}={transport}")))
+            .unzip();
+        let domains = format!(
+            "relay_domains = {}\ntransport_maps = inline:{{{}}}\n",
+            domains.join(", "),
+            map.join(", ")
+        );
+        Self::start_for(&domains, extra)
+    }
+
+    fn start_for(domains: &str, extra: &str) -> Self {
         let folder = TempDir::new().unwrap();
         // Postfix' own user must get in.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -54,8 +76,7 @@ impl Postfix {
                  mail_owner = postfix\nsetgid_group = postdrop\nmyhostname = relay.test\n\
                  mydestination =\nlocal_recipient_maps =\nalias_maps =\nalias_database =\n\
                  inet_interfaces = 127.0.0.1\ninet_protocols = ipv4\nmynetworks = 127.0.0.0/8\n\
-                 virtual_mailbox_domains = {domain}\nvirtual_transport = lmtp:inet:127.0.0.1:{lmtp_port}\n\
-                 recipient_delimiter = +\nsmtputf8_enable = yes\n\
+                 {domains}recipient_delimiter = +\nsmtputf8_enable = yes\n\
                  lmtp_destination_concurrency_limit = 20\ndefault_destination_concurrency_failed_cohort_limit = 1000\n\
                  queue_run_delay = 1s\nminimal_backoff_time = 1s\nmaximal_backoff_time = 2s\n\
                  transport_retry_time = 1s\nlmtp_connect_timeout = 5s\nlmtp_data_done_timeout = 30s\n\

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
-use super::{arrived, event, first, with_postfix};
+use super::{event, first, with_postfix_to};
 use crate::postern::eventually;
 use crate::relay::server::{Act, Fake, Step};
 
@@ -22,7 +22,8 @@ fn a_bounce_marks_the_job_and_a_second_one_holds_the_address_back() {
         }
         _ => Act::Usual,
     });
-    let (gateway, postfix, _folder) = with_postfix(&sink, "");
+    let (gateway, postfix, _folder) =
+        with_postfix_to(format!("lmtp:inet:127.0.0.1:{}", sink.port), "");
     for n in 1..=2 {
         let message = format!("m{n}");
         let job = gateway.say(&first(&format!("thread-{n}"), &message, GONE));
@@ -74,7 +75,7 @@ fn a_bounce_marks_the_job_and_a_second_one_holds_the_address_back() {
     unknown.store(false, Ordering::SeqCst);
     let job = gateway.say(&third);
     gateway.becomes(&job, "sent");
-    arrived(&sink, 1);
+    eventually("the mail is at the sink", || sink.taken().len() == 1);
     assert_eq!(gateway.told_of(&job), ["queued", "sent"]);
     let job = gateway.say(&event(THREAD, "m4", "Are you there again?"));
     gateway.becomes(&job, "sent");

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Gateway, arrived, event, field, letter, read, with_postfix};
 use crate::postern::{DOMAIN, SECRET, eventually};
-use crate::relay::server::{Act, Fake};
+use crate::sink::Sink;
 
 const ANN: &str = "ann@sink.test";
 const BOB: &str = "bob@sink.test";
@@ -43,7 +43,7 @@ fn shows_none(what: &str, text: &str, words: &[String]) {
 #[test]
 #[expect(clippy::too_many_lines, reason = "one conversation")]
 fn nobody_sees_the_token_of_another() {
-    let sink = Fake::start(|_, _| Act::Usual);
+    let sink = Sink::start();
     let (gateway, _postfix, _folder) = with_postfix(&sink, "");
     let general = format!("general@{DOMAIN}");
     gateway.swaks(
@@ -57,7 +57,7 @@ fn nobody_sees_the_token_of_another() {
     gateway.say(&said);
     let _ = arrived(&sink, 2);
     let taken = sink.taken();
-    let mail_to = |to: &str| taken.iter().find(|mail| mail.to.contains(to)).unwrap();
+    let mail_to = |to: &str| taken.iter().find(|mail| mail.to == [to]).unwrap();
     let (to_ann, to_bob) = (mail_to(ANN), mail_to(BOB));
     let (anns, bobs) = (
         words_of(&to_ann.bytes, &to_ann.from),
@@ -130,7 +130,7 @@ fn nobody_sees_the_token_of_another() {
 /// The answers of Ann quote what we sent to her, our address in it.
 #[test]
 fn a_reply_address_that_mail_programs_quote_is_not_told() {
-    let sink = Fake::start(|_, _| Act::Usual);
+    let sink = Sink::start();
     let (gateway, _postfix, _folder) = with_postfix(&sink, "");
     let general = format!("general@{DOMAIN}");
     gateway.swaks(

@@ -20,7 +20,8 @@ use crate::auth::python_program;
 use crate::postern::{DOMAIN, Postern, eventually};
 use crate::postfix::Postfix;
 use crate::product::{KEY, Product};
-use crate::relay::server::{Fake, Heard, certificate};
+use crate::relay::server::certificate;
+use crate::sink::{Kept, Sink};
 
 /// Where the people of the tests have their mail.
 const SINK: &str = "sink.test";
@@ -255,16 +256,16 @@ fn letter(from: &str, to: &str, id: &str, text: &str) -> Vec<u8> {
 }
 
 /// Waits until the sink has taken `count` mails; the last of them.
-fn arrived(sink: &Fake, count: usize) -> Heard {
+fn arrived(sink: &Sink, count: usize) -> Kept {
     eventually("the mail is at the sink", || sink.taken().len() >= count);
     let mut taken = sink.taken();
     assert_eq!(taken.len(), count, "{taken:?}");
     taken.pop().unwrap()
 }
 
-/// A Postfix that wants STARTTLS, and hands what is for [`SINK`] to the sink by LMTP and what is for the
+/// A Postfix that wants STARTTLS, and sends what is for [`SINK`] by `transport` and what is for the
 /// reply domain to `smtp`; and the lines of `[outbound]` that believe its certificate.
-fn relay(sink: u16, smtp: u16) -> (Postfix, tempfile::TempDir, String) {
+fn relay(transport: String, smtp: u16) -> (Postfix, tempfile::TempDir, String) {
     let (pem, key, _) = certificate("127.0.0.1");
     let folder = tempfile::TempDir::new().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -273,10 +274,13 @@ fn relay(sink: u16, smtp: u16) -> (Postfix, tempfile::TempDir, String) {
     fs::write(folder.path().join("key.pem"), key).unwrap();
     let more = format!(
         "smtpd_tls_cert_file = {at}/cert.pem\nsmtpd_tls_key_file = {at}/key.pem\n\
-         smtpd_tls_security_level = encrypt\nsmtpd_tls_loglevel = 1\n\
-         transport_maps = inline:{{{DOMAIN}=smtp:[127.0.0.1]:{smtp}}}\n"
+         smtpd_tls_security_level = encrypt\nsmtpd_tls_loglevel = 1\n"
     );
-    let postfix = Postfix::start_with(SINK, sink, &more);
+    let transports = [
+        (SINK, transport),
+        (DOMAIN, format!("smtp:[127.0.0.1]:{smtp}")),
+    ];
+    let postfix = Postfix::start_relaying(&transports, &more);
     (
         postfix,
         folder,
@@ -285,9 +289,14 @@ fn relay(sink: u16, smtp: u16) -> (Postfix, tempfile::TempDir, String) {
 }
 
 /// A Postern with a Postfix between it and the sink.
-fn with_postfix(sink: &Fake, more: &str) -> (Gateway, Postfix, tempfile::TempDir) {
+fn with_postfix(sink: &Sink, more: &str) -> (Gateway, Postfix, tempfile::TempDir) {
+    with_postfix_to(format!("smtp:[127.0.0.1]:{}", sink.port), more)
+}
+
+/// A Postern with a Postfix that sends what is for [`SINK`] by `transport`.
+fn with_postfix_to(transport: String, more: &str) -> (Gateway, Postfix, tempfile::TempDir) {
     let gateway = Gateway::new(0, "");
-    let (postfix, folder, lines) = relay(sink.port, gateway.postern.smtp);
+    let (postfix, folder, lines) = relay(transport, gateway.postern.smtp);
     let text = fs::read_to_string(gateway.postern.config()).unwrap();
     let text = text.replace("port = 0\n", &format!("port = {}\n{lines}", postfix.port()));
     fs::write(gateway.postern.config(), text + more).unwrap();

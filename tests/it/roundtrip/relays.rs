@@ -7,6 +7,7 @@ use super::{Gateway, arrived, event, first, with_postfix};
 use crate::postern::eventually;
 use crate::postfix::free_port;
 use crate::relay::server::{Act, Fake, Step};
+use crate::sink::Sink;
 
 const ANN: &str = "ann@sink.test";
 const THREAD: &str = "3f2b6c1e-8a4d-4f6e-9b7a-2d1c0e5f4a3b";
@@ -20,7 +21,7 @@ fn words(job: &Value) -> Vec<String> {
 
 #[test]
 fn a_relay_that_is_away_is_waited_for_in_the_order_of_the_thread() {
-    let sink = Fake::start(|_, _| Act::Usual);
+    let sink = Sink::start();
     let (mut gateway, postfix, _folder) = with_postfix(&sink, "");
     postfix.rest();
     let mut jobs = vec![gateway.say(&first(THREAD, "m0", ANN))];

@@ -1,0 +1,116 @@
+//! Owns an SMTP server that shares no line with Postern: `mailin-embedded` on loopback, in a process of its
+//! own, which keeps the mails it takes.
+//!
+//! Does not misbehave: `relay::server` does. It is no part of this crate's own tree of dependencies, for it
+//! would turn on a second crypto provider in the very rustls Postern is tested with; so it is built from
+//! `benches/sink`.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+/// A mail as the sink took it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// The envelope's sender, without angle brackets.
+    pub(crate) from: String,
+    /// The envelope's recipients.
+    pub(crate) to: Vec<String>,
+    /// What came after DATA, dots undone.
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Kept {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.bytes.clone()).unwrap()
+    }
+}
+
+/// The server. It ends when this is dropped, or with the test's process.
+pub(crate) struct Sink {
+    /// Where it speaks SMTP.
+    pub(crate) port: u16,
+    folder: TempDir,
+    /// It ends when its input does.
+    child: Child,
+}
+
+impl Sink {
+    /// Starts it on a free port.
+    pub(crate) fn start() -> Self {
+        let folder = TempDir::new().unwrap();
+        let mut child = Command::new(program())
+            .arg("127.0.0.1:0")
+            .arg(folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut told = BufReader::new(child.stdout.take().unwrap());
+        told.read_line(&mut line).unwrap();
+        let port = line.trim().rsplit(':').next().unwrap().parse();
+        Self {
+            port: port.unwrap_or_else(|_| panic!("the sink says {line:?}")),
+            folder,
+            child,
+        }
+    }
+
+    /// The mails it said 250 to, in order, and one it may be about to.
+    pub(crate) fn taken(&self) -> Vec<Kept> {
+        let files = (0..).map(|n: usize| fs::read(self.folder.path().join(n.to_string())));
+        files
+            .map_while(Result::ok)
+            .map(|file| kept(&file))
+            .collect()
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        self.child.wait().unwrap();
+    }
+}
+
+fn kept(file: &[u8]) -> Kept {
+    let mut parts = file.splitn(3, |octet| *octet == b'\n');
+    let mut part = || parts.next().unwrap().to_vec();
+    let (from, to) = [part(), part()]
+        .map(|line| String::from_utf8(line).unwrap())
+        .into();
+    Kept {
+        from,
+        to: to.split(' ').map(str::to_owned).collect(),
+        bytes: part(),
+    }
+}
+
+/// The program, built where `benches/compare.py` builds it too.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let target = root.join("target/sink");
+        let built = Command::new(env!("CARGO"))
+            .args([
+                "build",
+                "--release",
+                "--locked",
+                "--quiet",
+                "--manifest-path",
+            ])
+            .arg(root.join("benches/sink/Cargo.toml"))
+            .arg("--target-dir")
+            .arg(&target)
+            .status()
+            .unwrap();
+        assert!(built.success(), "benches/sink does not build: {built}");
+        target.join("release/sink")
+    })
+}
