@@ -7,6 +7,7 @@ mod leaks;
 mod products;
 mod relays;
 mod way;
+mod words;
 
 use std::fs;
 use std::io::Write as _;

@@ -1,0 +1,76 @@
+//! Whose words they are: a person may repeat ours as his own, or write none.
+
+use data_encoding::BASE64;
+use serde_json::{Value, json};
+
+use super::{Gateway, arrived, event, letter, read, with_postfix};
+use crate::postern::DOMAIN;
+use crate::sink::{Kept, Sink};
+
+const ANN: &str = "ann@sink.test";
+const STYLES: [&str; 4] = ["plain", "gmail", "outlook", "german"];
+
+/// Ann answers a mail she got in the way of a mail program; what the product is told is its `count`th
+/// message.
+fn answered(gateway: &Gateway, heard: &Kept, style: &str, words: &str, count: usize) -> Value {
+    let id = format!("<a{count}@sink.test>");
+    let seen = read(
+        &heard.bytes,
+        json!({ "style": style, "words": words, "from": ANN, "id": id }),
+    );
+    let answer = BASE64.decode(seen["answer"].as_str().unwrap().as_bytes());
+    gateway.swaks(ANN, seen["to"].as_str().unwrap(), &answer.unwrap());
+    gateway.told(count).1
+}
+
+/// A conversation that Ann has begun: its thread.
+fn begun(gateway: &Gateway) -> String {
+    let general = format!("general@{DOMAIN}");
+    let start = letter(ANN, &general, "a0@sink.test", "I wait for it.");
+    gateway.swaks(ANN, &general, &start);
+    gateway.told(1).0
+}
+
+#[test]
+fn who_says_our_very_words_has_said_them() {
+    let sink = Sink::start();
+    let (gateway, _postfix, _folder) = with_postfix(&sink, "");
+    let thread = begun(&gateway);
+    let ours = "It left us today.\n\nDo you want it left with a neighbour on Monday?";
+    let answers = [
+        "It left us today.",
+        ours,
+        "It left us today.\n\nSo I read, and it is not here.",
+        "You write:\n\nIt left us today.\n\nIt did not.",
+        "Do you want it left with a neighbour on Monday?",
+    ];
+    let mut count = 0;
+    for words in answers {
+        for style in STYLES {
+            count += 1;
+            gateway.say(&event(&thread, &format!("m{count}"), ours));
+            let heard = arrived(&sink, count);
+            let message = answered(&gateway, &heard, style, words, count + 1);
+            assert_eq!(message["body"], words, "{style}: {message}");
+        }
+    }
+}
+
+#[test]
+fn who_only_quotes_is_not_told_as_silence() {
+    let sink = Sink::start();
+    let (gateway, _postfix, _folder) = with_postfix(&sink, "");
+    let thread = begun(&gateway);
+    let mut count = 0;
+    // What the mail program signs with is nothing a person said.
+    for words in ["", "-- \nAnn"] {
+        for style in STYLES {
+            count += 1;
+            gateway.say(&event(&thread, &format!("m{count}"), "It left us today."));
+            let heard = arrived(&sink, count);
+            let message = answered(&gateway, &heard, style, words, count + 1);
+            let body = message["body"].as_str().unwrap();
+            assert!(body.contains("It left us today."), "{style}: {message}");
+        }
+    }
+}
