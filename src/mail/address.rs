@@ -16,6 +16,19 @@ pub const LOCAL_BYTES_RECEIVED_MAX: usize = 128;
 /// A domain may have 255 octets (RFC 5321 section 4.5.3.1.2).
 pub const DOMAIN_BYTES_MAX: usize = 255;
 
+/// The beginning of `text`, at most `bytes_max` octets of it, that ends within no address: half of one
+/// is recognised by nobody, and its local part may be a secret.
+pub fn beginning(text: &str, bytes_max: usize) -> &str {
+    if text.len() <= bytes_max {
+        return text;
+    }
+    let end = text.floor_char_boundary(bytes_max);
+    let longest = LOCAL_BYTES_RECEIVED_MAX + 1 + DOMAIN_BYTES_MAX;
+    let from = text.floor_char_boundary(end.saturating_sub(longest));
+    let last = text[from..end].rfind(|c: char| c.is_whitespace() || c == '<');
+    &text[..last.map_or(from, |at| from + at)]
+}
+
 /// A mailbox of RFC 5321 section 4.1.2 (and RFC 6531 section 3.3 for UTF-8): `local@domain`.
 ///
 /// The local part is kept unquoted and as it came, for its case is its host's affair; the domain is
@@ -266,6 +279,22 @@ mod tests {
                 prop_assert_eq!(Address::parse(&address.to_string()), Ok(address));
             }
         }
+    }
+
+    #[test]
+    fn a_beginning_ends_within_no_address() {
+        for (text, wanted) in [
+            ("no <a@b.example>", "no <a@b.example>"),
+            ("not this: <a@b.example>", "not this: "),
+            ("not this one a@b.example", "not this one"),
+            ("a+word@b.example.example", ""),
+            ("", ""),
+        ] {
+            assert_eq!(beginning(text, 16), wanted);
+        }
+        // What is longer than any address is none, but its end may be one.
+        let long = "é".repeat(600);
+        assert_eq!(beginning(&long, 1_001).len(), 1_000 - 384);
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub(super) use self::prose::{speaks_of_delay, words};
 pub use self::reason::Reason;
 pub use self::returned::{Original, ReplyAddress};
 pub use self::status::Status;
-use super::address::Address;
+use super::address::{Address, beginning};
 use super::outline::Outline;
 
 /// A report names at most this many recipients here; what follows is left out.
@@ -205,10 +205,10 @@ pub struct Feedback {
     pub reported_domain: Option<String>,
 }
 
-/// `text` without control characters, its white space made single, cut to `bytes_max`.
+/// `text` without control characters, its white space made single, cut to `bytes_max` within no address.
 fn tidy(text: &str, bytes_max: usize) -> Option<String> {
     // What is cut off is not worth walking through.
-    let text = super::outline::cut(text, bytes_max.saturating_mul(4));
+    let text = beginning(text, bytes_max.saturating_mul(4));
     let mut tidy = String::new();
     for word in text.split(|c: char| c.is_whitespace() || c.is_control()) {
         if word.is_empty() {
@@ -219,7 +219,7 @@ fn tidy(text: &str, bytes_max: usize) -> Option<String> {
         }
         tidy.push_str(word);
     }
-    tidy.truncate(tidy.floor_char_boundary(bytes_max));
+    tidy.truncate(beginning(&tidy, bytes_max).trim_end().len());
     (!tidy.is_empty()).then_some(tidy)
 }
 

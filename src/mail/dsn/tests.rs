@@ -211,6 +211,21 @@ fn tokens_are_never_printed() {
 }
 
 #[test]
+fn a_long_diagnostic_ends_within_no_address() {
+    let address = "<bounce+word@inbox.example>";
+    for pad in DIAGNOSTIC_BYTES_MAX - 50..DIAGNOSTIC_BYTES_MAX {
+        for between in ["x".repeat(pad), " ".repeat(pad * 4)] {
+            let report = fields(&format!(
+                "Reporting-MTA: dns; mx.example\r\n\r\nFinal-Recipient: rfc822; ann@far.example\r\n\
+                 Action: failed\r\nStatus: 5.1.1\r\nDiagnostic-Code: smtp; 550 {between} {address} no\r\n"
+            ));
+            let told = report.recipients[0].diagnostic.as_deref().unwrap();
+            assert_eq!(told.contains("word"), told.contains(address), "{told}");
+        }
+    }
+}
+
+#[test]
 fn a_long_text_without_words_is_walked_once() {
     // Each would take minutes if any walk were quadratic.
     for text in [

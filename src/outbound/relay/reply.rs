@@ -4,6 +4,8 @@
 
 use thiserror::Error;
 
+use crate::mail::address::beginning;
+
 /// Octets of one line of a reply at most. RFC 5321 section 4.5.3.1.5 allows 512.
 pub const LINE_BYTES_MAX: usize = 4 * 1024;
 /// Octets of one reply at most.
@@ -90,14 +92,11 @@ pub fn shown(bytes: &[u8]) -> String {
     cut(text)
 }
 
-/// Cuts a text to [`SHOWN_BYTES_MAX`] octets.
+/// Cuts a text to [`SHOWN_BYTES_MAX`] octets, within no address: a return path must still be found in
+/// it, to be taken out.
 pub fn cut(mut text: String) -> String {
     if text.len() > SHOWN_BYTES_MAX {
-        let mut end = SHOWN_BYTES_MAX - '…'.len_utf8();
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
+        text.truncate(beginning(&text, SHOWN_BYTES_MAX - '…'.len_utf8()).len());
         text.push('…');
     }
     text
@@ -278,6 +277,13 @@ mod tests {
         let long = [b"550 ".as_slice(), "é".repeat(1500).as_bytes(), b"\r\n"].concat();
         let shown = whole(&long).unwrap().unwrap().shown();
         assert!(shown.len() <= SHOWN_BYTES_MAX && shown.ends_with('…'));
+        // Wherever the end falls, an address is there whole or not at all.
+        let address = "<bounce+word@inbox.test>";
+        for pad in SHOWN_BYTES_MAX - 50..SHOWN_BYTES_MAX {
+            let line = format!("550 {} {address} no\r\n", "x".repeat(pad));
+            let shown = whole(line.as_bytes()).unwrap().unwrap().shown();
+            assert_eq!(shown.contains("word"), shown.contains(address), "{shown}");
+        }
     }
 
     #[test]

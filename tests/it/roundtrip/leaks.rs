@@ -1,12 +1,20 @@
 //! Tokens that must not be seen, and machines that answer each other.
 
-use std::fs;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex};
+use std::{fs, thread};
 
+use axum::Router;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::routing::post;
 use data_encoding::BASE64;
 use serde_json::json;
+use tokio::net::TcpListener;
 
-use super::{Gateway, arrived, event, field, letter, read, with_postfix};
+use super::{Gateway, arrived, event, field, first, letter, read, with_postfix};
 use crate::postern::{DOMAIN, SECRET, eventually};
+use crate::relay::server::{Act, Fake, Step};
 use crate::sink::Sink;
 
 const ANN: &str = "ann@sink.test";
@@ -40,11 +48,79 @@ fn shows_none(what: &str, text: &str, words: &[String]) {
     }
 }
 
+/// A subscriber to the events: it keeps every request, fields and body. It lives as long as the test's
+/// process.
+struct Subscriber {
+    port: u16,
+    heard: Arc<Mutex<Vec<String>>>,
+}
+
+impl Subscriber {
+    fn start() -> Self {
+        let heard = Arc::default();
+        let state = Arc::clone(&heard);
+        let (send, receive) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async move {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                send.send(listener.local_addr().unwrap().port()).unwrap();
+                let routes = Router::new().route("/hook", post(Self::hear));
+                let routes = routes.with_state(state);
+                axum::serve(listener, routes).await.unwrap();
+            });
+        });
+        let port = receive.recv().unwrap();
+        Self { port, heard }
+    }
+
+    async fn hear(
+        State(heard): State<Arc<Mutex<Vec<String>>>>,
+        fields: HeaderMap,
+        mut text: String,
+    ) {
+        write!(text, "\n{fields:?}").unwrap();
+        heard.lock().unwrap().push(text);
+    }
+
+    /// The tables that have it told.
+    fn tables(&self) -> String {
+        let secret = BASE64.encode(b"a secret of test hooks, 32 octets");
+        format!(
+            "[[events.webhook]]\nname = 'product'\nurl = 'http://127.0.0.1:{}/hook'\nsecret = 'whsec_{secret}'\n",
+            self.port
+        )
+    }
+
+    /// All it heard, once that is each of the events so far.
+    fn all(&self, gateway: &Gateway) -> String {
+        let events = gateway.events();
+        let missing = |heard: &str| {
+            let mut names = events.iter().map(|(name, _)| name);
+            names.find(|name| !heard.contains(&format!("\"{name}\"")))
+        };
+        let mut all = String::new();
+        eventually("the subscriber hears all", || {
+            let heard = self.heard.lock().unwrap();
+            all = heard.join("\n");
+            heard.len() >= events.len() && missing(&all).is_none()
+        });
+        assert!(
+            !events.is_empty() && all.contains("webhook-signature"),
+            "{all}"
+        );
+        all
+    }
+}
+
 #[test]
 #[expect(clippy::too_many_lines, reason = "one conversation")]
 fn nobody_sees_the_token_of_another() {
-    let sink = Sink::start();
-    let (gateway, _postfix, _folder) = with_postfix(&sink, "");
+    let (sink, subscriber) = (Sink::start(), Subscriber::start());
+    let (gateway, _postfix, _folder) = with_postfix(&sink, &subscriber.tables());
     let general = format!("general@{DOMAIN}");
     gateway.swaks(
         ANN,
@@ -114,6 +190,7 @@ fn nobody_sees_the_token_of_another() {
     shows_none("the log", &gateway.postern.log(), &all);
     shows_none("the metrics", &gateway.postern.fetch("/metrics").1, &all);
     shows_none("the events", &format!("{:?}", gateway.events()), &all);
+    shows_none("the webhook", &subscriber.all(&gateway), &all);
     shows_none(
         "the jobs",
         &gateway.fetched("/gateway/jobs").to_string(),
@@ -130,8 +207,8 @@ fn nobody_sees_the_token_of_another() {
 /// The answers of Ann quote what we sent to her, our address in it.
 #[test]
 fn a_reply_address_that_mail_programs_quote_is_not_told() {
-    let sink = Sink::start();
-    let (gateway, _postfix, _folder) = with_postfix(&sink, "");
+    let (sink, subscriber) = (Sink::start(), Subscriber::start());
+    let (gateway, _postfix, _folder) = with_postfix(&sink, &subscriber.tables());
     let general = format!("general@{DOMAIN}");
     gateway.swaks(
         ANN,
@@ -165,6 +242,47 @@ fn a_reply_address_that_mail_programs_quote_is_not_told() {
     }
     shows_none("the log", &gateway.postern.log(), &words);
     shows_none("the events", &format!("{:?}", gateway.events()), &words);
+    shows_none("the webhook", &subscriber.all(&gateway), &words);
+}
+
+/// Relays repeat what they refuse, and may say much before and after it.
+#[test]
+fn what_a_relay_says_of_our_addresses_is_not_told() {
+    let (says, subscriber) = (Arc::new(Mutex::new(String::new())), Subscriber::start());
+    let words = Arc::clone(&says);
+    let fake = Fake::start(
+        move |step, _| match (step, words.lock().unwrap().as_str()) {
+            (Step::End, words) if !words.is_empty() => Act::Say(words.to_owned()),
+            _ => Act::Usual,
+        },
+    );
+    let gateway = Gateway::start(fake.port, &subscriber.tables());
+    let job = gateway.say(&first("thread", "m0", ANN));
+    gateway.becomes(&job, "sent");
+    let mail = fake.taken().pop().unwrap();
+    let seen = read(&mail.bytes, json!({}));
+    let mut secret = words_of(&mail.bytes, &mail.from);
+    let path = mail.from.split(['<', '>']).nth(1).unwrap();
+    let addresses = [path, field(&seen, "Reply-To")];
+    for (n, address) in addresses.into_iter().enumerate() {
+        // A long text is cut before people see it: in the domain, and in front of it.
+        for (m, pad) in [1_000, 1_017, 1_022, 1_027].into_iter().enumerate() {
+            let pad = "x".repeat(pad - address.len());
+            for (code, state) in [(250, "sent"), (554, "failed")] {
+                *says.lock().unwrap() = format!("{code} {pad} <{address}> it is\r\n");
+                let message = format!("m{n}.{m}.{code}");
+                let job = gateway.say(&event("thread", &message, "It left us today."));
+                let told = gateway.becomes(&job, state).to_string();
+                let mail = fake.heard().pop().unwrap();
+                secret.extend(words_of(&mail.bytes, &mail.from));
+                shows_none("the job", &told, &secret);
+            }
+        }
+    }
+    shows_none("the log", &gateway.postern.log(), &secret);
+    shows_none("the events", &format!("{:?}", gateway.events()), &secret);
+    shows_none("the webhook", &subscriber.all(&gateway), &secret);
+    shows_none("the page", &gateway.page("/admin/outbox"), &secret);
 }
 
 /// Two Posterns that are each other's relay.
