@@ -173,6 +173,11 @@ impl Dovecot {
         self.path("ca.pem")
     }
 
+    /// The socket at which it tells mail servers whether a password is right.
+    pub(crate) fn sasl(&self) -> PathBuf {
+        self.path("run/sasl")
+    }
+
     /// Its log so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
@@ -215,6 +220,7 @@ impl Dovecot {
              namespace inbox {{\n inbox = yes\n}}\n\
              service imap-login {{\n inet_listener imap {{\n port = {port}\n }}\n\
              inet_listener imaps {{\n port = {port_tls}\n ssl = yes\n }}\n}}\n\
+             service auth {{\n unix_listener sasl {{\n mode = 0666\n }}\n}}\n\
              service anvil {{\n unix_listener anvil-auth-penalty {{\n mode = 0\n }}\n}}\n{extra}"
         )
     }

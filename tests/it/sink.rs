@@ -61,6 +61,11 @@ impl Sink {
         }
     }
 
+    /// How Postfix sends to it.
+    pub(crate) fn transport(&self) -> String {
+        format!("smtp:[127.0.0.1]:{}", self.port)
+    }
+
     /// The mails it said 250 to, in order, and one it may be about to.
     pub(crate) fn taken(&self) -> Vec<Kept> {
         let files = (0..).map(|n: usize| fs::read(self.folder.path().join(n.to_string())));

@@ -23,7 +23,7 @@ fn a_bounce_marks_the_job_and_a_second_one_holds_the_address_back() {
         _ => Act::Usual,
     });
     let (gateway, postfix, _folder) =
-        with_postfix_to(format!("lmtp:inet:127.0.0.1:{}", sink.port), "");
+        with_postfix_to(format!("lmtp:inet:127.0.0.1:{}", sink.port), "", "");
     for n in 1..=2 {
         let message = format!("m{n}");
         let job = gateway.say(&first(&format!("thread-{n}"), &message, GONE));

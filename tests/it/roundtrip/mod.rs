@@ -6,6 +6,7 @@ mod crash;
 mod leaks;
 mod products;
 mod relays;
+mod submission;
 mod way;
 mod words;
 
@@ -264,9 +265,10 @@ fn arrived(sink: &Sink, count: usize) -> Kept {
     taken.pop().unwrap()
 }
 
-/// A Postfix that wants STARTTLS, and sends what is for [`SINK`] by `transport` and what is for the
-/// reply domain to `smtp`; and the lines of `[outbound]` that believe its certificate.
-fn relay(transport: String, smtp: u16) -> (Postfix, tempfile::TempDir, String) {
+/// A Postfix that wants STARTTLS, with `extra` lines in `main.cf`, and sends what is for [`SINK`] by
+/// `transport` and what is for the reply domain to `smtp`; and the lines of `[outbound]` that believe its
+/// certificate.
+fn relay(transport: String, smtp: u16, extra: &str) -> (Postfix, tempfile::TempDir, String) {
     let (pem, key, _) = certificate("127.0.0.1");
     let folder = tempfile::TempDir::new().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -275,7 +277,7 @@ fn relay(transport: String, smtp: u16) -> (Postfix, tempfile::TempDir, String) {
     fs::write(folder.path().join("key.pem"), key).unwrap();
     let more = format!(
         "smtpd_tls_cert_file = {at}/cert.pem\nsmtpd_tls_key_file = {at}/key.pem\n\
-         smtpd_tls_security_level = encrypt\nsmtpd_tls_loglevel = 1\n"
+         smtpd_tls_security_level = encrypt\nsmtpd_tls_loglevel = 1\n{extra}"
     );
     let transports = [
         (SINK, transport),
@@ -291,17 +293,21 @@ fn relay(transport: String, smtp: u16) -> (Postfix, tempfile::TempDir, String) {
 
 /// A Postern with a Postfix between it and the sink.
 fn with_postfix(sink: &Sink, more: &str) -> (Gateway, Postfix, tempfile::TempDir) {
-    with_postfix_to(format!("smtp:[127.0.0.1]:{}", sink.port), more)
+    with_postfix_to(sink.transport(), "", more)
 }
 
-/// A Postern with a Postfix that sends what is for [`SINK`] by `transport`.
-fn with_postfix_to(transport: String, more: &str) -> (Gateway, Postfix, tempfile::TempDir) {
-    let gateway = Gateway::new(0, "");
-    let (postfix, folder, lines) = relay(transport, gateway.postern.smtp);
+/// A Postern with a Postfix that sends what is for [`SINK`] by `transport`, and has `extra` lines in
+/// `main.cf`.
+fn with_postfix_to(
+    transport: String,
+    extra: &str,
+    more: &str,
+) -> (Gateway, Postfix, tempfile::TempDir) {
+    let mut gateway = Gateway::new(0, "");
+    let (postfix, folder, lines) = relay(transport, gateway.postern.smtp, extra);
     let text = fs::read_to_string(gateway.postern.config()).unwrap();
     let text = text.replace("port = 0\n", &format!("port = {}\n{lines}", postfix.port()));
     fs::write(gateway.postern.config(), text + more).unwrap();
-    let mut gateway = gateway;
     gateway.postern.start();
     (gateway, postfix, folder)
 }
