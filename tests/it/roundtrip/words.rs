@@ -36,16 +36,24 @@ fn who_says_our_very_words_has_said_them() {
     let sink = Sink::start();
     let (gateway, _postfix, _folder) = with_postfix(&sink, "");
     let thread = begun(&gateway);
-    let ours = "It left us today.\n\nDo you want it left with a neighbour on Monday?";
+    let short = "It left us today.";
+    let long = "It left us today.\n\nDo you want it left with a neighbour on Monday?";
     let answers = [
-        "It left us today.",
-        ours,
-        "It left us today.\n\nSo I read, and it is not here.",
-        "You write:\n\nIt left us today.\n\nIt did not.",
-        "Do you want it left with a neighbour on Monday?",
+        (short, short),
+        (short, "It left us today.\n\nSo I read, and it is not here."),
+        (short, "You write:\n\nIt left us today.\n\nIt did not."),
+        (long, long),
+        (
+            long,
+            "Do you want it left with a neighbour on Monday?\n\nYes, I do.",
+        ),
+        (
+            long,
+            "You ask me this.\n\nDo you want it left with a neighbour on Monday?",
+        ),
     ];
     let mut count = 0;
-    for words in answers {
+    for (ours, words) in answers {
         for style in STYLES {
             count += 1;
             gateway.say(&event(&thread, &format!("m{count}"), ours));
