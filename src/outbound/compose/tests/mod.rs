@@ -139,7 +139,7 @@ fn new_text_then_history_then_the_marker() {
         history: vec![
             said("Bob", "first of them"),
             said("Ann", &"word ".repeat(500)),
-            said("Bob", "third of them"),
+            said("", "third of them"),
             said("Bob", "fourth of them"),
         ],
         ..letter()
@@ -153,7 +153,10 @@ fn new_text_then_history_then_the_marker() {
         assert!(form.contains("word …") && form.contains("2026-01-31 23:59 UTC"));
         assert!(form.matches("word ").count() < 130);
     }
-    assert!(mail.plain.contains("\n> third of them\n"), "{}", mail.plain);
+    // Whose name nobody knows has none.
+    let nameless = "\n\n2026-01-31 23:59 UTC\n> third of them\n";
+    assert!(mail.plain.contains(nameless), "{}", mail.plain);
+    assert_eq!(mail.html.matches("<strong").count(), 3, "{}", mail.html);
     assert!(!mail.text.contains("first"));
 }
 
