@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use mail_parser::parsers::MessageStream;
 use mail_parser::{Addr, HeaderValue};
+use memchr::memmem;
 
 use super::is_clean;
 use crate::clock::Timestamp;
@@ -154,7 +155,8 @@ impl HeaderView {
 }
 
 impl Correspondent {
-    fn of(addr: &Addr<'_>) -> Self {
+    /// One that the parser found in this field.
+    fn of(addr: &Addr<'_>, field: &[u8]) -> Self {
         let text = cleaned(addr.address.as_deref().unwrap_or_default());
         Self {
             name: addr
@@ -162,10 +164,14 @@ impl Correspondent {
                 .as_deref()
                 .map(cleaned)
                 .filter(|name| !name.is_empty()),
-            // What had controls in it was no address, however it looks without them.
+            // What had controls in it was no address, however it looks without them. In quotes the parser
+            // takes backslashes and what looks like a comment out, which leaves somebody else's address.
             address: addr
                 .address
                 .as_deref()
+                .filter(|text| {
+                    !text.contains('"') || memmem::find(field, text.as_bytes()).is_some()
+                })
                 .and_then(|text| Address::parse(text).ok()),
             text,
         }
@@ -198,7 +204,8 @@ impl<'a> Reader<'a> {
             let input = self.input(field);
             if let HeaderValue::Address(addresses) = MessageStream::new(&input).parse_address() {
                 let room = ADDRESSES_MAX - all.len();
-                all.extend(addresses.iter().take(room).map(Correspondent::of));
+                let found = addresses.iter().take(room);
+                all.extend(found.map(|addr| Correspondent::of(addr, &input)));
                 if addresses.iter().nth(room).is_some() {
                     self.flags.insert(Flag::TooManyAddresses);
                 }

@@ -160,6 +160,26 @@ fn broken_multiparts_lose_no_words() {
 }
 
 #[test]
+fn a_quoted_author_is_read_as_he_is_or_not_at_all() {
+    for local in [
+        r"a\\b", r"a\\\\b", r"\\", r"a\\", r"ann\ b", r"a\nn", "a(b)c", "a b",
+    ] {
+        let written = format!("\"{local}\"@x.example");
+        let meant = Address::parse(&written).unwrap();
+        for from in [
+            format!("From: <{written}>\n\n"),
+            format!("From: {written}\n\n"),
+        ] {
+            let read = header(&from).author().cloned();
+            assert!(
+                read.is_none() || read.as_ref() == Some(&meant),
+                "{from} {read:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn from_is_counted_and_never_guessed() {
     let two = header("From: a@x.example\nFrom: b@y.example\n\n");
     assert_eq!((two.from_fields, two.from.len()), (2, 2));
