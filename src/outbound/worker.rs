@@ -3,7 +3,7 @@
 //!
 //! Does not know what is done for one job (`attempt`) nor how a relay is spoken to (`relay`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,15 +23,13 @@ use crate::clock::{self, Timestamp};
 use crate::mail::address::Domain;
 use crate::mail::outgoing::JobId;
 use crate::retry::Patience;
-use crate::store::{JobRecord, Store};
+use crate::store::{JobState, Store};
 
-/// Jobs looked at in one go.
+/// Domains, or jobs, looked at in one go.
 const PAGE: usize = 64;
-/// Due jobs that are held back at a time, for their domain has enough: those behind them are not seen.
-const HELD_MAX: usize = 4_096;
 /// The loop looks around so often, whatever it heard: the wall clock may have been set.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// How long a job is held that waits for another of its domain to end, which frees it sooner.
+/// How long a domain is closed that has enough attempts under way; the end of one opens it sooner.
 const BUSY_WAIT: Duration = Duration::from_secs(60);
 /// A job that is due later than any wait is long was put off by a clock that has been set back.
 const CLOCK_SLACK: Duration = Duration::from_secs(60);
@@ -71,19 +69,17 @@ pub struct Worker {
     settings: WorkerSettings,
     buckets: Buckets,
     set: JoinSet<Ended>,
-    running: HashMap<Id, (JobId, String)>,
+    running: HashMap<Id, (JobId, Arc<str>)>,
     busy: HashSet<JobId>,
     /// Attempts under way by domain.
-    domains: HashMap<String, usize>,
-    held: HashMap<JobId, Held>,
+    domains: HashMap<Arc<str>, usize>,
+    /// Domains that have enough, and until when: of those a pace is kept of, or mail is on its way to.
+    closed: HashMap<Arc<str>, Instant>,
+    /// The domains that had an attempt last, at most [`PAGE`], the latest at the end.
+    lately: VecDeque<Arc<str>>,
+    /// Nothing may go before then, for it could not be noted.
+    paused: Option<Instant>,
     tidied: Instant,
-}
-
-/// A due job that may not go yet.
-struct Held {
-    until: Instant,
-    /// The domain it waits for, if it waits for others to end.
-    domain: Option<String>,
 }
 
 impl Worker {
@@ -113,7 +109,9 @@ impl Worker {
             running: HashMap::new(),
             busy: HashSet::new(),
             domains: HashMap::new(),
-            held: HashMap::new(),
+            closed: HashMap::new(),
+            lately: VecDeque::new(),
+            paused: None,
             tidied: Instant::now(),
         }
     }
@@ -167,30 +165,29 @@ impl Worker {
         let now = Instant::now();
         let wall = clock::now();
         let wake = now + LOOK_EVERY;
-        self.held.retain(|_, held| held.until > now);
+        self.paused = self.paused.filter(|until| *until > now);
+        if let Some(until) = self.paused {
+            return wake.min(until);
+        }
+        self.closed.retain(|_, until| *until > now);
         let horizon = self.horizon(wall);
         while self.has_room() {
             let aside = self.desk.relays.aside_until(now);
-            let aside = aside.filter(|_| !self.settings.capture);
-            let page = self.due(horizon);
-            let is_last = page.len() < PAGE;
-            if let Some(until) = aside {
-                // Nobody can be asked: only those go whose time is over.
-                for record in page.into_iter().filter(|record| record.job.ends_at <= wall) {
-                    let given_up = Arc::clone(&self.desk).give_up(record.clone());
-                    self.spawn(&record, given_up);
-                }
+            if let Some(until) = aside.filter(|_| !self.settings.capture) {
+                self.give_up(horizon, wall);
                 return wake.min(until);
             }
-            for record in page {
+            let mut is_moving = false;
+            for (id, domain) in self.next_of_each(horizon) {
                 if !self.has_room() {
                     return wake;
                 }
-                if let Err(until) = self.admit(&record, now) {
-                    return wake.min(until);
+                match self.admit(id, &domain, now) {
+                    Ok(is_done) => is_moving |= is_done,
+                    Err(until) => return wake.min(until),
                 }
             }
-            if is_last || self.held.len() >= HELD_MAX {
+            if !is_moving {
                 break;
             }
         }
@@ -198,51 +195,80 @@ impl Worker {
             return wake;
         }
         let mut wake = wake;
-        if self.held.len() < HELD_MAX
-            && let Some(due) = self.desk.store.next_due(|id| self.is_free(id))
-        {
+        if let Some(due) = self.next_due() {
             let wait = due.since(wall).max(Duration::from_millis(1));
             wake = wake.min(now + wait);
         }
-        let freed = self.held.values().map(|held| held.until).min();
-        freed.map_or(wake, |freed| wake.min(freed))
+        let opens = self.closed.values().min();
+        opens.map_or(wake, |opens| wake.min(*opens))
     }
 
-    /// One job goes, or is held back. An error if none may go before then.
-    fn admit(&mut self, record: &JobRecord, now: Instant) -> Result<(), Instant> {
-        let id = record.job.id;
-        let domain = record.job.recipient.domain().ascii();
+    /// A due job of each domain that may have one, those first that had none for the longest time: a
+    /// domain with many of them does not keep the others waiting.
+    fn next_of_each(&self, horizon: Timestamp) -> Vec<(JobId, Arc<str>)> {
+        let store = &self.desk.store;
+        let is_free = |id| !self.busy.contains(&id);
+        let is_open = |domain: &str| !self.closed.contains_key(domain);
+        let mut found = store.due_by_domain(horizon, PAGE, is_free, is_open);
+        let turn = |domain: &Arc<str>| self.lately.iter().position(|late| late == domain);
+        found.sort_by_key(|(_, domain)| turn(domain));
+        found
+    }
+
+    /// Nobody can be asked: only those go whose time is over.
+    fn give_up(&mut self, horizon: Timestamp, wall: Timestamp) {
+        let store = &self.desk.store;
+        let due = store.due_jobs(horizon, PAGE, |id| !self.busy.contains(&id));
+        for record in due.into_iter().filter(|record| record.job.ends_at <= wall) {
+            let (id, domain) = (record.job.id, record.job.recipient.domain().ascii());
+            let given_up = Arc::clone(&self.desk).give_up(record);
+            self.spawn(id, domain.into(), given_up);
+        }
+    }
+
+    /// A job goes, or its domain is closed; false if the job is gone. An error if none may go before then.
+    fn admit(&mut self, id: JobId, domain: &Arc<str>, now: Instant) -> Result<bool, Instant> {
         if !self.settings.capture {
-            let under_way = self.domains.get(&domain).copied().unwrap_or(0);
+            let under_way = self.domains.get(domain).copied().unwrap_or(0);
             if under_way >= self.settings.domain_connections {
-                let held = Held {
-                    until: now + BUSY_WAIT,
-                    domain: Some(domain),
-                };
-                self.held.insert(id, held);
-                return Ok(());
+                self.closed.insert(Arc::clone(domain), now + BUSY_WAIT);
+                return Ok(true);
             }
-            match self.buckets.take(&domain, now) {
+        }
+        let record = self.desk.store.job(id);
+        // One that is over by now does not wait any more.
+        let Some(record) = record.filter(|r| matches!(r.state, JobState::Waiting { .. })) else {
+            return Ok(false);
+        };
+        if !self.settings.capture {
+            match self.buckets.take(domain, now) {
                 Ok(()) => {}
                 Err(TooFast::All(until)) => return Err(until),
                 Err(TooFast::Domain(until)) => {
-                    let domain = None;
-                    self.held.insert(id, Held { until, domain });
-                    return Ok(());
+                    self.closed.insert(Arc::clone(domain), until);
+                    return Ok(true);
                 }
             }
         }
-        let attempt = Arc::clone(&self.desk).run(record.clone());
-        self.spawn(record, attempt);
-        Ok(())
+        self.lately.retain(|late| late != domain);
+        self.lately.push_back(Arc::clone(domain));
+        if self.lately.len() > PAGE {
+            self.lately.pop_front();
+        }
+        let attempt = Arc::clone(&self.desk).run(record);
+        self.spawn(id, Arc::clone(domain), attempt);
+        Ok(true)
     }
 
-    fn spawn(&mut self, record: &JobRecord, attempt: impl Future<Output = Ended> + Send + 'static) {
-        let id = record.job.id;
-        let domain = record.job.recipient.domain().ascii();
+    fn spawn(
+        &mut self,
+        id: JobId,
+        domain: Arc<str>,
+        attempt: impl Future<Output = Ended> + Send + 'static,
+    ) {
         let handle = self.set.spawn(attempt);
         self.busy.insert(id);
-        *self.domains.entry(domain.clone()).or_default() += 1;
+        *self.domains.entry(Arc::clone(&domain)).or_default() += 1;
         self.running.insert(handle.id(), (id, domain));
         self.count();
     }
@@ -271,15 +297,10 @@ impl Worker {
                 self.domains.remove(&domain);
             }
         }
-        self.held
-            .retain(|_, held| held.domain.as_ref() != Some(&domain));
+        self.closed.remove(&domain);
         match ended {
             Ended::Noted => {}
-            Ended::Later(wait) => {
-                let until = Instant::now() + wait;
-                let domain = None;
-                self.held.insert(id, Held { until, domain });
-            }
+            Ended::Later(wait) => self.paused = Some(Instant::now() + wait),
             Ended::StoreDead => return Err(WorkerError::StoreDead),
         }
         Ok(())
@@ -306,19 +327,16 @@ impl Worker {
         self.set.len() < most
     }
 
-    fn due(&self, horizon: Timestamp) -> Vec<JobRecord> {
-        let store = &self.desk.store;
-        store.due_jobs(horizon, PAGE, |id| self.is_free(id))
-    }
-
-    fn is_free(&self, id: JobId) -> bool {
-        !self.busy.contains(&id) && !self.held.contains_key(&id)
+    fn next_due(&self) -> Option<Timestamp> {
+        let is_free = |id| !self.busy.contains(&id);
+        let is_open = |domain: &str| !self.closed.contains_key(domain);
+        self.desk.store.next_due(is_free, is_open)
     }
 
     /// Until when jobs count as due: now, or later after the clock was set back.
     fn horizon(&self, wall: Timestamp) -> Timestamp {
         let longest = self.settings.patience.longest() + CLOCK_SLACK;
-        let next = self.desk.store.next_due(|id| self.is_free(id));
+        let next = self.next_due();
         next.filter(|next| next.since(wall) > longest)
             .unwrap_or(wall)
     }

@@ -53,6 +53,7 @@ pub use metrics::Metrics;
 mod book;
 mod clerk;
 mod disk;
+mod due;
 mod error;
 mod event;
 mod fact;

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
-use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use super::due::Due;
 use super::event::{Event, EventId};
 use super::job::{Job, JobState};
 use super::kept::Filed;
@@ -23,8 +23,6 @@ pub(super) const EVENTS_MAX: usize = 50_000;
 const RECENT_MAX: usize = 1000;
 /// Events kept in memory whole, so that a listener who keeps up has nothing read from disk.
 const TOLD_MAX: usize = 1024;
-/// No wait for the next attempt is longer: who has to wait longer was put off by a clock that was wrong.
-const WAIT_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// The jobs that are not settled, and what goes with them.
 #[derive(Debug, Default)]
@@ -32,8 +30,8 @@ pub(super) struct Outbox {
     waiting: HashMap<JobId, Waiting>,
     /// The jobs that wait, thread by thread, oldest first.
     lines: BTreeSet<(Line, u64, JobId)>,
-    /// The first job of each line, by when it is due.
-    due: BTreeSet<(Timestamp, JobId)>,
+    /// The first job of each line.
+    due: Due,
     mail_bytes: u64,
     shelved: HashMap<JobId, Shelved>,
     /// By when they ended.
@@ -57,11 +55,13 @@ pub(super) enum Shelf {
 }
 
 /// A job that waits.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Waiting {
     due_at: Timestamp,
     made_at: Timestamp,
     line: Line,
+    /// Where its recipient is, in A-labels.
+    domain: Arc<str>,
     order: u64,
     mail_bytes: u32,
     begun: bool,
@@ -118,6 +118,7 @@ impl Outbox {
                     due_at,
                     made_at,
                     line: Line::of(&record.job),
+                    domain: self.due.name_of(&record.job.recipient.domain().ascii()),
                     order: filed.kept.order,
                     mail_bytes: filed.place.body_bytes,
                     begun: record.begun_at.is_some(),
@@ -144,7 +145,7 @@ impl Outbox {
 
     fn hide(&mut self, id: JobId) {
         if let Some(waiting) = self.waiting.remove(&id) {
-            self.leave_line(id, waiting);
+            self.leave_line(id, &waiting);
         }
         if let Some(shelved) = self.shelved.remove(&id) {
             let (by_end, shelf) = self.shelf_of(shelved.captured);
@@ -196,17 +197,9 @@ impl Outbox {
 
     // Questions.
 
-    /// The jobs that are due at `now`, the longest overdue first.
-    pub(super) fn due(&self, now: Timestamp) -> impl Iterator<Item = JobId> + '_ {
-        let overdue = self.due.iter().take_while(move |(at, _)| *at <= now);
-        let last = (now.plus(WAIT_MAX), JobId([u8::MAX; 16]));
-        let put_off = self.due.iter().rev().take_while(move |due| **due > last);
-        overdue.chain(put_off).map(|(_, id)| *id)
-    }
-
-    /// The jobs that may be next, the earliest first.
-    pub(super) fn next(&self) -> impl Iterator<Item = (Timestamp, JobId)> + '_ {
-        self.due.iter().copied()
+    /// The jobs that may be next, by when they are due.
+    pub(super) const fn due(&self) -> &Due {
+        &self.due
     }
 
     /// The jobs of some shelves that were taken before `before`, newest first.
@@ -288,29 +281,28 @@ impl Outbox {
     fn line_up(&mut self, id: JobId, waiting: Waiting) {
         let first = self.first_of(waiting.line);
         self.mail_bytes += u64::from(waiting.mail_bytes);
-        self.waiting.insert(id, waiting);
         self.lines.insert((waiting.line, waiting.order, id));
         self.by_age[Shelf::Waiting as usize].insert((waiting.made_at, id));
-        if self.first_of(waiting.line) != Some(id) {
-            return;
+        if self.first_of(waiting.line) == Some(id) {
+            if let Some((first, before)) = first.and_then(|id| Some((id, self.waiting.get(&id)?))) {
+                self.due.remove(before.due_at, first);
+            }
+            self.due.insert(waiting.due_at, id, &waiting.domain);
         }
-        if let Some((first, before)) = first.and_then(|id| Some((id, self.waiting.get(&id)?))) {
-            self.due.remove(&(before.due_at, first));
-        }
-        self.due.insert((waiting.due_at, id));
+        self.waiting.insert(id, waiting);
     }
 
-    fn leave_line(&mut self, id: JobId, waiting: Waiting) {
+    fn leave_line(&mut self, id: JobId, waiting: &Waiting) {
         self.mail_bytes -= u64::from(waiting.mail_bytes);
         self.lines.remove(&(waiting.line, waiting.order, id));
         self.by_age[Shelf::Waiting as usize].remove(&(waiting.made_at, id));
-        if !self.due.remove(&(waiting.due_at, id)) {
+        if !self.due.remove(waiting.due_at, id) {
             return;
         }
         if let Some(next) = self.first_of(waiting.line)
             && let Some(waiting) = self.waiting.get(&next)
         {
-            self.due.insert((waiting.due_at, next));
+            self.due.insert(waiting.due_at, next, &waiting.domain);
         }
     }
 

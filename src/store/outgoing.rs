@@ -120,7 +120,7 @@ impl Store {
     ) -> Vec<JobRecord> {
         let due: Vec<JobId> = {
             let state = self.shared.state();
-            let due = state.outbox.due(now).filter(|id| wanted(*id));
+            let due = state.outbox.due().at(now).filter(|id| wanted(*id));
             due.take(count).collect()
         };
         // One that is over by now does not wait any more.
@@ -129,11 +129,27 @@ impl Store {
             .collect()
     }
 
-    /// When the next job is due of those that `wanted` lets through.
-    pub fn next_due(&self, wanted: impl Fn(JobId) -> bool) -> Option<Timestamp> {
+    /// Of each recipient domain that `is_open` the first job that is due at `now` and `is_free`, with the
+    /// domain in A-labels; at most `count`, the domains first whose jobs are overdue longest. What it costs grows
+    /// with the domains that are due and not open, and not with their jobs.
+    pub fn due_by_domain(
+        &self,
+        now: Timestamp,
+        count: usize,
+        is_free: impl Fn(JobId) -> bool,
+        is_open: impl Fn(&str) -> bool,
+    ) -> Vec<(JobId, Arc<str>)> {
         let state = self.shared.state();
-        let mut next = state.outbox.next().filter(|(_, id)| wanted(*id));
-        next.next().map(|(at, _)| at)
+        state.outbox.due().by_domain(now, count, is_free, is_open)
+    }
+
+    /// When the next job is due that `is_free`, of the recipient domains that are open.
+    pub fn next_due(
+        &self,
+        is_free: impl Fn(JobId) -> bool,
+        is_open: impl Fn(&str) -> bool,
+    ) -> Option<Timestamp> {
+        self.shared.state().outbox.due().next(is_free, is_open)
     }
 
     /// Resolves when a job was taken or released since the last call. For one caller.

@@ -1,5 +1,6 @@
 //! The outbox and its relays: what is sent, what is tried again, what fails, whatever a relay does.
 
+mod crowd;
 mod dialogue;
 mod outbox;
 mod postfix;

@@ -133,7 +133,7 @@ impl Answers {
                 .into_iter()
                 .map(|record| record.job.id)
                 .collect(),
-            next_due: store.next_due(|_| true),
+            next_due: store.next_due(|_| true, |_| true),
             suppressed: (0..4).filter(suppressed).collect(),
             said: (0..3)
                 .flat_map(|n| [said(n, true), said(n, false)])
