@@ -92,7 +92,8 @@ impl Desk {
             ..record
         };
         let (desk, job) = (Arc::clone(&self), record.job.clone());
-        match task::spawn_blocking(move || desk.send(&job)).await {
+        let attempts = record.attempts;
+        match task::spawn_blocking(move || desk.send(&job, attempts)).await {
             Ok((attempt, relay)) => self.conclude(&record, attempt, relay).await,
             Err(error) if error.is_panic() => self.broken(record.job.id).await,
             // The runtime is going down; the next start finds the job begun.
@@ -167,8 +168,8 @@ impl Desk {
         )))
     }
 
-    /// Signs and sends. Blocks.
-    fn send(&self, job: &Job) -> (Attempt, Option<String>) {
+    /// Signs and sends, for the nth time. Blocks.
+    fn send(&self, job: &Job, attempts: u32) -> (Attempt, Option<String>) {
         let never = |reply: String| (Attempt::Never { code: None, reply }, None);
         let mail = match self.store.job_mail(job.id) {
             Ok(mail) => mail,
@@ -200,7 +201,11 @@ impl Desk {
             is_eight_bit: !mail.is_ascii(),
         };
         let began = Instant::now();
-        let (attempt, relay) = self.relays.send(&letter);
+        let next = || {
+            let left = job.ends_at.since(clock::now());
+            retry::outgoing(&self.patience, attempts, left, 0)
+        };
+        let (attempt, relay) = self.relays.send(&letter, next);
         self.metrics.took(began.elapsed());
         // A relay that repeats the sender it refuses repeats a return path, which is a secret.
         let harmless = |text: String| redact(&text, &self.own_domains).into_owned();

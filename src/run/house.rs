@@ -33,6 +33,7 @@ use crate::mail::outgoing::loop_mark;
 use crate::objects::{Buckets, Objects};
 use crate::outbound;
 use crate::outbound::relay::Relays;
+use crate::outbound::relay::settings::Terms;
 use crate::store::{Book, Store};
 use crate::tls::Certificates;
 
@@ -168,12 +169,12 @@ fn outbound_worker(
 ) -> Option<outbound::worker::Worker> {
     let settings = Some(&config.outbound).filter(|settings| settings.enabled)?;
     let metrics = Arc::new(outbound::metrics::Metrics::register(registry));
-    let relays = Relays::new(
-        settings.relays.clone(),
-        config.hostname.ascii(),
-        settings.timeouts,
-        Arc::clone(&metrics),
-    );
+    let terms = Terms {
+        hello: config.hostname.ascii(),
+        timeouts: settings.timeouts,
+        patience: settings.worker.patience,
+    };
+    let relays = Relays::new(settings.relays.clone(), terms, Arc::clone(&metrics));
     for relay in settings.relays.iter().filter(|_| !settings.capture) {
         info!(relay = relay.label(), "mail goes out by this relay");
     }

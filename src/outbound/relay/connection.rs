@@ -159,29 +159,25 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends one mail to one person.
-    pub(super) fn send(&mut self, letter: &Letter<'_>) -> (Attempt, Fate) {
-        let told = match self.envelope(letter) {
-            Ok(None) => self.content(letter),
-            Ok(Some(refused)) => Ok(refused),
-            Err(fault) => Err(fault),
+    /// Sends one mail to one person, and tells whether the conversation can go on.
+    ///
+    /// # Errors
+    /// The conversation came to nothing before the relay waited for the mail: nothing was handed over,
+    /// and the conversation is over. `Unfit`: so would be the next one.
+    pub(super) fn send(&mut self, letter: &Letter<'_>) -> Result<(Attempt, bool), Fault> {
+        let refused = self.envelope(letter)?;
+        let told = match refused {
+            None => self.content(letter),
+            Some(refused) => Ok(refused),
         };
         self.mails += 1;
         self.rested = Instant::now();
-        match told {
-            Ok(Refused::Not(attempt)) => (attempt, self.fate()),
-            Ok(Refused::By(reply)) if reply.code() == 421 => (refused(&reply), Fate::Ends),
-            Ok(Refused::By(reply)) => (refused(&reply), self.fate()),
-            Err(fault @ Fault::Unfit(_)) => (Attempt::again(fault.to_string()), Fate::Aside(fault)),
-            Err(fault) => (Attempt::again(fault.to_string()), Fate::Ends),
-        }
-    }
-
-    fn fate(&self) -> Fate {
-        if self.input.is_empty() {
-            return Fate::Rests;
-        }
-        Fate::Ends
+        let is_clean = self.input.is_empty();
+        Ok(match told {
+            Ok(Refused::Not(attempt)) => (attempt, is_clean),
+            Ok(Refused::By(reply)) => (refusal(&reply), is_clean && reply.code() != 421),
+            Err(fault) => (Attempt::again(fault.to_string()), false),
+        })
     }
 
     /// Says goodbye, and does not wait for long.
@@ -380,14 +376,15 @@ impl Connection {
         }
     }
 
-    /// A refusal if it is one; another answer than the step can have is a fault.
+    /// A refusal of the mail if it is one; what ends the conversation is a fault.
     fn refused(&self, step: &'static str, reply: Reply) -> Result<Refused, Fault> {
         // RFC 4954 section 6: it wants a login or encryption, which is no fault of the mail.
         let is_about_us = step == "MAIL" && matches!(reply.code(), 530 | 534 | 535 | 538);
         if is_about_us {
             return Err(Fault::Unfit(format!("{step}: {}", reply.shown())));
         }
-        if reply.code() < 400 {
+        // It is going down (RFC 5321 section 3.8), or says what no step can have for an answer.
+        if reply.code() < 400 || reply.code() == 421 {
             return Err(Fault::Refused {
                 step,
                 reply: reply.shown(),
@@ -442,16 +439,6 @@ impl Connection {
     }
 }
 
-/// What becomes of a conversation after a mail.
-pub(super) enum Fate {
-    /// It can go on.
-    Rests,
-    /// It is over.
-    Ends,
-    /// It is over, and so would be the next one: the relay does not want us.
-    Aside(Fault),
-}
-
 /// What came of a step.
 enum Refused {
     /// The relay said no.
@@ -469,7 +456,7 @@ impl Mechanism {
     }
 }
 
-fn refused(reply: &Reply) -> Attempt {
+fn refusal(reply: &Reply) -> Attempt {
     if reply.is_never() {
         return Attempt::Never {
             code: Some(reply.code()),

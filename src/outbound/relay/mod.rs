@@ -19,12 +19,12 @@ use tracing::{info, warn};
 
 use super::metrics::Metrics;
 use crate::mail::address::Address;
-use connection::{Connection, Fate, Fault};
+use crate::retry::{self, Patience};
+use connection::{Connection, Fault};
 use reply::cut;
-use settings::{Relay, Timeouts};
+use settings::{Relay, Terms};
 
-/// The first and the longest time a relay is left alone that was not to be spoken to.
-const ASIDE_FIRST: Duration = Duration::from_secs(1);
+/// The longest time a relay is left alone that cannot be used, however long a mail may wait.
 const ASIDE_MAX: Duration = Duration::from_secs(300);
 /// Mails over one connection at most.
 const MAILS_MAX: u32 = 100;
@@ -117,8 +117,7 @@ impl Attempt {
 /// All relays, in order of preference.
 pub struct Relays {
     relays: Vec<Relay>,
-    hello: String,
-    timeouts: Timeouts,
+    terms: Terms,
     states: Mutex<Vec<State>>,
     metrics: Arc<Metrics>,
 }
@@ -132,21 +131,15 @@ struct State {
 }
 
 impl Relays {
-    /// `hello` is our name. Nothing is connected to yet.
-    pub fn new(
-        relays: Vec<Relay>,
-        hello: String,
-        timeouts: Timeouts,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    /// Nothing is connected to yet.
+    pub fn new(relays: Vec<Relay>, terms: Terms, metrics: Arc<Metrics>) -> Self {
         for relay in &relays {
             metrics.set_up(&relay.label(), true);
         }
         Self {
             states: Mutex::new(relays.iter().map(|_| State::default()).collect()),
             relays,
-            hello,
-            timeouts,
+            terms,
             metrics,
         }
     }
@@ -168,10 +161,17 @@ impl Relays {
     }
 
     /// Sends one mail, and tells by which relay, as `host:port`. Blocks, at most as long as an attempt may
-    /// take and the system's resolver needs. A relay that cannot be spoken to is set aside, and the next one is
-    /// asked: nothing was handed over.
-    pub fn send(&self, letter: &Letter<'_>) -> (Attempt, Option<String>) {
-        let until = Instant::now() + self.timeouts.attempt;
+    /// take and the system's resolver needs. The next relay is asked as long as nothing was handed over: where
+    /// one cannot be spoken to, which sets it aside, or breaks off before it waits for the mail.
+    ///
+    /// `next` says how long the mail would wait for its next attempt, if there is one: the only relay is
+    /// not left alone for longer.
+    pub fn send(
+        &self,
+        letter: &Letter<'_>,
+        next: impl Fn() -> Option<Duration>,
+    ) -> (Attempt, Option<String>) {
+        let until = Instant::now() + self.terms.timeouts.attempt;
         let mut whys: Vec<String> = Vec::new();
         let mut last = None;
         for (at, relay) in self.relays.iter().enumerate() {
@@ -179,25 +179,31 @@ impl Relays {
                 continue;
             }
             last = Some(relay.label());
-            match self.connection(at, until) {
-                Ok(mut connection) => {
-                    let (attempt, fate) = connection.send(letter);
-                    self.settle(at, &attempt);
-                    match fate {
-                        Fate::Rests => self.rest(at, connection),
-                        Fate::Ends => self.end(connection),
-                        Fate::Aside(fault) => {
-                            self.end(connection);
-                            self.set_aside(at, &fault);
+            let fault = match self.connection(at, until) {
+                Ok(mut connection) => match connection.send(letter) {
+                    Ok((attempt, rests)) => {
+                        self.settle(at, &attempt);
+                        match rests {
+                            true => self.rest(at, connection),
+                            false => self.end(connection),
                         }
+                        return (attempt, last);
                     }
-                    return (attempt, last);
-                }
+                    Err(fault) => {
+                        self.end(connection);
+                        // What it does with this mail says little about the next, unless it is about us.
+                        if matches!(fault, Fault::Unfit(_)) {
+                            self.set_aside(at, &fault, &next);
+                        }
+                        fault
+                    }
+                },
                 Err(fault) => {
-                    self.set_aside(at, &fault);
-                    whys.push(format!("{}: {fault}", relay.label()));
+                    self.set_aside(at, &fault, &next);
+                    fault
                 }
-            }
+            };
+            whys.push(format!("{}: {fault}", relay.label()));
             if Instant::now() >= until {
                 break;
             }
@@ -242,7 +248,7 @@ impl Relays {
             }
         }
         let relay = &self.relays[at];
-        let opened = Connection::open(relay, &self.hello, self.timeouts, until)?;
+        let opened = Connection::open(relay, &self.terms.hello, self.terms.timeouts, until)?;
         self.metrics.connections.inc();
         Ok(opened)
     }
@@ -286,22 +292,31 @@ impl Relays {
         info!(relay, "the relay takes mail again");
     }
 
-    fn set_aside(&self, at: usize, fault: &Fault) {
+    fn set_aside(&self, at: usize, fault: &Fault, next: impl Fn() -> Option<Duration>) {
         let mut states = self.states();
         let state = &mut states[at];
         // Of several that failed together, one counts.
         if state.aside.is_some_and(|until| until > Instant::now()) {
             return;
         }
-        let wait = ASIDE_FIRST * 2_u32.pow(state.failures.min(16));
-        let wait = wait.min(ASIDE_MAX);
         state.failures = state.failures.saturating_add(1);
+        let for_ever = Patience {
+            again_max: None,
+            ..self.terms.patience
+        };
+        let wait = retry::outgoing(&for_ever, state.failures, ASIDE_MAX, 0);
+        let mut wait = wait.unwrap_or(ASIDE_MAX);
+        if self.relays.len() == 1
+            && let Some(next) = next()
+        {
+            wait = wait.min(next);
+        }
         state.aside = Some(Instant::now() + wait);
         let is_first = state.failures == 1;
         drop(states);
         let relay = self.relays[at].label();
         self.metrics.set_up(&relay, false);
-        let wait = wait.as_secs();
+        let wait = wait.as_secs_f64();
         if is_first {
             warn!(relay, wait, "the relay cannot be used: {fault}");
         } else {

@@ -16,6 +16,8 @@ use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use thiserror::Error;
 
+use crate::retry::Patience;
+
 /// Octets of a token file at most.
 const TOKEN_BYTES_MAX: u64 = 16 * 1024;
 
@@ -169,6 +171,17 @@ pub fn roots(ca_file: Option<&[u8]>) -> Result<Arc<ClientConfig>, RootsError> {
         .with_root_certificates(store)
         .with_no_client_auth();
     Ok(Arc::new(config))
+}
+
+/// How all relays are spoken to.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Our name, for EHLO.
+    pub hello: String,
+    /// How long each step may take.
+    pub timeouts: Timeouts,
+    /// The pace of asking a relay again that cannot be used. It is that of the mails; how often is not bounded.
+    pub patience: Patience,
 }
 
 /// How long each step may take (RFC 5321 section 4.5.3.2 allows longer).

@@ -24,7 +24,7 @@ fn send_to(relays: &Relays, mail: &[u8], to: &str) -> Attempt {
         bytes: mail.len(),
         is_eight_bit: !mail.is_ascii(),
     };
-    relays.send(&letter).0
+    relays.send(&letter, || None).0
 }
 
 /// Steps are given up after a second.

@@ -1,5 +1,6 @@
 //! The outbox and its relays: what is sent, what is tried again, what fails, whatever a relay does.
 
+mod away;
 mod crowd;
 mod dialogue;
 mod outbox;
@@ -19,7 +20,7 @@ use postern::mail::outgoing::JobId;
 use postern::outbound::metrics::Metrics;
 use postern::outbound::rate::Rates;
 use postern::outbound::relay::Relays;
-use postern::outbound::relay::settings::{Relay, Security, Timeouts, roots};
+use postern::outbound::relay::settings::{Relay, Security, Terms, Timeouts, roots};
 use postern::outbound::sign::Signer;
 use postern::outbound::worker::{Worker, WorkerSettings};
 use postern::retry::Patience;
@@ -72,7 +73,20 @@ fn timeouts() -> Timeouts {
 
 fn relays(list: Vec<Relay>, timeouts: Timeouts) -> Relays {
     let metrics = Arc::new(Metrics::register(&mut Registry::default()));
-    Relays::new(list, "mx.test".to_owned(), timeouts, metrics)
+    Relays::new(list, terms(timeouts), metrics)
+}
+
+/// How the relays of a test are spoken to.
+fn terms(timeouts: Timeouts) -> Terms {
+    Terms {
+        hello: "mx.test".to_owned(),
+        timeouts,
+        patience: Patience {
+            wait_first: Duration::from_secs(20),
+            wait_max: Duration::from_secs(20),
+            again_max: None,
+        },
+    }
 }
 
 fn settings() -> WorkerSettings {
@@ -149,7 +163,11 @@ impl Sending {
         };
         let store = Store::open(disk, clock::now()).unwrap();
         let metrics = Arc::new(Metrics::register(&mut Registry::default()));
-        let relays = Relays::new(list, "mx.test".to_owned(), timeouts(), Arc::clone(&metrics));
+        let terms = Terms {
+            patience: settings.patience,
+            ..terms(timeouts())
+        };
+        let relays = Relays::new(list, terms, Arc::clone(&metrics));
         let worker = Worker::new(store.clone(), relays, signers.into(), settings, metrics);
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(async move { worker.run(stopped).await.unwrap() });

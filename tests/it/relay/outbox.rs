@@ -199,7 +199,15 @@ async fn a_relay_that_comes_back_gets_everything_once() {
         Step::Greeting if !*up.lock().unwrap() => say("554 closed\r\n"),
         _ => Act::Usual,
     });
-    let sending = Sending::start(vec![relay(fake.port)], settings());
+    let unhurried = WorkerSettings {
+        patience: Patience {
+            wait_first: Duration::from_secs(1),
+            wait_max: Duration::from_secs(4),
+            again_max: None,
+        },
+        ..settings()
+    };
+    let sending = Sending::start(vec![relay(fake.port)], unhurried);
     for n in 1..=40 {
         sending
             .enqueue(&job(n, &format!("ann@host{n}.example")))

@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use super::server::{Act, Fake, Step};
-use super::{Sending, job, relay, settings, timeouts};
+use super::{Sending, job, relay, settings, terms, timeouts};
 
 #[test]
 fn what_was_under_way_is_sent_again_and_named() {
@@ -62,12 +62,7 @@ async fn with_a_log_of_its_own() {
     );
     let metrics = Arc::new(Metrics::register(&mut Registry::default()));
     let relays = vec![relay(fake.port)];
-    let relays = Relays::new(
-        relays,
-        "mx.test".to_owned(),
-        timeouts(),
-        Arc::clone(&metrics),
-    );
+    let relays = Relays::new(relays, terms(timeouts()), Arc::clone(&metrics));
     let worker = Worker::new(
         store.clone(),
         relays,
