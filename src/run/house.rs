@@ -173,6 +173,7 @@ fn outbound_worker(
         hello: config.hostname.ascii(),
         timeouts: settings.timeouts,
         patience: settings.worker.patience,
+        own_domains: settings.worker.own_domains.clone(),
     };
     let relays = Relays::new(settings.relays.clone(), terms, Arc::clone(&metrics));
     for relay in settings.relays.iter().filter(|_| !settings.capture) {

@@ -17,6 +17,8 @@ use crate::mail::address::Address;
 
 /// Octets of a mail that are written in one go, within one time-out.
 const BLOCK_BYTES: usize = 64 * 1024;
+/// The step whose lines hold a password: of their answers no word is kept.
+const AUTH: &str = "AUTH";
 /// How long a farewell may take.
 const QUIT_WAIT: Duration = Duration::from_millis(500);
 
@@ -83,6 +85,9 @@ pub(super) enum Fault {
         step: &'static str,
         error: ReplyError,
     },
+    /// What came is no reply, and may not be told.
+    #[error("{0}: not a reply")]
+    Unread(&'static str),
     /// It said something before it was asked.
     #[error("{0}: bytes that nothing asked for")]
     Unasked(&'static str),
@@ -253,10 +258,10 @@ impl Connection {
                 })?;
                 let words = format!("user={}\x01auth=Bearer {token}\x01\x01", login.user);
                 let words = BASE64.encode(words.as_bytes());
-                let reply = self.ask("AUTH", &format!("AUTH XOAUTH2 {words}"))?;
+                let reply = self.ask(AUTH, &format!("AUTH XOAUTH2 {words}"))?;
                 match reply.code() {
                     // The error is in the challenge; an empty line has it told.
-                    334 => self.ask("AUTH", "")?,
+                    334 => self.ask(AUTH, "")?,
                     _ => reply,
                 }
             }
@@ -269,7 +274,7 @@ impl Connection {
                     Some(Mechanism::Plain) => {
                         let words = format!("\0{}\0{password}", login.user);
                         let words = BASE64.encode(words.as_bytes());
-                        self.ask("AUTH", &format!("AUTH PLAIN {words}"))?
+                        self.ask(AUTH, &format!("AUTH PLAIN {words}"))?
                     }
                     Some(Mechanism::Login) => self.log_in_by_questions(&login.user, password)?,
                     None => {
@@ -284,9 +289,9 @@ impl Connection {
     }
 
     fn log_in_by_questions(&mut self, user: &str, password: &str) -> Result<Reply, Fault> {
-        login_taken(&self.ask("AUTH", "AUTH LOGIN")?, 334)?;
-        login_taken(&self.ask("AUTH", &BASE64.encode(user.as_bytes()))?, 334)?;
-        self.ask("AUTH", &BASE64.encode(password.as_bytes()))
+        login_taken(&self.ask(AUTH, "AUTH LOGIN")?, 334)?;
+        login_taken(&self.ask(AUTH, &BASE64.encode(user.as_bytes()))?, 334)?;
+        self.ask(AUTH, &BASE64.encode(password.as_bytes()))
     }
 
     // One mail.
@@ -412,7 +417,11 @@ impl Connection {
         let mut buffer = [0; 4096];
         loop {
             let read = self.reader.read(&self.input);
-            let (read, reply) = read.map_err(|error| Fault::Reply { step, error })?;
+            let (read, reply) = read.map_err(|error| match error {
+                // What is no reply may repeat the password as well.
+                ReplyError::Code(_) if step == AUTH => Fault::Unread(step),
+                error => Fault::Reply { step, error },
+            })?;
             self.input.drain(..read);
             if let Some(reply) = reply {
                 return Ok(reply);
@@ -481,7 +490,7 @@ fn login_taken(reply: &Reply, code: u16) -> Result<(), Fault> {
         return Ok(());
     }
     Err(Fault::Refused {
-        step: "AUTH",
+        step: AUTH,
         reply: reply.status(),
     })
 }

@@ -8,6 +8,7 @@
 
 mod connection;
 pub mod reply;
+mod secrets;
 pub mod settings;
 pub mod stuffing;
 mod wire;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use super::compose::redact;
 use super::metrics::Metrics;
 use crate::mail::address::Address;
 use crate::retry::{self, Patience};
@@ -85,7 +87,7 @@ impl Attempt {
     }
 
     /// The same with other words of the relay's.
-    pub(super) fn with_words(self, change: impl FnOnce(String) -> String) -> Self {
+    fn with_words(self, change: impl FnOnce(String) -> String) -> Self {
         match self {
             Self::Sent { reply } => {
                 let reply = change(reply);
@@ -187,7 +189,7 @@ impl Relays {
                             true => self.rest(at, connection),
                             false => self.end(connection),
                         }
-                        return (attempt, last);
+                        return (attempt.with_words(|words| self.harmless(&words)), last);
                     }
                     Err(fault) => {
                         self.end(connection);
@@ -203,7 +205,7 @@ impl Relays {
                     fault
                 }
             };
-            whys.push(format!("{}: {fault}", relay.label()));
+            whys.push(format!("{}: {}", relay.label(), self.harmless(&fault)));
             if Instant::now() >= until {
                 break;
             }
@@ -315,6 +317,7 @@ impl Relays {
         let is_first = state.failures == 1;
         drop(states);
         let relay = self.relays[at].label();
+        let fault = self.harmless(fault);
         self.metrics.set_up(&relay, false);
         let wait = wait.as_secs_f64();
         if is_first {
@@ -322,6 +325,12 @@ impl Relays {
         } else {
             info!(relay, wait, "the relay still cannot be used: {fault}");
         }
+    }
+
+    /// A relay's words without the reply addresses in them: it repeats what it refuses, also to who only
+    /// greets it.
+    fn harmless(&self, words: &impl ToString) -> String {
+        redact(&words.to_string(), &self.terms.own_domains).into_owned()
     }
 
     fn states(&self) -> MutexGuard<'_, Vec<State>> {

@@ -4,6 +4,7 @@
 
 use thiserror::Error;
 
+use super::secrets;
 use crate::mail::address::beginning;
 
 /// Octets of one line of a reply at most. RFC 5321 section 4.5.3.1.5 allows 512.
@@ -43,7 +44,7 @@ impl Reply {
         self.lines.iter().map(Vec::as_slice)
     }
 
-    /// The reply on one line as people may see it: escaped, at most [`SHOWN_BYTES_MAX`] octets.
+    /// The reply on one line as people may see it: escaped, without tokens, at most [`SHOWN_BYTES_MAX`] octets.
     pub fn shown(&self) -> String {
         let mut text = self.code.to_string();
         for line in &self.lines {
@@ -71,8 +72,8 @@ impl Reply {
     }
 }
 
-/// Bytes from elsewhere as people may see them: no control character, no line end, no lone octet;
-/// at most [`SHOWN_BYTES_MAX`] octets.
+/// Bytes from elsewhere as people may see them: no control character, no line end, no lone octet, no
+/// word that may be a token; at most [`SHOWN_BYTES_MAX`] octets.
 pub fn shown(bytes: &[u8]) -> String {
     let mut text = String::new();
     for chunk in bytes.utf8_chunks() {
@@ -89,7 +90,8 @@ pub fn shown(bytes: &[u8]) -> String {
             break;
         }
     }
-    cut(text)
+    // Before it is cut: of a token that is cut, what is left would not be told.
+    cut(secrets::without(&text).into_owned())
 }
 
 /// Cuts a text to [`SHOWN_BYTES_MAX`] octets, within no address: a return path must still be found in
@@ -166,10 +168,7 @@ impl Reader {
         if line.last() == Some(&b'\r') {
             line.pop();
         }
-        let (code, goes_on) = head(&line).ok_or_else(|| {
-            let start = &line[..line.len().min(80)];
-            ReplyError::Code(shown(start))
-        })?;
+        let (code, goes_on) = head(&line).ok_or_else(|| ReplyError::Code(shown(&line)))?;
         if let Some(first) = self.code.filter(|first| *first != code) {
             return Err(ReplyError::Mixed { first, then: code });
         }

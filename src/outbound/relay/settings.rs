@@ -16,6 +16,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use thiserror::Error;
 
+use crate::mail::address::Domain;
 use crate::retry::Patience;
 
 /// Octets of a token file at most.
@@ -182,6 +183,8 @@ pub struct Terms {
     pub timeouts: Timeouts,
     /// The pace of asking a relay again that cannot be used. It is that of the mails; how often is not bounded.
     pub patience: Patience,
+    /// Our reply domains, whose addresses are taken out of what a relay says.
+    pub own_domains: Vec<Domain>,
 }
 
 /// How long each step may take (RFC 5321 section 4.5.3.2 allows longer).

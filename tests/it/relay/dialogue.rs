@@ -27,6 +27,11 @@ fn send_to(relays: &Relays, mail: &[u8], to: &str) -> Attempt {
     relays.send(&letter, || None).0
 }
 
+/// One attempt with this relay.
+pub(super) fn send_one(fake: &Fake) -> Attempt {
+    send(&relays(vec![relay(fake.port)], timeouts()), MAIL)
+}
+
 /// Steps are given up after a second.
 fn hasty() -> Timeouts {
     let second = Duration::from_secs(1);
@@ -390,18 +395,25 @@ fn a_refused_login_is_the_relay_s_trouble_and_shows_no_password() {
         password: "hunter2".to_owned(),
         mechanisms: vec![Mechanism::Plain],
     };
-    let echo = "535 5.7.8 bad: AUTH PLAIN AHVzAGh1bnRlcjI=\r\n";
-    let fake = Fake::start(move |step, _| match step {
-        Step::Auth => say(echo),
-        _ => Act::Usual,
-    });
-    let ours = relays(vec![as_user(fake.port, proof)], timeouts());
-    let attempt = send(&ours, MAIL);
-    let Attempt::Again { reply } = attempt else {
-        panic!("{attempt:?}");
-    };
-    assert!(reply.ends_with("AUTH: 535 5.7.8"), "{reply}");
-    assert!(ours.aside_until(std::time::Instant::now()).is_some());
+    for (echo, told) in [
+        (
+            "535 5.7.8 bad: AUTH PLAIN AHVzAGh1bnRlcjI=\r\n",
+            "AUTH: 535 5.7.8",
+        ),
+        ("AUTH PLAIN AHVzAGh1bnRlcjI=\r\n", "AUTH: not a reply"),
+    ] {
+        let fake = Fake::start(move |step, _| match step {
+            Step::Auth => say(echo),
+            _ => Act::Usual,
+        });
+        let ours = relays(vec![as_user(fake.port, proof.clone())], timeouts());
+        let attempt = send(&ours, MAIL);
+        let Attempt::Again { reply } = attempt else {
+            panic!("{attempt:?}");
+        };
+        assert!(reply.ends_with(told), "{reply}");
+        assert!(ours.aside_until(std::time::Instant::now()).is_some());
+    }
 }
 
 #[test]

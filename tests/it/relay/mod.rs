@@ -9,6 +9,7 @@ mod program;
 mod restart;
 pub(crate) mod server;
 mod signed;
+mod words;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,6 +82,7 @@ fn terms(timeouts: Timeouts) -> Terms {
     Terms {
         hello: "mx.test".to_owned(),
         timeouts,
+        own_domains: settings().own_domains,
         patience: Patience {
             wait_first: Duration::from_secs(20),
             wait_max: Duration::from_secs(20),

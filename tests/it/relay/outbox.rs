@@ -92,7 +92,7 @@ async fn a_return_path_that_a_relay_repeats_is_told_nobody() {
     job.return_path = Some(address(&path));
     sending.enqueue(&job).await;
     sending.over().await;
-    let reason = "550 5.1.8 <reply@inbox.test>: Sender address rejected".to_owned();
+    let reason = "550 5.1.8 <bounce+…@inbox.test>: Sender address rejected".to_owned();
     let record = sending.record(1);
     assert_eq!(record.state, JobState::Failed { reason });
     assert!(!format!("{:?}", record.history).contains(word));
