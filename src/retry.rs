@@ -94,6 +94,20 @@ pub fn next(
     }
 }
 
+/// A mail in doubt is sent no more after so many doubts.
+pub const DOUBTS_MAX: u32 = 3;
+/// A doubt lengthens the wait like so many attempts.
+const DOUBT_ATTEMPTS: u32 = 4;
+
+/// How often a mail that goes out was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tries {
+    /// All attempts.
+    pub attempts: u32,
+    /// Those of which nobody knows whether they sent it: each may have been a copy.
+    pub doubts: u32,
+}
+
 /// How long to go on with a mail that goes out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
@@ -116,21 +130,24 @@ impl Patience {
 /// How long after an attempt to send a mail that did not succeed the next one is made, or `None` if it
 /// is given up.
 ///
-/// `attempts` counts those made, this one included; `left` is what the mail has until it is given up;
-/// `random` is any number, drawn anew each time. The wait is `wait_first` doubled with each attempt, up to
-/// `wait_max`, and up to a tenth longer. The last attempt is made when nothing is left.
+/// `tries` counts those made, this one included; `left` is what the mail has until it is given up;
+/// `random` is any number, drawn anew each time. The wait is `wait_first` doubled with each attempt, a doubt
+/// counting as four more, up to `wait_max`, and up to a tenth longer. The last attempt is made when nothing is
+/// left. After [`DOUBTS_MAX`] doubts there is none: each attempt may be one more copy.
 pub fn outgoing(
     patience: &Patience,
-    attempts: u32,
+    tries: Tries,
     left: Duration,
     random: u64,
 ) -> Option<Duration> {
-    let is_last = patience.again_max.is_some_and(|most| attempts > most);
-    if is_last || left < WAIT_MIN {
+    let is_last = patience.again_max.is_some_and(|most| tries.attempts > most);
+    if is_last || tries.doubts >= DOUBTS_MAX || left < WAIT_MIN {
         return None;
     }
     let shortest = patience.wait_first.max(WAIT_MIN);
-    let doublings = attempts.saturating_sub(1).min(DOUBLINGS_MAX - 1);
+    let doublings = tries.attempts.saturating_sub(1);
+    let doublings = doublings.saturating_add(tries.doubts * DOUBT_ATTEMPTS);
+    let doublings = doublings.min(DOUBLINGS_MAX - 1);
     let whole = shortest.saturating_mul(1 << doublings);
     let whole = whole.min(patience.wait_max.max(shortest));
     Some((whole + part(whole / 10, random)).min(left))
@@ -255,31 +272,50 @@ mod tests {
     };
     const DAYS: Duration = Duration::from_secs(3 * 86_400);
 
+    const fn sure(attempts: u32) -> Tries {
+        Tries {
+            attempts,
+            doubts: 0,
+        }
+    }
+
     #[test]
     fn outgoing_mail_waits_a_second_then_two_then_four_up_to_an_hour() {
         for (attempts, secs) in [(1, 1), (2, 2), (3, 4), (4, 8), (12, 2_048), (13, 3_600)] {
             let whole = Duration::from_secs(secs);
-            assert_eq!(outgoing(&PATIENCE, attempts, DAYS, 0), Some(whole));
-            let most = outgoing(&PATIENCE, attempts, DAYS, u64::MAX).unwrap();
+            assert_eq!(outgoing(&PATIENCE, sure(attempts), DAYS, 0), Some(whole));
+            let most = outgoing(&PATIENCE, sure(attempts), DAYS, u64::MAX).unwrap();
             assert!(most > whole && most <= whole + whole / 10, "{most:?}");
         }
         assert_eq!(
-            outgoing(&PATIENCE, u32::MAX, DAYS, 0),
+            outgoing(&PATIENCE, sure(u32::MAX), DAYS, 0),
             Some(Duration::from_secs(3_600))
         );
     }
 
     #[test]
+    fn each_doubt_lengthens_the_wait_and_the_third_is_the_last() {
+        let after = |attempts, doubts| {
+            outgoing(&PATIENCE, Tries { attempts, doubts }, DAYS, 0).map(|wait| wait.as_secs())
+        };
+        assert_eq!(after(1, 1), Some(16));
+        assert_eq!(after(2, 2), Some(512));
+        assert_eq!(after(9, 2), Some(3_600));
+        assert_eq!(after(3, 3), None);
+        assert_eq!(after(3, u32::MAX), None);
+    }
+
+    #[test]
     fn outgoing_mail_is_given_up_by_age_or_by_count() {
         let short = Duration::from_secs(5);
-        assert_eq!(outgoing(&PATIENCE, 9, short, 0), Some(short));
-        assert_eq!(outgoing(&PATIENCE, 1, Duration::ZERO, 0), None);
+        assert_eq!(outgoing(&PATIENCE, sure(9), short, 0), Some(short));
+        assert_eq!(outgoing(&PATIENCE, sure(1), Duration::ZERO, 0), None);
         let classic = Patience {
             again_max: Some(3),
             ..PATIENCE
         };
         let waits: Vec<_> = (1..9)
-            .map_while(|attempts| outgoing(&classic, attempts, DAYS, 0))
+            .map_while(|attempts| outgoing(&classic, sure(attempts), DAYS, 0))
             .map(|wait| wait.as_secs())
             .collect();
         assert_eq!(waits, [1, 2, 4]);
@@ -289,7 +325,7 @@ mod tests {
         #[test]
         fn no_mail_turns_hot_or_gets_too_old(
             first in 0u64..10_000, most in 0u64..10_000_000, again_max: Option<u32>,
-            attempts: u32, left in 0u64..2_000_000_000, random: u64,
+            attempts: u32, doubts: u32, left in 0u64..2_000_000_000, random: u64,
         ) {
             let patience = Patience {
                 wait_first: Duration::from_millis(first),
@@ -297,7 +333,7 @@ mod tests {
                 again_max,
             };
             let left = Duration::from_millis(left);
-            if let Some(wait) = outgoing(&patience, attempts, left, random) {
+            if let Some(wait) = outgoing(&patience, Tries { attempts, doubts }, left, random) {
                 prop_assert!(wait >= WAIT_MIN && wait <= left && wait <= patience.longest());
             }
         }

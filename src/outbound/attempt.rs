@@ -16,7 +16,7 @@ use super::sign::{self, Signer};
 use crate::clock::{self, Timestamp};
 use crate::mail::address::Domain;
 use crate::mail::outgoing::JobId;
-use crate::retry::{self, Patience};
+use crate::retry::{self, Patience, Tries};
 use crate::store::{
     Event, EventKind, Fact, Job, JobOutcome, JobRecord, JobState, RecordError, Store,
 };
@@ -91,9 +91,16 @@ impl Desk {
             ..record
         };
         let (desk, job) = (Arc::clone(&self), record.job.clone());
-        let attempts = record.attempts;
-        match task::spawn_blocking(move || desk.send(&job, attempts)).await {
-            Ok((attempt, relay)) => self.conclude(&record, attempt, relay).await,
+        let so_far = tries(&record);
+        match task::spawn_blocking(move || desk.send(&job, so_far)).await {
+            Ok((attempt, relay)) => {
+                let is_doubt = matches!(attempt, Attempt::Unknown { .. });
+                let record = JobRecord {
+                    doubts: record.doubts.saturating_add(is_doubt.into()),
+                    ..record
+                };
+                self.conclude(&record, attempt, relay).await
+            }
             Err(error) if error.is_panic() => self.broken(record.job.id).await,
             // The runtime is going down; the next start finds the job begun.
             Err(_) => Ended::Later(NOTE_WAIT),
@@ -104,7 +111,7 @@ impl Desk {
     pub(super) async fn give_up(self: Arc<Self>, record: JobRecord) -> Ended {
         let last = record.history.last();
         let last = last.map_or("no relay can be spoken to", |trial| trial.reply.as_str());
-        let reason = cut(format!("{}: {last}", no_success(record.attempts)));
+        let reason = format!("{}: {last}", no_success(&record));
         self.fail(&record, None, reason).await
     }
 
@@ -112,8 +119,15 @@ impl Desk {
     pub(super) async fn broken(&self, id: JobId) -> Ended {
         error!(job = %id, "the program failed on a job: it waits for a person");
         self.metrics.attempt("panicked");
-        match self.store.job(id) {
+        let waits = |record: &JobRecord| matches!(record.state, JobState::Waiting { .. });
+        match self.store.job(id).filter(waits) {
             Some(record) => {
+                // Where in the attempt it failed nobody knows.
+                let is_doubt = record.begun_at.is_some();
+                let record = JobRecord {
+                    doubts: record.doubts.saturating_add(is_doubt.into()),
+                    ..record
+                };
                 let reason = "the program failed on it".to_owned();
                 self.fail(&record, None, reason).await
             }
@@ -167,8 +181,8 @@ impl Desk {
         )))
     }
 
-    /// Signs and sends, for the nth time. Blocks.
-    fn send(&self, job: &Job, attempts: u32) -> (Attempt, Option<String>) {
+    /// Signs and sends. `tries` counts this attempt. Blocks.
+    fn send(&self, job: &Job, tries: Tries) -> (Attempt, Option<String>) {
         let never = |reply: String| (Attempt::Never { code: None, reply }, None);
         let mail = match self.store.job_mail(job.id) {
             Ok(mail) => mail,
@@ -202,7 +216,7 @@ impl Desk {
         let began = Instant::now();
         let next = || {
             let left = job.ends_at.since(clock::now());
-            retry::outgoing(&self.patience, attempts, left, 0)
+            retry::outgoing(&self.patience, tries, left, 0)
         };
         let sent = self.relays.send(&letter, next);
         self.metrics.took(began.elapsed());
@@ -213,7 +227,7 @@ impl Desk {
         self.metrics.attempt(attempt.name());
         let id = record.job.id;
         let now = clock::now();
-        let reply = match attempt {
+        let (reply, in_doubt) = match attempt {
             Attempt::Sent { reply } => {
                 let relay = relay.unwrap_or_default();
                 self.metrics.sent_after(now.since(record.job.made_at));
@@ -229,20 +243,24 @@ impl Desk {
                 return self.note(vec![ended, Fact::Happened(event)]).await;
             }
             Attempt::Never { reply, .. } => return self.fail(record, relay, reply).await,
-            Attempt::Again { reply } => reply,
+            Attempt::Again { reply } => (reply, false),
             Attempt::Unknown { why } => {
                 warn!(
                     job = %id,
                     message_id = %record.job.message_id.escape_debug(),
                     "no answer to the end of the mail, so it may arrive twice: {why}"
                 );
-                cut(format!("it may have arrived: {why}"))
+                (why, true)
             }
         };
         let left = record.job.ends_at.since(now);
-        let Some(wait) = retry::outgoing(&self.patience, record.attempts, left, random()) else {
-            let reason = cut(format!("{}: {reply}", no_success(record.attempts)));
+        let Some(wait) = retry::outgoing(&self.patience, tries(record), left, random()) else {
+            let reason = format!("{}: {reply}", no_success(record));
             return self.fail(record, relay, reason).await;
+        };
+        let reply = match in_doubt {
+            true => cut(format!("it may have arrived: {reply}")),
+            false => reply,
         };
         let due_at = now.plus(wait);
         let seconds = wait.as_secs();
@@ -259,12 +277,18 @@ impl Desk {
             due_at,
             relay,
             reply,
+            in_doubt,
         };
         self.note(vec![deferred, Fact::Happened(event)]).await
     }
 
     async fn fail(&self, record: &JobRecord, relay: Option<String>, reason: String) -> Ended {
         let (id, at) = (record.job.id, clock::now());
+        // An attempt that nobody knows the end of is not undone by what a later one came to.
+        let reason = match record.doubts {
+            0 => cut(reason),
+            _ => cut(format!("in doubt, it may have arrived: {reason}")),
+        };
         warn!(job = %id, relay, attempts = record.attempts, reason, "failed: it waits for a person");
         let told = [
             ("relay", relay.clone().unwrap_or_default()),
@@ -298,8 +322,18 @@ impl Desk {
     }
 }
 
-fn no_success(attempts: u32) -> String {
-    format!("no success in {attempts} attempts")
+const fn tries(record: &JobRecord) -> Tries {
+    Tries {
+        attempts: record.attempts,
+        doubts: record.doubts,
+    }
+}
+
+fn no_success(record: &JobRecord) -> String {
+    if record.doubts >= retry::DOUBTS_MAX {
+        return format!("no answer to its end came {} times", record.doubts);
+    }
+    format!("no success in {} attempts", record.attempts)
 }
 
 /// What the product is told. Instead of an empty word there is null.
@@ -331,6 +365,12 @@ fn event<const N: usize>(
     data.insert("attempts".to_owned(), Value::from(record.attempts));
     for (name, text) in more {
         data.insert(name.to_owned(), value(text));
+    }
+    if matches!(
+        kind,
+        EventKind::OutboundDeferred | EventKind::OutboundFailed
+    ) {
+        data.insert("inDoubt".to_owned(), Value::from(record.doubts > 0));
     }
     Event {
         kind,

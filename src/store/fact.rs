@@ -201,6 +201,9 @@ pub enum Fact {
         relay: Option<String>,
         /// What it said, or why.
         reply: String,
+        /// It may have been sent all the same.
+        #[serde(default)]
+        in_doubt: bool,
     },
     /// A job is over, or waits for a person. Ignored for a job that does not wait.
     Ended {

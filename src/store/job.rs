@@ -119,6 +119,10 @@ pub struct JobRecord {
     pub begun_at: Option<Timestamp>,
     /// How often it was tried.
     pub attempts: u32,
+    /// How often it was put off in doubt, for no answer to the end of the mail came and it may have been sent;
+    /// since a person last had it tried again.
+    #[serde(default)]
+    pub doubts: u32,
     /// Oldest first, at most [`HISTORY_MAX`].
     pub history: Vec<Trial>,
 }

@@ -44,6 +44,7 @@ impl Filed {
             state,
             begun_at: None,
             attempts: 0,
+            doubts: 0,
             history: Vec::new(),
         };
         let kept = Kept {
@@ -91,10 +92,12 @@ impl Kept {
                 due_at,
                 relay,
                 reply,
+                in_doubt,
                 ..
             } => {
                 self.record.state = JobState::Waiting { due_at };
                 self.record.begun_at = None;
+                self.record.doubts = self.record.doubts.saturating_add(in_doubt.into());
                 self.note(Trial {
                     relay,
                     reply,
@@ -105,6 +108,7 @@ impl Kept {
             Fact::Retried { at, ends_at, .. } => {
                 self.record.state = JobState::Waiting { due_at: at };
                 self.record.job.ends_at = ends_at;
+                self.record.doubts = 0;
                 self.order = seq;
                 self.over_at = None;
                 self.note(Trial::of(at, "retried"));

@@ -208,6 +208,7 @@ mod tests {
             state,
             begun_at: None,
             attempts: 2,
+            doubts: 0,
             history: vec![Trial {
                 at,
                 what: "deferred".to_owned(),

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use super::compose::redact;
 use super::metrics::Metrics;
 use crate::mail::address::Address;
-use crate::retry::{self, Patience};
+use crate::retry::{self, Patience, Tries};
 use connection::{Connection, Fault};
 use reply::cut;
 use settings::{Relay, Terms};
@@ -306,7 +306,11 @@ impl Relays {
             again_max: None,
             ..self.terms.patience
         };
-        let wait = retry::outgoing(&for_ever, state.failures, ASIDE_MAX, 0);
+        let tries = Tries {
+            attempts: state.failures,
+            doubts: 0,
+        };
+        let wait = retry::outgoing(&for_ever, tries, ASIDE_MAX, 0);
         let mut wait = wait.unwrap_or(ASIDE_MAX);
         if self.relays.len() == 1
             && let Some(next) = next()

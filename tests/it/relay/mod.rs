@@ -3,6 +3,7 @@
 mod away;
 mod crowd;
 mod dialogue;
+mod doubt;
 mod outbox;
 mod postfix;
 mod program;
@@ -159,16 +160,26 @@ impl Sending {
         settings: WorkerSettings,
         signers: Vec<Signer>,
     ) -> Self {
+        let terms = Terms {
+            patience: settings.patience,
+            ..terms(timeouts())
+        };
+        Self::start_with(folder, list, terms, settings, signers)
+    }
+
+    fn start_with(
+        folder: TempDir,
+        list: Vec<Relay>,
+        terms: Terms,
+        settings: WorkerSettings,
+        signers: Vec<Signer>,
+    ) -> Self {
         let disk = Settings {
             free_bytes_min: 0,
             ..Settings::new(folder.path().to_owned())
         };
         let store = Store::open(disk, clock::now()).unwrap();
         let metrics = Arc::new(Metrics::register(&mut Registry::default()));
-        let terms = Terms {
-            patience: settings.patience,
-            ..terms(timeouts())
-        };
         let relays = Relays::new(list, terms, Arc::clone(&metrics));
         let worker = Worker::new(store.clone(), relays, signers.into(), settings, metrics);
         let (stop, stopped) = watch::channel(false);

@@ -177,6 +177,7 @@ fn a_job_put_off_by_a_wrong_clock_is_due_when_it_is_right_again() {
         due_at: later(at + wait),
         relay: None,
         reply: "450 later".to_owned(),
+        in_doubt: false,
     };
     run(store.record(vec![defer(0, YEAR, 300), defer(1, 0, 300)])).unwrap();
     assert_eq!(due(0), [id(0)]);

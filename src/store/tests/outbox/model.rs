@@ -63,6 +63,7 @@ pub(super) struct Known {
     pub(super) state: JobState,
     pub(super) begun: bool,
     pub(super) attempts: u32,
+    pub(super) doubts: u32,
     pub(super) history: Vec<String>,
     pub(super) mail: Option<u32>,
     pub(super) ends_at: Timestamp,
@@ -94,6 +95,7 @@ impl Answers {
                 state: record.state,
                 begun: record.begun_at.is_some(),
                 attempts: record.attempts,
+                doubts: record.doubts,
                 history: record.history.into_iter().map(|t| t.what).collect(),
                 mail: mail.map(|mail| crc32fast::hash(&mail)),
                 ends_at: record.job.ends_at,
@@ -196,6 +198,7 @@ impl Model {
                 due_at: later(u64::from(wait) * 60),
                 relay: None,
                 reply: "450 later".to_owned(),
+                in_doubt: wait % 2 == 1,
             }],
             Deed::End(ref nth, how) => vec![Fact::Ended {
                 job: job(nth),
@@ -268,6 +271,7 @@ impl Model {
                 let due_at = later(u64::from(wait) * 60);
                 known.state = JobState::Waiting { due_at };
                 known.begun = false;
+                known.doubts += u32::from(wait % 2);
                 known.history.push("deferred".to_owned());
             }),
             Deed::End(nth, how) => self.end(nth, how),
@@ -331,6 +335,7 @@ impl Model {
                 },
                 begun: false,
                 attempts: 0,
+                doubts: 0,
                 history: Vec::new(),
                 mail: Some(crc32fast::hash(&letter(nth, bytes))),
                 ends_at: later(1_000_000),
@@ -410,6 +415,7 @@ impl Model {
         if may {
             job.known.state = JobState::Waiting { due_at: NOW };
             job.known.ends_at = later(2_000_000);
+            job.known.doubts = 0;
             job.known.history.push("retried".to_owned());
             job.order = turn;
         }
