@@ -5,6 +5,7 @@ mod crowd;
 mod dialogue;
 mod doubt;
 mod outbox;
+mod panics;
 mod postfix;
 mod program;
 mod restart;
