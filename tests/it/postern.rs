@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -257,7 +257,9 @@ pub(crate) fn signal(name: &str, pid: u32) {
 
 /// Waits until `done` says so, for as long as a loaded machine may need.
 pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    for _ in 0..1200 {
+    // Not so many times: each may itself wait for long.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(300) {
         if done() {
             return;
         }
