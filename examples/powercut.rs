@@ -167,6 +167,7 @@ fn event(round: usize) -> Fact {
 fn envelope(round: usize) -> Envelope {
     Envelope {
         sender: Address::parse("ann@peer.example").ok(),
+        sender_untold: false,
         recipients: vec![Recipient {
             address: Address::parse("business@inbox.example").expect("an address"),
             route: "default".to_owned(),

@@ -236,6 +236,7 @@ fn disk_bytes(folder: &Path) -> u64 {
 fn envelope() -> Envelope {
     Envelope {
         sender: Address::parse("ann@peer.example").ok(),
+        sender_untold: false,
         recipients: vec![Recipient {
             address: Address::parse("business@inbox.example").expect("an address"),
             route: "default".to_owned(),

@@ -68,12 +68,12 @@ impl Inject {
         let loaded = super::load(file, Purpose::Run)?;
         let mail = Bytes::from(read(&self.file)?);
         // With the null sender it would be dropped as the answer of a machine.
-        let from = from.unwrap_or_else(|| {
+        let from = from.or_else(|| {
             let view = View::parse(&mail);
-            let author = view.header.author().map(ToString::to_string);
-            author.unwrap_or_default()
+            view.header.author().map(ToString::to_string)
         });
-        let mut pairs = vec![("from", from.as_str())];
+        let from = from.as_deref().map(|from| ("from", from));
+        let mut pairs: Vec<_> = from.into_iter().collect();
         pairs.extend(self.rcpt.iter().map(|rcpt| ("rcpt", rcpt.as_str())));
         let desk = Desk::open(&loaded.config)?;
         let injected = desk.ask(

@@ -10,7 +10,7 @@ use super::sorting::Sorted;
 use crate::auth::Identity;
 use crate::clock::Timestamp;
 use crate::mail::kind::Kind;
-use crate::mail::verdict::Verdict;
+use crate::mail::verdict::{Source, Verdict};
 
 /// The value of `sourceType`.
 const SOURCE: &str = "email";
@@ -73,9 +73,20 @@ pub fn message(mail: &Reading, found: &Found<'_>) -> Value {
             "dmarc": found.verdict.dmarc.result,
             "arc": found.verdict.arc.result,
             "identity": found.identity,
+            "source": source(&found.verdict.source),
         },
         "match": { "reason": found.reason },
     })
+}
+
+/// Whose word the results are.
+fn source(source: &Source) -> String {
+    match source {
+        Source::Nobody => "nobody".to_owned(),
+        Source::Postern => "postern".to_owned(),
+        Source::Relay(id) => format!("relay:{id}"),
+        Source::Provider(name) => format!("provider:{name}"),
+    }
 }
 
 /// The body of `PATCH {base}/threads/{id}`.
@@ -256,7 +267,7 @@ mod tests {
             }],
             "authentication": {
                 "spf": "softfail", "dkim": "pass", "dmarc": "pass", "arc": "none",
-                "identity": "token-holder"
+                "identity": "token-holder", "source": "nobody"
             },
             "match": { "reason": "token" }
         }"#;
@@ -297,7 +308,7 @@ mod tests {
             "attachments": [],
             "authentication": {
                 "spf": "none", "dkim": "none", "dmarc": "none", "arc": "none",
-                "identity": "unverified"
+                "identity": "unverified", "source": "nobody"
             },
             "match": { "reason": "token" }
         }"#;

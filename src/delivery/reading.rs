@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::mail::address::Address;
 use crate::mail::dsn::Report;
 use crate::mail::fingerprint::Fingerprint;
-use crate::mail::kind::{Context, Kind, classify};
+use crate::mail::kind::{Context, Kind, ReversePath, classify};
 use crate::mail::reply;
 use crate::mail::subject::Subject;
 use crate::mail::thread::{Reason, lookups};
@@ -71,8 +71,9 @@ impl Reading {
     ) -> Self {
         let view = View::parse(bytes);
         let sender = delivery.envelope.sender.as_ref();
+        let path = ReversePath::from(&*delivery.envelope);
         let context = Context {
-            sender: sender.into(),
+            sender: path,
             loop_mark: route.loop_mark.as_deref(),
             message_id_domains: &route.message_id_domains,
             ..Context::UNKNOWN
@@ -92,7 +93,7 @@ impl Reading {
             fingerprint: Fingerprint::of(&delivery.recipient, &view),
             kind: finding.kind,
             kind_rule: finding.rule,
-            ruling: Ruling::of(&route.policy.kinds, finding.kind, sender.is_none()),
+            ruling: Ruling::of(&route.policy.kinds, finding.kind, path == ReversePath::Null),
             sender_email,
             sender_name: from.and_then(|from| from.name.clone()),
             author,

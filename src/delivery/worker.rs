@@ -422,6 +422,7 @@ mod tests {
     fn envelope() -> Envelope {
         Envelope {
             sender: Address::parse("ann@example.com").ok(),
+            sender_untold: false,
             recipients: vec![Recipient {
                 address: Address::parse("fans@inbox.example.com").unwrap(),
                 route: "gone".to_owned(),

@@ -261,12 +261,15 @@ async fn inject(
         return Err(Fault::request("the body is empty, where a mail should be"));
     }
     let now = clock::now();
-    let mut sender = None;
+    let (mut sender, mut sender_untold) = (None, true);
     let mut recipients = Vec::new();
     for (name, value) in query {
         match name.as_str() {
-            "from" if value.is_empty() || value == "<>" => sender = None,
-            "from" => sender = Some(address("from", &value)?),
+            "from" => {
+                let is_null = value.is_empty() || value == "<>";
+                let given = || address("from", &value);
+                (sender, sender_untold) = ((!is_null).then(given).transpose()?, false);
+            }
             "rcpt" => {
                 let address = address("rcpt", &value)?;
                 let meant = (desk.control.recipient)(&address, now);
@@ -281,6 +284,7 @@ async fn inject(
     }
     let envelope = Envelope {
         sender,
+        sender_untold,
         recipients,
         peer: Peer {
             door: Door::Inject,

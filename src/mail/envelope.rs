@@ -16,8 +16,11 @@ use crate::clock::Timestamp;
 /// What a mail came with besides its bytes. It is kept on disk beside them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope {
-    /// The reverse-path; `None` is the null sender `<>` (RFC 5321 section 4.5.5).
+    /// The reverse-path; `None` is the null sender `<>` (RFC 5321 section 4.5.5), unless it was not told.
     pub sender: Option<Address>,
+    /// Nobody told the reverse-path: the door has none, or it was no address.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sender_untold: bool,
     /// At least one. Each becomes a delivery of its own.
     pub recipients: Vec<Recipient>,
     /// What is known of the peer that handed the mail in.

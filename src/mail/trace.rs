@@ -136,6 +136,7 @@ mod tests {
     fn envelope(door: Door, helo: &str) -> Envelope {
         Envelope {
             sender: None,
+            sender_untold: false,
             recipients: vec![Recipient {
                 address: Address::parse("support@us.example").unwrap(),
                 route: "main".to_owned(),

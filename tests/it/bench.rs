@@ -212,6 +212,7 @@ impl Bench {
 pub(crate) fn envelope(sender: Option<&str>, targets: Vec<Target>, at: Timestamp) -> Envelope {
     Envelope {
         sender: sender.map(|sender| Address::parse(sender).unwrap()),
+        sender_untold: false,
         recipients: targets
             .into_iter()
             .map(|target| Recipient {

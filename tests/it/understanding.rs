@@ -11,7 +11,7 @@ use postern::objects::ObjectId;
 use postern::store::{DeliveryId, Fact, Said, Step, Talk};
 use serde_json::Value;
 
-use crate::bench::{Bench, MARKER, OTHER, THREAD, mail, mailbox, objects_in, token};
+use crate::bench::{Bench, MARKER, OTHER, THREAD, envelope, mail, mailbox, objects_in, token};
 use crate::fake_api::{Fake, Play};
 
 fn marked(number: usize, field: &str) -> String {
@@ -177,6 +177,21 @@ async fn the_same_words_to_whatever_we_say_are_held_and_other_words_are_not() {
                 .all(|why| why == "held by rule: loop_breaker"),
             "{reasons:?}"
         );
+        bench.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_mail_whose_sender_nobody_told_is_a_persons_and_that_of_nobody_is_not() {
+    for (untold, fates) in [(true, [1, 0, 0]), (false, [0, 0, 1])] {
+        let fake = Fake::start(|_, _| Play::Good).await;
+        let bench = bench(&fake, Policy::shipped().unwrap()).await;
+        let mut envelope = envelope(None, vec![token(THREAD)], clock::now());
+        envelope.sender_untold = untold;
+        let mail = mail(1, "Where is it?").into_bytes().into();
+        bench.store.accept(envelope, mail).await.unwrap();
+        bench.drained().await;
+        assert_eq!(bench.fates(), fates, "{:?}", bench.reasons());
         bench.stop().await;
     }
 }

@@ -101,10 +101,11 @@ impl Intake {
     }
 
     fn envelope(&self, recipients: Vec<Recipient>, bytes: &Bytes) -> Envelope {
-        let sender = sender(bytes);
+        let (sender, sender_untold) = sender(bytes);
         let addresses = recipients.iter().map(|recipient| &recipient.address);
         Envelope {
             smtputf8: addresses.chain(&sender).any(Address::is_utf8),
+            sender_untold,
             sender,
             peer: Peer {
                 door: Door::Imap,
@@ -156,13 +157,19 @@ fn chosen(mut found: Vec<Recipient>) -> Vec<Recipient> {
 }
 
 /// The reverse-path as the server that delivered the mail wrote it down (RFC 5321 section 4.4), or
-/// else the author's address: without either it is not known to be the null sender.
-fn sender(bytes: &[u8]) -> Option<Address> {
+/// else the author's address. With neither it is untold (true), and not known to be the null sender.
+fn sender(bytes: &[u8]) -> (Option<Address>, bool) {
     let view = HeaderView::parse(bytes);
     match view.header("Return-Path").map(str::trim) {
-        Some("<>") => None,
-        Some(path) if let Ok(path) = Address::parse(path.trim_matches(['<', '>'])) => Some(path),
-        _ => auth::author(bytes).ok(),
+        Some("<>") => (None, false),
+        Some(path) if let Ok(path) = Address::parse(path.trim_matches(['<', '>'])) => {
+            (Some(path), false)
+        }
+        _ => {
+            let author = auth::author(bytes).ok();
+            let is_untold = author.is_none();
+            (author, is_untold)
+        }
     }
 }
 
@@ -226,12 +233,16 @@ mod tests {
                 "b@b.example",
             ),
             ("From: B <b@b.example>\r\n", "b@b.example"),
-            ("From: b@b.example, c@c.example\r\n", ""),
-            ("", ""),
+            ("From: b@b.example, c@c.example\r\n", "untold"),
+            ("", "untold"),
         ] {
-            let found = sender(format!("{header}\r\nhi\r\n").as_bytes());
+            let (found, is_untold) = sender(format!("{header}\r\nhi\r\n").as_bytes());
             let found = found.map(|address| address.to_string());
-            assert_eq!(found.unwrap_or_default(), wanted, "{header}");
+            let found = found.unwrap_or_else(|| match is_untold {
+                true => "untold".to_owned(),
+                false => String::new(),
+            });
+            assert_eq!(found, wanted, "{header}");
         }
     }
 }

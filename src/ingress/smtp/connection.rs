@@ -381,6 +381,7 @@ impl Conversation<'_> {
         };
         Envelope {
             sender: transaction.sender,
+            sender_untold: false,
             recipients: transaction.recipients,
             peer: EnvelopePeer {
                 door: match self.peer.protocol {

@@ -237,9 +237,11 @@ struct Sorted {
 fn envelope(mail: &Incoming, recipients: Vec<Recipient>, origin: &Origin) -> Envelope {
     let sender = mail.sender.as_deref().and_then(bare);
     let sender = sender.and_then(|sender| Address::parse(&sender).ok());
+    let is_null = mail.sender.as_deref() == Some("");
     let addresses = recipients.iter().map(|recipient| &recipient.address);
     Envelope {
         smtputf8: addresses.chain(&sender).any(Address::is_utf8),
+        sender_untold: sender.is_none() && !is_null,
         sender,
         peer: Peer {
             door: Door::Webhook,

@@ -66,7 +66,7 @@ pub struct InBucket {
 pub struct Incoming {
     /// The provider's name for it, for the log. May be empty.
     pub id: String,
-    /// The reverse-path as it stands; `None` or empty is the null sender.
+    /// The reverse-path as it stands: empty is the null sender, `None` is not told.
     pub sender: Option<String>,
     /// Whom it is for.
     pub recipients: Recipients,
@@ -215,6 +215,14 @@ pub(super) fn addresses(text: &str) -> Vec<String> {
     }
     list.extend(bare(&text[from..]));
     list
+}
+
+/// A reverse-path as a provider writes it: the null sender is empty. `None` if nothing is told.
+pub(super) fn reverse_path(text: &str) -> Option<String> {
+    match text.trim() {
+        "" | "<>" => Some(String::new()),
+        text => bare(text),
+    }
 }
 
 /// What stands in the last `<>`, or all of it; `None` if that is empty.

@@ -3,7 +3,7 @@
 //! Does not make up for its law: it waits three seconds and never comes again.
 
 use super::Adapter;
-use super::incoming::{Decoded, Incoming, Malformed, Recipients, Results, bare, short};
+use super::incoming::{Decoded, Incoming, Malformed, Recipients, Results, reverse_path, short};
 use super::json::Json;
 use super::law::Law;
 use super::proof::{Form, Hash, Mac, Secret, Unproven};
@@ -107,7 +107,7 @@ impl Adapter for MailerSend {
         );
         Ok(Decoded::Mails(vec![Incoming {
             id: short(mail.text("id")?.unwrap_or_default()),
-            sender: sender.flatten().and_then(bare),
+            sender: sender.flatten().and_then(reverse_path),
             recipients: Recipients::Envelope(to),
             bytes: mail.needed_text("raw")?.to_owned().into(),
             told: results.told(),

@@ -10,7 +10,9 @@ use ring::digest;
 
 use super::Adapter;
 use super::form::Form;
-use super::incoming::{Decoded, Incoming, Malformed, Recipients, Results, addresses, bare, short};
+use super::incoming::{
+    Decoded, Incoming, Malformed, Recipients, Results, addresses, reverse_path, short,
+};
 use super::json::Json;
 use super::law::Law;
 use super::once::Once;
@@ -122,7 +124,7 @@ impl Adapter for Mailgun {
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
         let form = Form::parse(authentic.request())?;
         let recipients = addresses(form.needed("recipient")?);
-        let sender = form.text("sender")?.and_then(bare);
+        let sender = form.text("sender")?.and_then(reverse_path);
         if form.one("attachments")?.is_some() {
             return Err(Malformed::new(
                 "attachments: store() tells of it; forward() is needed",

@@ -3,7 +3,7 @@
 //! Does not use `To`: `Recipient` is the envelope's.
 
 use super::Adapter;
-use super::incoming::{Decoded, Incoming, Malformed, Recipients, Results, bare, base64};
+use super::incoming::{Decoded, Incoming, Malformed, Recipients, Results, base64, reverse_path};
 use super::json::{Json, Object};
 use super::law::Law;
 use super::payload::headers;
@@ -84,7 +84,7 @@ impl Adapter for Mailjet {
         );
         Ok(Decoded::Mails(vec![Incoming {
             id: String::new(),
-            sender: root.text("Sender")?.and_then(bare),
+            sender: root.text("Sender")?.and_then(reverse_path),
             recipients: Recipients::Envelope(vec![root.needed_text("Recipient")?.to_owned()]),
             bytes: draft.build(self.name(), ""),
             told: results.told(),

@@ -5,7 +5,7 @@
 
 use super::Adapter;
 use super::form::Form;
-use super::incoming::{Decoded, Incoming, MAILS_MAX, Malformed, Recipients, Results, short};
+use super::incoming::{Decoded, Incoming, MAILS_MAX, Malformed, Recipients, Results, bare, short};
 use super::json::{Json, Object};
 use super::law::Law;
 use super::proof::{self, Hash, Mac, Secret, Unproven};
@@ -132,7 +132,7 @@ fn mail(provider: &str, msg: Object<'_>) -> Result<Incoming, Malformed> {
     Ok(Incoming {
         id: short(msg.text("_id")?.unwrap_or_default()),
         // There is no reverse-path; the author stands in for it, or a person's mail were a bounce.
-        sender: msg.text("from_email")?.map(str::to_owned),
+        sender: msg.text("from_email")?.and_then(bare),
         recipients: Recipients::Envelope(vec![msg.needed_text("email")?.to_owned()]),
         bytes: msg.needed_text("raw_msg")?.to_owned().into(),
         told: results.told(),

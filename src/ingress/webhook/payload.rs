@@ -2,7 +2,9 @@
 //!
 //! Does not know how it was signed.
 
-use super::incoming::{Incoming, Malformed, Recipients, Results, addresses, bare, base64, short};
+use super::incoming::{
+    Incoming, Malformed, Recipients, Results, addresses, base64, reverse_path, short,
+};
 use super::json::{Json, Object};
 use super::rebuild::{Attachment, Draft};
 use crate::mail::view::HeaderView;
@@ -35,8 +37,9 @@ pub(super) fn decode(body: &[u8], provider: &str, name: &str) -> Result<Incoming
             Recipients::Header(all)
         }
     };
-    let sender = match envelope.map(|envelope| envelope.text("from")).transpose()? {
-        Some(from) => from.and_then(bare),
+    let told = envelope.map(|envelope| envelope.text("from")).transpose()?;
+    let sender = match told.flatten() {
+        Some(from) => reverse_path(from),
         None => people(root, "from")?
             .into_iter()
             .next()

@@ -5,7 +5,9 @@
 
 use super::Adapter;
 use super::form::Form;
-use super::incoming::{Decoded, Incoming, Malformed, Recipients, Results, bare, base64, short};
+use super::incoming::{
+    Decoded, Incoming, Malformed, Recipients, Results, base64, reverse_path, short,
+};
 use super::json::{Json, Object};
 use super::law::Law;
 use super::proof::{Hash, PublicKey, Unproven, rsa};
@@ -107,7 +109,7 @@ impl Adapter for Postal {
         results.add("spam", None, root.text("spam_status")?);
         Ok(Decoded::Mails(vec![Incoming {
             id: short(&id),
-            sender: root.text("mail_from")?.and_then(bare),
+            sender: root.text("mail_from")?.and_then(reverse_path),
             recipients: Recipients::Envelope(vec![root.needed_text("rcpt_to")?.to_owned()]),
             bytes,
             told: results.told(),

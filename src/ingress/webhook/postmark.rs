@@ -4,7 +4,9 @@
 //! Does not use `MailboxHash`: the token is read from the recipient.
 
 use super::Adapter;
-use super::incoming::{Decoded, Incoming, Malformed, Recipients, Results, bare, base64, short};
+use super::incoming::{
+    Decoded, Incoming, Malformed, Recipients, Results, bare, base64, reverse_path, short,
+};
 use super::json::{Json, Object};
 use super::law::Law;
 use super::payload::{headers, pair_of};
@@ -126,8 +128,7 @@ impl Adapter for Postmark {
 fn sender(root: Object<'_>, fields: &[Json]) -> Result<Option<String>, Malformed> {
     let top = fields.first().and_then(|pair| pair_of(pair).ok());
     match top.filter(|(name, _)| name.eq_ignore_ascii_case("return-path")) {
-        Some((_, "<>" | "")) => Ok(None),
-        Some((_, path)) => Ok(bare(path)),
+        Some((_, path)) => Ok(reverse_path(path)),
         None => match root.text("From")? {
             Some(from) => Ok(bare(from)),
             None => {

@@ -4,7 +4,7 @@
 //! Does not interpret the mail.
 
 use super::Adapter;
-use super::incoming::{Decoded, Incoming, Malformed, Recipients, Results, addresses, bare};
+use super::incoming::{Decoded, Incoming, Malformed, Recipients, Results, addresses, reverse_path};
 use super::law::Law;
 use super::payload::author;
 use super::proof::{Account, Unproven, basic};
@@ -81,7 +81,7 @@ impl Adapter for Relay {
             }
         };
         let sender = match header(FROM)? {
-            Some(from) => bare(from),
+            Some(from) => reverse_path(from),
             None => author(&bytes),
         };
         Ok(Decoded::Mails(vec![Incoming {

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use super::Adapter;
 use super::form::{Field, Form};
-use super::incoming::{Decoded, Incoming, Malformed, Recipients, Results, bare, in_charset};
+use super::incoming::{
+    Decoded, Incoming, Malformed, Recipients, Results, in_charset, reverse_path,
+};
 use super::json::Json;
 use super::law::Law;
 use super::proof::{Account, PublicKey, Unproven, basic, digits, ecdsa, fresh};
@@ -89,7 +91,7 @@ impl Adapter for SendGrid {
         let envelope = Json::parse(form.needed("envelope")?.as_bytes())?;
         let envelope = envelope.object("envelope")?;
         let to = envelope.needed("to")?.texts("envelope.to")?;
-        let sender = envelope.text("from")?.and_then(bare);
+        let sender = envelope.text("from")?.and_then(reverse_path);
         let bytes = match form.bytes("email")? {
             Some(raw) => raw.clone(),
             None => parsed(&form)?.build(self.name(), ""),

@@ -11,7 +11,7 @@ use mail_parser::DateTime;
 use super::Adapter;
 use super::der::Certificate;
 use super::incoming::{
-    Decoded, InBucket, Incoming, Malformed, Recipients, Results, bare, base64, short,
+    Decoded, InBucket, Incoming, Malformed, Recipients, Results, base64, reverse_path, short,
 };
 use super::json::{Json, Object};
 use super::law::Law;
@@ -225,7 +225,7 @@ impl Ses {
         }
         let mut mail = Incoming {
             id: short(mail.text("messageId")?.unwrap_or_default()),
-            sender: mail.text("source")?.and_then(bare),
+            sender: mail.text("source")?.and_then(reverse_path),
             recipients: Recipients::Envelope(receipt.needed("recipients")?.texts("recipients")?),
             bytes: Bytes::new(),
             told: results.told(),

@@ -4,7 +4,7 @@
 
 use super::Adapter;
 use super::incoming::{
-    Decoded, Incoming, MAILS_MAX, Malformed, Recipients, Results, bare, base64, short,
+    Decoded, Incoming, MAILS_MAX, Malformed, Recipients, Results, base64, reverse_path, short,
 };
 use super::json::Json;
 use super::law::Law;
@@ -97,7 +97,7 @@ impl Adapter for SparkPost {
             let is_base64 = content.scalar("email_rfc822_is_base64")?.as_deref() == Some("true");
             mails.push(Incoming {
                 id: short(batch),
-                sender: mail.text("msg_from")?.and_then(bare),
+                sender: mail.text("msg_from")?.and_then(reverse_path),
                 recipients: Recipients::Envelope(vec![mail.needed_text("rcpt_to")?.to_owned()]),
                 bytes: match is_base64 {
                     true => base64(raw, "email_rfc822")?.into(),

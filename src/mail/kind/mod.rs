@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::{Address, Domain};
 use super::dsn::{Form, Outcome, Report};
+use super::envelope::Envelope;
 use super::outline::Outline;
 use super::view::View;
 
@@ -108,12 +109,21 @@ impl Finding {
 /// The sender in the envelope, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReversePath<'a> {
-    /// There was no envelope, as in a mailbox that is polled: the mail's `Return-Path` tells.
+    /// There was no envelope, as in a mailbox that is polled, or it does not tell: the mail's `Return-Path` does.
     Unknown,
     /// `<>`: nobody is to be told of this mail's fate (RFC 5321 section 4.5.5).
     Null,
     /// An address.
     Address(&'a Address),
+}
+
+impl<'a> From<&'a Envelope> for ReversePath<'a> {
+    fn from(envelope: &'a Envelope) -> Self {
+        match &envelope.sender {
+            None if envelope.sender_untold => Self::Unknown,
+            sender => sender.as_ref().into(),
+        }
+    }
 }
 
 impl<'a> From<Option<&'a Address>> for ReversePath<'a> {

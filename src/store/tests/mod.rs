@@ -34,6 +34,7 @@ fn envelope(recipients: u16) -> Envelope {
     };
     Envelope {
         sender: Some(Address::parse("ann@peer.example").unwrap()),
+        sender_untold: false,
         recipients: (0..recipients).map(recipient).collect(),
         peer: Peer {
             door: Door::Smtp,

@@ -35,6 +35,7 @@ fn open(folder: &Path) -> Store {
 fn envelope() -> Envelope {
     Envelope {
         sender: None,
+        sender_untold: false,
         recipients: vec![Recipient {
             address: Address::parse("box@us.example").unwrap(),
             route: "us".to_owned(),

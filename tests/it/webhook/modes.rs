@@ -2,7 +2,7 @@
 
 use postern::clock::Timestamp;
 use postern::mail::envelope::{Door, Target};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::body::Body;
 use super::kinds::{KITS, WORDS};
@@ -174,6 +174,74 @@ async fn a_stranger_among_the_recipients_does_not_cost_the_others() {
     let kept = house.deliveries();
     assert_eq!(kept.len(), 3, "spelled in two ways it is two, as in SMTP");
     assert!(kept[0].envelope.sender.is_none());
+}
+
+/// Takes away what tells the reverse-path, wherever a provider writes it.
+fn without_sender(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            for name in [
+                "from_email",
+                "mail_from",
+                "msg_from",
+                "sender",
+                "Sender",
+                "source",
+            ] {
+                members.remove(name);
+            }
+            if let Some(Value::Object(envelope)) = members.get_mut("envelope") {
+                envelope.remove("from");
+            }
+            members.values_mut().for_each(without_sender);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_sender),
+        _ => {}
+    }
+}
+
+/// What is taken for the null sender's is dropped as a machine's.
+#[tokio::test]
+async fn a_sender_that_is_not_told_is_not_the_null_sender() {
+    let house = house();
+    let mut without = 0;
+    for kit in KITS {
+        let what = format!("{}, {}", kit.name, kit.mode);
+        let strip = |fields: Vec<(String, Vec<u8>)>| -> Vec<_> {
+            let bare =
+                fields
+                    .into_iter()
+                    .map(|(name, value)| match serde_json::from_slice(&value) {
+                        Ok(mut json @ (Value::Object(_) | Value::Array(_))) => {
+                            without_sender(&mut json);
+                            (name, json.to_string().into_bytes())
+                        }
+                        _ => (name, value),
+                    });
+            bare.filter(|(name, _)| name != "sender").collect()
+        };
+        let body = match (kit.body)("general@in.example.com") {
+            Body::Json(mut json) => {
+                without_sender(&mut json);
+                Body::Json(json)
+            }
+            Body::Multipart(fields) => Body::Multipart(strip(fields)),
+            Body::Urlencoded(fields) => Body::Urlencoded(strip(fields)),
+            raw @ Body::Raw(_) => raw,
+        };
+        let before = house.deliveries().len();
+        let heard = house.send(&kit.post(body, house.now)).await;
+        if house.deliveries().len() == before {
+            continue;
+        }
+        let envelope = house.last().0.envelope;
+        assert!(
+            envelope.sender.is_some() || envelope.sender_untold,
+            "{what}: {heard:?}"
+        );
+        without += u32::from(envelope.sender_untold);
+    }
+    assert!(without >= 5, "only {without} of them do not tell it");
 }
 
 #[tokio::test]
