@@ -79,11 +79,33 @@ pub(super) fn attribution(lines: &[Line], last: usize, floor: usize) -> Option<A
             None => break,
         }
     }
-    best.map(|((_, start), found)| Attribution {
+    let ((_, start), found) = best?;
+    if !quote_follows && is_listed(lines, found, floor) {
+        return None;
+    }
+    Some(Attribution {
         first: name_above(lines, found.first, floor, start),
         ..found
     })
 }
+
+/// Whether a line that begins with date and time stands right above or below another: a log, not
+/// the head of a mail.
+fn is_listed(lines: &[Line], found: Attribution, floor: usize) -> bool {
+    let dated = |at: usize| {
+        lines.get(at).is_some_and(|line| {
+            let head: String = line.fold.chars().take(LOG_HEAD_CHARS).collect();
+            head.starts_with(|c: char| c == '[' || c.is_ascii_digit())
+                && DATE.is_match(&head)
+                && TIME.is_match(&head)
+        })
+    };
+    let above = found.first > floor && dated(found.first - 1);
+    dated(found.first) && (above || dated(found.last + 1))
+}
+
+/// Characters in which a line of a log says when.
+const LOG_HEAD_CHARS: usize = 24;
 
 /// A long name in front of the address may fill lines of its own.
 fn name_above(lines: &[Line], first: usize, floor: usize, start: Start) -> usize {
@@ -225,6 +247,8 @@ struct Evidence {
     bracketed: bool,
     colon: bool,
     own: bool,
+    /// A sentence ends behind the address and another begins.
+    goes_on: bool,
     words: usize,
 }
 
@@ -247,6 +271,8 @@ pub(super) static BRACKETED: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r"[<(\[]\s*(?:mailto:)?[^\s<>()\[\]]+@[^\s<>()\[\]]+\s*(?:<mailto:[^<>]*>)?\s*[>)\]]")
 });
 
+static SENTENCE_END: LazyLock<Regex> = LazyLock::new(|| pattern(r"\p{L}{4}[.!?] \p{L}"));
+
 impl Evidence {
     fn of(joined: &str) -> Self {
         let tail = joined.trim_end_matches(['-', ' ', '*', '_', '"', '=', '|']);
@@ -259,6 +285,9 @@ impl Evidence {
             bracketed: BRACKETED.is_match(joined),
             colon: tail.ends_with(':'),
             own: FIRST_PERSON.stand_in(joined),
+            goes_on: joined
+                .rsplit_once('>')
+                .is_some_and(|(_, rest)| SENTENCE_END.is_match(rest)),
             words: joined.split(' ').count(),
         }
     }
@@ -285,7 +314,7 @@ impl Evidence {
                 || quote_follows && self.date && start >= Start::Date && self.words <= 25;
         }
         if self.colon {
-            return self.bracketed && dated && self.words <= 45
+            return self.bracketed && dated && self.words <= 45 && (quote_follows || !self.goes_on)
                 || quote_follows && self.date && self.time && self.words <= 25
                 || quote_follows && self.bracketed && self.words <= 15;
         }
@@ -378,6 +407,7 @@ mod tests {
             "Please send it to ann@a.example:",
             "We meet on 4 March 2025 at 10:11:",
             "He wrote:",
+            "On 4 March 2025 at 10:11 Ann <ann@a.example> comes as well. Please bring:",
             "On this day I rewrote everything",
         ] {
             assert!(!attributed(&format!("Hello\n\n{line}")), "{line}");

@@ -140,10 +140,13 @@ impl<'a> Cutter<'a> {
 
     /// "This mail originated outside": put there by a mail system, not by the person.
     fn banner(&mut self) {
-        let top: Vec<usize> = (0..self.lines.len())
+        let filled: Vec<usize> = (0..self.lines.len())
             .filter(|at| !self.lines[*at].is_blank())
             .take(BANNER_LINES_MAX)
             .collect();
+        // Under the head of old mail stands the banner that the old mail came with.
+        let old = filled.iter().position(|at| self.begins_old_mail(*at));
+        let top = &filled[..old.unwrap_or(filled.len())];
         let hit = top.iter().position(|at| {
             let fold = &self.lines[*at].fold;
             self.kinds[*at] == Kind::Text && BANNERS.are_in(fold)
@@ -156,6 +159,13 @@ impl<'a> Cutter<'a> {
                 self.kinds[at] = Kind::Banner;
             }
         }
+    }
+
+    fn begins_old_mail(&mut self, at: usize) -> bool {
+        matches!(self.kinds[at], Kind::Quote | Kind::Attribution)
+            || self.lines[at].mark == Mark::Cut
+            || self.whole_mail(at).is_some()
+            || self.attribution_above(at, 0).is_some()
     }
 
     /// Walks the unquoted lines down to the first place under which all is old mail.
@@ -194,6 +204,14 @@ impl<'a> Cutter<'a> {
             }
             if let Some((range, certain)) = self.attribution_at(at, floor) {
                 let from = range.start;
+                if !certain
+                    && first_text.is_none_or(|text| text >= from)
+                    && self.is_told(at, range.end)
+                {
+                    first_text = first_text.or(Some(from));
+                    at = range.end;
+                    continue;
+                }
                 first_text = first_text.filter(|text| *text < from);
                 self.attribute(range.clone());
                 floor = range.end;
@@ -213,6 +231,16 @@ impl<'a> Cutter<'a> {
             first_text = first_text.or(Some(at));
             at += 1;
         }
+    }
+
+    /// Whether the attribution at `at`, with nothing written above it, is but what a person tells:
+    /// nothing marked as old mail follows it.
+    fn is_told(&self, at: usize, end: usize) -> bool {
+        self.kinds[at] != Kind::Attribution
+            && self.unquoted_at(end)
+            && self
+                .next_filled(end)
+                .is_some_and(|next| self.kinds[next] == Kind::Text)
     }
 
     /// A separator or a header block at `at`: where it begins, the line after it, its name.

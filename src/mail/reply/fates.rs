@@ -50,21 +50,26 @@ impl Cutter<'_> {
         !(0..fates.len()).any(|at| fates[at] == Fate::Text && !self.lines[at].is_blank())
     }
 
-    /// Some people answer inside the signature their mail program made: gives it back when
-    /// nothing else is there and it reads like a letter.
+    /// Some people answer inside the signature their mail program made, begin with dashes or ask
+    /// about a footer: gives it back when nothing else is there and it reads like a letter.
     fn typed_into_signature(&mut self, fates: &mut [Fate]) -> bool {
-        let marked: Vec<usize> = (0..fates.len())
-            .filter(|at| fates[*at] == Fate::Signature && self.lines[*at].mark == Mark::Signature)
-            .collect();
-        let quoted = fates.contains(&Fate::Quoted);
-        if !quoted
-            || !marked
-                .iter()
-                .any(|at| signature::is_prose(&self.lines[*at].fold))
-        {
+        if !fates.contains(&Fate::Quoted) {
             return false;
         }
-        for at in marked {
+        let signed = |at: &usize| fates[*at] == Fate::Signature;
+        let marked = |at: &usize| self.lines[*at].mark == Mark::Signature;
+        let (inside, below): (Vec<usize>, Vec<usize>) =
+            (0..fates.len()).filter(signed).partition(marked);
+        let prose = |at: &usize| signature::is_prose(&self.lines[*at].fold);
+        let own = |at: &usize| signature::is_own_prose(&self.lines[*at].fold);
+        let back = if inside.iter().any(prose) {
+            inside
+        } else if below.iter().any(own) {
+            below
+        } else {
+            return false;
+        };
+        for at in back {
             fates[at] = Fate::Text;
         }
         self.found(Method::HtmlStructure, Confidence::Low);

@@ -84,6 +84,13 @@ fn tail_of(lines: &[Line], floor: usize, block: Range<usize>, cards: &mut u32) -
     if sent_from || (is_rule(&last.fold) && block.len() == 1 && block.start > floor) {
         return Some(block.end - 1);
     }
+    // The program's address may stand on a line of its own below its name.
+    if block.len() >= 2
+        && is_link(&last.fold)
+        && mobile(&lines[block.end - 2].fold) == Some(Strength::Certain)
+    {
+        return Some(block.end - 2);
+    }
     if let Some(at) = footer(lines, block.clone()) {
         return Some(at);
     }
@@ -237,6 +244,12 @@ pub(super) enum Strength {
 static LINK: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"[<(\[]?(?:https?://|www\.)[^\s<>()\[\]]*[>)\]]?"));
 
+/// Whether a line is a link and nothing else.
+fn is_link(fold: &str) -> bool {
+    LINK.find(fold)
+        .is_some_and(|link| link.range() == (0..fold.len()))
+}
+
 /// "Sent from my iPhone", in the languages known.
 pub(super) fn mobile(fold: &str) -> Option<Strength> {
     if fold.len() < 8 || fold.len() > 400 {
@@ -276,7 +289,7 @@ pub(super) fn mobile(fold: &str) -> Option<Strength> {
         .unwrap_or(text.len());
     let (head, tail) = text.split_at(head_end);
     // "…, please excuse typos" and "Verizon, Samsung Galaxy" go on; other words are a sentence.
-    let brief = tail.split(' ').count() <= 4 && names_device(tail);
+    let brief = tail.split(' ').count() <= 5 && names_device(tail);
     if tail.split(' ').count() > 1 && !brief && !EXCUSES.are_in(tail) {
         return None;
     }
@@ -386,6 +399,11 @@ fn legal_start(lines: &[Line], block: Range<usize>) -> usize {
         })
         .last()
         .unwrap_or(first)
+}
+
+/// A sentence that may be a person's, though it speaks of lists or of what is confidential.
+pub(super) fn is_own_prose(fold: &str) -> bool {
+    is_prose(fold) && mobile(fold).is_none()
 }
 
 fn is_legal_line(fold: &str) -> bool {
