@@ -49,7 +49,7 @@ pub(super) static WROTE_UNSPACED: LazyLock<Phrases> = LazyLock::new(|| {
     phrases(
         "
     写道 | 寫道 | 写到 | 寫到 | 撰写 | 書きました | のメール | は書き | さんが書 | からのメッセージ | 작성 | 썼습니다 | 쓰셨습니다 | 님의 말 |
-    님이 쓴 | 보낸 메시지 | เขียนว่า | เขียน | ได้เขียน
+    님이 쓴 | 쓴 글 | 보낸 메시지 | เขียนว่า | เขียน | ได้เขียน
 ",
     )
 });
@@ -182,7 +182,8 @@ pub(super) static ORIGINAL: LazyLock<Vec<&str>> = LazyLock::new(|| {
     tin nhắn gốc | thư ban đầu | ข้อความต้นฉบับ | ข้อความเดิม | ข้อความดั้งเดิม | pesan asli |
     mesej asal | pesan asal | algne kiri | algne sõnum | originaalsõnum | originalus laiškas |
     pradinis pranešimas | sākotnējais ziņojums | izvorna poruka | originalna poruka |
-    izvirno sporočilo | оригинално съобщение | оригинална порука | missatge original |
+    izvirno sporočilo | оригинално съобщение | оригинално писмо | оригинална порука |
+    missatge original |
     mensaxe orixinal | jatorrizko mezua | replied message | reply message | reply separator |
     reply header | quoted message | previous message | upprunaleg skilaboð | پیام اصلی |
     मूल संदेश
@@ -243,7 +244,8 @@ pub(super) static SENT_FROM: LazyLock<Phrases> = LazyLock::new(|| {
     holen sie sich outlook | outlook für | diese nachricht wurde von meinem |
     diese nachricht wurde mit | diese e-mail wurde von meinem | enviado desde | enviado con |
     enviado do | enviado de | enviado da | enviado por | enviado via | enviado a partir |
-    enviada do | enviado pelo | enviado através | obtener outlook para | obter o outlook para |
+    enviada do | enviado pelo | enviado através | obtener outlook para | obtén outlook para |
+    obter o outlook para |
     obtenha o outlook para | inviato da | inviato dal | inviato con | inviato tramite |
     inviata da | ottieni outlook per | scarica outlook per | verzonden vanaf | verzonden met |
     verzonden via | verzonden vanuit | verstuurd vanaf | verstuurd met | verstuurd vanuit |
@@ -251,7 +253,8 @@ pub(super) static SENT_FROM: LazyLock<Phrases> = LazyLock::new(|| {
     skickat via | hämta outlook för | skaffa outlook | sendt fra | sendt med | sendt via |
     hent outlook til | hent outlook for | få outlook til | lähetetty | hanki outlook | wysłano z |
     wysłane z | wysłano za pomocą | wysłano przez | pobierz aplikację outlook | pobierz outlook |
-    uzyskaj aplikację outlook | odesláno z | odesláno pomocí | získat outlook | odoslané z |
+    uzyskaj aplikację outlook | odesláno z | odesláno ze | odesláno pomocí | získat outlook |
+    odoslané z |
     odoslané pomocou | získajte outlook | poslano z | poslano s | poslano sa | poslato sa |
     послато са | küldve | elküldve | az outlook | az én iphone | a mobilomról | trimis de pe |
     trimis din | trimis de | obțineți outlook | отправлено с | отправлено из | отправлено через |
@@ -260,7 +263,7 @@ pub(super) static SENT_FROM: LazyLock<Phrases> = LazyLock::new(|| {
     στάλθηκε από | εστάλη από | απεστάλη από | αποστολή από | λήψη του outlook | נשלח מה | נשלח מ |
     נשלח באמצעות | קבל את outlook | أرسلت من | أُرسلت من | أرسل من | تم الإرسال من |
     تم إرسالها من | مرسل من | مرسلة من | مُرسل من | الحصول على outlook | ارسال شده از |
-    فرستاده شده از | 发自 | 從我的 | 从我的 | 寄自 | 來自我的 | 来自我的 | 傳送自 | 发送自 | 使用 outlook | 获取 outlook |
+    فرستاده شده از | 发自 | 發自 | 從我的 | 从我的 | 寄自 | 來自我的 | 来自我的 | 傳送自 | 发送自 | 使用 outlook | 获取 outlook |
     取得 outlook | 下載 outlook | 下载 outlook | 나의 | 내 iphone에서 | 내 갤럭시 | outlook 다운로드 | ios용 outlook |
     android용 outlook | gửi từ | đã gửi từ | được gửi từ | tải outlook | ส่งจาก |
     ดาวน์โหลด outlook | รับ outlook | dikirim dari | dikirim melalui | dapatkan outlook |
@@ -301,7 +304,8 @@ pub(super) static DEVICES: LazyLock<Phrases> = LazyLock::new(|| {
     komórki | telefonu | телефон | смартфон | мобильн | мобільн | устройств | пристро | айфон |
     планшет | κινητό | συσκευή | הנייד | טלפון | هاتف | جوال | الجوال | 携帯 | スマートフォン | スマホ |
     タブレット | 手机 | 手機 | 휴대 | 스마트폰 | 핸드폰 | 갤럭시 | 아이폰 | điện thoại | โทรศัพท์ | มือถือ | ponsel |
-    airmail | mailbox | yahoo | gmail | inbox | proton | protonmail | k-9 | bluemail | aquamail |
+    airmail | mailbox | seznam | spike | shortwave | yahoo | gmail | inbox | proton | protonmail |
+    k-9 | bluemail | aquamail |
     aqua mail | spark | newton | edison | nine | superhuman | thunderbird | mailspring | mail.ru |
     почты | почта | пошти | yandex | яндекс | gmx | web.de | t-online | la poste |
     laposte | sfr | zoho | fastmail | tutanota | tuta | mailbird | em client | foxmail | qq邮箱 |
@@ -320,7 +324,8 @@ pub(super) static EXCUSES: LazyLock<Phrases> = LazyLock::new(|| {
         "
     excuse | typo | brevity | brief | pardon | apolog | forgive | mistake | short | autocorrect |
     auto-correct | spelling | sorry | errors | tippfehler | entschuldig | kürze | désolé | fautes |
-    erreurs | errores | disculpe | brevedad | desculpe | erros | scusa | errori | brevità |
+    best free email app | get the app | erreurs | errores | disculpe | brevedad | desculpe |
+    erros | scusa | errori | brevità |
     typefout | verkort | kort | stavfel | опечатк | кратк
 ",
     )
@@ -370,6 +375,7 @@ pub(super) static LEGAL: LazyLock<Phrases> = LazyLock::new(|| {
     registered office | registered in england | company number | company registration |
     vertraulich | bestimmungsgemäße | nicht der richtige adressat | rechtlich geschützt |
     handelsregister | geschäftsführer | amtsgericht | ust-id | confidentiel | confidencial |
+    confidenciais |
     riservat | d.lgs | vertrouwelijk | fortrolig | konfidentiell | luottamuksell | poufn |
     důvěrn | dôvern | bizalmas | confidențial | конфиденциальн | конфіденційн | gizli |
     εμπιστευτικ | חסוי | سرية | 機密 | 保密 | 机密 | 기밀 | bảo mật | ความลับ | rahasia
@@ -384,7 +390,8 @@ pub(super) static LEGAL_TOO: LazyLock<Phrases> = LazyLock::new(|| {
     unauthorized | unauthorised | virus | before printing | delete this e-mail |
     delete this email | delete it | any attachments | disclosure | copying | irrtümlich |
     unbefugt | vernichten | destinataire | par erreur | pièces jointes | non autorisée |
-    toute utilisation | destinatario | por error | no autorizad | por erro | não autorizad |
+    toute utilisation | destinatario | por error | no autorizad | por erro | por engano |
+    destinatário | não autorizad |
     per errore | informazioni contenute | esclusivamente | geadresseerde | ten onrechte |
     bestemd voor | av misstag | ved en feil | ved en fejl | omyłkowo | adresata | adresatem |
     omylem | tévedésből | címzett | din greșeală | по ошибке | помилково | yanlışlıkla |
@@ -428,8 +435,10 @@ pub(super) static FOOTERS: LazyLock<Phrases> = LazyLock::new(|| {
     to unsubscribe send | to unsubscribe from these emails | unsubscribe: | list-unsubscribe |
     mailing list -- | mailing list | to view this discussion on the web visit |
     to view this discussion visit | for more options, visit | to post to this group |
-    virus-free. www. | virus-free.www | virenfrei. www. | sans virus. www. | libre de virus. www. |
-    livre de vírus. www. | virusvrij. www. | this email has been checked for viruses |
+    virus-free. www. | virus-free.www | virenfrei. www. | virenfrei.www | sans virus. www. |
+    sans virus.www | libre de virus. www. | libre de virus.www | livre de vírus. www. |
+    livre de vírus.www | privo di virus.www | virusvrij. www. | virusvrij.www |
+    this email has been checked for viruses |
     this e-mail has been checked for viruses | this email has been scanned |
     this message has been scanned for viruses | diese e-mail wurde von avast |
     l'absence de virus dans ce courrier | cet e-mail a été vérifié par le logiciel antivirus |
@@ -437,7 +446,11 @@ pub(super) static FOOTERS: LazyLock<Phrases> = LazyLock::new(|| {
     scanned by mailscanner | this message has been analyzed | believed to be clean |
     reply to this email directly or view it on | reply to this email directly, view it on |
     view it on github | please consider the environment before printing | think before you print |
-    before you print this e-mail | do you yahoo!? | mailman/listinfo | join the discussion at |
+    before you print this e-mail | pensez à l'environnement avant | pensez à l’environnement avant |
+    ob diese mail wirklich ausgedruckt | ob diese e-mail wirklich ausgedruckt |
+    denken sie an die umwelt, bevor sie | piense en el medio ambiente antes |
+    pense no meio ambiente antes | pense en el medio ambiente antes | denk aan het milieu voordat |
+    do you yahoo!? | mailman/listinfo | join the discussion at |
     lists.sourceforge.net/ | -~----~----~ | manage your subscription | reacted via gmail | 签名由 | 签名由网易 |
     reagierte über gmail | a réagi via gmail | reaccionó mediante gmail | reagiu via gmail |
     visit this group at

@@ -115,6 +115,14 @@ fn is_marker(text: &str, marker: &str) -> bool {
             && MARKERS.are_in(text)
             && text.starts_with(|c: char| !c.is_alphanumeric() || c.is_alphabetic())
             && is_ruled_or_short(text)
+        || words <= 20 && is_hashed(text)
+}
+
+/// Zendesk puts its marker, in whatever language, between `##-` and `-##`.
+fn is_hashed(text: &str) -> bool {
+    text.strip_prefix("##-")
+        .and_then(|rest| rest.strip_suffix("-##"))
+        .is_some_and(|inner| inner.contains(char::is_alphabetic))
 }
 
 /// Others' markers are believed only when ruled off ("##- … -##") or nothing but the marker.
@@ -340,6 +348,12 @@ mod tests {
             Some(Separator::Forwarded)
         );
         assert_eq!(of("##- Reply above this line -##"), Some(Separator::Marker));
+        assert_eq!(
+            of("##- Veuillez ajouter une réponse au-dessus de cette ligne -##"),
+            Some(Separator::Marker)
+        );
+        assert_eq!(of("## Steps ##"), None);
+        assert_eq!(of("##----##"), None);
         assert_eq!(of("I saw the original message"), None);
         assert_eq!(of("------"), None);
     }
