@@ -62,17 +62,18 @@ impl Cutter<'_> {
             (0..fates.len()).filter(signed).partition(marked);
         let prose = |at: &usize| signature::is_prose(&self.lines[*at].fold);
         let own = |at: &usize| signature::is_own_prose(&self.lines[*at].fold);
-        let back = if inside.iter().any(prose) {
-            inside
-        } else if below.iter().any(own) {
-            below
-        } else {
+        let is_inside = inside.iter().any(prose);
+        if !is_inside && !below.iter().any(own) {
             return false;
-        };
-        for at in back {
+        }
+        for at in if is_inside { inside } else { below } {
             fates[at] = Fate::Text;
         }
-        self.found(Method::HtmlStructure, Confidence::Low);
+        if is_inside {
+            self.found(Method::HtmlStructure, Confidence::Low);
+        } else {
+            self.name_evidence(fates);
+        }
         self.confidence = Confidence::Low;
         true
     }
