@@ -21,6 +21,7 @@ use crate::clock;
 use crate::config::{Config, Purpose, Route};
 use crate::http::control::SOCKET;
 use crate::ingress::smtp::ListenAddress;
+use crate::outbound::relay::probe::probe;
 use crate::run::{Exit, Failure};
 use crate::tls::Certificates;
 
@@ -63,6 +64,7 @@ impl Doctor {
         for route in &config.routes {
             findings.push(api(config, route, runs));
         }
+        findings.extend(relays(config));
         for finding in &findings {
             let word = match finding.state {
                 State::Ok => "ok  ",
@@ -117,6 +119,23 @@ fn folder(path: &Path) -> Finding {
         return warn(format!("{name}: open to other users; it holds mail"));
     }
     ok(format!("{name}: can be written"))
+}
+
+/// Whether mail could be given to each relay; nothing is sent.
+fn relays(config: &Config) -> Vec<Finding> {
+    let settings = &config.outbound;
+    if !settings.enabled || settings.capture {
+        return Vec::new();
+    }
+    let hello = config.hostname.ascii();
+    let relays = settings.relays.iter().map(|relay| {
+        let name = format!("relay {}", relay.label());
+        match probe(relay, &hello, settings.timeouts) {
+            Ok(()) => ok(format!("{name}: takes us")),
+            Err(why) => fail(format!("{name}: {why}")),
+        }
+    });
+    relays.collect()
 }
 
 /// Whether each address can be listened at; of a running server, whether it is taken.

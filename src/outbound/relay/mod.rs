@@ -7,6 +7,7 @@
 //! has no limit on all of a step, only on each read.
 
 mod connection;
+pub mod probe;
 pub mod reply;
 mod secrets;
 pub mod settings;

@@ -1,5 +1,7 @@
-//! The real program with outgoing mail switched on: it starts, counts, and stops.
+//! The real program with outgoing mail switched on: it starts, counts, and stops; and what `doctor` says of its
+//! relays.
 
+use super::server::{Act, Fake, Step};
 use crate::postern::Postern;
 
 #[test]
@@ -33,4 +35,30 @@ fn the_program_runs_the_outbox_if_mail_is_to_go_out() {
         );
         postern.stop();
     }
+}
+
+#[test]
+fn doctor_speaks_to_the_relays_and_sends_nothing() {
+    let good = Fake::start(|_, _| Act::Usual);
+    let sick = Fake::start(|step, _| match step {
+        Step::Greeting => Act::Say("554 5.7.1 not you\r\n".to_owned()),
+        _ => Act::Usual,
+    });
+    for (port, word, said) in [
+        (good.port, "ok  ", "takes us"),
+        (sick.port, "fail", "greeting: 554 5.7.1 not you"),
+    ] {
+        let postern = Postern::new(
+            None,
+            &format!(
+                "[outbound]\nenabled = true\nfrom = \"us@example.com\"\n\
+                 host = \"127.0.0.1\"\nport = {port}\n"
+            ),
+        );
+        let report = postern.command(&["doctor"]);
+        let report = String::from_utf8(report.stdout).unwrap();
+        let line = format!("{word}  relay 127.0.0.1:{port}: {said}\n");
+        assert!(report.contains(&line), "{report}");
+    }
+    assert!(good.heard().is_empty());
 }
