@@ -1,7 +1,7 @@
 //! Owns the way of a provider's request through HTTP: its head is looked at before its body, and its
 //! body is read within bounds of bytes and time.
 //!
-//! Does not know providers: a [`Gate`], built where they are known, says what is read and what is
+//! Does not know providers, but for one that wants a path of its own: a [`Gate`], built where they are known, says what is read and what is
 //! answered.
 
 use std::net::IpAddr;
@@ -68,6 +68,12 @@ pub(super) fn routes() -> Vec<Route<App>> {
             // Some look with HEAD whether there is anybody before they send.
             routing::post(named).head(|| async { StatusCode::OK }),
         ),
+        Route::new(
+            Method::POST,
+            "/gateway/inbound/mailgun/mime",
+            // Mailgun sends the raw mail only to a path that ends so.
+            routing::post(mailgun).head(|| async { StatusCode::OK }),
+        ),
     ]
 }
 
@@ -77,6 +83,10 @@ async fn marked(State(app): State<App>, request: Request) -> Response {
 
 async fn named(State(app): State<App>, Path(provider): Path<String>, request: Request) -> Response {
     take(app, Some(&provider), request).await
+}
+
+async fn mailgun(State(app): State<App>, request: Request) -> Response {
+    take(app, Some("mailgun"), request).await
 }
 
 async fn take(app: App, provider: Option<&str>, request: Request) -> Response {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use postern::http::health::Health;
 use postern::http::router::{self, App};
 use postern::http::server::{self, ServerSettings};
-use postern::ingress::webhook::{Account, Generic, Head, Headers, Postal, Relay, Secret};
+use postern::ingress::webhook::{Account, Generic, Head, Headers, Mailgun, Postal, Relay, Secret};
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -109,6 +109,38 @@ async fn a_mail_comes_in_over_http() {
         peer.ip.map(|ip| ip.to_string()).as_deref(),
         Some("127.0.0.1")
     );
+}
+
+#[tokio::test]
+async fn mailgun_alone_has_a_second_path() {
+    let secret = Secret::new("test-secret-0123456789abcdef-0123");
+    let house = House::new(vec![
+        Arc::new(Mailgun::new(vec![secret])),
+        Arc::new(Relay::new(vec![Account::new("user", "pass:word")])),
+    ]);
+    let served = Served::new(house).await;
+    let mailgun = KITS.iter().find(|kit| kit.name == "mailgun").unwrap();
+    let relay = &KITS[23];
+    for (path, kit, status) in [
+        ("mailgun", mailgun, "200"),
+        ("mailgun/mime", mailgun, "200"),
+        ("mailgun/mime/", mailgun, "404"),
+        ("mailgun/other", mailgun, "404"),
+        ("relay", relay, "200"),
+        ("relay/mime", relay, "404"),
+        ("mailgun/mime", relay, "401"),
+    ] {
+        let post = kit.good("general@in.example.com", postern::clock::now());
+        let length = format!("Content-Length: {}\r\n", post.body.len());
+        let path = format!("/gateway/inbound/{path}");
+        let heard = served.say(&written(&path, &length, &post)).await;
+        let expected = format!("HTTP/1.1 {status} ");
+        assert!(heard.starts_with(&expected), "{path}: {heard}");
+    }
+    assert_eq!(served.house.deliveries().len(), 3);
+    let (delivery, view) = served.house.last();
+    assert_eq!(delivery.envelope.told.as_ref().unwrap().by, "relay");
+    assert!(view.text.unwrap().contains("Gr"));
 }
 
 #[tokio::test]
