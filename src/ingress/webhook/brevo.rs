@@ -14,7 +14,7 @@ use super::incoming::{
 };
 use super::json::{Json, Object};
 use super::law::Law;
-use super::payload::headers;
+use super::payload::{headers, named};
 use super::proof::{Account, Secret, Unproven, basic, word};
 use super::rebuild::{Attachment, Draft};
 use super::request::{Authentic, Request};
@@ -178,7 +178,9 @@ fn mail(item: Object<'_>, found: &HashMap<String, Bytes>) -> Result<Incoming, Ma
         .map(|from| from.text("Address"))
         .transpose()?
         .flatten();
-    draft.field_if_none("From", from);
+    let name = item.object("From")?.map(|from| from.text("Name"));
+    let name = name.transpose()?.flatten();
+    draft.field_if_none("From", from.map(|from| named(from, name)).as_deref());
     draft.field_if_none("Subject", item.text("Subject")?);
     draft.field_if_none("Date", item.text("SentAtDate")?);
     draft.field_if_none("Message-ID", item.text("MessageId")?);

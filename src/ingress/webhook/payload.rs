@@ -138,6 +138,16 @@ pub(super) fn pair_of(pair: &Json) -> Result<(&str, &str), Malformed> {
     Ok((either("name", "Name")?, either("value", "Value")?))
 }
 
+/// An address with the name of its person, as a header field has it. An address that has a name
+/// keeps it.
+pub(super) fn named(address: &str, name: Option<&str>) -> String {
+    let name = name.unwrap_or_default().replace(['"', '\\'], "");
+    if name.trim().is_empty() || address.contains('<') {
+        return address.to_owned();
+    }
+    format!("\"{}\" <{}>", name.trim(), address.trim())
+}
+
 /// The addresses in a text, a list of texts, or objects with `email` or `address`.
 fn people(root: Object<'_>, name: &str) -> Result<Vec<String>, Malformed> {
     let Some(json) = root.member(name)? else {
@@ -169,13 +179,7 @@ fn each(
                 Some(address) => address,
                 None => person.needed_text("address")?,
             };
-            Ok(match person.text("name")?.filter(|name| !name.is_empty()) {
-                Some(shown) => take(format!(
-                    "\"{}\" <{address}>",
-                    shown.replace(['"', '\\'], "")
-                )),
-                None => take(address.to_owned()),
-            })
+            Ok(take(named(address, person.text("name")?)))
         }
         list => {
             let mut all = Vec::new();

@@ -9,7 +9,7 @@ use super::incoming::{
 };
 use super::json::{Json, Object};
 use super::law::Law;
-use super::payload::{headers, pair_of};
+use super::payload::{headers, named, pair_of};
 use super::proof::{Account, Unproven, basic, peer};
 use super::rebuild::{Attachment, Draft};
 use super::request::{Authentic, Request};
@@ -155,27 +155,25 @@ fn written(person: Object<'_>) -> Result<Option<String>, Malformed> {
     let Some(address) = person.text("Email")? else {
         return Ok(None);
     };
-    Ok(Some(
-        match person.text("Name")?.filter(|name| !name.is_empty()) {
-            Some(name) => format!("\"{}\" <{address}>", name.replace(['"', '\\'], "")),
-            None => address.to_owned(),
-        },
-    ))
+    Ok(Some(named(address, person.text("Name")?)))
 }
 
 fn parsed(root: Object<'_>) -> Result<Draft, Malformed> {
     let mut draft = Draft::default();
     headers(&mut draft, root.member("Headers")?)?;
-    // Postmark takes these out of the list.
-    for (field, name) in [
-        ("From", "From"),
-        ("To", "To"),
-        ("Cc", "Cc"),
-        ("Subject", "Subject"),
-    ] {
+    // Postmark takes these out of the list, and the author's name out of `From`.
+    let full = root.object("FromFull")?;
+    let name = full.map(|from| from.text("Name")).transpose()?.flatten();
+    let name = match name.filter(|name| !name.trim().is_empty()) {
+        Some(name) => Some(name),
+        None => root.text("FromName")?,
+    };
+    let from = root.text("From")?.map(|from| named(from, name));
+    draft.field_if_none("From", from.as_deref());
+    for (field, name) in [("To", "To"), ("Cc", "Cc"), ("Subject", "Subject")] {
         draft.field_if_none(field, root.text(name)?);
     }
-    let from = root.object("FromFull")?.map(written).transpose()?.flatten();
+    let from = full.map(written).transpose()?.flatten();
     draft.field_if_none("From", from.as_deref());
     for (field, name) in [("To", "ToFull"), ("Cc", "CcFull")] {
         let mut people = Vec::new();

@@ -24,6 +24,7 @@ mod kinds;
 mod kit;
 mod modes;
 mod node;
+mod parts;
 mod post;
 mod vectors;
 mod wire;
