@@ -44,7 +44,9 @@ impl Fingerprint {
         add_all(&mut hash, authors);
         add_all(&mut hash, &header.message_id);
         add_all(&mut hash, date);
-        let body = view.text.as_deref().or(view.html.as_deref());
+        // A blank text beside HTML says nothing, and some servers on the way make one up.
+        let text = view.text.as_deref().filter(|text| !text.trim().is_empty());
+        let body = text.or(view.html.as_deref());
         add_all(&mut hash, body.unwrap_or_default().split_whitespace());
         if header.message_id.is_none() {
             let subject = header.subject.as_deref().unwrap_or_default();

@@ -147,9 +147,13 @@ impl Draft {
             write_field(&mut out, name, value);
         }
         out.push_str("MIME-Version: 1.0\r\n");
-        let bodies: Vec<String> = [("plain", &self.text), ("html", &self.html)]
+        // Some providers tell of a text where the mail has HTML alone: a blank one is none.
+        let is_blank = |text: &String| text.trim().is_empty();
+        let text = self.text.as_ref();
+        let text = text.filter(|text| self.html.is_none() || !is_blank(text));
+        let bodies: Vec<String> = [("plain", text), ("html", self.html.as_ref())]
             .into_iter()
-            .filter_map(|(kind, body)| Some(body_part(kind, body.as_ref()?)))
+            .filter_map(|(kind, body)| Some(body_part(kind, body?)))
             .collect();
         let body = match bodies.as_slice() {
             [] => body_part("plain", ""),

@@ -3,10 +3,10 @@
 
 use serde_json::{Value, json};
 
-use super::House;
 use super::body::Body;
 use super::kinds::KITS;
 use super::kit::{Kit, adapters};
+use super::{House, reply_address};
 
 fn kit(name: &str) -> &'static Kit {
     KITS.iter().find(|kit| kit.name == name).unwrap()
@@ -80,4 +80,87 @@ async fn the_authors_name_comes_with_the_address() {
         let address = from[0].address.as_ref().map(ToString::to_string);
         assert_eq!(address.as_deref(), Some("zoe@example.com"), "{shown}");
     }
+}
+
+#[tokio::test]
+async fn a_blank_text_beside_html_is_none() {
+    let html = "<p>Grüße</p>";
+    let head = "From: Ann <ann@example.com>\r\nMessage-ID: <3@example.com>\r\n";
+    for blank in ["", " \r\n\u{a0}\n"] {
+        let house = House::new(adapters());
+        let to = reply_address();
+        let raw = format!(
+            "Delivered-To: {to}\r\n{head}Content-Type: text/html; charset=utf-8\r\n\r\n{html}\r\n"
+        );
+        let bare = Body::Raw(raw.into_bytes());
+        // The same with a text that says nothing, as some servers add one.
+        let both = Body::Raw(
+            format!(
+                "Delivered-To: {to}\r\n{head}Content-Type: multipart/alternative; boundary=b\r\n\r\n\
+                 --b\r\nContent-Type: text/plain\r\n\r\n\r\n--b\r\n\
+                 Content-Type: text/html; charset=utf-8\r\n\r\n{html}\r\n--b--\r\n"
+            )
+            .into_bytes(),
+        );
+        let headers = json!([
+            ["From", "Ann <ann@example.com>"],
+            ["Message-ID", "<3@example.com>"]
+        ]);
+        let envelope = json!({"to": [to], "from": "ann@example.com"});
+        let parts = [
+            (
+                "postmark",
+                Body::Json(json!({"OriginalRecipient": to, "Headers": headers,
+                    "TextBody": blank, "HtmlBody": html})),
+            ),
+            (
+                "generic",
+                Body::Json(json!({"envelope": envelope, "headers": headers,
+                    "text": blank, "html": html})),
+            ),
+            (
+                "mailgun",
+                Body::urlencoded(&[
+                    ("recipient", &to),
+                    ("sender", "ann@example.com"),
+                    ("message-headers", &headers.to_string()),
+                    ("body-plain", blank),
+                    ("body-html", html),
+                ]),
+            ),
+            (
+                "sendgrid",
+                Body::multipart(&[
+                    ("envelope", &envelope.to_string()),
+                    ("headers", &head.replace('\r', "")),
+                    ("text", blank),
+                    ("html", html),
+                ]),
+            ),
+        ];
+        for (name, body) in parts {
+            let heard = house.send(&kit(name).post(body, house.now)).await;
+            assert_eq!(heard.status, 200, "{name}: {heard:?}");
+            let view = house.last().1;
+            assert_eq!(view.text, None, "{name}");
+            assert_eq!(view.html.as_deref().map(str::trim), Some(html), "{name}");
+        }
+        for body in [bare, both] {
+            let heard = house.send(&kit("relay").post(body, house.now)).await;
+            assert_eq!(heard.status, 200, "{heard:?}");
+        }
+        assert_eq!(house.deliveries().len(), 6);
+        assert_eq!(house.effects(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_blank_text_alone_is_all_there_is() {
+    let house = House::new(adapters());
+    let body = json!({"to": "general@in.example.com", "from": "ann@example.com", "text": ""});
+    let heard = house
+        .send(&kit("generic").post(Body::Json(body), house.now))
+        .await;
+    assert_eq!(heard.status, 200, "{heard:?}");
+    assert_eq!(house.last().1.text.as_deref().map(str::trim), Some(""));
 }
