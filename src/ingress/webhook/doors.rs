@@ -367,6 +367,11 @@ impl Shared {
         }
         match decoded {
             Decoded::Mails(mails) => self.acceptance.take(mails, origin).await,
+            Decoded::Partly(mails, why) => match self.acceptance.take(mails, origin).await {
+                // What was kept is known again when the whole comes again.
+                Outcome::Kept { .. } | Outcome::Unroutable { .. } => Outcome::Malformed(why),
+                other => other,
+            },
             Decoded::Nothing(what) => Outcome::Nothing(what),
             Decoded::Confirm(url) => self.outside.confirm(&url, origin.provider, patience).await,
             Decoded::InBucket(place) => self.fetched(place, origin, patience).await,

@@ -16,6 +16,8 @@ use crate::mail::envelope::{Check, Told};
 pub const MAILS_MAX: usize = 1000;
 /// Recipients one mail may have: as many as the store takes.
 pub const RECIPIENTS_MAX: usize = crate::store::RECIPIENTS_MAX;
+/// Reasons that are told why mails of a batch cannot be read.
+const REASONS_MAX: usize = 20;
 /// Letters of a provider's name for a mail that are kept.
 const ID_CHARS_MAX: usize = 128;
 
@@ -24,6 +26,8 @@ const ID_CHARS_MAX: usize = 128;
 pub enum Decoded {
     /// Mails. At most [`MAILS_MAX`].
     Mails(Vec<Incoming>),
+    /// Mails of a batch, and why the rest of it cannot be read. At most [`MAILS_MAX`].
+    Partly(Vec<Incoming>, Malformed),
     /// Nothing to keep: a ping, a test, news of something else. The word is for the log.
     Nothing(&'static str),
     /// A topic asks whether we want its mail: a `GET` of this URL says yes. Its host was checked.
@@ -34,6 +38,41 @@ pub enum Decoded {
     InBucket(InBucket),
     /// There is a mail, but not in this request, and there is no way to get it.
     OutOfReach(&'static str),
+}
+
+impl Decoded {
+    /// What a batch comes to. Each of `all` is a mail, news of something else (`None`), or cannot be
+    /// read; `nothing` is the word for a batch without mail.
+    pub(super) fn batch(
+        all: impl ExactSizeIterator<Item = Result<Option<Incoming>, Malformed>>,
+        nothing: &'static str,
+    ) -> Result<Self, Malformed> {
+        let count = all.len();
+        let (mut mails, mut reasons, mut broken) = (Vec::new(), Vec::new(), 0usize);
+        for (at, one) in all.enumerate() {
+            match one {
+                Ok(Some(_)) if mails.len() >= MAILS_MAX => {
+                    return Err(Malformed::new(format!("more than {MAILS_MAX} mails")));
+                }
+                Ok(mail) => mails.extend(mail),
+                Err(why) if count == 1 => return Err(why),
+                Err(why) => {
+                    broken += 1;
+                    if reasons.len() < REASONS_MAX {
+                        reasons.push(format!("{}: {why}", at + 1));
+                    }
+                }
+            }
+        }
+        let reasons = reasons.join(", ");
+        let why = Malformed::new(format!("{broken} of {count} cannot be read: {reasons}"));
+        match (mails.is_empty(), broken) {
+            (true, 0) => Ok(Self::Nothing(nothing)),
+            (true, _) => Err(why),
+            (false, 0) => Ok(Self::Mails(mails)),
+            (false, _) => Ok(Self::Partly(mails, why)),
+        }
+    }
 }
 
 /// A mail that a provider keeps and only tells of.

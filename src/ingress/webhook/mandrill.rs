@@ -5,7 +5,7 @@
 
 use super::Adapter;
 use super::form::Form;
-use super::incoming::{Decoded, Incoming, MAILS_MAX, Malformed, Recipients, Results, bare, short};
+use super::incoming::{Decoded, Incoming, Malformed, Recipients, Results, bare, short};
 use super::json::{Json, Object};
 use super::law::Law;
 use super::proof::{self, Hash, Mac, Secret, Unproven};
@@ -91,25 +91,16 @@ impl Adapter for Mandrill {
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
         let form = Form::parse(authentic.request())?;
         let json = Json::parse(form.needed(EVENTS)?.as_bytes())?;
-        let mut mails = Vec::new();
-        for event in json.list(EVENTS)? {
+        let each = |event: &Json| {
             let event = event.object(EVENTS)?;
             if event.text("event")? != Some("inbound") {
-                continue;
+                return Ok(None);
             }
             let msg = event.object("msg")?;
-            mails.push(mail(
-                self.name(),
-                msg.ok_or_else(|| Malformed::new("msg: missing"))?,
-            )?);
-        }
-        if mails.len() > MAILS_MAX {
-            return Err(Malformed::new(format!("more than {MAILS_MAX} events")));
-        }
-        if mails.is_empty() {
-            return Ok(Decoded::Nothing("no inbound mail"));
-        }
-        Ok(Decoded::Mails(mails))
+            let msg = msg.ok_or_else(|| Malformed::new("msg: missing"))?;
+            mail(self.name(), msg).map(Some)
+        };
+        Decoded::batch(json.list(EVENTS)?.iter().map(each), "no inbound mail")
     }
 }
 

@@ -4,7 +4,7 @@
 
 use super::Adapter;
 use super::incoming::{
-    Decoded, Incoming, MAILS_MAX, Malformed, Recipients, Results, base64, reverse_path, short,
+    Decoded, Incoming, Malformed, Recipients, Results, base64, reverse_path, short,
 };
 use super::json::Json;
 use super::law::Law;
@@ -81,21 +81,20 @@ impl Adapter for SparkPost {
             .ok()
             .flatten()
             .unwrap_or_default();
-        let mut mails = Vec::new();
-        for event in json.list("body")? {
+        let each = |event: &Json| {
             let msys = event.object("body")?.object("msys")?;
             let Some(mail) = msys
                 .map(|msys| msys.object("relay_message"))
                 .transpose()?
                 .flatten()
             else {
-                continue;
+                return Ok(None);
             };
             let content = mail.object("content")?;
             let content = content.ok_or_else(|| Malformed::new("content: missing"))?;
             let raw = content.needed_text("email_rfc822")?;
             let is_base64 = content.scalar("email_rfc822_is_base64")?.as_deref() == Some("true");
-            mails.push(Incoming {
+            Ok(Some(Incoming {
                 id: short(batch),
                 sender: mail.text("msg_from")?.and_then(reverse_path),
                 recipients: Recipients::Envelope(vec![mail.needed_text("rcpt_to")?.to_owned()]),
@@ -104,14 +103,8 @@ impl Adapter for SparkPost {
                     false => raw.to_owned().into(),
                 },
                 told: Results::by(self.name()).told(),
-            });
-        }
-        if mails.len() > MAILS_MAX {
-            return Err(Malformed::new(format!("more than {MAILS_MAX} mails")));
-        }
-        if mails.is_empty() {
-            return Ok(Decoded::Nothing("ping"));
-        }
-        Ok(Decoded::Mails(mails))
+            }))
+        };
+        Decoded::batch(json.list("body")?.iter().map(each), "ping")
     }
 }

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::body::Body;
-use super::kinds::KITS;
+use super::kinds::{KITS, raw_mail};
 use super::kit::{Kit, adapters};
 use super::{House, reply_address};
 
@@ -163,4 +163,64 @@ async fn a_blank_text_alone_is_all_there_is() {
         .await;
     assert_eq!(heard.status, 200, "{heard:?}");
     assert_eq!(house.last().1.text.as_deref().map(str::trim), Some(""));
+}
+
+#[tokio::test]
+async fn of_a_batch_the_sound_mails_are_taken_and_the_rest_is_asked_for_again() {
+    let to = reply_address();
+    let raw = |id: &str| raw_mail().replace("<1@example.com>", id);
+    let mandrill = |events: Value| Body::urlencoded(&[("mandrill_events", &events.to_string())]);
+    let sound = |id: &str| {
+        json!({"event": "inbound", "msg": {"raw_msg": raw(id), "email": to,
+            "from_email": "ann@example.com"}})
+    };
+    let relayed = |id: &str| {
+        json!({"msys": {"relay_message": {"rcpt_to": to, "msg_from": "ann@example.com",
+            "content": {"email_rfc822": raw(id), "email_rfc822_is_base64": false}}}})
+    };
+    let broken = json!({"event": "inbound", "msg": {"raw_msg": 7, "email": to}});
+    let empty = json!({"msys": {"relay_message": {"rcpt_to": to}}});
+    for (name, all, whole) in [
+        (
+            "mandrill",
+            mandrill(json!([
+                sound("<a@x.example>"),
+                broken,
+                sound("<b@x.example>"),
+                5
+            ])),
+            mandrill(json!([sound("<a@x.example>"), sound("<b@x.example>")])),
+        ),
+        (
+            "sparkpost",
+            Body::Json(json!([
+                relayed("<a@x.example>"),
+                empty,
+                relayed("<b@x.example>"),
+                5
+            ])),
+            Body::Json(json!([relayed("<a@x.example>"), relayed("<b@x.example>")])),
+        ),
+    ] {
+        let house = House::new(adapters());
+        for _ in 0..2 {
+            let heard = house.send(&kit(name).post(all.clone(), house.now)).await;
+            assert_eq!(heard.status, 400, "{name}: {heard:?}");
+            let why = heard.body["error"]["message"].as_str().unwrap();
+            assert!(
+                why.starts_with("2 of 4 cannot be read: 2: "),
+                "{name}: {why}"
+            );
+            assert!(why.contains(", 4: "), "{name}: {why}");
+            assert_eq!(house.effects(), 2, "{name}");
+        }
+        let heard = house.send(&kit(name).post(whole, house.now)).await;
+        assert_eq!((heard.status, heard.mails()), (200, 2), "{name}: {heard:?}");
+        assert_eq!(house.effects(), 2, "{name}");
+    }
+    let house = House::new(adapters());
+    let none = mandrill(json!([broken, broken]));
+    let heard = house.send(&kit("mandrill").post(none, house.now)).await;
+    assert_eq!(heard.status, 400, "{heard:?}");
+    assert!(house.deliveries().is_empty());
 }
