@@ -319,6 +319,9 @@ impl Shared {
         if adapter.is_ping(&request) {
             return Outcome::Nothing("ping");
         }
+        if let Err(outcome) = adapter.suits(&request) {
+            return outcome;
+        }
         let certificate = match adapter.certificate(&request) {
             Ok(None) => None,
             Ok(Some(url)) => match self.outside.certificate(url, patience).await {

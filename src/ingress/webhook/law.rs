@@ -77,6 +77,8 @@ pub enum Outcome {
     TooLarge,
     /// Its body is encoded.
     Encoded,
+    /// Its body is of another media type than this door takes, which is named.
+    MediaType(&'static str),
     /// It did not come in time.
     Slow,
     /// There is no such door.
@@ -95,6 +97,7 @@ impl Outcome {
             Self::Later(_) => "later",
             Self::TooLarge => "too_large",
             Self::Encoded => "encoded",
+            Self::MediaType(_) => "media_type",
             Self::Slow => "slow",
             Self::Unknown => "unknown",
         }
@@ -127,6 +130,7 @@ impl Outcome {
             Self::Later(why) => (503, "unavailable", (*why).to_owned()),
             Self::TooLarge => (413, "too_large", "longer than is taken".to_owned()),
             Self::Encoded => (415, "encoded", "content-encoding: only identity".to_owned()),
+            Self::MediaType(taken) => (415, "media_type", format!("content-type: not {taken}")),
             Self::Slow => (law.slow, "timeout", "the request took too long".to_owned()),
             Self::Unknown => (404, "not_found", "no such provider here".to_owned()),
         };

@@ -14,7 +14,7 @@ use super::incoming::{
     Decoded, Incoming, Malformed, Recipients, Results, addresses, reverse_path, short,
 };
 use super::json::Json;
-use super::law::Law;
+use super::law::{Law, Outcome};
 use super::once::Once;
 use super::payload::headers;
 use super::proof::{self, Hash, Mac, Secret, Unproven, digits, fresh};
@@ -71,6 +71,21 @@ impl Adapter for Mailgun {
     fn is_marked(&self, request: &Request) -> bool {
         let names = ["timestamp", "token", "signature"];
         Form::parse(request).is_ok_and(|form| names.iter().all(|name| form.has(name)))
+    }
+
+    /// Its routes send forms alone. What else comes is asked for again, by 415 too, so that nothing
+    /// is lost; but for news of sent mail, which is JSON and would come for hours.
+    fn suits(&self, request: &Request) -> Result<(), Outcome> {
+        let has = |mark: &[u8]| memchr::memmem::find(request.body(), mark).is_some();
+        match request.headers().media_type().as_str() {
+            "application/x-www-form-urlencoded" | "multipart/form-data" => Ok(()),
+            "application/json" if has(b"\"event-data\"") => {
+                Err(Outcome::Malformed(Malformed::new(
+                    "event-data: a tracking webhook is set to this URL; only a route belongs here",
+                )))
+            }
+            _ => Err(Outcome::MediaType("a form")),
+        }
     }
 
     fn authenticate<'r>(

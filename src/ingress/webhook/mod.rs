@@ -112,6 +112,15 @@ pub trait Adapter: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Looks whether a request of its form can be one for this door, before anybody vouches for it. A
+    /// no must cost no mail, whoever sends it.
+    ///
+    /// # Errors
+    /// What it hears instead of being proven.
+    fn suits(&self, _: &Request) -> Result<(), Outcome> {
+        Ok(())
+    }
+
     /// The URL of the certificate the request is signed with, where it is; its host is checked.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 
 use super::Adapter;
 use super::incoming::{Decoded, Incoming, Malformed, Recipients, Results, addresses, reverse_path};
-use super::law::Law;
+use super::law::{Law, Outcome};
 use super::payload::author;
 use super::proof::{Account, Unproven, basic};
 use super::request::{Authentic, Request};
@@ -14,6 +14,7 @@ use crate::mail::view::HeaderView;
 
 const TO: &str = "x-envelope-to";
 const FROM: &str = "x-envelope-from";
+const RFC822: &str = "message/rfc822";
 
 /// The door for raw mail.
 #[derive(Clone, Debug)]
@@ -48,7 +49,14 @@ impl Adapter for Relay {
     }
 
     fn is_marked(&self, request: &Request) -> bool {
-        request.headers().media_type() == "message/rfc822"
+        request.headers().media_type() == RFC822
+    }
+
+    fn suits(&self, request: &Request) -> Result<(), Outcome> {
+        match self.is_marked(request) {
+            true => Ok(()),
+            false => Err(Outcome::MediaType(RFC822)),
+        }
     }
 
     fn authenticate<'r>(
@@ -62,9 +70,6 @@ impl Adapter for Relay {
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
         let request = authentic.request();
-        if !self.is_marked(request) {
-            return Err(Malformed::new("content-type: not message/rfc822"));
-        }
         let header = |name| {
             let value = request.headers().one(name);
             value.map_err(|error| Malformed::new(error.to_string()))

@@ -128,7 +128,7 @@ async fn mailgun_alone_has_a_second_path() {
         ("mailgun/other", mailgun, "404"),
         ("relay", relay, "200"),
         ("relay/mime", relay, "404"),
-        ("mailgun/mime", relay, "401"),
+        ("mailgun/mime", relay, "415"),
     ] {
         let post = kit.good("general@in.example.com", postern::clock::now());
         let length = format!("Content-Length: {}\r\n", post.body.len());

@@ -224,3 +224,45 @@ async fn of_a_batch_the_sound_mails_are_taken_and_the_rest_is_asked_for_again() 
     assert_eq!(heard.status, 400, "{heard:?}");
     assert!(house.deliveries().is_empty());
 }
+
+#[tokio::test]
+async fn what_is_no_request_of_this_door_hears_so() {
+    let house = House::new(adapters());
+    let news = json!({"signature": {"timestamp": "1", "token": "t", "signature": "s"},
+        "event-data": {"event": "opened"}});
+    for (name, media, body, status, word) in [
+        (
+            "mailgun",
+            "application/json",
+            news.to_string(),
+            406,
+            "malformed",
+        ),
+        (
+            "mailgun",
+            "application/json",
+            "{}".to_owned(),
+            415,
+            "media_type",
+        ),
+        ("mailgun", "text/plain", news.to_string(), 415, "media_type"),
+        ("mailgun", "", String::new(), 415, "media_type"),
+        ("relay", "text/plain", raw_mail(), 415, "media_type"),
+        ("relay", "", raw_mail(), 415, "media_type"),
+    ] {
+        let mut post = kit(name).good("general@in.example.com", house.now);
+        post.headers.retain(|(name, _)| name != "content-type");
+        if !media.is_empty() {
+            post.header("content-type", media);
+        }
+        post.body = body.into();
+        let heard = house.send(&post).await;
+        assert_eq!(heard.status, status, "{name}, {media}: {heard:?}");
+        assert_eq!(heard.body["error"]["code"], word, "{name}, {media}");
+    }
+    assert!(house.deliveries().is_empty());
+    assert_eq!(
+        house.metric("requests_total{provider=\"mailgun\",outcome=\"malformed\"}"),
+        1
+    );
+}
