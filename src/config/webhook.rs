@@ -53,11 +53,15 @@ pub(super) fn read(mut section: Section<'_>) -> (Option<Settings>, Own) {
         brevo,
         mailjet(section.table("mailjet")),
     ];
-    let adapters: Vec<Arc<dyn Adapter>> = adapters.into_iter().flatten().collect();
+    let mut adapters: Vec<Arc<dyn Adapter>> = adapters.into_iter().flatten().collect();
+    let mail_bytes_max = section.length("mail_bytes_max", Settings::MAIL_BYTES_MAX, 1024..=1 << 30);
+    for door in adapters.iter_mut().filter_map(Arc::get_mut) {
+        door.make_room(mail_bytes_max);
+    }
     let defaults = Settings::new(adapters);
     let counts = 1..=1_000_000;
     let settings = Settings {
-        mail_bytes_max: section.length("mail_bytes_max", defaults.mail_bytes_max, 1024..=1 << 30),
+        mail_bytes_max,
         bytes_in_flight_max: section.length(
             "bytes_in_flight_max",
             defaults.bytes_in_flight_max,

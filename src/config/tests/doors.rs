@@ -47,6 +47,39 @@ fn webhooks_are_doors_with_secrets() {
 }
 
 #[test]
+fn a_request_may_be_as_long_as_the_longest_mail_needs() {
+    let mut variables = NEEDED.to_vec();
+    variables.push(("EMAIL_INBOUND_MODE", "smtp,webhook"));
+    variables.push(("EMAIL_WEBHOOK_SECRET", SECRET));
+    let mib = 1usize << 20;
+    for (mail, generic, relay, sendgrid, postmark, brevo) in [
+        ("1KiB", 40, 40, 40, 110, 30),
+        ("50MiB", 71, 50, 51, 121, 30),
+        ("200MiB", 281, 200, 201, 481, 30),
+    ] {
+        let mut text = format!("[webhook]\nmail_bytes_max = '{mail}'\n");
+        for door in ["relay", "sendgrid", "postmark", "brevo"] {
+            text.push_str(&format!("[webhook.{door}]\npassword = '{SECRET}'\n"));
+        }
+        let loaded = load_text(&text, &variables).unwrap();
+        let doors = loaded.config.webhooks.unwrap().adapters;
+        let mut found: Vec<_> = doors
+            .iter()
+            .map(|d| (d.name(), d.bytes_max() / mib))
+            .collect();
+        found.sort_unstable();
+        let expected = [
+            ("brevo", brevo),
+            ("generic", generic),
+            ("postmark", postmark),
+            ("relay", relay),
+            ("sendgrid", sendgrid),
+        ];
+        assert_eq!(found, expected, "{mail}");
+    }
+}
+
+#[test]
 fn imap_is_a_door_with_an_account() {
     let mut variables = NEEDED.to_vec();
     variables.push(("EMAIL_IMAP_HOST", "imap.example.com"));

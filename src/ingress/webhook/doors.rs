@@ -56,11 +56,14 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Octets of a mail, where nothing is said.
+    pub const MAIL_BYTES_MAX: usize = 50 << 20;
+
     /// These doors with the default bounds.
     pub fn new(adapters: Vec<Arc<dyn Adapter>>) -> Self {
         Self {
             adapters,
-            mail_bytes_max: 50 << 20,
+            mail_bytes_max: Self::MAIL_BYTES_MAX,
             bytes_in_flight_max: 256 << 20,
             each: Rate {
                 per_second: 200,

@@ -11,6 +11,7 @@ use super::law::Law;
 use super::payload;
 use super::proof::{Form, Hash, Mac, Secret, Unproven, digits, fresh};
 use super::request::{Authentic, Request};
+use super::room;
 use crate::clock::Timestamp;
 
 const SIGNATURE: &str = "x-webhook-signature";
@@ -48,6 +49,10 @@ impl Adapter for Generic {
 
     fn bytes_max(&self) -> usize {
         self.bytes_max
+    }
+
+    fn make_room(&mut self, mail_bytes_max: usize) {
+        self.bytes_max = self.bytes_max.max(room::in_base64(mail_bytes_max));
     }
 
     fn law(&self) -> Law {

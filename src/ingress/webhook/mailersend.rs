@@ -8,6 +8,7 @@ use super::json::Json;
 use super::law::Law;
 use super::proof::{Form, Hash, Mac, Secret, Unproven};
 use super::request::{Authentic, Request};
+use super::room;
 use crate::clock::Timestamp;
 
 const SIGNATURE: &str = "signature";
@@ -38,6 +39,10 @@ impl Adapter for MailerSend {
 
     fn bytes_max(&self) -> usize {
         self.bytes_max
+    }
+
+    fn make_room(&mut self, mail_bytes_max: usize) {
+        self.bytes_max = self.bytes_max.max(room::twice(mail_bytes_max));
     }
 
     fn law(&self) -> Law {

@@ -20,6 +20,7 @@ use super::payload::headers;
 use super::proof::{self, Hash, Mac, Secret, Unproven, digits, fresh};
 use super::rebuild::{Attachment, Draft};
 use super::request::{Authentic, Request};
+use super::room;
 use crate::clock::Timestamp;
 
 /// Content-IDs that are looked at, for each file.
@@ -57,6 +58,10 @@ impl Adapter for Mailgun {
 
     fn bytes_max(&self) -> usize {
         self.bytes_max
+    }
+
+    fn make_room(&mut self, mail_bytes_max: usize) {
+        self.bytes_max = self.bytes_max.max(room::in_base64(mail_bytes_max));
     }
 
     /// 406 is its only final word, and 200 its only yes.

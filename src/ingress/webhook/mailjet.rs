@@ -10,6 +10,7 @@ use super::payload::headers;
 use super::proof::{Account, Unproven, basic};
 use super::rebuild::{Attachment, Draft};
 use super::request::{Authentic, Request};
+use super::room;
 use crate::clock::Timestamp;
 
 /// Parts that are looked at: each is looked up among all members.
@@ -41,6 +42,10 @@ impl Adapter for Mailjet {
 
     fn bytes_max(&self) -> usize {
         self.bytes_max
+    }
+
+    fn make_room(&mut self, mail_bytes_max: usize) {
+        self.bytes_max = self.bytes_max.max(room::in_base64(mail_bytes_max));
     }
 
     fn law(&self) -> Law {

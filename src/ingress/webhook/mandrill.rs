@@ -10,6 +10,7 @@ use super::json::{Json, Object};
 use super::law::Law;
 use super::proof::{self, Hash, Mac, Secret, Unproven};
 use super::request::{Authentic, Request};
+use super::room;
 use crate::clock::Timestamp;
 
 const SIGNATURE: &str = "x-mandrill-signature";
@@ -44,6 +45,10 @@ impl Adapter for Mandrill {
 
     fn bytes_max(&self) -> usize {
         self.bytes_max
+    }
+
+    fn make_room(&mut self, mail_bytes_max: usize) {
+        self.bytes_max = self.bytes_max.max(room::in_base64(mail_bytes_max));
     }
 
     fn law(&self) -> Law {

@@ -101,6 +101,10 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     /// Octets of a body at most.
     fn bytes_max(&self) -> usize;
 
+    /// Lets a body be so long that a mail of so many octets fits, where bodies hold mails; never less
+    /// long than it may be already.
+    fn make_room(&mut self, _mail_bytes_max: usize) {}
+
     /// What it takes for a final word.
     fn law(&self) -> Law;
 

@@ -13,6 +13,7 @@ use super::law::Law;
 use super::proof::{Hash, PublicKey, Unproven, rsa};
 use super::rebuild::{Attachment, Draft};
 use super::request::{Authentic, Request};
+use super::room;
 use crate::clock::Timestamp;
 
 const SHA256: &str = "x-postal-signature-256";
@@ -47,6 +48,10 @@ impl Adapter for Postal {
 
     fn bytes_max(&self) -> usize {
         self.bytes_max
+    }
+
+    fn make_room(&mut self, mail_bytes_max: usize) {
+        self.bytes_max = self.bytes_max.max(room::in_base64(mail_bytes_max));
     }
 
     /// A 4xx, 429 too, makes Postal bounce the mail.

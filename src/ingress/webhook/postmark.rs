@@ -13,6 +13,7 @@ use super::payload::{headers, named, pair_of};
 use super::proof::{Account, Unproven, basic, peer};
 use super::rebuild::{Attachment, Draft};
 use super::request::{Authentic, Request};
+use super::room;
 use crate::clock::Timestamp;
 use crate::network::Network;
 
@@ -46,6 +47,10 @@ impl Adapter for Postmark {
 
     fn bytes_max(&self) -> usize {
         self.bytes_max
+    }
+
+    fn make_room(&mut self, mail_bytes_max: usize) {
+        self.bytes_max = self.bytes_max.max(room::twice(mail_bytes_max));
     }
 
     /// 403 ends its tries; a wrong password of ours must not.

@@ -44,6 +44,10 @@ impl Adapter for Relay {
         self.bytes_max
     }
 
+    fn make_room(&mut self, mail_bytes_max: usize) {
+        self.bytes_max = self.bytes_max.max(mail_bytes_max);
+    }
+
     fn law(&self) -> Law {
         Law::RETRIES_ALL
     }

@@ -16,6 +16,7 @@ use super::law::Law;
 use super::proof::{Account, PublicKey, Unproven, basic, digits, ecdsa, fresh};
 use super::rebuild::{Attachment, Draft};
 use super::request::{Authentic, Request};
+use super::room;
 use crate::clock::Timestamp;
 
 const SIGNATURE: &str = "x-twilio-email-event-webhook-signature";
@@ -56,6 +57,10 @@ impl Adapter for SendGrid {
 
     fn bytes_max(&self) -> usize {
         self.bytes_max
+    }
+
+    fn make_room(&mut self, mail_bytes_max: usize) {
+        self.bytes_max = self.bytes_max.max(room::plain(mail_bytes_max));
     }
 
     fn law(&self) -> Law {

@@ -10,6 +10,7 @@ use super::json::Json;
 use super::law::Law;
 use super::proof::{Account, Secret, Unproven, basic, word};
 use super::request::{Authentic, Request};
+use super::room;
 use crate::clock::Timestamp;
 
 const TOKEN: &str = "x-messagesystems-webhook-token";
@@ -44,6 +45,10 @@ impl Adapter for SparkPost {
 
     fn bytes_max(&self) -> usize {
         self.bytes_max
+    }
+
+    fn make_room(&mut self, mail_bytes_max: usize) {
+        self.bytes_max = self.bytes_max.max(room::in_base64(mail_bytes_max));
     }
 
     fn law(&self) -> Law {

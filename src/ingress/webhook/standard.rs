@@ -11,6 +11,7 @@ use super::law::Law;
 use super::payload;
 use super::proof::{Form, Hash, Mac, Proof, Secret, Unproven, base64, digits, fresh};
 use super::request::{Authentic, Headers, Request};
+use super::room;
 use crate::clock::Timestamp;
 
 /// Signatures in one header field. There is one for each secret of the sender.
@@ -144,6 +145,10 @@ impl Adapter for Standard {
 
     fn bytes_max(&self) -> usize {
         self.bytes_max
+    }
+
+    fn make_room(&mut self, mail_bytes_max: usize) {
+        self.bytes_max = self.bytes_max.max(room::in_base64(mail_bytes_max));
     }
 
     fn law(&self) -> Law {
