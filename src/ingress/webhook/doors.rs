@@ -442,6 +442,7 @@ impl Shared {
             Outcome::Malformed(why) => why.to_string(),
             Outcome::Unproven(why) => why.to_string(),
             Outcome::Later(why) => (*why).to_owned(),
+            Outcome::MediaType(taken) => format!("content-type: not {taken}"),
             other => other.word().to_owned(),
         };
         if self.throttle.lets_pass() {
