@@ -19,7 +19,7 @@ use crate::mail::address::{Address, Domain};
 use crate::mail::dsn::{DIAGNOSTIC_BYTES_MAX, Hardness, Outcome, Recipient, Report};
 use crate::mail::envelope::Target;
 use crate::mail::kind::Kind;
-use crate::mail::outgoing::{JobId, job_of_message_id, job_of_return_path};
+use crate::mail::outgoing::{JobId, copy_of, job_of_message_id, job_of_return_path};
 use crate::store::{Delivery, Fact, Job, JobRecord, JobState, Returned, Store, Suppression};
 
 /// Of one job so many delays are recorded: a mail system tells of one a day, a forger of any number.
@@ -66,27 +66,51 @@ pub(super) enum Deed {
 }
 
 impl Returns<'_> {
-    /// The job a mail is about: by the return path it came to, else by what it returns of our mail.
+    /// The job a mail is about: by the return path it came to, else by what it returns of our mail. Of a
+    /// mail to several people it is the job of whom the notice names.
     pub(super) fn named(&self, mail: &Reading) -> Option<Named> {
         if let Target::Return(job) = self.delivery.recipient.target {
             return Some(Named { job, signed: true });
         }
-        let original = &mail.report.as_ref()?.original;
-        let of_id = original.message_id.as_deref().and_then(|id| {
-            self.of_routes(|route, domain| job_of_message_id(&route.keys, domain, id))
-        });
-        let job = of_id.or_else(|| {
-            let paths = original.reply_addresses.iter();
-            let paths = paths.filter_map(|path| Address::parse(path.expose()).ok());
-            let mut jobs = paths.filter_map(|path| {
-                self.of_routes(|route, domain| job_of_return_path(&route.keys, domain, &path))
-            });
-            jobs.next()
-        });
-        job.map(|job| Named { job, signed: false })
+        let report = mail.report.as_ref()?;
+        let mut jobs = self.jobs_of(report);
+        let is_his = |job: &JobId| {
+            let record = self.store.job(*job);
+            record.is_some_and(|record| of_recipient(report, &record.job.recipient).is_some())
+        };
+        let place = jobs.iter().position(is_his).unwrap_or_default();
+        let job = (place < jobs.len()).then(|| jobs.swap_remove(place))?;
+        Some(Named { job, signed: false })
     }
 
-    fn of_routes(&self, find: impl Fn(&Route, &Domain) -> Option<JobId>) -> Option<JobId> {
+    /// The jobs that the returned mail may be of.
+    fn jobs_of(&self, report: &Report) -> Vec<JobId> {
+        let original = &report.original;
+        let paths = original.reply_addresses.iter();
+        let paths = paths.filter_map(|path| Address::parse(path.expose()).ok());
+        let mut jobs: Vec<JobId> = paths
+            .filter_map(|path| {
+                self.of_routes(|route, domain| job_of_return_path(&route.keys, domain, &path))
+            })
+            .collect();
+        let of_id = original.message_id.as_deref().and_then(|id| {
+            self.of_routes(|route, domain| {
+                let first = job_of_message_id(&route.keys, domain, id)?;
+                Some((route.keys.clone(), first))
+            })
+        });
+        if let Some((keys, first)) = of_id {
+            jobs.push(first);
+            let addresses = report
+                .recipients
+                .iter()
+                .flat_map(|one| [Some(&one.address), one.original.as_ref()]);
+            jobs.extend(addresses.flatten().map(|to| copy_of(&keys, first, to)));
+        }
+        jobs
+    }
+
+    fn of_routes<T>(&self, find: impl Fn(&Route, &Domain) -> Option<T>) -> Option<T> {
         self.routes.iter().find_map(|route| {
             let mut domains = route.message_id_domains.iter();
             domains.find_map(|domain| find(route, domain))

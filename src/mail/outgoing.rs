@@ -27,6 +27,7 @@ const _: () = assert!(RETURN_PREFIX.len() + 1 + WORD_CHARS <= LOCAL_BYTES_MAX);
 
 const MESSAGE_ID_LABEL: &[u8] = b"postern message-id v1\0";
 const RETURN_PATH_LABEL: &[u8] = b"postern return path v1\0";
+const COPY_LABEL: &[u8] = b"postern copy v1\0";
 const LOOP_LABEL: &[u8] = b"postern loop mark v1\0";
 /// Bytes of HMAC-SHA256 in a loop mark.
 const LOOP_BYTES: usize = 10;
@@ -83,6 +84,13 @@ impl From<JobId> for String {
 #[error("job id is not a hyphenated UUID in lower case")]
 pub struct JobIdError;
 
+/// The name of the job that takes to `copied` the mail of the job `first`: one mail to several people has
+/// one Message-ID, and a job for each. It is the newest key's, so it is told only until the keys change.
+pub fn copy_of(keys: &KeyRing, first: JobId, copied: &Address) -> JobId {
+    let mac = keys.signature(&[COPY_LABEL, &first.0, copied.folded().as_bytes()]);
+    JobId(std::array::from_fn(|at| mac[at]))
+}
+
 /// The Message-ID of the mail of `job` (RFC 5322 section 3.6.4), in angle brackets:
 /// `<BASE32(job ‖ MAC)@domain>`, signed with the newest key. The same for every attempt.
 pub fn message_id(keys: &KeyRing, domain: &Domain, job: JobId) -> String {
@@ -93,8 +101,8 @@ pub fn message_id(keys: &KeyRing, domain: &Domain, job: JobId) -> String {
     )
 }
 
-/// The job whose mail has this Message-ID, in brackets or without, in any case; `None` if no key of
-/// the ring signed it for this domain.
+/// The job whose mail has this Message-ID, in brackets or without, in any case; of a mail to several people
+/// its recipient's. `None` if no key of the ring signed it for this domain.
 pub fn job_of_message_id(keys: &KeyRing, domain: &Domain, text: &str) -> Option<JobId> {
     let text = text.trim();
     let inner = text.strip_prefix('<').and_then(|id| id.strip_suffix('>'));

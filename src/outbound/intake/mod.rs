@@ -16,9 +16,9 @@ use super::compose::{ComposeError, HeaderText, Templates, WebAddress};
 use crate::clock::{self, Timestamp};
 use crate::mail::address::{Address, Domain};
 use crate::mail::draft::{Call, Draft, Part, posted_word};
-use crate::mail::outgoing::JobId;
+use crate::mail::outgoing::{self, JobId};
 use crate::mail::token::{Format, KeyRing, ThreadKey};
-use crate::store::{Mapping, RecordError, Store, Suppression};
+use crate::store::{Job, Mapping, RecordError, Store, Suppression};
 use plan::Plan;
 
 /// Locks that threads share: two of one thread never pass each other.
@@ -217,13 +217,9 @@ impl Intake {
             .cc
             .retain(|copied| copied.folded() != recipient.folded());
         let all: Vec<&Address> = [&recipient].into_iter().chain(&draft.cc).collect();
-        let mut jobs: Vec<Option<JobId>> = Vec::new();
+        let mut jobs: Vec<Option<Job>> = Vec::new();
         for to in &all {
-            let known = self.store.job_by_key(draft.job_key(&route.name, to));
-            if let Some(known) = known.as_ref().filter(|known| known.job.content != content) {
-                return Err(IntakeError::Conflict(known.job.id));
-            }
-            jobs.push(known.map(|known| known.job.id));
+            jobs.push(self.known(&draft, &route.name, to, content)?);
         }
         let now = clock::now();
         // All are looked at before the first is taken.
@@ -233,6 +229,13 @@ impl Intake {
             }
         }
         let is_new = jobs.contains(&None);
+        let first = plan::draw()?;
+        // Everybody gets the same mail: who is told of it by another finds it in his own mailbox.
+        let known = jobs.iter().flatten().next();
+        let message_id = match known {
+            Some(known) => known.message_id.clone(),
+            None => outgoing::message_id(&route.keys, &route.domains[0], first),
+        };
         let plan = Plan {
             intake: self,
             draft: Arc::new(draft.clone()),
@@ -240,12 +243,15 @@ impl Intake {
             mapping,
             recipient: recipient.clone(),
             content,
+            first,
+            message_id,
+            is_resumed: known.is_some(),
             now,
         };
         let mut queued = Vec::new();
         for (to, job) in all.into_iter().zip(jobs) {
             queued.push(match job {
-                Some(known) => known,
+                Some(known) => known.id,
                 None => plan.enqueue(to).await?,
             });
         }
@@ -253,6 +259,20 @@ impl Intake {
             jobs: queued,
             is_new,
         })
+    }
+
+    /// The job of the same request for `to`, if it was taken before.
+    fn known(
+        &self,
+        draft: &Draft,
+        route: &str,
+        to: &Address,
+        content: [u8; 16],
+    ) -> Result<Option<Job>, IntakeError> {
+        match self.store.job_by_key(draft.job_key(route, to)) {
+            Some(known) if known.job.content != content => Err(IntakeError::Conflict(known.job.id)),
+            known => Ok(known.map(|known| known.job)),
+        }
     }
 
     /// The route a draft is for, and what is known of its thread there. Products of two routes may use the

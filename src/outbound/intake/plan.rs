@@ -34,14 +34,24 @@ pub(super) struct Plan<'a> {
     pub(super) mapping: Option<Mapping>,
     pub(super) recipient: Address,
     pub(super) content: [u8; 16],
+    /// The name of the recipient's job, if that is new.
+    pub(super) first: JobId,
+    /// The Message-ID of the mail, whoever gets it.
+    pub(super) message_id: String,
+    /// Some of its jobs were taken before.
+    pub(super) is_resumed: bool,
     pub(super) now: Timestamp,
 }
 
 impl Plan<'_> {
     pub(super) async fn enqueue(&self, to: &Address) -> Result<JobId, IntakeError> {
-        let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).map_err(|_| IntakeError::Random)?;
-        let id = JobId(bytes);
+        let is_copy = *to != self.recipient;
+        let id = match (is_copy, self.is_resumed) {
+            (false, _) => self.first,
+            (true, false) => outgoing::copy_of(&self.route.keys, self.first, to),
+            // Its first job may have had this name, and be forgotten.
+            (true, true) => draw()?,
+        };
         let letter = self.letter(id, to)?;
         let minted = self.minted(&letter.reply_to);
         let (message_id, return_path) = (letter.message_id.clone(), letter.return_path.clone());
@@ -115,7 +125,7 @@ impl Plan<'_> {
             enclosures: draft.files.iter().map(enclosure).collect(),
             in_reply_to: self.in_reply_to(),
             references: self.references(),
-            message_id: outgoing::message_id(keys, domain, id),
+            message_id: self.message_id.clone(),
             return_path: return_path.map_err(|error| thread(&error))?,
             date: self.now,
             list_id: settings.list_id.clone(),
@@ -169,7 +179,11 @@ impl Plan<'_> {
     /// names counts only if it is news to us.
     fn in_reply_to(&self) -> Option<String> {
         let mapping = self.mapping.as_ref();
-        let ours = mapping.and_then(|mapping| mapping.last_message_id.as_deref());
+        let ours = match mapping.map(|mapping| (mapping, self.own_place(mapping))) {
+            Some((mapping, Some(own))) => mapping.references[..own].last().map(String::as_str),
+            Some((mapping, None)) => mapping.last_message_id.as_deref(),
+            None => None,
+        };
         let told = self.draft.last_message_id.as_deref();
         let is_known = |id: &str| {
             mapping.is_some_and(|mapping| {
@@ -187,8 +201,17 @@ impl Plan<'_> {
     }
 
     fn references(&self) -> Vec<String> {
-        let mapping = self.mapping.as_ref();
-        mapping.map_or_else(Vec::new, |mapping| mapping.references.clone())
+        let Some(mapping) = &self.mapping else {
+            return Vec::new();
+        };
+        let own = self.own_place(mapping);
+        mapping.references[..own.unwrap_or(mapping.references.len())].to_vec()
+    }
+
+    /// Where in the thread this very mail stands already, because somebody got it before.
+    fn own_place(&self, mapping: &Mapping) -> Option<usize> {
+        let mut known = mapping.references.iter();
+        known.position(|id| bare(id) == bare(&self.message_id))
     }
 
     fn talk(&self, with: &Address) -> Talk {
@@ -321,6 +344,13 @@ impl Plan<'_> {
             why: error.to_string(),
         }
     }
+}
+
+/// A name for a job.
+pub(super) fn draw() -> Result<JobId, IntakeError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|_| IntakeError::Random)?;
+    Ok(JobId(bytes))
 }
 
 fn enclosure(file: &DraftFile) -> Enclosure {

@@ -29,10 +29,14 @@ fn capturing(more: &str) -> Postern {
 
 /// A Postern whose relay is never there, so that jobs wait.
 fn waiting() -> Postern {
+    waiting_with("")
+}
+
+fn waiting_with(more: &str) -> Postern {
     let relay = free_port();
     let lines = format!(
         "[outbound]\nenabled = true\nfrom = 'support@product.test'\nhost = '127.0.0.1'\n\
-         port = {relay}\nretry_wait_first = '1h'\n[webhook]\nsecret = '{SECRET}'\n"
+         port = {relay}\nretry_wait_first = '1h'\n[webhook]\nsecret = '{SECRET}'\n{more}"
     );
     let mut postern = Postern::new(None, &lines);
     postern.start();
@@ -270,7 +274,7 @@ async fn each_copy_is_a_mail_of_its_own_with_its_own_token() {
     let jobs = answer.1["jobIds"].as_array().unwrap().clone();
     assert_eq!((answer.0, jobs.len()), (202, 3), "{answer:?}");
     assert_eq!(post(&postern, "/gateway/events", &copied).await, answer);
-    let mut tokens = Vec::new();
+    let (mut tokens, mut ids) = (Vec::new(), Vec::new());
     for (job, to) in jobs.iter().zip(["ann@", "bob@", "eve@"]) {
         let job = job.as_str().unwrap();
         let (_, shown) = fetched(&postern, &format!("/gateway/jobs/{job}")).await;
@@ -282,9 +286,68 @@ async fn each_copy_is_a_mail_of_its_own_with_its_own_token() {
         assert_eq!(field(&head, "To"), "\"Ann\" <ann@example.com>");
         assert_eq!(field(&head, "Cc"), "bob@example.com, eve@example.com");
         tokens.push(field(&head, "Reply-To").to_owned());
+        ids.push(field(&head, "Message-ID").to_owned());
     }
     tokens.dedup();
-    assert_eq!(tokens.len(), 3);
+    ids.dedup();
+    assert_eq!((tokens.len(), ids.len()), (3, 1), "{ids:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_gets_a_copy_has_the_whole_chain_in_his_mailbox() {
+    let postern = capturing("");
+    let mut chains = [Vec::<String>::new(), Vec::new()];
+    for round in 0..3 {
+        let mut copied = event(&format!("m{round}"));
+        copied["cc"] = json!(["bob@example.com"]);
+        let answer = post(&postern, "/gateway/events", &copied).await;
+        let jobs = answer.1["jobIds"].as_array().unwrap().clone();
+        assert_eq!((answer.0, jobs.len()), (202, 2), "{answer:?}");
+        for (job, mailbox) in jobs.iter().zip(&mut chains) {
+            let (head, _) = mail_of(&postern, job.as_str().unwrap()).await;
+            let last = mailbox.last().map_or("", String::as_str);
+            assert_eq!(field(&head, "In-Reply-To"), last);
+            assert_eq!(field(&head, "References"), mailbox.join(" "));
+            mailbox.push(field(&head, "Message-ID").to_owned());
+        }
+    }
+    assert_eq!(chains[0], chains[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_made_later_is_the_same_mail() {
+    let postern = waiting_with("[store]\noutbox_max = 1\n");
+    let before = job_of(&post(&postern, "/gateway/events", &event("m0")).await);
+    let (head, _) = mail_of(&postern, &before).await;
+    let before_id = field(&head, "Message-ID").to_owned();
+    // Not while an attempt is under way.
+    let make_room = async |job: &str| {
+        let path = format!("/gateway/jobs/{job}");
+        for _ in 0..200 {
+            if call(&postern, Method::DELETE, &path, &Value::Null).await.0 == 200 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("job {job} is not called back");
+    };
+    make_room(&before).await;
+    let mut copied = event("m1");
+    copied["cc"] = json!(["bob@example.com"]);
+    let answer = post(&postern, "/gateway/events", &copied).await;
+    assert_eq!(answer.0, 503, "{answer:?}");
+    let (_, all) = fetched(&postern, "/gateway/jobs?state=waiting").await;
+    let first = all["data"][0]["id"].as_str().unwrap().to_owned();
+    let (head, _) = mail_of(&postern, &first).await;
+    let first_id = field(&head, "Message-ID").to_owned();
+    make_room(&first).await;
+    let answer = post(&postern, "/gateway/events", &copied).await;
+    assert_eq!(job_of(&answer), first);
+    let copy = answer.1["jobIds"][1].as_str().unwrap();
+    let (head, _) = mail_of(&postern, copy).await;
+    assert_eq!(field(&head, "Message-ID"), first_id);
+    assert_eq!(field(&head, "In-Reply-To"), before_id);
+    assert_eq!(field(&head, "References"), before_id);
 }
 
 #[tokio::test(flavor = "multi_thread")]

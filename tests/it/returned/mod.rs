@@ -44,6 +44,18 @@ async fn sent(store: &Store, n: u8, to: &str) {
     ended(store, n, outcome).await;
 }
 
+/// The mail of the job `n` goes to somebody else too.
+async fn copied(store: &Store, id: JobId, n: u8, to: &str) {
+    begun_as(store, id, n, to).await;
+    let outcome = JobOutcome::Sent {
+        relay: "relay.example:25".to_owned(),
+        reply: "250 ok".to_owned(),
+    };
+    let (job, at) = (id, clock::now());
+    let fact = Fact::Ended { job, outcome, at };
+    store.record(vec![fact]).await.unwrap();
+}
+
 async fn ended(store: &Store, n: u8, outcome: JobOutcome) {
     let (job, at) = (job_id(n), clock::now());
     let fact = Fact::Ended { job, outcome, at };
@@ -51,17 +63,23 @@ async fn ended(store: &Store, n: u8, outcome: JobOutcome) {
 }
 
 async fn begun(store: &Store, n: u8, to: &str) {
+    begun_as(store, job_id(n), n, to).await;
+}
+
+/// A job of this name that takes the mail of the job `n` to somebody.
+async fn begun_as(store: &Store, id: JobId, n: u8, to: &str) {
     let now = clock::now();
+    let key = id.0;
     let job = Job {
-        id: job_id(n),
+        id,
         route: "default".to_owned(),
         thread_id: Some(THREAD.to_owned()),
         product_message_id: Some(format!("product-{n}")),
         message_id: id_of(n),
         recipient: Address::parse(to).unwrap(),
-        return_path: Some(return_path(&keys(), &domain(), job_id(n)).unwrap()),
+        return_path: Some(return_path(&keys(), &domain(), id).unwrap()),
         subject: "Your order".to_owned(),
-        key: [n; 16],
+        key,
         content: [n; 16],
         made_at: now,
         ends_at: now.plus(DAY),
@@ -69,7 +87,7 @@ async fn begun(store: &Store, n: u8, to: &str) {
     let bytes = Bytes::from_static(b"Subject: Your order\r\n\r\nIt is on its way.\r\n");
     let taken = store.enqueue(job, bytes, Vec::new()).await.unwrap();
     assert_eq!(taken, Enqueued::New);
-    let (job, at) = (job_id(n), clock::now());
+    let (job, at) = (id, clock::now());
     store.record(vec![Fact::Begun { job, at }]).await.unwrap();
 }
 

@@ -3,11 +3,12 @@
 use postern::clock;
 use postern::mail::address::Address;
 use postern::mail::envelope::Target;
+use postern::mail::outgoing::{copy_of, return_path};
 use postern::store::{Delivery, EventKind, Fact, JobOutcome, JobState};
 
 use super::{
-    TO, begun, bench, blamed, came, ended, from, id_of, is_bounced, job_id, notice, old_notice,
-    sent, state, told,
+    TO, begun, bench, blamed, came, copied, domain, ended, from, id_of, is_bounced, job_id, keys,
+    notice, old_notice, sent, state, told,
 };
 use crate::bench::{Bench, DAY, THREAD, envelope, mail, mailbox, token};
 use crate::fake_api::{Fake, Play};
@@ -91,6 +92,54 @@ async fn a_notice_by_message_id_marks_the_job_and_blames_nobody() {
     assert_eq!(blamed(&bench.store, TO), None);
     assert_eq!(bench.fates(), [0, 0, 5], "{:?}", bench.reasons());
     assert!(fake.seen().is_empty());
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn of_one_mail_to_several_people_the_job_is_marked_whose_address_the_notice_names() {
+    const EVE: &str = "eve@far.example";
+    let fake = Fake::start(|_, _| Play::Good).await;
+    let bench = bench(&fake).await;
+    let is_sent = |id| bench.store.job(id).unwrap().state == JobState::Sent;
+    let eve = Address::parse(EVE).unwrap();
+    let by_name = copy_of(&keys(), job_id(1), &eve);
+    sent(&bench.store, 1, TO).await;
+    copied(&bench.store, by_name, 1, EVE).await;
+    // A copy that was made later has a name that tells nothing, but its return path does.
+    let by_path = job_id(9);
+    sent(&bench.store, 2, TO).await;
+    copied(&bench.store, by_path, 2, EVE).await;
+
+    for n in 1..=2 {
+        let strange = notice("joe@far.example", "failed", "5.1.1", &id_of(n));
+        came(&bench, mailbox(), &strange).await;
+    }
+    came(
+        &bench,
+        mailbox(),
+        &notice(EVE, "failed", "5.1.1", &id_of(2)),
+    )
+    .await;
+    for id in [job_id(1), by_name, job_id(2), by_path] {
+        assert!(is_sent(id), "{id}");
+    }
+    came(
+        &bench,
+        mailbox(),
+        &notice(EVE, "failed", "5.1.1", &id_of(1)),
+    )
+    .await;
+    assert!(is_sent(job_id(1)) && !is_sent(by_name));
+    let path = return_path(&keys(), &domain(), by_path).unwrap();
+    let returned = old_notice(EVE, &id_of(2)).replace("x@inbox.example.com", &path.to_string());
+    came(&bench, mailbox(), &returned).await;
+    assert!(is_sent(job_id(2)) && !is_sent(by_path));
+    came(&bench, mailbox(), &notice(TO, "failed", "5.1.1", &id_of(1))).await;
+    assert!(is_bounced(&bench.store, 1));
+    assert_eq!(
+        (blamed(&bench.store, TO), blamed(&bench.store, EVE)),
+        (None, None)
+    );
     bench.stop().await;
 }
 
