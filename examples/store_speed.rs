@@ -154,6 +154,7 @@ fn job(n: usize) -> Job {
         return_path: None,
         subject: format!("a subject about {n}"),
         key: id,
+        also: None,
         content: id,
         made_at: NOW,
         ends_at: NOW,

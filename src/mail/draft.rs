@@ -59,7 +59,7 @@ pub struct DraftFile {
 pub struct Draft {
     /// How it came.
     pub call: Call,
-    /// By what it is known if it comes again.
+    /// By what it is known if it comes again; else by the id of its message.
     pub key: DraftKey,
     /// The route it is for, by name.
     pub route: Option<String>,
@@ -119,15 +119,24 @@ pub enum Part {
 }
 
 impl Draft {
-    /// The name of the job for `to` on `route`. The same request for the same person has the same one;
-    /// a call, a route and a kind of key have each their own.
-    pub fn job_key(&self, route: &str, to: &Address) -> [u8; 16] {
+    /// The names of the job for `to` on `route`: by the request's key, and, if that is another, by the id of
+    /// the message, for who repeats a request may make up a key each time. The same request for the same
+    /// person has the same ones; a call, a route and a kind of key have each their own.
+    pub fn job_keys(&self, route: &str, to: &Address) -> ([u8; 16], Option<[u8; 16]>) {
         let (kind, key): (&str, &[u8]) = match &self.key {
             DraftKey::Given(key) => ("given", key.as_bytes()),
             DraftKey::Message(id) => ("message", id.as_bytes()),
             DraftKey::Signed(id) => ("signed", id.as_bytes()),
             DraftKey::Random(bytes) => ("random", bytes),
         };
+        let name = |kind, key| self.job_key(route, to, kind, key);
+        let of_message = self.message_id.as_ref();
+        let also = of_message.map(|id| name("message", id.as_bytes()));
+        let key = name(kind, key);
+        (key, also.filter(|also| *also != key))
+    }
+
+    fn job_key(&self, route: &str, to: &Address, kind: &str, key: &[u8]) -> [u8; 16] {
         // Who gets a copy is part of the name; the recipient is not, for he may be filled in.
         let copy = if self.cc.contains(to) {
             to.folded()
@@ -282,11 +291,11 @@ mod tests {
     fn a_job_is_named_by_route_call_key_and_who_gets_a_copy() {
         let (ann, bob) = ("ann@example.com", "bob@example.com");
         let at = |text| Address::parse(text).unwrap();
-        let name = draft().job_key("default", &at(ann));
-        assert_eq!(name, draft().job_key("default", &at("eve@example.com")));
+        let name = draft().job_keys("default", &at(ann));
+        assert_eq!(name, draft().job_keys("default", &at("eve@example.com")));
         let mut others = vec![
-            draft().job_key("default", &at(bob)),
-            draft().job_key("other", &at(ann)),
+            draft().job_keys("default", &at(bob)),
+            draft().job_keys("other", &at(ann)),
         ];
         for key in [
             DraftKey::Given("m1".to_owned()),
@@ -295,16 +304,25 @@ mod tests {
             DraftKey::Random([0; 16]),
         ] {
             let draft = Draft { key, ..draft() };
-            others.push(draft.job_key("default", &at(ann)));
+            others.push(draft.job_keys("default", &at(ann)));
         }
         let direct = Draft {
             call: Call::Direct,
             ..draft()
         };
-        others.push(direct.job_key("default", &at(ann)));
+        others.push(direct.job_keys("default", &at(ann)));
         others.push(name);
         others.sort_unstable();
         others.dedup();
         assert_eq!(others.len(), 8);
+        // A key that was given does not hide the message's.
+        let given = DraftKey::Given("k".to_owned());
+        let (given, also) = Draft {
+            key: given,
+            ..draft()
+        }
+        .job_keys("default", &at(ann));
+        assert_eq!((also, name.1), (Some(name.0), None));
+        assert_ne!(given, name.0);
     }
 }

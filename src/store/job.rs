@@ -32,6 +32,9 @@ pub struct Job {
     pub subject: String,
     /// By which the same request coming again is known.
     pub key: [u8; 16],
+    /// What it is known by too.
+    #[serde(default)]
+    pub also: Option<[u8; 16]>,
     /// The digest of what was asked for: another request under the same key differs in it.
     pub content: [u8; 16],
     /// When it was taken.
@@ -40,12 +43,19 @@ pub struct Job {
     pub ends_at: Timestamp,
 }
 
+impl Job {
+    /// All that it is known by if the same request comes again.
+    pub fn keys(&self) -> impl Iterator<Item = [u8; 16]> {
+        [Some(self.key), self.also].into_iter().flatten()
+    }
+}
+
 /// What `Store::enqueue` found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Enqueued {
     /// The job is on disk.
     New,
-    /// A job with the same key is there already, and nothing was done.
+    /// A job with one of its keys is there already, and nothing was done.
     Known {
         /// That job.
         id: JobId,

@@ -41,7 +41,7 @@ impl Store {
         mail: Bytes,
         facts: Vec<Fact>,
     ) -> Result<Enqueued, RecordError> {
-        if let Some(known) = self.job_by_key(job.key) {
+        if let Some(known) = job.keys().find_map(|key| self.job_by_key(key)) {
             return Ok(Enqueued::Known {
                 id: known.job.id,
                 same: known.job.content == job.content,
@@ -85,7 +85,7 @@ impl Store {
         self.found(found).map(|filed| filed.kept.record)
     }
 
-    /// The job that was taken under this key, if it is still known.
+    /// The job that has this key, if it is still known.
     pub fn job_by_key(&self, key: [u8; 16]) -> Option<JobRecord> {
         let found = self.shared.state().job_by_key(key);
         self.found(found).map(|filed| filed.kept.record)

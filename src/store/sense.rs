@@ -128,7 +128,9 @@ impl<'s> Sense<'s> {
                 if self.holder(job)?.is_some() {
                     return Ok(false);
                 }
-                self.keys.insert(job.key, (job.id, job.content));
+                for key in job.keys() {
+                    self.keys.insert(key, (job.id, job.content));
+                }
                 let waits = JobStanding::Waiting { begun: false };
                 self.jobs.insert(job.id, waits);
                 self.taken += 1;
@@ -203,14 +205,16 @@ impl<'s> Sense<'s> {
         }
     }
 
-    /// The job that has this one's key, or else its id; and whether it is the same request.
+    /// The job that has one of this one's keys, or else its id; and whether it is the same request.
     fn holder(&self, job: &Job) -> Result<Option<(JobId, bool)>, IndexError> {
-        if let Some((id, content)) = self.keys.get(&job.key) {
-            return Ok(Some((*id, *content == job.content)));
-        }
-        if let Some(found) = self.state.job_by_key(job.key)? {
-            let found = found.kept.record.job;
-            return Ok(Some((found.id, found.content == job.content)));
+        for key in job.keys() {
+            if let Some((id, content)) = self.keys.get(&key) {
+                return Ok(Some((*id, *content == job.content)));
+            }
+            if let Some(found) = self.state.job_by_key(key)? {
+                let found = found.kept.record.job;
+                return Ok(Some((found.id, found.content == job.content)));
+            }
         }
         let taken = self.job(job.id)? != JobStanding::Unknown;
         Ok(taken.then_some((job.id, false)))

@@ -92,7 +92,7 @@ pub struct Queued {
 /// Why a draft is not taken.
 #[derive(Debug, Error)]
 pub enum IntakeError {
-    /// The same key was there with another content.
+    /// One of the keys was there with another content.
     #[error("the key was used for other content, by job {0}")]
     Conflict(JobId),
     /// A mail could not be made, and no part of the draft is why.
@@ -269,7 +269,9 @@ impl Intake {
         to: &Address,
         content: [u8; 16],
     ) -> Result<Option<Job>, IntakeError> {
-        match self.store.job_by_key(draft.job_key(route, to)) {
+        let (key, also) = draft.job_keys(route, to);
+        let mut keys = [Some(key), also].into_iter().flatten();
+        match keys.find_map(|key| self.store.job_by_key(key)) {
             Some(known) if known.job.content != content => Err(IntakeError::Conflict(known.job.id)),
             known => Ok(known.map(|known| known.job)),
         }

@@ -61,6 +61,7 @@ impl Plan<'_> {
         let made = tokio::task::spawn_blocking(move || compose(&letter, &templates));
         let made = made.await.map_err(|_| IntakeError::Broken)?;
         let Composed { bytes, text, .. } = made.map_err(|error| self.unfit(error))?;
+        let (key, also) = self.draft.job_keys(&self.route.name, to);
         let job = Job {
             id,
             route: self.route.name.clone(),
@@ -70,7 +71,8 @@ impl Plan<'_> {
             recipient: to.clone(),
             return_path: Some(return_path),
             subject: cut(&subject, SUBJECT_BYTES_MAX).to_owned(),
-            key: self.draft.job_key(&self.route.name, to),
+            key,
+            also,
             content: self.content,
             made_at: self.now,
             ends_at: self.now.plus(self.intake.settings.age_max),

@@ -151,9 +151,10 @@ impl State {
         let Some(filed) = self.filed(id)? else {
             return Ok(());
         };
-        let key = Key::job_key(filed.kept.record.job.key);
-        if self.entry(key)?.is_some_and(|(_, found)| found == id.0) {
-            self.forget(key);
+        for key in filed.kept.record.job.keys().map(Key::job_key) {
+            if self.entry(key)?.is_some_and(|(_, found)| found == id.0) {
+                self.forget(key);
+            }
         }
         self.forget(Key::open_job(id));
         self.forget(Key::settled_job(id));
@@ -194,7 +195,7 @@ impl State {
         };
         let id = id.try_into().map_err(|_| IndexError::damaged("a key"))?;
         let found = self.job(JobId(id))?;
-        Ok(found.filter(|filed| filed.kept.record.job.key == key))
+        Ok(found.filter(|filed| filed.kept.record.job.keys().any(|known| known == key)))
     }
 
     /// A job, though it may be so old that nobody is told of it.
@@ -332,12 +333,15 @@ impl State {
 
     /// Takes a job as it is told, unless more is known.
     fn restore(&mut self, filed: Filed, stamp: Stamp) -> Result<(), IndexError> {
-        let Job { id, key, .. } = filed.kept.record.job;
+        let Job { id, key, also, .. } = filed.kept.record.job;
         match self.filed(id)? {
             Some(known) if known.seq >= filed.seq => self.file(&known, true),
             older => self.file(&filed, older.is_some()),
         }
-        self.put(Key::job_key(key), stamp, &id.0)
+        for key in [Some(key), also].into_iter().flatten() {
+            self.put(Key::job_key(key), stamp, &id.0)?;
+        }
+        Ok(())
     }
 
     /// Writes a job to where it belongs. `elsewhere`: it may be in the other place too.

@@ -123,6 +123,8 @@ async fn the_same_again_is_the_same_job() {
             .contains(&jobs[0])
     );
 
+    a_fresh_key_each_time(&postern).await;
+
     // By the product's message id, in an envelope or not; a direct call has keys of its own.
     let told = job_of(&post(&postern, "/gateway/events", &event("m1")).await);
     let wrapped = json!({ "event": "message.created", "data": event("m1") });
@@ -145,6 +147,46 @@ async fn the_same_again_is_the_same_job() {
         .header("Idempotency-Key", "k".repeat(256))
         .body(direct().to_string());
     assert_eq!(heard(long).await.0, 400);
+}
+
+/// A product whose program makes up a key for each try, but names its message.
+async fn a_fresh_key_each_time(postern: &Postern) {
+    let request = |key: &str, body: &str, copied: &str| {
+        let mut named = direct();
+        named["messageId"] = json!("tried often");
+        named["body"] = json!(body);
+        named["cc"] = json!([copied]);
+        let request = bare(postern, Method::POST, "/gateway/outbound").bearer_auth(KEY);
+        heard(
+            request
+                .header("Idempotency-Key", key)
+                .body(named.to_string()),
+        )
+    };
+    let (text, bob) = ("It left us today.", "bob@example.com");
+    let tasks: Vec<_> = (0..50)
+        .map(|n| tokio::spawn(request(&format!("try {n}"), text, bob)))
+        .collect();
+    let mut answers = Vec::new();
+    for task in tasks {
+        answers.push(task.await.unwrap());
+    }
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    let job = job_of(&answers[0]);
+    let (_, all) = fetched(postern, "/gateway/jobs").await;
+    let all = all["data"].as_array().unwrap().iter();
+    let named = all.filter(|job| job["messageId"] == "tried often");
+    assert_eq!(named.count(), 2);
+    for (key, body, copied) in [
+        ("try again", "It did not leave us.", bob),
+        ("try again", text, "eve@example.com"),
+    ] {
+        let (status, fault) = request(key, body, copied).await;
+        assert_eq!(status, 409, "{fault}");
+        let words = fault["error"]["message"].as_str().unwrap();
+        assert!(words.contains(&job), "{words}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

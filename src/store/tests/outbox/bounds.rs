@@ -115,6 +115,59 @@ fn jobs_that_are_over_are_known_for_a_time_and_a_number_of_them() {
 }
 
 #[test]
+fn a_job_is_known_by_each_of_its_keys_and_forgotten_with_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let bounded = || Settings {
+        sent_kept: 5,
+        outbox_max: 1000,
+        ..settings(folder.path(), 2000)
+    };
+    let by_both = |nth, key, also| Job {
+        also: Some([also; 16]),
+        ..job(nth, key, None)
+    };
+    let mut store = open(bounded());
+    let enqueue = |store: &Store, job: Job| run(store.enqueue(job, letter(0, 300), Vec::new()));
+    assert_eq!(enqueue(&store, by_both(0, 100, 101)), Ok(Enqueued::New));
+    // The second of each pair reaches the writer, which must decide, before the first is applied.
+    let pairs = (1..=20).map(|nth: u8| {
+        let one = by_both(2 * usize::from(nth), 2 * nth, 200);
+        store.enqueue(one, letter(0, 10), Vec::new())
+    });
+    let taken = run(futures_util::future::join_all(pairs));
+    let new = taken
+        .iter()
+        .filter(|one| **one == Ok(Enqueued::New))
+        .count();
+    assert_eq!(new, 1, "{taken:?}");
+    for round in 0..3 {
+        for (key, also) in [(100, 102), (103, 100), (101, 104), (105, 101), (101, 100)] {
+            let found = enqueue(&store, by_both(90, key, also));
+            assert!(
+                matches!(found, Ok(Enqueued::Known { id: known, .. }) if known == id(0)),
+                "round {round}: {found:?}"
+            );
+        }
+        run(store.close());
+        if round == 1 {
+            std::fs::remove_dir_all(folder.path().join("index")).unwrap();
+        }
+        store = open(bounded());
+    }
+    run(store.record(vec![ended(0, sent(), NOW)])).unwrap();
+    for nth in 50..70 {
+        let key = u8::try_from(nth).unwrap();
+        assert_eq!(enqueue(&store, job(nth, key, None)), Ok(Enqueued::New));
+        run(store.record(vec![ended(nth, sent(), NOW)])).unwrap();
+    }
+    for key in [100, 101] {
+        assert_eq!(store.job_by_key([key; 16]), None);
+    }
+    assert_eq!(enqueue(&store, by_both(91, 106, 101)), Ok(Enqueued::New));
+    assert_eq!(store.job_by_key([101; 16]).unwrap().job.id, id(91));
+}
+
+#[test]
 fn mails_of_jobs_that_were_sent_leave_the_disk_and_those_that_wait_stay() {
     let folder = tempfile::tempdir().unwrap();
     let large = || Settings {
