@@ -22,10 +22,6 @@ use crate::mail::token::{Claims, ThreadKey};
 use crate::mail::verdict::{Source, Verdict};
 use crate::store::{Delivery, Fact, Mapping, Said, Step, Store, Talk};
 
-/// Of a thread's Message-IDs so many are remembered, the newest: a References field of more helps
-/// no mail program.
-const REFERENCES_MAX: usize = 32;
-
 /// Bytes of a name that are remembered.
 const NAME_BYTES_MAX: usize = 256;
 /// Of a thread's pictures so many are remembered, the newest: a signature has a few.
@@ -323,10 +319,7 @@ impl Placed {
         mapping.images.drain(..surplus);
         let mut facts = Vec::new();
         if let Some(id) = &mail.message_id {
-            mapping.references.retain(|known| known != id);
-            mapping.references.push(id.clone());
-            let surplus = mapping.references.len().saturating_sub(REFERENCES_MAX);
-            mapping.references.drain(..surplus);
+            mapping.follow(id);
             mapping.last_message_id = Some(id.clone());
             facts.push(Fact::Linked {
                 route: place.route.name.clone(),

@@ -93,7 +93,8 @@ pub struct Mapping {
     pub priority: Option<Priority>,
     /// The Message-ID of its newest mail, in or out.
     pub last_message_id: Option<String>,
-    /// The Message-IDs for References, newest last. Whoever records it bounds it.
+    /// The Message-IDs for References, without brackets: the first of the thread, then the newest, newest last.
+    /// [`Mapping::follow`] bounds them.
     pub references: Vec<String>,
     /// The beginnings of the SHA-256 of pictures its mails showed, newest last. Whoever records it
     /// bounds it.
@@ -106,6 +107,22 @@ pub struct Mapping {
 }
 
 impl Mapping {
+    /// Message-IDs of a thread that are remembered.
+    pub const REFERENCES_MAX: usize = 32;
+
+    /// The mail `id`, without brackets, is now the newest of the thread. Of those before it the newest are
+    /// kept, and the first, by which mail programs know the thread: that one stays where it is.
+    pub fn follow(&mut self, id: &str) {
+        let is_same = |known: &String| known.trim_matches(['<', '>']) == id;
+        if self.references.first().is_some_and(is_same) {
+            return;
+        }
+        self.references.retain(|known| !is_same(known));
+        self.references.push(id.to_owned());
+        let surplus = self.references.len().saturating_sub(Self::REFERENCES_MAX);
+        self.references.drain(1..1 + surplus);
+    }
+
     /// Takes `subject` for the thread's own, if it has none, and its title where that alone is missing.
     pub fn entitle(&mut self, subject: &Subject) {
         if self.subject.is_empty() {

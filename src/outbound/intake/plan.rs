@@ -21,8 +21,6 @@ use crate::outbound::compose::{
 };
 use crate::store::{Enqueued, Event, EventKind, Fact, Job, Mapping, Said, Talk};
 
-/// Message-IDs of a thread that are remembered.
-const REFERENCES_MAX: usize = 32;
 /// Octets of a subject in an event or a job.
 const SUBJECT_BYTES_MAX: usize = 998;
 
@@ -318,11 +316,8 @@ impl Plan<'_> {
         mapping.entitle(&Subject::of(&self.subject()));
         let answered = self.in_reply_to();
         for id in answered.iter().map(|id| bare(id)).chain([own_id.as_str()]) {
-            mapping.references.retain(|known| bare(known) != id);
-            mapping.references.push(id.to_owned());
+            mapping.follow(id);
         }
-        let surplus = mapping.references.len().saturating_sub(REFERENCES_MAX);
-        mapping.references.drain(..surplus);
         mapping.last_message_id = Some(own_id);
         mapping.changed_at = self.now;
         mapping

@@ -217,6 +217,29 @@ impl Pair {
     }
 }
 
+#[test]
+fn a_mapping_keeps_its_first_mail_and_the_newest() {
+    let mut thread = mapping(0, 0);
+    for n in 0..100 {
+        thread.follow(&format!("{n}@x"));
+        // One that comes again is the newest again, but for the first.
+        thread.follow("0@x");
+        thread.follow(&format!("{n}@x"));
+        assert!(thread.references.len() <= Mapping::REFERENCES_MAX);
+    }
+    let newest = (100 - Mapping::REFERENCES_MAX + 1)..100;
+    let kept: Vec<String> = [0]
+        .into_iter()
+        .chain(newest)
+        .map(|n| format!("{n}@x"))
+        .collect();
+    assert_eq!(thread.references, kept);
+    thread.follow("80@x");
+    assert_eq!(thread.references.len(), Mapping::REFERENCES_MAX);
+    let ends = [thread.references.first(), thread.references.last()];
+    assert_eq!(ends.map(|id| id.unwrap().as_str()), ["0@x", "80@x"]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -315,6 +315,24 @@ async fn who_gets_a_copy_has_the_whole_chain_in_his_mailbox() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_long_thread_keeps_the_mail_it_began_with() {
+    let postern = capturing("");
+    let mut ids = Vec::new();
+    for round in 0..40 {
+        let told = event(&format!("m{round}"));
+        let job = job_of(&post(&postern, "/gateway/events", &told).await);
+        let (head, _) = mail_of(&postern, &job).await;
+        let references: Vec<_> = field(&head, "References").split(' ').collect();
+        let last = ids.last().map_or("", String::as_str);
+        assert_eq!(field(&head, "In-Reply-To"), last);
+        assert_eq!(references.last(), Some(&last), "{round}");
+        let root = ids.first().map_or("", String::as_str);
+        assert_eq!(references.first(), Some(&root), "{round}");
+        ids.push(field(&head, "Message-ID").to_owned());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_is_made_later_is_the_same_mail() {
     let postern = waiting_with("[store]\noutbox_max = 1\n");
     let before = job_of(&post(&postern, "/gateway/events", &event("m0")).await);
