@@ -25,6 +25,15 @@ const NEUTRAL: &str = "reply";
 /// entities or in quoted-printable, and broken by line ends, quote marks or what is not seen.
 /// Linear in the text.
 pub fn redact<'a>(text: &'a str, domains: &[Domain]) -> Cow<'a, str> {
+    taken_out(text, domains, false)
+}
+
+/// As [`redact`], but for the name of a file, where its kind may stand behind a domain's full stop.
+pub(super) fn redact_name<'a>(name: &'a str, domains: &[Domain]) -> Cow<'a, str> {
+    taken_out(name, domains, true)
+}
+
+fn taken_out<'a>(text: &'a str, domains: &[Domain], is_name: bool) -> Cow<'a, str> {
     if domains.is_empty() || !text.contains(['@', '%', '&', '=', '＠']) {
         return Cow::Borrowed(text);
     }
@@ -36,7 +45,7 @@ pub fn redact<'a>(text: &'a str, domains: &[Domain]) -> Cow<'a, str> {
         if units[at].c != '@'
             || !patterns
                 .iter()
-                .any(|name| stands_behind(&units[at + 1..], name))
+                .any(|name| stands_behind(&units[at + 1..], name, is_name))
         {
             continue;
         }
@@ -81,8 +90,8 @@ fn patterns(domains: &[Domain]) -> Vec<Vec<char>> {
     names
 }
 
-/// Does the whole domain `name` begin here?
-fn stands_behind(units: &[Unit], name: &[char]) -> bool {
+/// Does the whole domain `name` begin here? With `any_end` it may be the beginning of a longer one.
+fn stands_behind(units: &[Unit], name: &[char], any_end: bool) -> bool {
     let mut name = name.iter();
     let mut wanted = name.next();
     for (at, unit) in units.iter().enumerate() {
@@ -96,7 +105,7 @@ fn stands_behind(units: &[Unit], name: &[char]) -> bool {
                 || unit.c == '-'
                 || (unit.c == '.' && follows.is_alphanumeric());
             let is_new_line = at > 0 && units[at - 1].c == BREAK;
-            return !goes_on || is_new_line;
+            return any_end || !goes_on || is_new_line;
         };
         if unit.c != *next {
             return false;

@@ -5,7 +5,9 @@
 use lettre::message::header::{ContentDisposition, ContentTransferEncoding, ContentType};
 use lettre::message::{Body, MultiPart, SinglePart};
 
-use super::{Enclosure, FILENAME_CHARS_MAX, Letter, one_line};
+use super::header::HeaderText;
+use super::redact::redact_name;
+use super::{Enclosure, FILENAME_CHARS_MAX, Letter, SHORT_BYTES_MAX};
 use crate::mail::address::Domain;
 
 /// In no encoded body: `=` there stands before two hex digits or a line end, and `_` in none.
@@ -98,18 +100,13 @@ fn media_type(text: &str) -> ContentType {
 /// A file's name without a path, controls, tokens and what turns letters round; `file` if there is
 /// nothing left of it.
 pub(super) fn filename(file: &Enclosure, domains: &[Domain]) -> String {
-    let last = file.filename.rsplit(['/', '\\']).next();
-    let clean = one_line(last.unwrap_or_default(), FILENAME_CHARS_MAX * 4, domains);
-    let name: String = clean
-        .as_str()
-        .chars()
-        .filter(|c| {
-            !matches!(
-                c,
-                '"' | '<' | '>' | ':' | '|' | '?' | '*' | '\u{200e}' | '\u{200f}'
-            )
-        })
-        .collect();
+    let last = file.filename.rsplit(['/', '\\']).next().unwrap_or_default();
+    let looked_at = &last[..last.floor_char_boundary(SHORT_BYTES_MAX)];
+    // What is left out here could hide a token, and so could a cut.
+    let name: String = looked_at.chars().filter(|c| !is_left_out(*c)).collect();
+    let name = redact_name(&name, domains);
+    let name = HeaderText::cleaned(&name, FILENAME_CHARS_MAX * 4);
+    let name = name.as_str();
     let name = name.trim().trim_matches('.');
     if name.is_empty() {
         return "file".to_owned();
@@ -122,4 +119,12 @@ pub(super) fn filename(file: &Enclosure, domains: &[Domain]) -> String {
     let ending: String = ending.chars().take(10).collect();
     let stem: String = stem.chars().take(FILENAME_CHARS_MAX - 11).collect();
     format!("{stem}.{ending}").trim_end_matches('.').to_owned()
+}
+
+/// What file systems cannot have in a name, or what turns letters round.
+const fn is_left_out(c: char) -> bool {
+    matches!(
+        c,
+        '"' | '<' | '>' | ':' | '|' | '?' | '*' | '\u{200e}' | '\u{200f}'
+    )
 }

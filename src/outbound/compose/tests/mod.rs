@@ -273,11 +273,18 @@ fn no_token_of_another_leaves() {
             address: address("eve@example.org"),
         }],
         fields: vec![(field, HeaderText::parse(&theirs).unwrap())],
-        enclosures: vec![Enclosure {
-            filename: theirs.clone(),
+        enclosures: [
+            theirs.clone(),
+            format!("{theirs}.txt"),
+            format!("Mail to {}.eml", theirs.replace("inbox", "in|box")),
+            format!("{} {theirs}.txt", "x".repeat(395)),
+        ]
+        .map(|filename| Enclosure {
+            filename,
             content_type: "text/plain".to_owned(),
             bytes: Bytes::new(),
-        }],
+        })
+        .into(),
         text: format!("Write to {theirs} or {shouted}."),
         html: Some(format!(
             "<p>Write to <a href=\"mailto:{encoded}\">{theirs}</a> or {}</p>",
