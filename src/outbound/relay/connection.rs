@@ -19,6 +19,11 @@ use crate::mail::address::Address;
 const BLOCK_BYTES: usize = 64 * 1024;
 /// The step whose lines hold a password: of their answers no word is kept.
 const AUTH: &str = "AUTH";
+/// The steps of one mail.
+const MAIL: &str = "MAIL";
+const RCPT: &str = "RCPT";
+const DATA: &str = "DATA";
+const END: &str = "the answer to the mail";
 /// How long a farewell may take.
 const QUIT_WAIT: Duration = Duration::from_millis(500);
 
@@ -99,6 +104,51 @@ pub(super) enum Fault {
     Unfit(String),
 }
 
+impl Fault {
+    /// True if the relay broke off at a step that is not about the recipient.
+    pub(super) fn is_about_all(&self) -> bool {
+        match self {
+            Self::Io { step, .. }
+            | Self::Reply { step, .. }
+            | Self::Refused { step, .. }
+            | Self::Unread(step)
+            | Self::Unasked(step) => *step != RCPT,
+            Self::Unfit(_) => true,
+        }
+    }
+}
+
+/// What a conversation came to for one mail.
+pub(super) struct Told {
+    /// What came of it.
+    pub(super) attempt: Attempt,
+    /// The step that the relay refused with a reply, if it did: nothing was handed over.
+    pub(super) refused: Option<Refusal>,
+    /// The conversation can go on.
+    pub(super) rests: bool,
+}
+
+/// What a refusal is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// MAIL: who sends.
+    Sender,
+    /// RCPT: to whom.
+    Recipient,
+    /// DATA, or the end of the mail.
+    Content,
+}
+
+impl Refusal {
+    fn of(step: &str) -> Self {
+        match step {
+            MAIL => Self::Sender,
+            RCPT => Self::Recipient,
+            _ => Self::Content,
+        }
+    }
+}
+
 fn spoken(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::TimedOut => "timed out".to_owned(),
@@ -164,12 +214,12 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends one mail to one person, and tells whether the conversation can go on.
+    /// Sends one mail to one person.
     ///
     /// # Errors
     /// The conversation came to nothing before the relay waited for the mail: nothing was handed over,
     /// and the conversation is over. `Unfit`: so would be the next one.
-    pub(super) fn send(&mut self, letter: &Letter<'_>) -> Result<(Attempt, bool), Fault> {
+    pub(super) fn send(&mut self, letter: &Letter<'_>) -> Result<Told, Fault> {
         let refused = self.envelope(letter)?;
         let told = match refused {
             None => self.content(letter),
@@ -178,10 +228,18 @@ impl Connection {
         self.mails += 1;
         self.rested = Instant::now();
         let is_clean = self.input.is_empty();
-        Ok(match told {
-            Ok(Refused::Not(attempt)) => (attempt, is_clean),
-            Ok(Refused::By(reply)) => (refusal(&reply), is_clean && reply.code() != 421),
-            Err(fault) => (Attempt::again(fault.to_string()), false),
+        let (attempt, refused, rests) = match told {
+            Ok(Refused::Not(attempt)) => (attempt, None, is_clean),
+            Ok(Refused::By(step, reply)) => {
+                let rests = is_clean && reply.code() != 421;
+                (refusal(&reply), Some(Refusal::of(step)), rests)
+            }
+            Err(fault) => (Attempt::again(fault.to_string()), None, false),
+        };
+        Ok(Told {
+            attempt,
+            refused,
+            rests,
         })
     }
 
@@ -324,16 +382,16 @@ impl Connection {
             }
             mail.push_str(" SMTPUTF8");
         }
-        for (step, line) in [("MAIL", mail), ("RCPT", format!("RCPT TO:<{to}>"))] {
+        for (step, line) in [(MAIL, mail), (RCPT, format!("RCPT TO:<{to}>"))] {
             let reply = self.ask(step, &line)?;
             if !reply.is_yes() {
                 return Ok(Some(self.refused(step, reply)?));
             }
         }
-        let reply = self.ask("DATA", "DATA")?;
+        let reply = self.ask(DATA, "DATA")?;
         match reply.code() {
             354 => Ok(None),
-            _ => Ok(Some(self.refused("DATA", reply)?)),
+            _ => Ok(Some(self.refused(DATA, reply)?)),
         }
     }
 
@@ -362,13 +420,13 @@ impl Connection {
             return Ok(Refused::Not(Attempt::Unknown { why }));
         }
         self.allow(self.timeouts.end);
-        match self.hear("the answer to the mail") {
+        match self.hear(END) {
             Ok(reply) if reply.is_yes() => Ok(Refused::Not(Attempt::Sent {
                 reply: reply.shown(),
             })),
-            Ok(reply) if reply.code() >= 400 => Ok(Refused::By(reply)),
+            Ok(reply) if reply.code() >= 400 => Ok(Refused::By(END, reply)),
             Ok(reply) => {
-                let why = format!("the answer to the mail: {}", reply.shown());
+                let why = format!("{END}: {}", reply.shown());
                 // Where such an answer comes from, the next one has no meaning either.
                 self.input.push(b'?');
                 Ok(Refused::Not(Attempt::Unknown { why }))
@@ -384,7 +442,7 @@ impl Connection {
     /// A refusal of the mail if it is one; what ends the conversation is a fault.
     fn refused(&self, step: &'static str, reply: Reply) -> Result<Refused, Fault> {
         // RFC 4954 section 6: it wants a login or encryption, which is no fault of the mail.
-        let is_about_us = step == "MAIL" && matches!(reply.code(), 530 | 534 | 535 | 538);
+        let is_about_us = step == MAIL && matches!(reply.code(), 530 | 534 | 535 | 538);
         if is_about_us {
             return Err(Fault::Unfit(format!("{step}: {}", reply.shown())));
         }
@@ -395,7 +453,7 @@ impl Connection {
                 reply: reply.shown(),
             });
         }
-        Ok(Refused::By(reply))
+        Ok(Refused::By(step, reply))
     }
 
     // Lines.
@@ -450,8 +508,8 @@ impl Connection {
 
 /// What came of a step.
 enum Refused {
-    /// The relay said no.
-    By(Reply),
+    /// The relay said no at this step.
+    By(&'static str, Reply),
     /// It is decided in another way.
     Not(Attempt),
 }

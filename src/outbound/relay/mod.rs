@@ -23,12 +23,14 @@ use super::compose::redact;
 use super::metrics::Metrics;
 use crate::mail::address::Address;
 use crate::retry::{self, Patience, Tries};
-use connection::{Connection, Fault};
+use connection::{Connection, Fault, Refusal};
 use reply::cut;
 use settings::{Relay, Terms};
 
 /// The longest time a relay is left alone that cannot be used, however long a mail may wait.
 const ASIDE_MAX: Duration = Duration::from_secs(300);
+/// Mails in a row, none taken between, after which a relay that refuses them is set aside for another.
+const REFUSALS_MAX: u32 = 5;
 /// Mails over one connection at most.
 const MAILS_MAX: u32 = 100;
 /// The oldest a connection may get, and the longest it may rest.
@@ -129,8 +131,37 @@ pub struct Relays {
 struct State {
     resting: Vec<Connection>,
     failures: u32,
+    /// Mails it refused since it took one, by answers that are not about the recipient.
+    refusals: u32,
     /// It is not spoken to before then.
     aside: Option<Instant>,
+}
+
+/// What one relay did with a mail.
+enum Asked {
+    /// It is decided, by its answer or by ours.
+    Over(Attempt),
+    /// It does not have it, and another may take it.
+    No(No),
+}
+
+/// Why a relay does not have a mail.
+struct No {
+    words: String,
+    /// The words are its reply alone.
+    is_reply: bool,
+    /// The code, if it is for good.
+    code: Option<u16>,
+}
+
+impl No {
+    const fn without_reply(words: String) -> Self {
+        Self {
+            words,
+            is_reply: false,
+            code: None,
+        }
+    }
 }
 
 impl Relays {
@@ -165,7 +196,9 @@ impl Relays {
 
     /// Sends one mail, and tells by which relay, as `host:port`. Blocks, at most as long as an attempt may
     /// take and the system's resolver needs. The next relay is asked as long as nothing was handed over: where
-    /// one cannot be spoken to, which sets it aside, or breaks off before it waits for the mail.
+    /// one cannot be spoken to, which sets it aside, breaks off before it waits for the mail, refuses it for
+    /// now, or refuses its sender. The mail is refused for good where one does so for its recipient or for
+    /// itself, or each one for its sender.
     ///
     /// `next` says how long the mail would wait for its next attempt, if there is one: the only relay is
     /// not left alone for longer.
@@ -175,46 +208,108 @@ impl Relays {
         next: impl Fn() -> Option<Duration>,
     ) -> (Attempt, Option<String>) {
         let until = Instant::now() + self.terms.timeouts.attempt;
-        let mut whys: Vec<String> = Vec::new();
-        let mut last = None;
+        let mut noes: Vec<(String, No)> = Vec::new();
         for (at, relay) in self.relays.iter().enumerate() {
             if self.is_aside(at) {
                 continue;
             }
-            last = Some(relay.label());
-            let fault = match self.connection(at, until) {
-                Ok(mut connection) => match connection.send(letter) {
-                    Ok((attempt, rests)) => {
-                        self.settle(at, &attempt);
-                        match rests {
-                            true => self.rest(at, connection),
-                            false => self.end(connection),
-                        }
-                        return (attempt.with_words(|words| self.harmless(&words)), last);
-                    }
-                    Err(fault) => {
-                        self.end(connection);
-                        // What it does with this mail says little about the next, unless it is about us.
-                        if matches!(fault, Fault::Unfit(_)) {
-                            self.set_aside(at, &fault, &next);
-                        }
-                        fault
-                    }
-                },
-                Err(fault) => {
-                    self.set_aside(at, &fault, &next);
-                    fault
-                }
-            };
-            whys.push(format!("{}: {}", relay.label(), self.harmless(&fault)));
+            let relay = relay.label();
+            if let Some((last, No { words, .. })) = noes.last() {
+                info!(
+                    relay = last,
+                    next = relay,
+                    "the next relay is asked: {words}"
+                );
+            }
+            match self.ask(at, letter, until, &next) {
+                Asked::Over(attempt) => return (attempt, Some(relay)),
+                Asked::No(no) => noes.push((relay, no)),
+            }
             if Instant::now() >= until {
                 break;
             }
         }
-        if whys.is_empty() {
-            whys.push("no relay can be spoken to now".to_owned());
+        let last = noes.last().map(|(relay, _)| relay.clone());
+        (self.all_said_no(&noes), last)
+    }
+
+    /// Asks one relay to take the mail.
+    fn ask(
+        &self,
+        at: usize,
+        letter: &Letter<'_>,
+        until: Instant,
+        next: &impl Fn() -> Option<Duration>,
+    ) -> Asked {
+        let mut connection = match self.connection(at, until) {
+            Ok(connection) => connection,
+            Err(fault) => {
+                let words = self.harmless(&fault);
+                self.set_aside(at, &words, next);
+                return Asked::No(No::without_reply(words));
+            }
+        };
+        let told = match connection.send(letter) {
+            Ok(told) => told,
+            Err(fault) => {
+                self.end(connection);
+                let words = self.harmless(&fault);
+                // What it does with this mail says little about the next, unless it is about us.
+                if matches!(fault, Fault::Unfit(_)) {
+                    self.set_aside(at, &words, next);
+                } else if fault.is_about_all() {
+                    self.refused(at, false, &words, next);
+                }
+                return Asked::No(No::without_reply(words));
+            }
+        };
+        match told.rests {
+            true => self.rest(at, connection),
+            false => self.end(connection),
         }
-        (Attempt::again(whys.join("; ")), last)
+        let attempt = told.attempt.with_words(|words| self.harmless(&words));
+        match (told.refused, &attempt) {
+            (Some(Refusal::Sender | Refusal::Content), Attempt::Again { reply: words })
+            | (Some(Refusal::Sender | Refusal::Content), Attempt::Never { reply: words, .. }) => {
+                self.refused(at, !words.starts_with("421"), words, next);
+            }
+            (_, Attempt::Sent { .. }) => self.settle(at, true),
+            (Some(_), _) | (None, Attempt::Never { .. }) => self.settle(at, false),
+            (None, _) => {}
+        }
+        let (words, code) = match (told.refused, attempt) {
+            (Some(_), Attempt::Again { reply }) => (reply, None),
+            (Some(Refusal::Sender), Attempt::Never { code, reply }) => (reply, code),
+            (_, attempt) => return Asked::Over(attempt),
+        };
+        Asked::No(No {
+            words,
+            is_reply: true,
+            code,
+        })
+    }
+
+    /// What it comes to when no relay that was asked has the mail: for good only if none is left that may
+    /// take it.
+    fn all_said_no(&self, noes: &[(String, No)]) -> Attempt {
+        let is_all = !noes.is_empty() && noes.len() == self.relays.len();
+        let is_final = is_all && noes.iter().all(|(_, no)| no.code.is_some());
+        let reply = match noes {
+            [] => "no relay can be spoken to now".to_owned(),
+            [(_, no)] if no.is_reply => no.words.clone(),
+            noes => {
+                let each = noes
+                    .iter()
+                    .map(|(relay, no)| format!("{relay}: {}", no.words));
+                each.collect::<Vec<_>>().join("; ")
+            }
+        };
+        if is_final {
+            let code = noes.last().and_then(|(_, no)| no.code);
+            let reply = cut(reply);
+            return Attempt::Never { code, reply };
+        }
+        Attempt::again(reply)
     }
 
     /// Closes connections that rested too long; all of them with `is_over`. Blocks for a moment.
@@ -275,16 +370,36 @@ impl Relays {
         aside.is_some_and(|until| until > Instant::now())
     }
 
-    /// A relay that answers a mail, with whatever, is there.
-    fn settle(&self, at: usize, attempt: &Attempt) {
-        let is_heard = match attempt {
-            Attempt::Sent { .. } | Attempt::Never { .. } => true,
-            Attempt::Again { reply } => reply.starts_with('4') && !reply.starts_with("421"),
-            Attempt::Unknown { .. } => false,
-        };
+    /// A relay that answers a mail, with whatever, is there, unless it takes none.
+    fn settle(&self, at: usize, took: bool) {
         let mut states = self.states();
         let state = &mut states[at];
-        if !is_heard || state.failures == 0 {
+        if took {
+            state.refusals = 0;
+        }
+        if state.refusals < REFUSALS_MAX {
+            self.set_up(at, states);
+        }
+    }
+
+    /// A relay that took none of several mails in a row is set aside while another was heard well. Else it
+    /// is there if it `answers`.
+    fn refused(&self, at: usize, answers: bool, words: &str, next: &impl Fn() -> Option<Duration>) {
+        let mut states = self.states();
+        states[at].refusals = states[at].refusals.saturating_add(1);
+        let mut others = states.iter().enumerate().filter(|(other, _)| *other != at);
+        let is_one_well = others.any(|(_, other)| other.failures == 0);
+        if states[at].refusals >= REFUSALS_MAX && is_one_well {
+            drop(states);
+            self.set_aside(at, words, next);
+        } else if answers {
+            self.set_up(at, states);
+        }
+    }
+
+    fn set_up(&self, at: usize, mut states: MutexGuard<'_, Vec<State>>) {
+        let state = &mut states[at];
+        if state.failures == 0 {
             return;
         }
         state.failures = 0;
@@ -295,7 +410,7 @@ impl Relays {
         info!(relay, "the relay takes mail again");
     }
 
-    fn set_aside(&self, at: usize, fault: &Fault, next: impl Fn() -> Option<Duration>) {
+    fn set_aside(&self, at: usize, words: &str, next: &impl Fn() -> Option<Duration>) {
         let mut states = self.states();
         let state = &mut states[at];
         // Of several that failed together, one counts.
@@ -322,13 +437,12 @@ impl Relays {
         let is_first = state.failures == 1;
         drop(states);
         let relay = self.relays[at].label();
-        let fault = self.harmless(fault);
         self.metrics.set_up(&relay, false);
         let wait = wait.as_secs_f64();
         if is_first {
-            warn!(relay, wait, "the relay cannot be used: {fault}");
+            warn!(relay, wait, "the relay cannot be used: {words}");
         } else {
-            info!(relay, wait, "the relay still cannot be used: {fault}");
+            info!(relay, wait, "the relay still cannot be used: {words}");
         }
     }
 

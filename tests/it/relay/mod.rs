@@ -10,6 +10,7 @@ mod postfix;
 mod program;
 mod restart;
 pub(crate) mod server;
+mod several;
 mod signed;
 mod words;
 
@@ -149,6 +150,7 @@ struct Sending {
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
     folder: TempDir,
+    registry: Registry,
 }
 
 impl Sending {
@@ -181,7 +183,8 @@ impl Sending {
             ..Settings::new(folder.path().to_owned())
         };
         let store = Store::open(disk, clock::now()).unwrap();
-        let metrics = Arc::new(Metrics::register(&mut Registry::default()));
+        let mut registry = Registry::default();
+        let metrics = Arc::new(Metrics::register(&mut registry));
         let relays = Relays::new(list, terms, Arc::clone(&metrics));
         let worker = Worker::new(store.clone(), relays, signers.into(), settings, metrics);
         let (stop, stopped) = watch::channel(false);
@@ -191,6 +194,7 @@ impl Sending {
             stop,
             task,
             folder,
+            registry,
         }
     }
 
@@ -218,6 +222,15 @@ impl Sending {
     async fn over(&self) {
         self.until("every job is over", |store| store.outbox().waiting == 0)
             .await;
+    }
+
+    /// Whether the metrics call this relay usable.
+    fn is_up(&self, relay: &Relay) -> bool {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        let name = format!("postern_outbound_relay_up{{relay=\"{}\"}} ", relay.label());
+        let value = text.lines().find_map(|line| line.strip_prefix(&name));
+        value.unwrap() == "1"
     }
 
     fn events(&self) -> Vec<Arc<Event>> {
