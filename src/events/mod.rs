@@ -4,9 +4,9 @@
 //! Does not decide what is an event: the facts in the store say so. Does not serve the stream of
 //! events, which is `http`'s.
 //!
-//! Each subscriber has a cursor in the store: all events up to it were told or given up. What was told
-//! beyond it when the process ended is told again under the same `webhook-id`. Events of one thread
-//! are told one after the other; those of different threads overtake each other.
+//! Each subscriber has a place in the store: all events up to it were told or given up, but for a few that
+//! are named. What was told beyond it when the process ended is told again under the same `webhook-id`.
+//! Events of one thread are told one after the other; those of different threads overtake each other.
 
 mod hook;
 mod metrics;

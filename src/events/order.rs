@@ -6,16 +6,14 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::store::{Event, EventId};
+use crate::store::{Event, EventId, OPEN_KEPT_MAX, Reach};
 
 /// An event to be told.
 pub(super) type Told = (EventId, Arc<Event>);
 
-/// The events between the cursor and the newest one read.
+/// The events that are not done, up to the newest one read.
 #[derive(Debug, Default)]
 pub(super) struct Order {
-    /// All events up to this one are done.
-    cursor: EventId,
     /// The newest event that was taken in.
     read: EventId,
     /// Not done.
@@ -27,12 +25,14 @@ pub(super) struct Order {
 }
 
 impl Order {
-    pub(super) fn new(cursor: EventId) -> Self {
-        Self {
-            cursor,
-            read: cursor,
-            ..Self::default()
+    /// All events up to `event` are done, but for these, in order.
+    pub(super) fn new(event: EventId, open: Vec<Told>) -> Self {
+        let mut order = Self::default();
+        for told in open {
+            order.take(told, true);
         }
+        order.read = event;
+        order
     }
 
     /// The newest event that was taken in.
@@ -45,12 +45,17 @@ impl Order {
         self.open.len()
     }
 
-    /// All events up to this one are done.
-    pub(super) fn cursor(&self) -> EventId {
-        match self.open.first() {
-            Some(EventId(first)) => EventId(first - 1).max(self.cursor),
-            None => self.read,
-        }
+    /// How far the subscriber is: to the newest event read, or to before the first that is one too many
+    /// to be named as open. It never goes back, nor does an event come to be open at a place once told.
+    pub(super) fn position(&self) -> Reach {
+        let mut open: Vec<_> = self.open.iter().copied().take(OPEN_KEPT_MAX + 1).collect();
+        let beyond = match open.len() > OPEN_KEPT_MAX {
+            true => open.pop(),
+            false => None,
+        };
+        // Numbers begin with 1.
+        let event = beyond.map_or(self.read, |EventId(id)| EventId(id.saturating_sub(1)));
+        Reach { event, open }
     }
 
     /// Takes the next event in; `wanted` says whether the subscriber is to hear of it.
@@ -112,15 +117,37 @@ mod tests {
         })
     }
 
+    #[test]
+    fn no_more_is_named_as_open_than_may_be() {
+        let max = OPEN_KEPT_MAX as u64;
+        let mut order = Order::new(EventId(5), vec![(EventId(3), event(Some(1)))]);
+        assert_eq!(order.next().map(|(id, _)| id), Some(EventId(3)));
+        for id in 6..=2 * max {
+            order.take((EventId(id), event(None)), true);
+        }
+        let position = order.position();
+        assert_eq!(position.event, EventId(max + 4));
+        assert_eq!(position.open.len(), OPEN_KEPT_MAX);
+        assert_eq!(position.open[..2], [EventId(3), EventId(6)]);
+        order.done(EventId(3), &event(Some(1)));
+        assert_eq!(order.position().event, EventId(max + 5));
+        for id in 6..=2 * max - 2 {
+            order.done(EventId(id), &event(None));
+        }
+        let open = vec![EventId(2 * max - 1), EventId(2 * max)];
+        let event = EventId(2 * max);
+        assert_eq!(order.position(), Reach { event, open });
+    }
+
     proptest! {
-        /// Whatever ends first: within a thread the order holds, all is told once, and the cursor
+        /// Whatever ends first: within a thread the order holds, all is told once, and the place
         /// never passes an event that is not done.
         #[test]
         fn threads_keep_their_order(
             events in proptest::collection::vec((proptest::option::of(0u8..4), any::<bool>()), 0..40),
             picks in proptest::collection::vec(any::<prop::sample::Index>(), 0..200),
         ) {
-            let mut order = Order::new(EventId(10));
+            let mut order = Order::new(EventId(10), Vec::new());
             let mut wanted = Vec::new();
             for (nth, (thread, is_wanted)) in events.iter().enumerate() {
                 let id = EventId(11 + 2 * nth as u64);
@@ -143,11 +170,14 @@ mod tests {
                 }
                 let at = picks.next().map_or(0, |pick| pick.index(flying.len()));
                 let (id, event) = flying.swap_remove(at);
-                prop_assert!(order.cursor() < id);
+                let before = order.position();
+                prop_assert!(before.event < id || before.open.contains(&id));
                 order.done(id, &event);
                 told.push((id, event.thread_id.clone()));
+                let after = order.position();
+                prop_assert!(after.event >= before.event && !after.open.contains(&id));
             }
-            prop_assert_eq!(order.cursor(), order.read());
+            prop_assert_eq!(order.position(), Reach { event: order.read(), open: Vec::new() });
             prop_assert_eq!(order.open(), 0);
             prop_assert!(order.behind.is_empty());
             for thread in wanted.iter().map(|(_, t)| t).filter(|t| t.is_some()) {

@@ -1,4 +1,4 @@
-//! Owns the loop of one subscriber: from the store's events to its webhook, and the cursor between.
+//! Owns the loop of one subscriber: from the store's events to its webhook, and the place kept between.
 //!
 //! Does not make requests itself: that is `hook`.
 
@@ -17,20 +17,19 @@ use super::hook::{Heard, Hook};
 use super::order::{Order, Told};
 use crate::clock;
 use crate::retry::{self, Next, Outcome};
-use crate::store::{Event, EventId, EventKind, Fact, RecordError, Store};
+use crate::store::{Event, EventId, EventKind, Fact, Reach, RecordError, Store};
 
-/// Events between the cursor and the newest one taken in. One that will not go through holds back as
-/// many of other threads, and no more memory than theirs.
+/// Events taken in that are not done: no more memory than theirs is held.
 const OPEN_MAX: usize = 1000;
 /// Requests to one subscriber at a time.
 const CONCURRENCY: usize = 8;
-/// How often the cursor is kept, at most: what was told since is told again after a crash.
+/// How often the place is kept, at most: what was told since is told again after a crash.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Who is told, and how patiently.
 #[derive(Clone, Debug)]
 pub struct SubscriberSettings {
-    /// The name its cursor is kept under.
+    /// The name its place is kept under.
     pub name: String,
     /// What it wants to hear of; empty is everything.
     pub kinds: Vec<EventKind>,
@@ -108,13 +107,12 @@ impl Subscriber {
     pub async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), RecordError> {
         let mut newest = self.store.events();
         let now = *newest.borrow_and_update();
-        let cursor = self.begin(now).await?;
-        let mut order = Order::new(cursor);
+        let mut kept = self.begin(now).await?;
+        let mut order = Order::new(kept.event, self.still_open(&kept));
         let this = Arc::new(self);
         let slots = Arc::new(Semaphore::new(CONCURRENCY));
         let mut telling = JoinSet::new();
         let mut flying: HashMap<Id, Told> = HashMap::new();
-        let mut kept = cursor;
         let mut stopped = pin!(async { drop(stop.wait_for(|stop| *stop).await) });
         let mut keep = time::interval(KEEP_EVERY);
         keep.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
@@ -142,24 +140,51 @@ impl Subscriber {
                         order.done(id, &event);
                     }
                 }
-                _ = keep.tick() => kept = this.keep(kept, order.cursor()).await?,
+                _ = keep.tick() => kept = this.keep(kept, order.position()).await?,
                 () = &mut stopped => break,
             }
         }
         telling.abort_all();
-        this.keep(kept, order.cursor()).await?;
+        this.keep(kept, order.position()).await?;
         Ok(())
     }
 
     /// Where to go on. A new subscriber's place is kept at once, so that nothing that happens from now
     /// on passes it by.
-    async fn begin(&self, newest: EventId) -> Result<EventId, RecordError> {
-        let name = &self.settings.name;
-        let Some(cursor) = self.store.heard(name) else {
-            self.record(newest).await?;
-            return Ok(newest);
+    async fn begin(&self, newest: EventId) -> Result<Reach, RecordError> {
+        let known = self.store.heard(&self.settings.name);
+        let Some(position) = known else {
+            let position = Reach {
+                event: newest,
+                open: Vec::new(),
+            };
+            self.record(position.clone()).await?;
+            return Ok(position);
         };
-        Ok(cursor)
+        Ok(position)
+    }
+
+    /// The events below its place that it is still to hear of.
+    fn still_open(&self, position: &Reach) -> Vec<Told> {
+        let mut open = Vec::new();
+        for id in &position.open {
+            let before = EventId(id.0.saturating_sub(1));
+            let found = self.store.events_after(before, 1).pop();
+            match found.filter(|(found, _)| found == id) {
+                Some(told) if self.wants(told.1.kind) => open.push(told),
+                Some(_) => {}
+                None => {
+                    let name = &self.settings.name;
+                    self.metrics.attempt(name, "missed");
+                    warn!(subscriber = name, event = %id, "an event is kept no more, and not told");
+                }
+            }
+        }
+        open
+    }
+
+    fn wants(&self, kind: EventKind) -> bool {
+        self.settings.kinds.is_empty() || self.settings.kinds.contains(&kind)
     }
 
     /// Takes in what happened, as far as there is room.
@@ -170,8 +195,7 @@ impl Subscriber {
             let events = self.store.events_after(order.read(), COUNT);
             let last = events.len() < COUNT;
             for told in events {
-                let kinds = &self.settings.kinds;
-                let wanted = kinds.is_empty() || kinds.contains(&told.1.kind);
+                let wanted = self.wants(told.1.kind);
                 order.take(told, wanted);
             }
             if last {
@@ -225,19 +249,19 @@ impl Subscriber {
         }
     }
 
-    async fn keep(&self, kept: EventId, cursor: EventId) -> Result<EventId, RecordError> {
-        if cursor <= kept {
-            return Ok(kept);
+    async fn keep(&self, kept: Reach, position: Reach) -> Result<Reach, RecordError> {
+        if position != kept {
+            self.record(position.clone()).await?;
         }
-        self.record(cursor).await?;
-        Ok(cursor)
+        Ok(position)
     }
 
     /// A full disk only means that more is told again after a crash.
-    async fn record(&self, event: EventId) -> Result<(), RecordError> {
+    async fn record(&self, position: Reach) -> Result<(), RecordError> {
         let fact = Fact::Heard {
             subscriber: self.settings.name.clone(),
-            event,
+            event: position.event,
+            open: position.open,
             at: clock::now(),
         };
         match self.store.record(vec![fact]).await {

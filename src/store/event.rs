@@ -93,6 +93,18 @@ impl EventKind {
     }
 }
 
+/// Events below a subscriber's place that may be open at most: beyond them the place stays.
+pub const OPEN_KEPT_MAX: usize = 256;
+
+/// How far a subscriber is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// It has every event up to this one,
+    pub event: EventId,
+    /// but for these, in order; [`OPEN_KEPT_MAX`] at most.
+    pub open: Vec<EventId>,
+}
+
 /// One thing that happened. Recorded with the fact that made it so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {

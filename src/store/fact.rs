@@ -268,12 +268,15 @@ pub enum Fact {
     },
     /// Something happened that the product is told of. Record it with the fact that made it so.
     Happened(Event),
-    /// A subscriber has all events up to this one.
+    /// A subscriber has all events up to this one, but for those that are open.
     Heard {
         /// The subscriber's name.
         subscriber: String,
         /// The last event it has.
         event: EventId,
+        /// Those before that it does not have, in order; [`OPEN_KEPT_MAX`](super::OPEN_KEPT_MAX) at most.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        open: Vec<EventId>,
         /// When.
         at: Timestamp,
     },

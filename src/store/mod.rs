@@ -40,7 +40,7 @@ use writer::Writer;
 
 pub use book::Book;
 pub use error::{OpenError, ReadError, RecordError};
-pub use event::{Event, EventId, EventKind};
+pub use event::{Event, EventId, EventKind, OPEN_KEPT_MAX, Reach};
 pub use fact::{
     Delivery, DeliveryId, Fact, IdError, Ledger, MailId, Mapping, Outcome, Position, Step,
 };

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::Store;
 use super::clerk::{Note, Request};
 use super::error::{ReadError, RecordError};
-use super::event::{Event, EventId};
+use super::event::{Event, EventId, Reach};
 use super::fact::Fact;
 use super::frame::{self, Record};
 use super::index::IndexError;
@@ -238,8 +238,8 @@ impl Store {
         self.shared.newest_event.subscribe()
     }
 
-    /// The last event a subscriber has, if it ever heard one.
-    pub fn heard(&self, subscriber: &str) -> Option<EventId> {
+    /// How far a subscriber is, if it ever heard an event.
+    pub fn heard(&self, subscriber: &str) -> Option<Reach> {
         let found = self.shared.state().heard(subscriber);
         self.found(found)
     }

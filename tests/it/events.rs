@@ -14,7 +14,7 @@ use hmac::{Hmac, Mac};
 use postern::clock;
 use postern::events::{Hook, HookSettings, Metrics, Signer, Sink, Subscriber, SubscriberSettings};
 use postern::retry;
-use postern::store::{Event, EventId, EventKind, Fact, Store};
+use postern::store::{Event, EventId, EventKind, Fact, Reach, Store};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use reqwest::Client;
@@ -164,7 +164,11 @@ async fn a_webhook_hears_all_in_order_though_it_fails_now_and_then() {
     until("all is told", || ear.heard().len() == 60).await;
     in_order(&ear.heard());
     let newest = *store.events().borrow();
-    until("the cursor follows", || store.heard("test") == Some(newest)).await;
+    let all = Some(Reach {
+        event: newest,
+        open: Vec::new(),
+    });
+    until("its place follows", || store.heard("test") == all).await;
     stop.send_replace(true);
     run.await.unwrap();
     let heard = ear.heard();
@@ -192,11 +196,11 @@ async fn one_thread_that_will_not_go_through_holds_back_no_other() {
         store.record(vec![fact]).await.unwrap();
     }
     until("the others are told", || ear.heard().len() == 10).await;
-    // What is told beyond the cursor is told again after a stop, what is before it never.
-    let cursor = store.heard("test").unwrap();
     stop.send_replace(true);
     run.await.unwrap();
-    assert!(store.heard("test").unwrap() >= cursor);
+    let newest = *store.events().borrow();
+    let place = store.heard("test").unwrap();
+    assert_eq!((place.event, place.open.len()), (newest, 10));
     *stuck.lock().unwrap() = false;
     let (stop, run) = subscribe(&store, address);
     let whole = |ear: &Ear| {
@@ -220,6 +224,96 @@ async fn one_thread_that_will_not_go_through_holds_back_no_other() {
     }
 }
 
+/// Two events of one thread, of which the second waits for the first, and so many of others.
+fn poison_and(others: u64) -> Vec<Fact> {
+    let fact = |n| match n {
+        0 | 1 => event(EventKind::Parked, "poison", n),
+        n => event(EventKind::Parked, &format!("thread-{}", n % 7), n),
+    };
+    (0..2 + others).map(fact).collect()
+}
+
+/// Ends a subscriber, or has it end where it is, as a crash does.
+async fn end(stop: &watch::Sender<bool>, run: JoinHandle<()>, is_graceful: bool) {
+    if is_graceful {
+        stop.send_replace(true);
+        run.await.unwrap();
+    } else {
+        run.abort();
+        assert!(run.await.unwrap_err().is_cancelled());
+    }
+}
+
+#[tokio::test]
+async fn after_a_restart_only_what_was_not_taken_is_told_again() {
+    const OTHERS: u64 = 200;
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(settings_in(folder.path()), clock::now()).unwrap();
+    let (poisoned, posts) = (Arc::new(Mutex::new(true)), Arc::new(Mutex::new(Vec::new())));
+    let (still, told_of) = (Arc::clone(&poisoned), Arc::clone(&posts));
+    let (ear, address) = Ear::listen(move |told| {
+        told_of
+            .lock()
+            .unwrap()
+            .push(told["data"]["n"].as_u64().unwrap());
+        let is_stuck = *still.lock().unwrap() && told["data"]["threadId"] == "poison";
+        if is_stuck { 400 } else { 200 }
+    })
+    .await;
+    let (mut stop, mut run) = subscribe(&store, address);
+    until("the first place is kept", || store.heard("test").is_some()).await;
+    store.record(poison_and(OTHERS)).await.unwrap();
+    let all = store.events_after(EventId(0), 1_000);
+    let ids: Vec<_> = all.iter().map(|(id, _)| *id).collect();
+    let mut place = Reach {
+        event: *store.events().borrow(),
+        open: ids[..2].to_vec(),
+    };
+    for (turn, is_graceful) in [(0, true), (1, false), (2, true)] {
+        until("its place is kept", || {
+            store.heard("test").as_ref() == Some(&place)
+        })
+        .await;
+        end(&stop, run, is_graceful).await;
+        store.close().await;
+        posts.lock().unwrap().clear();
+        store = Store::open(settings_in(folder.path()), clock::now()).unwrap();
+        (stop, run) = subscribe(&store, address);
+        let n = 1_000 + turn;
+        store
+            .record(vec![event(EventKind::Parked, "thread-0", n)])
+            .await
+            .unwrap();
+        place.event = *store.events().borrow();
+        let posted = |wanted| {
+            posts
+                .lock()
+                .unwrap()
+                .iter()
+                .filter(|n| **n == wanted)
+                .count()
+        };
+        until("both are posted", || posted(0) > 2 && posted(n) == 1).await;
+        let all = posts.lock().unwrap().clone();
+        assert!(all.iter().all(|posted| [0, n].contains(posted)), "{all:?}");
+    }
+    *poisoned.lock().unwrap() = false;
+    place.open.clear();
+    until("all is told", || {
+        store.heard("test").as_ref() == Some(&place)
+    })
+    .await;
+    stop.send_replace(true);
+    run.await.unwrap();
+    in_order(&ear.heard());
+    let told = ear.heard();
+    let told: Vec<_> = told
+        .iter()
+        .map(|(_, t)| t["data"]["n"].as_u64().unwrap())
+        .collect();
+    assert_eq!(told.len() as u64, 2 + OTHERS + 3, "each is taken once");
+}
+
 #[tokio::test]
 async fn who_is_too_far_behind_goes_on_and_a_person_hears_of_it() {
     const KEPT: u64 = 50_000;
@@ -233,6 +327,7 @@ async fn who_is_too_far_behind_goes_on_and_a_person_hears_of_it() {
     let heard = Fact::Heard {
         subscriber: "test".to_owned(),
         event: *store.events().borrow(),
+        open: Vec::new(),
         at: clock::now(),
     };
     store.record(vec![heard]).await.unwrap();

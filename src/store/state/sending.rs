@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::{Stamp, State};
 use crate::clock::Timestamp;
 use crate::mail::outgoing::JobId;
-use crate::store::event::{Event, EventId};
+use crate::store::event::{Event, EventId, Reach};
 use crate::store::fact::Fact;
 use crate::store::index::{IndexError, Key};
 use crate::store::job::{Job, JobOutcome, OutboxLedger, Suppression, Talk};
@@ -81,14 +81,21 @@ impl State {
                 Ok(())
             }
             Fact::Heard {
-                subscriber, event, ..
+                subscriber,
+                event,
+                open,
+                ..
             } => {
-                if self.heard(&subscriber)?.is_some_and(|known| known >= event) {
+                let said = Reach { event, open };
+                // Not by the fact's age: one that says less may have been told later.
+                let is_less = |known: Reach| {
+                    let place = known.event.cmp(&said.event);
+                    place.then(said.open.len().cmp(&known.open.len())).is_ge()
+                };
+                if self.heard(&subscriber)?.is_some_and(is_less) {
                     return Ok(());
                 }
-                // Not by the fact's age: one that says less may have been told later.
-                let bytes = event.0.to_le_bytes();
-                self.insert(Key::heard(&subscriber), stamp.origin, &bytes);
+                self.insert(Key::heard(&subscriber), stamp.origin, &place_encoded(&said));
                 Ok(())
             }
             _ => Ok(()),
@@ -278,10 +285,10 @@ impl State {
         Ok(entry.and_then(|(_, payload)| Place::decode_head(&payload)))
     }
 
-    /// The last event a subscriber has.
-    pub(in crate::store) fn heard(&self, subscriber: &str) -> Result<Option<EventId>, IndexError> {
+    /// How far a subscriber is.
+    pub(in crate::store) fn heard(&self, subscriber: &str) -> Result<Option<Reach>, IndexError> {
         let entry = self.entry(Key::heard(subscriber))?;
-        Ok(entry.and_then(|(_, event)| Some(EventId(u64::from_le_bytes(event.try_into().ok()?)))))
+        Ok(entry.and_then(|(_, payload)| place_decoded(&payload)))
     }
 
     // Inside.
@@ -429,4 +436,18 @@ fn suppression(payload: &[u8]) -> Result<Suppression, IndexError> {
 fn json(suppression: &Suppression) -> Vec<u8> {
     // Every part of it has a JSON form; what has none would be read back as damage.
     serde_json::to_vec(suppression).unwrap_or_default()
+}
+
+/// The place, and what is open below it: eight octets each.
+fn place_encoded(position: &Reach) -> Vec<u8> {
+    let ids = std::iter::once(&position.event).chain(&position.open);
+    ids.flat_map(|id| id.0.to_le_bytes()).collect()
+}
+
+fn place_decoded(payload: &[u8]) -> Option<Reach> {
+    let (ids, rest) = payload.as_chunks::<8>();
+    let mut ids = ids.iter().map(|id| EventId(u64::from_le_bytes(*id)));
+    let event = ids.next().filter(|_| rest.is_empty())?;
+    let open = ids.collect();
+    Some(Reach { event, open })
 }

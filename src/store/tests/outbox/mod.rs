@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::mail::address::Address;
 use crate::mail::outgoing::JobId;
 use crate::store::{
-    Enqueued, Event, EventId, EventKind, Fact, Job, JobState, RecordError, Settings, Store,
+    Enqueued, Event, EventId, EventKind, Fact, Job, JobState, Reach, RecordError, Settings, Store,
     Suppression,
 };
 use model::{Answers, Deed, Model, deed};
@@ -238,5 +238,62 @@ proptest! {
         }
         pair.house.lose_index();
         pair.check();
+    }
+}
+
+#[test]
+fn what_is_open_below_a_place_outlives_reopening_and_compaction() {
+    let mut house = House::new(|folder| settings(folder, 8 << 10));
+    let events = (0..10).map(happened).collect();
+    run(house.store().record(events)).unwrap();
+    let ids: Vec<_> = house
+        .store()
+        .events_after(EventId(0), 100)
+        .iter()
+        .map(|(id, _)| *id)
+        .collect();
+    let place = |event: usize, open: &[usize]| Reach {
+        event: ids[event],
+        open: open.iter().map(|nth| ids[*nth]).collect(),
+    };
+    let heard = |reach: Reach| Fact::Heard {
+        subscriber: "us".to_owned(),
+        event: reach.event,
+        open: reach.open,
+        at: NOW,
+    };
+    // As it was written when nothing could be open below a place.
+    let old = serde_json::to_value(heard(place(3, &[]))).unwrap();
+    assert!(!old.to_string().contains("open"), "{old}");
+    let old: Fact = serde_json::from_value(old).unwrap();
+    run(house.store().record(vec![old])).unwrap();
+    assert_eq!(house.store().heard("us"), Some(place(3, &[])));
+    let newest = place(8, &[5]);
+    for (said, known) in [
+        (place(8, &[2, 5]), place(8, &[2, 5])),
+        (place(8, &[5]), newest.clone()),
+        // What says less changes nothing, whenever it is told.
+        (place(8, &[2, 5]), newest.clone()),
+        (place(7, &[]), newest.clone()),
+    ] {
+        run(house.store().record(vec![heard(said)])).unwrap();
+        assert_eq!(house.store().heard("us"), Some(known));
+    }
+    for turn in 0..3 {
+        for nth in 0..100 {
+            let noise = Fact::Linked {
+                route: "us".to_owned(),
+                message_id: "x".repeat(900 + nth % 2),
+                thread_id: "thread-noise".to_owned(),
+                sent_by_us: true,
+            };
+            run(house.store().record(vec![noise])).unwrap();
+        }
+        match turn {
+            0 => house.reopen(),
+            1 => house.lose_index(),
+            _ => {}
+        }
+        assert_eq!(house.store().heard("us"), Some(newest.clone()), "{turn}");
     }
 }

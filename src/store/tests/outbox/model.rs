@@ -81,7 +81,8 @@ pub(super) struct Answers {
     pub(super) suppressed: BTreeSet<u8>,
     pub(super) said: BTreeMap<(u8, bool), String>,
     pub(super) events: Vec<u64>,
-    pub(super) heard: BTreeMap<u8, u64>,
+    /// The last event each has, and those before that it does not have.
+    pub(super) heard: BTreeMap<u8, (u64, Vec<u64>)>,
 }
 
 const SOON: u64 = 600;
@@ -115,8 +116,10 @@ impl Answers {
         let serial = |event: &Event| event.data["serial"].as_u64().unwrap();
         let heard = |n: u8| {
             let heard = store.heard(&format!("sub-{n}"))?;
-            let last = events.iter().rfind(|(id, _)| *id <= heard)?;
-            Some((n, serial(&last.1)))
+            let last = events.iter().rfind(|(id, _)| *id <= heard.event)?;
+            let open = events.iter().filter(|(id, _)| heard.open.contains(id));
+            let open = open.map(|(_, event)| serial(event)).collect();
+            Some((n, (serial(&last.1), open)))
         };
         let suppressed = |n: &u8| {
             let address = Address::parse(&suppression(*n).address).unwrap();
@@ -236,15 +239,13 @@ impl Model {
                 },
             }],
             Deed::Hear(who, back) => {
-                let events = &self.answers.events;
-                let at_event = events.len().checked_sub(1 + usize::from(back));
-                let event = at_event.map(|nth| self.event_ids[&events[nth]]);
-                let heard = |event| Fact::Heard {
+                let heard = |(event, open): (u64, Vec<u64>)| Fact::Heard {
                     subscriber: format!("sub-{who}"),
-                    event,
+                    event: self.event_ids[&event],
+                    open: open.iter().map(|event| self.event_ids[event]).collect(),
                     at,
                 };
-                return event.map(heard).into_iter().collect();
+                return self.position(back).map(heard).into_iter().collect();
             }
             Deed::Noise(bytes) => vec![Fact::Linked {
                 route: "us".to_owned(),
@@ -295,6 +296,14 @@ impl Model {
         self.count();
     }
 
+    /// The event so far back, and at times some before it that are open.
+    fn position(&self, back: u8) -> Option<(u64, Vec<u64>)> {
+        let events = &self.answers.events;
+        let nth = events.len().checked_sub(1 + usize::from(back))?;
+        let count = usize::try_from(self.serial % 3).unwrap();
+        Some((events[nth], events[nth.saturating_sub(count)..nth].to_vec()))
+    }
+
     fn heard_or_said(&mut self, deed: &Deed) {
         match *deed {
             Deed::Suppress(n) => {
@@ -308,10 +317,11 @@ impl Model {
                 self.answers.said.insert((thread, by_us), words);
             }
             Deed::Hear(who, back) => {
-                let events = &self.answers.events;
-                if let Some(nth) = events.len().checked_sub(1 + usize::from(back)) {
+                if let Some((event, open)) = self.position(back) {
                     let heard = self.answers.heard.entry(who).or_default();
-                    *heard = events[nth].max(*heard);
+                    if event > heard.0 || event == heard.0 && open.len() < heard.1.len() {
+                        *heard = (event, open);
+                    }
                 }
                 return;
             }
