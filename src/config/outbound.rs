@@ -17,7 +17,8 @@ use super::reader::Section;
 use super::route::Route;
 use super::secret::Secret;
 use crate::mail::address::{Address, Domain};
-use crate::outbound::compose::{Templates, WebAddress};
+use crate::mail::outgoing::JobId;
+use crate::outbound::compose::{Templates, WebAddressForm};
 use crate::outbound::rate::Rates;
 use crate::outbound::relay::settings::{Login, Mechanism, Proof, Relay, Security, Timeouts, roots};
 use crate::outbound::sign::{KEYS_MAX, Signer};
@@ -61,7 +62,7 @@ pub struct Outbound {
     /// The List-Id of all mail, if it has one.
     pub list_id: Option<Domain>,
     /// Where people leave the list with one click (RFC 8058), if they can.
-    pub list_unsubscribe: Option<WebAddress>,
+    pub list_unsubscribe: Option<WebAddressForm>,
     /// Who may ask for mail.
     pub api: OutboundApi,
 }
@@ -361,13 +362,21 @@ fn is_this_machine(host: &str) -> bool {
     is_name || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
-fn https(text: &str) -> Result<WebAddress, String> {
-    let url = reqwest::Url::parse(text).map_err(|_| "not a URL".to_owned())?;
+/// Each `{job}` is left as it is.
+fn https(text: &str) -> Result<WebAddressForm, String> {
+    const JOB: &str = "{job}";
+    // A word that is written alike in every part of a URL.
+    let word = JobId([0; 16]).to_string();
+    let filled = text.replace(JOB, &word);
+    if filled.contains(['{', '}']) {
+        return Err(format!("nothing but {JOB} can stand in braces"));
+    }
+    let url = reqwest::Url::parse(&filled).map_err(|_| "not a URL".to_owned())?;
     let is_bare = url.username().is_empty() && url.password().is_none();
     if url.scheme() != "https" || !url.has_host() || !is_bare {
         return Err("not of the form https://host/path (RFC 8058)".to_owned());
     }
-    WebAddress::parse(url.as_str()).map_err(|error| error.to_string())
+    WebAddressForm::parse(&url.as_str().replace(&word, JOB)).map_err(|error| error.to_string())
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>, String> {

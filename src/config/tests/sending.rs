@@ -1,6 +1,7 @@
 //! The way out: relays, keys that sign, templates, what is kept of the outbox, who may ask for mail.
 
 use super::*;
+use crate::mail::outgoing::JobId;
 
 const SENDING: [(&str, &str); 3] = [
     ("EMAIL_OUTBOUND_ENABLED", "true"),
@@ -80,6 +81,25 @@ fn relays_have_an_order_and_none_is_spoken_to_in_the_open() {
         ),
     ] {
         assert_eq!(outbound(text, &[]).unwrap_err(), [line]);
+    }
+}
+
+#[test]
+fn the_way_out_of_the_list_may_name_the_job() {
+    let form = |text: &str| outbound(&format!("[outbound]\nlist_unsubscribe = '{text}'\n"), &[]);
+    let job = JobId([7; 16]);
+    let taken = form("https://Example.com/{job}?id={job}").unwrap();
+    let url = taken.list_unsubscribe.unwrap().of(job);
+    assert_eq!(url.as_str(), format!("https://example.com/{job}?id={job}"));
+    for text in [
+        "https://example.com/{thread}",
+        "https://example.com/{{job}}",
+    ] {
+        let line = form(text).unwrap_err().remove(0);
+        assert!(
+            line.ends_with("nothing but {job} can stand in braces"),
+            "{line}"
+        );
     }
 }
 

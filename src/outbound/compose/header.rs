@@ -8,6 +8,7 @@ use data_encoding::BASE64;
 use thiserror::Error;
 
 use crate::mail::address::{Address, Domain};
+use crate::mail::outgoing::JobId;
 
 /// Characters of an extra field's name.
 const NAME_CHARS_MAX: usize = 40;
@@ -157,6 +158,32 @@ impl WebAddress {
     /// The address.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// What stands for the name of the mail's job in a [`WebAddressForm`].
+const JOB: &str = "{job}";
+
+/// A [`WebAddress`] in which each `{job}` stands for the name of the mail's job, so that the POST tells
+/// whom it is about (RFC 8058 section 3.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebAddressForm(String);
+
+impl WebAddressForm {
+    /// Reads an address that has at most 900 octets once the job is filled in.
+    ///
+    /// # Errors
+    /// As [`WebAddress::parse`].
+    pub fn parse(text: &str) -> Result<Self, HeaderError> {
+        let form = Self(text.to_owned());
+        // All names of jobs are written alike.
+        WebAddress::parse(&form.of(JobId([0; 16])).0)?;
+        Ok(form)
+    }
+
+    /// The address for the mail of this job.
+    pub fn of(&self, job: JobId) -> WebAddress {
+        WebAddress(self.0.replace(JOB, &job.to_string()))
     }
 }
 

@@ -12,7 +12,7 @@ mod words;
 use bytes::Bytes;
 use thiserror::Error;
 
-pub use header::{HeaderError, HeaderName, HeaderText, WebAddress};
+pub use header::{HeaderError, HeaderName, HeaderText, WebAddress, WebAddressForm};
 pub use redact::redact;
 pub use templates::{TemplateError, Templates};
 pub use words::{Locale, Words};

@@ -12,7 +12,7 @@ use thiserror::Error;
 use tokio::sync::Mutex;
 use tokio::time;
 
-use super::compose::{ComposeError, HeaderText, Templates, WebAddress};
+use super::compose::{ComposeError, HeaderText, Templates, WebAddressForm};
 use crate::clock::{self, Timestamp};
 use crate::mail::address::{Address, Domain};
 use crate::mail::draft::{Call, Draft, Part, posted_word};
@@ -59,7 +59,7 @@ pub struct IntakeSettings {
     /// The list all mail belongs to.
     pub list_id: Option<Domain>,
     /// What takes the POST that ends these mails.
-    pub list_unsubscribe: Option<WebAddress>,
+    pub list_unsubscribe: Option<WebAddressForm>,
 }
 
 /// Takes drafts.

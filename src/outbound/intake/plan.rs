@@ -129,7 +129,7 @@ impl Plan<'_> {
             return_path: return_path.map_err(|error| thread(&error))?,
             date: self.now,
             list_id: settings.list_id.clone(),
-            list_unsubscribe: settings.list_unsubscribe.clone(),
+            list_unsubscribe: settings.list_unsubscribe.as_ref().map(|form| form.of(id)),
             is_automatic: draft.is_automatic,
             loop_mark: route.loop_mark.clone(),
             locale,

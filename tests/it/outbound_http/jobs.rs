@@ -139,6 +139,28 @@ async fn an_address_on_the_list_is_told_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_way_out_of_the_list_names_each_persons_job() {
+    let postern = capturing("list_unsubscribe = 'https://product.test/{job}/leave?job={job}'\n");
+    let mut copied = event("m1");
+    copied["cc"] = json!(["bob@example.com"]);
+    let answer = post(&postern, "/gateway/events", &copied).await;
+    assert_eq!(answer.0, 202, "{answer:?}");
+    let jobs = answer.1["jobIds"].as_array().unwrap();
+    assert_eq!(jobs.len(), 2);
+    for job in jobs {
+        let job = job.as_str().unwrap();
+        let (head, body) = mail_of(&postern, job).await;
+        let url = format!("https://product.test/{job}/leave?job=");
+        assert_eq!(field(&head, "List-Unsubscribe"), format!("<{url}{job}>"));
+        let post = "List-Unsubscribe=One-Click";
+        assert_eq!(field(&head, "List-Unsubscribe-Post"), post);
+        // The link that is shown, in quoted-printable.
+        let shown = body.replace("=\r\n", "").replace("=3D", "=");
+        assert!(shown.contains(&format!("{url}{job}")), "{shown}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_taken_outlives_a_kill() {
     let relay = free_port();
     let lines = format!(

@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use super::*;
 use crate::mail::kind::{self, Context};
+use crate::mail::outgoing::JobId;
 use crate::mail::reply::{self, Method};
 use crate::mail::view::View;
 
@@ -531,5 +532,25 @@ fn names_and_texts_of_fields_are_parsed() {
         "https://ü",
     ] {
         assert!(WebAddress::parse(url).is_err(), "{url:?}");
+    }
+    let job = JobId([7; 16]);
+    for (form, url) in [
+        ("https://a.example/u", "https://a.example/u".to_owned()),
+        (
+            "https://a.example/{job}?u={job}",
+            format!("https://a.example/{job}?u={job}"),
+        ),
+    ] {
+        let address = WebAddressForm::parse(form).unwrap().of(job);
+        assert_eq!(WebAddress::parse(address.as_str()), Ok(address.clone()));
+        assert_eq!(address.as_str(), url);
+    }
+    let long = format!("https://a.example/{}{{job}}", "x".repeat(860));
+    for form in [
+        "https://a.example/{id}",
+        "http://a.example/{job}",
+        long.as_str(),
+    ] {
+        assert!(WebAddressForm::parse(form).is_err(), "{form}");
     }
 }
