@@ -1,8 +1,8 @@
 //! Owns the way of a provider's request through HTTP: its head is looked at before its body, and its
 //! body is read within bounds of bytes and time.
 //!
-//! Does not know providers, but for one that wants a path of its own: a [`Gate`], built where they are known, says what is read and what is
-//! answered.
+//! Does not know providers, but for one that wants a path of its own: a [`Gate`], built where they are
+//! known, says what is read and what is answered.
 
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
