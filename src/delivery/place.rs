@@ -293,18 +293,9 @@ impl Placed {
         // Asked again in the thread's turn: others may have changed it since.
         let known = place.mapping(ThreadKey::of(thread));
         let mut mapping = known.unwrap_or_else(|| Mapping {
-            thread_id: thread.to_owned(),
-            route: place.route.name.clone(),
-            participant: None,
-            subject: String::new(),
-            title: None,
             mailbox: Some(self.sorted.mailbox.clone()),
             priority: Some(self.sorted.priority),
-            last_message_id: None,
-            references: Vec::new(),
-            images: Vec::new(),
-            made_at: now,
-            changed_at: now,
+            ..Mapping::new(&place.route.name, thread, None, now)
         });
         if mapping.participant.is_none() && self.introduces_author {
             mapping.participant = mail.author.clone();

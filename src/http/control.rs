@@ -354,20 +354,8 @@ async fn mint(State(desk): State<Desk>, body: Bytes) -> Result<Response, Fault> 
         .thread(&route.name, claims.thread)
         .is_none()
     {
-        facts.push(Fact::Mapped(Mapping {
-            thread_id: wish.thread,
-            route: route.name.clone(),
-            participant,
-            subject: String::new(),
-            title: None,
-            mailbox: None,
-            priority: None,
-            last_message_id: None,
-            references: Vec::new(),
-            images: Vec::new(),
-            made_at: now,
-            changed_at: now,
-        }));
+        let mapping = Mapping::new(&route.name, &wish.thread, participant, now);
+        facts.push(Fact::Mapped(mapping));
     }
     desk.control.store.record(facts).await?;
     let answer = json!({ "address": address.to_string(), "route": route.name });

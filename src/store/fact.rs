@@ -110,6 +110,29 @@ impl Mapping {
     /// Message-IDs of a thread that are remembered.
     pub const REFERENCES_MAX: usize = 32;
 
+    /// A thread of which nothing is known yet but whose it is.
+    pub fn new(
+        route: &str,
+        thread_id: &str,
+        participant: Option<Address>,
+        made_at: Timestamp,
+    ) -> Self {
+        Self {
+            thread_id: thread_id.to_owned(),
+            route: route.to_owned(),
+            participant,
+            subject: String::new(),
+            title: None,
+            mailbox: None,
+            priority: None,
+            last_message_id: None,
+            references: Vec::new(),
+            images: Vec::new(),
+            made_at,
+            changed_at: made_at,
+        }
+    }
+
     /// The mail `id`, without brackets, is now the newest of the thread. Of those before it the newest are
     /// kept, and the first, by which mail programs know the thread: that one stays where it is.
     pub fn follow(&mut self, id: &str) {

@@ -299,19 +299,10 @@ impl Plan<'_> {
     fn mapped(&self, own_id: String) -> Mapping {
         let key = ThreadKey::of(&self.draft.thread_id);
         let known = self.intake.store.thread(&self.route.name, key);
-        let mut mapping = known.unwrap_or_else(|| Mapping {
-            thread_id: self.draft.thread_id.clone(),
-            route: self.route.name.clone(),
-            participant: Some(self.recipient.clone()),
-            subject: String::new(),
-            title: None,
-            mailbox: None,
-            priority: None,
-            last_message_id: None,
-            references: Vec::new(),
-            images: Vec::new(),
-            made_at: self.now,
-            changed_at: self.now,
+        let mut mapping = known.unwrap_or_else(|| {
+            let participant = Some(self.recipient.clone());
+            let thread_id = &self.draft.thread_id;
+            Mapping::new(&self.route.name, thread_id, participant, self.now)
         });
         mapping.entitle(&Subject::of(&self.subject()));
         let answered = self.in_reply_to();
