@@ -17,13 +17,13 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use postern::clock::Timestamp;
 use postern::mail::address::Address;
-use postern::mail::envelope::{Door, Envelope, Peer, Recipient, Target};
+use postern::mail::envelope::{Door, Envelope, Peer, Recipient, RecipientTarget};
 use postern::mail::fingerprint::Fingerprint;
-use postern::mail::outgoing::JobId;
+use postern::mail::job_id::JobId;
 use postern::mail::token::ThreadKey;
 use postern::store::{
-    DeliveryId, Enqueued, Event, EventId, EventKind, Fact, Job, JobOutcome, JobState, MailId,
-    Mapping, Outcome, Settings, Store,
+    DeliveryId, DeliveryOutcome, EnqueueResult, Event, EventId, EventKind, Fact, Job, JobOutcome,
+    JobState, MailId, Mapping, Settings, Store,
 };
 
 /// Rounds between a mail's arrival and its end.
@@ -70,7 +70,7 @@ async fn write(store: &Store, count: usize) {
         }
         store.record(facts).await.expect("the facts are recorded");
         let taken = store.enqueue(job(round), mail(round), Vec::new()).await;
-        assert_eq!(taken.expect("the job is taken"), Enqueued::New);
+        assert_eq!(taken.expect("the job is taken"), EnqueueResult::New);
         println!("ACK {}", round + 1);
         std::io::stdout().flush().expect("stdout is open");
     }
@@ -95,7 +95,7 @@ fn check(store: &Store) -> usize {
             "the mail is what was sent"
         );
     }
-    let jobs = store.outbox();
+    let jobs = store.outbox_ledger();
     assert_eq!(
         jobs.taken,
         jobs.waiting + jobs.captured,
@@ -113,7 +113,7 @@ fn check(store: &Store) -> usize {
             let thread = store.thread("default", ThreadKey::of(&format!("thread-{round}")));
             let ended = round
                 .checked_sub(LAG)
-                .is_none_or(|old| store.seen(fingerprint(old), NOW).is_some());
+                .is_none_or(|old| store.find_duplicate(fingerprint(old), NOW).is_some());
             thread == Some(mapping(*round)) && ended && is_taken(store, *round)
         })
         .count()
@@ -172,7 +172,7 @@ fn envelope(round: usize) -> Envelope {
         recipients: vec![Recipient {
             address: Address::parse("business@inbox.example").expect("an address"),
             route: "default".to_owned(),
-            target: Target::Mailbox("business".to_owned()),
+            target: RecipientTarget::Mailbox("business".to_owned()),
         }],
         peer: Peer {
             door: Door::Smtp,
@@ -218,7 +218,7 @@ fn mapping(round: usize) -> Mapping {
 fn settled(mail: MailId, round: usize) -> Fact {
     Fact::Settled {
         delivery: DeliveryId { mail, recipient: 0 },
-        outcome: Outcome::Delivered {
+        outcome: DeliveryOutcome::Delivered {
             thread_id: format!("thread-{round}"),
             message_id: format!("message-{round}"),
         },

@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use postern::mail::reply::{Input, extract};
+use postern::mail::reply::{ReplyInput, extract};
 
 /// Sizes that are measured.
 const SIZES_KIB: [usize; 3] = [64, 256, 1024];
@@ -40,11 +40,11 @@ fn main() {
 /// Milliseconds that a body takes.
 fn run(body: &str, html: bool) -> f64 {
     let started = Instant::now();
-    let reply = extract(&Input {
+    let reply = extract(&ReplyInput {
         text: (!html).then_some(body),
         html: html.then_some(body),
         known: &["Hello Ann, your order has been shipped and will arrive on Thursday."],
-        ..Input::default()
+        ..ReplyInput::default()
     });
     std::hint::black_box(&reply);
     started.elapsed().as_secs_f64() * 1000.0
@@ -179,10 +179,10 @@ fn pages() -> Vec<Case> {
 fn show(path: &str) {
     let body = std::fs::read_to_string(path).unwrap_or_default();
     let html = path.ends_with(".html");
-    let reply = extract(&Input {
+    let reply = extract(&ReplyInput {
         text: (!html).then_some(body.as_str()),
         html: html.then_some(body.as_str()),
-        ..Input::default()
+        ..ReplyInput::default()
     });
     println!(
         "[{} {}]\n{}",

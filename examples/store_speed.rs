@@ -17,12 +17,12 @@ use std::time::Instant;
 use bytes::Bytes;
 use postern::clock::Timestamp;
 use postern::mail::address::Address;
-use postern::mail::envelope::{Door, Envelope, Peer, Recipient, Target};
+use postern::mail::envelope::{Door, Envelope, Peer, Recipient, RecipientTarget};
 use postern::mail::fingerprint::Fingerprint;
-use postern::mail::outgoing::JobId;
+use postern::mail::job_id::JobId;
 use postern::mail::token::ThreadKey;
 use postern::store::{
-    DeliveryId, Fact, Job, JobOutcome, MailId, Mapping, Outcome, Settings, Store,
+    DeliveryId, DeliveryOutcome, Fact, Job, JobOutcome, MailId, Mapping, Settings, Store,
 };
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -48,7 +48,7 @@ async fn main() {
         "map" => map(&store, number(2)).await,
         _ => ask(&store),
     }
-    println!("ledger {:?}, {:?}", store.ledger(), store.outbox());
+    println!("ledger {:?}, {:?}", store.ledger(), store.outbox_ledger());
     let begun = Instant::now();
     store.close().await;
     println!("closed in {:?}", begun.elapsed());
@@ -241,7 +241,7 @@ fn envelope() -> Envelope {
         recipients: vec![Recipient {
             address: Address::parse("business@inbox.example").expect("an address"),
             route: "default".to_owned(),
-            target: Target::Mailbox("business".to_owned()),
+            target: RecipientTarget::Mailbox("business".to_owned()),
         }],
         peer: Peer {
             door: Door::Smtp,
@@ -287,7 +287,7 @@ fn settled(mail: MailId, n: usize) -> Fact {
     bytes[..8].copy_from_slice(&(n as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
     Fact::Settled {
         delivery: DeliveryId { mail, recipient: 0 },
-        outcome: Outcome::Delivered {
+        outcome: DeliveryOutcome::Delivered {
             thread_id: format!("thread-{n}"),
             message_id: format!("message-{n}"),
         },

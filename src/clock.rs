@@ -60,7 +60,7 @@ impl Timestamp {
 
     /// The date-time form of RFC 3339 in UTC, with milliseconds: `2026-01-31T23:59:59.000Z`.
     pub fn to_rfc3339(self) -> String {
-        let date = self.civil();
+        let date = self.date_time();
         format!(
             "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
             date.year,
@@ -75,10 +75,10 @@ impl Timestamp {
 
     /// The date-time form of RFC 5322 section 3.3 in UTC: `Sat, 31 Jan 2026 23:59:59 +0000`.
     pub fn to_rfc5322(self) -> String {
-        self.civil().to_rfc822()
+        self.date_time().to_rfc822()
     }
 
-    fn civil(self) -> DateTime {
+    fn date_time(self) -> DateTime {
         // The year 9999: past it neither RFC has a form for the date.
         const LAST: u64 = 253_402_300_799;
         DateTime::from_timestamp(self.as_secs().min(LAST).cast_signed())

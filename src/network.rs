@@ -80,7 +80,7 @@ pub struct NetworkError(String);
 
 /// What a stranger counts by: an IPv4 address, or the /64 of an IPv6 address, which one customer has
 /// whole.
-pub fn counted_by(ip: IpAddr) -> IpAddr {
+pub fn rate_limit_key(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
         v4 @ IpAddr::V4(_) => v4,
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn ipv6_counts_by_its_64() {
-        let of = |ip: &str| counted_by(ip.parse().unwrap());
+        let of = |ip: &str| rate_limit_key(ip.parse().unwrap());
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:0:0:9"));
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
         assert_ne!(of("192.0.2.1"), of("192.0.2.2"));

@@ -23,24 +23,24 @@ pub struct Settings {
 
 /// How an attempt ended that did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum AttemptFailure {
     /// It will not get better by itself.
-    Final {
+    Permanent {
         /// Why, for the person who looks at it.
         reason: String,
     },
     /// It may pass.
-    Passing {
+    Transient {
         /// How long the other side asked to be left alone (`Retry-After`).
-        wish: Option<Duration>,
+        retry_after: Option<Duration>,
     },
 }
 
 /// What comes next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum NextStep {
     /// Another attempt.
-    Again {
+    Retry {
         /// How long from now.
         after: Duration,
     },
@@ -60,68 +60,68 @@ pub enum Next {
 /// so that jobs that failed together do not come back together. A wish replaces it: not shorter than
 /// `wait_first`, for a peer that says 0 has failed all the same, nor longer than `wait_max`, and up to
 /// a tenth longer than wished. The last attempt is made at `max_age`, and what fails then is parked.
-pub fn next(
+pub fn next_step(
     settings: &Settings,
-    outcome: Outcome,
+    outcome: AttemptFailure,
     attempts: u32,
     age: Duration,
     random: u64,
-) -> Next {
+) -> NextStep {
     let wish = match outcome {
-        Outcome::Final { reason } => return Next::Park { reason },
-        Outcome::Passing { wish } => wish,
+        AttemptFailure::Permanent { reason } => return NextStep::Park { reason },
+        AttemptFailure::Transient { retry_after: wish } => wish,
     };
     let left = settings.max_age.saturating_sub(age);
     if left < WAIT_MIN {
-        let reason = format!("no success in {attempts} attempts and {}", spoken(age));
-        return Next::Park { reason };
+        let reason = format!("no success in {attempts} attempts and {}", in_words(age));
+        return NextStep::Park { reason };
     }
     let shortest = settings.wait_first.max(WAIT_MIN);
     let longest = settings.wait_max.max(shortest);
     let after = match wish {
         Some(wish) => {
             let wish = wish.clamp(shortest, longest);
-            wish + part(wish / 10, random)
+            wish + jitter(wish / 10, random)
         }
         None => {
             let doublings = attempts.saturating_sub(1).min(DOUBLINGS_MAX);
             let whole = shortest.saturating_mul(1 << doublings.min(31)).min(longest);
-            whole / 2 + part(whole / 2, random)
+            whole / 2 + jitter(whole / 2, random)
         }
     };
-    Next::Again {
+    NextStep::Retry {
         after: after.clamp(WAIT_MIN, longest).min(left),
     }
 }
 
 /// A mail in doubt is sent no more after so many doubts.
-pub const DOUBTS_MAX: u32 = 3;
+pub const UNKNOWN_OUTCOMES_MAX: u32 = 3;
 /// A doubt lengthens the wait like so many attempts.
-const DOUBT_ATTEMPTS: u32 = 4;
+const UNKNOWN_OUTCOME_WEIGHT: u32 = 4;
 
 /// How often a mail that goes out was tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tries {
+pub struct SendAttempts {
     /// All attempts.
     pub attempts: u32,
     /// Those of which nobody knows whether they sent it: each may have been a copy.
-    pub doubts: u32,
+    pub unknown_outcomes: u32,
 }
 
 /// How long to go on with a mail that goes out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
+pub struct SendSchedule {
     /// The wait after the first attempt; it doubles with each.
     pub wait_first: Duration,
     /// The wait stops to double there.
     pub wait_max: Duration,
     /// Attempts after the first one at most; `None` leaves it to the age alone.
-    pub again_max: Option<u32>,
+    pub retries_max: Option<u32>,
 }
 
-impl Patience {
+impl SendSchedule {
     /// The longest wait there is, its random part included.
-    pub fn longest(&self) -> Duration {
+    pub fn longest_wait(&self) -> Duration {
         let longest = self.wait_max.max(self.wait_first).max(WAIT_MIN);
         longest + longest / 10
     }
@@ -133,33 +133,35 @@ impl Patience {
 /// `tries` counts those made, this one included; `left` is what the mail has until it is given up;
 /// `random` is any number, drawn anew each time. The wait is `wait_first` doubled with each attempt, a doubt
 /// counting as four more, up to `wait_max`, and up to a tenth longer. The last attempt is made when nothing is
-/// left. After [`DOUBTS_MAX`] doubts there is none: each attempt may be one more copy.
-pub fn outgoing(
-    patience: &Patience,
-    tries: Tries,
+/// left. After [`UNKNOWN_OUTCOMES_MAX`] doubts there is none: each attempt may be one more copy.
+pub fn next_send_after(
+    patience: &SendSchedule,
+    tries: SendAttempts,
     left: Duration,
     random: u64,
 ) -> Option<Duration> {
-    let is_last = patience.again_max.is_some_and(|most| tries.attempts > most);
-    if is_last || tries.doubts >= DOUBTS_MAX || left < WAIT_MIN {
+    let is_last = patience
+        .retries_max
+        .is_some_and(|most| tries.attempts > most);
+    if is_last || tries.unknown_outcomes >= UNKNOWN_OUTCOMES_MAX || left < WAIT_MIN {
         return None;
     }
     let shortest = patience.wait_first.max(WAIT_MIN);
     let doublings = tries.attempts.saturating_sub(1);
-    let doublings = doublings.saturating_add(tries.doubts * DOUBT_ATTEMPTS);
+    let doublings = doublings.saturating_add(tries.unknown_outcomes * UNKNOWN_OUTCOME_WEIGHT);
     let doublings = doublings.min(DOUBLINGS_MAX - 1);
     let whole = shortest.saturating_mul(1 << doublings);
     let whole = whole.min(patience.wait_max.max(shortest));
-    Some((whole + part(whole / 10, random)).min(left))
+    Some((whole + jitter(whole / 10, random)).min(left))
 }
 
 /// A part of `span`, from none to all of it, as `random` is small or large.
-fn part(span: Duration, random: u64) -> Duration {
+fn jitter(span: Duration, random: u64) -> Duration {
     let nanos = span.as_nanos().saturating_mul(u128::from(random)) >> 64;
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
-fn spoken(age: Duration) -> String {
+fn in_words(age: Duration) -> String {
     match age.as_secs() {
         secs if secs < 120 => format!("{secs} s"),
         secs if secs < 2 * 60 * 60 => format!("{} min", secs / 60),
@@ -181,22 +183,22 @@ mod tests {
     };
     const YOUNG: Duration = Duration::from_secs(1);
 
-    fn passing(wish: Option<u64>) -> Outcome {
-        Outcome::Passing {
-            wish: wish.map(Duration::from_secs),
+    fn passing(wish: Option<u64>) -> AttemptFailure {
+        AttemptFailure::Transient {
+            retry_after: wish.map(Duration::from_secs),
         }
     }
 
-    fn again(millis: u64) -> Next {
-        Next::Again {
+    fn again(millis: u64) -> NextStep {
+        NextStep::Retry {
             after: Duration::from_millis(millis),
         }
     }
 
-    fn millis(next: &Next) -> u128 {
+    fn millis(next: &NextStep) -> u128 {
         match next {
-            Next::Again { after } => after.as_millis(),
-            Next::Park { reason } => panic!("parked: {reason}"),
+            NextStep::Retry { after } => after.as_millis(),
+            NextStep::Park { reason } => panic!("parked: {reason}"),
         }
     }
 
@@ -212,7 +214,7 @@ mod tests {
             (40, 300_000, 600_000),
             (u32::MAX, 300_000, 600_000),
         ] {
-            let at = |random| next(&SETTINGS, passing(None), attempts, YOUNG, random);
+            let at = |random| next_step(&SETTINGS, passing(None), attempts, YOUNG, random);
             assert_eq!(at(0), again(low), "{attempts}");
             let most = millis(&at(u64::MAX));
             assert!(
@@ -234,7 +236,8 @@ mod tests {
             (u64::MAX, 600_000, 600_000),
         ] {
             for attempts in [1, 20] {
-                let at = |random| next(&SETTINGS, passing(Some(wish)), attempts, YOUNG, random);
+                let at =
+                    |random| next_step(&SETTINGS, passing(Some(wish)), attempts, YOUNG, random);
                 assert_eq!(at(0), again(low), "{wish}");
                 assert!(high - millis(&at(u64::MAX)) <= 1, "{wish}");
             }
@@ -245,13 +248,13 @@ mod tests {
     fn the_last_attempt_is_at_the_greatest_age() {
         let before = |millis| SETTINGS.max_age - Duration::from_millis(millis);
         for wish in [None, Some(0), Some(600)] {
-            let at = |age| next(&SETTINGS, passing(wish), 50, age, 0);
+            let at = |age| next_step(&SETTINGS, passing(wish), 50, age, 0);
             assert_eq!(at(before(1_000)), again(1_000));
-            let parked = Next::Park {
+            let parked = NextStep::Park {
                 reason: "no success in 50 attempts and 5 days".to_owned(),
             };
             assert_eq!(at(SETTINGS.max_age), parked);
-            assert!(matches!(at(before(1)), Next::Park { .. }));
+            assert!(matches!(at(before(1)), NextStep::Park { .. }));
             assert_eq!(at(SETTINGS.max_age + YOUNG), parked);
         }
     }
@@ -259,23 +262,26 @@ mod tests {
     #[test]
     fn what_is_final_is_parked_at_once() {
         let reason = "422: body too long".to_owned();
-        let outcome = Outcome::Final {
+        let outcome = AttemptFailure::Permanent {
             reason: reason.clone(),
         };
-        assert_eq!(next(&SETTINGS, outcome, 1, YOUNG, 0), Next::Park { reason });
+        assert_eq!(
+            next_step(&SETTINGS, outcome, 1, YOUNG, 0),
+            NextStep::Park { reason }
+        );
     }
 
-    const PATIENCE: Patience = Patience {
+    const PATIENCE: SendSchedule = SendSchedule {
         wait_first: Duration::from_secs(1),
         wait_max: Duration::from_secs(3_600),
-        again_max: None,
+        retries_max: None,
     };
     const DAYS: Duration = Duration::from_secs(3 * 86_400);
 
-    const fn sure(attempts: u32) -> Tries {
-        Tries {
+    const fn sure(attempts: u32) -> SendAttempts {
+        SendAttempts {
             attempts,
-            doubts: 0,
+            unknown_outcomes: 0,
         }
     }
 
@@ -283,12 +289,15 @@ mod tests {
     fn outgoing_mail_waits_a_second_then_two_then_four_up_to_an_hour() {
         for (attempts, secs) in [(1, 1), (2, 2), (3, 4), (4, 8), (12, 2_048), (13, 3_600)] {
             let whole = Duration::from_secs(secs);
-            assert_eq!(outgoing(&PATIENCE, sure(attempts), DAYS, 0), Some(whole));
-            let most = outgoing(&PATIENCE, sure(attempts), DAYS, u64::MAX).unwrap();
+            assert_eq!(
+                next_send_after(&PATIENCE, sure(attempts), DAYS, 0),
+                Some(whole)
+            );
+            let most = next_send_after(&PATIENCE, sure(attempts), DAYS, u64::MAX).unwrap();
             assert!(most > whole && most <= whole + whole / 10, "{most:?}");
         }
         assert_eq!(
-            outgoing(&PATIENCE, sure(u32::MAX), DAYS, 0),
+            next_send_after(&PATIENCE, sure(u32::MAX), DAYS, 0),
             Some(Duration::from_secs(3_600))
         );
     }
@@ -296,7 +305,16 @@ mod tests {
     #[test]
     fn each_doubt_lengthens_the_wait_and_the_third_is_the_last() {
         let after = |attempts, doubts| {
-            outgoing(&PATIENCE, Tries { attempts, doubts }, DAYS, 0).map(|wait| wait.as_secs())
+            next_send_after(
+                &PATIENCE,
+                SendAttempts {
+                    attempts,
+                    unknown_outcomes: doubts,
+                },
+                DAYS,
+                0,
+            )
+            .map(|wait| wait.as_secs())
         };
         assert_eq!(after(1, 1), Some(16));
         assert_eq!(after(2, 2), Some(512));
@@ -308,14 +326,14 @@ mod tests {
     #[test]
     fn outgoing_mail_is_given_up_by_age_or_by_count() {
         let short = Duration::from_secs(5);
-        assert_eq!(outgoing(&PATIENCE, sure(9), short, 0), Some(short));
-        assert_eq!(outgoing(&PATIENCE, sure(1), Duration::ZERO, 0), None);
-        let classic = Patience {
-            again_max: Some(3),
+        assert_eq!(next_send_after(&PATIENCE, sure(9), short, 0), Some(short));
+        assert_eq!(next_send_after(&PATIENCE, sure(1), Duration::ZERO, 0), None);
+        let classic = SendSchedule {
+            retries_max: Some(3),
             ..PATIENCE
         };
         let waits: Vec<_> = (1..9)
-            .map_while(|attempts| outgoing(&classic, sure(attempts), DAYS, 0))
+            .map_while(|attempts| next_send_after(&classic, sure(attempts), DAYS, 0))
             .map(|wait| wait.as_secs())
             .collect();
         assert_eq!(waits, [1, 2, 4]);
@@ -324,17 +342,17 @@ mod tests {
     proptest! {
         #[test]
         fn no_mail_turns_hot_or_gets_too_old(
-            first in 0u64..10_000, most in 0u64..10_000_000, again_max: Option<u32>,
-            attempts: u32, doubts: u32, left in 0u64..2_000_000_000, random: u64,
+            first in 0u64..10_000, most in 0u64..10_000_000, retries_max: Option<u32>,
+            attempts: u32, unknown_outcomes: u32, left in 0u64..2_000_000_000, random: u64,
         ) {
-            let patience = Patience {
+            let patience = SendSchedule {
                 wait_first: Duration::from_millis(first),
                 wait_max: Duration::from_millis(most),
-                again_max,
+                retries_max,
             };
             let left = Duration::from_millis(left);
-            if let Some(wait) = outgoing(&patience, Tries { attempts, doubts }, left, random) {
-                prop_assert!(wait >= WAIT_MIN && wait <= left && wait <= patience.longest());
+            if let Some(wait) = next_send_after(&patience, SendAttempts { attempts, unknown_outcomes }, left, random) {
+                prop_assert!(wait >= WAIT_MIN && wait <= left && wait <= patience.longest_wait());
             }
         }
 
@@ -350,7 +368,7 @@ mod tests {
                 max_age: Duration::from_millis(max_age),
             };
             let age = Duration::from_millis(age);
-            if let Next::Again { after } = next(&settings, passing(wish), attempts, age, random) {
+            if let NextStep::Retry { after } = next_step(&settings, passing(wish), attempts, age, random) {
                 prop_assert!(after >= WAIT_MIN);
                 prop_assert!(age + after <= settings.max_age);
                 prop_assert!(after <= settings.wait_max.max(settings.wait_first).max(WAIT_MIN));

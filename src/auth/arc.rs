@@ -7,21 +7,22 @@ use std::collections::BTreeMap;
 use mail_auth::dkim::Canonicalization;
 
 use super::dkim::{
-    Key, Problem, Signature, Signed, algorithm, selector, signing_domain, without_signature,
+    DkimKey, DkimSignature, SignatureProblem, SignedMail, algorithm, selector, signing_domain,
+    without_signature,
 };
-use super::dns::Budget;
-use super::field::{Header, RawField};
+use super::dns::QueryBudget;
+use super::field::{RawField, RawHeader};
 use super::results;
-use super::tags::{Tags, base64};
-use crate::mail::prescan;
-use crate::mail::verdict::{ArcVerdict, Outcome};
+use super::tags::{TagList, base64};
+use crate::mail::mime;
+use crate::mail::verdict::{ArcVerdict, AuthResult};
 
 /// Sets of one chain (RFC 8617 section 4.2.1).
 const SETS_MAX: u8 = 50;
 
 /// What is trusted, and about whom.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Trust<'a> {
+pub(super) struct TrustedSealers<'a> {
     /// Domains whose seals are believed.
     pub(super) sealers: &'a [String],
     /// The From domain as A-labels.
@@ -29,28 +30,28 @@ pub(super) struct Trust<'a> {
 }
 
 /// The chain of one mail, read but not checked. No sets, no chain.
-pub(super) struct Chain<'a>(Result<Vec<Set<'a>>, Problem>);
+pub(super) struct ArcChain<'a>(Result<Vec<ArcSet<'a>>, SignatureProblem>);
 
 /// What one handler added.
-struct Set<'a> {
+struct ArcSet<'a> {
     results: &'a RawField<'a>,
     message: &'a RawField<'a>,
     seal: &'a RawField<'a>,
-    signature: Signature,
-    sealed: Seal,
+    signature: DkimSignature,
+    sealed: ArcSeal,
 }
 
 /// What an ARC-Seal says (RFC 8617 section 4.1.3).
-struct Seal {
+struct ArcSeal {
     domain: String,
     selector: String,
     algorithm: mail_auth::common::crypto::Algorithm,
     value: Vec<u8>,
-    chain: Outcome,
+    chain: AuthResult,
 }
 
-impl<'a> Chain<'a> {
-    pub(super) fn read(header: &'a Header<'a>) -> Self {
+impl<'a> ArcChain<'a> {
+    pub(super) fn read(header: &'a RawHeader<'a>) -> Self {
         Self(read(header))
     }
 
@@ -65,9 +66,9 @@ impl<'a> Chain<'a> {
 
     pub(super) async fn check(
         self,
-        budget: &Budget<'_>,
-        mail: &Signed<'_>,
-        trust: Trust<'_>,
+        budget: &QueryBudget<'_>,
+        mail: &SignedMail<'_>,
+        trust: TrustedSealers<'_>,
     ) -> ArcVerdict {
         let sets = match self.0 {
             Ok(sets) if sets.is_empty() => return ArcVerdict::default(),
@@ -81,7 +82,7 @@ impl<'a> Chain<'a> {
             .last()
             .is_some_and(|newest| !mail.is_stale(&newest.signature));
         ArcVerdict {
-            result: Outcome::Pass,
+            result: AuthResult::Pass,
             vouches_for_from: is_fresh && vouches(&sets, trust),
             sealers: sets.into_iter().map(|set| set.sealed.domain).collect(),
             reason: None,
@@ -90,11 +91,11 @@ impl<'a> Chain<'a> {
 }
 
 /// RFC 8617 section 5.2 knows pass and fail; what the DNS could not say is told apart.
-fn failed(problem: Problem) -> ArcVerdict {
+fn failed(problem: SignatureProblem) -> ArcVerdict {
     ArcVerdict {
         result: match problem.outcome {
-            Outcome::Temperror => Outcome::Temperror,
-            _ => Outcome::Fail,
+            AuthResult::Temperror => AuthResult::Temperror,
+            _ => AuthResult::Fail,
         },
         reason: Some(problem.reason),
         ..ArcVerdict::default()
@@ -102,37 +103,39 @@ fn failed(problem: Problem) -> ArcVerdict {
 }
 
 /// Steps 1 to 3 of RFC 8617 section 5.2: the chain's structure.
-fn read<'a>(header: &'a Header<'a>) -> Result<Vec<Set<'a>>, Problem> {
+fn read<'a>(header: &'a RawHeader<'a>) -> Result<Vec<ArcSet<'a>>, SignatureProblem> {
     let results = by_instance(header, "ARC-Authentication-Results")?;
     let mut messages = by_instance(header, "ARC-Message-Signature")?;
     let mut seals = by_instance(header, "ARC-Seal")?;
     let count = results.len();
     if messages.len() != count || seals.len() != count {
-        return Err(Problem::failure("the chain has incomplete sets"));
+        return Err(SignatureProblem::failure("the chain has incomplete sets"));
     }
     if count > 0 && !header.is_plain {
-        return Err(Problem::failure("the header has lines that are no field"));
+        return Err(SignatureProblem::failure(
+            "the header has lines that are no field",
+        ));
     }
     let mut sets = Vec::with_capacity(count);
     for (instance, results) in (1..).zip(results) {
-        let gap = || Problem::failure("the chain has a gap");
+        let gap = || SignatureProblem::failure("the chain has a gap");
         let message = messages.remove(&instance).ok_or_else(gap)?;
         let seal = seals.remove(&instance).ok_or_else(gap)?;
         if results.0 != instance {
             return Err(gap());
         }
-        let sealed = Seal::parse(&tags(seal)?)?;
+        let sealed = ArcSeal::parse(&tags(seal)?)?;
         let expected = if instance == 1 {
-            Outcome::None
+            AuthResult::None
         } else {
-            Outcome::Pass
+            AuthResult::Pass
         };
         if sealed.chain != expected {
-            return Err(Problem::failure(format!(
+            return Err(SignatureProblem::failure(format!(
                 "cv= of set {instance} is not {expected}"
             )));
         }
-        sets.push(Set {
+        sets.push(ArcSet {
             signature: message_signature(&tags(message)?)?,
             results: results.1,
             message,
@@ -144,18 +147,22 @@ fn read<'a>(header: &'a Header<'a>) -> Result<Vec<Set<'a>>, Problem> {
 }
 
 /// Steps 4 and 6 of RFC 8617 section 5.2: the newest signature, then all seals from the newest.
-async fn check(budget: &Budget<'_>, mail: &Signed<'_>, sets: &[Set<'_>]) -> Result<(), Problem> {
+async fn check(
+    budget: &QueryBudget<'_>,
+    mail: &SignedMail<'_>,
+    sets: &[ArcSet<'_>],
+) -> Result<(), SignatureProblem> {
     let Some(newest) = sets.last() else {
         return Ok(());
     };
     let signature = &newest.signature;
     signature.check_times(mail.now)?;
     signature.check_body(mail.hashes)?;
-    let key = Key::fetch(budget, &signature.selector, &signature.domain).await?;
+    let key = DkimKey::fetch(budget, &signature.selector, &signature.domain).await?;
     signature.check_header(mail.header, newest.message, &key)?;
     for at in (0..sets.len()).rev() {
         let sealed = &sets[at].sealed;
-        let key = Key::fetch(budget, &sealed.selector, &sealed.domain).await?;
+        let key = DkimKey::fetch(budget, &sealed.selector, &sealed.domain).await?;
         let own = without_signature(sets[at].seal.value);
         let mut fields: Vec<(&[u8], &[u8])> = sets[..=at]
             .iter()
@@ -176,11 +183,11 @@ async fn check(budget: &Budget<'_>, mail: &Signed<'_>, sets: &[Set<'_>]) -> Resu
 
 /// From the newest set backwards, as long as its sealer is trusted: does one say that the From
 /// domain passed DMARC when the mail came to it?
-fn vouches(sets: &[Set<'_>], trust: Trust<'_>) -> bool {
+fn vouches(sets: &[ArcSet<'_>], trust: TrustedSealers<'_>) -> bool {
     let Some(from) = trust.from_domain else {
         return false;
     };
-    let is_trusted = |set: &&Set<'_>| {
+    let is_trusted = |set: &&ArcSet<'_>| {
         let mut sealers = trust.sealers.iter();
         sealers.any(|sealer| sealer.eq_ignore_ascii_case(&set.sealed.domain))
     };
@@ -193,72 +200,77 @@ fn vouches(sets: &[Set<'_>], trust: Trust<'_>) -> bool {
 
 /// The fields of a name by their `i=`.
 fn by_instance<'a>(
-    header: &'a Header<'a>,
+    header: &'a RawHeader<'a>,
     name: &'static str,
-) -> Result<BTreeMap<u8, &'a RawField<'a>>, Problem> {
+) -> Result<BTreeMap<u8, &'a RawField<'a>>, SignatureProblem> {
     let mut found = BTreeMap::new();
     for field in header.named(name) {
         let instance = instance(field, name).ok_or_else(|| {
-            Problem::failure(format!("an {name} has no instance from 1 to {SETS_MAX}"))
+            SignatureProblem::failure(format!("an {name} has no instance from 1 to {SETS_MAX}"))
         })?;
         if found.insert(instance, field).is_some() {
-            return Err(Problem::failure(format!("two {name} have one instance")));
+            return Err(SignatureProblem::failure(format!(
+                "two {name} have one instance"
+            )));
         }
     }
     Ok(found)
 }
 
 fn instance(field: &RawField<'_>, name: &str) -> Option<u8> {
-    let text = str::from_utf8(bounded(field)?).ok()?;
+    let text = str::from_utf8(bounded_value(field)?).ok()?;
     let digits = if name == "ARC-Authentication-Results" {
         // No tag list: what follows the instance are results (RFC 8617 section 4.1.1).
         let (first, _) = text.split_once(';')?;
         let (tag, digits) = first.split_once('=')?;
         (tag.trim() == "i").then_some(digits.trim())?
     } else {
-        Tags::parse(text)?.value("i")?
+        TagList::parse(text)?.value("i")?
     };
     let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
     let instance = digits.parse().ok()?;
     (is_number && (1..=SETS_MAX).contains(&instance)).then_some(instance)
 }
 
-fn bounded<'a>(field: &RawField<'a>) -> Option<&'a [u8]> {
-    (field.value.len() <= prescan::FIELD_BYTES_MAX).then_some(field.value)
+fn bounded_value<'a>(field: &RawField<'a>) -> Option<&'a [u8]> {
+    (field.value.len() <= mime::FIELD_BYTES_MAX).then_some(field.value)
 }
 
-fn tags<'a>(field: &RawField<'a>) -> Result<Tags<'a>, Problem> {
-    bounded(field)
+fn tags<'a>(field: &RawField<'a>) -> Result<TagList<'a>, SignatureProblem> {
+    bounded_value(field)
         .and_then(|value| str::from_utf8(value).ok())
-        .and_then(Tags::parse)
-        .ok_or_else(|| Problem::failure("an ARC field is no list of tags"))
+        .and_then(TagList::parse)
+        .ok_or_else(|| SignatureProblem::failure("an ARC field is no list of tags"))
 }
 
 /// RFC 8617 section 4.1.2: a DKIM signature that must not sign seals. Its form, where it names none,
 /// is relaxed, as the authors' test suite has it.
-fn message_signature(tags: &Tags<'_>) -> Result<Signature, Problem> {
-    let signature = Signature::parse(tags, "relaxed/relaxed")?;
+fn message_signature(tags: &TagList<'_>) -> Result<DkimSignature, SignatureProblem> {
+    let signature = DkimSignature::parse(tags, "relaxed/relaxed")?;
     if signature.signs("ARC-Seal") {
-        return Err(Problem::failure("an ARC-Message-Signature signs seals"));
+        return Err(SignatureProblem::failure(
+            "an ARC-Message-Signature signs seals",
+        ));
     }
     Ok(signature)
 }
 
-impl Seal {
-    fn parse(tags: &Tags<'_>) -> Result<Self, Problem> {
+impl ArcSeal {
+    fn parse(tags: &TagList<'_>) -> Result<Self, SignatureProblem> {
         let need = |name: &str| {
             let value = tags.value(name).filter(|value| !value.is_empty());
-            value.ok_or_else(|| Problem::failure(format!("{name}= is missing in a seal")))
+            value.ok_or_else(|| SignatureProblem::failure(format!("{name}= is missing in a seal")))
         };
         if tags.value("h").is_some() || tags.value("bh").is_some() {
-            return Err(Problem::failure("a seal has h= or bh="));
+            return Err(SignatureProblem::failure("a seal has h= or bh="));
         }
         Ok(Self {
             domain: signing_domain(need("d")?)?,
             selector: selector(need("s")?)?,
             algorithm: algorithm(need("a")?)?,
-            value: base64(need("b")?).ok_or_else(|| Problem::failure("b= is no base64"))?,
-            chain: Outcome::parse(need("cv")?).unwrap_or(Outcome::Permerror),
+            value: base64(need("b")?)
+                .ok_or_else(|| SignatureProblem::failure("b= is no base64"))?,
+            chain: AuthResult::parse(need("cv")?).unwrap_or(AuthResult::Permerror),
         })
     }
 }

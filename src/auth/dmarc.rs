@@ -6,8 +6,8 @@
 use mail_auth::common::parse::TxtRecordParser;
 use mail_auth::dmarc::{Alignment, Dmarc, Policy, Psd};
 
-use super::dns::{Budget, Failure};
-use crate::mail::verdict::{DkimVerdict, DmarcVerdict, DomainPolicy, Outcome, SpfVerdict};
+use super::dns::{DnsFailure, QueryBudget};
+use crate::mail::verdict::{AuthResult, DkimVerdict, DmarcVerdict, DomainPolicy, SpfVerdict};
 
 /// Labels that a tree walk goes on with after the first query (RFC 9989 section 4.10): so it asks
 /// at most eight times.
@@ -15,7 +15,7 @@ const WALK_LABELS_MAX: usize = 7;
 
 /// What a From domain is held against.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Evidence<'a> {
+pub(super) struct DmarcEvidence<'a> {
     /// SPF of the MAIL FROM identity.
     pub(super) spf: &'a SpfVerdict,
     /// The signatures.
@@ -24,27 +24,27 @@ pub(super) struct Evidence<'a> {
 
 /// Checks the From domain, given as A-labels.
 pub(super) async fn check(
-    budget: &Budget<'_>,
+    budget: &QueryBudget<'_>,
     domain: &str,
-    evidence: Evidence<'_>,
+    evidence: DmarcEvidence<'_>,
 ) -> DmarcVerdict {
     let mut verdict = DmarcVerdict {
         domain: Some(domain.to_owned()),
         ..DmarcVerdict::default()
     };
     if let Err(failure) = evaluate(budget, domain, evidence, &mut verdict).await {
-        verdict.result = Outcome::Temperror;
+        verdict.result = AuthResult::Temperror;
         verdict.reason = Some(failure.reason(domain));
     }
     verdict
 }
 
 async fn evaluate(
-    budget: &Budget<'_>,
+    budget: &QueryBudget<'_>,
     domain: &str,
-    evidence: Evidence<'_>,
+    evidence: DmarcEvidence<'_>,
     verdict: &mut DmarcVerdict,
-) -> Result<(), Failure> {
+) -> Result<(), DnsFailure> {
     let walk = walk(budget, domain).await?;
     let organization = organization(&walk, domain);
     let own = walk.iter().find(|step| step.name == domain);
@@ -61,10 +61,10 @@ async fn evaluate(
     };
     verdict.policy = policy;
     let mut has_temporary = false;
-    for (signer, outcome, alignment) in authenticated(evidence, record) {
+    for (signer, outcome, alignment) in aligned_candidates(evidence, record) {
         if is_aligned(budget, signer, (domain, organization), alignment).await? {
-            if outcome == Outcome::Pass {
-                verdict.result = Outcome::Pass;
+            if outcome == AuthResult::Pass {
+                verdict.result = AuthResult::Pass;
                 verdict.aligned = Some(signer.to_owned());
                 return Ok(());
             }
@@ -73,19 +73,19 @@ async fn evaluate(
     }
     (verdict.result, verdict.reason) = if has_temporary {
         let reason = "an aligned domain could not be checked now";
-        (Outcome::Temperror, Some(reason.to_owned()))
+        (AuthResult::Temperror, Some(reason.to_owned()))
     } else {
         let reason = "no aligned domain is authenticated";
-        (Outcome::Fail, Some(reason.to_owned()))
+        (AuthResult::Fail, Some(reason.to_owned()))
     };
     Ok(())
 }
 
 /// The domains that passed, or may yet pass, with the alignment that is asked of them.
-fn authenticated<'a>(
-    evidence: Evidence<'a>,
+fn aligned_candidates<'a>(
+    evidence: DmarcEvidence<'a>,
     record: &Dmarc,
-) -> impl Iterator<Item = (&'a str, Outcome, Alignment)> {
+) -> impl Iterator<Item = (&'a str, AuthResult, Alignment)> {
     let (adkim, aspf) = (record.adkim, record.aspf);
     let dkim = evidence
         .dkim
@@ -95,12 +95,16 @@ fn authenticated<'a>(
     let spf = Some(evidence.spf).filter(|spf| !spf.passes_all);
     let spf = spf.map(|spf| (spf.domain.as_str(), spf.result, aspf));
     dkim.chain(spf).filter(|(domain, outcome, _)| {
-        !domain.is_empty() && matches!(outcome, Outcome::Pass | Outcome::Temperror)
+        !domain.is_empty() && matches!(outcome, AuthResult::Pass | AuthResult::Temperror)
     })
 }
 
 /// What the owner wants done with mail that fails; `None` if the record is to be ignored.
-async fn policy(budget: &Budget<'_>, domain: &str, step: &Step<'_>) -> Option<DomainPolicy> {
+async fn policy(
+    budget: &QueryBudget<'_>,
+    domain: &str,
+    step: &WalkedRecord<'_>,
+) -> Option<DomainPolicy> {
     let record = &step.record;
     let wish = if record.p == Policy::Unspecified {
         // RFC 9989 section 4.7: without a policy a record is only for reports.
@@ -121,17 +125,17 @@ async fn policy(budget: &Budget<'_>, domain: &str, step: &Step<'_>) -> Option<Do
 }
 
 /// False only if the DNS says that there is no such name (RFC 8020).
-async fn exists(budget: &Budget<'_>, domain: &str) -> bool {
+async fn exists(budget: &QueryBudget<'_>, domain: &str) -> bool {
     let found = budget.addresses_v4(domain).await;
     found.map_or(true, |found| found.is_name_known)
 }
 
 async fn is_aligned(
-    budget: &Budget<'_>,
+    budget: &QueryBudget<'_>,
     signer: &str,
     (domain, organization): (&str, &str),
     alignment: Alignment,
-) -> Result<bool, Failure> {
+) -> Result<bool, DnsFailure> {
     if signer == domain {
         return Ok(true);
     }
@@ -145,13 +149,16 @@ async fn is_aligned(
 }
 
 /// A DMARC record on the way from a domain to the root.
-struct Step<'a> {
+struct WalkedRecord<'a> {
     name: &'a str,
     record: Dmarc,
 }
 
 /// The DNS tree walk (RFC 9989 section 4.10): the records from the domain itself upwards.
-async fn walk<'a>(budget: &Budget<'_>, domain: &'a str) -> Result<Vec<Step<'a>>, Failure> {
+async fn walk<'a>(
+    budget: &QueryBudget<'_>,
+    domain: &'a str,
+) -> Result<Vec<WalkedRecord<'a>>, DnsFailure> {
     let mut steps = Vec::new();
     let mut name = domain;
     if !domain.contains('.') {
@@ -160,7 +167,7 @@ async fn walk<'a>(budget: &Budget<'_>, domain: &'a str) -> Result<Vec<Step<'a>>,
     loop {
         if let Some(record) = record(budget, name).await? {
             let is_last = matches!(record.psd, Psd::Yes | Psd::No);
-            steps.push(Step { name, record });
+            steps.push(WalkedRecord { name, record });
             if is_last {
                 return Ok(steps);
             }
@@ -176,7 +183,7 @@ async fn walk<'a>(budget: &Budget<'_>, domain: &'a str) -> Result<Vec<Step<'a>>,
 }
 
 /// The record right at a name; several are as none (RFC 9989 section 4.10).
-async fn record(budget: &Budget<'_>, name: &str) -> Result<Option<Dmarc>, Failure> {
+async fn record(budget: &QueryBudget<'_>, name: &str) -> Result<Option<Dmarc>, DnsFailure> {
     let texts = budget.texts(&format!("_dmarc.{name}")).await?;
     let mut records = texts
         .text()
@@ -188,7 +195,7 @@ async fn record(budget: &Budget<'_>, name: &str) -> Result<Option<Dmarc>, Failur
 }
 
 /// The organizational domain (RFC 9989 section 4.10.2): the domain itself if nothing says otherwise.
-fn organization<'a>(walk: &[Step<'a>], domain: &'a str) -> &'a str {
+fn organization<'a>(walk: &[WalkedRecord<'a>], domain: &'a str) -> &'a str {
     for step in walk {
         match step.record.psd {
             Psd::No => return step.name,
@@ -213,8 +220,8 @@ fn one_label_below<'a>(suffix: &str, domain: &'a str) -> &'a str {
 mod tests {
     use super::*;
 
-    fn step<'a>(name: &'a str, record: &str) -> Step<'a> {
-        Step {
+    fn step<'a>(name: &'a str, record: &str) -> WalkedRecord<'a> {
+        WalkedRecord {
             name,
             record: Dmarc::parse(record.as_bytes()).unwrap(),
         }

@@ -5,14 +5,14 @@
 
 use std::ops::Range;
 
-use crate::mail::prescan;
+use crate::mail::mime;
 
 /// A longer name is no field's, as the view has it.
 const NAME_BYTES_MAX: usize = 255;
 
 /// The fields of a mail's header and the place of its body.
 #[derive(Debug)]
-pub(super) struct Header<'a> {
+pub(super) struct RawHeader<'a> {
     pub(super) fields: Vec<RawField<'a>>,
     /// Where the body starts.
     pub(super) body: usize,
@@ -39,11 +39,11 @@ impl RawField<'_> {
     }
 }
 
-impl<'a> Header<'a> {
+impl<'a> RawHeader<'a> {
     /// Reads what stands before the first empty line, within the bounds of the view.
     pub(super) fn read(mail: &'a [u8]) -> Self {
         let header = Self::scan(mail);
-        if !prescan::is_prose(header.fields.iter().map(|field| field.name)) {
+        if !mime::begins_without_header(header.fields.iter().map(|field| field.name)) {
             return header;
         }
         Self {
@@ -77,8 +77,8 @@ impl<'a> Header<'a> {
                     _ => header.is_plain = false,
                 }
             } else if let Some(field) = RawField::begin(mail, at..next) {
-                is_in_field = next <= start + prescan::HEADER_BYTES_MAX
-                    && header.fields.len() < prescan::FIELDS_MAX;
+                is_in_field = next <= start + mime::HEADER_BYTES_MAX
+                    && header.fields.len() < mime::FIELDS_MAX;
                 header.is_plain &= is_in_field && mail[field.span.start + field.name.len()] == b':';
                 if is_in_field {
                     header.fields.push(field);
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn fields_are_raw() {
         let mail = b"From: a\r\n b\r\nDKIM-Signature:x\r\n\r\nbody";
-        let header = Header::read(mail);
+        let header = RawHeader::read(mail);
         assert_eq!(header.fields.len(), 2);
         assert_eq!(header.fields[0].name, b"From");
         assert_eq!(header.fields[0].value, b" a\r\n b\r\n");
@@ -160,7 +160,7 @@ mod tests {
             " folded\r\nFrom: a\r\n\r\n",
             "just text",
         ] {
-            assert!(!Header::read(mail.as_bytes()).is_plain, "{mail}");
+            assert!(!RawHeader::read(mail.as_bytes()).is_plain, "{mail}");
         }
     }
 
@@ -171,7 +171,7 @@ mod tests {
         ) {
             let view = HeaderView::parse(mail.as_bytes());
             let seen: Vec<_> = view.fields().iter().map(|field| field.name.clone()).collect();
-            let header = Header::read(mail.as_bytes());
+            let header = RawHeader::read(mail.as_bytes());
             let raw: Vec<_> = header
                 .fields
                 .iter()

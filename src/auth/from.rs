@@ -2,7 +2,7 @@
 //!
 //! Does not look at Sender or Reply-To: they are nobody's identity.
 
-use super::field::Header;
+use super::field::RawHeader;
 use crate::mail::address::Address;
 use crate::mail::verdict::FromProblem;
 use crate::mail::view::HeaderView;
@@ -13,7 +13,7 @@ use crate::mail::view::HeaderView;
 /// Why the From field names no single author.
 pub(super) fn author<'a>(
     view: &'a HeaderView,
-    header: &Header<'_>,
+    header: &RawHeader<'_>,
 ) -> Result<&'a Address, FromProblem> {
     match view.from_fields {
         0 => return Err(FromProblem::NoField),
@@ -105,7 +105,7 @@ mod tests {
         ] {
             let mail = format!("{fields}\r\n");
             let view = HeaderView::parse(mail.as_bytes());
-            let header = Header::read(mail.as_bytes());
+            let header = RawHeader::read(mail.as_bytes());
             let found = author(&view, &header).map(ToString::to_string);
             assert_eq!(found, expected.map(str::to_owned), "{fields}");
         }

@@ -61,9 +61,9 @@ pub fn identity(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::verdict::{DmarcVerdict, FromProblem, Outcome};
+    use crate::mail::verdict::{AuthResult, DmarcVerdict, FromProblem};
 
-    fn verdict(result: Outcome, domain: &str) -> Verdict {
+    fn verdict(result: AuthResult, domain: &str) -> Verdict {
         Verdict {
             dmarc: DmarcVerdict {
                 result,
@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn only_an_aligned_participant_is_verified() {
         let ann = Address::parse("ann@example.com").unwrap();
-        let pass = verdict(Outcome::Pass, "example.com");
+        let pass = verdict(AuthResult::Pass, "example.com");
         let judge = |verdict: &Verdict, is_participant, has_token| {
             identity(verdict, Some(&ann), is_participant, has_token)
         };
@@ -89,13 +89,13 @@ mod tests {
         assert_eq!(judge(&pass, false, false), Identity::Unverified);
         // H3: the participant's address, but nothing vouches for it.
         for result in [
-            Outcome::None,
-            Outcome::Fail,
-            Outcome::Softfail,
-            Outcome::Neutral,
-            Outcome::Policy,
-            Outcome::Temperror,
-            Outcome::Permerror,
+            AuthResult::None,
+            AuthResult::Fail,
+            AuthResult::Softfail,
+            AuthResult::Neutral,
+            AuthResult::Policy,
+            AuthResult::Temperror,
+            AuthResult::Permerror,
         ] {
             let verdict = verdict(result, "example.com");
             assert_eq!(judge(&verdict, true, true), Identity::TokenHolder);
@@ -106,12 +106,12 @@ mod tests {
     #[test]
     fn a_verdict_on_another_domain_or_a_broken_from_verifies_nobody() {
         let ann = Address::parse("ann@example.com").unwrap();
-        let other = verdict(Outcome::Pass, "evil.example");
+        let other = verdict(AuthResult::Pass, "evil.example");
         assert_eq!(
             identity(&other, Some(&ann), true, true),
             Identity::TokenHolder
         );
-        let mut broken = verdict(Outcome::Pass, "example.com");
+        let mut broken = verdict(AuthResult::Pass, "example.com");
         assert_eq!(identity(&broken, None, true, true), Identity::TokenHolder);
         broken.from_problem = Some(FromProblem::SeveralFields);
         assert_eq!(
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn domains_are_compared_as_names() {
         let ann = Address::parse("ann@BÜCHER.example").unwrap();
-        let pass = verdict(Outcome::Pass, "xn--bcher-kva.example");
+        let pass = verdict(AuthResult::Pass, "xn--bcher-kva.example");
         assert_eq!(identity(&pass, Some(&ann), true, true), Identity::Verified);
     }
 }

@@ -4,18 +4,18 @@
 
 use std::net::IpAddr;
 
-use super::dns::Budget;
-use crate::mail::verdict::{IprevVerdict, Outcome};
+use super::dns::QueryBudget;
+use crate::mail::verdict::{AuthResult, IprevVerdict};
 
 /// Names of one address that are tried.
 const NAMES_MAX: usize = 5;
 
-pub(super) async fn check(budget: &Budget<'_>, ip: Option<IpAddr>) -> IprevVerdict {
+pub(super) async fn check(budget: &QueryBudget<'_>, ip: Option<IpAddr>) -> IprevVerdict {
     let Some(ip) = ip.map(|ip| ip.to_canonical()) else {
         return IprevVerdict::default();
     };
     let (result, name) = match name_of(budget, ip).await {
-        Ok(name) => (Outcome::Pass, Some(name)),
+        Ok(name) => (AuthResult::Pass, Some(name)),
         Err(outcome) => (outcome, None),
     };
     IprevVerdict {
@@ -25,17 +25,17 @@ pub(super) async fn check(budget: &Budget<'_>, ip: Option<IpAddr>) -> IprevVerdi
     }
 }
 
-async fn name_of(budget: &Budget<'_>, ip: IpAddr) -> Result<String, Outcome> {
-    let names = budget.names(ip).await.map_err(|_| Outcome::Temperror)?;
+async fn name_of(budget: &QueryBudget<'_>, ip: IpAddr) -> Result<String, AuthResult> {
+    let names = budget.names(ip).await.map_err(|_| AuthResult::Temperror)?;
     if names.is_void() {
-        return Err(Outcome::Permerror);
+        return Err(AuthResult::Permerror);
     }
-    let mut outcome = Outcome::Fail;
+    let mut outcome = AuthResult::Fail;
     for name in names.host_names().take(NAMES_MAX) {
         match budget.addresses(name, ip).await {
             Ok(found) if found.ips().any(|other| other == ip) => return Ok(name.to_owned()),
             Ok(_) => {}
-            Err(_) => outcome = Outcome::Temperror,
+            Err(_) => outcome = AuthResult::Temperror,
         }
     }
     Err(outcome)

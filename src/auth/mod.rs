@@ -12,7 +12,7 @@ mod from;
 mod identity;
 mod iprev;
 mod policy;
-mod provided;
+mod provider;
 pub mod results;
 mod spf;
 mod tags;
@@ -26,16 +26,18 @@ use serde::{Deserialize, Serialize};
 pub use self::dkim::SIGNATURES_MAX;
 pub use self::dns::DnsSettings;
 pub use self::identity::{Identity, identity};
-pub use self::policy::{BadFrom, Decision, DmarcPolicy, Hold, Policy, Refusal, Treatment};
+pub use self::policy::{
+    AuthPolicy, BadFrom, DmarcPolicy, HoldReason, PolicyDecision, PolicyRefusal, Treatment,
+};
 
-use self::arc::{Chain, Trust};
-use self::dkim::{BodyHashes, Signatures, Signed};
-use self::dns::{Budget, Dns};
-use self::field::Header;
+use self::arc::{ArcChain, TrustedSealers};
+use self::dkim::{BodyHashes, DkimSignatures, SignedMail};
+use self::dns::{Dns, QueryBudget};
+use self::field::RawHeader;
 use crate::clock::Timestamp;
 use crate::mail::address::{Address, Domain};
-use crate::mail::envelope::Told;
-use crate::mail::verdict::{DmarcVerdict, FromProblem, Source, SpfVerdict, Verdict};
+use crate::mail::envelope::ProviderVerdict;
+use crate::mail::verdict::{DmarcVerdict, FromProblem, SpfVerdict, Verdict, VerdictSource};
 use crate::mail::view::HeaderView;
 
 /// How senders are checked.
@@ -77,7 +79,7 @@ impl Default for Settings {
 
 /// A mail to check, with what is known of its way in.
 #[derive(Clone, Copy, Debug)]
-pub struct Input<'a> {
+pub struct AuthInput<'a> {
     /// The address of the sender's host; `None` where it is not known: then SPF and iprev have nothing
     /// to say, and DKIM alone can vouch.
     pub ip: Option<IpAddr>,
@@ -113,25 +115,25 @@ impl Authenticator {
 
     /// Checks a mail. It never fails and ends within [`DnsSettings::mail_ms`] and the time of the
     /// computing: what could not be found out by then is a temperror.
-    pub async fn check(&self, input: Input<'_>) -> Verdict {
-        let header = Header::read(input.bytes);
+    pub async fn check(&self, input: AuthInput<'_>) -> Verdict {
+        let header = RawHeader::read(input.bytes);
         let view = HeaderView::parse(&input.bytes[..header.body]);
         let author = from::author(&view, &header);
         let from_domain = author.ok().map(|author| author.domain().ascii());
         let from_domain = from_domain.as_deref();
-        let signatures = Signatures::read(&header, from_domain);
-        let chain = Chain::read(&header);
+        let signatures = DkimSignatures::read(&header, from_domain);
+        let chain = ArcChain::read(&header);
         let (dkim_forms, arc_forms) = (signatures.body_forms(), chain.body_forms());
         let forms = (dkim_forms.0 || arc_forms.0, dkim_forms.1 || arc_forms.1);
         let hashes = BodyHashes::compute(input.bytes, header.body, forms).await;
-        let signed = Signed {
+        let signed = SignedMail {
             header: &header,
             view: &view,
             hashes: &hashes,
             now: input.received_at,
             age_max: Duration::from_secs(self.settings.signature_age_max_secs),
         };
-        let trust = Trust {
+        let trust = TrustedSealers {
             sealers: &self.settings.arc_sealers,
             from_domain,
         };
@@ -143,7 +145,7 @@ impl Authenticator {
             chain.check(&budget, &signed, trust),
             iprev::check(&budget, input.ip),
         );
-        let evidence = dmarc::Evidence {
+        let evidence = dmarc::DmarcEvidence {
             spf: &spf,
             dkim: &dkim,
         };
@@ -152,7 +154,7 @@ impl Authenticator {
             None => DmarcVerdict::default(),
         };
         Verdict {
-            source: Source::Postern,
+            source: VerdictSource::Postern,
             from_problem: author.err(),
             spf,
             helo,
@@ -169,7 +171,7 @@ impl Authenticator {
         let (local, domain) = sender.rsplit_once('@').unwrap_or(("", sender));
         let domain = if domain.is_empty() { helo } else { domain };
         let local = if local.is_empty() { POSTMASTER } else { local };
-        let sender = spf::Sender {
+        let sender = spf::SpfIdentity {
             ip,
             helo,
             local,
@@ -180,9 +182,9 @@ impl Authenticator {
 
     /// The verdict of a trusted server before us, read from the mail: for doors where the peer is
     /// not the sender's (LMTP, IMAP). Nothing of the mail is checked here, only its From. Without a
-    /// trusted field it says nothing, by [`Source::Nobody`].
-    pub fn relayed(&self, mail: &[u8]) -> Verdict {
-        let header = Header::read(mail);
+    /// trusted field it says nothing, by [`VerdictSource::Nobody`].
+    pub fn relay_verdict(&self, mail: &[u8]) -> Verdict {
+        let header = RawHeader::read(mail);
         let view = HeaderView::parse(&mail[..header.body]);
         let author = from::author(&view, &header);
         let relays = &self.settings.relay_authserv_ids;
@@ -212,28 +214,28 @@ impl Authenticator {
 /// # Errors
 /// Why the From field names no single author.
 pub fn author(mail: &[u8]) -> Result<Address, FromProblem> {
-    let header = Header::read(mail);
+    let header = RawHeader::read(mail);
     let view = HeaderView::parse(&mail[..header.body]);
     from::author(&view, &header).cloned()
 }
 
 /// The verdict of the provider whose webhook brought a mail, marked as the provider's.
-pub fn provided(told: &Told, mail: &[u8]) -> Verdict {
-    provided::verdict(told, author(mail).as_ref().map_err(|problem| *problem))
+pub fn provider_verdict(told: &ProviderVerdict, mail: &[u8]) -> Verdict {
+    provider::verdict(told, author(mail).as_ref().map_err(|problem| *problem))
 }
 
 /// The local part that stands for a sender without one (RFC 7208 section 4.3).
 const POSTMASTER: &str = "postmaster";
 
 /// RFC 7208 section 2.4: a null sender is postmaster at the HELO domain.
-async fn spf_of_sender(budget: &Budget<'_>, input: &Input<'_>) -> SpfVerdict {
+async fn spf_of_sender(budget: &QueryBudget<'_>, input: &AuthInput<'_>) -> SpfVerdict {
     let Some(mail_from) = input.mail_from else {
         return spf_of_helo(budget, input).await;
     };
     let Some(ip) = input.ip else {
         return SpfVerdict::default();
     };
-    let sender = spf::Sender {
+    let sender = spf::SpfIdentity {
         ip,
         helo: input.helo,
         local: mail_from.local(),
@@ -242,12 +244,12 @@ async fn spf_of_sender(budget: &Budget<'_>, input: &Input<'_>) -> SpfVerdict {
     spf::check(budget, sender).await
 }
 
-async fn spf_of_helo(budget: &Budget<'_>, input: &Input<'_>) -> SpfVerdict {
+async fn spf_of_helo(budget: &QueryBudget<'_>, input: &AuthInput<'_>) -> SpfVerdict {
     let domain = Domain::parse(input.helo).ok().map(|domain| domain.ascii());
     let (Some(ip), Some(domain)) = (input.ip, domain.filter(|domain| is_name(domain))) else {
         return SpfVerdict::default();
     };
-    let sender = spf::Sender {
+    let sender = spf::SpfIdentity {
         ip,
         helo: input.helo,
         local: POSTMASTER,
@@ -266,7 +268,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::mail::verdict::Outcome;
+    use crate::mail::verdict::AuthResult;
 
     const NAMES: &str = "(From|DKIM-Signature|ARC-Seal|ARC-Message-Signature|\
         ARC-Authentication-Results|Authentication-Results|Received)";
@@ -289,7 +291,7 @@ mod tests {
                 ..Settings::default()
             };
             let auth = Authenticator::new(settings);
-            let input = Input {
+            let input = AuthInput {
                 ip: Some([192, 0, 2, 1].into()),
                 helo: "a.example",
                 mail_from: None,
@@ -299,12 +301,12 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
             let verdict = runtime.unwrap().block_on(auth.check(input));
             prop_assert!(!verdict.is_aligned());
-            prop_assert!(verdict.dkim.iter().all(|dkim| dkim.result != Outcome::Pass));
-            prop_assert_ne!(verdict.arc.result, Outcome::Pass);
+            prop_assert!(verdict.dkim.iter().all(|dkim| dkim.result != AuthResult::Pass));
+            prop_assert_ne!(verdict.arc.result, AuthResult::Pass);
             let field = auth.results_field(&verdict);
             prop_assert!(field.ends_with("\r\n") && field.is_ascii());
-            prop_assert_ne!(auth.relayed(&mail).source, Source::Postern);
-            prop_assert!(!results::handed_on(&mail, field, "a.example").is_empty());
+            prop_assert_ne!(auth.relay_verdict(&mail).source, VerdictSource::Postern);
+            prop_assert!(!results::with_fields_on_top(&mail, field, "a.example").is_empty());
         }
     }
 }

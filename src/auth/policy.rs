@@ -5,12 +5,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::identity::Identity;
-use crate::mail::verdict::{DomainPolicy, FromProblem, Outcome, Source, Verdict};
+use crate::mail::verdict::{AuthResult, DomainPolicy, FromProblem, Verdict, VerdictSource};
 
 /// What a route does with mail whose sender is not known for sure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Policy {
+pub struct AuthPolicy {
     /// What a From domain's own DMARC policy counts.
     pub dmarc: DmarcPolicy,
     /// What becomes of a mail by [`Identity::Unverified`].
@@ -21,7 +21,7 @@ pub struct Policy {
     pub bad_from: BadFrom,
 }
 
-impl Default for Policy {
+impl Default for AuthPolicy {
     /// DMARC is honoured, the rest is posted with a label, a broken From is refused.
     fn default() -> Self {
         Self {
@@ -33,32 +33,34 @@ impl Default for Policy {
     }
 }
 
-impl Policy {
+impl AuthPolicy {
     /// Decides on one delivery. A no that would come too late for the peer to hear it from us (the
     /// verdict is not ours: the mail is past its border already) is a hold, for a bounce would go to
     /// whoever was forged.
-    pub fn decide(self, verdict: &Verdict, identity: Identity) -> Decision {
-        let decision = self.wish(verdict, identity);
+    pub fn decide(self, verdict: &Verdict, identity: Identity) -> PolicyDecision {
+        let decision = self.preferred_decision(verdict, identity);
         match decision {
-            Decision::Refuse(refusal) if verdict.source != Source::Postern => {
-                Decision::Hold(refusal.into())
+            PolicyDecision::Refuse(refusal) if verdict.source != VerdictSource::Postern => {
+                PolicyDecision::Hold(refusal.into())
             }
             other => other,
         }
     }
 
-    fn wish(self, verdict: &Verdict, identity: Identity) -> Decision {
+    fn preferred_decision(self, verdict: &Verdict, identity: Identity) -> PolicyDecision {
         if let Some(problem) = verdict.from_problem {
             return match self.bad_from {
-                BadFrom::Refuse => Decision::Refuse(Refusal::BadFrom(problem)),
-                BadFrom::Hold => Decision::Hold(Hold::BadFrom(problem)),
+                BadFrom::Refuse => PolicyDecision::Refuse(PolicyRefusal::BadFrom(problem)),
+                BadFrom::Hold => PolicyDecision::Hold(HoldReason::BadFrom(problem)),
             };
         }
-        let has_failed = verdict.dmarc.result == Outcome::Fail && !verdict.is_aligned();
+        let has_failed = verdict.dmarc.result == AuthResult::Fail && !verdict.is_aligned();
         if self.dmarc == DmarcPolicy::Honour && has_failed {
             match verdict.dmarc.policy {
-                DomainPolicy::Reject => return Decision::Refuse(Refusal::DmarcReject),
-                DomainPolicy::Quarantine => return Decision::Hold(Hold::DmarcQuarantine),
+                DomainPolicy::Reject => return PolicyDecision::Refuse(PolicyRefusal::DmarcReject),
+                DomainPolicy::Quarantine => {
+                    return PolicyDecision::Hold(HoldReason::DmarcQuarantine);
+                }
                 DomainPolicy::None => {}
             }
         }
@@ -68,9 +70,9 @@ impl Policy {
             Identity::Unverified => self.unverified,
         };
         match treatment {
-            Treatment::Flag => Decision::Accept,
-            Treatment::Hold => Decision::Hold(Hold::Identity(identity)),
-            Treatment::Refuse => Decision::Refuse(Refusal::Identity(identity)),
+            Treatment::Flag => PolicyDecision::Accept,
+            Treatment::Hold => PolicyDecision::Hold(HoldReason::Identity(identity)),
+            Treatment::Refuse => PolicyDecision::Refuse(PolicyRefusal::Identity(identity)),
         }
     }
 }
@@ -109,19 +111,19 @@ pub enum BadFrom {
 
 /// What becomes of one delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub enum PolicyDecision {
     /// It is posted, labelled with its identity.
     Accept,
     /// It is parked.
-    Hold(Hold),
+    Hold(HoldReason),
     /// The peer hears a no.
-    Refuse(Refusal),
+    Refuse(PolicyRefusal),
 }
 
 /// Why a mail is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Hold {
+pub enum HoldReason {
     /// From names no single author.
     BadFrom(FromProblem),
     /// The From domain wants failing mail put aside.
@@ -132,7 +134,7 @@ pub enum Hold {
     Identity(Identity),
 }
 
-impl Hold {
+impl HoldReason {
     /// A short name, one of a few: `dmarc_reject`, `unverified`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -154,19 +156,19 @@ impl Hold {
     }
 }
 
-impl From<Refusal> for Hold {
-    fn from(refusal: Refusal) -> Self {
+impl From<PolicyRefusal> for HoldReason {
+    fn from(refusal: PolicyRefusal) -> Self {
         match refusal {
-            Refusal::BadFrom(problem) => Self::BadFrom(problem),
-            Refusal::DmarcReject => Self::DmarcReject,
-            Refusal::Identity(identity) => Self::Identity(identity),
+            PolicyRefusal::BadFrom(problem) => Self::BadFrom(problem),
+            PolicyRefusal::DmarcReject => Self::DmarcReject,
+            PolicyRefusal::Identity(identity) => Self::Identity(identity),
         }
     }
 }
 
 /// Why a mail is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Refusal {
+pub enum PolicyRefusal {
     /// 550 5.7.1: From names no single author.
     BadFrom(FromProblem),
     /// 550 5.7.26: the From domain wants failing mail refused (RFC 7372 section 3.3).
@@ -182,9 +184,9 @@ mod tests {
 
     fn failed(policy: DomainPolicy) -> Verdict {
         Verdict {
-            source: Source::Postern,
+            source: VerdictSource::Postern,
             dmarc: DmarcVerdict {
-                result: Outcome::Fail,
+                result: AuthResult::Fail,
                 policy,
                 domain: Some("example.com".to_owned()),
                 ..DmarcVerdict::default()
@@ -195,24 +197,27 @@ mod tests {
 
     #[test]
     fn a_domains_policy_is_honoured_or_recorded() {
-        let honour = Policy::default();
-        let record = Policy {
+        let honour = AuthPolicy::default();
+        let record = AuthPolicy {
             dmarc: DmarcPolicy::Record,
             ..honour
         };
         for (policy, decision) in [
-            (DomainPolicy::None, Decision::Accept),
+            (DomainPolicy::None, PolicyDecision::Accept),
             (
                 DomainPolicy::Quarantine,
-                Decision::Hold(Hold::DmarcQuarantine),
+                PolicyDecision::Hold(HoldReason::DmarcQuarantine),
             ),
-            (DomainPolicy::Reject, Decision::Refuse(Refusal::DmarcReject)),
+            (
+                DomainPolicy::Reject,
+                PolicyDecision::Refuse(PolicyRefusal::DmarcReject),
+            ),
         ] {
             let verdict = failed(policy);
             assert_eq!(honour.decide(&verdict, Identity::TokenHolder), decision);
             assert_eq!(
                 record.decide(&verdict, Identity::TokenHolder),
-                Decision::Accept
+                PolicyDecision::Accept
             );
         }
     }
@@ -225,15 +230,19 @@ mod tests {
             ..ArcVerdict::default()
         };
         assert_eq!(
-            Policy::default().decide(&verdict, Identity::Verified),
-            Decision::Accept
+            AuthPolicy::default().decide(&verdict, Identity::Verified),
+            PolicyDecision::Accept
         );
-        for result in [Outcome::Temperror, Outcome::Permerror, Outcome::None] {
+        for result in [
+            AuthResult::Temperror,
+            AuthResult::Permerror,
+            AuthResult::None,
+        ] {
             let mut verdict = failed(DomainPolicy::Reject);
             verdict.dmarc.result = result;
             assert_eq!(
-                Policy::default().decide(&verdict, Identity::Unverified),
-                Decision::Accept
+                AuthPolicy::default().decide(&verdict, Identity::Unverified),
+                PolicyDecision::Accept
             );
         }
     }
@@ -241,62 +250,62 @@ mod tests {
     #[test]
     fn treatments_are_by_identity() {
         let verdict = Verdict {
-            source: Source::Postern,
+            source: VerdictSource::Postern,
             ..Verdict::default()
         };
-        let policy = Policy {
+        let policy = AuthPolicy {
             unverified: Treatment::Refuse,
             token_holder: Treatment::Hold,
-            ..Policy::default()
+            ..AuthPolicy::default()
         };
         assert_eq!(
             policy.decide(&verdict, Identity::Verified),
-            Decision::Accept
+            PolicyDecision::Accept
         );
         assert_eq!(
             policy.decide(&verdict, Identity::TokenHolder),
-            Decision::Hold(Hold::Identity(Identity::TokenHolder))
+            PolicyDecision::Hold(HoldReason::Identity(Identity::TokenHolder))
         );
         assert_eq!(
             policy.decide(&verdict, Identity::Unverified),
-            Decision::Refuse(Refusal::Identity(Identity::Unverified))
+            PolicyDecision::Refuse(PolicyRefusal::Identity(Identity::Unverified))
         );
     }
 
     #[test]
     fn a_broken_from_is_refused_or_held_whatever_else_holds() {
         let mut verdict = failed(DomainPolicy::None);
-        verdict.dmarc.result = Outcome::Pass;
+        verdict.dmarc.result = AuthResult::Pass;
         verdict.from_problem = Some(FromProblem::SeveralFields);
         let problem = FromProblem::SeveralFields;
         assert_eq!(
-            Policy::default().decide(&verdict, Identity::Verified),
-            Decision::Refuse(Refusal::BadFrom(problem))
+            AuthPolicy::default().decide(&verdict, Identity::Verified),
+            PolicyDecision::Refuse(PolicyRefusal::BadFrom(problem))
         );
-        let hold = Policy {
+        let hold = AuthPolicy {
             bad_from: BadFrom::Hold,
-            ..Policy::default()
+            ..AuthPolicy::default()
         };
         assert_eq!(
             hold.decide(&verdict, Identity::Verified),
-            Decision::Hold(Hold::BadFrom(problem))
+            PolicyDecision::Hold(HoldReason::BadFrom(problem))
         );
     }
 
     #[test]
     fn what_cannot_be_refused_any_more_is_held() {
         for source in [
-            Source::Nobody,
-            Source::Relay("mx.example".to_owned()),
-            Source::Provider("postmark".to_owned()),
+            VerdictSource::Nobody,
+            VerdictSource::Relay("mx.example".to_owned()),
+            VerdictSource::Provider("postmark".to_owned()),
         ] {
             let verdict = Verdict {
                 source,
                 ..failed(DomainPolicy::Reject)
             };
             assert_eq!(
-                Policy::default().decide(&verdict, Identity::TokenHolder),
-                Decision::Hold(Hold::DmarcReject)
+                AuthPolicy::default().decide(&verdict, Identity::TokenHolder),
+                PolicyDecision::Hold(HoldReason::DmarcReject)
             );
         }
     }

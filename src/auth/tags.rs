@@ -7,9 +7,9 @@ const TAGS_MAX: usize = 64;
 
 /// The tags of one list in its order.
 #[derive(Debug)]
-pub(super) struct Tags<'a>(Vec<(&'a str, &'a str)>);
+pub(super) struct TagList<'a>(Vec<(&'a str, &'a str)>);
 
-impl<'a> Tags<'a> {
+impl<'a> TagList<'a> {
     /// Reads a list. `None` if it breaks the grammar, names a tag twice (a list that two readers
     /// could read differently is no list), or has more than [`TAGS_MAX`].
     pub(super) fn parse(text: &'a str) -> Option<Self> {
@@ -65,7 +65,8 @@ mod tests {
 
     #[test]
     fn tags_are_read_with_their_folds() {
-        let tags = Tags::parse(" v=1;\r\n\ta = rsa-sha256 ; b=aG\r\n\tk= ;h=from : to;").unwrap();
+        let tags =
+            TagList::parse(" v=1;\r\n\ta = rsa-sha256 ; b=aG\r\n\tk= ;h=from : to;").unwrap();
         assert_eq!(tags.value("v"), Some("1"));
         assert_eq!(tags.value("a"), Some("rsa-sha256"));
         assert_eq!(base64(tags.value("b").unwrap()).unwrap(), b"hi");
@@ -77,10 +78,10 @@ mod tests {
     #[test]
     fn what_is_ambiguous_is_no_list() {
         for text in ["a=1; a=2", "a", "a=1;;b=2", "=1", "1a=2", "a b=1", "é=1"] {
-            assert!(Tags::parse(text).is_none(), "{text}");
+            assert!(TagList::parse(text).is_none(), "{text}");
         }
         let many: String = (0..=TAGS_MAX).map(|n| format!("a{n}=1;")).collect();
-        assert!(Tags::parse(&many).is_none());
-        assert!(Tags::parse("").unwrap().first().is_none());
+        assert!(TagList::parse(&many).is_none());
+        assert!(TagList::parse("").unwrap().first().is_none());
     }
 }

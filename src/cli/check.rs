@@ -7,13 +7,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::terminal::plain;
-use crate::config::{Key, Purpose};
-use crate::run::Failure;
+use super::terminal::printable;
+use crate::config::{ConfigKey, Purpose};
+use crate::run::ExitError;
 
 /// Arguments of `check-config`.
 #[derive(Debug, Args)]
-pub(super) struct Check {
+pub(super) struct CheckConfigArgs {
     /// The configuration file
     file: Option<PathBuf>,
     /// Shows every key with its value and where that comes from; secrets are not shown
@@ -21,8 +21,8 @@ pub(super) struct Check {
     show: bool,
 }
 
-impl Check {
-    pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), Failure> {
+impl CheckConfigArgs {
+    pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), ExitError> {
         let file = self.file.or(file);
         let name = match &file {
             Some(file) => file.display().to_string(),
@@ -30,11 +30,11 @@ impl Check {
         };
         let loaded = super::load(file, Purpose::Look)?;
         for warning in &loaded.warnings {
-            writeln!(out, "warning: {}", plain(&warning.to_string()))?;
+            writeln!(out, "warning: {}", printable(&warning.to_string()))?;
         }
         if self.show {
             for key in &loaded.keys {
-                writeln!(out, "{}", plain(&shown(key)))?;
+                writeln!(out, "{}", printable(&key_line(key)))?;
             }
         }
         let mode = if loaded.config.development {
@@ -42,14 +42,14 @@ impl Check {
         } else {
             "ok"
         };
-        writeln!(out, "{}: {mode}", plain(&name))?;
+        writeln!(out, "{}: {mode}", printable(&name))?;
         Ok(())
     }
 }
 
-fn shown(key: &Key) -> String {
+fn key_line(key: &ConfigKey) -> String {
     let path = &key.path;
-    match (&key.said, &key.default, key.variable) {
+    match (&key.given, &key.default, key.variable) {
         (Some(said), _, Some(variable)) => format!("{path} = {said}  # {variable}"),
         (Some(said), _, None) => format!("{path} = {said}"),
         (None, Some(default), _) => format!("{path} = {default}  # default"),

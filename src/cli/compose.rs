@@ -9,25 +9,25 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 
-use super::terminal::plain_lines;
+use super::terminal::printable_lines;
 use super::{mail, token};
 use crate::clock;
-use crate::config::{Purpose, Route};
+use crate::config::{Purpose, RouteConfig};
 use crate::mail::address::Address;
-use crate::mail::outgoing::{self, JobId};
+use crate::mail::job_id::{self, JobId};
 use crate::mail::token::KeyRing;
 use crate::outbound::compose::{
-    ComposeError, Composed, Correspondent, Enclosure, HeaderText, Letter, Locale, Said,
-    TemplateError, Templates, compose,
+    ComposeError, Composed, EarlierMessage, HeaderMailbox, HeaderText, Locale, OutgoingAttachment,
+    OutgoingMail, TemplateError, Templates, compose,
 };
-use crate::run::{Exit, Failure};
+use crate::run::{Exit, ExitError};
 
 /// Octets of a file that is enclosed.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// Arguments of `mail compose`.
 #[derive(Debug, Args)]
-pub(super) struct Compose {
+pub(super) struct ComposeArgs {
     /// Prints the mail and sends nothing; there is no other way yet to use this command
     #[arg(long, required = true)]
     dry_run: bool,
@@ -88,65 +88,67 @@ pub(super) struct Compose {
     route: Option<String>,
     /// Prints one form of the text instead of the whole mail
     #[arg(long, value_name = "PART")]
-    part: Option<Part>,
+    part: Option<PrintedPart>,
 }
 
 /// One form of a mail's text.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Part {
+enum PrintedPart {
     /// As a page
     Html,
     /// As plain text
     Text,
 }
 
-impl Compose {
-    pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), Failure> {
-        let recipient = token::parse("recipient", &self.recipient)?;
+impl ComposeArgs {
+    pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), ExitError> {
+        let recipient = token::parse_address("recipient", &self.recipient)?;
         let from = self.from.as_deref();
-        let from = from.map(|from| token::parse("from", from)).transpose()?;
+        let from = from
+            .map(|from| token::parse_address("from", from))
+            .transpose()?;
         let loaded = super::load(file, Purpose::Look)?;
-        let route = token::route(&loaded.config, self.route.as_deref())?;
-        let templates = Templates::load(self.templates.as_deref()).map_err(templates_fault)?;
-        let letter = self.letter(route, recipient, from)?;
-        let composed = compose(&letter, &templates).map_err(fault)?;
+        let route = token::find_route(&loaded.config, self.route.as_deref())?;
+        let templates = Templates::load(self.templates.as_deref()).map_err(template_error)?;
+        let letter = self.outgoing_mail(route, recipient, from)?;
+        let composed = compose(&letter, &templates).map_err(compose_error)?;
         self.print(&composed, out)?;
         Ok(())
     }
 
-    fn print(&self, composed: &Composed, out: &mut impl Write) -> Result<(), Failure> {
+    fn print(&self, composed: &Composed, out: &mut impl Write) -> Result<(), ExitError> {
         match self.part {
             // The mail is ASCII without controls but its line ends.
             None => out.write_all(&composed.bytes)?,
-            Some(Part::Html) => writeln!(out, "{}", plain_lines(&composed.html))?,
-            Some(Part::Text) => writeln!(out, "{}", plain_lines(&composed.plain))?,
+            Some(PrintedPart::Html) => writeln!(out, "{}", printable_lines(&composed.html))?,
+            Some(PrintedPart::Text) => writeln!(out, "{}", printable_lines(&composed.plain))?,
         }
         Ok(())
     }
 
-    fn letter(
+    fn outgoing_mail(
         &self,
-        route: &Route,
+        route: &RouteConfig,
         recipient: Address,
         from: Option<Address>,
-    ) -> Result<Letter, Failure> {
+    ) -> Result<OutgoingMail, ExitError> {
         let keys = token::key_ring(route)?;
         let domain = &route.domains[0];
-        let malformed = |error| Failure::new(Exit::Malformed, error);
+        let malformed = |error| ExitError::new(Exit::Malformed, error);
         let job = JobId(*uuid::Uuid::new_v4().as_bytes());
         let from = from.map_or_else(|| Address::parse(&format!("support@{domain}")), Ok);
         let history = self.history.iter().map(|path| {
             let name = self.recipient.clone();
             let (at, text) = (clock::now(), read_text(path)?);
-            Ok(Said { name, at, text })
+            Ok(EarlierMessage { name, at, text })
         });
-        let enclosures = self.attach.iter().map(|path| enclosure(path));
-        Ok(Letter {
+        let enclosures = self.attach.iter().map(|path| attachment(path));
+        Ok(OutgoingMail {
             from: from.map_err(malformed)?,
             sender_name: self.sender_name.clone(),
             product_name: self.product_name.clone(),
             reply_to: self.reply_to(route, &keys, &recipient)?,
-            to: Correspondent {
+            to: HeaderMailbox {
                 name: String::new(),
                 address: recipient,
             },
@@ -154,13 +156,13 @@ impl Compose {
             subject: self.subject.clone(),
             text: read_text(&self.text)?,
             html: self.html.as_deref().map(read_text).transpose()?,
-            history: history.collect::<Result<_, Failure>>()?,
+            history: history.collect::<Result<_, ExitError>>()?,
             marker: route.reply_marker.clone(),
-            enclosures: enclosures.collect::<Result<_, Failure>>()?,
+            attachments: enclosures.collect::<Result<_, ExitError>>()?,
             in_reply_to: self.in_reply_to.clone(),
             references: Vec::new(),
-            message_id: outgoing::message_id(&keys, domain, job),
-            return_path: outgoing::return_path(&keys, domain, job).map_err(malformed)?,
+            message_id: job_id::message_id(&keys, domain, job),
+            return_path: job_id::return_path(&keys, domain, job).map_err(malformed)?,
             date: clock::now(),
             list_id: None,
             list_unsubscribe: None,
@@ -174,27 +176,27 @@ impl Compose {
 
     fn reply_to(
         &self,
-        route: &Route,
+        route: &RouteConfig,
         keys: &KeyRing,
         recipient: &Address,
-    ) -> Result<Address, Failure> {
+    ) -> Result<Address, ExitError> {
         let (format, domain) = (route.token_format, &route.domains[0]);
         let now = clock::now();
         keys.reply_address(format, domain, &self.thread, Some(recipient), now)
-            .map_err(|error| Failure::new(Exit::Malformed, error))
+            .map_err(|error| ExitError::new(Exit::Malformed, error))
     }
 }
 
-fn read_text(path: &Path) -> Result<String, Failure> {
+fn read_text(path: &Path) -> Result<String, ExitError> {
     String::from_utf8(mail::read(path)?).map_err(|error| {
         let line = format!("{}: {error}", path.display());
-        Failure::because(Exit::Malformed, line)
+        ExitError::with_message(Exit::Malformed, line)
     })
 }
 
-fn enclosure(path: &Path) -> Result<Enclosure, Failure> {
+fn attachment(path: &Path) -> Result<OutgoingAttachment, ExitError> {
     let unreadable = |error: std::io::Error| {
-        Failure::because(Exit::NoInput, format!("{}: {error}", path.display()))
+        ExitError::with_message(Exit::NoInput, format!("{}: {error}", path.display()))
     };
     let mut bytes = Vec::new();
     File::open(path)
@@ -202,23 +204,23 @@ fn enclosure(path: &Path) -> Result<Enclosure, Failure> {
         .map_err(unreadable)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         let line = format!("{}: more than {FILE_BYTES_MAX} octets", path.display());
-        return Err(Failure::because(Exit::Malformed, line));
+        return Err(ExitError::with_message(Exit::Malformed, line));
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    Ok(Enclosure {
+    Ok(OutgoingAttachment {
         filename: name.into_owned(),
         content_type: "application/octet-stream".to_owned(),
         bytes: Bytes::from(bytes),
     })
 }
 
-fn fault(error: ComposeError) -> Failure {
+fn compose_error(error: ComposeError) -> ExitError {
     match error {
-        ComposeError::Template(error) => templates_fault(error),
-        error => Failure::new(Exit::Malformed, error),
+        ComposeError::Template(error) => template_error(error),
+        error => ExitError::new(Exit::Malformed, error),
     }
 }
 
-fn templates_fault(error: TemplateError) -> Failure {
-    Failure::new(Exit::Config, error)
+fn template_error(error: TemplateError) -> ExitError {
+    ExitError::new(Exit::Config, error)
 }

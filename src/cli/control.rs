@@ -18,8 +18,8 @@ use serde_json::Value;
 use tokio::runtime::{self, Runtime};
 
 use crate::config::Config;
-use crate::http::control::{self, SOCKET};
-use crate::run::{self, Exit, Failure};
+use crate::http::control::{self, SOCKET_NAME};
+use crate::run::{self, Exit, ExitError};
 use crate::store::Store;
 
 /// The longest a request may take.
@@ -30,61 +30,64 @@ const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 const MAIL_BYTES_MAX: usize = (1 << 30) + (1 << 20);
 
 /// Whoever answers: a running server or the store itself.
-pub(super) struct Desk {
+pub(super) struct ControlClient {
     runtime: Runtime,
-    behind: Behind,
+    backend: Backend,
 }
 
-enum Behind {
+enum Backend {
     Server(Client),
-    Store(Box<Alone>),
+    Store(Box<InProcess>),
 }
 
-struct Alone {
+struct InProcess {
     router: Router,
     store: Store,
 }
 
-impl Desk {
+impl ControlClient {
     /// Reaches the server of this data folder, or opens the folder if none runs.
-    pub(super) fn open(config: &Config) -> Result<Self, Failure> {
+    pub(super) fn open(config: &Config) -> Result<Self, ExitError> {
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let socket = config.data_dir.join(SOCKET);
+        let socket = config.data_dir.join(SOCKET_NAME);
         let behind = if UnixStream::connect(&socket).is_ok() {
-            Behind::Server(client(socket)?)
+            Backend::Server(client(socket)?)
         } else {
             let _inside = runtime.enter();
             let store = open_store(config)?;
-            let router = control::router(run::control(config, &store)?);
-            Behind::Store(Box::new(Alone { router, store }))
+            let router = control::router(run::control_parts(config, &store)?);
+            Backend::Store(Box::new(InProcess { router, store }))
         };
-        Ok(Self { runtime, behind })
+        Ok(Self {
+            runtime,
+            backend: behind,
+        })
     }
 
     /// Asks, and gives back what `data` of the answer holds.
-    pub(super) fn ask(
+    pub(super) fn request(
         &self,
         method: Method,
         target: &str,
         body: Vec<u8>,
-    ) -> Result<Value, Failure> {
+    ) -> Result<Value, ExitError> {
         let (status, body) = self.call((method, target), body, ANSWER_BYTES_MAX)?;
         let answer = json(&body)?;
         if (200..300).contains(&status) {
             return Ok(answer);
         }
-        Err(refused(status, &answer))
+        Err(error_response(status, &answer))
     }
 
     /// Asks for a mail's bytes.
-    pub(super) fn fetch(&self, target: &str) -> Result<Bytes, Failure> {
+    pub(super) fn fetch_bytes(&self, target: &str) -> Result<Bytes, ExitError> {
         let (status, body) = self.call((Method::GET, target), Vec::new(), MAIL_BYTES_MAX)?;
         if (200..300).contains(&status) {
             return Ok(body);
         }
-        Err(refused(status, &json(&body)?))
+        Err(error_response(status, &json(&body)?))
     }
 
     fn call(
@@ -92,35 +95,35 @@ impl Desk {
         (method, target): (Method, &str),
         body: Vec<u8>,
         bytes_max: usize,
-    ) -> Result<(u16, Bytes), Failure> {
+    ) -> Result<(u16, Bytes), ExitError> {
         let request = (method, target, body);
-        match &self.behind {
-            Behind::Server(client) => self.runtime.block_on(call(client, request, bytes_max)),
-            Behind::Store(alone) => self.runtime.block_on(alone.answer(request, bytes_max)),
+        match &self.backend {
+            Backend::Server(client) => self.runtime.block_on(call(client, request, bytes_max)),
+            Backend::Store(alone) => self.runtime.block_on(alone.respond(request, bytes_max)),
         }
     }
 
     /// Lets go: the folder can be opened by another again.
     pub(super) fn close(self) {
-        if let Behind::Store(alone) = self.behind {
-            let Alone { router, store } = *alone;
+        if let Backend::Store(alone) = self.backend {
+            let InProcess { router, store } = *alone;
             drop(router);
             self.runtime.block_on(store.close());
         }
     }
 }
 
-impl Alone {
-    async fn answer(
+impl InProcess {
+    async fn respond(
         &self,
         (method, target, body): (Method, &str, Vec<u8>),
         bytes_max: usize,
-    ) -> Result<(u16, Bytes), Failure> {
+    ) -> Result<(u16, Bytes), ExitError> {
         let request = axum::http::Request::builder()
             .method(method)
             .uri(target)
             .body(Body::from(body))
-            .map_err(|error| Failure::new(Exit::Usage, error))?;
+            .map_err(|error| ExitError::new(Exit::Usage, error))?;
         let served = TowerToHyperService::new(self.router.clone())
             .call(request)
             .await;
@@ -128,23 +131,23 @@ impl Alone {
         let status = response.status().as_u16();
         let body = axum::body::to_bytes(response.into_body(), bytes_max)
             .await
-            .map_err(|error| Failure::new(Exit::Software, error))?;
+            .map_err(|error| ExitError::new(Exit::Software, error))?;
         Ok((status, body))
     }
 }
 
 /// Opens the store of a server that does not run, as that server would find it again.
-pub(super) fn open_store(config: &Config) -> Result<Store, Failure> {
+pub(super) fn open_store(config: &Config) -> Result<Store, ExitError> {
     let folder = config.data_dir.display();
     let Ok(meta) = fs::metadata(&config.data_dir) else {
         let line = format!("{folder}: no such folder: a server has never run with it");
-        return Err(Failure::because(Exit::NoInput, line));
+        return Err(ExitError::with_message(Exit::NoInput, line));
     };
     let ours = fs::metadata("/proc/self").map_or_else(|_| meta.uid(), |own| own.uid());
     if would_lock_out(ours, meta.uid()) {
         let owner = meta.uid();
         let line = format!("{folder}: belongs to user {owner}: run this as that user, not as root");
-        return Err(Failure::because(Exit::Usage, line));
+        return Err(ExitError::with_message(Exit::Usage, line));
     }
     run::open_store(config)
 }
@@ -154,22 +157,22 @@ const fn would_lock_out(ours: u32, owner: u32) -> bool {
     ours == 0 && owner != 0
 }
 
-fn client(socket: PathBuf) -> Result<Client, Failure> {
+fn client(socket: PathBuf) -> Result<Client, ExitError> {
     Client::builder()
         .unix_socket(socket)
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .timeout(ANSWER_WAIT)
         .build()
-        .map_err(|error| Failure::new(Exit::Software, error))
+        .map_err(|error| ExitError::new(Exit::Software, error))
 }
 
 async fn call(
     client: &Client,
     (method, target, body): (Method, &str, Vec<u8>),
     bytes_max: usize,
-) -> Result<(u16, Bytes), Failure> {
-    let unavailable = |error| Failure::new(Exit::Unavailable, error);
+) -> Result<(u16, Bytes), ExitError> {
+    let unavailable = |error| ExitError::new(Exit::Unavailable, error);
     let mut response = client
         .request(method, format!("http://postern{target}"))
         .body(body)
@@ -180,25 +183,28 @@ async fn call(
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(unavailable)? {
         if body.len() + chunk.len() > bytes_max {
-            return Err(Failure::because(Exit::Unavailable, "answer: too long"));
+            return Err(ExitError::with_message(
+                Exit::Unavailable,
+                "answer: too long",
+            ));
         }
         body.extend_from_slice(&chunk);
     }
     Ok((status, body.into()))
 }
 
-fn json(body: &[u8]) -> Result<Value, Failure> {
+fn json(body: &[u8]) -> Result<Value, ExitError> {
     serde_json::from_slice(body)
-        .map_err(|error| Failure::because(Exit::Unavailable, format!("answer: {error}")))
+        .map_err(|error| ExitError::with_message(Exit::Unavailable, format!("answer: {error}")))
 }
 
-fn refused(status: u16, answer: &Value) -> Failure {
+fn error_response(status: u16, answer: &Value) -> ExitError {
     let exit = match status {
         400..500 => Exit::Malformed,
         _ => Exit::Unavailable,
     };
     let why = answer["error"]["message"].as_str().unwrap_or("refused");
-    Failure::because(exit, why)
+    ExitError::with_message(exit, why)
 }
 
 /// A query of these pairs, percent-encoded: `?name=value&…`.

@@ -16,43 +16,43 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use super::expiry::not_after;
-use super::terminal::plain;
+use super::terminal::printable;
 use crate::clock;
-use crate::config::{Config, Purpose, Route};
-use crate::http::control::SOCKET;
+use crate::config::{Config, Purpose, RouteConfig};
+use crate::http::control::SOCKET_NAME;
 use crate::ingress::smtp::ListenAddress;
 use crate::outbound::relay::probe::probe;
-use crate::run::{Exit, Failure};
+use crate::run::{Exit, ExitError};
 use crate::tls::Certificates;
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
-pub(super) struct Doctor {}
+pub(super) struct DoctorArgs {}
 
 /// How one thing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum CheckState {
     Ok,
     Warn,
     Fail,
 }
 
 /// One line of the report.
-struct Finding {
-    state: State,
-    what: String,
+struct DoctorFinding {
+    state: CheckState,
+    text: String,
 }
 
-impl Doctor {
+impl DoctorArgs {
     /// Prints the report. Any `fail` in it is a failure of the command too.
-    pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), Failure> {
+    pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), ExitError> {
         let loaded = super::load(file, Purpose::Look)?;
         let config = &loaded.config;
         let mut findings = vec![ok("configuration: can be used")];
         for warning in &loaded.warnings {
             findings.push(warn(format!("configuration: {warning}")));
         }
-        let runs = UnixStream::connect(config.data_dir.join(SOCKET)).is_ok();
+        let runs = UnixStream::connect(config.data_dir.join(SOCKET_NAME)).is_ok();
         findings.push(if runs {
             ok("server: runs")
         } else {
@@ -67,39 +67,42 @@ impl Doctor {
         findings.extend(relays(config));
         for finding in &findings {
             let word = match finding.state {
-                State::Ok => "ok  ",
-                State::Warn => "warn",
-                State::Fail => "fail",
+                CheckState::Ok => "ok  ",
+                CheckState::Warn => "warn",
+                CheckState::Fail => "fail",
             };
-            writeln!(out, "{word}  {}", plain(&finding.what))?;
+            writeln!(out, "{word}  {}", printable(&finding.text))?;
         }
-        let failed = findings.iter().filter(|f| f.state == State::Fail).count();
+        let failed = findings
+            .iter()
+            .filter(|f| f.state == CheckState::Fail)
+            .count();
         if failed > 0 {
             let line = format!("doctor: {failed} of {} failed", findings.len());
-            return Err(Failure::because(Exit::Unavailable, line));
+            return Err(ExitError::with_message(Exit::Unavailable, line));
         }
         Ok(())
     }
 }
 
-fn ok(what: impl Into<String>) -> Finding {
-    finding(State::Ok, what)
+fn ok(what: impl Into<String>) -> DoctorFinding {
+    finding(CheckState::Ok, what)
 }
 
-fn warn(what: impl Into<String>) -> Finding {
-    finding(State::Warn, what)
+fn warn(what: impl Into<String>) -> DoctorFinding {
+    finding(CheckState::Warn, what)
 }
 
-fn fail(what: impl Into<String>) -> Finding {
-    finding(State::Fail, what)
+fn fail(what: impl Into<String>) -> DoctorFinding {
+    finding(CheckState::Fail, what)
 }
 
-fn finding(state: State, what: impl Into<String>) -> Finding {
+fn finding(state: CheckState, what: impl Into<String>) -> DoctorFinding {
     let what = what.into();
-    Finding { state, what }
+    DoctorFinding { state, text: what }
 }
 
-fn folder(path: &Path) -> Finding {
+fn folder(path: &Path) -> DoctorFinding {
     let name = format!("data folder {}", path.display());
     let meta = match fs::metadata(path) {
         Ok(meta) if meta.is_dir() => meta,
@@ -122,7 +125,7 @@ fn folder(path: &Path) -> Finding {
 }
 
 /// Whether mail could be given to each relay; nothing is sent.
-fn relays(config: &Config) -> Vec<Finding> {
+fn relays(config: &Config) -> Vec<DoctorFinding> {
     let settings = &config.outbound;
     if !settings.enabled || settings.capture {
         return Vec::new();
@@ -139,7 +142,7 @@ fn relays(config: &Config) -> Vec<Finding> {
 }
 
 /// Whether each address can be listened at; of a running server, whether it is taken.
-fn ports(config: &Config, runs: bool) -> Vec<Finding> {
+fn ports(config: &Config, runs: bool) -> Vec<DoctorFinding> {
     let doors = config.ingress.listen.iter();
     let doors = doors.filter_map(|listen| match &listen.address {
         ListenAddress::Tcp(address) => Some(*address),
@@ -152,7 +155,7 @@ fn ports(config: &Config, runs: bool) -> Vec<Finding> {
         .collect()
 }
 
-fn port(address: SocketAddr, runs: bool) -> Finding {
+fn port(address: SocketAddr, runs: bool) -> DoctorFinding {
     match TcpListener::bind(address) {
         Ok(_) if runs => fail(format!(
             "{address}: the server runs but does not listen here"
@@ -165,8 +168,8 @@ fn port(address: SocketAddr, runs: bool) -> Finding {
     }
 }
 
-fn certificates(config: &Config) -> Vec<Finding> {
-    let Some(folder) = &config.certificates else {
+fn certificates(config: &Config) -> Vec<DoctorFinding> {
+    let Some(folder) = &config.certificate_folder else {
         let what = "certificates: none configured; the server shows a self-signed one";
         return vec![warn(what)];
     };
@@ -188,7 +191,7 @@ fn certificates(config: &Config) -> Vec<Finding> {
     findings
 }
 
-fn expiry(folder: &Path, host: &str) -> Finding {
+fn expiry(folder: &Path, host: &str) -> DoctorFinding {
     /// Let's Encrypt renews a month before the end: past half of that something is wrong.
     const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
     let chain = folder.join(host).join("fullchain.pem");
@@ -208,12 +211,12 @@ fn expiry(folder: &Path, host: &str) -> Finding {
 
 /// Whether the Messages API answers at all. It is asked for the list of threads, which changes
 /// nothing; a product without that list says 404 or 405, and that is an answer too.
-fn api(config: &Config, route: &Route, runs: bool) -> Finding {
+fn api(config: &Config, route: &RouteConfig, runs: bool) -> DoctorFinding {
     let name = format!("Messages API of route {}", route.name);
     if config.development && !runs {
         return ok(format!("{name}: our own, served when the server runs"));
     }
-    match asked(route) {
+    match ask_threads(route) {
         Ok(401 | 403) => fail(format!("{name}: refuses the key")),
         Ok(status @ 500..) => warn(format!("{name}: answers with {status}")),
         Ok(_) => ok(format!("{name}: answers")),
@@ -221,7 +224,7 @@ fn api(config: &Config, route: &Route, runs: bool) -> Finding {
     }
 }
 
-fn asked(route: &Route) -> Result<u16, anyhow::Error> {
+fn ask_threads(route: &RouteConfig) -> Result<u16, anyhow::Error> {
     const WAIT: Duration = Duration::from_secs(10);
     let ask = async {
         let client = reqwest::Client::builder()

@@ -10,32 +10,32 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::control::open_store;
-use super::queue::plain_json;
-use super::sender::{self, Sender};
-use super::terminal::{plain, plain_lines};
+use super::queue::printable_json;
+use super::sender::{self, SenderArgs};
+use super::terminal::{printable, printable_lines};
 use super::{mail, token};
 use crate::auth::{Identity, identity};
 use crate::clock::{self, Timestamp};
-use crate::config::{Config, Purpose, Route};
+use crate::config::{Config, Purpose, RouteConfig};
 use crate::delivery::attachments::Files;
-use crate::delivery::policy::Ruling;
-use crate::delivery::sorting::{Past, sort};
+use crate::delivery::policy::Disposition;
+use crate::delivery::sorting::{ThreadHistory, assign};
 use crate::mail::address::Address;
-use crate::mail::kind::{self, Context, Kind, ReversePath};
+use crate::mail::job_id::{is_return_path_form, job_of_return_path, loop_mark};
+use crate::mail::kind::{self, ClassifyContext, MailKind, ReversePath};
 use crate::mail::mailbox;
-use crate::mail::outgoing::{is_return_path_form, job_of_return_path, loop_mark};
 use crate::mail::reply::{self, Reply};
 use crate::mail::subject::Subject;
-use crate::mail::thread::{self, Candidate, Decision, Facts, Reason};
+use crate::mail::thread::{self, ThreadCandidate, ThreadDecision, ThreadFacts, ThreadReason};
 use crate::mail::token::{Claims, KeyRing, ThreadKey, TokenError};
 use crate::mail::verdict::Verdict;
 use crate::mail::view::View;
-use crate::run::{Exit, Failure};
+use crate::run::{Exit, ExitError};
 use crate::store::{Mapping, Store};
 
 /// Arguments of `mail explain`.
 #[derive(Debug, Args)]
-pub(super) struct Explain {
+pub(super) struct ExplainArgs {
     /// The file with the mail; - is standard input. Without header lines it is a plain text body
     file: PathBuf,
     /// Whom it is for; without it the mail's own header tells
@@ -45,7 +45,7 @@ pub(super) struct Explain {
     #[arg(long, value_name = "ADDRESS")]
     from: Option<String>,
     #[command(flatten)]
-    sender: Sender,
+    sender: SenderArgs,
     /// Prints one JSON object
     #[arg(long)]
     json: bool,
@@ -54,14 +54,17 @@ pub(super) struct Explain {
     store: bool,
 }
 
-impl Explain {
-    pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), Failure> {
-        let rcpt = self.rcpt.as_deref().map(|rcpt| token::parse("rcpt", rcpt));
+impl ExplainArgs {
+    pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), ExitError> {
+        let rcpt = self
+            .rcpt
+            .as_deref()
+            .map(|rcpt| token::parse_address("rcpt", rcpt));
         let rcpt = rcpt.transpose()?;
         let from = match self.from.as_deref() {
             None => None,
             Some("" | "<>") => Some(None),
-            Some(from) => Some(Some(token::parse("from", from)?)),
+            Some(from) => Some(Some(token::parse_address("from", from)?)),
         };
         let loaded = super::load(file, Purpose::Look)?;
         let bytes = Bytes::from(mail::read(&self.file)?);
@@ -74,7 +77,7 @@ impl Explain {
         } else {
             None
         };
-        let case = Case {
+        let case = ExplainContext {
             config: &loaded.config,
             store: store.as_ref(),
             view: &view,
@@ -87,7 +90,7 @@ impl Explain {
         }
         let explained = explained?;
         if self.json {
-            writeln!(out, "{}", plain_json(&explained))?;
+            writeln!(out, "{}", printable_json(&explained))?;
         } else {
             words(&explained, verdict.as_ref(), out)?;
         }
@@ -96,7 +99,7 @@ impl Explain {
 }
 
 /// One mail, and what it is judged against.
-struct Case<'a> {
+struct ExplainContext<'a> {
     config: &'a Config,
     store: Option<&'a Store>,
     view: &'a View,
@@ -106,7 +109,7 @@ struct Case<'a> {
 }
 
 /// Where the recipient's address leads.
-enum Led {
+enum RecipientClue {
     /// Nowhere in particular.
     Mailbox,
     /// To the thread of its token.
@@ -115,35 +118,35 @@ enum Led {
     Refused(&'static str),
 }
 
-impl Case<'_> {
+impl ExplainContext<'_> {
     fn explain(
         &self,
         rcpt: Option<Address>,
         from: Option<&Option<Address>>,
-    ) -> Result<Value, Failure> {
+    ) -> Result<Value, ExitError> {
         let header = &self.view.header;
         let rcpt = rcpt.map_or_else(|| self.rcpt_in_header(), |rcpt| Ok(Some(rcpt)))?;
         let route = self.route(rcpt.as_ref());
-        let led = self.led(route, rcpt.as_ref())?;
+        let led = self.recipient_clue(route, rcpt.as_ref())?;
         let is_from_nobody = matches!(from, Some(None));
         let mark = loop_mark(&key_ring(route)?, &route.domains[0]);
-        let context = Context {
+        let context = ClassifyContext {
             loop_mark: Some(&mark),
             sender: from.map_or(ReversePath::Unknown, |from| from.as_ref().into()),
             message_id_domains: &route.domains,
-            ..Context::UNKNOWN
+            ..ClassifyContext::UNKNOWN
         };
         let (finding, report) = kind::classify(self.view, &context);
         let subject = header.subject.clone().unwrap_or_default();
-        let reply = reply::extract(&reply::Input {
+        let reply = reply::extract(&reply::ReplyInput {
             text: self.view.text.as_deref(),
             html: self.view.html.as_deref(),
             subject: &subject,
             marker: route.marker(),
-            ..reply::Input::default()
+            ..reply::ReplyInput::default()
         });
         let identity = self.identity(route, &led)?;
-        let judged = Judged {
+        let judged = Judgement {
             kind: finding.kind,
             identity,
             subject: &subject,
@@ -151,11 +154,11 @@ impl Case<'_> {
         };
         let thread = self.thread(route, &led);
         let sorted = self.sorted(route, rcpt.as_ref(), &led, (&thread, &judged));
-        let ruling = Ruling::of(&route.policy.kinds, finding.kind, is_from_nobody);
+        let ruling = Disposition::of(&route.policy.kinds, finding.kind, is_from_nobody);
         let author = header.author().map(ToString::to_string);
         let first = header.from.first();
         let from = author.or_else(|| first.map(|from| from.text.clone()));
-        let authentication = sender::found(self.verdict, identity, route.senders);
+        let authentication = sender::findings_json(self.verdict, identity, route.sender_policy);
         let mut explained = json!({
             "kind": finding.kind,
             "kindRule": finding.rule,
@@ -182,7 +185,7 @@ impl Case<'_> {
 
     /// Without an envelope the header tells: the first of its addresses that is a reply address of
     /// ours, or at least at a domain of ours.
-    fn rcpt_in_header(&self) -> Result<Option<Address>, Failure> {
+    fn rcpt_in_header(&self) -> Result<Option<Address>, ExitError> {
         let header = &self.view.header;
         let traces = ["Delivered-To", "X-Original-To", "Envelope-To"];
         let traced = traces.iter().flat_map(|name| header.headers(name));
@@ -205,7 +208,7 @@ impl Case<'_> {
         Ok(all.iter().find(ours).cloned())
     }
 
-    fn route(&self, rcpt: Option<&Address>) -> &Route {
+    fn route(&self, rcpt: Option<&Address>) -> &RouteConfig {
         let routes = &self.config.routes;
         let of_rcpt = rcpt.and_then(|rcpt| {
             let mut routes = routes.iter();
@@ -214,26 +217,30 @@ impl Case<'_> {
         of_rcpt.unwrap_or(&routes[0])
     }
 
-    fn led(&self, route: &Route, rcpt: Option<&Address>) -> Result<Led, Failure> {
+    fn recipient_clue(
+        &self,
+        route: &RouteConfig,
+        rcpt: Option<&Address>,
+    ) -> Result<RecipientClue, ExitError> {
         let Some(rcpt) = rcpt else {
-            return Ok(Led::Mailbox);
+            return Ok(RecipientClue::Mailbox);
         };
         if !route.domains.contains(rcpt.domain()) {
-            return Ok(Led::Refused("foreign_domain"));
+            return Ok(RecipientClue::Refused("foreign_domain"));
         }
         let keys = key_ring(route)?;
         if is_return_path_form(rcpt) {
             let job = job_of_return_path(&keys, rcpt.domain(), rcpt);
             let reason = job.map_or("return_path_forged", |_| "return_path");
-            return Ok(Led::Refused(reason));
+            return Ok(RecipientClue::Refused(reason));
         }
         Ok(match keys.verify(rcpt, self.now) {
-            Ok(claims) if self.is_revoked(claims.digest) => Led::Refused("token_revoked"),
-            Ok(claims) => Led::Thread(claims),
-            Err(TokenError::Absent) if mailbox_of(route, rcpt).is_some() => Led::Mailbox,
-            Err(TokenError::Absent) => Led::Refused("no_such_mailbox"),
-            Err(TokenError::Expired) => Led::Refused("token_expired"),
-            Err(TokenError::Forged) => Led::Refused("token_forged"),
+            Ok(claims) if self.is_revoked(claims.digest) => RecipientClue::Refused("token_revoked"),
+            Ok(claims) => RecipientClue::Thread(claims),
+            Err(TokenError::Absent) if mailbox_of(route, rcpt).is_some() => RecipientClue::Mailbox,
+            Err(TokenError::Absent) => RecipientClue::Refused("no_such_mailbox"),
+            Err(TokenError::Expired) => RecipientClue::Refused("token_expired"),
+            Err(TokenError::Forged) => RecipientClue::Refused("token_forged"),
             Err(TokenError::CaseLost(digest)) => self.case_lost(&keys, digest),
         })
     }
@@ -242,33 +249,35 @@ impl Case<'_> {
         self.store.is_some_and(|store| store.is_revoked(digest))
     }
 
-    fn case_lost(&self, keys: &KeyRing, digest: [u8; 16]) -> Led {
-        let known = self.store.and_then(|store| store.minted(digest));
+    fn case_lost(&self, keys: &KeyRing, digest: [u8; 16]) -> RecipientClue {
+        let known = self.store.and_then(|store| store.issued_token(digest));
         match known {
-            Some(_) if self.is_revoked(digest) => Led::Refused("token_revoked"),
-            Some((_, at)) if keys.is_expired(at, self.now) => Led::Refused("token_expired"),
-            Some((thread_id, issued_at)) => Led::Thread(Claims {
+            Some(_) if self.is_revoked(digest) => RecipientClue::Refused("token_revoked"),
+            Some((_, at)) if keys.is_expired(at, self.now) => {
+                RecipientClue::Refused("token_expired")
+            }
+            Some((thread_id, issued_at)) => RecipientClue::Thread(Claims {
                 thread: ThreadKey::of(&thread_id),
                 thread_id: Some(thread_id),
                 issued_at,
                 participant: None,
                 digest,
             }),
-            None => Led::Refused("token_case_lost"),
+            None => RecipientClue::Refused("token_case_lost"),
         }
     }
 
     /// Mailbox, priority and rule, as delivery finds them.
     fn sorted(
         &self,
-        route: &Route,
+        route: &RouteConfig,
         rcpt: Option<&Address>,
-        led: &Led,
-        (thread, judged): (&Value, &Judged<'_>),
+        led: &RecipientClue,
+        (thread, judged): (&Value, &Judgement<'_>),
     ) -> Value {
         let author = self.view.header.author();
         let verified = judged.identity == Identity::Verified;
-        let facts = mailbox::Facts {
+        let facts = mailbox::SortingFacts {
             recipient: rcpt,
             sender: author,
             verified,
@@ -282,23 +291,23 @@ impl Case<'_> {
             let known = self
                 .store
                 .and_then(|store| store.thread(&route.name, ThreadKey::of(id)));
-            Past::of(known.as_ref())
+            ThreadHistory::of(known.as_ref())
         });
         let named = match led {
-            Led::Mailbox => rcpt.and_then(|rcpt| mailbox_of(route, rcpt)),
-            Led::Thread(_) | Led::Refused(_) => None,
+            RecipientClue::Mailbox => rcpt.and_then(|rcpt| mailbox_of(route, rcpt)),
+            RecipientClue::Thread(_) | RecipientClue::Refused(_) => None,
         };
-        let sorted = sort(&route.policy.rules, &facts, named, past.as_ref());
+        let sorted = assign(&route.policy.rules, &facts, named, past.as_ref());
         json!({ "mailbox": sorted.mailbox, "priority": sorted.priority, "rule": sorted.rule })
     }
 
     /// Who wrote it, as far as can be told from here: a thread that only headers lead to is taken for
     /// the author's own, which only the store's mapping could deny.
-    fn identity(&self, route: &Route, led: &Led) -> Result<Identity, Failure> {
+    fn identity(&self, route: &RouteConfig, led: &RecipientClue) -> Result<Identity, ExitError> {
         let none = Verdict::default();
         let verdict = self.verdict.unwrap_or(&none);
         let author = self.view.header.author();
-        let Led::Thread(claims) = led else {
+        let RecipientClue::Thread(claims) = led else {
             return Ok(identity(verdict, author, author.is_some(), false));
         };
         let ring = key_ring(route)?;
@@ -316,25 +325,25 @@ impl Case<'_> {
         Ok(identity(verdict, author, takes_part, true))
     }
 
-    fn thread(&self, route: &Route, led: &Led) -> Value {
+    fn thread(&self, route: &RouteConfig, led: &RecipientClue) -> Value {
         let claims = match led {
-            Led::Refused(reason) => return json!({ "match": null, "reason": reason }),
-            Led::Thread(claims) => Some(claims.clone()),
-            Led::Mailbox => None,
+            RecipientClue::Refused(reason) => return json!({ "match": null, "reason": reason }),
+            RecipientClue::Thread(claims) => Some(claims.clone()),
+            RecipientClue::Mailbox => None,
         };
         let header = &self.view.header;
         let subject = Subject::of(header.subject.as_deref().unwrap_or_default());
-        let facts = Facts {
+        let facts = ThreadFacts {
             author: header.author(),
             is_authenticated: self.verdict.is_some_and(Verdict::is_aligned),
             subject: &subject.normalised,
             now: self.now,
             subject_window: self.config.store.subject_window,
         };
-        let mut candidates: Vec<Candidate> =
+        let mut candidates: Vec<ThreadCandidate> =
             claims.map(|c| self.token(route, c)).into_iter().collect();
         if let Some(store) = self.store {
-            for (id, reason) in thread::lookups(header) {
+            for (id, reason) in thread::message_ids_to_look_up(header) {
                 let known = store.thread_by_message_id(&route.name, id);
                 let Some((mapping, sent_by_us)) = known else {
                     continue;
@@ -342,56 +351,56 @@ impl Case<'_> {
                 let reason = if sent_by_us {
                     reason
                 } else {
-                    Reason::StoredMessageId
+                    ThreadReason::StoredMessageId
                 };
                 candidates.push(candidate(mapping, reason));
             }
         }
         match thread::decide(&facts, &candidates) {
-            Decision::Existing { thread_id, reason } => {
+            ThreadDecision::Existing { thread_id, reason } => {
                 json!({ "match": thread_id, "reason": reason.as_str() })
             }
-            Decision::New { reason } => json!({ "match": null, "reason": reason.as_str() }),
-            Decision::Conflict { reason } => {
+            ThreadDecision::New { reason } => json!({ "match": null, "reason": reason.as_str() }),
+            ThreadDecision::Conflict { reason } => {
                 json!({ "match": null, "reason": format!("conflict:{}", reason.as_str()) })
             }
         }
     }
 
-    fn token(&self, route: &Route, claims: Claims) -> Candidate {
+    fn token(&self, route: &RouteConfig, claims: Claims) -> ThreadCandidate {
         let known = self
             .store
             .and_then(|store| store.thread(&route.name, claims.thread));
         match known {
-            Some(mapping) => candidate(mapping, Reason::Token),
-            None => Candidate {
+            Some(mapping) => candidate(mapping, ThreadReason::Token),
+            None => ThreadCandidate {
                 thread_id: claims
                     .thread_id
                     .unwrap_or_else(|| claims.thread.as_uuid_text()),
                 participant: None,
                 changed_at: claims.issued_at,
-                reason: Reason::Token,
+                reason: ThreadReason::Token,
             },
         }
     }
 
     fn attachments(&self) -> Vec<Value> {
         let bounds = &self.config.attachments.bounds;
-        let told = Files::of(self.view, Some(bounds)).told;
+        let told = Files::of(self.view, Some(bounds)).listed;
         told.iter().map(|attachment| json!(attachment)).collect()
     }
 }
 
 /// What the rules of mailboxes ask about besides addresses.
-struct Judged<'a> {
-    kind: Kind,
+struct Judgement<'a> {
+    kind: MailKind,
     identity: Identity,
     subject: &'a str,
     body: &'a str,
 }
 
 /// The mailbox that takes mail to this address.
-fn mailbox_of<'a>(route: &'a Route, rcpt: &Address) -> Option<&'a str> {
+fn mailbox_of<'a>(route: &'a RouteConfig, rcpt: &Address) -> Option<&'a str> {
     let local = rcpt.local();
     if local.eq_ignore_ascii_case("postmaster") {
         return Some(&route.postmaster);
@@ -403,16 +412,16 @@ fn mailbox_of<'a>(route: &'a Route, rcpt: &Address) -> Option<&'a str> {
         .map(String::as_str)
 }
 
-fn ruling_json(ruling: Ruling) -> Value {
+fn ruling_json(ruling: Disposition) -> Value {
     match ruling {
-        Ruling::Post(kind) => json!({ "action": "post", "as": kind }),
-        Ruling::Drop(rule) => json!({ "action": "drop", "rule": rule }),
-        Ruling::Hold(rule) => json!({ "action": "hold", "rule": rule }),
+        Disposition::Post(kind) => json!({ "action": "post", "as": kind }),
+        Disposition::Drop(rule) => json!({ "action": "drop", "rule": rule }),
+        Disposition::Hold(rule) => json!({ "action": "hold", "rule": rule }),
     }
 }
 
-fn candidate(mapping: Mapping, reason: Reason) -> Candidate {
-    Candidate {
+fn candidate(mapping: Mapping, reason: ThreadReason) -> ThreadCandidate {
+    ThreadCandidate {
         thread_id: mapping.thread_id,
         participant: mapping.participant,
         changed_at: mapping.changed_at,
@@ -432,10 +441,10 @@ fn reply_json(reply: &Reply) -> Value {
     })
 }
 
-fn key_ring(route: &Route) -> Result<KeyRing, Failure> {
+fn key_ring(route: &RouteConfig) -> Result<KeyRing, ExitError> {
     route
         .key_ring()
-        .map_err(|error| Failure::new(Exit::Config, error))
+        .map_err(|error| ExitError::new(Exit::Config, error))
 }
 
 /// The object in words, for a person at a terminal.
@@ -443,11 +452,11 @@ fn words(
     explained: &Value,
     verdict: Option<&Verdict>,
     out: &mut impl Write,
-) -> Result<(), Failure> {
+) -> Result<(), ExitError> {
     let text = |value: &Value| match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => plain(text).into_owned(),
-        other => plain(&other.to_string()).into_owned(),
+        Value::String(text) => printable(text).into_owned(),
+        other => printable(&other.to_string()).into_owned(),
     };
     writeln!(
         out,
@@ -484,7 +493,7 @@ fn words(
         writeln!(out, "report:   {}", text(&explained["dsn"]))?;
     }
     if let Some(verdict) = verdict {
-        sender::words(verdict, &explained["authentication"], out)?;
+        sender::print_verdict(verdict, &explained["authentication"], out)?;
     }
     let reply = &explained["reply"];
     let cut = (text(&reply["method"]), text(&reply["confidence"]));
@@ -498,7 +507,7 @@ fn words(
     ] {
         let words = reply[part].as_str().unwrap_or_default();
         if !words.trim().is_empty() || part == "text" {
-            writeln!(out, "--- {name}\n{}", plain_lines(words))?;
+            writeln!(out, "--- {name}\n{}", printable_lines(words))?;
         }
     }
     Ok(())

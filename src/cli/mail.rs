@@ -10,31 +10,31 @@ use bytes::Bytes;
 use clap::{Args, Subcommand};
 use reqwest::Method;
 
-use super::compose::Compose;
-use super::control::{Desk, query};
-use super::explain::Explain;
-use super::token::parse;
+use super::compose::ComposeArgs;
+use super::control::{ControlClient, query};
+use super::explain::ExplainArgs;
+use super::token::parse_address;
 use crate::config::Purpose;
 use crate::mail::view::View;
-use crate::run::{Exit, Failure};
+use crate::run::{Exit, ExitError};
 
 /// Octets of a mail that are read; no configuration allows more.
 const MAIL_BYTES_MAX: u64 = 1 << 30;
 
 /// Commands of `mail`.
 #[derive(Debug, Subcommand)]
-pub(super) enum Mail {
+pub(super) enum MailSubcommand {
     /// Says what a mail would become, without keeping or sending anything
-    Explain(Explain),
+    Explain(ExplainArgs),
     /// Takes a mail in as if it had come by SMTP
-    Inject(Inject),
+    Inject(InjectArgs),
     /// Prints the mail an answer would become, without sending it
-    Compose(Box<Compose>),
+    Compose(Box<ComposeArgs>),
 }
 
 /// Arguments of `mail inject`.
 #[derive(Debug, Args)]
-pub(super) struct Inject {
+pub(super) struct InjectArgs {
     /// The file with the mail; - is standard input
     file: PathBuf,
     /// Whom it is for; may be given more than once
@@ -45,8 +45,8 @@ pub(super) struct Inject {
     from: Option<String>,
 }
 
-impl Mail {
-    pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), Failure> {
+impl MailSubcommand {
+    pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), ExitError> {
         match self {
             Self::Explain(explain) => explain.run(file, out),
             Self::Inject(inject) => inject.run(file, out),
@@ -55,15 +55,15 @@ impl Mail {
     }
 }
 
-impl Inject {
-    fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), Failure> {
+impl InjectArgs {
+    fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), ExitError> {
         for rcpt in &self.rcpt {
-            parse("rcpt", rcpt)?;
+            parse_address("rcpt", rcpt)?;
         }
         let from = match self.from.as_deref() {
             None => None,
             Some("" | "<>") => Some(String::new()),
-            Some(from) => Some(parse("from", from)?.to_string()),
+            Some(from) => Some(parse_address("from", from)?.to_string()),
         };
         let loaded = super::load(file, Purpose::Run)?;
         let mail = Bytes::from(read(&self.file)?);
@@ -75,8 +75,8 @@ impl Inject {
         let from = from.as_deref().map(|from| ("from", from));
         let mut pairs: Vec<_> = from.into_iter().collect();
         pairs.extend(self.rcpt.iter().map(|rcpt| ("rcpt", rcpt.as_str())));
-        let desk = Desk::open(&loaded.config)?;
-        let injected = desk.ask(
+        let desk = ControlClient::open(&loaded.config)?;
+        let injected = desk.request(
             Method::POST,
             &format!("/mail{}", query(&pairs)),
             mail.into(),
@@ -93,10 +93,10 @@ impl Inject {
 }
 
 /// The bytes of the file at `path`, or of standard input for `-`.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, ExitError> {
     let unreadable = |error: io::Error| {
         let line = format!("{}: {error}", path.display());
-        Failure::because(Exit::NoInput, line)
+        ExitError::with_message(Exit::NoInput, line)
     };
     let mut bytes = Vec::new();
     let source: Box<dyn Read> = if path == Path::new("-") {
@@ -110,7 +110,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
         .map_err(unreadable)?;
     if bytes.len() as u64 > MAIL_BYTES_MAX {
         let line = format!("{}: more than {MAIL_BYTES_MAX} octets", path.display());
-        return Err(Failure::because(Exit::Malformed, line));
+        return Err(ExitError::with_message(Exit::Malformed, line));
     }
     Ok(bytes)
 }

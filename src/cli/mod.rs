@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Loaded, Purpose};
-use crate::run::{Exit, Failure};
+use crate::run::{Exit, ExitError};
 
 /// A mail door for products that have conversations: mail in, message out.
 ///
@@ -36,27 +36,27 @@ pub struct Arguments {
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<CliCommand>,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Takes mail in and delivers it until told to stop (the default)
     Serve,
     /// Says whether a configuration can be used, and everything that is wrong with it
     #[command(visible_alias = "check")]
-    CheckConfig(check::Check),
+    CheckConfig(check::CheckConfigArgs),
     /// Mints, reads and revokes reply tokens
     #[command(subcommand)]
-    Token(token::Token),
+    Token(token::TokenSubcommand),
     /// Explains what a mail would become, takes one in by hand, or shows one that would go out
     #[command(subcommand)]
-    Mail(mail::Mail),
+    Mail(mail::MailSubcommand),
     /// Shows and settles the mail that waits
     #[command(subcommand)]
-    Queue(queue::Queue),
+    Queue(queue::QueueSubcommand),
     /// Looks whether everything the server needs is there
-    Doctor(doctor::Doctor),
+    Doctor(doctor::DoctorArgs),
 }
 
 impl Arguments {
@@ -80,30 +80,30 @@ impl Arguments {
     ///
     /// # Errors
     /// Why it could not be done, and the code to end with.
-    pub fn run(self, out: &mut impl Write) -> Result<(), Failure> {
+    pub fn run(self, out: &mut impl Write) -> Result<(), ExitError> {
         let file = self.config.or_else(|| {
             let named = env::var_os("POSTERN_CONFIG").filter(|name| !name.is_empty());
             named.map(PathBuf::from)
         });
         match self.command {
-            None | Some(Command::Serve) => serve::serve(file, out),
-            Some(Command::CheckConfig(check)) => check.run(file, out),
-            Some(Command::Token(token)) => token.run(file, out),
-            Some(Command::Mail(mail)) => mail.run(file, out),
-            Some(Command::Queue(queue)) => queue.run(file, out),
-            Some(Command::Doctor(doctor)) => doctor.run(file, out),
+            None | Some(CliCommand::Serve) => serve::serve(file, out),
+            Some(CliCommand::CheckConfig(check)) => check.run(file, out),
+            Some(CliCommand::Token(token)) => token.run(file, out),
+            Some(CliCommand::Mail(mail)) => mail.run(file, out),
+            Some(CliCommand::Queue(queue)) => queue.run(file, out),
+            Some(CliCommand::Doctor(doctor)) => doctor.run(file, out),
         }
     }
 }
 
 /// The configuration in `file` and the process' environment.
-fn load(file: Option<PathBuf>, purpose: Purpose) -> Result<Loaded, Failure> {
+fn load(file: Option<PathBuf>, purpose: Purpose) -> Result<Loaded, ExitError> {
     let loaded = config::load(file.as_deref(), |name| env::var_os(name), purpose)?;
     Ok(loaded)
 }
 
 /// Runs one future to its end, for commands that are not servers.
-fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
+fn block_on<T>(future: impl Future<Output = T>) -> Result<T, ExitError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -9,20 +9,20 @@ use clap::{Subcommand, ValueEnum};
 use reqwest::Method;
 use serde_json::Value;
 
-use super::control::{Desk, query};
-use super::terminal::plain;
+use super::control::{ControlClient, query};
+use super::terminal::printable;
 use crate::config::Purpose;
-use crate::run::{Exit, Failure};
+use crate::run::{Exit, ExitError};
 use crate::store::DeliveryId;
 
 /// Commands of `queue`.
 #[derive(Debug, Subcommand)]
-pub(super) enum Queue {
+pub(super) enum QueueSubcommand {
     /// Lists the mail that is not settled, oldest first, a line each
     List {
         /// Only the mail in this state
         #[arg(long, value_enum)]
-        state: Option<State>,
+        state: Option<ListedState>,
         /// Prints one JSON object a line
         #[arg(long)]
         json: bool,
@@ -55,69 +55,69 @@ pub(super) enum Queue {
 
 /// Which mail is listed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum State {
+pub(super) enum ListedState {
     /// Waits for a person
     Parked,
     /// Waits for its turn
     Waiting,
 }
 
-impl Queue {
-    pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), Failure> {
+impl QueueSubcommand {
+    pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), ExitError> {
         if let Self::Show { id, .. } | Self::Retry { id, .. } | Self::Drop { id } = &self
             && id.parse::<DeliveryId>().is_err()
         {
             let line = format!("{id:?}: not a delivery: they have the form 1042.0");
-            return Err(Failure::because(Exit::Usage, line));
+            return Err(ExitError::with_message(Exit::Usage, line));
         }
         let loaded = super::load(file, Purpose::Look)?;
-        let desk = Desk::open(&loaded.config)?;
+        let desk = ControlClient::open(&loaded.config)?;
         let done = self.ask(&desk, out);
         desk.close();
         done
     }
 
-    fn ask(&self, desk: &Desk, out: &mut impl Write) -> Result<(), Failure> {
+    fn ask(&self, desk: &ControlClient, out: &mut impl Write) -> Result<(), ExitError> {
         match self {
             Self::List { state, json, limit } => {
-                let states: &[State] = match state {
+                let states: &[ListedState] = match state {
                     Some(state) => &[*state],
-                    None => &[State::Parked, State::Waiting],
+                    None => &[ListedState::Parked, ListedState::Waiting],
                 };
                 for state in states {
                     list(desk, *state, *limit, &mut |delivery| {
-                        line(delivery, *json, out)
+                        print_line(delivery, *json, out)
                     })?;
                 }
                 Ok(())
             }
             Self::Show { id, raw: true } => {
-                let mail = desk.fetch(&format!("/queue/{id}/raw"))?;
+                let mail = desk.fetch_bytes(&format!("/queue/{id}/raw"))?;
                 out.write_all(&mail)?;
                 Ok(())
             }
             Self::Show { id, raw: false } => {
-                let answer = desk.ask(Method::GET, &format!("/queue/{id}"), Vec::new())?;
-                writeln!(out, "{}", plain_json(&answer["data"]))?;
+                let answer = desk.request(Method::GET, &format!("/queue/{id}"), Vec::new())?;
+                writeln!(out, "{}", printable_json(&answer["data"]))?;
                 Ok(())
             }
-            Self::Retry { id, reparse: _ } => order(desk, id, "retry", out),
-            Self::Drop { id } => order(desk, id, "drop", out),
+            Self::Retry { id, reparse: _ } => act_on(desk, id, "retry", out),
+            Self::Drop { id } => act_on(desk, id, "drop", out),
         }
     }
 }
 
 /// Walks the pages of one state, at most `limit` deliveries.
 fn list(
-    desk: &Desk,
-    state: State,
+    desk: &ControlClient,
+    state: ListedState,
     limit: usize,
-    each: &mut impl FnMut(&Value) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+    each: &mut impl FnMut(&Value) -> Result<(), ExitError>,
+) -> Result<(), ExitError> {
     const PAGE: usize = 100;
     let name = match state {
-        State::Parked => "parked",
-        State::Waiting => "waiting",
+        ListedState::Parked => "parked",
+        ListedState::Waiting => "waiting",
     };
     let mut left = limit;
     let mut after = String::new();
@@ -127,7 +127,7 @@ fn list(
         if !after.is_empty() {
             pairs.push(("after", after.as_str()));
         }
-        let answer = desk.ask(Method::GET, &format!("/queue{}", query(&pairs)), Vec::new())?;
+        let answer = desk.request(Method::GET, &format!("/queue{}", query(&pairs)), Vec::new())?;
         for delivery in answer["data"].as_array().into_iter().flatten() {
             each(delivery)?;
             left = left.saturating_sub(1);
@@ -140,9 +140,9 @@ fn list(
     Ok(())
 }
 
-fn line(delivery: &Value, json: bool, out: &mut impl Write) -> Result<(), Failure> {
+fn print_line(delivery: &Value, json: bool, out: &mut impl Write) -> Result<(), ExitError> {
     if json {
-        writeln!(out, "{}", plain(&delivery.to_string()))?;
+        writeln!(out, "{}", printable(&delivery.to_string()))?;
         return Ok(());
     }
     let text = |name: &str| delivery[name].as_str().unwrap_or("-").to_owned();
@@ -159,23 +159,28 @@ fn line(delivery: &Value, json: bool, out: &mut impl Write) -> Result<(), Failur
         tried.unwrap_or_default(),
         reason.unwrap_or_default()
     );
-    writeln!(out, "{}", plain(&line))?;
+    writeln!(out, "{}", printable(&line))?;
     Ok(())
 }
 
-fn order(desk: &Desk, id: &str, word: &str, out: &mut impl Write) -> Result<(), Failure> {
-    let answer = desk.ask(Method::POST, &format!("/queue/{id}/{word}"), Vec::new())?;
+fn act_on(
+    desk: &ControlClient,
+    id: &str,
+    word: &str,
+    out: &mut impl Write,
+) -> Result<(), ExitError> {
+    let answer = desk.request(Method::POST, &format!("/queue/{id}/{word}"), Vec::new())?;
     let state = answer["data"]["state"].as_str().unwrap_or("done");
-    writeln!(out, "{id} {}", plain(state))?;
+    writeln!(out, "{id} {}", printable(state))?;
     Ok(())
 }
 
 /// JSON for a terminal: it is indented, and control characters outside ASCII are escaped too.
-pub(super) fn plain_json(value: &Value) -> String {
+pub(super) fn printable_json(value: &Value) -> String {
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if c == '\n' || plain(c.encode_utf8(&mut [0; 4])).len() == c.len_utf8() {
+        if c == '\n' || printable(c.encode_utf8(&mut [0; 4])).len() == c.len_utf8() {
             shown.push(c);
         } else {
             for unit in c.encode_utf16(&mut [0; 2]) {

@@ -9,19 +9,21 @@ use bytes::Bytes;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::terminal::plain;
-use crate::auth::{Authenticator, Decision, Hold, Identity, Input, Policy, Settings};
+use super::terminal::printable;
+use crate::auth::{
+    AuthInput, AuthPolicy, Authenticator, HoldReason, Identity, PolicyDecision, Settings,
+};
 use crate::clock::Timestamp;
 use crate::mail::address::Address;
 use crate::mail::verdict::{SpfVerdict, Verdict};
-use crate::run::{Exit, Failure};
+use crate::run::{Exit, ExitError};
 
 /// The port of name servers.
 const DNS_PORT: u16 = 53;
 
 /// How the sender is checked.
 #[derive(Debug, Args)]
-pub(super) struct Sender {
+pub(super) struct SenderArgs {
     /// Checks who sent it with this name server (ADDRESS or ADDRESS:PORT), or with "system"
     #[arg(long, value_name = "SERVER")]
     dns: Option<String>,
@@ -33,7 +35,7 @@ pub(super) struct Sender {
     helo: String,
 }
 
-impl Sender {
+impl SenderArgs {
     /// Checks the mail, if a name server was named. `sender` is the envelope's.
     pub(super) fn check(
         &self,
@@ -41,7 +43,7 @@ impl Sender {
         bytes: &Bytes,
         sender: Option<&Address>,
         now: Timestamp,
-    ) -> Result<Option<Verdict>, Failure> {
+    ) -> Result<Option<Verdict>, ExitError> {
         let Some(dns) = &self.dns else {
             return Ok(None);
         };
@@ -49,7 +51,7 @@ impl Sender {
         if dns != "system" {
             settings.dns.servers = vec![server(dns)?];
         }
-        let input = Input {
+        let input = AuthInput {
             ip: self.ip,
             helo: &self.helo,
             mail_from: sender,
@@ -61,7 +63,7 @@ impl Sender {
     }
 }
 
-fn server(text: &str) -> Result<SocketAddr, Failure> {
+fn server(text: &str) -> Result<SocketAddr, ExitError> {
     let with_port = text.parse::<SocketAddr>();
     let parsed = with_port.or_else(|_| {
         let alone = text.parse::<IpAddr>();
@@ -69,13 +71,17 @@ fn server(text: &str) -> Result<SocketAddr, Failure> {
     });
     parsed.map_err(|_| {
         let line = format!("{text:?}: not an address of a name server, nor \"system\"");
-        Failure::because(Exit::Usage, line)
+        ExitError::with_message(Exit::Usage, line)
     })
 }
 
 /// What is found, as JSON: the words of the Messages API; and where the DNS was asked, all of the verdict
 /// and what the route makes of it.
-pub(super) fn found(verdict: Option<&Verdict>, identity: Identity, policy: Policy) -> Value {
+pub(super) fn findings_json(
+    verdict: Option<&Verdict>,
+    identity: Identity,
+    policy: AuthPolicy,
+) -> Value {
     let none = Verdict::default();
     let said = verdict.unwrap_or(&none);
     let mut found = json!({
@@ -87,9 +93,9 @@ pub(super) fn found(verdict: Option<&Verdict>, identity: Identity, policy: Polic
     });
     if let Some(verdict) = verdict {
         let (decision, reason) = match policy.decide(verdict, identity) {
-            Decision::Accept => ("accept", None),
-            Decision::Hold(hold) => ("hold", Some(hold.reason())),
-            Decision::Refuse(refusal) => ("refuse", Some(Hold::from(refusal).reason())),
+            PolicyDecision::Accept => ("accept", None),
+            PolicyDecision::Hold(hold) => ("hold", Some(hold.reason())),
+            PolicyDecision::Refuse(refusal) => ("refuse", Some(HoldReason::from(refusal).reason())),
         };
         found["decision"] = json!(decision);
         found["decisionReason"] = json!(reason);
@@ -99,8 +105,12 @@ pub(super) fn found(verdict: Option<&Verdict>, identity: Identity, policy: Polic
 }
 
 /// The verdict in words, a line each check.
-pub(super) fn words(verdict: &Verdict, found: &Value, out: &mut impl Write) -> Result<(), Failure> {
-    let mut line = |name: &str, text: String| writeln!(out, "{name:<10}{}", plain(&text));
+pub(super) fn print_verdict(
+    verdict: &Verdict,
+    found: &Value,
+    out: &mut impl Write,
+) -> Result<(), ExitError> {
+    let mut line = |name: &str, text: String| writeln!(out, "{name:<10}{}", printable(&text));
     let because = |reason: &Option<String>| match reason {
         Some(reason) => format!(": {reason}"),
         None => String::new(),

@@ -10,20 +10,20 @@ use reqwest::Method;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::control::Desk;
-use super::terminal::plain;
+use super::control::ControlClient;
+use super::terminal::printable;
 use crate::clock;
-use crate::config::{Config, Purpose, Route};
-use crate::http::control::SOCKET;
+use crate::config::{Config, Purpose, RouteConfig};
+use crate::http::control::SOCKET_NAME;
 use crate::mail::address::Address;
 use crate::mail::token::{Claims, KeyRing, TokenError};
-use crate::run::{Exit, Failure};
+use crate::run::{Exit, ExitError};
 
 /// Commands of `token`.
 #[derive(Debug, Subcommand)]
-pub(super) enum Token {
+pub(super) enum TokenSubcommand {
     /// Mints a reply address for a thread and prints it
-    Mint(Mint),
+    Mint(MintArgs),
     /// Says what the token in an address says, or why it says nothing
     Inspect {
         /// The reply address
@@ -41,7 +41,7 @@ pub(super) enum Token {
 
 /// Arguments of `token mint`.
 #[derive(Debug, Args)]
-pub(super) struct Mint {
+pub(super) struct MintArgs {
     /// The thread's id in the product
     #[arg(long, value_name = "ID")]
     thread: String,
@@ -53,8 +53,8 @@ pub(super) struct Mint {
     route: Option<String>,
 }
 
-impl Token {
-    pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), Failure> {
+impl TokenSubcommand {
+    pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), ExitError> {
         match self {
             Self::Mint(mint) => {
                 let loaded = super::load(file, Purpose::Run)?;
@@ -62,14 +62,19 @@ impl Token {
             }
             Self::Inspect { address, json } => {
                 let loaded = super::load(file, Purpose::Look)?;
-                inspect(&loaded.config, &parse("address", &address)?, json, out)
+                inspect(
+                    &loaded.config,
+                    &parse_address("address", &address)?,
+                    json,
+                    out,
+                )
             }
             Self::Revoke { address } => {
                 let loaded = super::load(file, Purpose::Look)?;
-                let address = parse("address", &address)?;
+                let address = parse_address("address", &address)?;
                 let body = json!({ "address": address.to_string() }).to_string();
-                let desk = Desk::open(&loaded.config)?;
-                let revoked = desk.ask(Method::POST, "/tokens/revoke", body.into_bytes());
+                let desk = ControlClient::open(&loaded.config)?;
+                let revoked = desk.request(Method::POST, "/tokens/revoke", body.into_bytes());
                 desk.close();
                 revoked?;
                 writeln!(out, "revoked")?;
@@ -79,42 +84,46 @@ impl Token {
     }
 }
 
-impl Mint {
-    fn run(&self, config: &Config, out: &mut impl Write) -> Result<(), Failure> {
+impl MintArgs {
+    fn run(&self, config: &Config, out: &mut impl Write) -> Result<(), ExitError> {
         let participant = self.participant.as_deref();
         let participant = participant
-            .map(|address| parse("participant", address))
+            .map(|address| parse_address("participant", address))
             .transpose()?;
-        let route = route(config, self.route.as_deref())?;
+        let route = find_route(config, self.route.as_deref())?;
         // A UUID is whole within its token, so arithmetic is enough. What the token only has a digest
         // of must be remembered, and a running server may as well remember both.
         let is_uuid = Uuid::try_parse(&self.thread)
             .is_ok_and(|uuid| uuid.hyphenated().to_string() == self.thread);
-        let address = if is_uuid && !config.data_dir.join(SOCKET).exists() {
+        let address = if is_uuid && !config.data_dir.join(SOCKET_NAME).exists() {
             self.mint(route, participant.as_ref())?
         } else {
             self.ask(config, participant.as_ref())?
         };
-        writeln!(out, "{}", plain(&address))?;
+        writeln!(out, "{}", printable(&address))?;
         Ok(())
     }
 
-    fn mint(&self, route: &Route, participant: Option<&Address>) -> Result<String, Failure> {
+    fn mint(
+        &self,
+        route: &RouteConfig,
+        participant: Option<&Address>,
+    ) -> Result<String, ExitError> {
         let ring = key_ring(route)?;
         let (format, domain) = (route.token_format, &route.domains[0]);
         let minted = ring.reply_address(format, domain, &self.thread, participant, clock::now());
-        let address = minted.map_err(|error| Failure::new(Exit::Malformed, error))?;
+        let address = minted.map_err(|error| ExitError::new(Exit::Malformed, error))?;
         Ok(address.to_string())
     }
 
-    fn ask(&self, config: &Config, participant: Option<&Address>) -> Result<String, Failure> {
+    fn ask(&self, config: &Config, participant: Option<&Address>) -> Result<String, ExitError> {
         let body = json!({
             "thread": self.thread,
             "participant": participant.map(ToString::to_string),
             "route": self.route,
         });
-        let desk = Desk::open(config)?;
-        let minted = desk.ask(Method::POST, "/tokens", body.to_string().into_bytes());
+        let desk = ControlClient::open(config)?;
+        let minted = desk.request(Method::POST, "/tokens", body.to_string().into_bytes());
         desk.close();
         let minted = minted?;
         Ok(minted["data"]["address"]
@@ -129,40 +138,40 @@ fn inspect(
     address: &Address,
     json: bool,
     out: &mut impl Write,
-) -> Result<(), Failure> {
-    let mine = |route: &&Route| route.domains.contains(address.domain());
+) -> Result<(), ExitError> {
+    let mine = |route: &&RouteConfig| route.domains.contains(address.domain());
     let Some(route) = config.routes.iter().find(mine) else {
         let line = format!(
             "{}: not a reply domain of this configuration",
             address.domain()
         );
-        return Err(Failure::because(Exit::Malformed, line));
+        return Err(ExitError::with_message(Exit::Malformed, line));
     };
     let claims = match key_ring(route)?.verify(address, clock::now()) {
         Ok(claims) => claims,
         Err(error @ TokenError::CaseLost(_)) => {
             let line = format!("{error}: only the store can tell its thread");
-            return Err(Failure::because(Exit::Malformed, line));
+            return Err(ExitError::with_message(Exit::Malformed, line));
         }
-        Err(error) => return Err(Failure::new(Exit::Malformed, error)),
+        Err(error) => return Err(ExitError::new(Exit::Malformed, error)),
     };
-    let said = said(route, &claims);
+    let said = claim_lines(route, &claims);
     if json {
         let object: serde_json::Map<_, _> = said
             .into_iter()
             .map(|(name, value)| (name.to_owned(), json!(value)))
             .collect();
-        writeln!(out, "{}", plain(&json!(object).to_string()))?;
+        writeln!(out, "{}", printable(&json!(object).to_string()))?;
         return Ok(());
     }
     for (name, value) in said {
-        writeln!(out, "{name}: {}", plain(&value))?;
+        writeln!(out, "{name}: {}", printable(&value))?;
     }
     Ok(())
 }
 
 /// What a verified token says, line by line.
-fn said(route: &Route, claims: &Claims) -> [(&'static str, String); 5] {
+fn claim_lines(route: &RouteConfig, claims: &Claims) -> [(&'static str, String); 5] {
     let thread = claims.thread_id.clone();
     let bound = if claims.participant.is_some() {
         "bound"
@@ -185,24 +194,27 @@ fn said(route: &Route, claims: &Claims) -> [(&'static str, String); 5] {
 }
 
 /// The route of this name, or the first one.
-pub(super) fn route<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c Route, Failure> {
-    let named = |route: &&Route| name.is_none_or(|name| *name == route.name);
+pub(super) fn find_route<'c>(
+    config: &'c Config,
+    name: Option<&str>,
+) -> Result<&'c RouteConfig, ExitError> {
+    let named = |route: &&RouteConfig| name.is_none_or(|name| *name == route.name);
     config.routes.iter().find(named).ok_or_else(|| {
         let name = name.unwrap_or_default();
-        Failure::because(
+        ExitError::with_message(
             Exit::Usage,
             format!("route {name:?}: there is none of this name"),
         )
     })
 }
 
-pub(super) fn key_ring(route: &Route) -> Result<KeyRing, Failure> {
+pub(super) fn key_ring(route: &RouteConfig) -> Result<KeyRing, ExitError> {
     route
         .key_ring()
-        .map_err(|error| Failure::new(Exit::Config, error))
+        .map_err(|error| ExitError::new(Exit::Config, error))
 }
 
-pub(super) fn parse(name: &str, text: &str) -> Result<Address, Failure> {
+pub(super) fn parse_address(name: &str, text: &str) -> Result<Address, ExitError> {
     Address::parse(text)
-        .map_err(|error| Failure::because(Exit::Usage, format!("{name} {text:?}: {error}")))
+        .map_err(|error| ExitError::with_message(Exit::Usage, format!("{name} {text:?}: {error}")))
 }

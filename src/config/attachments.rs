@@ -9,13 +9,15 @@ use std::time::Duration;
 use super::reader::Section;
 use super::secret::Secret;
 use crate::mail::address::Domain;
-use crate::objects::{BLOCKED_NAMES, BLOCKED_TYPES, Bounds, Bucket, Links, Place, Settings};
+use crate::objects::{
+    AttachmentLimits, BLOCKED_NAMES, BLOCKED_TYPES, LinkSigner, S3Bucket, Settings, StorageLocation,
+};
 
 /// The folder of kept files, in the data folder.
 const FOLDER: &str = "attachments";
 
 /// What was read before and gives this table its defaults.
-pub(super) struct Seen<'a> {
+pub(super) struct AttachmentDefaults<'a> {
     pub(super) data_dir: &'a Path,
     pub(super) hostname: Option<&'a Domain>,
     pub(super) http: Option<&'a SocketAddr>,
@@ -25,12 +27,12 @@ pub(super) struct Seen<'a> {
 }
 
 /// Reads the table. `None` if it cannot be used; why, the log tells.
-pub(super) fn read(mut section: Section<'_>, seen: &Seen<'_>) -> Option<Settings> {
+pub(super) fn read(mut section: Section<'_>, seen: &AttachmentDefaults<'_>) -> Option<Settings> {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     let folder = section.path_maybe("folder");
     let place = match bucket(section.table("bucket")) {
         Ok(None) => {
-            Some(Place::Folder(folder.unwrap_or_else(|| {
+            Some(StorageLocation::Folder(folder.unwrap_or_else(|| {
                 PathBuf::from(seen.data_dir).join(FOLDER)
             })))
         }
@@ -38,9 +40,9 @@ pub(super) fn read(mut section: Section<'_>, seen: &Seen<'_>) -> Option<Settings
             if folder.is_some() {
                 section.warn("folder", "no effect: files lie in the bucket");
             }
-            Some(Place::Bucket(bucket))
+            Some(StorageLocation::Bucket(bucket))
         }
-        Err(Told) => None,
+        Err(InvalidBucket) => None,
     };
     let bounds = bounds(&mut section);
     let base_url = section.parsed("base_url", url);
@@ -58,20 +60,20 @@ pub(super) fn read(mut section: Section<'_>, seen: &Seen<'_>) -> Option<Settings
     section.end();
     let secret = own_secret.as_ref().or(seen.secret)?;
     Some(Settings {
-        place: place?,
+        location: place?,
         bounds,
-        links: Links::new(&base_url?, secret.reveal().as_bytes(), lifetime),
+        links: LinkSigner::new(&base_url?, secret.reveal().as_bytes(), lifetime),
         age_max,
     })
 }
 
-fn bounds(section: &mut Section<'_>) -> Bounds {
-    let defaults = Bounds::default();
+fn bounds(section: &mut Section<'_>) -> AttachmentLimits {
+    let defaults = AttachmentLimits::default();
     let sizes = 0..=1 << 40;
     let lower = |text: &str| Ok::<_, String>(text.trim_start_matches('.').to_ascii_lowercase());
     let names = section.list("blocked_names", Some(&BLOCKED_NAMES), lower);
     let types = section.list("blocked_types", Some(&BLOCKED_TYPES), lower);
-    Bounds {
+    AttachmentLimits {
         count_max: section.count("count_max", defaults.count_max, 0..=1000),
         bytes_max: section.size("bytes_max", defaults.bytes_max, sizes.clone()),
         total_bytes_max: section.size("total_bytes_max", defaults.total_bytes_max, sizes),
@@ -81,16 +83,16 @@ fn bounds(section: &mut Section<'_>) -> Bounds {
 }
 
 /// What is wrong was told.
-struct Told;
+struct InvalidBucket;
 
-fn bucket(mut section: Section<'_>) -> Result<Option<Bucket>, Told> {
-    let is_said = !section.said().is_empty();
+fn bucket(mut section: Section<'_>) -> Result<Option<S3Bucket>, InvalidBucket> {
+    let is_said = !section.given_keys().is_empty();
     let name = section.text_maybe("name");
     let endpoint = section.parsed("endpoint", url);
     let region = section.text("region", "us-east-1");
     let prefix = section.text("prefix", "postern");
     let key_id = section.text_maybe("key_id");
-    let has_key = ["key", "key_file"].iter().any(|key| section.says(key));
+    let has_key = ["key", "key_file"].iter().any(|key| section.is_given(key));
     let key = section.secret("key");
     if is_said {
         for (key, is_there) in [
@@ -108,9 +110,9 @@ fn bucket(mut section: Section<'_>) -> Result<Option<Bucket>, Told> {
         return Ok(None);
     }
     let (Some(name), Some(key_id), Some(key)) = (name, key_id, key) else {
-        return Err(Told);
+        return Err(InvalidBucket);
     };
-    Ok(Some(Bucket {
+    Ok(Some(S3Bucket {
         name,
         endpoint,
         region,
@@ -133,7 +135,7 @@ pub(super) fn url(text: &str) -> Result<String, &'static str> {
 }
 
 /// Where our own HTTP is, as far as we can tell.
-fn own_url(seen: &Seen<'_>) -> Option<String> {
+fn own_url(seen: &AttachmentDefaults<'_>) -> Option<String> {
     let Some(address) = seen.http else {
         // A certificate is for a name.
         let (address, host) = (seen.https?, seen.hostname.map(Domain::ascii)?);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::reader::Section;
 use super::value;
-use crate::auth::{BadFrom, DmarcPolicy, DnsSettings, Policy, Settings, Treatment};
+use crate::auth::{AuthPolicy, BadFrom, DmarcPolicy, DnsSettings, Settings, Treatment};
 use crate::mail::address::Domain;
 
 /// Reads `[auth]` with `[auth.dns]`. `hostname` is what our results are signed with by default. The
@@ -82,13 +82,13 @@ fn dns(mut section: Section<'_>, defaults: DnsSettings) -> DnsSettings {
 }
 
 /// Reads `[route.policy]`.
-pub(super) fn policy(mut section: Section<'_>) -> Policy {
+pub(super) fn policy(mut section: Section<'_>) -> AuthPolicy {
     let treatments = [
         ("flag", Treatment::Flag),
         ("hold", Treatment::Hold),
         ("refuse", Treatment::Refuse),
     ];
-    let policy = Policy {
+    let policy = AuthPolicy {
         dmarc: section.choice(
             "dmarc",
             &[

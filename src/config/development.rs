@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::Purpose;
-use super::log::Problem;
+use super::findings::ConfigProblem;
 use super::secret::Secret;
 
 /// The data folder, below the folder the server is started in.
-pub(super) const FOLDER: &str = "data";
+pub(super) const DATA_FOLDER: &str = "data";
 /// The reply domain. It never leaves the machine (RFC 6761 section 6.3).
 pub(super) const DOMAIN: &str = "inbox.localhost";
 /// Where the embedded Messages API is reached.
@@ -25,22 +25,22 @@ pub(super) const API_KEY_FILE: &str = "messages-api-key";
 pub(super) const REPLY_SECRET_FILE: &str = "reply-secret";
 
 /// Fills `root` with what development needs besides the defaults.
-pub(super) fn fill(root: &mut Table, purpose: Purpose) -> Result<(), Problem> {
+pub(super) fn fill(root: &mut Table, purpose: Purpose) -> Result<(), ConfigProblem> {
     let folder = root
         .get("server")
         .and_then(|server| server.get("data_dir"))
         .and_then(Value::as_str)
-        .unwrap_or(FOLDER);
+        .unwrap_or(DATA_FOLDER);
     let folder = PathBuf::from(folder);
     if purpose == Purpose::Run {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&folder)
-            .map_err(|error| Problem::new(folder.display().to_string(), error.to_string()))?;
+            .map_err(|error| ConfigProblem::new(folder.display().to_string(), error.to_string()))?;
     }
-    let reply = kept(&folder.join(REPLY_SECRET_FILE), purpose)?;
-    let key = kept(&folder.join(API_KEY_FILE), purpose)?;
+    let reply = kept_secret(&folder.join(REPLY_SECRET_FILE), purpose)?;
+    let key = kept_secret(&folder.join(API_KEY_FILE), purpose)?;
     let text = |text: &str| Value::String(text.to_owned());
     let signing = table([("secret", text(reply.reveal()))]);
     let api = table([("base_url", text(API_URL)), ("key", text(key.reveal()))]);
@@ -73,7 +73,7 @@ pub(super) fn fill(root: &mut Table, purpose: Purpose) -> Result<(), Problem> {
     Ok(())
 }
 
-fn kept(path: &Path, purpose: Purpose) -> Result<Secret, Problem> {
+fn kept_secret(path: &Path, purpose: Purpose) -> Result<Secret, ConfigProblem> {
     let secret = match purpose {
         Purpose::Run => Secret::read_or_make(path),
         Purpose::Look => match Secret::read(path) {
@@ -81,7 +81,7 @@ fn kept(path: &Path, purpose: Purpose) -> Result<Secret, Problem> {
             read => read,
         },
     };
-    secret.map_err(|error| Problem::new(path.display().to_string(), error.to_string()))
+    secret.map_err(|error| ConfigProblem::new(path.display().to_string(), error.to_string()))
 }
 
 fn table<const N: usize>(entries: [(&str, Value); N]) -> Value {

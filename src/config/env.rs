@@ -4,7 +4,7 @@
 
 use toml::{Table, Value};
 
-use super::log::{Log, Problem};
+use super::findings::{ConfigFindings, ConfigProblem};
 
 /// One environment variable and the key it sets.
 #[derive(Clone, Copy, Debug)]
@@ -13,12 +13,12 @@ pub struct Variable {
     pub name: &'static str,
     /// The key it sets. `route` means the first route of the file, or a new one if it has none.
     pub key: &'static str,
-    form: Form,
+    form: VariableForm,
 }
 
 /// How a variable's text becomes the value of a key.
 #[derive(Clone, Copy, Debug)]
-enum Form {
+enum VariableForm {
     /// A list of one signing key with the id 0.
     Key,
     /// A list, its entries parted by commas.
@@ -32,33 +32,45 @@ enum Form {
 
 /// Every variable there is. An empty one counts as not set.
 pub const VARIABLES: [Variable; 20] = [
-    variable("EMAIL_IMAP_HOST", "imap.host", Form::Text),
-    variable("EMAIL_IMAP_PASS", "imap.password", Form::Text),
+    variable("EMAIL_IMAP_HOST", "imap.host", VariableForm::Text),
+    variable("EMAIL_IMAP_PASS", "imap.password", VariableForm::Text),
     variable(
         "EMAIL_IMAP_POLL_INTERVAL",
         "imap.poll_interval",
-        Form::Millis,
+        VariableForm::Millis,
     ),
-    variable("EMAIL_IMAP_PORT", "imap.port", Form::Number),
-    variable("EMAIL_IMAP_USER", "imap.user", Form::Text),
-    variable("EMAIL_INBOUND_MODE", "server.inbound", Form::List),
-    variable("EMAIL_OUTBOUND_ENABLED", "outbound.enabled", Form::Switch),
-    variable("EMAIL_REPLY_DOMAIN", "route.domains", Form::List),
-    variable("EMAIL_REPLY_SECRET", "route.secrets", Form::Key),
-    variable("EMAIL_WEBHOOK_MAX_AGE", "webhook.max_age", Form::Millis),
-    variable("EMAIL_WEBHOOK_SECRET", "webhook.secret", Form::Text),
-    variable("MESSAGES_API_BASE_URL", "route.api.base_url", Form::Text),
-    variable("MESSAGES_API_KEY", "route.api.key", Form::Text),
-    variable("POSTERN_DATA_DIR", "server.data_dir", Form::Text),
-    variable("SMTP_FROM", "outbound.from", Form::Text),
-    variable("SMTP_FROM_NAME", "outbound.from_name", Form::Text),
-    variable("SMTP_HOST", "outbound.host", Form::Text),
-    variable("SMTP_PASS", "outbound.password", Form::Text),
-    variable("SMTP_PORT", "outbound.port", Form::Number),
-    variable("SMTP_USER", "outbound.user", Form::Text),
+    variable("EMAIL_IMAP_PORT", "imap.port", VariableForm::Number),
+    variable("EMAIL_IMAP_USER", "imap.user", VariableForm::Text),
+    variable("EMAIL_INBOUND_MODE", "server.inbound", VariableForm::List),
+    variable(
+        "EMAIL_OUTBOUND_ENABLED",
+        "outbound.enabled",
+        VariableForm::Switch,
+    ),
+    variable("EMAIL_REPLY_DOMAIN", "route.domains", VariableForm::List),
+    variable("EMAIL_REPLY_SECRET", "route.secrets", VariableForm::Key),
+    variable(
+        "EMAIL_WEBHOOK_MAX_AGE",
+        "webhook.max_age",
+        VariableForm::Millis,
+    ),
+    variable("EMAIL_WEBHOOK_SECRET", "webhook.secret", VariableForm::Text),
+    variable(
+        "MESSAGES_API_BASE_URL",
+        "route.api.base_url",
+        VariableForm::Text,
+    ),
+    variable("MESSAGES_API_KEY", "route.api.key", VariableForm::Text),
+    variable("POSTERN_DATA_DIR", "server.data_dir", VariableForm::Text),
+    variable("SMTP_FROM", "outbound.from", VariableForm::Text),
+    variable("SMTP_FROM_NAME", "outbound.from_name", VariableForm::Text),
+    variable("SMTP_HOST", "outbound.host", VariableForm::Text),
+    variable("SMTP_PASS", "outbound.password", VariableForm::Text),
+    variable("SMTP_PORT", "outbound.port", VariableForm::Number),
+    variable("SMTP_USER", "outbound.user", VariableForm::Text),
 ];
 
-const fn variable(name: &'static str, key: &'static str, form: Form) -> Variable {
+const fn variable(name: &'static str, key: &'static str, form: VariableForm) -> Variable {
     Variable { name, key, form }
 }
 
@@ -68,7 +80,7 @@ const fn variable(name: &'static str, key: &'static str, form: Form) -> Variable
 /// Names each variable whose text is not UTF-8.
 pub(super) fn read(
     lookup: impl Fn(&str) -> Option<std::ffi::OsString>,
-) -> Result<Vec<(Variable, String)>, Vec<Problem>> {
+) -> Result<Vec<(Variable, String)>, Vec<ConfigProblem>> {
     let mut set = Vec::new();
     let mut problems = Vec::new();
     for variable in VARIABLES {
@@ -76,7 +88,7 @@ pub(super) fn read(
             None => {}
             Some(Ok(text)) if text.is_empty() => {}
             Some(Ok(text)) => set.push((variable, text)),
-            Some(Err(_)) => problems.push(Problem::new(
+            Some(Err(_)) => problems.push(ConfigProblem::new(
                 format!("environment: {}", variable.name),
                 "not UTF-8",
             )),
@@ -90,14 +102,14 @@ pub(super) fn read(
 }
 
 /// Lays the variables over the file's table: they win.
-pub(super) fn overlay(set: Vec<(Variable, String)>, table: &mut Table, log: &mut Log) {
+pub(super) fn overlay(set: Vec<(Variable, String)>, table: &mut Table, log: &mut ConfigFindings) {
     for (variable, text) in set {
         match variable.value(text) {
             Ok(value) => {
-                let path = variable.place(table, value);
+                let path = variable.insert(table, value);
                 log.variables.insert(path, variable.name);
             }
-            Err(what) => log.problems.borrow_mut().push(Problem::new(
+            Err(what) => log.problems.borrow_mut().push(ConfigProblem::new(
                 format!("environment: {}", variable.name),
                 what,
             )),
@@ -107,13 +119,13 @@ pub(super) fn overlay(set: Vec<(Variable, String)>, table: &mut Table, log: &mut
 
 impl Variable {
     /// True if it only says where things lie: it does not end development mode.
-    pub(super) fn is_about_place(&self) -> bool {
+    pub(super) fn is_location_only(&self) -> bool {
         self.key == "server.data_dir"
     }
 
     fn value(&self, text: String) -> Result<Value, String> {
         Ok(match self.form {
-            Form::Key => {
+            VariableForm::Key => {
                 let key = [("id", Value::from(0)), ("secret", Value::from(text))];
                 Value::Array(vec![Value::Table(
                     key.map(|(name, value)| (name.to_owned(), value))
@@ -121,21 +133,21 @@ impl Variable {
                         .collect(),
                 )])
             }
-            Form::List => {
+            VariableForm::List => {
                 let entries = text.split(',').map(|entry| Value::from(entry.trim()));
                 Value::Array(entries.collect())
             }
-            Form::Millis => {
+            VariableForm::Millis => {
                 let millis: u64 = text.parse().map_err(|_| {
                     format!("\"{}\": not a whole number of ms", text.escape_debug())
                 })?;
                 Value::from(format!("{millis}ms"))
             }
-            Form::Number => Value::from(
+            VariableForm::Number => Value::from(
                 text.parse::<i64>()
                     .map_err(|_| format!("\"{}\": not a whole number", text.escape_debug()))?,
             ),
-            Form::Switch => match text.to_ascii_lowercase().as_str() {
+            VariableForm::Switch => match text.to_ascii_lowercase().as_str() {
                 "true" | "1" | "yes" | "on" => Value::from(true),
                 "false" | "0" | "no" | "off" => Value::from(false),
                 _ => {
@@ -145,12 +157,12 @@ impl Variable {
                     ));
                 }
             },
-            Form::Text => Value::from(text),
+            VariableForm::Text => Value::from(text),
         })
     }
 
     /// Puts `value` where the key says and gives back the path that error lines will have for it.
-    fn place(&self, root: &mut Table, value: Value) -> String {
+    fn insert(&self, root: &mut Table, value: Value) -> String {
         let mut names: Vec<_> = self.key.split('.').collect();
         let last = names.pop().unwrap_or_default();
         let several = matches!(root.get("route"), Some(Value::Array(routes)) if routes.len() > 1);
@@ -194,9 +206,9 @@ impl Variable {
 mod tests {
     use super::*;
 
-    fn laid_over(file: &str, variables: &[(&str, &str)]) -> (Table, Vec<Problem>) {
+    fn laid_over(file: &str, variables: &[(&str, &str)]) -> (Table, Vec<ConfigProblem>) {
         let mut table: Table = file.parse().unwrap();
-        let mut log = Log::default();
+        let mut log = ConfigFindings::default();
         let set = read(|name| {
             let found = variables.iter().find(|(set, _)| *set == name);
             found.map(|(_, text)| (*text).into())

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::reader::Section;
-use crate::events::{Hook, HookSettings, Signer, SubscriberSettings};
+use crate::events::{EventWebhook, EventWebhookSettings, SubscriberSettings, WebhookSigner};
 use crate::retry;
 use crate::store::EventKind;
 
@@ -16,17 +16,17 @@ const SUBSCRIBERS_MAX: usize = 16;
 
 /// Who is told what happened.
 #[derive(Clone, Debug)]
-pub struct Events {
+pub struct EventsConfig {
     /// Each event is a line of the log.
     pub log: bool,
     /// Those with a webhook.
-    pub hooks: Vec<(SubscriberSettings, Hook)>,
+    pub hooks: Vec<(SubscriberSettings, EventWebhook)>,
 }
 
 /// Reads the table.
-pub(super) fn read(mut section: Section<'_>) -> Events {
+pub(super) fn read(mut section: Section<'_>) -> EventsConfig {
     let log = section.switch("log", true);
-    let mut hooks: Vec<(SubscriberSettings, Hook)> = Vec::new();
+    let mut hooks: Vec<(SubscriberSettings, EventWebhook)> = Vec::new();
     for table in section.tables("webhook").unwrap_or_default() {
         let problem = |why: &str| Err(why.to_owned());
         let known: Vec<&str> = hooks.iter().map(|(s, _)| s.name.as_str()).collect();
@@ -42,14 +42,14 @@ pub(super) fn read(mut section: Section<'_>) -> Events {
         section.problem("webhook", format!("more than {SUBSCRIBERS_MAX}"));
     }
     section.end();
-    Events { log, hooks }
+    EventsConfig { log, hooks }
 }
 
 fn hook(
     mut section: Section<'_>,
     name: impl Fn(&str) -> Result<String, String>,
-) -> Option<(SubscriberSettings, Hook)> {
-    let empty = section.said().is_empty();
+) -> Option<(SubscriberSettings, EventWebhook)> {
+    let empty = section.given_keys().is_empty();
     let url = section.text_maybe("url");
     if url.is_none() && !empty {
         section.problem("url", "missing");
@@ -64,10 +64,10 @@ fn hook(
     let mut signers = Vec::new();
     for key in ["secret", "secret_old"] {
         let secret = section.secret(key);
-        if !empty && secret.is_none() && key == "secret" && !section.says("secret_file") {
+        if !empty && secret.is_none() && key == "secret" && !section.is_given("secret_file") {
             section.problem(key, "missing: set it, or secret_file");
         }
-        match secret.map(|secret| Signer::parse(secret.reveal())) {
+        match secret.map(|secret| WebhookSigner::parse(secret.reveal())) {
             Some(Ok(signer)) => signers.push(signer),
             Some(Err(error)) => section.problem(key, error.to_string()),
             None => {}
@@ -82,7 +82,7 @@ fn hook(
         ..defaults
     };
     let made = url.map(|url| {
-        Hook::new(HookSettings {
+        EventWebhook::new(EventWebhookSettings {
             url,
             signers,
             timeout,

@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::reader::Section;
-use crate::ingress::imap::{After, Credential, FOLDERS_MAX, First, Security, Settings};
+use crate::ingress::imap::{
+    AfterFetch, FOLDERS_MAX, ImapCredential, ImapSecurity, InitialFetch, Settings,
+};
 use crate::mail::address::Domain;
 
 const PORT_MAX: u64 = 65_535;
@@ -16,11 +18,11 @@ const PORT_PLAIN: u64 = 143;
 /// Reads the table. `None` if the door is not open, or has not all it needs.
 pub(super) fn read(mut section: Section<'_>, is_open: bool) -> Option<Settings> {
     if !is_open {
-        for key in section.said() {
+        for key in section.given_keys() {
             section.warn(&key, "no effect: server.inbound does not name imap");
         }
     }
-    let needed = ["host", "user"].map(|key| (key, section.says(key)));
+    let needed = ["host", "user"].map(|key| (key, section.is_given(key)));
     let host = section.parsed("host", host);
     let user = section.parsed("user", one_line);
     for (key, is_said) in needed {
@@ -28,38 +30,44 @@ pub(super) fn read(mut section: Section<'_>, is_open: bool) -> Option<Settings> 
             section.problem(key, "missing: server.inbound opens this door");
         }
     }
-    let credential = credential(&mut section, is_open);
+    let credential = read_credential(&mut section, is_open);
     let settings = Settings::new(
         host.unwrap_or_default(),
         user.unwrap_or_default(),
         credential
             .clone()
-            .unwrap_or_else(|| Credential::Password(String::new())),
+            .unwrap_or_else(|| ImapCredential::Password(String::new())),
     );
-    let settings = protected(&mut section, settings);
-    let settings = bounded(&mut section, settings);
+    let settings = read_security(&mut section, settings);
+    let settings = read_bounds(&mut section, settings);
     let settings = Settings {
-        folders: folders(&mut section),
-        first: section.choice("first", &[("unseen", First::Unseen), ("all", First::All)]),
+        folders: read_folders(&mut section),
+        initial_fetch: section.choice(
+            "first",
+            &[("unseen", InitialFetch::Unseen), ("all", InitialFetch::All)],
+        ),
         ..settings
     };
-    let after = after(&mut section, &settings.folders);
+    let after = read_after(&mut section, &settings.folders);
     section.end();
-    (is_open && credential.is_some()).then_some(Settings { after, ..settings })
+    (is_open && credential.is_some()).then_some(Settings {
+        after_fetch: after,
+        ..settings
+    })
 }
 
-fn credential(section: &mut Section<'_>, is_open: bool) -> Option<Credential> {
+fn read_credential(section: &mut Section<'_>, is_open: bool) -> Option<ImapCredential> {
     let by_token = section.choice("login", &[("password", false), ("xoauth2", true)]);
     let password = section.secret("password");
     let token_file = section.path_maybe("token_file");
     let (key, credential) = if by_token {
-        ("token_file", token_file.map(Credential::TokenFile))
+        ("token_file", token_file.map(ImapCredential::TokenFile))
     } else {
         let words = password.map(|password| password.reveal().to_owned());
         if words.as_ref().is_some_and(|words| one_line(words).is_err()) {
             section.problem("password", "empty, or more than one line");
         }
-        ("password", words.map(Credential::Password))
+        ("password", words.map(ImapCredential::Password))
     };
     if is_open && credential.is_none() {
         section.problem(key, "missing: server.inbound opens this door");
@@ -67,25 +75,25 @@ fn credential(section: &mut Section<'_>, is_open: bool) -> Option<Credential> {
     credential
 }
 
-fn protected(section: &mut Section<'_>, settings: Settings) -> Settings {
+fn read_security(section: &mut Section<'_>, settings: Settings) -> Settings {
     let words = [
         ("auto", None),
-        ("tls", Some(Security::Tls)),
-        ("starttls", Some(Security::StartTls)),
-        ("none", Some(Security::Plain)),
+        ("tls", Some(ImapSecurity::Tls)),
+        ("starttls", Some(ImapSecurity::StartTls)),
+        ("none", Some(ImapSecurity::Plain)),
     ];
     let said = section.choice("security", &words);
-    let is_port_said = section.says("port");
+    let is_port_said = section.is_given("port");
     let port = section.number("port", u64::from(settings.port), 1..=PORT_MAX);
     let security = said.unwrap_or(match port {
-        PORT_PLAIN => Security::StartTls,
-        _ => Security::Tls,
+        PORT_PLAIN => ImapSecurity::StartTls,
+        _ => ImapSecurity::Tls,
     });
     let port = match security {
-        Security::Plain | Security::StartTls if !is_port_said => PORT_PLAIN,
+        ImapSecurity::Plain | ImapSecurity::StartTls if !is_port_said => PORT_PLAIN,
         _ => port,
     };
-    if security == Security::Plain && !settings.is_loopback() && !settings.host.is_empty() {
+    if security == ImapSecurity::Plain && !settings.is_loopback() && !settings.host.is_empty() {
         let what = "\"none\": the password would go in the clear to another machine";
         section.problem("security", what);
     }
@@ -97,7 +105,7 @@ fn protected(section: &mut Section<'_>, settings: Settings) -> Settings {
     }
 }
 
-fn bounded(section: &mut Section<'_>, defaults: Settings) -> Settings {
+fn read_bounds(section: &mut Section<'_>, defaults: Settings) -> Settings {
     let secs = Duration::from_secs;
     let waits = Duration::from_millis(10)..=secs(24 * 60 * 60);
     let mail_bytes_max =
@@ -118,13 +126,13 @@ fn bounded(section: &mut Section<'_>, defaults: Settings) -> Settings {
             defaults.bytes_in_flight_max,
             1 << 20..=1 << 40,
         ),
-        silence_max: section.duration("timeout", defaults.silence_max, secs(1)..=secs(600)),
+        read_timeout: section.duration("timeout", defaults.read_timeout, secs(1)..=secs(600)),
         retry,
         ..defaults
     }
 }
 
-fn folders(section: &mut Section<'_>) -> Vec<String> {
+fn read_folders(section: &mut Section<'_>) -> Vec<String> {
     let folders = section.list("folders", Some(&["INBOX"]), one_line);
     let folders = folders.unwrap_or_default();
     let names: BTreeSet<&String> = folders.iter().collect();
@@ -137,7 +145,7 @@ fn folders(section: &mut Section<'_>) -> Vec<String> {
     folders
 }
 
-fn after(section: &mut Section<'_>, folders: &[String]) -> After {
+fn read_after(section: &mut Section<'_>, folders: &[String]) -> AfterFetch {
     let word = section.choice("after", &[("seen", 's'), ("move", 'm'), ("delete", 'd')]);
     let target = section.parsed("move_to", one_line);
     match (word, target) {
@@ -145,14 +153,14 @@ fn after(section: &mut Section<'_>, folders: &[String]) -> After {
             if folders.contains(&folder) {
                 section.problem("move_to", "one of the folders that are looked through");
             }
-            After::Move(folder)
+            AfterFetch::Move(folder)
         }
         ('m', None) => {
             section.problem("move_to", "missing: after = \"move\" needs it");
-            After::Seen
+            AfterFetch::Seen
         }
-        ('d', _) => After::Delete,
-        _ => After::Seen,
+        ('d', _) => AfterFetch::Delete,
+        _ => AfterFetch::Seen,
     }
 }
 

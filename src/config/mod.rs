@@ -7,11 +7,11 @@
 mod attachments;
 mod auth;
 mod development;
-mod doors;
 mod env;
 mod events;
+mod findings;
 mod imap;
-mod log;
+mod listeners;
 mod outbound;
 mod outbound_api;
 mod reader;
@@ -30,14 +30,14 @@ use std::path::Path;
 use toml::Table;
 
 pub use env::{VARIABLES, Variable};
-pub use log::{Key, Problem};
-pub use outbound::Outbound;
-pub use outbound_api::OutboundApi;
-pub use route::Route;
+pub use findings::{ConfigKey, ConfigProblem};
+pub use outbound::OutboundConfig;
+pub use outbound_api::OutboundApiConfig;
+pub use route::RouteConfig;
 pub use secret::{KEY_BYTES_MIN, Secret};
 pub use sections::{Config, LogFormat};
 
-use log::Log;
+use findings::ConfigFindings;
 use reader::Section;
 
 /// Octets the file may have at most.
@@ -49,9 +49,9 @@ pub struct Loaded {
     /// The settings.
     pub config: Config,
     /// What is allowed but doubtful; one line each.
-    pub warnings: Vec<Problem>,
+    pub warnings: Vec<ConfigProblem>,
     /// Every key there is, with its default and with what the operator said.
-    pub keys: Vec<Key>,
+    pub keys: Vec<ConfigKey>,
 }
 
 /// May loading write to the disk?
@@ -72,20 +72,20 @@ pub fn load(
     file: Option<&Path>,
     environment: impl Fn(&str) -> Option<OsString>,
     purpose: Purpose,
-) -> Result<Loaded, Invalid> {
-    let set = env::read(environment).map_err(Invalid)?;
-    let mut log = Log {
+) -> Result<Loaded, InvalidConfig> {
+    let set = env::read(environment).map_err(InvalidConfig)?;
+    let mut log = ConfigFindings {
         file: file.map(Path::to_owned),
-        ..Log::default()
+        ..ConfigFindings::default()
     };
     let mut table = match file {
-        Some(file) => read(file).map_err(|problem| Invalid(vec![problem]))?,
+        Some(file) => read(file).map_err(|problem| InvalidConfig(vec![problem]))?,
         None => Table::new(),
     };
-    let development = file.is_none() && set.iter().all(|(variable, _)| variable.is_about_place());
+    let development = file.is_none() && set.iter().all(|(variable, _)| variable.is_location_only());
     env::overlay(set, &mut table, &mut log);
     if development {
-        development::fill(&mut table, purpose).map_err(|problem| Invalid(vec![problem]))?;
+        development::fill(&mut table, purpose).map_err(|problem| InvalidConfig(vec![problem]))?;
     }
     let mut root = Section::root(table, &log);
     let config = sections::read(&mut root, development);
@@ -97,13 +97,13 @@ pub fn load(
             warnings: log.warnings.into_inner(),
             keys: log.keys.into_inner(),
         }),
-        _ => Err(Invalid(problems)),
+        _ => Err(InvalidConfig(problems)),
     }
 }
 
 /// Every key there is, with its default: what an empty file with one empty route is read as.
-pub fn keys() -> Vec<Key> {
-    let log = Log::default();
+pub fn keys() -> Vec<ConfigKey> {
+    let log = ConfigFindings::default();
     let mut root = Section::root(Table::new(), &log);
     sections::read(&mut root, false);
     log.keys.into_inner()
@@ -111,16 +111,16 @@ pub fn keys() -> Vec<Key> {
 
 /// Everything that is wrong with a configuration, one line each.
 #[derive(Debug)]
-pub struct Invalid(Vec<Problem>);
+pub struct InvalidConfig(Vec<ConfigProblem>);
 
-impl Invalid {
+impl InvalidConfig {
     /// The lines.
-    pub fn problems(&self) -> &[Problem] {
+    pub fn problems(&self) -> &[ConfigProblem] {
         &self.0
     }
 }
 
-impl fmt::Display for Invalid {
+impl fmt::Display for InvalidConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, problem) in self.0.iter().enumerate() {
             let line_end = if at == 0 { "" } else { "\n" };
@@ -130,26 +130,26 @@ impl fmt::Display for Invalid {
     }
 }
 
-impl std::error::Error for Invalid {}
+impl std::error::Error for InvalidConfig {}
 
-fn read(file: &Path) -> Result<Table, Problem> {
+fn read(file: &Path) -> Result<Table, ConfigProblem> {
     let name = file.display().to_string();
     let mut text = String::new();
     File::open(file)
         .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text))
-        .map_err(|error| Problem::new(&name, error.to_string()))?;
+        .map_err(|error| ConfigProblem::new(&name, error.to_string()))?;
     if text.len() as u64 > FILE_BYTES_MAX {
         let what = format!("longer than {}", value::show_size(FILE_BYTES_MAX));
-        return Err(Problem::new(&name, what));
+        return Err(ConfigProblem::new(&name, what));
     }
     text.parse().map_err(|error: toml::de::Error| {
         // The error's own form prints the faulty line, which may hold a secret.
         let what = error.message().replace('\n', ", ");
         let Some(at) = error.span() else {
-            return Problem::new(&name, what);
+            return ConfigProblem::new(&name, what);
         };
         let line = 1 + text.bytes().take(at.start).filter(|b| *b == b'\n').count();
-        Problem::new(format!("{name}: line {line}"), what)
+        ConfigProblem::new(format!("{name}: line {line}"), what)
     })
 }
 

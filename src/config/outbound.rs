@@ -12,18 +12,21 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
-use super::outbound_api::{self, OutboundApi};
+use super::outbound_api::{self, OutboundApiConfig};
 use super::reader::Section;
-use super::route::Route;
+use super::route::RouteConfig;
 use super::secret::Secret;
 use crate::mail::address::{Address, Domain};
-use crate::mail::outgoing::JobId;
+use crate::mail::job_id::JobId;
 use crate::outbound::compose::{Templates, WebAddressForm};
-use crate::outbound::rate::Rates;
-use crate::outbound::relay::settings::{Login, Mechanism, Proof, Relay, Security, Timeouts, roots};
-use crate::outbound::sign::{KEYS_MAX, Signer};
-use crate::outbound::worker::WorkerSettings;
-use crate::retry::Patience;
+use crate::outbound::dkim::{DkimSigningKey, KEYS_MAX};
+use crate::outbound::rate::SendRates;
+use crate::outbound::relay::settings::{
+    PasswordMechanism, Relay, RelayCredentials, RelayLogin, RelaySecurity, RelayTimeouts,
+    client_config,
+};
+use crate::outbound::worker::OutboundSettings;
+use crate::retry::SendSchedule;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const PORT: u16 = 587;
@@ -36,7 +39,7 @@ const CA_BYTES_MAX: u64 = 1 << 20;
 
 /// Outgoing mail, as the operator wants it.
 #[derive(Clone, Debug)]
-pub struct Outbound {
+pub struct OutboundConfig {
     /// Mail is taken to be sent.
     pub enabled: bool,
     /// Jobs are kept to be looked at, and none is sent.
@@ -48,11 +51,11 @@ pub struct Outbound {
     /// In order of preference; at least one if `enabled` and not `capture`.
     pub relays: Vec<Relay>,
     /// How long each step with a relay may take.
-    pub timeouts: Timeouts,
+    pub timeouts: RelayTimeouts,
     /// Each signs every mail.
-    pub signers: Arc<[Signer]>,
+    pub signers: Arc<[DkimSigningKey]>,
     /// The worker's bounds.
-    pub worker: WorkerSettings,
+    pub worker: OutboundSettings,
     /// How long a job is tried.
     pub max_age: Duration,
     /// How long nothing is sent to an address from which too much came back.
@@ -64,12 +67,12 @@ pub struct Outbound {
     /// Where people leave the list with one click (RFC 8058), if they can.
     pub list_unsubscribe: Option<WebAddressForm>,
     /// Who may ask for mail.
-    pub api: OutboundApi,
+    pub api: OutboundApiConfig,
 }
 
 /// What was read before.
-pub(super) struct Seen<'a> {
-    pub(super) routes: &'a [Route],
+pub(super) struct OutboundContext<'a> {
+    pub(super) routes: &'a [RouteConfig],
     pub(super) stop_max: Duration,
     pub(super) development: bool,
     /// The secrets of `[webhook]`.
@@ -79,14 +82,14 @@ pub(super) struct Seen<'a> {
 }
 
 /// Reads the table. `None`: what is wrong was told.
-pub(super) fn read(mut section: Section<'_>, seen: &Seen<'_>) -> Option<Outbound> {
+pub(super) fn read(mut section: Section<'_>, seen: &OutboundContext<'_>) -> Option<OutboundConfig> {
     let enabled = section.switch("enabled", false);
     let capture = section.switch("capture", false) || seen.development;
     let from = section.parsed("from", Address::parse);
-    if enabled && from.is_none() && !section.says("from") {
+    if enabled && from.is_none() && !section.is_given("from") {
         section.problem("from", "missing: the sender's address, or SMTP_FROM");
     }
-    if !enabled && section.says("host") {
+    if !enabled && section.is_given("host") {
         section.warn("host", "no effect: outbound.enabled is not true");
     }
     let from_name = section.text_maybe("from_name");
@@ -95,7 +98,7 @@ pub(super) fn read(mut section: Section<'_>, seen: &Seen<'_>) -> Option<Outbound
     let max_age = section.duration("max_age", 3 * DAY, Duration::from_secs(1)..=365 * DAY);
     let worker = worker(&mut section, seen, capture);
     let templates = templates(&mut section);
-    let api = outbound_api::Seen {
+    let api = outbound_api::OutboundApiContext {
         enabled,
         routes: seen.routes,
         webhook_secrets: seen.webhook_secrets,
@@ -107,7 +110,7 @@ pub(super) fn read(mut section: Section<'_>, seen: &Seen<'_>) -> Option<Outbound
     let list_unsubscribe = section.parsed("list_unsubscribe", https);
     let api = outbound_api::read(section.table("api"), &api);
     section.end();
-    Some(Outbound {
+    Some(OutboundConfig {
         enabled,
         capture,
         from,
@@ -136,22 +139,26 @@ fn templates(section: &mut Section<'_>) -> Option<Arc<Templates>> {
     loaded.ok().map(Arc::new)
 }
 
-fn worker(section: &mut Section<'_>, seen: &Seen<'_>, capture: bool) -> WorkerSettings {
+fn worker(
+    section: &mut Section<'_>,
+    seen: &OutboundContext<'_>,
+    capture: bool,
+) -> OutboundSettings {
     let rates = 1..=100_000;
     let waits = Duration::from_millis(100)..=DAY;
     let again_max = section.count("attempts", 0u32, 0..=10_000);
     let domains = seen.routes.iter().flat_map(|route| route.domains.iter());
-    WorkerSettings {
+    OutboundSettings {
         connections: section.count("connections", 8usize, 1..=1_000),
         domain_connections: section.count("domain_connections", 4usize, 1..=1_000),
-        rates: Rates {
+        rates: SendRates {
             all: section.count("rate", 100u32, rates.clone()),
             domain: section.count("domain_rate", 20u32, rates),
         },
-        patience: Patience {
+        schedule: SendSchedule {
             wait_first: section.duration("retry_wait_first", Duration::from_secs(1), waits.clone()),
             wait_max: section.duration("retry_wait_max", Duration::from_secs(3_600), waits),
-            again_max: Some(again_max).filter(|most| *most > 0),
+            retries_max: Some(again_max).filter(|most| *most > 0),
         },
         suppress_after: section.count("suppress_after", 2u32, 1..=1_000),
         capture,
@@ -160,11 +167,11 @@ fn worker(section: &mut Section<'_>, seen: &Seen<'_>, capture: bool) -> WorkerSe
     }
 }
 
-fn timeouts(section: &mut Section<'_>) -> Timeouts {
-    let defaults = Timeouts::default();
+fn timeouts(section: &mut Section<'_>) -> RelayTimeouts {
+    let defaults = RelayTimeouts::default();
     let bounds = Duration::from_millis(100)..=Duration::from_secs(3_600);
     let mut span = |key: &str, default| section.duration(key, default, bounds.clone());
-    Timeouts {
+    RelayTimeouts {
         connect: span("connect_timeout", defaults.connect),
         greeting: span("greeting_timeout", defaults.greeting),
         command: span("command_timeout", defaults.command),
@@ -175,7 +182,7 @@ fn timeouts(section: &mut Section<'_>) -> Timeouts {
 
 /// The relay of the table itself, then those of its list.
 fn relays(section: &mut Section<'_>, wanted: bool) -> Vec<Relay> {
-    let is_told = section.says("host");
+    let is_told = section.is_given("host");
     let mut found: Vec<Relay> = relay(section).into_iter().collect();
     let more = section.tables("relay").unwrap_or_default();
     if more.len() >= RELAYS_MAX {
@@ -185,7 +192,7 @@ fn relays(section: &mut Section<'_>, wanted: bool) -> Vec<Relay> {
         section.problem("host", "missing: the relay, or SMTP_HOST; or set capture");
     }
     for mut entry in more {
-        if !entry.says("host") {
+        if !entry.is_given("host") {
             entry.problem("host", "missing: the relay's name or address");
         }
         found.extend(relay(&mut entry));
@@ -199,19 +206,19 @@ fn relay(section: &mut Section<'_>) -> Option<Relay> {
     let host = section.parsed("host", host);
     let port = section.count("port", PORT, 1..=65_535);
     let words = [
-        ("auto", Security::Auto),
-        ("starttls", Security::StartTls),
-        ("implicit", Security::Implicit),
-        ("none", Security::None),
+        ("auto", RelaySecurity::Auto),
+        ("starttls", RelaySecurity::StartTls),
+        ("implicit", RelaySecurity::Implicit),
+        ("none", RelaySecurity::None),
     ];
     let security = match section.choice("tls", &words) {
-        Security::Auto if port == PORT_IMPLICIT => Security::Implicit,
+        RelaySecurity::Auto if port == PORT_IMPLICIT => RelaySecurity::Implicit,
         security => security,
     };
     let roots = match section.path_maybe("ca_file") {
-        None => roots(None).map_err(|error| error.to_string()),
+        None => client_config(None).map_err(|error| error.to_string()),
         Some(path) => bytes(&path)
-            .and_then(|pem| roots(Some(&pem)).map_err(|error| error.to_string()))
+            .and_then(|pem| client_config(Some(&pem)).map_err(|error| error.to_string()))
             .map_err(|what| format!("\"{}\": {what}", path.display())),
     };
     if let Err(what) = &roots {
@@ -219,46 +226,46 @@ fn relay(section: &mut Section<'_>) -> Option<Relay> {
     }
     let login = login(section, host.is_some());
     let host = host?;
-    if security == Security::None && !is_this_machine(&host) {
+    if security == RelaySecurity::None && !is_this_machine(&host) {
         let what =
             format!("\"none\": {host} is not this machine, and mail to it is not sent in the open");
         section.problem("tls", what);
         return None;
     }
     Some(Relay {
-        name: ServerName::try_from(host.clone()).ok()?,
+        server_name: ServerName::try_from(host.clone()).ok()?,
         host,
         port,
         security,
         login: login.ok()?,
-        roots: roots.ok()?,
+        tls_config: roots.ok()?,
     })
 }
 
 /// What is wrong was told.
-struct Told;
+struct InvalidLogin;
 
 /// How a login is shown.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Shown {
+enum LoginMethod {
     Token,
-    Password(&'static [Mechanism]),
+    Password(&'static [PasswordMechanism]),
     /// With a token if there is one.
     Either,
 }
 
-fn login(section: &mut Section<'_>, is_used: bool) -> Result<Option<Login>, Told> {
-    const ANY: &[Mechanism] = &[Mechanism::Plain, Mechanism::Login];
+fn login(section: &mut Section<'_>, is_used: bool) -> Result<Option<RelayLogin>, InvalidLogin> {
+    const ANY: &[PasswordMechanism] = &[PasswordMechanism::Plain, PasswordMechanism::Login];
     let user = section.text_maybe("user");
     let says_password = ["password", "password_file"]
         .iter()
-        .any(|key| section.says(key));
+        .any(|key| section.is_given(key));
     let password = section.secret("password");
     let words = [
-        ("auto", Shown::Either),
-        ("plain", Shown::Password(&[Mechanism::Plain])),
-        ("login", Shown::Password(&[Mechanism::Login])),
-        ("xoauth2", Shown::Token),
+        ("auto", LoginMethod::Either),
+        ("plain", LoginMethod::Password(&[PasswordMechanism::Plain])),
+        ("login", LoginMethod::Password(&[PasswordMechanism::Login])),
+        ("xoauth2", LoginMethod::Token),
     ];
     let shown = section.choice("auth", &words);
     let token = section.path_maybe("token_file");
@@ -267,42 +274,47 @@ fn login(section: &mut Section<'_>, is_used: bool) -> Result<Option<Login>, Told
     }
     let problem = |key: &str, what: &str| {
         section.problem(key, what);
-        Err(Told)
+        Err(InvalidLogin)
     };
     let proof = match (shown, password, token) {
-        (Shown::Token, _, None) => return problem("token_file", "missing: auth is xoauth2"),
-        (Shown::Password(_), _, Some(_)) => {
+        (LoginMethod::Token, _, None) => return problem("token_file", "missing: auth is xoauth2"),
+        (LoginMethod::Password(_), _, Some(_)) => {
             return problem("token_file", "no effect with this auth: set it to xoauth2");
         }
-        (Shown::Token | Shown::Either, _, Some(token)) => Proof::Token(token),
-        (_, None, None) if says_password => return Err(Told), // The secret's own reader has told why.
+        (LoginMethod::Token | LoginMethod::Either, _, Some(token)) => {
+            RelayCredentials::Token(token)
+        }
+        (_, None, None) if says_password => return Err(InvalidLogin), // The secret's own reader has told why.
         (_, None, None) if user.is_none() => return Ok(None),
         (_, None, None) => {
             return problem("password", "missing: set it, password_file, or SMTP_PASS");
         }
-        (_, Some(password), None) => Proof::Password {
+        (_, Some(password), None) => RelayCredentials::Password {
             password: password.reveal().to_owned(),
             mechanisms: match shown {
-                Shown::Password(mechanisms) => mechanisms.to_vec(),
+                LoginMethod::Password(mechanisms) => mechanisms.to_vec(),
                 _ => ANY.to_vec(),
             },
         },
     };
     match user {
-        Some(user) => Ok(Some(Login { user, proof })),
+        Some(user) => Ok(Some(RelayLogin {
+            user,
+            credentials: proof,
+        })),
         None => problem("user", "missing: there is a password or a token"),
     }
 }
 
 /// The keys of `[[outbound.dkim]]`.
-fn signers(section: &mut Section<'_>, from: Option<&Address>) -> Arc<[Signer]> {
+fn signers(section: &mut Section<'_>, from: Option<&Address>) -> Arc<[DkimSigningKey]> {
     let entries = section.tables("dkim").unwrap_or_default();
     if entries.len() > KEYS_MAX {
         section.problem("dkim", format!("more than {KEYS_MAX} keys"));
     }
     let mut signers = Vec::new();
     for mut entry in entries {
-        let said_domain = entry.says("domain");
+        let said_domain = entry.is_given("domain");
         let domain = entry.parsed("domain", Domain::parse);
         let domain = match (domain, from) {
             (None, Some(from)) if !said_domain => Some(from.domain().clone()),
@@ -315,7 +327,7 @@ fn signers(section: &mut Section<'_>, from: Option<&Address>) -> Arc<[Signer]> {
                 "missing: the key is at SELECTOR._domainkey.DOMAIN",
             );
         }
-        let said_key = ["key", "key_file"].iter().any(|key| entry.says(key));
+        let said_key = ["key", "key_file"].iter().any(|key| entry.is_given(key));
         let key = entry.secret("key");
         if !said_key {
             entry.problem("key", "missing: set it, or key_file");
@@ -327,7 +339,7 @@ fn signers(section: &mut Section<'_>, from: Option<&Address>) -> Arc<[Signer]> {
             );
         }
         if let (Some(domain), Some(selector), Some(key)) = (domain, selector, key) {
-            match Signer::new(domain, &selector, key.reveal()) {
+            match DkimSigningKey::new(domain, &selector, key.reveal()) {
                 Ok(signer) => {
                     if from.is_some_and(|from| !signer.is_aligned(from.domain())) {
                         let what =

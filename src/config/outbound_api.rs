@@ -5,14 +5,14 @@
 use std::time::Duration;
 
 use super::reader::Section;
-use super::route::Route;
+use super::route::RouteConfig;
 use super::secret::Secret;
 use super::webhook;
 use crate::http::outbound::GatewaySettings;
 
 /// The calls of the product, as the operator wants them.
 #[derive(Clone, Debug)]
-pub struct OutboundApi {
+pub struct OutboundApiConfig {
     /// The keys that are taken.
     pub keys: Vec<Secret>,
     /// The secrets that calls may be signed with.
@@ -26,10 +26,10 @@ pub struct OutboundApi {
 }
 
 /// What was read before.
-pub(super) struct Seen<'a> {
+pub(super) struct OutboundApiContext<'a> {
     /// Mail is taken to be sent.
     pub(super) enabled: bool,
-    pub(super) routes: &'a [Route],
+    pub(super) routes: &'a [RouteConfig],
     /// The secrets of `[webhook]`.
     pub(super) webhook_secrets: &'a [Secret],
     /// How old a request of our own webhook scheme may be.
@@ -38,13 +38,13 @@ pub(super) struct Seen<'a> {
 
 /// Reads the table. Where it names neither key nor secret, the key of the first route's Messages API is
 /// taken, if it is strong, and the secrets of our own webhook scheme: who has these is the product.
-pub(super) fn read(mut section: Section<'_>, seen: &Seen<'_>) -> OutboundApi {
-    let says = |key: &str| section.says(key) || section.says(&format!("{key}_file"));
+pub(super) fn read(mut section: Section<'_>, seen: &OutboundApiContext<'_>) -> OutboundApiConfig {
+    let says = |key: &str| section.is_given(key) || section.is_given(&format!("{key}_file"));
     let is_said = ["key", "key_old", "secret", "secret_old"]
         .into_iter()
         .any(says);
-    let mut keys = webhook::strong(&mut section, "key");
-    let mut secrets = webhook::strong(&mut section, "secret");
+    let mut keys = webhook::strong_secrets(&mut section, "key");
+    let mut secrets = webhook::strong_secrets(&mut section, "secret");
     if !is_said {
         let of_route = seen.routes.first().map(|route| &route.api.key);
         let of_route = of_route.map(|key| Secret::new(key.clone()));
@@ -59,7 +59,7 @@ pub(super) fn read(mut section: Section<'_>, seen: &Seen<'_>) -> OutboundApi {
     let defaults = GatewaySettings::default();
     let ages = webhook::AGES;
     let bytes = 64 << 10..=256 << 20;
-    let api = OutboundApi {
+    let api = OutboundApiConfig {
         keys,
         secrets,
         age_max: section.duration("max_age", seen.webhook_age_max, ages),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use super::log::{Key, Log, Problem};
+use super::findings::{ConfigFindings, ConfigKey, ConfigProblem};
 use super::secret::{Secret, is_open_to_others};
 use super::value;
 
@@ -19,15 +19,15 @@ use super::value;
 pub(super) struct Section<'l> {
     path: String,
     table: Table,
-    log: &'l Log,
+    findings: &'l ConfigFindings,
 }
 
 impl<'l> Section<'l> {
-    pub(super) fn root(table: Table, log: &'l Log) -> Self {
+    pub(super) fn root(table: Table, log: &'l ConfigFindings) -> Self {
         Self {
             path: String::new(),
             table,
-            log,
+            findings: log,
         }
     }
 
@@ -39,14 +39,14 @@ impl<'l> Section<'l> {
             Some(Value::Table(table)) => table,
             Some(_) => {
                 let what = format!("not a table: write [{path}] on a line of its own");
-                self.log.problem(&path, what);
+                self.findings.problem(&path, what);
                 Table::new()
             }
         };
         Self {
             path,
             table,
-            log: self.log,
+            findings: self.findings,
         }
     }
 
@@ -59,7 +59,7 @@ impl<'l> Section<'l> {
             Some(Value::Array(values)) => values,
             Some(_) => {
                 let what = format!("not a list of tables: write [[{path}]]");
-                self.log.problem(&path, what);
+                self.findings.problem(&path, what);
                 return None;
             }
         };
@@ -73,13 +73,13 @@ impl<'l> Section<'l> {
                 format!("{path}[{at}]")
             };
             let Value::Table(table) = value else {
-                self.log.problem(&path, "not a table");
+                self.findings.problem(&path, "not a table");
                 continue;
             };
             sections.push(Self {
                 path,
                 table,
-                log: self.log,
+                findings: self.findings,
             });
         }
         (sections.len() == count).then_some(sections)
@@ -95,13 +95,14 @@ impl<'l> Section<'l> {
                 |near| format!("unknown key: did you mean {near}?"),
             );
             // The key's name comes from the file: it is shown with its control characters escaped.
-            self.log.problem(&path.escape_debug().to_string(), what);
+            self.findings
+                .problem(&path.escape_debug().to_string(), what);
         }
     }
 
     /// The names this table knows: its keys and the tables in it.
     fn known(&self) -> Vec<String> {
-        let keys = self.log.keys.borrow();
+        let keys = self.findings.keys.borrow();
         let inner = keys.iter().filter_map(|key| match self.path.as_str() {
             "" => Some(key.path.as_str()),
             path => key.path.strip_prefix(path)?.strip_prefix('.'),
@@ -121,20 +122,20 @@ impl<'l> Section<'l> {
     }
 
     pub(super) fn problem(&self, key: &str, what: impl Into<String>) {
-        self.log.problem(&self.path(key), what);
+        self.findings.problem(&self.path(key), what);
     }
 
     pub(super) fn warn(&self, key: &str, what: impl Into<String>) {
-        self.log.warn(&self.path(key), what);
+        self.findings.warn(&self.path(key), what);
     }
 
     /// True if the operator said something for `key`.
-    pub(super) fn says(&self, key: &str) -> bool {
+    pub(super) fn is_given(&self, key: &str) -> bool {
         self.table.contains_key(key)
     }
 
     /// The keys the operator said something for.
-    pub(super) fn said(&self) -> Vec<String> {
+    pub(super) fn given_keys(&self) -> Vec<String> {
         self.table.keys().cloned().collect()
     }
 
@@ -175,7 +176,7 @@ impl<'l> Section<'l> {
         default: &str,
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> Option<T> {
-        let said = self.says(key);
+        let said = self.is_given(key);
         let shown = Some(Value::String(default.to_owned()));
         let read = self.take(key, shown, |value| match value {
             Value::String(text) => parse(text).map_err(|error| error.to_string()),
@@ -293,7 +294,7 @@ impl<'l> Section<'l> {
         const LIST_MAX: usize = 256;
         let default: Option<Vec<_>> =
             default.map(|texts| texts.iter().map(|text| Value::from(*text)).collect());
-        let is_said = self.says(key);
+        let is_said = self.is_given(key);
         let shown = default.clone().map(Value::Array);
         let said = self.take(key, shown, |value| match value {
             Value::Array(values) if values.len() <= LIST_MAX => Ok(values.clone()),
@@ -309,7 +310,7 @@ impl<'l> Section<'l> {
                 .and_then(|text| parse(text).map_err(|error| error.to_string()));
             match parsed {
                 Ok(parsed) => list.push(parsed),
-                Err(what) => self.problem(key, format!("{}: {what}", shown_value(value))),
+                Err(what) => self.problem(key, format!("{}: {what}", display_value(value))),
             }
         }
         (list.len() == values.len()).then_some(list)
@@ -319,7 +320,7 @@ impl<'l> Section<'l> {
     pub(super) fn secret(&mut self, key: &str) -> Option<Secret> {
         let file_key = format!("{key}_file");
         let said = self.table.remove(key);
-        self.remember(key, None, said.as_ref().map(|_| "(set)".to_owned()));
+        self.record_key(key, None, said.as_ref().map(|_| "(set)".to_owned()));
         let file = self.path_maybe(&file_key);
         match (said, file) {
             (None, None) => None,
@@ -354,13 +355,15 @@ impl<'l> Section<'l> {
     }
 
     fn warn_if_open(&self, key: &str) {
-        let Some(file) = &self.log.file else { return };
-        if self.log.variable(&self.path(key)).is_some() || !is_open_to_others(file) {
+        let Some(file) = &self.findings.file else {
+            return;
+        };
+        if self.findings.variable(&self.path(key)).is_some() || !is_open_to_others(file) {
             return;
         }
         let what = "holds secrets and anyone on this machine can read it: chmod o= it";
-        let warning = Problem::new(file.display().to_string(), what);
-        let mut warnings = self.log.warnings.borrow_mut();
+        let warning = ConfigProblem::new(file.display().to_string(), what);
+        let mut warnings = self.findings.warnings.borrow_mut();
         if !warnings.contains(&warning) {
             warnings.push(warning);
         }
@@ -373,30 +376,30 @@ impl<'l> Section<'l> {
         read: impl FnOnce(&Value) -> Result<T, String>,
     ) -> Option<T> {
         let said = self.table.remove(key);
-        self.remember(key, default, said.as_ref().map(ToString::to_string));
+        self.record_key(key, default, said.as_ref().map(ToString::to_string));
         let value = said?;
         match read(&value) {
             Ok(read) => Some(read),
             Err(what) => {
-                self.problem(key, format!("{}: {what}", shown_value(&value)));
+                self.problem(key, format!("{}: {what}", display_value(&value)));
                 None
             }
         }
     }
 
-    fn remember(&self, key: &str, default: Option<Value>, said: Option<String>) {
+    fn record_key(&self, key: &str, default: Option<Value>, said: Option<String>) {
         let path = self.path(key);
-        self.log.keys.borrow_mut().push(Key {
-            variable: self.log.variable(&path),
+        self.findings.keys.borrow_mut().push(ConfigKey {
+            variable: self.findings.variable(&path),
             path,
             default,
-            said,
+            given: said,
         });
     }
 }
 
 /// A value as an error line shows it: short, and without control characters.
-fn shown_value(value: &Value) -> String {
+fn display_value(value: &Value) -> String {
     const SHOWN_MAX: usize = 80;
     let text = match value {
         Value::String(text) => format!("\"{}\"", text.escape_debug()),
@@ -460,7 +463,7 @@ mod tests {
 
     #[test]
     fn values_are_shown_short_and_without_controls() {
-        let shown = shown_value(&Value::from(format!("\u{7}{}", "é".repeat(100))));
+        let shown = display_value(&Value::from(format!("\u{7}{}", "é".repeat(100))));
         assert!(shown.starts_with("\"\\u{7}éé"));
         assert_eq!(shown.chars().count(), 81);
     }

@@ -13,18 +13,18 @@ use super::auth;
 use super::reader::Section;
 use super::secret::Secret;
 use crate::delivery::api::{Api, ApiSettings};
-use crate::delivery::policy::{Action, KINDS, Kinds, Policy};
+use crate::delivery::policy::{KINDS, KindAction, KindActions, RoutePolicy};
 use crate::mail::address::Domain;
 use crate::mail::mailbox::{FILE_BYTES_MAX, Rules};
 use crate::mail::reply::MARKER_DEFAULT;
 use crate::mail::token::{Format, KeyError, KeyRing};
 
 /// The name of the route that has none of its own.
-const NAME: &str = "default";
+const NAME_DEFAULT: &str = "default";
 /// The mailboxes of a route that names none.
-const MAILBOXES: [&str; 4] = ["general", "business", "fans", "dmca"];
+const MAILBOXES_DEFAULT: [&str; 4] = ["general", "business", "fans", "dmca"];
 /// The mailbox for mail to postmaster, where there is one of this name.
-const POSTMASTER: &str = "general";
+const POSTMASTER_DEFAULT: &str = "general";
 /// Characters of a marker: a shorter one stands in many mails.
 const MARKER_CHARS_MIN: usize = 8;
 const MARKER_CHARS_MAX: usize = 100;
@@ -33,7 +33,7 @@ const KEY_ID_MAX: u64 = 15;
 
 /// One reply domain, or several that are one, with what belongs to it.
 #[derive(Clone)]
-pub struct Route {
+pub struct RouteConfig {
     /// Its name, unlike any other route's.
     pub name: String,
     /// The reply domains; at least one, and none of them another route's. The first is minted for.
@@ -55,14 +55,14 @@ pub struct Route {
     /// The line of our mails above which people answer, if the operator chose one.
     pub reply_marker: Option<String>,
     /// How its mail is sorted, and what becomes of each kind.
-    pub policy: Policy,
+    pub policy: RoutePolicy,
     /// What becomes of mail whose sender is not known for sure.
-    pub senders: crate::auth::Policy,
+    pub sender_policy: crate::auth::AuthPolicy,
     /// Where its messages go.
     pub api: ApiSettings,
 }
 
-impl Route {
+impl RouteConfig {
     /// The line above which people answer, for the cutting of replies: that of every language is known
     /// besides.
     pub fn marker(&self) -> &str {
@@ -85,7 +85,7 @@ impl Route {
     }
 }
 
-impl fmt::Debug for Route {
+impl fmt::Debug for RouteConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Route")
             .field("name", &self.name)
@@ -95,7 +95,7 @@ impl fmt::Debug for Route {
 }
 
 /// Reads every route. What is wrong is told; a route that cannot be used is left out.
-pub(super) fn read(root: &mut Section<'_>) -> Vec<Route> {
+pub(super) fn read(root: &mut Section<'_>) -> Vec<RouteConfig> {
     let Some(mut sections) = root.tables("route") else {
         return Vec::new();
     };
@@ -107,7 +107,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Vec<Route> {
     let mut domains: Vec<Domain> = Vec::new();
     let mut routes = Vec::new();
     for mut section in sections {
-        let name = section.text("name", NAME);
+        let name = section.text("name", NAME_DEFAULT);
         if !names.insert(name.clone()) {
             section.problem(
                 "name",
@@ -121,7 +121,11 @@ pub(super) fn read(root: &mut Section<'_>) -> Vec<Route> {
     routes
 }
 
-fn read_one(section: &mut Section<'_>, name: String, taken: &mut Vec<Domain>) -> Option<Route> {
+fn read_one(
+    section: &mut Section<'_>,
+    name: String,
+    taken: &mut Vec<Domain>,
+) -> Option<RouteConfig> {
     let domains = read_domains(section, taken);
     let keys = read_keys(section);
     let token_format = section.choice("token_format", &[("v2", Format::V2), ("v1", Format::V1)]);
@@ -129,7 +133,7 @@ fn read_one(section: &mut Section<'_>, name: String, taken: &mut Vec<Domain>) ->
     let token_lifetime = section.duration("token_lifetime", KeyRing::LIFETIME, bounds);
     let prefix = section.text("reply_prefix", "reply");
     let reply_marker = section.parsed("reply_marker", marker);
-    let mailboxes = section.list("mailboxes", Some(&MAILBOXES), mailbox);
+    let mailboxes = section.list("mailboxes", Some(&MAILBOXES_DEFAULT), mailbox);
     if mailboxes.as_ref().is_some_and(Vec::is_empty) {
         section.problem("mailboxes", "empty: mail to postmaster needs one");
     }
@@ -144,17 +148,17 @@ fn read_one(section: &mut Section<'_>, name: String, taken: &mut Vec<Domain>) ->
     let catch_all = section.parsed("catch_all", among);
     let postmaster = section.parsed("postmaster", among);
     let postmaster = postmaster
-        .or_else(|| among(POSTMASTER).ok())
+        .or_else(|| among(POSTMASTER_DEFAULT).ok())
         .or_else(|| mailboxes.first().cloned());
     let rules = read_rules(section);
     let kinds = read_kinds(section.table("kinds"));
-    let policy = rules.map(|rules| Policy {
+    let policy = rules.map(|rules| RoutePolicy {
         rules: Arc::new(rules),
         kinds,
     });
     let senders = auth::policy(section.table("policy"));
     let api = read_api(section.table("api"));
-    let route = Route {
+    let route = RouteConfig {
         name,
         domains: Some(domains).filter(|domains| !domains.is_empty())?,
         keys: Some(keys).filter(|keys| !keys.is_empty())?,
@@ -166,7 +170,7 @@ fn read_one(section: &mut Section<'_>, name: String, taken: &mut Vec<Domain>) ->
         catch_all,
         reply_marker,
         policy: policy?,
-        senders,
+        sender_policy: senders,
         api: api?,
     };
     match route.key_ring() {
@@ -180,7 +184,7 @@ fn read_one(section: &mut Section<'_>, name: String, taken: &mut Vec<Domain>) ->
 }
 
 fn read_domains(section: &mut Section<'_>, taken: &mut Vec<Domain>) -> Vec<Domain> {
-    let is_said = section.says("domains");
+    let is_said = section.is_given("domains");
     let domains = section.list("domains", None, Domain::parse);
     if !is_said || domains.as_ref().is_some_and(Vec::is_empty) {
         section.problem(
@@ -213,7 +217,9 @@ fn read_keys(section: &mut Section<'_>) -> Vec<(u8, Secret)> {
         if !ids.insert(id) {
             entry.problem("id", format!("{id}: two keys of this id"));
         }
-        let said = ["secret", "secret_file"].iter().any(|key| entry.says(key));
+        let said = ["secret", "secret_file"]
+            .iter()
+            .any(|key| entry.is_given(key));
         let secret = entry.secret("secret");
         match &secret {
             None if said => {} // The secret's own reader has told why.
@@ -233,7 +239,7 @@ fn read_keys(section: &mut Section<'_>) -> Vec<(u8, Secret)> {
 
 /// The rules of the file that is named, else those that are shipped.
 fn read_rules(section: &mut Section<'_>) -> Option<Rules> {
-    if !section.says("rules") {
+    if !section.is_given("rules") {
         // Asked for all the same, so that the key is known.
         section.path_maybe("rules");
         return Rules::shipped().ok();
@@ -248,19 +254,22 @@ fn read_rules(section: &mut Section<'_>) -> Option<Rules> {
     })
 }
 
-fn read_kinds(mut section: Section<'_>) -> Kinds {
-    let mut kinds = Kinds::default();
+fn read_kinds(mut section: Section<'_>) -> KindActions {
+    let mut kinds = KindActions::default();
     for kind in KINDS {
-        let default = kinds.of(kind);
+        let default = kinds.action(kind);
         let all = [
             default,
-            Action::Post,
-            Action::PostTyped,
-            Action::Drop,
-            Action::Hold,
+            KindAction::Post,
+            KindAction::PostTyped,
+            KindAction::Drop,
+            KindAction::Hold,
         ];
-        let mut words: Vec<(&str, Action)> = Vec::new();
-        for action in all.into_iter().filter(|action| Kinds::may(kind, *action)) {
+        let mut words: Vec<(&str, KindAction)> = Vec::new();
+        for action in all
+            .into_iter()
+            .filter(|action| KindActions::is_allowed(kind, *action))
+        {
             if words.iter().all(|(word, _)| *word != action.name()) {
                 words.push((action.name(), action));
             }
@@ -274,8 +283,8 @@ fn read_kinds(mut section: Section<'_>) -> Kinds {
 }
 
 fn read_api(mut section: Section<'_>) -> Option<ApiSettings> {
-    let said = ["key", "key_file"].iter().any(|key| section.says(key));
-    if !section.says("base_url") {
+    let said = ["key", "key_file"].iter().any(|key| section.is_given(key));
+    if !section.is_given("base_url") {
         section.problem(
             "base_url",
             "missing: where the Messages API is, or MESSAGES_API_BASE_URL",
@@ -288,14 +297,14 @@ fn read_api(mut section: Section<'_>) -> Option<ApiSettings> {
     }
     let defaults = ApiSettings::new("", "");
     let bounds = Duration::from_millis(100)..=Duration::from_secs(300);
-    let connect = section.duration("connect_timeout", defaults.connect_max, bounds.clone());
-    let read = section.duration("read_timeout", defaults.read_max, bounds.clone());
-    let total = section.duration("total_timeout", defaults.total_max, bounds);
+    let connect = section.duration("connect_timeout", defaults.connect_timeout, bounds.clone());
+    let read = section.duration("read_timeout", defaults.read_timeout, bounds.clone());
+    let total = section.duration("total_timeout", defaults.total_timeout, bounds);
     let api = base_url.zip(key).and_then(|(base_url, key)| {
         let settings = ApiSettings {
-            connect_max: connect,
-            read_max: read,
-            total_max: total,
+            connect_timeout: connect,
+            read_timeout: read,
+            total_timeout: total,
             ..ApiSettings::new(base_url, key.reveal())
         };
         match Api::new(&settings) {

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::events::{self, Events};
+use super::events::{self, EventsConfig};
 use super::reader::Section;
-use super::route::{self, Route};
+use super::route::{self, RouteConfig};
 use super::secret::Secret;
-use super::{attachments, auth as senders, development, doors, imap, outbound, value, webhook};
+use super::{attachments, auth as senders, development, imap, listeners, outbound, value, webhook};
 use crate::auth;
-use crate::delivery::worker::WorkerSettings;
+use crate::delivery::worker::DeliverySettings;
 use crate::http::server::ServerSettings;
 use crate::ingress::imap as mailboxes;
 use crate::ingress::smtp as ingress;
@@ -55,23 +55,23 @@ pub struct Config {
     /// Where HTTP is spoken over TLS.
     pub https_listen: Vec<SocketAddr>,
     /// The bounds of the HTTP addresses.
-    pub http: ServerSettings,
+    pub http_server: ServerSettings,
     /// Where certificates lie; `None` makes a self-signed one in the data folder.
-    pub certificates: Option<PathBuf>,
+    pub certificate_folder: Option<PathBuf>,
     /// The key of the embedded Messages API, if that is served.
     pub embedded_api: Option<Secret>,
     /// At least one.
-    pub routes: Vec<Route>,
+    pub routes: Vec<RouteConfig>,
     /// The worker's bounds.
-    pub delivery: WorkerSettings,
+    pub delivery: DeliverySettings,
     /// The store's bounds and windows.
     pub store: store::Settings,
     /// Where the files of mail are kept, and which.
     pub attachments: objects::Settings,
     /// Who is told what happened.
-    pub events: Events,
+    pub events: EventsConfig,
     /// Outgoing mail.
-    pub outbound: outbound::Outbound,
+    pub outbound: outbound::OutboundConfig,
 }
 
 /// How log lines look.
@@ -86,7 +86,7 @@ pub enum LogFormat {
 /// Reads every table. `None` if what is wrong leaves no configuration at all; what it is, the log
 /// tells.
 pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> {
-    let server = Server::read(root.table("server"));
+    let server = ServerSection::read(root.table("server"));
     let certificates = tls(root.table("tls"));
     let (http_listen, https_listen, http) = http(root.table("http"), server.stop_max);
     let embedded_api = embedded_api(root.table("embedded_api"));
@@ -98,7 +98,7 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
     let name = hostname.as_ref().map(Domain::ascii).unwrap_or_default();
     let (auth, auth_enabled) = senders::read(root.table("auth"), &name);
     let taken = [http_listen.as_slice(), &https_listen].concat();
-    let ingress = doors::read(root, name, &server.inbound, &taken);
+    let ingress = listeners::read(root, name, &server.inbound, &taken);
     let ingress = ingress::Settings {
         drain_max: server.stop_max,
         ..ingress
@@ -113,16 +113,16 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
         exempt: ingress.exempt.iter().chain(proxies).copied().collect(),
         ..http
     };
-    let seen = attachments::Seen {
+    let seen = attachments::AttachmentDefaults {
         data_dir: &server.data_dir,
         hostname: hostname.as_ref(),
         http: http_listen.first(),
         https: https_listen.first(),
-        secret: routes.first().map(Route::newest_secret),
+        secret: routes.first().map(RouteConfig::newest_secret),
     };
     let attachments = attachments::read(root.table("attachments"), &seen);
     let events = events::read(root.table("events"));
-    let seen = outbound::Seen {
+    let seen = outbound::OutboundContext {
         routes: &routes,
         stop_max: server.stop_max,
         development,
@@ -144,11 +144,11 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
         auth_enabled,
         http_listen,
         https_listen,
-        http,
-        certificates,
+        http_server: http,
+        certificate_folder: certificates,
         embedded_api,
         routes,
-        delivery: WorkerSettings {
+        delivery: DeliverySettings {
             suppress_for: outbound.suppress_for,
             ..delivery
         },
@@ -184,7 +184,7 @@ fn imap(
 fn webhooks(
     root: &mut Section<'_>,
     inbound: &[Door],
-) -> (Option<webhooks::Settings>, webhook::Own) {
+) -> (Option<webhooks::Settings>, webhook::GenericScheme) {
     let (doors, own) = webhook::read(root.table("webhook"));
     let doors = doors.filter(|_| inbound.contains(&Door::Webhook));
     if inbound.contains(&Door::Webhook) && doors.is_none() {
@@ -194,7 +194,7 @@ fn webhooks(
 }
 
 /// The table `[server]`, as read.
-struct Server {
+struct ServerSection {
     data_dir: PathBuf,
     hostname: Option<Domain>,
     inbound: Vec<Door>,
@@ -203,7 +203,7 @@ struct Server {
     stop_max: Duration,
 }
 
-impl Server {
+impl ServerSection {
     fn read(mut section: Section<'_>) -> Self {
         let host = |text: &str| match Domain::parse(text) {
             Ok(domain) if text.starts_with('[') => Err(format!("{domain} is no name")),
@@ -214,12 +214,12 @@ impl Server {
         });
         let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
         let stop = Duration::from_secs(1)..=Duration::from_secs(600);
-        let doors = section.list("inbound", Some(&["smtp", "lmtp"]), doors::inbound);
+        let doors = section.list("inbound", Some(&["smtp", "lmtp"]), listeners::parse_inbound);
         if doors.as_ref().is_some_and(Vec::is_empty) {
             section.problem("inbound", "empty: no mail can come in");
         }
         let read = Self {
-            data_dir: PathBuf::from(section.text("data_dir", development::FOLDER)),
+            data_dir: PathBuf::from(section.text("data_dir", development::DATA_FOLDER)),
             hostname: section.parsed("hostname", host),
             inbound: doors.unwrap_or_default(),
             log_filter: log.unwrap_or_default(),
@@ -283,7 +283,7 @@ fn http(
 
 fn embedded_api(mut section: Section<'_>) -> Option<Secret> {
     let enabled = section.switch("enabled", false);
-    let said = ["key", "key_file"].iter().any(|key| section.says(key));
+    let said = ["key", "key_file"].iter().any(|key| section.is_given(key));
     let key = section.secret("key");
     if let Some(why) = key.as_ref().and_then(Secret::weakness) {
         section.problem("key", why);
@@ -299,14 +299,14 @@ fn delivery(
     mut section: Section<'_>,
     store: &store::Settings,
     stop_max: Duration,
-) -> WorkerSettings {
-    let defaults = WorkerSettings::default();
+) -> DeliverySettings {
+    let defaults = DeliverySettings::default();
     let retry = defaults.retry;
     let waits = Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60);
     let ages = Duration::from_secs(60)..=Duration::from_secs(365 * 24 * 60 * 60);
-    let settings = WorkerSettings {
+    let settings = DeliverySettings {
         concurrency: section.count("concurrency", defaults.concurrency, 1..=10_000),
-        held_max: section.count("held_max", defaults.held_max, 1..=100_000_000),
+        queued_max: section.count("held_max", defaults.queued_max, 1..=100_000_000),
         retry: retry::Settings {
             wait_first: section.duration("retry_wait_first", retry.wait_first, waits.clone()),
             wait_max: section.duration("retry_wait_max", retry.wait_max, waits),

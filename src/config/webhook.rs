@@ -9,32 +9,32 @@ use std::time::Duration;
 use super::attachments::url;
 use super::reader::Section;
 use crate::ingress::webhook::{
-    Account, Adapter, ApiKeys, Brevo, Generic, MailerSend, Mailgun, Mailjet, Mandrill, Postal,
-    Postmark, PublicKey, Rate, Relay, Resend, Secret, SendGrid, Ses, Settings, Signing, SparkPost,
-    Standard,
+    Adapter, BasicAccount, Brevo, Forwarder, Generic, MailerSend, Mailgun, Mailjet, Mandrill,
+    Postal, Postmark, ProviderApiKeys, PublicKey, Rate, Resend, SendGrid, Ses, Settings, SparkPost,
+    Standard, StandardSigning, WebhookSecret,
 };
 use crate::network::Network;
-use crate::objects::Bucket;
+use crate::objects::S3Bucket;
 
 /// How old a signed request may be allowed to be.
 pub(super) const AGES: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Our own scheme, which the product's other calls may be signed with too.
-pub(super) struct Own {
+pub(super) struct GenericScheme {
     pub(super) secrets: Vec<super::Secret>,
     /// How old a request may be, or how far ahead.
     pub(super) age_max: Duration,
 }
 
 /// Reads the table. `None` if no door is set up.
-pub(super) fn read(mut section: Section<'_>) -> (Option<Settings>, Own) {
+pub(super) fn read(mut section: Section<'_>) -> (Option<Settings>, GenericScheme) {
     // In the order in which their marks are looked for: the surest first.
     let (resend, resend_key) = resend(section.table("resend"));
     let (brevo, brevo_key) = brevo(section.table("brevo"));
     let (ses, buckets) = ses(section.table("ses"));
-    let own = Own {
-        secrets: strong(&mut section, "secret"),
+    let own = GenericScheme {
+        secrets: strong_secrets(&mut section, "secret"),
         age_max: age(&mut section, Generic::AGE_MAX),
     };
     let adapters = [
@@ -56,7 +56,7 @@ pub(super) fn read(mut section: Section<'_>) -> (Option<Settings>, Own) {
     let mut adapters: Vec<Arc<dyn Adapter>> = adapters.into_iter().flatten().collect();
     let mail_bytes_max = section.length("mail_bytes_max", Settings::MAIL_BYTES_MAX, 1024..=1 << 30);
     for door in adapters.iter_mut().filter_map(Arc::get_mut) {
-        door.make_room(mail_bytes_max);
+        door.raise_bytes_max(mail_bytes_max);
     }
     let defaults = Settings::new(adapters);
     let counts = 1..=1_000_000;
@@ -67,15 +67,23 @@ pub(super) fn read(mut section: Section<'_>) -> (Option<Settings>, Own) {
             defaults.bytes_in_flight_max,
             1 << 20..=1 << 40,
         ),
-        each: Rate {
-            per_second: section.count("source_rate", defaults.each.per_second, counts.clone()),
-            burst: section.count("source_burst", defaults.each.burst, counts.clone()),
+        rate_per_source: Rate {
+            per_second: section.count(
+                "source_rate",
+                defaults.rate_per_source.per_second,
+                counts.clone(),
+            ),
+            burst: section.count(
+                "source_burst",
+                defaults.rate_per_source.burst,
+                counts.clone(),
+            ),
         },
-        all: Rate {
-            per_second: section.count("rate", defaults.all.per_second, counts.clone()),
-            burst: section.count("burst", defaults.all.burst, counts),
+        rate_total: Rate {
+            per_second: section.count("rate", defaults.rate_total.per_second, counts.clone()),
+            burst: section.count("burst", defaults.rate_total.burst, counts),
         },
-        api_keys: ApiKeys {
+        api_keys: ProviderApiKeys {
             resend: resend_key,
             brevo: brevo_key,
         },
@@ -87,8 +95,8 @@ pub(super) fn read(mut section: Section<'_>) -> (Option<Settings>, Own) {
     ((!settings.adapters.is_empty()).then_some(settings), own)
 }
 
-fn generic(own: &Own) -> Option<Arc<dyn Adapter>> {
-    let secrets = taken(&own.secrets);
+fn generic(own: &GenericScheme) -> Option<Arc<dyn Adapter>> {
+    let secrets = webhook_secrets(&own.secrets);
     (!secrets.is_empty()).then(|| {
         Arc::new(Generic {
             age_max: own.age_max,
@@ -98,19 +106,19 @@ fn generic(own: &Own) -> Option<Arc<dyn Adapter>> {
 }
 
 fn standard(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
-    let said = is_said(&section);
+    let said = is_given(&section);
     let signing = signing(&mut section);
     let is_whole = !signing.secrets.is_empty();
-    ended(section, said, is_whole, "secret", Standard::new(signing))
+    finish_adapter(section, said, is_whole, "secret", Standard::new(signing))
 }
 
-fn resend(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Option<Secret>) {
-    let said = is_said(&section);
+fn resend(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Option<WebhookSecret>) {
+    let said = is_given(&section);
     let signing = signing(&mut section);
     let key = section.secret("api_key");
-    let key = key.map(|key| Secret::new(key.reveal()));
+    let key = key.map(|key| WebhookSecret::new(key.reveal()));
     let is_whole = !signing.secrets.is_empty() && key.is_some();
-    let door = ended(
+    let door = finish_adapter(
         section,
         said,
         is_whole,
@@ -120,20 +128,20 @@ fn resend(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Option<Secret>
     (door, key)
 }
 
-fn signing(section: &mut Section<'_>) -> Signing {
+fn signing(section: &mut Section<'_>) -> StandardSigning {
     let mut texts = Vec::new();
     for key in ["secret", "secret_old"] {
         texts.extend(section.secret(key).map(|secret| secret.reveal().to_owned()));
     }
-    Signing::new(texts.iter().map(String::as_str)).unwrap_or_else(|at| {
+    StandardSigning::new(texts.iter().map(String::as_str)).unwrap_or_else(|at| {
         let key = if at == 0 { "secret" } else { "secret_old" };
         section.problem(key, "not whsec_ and base64");
-        Signing::default()
+        StandardSigning::default()
     })
 }
 
 fn sendgrid(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
-    let said = is_said(&section);
+    let said = is_given(&section);
     let keys = public_keys(&mut section);
     let accounts = accounts(&mut section);
     let is_whole = !keys.is_empty() || !accounts.is_empty();
@@ -142,13 +150,13 @@ fn sendgrid(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
         age_max,
         ..SendGrid::new(keys, accounts)
     };
-    ended(section, said, is_whole, "password", door)
+    finish_adapter(section, said, is_whole, "password", door)
 }
 
-fn ses(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Vec<Bucket>) {
+fn ses(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Vec<S3Bucket>) {
     // An empty table of buckets says nothing.
     let buckets = buckets(section.table("bucket"));
-    let said = is_said(&section) || !buckets.is_empty();
+    let said = is_given(&section) || !buckets.is_empty();
     let topics = section.list("topics", None, |topic| match topic.starts_with("arn:") {
         true => Ok(topic.to_owned()),
         false => Err("not a topic's ARN"),
@@ -161,13 +169,13 @@ fn ses(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Vec<Bucket>) {
         needs_sha256,
         ..Ses::new(topics, accounts)
     };
-    let door = ended(section, said, is_whole, "topics", door);
+    let door = finish_adapter(section, said, is_whole, "topics", door);
     (door, buckets)
 }
 
 /// The buckets SES puts mail into: they share their server and key.
-fn buckets(mut section: Section<'_>) -> Vec<Bucket> {
-    let is_said = is_said(&section);
+fn buckets(mut section: Section<'_>) -> Vec<S3Bucket> {
+    let is_said = is_given(&section);
     let names = section.list("names", None, |name| match name.is_empty() {
         true => Err("empty"),
         false => Ok(name.to_owned()),
@@ -176,7 +184,7 @@ fn buckets(mut section: Section<'_>) -> Vec<Bucket> {
     let endpoint = section.parsed("endpoint", url);
     let region = section.text("region", "us-east-1");
     let key_id = section.text_maybe("key_id");
-    let has_key = ["key", "key_file"].iter().any(|key| section.says(key));
+    let has_key = ["key", "key_file"].iter().any(|key| section.is_given(key));
     let key = section.secret("key");
     if is_said {
         for (name, is_there) in [
@@ -193,7 +201,7 @@ fn buckets(mut section: Section<'_>) -> Vec<Bucket> {
     let (Some(key_id), Some(key)) = (key_id, key) else {
         return Vec::new();
     };
-    let buckets = names.into_iter().map(|name| Bucket {
+    let buckets = names.into_iter().map(|name| S3Bucket {
         name,
         endpoint: endpoint.clone(),
         region: region.clone(),
@@ -205,7 +213,7 @@ fn buckets(mut section: Section<'_>) -> Vec<Bucket> {
 }
 
 fn postal(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
-    let said = is_said(&section);
+    let said = is_given(&section);
     let keys = public_keys(&mut section);
     let is_whole = !keys.is_empty();
     let allows_sha1 = section.switch("allows_sha1", false);
@@ -213,37 +221,37 @@ fn postal(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
         allows_sha1,
         ..Postal::new(keys)
     };
-    ended(section, said, is_whole, "keys", door)
+    finish_adapter(section, said, is_whole, "keys", door)
 }
 
 fn mandrill(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
-    let said = is_said(&section);
+    let said = is_given(&section);
     let keys = secrets(&mut section, "key");
     let url = section.text_maybe("public_url");
     let is_whole = !keys.is_empty() && url.is_some();
     let door = Mandrill::new(keys, url.unwrap_or_default());
-    ended(section, said, is_whole, "key and public_url", door)
+    finish_adapter(section, said, is_whole, "key and public_url", door)
 }
 
 fn sparkpost(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
-    let said = is_said(&section);
+    let said = is_given(&section);
     let tokens = secrets(&mut section, "token");
     let accounts = accounts(&mut section);
     let is_whole = !tokens.is_empty() || !accounts.is_empty();
     let door = SparkPost::new(tokens, accounts);
-    ended(section, said, is_whole, "token", door)
+    finish_adapter(section, said, is_whole, "token", door)
 }
 
 fn mailersend(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
-    let said = is_said(&section);
+    let said = is_given(&section);
     let secrets = secrets(&mut section, "secret");
     let is_whole = !secrets.is_empty();
     let door = MailerSend::new(secrets);
-    ended(section, said, is_whole, "secret", door)
+    finish_adapter(section, said, is_whole, "secret", door)
 }
 
 fn mailgun(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
-    let said = is_said(&section);
+    let said = is_given(&section);
     let keys = secrets(&mut section, "signing_key");
     let is_whole = !keys.is_empty();
     let age_max = age(&mut section, Mailgun::AGE_MAX);
@@ -251,27 +259,33 @@ fn mailgun(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
         age_max,
         ..Mailgun::new(keys)
     };
-    ended(section, said, is_whole, "signing_key", door)
+    finish_adapter(section, said, is_whole, "signing_key", door)
 }
 
 fn relay(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
-    let said = is_said(&section);
+    let said = is_given(&section);
     let accounts = accounts(&mut section);
     let is_whole = !accounts.is_empty();
-    ended(section, said, is_whole, "password", Relay::new(accounts))
+    finish_adapter(
+        section,
+        said,
+        is_whole,
+        "password",
+        Forwarder::new(accounts),
+    )
 }
 
 fn postmark(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
-    let said = is_said(&section);
+    let said = is_given(&section);
     let accounts = accounts(&mut section);
     let networks = networks(&mut section, "networks");
     let is_whole = !accounts.is_empty() || !networks.is_empty();
     let door = Postmark::new(accounts, networks);
-    ended(section, said, is_whole, "password", door)
+    finish_adapter(section, said, is_whole, "password", door)
 }
 
-fn brevo(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Option<Secret>) {
-    let said = is_said(&section);
+fn brevo(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Option<WebhookSecret>) {
+    let said = is_given(&section);
     let mut tokens = Vec::new();
     for key in ["token", "token_old"] {
         tokens.extend(section.secret(key));
@@ -280,28 +294,28 @@ fn brevo(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Option<Secret>)
     let is_whole = !tokens.is_empty() || !accounts.is_empty();
     let tokens: Vec<&str> = tokens.iter().map(super::Secret::reveal).collect();
     let key = section.secret("api_key");
-    let key = key.map(|key| Secret::new(key.reveal()));
+    let key = key.map(|key| WebhookSecret::new(key.reveal()));
     let door = Brevo {
         fetches_files: key.is_some(),
         ..Brevo::new(accounts, &tokens)
     };
-    (ended(section, said, is_whole, "token", door), key)
+    (finish_adapter(section, said, is_whole, "token", door), key)
 }
 
 fn mailjet(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
-    let said = is_said(&section);
+    let said = is_given(&section);
     let accounts = accounts(&mut section);
     let is_whole = !accounts.is_empty();
-    ended(section, said, is_whole, "password", Mailjet::new(accounts))
+    finish_adapter(section, said, is_whole, "password", Mailjet::new(accounts))
 }
 
 /// True if the operator has said anything in this table: then it is meant to be a door.
-fn is_said(section: &Section<'_>) -> bool {
-    !section.said().is_empty()
+fn is_given(section: &Section<'_>) -> bool {
+    !section.given_keys().is_empty()
 }
 
 /// The door, if it was meant; it must have what it proves requests with.
-fn ended(
+fn finish_adapter(
     section: Section<'_>,
     is_said: bool,
     is_whole: bool,
@@ -316,12 +330,12 @@ fn ended(
 }
 
 /// The secret under `key` and, while it changes, the one before it.
-fn secrets(section: &mut Section<'_>, key: &str) -> Vec<Secret> {
+fn secrets(section: &mut Section<'_>, key: &str) -> Vec<WebhookSecret> {
     let mut secrets = Vec::new();
     for key in [key.to_owned(), format!("{key}_old")] {
         match section.secret(&key) {
             Some(secret) if secret.reveal().is_empty() => section.problem(&key, "empty"),
-            Some(secret) => secrets.push(Secret::new(secret.reveal())),
+            Some(secret) => secrets.push(WebhookSecret::new(secret.reveal())),
             None => {}
         }
     }
@@ -329,7 +343,7 @@ fn secrets(section: &mut Section<'_>, key: &str) -> Vec<Secret> {
 }
 
 /// As [`secrets`], of our own making: they must be strong.
-pub(super) fn strong(section: &mut Section<'_>, key: &str) -> Vec<super::Secret> {
+pub(super) fn strong_secrets(section: &mut Section<'_>, key: &str) -> Vec<super::Secret> {
     let mut secrets = Vec::new();
     for key in [key.to_owned(), format!("{key}_old")] {
         if let Some(secret) = section.secret(&key) {
@@ -342,12 +356,14 @@ pub(super) fn strong(section: &mut Section<'_>, key: &str) -> Vec<super::Secret>
     secrets
 }
 
-fn taken(secrets: &[super::Secret]) -> Vec<Secret> {
+fn webhook_secrets(secrets: &[super::Secret]) -> Vec<WebhookSecret> {
     let secrets = secrets.iter();
-    secrets.map(|secret| Secret::new(secret.reveal())).collect()
+    secrets
+        .map(|secret| WebhookSecret::new(secret.reveal()))
+        .collect()
 }
 
-fn accounts(section: &mut Section<'_>) -> Vec<Account> {
+fn accounts(section: &mut Section<'_>) -> Vec<BasicAccount> {
     /// Octets of a password: a provider's URL must not be guessed.
     const PASSWORD_BYTES_MIN: usize = 16;
     let user = section.parsed_or("user", "postern", |user| match user.contains(':') {
@@ -362,7 +378,7 @@ fn accounts(section: &mut Section<'_>) -> Vec<Account> {
                 let why = format!("too weak: {PASSWORD_BYTES_MIN} octets are the least");
                 section.problem(key, why);
             }
-            accounts.push(Account::new(&user, password.reveal()));
+            accounts.push(BasicAccount::new(&user, password.reveal()));
         }
     }
     accounts

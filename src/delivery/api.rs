@@ -1,6 +1,6 @@
 //! Owns the conversation with a product's Messages API: three calls, each bounded in time and bytes.
 //!
-//! Does not retry and does not decide what a mail becomes: an outcome is a value, [`Answer`].
+//! Does not retry and does not decide what a mail becomes: an outcome is a value, [`ApiOutcome`].
 
 use std::error::Error;
 use std::fmt;
@@ -11,8 +11,12 @@ use reqwest::{Client, Method, Response, Url, redirect, retry};
 use serde_json::Value;
 use thiserror::Error;
 
-pub use super::answer::{ANSWER_BYTES_MAX, Answer, EXCERPT_CHARS_MAX, WISH_MAX, WISH_MIN};
-use super::answer::{Body, Heard, Wanted, excerpt, is_id, judge};
+pub use super::api_outcome::{
+    ANSWER_BYTES_MAX, ApiOutcome, EXCERPT_CHARS_MAX, RETRY_AFTER_MAX, RETRY_AFTER_MIN,
+};
+use super::api_outcome::{
+    ApiResponse, ExpectedResult, ResponseBody, classify_response, excerpt, is_id,
+};
 use crate::clock;
 
 /// Where a Messages API is and how long it may take.
@@ -23,11 +27,11 @@ pub struct ApiSettings {
     /// The bearer key. Never printed.
     pub key: String,
     /// The longest wait for a connection, TLS included.
-    pub connect_max: Duration,
+    pub connect_timeout: Duration,
     /// The longest silence within an answer.
-    pub read_max: Duration,
+    pub read_timeout: Duration,
     /// The longest a whole call may take.
-    pub total_max: Duration,
+    pub total_timeout: Duration,
 }
 
 impl ApiSettings {
@@ -36,9 +40,9 @@ impl ApiSettings {
         Self {
             base_url: base_url.into(),
             key: key.into(),
-            connect_max: Duration::from_secs(5),
-            read_max: Duration::from_secs(15),
-            total_max: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(5),
+            read_timeout: Duration::from_secs(15),
+            total_timeout: Duration::from_secs(30),
         }
     }
 }
@@ -68,7 +72,7 @@ impl Api {
     /// # Errors
     /// Says which setting cannot be used, without the key.
     pub fn new(settings: &ApiSettings) -> Result<Self, ApiError> {
-        let base = base_of(&settings.base_url)?;
+        let base = parse_base_url(&settings.base_url)?;
         let mut bearer =
             HeaderValue::try_from(format!("Bearer {}", settings.key)).map_err(|_| ApiError::Key)?;
         if settings.key.is_empty() {
@@ -82,9 +86,9 @@ impl Api {
             .retry(retry::never())
             .no_proxy()
             .referer(false)
-            .connect_timeout(settings.connect_max)
-            .read_timeout(settings.read_max)
-            .timeout(settings.total_max)
+            .connect_timeout(settings.connect_timeout)
+            .read_timeout(settings.read_timeout)
+            .timeout(settings.total_timeout)
             .build()
             .map_err(ApiError::Client)?;
         Ok(Self {
@@ -95,43 +99,43 @@ impl Api {
     }
 
     /// `POST {base}/threads`: done with the thread's id.
-    pub async fn make_thread(&self, key: &str, thread: &Value) -> Answer {
-        let call = Call {
+    pub async fn create_thread(&self, key: &str, thread: &Value) -> ApiOutcome {
+        let call = ApiRequest {
             method: Method::POST,
             path: &["threads"],
             key,
             body: thread,
         };
-        self.call(call, Wanted::Id).await
+        self.call(call, ExpectedResult::Id).await
     }
 
     /// `POST {base}/threads/{thread}/messages`: done with the message's id.
-    pub async fn add_message(&self, thread: &str, key: &str, message: &Value) -> Answer {
-        let call = Call {
+    pub async fn create_message(&self, thread: &str, key: &str, message: &Value) -> ApiOutcome {
+        let call = ApiRequest {
             method: Method::POST,
             path: &["threads", thread, "messages"],
             key,
             body: message,
         };
-        self.call(call, Wanted::Id).await
+        self.call(call, ExpectedResult::Id).await
     }
 
     /// `PATCH {base}/threads/{thread}`: done with the thread's id. No body is wanted in answer.
-    pub async fn patch_thread(&self, thread: &str, key: &str, patch: &Value) -> Answer {
-        let call = Call {
+    pub async fn patch_thread(&self, thread: &str, key: &str, patch: &Value) -> ApiOutcome {
+        let call = ApiRequest {
             method: Method::PATCH,
             path: &["threads", thread],
             key,
             body: patch,
         };
-        self.call(call, Wanted::Done(thread)).await
+        self.call(call, ExpectedResult::Patched(thread)).await
     }
 
-    async fn call(&self, call: Call<'_>, wanted: Wanted<'_>) -> Answer {
+    async fn call(&self, call: ApiRequest<'_>, wanted: ExpectedResult<'_>) -> ApiOutcome {
         // The URL parser drops "." and "..": such an id would name another resource.
         if !call.path.iter().all(|segment| is_id(segment)) {
             let reason = "thread id cannot stand in a URL".to_owned();
-            return Answer::Final { status: 0, reason };
+            return ApiOutcome::Permanent { status: 0, reason };
         }
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -146,12 +150,12 @@ impl Api {
             .await;
         match sent {
             Ok(response) => {
-                let heard = hear(response).await;
-                judge(&heard, wanted, &self.key, clock::now())
+                let heard = read_response(response).await;
+                classify_response(&heard, wanted, &self.key, clock::now())
             }
-            Err(error) => Answer::Passing {
-                reason: excerpt(cause(&error).as_bytes(), &self.key),
-                wish: None,
+            Err(error) => ApiOutcome::Transient {
+                reason: excerpt(root_cause(&error).as_bytes(), &self.key),
+                retry_after: None,
             },
         }
     }
@@ -181,14 +185,14 @@ pub enum ApiError {
     Key,
 }
 
-struct Call<'a> {
+struct ApiRequest<'a> {
     method: Method,
     path: &'a [&'a str],
     key: &'a str,
     body: &'a Value,
 }
 
-fn base_of(text: &str) -> Result<Url, ApiError> {
+fn parse_base_url(text: &str) -> Result<Url, ApiError> {
     let wrong = || ApiError::Base(text.to_owned());
     // A URL with a password is not printed either.
     let url = Url::parse(text).map_err(|_| wrong())?;
@@ -202,7 +206,7 @@ fn base_of(text: &str) -> Result<Url, ApiError> {
     Ok(url)
 }
 
-async fn hear(mut response: Response) -> Heard {
+async fn read_response(mut response: Response) -> ApiResponse {
     let status = response.status().as_u16();
     let retry_after = response
         .headers()
@@ -212,19 +216,19 @@ async fn hear(mut response: Response) -> Heard {
     let mut bytes = Vec::new();
     let body = loop {
         match response.chunk().await {
-            Ok(None) => break Body::Whole(bytes),
+            Ok(None) => break ResponseBody::Whole(bytes),
             Ok(Some(chunk)) => {
                 let room = ANSWER_BYTES_MAX - bytes.len();
                 bytes.extend_from_slice(&chunk[..chunk.len().min(room)]);
                 if chunk.len() > room {
                     // Dropping the response closes the connection: the rest is never read.
-                    break Body::Long(bytes);
+                    break ResponseBody::Truncated(bytes);
                 }
             }
-            Err(error) => break Body::Broken(bytes, cause(&error)),
+            Err(error) => break ResponseBody::Interrupted(bytes, root_cause(&error)),
         }
     };
-    Heard {
+    ApiResponse {
         status,
         retry_after,
         body,
@@ -232,7 +236,7 @@ async fn hear(mut response: Response) -> Heard {
 }
 
 /// The innermost cause alone: the outer ones repeat the URL.
-fn cause(error: &reqwest::Error) -> String {
+fn root_cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return if error.is_connect() {
             "time-out while connecting".to_owned()
@@ -268,7 +272,7 @@ mod tests {
             "http://localhost:3000/api/v1/messages",
             "https://x.example/a/",
         ] {
-            assert!(base_of(good).is_ok(), "{good}");
+            assert!(parse_base_url(good).is_ok(), "{good}");
         }
         for bad in [
             "",
@@ -278,7 +282,7 @@ mod tests {
             "http://x/?k=1",
             "data:x",
         ] {
-            assert!(base_of(bad).is_err(), "{bad}");
+            assert!(parse_base_url(bad).is_err(), "{bad}");
         }
     }
 }

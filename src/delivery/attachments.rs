@@ -5,10 +5,10 @@
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
 
-use super::message::Attachment;
+use super::message::MessageAttachment;
 use crate::clock::Timestamp;
 use crate::mail::view::View;
-use crate::objects::{Bounds, Links, ObjectId, sniff};
+use crate::objects::{AttachmentLimits, LinkSigner, ObjectId, sniff};
 
 /// Of a message, so many attachments are told of at most.
 const ATTACHMENTS_MAX: usize = 1000;
@@ -17,14 +17,14 @@ const ATTACHMENTS_MAX: usize = 1000;
 #[derive(Clone, Debug, Default)]
 pub struct Files {
     /// What is told of each.
-    pub told: Vec<Attachment>,
+    pub listed: Vec<MessageAttachment>,
     /// Those to be kept: the place in `told`, the name, the bytes. A file that came twice is here once.
-    pub kept: Vec<(usize, ObjectId, Bytes)>,
+    pub to_store: Vec<(usize, ObjectId, Bytes)>,
 }
 
 impl Files {
     /// Reads the files of a mail; without bounds none is kept.
-    pub fn of(view: &View, bounds: Option<&Bounds>) -> Self {
+    pub fn of(view: &View, bounds: Option<&AttachmentLimits>) -> Self {
         let mut files = Self::default();
         let mut before = (0, 0);
         for attachment in view.attachments.iter().take(ATTACHMENTS_MAX) {
@@ -39,19 +39,19 @@ impl Files {
             });
             if bounds.is_some() && skip.is_none() {
                 before = (before.0 + 1, before.1 + size);
-                files.kept.push((files.told.len(), id, bytes));
+                files.to_store.push((files.listed.len(), id, bytes));
             }
-            files.told.push(Attachment {
+            files.listed.push(MessageAttachment {
                 id: None,
                 filename: attachment.filename.clone(),
                 content_type: attachment.content_type.clone(),
                 size: usize::try_from(size).unwrap_or(usize::MAX),
                 sha256: id.to_string(),
-                inline: attachment.inline && is_shown(view, attachment.content_id.as_deref()),
+                inline: attachment.inline && is_embedded(view, attachment.content_id.as_deref()),
                 content_id: attachment.content_id.clone(),
                 url: None,
                 detected_type: found.filter(|found| *found != attachment.content_type),
-                skipped: skip.map(|skip| skip.name()),
+                skipped: skip.map(|skip| skip.label()),
             });
         }
         files
@@ -59,13 +59,13 @@ impl Files {
 
     /// Leaves out the pictures of a signature that an earlier mail of the thread has shown: part of a
     /// page, in a place that was cut off. `html` is what of it is left, `seen` the pictures.
-    pub(super) fn leave_out(&mut self, seen: &[[u8; 8]], html: Option<&str>) {
-        let is_gone = |told: &Attachment| {
+    pub(super) fn omit_known_images(&mut self, seen: &[[u8; 8]], html: Option<&str>) {
+        let is_gone = |told: &MessageAttachment| {
             let id = told.content_id.as_deref();
-            picture(told).is_some_and(|image| seen.contains(&image))
-                && id.is_some_and(|id| html.is_some_and(|html| !names(html, id)))
+            image_digest(told).is_some_and(|image| seen.contains(&image))
+                && id.is_some_and(|id| html.is_some_and(|html| !html_references(html, id)))
         };
-        let gone: Vec<bool> = self.told.iter().map(is_gone).collect();
+        let gone: Vec<bool> = self.listed.iter().map(is_gone).collect();
         let mut places = Vec::with_capacity(gone.len());
         let mut left = 0;
         for gone in &gone {
@@ -73,21 +73,21 @@ impl Files {
             left += usize::from(!gone);
         }
         let mut gone = gone.iter();
-        self.told.retain(|_| gone.next() == Some(&false));
-        let kept = std::mem::take(&mut self.kept).into_iter();
+        self.listed.retain(|_| gone.next() == Some(&false));
+        let kept = std::mem::take(&mut self.to_store).into_iter();
         let kept = kept.filter_map(|(at, id, bytes)| Some((places[at]?, id, bytes)));
-        self.kept = kept.collect();
+        self.to_store = kept.collect();
     }
 
     /// The pictures that are told of and belong to a page, as a thread remembers them.
-    pub(super) fn images(&self) -> impl Iterator<Item = [u8; 8]> + '_ {
-        self.told.iter().filter_map(picture)
+    pub(super) fn image_digests(&self) -> impl Iterator<Item = [u8; 8]> + '_ {
+        self.listed.iter().filter_map(image_digest)
     }
 
     /// Tells where the kept ones can be fetched.
-    pub(super) fn linked(&mut self, links: &Links, received_at: Timestamp) {
-        for (at, id, _) in &self.kept {
-            let told = &mut self.told[*at];
+    pub(super) fn add_links(&mut self, links: &LinkSigner, received_at: Timestamp) {
+        for (at, id, _) in &self.to_store {
+            let told = &mut self.listed[*at];
             let name = told.filename.as_deref();
             told.url = Some(links.url(*id, name, &told.content_type, received_at));
             told.id = Some(id.to_string());
@@ -97,18 +97,18 @@ impl Files {
 
 /// Is a part that could be shown within the text really shown there? Some programs call every picture
 /// inline, and some every file: the HTML tells by naming it. Without HTML there is nothing to go by.
-fn is_shown(view: &View, content_id: Option<&str>) -> bool {
+fn is_embedded(view: &View, content_id: Option<&str>) -> bool {
     let Some(html) = &view.html else {
         return true;
     };
     let Some(id) = content_id else {
         return false;
     };
-    names(html, id)
+    html_references(html, id)
 }
 
 /// Whether HTML shows the part of this id.
-fn names(html: &str, id: &str) -> bool {
+fn html_references(html: &str, id: &str) -> bool {
     let encoded = id.replace('%', "%25").replace('@', "%40");
     [id, &encoded]
         .iter()
@@ -116,7 +116,7 @@ fn names(html: &str, id: &str) -> bool {
 }
 
 /// The beginning of the hash of a picture that belongs to a page.
-fn picture(told: &Attachment) -> Option<[u8; 8]> {
+fn image_digest(told: &MessageAttachment) -> Option<[u8; 8]> {
     let is_picture = told.inline && told.content_type.starts_with("image/");
     let start = told.sha256.get(..16).filter(|_| is_picture)?;
     let bytes = HEXLOWER.decode(start.as_bytes()).ok()?;

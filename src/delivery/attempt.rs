@@ -14,101 +14,104 @@ use data_encoding::HEXLOWER;
 use tokio::task;
 use tracing::{error, info};
 
-use super::breaker::Counted;
-use super::gate::Heard;
-use super::job::Jobs;
-use super::locks::Turn;
-use super::message::Found;
-use super::place::{Place, Placed};
-use super::policy::{Action, Kinds, Ruling};
-use super::reading::Reading;
-use super::route::Route;
-use super::telling::Telling;
-use crate::auth::{Decision, Hold};
+use super::circuit_breaker::ApiHealth;
+use super::context::DeliveryContext;
+use super::event_facts::EventFacts;
+use super::locks::NamedLockGuard;
+use super::loop_detector::Counted;
+use super::message::MessageFacts;
+use super::parsed_mail::ParsedMail;
+use super::policy::{Disposition, KindAction, KindActions};
+use super::route::DeliveryRoute;
+use super::thread_lookup::{ThreadLookup, ThreadMatch};
+use crate::auth::{HoldReason, PolicyDecision};
 use crate::clock;
 use crate::mail::fingerprint::Fingerprint;
-use crate::mail::kind::Kind;
+use crate::mail::kind::MailKind;
 use crate::mail::verdict::Verdict;
 use crate::objects::Objects;
-use crate::store::{Delivery, Fact, Outcome, RecordError, Step};
+use crate::store::{Delivery, DeliveryOutcome, DeliveryStep, Fact, RecordError};
 
 /// The rule by which mail of machines that comes too often is not posted.
-const LOOP_BREAKER: &str = "loop_breaker";
+const LOOP_RULE: &str = "loop_breaker";
 /// Bytes of words that nobody says again and again by chance.
-const SAME_BYTES_MIN: usize = 32;
+const REPEATED_BODY_BYTES_MIN: usize = 32;
 
 /// Why an attempt does not reach its end.
 #[derive(Debug)]
-pub(super) enum Stop {
+pub(super) enum AttemptError {
     /// A person must look.
     Park(String),
     /// Something passes.
-    Later(String, Option<Duration>),
+    Retry(String, Option<Duration>),
     /// The key is not good.
     Unauthorized(String),
     /// The store is dead.
-    Dead,
+    StoreDead,
 }
 
-impl From<RecordError> for Stop {
+impl From<RecordError> for AttemptError {
     fn from(error: RecordError) -> Self {
         match error {
-            RecordError::Full => Self::Later("the store is full".to_owned(), None),
-            RecordError::Dead => Self::Dead,
+            RecordError::Full => Self::Retry("the store is full".to_owned(), None),
+            RecordError::Dead => Self::StoreDead,
         }
     }
 }
 
 /// A delivery while it is tried.
-pub(super) struct Attempt<'a> {
-    pub(super) jobs: &'a Jobs,
-    pub(super) route: &'a Route,
+pub(super) struct DeliveryAttempt<'a> {
+    pub(super) context: &'a DeliveryContext,
+    pub(super) route: &'a DeliveryRoute,
     pub(super) delivery: &'a Delivery,
     pub(super) verdict: Verdict,
-    pub(super) heard: Heard,
+    pub(super) api_health: ApiHealth,
 }
 
-impl<'a> Attempt<'a> {
+impl<'a> DeliveryAttempt<'a> {
     /// Goes from step to step until the mail is settled.
-    pub(super) async fn steps(&mut self) -> Result<(), Stop> {
-        let mut mail = self.read().await?;
-        if self.returned(&mail).await? {
+    pub(super) async fn run(&mut self) -> Result<(), AttemptError> {
+        let mut mail = self.read_mail().await?;
+        if self.handle_bounce(&mail).await? {
             return Ok(());
         }
         let print = mail.fingerprint;
         // Two copies of one mail may lie in two lanes.
         let _copy = self
-            .turn(format!("copy {}", HEXLOWER.encode(&print.0)))
+            .lock(format!("copy {}", HEXLOWER.encode(&print.0)))
             .await;
         if self.is_duplicate(print) {
-            return self.drop_by("duplicate", &mail).await;
+            return self.drop_by_rule("duplicate", &mail).await;
         }
-        let kind = match mail.ruling {
-            Ruling::Post(kind) => kind,
-            Ruling::Drop(rule) => return self.drop_by(rule, &mail).await,
-            Ruling::Hold(_) if self.is_approved() && Kinds::may(mail.kind, Action::PostTyped) => {
+        let kind = match mail.disposition {
+            Disposition::Post(kind) => kind,
+            Disposition::Drop(rule) => return self.drop_by_rule(rule, &mail).await,
+            Disposition::Hold(_)
+                if self.is_approved()
+                    && KindActions::is_allowed(mail.kind, KindAction::PostTyped) =>
+            {
                 mail.kind
             }
-            Ruling::Hold(rule) => return Err(self.held(rule)),
+            Disposition::Hold(rule) => return Err(self.hold_by_rule(rule)),
         };
-        let placed = self.place().find(&mail, clock::now());
-        let placed = placed.map_err(Stop::Park)?;
-        self.pass(&placed)?;
-        let _thread = self.turn(placed.lock_name(&mail)).await;
+        let placed = self.thread_lookup().find(&mail, clock::now());
+        let placed = placed.map_err(AttemptError::Park)?;
+        self.check_sender_policy(&placed)?;
+        let _thread = self.lock(placed.lock_name(&mail)).await;
         if self.is_loop(&mail, &placed) {
             // People write to lists, and repeat themselves: their words are not thrown away.
-            if mail.kind == Kind::List || mail.kind.is_person() {
-                return Err(self.held(LOOP_BREAKER));
+            if mail.kind == MailKind::List || mail.kind.is_person() {
+                return Err(self.hold_by_rule(LOOP_RULE));
             }
-            return self.drop_by(LOOP_BREAKER, &mail).await;
+            return self.drop_by_rule(LOOP_RULE, &mail).await;
         }
-        if self.posted().is_none() {
+        if self.posted_message().is_none() {
             mail.files
-                .leave_out(&placed.images, mail.body_html.as_deref());
-            self.keep(&mut mail).await?;
+                .omit_known_images(&placed.known_images, mail.body_html.as_deref());
+            self.store_files(&mut mail).await?;
         }
         let verdict = self.verdict.clone();
-        let found = Found {
+        let found = MessageFacts {
             sorted: &placed.sorted,
             kind,
             verdict: &verdict,
@@ -116,122 +119,129 @@ impl<'a> Attempt<'a> {
             reason: placed.reason,
             received_at: self.delivery.envelope.received_at,
         };
-        let (thread, posted) = match self.posted() {
+        let (thread, posted) = match self.posted_message() {
             Some(posted) => posted,
             None => {
-                let thread = self.thread(&mail, &found, &placed).await?;
-                let posted = self.post(&mail, &found, &placed, &thread).await?;
+                let thread = self.ensure_thread(&mail, &found, &placed).await?;
+                let posted = self.post_message(&mail, &found, &placed, &thread).await?;
                 (thread, posted)
             }
         };
-        self.patch(&mail, &found, &thread).await?;
-        self.delivered(&mail, &found, (thread, posted)).await
+        self.patch_thread(&mail, &found, &thread).await?;
+        self.settle_delivered(&mail, &found, (thread, posted)).await
     }
 
     /// Lets a mail on, if its route takes mail by such authors or a person has let it pass.
     ///
     /// It is decided here too, not at the door alone: only here is the thread known. What the door
     /// could have refused is held now, for nobody is there any more to hear a no.
-    fn pass(&self, placed: &Placed) -> Result<(), Stop> {
+    fn check_sender_policy(&self, placed: &ThreadMatch) -> Result<(), AttemptError> {
         if !self.delivery.steps.is_empty() {
             return Ok(());
         }
         match self.route.senders.decide(&self.verdict, placed.identity) {
-            Decision::Accept => Ok(()),
-            Decision::Hold(hold) => Err(self.held_for(hold)),
-            Decision::Refuse(refusal) => Err(self.held_for(Hold::from(refusal))),
+            PolicyDecision::Accept => Ok(()),
+            PolicyDecision::Hold(hold) => Err(self.hold_for_sender(hold)),
+            PolicyDecision::Refuse(refusal) => Err(self.hold_for_sender(HoldReason::from(refusal))),
         }
     }
 
-    fn held_for(&self, hold: Hold) -> Stop {
-        self.jobs.metrics.hold(&self.route.name, hold.name());
-        Stop::Park(hold.reason())
+    fn hold_for_sender(&self, hold: HoldReason) -> AttemptError {
+        self.context
+            .metrics
+            .count_hold(&self.route.name, hold.name());
+        AttemptError::Park(hold.reason())
     }
 
     /// Held by a rule of this name.
-    pub(super) fn held(&self, rule: &'static str) -> Stop {
-        self.jobs.metrics.hold(&self.route.name, rule);
-        Stop::Park(format!("held by rule: {rule}"))
+    pub(super) fn hold_by_rule(&self, rule: &'static str) -> AttemptError {
+        self.context.metrics.count_hold(&self.route.name, rule);
+        AttemptError::Park(format!("held by rule: {rule}"))
     }
 
     /// Bytes to meaning, off the async threads: a large mail takes a while.
-    async fn read(&self) -> Result<Reading, Stop> {
-        let store = self.jobs.store.clone();
+    async fn read_mail(&self) -> Result<ParsedMail, AttemptError> {
+        let store = self.context.store.clone();
         let delivery = self.delivery.clone();
         let route = self.route.clone();
-        let objects = self.jobs.objects.clone();
-        let (verdict, subject_window) = (self.verdict.clone(), self.jobs.subject_window);
+        let objects = self.context.objects.clone();
+        let (verdict, subject_window) = (self.verdict.clone(), self.context.subject_window);
         let read = task::spawn_blocking(move || {
             let bytes = store.mail_bytes(delivery.id.mail)?;
             let bounds = objects.as_ref().map(Objects::bounds);
-            let place = Place {
+            let place = ThreadLookup {
                 store: &store,
                 route: &route,
                 delivery: &delivery,
                 verdict: &verdict,
                 subject_window,
             };
-            let known = |mail: &Reading| place.ours(mail, clock::now());
-            Ok(Reading::of(&bytes, (&delivery, &route), bounds, known))
+            let known = |mail: &ParsedMail| place.our_last_message(mail, clock::now());
+            Ok(ParsedMail::parse(
+                &bytes,
+                (&delivery, &route),
+                bounds,
+                known,
+            ))
         });
         match read.await {
             Ok(Ok(reading)) => Ok(reading),
             Ok(Err(error)) => {
                 let error: crate::store::ReadError = error;
                 error!(delivery = %self.delivery.id, %error, "mail unreadable");
-                Err(Stop::Park(
+                Err(AttemptError::Park(
                     "its bytes cannot be read from the journal".to_owned(),
                 ))
             }
             Err(broken) => match broken.try_into_panic() {
                 Ok(cause) => panic::resume_unwind(cause),
-                Err(_) => Err(Stop::Later("stopping".to_owned(), None)),
+                Err(_) => Err(AttemptError::Retry("stopping".to_owned(), None)),
             },
         }
     }
 
     /// Keeps the files of a mail before anything is told of them, and lets go of their bytes.
-    async fn keep(&self, mail: &mut Reading) -> Result<(), Stop> {
-        let Some(objects) = &self.jobs.objects else {
+    async fn store_files(&self, mail: &mut ParsedMail) -> Result<(), AttemptError> {
+        let Some(objects) = &self.context.objects else {
             return Ok(());
         };
         let received_at = self.delivery.envelope.received_at;
-        mail.files.linked(objects.links(), received_at);
-        for (_, id, bytes) in std::mem::take(&mut mail.files.kept) {
-            if let Err(error) = objects.keep(id, bytes).await {
+        mail.files.add_links(objects.links(), received_at);
+        for (_, id, bytes) in std::mem::take(&mut mail.files.to_store) {
+            if let Err(error) = objects.put(id, bytes).await {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 error!(
                     delivery = %self.delivery.id, %error, cause = cause.unwrap_or_default(),
                     "an attachment cannot be kept"
                 );
                 let reason = "attachments cannot be kept".to_owned();
-                return Err(Stop::Later(reason, None));
+                return Err(AttemptError::Retry(reason, None));
             }
         }
         Ok(())
     }
 
-    pub(super) async fn turn(&self, name: String) -> Turn {
-        self.jobs.locks.lock(name).await
+    pub(super) async fn lock(&self, name: String) -> NamedLockGuard {
+        self.context.locks.lock(name).await
     }
 
     /// A person sent it back from where it was parked.
     pub(super) fn is_approved(&self) -> bool {
-        self.delivery.steps.contains(&Step::Approved)
+        self.delivery.steps.contains(&DeliveryStep::Approved)
     }
 
     /// Mail of a machine that comes too often; or of somebody who has the same words for whatever we say, as
     /// a machine has that hides what it is. What a person let through, or an attempt began, goes on.
-    fn is_loop(&self, mail: &Reading, placed: &Placed) -> bool {
+    fn is_loop(&self, mail: &ParsedMail, placed: &ThreadMatch) -> bool {
         let mut thread = match &placed.thread {
             Some(thread) => thread.clone(),
-            None => format!("new {}", mail.normal_subject),
+            None => format!("new {}", mail.normalised_subject),
         };
-        let counted = match (mail.kind.is_person(), mail.answers) {
+        let counted = match (mail.kind.is_person(), mail.last_sent_at) {
             (false, _) => Counted::Mail(self.delivery.id),
             // People say "thank you" to everything, and send pictures one a mail with no words.
             (true, Some(said_at))
-                if mail.files.told.is_empty() && mail.body.len() >= SAME_BYTES_MIN =>
+                if mail.files.listed.is_empty() && mail.body.len() >= REPEATED_BODY_BYTES_MIN =>
             {
                 thread.push('\n');
                 thread.push_str(&mail.body);
@@ -242,56 +252,57 @@ impl<'a> Attempt<'a> {
         let at = self.delivery.envelope.received_at;
         self.delivery.steps.is_empty()
             && !self
-                .jobs
-                .breaker
-                .admits(&mail.sender_email, &thread, counted, at)
+                .context
+                .loop_detector
+                .admit(&mail.sender_email, &thread, counted, at)
     }
 
     /// A mail already begun is its own, whatever a copy came to since.
     fn is_duplicate(&self, print: Fingerprint) -> bool {
-        let seen = self.jobs.store.seen(print, clock::now());
+        let seen = self.context.store.find_duplicate(print, clock::now());
         let mut begun = self.delivery.steps.iter();
-        !begun.any(|step| *step != Step::Approved) && seen.is_some_and(|id| id != self.delivery.id)
+        !begun.any(|step| *step != DeliveryStep::Approved)
+            && seen.is_some_and(|id| id != self.delivery.id)
     }
 
-    pub(super) fn place(&self) -> Place<'_> {
-        Place {
-            store: &self.jobs.store,
+    pub(super) fn thread_lookup(&self) -> ThreadLookup<'_> {
+        ThreadLookup {
+            store: &self.context.store,
             route: self.route,
             delivery: self.delivery,
             verdict: &self.verdict,
-            subject_window: self.jobs.subject_window,
+            subject_window: self.context.subject_window,
         }
     }
 
-    fn posted(&self) -> Option<(String, String)> {
+    fn posted_message(&self) -> Option<(String, String)> {
         self.delivery
             .steps
             .iter()
             .rev()
             .find_map(|step| match step {
-                Step::MessagePosted {
+                DeliveryStep::MessagePosted {
                     thread_id,
                     message_id,
                 } => Some((thread_id.clone(), message_id.clone())),
-                Step::ThreadMade { .. } | Step::Approved => None,
+                DeliveryStep::ThreadMade { .. } | DeliveryStep::Approved => None,
             })
     }
 
-    async fn delivered(
+    async fn settle_delivered(
         &self,
-        mail: &Reading,
-        found: &Found<'_>,
+        mail: &ParsedMail,
+        found: &MessageFacts<'_>,
         (thread_id, message_id): (String, String),
-    ) -> Result<(), Stop> {
+    ) -> Result<(), AttemptError> {
         let now = clock::now();
         let told = self
-            .telling()
+            .event_facts()
             .delivered(mail, found, (&thread_id, &message_id));
         let (thread, message) = (thread_id.clone(), message_id.clone());
         let fact = Fact::Settled {
             delivery: self.delivery.id,
-            outcome: Outcome::Delivered {
+            outcome: DeliveryOutcome::Delivered {
                 thread_id,
                 message_id,
             },
@@ -301,9 +312,9 @@ impl<'a> Attempt<'a> {
         self.record(vec![told, fact]).await?;
         let route = self.route.name.as_str();
         let wait = now.since(self.delivery.envelope.received_at);
-        self.jobs.metrics.fate(route, "delivered");
-        self.jobs.metrics.identity(route, found.identity);
-        self.jobs.metrics.delivered_after(wait);
+        self.context.metrics.count_end(route, "delivered");
+        self.context.metrics.count_identity(route, found.identity);
+        self.context.metrics.observe_delivery(wait);
         info!(
             delivery = %self.delivery.id, route, thread, message_id = message,
             kind = mail.kind.name(), matched = found.reason, mailbox = found.sorted.mailbox,
@@ -313,21 +324,21 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    async fn drop_by(&self, rule: &str, mail: &Reading) -> Result<(), Stop> {
-        self.drop_with(rule, mail, Vec::new()).await
+    async fn drop_by_rule(&self, rule: &str, mail: &ParsedMail) -> Result<(), AttemptError> {
+        self.drop_with_facts(rule, mail, Vec::new()).await
     }
 
     /// Drops a mail, and records what was learnt from it in the same call.
-    pub(super) async fn drop_with(
+    pub(super) async fn drop_with_facts(
         &self,
         rule: &str,
-        mail: &Reading,
+        mail: &ParsedMail,
         mut facts: Vec<Fact>,
-    ) -> Result<(), Stop> {
-        facts.push(self.telling().dropped(mail, rule));
+    ) -> Result<(), AttemptError> {
+        facts.push(self.event_facts().dropped(mail, rule));
         facts.push(Fact::Settled {
             delivery: self.delivery.id,
-            outcome: Outcome::Dropped {
+            outcome: DeliveryOutcome::Dropped {
                 rule: rule.to_owned(),
             },
             fingerprint: None,
@@ -335,7 +346,7 @@ impl<'a> Attempt<'a> {
         });
         self.record(facts).await?;
         let route = self.route.name.as_str();
-        self.jobs.metrics.fate(route, "dropped");
+        self.context.metrics.count_end(route, "dropped");
         let kind = mail.kind.name();
         // Why it is of its kind says why it was dropped only if its kind is what it was dropped for.
         let because = (rule == kind).then_some(mail.kind_rule);
@@ -344,15 +355,15 @@ impl<'a> Attempt<'a> {
     }
 
     /// The events of this delivery, as of now.
-    pub(super) fn telling(&self) -> Telling<'_> {
-        Telling {
+    pub(super) fn event_facts(&self) -> EventFacts<'_> {
+        EventFacts {
             delivery: self.delivery,
             domains: &self.route.message_id_domains,
             at: clock::now(),
         }
     }
 
-    pub(super) async fn record(&self, facts: Vec<Fact>) -> Result<(), Stop> {
-        Ok(self.jobs.store.record(facts).await?)
+    pub(super) async fn record(&self, facts: Vec<Fact>) -> Result<(), AttemptError> {
+        Ok(self.context.store.record(facts).await?)
     }
 }

@@ -9,16 +9,16 @@ use tokio::sync::OwnedMutexGuard;
 
 /// Locks that exist while someone holds or wants them: never more than there are jobs.
 #[derive(Debug, Default)]
-pub(super) struct Locks {
+pub(super) struct NamedLocks {
     held: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
-impl Locks {
+impl NamedLocks {
     /// Waits for its turn with this name.
-    pub(super) async fn lock(self: &Arc<Self>, name: String) -> Turn {
-        let lock = Arc::clone(self.all().entry(name.clone()).or_default());
+    pub(super) async fn lock(self: &Arc<Self>, name: String) -> NamedLockGuard {
+        let lock = Arc::clone(self.table().entry(name.clone()).or_default());
         // Made before the wait: a job given up while it waits must leave no lock behind.
-        let mut turn = Turn {
+        let mut turn = NamedLockGuard {
             locks: Arc::clone(self),
             name,
             guard: None,
@@ -27,22 +27,22 @@ impl Locks {
         turn
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<String, Arc<tokio::sync::Mutex<()>>>> {
+    fn table(&self) -> MutexGuard<'_, HashMap<String, Arc<tokio::sync::Mutex<()>>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// One's turn with a name, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn {
-    locks: Arc<Locks>,
+pub(super) struct NamedLockGuard {
+    locks: Arc<NamedLocks>,
     name: String,
     guard: Option<OwnedMutexGuard<()>>,
 }
 
-impl Drop for Turn {
+impl Drop for NamedLockGuard {
     fn drop(&mut self) {
-        let mut all = self.locks.all();
+        let mut all = self.locks.table();
         self.guard = None;
         // Clones are made only under this lock, so a count of one is nobody else.
         if all
@@ -62,7 +62,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_at_a_time_and_nothing_left_behind() {
-        let locks = Arc::new(Locks::default());
+        let locks = Arc::new(NamedLocks::default());
         let inside = Arc::new(AtomicU32::new(0));
         let mut jobs = tokio::task::JoinSet::new();
         for n in 0..40 {
@@ -77,12 +77,12 @@ mod tests {
             });
         }
         jobs.join_all().await;
-        assert!(locks.all().is_empty());
+        assert!(locks.table().is_empty());
     }
 
     #[tokio::test]
     async fn a_wait_given_up_leaves_nothing_behind() {
-        let locks = Arc::new(Locks::default());
+        let locks = Arc::new(NamedLocks::default());
         let turn = locks.lock("a".to_owned()).await;
         let waits = locks.lock("a".to_owned());
         assert!(
@@ -91,6 +91,6 @@ mod tests {
                 .is_err()
         );
         drop(turn);
-        assert!(locks.all().is_empty());
+        assert!(locks.table().is_empty());
     }
 }

@@ -5,23 +5,23 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::reading::Reading;
-use super::sorting::Sorted;
+use super::parsed_mail::ParsedMail;
+use super::sorting::MailboxAssignment;
 use crate::auth::Identity;
 use crate::clock::Timestamp;
-use crate::mail::kind::Kind;
-use crate::mail::verdict::{Source, Verdict};
+use crate::mail::kind::MailKind;
+use crate::mail::verdict::{Verdict, VerdictSource};
 
 /// The value of `sourceType`.
-const SOURCE: &str = "email";
+const SOURCE_TYPE: &str = "email";
 
 /// What was found out about a mail besides its words.
 #[derive(Clone, Copy, Debug)]
-pub struct Found<'a> {
+pub struct MessageFacts<'a> {
     /// Where it belongs, and by which rule.
-    pub sorted: &'a Sorted,
+    pub sorted: &'a MailboxAssignment,
     /// The kind it is posted under.
-    pub kind: Kind,
+    pub kind: MailKind,
     /// What the checks of its sender found.
     pub verdict: &'a Verdict,
     /// Who wrote it, as far as is known.
@@ -33,9 +33,9 @@ pub struct Found<'a> {
 }
 
 /// The body of `POST {base}/threads`.
-pub fn thread(mail: &Reading, found: &Found<'_>) -> Value {
+pub fn thread_body(mail: &ParsedMail, found: &MessageFacts<'_>) -> Value {
     json!({
-        "sourceType": SOURCE,
+        "sourceType": SOURCE_TYPE,
         "identityEmail": mail.sender_email,
         "mailbox": found.sorted.mailbox,
         "priority": found.sorted.priority,
@@ -53,9 +53,9 @@ pub fn thread(mail: &Reading, found: &Found<'_>) -> Value {
 }
 
 /// The body of `POST {base}/threads/{id}/messages`.
-pub fn message(mail: &Reading, found: &Found<'_>) -> Value {
+pub fn message_body(mail: &ParsedMail, found: &MessageFacts<'_>) -> Value {
     json!({
-        "sourceType": SOURCE,
+        "sourceType": SOURCE_TYPE,
         "senderEmail": mail.sender_email,
         "senderName": mail.sender_name,
         "body": mail.body,
@@ -66,31 +66,31 @@ pub fn message(mail: &Reading, found: &Found<'_>) -> Value {
         "inReplyTo": mail.in_reply_to.first(),
         "receivedAt": found.received_at.to_rfc3339(),
         "kind": found.kind,
-        "attachments": mail.files.told,
+        "attachments": mail.files.listed,
         "authentication": {
             "spf": found.verdict.spf.result,
             "dkim": found.verdict.dkim_result(),
             "dmarc": found.verdict.dmarc.result,
             "arc": found.verdict.arc.result,
             "identity": found.identity,
-            "source": source(&found.verdict.source),
+            "source": verdict_source(&found.verdict.source),
         },
         "match": { "reason": found.reason },
     })
 }
 
 /// Whose word the results are.
-fn source(source: &Source) -> String {
+fn verdict_source(source: &VerdictSource) -> String {
     match source {
-        Source::Nobody => "nobody".to_owned(),
-        Source::Postern => "postern".to_owned(),
-        Source::Relay(id) => format!("relay:{id}"),
-        Source::Provider(name) => format!("provider:{name}"),
+        VerdictSource::Nobody => "nobody".to_owned(),
+        VerdictSource::Postern => "postern".to_owned(),
+        VerdictSource::Relay(id) => format!("relay:{id}"),
+        VerdictSource::Provider(name) => format!("provider:{name}"),
     }
 }
 
 /// The body of `PATCH {base}/threads/{id}`.
-pub fn patch(mail: &Reading, found: &Found<'_>) -> Value {
+pub fn patch_body(mail: &ParsedMail, found: &MessageFacts<'_>) -> Value {
     let mut metadata = json!({
         "lastEmailReceivedAt": found.received_at.to_rfc3339(),
         "lastEmailMailbox": found.sorted.mailbox,
@@ -108,7 +108,7 @@ pub fn patch(mail: &Reading, found: &Found<'_>) -> Value {
 /// it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Attachment {
+pub struct MessageAttachment {
     /// The name under which the bytes are kept.
     pub id: Option<String>,
     /// Without any path.
@@ -137,13 +137,13 @@ pub struct Attachment {
 mod tests {
     use super::*;
     use crate::delivery::attachments::Files;
-    use crate::delivery::policy::Ruling;
+    use crate::delivery::policy::Disposition;
     use crate::mail::fingerprint::Fingerprint;
     use crate::mail::mailbox::Priority;
-    use crate::mail::verdict::{DkimVerdict, Outcome};
+    use crate::mail::verdict::{AuthResult, DkimVerdict};
 
-    fn mail() -> Reading {
-        Reading {
+    fn mail() -> ParsedMail {
+        ParsedMail {
             sender_email: "ann@example.com".into(),
             sender_name: Some("Ann \"A\" Other".into()),
             subject: "Re: Where is my order?".into(),
@@ -153,8 +153,8 @@ mod tests {
             body_html: Some("<p>It came today.</p>".into()),
             quoted: Some("> Has it arrived?".into()),
             files: Files {
-                kept: Vec::new(),
-                told: vec![Attachment {
+                to_store: Vec::new(),
+                listed: vec![MessageAttachment {
                     id: None,
                     filename: Some("photo.jpg".into()),
                     content_type: "image/jpeg".into(),
@@ -172,41 +172,41 @@ mod tests {
         }
     }
 
-    fn bare() -> Reading {
-        Reading {
+    fn bare() -> ParsedMail {
+        ParsedMail {
             fingerprint: Fingerprint([0; 16]),
-            kind: Kind::Person,
+            kind: MailKind::Person,
             kind_rule: "nothing_says_machine",
-            ruling: Ruling::Post(Kind::Person),
+            disposition: Disposition::Post(MailKind::Person),
             report: None,
             author: None,
             sender_email: "ann@example.com".into(),
             sender_name: None,
             subject: String::new(),
-            normal_subject: String::new(),
+            normalised_subject: String::new(),
             message_id: None,
             in_reply_to: Vec::new(),
-            lookups: Vec::new(),
+            thread_references: Vec::new(),
             body: String::new(),
             body_html: None,
             quoted: None,
             files: Files::default(),
-            answers: None,
+            last_sent_at: None,
         }
     }
 
-    fn sorted() -> Sorted {
-        Sorted {
+    fn sorted() -> MailboxAssignment {
+        MailboxAssignment {
             mailbox: "fans".to_owned(),
             priority: Priority::Standard,
             rule: Some("fans".to_owned()),
         }
     }
 
-    fn found<'a>(sorted: &'a Sorted, verdict: &'a Verdict) -> Found<'a> {
-        Found {
+    fn found<'a>(sorted: &'a MailboxAssignment, verdict: &'a Verdict) -> MessageFacts<'a> {
+        MessageFacts {
             sorted,
-            kind: Kind::Person,
+            kind: MailKind::Person,
             verdict,
             identity: Identity::TokenHolder,
             reason: "token",
@@ -238,7 +238,10 @@ mod tests {
             }
         }"#;
         let (sorted, verdict) = (sorted(), Verdict::default());
-        assert_eq!(thread(&mail(), &found(&sorted, &verdict)), golden(wanted));
+        assert_eq!(
+            thread_body(&mail(), &found(&sorted, &verdict)),
+            golden(wanted)
+        );
     }
 
     #[test]
@@ -272,16 +275,16 @@ mod tests {
             "match": { "reason": "token" }
         }"#;
         let mut verdict = Verdict::default();
-        verdict.spf.result = Outcome::Softfail;
-        verdict.dmarc.result = Outcome::Pass;
-        for result in [Outcome::Fail, Outcome::Pass] {
+        verdict.spf.result = AuthResult::Softfail;
+        verdict.dmarc.result = AuthResult::Pass;
+        for result in [AuthResult::Fail, AuthResult::Pass] {
             verdict.dkim.push(DkimVerdict {
                 result,
                 ..DkimVerdict::default()
             });
         }
         assert_eq!(
-            message(&mail(), &found(&sorted(), &verdict)),
+            message_body(&mail(), &found(&sorted(), &verdict)),
             golden(wanted)
         );
     }
@@ -289,7 +292,7 @@ mod tests {
     #[test]
     fn a_bare_mail_has_every_field_still() {
         let (sorted, verdict) = (sorted(), Verdict::default());
-        let unverified = Found {
+        let unverified = MessageFacts {
             identity: Identity::Unverified,
             ..found(&sorted, &verdict)
         };
@@ -312,7 +315,7 @@ mod tests {
             },
             "match": { "reason": "token" }
         }"#;
-        assert_eq!(message(&bare(), &unverified), golden(wanted));
+        assert_eq!(message_body(&bare(), &unverified), golden(wanted));
     }
 
     #[test]
@@ -327,7 +330,10 @@ mod tests {
             }
         }"#;
         let (sorted, verdict) = (sorted(), Verdict::default());
-        assert_eq!(patch(&mail(), &found(&sorted, &verdict)), golden(wanted));
+        assert_eq!(
+            patch_body(&mail(), &found(&sorted, &verdict)),
+            golden(wanted)
+        );
     }
 
     #[test]
@@ -335,7 +341,7 @@ mod tests {
         let (sorted, verdict) = (sorted(), Verdict::default());
         let mut nameless = mail();
         nameless.message_id = None;
-        let patched = patch(&nameless, &found(&sorted, &verdict));
+        let patched = patch_body(&nameless, &found(&sorted, &verdict));
         let metadata = patched["metadata"].as_object().unwrap();
         assert!(!metadata.contains_key("lastEmailMessageId"));
         assert!(metadata.contains_key("lastEmailReceivedAt"));

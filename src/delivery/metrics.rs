@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::answer::Answer;
+use super::api_outcome::ApiOutcome;
 use crate::auth::Identity;
 
 /// Seconds from received to delivered: under a second when all is well, days after an outage.
@@ -24,7 +24,7 @@ const BUCKETS: [f64; 12] = [
 /// The counters of all routes.
 #[derive(Debug)]
 pub struct Metrics {
-    fates: Family<FateLabels, Counter>,
+    ends: Family<EndLabels, Counter>,
     calls: Family<CallLabels, Counter>,
     attempts: Family<RouteLabels, Counter>,
     identities: Family<IdentityLabels, Counter>,
@@ -32,12 +32,12 @@ pub struct Metrics {
     paused: Family<RouteLabels, Gauge>,
     paused_routes: Mutex<BTreeSet<String>>,
     pub(super) in_flight: Gauge,
-    pub(super) held: Gauge,
+    pub(super) queued: Gauge,
     seconds: Histogram,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FateLabels {
+struct EndLabels {
     route: String,
     fate: String,
 }
@@ -70,7 +70,7 @@ impl Metrics {
     /// Counters at zero, made known to `registry` as `postern_delivery_*`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
-            fates: Family::default(),
+            ends: Family::default(),
             calls: Family::default(),
             attempts: Family::default(),
             identities: Family::default(),
@@ -78,14 +78,14 @@ impl Metrics {
             paused: Family::default(),
             paused_routes: Mutex::default(),
             in_flight: Gauge::default(),
-            held: Gauge::default(),
+            queued: Gauge::default(),
             seconds: Histogram::new(BUCKETS),
         };
         let ours = registry.sub_registry_with_prefix("postern_delivery");
         ours.register(
             "fates",
             "Attempts by what became of the mail: delivered, parked, dropped, deferred",
-            metrics.fates.clone(),
+            metrics.ends.clone(),
         );
         ours.register(
             "calls",
@@ -113,7 +113,7 @@ impl Metrics {
         ours.register(
             "held",
             "Waiting deliveries the worker has lined up",
-            metrics.held.clone(),
+            metrics.queued.clone(),
         );
         ours.register(
             "seconds",
@@ -130,20 +130,20 @@ impl Metrics {
         paused.iter().cloned().collect()
     }
 
-    pub(super) fn attempt(&self, route: &str) {
+    pub(super) fn count_attempt(&self, route: &str) {
         let route = route.to_owned();
         self.attempts.get_or_create(&RouteLabels { route }).inc();
     }
 
-    pub(super) fn fate(&self, route: &str, fate: &str) {
-        let labels = FateLabels {
+    pub(super) fn count_end(&self, route: &str, fate: &str) {
+        let labels = EndLabels {
             route: route.to_owned(),
             fate: fate.to_owned(),
         };
-        self.fates.get_or_create(&labels).inc();
+        self.ends.get_or_create(&labels).inc();
     }
 
-    pub(super) fn identity(&self, route: &str, identity: Identity) {
+    pub(super) fn count_identity(&self, route: &str, identity: Identity) {
         let labels = IdentityLabels {
             route: route.to_owned(),
             identity: identity.as_str(),
@@ -152,7 +152,7 @@ impl Metrics {
     }
 
     /// `reason` is one of a few.
-    pub(super) fn hold(&self, route: &str, reason: &'static str) {
+    pub(super) fn count_hold(&self, route: &str, reason: &'static str) {
         let labels = HoldLabels {
             route: route.to_owned(),
             reason,
@@ -160,7 +160,7 @@ impl Metrics {
         self.holds.get_or_create(&labels).inc();
     }
 
-    pub(super) fn call(&self, route: &str, call: &str, answer: &Answer) {
+    pub(super) fn count_call(&self, route: &str, call: &str, answer: &ApiOutcome) {
         let labels = CallLabels {
             route: route.to_owned(),
             call: call.to_owned(),
@@ -169,7 +169,7 @@ impl Metrics {
         self.calls.get_or_create(&labels).inc();
     }
 
-    pub(super) fn delivered_after(&self, wait: std::time::Duration) {
+    pub(super) fn observe_delivery(&self, wait: std::time::Duration) {
         self.seconds.observe(wait.as_secs_f64());
     }
 

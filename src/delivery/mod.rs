@@ -2,25 +2,25 @@
 //!
 //! Does not take mail in and does not answer it.
 
-mod answer;
 pub mod api;
+mod api_calls;
+mod api_outcome;
 pub mod attachments;
 mod attempt;
-mod breaker;
-mod gate;
-mod job;
-mod lanes;
+mod bounces;
+mod circuit_breaker;
+mod context;
+mod event_facts;
+pub mod in_flight;
 mod locks;
+mod loop_detector;
 pub mod message;
 pub mod metrics;
-mod place;
+pub mod parsed_mail;
+mod partitions;
 pub mod policy;
-mod posting;
-pub mod reading;
-mod returned;
+pub mod retry_status;
 pub mod route;
 pub mod sorting;
-mod telling;
-pub mod underway;
-pub mod waits;
+mod thread_lookup;
 pub mod worker;

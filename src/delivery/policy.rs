@@ -4,19 +4,19 @@
 
 use std::sync::Arc;
 
-use crate::mail::kind::Kind;
+use crate::mail::kind::MailKind;
 use crate::mail::mailbox::{Rules, RulesError};
 
 /// What a route wants done with its mail. Clones share the rules.
 #[derive(Clone, Debug)]
-pub struct Policy {
+pub struct RoutePolicy {
     /// They tell mailbox and priority.
     pub rules: Arc<Rules>,
     /// What becomes of each kind.
-    pub kinds: Kinds,
+    pub kinds: KindActions,
 }
 
-impl Policy {
+impl RoutePolicy {
     /// The shipped rules, and what is done with each kind if nobody says otherwise.
     ///
     /// # Errors
@@ -24,14 +24,14 @@ impl Policy {
     pub fn shipped() -> Result<Self, RulesError> {
         Ok(Self {
             rules: Arc::new(Rules::shipped()?),
-            kinds: Kinds::default(),
+            kinds: KindActions::default(),
         })
     }
 }
 
 /// What becomes of mail of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum KindAction {
     /// It becomes a message like any person's.
     Post,
     /// It becomes a message that names its kind.
@@ -42,7 +42,7 @@ pub enum Action {
     Hold,
 }
 
-impl Action {
+impl KindAction {
     /// The name in settings and in `mail explain`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -56,24 +56,24 @@ impl Action {
 
 /// What becomes of each kind of mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kinds([Action; KINDS.len()]);
+pub struct KindActions([KindAction; KINDS.len()]);
 
 /// Every kind there is, in the order of their declaration.
-pub const KINDS: [Kind; 9] = [
-    Kind::Person,
-    Kind::AutoReply,
-    Kind::Bounce,
-    Kind::DelayNotice,
-    Kind::FeedbackReport,
-    Kind::ReadReceipt,
-    Kind::List,
-    Kind::Calendar,
-    Kind::Loop,
+pub const KINDS: [MailKind; 9] = [
+    MailKind::Person,
+    MailKind::AutoReply,
+    MailKind::Bounce,
+    MailKind::DelayNotice,
+    MailKind::FeedbackReport,
+    MailKind::ReadReceipt,
+    MailKind::List,
+    MailKind::Calendar,
+    MailKind::Loop,
 ];
 
-impl Kinds {
+impl KindActions {
     /// What becomes of mail of this kind.
-    pub const fn of(&self, kind: Kind) -> Action {
+    pub const fn action(&self, kind: MailKind) -> KindAction {
         self.0[kind as usize]
     }
 
@@ -81,8 +81,8 @@ impl Kinds {
     /// such mail must never be posted: a report on a mail of ours is no message, and our own mail
     /// come back would go round for ever.
     #[must_use = "a wish may be refused"]
-    pub fn set(&mut self, kind: Kind, action: Action) -> Option<()> {
-        if !Self::may(kind, action) {
+    pub fn set(&mut self, kind: MailKind, action: KindAction) -> Option<()> {
+        if !Self::is_allowed(kind, action) {
             return None;
         }
         self.0[kind as usize] = action;
@@ -90,50 +90,54 @@ impl Kinds {
     }
 
     /// May this become of mail of this kind?
-    pub const fn may(kind: Kind, action: Action) -> bool {
-        let is_never_posted = matches!(kind, Kind::Bounce | Kind::DelayNotice | Kind::Loop);
-        !(is_never_posted && matches!(action, Action::Post | Action::PostTyped))
+    pub const fn is_allowed(kind: MailKind, action: KindAction) -> bool {
+        let is_never_posted = matches!(
+            kind,
+            MailKind::Bounce | MailKind::DelayNotice | MailKind::Loop
+        );
+        !(is_never_posted && matches!(action, KindAction::Post | KindAction::PostTyped))
     }
 }
 
-impl Default for Kinds {
+impl Default for KindActions {
     /// What no person wrote is dropped. A list's mail and the answer to an invitation are posted under
     /// their kind: a person may be behind them, and losing words is worse than showing too many.
     fn default() -> Self {
         Self(KINDS.map(|kind| match kind {
-            Kind::Person => Action::Post,
-            Kind::List | Kind::Calendar => Action::PostTyped,
-            _ => Action::Drop,
+            MailKind::Person => KindAction::Post,
+            MailKind::List | MailKind::Calendar => KindAction::PostTyped,
+            _ => KindAction::Drop,
         }))
     }
 }
 
 /// What becomes of one mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ruling {
+pub enum Disposition {
     /// It becomes a message, under this kind.
-    Post(Kind),
+    Post(MailKind),
     /// It is dropped by this rule, which the ledger counts.
     Drop(&'static str),
     /// It is parked by this rule.
     Hold(&'static str),
 }
 
-impl Ruling {
+impl Disposition {
     /// Of a mail of this kind; `from_nobody` if its sender in the envelope is the null sender.
-    pub const fn of(kinds: &Kinds, kind: Kind, from_nobody: bool) -> Self {
-        match kinds.of(kind) {
-            Action::Hold => Self::Hold(kind.name()),
-            Action::Drop => Self::Drop(kind.name()),
+    pub const fn of(kinds: &KindActions, kind: MailKind, from_nobody: bool) -> Self {
+        match kinds.action(kind) {
+            KindAction::Hold => Self::Hold(kind.name()),
+            KindAction::Drop => Self::Drop(kind.name()),
             // Nobody hears of a mail with the null sender's fate: whoever wrote it expects no answer
             // (RFC 5321 section 4.5.5).
-            Action::Post | Action::PostTyped
-                if from_nobody && matches!(kind, Kind::Person | Kind::List | Kind::Calendar) =>
+            KindAction::Post | KindAction::PostTyped
+                if from_nobody
+                    && matches!(kind, MailKind::Person | MailKind::List | MailKind::Calendar) =>
             {
                 Self::Drop("null_sender")
             }
-            Action::Post => Self::Post(Kind::Person),
-            Action::PostTyped => Self::Post(kind),
+            KindAction::Post => Self::Post(MailKind::Person),
+            KindAction::PostTyped => Self::Post(kind),
         }
     }
 }
@@ -147,22 +151,26 @@ mod tests {
         for (at, kind) in KINDS.into_iter().enumerate() {
             assert_eq!(kind as usize, at, "{kind}");
         }
-        let mut kinds = Kinds::default();
-        assert_eq!(kinds.set(Kind::List, Action::Hold), Some(()));
-        for kind in KINDS.into_iter().filter(|kind| *kind != Kind::List) {
-            assert_eq!(kinds.of(kind), Kinds::default().of(kind), "{kind}");
+        let mut kinds = KindActions::default();
+        assert_eq!(kinds.set(MailKind::List, KindAction::Hold), Some(()));
+        for kind in KINDS.into_iter().filter(|kind| *kind != MailKind::List) {
+            assert_eq!(
+                kinds.action(kind),
+                KindActions::default().action(kind),
+                "{kind}"
+            );
         }
     }
 
     #[test]
     fn what_must_never_be_a_message_is_none_whatever_is_wished() {
-        for kind in [Kind::Bounce, Kind::DelayNotice, Kind::Loop] {
-            for action in [Action::Post, Action::PostTyped] {
-                let mut kinds = Kinds::default();
+        for kind in [MailKind::Bounce, MailKind::DelayNotice, MailKind::Loop] {
+            for action in [KindAction::Post, KindAction::PostTyped] {
+                let mut kinds = KindActions::default();
                 assert_eq!(kinds.set(kind, action), None);
                 for from_nobody in [true, false] {
-                    let verdict = Ruling::of(&kinds, kind, from_nobody);
-                    assert_eq!(verdict, Ruling::Drop(kind.name()));
+                    let verdict = Disposition::of(&kinds, kind, from_nobody);
+                    assert_eq!(verdict, Disposition::Drop(kind.name()));
                 }
             }
         }
@@ -170,20 +178,26 @@ mod tests {
 
     #[test]
     fn a_verdict_follows_the_wish() {
-        let mut kinds = Kinds::default();
+        let mut kinds = KindActions::default();
         for (action, verdict) in [
-            (Action::Post, Ruling::Post(Kind::Person)),
-            (Action::PostTyped, Ruling::Post(Kind::AutoReply)),
-            (Action::Drop, Ruling::Drop("auto_reply")),
-            (Action::Hold, Ruling::Hold("auto_reply")),
+            (KindAction::Post, Disposition::Post(MailKind::Person)),
+            (
+                KindAction::PostTyped,
+                Disposition::Post(MailKind::AutoReply),
+            ),
+            (KindAction::Drop, Disposition::Drop("auto_reply")),
+            (KindAction::Hold, Disposition::Hold("auto_reply")),
         ] {
-            assert_eq!(kinds.set(Kind::AutoReply, action), Some(()));
+            assert_eq!(kinds.set(MailKind::AutoReply, action), Some(()));
             // An auto-reply has the null sender more often than not (RFC 3834 section 3.3).
             for from_nobody in [true, false] {
-                assert_eq!(Ruling::of(&kinds, Kind::AutoReply, from_nobody), verdict);
+                assert_eq!(
+                    Disposition::of(&kinds, MailKind::AutoReply, from_nobody),
+                    verdict
+                );
             }
         }
-        let person = Ruling::of(&kinds, Kind::Person, true);
-        assert_eq!(person, Ruling::Drop("null_sender"));
+        let person = Disposition::of(&kinds, MailKind::Person, true);
+        assert_eq!(person, Disposition::Drop("null_sender"));
     }
 }

@@ -5,13 +5,13 @@
 use std::sync::Arc;
 
 use super::api::Api;
-use super::policy::Policy;
+use super::policy::RoutePolicy;
 use crate::mail::address::Domain;
 use crate::mail::token::KeyRing;
 
 /// One reply domain with its Messages API.
 #[derive(Clone)]
-pub struct Route {
+pub struct DeliveryRoute {
     /// The name that stands in the recipients of its mail.
     pub name: String,
     /// The Messages API its mail is posted to.
@@ -25,7 +25,7 @@ pub struct Route {
     /// The line of our mails above which people answer.
     pub reply_marker: String,
     /// How its mail is sorted, and what becomes of each kind.
-    pub policy: Policy,
+    pub policy: RoutePolicy,
     /// What becomes of mail whose sender is not known for sure.
-    pub senders: crate::auth::Policy,
+    pub senders: crate::auth::AuthPolicy,
 }

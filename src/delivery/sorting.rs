@@ -9,12 +9,12 @@
 //! conversation stays in the mailbox it was begun in; what the rules make of a later mail in it is told
 //! with the thread's metadata.
 
-use crate::mail::mailbox::{Facts, Mailbox, Priority, Rules, Thread};
+use crate::mail::mailbox::{KnownThread, Mailbox, Priority, Rules, SortingFacts};
 use crate::store::Mapping;
 
 /// Where a mail belongs, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sorted {
+pub struct MailboxAssignment {
     /// The mailbox's name.
     pub mailbox: String,
     /// How urgent it is.
@@ -25,13 +25,13 @@ pub struct Sorted {
 
 /// What is known of the conversation a mail belongs to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Past {
+pub struct ThreadHistory {
     mailbox: Option<String>,
     priority: Option<Priority>,
     messages: u32,
 }
 
-impl Past {
+impl ThreadHistory {
     /// As far as it is remembered: a conversation the product began may not be.
     pub fn of(mapping: Option<&Mapping>) -> Self {
         let Some(mapping) = mapping else {
@@ -45,9 +45,9 @@ impl Past {
         }
     }
 
-    fn thread(&self) -> Thread {
+    fn thread(&self) -> KnownThread {
         let mailbox = self.mailbox.as_deref().and_then(Mailbox::of_name);
-        Thread {
+        KnownThread {
             mailbox: mailbox.unwrap_or_default(),
             priority: self.priority.unwrap_or(Priority::Standard),
             messages: self.messages,
@@ -57,10 +57,15 @@ impl Past {
 
 /// Sorts a mail. `facts` tell the mail; `named` is the mailbox its address stands for, `past` the
 /// conversation it goes on with.
-pub fn sort(rules: &Rules, facts: &Facts<'_>, named: Option<&str>, past: Option<&Past>) -> Sorted {
-    let choice = rules.choose(&Facts {
+pub fn assign(
+    rules: &Rules,
+    facts: &SortingFacts<'_>,
+    named: Option<&str>,
+    past: Option<&ThreadHistory>,
+) -> MailboxAssignment {
+    let choice = rules.choose(&SortingFacts {
         mailbox: named.and_then(Mailbox::of_name),
-        thread: past.map(Past::thread),
+        thread: past.map(ThreadHistory::thread),
         ..*facts
     });
     let place = match past {
@@ -68,7 +73,7 @@ pub fn sort(rules: &Rules, facts: &Facts<'_>, named: Option<&str>, past: Option<
         None => named,
     };
     let of_its_own = place.filter(|name| Mailbox::of_name(name).is_none());
-    Sorted {
+    MailboxAssignment {
         mailbox: of_its_own
             .unwrap_or_else(|| choice.mailbox.name())
             .to_owned(),
@@ -81,21 +86,26 @@ pub fn sort(rules: &Rules, facts: &Facts<'_>, named: Option<&str>, past: Option<
 mod tests {
     use super::*;
     use crate::mail::address::Address;
-    use crate::mail::kind::Kind;
+    use crate::mail::kind::MailKind;
 
-    fn sorted(to: &str, subject: &str, named: Option<&str>, past: Option<&Past>) -> Sorted {
+    fn sorted(
+        to: &str,
+        subject: &str,
+        named: Option<&str>,
+        past: Option<&ThreadHistory>,
+    ) -> MailboxAssignment {
         let recipient = Address::parse(to).unwrap();
-        let facts = Facts {
+        let facts = SortingFacts {
             recipient: Some(&recipient),
             sender: None,
             verified: false,
-            kind: Kind::Person,
+            kind: MailKind::Person,
             subject,
             body: "",
             mailbox: None,
             thread: None,
         };
-        sort(&Rules::shipped().unwrap(), &facts, named, past)
+        assign(&Rules::shipped().unwrap(), &facts, named, past)
     }
 
     #[test]
@@ -140,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_conversation_stays_where_it_is() {
-        let mut past = Past {
+        let mut past = ThreadHistory {
             mailbox: Some("tickets".to_owned()),
             priority: Some(Priority::Vip),
             messages: 3,
@@ -154,7 +164,7 @@ mod tests {
         assert_eq!(found.rule.as_deref(), Some("known-thread"));
         past.mailbox = Some("business".to_owned());
         assert_eq!(sorted(to, "Re: hi", None, Some(&past)).mailbox, "business");
-        let unknown = sorted(to, "Re: hi", None, Some(&Past::default()));
+        let unknown = sorted(to, "Re: hi", None, Some(&ThreadHistory::default()));
         assert_eq!(
             (unknown.mailbox.as_str(), unknown.priority),
             ("general", Priority::Standard)

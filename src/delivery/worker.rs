@@ -17,26 +17,26 @@ use tokio::task::{self, Id, JoinError, JoinSet};
 use tokio::time::{self, Instant};
 use tracing::{error, info, warn};
 
-use super::gate::{self, Change, Gate};
-use super::job::{Ended, Fate, Jobs};
-use super::lanes::{Lanes, Offered};
+use super::circuit_breaker::{self, CircuitBreaker, CircuitChange};
+use super::context::{AttemptEnd, AttemptReport, DeliveryContext};
+use super::in_flight::InFlightMessages;
 use super::metrics::Metrics;
-use super::route::Route;
-use super::underway::Underway;
-use super::waits::Waits;
-use crate::mail::lane::LaneKey;
+use super::partitions::{OfferResult, Partitions};
+use super::retry_status::RetryStatuses;
+use super::route::DeliveryRoute;
+use crate::mail::partition::PartitionKey;
 use crate::objects::Objects;
 use crate::retry;
 use crate::store::{DeliveryId, Store};
 
 /// Bounds of the worker.
 #[derive(Clone, Debug)]
-pub struct WorkerSettings {
+pub struct DeliverySettings {
     /// Deliveries under way at a time.
     pub concurrency: usize,
     /// Waiting deliveries lined up at most: 16 bytes each, about 200 where each is a lane of its own.
     /// As many as the store lets wait means that nothing can hide behind anything.
-    pub held_max: usize,
+    pub queued_max: usize,
     /// The pace of attempts, and the age at which a mail is parked.
     pub retry: retry::Settings,
     /// A thread is found by sender and subject only if it changed so short a time ago.
@@ -47,11 +47,11 @@ pub struct WorkerSettings {
     pub grace: Duration,
 }
 
-impl Default for WorkerSettings {
+impl Default for DeliverySettings {
     fn default() -> Self {
         Self {
             concurrency: 16,
-            held_max: 262_144,
+            queued_max: 262_144,
             retry: retry::Settings {
                 wait_first: Duration::from_secs(2),
                 wait_max: Duration::from_secs(600),
@@ -68,100 +68,101 @@ impl Default for WorkerSettings {
 const PAGE: usize = 256;
 /// A walk over all that waits begins so long after the last one ended at the earliest: a released
 /// mail is found by one.
-const WALK_EVERY: Duration = Duration::from_secs(1);
+const SCAN_INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// And so many times as long as the last one took, so that walking costs 2 % of a core at most.
-const WALK_SHARE: u32 = 50;
+const SCAN_COST_FACTOR: u32 = 50;
 /// So long after the last one began at the latest, whether something was heard or not.
-const WALK_AT_LEAST_EVERY: Duration = Duration::from_secs(300);
+const SCAN_INTERVAL_MAX: Duration = Duration::from_secs(300);
 
 /// After so many attempts a failure no longer speaks against the whole route.
 const FRESH_ATTEMPTS_MAX: u32 = 2;
 
 /// The worker of all routes. One a store.
-pub struct Worker {
-    jobs: Arc<Jobs>,
-    settings: WorkerSettings,
-    lanes: Lanes,
-    gates: Vec<Gate>,
-    walk: Walk,
-    running: HashMap<Id, Running>,
-    set: JoinSet<Ended>,
+pub struct DeliveryWorker {
+    context: Arc<DeliveryContext>,
+    settings: DeliverySettings,
+    partitions: Partitions,
+    circuit_breakers: Vec<CircuitBreaker>,
+    scan: StoreScan,
+    running: HashMap<Id, RunningDelivery>,
+    tasks: JoinSet<AttemptReport>,
 }
 
 /// Where the walk over the store's waiting deliveries is.
-struct Walk {
+struct StoreScan {
     /// The last delivery looked at.
     cursor: Option<DeliveryId>,
     /// There may be more behind the cursor.
-    goes_on: bool,
+    has_more: bool,
     /// Something arrived that may lie before the cursor: a released delivery.
-    again: bool,
+    restart_requested: bool,
     /// It began at the start and has not come to the end yet.
-    is_whole: bool,
+    is_full: bool,
     /// When it began at the start.
     began: Instant,
     /// How long the pages since then took.
-    spent: Duration,
+    elapsed: Duration,
     /// When it may begin at the start again.
-    next: Instant,
+    next_full_at: Instant,
 }
 
-impl Walk {
+impl StoreScan {
     fn new(now: Instant) -> Self {
         Self {
             cursor: None,
-            goes_on: true,
-            again: false,
-            is_whole: true,
+            has_more: true,
+            restart_requested: false,
+            is_full: true,
             began: now,
-            spent: Duration::ZERO,
-            next: now,
+            elapsed: Duration::ZERO,
+            next_full_at: now,
         }
     }
 
     /// When it must begin at the start again.
     fn due(&self) -> Instant {
-        let latest = self.began + WALK_AT_LEAST_EVERY;
-        if self.again {
-            self.next
+        let latest = self.began + SCAN_INTERVAL_MAX;
+        if self.restart_requested {
+            self.next_full_at
         } else {
-            latest.max(self.next)
+            latest.max(self.next_full_at)
         }
     }
 
     /// It has come to the end.
-    fn ended(&mut self, now: Instant) {
-        self.goes_on = false;
+    fn finish(&mut self, now: Instant) {
+        self.has_more = false;
         // Pages that only look for news cost nothing worth waiting for.
-        if std::mem::take(&mut self.is_whole) {
-            self.next = now + WALK_EVERY.max(self.spent.saturating_mul(WALK_SHARE));
+        if std::mem::take(&mut self.is_full) {
+            self.next_full_at =
+                now + SCAN_INTERVAL_MIN.max(self.elapsed.saturating_mul(SCAN_COST_FACTOR));
         }
     }
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Running {
-    lane: LaneKey,
+struct RunningDelivery {
+    partition: PartitionKey,
     id: DeliveryId,
     route: usize,
-    probe: bool,
+    is_probe: bool,
 }
 
 /// Why the worker ended by itself.
 #[derive(Debug, Error)]
-pub enum WorkerError {
+pub enum DeliveryWorkerError {
     /// The store takes nothing any more, so nothing can be delivered without doing it again later.
     #[error("store takes no more facts")]
     StoreDead,
 }
 
-impl Worker {
-    /// A worker for these routes. It does nothing before [`Worker::run`]. Without `objects` the files of
+impl DeliveryWorker {
+    /// A worker for these routes. It does nothing before [`DeliveryWorker::run`]. Without `objects` the files of
     /// a mail are told of and not kept.
     pub fn new(
         store: Store,
-        routes: Vec<Route>,
-        settings: WorkerSettings,
+        routes: Vec<DeliveryRoute>,
+        settings: DeliverySettings,
         metrics: Arc<Metrics>,
         objects: Option<Objects>,
     ) -> Self {
@@ -171,24 +172,26 @@ impl Worker {
         // One more than there are: mail for a route that is gone from the settings.
         let lines = routes.len() + 1;
         Self {
-            lanes: Lanes::new(lines, settings.held_max),
-            gates: (0..lines).map(|_| Gate::new()).collect(),
-            jobs: Arc::new(Jobs::new(store, routes, &settings, metrics, objects)),
-            walk: Walk::new(Instant::now()),
+            partitions: Partitions::new(lines, settings.queued_max),
+            circuit_breakers: (0..lines).map(|_| CircuitBreaker::new()).collect(),
+            context: Arc::new(DeliveryContext::new(
+                store, routes, &settings, metrics, objects,
+            )),
+            scan: StoreScan::new(Instant::now()),
             running: HashMap::new(),
-            set: JoinSet::new(),
+            tasks: JoinSet::new(),
             settings,
         }
     }
 
     /// Why deliveries wait that were tried before.
-    pub fn waits(&self) -> Arc<Waits> {
-        Arc::clone(&self.jobs.waits)
+    pub fn retry_statuses(&self) -> Arc<RetryStatuses> {
+        Arc::clone(&self.context.retry_statuses)
     }
 
     /// What is on its way to the product.
-    pub fn underway(&self) -> Arc<Underway> {
-        Arc::clone(&self.jobs.underway)
+    pub fn in_flight(&self) -> Arc<InFlightMessages> {
+        Arc::clone(&self.context.in_flight)
     }
 
     /// Delivers until `stop` is true or its sender is gone; then lets what is under way end within
@@ -196,92 +199,95 @@ impl Worker {
     ///
     /// # Errors
     /// If the store is dead. The process should end.
-    pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), WorkerError> {
-        let store = self.jobs.store.clone();
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), DeliveryWorkerError> {
+        let store = self.context.store.clone();
         let mut stopped = pin!(async { drop(stop.wait_for(|stop| *stop).await) });
-        let mut arrival = pin!(store.arrival());
+        let mut arrival = pin!(store.mail_arrived());
         loop {
             // Listen before looking: what lands between the two must not wait for the next.
             if poll_fn(|cx| Poll::Ready(arrival.as_mut().poll(cx).is_ready())).await {
-                arrival.set(store.arrival());
-                self.walk.goes_on = true;
-                self.walk.again = true;
+                arrival.set(store.mail_arrived());
+                self.scan.has_more = true;
+                self.scan.restart_requested = true;
                 continue;
             }
-            self.look().await;
+            self.scan_page().await;
             let now = Instant::now();
-            self.start(now);
+            self.start_ready(now);
             let due = self.next_due(now);
             tokio::select! {
                 biased;
                 () = &mut stopped => break,
-                Some(ended) = self.set.join_next_with_id(), if !self.set.is_empty() => {
-                    self.ended(ended).await?;
+                Some(ended) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => {
+                    self.handle_end(ended).await?;
                 }
                 () = arrival.as_mut() => {
-                    arrival.set(store.arrival());
-                    self.walk.goes_on = true;
-                    self.walk.again = true;
+                    arrival.set(store.mail_arrived());
+                    self.scan.has_more = true;
+                    self.scan.restart_requested = true;
                 }
                 () = time::sleep_until(due.unwrap_or(now)), if due.is_some() => {}
-                () = task::yield_now(), if self.walk.goes_on => {}
+                () = task::yield_now(), if self.scan.has_more => {}
             }
         }
         let grace = Instant::now() + self.settings.grace;
-        while !self.set.is_empty() {
-            match time::timeout_at(grace, self.set.join_next_with_id()).await {
-                Ok(Some(ended)) => self.ended(ended).await?,
+        while !self.tasks.is_empty() {
+            match time::timeout_at(grace, self.tasks.join_next_with_id()).await {
+                Ok(Some(ended)) => self.handle_end(ended).await?,
                 Ok(None) => break,
                 Err(_) => {
                     info!(
-                        left = self.set.len(),
+                        left = self.tasks.len(),
                         "deliveries given up; they are taken up at the next start"
                     );
                     break;
                 }
             }
         }
-        self.set.shutdown().await;
+        self.tasks.shutdown().await;
         Ok(())
     }
 
     /// One page of the walk.
-    async fn look(&mut self) {
+    async fn scan_page(&mut self) {
         let now = Instant::now();
-        if self.walk.due() <= now {
-            self.walk = Walk::new(now);
-            self.lanes.rewound(None);
+        if self.scan.due() <= now {
+            self.scan = StoreScan::new(now);
+            self.partitions.rewind(None);
         }
-        if !self.walk.goes_on {
+        if !self.scan.has_more {
             return;
         }
-        let page = self.jobs.store.waiting_in_lanes(self.walk.cursor, PAGE);
+        let page = self
+            .context
+            .store
+            .waiting_with_lanes(self.scan.cursor, PAGE);
         let is_last = page.len() < PAGE;
         for (id, lane) in page {
-            let known = lane.filter(|lane| self.lanes.knows(*lane));
+            let known = lane.filter(|lane| self.partitions.contains(*lane));
             let placed = match known {
                 // The route of a lane that is there is known.
                 Some(lane) => Some((lane, 0)),
-                None => self.place(id).await,
+                None => self.partition_of(id).await,
             };
             if let Some((lane, route)) = placed
-                && self.lanes.offer(lane, route, id) == Offered::NoRoom
+                && self.partitions.offer(lane, route, id) == OfferResult::Full
             {
                 // The walk stands here until a delivery is over.
-                self.walk.goes_on = false;
+                self.scan.has_more = false;
                 return;
             }
-            self.walk.cursor = Some(id);
+            self.scan.cursor = Some(id);
         }
-        self.walk.spent += now.elapsed();
+        self.scan.elapsed += now.elapsed();
         if is_last {
-            self.walk.ended(Instant::now());
+            self.scan.finish(Instant::now());
         }
     }
 
     /// The lane and route of a delivery, from its envelope; `None` if it is over by now.
-    async fn place(&self, id: DeliveryId) -> Option<(LaneKey, usize)> {
-        let store = self.jobs.store.clone();
+    async fn partition_of(&self, id: DeliveryId) -> Option<(PartitionKey, usize)> {
+        let store = self.context.store.clone();
         // The envelope may have to be read from disk.
         let read = task::spawn_blocking(move || store.delivery(id)).await;
         let delivery = match read.map_err(JoinError::try_into_panic) {
@@ -290,117 +296,136 @@ impl Worker {
             // The runtime is going down.
             Err(Err(_)) => return None,
         };
-        let lane = LaneKey::of(&delivery.envelope, &delivery.recipient);
-        Some((lane, self.jobs.line_of(&delivery.recipient.route)))
+        let lane = PartitionKey::of(&delivery.envelope, &delivery.recipient);
+        Some((lane, self.context.route_index(&delivery.recipient.route)))
     }
 
     /// Starts what may run, one route after the other, as long as there are free slots.
-    fn start(&mut self, now: Instant) {
-        self.lanes.wake(now);
+    fn start_ready(&mut self, now: Instant) {
+        self.partitions.wake(now);
         let mut any = true;
         while any {
             any = false;
-            for route in 0..self.gates.len() {
-                if self.set.len() >= self.settings.concurrency || !self.gates[route].admits(now) {
+            for route in 0..self.circuit_breakers.len() {
+                if self.tasks.len() >= self.settings.concurrency
+                    || !self.circuit_breakers[route].allows_call(now)
+                {
                     continue;
                 }
-                let Some((lane, id)) = self.lanes.take(route) else {
+                let Some((lane, id)) = self.partitions.start_next(route) else {
                     continue;
                 };
                 any = true;
-                let probe = self.gates[route].pass();
-                let jobs = Arc::clone(&self.jobs);
-                let attempts = self.lanes.attempts(lane).saturating_add(1);
+                let probe = self.circuit_breakers[route].begin_call();
+                let jobs = Arc::clone(&self.context);
+                let attempts = self.partitions.attempts(lane).saturating_add(1);
                 let task = self
-                    .set
+                    .tasks
                     .spawn(async move { jobs.deliver(id, attempts).await });
-                let running = Running {
-                    lane,
+                let running = RunningDelivery {
+                    partition: lane,
                     id,
                     route,
-                    probe,
+                    is_probe: probe,
                 };
                 self.running.insert(task.id(), running);
             }
         }
-        self.jobs.metrics.in_flight.set(gauge(self.set.len()));
-        self.jobs.metrics.held.set(gauge(self.lanes.held()));
+        self.context.metrics.in_flight.set(gauge(self.tasks.len()));
+        self.context
+            .metrics
+            .queued
+            .set(gauge(self.partitions.queued()));
     }
 
     fn next_due(&self, now: Instant) -> Option<Instant> {
-        let gates = self.gates.iter().filter_map(Gate::next_due);
+        let gates = self
+            .circuit_breakers
+            .iter()
+            .filter_map(CircuitBreaker::next_probe_at);
         // A gate that is due but has nothing to let through must not keep the loop turning.
         let gates = gates.filter(|due| *due > now);
         gates
-            .chain(self.lanes.next_due())
-            .chain([self.walk.due()])
+            .chain(self.partitions.next_due())
+            .chain([self.scan.due()])
             .min()
     }
 
     /// A delivery's attempt is over, one way or another.
-    async fn ended(&mut self, ended: Result<(Id, Ended), JoinError>) -> Result<(), WorkerError> {
+    async fn handle_end(
+        &mut self,
+        ended: Result<(Id, AttemptReport), JoinError>,
+    ) -> Result<(), DeliveryWorkerError> {
         let (task, ended) = match ended {
             Ok((task, ended)) => (task, ended),
-            Err(error) => (error.id(), self.broken(&error).await),
+            Err(error) => (error.id(), self.park_panicked(&error).await),
         };
         let Some(running) = self.running.remove(&task) else {
             return Ok(());
         };
-        self.turn_gate(running, ended.heard);
-        match ended.fate {
-            Fate::Over => self.free(running.lane),
-            Fate::Later(wait) => self.lanes.defer(running.lane, Instant::now() + wait),
-            Fate::StoreDead => return Err(WorkerError::StoreDead),
+        self.update_circuit_breaker(running, ended.api_health);
+        match ended.end {
+            AttemptEnd::Done => self.release_partition(running.partition),
+            AttemptEnd::Retry(wait) => self
+                .partitions
+                .defer(running.partition, Instant::now() + wait),
+            AttemptEnd::StoreDead => return Err(DeliveryWorkerError::StoreDead),
         }
         Ok(())
     }
 
     /// A panic ends one job, and its mail waits for a person: at the next start, and at every one
     /// after it, the same mail would do the same.
-    async fn broken(&self, error: &JoinError) -> Ended {
+    async fn park_panicked(&self, error: &JoinError) -> AttemptReport {
         let Some(running) = self.running.get(&error.id()) else {
-            return Ended::silent(Fate::Over);
+            return AttemptReport::without_call(AttemptEnd::Done);
         };
-        self.jobs.park_broken(running.id).await
+        self.context.park_after_panic(running.id).await
     }
 
-    fn free(&mut self, lane: LaneKey) {
-        let room_was_short = self.lanes.held() >= self.settings.held_max;
-        if let Some(last) = self.lanes.finish(lane) {
-            self.walk.cursor = self.walk.cursor.map(|at| at.min(last));
-            self.walk.goes_on = true;
-            self.lanes.rewound(self.walk.cursor);
+    fn release_partition(&mut self, lane: PartitionKey) {
+        let room_was_short = self.partitions.queued() >= self.settings.queued_max;
+        if let Some(last) = self.partitions.finish(lane) {
+            self.scan.cursor = self.scan.cursor.map(|at| at.min(last));
+            self.scan.has_more = true;
+            self.partitions.rewind(self.scan.cursor);
         }
-        self.walk.goes_on |= room_was_short;
+        self.scan.has_more |= room_was_short;
     }
 
-    fn turn_gate(&mut self, running: Running, heard: gate::Heard) {
+    fn update_circuit_breaker(
+        &mut self,
+        running: RunningDelivery,
+        heard: circuit_breaker::ApiHealth,
+    ) {
         // What fails again and again may be one thread's own trouble: it says nothing of the others.
-        let is_stale = self.lanes.attempts(running.lane) >= FRESH_ATTEMPTS_MAX && !running.probe;
-        let heard = if heard == gate::Heard::Passing && is_stale {
-            gate::Heard::Nothing
+        let is_stale =
+            self.partitions.attempts(running.partition) >= FRESH_ATTEMPTS_MAX && !running.is_probe;
+        let heard = if heard == circuit_breaker::ApiHealth::Failing && is_stale {
+            circuit_breaker::ApiHealth::Unknown
         } else {
             heard
         };
-        let change = self.gates[running.route].heard(heard, running.probe, Instant::now());
-        let Some(route) = self.jobs.routes.get(running.route) else {
+        let change =
+            self.circuit_breakers[running.route].record(heard, running.is_probe, Instant::now());
+        let Some(route) = self.context.routes.get(running.route) else {
             return;
         };
         let name = route.name.as_str();
         match change {
-            Change::None => return,
-            Change::Paused => error!(
+            CircuitChange::None => return,
+            CircuitChange::Paused => error!(
                 route = name,
                 "the Messages API refuses the key: the route is paused, its mail waits"
             ),
-            Change::Failing => warn!(
+            CircuitChange::Failing => warn!(
                 route = name,
                 "nothing gets through to the Messages API: one attempt at a time until it does"
             ),
-            Change::Opened => info!(route = name, "the Messages API answers again"),
+            CircuitChange::Recovered => info!(route = name, "the Messages API answers again"),
         }
-        let is_paused = self.gates[running.route].is_paused();
-        self.jobs.metrics.set_paused(name, is_paused);
+        let is_paused = self.circuit_breakers[running.route].is_paused();
+        self.context.metrics.set_paused(name, is_paused);
     }
 }
 
@@ -416,7 +441,7 @@ mod tests {
     use super::*;
     use crate::clock;
     use crate::mail::address::Address;
-    use crate::mail::envelope::{Door, Envelope, Peer, Recipient, Target};
+    use crate::mail::envelope::{Door, Envelope, Peer, Recipient, RecipientTarget};
     use crate::store;
 
     fn envelope() -> Envelope {
@@ -426,7 +451,7 @@ mod tests {
             recipients: vec![Recipient {
                 address: Address::parse("fans@inbox.example.com").unwrap(),
                 route: "gone".to_owned(),
-                target: Target::Mailbox("fans".to_owned()),
+                target: RecipientTarget::Mailbox("fans".to_owned()),
             }],
             peer: Peer {
                 door: Door::Inject,
@@ -451,23 +476,23 @@ mod tests {
         };
         let store = Store::open(settings, clock::now()).unwrap();
         let metrics = Arc::new(Metrics::register(&mut Registry::default()));
-        let settings = WorkerSettings::default();
-        let mut worker = Worker::new(store.clone(), Vec::new(), settings, metrics, None);
+        let settings = DeliverySettings::default();
+        let mut worker = DeliveryWorker::new(store.clone(), Vec::new(), settings, metrics, None);
         for _ in 0..2 {
             store
                 .accept(envelope(), Bytes::from_static(b"\r\nhi"))
                 .await
                 .unwrap();
         }
-        worker.look().await;
+        worker.scan_page().await;
         // The first attempt is not a real one: it panics where a real one would run.
-        let (lane, id) = worker.lanes.take(0).unwrap();
-        let task = worker.set.spawn(async { panic!("an attempt panics") });
-        let running = Running {
-            lane,
+        let (partition, id) = worker.partitions.start_next(0).unwrap();
+        let task = worker.tasks.spawn(async { panic!("an attempt panics") });
+        let running = RunningDelivery {
+            partition,
             id,
             route: 0,
-            probe: false,
+            is_probe: false,
         };
         worker.running.insert(task.id(), running);
         let (stop, stopped) = watch::channel(false);

@@ -10,22 +10,22 @@ use prometheus_client::registry::Registry;
 
 /// Whose numbers these are, and of what outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Attempt {
+pub(super) struct EventAttemptLabels {
     pub(super) subscriber: String,
     pub(super) outcome: &'static str,
 }
 
 /// Whose numbers these are.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Whose {
+pub(super) struct SubscriberLabels {
     pub(super) subscriber: String,
 }
 
 /// What is counted of telling the product.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    pub(super) attempts: Family<Attempt, Counter>,
-    pub(super) open: Family<Whose, Gauge>,
+    pub(super) attempts: Family<EventAttemptLabels, Counter>,
+    pub(super) open: Family<SubscriberLabels, Gauge>,
 }
 
 impl Metrics {
@@ -44,9 +44,9 @@ impl Metrics {
         );
     }
 
-    pub(super) fn attempt(&self, subscriber: &str, outcome: &'static str) {
+    pub(super) fn count_attempt(&self, subscriber: &str, outcome: &'static str) {
         let subscriber = subscriber.to_owned();
-        let attempt = Attempt {
+        let attempt = EventAttemptLabels {
             subscriber,
             outcome,
         };
@@ -56,6 +56,8 @@ impl Metrics {
     pub(super) fn set_open(&self, subscriber: &str, open: usize) {
         let subscriber = subscriber.to_owned();
         let open = i64::try_from(open).unwrap_or(i64::MAX);
-        self.open.get_or_create(&Whose { subscriber }).set(open);
+        self.open
+            .get_or_create(&SubscriberLabels { subscriber })
+            .set(open);
     }
 }

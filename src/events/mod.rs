@@ -8,11 +8,13 @@
 //! are named. What was told beyond it when the process ended is told again under the same `webhook-id`.
 //! Events of one thread are told one after the other; those of different threads overtake each other.
 
-mod hook;
 mod metrics;
 mod order;
 mod subscriber;
+mod webhook;
 
-pub use hook::{Hook, HookError, HookSettings, Signer, SignerError};
 pub use metrics::Metrics;
-pub use subscriber::{Sink, Subscriber, SubscriberSettings};
+pub use subscriber::{EventSink, Subscriber, SubscriberSettings};
+pub use webhook::{
+    EventWebhook, EventWebhookError, EventWebhookSettings, WebhookSigner, WebhookSignerError,
+};

@@ -6,30 +6,30 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::store::{Event, EventId, OPEN_KEPT_MAX, Reach};
+use crate::store::{CURSOR_GAPS_MAX, Cursor, Event, EventId};
 
 /// An event to be told.
-pub(super) type Told = (EventId, Arc<Event>);
+pub(super) type QueuedEvent = (EventId, Arc<Event>);
 
 /// The events that are not done, up to the newest one read.
 #[derive(Debug, Default)]
-pub(super) struct Order {
+pub(super) struct EventOrder {
     /// The newest event that was taken in.
     read: EventId,
     /// Not done.
     open: BTreeSet<EventId>,
     /// Not begun, by thread, behind one that is being told.
-    behind: HashMap<String, VecDeque<Told>>,
+    blocked: HashMap<String, VecDeque<QueuedEvent>>,
     /// May begin.
-    ready: VecDeque<Told>,
+    ready: VecDeque<QueuedEvent>,
 }
 
-impl Order {
+impl EventOrder {
     /// All events up to `event` are done, but for these, in order.
-    pub(super) fn new(event: EventId, open: Vec<Told>) -> Self {
+    pub(super) fn new(event: EventId, open: Vec<QueuedEvent>) -> Self {
         let mut order = Self::default();
         for told in open {
-            order.take(told, true);
+            order.push(told, true);
         }
         order.read = event;
         order
@@ -47,29 +47,37 @@ impl Order {
 
     /// How far the subscriber is: to the newest event read, or to before the first that is one too many
     /// to be named as open. It never goes back, nor does an event come to be open at a place once told.
-    pub(super) fn position(&self) -> Reach {
-        let mut open: Vec<_> = self.open.iter().copied().take(OPEN_KEPT_MAX + 1).collect();
-        let beyond = match open.len() > OPEN_KEPT_MAX {
+    pub(super) fn position(&self) -> Cursor {
+        let mut open: Vec<_> = self
+            .open
+            .iter()
+            .copied()
+            .take(CURSOR_GAPS_MAX + 1)
+            .collect();
+        let beyond = match open.len() > CURSOR_GAPS_MAX {
             true => open.pop(),
             false => None,
         };
         // Numbers begin with 1.
         let event = beyond.map_or(self.read, |EventId(id)| EventId(id.saturating_sub(1)));
-        Reach { event, open }
+        Cursor {
+            last: event,
+            gaps: open,
+        }
     }
 
     /// Takes the next event in; `wanted` says whether the subscriber is to hear of it.
-    pub(super) fn take(&mut self, (id, event): Told, wanted: bool) {
+    pub(super) fn push(&mut self, (id, event): QueuedEvent, wanted: bool) {
         self.read = id;
         if !wanted {
             return;
         }
         self.open.insert(id);
         match &event.thread_id {
-            Some(thread) => match self.behind.get_mut(thread) {
+            Some(thread) => match self.blocked.get_mut(thread) {
                 Some(behind) => behind.push_back((id, event)),
                 None => {
-                    self.behind.insert(thread.clone(), VecDeque::new());
+                    self.blocked.insert(thread.clone(), VecDeque::new());
                     self.ready.push_back((id, event));
                 }
             },
@@ -78,23 +86,23 @@ impl Order {
     }
 
     /// The next event that may be told.
-    pub(super) fn next(&mut self) -> Option<Told> {
+    pub(super) fn next(&mut self) -> Option<QueuedEvent> {
         self.ready.pop_front()
     }
 
     /// An event was told or given up: the next of its thread may be.
-    pub(super) fn done(&mut self, id: EventId, event: &Event) {
+    pub(super) fn complete(&mut self, id: EventId, event: &Event) {
         self.open.remove(&id);
         let Some(thread) = &event.thread_id else {
             return;
         };
-        let Some(behind) = self.behind.get_mut(thread) else {
+        let Some(behind) = self.blocked.get_mut(thread) else {
             return;
         };
         match behind.pop_front() {
             Some(next) => self.ready.push_back(next),
             None => {
-                self.behind.remove(thread);
+                self.blocked.remove(thread);
             }
         }
     }
@@ -119,24 +127,30 @@ mod tests {
 
     #[test]
     fn no_more_is_named_as_open_than_may_be() {
-        let max = OPEN_KEPT_MAX as u64;
-        let mut order = Order::new(EventId(5), vec![(EventId(3), event(Some(1)))]);
+        let max = CURSOR_GAPS_MAX as u64;
+        let mut order = EventOrder::new(EventId(5), vec![(EventId(3), event(Some(1)))]);
         assert_eq!(order.next().map(|(id, _)| id), Some(EventId(3)));
         for id in 6..=2 * max {
-            order.take((EventId(id), event(None)), true);
+            order.push((EventId(id), event(None)), true);
         }
         let position = order.position();
-        assert_eq!(position.event, EventId(max + 4));
-        assert_eq!(position.open.len(), OPEN_KEPT_MAX);
-        assert_eq!(position.open[..2], [EventId(3), EventId(6)]);
-        order.done(EventId(3), &event(Some(1)));
-        assert_eq!(order.position().event, EventId(max + 5));
+        assert_eq!(position.last, EventId(max + 4));
+        assert_eq!(position.gaps.len(), CURSOR_GAPS_MAX);
+        assert_eq!(position.gaps[..2], [EventId(3), EventId(6)]);
+        order.complete(EventId(3), &event(Some(1)));
+        assert_eq!(order.position().last, EventId(max + 5));
         for id in 6..=2 * max - 2 {
-            order.done(EventId(id), &event(None));
+            order.complete(EventId(id), &event(None));
         }
         let open = vec![EventId(2 * max - 1), EventId(2 * max)];
         let event = EventId(2 * max);
-        assert_eq!(order.position(), Reach { event, open });
+        assert_eq!(
+            order.position(),
+            Cursor {
+                last: event,
+                gaps: open
+            }
+        );
     }
 
     proptest! {
@@ -147,11 +161,11 @@ mod tests {
             events in proptest::collection::vec((proptest::option::of(0u8..4), any::<bool>()), 0..40),
             picks in proptest::collection::vec(any::<prop::sample::Index>(), 0..200),
         ) {
-            let mut order = Order::new(EventId(10), Vec::new());
+            let mut order = EventOrder::new(EventId(10), Vec::new());
             let mut wanted = Vec::new();
             for (nth, (thread, is_wanted)) in events.iter().enumerate() {
                 let id = EventId(11 + 2 * nth as u64);
-                order.take((id, event(*thread)), *is_wanted);
+                order.push((id, event(*thread)), *is_wanted);
                 if *is_wanted {
                     wanted.push((id, thread.map(|t| t.to_string())));
                 }
@@ -162,7 +176,7 @@ mod tests {
                 while let Some(next) = order.next() {
                     let thread = next.1.thread_id.clone();
                     prop_assert!(thread.is_none()
-                        || flying.iter().all(|(_, e): &Told| e.thread_id != thread));
+                        || flying.iter().all(|(_, e): &QueuedEvent| e.thread_id != thread));
                     flying.push(next);
                 }
                 if flying.is_empty() {
@@ -171,15 +185,15 @@ mod tests {
                 let at = picks.next().map_or(0, |pick| pick.index(flying.len()));
                 let (id, event) = flying.swap_remove(at);
                 let before = order.position();
-                prop_assert!(before.event < id || before.open.contains(&id));
-                order.done(id, &event);
+                prop_assert!(before.last < id || before.gaps.contains(&id));
+                order.complete(id, &event);
                 told.push((id, event.thread_id.clone()));
                 let after = order.position();
-                prop_assert!(after.event >= before.event && !after.open.contains(&id));
+                prop_assert!(after.last >= before.last && !after.gaps.contains(&id));
             }
-            prop_assert_eq!(order.position(), Reach { event: order.read(), open: Vec::new() });
+            prop_assert_eq!(order.position(), Cursor { last: order.read(), gaps: Vec::new() });
             prop_assert_eq!(order.open(), 0);
-            prop_assert!(order.behind.is_empty());
+            prop_assert!(order.blocked.is_empty());
             for thread in wanted.iter().map(|(_, t)| t).filter(|t| t.is_some()) {
                 let of = |list: &[(EventId, Option<String>)]| -> Vec<EventId> {
                     list.iter().filter(|(_, t)| t == thread).map(|(id, _)| *id).collect()

@@ -13,18 +13,18 @@ use tokio::time;
 use tracing::{error, info, warn};
 
 use super::Metrics;
-use super::hook::{Heard, Hook};
-use super::order::{Order, Told};
+use super::order::{EventOrder, QueuedEvent};
+use super::webhook::{EventPostOutcome, EventWebhook};
 use crate::clock;
-use crate::retry::{self, Next, Outcome};
-use crate::store::{Event, EventId, EventKind, Fact, Reach, RecordError, Store};
+use crate::retry::{self, AttemptFailure, NextStep};
+use crate::store::{Cursor, Event, EventId, EventKind, Fact, RecordError, Store};
 
 /// Events taken in that are not done: no more memory than theirs is held.
 const OPEN_MAX: usize = 1000;
 /// Requests to one subscriber at a time.
 const CONCURRENCY: usize = 8;
 /// How often the place is kept, at most: what was told since is told again after a crash.
-const KEEP_EVERY: Duration = Duration::from_secs(1);
+const CURSOR_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Who is told, and how patiently.
 #[derive(Clone, Debug)]
@@ -54,22 +54,22 @@ impl SubscriberSettings {
 
 /// Where a subscriber is told.
 #[derive(Debug)]
-pub enum Sink {
+pub enum EventSink {
     /// By its webhook.
-    Hook(Hook),
+    Hook(EventWebhook),
     /// In the log: a line an event.
     Log,
 }
 
-impl Sink {
-    async fn tell(&self, id: EventId, event: &Event) -> Heard {
+impl EventSink {
+    async fn send(&self, id: EventId, event: &Event) -> EventPostOutcome {
         match self {
-            Self::Hook(hook) => hook.tell(id, event, clock::now()).await,
+            Self::Hook(hook) => hook.send(id, event, clock::now()).await,
             Self::Log => {
                 let thread = event.thread_id.as_deref().unwrap_or_default();
                 let data = serde_json::Value::Object(event.data.clone());
                 info!(event = %id, kind = event.kind.name(), thread, %data, "happened");
-                Heard::Taken
+                EventPostOutcome::Accepted
             }
         }
     }
@@ -79,7 +79,7 @@ impl Sink {
 #[derive(Debug)]
 pub struct Subscriber {
     settings: SubscriberSettings,
-    sink: Sink,
+    sink: EventSink,
     store: Store,
     metrics: Metrics,
 }
@@ -88,7 +88,7 @@ impl Subscriber {
     /// A subscriber that is told by `sink`.
     pub const fn new(
         settings: SubscriberSettings,
-        sink: Sink,
+        sink: EventSink,
         store: Store,
         metrics: Metrics,
     ) -> Self {
@@ -105,23 +105,23 @@ impl Subscriber {
     /// # Errors
     /// The store records nothing any more.
     pub async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), RecordError> {
-        let mut newest = self.store.events();
+        let mut newest = self.store.newest_event();
         let now = *newest.borrow_and_update();
-        let mut kept = self.begin(now).await?;
-        let mut order = Order::new(kept.event, self.still_open(&kept));
+        let mut kept = self.start_cursor(now).await?;
+        let mut order = EventOrder::new(kept.last, self.open_events(&kept));
         let this = Arc::new(self);
         let slots = Arc::new(Semaphore::new(CONCURRENCY));
         let mut telling = JoinSet::new();
-        let mut flying: HashMap<Id, Told> = HashMap::new();
+        let mut flying: HashMap<Id, QueuedEvent> = HashMap::new();
         let mut stopped = pin!(async { drop(stop.wait_for(|stop| *stop).await) });
-        let mut keep = time::interval(KEEP_EVERY);
+        let mut keep = time::interval(CURSOR_INTERVAL);
         keep.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         loop {
-            this.take_in(&mut order);
+            this.read_events(&mut order);
             while let Some(told) = order.next() {
                 let (this, slots, (id, event)) = (Arc::clone(&this), Arc::clone(&slots), told);
                 let flown = (id, Arc::clone(&event));
-                let task = telling.spawn(async move { this.tell(id, &event, &slots).await });
+                let task = telling.spawn(async move { this.deliver(id, &event, &slots).await });
                 flying.insert(task.id(), flown);
             }
             let name = &this.settings.name;
@@ -137,26 +137,26 @@ impl Subscriber {
                         }
                     };
                     if let Some((id, event)) = flying.remove(&task) {
-                        order.done(id, &event);
+                        order.complete(id, &event);
                     }
                 }
-                _ = keep.tick() => kept = this.keep(kept, order.position()).await?,
+                _ = keep.tick() => kept = this.store_cursor(kept, order.position()).await?,
                 () = &mut stopped => break,
             }
         }
         telling.abort_all();
-        this.keep(kept, order.position()).await?;
+        this.store_cursor(kept, order.position()).await?;
         Ok(())
     }
 
     /// Where to go on. A new subscriber's place is kept at once, so that nothing that happens from now
     /// on passes it by.
-    async fn begin(&self, newest: EventId) -> Result<Reach, RecordError> {
-        let known = self.store.heard(&self.settings.name);
+    async fn start_cursor(&self, newest: EventId) -> Result<Cursor, RecordError> {
+        let known = self.store.cursor(&self.settings.name);
         let Some(position) = known else {
-            let position = Reach {
-                event: newest,
-                open: Vec::new(),
+            let position = Cursor {
+                last: newest,
+                gaps: Vec::new(),
             };
             self.record(position.clone()).await?;
             return Ok(position);
@@ -165,9 +165,9 @@ impl Subscriber {
     }
 
     /// The events below its place that it is still to hear of.
-    fn still_open(&self, position: &Reach) -> Vec<Told> {
+    fn open_events(&self, position: &Cursor) -> Vec<QueuedEvent> {
         let mut open = Vec::new();
-        for id in &position.open {
+        for id in &position.gaps {
             let before = EventId(id.0.saturating_sub(1));
             let found = self.store.events_after(before, 1).pop();
             match found.filter(|(found, _)| found == id) {
@@ -175,7 +175,7 @@ impl Subscriber {
                 Some(_) => {}
                 None => {
                     let name = &self.settings.name;
-                    self.metrics.attempt(name, "missed");
+                    self.metrics.count_attempt(name, "missed");
                     warn!(subscriber = name, event = %id, "an event is kept no more, and not told");
                 }
             }
@@ -188,15 +188,15 @@ impl Subscriber {
     }
 
     /// Takes in what happened, as far as there is room.
-    fn take_in(&self, order: &mut Order) {
+    fn read_events(&self, order: &mut EventOrder) {
         const COUNT: usize = 100;
         while order.open() < OPEN_MAX {
-            self.look_for_gap(order.read());
+            self.report_gap(order.read());
             let events = self.store.events_after(order.read(), COUNT);
             let last = events.len() < COUNT;
             for told in events {
                 let wanted = self.wants(told.1.kind);
-                order.take(told, wanted);
+                order.push(told, wanted);
             }
             if last {
                 return;
@@ -205,42 +205,46 @@ impl Subscriber {
     }
 
     /// Who is too far behind misses what is kept no more; a person must hear of it.
-    fn look_for_gap(&self, read: EventId) {
+    fn report_gap(&self, read: EventId) {
         let oldest = self.store.oldest_event().unwrap_or_default();
         if read == EventId::default() || oldest.0 <= read.0.saturating_add(1) {
             return;
         }
         let name = &self.settings.name;
-        self.metrics.attempt(name, "missed");
+        self.metrics.count_attempt(name, "missed");
         warn!(subscriber = name, %read, %oldest, "too far behind: events between these two are not told");
     }
 
     /// Tells one event, as often as it takes.
-    async fn tell(&self, id: EventId, event: &Event, slots: &Semaphore) {
+    async fn deliver(&self, id: EventId, event: &Event, slots: &Semaphore) {
         let name = &self.settings.name;
         for attempts in 1.. {
             let heard = {
                 let Ok(_slot) = slots.acquire().await else {
                     return;
                 };
-                self.sink.tell(id, event).await
+                self.sink.send(id, event).await
             };
-            let Heard::Again { reason, wish } = heard else {
-                self.metrics.attempt(name, "taken");
+            let EventPostOutcome::Retry {
+                reason,
+                retry_after: wish,
+            } = heard
+            else {
+                self.metrics.count_attempt(name, "taken");
                 return;
             };
-            self.metrics.attempt(name, "again");
+            self.metrics.count_attempt(name, "again");
             let age = clock::now().since(event.at);
-            let outcome = Outcome::Passing { wish };
-            let next = retry::next(&self.settings.retry, outcome, attempts, age, random());
+            let outcome = AttemptFailure::Transient { retry_after: wish };
+            let next = retry::next_step(&self.settings.retry, outcome, attempts, age, random());
             match next {
-                Next::Again { after } => {
+                NextStep::Retry { after } => {
                     let (kind, wait) = (event.kind.name(), after.as_millis());
                     warn!(subscriber = name, event = %id, kind, attempts, wait, %reason, "not told yet");
                     time::sleep(after).await;
                 }
-                Next::Park { .. } => {
-                    self.metrics.attempt(name, "given_up");
+                NextStep::Park { .. } => {
+                    self.metrics.count_attempt(name, "given_up");
                     let kind = event.kind.name();
                     error!(subscriber = name, event = %id, kind, attempts, %reason, "given up: not told");
                     return;
@@ -249,7 +253,7 @@ impl Subscriber {
         }
     }
 
-    async fn keep(&self, kept: Reach, position: Reach) -> Result<Reach, RecordError> {
+    async fn store_cursor(&self, kept: Cursor, position: Cursor) -> Result<Cursor, RecordError> {
         if position != kept {
             self.record(position.clone()).await?;
         }
@@ -257,11 +261,11 @@ impl Subscriber {
     }
 
     /// A full disk only means that more is told again after a crash.
-    async fn record(&self, position: Reach) -> Result<(), RecordError> {
+    async fn record(&self, position: Cursor) -> Result<(), RecordError> {
         let fact = Fact::Heard {
             subscriber: self.settings.name.clone(),
-            event: position.event,
-            open: position.open,
+            event: position.last,
+            open: position.gaps,
             at: clock::now(),
         };
         match self.store.record(vec![fact]).await {

@@ -11,14 +11,14 @@ use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
 use tracing::error;
 
-use super::error::Fault;
+use super::error::HttpError;
 use super::router::App;
 use crate::clock;
-use crate::objects::{Link, LinkError, ObjectError, ObjectId};
+use crate::objects::{AttachmentLink, LinkError, ObjectError, ObjectId};
 
 /// What stands in a link behind the file's id.
 #[derive(Debug, Deserialize)]
-pub(super) struct Parts {
+pub(super) struct LinkQuery {
     expires: u64,
     name: String,
     #[serde(rename = "type")]
@@ -29,33 +29,35 @@ pub(super) struct Parts {
 pub(super) async fn fetch(
     State(app): State<App>,
     Path(id): Path<String>,
-    parts: Result<Query<Parts>, QueryRejection>,
+    parts: Result<Query<LinkQuery>, QueryRejection>,
     headers: HeaderMap,
-) -> Result<Response, Fault> {
-    let objects = app.objects.ok_or_else(|| Fault::absent("path"))?;
-    let forged = || Fault::new(StatusCode::FORBIDDEN, "forbidden", "the link is not good");
+) -> Result<Response, HttpError> {
+    let objects = app.objects.ok_or_else(|| HttpError::not_found("path"))?;
+    let forged = || HttpError::new(StatusCode::FORBIDDEN, "forbidden", "the link is not good");
     let Query(parts) = parts.map_err(|_| forged())?;
     let id: ObjectId = id.parse().map_err(|_| forged())?;
-    let link = Link {
+    let link = AttachmentLink {
         id,
         name: &parts.name,
         media_type: &parts.media_type,
         expires: parts.expires,
     };
-    let proven = objects.links().prove(&link, &parts.signature, clock::now());
+    let proven = objects
+        .links()
+        .verify(&link, &parts.signature, clock::now());
     proven.map_err(|error| match error {
         LinkError::Forged => forged(),
-        LinkError::Expired => Fault::new(StatusCode::GONE, "expired", "the link has expired"),
+        LinkError::Expired => HttpError::new(StatusCode::GONE, "expired", "the link has expired"),
     })?;
-    let absent = || Fault::absent("attachment");
-    let size = objects.size(id).await.map_err(|error| broken(&error))?;
+    let absent = || HttpError::not_found("attachment");
+    let size = objects.size(id).await.map_err(|error| unreadable(&error))?;
     let size = size.ok_or_else(absent)?;
-    let (status, range) = match wanted(&headers, size) {
-        Wanted::All => (StatusCode::OK, 0..size),
-        Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
-        Wanted::Nothing => {
+    let (status, range) = match requested_range(&headers, size) {
+        RequestedRange::All => (StatusCode::OK, 0..size),
+        RequestedRange::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+        RequestedRange::Unsatisfiable => {
             let mut response = StatusCode::RANGE_NOT_SATISFIABLE.into_response();
-            set(
+            set_header(
                 &mut response,
                 header::CONTENT_RANGE,
                 &format!("bytes */{size}"),
@@ -66,29 +68,29 @@ pub(super) async fn fetch(
     let opened = objects
         .read(id, range)
         .await
-        .map_err(|error| broken(&error))?;
+        .map_err(|error| unreadable(&error))?;
     let opened = opened.ok_or_else(absent)?;
     let range = opened.range;
     let mut response = (status, Body::from_stream(opened.stream)).into_response();
     if status == StatusCode::PARTIAL_CONTENT {
         let last = range.end.saturating_sub(1);
         let told = format!("bytes {}-{last}/{size}", range.start);
-        set(&mut response, header::CONTENT_RANGE, &told);
+        set_header(&mut response, header::CONTENT_RANGE, &told);
     }
     let length = range.end.saturating_sub(range.start).to_string();
-    set(&mut response, header::CONTENT_LENGTH, &length);
-    set(&mut response, header::ACCEPT_RANGES, "bytes");
-    set(
+    set_header(&mut response, header::CONTENT_LENGTH, &length);
+    set_header(&mut response, header::ACCEPT_RANGES, "bytes");
+    set_header(
         &mut response,
         header::CONTENT_TYPE,
-        served_type(link.media_type),
+        safe_media_type(link.media_type),
     );
-    set(
+    set_header(
         &mut response,
         header::CONTENT_DISPOSITION,
-        &disposition(link.name),
+        &content_disposition(link.name),
     );
-    set(
+    set_header(
         &mut response,
         header::CONTENT_SECURITY_POLICY,
         "sandbox; default-src 'none'; frame-ancestors 'none'",
@@ -96,31 +98,31 @@ pub(super) async fn fetch(
     Ok(response)
 }
 
-fn set(response: &mut Response, name: header::HeaderName, value: &str) {
+fn set_header(response: &mut Response, name: header::HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }
 }
 
-fn broken(error: &ObjectError) -> Fault {
+fn unreadable(error: &ObjectError) -> HttpError {
     let cause = std::error::Error::source(error).map(ToString::to_string);
     error!(%error, cause = cause.unwrap_or_default(), "an attachment cannot be read");
     let message = "the attachment cannot be read now";
-    Fault::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+    HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
 }
 
 /// Which bytes a request wants.
 #[derive(Debug, PartialEq, Eq)]
-enum Wanted {
+enum RequestedRange {
     All,
     Part(std::ops::Range<u64>),
     /// None that there are.
-    Nothing,
+    Unsatisfiable,
 }
 
 /// Reads `Range` (RFC 9110 section 14.2). Several ranges at once, and what is no range, may be
 /// ignored, and are.
-fn wanted(headers: &HeaderMap, size: u64) -> Wanted {
+fn requested_range(headers: &HeaderMap, size: u64) -> RequestedRange {
     let range = headers
         .get(header::RANGE)
         .and_then(|value| value.to_str().ok());
@@ -128,7 +130,7 @@ fn wanted(headers: &HeaderMap, size: u64) -> Wanted {
         .and_then(|range| range.trim().strip_prefix("bytes="))
         .and_then(|range| range.split_once('-'))
     else {
-        return Wanted::All;
+        return RequestedRange::All;
     };
     let number = |text: &str| -> Option<u64> {
         let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -140,21 +142,23 @@ fn wanted(headers: &HeaderMap, size: u64) -> Wanted {
         first.is_empty(),
         last.is_empty(),
     ) {
-        (Some(first), Some(last), ..) if first > last => Wanted::All,
+        (Some(first), Some(last), ..) if first > last => RequestedRange::All,
         (Some(first), ..) if first >= size && (last.is_empty() || number(last).is_some()) => {
-            Wanted::Nothing
+            RequestedRange::Unsatisfiable
         }
-        (Some(first), Some(last), ..) => Wanted::Part(first..size.min(last.saturating_add(1))),
-        (Some(first), None, _, true) => Wanted::Part(first..size),
-        (None, Some(0), true, _) => Wanted::Nothing,
-        (None, Some(_), true, _) if size == 0 => Wanted::Nothing,
-        (None, Some(last), true, _) => Wanted::Part(size.saturating_sub(last)..size),
-        _ => Wanted::All,
+        (Some(first), Some(last), ..) => {
+            RequestedRange::Part(first..size.min(last.saturating_add(1)))
+        }
+        (Some(first), None, _, true) => RequestedRange::Part(first..size),
+        (None, Some(0), true, _) => RequestedRange::Unsatisfiable,
+        (None, Some(_), true, _) if size == 0 => RequestedRange::Unsatisfiable,
+        (None, Some(last), true, _) => RequestedRange::Part(size.saturating_sub(last)..size),
+        _ => RequestedRange::All,
     }
 }
 
 /// The type that is served: the claimed one where it can do nothing, else none.
-fn served_type(claimed: &str) -> &str {
+fn safe_media_type(claimed: &str) -> &str {
     const NONE: &str = "application/octet-stream";
     let token = |text: &str| {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte);
@@ -179,7 +183,7 @@ fn served_type(claimed: &str) -> &str {
 
 /// `Content-Disposition` (RFC 6266) with the name twice: as ASCII for the old, whole for the rest
 /// (RFC 8187).
-fn disposition(name: &str) -> String {
+fn content_disposition(name: &str) -> String {
     if name.is_empty() {
         return "attachment".to_owned();
     }
@@ -208,33 +212,36 @@ mod tests {
     #[test]
     fn ranges_are_read_as_the_rfc_says() {
         for (range, wants) in [
-            ("bytes=0-3", Wanted::Part(0..4)),
-            ("bytes=4-", Wanted::Part(4..10)),
-            ("bytes=4-99", Wanted::Part(4..10)),
-            ("bytes=-3", Wanted::Part(7..10)),
-            ("bytes=-99", Wanted::Part(0..10)),
-            ("bytes=0-99999999999999999999999", Wanted::Part(0..10)),
-            ("bytes=10-", Wanted::Nothing),
-            ("bytes=10-20", Wanted::Nothing),
-            ("bytes=-0", Wanted::Nothing),
-            ("bytes=5-4", Wanted::All),
-            ("bytes=0-1,4-5", Wanted::All),
-            ("bytes=-", Wanted::All),
-            ("bytes=a-b", Wanted::All),
-            ("lines=0-3", Wanted::All),
+            ("bytes=0-3", RequestedRange::Part(0..4)),
+            ("bytes=4-", RequestedRange::Part(4..10)),
+            ("bytes=4-99", RequestedRange::Part(4..10)),
+            ("bytes=-3", RequestedRange::Part(7..10)),
+            ("bytes=-99", RequestedRange::Part(0..10)),
+            (
+                "bytes=0-99999999999999999999999",
+                RequestedRange::Part(0..10),
+            ),
+            ("bytes=10-", RequestedRange::Unsatisfiable),
+            ("bytes=10-20", RequestedRange::Unsatisfiable),
+            ("bytes=-0", RequestedRange::Unsatisfiable),
+            ("bytes=5-4", RequestedRange::All),
+            ("bytes=0-1,4-5", RequestedRange::All),
+            ("bytes=-", RequestedRange::All),
+            ("bytes=a-b", RequestedRange::All),
+            ("lines=0-3", RequestedRange::All),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::RANGE, HeaderValue::from_str(range).unwrap());
-            assert_eq!(wanted(&headers, 10), wants, "{range}");
+            assert_eq!(requested_range(&headers, 10), wants, "{range}");
         }
-        assert_eq!(wanted(&HeaderMap::new(), 10), Wanted::All);
+        assert_eq!(requested_range(&HeaderMap::new(), 10), RequestedRange::All);
     }
 
     #[test]
     fn a_name_cannot_leave_its_quotes() {
-        assert_eq!(disposition(""), "attachment");
+        assert_eq!(content_disposition(""), "attachment");
         assert_eq!(
-            disposition("a\"; x=\"\\b%c é\r\n.txt"),
+            content_disposition("a\"; x=\"\\b%c é\r\n.txt"),
             "attachment; filename=\"a__ x=__b_c ___.txt\"; \
              filename*=UTF-8''a%22%3B%20x%3D%22%5Cb%25c%20%C3%A9%0D%0A.txt"
         );
@@ -243,7 +250,7 @@ mod tests {
     #[test]
     fn nothing_that_can_act_is_served_as_what_it_is() {
         for plain in ["image/png", "text/plain", "application/pdf", "video/mp4"] {
-            assert_eq!(served_type(plain), plain);
+            assert_eq!(safe_media_type(plain), plain);
         }
         for active in [
             "text/html",
@@ -254,7 +261,11 @@ mod tests {
             "application/vnd.mozilla.xul+html",
             "",
         ] {
-            assert_eq!(served_type(active), "application/octet-stream", "{active}");
+            assert_eq!(
+                safe_media_type(active),
+                "application/octet-stream",
+                "{active}"
+            );
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::router::{OPENAPI, Route, routes};
+use super::router::{Endpoint, OPENAPI, routes};
 use super::{messages, outbound, router::App, stream, webhook};
 
 fn document() -> Value {
@@ -14,7 +14,7 @@ fn document() -> Value {
 
 #[test]
 fn every_route_is_in_the_document_and_the_other_way_round() {
-    let name = |route: &Route<App>| format!("{} {}", route.method, route.path);
+    let name = |route: &Endpoint<App>| format!("{} {}", route.method, route.path);
     let served: BTreeSet<String> = routes()
         .iter()
         .chain(&messages::routes())

@@ -1,7 +1,7 @@
 //! Owns what the command line asks of a running Postern over its unix socket: the queue, a mail put
 //! in by hand, tokens.
 //!
-//! Does not ask who calls: the socket is its owner's alone ([`super::server::listen_alone`]).
+//! Does not ask who calls: the socket is its owner's alone ([`super::server::listen_private`]).
 
 use std::sync::Arc;
 
@@ -16,23 +16,24 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
 use tracing::info;
 
-use super::error::{Fault, done};
-use super::messages::{Page, bounds, listed};
-use super::router::dress;
+use super::error::{HttpError, success};
+use super::messages::{PageQuery, page_bounds, page_response};
+use super::router::with_common_layers;
 use crate::auth::results;
 use crate::clock::{self, Timestamp};
 use crate::mail::address::{Address, Domain};
-use crate::mail::envelope::{Door, Envelope, Peer, Recipient, Target};
+use crate::mail::envelope::{Door, Envelope, Peer, Recipient, RecipientTarget};
+use crate::mail::received::Hop;
 use crate::mail::token::{Format, KeyRing, TokenError};
-use crate::mail::trace::Hop;
-use crate::mail::verdict::Source;
+use crate::mail::verdict::VerdictSource;
 use crate::mail::view::View;
 use crate::store::{
-    Delivery, DeliveryId, Event, EventKind, Fact, MailId, Mapping, Outcome, Step, Store,
+    Delivery, DeliveryId, DeliveryOutcome, DeliveryStep, Event, EventKind, Fact, MailId, Mapping,
+    Store,
 };
 
 /// The name of the control socket in the data folder.
-pub const SOCKET: &str = "control.sock";
+pub const SOCKET_NAME: &str = "control.sock";
 /// An injected mail has at most so many recipients.
 const RECIPIENTS_MAX: usize = 100;
 /// A thread id has at most so many bytes: it must fit a path segment of the Messages API.
@@ -42,7 +43,7 @@ const MESSAGE_ID_BYTES_MAX: usize = 1024;
 
 /// Why a delivery waits for its next attempt.
 #[derive(Clone, Debug)]
-pub struct Waiting {
+pub struct PendingRetry {
     /// How often it was tried.
     pub attempts: u32,
     /// What came of the last attempt.
@@ -53,7 +54,7 @@ pub struct Waiting {
 
 /// What the control socket works on.
 #[derive(Clone)]
-pub struct Control {
+pub struct ControlParts {
     /// The store whose queue is shown and changed.
     pub store: Store,
     /// The routes tokens are minted for; the first is the default.
@@ -63,9 +64,10 @@ pub struct Control {
         clippy::type_complexity,
         reason = "one closure in one place needs no name"
     )]
-    pub recipient: Arc<dyn Fn(&Address, Timestamp) -> Result<Recipient, String> + Send + Sync>,
+    pub resolve_recipient:
+        Arc<dyn Fn(&Address, Timestamp) -> Result<Recipient, String> + Send + Sync>,
     /// Why a delivery waits that was tried before; nothing is known of it without a running worker.
-    pub waits: Arc<dyn Fn(DeliveryId) -> Option<Waiting> + Send + Sync>,
+    pub pending_retry: Arc<dyn Fn(DeliveryId) -> Option<PendingRetry> + Send + Sync>,
     /// Our name in the Received field of what is handed on.
     pub hostname: String,
     /// Our name in its Authentication-Results field.
@@ -87,13 +89,13 @@ pub struct TokenRoute {
 }
 
 /// All of the control socket.
-pub fn router(control: Control) -> Router {
+pub fn router(control: ControlParts) -> Router {
     let wide = DefaultBodyLimit::max(control.mail_bytes_max);
-    let desk = Desk {
+    let desk = ControlApi {
         control,
-        turn: Arc::new(Mutex::new(())),
+        queue_lock: Arc::new(Mutex::new(())),
     };
-    dress(
+    with_common_layers(
         Router::new()
             .route("/queue", routing::get(list))
             .route("/queue/{id}", routing::get(show))
@@ -108,60 +110,68 @@ pub fn router(control: Control) -> Router {
 }
 
 #[derive(Clone)]
-struct Desk {
-    control: Control,
+struct ControlApi {
+    control: ControlParts,
     /// Between the look at a parked mail and the fact about it no other request comes.
-    turn: Arc<Mutex<()>>,
+    queue_lock: Arc<Mutex<()>>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Which {
+struct QueueQuery {
     state: Option<String>,
 }
 
 async fn list(
-    State(desk): State<Desk>,
-    which: Result<Query<Which>, QueryRejection>,
-    page: Result<Query<Page>, QueryRejection>,
-) -> Result<Response, Fault> {
-    let (after, limit) = bounds(page)?;
+    State(desk): State<ControlApi>,
+    which: Result<Query<QueueQuery>, QueryRejection>,
+    page: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<Response, HttpError> {
+    let (after, limit) = page_bounds(page)?;
     let after = after.as_deref().map(delivery_id).transpose()?;
     let state = which.ok().and_then(|Query(which)| which.state);
     let store = &desk.control.store;
     let mut found = match state.as_deref() {
         None | Some("parked") => store.parked(after, limit + 1),
         Some("waiting") => store.waiting(after, limit + 1),
-        Some(_) => return Err(Fault::request("state: parked or waiting")),
+        Some(_) => return Err(HttpError::bad_request("state: parked or waiting")),
     };
     let more = found.len() > limit;
     found.truncate(limit);
-    let shown = found.iter().map(|delivery| desk.summary(delivery));
+    let shown = found.iter().map(|delivery| desk.delivery_json(delivery));
     let shown: Vec<Value> = shown.collect();
-    Ok(listed(&shown, more))
+    Ok(page_response(&shown, more))
 }
 
-async fn show(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Response, Fault> {
-    let delivery = desk.find(&id)?;
+async fn show(
+    State(desk): State<ControlApi>,
+    Path(id): Path<String>,
+) -> Result<Response, HttpError> {
+    let delivery = desk.find_delivery(&id)?;
     let envelope = &delivery.envelope;
-    let mut shown = desk.summary(&delivery);
+    let mut shown = desk.delivery_json(&delivery);
     shown["door"] = json!(envelope.peer.door);
     shown["peer"] = json!(envelope.peer.ip);
     shown["helo"] = json!(envelope.peer.helo);
     shown["tls"] = json!(envelope.peer.tls);
     shown["steps"] = json!(delivery.steps);
     shown["verdict"] = json!(envelope.verdict);
-    Ok(done(StatusCode::OK, shown))
+    Ok(success(StatusCode::OK, shown))
 }
 
 /// The mail as it is handed on: our fields on top, what only claims to be ours taken out. What is
 /// stored stays as it came.
-async fn raw(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Response, Fault> {
-    let delivery = desk.find(&id)?;
+async fn raw(
+    State(desk): State<ControlApi>,
+    Path(id): Path<String>,
+) -> Result<Response, HttpError> {
+    let delivery = desk.find_delivery(&id)?;
     let store = desk.control.store.clone();
     let mail = delivery.id.mail;
     let read = tokio::task::spawn_blocking(move || store.mail_bytes(mail)).await;
     let Ok(Ok(bytes)) = read else {
-        return Err(Fault::state("its bytes cannot be read from the journal"));
+        return Err(HttpError::conflict(
+            "its bytes cannot be read from the journal",
+        ));
     };
     let control = &desk.control;
     let hop = Hop {
@@ -173,24 +183,27 @@ async fn raw(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Respons
     let mut on_top = String::new();
     // What a relay or a provider found is theirs to say.
     if let Some(verdict) = &delivery.envelope.verdict
-        && verdict.source == Source::Postern
+        && verdict.source == VerdictSource::Postern
     {
         on_top = results::field(verdict, &control.authserv_id);
     }
     on_top.push_str(&hop.received());
-    let pieces = results::handed_on(&bytes, on_top, &control.authserv_id);
+    let pieces = results::with_fields_on_top(&bytes, on_top, &control.authserv_id);
     let answer = Response::builder()
         .header(header::CONTENT_TYPE, "message/rfc822")
         .body(Body::from(pieces.concat()));
-    answer.map_err(|_| Fault::state("the answer cannot be made"))
+    answer.map_err(|_| HttpError::conflict("the answer cannot be made"))
 }
 
-async fn retry(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Response, Fault> {
-    let _turn = desk.turn.lock().await;
+async fn retry(
+    State(desk): State<ControlApi>,
+    Path(id): Path<String>,
+) -> Result<Response, HttpError> {
+    let _turn = desk.queue_lock.lock().await;
     let delivery = desk.find_parked(&id)?.id;
     let approved = Fact::Advanced {
         delivery,
-        step: Step::Approved,
+        step: DeliveryStep::Approved,
     };
     let released = Fact::Released {
         delivery,
@@ -198,20 +211,23 @@ async fn retry(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Respo
     };
     desk.control.store.record(vec![approved, released]).await?;
     info!(%delivery, "released");
-    Ok(done(
+    Ok(success(
         StatusCode::OK,
         json!({ "id": id, "state": "waiting" }),
     ))
 }
 
-async fn drop_parked(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Response, Fault> {
-    let _turn = desk.turn.lock().await;
+async fn drop_parked(
+    State(desk): State<ControlApi>,
+    Path(id): Path<String>,
+) -> Result<Response, HttpError> {
+    let _turn = desk.queue_lock.lock().await;
     let found = desk.find_parked(&id)?;
     let (delivery, rule) = (found.id, "operator");
     let at = clock::now();
     let settled = Fact::Settled {
         delivery,
-        outcome: Outcome::Dropped {
+        outcome: DeliveryOutcome::Dropped {
             rule: rule.to_owned(),
         },
         fingerprint: None,
@@ -221,18 +237,22 @@ async fn drop_parked(State(desk): State<Desk>, Path(id): Path<String>) -> Result
         kind: EventKind::Processed,
         at,
         thread_id: None,
-        data: dropped(delivery, desk.message_id(delivery.mail).await, rule),
+        data: dropped_event(delivery, desk.message_id(delivery.mail).await, rule),
     });
     desk.control.store.record(vec![settled, told]).await?;
     info!(%delivery, route = found.recipient.route, rule, "dropped");
-    Ok(done(
+    Ok(success(
         StatusCode::OK,
         json!({ "id": id, "state": "dropped" }),
     ))
 }
 
 /// What the product is told of a mail that a person dropped: of which kind it is nobody asked.
-fn dropped(delivery: DeliveryId, message_id: Option<String>, rule: &str) -> Map<String, Value> {
+fn dropped_event(
+    delivery: DeliveryId,
+    message_id: Option<String>,
+    rule: &str,
+) -> Map<String, Value> {
     let told = [
         ("mailId", json!(delivery.to_string())),
         ("emailMessageId", json!(message_id)),
@@ -245,20 +265,22 @@ fn dropped(delivery: DeliveryId, message_id: Option<String>, rule: &str) -> Map<
 }
 
 async fn inject(
-    State(desk): State<Desk>,
+    State(desk): State<ControlApi>,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
     mail: Result<Bytes, BytesRejection>,
-) -> Result<Response, Fault> {
-    let Query(query) = query.map_err(|_| Fault::request("the query cannot be read"))?;
+) -> Result<Response, HttpError> {
+    let Query(query) = query.map_err(|_| HttpError::bad_request("the query cannot be read"))?;
     let mail = mail.map_err(|rejection| {
-        Fault::new(
+        HttpError::new(
             rejection.status(),
             "body",
             "the mail is too large or broke off",
         )
     })?;
     if mail.is_empty() {
-        return Err(Fault::request("the body is empty, where a mail should be"));
+        return Err(HttpError::bad_request(
+            "the body is empty, where a mail should be",
+        ));
     }
     let now = clock::now();
     let (mut sender, mut sender_untold) = (None, true);
@@ -267,20 +289,24 @@ async fn inject(
         match name.as_str() {
             "from" => {
                 let is_null = value.is_empty() || value == "<>";
-                let given = || address("from", &value);
+                let given = || parse_address("from", &value);
                 (sender, sender_untold) = ((!is_null).then(given).transpose()?, false);
             }
             "rcpt" => {
-                let address = address("rcpt", &value)?;
-                let meant = (desk.control.recipient)(&address, now);
-                recipients.push(meant.map_err(|why| Fault::field("rcpt", &why))?);
+                let address = parse_address("rcpt", &value)?;
+                let meant = (desk.control.resolve_recipient)(&address, now);
+                recipients.push(meant.map_err(|why| HttpError::invalid_field("rcpt", &why))?);
             }
-            _ => return Err(Fault::request("the query has from and rcpt, nothing else")),
+            _ => {
+                return Err(HttpError::bad_request(
+                    "the query has from and rcpt, nothing else",
+                ));
+            }
         }
     }
     if !(1..=RECIPIENTS_MAX).contains(&recipients.len()) {
         let why = format!("1 to {RECIPIENTS_MAX} are needed");
-        return Err(Fault::field("rcpt", &why));
+        return Err(HttpError::invalid_field("rcpt", &why));
     }
     let envelope = Envelope {
         sender,
@@ -306,26 +332,31 @@ async fn inject(
         bytes,
         "received"
     );
-    Ok(done(StatusCode::CREATED, json!({ "id": id.0.to_string() })))
+    Ok(success(
+        StatusCode::CREATED,
+        json!({ "id": id.0.to_string() }),
+    ))
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Mint {
+struct MintRequest {
     thread: String,
     participant: Option<String>,
     route: Option<String>,
 }
 
-async fn mint(State(desk): State<Desk>, body: Bytes) -> Result<Response, Fault> {
-    let wish: Mint = read(&body)?;
+async fn mint(State(desk): State<ControlApi>, body: Bytes) -> Result<Response, HttpError> {
+    let wish: MintRequest = read_json(&body)?;
     let plain = !wish.thread.is_empty() && !wish.thread.chars().any(char::is_control);
     if !plain || wish.thread.len() > THREAD_BYTES_MAX {
         let why = format!("1 to {THREAD_BYTES_MAX} bytes without control characters");
-        return Err(Fault::field("thread", &why));
+        return Err(HttpError::invalid_field("thread", &why));
     }
     let participant = wish.participant.as_deref();
-    let participant = participant.map(|a| address("participant", a)).transpose()?;
+    let participant = participant
+        .map(|a| parse_address("participant", a))
+        .transpose()?;
     let route = desk.route(wish.route.as_deref())?;
     let now = clock::now();
     let address = route
@@ -337,12 +368,12 @@ async fn mint(State(desk): State<Desk>, body: Bytes) -> Result<Response, Fault> 
             participant.as_ref(),
             now,
         )
-        .map_err(|_| Fault::field("thread", "is too long for a token of this form"))?;
+        .map_err(|_| HttpError::invalid_field("thread", "is too long for a token of this form"))?;
     let claims = route
         .keys
         .verify(&address, now)
-        .map_err(|_| Fault::field("thread", "makes a token that does not verify"))?;
-    let _turn = desk.control.store.turn(claims.thread).await;
+        .map_err(|_| HttpError::invalid_field("thread", "makes a token that does not verify"))?;
+    let _turn = desk.control.store.lock_thread(claims.thread).await;
     let mut facts = vec![Fact::Minted {
         token: claims.digest,
         thread_id: wish.thread.clone(),
@@ -359,18 +390,18 @@ async fn mint(State(desk): State<Desk>, body: Bytes) -> Result<Response, Fault> 
     }
     desk.control.store.record(facts).await?;
     let answer = json!({ "address": address.to_string(), "route": route.name });
-    Ok(done(StatusCode::CREATED, answer))
+    Ok(success(StatusCode::CREATED, answer))
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Revoke {
+struct RevokeRequest {
     address: String,
 }
 
-async fn revoke(State(desk): State<Desk>, body: Bytes) -> Result<Response, Fault> {
-    let wish: Revoke = read(&body)?;
-    let address = address("address", &wish.address)?;
+async fn revoke(State(desk): State<ControlApi>, body: Bytes) -> Result<Response, HttpError> {
+    let wish: RevokeRequest = read_json(&body)?;
+    let address = parse_address("address", &wish.address)?;
     let now = clock::now();
     let mut routes = desk.control.routes.iter();
     let token = routes
@@ -381,14 +412,14 @@ async fn revoke(State(desk): State<Desk>, body: Bytes) -> Result<Response, Fault
             }
             Err(_) => None,
         })
-        .ok_or_else(|| Fault::field("address", "has no valid token of ours"))?;
+        .ok_or_else(|| HttpError::invalid_field("address", "has no valid token of ours"))?;
     let fact = Fact::Revoked { token, at: now };
     desk.control.store.record(vec![fact]).await?;
     info!(domain = %address.domain(), "token revoked");
-    Ok(done(StatusCode::OK, json!({ "revoked": true })))
+    Ok(success(StatusCode::OK, json!({ "revoked": true })))
 }
 
-impl Desk {
+impl ControlApi {
     /// A delivery, and why it waits.
     /// A mail's Message-ID; `None` if it has none, or cannot be read.
     async fn message_id(&self, mail: MailId) -> Option<String> {
@@ -402,9 +433,9 @@ impl Desk {
         Some(id)
     }
 
-    fn summary(&self, delivery: &Delivery) -> Value {
-        let mut shown = summary(delivery);
-        if let Some(waiting) = (self.control.waits)(delivery.id) {
+    fn delivery_json(&self, delivery: &Delivery) -> Value {
+        let mut shown = delivery_summary(delivery);
+        if let Some(waiting) = (self.control.pending_retry)(delivery.id) {
             shown["attempts"] = json!(waiting.attempts);
             shown["reason"] = json!(waiting.reason);
             shown["dueAt"] = json!(waiting.due_at.to_rfc3339());
@@ -412,53 +443,58 @@ impl Desk {
         shown
     }
 
-    fn find(&self, id: &str) -> Result<Delivery, Fault> {
+    fn find_delivery(&self, id: &str) -> Result<Delivery, HttpError> {
         let found = self.control.store.delivery(delivery_id(id)?);
-        found.ok_or_else(|| Fault::absent("delivery"))
+        found.ok_or_else(|| HttpError::not_found("delivery"))
     }
 
-    fn find_parked(&self, id: &str) -> Result<Delivery, Fault> {
-        let delivery = self.find(id)?;
+    fn find_parked(&self, id: &str) -> Result<Delivery, HttpError> {
+        let delivery = self.find_delivery(id)?;
         if delivery.parked.is_none() {
-            return Err(Fault::state("it is not parked: it waits and will be tried"));
+            return Err(HttpError::conflict(
+                "it is not parked: it waits and will be tried",
+            ));
         }
         Ok(delivery)
     }
 
-    fn route(&self, name: Option<&str>) -> Result<&TokenRoute, Fault> {
+    fn route(&self, name: Option<&str>) -> Result<&TokenRoute, HttpError> {
         let mut routes = self.control.routes.iter();
         let found = match name {
             None => routes.next(),
             Some(name) => routes.find(|route| route.name == name),
         };
-        found.ok_or_else(|| Fault::field("route", "there is no such route"))
+        found.ok_or_else(|| HttpError::invalid_field("route", "there is no such route"))
     }
 }
 
-fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Fault> {
-    serde_json::from_slice(body).map_err(|error| Fault::request(format!("the body: {error}")))
+fn read_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, HttpError> {
+    serde_json::from_slice(body)
+        .map_err(|error| HttpError::bad_request(format!("the body: {error}")))
 }
 
-fn delivery_id(text: &str) -> Result<DeliveryId, Fault> {
+fn delivery_id(text: &str) -> Result<DeliveryId, HttpError> {
     text.parse()
-        .map_err(|_| Fault::request("a delivery's id has the form 1042.0"))
+        .map_err(|_| HttpError::bad_request("a delivery's id has the form 1042.0"))
 }
 
-fn address(field: &str, text: &str) -> Result<Address, Fault> {
-    Address::parse(text).map_err(|error| Fault::field(field, &error.to_string()))
+fn parse_address(field: &str, text: &str) -> Result<Address, HttpError> {
+    Address::parse(text).map_err(|error| HttpError::invalid_field(field, &error.to_string()))
 }
 
 /// A delivery for a person's eyes. A token is not shown: who has it can write into the thread.
-fn summary(delivery: &Delivery) -> Value {
+fn delivery_summary(delivery: &Delivery) -> Value {
     let envelope = &delivery.envelope;
     let recipient = &delivery.recipient;
     let to = match &recipient.target {
-        Target::Mailbox(_) => recipient.address.to_string(),
-        Target::Thread(_) | Target::Return(_) => format!("…@{}", recipient.address.domain()),
+        RecipientTarget::Mailbox(_) => recipient.address.to_string(),
+        RecipientTarget::Thread(_) | RecipientTarget::Return(_) => {
+            format!("…@{}", recipient.address.domain())
+        }
     };
     let thread = match &recipient.target {
-        Target::Mailbox(_) | Target::Return(_) => None,
-        Target::Thread(claims) => Some(claims.thread_id.clone().unwrap_or_else(|| {
+        RecipientTarget::Mailbox(_) | RecipientTarget::Return(_) => None,
+        RecipientTarget::Thread(claims) => Some(claims.thread_id.clone().unwrap_or_else(|| {
             // The key is the thread's own: the id itself where the thread's id is a UUID.
             claims.thread.as_uuid_text()
         })),

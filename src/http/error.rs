@@ -12,7 +12,7 @@ use crate::store::RecordError;
 
 /// Why a request is not done. It says nothing of our insides.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct HttpError {
     /// The HTTP status.
     pub status: StatusCode,
     /// One word for programs.
@@ -23,7 +23,7 @@ pub struct Fault {
     pub field: Option<String>,
 }
 
-impl Fault {
+impl HttpError {
     /// A fault with this status, word and sentence.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self {
@@ -35,7 +35,7 @@ impl Fault {
     }
 
     /// 400: the request itself cannot be read; `message` names the part.
-    pub fn request(message: impl Into<String>) -> Self {
+    pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
     }
 
@@ -46,7 +46,7 @@ impl Fault {
     }
 
     /// 404: there is no such thing.
-    pub fn absent(what: &str) -> Self {
+    pub fn not_found(what: &str) -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
             "not_found",
@@ -55,12 +55,12 @@ impl Fault {
     }
 
     /// 409: it is in a state that does not allow this.
-    pub fn state(message: impl Into<String>) -> Self {
+    pub fn conflict(message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "wrong_state", message)
     }
 
     /// 422: this field's value cannot be taken, and why.
-    pub fn field(name: &str, why: &str) -> Self {
+    pub fn invalid_field(name: &str, why: &str) -> Self {
         let message = format!("{name}: {why}");
         Self {
             field: Some(name.to_owned()),
@@ -69,7 +69,7 @@ impl Fault {
     }
 }
 
-impl From<RecordError> for Fault {
+impl From<RecordError> for HttpError {
     fn from(error: RecordError) -> Self {
         let message = match error {
             RecordError::Full => "no room now, try later",
@@ -79,7 +79,7 @@ impl From<RecordError> for Fault {
     }
 }
 
-impl IntoResponse for Fault {
+impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
         let mut error = json!({ "code": self.code, "message": self.message });
         if let Some(field) = self.field {
@@ -101,6 +101,6 @@ impl IntoResponse for Fault {
 }
 
 /// The one form of a yes: `{"success":true,"data":…}`.
-pub(super) fn done(status: StatusCode, what: serde_json::Value) -> Response {
+pub(super) fn success(status: StatusCode, what: serde_json::Value) -> Response {
     (status, Json(json!({ "success": true, "data": what }))).into_response()
 }

@@ -19,14 +19,14 @@ pub struct Health {
     /// The store mail is accepted into.
     pub store: Store,
     /// The routes whose Messages API refuses the key, by name.
-    pub paused: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    pub paused_routes: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
 }
 
 /// The smallest mail there is room for, or there is none.
-const PROBE_BYTES: u64 = 1;
+const PROBE_MAIL_BYTES: u64 = 1;
 
 /// `GET /healthz`: 200 as long as anything answers at all.
-pub(super) async fn live() -> Response {
+pub(super) async fn healthz() -> Response {
     Json(json!({ "status": "live" })).into_response()
 }
 
@@ -34,10 +34,10 @@ pub(super) async fn live() -> Response {
 ///
 /// A paused route is told, and does not make it unready: its mail waits on our disk, and to turn
 /// senders away would not bring the Messages API back.
-pub(super) async fn ready(State(app): State<App>) -> Response {
+pub(super) async fn readyz(State(app): State<App>) -> Response {
     let health = &app.health;
     let mut reasons = Vec::new();
-    match health.store.has_room(PROBE_BYTES) {
+    match health.store.has_room(PROBE_MAIL_BYTES) {
         Ok(()) => {}
         Err(RecordError::Full) => {
             reasons.push("no room: the disk or the backlog is at its bound".to_owned());
@@ -46,7 +46,7 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
             reasons.push("the store takes nothing until a restart".to_owned());
         }
     }
-    if app.is_book_dead().await {
+    if app.is_embedded_api_dead().await {
         reasons.push("the embedded Messages API takes nothing until a restart".to_owned());
     }
     let ready = reasons.is_empty();
@@ -56,7 +56,7 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready")
     };
     let waiting = health.store.ledger().waiting;
-    let paused = (health.paused)();
+    let paused = (health.paused_routes)();
     let body = json!({ "status": word, "reasons": reasons, "paused": paused, "waiting": waiting });
     (status, Json(body)).into_response()
 }

@@ -4,7 +4,7 @@
 
 use axum::http::HeaderMap;
 
-use super::error::Fault;
+use super::error::HttpError;
 
 /// The field.
 const NAME: &str = "Idempotency-Key";
@@ -15,7 +15,7 @@ const KEY_BYTES_MAX: usize = 255;
 ///
 /// # Errors
 /// It is empty, longer than 255 octets, not plain ASCII, or there are several.
-pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
+pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, HttpError> {
     let mut values = headers.get_all(NAME).iter();
     let Some(value) = values.next() else {
         return Ok(None);
@@ -23,9 +23,9 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
     let key = value.to_str().unwrap_or_default();
     if !(1..=KEY_BYTES_MAX).contains(&key.len()) || values.next().is_some() {
         let message = format!("{NAME}: once, with 1 to {KEY_BYTES_MAX} ASCII characters");
-        return Err(Fault {
+        return Err(HttpError {
             field: Some(NAME.to_owned()),
-            ..Fault::request(message)
+            ..HttpError::bad_request(message)
         });
     }
     Ok(Some(key.to_owned()))

@@ -12,9 +12,9 @@ use subtle::{Choice, ConstantTimeEq as _};
 
 /// Keys of which any opens. Never printed.
 #[derive(Clone)]
-pub struct Keys(Arc<[[u8; 32]]>);
+pub struct AccessKeys(Arc<[[u8; 32]]>);
 
-impl Keys {
+impl AccessKeys {
     /// These keys; an empty one opens nothing.
     pub fn new<'k>(keys: impl IntoIterator<Item = &'k str>) -> Self {
         let keys = keys.into_iter().filter(|key| !key.is_empty());
@@ -23,7 +23,7 @@ impl Keys {
 
     /// Shows the request one of them, as `Authorization: Bearer`?
     pub(super) fn admits_bearer(&self, headers: &HeaderMap) -> bool {
-        credentials(headers, "bearer").is_some_and(|key| self.has(key.as_bytes()))
+        credentials(headers, "bearer").is_some_and(|key| self.contains(key.as_bytes()))
     }
 
     /// Shows the request one of them as the password of `Authorization: Basic`, whatever the name?
@@ -35,18 +35,18 @@ impl Keys {
             return false;
         };
         let colon = pair.iter().position(|byte| *byte == b':');
-        colon.is_some_and(|at| self.has(&pair[at + 1..]))
+        colon.is_some_and(|at| self.contains(&pair[at + 1..]))
     }
 
     /// Hashes are compared, so that neither content nor length of a key shows in the time taken.
-    fn has(&self, shown: &[u8]) -> bool {
+    fn contains(&self, shown: &[u8]) -> bool {
         let shown: [u8; 32] = Sha256::digest(shown).into();
         let any = |found: Choice, key: &[u8; 32]| found | key.ct_eq(&shown);
         bool::from(self.0.iter().fold(Choice::from(0), any))
     }
 }
 
-impl fmt::Debug for Keys {
+impl fmt::Debug for AccessKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Keys({})", self.0.len())
     }
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn only_the_keys_open() {
-        let keys = Keys::new(["first-key", "second-key", ""]);
+        let keys = AccessKeys::new(["first-key", "second-key", ""]);
         for good in ["Bearer first-key", "bearer second-key"] {
             assert!(keys.admits_bearer(&headers(good)), "{good}");
         }

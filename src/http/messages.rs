@@ -15,20 +15,20 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time;
 
-use super::error::{Fault, done};
+use super::error::{HttpError, success};
 use super::idempotency;
-use super::keys::Keys;
-use super::router::{App, Route};
+use super::keys::AccessKeys;
+use super::router::{App, Endpoint};
 use crate::clock;
-use crate::store::Book;
+use crate::store::EmbeddedMessages;
 
 /// Where the embedded API stands on the HTTP address.
-pub const BASE: &str = "/api/v1/messages";
+pub const BASE_PATH: &str = "/api/v1/messages";
 /// A message has at most so many bytes of JSON: a mail of 25 MiB, and what escaping adds.
 const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// A page has so many items if none are asked for, and at most.
-const PAGE: usize = 50;
-const PAGE_MAX: usize = 100;
+const PAGE_ITEMS_DEFAULT: usize = 50;
+const PAGE_ITEMS_MAX: usize = 100;
 /// A page ends with the item that brings it over so many bytes.
 const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A field of one line (an address, a subject) has at most so many bytes.
@@ -36,33 +36,33 @@ const LINE_BYTES_MAX: usize = 4096;
 
 /// The embedded Messages API: its book and its key.
 #[derive(Clone)]
-pub struct Embedded {
-    book: Book,
-    keys: Keys,
+pub struct EmbeddedApi {
+    book: EmbeddedMessages,
+    keys: AccessKeys,
 }
 
-impl Embedded {
+impl EmbeddedApi {
     /// An API over this book for whoever has this key. An empty key is nobody's.
-    pub fn new(book: Book, key: &str) -> Self {
+    pub fn new(book: EmbeddedMessages, key: &str) -> Self {
         Self {
             book,
-            keys: Keys::new([key]),
+            keys: AccessKeys::new([key]),
         }
     }
 }
 
-pub(super) fn routes() -> Vec<Route<App>> {
+pub(super) fn routes() -> Vec<Endpoint<App>> {
     let threads = "/api/v1/messages/threads";
     let thread = "/api/v1/messages/threads/{id}";
     let messages = "/api/v1/messages/threads/{id}/messages";
     let wide = DefaultBodyLimit::max(MESSAGE_BYTES_MAX);
     vec![
-        Route::new(Method::GET, threads, routing::get(list_threads)),
-        Route::new(Method::POST, threads, routing::post(make_thread)),
-        Route::new(Method::GET, thread, routing::get(show_thread)),
-        Route::new(Method::PATCH, thread, routing::patch(patch_thread)),
-        Route::new(Method::GET, messages, routing::get(list_messages)),
-        Route::new(
+        Endpoint::new(Method::GET, threads, routing::get(list_threads)),
+        Endpoint::new(Method::POST, threads, routing::post(create_thread)),
+        Endpoint::new(Method::GET, thread, routing::get(show_thread)),
+        Endpoint::new(Method::PATCH, thread, routing::patch(patch_thread)),
+        Endpoint::new(Method::GET, messages, routing::get(list_messages)),
+        Endpoint::new(
             Method::POST,
             messages,
             routing::post(add_message).layer(wide),
@@ -76,14 +76,14 @@ pub(super) async fn authorize(State(app): State<App>, request: Request, next: Ne
     if embedded.is_some_and(|embedded| embedded.keys.admits_bearer(request.headers())) {
         return next.run(request).await;
     }
-    Fault::unauthorized().into_response()
+    HttpError::unauthorized().into_response()
 }
 
-async fn make_thread(
+async fn create_thread(
     State(app): State<App>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Fault> {
+) -> Result<Response, HttpError> {
     let key = idempotency::key(&headers)?;
     let mut thread = object(body)?;
     thread
@@ -96,7 +96,7 @@ async fn make_thread(
     let made = app
         .book()?
         .make_thread(key, thread.into_value(), clock::now());
-    Ok(done(StatusCode::CREATED, made.await?))
+    Ok(success(StatusCode::CREATED, made.await?))
 }
 
 async fn add_message(
@@ -104,7 +104,7 @@ async fn add_message(
     id: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Fault> {
+) -> Result<Response, HttpError> {
     let id = thread_id(id)?;
     let key = idempotency::key(&headers)?;
     let mut message = object(body)?;
@@ -134,8 +134,8 @@ async fn add_message(
         .book()?
         .add_message(&id, key, message.into_value(), clock::now())
         .await?;
-    let added = added.ok_or_else(|| Fault::absent("thread"))?;
-    Ok(done(StatusCode::CREATED, added))
+    let added = added.ok_or_else(|| HttpError::not_found("thread"))?;
+    Ok(success(StatusCode::CREATED, added))
 }
 
 async fn patch_thread(
@@ -143,7 +143,7 @@ async fn patch_thread(
     id: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Fault> {
+) -> Result<Response, HttpError> {
     let id = thread_id(id)?;
     // A merge done twice is a merge done once: the key is checked but need not be kept.
     idempotency::key(&headers)?;
@@ -154,49 +154,49 @@ async fn patch_thread(
         .book()?
         .patch_thread(&id, metadata, clock::now())
         .await?;
-    let patched = patched.ok_or_else(|| Fault::absent("thread"))?;
-    Ok(done(StatusCode::OK, patched))
+    let patched = patched.ok_or_else(|| HttpError::not_found("thread"))?;
+    Ok(success(StatusCode::OK, patched))
 }
 
 async fn show_thread(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Response, Fault> {
+) -> Result<Response, HttpError> {
     let thread = app.book()?.thread(&thread_id(id)?);
-    let thread = thread.ok_or_else(|| Fault::absent("thread"))?;
-    Ok(done(StatusCode::OK, thread))
+    let thread = thread.ok_or_else(|| HttpError::not_found("thread"))?;
+    Ok(success(StatusCode::OK, thread))
 }
 
 async fn list_threads(
     State(app): State<App>,
-    page: Result<Query<Page>, QueryRejection>,
-) -> Result<Response, Fault> {
-    let (after, limit) = bounds(page)?;
+    page: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<Response, HttpError> {
+    let (after, limit) = page_bounds(page)?;
     let book = app.book()?;
-    let (items, more) = gather(after, limit, |after| book.threads(after, 1).pop());
-    Ok(listed(&items, more))
+    let (items, more) = collect_page(after, limit, |after| book.threads(after, 1).pop());
+    Ok(page_response(&items, more))
 }
 
 async fn list_messages(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,
-    page: Result<Query<Page>, QueryRejection>,
-) -> Result<Response, Fault> {
+    page: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<Response, HttpError> {
     let id = thread_id(id)?;
-    let (after, limit) = bounds(page)?;
+    let (after, limit) = page_bounds(page)?;
     let book = app.book()?;
     if book.thread(&id).is_none() {
-        return Err(Fault::absent("thread"));
+        return Err(HttpError::not_found("thread"));
     }
-    let (items, more) = gather(after, limit, |after| {
+    let (items, more) = collect_page(after, limit, |after| {
         book.messages(&id, after, 1).and_then(|mut one| one.pop())
     });
-    Ok(listed(&items, more))
+    Ok(page_response(&items, more))
 }
 
 /// A page of at most `limit` items and hardly more than [`PAGE_BYTES_MAX`], and whether there are
 /// more: a hundred long messages would not fit into memory a hundred times.
-fn gather(
+fn collect_page(
     mut after: Option<String>,
     limit: usize,
     next: impl Fn(Option<&str>) -> Option<Value>,
@@ -219,7 +219,7 @@ fn gather(
 
 impl App {
     /// True if there is an embedded API and it can keep nothing more.
-    pub(super) async fn is_book_dead(&self) -> bool {
+    pub(super) async fn is_embedded_api_dead(&self) -> bool {
         match &self.messages {
             // Polled once: either it has ended or it has not.
             Some(embedded) => time::timeout(Duration::ZERO, embedded.book.ended())
@@ -229,100 +229,102 @@ impl App {
         }
     }
 
-    fn book(&self) -> Result<&Book, Fault> {
+    fn book(&self) -> Result<&EmbeddedMessages, HttpError> {
         let embedded = self.messages.as_ref();
         embedded
             .map(|embedded| &embedded.book)
-            .ok_or_else(|| Fault::absent("path"))
+            .ok_or_else(|| HttpError::not_found("path"))
     }
 }
 
 /// Which part of a list.
 #[derive(Debug, Deserialize)]
-pub(super) struct Page {
+pub(super) struct PageQuery {
     after: Option<String>,
     limit: Option<usize>,
 }
 
 /// The checked `after` and `limit` of a list.
-pub(super) fn bounds(
-    page: Result<Query<Page>, QueryRejection>,
-) -> Result<(Option<String>, usize), Fault> {
-    let wrong = || Fault::request(format!("limit: a number from 1 to {PAGE_MAX}"));
+pub(super) fn page_bounds(
+    page: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<(Option<String>, usize), HttpError> {
+    let wrong = || HttpError::bad_request(format!("limit: a number from 1 to {PAGE_ITEMS_MAX}"));
     let Query(page) = page.map_err(|_| wrong())?;
-    let limit = page.limit.unwrap_or(PAGE);
-    if !(1..=PAGE_MAX).contains(&limit) {
+    let limit = page.limit.unwrap_or(PAGE_ITEMS_DEFAULT);
+    if !(1..=PAGE_ITEMS_MAX).contains(&limit) {
         return Err(wrong());
     }
     Ok((page.after, limit))
 }
 
 /// A list, and the id to ask `after` for where there are more.
-pub(super) fn listed(items: &[Value], more: bool) -> Response {
+pub(super) fn page_response(items: &[Value], more: bool) -> Response {
     let next = items.last().filter(|_| more).map(|item| &item["id"]);
     Json(json!({ "success": true, "data": items, "next": next })).into_response()
 }
 
-fn thread_id(id: Result<Path<String>, PathRejection>) -> Result<String, Fault> {
+fn thread_id(id: Result<Path<String>, PathRejection>) -> Result<String, HttpError> {
     id.map(|Path(id)| id)
-        .map_err(|_| Fault::request("thread id is no UTF-8"))
+        .map_err(|_| HttpError::bad_request("thread id is no UTF-8"))
 }
 
 /// A JSON object whose fields are checked one by one.
-struct Fields(Map<String, Value>);
+struct ObjectFields(Map<String, Value>);
 
-fn object(body: Result<Bytes, BytesRejection>) -> Result<Fields, Fault> {
+fn object(body: Result<Bytes, BytesRejection>) -> Result<ObjectFields, HttpError> {
     let body = body.map_err(|rejection| {
         let message = "the body is too large or broke off";
-        Fault::new(rejection.status(), "body", message)
+        HttpError::new(rejection.status(), "body", message)
     })?;
     match serde_json::from_slice(&body) {
-        Ok(Value::Object(fields)) => Ok(Fields(fields)),
-        Ok(_) => Err(Fault::request("the body is no JSON object")),
-        Err(error) => Err(Fault::request(format!("the body is no JSON: {error}"))),
+        Ok(Value::Object(fields)) => Ok(ObjectFields(fields)),
+        Ok(_) => Err(HttpError::bad_request("the body is no JSON object")),
+        Err(error) => Err(HttpError::bad_request(format!(
+            "the body is no JSON: {error}"
+        ))),
     }
 }
 
-impl Fields {
+impl ObjectFields {
     /// Present and not null.
-    fn required(&mut self, name: &str) -> Result<&mut Self, Fault> {
+    fn required(&mut self, name: &str) -> Result<&mut Self, HttpError> {
         if self.0.get(name).is_none_or(Value::is_null) {
-            return Err(Fault::field(name, "is needed"));
+            return Err(HttpError::invalid_field(name, "is needed"));
         }
         Ok(self)
     }
 
-    fn check(&self, name: &str, why: &str, fits: impl Fn(&Value) -> bool) -> Result<(), Fault> {
+    fn check(&self, name: &str, why: &str, fits: impl Fn(&Value) -> bool) -> Result<(), HttpError> {
         match self.0.get(name) {
             None | Some(Value::Null) => Ok(()),
             Some(value) if fits(value) => Ok(()),
-            Some(_) => Err(Fault::field(name, why)),
+            Some(_) => Err(HttpError::invalid_field(name, why)),
         }
     }
 
-    fn text(&self, name: &str) -> Result<(), Fault> {
+    fn text(&self, name: &str) -> Result<(), HttpError> {
         self.check(name, "is no string", Value::is_string)
     }
 
-    fn line(&self, name: &str) -> Result<(), Fault> {
+    fn line(&self, name: &str) -> Result<(), HttpError> {
         let why = format!("is no string of at most {LINE_BYTES_MAX} bytes");
         self.check(name, &why, |value| {
             value.as_str().is_some_and(|s| s.len() <= LINE_BYTES_MAX)
         })
     }
 
-    fn one_of(&self, name: &str, words: &[&str]) -> Result<(), Fault> {
+    fn one_of(&self, name: &str, words: &[&str]) -> Result<(), HttpError> {
         let why = format!("is none of {}", words.join(", "));
         self.check(name, &why, |value| {
             value.as_str().is_some_and(|s| words.contains(&s))
         })
     }
 
-    fn object(&self, name: &str) -> Result<(), Fault> {
+    fn object(&self, name: &str) -> Result<(), HttpError> {
         self.check(name, "is no object", Value::is_object)
     }
 
-    fn list(&self, name: &str) -> Result<(), Fault> {
+    fn list(&self, name: &str) -> Result<(), HttpError> {
         self.check(name, "is no list", Value::is_array)
     }
 

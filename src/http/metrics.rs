@@ -13,7 +13,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::error::Fault;
+use super::error::HttpError;
 use super::router::App;
 use crate::store::Store;
 
@@ -28,7 +28,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     let mut body = String::new();
     if text::encode(&mut body, &app.registry).is_err() {
         let status = axum::http::StatusCode::INTERNAL_SERVER_ERROR;
-        return Fault::new(status, "metrics", "metrics cannot be written").into_response();
+        return HttpError::new(status, "metrics", "metrics cannot be written").into_response();
     }
     let form = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, form)], body).into_response()
@@ -58,7 +58,7 @@ impl Collector for LedgerGauges {
             let into = encoder.encode_descriptor(&name, help, None, gauge.metric_type())?;
             gauge.encode(into)?;
         }
-        let outbox = self.store.outbox();
+        let outbox = self.store.outbox_ledger();
         let taken = ConstGauge::new(outbox.taken.cast_signed());
         let help = "Jobs taken so far";
         let kind = taken.metric_type();

@@ -5,6 +5,7 @@
 
 pub mod admin;
 mod attachments;
+mod connections;
 #[cfg(test)]
 mod contract;
 pub mod control;
@@ -15,7 +16,6 @@ pub mod keys;
 pub mod messages;
 pub mod metrics;
 pub mod outbound;
-mod places;
 pub mod router;
 pub mod server;
 pub mod stream;

@@ -27,7 +27,7 @@ use tokio::time;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error};
 
-use super::places::{Place, Places};
+use super::connections::{HttpConnectionLimiter, HttpConnectionPermit};
 use crate::network::Network;
 use crate::tls::{CertificateError, Certificates};
 
@@ -67,13 +67,13 @@ impl Default for ServerSettings {
 
 /// How one listening socket is served. Clones share their places.
 #[derive(Clone)]
-pub struct Terms {
+pub struct HttpOptions {
     settings: ServerSettings,
-    places: Arc<Places>,
+    places: Arc<HttpConnectionLimiter>,
     tls: Option<TlsAcceptor>,
 }
 
-impl Terms {
+impl HttpOptions {
     /// The same places and bounds, behind TLS with these certificates, as they are at each
     /// connection. HTTP/1.1 is the only protocol of the TLS handshake (ALPN, RFC 7301).
     ///
@@ -89,11 +89,11 @@ impl Terms {
     }
 }
 
-impl From<ServerSettings> for Terms {
+impl From<ServerSettings> for HttpOptions {
     /// Plain HTTP with places of its own.
     fn from(settings: ServerSettings) -> Self {
         Self {
-            places: Places::new(&settings),
+            places: HttpConnectionLimiter::new(&settings),
             settings,
             tls: None,
         }
@@ -101,31 +101,31 @@ impl From<ServerSettings> for Terms {
 }
 
 /// What who gets no place hears.
-const NO_PLACE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 30\r\n\
+const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 30\r\n\
     Content-Length: 0\r\nConnection: close\r\n\r\n";
 /// How long that may take.
-const NO_PLACE_MAX: Duration = Duration::from_secs(1);
+const REFUSAL_WAIT: Duration = Duration::from_secs(1);
 /// A head of a request has at most so many bytes; hyper allows 100 fields in it.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 
 /// Who is at the other end of a connection, as every request on it carries it; `None` on a unix
 /// socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer(pub Option<IpAddr>);
+pub struct ClientIp(pub Option<IpAddr>);
 
 /// An address a connection comes from.
-pub trait Source {
+pub trait RemoteAddress {
     /// Its IP address, if it has one.
     fn ip(&self) -> Option<IpAddr>;
 }
 
-impl Source for SocketAddr {
+impl RemoteAddress for SocketAddr {
     fn ip(&self) -> Option<IpAddr> {
         Some(self.ip().to_canonical())
     }
 }
 
-impl Source for unix::SocketAddr {
+impl RemoteAddress for unix::SocketAddr {
     fn ip(&self) -> Option<IpAddr> {
         None
     }
@@ -138,10 +138,10 @@ impl Source for unix::SocketAddr {
 pub async fn serve<L>(
     mut listener: L,
     router: Router,
-    terms: impl Into<Terms>,
+    terms: impl Into<HttpOptions>,
     mut stop: watch::Receiver<bool>,
 ) where
-    L: Listener<Addr: Source>,
+    L: Listener<Addr: RemoteAddress>,
 {
     let terms = terms.into();
     let (draining, drain) = watch::channel(false);
@@ -161,14 +161,14 @@ pub async fn serve<L>(
         let Some((io, peer, mut place)) = accepted else {
             break;
         };
-        if peer.0.is_some_and(|ip| !place.count(ip)) {
+        if peer.0.is_some_and(|ip| !place.count_network(ip)) {
             let is_plain = terms.tls.is_none();
-            connections.spawn(turn_away(io, place, is_plain));
+            connections.spawn(refuse(io, place, is_plain));
             continue;
         }
         let (router, terms, drain) = (router.clone(), terms.clone(), drain.clone());
         connections.spawn(async move {
-            welcome((io, peer), router, terms, drain).await;
+            serve_client((io, peer), router, terms, drain).await;
             drop(place);
         });
     }
@@ -181,34 +181,34 @@ pub async fn serve<L>(
 }
 
 /// A free place first, then a connection for it.
-async fn accept<L: Listener<Addr: Source>>(
+async fn accept<L: Listener<Addr: RemoteAddress>>(
     listener: &mut L,
-    places: &Arc<Places>,
-) -> Option<(L::Io, Peer, Place)> {
-    let place = places.take().await?;
+    places: &Arc<HttpConnectionLimiter>,
+) -> Option<(L::Io, ClientIp, HttpConnectionPermit)> {
+    let place = places.acquire().await?;
     let (io, address) = listener.accept().await;
-    Some((io, Peer(address.ip()), place))
+    Some((io, ClientIp(address.ip()), place))
 }
 
-async fn turn_away(mut io: impl AsyncWrite + Unpin, place: Place, is_plain: bool) {
+async fn refuse(mut io: impl AsyncWrite + Unpin, place: HttpConnectionPermit, is_plain: bool) {
     if is_plain {
         // Who does not listen is not waited for.
-        drop(time::timeout(NO_PLACE_MAX, io.write_all(NO_PLACE)).await);
+        drop(time::timeout(REFUSAL_WAIT, io.write_all(TOO_MANY_CONNECTIONS)).await);
     }
     drop(place);
 }
 
 /// Shakes hands, where that is asked for, and talks.
-async fn welcome<I>(
-    (io, peer): (I, Peer),
+async fn serve_client<I>(
+    (io, peer): (I, ClientIp),
     router: Router,
-    terms: Terms,
+    terms: HttpOptions,
     mut drain: watch::Receiver<bool>,
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Some(tls) = &terms.tls else {
-        return talk((io, peer), router, terms.settings, drain).await;
+        return serve_http((io, peer), router, terms.settings, drain).await;
     };
     let shaken = tokio::select! {
         // What was not even begun needs no end.
@@ -216,14 +216,14 @@ async fn welcome<I>(
         shaken = time::timeout(terms.settings.handshake_wait, tls.accept(io)) => shaken,
     };
     match shaken {
-        Ok(Ok(io)) => talk((io, peer), router, terms.settings, drain).await,
+        Ok(Ok(io)) => serve_http((io, peer), router, terms.settings, drain).await,
         Ok(Err(error)) => debug!(protocol = "http", %error, "no TLS with this peer"),
         Err(_) => debug!(protocol = "http", "no TLS handshake in time"),
     }
 }
 
-async fn talk<I>(
-    (io, peer): (I, Peer),
+async fn serve_http<I>(
+    (io, peer): (I, ClientIp),
     router: Router,
     settings: ServerSettings,
     mut drain: watch::Receiver<bool>,
@@ -272,7 +272,7 @@ pub async fn listen(address: SocketAddr) -> io::Result<impl Listener<Addr = Sock
 ///
 /// # Errors
 /// Those of the system; also if something that is no socket stands at `path`.
-pub fn listen_alone(path: &Path) -> io::Result<OwnSocket> {
+pub fn listen_private(path: &Path) -> io::Result<PrivateSocket> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
         Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
@@ -282,19 +282,19 @@ pub fn listen_alone(path: &Path) -> io::Result<OwnSocket> {
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     let owner = fs::symlink_metadata(path)?.uid();
-    Ok(OwnSocket { listener, owner })
+    Ok(PrivateSocket { listener, owner })
 }
 
 /// A unix socket that hangs up on other users.
 ///
 /// The file's mode alone would not do: between bind and chmod it is what the umask makes it.
 #[derive(Debug)]
-pub struct OwnSocket {
+pub struct PrivateSocket {
     listener: UnixListener,
     owner: u32,
 }
 
-impl Listener for OwnSocket {
+impl Listener for PrivateSocket {
     type Io = UnixStream;
     type Addr = unix::SocketAddr;
 

@@ -16,93 +16,93 @@ use futures_util::stream;
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::error::Fault;
-use super::keys::Keys;
-use super::router::{App, Route};
+use super::error::HttpError;
+use super::keys::AccessKeys;
+use super::router::{App, Endpoint};
 use crate::store::{EventId, Store};
 
 /// Listeners at a time.
 const LISTENERS_MAX: usize = 64;
 /// Events read from the store at once.
-const COUNT: usize = 100;
+const EVENTS_READ_MAX: usize = 100;
 /// How long a stream is silent at most; a comment then shows that it lives.
-const SILENCE_MAX: Duration = Duration::from_secs(15);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// What listeners are told from.
 #[derive(Clone, Debug)]
-pub struct Listeners {
+pub struct EventStreams {
     store: Store,
-    keys: Keys,
-    slots: Arc<Semaphore>,
-    over: Arc<watch::Sender<bool>>,
+    keys: AccessKeys,
+    permits: Arc<Semaphore>,
+    closed: Arc<watch::Sender<bool>>,
 }
 
-impl Listeners {
+impl EventStreams {
     /// Tells who shows one of `keys` what happens in `store`.
-    pub fn new(store: Store, keys: Keys) -> Self {
+    pub fn new(store: Store, keys: AccessKeys) -> Self {
         Self {
             store,
             keys,
-            slots: Arc::new(Semaphore::new(LISTENERS_MAX)),
-            over: Arc::default(),
+            permits: Arc::new(Semaphore::new(LISTENERS_MAX)),
+            closed: Arc::default(),
         }
     }
 
     /// Ends every stream: the server would wait for them.
     pub fn close(&self) {
-        self.over.send_replace(true);
+        self.closed.send_replace(true);
     }
 }
 
-pub(super) fn routes() -> Vec<Route<App>> {
-    vec![Route::new(
+pub(super) fn routes() -> Vec<Endpoint<App>> {
+    vec![Endpoint::new(
         Method::GET,
         "/gateway/events",
-        routing::get(listen),
+        routing::get(stream_events),
     )]
 }
 
 /// Where to begin, for those that cannot set a header.
 #[derive(Deserialize)]
-struct From {
+struct StreamQuery {
     after: Option<String>,
 }
 
-async fn listen(
+async fn stream_events(
     State(app): State<App>,
-    Query(from): Query<From>,
+    Query(from): Query<StreamQuery>,
     headers: HeaderMap,
-) -> Result<Response, Fault> {
+) -> Result<Response, HttpError> {
     let Some(listeners) = app.listeners else {
-        return Err(Fault::absent("path"));
+        return Err(HttpError::not_found("path"));
     };
     if !listeners.keys.admits_bearer(&headers) {
-        return Err(Fault::unauthorized());
+        return Err(HttpError::unauthorized());
     }
-    let newest = listeners.store.events();
+    let newest = listeners.store.newest_event();
     let named = headers.get("last-event-id").map(|id| id.to_str());
     let named = match named {
         Some(Ok(id)) if !id.is_empty() => Some(id.to_owned()),
-        Some(Err(_)) => return Err(Fault::request("Last-Event-ID: not an event's id")),
+        Some(Err(_)) => return Err(HttpError::bad_request("Last-Event-ID: not an event's id")),
         _ => from.after,
     };
     let after = match named {
         Some(id) => {
             let parsed = id.parse();
-            parsed.map_err(|_| Fault::request("Last-Event-ID: not an event's id"))?
+            parsed.map_err(|_| HttpError::bad_request("Last-Event-ID: not an event's id"))?
         }
         None => *newest.borrow(),
     };
-    let slot = Arc::clone(&listeners.slots).try_acquire_owned();
+    let slot = Arc::clone(&listeners.permits).try_acquire_owned();
     let slot = slot.map_err(|_| {
         let message = format!("{LISTENERS_MAX} listeners are there already");
-        Fault::new(StatusCode::SERVICE_UNAVAILABLE, "crowded", message)
+        HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "crowded", message)
     })?;
-    let place = Place {
+    let place = EventStream {
         after,
-        ready: VecDeque::new(),
+        pending: VecDeque::new(),
         newest,
-        over: listeners.over.subscribe(),
+        closed: listeners.closed.subscribe(),
         store: listeners.store,
         _slot: slot,
     };
@@ -110,44 +110,44 @@ async fn listen(
         let told = place.next().await?;
         Some((Ok::<_, Infallible>(told), place))
     });
-    let alive = KeepAlive::new().interval(SILENCE_MAX);
+    let alive = KeepAlive::new().interval(KEEP_ALIVE_INTERVAL);
     Ok(Sse::new(events).keep_alive(alive).into_response())
 }
 
 /// Where a listener is.
-struct Place {
+struct EventStream {
     after: EventId,
-    ready: VecDeque<sse::Event>,
+    pending: VecDeque<sse::Event>,
     newest: watch::Receiver<EventId>,
-    over: watch::Receiver<bool>,
+    closed: watch::Receiver<bool>,
     store: Store,
     _slot: OwnedSemaphorePermit,
 }
 
-impl Place {
+impl EventStream {
     /// The next event; `None` when the server stops.
     async fn next(&mut self) -> Option<sse::Event> {
         loop {
-            if *self.over.borrow() {
+            if *self.closed.borrow() {
                 return None;
             }
-            if let Some(told) = self.ready.pop_front() {
+            if let Some(told) = self.pending.pop_front() {
                 return Some(told);
             }
             // Seen before the store is asked, so that nothing comes in between.
             self.newest.borrow_and_update();
-            for (id, event) in self.store.events_after(self.after, COUNT) {
+            for (id, event) in self.store.events_after(self.after, EVENTS_READ_MAX) {
                 self.after = id;
                 let told = sse::Event::default()
                     .id(id.to_string())
                     .event(event.kind.name())
                     .data(event.to_json().to_string());
-                self.ready.push_back(told);
+                self.pending.push_back(told);
             }
-            if self.ready.is_empty() {
+            if self.pending.is_empty() {
                 tokio::select! {
                     changed = self.newest.changed() => changed.ok()?,
-                    _ = self.over.wait_for(|over| *over) => return None,
+                    _ = self.closed.wait_for(|over| *over) => return None,
                 }
             }
         }

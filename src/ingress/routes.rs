@@ -6,11 +6,11 @@ use std::collections::HashMap;
 
 use thiserror::Error;
 
-use crate::auth::{Decision, Policy, identity};
+use crate::auth::{AuthPolicy, PolicyDecision, identity};
 use crate::clock::Timestamp;
 use crate::mail::address::{Address, AddressError, Domain};
-use crate::mail::envelope::{Recipient, Target};
-use crate::mail::outgoing::{is_return_path_form, job_of_return_path};
+use crate::mail::envelope::{Recipient, RecipientTarget};
+use crate::mail::job_id::{is_return_path_form, job_of_return_path};
 use crate::mail::token::{Claims, KeyRing, ThreadKey, TokenError};
 use crate::mail::verdict::Verdict;
 use crate::store::{RecordError, Store};
@@ -41,7 +41,7 @@ pub struct Route {
     /// The mailbox for `postmaster` (RFC 5321 section 4.5.1).
     pub postmaster: String,
     /// What becomes of mail whose sender is not known for sure.
-    pub policy: Policy,
+    pub policy: AuthPolicy,
 }
 
 impl Routes {
@@ -94,7 +94,7 @@ impl Routes {
     ///
     /// # Errors
     /// Says why the address is not ours to take.
-    pub fn recipient(
+    pub fn resolve(
         &self,
         store: &Store,
         address: Address,
@@ -115,28 +115,28 @@ impl Routes {
         Recipient {
             address: self.postmaster.clone(),
             route: route.name.clone(),
-            target: Target::Mailbox(route.postmaster.clone()),
+            target: RecipientTarget::Mailbox(route.postmaster.clone()),
         }
     }
 
     /// What is to become of a mail for this recipient, for who sent it. `author` is the one address
     /// of its From field.
-    pub fn decide(
+    pub fn apply_policy(
         &self,
         store: &Store,
         recipient: &Recipient,
         verdict: &Verdict,
         author: Option<&Address>,
-    ) -> Decision {
+    ) -> PolicyDecision {
         // The default route is asked for what is recipient to none: nothing that was made here is.
         let route = self.by_name(&recipient.route).unwrap_or(&self.list[0]);
         // Whoever reports on a mail vouches for nothing, and whatever else comes there is not posted.
-        if matches!(recipient.target, Target::Return(_)) {
-            return Decision::Accept;
+        if matches!(recipient.target, RecipientTarget::Return(_)) {
+            return PolicyDecision::Accept;
         }
-        let has_token = matches!(recipient.target, Target::Thread(_));
+        let has_token = matches!(recipient.target, RecipientTarget::Thread(_));
         let takes_part =
-            author.is_some_and(|author| route.takes_part(store, &recipient.target, author));
+            author.is_some_and(|author| route.is_participant(store, &recipient.target, author));
         let identity = identity(verdict, author, takes_part, has_token);
         route.policy.decide(verdict, identity)
     }
@@ -146,30 +146,30 @@ impl Routes {
         store: &Store,
         address: &Address,
         now: Timestamp,
-    ) -> Result<(&Route, Target), Unroutable> {
+    ) -> Result<(&Route, RecipientTarget), Unroutable> {
         let postmaster = address.local().eq_ignore_ascii_case("postmaster");
         let Some(route) = self.by_domain(address.domain()) else {
             if postmaster && address.domain() == self.postmaster.domain() {
                 let route = &self.list[0];
-                return Ok((route, Target::Mailbox(route.postmaster.clone())));
+                return Ok((route, RecipientTarget::Mailbox(route.postmaster.clone())));
             }
             return Err(Unroutable::Foreign);
         };
         if postmaster {
-            return Ok((route, Target::Mailbox(route.postmaster.clone())));
+            return Ok((route, RecipientTarget::Mailbox(route.postmaster.clone())));
         }
         if is_return_path_form(address) {
             let job = job_of_return_path(&route.keys, address.domain(), address);
             return match job {
-                Some(job) => Ok((route, Target::Return(job))),
+                Some(job) => Ok((route, RecipientTarget::Return(job))),
                 None => Err(Unroutable::Forged),
             };
         }
         let target = match route.keys.verify(address, now) {
-            Ok(claims) => Target::Thread(unrevoked(store, claims)?),
-            Err(TokenError::Absent) => Target::Mailbox(route.mailbox(address.local())?),
+            Ok(claims) => RecipientTarget::Thread(ensure_not_revoked(store, claims)?),
+            Err(TokenError::Absent) => RecipientTarget::Mailbox(route.mailbox(address.local())?),
             Err(TokenError::CaseLost(digest)) => {
-                Target::Thread(found(store, &route.keys, digest, now)?)
+                RecipientTarget::Thread(claims_by_digest(store, &route.keys, digest, now)?)
             }
             Err(TokenError::Expired) => return Err(Unroutable::Expired),
             Err(TokenError::Forged) => return Err(Unroutable::Forged),
@@ -182,8 +182,8 @@ impl Route {
     /// True if `author` is whom the token was minted for, or else the thread's known sender. To which
     /// thread a mail without a token belongs is found later, and then this is asked again: until
     /// then it may be his.
-    fn takes_part(&self, store: &Store, target: &Target, author: &Address) -> bool {
-        let Target::Thread(claims) = target else {
+    fn is_participant(&self, store: &Store, target: &RecipientTarget, author: &Address) -> bool {
+        let RecipientTarget::Thread(claims) = target else {
             return true;
         };
         if claims.participant.is_some() {
@@ -249,9 +249,9 @@ pub enum RoutesError {
     NoDomain(String),
 }
 
-fn unrevoked(store: &Store, claims: Claims) -> Result<Claims, Unroutable> {
+fn ensure_not_revoked(store: &Store, claims: Claims) -> Result<Claims, Unroutable> {
     let revoked = store.is_revoked(claims.digest);
-    alive(store)?;
+    ensure_store_alive(store)?;
     if revoked {
         return Err(Unroutable::Revoked);
     }
@@ -260,15 +260,15 @@ fn unrevoked(store: &Store, claims: Claims) -> Result<Claims, Unroutable> {
 
 /// A lower-cased token has no signature left to check. It is as good as its digest: nobody but those
 /// who were sent the token can know it. It grows old as it would have with its case.
-fn found(
+fn claims_by_digest(
     store: &Store,
     keys: &KeyRing,
     digest: [u8; 16],
     now: Timestamp,
 ) -> Result<Claims, Unroutable> {
     let revoked = store.is_revoked(digest);
-    let minted = store.minted(digest);
-    alive(store)?;
+    let minted = store.issued_token(digest);
+    ensure_store_alive(store)?;
     if revoked {
         return Err(Unroutable::Revoked);
     }
@@ -286,7 +286,7 @@ fn found(
 }
 
 /// Asked after what the store said: an answer of a store that failed meanwhile is none.
-fn alive(store: &Store) -> Result<(), Unroutable> {
+fn ensure_store_alive(store: &Store) -> Result<(), Unroutable> {
     match store.has_room(0) {
         Err(RecordError::Dead) => Err(Unroutable::StoreDead),
         _ => Ok(()),
@@ -296,7 +296,7 @@ fn alive(store: &Store) -> Result<(), Unroutable> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::outgoing::{JobId, return_path};
+    use crate::mail::job_id::{JobId, return_path};
 
     fn domain(text: &str) -> Domain {
         Domain::parse(text).unwrap()
@@ -310,7 +310,7 @@ mod tests {
             mailboxes: vec!["Fans".to_owned()],
             catch_all: None,
             postmaster: POSTMASTER_MAILBOX.to_owned(),
-            policy: Policy::default(),
+            policy: AuthPolicy::default(),
         }
     }
 
@@ -360,7 +360,7 @@ mod tests {
         let built = routes(vec![catching, route("b", &["b.example.com"])]).unwrap();
         let target = |text: &str| {
             let address = Address::parse(text).unwrap();
-            let found = built.recipient(&store, address, Timestamp::default());
+            let found = built.resolve(&store, address, Timestamp::default());
             found.map(|recipient| recipient.target)
         };
         let job = JobId([9; 16]);
@@ -369,7 +369,7 @@ mod tests {
         let (local, path) = (path.local().to_owned(), path.to_string());
         let dashed = path.replacen('+', "-", 1);
         for ours in [&path, &path.to_uppercase(), &dashed] {
-            assert_eq!(target(ours), Ok(Target::Return(job)), "{ours}");
+            assert_eq!(target(ours), Ok(RecipientTarget::Return(job)), "{ours}");
         }
         let last = if path.contains("a@") { "b@" } else { "a@" };
         let at = local.len() - 1;
@@ -381,7 +381,7 @@ mod tests {
         ] {
             assert_eq!(target(&forged), Err(Unroutable::Forged), "{forged}");
         }
-        let mailbox = Target::Mailbox("general".to_owned());
+        let mailbox = RecipientTarget::Mailbox("general".to_owned());
         for other in ["bounce@in.example.com", "bounce-team@in.example.com"] {
             assert_eq!(target(other), Ok(mailbox.clone()), "{other}");
         }

@@ -18,7 +18,7 @@ pub const DOMAIN_BYTES_MAX: usize = 255;
 
 /// The beginning of `text`, at most `bytes_max` octets of it, that ends within no address: half of one
 /// is recognised by nobody, and its local part may be a secret.
-pub fn beginning(text: &str, bytes_max: usize) -> &str {
+pub fn cut_between_addresses(text: &str, bytes_max: usize) -> &str {
     if text.len() <= bytes_max {
         return text;
     }
@@ -290,11 +290,11 @@ mod tests {
             ("a+word@b.example.example", ""),
             ("", ""),
         ] {
-            assert_eq!(beginning(text, 16), wanted);
+            assert_eq!(cut_between_addresses(text, 16), wanted);
         }
         // What is longer than any address is none, but its end may be one.
         let long = "é".repeat(600);
-        assert_eq!(beginning(&long, 1_001).len(), 1_000 - 384);
+        assert_eq!(cut_between_addresses(&long, 1_001).len(), 1_000 - 384);
     }
 
     #[test]

@@ -12,14 +12,14 @@ pub const CC_MAX: usize = 10;
 
 /// The two calls a draft comes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Call {
+pub enum DraftCall {
     /// The event `message.created`.
     Event,
     /// The direct call.
     Direct,
 }
 
-impl Call {
+impl DraftCall {
     /// Its name: the last part of its path.
     pub const fn name(self) -> &'static str {
         match self {
@@ -58,7 +58,7 @@ pub struct DraftFile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
     /// How it came.
-    pub call: Call,
+    pub call: DraftCall,
     /// By what it is known if it comes again; else by the id of its message.
     pub key: DraftKey,
     /// The route it is for, by name.
@@ -95,7 +95,7 @@ pub struct Draft {
 
 /// A part of a draft that can be at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum DraftPart {
     /// The files.
     Attachments,
     /// Who gets a copy.
@@ -143,7 +143,7 @@ impl Draft {
         } else {
             String::new()
         };
-        let mut sum = Sum::new("postern job key v1");
+        let mut sum = DigestBuilder::new("postern job key v1");
         for part in [route, self.call.name(), kind] {
             sum.add(part.as_bytes());
         }
@@ -153,8 +153,8 @@ impl Draft {
     }
 
     /// The digest of all that is asked for, but for the key.
-    pub fn content(&self) -> [u8; 16] {
-        let mut sum = Sum::new("postern draft v1");
+    pub fn content_digest(&self) -> [u8; 16] {
+        let mut sum = DigestBuilder::new("postern draft v1");
         sum.add(self.call.name().as_bytes());
         sum.add(self.thread_id.as_bytes());
         sum.add(self.text.as_bytes());
@@ -194,8 +194,8 @@ impl Draft {
 }
 
 /// The word by which a message that Postern itself posted into a thread of a route is known again.
-pub fn posted_word(route: &str, thread_id: &str, message_id: &str) -> [u8; 16] {
-    let mut sum = Sum::new("postern posted message v1");
+pub fn posted_marker(route: &str, thread_id: &str, message_id: &str) -> [u8; 16] {
+    let mut sum = DigestBuilder::new("postern posted message v1");
     for part in [route, thread_id, message_id] {
         sum.add(part.as_bytes());
     }
@@ -203,9 +203,9 @@ pub fn posted_word(route: &str, thread_id: &str, message_id: &str) -> [u8; 16] {
 }
 
 /// A digest of parts, each with its length before it, so that none runs into the next.
-struct Sum(Sha256);
+struct DigestBuilder(Sha256);
 
-impl Sum {
+impl DigestBuilder {
     fn new(label: &str) -> Self {
         let mut sum = Self(Sha256::new());
         sum.add(label.as_bytes());
@@ -233,7 +233,7 @@ mod tests {
 
     fn draft() -> Draft {
         Draft {
-            call: Call::Event,
+            call: DraftCall::Event,
             key: DraftKey::Message("m1".to_owned()),
             route: None,
             thread_id: "t1".to_owned(),
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn each_part_changes_the_content_and_none_runs_into_the_next() {
         let changes: [fn(&mut Draft); 15] = [
-            |d| d.call = Call::Direct,
+            |d| d.call = DraftCall::Direct,
             |d| d.thread_id.push('x'),
             |d| d.message_id = None,
             |d| d.recipient = None,
@@ -276,15 +276,15 @@ mod tests {
             |d| d.is_automatic = true,
             |d| d.last_message_id = Some("s".to_owned()),
         ];
-        let mut seen = std::collections::BTreeSet::from([draft().content()]);
+        let mut seen = std::collections::BTreeSet::from([draft().content_digest()]);
         for change in changes {
             let mut draft = draft();
             change(&mut draft);
-            assert!(seen.insert(draft.content()), "{draft:?}");
+            assert!(seen.insert(draft.content_digest()), "{draft:?}");
         }
         let mut keyed = draft();
         keyed.key = DraftKey::Given("k".to_owned());
-        assert_eq!(keyed.content(), draft().content());
+        assert_eq!(keyed.content_digest(), draft().content_digest());
     }
 
     #[test]
@@ -307,7 +307,7 @@ mod tests {
             others.push(draft.job_keys("default", &at(ann)));
         }
         let direct = Draft {
-            call: Call::Direct,
+            call: DraftCall::Direct,
             ..draft()
         };
         others.push(direct.job_keys("default", &at(ann)));

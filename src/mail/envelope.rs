@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;
-use super::outgoing::JobId;
+use super::job_id::JobId;
 use super::token::Claims;
 use super::verdict::Verdict;
 use crate::clock::Timestamp;
@@ -31,7 +31,7 @@ pub struct Envelope {
     pub smtputf8: bool,
     /// What the provider that handed the mail in says of it; `None` at every other door.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub told: Option<Told>,
+    pub told: Option<ProviderVerdict>,
     /// What was found out about who sent it; `None` where nobody looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Box<Verdict>>,
@@ -39,21 +39,21 @@ pub struct Envelope {
 
 /// What a provider says of a mail. It is the provider's word: nothing of it was checked here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Told {
+pub struct ProviderVerdict {
     /// The provider's name, as `sendgrid`.
     pub by: String,
-    /// The results, in its order. At most [`Told::CHECKS_MAX`].
-    pub checks: Vec<Check>,
+    /// The results, in its order. At most [`ProviderVerdict::CHECKS_MAX`].
+    pub checks: Vec<ProviderCheck>,
 }
 
-impl Told {
+impl ProviderVerdict {
     /// Results that are kept at most.
     pub const CHECKS_MAX: usize = 32;
 }
 
 /// One result of a provider's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Check {
+pub struct ProviderCheck {
     /// What was looked at: `spf`, `dkim`, `dmarc`, `spam`, `spam_score`, `virus`.
     pub name: String,
     /// The domain the result is for, where the provider tells.
@@ -74,13 +74,13 @@ pub struct Recipient {
     /// The name of the route whose domain it is.
     pub route: String,
     /// What the address stands for.
-    pub target: Target,
+    pub target: RecipientTarget,
 }
 
 /// What a recipient's address stands for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Target {
+pub enum RecipientTarget {
     /// A mailbox by its name: threads are found by headers, or begun.
     Mailbox(String),
     /// A verified token: the thread is known.
@@ -121,20 +121,26 @@ pub enum Door {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::verdict::Outcome;
+    use crate::mail::verdict::AuthResult;
 
     #[test]
     fn what_an_address_stands_for_keeps_its_form_on_disk() {
-        let returned = Target::Return(JobId([7; 16]));
+        let returned = RecipientTarget::Return(JobId([7; 16]));
         for (target, text) in [
-            (Target::Mailbox("fans".to_owned()), r#"{"mailbox":"fans"}"#),
+            (
+                RecipientTarget::Mailbox("fans".to_owned()),
+                r#"{"mailbox":"fans"}"#,
+            ),
             (
                 returned,
                 r#"{"return":"07070707-0707-0707-0707-070707070707"}"#,
             ),
         ] {
             assert_eq!(serde_json::to_string(&target).unwrap(), text);
-            assert_eq!(serde_json::from_str::<Target>(text).unwrap(), target);
+            assert_eq!(
+                serde_json::from_str::<RecipientTarget>(text).unwrap(),
+                target
+            );
         }
     }
 
@@ -150,7 +156,7 @@ mod tests {
                 .contains("verdict")
         );
         let mut verdict = Verdict::default();
-        verdict.dmarc.result = Outcome::Pass;
+        verdict.dmarc.result = AuthResult::Pass;
         envelope.verdict = Some(Box::new(verdict));
         let text = serde_json::to_string(&envelope).unwrap();
         assert_eq!(serde_json::from_str::<Envelope>(&text).unwrap(), envelope);

@@ -5,8 +5,8 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::envelope::{Recipient, Target};
-use super::view::{Correspondent, View};
+use super::envelope::{Recipient, RecipientTarget};
+use super::view::{HeaderAddress, View};
 
 /// The fingerprint of a mail for one recipient: the first 16 bytes of a SHA-256.
 ///
@@ -30,11 +30,11 @@ impl Fingerprint {
         let mut hash = Sha256::new();
         // A count before each list and a zero behind each word, so that no two mails feed the same.
         match &recipient.target {
-            Target::Mailbox(_) => add_all(&mut hash, [recipient.address.folded()]),
-            Target::Return(job) => {
+            RecipientTarget::Mailbox(_) => add_all(&mut hash, [recipient.address.folded()]),
+            RecipientTarget::Return(job) => {
                 add_all(&mut hash, [recipient.route.clone(), format!("job {job}")]);
             }
-            Target::Thread(claims) => {
+            RecipientTarget::Thread(claims) => {
                 add_all(
                     &mut hash,
                     [recipient.route.clone(), claims.thread.to_string()],
@@ -60,7 +60,7 @@ impl Fingerprint {
     }
 }
 
-fn folded(correspondent: &Correspondent) -> String {
+fn folded(correspondent: &HeaderAddress) -> String {
     match &correspondent.address {
         Some(address) => address.folded(),
         None => correspondent.text.to_lowercase(),
@@ -87,7 +87,7 @@ mod tests {
         let recipient = Recipient {
             address: Address::parse(recipient).unwrap(),
             route: "default".to_owned(),
-            target: Target::Mailbox("general".to_owned()),
+            target: RecipientTarget::Mailbox("general".to_owned()),
         };
         Fingerprint::of(&recipient, &View::parse(&mail.as_bytes().to_vec().into()))
     }

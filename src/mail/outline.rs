@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use super::view::{Content, Part, View};
+use super::view::{Part, PartContent, View};
 
 /// Parts beyond this many are not read. A report has three; a person's mail may have any number.
 const PARTS_MAX: usize = 64;
@@ -43,7 +43,7 @@ impl<'a> Outline<'a> {
     }
 
     /// What the mail as a whole says it is.
-    pub(super) fn content(&self) -> &'a Content {
+    pub(super) fn content(&self) -> &'a PartContent {
         &self.view.header.content
     }
 
@@ -84,10 +84,12 @@ impl<'a> Outline<'a> {
         let inline = |leaf: &&Leaf<'_>| !leaf.content.is_attachment;
         let mut leaves = self.leaves.iter().filter(inline);
         if let Some(plain) = leaves.find(|leaf| leaf.media == "text/plain") {
-            return Cow::Borrowed(cut(&plain.text, bytes_max));
+            return Cow::Borrowed(cut_at_char(&plain.text, bytes_max));
         }
         let html = self.texts("text/html").next().unwrap_or_default();
-        Cow::Owned(cut(&text_of_html(html, bytes_max.saturating_mul(8)), bytes_max).to_owned())
+        Cow::Owned(
+            cut_at_char(&text_of_html(html, bytes_max.saturating_mul(8)), bytes_max).to_owned(),
+        )
     }
 }
 
@@ -95,7 +97,7 @@ impl<'a> Outline<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct Leaf<'a> {
     /// What it says it is.
-    pub(super) content: &'a Content,
+    pub(super) content: &'a PartContent,
     /// Its media type; `text/plain` for a multipart that is none.
     pub(super) media: &'a str,
     /// Its text, decoded; for an attached mail, that mail as it came.
@@ -128,10 +130,10 @@ impl<'a> Leaf<'a> {
 
 /// The words in HTML, of which `bytes_max` bytes are read.
 pub(super) fn text_of_html(html: &str, bytes_max: usize) -> String {
-    mail_parser::decoders::html::html_to_text(cut(html, bytes_max))
+    mail_parser::decoders::html::html_to_text(cut_at_char(html, bytes_max))
 }
 
 /// At most the first `bytes_max` bytes of `text`, cut between characters.
-pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
+pub(super) fn cut_at_char(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]
 }

@@ -39,10 +39,10 @@ impl Subject {
         // Each turn takes at least a character away.
         while let Some((shorter, mark)) = stripped(rest) {
             match mark {
-                Mark::Forward => subject.is_forward = true,
-                Mark::Reply => subject.is_reply = true,
-                Mark::Numbered(tag) if !kept.contains(&tag) => kept.push(tag),
-                Mark::Numbered(_) | Mark::Tag => {}
+                SubjectMark::Forward => subject.is_forward = true,
+                SubjectMark::Reply => subject.is_reply = true,
+                SubjectMark::Numbered(tag) if !kept.contains(&tag) => kept.push(tag),
+                SubjectMark::Numbered(_) | SubjectMark::Tag => {}
             }
             rest = shorter.trim();
         }
@@ -55,7 +55,7 @@ impl Subject {
 }
 
 /// What stood before (or behind) a subject.
-enum Mark<'a> {
+enum SubjectMark<'a> {
     Forward,
     /// A tag that tells conversations apart.
     Numbered(&'a str),
@@ -64,19 +64,22 @@ enum Mark<'a> {
 }
 
 /// The subject without its outermost mark; `None` if it has none.
-fn stripped(text: &str) -> Option<(&str, Mark<'_>)> {
+fn stripped(text: &str) -> Option<(&str, SubjectMark<'_>)> {
     if let Some(rest) = text.strip_suffix("(fwd)") {
-        return Some((rest, Mark::Forward));
+        return Some((rest, SubjectMark::Forward));
     }
     if let Some(inner) = text.strip_prefix("[fwd:") {
-        return Some((inner.strip_suffix(']').unwrap_or(inner), Mark::Forward));
+        return Some((
+            inner.strip_suffix(']').unwrap_or(inner),
+            SubjectMark::Forward,
+        ));
     }
     tag(text).or_else(|| prefix(text))
 }
 
 /// A tag in brackets or stars at the start: a list's name, `[external]`, `***spam***`. One that is
 /// the whole subject is the subject.
-fn tag(text: &str) -> Option<(&str, Mark<'_>)> {
+fn tag(text: &str) -> Option<(&str, SubjectMark<'_>)> {
     let close = match text.chars().next()? {
         '[' => ']',
         '【' => '】',
@@ -103,24 +106,24 @@ fn tag(text: &str) -> Option<(&str, Mark<'_>)> {
         return None;
     }
     if tag.chars().any(char::is_numeric) {
-        return Some((rest, Mark::Numbered(tag)));
+        return Some((rest, SubjectMark::Numbered(tag)));
     }
-    Some((rest, Mark::Tag))
+    Some((rest, SubjectMark::Tag))
 }
 
 /// A word and a colon at the start, with or without a counter: `re:`, `re[2]:`, `aw (3) :`.
-fn prefix(text: &str) -> Option<(&str, Mark<'_>)> {
+fn prefix(text: &str) -> Option<(&str, SubjectMark<'_>)> {
     let (colon, _) = text
         .char_indices()
         .take(PREFIX_CHARS_MAX)
         .find(|(_, c)| *c == ':')?;
     let word = without_counter(text[..colon].trim_end());
     let mark = if is_word_in(word, REPLY_WORDS) {
-        Mark::Reply
+        SubjectMark::Reply
     } else if is_word_in(word, FORWARD_WORDS) {
-        Mark::Forward
+        SubjectMark::Forward
     } else if is_word_in(word, GATEWAY_WORDS) {
-        Mark::Tag
+        SubjectMark::Tag
     } else {
         return None;
     };

@@ -15,7 +15,7 @@ const LOOKUPS_MAX: usize = 50;
 
 /// A thread that something in the mail points to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub struct ThreadCandidate {
     /// The product's id of the thread.
     pub thread_id: String,
     /// Whose thread it is; `None` if nobody knows.
@@ -23,13 +23,13 @@ pub struct Candidate {
     /// When the thread last changed.
     pub changed_at: Timestamp,
     /// What points to it.
-    pub reason: Reason,
+    pub reason: ThreadReason,
 }
 
 /// Why a mail belongs where it does. The first ones outrank the later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reason {
+pub enum ThreadReason {
     /// The token of the recipient's address.
     Token,
     /// `In-Reply-To` names a mail we sent.
@@ -46,7 +46,7 @@ pub enum Reason {
     None,
 }
 
-impl Reason {
+impl ThreadReason {
     /// The name the reason has in messages, metrics and the log: `in_reply_to`.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -63,7 +63,7 @@ impl Reason {
 
 /// What of the mail the decision rests on.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts<'a> {
+pub struct ThreadFacts<'a> {
     /// The one address of the one `From` field; without it only a token finds a thread.
     pub author: Option<&'a Address>,
     /// The author's domain vouches for the mail.
@@ -78,23 +78,23 @@ pub struct Facts<'a> {
 
 /// Where a mail belongs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub enum ThreadDecision {
     /// To this thread.
     Existing {
         /// The product's id of the thread.
         thread_id: String,
         /// What pointed to it.
-        reason: Reason,
+        reason: ThreadReason,
     },
     /// To a thread that is yet to be made.
     New {
-        /// [`Reason::None`], or [`Reason::OtherParticipant`].
-        reason: Reason,
+        /// [`ThreadReason::None`], or [`ThreadReason::OtherParticipant`].
+        reason: ThreadReason,
     },
     /// To one of several threads that have an equal claim: a person decides.
     Conflict {
         /// What points to more than one.
-        reason: Reason,
+        reason: ThreadReason,
     },
 }
 
@@ -104,29 +104,29 @@ pub enum Decision {
 /// then a Message-ID that came in, then sender and subject. A token always counts, whoever writes;
 /// all else only leads to a thread of the author's own, so that knowing a Message-ID opens nobody's
 /// conversation. Two threads with the same reason are not guessed between.
-pub fn decide(facts: &Facts<'_>, candidates: &[Candidate]) -> Decision {
+pub fn decide(facts: &ThreadFacts<'_>, candidates: &[ThreadCandidate]) -> ThreadDecision {
     let Some(best) = candidates
         .iter()
         .filter(|candidate| facts.admit(candidate))
         .min_by_key(|candidate| candidate.reason)
     else {
         let is_of_another = candidates.iter().any(|candidate| !facts.owns(candidate));
-        return Decision::New {
+        return ThreadDecision::New {
             reason: if is_of_another {
-                Reason::OtherParticipant
+                ThreadReason::OtherParticipant
             } else {
-                Reason::None
+                ThreadReason::None
             },
         };
     };
     let reason = best.reason;
-    let disagrees = |other: &Candidate| {
+    let disagrees = |other: &ThreadCandidate| {
         other.reason == reason && other.thread_id != best.thread_id && facts.admit(other)
     };
     if candidates.iter().any(disagrees) {
-        return Decision::Conflict { reason };
+        return ThreadDecision::Conflict { reason };
     }
-    Decision::Existing {
+    ThreadDecision::Existing {
         thread_id: best.thread_id.clone(),
         reason,
     }
@@ -134,11 +134,14 @@ pub fn decide(facts: &Facts<'_>, candidates: &[Candidate]) -> Decision {
 
 /// The Message-IDs to look up for a mail, each once and with the reason it gives if we sent the mail
 /// it names: those of `In-Reply-To`, then those of `References`, newest first.
-pub fn lookups(header: &HeaderView) -> Vec<(&str, Reason)> {
-    let in_reply_to = header.in_reply_to.iter().map(|id| (id, Reason::InReplyTo));
+pub fn message_ids_to_look_up(header: &HeaderView) -> Vec<(&str, ThreadReason)> {
+    let in_reply_to = header
+        .in_reply_to
+        .iter()
+        .map(|id| (id, ThreadReason::InReplyTo));
     let references = header.references.iter().rev();
-    let mut found: Vec<(&str, Reason)> = Vec::new();
-    for (id, reason) in in_reply_to.chain(references.map(|id| (id, Reason::References))) {
+    let mut found: Vec<(&str, ThreadReason)> = Vec::new();
+    for (id, reason) in in_reply_to.chain(references.map(|id| (id, ThreadReason::References))) {
         if found.len() < LOOKUPS_MAX && !found.iter().any(|(seen, _)| seen == id) {
             found.push((id, reason));
         }
@@ -146,24 +149,24 @@ pub fn lookups(header: &HeaderView) -> Vec<(&str, Reason)> {
     found
 }
 
-impl Facts<'_> {
-    fn admit(&self, candidate: &Candidate) -> bool {
+impl ThreadFacts<'_> {
+    fn admit(&self, candidate: &ThreadCandidate) -> bool {
         match candidate.reason {
-            Reason::Token => true,
-            Reason::InReplyTo | Reason::References | Reason::StoredMessageId => {
+            ThreadReason::Token => true,
+            ThreadReason::InReplyTo | ThreadReason::References | ThreadReason::StoredMessageId => {
                 self.owns(candidate)
             }
-            Reason::Subject => {
+            ThreadReason::Subject => {
                 self.is_authenticated
                     && !self.subject.is_empty()
                     && self.now.since(candidate.changed_at) <= self.subject_window
                     && self.owns(candidate)
             }
-            Reason::OtherParticipant | Reason::None => false,
+            ThreadReason::OtherParticipant | ThreadReason::None => false,
         }
     }
 
-    fn owns(&self, candidate: &Candidate) -> bool {
+    fn owns(&self, candidate: &ThreadCandidate) -> bool {
         match (self.author, &candidate.participant) {
             (Some(author), Some(participant)) => author.folded() == participant.folded(),
             _ => false,
@@ -182,8 +185,8 @@ mod tests {
         Address::parse(text).unwrap()
     }
 
-    fn candidate(reason: Reason, thread_id: &str, participant: &str) -> Candidate {
-        Candidate {
+    fn candidate(reason: ThreadReason, thread_id: &str, participant: &str) -> ThreadCandidate {
+        ThreadCandidate {
             thread_id: thread_id.to_owned(),
             participant: Address::parse(participant).ok(),
             changed_at: NOW.minus(WINDOW),
@@ -191,17 +194,17 @@ mod tests {
         }
     }
 
-    fn ann(reason: Reason, thread_id: &str) -> Candidate {
+    fn ann(reason: ThreadReason, thread_id: &str) -> ThreadCandidate {
         candidate(reason, thread_id, "ann@example.com")
     }
 
-    fn decided(candidates: &[Candidate]) -> Decision {
+    fn decided(candidates: &[ThreadCandidate]) -> ThreadDecision {
         let author = address("Ann@Example.com");
         decide(&facts(&author), candidates)
     }
 
-    fn facts(author: &Address) -> Facts<'_> {
-        Facts {
+    fn facts(author: &Address) -> ThreadFacts<'_> {
+        ThreadFacts {
             author: Some(author),
             is_authenticated: true,
             subject: "roof",
@@ -210,21 +213,21 @@ mod tests {
         }
     }
 
-    fn existing(thread_id: &str, reason: Reason) -> Decision {
+    fn existing(thread_id: &str, reason: ThreadReason) -> ThreadDecision {
         let thread_id = thread_id.to_owned();
-        Decision::Existing { thread_id, reason }
+        ThreadDecision::Existing { thread_id, reason }
     }
 
-    const NONE: Decision = Decision::New {
-        reason: Reason::None,
+    const NONE: ThreadDecision = ThreadDecision::New {
+        reason: ThreadReason::None,
     };
-    const OTHER: Decision = Decision::New {
-        reason: Reason::OtherParticipant,
+    const OTHER: ThreadDecision = ThreadDecision::New {
+        reason: ThreadReason::OtherParticipant,
     };
 
     #[test]
     fn the_best_reason_decides_in_any_order() {
-        use Reason::{InReplyTo, References, StoredMessageId, Subject, Token};
+        use ThreadReason::{InReplyTo, References, StoredMessageId, Subject, Token};
         let ranked = [Token, InReplyTo, References, StoredMessageId, Subject];
         let mut candidates: Vec<_> = ranked
             .iter()
@@ -243,18 +246,21 @@ mod tests {
     #[test]
     fn only_a_token_crosses_to_another_participant() {
         for other in ["bob@example.com", "ann@example.org", "nobody"] {
-            let token = candidate(Reason::Token, "t", other);
-            assert_eq!(decided(&[token]), existing("t", Reason::Token));
+            let token = candidate(ThreadReason::Token, "t", other);
+            assert_eq!(decided(&[token]), existing("t", ThreadReason::Token));
             for reason in [
-                Reason::InReplyTo,
-                Reason::References,
-                Reason::StoredMessageId,
-                Reason::Subject,
+                ThreadReason::InReplyTo,
+                ThreadReason::References,
+                ThreadReason::StoredMessageId,
+                ThreadReason::Subject,
             ] {
                 let theirs = candidate(reason, "t", other);
                 assert_eq!(decided(std::slice::from_ref(&theirs)), OTHER);
-                let own = ann(Reason::Subject, "own");
-                assert_eq!(decided(&[theirs, own]), existing("own", Reason::Subject));
+                let own = ann(ThreadReason::Subject, "own");
+                assert_eq!(
+                    decided(&[theirs, own]),
+                    existing("own", ThreadReason::Subject)
+                );
             }
         }
     }
@@ -262,56 +268,59 @@ mod tests {
     #[test]
     fn without_one_author_only_a_token_counts() {
         let author = address("ann@example.com");
-        let facts = Facts {
+        let facts = ThreadFacts {
             author: None,
             ..facts(&author)
         };
-        let header = ann(Reason::InReplyTo, "t");
+        let header = ann(ThreadReason::InReplyTo, "t");
         assert_eq!(decide(&facts, std::slice::from_ref(&header)), OTHER);
-        let both = [header, ann(Reason::Token, "u")];
-        assert_eq!(decide(&facts, &both), existing("u", Reason::Token));
+        let both = [header, ann(ThreadReason::Token, "u")];
+        assert_eq!(decide(&facts, &both), existing("u", ThreadReason::Token));
     }
 
     #[test]
     fn equal_claims_are_a_conflict() {
         for reason in [
-            Reason::Token,
-            Reason::InReplyTo,
-            Reason::References,
-            Reason::StoredMessageId,
+            ThreadReason::Token,
+            ThreadReason::InReplyTo,
+            ThreadReason::References,
+            ThreadReason::StoredMessageId,
         ] {
             let two = [ann(reason, "a"), ann(reason, "b")];
-            assert_eq!(decided(&two), Decision::Conflict { reason });
+            assert_eq!(decided(&two), ThreadDecision::Conflict { reason });
             let same = [ann(reason, "a"), ann(reason, "a")];
             assert_eq!(decided(&same), existing("a", reason));
             let one_is_theirs = [ann(reason, "a"), candidate(reason, "b", "bob@example.com")];
-            if reason != Reason::Token {
+            if reason != ThreadReason::Token {
                 assert_eq!(decided(&one_is_theirs), existing("a", reason));
             }
         }
-        let ranked = [ann(Reason::InReplyTo, "a"), ann(Reason::References, "b")];
-        assert_eq!(decided(&ranked), existing("a", Reason::InReplyTo));
+        let ranked = [
+            ann(ThreadReason::InReplyTo, "a"),
+            ann(ThreadReason::References, "b"),
+        ];
+        assert_eq!(decided(&ranked), existing("a", ThreadReason::InReplyTo));
     }
 
     #[test]
     fn a_subject_counts_only_in_time_and_from_the_sender() {
         let author = address("ann@example.com");
         let good = facts(&author);
-        let at = |changed_at| Candidate {
+        let at = |changed_at| ThreadCandidate {
             changed_at,
-            ..ann(Reason::Subject, "t")
+            ..ann(ThreadReason::Subject, "t")
         };
-        let found = existing("t", Reason::Subject);
+        let found = existing("t", ThreadReason::Subject);
         let last = NOW.minus(WINDOW);
         let later = last.minus(Duration::from_millis(1));
         assert_eq!(decide(&good, &[at(last)]), found);
         assert_eq!(decide(&good, &[at(later)]), NONE);
-        let unknown = Facts {
+        let unknown = ThreadFacts {
             is_authenticated: false,
             ..good
         };
         assert_eq!(decide(&unknown, &[at(last)]), NONE);
-        let wordless = Facts {
+        let wordless = ThreadFacts {
             subject: "",
             ..good
         };
@@ -326,14 +335,14 @@ mod tests {
             many.join(" ")
         );
         let header = HeaderView::parse(mail.as_bytes());
-        let found = lookups(&header);
+        let found = message_ids_to_look_up(&header);
         assert_eq!(
             found[..4],
             [
-                ("88@x", Reason::InReplyTo),
-                ("own@x", Reason::InReplyTo),
-                ("89@x", Reason::References),
-                ("87@x", Reason::References),
+                ("88@x", ThreadReason::InReplyTo),
+                ("own@x", ThreadReason::InReplyTo),
+                ("89@x", ThreadReason::References),
+                ("87@x", ThreadReason::References),
             ]
         );
         assert_eq!(found.len(), LOOKUPS_MAX);
@@ -341,7 +350,11 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_json() {
-        for reason in [Reason::Token, Reason::InReplyTo, Reason::StoredMessageId] {
+        for reason in [
+            ThreadReason::Token,
+            ThreadReason::InReplyTo,
+            ThreadReason::StoredMessageId,
+        ] {
             let json = serde_json::to_string(&reason).unwrap();
             assert_eq!(json, format!("\"{}\"", reason.as_str()));
         }

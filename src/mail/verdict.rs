@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 pub struct Verdict {
     /// Who checked.
-    pub source: Source,
+    pub source: VerdictSource,
     /// SPF of the MAIL FROM identity (RFC 7208 section 2.4): of HELO where the sender is null.
     pub spf: SpfVerdict,
     /// SPF of the HELO identity (RFC 7208 section 2.3).
@@ -35,16 +35,16 @@ impl Verdict {
     pub fn is_aligned(&self) -> bool {
         self.from_problem.is_none()
             && self.dmarc.domain.is_some()
-            && (self.dmarc.result == Outcome::Pass || self.arc.vouches_for_from)
+            && (self.dmarc.result == AuthResult::Pass || self.arc.vouches_for_from)
     }
 
     /// One word for all signatures: a pass if there is one, else what the signature nearest to the
     /// From domain came to.
-    pub fn dkim_result(&self) -> Outcome {
+    pub fn dkim_result(&self) -> AuthResult {
         let mut results = self.dkim.iter().map(|dkim| dkim.result);
         let first = results.clone().next().unwrap_or_default();
         results
-            .find(|result| *result == Outcome::Pass)
+            .find(|result| *result == AuthResult::Pass)
             .unwrap_or(first)
     }
 }
@@ -52,7 +52,7 @@ impl Verdict {
 /// Who came to a verdict.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Source {
+pub enum VerdictSource {
     /// Nobody checked.
     #[default]
     Nobody,
@@ -67,7 +67,7 @@ pub enum Source {
 /// How a check came out (RFC 8601 section 2.7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
+pub enum AuthResult {
     /// There was nothing to check.
     #[default]
     None,
@@ -87,7 +87,7 @@ pub enum Outcome {
     Permerror,
 }
 
-impl Outcome {
+impl AuthResult {
     /// The word of RFC 8601.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -119,7 +119,7 @@ impl Outcome {
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for AuthResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -130,7 +130,7 @@ impl fmt::Display for Outcome {
 #[serde(rename_all = "camelCase")]
 pub struct SpfVerdict {
     /// How it came out.
-    pub result: Outcome,
+    pub result: AuthResult,
     /// The domain that was asked, as A-labels; empty if there was none.
     pub domain: String,
     /// Why, where the result alone does not say.
@@ -144,7 +144,7 @@ pub struct SpfVerdict {
 #[serde(rename_all = "camelCase")]
 pub struct DkimVerdict {
     /// How it came out.
-    pub result: Outcome,
+    pub result: AuthResult,
     /// Who signs (`d=`); empty if it cannot be read.
     pub domain: String,
     /// The name of the key (`s=`); empty if it cannot be read.
@@ -158,7 +158,7 @@ pub struct DkimVerdict {
 #[serde(rename_all = "camelCase")]
 pub struct DmarcVerdict {
     /// How it came out.
-    pub result: Outcome,
+    pub result: AuthResult,
     /// What the domain wants done with mail that fails.
     pub policy: DomainPolicy,
     /// The From domain this is about, as A-labels; `None` if From names no single domain.
@@ -198,7 +198,7 @@ impl DomainPolicy {
 #[serde(rename_all = "camelCase")]
 pub struct ArcVerdict {
     /// How the chain came out.
-    pub result: Outcome,
+    pub result: AuthResult,
     /// The sealers, oldest first; as far as the chain passes.
     pub sealers: Vec<String>,
     /// A trusted sealer says, in a chain that passes, that the From domain passed DMARC when the mail
@@ -213,7 +213,7 @@ pub struct ArcVerdict {
 #[serde(rename_all = "camelCase")]
 pub struct IprevVerdict {
     /// How it came out.
-    pub result: Outcome,
+    pub result: AuthResult,
     /// The address of the peer.
     pub ip: Option<IpAddr>,
     /// The name that leads back to the address.

@@ -12,26 +12,26 @@ use object_store::path::Path;
 use object_store::{Attribute, GetOptions, ObjectStore};
 use thiserror::Error;
 
-use super::{Bucket, ObjectError, client};
+use super::{ObjectError, S3Bucket, bucket_client};
 
 /// What Amazon's encryption client writes beside an object it has sealed.
-const SEALED: [&str; 2] = ["x-amz-key-v2", "x-amz-key"];
+const ENCRYPTION_METADATA: [&str; 2] = ["x-amz-key-v2", "x-amz-key"];
 /// Octets set aside at once for an object, whatever length is told.
-const FIRST_BYTES_MAX: u64 = 1 << 20;
+const INITIAL_CAPACITY_MAX: u64 = 1 << 20;
 
 /// The buckets that may be read. Clones are the same.
 #[derive(Clone)]
-pub struct Buckets(Arc<[(String, Arc<dyn ObjectStore>)]>);
+pub struct ReadableBuckets(Arc<[(String, Arc<dyn ObjectStore>)]>);
 
-impl Buckets {
+impl ReadableBuckets {
     /// Prepares for these buckets, which are not asked. Their prefixes mean nothing here.
     ///
     /// # Errors
     /// The settings of one cannot be used.
-    pub fn new(buckets: &[Bucket]) -> Result<Self, ObjectError> {
+    pub fn new(buckets: &[S3Bucket]) -> Result<Self, ObjectError> {
         let mut list: Vec<(String, Arc<dyn ObjectStore>)> = Vec::new();
         for bucket in buckets {
-            list.push((bucket.name.clone(), Arc::new(client(bucket)?)));
+            list.push((bucket.name.clone(), Arc::new(bucket_client(bucket)?)));
         }
         Ok(Self(list.into()))
     }
@@ -40,30 +40,30 @@ impl Buckets {
     ///
     /// # Errors
     /// It cannot be had, or not now.
-    pub async fn open(&self, bucket: &str, key: &str) -> Result<Found, BucketError> {
+    pub async fn open(&self, bucket: &str, key: &str) -> Result<BucketObject, BucketError> {
         let listed = self.0.iter().find(|(name, _)| name == bucket);
         let (_, store) = listed.ok_or_else(|| BucketError::Unlisted(bucket.to_owned()))?;
-        let path = Path::parse(key).map_err(|_| BucketError::Key)?;
+        let path = Path::parse(key).map_err(|_| BucketError::InvalidKey)?;
         // Without a key it would be the list of what is in the bucket that comes.
         if key.is_empty() || path.as_ref() != key {
-            return Err(BucketError::Key);
+            return Err(BucketError::InvalidKey);
         }
         let found = store.get_opts(&path, GetOptions::default()).await?;
-        let is_sealed = SEALED.iter().any(|name| {
+        let is_sealed = ENCRYPTION_METADATA.iter().any(|name| {
             let name = Attribute::Metadata((*name).into());
             found.attributes.get(&name).is_some()
         });
         if is_sealed {
-            return Err(BucketError::Sealed);
+            return Err(BucketError::Encrypted);
         }
-        Ok(Found {
+        Ok(BucketObject {
             bytes: found.meta.size,
             stream: found.into_stream(),
         })
     }
 }
 
-impl fmt::Debug for Buckets {
+impl fmt::Debug for ReadableBuckets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.0.iter().map(|(name, _)| name);
         f.debug_list().entries(names).finish()
@@ -71,12 +71,12 @@ impl fmt::Debug for Buckets {
 }
 
 /// An object that was found and not read yet.
-pub struct Found {
+pub struct BucketObject {
     bytes: u64,
     stream: BoxStream<'static, Result<Bytes, object_store::Error>>,
 }
 
-impl Found {
+impl BucketObject {
     /// Its length in octets, as the bucket tells it.
     pub const fn bytes(&self) -> u64 {
         self.bytes
@@ -86,24 +86,24 @@ impl Found {
     ///
     /// # Errors
     /// It does not come, or has another length than was told.
-    pub async fn whole(mut self) -> Result<Bytes, BucketError> {
-        let first = usize::try_from(self.bytes.min(FIRST_BYTES_MAX)).unwrap_or_default();
+    pub async fn read_all(mut self) -> Result<Bytes, BucketError> {
+        let first = usize::try_from(self.bytes.min(INITIAL_CAPACITY_MAX)).unwrap_or_default();
         let mut whole = BytesMut::with_capacity(first);
         while let Some(more) = self.stream.next().await {
             let more = more?;
             if (whole.len() + more.len()) as u64 > self.bytes {
-                return Err(BucketError::Length);
+                return Err(BucketError::LengthMismatch);
             }
             whole.extend_from_slice(&more);
         }
         if whole.len() as u64 != self.bytes {
-            return Err(BucketError::Length);
+            return Err(BucketError::LengthMismatch);
         }
         Ok(whole.freeze())
     }
 }
 
-impl fmt::Debug for Found {
+impl fmt::Debug for BucketObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Found")
             .field("bytes", &self.bytes)
@@ -116,13 +116,13 @@ impl fmt::Debug for Found {
 pub enum BucketError {
     /// Its name is none that a bucket's object can have here.
     #[error("object key: not of its form")]
-    Key,
+    InvalidKey,
     /// More or fewer octets came than were told.
     #[error("object: not of the length that was told")]
-    Length,
+    LengthMismatch,
     /// Amazon's encryption client has sealed it for somebody with the key.
     #[error("object: sealed by an encryption client; let the receipt rule not encrypt")]
-    Sealed,
+    Encrypted,
     /// The bucket did not give it.
     #[error("bucket")]
     Store(#[from] object_store::Error),

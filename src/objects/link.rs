@@ -22,7 +22,7 @@ pub const LINK_PATH: &str = "/gateway/attachments/";
 
 /// Makes links and proves them.
 #[derive(Clone)]
-pub struct Links {
+pub struct LinkSigner {
     base_url: String,
     key: Vec<u8>,
     /// How long after its mail was received a link is good.
@@ -31,7 +31,7 @@ pub struct Links {
 
 /// What a link says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Link<'a> {
+pub struct AttachmentLink<'a> {
     /// The file.
     pub id: ObjectId,
     /// Its name; may be empty.
@@ -53,7 +53,7 @@ pub enum LinkError {
     Forged,
 }
 
-impl Links {
+impl LinkSigner {
     /// Links below this URL, signed with a key made of `secret`.
     pub fn new(base_url: &str, secret: &[u8], lifetime: Duration) -> Self {
         // A key of its own, so that what is signed here is never taken for something else.
@@ -74,20 +74,20 @@ impl Links {
         media_type: &str,
         received_at: Timestamp,
     ) -> String {
-        let link = Link {
+        let link = AttachmentLink {
             id,
             name: name.unwrap_or_default(),
             media_type,
             expires: received_at.plus(self.lifetime).as_secs(),
         };
-        let signature = HEXLOWER.encode(&self.signed(&link).finalize().into_bytes());
+        let signature = HEXLOWER.encode(&self.link_mac(&link).finalize().into_bytes());
         let mut url = format!(
             "{}{LINK_PATH}{id}?expires={}&name=",
             self.base_url, link.expires
         );
-        percent(&mut url, link.name);
+        percent_encode(&mut url, link.name);
         url.push_str("&type=");
-        percent(&mut url, link.media_type);
+        percent_encode(&mut url, link.media_type);
         url.push_str("&signature=");
         url.push_str(&signature);
         url
@@ -97,10 +97,15 @@ impl Links {
     ///
     /// # Errors
     /// It is not ours, or not good any more.
-    pub fn prove(&self, link: &Link<'_>, signature: &str, now: Timestamp) -> Result<(), LinkError> {
+    pub fn verify(
+        &self,
+        link: &AttachmentLink<'_>,
+        signature: &str,
+        now: Timestamp,
+    ) -> Result<(), LinkError> {
         let signature = HEXLOWER.decode(signature.as_bytes());
         let signature = signature.map_err(|_| LinkError::Forged)?;
-        let proven = self.signed(link).verify_slice(&signature);
+        let proven = self.link_mac(link).verify_slice(&signature);
         proven.map_err(|_| LinkError::Forged)?;
         if now.as_secs() >= link.expires {
             return Err(LinkError::Expired);
@@ -108,7 +113,7 @@ impl Links {
         Ok(())
     }
 
-    fn signed(&self, link: &Link<'_>) -> Hmac<Sha256> {
+    fn link_mac(&self, link: &AttachmentLink<'_>) -> Hmac<Sha256> {
         let mut mac = mac(&self.key);
         mac.update(&link.id.0);
         mac.update(&link.expires.to_be_bytes());
@@ -119,7 +124,7 @@ impl Links {
     }
 }
 
-impl fmt::Debug for Links {
+impl fmt::Debug for LinkSigner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Links")
             .field("base_url", &self.base_url)
@@ -133,7 +138,7 @@ fn mac(key: &[u8]) -> Hmac<Sha256> {
 }
 
 /// Percent-encodes all but the unreserved characters (RFC 3986 section 2.3).
-fn percent(into: &mut String, text: &str) {
+fn percent_encode(into: &mut String, text: &str) {
     for byte in text.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
@@ -153,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_link_is_good_as_it_was_made_and_until_it_ends() {
-        let links = Links::new("http://a.example/", b"secret", Duration::from_secs(60));
+        let links = LinkSigner::new("http://a.example/", b"secret", Duration::from_secs(60));
         let at = Timestamp::from_secs(1000);
         let id = ObjectId::of(b"bytes");
         let url = links.url(id, Some("a&b=é.txt"), "text/plain", at);
@@ -162,44 +167,47 @@ mod tests {
              &type=text%2Fplain&signature="
         );
         let signature = url.strip_prefix(&head).unwrap();
-        let link = Link {
+        let link = AttachmentLink {
             id,
             name: "a&b=é.txt",
             media_type: "text/plain",
             expires: 1060,
         };
-        assert_eq!(links.prove(&link, signature, at), Ok(()));
+        assert_eq!(links.verify(&link, signature, at), Ok(()));
         let late = Timestamp::from_secs(1060);
-        assert_eq!(links.prove(&link, signature, late), Err(LinkError::Expired));
+        assert_eq!(
+            links.verify(&link, signature, late),
+            Err(LinkError::Expired)
+        );
         for wrong in [
-            Link {
+            AttachmentLink {
                 expires: 2000,
                 ..link
             },
-            Link {
+            AttachmentLink {
                 name: "a.exe",
                 ..link
             },
-            Link {
+            AttachmentLink {
                 media_type: "text/html",
                 ..link
             },
-            Link {
+            AttachmentLink {
                 name: "a&b=é.txttext",
                 media_type: "/plain",
                 ..link
             },
-            Link {
+            AttachmentLink {
                 id: ObjectId::of(b"other"),
                 ..link
             },
         ] {
-            assert_eq!(links.prove(&wrong, signature, at), Err(LinkError::Forged));
+            assert_eq!(links.verify(&wrong, signature, at), Err(LinkError::Forged));
         }
-        let other = Links::new("http://a.example", b"other", Duration::from_secs(60));
-        assert_eq!(other.prove(&link, signature, at), Err(LinkError::Forged));
+        let other = LinkSigner::new("http://a.example", b"other", Duration::from_secs(60));
+        assert_eq!(other.verify(&link, signature, at), Err(LinkError::Forged));
         for signature in ["", "00", "zz"] {
-            assert_eq!(links.prove(&link, signature, at), Err(LinkError::Forged));
+            assert_eq!(links.verify(&link, signature, at), Err(LinkError::Forged));
         }
         assert!(!format!("{links:?}").contains("secret"));
     }

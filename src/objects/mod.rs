@@ -36,48 +36,48 @@ use tracing::{info, warn};
 
 use crate::clock::{self, Timestamp};
 
-pub use buckets::{BucketError, Buckets, Found};
-pub use link::{LINK_PATH, Link, LinkError, Links};
-pub use screen::{BLOCKED_NAMES, BLOCKED_TYPES, Bounds, Skip};
+pub use buckets::{BucketError, BucketObject, ReadableBuckets};
+pub use link::{AttachmentLink, LINK_PATH, LinkError, LinkSigner};
+pub use screen::{AttachmentLimits, BLOCKED_NAMES, BLOCKED_TYPES, SkipReason};
 pub use sniff::sniff;
 
 /// The folder of files that are not whole yet, in the folder of files.
-const NEW: &str = "new";
+const STAGING: &str = "new";
 /// A file that is not whole after so long was left behind by a crash.
-const NEW_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+const STAGING_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// The longest one call to a bucket may take, and the longest its connection.
-const CALL_MAX: Duration = Duration::from_secs(30);
-const CONNECT_MAX: Duration = Duration::from_secs(5);
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// So often a call that failed is made again at once.
 const RETRIES_MAX: usize = 2;
 /// How often what is too old is looked for.
-const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// How files are kept.
 #[derive(Clone)]
 pub struct Settings {
     /// Where.
-    pub place: Place,
+    pub location: StorageLocation,
     /// What is kept at all.
-    pub bounds: Bounds,
+    pub bounds: AttachmentLimits,
     /// How links are made.
-    pub links: Links,
+    pub links: LinkSigner,
     /// A file goes so long after a mail last brought it.
     pub age_max: Duration,
 }
 
 /// Where files lie.
 #[derive(Clone)]
-pub enum Place {
+pub enum StorageLocation {
     /// In a folder of this machine, which is made if it is not there.
     Folder(PathBuf),
     /// In a bucket.
-    Bucket(Bucket),
+    Bucket(S3Bucket),
 }
 
 /// A bucket of S3, or of a server that speaks like it.
 #[derive(Clone)]
-pub struct Bucket {
+pub struct S3Bucket {
     /// Its name.
     pub name: String,
     /// The server's URL; `None` is Amazon's own.
@@ -92,7 +92,7 @@ pub struct Bucket {
     pub key: String,
 }
 
-impl fmt::Debug for Bucket {
+impl fmt::Debug for S3Bucket {
     /// The key is not shown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Bucket")
@@ -104,9 +104,9 @@ impl fmt::Debug for Bucket {
 
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = match &self.place {
-            Place::Folder(folder) => folder.display().to_string(),
-            Place::Bucket(bucket) => format!("bucket {}", bucket.name),
+        let place = match &self.location {
+            StorageLocation::Folder(folder) => folder.display().to_string(),
+            StorageLocation::Bucket(bucket) => format!("bucket {}", bucket.name),
         };
         f.debug_struct("Settings")
             .field("place", &place)
@@ -159,7 +159,7 @@ pub enum ObjectError {
 }
 
 /// The bytes of a file, or of a part of it, as they come.
-pub struct Opened {
+pub struct ObjectStream {
     /// Which bytes these are.
     pub range: Range<u64>,
     /// The bytes.
@@ -169,17 +169,17 @@ pub struct Opened {
 /// The kept files. Clones are the same.
 #[derive(Clone)]
 pub struct Objects {
-    shared: Arc<Shared>,
+    shared: Arc<ObjectsState>,
 }
 
-struct Shared {
+struct ObjectsState {
     store: Arc<dyn ObjectStore>,
     /// Where the store is a folder.
     folder: Option<PathBuf>,
     prefix: String,
     settings: Settings,
     /// Held to keep, and alone to remove: what is kept again while it is looked at is not removed.
-    turn: RwLock<()>,
+    sweep_lock: RwLock<()>,
 }
 
 impl Objects {
@@ -189,20 +189,24 @@ impl Objects {
     /// # Errors
     /// The folder cannot be made, or the bucket's settings cannot be used.
     pub fn open(settings: Settings) -> Result<Self, ObjectError> {
-        let (store, folder, prefix): (Arc<dyn ObjectStore>, _, _) = match &settings.place {
-            Place::Folder(folder) => {
-                make(&folder.join(NEW))?;
+        let (store, folder, prefix): (Arc<dyn ObjectStore>, _, _) = match &settings.location {
+            StorageLocation::Folder(folder) => {
+                create_folder(&folder.join(STAGING))?;
                 let store = LocalFileSystem::new_with_prefix(folder)?;
                 (Arc::new(store), Some(folder.clone()), String::new())
             }
-            Place::Bucket(bucket) => (Arc::new(client(bucket)?), None, bucket.prefix.clone()),
+            StorageLocation::Bucket(bucket) => (
+                Arc::new(bucket_client(bucket)?),
+                None,
+                bucket.prefix.clone(),
+            ),
         };
-        let shared = Shared {
+        let shared = ObjectsState {
             store,
             folder,
             prefix,
             settings,
-            turn: RwLock::default(),
+            sweep_lock: RwLock::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -210,12 +214,12 @@ impl Objects {
     }
 
     /// What is kept at all.
-    pub fn bounds(&self) -> &Bounds {
+    pub fn bounds(&self) -> &AttachmentLimits {
         &self.shared.settings.bounds
     }
 
     /// How links are made and proven.
-    pub fn links(&self) -> &Links {
+    pub fn links(&self) -> &LinkSigner {
         &self.shared.settings.links
     }
 
@@ -224,24 +228,24 @@ impl Objects {
     ///
     /// # Errors
     /// They cannot be written now.
-    pub async fn keep(&self, id: ObjectId, bytes: Bytes) -> Result<(), ObjectError> {
+    pub async fn put(&self, id: ObjectId, bytes: Bytes) -> Result<(), ObjectError> {
         let shared = &self.shared;
-        let _turn = shared.turn.read().await;
+        let _turn = shared.sweep_lock.read().await;
         let Some(folder) = &shared.folder else {
             shared.store.put(&shared.path(id), bytes.into()).await?;
             return Ok(());
         };
         let path = folder.join(id.to_string());
-        if is_renewed(path, bytes.len()).await? {
+        if refresh_existing(path, bytes.len()).await? {
             return Ok(());
         }
         // Whole and on the disk before it has its name: what has a name is never half a file.
-        let fresh = format!("{NEW}/{id}-{}", uuid::Uuid::new_v4());
+        let fresh = format!("{STAGING}/{id}-{}", uuid::Uuid::new_v4());
         let fresh = Path::from(fresh);
         shared.store.put(&fresh, bytes.into()).await?;
-        synced(folder.join(fresh.as_ref())).await?;
+        sync_path(folder.join(fresh.as_ref())).await?;
         shared.store.rename(&fresh, &shared.path(id)).await?;
-        synced(folder.clone()).await
+        sync_path(folder.clone()).await
     }
 
     /// The size of a kept file in bytes; `None` if there is none of this name.
@@ -261,7 +265,7 @@ impl Objects {
         &self,
         id: ObjectId,
         range: Range<u64>,
-    ) -> Result<Option<Opened>, ObjectError> {
+    ) -> Result<Option<ObjectStream>, ObjectError> {
         let options = GetOptions {
             // Of nothing there is no part to ask for.
             range: (!range.is_empty()).then_some(GetRange::Bounded(range)),
@@ -273,7 +277,7 @@ impl Objects {
             .get_opts(&self.shared.path(id), options)
             .await
         {
-            Ok(found) => Ok(Some(Opened {
+            Ok(found) => Ok(Some(ObjectStream {
                 range: found.range.clone(),
                 stream: found.into_stream(),
             })),
@@ -297,7 +301,7 @@ impl Objects {
                 continue;
             }
             let location = found.location;
-            let _turn = shared.turn.write().await;
+            let _turn = shared.sweep_lock.write().await;
             // Asked again: it may have been kept once more since it was listed.
             let Some(meta) = shared.head(&location).await? else {
                 continue;
@@ -311,7 +315,7 @@ impl Objects {
     }
 
     /// Removes what is too old, again and again.
-    pub async fn tend(&self) {
+    pub async fn sweep_forever(&self) {
         loop {
             match self.sweep(clock::now()).await {
                 Ok(0) => {}
@@ -322,12 +326,12 @@ impl Objects {
                     warn!(%error, cause, "attachments past their age are not removed");
                 }
             }
-            time::sleep(SWEEP_EVERY).await;
+            time::sleep(SWEEP_INTERVAL).await;
         }
     }
 }
 
-impl Shared {
+impl ObjectsState {
     fn path(&self, id: ObjectId) -> Path {
         if self.prefix.is_empty() {
             return Path::from(id.to_string());
@@ -348,27 +352,27 @@ impl Shared {
         let millis = u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or_default();
         let age = now.since(Timestamp::from_millis(millis));
         let name = meta.location.filename().unwrap_or_default();
-        let is_new = self.folder.is_some() && meta.location.as_ref() == format!("{NEW}/{name}");
+        let is_new = self.folder.is_some() && meta.location.as_ref() == format!("{STAGING}/{name}");
         if is_new {
-            return age >= NEW_AGE_MAX;
+            return age >= STAGING_AGE_MAX;
         }
         name.parse()
             .is_ok_and(|id| self.path(id) == meta.location && age >= self.settings.age_max)
     }
 }
 
-fn client(bucket: &Bucket) -> Result<impl ObjectStore, ObjectError> {
+fn bucket_client(bucket: &S3Bucket) -> Result<impl ObjectStore, ObjectError> {
     // A mail whose files cannot be kept waits and is tried again: that is where patience is.
     let retry = RetryConfig {
         max_retries: RETRIES_MAX,
-        retry_timeout: CALL_MAX,
+        retry_timeout: CALL_TIMEOUT,
         ..RetryConfig::default()
     };
     let plain = bucket.endpoint.as_ref();
     let plain = plain.is_some_and(|endpoint| endpoint.starts_with("http://"));
     let builder = AmazonS3Builder::new()
         .with_retry(retry)
-        .with_http_connector(Direct { plain })
+        .with_http_connector(DirectConnector { allow_http: plain })
         .with_bucket_name(&bucket.name)
         .with_region(&bucket.region)
         .with_access_key_id(&bucket.key_id)
@@ -383,17 +387,17 @@ fn client(bucket: &Bucket) -> Result<impl ObjectStore, ObjectError> {
 
 /// Connects to the server that is configured, and to none it points to.
 #[derive(Debug)]
-struct Direct {
-    plain: bool,
+struct DirectConnector {
+    allow_http: bool,
 }
 
-impl HttpConnector for Direct {
+impl HttpConnector for DirectConnector {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
         let client = reqwest::Client::builder()
-            .https_only(!self.plain)
+            .https_only(!self.allow_http)
             .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_MAX)
-            .timeout(CALL_MAX)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(CALL_TIMEOUT)
             .build();
         let client = client.map_err(|error| object_store::Error::Generic {
             store: "S3",
@@ -403,7 +407,7 @@ impl HttpConnector for Direct {
     }
 }
 
-fn make(folder: &FsPath) -> Result<(), ObjectError> {
+fn create_folder(folder: &FsPath) -> Result<(), ObjectError> {
     let make = || {
         DirBuilder::new()
             .recursive(true)
@@ -423,9 +427,9 @@ fn make(folder: &FsPath) -> Result<(), ObjectError> {
 }
 
 /// Makes a whole file at `path` young, if there is one.
-async fn is_renewed(path: PathBuf, length: usize) -> Result<bool, ObjectError> {
+async fn refresh_existing(path: PathBuf, length: usize) -> Result<bool, ObjectError> {
     let now = SystemTime::UNIX_EPOCH + Duration::from_millis(clock::now().as_millis());
-    at(path, move |path| {
+    with_file(path, move |path| {
         let file = match fs::OpenOptions::new().append(true).open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -440,12 +444,12 @@ async fn is_renewed(path: PathBuf, length: usize) -> Result<bool, ObjectError> {
     .await
 }
 
-async fn synced(path: PathBuf) -> Result<(), ObjectError> {
-    at(path, |path| File::open(path)?.sync_all()).await
+async fn sync_path(path: PathBuf) -> Result<(), ObjectError> {
+    with_file(path, |path| File::open(path)?.sync_all()).await
 }
 
 /// Does something with a file off the async threads.
-async fn at<T: Send + 'static>(
+async fn with_file<T: Send + 'static>(
     path: PathBuf,
     deed: impl FnOnce(&FsPath) -> io::Result<T> + Send + 'static,
 ) -> Result<T, ObjectError> {

@@ -19,7 +19,7 @@ pub const BLOCKED_TYPES: [&str; 5] = [
 
 /// What is kept of the files of one mail.
 #[derive(Clone, Debug)]
-pub struct Bounds {
+pub struct AttachmentLimits {
     /// Files of one mail; more are told of and not kept.
     pub count_max: usize,
     /// Bytes of one file.
@@ -32,7 +32,7 @@ pub struct Bounds {
     pub blocked_types: Vec<String>,
 }
 
-impl Default for Bounds {
+impl Default for AttachmentLimits {
     fn default() -> Self {
         Self {
             count_max: 100,
@@ -46,13 +46,13 @@ impl Default for Bounds {
 
 /// Why a file is not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Skip {
+pub enum SkipReason {
     /// Its name's ending is blocked.
     BlockedName,
     /// Its type, claimed or found, is blocked.
     BlockedType,
     /// Its bytes are not in the mail, which only says where they would be.
-    Elsewhere,
+    ExternalBody,
     /// It is larger than one file may be.
     TooLarge,
     /// The files before it are as many as may be.
@@ -61,13 +61,13 @@ pub enum Skip {
     TotalTooLarge,
 }
 
-impl Skip {
+impl SkipReason {
     /// The name in the Messages API.
-    pub const fn name(self) -> &'static str {
+    pub const fn label(self) -> &'static str {
         match self {
             Self::BlockedName => "blocked_name",
             Self::BlockedType => "blocked_type",
-            Self::Elsewhere => "elsewhere",
+            Self::ExternalBody => "elsewhere",
             Self::TooLarge => "too_large",
             Self::TooMany => "too_many",
             Self::TotalTooLarge => "total_too_large",
@@ -75,7 +75,7 @@ impl Skip {
     }
 }
 
-impl Bounds {
+impl AttachmentLimits {
     /// May a file be kept after `before`, the number and the bytes of those that are?
     pub fn screen(
         &self,
@@ -83,7 +83,7 @@ impl Bounds {
         types: [Option<&str>; 2],
         bytes: u64,
         before: (usize, u64),
-    ) -> Option<Skip> {
+    ) -> Option<SkipReason> {
         // Windows drops dots and spaces at the end of a name, and runs what is left.
         let name = name.map(|name| name.trim_end_matches(['.', ' ']).to_lowercase());
         let ending = name.as_deref().and_then(|name| name.rsplit_once('.'));
@@ -92,23 +92,23 @@ impl Bounds {
         // RFC 2046 section 5.2.3.
         let external = "message/external-body";
         if types[0].is_some_and(|claimed| claimed.eq_ignore_ascii_case(external)) {
-            return Some(Skip::Elsewhere);
+            return Some(SkipReason::ExternalBody);
         }
         let mut types = types.into_iter().flatten();
         if is_name_blocked {
-            Some(Skip::BlockedName)
+            Some(SkipReason::BlockedName)
         } else if types.any(|found| {
             self.blocked_types
                 .iter()
                 .any(|b| b.eq_ignore_ascii_case(found))
         }) {
-            Some(Skip::BlockedType)
+            Some(SkipReason::BlockedType)
         } else if before.0 >= self.count_max {
-            Some(Skip::TooMany)
+            Some(SkipReason::TooMany)
         } else if bytes > self.bytes_max {
-            Some(Skip::TooLarge)
+            Some(SkipReason::TooLarge)
         } else if before.1.saturating_add(bytes) > self.total_bytes_max {
-            Some(Skip::TotalTooLarge)
+            Some(SkipReason::TotalTooLarge)
         } else {
             None
         }
@@ -121,31 +121,49 @@ mod tests {
 
     #[test]
     fn what_is_not_kept_is_named() {
-        let bounds = Bounds {
+        let bounds = AttachmentLimits {
             count_max: 2,
             bytes_max: 10,
             total_bytes_max: 15,
-            ..Bounds::default()
+            ..AttachmentLimits::default()
         };
         let plain = [Some("text/plain"), None];
         let program = [Some("text/plain"), Some("application/x-msdownload")];
         for (name, types, bytes, before, skip) in [
             (Some("a.txt"), plain, 10, (0, 0), None),
             (None, plain, 5, (1, 10), None),
-            (Some("a.pdf.EXE"), plain, 1, (0, 0), Some(Skip::BlockedName)),
-            (Some("a.exe. ."), plain, 1, (0, 0), Some(Skip::BlockedName)),
+            (
+                Some("a.pdf.EXE"),
+                plain,
+                1,
+                (0, 0),
+                Some(SkipReason::BlockedName),
+            ),
+            (
+                Some("a.exe. ."),
+                plain,
+                1,
+                (0, 0),
+                Some(SkipReason::BlockedName),
+            ),
             (Some("exe"), plain, 1, (0, 0), None),
-            (Some("a.txt"), program, 1, (0, 0), Some(Skip::BlockedType)),
+            (
+                Some("a.txt"),
+                program,
+                1,
+                (0, 0),
+                Some(SkipReason::BlockedType),
+            ),
             (
                 Some("a"),
                 [Some("Message/External-Body"), None],
                 1,
                 (0, 0),
-                Some(Skip::Elsewhere),
+                Some(SkipReason::ExternalBody),
             ),
-            (None, plain, 1, (2, 2), Some(Skip::TooMany)),
-            (None, plain, 11, (0, 0), Some(Skip::TooLarge)),
-            (None, plain, 6, (1, 10), Some(Skip::TotalTooLarge)),
+            (None, plain, 1, (2, 2), Some(SkipReason::TooMany)),
+            (None, plain, 11, (0, 0), Some(SkipReason::TooLarge)),
+            (None, plain, 6, (1, 10), Some(SkipReason::TotalTooLarge)),
         ] {
             assert_eq!(bounds.screen(name, types, bytes, before), skip, "{name:?}");
         }

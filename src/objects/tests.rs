@@ -4,9 +4,9 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn open(folder: &FsPath) -> Objects {
     let settings = Settings {
-        place: Place::Folder(folder.join("objects")),
-        bounds: Bounds::default(),
-        links: Links::new("http://a.example", b"secret", DAY),
+        location: StorageLocation::Folder(folder.join("objects")),
+        bounds: AttachmentLimits::default(),
+        links: LinkSigner::new("http://a.example", b"secret", DAY),
         age_max: 30 * DAY,
     };
     Objects::open(settings).unwrap()
@@ -29,7 +29,7 @@ async fn what_is_kept_is_given_back_whole_and_in_part() {
     assert_eq!(objects.size(id).await.unwrap(), None);
     for _ in 0..2 {
         objects
-            .keep(id, Bytes::from_static(b"0123456789"))
+            .put(id, Bytes::from_static(b"0123456789"))
             .await
             .unwrap();
     }
@@ -42,7 +42,7 @@ async fn what_is_kept_is_given_back_whole_and_in_part() {
     assert_eq!(text(&objects, id, 3..5).await.as_deref(), Some("34"));
     assert_eq!(text(&objects, ObjectId::of(b"x"), 0..1).await, None);
     let empty = ObjectId::of(b"");
-    objects.keep(empty, Bytes::new()).await.unwrap();
+    objects.put(empty, Bytes::new()).await.unwrap();
     assert_eq!(text(&objects, empty, 0..0).await.as_deref(), Some(""));
     let left = fs::read_dir(folder.path().join("objects/new")).unwrap();
     assert_eq!(left.count(), 0);
@@ -54,10 +54,7 @@ async fn half_a_file_is_written_again() {
     let objects = open(folder.path());
     let id = ObjectId::of(b"whole");
     fs::write(folder.path().join("objects").join(id.to_string()), "wh").unwrap();
-    objects
-        .keep(id, Bytes::from_static(b"whole"))
-        .await
-        .unwrap();
+    objects.put(id, Bytes::from_static(b"whole")).await.unwrap();
     assert_eq!(text(&objects, id, 0..5).await.as_deref(), Some("whole"));
 }
 
@@ -66,9 +63,9 @@ async fn what_is_old_goes_and_what_is_kept_again_stays() {
     let folder = tempfile::tempdir().unwrap();
     let objects = open(folder.path());
     let (old, kept) = (ObjectId::of(b"old"), ObjectId::of(b"kept"));
-    objects.keep(old, Bytes::from_static(b"old")).await.unwrap();
+    objects.put(old, Bytes::from_static(b"old")).await.unwrap();
     objects
-        .keep(kept, Bytes::from_static(b"kept"))
+        .put(kept, Bytes::from_static(b"kept"))
         .await
         .unwrap();
     let files = folder.path().join("objects");
@@ -87,7 +84,7 @@ async fn what_is_old_goes_and_what_is_kept_again_stays() {
         file.set_modified(long_ago).unwrap();
     }
     objects
-        .keep(kept, Bytes::from_static(b"kept"))
+        .put(kept, Bytes::from_static(b"kept"))
         .await
         .unwrap();
     assert_eq!(objects.sweep(clock::now()).await.unwrap(), 2);

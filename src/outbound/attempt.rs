@@ -9,34 +9,34 @@ use serde_json::{Map, Value};
 use tokio::{task, time};
 use tracing::{error, info, warn};
 
+use super::dkim::{self, DkimSigningKey};
 use super::metrics::Metrics;
-use super::relay::reply::cut;
-use super::relay::{Attempt, Letter, Relays, stuffing};
-use super::sign::{self, Signer};
+use super::relay::reply::truncate_text;
+use super::relay::{RelayMail, RelayPool, SendOutcome, dot_stuffing};
 use crate::clock::{self, Timestamp};
 use crate::mail::address::Domain;
-use crate::mail::outgoing::JobId;
-use crate::retry::{self, Patience, Tries};
+use crate::mail::job_id::JobId;
+use crate::retry::{self, SendAttempts, SendSchedule};
 use crate::store::{
     Event, EventKind, Fact, Job, JobOutcome, JobRecord, JobState, RecordError, Store,
 };
 
 /// How long a job waits that could not be noted as begun.
-const FULL_WAIT: Duration = Duration::from_secs(10);
+const STORE_FULL_PAUSE: Duration = Duration::from_secs(10);
 /// How long it takes until a note that found no room is tried again.
-const NOTE_WAIT: Duration = Duration::from_secs(1);
+const RECORD_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Octets of the product's own names in an event.
 const NAME_BYTES_MAX: usize = 256;
 /// Jobs in doubt that are named at the start.
-const DOUBTS_NAMED_MAX: usize = 100;
+const INTERRUPTED_LOGGED_MAX: usize = 100;
 
 /// What the jobs are done with.
-pub(super) struct Desk {
+pub(super) struct JobRunner {
     pub(super) store: Store,
-    pub(super) relays: Relays,
-    pub(super) signers: Arc<[Signer]>,
+    pub(super) relays: RelayPool,
+    pub(super) signers: Arc<[DkimSigningKey]>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) patience: Patience,
+    pub(super) schedule: SendSchedule,
     /// An address is held back when so many jobs came back from it for good.
     pub(super) suppress_after: u32,
     /// Our reply domains: a mail to one would come back as a reply.
@@ -47,18 +47,18 @@ pub(super) struct Desk {
 
 /// How an attempt ended, for the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(super) enum JobEnd {
     /// It is noted.
-    Noted,
+    Recorded,
     /// Nothing was done, and nothing may be done before then.
-    Later(Duration),
+    Pause(Duration),
     /// The store takes nothing any more.
     StoreDead,
 }
 
-impl Desk {
+impl JobRunner {
     /// One attempt. Nothing goes out before it is noted that it may have.
-    pub(super) async fn run(self: Arc<Self>, record: JobRecord) -> Ended {
+    pub(super) async fn run(self: Arc<Self>, record: JobRecord) -> JobEnd {
         let job = &record.job;
         let now = clock::now();
         if self.capture {
@@ -66,15 +66,15 @@ impl Desk {
             let job = job.id;
             info!(%job, "captured: kept to be looked at, not sent");
             return self
-                .note(vec![Fact::Ended {
+                .record(vec![Fact::Ended {
                     job,
                     outcome,
                     at: now,
                 }])
                 .await;
         }
-        if let Some(reason) = self.refusal(job, now) {
-            self.metrics.attempt("refused");
+        if let Some(reason) = self.local_refusal(job, now) {
+            self.metrics.count_attempt("refused");
             return self.fail(&record, None, reason).await;
         }
         let begun = Fact::Begun {
@@ -83,32 +83,32 @@ impl Desk {
         };
         match self.store.record(vec![begun]).await {
             Ok(()) => {}
-            Err(RecordError::Full) => return Ended::Later(FULL_WAIT),
-            Err(RecordError::Dead) => return Ended::StoreDead,
+            Err(RecordError::Full) => return JobEnd::Pause(STORE_FULL_PAUSE),
+            Err(RecordError::Dead) => return JobEnd::StoreDead,
         }
         let record = JobRecord {
             attempts: record.attempts.saturating_add(1),
             ..record
         };
         let (desk, job) = (Arc::clone(&self), record.job.clone());
-        let so_far = tries(&record);
+        let so_far = attempt_counts(&record);
         match task::spawn_blocking(move || desk.send(&job, so_far)).await {
             Ok((attempt, relay)) => {
-                let is_doubt = matches!(attempt, Attempt::Unknown { .. });
+                let is_doubt = matches!(attempt, SendOutcome::Unknown { .. });
                 let record = JobRecord {
                     doubts: record.doubts.saturating_add(is_doubt.into()),
                     ..record
                 };
                 self.conclude(&record, attempt, relay).await
             }
-            Err(error) if error.is_panic() => self.broken(record.job.id).await,
+            Err(error) if error.is_panic() => self.fail_after_panic(record.job.id).await,
             // The runtime is going down; the next start finds the job begun.
-            Err(_) => Ended::Later(NOTE_WAIT),
+            Err(_) => JobEnd::Pause(RECORD_RETRY_INTERVAL),
         }
     }
 
     /// Gives up a job whose time is over while no relay can be asked once more.
-    pub(super) async fn give_up(self: Arc<Self>, record: JobRecord) -> Ended {
+    pub(super) async fn give_up(self: Arc<Self>, record: JobRecord) -> JobEnd {
         let last = record.history.last();
         let last = last.map_or("no relay can be spoken to", |trial| trial.reply.as_str());
         let reason = format!("{}: {last}", no_success(&record));
@@ -116,9 +116,9 @@ impl Desk {
     }
 
     /// A panic ends one job, and its mail waits for a person: the next attempt would do the same.
-    pub(super) async fn broken(&self, id: JobId) -> Ended {
+    pub(super) async fn fail_after_panic(&self, id: JobId) -> JobEnd {
         error!(job = %id, "the program failed on a job: it waits for a person");
-        self.metrics.attempt("panicked");
+        self.metrics.count_attempt("panicked");
         let waits = |record: &JobRecord| matches!(record.state, JobState::Waiting { .. });
         match self.store.job(id).filter(waits) {
             Some(record) => {
@@ -131,12 +131,12 @@ impl Desk {
                 let reason = "the program failed on it".to_owned();
                 self.fail(&record, None, reason).await
             }
-            None => Ended::Noted,
+            None => JobEnd::Recorded,
         }
     }
 
     /// Tells which jobs were under way when the process ended, for they may be sent twice. Blocks.
-    pub(super) fn tell_doubts(&self) {
+    pub(super) fn log_interrupted_jobs(&self) {
         const PAGE: usize = 4_096;
         let is_waiting = |state: &JobState| matches!(state, JobState::Waiting { .. });
         let (mut after, mut count) = (None, 0);
@@ -144,7 +144,7 @@ impl Desk {
             let page = self.store.jobs(is_waiting, after, PAGE);
             for record in page.iter().filter(|record| record.begun_at.is_some()) {
                 count += 1;
-                if count <= DOUBTS_NAMED_MAX {
+                if count <= INTERRUPTED_LOGGED_MAX {
                     warn!(
                         job = %record.job.id,
                         message_id = %record.job.message_id.escape_debug(),
@@ -158,13 +158,13 @@ impl Desk {
                 break;
             }
         }
-        if count > DOUBTS_NAMED_MAX {
+        if count > INTERRUPTED_LOGGED_MAX {
             warn!(count, "jobs were being sent when the program ended");
         }
     }
 
     /// Why this job is not sent at all, if so.
-    fn refusal(&self, job: &Job, now: Timestamp) -> Option<String> {
+    fn local_refusal(&self, job: &Job, now: Timestamp) -> Option<String> {
         if self.own_domains.contains(job.recipient.domain()) {
             let why = "556 5.1.10 the recipient is at one of our own reply domains";
             return Some(why.to_owned());
@@ -175,15 +175,15 @@ impl Desk {
         if bounces != 0 && bounces < self.suppress_after {
             return None;
         }
-        Some(cut(format!(
+        Some(truncate_text(format!(
             "suppressed until {}: {}",
             suppression.until, suppression.reason
         )))
     }
 
     /// Signs and sends. `tries` counts this attempt. Blocks.
-    fn send(&self, job: &Job, tries: Tries) -> (Attempt, Option<String>) {
-        let never = |reply: String| (Attempt::Never { code: None, reply }, None);
+    fn send(&self, job: &Job, tries: SendAttempts) -> (SendOutcome, Option<String>) {
+        let never = |reply: String| (SendOutcome::PermanentFailure { code: None, reply }, None);
         let mail = match self.store.job_mail(job.id) {
             Ok(mail) => mail,
             Err(error) => {
@@ -191,22 +191,22 @@ impl Desk {
                 return never("internal: its mail cannot be read".to_owned());
             }
         };
-        let fields = match sign::fields(&self.signers, &mail) {
+        let fields = match dkim::signature_fields(&self.signers, &mail) {
             Ok(fields) => fields,
             Err(error) => {
                 error!(job = %job.id, %error, "a mail cannot be signed");
                 let reply = format!("internal: {error}");
-                return (Attempt::Again { reply }, None);
+                return (SendOutcome::TemporaryFailure { reply }, None);
             }
         };
-        let wire = match stuffing::stuffed(&[fields.as_bytes(), &mail]) {
+        let wire = match dot_stuffing::dot_stuffed(&[fields.as_bytes(), &mail]) {
             Ok(wire) => wire,
             Err(error) => {
                 error!(job = %job.id, %error, "a composed mail is not in canonical form");
                 return never(format!("internal: {error}"));
             }
         };
-        let letter = Letter {
+        let letter = RelayMail {
             from: job.return_path.as_ref(),
             to: &job.recipient,
             wire: &wire,
@@ -216,21 +216,26 @@ impl Desk {
         let began = Instant::now();
         let next = || {
             let left = job.ends_at.since(clock::now());
-            retry::outgoing(&self.patience, tries, left, 0)
+            retry::next_send_after(&self.schedule, tries, left, 0)
         };
         let sent = self.relays.send(&letter, next);
-        self.metrics.took(began.elapsed());
+        self.metrics.observe_attempt(began.elapsed());
         sent
     }
 
-    async fn conclude(&self, record: &JobRecord, attempt: Attempt, relay: Option<String>) -> Ended {
-        self.metrics.attempt(attempt.name());
+    async fn conclude(
+        &self,
+        record: &JobRecord,
+        attempt: SendOutcome,
+        relay: Option<String>,
+    ) -> JobEnd {
+        self.metrics.count_attempt(attempt.name());
         let id = record.job.id;
         let now = clock::now();
         let (reply, in_doubt) = match attempt {
-            Attempt::Sent { reply } => {
+            SendOutcome::Sent { reply } => {
                 let relay = relay.unwrap_or_default();
-                self.metrics.sent_after(now.since(record.job.made_at));
+                self.metrics.observe_age(now.since(record.job.made_at));
                 info!(job = %id, relay, attempts = record.attempts, reply, "sent");
                 let told = [("relay", relay.clone()), ("reply", reply.clone())];
                 let event = event(EventKind::OutboundSent, record, now, told);
@@ -240,11 +245,13 @@ impl Desk {
                     outcome,
                     at: now,
                 };
-                return self.note(vec![ended, Fact::Happened(event)]).await;
+                return self.record(vec![ended, Fact::Happened(event)]).await;
             }
-            Attempt::Never { reply, .. } => return self.fail(record, relay, reply).await,
-            Attempt::Again { reply } => (reply, false),
-            Attempt::Unknown { why } => {
+            SendOutcome::PermanentFailure { reply, .. } => {
+                return self.fail(record, relay, reply).await;
+            }
+            SendOutcome::TemporaryFailure { reply } => (reply, false),
+            SendOutcome::Unknown { why } => {
                 warn!(
                     job = %id,
                     message_id = %record.job.message_id.escape_debug(),
@@ -254,12 +261,14 @@ impl Desk {
             }
         };
         let left = record.job.ends_at.since(now);
-        let Some(wait) = retry::outgoing(&self.patience, tries(record), left, random()) else {
+        let Some(wait) =
+            retry::next_send_after(&self.schedule, attempt_counts(record), left, random())
+        else {
             let reason = format!("{}: {reply}", no_success(record));
             return self.fail(record, relay, reason).await;
         };
         let reply = match in_doubt {
-            true => cut(format!("it may have arrived: {reply}")),
+            true => truncate_text(format!("it may have arrived: {reply}")),
             false => reply,
         };
         let due_at = now.plus(wait);
@@ -279,15 +288,15 @@ impl Desk {
             reply,
             in_doubt,
         };
-        self.note(vec![deferred, Fact::Happened(event)]).await
+        self.record(vec![deferred, Fact::Happened(event)]).await
     }
 
-    async fn fail(&self, record: &JobRecord, relay: Option<String>, reason: String) -> Ended {
+    async fn fail(&self, record: &JobRecord, relay: Option<String>, reason: String) -> JobEnd {
         let (id, at) = (record.job.id, clock::now());
         // An attempt that nobody knows the end of is not undone by what a later one came to.
         let reason = match record.doubts {
-            0 => cut(reason),
-            _ => cut(format!("in doubt, it may have arrived: {reason}")),
+            0 => truncate_text(reason),
+            _ => truncate_text(format!("in doubt, it may have arrived: {reason}")),
         };
         warn!(job = %id, relay, attempts = record.attempts, reason, "failed: it waits for a person");
         let told = [
@@ -301,36 +310,36 @@ impl Desk {
             outcome,
             at,
         };
-        self.note(vec![ended, Fact::Happened(event)]).await
+        self.record(vec![ended, Fact::Happened(event)]).await
     }
 
     /// Notes what happened, however long the disk has no room for it: what is not noted is done again.
-    async fn note(&self, facts: Vec<Fact>) -> Ended {
+    async fn record(&self, facts: Vec<Fact>) -> JobEnd {
         let mut is_told = false;
         loop {
             match self.store.record(facts.clone()).await {
-                Ok(()) => return Ended::Noted,
-                Err(RecordError::Dead) => return Ended::StoreDead,
+                Ok(()) => return JobEnd::Recorded,
+                Err(RecordError::Dead) => return JobEnd::StoreDead,
                 Err(RecordError::Full) => {
                     if !std::mem::replace(&mut is_told, true) {
                         warn!("no room for the note of what became of a job: waiting for it");
                     }
-                    time::sleep(NOTE_WAIT).await;
+                    time::sleep(RECORD_RETRY_INTERVAL).await;
                 }
             }
         }
     }
 }
 
-const fn tries(record: &JobRecord) -> Tries {
-    Tries {
+const fn attempt_counts(record: &JobRecord) -> SendAttempts {
+    SendAttempts {
         attempts: record.attempts,
-        doubts: record.doubts,
+        unknown_outcomes: record.doubts,
     }
 }
 
 fn no_success(record: &JobRecord) -> String {
-    if record.doubts >= retry::DOUBTS_MAX {
+    if record.doubts >= retry::UNKNOWN_OUTCOMES_MAX {
         return format!("no answer to its end came {} times", record.doubts);
     }
     format!("no success in {} attempts", record.attempts)
@@ -360,7 +369,7 @@ fn event<const N: usize>(
     let mut data = Map::new();
     let value = |text: String| Value::from(Some(text).filter(|text| !text.is_empty()));
     for (name, text) in known {
-        data.insert(name.to_owned(), value(short(text)));
+        data.insert(name.to_owned(), value(truncate_name(text)));
     }
     data.insert("attempts".to_owned(), Value::from(record.attempts));
     for (name, text) in more {
@@ -380,7 +389,7 @@ fn event<const N: usize>(
     }
 }
 
-fn short(mut text: String) -> String {
+fn truncate_name(mut text: String) -> String {
     let mut end = text.len().min(NAME_BYTES_MAX);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -77,18 +77,18 @@ impl Metrics {
         metrics
     }
 
-    pub(super) fn attempt(&self, outcome: &str) {
+    pub(super) fn count_attempt(&self, outcome: &str) {
         let labels = OutcomeLabels {
             outcome: outcome.to_owned(),
         };
         self.attempts.get_or_create(&labels).inc();
     }
 
-    pub(super) fn took(&self, span: Duration) {
+    pub(super) fn observe_attempt(&self, span: Duration) {
         self.seconds.observe(span.as_secs_f64());
     }
 
-    pub(super) fn sent_after(&self, span: Duration) {
+    pub(super) fn observe_age(&self, span: Duration) {
         self.age.observe(span.as_secs_f64());
     }
 

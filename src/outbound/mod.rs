@@ -4,9 +4,9 @@
 
 mod attempt;
 pub mod compose;
+pub mod dkim;
 pub mod intake;
 pub mod metrics;
 pub mod rate;
 pub mod relay;
-pub mod sign;
 pub mod worker;

@@ -10,7 +10,7 @@ pub const DOMAINS_MAX: usize = 10_000;
 
 /// Paces of outgoing mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rates {
+pub struct SendRates {
     /// Mails a second, all together.
     pub all: u32,
     /// Mails a second to one domain.
@@ -19,7 +19,7 @@ pub struct Rates {
 
 /// Which pace is used up, and until when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TooFast {
+pub enum RateLimited {
     /// That of all mails.
     All(Instant),
     /// That of one domain.
@@ -28,18 +28,18 @@ pub enum TooFast {
 
 /// Counts what goes out. A second's worth may go at once after a rest.
 #[derive(Debug)]
-pub struct Buckets {
-    rates: Rates,
-    all: Bucket,
-    domains: HashMap<String, Bucket>,
+pub struct SendRateLimiter {
+    rates: SendRates,
+    all: Gcra,
+    domains: HashMap<String, Gcra>,
 }
 
-impl Buckets {
+impl SendRateLimiter {
     /// Full buckets.
-    pub fn new(rates: Rates) -> Self {
+    pub fn new(rates: SendRates) -> Self {
         Self {
             rates,
-            all: Bucket::default(),
+            all: Gcra::default(),
             domains: HashMap::new(),
         }
     }
@@ -48,16 +48,18 @@ impl Buckets {
     ///
     /// # Errors
     /// Not now, and from when on it is worth asking again.
-    pub fn take(&mut self, domain: &str, now: Instant) -> Result<(), TooFast> {
-        self.all.open(self.rates.all, now).map_err(TooFast::All)?;
+    pub fn take(&mut self, domain: &str, now: Instant) -> Result<(), RateLimited> {
+        self.all
+            .check(self.rates.all, now)
+            .map_err(RateLimited::All)?;
         if !self.domains.contains_key(domain) && self.domains.len() >= DOMAINS_MAX {
-            self.domains.retain(|_, bucket| !bucket.is_rested(now));
+            self.domains.retain(|_, bucket| !bucket.is_idle(now));
         }
         if self.domains.len() < DOMAINS_MAX || self.domains.contains_key(domain) {
             let bucket = self.domains.entry(domain.to_owned()).or_default();
             bucket
-                .open(self.rates.domain, now)
-                .map_err(TooFast::Domain)?;
+                .check(self.rates.domain, now)
+                .map_err(RateLimited::Domain)?;
             bucket.count(self.rates.domain, now);
         }
         // So many domains at once: the pace of all alone holds them.
@@ -68,17 +70,17 @@ impl Buckets {
 
 /// When the pace will have caught up with what was taken (GCRA); `None` before the first.
 #[derive(Clone, Copy, Debug, Default)]
-struct Bucket {
+struct Gcra {
     due: Option<Instant>,
 }
 
-impl Bucket {
-    fn is_rested(self, now: Instant) -> bool {
+impl Gcra {
+    fn is_idle(self, now: Instant) -> bool {
         self.due.is_none_or(|due| due <= now)
     }
 
-    fn open(self, rate: u32, now: Instant) -> Result<(), Instant> {
-        let step = step(rate);
+    fn check(self, rate: u32, now: Instant) -> Result<(), Instant> {
+        let step = interval(rate);
         // A second's worth, or one where that is less.
         let room = (step * rate.max(1)).max(step);
         match self.due {
@@ -89,11 +91,11 @@ impl Bucket {
 
     fn count(&mut self, rate: u32, now: Instant) {
         let from = self.due.map_or(now, |due| due.max(now));
-        self.due = Some(from + step(rate));
+        self.due = Some(from + interval(rate));
     }
 }
 
-fn step(rate: u32) -> Duration {
+fn interval(rate: u32) -> Duration {
     Duration::from_secs(1) / rate.max(1)
 }
 
@@ -106,7 +108,7 @@ mod tests {
     #[test]
     fn a_second_s_worth_goes_at_once_and_then_the_pace() {
         let now = Instant::now();
-        let mut buckets = Buckets::new(Rates { all: 10, domain: 4 });
+        let mut buckets = SendRateLimiter::new(SendRates { all: 10, domain: 4 });
         let mut took = |domain: &str, millis: u64, tries: usize| {
             let now = now + Duration::from_millis(millis);
             (0..tries)
@@ -123,7 +125,7 @@ mod tests {
     #[test]
     fn domains_do_not_fill_the_memory() {
         let now = Instant::now();
-        let mut buckets = Buckets::new(Rates {
+        let mut buckets = SendRateLimiter::new(SendRates {
             all: 1_000_000,
             domain: 1,
         });
@@ -145,13 +147,13 @@ mod tests {
         ) {
             let start = Instant::now();
             let mut now = start;
-            let mut buckets = Buckets::new(Rates { all, domain });
+            let mut buckets = SendRateLimiter::new(SendRates { all, domain });
             let mut taken: Vec<(Instant, u8)> = Vec::new();
             for (wait, to) in asks {
                 now += Duration::from_millis(wait);
                 match buckets.take(&to.to_string(), now) {
                     Ok(()) => taken.push((now, to)),
-                    Err(TooFast::All(then) | TooFast::Domain(then)) => {
+                    Err(RateLimited::All(then) | RateLimited::Domain(then)) => {
                         prop_assert!(then > now, "a no that is worth nothing");
                         prop_assert!(then <= now + Duration::from_secs(1));
                     }

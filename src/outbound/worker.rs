@@ -14,37 +14,37 @@ use tokio::task::{self, Id, JoinError, JoinSet};
 use tokio::time;
 use tracing::info;
 
-use super::attempt::{Desk, Ended};
+use super::attempt::{JobEnd, JobRunner};
+use super::dkim::DkimSigningKey;
 use super::metrics::Metrics;
-use super::rate::{Buckets, Rates, TooFast};
-use super::relay::Relays;
-use super::sign::Signer;
+use super::rate::{RateLimited, SendRateLimiter, SendRates};
+use super::relay::RelayPool;
 use crate::clock::{self, Timestamp};
 use crate::mail::address::Domain;
-use crate::mail::outgoing::JobId;
-use crate::retry::Patience;
+use crate::mail::job_id::JobId;
+use crate::retry::SendSchedule;
 use crate::store::{JobState, Store};
 
 /// Domains, or jobs, looked at in one go.
 const PAGE: usize = 64;
 /// The loop looks around so often, whatever it heard: the wall clock may have been set.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a domain is closed that has enough attempts under way; the end of one opens it sooner.
-const BUSY_WAIT: Duration = Duration::from_secs(60);
+const BUSY_DOMAIN_WAIT: Duration = Duration::from_secs(60);
 /// A job that is due later than any wait is long was put off by a clock that has been set back.
 const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
 /// Bounds of the worker.
 #[derive(Clone, Debug)]
-pub struct WorkerSettings {
+pub struct OutboundSettings {
     /// Attempts under way at a time, each with a thread and a connection.
     pub connections: usize,
     /// Attempts under way at a time to one domain.
     pub domain_connections: usize,
     /// Mails a second.
-    pub rates: Rates,
+    pub rates: SendRates,
     /// The pace of attempts.
-    pub patience: Patience,
+    pub schedule: SendSchedule,
     /// An address is held back when so many jobs came back from it for good.
     pub suppress_after: u32,
     /// Jobs are kept to be looked at, and none is sent.
@@ -57,62 +57,62 @@ pub struct WorkerSettings {
 
 /// Why the worker ended by itself.
 #[derive(Debug, Error)]
-pub enum WorkerError {
+pub enum OutboundWorkerError {
     /// The store takes nothing any more, so nothing can be sent without doing it again later.
     #[error("store takes no more facts")]
     StoreDead,
 }
 
 /// The worker of all jobs. One a store.
-pub struct Worker {
-    desk: Arc<Desk>,
-    settings: WorkerSettings,
-    buckets: Buckets,
-    set: JoinSet<Ended>,
+pub struct OutboundWorker {
+    runner: Arc<JobRunner>,
+    settings: OutboundSettings,
+    rate_limiter: SendRateLimiter,
+    tasks: JoinSet<JobEnd>,
     running: HashMap<Id, (JobId, Arc<str>)>,
-    busy: HashSet<JobId>,
+    in_flight: HashSet<JobId>,
     /// Attempts under way by domain.
-    domains: HashMap<Arc<str>, usize>,
+    domain_counts: HashMap<Arc<str>, usize>,
     /// Domains that have enough, and until when: of those a pace is kept of, or mail is on its way to.
-    closed: HashMap<Arc<str>, Instant>,
+    closed_domains: HashMap<Arc<str>, Instant>,
     /// The domains that had an attempt last, at most [`PAGE`], the latest at the end.
-    lately: VecDeque<Arc<str>>,
+    recent_domains: VecDeque<Arc<str>>,
     /// Nothing may go before then, for it could not be noted.
-    paused: Option<Instant>,
-    tidied: Instant,
+    paused_until: Option<Instant>,
+    cleaned_up_at: Instant,
 }
 
-impl Worker {
-    /// A worker over these relays. It does nothing before [`Worker::run`].
+impl OutboundWorker {
+    /// A worker over these relays. It does nothing before [`OutboundWorker::run`].
     pub fn new(
         store: Store,
-        relays: Relays,
-        signers: Arc<[Signer]>,
-        settings: WorkerSettings,
+        relays: RelayPool,
+        signers: Arc<[DkimSigningKey]>,
+        settings: OutboundSettings,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let desk = Desk {
+        let desk = JobRunner {
             store,
             relays,
             signers,
             metrics,
-            patience: settings.patience,
+            schedule: settings.schedule,
             suppress_after: settings.suppress_after,
             own_domains: settings.own_domains.clone(),
             capture: settings.capture,
         };
         Self {
-            desk: Arc::new(desk),
-            buckets: Buckets::new(settings.rates),
+            runner: Arc::new(desk),
+            rate_limiter: SendRateLimiter::new(settings.rates),
             settings,
-            set: JoinSet::new(),
+            tasks: JoinSet::new(),
             running: HashMap::new(),
-            busy: HashSet::new(),
-            domains: HashMap::new(),
-            closed: HashMap::new(),
-            lately: VecDeque::new(),
-            paused: None,
-            tidied: Instant::now(),
+            in_flight: HashSet::new(),
+            domain_counts: HashMap::new(),
+            closed_domains: HashMap::new(),
+            recent_domains: VecDeque::new(),
+            paused_until: None,
+            cleaned_up_at: Instant::now(),
         }
     }
 
@@ -121,33 +121,33 @@ impl Worker {
     ///
     /// # Errors
     /// If the store is dead. The process should end.
-    pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), WorkerError> {
-        let desk = Arc::clone(&self.desk);
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), OutboundWorkerError> {
+        let desk = Arc::clone(&self.runner);
         let store = desk.store.clone();
         let doubts = Arc::clone(&desk);
         // A panic there has been told by the hook, and takes nothing with it.
-        drop(task::spawn_blocking(move || doubts.tell_doubts()).await);
+        drop(task::spawn_blocking(move || doubts.log_interrupted_jobs()).await);
         let mut stopped = pin!(async { drop(stop.wait_for(|stop| *stop).await) });
         loop {
-            let wake = self.start();
-            self.tidy();
+            let wake = self.start_due();
+            self.close_idle_connections();
             tokio::select! {
                 biased;
                 () = &mut stopped => break,
-                Some(ended) = self.set.join_next_with_id(), if !self.set.is_empty() => {
-                    self.ended(ended).await?;
+                Some(ended) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => {
+                    self.handle_end(ended).await?;
                 }
-                () = store.job_arrival() => {}
+                () = store.job_arrived() => {}
                 () = time::sleep_until(wake.into()) => {}
             }
         }
         let grace = time::Instant::now() + self.settings.grace;
-        while !self.set.is_empty() {
-            match time::timeout_at(grace, self.set.join_next_with_id()).await {
-                Ok(Some(ended)) => self.ended(ended).await?,
+        while !self.tasks.is_empty() {
+            match time::timeout_at(grace, self.tasks.join_next_with_id()).await {
+                Ok(Some(ended)) => self.handle_end(ended).await?,
                 Ok(None) => break,
                 Err(_) => {
-                    let left = self.set.len();
+                    let left = self.tasks.len();
                     info!(
                         left,
                         "attempts given up; their mail is sent again, perhaps twice"
@@ -156,33 +156,33 @@ impl Worker {
                 }
             }
         }
-        drop(task::spawn_blocking(move || desk.relays.tidy(true)).await);
+        drop(task::spawn_blocking(move || desk.relays.close_idle(true)).await);
         Ok(())
     }
 
     /// Starts what may go, and tells when there may be more.
-    fn start(&mut self) -> Instant {
+    fn start_due(&mut self) -> Instant {
         let now = Instant::now();
         let wall = clock::now();
-        let wake = now + LOOK_EVERY;
-        self.paused = self.paused.filter(|until| *until > now);
-        if let Some(until) = self.paused {
+        let wake = now + POLL_INTERVAL;
+        self.paused_until = self.paused_until.filter(|until| *until > now);
+        if let Some(until) = self.paused_until {
             return wake.min(until);
         }
-        self.closed.retain(|_, until| *until > now);
-        let horizon = self.horizon(wall);
-        while self.has_room() {
-            let aside = self.desk.relays.aside_until(now);
+        self.closed_domains.retain(|_, until| *until > now);
+        let horizon = self.due_horizon(wall);
+        while self.has_capacity() {
+            let aside = self.runner.relays.available_at(now);
             if let Some(until) = aside.filter(|_| !self.settings.capture) {
                 self.give_up(horizon, wall);
                 return wake.min(until);
             }
             let mut is_moving = false;
-            for (id, domain) in self.next_of_each(horizon) {
-                if !self.has_room() {
+            for (id, domain) in self.next_job_per_domain(horizon) {
+                if !self.has_capacity() {
                     return wake;
                 }
-                match self.admit(id, &domain, now) {
+                match self.start_job(id, &domain, now) {
                     Ok(is_done) => is_moving |= is_done,
                     Err(until) => return wake.min(until),
                 }
@@ -191,7 +191,7 @@ impl Worker {
                 break;
             }
         }
-        if !self.has_room() {
+        if !self.has_capacity() {
             return wake;
         }
         let mut wake = wake;
@@ -199,63 +199,64 @@ impl Worker {
             let wait = due.since(wall).max(Duration::from_millis(1));
             wake = wake.min(now + wait);
         }
-        let opens = self.closed.values().min();
+        let opens = self.closed_domains.values().min();
         opens.map_or(wake, |opens| wake.min(*opens))
     }
 
     /// A due job of each domain that may have one, those first that had none for the longest time: a
     /// domain with many of them does not keep the others waiting.
-    fn next_of_each(&self, horizon: Timestamp) -> Vec<(JobId, Arc<str>)> {
-        let store = &self.desk.store;
-        let is_free = |id| !self.busy.contains(&id);
-        let is_open = |domain: &str| !self.closed.contains_key(domain);
+    fn next_job_per_domain(&self, horizon: Timestamp) -> Vec<(JobId, Arc<str>)> {
+        let store = &self.runner.store;
+        let is_free = |id| !self.in_flight.contains(&id);
+        let is_open = |domain: &str| !self.closed_domains.contains_key(domain);
         let mut found = store.due_by_domain(horizon, PAGE, is_free, is_open);
-        let turn = |domain: &Arc<str>| self.lately.iter().position(|late| late == domain);
+        let turn = |domain: &Arc<str>| self.recent_domains.iter().position(|late| late == domain);
         found.sort_by_key(|(_, domain)| turn(domain));
         found
     }
 
     /// Nobody can be asked: only those go whose time is over.
     fn give_up(&mut self, horizon: Timestamp, wall: Timestamp) {
-        let store = &self.desk.store;
-        let due = store.due_jobs(horizon, PAGE, |id| !self.busy.contains(&id));
+        let store = &self.runner.store;
+        let due = store.due_jobs(horizon, PAGE, |id| !self.in_flight.contains(&id));
         for record in due.into_iter().filter(|record| record.job.ends_at <= wall) {
             let (id, domain) = (record.job.id, record.job.recipient.domain().ascii());
-            let given_up = Arc::clone(&self.desk).give_up(record);
+            let given_up = Arc::clone(&self.runner).give_up(record);
             self.spawn(id, domain.into(), given_up);
         }
     }
 
     /// A job goes, or its domain is closed; false if the job is gone. An error if none may go before then.
-    fn admit(&mut self, id: JobId, domain: &Arc<str>, now: Instant) -> Result<bool, Instant> {
+    fn start_job(&mut self, id: JobId, domain: &Arc<str>, now: Instant) -> Result<bool, Instant> {
         if !self.settings.capture {
-            let under_way = self.domains.get(domain).copied().unwrap_or(0);
+            let under_way = self.domain_counts.get(domain).copied().unwrap_or(0);
             if under_way >= self.settings.domain_connections {
-                self.closed.insert(Arc::clone(domain), now + BUSY_WAIT);
+                self.closed_domains
+                    .insert(Arc::clone(domain), now + BUSY_DOMAIN_WAIT);
                 return Ok(true);
             }
         }
-        let record = self.desk.store.job(id);
+        let record = self.runner.store.job(id);
         // One that is over by now does not wait any more.
         let Some(record) = record.filter(|r| matches!(r.state, JobState::Waiting { .. })) else {
             return Ok(false);
         };
         if !self.settings.capture {
-            match self.buckets.take(domain, now) {
+            match self.rate_limiter.take(domain, now) {
                 Ok(()) => {}
-                Err(TooFast::All(until)) => return Err(until),
-                Err(TooFast::Domain(until)) => {
-                    self.closed.insert(Arc::clone(domain), until);
+                Err(RateLimited::All(until)) => return Err(until),
+                Err(RateLimited::Domain(until)) => {
+                    self.closed_domains.insert(Arc::clone(domain), until);
                     return Ok(true);
                 }
             }
         }
-        self.lately.retain(|late| late != domain);
-        self.lately.push_back(Arc::clone(domain));
-        if self.lately.len() > PAGE {
-            self.lately.pop_front();
+        self.recent_domains.retain(|late| late != domain);
+        self.recent_domains.push_back(Arc::clone(domain));
+        if self.recent_domains.len() > PAGE {
+            self.recent_domains.pop_front();
         }
-        let attempt = Arc::clone(&self.desk).run(record);
+        let attempt = Arc::clone(&self.runner).run(record);
         self.spawn(id, Arc::clone(domain), attempt);
         Ok(true)
     }
@@ -264,24 +265,27 @@ impl Worker {
         &mut self,
         id: JobId,
         domain: Arc<str>,
-        attempt: impl Future<Output = Ended> + Send + 'static,
+        attempt: impl Future<Output = JobEnd> + Send + 'static,
     ) {
-        let handle = self.set.spawn(attempt);
-        self.busy.insert(id);
-        *self.domains.entry(Arc::clone(&domain)).or_default() += 1;
+        let handle = self.tasks.spawn(attempt);
+        self.in_flight.insert(id);
+        *self.domain_counts.entry(Arc::clone(&domain)).or_default() += 1;
         self.running.insert(handle.id(), (id, domain));
-        self.count();
+        self.update_gauge();
     }
 
     /// An attempt is over, one way or another.
-    async fn ended(&mut self, ended: Result<(Id, Ended), JoinError>) -> Result<(), WorkerError> {
+    async fn handle_end(
+        &mut self,
+        ended: Result<(Id, JobEnd), JoinError>,
+    ) -> Result<(), OutboundWorkerError> {
         let (task, ended) = match ended {
             Ok((task, ended)) => (task, ended),
             Err(error) => {
                 let task = error.id();
                 let ended = match self.running.get(&task) {
-                    Some((id, _)) => self.desk.broken(*id).await,
-                    None => Ended::Noted,
+                    Some((id, _)) => self.runner.fail_after_panic(*id).await,
+                    None => JobEnd::Recorded,
                 };
                 (task, ended)
             }
@@ -289,60 +293,60 @@ impl Worker {
         let Some((id, domain)) = self.running.remove(&task) else {
             return Ok(());
         };
-        self.busy.remove(&id);
-        self.count();
-        if let Some(count) = self.domains.get_mut(&domain) {
+        self.in_flight.remove(&id);
+        self.update_gauge();
+        if let Some(count) = self.domain_counts.get_mut(&domain) {
             *count -= 1;
             if *count == 0 {
-                self.domains.remove(&domain);
+                self.domain_counts.remove(&domain);
             }
         }
-        self.closed.remove(&domain);
+        self.closed_domains.remove(&domain);
         match ended {
-            Ended::Noted => {}
-            Ended::Later(wait) => self.paused = Some(Instant::now() + wait),
-            Ended::StoreDead => return Err(WorkerError::StoreDead),
+            JobEnd::Recorded => {}
+            JobEnd::Pause(wait) => self.paused_until = Some(Instant::now() + wait),
+            JobEnd::StoreDead => return Err(OutboundWorkerError::StoreDead),
         }
         Ok(())
     }
 
     /// Closes connections that rest for too long, off the async threads.
-    fn tidy(&mut self) {
-        if self.tidied.elapsed() < LOOK_EVERY {
+    fn close_idle_connections(&mut self) {
+        if self.cleaned_up_at.elapsed() < POLL_INTERVAL {
             return;
         }
-        self.tidied = Instant::now();
-        let desk = Arc::clone(&self.desk);
-        drop(task::spawn_blocking(move || desk.relays.tidy(false)));
+        self.cleaned_up_at = Instant::now();
+        let desk = Arc::clone(&self.runner);
+        drop(task::spawn_blocking(move || desk.relays.close_idle(false)));
     }
 
-    fn has_room(&self) -> bool {
+    fn has_capacity(&self) -> bool {
         // A relay that failed is found out about with one mail, not with all there are.
-        let doubtful = !self.settings.capture && self.desk.relays.is_doubtful();
+        let doubtful = !self.settings.capture && self.runner.relays.all_failing();
         let most = if doubtful {
             1
         } else {
             self.settings.connections
         };
-        self.set.len() < most
+        self.tasks.len() < most
     }
 
     fn next_due(&self) -> Option<Timestamp> {
-        let is_free = |id| !self.busy.contains(&id);
-        let is_open = |domain: &str| !self.closed.contains_key(domain);
-        self.desk.store.next_due(is_free, is_open)
+        let is_free = |id| !self.in_flight.contains(&id);
+        let is_open = |domain: &str| !self.closed_domains.contains_key(domain);
+        self.runner.store.next_due(is_free, is_open)
     }
 
     /// Until when jobs count as due: now, or later after the clock was set back.
-    fn horizon(&self, wall: Timestamp) -> Timestamp {
-        let longest = self.settings.patience.longest() + CLOCK_SLACK;
+    fn due_horizon(&self, wall: Timestamp) -> Timestamp {
+        let longest = self.settings.schedule.longest_wait() + CLOCK_SLACK;
         let next = self.next_due();
         next.filter(|next| next.since(wall) > longest)
             .unwrap_or(wall)
     }
 
-    fn count(&self) {
-        let count = i64::try_from(self.set.len()).unwrap_or(i64::MAX);
-        self.desk.metrics.in_flight.set(count);
+    fn update_gauge(&self) {
+        let count = i64::try_from(self.tasks.len()).unwrap_or(i64::MAX);
+        self.runner.metrics.in_flight.set(count);
     }
 }

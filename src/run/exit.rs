@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 use std::{fmt, io};
 
-use crate::config::Invalid;
+use crate::config::InvalidConfig;
 
 /// The code a failed program ends with, as sysexits(3) numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,12 +46,12 @@ impl Exit {
 
 /// Why the program ends, and with which code.
 #[derive(Debug)]
-pub struct Failure {
+pub struct ExitError {
     exit: Exit,
     lines: Vec<String>,
 }
 
-impl Failure {
+impl ExitError {
     /// Ends with `exit` because of `error`, told with all its causes on one line.
     pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
         let error: anyhow::Error = error.into();
@@ -62,7 +62,7 @@ impl Failure {
     }
 
     /// Ends with `exit` because of what `line` says.
-    pub fn because(exit: Exit, line: impl fmt::Display) -> Self {
+    pub fn with_message(exit: Exit, line: impl fmt::Display) -> Self {
         Self::new(exit, anyhow::anyhow!("{line}"))
     }
 
@@ -77,8 +77,8 @@ impl Failure {
     }
 }
 
-impl From<Invalid> for Failure {
-    fn from(invalid: Invalid) -> Self {
+impl From<InvalidConfig> for ExitError {
+    fn from(invalid: InvalidConfig) -> Self {
         let lines = invalid.problems().iter().map(|p| one_line(&p.to_string()));
         Self {
             exit: Exit::Config,
@@ -87,7 +87,7 @@ impl From<Invalid> for Failure {
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for ExitError {
     fn from(error: io::Error) -> Self {
         let is_enough = error.kind() == io::ErrorKind::BrokenPipe;
         let mut failure = Self::new(Exit::InputOutput, error);
@@ -99,8 +99,8 @@ impl From<io::Error> for Failure {
     }
 }
 
-impl From<&Failure> for ExitCode {
-    fn from(failure: &Failure) -> Self {
+impl From<&ExitError> for ExitCode {
+    fn from(failure: &ExitError) -> Self {
         Self::from(failure.exit.code())
     }
 }
@@ -122,14 +122,14 @@ mod tests {
     fn a_failure_is_one_line_with_its_causes() {
         let cause = Err::<(), _>(anyhow::anyhow!("no\r\nsuch\x1b[2J thing"));
         let error = cause.context("data/lock").unwrap_err();
-        let failure = Failure::new(Exit::CannotCreate, error);
+        let failure = ExitError::new(Exit::CannotCreate, error);
         assert_eq!(failure.lines(), ["postern: data/lock: no  such [2J thing"]);
         assert_eq!(failure.exit().code(), 73);
     }
 
     #[test]
     fn a_reader_that_went_away_is_not_told() {
-        let failure = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        let failure = ExitError::from(io::Error::from(io::ErrorKind::BrokenPipe));
         assert!(failure.lines().is_empty());
         assert_eq!(failure.exit(), Exit::InputOutput);
     }

@@ -6,28 +6,28 @@ use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
 
-use super::{Failure, key_ring};
+use super::{ExitError, key_ring};
 use crate::config::{Config, Secret};
-use crate::delivery::underway::Underway;
+use crate::delivery::in_flight::InFlightMessages;
 use crate::http;
-use crate::http::outbound::{Callers, Gateway, GatewaySettings};
-use crate::mail::outgoing::loop_mark;
+use crate::http::outbound::{CallAuth, Gateway, GatewaySettings};
+use crate::mail::job_id::loop_mark;
 use crate::outbound::compose::HeaderText;
-use crate::outbound::intake::{self, Intake, IntakeSettings};
+use crate::outbound::intake::{self, IntakeSettings, OutboundIntake};
 use crate::store::Store;
 
 /// Characters of a loop mark.
-const MARK_CHARS_MAX: usize = 255;
+const LOOP_MARK_CHARS_MAX: usize = 255;
 
 /// What the product's calls are answered from; it takes no mail where nothing is sent.
 pub(super) fn open(
     config: &Config,
     store: &Store,
-    underway: Arc<Underway>,
+    underway: Arc<InFlightMessages>,
     registry: &mut Registry,
-) -> Result<Gateway, Failure> {
+) -> Result<Gateway, ExitError> {
     let (settings, api) = (&config.outbound, &config.outbound.api);
-    let callers = Callers::new(
+    let callers = CallAuth::new(
         api.keys.iter().map(Secret::reveal),
         api.secrets.iter().map(Secret::reveal),
         api.age_max,
@@ -40,7 +40,7 @@ pub(super) fn open(
         suppress_after: settings.worker.suppress_after,
     };
     let intake = intake(config, store, underway)?
-        .map(|intake| Arc::new(intake) as Arc<dyn http::outbound::Intake>);
+        .map(|intake| Arc::new(intake) as Arc<dyn http::outbound::DraftIntake>);
     Ok(Gateway::new(
         store.clone(),
         intake,
@@ -54,8 +54,8 @@ pub(super) fn open(
 fn intake(
     config: &Config,
     store: &Store,
-    underway: Arc<Underway>,
-) -> Result<Option<Intake>, Failure> {
+    underway: Arc<InFlightMessages>,
+) -> Result<Option<OutboundIntake>, ExitError> {
     let settings = &config.outbound;
     let Some(from) = settings.from.clone().filter(|_| settings.enabled) else {
         return Ok(None);
@@ -64,12 +64,12 @@ fn intake(
     for route in &config.routes {
         let keys = Arc::new(key_ring(route)?);
         let mark = loop_mark(&keys, &route.domains[0]);
-        routes.push(intake::Route {
+        routes.push(intake::OutboundRoute {
             name: route.name.clone(),
             domains: route.domains.clone(),
             keys,
             format: route.token_format,
-            loop_mark: HeaderText::cleaned(&mark, MARK_CHARS_MAX),
+            loop_mark: HeaderText::cleaned(&mark, LOOP_MARK_CHARS_MAX),
             marker: route.reply_marker.clone(),
         });
     }
@@ -82,7 +82,7 @@ fn intake(
         list_id: settings.list_id.clone(),
         list_unsubscribe: settings.list_unsubscribe.clone(),
     };
-    Ok(Some(Intake::new(
+    Ok(Some(OutboundIntake::new(
         store.clone(),
         routes,
         settings,

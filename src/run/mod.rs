@@ -3,15 +3,15 @@
 //!
 //! Does none of the parts' work.
 
-mod descriptors;
+mod dev_banner;
 mod exit;
-pub mod gate;
+mod file_limit;
 mod gateway;
-mod house;
-pub mod intake;
+pub mod intake_bridge;
+mod services;
 mod signals;
 mod tasks;
-mod trial;
+pub mod webhook_bridge;
 
 use std::fs::{self, DirBuilder};
 use std::io::Write;
@@ -30,32 +30,32 @@ use tokio::time;
 use tracing::{info, warn};
 
 use crate::clock;
-use crate::config::{Config, LogFormat, Problem, Route};
+use crate::config::{Config, ConfigProblem, LogFormat, RouteConfig};
 use crate::events::Subscriber;
-use crate::http::control::{Control, SOCKET, TokenRoute};
-use crate::http::server::{self, Terms};
-use crate::ingress::imap::Imap;
+use crate::http::control::{ControlParts, SOCKET_NAME, TokenRoute};
+use crate::http::server::{self, HttpOptions};
+use crate::ingress::imap::ImapFetcher;
 use crate::ingress::routes::{self, Routes};
 use crate::ingress::smtp as ingress;
-use crate::ingress::webhook::Doors;
-use crate::store::{Book, OpenError, Store};
+use crate::ingress::webhook::WebhookReceiver;
+use crate::store::{EmbeddedMessages, OpenError, Store};
 use crate::tls::{self, Certificates};
 
-pub use exit::{Exit, Failure};
-use house::House;
+pub use exit::{Exit, ExitError};
+use services::Services;
 use signals::{Signal, Signals};
 use tasks::Tasks;
 
 /// The folder of the embedded Messages API's book, in the data folder.
-const BOOK: &str = "messages";
+const EMBEDDED_FOLDER: &str = "messages";
 /// The folder of the notes of mails that are still to be fetched, in the data folder.
-const ERRANDS: &str = "errands";
+const DEFERRED_FOLDER: &str = "errands";
 /// The folder of the certificates that are made, in the data folder.
-const CERTIFICATES: &str = "certs";
+const CERTIFICATES_FOLDER: &str = "certs";
 /// The task that removes attachments past their age.
-const ATTACHMENTS: &str = "attachments";
+const ATTACHMENTS_TASK: &str = "attachments";
 /// The task that ends when a journal can be written no more.
-const STORE: &str = "store";
+const STORE_TASK: &str = "store";
 /// What a stop may take beyond the parts' own graces until the rest is cut off.
 const STOP_SLACK: Duration = Duration::from_secs(5);
 
@@ -63,16 +63,20 @@ const STOP_SLACK: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Why the start failed, or which part ended by itself.
-pub fn serve(config: Config, warnings: &[Problem], out: &mut impl Write) -> Result<(), Failure> {
+pub fn serve(
+    config: Config,
+    warnings: &[ConfigProblem],
+    out: &mut impl Write,
+) -> Result<(), ExitError> {
     log_to_stderr(&config)?;
     for warning in warnings {
         warn!("{warning}");
     }
-    descriptors::raise(&config);
+    file_limit::raise(&config);
     let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;
     let served = runtime.block_on(async {
-        let house = House::build(&config).await?;
-        house.live(&config, out).await
+        let house = Services::build(&config).await?;
+        house.run(&config, out).await
     });
     // Whatever still blocks a thread must not keep the process.
     runtime.shutdown_timeout(STOP_SLACK);
@@ -83,9 +87,9 @@ pub fn serve(config: Config, warnings: &[Problem], out: &mut impl Write) -> Resu
 ///
 /// # Errors
 /// The folder cannot be made, or another process has it, or what is in it cannot be used.
-pub fn open_store(config: &Config) -> Result<Store, Failure> {
-    make_folder(&config.data_dir)?;
-    Store::open(config.store.clone(), clock::now()).map_err(open_failure)
+pub fn open_store(config: &Config) -> Result<Store, ExitError> {
+    create_folder(&config.data_dir)?;
+    Store::open(config.store.clone(), clock::now()).map_err(store_open_error)
 }
 
 /// What the control socket answers from: the same for a running server and for a command that works
@@ -93,7 +97,7 @@ pub fn open_store(config: &Config) -> Result<Store, Failure> {
 ///
 /// # Errors
 /// A route's keys cannot be used.
-pub fn control(config: &Config, store: &Store) -> Result<Control, Failure> {
+pub fn control_parts(config: &Config, store: &Store) -> Result<ControlParts, ExitError> {
     let routes = Arc::new(ingress_routes(config)?);
     let knows = store.clone();
     let mut token_routes = Vec::new();
@@ -105,14 +109,14 @@ pub fn control(config: &Config, store: &Store) -> Result<Control, Failure> {
             format: route.token_format,
         });
     }
-    Ok(Control {
+    Ok(ControlParts {
         store: store.clone(),
         routes: token_routes.into(),
-        recipient: Arc::new(move |address, now| {
-            let meant = routes.recipient(&knows, address.clone(), now);
+        resolve_recipient: Arc::new(move |address, now| {
+            let meant = routes.resolve(&knows, address.clone(), now);
             meant.map_err(|error| error.to_string())
         }),
-        waits: Arc::new(|_| None),
+        pending_retry: Arc::new(|_| None),
         hostname: config.hostname.ascii(),
         authserv_id: config.auth.authserv_id.clone(),
         mail_bytes_max: usize::try_from(config.ingress.session.mail_bytes_max)
@@ -120,12 +124,12 @@ pub fn control(config: &Config, store: &Store) -> Result<Control, Failure> {
     })
 }
 
-impl House {
-    async fn live(self, config: &Config, out: &mut impl Write) -> Result<(), Failure> {
+impl Services {
+    async fn run(self, config: &Config, out: &mut impl Write) -> Result<(), ExitError> {
         let mut signals = Signals::listen()?;
         let Self {
             store,
-            book,
+            embedded: book,
             certificates,
             ingress,
             worker,
@@ -133,49 +137,49 @@ impl House {
             webhooks,
             imap,
             objects,
-            listeners,
+            event_streams: listeners,
             subscribers,
-            app,
-            control,
+            public_router: app,
+            control_router: control,
         } = self;
         // HTTP outlives the worker: in development the worker posts to our own Messages API.
         let (stop_mail, mail) = watch::channel(false);
         let (stop_http, http) = watch::channel(false);
-        let mut desks = desks(config, [app, control], &certificates, &http).await?;
+        let mut desks = http_servers(config, [app, control], &certificates, &http).await?;
         let watched = Arc::clone(&certificates);
-        desks.spawn(CERTIFICATES, async move {
+        desks.spawn(CERTIFICATES_FOLDER, async move {
             watched.watch(tls::POLL_WAIT).await;
             Ok(())
         });
-        desks.spawn(ATTACHMENTS, async move {
-            objects.tend().await;
+        desks.spawn(ATTACHMENTS_TASK, async move {
+            objects.sweep_forever().await;
             Ok(())
         });
-        watch_disk(&mut desks, &store, book.as_ref());
-        tell_subscribers(&mut desks, subscribers, &http);
-        let mut doors = open_doors(ingress, webhooks, imap, &mail);
+        watch_store(&mut desks, &store, book.as_ref());
+        start_subscribers(&mut desks, subscribers, &http);
+        let mut doors = start_ingress(ingress, webhooks, imap, &mail);
         if let Some(outbound) = outbound {
             let stop = mail.clone();
             doors.spawn("outbound", async move { Ok(outbound.run(stop).await?) });
         }
         doors.spawn("delivery", async move { Ok(worker.run(mail).await?) });
         if let Some(book) = book.as_ref().filter(|_| config.development) {
-            trial::print(config, book, out).await?;
+            dev_banner::print(config, book, out).await?;
         }
-        tell(&[NotifyState::Ready]);
+        notify_supervisor(&[NotifyState::Ready]);
         info!(version = env!("CARGO_PKG_VERSION"), data = %config.data_dir.display(), "ready");
 
-        let ended = wait(&mut signals, &certificates, [&mut doors, &mut desks]).await;
-        tell(&[NotifyState::Stopping]);
+        let ended = wait_for_stop(&mut signals, &certificates, [&mut doors, &mut desks]).await;
+        notify_supervisor(&[NotifyState::Stopping]);
         stop_mail.send_replace(true);
         let limit = time::Instant::now() + config.stop_max + STOP_SLACK;
         let drained = async {
             doors.drain(limit).await;
             stop_http.send_replace(true);
             listeners.close();
-            desks.end(CERTIFICATES);
-            desks.end(ATTACHMENTS);
-            desks.end(STORE);
+            desks.abort(CERTIFICATES_FOLDER);
+            desks.abort(ATTACHMENTS_TASK);
+            desks.abort(STORE_TASK);
             desks.drain(limit).await;
         };
         tokio::select! {
@@ -185,21 +189,21 @@ impl House {
         }
         drop((doors, desks));
         // A socket that nobody answers at would be taken for a server by whoever looks.
-        drop(fs::remove_file(config.data_dir.join(SOCKET)));
+        drop(fs::remove_file(config.data_dir.join(SOCKET_NAME)));
         if let Some(book) = book {
             book.close().await;
         }
         store.close().await;
         info!("stopped");
-        ended.map_err(|error| Failure::new(Exit::Software, error))
+        ended.map_err(|error| ExitError::new(Exit::Software, error))
     }
 }
 
 /// Starts what takes mail in, until `stopped` is true.
-fn open_doors(
-    ingress: ingress::Server,
-    webhooks: Option<Doors>,
-    imap: Option<Imap>,
+fn start_ingress(
+    ingress: ingress::SmtpServer,
+    webhooks: Option<WebhookReceiver>,
+    imap: Option<ImapFetcher>,
     stopped: &watch::Receiver<bool>,
 ) -> Tasks {
     let mut doors = Tasks::default();
@@ -228,7 +232,7 @@ fn open_doors(
 }
 
 /// Starts telling those who are told what happens.
-fn tell_subscribers(
+fn start_subscribers(
     desks: &mut Tasks,
     subscribers: Vec<Subscriber>,
     stopped: &watch::Receiver<bool>,
@@ -240,16 +244,16 @@ fn tell_subscribers(
 }
 
 /// Starts what is spoken HTTP with: the addresses, and the control socket.
-async fn desks(
+async fn http_servers(
     config: &Config,
     [app, control]: [Router; 2],
     certificates: &Arc<Certificates>,
     stop: &watch::Receiver<bool>,
-) -> Result<Tasks, Failure> {
+) -> Result<Tasks, ExitError> {
     let mut desks = Tasks::default();
-    let plain = Terms::from(config.http.clone());
+    let plain = HttpOptions::from(config.http_server.clone());
     let over_tls = plain.over_tls(certificates);
-    let over_tls = over_tls.map_err(|error| Failure::new(Exit::Software, error))?;
+    let over_tls = over_tls.map_err(|error| ExitError::new(Exit::Software, error))?;
     let plain = config.http_listen.iter().map(|at| (at, "http", &plain));
     let over_tls = config
         .https_listen
@@ -258,31 +262,31 @@ async fn desks(
     for (address, protocol, terms) in plain.chain(over_tls) {
         let listener = server::listen(*address).await;
         let listener = listener.with_context(|| address.to_string());
-        let listener = listener.map_err(|error| Failure::new(Exit::Unavailable, error))?;
+        let listener = listener.map_err(|error| ExitError::new(Exit::Unavailable, error))?;
         info!(%address, protocol, "listening");
-        let task = talk(listener, app.clone(), terms.clone(), stop.clone());
+        let task = serve_listener(listener, app.clone(), terms.clone(), stop.clone());
         desks.spawn(protocol, task);
     }
-    let socket = config.data_dir.join(SOCKET);
-    let listener = server::listen_alone(&socket);
+    let socket = config.data_dir.join(SOCKET_NAME);
+    let listener = server::listen_private(&socket);
     let listener = listener.with_context(|| socket.display().to_string());
-    let listener = listener.map_err(|error| Failure::new(Exit::CannotCreate, error))?;
-    let terms = Terms::from(config.http.clone());
-    let task = talk(listener, control, terms, stop.clone());
+    let listener = listener.map_err(|error| ExitError::new(Exit::CannotCreate, error))?;
+    let terms = HttpOptions::from(config.http_server.clone());
+    let task = serve_listener(listener, control, terms, stop.clone());
     desks.spawn("control", task);
     Ok(desks)
 }
 
 /// A disk that failed once is not trusted again: the process ends, and the next start reads what is
 /// really there.
-fn watch_disk(desks: &mut Tasks, store: &Store, book: Option<&Book>) {
+fn watch_store(desks: &mut Tasks, store: &Store, book: Option<&EmbeddedMessages>) {
     let store = store.clone();
-    desks.spawn(STORE, async move {
+    desks.spawn(STORE_TASK, async move {
         store.ended().await;
         Err(anyhow!("the journal cannot be written"))
     });
     if let Some(book) = book.cloned() {
-        desks.spawn(STORE, async move {
+        desks.spawn(STORE_TASK, async move {
             book.ended().await;
             Err(anyhow!("the journal of the embedded API cannot be written"))
         });
@@ -290,7 +294,7 @@ fn watch_disk(desks: &mut Tasks, store: &Store, book: Option<&Book>) {
 }
 
 /// Waits for a signal to stop, or for the end of a task that has none.
-async fn wait(
+async fn wait_for_stop(
     signals: &mut Signals,
     certificates: &Arc<Certificates>,
     [doors, desks]: [&mut Tasks; 2],
@@ -310,10 +314,10 @@ async fn wait(
     }
 }
 
-async fn talk<L: Listener<Addr: server::Source>>(
+async fn serve_listener<L: Listener<Addr: server::RemoteAddress>>(
     listener: L,
     router: Router,
-    terms: Terms,
+    terms: HttpOptions,
     stop: watch::Receiver<bool>,
 ) -> Result<(), anyhow::Error> {
     server::serve(listener, router, terms, stop).await;
@@ -322,7 +326,7 @@ async fn talk<L: Listener<Addr: server::Source>>(
 
 async fn reload(certificates: &Arc<Certificates>) {
     let reloading = NotifyState::monotonic_usec_now().map(|now| [NotifyState::Reloading, now]);
-    tell(&reloading.unwrap_or([NotifyState::Reloading, NotifyState::Reloading]));
+    notify_supervisor(&reloading.unwrap_or([NotifyState::Reloading, NotifyState::Reloading]));
     let read = Arc::clone(certificates);
     let errors = tokio::task::spawn_blocking(move || read.reload()).await;
     match errors {
@@ -337,19 +341,19 @@ async fn reload(certificates: &Arc<Certificates>) {
         }
         Err(error) => warn!("certificates not read: {error}"),
     }
-    tell(&[NotifyState::Ready]);
+    notify_supervisor(&[NotifyState::Ready]);
 }
 
 /// Tells the supervisor, if there is one.
-fn tell(state: &[NotifyState<'_>]) {
+fn notify_supervisor(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         warn!("the supervisor cannot be told: {error}");
     }
 }
 
-fn log_to_stderr(config: &Config) -> Result<(), Failure> {
+fn log_to_stderr(config: &Config) -> Result<(), ExitError> {
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log_filter)
-        .map_err(|error| Failure::new(Exit::Config, error))?;
+        .map_err(|error| ExitError::new(Exit::Config, error))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
@@ -357,28 +361,28 @@ fn log_to_stderr(config: &Config) -> Result<(), Failure> {
         LogFormat::Json => log.json().try_init(),
         LogFormat::Text => log.with_ansi(false).try_init(),
     };
-    set.map_err(|error| Failure::because(Exit::Software, error))
+    set.map_err(|error| ExitError::with_message(Exit::Software, error))
 }
 
-fn make_folder(folder: &Path) -> Result<(), Failure> {
+fn create_folder(folder: &Path) -> Result<(), ExitError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(folder)
         .with_context(|| folder.display().to_string())
-        .map_err(|error| Failure::new(Exit::CannotCreate, error))
+        .map_err(|error| ExitError::new(Exit::CannotCreate, error))
 }
 
-fn open_failure(error: OpenError) -> Failure {
+fn store_open_error(error: OpenError) -> ExitError {
     let exit = match &error {
         OpenError::Locked { .. } => Exit::Unavailable,
         OpenError::Io { .. } => Exit::CannotCreate,
         _ => Exit::Malformed,
     };
-    Failure::new(exit, error)
+    ExitError::new(exit, error)
 }
 
-fn ingress_routes(config: &Config) -> Result<Routes, Failure> {
+fn ingress_routes(config: &Config) -> Result<Routes, ExitError> {
     let mut list = Vec::new();
     for route in &config.routes {
         list.push(routes::Route {
@@ -388,14 +392,14 @@ fn ingress_routes(config: &Config) -> Result<Routes, Failure> {
             mailboxes: route.mailboxes.clone(),
             catch_all: route.catch_all.clone(),
             postmaster: route.postmaster.clone(),
-            policy: route.senders,
+            policy: route.sender_policy,
         });
     }
-    Routes::new(list, &config.hostname).map_err(|error| Failure::new(Exit::Config, error))
+    Routes::new(list, &config.hostname).map_err(|error| ExitError::new(Exit::Config, error))
 }
 
-fn key_ring(route: &Route) -> Result<crate::mail::token::KeyRing, Failure> {
+fn key_ring(route: &RouteConfig) -> Result<crate::mail::token::KeyRing, ExitError> {
     route
         .key_ring()
-        .map_err(|error| Failure::new(Exit::Config, error))
+        .map_err(|error| ExitError::new(Exit::Config, error))
 }

@@ -30,13 +30,13 @@ impl Tasks {
     /// if there are no tasks.
     pub(super) async fn next(&mut self) -> anyhow::Error {
         match self.set.join_next_with_id().await {
-            Some(ended) => self.told(ended),
+            Some(ended) => self.describe_end(ended),
             None => std::future::pending().await,
         }
     }
 
     /// Ends the tasks of this name at once.
-    pub(super) fn end(&mut self, name: &str) {
+    pub(super) fn abort(&mut self, name: &str) {
         for (known, handle) in self.names.values() {
             if *known == name {
                 handle.abort();
@@ -52,7 +52,7 @@ impl Tasks {
                 Ok(Some(Ok((_, Ok(()))))) => {}
                 Ok(Some(Err(error))) if error.is_cancelled() => {}
                 Ok(Some(ended)) => {
-                    let error = self.told(ended);
+                    let error = self.describe_end(ended);
                     error!("{error:#}");
                 }
                 Err(_) => {
@@ -63,7 +63,10 @@ impl Tasks {
         }
     }
 
-    fn told(&mut self, ended: Result<(Id, Result<(), anyhow::Error>), JoinError>) -> anyhow::Error {
+    fn describe_end(
+        &mut self,
+        ended: Result<(Id, Result<(), anyhow::Error>), JoinError>,
+    ) -> anyhow::Error {
         let id = match &ended {
             Ok((id, _)) => *id,
             Err(error) => error.id(),
@@ -116,7 +119,7 @@ mod tests {
     async fn one_task_can_be_ended_alone() {
         let mut tasks = Tasks::default();
         tasks.spawn("endless", std::future::pending());
-        tasks.end("endless");
+        tasks.abort("endless");
         assert_eq!(tasks.next().await.to_string(), "endless was cut off");
     }
 }

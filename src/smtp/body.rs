@@ -14,23 +14,23 @@ use super::settings::{BareNewline, Settings};
 /// A mail that breaks a bound is read to its end and refused there: to stop sooner would take the
 /// rest of it for commands. From then on nothing of it is kept.
 #[derive(Debug)]
-pub(super) struct Body {
-    at: At,
+pub(super) struct DataReader {
+    position: LinePosition,
     kept: Vec<u8>,
     /// Octets of the mail so far, kept or not.
     bytes: u64,
     /// Octets of the line so far, its dot left out.
     line_bytes: usize,
     /// `None` once the empty line has come.
-    header: Option<Header>,
+    header: Option<HeaderCounts>,
     /// The first fault found. A mail that is too big as well hears of its size.
     fault: Option<Refusal>,
-    bounds: Bounds,
+    bounds: DataBounds,
 }
 
 /// How a mail ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum BodyEnd {
+pub(super) enum DataEnd {
     /// A CR or LF stood alone. The session cannot go on.
     BareNewline,
     /// The mail is over, and breaks a bound.
@@ -41,7 +41,7 @@ pub(super) enum BodyEnd {
 
 /// Where in the mail the reader stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum At {
+enum LinePosition {
     /// Behind a line end, which was CRLF or, where that is mended, a bare LF.
     LineStart { crlf: bool },
     /// Behind CRLF and a dot.
@@ -55,14 +55,14 @@ enum At {
 }
 
 #[derive(Debug, Default)]
-struct Header {
+struct HeaderCounts {
     bytes: usize,
     fields: usize,
     received: usize,
 }
 
 #[derive(Debug)]
-struct Bounds {
+struct DataBounds {
     bare_newline: BareNewline,
     fields: usize,
     header_bytes: usize,
@@ -71,17 +71,17 @@ struct Bounds {
     received: usize,
 }
 
-impl Body {
+impl DataReader {
     pub(super) fn new(settings: &Settings) -> Self {
         Self {
             // The line end of DATA is the first half of the CRLF.CRLF that ends an empty mail.
-            at: At::LineStart { crlf: true },
+            position: LinePosition::LineStart { crlf: true },
             kept: Vec::new(),
             bytes: 0,
             line_bytes: 0,
-            header: Some(Header::default()),
+            header: Some(HeaderCounts::default()),
             fault: None,
-            bounds: Bounds {
+            bounds: DataBounds {
                 bare_newline: settings.bare_newline,
                 fields: settings.header_fields_max,
                 header_bytes: settings.header_bytes_max,
@@ -93,7 +93,7 @@ impl Body {
     }
 
     /// Octets of memory held.
-    pub(super) const fn held(&self) -> usize {
+    pub(super) const fn bytes_held(&self) -> usize {
         self.kept.capacity()
     }
 
@@ -106,43 +106,52 @@ impl Body {
     }
 
     /// Reads `input` to the end of the mail. `None`: `input` is used up and the mail goes on.
-    pub(super) fn read(&mut self, input: &mut &[u8]) -> Option<BodyEnd> {
+    pub(super) fn read(&mut self, input: &mut &[u8]) -> Option<DataEnd> {
         let strict = self.bounds.bare_newline == BareNewline::Refuse;
         if self.kept.capacity() == 0 && self.bytes == 0 {
             // Line by line it would grow in many small steps.
             self.kept.reserve(input.len());
         }
         while let Some(&next) = input.first() {
-            match (self.at, next) {
-                (At::LineStart { .. } | At::Dot, octet) if octet != b'.' && octet != b'\r' => {
-                    self.at = At::Text;
+            match (self.position, next) {
+                (LinePosition::LineStart { .. } | LinePosition::Dot, octet)
+                    if octet != b'.' && octet != b'\r' =>
+                {
+                    self.position = LinePosition::Text;
                     continue;
                 }
-                (At::LineStart { crlf: true }, b'.') => self.at = At::Dot,
-                (At::LineStart { crlf: false }, b'.') => self.at = At::Text,
-                (At::Dot, b'\r') => self.at = At::DotReturn,
-                (At::DotReturn, b'\n') => {
+                (LinePosition::LineStart { crlf: true }, b'.') => self.position = LinePosition::Dot,
+                (LinePosition::LineStart { crlf: false }, b'.') => {
+                    self.position = LinePosition::Text
+                }
+                (LinePosition::Dot, b'\r') => self.position = LinePosition::DotReturn,
+                (LinePosition::DotReturn, b'\n') => {
                     *input = &input[1..];
                     return Some(self.end());
                 }
-                (At::Return, b'\n') => self.end_line(true),
-                (At::DotReturn | At::Return, _) | (At::Text, b'\n') if strict => {
-                    return Some(BodyEnd::BareNewline);
+                (LinePosition::Return, b'\n') => self.end_line(true),
+                (LinePosition::DotReturn | LinePosition::Return, _)
+                | (LinePosition::Text, b'\n')
+                    if strict =>
+                {
+                    return Some(DataEnd::BareNewline);
                 }
-                (At::DotReturn | At::Return, _) => {
+                (LinePosition::DotReturn | LinePosition::Return, _) => {
                     self.refuse(Refusal::BareReturn);
                     self.keep(b"\r");
-                    self.at = At::Text;
+                    self.position = LinePosition::Text;
                     continue;
                 }
-                (At::LineStart { .. } | At::Text, b'\r') => self.at = At::Return,
-                (At::Text, b'\n') => self.end_line(false),
-                (At::Text, 0) => {
+                (LinePosition::LineStart { .. } | LinePosition::Text, b'\r') => {
+                    self.position = LinePosition::Return
+                }
+                (LinePosition::Text, b'\n') => self.end_line(false),
+                (LinePosition::Text, 0) => {
                     self.refuse(Refusal::MailNul);
                     self.keep(b"\0");
                 }
                 _ => {
-                    self.at = At::Text;
+                    self.position = LinePosition::Text;
                     self.read_text(input);
                     continue;
                 }
@@ -193,7 +202,7 @@ impl Body {
         self.keep(b"\r\n");
         self.count_header_line();
         self.line_bytes = 0;
-        self.at = At::LineStart { crlf };
+        self.position = LinePosition::LineStart { crlf };
     }
 
     fn check_line(&mut self) {
@@ -224,17 +233,17 @@ impl Body {
         }
     }
 
-    fn end(&mut self) -> BodyEnd {
+    fn end(&mut self) -> DataEnd {
         if self.bytes > self.bounds.mail_bytes {
-            return BodyEnd::Refused(Refusal::MailTooBig);
+            return DataEnd::Refused(Refusal::MailTooBig);
         }
         if let Some(fault) = self.fault {
-            return BodyEnd::Refused(fault);
+            return DataEnd::Refused(fault);
         }
         if self.bytes == 0 {
-            return BodyEnd::Refused(Refusal::MailEmpty);
+            return DataEnd::Refused(Refusal::MailEmpty);
         }
-        BodyEnd::Whole(Bytes::from(std::mem::take(&mut self.kept)))
+        DataEnd::Whole(Bytes::from(std::mem::take(&mut self.kept)))
     }
 }
 
@@ -251,21 +260,21 @@ mod tests {
     use super::super::settings::Protocol;
     use super::*;
 
-    fn body(bare_newline: BareNewline) -> Body {
+    fn body(bare_newline: BareNewline) -> DataReader {
         let mut settings = Settings::new(String::new(), Protocol::Smtp);
         settings.bare_newline = bare_newline;
-        Body::new(&settings)
+        DataReader::new(&settings)
     }
 
     /// How `sent` ends a mail, and how much of it is left.
-    fn read(sent: &[u8], bare_newline: BareNewline, cut: usize) -> (Option<BodyEnd>, usize) {
+    fn read(sent: &[u8], bare_newline: BareNewline, cut: usize) -> (Option<DataEnd>, usize) {
         let mut body = body(bare_newline);
         for (number, piece) in sent.chunks(cut).enumerate() {
             let mut input = piece;
             let end = body.read(&mut input);
             let read = number * cut + piece.len() - input.len();
             // What breaks a mail off need not be taken off the input: nothing is read any more.
-            if end == Some(BodyEnd::BareNewline) {
+            if end == Some(DataEnd::BareNewline) {
                 return (end, 0);
             }
             if end.is_some() {
@@ -277,7 +286,7 @@ mod tests {
     }
 
     /// The same by looking at all of `sent` at once, without a state.
-    fn model(sent: &[u8], bare_newline: BareNewline) -> (Option<BodyEnd>, usize) {
+    fn model(sent: &[u8], bare_newline: BareNewline) -> (Option<DataEnd>, usize) {
         const END: &[u8] = b"\r\n.\r\n";
         let whole = [b"\r\n", sent].concat();
         let end = whole.windows(END.len()).position(|window| window == END);
@@ -290,14 +299,14 @@ mod tests {
         let bare = (2..seen.len()).find(|&at| is_bare(at));
         let bare_return = (2..seen.len()).any(|at| seen[at] == b'\r' && is_bare(at));
         if bare.is_some() && bare_newline == BareNewline::Refuse {
-            return (Some(BodyEnd::BareNewline), 0);
+            return (Some(DataEnd::BareNewline), 0);
         }
         let Some(end) = end else {
             return (None, 0);
         };
         let left = whole.len() - end - END.len();
         if bare_return {
-            return (Some(BodyEnd::Refused(Refusal::BareReturn)), left);
+            return (Some(DataEnd::Refused(Refusal::BareReturn)), left);
         }
         let mut kept = Vec::new();
         for line in seen[2..].split_inclusive(|&octet| octet == b'\n') {
@@ -308,9 +317,9 @@ mod tests {
             kept.extend_from_slice(b"\r\n");
         }
         let end = if kept.is_empty() {
-            BodyEnd::Refused(Refusal::MailEmpty)
+            DataEnd::Refused(Refusal::MailEmpty)
         } else {
-            BodyEnd::Whole(Bytes::from(kept))
+            DataEnd::Whole(Bytes::from(kept))
         };
         (Some(end), left)
     }
@@ -330,7 +339,7 @@ mod tests {
                 sent.extend_from_slice(b"\r\n.\r\nQUIT\r\n");
                 for bare_newline in [BareNewline::Refuse, BareNewline::Normalize] {
                     let expected = model(&sent, bare_newline);
-                    ended += u32::from(matches!(expected.0, Some(BodyEnd::Whole(_))));
+                    ended += u32::from(matches!(expected.0, Some(DataEnd::Whole(_))));
                     for cut in [usize::MAX, 1, 3] {
                         let found = read(&sent, bare_newline, cut.min(sent.len()));
                         assert_eq!(
@@ -350,14 +359,14 @@ mod tests {
     fn nothing_is_held_of_a_mail_that_is_refused() {
         let mut settings = Settings::new(String::new(), Protocol::Smtp);
         settings.mail_bytes_max = 100_000;
-        let mut body = Body::new(&settings);
+        let mut body = DataReader::new(&settings);
         let chunk = [b'a'; 8 * 1024];
         for sent in 1..100 {
             assert_eq!(body.read(&mut &chunk[..]), None);
             let held_max = if sent <= 2 { 2 * sent * chunk.len() } else { 0 };
-            assert!(body.held() <= held_max, "{sent}");
+            assert!(body.bytes_held() <= held_max, "{sent}");
         }
-        let end = Some(BodyEnd::Refused(Refusal::MailTooBig));
+        let end = Some(DataEnd::Refused(Refusal::MailTooBig));
         assert_eq!(body.read(&mut &b"\r\n.\r\n"[..]), end);
     }
 
@@ -387,8 +396,8 @@ mod tests {
                     end = body.read(&mut piece);
                 }
                 let found = match end {
-                    Some(BodyEnd::Refused(refusal)) => refusal,
-                    Some(BodyEnd::Whole(_)) => Refusal::Busy,
+                    Some(DataEnd::Refused(refusal)) => refusal,
+                    Some(DataEnd::Whole(_)) => Refusal::Busy,
                     other => panic!("{other:?}"),
                 };
                 assert_eq!(found, refusal, "cut at {cut}");

@@ -8,13 +8,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::response::Refusal;
 
 /// The attributes that are offered and taken.
-pub(super) const ATTRIBUTES: &str = "NAME ADDR HELO";
+pub(super) const ATTRIBUTE_NAMES: &str = "NAME ADDR HELO";
 /// Octets of a value, its xtext undone: as many as a domain may have.
 const VALUE_BYTES_MAX: usize = 255;
 
 /// The client behind a relay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Client {
+pub struct RelayedClient {
     /// Its address; `None` where the relay does not know it.
     pub ip: Option<IpAddr>,
     /// What it said in EHLO or HELO, bounded as [`Transaction::helo`] is.
@@ -23,13 +23,13 @@ pub struct Client {
     pub helo: Option<String>,
     /// It hears our answers, as it does behind a proxy that speaks XCLIENT. Behind XFORWARD the relay
     /// hears them.
-    pub hears_us: bool,
+    pub receives_responses: bool,
 }
 
-impl Client {
+impl RelayedClient {
     /// Takes in the attributes of one command: `NAME=value …`, at least one, each at most once.
     /// Nothing is taken of a list that is wrong somewhere.
-    pub(super) fn take(&mut self, attributes: &str) -> Result<(), Refusal> {
+    pub(super) fn apply(&mut self, attributes: &str) -> Result<(), Refusal> {
         let mut taken = self.clone();
         let mut seen: Vec<String> = Vec::new();
         for attribute in attributes.split(' ').filter(|text| !text.is_empty()) {
@@ -109,8 +109,8 @@ mod tests {
     #[test]
     fn attributes_are_read_or_refused_whole() {
         let told = |text: &str| {
-            let mut client = Client::default();
-            client.take(text).map(|()| (client.ip, client.helo))
+            let mut client = RelayedClient::default();
+            client.apply(text).map(|()| (client.ip, client.helo))
         };
         let ip = |text: &str| text.parse::<IpAddr>().ok();
         let helo = |text: &str| Some(text.to_owned());
@@ -153,10 +153,10 @@ mod tests {
 
     #[test]
     fn a_list_that_is_wrong_changes_nothing() {
-        let mut client = Client::default();
-        client.take("ADDR=192.0.2.1").unwrap();
-        assert!(client.take("ADDR=192.0.2.2 HELO").is_err());
-        client.take("HELO=peer.example").unwrap();
+        let mut client = RelayedClient::default();
+        client.apply("ADDR=192.0.2.1").unwrap();
+        assert!(client.apply("ADDR=192.0.2.2 HELO").is_err());
+        client.apply("HELO=peer.example").unwrap();
         assert_eq!(client.ip, "192.0.2.1".parse().ok());
         assert_eq!(client.helo.as_deref(), Some("peer.example"));
     }

@@ -1,4 +1,4 @@
-//! Owns the grammar of commands: one line in, one [`Command`] out.
+//! Owns the grammar of commands: one line in, one [`SmtpCommand`] out.
 //!
 //! Does not know what may be said when, nor which recipients are ours.
 
@@ -15,14 +15,14 @@ const HELLO_NAME_BYTES_MAX: usize = 255;
 
 /// A well-formed command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub(super) enum SmtpCommand {
     Bdat,
     Data,
     Ehlo(String),
     Helo(String),
     Help,
     Lhlo(String),
-    Mail(Mail),
+    Mail(MailFrom),
     Noop,
     Quit,
     Rcpt(ForwardPath),
@@ -36,7 +36,7 @@ pub(super) enum Command {
 
 /// What MAIL says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Mail {
+pub(super) struct MailFrom {
     /// `None` is the null sender.
     pub(super) sender: Option<Address>,
     /// SIZE (RFC 1870), clamped to what a `u64` holds.
@@ -66,7 +66,7 @@ impl fmt::Debug for ForwardPath {
     }
 }
 
-impl Command {
+impl SmtpCommand {
     /// Reads a command line that has lost its line end.
     pub(super) fn parse(line: &str) -> Result<Self, Refusal> {
         let line = line.trim_end_matches(' ');
@@ -82,14 +82,14 @@ impl Command {
         match verb.to_ascii_uppercase().as_str() {
             "BDAT" => Ok(Self::Bdat),
             "DATA" => plain(Self::Data),
-            "EHLO" => hello_name(argument).map(Self::Ehlo),
-            "HELO" => hello_name(argument).map(Self::Helo),
+            "EHLO" => parse_hello_name(argument).map(Self::Ehlo),
+            "HELO" => parse_hello_name(argument).map(Self::Helo),
             "HELP" => Ok(Self::Help),
-            "LHLO" => hello_name(argument).map(Self::Lhlo),
-            "MAIL" => mail(argument).map(Self::Mail),
+            "LHLO" => parse_hello_name(argument).map(Self::Lhlo),
+            "MAIL" => parse_mail(argument).map(Self::Mail),
             "NOOP" => Ok(Self::Noop),
             "QUIT" => plain(Self::Quit),
-            "RCPT" => rcpt(argument).map(Self::Rcpt),
+            "RCPT" => parse_rcpt(argument).map(Self::Rcpt),
             "RSET" => plain(Self::Rset),
             "STARTTLS" => plain(Self::StartTls),
             "VRFY" if argument.is_empty() => Err(Refusal::ArgumentMalformed),
@@ -104,7 +104,7 @@ impl Command {
     }
 }
 
-fn hello_name(argument: &str) -> Result<String, Refusal> {
+fn parse_hello_name(argument: &str) -> Result<String, Refusal> {
     if (1..=HELLO_NAME_BYTES_MAX).contains(&argument.len()) {
         Ok(argument.to_owned())
     } else {
@@ -112,12 +112,12 @@ fn hello_name(argument: &str) -> Result<String, Refusal> {
     }
 }
 
-fn mail(argument: &str) -> Result<Mail, Refusal> {
+fn parse_mail(argument: &str) -> Result<MailFrom, Refusal> {
     let rest = after_keyword(argument, "FROM:")?;
-    let (path, parameters) = path(rest).ok_or(Refusal::SenderSyntax)?;
-    let mut mail = Mail::default();
+    let (path, parameters) = split_path(rest).ok_or(Refusal::SenderSyntax)?;
+    let mut mail = MailFrom::default();
     if !path.is_empty() {
-        mail.sender = Some(mailbox(path).ok_or(Refusal::SenderSyntax)?);
+        mail.sender = Some(parse_mailbox(path).ok_or(Refusal::SenderSyntax)?);
     }
     for parameter in parameters.split(' ').filter(|p| !p.is_empty()) {
         mail.add(parameter)?;
@@ -128,7 +128,7 @@ fn mail(argument: &str) -> Result<Mail, Refusal> {
     Ok(mail)
 }
 
-impl Mail {
+impl MailFrom {
     fn add(&mut self, parameter: &str) -> Result<(), Refusal> {
         let (keyword, value) = keyword_and_value(parameter)?;
         let again = match keyword.as_str() {
@@ -144,7 +144,9 @@ impl Mail {
                 std::mem::replace(&mut self.body, true)
             }
             "SIZE" => {
-                let size = value.and_then(octets).ok_or(Refusal::ParameterMalformed)?;
+                let size = value
+                    .and_then(parse_size)
+                    .ok_or(Refusal::ParameterMalformed)?;
                 self.size.replace(size).is_some()
             }
             "SMTPUTF8" => value.is_some() || std::mem::replace(&mut self.smtputf8, true),
@@ -157,13 +159,13 @@ impl Mail {
     }
 }
 
-fn rcpt(argument: &str) -> Result<ForwardPath, Refusal> {
+fn parse_rcpt(argument: &str) -> Result<ForwardPath, Refusal> {
     let rest = after_keyword(argument, "TO:")?;
-    let (path, parameters) = path(rest).ok_or(Refusal::RecipientSyntax)?;
+    let (path, parameters) = split_path(rest).ok_or(Refusal::RecipientSyntax)?;
     let recipient = if path.eq_ignore_ascii_case("postmaster") {
         ForwardPath::Postmaster
     } else {
-        ForwardPath::Mailbox(mailbox(path).ok_or(Refusal::RecipientSyntax)?)
+        ForwardPath::Mailbox(parse_mailbox(path).ok_or(Refusal::RecipientSyntax)?)
     };
     if let Some(parameter) = parameters.split(' ').find(|p| !p.is_empty()) {
         // None of the extensions offered has a parameter here.
@@ -184,7 +186,7 @@ fn after_keyword<'l>(argument: &'l str, keyword: &str) -> Result<&'l str, Refusa
 ///
 /// A bracket in a quoted local part does not end the path. Spaces before the path are none of the
 /// grammar, but old clients send one.
-fn path(text: &str) -> Option<(&str, &str)> {
+fn split_path(text: &str) -> Option<(&str, &str)> {
     let inner = text.trim_start_matches(' ').strip_prefix('<')?;
     let (mut quoted, mut escaped) = (false, false);
     for (at, c) in inner.char_indices() {
@@ -204,7 +206,7 @@ fn path(text: &str) -> Option<(&str, &str)> {
 }
 
 /// Reads a mailbox behind its source route, which is stripped (RFC 5321 section 4.1.1.3).
-fn mailbox(path: &str) -> Option<Address> {
+fn parse_mailbox(path: &str) -> Option<Address> {
     let mut rest = path;
     while let Some(hop) = rest.strip_prefix('@') {
         // The colon that ends a route is not one of those in an address literal.
@@ -242,7 +244,7 @@ fn keyword_and_value(parameter: &str) -> Result<(String, Option<&str>), Refusal>
 }
 
 /// Reads the value of SIZE, 1 to 20 digits (RFC 1870 section 3).
-fn octets(value: &str) -> Option<u64> {
+fn parse_size(value: &str) -> Option<u64> {
     const DIGITS_MAX: usize = 20;
     let fits = (1..=DIGITS_MAX).contains(&value.len()) && value.bytes().all(|d| d.is_ascii_digit());
     // Twenty digits can exceed a u64; what does is beyond any bound all the same.
@@ -256,9 +258,9 @@ mod tests {
     use super::*;
 
     fn recipient(path: &str) -> Result<String, Refusal> {
-        match Command::parse(&format!("RCPT TO:{path}"))? {
-            Command::Rcpt(ForwardPath::Mailbox(address)) => Ok(address.to_string()),
-            Command::Rcpt(ForwardPath::Postmaster) => Ok("postmaster".to_owned()),
+        match SmtpCommand::parse(&format!("RCPT TO:{path}"))? {
+            SmtpCommand::Rcpt(ForwardPath::Mailbox(address)) => Ok(address.to_string()),
+            SmtpCommand::Rcpt(ForwardPath::Postmaster) => Ok("postmaster".to_owned()),
             other => panic!("{other:?}"),
         }
     }
@@ -351,10 +353,10 @@ mod tests {
             ("MT-PRIORITY=3", Some(Refusal::ParameterUnknown)),
             ("X=Y", Some(Refusal::ParameterUnknown)),
         ] {
-            let parsed = Command::parse(&format!("MAIL FROM:<a@peer.test> {parameters}"));
+            let parsed = SmtpCommand::parse(&format!("MAIL FROM:<a@peer.test> {parameters}"));
             assert_eq!(parsed.err(), expected, "{parameters}");
         }
-        let rcpt = |parameter: &str| Command::parse(&format!("RCPT TO:<a@us> {parameter}"));
+        let rcpt = |parameter: &str| SmtpCommand::parse(&format!("RCPT TO:<a@us> {parameter}"));
         assert_eq!(rcpt("NOTIFY=NEVER"), Err(Refusal::ParameterUnknown));
         assert_eq!(rcpt("ORCPT=rfc822;a"), Err(Refusal::ParameterUnknown));
         assert_eq!(rcpt("="), Err(Refusal::ParameterMalformed));
@@ -362,18 +364,21 @@ mod tests {
 
     #[test]
     fn verbs_are_read_in_any_case() {
-        assert_eq!(Command::parse("quit"), Ok(Command::Quit));
-        assert_eq!(Command::parse("rSeT  "), Ok(Command::Rset));
-        assert_eq!(Command::parse("RSET x"), Err(Refusal::ArgumentMalformed));
-        assert_eq!(Command::parse(""), Err(Refusal::CommandUnknown));
-        assert_eq!(Command::parse(" QUIT"), Err(Refusal::CommandUnknown));
-        assert_eq!(Command::parse("EHLO"), Err(Refusal::HelloNameMalformed));
+        assert_eq!(SmtpCommand::parse("quit"), Ok(SmtpCommand::Quit));
+        assert_eq!(SmtpCommand::parse("rSeT  "), Ok(SmtpCommand::Rset));
+        assert_eq!(
+            SmtpCommand::parse("RSET x"),
+            Err(Refusal::ArgumentMalformed)
+        );
+        assert_eq!(SmtpCommand::parse(""), Err(Refusal::CommandUnknown));
+        assert_eq!(SmtpCommand::parse(" QUIT"), Err(Refusal::CommandUnknown));
+        assert_eq!(SmtpCommand::parse("EHLO"), Err(Refusal::HelloNameMalformed));
     }
 
     #[test]
     fn utf8_needs_its_parameter() {
-        let plain = Command::parse("MAIL FROM:<jörg@peer.test>");
+        let plain = SmtpCommand::parse("MAIL FROM:<jörg@peer.test>");
         assert_eq!(plain, Err(Refusal::Utf8Unannounced));
-        assert!(Command::parse("MAIL FROM:<jörg@peer.test> SMTPUTF8").is_ok());
+        assert!(SmtpCommand::parse("MAIL FROM:<jörg@peer.test> SMTPUTF8").is_ok());
     }
 }

@@ -17,12 +17,12 @@ const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Cuts command lines, and holds the one that has not ended yet.
 pub(super) struct LineReader {
-    held: Vec<u8>,
+    partial: Vec<u8>,
     bare_newline: BareNewline,
     /// Nothing was read yet.
-    fresh: bool,
+    at_start: bool,
     /// In the rest of a line that was too long.
-    skipping: bool,
+    skipping_line: bool,
 }
 
 /// Why a line is no command line.
@@ -39,10 +39,10 @@ pub(super) enum LineError {
 impl LineReader {
     pub(super) const fn new(bare_newline: BareNewline) -> Self {
         Self {
-            held: Vec::new(),
+            partial: Vec::new(),
             bare_newline,
-            fresh: true,
-            skipping: false,
+            at_start: true,
+            skipping_line: false,
         }
     }
 
@@ -54,48 +54,48 @@ impl LineReader {
         &mut self,
         input: &mut &'i [u8],
     ) -> Option<Result<Cow<'i, str>, LineError>> {
-        if self.skipping {
+        if self.skipping_line {
             let Some(end) = memchr(b'\n', input) else {
                 *input = &[];
                 return None;
             };
             *input = &input[end + 1..];
-            self.skipping = false;
+            self.skipping_line = false;
         }
-        if self.fresh {
+        if self.at_start {
             // A ClientHello need not contain a line feed, so it is told by its first octet.
             let first = *input.first()?;
-            self.fresh = false;
+            self.at_start = false;
             if first == TLS_HANDSHAKE {
                 return Some(Err(LineError::Foreign));
             }
         }
-        let room = COMMAND_BYTES_MAX - self.held.len();
+        let room = COMMAND_BYTES_MAX - self.partial.len();
         let window = &input[..input.len().min(room)];
         let Some(end) = memchr(b'\n', window) else {
-            self.held.extend_from_slice(window);
+            self.partial.extend_from_slice(window);
             *input = &input[window.len()..];
-            return (self.held.len() == COMMAND_BYTES_MAX).then(|| Err(self.too_long()));
+            return (self.partial.len() == COMMAND_BYTES_MAX).then(|| Err(self.too_long()));
         };
         let (line, rest) = input.split_at(end + 1);
         *input = rest;
-        if self.held.is_empty() {
+        if self.partial.is_empty() {
             return Some(text(line, self.bare_newline).map(Cow::Borrowed));
         }
-        let mut whole = std::mem::take(&mut self.held);
+        let mut whole = std::mem::take(&mut self.partial);
         whole.extend_from_slice(line);
         Some(text(&whole, self.bare_newline).map(|text| Cow::Owned(text.to_owned())))
     }
 
     /// Forgets what was held of an unfinished line.
     pub(super) fn clear(&mut self) {
-        self.held = Vec::new();
-        self.skipping = false;
+        self.partial = Vec::new();
+        self.skipping_line = false;
     }
 
     fn too_long(&mut self) -> LineError {
-        self.skipping = true;
-        let start = std::mem::take(&mut self.held);
+        self.skipping_line = true;
+        let start = std::mem::take(&mut self.partial);
         if is_foreign(&start) {
             LineError::Foreign
         } else {
@@ -187,7 +187,7 @@ mod tests {
             while reader.next(&mut input).is_some() {
                 told += 1;
             }
-            assert!(reader.held.capacity() <= 2 * COMMAND_BYTES_MAX);
+            assert!(reader.partial.capacity() <= 2 * COMMAND_BYTES_MAX);
         }
         assert_eq!(told, 1);
     }

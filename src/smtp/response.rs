@@ -221,7 +221,7 @@ impl Refusal {
 
 /// Every yes of one line and fixed words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Assent {
+pub(super) enum PositiveResponse {
     Bye,
     Cleared,
     DataWanted,
@@ -234,7 +234,7 @@ pub(super) enum Assent {
     Unverified,
 }
 
-impl Assent {
+impl PositiveResponse {
     const fn response(self) -> Response {
         match self {
             Self::Bye => Response::new(221, 0, 0, "goodbye"),
@@ -265,7 +265,7 @@ pub(super) fn write_stored(name: &str, out: &mut Vec<u8>) {
     const NAME_BYTES_MAX: usize = 64;
     let sayable = (1..=NAME_BYTES_MAX).contains(&name.len())
         && name.bytes().all(|octet| octet.is_ascii_graphic());
-    let mut line = Assent::Stored.response().to_string();
+    let mut line = PositiveResponse::Stored.response().to_string();
     if sayable {
         line.push_str(" as ");
         line.push_str(name);

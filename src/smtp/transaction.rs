@@ -6,7 +6,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::client::Client;
+use super::client::RelayedClient;
 use crate::mail::address::Address;
 use crate::mail::envelope::Recipient;
 
@@ -25,7 +25,7 @@ pub struct Transaction {
     /// The peer said EHLO or LHLO, not HELO: "with ESMTP", not "with SMTP" (RFC 3848).
     pub extended: bool,
     /// The client behind the peer, where the peer is a relay and told.
-    pub client: Option<Client>,
+    pub client: Option<RelayedClient>,
     /// The mail's bytes, its dots unstuffed.
     pub bytes: Bytes,
 }
@@ -42,28 +42,29 @@ impl fmt::Debug for Transaction {
 }
 
 /// A mail on its way: from MAIL to the end of DATA.
-pub(super) struct Draft {
+pub(super) struct OpenTransaction {
     pub(super) sender: Option<Address>,
     pub(super) smtputf8: bool,
     pub(super) recipients: Vec<Recipient>,
     /// For each RCPT accepted, its place in `recipients`. LMTP answers once a RCPT, also where two
     /// name the same recipient (RFC 2033 section 4.2).
-    pub(super) places: Vec<usize>,
+    pub(super) recipient_indices: Vec<usize>,
 }
 
-impl Draft {
+impl OpenTransaction {
     pub(super) const fn new(sender: Option<Address>, smtputf8: bool) -> Self {
         Self {
             sender,
             smtputf8,
             recipients: Vec::new(),
-            places: Vec::new(),
+            recipient_indices: Vec::new(),
         }
     }
 
     pub(super) fn add(&mut self, recipient: Recipient) {
         let known = self.recipients.iter().position(|held| *held == recipient);
-        self.places.push(known.unwrap_or(self.recipients.len()));
+        self.recipient_indices
+            .push(known.unwrap_or(self.recipients.len()));
         if known.is_none() {
             self.recipients.push(recipient);
         }

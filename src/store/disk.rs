@@ -14,13 +14,13 @@ use rustix::io::Errno;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Disk {
     #[cfg(test)]
-    pub(super) faults: std::sync::Arc<faults::Faults>,
+    pub(super) faults: std::sync::Arc<faults::DiskFaults>,
 }
 
 impl Disk {
     /// Makes a file of `bytes` bytes whose space is set aside; one of that name is overwritten.
     pub(super) fn create(&self, path: &Path, bytes: u64) -> io::Result<File> {
-        self.change(Change::Create)?;
+        self.change(DiskChange::Create)?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -44,7 +44,7 @@ impl Disk {
     }
 
     pub(super) fn write_at(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
-        if let Err(error) = self.change(Change::Write) {
+        if let Err(error) = self.change(DiskChange::Write) {
             // A write that fails may have been done in part.
             file.write_all_at(&bytes[..bytes.len() / 2], at)?;
             return Err(error);
@@ -54,47 +54,47 @@ impl Disk {
 
     /// What was written to `file`, and its length, are on the disk when this returns `Ok`.
     pub(super) fn sync(&self, file: &File) -> io::Result<()> {
-        self.change(Change::Sync)?;
+        self.change(DiskChange::Sync)?;
         file.sync_data()
     }
 
     pub(super) fn shorten(&self, file: &File, bytes: u64) -> io::Result<()> {
-        self.change(Change::Shorten)?;
+        self.change(DiskChange::Shorten)?;
         file.set_len(bytes)
     }
 
     pub(super) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.change(Change::Rename)?;
+        self.change(DiskChange::Rename)?;
         std::fs::rename(from, to)
     }
 
     pub(super) fn remove(&self, path: &Path) -> io::Result<()> {
-        self.change(Change::Remove)?;
+        self.change(DiskChange::Remove)?;
         std::fs::remove_file(path)
     }
 
     /// The names in `folder` are on the disk when this returns `Ok`.
     pub(super) fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        self.change(Change::Sync)?;
+        self.change(DiskChange::Sync)?;
         File::open(folder)?.sync_all()
     }
 
     #[cfg(not(test))]
     #[expect(clippy::unused_self, reason = "under test the disk has faults")]
     #[expect(clippy::unnecessary_wraps, reason = "under test the disk has faults")]
-    const fn change(&self, _: Change) -> io::Result<()> {
+    const fn change(&self, _: DiskChange) -> io::Result<()> {
         Ok(())
     }
 
     #[cfg(test)]
-    fn change(&self, change: Change) -> io::Result<()> {
+    fn change(&self, change: DiskChange) -> io::Result<()> {
         self.faults.meet(change)
     }
 }
 
 /// The kinds of change, as faults are aimed at them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum DiskChange {
     Create,
     Remove,
     Rename,
@@ -108,20 +108,20 @@ pub(super) mod faults {
     use std::io;
     use std::sync::Mutex;
 
-    use super::Change;
+    use super::DiskChange;
 
     /// What fails, and when.
     #[derive(Debug, Default)]
-    pub(in crate::store) struct Faults(Mutex<Plan>);
+    pub(in crate::store) struct DiskFaults(Mutex<FaultPlan>);
 
     #[derive(Debug, Default)]
-    struct Plan {
+    struct FaultPlan {
         met: u64,
         stop_at: Option<u64>,
-        once: Option<(Change, i32)>,
+        once: Option<(DiskChange, i32)>,
     }
 
-    impl Faults {
+    impl DiskFaults {
         /// From the `count`-th change from now on every change fails, as if the process had died.
         pub(in crate::store) fn stop_after(&self, count: u64) {
             let mut plan = self.0.lock().unwrap();
@@ -129,11 +129,11 @@ pub(super) mod faults {
         }
 
         /// The next change of this kind fails with this errno, and only that one.
-        pub(in crate::store) fn fail_once(&self, change: Change, errno: i32) {
+        pub(in crate::store) fn fail_once(&self, change: DiskChange, errno: i32) {
             self.0.lock().unwrap().once = Some((change, errno));
         }
 
-        pub(super) fn meet(&self, change: Change) -> io::Result<()> {
+        pub(super) fn meet(&self, change: DiskChange) -> io::Result<()> {
             let mut plan = self.0.lock().unwrap();
             plan.met += 1;
             if plan.stop_at.is_some_and(|stop| plan.met > stop) {

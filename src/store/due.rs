@@ -7,26 +7,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::mail::outgoing::JobId;
+use crate::mail::job_id::JobId;
 
 /// No wait for the next attempt is longer: who has to wait longer was put off by a clock that was wrong.
 const WAIT_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// A job, by when it is due.
-type Entry = (Timestamp, JobId);
+type DueJob = (Timestamp, JobId);
 
 /// Jobs by when they are due. A domain that has many of them is walked past in one step.
 #[derive(Debug, Default)]
-pub(super) struct Due {
-    all: BTreeMap<Entry, Arc<str>>,
-    domains: HashMap<Arc<str>, BTreeSet<Entry>>,
+pub(super) struct DueQueue {
+    all: BTreeMap<DueJob, Arc<str>>,
+    domains: HashMap<Arc<str>, BTreeSet<DueJob>>,
     /// The first of each domain.
-    firsts: BTreeMap<Entry, Arc<str>>,
+    firsts: BTreeMap<DueJob, Arc<str>>,
 }
 
-impl Due {
+impl DueQueue {
     /// The one name all jobs of a domain share.
-    pub(super) fn name_of(&self, domain: &str) -> Arc<str> {
+    pub(super) fn intern_domain(&self, domain: &str) -> Arc<str> {
         let known = self.domains.get_key_value(domain);
         known.map_or_else(|| Arc::from(domain), |(name, _)| Arc::clone(name))
     }
@@ -66,16 +66,16 @@ impl Due {
     }
 
     /// The jobs that are due at `now`, the longest overdue first.
-    pub(super) fn at(&self, now: Timestamp) -> impl Iterator<Item = JobId> + '_ {
+    pub(super) fn due_at(&self, now: Timestamp) -> impl Iterator<Item = JobId> + '_ {
         let overdue = self.all.keys().take_while(move |(at, _)| *at <= now);
         overdue
-            .chain(self.put_off(now).map(|(entry, _)| entry))
+            .chain(self.too_far_ahead(now).map(|(entry, _)| entry))
             .map(|(_, id)| *id)
     }
 
     /// Of each domain that `is_open` the first job that `is_free` and due at `now`, the longest overdue first,
     /// at most `count`.
-    pub(super) fn by_domain(
+    pub(super) fn first_by_domain(
         &self,
         now: Timestamp,
         count: usize,
@@ -88,14 +88,16 @@ impl Due {
             let (at, id) = self.first_of(domain, &is_free)?;
             (at <= now).then(|| (id, Arc::clone(domain)))
         });
-        let put_off = self.put_off(now).map(|((_, id), domain)| (*id, domain));
+        let put_off = self
+            .too_far_ahead(now)
+            .map(|((_, id), domain)| (*id, domain));
         let put_off = put_off.filter(|(id, domain)| is_free(*id) && is_open(domain));
         let put_off = put_off.map(|(id, domain)| (id, Arc::clone(domain)));
         overdue.chain(put_off).take(count).collect()
     }
 
     /// When the next job is due that `is_free`, of the domains that are open.
-    pub(super) fn next(
+    pub(super) fn next_due(
         &self,
         is_free: impl Fn(JobId) -> bool,
         is_open: impl Fn(&str) -> bool,
@@ -115,13 +117,13 @@ impl Due {
         next
     }
 
-    fn first_of(&self, domain: &str, is_free: impl Fn(JobId) -> bool) -> Option<Entry> {
+    fn first_of(&self, domain: &str, is_free: impl Fn(JobId) -> bool) -> Option<DueJob> {
         let mut same = self.domains.get(domain)?.iter();
         same.find(|(_, id)| is_free(*id)).copied()
     }
 
     /// The jobs that would wait for longer than any job has to.
-    fn put_off(&self, now: Timestamp) -> impl Iterator<Item = (&Entry, &Arc<str>)> {
+    fn too_far_ahead(&self, now: Timestamp) -> impl Iterator<Item = (&DueJob, &Arc<str>)> {
         let last = (now.plus(WAIT_MAX), JobId([u8::MAX; 16]));
         let latest = self.all.iter().rev();
         latest.take_while(move |(entry, _)| **entry > last)
@@ -152,14 +154,14 @@ mod tests {
             busy in proptest::collection::btree_set(0u8..20, 0..6),
             closed in 0usize..4, now in 0u64..40, count in 1usize..4,
         ) {
-            let mut due = Due::default();
+            let mut due = DueQueue::default();
             let mut model = BTreeMap::new();
             for (n, seconds, domain) in jobs {
                 let known = model.insert((at(seconds), id(n)), DOMAINS[domain]);
                 if known.is_some() {
                     due.remove(at(seconds), id(n));
                 }
-                due.insert(at(seconds), id(n), &due.name_of(DOMAINS[domain]));
+                due.insert(at(seconds), id(n), &due.intern_domain(DOMAINS[domain]));
             }
             for nth in gone {
                 let entry = model.keys().nth(nth).copied();
@@ -172,17 +174,17 @@ mod tests {
             let is_free = |id: JobId| !busy.contains(&id.0[0]);
             let is_open = |domain: &str| DOMAINS.get(closed) != Some(&domain);
             let may = model.iter().filter(|((_, id), domain)| is_free(*id) && is_open(domain));
-            let mut firsts: Vec<(Entry, &str)> = Vec::new();
+            let mut firsts: Vec<(DueJob, &str)> = Vec::new();
             for (entry, domain) in may {
                 if firsts.iter().all(|(_, known)| known != domain) {
                     firsts.push((*entry, domain));
                 }
             }
             let next = firsts.first().map(|((at, _), _)| *at);
-            prop_assert_eq!(due.next(is_free, is_open), next);
+            prop_assert_eq!(due.next_due(is_free, is_open), next);
             firsts.retain(|((then, _), _)| *then <= at(now));
-            let mut found = due.by_domain(at(now), 3, is_free, is_open);
-            let some = due.by_domain(at(now), count, is_free, is_open);
+            let mut found = due.first_by_domain(at(now), 3, is_free, is_open);
+            let some = due.first_by_domain(at(now), count, is_free, is_open);
             prop_assert_eq!(&some[..], &found[..count.min(found.len())]);
             // A domain whose first job is busy stands where that one would.
             found.sort_by_key(|(_, domain)| domain.clone());
@@ -191,7 +193,7 @@ mod tests {
             let firsts: Vec<_> = firsts.iter().map(|((_, id), domain)| (*id, *domain)).collect();
             prop_assert_eq!(found, firsts);
             let all = model.keys().filter(|(then, _)| *then <= at(now)).map(|(_, id)| *id);
-            prop_assert_eq!(due.at(at(now)).collect::<Vec<_>>(), all.collect::<Vec<_>>());
+            prop_assert_eq!(due.due_at(at(now)).collect::<Vec<_>>(), all.collect::<Vec<_>>());
         }
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::fact::MailId;
-use crate::mail::outgoing::JobId;
+use crate::mail::job_id::JobId;
 
 /// Why a store cannot be opened.
 #[derive(Debug, Error)]

@@ -27,7 +27,7 @@ impl FromStr for EventId {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        super::fact::number(text).map(Self)
+        super::fact::parse_number(text).map(Self)
     }
 }
 
@@ -94,15 +94,15 @@ impl EventKind {
 }
 
 /// Events below a subscriber's place that may be open at most: beyond them the place stays.
-pub const OPEN_KEPT_MAX: usize = 256;
+pub const CURSOR_GAPS_MAX: usize = 256;
 
 /// How far a subscriber is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reach {
+pub struct Cursor {
     /// It has every event up to this one,
-    pub event: EventId,
-    /// but for these, in order; [`OPEN_KEPT_MAX`] at most.
-    pub open: Vec<EventId>,
+    pub last: EventId,
+    /// but for these, in order; [`CURSOR_GAPS_MAX`] at most.
+    pub gaps: Vec<EventId>,
 }
 
 /// One thing that happened. Recorded with the fact that made it so.

@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::event::{Event, EventId};
-use super::job::{Job, JobOutcome, Returned, Said, Suppression, Talk};
+use super::job::{ConversationKey, DsnSummary, Job, JobOutcome, LastMessage, Suppression};
 use crate::clock::Timestamp;
 use crate::mail::address::Address;
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::fingerprint::Fingerprint;
+use crate::mail::job_id::JobId;
 use crate::mail::mailbox::Priority;
-use crate::mail::outgoing::JobId;
 use crate::mail::subject::Subject;
 
 /// A mail's name: the number of its record in the journal. Printed in decimal.
@@ -35,7 +35,7 @@ impl FromStr for MailId {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        number(text).map(Self)
+        parse_number(text).map(Self)
     }
 }
 
@@ -61,7 +61,7 @@ impl FromStr for DeliveryId {
         let (mail, recipient) = text.split_once('.').ok_or(IdError)?;
         Ok(Self {
             mail: mail.parse()?,
-            recipient: number(recipient)?,
+            recipient: parse_number(recipient)?,
         })
     }
 }
@@ -94,7 +94,7 @@ pub struct Mapping {
     /// The Message-ID of its newest mail, in or out.
     pub last_message_id: Option<String>,
     /// The Message-IDs for References, without brackets: the first of the thread, then the newest, newest last.
-    /// [`Mapping::follow`] bounds them.
+    /// [`Mapping::add_reference`] bounds them.
     pub references: Vec<String>,
     /// The beginnings of the SHA-256 of pictures its mails showed, newest last. Whoever records it
     /// bounds it.
@@ -135,7 +135,7 @@ impl Mapping {
 
     /// The mail `id`, without brackets, is now the newest of the thread. Of those before it the newest are
     /// kept, and the first, by which mail programs know the thread: that one stays where it is.
-    pub fn follow(&mut self, id: &str) {
+    pub fn add_reference(&mut self, id: &str) {
         let is_same = |known: &String| known.trim_matches(['<', '>']) == id;
         if self.references.first().is_some_and(is_same) {
             return;
@@ -147,7 +147,7 @@ impl Mapping {
     }
 
     /// Takes `subject` for the thread's own, if it has none, and its title where that alone is missing.
-    pub fn entitle(&mut self, subject: &Subject) {
+    pub fn adopt_subject(&mut self, subject: &Subject) {
         if self.subject.is_empty() {
             self.subject.clone_from(&subject.normalised);
         }
@@ -183,14 +183,14 @@ pub enum Fact {
         /// The delivery.
         delivery: DeliveryId,
         /// What is done.
-        step: Step,
+        step: DeliveryStep,
     },
     /// The delivery is over or waits for a person. Ignored for a delivery that is over already.
     Settled {
         /// The delivery.
         delivery: DeliveryId,
         /// How it ended.
-        outcome: Outcome,
+        outcome: DeliveryOutcome,
         /// What `Store::seen` shall find it by.
         fingerprint: Option<Fingerprint>,
         /// When.
@@ -268,7 +268,7 @@ pub enum Fact {
         /// The job.
         job: JobId,
         /// What it says.
-        returned: Returned,
+        returned: DsnSummary,
         /// When.
         at: Timestamp,
     },
@@ -285,9 +285,9 @@ pub enum Fact {
     Spoken {
         /// Between whom; that of nobody, if the fact does not tell.
         #[serde(default)]
-        talk: Talk,
+        talk: ConversationKey,
         /// The words.
-        said: Said,
+        said: LastMessage,
     },
     /// Something happened that the product is told of. Record it with the fact that made it so.
     Happened(Event),
@@ -297,7 +297,7 @@ pub enum Fact {
         subscriber: String,
         /// The last event it has.
         event: EventId,
-        /// Those before that it does not have, in order; [`OPEN_KEPT_MAX`](super::OPEN_KEPT_MAX) at most.
+        /// Those before that it does not have, in order; [`OPEN_KEPT_MAX`](super::CURSOR_GAPS_MAX) at most.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         open: Vec<EventId>,
         /// When.
@@ -318,7 +318,7 @@ pub enum Fact {
         /// Whose folder, and where: `USER@HOST/FOLDER`.
         mailbox: String,
         /// How far.
-        position: Position,
+        position: ImapPosition,
     },
 }
 
@@ -339,7 +339,7 @@ impl Fact {
 
 /// How far a folder of an IMAP server has been looked through (RFC 3501 section 2.3.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Position {
+pub struct ImapPosition {
     /// The folder's UIDVALIDITY: with another, its UIDs mean other mails.
     pub uid_validity: u32,
     /// The last UID that was looked at; 0 before the first.
@@ -350,7 +350,7 @@ pub struct Position {
     pub since: Timestamp,
 }
 
-impl Position {
+impl ImapPosition {
     /// Its form in the index.
     pub(super) fn encode(&self) -> [u8; 20] {
         let mut bytes = [0; 20];
@@ -361,7 +361,7 @@ impl Position {
         bytes
     }
 
-    /// Reads what [`Position::encode`] wrote.
+    /// Reads what [`ImapPosition::encode`] wrote.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let number = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
         Some(Self {
@@ -376,7 +376,7 @@ impl Position {
 /// What of a delivery is done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Step {
+pub enum DeliveryStep {
     /// The product made this thread for it.
     ThreadMade {
         /// The thread's id in the product.
@@ -396,7 +396,7 @@ pub enum Step {
 /// How a delivery ended, or that it waits for a person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum DeliveryOutcome {
     /// The product has it.
     Delivered {
         /// The thread's id in the product.
@@ -426,7 +426,7 @@ pub struct Delivery {
     /// The recipient it is for.
     pub recipient: Recipient,
     /// What of it is done, one of a kind, oldest first.
-    pub steps: Vec<Step>,
+    pub steps: Vec<DeliveryStep>,
     /// Why it is parked, if it is.
     pub parked: Option<String>,
     /// Bytes of the mail.
@@ -451,7 +451,7 @@ pub struct Ledger {
 }
 
 /// Reads a number that has nothing but its digits.
-pub(super) fn number<N: FromStr>(text: &str) -> Result<N, IdError> {
+pub(super) fn parse_number<N: FromStr>(text: &str) -> Result<N, IdError> {
     if text.bytes().all(|b| b.is_ascii_digit()) {
         return text.parse().map_err(|_| IdError);
     }
@@ -490,7 +490,7 @@ mod tests {
         let delivery = "7.0".parse().unwrap();
         let fact = Fact::Advanced {
             delivery,
-            step: Step::ThreadMade {
+            step: DeliveryStep::ThreadMade {
                 thread_id: "t".to_owned(),
             },
         };
@@ -502,7 +502,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<Fact>(&text).unwrap(), fact);
         let fact = Fact::Polled {
             mailbox: "u@h/INBOX".to_owned(),
-            position: Position {
+            position: ImapPosition {
                 uid_validity: 7,
                 uid: 3,
                 old_below: 9,

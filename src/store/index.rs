@@ -12,21 +12,21 @@ use thiserror::Error;
 
 use super::event::EventId;
 use super::fact::MailId;
-use super::held::{Held, Totals};
-use super::job::Talk;
-use crate::mail::outgoing::JobId;
+use super::job::ConversationKey;
+use super::open_mail::{LedgerTotals, OpenMail};
+use crate::mail::job_id::JobId;
 use crate::mail::token::ThreadKey;
 
 /// Entries written as one atom: more make look-ups wait longer, fewer cost more each.
-const BATCH_ENTRIES: usize = 128;
+const BATCH_ENTRIES_MAX: usize = 128;
 /// Another name when the entries get another form: an index of the old form is then made again.
 const META: &[u8] = b"!5";
 
 /// The name of an entry: what it is, and 16 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Key([u8; 17]);
+pub(super) struct IndexKey([u8; 17]);
 
-impl Key {
+impl IndexKey {
     /// Products of two routes may use the same ids.
     pub(super) fn thread(route: &str, key: ThreadKey) -> Self {
         Self::tagged(b't', digest(&[route.as_bytes(), &key.0]))
@@ -36,14 +36,14 @@ impl Key {
     pub(super) fn message_id(route: &str, message_id: &str, sent_by_us: bool) -> Self {
         let bare = message_id.trim().trim_matches(['<', '>']);
         let tag = if sent_by_us { b'o' } else { b'i' };
-        Self::tagged(tag, words(&[route, bare]))
+        Self::tagged(tag, digest_text(&[route, bare]))
     }
 
     pub(super) fn subject(route: &str, sender: &str, subject: &str) -> Self {
-        Self::tagged(b's', words(&[route, sender, subject]))
+        Self::tagged(b's', digest_text(&[route, sender, subject]))
     }
 
-    pub(super) const fn minted(token: [u8; 16]) -> Self {
+    pub(super) const fn issued_token(token: [u8; 16]) -> Self {
         Self::tagged(b'k', token)
     }
 
@@ -51,12 +51,12 @@ impl Key {
         Self::tagged(b'r', token)
     }
 
-    pub(super) const fn spent(word: [u8; 16]) -> Self {
+    pub(super) const fn nonce(word: [u8; 16]) -> Self {
         Self::tagged(b'x', word)
     }
 
-    pub(super) fn polled(mailbox: &str) -> Self {
-        Self::tagged(b'p', words(&[mailbox]))
+    pub(super) fn imap_position(mailbox: &str) -> Self {
+        Self::tagged(b'p', digest_text(&[mailbox]))
     }
 
     pub(super) const fn fingerprint(fingerprint: [u8; 16]) -> Self {
@@ -64,12 +64,12 @@ impl Key {
     }
 
     /// A mail that is not settled for all its recipients.
-    pub(super) const fn held(mail: MailId) -> Self {
+    pub(super) const fn open_mail(mail: MailId) -> Self {
         Self::numbered(b'a', mail.0)
     }
 
     /// A settled mail of which a carried copy is still on disk.
-    pub(super) const fn ghost(mail: MailId) -> Self {
+    pub(super) const fn tombstone(mail: MailId) -> Self {
         Self::numbered(b'g', mail.0)
     }
 
@@ -94,7 +94,7 @@ impl Key {
     }
 
     /// One of the jobs settled last, by the number of the fact that settled it.
-    pub(super) const fn recent(seq: u64) -> Self {
+    pub(super) const fn recent_job(seq: u64) -> Self {
         Self::numbered(Self::RECENT, seq)
     }
 
@@ -102,22 +102,22 @@ impl Key {
         Self::numbered(Self::EVENT, id.0)
     }
 
-    pub(super) fn suppressed(address: &str) -> Self {
-        Self::tagged(Self::SUPPRESSED, words(&[address]))
+    pub(super) fn suppression(address: &str) -> Self {
+        Self::tagged(Self::SUPPRESSED, digest_text(&[address]))
     }
 
-    pub(super) fn said(talk: &Talk, by_us: bool) -> Self {
+    pub(super) fn last_message(talk: &ConversationKey, by_us: bool) -> Self {
         let side = if by_us { "us" } else { "them" };
         let parts = [side, &talk.route, &talk.thread_id, &talk.with];
-        Self::tagged(b'w', words(&parts))
+        Self::tagged(b'w', digest_text(&parts))
     }
 
-    pub(super) fn heard(subscriber: &str) -> Self {
-        Self::tagged(b'h', words(&[subscriber]))
+    pub(super) fn cursor(subscriber: &str) -> Self {
+        Self::tagged(b'h', digest_text(&[subscriber]))
     }
 
     /// What stands before all entries of a kind, and after them.
-    pub(super) const fn ends(tag: u8) -> (Self, Self) {
+    pub(super) const fn bounds(tag: u8) -> (Self, Self) {
         (Self::tagged(tag, [0; 16]), Self::tagged(tag, [u8::MAX; 16]))
     }
 
@@ -145,10 +145,10 @@ impl Key {
 
 /// What the index says about itself, written with the entries it is true for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Meta {
+pub(super) struct IndexMeta {
     /// The number of the last record applied.
     pub(super) seq: u64,
-    pub(super) totals: Totals,
+    pub(super) totals: LedgerTotals,
 }
 
 /// The index cannot be read or written.
@@ -191,13 +191,13 @@ impl Index {
         let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
         let tree = opened
             .map_err(|_| IndexError("a panic while it was opened".to_owned()))?
-            .map_err(failed)?;
+            .map_err(index_error)?;
         Ok(Self { tree })
     }
 
     /// `None` if the index was never finished.
-    pub(super) fn meta(&self) -> Result<Option<Meta>, IndexError> {
-        let Some(bytes) = guarded(|| self.tree.get(META))? else {
+    pub(super) fn meta(&self) -> Result<Option<IndexMeta>, IndexError> {
+        let Some(bytes) = catch_panic(|| self.tree.get(META))? else {
             return Ok(None);
         };
         serde_json::from_slice(&bytes)
@@ -205,8 +205,8 @@ impl Index {
             .map_err(|e| IndexError(e.to_string()))
     }
 
-    pub(super) fn look(&self, key: Key) -> Result<Option<Vec<u8>>, IndexError> {
-        let found = self.tree.get(key.0).map_err(failed)?;
+    pub(super) fn get(&self, key: IndexKey) -> Result<Option<Vec<u8>>, IndexError> {
+        let found = self.tree.get(key.0).map_err(index_error)?;
         Ok(found.map(|bytes| bytes.to_vec()))
     }
 
@@ -216,8 +216,8 @@ impl Index {
     /// again gives the same entries.
     pub(super) fn apply<'a>(
         &self,
-        entries: impl Iterator<Item = (Key, Option<&'a [u8]>)>,
-        meta: Option<&Meta>,
+        entries: impl Iterator<Item = (IndexKey, Option<&'a [u8]>)>,
+        meta: Option<&IndexMeta>,
     ) -> Result<(), IndexError> {
         let mut batch = sled::Batch::default();
         let mut count = 0;
@@ -227,10 +227,10 @@ impl Index {
                 None => batch.remove(&key.0),
             }
             count += 1;
-            if count == BATCH_ENTRIES {
+            if count == BATCH_ENTRIES_MAX {
                 self.tree
                     .apply_batch(std::mem::take(&mut batch))
-                    .map_err(failed)?;
+                    .map_err(index_error)?;
                 count = 0;
             }
         }
@@ -238,34 +238,34 @@ impl Index {
             let bytes = serde_json::to_vec(meta).map_err(|e| IndexError(e.to_string()))?;
             batch.insert(META, bytes);
         }
-        self.tree.apply_batch(batch).map_err(failed)
+        self.tree.apply_batch(batch).map_err(index_error)
     }
 
     /// All entries.
     #[cfg(test)]
-    pub(super) fn entries(&self) -> std::collections::HashMap<Key, Vec<u8>> {
+    pub(super) fn entries(&self) -> std::collections::HashMap<IndexKey, Vec<u8>> {
         let entries = self.tree.iter().map(|entry| entry.unwrap());
         let entries = entries.filter(|(key, _)| key != META);
         entries
-            .map(|(key, value)| (Key(key.as_ref().try_into().unwrap()), value.to_vec()))
+            .map(|(key, value)| (IndexKey(key.as_ref().try_into().unwrap()), value.to_vec()))
             .collect()
     }
 
     /// Hands everything to the kernel. A power cut may still lose some of it.
     pub(super) fn flush(&self) -> Result<(), IndexError> {
-        self.tree.flush().map(|_| ()).map_err(failed)
+        self.tree.flush().map(|_| ()).map_err(index_error)
     }
 
     /// Every mail that was not settled for all its recipients.
-    pub(super) fn held(&self) -> Result<Vec<(MailId, Held)>, IndexError> {
+    pub(super) fn open_mails(&self) -> Result<Vec<(MailId, OpenMail)>, IndexError> {
         let read = |value: &[u8]| {
-            serde_json::from_slice::<Held>(value).map_err(|e| IndexError(e.to_string()))
+            serde_json::from_slice::<OpenMail>(value).map_err(|e| IndexError(e.to_string()))
         };
         self.numbered(b'a', read)
     }
 
     /// Every settled mail of which a carried copy is on disk, with the copy's segment.
-    pub(super) fn ghosts(&self) -> Result<Vec<(MailId, u64)>, IndexError> {
+    pub(super) fn tombstones(&self) -> Result<Vec<(MailId, u64)>, IndexError> {
         let read = |value: &[u8]| match value.first_chunk::<8>() {
             Some(number) => Ok(u64::from_le_bytes(*number)),
             None => Err(IndexError("a short entry".to_owned())),
@@ -274,14 +274,14 @@ impl Index {
     }
 
     /// Shows every entry of a kind: its number and its payload. `None` from `show`: it is damaged.
-    pub(super) fn each(
+    pub(super) fn for_each(
         &self,
         tag: u8,
         mut show: impl FnMut(u64, &[u8]) -> Option<()>,
     ) -> Result<(), IndexError> {
         let walk = AssertUnwindSafe(|| {
             for found in self.tree.scan_prefix([tag]) {
-                let (_, value) = found.map_err(failed)?;
+                let (_, value) = found.map_err(index_error)?;
                 let shown = value
                     .split_first_chunk()
                     .and_then(|(seq, payload)| show(u64::from_le_bytes(*seq), payload));
@@ -293,22 +293,22 @@ impl Index {
     }
 
     /// The next entries of a kind after `after`, at most `count`.
-    pub(super) fn next(
+    pub(super) fn range_after(
         &self,
         tag: u8,
-        after: Key,
+        after: IndexKey,
         count: usize,
-    ) -> Result<Vec<(Key, Vec<u8>)>, IndexError> {
-        let (_, last) = Key::ends(tag);
+    ) -> Result<Vec<(IndexKey, Vec<u8>)>, IndexError> {
+        let (_, last) = IndexKey::bounds(tag);
         let behind = (
             Bound::Excluded(after.0.as_slice()),
             Bound::Included(last.0.as_slice()),
         );
         let entry = |found: sled::Result<(sled::IVec, sled::IVec)>| {
-            let (key, value) = found.map_err(failed)?;
+            let (key, value) = found.map_err(index_error)?;
             let key = key.as_ref().try_into();
             let key = key.map_err(|_| IndexError::damaged("a key"))?;
-            Ok((Key(key), value.to_vec()))
+            Ok((IndexKey(key), value.to_vec()))
         };
         let range = self.tree.range::<&[u8], _>(behind);
         range.take(count).map(entry).collect()
@@ -320,7 +320,7 @@ impl Index {
         read: impl Fn(&[u8]) -> Result<T, IndexError>,
     ) -> Result<Vec<(MailId, T)>, IndexError> {
         let entry = |found: sled::Result<(sled::IVec, sled::IVec)>| {
-            let (key, value) = found.map_err(failed)?;
+            let (key, value) = found.map_err(index_error)?;
             let number = key.get(1..9).and_then(|b| b.first_chunk::<8>());
             let number = number.ok_or_else(|| IndexError("a short key".to_owned()))?;
             Ok((MailId(u64::from_be_bytes(*number)), read(&value)?))
@@ -330,21 +330,21 @@ impl Index {
     }
 }
 
-fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, IndexError> {
+fn catch_panic<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, IndexError> {
     catch_unwind(AssertUnwindSafe(call))
         .map_err(|_| IndexError("a panic while it was read".to_owned()))?
-        .map_err(failed)
+        .map_err(index_error)
 }
 
 #[expect(
     clippy::needless_pass_by_value,
     reason = "it is the argument of map_err"
 )]
-fn failed(error: sled::Error) -> IndexError {
+fn index_error(error: sled::Error) -> IndexError {
     IndexError(error.to_string())
 }
 
-fn words(parts: &[&str]) -> [u8; 16] {
+fn digest_text(parts: &[&str]) -> [u8; 16] {
     let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
     digest(&parts)
 }
@@ -369,31 +369,34 @@ mod tests {
 
     #[test]
     fn no_two_kinds_of_entries_share_a_name() {
-        let (mail, job, talk) = (MailId(7), JobId([7; 16]), Talk::default());
+        let (mail, job, talk) = (MailId(7), JobId([7; 16]), ConversationKey::default());
         let keys = [
-            Key::thread("r", ThreadKey([7; 16])),
-            Key::message_id("r", "a@b", true),
-            Key::message_id("r", "a@b", false),
-            Key::subject("r", "s", "t"),
-            Key::minted([7; 16]),
-            Key::revoked([7; 16]),
-            Key::spent([7; 16]),
-            Key::polled("p"),
-            Key::fingerprint([7; 16]),
-            Key::held(mail),
-            Key::ghost(mail),
-            Key::open_job(job),
-            Key::settled_job(job),
-            Key::job_key([7; 16]),
-            Key::recent(7),
-            Key::event(EventId(7)),
-            Key::suppressed("a@b"),
-            Key::said(&talk, true),
-            Key::heard("h"),
+            IndexKey::thread("r", ThreadKey([7; 16])),
+            IndexKey::message_id("r", "a@b", true),
+            IndexKey::message_id("r", "a@b", false),
+            IndexKey::subject("r", "s", "t"),
+            IndexKey::issued_token([7; 16]),
+            IndexKey::revoked([7; 16]),
+            IndexKey::nonce([7; 16]),
+            IndexKey::imap_position("p"),
+            IndexKey::fingerprint([7; 16]),
+            IndexKey::open_mail(mail),
+            IndexKey::tombstone(mail),
+            IndexKey::open_job(job),
+            IndexKey::settled_job(job),
+            IndexKey::job_key([7; 16]),
+            IndexKey::recent_job(7),
+            IndexKey::event(EventId(7)),
+            IndexKey::suppression("a@b"),
+            IndexKey::last_message(&talk, true),
+            IndexKey::cursor("h"),
         ];
         let tags: BTreeSet<u8> = keys.iter().map(|key| key.0[0]).collect();
         assert_eq!(tags.len(), keys.len());
         assert!(!tags.contains(&META[0]));
-        assert_ne!(Key::said(&talk, true), Key::said(&talk, false));
+        assert_ne!(
+            IndexKey::last_message(&talk, true),
+            IndexKey::last_message(&talk, false)
+        );
     }
 }

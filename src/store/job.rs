@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::mail::address::Address;
-use crate::mail::outgoing::JobId;
+use crate::mail::job_id::JobId;
 
 /// Entries of one job's history at most: the first ones and the newest are kept.
 pub const HISTORY_MAX: usize = 32;
@@ -52,11 +52,11 @@ impl Job {
 
 /// What `Store::enqueue` found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Enqueued {
+pub enum EnqueueResult {
     /// The job is on disk.
     New,
     /// A job with one of its keys is there already, and nothing was done.
-    Known {
+    Exists {
         /// That job.
         id: JobId,
         /// It asked for the same.
@@ -107,7 +107,7 @@ impl JobState {
 
 /// One line of a job's history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Trial {
+pub struct AttemptRecord {
     /// When.
     pub at: Timestamp,
     /// What: `sent`, `deferred`, `failed`, `captured`, `cancelled`, `retried`, `bounced` or `delayed`.
@@ -134,7 +134,7 @@ pub struct JobRecord {
     #[serde(default)]
     pub doubts: u32,
     /// Oldest first, at most [`HISTORY_MAX`].
-    pub history: Vec<Trial>,
+    pub history: Vec<AttemptRecord>,
 }
 
 /// How an attempt, or a person's word, ended a job.
@@ -163,7 +163,7 @@ pub enum JobOutcome {
 
 /// A notice that came back about a job that was sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Returned {
+pub struct DsnSummary {
     /// It will not be delivered; else it only takes longer.
     pub failed: bool,
     /// The address will never work; else it may another time.
@@ -196,7 +196,7 @@ pub struct Suppression {
 /// Between whom words went: us and one person, in one thread of one route. Two products may have threads of
 /// the same id, and in one thread several people may write who are not to read each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Talk {
+pub struct ConversationKey {
     /// The route's name.
     pub route: String,
     /// The thread's id in the product.
@@ -207,18 +207,18 @@ pub struct Talk {
 
 /// Words of a talk that were written last, on one side.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Said {
+pub struct LastMessage {
     /// We sent them; else they came in.
     pub by_us: bool,
     /// Who wrote them, if that is known.
     pub name: Option<String>,
     /// When.
     pub at: Timestamp,
-    /// What; at most [`Said::TEXT_BYTES_MAX`].
+    /// What; at most [`LastMessage::TEXT_BYTES_MAX`].
     pub text: String,
 }
 
-impl Said {
+impl LastMessage {
     /// Octets of a text that are kept.
     pub const TEXT_BYTES_MAX: usize = 32 * 1024;
 }

@@ -10,10 +10,12 @@ use std::time::Instant;
 
 use super::OpenError;
 use super::disk::Disk;
-use super::frame::{self, Record, Row};
+use super::frame::{self, FrameRow, Record};
+use super::location::RecordLocation;
 use super::metrics::Metrics;
-use super::place::Place;
-use super::segment::{HEADER_BYTES, Header, Kind, SEAL_BYTES, Segment, Step, Walk};
+use super::segment::{
+    HEADER_BYTES, SEAL_BYTES, Segment, SegmentHeader, SegmentKind, SegmentWalk, WalkStep,
+};
 
 /// Files of given-up segments kept to be written over: twice as fast as growing a new one.
 const SPARES_MAX: usize = 3;
@@ -31,13 +33,13 @@ pub(super) enum AppendError {
 
 /// The numbers and places of what was appended.
 #[derive(Debug, Default)]
-pub(super) struct Written {
+pub(super) struct Appended {
     /// The number of the first mail; the others follow.
     pub(super) mail_seq: u64,
-    pub(super) mails: Vec<Place>,
+    pub(super) mails: Vec<RecordLocation>,
     /// The number of the first fact; the others follow.
     pub(super) fact_seq: u64,
-    pub(super) facts: Vec<Place>,
+    pub(super) facts: Vec<RecordLocation>,
 }
 
 /// The journal of one folder.
@@ -46,9 +48,9 @@ pub(super) struct Journal {
     folder: PathBuf,
     disk: Disk,
     segment_bytes: u64,
-    mail: Stream,
-    state: Stream,
-    spares: Vec<PathBuf>,
+    mail: SegmentStream,
+    state: SegmentStream,
+    spare_files: Vec<PathBuf>,
     spares_made: u64,
     last_seq: u64,
     /// More than one above `last_seq` after a batch that failed.
@@ -58,16 +60,16 @@ pub(super) struct Journal {
 
 /// The segments of one kind.
 #[derive(Debug)]
-struct Stream {
+struct SegmentStream {
     open: Option<Segment>,
-    sealed: BTreeMap<u64, Sealed>,
+    sealed: BTreeMap<u64, SealedSegment>,
     next_number: u64,
 }
 
 /// A segment that is not written any more.
 #[derive(Clone, Debug)]
-pub(super) struct Sealed {
-    pub(super) header: Header,
+pub(super) struct SealedSegment {
+    pub(super) header: SegmentHeader,
     /// No record in it has a higher number.
     pub(super) last_seq: u64,
     pub(super) bytes: u64,
@@ -88,17 +90,17 @@ impl Journal {
             folder: folder.to_owned(),
             disk,
             segment_bytes: segment_bytes.max(HEADER_BYTES + SEAL_BYTES),
-            mail: Stream::new(),
-            state: Stream::new(),
-            spares: Vec::new(),
+            mail: SegmentStream::new(),
+            state: SegmentStream::new(),
+            spare_files: Vec::new(),
             spares_made: 0,
             last_seq: 0,
             next_seq: 1,
             metrics,
         };
-        journal.list()?;
-        for kind in [Kind::Mail, Kind::State] {
-            journal.mend_tail(kind)?;
+        journal.list_segments()?;
+        for kind in [SegmentKind::Mail, SegmentKind::State] {
+            journal.repair_tail(kind)?;
         }
         Ok(journal)
     }
@@ -109,27 +111,27 @@ impl Journal {
     }
 
     /// The segments of a kind that are not written any more.
-    pub(super) const fn sealed(&self, kind: Kind) -> &BTreeMap<u64, Sealed> {
+    pub(super) const fn sealed(&self, kind: SegmentKind) -> &BTreeMap<u64, SealedSegment> {
         match kind {
-            Kind::Mail => &self.mail.sealed,
-            Kind::State => &self.state.sealed,
+            SegmentKind::Mail => &self.mail.sealed,
+            SegmentKind::State => &self.state.sealed,
         }
     }
 
     /// The header of the segment of a kind that is being written, if there is one.
-    pub(super) fn open_header(&self, kind: Kind) -> Option<Header> {
+    pub(super) fn open_header(&self, kind: SegmentKind) -> Option<SegmentHeader> {
         let stream = match kind {
-            Kind::Mail => &self.mail,
-            Kind::State => &self.state,
+            SegmentKind::Mail => &self.mail,
+            SegmentKind::State => &self.state,
         };
         stream.open.as_ref().map(|s| s.header)
     }
 
     /// Bytes of all segments of a kind.
-    pub(super) fn bytes(&self, kind: Kind) -> u64 {
+    pub(super) fn bytes(&self, kind: SegmentKind) -> u64 {
         let open = match kind {
-            Kind::Mail => &self.mail.open,
-            Kind::State => &self.state.open,
+            SegmentKind::Mail => &self.mail.open,
+            SegmentKind::State => &self.state.open,
         };
         let sealed: u64 = self.sealed(kind).values().map(|s| s.bytes).sum();
         sealed + open.as_ref().map_or(0, Segment::end)
@@ -140,9 +142,9 @@ impl Journal {
     /// Only for a journal just opened: then every segment is sealed.
     pub(super) fn replay(
         &self,
-        kind: Kind,
+        kind: SegmentKind,
         after: u64,
-        mut show: impl FnMut(u64, Row) -> Result<(), OpenError>,
+        mut show: impl FnMut(u64, FrameRow) -> Result<(), OpenError>,
     ) -> Result<(), OpenError> {
         for (&number, sealed) in self.sealed(kind) {
             if sealed.last_seq <= after {
@@ -153,13 +155,13 @@ impl Journal {
                 .map_err(|e| OpenError::io(&self.folder, e))?;
             loop {
                 match walk.next(false).map_err(|e| OpenError::io(&walk.path, e))? {
-                    Step::Frame(rows) => {
+                    WalkStep::Frame(rows) => {
                         for row in rows.into_iter().filter(|r| r.seq > after) {
                             show(number, row)?;
                         }
                     }
-                    Step::Seal => break,
-                    Step::End => return Err(damaged(&walk)),
+                    WalkStep::Seal => break,
+                    WalkStep::End => return Err(damaged(&walk)),
                 }
             }
         }
@@ -167,12 +169,12 @@ impl Journal {
     }
 
     /// A walk over a segment of this journal.
-    pub(super) fn walk(&self, kind: Kind, number: u64) -> io::Result<Walk> {
+    pub(super) fn walk(&self, kind: SegmentKind, number: u64) -> io::Result<SegmentWalk> {
         let sealed = self
             .sealed(kind)
             .get(&number)
             .ok_or(io::ErrorKind::NotFound)?;
-        Walk::begin(sealed.header, &self.folder.join(kind.file_name(number)))
+        SegmentWalk::begin(sealed.header, &self.folder.join(kind.file_name(number)))
     }
 
     /// Writes mails and facts, each kind one frame; all are on disk when this returns `Ok`.
@@ -180,8 +182,8 @@ impl Journal {
         &mut self,
         mails: &[Record],
         facts: &[Record],
-    ) -> Result<Written, AppendError> {
-        self.append_leaving(
+    ) -> Result<Appended, AppendError> {
+        self.append_with_reserve(
             mails,
             facts,
             self.segment_bytes.min(RESERVE_BYTES_MAX * 8) / 8,
@@ -189,27 +191,27 @@ impl Journal {
     }
 
     /// Writes one fact that makes room: a full disk leaves enough for a few of them.
-    pub(super) fn append_to_make_room(&mut self, fact: Record) -> Result<Written, AppendError> {
-        self.append_leaving(&[], &[fact], 0)
+    pub(super) fn append_from_reserve(&mut self, fact: Record) -> Result<Appended, AppendError> {
+        self.append_with_reserve(&[], &[fact], 0)
     }
 
-    fn append_leaving(
+    fn append_with_reserve(
         &mut self,
         mails: &[Record],
         facts: &[Record],
         reserve: u64,
-    ) -> Result<Written, AppendError> {
+    ) -> Result<Appended, AppendError> {
         let (mail_seq, fact_seq) = (self.next_seq, self.next_seq + mails.len() as u64);
         // A batch that fails may still turn up at the next start: its numbers are not used again.
         self.next_seq = fact_seq + facts.len() as u64;
-        let mut written = Written {
+        let mut written = Appended {
             mail_seq,
             fact_seq,
-            ..Written::default()
+            ..Appended::default()
         };
         for (kind, records, seq) in [
-            (Kind::Mail, mails, mail_seq),
-            (Kind::State, facts, fact_seq),
+            (SegmentKind::Mail, mails, mail_seq),
+            (SegmentKind::State, facts, fact_seq),
         ] {
             if records.is_empty() {
                 continue;
@@ -218,16 +220,20 @@ impl Journal {
                 kind,
                 seq,
                 records,
-                if kind == Kind::State { reserve } else { 0 },
+                if kind == SegmentKind::State {
+                    reserve
+                } else {
+                    0
+                },
             )?;
             match kind {
-                Kind::Mail => written.mails = places,
-                Kind::State => written.facts = places,
+                SegmentKind::Mail => written.mails = places,
+                SegmentKind::State => written.facts = places,
             }
         }
-        for (kind, records) in [(Kind::Mail, mails), (Kind::State, facts)] {
+        for (kind, records) in [(SegmentKind::Mail, mails), (SegmentKind::State, facts)] {
             if !records.is_empty() {
-                self.settle(kind, records)?;
+                self.sync_frame(kind, records)?;
             }
         }
         if !mails.is_empty() || !facts.is_empty() {
@@ -241,11 +247,11 @@ impl Journal {
     ///
     /// # Errors
     /// `Dead` if the folder cannot be synced.
-    pub(super) fn retire(&mut self, kind: Kind, numbers: &[u64]) -> Result<(), AppendError> {
+    pub(super) fn retire(&mut self, kind: SegmentKind, numbers: &[u64]) -> Result<(), AppendError> {
         let folder = self.folder.clone();
         for &number in numbers {
             let path = folder.join(kind.file_name(number));
-            if let Err(error) = self.give_up(kind, number, &path) {
+            if let Err(error) = self.recycle(kind, number, &path) {
                 tracing::warn!(path = %path.display(), %error, "journal: a finished segment stays");
                 break;
             }
@@ -253,7 +259,7 @@ impl Journal {
             // One by one, for a later one gone before an earlier one would look like a loss.
             self.disk
                 .sync_folder(&folder)
-                .map_err(|error| dead(&folder, &error))?;
+                .map_err(|error| disk_failed(&folder, &error))?;
         }
         Ok(())
     }
@@ -261,38 +267,38 @@ impl Journal {
     /// Seals what is open, so that the next start finds no tail to mend.
     pub(super) fn close(&mut self) -> Result<(), AppendError> {
         let next_seq = self.next_seq;
-        self.seal(Kind::Mail, next_seq)?;
-        self.seal(Kind::State, next_seq)
+        self.seal(SegmentKind::Mail, next_seq)?;
+        self.seal(SegmentKind::State, next_seq)
     }
 
-    fn stream(&mut self, kind: Kind) -> &mut Stream {
+    fn stream(&mut self, kind: SegmentKind) -> &mut SegmentStream {
         match kind {
-            Kind::Mail => &mut self.mail,
-            Kind::State => &mut self.state,
+            SegmentKind::Mail => &mut self.mail,
+            SegmentKind::State => &mut self.state,
         }
     }
 
-    fn give_up(&mut self, kind: Kind, number: u64, path: &Path) -> io::Result<()> {
+    fn recycle(&mut self, kind: SegmentKind, number: u64, path: &Path) -> io::Result<()> {
         let bytes = self.stream(kind).sealed.get(&number).map_or(0, |s| s.bytes);
-        if self.spares.len() == SPARES_MAX || bytes != self.segment_bytes {
+        if self.spare_files.len() == SPARES_MAX || bytes != self.segment_bytes {
             return self.disk.remove(path);
         }
         self.spares_made += 1;
         let spare = self.folder.join(format!("spare-{}", self.spares_made));
         self.disk.rename(path, &spare)?;
-        self.spares.push(spare);
+        self.spare_files.push(spare);
         Ok(())
     }
 
-    fn list(&mut self) -> Result<(), OpenError> {
+    fn list_segments(&mut self) -> Result<(), OpenError> {
         let folder = self.folder.clone();
         let unread = |e| OpenError::io(&folder, e);
-        let mut found: Vec<(Kind, u64, u64)> = Vec::new();
+        let mut found: Vec<(SegmentKind, u64, u64)> = Vec::new();
         for entry in std::fs::read_dir(&folder).map_err(unread)? {
             let entry = entry.map_err(unread)?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let bytes = entry.metadata().map_err(unread)?.len();
-            if let Some((kind, number)) = Kind::parse(&name) {
+            if let Some((kind, number)) = SegmentKind::parse(&name) {
                 found.push((kind, number, bytes));
             } else if name.starts_with("spare-") || name.starts_with("new-") {
                 // Half made, or given up: nothing in it counts.
@@ -301,27 +307,27 @@ impl Journal {
         }
         found.sort_unstable();
         for (kind, number, bytes) in found.into_iter().rev() {
-            let header = Header::read(&folder.join(kind.file_name(number)), kind, number)?;
+            let header = SegmentHeader::read(&folder.join(kind.file_name(number)), kind, number)?;
             let stream = self.stream(kind);
             let later = stream.sealed.values().next();
             let last_seq = later.map_or(u64::MAX, |s| s.header.first_seq - 1);
             stream.next_number = stream.next_number.max(number + 1);
-            let sealed = Sealed {
+            let sealed = SealedSegment {
                 header,
                 last_seq,
                 bytes,
             };
             stream.sealed.insert(number, sealed);
         }
-        self.miss_none()
+        self.check_numbers()
     }
 
     /// State segments are given up oldest first, so a gap between them is a loss.
-    fn miss_none(&self) -> Result<(), OpenError> {
+    fn check_numbers(&self) -> Result<(), OpenError> {
         let numbers: Vec<u64> = self.state.sealed.keys().copied().collect();
         for pair in numbers.windows(2) {
             if pair[0] + 1 != pair[1] {
-                let name = Kind::State.file_name(pair[0] + 1);
+                let name = SegmentKind::State.file_name(pair[0] + 1);
                 return Err(OpenError::Missing {
                     path: self.folder.join(name),
                 });
@@ -331,7 +337,7 @@ impl Journal {
     }
 
     /// Walks the last segment of a kind to its end, cuts what is torn, seals it if it is not.
-    fn mend_tail(&mut self, kind: Kind) -> Result<(), OpenError> {
+    fn repair_tail(&mut self, kind: SegmentKind) -> Result<(), OpenError> {
         let Some(&number) = self.stream(kind).sealed.keys().next_back() else {
             return Ok(());
         };
@@ -342,13 +348,16 @@ impl Journal {
         let mut last_seq = walk.header.first_seq.saturating_sub(1);
         let sealed = loop {
             match walk.next(true).map_err(|e| OpenError::io(&path, e))? {
-                Step::Frame(rows) => last_seq = rows.last().map_or(last_seq, |r| r.seq),
-                Step::Seal => break true,
-                Step::End => break false,
+                WalkStep::Frame(rows) => last_seq = rows.last().map_or(last_seq, |r| r.seq),
+                WalkStep::Seal => break true,
+                WalkStep::End => break false,
             }
         };
         if !sealed {
-            if walk.is_followed().map_err(|e| OpenError::io(&path, e))? {
+            if walk
+                .has_later_frame()
+                .map_err(|e| OpenError::io(&path, e))?
+            {
                 return Err(damaged(&walk));
             }
             if walk.is_torn().map_err(|e| OpenError::io(&path, e))? {
@@ -375,31 +384,31 @@ impl Journal {
 
     fn write(
         &mut self,
-        kind: Kind,
+        kind: SegmentKind,
         first_seq: u64,
         records: &[Record],
         reserve: u64,
-    ) -> Result<Vec<Place>, AppendError> {
+    ) -> Result<Vec<RecordLocation>, AppendError> {
         let bytes = frame::frame_bytes(records);
         let fits = |s: &Segment| s.fits(bytes + reserve);
         if !self.stream(kind).open.as_ref().is_some_and(fits) {
-            self.begin(kind, first_seq, bytes + reserve)?;
+            self.begin_segment(kind, first_seq, bytes + reserve)?;
         }
         let disk = self.disk.clone();
         let segment = self.stream(kind).open.as_ref().ok_or(AppendError::Dead)?;
         match segment.write(&disk, first_seq, records) {
             Ok(spans) => {
                 let number = segment.header.number;
-                let place = |span| Place::new(number, span);
+                let place = |span| RecordLocation::new(number, span);
                 Ok(spans.into_iter().map(place).collect())
             }
             // Nothing was promised yet, and the next frame is written over what was begun.
-            Err(error) if may_pass(&error) => Err(full_for_now(&segment.path, &error)),
-            Err(error) => Err(dead(&segment.path, &error)),
+            Err(error) if is_transient(&error) => Err(disk_full(&segment.path, &error)),
+            Err(error) => Err(disk_failed(&segment.path, &error)),
         }
     }
 
-    fn settle(&mut self, kind: Kind, records: &[Record]) -> Result<(), AppendError> {
+    fn sync_frame(&mut self, kind: SegmentKind, records: &[Record]) -> Result<(), AppendError> {
         let disk = self.disk.clone();
         let metrics = self.metrics.clone();
         let segment = self.stream(kind).open.as_mut().ok_or(AppendError::Dead)?;
@@ -407,14 +416,14 @@ impl Journal {
         // After a failed sync the kernel may say yes to the next one though the bytes are gone.
         segment
             .sync(&disk)
-            .map_err(|error| dead(&segment.path, &error))?;
+            .map_err(|error| disk_failed(&segment.path, &error))?;
         let bytes = frame::frame_bytes(records);
         segment.advance(bytes);
         metrics.synced(begun.elapsed(), bytes, records.len());
         Ok(())
     }
 
-    fn seal(&mut self, kind: Kind, next_seq: u64) -> Result<(), AppendError> {
+    fn seal(&mut self, kind: SegmentKind, next_seq: u64) -> Result<(), AppendError> {
         let disk = self.disk.clone();
         let stream = self.stream(kind);
         let Some(mut segment) = stream.open.take() else {
@@ -424,8 +433,8 @@ impl Journal {
         let shorten = segment.end() < segment.bytes_max() / 2 && !segment.header.reused;
         segment
             .seal(&disk, next_seq, shorten)
-            .map_err(|error| dead(&segment.path, &error))?;
-        let sealed = Sealed {
+            .map_err(|error| disk_failed(&segment.path, &error))?;
+        let sealed = SealedSegment {
             header: segment.header,
             last_seq: next_seq - 1,
             bytes: if shorten {
@@ -441,27 +450,32 @@ impl Journal {
     /// Makes the next segment. Its room is set aside before the one before is sealed, so that a
     /// full disk leaves that one in use; its header is on disk before its name is, so a segment
     /// without a header is always damage.
-    fn begin(&mut self, kind: Kind, first_seq: u64, bytes: u64) -> Result<(), AppendError> {
+    fn begin_segment(
+        &mut self,
+        kind: SegmentKind,
+        first_seq: u64,
+        bytes: u64,
+    ) -> Result<(), AppendError> {
         let bytes = self.segment_bytes.max(HEADER_BYTES + bytes + SEAL_BYTES);
         let number = self.stream(kind).next_number;
         let path = self.folder.join(kind.file_name(number));
         let spare = (bytes == self.segment_bytes)
-            .then(|| self.spares.pop())
+            .then(|| self.spare_files.pop())
             .flatten();
         let reused = spare.is_some();
         let draft = spare.unwrap_or_else(|| self.folder.join("new-segment"));
-        let header = Header {
+        let header = SegmentHeader {
             kind,
             number,
             salt: getrandom::u64().map_err(|_| AppendError::Dead)?,
             first_seq,
             reused,
         };
-        let failed = |error: io::Error| match may_pass(&error) {
-            true => full_for_now(&path, &error),
-            false => dead(&path, &error),
+        let failed = |error: io::Error| match is_transient(&error) {
+            true => disk_full(&path, &error),
+            false => disk_failed(&path, &error),
         };
-        let file = self.draft(&header, &draft, bytes).map_err(|error| {
+        let file = self.write_draft(&header, &draft, bytes).map_err(|error| {
             // Best effort: the next start removes drafts too.
             let _ = self.disk.remove(&draft);
             failed(error)
@@ -470,14 +484,14 @@ impl Journal {
         self.disk.rename(&draft, &path).map_err(failed)?;
         self.disk
             .sync_folder(&self.folder)
-            .map_err(|e| dead(&path, &e))?;
+            .map_err(|e| disk_failed(&path, &e))?;
         let stream = self.stream(kind);
         stream.next_number = number + 1;
         stream.open = Some(Segment::begin(header, path, file, bytes));
         Ok(())
     }
 
-    fn draft(&self, header: &Header, draft: &Path, bytes: u64) -> io::Result<File> {
+    fn write_draft(&self, header: &SegmentHeader, draft: &Path, bytes: u64) -> io::Result<File> {
         let file = if header.reused {
             Disk::open(draft)?
         } else {
@@ -489,7 +503,7 @@ impl Journal {
     }
 }
 
-impl Stream {
+impl SegmentStream {
     const fn new() -> Self {
         Self {
             open: None,
@@ -500,7 +514,7 @@ impl Stream {
 }
 
 /// True of errors that say there is no room or no file, and leave the disk trustworthy.
-fn may_pass(error: &io::Error) -> bool {
+fn is_transient(error: &io::Error) -> bool {
     const EMFILE: i32 = 24;
     const ENFILE: i32 = 23;
     matches!(
@@ -509,17 +523,17 @@ fn may_pass(error: &io::Error) -> bool {
     ) || matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
 }
 
-fn full_for_now(path: &Path, error: &io::Error) -> AppendError {
+fn disk_full(path: &Path, error: &io::Error) -> AppendError {
     tracing::error!(path = %path.display(), %error, "journal: no room; nothing is taken in until there is");
     AppendError::Full
 }
 
-fn dead(path: &Path, error: &io::Error) -> AppendError {
+fn disk_failed(path: &Path, error: &io::Error) -> AppendError {
     tracing::error!(path = %path.display(), %error, "journal: the disk failed; nothing is taken in until a restart");
     AppendError::Dead
 }
 
-fn damaged(walk: &Walk) -> OpenError {
+fn damaged(walk: &SegmentWalk) -> OpenError {
     OpenError::Damaged {
         path: walk.path.clone(),
         offset: walk.at(),

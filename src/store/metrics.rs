@@ -16,7 +16,7 @@ pub struct Metrics {
     batch_records: Histogram,
     written: Counter,
     records: Counter,
-    carried: Counter,
+    relocated: Counter,
     pub(super) behind: Gauge,
     pub(super) segments: Gauge,
 }
@@ -28,7 +28,7 @@ impl Default for Metrics {
             batch_records: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
             written: Counter::default(),
             records: Counter::default(),
-            carried: Counter::default(),
+            relocated: Counter::default(),
             behind: Gauge::default(),
             segments: Gauge::default(),
         }
@@ -56,7 +56,7 @@ impl Metrics {
         journal.register(
             "carried",
             "Records written again so that an old segment could go",
-            self.carried.clone(),
+            self.relocated.clone(),
         );
         journal.register(
             "index_behind",
@@ -73,8 +73,8 @@ impl Metrics {
         self.records.inc_by(records as u64);
     }
 
-    pub(super) fn carried(&self, records: usize) {
-        self.carried.inc_by(records as u64);
+    pub(super) fn relocated(&self, records: usize) {
+        self.relocated.inc_by(records as u64);
     }
 }
 

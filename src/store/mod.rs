@@ -27,54 +27,55 @@ use crate::clock::Timestamp;
 use crate::mail::address::Address;
 use crate::mail::envelope::Envelope;
 use crate::mail::fingerprint::Fingerprint;
-use crate::mail::lane::LaneKey;
+use crate::mail::partition::PartitionKey;
 use crate::mail::token::ThreadKey;
 
-use clerk::{Note, Request};
 use disk::Disk;
 use frame::Record;
-use index::{IndexError, Key};
-use place::Place;
-use shared::Shared;
-use writer::Writer;
+use index::{IndexError, IndexKey};
+use journal_writer::{StateRecord, WriteRequest};
+use location::RecordLocation;
+use shared::StoreShared;
+use writer_thread::WriterHandle;
 
-pub use book::Book;
+pub use embedded_messages::EmbeddedMessages;
 pub use error::{OpenError, ReadError, RecordError};
-pub use event::{Event, EventId, EventKind, OPEN_KEPT_MAX, Reach};
+pub use event::{CURSOR_GAPS_MAX, Cursor, Event, EventId, EventKind};
 pub use fact::{
-    Delivery, DeliveryId, Fact, IdError, Ledger, MailId, Mapping, Outcome, Position, Step,
+    Delivery, DeliveryId, DeliveryOutcome, DeliveryStep, Fact, IdError, ImapPosition, Ledger,
+    MailId, Mapping,
 };
 pub use job::{
-    Enqueued, HISTORY_MAX, Job, JobOutcome, JobRecord, JobState, OutboxLedger, Returned, Said,
-    Suppression, Talk, Trial,
+    AttemptRecord, ConversationKey, DsnSummary, EnqueueResult, HISTORY_MAX, Job, JobOutcome,
+    JobRecord, JobState, LastMessage, OutboxLedger, Suppression,
 };
 pub use metrics::Metrics;
 
-mod book;
-mod clerk;
 mod disk;
 mod due;
+mod embedded_messages;
 mod error;
 mod event;
 mod fact;
 mod frame;
-mod held;
 mod index;
 mod job;
 mod journal;
-mod kept;
-mod leaving;
+mod journal_writer;
+mod location;
+mod maintenance;
 mod metrics;
+mod open_mail;
 mod opening;
-mod outbox;
-mod outgoing;
-mod place;
+mod outbox_state;
+mod outbox_store;
+mod pending_writes;
 mod segment;
-mod sense;
 mod shared;
 mod state;
-mod upkeep;
-mod writer;
+mod stored_job;
+mod validator;
+mod writer_thread;
 
 #[cfg(test)]
 mod tests;
@@ -82,7 +83,7 @@ mod tests;
 /// Recipients one mail may have here.
 pub const RECIPIENTS_MAX: usize = 1000;
 /// Turns that threads share.
-const TURNS: usize = 256;
+const THREAD_LOCKS: usize = 256;
 
 /// How a store is set up.
 #[derive(Clone, Debug)]
@@ -97,7 +98,7 @@ pub struct Settings {
     pub waiting_bytes_max: u64,
     /// Free bytes on the disk below which nothing more is accepted.
     pub free_bytes_min: u64,
-    /// How long [`Store::seen`] and [`Store::job_by_key`] remember what is over.
+    /// How long [`Store::find_duplicate`] and [`Store::job_by_key`] remember what is over.
     pub dedupe_window: Duration,
     /// How far [`Store::thread_by_subject`] looks back at most.
     pub subject_window: Duration,
@@ -141,9 +142,9 @@ impl Settings {
 /// The door to everything that must survive a crash. Clones are the same door.
 #[derive(Clone, Debug)]
 pub struct Store {
-    shared: Arc<Shared>,
-    writer: Writer<Request>,
-    turns: Arc<[tokio::sync::Mutex<()>]>,
+    shared: Arc<StoreShared>,
+    writer: WriterHandle<WriteRequest>,
+    thread_locks: Arc<[tokio::sync::Mutex<()>]>,
 }
 
 impl Store {
@@ -162,11 +163,13 @@ impl Store {
         // Not what a fact of a wrong clock says.
         state.newest_at = now;
         drop(state);
-        let turns = (0..TURNS).map(|_| tokio::sync::Mutex::default()).collect();
+        let turns = (0..THREAD_LOCKS)
+            .map(|_| tokio::sync::Mutex::default())
+            .collect();
         Ok(Self {
             shared,
             writer,
-            turns,
+            thread_locks: turns,
         })
     }
 
@@ -179,7 +182,7 @@ impl Store {
         if self.shared.has_failed() || self.writer.has_ended() {
             return Err(RecordError::Dead);
         }
-        self.shared.room.has(bytes)
+        self.shared.capacity.admit(bytes)
     }
 
     /// Takes responsibility for a mail: it is on disk when this returns. If the caller goes away
@@ -201,14 +204,14 @@ impl Store {
             return Err(RecordError::Full);
         }
         let record = Record::new(head, bytes);
-        self.shared.room.taken(record.bytes() as u64);
+        self.shared.capacity.reserve(record.bytes() as u64);
         let envelope = Arc::new(envelope);
-        let ask = |answer| Request::Accept {
+        let ask = |answer| WriteRequest::Accept {
             envelope,
             record,
             answer,
         };
-        self.writer.ask(ask).await
+        self.writer.submit(ask).await
     }
 
     /// Takes note of facts: they are on disk, and seen by every question, when this returns. Either
@@ -217,12 +220,12 @@ impl Store {
     /// # Errors
     /// `Full`, or `Dead`. Then nothing was promised.
     pub async fn record(&self, facts: Vec<Fact>) -> Result<(), RecordError> {
-        let facts = outgoing::told(facts);
+        let facts = outbox_store::encode_facts(facts);
         if facts.iter().map(|(_, r)| r.bytes()).sum::<usize>() > frame::RECORD_BYTES_MAX {
             return Err(RecordError::Full);
         }
-        let ask = |answer| Request::Record { facts, answer };
-        self.writer.ask(ask).await
+        let ask = |answer| WriteRequest::Record { facts, answer };
+        self.writer.submit(ask).await
     }
 
     /// The next waiting deliveries after `after`, in order of arrival, at most `count`. Envelopes
@@ -235,23 +238,23 @@ impl Store {
 
     /// The next waiting deliveries after `after`, in order of arrival, at most `count`, each with the
     /// line it stands in. Reads nothing from disk; a delivery whose line is not in memory has `None`.
-    pub fn waiting_in_lanes(
+    pub fn waiting_with_lanes(
         &self,
         after: Option<DeliveryId>,
         count: usize,
-    ) -> Vec<(DeliveryId, Option<LaneKey>)> {
+    ) -> Vec<(DeliveryId, Option<PartitionKey>)> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let state = self.shared.state();
         let waiting = state.waiting().range((from, Bound::Unbounded)).take(count);
         waiting
-            .map(|id| (*id, state.open(*id).and_then(|open| open.lane)))
+            .map(|id| (*id, state.open_delivery(*id).and_then(|open| open.lane)))
             .collect()
     }
 
     /// Resolves when something was accepted or released since the last call. For one caller: of
     /// several that wait, one wakes.
-    pub async fn arrival(&self) {
-        self.shared.arrival.notified().await;
+    pub async fn mail_arrived(&self) {
+        self.shared.mail_arrived.notified().await;
     }
 
     /// The next parked deliveries after `after`, in order of arrival, at most `count`.
@@ -266,7 +269,7 @@ impl Store {
         // The mail may be carried to another segment while it is read.
         const TRIES: usize = 3;
         for _ in 0..TRIES {
-            let sketch = Sketch::of(&self.shared.state(), id)?;
+            let sketch = UnreadDelivery::of(&self.shared.state(), id)?;
             match sketch.fill(&self.shared) {
                 Ok(delivery) => return Some(delivery),
                 Err(error) if !self.has_moved(id.mail, sketch.place) => {
@@ -289,13 +292,13 @@ impl Store {
         loop {
             let place = {
                 let state = self.shared.state();
-                if let Some((_, bytes)) = state.recent(id) {
+                if let Some((_, bytes)) = state.recent_mail(id) {
                     return Ok(bytes.clone());
                 }
-                state.held(id).ok_or(ReadError::Settled(id))?.place
+                state.open_mail(id).ok_or(ReadError::Settled(id))?.place
             };
             tries += 1;
-            match self.shared.mails.body(place) {
+            match self.shared.mail_reader.body(place) {
                 Ok(bytes) => return Ok(bytes),
                 Err(_) if tries < TRIES && self.has_moved(id, place) => {}
                 Err(source) => return Err(ReadError::Disk { mail: id, source }),
@@ -305,8 +308,10 @@ impl Store {
 
     /// Waits for the turn of a thread. Whoever changes a mapping holds it from his look at the mapping to
     /// the fact that he records.
-    pub async fn turn(&self, key: ThreadKey) -> tokio::sync::MutexGuard<'_, ()> {
-        self.turns[usize::from(key.0[0]) % TURNS].lock().await
+    pub async fn lock_thread(&self, key: ThreadKey) -> tokio::sync::MutexGuard<'_, ()> {
+        self.thread_locks[usize::from(key.0[0]) % THREAD_LOCKS]
+            .lock()
+            .await
     }
 
     /// The thread of a route that a token's key stands for.
@@ -315,19 +320,19 @@ impl Store {
         const TRIES: usize = 3;
         let mut last = None;
         for _ in 0..TRIES {
-            let place = self.shared.state().mapping(route, key);
-            let place = self.found(place)?;
-            let read = self.shared.facts.head(place).and_then(|head| {
+            let place = self.shared.state().mapping_location(route, key);
+            let place = self.answer_or_fail(place)?;
+            let read = self.shared.fact_reader.head(place).and_then(|head| {
                 let note = serde_json::from_slice(&head)?;
                 match note {
-                    Note::Fact(Fact::Mapped(mapping)) => Ok(mapping),
+                    StateRecord::Fact(Fact::Mapped(mapping)) => Ok(mapping),
                     _ => Err(io::ErrorKind::InvalidData.into()),
                 }
             });
             match read {
                 Ok(mapping) => return Some(mapping),
                 Err(error) if last == Some(place) => {
-                    return self.found(Err(IndexError::from(error)));
+                    return self.answer_or_fail(Err(IndexError::from(error)));
                 }
                 Err(_) => last = Some(place),
             }
@@ -338,7 +343,7 @@ impl Store {
     /// The thread of a route that a Message-ID belongs to, and whether we sent that mail.
     pub fn thread_by_message_id(&self, route: &str, message_id: &str) -> Option<(Mapping, bool)> {
         let link = self.shared.state().link(route, message_id);
-        let (key, sent_by_us) = self.found(link)?;
+        let (key, sent_by_us) = self.answer_or_fail(link)?;
         Some((self.thread(route, key)?, sent_by_us))
     }
 
@@ -355,8 +360,8 @@ impl Store {
         let entry = self
             .shared
             .state()
-            .entry(Key::subject(route, &folded, subject));
-        let (_, key) = self.found(entry)?;
+            .entry(IndexKey::subject(route, &folded, subject));
+        let (_, key) = self.answer_or_fail(entry)?;
         let mapping = self.thread(route, ThreadKey(key.try_into().ok()?))?;
         // The thread may have gone to another subject since.
         let fits = mapping.subject == subject
@@ -371,39 +376,39 @@ impl Store {
 
     /// The thread's id that was recorded with [`Fact::Minted`] for a token's digest.
     pub fn thread_by_token(&self, token: [u8; 16]) -> Option<String> {
-        self.minted(token).map(|(thread_id, _)| thread_id)
+        self.issued_token(token).map(|(thread_id, _)| thread_id)
     }
 
     /// The thread's id and the moment that were recorded with [`Fact::Minted`] for a token's digest.
-    pub fn minted(&self, token: [u8; 16]) -> Option<(String, Timestamp)> {
-        let minted = self.shared.state().minted(token);
-        self.found(minted)
+    pub fn issued_token(&self, token: [u8; 16]) -> Option<(String, Timestamp)> {
+        let minted = self.shared.state().issued_token(token);
+        self.answer_or_fail(minted)
     }
 
     /// How far a folder of an IMAP server has been looked through, as [`Fact::Polled`] told last.
-    pub fn polled(&self, mailbox: &str) -> Option<Position> {
-        let position = self.shared.state().polled(mailbox);
-        self.found(position)
+    pub fn imap_position(&self, mailbox: &str) -> Option<ImapPosition> {
+        let position = self.shared.state().imap_position(mailbox);
+        self.answer_or_fail(position)
     }
 
     /// Is the token with this digest void?
     pub fn is_revoked(&self, token: [u8; 16]) -> bool {
-        let entry = self.shared.state().entry(Key::revoked(token));
-        self.found(entry).is_some()
+        let entry = self.shared.state().entry(IndexKey::revoked(token));
+        self.answer_or_fail(entry).is_some()
     }
 
     /// The digest of the content that was recorded with [`Fact::Spent`] for a word's digest.
-    pub fn spent(&self, word: [u8; 16]) -> Option<[u8; 16]> {
-        let entry = self.shared.state().entry(Key::spent(word));
-        let (_, content) = self.found(entry)?;
+    pub fn nonce_used(&self, word: [u8; 16]) -> Option<[u8; 16]> {
+        let entry = self.shared.state().entry(IndexKey::nonce(word));
+        let (_, content) = self.answer_or_fail(entry)?;
         content.try_into().ok()
     }
 
     /// The delivery as which a mail with this fingerprint was settled, if that was within the window
     /// before `now`. A delivery that was parked and released finds itself.
-    pub fn seen(&self, fingerprint: Fingerprint, now: Timestamp) -> Option<DeliveryId> {
+    pub fn find_duplicate(&self, fingerprint: Fingerprint, now: Timestamp) -> Option<DeliveryId> {
         let found = self.shared.state().fingerprint(fingerprint);
-        let (at, delivery) = self.found(found)?;
+        let (at, delivery) = self.answer_or_fail(found)?;
         (now.since(at) < self.shared.settings.dedupe_window).then_some(delivery)
     }
 
@@ -432,7 +437,7 @@ impl Store {
         &self,
         after: Option<DeliveryId>,
         count: usize,
-        next: impl Fn(&state::State, (Bound<DeliveryId>, Bound<DeliveryId>)) -> Option<DeliveryId>,
+        next: impl Fn(&state::StoreState, (Bound<DeliveryId>, Bound<DeliveryId>)) -> Option<DeliveryId>,
     ) -> Vec<Delivery> {
         let mut found: Vec<Delivery> = Vec::new();
         let mut from = after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -447,15 +452,15 @@ impl Store {
         found
     }
 
-    fn has_moved(&self, mail: MailId, place: Place) -> bool {
+    fn has_moved(&self, mail: MailId, place: RecordLocation) -> bool {
         self.shared
             .state()
-            .held(mail)
+            .open_mail(mail)
             .is_none_or(|h| h.place != place)
     }
 
     /// An index that cannot be read ends the store: an answer it does not give is no answer.
-    fn found<T>(&self, answer: Result<Option<T>, IndexError>) -> Option<T> {
+    fn answer_or_fail<T>(&self, answer: Result<Option<T>, IndexError>) -> Option<T> {
         answer.unwrap_or_else(|error| {
             self.shared.index_failed(&error);
             None
@@ -464,30 +469,32 @@ impl Store {
 }
 
 /// A delivery whose envelope may still have to be read.
-struct Sketch {
+struct UnreadDelivery {
     id: DeliveryId,
-    place: Place,
+    place: RecordLocation,
     envelope: Option<Arc<Envelope>>,
-    steps: Vec<Step>,
+    steps: Vec<DeliveryStep>,
     parked: Option<String>,
 }
 
-impl Sketch {
-    fn of(state: &state::State, id: DeliveryId) -> Option<Self> {
-        let open = state.open(id)?;
+impl UnreadDelivery {
+    fn of(state: &state::StoreState, id: DeliveryId) -> Option<Self> {
+        let open = state.open_delivery(id)?;
         Some(Self {
             id,
-            place: state.held(id.mail)?.place,
-            envelope: state.recent(id.mail).map(|(e, _)| Arc::clone(e)),
+            place: state.open_mail(id.mail)?.place,
+            envelope: state.recent_mail(id.mail).map(|(e, _)| Arc::clone(e)),
             steps: open.steps.clone(),
             parked: open.parked.as_deref().map(str::to_owned),
         })
     }
 
-    fn fill(&self, shared: &Shared) -> io::Result<Delivery> {
+    fn fill(&self, shared: &StoreShared) -> io::Result<Delivery> {
         let envelope = match &self.envelope {
             Some(envelope) => Arc::clone(envelope),
-            None => Arc::new(serde_json::from_slice(&shared.mails.head(self.place)?)?),
+            None => Arc::new(serde_json::from_slice(
+                &shared.mail_reader.head(self.place)?,
+            )?),
         };
         let recipient = envelope.recipients.get(usize::from(self.id.recipient));
         let recipient = recipient.ok_or(io::ErrorKind::InvalidData)?.clone();

@@ -8,20 +8,20 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::clerk::{Clerk, Note, Request};
 use super::disk::Disk;
 use super::fact::MailId;
-use super::frame::Row;
-use super::held::Totals;
-use super::index::{Index, IndexError, Meta};
+use super::frame::FrameRow;
+use super::index::{Index, IndexError, IndexMeta};
 use super::journal::Journal;
+use super::journal_writer::{JournalWriter, StateRecord, WriteRequest};
+use super::location::RecordLocation;
+use super::maintenance::Maintenance;
 use super::metrics::Metrics;
-use super::place::Place;
-use super::segment::Kind;
-use super::shared::Shared;
-use super::state::{Limits, Stamp, State, lanes};
-use super::upkeep::Upkeep;
-use super::writer::Writer;
+use super::open_mail::LedgerTotals;
+use super::segment::SegmentKind;
+use super::shared::StoreShared;
+use super::state::{ApplyContext, RetentionLimits, StoreState, lanes};
+use super::writer_thread::WriterHandle;
 use super::{OpenError, Settings};
 
 /// The form of what lies in the folder.
@@ -31,46 +31,52 @@ const VERSION: &str = "1";
 pub(super) fn open(
     settings: Settings,
     disk: Disk,
-) -> Result<(Arc<Shared>, Writer<Request>), OpenError> {
-    let folder = Folder::enter(&settings.folder)?;
+) -> Result<(Arc<StoreShared>, WriterHandle<WriteRequest>), OpenError> {
+    let folder = DataFolder::enter(&settings.folder)?;
     let metrics = Metrics::default();
     let bytes = settings.segment_bytes;
     let mut journal = Journal::open(&folder.journal(), bytes, disk, metrics.clone())?;
     folder.begin(&mut journal)?;
-    let limits = Limits {
+    let limits = RetentionLimits {
         dedupe_window: settings.dedupe_window,
         sent_kept: settings.sent_kept,
     };
     let (index, state) = load(&folder, &mut journal, limits)?;
-    for number in state.live().keys() {
-        if !journal.sealed(Kind::Mail).contains_key(number) {
+    for number in state.usage().keys() {
+        if !journal.sealed(SegmentKind::Mail).contains_key(number) {
             return Err(OpenError::Missing {
-                path: folder.journal().join(Kind::Mail.file_name(*number)),
+                path: folder.journal().join(SegmentKind::Mail.file_name(*number)),
             });
         }
     }
     let path = folder.journal();
-    let shared = Arc::new(Shared::new(settings, metrics, &path, folder.lock, state));
-    let clerk = Clerk {
+    let shared = Arc::new(StoreShared::new(
+        settings,
+        metrics,
+        &path,
+        folder.lock,
+        state,
+    ));
+    let clerk = JournalWriter {
         journal,
         shared: Arc::clone(&shared),
-        upkeep: Upkeep::default(),
+        maintenance: Maintenance::default(),
         indexing: None,
     };
     let unstarted = |e| OpenError::io(&shared.settings.folder, e);
-    let writer = Clerk::start(clerk, index).map_err(unstarted)?;
+    let writer = JournalWriter::start(clerk, index).map_err(unstarted)?;
     Ok((shared, writer))
 }
 
 /// A folder that is ours alone.
-struct Folder {
+struct DataFolder {
     path: PathBuf,
     lock: File,
     /// It was never used before.
     new: bool,
 }
 
-impl Folder {
+impl DataFolder {
     fn enter(path: &Path) -> Result<Self, OpenError> {
         make_folder(path)?;
         make_folder(&path.join("journal"))?;
@@ -92,20 +98,20 @@ impl Folder {
     }
 
     /// Says that an index was finished once, so that its absence is seen to be a loss.
-    fn mark(&self) -> PathBuf {
+    fn index_mark(&self) -> PathBuf {
         self.journal().join("indexed")
     }
 
     /// A folder in use always has a state segment; a new one gets it before it counts as in use.
     fn begin(&self, journal: &mut Journal) -> Result<(), OpenError> {
-        let empty = journal.sealed(Kind::State).is_empty();
+        let empty = journal.sealed(SegmentKind::State).is_empty();
         if empty && !self.new {
             return Err(OpenError::Missing {
-                path: self.journal().join(Kind::State.file_name(1)),
+                path: self.journal().join(SegmentKind::State.file_name(1)),
             });
         }
         if empty {
-            let first = Note::Totals(Totals::default()).record();
+            let first = StateRecord::Totals(LedgerTotals::default()).record();
             let unwritten = |_| OpenError::io(&self.journal(), io::Error::other("not written"));
             journal.append(&[], &[first]).map_err(unwritten)?;
             journal.close().map_err(unwritten)?;
@@ -119,17 +125,20 @@ impl Folder {
 
 /// The index and the state that journal and index add up to.
 fn load(
-    folder: &Folder,
+    folder: &DataFolder,
     journal: &mut Journal,
-    limits: Limits,
-) -> Result<(Index, State), OpenError> {
+    limits: RetentionLimits,
+) -> Result<(Index, StoreState), OpenError> {
     let doubt = if folder.index().exists() {
         match catch_up(folder, journal, limits)? {
             Ok(loaded) => return Ok(loaded),
             Err(doubt) => Some(doubt),
         }
     } else {
-        folder.mark().exists().then_some(Doubt::Missing)
+        folder
+            .index_mark()
+            .exists()
+            .then_some(RebuildReason::Missing)
     };
     if let Some(doubt) = doubt {
         tracing::warn!(
@@ -143,7 +152,7 @@ fn load(
 
 /// Why an index is not believed.
 #[derive(Debug, thiserror::Error)]
-enum Doubt {
+enum RebuildReason {
     #[error("it is gone")]
     Missing,
     #[error("it was never finished")]
@@ -158,17 +167,17 @@ enum Doubt {
 
 /// Takes the index as it is and applies what it has not seen.
 fn catch_up(
-    folder: &Folder,
+    folder: &DataFolder,
     journal: &mut Journal,
-    limits: Limits,
-) -> Result<Result<(Index, State), Doubt>, OpenError> {
+    limits: RetentionLimits,
+) -> Result<Result<(Index, StoreState), RebuildReason>, OpenError> {
     let opened = Index::open(&folder.index()).and_then(|index| {
         let meta = index.meta()?;
         Ok((index, meta))
     });
     let (index, meta) = match opened {
         Ok((index, Some(meta))) => (index, meta),
-        Ok((_, None)) => return Ok(Err(Doubt::Unfinished)),
+        Ok((_, None)) => return Ok(Err(RebuildReason::Unfinished)),
         Err(error) => return Ok(Err(error.into())),
     };
     let seen = meta.seq;
@@ -180,7 +189,7 @@ fn catch_up(
             index: folder.index(),
         });
     }
-    let state = match State::load(index.clone(), meta, limits) {
+    let state = match StoreState::load(index.clone(), meta, limits) {
         Ok(state) => state,
         Err(error) => return Ok(Err(error.into())),
     };
@@ -197,20 +206,20 @@ fn catch_up(
         Err(error) => return Ok(Err(error.into())),
     };
     if state.totals.gone_to > seen {
-        return Ok(Err(Doubt::Stale));
+        return Ok(Err(RebuildReason::Stale));
     }
     if !adds_up(&state) {
-        return Ok(Err(Doubt::Miscounted));
+        return Ok(Err(RebuildReason::Miscounted));
     }
     Ok(Ok((index, state)))
 }
 
 /// Makes the index anew from all of the journal.
 fn rebuild(
-    folder: &Folder,
+    folder: &DataFolder,
     journal: &mut Journal,
-    limits: Limits,
-) -> Result<(Index, State), OpenError> {
+    limits: RetentionLimits,
+) -> Result<(Index, StoreState), OpenError> {
     let path = folder.index();
     if path.exists() {
         std::fs::remove_dir_all(&path).map_err(|e| OpenError::io(&path, e))?;
@@ -221,9 +230,9 @@ fn rebuild(
     };
     let index = Index::open(&path).map_err(unmade)?;
     let (counted, totals) = newest_totals(journal)?;
-    let meta = Meta { seq: 0, totals };
+    let meta = IndexMeta { seq: 0, totals };
     let mut replay = Replay {
-        state: State::load(index.clone(), meta, limits).map_err(unmade)?,
+        state: StoreState::load(index.clone(), meta, limits).map_err(unmade)?,
         seen: 0,
         counted,
         failed: None,
@@ -233,7 +242,10 @@ fn rebuild(
     let mut state = replay.finish(journal).map_err(unmade)?;
     if !adds_up(&state) {
         let (ledger, jobs) = (state.ledger(), state.outbox_ledger());
-        let expected = state.totals.received.saturating_sub(state.totals.over());
+        let expected = state
+            .totals
+            .received
+            .saturating_sub(state.totals.settled_count());
         let over = jobs.sent + jobs.captured + jobs.failed + jobs.cancelled;
         return Err(OpenError::Lost {
             path: folder.journal(),
@@ -241,27 +253,27 @@ fn rebuild(
             found: ledger.waiting + ledger.parked + jobs.waiting,
         });
     }
-    let leaving = state.leave();
+    let leaving = state.take_pending();
     leaving.write(&index).map_err(unmade)?;
     index.flush().map_err(unmade)?;
-    state.left();
-    let mark = folder.mark();
+    state.pending_written();
+    let mark = folder.index_mark();
     File::create(&mark).map_err(|e| OpenError::io(&mark, e))?;
     sync_folder(&folder.journal())?;
     Ok((index, state))
 }
 
-fn adds_up(state: &State) -> bool {
+fn adds_up(state: &StoreState) -> bool {
     let open = (state.waiting().len() + state.parked().len()) as u64;
-    state.totals.received == state.totals.over() + open && state.outbox_ledger().adds_up()
+    state.totals.received == state.totals.settled_count() + open && state.outbox_ledger().adds_up()
 }
 
 /// The totals that were written last, and their number.
-fn newest_totals(journal: &Journal) -> Result<(u64, Totals), OpenError> {
-    let mut newest = (0, Totals::default());
-    journal.replay(Kind::State, 0, |_, row| {
+fn newest_totals(journal: &Journal) -> Result<(u64, LedgerTotals), OpenError> {
+    let mut newest = (0, LedgerTotals::default());
+    journal.replay(SegmentKind::State, 0, |_, row| {
         if row.head.starts_with(b"{\"totals\"")
-            && let Ok(Note::Totals(totals)) = serde_json::from_slice(&row.head)
+            && let Ok(StateRecord::Totals(totals)) = serde_json::from_slice(&row.head)
         {
             newest = (row.seq, totals);
         }
@@ -272,7 +284,7 @@ fn newest_totals(journal: &Journal) -> Result<(u64, Totals), OpenError> {
 
 /// Applying the journal's records to a state that has not seen them.
 struct Replay {
-    state: State,
+    state: StoreState,
     /// The state has all records up to this number.
     seen: u64,
     /// The totals count all records up to this number.
@@ -286,20 +298,20 @@ impl Replay {
     /// All mails first: whatever a fact says of one, it was accepted before, but its copy may stand
     /// behind the fact.
     fn run(&mut self, journal: &Journal) -> Result<(), OpenError> {
-        journal.replay(Kind::Mail, self.seen, |segment, row| {
-            self.mail(segment, &row)
-                .map_err(|error| unreadable(Kind::Mail, segment, &row, error))
+        journal.replay(SegmentKind::Mail, self.seen, |segment, row| {
+            self.apply_mail(segment, &row)
+                .map_err(|error| unreadable(SegmentKind::Mail, segment, &row, error))
         })?;
-        journal.replay(Kind::State, self.seen, |segment, row| {
+        journal.replay(SegmentKind::State, self.seen, |segment, row| {
             if self.failed.is_none() {
-                self.note(segment, &row)
-                    .map_err(|error| unreadable(Kind::State, segment, &row, error))?;
+                self.apply_record(segment, &row)
+                    .map_err(|error| unreadable(SegmentKind::State, segment, &row, error))?;
             }
             Ok(())
         })
     }
 
-    fn finish(mut self, journal: &Journal) -> Result<State, IndexError> {
+    fn finish(mut self, journal: &Journal) -> Result<StoreState, IndexError> {
         if let Some(error) = self.failed {
             return Err(error);
         }
@@ -307,66 +319,75 @@ impl Replay {
         Ok(self.state)
     }
 
-    fn mail(&mut self, segment: u64, row: &Row) -> Result<(), serde_json::Error> {
+    fn apply_mail(&mut self, segment: u64, row: &FrameRow) -> Result<(), serde_json::Error> {
         let mail = MailId(row.origin);
-        let held = self.state.held(mail).is_some();
-        if row.is_carried() && !self.whole && row.origin <= self.seen && !held {
+        let held = self.state.open_mail(mail).is_some();
+        if row.is_relocated() && !self.whole && row.origin <= self.seen && !held {
             // The index knew the mail and let it go: it is settled.
             return Ok(());
         }
-        let lanes = if held && row.is_carried() {
+        let lanes = if held && row.is_relocated() {
             Vec::new()
         } else {
             lanes(&serde_json::from_slice(&row.head)?)
         };
-        let counts = !row.is_carried() && row.seq > self.counted;
-        let place = Place::new(segment, row.span);
+        let counts = !row.is_relocated() && row.seq > self.counted;
+        let place = RecordLocation::new(segment, row.span);
         self.state.accept(mail, place, &lanes, counts);
-        if row.is_carried() {
-            self.state.mark_carried(mail);
+        if row.is_relocated() {
+            self.state.mark_relocated(mail);
         }
         Ok(())
     }
 
-    fn note(&mut self, segment: u64, row: &Row) -> Result<(), serde_json::Error> {
+    fn apply_record(&mut self, segment: u64, row: &FrameRow) -> Result<(), serde_json::Error> {
         // Entries kept in memory before they are written to the index.
         // The more, the closer together they lie in the index, which makes it several times faster.
         const ENTRIES_MAX: usize = 1_000_000;
         const ENTRY_BYTES_MAX: usize = 64 << 20;
-        let stamp = Stamp {
+        let stamp = ApplyContext {
             origin: row.origin,
-            counts: !row.is_carried() && row.seq > self.counted,
+            counts: !row.is_relocated() && row.seq > self.counted,
             replayed: true,
-            place: Place::new(segment, row.span),
+            place: RecordLocation::new(segment, row.span),
         };
         match serde_json::from_slice(&row.head)? {
-            Note::Totals(totals) => {
+            StateRecord::Totals(totals) => {
                 self.state.totals.gone_to = self.state.totals.gone_to.max(totals.gone_to);
                 self.state.totals.compact_bytes = totals.compact_bytes;
             }
-            Note::Fact(fact) => self.applied(|state, stamp| state.apply(fact, stamp), stamp),
-            Note::Job(kept) => self.applied(|state, stamp| state.job_told(*kept, stamp), stamp),
-            Note::JobGone { job, captured } => {
-                self.applied(|s, stamp| s.let_job_go(job, captured, stamp), stamp);
+            StateRecord::Fact(fact) => {
+                self.apply_with(|state, stamp| state.apply(fact, stamp), stamp)
+            }
+            StateRecord::Job(kept) => {
+                self.apply_with(|state, stamp| state.apply_job_snapshot(*kept, stamp), stamp)
+            }
+            StateRecord::JobGone { job, captured } => {
+                self.apply_with(|s, stamp| s.drop_job_mail(job, captured, stamp), stamp);
             }
         }
-        let (entries, bytes) = self.state.entries();
+        let (entries, bytes) = self.state.pending_entries();
         if self.failed.is_none() && (entries > ENTRIES_MAX || bytes > ENTRY_BYTES_MAX) {
-            self.failed = self.state.shed().err();
+            self.failed = self.state.write_entries().err();
         }
         Ok(())
     }
 
-    fn applied(
+    fn apply_with(
         &mut self,
-        apply: impl FnOnce(&mut State, Stamp) -> Result<(), IndexError>,
-        stamp: Stamp,
+        apply: impl FnOnce(&mut StoreState, ApplyContext) -> Result<(), IndexError>,
+        stamp: ApplyContext,
     ) {
         self.failed = apply(&mut self.state, stamp).err();
     }
 }
 
-fn unreadable(kind: Kind, segment: u64, row: &Row, error: serde_json::Error) -> OpenError {
+fn unreadable(
+    kind: SegmentKind,
+    segment: u64,
+    row: &FrameRow,
+    error: serde_json::Error,
+) -> OpenError {
     OpenError::Unreadable {
         path: PathBuf::from(kind.file_name(segment)),
         record: row.seq,

@@ -9,26 +9,29 @@ use std::path::{Path, PathBuf};
 
 use super::OpenError;
 use super::disk::Disk;
-use super::frame::{self, ALIGN, OPENING_BYTES, Opening, Record, Row, Span, Stamp, u32_at, u64_at};
+use super::frame::{
+    self, ALIGN, FRAME_HEADER_BYTES, FrameHeader, FrameRow, FrameStamp, Record, RecordSpan, u32_at,
+    u64_at,
+};
 
 /// Bytes before the first frame.
 pub(super) const HEADER_BYTES: u64 = 64;
 /// Bytes kept free at the end for the seal.
-pub(super) const SEAL_BYTES: u64 = OPENING_BYTES as u64;
+pub(super) const SEAL_BYTES: u64 = FRAME_HEADER_BYTES as u64;
 const MAGIC: [u8; 8] = *b"postern\n";
 const VERSION: u32 = 1;
 const FLAG_REUSED: u32 = 1;
 
 /// What a segment holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(super) enum SegmentKind {
     /// Accepted mail.
     Mail,
     /// Facts.
     State,
 }
 
-impl Kind {
+impl SegmentKind {
     const fn name(self) -> &'static str {
         match self {
             Self::Mail => "mail",
@@ -48,7 +51,7 @@ impl Kind {
         format!("{}-{number:010}.segment", self.name())
     }
 
-    /// Reads a name that [`Kind::file_name`] wrote.
+    /// Reads a name that [`SegmentKind::file_name`] wrote.
     pub(super) fn parse(name: &str) -> Option<(Self, u64)> {
         let (kind, number) = name.strip_suffix(".segment")?.split_once('-')?;
         let kind = [Self::Mail, Self::State]
@@ -61,8 +64,8 @@ impl Kind {
 
 /// The first bytes of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Header {
-    pub(super) kind: Kind,
+pub(super) struct SegmentHeader {
+    pub(super) kind: SegmentKind,
     pub(super) number: u64,
     /// Told anew for each life of a file, so that frames of an earlier life are none in this one.
     pub(super) salt: u64,
@@ -72,7 +75,7 @@ pub(super) struct Header {
     pub(super) reused: bool,
 }
 
-impl Header {
+impl SegmentHeader {
     pub(super) fn encode(&self) -> Vec<u8> {
         let flags = if self.reused { FLAG_REUSED } else { 0 };
         let mut out = Vec::with_capacity(64);
@@ -90,7 +93,7 @@ impl Header {
     }
 
     /// Reads the header of the segment at `path` and checks that it is the one its name says.
-    pub(super) fn read(path: &Path, kind: Kind, number: u64) -> Result<Self, OpenError> {
+    pub(super) fn read(path: &Path, kind: SegmentKind, number: u64) -> Result<Self, OpenError> {
         let damaged = |what| OpenError::Damaged {
             path: path.to_owned(),
             offset: 0,
@@ -129,7 +132,7 @@ impl Header {
 /// The segment that is being written.
 #[derive(Debug)]
 pub(super) struct Segment {
-    pub(super) header: Header,
+    pub(super) header: SegmentHeader,
     pub(super) path: PathBuf,
     file: File,
     /// Where the next frame goes.
@@ -140,7 +143,12 @@ pub(super) struct Segment {
 
 impl Segment {
     /// A segment whose header is on disk, and nothing else.
-    pub(super) const fn begin(header: Header, path: PathBuf, file: File, bytes_max: u64) -> Self {
+    pub(super) const fn begin(
+        header: SegmentHeader,
+        path: PathBuf,
+        file: File,
+        bytes_max: u64,
+    ) -> Self {
         Self {
             header,
             path,
@@ -152,7 +160,7 @@ impl Segment {
     }
 
     /// The segment as a walk left it: what is written next follows the last frame found.
-    pub(super) fn resume(walk: Walk, bytes_max: u64) -> Self {
+    pub(super) fn resume(walk: SegmentWalk, bytes_max: u64) -> Self {
         Self {
             header: walk.header,
             path: walk.path,
@@ -185,10 +193,10 @@ impl Segment {
         disk: &Disk,
         first_seq: u64,
         records: &[Record],
-    ) -> io::Result<Vec<Span>> {
+    ) -> io::Result<Vec<RecordSpan>> {
         // Copying a small body costs less than a call to write it alone.
         const BODY_ALONE_BYTES: usize = 64 << 10;
-        let mut bytes = frame::front(self.stamp(first_seq), records);
+        let mut bytes = frame::encode_front(self.stamp(first_seq), records);
         let mut at = self.end;
         for record in records {
             if record.body.len() < BODY_ALONE_BYTES {
@@ -222,7 +230,7 @@ impl Segment {
     /// Ends the segment for good, on disk when this returns, and gives back the room not used if
     /// `shorten`.
     pub(super) fn seal(&mut self, disk: &Disk, next_seq: u64, shorten: bool) -> io::Result<()> {
-        let seal = frame::seal(self.stamp(next_seq));
+        let seal = frame::encode_seal(self.stamp(next_seq));
         disk.write_at(&self.file, &seal, self.end)?;
         disk.sync(&self.file)?;
         self.advance(SEAL_BYTES);
@@ -232,8 +240,8 @@ impl Segment {
         Ok(())
     }
 
-    const fn stamp(&self, first_seq: u64) -> Stamp {
-        Stamp {
+    const fn stamp(&self, first_seq: u64) -> FrameStamp {
+        FrameStamp {
             salt: self.header.salt,
             batch: self.batch,
             first_seq,
@@ -243,8 +251,8 @@ impl Segment {
 
 /// What a walk meets next.
 #[derive(Debug)]
-pub(super) enum Step {
-    Frame(Vec<Row>),
+pub(super) enum WalkStep {
+    Frame(Vec<FrameRow>),
     /// The segment ends here, as it was meant to.
     Seal,
     /// What stands here is no frame of this segment's.
@@ -253,8 +261,8 @@ pub(super) enum Step {
 
 /// A walk over the frames of a segment, from its beginning.
 #[derive(Debug)]
-pub(super) struct Walk {
-    pub(super) header: Header,
+pub(super) struct SegmentWalk {
+    pub(super) header: SegmentHeader,
     pub(super) path: PathBuf,
     file: File,
     file_bytes: u64,
@@ -266,8 +274,8 @@ pub(super) struct Walk {
     window_at: u64,
 }
 
-impl Walk {
-    pub(super) fn begin(header: Header, path: &Path) -> io::Result<Self> {
+impl SegmentWalk {
+    pub(super) fn begin(header: SegmentHeader, path: &Path) -> io::Result<Self> {
         let file = Disk::open(path)?;
         Ok(Self {
             header,
@@ -286,39 +294,39 @@ impl Walk {
     }
 
     /// The next frame; its bodies are checked too if `whole`.
-    pub(super) fn next(&mut self, whole: bool) -> io::Result<Step> {
+    pub(super) fn next(&mut self, whole: bool) -> io::Result<WalkStep> {
         let Some((opening, rows)) = self.frame_at(self.at)? else {
-            return Ok(Step::End);
+            return Ok(WalkStep::End);
         };
         if opening.stamp.batch != self.batch {
-            return Ok(Step::End);
+            return Ok(WalkStep::End);
         }
         if whole {
             for row in &rows {
                 let span = row.span;
                 let body = self.bytes(span.body_at, u64::from(span.body_bytes))?;
                 if body.is_none_or(|b| crc32fast::hash(b) != span.body_crc) {
-                    return Ok(Step::End);
+                    return Ok(WalkStep::End);
                 }
             }
         }
         if opening.seals {
-            return Ok(Step::Seal);
+            return Ok(WalkStep::Seal);
         }
         self.at += opening.frame_bytes();
         self.batch += 1;
-        Ok(Step::Frame(rows))
+        Ok(WalkStep::Frame(rows))
     }
 
     /// Looks behind the place where frames ended for one that was written after it. A frame is
     /// written only when the one before is on disk, so such a frame proves damage, not a torn tail.
-    pub(super) fn is_followed(&mut self) -> io::Result<bool> {
+    pub(super) fn has_later_frame(&mut self) -> io::Result<bool> {
         let mut at = self.at + ALIGN;
-        while at + OPENING_BYTES as u64 <= self.file_bytes {
+        while at + FRAME_HEADER_BYTES as u64 <= self.file_bytes {
             let salt = self.header.salt;
             let began = self
                 .bytes(at, ALIGN)?
-                .is_some_and(|b| frame::begins(b, salt));
+                .is_some_and(|b| frame::has_magic(b, salt));
             if began && let Some((opening, _)) = self.frame_at(at)? {
                 return Ok(opening.stamp.batch > self.batch);
             }
@@ -331,14 +339,15 @@ impl Walk {
     pub(super) fn is_torn(&mut self) -> io::Result<bool> {
         let (salt, reused) = (self.header.salt, self.header.reused);
         let tail = self.bytes(self.at, ALIGN)?;
-        Ok(tail.is_some_and(|b| frame::begins(b, salt) || (!reused && b.iter().any(|&x| x != 0))))
+        Ok(tail
+            .is_some_and(|b| frame::has_magic(b, salt) || (!reused && b.iter().any(|&x| x != 0))))
     }
 
-    fn frame_at(&mut self, at: u64) -> io::Result<Option<(Opening, Vec<Row>)>> {
+    fn frame_at(&mut self, at: u64) -> io::Result<Option<(FrameHeader, Vec<FrameRow>)>> {
         let salt = self.header.salt;
         let Some(opening) = self
-            .bytes(at, OPENING_BYTES as u64)?
-            .and_then(|b| Opening::parse(b, salt))
+            .bytes(at, FRAME_HEADER_BYTES as u64)?
+            .and_then(|b| FrameHeader::parse(b, salt))
         else {
             return Ok(None);
         };
@@ -379,8 +388,8 @@ mod tests {
 
     #[test]
     fn names_are_read_back_and_nothing_else_is() {
-        for kind in [Kind::Mail, Kind::State] {
-            assert_eq!(Kind::parse(&kind.file_name(42)), Some((kind, 42)));
+        for kind in [SegmentKind::Mail, SegmentKind::State] {
+            assert_eq!(SegmentKind::parse(&kind.file_name(42)), Some((kind, 42)));
         }
         for name in [
             "mail-42.segment",
@@ -388,7 +397,7 @@ mod tests {
             "mail-+000000042.segment",
             "lock",
         ] {
-            assert_eq!(Kind::parse(name), None, "{name}");
+            assert_eq!(SegmentKind::parse(name), None, "{name}");
         }
     }
 }

@@ -14,44 +14,44 @@ use tokio::sync::{Notify, watch};
 
 use super::event::EventId;
 use super::index::{Index, IndexError};
+use super::location::RecordReader;
 use super::metrics::Metrics;
-use super::place::Reader;
-use super::segment::Kind;
-use super::state::State;
-use super::writer::Dead;
+use super::segment::SegmentKind;
+use super::state::StoreState;
+use super::writer_thread::WriterStopped;
 use super::{RecordError, Settings};
 
 /// Changes the index may be behind before the writer waits for it.
 const BEHIND_MAX: usize = 16 << 10;
 /// Changes that are worth a writing to the index at once; fewer wait a little for company.
-const BEHIND_WORTH: usize = 2048;
+const BEHIND_ENOUGH: usize = 2048;
 // Tests want everything that follows from a writing to happen at once.
-const COMPANY_WAIT: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 250 });
+const GATHER_WAIT: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 250 });
 
 /// How often what was written to the index is handed to the kernel, at most.
-const FLUSH_EVERY: Duration = COMPANY_WAIT;
+const FLUSH_EVERY: Duration = GATHER_WAIT;
 
 /// What the threads of a store share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct StoreShared {
     pub(super) settings: Settings,
     pub(super) metrics: Metrics,
-    pub(super) mails: Reader,
-    pub(super) facts: Reader,
-    pub(super) arrival: Notify,
-    pub(super) job_arrival: Notify,
+    pub(super) mail_reader: RecordReader,
+    pub(super) fact_reader: RecordReader,
+    pub(super) mail_arrived: Notify,
+    pub(super) job_arrived: Notify,
     pub(super) newest_event: watch::Sender<EventId>,
-    pub(super) room: Room,
+    pub(super) capacity: Capacity,
     /// Held as long as anything of the store is: two processes would destroy each other's journal.
     _lock: File,
-    state: RwLock<State>,
-    progress: Mutex<Progress>,
-    moved: Condvar,
+    state: RwLock<StoreState>,
+    progress: Mutex<IndexProgress>,
+    progressed: Condvar,
 }
 
 /// How far the index is.
 #[derive(Debug, Default)]
-struct Progress {
+struct IndexProgress {
     behind: usize,
     /// The number of the last record whose changes are in the index and with the kernel.
     flushed: u64,
@@ -60,80 +60,84 @@ struct Progress {
     ended: bool,
 }
 
-impl Shared {
+impl StoreShared {
     pub(super) fn new(
         settings: Settings,
         metrics: Metrics,
         journal: &Path,
         lock: File,
-        state: State,
+        state: StoreState,
     ) -> Self {
-        let reader = |kind| Reader::new(journal.to_owned(), kind);
+        let reader = |kind| RecordReader::new(journal.to_owned(), kind);
         let shared = Self {
             _lock: lock,
-            room: Room::new(&settings),
-            progress: Mutex::new(Progress {
+            capacity: Capacity::new(&settings),
+            progress: Mutex::new(IndexProgress {
                 flushed: state.seq,
-                ..Progress::default()
+                ..IndexProgress::default()
             }),
             settings,
             metrics,
-            mails: reader(Kind::Mail),
-            facts: reader(Kind::State),
-            arrival: Notify::new(),
-            job_arrival: Notify::new(),
+            mail_reader: reader(SegmentKind::Mail),
+            fact_reader: reader(SegmentKind::State),
+            mail_arrived: Notify::new(),
+            job_arrived: Notify::new(),
             newest_event: watch::Sender::new(state.outbox.newest_event()),
             state: RwLock::new(state),
-            moved: Condvar::new(),
+            progressed: Condvar::new(),
         };
-        shared.changed(&shared.state());
+        shared.publish_state(&shared.state());
         shared
     }
 
     // A panic while the state was changed ends the writer, so nothing is built on it; it may be read.
-    pub(super) fn state(&self) -> RwLockReadGuard<'_, State> {
+    pub(super) fn state(&self) -> RwLockReadGuard<'_, StoreState> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+    pub(super) fn state_mut(&self) -> RwLockWriteGuard<'_, StoreState> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn progress(&self) -> MutexGuard<'_, Progress> {
+    fn progress(&self) -> MutexGuard<'_, IndexProgress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To be told after every change of the state.
-    pub(super) fn changed(&self, state: &State) {
-        self.room
+    pub(super) fn publish_state(&self, state: &StoreState) {
+        self.capacity
             .waiting
             .store(state.waiting().len() as u64, Ordering::Relaxed);
-        self.room
+        self.capacity
             .waiting_bytes
             .store(state.waiting_bytes(), Ordering::Relaxed);
-        let behind = state.behind();
+        let behind = state.pending_count();
         self.metrics
             .behind
             .set(i64::try_from(behind).unwrap_or(i64::MAX));
         let mut progress = self.progress();
-        let woken = progress.behind == 0 || behind >= BEHIND_WORTH;
+        let woken = progress.behind == 0 || behind >= BEHIND_ENOUGH;
         progress.behind = behind;
         drop(progress);
         if woken && behind > 0 {
-            self.moved.notify_all();
+            self.progressed.notify_all();
         }
     }
 
     /// Waits while the index is too far behind.
-    pub(super) fn wait_for_index(&self) -> Result<(), Dead> {
+    pub(super) fn wait_for_index(&self) -> Result<(), WriterStopped> {
         let mut progress = self.progress();
         while progress.behind > BEHIND_MAX && !progress.failed {
             progress = self
-                .moved
+                .progressed
                 .wait(progress)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        if progress.failed { Err(Dead) } else { Ok(()) }
+        if progress.failed {
+            Err(WriterStopped)
+        } else {
+            Ok(())
+        }
     }
 
     /// The number of the last record whose changes are in the index and with the kernel.
@@ -142,15 +146,15 @@ impl Shared {
     }
 
     /// The index cannot be used any more: so the store cannot.
-    pub(super) fn index_failed(&self, error: &IndexError) -> Dead {
+    pub(super) fn index_failed(&self, error: &IndexError) -> WriterStopped {
         let mut progress = self.progress();
         if !progress.failed {
             tracing::error!(%error, "store: the index failed; the store ends as soon as the disk has room");
         }
         progress.failed = true;
         drop(progress);
-        self.moved.notify_all();
-        Dead
+        self.progressed.notify_all();
+        WriterStopped
     }
 
     /// Nothing more can be believed: the index failed.
@@ -160,27 +164,27 @@ impl Shared {
 
     /// The index failed, and the next start has room to make it again. On a full disk it is better to
     /// go on refusing than to end: nobody would start us a hundred times.
-    pub(super) fn is_over(&self) -> bool {
-        self.has_failed() && !self.room.is_short()
+    pub(super) fn must_end(&self) -> bool {
+        self.has_failed() && !self.capacity.is_short()
     }
 
     /// Has the index thread write what it is behind and end.
     pub(super) fn close_index(&self) {
         let mut progress = self.progress();
         progress.closing = true;
-        self.moved.notify_all();
+        self.progressed.notify_all();
         while !progress.ended {
             progress = self
-                .moved
+                .progressed
                 .wait(progress)
                 .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// The index thread: writes the state's changes to the index, many at a time, until told to close.
-    pub(super) fn keep_index(&self, index: &Index, nudge: impl Fn()) {
+    pub(super) fn run_index(&self, index: &Index, nudge: impl Fn()) {
         // However this ends, a writer that waits for it must wake.
-        let _end = End(self);
+        let _end = IndexThreadEnd(self);
         let (mut flushed_at, mut unflushed) = (Instant::now(), false);
         loop {
             let closing = self.wait_for_changes(unflushed);
@@ -203,7 +207,7 @@ impl Shared {
                     self.index_failed(&error);
                 }
             }
-            self.moved.notify_all();
+            self.progressed.notify_all();
             if closing {
                 return;
             }
@@ -220,8 +224,8 @@ impl Shared {
     fn wait_for_room(&self) {
         const LOOK_EVERY: Duration = Duration::from_secs(1);
         let mut progress = self.progress();
-        while !progress.closing && self.room.is_short() {
-            let waited = self.moved.wait_timeout(progress, LOOK_EVERY);
+        while !progress.closing && self.capacity.is_short() {
+            let waited = self.progressed.wait_timeout(progress, LOOK_EVERY);
             progress = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -231,17 +235,17 @@ impl Shared {
         let mut progress = self.progress();
         while progress.behind == 0 && !progress.closing && !progress.failed && !unflushed {
             progress = self
-                .moved
+                .progressed
                 .wait(progress)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        let until = Instant::now() + COMPANY_WAIT;
-        while progress.behind < BEHIND_WORTH && !progress.closing && !progress.failed {
+        let until = Instant::now() + GATHER_WAIT;
+        while progress.behind < BEHIND_ENOUGH && !progress.closing && !progress.failed {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
-            let waited = self.moved.wait_timeout(progress, left);
+            let waited = self.progressed.wait_timeout(progress, left);
             progress = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         progress.closing
@@ -250,34 +254,34 @@ impl Shared {
     fn write_index(&self, index: &Index) -> Result<u64, IndexError> {
         let leaving = {
             let mut state = self.state_mut();
-            let leaving = state.leave();
-            self.changed(&state);
+            let leaving = state.take_pending();
+            self.publish_state(&state);
             leaving
         };
         // The next changes may gather while these are written.
-        self.moved.notify_all();
+        self.progressed.notify_all();
         leaving.write(index)?;
-        self.state_mut().left();
+        self.state_mut().pending_written();
         Ok(leaving.meta.seq)
     }
 }
 
-struct End<'s>(&'s Shared);
+struct IndexThreadEnd<'s>(&'s StoreShared);
 
-impl Drop for End<'_> {
+impl Drop for IndexThreadEnd<'_> {
     fn drop(&mut self) {
         let mut progress = self.0.progress();
         progress.ended = true;
         // A thread that ended while nobody asked it to has failed.
         progress.failed |= !progress.closing;
         drop(progress);
-        self.0.moved.notify_all();
+        self.0.progressed.notify_all();
     }
 }
 
 /// What tells whether more mail may come in.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct Capacity {
     folder: PathBuf,
     waiting: AtomicU64,
     waiting_max: u64,
@@ -290,7 +294,7 @@ pub(super) struct Room {
     sample_at: AtomicU64,
 }
 
-impl Room {
+impl Capacity {
     fn new(settings: &Settings) -> Self {
         Self {
             folder: settings.folder.clone(),
@@ -305,7 +309,7 @@ impl Room {
         }
     }
 
-    pub(super) fn has(&self, bytes: u64) -> Result<(), RecordError> {
+    pub(super) fn admit(&self, bytes: u64) -> Result<(), RecordError> {
         let waiting = self.waiting.load(Ordering::Relaxed);
         let waiting_bytes = self.waiting_bytes.load(Ordering::Relaxed);
         if waiting >= self.waiting_max
@@ -313,12 +317,12 @@ impl Room {
         {
             return Err(RecordError::Full);
         }
-        self.has_disk(bytes)
+        self.admit_on_disk(bytes)
     }
 
     /// Has the disk room for so many bytes?
-    pub(super) fn has_disk(&self, bytes: u64) -> Result<(), RecordError> {
-        match self.free().saturating_sub(bytes) < self.free_bytes_min {
+    pub(super) fn admit_on_disk(&self, bytes: u64) -> Result<(), RecordError> {
+        match self.free_bytes().saturating_sub(bytes) < self.free_bytes_min {
             true => Err(RecordError::Full),
             false => Ok(()),
         }
@@ -327,11 +331,11 @@ impl Room {
     /// The disk has less than the floor, as it tells now.
     fn is_short(&self) -> bool {
         self.sample_at.store(0, Ordering::Relaxed);
-        self.free() < self.free_bytes_min
+        self.free_bytes() < self.free_bytes_min
     }
 
     /// So many bytes will be written before the disk is asked again.
-    pub(super) fn taken(&self, bytes: u64) {
+    pub(super) fn reserve(&self, bytes: u64) {
         let less = |free: u64| Some(free.saturating_sub(bytes));
         // The closure never says no.
         let _ = self
@@ -340,7 +344,7 @@ impl Room {
     }
 
     /// Free bytes on the disk, as told at most a second ago, less what was taken since.
-    fn free(&self) -> u64 {
+    fn free_bytes(&self) -> u64 {
         const SAMPLE_MILLIS: u64 = 1000;
         let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let due = self.sample_at.load(Ordering::Relaxed);
@@ -369,14 +373,14 @@ mod tests {
             free_bytes_min: 1000,
             ..Settings::new(folder.path().to_owned())
         };
-        let room = Room::new(&settings);
+        let room = Capacity::new(&settings);
         room.sample_at.store(u64::MAX, Ordering::Relaxed);
         room.free_bytes.store(3000, Ordering::Relaxed);
-        assert_eq!(room.has(1500), Ok(()));
-        room.taken(1500);
-        assert_eq!(room.has(501), Err(RecordError::Full));
-        assert_eq!(room.has(500), Ok(()));
-        room.taken(5000);
-        assert_eq!(room.has(0), Err(RecordError::Full));
+        assert_eq!(room.admit(1500), Ok(()));
+        room.reserve(1500);
+        assert_eq!(room.admit(501), Err(RecordError::Full));
+        assert_eq!(room.admit(500), Ok(()));
+        room.reserve(5000);
+        assert_eq!(room.admit(0), Err(RecordError::Full));
     }
 }

@@ -25,7 +25,7 @@ const KEY: &str = "privkey.pem";
 /// What a host's two files look like from outside. It differs after every change that a renewal
 /// makes: new files have new inodes, files written in place a new time or length.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(super) struct HostStamp {
     files: [Option<FileStamp>; 2],
 }
 
@@ -37,7 +37,7 @@ struct FileStamp {
 }
 
 /// The hosts of `folder`: its folders that hold at least one of the two files.
-pub(super) fn list(folder: &Path) -> Result<BTreeMap<String, Stamp>, CertificateError> {
+pub(super) fn list_hosts(folder: &Path) -> Result<BTreeMap<String, HostStamp>, CertificateError> {
     let broken = |error| CertificateError::Io(folder.to_owned(), error);
     let mut hosts = BTreeMap::new();
     for entry in fs::read_dir(folder).map_err(broken)? {
@@ -48,22 +48,22 @@ pub(super) fn list(folder: &Path) -> Result<BTreeMap<String, Stamp>, Certificate
         if name.starts_with('.') {
             continue;
         }
-        let files = [CHAIN, KEY].map(|file| stamp(&entry.path().join(file)));
+        let files = [CHAIN, KEY].map(|file| file_stamp(&entry.path().join(file)));
         if files.iter().all(Option::is_none) {
             continue;
         }
         if hosts.len() == HOSTS_MAX {
             return Err(CertificateError::HostsTooMany(folder.to_owned()));
         }
-        hosts.insert(name, Stamp { files });
+        hosts.insert(name, HostStamp { files });
     }
     Ok(hosts)
 }
 
 /// Reads the pair of files in `folder`, and sees that the key belongs to the certificate.
-pub(super) fn read(folder: &Path) -> Result<CertifiedKey, CertificateError> {
+pub(super) fn read_pair(folder: &Path) -> Result<CertifiedKey, CertificateError> {
     let chain_path = folder.join(CHAIN);
-    let chain = bytes(&chain_path)?;
+    let chain = read_bounded(&chain_path)?;
     let chain = CertificateDer::pem_slice_iter(&chain)
         .collect::<Result<Vec<_>, _>>()
         .and_then(|chain| match chain.is_empty() {
@@ -72,7 +72,7 @@ pub(super) fn read(folder: &Path) -> Result<CertifiedKey, CertificateError> {
         })
         .map_err(|error| CertificateError::Pem(chain_path.clone(), error))?;
     let key_path = folder.join(KEY);
-    let key = PrivateKeyDer::from_pem_slice(&bytes(&key_path)?)
+    let key = PrivateKeyDer::from_pem_slice(&read_bounded(&key_path)?)
         .map_err(|error| CertificateError::Pem(key_path, error))?;
     CertifiedKey::from_der(chain, key, &provider())
         .map_err(|error| CertificateError::Pair(chain_path, error))
@@ -93,12 +93,12 @@ pub(super) fn self_sign(folder: &Path, host: &str) -> Result<(), CertificateErro
     // Made beside and renamed, so that a crash never leaves half a pair behind.
     let half = folder.join(format!(".{host}.new"));
     fs::create_dir_all(&half).map_err(|error| CertificateError::Io(half.clone(), error))?;
-    write(&half.join(KEY), 0o600, &made.signing_key.serialize_pem())?;
-    write(&half.join(CHAIN), 0o644, &made.cert.pem())?;
+    write_new_file(&half.join(KEY), 0o600, &made.signing_key.serialize_pem())?;
+    write_new_file(&half.join(CHAIN), 0o644, &made.cert.pem())?;
     fs::rename(&half, &home).map_err(|error| CertificateError::Io(home, error))
 }
 
-fn stamp(path: &Path) -> Option<FileStamp> {
+fn file_stamp(path: &Path) -> Option<FileStamp> {
     let meta = fs::metadata(path).ok()?;
     Some(FileStamp {
         inode: meta.ino(),
@@ -107,7 +107,7 @@ fn stamp(path: &Path) -> Option<FileStamp> {
     })
 }
 
-fn bytes(path: &Path) -> Result<Vec<u8>, CertificateError> {
+fn read_bounded(path: &Path) -> Result<Vec<u8>, CertificateError> {
     let broken = |error| CertificateError::Io(path.to_owned(), error);
     let file = File::open(path).map_err(broken)?;
     if !file.metadata().map_err(broken)?.is_file() {
@@ -123,7 +123,7 @@ fn bytes(path: &Path) -> Result<Vec<u8>, CertificateError> {
     Ok(bytes)
 }
 
-fn write(path: &Path, mode: u32, text: &str) -> Result<(), CertificateError> {
+fn write_new_file(path: &Path, mode: u32, text: &str) -> Result<(), CertificateError> {
     let broken = |error| CertificateError::Io(path.to_owned(), error);
     // What an earlier, cut-off start left behind may have another mode.
     match fs::remove_file(path) {

@@ -22,7 +22,7 @@ use rustls::version::{TLS12, TLS13};
 use thiserror::Error;
 use tracing::{info, warn};
 
-use files::Stamp;
+use files::HostStamp;
 
 /// How often the files are looked at for a change.
 pub const POLL_WAIT: Duration = Duration::from_secs(30);
@@ -36,7 +36,7 @@ pub struct Certificates {
     hosts: RwLock<Arc<BTreeMap<String, Arc<CertifiedKey>>>>,
     /// What the files looked like when they were last read. Held while reading, so that two
     /// reloads never mix.
-    seen: Mutex<BTreeMap<String, Stamp>>,
+    stamps: Mutex<BTreeMap<String, HostStamp>>,
 }
 
 impl Certificates {
@@ -47,10 +47,13 @@ impl Certificates {
     /// # Errors
     /// Says which file cannot be read or used, or that there is no certificate at all.
     pub fn load(folder: &Path, hostname: &str) -> Result<Self, CertificateError> {
-        let seen = files::list(folder)?;
+        let seen = files::list_hosts(folder)?;
         let mut hosts = BTreeMap::new();
         for host in seen.keys() {
-            hosts.insert(host.clone(), Arc::new(files::read(&folder.join(host))?));
+            hosts.insert(
+                host.clone(),
+                Arc::new(files::read_pair(&folder.join(host))?),
+            );
         }
         if hosts.is_empty() {
             return Err(CertificateError::NoHost(folder.to_owned()));
@@ -58,8 +61,8 @@ impl Certificates {
         Ok(Self {
             folder: folder.to_owned(),
             default_host: hostname.to_ascii_lowercase(),
-            hosts: RwLock::new(Arc::new(by_name(hosts))),
-            seen: Mutex::new(seen),
+            hosts: RwLock::new(Arc::new(lowercase_names(hosts))),
+            stamps: Mutex::new(seen),
         })
     }
 
@@ -78,8 +81,8 @@ impl Certificates {
     ///
     /// Blocks on the disk. Returns what was wrong, one error a host; empty if all is well.
     pub fn reload(&self) -> Vec<CertificateError> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match files::list(&self.folder) {
+        let mut seen = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
+        match files::list_hosts(&self.folder) {
             Ok(now) => self.reload_listed(&mut seen, now),
             Err(error) => vec![error],
         }
@@ -88,8 +91,8 @@ impl Certificates {
     /// As [`Certificates::reload`], but only if a file looks changed since it was last read.
     /// `None` if nothing changed.
     pub fn reload_if_changed(&self) -> Option<Vec<CertificateError>> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match files::list(&self.folder) {
+        let mut seen = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
+        match files::list_hosts(&self.folder) {
             Ok(now) if now == *seen => None,
             Ok(now) => Some(self.reload_listed(&mut seen, now)),
             Err(error) => Some(vec![error]),
@@ -114,7 +117,7 @@ impl Certificates {
                 }
                 Some(errors) => {
                     for error in errors {
-                        warn!(error = %described(&error), "certificate not reloaded, the old one stays");
+                        warn!(error = %with_cause(&error), "certificate not reloaded, the old one stays");
                     }
                 }
             }
@@ -143,14 +146,14 @@ impl Certificates {
 
     fn reload_listed(
         &self,
-        seen: &mut BTreeMap<String, Stamp>,
-        now: BTreeMap<String, Stamp>,
+        seen: &mut BTreeMap<String, HostStamp>,
+        now: BTreeMap<String, HostStamp>,
     ) -> Vec<CertificateError> {
         let old = self.current();
         let mut hosts = BTreeMap::new();
         let mut errors = Vec::new();
         for host in now.keys() {
-            match files::read(&self.folder.join(host)) {
+            match files::read_pair(&self.folder.join(host)) {
                 Ok(certified) => {
                     hosts.insert(host.clone(), Arc::new(certified));
                 }
@@ -168,7 +171,7 @@ impl Certificates {
             return errors;
         }
         let mut current = self.hosts.write().unwrap_or_else(PoisonError::into_inner);
-        *current = Arc::new(by_name(hosts));
+        *current = Arc::new(lowercase_names(hosts));
         errors
     }
 
@@ -240,14 +243,16 @@ pub enum CertificateError {
     Versions(#[source] rustls::Error),
 }
 
-fn by_name(hosts: BTreeMap<String, Arc<CertifiedKey>>) -> BTreeMap<String, Arc<CertifiedKey>> {
+fn lowercase_names(
+    hosts: BTreeMap<String, Arc<CertifiedKey>>,
+) -> BTreeMap<String, Arc<CertifiedKey>> {
     hosts
         .into_iter()
         .map(|(name, certified)| (name.to_ascii_lowercase(), certified))
         .collect()
 }
 
-fn described(error: &CertificateError) -> String {
+fn with_cause(error: &CertificateError) -> String {
     use std::error::Error as _;
     match error.source() {
         Some(cause) => format!("{error}: {cause}"),

@@ -9,13 +9,13 @@ use std::time::Duration;
 use postern::clock::{self, Timestamp};
 use postern::delivery::api::{Api, ApiSettings};
 use postern::delivery::metrics::Metrics;
-use postern::delivery::policy::Policy;
-use postern::delivery::route::Route;
-use postern::delivery::worker::{Worker, WorkerError, WorkerSettings};
+use postern::delivery::policy::RoutePolicy;
+use postern::delivery::route::DeliveryRoute;
+use postern::delivery::worker::{DeliverySettings, DeliveryWorker, DeliveryWorkerError};
 use postern::mail::address::{Address, Domain};
-use postern::mail::envelope::{Door, Envelope, Peer, Recipient, Target};
+use postern::mail::envelope::{Door, Envelope, Peer, Recipient, RecipientTarget};
 use postern::mail::token::{Claims, KeyRing, ThreadKey};
-use postern::objects::{Bounds, Links, Objects, Place};
+use postern::objects::{AttachmentLimits, LinkSigner, Objects, StorageLocation};
 use postern::retry;
 use postern::store::{Settings, Store};
 use prometheus_client::registry::Registry;
@@ -47,12 +47,12 @@ pub(crate) fn settings_in(folder: &Path) -> Settings {
 /// Kept files in this folder, of which none is larger than 1000 bytes.
 pub(crate) fn objects_in(folder: &Path) -> Objects {
     let settings = postern::objects::Settings {
-        place: Place::Folder(folder.join("attachments")),
-        bounds: Bounds {
+        location: StorageLocation::Folder(folder.join("attachments")),
+        bounds: AttachmentLimits {
             bytes_max: 1000,
-            ..Bounds::default()
+            ..AttachmentLimits::default()
         },
-        links: Links::new("http://postern.example", b"link secret", DAY),
+        links: LinkSigner::new("http://postern.example", b"link secret", DAY),
         age_max: 30 * DAY,
     };
     Objects::open(settings).unwrap()
@@ -65,7 +65,7 @@ pub(crate) struct Bench {
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Registry,
-    pub(crate) worked: JoinHandle<Result<(), WorkerError>>,
+    pub(crate) worked: JoinHandle<Result<(), DeliveryWorkerError>>,
 }
 
 impl Bench {
@@ -76,7 +76,7 @@ impl Bench {
     pub(crate) async fn start_in(
         folder: tempfile::TempDir,
         fake: &Fake,
-        adjust: impl FnOnce(&mut WorkerSettings),
+        adjust: impl FnOnce(&mut DeliverySettings),
     ) -> Self {
         Self::start_at(folder, fake.base(), adjust).await
     }
@@ -85,9 +85,9 @@ impl Bench {
     pub(crate) async fn start_at(
         folder: tempfile::TempDir,
         base: String,
-        adjust: impl FnOnce(&mut WorkerSettings),
+        adjust: impl FnOnce(&mut DeliverySettings),
     ) -> Self {
-        let policy = Policy::shipped().unwrap();
+        let policy = RoutePolicy::shipped().unwrap();
         Self::start_with(folder, base, policy, adjust).await
     }
 
@@ -95,17 +95,17 @@ impl Bench {
     pub(crate) async fn start_with(
         folder: tempfile::TempDir,
         base: String,
-        policy: Policy,
-        adjust: impl FnOnce(&mut WorkerSettings),
+        policy: RoutePolicy,
+        adjust: impl FnOnce(&mut DeliverySettings),
     ) -> Self {
         let store = Store::open(settings_in(folder.path()), clock::now()).unwrap();
         let api = ApiSettings {
-            connect_max: Duration::from_secs(2),
-            read_max: Duration::from_millis(800),
-            total_max: Duration::from_secs(3),
+            connect_timeout: Duration::from_secs(2),
+            read_timeout: Duration::from_millis(800),
+            total_timeout: Duration::from_secs(3),
             ..ApiSettings::new(base, KEY)
         };
-        let route = Route {
+        let route = DeliveryRoute {
             name: "default".to_owned(),
             api: Api::new(&api).unwrap(),
             keys: Arc::new(KeyRing::new(vec![(1, vec![7; 32])], 365 * DAY).unwrap()),
@@ -113,21 +113,21 @@ impl Bench {
             message_id_domains: vec![Domain::parse("inbox.example.com").unwrap()],
             reply_marker: MARKER.to_owned(),
             policy,
-            senders: postern::auth::Policy::default(),
+            senders: postern::auth::AuthPolicy::default(),
         };
         let objects = Some(objects_in(folder.path()));
-        let mut settings = WorkerSettings {
+        let mut settings = DeliverySettings {
             retry: retry::Settings {
                 wait_first: Duration::from_millis(20),
                 wait_max: Duration::from_millis(100),
                 max_age: 5 * DAY,
             },
-            ..WorkerSettings::default()
+            ..DeliverySettings::default()
         };
         adjust(&mut settings);
         let mut registry = Registry::default();
         let metrics = Arc::new(Metrics::register(&mut registry));
-        let worker = Worker::new(
+        let worker = DeliveryWorker::new(
             store.clone(),
             vec![route],
             settings,
@@ -160,7 +160,7 @@ impl Bench {
         self.folder
     }
 
-    pub(crate) async fn put(&self, target: Target, mail: &str) {
+    pub(crate) async fn put(&self, target: RecipientTarget, mail: &str) {
         put(&self.store, target, mail).await;
     }
 
@@ -209,7 +209,11 @@ impl Bench {
     }
 }
 
-pub(crate) fn envelope(sender: Option<&str>, targets: Vec<Target>, at: Timestamp) -> Envelope {
+pub(crate) fn envelope(
+    sender: Option<&str>,
+    targets: Vec<RecipientTarget>,
+    at: Timestamp,
+) -> Envelope {
     Envelope {
         sender: sender.map(|sender| Address::parse(sender).unwrap()),
         sender_untold: false,
@@ -234,14 +238,14 @@ pub(crate) fn envelope(sender: Option<&str>, targets: Vec<Target>, at: Timestamp
     }
 }
 
-pub(crate) async fn put(store: &Store, target: Target, mail: &str) {
+pub(crate) async fn put(store: &Store, target: RecipientTarget, mail: &str) {
     let envelope = envelope(Some("ann@example.com"), vec![target], clock::now());
     let bytes = mail.to_owned().into_bytes().into();
     store.accept(envelope, bytes).await.unwrap();
 }
 
-pub(crate) fn token(thread: &str) -> Target {
-    Target::Thread(Claims {
+pub(crate) fn token(thread: &str) -> RecipientTarget {
+    RecipientTarget::Thread(Claims {
         thread: ThreadKey::of(thread),
         thread_id: None,
         issued_at: clock::now(),
@@ -250,8 +254,8 @@ pub(crate) fn token(thread: &str) -> Target {
     })
 }
 
-pub(crate) fn mailbox() -> Target {
-    Target::Mailbox("general".to_owned())
+pub(crate) fn mailbox() -> RecipientTarget {
+    RecipientTarget::Mailbox("general".to_owned())
 }
 
 pub(crate) fn mail(number: usize, words: &str) -> String {

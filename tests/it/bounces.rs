@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use postern::clock;
 use postern::mail::address::{Address, Domain};
-use postern::mail::outgoing::{JobId, message_id, return_path};
+use postern::mail::job_id::{JobId, message_id, return_path};
 use postern::mail::token::KeyRing;
 use postern::store::{EventId, EventKind, Fact, Job, JobOutcome, JobState, Settings, Store};
 

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postern::clock;
-use postern::objects::{Bounds, Bucket, Links, ObjectId, Objects, Place, Settings};
+use postern::objects::{
+    AttachmentLimits, LinkSigner, ObjectId, Objects, S3Bucket, Settings, StorageLocation,
+};
 
 use crate::bench::DAY;
 
@@ -67,8 +69,8 @@ impl Moto {
     }
 
     /// What reaches a bucket of this name.
-    pub(crate) fn bucket(&self, name: &str, key: &str) -> Bucket {
-        Bucket {
+    pub(crate) fn bucket(&self, name: &str, key: &str) -> S3Bucket {
+        S3Bucket {
             name: name.to_owned(),
             endpoint: Some(self.url.clone()),
             region: "us-east-1".to_owned(),
@@ -92,9 +94,9 @@ impl Moto {
     fn objects(&self, key: &str) -> Objects {
         let bucket = self.bucket("mail", key);
         let settings = Settings {
-            place: Place::Bucket(bucket),
-            bounds: Bounds::default(),
-            links: Links::new("http://postern.example", b"secret", DAY),
+            location: StorageLocation::Bucket(bucket),
+            bounds: AttachmentLimits::default(),
+            links: LinkSigner::new("http://postern.example", b"secret", DAY),
             age_max: 30 * DAY,
         };
         assert!(!format!("{settings:?}").contains(key));
@@ -112,7 +114,7 @@ async fn a_bucket_keeps_gives_back_and_forgets() {
     assert_eq!(objects.size(id).await.unwrap(), None);
     for _ in 0..2 {
         let bytes = Bytes::from_static(b"0123456789");
-        objects.keep(id, bytes).await.unwrap();
+        objects.put(id, bytes).await.unwrap();
     }
     assert_eq!(objects.size(id).await.unwrap(), Some(10));
     let opened = objects.read(id, 3..5).await.unwrap().unwrap();
@@ -124,7 +126,7 @@ async fn a_bucket_keeps_gives_back_and_forgets() {
     assert_eq!(objects.sweep(now.plus(31 * DAY)).await.unwrap(), 1);
     assert_eq!(objects.size(id).await.unwrap(), None);
     drop(moto);
-    let kept = objects.keep(id, Bytes::from_static(b"0123456789")).await;
+    let kept = objects.put(id, Bytes::from_static(b"0123456789")).await;
     let error = kept.unwrap_err();
     let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(!format!("{error} {cause}").contains("the access key"));

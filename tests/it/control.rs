@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use postern::clock::{self, Timestamp};
-use postern::http::control::{self, Control, TokenRoute};
-use postern::http::server::{ServerSettings, listen_alone, serve};
+use postern::http::control::{self, ControlParts, TokenRoute};
+use postern::http::server::{ServerSettings, listen_private, serve};
 use postern::mail::address::{Address, Domain};
-use postern::mail::envelope::{Recipient, Target};
+use postern::mail::envelope::{Recipient, RecipientTarget};
 use postern::mail::token::{Format, KeyRing};
-use postern::store::{EventId, EventKind, Fact, Outcome};
+use postern::store::{DeliveryOutcome, EventId, EventKind, Fact};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -35,8 +35,8 @@ impl Desk {
         let verifier = Arc::clone(&keys);
         let recipient = move |address: &Address, now: Timestamp| -> Result<Recipient, String> {
             let target = match verifier.verify(address, now) {
-                Ok(claims) => Target::Thread(claims),
-                Err(_) if address.local() == "fans" => Target::Mailbox("fans".to_owned()),
+                Ok(claims) => RecipientTarget::Thread(claims),
+                Err(_) if address.local() == "fans" => RecipientTarget::Mailbox("fans".to_owned()),
                 Err(error) => return Err(error.to_string()),
             };
             Ok(Recipient {
@@ -45,7 +45,7 @@ impl Desk {
                 target,
             })
         };
-        let desk = Control {
+        let desk = ControlParts {
             store: server.store.clone(),
             routes: Arc::new([TokenRoute {
                 name: "default".to_owned(),
@@ -53,14 +53,14 @@ impl Desk {
                 keys: Arc::clone(&keys),
                 format: Format::V2,
             }]),
-            recipient: Arc::new(recipient),
-            waits: Arc::new(|_| None),
+            resolve_recipient: Arc::new(recipient),
+            pending_retry: Arc::new(|_| None),
             hostname: "mx.example.com".to_owned(),
             authserv_id: "mx.example.com".to_owned(),
             mail_bytes_max: 1_000_000,
         };
-        let path = server.folder.path().join(control::SOCKET);
-        let listener = listen_alone(&path).unwrap();
+        let path = server.folder.path().join(control::SOCKET_NAME);
+        let listener = listen_private(&path).unwrap();
         let (stop, stopped) = watch::channel(false);
         let settings = ServerSettings::default();
         tokio::spawn(serve(listener, control::router(desk), settings, stopped));
@@ -96,11 +96,11 @@ async fn the_control_socket_is_its_owners() {
     assert_eq!(mode & 0o777, 0o600);
     // A socket left behind is replaced, anything else is not touched.
     let other = server.folder.path().join("other.sock");
-    drop(listen_alone(&other).unwrap());
-    listen_alone(&other).unwrap();
+    drop(listen_private(&other).unwrap());
+    listen_private(&other).unwrap();
     let file = server.folder.path().join("file");
     std::fs::write(&file, "x").unwrap();
-    assert!(listen_alone(&file).is_err());
+    assert!(listen_private(&file).is_err());
 }
 
 #[tokio::test]
@@ -170,7 +170,7 @@ async fn parked_mail_is_shown_and_sent_back_or_dropped() {
     for delivery in &waiting {
         let fact = Fact::Settled {
             delivery: delivery.id,
-            outcome: Outcome::Parked {
+            outcome: DeliveryOutcome::Parked {
                 reason: "message: 422".to_owned(),
             },
             fingerprint: None,
@@ -236,7 +236,7 @@ async fn what_a_person_does_to_a_mail_is_in_the_log() {
     for word in ["retry", "drop"] {
         let fact = Fact::Settled {
             delivery: id,
-            outcome: Outcome::Parked {
+            outcome: DeliveryOutcome::Parked {
                 reason: "message: 422".to_owned(),
             },
             fingerprint: None,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use postern::clock;
 use postern::mail::address::Address;
-use postern::mail::envelope::Target;
+use postern::mail::envelope::RecipientTarget;
 use postern::mail::token::ThreadKey;
 use postern::store::{Fact, Store};
 
@@ -110,13 +110,13 @@ async fn two_tokens_of_one_envelope_are_two_effects() {
 async fn two_tokens_of_one_thread_are_one_effect() {
     let fake = Fake::start(|_, _| Play::Good).await;
     let bench = Bench::start(&fake).await;
-    let Target::Thread(mut newer) = token(THREAD) else {
+    let RecipientTarget::Thread(mut newer) = token(THREAD) else {
         panic!("no token");
     };
     newer.digest = [9; 16];
     let mut envelope = envelope(
         Some("ann@example.com"),
-        vec![token(THREAD), Target::Thread(newer)],
+        vec![token(THREAD), RecipientTarget::Thread(newer)],
         clock::now(),
     );
     envelope.recipients[1].address = Address::parse("reply+newer@inbox.example.com").unwrap();
@@ -375,7 +375,7 @@ async fn one_endless_thread_does_not_starve_the_others() {
 async fn more_than_can_be_held_is_delivered_all_the_same() {
     let fake = Fake::start(|_, _| Play::Good).await;
     let bench = Bench::start_in(tempfile::tempdir().unwrap(), &fake, |settings| {
-        settings.held_max = 10;
+        settings.queued_max = 10;
         settings.concurrency = 4;
     })
     .await;

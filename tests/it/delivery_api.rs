@@ -1,7 +1,7 @@
 //! The Messages API client against every way an API can misbehave.
 use std::time::Duration;
 
-use postern::delivery::api::{Answer, Api, ApiSettings};
+use postern::delivery::api::{Api, ApiOutcome, ApiSettings};
 use serde_json::json;
 
 use crate::fake_api::{Fake, Play};
@@ -10,18 +10,18 @@ const KEY: &str = "k-secret-do-not-print";
 
 fn api(base: &str) -> Api {
     Api::new(&ApiSettings {
-        connect_max: Duration::from_millis(500),
-        read_max: Duration::from_millis(300),
-        total_max: Duration::from_millis(1_500),
+        connect_timeout: Duration::from_millis(500),
+        read_timeout: Duration::from_millis(300),
+        total_timeout: Duration::from_millis(1_500),
         ..ApiSettings::new(base, KEY)
     })
     .unwrap()
 }
 
-async fn post(play: Play) -> Answer {
+async fn post(play: Play) -> ApiOutcome {
     let fake = Fake::start(move |_, _| play.clone()).await;
     api(&fake.base())
-        .add_message("t1", "f-message", &json!({ "body": "x" }))
+        .create_message("t1", "f-message", &json!({ "body": "x" }))
         .await
 }
 
@@ -71,7 +71,9 @@ async fn redirects_are_not_followed() {
         )
     })
     .await;
-    let answer = api(&fake.base()).add_message("t1", "k", &json!({})).await;
+    let answer = api(&fake.base())
+        .create_message("t1", "k", &json!({}))
+        .await;
     assert_eq!(answer.class(), "final");
     assert_eq!(fake.seen().len(), 1);
 }
@@ -89,7 +91,10 @@ async fn retry_after_is_read_and_clamped() {
         ("", None),
     ] {
         let answer = post(Play::Say(429, head, String::new())).await;
-        let Answer::Passing { wish: heard, .. } = answer else {
+        let ApiOutcome::Transient {
+            retry_after: heard, ..
+        } = answer
+        else {
             panic!("{head}: {answer:?}");
         };
         assert_eq!(heard, wish.map(Duration::from_secs), "{head}");
@@ -130,14 +135,14 @@ async fn an_api_that_is_not_there_passes() {
     let address = closed.local_addr().unwrap();
     drop(closed);
     let api = api(&format!("http://{address}/api"));
-    let answer = api.make_thread("k", &json!({})).await;
+    let answer = api.create_thread("k", &json!({})).await;
     assert_eq!(answer.class(), "passing", "{answer:?}");
 }
 
 #[tokio::test]
 async fn a_huge_body_is_not_read() {
     let answer = post(Play::Endless(1 << 30)).await;
-    let Answer::Passing { reason, .. } = &answer else {
+    let ApiOutcome::Transient { reason, .. } = &answer else {
         panic!("{answer:?}");
     };
     assert!(reason.contains("over 65536 bytes"), "{reason}");
@@ -148,13 +153,13 @@ async fn a_huge_body_is_not_read() {
 async fn calls_are_what_the_contract_says() {
     let fake = Fake::start(|_, _| Play::Good).await;
     let api = api(&fake.base());
-    let done = |id: &str| Answer::Done { id: id.to_owned() };
+    let done = |id: &str| ApiOutcome::Done { id: id.to_owned() };
     let thread = api
-        .make_thread("f-thread", &json!({ "sourceType": "email" }))
+        .create_thread("f-thread", &json!({ "sourceType": "email" }))
         .await;
     assert_eq!(thread, done("thread-1"));
     let message = api
-        .add_message("a/b c?d", "f-message", &json!({ "body": "hi" }))
+        .create_message("a/b c?d", "f-message", &json!({ "body": "hi" }))
         .await;
     assert_eq!(message, done("message-2"));
     let patched = api
@@ -185,7 +190,7 @@ async fn calls_are_what_the_contract_says() {
 async fn an_id_that_names_another_resource_is_not_called() {
     let fake = Fake::start(|_, _| Play::Good).await;
     for id in ["", ".", "..", "a\r\nb", &"x".repeat(257)] {
-        let answer = api(&fake.base()).add_message(id, "k", &json!({})).await;
+        let answer = api(&fake.base()).create_message(id, "k", &json!({})).await;
         assert_eq!(answer.class(), "final", "{id:?}");
     }
     assert!(fake.seen().is_empty());

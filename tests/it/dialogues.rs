@@ -29,10 +29,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use postern::mail::address::Address;
-use postern::mail::envelope::{Recipient, Target};
+use postern::mail::envelope::{Recipient, RecipientTarget};
 use postern::smtp::response::Refusal;
 use postern::smtp::session::{
-    BareNewline, ForwardPath, Protocol, Question, Session, Settings, Step, Transaction,
+    BareNewline, ForwardPath, Protocol, Session, SessionQuestion, SessionStep, Settings,
+    Transaction,
 };
 
 #[test]
@@ -234,20 +235,20 @@ impl Stage {
                 let step = self.session.feed(&mut input, &mut out);
                 assert!(out.len() < 64 * 1024, "the output is not bounded");
                 match step {
-                    Step::NeedInput if input.is_empty() => break,
-                    Step::NeedInput => return Err("input left".to_owned()),
-                    Step::Flush => self.hear(&mut out)?,
-                    Step::Close => {
+                    SessionStep::NeedInput if input.is_empty() => break,
+                    SessionStep::NeedInput => return Err("input left".to_owned()),
+                    SessionStep::Flush => self.hear(&mut out)?,
+                    SessionStep::Close => {
                         self.hear(&mut out)?;
                         self.closed = true;
                         return Ok(());
                     }
-                    Step::Ask(Question::StartTls) => {
+                    SessionStep::Ask(SessionQuestion::StartTls) => {
                         self.hear(&mut out)?;
                         self.in_handshake = true;
                         return Ok(());
                     }
-                    Step::Ask(question) => self.answer(question, &mut out),
+                    SessionStep::Ask(question) => self.answer(question, &mut out),
                 }
             }
             self.hear(&mut out)?;
@@ -255,14 +256,14 @@ impl Stage {
         Ok(())
     }
 
-    fn answer(&mut self, question: Question, out: &mut Vec<u8>) {
+    fn answer(&mut self, question: SessionQuestion, out: &mut Vec<u8>) {
         match question {
-            Question::Sender { sender, .. } => {
+            SessionQuestion::Sender { sender, .. } => {
                 let sender = sender.map_or(String::new(), |sender| sender.to_string());
                 let answer = self.senders.get(&sender).map_or(Ok(()), |no| Err(*no));
                 self.session.answer_sender(answer, out);
             }
-            Question::Recipient(path) => {
+            SessionQuestion::Recipient(path) => {
                 let address = match path {
                     ForwardPath::Mailbox(address) => address,
                     ForwardPath::Postmaster => Address::parse("postmaster@mx.test").unwrap(),
@@ -271,7 +272,7 @@ impl Stage {
                     Some(None) => Ok(Recipient {
                         address,
                         route: "test".to_owned(),
-                        target: Target::Mailbox("general".to_owned()),
+                        target: RecipientTarget::Mailbox("general".to_owned()),
                     }),
                     Some(Some(refusal)) => Err(*refusal),
                     None if address.domain().as_str() == "mx.test" => {
@@ -281,7 +282,7 @@ impl Stage {
                 };
                 self.session.answer_recipient(answer, out);
             }
-            Question::Store(mail) => {
+            SessionQuestion::Store(mail) => {
                 self.mails += 1;
                 let name = self.mails.to_string();
                 let said = self.store.pop_front().unwrap_or_default();
@@ -298,7 +299,7 @@ impl Stage {
                 }
                 self.session.answer_store(&answers, out);
             }
-            Question::StartTls => unreachable!("answered by the caller"),
+            SessionQuestion::StartTls => unreachable!("answered by the caller"),
         }
     }
 

@@ -12,9 +12,12 @@ use axum::routing::post;
 use data_encoding::BASE64;
 use hmac::{Hmac, Mac};
 use postern::clock;
-use postern::events::{Hook, HookSettings, Metrics, Signer, Sink, Subscriber, SubscriberSettings};
+use postern::events::{
+    EventSink, EventWebhook, EventWebhookSettings, Metrics, Subscriber, SubscriberSettings,
+    WebhookSigner,
+};
 use postern::retry;
-use postern::store::{Event, EventId, EventKind, Fact, Reach, Store};
+use postern::store::{Cursor, Event, EventId, EventKind, Fact, Store};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use reqwest::Client;
@@ -113,9 +116,9 @@ fn subscribe_with(
     metrics: Metrics,
 ) -> (watch::Sender<bool>, JoinHandle<()>) {
     let key = format!("whsec_{}", BASE64.encode(SECRET));
-    let hook = Hook::new(HookSettings {
+    let hook = EventWebhook::new(EventWebhookSettings {
         url: format!("http://{address}/hook"),
-        signers: vec![Signer::parse(&key).unwrap()],
+        signers: vec![WebhookSigner::parse(&key).unwrap()],
         timeout: Duration::from_secs(10),
     });
     let settings = SubscriberSettings {
@@ -126,7 +129,7 @@ fn subscribe_with(
         },
         ..SubscriberSettings::new("test")
     };
-    let sink = Sink::Hook(hook.unwrap());
+    let sink = EventSink::Hook(hook.unwrap());
     let subscriber = Subscriber::new(settings, sink, store.clone(), metrics);
     let (stop, stopped) = watch::channel(false);
     let run = tokio::spawn(async move { subscriber.run(stopped).await.unwrap() });
@@ -155,7 +158,7 @@ async fn a_webhook_hears_all_in_order_though_it_fails_now_and_then() {
     })
     .await;
     let (stop, run) = subscribe(&store, address);
-    until("the first place is kept", || store.heard("test").is_some()).await;
+    until("the first place is kept", || store.cursor("test").is_some()).await;
     for n in 0..60 {
         let thread = format!("thread-{}", n % 5);
         let fact = event(EventKind::Processed, &thread, n);
@@ -163,12 +166,12 @@ async fn a_webhook_hears_all_in_order_though_it_fails_now_and_then() {
     }
     until("all is told", || ear.heard().len() == 60).await;
     in_order(&ear.heard());
-    let newest = *store.events().borrow();
-    let all = Some(Reach {
-        event: newest,
-        open: Vec::new(),
+    let newest = *store.newest_event().borrow();
+    let all = Some(Cursor {
+        last: newest,
+        gaps: Vec::new(),
     });
-    until("its place follows", || store.heard("test") == all).await;
+    until("its place follows", || store.cursor("test") == all).await;
     stop.send_replace(true);
     run.await.unwrap();
     let heard = ear.heard();
@@ -189,7 +192,7 @@ async fn one_thread_that_will_not_go_through_holds_back_no_other() {
     })
     .await;
     let (stop, run) = subscribe(&store, address);
-    until("the first place is kept", || store.heard("test").is_some()).await;
+    until("the first place is kept", || store.cursor("test").is_some()).await;
     for n in 0..20 {
         let thread = if n % 2 == 0 { "stuck" } else { "free" };
         let fact = event(EventKind::OutboundSent, thread, n);
@@ -198,9 +201,9 @@ async fn one_thread_that_will_not_go_through_holds_back_no_other() {
     until("the others are told", || ear.heard().len() == 10).await;
     stop.send_replace(true);
     run.await.unwrap();
-    let newest = *store.events().borrow();
-    let place = store.heard("test").unwrap();
-    assert_eq!((place.event, place.open.len()), (newest, 10));
+    let newest = *store.newest_event().borrow();
+    let place = store.cursor("test").unwrap();
+    assert_eq!((place.last, place.gaps.len()), (newest, 10));
     *stuck.lock().unwrap() = false;
     let (stop, run) = subscribe(&store, address);
     let whole = |ear: &Ear| {
@@ -261,17 +264,17 @@ async fn after_a_restart_only_what_was_not_taken_is_told_again() {
     })
     .await;
     let (mut stop, mut run) = subscribe(&store, address);
-    until("the first place is kept", || store.heard("test").is_some()).await;
+    until("the first place is kept", || store.cursor("test").is_some()).await;
     store.record(poison_and(OTHERS)).await.unwrap();
     let all = store.events_after(EventId(0), 1_000);
     let ids: Vec<_> = all.iter().map(|(id, _)| *id).collect();
-    let mut place = Reach {
-        event: *store.events().borrow(),
-        open: ids[..2].to_vec(),
+    let mut place = Cursor {
+        last: *store.newest_event().borrow(),
+        gaps: ids[..2].to_vec(),
     };
     for (turn, is_graceful) in [(0, true), (1, false), (2, true)] {
         until("its place is kept", || {
-            store.heard("test").as_ref() == Some(&place)
+            store.cursor("test").as_ref() == Some(&place)
         })
         .await;
         end(&stop, run, is_graceful).await;
@@ -284,7 +287,7 @@ async fn after_a_restart_only_what_was_not_taken_is_told_again() {
             .record(vec![event(EventKind::Parked, "thread-0", n)])
             .await
             .unwrap();
-        place.event = *store.events().borrow();
+        place.last = *store.newest_event().borrow();
         let posted = |wanted| {
             posts
                 .lock()
@@ -298,9 +301,9 @@ async fn after_a_restart_only_what_was_not_taken_is_told_again() {
         assert!(all.iter().all(|posted| [0, n].contains(posted)), "{all:?}");
     }
     *poisoned.lock().unwrap() = false;
-    place.open.clear();
+    place.gaps.clear();
     until("all is told", || {
-        store.heard("test").as_ref() == Some(&place)
+        store.cursor("test").as_ref() == Some(&place)
     })
     .await;
     stop.send_replace(true);
@@ -326,7 +329,7 @@ async fn who_is_too_far_behind_goes_on_and_a_person_hears_of_it() {
     store.record(facts(0, 1)).await.unwrap();
     let heard = Fact::Heard {
         subscriber: "test".to_owned(),
-        event: *store.events().borrow(),
+        event: *store.newest_event().borrow(),
         open: Vec::new(),
         at: clock::now(),
     };

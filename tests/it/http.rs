@@ -6,14 +6,14 @@ use std::time::Duration;
 use postern::clock;
 use postern::http::admin::Admin;
 use postern::http::health::Health;
-use postern::http::keys::Keys;
-use postern::http::messages::{BASE, Embedded};
+use postern::http::keys::AccessKeys;
+use postern::http::messages::{BASE_PATH, EmbeddedApi};
 use postern::http::metrics::register_ledger;
 use postern::http::router::{App, router};
 use postern::http::server::{ServerSettings, serve};
-use postern::http::stream::Listeners;
+use postern::http::stream::EventStreams;
 use postern::objects::ObjectId;
-use postern::store::{Book, Store};
+use postern::store::{EmbeddedMessages, Store};
 use prometheus_client::registry::Registry;
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) store: Store,
-    book: Book,
+    book: EmbeddedMessages,
     paused: Arc<Mutex<Vec<String>>>,
     client: Client,
     stop: watch::Sender<bool>,
@@ -45,7 +45,7 @@ impl Server {
 
     async fn start_in(folder: tempfile::TempDir, settings: ServerSettings) -> Self {
         let store = Store::open(settings_in(folder.path()), clock::now()).unwrap();
-        let book = Book::open(folder.path().join("messages"), clock::now()).unwrap();
+        let book = EmbeddedMessages::open(folder.path().join("messages"), clock::now()).unwrap();
         let mut registry = Registry::default();
         register_ledger(&mut registry, store.clone());
         let paused = Arc::new(Mutex::new(Vec::new()));
@@ -53,15 +53,20 @@ impl Server {
         let app = App {
             health: Health {
                 store: store.clone(),
-                paused: Arc::new(move || seen.lock().unwrap().clone()),
+                paused_routes: Arc::new(move || seen.lock().unwrap().clone()),
             },
             registry: Arc::new(registry),
-            messages: Some(Embedded::new(book.clone(), KEY)),
+            messages: Some(EmbeddedApi::new(book.clone(), KEY)),
             webhooks: None,
             gateway: None,
             objects: Some(objects_in(folder.path())),
-            listeners: Some(Listeners::new(store.clone(), Keys::new([KEY]))),
-            admin: Some(Admin::new(store.clone(), Keys::new([KEY]), false, DAY)),
+            listeners: Some(EventStreams::new(store.clone(), AccessKeys::new([KEY]))),
+            admin: Some(Admin::new(
+                store.clone(),
+                AccessKeys::new([KEY]),
+                false,
+                DAY,
+            )),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -402,7 +407,7 @@ async fn stopping_lets_a_request_in_flight_end() {
 #[tokio::test]
 async fn a_mail_becomes_a_message_in_the_embedded_api() {
     let server = Server::start().await;
-    let base = format!("http://{}{BASE}", server.address);
+    let base = format!("http://{}{BASE_PATH}", server.address);
     let bench = Bench::start_at(tempfile::tempdir().unwrap(), base, |_| {}).await;
     for _ in 0..2 {
         bench.put(mailbox(), &mail(1, "Where is it?")).await;
@@ -439,7 +444,7 @@ async fn a_kept_file_is_fetched_by_its_link_and_by_nothing_else() {
     let server = Server::start().await;
     let objects = objects_in(server.folder.path());
     let id = ObjectId::of(b"<script>0123456789");
-    objects.keep(id, "<script>0123456789".into()).await.unwrap();
+    objects.put(id, "<script>0123456789".into()).await.unwrap();
     let link = |at| {
         let url = objects
             .links()

@@ -7,18 +7,18 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use postern::mail::address::Domain;
 use postern::mail::dsn::Report;
-use postern::mail::kind::{Context, Finding, Kind, classify};
+use postern::mail::kind::{Classification, ClassifyContext, MailKind, classify};
 use postern::mail::view::View;
 use serde_json::{Value, json};
 
 const MARK: &str = "this-instance";
 
-fn classified(bytes: &[u8]) -> (Finding, Option<Report>) {
+fn classified(bytes: &[u8]) -> (Classification, Option<Report>) {
     let domains = [Domain::parse("inbox.example.com").unwrap()];
-    let context = Context {
+    let context = ClassifyContext {
         loop_mark: Some(MARK),
         message_id_domains: &domains,
-        ..Context::UNKNOWN
+        ..ClassifyContext::UNKNOWN
     };
     classify(&View::parse(&Bytes::copy_from_slice(bytes)), &context)
 }
@@ -90,9 +90,9 @@ fn bounces_of_others_are_told() {
                 .iter()
                 .any(|s| s.contains("(delay)"));
         let wanted = match (complaint, delayed) {
-            (true, _) => Kind::FeedbackReport,
-            (_, true) => Kind::DelayNotice,
-            _ => Kind::Bounce,
+            (true, _) => MailKind::FeedbackReport,
+            (_, true) => MailKind::DelayNotice,
+            _ => MailKind::Bounce,
         };
         let Some(report) = report.filter(|_| finding.kind == wanted) else {
             wrong.push(format!("{name}: {} by {}", finding.kind, finding.rule));
@@ -132,7 +132,7 @@ fn bounces_of_others_are_told() {
 }
 
 /// What is said of a mail, in the words of `expected.json`.
-fn told(finding: &Finding, report: Option<&Report>, key: &str) -> Value {
+fn told(finding: &Classification, report: Option<&Report>, key: &str) -> Value {
     match key {
         "kind" => return json!(finding.kind),
         "rule" => return json!(finding.rule),

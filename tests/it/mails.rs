@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use postern::mail::prescan::{DEPTH_MAX, PARTS_MAX};
+use postern::mail::mime::{DEPTH_MAX, PARTS_MAX};
 use postern::mail::view::{Flag, HeaderView, View};
 
 /// The mails of a folder of others' fixtures, by name. They lie outside the project: where the

@@ -3,16 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use postern::mail::reply::{Input, Reply, extract};
+use postern::mail::reply::{Reply, ReplyInput, extract};
 
 fn folded(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn of_text(text: &str) -> Reply {
-    extract(&Input {
+    extract(&ReplyInput {
         text: Some(text),
-        ..Input::default()
+        ..ReplyInput::default()
     })
 }
 
@@ -69,12 +69,12 @@ fn of_mail(raw: &[u8], known: &[&str]) -> Reply {
     };
     let text = mail.text_body.iter().find(|at| is(**at, false));
     let html = mail.html_body.iter().find(|at| is(**at, true));
-    extract(&Input {
+    extract(&ReplyInput {
         text: text.and_then(|at| mail.parts[*at as usize].text_contents()),
         html: html.and_then(|at| mail.parts[*at as usize].text_contents()),
         subject: mail.subject().unwrap_or_default(),
         known,
-        ..Input::default()
+        ..ReplyInput::default()
     })
 }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern::clock;
-use postern::delivery::policy::{Action, Policy};
-use postern::mail::kind::Kind;
+use postern::delivery::policy::{KindAction, RoutePolicy};
+use postern::mail::kind::MailKind;
 use postern::mail::mailbox::Rules;
 use postern::objects::ObjectId;
-use postern::store::{DeliveryId, Fact, Said, Step, Talk};
+use postern::store::{ConversationKey, DeliveryId, DeliveryStep, Fact, LastMessage};
 use serde_json::Value;
 
 use crate::bench::{Bench, MARKER, OTHER, THREAD, envelope, mail, mailbox, objects_in, token};
@@ -21,14 +21,14 @@ fn marked(number: usize, field: &str) -> String {
 const AWAY: &str = "Auto-Submitted: auto-replied";
 const LIST: &str = "List-Id: <talk.example.com>\r\nPrecedence: list";
 
-async fn bench(fake: &Fake, policy: Policy) -> Bench {
+async fn bench(fake: &Fake, policy: RoutePolicy) -> Bench {
     let folder = tempfile::tempdir().unwrap();
     Bench::start_with(folder, fake.base(), policy, |_| {}).await
 }
 
 /// What a person at the queue says to a parked mail.
 async fn release(bench: &Bench, delivery: DeliveryId) {
-    let step = Step::Approved;
+    let step = DeliveryStep::Approved;
     let at = clock::now();
     let facts = vec![
         Fact::Advanced { delivery, step },
@@ -42,9 +42,9 @@ async fn a_rule_sorts_a_new_thread_and_is_named() {
     let fake = Fake::start(|_, _| Play::Good).await;
     let rules = "[[rule]]\nname = 'ann'\nwhen = { sender = ['ann@example.com'] }\n\
                  mailbox = 'business'\npriority = 'vip'\n";
-    let policy = Policy {
+    let policy = RoutePolicy {
         rules: Arc::new(Rules::parse(rules).unwrap()),
-        ..Policy::shipped().unwrap()
+        ..RoutePolicy::shipped().unwrap()
     };
     let bench = bench(&fake, policy).await;
     bench.put(mailbox(), &mail(1, "Hello.")).await;
@@ -66,14 +66,14 @@ async fn a_rule_sorts_a_new_thread_and_is_named() {
 #[tokio::test]
 async fn each_kind_becomes_what_the_route_says() {
     for (action, fates, kind) in [
-        (Action::Post, [1, 0, 0], Some("person")),
-        (Action::PostTyped, [1, 0, 0], Some("auto_reply")),
-        (Action::Drop, [0, 0, 1], None),
-        (Action::Hold, [0, 1, 0], None),
+        (KindAction::Post, [1, 0, 0], Some("person")),
+        (KindAction::PostTyped, [1, 0, 0], Some("auto_reply")),
+        (KindAction::Drop, [0, 0, 1], None),
+        (KindAction::Hold, [0, 1, 0], None),
     ] {
         let fake = Fake::start(|_, _| Play::Good).await;
-        let mut policy = Policy::shipped().unwrap();
-        policy.kinds.set(Kind::AutoReply, action).unwrap();
+        let mut policy = RoutePolicy::shipped().unwrap();
+        policy.kinds.set(MailKind::AutoReply, action).unwrap();
         let bench = bench(&fake, policy).await;
         bench.put(token(THREAD), &marked(1, AWAY)).await;
         bench.drained().await;
@@ -87,9 +87,12 @@ async fn each_kind_becomes_what_the_route_says() {
 #[tokio::test]
 async fn what_is_held_goes_on_when_a_person_says_so_but_a_bounce_never() {
     let fake = Fake::start(|_, _| Play::Good).await;
-    let mut policy = Policy::shipped().unwrap();
-    policy.kinds.set(Kind::AutoReply, Action::Hold).unwrap();
-    policy.kinds.set(Kind::Loop, Action::Hold).unwrap();
+    let mut policy = RoutePolicy::shipped().unwrap();
+    policy
+        .kinds
+        .set(MailKind::AutoReply, KindAction::Hold)
+        .unwrap();
+    policy.kinds.set(MailKind::Loop, KindAction::Hold).unwrap();
     let bench = bench(&fake, policy).await;
     bench.put(token(THREAD), &marked(1, AWAY)).await;
     let circle = marked(2, "X-Postern-Loop: this-instance");
@@ -116,10 +119,10 @@ async fn what_is_held_goes_on_when_a_person_says_so_but_a_bounce_never() {
 async fn machines_are_stopped_after_five_and_people_are_not() {
     for (field, dropped, parked) in [(AWAY, 2, 0), (LIST, 0, 2), ("X-Any: thing", 0, 0)] {
         let fake = Fake::start(|_, _| Play::Good).await;
-        let mut policy = Policy::shipped().unwrap();
+        let mut policy = RoutePolicy::shipped().unwrap();
         policy
             .kinds
-            .set(Kind::AutoReply, Action::PostTyped)
+            .set(MailKind::AutoReply, KindAction::PostTyped)
             .unwrap();
         let bench = bench(&fake, policy).await;
         for number in 0..7 {
@@ -145,15 +148,15 @@ async fn the_same_words_to_whatever_we_say_are_held_and_other_words_are_not() {
         (true, "My question, which is not short, is #", 7, 0),
     ] {
         let fake = Fake::start(|_, _| Play::Good).await;
-        let bench = bench(&fake, Policy::shipped().unwrap()).await;
+        let bench = bench(&fake, RoutePolicy::shipped().unwrap()).await;
         for number in 0..7 {
             if answered || number == 0 {
-                let talk = Talk {
+                let talk = ConversationKey {
                     route: "default".to_owned(),
                     thread_id: THREAD.to_owned(),
                     with: "ann@example.com".to_owned(),
                 };
-                let said = Said {
+                let said = LastMessage {
                     by_us: true,
                     name: None,
                     at: clock::now().plus(Duration::from_secs(number as u64)),
@@ -185,7 +188,7 @@ async fn the_same_words_to_whatever_we_say_are_held_and_other_words_are_not() {
 async fn a_mail_whose_sender_nobody_told_is_a_persons_and_that_of_nobody_is_not() {
     for (untold, fates) in [(true, [1, 0, 0]), (false, [0, 0, 1])] {
         let fake = Fake::start(|_, _| Play::Good).await;
-        let bench = bench(&fake, Policy::shipped().unwrap()).await;
+        let bench = bench(&fake, RoutePolicy::shipped().unwrap()).await;
         let mut envelope = envelope(None, vec![token(THREAD)], clock::now());
         envelope.sender_untold = untold;
         let mail = mail(1, "Where is it?").into_bytes().into();
@@ -212,7 +215,7 @@ fn with_parts(parts: &[(&str, &str)]) -> String {
 #[tokio::test]
 async fn files_are_kept_before_the_message_and_told_with_it() {
     let fake = Fake::start(|_, _| Play::Good).await;
-    let bench = bench(&fake, Policy::shipped().unwrap()).await;
+    let bench = bench(&fake, RoutePolicy::shipped().unwrap()).await;
     let large = "x".repeat(2000);
     let whole = with_parts(&[
         (
@@ -291,7 +294,7 @@ fn assert_kept(told: &Value) {
 #[tokio::test]
 async fn without_room_for_its_files_a_mail_waits() {
     let fake = Fake::start(|_, _| Play::Good).await;
-    let bench = bench(&fake, Policy::shipped().unwrap()).await;
+    let bench = bench(&fake, RoutePolicy::shipped().unwrap()).await;
     let files = bench.folder.path().join("attachments");
     let aside = bench.folder.path().join("aside");
     std::fs::rename(&files, &aside).unwrap();
@@ -327,7 +330,7 @@ fn pictured(number: usize, words: &str, signature: &str) -> String {
 #[tokio::test]
 async fn a_logo_is_told_of_once_in_a_thread() {
     let fake = Fake::start(|_, _| Play::Good).await;
-    let bench = bench(&fake, Policy::shipped().unwrap()).await;
+    let bench = bench(&fake, RoutePolicy::shipped().unwrap()).await;
     let logo = "<img src=\"cid:logo@x\">";
     let mut number = 0;
     let shown = format!("Look here: {logo}");
@@ -365,7 +368,7 @@ async fn a_logo_is_told_of_once_in_a_thread() {
 #[tokio::test]
 async fn nothing_below_the_marker_of_a_route_is_reply() {
     let fake = Fake::start(|_, _| Play::Good).await;
-    let bench = bench(&fake, Policy::shipped().unwrap()).await;
+    let bench = bench(&fake, RoutePolicy::shipped().unwrap()).await;
     let text = format!("Thank you!\r\n\r\n-- {MARKER} --\r\n\r\nYour parcel has been sent.\r\n");
     let text = mail(1, &text).replace(
         "Subject:",

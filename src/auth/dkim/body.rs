@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 /// A body beyond it is hashed off the async threads.
 const BYTES_INLINE: usize = 128 * 1024;
 /// Octets that are gathered before they are hashed.
-const GATHERED_BYTES: usize = 8 * 1024;
+const CHUNK_BYTES: usize = 8 * 1024;
 
 /// The hashes of a mail's body in the forms that are needed.
 #[derive(Debug, Default)]
@@ -50,7 +50,7 @@ impl BodyHashes {
 
 fn hash(body: &[u8], is_relaxed: bool) -> Vec<u8> {
     let mut sha256 = Sha256::new();
-    let mut gathered = Vec::with_capacity(2 * GATHERED_BYTES);
+    let mut gathered = Vec::with_capacity(2 * CHUNK_BYTES);
     canonical(body, is_relaxed, &mut gathered, |octets| {
         sha256.update(octets);
     });
@@ -75,7 +75,7 @@ fn canonical(body: &[u8], is_relaxed: bool, out: &mut Vec<u8>, mut sink: impl Fn
         }
         for _ in 0..std::mem::take(&mut empty_lines) {
             out.extend_from_slice(b"\r\n");
-            flush(out, GATHERED_BYTES, &mut sink);
+            flush(out, CHUNK_BYTES, &mut sink);
         }
         if is_relaxed {
             push_relaxed(line, out);
@@ -84,7 +84,7 @@ fn canonical(body: &[u8], is_relaxed: bool, out: &mut Vec<u8>, mut sink: impl Fn
         }
         out.extend_from_slice(b"\r\n");
         has_lines = true;
-        flush(out, GATHERED_BYTES, &mut sink);
+        flush(out, CHUNK_BYTES, &mut sink);
     }
     // Only the simple form of an empty body is one line end.
     if !is_relaxed && !has_lines {

@@ -7,10 +7,10 @@ use mail_auth::common::parse::TxtRecordParser;
 use mail_auth::common::verify::DomainKey;
 use mail_auth::dkim::Canonicalization;
 
-use super::Problem;
-use crate::auth::dns::Budget;
-use crate::auth::tags::Tags;
-use crate::mail::verdict::Outcome;
+use super::SignatureProblem;
+use crate::auth::dns::QueryBudget;
+use crate::auth::tags::TagList;
+use crate::mail::verdict::AuthResult;
 
 /// Bits that an RSA key must have (RFC 8301 section 3.2).
 const RSA_BITS_MIN: usize = 1_024;
@@ -18,7 +18,7 @@ const RSA_BITS_MIN: usize = 1_024;
 const RSA_BITS_MAX: usize = 8_192;
 
 /// A public key that may be used for mail.
-pub(in crate::auth) struct Key {
+pub(in crate::auth) struct DkimKey {
     /// The domain only tries its signatures out (`t=y`): they must count for nothing.
     pub(in crate::auth) is_testing: bool,
     /// It is not for the domains below (`t=s`).
@@ -27,34 +27,39 @@ pub(in crate::auth) struct Key {
     key: Box<dyn VerifyingKey + Send + Sync>,
 }
 
-impl Key {
+impl DkimKey {
     /// Asks for the key of a selector and a domain.
     pub(in crate::auth) async fn fetch(
-        budget: &Budget<'_>,
+        budget: &QueryBudget<'_>,
         selector: &str,
         domain: &str,
-    ) -> Result<Self, Problem> {
+    ) -> Result<Self, SignatureProblem> {
         let name = format!("{selector}._domainkey.{domain}");
-        let texts = budget.texts(&name).await.map_err(|failure| Problem {
-            outcome: Outcome::Temperror,
-            reason: failure.reason(&name),
-        })?;
+        let texts = budget
+            .texts(&name)
+            .await
+            .map_err(|failure| SignatureProblem {
+                outcome: AuthResult::Temperror,
+                reason: failure.reason(&name),
+            })?;
         let texts = texts.text().filter_map(|text| str::from_utf8(text).ok());
         let mut records = texts.filter(|text| {
-            let tags = Tags::parse(text);
+            let tags = TagList::parse(text);
             tags.is_some_and(|tags| tags.value("p").is_some())
         });
         match (records.next(), records.next()) {
-            (None, _) => Err(Problem::permanent(format!("no key at {name}"))),
+            (None, _) => Err(SignatureProblem::permanent(format!("no key at {name}"))),
             (Some(record), None) => Self::parse(record),
             // RFC 6376 section 3.6.2.2 leaves open which one counts, so none does.
-            (Some(_), Some(_)) => Err(Problem::permanent(format!("several keys at {name}"))),
+            (Some(_), Some(_)) => Err(SignatureProblem::permanent(format!(
+                "several keys at {name}"
+            ))),
         }
     }
 
-    fn parse(record: &str) -> Result<Self, Problem> {
-        let unreadable = || Problem::permanent("the key is not readable");
-        let tags = Tags::parse(record).ok_or_else(unreadable)?;
+    fn parse(record: &str) -> Result<Self, SignatureProblem> {
+        let unreadable = || SignatureProblem::permanent("the key is not readable");
+        let tags = TagList::parse(record).ok_or_else(unreadable)?;
         if let Some(version) = tags.value("v")
             && (version != "DKIM1" || tags.first() != Some("v"))
         {
@@ -65,13 +70,13 @@ impl Key {
                 .is_none_or(|mut items| items.any(|item| wanted.contains(&item)))
         };
         if !allows("h", &["sha256"]) {
-            return Err(Problem::permanent("the key is not for sha256"));
+            return Err(SignatureProblem::permanent("the key is not for sha256"));
         }
         if !allows("s", &["*", "email"]) {
-            return Err(Problem::permanent("the key is not for mail"));
+            return Err(SignatureProblem::permanent("the key is not for mail"));
         }
         if tags.value("p") == Some("") {
-            return Err(Problem::permanent("the key is revoked"));
+            return Err(SignatureProblem::permanent("the key is revoked"));
         }
         let has_flag = |flag: &str| {
             tags.items("t")
@@ -86,7 +91,9 @@ impl Key {
             return Err(unreadable());
         }
         if is_rsa && !(RSA_BITS_MIN..=RSA_BITS_MAX).contains(&bits) {
-            return Err(Problem::policy(format!("an RSA key of {bits} bits")));
+            return Err(SignatureProblem::policy(format!(
+                "an RSA key of {bits} bits"
+            )));
         }
         Ok(Self {
             is_testing: has_flag("y"),
@@ -101,13 +108,15 @@ impl Key {
         fields: &mut dyn Iterator<Item = (&'a [u8], &'a [u8])>,
         signature: &[u8],
         (form, algorithm): (Canonicalization, Algorithm),
-    ) -> Result<(), Problem> {
+    ) -> Result<(), SignatureProblem> {
         if self.is_rsa != (algorithm == Algorithm::RsaSha256) {
-            return Err(Problem::permanent("the key is of another kind than a="));
+            return Err(SignatureProblem::permanent(
+                "the key is of another kind than a=",
+            ));
         }
         self.key
             .verify(fields, signature, form, algorithm)
-            .map_err(|_| Problem::failure("the signature does not fit"))
+            .map_err(|_| SignatureProblem::failure("the signature does not fit"))
     }
 }
 
@@ -119,12 +128,12 @@ mod tests {
 
     #[test]
     fn flags_are_read() {
-        let key = Key::parse(&format!(
+        let key = DkimKey::parse(&format!(
             "v=DKIM1; {ED25519}; t=y:s; h=sha1:sha256; s=email"
         ))
         .unwrap();
         assert!(key.is_testing && key.is_for_domain_only && !key.is_rsa);
-        let key = Key::parse(ED25519).unwrap();
+        let key = DkimKey::parse(ED25519).unwrap();
         assert!(!key.is_testing && !key.is_for_domain_only);
     }
 
@@ -140,7 +149,7 @@ mod tests {
             "k=dsa; p=aGk=".to_owned(),
             "p=aGk=".to_owned(),
         ] {
-            assert!(Key::parse(&record).is_err(), "{record}");
+            assert!(DkimKey::parse(&record).is_err(), "{record}");
         }
     }
 }

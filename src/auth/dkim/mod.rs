@@ -11,16 +11,16 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 pub(super) use self::body::BodyHashes;
-pub(super) use self::key::Key;
+pub(super) use self::key::DkimKey;
 pub(super) use self::signature::{
-    Signature, algorithm, selector, signing_domain, without_signature,
+    DkimSignature, algorithm, selector, signing_domain, without_signature,
 };
-use super::dns::Budget;
-use super::field::{Header, RawField};
-use super::tags::Tags;
+use super::dns::QueryBudget;
+use super::field::{RawField, RawHeader};
+use super::tags::TagList;
 use crate::clock::Timestamp;
-use crate::mail::prescan;
-use crate::mail::verdict::{DkimVerdict, Outcome};
+use crate::mail::mime;
+use crate::mail::verdict::{AuthResult, DkimVerdict};
 use crate::mail::view::HeaderView;
 
 /// Signatures of one mail that are looked at.
@@ -28,54 +28,56 @@ pub const SIGNATURES_MAX: usize = 8;
 
 /// A signature that does not count, and why.
 #[derive(Debug)]
-pub(super) struct Problem {
-    pub(super) outcome: Outcome,
+pub(super) struct SignatureProblem {
+    pub(super) outcome: AuthResult,
     pub(super) reason: String,
 }
 
-impl Problem {
+impl SignatureProblem {
     pub(super) fn permanent(reason: impl Into<String>) -> Self {
         Self {
-            outcome: Outcome::Permerror,
+            outcome: AuthResult::Permerror,
             reason: reason.into(),
         }
     }
 
     pub(super) fn policy(reason: impl Into<String>) -> Self {
         Self {
-            outcome: Outcome::Policy,
+            outcome: AuthResult::Policy,
             reason: reason.into(),
         }
     }
 
     pub(super) fn failure(reason: impl Into<String>) -> Self {
         Self {
-            outcome: Outcome::Fail,
+            outcome: AuthResult::Fail,
             reason: reason.into(),
         }
     }
 }
 
 /// The DKIM signatures of one mail, read but not checked.
-pub(super) struct Signatures<'a> {
-    found: Vec<Found<'a>>,
+pub(super) struct DkimSignatures<'a> {
+    found: Vec<ReadSignature<'a>>,
 }
 
-struct Found<'a> {
+struct ReadSignature<'a> {
     field: &'a RawField<'a>,
     domain: String,
     selector: String,
-    signature: Result<Signature, Problem>,
+    signature: Result<DkimSignature, SignatureProblem>,
 }
 
-impl<'a> Signatures<'a> {
+impl<'a> DkimSignatures<'a> {
     /// Reads at most [`SIGNATURES_MAX`], those nearest to the From domain first.
-    pub(super) fn read(header: &'a Header<'a>, from_domain: Option<&str>) -> Self {
-        let mut found: Vec<Found<'a>> = header
+    pub(super) fn read(header: &'a RawHeader<'a>, from_domain: Option<&str>) -> Self {
+        let mut found: Vec<ReadSignature<'a>> = header
             .named("DKIM-Signature")
-            .map(|field| Found::read(field, header.is_plain))
+            .map(|field| ReadSignature::read(field, header.is_plain))
             .collect();
-        found.sort_by_key(|found| distance(&found.domain, from_domain.unwrap_or_default()));
+        found.sort_by_key(|found| {
+            alignment_distance(&found.domain, from_domain.unwrap_or_default())
+        });
         found.truncate(SIGNATURES_MAX);
         Self { found }
     }
@@ -91,18 +93,22 @@ impl<'a> Signatures<'a> {
         })
     }
 
-    pub(super) async fn check(self, budget: &Budget<'_>, mail: &Signed<'_>) -> Vec<DkimVerdict> {
+    pub(super) async fn check(
+        self,
+        budget: &QueryBudget<'_>,
+        mail: &SignedMail<'_>,
+    ) -> Vec<DkimVerdict> {
         let mut verdicts = Vec::with_capacity(self.found.len());
         for found in self.found {
             let result = match &found.signature {
                 Ok(signature) => check_one(budget, mail, found.field, signature).await,
-                Err(problem) => Err(Problem {
+                Err(problem) => Err(SignatureProblem {
                     outcome: problem.outcome,
                     reason: problem.reason.clone(),
                 }),
             };
             let (result, reason) = match result {
-                Ok(()) => (Outcome::Pass, None),
+                Ok(()) => (AuthResult::Pass, None),
                 Err(problem) => (problem.outcome, Some(problem.reason)),
             };
             verdicts.push(DkimVerdict {
@@ -117,8 +123,8 @@ impl<'a> Signatures<'a> {
 }
 
 /// What signatures are checked against.
-pub(super) struct Signed<'a> {
-    pub(super) header: &'a Header<'a>,
+pub(super) struct SignedMail<'a> {
+    pub(super) header: &'a RawHeader<'a>,
     pub(super) view: &'a HeaderView,
     pub(super) hashes: &'a BodyHashes,
     pub(super) now: Timestamp,
@@ -126,9 +132,9 @@ pub(super) struct Signed<'a> {
     pub(super) age_max: Duration,
 }
 
-impl Signed<'_> {
+impl SignedMail<'_> {
     /// True if the mail was signed too long ago: by `t=`, or else by a signed `Date`.
-    pub(super) fn is_stale(&self, signature: &Signature) -> bool {
+    pub(super) fn is_stale(&self, signature: &DkimSignature) -> bool {
         let date = self.view.date.filter(|_| signature.signs("Date"));
         signature
             .signed_at
@@ -138,30 +144,30 @@ impl Signed<'_> {
 }
 
 async fn check_one(
-    budget: &Budget<'_>,
-    mail: &Signed<'_>,
+    budget: &QueryBudget<'_>,
+    mail: &SignedMail<'_>,
     field: &RawField<'_>,
-    signature: &Signature,
-) -> Result<(), Problem> {
+    signature: &DkimSignature,
+) -> Result<(), SignatureProblem> {
     signature.check_times(mail.now)?;
     signature.check_body(mail.hashes)?;
-    let key = Key::fetch(budget, &signature.selector, &signature.domain).await?;
+    let key = DkimKey::fetch(budget, &signature.selector, &signature.domain).await?;
     signature.check_header(mail.header, field, &key)?;
     if key.is_testing {
-        return Err(Problem::policy("the domain only tests this key"));
+        return Err(SignatureProblem::policy("the domain only tests this key"));
     }
     if mail.is_stale(signature) {
-        return Err(Problem::policy("the signature is too old"));
+        return Err(SignatureProblem::policy("the signature is too old"));
     }
     Ok(())
 }
 
-impl<'a> Found<'a> {
+impl<'a> ReadSignature<'a> {
     fn read(field: &'a RawField<'a>, is_plain: bool) -> Self {
-        let text = (field.value.len() <= prescan::FIELD_BYTES_MAX)
+        let text = (field.value.len() <= mime::FIELD_BYTES_MAX)
             .then(|| String::from_utf8_lossy(field.value));
         let tags = match &text {
-            Some(Cow::Borrowed(text)) => Tags::parse(text),
+            Some(Cow::Borrowed(text)) => TagList::parse(text),
             _ => None,
         };
         let Some(tags) = tags else {
@@ -169,10 +175,10 @@ impl<'a> Found<'a> {
                 field,
                 domain: String::new(),
                 selector: String::new(),
-                signature: Err(Problem::permanent("the signature is not readable")),
+                signature: Err(SignatureProblem::permanent("the signature is not readable")),
             };
         };
-        let signature = Signature::parse_dkim(&tags);
+        let signature = DkimSignature::parse_dkim(&tags);
         let said = |name: &str| tags.value(name).unwrap_or_default();
         Self {
             field,
@@ -181,14 +187,16 @@ impl<'a> Found<'a> {
             signature: if is_plain {
                 signature
             } else {
-                Err(Problem::permanent("the header has lines that are no field"))
+                Err(SignatureProblem::permanent(
+                    "the header has lines that are no field",
+                ))
             },
         }
     }
 }
 
 /// How far a signer is from the From domain: the domain itself, above or below it, elsewhere.
-fn distance(signer: &str, from: &str) -> u8 {
+fn alignment_distance(signer: &str, from: &str) -> u8 {
     let is_below = |name: &str, domain: &str| {
         let above = name.strip_suffix(domain);
         above.is_some_and(|above| above.ends_with('.'))

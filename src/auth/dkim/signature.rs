@@ -9,13 +9,13 @@ use std::time::Duration;
 use mail_auth::common::crypto::Algorithm;
 use mail_auth::dkim::Canonicalization;
 
-use super::key::Key;
-use super::{BodyHashes, Problem};
-use crate::auth::field::{Header, RawField};
-use crate::auth::tags::{FWS, Tags, base64};
+use super::key::DkimKey;
+use super::{BodyHashes, SignatureProblem};
+use crate::auth::field::{RawField, RawHeader};
+use crate::auth::tags::{FWS, TagList, base64};
 use crate::clock::Timestamp;
 use crate::mail::address::Domain;
-use crate::mail::verdict::Outcome;
+use crate::mail::verdict::AuthResult;
 
 /// Fields that a signature may name: each is looked for in the whole header.
 const SIGNED_FIELDS_MAX: usize = 150;
@@ -24,7 +24,7 @@ const CLOCK_SKEW: Duration = Duration::from_hours(1);
 
 /// A signature that is worth looking at.
 #[derive(Debug)]
-pub(in crate::auth) struct Signature {
+pub(in crate::auth) struct DkimSignature {
     pub(in crate::auth) domain: String,
     pub(in crate::auth) selector: String,
     pub(in crate::auth) signed_at: Option<Timestamp>,
@@ -39,12 +39,12 @@ pub(in crate::auth) struct Signature {
     agent: Option<String>,
 }
 
-impl Signature {
+impl DkimSignature {
     /// Reads the tags that DKIM and ARC have in common; `form` is meant where there is no `c=`.
-    pub(in crate::auth) fn parse(tags: &Tags<'_>, form: &str) -> Result<Self, Problem> {
+    pub(in crate::auth) fn parse(tags: &TagList<'_>, form: &str) -> Result<Self, SignatureProblem> {
         let need = |name: &str| {
             let value = tags.value(name).filter(|value| !value.is_empty());
-            value.ok_or_else(|| Problem::permanent(format!("{name}= is missing")))
+            value.ok_or_else(|| SignatureProblem::permanent(format!("{name}= is missing")))
         };
         let algorithm = algorithm(need("a")?)?;
         let (header_form, body_form) = forms(tags.value("c").unwrap_or(form))?;
@@ -53,19 +53,26 @@ impl Signature {
             .map(|name| name.trim_matches(FWS).to_owned())
             .collect();
         if names.len() > SIGNED_FIELDS_MAX || names.iter().any(String::is_empty) {
-            return Err(Problem::permanent("h= is empty in places or too long"));
+            return Err(SignatureProblem::permanent(
+                "h= is empty in places or too long",
+            ));
         }
         if tags
             .value("q")
             .is_some_and(|query| !query.eq_ignore_ascii_case("dns/txt"))
         {
-            return Err(Problem::permanent("q= asks for another way to the key"));
+            return Err(SignatureProblem::permanent(
+                "q= asks for another way to the key",
+            ));
         }
         if tags.value("l").is_some() {
-            return Err(Problem::policy("l= leaves a part of the body unsigned"));
+            return Err(SignatureProblem::policy(
+                "l= leaves a part of the body unsigned",
+            ));
         }
         let octets = |name: &str| {
-            base64(need(name)?).ok_or_else(|| Problem::permanent(format!("{name}= is no base64")))
+            base64(need(name)?)
+                .ok_or_else(|| SignatureProblem::permanent(format!("{name}= is no base64")))
         };
         Ok(Self {
             domain: signing_domain(need("d")?)?,
@@ -83,18 +90,18 @@ impl Signature {
     }
 
     /// Reads a DKIM-Signature.
-    pub(in crate::auth) fn parse_dkim(tags: &Tags<'_>) -> Result<Self, Problem> {
+    pub(in crate::auth) fn parse_dkim(tags: &TagList<'_>) -> Result<Self, SignatureProblem> {
         if tags.value("v") != Some("1") {
-            return Err(Problem::permanent("v= is not 1"));
+            return Err(SignatureProblem::permanent("v= is not 1"));
         }
         let mut signature = Self::parse(tags, "simple")?;
         if !signature.signs("From") {
-            return Err(Problem::permanent("From is not signed"));
+            return Err(SignatureProblem::permanent("From is not signed"));
         }
         if let Some(agent) = tags.value("i") {
             let domain = agent.rsplit_once('@').map(|(_, domain)| domain);
             let domain = domain.and_then(|domain| Domain::parse(domain).ok());
-            let domain = domain.ok_or_else(|| Problem::permanent("i= is no identity"))?;
+            let domain = domain.ok_or_else(|| SignatureProblem::permanent("i= is no identity"))?;
             signature.agent = Some(domain.ascii());
         }
         Ok(signature)
@@ -112,36 +119,36 @@ impl Signature {
     }
 
     /// Checks its times: expired (RFC 6376 section 3.5, `x=`), or signed in the future.
-    pub(in crate::auth) fn check_times(&self, now: Timestamp) -> Result<(), Problem> {
+    pub(in crate::auth) fn check_times(&self, now: Timestamp) -> Result<(), SignatureProblem> {
         let signed_at = self.signed_at.unwrap_or_default();
         if let Some(expires_at) = self.expires_at {
             if expires_at <= signed_at {
-                return Err(Problem::permanent("x= is not after t="));
+                return Err(SignatureProblem::permanent("x= is not after t="));
             }
             if expires_at < now {
-                return Err(Problem::policy("the signature has expired"));
+                return Err(SignatureProblem::policy("the signature has expired"));
             }
         }
         if signed_at > now.plus(CLOCK_SKEW) {
-            return Err(Problem::policy("the signature is of the future"));
+            return Err(SignatureProblem::policy("the signature is of the future"));
         }
         Ok(())
     }
 
-    pub(in crate::auth) fn check_body(&self, hashes: &BodyHashes) -> Result<(), Problem> {
+    pub(in crate::auth) fn check_body(&self, hashes: &BodyHashes) -> Result<(), SignatureProblem> {
         if hashes.of(self.needs_simple_body()) == Some(self.body_hash.as_slice()) {
             return Ok(());
         }
-        Err(Problem::failure("the body was changed"))
+        Err(SignatureProblem::failure("the body was changed"))
     }
 
     /// Checks the header with the key. `field` is the field the signature stands in.
     pub(in crate::auth) fn check_header(
         &self,
-        header: &Header<'_>,
+        header: &RawHeader<'_>,
         field: &RawField<'_>,
-        key: &Key,
-    ) -> Result<(), Problem> {
+        key: &DkimKey,
+    ) -> Result<(), SignatureProblem> {
         self.check_agent(key)?;
         let unsigned = without_signature(field.value);
         let signed = self.signed_fields(header);
@@ -153,7 +160,7 @@ impl Signature {
     }
 
     /// The agent must be of the signing domain; of the very domain if the key says so (section 3.6.1).
-    fn check_agent(&self, key: &Key) -> Result<(), Problem> {
+    fn check_agent(&self, key: &DkimKey) -> Result<(), SignatureProblem> {
         let Some(agent) = &self.agent else {
             return Ok(());
         };
@@ -166,11 +173,11 @@ impl Signature {
         if is_fit {
             return Ok(());
         }
-        Err(Problem::permanent("i= is not of the domain of d="))
+        Err(SignatureProblem::permanent("i= is not of the domain of d="))
     }
 
     /// The fields that are signed: of each name the last first, each once (section 5.4.2).
-    fn signed_fields<'a>(&self, header: &'a Header<'a>) -> Vec<&'a RawField<'a>> {
+    fn signed_fields<'a>(&self, header: &'a RawHeader<'a>) -> Vec<&'a RawField<'a>> {
         let mut taken = vec![false; header.fields.len()];
         let mut signed = Vec::new();
         for name in &self.names {
@@ -209,42 +216,42 @@ pub(in crate::auth) fn without_signature(value: &[u8]) -> Vec<u8> {
 }
 
 /// RFC 8301 forbids rsa-sha1.
-pub(in crate::auth) fn algorithm(name: &str) -> Result<Algorithm, Problem> {
+pub(in crate::auth) fn algorithm(name: &str) -> Result<Algorithm, SignatureProblem> {
     match name {
         "rsa-sha256" => Ok(Algorithm::RsaSha256),
         "ed25519-sha256" => Ok(Algorithm::Ed25519Sha256),
-        "rsa-sha1" => Err(Problem::policy("rsa-sha1 is not accepted")),
-        _ => Err(Problem::permanent("a= is no known algorithm")),
+        "rsa-sha1" => Err(SignatureProblem::policy("rsa-sha1 is not accepted")),
+        _ => Err(SignatureProblem::permanent("a= is no known algorithm")),
     }
 }
 
-pub(in crate::auth) fn signing_domain(text: &str) -> Result<String, Problem> {
+pub(in crate::auth) fn signing_domain(text: &str) -> Result<String, SignatureProblem> {
     let domain = Domain::parse(text).map(|domain| domain.ascii());
     domain
         .ok()
         .filter(|domain| domain.is_ascii() && domain.contains('.') && !domain.starts_with('['))
-        .ok_or_else(|| Problem::permanent("d= is no domain"))
+        .ok_or_else(|| SignatureProblem::permanent("d= is no domain"))
 }
 
-pub(in crate::auth) fn selector(text: &str) -> Result<String, Problem> {
+pub(in crate::auth) fn selector(text: &str) -> Result<String, SignatureProblem> {
     let selector = Domain::parse(text).map(|selector| selector.ascii());
     selector
         .ok()
         .filter(|selector| selector.is_ascii() && !selector.starts_with('['))
-        .ok_or_else(|| Problem::permanent("s= is no selector"))
+        .ok_or_else(|| SignatureProblem::permanent("s= is no selector"))
 }
 
-fn forms(text: &str) -> Result<(Canonicalization, Canonicalization), Problem> {
+fn forms(text: &str) -> Result<(Canonicalization, Canonicalization), SignatureProblem> {
     let (header, body) = text.split_once('/').unwrap_or((text, "simple"));
     let form = |name: &str| match name.to_ascii_lowercase().as_str() {
         "simple" => Ok(Canonicalization::Simple),
         "relaxed" => Ok(Canonicalization::Relaxed),
-        _ => Err(Problem::permanent("c= is no known form")),
+        _ => Err(SignatureProblem::permanent("c= is no known form")),
     };
     Ok((form(header)?, form(body)?))
 }
 
-fn moment(tags: &Tags<'_>, name: &str) -> Result<Option<Timestamp>, Problem> {
+fn moment(tags: &TagList<'_>, name: &str) -> Result<Option<Timestamp>, SignatureProblem> {
     let Some(digits) = tags.value(name) else {
         return Ok(None);
     };
@@ -252,8 +259,8 @@ fn moment(tags: &Tags<'_>, name: &str) -> Result<Option<Timestamp>, Problem> {
     let secs = is_number.then(|| digits.parse().ok()).flatten();
     match secs {
         Some(secs) => Ok(Some(Timestamp::from_secs(secs))),
-        None => Err(Problem {
-            outcome: Outcome::Permerror,
+        None => Err(SignatureProblem {
+            outcome: AuthResult::Permerror,
             reason: format!("{name}= is no time"),
         }),
     }
@@ -263,8 +270,8 @@ fn moment(tags: &Tags<'_>, name: &str) -> Result<Option<Timestamp>, Problem> {
 mod tests {
     use super::*;
 
-    fn refused(text: &str) -> Problem {
-        Signature::parse_dkim(&Tags::parse(text).unwrap()).unwrap_err()
+    fn refused(text: &str) -> SignatureProblem {
+        DkimSignature::parse_dkim(&TagList::parse(text).unwrap()).unwrap_err()
     }
 
     const GOOD: &str =
@@ -272,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_signature_is_read() {
-        let signature = Signature::parse_dkim(&Tags::parse(GOOD).unwrap()).unwrap();
+        let signature = DkimSignature::parse_dkim(&TagList::parse(GOOD).unwrap()).unwrap();
         assert_eq!(signature.domain, "example.com");
         assert_eq!(signature.names, ["From", "to"]);
         assert_eq!(signature.header_form, Canonicalization::Relaxed);
@@ -282,33 +289,33 @@ mod tests {
     #[test]
     fn what_leaves_room_for_doubt_is_refused() {
         for (from, to, outcome) in [
-            ("v=1", "v=2", Outcome::Permerror),
-            ("v=1; ", "", Outcome::Permerror),
-            ("h=From : to", "h=to:subject", Outcome::Permerror),
-            ("h=From : to", "h=From::to", Outcome::Permerror),
-            ("rsa-sha256", "rsa-sha1", Outcome::Policy),
-            ("rsa-sha256", "rsa-md5", Outcome::Permerror),
-            ("c=relaxed", "c=relaxed; l=10", Outcome::Policy),
-            ("c=relaxed", "c=relaxed; l=0", Outcome::Policy),
-            ("c=relaxed", "c=nofws", Outcome::Permerror),
-            ("c=relaxed", "c=relaxed; q=http", Outcome::Permerror),
-            ("c=relaxed", "c=relaxed; t=-1", Outcome::Permerror),
-            ("d=Example.com", "d=com", Outcome::Permerror),
-            ("d=Example.com", "d=exa mple.com", Outcome::Permerror),
+            ("v=1", "v=2", AuthResult::Permerror),
+            ("v=1; ", "", AuthResult::Permerror),
+            ("h=From : to", "h=to:subject", AuthResult::Permerror),
+            ("h=From : to", "h=From::to", AuthResult::Permerror),
+            ("rsa-sha256", "rsa-sha1", AuthResult::Policy),
+            ("rsa-sha256", "rsa-md5", AuthResult::Permerror),
+            ("c=relaxed", "c=relaxed; l=10", AuthResult::Policy),
+            ("c=relaxed", "c=relaxed; l=0", AuthResult::Policy),
+            ("c=relaxed", "c=nofws", AuthResult::Permerror),
+            ("c=relaxed", "c=relaxed; q=http", AuthResult::Permerror),
+            ("c=relaxed", "c=relaxed; t=-1", AuthResult::Permerror),
+            ("d=Example.com", "d=com", AuthResult::Permerror),
+            ("d=Example.com", "d=exa mple.com", AuthResult::Permerror),
             // What a careless reader would cut off at, so that it asks elsewhere (espoofer).
             (
                 "d=Example.com",
                 "d=bank.example\0.evil.example",
-                Outcome::Permerror,
+                AuthResult::Permerror,
             ),
             (
                 "d=Example.com",
                 "d=bank.example(.evil.example",
-                Outcome::Permerror,
+                AuthResult::Permerror,
             ),
-            ("s=s1", "s=evil.example.\0", Outcome::Permerror),
-            ("s=s1", "s=s1..x", Outcome::Permerror),
-            ("b=aGk=", "b=!", Outcome::Permerror),
+            ("s=s1", "s=evil.example.\0", AuthResult::Permerror),
+            ("s=s1", "s=s1..x", AuthResult::Permerror),
+            ("b=aGk=", "b=!", AuthResult::Permerror),
         ] {
             assert!(GOOD.contains(from), "{from}");
             let problem = refused(&GOOD.replacen(from, to, 1));
@@ -337,12 +344,12 @@ mod tests {
         for (times, outcome) in [
             ("t=999000; x=1000001", None),
             ("t=1003600", None),
-            ("t=1003601", Some(Outcome::Policy)),
-            ("t=999000; x=999999", Some(Outcome::Policy)),
-            ("t=999000; x=999000", Some(Outcome::Permerror)),
+            ("t=1003601", Some(AuthResult::Policy)),
+            ("t=999000; x=999999", Some(AuthResult::Policy)),
+            ("t=999000; x=999000", Some(AuthResult::Permerror)),
         ] {
             let text = format!("{GOOD}; {times}");
-            let signature = Signature::parse_dkim(&Tags::parse(&text).unwrap()).unwrap();
+            let signature = DkimSignature::parse_dkim(&TagList::parse(&text).unwrap()).unwrap();
             let found = signature
                 .check_times(now)
                 .err()

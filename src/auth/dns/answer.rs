@@ -8,29 +8,29 @@ use std::sync::Arc;
 use mail_auth::hickory_resolver::lookup::Lookup;
 use mail_auth::hickory_resolver::proto::rr::{Name, RData, RecordType};
 
-use super::{Failure, LABEL_BYTES_MAX, NAME_BYTES_MAX};
+use super::{DnsFailure, LABEL_BYTES_MAX, NAME_BYTES_MAX};
 
 /// What is asked: a kind of record, and a lower-case name without the dot at its end.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Question {
-    pub(super) kind: Kind,
+pub(super) struct DnsQuery {
+    pub(super) query_type: QueryType,
     pub(super) name: String,
 }
 
-impl Question {
+impl DnsQuery {
     pub(super) fn is_name(&self) -> bool {
         let is_label = |label: &str| (1..=LABEL_BYTES_MAX).contains(&label.len());
         self.name.len() <= NAME_BYTES_MAX && self.name.split('.').all(is_label)
     }
 
-    pub(super) fn wire_name(&self) -> Result<Name, Failure> {
+    pub(super) fn wire_name(&self) -> Result<Name, DnsFailure> {
         let labels = self.name.split('.').map(str::as_bytes);
-        Name::from_labels(labels).map_err(|error| Failure(error.to_string().into()))
+        Name::from_labels(labels).map_err(|error| DnsFailure(error.to_string().into()))
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
+pub(super) enum QueryType {
     A,
     Aaaa,
     Mx,
@@ -38,7 +38,7 @@ pub(super) enum Kind {
     Txt,
 }
 
-impl Kind {
+impl QueryType {
     pub(super) const fn record_type(self) -> RecordType {
         match self {
             Self::A => RecordType::A,
@@ -52,13 +52,13 @@ impl Kind {
 
 /// What there is of a kind under a name; nothing, if the answer is void.
 #[derive(Clone, Debug)]
-pub(in crate::auth) struct Answer {
+pub(in crate::auth) struct DnsAnswer {
     /// The name exists, be it with other kinds of records.
     pub(in crate::auth) is_name_known: bool,
-    pub(super) records: Arc<[Record]>,
+    pub(super) records: Arc<[DnsRecord]>,
 }
 
-impl Answer {
+impl DnsAnswer {
     /// There is nothing (RFC 7208 section 4.6.4).
     pub(in crate::auth) fn is_void(&self) -> bool {
         self.records.is_empty()
@@ -66,33 +66,33 @@ impl Answer {
 
     pub(in crate::auth) fn ips(&self) -> impl Iterator<Item = IpAddr> {
         self.records.iter().filter_map(|record| match record {
-            Record::Ip(ip) => Some(*ip),
+            DnsRecord::Ip(ip) => Some(*ip),
             _ => None,
         })
     }
 
     pub(in crate::auth) fn host_names(&self) -> impl Iterator<Item = &str> {
         self.records.iter().filter_map(|record| match record {
-            Record::Host(_, name) => Some(name.as_str()),
+            DnsRecord::Host(_, name) => Some(name.as_str()),
             _ => None,
         })
     }
 
     pub(in crate::auth) fn text(&self) -> impl Iterator<Item = &[u8]> {
         self.records.iter().filter_map(|record| match record {
-            Record::Text(text) => Some(text.as_slice()),
+            DnsRecord::Text(text) => Some(text.as_slice()),
             _ => None,
         })
     }
 
-    pub(super) fn of(lookup: &Lookup, kind: Kind) -> (Self, u64) {
-        let mut records: Vec<Record> = lookup
+    pub(super) fn of(lookup: &Lookup, kind: QueryType) -> (Self, u64) {
+        let mut records: Vec<DnsRecord> = lookup
             .answers()
             .iter()
-            .filter_map(|record| Record::of(&record.data, kind))
+            .filter_map(|record| DnsRecord::of(&record.data, kind))
             .collect();
         records.sort_by_key(|record| match record {
-            Record::Host(preference, _) => *preference,
+            DnsRecord::Host(preference, _) => *preference,
             _ => 0,
         });
         let ttl = lookup.answers().iter().map(|record| record.ttl).min();
@@ -103,35 +103,37 @@ impl Answer {
         (answer, ttl.unwrap_or_default().into())
     }
 
-    pub(super) fn weight(&self) -> usize {
-        let of_record = |record: &Record| match record {
-            Record::Ip(_) => 0,
-            Record::Host(_, name) => name.len(),
-            Record::Text(text) => text.len(),
+    pub(super) fn byte_weight(&self) -> usize {
+        let of_record = |record: &DnsRecord| match record {
+            DnsRecord::Ip(_) => 0,
+            DnsRecord::Host(_, name) => name.len(),
+            DnsRecord::Text(text) => text.len(),
         };
         self.records
             .iter()
-            .map(|record| size_of::<Record>() + of_record(record))
+            .map(|record| size_of::<DnsRecord>() + of_record(record))
             .sum()
     }
 }
 
 #[derive(Debug)]
-pub(super) enum Record {
+pub(super) enum DnsRecord {
     Ip(IpAddr),
     /// An exchanger with its preference, or the name of an address.
     Host(u16, String),
     Text(Vec<u8>),
 }
 
-impl Record {
-    fn of(data: &RData, kind: Kind) -> Option<Self> {
+impl DnsRecord {
+    fn of(data: &RData, kind: QueryType) -> Option<Self> {
         match (data, kind) {
-            (RData::A(a), Kind::A) => Some(Self::Ip(a.0.into())),
-            (RData::AAAA(aaaa), Kind::Aaaa) => Some(Self::Ip(aaaa.0.into())),
-            (RData::MX(mx), Kind::Mx) => Some(Self::Host(mx.preference, text_of(&mx.exchange)?)),
-            (RData::PTR(ptr), Kind::Ptr) => Some(Self::Host(0, text_of(&ptr.0)?)),
-            (RData::TXT(txt), Kind::Txt) => Some(Self::Text(txt.txt_data.concat())),
+            (RData::A(a), QueryType::A) => Some(Self::Ip(a.0.into())),
+            (RData::AAAA(aaaa), QueryType::Aaaa) => Some(Self::Ip(aaaa.0.into())),
+            (RData::MX(mx), QueryType::Mx) => {
+                Some(Self::Host(mx.preference, text_of(&mx.exchange)?))
+            }
+            (RData::PTR(ptr), QueryType::Ptr) => Some(Self::Host(0, text_of(&ptr.0)?)),
+            (RData::TXT(txt), QueryType::Txt) => Some(Self::Text(txt.txt_data.concat())),
             _ => None,
         }
     }

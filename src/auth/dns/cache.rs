@@ -8,39 +8,39 @@ use std::sync::Arc;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use super::answer::{Answer, Question};
-use super::{DnsSettings, Failure};
+use super::answer::{DnsAnswer, DnsQuery};
+use super::{DnsFailure, DnsSettings};
 
 /// What an entry weighs besides its records.
 const ENTRY_BYTES: usize = 256;
 
 /// Answers by question, oldest thrown out first.
 #[derive(Default)]
-pub(super) struct Cache {
-    slots: HashMap<Question, Slot>,
-    order: VecDeque<Question>,
+pub(super) struct DnsCache {
+    slots: HashMap<DnsQuery, CacheSlot>,
+    order: VecDeque<DnsQuery>,
     bytes: usize,
 }
 
-struct Slot {
-    cell: Arc<OnceCell<Kept>>,
+struct CacheSlot {
+    cell: Arc<OnceCell<CachedAnswer>>,
     bytes: usize,
 }
 
 #[derive(Debug)]
-pub(super) struct Kept {
-    pub(super) answer: Result<Answer, Failure>,
+pub(super) struct CachedAnswer {
+    pub(super) answer: Result<DnsAnswer, DnsFailure>,
     pub(super) until: Instant,
 }
 
-impl Cache {
+impl DnsCache {
     /// The place of this question's answer, emptied if what it holds is too old.
     pub(super) fn slot(
         &mut self,
-        question: &Question,
+        question: &DnsQuery,
         now: Instant,
         settings: &DnsSettings,
-    ) -> Arc<OnceCell<Kept>> {
+    ) -> Arc<OnceCell<CachedAnswer>> {
         if let Some(slot) = self.slots.get_mut(question) {
             if slot.cell.get().is_some_and(|kept| kept.until <= now) {
                 slot.cell = Arc::default();
@@ -48,29 +48,34 @@ impl Cache {
             }
             return slot.cell.clone();
         }
-        let cell = Arc::<OnceCell<Kept>>::default();
-        let slot = Slot {
+        let cell = Arc::<OnceCell<CachedAnswer>>::default();
+        let slot = CacheSlot {
             cell: cell.clone(),
             bytes: 0,
         };
         self.slots.insert(question.clone(), slot);
         self.order.push_back(question.clone());
-        self.make_room(settings);
+        self.evict(settings);
         cell
     }
 
     /// Counts what was found.
-    pub(super) fn weigh(&mut self, question: &Question, kept: &Kept, settings: &DnsSettings) {
-        let records = kept.answer.as_ref().map_or(0, Answer::weight);
+    pub(super) fn account_bytes(
+        &mut self,
+        question: &DnsQuery,
+        kept: &CachedAnswer,
+        settings: &DnsSettings,
+    ) {
+        let records = kept.answer.as_ref().map_or(0, DnsAnswer::byte_weight);
         if let Some(slot) = self.slots.get_mut(question) {
             let bytes = ENTRY_BYTES + question.name.len() + records;
             self.bytes = self.bytes - slot.bytes + bytes;
             slot.bytes = bytes;
         }
-        self.make_room(settings);
+        self.evict(settings);
     }
 
-    fn make_room(&mut self, settings: &DnsSettings) {
+    fn evict(&mut self, settings: &DnsSettings) {
         while self.slots.len() > settings.cache_entries_max.max(1)
             || self.bytes > settings.cache_bytes_max
         {
@@ -86,7 +91,7 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
-    use super::super::answer::{Kind, Record};
+    use super::super::answer::{DnsRecord, QueryType};
     use super::*;
 
     #[test]
@@ -96,22 +101,22 @@ mod tests {
             cache_bytes_max: 5_000,
             ..DnsSettings::default()
         };
-        let mut cache = Cache::default();
+        let mut cache = DnsCache::default();
         let now = Instant::now();
         for n in 0..100 {
-            let question = Question {
-                kind: Kind::Txt,
+            let question = DnsQuery {
+                query_type: QueryType::Txt,
                 name: format!("n{n}.example"),
             };
-            let kept = Kept {
-                answer: Ok(Answer {
+            let kept = CachedAnswer {
+                answer: Ok(DnsAnswer {
                     is_name_known: true,
-                    records: [Record::Text(vec![0; 1_000])].into(),
+                    records: [DnsRecord::Text(vec![0; 1_000])].into(),
                 }),
                 until: now,
             };
             drop(cache.slot(&question, now, &settings));
-            cache.weigh(&question, &kept, &settings);
+            cache.account_bytes(&question, &kept, &settings);
             assert!(cache.slots.len() <= 10);
             assert!(cache.bytes <= 5_000);
             assert_eq!(cache.order.len(), cache.slots.len());

@@ -22,9 +22,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
 
-pub(super) use self::answer::Answer;
-use self::answer::{Kind, Question};
-use self::cache::{Cache, Kept};
+pub(super) use self::answer::DnsAnswer;
+use self::answer::{DnsQuery, QueryType};
+use self::cache::{CachedAnswer, DnsCache};
 
 /// Octets of a name (RFC 1035 section 3.1), without the dot at its end.
 pub(super) const NAME_BYTES_MAX: usize = 253;
@@ -83,7 +83,7 @@ pub(super) struct Dns {
     settings: DnsSettings,
     /// Made when the first question is asked: a system without a resolver must not stop the start.
     resolver: OnceCell<TokioResolver>,
-    cache: Mutex<Cache>,
+    cache: Mutex<DnsCache>,
 }
 
 impl Dns {
@@ -96,19 +96,19 @@ impl Dns {
     }
 
     /// The questions of one mail: all of them within one budget from now.
-    pub(super) fn budget(&self) -> Budget<'_> {
-        Budget {
+    pub(super) fn budget(&self) -> QueryBudget<'_> {
+        QueryBudget {
             dns: self,
             deadline: Instant::now() + Duration::from_millis(self.settings.mail_ms),
             queries_left: AtomicUsize::new(self.settings.queries_max),
         }
     }
 
-    async fn query(&self, question: &Question) -> Kept {
+    async fn query(&self, question: &DnsQuery) -> CachedAnswer {
         let limit = Duration::from_millis(self.settings.query_ms);
         let answer = match timeout_at(Instant::now() + limit, self.ask(question)).await {
             Ok(answer) => answer,
-            Err(_) => Err(Failure("no answer in time".into())),
+            Err(_) => Err(DnsFailure("no answer in time".into())),
         };
         let secs = |secs: u64, max: u64| secs.clamp(self.settings.ttl_min_secs.min(max), max);
         let ttl = match &answer {
@@ -118,41 +118,44 @@ impl Dns {
             Ok((_, secs_said)) => secs(*secs_said, self.settings.ttl_max_secs),
             Err(_) => self.settings.failure_ttl_secs,
         };
-        Kept {
+        CachedAnswer {
             answer: answer.map(|(answer, _)| answer),
             until: Instant::now() + Duration::from_secs(ttl),
         }
     }
 
     /// The answer, and the seconds it says it holds.
-    async fn ask(&self, question: &Question) -> Result<(Answer, u64), Failure> {
+    async fn ask(&self, question: &DnsQuery) -> Result<(DnsAnswer, u64), DnsFailure> {
         let name = question.wire_name()?;
         let resolver = self
             .resolver
             .get_or_try_init(|| async { self.resolver() })
             .await?;
-        match resolver.lookup(name, question.kind.record_type()).await {
-            Ok(lookup) => Ok(Answer::of(&lookup, question.kind)),
+        match resolver
+            .lookup(name, question.query_type.record_type())
+            .await
+        {
+            Ok(lookup) => Ok(DnsAnswer::of(&lookup, question.query_type)),
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
                 let is_known = match none.response_code {
                     ResponseCode::NXDomain => false,
                     ResponseCode::NoError => true,
-                    code => return Err(Failure(code.to_str().into())),
+                    code => return Err(DnsFailure(code.to_str().into())),
                 };
-                let answer = Answer {
+                let answer = DnsAnswer {
                     is_name_known: is_known,
                     records: [].into(),
                 };
                 Ok((answer, none.negative_ttl.unwrap_or_default().into()))
             }
-            Err(error) => Err(Failure(error.to_string().into())),
+            Err(error) => Err(DnsFailure(error.to_string().into())),
         }
     }
 
-    fn resolver(&self) -> Result<TokioResolver, Failure> {
+    fn resolver(&self) -> Result<TokioResolver, DnsFailure> {
         let (config, mut options) = if self.settings.servers.is_empty() {
             let (config, options) =
-                read_system_conf().map_err(|error| Failure(error.to_string().into()))?;
+                read_system_conf().map_err(|error| DnsFailure(error.to_string().into()))?;
             let servers = config.into_parts().2;
             (ResolverConfig::from_name_servers(servers), options)
         } else {
@@ -171,56 +174,67 @@ impl Dns {
         TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
             .with_options(options)
             .build()
-            .map_err(|error| Failure(error.to_string().into()))
+            .map_err(|error| DnsFailure(error.to_string().into()))
     }
 
-    fn cache(&self) -> MutexGuard<'_, Cache> {
+    fn cache(&self) -> MutexGuard<'_, DnsCache> {
         // Nothing panics while it holds the lock; if it did, the cache is still a cache.
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The questions of one mail.
-pub(super) struct Budget<'a> {
+pub(super) struct QueryBudget<'a> {
     dns: &'a Dns,
     deadline: Instant,
     queries_left: AtomicUsize,
 }
 
-impl Budget<'_> {
+impl QueryBudget<'_> {
     /// The texts of a name's TXT records, strings joined (RFC 7208 section 3.3).
-    pub(super) async fn texts(&self, name: &str) -> Result<Answer, Failure> {
-        self.lookup(Kind::Txt, name).await
+    pub(super) async fn texts(&self, name: &str) -> Result<DnsAnswer, DnsFailure> {
+        self.lookup(QueryType::Txt, name).await
     }
 
     /// The addresses of a name, of the family `like` is of.
-    pub(super) async fn addresses(&self, name: &str, like: IpAddr) -> Result<Answer, Failure> {
-        let kind = if like.is_ipv4() { Kind::A } else { Kind::Aaaa };
+    pub(super) async fn addresses(
+        &self,
+        name: &str,
+        like: IpAddr,
+    ) -> Result<DnsAnswer, DnsFailure> {
+        let kind = if like.is_ipv4() {
+            QueryType::A
+        } else {
+            QueryType::Aaaa
+        };
         self.lookup(kind, name).await
     }
 
     /// The IPv4 addresses of a name.
-    pub(super) async fn addresses_v4(&self, name: &str) -> Result<Answer, Failure> {
-        self.lookup(Kind::A, name).await
+    pub(super) async fn addresses_v4(&self, name: &str) -> Result<DnsAnswer, DnsFailure> {
+        self.lookup(QueryType::A, name).await
     }
 
     /// The mail exchangers of a name, most preferred first.
-    pub(super) async fn exchanges(&self, name: &str) -> Result<Answer, Failure> {
-        self.lookup(Kind::Mx, name).await
+    pub(super) async fn exchanges(&self, name: &str) -> Result<DnsAnswer, DnsFailure> {
+        self.lookup(QueryType::Mx, name).await
     }
 
     /// The names of an address.
-    pub(super) async fn names(&self, ip: IpAddr) -> Result<Answer, Failure> {
-        self.lookup(Kind::Ptr, &reverse_name(ip)).await
+    pub(super) async fn names(&self, ip: IpAddr) -> Result<DnsAnswer, DnsFailure> {
+        self.lookup(QueryType::Ptr, &reverse_name(ip)).await
     }
 
     /// Asks once for all who want to know the same at the same time.
-    async fn lookup(&self, kind: Kind, name: &str) -> Result<Answer, Failure> {
+    async fn lookup(&self, kind: QueryType, name: &str) -> Result<DnsAnswer, DnsFailure> {
         let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-        let question = Question { kind, name };
+        let question = DnsQuery {
+            query_type: kind,
+            name,
+        };
         if !question.is_name() {
             // No such name can exist.
-            return Ok(Answer {
+            return Ok(DnsAnswer {
                 is_name_known: false,
                 records: [].into(),
             });
@@ -230,7 +244,7 @@ impl Budget<'_> {
         if let Some(kept) = slot.get() {
             return kept.answer.clone();
         }
-        let spent = Failure("the budget for this mail is spent".into());
+        let spent = DnsFailure("the budget for this mail is spent".into());
         let take_one = |left: usize| left.checked_sub(1);
         if now >= self.deadline {
             return Err(spent);
@@ -244,7 +258,9 @@ impl Budget<'_> {
         }
         let fill = slot.get_or_init(|| async {
             let kept = self.dns.query(&question).await;
-            self.dns.cache().weigh(&question, &kept, &self.dns.settings);
+            self.dns
+                .cache()
+                .account_bytes(&question, &kept, &self.dns.settings);
             kept
         });
         match timeout_at(self.deadline, fill).await {
@@ -256,9 +272,9 @@ impl Budget<'_> {
 
 /// The DNS could not say: worth another try later.
 #[derive(Clone, Debug)]
-pub(super) struct Failure(Arc<str>);
+pub(super) struct DnsFailure(Arc<str>);
 
-impl Failure {
+impl DnsFailure {
     pub(super) fn reason(&self, name: &str) -> String {
         format!("DNS: {name}: {}", self.0)
     }

@@ -7,8 +7,8 @@ mod read;
 
 use bytes::Bytes;
 
-use super::field::{Header, RawField};
-use crate::mail::verdict::{Outcome, SpfVerdict, Verdict};
+use super::field::{RawField, RawHeader};
+use crate::mail::verdict::{AuthResult, SpfVerdict, Verdict};
 pub(super) use read::{read, says_dmarc_pass};
 
 /// Characters of a value that are written.
@@ -29,16 +29,16 @@ pub fn field(verdict: &Verdict, authserv_id: &str) -> String {
     if let Some(domain) = &dmarc.domain {
         let mut result = method("dmarc", dmarc.result, dmarc.reason.as_deref());
         push_property(&mut result, "header.from", domain);
-        if dmarc.result != Outcome::None {
+        if dmarc.result != AuthResult::None {
             push_property(&mut result, "policy.dmarc", dmarc.policy.as_str());
         }
         results.push(result);
     }
-    if verdict.arc.result != Outcome::None {
+    if verdict.arc.result != AuthResult::None {
         let arc = &verdict.arc;
         results.push(method("arc", arc.result, arc.reason.as_deref()));
     }
-    if verdict.iprev.result != Outcome::None {
+    if verdict.iprev.result != AuthResult::None {
         let mut result = method("iprev", verdict.iprev.result, None);
         let ip = verdict.iprev.ip.map(|ip| ip.to_string());
         push_property(&mut result, "policy.iprev", &ip.unwrap_or_default());
@@ -56,12 +56,12 @@ pub fn field(verdict: &Verdict, authserv_id: &str) -> String {
 
 /// The mail as it is handed on, in pieces that share its bytes: `on_top` (our own fields), then all
 /// of the mail but the fields that claim to be written by us (RFC 8601 section 5).
-pub fn handed_on(mail: &Bytes, on_top: String, authserv_id: &str) -> Vec<Bytes> {
-    let header = Header::read(mail);
+pub fn with_fields_on_top(mail: &Bytes, on_top: String, authserv_id: &str) -> Vec<Bytes> {
+    let header = RawHeader::read(mail);
     let mut pieces = vec![Bytes::from(on_top)];
     let mut kept_from = 0;
     for field in &header.fields {
-        if claims(field, authserv_id) {
+        if claims_authserv_id(field, authserv_id) {
             pieces.push(mail.slice(kept_from..field.span.start));
             kept_from = field.span.end;
         }
@@ -72,7 +72,7 @@ pub fn handed_on(mail: &Bytes, on_top: String, authserv_id: &str) -> Vec<Bytes> 
 }
 
 /// True if a field says it was written by this authserv-id.
-fn claims(field: &RawField<'_>, authserv_id: &str) -> bool {
+fn claims_authserv_id(field: &RawField<'_>, authserv_id: &str) -> bool {
     let text = String::from_utf8_lossy(field.value);
     if field.is_named("Authentication-Results") {
         return read::authserv_id(&text).is_some_and(|id| id.eq_ignore_ascii_case(authserv_id));
@@ -97,7 +97,7 @@ fn spf(spf: &SpfVerdict, property: &str) -> Option<String> {
     Some(result)
 }
 
-fn method(name: &str, outcome: Outcome, reason: Option<&str>) -> String {
+fn method(name: &str, outcome: AuthResult, reason: Option<&str>) -> String {
     match reason {
         Some(reason) => format!("{name}={outcome} reason={}", quoted(reason)),
         None => format!("{name}={outcome}"),
@@ -144,19 +144,19 @@ mod tests {
     fn verdict(text: &str) -> Verdict {
         Verdict {
             spf: SpfVerdict {
-                result: Outcome::Pass,
+                result: AuthResult::Pass,
                 domain: text.to_owned(),
                 reason: Some(text.to_owned()),
                 passes_all: false,
             },
             dkim: vec![DkimVerdict {
-                result: Outcome::Fail,
+                result: AuthResult::Fail,
                 domain: text.to_owned(),
                 selector: text.to_owned(),
                 reason: Some(text.to_owned()),
             }],
             dmarc: DmarcVerdict {
-                result: Outcome::Pass,
+                result: AuthResult::Pass,
                 policy: DomainPolicy::Reject,
                 domain: Some(text.to_owned()),
                 ..DmarcVerdict::default()
@@ -192,7 +192,7 @@ mod tests {
              Received-SPF: pass client-ip=192.0.2.1; receiver=mx.other.example;\r\n\
              From: a@b.example\r\n\r\nAuthentication-Results: mx.us.example; body\r\n";
         let mail = Bytes::from(mail);
-        let pieces = handed_on(&mail, "X: y\r\n".to_owned(), "mx.us.example");
+        let pieces = with_fields_on_top(&mail, "X: y\r\n".to_owned(), "mx.us.example");
         let text = String::from_utf8(pieces.concat()).unwrap();
         assert_eq!(
             text,
@@ -221,7 +221,7 @@ mod tests {
             let field = field(&verdict(&domain), "mx.us.example");
             let mail = format!("{field}\r\n");
             let trusted = ["mx.us.example".to_owned()];
-            let read = read(&Header::read(mail.as_bytes()), &trusted, 0).unwrap();
+            let read = read(&RawHeader::read(mail.as_bytes()), &trusted, 0).unwrap();
             let written = verdict(&domain);
             prop_assert_eq!(read.spf, written.spf);
             prop_assert_eq!(read.dkim, written.dkim);

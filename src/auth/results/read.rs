@@ -3,12 +3,12 @@
 //! Does not believe it: who is trusted, and where such a field must stand, is told by the caller.
 
 use super::super::dkim::SIGNATURES_MAX;
-use super::super::field::Header;
+use super::super::field::RawHeader;
 use crate::mail::address::Domain;
-use crate::mail::prescan;
+use crate::mail::mime;
 use crate::mail::verdict::{
-    ArcVerdict, DkimVerdict, DmarcVerdict, DomainPolicy, IprevVerdict, Outcome, Source, SpfVerdict,
-    Verdict,
+    ArcVerdict, AuthResult, DkimVerdict, DmarcVerdict, DomainPolicy, IprevVerdict, SpfVerdict,
+    Verdict, VerdictSource,
 };
 
 /// Results of one field that are read.
@@ -21,7 +21,7 @@ const VALUE_BYTES_MAX: usize = 255;
 /// stands lower may have come with the mail. Of each method the topmost counts. `None` if there is no
 /// such field.
 pub(in crate::auth) fn read(
-    header: &Header<'_>,
+    header: &RawHeader<'_>,
     trusted: &[String],
     received_above_max: usize,
 ) -> Option<Verdict> {
@@ -32,8 +32,7 @@ pub(in crate::auth) fn read(
         if received > received_above_max {
             break;
         }
-        if !field.is_named("Authentication-Results") || field.value.len() > prescan::FIELD_BYTES_MAX
-        {
+        if !field.is_named("Authentication-Results") || field.value.len() > mime::FIELD_BYTES_MAX {
             continue;
         }
         let text = String::from_utf8_lossy(field.value);
@@ -43,7 +42,7 @@ pub(in crate::auth) fn read(
         let is_trusted = |other: &&String| other.eq_ignore_ascii_case(&id);
         if let Some(trusted) = trusted.iter().find(is_trusted) {
             let verdict = verdict.get_or_insert_with(|| Verdict {
-                source: Source::Relay(trusted.clone()),
+                source: VerdictSource::Relay(trusted.clone()),
                 ..Verdict::default()
             });
             let theirs = verdict_of(&results);
@@ -65,7 +64,7 @@ pub(in crate::auth) fn says_dmarc_pass(text: &str, from_domain: &str) -> bool {
         .peekable();
     dmarc.peek().is_some()
         && dmarc.all(|result| {
-            result.outcome == Outcome::Pass
+            result.outcome == AuthResult::Pass
                 && result.domain("header.from").as_deref() == Some(from_domain)
         })
 }
@@ -81,7 +80,7 @@ pub(super) fn authserv_id(text: &str) -> Option<String> {
 #[derive(Debug, PartialEq, Eq)]
 struct MethodResult {
     method: String,
-    outcome: Outcome,
+    outcome: AuthResult,
     reason: Option<String>,
     /// `ptype.property` lower-cased, and its value.
     properties: Vec<(String, String)>,
@@ -118,8 +117,8 @@ fn result(text: &str) -> Option<MethodResult> {
     let method = method.split('/').next()?.to_ascii_lowercase();
     // RFC 7601 had `hardfail`; some still write it.
     let outcome = match word.to_ascii_lowercase().as_str() {
-        "hardfail" => Outcome::Fail,
-        word => Outcome::parse(word)?,
+        "hardfail" => AuthResult::Fail,
+        word => AuthResult::parse(word)?,
     };
     let mut found = MethodResult {
         method,
@@ -266,14 +265,14 @@ fn verdict_of(results: &[MethodResult]) -> Verdict {
                 reason,
             }),
             "dmarc" => verdict.dmarc = dmarc(result, &verdict.dmarc),
-            "arc" if verdict.arc.result == Outcome::None => {
+            "arc" if verdict.arc.result == AuthResult::None => {
                 verdict.arc = ArcVerdict {
                     result: result.outcome,
                     reason,
                     ..ArcVerdict::default()
                 };
             }
-            "iprev" if verdict.iprev.result == Outcome::None => {
+            "iprev" if verdict.iprev.result == AuthResult::None => {
                 let ip = result.property("policy.iprev");
                 verdict.iprev = IprevVerdict {
                     result: result.outcome,
@@ -303,12 +302,12 @@ fn dmarc(result: &MethodResult, before: &DmarcVerdict) -> DmarcVerdict {
         reason: result.reason.clone(),
     };
     let is_first = *before == DmarcVerdict::default();
-    let is_worse = before.result == Outcome::Pass
-        && (found.result != Outcome::Pass || found.domain != before.domain);
+    let is_worse = before.result == AuthResult::Pass
+        && (found.result != AuthResult::Pass || found.domain != before.domain);
     match (is_first, is_worse) {
         (true, _) => found,
         (false, true) => DmarcVerdict {
-            result: Outcome::Permerror,
+            result: AuthResult::Permerror,
             reason: Some("the field contradicts itself".to_owned()),
             ..found
         },
@@ -318,22 +317,22 @@ fn dmarc(result: &MethodResult, before: &DmarcVerdict) -> DmarcVerdict {
 
 /// Adds what was not known yet.
 fn merge(verdict: &mut Verdict, theirs: Verdict) {
-    if verdict.spf.result == Outcome::None {
+    if verdict.spf.result == AuthResult::None {
         verdict.spf = theirs.spf;
     }
-    if verdict.helo.result == Outcome::None {
+    if verdict.helo.result == AuthResult::None {
         verdict.helo = theirs.helo;
     }
     if verdict.dkim.is_empty() {
         verdict.dkim = theirs.dkim;
     }
-    if verdict.dmarc.result == Outcome::None {
+    if verdict.dmarc.result == AuthResult::None {
         verdict.dmarc = theirs.dmarc;
     }
-    if verdict.arc.result == Outcome::None {
+    if verdict.arc.result == AuthResult::None {
         verdict.arc = theirs.arc;
     }
-    if verdict.iprev.result == Outcome::None {
+    if verdict.iprev.result == AuthResult::None {
         verdict.iprev = theirs.iprev;
     }
 }
@@ -346,7 +345,7 @@ mod tests {
 
     fn read_from(mail: &str, above: usize) -> Option<Verdict> {
         let trusted = ["mx.us.example".to_owned()];
-        read(&Header::read(mail.as_bytes()), &trusted, above)
+        read(&RawHeader::read(mail.as_bytes()), &trusted, above)
     }
 
     #[test]
@@ -363,17 +362,20 @@ mod tests {
             0,
         )
         .unwrap();
-        assert_eq!(verdict.source, Source::Relay("mx.us.example".to_owned()));
+        assert_eq!(
+            verdict.source,
+            VerdictSource::Relay("mx.us.example".to_owned())
+        );
         assert_eq!(verdict.dkim[0].domain, "example.com");
         assert_eq!(verdict.dkim[0].selector, "s1");
-        assert_eq!(verdict.spf.result, Outcome::Softfail);
+        assert_eq!(verdict.spf.result, AuthResult::Softfail);
         assert_eq!(verdict.spf.domain, "b.example");
         assert_eq!(verdict.spf.reason.as_deref(), Some("not \"ours\"; no"));
-        assert_eq!(verdict.helo.result, Outcome::Pass);
-        assert_eq!(verdict.dmarc.result, Outcome::Pass);
+        assert_eq!(verdict.helo.result, AuthResult::Pass);
+        assert_eq!(verdict.dmarc.result, AuthResult::Pass);
         assert_eq!(verdict.dmarc.domain.as_deref(), Some("example.com"));
         assert_eq!(verdict.dmarc.policy, DomainPolicy::Reject);
-        assert_eq!(verdict.iprev.result, Outcome::Fail);
+        assert_eq!(verdict.iprev.result, AuthResult::Fail);
     }
 
     #[test]
@@ -407,12 +409,12 @@ mod tests {
     fn the_topmost_counts_and_contradictions_do_not() {
         let fields = "Authentication-Results: mx.us.example; dmarc=fail header.from=a.example\r\n\
              Authentication-Results: mx.us.example; dmarc=pass header.from=a.example\r\n\r\n";
-        assert_eq!(read_from(fields, 0).unwrap().dmarc.result, Outcome::Fail);
+        assert_eq!(read_from(fields, 0).unwrap().dmarc.result, AuthResult::Fail);
         let twice = "Authentication-Results: mx.us.example; dmarc=pass header.from=a.example; \
              dmarc=fail header.from=a.example\r\n\r\n";
         assert_eq!(
             read_from(twice, 0).unwrap().dmarc.result,
-            Outcome::Permerror
+            AuthResult::Permerror
         );
     }
 

@@ -8,16 +8,16 @@ use crate::auth::dns::NAME_BYTES_MAX;
 
 /// A domain name with macros in it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct DomainSpec(Vec<Piece>);
+pub(super) struct DomainSpec(Vec<SpecPiece>);
 
 #[derive(Debug, PartialEq, Eq)]
-enum Piece {
+enum SpecPiece {
     Literal(String),
-    Macro(Macro),
+    Macro(SpfMacro),
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Macro {
+struct SpfMacro {
     /// Lower-cased.
     letter: char,
     /// It was upper-case: what it stands for is escaped.
@@ -30,7 +30,7 @@ struct Macro {
 
 /// What the macros stand for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Values<'a> {
+pub(super) struct MacroValues<'a> {
     pub(super) ip: IpAddr,
     pub(super) local: &'a str,
     /// The sender's domain.
@@ -47,10 +47,12 @@ impl DomainSpec {
     pub(super) fn parse(text: &str) -> Option<Self> {
         let pieces = pieces(text)?;
         let is_ended = match pieces.last()? {
-            Piece::Macro(_) => true,
+            SpecPiece::Macro(_) => true,
             // `%%`, `%_` and `%-` are macros too, though they stand for text.
-            Piece::Literal(_) if ["%%", "%_", "%-"].iter().any(|end| text.ends_with(end)) => true,
-            Piece::Literal(literal) => ends_in_top_label(literal),
+            SpecPiece::Literal(_) if ["%%", "%_", "%-"].iter().any(|end| text.ends_with(end)) => {
+                true
+            }
+            SpecPiece::Literal(literal) => ends_in_top_label(literal),
         };
         is_ended.then_some(Self(pieces))
     }
@@ -62,17 +64,18 @@ impl DomainSpec {
 
     /// True if `%{p}` is in it, which the DNS must be asked for.
     pub(super) fn needs_validated(&self) -> bool {
-        let is_p = |piece: &Piece| matches!(piece, Piece::Macro(Macro { letter: 'p', .. }));
+        let is_p =
+            |piece: &SpecPiece| matches!(piece, SpecPiece::Macro(SpfMacro { letter: 'p', .. }));
         self.0.iter().any(is_p)
     }
 
     /// The name, macros replaced, cut from the left to what a name may have (section 7.3).
-    pub(super) fn expand(&self, values: &Values<'_>) -> String {
+    pub(super) fn expand(&self, values: &MacroValues<'_>) -> String {
         let mut name = String::new();
         for piece in &self.0 {
             match piece {
-                Piece::Literal(text) => name.push_str(text),
-                Piece::Macro(of) => of.expand_into(values, &mut name),
+                SpecPiece::Literal(text) => name.push_str(text),
+                SpecPiece::Macro(of) => of.expand_into(values, &mut name),
             }
         }
         let mut rest = name.strip_suffix('.').unwrap_or(&name);
@@ -86,7 +89,7 @@ impl DomainSpec {
     }
 }
 
-impl Macro {
+impl SpfMacro {
     /// Reads what stands between `%{` and `}`.
     fn parse(text: &str) -> Option<Self> {
         let letter = text.chars().next()?;
@@ -122,7 +125,7 @@ impl Macro {
         })
     }
 
-    fn expand_into(&self, values: &Values<'_>, out: &mut String) {
+    fn expand_into(&self, values: &MacroValues<'_>, out: &mut String) {
         let value = match self.letter {
             's' => format!("{}@{}", values.local, values.sender_domain),
             'l' => values.local.to_owned(),
@@ -159,7 +162,7 @@ impl Macro {
 /// More macros than a name can have labels make no name.
 const PIECES_MAX: usize = 128;
 
-fn pieces(text: &str) -> Option<Vec<Piece>> {
+fn pieces(text: &str) -> Option<Vec<SpecPiece>> {
     let mut pieces = Vec::new();
     let mut literal = String::new();
     let mut rest = text;
@@ -179,9 +182,9 @@ fn pieces(text: &str) -> Option<Vec<Piece>> {
             b'{' => {
                 let (inner, behind) = rest[2..].split_once('}')?;
                 if !literal.is_empty() {
-                    pieces.push(Piece::Literal(std::mem::take(&mut literal)));
+                    pieces.push(SpecPiece::Literal(std::mem::take(&mut literal)));
                 }
-                pieces.push(Piece::Macro(Macro::parse(inner)?));
+                pieces.push(SpecPiece::Macro(SpfMacro::parse(inner)?));
                 rest = behind;
                 continue;
             }
@@ -190,7 +193,7 @@ fn pieces(text: &str) -> Option<Vec<Piece>> {
         rest = &rest[2..];
     }
     if !literal.is_empty() {
-        pieces.push(Piece::Literal(literal));
+        pieces.push(SpecPiece::Literal(literal));
     }
     (pieces.len() <= PIECES_MAX).then_some(pieces)
 }
@@ -231,7 +234,7 @@ mod tests {
 
     use super::*;
 
-    const VALUES: Values<'static> = Values {
+    const VALUES: MacroValues<'static> = MacroValues {
         ip: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 3)),
         local: "strong-bad",
         sender_domain: "email.example.com",
@@ -270,14 +273,14 @@ mod tests {
         let ip = "2001:db8::cb01".parse().unwrap();
         let spec = DomainSpec::parse("%{ir}.%{v}.x").unwrap();
         assert_eq!(
-            spec.expand(&Values { ip, ..VALUES }),
+            spec.expand(&MacroValues { ip, ..VALUES }),
             "1.0.b.c.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.x"
         );
     }
 
     #[test]
     fn a_hostile_local_part_stays_in_its_place() {
-        let values = Values {
+        let values = MacroValues {
             local: "a..b/c%{d} é\0",
             ..VALUES
         };
@@ -295,7 +298,7 @@ mod tests {
             local in "\\PC{0,128}",
         ) {
             if let Some(spec) = DomainSpec::parse(&spec) {
-                let name = spec.expand(&Values { local: &local, ..VALUES });
+                let name = spec.expand(&MacroValues { local: &local, ..VALUES });
                 prop_assert!(name.len() <= NAME_BYTES_MAX || !name.contains('.'));
             }
         }

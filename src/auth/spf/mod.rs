@@ -8,10 +8,10 @@ mod record;
 
 use std::net::IpAddr;
 
-use self::macros::{DomainSpec, Values};
-use self::record::{Directive, Mechanism, Prefix, Record};
-use super::dns::{Answer, Budget, Failure, LABEL_BYTES_MAX, NAME_BYTES_MAX};
-use crate::mail::verdict::{Outcome, SpfVerdict};
+use self::macros::{DomainSpec, MacroValues};
+use self::record::{PrefixLengths, SpfDirective, SpfMechanism, SpfRecord};
+use super::dns::{DnsAnswer, DnsFailure, LABEL_BYTES_MAX, NAME_BYTES_MAX, QueryBudget};
+use crate::mail::verdict::{AuthResult, SpfVerdict};
 
 /// Terms that ask the DNS (RFC 7208 section 4.6.4).
 const LOOKUPS_MAX: usize = 10;
@@ -22,7 +22,7 @@ const HOSTS_MAX: usize = 10;
 
 /// One identity to check.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sender<'a> {
+pub(super) struct SpfIdentity<'a> {
     /// The peer's address.
     pub(super) ip: IpAddr,
     /// What it said in EHLO or HELO.
@@ -34,13 +34,13 @@ pub(super) struct Sender<'a> {
 }
 
 /// `check_host()` of RFC 7208 section 4.
-pub(super) async fn check(budget: &Budget<'_>, sender: Sender<'_>) -> SpfVerdict {
-    let sender = Sender {
+pub(super) async fn check(budget: &QueryBudget<'_>, sender: SpfIdentity<'_>) -> SpfVerdict {
+    let sender = SpfIdentity {
         ip: sender.ip.to_canonical(),
         domain: sender.domain.strip_suffix('.').unwrap_or(sender.domain),
         ..sender
     };
-    let mut run = Run {
+    let mut run = SpfEvaluation {
         budget,
         sender,
         lookups: 0,
@@ -55,30 +55,30 @@ pub(super) async fn check(budget: &Budget<'_>, sender: Sender<'_>) -> SpfVerdict
     SpfVerdict {
         result,
         domain: sender.domain.to_ascii_lowercase(),
-        passes_all: run.passes_all && result == Outcome::Pass,
+        passes_all: run.passes_all && result == AuthResult::Pass,
         reason,
     }
 }
 
 /// Why an evaluation ends at once.
-enum Stop {
+enum SpfError {
     Perm(String),
     Temp(String),
 }
 
-impl Stop {
-    fn into_parts(self) -> (Outcome, Option<String>) {
+impl SpfError {
+    fn into_parts(self) -> (AuthResult, Option<String>) {
         match self {
-            Self::Perm(reason) => (Outcome::Permerror, Some(reason)),
-            Self::Temp(reason) => (Outcome::Temperror, Some(reason)),
+            Self::Perm(reason) => (AuthResult::Permerror, Some(reason)),
+            Self::Temp(reason) => (AuthResult::Temperror, Some(reason)),
         }
     }
 }
 
 /// One evaluation, with what it has spent.
-struct Run<'a> {
-    budget: &'a Budget<'a>,
-    sender: Sender<'a>,
+struct SpfEvaluation<'a> {
+    budget: &'a QueryBudget<'a>,
+    sender: SpfIdentity<'a>,
     lookups: usize,
     voids: usize,
     /// The names that `%{p}` is chosen from, once they were needed.
@@ -87,77 +87,79 @@ struct Run<'a> {
     passes_all: bool,
 }
 
-impl Run<'_> {
+impl SpfEvaluation<'_> {
     /// The depth of its recursion is bounded by [`LOOKUPS_MAX`].
-    async fn check_host(&mut self, domain: String) -> Result<Outcome, Stop> {
+    async fn check_host(&mut self, domain: String) -> Result<AuthResult, SpfError> {
         let Some(record) = self.record(&domain).await? else {
-            return Ok(Outcome::None);
+            return Ok(AuthResult::None);
         };
         for directive in &record.directives {
             if self.matches(&directive.mechanism, &domain).await? {
-                if !matches!(directive.mechanism, Mechanism::Include(_)) {
+                if !matches!(directive.mechanism, SpfMechanism::Include(_)) {
                     self.passes_all = is_for_all(directive);
                 }
                 return Ok(directive.outcome);
             }
         }
         let Some(redirect) = &record.redirect else {
-            return Ok(Outcome::Neutral);
+            return Ok(AuthResult::Neutral);
         };
         self.count_lookup()?;
         let target = self.expanded(redirect, &domain).await?;
         match Box::pin(self.check_host(target)).await? {
-            Outcome::None => Err(Stop::Perm("redirect= leads to no record".to_owned())),
+            AuthResult::None => Err(SpfError::Perm("redirect= leads to no record".to_owned())),
             outcome => Ok(outcome),
         }
     }
 
     /// The record of a domain (section 4.5).
-    async fn record(&self, domain: &str) -> Result<Option<Record>, Stop> {
+    async fn record(&self, domain: &str) -> Result<Option<SpfRecord>, SpfError> {
         if !is_domain(domain) {
             return Ok(None);
         }
         let texts = self.budget.texts(domain).await;
         let texts = texts.map_err(|failure| temporary(&failure, domain))?;
-        let mut records = texts.text().filter(|text| Record::is_one(text));
+        let mut records = texts.text().filter(|text| SpfRecord::is_spf_record(text));
         match (records.next(), records.next()) {
             (None, _) => Ok(None),
-            (Some(text), None) => match Record::parse(text) {
+            (Some(text), None) => match SpfRecord::parse(text) {
                 Ok(record) => Ok(Some(record)),
-                Err(reason) => Err(Stop::Perm(format!("{domain}: {reason}"))),
+                Err(reason) => Err(SpfError::Perm(format!("{domain}: {reason}"))),
             },
-            (Some(_), Some(_)) => Err(Stop::Perm(format!("{domain}: several records"))),
+            (Some(_), Some(_)) => Err(SpfError::Perm(format!("{domain}: several records"))),
         }
     }
 
-    async fn matches(&mut self, mechanism: &Mechanism, domain: &str) -> Result<bool, Stop> {
+    async fn matches(&mut self, mechanism: &SpfMechanism, domain: &str) -> Result<bool, SpfError> {
         let ip = self.sender.ip;
         match mechanism {
-            Mechanism::All => Ok(true),
-            Mechanism::Ip4(network, bits) => Ok(is_within(ip, (*network).into(), *bits)),
-            Mechanism::Ip6(network, bits) => Ok(is_within(ip, (*network).into(), *bits)),
-            Mechanism::Include(spec) => {
+            SpfMechanism::All => Ok(true),
+            SpfMechanism::Ip4(network, bits) => Ok(is_within(ip, (*network).into(), *bits)),
+            SpfMechanism::Ip6(network, bits) => Ok(is_within(ip, (*network).into(), *bits)),
+            SpfMechanism::Include(spec) => {
                 self.count_lookup()?;
                 let target = self.expanded(spec, domain).await?;
                 match Box::pin(self.check_host(target)).await? {
-                    Outcome::Pass => Ok(true),
-                    Outcome::None => Err(Stop::Perm("include leads to no record".to_owned())),
+                    AuthResult::Pass => Ok(true),
+                    AuthResult::None => {
+                        Err(SpfError::Perm("include leads to no record".to_owned()))
+                    }
                     _ => Ok(false),
                 }
             }
-            Mechanism::A(spec, prefix) => {
+            SpfMechanism::A(spec, prefix) => {
                 self.count_lookup()?;
                 let target = self.target(spec.as_ref(), domain).await?;
                 let found = self.addresses(&target).await?;
                 self.count_void(&found)?;
                 Ok(prefix.has_any(ip, &found))
             }
-            Mechanism::Mx(spec, prefix) => {
+            SpfMechanism::Mx(spec, prefix) => {
                 self.count_lookup()?;
                 let target = self.target(spec.as_ref(), domain).await?;
                 self.matches_mx(&target, *prefix).await
             }
-            Mechanism::Exists(spec) => {
+            SpfMechanism::Exists(spec) => {
                 self.count_lookup()?;
                 let target = self.expanded(spec, domain).await?;
                 let found = self.budget.addresses_v4(&target).await;
@@ -165,7 +167,7 @@ impl Run<'_> {
                 self.count_void(&found)?;
                 Ok(!found.is_void())
             }
-            Mechanism::Ptr(spec) => {
+            SpfMechanism::Ptr(spec) => {
                 self.count_lookup()?;
                 let target = self.target(spec.as_ref(), domain).await?;
                 let names = self.validated_names().await?;
@@ -174,12 +176,12 @@ impl Run<'_> {
         }
     }
 
-    async fn matches_mx(&mut self, target: &str, prefix: Prefix) -> Result<bool, Stop> {
+    async fn matches_mx(&mut self, target: &str, prefix: PrefixLengths) -> Result<bool, SpfError> {
         let exchanges = self.budget.exchanges(target).await;
         let exchanges = exchanges.map_err(|failure| temporary(&failure, target))?;
         self.count_void(&exchanges)?;
         if exchanges.host_names().count() > HOSTS_MAX {
-            return Err(Stop::Perm(format!("{target}: too many exchangers")));
+            return Err(SpfError::Perm(format!("{target}: too many exchangers")));
         }
         for exchange in exchanges.host_names() {
             let found = self.addresses(exchange).await?;
@@ -191,7 +193,7 @@ impl Run<'_> {
     }
 
     /// The names of the peer's address that lead back to it (section 5.5). What fails is left out.
-    async fn validated_names(&mut self) -> Result<Vec<String>, Stop> {
+    async fn validated_names(&mut self) -> Result<Vec<String>, SpfError> {
         let ip = self.sender.ip;
         let Ok(names) = self.budget.names(ip).await else {
             return Ok(Vec::new());
@@ -208,19 +210,23 @@ impl Run<'_> {
         Ok(validated)
     }
 
-    async fn addresses(&self, name: &str) -> Result<Answer, Stop> {
+    async fn addresses(&self, name: &str) -> Result<DnsAnswer, SpfError> {
         let found = self.budget.addresses(name, self.sender.ip).await;
         found.map_err(|failure| temporary(&failure, name))
     }
 
-    async fn target(&mut self, spec: Option<&DomainSpec>, domain: &str) -> Result<String, Stop> {
+    async fn target(
+        &mut self,
+        spec: Option<&DomainSpec>,
+        domain: &str,
+    ) -> Result<String, SpfError> {
         match spec {
             Some(spec) => self.expanded(spec, domain).await,
             None => Ok(domain.to_owned()),
         }
     }
 
-    async fn expanded(&mut self, spec: &DomainSpec, domain: &str) -> Result<String, Stop> {
+    async fn expanded(&mut self, spec: &DomainSpec, domain: &str) -> Result<String, SpfError> {
         if spec.needs_validated() && self.validated.is_none() {
             self.validated = Some(self.validated_names().await?);
         }
@@ -231,7 +237,7 @@ impl Run<'_> {
             .find(|name| name.eq_ignore_ascii_case(domain))
             .or_else(|| names.iter().find(|name| is_at_or_below(name, domain)))
             .or_else(|| names.first());
-        Ok(spec.expand(&Values {
+        Ok(spec.expand(&MacroValues {
             ip: self.sender.ip,
             local: self.sender.local,
             sender_domain: self.sender.domain,
@@ -241,39 +247,41 @@ impl Run<'_> {
         }))
     }
 
-    fn count_lookup(&mut self) -> Result<(), Stop> {
+    fn count_lookup(&mut self) -> Result<(), SpfError> {
         self.lookups += 1;
         if self.lookups > LOOKUPS_MAX {
-            return Err(Stop::Perm(format!("more than {LOOKUPS_MAX} lookups")));
+            return Err(SpfError::Perm(format!("more than {LOOKUPS_MAX} lookups")));
         }
         Ok(())
     }
 
-    fn count_void(&mut self, answer: &Answer) -> Result<(), Stop> {
+    fn count_void(&mut self, answer: &DnsAnswer) -> Result<(), SpfError> {
         self.voids += usize::from(answer.is_void());
         if self.voids > VOIDS_MAX {
-            return Err(Stop::Perm(format!("more than {VOIDS_MAX} void lookups")));
+            return Err(SpfError::Perm(format!(
+                "more than {VOIDS_MAX} void lookups"
+            )));
         }
         Ok(())
     }
 }
 
-impl Prefix {
-    fn has_any(self, ip: IpAddr, found: &Answer) -> bool {
+impl PrefixLengths {
+    fn has_any(self, ip: IpAddr, found: &DnsAnswer) -> bool {
         let bits = if ip.is_ipv4() { self.v4 } else { self.v6 };
         found.ips().any(|network| is_within(ip, network, bits))
     }
 }
 
-fn temporary(failure: &Failure, name: &str) -> Stop {
-    Stop::Temp(failure.reason(name))
+fn temporary(failure: &DnsFailure, name: &str) -> SpfError {
+    SpfError::Temp(failure.reason(name))
 }
 
 /// True if the directive lets any host of the world pass.
-const fn is_for_all(directive: &Directive) -> bool {
+const fn is_for_all(directive: &SpfDirective) -> bool {
     matches!(
         directive.mechanism,
-        Mechanism::All | Mechanism::Ip4(_, 0) | Mechanism::Ip6(_, 0)
+        SpfMechanism::All | SpfMechanism::Ip4(_, 0) | SpfMechanism::Ip6(_, 0)
     )
 }
 

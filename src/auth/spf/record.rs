@@ -5,29 +5,29 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::macros::DomainSpec;
-use crate::mail::verdict::Outcome;
+use crate::mail::verdict::AuthResult;
 
 /// A record whose every term is well-formed.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Record {
-    pub(super) directives: Vec<Directive>,
+pub(super) struct SpfRecord {
+    pub(super) directives: Vec<SpfDirective>,
     pub(super) redirect: Option<DomainSpec>,
 }
 
 /// A mechanism, and what it means that it matches.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Directive {
-    pub(super) outcome: Outcome,
-    pub(super) mechanism: Mechanism,
+pub(super) struct SpfDirective {
+    pub(super) outcome: AuthResult,
+    pub(super) mechanism: SpfMechanism,
 }
 
 /// RFC 7208 section 5. Where there is no domain-spec the current domain is meant.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Mechanism {
+pub(super) enum SpfMechanism {
     All,
     Include(DomainSpec),
-    A(Option<DomainSpec>, Prefix),
-    Mx(Option<DomainSpec>, Prefix),
+    A(Option<DomainSpec>, PrefixLengths),
+    Mx(Option<DomainSpec>, PrefixLengths),
     Ptr(Option<DomainSpec>),
     Ip4(Ipv4Addr, u8),
     Ip6(Ipv6Addr, u8),
@@ -36,21 +36,21 @@ pub(super) enum Mechanism {
 
 /// How many leading bits of an address count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Prefix {
+pub(super) struct PrefixLengths {
     pub(super) v4: u8,
     pub(super) v6: u8,
 }
 
-impl Record {
+impl SpfRecord {
     /// True if a TXT record is an SPF record at all (RFC 7208 section 4.5).
-    pub(super) fn is_one(text: &[u8]) -> bool {
+    pub(super) fn is_spf_record(text: &[u8]) -> bool {
         let Some((version, rest)) = text.split_at_checked(VERSION.len()) else {
             return false;
         };
         version.eq_ignore_ascii_case(VERSION) && matches!(rest.first(), None | Some(b' '))
     }
 
-    /// Reads a record that [`Record::is_one`].
+    /// Reads a record that [`SpfRecord::is_spf_record`].
     ///
     /// # Errors
     /// The first term that breaks the grammar, which makes the whole record worthless (section 4.6).
@@ -65,7 +65,7 @@ impl Record {
         let mut has_exp = false;
         let terms = text[VERSION.len()..].split(' ');
         for term in terms.filter(|term| !term.is_empty()) {
-            let broken = || format!("bad term: {}", shown(term));
+            let broken = || format!("bad term: {}", printable_term(term));
             match modifier(term) {
                 Some(("redirect", value)) => {
                     let spec = DomainSpec::parse(value).ok_or_else(broken)?;
@@ -82,7 +82,7 @@ impl Record {
                 Some((_, value)) => DomainSpec::check_macros(value).ok_or_else(broken)?,
                 None => record
                     .directives
-                    .push(Directive::parse(term).ok_or_else(broken)?),
+                    .push(SpfDirective::parse(term).ok_or_else(broken)?),
             }
         }
         Ok(record)
@@ -92,37 +92,37 @@ impl Record {
 /// What every record begins with.
 const VERSION: &[u8] = b"v=spf1";
 
-impl Directive {
+impl SpfDirective {
     fn parse(term: &str) -> Option<Self> {
         let (outcome, term) = match term.as_bytes().first()? {
-            b'+' => (Outcome::Pass, &term[1..]),
-            b'-' => (Outcome::Fail, &term[1..]),
-            b'~' => (Outcome::Softfail, &term[1..]),
-            b'?' => (Outcome::Neutral, &term[1..]),
-            _ => (Outcome::Pass, term),
+            b'+' => (AuthResult::Pass, &term[1..]),
+            b'-' => (AuthResult::Fail, &term[1..]),
+            b'~' => (AuthResult::Softfail, &term[1..]),
+            b'?' => (AuthResult::Neutral, &term[1..]),
+            _ => (AuthResult::Pass, term),
         };
         let end = term.find([':', '/']).unwrap_or(term.len());
         let (name, rest) = term.split_at(end);
         let mechanism = match name.to_ascii_lowercase().as_str() {
-            "all" if rest.is_empty() => Mechanism::All,
-            "include" => Mechanism::Include(DomainSpec::parse(rest.strip_prefix(':')?)?),
-            "exists" => Mechanism::Exists(DomainSpec::parse(rest.strip_prefix(':')?)?),
-            "ptr" => Mechanism::Ptr(optional_spec(rest)?),
+            "all" if rest.is_empty() => SpfMechanism::All,
+            "include" => SpfMechanism::Include(DomainSpec::parse(rest.strip_prefix(':')?)?),
+            "exists" => SpfMechanism::Exists(DomainSpec::parse(rest.strip_prefix(':')?)?),
+            "ptr" => SpfMechanism::Ptr(optional_spec(rest)?),
             "a" => {
-                let (rest, prefix) = Prefix::split_off(rest)?;
-                Mechanism::A(optional_spec(rest)?, prefix)
+                let (rest, prefix) = PrefixLengths::split_off(rest)?;
+                SpfMechanism::A(optional_spec(rest)?, prefix)
             }
             "mx" => {
-                let (rest, prefix) = Prefix::split_off(rest)?;
-                Mechanism::Mx(optional_spec(rest)?, prefix)
+                let (rest, prefix) = PrefixLengths::split_off(rest)?;
+                SpfMechanism::Mx(optional_spec(rest)?, prefix)
             }
             "ip4" => {
                 let (ip, length) = network(rest.strip_prefix(':')?, 32)?;
-                Mechanism::Ip4(ip.parse().ok()?, length)
+                SpfMechanism::Ip4(ip.parse().ok()?, length)
             }
             "ip6" => {
                 let (ip, length) = network(rest.strip_prefix(':')?, 128)?;
-                Mechanism::Ip6(ip.parse().ok()?, length)
+                SpfMechanism::Ip6(ip.parse().ok()?, length)
             }
             _ => return None,
         };
@@ -130,7 +130,7 @@ impl Directive {
     }
 }
 
-impl Prefix {
+impl PrefixLengths {
     const WHOLE: Self = Self { v4: 32, v6: 128 };
 
     /// Takes a dual-cidr-length off the end (section 12). `None` if it is malformed.
@@ -200,7 +200,7 @@ fn modifier(term: &str) -> Option<(&str, &str)> {
 }
 
 /// A stranger's term, fit to be shown.
-fn shown(term: &str) -> String {
+fn printable_term(term: &str) -> String {
     const CHARS_MAX: usize = 60;
     term.chars()
         .take(CHARS_MAX)
@@ -217,27 +217,33 @@ mod tests {
     #[test]
     fn records_are_told_from_other_texts() {
         for text in ["v=spf1", "V=SPF1 -all", "v=spf1 "] {
-            assert!(Record::is_one(text.as_bytes()), "{text}");
+            assert!(SpfRecord::is_spf_record(text.as_bytes()), "{text}");
         }
         for text in ["v=spf10", "v=spf2.0/pra", "", "spf1", "v=spf1-all"] {
-            assert!(!Record::is_one(text.as_bytes()), "{text}");
+            assert!(!SpfRecord::is_spf_record(text.as_bytes()), "{text}");
         }
     }
 
     #[test]
     fn terms_are_read() {
         let record =
-            Record::parse(b"v=spf1 +a/24//64  ~mx:b.example -ip4:192.0.2.0/24 ?all x=%{s}")
+            SpfRecord::parse(b"v=spf1 +a/24//64  ~mx:b.example -ip4:192.0.2.0/24 ?all x=%{s}")
                 .unwrap();
         let b = DomainSpec::parse("b.example").unwrap();
-        let prefix = Prefix { v4: 24, v6: 64 };
+        let prefix = PrefixLengths { v4: 24, v6: 64 };
         let expected = [
-            (Outcome::Pass, Mechanism::A(None, prefix)),
-            (Outcome::Softfail, Mechanism::Mx(Some(b), Prefix::WHOLE)),
-            (Outcome::Fail, Mechanism::Ip4([192, 0, 2, 0].into(), 24)),
-            (Outcome::Neutral, Mechanism::All),
+            (AuthResult::Pass, SpfMechanism::A(None, prefix)),
+            (
+                AuthResult::Softfail,
+                SpfMechanism::Mx(Some(b), PrefixLengths::WHOLE),
+            ),
+            (
+                AuthResult::Fail,
+                SpfMechanism::Ip4([192, 0, 2, 0].into(), 24),
+            ),
+            (AuthResult::Neutral, SpfMechanism::All),
         ];
-        let expected = expected.map(|(outcome, mechanism)| Directive { outcome, mechanism });
+        let expected = expected.map(|(outcome, mechanism)| SpfDirective { outcome, mechanism });
         assert_eq!(record.directives, expected);
         assert_eq!(record.redirect, None);
     }
@@ -272,15 +278,15 @@ mod tests {
             "a:%{d0}.x",
         ] {
             let text = format!("v=spf1 {terms}");
-            assert!(Record::parse(text.as_bytes()).is_err(), "{terms}");
+            assert!(SpfRecord::parse(text.as_bytes()).is_err(), "{terms}");
         }
-        assert!(Record::parse(b"v=spf1 a:\xff.example").is_err());
+        assert!(SpfRecord::parse(b"v=spf1 a:\xff.example").is_err());
     }
 
     proptest! {
         #[test]
         fn any_text_is_read_or_refused(text in "\\PC{0,80}") {
-            let _ = Record::parse(format!("v=spf1 {text}").as_bytes());
+            let _ = SpfRecord::parse(format!("v=spf1 {text}").as_bytes());
         }
     }
 }

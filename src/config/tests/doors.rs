@@ -1,7 +1,7 @@
 //! The doors mail comes in by, and where HTTP is served.
 
 use super::*;
-use crate::ingress::imap::Security;
+use crate::ingress::imap::ImapSecurity;
 
 #[test]
 fn unknown_doors_are_not_ignored() {
@@ -100,20 +100,20 @@ fn imap_is_a_door_with_an_account() {
     let config = read("[session]\nstore_timeout = '7s'\n[store]\ndedupe_window = '9d'\n");
     assert!(config.ingress.listen.is_empty());
     let settings = config.imap.unwrap();
-    assert_eq!(settings.security, Security::Tls);
+    assert_eq!(settings.security, ImapSecurity::Tls);
     assert_eq!((settings.port, settings.poll_interval.as_secs()), (993, 30));
     assert_eq!(settings.store_max.as_secs(), 7);
     assert_eq!(settings.dedupe_window.as_secs(), 9 * 24 * 60 * 60);
     assert!(!format!("{settings:?}").contains("hunter2"));
     for (text, port, security) in [
-        ("security = 'starttls'", 143, Security::StartTls),
-        ("port = 143", 143, Security::StartTls),
-        ("port = 143\nsecurity = 'tls'", 143, Security::Tls),
-        ("port = 5143", 5143, Security::Tls),
+        ("security = 'starttls'", 143, ImapSecurity::StartTls),
+        ("port = 143", 143, ImapSecurity::StartTls),
+        ("port = 143\nsecurity = 'tls'", 143, ImapSecurity::Tls),
+        ("port = 5143", 5143, ImapSecurity::Tls),
         (
             "port = 5143\nsecurity = 'starttls'",
             5143,
-            Security::StartTls,
+            ImapSecurity::StartTls,
         ),
     ] {
         let settings = read(&format!("[imap]\n{text}\n")).imap.unwrap();
@@ -146,7 +146,12 @@ fn http_is_on_loopback_unless_it_is_said_and_then_warned_of() {
         .iter()
         .any(|line| line.contains("http.tls_listen") && line.contains("have no key"));
     assert!(warned, "{warnings:?}");
-    let exempt = loaded.config.http.exempt.iter().map(ToString::to_string);
+    let exempt = loaded
+        .config
+        .http_server
+        .exempt
+        .iter()
+        .map(ToString::to_string);
     assert_eq!(
         exempt.collect::<Vec<_>>(),
         ["192.0.2.0/24", "198.51.100.7/32"]

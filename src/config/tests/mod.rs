@@ -7,7 +7,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
-use crate::mail::kind::Kind;
+use crate::mail::kind::MailKind;
 
 mod doors;
 mod sending;
@@ -107,7 +107,7 @@ fn the_example_has_every_key_with_the_default_the_code_has() {
     let mut example = BTreeMap::new();
     leaves("", &text.parse().unwrap(), &mut example);
     // Read with an entry in each list of tables, so that the keys of those are asked for too.
-    let log = Log::default();
+    let log = ConfigFindings::default();
     let lists = "route = [{ secrets = [{}] }]
 events = { webhook = [{}] }
 \
@@ -162,7 +162,10 @@ fn rules_are_read_and_what_is_wrong_with_them_is_told() {
     fs::write(&rules, "[[rule]]\nname = 'all'\nmailbox = 'fans'\n").unwrap();
     let loaded = load_text(&text, &NEEDED).unwrap();
     assert_eq!(
-        format!("{:?}", loaded.config.routes[0].policy.kinds.of(Kind::List)),
+        format!(
+            "{:?}",
+            loaded.config.routes[0].policy.kinds.action(MailKind::List)
+        ),
         "PostTyped"
     );
     fs::write(&rules, "[[rule]]\nname = 'all'\nmailbox = 'fns'\n").unwrap();

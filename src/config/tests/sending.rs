@@ -1,7 +1,7 @@
 //! The way out: relays, keys that sign, templates, what is kept of the outbox, who may ask for mail.
 
 use super::*;
-use crate::mail::outgoing::JobId;
+use crate::mail::job_id::JobId;
 
 const SENDING: [(&str, &str); 3] = [
     ("EMAIL_OUTBOUND_ENABLED", "true"),
@@ -9,23 +9,23 @@ const SENDING: [(&str, &str); 3] = [
     ("SMTP_HOST", "smtp.example.com"),
 ];
 
-fn outbound(text: &str, variables: &[(&str, &str)]) -> Result<Outbound, Vec<String>> {
+fn outbound(text: &str, variables: &[(&str, &str)]) -> Result<OutboundConfig, Vec<String>> {
     let variables = [NEEDED.as_slice(), &SENDING, variables].concat();
     load_text(text, &variables).map(|loaded| loaded.config.outbound)
 }
 
 #[test]
 fn the_environment_alone_is_enough_to_send() {
-    use crate::outbound::relay::settings::Security;
+    use crate::outbound::relay::settings::RelaySecurity;
     let sends = outbound("", &[("SMTP_PORT", "465")]).unwrap();
     assert!(sends.enabled && !sends.capture);
     assert_eq!(sends.relays[0].label(), "smtp.example.com:465");
-    assert_eq!(sends.relays[0].security, Security::Implicit);
+    assert_eq!(sends.relays[0].security, RelaySecurity::Implicit);
     assert!(sends.relays[0].login.is_none());
     assert_eq!(sends.worker.own_domains[0].as_str(), "inbox.example.com");
     let login = [("SMTP_USER", "u"), ("SMTP_PASS", "hunter2hunter2")];
     let sends = outbound("", &login).unwrap();
-    assert_eq!(sends.relays[0].security, Security::Auto);
+    assert_eq!(sends.relays[0].security, RelaySecurity::Auto);
     assert!(sends.relays[0].login.is_some());
     assert!(!format!("{sends:?}").contains("hunter"));
     let lines = outbound("", &[("SMTP_USER", "u")]).unwrap_err();

@@ -21,49 +21,54 @@ use axum::routing;
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::error::Fault;
-use super::keys::Keys;
-use super::router::{App, Route};
-use super::server::Peer;
+use super::error::HttpError;
+use super::keys::AccessKeys;
+use super::router::{App, Endpoint};
+use super::server::ClientIp;
 use crate::clock;
-use crate::mail::outgoing::JobId;
+use crate::mail::job_id::JobId;
 use crate::mail::view::View;
 use crate::store::{Fact, JobRecord, JobState, Store};
-use pages::Pages;
+use pages::AdminPages;
 
 /// Jobs on one page.
-const PAGE_COUNT: usize = 50;
+const PAGE_JOBS: usize = 50;
 
 /// What the pages are made from.
 #[derive(Clone)]
 pub struct Admin {
     store: Store,
-    keys: Keys,
+    keys: AccessKeys,
     /// Whoever is on this machine needs no password.
-    open: bool,
+    open_to_loopback: bool,
     /// How long a job is tried that a person has tried again.
     age_max: Duration,
-    pages: Arc<Pages>,
+    pages: Arc<AdminPages>,
 }
 
 impl Admin {
     /// Pages over this store for whoever has one of the keys, and, if `open`, for whoever is on this
     /// machine. A job that is tried again is given up after `age_max`.
-    pub fn new(store: Store, keys: Keys, open: bool, age_max: Duration) -> Self {
+    pub fn new(store: Store, keys: AccessKeys, open: bool, age_max: Duration) -> Self {
         Self {
             store,
             keys,
-            open,
+            open_to_loopback: open,
             age_max,
-            pages: Arc::new(Pages::new()),
+            pages: Arc::new(AdminPages::new()),
         }
     }
 
     fn admits(&self, request: &Request) -> bool {
         let headers = request.headers();
-        let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0);
+        let peer = request
+            .extensions()
+            .get::<ClientIp>()
+            .and_then(|peer| peer.0);
         // The name keeps a stranger's page from reaching us through a name of his own that leads here.
-        let near = self.open && peer.is_some_and(|ip| ip.is_loopback()) && names_loopback(headers);
+        let near = self.open_to_loopback
+            && peer.is_some_and(|ip| ip.is_loopback())
+            && is_loopback_host(headers);
         near || self.keys.admits_password(headers)
     }
 }
@@ -74,8 +79,8 @@ impl fmt::Debug for Admin {
     }
 }
 
-pub(super) fn routes() -> Vec<Route<App>> {
-    let row = |method, path, call| Route::new(method, path, call);
+pub(super) fn routes() -> Vec<Endpoint<App>> {
+    let row = |method, path, call| Endpoint::new(method, path, call);
     vec![
         row(
             Method::GET,
@@ -88,7 +93,7 @@ pub(super) fn routes() -> Vec<Route<App>> {
         row(
             Method::GET,
             "/admin/outbox/{id}/mail.eml",
-            routing::get(source),
+            routing::get(raw_mail),
         ),
         row(
             Method::POST,
@@ -104,17 +109,21 @@ pub(super) fn routes() -> Vec<Route<App>> {
 }
 
 /// Asks for the password before anything is looked at, and lets changes only come from a page of ours.
-pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(super) async fn require_password(
+    State(app): State<App>,
+    request: Request,
+    next: Next,
+) -> Response {
     let admin = app.admin.as_ref();
     if !admin.is_some_and(|admin| admin.admits(&request)) {
-        let mut response = Fault::unauthorized().into_response();
+        let mut response = HttpError::unauthorized().into_response();
         let ask = HeaderValue::from_static("Basic realm=\"Postern\", charset=\"UTF-8\"");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, ask);
         return response;
     }
-    if *request.method() != Method::GET && !is_own(request.headers()) {
+    if *request.method() != Method::GET && !is_same_origin(request.headers()) {
         let message = "changes are made from the pages themselves";
-        return Fault::new(StatusCode::FORBIDDEN, "foreign", message).into_response();
+        return HttpError::new(StatusCode::FORBIDDEN, "foreign", message).into_response();
     }
     let mut response = next.run(request).await;
     let policy = HeaderValue::from_static(
@@ -128,57 +137,60 @@ pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) 
     response
 }
 
-pub(super) fn guarded(app: &App) -> axum::Router<App> {
+pub(super) fn guarded_routes(app: &App) -> axum::Router<App> {
     let mut router = axum::Router::new();
     for route in routes() {
-        router = router.route(route.path, route.call);
+        router = router.route(route.path, route.handler);
     }
-    router.route_layer(middleware::from_fn_with_state(app.clone(), guard))
+    router.route_layer(middleware::from_fn_with_state(
+        app.clone(),
+        require_password,
+    ))
 }
 
 /// What a list shows.
 #[derive(Debug, Default, Deserialize)]
-struct Wish {
+struct OutboxQuery {
     state: Option<String>,
     after: Option<String>,
 }
 
 async fn list(
     State(app): State<App>,
-    wish: Result<Query<Wish>, QueryRejection>,
-) -> Result<Response, Fault> {
+    wish: Result<Query<OutboxQuery>, QueryRejection>,
+) -> Result<Response, HttpError> {
     let admin = admin(&app)?;
-    let Query(wish) = wish.map_err(|_| Fault::request("query: not understood"))?;
+    let Query(wish) = wish.map_err(|_| HttpError::bad_request("query: not understood"))?;
     let after = wish.after.as_deref().map(parse_id).transpose()?;
     let state = wish.state.as_deref().unwrap_or("all");
     let wanted = |found: &JobState| state == "all" || state == found.name();
-    let jobs = admin.store.jobs(wanted, after, PAGE_COUNT);
-    page(
+    let jobs = admin.store.jobs(wanted, after, PAGE_JOBS);
+    html_response(
         admin
             .pages
-            .list(state, &jobs, admin.store.outbox(), PAGE_COUNT),
+            .list(state, &jobs, admin.store.outbox_ledger(), PAGE_JOBS),
     )
 }
 
 async fn show(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Response, Fault> {
+) -> Result<Response, HttpError> {
     let admin = admin(&app)?;
-    let record = record(admin, id)?;
+    let record = find_job(admin, id)?;
     let view = admin.store.job_mail(record.job.id).ok();
     let view = view.map(|mail| View::parse(&mail));
-    page(admin.pages.job(&record, view.as_ref()))
+    html_response(admin.pages.job(&record, view.as_ref()))
 }
 
 async fn html(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Response, Fault> {
-    let mail = mail(&app, id)?;
+) -> Result<Response, HttpError> {
+    let mail = job_mail(&app, id)?;
     let html = View::parse(&mail)
         .html
-        .ok_or_else(|| Fault::absent("HTML"))?;
+        .ok_or_else(|| HttpError::not_found("HTML"))?;
     let policy = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
                   frame-ancestors 'self'";
     let fields = [
@@ -188,11 +200,11 @@ async fn html(
     Ok((fields, Html(html)).into_response())
 }
 
-async fn source(
+async fn raw_mail(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Response, Fault> {
-    let mail = mail(&app, id)?;
+) -> Result<Response, HttpError> {
+    let mail = job_mail(&app, id)?;
     let fields = [
         (header::CONTENT_TYPE, "message/rfc822"),
         (
@@ -206,9 +218,9 @@ async fn source(
 async fn retry(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Redirect, Fault> {
+) -> Result<Redirect, HttpError> {
     let admin = admin(&app)?;
-    let job = record(admin, id)?.job.id;
+    let job = find_job(admin, id)?.job.id;
     let at = clock::now();
     let ends_at = at.plus(admin.age_max);
     let fact = Fact::Retried { job, at, ends_at };
@@ -219,47 +231,52 @@ async fn retry(
 async fn cancel(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Redirect, Fault> {
+) -> Result<Redirect, HttpError> {
     let admin = admin(&app)?;
-    let job = record(admin, id)?.job.id;
+    let job = find_job(admin, id)?.job.id;
     if !admin.store.cancel(job, clock::now()).await? {
-        return Err(Fault::state("the job is being sent, or is over"));
+        return Err(HttpError::conflict("the job is being sent, or is over"));
     }
     Ok(Redirect::to(&format!("/admin/outbox/{job}")))
 }
 
-fn admin(app: &App) -> Result<&Admin, Fault> {
-    app.admin.as_ref().ok_or_else(|| Fault::absent("path"))
+fn admin(app: &App) -> Result<&Admin, HttpError> {
+    app.admin
+        .as_ref()
+        .ok_or_else(|| HttpError::not_found("path"))
 }
 
-fn record(admin: &Admin, id: Result<Path<String>, PathRejection>) -> Result<JobRecord, Fault> {
-    let Path(id) = id.map_err(|_| Fault::absent("job"))?;
+fn find_job(
+    admin: &Admin,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<JobRecord, HttpError> {
+    let Path(id) = id.map_err(|_| HttpError::not_found("job"))?;
     let found = admin.store.job(parse_id(&id)?);
-    found.ok_or_else(|| Fault::absent("job"))
+    found.ok_or_else(|| HttpError::not_found("job"))
 }
 
-fn mail(app: &App, id: Result<Path<String>, PathRejection>) -> Result<Bytes, Fault> {
+fn job_mail(app: &App, id: Result<Path<String>, PathRejection>) -> Result<Bytes, HttpError> {
     let admin = admin(app)?;
-    let mail = admin.store.job_mail(record(admin, id)?.job.id);
-    mail.map_err(|_| Fault::absent("mail"))
+    let mail = admin.store.job_mail(find_job(admin, id)?.job.id);
+    mail.map_err(|_| HttpError::not_found("mail"))
 }
 
-fn parse_id(text: &str) -> Result<JobId, Fault> {
-    text.parse().map_err(|_| Fault::absent("job"))
+fn parse_id(text: &str) -> Result<JobId, HttpError> {
+    text.parse().map_err(|_| HttpError::not_found("job"))
 }
 
-fn page(rendered: Result<String, pages::PageError>) -> Result<Response, Fault> {
+fn html_response(rendered: Result<String, pages::PageError>) -> Result<Response, HttpError> {
     rendered
         .map(|text| Html(text).into_response())
         .map_err(|error| {
             tracing::error!(%error, "a page cannot be made");
             let message = "the page cannot be made; the log says why";
-            Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+            HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
         })
 }
 
 /// Does the request call us by an address or name of this machine?
-fn names_loopback(headers: &HeaderMap) -> bool {
+fn is_loopback_host(headers: &HeaderMap) -> bool {
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
@@ -276,7 +293,7 @@ fn names_loopback(headers: &HeaderMap) -> bool {
 }
 
 /// Does the request come from a page of ours, as its browser says?
-fn is_own(headers: &HeaderMap) -> bool {
+fn is_same_origin(headers: &HeaderMap) -> bool {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let Some(host) = text(header::HOST) else {
         return false;
@@ -311,7 +328,7 @@ mod tests {
             "[::1]:8080",
             "[::1]",
         ] {
-            assert!(names_loopback(&headers(&[("host", near)])), "{near}");
+            assert!(is_loopback_host(&headers(&[("host", near)])), "{near}");
         }
         for far in [
             "",
@@ -319,21 +336,27 @@ mod tests {
             "127.0.0.1.evil.example:80",
             "localhost.evil.example",
         ] {
-            assert!(!names_loopback(&headers(&[("host", far)])), "{far}");
+            assert!(!is_loopback_host(&headers(&[("host", far)])), "{far}");
         }
     }
 
     #[test]
     fn changes_come_from_our_own_pages() {
         let host = ("host", "mail.example:8080");
-        assert!(is_own(&headers(&[
+        assert!(is_same_origin(&headers(&[
             host,
             ("origin", "http://mail.example:8080")
         ])));
-        assert!(is_own(&headers(&[host])));
+        assert!(is_same_origin(&headers(&[host])));
         for foreign in ["http://evil.example", "null", "", "http://mail.example"] {
-            assert!(!is_own(&headers(&[host, ("origin", foreign)])), "{foreign}");
+            assert!(
+                !is_same_origin(&headers(&[host, ("origin", foreign)])),
+                "{foreign}"
+            );
         }
-        assert!(!is_own(&headers(&[host, ("sec-fetch-site", "cross-site")])));
+        assert!(!is_same_origin(&headers(&[
+            host,
+            ("sec-fetch-site", "cross-site")
+        ])));
     }
 }

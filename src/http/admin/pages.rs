@@ -8,20 +8,20 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::mail::view::View;
-use crate::store::{JobRecord, JobState, OutboxLedger, Trial};
+use crate::store::{AttemptRecord, JobRecord, JobState, OutboxLedger};
 
 /// Characters of a mail's text that a page shows.
 const TEXT_CHARS_MAX: usize = 20_000;
 
 /// The pages' templates.
-pub(super) struct Pages(Environment<'static>);
+pub(super) struct AdminPages(Environment<'static>);
 
 /// A template cannot be filled in.
 #[derive(Debug, Error)]
 #[error("template")]
 pub(super) struct PageError(#[from] minijinja::Error);
 
-impl Pages {
+impl AdminPages {
     #[expect(
         clippy::expect_used,
         reason = "the templates are compiled in, and a test fills each of them in"
@@ -47,7 +47,7 @@ impl Pages {
         ledger: OutboxLedger,
         full: usize,
     ) -> Result<String, PageError> {
-        let rows: Vec<Row> = jobs.iter().map(Row::of).collect();
+        let rows: Vec<JobView> = jobs.iter().map(JobView::of).collect();
         let next = (rows.len() == full).then(|| rows.last().map(|row| row.id.clone()));
         let states = vec![
             "all",
@@ -64,9 +64,9 @@ impl Pages {
     }
 
     pub(super) fn job(&self, record: &JobRecord, view: Option<&View>) -> Result<String, PageError> {
-        let history: Vec<Line<'_>> = record.history.iter().map(Line::of).collect();
-        let mail = view.map(Mail::of);
-        let job = Row::of(record);
+        let history: Vec<HistoryLine<'_>> = record.history.iter().map(HistoryLine::of).collect();
+        let mail = view.map(MailView::of);
+        let job = JobView::of(record);
         let filled = context! {
             job => Serde(job),
             history => Serde(history),
@@ -78,7 +78,7 @@ impl Pages {
 
 /// A job as a page shows it.
 #[derive(Serialize)]
-struct Row {
+struct JobView {
     id: String,
     state: &'static str,
     reason: Option<String>,
@@ -92,7 +92,7 @@ struct Row {
     attempts: u32,
 }
 
-impl Row {
+impl JobView {
     fn of(record: &JobRecord) -> Self {
         let (job, mut reason, mut due) = (&record.job, None, None);
         match &record.state {
@@ -120,15 +120,15 @@ impl Row {
 
 /// A line of a job's history.
 #[derive(Serialize)]
-struct Line<'r> {
+struct HistoryLine<'r> {
     at: String,
     what: &'r str,
     relay: Option<&'r str>,
     reply: &'r str,
 }
 
-impl<'r> Line<'r> {
-    fn of(trial: &'r Trial) -> Self {
+impl<'r> HistoryLine<'r> {
+    fn of(trial: &'r AttemptRecord) -> Self {
         Self {
             at: trial.at.to_rfc3339(),
             what: &trial.what,
@@ -140,14 +140,14 @@ impl<'r> Line<'r> {
 
 /// The mail of a job.
 #[derive(Serialize)]
-struct Mail<'v> {
+struct MailView<'v> {
     fields: Vec<(&'v str, &'v str)>,
     text: String,
     html: bool,
     attachments: Vec<(String, usize)>,
 }
 
-impl<'v> Mail<'v> {
+impl<'v> MailView<'v> {
     fn of(view: &'v View) -> Self {
         let field = |name: &'static str| view.header.header(name).map(|value| (name, value));
         let names = [
@@ -183,7 +183,7 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::mail::address::Address;
-    use crate::mail::outgoing::JobId;
+    use crate::mail::job_id::JobId;
     use crate::store::Job;
 
     const HOSTILE: &str = "<img src=x onerror=alert(1)>\"'&{{ 7 * 7 }}";
@@ -210,7 +210,7 @@ mod tests {
             begun_at: None,
             attempts: 2,
             doubts: 0,
-            history: vec![Trial {
+            history: vec![AttemptRecord {
                 at,
                 what: "deferred".to_owned(),
                 relay: Some("relay.example:25".to_owned()),
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn words_of_strangers_are_shown_as_words() {
-        let pages = Pages::new();
+        let pages = AdminPages::new();
         let reason = HOSTILE.to_owned();
         let record = record(JobState::Failed { reason });
         let mail = Bytes::from(format!("Subject: {HOSTILE}\r\n\r\n{HOSTILE}\r\n"));
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_page_for_every_state() {
-        let pages = Pages::new();
+        let pages = AdminPages::new();
         let due_at = Timestamp::from_secs(1_700_000_000);
         let reason = "gone".to_owned();
         for state in [

@@ -13,12 +13,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::error;
 
-use super::super::error::{Fault, done};
-use super::super::messages::{Page, bounds, listed};
-use super::super::router::{App, Route};
+use super::super::error::{HttpError, success};
+use super::super::messages::{PageQuery, page_bounds, page_response};
+use super::super::router::{App, Endpoint};
 use super::Gateway;
 use crate::clock;
-use crate::mail::outgoing::JobId;
+use crate::mail::job_id::JobId;
 use crate::store::{Fact, JobRecord, JobState, ReadError};
 
 /// The words a list can be asked for.
@@ -31,39 +31,39 @@ const STATES: [&str; 6] = [
     "bounced",
 ];
 
-pub(super) fn routes() -> Vec<Route<App>> {
+pub(super) fn routes() -> Vec<Endpoint<App>> {
     let job = "/gateway/jobs/{id}";
     let again = "/gateway/jobs/{id}/retry";
     let back = "/gateway/jobs/{id}/cancel";
     let written = "/gateway/jobs/{id}/mail";
     vec![
-        Route::new(Method::GET, "/gateway/jobs", routing::get(list)),
-        Route::new(Method::GET, job, routing::get(show)),
-        Route::new(Method::GET, written, routing::get(mail)),
-        Route::new(Method::DELETE, job, routing::delete(cancel)),
-        Route::new(Method::POST, back, routing::post(cancel)),
-        Route::new(Method::POST, again, routing::post(retry)),
+        Endpoint::new(Method::GET, "/gateway/jobs", routing::get(list)),
+        Endpoint::new(Method::GET, job, routing::get(show)),
+        Endpoint::new(Method::GET, written, routing::get(mail)),
+        Endpoint::new(Method::DELETE, job, routing::delete(cancel)),
+        Endpoint::new(Method::POST, back, routing::post(cancel)),
+        Endpoint::new(Method::POST, again, routing::post(retry)),
     ]
 }
 
 #[derive(Debug, Deserialize)]
-struct Which {
+struct JobsQuery {
     state: Option<String>,
 }
 
 async fn list(
     State(app): State<App>,
-    which: Result<Query<Which>, QueryRejection>,
-    page: Result<Query<Page>, QueryRejection>,
-) -> Result<Response, Fault> {
+    which: Result<Query<JobsQuery>, QueryRejection>,
+    page: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<Response, HttpError> {
     let gateway = app.gateway()?;
-    let (after, limit) = bounds(page)?;
+    let (after, limit) = page_bounds(page)?;
     let after = after.as_deref().map(job_id).transpose()?;
     let state = which.ok().and_then(|Query(which)| which.state);
     if let Some(state) = state.as_deref()
         && !STATES.contains(&state)
     {
-        return Err(Fault::request(format!(
+        return Err(HttpError::bad_request(format!(
             "state: none of {}",
             STATES.join(", ")
         )));
@@ -74,19 +74,21 @@ async fn list(
         let wanted = |found: &JobState| state.as_deref().is_none_or(|state| found.name() == state);
         store.jobs(wanted, after, limit + 1)
     });
-    let mut found = read.await.map_err(|_| broken("the jobs cannot be read"))?;
+    let mut found = read
+        .await
+        .map_err(|_| internal_error("the jobs cannot be read"))?;
     let more = found.len() > limit;
     found.truncate(limit);
-    let shown: Vec<Value> = found.iter().map(shown).collect();
-    Ok(listed(&shown, more))
+    let shown: Vec<Value> = found.iter().map(job_json).collect();
+    Ok(page_response(&shown, more))
 }
 
-async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Fault> {
-    Ok(done(StatusCode::OK, shown(&app.gateway()?.job(&id)?)))
+async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Response, HttpError> {
+    Ok(success(StatusCode::OK, job_json(&app.gateway()?.job(&id)?)))
 }
 
 /// The mail as it was composed: a download, for it holds what others wrote.
-async fn mail(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Fault> {
+async fn mail(State(app): State<App>, Path(id): Path<String>) -> Result<Response, HttpError> {
     let gateway = app.gateway()?;
     let record = gateway.job(&id)?;
     let is_kept = matches!(
@@ -94,7 +96,7 @@ async fn mail(State(app): State<App>, Path(id): Path<String>) -> Result<Response
         JobState::Waiting { .. } | JobState::Failed { .. } | JobState::Captured
     );
     if !is_kept {
-        return Err(Fault::absent("mail: the job is over"));
+        return Err(HttpError::not_found("mail: the job is over"));
     }
     let job = record.job.id;
     // From the disk: it may wait.
@@ -109,21 +111,21 @@ async fn mail(State(app): State<App>, Path(id): Path<String>) -> Result<Response
             ];
             Ok((fields, bytes).into_response())
         }
-        Ok(Err(ReadError::NoJob(_))) => Err(Fault::absent("mail: the job is over")),
+        Ok(Err(ReadError::NoJob(_))) => Err(HttpError::not_found("mail: the job is over")),
         Ok(Err(error)) => {
             let cause = error.source().map(ToString::to_string);
             error!(cause, "outbox: {error}");
-            Err(broken("the mail cannot be read"))
+            Err(internal_error("the mail cannot be read"))
         }
-        Err(_) => Err(broken("the mail cannot be read")),
+        Err(_) => Err(internal_error("the mail cannot be read")),
     }
 }
 
-fn broken(message: &str) -> Fault {
-    Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+fn internal_error(message: &str) -> HttpError {
+    HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
 }
 
-async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Fault> {
+async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result<Response, HttpError> {
     let gateway = app.gateway()?;
     let job = gateway.job(&id)?.job.id;
     let is_cancelled = gateway.store.cancel(job, clock::now()).await?;
@@ -132,19 +134,24 @@ async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result<Respon
         // Who asks twice hears yes twice.
         _ if is_cancelled => {}
         JobState::Cancelled => {}
-        JobState::Waiting { .. } => return Err(Fault::state("it is being sent")),
-        state => return Err(Fault::state(format!("it is {} already", state.name()))),
+        JobState::Waiting { .. } => return Err(HttpError::conflict("it is being sent")),
+        state => {
+            return Err(HttpError::conflict(format!(
+                "it is {} already",
+                state.name()
+            )));
+        }
     }
-    Ok(done(StatusCode::OK, shown(&record)))
+    Ok(success(StatusCode::OK, job_json(&record)))
 }
 
-async fn retry(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Fault> {
+async fn retry(State(app): State<App>, Path(id): Path<String>) -> Result<Response, HttpError> {
     let gateway = app.gateway()?;
-    let _turn = gateway.turn.lock().await;
+    let _turn = gateway.jobs_lock.lock().await;
     let record = gateway.job(&id)?;
     if !matches!(record.state, JobState::Failed { .. } | JobState::Captured) {
         let word = record.state.name();
-        return Err(Fault::state(format!(
+        return Err(HttpError::conflict(format!(
             "it is {word}, neither failed nor captured"
         )));
     }
@@ -155,21 +162,21 @@ async fn retry(State(app): State<App>, Path(id): Path<String>) -> Result<Respons
         ends_at: now.plus(gateway.settings.age_max),
     };
     gateway.store.record(vec![fact]).await?;
-    Ok(done(StatusCode::OK, shown(&gateway.job(&id)?)))
+    Ok(success(StatusCode::OK, job_json(&gateway.job(&id)?)))
 }
 
 impl Gateway {
-    fn job(&self, id: &str) -> Result<JobRecord, Fault> {
+    fn job(&self, id: &str) -> Result<JobRecord, HttpError> {
         let found = self.store.job(job_id(id)?);
-        found.ok_or_else(|| Fault::absent("job"))
+        found.ok_or_else(|| HttpError::not_found("job"))
     }
 }
 
-fn job_id(text: &str) -> Result<JobId, Fault> {
-    text.parse().map_err(|_| Fault::absent("job"))
+fn job_id(text: &str) -> Result<JobId, HttpError> {
+    text.parse().map_err(|_| HttpError::not_found("job"))
 }
 
-fn shown(record: &JobRecord) -> Value {
+fn job_json(record: &JobRecord) -> Value {
     let job = &record.job;
     let (due_at, reason) = match &record.state {
         JobState::Waiting { due_at } => (Some(due_at.to_rfc3339()), None),

@@ -1,9 +1,9 @@
 //! Owns the product's calls of the gateway: what it asks to have sent, and what it asks about it.
 //!
-//! Does not make mails: an [`Intake`], built where that is known, takes the drafts.
+//! Does not make mails: an [`DraftIntake`], built where that is known, takes the drafts.
 
-mod caller;
-mod form;
+mod call_auth;
+mod draft_body;
 mod jobs;
 mod suppressions;
 
@@ -27,38 +27,38 @@ use serde_json::json;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time;
 
-pub use caller::Callers;
-pub use form::field;
+pub use call_auth::CallAuth;
+pub use draft_body::field_name;
 
-use super::error::{Fault, done};
+use super::error::{HttpError, success};
 use super::idempotency;
-use super::router::{App, Route};
+use super::router::{App, Endpoint};
 use crate::clock;
-use crate::mail::draft::{Call, Draft, DraftKey};
-use crate::mail::outgoing::JobId;
+use crate::mail::draft::{Draft, DraftCall, DraftKey};
+use crate::mail::job_id::JobId;
 use crate::store::Store;
-use form::Asked;
+use draft_body::ParsedCall;
 
 /// The longest a body may take to come.
-const BODY_MAX: Duration = Duration::from_secs(35);
+const BODY_WAIT: Duration = Duration::from_secs(35);
 /// Octets set aside for a body at once, whatever its head promises.
-const BODY_BYTES_FIRST: usize = 64 * 1024;
+const BODY_CAPACITY: usize = 64 * 1024;
 
 /// Takes drafts.
-pub trait Intake: Send + Sync {
+pub trait DraftIntake: Send + Sync {
     /// Makes mails of a draft and keeps them: what is named is on disk.
     ///
     /// `None`: nothing is to be sent, for the draft tells of a message that Postern posted itself. Fails
     /// with what the product hears instead.
-    fn take(
+    fn submit(
         &self,
         draft: Draft,
-    ) -> Pin<Box<dyn Future<Output = Result<Option<Taken>, Fault>> + Send + '_>>;
+    ) -> Pin<Box<dyn Future<Output = Result<Option<QueuedDraft>, HttpError>> + Send + '_>>;
 }
 
 /// What became of a draft.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Taken {
+pub struct QueuedDraft {
     /// The job for the recipient, then one for each copy.
     pub jobs: Vec<JobId>,
     /// At least one of them is new.
@@ -97,17 +97,17 @@ impl Default for GatewaySettings {
 pub struct Gateway {
     store: Store,
     /// `None` if nothing is sent at all.
-    intake: Option<Arc<dyn Intake>>,
-    callers: Callers,
+    intake: Option<Arc<dyn DraftIntake>>,
+    callers: CallAuth,
     settings: GatewaySettings,
-    room: Arc<Semaphore>,
+    body_budget: Arc<Semaphore>,
     /// Between the look at a job and the fact about it no other request comes.
-    turn: Mutex<()>,
-    requests: Family<Labels, Counter>,
+    jobs_lock: Mutex<()>,
+    requests: Family<GatewayLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
+struct GatewayLabels {
     call: String,
     result: String,
 }
@@ -116,8 +116,8 @@ impl Gateway {
     /// A gateway that hands drafts to `intake`; without one it refuses them.
     pub fn new(
         store: Store,
-        intake: Option<Arc<dyn Intake>>,
-        callers: Callers,
+        intake: Option<Arc<dyn DraftIntake>>,
+        callers: CallAuth,
         settings: GatewaySettings,
         registry: &mut Registry,
     ) -> Self {
@@ -132,27 +132,28 @@ impl Gateway {
             store,
             intake,
             callers,
-            room: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))),
+            body_budget: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))),
             settings,
-            turn: Mutex::default(),
+            jobs_lock: Mutex::default(),
             requests,
         }
     }
 
-    async fn answer(&self, call: Call, request: Request) -> Response {
-        let (result, response) = match self.take(call, request).await {
-            Ok(Answer::Taken(taken)) => {
+    async fn handle(&self, call: DraftCall, request: Request) -> Response {
+        let (result, response) = match self.accept(call, request).await {
+            Ok(CallResult::Taken(taken)) => {
                 let result = if taken.is_new { "queued" } else { "known" };
                 let jobs: Vec<String> = taken.jobs.iter().map(ToString::to_string).collect();
                 let body = json!({ "success": true, "jobId": jobs.first(), "jobIds": jobs });
                 (result, (StatusCode::ACCEPTED, Json(body)).into_response())
             }
-            Ok(Answer::Ignored(why)) => {
-                ("ignored", done(StatusCode::OK, json!({ "ignored": why })))
-            }
+            Ok(CallResult::Ignored(why)) => (
+                "ignored",
+                success(StatusCode::OK, json!({ "ignored": why })),
+            ),
             Err(fault) => (fault.code, fault.into_response()),
         };
-        let labels = Labels {
+        let labels = GatewayLabels {
             call: call.name().to_owned(),
             result: result.to_owned(),
         };
@@ -160,40 +161,40 @@ impl Gateway {
         response
     }
 
-    async fn take(&self, call: Call, request: Request) -> Result<Answer, Fault> {
+    async fn accept(&self, call: DraftCall, request: Request) -> Result<CallResult, HttpError> {
         let (head, body) = request.into_parts();
-        let claim = self.callers.claim(&head.headers, clock::now())?;
+        let claim = self.callers.check_head(&head.headers, clock::now())?;
         let Some(intake) = &self.intake else {
             let message = "outgoing mail is switched off here (outbound.enabled)";
-            return Err(Fault::new(
+            return Err(HttpError::new(
                 StatusCode::FORBIDDEN,
                 "outbound_disabled",
                 message,
             ));
         };
         let given = idempotency::key(&head.headers)?;
-        let read = time::timeout(BODY_MAX, self.whole(body)).await;
+        let read = time::timeout(BODY_WAIT, self.read_body(body)).await;
         let (body, room) = read.map_err(|_| {
             let message = "the body did not come in time";
-            Fault::new(StatusCode::REQUEST_TIMEOUT, "timeout", message)
+            HttpError::new(StatusCode::REQUEST_TIMEOUT, "timeout", message)
         })??;
-        let caller = self.callers.verify(claim, &body)?;
+        let caller = self.callers.verify_body(claim, &body)?;
         self.callers
-            .keyed(&caller, given.as_deref(), clock::now())?;
+            .bind_idempotency_key(&caller, given.as_deref(), clock::now())?;
         let key = given
             .map(DraftKey::Given)
             .or_else(|| caller.signed_id.map(DraftKey::Signed));
         // Megabytes of JSON and base64 would hold up whatever else the thread does.
-        let asked = tokio::task::spawn_blocking(move || form::read(call, &body, key));
+        let asked = tokio::task::spawn_blocking(move || draft_body::read(call, &body, key));
         let asked = asked.await.map_err(|_| {
             let status = StatusCode::INTERNAL_SERVER_ERROR;
-            Fault::new(status, "internal", "the body could not be read")
+            HttpError::new(status, "internal", "the body could not be read")
         })??;
         let answer = match asked {
-            Asked::Nothing(why) => Answer::Ignored(why),
-            Asked::Mail(draft) => match intake.take(*draft).await? {
-                Some(taken) => Answer::Taken(taken),
-                None => Answer::Ignored("the message is one that Postern posted".to_owned()),
+            ParsedCall::Ignored(why) => CallResult::Ignored(why),
+            ParsedCall::Mail(draft) => match intake.submit(*draft).await? {
+                Some(taken) => CallResult::Taken(taken),
+                None => CallResult::Ignored("the message is one that Postern posted".to_owned()),
             },
         };
         drop(room);
@@ -201,21 +202,24 @@ impl Gateway {
     }
 
     /// The whole body, and the room it takes while it is held.
-    async fn whole(&self, body: Body) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Fault> {
+    async fn read_body(
+        &self,
+        body: Body,
+    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), HttpError> {
         let max = self.settings.body_bytes_max;
         let too_large = || {
             let message = format!("the body has more than {max} bytes");
-            Fault::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+            HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
         };
         let told = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
         if told > max {
             return Err(too_large());
         }
         let mut body = pin!(body);
-        let mut bytes = BytesMut::with_capacity(told.min(BODY_BYTES_FIRST));
+        let mut bytes = BytesMut::with_capacity(told.min(BODY_CAPACITY));
         let mut room: Option<OwnedSemaphorePermit> = None;
         while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-            let frame = frame.map_err(|_| Fault::request("the body broke off"))?;
+            let frame = frame.map_err(|_| HttpError::bad_request("the body broke off"))?;
             let Ok(more) = frame.into_data() else {
                 continue;
             };
@@ -223,10 +227,10 @@ impl Gateway {
                 return Err(too_large());
             }
             let permits = u32::try_from(more.len()).map_err(|_| too_large())?;
-            let taken = Arc::clone(&self.room).try_acquire_many_owned(permits);
+            let taken = Arc::clone(&self.body_budget).try_acquire_many_owned(permits);
             let taken = taken.map_err(|_| {
                 let message = "too much at a time, try later";
-                Fault::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+                HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
             })?;
             match &mut room {
                 Some(room) => room.merge(taken),
@@ -239,21 +243,21 @@ impl Gateway {
 }
 
 /// What a call that is understood hears.
-enum Answer {
-    Taken(Taken),
+enum CallResult {
+    Taken(QueuedDraft),
     Ignored(String),
 }
 
 /// The calls that ask for a mail. They say themselves who may make them.
-pub(super) fn routes() -> Vec<Route<App>> {
+pub(super) fn routes() -> Vec<Endpoint<App>> {
     vec![
-        Route::new(Method::POST, "/gateway/events", routing::post(events)),
-        Route::new(Method::POST, "/gateway/outbound", routing::post(outbound)),
+        Endpoint::new(Method::POST, "/gateway/events", routing::post(events)),
+        Endpoint::new(Method::POST, "/gateway/outbound", routing::post(outbound)),
     ]
 }
 
 /// The calls about jobs and addresses, for whoever has a key.
-pub(super) fn keyed_routes() -> Vec<Route<App>> {
+pub(super) fn keyed_routes() -> Vec<Endpoint<App>> {
     let mut routes = jobs::routes();
     routes.extend(suppressions::routes());
     routes
@@ -263,7 +267,7 @@ pub(super) fn keyed_routes() -> Vec<Route<App>> {
 pub(super) async fn authorize(State(app): State<App>, request: Request, next: Next) -> Response {
     let admitted = app
         .gateway()
-        .and_then(|gateway| gateway.callers.admit(request.headers()));
+        .and_then(|gateway| gateway.callers.require_key(request.headers()));
     match admitted {
         Ok(()) => next.run(request).await,
         Err(fault) => fault.into_response(),
@@ -271,15 +275,17 @@ pub(super) async fn authorize(State(app): State<App>, request: Request, next: Ne
 }
 
 impl App {
-    fn gateway(&self) -> Result<&Gateway, Fault> {
-        self.gateway.as_deref().ok_or_else(|| Fault::absent("path"))
+    fn gateway(&self) -> Result<&Gateway, HttpError> {
+        self.gateway
+            .as_deref()
+            .ok_or_else(|| HttpError::not_found("path"))
     }
 }
 
-async fn events(State(app): State<App>, request: Request) -> Result<Response, Fault> {
-    Ok(app.gateway()?.answer(Call::Event, request).await)
+async fn events(State(app): State<App>, request: Request) -> Result<Response, HttpError> {
+    Ok(app.gateway()?.handle(DraftCall::Event, request).await)
 }
 
-async fn outbound(State(app): State<App>, request: Request) -> Result<Response, Fault> {
-    Ok(app.gateway()?.answer(Call::Direct, request).await)
+async fn outbound(State(app): State<App>, request: Request) -> Result<Response, HttpError> {
+    Ok(app.gateway()?.handle(DraftCall::Direct, request).await)
 }

@@ -13,62 +13,68 @@ use axum::response::{IntoResponse, Response};
 use axum::routing;
 use serde_json::{Value, json};
 
-use super::super::error::{Fault, done};
-use super::super::messages::{Page, bounds};
-use super::super::router::{App, Route};
-use super::{Gateway, form};
+use super::super::error::{HttpError, success};
+use super::super::messages::{PageQuery, page_bounds};
+use super::super::router::{App, Endpoint};
+use super::{Gateway, draft_body};
 use crate::clock;
 use crate::mail::address::Address;
 use crate::store::{Fact, Suppression};
 
 const DAYS_MAX: u64 = 3650;
 
-pub(super) fn routes() -> Vec<Route<App>> {
+pub(super) fn routes() -> Vec<Endpoint<App>> {
     let all = "/gateway/suppressions";
     let one = "/gateway/suppressions/{address}";
     vec![
-        Route::new(Method::GET, all, routing::get(list)),
-        Route::new(Method::POST, all, routing::post(add)),
-        Route::new(Method::GET, one, routing::get(show)),
-        Route::new(Method::DELETE, one, routing::delete(remove)),
+        Endpoint::new(Method::GET, all, routing::get(list)),
+        Endpoint::new(Method::POST, all, routing::post(add)),
+        Endpoint::new(Method::GET, one, routing::get(show)),
+        Endpoint::new(Method::DELETE, one, routing::delete(remove)),
     ]
 }
 
 async fn list(
     State(app): State<App>,
-    page: Result<Query<Page>, QueryRejection>,
-) -> Result<Response, Fault> {
+    page: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<Response, HttpError> {
     let gateway = app.gateway()?;
-    let (after, limit) = bounds(page)?;
+    let (after, limit) = page_bounds(page)?;
     let mut found = gateway.store.suppressions(after.as_deref(), limit + 1);
     let more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| more).map(|last| &last.address);
-    let items: Vec<Value> = found.iter().map(|one| gateway.shown(one)).collect();
+    let items: Vec<Value> = found
+        .iter()
+        .map(|one| gateway.suppression_json(one))
+        .collect();
     Ok(Json(json!({ "success": true, "data": items, "next": next })).into_response())
 }
 
-async fn show(State(app): State<App>, Path(text): Path<String>) -> Result<Response, Fault> {
+async fn show(State(app): State<App>, Path(text): Path<String>) -> Result<Response, HttpError> {
     let gateway = app.gateway()?;
     let found = gateway.suppression(&text)?;
-    Ok(done(StatusCode::OK, gateway.shown(&found)))
+    Ok(success(StatusCode::OK, gateway.suppression_json(&found)))
 }
 
 async fn add(
     State(app): State<App>,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Fault> {
+) -> Result<Response, HttpError> {
     let gateway = app.gateway()?;
     let body = body.map_err(|rejection| {
         let message = "the body is too large or broke off";
-        Fault::new(rejection.status(), "body", message)
+        HttpError::new(rejection.status(), "body", message)
     })?;
-    let wish = form::suppression(&body)?;
+    let wish = draft_body::read_suppression(&body)?;
     if wish
         .days
         .is_some_and(|days| !(1..=DAYS_MAX).contains(&days))
     {
-        return Err(Fault::field("days", &format!("is not 1 to {DAYS_MAX}")));
+        return Err(HttpError::invalid_field(
+            "days",
+            &format!("is not 1 to {DAYS_MAX}"),
+        ));
     }
     let age = wish
         .days
@@ -84,35 +90,35 @@ async fn add(
         at: now,
         until: now.plus(age.unwrap_or(gateway.settings.suppression_age)),
     };
-    let shown = gateway.shown(&suppression);
+    let shown = gateway.suppression_json(&suppression);
     gateway
         .store
         .record(vec![Fact::Suppressed(suppression)])
         .await?;
-    Ok(done(StatusCode::CREATED, shown))
+    Ok(success(StatusCode::CREATED, shown))
 }
 
-async fn remove(State(app): State<App>, Path(text): Path<String>) -> Result<Response, Fault> {
+async fn remove(State(app): State<App>, Path(text): Path<String>) -> Result<Response, HttpError> {
     let gateway = app.gateway()?;
     let found = gateway.suppression(&text)?;
-    let shown = gateway.shown(&found);
+    let shown = gateway.suppression_json(&found);
     let fact = Fact::Unsuppressed {
         address: found.address,
         at: clock::now(),
     };
     gateway.store.record(vec![fact]).await?;
-    Ok(done(StatusCode::OK, shown))
+    Ok(success(StatusCode::OK, shown))
 }
 
 impl Gateway {
-    fn suppression(&self, text: &str) -> Result<Suppression, Fault> {
-        let absent = || Fault::absent("address on the list");
+    fn suppression(&self, text: &str) -> Result<Suppression, HttpError> {
+        let absent = || HttpError::not_found("address on the list");
         let address = Address::parse(text).map_err(|_| absent())?;
         let found = self.store.suppression(&address, clock::now());
         found.ok_or_else(absent)
     }
 
-    fn shown(&self, one: &Suppression) -> Value {
+    fn suppression_json(&self, one: &Suppression) -> Value {
         let after = self.settings.suppress_after;
         json!({
             "address": one.address,

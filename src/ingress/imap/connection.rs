@@ -14,9 +14,9 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::dialogue::Dialogue;
-use super::settings::{Credential, Security, Settings};
-use super::wire::{Fault, Stream};
+use super::client::ImapClient;
+use super::settings::{ImapCredential, ImapSecurity, Settings};
+use super::transport::{ImapFault, ImapStream};
 use crate::tls;
 
 /// Addresses of a name that are tried.
@@ -25,100 +25,103 @@ const ADDRESSES_MAX: usize = 8;
 const TOKEN_BYTES_MAX: u64 = 16 * 1024;
 
 /// What connections are made with.
-pub(super) struct Connector {
+pub(super) struct ImapConnector {
     tls: TlsConnector,
     name: ServerName<'static>,
 }
 
-impl Connector {
+impl ImapConnector {
     /// Reads the certificates.
     ///
     /// # Errors
     /// They cannot be read, or the host has no name that a certificate could have.
-    pub(super) fn new(settings: &Settings) -> Result<Self, SetupError> {
+    pub(super) fn new(settings: &Settings) -> Result<Self, ImapSetupError> {
         let roots = match &settings.ca_file {
             Some(file) => roots(file)?,
             None => RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
         };
         let config = ClientConfig::builder_with_provider(Arc::new(tls::provider()))
             .with_safe_default_protocol_versions()
-            .map_err(SetupError::Versions)?
+            .map_err(ImapSetupError::Versions)?
             .with_root_certificates(roots)
             .with_no_client_auth();
         let name = ServerName::try_from(settings.host.clone());
         Ok(Self {
             tls: TlsConnector::from(Arc::new(config)),
-            name: name.map_err(|_| SetupError::Host(settings.host.clone()))?,
+            name: name.map_err(|_| ImapSetupError::Host(settings.host.clone()))?,
         })
     }
 
     /// A conversation that is logged in.
-    pub(super) async fn connect(&self, settings: &Settings) -> Result<Dialogue, Fault> {
-        let silence_max = settings.silence_max;
-        let tcp = timeout(silence_max, reach(settings));
-        let tcp = tcp.await.map_err(|_| Fault::Silent)??;
+    pub(super) async fn connect(&self, settings: &Settings) -> Result<ImapClient, ImapFault> {
+        let silence_max = settings.read_timeout;
+        let tcp = timeout(silence_max, connect_tcp(settings));
+        let tcp = tcp.await.map_err(|_| ImapFault::TimedOut)??;
         let mut dialogue = match settings.security {
-            Security::Tls => {
-                Dialogue::new(self.protected(Box::new(tcp), settings).await?, silence_max)
-            }
-            Security::Plain => {
+            ImapSecurity::Tls => ImapClient::new(
+                self.tls_handshake(Box::new(tcp), settings).await?,
+                silence_max,
+            ),
+            ImapSecurity::Plain => {
                 let ip = tcp.peer_addr()?.ip();
                 if !ip.to_canonical().is_loopback() {
-                    return Err(Fault::NotLoopback(ip));
+                    return Err(ImapFault::NotLoopback(ip));
                 }
-                Dialogue::new(Box::new(tcp), silence_max)
+                ImapClient::new(Box::new(tcp), silence_max)
             }
-            Security::StartTls => self.upgraded(Box::new(tcp), settings).await?,
+            ImapSecurity::StartTls => self.connect_starttls(Box::new(tcp), settings).await?,
         };
         let is_known = match settings.security {
             // There is no second greeting.
-            Security::StartTls => false,
-            Security::Plain | Security::Tls => dialogue.greeted().await?,
+            ImapSecurity::StartTls => false,
+            ImapSecurity::Plain | ImapSecurity::Tls => dialogue.read_greeting().await?,
         };
-        dialogue.learn().await?;
+        dialogue.request_capabilities().await?;
         if !is_known {
             log_in(&mut dialogue, settings).await?;
             // A server may have more for those it knows.
-            dialogue.learn().await?;
+            dialogue.request_capabilities().await?;
         }
         Ok(dialogue)
     }
 
-    async fn upgraded(
+    async fn connect_starttls(
         &self,
-        stream: Box<dyn Stream>,
+        stream: Box<dyn ImapStream>,
         settings: &Settings,
-    ) -> Result<Dialogue, Fault> {
-        let mut open = Dialogue::new(stream, settings.silence_max);
+    ) -> Result<ImapClient, ImapFault> {
+        let mut open = ImapClient::new(stream, settings.read_timeout);
         // Who knows us already cannot be asked for TLS any more (RFC 3501 section 6.2.1).
-        if open.greeted().await? {
-            return Err(Fault::NotOffered("STARTTLS"));
+        if open.read_greeting().await? {
+            return Err(ImapFault::NotOffered("STARTTLS"));
         }
-        open.learn().await?;
-        if !open.offers("STARTTLS") {
-            return Err(Fault::NotOffered("STARTTLS"));
+        open.request_capabilities().await?;
+        if !open.has_capability("STARTTLS") {
+            return Err(ImapFault::NotOffered("STARTTLS"));
         }
-        let stream = self.protected(open.start_tls().await?, settings).await?;
-        Ok(Dialogue::new(stream, settings.silence_max))
+        let stream = self
+            .tls_handshake(open.start_tls().await?, settings)
+            .await?;
+        Ok(ImapClient::new(stream, settings.read_timeout))
     }
 
-    async fn protected(
+    async fn tls_handshake(
         &self,
-        stream: Box<dyn Stream>,
+        stream: Box<dyn ImapStream>,
         settings: &Settings,
-    ) -> Result<Box<dyn Stream>, Fault> {
+    ) -> Result<Box<dyn ImapStream>, ImapFault> {
         let handshake = self.tls.connect(self.name.clone(), stream);
-        match timeout(settings.silence_max, handshake).await {
+        match timeout(settings.read_timeout, handshake).await {
             Ok(Ok(stream)) => Ok(Box::new(stream)),
-            Ok(Err(error)) => Err(Fault::Tls(error)),
-            Err(_) => Err(Fault::Silent),
+            Ok(Err(error)) => Err(ImapFault::Tls(error)),
+            Err(_) => Err(ImapFault::TimedOut),
         }
     }
 }
 
 /// Why no connection can be made, whatever the server does.
 #[derive(Debug, Error)]
-pub enum SetupError {
+pub enum ImapSetupError {
     /// The file with the certificates cannot be used.
     #[error("{}: no usable certificates", path.display())]
     CaFile {
@@ -135,8 +138,8 @@ pub enum SetupError {
     Versions(#[source] rustls::Error),
 }
 
-fn roots(file: &Path) -> Result<RootCertStore, SetupError> {
-    let broken = |source: io::Error| SetupError::CaFile {
+fn roots(file: &Path) -> Result<RootCertStore, ImapSetupError> {
+    let broken = |source: io::Error| ImapSetupError::CaFile {
         path: file.to_owned(),
         source,
     };
@@ -154,7 +157,7 @@ fn roots(file: &Path) -> Result<RootCertStore, SetupError> {
     Ok(roots)
 }
 
-async fn reach(settings: &Settings) -> Result<TcpStream, Fault> {
+async fn connect_tcp(settings: &Settings) -> Result<TcpStream, ImapFault> {
     let found = lookup_host((settings.host.as_str(), settings.port)).await?;
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for address in found.take(ADDRESSES_MAX) {
@@ -166,23 +169,25 @@ async fn reach(settings: &Settings) -> Result<TcpStream, Fault> {
             Err(error) => last = error,
         }
     }
-    Err(Fault::Io(last))
+    Err(ImapFault::Io(last))
 }
 
-async fn log_in(dialogue: &mut Dialogue, settings: &Settings) -> Result<(), Fault> {
+async fn log_in(dialogue: &mut ImapClient, settings: &Settings) -> Result<(), ImapFault> {
     match &settings.credential {
-        Credential::Password(password) => dialogue.login(&settings.user, password).await,
-        Credential::TokenFile(path) => {
-            let token = token(path).await.map_err(|source| Fault::Token {
-                path: path.clone(),
-                source,
-            })?;
+        ImapCredential::Password(password) => dialogue.login(&settings.user, password).await,
+        ImapCredential::TokenFile(path) => {
+            let token = read_token_file(path)
+                .await
+                .map_err(|source| ImapFault::Token {
+                    path: path.clone(),
+                    source,
+                })?;
             dialogue.login_by_token(&settings.user, &token).await
         }
     }
 }
 
-async fn token(path: &Path) -> io::Result<String> {
+async fn read_token_file(path: &Path) -> io::Result<String> {
     let path = path.to_owned();
     let read = tokio::task::spawn_blocking(move || {
         use std::io::Read as _;

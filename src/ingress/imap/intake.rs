@@ -10,13 +10,13 @@ use bytes::Bytes;
 use tokio::time::timeout;
 use tracing::info;
 
-use super::wire::Fault;
+use super::transport::ImapFault;
 use crate::auth::{self, Authenticator};
 use crate::clock;
 use crate::ingress::routes::{Routes, Unroutable};
-use crate::ingress::smtp::masked;
+use crate::ingress::smtp::mask_address;
 use crate::mail::address::Address;
-use crate::mail::envelope::{Door, Envelope, Peer, Recipient, Target};
+use crate::mail::envelope::{Door, Envelope, Peer, Recipient, RecipientTarget};
 use crate::mail::view::HeaderView;
 use crate::store::{RECIPIENTS_MAX, RecordError, Store};
 
@@ -24,7 +24,7 @@ use crate::store::{RECIPIENTS_MAX, RecordError, Store};
 const ADDRESSES_MAX: usize = 600;
 
 /// What mails are taken with.
-pub(super) struct Intake {
+pub(super) struct ImapIntake {
     pub(super) store: Store,
     pub(super) routes: Arc<Routes>,
     pub(super) auth: Option<Arc<Authenticator>>,
@@ -35,22 +35,22 @@ pub(super) struct Intake {
 
 /// Whose a mail is.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Owner {
+pub(super) enum Ownership {
     /// Theirs.
     Ours(Vec<Recipient>),
     /// Nobody's here, and why.
     NotOurs(&'static str),
 }
 
-impl Intake {
+impl ImapIntake {
     /// Finds out whose a mail is, from its header: there is no envelope.
-    pub(super) fn owner(&self, bytes: &[u8]) -> Result<Owner, RecordError> {
+    pub(super) fn find_recipients(&self, bytes: &[u8]) -> Result<Ownership, RecordError> {
         let now = clock::now();
         let mut found: Vec<Recipient> = Vec::new();
         let mut why = "not_ours";
         let addresses = HeaderView::parse(bytes).recipients();
         for address in addresses.into_iter().take(ADDRESSES_MAX) {
-            match self.routes.recipient(&self.store, address, now) {
+            match self.routes.resolve(&self.store, address, now) {
                 Ok(recipient) => {
                     let same = |known: &&Recipient| {
                         (&known.route, &known.target) == (&recipient.route, &recipient.target)
@@ -60,26 +60,26 @@ impl Intake {
                     }
                 }
                 Err(Unroutable::StoreDead) => return Err(RecordError::Dead),
-                Err(error) => why = worse(why, error),
+                Err(error) => why = more_specific_reason(why, error),
             }
         }
-        let chosen = chosen(found);
+        let chosen = choose_recipients(found);
         if !chosen.is_empty() {
-            return Ok(Owner::Ours(chosen));
+            return Ok(Ownership::Ours(chosen));
         }
         // An address of ours that is void must not be filed as if it had been none.
-        match self.last_resort().filter(|_| why == "not_ours") {
-            Some(recipient) => Ok(Owner::Ours(vec![recipient])),
-            None => Ok(Owner::NotOurs(why)),
+        match self.catch_all_recipient().filter(|_| why == "not_ours") {
+            Some(recipient) => Ok(Ownership::Ours(vec![recipient])),
+            None => Ok(Ownership::NotOurs(why)),
         }
     }
 
     /// Puts a mail on disk.
-    pub(super) async fn take(&self, to: Vec<Recipient>, bytes: Bytes) -> Result<(), Fault> {
+    pub(super) async fn accept(&self, to: Vec<Recipient>, bytes: Bytes) -> Result<(), ImapFault> {
         let length = bytes.len();
         let shown = to.iter().take(10).map(|recipient| {
-            let is_token = matches!(recipient.target, Target::Thread(_));
-            masked(&recipient.address, is_token)
+            let is_token = matches!(recipient.target, RecipientTarget::Thread(_));
+            mask_address(&recipient.address, is_token)
         });
         let recipients = shown.collect::<Vec<_>>().join(" ");
         let envelope = self.envelope(to, &bytes);
@@ -88,7 +88,7 @@ impl Intake {
             None => "<>".to_owned(),
         };
         let accepted = timeout(self.store_max, self.store.accept(envelope, bytes)).await;
-        let mail = accepted.map_err(|_| Fault::StoreSlow)??;
+        let mail = accepted.map_err(|_| ImapFault::StoreSlow)??;
         info!(
             mail = mail.0,
             protocol = "imap",
@@ -101,7 +101,7 @@ impl Intake {
     }
 
     fn envelope(&self, recipients: Vec<Recipient>, bytes: &Bytes) -> Envelope {
-        let (sender, sender_untold) = sender(bytes);
+        let (sender, sender_untold) = envelope_sender(bytes);
         let addresses = recipients.iter().map(|recipient| &recipient.address);
         Envelope {
             smtputf8: addresses.chain(&sender).any(Address::is_utf8),
@@ -115,14 +115,17 @@ impl Intake {
             },
             received_at: clock::now(),
             told: None,
-            verdict: self.auth.as_ref().map(|auth| Box::new(auth.relayed(bytes))),
+            verdict: self
+                .auth
+                .as_ref()
+                .map(|auth| Box::new(auth.relay_verdict(bytes))),
             recipients,
         }
     }
 
     /// The recipient of a mail that names no address of ours: whoever takes everything, if there is
     /// such a route.
-    fn last_resort(&self) -> Option<Recipient> {
+    fn catch_all_recipient(&self) -> Option<Recipient> {
         let mut routes = self.routes.iter();
         let (route, mailbox) = routes.find_map(|route| Some((route, route.catch_all.as_ref()?)))?;
         let by_domain = || format!("{mailbox}@{}", route.domains[0]);
@@ -130,21 +133,21 @@ impl Intake {
         Some(Recipient {
             address: address.ok()?,
             route: route.name.clone(),
-            target: Target::Mailbox(mailbox.clone()),
+            target: RecipientTarget::Mailbox(mailbox.clone()),
         })
     }
 }
 
 /// Of all that a header names, what the mail was sent for. A token is meant; beside it a mailbox is
 /// only where the server filed the mail, and a name that only a catch-all knows even less.
-fn chosen(mut found: Vec<Recipient>) -> Vec<Recipient> {
+fn choose_recipients(mut found: Vec<Recipient>) -> Vec<Recipient> {
     let is_signed = |to: &Recipient| match to.target {
-        Target::Thread(_) | Target::Return(_) => true,
-        Target::Mailbox(_) => false,
+        RecipientTarget::Thread(_) | RecipientTarget::Return(_) => true,
+        RecipientTarget::Mailbox(_) => false,
     };
     let is_named = |to: &Recipient| match &to.target {
-        Target::Mailbox(name) => name.eq_ignore_ascii_case(to.address.local()),
-        Target::Thread(_) | Target::Return(_) => false,
+        RecipientTarget::Mailbox(name) => name.eq_ignore_ascii_case(to.address.local()),
+        RecipientTarget::Thread(_) | RecipientTarget::Return(_) => false,
     };
     if found.iter().any(is_signed) {
         found.retain(is_signed);
@@ -158,7 +161,7 @@ fn chosen(mut found: Vec<Recipient>) -> Vec<Recipient> {
 
 /// The reverse-path as the server that delivered the mail wrote it down (RFC 5321 section 4.4), or
 /// else the author's address. With neither it is untold (true), and not known to be the null sender.
-fn sender(bytes: &[u8]) -> (Option<Address>, bool) {
+fn envelope_sender(bytes: &[u8]) -> (Option<Address>, bool) {
     let view = HeaderView::parse(bytes);
     match view.header("Return-Path").map(str::trim) {
         Some("<>") => (None, false),
@@ -174,7 +177,7 @@ fn sender(bytes: &[u8]) -> (Option<Address>, bool) {
 }
 
 /// Of two reasons the one that tells more.
-const fn worse(known: &'static str, error: Unroutable) -> &'static str {
+const fn more_specific_reason(known: &'static str, error: Unroutable) -> &'static str {
     match error {
         Unroutable::Expired => "expired",
         Unroutable::Forged => "forged",
@@ -187,7 +190,7 @@ const fn worse(known: &'static str, error: Unroutable) -> &'static str {
 mod tests {
     use super::*;
 
-    fn to(address: &str, target: Target) -> Recipient {
+    fn to(address: &str, target: RecipientTarget) -> Recipient {
         Recipient {
             address: Address::parse(address).unwrap(),
             route: "a".to_owned(),
@@ -195,8 +198,8 @@ mod tests {
         }
     }
 
-    fn mailbox(name: &str) -> Target {
-        Target::Mailbox(name.to_owned())
+    fn mailbox(name: &str) -> RecipientTarget {
+        RecipientTarget::Mailbox(name.to_owned())
     }
 
     #[test]
@@ -211,13 +214,16 @@ mod tests {
             names.collect::<Vec<_>>().join(" ")
         };
         assert_eq!(
-            names(chosen(found.clone())),
+            names(choose_recipients(found.clone())),
             "fans@in.example General@in.example"
         );
-        assert_eq!(names(chosen(found[..1].to_vec())), "inbox@in.example");
+        assert_eq!(
+            names(choose_recipients(found[..1].to_vec())),
+            "inbox@in.example"
+        );
         let odd = vec![found[0].clone(), to("x@in.example", mailbox("other"))];
-        assert_eq!(names(chosen(odd)), "inbox@in.example");
-        assert!(chosen(Vec::new()).is_empty());
+        assert_eq!(names(choose_recipients(odd)), "inbox@in.example");
+        assert!(choose_recipients(Vec::new()).is_empty());
     }
 
     #[test]
@@ -236,7 +242,7 @@ mod tests {
             ("From: b@b.example, c@c.example\r\n", "untold"),
             ("", "untold"),
         ] {
-            let (found, is_untold) = sender(format!("{header}\r\nhi\r\n").as_bytes());
+            let (found, is_untold) = envelope_sender(format!("{header}\r\nhi\r\n").as_bytes());
             let found = found.map(|address| address.to_string());
             let found = found.unwrap_or_else(|| match is_untold {
                 true => "untold".to_owned(),

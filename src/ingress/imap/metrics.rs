@@ -14,14 +14,14 @@ pub struct Metrics {
     connected: Gauge,
     mails: Counter,
     mail_bytes: Counter,
-    left: Family<Reason, Counter>,
+    left: Family<BySkipReason, Counter>,
     unmarked: Counter,
     reconnects: Counter,
     started_over: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reason {
+struct BySkipReason {
     reason: &'static str,
 }
 
@@ -53,9 +53,9 @@ impl Metrics {
     }
 
     /// Counts a connection for as long as what is given back lives.
-    pub(super) fn connected(&self) -> Connected {
+    pub(super) fn connected(&self) -> ConnectedGuard {
         self.connected.inc();
-        Connected(self.connected.clone())
+        ConnectedGuard(self.connected.clone())
     }
 
     pub(super) fn taken(&self, bytes: usize) {
@@ -64,8 +64,8 @@ impl Metrics {
             .inc_by(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
 
-    pub(super) fn left(&self, reason: &'static str) {
-        self.left.get_or_create(&Reason { reason }).inc();
+    pub(super) fn skipped(&self, reason: &'static str) {
+        self.left.get_or_create(&BySkipReason { reason }).inc();
     }
 
     pub(super) fn unmarked(&self, mails: usize) {
@@ -84,9 +84,9 @@ impl Metrics {
 
 /// A connection that is counted.
 #[derive(Debug)]
-pub(super) struct Connected(Gauge);
+pub(super) struct ConnectedGuard(Gauge);
 
-impl Drop for Connected {
+impl Drop for ConnectedGuard {
     fn drop(&mut self) {
         self.0.dec();
     }

@@ -13,18 +13,18 @@
 //!
 //! The server may be anybody, and say anything: every line, literal, list and wait has a bound.
 
+mod client;
 mod connection;
-mod dialogue;
 mod intake;
 mod metrics;
-mod names;
+mod poller;
 mod response;
 mod settings;
+mod syntax;
 #[cfg(test)]
 mod tests;
 mod transfer;
-mod walk;
-mod wire;
+mod transport;
 
 use std::sync::Arc;
 
@@ -35,18 +35,18 @@ use crate::auth::Authenticator;
 use crate::ingress::routes::Routes;
 use crate::store::Store;
 
-use connection::Connector;
-use intake::Intake;
-use transfer::Account;
-use walk::Walk;
+use connection::ImapConnector;
+use intake::ImapIntake;
+use poller::FolderPoller;
+use transfer::ImapAccount;
 
-pub use connection::SetupError;
+pub use connection::ImapSetupError;
 pub use metrics::Metrics;
-pub use settings::{After, Credential, FOLDERS_MAX, First, Security, Settings};
-pub use wire::Fault;
+pub use settings::{AfterFetch, FOLDERS_MAX, ImapCredential, ImapSecurity, InitialFetch, Settings};
+pub use transport::ImapFault;
 
 /// What the door works with.
-pub struct Parts {
+pub struct ImapParts {
     /// Where mail goes.
     pub store: Store,
     /// Whose it is.
@@ -58,23 +58,23 @@ pub struct Parts {
 }
 
 /// An account whose folders are looked through.
-pub struct Imap {
-    account: Arc<Account>,
+pub struct ImapFetcher {
+    account: Arc<ImapAccount>,
 }
 
-impl Imap {
+impl ImapFetcher {
     /// Sets the door up; no connection is made yet.
     ///
     /// # Errors
     /// The certificates cannot be read, or the host has no name.
-    pub fn new(settings: Settings, parts: Parts) -> Result<Self, SetupError> {
-        let Parts {
+    pub fn new(settings: Settings, parts: ImapParts) -> Result<Self, ImapSetupError> {
+        let ImapParts {
             store,
             routes,
             auth,
             metrics,
         } = parts;
-        let intake = Intake {
+        let intake = ImapIntake {
             store,
             routes,
             auth,
@@ -83,9 +83,9 @@ impl Imap {
         };
         let room = settings.bytes_in_flight_max.max(settings.mail_bytes_max);
         Ok(Self {
-            account: Arc::new(Account {
-                connector: Connector::new(&settings)?,
-                room: Semaphore::new(transfer::permits(room) as usize),
+            account: Arc::new(ImapAccount {
+                connector: ImapConnector::new(&settings)?,
+                memory: Semaphore::new(transfer::kibibytes(room) as usize),
                 settings,
                 intake,
                 metrics,
@@ -96,8 +96,9 @@ impl Imap {
     /// Fetches mail until `stop` is true. What is under way is ended first.
     pub async fn run(self, stop: watch::Receiver<bool>) {
         let folders = self.account.settings.folders.iter();
-        let walks = folders
-            .map(|folder| Walk::new(Arc::clone(&self.account), folder.clone(), stop.clone()).run());
+        let walks = folders.map(|folder| {
+            FolderPoller::new(Arc::clone(&self.account), folder.clone(), stop.clone()).run()
+        });
         join_all(walks).await;
     }
 }

@@ -5,8 +5,8 @@
 
 use bytes::Bytes;
 
-use super::names;
-use super::wire::{Fault, Raw};
+use super::syntax;
+use super::transport::{ImapFault, RawResponse};
 use crate::clock::Timestamp;
 
 /// Characters of a server's text that are kept.
@@ -14,11 +14,11 @@ const TEXT_CHARS_MAX: usize = 200;
 
 /// One response.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Response {
+pub(super) enum ImapResponse {
     /// The server waits for more: `+`.
-    Continue,
+    Continuation,
     /// A command is over.
-    Done { tag: String, status: Status },
+    Tagged { tag: String, status: ImapStatus },
     /// News, or what was asked for.
     Untagged(Untagged),
 }
@@ -28,23 +28,23 @@ pub(super) enum Response {
 pub(super) enum Untagged {
     Capability(Vec<String>),
     Exists,
-    Fetch(Fetched),
+    Fetch(FetchData),
     Other,
-    Status(Status),
+    Status(ImapStatus),
 }
 
 /// How something went.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Status {
-    pub(super) kind: Kind,
-    pub(super) code: Code,
+pub(super) struct ImapStatus {
+    pub(super) kind: StatusKind,
+    pub(super) code: ResponseCode,
     /// The server's words, escaped and cut.
     pub(super) text: String,
 }
 
 /// The word of a status response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum StatusKind {
     Bad,
     Bye,
     No,
@@ -54,7 +54,7 @@ pub(super) enum Kind {
 
 /// The response codes that count here.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Code {
+pub(super) enum ResponseCode {
     Capability(Vec<String>),
     None,
     ReadOnly,
@@ -65,7 +65,7 @@ pub(super) enum Code {
 
 /// What a FETCH response tells of a mail.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Fetched {
+pub(super) struct FetchData {
     pub(super) uid: Option<u32>,
     pub(super) size: Option<u64>,
     /// `None` if the response has no flags.
@@ -78,26 +78,26 @@ pub(super) struct Fetched {
 ///
 /// # Errors
 /// It has no form a response may have.
-pub(super) fn parse(raw: Raw) -> Result<Response, Fault> {
+pub(super) fn parse(raw: RawResponse) -> Result<ImapResponse, ImapFault> {
     let line = &raw.line[..];
     if let Some(rest) = line.strip_prefix(b"* ") {
-        return untagged(rest, &raw.literals).map(Response::Untagged);
+        return parse_untagged(rest, &raw.literals).map(ImapResponse::Untagged);
     }
     if line.starts_with(b"+") {
-        return Ok(Response::Continue);
+        return Ok(ImapResponse::Continuation);
     }
     let (tag, rest) = split(line);
-    let tag = std::str::from_utf8(tag).map_err(|_| Fault::Garbled("a tag"))?;
-    let status = status(rest).filter(|_| !tag.is_empty());
-    let status = status.ok_or(Fault::Garbled("neither a tag's end nor untagged"))?;
-    Ok(Response::Done {
+    let tag = std::str::from_utf8(tag).map_err(|_| ImapFault::Protocol("a tag"))?;
+    let status = parse_status(rest).filter(|_| !tag.is_empty());
+    let status = status.ok_or(ImapFault::Protocol("neither a tag's end nor untagged"))?;
+    Ok(ImapResponse::Tagged {
         tag: tag.to_owned(),
         status,
     })
 }
 
-fn untagged(rest: &[u8], literals: &[Bytes]) -> Result<Untagged, Fault> {
-    if let Some(status) = status(rest) {
+fn parse_untagged(rest: &[u8], literals: &[Bytes]) -> Result<Untagged, ImapFault> {
+    if let Some(status) = parse_status(rest) {
         return Ok(Untagged::Status(status));
     }
     let (word, after) = split(rest);
@@ -112,83 +112,86 @@ fn untagged(rest: &[u8], literals: &[Bytes]) -> Result<Untagged, Fault> {
         return Ok(Untagged::Exists);
     }
     if word.eq_ignore_ascii_case(b"FETCH") {
-        let fetched = fetched(after, literals).ok_or(Fault::Garbled("a FETCH response"))?;
+        let fetched =
+            parse_fetch(after, literals).ok_or(ImapFault::Protocol("a FETCH response"))?;
         return Ok(Untagged::Fetch(fetched));
     }
     Ok(Untagged::Other)
 }
 
-fn status(rest: &[u8]) -> Option<Status> {
+fn parse_status(rest: &[u8]) -> Option<ImapStatus> {
     let (word, rest) = split(rest);
     let kind = match word.to_ascii_uppercase().as_slice() {
-        b"BAD" => Kind::Bad,
-        b"BYE" => Kind::Bye,
-        b"NO" => Kind::No,
-        b"OK" => Kind::Ok,
-        b"PREAUTH" => Kind::PreAuth,
+        b"BAD" => StatusKind::Bad,
+        b"BYE" => StatusKind::Bye,
+        b"NO" => StatusKind::No,
+        b"OK" => StatusKind::Ok,
+        b"PREAUTH" => StatusKind::PreAuth,
         _ => return None,
     };
     let (code, text) = match rest.strip_prefix(b"[") {
         Some(inner) => match memchr::memchr(b']', inner) {
-            Some(end) => (code(&inner[..end]), &inner[end + 1..]),
-            None => (Code::None, rest),
+            Some(end) => (parse_code(&inner[..end]), &inner[end + 1..]),
+            None => (ResponseCode::None, rest),
         },
-        None => (Code::None, rest),
+        None => (ResponseCode::None, rest),
     };
     let text = String::from_utf8_lossy(text);
     let text = text.trim().chars().take(TEXT_CHARS_MAX).collect::<String>();
-    Some(Status {
+    Some(ImapStatus {
         kind,
         code,
         text: text.escape_debug().to_string(),
     })
 }
 
-fn code(inner: &[u8]) -> Code {
+fn parse_code(inner: &[u8]) -> ResponseCode {
     let (word, rest) = split(inner);
     let number = || number(rest).and_then(|number| u32::try_from(number).ok());
     match word.to_ascii_uppercase().as_slice() {
-        b"CAPABILITY" => Code::Capability(words(rest)),
-        b"READ-ONLY" => Code::ReadOnly,
-        b"TRYCREATE" => Code::TryCreate,
-        b"UIDNEXT" => number().map_or(Code::None, Code::UidNext),
-        b"UIDVALIDITY" => number().map_or(Code::None, Code::UidValidity),
-        _ => Code::None,
+        b"CAPABILITY" => ResponseCode::Capability(words(rest)),
+        b"READ-ONLY" => ResponseCode::ReadOnly,
+        b"TRYCREATE" => ResponseCode::TryCreate,
+        b"UIDNEXT" => number().map_or(ResponseCode::None, ResponseCode::UidNext),
+        b"UIDVALIDITY" => number().map_or(ResponseCode::None, ResponseCode::UidValidity),
+        _ => ResponseCode::None,
     }
 }
 
 /// Reads `(NAME value NAME value …)`.
-fn fetched(text: &[u8], literals: &[Bytes]) -> Option<Fetched> {
-    let mut fetched = Fetched::default();
-    let mut scan = Scan {
+fn parse_fetch(text: &[u8], literals: &[Bytes]) -> Option<FetchData> {
+    let mut fetched = FetchData::default();
+    let mut scan = FetchScanner {
         text: text.strip_prefix(b"(")?,
         literals,
     };
     loop {
-        scan.spaces();
+        scan.skip_spaces();
         if scan.text.first()? == &b')' {
             return Some(fetched);
         }
         let name = scan.name()?.to_ascii_uppercase();
-        scan.spaces();
+        scan.skip_spaces();
         let value = scan.value()?;
         match (name.as_slice(), value) {
-            (b"UID", Value::Atom(atom)) => fetched.uid = u32::try_from(number(atom)?).ok(),
-            (b"RFC822.SIZE", Value::Atom(atom)) => fetched.size = number(atom),
-            (b"INTERNALDATE", Value::Quoted(text)) => fetched.arrived = names::arrival(&text),
-            (b"FLAGS", Value::List(list)) => {
+            (b"UID", FetchValue::Atom(atom)) => fetched.uid = u32::try_from(number(atom)?).ok(),
+            (b"RFC822.SIZE", FetchValue::Atom(atom)) => fetched.size = number(atom),
+            (b"INTERNALDATE", FetchValue::Quoted(text)) => {
+                fetched.arrived = syntax::parse_internal_date(&text)
+            }
+            (b"FLAGS", FetchValue::List(list)) => {
                 let mut flags = list.split(u8::is_ascii_whitespace);
                 fetched.seen = Some(flags.any(|flag| flag.eq_ignore_ascii_case(b"\\Seen")));
             }
-            (b"BODY[]", Value::Literal(body)) => fetched.body = Some(body),
-            (b"BODY[]", Value::Quoted(body)) => fetched.body = Some(body.into()),
+            (b"BODY[]", FetchValue::Literal(body)) => fetched.body = Some(body),
+            (b"BODY[]", FetchValue::Quoted(body)) => fetched.body = Some(body.into()),
             _ => {}
         }
     }
 }
 
 /// A value in a FETCH response.
-enum Value<'t> {
+enum FetchValue<'t> {
     Atom(&'t [u8]),
     /// What stands between the outermost parentheses.
     List(&'t [u8]),
@@ -197,17 +200,17 @@ enum Value<'t> {
 }
 
 /// The rest of a response while it is read.
-struct Scan<'t> {
+struct FetchScanner<'t> {
     text: &'t [u8],
     literals: &'t [Bytes],
 }
 
-impl<'t> Scan<'t> {
-    fn spaces(&mut self) {
+impl<'t> FetchScanner<'t> {
+    fn skip_spaces(&mut self) {
         self.text = self.text.trim_ascii_start();
     }
 
-    fn cut(&mut self, at: usize) -> &'t [u8] {
+    fn take(&mut self, at: usize) -> &'t [u8] {
         let (cut, rest) = self.text.split_at(at);
         self.text = rest;
         cut
@@ -224,25 +227,25 @@ impl<'t> Scan<'t> {
             }
             !in_brackets && matches!(byte, b' ' | b'(' | b')' | b'"' | 0)
         });
-        let name = self.cut(end.filter(|end| *end > 0)?);
+        let name = self.take(end.filter(|end| *end > 0)?);
         for _ in name.iter().filter(|byte| **byte == 0) {
             self.literal()?;
         }
         Some(name)
     }
 
-    fn value(&mut self) -> Option<Value<'t>> {
+    fn value(&mut self) -> Option<FetchValue<'t>> {
         match *self.text.first()? {
             0 => {
-                self.cut(1);
-                self.literal().map(Value::Literal)
+                self.take(1);
+                self.literal().map(FetchValue::Literal)
             }
-            b'"' => self.quoted().map(Value::Quoted),
-            b'(' => self.list().map(Value::List),
+            b'"' => self.quoted().map(FetchValue::Quoted),
+            b'(' => self.list().map(FetchValue::List),
             _ => {
                 let is_end = |byte: &u8| matches!(byte, b' ' | b')' | b'(' | 0);
                 let end = self.text.iter().position(is_end)?;
-                (end > 0).then(|| Value::Atom(self.cut(end)))
+                (end > 0).then(|| FetchValue::Atom(self.take(end)))
             }
         }
     }
@@ -267,7 +270,7 @@ impl<'t> Scan<'t> {
             }
             at += 1;
         }
-        self.cut(at + 1);
+        self.take(at + 1);
         Some(plain)
     }
 
@@ -285,7 +288,7 @@ impl<'t> Scan<'t> {
                 }
                 _ => {}
             }
-            self.cut(1);
+            self.take(1);
             if depth == 0 {
                 let bytes = whole.len() - self.text.len();
                 return whole.get(1..bytes - 1);
@@ -321,8 +324,8 @@ mod tests {
 
     use super::*;
 
-    fn read(line: &[u8], literals: &[&[u8]]) -> Result<Response, Fault> {
-        parse(Raw {
+    fn read(line: &[u8], literals: &[&[u8]]) -> Result<ImapResponse, ImapFault> {
+        parse(RawResponse {
             line: line.to_vec(),
             literals: literals.iter().map(|l| Bytes::copy_from_slice(l)).collect(),
         })
@@ -330,7 +333,7 @@ mod tests {
 
     fn news(line: &[u8]) -> Untagged {
         match read(line, &[b"mail"]).unwrap() {
-            Response::Untagged(news) => news,
+            ImapResponse::Untagged(news) => news,
             other => panic!("{other:?}"),
         }
     }
@@ -340,7 +343,7 @@ mod tests {
         let line = b"* 12 FETCH (FLAGS (\\Answered \\sEEN $x) X-ODD (a (\"b)\" (c)) d) UID 7 \
             INTERNALDATE \"17-Jul-1996 02:44:25 -0700\" RFC822.SIZE 4286 \
             BODY[HEADER.FIELDS (DATE FROM)] NIL ENVELOPE (\"\\\"\" NIL) BODY[] \0 MODSEQ (5))";
-        let wanted = Fetched {
+        let wanted = FetchData {
             uid: Some(7),
             size: Some(4286),
             seen: Some(true),
@@ -388,14 +391,14 @@ mod tests {
         let Untagged::Status(status) = news(b"* ok [UIDVALIDITY 385752904] UIDs valid\x1b") else {
             panic!("no status");
         };
-        assert_eq!(status.code, Code::UidValidity(385_752_904));
+        assert_eq!(status.code, ResponseCode::UidValidity(385_752_904));
         assert_eq!(status.text, "UIDs valid\\u{1b}");
         let done = read(b"a1 NO [TRYCREATE] No folder", &[]).unwrap();
-        let Response::Done { tag, status } = done else {
+        let ImapResponse::Tagged { tag, status } = done else {
             panic!("{done:?}");
         };
-        assert_eq!((tag.as_str(), status.kind), ("a1", Kind::No));
-        assert_eq!(status.code, Code::TryCreate);
+        assert_eq!((tag.as_str(), status.kind), ("a1", StatusKind::No));
+        assert_eq!(status.code, ResponseCode::TryCreate);
         assert_eq!(news(b"* 23 EXISTS"), Untagged::Exists);
         assert_eq!(news(b"* 44 EXPUNGE"), Untagged::Other);
         assert_eq!(news(b"* SEARCH 1 2"), Untagged::Other);
@@ -404,8 +407,8 @@ mod tests {
             news(b"* CAPABILITY IMAP4rev1 idle"),
             Untagged::Capability(words)
         );
-        assert_eq!(read(b"+ idling", &[]).unwrap(), Response::Continue);
-        assert_eq!(read(b"+", &[]).unwrap(), Response::Continue);
+        assert_eq!(read(b"+ idling", &[]).unwrap(), ImapResponse::Continuation);
+        assert_eq!(read(b"+", &[]).unwrap(), ImapResponse::Continuation);
     }
 
     #[test]

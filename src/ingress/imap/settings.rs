@@ -20,13 +20,13 @@ pub struct Settings {
     /// Its port.
     pub port: u16,
     /// How the connection is protected.
-    pub security: Security,
+    pub security: ImapSecurity,
     /// The file with the certificates of those who may vouch for the server; `None` for the public ones.
     pub ca_file: Option<PathBuf>,
     /// Who logs in.
     pub user: String,
     /// With what.
-    pub credential: Credential,
+    pub credential: ImapCredential,
     /// The folders, at most [`FOLDERS_MAX`].
     pub folders: Vec<String>,
     /// How often a folder is looked at, where the server does not tell of new mail by itself.
@@ -34,15 +34,15 @@ pub struct Settings {
     /// Let the server tell of new mail (IDLE), if it can.
     pub uses_idle: bool,
     /// Which mails are taken of a folder that is met for the first time.
-    pub first: First,
+    pub initial_fetch: InitialFetch,
     /// What becomes of a mail that is on our disk.
-    pub after: After,
+    pub after_fetch: AfterFetch,
     /// Octets of a mail at most. A longer one stays where it is.
     pub mail_bytes_max: usize,
     /// Octets of mails that all folders together hold in memory.
     pub bytes_in_flight_max: usize,
     /// How long a connection may take, and the server be silent within an answer.
-    pub silence_max: Duration,
+    pub read_timeout: Duration,
     /// How long the store may take for a mail.
     pub store_max: Duration,
     /// How long the store knows a mail again: what is older is not told a second time.
@@ -53,22 +53,22 @@ pub struct Settings {
 
 impl Settings {
     /// What is right for most.
-    pub fn new(host: String, user: String, credential: Credential) -> Self {
+    pub fn new(host: String, user: String, credential: ImapCredential) -> Self {
         Self {
             host,
             port: 993,
-            security: Security::Tls,
+            security: ImapSecurity::Tls,
             ca_file: None,
             user,
             credential,
             folders: vec!["INBOX".to_owned()],
             poll_interval: Duration::from_secs(60),
             uses_idle: true,
-            first: First::Unseen,
-            after: After::Seen,
+            initial_fetch: InitialFetch::Unseen,
+            after_fetch: AfterFetch::Seen,
             mail_bytes_max: 50 << 20,
             bytes_in_flight_max: 64 << 20,
-            silence_max: Duration::from_secs(60),
+            read_timeout: Duration::from_secs(60),
             store_max: Duration::from_secs(60),
             dedupe_window: Duration::from_secs(30 * 24 * 60 * 60),
             retry: retry::Settings {
@@ -88,7 +88,7 @@ impl Settings {
 
 /// How a connection is protected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Security {
+pub enum ImapSecurity {
     /// Not at all: only to this machine.
     Plain,
     /// TLS after STARTTLS, and no word of ours before.
@@ -99,14 +99,14 @@ pub enum Security {
 
 /// What is logged in with.
 #[derive(Clone)]
-pub enum Credential {
+pub enum ImapCredential {
     /// A password.
     Password(String),
     /// A file with a token of OAuth 2.0, which somebody else keeps fresh: it is read at each login.
     TokenFile(PathBuf),
 }
 
-impl fmt::Debug for Credential {
+impl fmt::Debug for ImapCredential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Password(_) => f.write_str("Password(…)"),
@@ -117,7 +117,7 @@ impl fmt::Debug for Credential {
 
 /// Which mails are taken of a folder that is met for the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum First {
+pub enum InitialFetch {
     /// All.
     All,
     /// Those that nobody has read.
@@ -126,7 +126,7 @@ pub enum First {
 
 /// What becomes of a mail that is on our disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum After {
+pub enum AfterFetch {
     /// It is deleted.
     Delete,
     /// It is moved to this folder.

@@ -10,40 +10,40 @@ use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 use tracing::warn;
 
-use super::connection::Connector;
-use super::dialogue::Dialogue;
-use super::intake::{Intake, Owner};
+use super::client::ImapClient;
+use super::connection::ImapConnector;
+use super::intake::{ImapIntake, Ownership};
 use super::metrics::Metrics;
-use super::settings::{After, Settings};
-use super::wire::Fault;
+use super::settings::{AfterFetch, Settings};
+use super::transport::ImapFault;
 
 /// Octets that a mail may be longer than its server says.
 const SLACK_BYTES: usize = 64 << 10;
 
 /// What all folders of an account share.
-pub(super) struct Account {
+pub(super) struct ImapAccount {
     pub(super) settings: Settings,
-    pub(super) connector: Connector,
-    pub(super) intake: Intake,
+    pub(super) connector: ImapConnector,
+    pub(super) intake: ImapIntake,
     pub(super) metrics: Metrics,
-    /// Octets of mails in memory, in [`permits`].
-    pub(super) room: Semaphore,
+    /// Octets of mails in memory, in [`kibibytes`].
+    pub(super) memory: Semaphore,
 }
 
 /// A mail that is left.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Left {
+pub(super) struct SkippedMail {
     pub(super) uid: u32,
     pub(super) reason: &'static str,
     pub(super) bytes: u64,
 }
 
 /// KiB of `bytes`: a semaphore counts to less than a large memory has octets.
-pub(super) fn permits(bytes: usize) -> u32 {
+pub(super) fn kibibytes(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
 }
 
-impl Account {
+impl ImapAccount {
     /// Fetches mails, puts those that are ours on disk, and only then marks them at the server. Gives
     /// back those that are left.
     ///
@@ -51,28 +51,33 @@ impl Account {
     /// What ended it. Some of the mails may be on disk, and none of those that are not is marked.
     pub(super) async fn transfer(
         &self,
-        dialogue: &mut Dialogue,
+        dialogue: &mut ImapClient,
         folder: &str,
         uids: &[u32],
         bytes_max: usize,
-    ) -> Result<Vec<Left>, Fault> {
-        let Self { intake, room, .. } = self;
+    ) -> Result<Vec<SkippedMail>, ImapFault> {
+        let Self {
+            intake,
+            memory: room,
+            ..
+        } = self;
         intake.store.has_room(bytes_max as u64)?;
-        let whole = permits(self.settings.bytes_in_flight_max);
-        let _room = room.acquire_many(permits(bytes_max).min(whole)).await;
-        let bodies = dialogue.bodies(uids, bytes_max + SLACK_BYTES).await?;
+        let whole = kibibytes(self.settings.bytes_in_flight_max);
+        let _room = room.acquire_many(kibibytes(bytes_max).min(whole)).await;
+        let bodies = dialogue.fetch_bodies(uids, bytes_max + SLACK_BYTES).await?;
         for uid in uids {
             // One that is gone meanwhile is somebody else's affair.
-            if !bodies.contains_key(uid) && dialogue.list(*uid, *uid).await?.contains_key(uid) {
-                return Err(Fault::Missing(*uid));
+            if !bodies.contains_key(uid) && dialogue.list_mails(*uid, *uid).await?.contains_key(uid)
+            {
+                return Err(ImapFault::Missing(*uid));
             }
         }
-        let (taken, left) = self.keep(bodies).await?;
+        let (taken, left) = self.store_mails(bodies).await?;
         if taken.is_empty() {
             return Ok(left);
         }
-        match self.mark(dialogue, folder, &taken).await {
-            Err(Fault::Refused { what, said }) => {
+        match self.mark_fetched(dialogue, folder, &taken).await {
+            Err(ImapFault::Refused { what, said }) => {
                 self.metrics.unmarked(taken.len());
                 warn!(protocol = "imap", folder = %folder.escape_debug(), what, said, mails = taken.len(), "taken, but not marked");
                 Ok(left)
@@ -82,25 +87,28 @@ impl Account {
     }
 
     /// Puts mails on disk, in the order of their UIDs. Gives back which are there, and which are left.
-    async fn keep(&self, bodies: BTreeMap<u32, Bytes>) -> Result<(Vec<u32>, Vec<Left>), Fault> {
+    async fn store_mails(
+        &self,
+        bodies: BTreeMap<u32, Bytes>,
+    ) -> Result<(Vec<u32>, Vec<SkippedMail>), ImapFault> {
         let Self {
             intake, metrics, ..
         } = self;
         let (mut taken, mut left) = (Vec::new(), Vec::new());
         let mut writes = Vec::new();
         for (uid, bytes) in bodies {
-            match intake.owner(&bytes)? {
-                Owner::NotOurs(reason) => {
+            match intake.find_recipients(&bytes)? {
+                Ownership::NotOurs(reason) => {
                     let bytes = bytes.len() as u64;
-                    left.push(Left { uid, reason, bytes });
+                    left.push(SkippedMail { uid, reason, bytes });
                 }
-                Owner::Ours(recipients) => {
+                Ownership::Ours(recipients) => {
                     taken.push(uid);
                     writes.push(async move {
                         let length = bytes.len();
-                        intake.take(recipients, bytes).await?;
+                        intake.accept(recipients, bytes).await?;
                         metrics.taken(length);
-                        Ok::<_, Fault>(())
+                        Ok::<_, ImapFault>(())
                     });
                 }
             }
@@ -111,11 +119,16 @@ impl Account {
         Ok((taken, left))
     }
 
-    async fn mark(&self, dialogue: &mut Dialogue, folder: &str, uids: &[u32]) -> Result<(), Fault> {
-        let done = match &self.settings.after {
-            After::Seen => return dialogue.flag(uids, "\\Seen").await,
-            After::Move(target) => dialogue.relocate(uids, target).await?,
-            After::Delete => dialogue.delete(uids).await?,
+    async fn mark_fetched(
+        &self,
+        dialogue: &mut ImapClient,
+        folder: &str,
+        uids: &[u32],
+    ) -> Result<(), ImapFault> {
+        let done = match &self.settings.after_fetch {
+            AfterFetch::Seen => return dialogue.add_flag(uids, "\\Seen").await,
+            AfterFetch::Move(target) => dialogue.move_to(uids, target).await?,
+            AfterFetch::Delete => dialogue.delete(uids).await?,
         };
         if !done {
             self.metrics.unmarked(uids.len());

@@ -15,20 +15,22 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
-use super::budget::Share;
-use super::fault::{caught, last_word};
-use super::listener::turn_away;
-use super::pace::Pace;
-use super::proxy::{self, Client};
-use super::questions::Way;
-use super::slots::{Slot, Weather};
-use super::wire::Wire;
-use super::{Shared, fate, protocol_name};
+use super::answers::Provenance;
+use super::limiter::{ConnectionPermit, LoadLevel};
+use super::listener::refuse_connection;
+use super::memory::MemoryPermit;
+use super::panics::{catch_panic, send_internal_error};
+use super::proxy::{self, ProxiedClient};
+use super::stream::SmtpStream;
+use super::timeouts::SessionTimeouts;
+use super::{SmtpContext, maillog, protocol_name};
 use crate::clock;
 use crate::mail::address::Address;
 use crate::mail::envelope::{Door, Envelope, Peer as EnvelopePeer};
 use crate::smtp::response::Refusal;
-use crate::smtp::session::{self, ForwardPath, Protocol, Question, Session, Step, Transaction};
+use crate::smtp::session::{
+    self, ForwardPath, Protocol, Session, SessionQuestion, SessionStep, Transaction,
+};
 
 /// Bytes of answers whose room is kept while a client is quiet.
 const OUT_KEPT_BYTES: usize = 512;
@@ -36,23 +38,23 @@ const OUT_KEPT_BYTES: usize = 512;
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
 
 /// A connection that has a place, before its first byte.
-pub(super) struct Connection {
-    pub(super) wire: Wire,
-    pub(super) peer: Peer,
-    pub(super) slot: Slot,
+pub(super) struct SmtpConnection {
+    pub(super) wire: SmtpStream,
+    pub(super) peer: SmtpPeer,
+    pub(super) permit: ConnectionPermit,
     /// It comes from a proxy, and must begin with its header.
     pub(super) proxied: bool,
     pub(super) session: Arc<session::Settings>,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<SmtpContext>,
 }
 
-impl Connection {
+impl SmtpConnection {
     /// Serves the connection to its end.
     pub(super) async fn serve(mut self) {
         let shared = Arc::clone(&self.shared);
         let mut early = false;
         if self.proxied {
-            match self.hear_proxy().await {
+            match self.accept_proxy_header().await {
                 Some(spoken) => early = spoken,
                 None => return,
             }
@@ -60,29 +62,29 @@ impl Connection {
         let Self {
             mut wire,
             peer,
-            slot,
+            permit: slot,
             session,
             ..
         } = self;
         let open = shared.metrics.opened(peer.protocol);
         let linger_max = shared.settings.linger_max;
-        let mut conversation = Conversation {
+        let mut conversation = SessionDriver {
             session: Session::new(session),
             out: Vec::new(),
             pending: Vec::new(),
             resumes: false,
-            share: shared.budget.share(),
+            memory: shared.memory.permit(),
             tls: None,
-            pace: Pace::new(Instant::now(), peer.exempt),
+            timeouts: SessionTimeouts::new(Instant::now(), peer.exempt),
             shared: &shared,
             peer,
         };
-        let talk = Box::pin(conversation.talk(&mut wire, early));
-        let ended = match caught(talk).await {
+        let talk = Box::pin(conversation.run(&mut wire, early));
+        let ended = match catch_panic(talk).await {
             Ok(ended) => ended,
             Err(panic) => {
                 shared.metrics.panicked();
-                last_word(&mut wire, &shared.metrics).await;
+                send_internal_error(&mut wire, &shared.metrics).await;
                 drop(panic);
                 Ok(())
             }
@@ -99,19 +101,20 @@ impl Connection {
     /// Reads the proxy's header and takes the client's address from it. Tells whether bytes came
     /// behind it, which the client sent before our greeting. `None`: there is no good header, or
     /// no place for the client.
-    async fn hear_proxy(&mut self) -> Option<bool> {
+    async fn accept_proxy_header(&mut self) -> Option<bool> {
         let wait = self.shared.settings.proxy_header_max;
-        let Ok(Some((client, early))) = timeout(wait, proxy_header(&mut self.wire)).await else {
+        let Ok(Some((client, early))) = timeout(wait, read_proxy_header(&mut self.wire)).await
+        else {
             self.shared.metrics.connection_refused("proxy_header");
-            debug!(peer = %self.peer.told(), "no good PROXY header");
+            debug!(peer = %self.peer.log_address(), "no good PROXY header");
             return None;
         };
-        if let Client::At(address) = client {
+        if let ProxiedClient::Address(address) = client {
             let ip = address.ip().to_canonical();
             self.peer.ip = Some(ip);
-            if !self.slot.count(ip) {
+            if !self.permit.count_network(ip) {
                 let refusal = Refusal::TooManyConnections;
-                turn_away(&self.wire, &self.peer, refusal, &self.shared);
+                refuse_connection(&self.wire, &self.peer, refusal, &self.shared);
                 return None;
             }
         }
@@ -121,7 +124,7 @@ impl Connection {
 
 /// Who is at the other end.
 #[derive(Clone, Debug)]
-pub(super) struct Peer {
+pub(super) struct SmtpPeer {
     /// Counts connections since the start: what ties the log lines of one together.
     pub(super) number: u64,
     pub(super) protocol: Protocol,
@@ -133,7 +136,7 @@ pub(super) struct Peer {
     pub(super) relay: bool,
 }
 
-impl Peer {
+impl SmtpPeer {
     pub(super) fn new(protocol: Protocol, ip: Option<IpAddr>) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         Self {
@@ -150,16 +153,16 @@ impl Peer {
     }
 
     /// The address as logs tell it.
-    pub(super) fn told(&self) -> impl fmt::Display + use<> {
+    pub(super) fn log_address(&self) -> impl fmt::Display + use<> {
         self.ip
             .map_or_else(|| "local".to_owned(), |ip| ip.to_string())
     }
 }
 
 /// The talk over one connection.
-struct Conversation<'s> {
-    shared: &'s Shared,
-    peer: Peer,
+struct SessionDriver<'s> {
+    shared: &'s SmtpContext,
+    peer: SmtpPeer,
     session: Session,
     /// Answers not sent yet. All that one read brings about are sent with one write.
     out: Vec<u8>,
@@ -168,179 +171,179 @@ struct Conversation<'s> {
     /// That is done, so the session may go on without more bytes.
     resumes: bool,
     /// What the mail that is coming in takes of the budget.
-    share: Share,
+    memory: MemoryPermit,
     tls: Option<String>,
-    pace: Pace,
+    timeouts: SessionTimeouts,
 }
 
 /// What is to be done once the session has read what there was.
-enum Turn {
+enum NextAction {
     /// Send the answers, wait for more.
-    More,
+    AwaitInput,
     /// Send the answers, then go on with what is pending.
-    Send,
+    SendThenResume,
     Store(Transaction),
     StartTls,
     /// Send the answers, then close.
     Close,
     /// Say this, then close.
-    Part(Refusal),
+    CloseWith(Refusal),
     /// The client closed.
-    Gone,
+    PeerClosed,
 }
 
-impl Conversation<'_> {
+impl SessionDriver<'_> {
     /// Speaks until one side closes. `Ok`: we had the last word.
-    async fn talk(&mut self, wire: &mut Wire, early: bool) -> io::Result<()> {
-        let mut weather = self.shared.slots.weather();
-        if early || self.speaks_early(wire).await {
-            return self.part(wire, Refusal::SpokeTooEarly).await;
+    async fn run(&mut self, wire: &mut SmtpStream, early: bool) -> io::Result<()> {
+        let mut weather = self.shared.limiter.load_level();
+        if early || self.talks_early(wire).await {
+            return self.close_with(wire, Refusal::SpokeTooEarly).await;
         }
         self.session.greet(&mut self.out);
         loop {
-            match self.hear(wire, &mut weather).await? {
-                Turn::More => {}
-                Turn::Send => {
+            match self.next_action(wire, &mut weather).await? {
+                NextAction::AwaitInput => {}
+                NextAction::SendThenResume => {
                     self.send(wire).await?;
                     self.resumes = true;
                 }
-                Turn::Store(transaction) => Box::pin(self.store(transaction)).await,
-                Turn::StartTls => Box::pin(self.start_tls(wire)).await?,
-                Turn::Close => return self.send(wire).await,
-                Turn::Part(refusal) => return self.part(wire, refusal).await,
-                Turn::Gone => return Err(io::ErrorKind::UnexpectedEof.into()),
+                NextAction::Store(transaction) => Box::pin(self.store(transaction)).await,
+                NextAction::StartTls => Box::pin(self.start_tls(wire)).await?,
+                NextAction::Close => return self.send(wire).await,
+                NextAction::CloseWith(refusal) => return self.close_with(wire, refusal).await,
+                NextAction::PeerClosed => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
     }
 
-    async fn speaks_early(&self, wire: &Wire) -> bool {
+    async fn talks_early(&self, wire: &SmtpStream) -> bool {
         if self.peer.exempt {
             return false;
         }
         let wait = self.shared.settings.greeting_wait;
         if wait.is_zero() {
-            return wire.has_spoken();
+            return wire.has_early_data();
         }
-        timeout(wait, wire.speaks()).await.unwrap_or(false)
+        timeout(wait, wire.wait_for_data()).await.unwrap_or(false)
     }
 
     /// Lets the session read what is there, or else sends the answers and waits for more.
-    async fn hear(
+    async fn next_action(
         &mut self,
-        wire: &mut Wire,
-        weather: &mut watch::Receiver<Weather>,
-    ) -> io::Result<Turn> {
+        wire: &mut SmtpStream,
+        weather: &mut watch::Receiver<LoadLevel>,
+    ) -> io::Result<NextAction> {
         if self.resumes {
             self.resumes = false;
             let input = std::mem::take(&mut self.pending);
-            return Ok(self.turn(&input));
+            return Ok(self.process(&input));
         }
         self.send(wire).await?;
         let settings = &self.shared.settings;
         loop {
             let now = *weather.borrow_and_update();
             if now.closing && !self.session.in_data() {
-                return Ok(Turn::Part(Refusal::ShuttingDown));
+                return Ok(NextAction::CloseWith(Refusal::ShuttingDown));
             }
-            if self.pace.is_spent(settings) {
-                return Ok(Turn::Part(Refusal::SessionTooLong));
+            if self.timeouts.byte_limit_reached(settings) {
+                return Ok(NextAction::CloseWith(Refusal::SessionTooLong));
             }
-            let (deadline, refusal) = self.pace.deadline(settings, now);
+            let (deadline, refusal) = self.timeouts.deadline(settings, now);
             tokio::select! {
                 biased;
-                turn = wire.read_with(|bytes| self.read(bytes)) => return turn,
-                () = sleep_until(deadline) => return Ok(Turn::Part(refusal)),
+                turn = wire.read_with(|bytes| self.process_read(bytes)) => return turn,
+                () = sleep_until(deadline) => return Ok(NextAction::CloseWith(refusal)),
                 _ = weather.changed() => {}
             }
         }
     }
 
-    fn read(&mut self, bytes: &[u8]) -> Turn {
+    fn process_read(&mut self, bytes: &[u8]) -> NextAction {
         if bytes.is_empty() {
-            return Turn::Gone;
+            return NextAction::PeerClosed;
         }
-        self.pace.read(bytes.len(), Instant::now());
-        self.turn(bytes)
+        self.timeouts.bytes_read(bytes.len(), Instant::now());
+        self.process(bytes)
     }
 
     /// Lets the session read `input` and answers what can be answered without waiting.
-    fn turn(&mut self, mut input: &[u8]) -> Turn {
+    fn process(&mut self, mut input: &[u8]) -> NextAction {
         loop {
             let step = self.session.feed(&mut input, &mut self.out);
-            self.count_held();
-            self.tell_refused(None);
+            self.update_memory_permit();
+            self.report_refusals(None);
             match step {
-                Step::NeedInput => break,
-                Step::Flush => {
+                SessionStep::NeedInput => break,
+                SessionStep::Flush => {
                     self.pending = input.to_vec();
-                    return Turn::Send;
+                    return NextAction::SendThenResume;
                 }
-                Step::Close => return Turn::Close,
-                Step::Ask(Question::Sender { size, .. }) => self.answer_sender(size),
-                Step::Ask(Question::Recipient(path)) => self.answer_recipient(path),
-                Step::Ask(Question::Store(transaction)) => {
+                SessionStep::Close => return NextAction::Close,
+                SessionStep::Ask(SessionQuestion::Sender { size, .. }) => self.answer_sender(size),
+                SessionStep::Ask(SessionQuestion::Recipient(path)) => self.answer_recipient(path),
+                SessionStep::Ask(SessionQuestion::Store(transaction)) => {
                     // Its last piece has not been counted yet.
-                    if self.share.resize(transaction.bytes.len()) {
+                    if self.memory.resize(transaction.bytes.len()) {
                         self.pending = input.to_vec();
-                        return Turn::Store(transaction);
+                        return NextAction::Store(transaction);
                     }
                     let answers = vec![Err(Refusal::Busy); transaction.recipients.len()];
                     self.session.answer_store(&answers, &mut self.out);
-                    self.share.resize(0);
-                    self.tell_refused(None);
+                    self.memory.resize(0);
+                    self.report_refusals(None);
                 }
-                Step::Ask(Question::StartTls) => return Turn::StartTls,
+                SessionStep::Ask(SessionQuestion::StartTls) => return NextAction::StartTls,
             }
         }
         let now = Instant::now();
         if !self.out.is_empty() {
-            self.pace.answered(now);
+            self.timeouts.command_completed(now);
         }
-        self.pace.in_data(self.session.in_data(), now);
-        Turn::More
+        self.timeouts.set_in_data(self.session.in_data(), now);
+        NextAction::AwaitInput
     }
 
     fn answer_sender(&mut self, size: Option<u64>) {
-        let answer = if self.shared.slots.is_closing() {
+        let answer = if self.shared.limiter.is_closing() {
             Err(Refusal::ShuttingDown)
         } else {
             self.shared.answers.sender(size)
         };
         self.session.answer_sender(answer, &mut self.out);
-        self.tell_refused(None);
+        self.report_refusals(None);
     }
 
     fn answer_recipient(&mut self, path: ForwardPath) {
         let answer = self.shared.answers.recipient(path.clone(), clock::now());
         self.session.answer_recipient(answer, &mut self.out);
         match path {
-            ForwardPath::Mailbox(address) => self.tell_refused(Some(&address)),
-            ForwardPath::Postmaster => self.tell_refused(None),
+            ForwardPath::Mailbox(address) => self.report_refusals(Some(&address)),
+            ForwardPath::Postmaster => self.report_refusals(None),
         }
     }
 
     /// Counts what the session holds of a mail. If that is more than there is room for, the rest of
     /// the mail is read and thrown away.
-    fn count_held(&mut self) {
+    fn update_memory_permit(&mut self) {
         if !self.session.in_data() {
             return;
         }
-        if !self.share.resize(self.session.data_bytes()) {
+        if !self.memory.resize(self.session.data_bytes()) {
             self.session.refuse_data(Refusal::Busy);
-            self.share.resize(0);
+            self.memory.resize(0);
         }
     }
 
     async fn store(&mut self, transaction: Transaction) {
         let asked = transaction.recipients.len();
-        let way = self.way(&transaction);
+        let way = self.provenance(&transaction);
         let bytes = transaction.bytes.clone();
         let length = bytes.len();
         let mut envelope = self.envelope(transaction);
         let answers = &self.shared.answers;
-        let (verdict, welcome) = answers.judge(&envelope, &bytes, way).await;
+        let (verdict, welcome) = answers.authenticate(&envelope, &bytes, way).await;
         if let Some(verdict) = &verdict {
-            self.shared.metrics.judged(verdict);
+            self.shared.metrics.authenticated(verdict);
         }
         envelope.verdict = verdict.map(Box::new);
         let stored = match welcome {
@@ -349,33 +352,37 @@ impl Conversation<'_> {
         };
         if let Ok(id) = stored {
             self.shared.metrics.accepted(self.peer.protocol, length);
-            fate::received(id, &envelope, length, &self.peer);
+            maillog::log_received(id, &envelope, length, &self.peer);
         }
         // The mail is stored whole or not at all, so all recipients hear the same.
         let answers = vec![stored.map(|id| id.0.to_string()); asked];
         self.session.answer_store(&answers, &mut self.out);
-        self.tell_refused(None);
+        self.report_refusals(None);
         self.resumes = true;
-        self.share.resize(0);
+        self.memory.resize(0);
         let now = Instant::now();
-        self.pace.answered(now);
-        self.pace.in_data(false, now);
+        self.timeouts.command_completed(now);
+        self.timeouts.set_in_data(false, now);
     }
 
-    fn way(&self, transaction: &Transaction) -> Way {
+    fn provenance(&self, transaction: &Transaction) -> Provenance {
         let client = transaction.client.as_ref();
-        match client.filter(|client| client.ip.is_some() || client.hears_us) {
-            Some(client) if client.hears_us && self.peer.protocol == Protocol::Smtp => Way::Direct,
-            Some(client) if client.ip.is_some() => Way::Forwarded,
-            None if !self.peer.relay && self.peer.protocol == Protocol::Smtp => Way::Direct,
-            _ => Way::Relayed,
+        match client.filter(|client| client.ip.is_some() || client.receives_responses) {
+            Some(client) if client.receives_responses && self.peer.protocol == Protocol::Smtp => {
+                Provenance::Direct
+            }
+            Some(client) if client.ip.is_some() => Provenance::Forwarded,
+            None if !self.peer.relay && self.peer.protocol == Protocol::Smtp => Provenance::Direct,
+            _ => Provenance::Relayed,
         }
     }
 
     /// Of a client behind a relay the relay's own address and name say nothing.
     fn envelope(&self, transaction: Transaction) -> Envelope {
         let (ip, helo) = match transaction.client {
-            Some(client) if client.hears_us => (client.ip, client.helo.unwrap_or(transaction.helo)),
+            Some(client) if client.receives_responses => {
+                (client.ip, client.helo.unwrap_or(transaction.helo))
+            }
             Some(client) => (client.ip, client.helo.unwrap_or_default()),
             None => (self.peer.ip, transaction.helo),
         };
@@ -401,7 +408,7 @@ impl Conversation<'_> {
 
     /// What the client sent behind STARTTLS before the handshake was not protected, so it is dropped
     /// (RFC 3207 section 4.2; CVE-2011-0411).
-    async fn start_tls(&mut self, wire: &mut Wire) -> io::Result<()> {
+    async fn start_tls(&mut self, wire: &mut SmtpStream) -> io::Result<()> {
         self.send(wire).await?;
         let Some(acceptor) = &self.shared.acceptor else {
             return Err(io::ErrorKind::Unsupported.into());
@@ -412,12 +419,12 @@ impl Conversation<'_> {
         self.shared.metrics.handshake(shaken.is_ok());
         self.tls = Some(shaken?);
         self.session.tls_started();
-        self.pace.answered(Instant::now());
+        self.timeouts.command_completed(Instant::now());
         Ok(())
     }
 
     /// Says the session's last word for it.
-    async fn part(&mut self, wire: &mut Wire, refusal: Refusal) -> io::Result<()> {
+    async fn close_with(&mut self, wire: &mut SmtpStream, refusal: Refusal) -> io::Result<()> {
         debug!(
             connection = self.peer.number,
             refusal = refusal.name(),
@@ -430,7 +437,7 @@ impl Conversation<'_> {
         self.send(wire).await
     }
 
-    async fn send(&mut self, wire: &mut Wire) -> io::Result<()> {
+    async fn send(&mut self, wire: &mut SmtpStream) -> io::Result<()> {
         if self.out.is_empty() {
             return Ok(());
         }
@@ -448,19 +455,19 @@ impl Conversation<'_> {
     }
 
     /// Counts and logs what the session refused since it was last asked. `recipient` is whom.
-    fn tell_refused(&mut self, recipient: Option<&Address>) {
+    fn report_refusals(&mut self, recipient: Option<&Address>) {
         let mut last = None;
         for refusal in self.session.take_refusals() {
             self.shared.metrics.refused(refusal);
             if last.replace(refusal) != Some(refusal) {
-                fate::refused(&self.shared.throttle, refusal, recipient, &self.peer);
+                maillog::log_refused(&self.shared.throttle, refusal, recipient, &self.peer);
             }
         }
     }
 }
 
 /// Reads a proxy's header, and tells whether more came behind it. `None` if there is no good one.
-async fn proxy_header(wire: &mut Wire) -> Option<(Client, bool)> {
+async fn read_proxy_header(wire: &mut SmtpStream) -> Option<(ProxiedClient, bool)> {
     let mut header = Vec::new();
     loop {
         let read = wire.read_with(|bytes| {
@@ -478,7 +485,7 @@ async fn proxy_header(wire: &mut Wire) -> Option<(Client, bool)> {
 
 /// Sees that our last word can be read: closing while bytes of the client are unread would make the
 /// kernel throw it away.
-async fn linger(wire: &mut Wire, wait: Duration) {
+async fn linger(wire: &mut SmtpStream, wait: Duration) {
     let read_out = async {
         let mut left = LINGER_BYTES_MAX;
         if wire.shutdown().await.is_err() {

@@ -16,10 +16,10 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::connection::{Connection, Peer};
-use super::slots::Slot;
-use super::wire::Wire;
-use super::{BindError, Listen, ListenAddress, Shared, fate, protocol_name};
+use super::connection::{SmtpConnection, SmtpPeer};
+use super::limiter::ConnectionPermit;
+use super::stream::SmtpStream;
+use super::{BindError, Listen, ListenAddress, SmtpContext, maillog, protocol_name};
 use crate::network::Network;
 use crate::smtp::response::Refusal;
 use crate::smtp::session::{self, BareNewline, Protocol};
@@ -34,14 +34,14 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// One listening socket, and what is spoken there.
 pub(super) struct Listener {
-    door: Door,
+    socket: ListenerSocket,
     /// For strangers and, second, for relays.
     strict: [Arc<session::Settings>; 2],
     /// The same for networks whose bare line feeds are mended.
     lenient: [Arc<session::Settings>; 2],
 }
 
-enum Door {
+enum ListenerSocket {
     Tcp(TcpListener, SocketAddr),
     Unix(UnixListener, SocketFile),
 }
@@ -57,11 +57,11 @@ impl Listener {
                 }
                 let listener = bind_tcp(*at).map_err(broken)?;
                 let at = listener.local_addr().map_err(broken)?;
-                Door::Tcp(listener, at)
+                ListenerSocket::Tcp(listener, at)
             }
             ListenAddress::Unix(path) => {
                 let (listener, file) = bind_unix(path, address)?;
-                Door::Unix(listener, file)
+                ListenerSocket::Unix(listener, file)
             }
         };
         let session = |bare_newline, trusts_relay| {
@@ -72,7 +72,7 @@ impl Listener {
             })
         };
         Ok(Self {
-            door,
+            socket: door,
             strict: [false, true].map(|relay| session(BareNewline::Refuse, relay)),
             lenient: [false, true].map(|relay| session(BareNewline::Normalize, relay)),
         })
@@ -80,9 +80,9 @@ impl Listener {
 
     /// Where it really listens.
     pub(super) fn address(&self) -> ListenAddress {
-        match &self.door {
-            Door::Tcp(_, at) => ListenAddress::Tcp(*at),
-            Door::Unix(_, file) => ListenAddress::Unix(file.path.clone()),
+        match &self.socket {
+            ListenerSocket::Tcp(_, at) => ListenAddress::Tcp(*at),
+            ListenerSocket::Unix(_, file) => ListenAddress::Unix(file.path.clone()),
         }
     }
 
@@ -91,8 +91,8 @@ impl Listener {
     }
 
     /// Lets connections in until the server closes, then waits for those that are there.
-    pub(super) async fn run(self, shared: Arc<Shared>) {
-        let mut weather = shared.slots.weather();
+    pub(super) async fn run(self, shared: Arc<SmtpContext>) {
+        let mut weather = shared.limiter.load_level();
         let mut connections = JoinSet::new();
         let mut pause = PAUSE_FIRST;
         loop {
@@ -102,7 +102,7 @@ impl Listener {
                     count_panic(&shared, ended);
                     continue;
                 }
-                accepted = self.door.accept() => accepted,
+                accepted = self.socket.accept() => accepted,
             };
             match accepted {
                 Ok((wire, ip)) => {
@@ -111,12 +111,12 @@ impl Listener {
                         connections.spawn(connection.serve());
                     }
                 }
-                Err(error) if is_the_clients(&error) => {}
+                Err(error) if is_client_fault(&error) => {}
                 Err(error) => {
                     // Out of descriptors or memory. The connection stays in the backlog, so trying
                     // again at once would only burn the processor.
                     shared.metrics.accept_failed();
-                    if shared.throttle.lets_pass() {
+                    if shared.throttle.allow() {
                         warn!(%error, address = %self.address(), "cannot accept a connection");
                     }
                     tokio::select! {
@@ -132,7 +132,12 @@ impl Listener {
         }
     }
 
-    fn admit(&self, wire: Wire, ip: Option<IpAddr>, shared: &Arc<Shared>) -> Option<Connection> {
+    fn admit(
+        &self,
+        wire: SmtpStream,
+        ip: Option<IpAddr>,
+        shared: &Arc<SmtpContext>,
+    ) -> Option<SmtpConnection> {
         let settings = &shared.settings;
         let is_in = |networks: &[Network]| {
             ip.is_some_and(|ip| networks.iter().any(|network| network.contains(ip)))
@@ -147,23 +152,23 @@ impl Listener {
         };
         let sessions = if lenient { &self.lenient } else { &self.strict };
         let session = &sessions[usize::from(relay)];
-        let peer = Peer {
+        let peer = SmtpPeer {
             exempt,
             relay,
-            ..Peer::new(session.protocol, ip)
+            ..SmtpPeer::new(session.protocol, ip)
         };
-        let Some(mut slot) = shared.slots.take() else {
-            turn_away(&wire, &peer, Refusal::ServerFull, shared);
+        let Some(mut slot) = shared.limiter.try_acquire() else {
+            refuse_connection(&wire, &peer, Refusal::ServerFull, shared);
             return None;
         };
-        if !exempt && !proxied && !counts(&mut slot, ip) {
-            turn_away(&wire, &peer, Refusal::TooManyConnections, shared);
+        if !exempt && !proxied && !count_network(&mut slot, ip) {
+            refuse_connection(&wire, &peer, Refusal::TooManyConnections, shared);
             return None;
         }
-        Some(Connection {
+        Some(SmtpConnection {
             wire,
             peer,
-            slot,
+            permit: slot,
             proxied,
             session: Arc::clone(session),
             shared: Arc::clone(shared),
@@ -171,19 +176,19 @@ impl Listener {
     }
 }
 
-impl Door {
-    async fn accept(&self) -> io::Result<(Wire, Option<IpAddr>)> {
+impl ListenerSocket {
+    async fn accept(&self) -> io::Result<(SmtpStream, Option<IpAddr>)> {
         match self {
             Self::Tcp(listener, _) => {
                 let (stream, from) = listener.accept().await?;
                 // Answers are written whole, so there is nothing to gather. If it cannot be set the
                 // connection is on its way out.
                 let _ = stream.set_nodelay(true);
-                Ok((Wire::Tcp(stream), Some(from.ip().to_canonical())))
+                Ok((SmtpStream::Tcp(stream), Some(from.ip().to_canonical())))
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Wire::Unix(stream), None))
+                Ok((SmtpStream::Unix(stream), None))
             }
         }
     }
@@ -204,26 +209,31 @@ impl Drop for SocketFile {
 }
 
 /// Says one line to who is not let in, if that can be done without waiting.
-pub(super) fn turn_away(wire: &Wire, peer: &Peer, refusal: Refusal, shared: &Shared) {
+pub(super) fn refuse_connection(
+    wire: &SmtpStream,
+    peer: &SmtpPeer,
+    refusal: Refusal,
+    shared: &SmtpContext,
+) {
     let mut line = Vec::new();
     refusal.write(&mut line);
-    wire.say_now(&line);
+    wire.try_send(&line);
     shared.metrics.connection_refused(refusal.name());
-    fate::refused(&shared.throttle, refusal, None, peer);
+    maillog::log_refused(&shared.throttle, refusal, None, peer);
 }
 
-fn counts(slot: &mut Slot, ip: Option<IpAddr>) -> bool {
-    ip.is_none_or(|ip| slot.count(ip))
+fn count_network(slot: &mut ConnectionPermit, ip: Option<IpAddr>) -> bool {
+    ip.is_none_or(|ip| slot.count_network(ip))
 }
 
-fn count_panic(shared: &Shared, ended: Result<(), tokio::task::JoinError>) {
+fn count_panic(shared: &SmtpContext, ended: Result<(), tokio::task::JoinError>) {
     if ended.is_err_and(|error| error.is_panic()) {
         shared.metrics.panicked();
     }
 }
 
 /// True if the fault lies with the connection that was to be accepted. The next one may be fine.
-fn is_the_clients(error: &io::Error) -> bool {
+fn is_client_fault(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted

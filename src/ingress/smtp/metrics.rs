@@ -18,13 +18,13 @@ use crate::smtp::session::Protocol;
 pub struct Metrics {
     open: Family<ByProtocol, Gauge>,
     connections: Family<ByProtocol, Counter>,
-    connections_refused: Family<ByReason, Counter>,
+    connections_refused: Family<ByRefusalReason, Counter>,
     refusals: Family<ByRefusal, Counter>,
     mails: Family<ByProtocol, Counter>,
     mail_bytes: Family<ByProtocol, Counter>,
     verdicts: Family<ByResult, Counter>,
     in_flight: Gauge,
-    handshakes: Family<ByOutcome, Counter>,
+    handshakes: Family<ByHandshakeOutcome, Counter>,
     accept_errors: Counter,
     panics: Counter,
 }
@@ -35,7 +35,7 @@ struct ByProtocol {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByReason {
+struct ByRefusalReason {
     reason: &'static str,
 }
 
@@ -45,7 +45,7 @@ struct ByRefusal {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByOutcome {
+struct ByHandshakeOutcome {
     outcome: &'static str,
 }
 
@@ -118,19 +118,19 @@ impl Metrics {
     }
 
     /// Counts a connection, and counts it as open while the returned value lives.
-    pub(super) fn opened(&self, protocol: Protocol) -> Open {
+    pub(super) fn opened(&self, protocol: Protocol) -> OpenConnection {
         let label = ByProtocol {
             protocol: protocol_name(protocol),
         };
         self.connections.get_or_create(&label).inc();
         let open = self.open.get_or_create_owned(&label);
         open.inc();
-        Open(open)
+        OpenConnection(open)
     }
 
     pub(super) fn connection_refused(&self, reason: &'static str) {
         self.connections_refused
-            .get_or_create(&ByReason { reason })
+            .get_or_create(&ByRefusalReason { reason })
             .inc();
     }
 
@@ -147,7 +147,7 @@ impl Metrics {
         self.mail_bytes.get_or_create(&label).inc_by(bytes as u64);
     }
 
-    pub(super) fn judged(&self, verdict: &Verdict) {
+    pub(super) fn authenticated(&self, verdict: &Verdict) {
         for (method, outcome) in [
             ("spf", verdict.spf.result),
             ("dkim", verdict.dkim_result()),
@@ -169,7 +169,9 @@ impl Metrics {
 
     pub(super) fn handshake(&self, ok: bool) {
         let outcome = if ok { "ok" } else { "failed" };
-        self.handshakes.get_or_create(&ByOutcome { outcome }).inc();
+        self.handshakes
+            .get_or_create(&ByHandshakeOutcome { outcome })
+            .inc();
     }
 
     pub(super) fn accept_failed(&self) {
@@ -183,9 +185,9 @@ impl Metrics {
 
 /// An open connection, counted until it is dropped.
 #[derive(Debug)]
-pub(super) struct Open(Gauge);
+pub(super) struct OpenConnection(Gauge);
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -208,7 +210,7 @@ mod tests {
         metrics.connection_refused("server_full");
         metrics.accepted(Protocol::Lmtp, 1_000);
         metrics.handshake(false);
-        metrics.judged(&Verdict::default());
+        metrics.authenticated(&Verdict::default());
         metrics.in_flight().set(7);
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();

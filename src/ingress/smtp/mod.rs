@@ -3,17 +3,17 @@
 //! Does not know the grammar of either protocol (that is `smtp`) and keeps no mail (that is the
 //! store).
 
-mod budget;
+mod answers;
 mod connection;
-mod fate;
-mod fault;
+mod limiter;
 mod listener;
+mod maillog;
+mod memory;
 mod metrics;
-mod pace;
+mod panics;
 mod proxy;
-mod questions;
-mod slots;
-mod wire;
+mod stream;
+mod timeouts;
 
 use std::fmt;
 use std::io;
@@ -36,12 +36,12 @@ use crate::smtp::session::{self, BareNewline, Protocol};
 use crate::store::{RECIPIENTS_MAX, Store};
 use crate::tls::{CertificateError, Certificates};
 
-use budget::Budget;
+use answers::SessionAnswers;
+use limiter::ConnectionLimiter;
 use listener::Listener;
-use questions::Answers;
-use slots::Slots;
+use memory::MemoryBudget;
 
-pub(super) use fate::{Throttle, masked};
+pub(super) use maillog::{LogThrottle, mask_address};
 pub use metrics::Metrics;
 
 /// Where the server listens, and its bounds.
@@ -183,7 +183,7 @@ impl fmt::Display for ListenAddress {
 pub struct ListenAddressError(String);
 
 /// The parts the server works with.
-pub struct Parts {
+pub struct SmtpParts {
     /// Where mail goes.
     pub store: Store,
     /// What recipients are ours.
@@ -197,18 +197,18 @@ pub struct Parts {
 }
 
 /// The SMTP and LMTP server, bound to its addresses.
-pub struct Server {
+pub struct SmtpServer {
     listeners: Vec<Listener>,
-    shared: Arc<Shared>,
+    shared: Arc<SmtpContext>,
 }
 
-impl Server {
+impl SmtpServer {
     /// Binds every address. Clients can connect from now on, and are answered once `run` runs.
     /// Must be called within a tokio runtime.
     ///
     /// # Errors
     /// Names the address that cannot be bound.
-    pub fn bind(settings: Settings, parts: Parts) -> Result<Self, BindError> {
+    pub fn bind(settings: Settings, parts: SmtpParts) -> Result<Self, BindError> {
         let acceptor = match &parts.certificates {
             Some(certificates) => Some(TlsAcceptor::from(certificates.server_config()?)),
             None => None,
@@ -226,20 +226,20 @@ impl Server {
             };
             listeners.push(Listener::bind(listen, strict)?);
         }
-        let budget = Budget::new(settings.bytes_in_flight_max, parts.metrics.in_flight());
-        let shared = Shared {
-            answers: Answers {
+        let budget = MemoryBudget::new(settings.bytes_in_flight_max, parts.metrics.in_flight());
+        let shared = SmtpContext {
+            answers: SessionAnswers {
                 store: parts.store,
                 routes: parts.routes,
                 auth: parts.auth,
-                budget: Arc::clone(&budget),
+                memory: Arc::clone(&budget),
                 store_max: settings.store_max,
             },
-            slots: Slots::new(&settings),
+            limiter: ConnectionLimiter::new(&settings),
             acceptor,
-            budget,
+            memory: budget,
             metrics: parts.metrics,
-            throttle: Throttle::default(),
+            throttle: LogThrottle::default(),
             settings,
         };
         Ok(Self {
@@ -268,16 +268,16 @@ impl Server {
         tokio::pin!(stop);
         tokio::select! {
             () = &mut stop => {}
-            Some(ended) = doors.join_next() => raise(ended),
+            Some(ended) = doors.join_next() => resume_panic(ended),
         }
-        shared.slots.close();
+        shared.limiter.close();
         let drained = async {
             while let Some(ended) = doors.join_next().await {
-                raise(ended);
+                resume_panic(ended);
             }
         };
         if timeout(shared.settings.drain_max, drained).await.is_err() {
-            let open = shared.slots.open();
+            let open = shared.limiter.open();
             warn!(open, "connections cut off: they did not end in time");
             doors.shutdown().await;
         }
@@ -285,14 +285,14 @@ impl Server {
 }
 
 /// What all connections share.
-struct Shared {
+struct SmtpContext {
     settings: Settings,
-    answers: Answers,
+    answers: SessionAnswers,
     acceptor: Option<TlsAcceptor>,
-    budget: Arc<Budget>,
-    slots: Arc<Slots>,
+    memory: Arc<MemoryBudget>,
+    limiter: Arc<ConnectionLimiter>,
     metrics: Metrics,
-    throttle: Throttle,
+    throttle: LogThrottle,
 }
 
 /// Why the server does not start.
@@ -315,7 +315,7 @@ pub enum BindError {
     Tls(#[from] CertificateError),
 }
 
-fn raise(ended: Result<(), tokio::task::JoinError>) {
+fn resume_panic(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {

@@ -13,13 +13,13 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::incoming::{Incoming, Malformed, Recipients, bare};
-use super::law::Outcome;
+use super::incoming::{IncomingMail, Malformed, Recipients, bare_address};
 use super::metrics::Metrics;
+use super::outcome::WebhookOutcome;
 use crate::auth;
 use crate::clock::Timestamp;
 use crate::ingress::routes::{Routes, Unroutable};
-use crate::ingress::smtp::masked;
+use crate::ingress::smtp::mask_address;
 use crate::mail::address::Address;
 use crate::mail::envelope::{Door, Envelope, Peer, Recipient};
 use crate::store::{MailId, RECIPIENTS_MAX, RecordError, Store};
@@ -27,13 +27,13 @@ use crate::store::{MailId, RECIPIENTS_MAX, RecordError, Store};
 /// Addresses of one mail that are looked at.
 const ADDRESSES_MAX: usize = 4 * RECIPIENTS_MAX;
 /// Lines in the log for what one mail loses.
-const LINES_MAX: usize = 20;
+const LOG_LINES_MAX: usize = 20;
 /// Mails of one request that are written at a time.
-const WRITES_MAX: usize = 64;
+const CONCURRENT_WRITES_MAX: usize = 64;
 
 /// What mails are taken with.
 #[derive(Clone)]
-pub(super) struct Acceptance {
+pub(super) struct MailAcceptor {
     pub(super) store: Store,
     pub(super) routes: Arc<Routes>,
     pub(super) metrics: Metrics,
@@ -43,36 +43,40 @@ pub(super) struct Acceptance {
 
 /// Where a mail came from.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Origin {
+pub(super) struct RequestOrigin {
     pub(super) provider: &'static str,
     pub(super) peer: Option<IpAddr>,
     pub(super) now: Timestamp,
 }
 
-impl Acceptance {
+impl MailAcceptor {
     /// Takes all mails of a request, or says why it must come again. What was kept before that will
     /// be known again when it does.
-    pub(super) async fn take(&self, mails: Vec<Incoming>, origin: Origin) -> Outcome {
+    pub(super) async fn accept(
+        &self,
+        mails: Vec<IncomingMail>,
+        origin: RequestOrigin,
+    ) -> WebhookOutcome {
         let mut dropped = 0;
         let mut accepted = Vec::new();
         let single = mails.len() == 1;
         for mail in mails {
-            if let Some((outcome, why)) = self.unfit(&mail) {
+            if let Some((outcome, why)) = self.rejection(&mail) {
                 if single {
                     return outcome;
                 }
                 dropped += 1;
-                self.tell_dropped(&origin, &mail.id, None, why);
+                self.log_dropped(&origin, &mail.id, None, why);
                 continue;
             }
-            let sorted = match self.sort(&mail, &origin) {
+            let sorted = match self.route_recipients(&mail, &origin) {
                 Ok(sorted) => sorted,
                 Err(later) => return later,
             };
             dropped += sorted.dropped;
             if !sorted.recipients.is_empty() {
                 let envelope = envelope(&mail, sorted.recipients, &origin);
-                accepted.push(Ready {
+                accepted.push(RoutedMail {
                     id: mail.id,
                     envelope,
                     bytes: mail.bytes,
@@ -80,48 +84,58 @@ impl Acceptance {
             }
         }
         if accepted.is_empty() {
-            return Outcome::Unroutable { dropped };
+            return WebhookOutcome::Unroutable { dropped };
         }
-        match self.write(accepted, &origin).await {
-            Ok(mails) => Outcome::Kept { mails, dropped },
+        match self.store_all(accepted, &origin).await {
+            Ok(mails) => WebhookOutcome::Accepted { mails, dropped },
             Err(later) => later,
         }
     }
 
     /// Why a mail cannot be kept whoever it is for.
-    fn unfit(&self, mail: &Incoming) -> Option<(Outcome, &'static str)> {
+    fn rejection(&self, mail: &IncomingMail) -> Option<(WebhookOutcome, &'static str)> {
         if mail.bytes.is_empty() {
             let empty = Malformed::new("mail: empty");
-            return Some((Outcome::Malformed(empty), "empty"));
+            return Some((WebhookOutcome::Malformed(empty), "empty"));
         }
         let is_long = mail.bytes.len() > self.mail_bytes_max;
-        is_long.then_some((Outcome::TooLarge, "too_large"))
+        is_long.then_some((WebhookOutcome::TooLarge, "too_large"))
     }
 
-    async fn write(&self, mails: Vec<Ready>, origin: &Origin) -> Result<Vec<MailId>, Outcome> {
+    async fn store_all(
+        &self,
+        mails: Vec<RoutedMail>,
+        origin: &RequestOrigin,
+    ) -> Result<Vec<MailId>, WebhookOutcome> {
         let mut mails = mails.into_iter().enumerate();
         let mut writes = JoinSet::new();
         let mut ids = Vec::new();
         loop {
-            while writes.len() < WRITES_MAX
+            while writes.len() < CONCURRENT_WRITES_MAX
                 && let Some((at, mail)) = mails.next()
             {
                 let one = self.clone();
                 let origin = *origin;
-                writes.spawn(async move { Ok((at, one.write_one(mail, origin).await?)) });
+                writes.spawn(async move { Ok((at, one.store_one(mail, origin).await?)) });
             }
             match writes.join_next().await {
                 None => break,
                 Some(Ok(kept)) => ids.push(kept?),
-                Some(Err(_)) => return Err(Outcome::Later("the store gave no answer")),
+                Some(Err(_)) => {
+                    return Err(WebhookOutcome::Unavailable("the store gave no answer"));
+                }
             }
         }
         ids.sort_unstable_by_key(|(at, _)| *at);
         Ok(ids.into_iter().map(|(_, id)| id).collect())
     }
 
-    async fn write_one(&self, mail: Ready, origin: Origin) -> Result<MailId, Outcome> {
-        let Ready {
+    async fn store_one(
+        &self,
+        mail: RoutedMail,
+        origin: RequestOrigin,
+    ) -> Result<MailId, WebhookOutcome> {
+        let RoutedMail {
             id,
             envelope,
             bytes,
@@ -130,7 +144,7 @@ impl Acceptance {
         let shown = envelope
             .recipients
             .iter()
-            .map(|to| masked(&to.address, false));
+            .map(|to| mask_address(&to.address, false));
         let recipients = shown.take(10).collect::<Vec<_>>().join(" ");
         let sender = match &envelope.sender {
             Some(sender) => sender.domain().as_str().escape_debug().to_string(),
@@ -139,11 +153,13 @@ impl Acceptance {
         let accepted = timeout(self.store_max, self.store.accept(envelope, bytes)).await;
         let mail = match accepted {
             Ok(Ok(mail)) => mail,
-            Ok(Err(RecordError::Full)) => return Err(Outcome::Later("no room now")),
-            Ok(Err(RecordError::Dead)) => return Err(Outcome::Later("the store has stopped")),
-            Err(_) => return Err(Outcome::Later("the store is too slow")),
+            Ok(Err(RecordError::Full)) => return Err(WebhookOutcome::Unavailable("no room now")),
+            Ok(Err(RecordError::Dead)) => {
+                return Err(WebhookOutcome::Unavailable("the store has stopped"));
+            }
+            Err(_) => return Err(WebhookOutcome::Unavailable("the store is too slow")),
         };
-        self.metrics.kept(origin.provider, length);
+        self.metrics.mail_accepted(origin.provider, length);
         info!(
             mail = mail.0,
             protocol = "webhook",
@@ -158,12 +174,16 @@ impl Acceptance {
     }
 
     /// Finds out which recipients are ours.
-    fn sort(&self, mail: &Incoming, origin: &Origin) -> Result<Sorted, Outcome> {
-        let mut sorted = Sorted::default();
+    fn route_recipients(
+        &self,
+        mail: &IncomingMail,
+        origin: &RequestOrigin,
+    ) -> Result<RoutedRecipients, WebhookOutcome> {
+        let mut sorted = RoutedRecipients::default();
         let mut reasons = Vec::new();
         let mut seen: HashSet<Address> = HashSet::new();
         for text in mail.recipients.addresses().iter().take(ADDRESSES_MAX) {
-            let Ok(address) = Address::parse(&bare(text).unwrap_or_default()) else {
+            let Ok(address) = Address::parse(&bare_address(text).unwrap_or_default()) else {
                 reasons.push((None, "not_an_address"));
                 continue;
             };
@@ -176,11 +196,13 @@ impl Acceptance {
             }
             match self
                 .routes
-                .recipient(&self.store, address.clone(), origin.now)
+                .resolve(&self.store, address.clone(), origin.now)
             {
                 Ok(recipient) => sorted.recipients.push(recipient),
-                Err(Unroutable::StoreDead) => return Err(Outcome::Later("the store has stopped")),
-                Err(why) => reasons.push((Some(address), word(why))),
+                Err(Unroutable::StoreDead) => {
+                    return Err(WebhookOutcome::Unavailable("the store has stopped"));
+                }
+                Err(why) => reasons.push((Some(address), reason_name(why))),
             }
         }
         // In fields the sender wrote, other people's addresses are no loss of ours.
@@ -195,26 +217,32 @@ impl Acceptance {
         }
         sorted.dropped = reasons.len();
         for (at, (address, why)) in reasons.iter().enumerate() {
-            if at < LINES_MAX {
-                self.tell_dropped(origin, &mail.id, address.as_ref(), why);
+            if at < LOG_LINES_MAX {
+                self.log_dropped(origin, &mail.id, address.as_ref(), why);
             } else {
-                self.metrics.dropped(origin.provider, why);
+                self.metrics.recipient_dropped(origin.provider, why);
             }
         }
-        if sorted.dropped > LINES_MAX {
+        if sorted.dropped > LOG_LINES_MAX {
             let (provider, count) = (origin.provider, sorted.dropped);
             warn!(protocol = "webhook", provider, count, "dropped in all");
         }
         Ok(sorted)
     }
 
-    fn tell_dropped(&self, origin: &Origin, id: &str, to: Option<&Address>, why: &'static str) {
-        self.metrics.dropped(origin.provider, why);
+    fn log_dropped(
+        &self,
+        origin: &RequestOrigin,
+        id: &str,
+        to: Option<&Address>,
+        why: &'static str,
+    ) {
+        self.metrics.recipient_dropped(origin.provider, why);
         warn!(
             protocol = "webhook",
             provider = origin.provider,
             id = %id.escape_debug(),
-            recipient = to.map(|to| masked(to, false)),
+            recipient = to.map(|to| mask_address(to, false)),
             reason = why,
             "dropped"
         );
@@ -222,20 +250,20 @@ impl Acceptance {
 }
 
 /// A mail that has recipients here.
-struct Ready {
+struct RoutedMail {
     id: String,
     envelope: Envelope,
     bytes: Bytes,
 }
 
 #[derive(Default)]
-struct Sorted {
+struct RoutedRecipients {
     recipients: Vec<Recipient>,
     dropped: usize,
 }
 
-fn envelope(mail: &Incoming, recipients: Vec<Recipient>, origin: &Origin) -> Envelope {
-    let sender = mail.sender.as_deref().and_then(bare);
+fn envelope(mail: &IncomingMail, recipients: Vec<Recipient>, origin: &RequestOrigin) -> Envelope {
+    let sender = mail.sender.as_deref().and_then(bare_address);
     let sender = sender.and_then(|sender| Address::parse(&sender).ok());
     let is_null = mail.sender.as_deref() == Some("");
     let addresses = recipients.iter().map(|recipient| &recipient.address);
@@ -250,13 +278,13 @@ fn envelope(mail: &Incoming, recipients: Vec<Recipient>, origin: &Origin) -> Env
             tls: None,
         },
         received_at: origin.now,
-        told: Some(mail.told.clone()),
-        verdict: Some(Box::new(auth::provided(&mail.told, &mail.bytes))),
+        told: Some(mail.results.clone()),
+        verdict: Some(Box::new(auth::provider_verdict(&mail.results, &mail.bytes))),
         recipients,
     }
 }
 
-const fn word(why: Unroutable) -> &'static str {
+const fn reason_name(why: Unroutable) -> &'static str {
     match why {
         Unroutable::Expired => "expired",
         Unroutable::Forged => "forged",

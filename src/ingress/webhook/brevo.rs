@@ -10,14 +10,15 @@ use ring::digest;
 
 use super::Adapter;
 use super::incoming::{
-    Decoded, Elsewhere, Incoming, MAILS_MAX, Malformed, Recipients, Results, bare, short,
+    Decoded, DeferredMail, IncomingMail, MAILS_MAX, Malformed, ProviderResults, Recipients,
+    bare_address, loggable_id,
 };
-use super::json::{Json, Object};
-use super::law::Law;
-use super::payload::{headers, named};
-use super::proof::{Account, Secret, Unproven, basic, word};
-use super::rebuild::{Attachment, Draft};
-use super::request::{Authentic, Request};
+use super::json::{Json, JsonObject};
+use super::mime::{FilePart, MimeBuilder};
+use super::outcome::StatusPolicy;
+use super::payload::{copy_headers, with_display_name};
+use super::proof::{AuthenticationError, BasicAccount, WebhookSecret, basic_auth, shared_token};
+use super::request::{Authentic, WebhookRequest};
 use crate::clock::Timestamp;
 
 /// Its name, as it stands in the path.
@@ -31,9 +32,9 @@ const TOKEN_BYTES_MAX: usize = 2048;
 #[derive(Clone, Debug)]
 pub struct Brevo {
     /// Names and passwords.
-    pub accounts: Vec<Account>,
+    pub accounts: Vec<BasicAccount>,
     /// Whole values of `Authorization`, as `Bearer …`.
-    pub authorizations: Vec<Secret>,
+    pub authorizations: Vec<WebhookSecret>,
     /// The files can be fetched; else they are named as missing.
     pub fetches_files: bool,
     /// Octets of a body at most.
@@ -42,8 +43,8 @@ pub struct Brevo {
 
 impl Brevo {
     /// The door with its usual bound.
-    pub fn new(accounts: Vec<Account>, tokens: &[&str]) -> Self {
-        let bearer = |token: &&str| Secret::new(format!("Bearer {token}"));
+    pub fn new(accounts: Vec<BasicAccount>, tokens: &[&str]) -> Self {
+        let bearer = |token: &&str| WebhookSecret::new(format!("Bearer {token}"));
         Self {
             accounts,
             authorizations: tokens
@@ -66,37 +67,37 @@ impl Adapter for Brevo {
         self.bytes_max
     }
 
-    fn law(&self) -> Law {
-        Law::RETRIES_FOR_LONG
+    fn status_policy(&self) -> StatusPolicy {
+        StatusPolicy::RETRIES_FOR_LONG
     }
 
-    fn is_marked(&self, request: &Request) -> bool {
+    fn is_recognised(&self, request: &WebhookRequest) -> bool {
         let has = |mark: &[u8]| memchr::memmem::find(request.body(), mark).is_some();
         has(b"\"items\"") && (has(b"\"Uuid\"") || has(b"\"RawTextBody\""))
     }
 
     fn authenticate<'r>(
         &self,
-        request: &'r Request,
+        request: &'r WebhookRequest,
         _: Timestamp,
         _: Option<&[u8]>,
-    ) -> Result<Authentic<'r>, Unproven> {
-        let bearer = word(request.headers(), "authorization", &self.authorizations);
-        let proof = bearer.or_else(|_| basic(request.headers(), &self.accounts))?;
-        Ok(request.proven(proof))
+    ) -> Result<Authentic<'r>, AuthenticationError> {
+        let bearer = shared_token(request.headers(), "authorization", &self.authorizations);
+        let proof = bearer.or_else(|_| basic_auth(request.headers(), &self.accounts))?;
+        Ok(request.authenticated(proof))
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
         let body = authentic.request().body();
-        let mails = mails(body, &HashMap::new())?;
+        let mails = parse_mails(body, &HashMap::new())?;
         if mails.is_empty() {
-            return Ok(Decoded::Nothing("no inbound mail"));
+            return Ok(Decoded::Ignored("no inbound mail"));
         }
-        if !self.fetches_files || tokens(body)?.is_empty() {
+        if !self.fetches_files || attachment_tokens(body)?.is_empty() {
             return Ok(Decoded::Mails(mails));
         }
         let digest = digest::digest(&digest::SHA256, body);
-        Ok(Decoded::Elsewhere(Elsewhere {
+        Ok(Decoded::Deferred(DeferredMail {
             // The same request has the same name: told of twice, it is done once.
             id: format!("brevo-{}", HEXLOWER.encode(digest.as_ref())),
             recipients: Recipients::Header(Vec::new()),
@@ -107,20 +108,20 @@ impl Adapter for Brevo {
 }
 
 /// The URL of a file in Brevo's API, by the word a request has for it.
-pub(super) fn url(token: &str) -> String {
+pub(super) fn attachment_url(token: &str) -> String {
     format!("https://api.brevo.com/v3/inbound/attachments/{token}")
 }
 
 /// The words for the files of a request's mails, each once; at most [`FILES_MAX`].
 ///
 /// # Errors
-/// As [`mails`].
-pub(super) fn tokens(body: &[u8]) -> Result<Vec<String>, Malformed> {
+/// As [`parse_mails`].
+pub(super) fn attachment_tokens(body: &[u8]) -> Result<Vec<String>, Malformed> {
     let json = Json::parse(body)?;
     let mut tokens: Vec<String> = Vec::new();
-    for item in json.object("")?.needed("items")?.list("items")? {
+    for item in json.object("")?.required("items")?.list("items")? {
         for file in item.object("items")?.list("Attachments")? {
-            let token = token(file.object("Attachments")?)?;
+            let token = attachment_token(file.object("Attachments")?)?;
             if let Some(token) = token
                 && tokens.len() < FILES_MAX
                 && !tokens.iter().any(|known| known == token)
@@ -137,21 +138,23 @@ pub(super) fn tokens(body: &[u8]) -> Result<Vec<String>, Malformed> {
 ///
 /// # Errors
 /// It cannot be read.
-pub(super) fn mails(
+pub(super) fn parse_mails(
     body: &[u8],
     found: &HashMap<String, Bytes>,
-) -> Result<Vec<Incoming>, Malformed> {
+) -> Result<Vec<IncomingMail>, Malformed> {
     let json = Json::parse(body)?;
-    let items = json.object("")?.needed("items")?.list("items")?;
+    let items = json.object("")?.required("items")?.list("items")?;
     if items.len() > MAILS_MAX {
         return Err(Malformed::new(format!("more than {MAILS_MAX} items")));
     }
-    let mails = items.iter().map(|item| mail(item.object("items")?, found));
+    let mails = items
+        .iter()
+        .map(|item| parse_mail(item.object("items")?, found));
     mails.collect()
 }
 
 /// It becomes a part of a URL.
-fn token<'a>(file: Object<'a>) -> Result<Option<&'a str>, Malformed> {
+fn attachment_token<'a>(file: JsonObject<'a>) -> Result<Option<&'a str>, Malformed> {
     let is_plain = |token: &&str| {
         let mut bytes = token.bytes();
         (1..=TOKEN_BYTES_MAX).contains(&token.len())
@@ -161,7 +164,10 @@ fn token<'a>(file: Object<'a>) -> Result<Option<&'a str>, Malformed> {
     Ok(file.text("DownloadToken")?.filter(is_plain))
 }
 
-fn mail(item: Object<'_>, found: &HashMap<String, Bytes>) -> Result<Incoming, Malformed> {
+fn parse_mail(
+    item: JsonObject<'_>,
+    found: &HashMap<String, Bytes>,
+) -> Result<IncomingMail, Malformed> {
     let ids = item
         .member("Uuid")?
         .map(|ids| ids.texts("Uuid"))
@@ -171,8 +177,8 @@ fn mail(item: Object<'_>, found: &HashMap<String, Bytes>) -> Result<Incoming, Ma
         .into_iter()
         .next()
         .unwrap_or_default();
-    let mut draft = Draft::default();
-    headers(&mut draft, item.member("Headers")?)?;
+    let mut draft = MimeBuilder::default();
+    copy_headers(&mut draft, item.member("Headers")?)?;
     let from = item
         .object("From")?
         .map(|from| from.text("Address"))
@@ -180,11 +186,14 @@ fn mail(item: Object<'_>, found: &HashMap<String, Bytes>) -> Result<Incoming, Ma
         .flatten();
     let name = item.object("From")?.map(|from| from.text("Name"));
     let name = name.transpose()?.flatten();
-    draft.field_if_none("From", from.map(|from| named(from, name)).as_deref());
-    draft.field_if_none("Subject", item.text("Subject")?);
-    draft.field_if_none("Date", item.text("SentAtDate")?);
-    draft.field_if_none("Message-ID", item.text("MessageId")?);
-    draft.field_if_none("In-Reply-To", item.text("InReplyTo")?);
+    draft.field_if_absent(
+        "From",
+        from.map(|from| with_display_name(from, name)).as_deref(),
+    );
+    draft.field_if_absent("Subject", item.text("Subject")?);
+    draft.field_if_absent("Date", item.text("SentAtDate")?);
+    draft.field_if_absent("Message-ID", item.text("MessageId")?);
+    draft.field_if_absent("In-Reply-To", item.text("InReplyTo")?);
     draft.text(item.text("RawTextBody")?);
     draft.html(item.text("RawHtmlBody")?);
     let mut to = Vec::new();
@@ -199,26 +208,26 @@ fn mail(item: Object<'_>, found: &HashMap<String, Bytes>) -> Result<Incoming, Ma
             }
         }
     }
-    let mut results = Results::by(NAME);
+    let mut results = ProviderResults::of(NAME);
     results.add("spam_score", None, item.scalar("SpamScore")?.as_deref());
     for file in item.list("Attachments")? {
         let file = file.object("Attachments")?;
         let name = file.text("Name")?;
-        match token(file)?.and_then(|token| found.get(token)) {
-            Some(bytes) => draft.attach(Attachment {
+        match attachment_token(file)?.and_then(|token| found.get(token)) {
+            Some(bytes) => draft.add_file(FilePart {
                 file_name: name.map(str::to_owned),
                 media_type: file.text("ContentType")?.map(str::to_owned),
                 content_id: file.text("ContentID")?.map(str::to_owned),
                 bytes: bytes.clone(),
             }),
-            None => draft.miss(name),
+            None => draft.add_missing_file(name),
         }
     }
-    Ok(Incoming {
-        id: short(&id),
-        sender: from.and_then(bare),
+    Ok(IncomingMail {
+        id: loggable_id(&id),
+        sender: from.and_then(bare_address),
         recipients: Recipients::Header(to),
         bytes: draft.build(NAME, &id),
-        told: results.told(),
+        results: results.into_told(),
     })
 }

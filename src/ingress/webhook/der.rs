@@ -28,18 +28,18 @@ impl Certificate {
     /// Reads the first certificate of a PEM text. `None` if there is none that can be read.
     pub(super) fn parse(pem: &[u8]) -> Option<Self> {
         let der = unarmoured(std::str::from_utf8(pem).ok()?, "CERTIFICATE")?;
-        let mut fields = Reader(Reader(&der).read(SEQUENCE)?);
-        let mut signed = Reader(fields.read(SEQUENCE)?);
+        let mut fields = DerReader(DerReader(&der).read(SEQUENCE)?);
+        let mut signed = DerReader(fields.read(SEQUENCE)?);
         if signed.tag() == Some(VERSION) {
             signed.read(VERSION)?;
         }
         signed.read(INTEGER)?;
         signed.read(SEQUENCE)?; // Algorithm.
         signed.read(SEQUENCE)?; // Issuer.
-        let mut validity = Reader(signed.read(SEQUENCE)?);
+        let mut validity = DerReader(signed.read(SEQUENCE)?);
         let (from, until) = (validity.time()?, validity.time()?);
         signed.read(SEQUENCE)?; // Subject.
-        let key = Reader(signed.read(SEQUENCE)?).key()?;
+        let key = DerReader(signed.read(SEQUENCE)?).key()?;
         Some(Self { key, from, until })
     }
 }
@@ -53,7 +53,7 @@ impl PublicKey {
             Some(der) => der,
             None => decoded(&text)?,
         };
-        Reader(Reader(&der).read(SEQUENCE)?).key()
+        DerReader(DerReader(&der).read(SEQUENCE)?).key()
     }
 }
 
@@ -70,9 +70,9 @@ fn decoded(text: &str) -> Option<Vec<u8>> {
 }
 
 /// What is left of an encoding.
-struct Reader<'a>(&'a [u8]);
+struct DerReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> DerReader<'a> {
     fn tag(&self) -> Option<u8> {
         self.0.first().copied()
     }

@@ -15,20 +15,20 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect;
 use thiserror::Error;
 
-use super::proof::Secret;
+use super::proof::WebhookSecret;
 
 /// How long a fetch may take: a mail may be long.
-const FETCH_MAX: Duration = Duration::from_secs(120);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long nothing may come.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How a provider's API is shown its key.
 #[derive(Clone, Copy, Debug)]
-pub enum ApiKey<'k> {
+pub enum ApiCredential<'k> {
     /// As `Authorization: Bearer`.
-    Bearer(&'k Secret),
+    Bearer(&'k WebhookSecret),
     /// In a header field of this name.
-    Field(&'static str, &'k Secret),
+    Header(&'static str, &'k WebhookSecret),
 }
 
 /// What fetches. A seam: tests have their own.
@@ -37,18 +37,18 @@ pub trait Fetch: fmt::Debug + Send + Sync {
     fn get<'f>(
         &'f self,
         url: &'f str,
-        key: Option<ApiKey<'f>>,
+        key: Option<ApiCredential<'f>>,
         bytes_max: usize,
     ) -> Pin<Box<dyn Future<Output = Result<Bytes, FetchError>> + Send + 'f>>;
 }
 
 /// Fetches from the web.
 #[derive(Debug)]
-pub struct Web {
+pub struct HttpsFetcher {
     client: reqwest::Client,
 }
 
-impl Web {
+impl HttpsFetcher {
     /// A client that follows nothing and connects to public addresses only.
     ///
     /// # Errors
@@ -58,31 +58,31 @@ impl Web {
             .https_only(true)
             .redirect(redirect::Policy::none())
             .no_proxy()
-            .connect_timeout(SILENCE_MAX)
-            .read_timeout(SILENCE_MAX)
-            .timeout(FETCH_MAX)
-            .dns_resolver(Arc::new(Public))
+            .connect_timeout(READ_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
+            .timeout(FETCH_TIMEOUT)
+            .dns_resolver(Arc::new(PublicResolver))
             .build()?;
         Ok(Self { client })
     }
 }
 
-impl Fetch for Web {
+impl Fetch for HttpsFetcher {
     fn get<'f>(
         &'f self,
         url: &'f str,
-        key: Option<ApiKey<'f>>,
+        key: Option<ApiCredential<'f>>,
         bytes_max: usize,
     ) -> Pin<Box<dyn Future<Output = Result<Bytes, FetchError>> + Send + 'f>> {
         Box::pin(async move {
             // An address in the place of a name never sees the resolver.
-            if !is_named(url) {
+            if !is_host_allowed(url) {
                 return Err(FetchError::Private);
             }
             let mut request = self.client.get(url);
             request = match key {
-                Some(ApiKey::Bearer(key)) => request.bearer_auth(key.text()),
-                Some(ApiKey::Field(name, key)) => request.header(name, key.text()),
+                Some(ApiCredential::Bearer(key)) => request.bearer_auth(key.expose()),
+                Some(ApiCredential::Header(name, key)) => request.header(name, key.expose()),
                 None => request,
             };
             let mut response = request.send().await?;
@@ -125,9 +125,9 @@ pub enum FetchError {
 
 /// Resolves names to public addresses alone, so what is checked is what is connected to.
 #[derive(Debug)]
-struct Public;
+struct PublicResolver;
 
-impl Resolve for Public {
+impl Resolve for PublicResolver {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
@@ -141,7 +141,7 @@ impl Resolve for Public {
 }
 
 /// True if the URL's host is a name, or a public address.
-fn is_named(url: &str) -> bool {
+fn is_host_allowed(url: &str) -> bool {
     let host = reqwest::Url::parse(url).ok();
     let host = host.as_ref().and_then(reqwest::Url::host_str);
     host.is_some_and(|host| {
@@ -224,7 +224,7 @@ mod tests {
 
     #[tokio::test]
     async fn private_urls_are_refused_before_a_connection() {
-        let web = Web::new().unwrap();
+        let web = HttpsFetcher::new().unwrap();
         let here = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         here.set_nonblocking(true).unwrap();
         let port = here.local_addr().unwrap().port();

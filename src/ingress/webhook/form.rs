@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::incoming::Malformed;
-use super::request::Request;
+use super::request::WebhookRequest;
 
 /// Fields of one form. Mailgun posts each header field of a mail as one.
 const FIELDS_MAX: usize = 2_000;
@@ -19,11 +19,11 @@ const BOUNDARY_BYTES_MAX: usize = 70;
 
 /// The fields of a form in their order.
 #[derive(Debug)]
-pub(super) struct Form(Vec<Field>);
+pub(super) struct Form(Vec<FormField>);
 
 /// One field. A file is a field with a name of its own or a media type.
 #[derive(Clone, Debug)]
-pub(super) struct Field {
+pub(super) struct FormField {
     pub(super) name: String,
     /// As it came: it may be hostile, and need not be UTF-8.
     pub(super) file_name: Option<String>,
@@ -33,26 +33,26 @@ pub(super) struct Field {
 
 impl Form {
     /// Reads the body of a request as what its media type says.
-    pub(super) fn parse(request: &Request) -> Result<Self, Malformed> {
+    pub(super) fn parse(request: &WebhookRequest) -> Result<Self, Malformed> {
         match request.headers().media_type().as_str() {
             "multipart/form-data" => {
-                let value = request.headers().one("content-type").ok().flatten();
+                let value = request.headers().single("content-type").ok().flatten();
                 let boundary = parameter(value.unwrap_or_default().as_bytes(), "boundary");
                 let boundary = boundary.ok_or_else(|| Malformed::new("boundary: missing"))?;
-                multipart(request.body(), &boundary).map(Self)
+                parse_multipart(request.body(), &boundary).map(Self)
             }
-            "application/x-www-form-urlencoded" => urlencoded(request.body()).map(Self),
+            "application/x-www-form-urlencoded" => parse_urlencoded(request.body()).map(Self),
             _ => Err(Malformed::new("content-type: not a form")),
         }
     }
 
     /// True if there is a field of this name.
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(super) fn contains(&self, name: &str) -> bool {
         self.0.iter().any(|field| field.name == name)
     }
 
     /// The only field of this name.
-    pub(super) fn one(&self, name: &str) -> Result<Option<&Field>, Malformed> {
+    pub(super) fn single(&self, name: &str) -> Result<Option<&FormField>, Malformed> {
         let mut found = self.0.iter().filter(|field| field.name == name);
         let first = found.next();
         if found.next().is_some() {
@@ -63,7 +63,7 @@ impl Form {
 
     /// The bytes of the only field of this name.
     pub(super) fn bytes(&self, name: &str) -> Result<Option<&Bytes>, Malformed> {
-        Ok(self.one(name)?.map(|field| &field.bytes))
+        Ok(self.single(name)?.map(|field| &field.bytes))
     }
 
     /// The only field of this name as UTF-8.
@@ -77,18 +77,18 @@ impl Form {
     }
 
     /// As [`Form::text`], of a field that must be there.
-    pub(super) fn needed(&self, name: &str) -> Result<&str, Malformed> {
+    pub(super) fn required(&self, name: &str) -> Result<&str, Malformed> {
         self.text(name)?
             .ok_or_else(|| Malformed::field(name, "missing"))
     }
 
     /// All fields.
-    pub(super) fn fields(&self) -> &[Field] {
+    pub(super) fn fields(&self) -> &[FormField] {
         &self.0
     }
 
     /// The fields `attachment1`, `attachment2`, … (or with `-` before the number) by number.
-    pub(super) fn attachments(&self) -> Vec<&Field> {
+    pub(super) fn attachments(&self) -> Vec<&FormField> {
         let number = |name: &str| {
             let digits = name.strip_prefix("attachment")?;
             digits
@@ -98,7 +98,7 @@ impl Form {
                 .ok()
         };
         let numbered = self.0.iter();
-        let mut found: Vec<(u32, &Field)> = numbered
+        let mut found: Vec<(u32, &FormField)> = numbered
             .filter_map(|field| Some((number(&field.name)?, field)))
             .collect();
         found.sort_by_key(|(number, _)| *number);
@@ -106,23 +106,23 @@ impl Form {
     }
 }
 
-fn urlencoded(body: &Bytes) -> Result<Vec<Field>, Malformed> {
+fn parse_urlencoded(body: &Bytes) -> Result<Vec<FormField>, Malformed> {
     let mut fields = Vec::new();
     for pair in body.split(|b| *b == b'&').filter(|pair| !pair.is_empty()) {
         let at = memchr::memchr(b'=', pair).unwrap_or(pair.len());
         let value = pair.get(at + 1..).unwrap_or_default();
-        let field = Field {
-            name: named(&unescaped(&pair[..at])?)?,
+        let field = FormField {
+            name: field_name(&percent_decode(&pair[..at])?)?,
             file_name: None,
             media_type: None,
-            bytes: unescaped(value)?.into(),
+            bytes: percent_decode(value)?.into(),
         };
         push(&mut fields, field)?;
     }
     Ok(fields)
 }
 
-fn unescaped(text: &[u8]) -> Result<Vec<u8>, Malformed> {
+fn percent_decode(text: &[u8]) -> Result<Vec<u8>, Malformed> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.iter();
     while let Some(byte) = bytes.next() {
@@ -141,7 +141,7 @@ fn unescaped(text: &[u8]) -> Result<Vec<u8>, Malformed> {
 }
 
 /// The line ends that frame the parts: those of the first line. Some senders have bare line feeds.
-fn multipart(body: &Bytes, boundary: &[u8]) -> Result<Vec<Field>, Malformed> {
+fn parse_multipart(body: &Bytes, boundary: &[u8]) -> Result<Vec<FormField>, Malformed> {
     let dashed = [b"--", boundary].concat();
     let start = if body.starts_with(&dashed) {
         0
@@ -174,13 +174,17 @@ fn multipart(body: &Bytes, boundary: &[u8]) -> Result<Vec<Field>, Malformed> {
         // The line end stays: a part may be empty, and its delimiter begins with it.
         let end = finder.find(&body[from..]);
         let end = from + end.ok_or_else(|| Malformed::new("form: cut off"))?;
-        push(&mut fields, part(body, from..end, line_end)?)?;
+        push(&mut fields, parse_part(body, from..end, line_end)?)?;
         at = end + delimiter.len();
     }
 }
 
 /// Reads the part that lies in `span`, which begins with the line end of its boundary.
-fn part(body: &Bytes, span: std::ops::Range<usize>, line_end: &[u8]) -> Result<Field, Malformed> {
+fn parse_part(
+    body: &Bytes,
+    span: std::ops::Range<usize>,
+    line_end: &[u8],
+) -> Result<FormField, Malformed> {
     let blank = line_end.repeat(2);
     let headless = body[span.clone()].starts_with(&blank);
     let head_end = if headless {
@@ -213,15 +217,15 @@ fn part(body: &Bytes, span: std::ops::Range<usize>, line_end: &[u8]) -> Result<F
         return Err(Malformed::new("form: encoded part"));
     }
     let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ok(Field {
-        name: named(&name)?,
+    Ok(FormField {
+        name: field_name(&name)?,
         file_name: parameter(disposition, "filename").map(|name| lossy(&name)),
         media_type: header("content-type").map(lossy),
         bytes: content,
     })
 }
 
-fn push(fields: &mut Vec<Field>, field: Field) -> Result<(), Malformed> {
+fn push(fields: &mut Vec<FormField>, field: FormField) -> Result<(), Malformed> {
     if fields.len() >= FIELDS_MAX {
         return Err(Malformed::new(format!(
             "form: more than {FIELDS_MAX} fields"
@@ -231,7 +235,7 @@ fn push(fields: &mut Vec<Field>, field: Field) -> Result<(), Malformed> {
     Ok(())
 }
 
-fn named(name: &[u8]) -> Result<String, Malformed> {
+fn field_name(name: &[u8]) -> Result<String, Malformed> {
     if name.len() > NAME_BYTES_MAX {
         return Err(Malformed::new("form: field name too long"));
     }
@@ -253,7 +257,7 @@ fn parameter(value: &[u8], wanted: &str) -> Option<Vec<u8>> {
             continue;
         }
         let (found, behind) = match rest[at + 1..].trim_ascii_start() {
-            [b'"', quoted @ ..] => unquoted(quoted)?,
+            [b'"', quoted @ ..] => unquote(quoted)?,
             plain => {
                 let end = memchr::memchr(b';', plain).unwrap_or(plain.len());
                 (plain[..end].trim_ascii().to_vec(), &plain[end..])
@@ -267,7 +271,7 @@ fn parameter(value: &[u8], wanted: &str) -> Option<Vec<u8>> {
     }
 }
 
-fn unquoted(quoted: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+fn unquote(quoted: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let mut text = Vec::new();
     let mut at = 0;
     loop {
@@ -292,7 +296,7 @@ mod tests {
 
     fn form(media: &str, body: &[u8]) -> Result<Form, String> {
         let headers = Headers::new([("content-type", media.as_bytes())]);
-        let request = Request::new(headers, Bytes::copy_from_slice(body), None);
+        let request = WebhookRequest::new(headers, Bytes::copy_from_slice(body), None);
         Form::parse(&request).map_err(|error| error.to_string())
     }
 
@@ -367,10 +371,10 @@ mod tests {
         let form = form(media, b"a=%FFx+y%2B&b&&c=1&c=2&%61b==").unwrap();
         assert_eq!(form.bytes("a").unwrap().unwrap().as_ref(), b"\xffx y+");
         assert!(form.text("a").is_err());
-        assert_eq!(form.needed("b").unwrap(), "");
-        assert_eq!(form.one("c").unwrap_err().to_string(), "c: there twice");
-        assert_eq!(form.needed("ab").unwrap(), "=");
-        assert!(urlencoded(&Bytes::from_static(b"a=%f")).is_err());
-        assert!(urlencoded(&Bytes::from_static(b"a=%zz")).is_err());
+        assert_eq!(form.required("b").unwrap(), "");
+        assert_eq!(form.single("c").unwrap_err().to_string(), "c: there twice");
+        assert_eq!(form.required("ab").unwrap(), "=");
+        assert!(parse_urlencoded(&Bytes::from_static(b"a=%f")).is_err());
+        assert!(parse_urlencoded(&Bytes::from_static(b"a=%zz")).is_err());
     }
 }

@@ -6,12 +6,15 @@
 use std::time::Duration;
 
 use super::Adapter;
+use super::body_budget;
 use super::incoming::{Decoded, Malformed};
-use super::law::Law;
+use super::outcome::StatusPolicy;
 use super::payload;
-use super::proof::{Form, Hash, Mac, Secret, Unproven, digits, fresh};
-use super::request::{Authentic, Request};
-use super::room;
+use super::proof::{
+    AuthenticationError, RequestMac, SignatureEncoding, SignatureHash, WebhookSecret, check_age,
+    parse_digits,
+};
+use super::request::{Authentic, WebhookRequest};
 use crate::clock::Timestamp;
 
 const SIGNATURE: &str = "x-webhook-signature";
@@ -21,7 +24,7 @@ const TIMESTAMP: &str = "x-webhook-timestamp";
 #[derive(Clone, Debug)]
 pub struct Generic {
     /// The keys of the HMAC; any of them will do.
-    pub secrets: Vec<Secret>,
+    pub secrets: Vec<WebhookSecret>,
     /// How old, or how far ahead, a request may be.
     pub age_max: Duration,
     /// Octets of a body at most.
@@ -33,7 +36,7 @@ impl Generic {
     pub const AGE_MAX: Duration = Duration::from_millis(300_000);
 
     /// The door with these secrets and the contract's bounds.
-    pub const fn new(secrets: Vec<Secret>) -> Self {
+    pub const fn new(secrets: Vec<WebhookSecret>) -> Self {
         Self {
             secrets,
             age_max: Self::AGE_MAX,
@@ -51,48 +54,50 @@ impl Adapter for Generic {
         self.bytes_max
     }
 
-    fn make_room(&mut self, mail_bytes_max: usize) {
-        self.bytes_max = self.bytes_max.max(room::in_base64(mail_bytes_max));
+    fn raise_bytes_max(&mut self, mail_bytes_max: usize) {
+        self.bytes_max = self
+            .bytes_max
+            .max(body_budget::with_base64_mail(mail_bytes_max));
     }
 
-    fn law(&self) -> Law {
-        Law::RETRIES_ALL
+    fn status_policy(&self) -> StatusPolicy {
+        StatusPolicy::RETRIES_ALL
     }
 
-    fn is_marked(&self, request: &Request) -> bool {
-        request.headers().has(SIGNATURE)
+    fn is_recognised(&self, request: &WebhookRequest) -> bool {
+        request.headers().contains(SIGNATURE)
     }
 
     fn authenticate<'r>(
         &self,
-        request: &'r Request,
+        request: &'r WebhookRequest,
         now: Timestamp,
         _: Option<&[u8]>,
-    ) -> Result<Authentic<'r>, Unproven> {
+    ) -> Result<Authentic<'r>, AuthenticationError> {
         /// In seconds this is the year 5138, in milliseconds March 1973.
         const SECONDS_MAX: u64 = 100_000_000_000;
-        let timestamp = request.headers().needed(TIMESTAMP)?;
-        let given = request.headers().needed(SIGNATURE)?;
-        let mac = Mac {
-            hash: Hash::Sha256,
-            form: Form::Hex,
+        let timestamp = request.headers().required(TIMESTAMP)?;
+        let given = request.headers().required(SIGNATURE)?;
+        let mac = RequestMac {
+            hash: SignatureHash::Sha256,
+            encoding: SignatureEncoding::Hex,
             name: SIGNATURE,
-            given,
+            signature: given,
             // The text as it came: written anew it might be another.
             parts: &[timestamp.as_bytes(), b".", request.body()],
         };
         let proof = mac.verify(&self.secrets);
-        let at = digits(timestamp, TIMESTAMP)?;
+        let at = parse_digits(timestamp, TIMESTAMP)?;
         if at < SECONDS_MAX && now.as_millis() > SECONDS_MAX {
-            return Err(Unproven::Seconds);
+            return Err(AuthenticationError::Seconds);
         }
-        fresh(Timestamp::from_millis(at), now, self.age_max)?;
-        Ok(request.proven(proof?))
+        check_age(Timestamp::from_millis(at), now, self.age_max)?;
+        Ok(request.authenticated(proof?))
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
         let request = authentic.request();
-        let made_at = request.headers().one(TIMESTAMP).ok().flatten();
+        let made_at = request.headers().single(TIMESTAMP).ok().flatten();
         let mail = payload::decode(request.body(), self.name(), made_at.unwrap_or_default())?;
         Ok(Decoded::Mails(vec![mail]))
     }

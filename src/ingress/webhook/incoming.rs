@@ -10,7 +10,7 @@ use mail_parser::decoders::charsets::map::charset_decoder;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::mail::envelope::{Check, Told};
+use crate::mail::envelope::{ProviderCheck, ProviderVerdict};
 
 /// Mails one request may bring. Mandrill batches a thousand.
 pub const MAILS_MAX: usize = 1000;
@@ -25,26 +25,26 @@ const ID_CHARS_MAX: usize = 128;
 #[derive(Debug)]
 pub enum Decoded {
     /// Mails. At most [`MAILS_MAX`].
-    Mails(Vec<Incoming>),
+    Mails(Vec<IncomingMail>),
     /// Mails of a batch, and why the rest of it cannot be read. At most [`MAILS_MAX`].
-    Partly(Vec<Incoming>, Malformed),
+    Partial(Vec<IncomingMail>, Malformed),
     /// Nothing to keep: a ping, a test, news of something else. The word is for the log.
-    Nothing(&'static str),
+    Ignored(&'static str),
     /// A topic asks whether we want its mail: a `GET` of this URL says yes. Its host was checked.
     Confirm(String),
     /// A mail lies at the provider's, or its files do, to be fetched by their names there.
-    Elsewhere(Elsewhere),
+    Deferred(DeferredMail),
     /// A mail lies in a bucket.
-    InBucket(InBucket),
+    InBucket(BucketMail),
     /// There is a mail, but not in this request, and there is no way to get it.
-    OutOfReach(&'static str),
+    Unreachable(&'static str),
 }
 
 impl Decoded {
     /// What a batch comes to. Each of `all` is a mail, news of something else (`None`), or cannot be
     /// read; `nothing` is the word for a batch without mail.
     pub(super) fn batch(
-        all: impl ExactSizeIterator<Item = Result<Option<Incoming>, Malformed>>,
+        all: impl ExactSizeIterator<Item = Result<Option<IncomingMail>, Malformed>>,
         nothing: &'static str,
     ) -> Result<Self, Malformed> {
         let count = all.len();
@@ -67,17 +67,17 @@ impl Decoded {
         let reasons = reasons.join(", ");
         let why = Malformed::new(format!("{broken} of {count} cannot be read: {reasons}"));
         match (mails.is_empty(), broken) {
-            (true, 0) => Ok(Self::Nothing(nothing)),
+            (true, 0) => Ok(Self::Ignored(nothing)),
             (true, _) => Err(why),
             (false, 0) => Ok(Self::Mails(mails)),
-            (false, _) => Ok(Self::Partly(mails, why)),
+            (false, _) => Ok(Self::Partial(mails, why)),
         }
     }
 }
 
 /// A mail that a provider keeps and only tells of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Elsewhere {
+pub struct DeferredMail {
     /// Its name at the provider's.
     pub id: String,
     /// Whom it is for, as the provider tells.
@@ -91,18 +91,18 @@ pub struct Elsewhere {
 
 /// Where a mail lies that a provider has put into a bucket, and what it tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InBucket {
+pub struct BucketMail {
     /// The bucket's name, as the provider tells it: whether it is ours is not known.
     pub bucket: String,
     /// The object's name in it.
     pub key: String,
     /// The mail without its bytes.
-    pub mail: Incoming,
+    pub mail: IncomingMail,
 }
 
 /// One mail as a provider hands it in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Incoming {
+pub struct IncomingMail {
     /// The provider's name for it, for the log. May be empty.
     pub id: String,
     /// The reverse-path as it stands: empty is the null sender, `None` is not told.
@@ -112,7 +112,7 @@ pub struct Incoming {
     /// The mail, as it was received by the provider or put together again from its parts.
     pub bytes: Bytes,
     /// What the provider says of it.
-    pub told: Told,
+    pub results: ProviderVerdict,
 }
 
 /// Addresses a mail is for, as text: which of them are ours, and whether they are addresses at all,
@@ -137,18 +137,18 @@ impl Recipients {
 }
 
 /// A provider's name for a mail in a form that a log can bear.
-pub(super) fn short(id: &str) -> String {
+pub(super) fn loggable_id(id: &str) -> String {
     let shown = id.chars().filter(|c| !c.is_control() && !c.is_whitespace());
     shown.take(ID_CHARS_MAX).collect()
 }
 
 /// Gathers a provider's results.
 #[derive(Debug)]
-pub(super) struct Results(Told);
+pub(super) struct ProviderResults(ProviderVerdict);
 
-impl Results {
-    pub(super) fn by(provider: &str) -> Self {
-        Self(Told {
+impl ProviderResults {
+    pub(super) fn of(provider: &str) -> Self {
+        Self(ProviderVerdict {
             by: provider.to_owned(),
             checks: Vec::new(),
         })
@@ -168,8 +168,8 @@ impl Results {
         let Some(result) = result.map(word).filter(|word| !word.is_empty()) else {
             return;
         };
-        if self.0.checks.len() < Told::CHECKS_MAX {
-            self.0.checks.push(Check {
+        if self.0.checks.len() < ProviderVerdict::CHECKS_MAX {
+            self.0.checks.push(ProviderCheck {
                 name: name.to_owned(),
                 domain: domain.map(word),
                 result,
@@ -177,7 +177,7 @@ impl Results {
         }
     }
 
-    pub(super) fn told(self) -> Told {
+    pub(super) fn into_told(self) -> ProviderVerdict {
         self.0
     }
 }
@@ -200,14 +200,14 @@ impl Malformed {
 }
 
 /// Base64 that a provider may have broken into lines.
-pub(super) fn base64(text: &str, name: &str) -> Result<Vec<u8>, Malformed> {
+pub(super) fn decode_base64(text: &str, name: &str) -> Result<Vec<u8>, Malformed> {
     let whole: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
-    super::proof::base64(&whole).ok_or_else(|| Malformed::field(name, "not base64"))
+    super::proof::decode_base64(&whole).ok_or_else(|| Malformed::field(name, "not base64"))
 }
 
 /// Text in a charset a provider names, which it may be wrong about: UTF-8 where it is that, and
 /// windows-1252, in which everything can be read, where nothing else fits.
-pub(super) fn in_charset(bytes: &[u8], charset: Option<&str>) -> String {
+pub(super) fn decode_charset(bytes: &[u8], charset: Option<&str>) -> String {
     if let Ok(text) = std::str::from_utf8(bytes)
         && (text.is_ascii() || charset.is_none_or(|c| c.eq_ignore_ascii_case("utf-8")))
         && !bytes.contains(&0x1b)
@@ -233,7 +233,7 @@ fn is_utf8(label: Option<&str>) -> bool {
 }
 
 /// The addresses of a comma list, or of one field: what stands in `<>` where something does.
-pub(super) fn addresses(text: &str) -> Vec<String> {
+pub(super) fn parse_addresses(text: &str) -> Vec<String> {
     let mut list = Vec::new();
     let (mut quoted, mut from) = (false, 0);
     let mut escaped = false;
@@ -243,7 +243,7 @@ pub(super) fn addresses(text: &str) -> Vec<String> {
             '\\' if quoted => escaped = true,
             '"' => quoted = !quoted,
             ',' if !quoted => {
-                list.extend(bare(&text[from..at]));
+                list.extend(bare_address(&text[from..at]));
                 from = at + 1;
             }
             _ => {}
@@ -252,7 +252,7 @@ pub(super) fn addresses(text: &str) -> Vec<String> {
             return list;
         }
     }
-    list.extend(bare(&text[from..]));
+    list.extend(bare_address(&text[from..]));
     list
 }
 
@@ -260,12 +260,12 @@ pub(super) fn addresses(text: &str) -> Vec<String> {
 pub(super) fn reverse_path(text: &str) -> Option<String> {
     match text.trim() {
         "" | "<>" => Some(String::new()),
-        text => bare(text),
+        text => bare_address(text),
     }
 }
 
 /// What stands in the last `<>`, or all of it; `None` if that is empty.
-pub(super) fn bare(text: &str) -> Option<String> {
+pub(super) fn bare_address(text: &str) -> Option<String> {
     let inner = match (text.rfind('<'), text.rfind('>')) {
         (Some(open), Some(close)) if open < close => &text[open + 1..close],
         _ => text,
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn addresses_are_cut_out_of_lists() {
-        let list = |text| addresses(text).join("|");
+        let list = |text| parse_addresses(text).join("|");
         assert_eq!(list("a@x.example"), "a@x.example");
         assert_eq!(
             list(" a@x.example ,, b@x.example,"),
@@ -291,7 +291,10 @@ mod tests {
         );
         assert_eq!(list("\"a,\\\"b\"@x.example"), "\"a,\\\"b\"@x.example");
         assert_eq!(list("<>"), "");
-        assert_eq!(addresses(&"a,".repeat(5000)).len(), RECIPIENTS_MAX + 1);
+        assert_eq!(
+            parse_addresses(&"a,".repeat(5000)).len(),
+            RECIPIENTS_MAX + 1
+        );
     }
 
     #[test]
@@ -307,14 +310,17 @@ mod tests {
             (b"\x1b$BF|K\\\x1b(B", Some("iso-2022-jp"), "日本"),
             ("é".as_bytes(), Some("us-ascii"), "é"),
         ] {
-            assert_eq!(in_charset(bytes, charset), text, "{charset:?}");
+            assert_eq!(decode_charset(bytes, charset), text, "{charset:?}");
         }
     }
 
     #[test]
     fn base64_may_have_lines() {
-        assert_eq!(base64("aGk\n=\r\n", "x").unwrap(), b"hi");
-        assert_eq!(base64("aGk", "x").unwrap(), b"hi");
-        assert_eq!(base64("a*", "x").unwrap_err().to_string(), "x: not base64");
+        assert_eq!(decode_base64("aGk\n=\r\n", "x").unwrap(), b"hi");
+        assert_eq!(decode_base64("aGk", "x").unwrap(), b"hi");
+        assert_eq!(
+            decode_base64("a*", "x").unwrap_err().to_string(),
+            "x: not base64"
+        );
     }
 }

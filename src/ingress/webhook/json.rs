@@ -34,7 +34,7 @@ impl Json {
         match Self::parse_exact(bytes) {
             // Half a character is what some providers leave of one where they cut a text short. The
             // mail must not be lost over it.
-            Err(error) => match mended(bytes) {
+            Err(error) => match repair_surrogates(bytes) {
                 Some(mended) => Self::parse_exact(&mended),
                 None => Err(error),
             },
@@ -45,7 +45,7 @@ impl Json {
     fn parse_exact(bytes: &[u8]) -> Result<Self, Malformed> {
         let left = Cell::new(VALUES_MAX);
         let mut reader = serde_json::Deserializer::from_slice(bytes);
-        let value = Seed(&left).deserialize(&mut reader);
+        let value = JsonSeed(&left).deserialize(&mut reader);
         let value = value.and_then(|value| reader.end().map(|()| value));
         value.map_err(|error| {
             let (line, column) = (error.line(), error.column());
@@ -54,9 +54,9 @@ impl Json {
     }
 
     /// This value as an object; `name` is what it is called in the error.
-    pub(super) fn object<'a>(&'a self, name: &'a str) -> Result<Object<'a>, Malformed> {
+    pub(super) fn object<'a>(&'a self, name: &'a str) -> Result<JsonObject<'a>, Malformed> {
         match self {
-            Self::Object(members) => Ok(Object { name, members }),
+            Self::Object(members) => Ok(JsonObject { name, members }),
             _ => Err(Malformed::field(name, "not an object")),
         }
     }
@@ -88,12 +88,12 @@ impl Json {
 /// An object whose members are asked for by name. A member that is there twice is an error once it
 /// is asked for: two readers would take two different ones.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Object<'a> {
+pub(super) struct JsonObject<'a> {
     name: &'a str,
     members: &'a [(String, Json)],
 }
 
-impl<'a> Object<'a> {
+impl<'a> JsonObject<'a> {
     /// The member, unless it is missing or null.
     pub(super) fn member(self, name: &str) -> Result<Option<&'a Json>, Malformed> {
         let mut found = self.members.iter().filter(|(known, _)| known == name);
@@ -105,7 +105,7 @@ impl<'a> Object<'a> {
     }
 
     /// The member, which must be there.
-    pub(super) fn needed(self, name: &str) -> Result<&'a Json, Malformed> {
+    pub(super) fn required(self, name: &str) -> Result<&'a Json, Malformed> {
         let missing = || Malformed::field(&self.path(name), "missing");
         self.member(name)?.ok_or_else(missing)
     }
@@ -119,8 +119,8 @@ impl<'a> Object<'a> {
     }
 
     /// The member as a text that must be there.
-    pub(super) fn needed_text(self, name: &str) -> Result<&'a str, Malformed> {
-        self.needed(name)?.text(&self.path(name))
+    pub(super) fn required_text(self, name: &str) -> Result<&'a str, Malformed> {
+        self.required(name)?.text(&self.path(name))
     }
 
     /// The member as a list; none is an empty one.
@@ -157,7 +157,7 @@ impl<'a> Object<'a> {
 }
 
 /// Half surrogates (`\ud83d` without its other half) replaced; `None` if there is none.
-fn mended(bytes: &[u8]) -> Option<Vec<u8>> {
+fn repair_surrogates(bytes: &[u8]) -> Option<Vec<u8>> {
     let unit = |at: usize| {
         let escape = bytes.get(at..at + 6).filter(|e| e.starts_with(b"\\u"))?;
         let digits = std::str::from_utf8(&escape[2..]).ok()?;
@@ -182,9 +182,9 @@ fn mended(bytes: &[u8]) -> Option<Vec<u8>> {
     out
 }
 
-struct Seed<'c>(&'c Cell<usize>);
+struct JsonSeed<'c>(&'c Cell<usize>);
 
-impl<'de> DeserializeSeed<'de> for Seed<'_> {
+impl<'de> DeserializeSeed<'de> for JsonSeed<'_> {
     type Value = Json;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, reader: D) -> Result<Json, D::Error> {
@@ -195,7 +195,7 @@ impl<'de> DeserializeSeed<'de> for Seed<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Seed<'_> {
+impl<'de> Visitor<'de> for JsonSeed<'_> {
     type Value = Json;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -232,7 +232,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Json, A::Error> {
         let mut list = Vec::new();
-        while let Some(element) = elements.next_element_seed(Seed(self.0))? {
+        while let Some(element) = elements.next_element_seed(JsonSeed(self.0))? {
             list.push(element);
         }
         Ok(Json::List(list))
@@ -241,7 +241,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Json, A::Error> {
         let mut object = Vec::new();
         while let Some(name) = members.next_key::<String>()? {
-            object.push((name, members.next_value_seed(Seed(self.0))?));
+            object.push((name, members.next_value_seed(JsonSeed(self.0))?));
         }
         Ok(Json::Object(object))
     }
@@ -266,8 +266,8 @@ mod tests {
         );
         assert_eq!(object.text("c").unwrap(), None);
         assert_eq!(object.text("d").unwrap_err().to_string(), "d: not a text");
-        assert_eq!(object.needed("z").unwrap_err().to_string(), "z: missing");
-        assert_eq!(object.needed("d").unwrap().texts("d").unwrap(), ["y"]);
+        assert_eq!(object.required("z").unwrap_err().to_string(), "z: missing");
+        assert_eq!(object.required("d").unwrap().texts("d").unwrap(), ["y"]);
         assert_eq!(object.scalar("e").unwrap().as_deref(), Some("1.5"));
     }
 

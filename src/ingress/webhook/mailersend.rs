@@ -3,12 +3,16 @@
 //! Does not make up for its law: it waits three seconds and never comes again.
 
 use super::Adapter;
-use super::incoming::{Decoded, Incoming, Malformed, Recipients, Results, reverse_path, short};
+use super::body_budget;
+use super::incoming::{
+    Decoded, IncomingMail, Malformed, ProviderResults, Recipients, loggable_id, reverse_path,
+};
 use super::json::Json;
-use super::law::Law;
-use super::proof::{Form, Hash, Mac, Secret, Unproven};
-use super::request::{Authentic, Request};
-use super::room;
+use super::outcome::StatusPolicy;
+use super::proof::{
+    AuthenticationError, RequestMac, SignatureEncoding, SignatureHash, WebhookSecret,
+};
+use super::request::{Authentic, WebhookRequest};
 use crate::clock::Timestamp;
 
 const SIGNATURE: &str = "signature";
@@ -17,14 +21,14 @@ const SIGNATURE: &str = "signature";
 #[derive(Clone, Debug)]
 pub struct MailerSend {
     /// The routes' secrets.
-    pub secrets: Vec<Secret>,
+    pub secrets: Vec<WebhookSecret>,
     /// Octets of a body at most.
     pub bytes_max: usize,
 }
 
 impl MailerSend {
     /// The door with its usual bound.
-    pub const fn new(secrets: Vec<Secret>) -> Self {
+    pub const fn new(secrets: Vec<WebhookSecret>) -> Self {
         Self {
             secrets,
             bytes_max: 110 << 20,
@@ -41,40 +45,43 @@ impl Adapter for MailerSend {
         self.bytes_max
     }
 
-    fn make_room(&mut self, mail_bytes_max: usize) {
-        self.bytes_max = self.bytes_max.max(room::twice(mail_bytes_max));
+    fn raise_bytes_max(&mut self, mail_bytes_max: usize) {
+        self.bytes_max = self
+            .bytes_max
+            .max(body_budget::with_mail_and_files(mail_bytes_max));
     }
 
-    fn law(&self) -> Law {
-        Law::RETRIES_ALL
+    fn status_policy(&self) -> StatusPolicy {
+        StatusPolicy::RETRIES_ALL
     }
 
-    fn is_marked(&self, request: &Request) -> bool {
+    fn is_recognised(&self, request: &WebhookRequest) -> bool {
         let mark = b"\"inbound.message\"";
-        request.headers().has(SIGNATURE) && memchr::memmem::find(request.body(), mark).is_some()
+        request.headers().contains(SIGNATURE)
+            && memchr::memmem::find(request.body(), mark).is_some()
     }
 
     fn authenticate<'r>(
         &self,
-        request: &'r Request,
+        request: &'r WebhookRequest,
         _: Timestamp,
         _: Option<&[u8]>,
-    ) -> Result<Authentic<'r>, Unproven> {
-        let mac = Mac {
-            hash: Hash::Sha256,
-            form: Form::Hex,
+    ) -> Result<Authentic<'r>, AuthenticationError> {
+        let mac = RequestMac {
+            hash: SignatureHash::Sha256,
+            encoding: SignatureEncoding::Hex,
             name: SIGNATURE,
-            given: request.headers().needed(SIGNATURE)?,
+            signature: request.headers().required(SIGNATURE)?,
             parts: &[request.body()],
         };
-        Ok(request.proven(mac.verify(&self.secrets)?))
+        Ok(request.authenticated(mac.verify(&self.secrets)?))
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
         let json = Json::parse(authentic.request().body())?;
         let root = json.object("")?;
         if root.text("type")? != Some("inbound.message") {
-            return Ok(Decoded::Nothing("no inbound mail"));
+            return Ok(Decoded::Ignored("no inbound mail"));
         }
         let missing = |name: &str| Malformed::field(name, "missing");
         let mail = root.object("data")?.ok_or_else(|| missing("data"))?;
@@ -82,14 +89,14 @@ impl Adapter for MailerSend {
             .object("recipients")?
             .ok_or_else(|| missing("recipients"))?;
         let mut to = Vec::new();
-        for person in recipients.needed("rcptTo")?.list("rcptTo")? {
-            to.push(person.object("rcptTo")?.needed_text("email")?.to_owned());
+        for person in recipients.required("rcptTo")?.list("rcptTo")? {
+            to.push(person.object("rcptTo")?.required_text("email")?.to_owned());
         }
         let sender = mail
             .object("sender")?
             .map(|sender| sender.text("email"))
             .transpose()?;
-        let mut results = Results::by(self.name());
+        let mut results = ProviderResults::of(self.name());
         if let Some(spf) = mail.object("spf_check")? {
             // SPF's own signs for its results (RFC 7208 section 4.6.2).
             results.add(
@@ -110,12 +117,12 @@ impl Adapter for MailerSend {
             None,
             dkim.map(|ok| if ok == "true" { "pass" } else { "fail" }),
         );
-        Ok(Decoded::Mails(vec![Incoming {
-            id: short(mail.text("id")?.unwrap_or_default()),
+        Ok(Decoded::Mails(vec![IncomingMail {
+            id: loggable_id(mail.text("id")?.unwrap_or_default()),
             sender: sender.flatten().and_then(reverse_path),
             recipients: Recipients::Envelope(to),
-            bytes: mail.needed_text("raw")?.to_owned().into(),
-            told: results.told(),
+            bytes: mail.required_text("raw")?.to_owned().into(),
+            results: results.into_told(),
         }]))
     }
 }

@@ -4,13 +4,15 @@
 //! Does not make that URL from the request: it must be the very text Mandrill has.
 
 use super::Adapter;
+use super::body_budget;
 use super::form::Form;
-use super::incoming::{Decoded, Incoming, Malformed, Recipients, Results, bare, short};
-use super::json::{Json, Object};
-use super::law::Law;
-use super::proof::{self, Hash, Mac, Secret, Unproven};
-use super::request::{Authentic, Request};
-use super::room;
+use super::incoming::{
+    Decoded, IncomingMail, Malformed, ProviderResults, Recipients, bare_address, loggable_id,
+};
+use super::json::{Json, JsonObject};
+use super::outcome::StatusPolicy;
+use super::proof::{self, AuthenticationError, RequestMac, SignatureHash, WebhookSecret};
+use super::request::{Authentic, WebhookRequest};
 use crate::clock::Timestamp;
 
 const SIGNATURE: &str = "x-mandrill-signature";
@@ -20,7 +22,7 @@ const EVENTS: &str = "mandrill_events";
 #[derive(Clone, Debug)]
 pub struct Mandrill {
     /// The webhook's keys.
-    pub keys: Vec<Secret>,
+    pub keys: Vec<WebhookSecret>,
     /// The URL as it stands at Mandrill, with user and query if it has them.
     pub public_url: String,
     /// Octets of a body at most.
@@ -29,7 +31,7 @@ pub struct Mandrill {
 
 impl Mandrill {
     /// The door with its usual bound.
-    pub const fn new(keys: Vec<Secret>, public_url: String) -> Self {
+    pub const fn new(keys: Vec<WebhookSecret>, public_url: String) -> Self {
         Self {
             keys,
             public_url,
@@ -47,20 +49,23 @@ impl Adapter for Mandrill {
         self.bytes_max
     }
 
-    fn make_room(&mut self, mail_bytes_max: usize) {
-        self.bytes_max = self.bytes_max.max(room::in_base64(mail_bytes_max));
+    fn raise_bytes_max(&mut self, mail_bytes_max: usize) {
+        self.bytes_max = self
+            .bytes_max
+            .max(body_budget::with_base64_mail(mail_bytes_max));
     }
 
-    fn law(&self) -> Law {
-        Law::RETRIES_FOR_LONG
+    fn status_policy(&self) -> StatusPolicy {
+        StatusPolicy::RETRIES_FOR_LONG
     }
 
-    fn is_marked(&self, request: &Request) -> bool {
-        request.headers().has(SIGNATURE) || Form::parse(request).is_ok_and(|form| form.has(EVENTS))
+    fn is_recognised(&self, request: &WebhookRequest) -> bool {
+        request.headers().contains(SIGNATURE)
+            || Form::parse(request).is_ok_and(|form| form.contains(EVENTS))
     }
 
     /// Mandrill tries a URL with an empty batch before it gives out the key.
-    fn is_ping(&self, request: &Request) -> bool {
+    fn is_ping(&self, request: &WebhookRequest) -> bool {
         let form = Form::parse(request).ok();
         let events = form
             .as_ref()
@@ -71,31 +76,31 @@ impl Adapter for Mandrill {
 
     fn authenticate<'r>(
         &self,
-        request: &'r Request,
+        request: &'r WebhookRequest,
         _: Timestamp,
         _: Option<&[u8]>,
-    ) -> Result<Authentic<'r>, Unproven> {
-        let given = request.headers().needed(SIGNATURE)?;
-        let form = Form::parse(request).map_err(|_| Unproven::Malformed("form"))?;
+    ) -> Result<Authentic<'r>, AuthenticationError> {
+        let given = request.headers().required(SIGNATURE)?;
+        let form = Form::parse(request).map_err(|_| AuthenticationError::Malformed("form"))?;
         let mut fields: Vec<_> = form.fields().iter().collect();
         fields.sort_by(|a, b| a.name.cmp(&b.name));
         let mut parts = vec![self.public_url.as_bytes()];
         for field in fields {
             parts.extend([field.name.as_bytes(), &field.bytes]);
         }
-        let mac = Mac {
-            hash: Hash::Sha1,
-            form: proof::Form::Base64,
+        let mac = RequestMac {
+            hash: SignatureHash::Sha1,
+            encoding: proof::SignatureEncoding::Base64,
             name: SIGNATURE,
-            given,
+            signature: given,
             parts: &parts,
         };
-        Ok(request.proven(mac.verify(&self.keys)?))
+        Ok(request.authenticated(mac.verify(&self.keys)?))
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
         let form = Form::parse(authentic.request())?;
-        let json = Json::parse(form.needed(EVENTS)?.as_bytes())?;
+        let json = Json::parse(form.required(EVENTS)?.as_bytes())?;
         let each = |event: &Json| {
             let event = event.object(EVENTS)?;
             if event.text("event")? != Some("inbound") {
@@ -103,14 +108,14 @@ impl Adapter for Mandrill {
             }
             let msg = event.object("msg")?;
             let msg = msg.ok_or_else(|| Malformed::new("msg: missing"))?;
-            mail(self.name(), msg).map(Some)
+            parse_mail(self.name(), msg).map(Some)
         };
         Decoded::batch(json.list(EVENTS)?.iter().map(each), "no inbound mail")
     }
 }
 
-fn mail(provider: &str, msg: Object<'_>) -> Result<Incoming, Malformed> {
-    let mut results = Results::by(provider);
+fn parse_mail(provider: &str, msg: JsonObject<'_>) -> Result<IncomingMail, Malformed> {
+    let mut results = ProviderResults::of(provider);
     if let Some(spf) = msg.object("spf")? {
         results.add("spf", None, spf.text("result")?);
     }
@@ -125,12 +130,12 @@ fn mail(provider: &str, msg: Object<'_>) -> Result<Incoming, Malformed> {
     if let Some(spam) = msg.object("spam_report")? {
         results.add("spam_score", None, spam.scalar("score")?.as_deref());
     }
-    Ok(Incoming {
-        id: short(msg.text("_id")?.unwrap_or_default()),
+    Ok(IncomingMail {
+        id: loggable_id(msg.text("_id")?.unwrap_or_default()),
         // There is no reverse-path; the author stands in for it, or a person's mail were a bounce.
-        sender: msg.text("from_email")?.and_then(bare),
-        recipients: Recipients::Envelope(vec![msg.needed_text("email")?.to_owned()]),
-        bytes: msg.needed_text("raw_msg")?.to_owned().into(),
-        told: results.told(),
+        sender: msg.text("from_email")?.and_then(bare_address),
+        recipients: Recipients::Envelope(vec![msg.required_text("email")?.to_owned()]),
+        bytes: msg.required_text("raw_msg")?.to_owned().into(),
+        results: results.into_told(),
     })
 }

@@ -11,27 +11,27 @@ use prometheus_client::registry::Registry;
 /// The counters. Clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    requests: Family<ByOutcome, Counter>,
-    mails: Family<ByProvider, Counter>,
-    mail_bytes: Family<ByProvider, Counter>,
-    dropped: Family<ByReason, Counter>,
+    requests: Family<RequestLabels, Counter>,
+    mails: Family<ProviderLabels, Counter>,
+    mail_bytes: Family<ProviderLabels, Counter>,
+    dropped: Family<DroppedLabels, Counter>,
     in_flight: Gauge,
     panics: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByOutcome {
+struct RequestLabels {
     provider: &'static str,
     outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByProvider {
+struct ProviderLabels {
     provider: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByReason {
+struct DroppedLabels {
     provider: &'static str,
     reason: &'static str,
 }
@@ -63,27 +63,27 @@ impl Metrics {
         );
     }
 
-    pub(super) fn ended(&self, provider: &'static str, outcome: &'static str) {
+    pub(super) fn request_finished(&self, provider: &'static str, outcome: &'static str) {
         self.requests
-            .get_or_create(&ByOutcome { provider, outcome })
+            .get_or_create(&RequestLabels { provider, outcome })
             .inc();
     }
 
-    pub(super) fn kept(&self, provider: &'static str, bytes: usize) {
-        self.mails.get_or_create(&ByProvider { provider }).inc();
+    pub(super) fn mail_accepted(&self, provider: &'static str, bytes: usize) {
+        self.mails.get_or_create(&ProviderLabels { provider }).inc();
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         self.mail_bytes
-            .get_or_create(&ByProvider { provider })
+            .get_or_create(&ProviderLabels { provider })
             .inc_by(bytes);
     }
 
-    pub(super) fn dropped(&self, provider: &'static str, reason: &'static str) {
+    pub(super) fn recipient_dropped(&self, provider: &'static str, reason: &'static str) {
         self.dropped
-            .get_or_create(&ByReason { provider, reason })
+            .get_or_create(&DroppedLabels { provider, reason })
             .inc();
     }
 
-    pub(super) fn in_flight(&self) -> &Gauge {
+    pub(super) fn bytes_in_flight(&self) -> &Gauge {
         &self.in_flight
     }
 

@@ -12,33 +12,33 @@
 //! only a comparison that came out right makes.
 
 mod acceptance;
+mod body_budget;
 mod brevo;
+mod deferred;
 mod der;
-mod doors;
-mod errands;
+mod external;
 mod fetch;
 mod form;
+mod forwarder;
 mod generic;
 mod incoming;
 mod json;
-mod law;
 mod mailersend;
 mod mailgun;
 mod mailjet;
 mod mandrill;
 mod metrics;
-mod once;
-mod outside;
+mod mime;
+mod outcome;
 mod payload;
 mod postal;
 mod postmark;
 mod proof;
 mod rate;
-mod rebuild;
-mod relay;
+mod receiver;
+mod replay;
 mod request;
 mod resend;
-mod room;
 mod sendgrid;
 mod ses;
 mod sparkpost;
@@ -49,31 +49,32 @@ use std::fmt;
 use crate::clock::Timestamp;
 
 pub use brevo::Brevo;
-pub use doors::{Doors, Entry, Head, Parts, Settings};
-pub use errands::{ApiKeys, Errands};
-pub use fetch::{ApiKey, Fetch, FetchError, Web};
+pub use deferred::{FetchQueue, ProviderApiKeys};
+pub use fetch::{ApiCredential, Fetch, FetchError, HttpsFetcher};
+pub use forwarder::Forwarder;
 pub use generic::Generic;
 pub use incoming::{
-    Decoded, Elsewhere, InBucket, Incoming, MAILS_MAX, Malformed, RECIPIENTS_MAX, Recipients,
+    BucketMail, Decoded, DeferredMail, IncomingMail, MAILS_MAX, Malformed, RECIPIENTS_MAX,
+    Recipients,
 };
-pub use law::{Law, Outcome, Response};
 pub use mailersend::MailerSend;
 pub use mailgun::Mailgun;
 pub use mailjet::Mailjet;
 pub use mandrill::Mandrill;
 pub use metrics::Metrics;
-pub use once::Once;
+pub use outcome::{StatusPolicy, WebhookOutcome, WebhookResponse};
 pub use postal::Postal;
 pub use postmark::Postmark;
-pub use proof::{Account, Proof, PublicKey, Secret, Unproven};
+pub use proof::{AuthenticationError, BasicAccount, Proof, PublicKey, WebhookSecret};
 pub use rate::Rate;
-pub use relay::Relay;
-pub use request::{Authentic, Headers, Request};
+pub use receiver::{AdmittedRequest, Settings, WebhookHead, WebhookParts, WebhookReceiver};
+pub use replay::Nonce;
+pub use request::{Authentic, Headers, WebhookRequest};
 pub use resend::Resend;
 pub use sendgrid::SendGrid;
 pub use ses::Ses;
 pub use sparkpost::SparkPost;
-pub use standard::{Signing, Standard};
+pub use standard::{Standard, StandardSigning};
 
 /// The names of all providers there are, set up or not.
 pub const NAMES: [&str; 14] = [
@@ -103,16 +104,16 @@ pub trait Adapter: fmt::Debug + Send + Sync {
 
     /// Lets a body be so long that a mail of so many octets fits, where bodies hold mails; never less
     /// long than it may be already.
-    fn make_room(&mut self, _mail_bytes_max: usize) {}
+    fn raise_bytes_max(&mut self, _mail_bytes_max: usize) {}
 
     /// What it takes for a final word.
-    fn law(&self) -> Law;
+    fn status_policy(&self) -> StatusPolicy;
 
     /// True if the request has its marks. It proves nothing.
-    fn is_marked(&self, request: &Request) -> bool;
+    fn is_recognised(&self, request: &WebhookRequest) -> bool;
 
     /// True if the request only asks whether somebody is there.
-    fn is_ping(&self, _: &Request) -> bool {
+    fn is_ping(&self, _: &WebhookRequest) -> bool {
         false
     }
 
@@ -121,7 +122,7 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// What it hears instead of being proven.
-    fn suits(&self, _: &Request) -> Result<(), Outcome> {
+    fn check_form(&self, _: &WebhookRequest) -> Result<(), WebhookOutcome> {
         Ok(())
     }
 
@@ -129,7 +130,7 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// It need not be fetched: the request cannot be proven.
-    fn certificate(&self, _: &Request) -> Result<Option<String>, Unproven> {
+    fn certificate_url(&self, _: &WebhookRequest) -> Result<Option<String>, AuthenticationError> {
         Ok(None)
     }
 
@@ -139,16 +140,16 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     /// Says why not.
     fn authenticate<'r>(
         &self,
-        request: &'r Request,
+        request: &'r WebhookRequest,
         now: Timestamp,
         certificate: Option<&[u8]>,
-    ) -> Result<Authentic<'r>, Unproven>;
+    ) -> Result<Authentic<'r>, AuthenticationError>;
 
     /// The word in it that is good for one mail only, where its proof does not cover the content.
     ///
     /// # Errors
     /// It cannot be read.
-    fn once(&self, _: Authentic<'_>) -> Result<Option<Once>, Malformed> {
+    fn nonce(&self, _: Authentic<'_>) -> Result<Option<Nonce>, Malformed> {
         Ok(None)
     }
 

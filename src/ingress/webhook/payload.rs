@@ -3,16 +3,17 @@
 //! Does not know how it was signed.
 
 use super::incoming::{
-    Incoming, Malformed, Recipients, Results, addresses, base64, reverse_path, short,
+    IncomingMail, Malformed, ProviderResults, Recipients, decode_base64, loggable_id,
+    parse_addresses, reverse_path,
 };
-use super::json::{Json, Object};
-use super::rebuild::{Attachment, Draft};
+use super::json::{Json, JsonObject};
+use super::mime::{FilePart, MimeBuilder};
 use crate::mail::view::HeaderView;
 
 /// Reads `{"from","to","subject","text","html","headers"}`, or `{"raw"}` with the mail in base64;
 /// with `{"envelope":{"to","from"}}` where the sender has one. `name` is what tells this request from
 /// another with the same words.
-pub(super) fn decode(body: &[u8], provider: &str, name: &str) -> Result<Incoming, Malformed> {
+pub(super) fn decode(body: &[u8], provider: &str, name: &str) -> Result<IncomingMail, Malformed> {
     let json = Json::parse(body)?;
     let root = json.object("")?;
     let envelope = root.object("envelope")?;
@@ -21,17 +22,17 @@ pub(super) fn decode(body: &[u8], provider: &str, name: &str) -> Result<Incoming
         None => root.scalar("id")?.unwrap_or_default(),
     };
     let bytes = match root.text("raw")? {
-        Some(raw) => base64(raw, "raw")?.into(),
+        Some(raw) => decode_base64(raw, "raw")?.into(),
         None => {
             let name = if id.is_empty() { name } else { &id };
-            draft(root, &id)?.build(provider, name)
+            build_mime(root, &id)?.build(provider, name)
         }
     };
     let recipients = match envelope {
-        Some(envelope) => Recipients::Envelope(people(envelope, "to")?),
+        Some(envelope) => Recipients::Envelope(read_addresses(envelope, "to")?),
         None => {
-            let mut all = people(root, "to")?;
-            all.extend(people(root, "cc")?);
+            let mut all = read_addresses(root, "to")?;
+            all.extend(read_addresses(root, "cc")?);
             let told = HeaderView::parse(&bytes).recipients();
             all.extend(told.iter().map(ToString::to_string));
             Recipients::Header(all)
@@ -40,17 +41,17 @@ pub(super) fn decode(body: &[u8], provider: &str, name: &str) -> Result<Incoming
     let told = envelope.map(|envelope| envelope.text("from")).transpose()?;
     let sender = match told.flatten() {
         Some(from) => reverse_path(from),
-        None => people(root, "from")?
+        None => read_addresses(root, "from")?
             .into_iter()
             .next()
             .or_else(|| author(&bytes)),
     };
-    Ok(Incoming {
-        id: short(&id),
+    Ok(IncomingMail {
+        id: loggable_id(&id),
         sender,
         recipients,
         bytes,
-        told: Results::by(provider).told(),
+        results: ProviderResults::of(provider).into_told(),
     })
 }
 
@@ -59,22 +60,22 @@ pub(super) fn author(bytes: &[u8]) -> Option<String> {
     HeaderView::parse(bytes).author().map(ToString::to_string)
 }
 
-fn draft(root: Object<'_>, id: &str) -> Result<Draft, Malformed> {
-    let mut draft = Draft::default();
-    headers(&mut draft, root.member("headers")?)?;
+fn build_mime(root: JsonObject<'_>, id: &str) -> Result<MimeBuilder, Malformed> {
+    let mut draft = MimeBuilder::default();
+    copy_headers(&mut draft, root.member("headers")?)?;
     for (field, name) in [
         ("From", "from"),
         ("To", "to"),
         ("Cc", "cc"),
         ("Reply-To", "replyTo"),
     ] {
-        draft.field_if_none(field, written(root, name)?.as_deref());
+        draft.field_if_absent(field, header_value(root, name)?.as_deref());
     }
-    draft.field_if_none("Subject", root.text("subject")?);
-    draft.field_if_none("In-Reply-To", root.text("inReplyTo")?);
-    draft.field_if_none("Date", root.text("date")?);
+    draft.field_if_absent("Subject", root.text("subject")?);
+    draft.field_if_absent("In-Reply-To", root.text("inReplyTo")?);
+    draft.field_if_absent("Date", root.text("date")?);
     if id.starts_with('<') && id.ends_with('>') {
-        draft.field_if_none("Message-ID", Some(id));
+        draft.field_if_absent("Message-ID", Some(id));
     }
     draft.text(root.text("text")?);
     draft.html(root.text("html")?);
@@ -83,8 +84,8 @@ fn draft(root: Object<'_>, id: &str) -> Result<Draft, Malformed> {
     }
     for attachment in root.list("attachments")? {
         let attachment = attachment.object("attachments")?;
-        let content = base64(attachment.needed_text("content")?, "attachments.content")?;
-        draft.attach(Attachment {
+        let content = decode_base64(attachment.required_text("content")?, "attachments.content")?;
+        draft.add_file(FilePart {
             file_name: attachment.text("filename")?.map(str::to_owned),
             media_type: attachment.text("contentType")?.map(str::to_owned),
             content_id: attachment.text("contentId")?.map(str::to_owned),
@@ -96,7 +97,7 @@ fn draft(root: Object<'_>, id: &str) -> Result<Draft, Malformed> {
 
 /// Takes over header fields: `{name: value}`, `{name: [values]}`, `[[name, value]]` or
 /// `[{"name","value"}]`.
-pub(super) fn headers(draft: &mut Draft, json: Option<&Json>) -> Result<(), Malformed> {
+pub(super) fn copy_headers(draft: &mut MimeBuilder, json: Option<&Json>) -> Result<(), Malformed> {
     match json {
         None => {}
         Some(Json::Text(block)) => draft.header_block(block),
@@ -114,7 +115,7 @@ pub(super) fn headers(draft: &mut Draft, json: Option<&Json>) -> Result<(), Malf
         }
         Some(list) => {
             for pair in list.list("headers")? {
-                let (name, value) = pair_of(pair)?;
+                let (name, value) = name_value(pair)?;
                 draft.field(name, value);
             }
         }
@@ -123,7 +124,7 @@ pub(super) fn headers(draft: &mut Draft, json: Option<&Json>) -> Result<(), Malf
 }
 
 /// `[name, value]`, or an object with `name` and `value` in either case.
-pub(super) fn pair_of(pair: &Json) -> Result<(&str, &str), Malformed> {
+pub(super) fn name_value(pair: &Json) -> Result<(&str, &str), Malformed> {
     if let Json::List(list) = pair {
         return match list.as_slice() {
             [name, value] => Ok((name.text("headers")?, value.text("headers")?)),
@@ -133,14 +134,14 @@ pub(super) fn pair_of(pair: &Json) -> Result<(&str, &str), Malformed> {
     let object = pair.object("headers")?;
     let either = |lower: &str, upper: &str| match object.text(lower)? {
         Some(text) => Ok(text),
-        None => object.needed_text(upper),
+        None => object.required_text(upper),
     };
     Ok((either("name", "Name")?, either("value", "Value")?))
 }
 
 /// An address with the name of its person, as a header field has it. An address that has a name
 /// keeps it.
-pub(super) fn named(address: &str, name: Option<&str>) -> String {
+pub(super) fn with_display_name(address: &str, name: Option<&str>) -> String {
     let name = name.unwrap_or_default().replace(['"', '\\'], "");
     if name.trim().is_empty() || address.contains('<') {
         return address.to_owned();
@@ -149,24 +150,24 @@ pub(super) fn named(address: &str, name: Option<&str>) -> String {
 }
 
 /// The addresses in a text, a list of texts, or objects with `email` or `address`.
-fn people(root: Object<'_>, name: &str) -> Result<Vec<String>, Malformed> {
+fn read_addresses(root: JsonObject<'_>, name: &str) -> Result<Vec<String>, Malformed> {
     let Some(json) = root.member(name)? else {
         return Ok(Vec::new());
     };
-    each(json, name, &mut |written| addresses(&written))
+    for_each_person(json, name, &mut |written| parse_addresses(&written))
 }
 
 /// The same as a header field has it.
-fn written(root: Object<'_>, name: &str) -> Result<Option<String>, Malformed> {
+fn header_value(root: JsonObject<'_>, name: &str) -> Result<Option<String>, Malformed> {
     let Some(json) = root.member(name)? else {
         return Ok(None);
     };
     Ok(Some(
-        each(json, name, &mut |written| vec![written])?.join(", "),
+        for_each_person(json, name, &mut |written| vec![written])?.join(", "),
     ))
 }
 
-fn each(
+fn for_each_person(
     json: &Json,
     name: &str,
     take: &mut dyn FnMut(String) -> Vec<String>,
@@ -177,9 +178,9 @@ fn each(
             let person = json.object(name)?;
             let address = match person.text("email")? {
                 Some(address) => address,
-                None => person.needed_text("address")?,
+                None => person.required_text("address")?,
             };
-            Ok(take(named(address, person.text("name")?)))
+            Ok(take(with_display_name(address, person.text("name")?)))
         }
         list => {
             let mut all = Vec::new();
@@ -187,7 +188,7 @@ fn each(
                 if matches!(one, Json::List(_)) {
                     return Err(Malformed::field(name, "a list in a list"));
                 }
-                all.extend(each(one, name, take)?);
+                all.extend(for_each_person(one, name, take)?);
             }
             Ok(all)
         }

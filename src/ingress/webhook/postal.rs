@@ -4,16 +4,17 @@
 //! Does not stop replays by time, for Postal sends none: a mail that comes again is a duplicate.
 
 use super::Adapter;
+use super::body_budget;
 use super::form::Form;
 use super::incoming::{
-    Decoded, Incoming, Malformed, Recipients, Results, base64, reverse_path, short,
+    Decoded, IncomingMail, Malformed, ProviderResults, Recipients, decode_base64, loggable_id,
+    reverse_path,
 };
-use super::json::{Json, Object};
-use super::law::Law;
-use super::proof::{Hash, PublicKey, Unproven, rsa};
-use super::rebuild::{Attachment, Draft};
-use super::request::{Authentic, Request};
-use super::room;
+use super::json::{Json, JsonObject};
+use super::mime::{FilePart, MimeBuilder};
+use super::outcome::StatusPolicy;
+use super::proof::{AuthenticationError, PublicKey, SignatureHash, rsa};
+use super::request::{Authentic, WebhookRequest};
 use crate::clock::Timestamp;
 
 const SHA256: &str = "x-postal-signature-256";
@@ -50,39 +51,41 @@ impl Adapter for Postal {
         self.bytes_max
     }
 
-    fn make_room(&mut self, mail_bytes_max: usize) {
-        self.bytes_max = self.bytes_max.max(room::in_base64(mail_bytes_max));
+    fn raise_bytes_max(&mut self, mail_bytes_max: usize) {
+        self.bytes_max = self
+            .bytes_max
+            .max(body_budget::with_base64_mail(mail_bytes_max));
     }
 
     /// A 4xx, 429 too, makes Postal bounce the mail.
-    fn law(&self) -> Law {
-        Law::CLIENT_ERRORS_ARE_FINAL
+    fn status_policy(&self) -> StatusPolicy {
+        StatusPolicy::CLIENT_ERRORS_ARE_FINAL
     }
 
-    fn is_marked(&self, request: &Request) -> bool {
-        request.headers().has(SHA256) || request.headers().has(SHA1)
+    fn is_recognised(&self, request: &WebhookRequest) -> bool {
+        request.headers().contains(SHA256) || request.headers().contains(SHA1)
     }
 
     fn authenticate<'r>(
         &self,
-        request: &'r Request,
+        request: &'r WebhookRequest,
         _: Timestamp,
         _: Option<&[u8]>,
-    ) -> Result<Authentic<'r>, Unproven> {
+    ) -> Result<Authentic<'r>, AuthenticationError> {
         let headers = request.headers();
-        let (hash, name) = if self.allows_sha1 && !headers.has(SHA256) {
-            (Hash::Sha1, SHA1)
+        let (hash, name) = if self.allows_sha1 && !headers.contains(SHA256) {
+            (SignatureHash::Sha1, SHA1)
         } else {
-            (Hash::Sha256, SHA256)
+            (SignatureHash::Sha256, SHA256)
         };
         let proof = rsa(
             &self.keys,
             hash,
             request.body(),
-            headers.needed(name)?,
+            headers.required(name)?,
             name,
         )?;
-        Ok(request.proven(proof))
+        Ok(request.authenticated(proof))
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
@@ -105,19 +108,19 @@ impl Adapter for Postal {
         let id = root.scalar("id")?.unwrap_or_default();
         let bytes = match root.text("message")? {
             Some(raw) if root.scalar("base64")?.as_deref() == Some("true") => {
-                base64(raw, "message")?.into()
+                decode_base64(raw, "message")?.into()
             }
             Some(raw) => raw.to_owned().into(),
-            None => parsed(root)?.build(self.name(), &id),
+            None => build_mime(root)?.build(self.name(), &id),
         };
-        let mut results = Results::by(self.name());
+        let mut results = ProviderResults::of(self.name());
         results.add("spam", None, root.text("spam_status")?);
-        Ok(Decoded::Mails(vec![Incoming {
-            id: short(&id),
+        Ok(Decoded::Mails(vec![IncomingMail {
+            id: loggable_id(&id),
             sender: root.text("mail_from")?.and_then(reverse_path),
-            recipients: Recipients::Envelope(vec![root.needed_text("rcpt_to")?.to_owned()]),
+            recipients: Recipients::Envelope(vec![root.required_text("rcpt_to")?.to_owned()]),
             bytes,
-            told: results.told(),
+            results: results.into_told(),
         }]))
     }
 }
@@ -143,8 +146,8 @@ const FIELDS: [&str; 17] = [
     "html_body",
 ];
 
-fn parsed(root: Object<'_>) -> Result<Draft, Malformed> {
-    let mut draft = Draft::default();
+fn build_mime(root: JsonObject<'_>) -> Result<MimeBuilder, Malformed> {
+    let mut draft = MimeBuilder::default();
     for (field, name) in [
         ("From", "from"),
         ("To", "to"),
@@ -155,7 +158,7 @@ fn parsed(root: Object<'_>) -> Result<Draft, Malformed> {
         ("References", "references"),
         ("Auto-Submitted", "auto_submitted"),
     ] {
-        draft.field_if_none(field, root.text(name)?);
+        draft.field_if_absent(field, root.text(name)?);
     }
     // Postal leaves the brackets out.
     for (field, name) in [("Message-ID", "message_id"), ("In-Reply-To", "in_reply_to")] {
@@ -163,7 +166,7 @@ fn parsed(root: Object<'_>) -> Result<Draft, Malformed> {
             true => id.to_owned(),
             false => format!("<{id}>"),
         });
-        draft.field_if_none(field, id.as_deref());
+        draft.field_if_absent(field, id.as_deref());
     }
     let (plain, html) = (root.text("plain_body")?, root.text("html_body")?);
     if plain.is_none() && html.is_none() {
@@ -175,11 +178,11 @@ fn parsed(root: Object<'_>) -> Result<Draft, Malformed> {
     draft.html(html);
     for file in root.list("attachments")? {
         let file = file.object("attachments")?;
-        draft.attach(Attachment {
+        draft.add_file(FilePart {
             file_name: file.text("filename")?.map(str::to_owned),
             media_type: file.text("content_type")?.map(str::to_owned),
             content_id: None,
-            bytes: base64(file.needed_text("data")?, "attachments.data")?.into(),
+            bytes: decode_base64(file.required_text("data")?, "attachments.data")?.into(),
         });
     }
     Ok(draft)

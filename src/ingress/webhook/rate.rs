@@ -21,25 +21,25 @@ pub struct Rate {
 
 /// Counts requests by source and all together.
 #[derive(Debug)]
-pub(super) struct Rates {
+pub(super) struct SourceRates {
     each: Rate,
     all: Rate,
-    buckets: Mutex<Buckets>,
+    buckets: Mutex<SourceBuckets>,
 }
 
 #[derive(Debug)]
-struct Buckets {
-    all: Bucket,
-    sources: HashMap<IpAddr, Bucket>,
+struct SourceBuckets {
+    all: SourceBucket,
+    sources: HashMap<IpAddr, SourceBucket>,
 }
 
-impl Rates {
+impl SourceRates {
     pub(super) fn new(each: Rate, all: Rate, now: Instant) -> Self {
         Self {
             each,
             all,
-            buckets: Mutex::new(Buckets {
-                all: Bucket::new(now),
+            buckets: Mutex::new(SourceBuckets {
+                all: SourceBucket::new(now),
                 sources: HashMap::new(),
             }),
         }
@@ -50,10 +50,10 @@ impl Rates {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(source) = source {
             if buckets.sources.len() >= SOURCES_MAX && !buckets.sources.contains_key(&source) {
-                buckets.sources.retain(|_, bucket| !bucket.is_rested(now));
+                buckets.sources.retain(|_, bucket| !bucket.is_idle(now));
             }
             if buckets.sources.len() < SOURCES_MAX || buckets.sources.contains_key(&source) {
-                let fresh = Bucket::new(now);
+                let fresh = SourceBucket::new(now);
                 let bucket = buckets.sources.entry(source).or_insert(fresh);
                 if !bucket.take(self.each, now) {
                     return false;
@@ -66,16 +66,16 @@ impl Rates {
 
 /// When the pace will have caught up with what was taken (GCRA).
 #[derive(Clone, Copy, Debug)]
-struct Bucket {
+struct SourceBucket {
     due: Instant,
 }
 
-impl Bucket {
+impl SourceBucket {
     const fn new(now: Instant) -> Self {
         Self { due: now }
     }
 
-    fn is_rested(&self, now: Instant) -> bool {
+    fn is_idle(&self, now: Instant) -> bool {
         self.due <= now
     }
 
@@ -105,7 +105,7 @@ mod tests {
             per_second: 100,
             burst: 4,
         };
-        let rates = Rates::new(each, all, now);
+        let rates = SourceRates::new(each, all, now);
         let [a, b] = [1, 2].map(|n| Some(IpAddr::from([192, 0, 2, n])));
         let admitted = |source, at: u64, times| {
             let now = now + Duration::from_millis(at);
@@ -128,7 +128,7 @@ mod tests {
             per_second: 1_000_000,
             burst: 1_000_000,
         };
-        let rates = Rates::new(each, all, now);
+        let rates = SourceRates::new(each, all, now);
         for n in 0..2 * SOURCES_MAX {
             let source = IpAddr::from(u32::try_from(n).unwrap().to_be_bytes());
             assert!(rates.admit(Some(source), now));

@@ -7,16 +7,16 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 
-use super::proof::{Proof, Unproven};
+use super::proof::{AuthenticationError, Proof};
 
 /// A request with its whole body. Nobody has vouched for it yet.
-pub struct Request {
+pub struct WebhookRequest {
     headers: Headers,
     body: Bytes,
     peer: Option<IpAddr>,
 }
 
-impl Request {
+impl WebhookRequest {
     /// A request from `peer`, `None` where it is not known.
     pub const fn new(headers: Headers, body: Bytes, peer: Option<IpAddr>) -> Self {
         Self {
@@ -42,12 +42,12 @@ impl Request {
     }
 
     /// This request, for which `proof` speaks.
-    pub const fn proven(&self, _proof: Proof) -> Authentic<'_> {
+    pub const fn authenticated(&self, _proof: Proof) -> Authentic<'_> {
         Authentic { request: self }
     }
 }
 
-impl fmt::Debug for Request {
+impl fmt::Debug for WebhookRequest {
     /// Header values and body hold secrets and mail: neither is shown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request")
@@ -62,12 +62,12 @@ impl fmt::Debug for Request {
 /// than with a [`Proof`], which only a comparison that came out right gives.
 #[derive(Clone, Copy, Debug)]
 pub struct Authentic<'r> {
-    request: &'r Request,
+    request: &'r WebhookRequest,
 }
 
 impl<'r> Authentic<'r> {
     /// The request.
-    pub const fn request(self) -> &'r Request {
+    pub const fn request(self) -> &'r WebhookRequest {
         self.request
     }
 }
@@ -88,7 +88,7 @@ impl Headers {
     }
 
     /// True if there is a field of this (lower-case) name.
-    pub fn has(&self, name: &str) -> bool {
+    pub fn contains(&self, name: &str) -> bool {
         self.0.iter().any(|(known, _)| known == name)
     }
 
@@ -96,32 +96,36 @@ impl Headers {
     ///
     /// # Errors
     /// There are two of them, or it has other bytes: which of two readings is meant is not guessed.
-    pub fn one(&self, name: &'static str) -> Result<Option<&str>, Unproven> {
+    pub fn single(&self, name: &'static str) -> Result<Option<&str>, AuthenticationError> {
         let mut found = self.0.iter().filter(|(known, _)| known == name);
         let Some((_, value)) = found.next() else {
             return Ok(None);
         };
         if found.next().is_some() {
-            return Err(Unproven::Duplicated(name));
+            return Err(AuthenticationError::Duplicate(name));
         }
         let is_plain = value.iter().all(|b| matches!(b, b' '..=b'~'));
         match std::str::from_utf8(value) {
             Ok(text) if is_plain => Ok(Some(text.trim_matches(' '))),
-            _ => Err(Unproven::Malformed(name)),
+            _ => Err(AuthenticationError::Malformed(name)),
         }
     }
 
-    /// As [`Headers::one`], of a field that must be there.
+    /// As [`Headers::single`], of a field that must be there.
     ///
     /// # Errors
     /// As there, or it is missing.
-    pub fn needed(&self, name: &'static str) -> Result<&str, Unproven> {
-        self.one(name)?.ok_or(Unproven::Missing(name))
+    pub fn required(&self, name: &'static str) -> Result<&str, AuthenticationError> {
+        self.single(name)?.ok_or(AuthenticationError::Missing(name))
     }
 
     /// The media type of the body, lower-cased and without parameters; empty if there is none.
     pub fn media_type(&self) -> String {
-        let value = self.one("content-type").ok().flatten().unwrap_or_default();
+        let value = self
+            .single("content-type")
+            .ok()
+            .flatten()
+            .unwrap_or_default();
         let media = value.split(';').next().unwrap_or_default();
         media.trim().to_ascii_lowercase()
     }
@@ -148,18 +152,27 @@ mod tests {
             ("x-odd", b"a\xff"),
             ("Content-Type", b"Application/JSON; charset=utf-8"),
         ]);
-        assert_eq!(headers.one("x-one"), Ok(Some("a b")));
-        assert_eq!(headers.one("x-two"), Err(Unproven::Duplicated("x-two")));
-        assert_eq!(headers.one("x-odd"), Err(Unproven::Malformed("x-odd")));
-        assert_eq!(headers.one("x-none"), Ok(None));
-        assert_eq!(headers.needed("x-none"), Err(Unproven::Missing("x-none")));
+        assert_eq!(headers.single("x-one"), Ok(Some("a b")));
+        assert_eq!(
+            headers.single("x-two"),
+            Err(AuthenticationError::Duplicate("x-two"))
+        );
+        assert_eq!(
+            headers.single("x-odd"),
+            Err(AuthenticationError::Malformed("x-odd"))
+        );
+        assert_eq!(headers.single("x-none"), Ok(None));
+        assert_eq!(
+            headers.required("x-none"),
+            Err(AuthenticationError::Missing("x-none"))
+        );
         assert_eq!(headers.media_type(), "application/json");
     }
 
     #[test]
     fn a_request_shows_no_values() {
         let headers = Headers::new([("authorization", b"Basic hidden".as_slice())]);
-        let request = Request::new(headers, Bytes::from_static(b"hidden"), None);
+        let request = WebhookRequest::new(headers, Bytes::from_static(b"hidden"), None);
         let shown = format!("{request:?}");
         assert!(
             shown.contains("authorization") && !shown.contains("hidden"),

@@ -3,12 +3,14 @@
 //! Does not fetch the mail: it says where it is and what the answer there means.
 
 use super::Adapter;
-use super::incoming::{Decoded, Elsewhere, Malformed, Recipients, addresses, bare, short};
+use super::incoming::{
+    Decoded, DeferredMail, Malformed, Recipients, bare_address, loggable_id, parse_addresses,
+};
 use super::json::Json;
-use super::law::Law;
-use super::proof::Unproven;
-use super::request::{Authentic, Request};
-use super::standard::{Names, Signing};
+use super::outcome::StatusPolicy;
+use super::proof::AuthenticationError;
+use super::request::{Authentic, WebhookRequest};
+use super::standard::{SignatureHeaders, StandardSigning};
 use crate::clock::Timestamp;
 
 /// Its name, as it stands in the path.
@@ -18,14 +20,14 @@ pub(super) const NAME: &str = "resend";
 #[derive(Clone, Debug)]
 pub struct Resend {
     /// What a request is verified with.
-    pub signing: Signing,
+    pub signing: StandardSigning,
     /// Octets of a body at most: it has no mail in it.
     pub bytes_max: usize,
 }
 
 impl Resend {
     /// The door with its usual bound.
-    pub const fn new(signing: Signing) -> Self {
+    pub const fn new(signing: StandardSigning) -> Self {
         Self {
             signing,
             bytes_max: 1 << 20,
@@ -34,7 +36,7 @@ impl Resend {
 }
 
 /// Where Resend's API has a mail, by its name.
-pub(super) fn url(id: &str) -> String {
+pub(super) fn mail_url(id: &str) -> String {
     format!("https://api.resend.com/emails/receiving/{id}")
 }
 
@@ -44,7 +46,7 @@ pub(super) fn raw_url(answer: &[u8]) -> Result<String, Malformed> {
     let json = Json::parse(answer)?;
     let raw = json.object("")?.object("raw")?;
     let raw = raw.ok_or_else(|| Malformed::new("raw: missing"))?;
-    let url = raw.needed_text("download_url")?;
+    let url = raw.required_text("download_url")?;
     let host = url
         .strip_prefix("https://")
         .and_then(|rest| rest.split(['/', '?']).next());
@@ -71,45 +73,46 @@ impl Adapter for Resend {
         self.bytes_max
     }
 
-    fn law(&self) -> Law {
-        Law::RETRIES_FOR_LONG
+    fn status_policy(&self) -> StatusPolicy {
+        StatusPolicy::RETRIES_FOR_LONG
     }
 
-    fn is_marked(&self, request: &Request) -> bool {
+    fn is_recognised(&self, request: &WebhookRequest) -> bool {
         let mark = b"\"email_id\"";
-        Names::are_there(request.headers()) && memchr::memmem::find(request.body(), mark).is_some()
+        SignatureHeaders::are_present(request.headers())
+            && memchr::memmem::find(request.body(), mark).is_some()
     }
 
     fn authenticate<'r>(
         &self,
-        request: &'r Request,
+        request: &'r WebhookRequest,
         now: Timestamp,
         _: Option<&[u8]>,
-    ) -> Result<Authentic<'r>, Unproven> {
-        Ok(request.proven(self.signing.verify(request, now)?))
+    ) -> Result<Authentic<'r>, AuthenticationError> {
+        Ok(request.authenticated(self.signing.verify(request, now)?))
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
         let json = Json::parse(authentic.request().body())?;
         let root = json.object("")?;
         if root.text("type")? != Some("email.received") {
-            return Ok(Decoded::Nothing("no inbound mail"));
+            return Ok(Decoded::Ignored("no inbound mail"));
         }
         let mail = root
             .object("data")?
             .ok_or_else(|| Malformed::new("data: missing"))?;
-        let id = mail.needed_text("email_id")?;
+        let id = mail.required_text("email_id")?;
         // It becomes a part of a URL.
         let is_plain = id
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-        if !is_plain || id.is_empty() || id != short(id) {
+        if !is_plain || id.is_empty() || id != loggable_id(id) {
             return Err(Malformed::new("email_id: not of its form"));
         }
         let list = |name: &str| -> Result<Vec<String>, Malformed> {
             let mut all = Vec::new();
             for text in mail.list(name)? {
-                all.extend(addresses(text.text(name)?));
+                all.extend(parse_addresses(text.text(name)?));
             }
             Ok(all)
         };
@@ -117,10 +120,10 @@ impl Adapter for Resend {
             told if !told.is_empty() => Recipients::Envelope(told),
             _ => Recipients::Header([list("to")?, list("cc")?, list("bcc")?].concat()),
         };
-        Ok(Decoded::Elsewhere(Elsewhere {
+        Ok(Decoded::Deferred(DeferredMail {
             id: id.to_owned(),
             recipients,
-            sender: mail.text("from")?.and_then(bare),
+            sender: mail.text("from")?.and_then(bare_address),
             request: None,
         }))
     }

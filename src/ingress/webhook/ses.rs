@@ -11,12 +11,13 @@ use mail_parser::DateTime;
 use super::Adapter;
 use super::der::Certificate;
 use super::incoming::{
-    Decoded, InBucket, Incoming, Malformed, Recipients, Results, base64, reverse_path, short,
+    BucketMail, Decoded, IncomingMail, Malformed, ProviderResults, Recipients, decode_base64,
+    loggable_id, reverse_path,
 };
-use super::json::{Json, Object};
-use super::law::Law;
-use super::proof::{Account, Hash, Unproven, basic, fresh, rsa};
-use super::request::{Authentic, Request};
+use super::json::{Json, JsonObject};
+use super::outcome::StatusPolicy;
+use super::proof::{AuthenticationError, BasicAccount, SignatureHash, basic_auth, check_age, rsa};
+use super::request::{Authentic, WebhookRequest};
 use crate::clock::Timestamp;
 
 const TYPE: &str = "x-amz-sns-message-type";
@@ -28,7 +29,7 @@ pub struct Ses {
     /// that somebody has an account at Amazon.
     pub topics: Vec<String>,
     /// Names and passwords in the URL, beside the signature; empty for none.
-    pub accounts: Vec<Account>,
+    pub accounts: Vec<BasicAccount>,
     /// Refuse signatures over SHA-1, which is what a topic makes by default.
     pub needs_sha256: bool,
     /// How old a request may be. The time is that of the publishing, not of the try.
@@ -39,7 +40,7 @@ pub struct Ses {
 
 impl Ses {
     /// The door with its usual bounds: SNS sends 256 KiB at most, escaped.
-    pub const fn new(topics: Vec<String>, accounts: Vec<Account>) -> Self {
+    pub const fn new(topics: Vec<String>, accounts: Vec<BasicAccount>) -> Self {
         Self {
             topics,
             accounts,
@@ -51,24 +52,25 @@ impl Ses {
 
     fn verify(
         &self,
-        root: Object<'_>,
+        root: JsonObject<'_>,
         certificate: &Certificate,
         now: Timestamp,
-    ) -> Result<super::proof::Proof, Unproven> {
+    ) -> Result<super::proof::Proof, AuthenticationError> {
         let text = |name: &'static str| match root.text(name) {
             Ok(Some(text)) => Ok(text),
-            Ok(None) => Err(Unproven::Missing(name)),
-            Err(_) => Err(Unproven::Malformed(name)),
+            Ok(None) => Err(AuthenticationError::Missing(name)),
+            Err(_) => Err(AuthenticationError::Malformed(name)),
         };
         let hash = match text("SignatureVersion")? {
-            "2" => Hash::Sha256,
-            "1" if !self.needs_sha256 => Hash::Sha1,
-            _ => return Err(Unproven::Malformed("SignatureVersion")),
+            "2" => SignatureHash::Sha256,
+            "1" if !self.needs_sha256 => SignatureHash::Sha1,
+            _ => return Err(AuthenticationError::Malformed("SignatureVersion")),
         };
-        let at = time(text("Timestamp")?).ok_or(Unproven::Malformed("Timestamp"))?;
-        fresh(at, now, self.age_max)?;
+        let at =
+            parse_time(text("Timestamp")?).ok_or(AuthenticationError::Malformed("Timestamp"))?;
+        check_age(at, now, self.age_max)?;
         if !(certificate.from..=certificate.until).contains(&now) {
-            return Err(Unproven::NoCertificate);
+            return Err(AuthenticationError::NoCertificate);
         }
         let names: &[&'static str] = match text("Type")? {
             "Notification" => &[
@@ -97,7 +99,7 @@ impl Ses {
                     signed.push('\n');
                 }
             } else if *name != "Subject" {
-                return Err(Unproven::Missing(name));
+                return Err(AuthenticationError::Missing(name));
             }
         }
         let keys = [certificate.key.clone()];
@@ -121,94 +123,103 @@ impl Adapter for Ses {
     }
 
     /// It sends its account only once it was asked for one.
-    fn law(&self) -> Law {
-        Law {
+    fn status_policy(&self) -> StatusPolicy {
+        StatusPolicy {
             unroutable: 400,
-            is_challenged: true,
-            ..Law::CLIENT_ERRORS_ARE_FINAL
+            challenges: true,
+            ..StatusPolicy::CLIENT_ERRORS_ARE_FINAL
         }
     }
 
-    fn is_marked(&self, request: &Request) -> bool {
-        request.headers().has(TYPE)
+    fn is_recognised(&self, request: &WebhookRequest) -> bool {
+        request.headers().contains(TYPE)
     }
 
-    fn certificate(&self, request: &Request) -> Result<Option<String>, Unproven> {
+    fn certificate_url(
+        &self,
+        request: &WebhookRequest,
+    ) -> Result<Option<String>, AuthenticationError> {
         if !self.accounts.is_empty() {
-            basic(request.headers(), &self.accounts)?;
+            basic_auth(request.headers(), &self.accounts)?;
         }
-        let json = Json::parse(request.body()).map_err(|_| Unproven::Malformed("body"))?;
-        let root = json.object("").map_err(|_| Unproven::Malformed("body"))?;
+        let json =
+            Json::parse(request.body()).map_err(|_| AuthenticationError::Malformed("body"))?;
+        let root = json
+            .object("")
+            .map_err(|_| AuthenticationError::Malformed("body"))?;
         let topic = root.text("TopicArn").ok().flatten();
-        let topic = topic.ok_or(Unproven::Missing("TopicArn"))?;
+        let topic = topic.ok_or(AuthenticationError::Missing("TopicArn"))?;
         // Before anything is fetched for it.
         if !self.topics.iter().any(|ours| ours == topic) {
-            return Err(Unproven::NotOurs("TopicArn"));
+            return Err(AuthenticationError::NotOurs("TopicArn"));
         }
         let url = root.text("SigningCertURL").ok().flatten();
-        let url = url.ok_or(Unproven::Missing("SigningCertURL"))?;
-        if !is_sns(url) || !path_of(url).ends_with(".pem") || url.contains('?') {
-            return Err(Unproven::NotOurs("SigningCertURL"));
+        let url = url.ok_or(AuthenticationError::Missing("SigningCertURL"))?;
+        if !is_sns_url(url) || !url_path(url).ends_with(".pem") || url.contains('?') {
+            return Err(AuthenticationError::NotOurs("SigningCertURL"));
         }
         Ok(Some(url.to_owned()))
     }
 
     fn authenticate<'r>(
         &self,
-        request: &'r Request,
+        request: &'r WebhookRequest,
         now: Timestamp,
         certificate: Option<&[u8]>,
-    ) -> Result<Authentic<'r>, Unproven> {
-        self.certificate(request)?;
-        let json = Json::parse(request.body()).map_err(|_| Unproven::Malformed("body"))?;
-        let root = json.object("").map_err(|_| Unproven::Malformed("body"))?;
+    ) -> Result<Authentic<'r>, AuthenticationError> {
+        self.certificate_url(request)?;
+        let json =
+            Json::parse(request.body()).map_err(|_| AuthenticationError::Malformed("body"))?;
+        let root = json
+            .object("")
+            .map_err(|_| AuthenticationError::Malformed("body"))?;
         for (header, member) in [(TYPE, "Type"), ("x-amz-sns-message-id", "MessageId")] {
-            let told = request.headers().one(header)?;
+            let told = request.headers().single(header)?;
             if told.is_some() && told != root.text(member).ok().flatten() {
-                return Err(Unproven::Malformed(header));
+                return Err(AuthenticationError::Malformed(header));
             }
         }
         let certificate = certificate.and_then(Certificate::parse);
-        let certificate = certificate.ok_or(Unproven::NoCertificate)?;
-        Ok(request.proven(self.verify(root, &certificate, now)?))
+        let certificate = certificate.ok_or(AuthenticationError::NoCertificate)?;
+        Ok(request.authenticated(self.verify(root, &certificate, now)?))
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
         let json = Json::parse(authentic.request().body())?;
         let root = json.object("")?;
-        match root.needed_text("Type")? {
+        match root.required_text("Type")? {
             "SubscriptionConfirmation" => {
-                let url = root.needed_text("SubscribeURL")?;
-                if !is_sns(url) {
+                let url = root.required_text("SubscribeURL")?;
+                if !is_sns_url(url) {
                     return Err(Malformed::new("SubscribeURL: not of Amazon SNS"));
                 }
                 return Ok(Decoded::Confirm(url.to_owned()));
             }
             "Notification" => {}
-            _ => return Ok(Decoded::Nothing("no notification")),
+            _ => return Ok(Decoded::Ignored("no notification")),
         }
-        let inner = root.needed_text("Message")?;
+        let inner = root.required_text("Message")?;
         if !inner.trim_start().starts_with('{') {
-            return Ok(Decoded::Nothing("a topic's own words"));
+            return Ok(Decoded::Ignored("a topic's own words"));
         }
         let inner = Json::parse(inner.as_bytes())?;
         let message = inner.object("Message")?;
         if message.text("notificationType")? != Some("Received") {
-            return Ok(Decoded::Nothing("no inbound mail"));
+            return Ok(Decoded::Ignored("no inbound mail"));
         }
-        self.mail(message)
+        self.parse_mail(message)
     }
 }
 
 impl Ses {
-    fn mail(&self, message: Object<'_>) -> Result<Decoded, Malformed> {
+    fn parse_mail(&self, message: JsonObject<'_>) -> Result<Decoded, Malformed> {
         let missing = |name: &str| Malformed::field(name, "missing");
         let mail = message.object("mail")?.ok_or_else(|| missing("mail"))?;
         let receipt = message
             .object("receipt")?
             .ok_or_else(|| missing("receipt"))?;
         let action = receipt.object("action")?.ok_or_else(|| missing("action"))?;
-        let mut results = Results::by(self.name());
+        let mut results = ProviderResults::of(self.name());
         for (name, member) in [
             ("spam", "spamVerdict"),
             ("virus", "virusVerdict"),
@@ -223,32 +234,32 @@ impl Ses {
                 verdict.map(|v| v.text("status")).transpose()?.flatten(),
             );
         }
-        let mut mail = Incoming {
-            id: short(mail.text("messageId")?.unwrap_or_default()),
+        let mut mail = IncomingMail {
+            id: loggable_id(mail.text("messageId")?.unwrap_or_default()),
             sender: mail.text("source")?.and_then(reverse_path),
-            recipients: Recipients::Envelope(receipt.needed("recipients")?.texts("recipients")?),
+            recipients: Recipients::Envelope(receipt.required("recipients")?.texts("recipients")?),
             bytes: Bytes::new(),
-            told: results.told(),
+            results: results.into_told(),
         };
-        match action.needed_text("type")? {
+        match action.required_text("type")? {
             "SNS" => {}
             // The object's key has the rule's prefix in it already.
             "S3" => {
-                return Ok(Decoded::InBucket(InBucket {
-                    bucket: action.needed_text("bucketName")?.to_owned(),
-                    key: action.needed_text("objectKey")?.to_owned(),
+                return Ok(Decoded::InBucket(BucketMail {
+                    bucket: action.required_text("bucketName")?.to_owned(),
+                    key: action.required_text("objectKey")?.to_owned(),
                     mail,
                 }));
             }
             _ => {
-                return Ok(Decoded::OutOfReach(
+                return Ok(Decoded::Unreachable(
                     "the rule's action brings no mail: let it be SNS or S3",
                 ));
             }
         }
-        let content = message.needed_text("content")?;
+        let content = message.required_text("content")?;
         mail.bytes = match action.text("encoding")? {
-            Some("BASE64") => base64(content, "content")?.into(),
+            Some("BASE64") => decode_base64(content, "content")?.into(),
             _ => Bytes::copy_from_slice(content.as_bytes()),
         };
         Ok(Decoded::Mails(vec![mail]))
@@ -256,7 +267,7 @@ impl Ses {
 }
 
 /// True for `https://sns.REGION.amazonaws.com/…`, without user, port or anything else.
-pub(super) fn is_sns(url: &str) -> bool {
+pub(super) fn is_sns_url(url: &str) -> bool {
     let Some(rest) = url.strip_prefix("https://") else {
         return false;
     };
@@ -277,13 +288,13 @@ pub(super) fn is_sns(url: &str) -> bool {
         && !url.contains(['\\', '#', '@'])
 }
 
-fn path_of(url: &str) -> &str {
+fn url_path(url: &str) -> &str {
     let rest = url.strip_prefix("https://").unwrap_or_default();
     rest.find('/').map_or("", |at| &rest[at..])
 }
 
 /// `2018-03-30T17:21:51.636Z`.
-fn time(text: &str) -> Option<Timestamp> {
+fn parse_time(text: &str) -> Option<Timestamp> {
     let date = DateTime::parse_rfc3339(text)?;
     let secs = u64::try_from(date.to_timestamp()).ok()?;
     date.is_valid().then(|| Timestamp::from_secs(secs))
@@ -299,7 +310,7 @@ mod tests {
             "https://sns.us-east-1.amazonaws.com/a.pem",
             "https://sns.cn-north-1.amazonaws.com.cn/a.pem",
         ] {
-            assert!(is_sns(url), "{url}");
+            assert!(is_sns_url(url), "{url}");
         }
         for url in [
             "http://sns.us-east-1.amazonaws.com/a.pem",
@@ -318,15 +329,15 @@ mod tests {
             "file:///etc/passwd",
             "",
         ] {
-            assert!(!is_sns(url), "{url}");
+            assert!(!is_sns_url(url), "{url}");
         }
     }
 
     #[test]
     fn times_are_read() {
-        let at = time("2018-03-30T17:21:51.636Z").unwrap();
+        let at = parse_time("2018-03-30T17:21:51.636Z").unwrap();
         assert!(at.to_rfc3339().starts_with("2018-03-30T17:21:51"), "{at}");
-        assert!(time("yesterday").is_none());
-        assert!(time("").is_none());
+        assert!(parse_time("yesterday").is_none());
+        assert!(parse_time("").is_none());
     }
 }

@@ -3,14 +3,15 @@
 //! Does not know the batch's id: a mail that comes again is known by itself.
 
 use super::Adapter;
+use super::body_budget;
 use super::incoming::{
-    Decoded, Incoming, Malformed, Recipients, Results, base64, reverse_path, short,
+    Decoded, IncomingMail, Malformed, ProviderResults, Recipients, decode_base64, loggable_id,
+    reverse_path,
 };
 use super::json::Json;
-use super::law::Law;
-use super::proof::{Account, Secret, Unproven, basic, word};
-use super::request::{Authentic, Request};
-use super::room;
+use super::outcome::StatusPolicy;
+use super::proof::{AuthenticationError, BasicAccount, WebhookSecret, basic_auth, shared_token};
+use super::request::{Authentic, WebhookRequest};
 use crate::clock::Timestamp;
 
 const TOKEN: &str = "x-messagesystems-webhook-token";
@@ -20,16 +21,16 @@ const BATCH: &str = "x-messagesystems-batch-id";
 #[derive(Clone, Debug)]
 pub struct SparkPost {
     /// The tokens set at SparkPost.
-    pub tokens: Vec<Secret>,
+    pub tokens: Vec<WebhookSecret>,
     /// Names and passwords.
-    pub accounts: Vec<Account>,
+    pub accounts: Vec<BasicAccount>,
     /// Octets of a body at most.
     pub bytes_max: usize,
 }
 
 impl SparkPost {
     /// The door with its usual bound.
-    pub const fn new(tokens: Vec<Secret>, accounts: Vec<Account>) -> Self {
+    pub const fn new(tokens: Vec<WebhookSecret>, accounts: Vec<BasicAccount>) -> Self {
         Self {
             tokens,
             accounts,
@@ -47,34 +48,36 @@ impl Adapter for SparkPost {
         self.bytes_max
     }
 
-    fn make_room(&mut self, mail_bytes_max: usize) {
-        self.bytes_max = self.bytes_max.max(room::in_base64(mail_bytes_max));
+    fn raise_bytes_max(&mut self, mail_bytes_max: usize) {
+        self.bytes_max = self
+            .bytes_max
+            .max(body_budget::with_base64_mail(mail_bytes_max));
     }
 
-    fn law(&self) -> Law {
-        Law::RETRIES_FOR_LONG
+    fn status_policy(&self) -> StatusPolicy {
+        StatusPolicy::RETRIES_FOR_LONG
     }
 
-    fn is_marked(&self, request: &Request) -> bool {
-        request.headers().has(TOKEN)
-            || request.headers().has(BATCH)
+    fn is_recognised(&self, request: &WebhookRequest) -> bool {
+        request.headers().contains(TOKEN)
+            || request.headers().contains(BATCH)
             || memchr::memmem::find(request.body(), b"\"relay_message\"").is_some()
     }
 
     fn authenticate<'r>(
         &self,
-        request: &'r Request,
+        request: &'r WebhookRequest,
         _: Timestamp,
         _: Option<&[u8]>,
-    ) -> Result<Authentic<'r>, Unproven> {
+    ) -> Result<Authentic<'r>, AuthenticationError> {
         let headers = request.headers();
-        let proof = if self.tokens.is_empty() || (!headers.has(TOKEN) && !self.accounts.is_empty())
-        {
-            basic(headers, &self.accounts)?
-        } else {
-            word(headers, TOKEN, &self.tokens)?
-        };
-        Ok(request.proven(proof))
+        let proof =
+            if self.tokens.is_empty() || (!headers.contains(TOKEN) && !self.accounts.is_empty()) {
+                basic_auth(headers, &self.accounts)?
+            } else {
+                shared_token(headers, TOKEN, &self.tokens)?
+            };
+        Ok(request.authenticated(proof))
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
@@ -82,7 +85,7 @@ impl Adapter for SparkPost {
         let json = Json::parse(request.body())?;
         let batch = request
             .headers()
-            .one(BATCH)
+            .single(BATCH)
             .ok()
             .flatten()
             .unwrap_or_default();
@@ -97,17 +100,17 @@ impl Adapter for SparkPost {
             };
             let content = mail.object("content")?;
             let content = content.ok_or_else(|| Malformed::new("content: missing"))?;
-            let raw = content.needed_text("email_rfc822")?;
+            let raw = content.required_text("email_rfc822")?;
             let is_base64 = content.scalar("email_rfc822_is_base64")?.as_deref() == Some("true");
-            Ok(Some(Incoming {
-                id: short(batch),
+            Ok(Some(IncomingMail {
+                id: loggable_id(batch),
                 sender: mail.text("msg_from")?.and_then(reverse_path),
-                recipients: Recipients::Envelope(vec![mail.needed_text("rcpt_to")?.to_owned()]),
+                recipients: Recipients::Envelope(vec![mail.required_text("rcpt_to")?.to_owned()]),
                 bytes: match is_base64 {
-                    true => base64(raw, "email_rfc822")?.into(),
+                    true => decode_base64(raw, "email_rfc822")?.into(),
                     false => raw.to_owned().into(),
                 },
-                told: Results::by(self.name()).told(),
+                results: ProviderResults::of(self.name()).into_told(),
             }))
         };
         Decoded::batch(json.list("body")?.iter().map(each), "ping")

@@ -6,12 +6,15 @@
 use std::time::Duration;
 
 use super::Adapter;
+use super::body_budget;
 use super::incoming::{Decoded, Malformed};
-use super::law::Law;
+use super::outcome::StatusPolicy;
 use super::payload;
-use super::proof::{Form, Hash, Mac, Proof, Secret, Unproven, base64, digits, fresh};
-use super::request::{Authentic, Headers, Request};
-use super::room;
+use super::proof::{
+    AuthenticationError, Proof, RequestMac, SignatureEncoding, SignatureHash, WebhookSecret,
+    check_age, decode_base64, parse_digits,
+};
+use super::request::{Authentic, Headers, WebhookRequest};
 use crate::clock::Timestamp;
 
 /// Signatures in one header field. There is one for each secret of the sender.
@@ -19,14 +22,14 @@ const SIGNATURES_MAX: usize = 10;
 
 /// Secrets of Standard Webhooks, and how old a request may be.
 #[derive(Clone, Debug)]
-pub struct Signing {
+pub struct StandardSigning {
     /// The keys, decoded.
-    pub secrets: Vec<Secret>,
+    pub secrets: Vec<WebhookSecret>,
     /// How old, or how far ahead. Each retry is signed anew: five minutes are enough.
     pub age_max: Duration,
 }
 
-impl Signing {
+impl StandardSigning {
     /// Reads secrets of the form `whsec_` and base64.
     ///
     /// # Errors
@@ -34,9 +37,9 @@ impl Signing {
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Result<Self, usize> {
         let mut keys = Vec::new();
         for (at, secret) in secrets.into_iter().enumerate() {
-            let key = base64(secret.strip_prefix("whsec_").unwrap_or(secret));
+            let key = decode_base64(secret.strip_prefix("whsec_").unwrap_or(secret));
             let key = key.filter(|key| !key.is_empty()).ok_or(at)?;
-            keys.push(Secret::new(key));
+            keys.push(WebhookSecret::new(key));
         }
         Ok(Self {
             secrets: keys,
@@ -45,23 +48,27 @@ impl Signing {
     }
 
     /// Looks whether one of the signatures is ours.
-    pub(super) fn verify(&self, request: &Request, now: Timestamp) -> Result<Proof, Unproven> {
-        let names = Names::of(request.headers());
-        let id = request.headers().needed(names.id)?;
-        let timestamp = request.headers().needed(names.timestamp)?;
-        let given = request.headers().needed(names.signature)?;
-        let at = Timestamp::from_secs(digits(timestamp, names.timestamp)?);
-        fresh(at, now, self.age_max)?;
-        let mut proof = Err(Unproven::Wrong);
+    pub(super) fn verify(
+        &self,
+        request: &WebhookRequest,
+        now: Timestamp,
+    ) -> Result<Proof, AuthenticationError> {
+        let names = SignatureHeaders::of(request.headers());
+        let id = request.headers().required(names.id)?;
+        let timestamp = request.headers().required(names.timestamp)?;
+        let given = request.headers().required(names.signature)?;
+        let at = Timestamp::from_secs(parse_digits(timestamp, names.timestamp)?);
+        check_age(at, now, self.age_max)?;
+        let mut proof = Err(AuthenticationError::NoMatch);
         for signature in given.split(' ').take(SIGNATURES_MAX) {
             let Some(signature) = signature.strip_prefix("v1,") else {
                 continue;
             };
-            let mac = Mac {
-                hash: Hash::Sha256,
-                form: Form::Base64,
+            let mac = RequestMac {
+                hash: SignatureHash::Sha256,
+                encoding: SignatureEncoding::Base64,
                 name: names.signature,
-                given: signature,
+                signature,
                 parts: &[
                     id.as_bytes(),
                     b".",
@@ -76,7 +83,7 @@ impl Signing {
     }
 }
 
-impl Default for Signing {
+impl Default for StandardSigning {
     /// No secret, which believes nobody, and five minutes.
     fn default() -> Self {
         Self {
@@ -88,13 +95,13 @@ impl Default for Signing {
 
 /// The names of the three header fields.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Names {
+pub(super) struct SignatureHeaders {
     pub(super) id: &'static str,
     timestamp: &'static str,
     signature: &'static str,
 }
 
-impl Names {
+impl SignatureHeaders {
     const STANDARD: Self = Self {
         id: "webhook-id",
         timestamp: "webhook-timestamp",
@@ -110,12 +117,12 @@ impl Names {
     pub(super) fn of(headers: &Headers) -> Self {
         let is_svix = [Self::SVIX.id, Self::SVIX.timestamp, Self::SVIX.signature]
             .iter()
-            .any(|name| headers.has(name));
+            .any(|name| headers.contains(name));
         if is_svix { Self::SVIX } else { Self::STANDARD }
     }
 
-    pub(super) fn are_there(headers: &Headers) -> bool {
-        headers.has(Self::of(headers).signature)
+    pub(super) fn are_present(headers: &Headers) -> bool {
+        headers.contains(Self::of(headers).signature)
     }
 }
 
@@ -123,14 +130,14 @@ impl Names {
 #[derive(Clone, Debug)]
 pub struct Standard {
     /// What a request is verified with.
-    pub signing: Signing,
+    pub signing: StandardSigning,
     /// Octets of a body at most.
     pub bytes_max: usize,
 }
 
 impl Standard {
     /// The door with its usual bound.
-    pub const fn new(signing: Signing) -> Self {
+    pub const fn new(signing: StandardSigning) -> Self {
         Self {
             signing,
             bytes_max: 40 << 20,
@@ -147,30 +154,34 @@ impl Adapter for Standard {
         self.bytes_max
     }
 
-    fn make_room(&mut self, mail_bytes_max: usize) {
-        self.bytes_max = self.bytes_max.max(room::in_base64(mail_bytes_max));
+    fn raise_bytes_max(&mut self, mail_bytes_max: usize) {
+        self.bytes_max = self
+            .bytes_max
+            .max(body_budget::with_base64_mail(mail_bytes_max));
     }
 
-    fn law(&self) -> Law {
-        Law::RETRIES_FOR_LONG
+    fn status_policy(&self) -> StatusPolicy {
+        StatusPolicy::RETRIES_FOR_LONG
     }
 
-    fn is_marked(&self, request: &Request) -> bool {
-        Names::are_there(request.headers())
+    fn is_recognised(&self, request: &WebhookRequest) -> bool {
+        SignatureHeaders::are_present(request.headers())
     }
 
     fn authenticate<'r>(
         &self,
-        request: &'r Request,
+        request: &'r WebhookRequest,
         now: Timestamp,
         _: Option<&[u8]>,
-    ) -> Result<Authentic<'r>, Unproven> {
-        Ok(request.proven(self.signing.verify(request, now)?))
+    ) -> Result<Authentic<'r>, AuthenticationError> {
+        Ok(request.authenticated(self.signing.verify(request, now)?))
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
         let request = authentic.request();
-        let id = request.headers().one(Names::of(request.headers()).id);
+        let id = request
+            .headers()
+            .single(SignatureHeaders::of(request.headers()).id);
         let id = id.ok().flatten().unwrap_or_default();
         let mail = payload::decode(request.body(), self.name(), id)?;
         Ok(Decoded::Mails(vec![mail]))

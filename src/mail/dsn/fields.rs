@@ -1,11 +1,11 @@
 //! Owns reports written in fields: delivery (RFC 3464), complaints (RFC 5965), receipts (RFC 8098).
 
-use super::reason::{self, Reason};
+use super::reason::{self, FailureReason};
 use super::returned::field_line;
-use super::status::{Status, find_status};
+use super::status::{EnhancedStatus, find_status};
 use super::{
-    Action, DIAGNOSTIC_BYTES_MAX, Feedback, Form, MTA_BYTES_MAX, Original, RECIPIENTS_MAX,
-    Recipient, Report, prose, scan, tidy,
+    DIAGNOSTIC_BYTES_MAX, DsnAction, Feedback, MTA_BYTES_MAX, OriginalMail, RECIPIENTS_MAX, Report,
+    ReportForm, ReportedRecipient, prose, scan, tidy,
 };
 use crate::mail::address::Address;
 use crate::mail::outline::{Leaf, Outline};
@@ -46,16 +46,16 @@ pub(super) fn read_delivery(mail: &Outline<'_>) -> Option<Report> {
     let mut report = Report {
         // A program that forwards a report in a mail of its own takes the parts with it.
         form: if mail.content().media_type == "multipart/report" {
-            Form::Delivery
+            ReportForm::Delivery
         } else {
-            Form::Prose
+            ReportForm::Prose
         },
         recipients: Vec::new(),
         reporting_mta: groups
             .iter()
             .find_map(|g| g.value("Reporting-MTA"))
             .and_then(mta),
-        original: Original::of(mail),
+        original: OriginalMail::of(mail),
         feedback: None,
         disposition: None,
     };
@@ -68,7 +68,7 @@ pub(super) fn read_delivery(mail: &Outline<'_>) -> Option<Report> {
             break;
         }
         let recipient = recipient(&group, &report.original);
-        let known = |one: &Recipient| {
+        let known = |one: &ReportedRecipient| {
             report
                 .recipients
                 .iter()
@@ -84,11 +84,11 @@ pub(super) fn read_delivery(mail: &Outline<'_>) -> Option<Report> {
 
 /// Fields that stand together, between blank lines.
 #[derive(Clone, Debug, Default)]
-struct Group {
+struct FieldGroup {
     fields: Vec<(String, String)>,
 }
 
-impl Group {
+impl FieldGroup {
     fn value(&self, name: &str) -> Option<&str> {
         let field = self
             .fields
@@ -109,15 +109,15 @@ impl Group {
         NAMES.iter().any(|name| self.value(name).is_some())
     }
 
-    fn tells_of_recipient(&self) -> bool {
+    fn describes_recipient(&self) -> bool {
         ["Action", "Status", "Diagnostic-Code"]
             .iter()
             .any(|name| self.value(name).is_some())
     }
 }
 
-fn groups(text: &str) -> Vec<Group> {
-    let mut groups: Vec<Group> = vec![Group::default()];
+fn groups(text: &str) -> Vec<FieldGroup> {
+    let mut groups: Vec<FieldGroup> = vec![FieldGroup::default()];
     for line in text.lines().take(LINES_MAX) {
         let more = groups.len() <= RECIPIENTS_MAX * 2;
         let Some(group) = groups.last_mut() else {
@@ -125,7 +125,7 @@ fn groups(text: &str) -> Vec<Group> {
         };
         if line.trim().is_empty() {
             if !group.fields.is_empty() && more {
-                groups.push(Group::default());
+                groups.push(FieldGroup::default());
             }
             continue;
         }
@@ -137,7 +137,7 @@ fn groups(text: &str) -> Vec<Group> {
                     name.eq_ignore_ascii_case("Final-Recipient") && group.value(name).is_some();
                 let field = (name.to_owned(), value.to_owned());
                 if again && more {
-                    groups.push(Group {
+                    groups.push(FieldGroup {
                         fields: vec![field],
                     });
                 } else {
@@ -174,16 +174,16 @@ fn is_report_field(name: &str) -> bool {
 }
 
 /// Groups that name a recipient, each with what strayed into a group beside it.
-fn joined(groups: Vec<Group>) -> Vec<Group> {
-    let mut joined: Vec<Group> = Vec::new();
+fn joined(groups: Vec<FieldGroup>) -> Vec<FieldGroup> {
+    let mut joined: Vec<FieldGroup> = Vec::new();
     let mut stray: Vec<(String, String)> = Vec::new();
     for mut group in groups {
         if group.is_recipient() {
             group.fields.append(&mut stray);
             joined.push(group);
-        } else if group.tells_of_recipient() {
+        } else if group.describes_recipient() {
             match joined.last_mut() {
-                Some(last) if !last.tells_of_recipient() => last.fields.append(&mut group.fields),
+                Some(last) if !last.describes_recipient() => last.fields.append(&mut group.fields),
                 Some(_) => {}
                 None => stray = group.fields,
             }
@@ -192,7 +192,7 @@ fn joined(groups: Vec<Group>) -> Vec<Group> {
     joined
 }
 
-fn recipient(group: &Group, original: &Original) -> Option<Recipient> {
+fn recipient(group: &FieldGroup, original: &OriginalMail) -> Option<ReportedRecipient> {
     let address_in = |name: &str| group.value(name).and_then(typed_address);
     let final_recipient = address_in("Final-Recipient");
     let sent_to = address_in("Original-Recipient");
@@ -206,16 +206,16 @@ fn recipient(group: &Group, original: &Original) -> Option<Recipient> {
     let given = group.value("Status").and_then(status_of);
     let action = group
         .value("Action")
-        .and_then(Action::parse)
+        .and_then(DsnAction::parse)
         .unwrap_or_else(|| action_of(given));
     let status = given.or_else(|| reason::status(words, action));
-    Some(Recipient {
+    Some(ReportedRecipient {
         original: sent_to.filter(|sent_to| *sent_to != address),
         address,
         action,
         status,
         derived: given.is_none(),
-        reason: Reason::of(
+        reason: FailureReason::of(
             given,
             &format!("{words} {}", group.value("Status").unwrap_or_default()),
         ),
@@ -235,14 +235,14 @@ fn untyped(value: &str) -> &str {
     }
 }
 
-fn status_of(value: &str) -> Option<Status> {
-    Status::parse(value).or_else(|| find_status(value))
+fn status_of(value: &str) -> Option<EnhancedStatus> {
+    EnhancedStatus::parse(value).or_else(|| find_status(value))
 }
 
-fn action_of(status: Option<Status>) -> Action {
-    match status.map(Status::class) {
-        Some(2) => Action::Delivered,
-        _ => Action::Failed,
+fn action_of(status: Option<EnhancedStatus>) -> DsnAction {
+    match status.map(EnhancedStatus::class) {
+        Some(2) => DsnAction::Delivered,
+        _ => DsnAction::Failed,
     }
 }
 
@@ -296,7 +296,7 @@ pub(super) fn read_feedback(mail: &Outline<'_>) -> Option<Report> {
     } else {
         return None;
     };
-    let mut original = Original::of(mail);
+    let mut original = OriginalMail::of(mail);
     let all = groups(fields.unwrap_or_default());
     let values = |name: &'static str| {
         let fields = all.iter().flat_map(|group| group.fields.iter());
@@ -319,18 +319,18 @@ pub(super) fn read_feedback(mail: &Outline<'_>) -> Option<Report> {
     if original.message_id.is_none() {
         original.message_id = first("Message-ID").map(|id| id.trim_matches(['<', '>']).to_owned());
     }
-    let complainant = |address| Recipient {
+    let complainant = |address| ReportedRecipient {
         address,
         original: None,
-        action: Action::Delivered,
+        action: DsnAction::Delivered,
         status: None,
         derived: true,
-        reason: Reason::Complaint,
+        reason: FailureReason::Complaint,
         diagnostic: None,
         remote_mta: None,
     };
     Some(Report {
-        form: Form::Feedback,
+        form: ReportForm::Feedback,
         recipients: addresses.into_iter().map(complainant).collect(),
         reporting_mta: first("Reporting-MTA").as_deref().and_then(mta),
         original,
@@ -369,7 +369,7 @@ pub(super) fn read_disposition(mail: &Outline<'_>) -> Option<Report> {
     }
     let all = groups(part.map_or("", |part| part.text.as_ref()));
     let value = |name: &str| all.iter().find_map(|group| group.value(name));
-    let mut original = Original::of(mail);
+    let mut original = OriginalMail::of(mail);
     if let Some(id) = value("Original-Message-ID") {
         original.message_id = tidy(id.trim_matches(['<', '>']), 998);
     }
@@ -387,18 +387,18 @@ pub(super) fn read_disposition(mail: &Outline<'_>) -> Option<Report> {
     let address = value("Final-Recipient")
         .or_else(|| value("Original-Recipient"))
         .and_then(typed_address);
-    let reader = |address| Recipient {
+    let reader = |address| ReportedRecipient {
         address,
         original: None,
-        action: Action::Delivered,
+        action: DsnAction::Delivered,
         status: None,
         derived: true,
-        reason: Reason::Unknown,
+        reason: FailureReason::Unknown,
         diagnostic: None,
         remote_mta: None,
     };
     Some(Report {
-        form: Form::Disposition,
+        form: ReportForm::Disposition,
         recipients: address.into_iter().map(reader).collect(),
         reporting_mta: value("Reporting-UA").and_then(|ua| tidy(ua, MTA_BYTES_MAX)),
         original,

@@ -19,10 +19,10 @@ use std::fmt;
 use serde::Serialize;
 
 pub(super) use self::prose::{speaks_of_delay, words};
-pub use self::reason::Reason;
-pub use self::returned::{Original, ReplyAddress};
-pub use self::status::Status;
-use super::address::{Address, beginning};
+pub use self::reason::FailureReason;
+pub use self::returned::{OriginalMail, ReplyAddress};
+pub use self::status::EnhancedStatus;
+use super::address::{Address, cut_between_addresses};
 use super::outline::Outline;
 
 /// A report names at most this many recipients here; what follows is left out.
@@ -36,13 +36,13 @@ pub const MTA_BYTES_MAX: usize = 255;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// How it was written.
-    pub form: Form,
+    pub form: ReportForm,
     /// The recipients it speaks of, at most [`RECIPIENTS_MAX`].
-    pub recipients: Vec<Recipient>,
+    pub recipients: Vec<ReportedRecipient>,
     /// The mail system that reports.
     pub reporting_mta: Option<String>,
     /// The mail reported on.
-    pub original: Original,
+    pub original: OriginalMail,
     /// What a complaint says of itself.
     pub feedback: Option<Feedback>,
     /// What a receipt says of itself: `displayed`, `deleted`, `denied`, …
@@ -50,7 +50,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Reads a report that is written in fields. One of [`Form::Prose`] must be weighed by who sends
+    /// Reads a report that is written in fields. One of [`ReportForm::Prose`] must be weighed by who sends
     /// it: a forwarded report has the same fields.
     pub(super) fn read(mail: &Outline<'_>) -> Option<Self> {
         notification::read(mail)
@@ -66,18 +66,18 @@ impl Report {
     }
 
     /// What became of the mail, taken over all recipients: one failure makes it failed.
-    pub fn outcome(&self) -> Outcome {
+    pub fn outcome(&self) -> ReportOutcome {
         let any = |outcome| {
             self.recipients
                 .iter()
                 .any(|r| r.action.outcome() == outcome)
         };
-        if any(Outcome::Failed) || self.recipients.is_empty() {
-            Outcome::Failed
-        } else if any(Outcome::Delayed) {
-            Outcome::Delayed
+        if any(ReportOutcome::Failed) || self.recipients.is_empty() {
+            ReportOutcome::Failed
+        } else if any(ReportOutcome::Delayed) {
+            ReportOutcome::Delayed
         } else {
-            Outcome::Delivered
+            ReportOutcome::Delivered
         }
     }
 }
@@ -85,7 +85,7 @@ impl Report {
 /// How a report was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Form {
+pub enum ReportForm {
     /// In the fields of RFC 3464, or a provider's JSON.
     Delivery,
     /// In words, for people.
@@ -99,7 +99,7 @@ pub enum Form {
 /// What became of a mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum ReportOutcome {
     /// Someone will not get it.
     Failed,
     /// It still waits.
@@ -110,32 +110,32 @@ pub enum Outcome {
 
 /// What became of the mail for one recipient.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Recipient {
+pub struct ReportedRecipient {
     /// The address that was tried last.
     pub address: Address,
     /// The address the mail was sent to, where it is another.
     pub original: Option<Address>,
     /// What was done.
-    pub action: Action,
+    pub action: DsnAction,
     /// The status the report gives, else the one its words mean.
-    pub status: Option<Status>,
+    pub status: Option<EnhancedStatus>,
     /// The report gives no status; it was derived from the words.
     pub derived: bool,
     /// Why, as far as the words tell.
-    pub reason: Reason,
+    pub reason: FailureReason,
     /// The words of the mail system that refused, at most [`DIAGNOSTIC_BYTES_MAX`] bytes.
     pub diagnostic: Option<String>,
     /// The mail system that refused.
     pub remote_mta: Option<String>,
 }
 
-impl Recipient {
+impl ReportedRecipient {
     /// Is the failure one that trying again would not mend? That is the class of the status; it does
-    /// not yet make the address a bad one: see [`Reason::blames_address`].
+    /// not yet make the address a bad one: see [`FailureReason::blames_address`].
     pub fn hardness(&self) -> Hardness {
         match (self.action.outcome(), self.status) {
-            (Outcome::Failed, Some(status)) if status.class() == 4 => Hardness::Soft,
-            (Outcome::Failed, _) => Hardness::Hard,
+            (ReportOutcome::Failed, Some(status)) if status.class() == 4 => Hardness::Soft,
+            (ReportOutcome::Failed, _) => Hardness::Hard,
             _ => Hardness::Soft,
         }
     }
@@ -154,7 +154,7 @@ pub enum Hardness {
 /// What a mail system did with a mail (RFC 3464 section 2.3.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Action {
+pub enum DsnAction {
     /// It gave up.
     Failed,
     /// It goes on trying.
@@ -167,7 +167,7 @@ pub enum Action {
     Expanded,
 }
 
-impl Action {
+impl DsnAction {
     /// Reads the value of an `Action` field. Comments may follow the word.
     fn parse(text: &str) -> Option<Self> {
         let word = text.trim_start().to_ascii_lowercase();
@@ -183,11 +183,11 @@ impl Action {
     }
 
     /// What became of the mail by it.
-    pub const fn outcome(self) -> Outcome {
+    pub const fn outcome(self) -> ReportOutcome {
         match self {
-            Self::Failed => Outcome::Failed,
-            Self::Delayed => Outcome::Delayed,
-            Self::Delivered | Self::Relayed | Self::Expanded => Outcome::Delivered,
+            Self::Failed => ReportOutcome::Failed,
+            Self::Delayed => ReportOutcome::Delayed,
+            Self::Delivered | Self::Relayed | Self::Expanded => ReportOutcome::Delivered,
         }
     }
 }
@@ -208,7 +208,7 @@ pub struct Feedback {
 /// `text` without control characters, its white space made single, cut to `bytes_max` within no address.
 fn tidy(text: &str, bytes_max: usize) -> Option<String> {
     // What is cut off is not worth walking through.
-    let text = beginning(text, bytes_max.saturating_mul(4));
+    let text = cut_between_addresses(text, bytes_max.saturating_mul(4));
     let mut tidy = String::new();
     for word in text.split(|c: char| c.is_whitespace() || c.is_control()) {
         if word.is_empty() {
@@ -219,11 +219,11 @@ fn tidy(text: &str, bytes_max: usize) -> Option<String> {
         }
         tidy.push_str(word);
     }
-    tidy.truncate(beginning(&tidy, bytes_max).trim_end().len());
+    tidy.truncate(cut_between_addresses(&tidy, bytes_max).trim_end().len());
     (!tidy.is_empty()).then_some(tidy)
 }
 
-impl fmt::Display for Action {
+impl fmt::Display for DsnAction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Failed => "failed",

@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use super::reason::Reason;
-use super::status::Status;
+use super::reason::FailureReason;
+use super::status::EnhancedStatus;
 use super::{
-    Action, DIAGNOSTIC_BYTES_MAX, Feedback, Form, MTA_BYTES_MAX, Original, RECIPIENTS_MAX,
-    Recipient, Report, reason, tidy,
+    DIAGNOSTIC_BYTES_MAX, DsnAction, Feedback, MTA_BYTES_MAX, OriginalMail, RECIPIENTS_MAX, Report,
+    ReportForm, ReportedRecipient, reason, tidy,
 };
 use crate::mail::address::Address;
 use crate::mail::outline::Outline;
@@ -30,17 +30,25 @@ pub(super) fn read(mail: &Outline<'_>) -> Option<Report> {
     };
     let kind = text_at(&value, "notificationType").or_else(|| text_at(&value, "eventType"))?;
     let (form, list, action) = match kind {
-        "Bounce" => (Form::Delivery, "bouncedRecipients", Action::Failed),
-        "Delivery" => (Form::Delivery, "recipients", Action::Delivered),
-        "Complaint" => (Form::Feedback, "complainedRecipients", Action::Delivered),
-        "DeliveryDelay" => (Form::Delivery, "delayedRecipients", Action::Delayed),
+        "Bounce" => (ReportForm::Delivery, "bouncedRecipients", DsnAction::Failed),
+        "Delivery" => (ReportForm::Delivery, "recipients", DsnAction::Delivered),
+        "Complaint" => (
+            ReportForm::Feedback,
+            "complainedRecipients",
+            DsnAction::Delivered,
+        ),
+        "DeliveryDelay" => (
+            ReportForm::Delivery,
+            "delayedRecipients",
+            DsnAction::Delayed,
+        ),
         _ => return None,
     };
     let key = format!("{}{}", kind[..1].to_lowercase(), &kind[1..]);
     let event = value.get(&key)?;
     let recipients = event.get(list).and_then(Value::as_array);
     let recipients = recipients.into_iter().flatten().take(RECIPIENTS_MAX);
-    let mut original = Original::of(mail);
+    let mut original = OriginalMail::of(mail);
     let sent = value.get("mail");
     let headers = sent.and_then(|m| m.get("commonHeaders"));
     let id = headers
@@ -55,7 +63,7 @@ pub(super) fn read(mail: &Outline<'_>) -> Option<Report> {
         reporting_mta: text_at(event, "reportingMTA")
             .and_then(|text| tidy(text.rsplit(';').next()?, MTA_BYTES_MAX)),
         original,
-        feedback: (form == Form::Feedback).then(|| Feedback {
+        feedback: (form == ReportForm::Feedback).then(|| Feedback {
             kind: text_at(event, "complaintFeedbackType")
                 .unwrap_or("abuse")
                 .to_ascii_lowercase(),
@@ -67,26 +75,26 @@ pub(super) fn read(mail: &Outline<'_>) -> Option<Report> {
     })
 }
 
-fn recipient(one: &Value, event: &Value, action: Action) -> Option<Recipient> {
+fn recipient(one: &Value, event: &Value, action: DsnAction) -> Option<ReportedRecipient> {
     let address = one.as_str().or_else(|| text_at(one, "emailAddress"))?;
     let diagnostic = text_at(one, "diagnosticCode").or_else(|| text_at(event, "smtpResponse"));
     let diagnostic = diagnostic.and_then(|text| tidy(text, DIAGNOSTIC_BYTES_MAX));
     let words = diagnostic.as_deref().unwrap_or_default();
-    let given = text_at(one, "status").and_then(Status::parse);
+    let given = text_at(one, "status").and_then(EnhancedStatus::parse);
     let transient = text_at(event, "bounceType") == Some("Transient");
     let derived = reason::status(words, action).map(|status| match transient {
         true if status.is_vague() => status.in_class(4),
         _ => status,
     });
-    Some(Recipient {
+    Some(ReportedRecipient {
         address: Address::parse(address).ok()?,
         original: None,
         action: text_at(one, "action")
-            .and_then(Action::parse)
+            .and_then(DsnAction::parse)
             .unwrap_or(action),
         status: given.or(derived),
         derived: given.is_none(),
-        reason: Reason::of(given, words),
+        reason: FailureReason::of(given, words),
         diagnostic,
         remote_mta: text_at(event, "remoteMtaIp").and_then(|text| tidy(text, MTA_BYTES_MAX)),
     })

@@ -4,15 +4,15 @@
 //! Knows no mail system by name. They all write an address at the head of a line, or behind a word
 //! that announces it, and what is wrong with it beside or below.
 
-use super::reason::{self, Reason};
+use super::reason::{self, FailureReason};
 use super::returned;
-use super::scan::{self, Found};
+use super::scan::{self, FoundAddress};
 use super::{
-    Action, DIAGNOSTIC_BYTES_MAX, Form, MTA_BYTES_MAX, Original, RECIPIENTS_MAX, Recipient, Report,
-    tidy,
+    DIAGNOSTIC_BYTES_MAX, DsnAction, MTA_BYTES_MAX, OriginalMail, RECIPIENTS_MAX, Report,
+    ReportForm, ReportedRecipient, tidy,
 };
 use crate::mail::address::Address;
-use crate::mail::outline::{Outline, cut, text_of_html};
+use crate::mail::outline::{Outline, cut_at_char, text_of_html};
 
 /// Of the words of a report, this much is read.
 const WORDS_BYTES_MAX: usize = 32 * 1024;
@@ -25,10 +25,10 @@ const LINES_MAX: usize = 600;
 /// the same words.
 pub(super) fn read(mail: &Outline<'_>) -> Report {
     let mut report = Report {
-        form: Form::Prose,
+        form: ReportForm::Prose,
         recipients: Vec::new(),
         reporting_mta: None,
-        original: Original::of(mail),
+        original: OriginalMail::of(mail),
         feedback: None,
         disposition: None,
     };
@@ -44,9 +44,9 @@ pub(super) fn complete(mail: &Outline<'_>, report: &mut Report) {
         report.reporting_mta = reporter(&words);
     }
     let action = if speaks_of_delay(mail.subject(), &words) {
-        Action::Delayed
+        DsnAction::Delayed
     } else {
-        Action::Failed
+        DsnAction::Failed
     };
     if report.recipients.is_empty() {
         let failed = mail.all("X-Failed-Recipients").flat_map(scan::addresses);
@@ -54,12 +54,13 @@ pub(super) fn complete(mail: &Outline<'_>, report: &mut Report) {
         let named = named(mail, &words, &report.original, failed);
         // What is said in general is not of one among many.
         let general = if named.len() == 1 { words.as_str() } else { "" };
-        let of = |one: Named| one.recipient(general, action);
+        let of = |one: NamedAddress| one.recipient(general, action);
         report.recipients = named.into_iter().map(of).collect();
         return;
     }
     for recipient in &mut report.recipients {
-        if recipient.diagnostic.is_some() || recipient.action.outcome() == super::Outcome::Delivered
+        if recipient.diagnostic.is_some()
+            || recipient.action.outcome() == super::ReportOutcome::Delivered
         {
             continue;
         }
@@ -71,8 +72,8 @@ pub(super) fn complete(mail: &Outline<'_>, report: &mut Report) {
         if recipient.derived && recipient.status.is_none_or(|status| status.is_vague()) {
             recipient.status = reason::status(&text, recipient.action).or(recipient.status);
         }
-        if recipient.reason == Reason::Unknown {
-            recipient.reason = Reason::of(None, &text);
+        if recipient.reason == FailureReason::Unknown {
+            recipient.reason = FailureReason::of(None, &text);
         }
     }
 }
@@ -111,7 +112,7 @@ pub(in crate::mail) fn speaks_of_delay(subject: &str, words: &str) -> bool {
         "no further attempts",
         "delivered to one or more of its recipients. this is a permanent",
     ];
-    let text = format!("{subject} {}", cut(words, 4_096)).to_lowercase();
+    let text = format!("{subject} {}", cut_at_char(words, 4_096)).to_lowercase();
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let has = |list: &[&str]| list.iter().any(|item| text.contains(item));
     has(WAITING) && !has(ENDED)
@@ -143,33 +144,33 @@ pub(in crate::mail) fn words(mail: &Outline<'_>) -> String {
 
 fn append(words: &mut String, text: &str) {
     let room = WORDS_BYTES_MAX.saturating_sub(words.len());
-    words.push_str(cut(text, room));
+    words.push_str(cut_at_char(text, room));
     words.push('\n');
 }
 
 /// An address the words speak of.
-struct Named {
+struct NamedAddress {
     address: Address,
     /// Words about it; empty if they do not stand by it.
     about: String,
 }
 
-impl Named {
-    fn recipient(self, words: &str, action: Action) -> Recipient {
+impl NamedAddress {
+    fn recipient(self, words: &str, action: DsnAction) -> ReportedRecipient {
         // What does not stand by the address may stand before it, or at the end.
-        let own = Reason::of(None, &self.about);
+        let own = FailureReason::of(None, &self.about);
         let status = reason::status(&self.about, action).filter(|status| !status.is_vague());
         let whole = || reason::status(words, action);
         let (status, reason) = match (status, own) {
             (Some(status), reason) => (Some(status), reason),
-            (None, _) => (whole(), Reason::of(None, words)),
+            (None, _) => (whole(), FailureReason::of(None, words)),
         };
         let text = if self.about.trim().is_empty() {
             words
         } else {
             self.about.as_str()
         };
-        Recipient {
+        ReportedRecipient {
             address: self.address,
             original: None,
             action,
@@ -195,7 +196,12 @@ enum Sureness {
     Head,
 }
 
-fn named(mail: &Outline<'_>, words: &str, original: &Original, failed: Vec<Address>) -> Vec<Named> {
+fn named(
+    mail: &Outline<'_>,
+    words: &str,
+    original: &OriginalMail,
+    failed: Vec<Address>,
+) -> Vec<NamedAddress> {
     let lines: Vec<&str> = words.lines().take(LINES_MAX).collect();
     let senders: Vec<Address> = mail
         .all("To")
@@ -208,7 +214,7 @@ fn named(mail: &Outline<'_>, words: &str, original: &Original, failed: Vec<Addre
         .flat_map(scan::addresses)
         .map(|found| found.address)
         .collect();
-    let mut seen: Vec<(Sureness, usize, Found)> = Vec::new();
+    let mut seen: Vec<(Sureness, usize, FoundAddress)> = Vec::new();
     for (index, line) in lines.iter().enumerate() {
         for found in scan::addresses(line) {
             let mut sureness = sureness(line, &lines[index.saturating_sub(2)..index], &found);
@@ -241,7 +247,7 @@ fn named(mail: &Outline<'_>, words: &str, original: &Original, failed: Vec<Addre
     } else {
         original.recipients.iter().take(1).cloned().collect()
     };
-    let mut named: Vec<Named> = Vec::new();
+    let mut named: Vec<NamedAddress> = Vec::new();
     for address in chosen {
         if named.len() < RECIPIENTS_MAX
             && !named
@@ -249,7 +255,7 @@ fn named(mail: &Outline<'_>, words: &str, original: &Original, failed: Vec<Addre
                 .any(|one| one.address.folded() == address.folded())
         {
             let about = about_in(&lines, &seen, &address);
-            named.push(Named { address, about });
+            named.push(NamedAddress { address, about });
         }
     }
     named
@@ -267,8 +273,8 @@ fn about(words: &str, address: &Address) -> Option<String> {
 }
 
 /// What the words say behind and below an address, up to the next address that heads a line.
-fn about_in(lines: &[&str], seen: &[(Sureness, usize, Found)], address: &Address) -> String {
-    let is_it = |found: &Found| found.address.folded() == address.folded();
+fn about_in(lines: &[&str], seen: &[(Sureness, usize, FoundAddress)], address: &Address) -> String {
+    let is_it = |found: &FoundAddress| found.address.folded() == address.folded();
     let mut here = seen.iter().filter(|(_, _, found)| is_it(found));
     // Of equals the first.
     let best = here.clone().map(|(sureness, ..)| *sureness).max();
@@ -283,7 +289,7 @@ fn about_in(lines: &[&str], seen: &[(Sureness, usize, Found)], address: &Address
         .map_or(usize::MAX, |(_, line, _)| *line);
     let line = lines[*index];
     // A mail system that sets the code first sets it before the address (`550 <a@b>... User unknown`).
-    let mut about = if reason::status(&line[..found.start], Action::Failed)
+    let mut about = if reason::status(&line[..found.start], DsnAction::Failed)
         .is_some_and(|s| !s.is_vague())
         || super::status::find_code(&line[..found.start]).is_some()
     {
@@ -300,7 +306,7 @@ fn about_in(lines: &[&str], seen: &[(Sureness, usize, Found)], address: &Address
     about
 }
 
-fn sureness(line: &str, above: &[&str], found: &Found) -> Sureness {
+fn sureness(line: &str, above: &[&str], found: &FoundAddress) -> Sureness {
     let before = line[..found.start].to_lowercase();
     let word = before
         .rsplit(char::is_whitespace)
@@ -438,7 +444,7 @@ fn remote(words: &str) -> Option<String> {
 }
 
 fn host_behind(words: &str, marks: &[&str]) -> Option<String> {
-    let lower = cut(words, 8_192).to_ascii_lowercase();
+    let lower = cut_at_char(words, 8_192).to_ascii_lowercase();
     marks.iter().find_map(|mark| {
         let rest = lower[lower.find(mark)? + mark.len()..].trim_start();
         let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')));

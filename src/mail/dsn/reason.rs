@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::status::{Status, find_code, find_status, find_success};
-use super::{Action, Outcome};
-use crate::mail::outline::cut;
+use super::status::{EnhancedStatus, find_code, find_status, find_success};
+use super::{DsnAction, ReportOutcome};
+use crate::mail::outline::cut_at_char;
 
 /// Of the words, this much is looked at.
 const WORDS_BYTES_MAX: usize = 4_096;
@@ -12,7 +12,7 @@ const WORDS_BYTES_MAX: usize = 4_096;
 /// Why a mail was not delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reason {
+pub enum FailureReason {
     /// Someone complained. Not a failure.
     Complaint,
     /// The content is refused: spam, a virus, a forbidden attachment, a broken form.
@@ -51,7 +51,7 @@ pub enum Reason {
     UserUnknown,
 }
 
-impl Reason {
+impl FailureReason {
     /// True if another mail to the same address would fare no better: it is the address that is bad.
     pub const fn blames_address(self) -> bool {
         matches!(
@@ -65,19 +65,19 @@ impl Reason {
     }
 
     /// The reason by the words; else by the status given, else by one within the words.
-    pub(super) fn of(given: Option<Status>, words: &str) -> Self {
-        let words = cut(words, WORDS_BYTES_MAX);
+    pub(super) fn of(given: Option<EnhancedStatus>, words: &str) -> Self {
+        let words = cut_at_char(words, WORDS_BYTES_MAX);
         let precise = given
             .filter(|status| !status.is_vague())
             .or_else(|| find_status(words));
         of_words(words, TABLE)
             .or_else(|| precise.and_then(of_status))
-            .or_else(|| of_words(words, VAGUE))
+            .or_else(|| of_words(words, VAGUE_TABLE))
             .unwrap_or(Self::Unknown)
     }
 
     /// The status this reason has when nothing better is known (RFC 3463).
-    const fn status(self, class: u8) -> Status {
+    const fn status(self, class: u8) -> EnhancedStatus {
         let (subject, detail) = match self {
             Self::UserUnknown => (1, 1),
             Self::HostUnknown => (1, 2),
@@ -96,15 +96,15 @@ impl Reason {
             Self::RateLimited => (7, 0),
             Self::Complaint | Self::Unknown => (0, 0),
         };
-        Status::new(class, subject, detail)
+        EnhancedStatus::new(class, subject, detail)
     }
 }
 
 /// The status the words mean: a code in them, else their sense in the class of an SMTP code in them,
 /// else in the class of the action.
-pub(super) fn status(words: &str, action: Action) -> Option<Status> {
-    let words = cut(words, WORDS_BYTES_MAX);
-    if action.outcome() == Outcome::Delivered {
+pub(super) fn status(words: &str, action: DsnAction) -> Option<EnhancedStatus> {
+    let words = cut_at_char(words, WORDS_BYTES_MAX);
+    if action.outcome() == ReportOutcome::Delivered {
         return find_success(words);
     }
     let found = find_status(words);
@@ -112,36 +112,36 @@ pub(super) fn status(words: &str, action: Action) -> Option<Status> {
         return Some(status);
     }
     let code_class = find_code(words).map(|code| if code < 500 { 4 } else { 5 });
-    let class = match (action, found.map(Status::class).or(code_class)) {
-        (Action::Failed, Some(class)) => class,
-        (Action::Failed, None) => 5,
+    let class = match (action, found.map(EnhancedStatus::class).or(code_class)) {
+        (DsnAction::Failed, Some(class)) => class,
+        (DsnAction::Failed, None) => 5,
         _ => 4,
     };
-    let reason = of_words(words, TABLE).or_else(|| of_words(words, VAGUE));
-    Some(reason.unwrap_or(Reason::Unknown).status(class))
+    let reason = of_words(words, TABLE).or_else(|| of_words(words, VAGUE_TABLE));
+    Some(reason.unwrap_or(FailureReason::Unknown).status(class))
 }
 
-fn of_status(status: Status) -> Option<Reason> {
+fn of_status(status: EnhancedStatus) -> Option<FailureReason> {
     Some(match (status.subject(), status.detail()) {
-        (1, 1 | 0) => Reason::UserUnknown,
-        (1, 2 | 10) | (4, 4) => Reason::HostUnknown,
-        (1, 3) => Reason::Syntax,
-        (1, 6) => Reason::Moved,
-        (1, 7 | 8) => Reason::SenderRejected,
-        (2, 1) => Reason::MailboxDisabled,
-        (2, 2) => Reason::MailboxFull,
-        (2, 3) | (3, 4) => Reason::TooBig,
-        (3, _) => Reason::SystemTrouble,
-        (4, 6) => Reason::Loop,
-        (4, 7) => Reason::Expired,
-        (4, _) => Reason::Network,
-        (6, _) => Reason::Content,
-        (7, _) => Reason::Policy,
+        (1, 1 | 0) => FailureReason::UserUnknown,
+        (1, 2 | 10) | (4, 4) => FailureReason::HostUnknown,
+        (1, 3) => FailureReason::Syntax,
+        (1, 6) => FailureReason::Moved,
+        (1, 7 | 8) => FailureReason::SenderRejected,
+        (2, 1) => FailureReason::MailboxDisabled,
+        (2, 2) => FailureReason::MailboxFull,
+        (2, 3) | (3, 4) => FailureReason::TooBig,
+        (3, _) => FailureReason::SystemTrouble,
+        (4, 6) => FailureReason::Loop,
+        (4, 7) => FailureReason::Expired,
+        (4, _) => FailureReason::Network,
+        (6, _) => FailureReason::Content,
+        (7, _) => FailureReason::Policy,
         _ => return None,
     })
 }
 
-fn of_words(words: &str, table: &[(Reason, &[&str])]) -> Option<Reason> {
+fn of_words(words: &str, table: &[(FailureReason, &[&str])]) -> Option<FailureReason> {
     let words = words.to_lowercase();
     let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
     let row = table
@@ -153,8 +153,8 @@ fn of_words(words: &str, table: &[(Reason, &[&str])]) -> Option<Reason> {
 /// Phrases of mail systems, lower-cased. The first line that fits decides, so precise phrases stand
 /// above those that go with several reasons.
 #[rustfmt::skip]
-const TABLE: &[(Reason, &[&str])] = &[
-    (Reason::MailboxFull, &[
+const TABLE: &[(FailureReason, &[&str])] = &[
+    (FailureReason::MailboxFull, &[
         "mailbox full", "mailbox is full", "quota exceeded", "over quota", "overquota",
         "out of storage", "exceeded storage", "exceeds storage", "exceeded their quota",
         "disk quota", "not enough storage", "mailbox size limit exceeded", "mailbox limit exceeded",
@@ -166,7 +166,7 @@ const TABLE: &[(Reason, &[&str])] = &[
         "storage quota", "exceeded the space", "exceeded the quota", "over the maximum allowed",
         "resources.storage", "message size exceeds remaining quota",
     ]),
-    (Reason::MailboxDisabled, &[
+    (FailureReason::MailboxDisabled, &[
         "mailbox disabled", "account disabled", "account is disabled", "account has been disabled",
         "mailbox unavailable or access denied", "account is suspended",
         "account has been suspended", "deactivated", "is locked", "account expired",
@@ -174,21 +174,21 @@ const TABLE: &[(Reason, &[&str])] = &[
         "recipient account is blocked", "disabled mailbox", "not accepting messages",
         "not accepting mail", "has been discontinued", "dormant",
     ]),
-    (Reason::Moved, &[
+    (FailureReason::Moved, &[
         "has moved", "user moved", "has been replaced by", "address has changed", "new address",
     ]),
-    (Reason::SenderRejected, &[
+    (FailureReason::SenderRejected, &[
         "sender address rejected", "domain of sender address", "sender domain", "sender rejected",
         "invalid sender", "unroutable sender", "sender verify failed", "domain is invalid",
         "bad sender", "envelope sender", "sender unknown", "sender not authorized",
         "you are not allowed to send", "sender denied", "not authorized to send",
     ]),
-    (Reason::TooBig, &[
+    (FailureReason::TooBig, &[
         "too big", "too large", "size limit", "maximum message size", "exceeds maximum size",
         "exceeds fixed", "message size exceeds", "exceeds size", "exceeded max message size",
         "message length exceeds", "too many bytes", "maximum size", "exceeds the maximum",
     ]),
-    (Reason::HostUnknown, &[
+    (FailureReason::HostUnknown, &[
         "host unknown", "unknown host", "host not found", "domain not found", "no such domain",
         "unrouteable", "unroutable address", "unrouteable mail domain", "couldn't find any host",
         "name service error", "name or service not known", "domain does not exist", "no mx",
@@ -199,20 +199,20 @@ const TABLE: &[(Reason, &[&str])] = &[
         "mx records point", "non-existent host", "not a valid domain", "no matches to nameserver",
         "dns query failed", "domain nonexistent", "unresolvable",
     ]),
-    (Reason::Loop, &[
+    (FailureReason::Loop, &[
         "too many hops", "mail loop", "hop count exceeded", "routing loop", "loops back to myself",
         "loop detected", "looping", "too many received",
     ]),
-    (Reason::RelayDenied, &[
+    (FailureReason::RelayDenied, &[
         "relay access denied", "relaying denied", "relay denied", "not permitted to relay",
         "unable to relay", "relaying not", "relay not permitted", "no relay", "rcpthosts",
         "relaying prohibited", "we do not relay", "relaying is", "open relay",
     ]),
-    (Reason::Syntax, &[
+    (FailureReason::Syntax, &[
         "syntax error", "malformed", "bad address syntax", "illegal address", "invalid characters",
         "address syntax", "parse error",
     ]),
-    (Reason::UserUnknown, &[
+    (FailureReason::UserUnknown, &[
         "user unknown", "recipient address rejected: access denied", "unknown user", "no such user",
         "user not found", "no such recipient", "recipient unknown", "unknown recipient",
         "recipient not found", "recipnotfound", "does not exist", "doesn't exist", "not exist",
@@ -230,31 +230,31 @@ const TABLE: &[(Reason, &[&str])] = &[
         "usuario desconocido", "unbekannt", "existiert nicht", "n'existe pas", "adresse inconnue",
         "sconosciuto", "не существует", "不存在", "nobody here", "user not known",
     ]),
-    (Reason::RateLimited, &[
+    (FailureReason::RateLimited, &[
         "rate limit", "recipients this hour", "frequency limited", "too many connections",
         "too many messages", "throttl", "rate that", "exceeded the rate", "sending rate",
         "too fast", "too much mail", "greylist", "graylist", "grey-list", "exceeded the limit",
         "deferred due to user complaints", "unusual rate", "temporarily deferred",
     ]),
-    (Reason::Content, &[
+    (FailureReason::Content, &[
         "spam", "virus", "malware", "content rejected", "content reject",
         "blocked because its content", "not rfc 5322 compliant", "rfc 2822", "rfc2822",
         "duplicate header", "junk mail", "unsolicited", "phishing", "dangerous", "infected",
         "message filtered", "message was filtered", "bulk email filter",
     ]),
-    (Reason::Policy, &[
+    (FailureReason::Policy, &[
         "spf", "dkim", "dmarc", "blacklist", "blocklist", "black list", "block list", "denylist",
         "dnsbl", "rbl", "reputation", "poor reputation", "reverse dns", "ptr record",
         "unauthenticated", "not authenticated", "authentication required", "banned",
         "refused to talk", "administrative prohibition", "recipient preferences",
         "use the smtp server", "may not have permission", "sender verification",
     ]),
-    (Reason::Expired, &[
+    (FailureReason::Expired, &[
         "giving up", "retry timeout exceeded", "delivery time expired", "timed out in queue",
         "undeliverable for", "failed 20 attempts", "message was not delivered within",
         "not delivered within", "queue timeout", "has been in the queue",
     ]),
-    (Reason::Network, &[
+    (FailureReason::Network, &[
         "connection timed out", "connection refused", "could not connect", "couldn't connect",
         "cannot connect", "unable to connect", "network is unreachable", "connection reset",
         "lost connection", "connection dropped", "socket error", "accept our requests to connect",
@@ -262,7 +262,7 @@ const TABLE: &[(Reason, &[&str])] = &[
         "temporary lookup", "establish an smtp connection",
     ]),
     (
-        Reason::SystemTrouble,
+        FailureReason::SystemTrouble,
         &[
             "system error",
             "internal error",
@@ -284,43 +284,43 @@ const TABLE: &[(Reason, &[&str])] = &[
 
 /// Phrases that say less than a status code does.
 #[rustfmt::skip]
-const VAGUE: &[(Reason, &[&str])] = &[
-    (Reason::MailboxFull, &[
+const VAGUE_TABLE: &[(FailureReason, &[&str])] = &[
+    (FailureReason::MailboxFull, &[
         "temporarily limited",
     ]),
-    (Reason::MailboxDisabled, &[
+    (FailureReason::MailboxDisabled, &[
         "inactive", "is disabled", "not active", "suspended",
     ]),
-    (Reason::HostUnknown, &[
+    (FailureReason::HostUnknown, &[
         "domain is not", "recipient domain", "domain has no",
     ]),
-    (Reason::UserUnknown, &[
+    (FailureReason::UserUnknown, &[
         "recipient address rejected", "address rejected", "mailbox unavailable", "this user",
         "recipient is not", "address error", "rejected recipient", "recipient rejected",
         "not recognized", "may not exist", "mailbox currently not available",
     ]),
-    (Reason::SenderRejected, &[
+    (FailureReason::SenderRejected, &[
         "from address", "sender address is", "does not like sender",
     ]),
-    (Reason::RateLimited, &[
+    (FailureReason::RateLimited, &[
         "too many", "try again later because",
     ]),
-    (Reason::Content, &[
+    (FailureReason::Content, &[
         "attachment", "prohibited", "ube", "suspicious", "message content", "blocked by our",
     ]),
-    (Reason::Policy, &[
+    (FailureReason::Policy, &[
         "rejected", "denied", "not allowed", "policy", "blocked", "not accepted", "not permitted",
         "restricted", "tls", "not authorized", "unauthorized", "access denied",
     ]),
-    (Reason::Expired, &[
+    (FailureReason::Expired, &[
         "expired", "too long", "attempts:", "retry time", "delivery attempts",
     ]),
-    (Reason::Network, &[
+    (FailureReason::Network, &[
         "timed out", "timeout", "tcp", "connect", "conversation with", "unreachable",
         "not reachable", "connection was", "ldap",
     ]),
     (
-        Reason::SystemTrouble,
+        FailureReason::SystemTrouble,
         &[
             "command failed",
             "temporary failure",

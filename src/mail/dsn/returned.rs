@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::scan;
 use crate::mail::address::Address;
-use crate::mail::outline::{Leaf, Outline, cut};
+use crate::mail::outline::{Leaf, Outline, cut_at_char};
 
 /// Of a returned mail, this much is read: enough for any header we write.
 const HEADER_BYTES_MAX: usize = 64 * 1024;
@@ -19,7 +19,7 @@ const MESSAGE_ID_BYTES_MAX: usize = 998;
 
 /// What is known of the mail a report is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Original {
+pub struct OriginalMail {
     /// Its Message-ID, without the angle brackets.
     pub message_id: Option<String>,
     /// Whom it was sent to, by its own header.
@@ -56,7 +56,7 @@ impl Serialize for ReplyAddress {
     }
 }
 
-impl Original {
+impl OriginalMail {
     /// Reads what the mail returns: an attached mail or header, else one that stands in the text
     /// behind the words, else what the report's own header says of it.
     pub(super) fn of(mail: &Outline<'_>) -> Self {
@@ -97,7 +97,7 @@ impl Original {
     fn take_text(&mut self, text: &str) {
         let mut name = "";
         let mut value = String::new();
-        for line in cut(text, HEADER_BYTES_MAX).lines().take(LINES_MAX) {
+        for line in cut_at_char(text, HEADER_BYTES_MAX).lines().take(LINES_MAX) {
             if line.trim().is_empty() {
                 if name.is_empty() {
                     continue;
@@ -150,7 +150,7 @@ impl Original {
     }
 
     fn take_recipients(&mut self, value: &str) {
-        for found in scan::addresses(cut(value, 8_192)) {
+        for found in scan::addresses(cut_at_char(value, 8_192)) {
             if self.recipients.len() >= super::RECIPIENTS_MAX {
                 return;
             }
@@ -164,7 +164,7 @@ impl Original {
     fn take_reply(&mut self, value: &str, first: bool) {
         let separators =
             |c: char| c.is_whitespace() || matches!(c, '<' | '>' | ',' | '"' | ';' | '(' | ')');
-        for word in cut(value, 2_048).split(separators) {
+        for word in cut_at_char(value, 2_048).split(separators) {
             let word = word.trim_start_matches("mailto:");
             let halves = word.split_once('@');
             if !halves.is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty()) {

@@ -7,7 +7,7 @@ const ADDRESSES_MAX: usize = 500;
 
 /// An address in a text, and where it stands.
 #[derive(Clone, Debug)]
-pub(super) struct Found {
+pub(super) struct FoundAddress {
     /// The address.
     pub(super) address: Address,
     /// Byte offset of its first character.
@@ -18,7 +18,7 @@ pub(super) struct Found {
 
 /// All addresses in `text`, from left to right. No part of a URL or a Message-ID's bracketed text is
 /// told apart here.
-pub(super) fn addresses(text: &str) -> Vec<Found> {
+pub(super) fn addresses(text: &str) -> Vec<FoundAddress> {
     let mut found = Vec::new();
     let mut from = 0;
     for (at, _) in text.match_indices('@') {
@@ -28,7 +28,7 @@ pub(super) fn addresses(text: &str) -> Vec<Found> {
         if at < from {
             continue;
         }
-        if let Some(one) = around(text, from, at) {
+        if let Some(one) = address_around(text, from, at) {
             from = one.end;
             found.push(one);
         }
@@ -46,13 +46,13 @@ pub(super) fn first(text: &str) -> Option<Address> {
 
 /// The address whose `@` stands at `at`, reaching back to `from` at most. A local part has 64 octets
 /// and a domain 255, so both walks are short.
-fn around(text: &str, from: usize, at: usize) -> Option<Found> {
+fn address_around(text: &str, from: usize, at: usize) -> Option<FoundAddress> {
     const REACH_MAX: usize = 320;
     let floor = text
         .floor_char_boundary(at.saturating_sub(REACH_MAX))
         .max(from);
     let roof = text.floor_char_boundary((at + REACH_MAX).min(text.len()));
-    if let Some(found) = quoted(text, floor, at, roof) {
+    if let Some(found) = quoted_address(text, floor, at, roof) {
         return Some(found);
     }
     let local = text[floor..at].rfind(|c: char| !is_local(c));
@@ -70,7 +70,7 @@ fn around(text: &str, from: usize, at: usize) -> Option<Found> {
     }
     let end = at + 1 + domain.len();
     let address = Address::parse(&text[start..end]).ok()?;
-    Some(Found {
+    Some(FoundAddress {
         address,
         start,
         end,
@@ -78,7 +78,7 @@ fn around(text: &str, from: usize, at: usize) -> Option<Found> {
 }
 
 /// A quoted local part: `"a b"@example.com`.
-fn quoted(text: &str, floor: usize, at: usize, roof: usize) -> Option<Found> {
+fn quoted_address(text: &str, floor: usize, at: usize, roof: usize) -> Option<FoundAddress> {
     let body = text[floor..at].strip_suffix('"')?;
     let start = floor + body.rfind('"')?;
     let tail = &text[at + 1..roof];
@@ -86,7 +86,7 @@ fn quoted(text: &str, floor: usize, at: usize, roof: usize) -> Option<Found> {
     let domain = tail[..end].trim_end_matches(['.', '-']);
     let end = at + 1 + domain.len();
     let address = Address::parse(&text[start..end]).ok()?;
-    Some(Found {
+    Some(FoundAddress {
         address,
         start,
         end,

@@ -8,13 +8,13 @@ use serde::{Serialize, Serializer};
 
 /// An enhanced status code, `class.subject.detail` (RFC 3463).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Status {
+pub struct EnhancedStatus {
     class: u8,
     subject: u16,
     detail: u16,
 }
 
-impl Status {
+impl EnhancedStatus {
     /// A code of known parts. `class` is 2, 4 or 5.
     pub(super) const fn new(class: u8, subject: u16, detail: u16) -> Self {
         Self {
@@ -69,13 +69,13 @@ impl Status {
     }
 }
 
-impl fmt::Display for Status {
+impl fmt::Display for EnhancedStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.class, self.subject, self.detail)
     }
 }
 
-impl Serialize for Status {
+impl Serialize for EnhancedStatus {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -94,16 +94,16 @@ fn number(text: &str) -> Option<(u16, &str)> {
 
 /// The first status code in `text` that says more than its class, else the first at all. Addresses
 /// of hosts and versions of programs have four or more numbers, or a letter at their side.
-pub(super) fn find_status(text: &str) -> Option<Status> {
+pub(super) fn find_status(text: &str) -> Option<EnhancedStatus> {
     find(text, &['4', '5'])
 }
 
 /// The same of a success.
-pub(super) fn find_success(text: &str) -> Option<Status> {
+pub(super) fn find_success(text: &str) -> Option<EnhancedStatus> {
     find(text, &['2'])
 }
 
-fn find(text: &str, classes: &[char]) -> Option<Status> {
+fn find(text: &str, classes: &[char]) -> Option<EnhancedStatus> {
     let mut vague = None;
     for (at, _) in text.match_indices(classes) {
         let before = text[..at].chars().next_back();
@@ -112,7 +112,7 @@ fn find(text: &str, classes: &[char]) -> Option<Status> {
         {
             continue;
         }
-        let Some((status, rest)) = Status::prefix(&text[at..]) else {
+        let Some((status, rest)) = EnhancedStatus::prefix(&text[at..]) else {
             continue;
         };
         let mut after = rest.chars();

@@ -69,48 +69,64 @@ fn reply_codes_are_told_from_other_numbers() {
 #[test]
 fn words_have_a_status_and_a_reason() {
     for (text, status, reason) in [
-        ("550 user unknown", "5.1.1", Reason::UserUnknown),
-        ("450 mailbox full", "4.2.2", Reason::MailboxFull),
-        ("Over quota", "5.2.2", Reason::MailboxFull),
+        ("550 user unknown", "5.1.1", FailureReason::UserUnknown),
+        ("450 mailbox full", "4.2.2", FailureReason::MailboxFull),
+        ("Over quota", "5.2.2", FailureReason::MailboxFull),
         (
             "Host or domain name not found",
             "5.1.2",
-            Reason::HostUnknown,
+            FailureReason::HostUnknown,
         ),
         (
             "This account has been disabled",
             "5.2.1",
-            Reason::MailboxDisabled,
+            FailureReason::MailboxDisabled,
         ),
-        ("552 message exceeds maximum size", "5.3.4", Reason::TooBig),
-        ("554 Relay access denied", "5.7.1", Reason::RelayDenied),
-        ("too many hops", "5.4.6", Reason::Loop),
-        ("connect to x: Connection refused", "5.4.1", Reason::Network),
-        ("451 greylisted, try later", "4.7.0", Reason::RateLimited),
+        (
+            "552 message exceeds maximum size",
+            "5.3.4",
+            FailureReason::TooBig,
+        ),
+        (
+            "554 Relay access denied",
+            "5.7.1",
+            FailureReason::RelayDenied,
+        ),
+        ("too many hops", "5.4.6", FailureReason::Loop),
+        (
+            "connect to x: Connection refused",
+            "5.4.1",
+            FailureReason::Network,
+        ),
+        (
+            "451 greylisted, try later",
+            "4.7.0",
+            FailureReason::RateLimited,
+        ),
         (
             "554 5.7.1 message looks like spam",
             "5.7.1",
-            Reason::Content,
+            FailureReason::Content,
         ),
-        ("550 5.7.1 SPF check failed", "5.7.1", Reason::Policy),
+        ("550 5.7.1 SPF check failed", "5.7.1", FailureReason::Policy),
         (
             "550 5.1.1 something in Klingon",
             "5.1.1",
-            Reason::UserUnknown,
+            FailureReason::UserUnknown,
         ),
         (
             "553 Domain of sender address does not resolve",
             "5.1.8",
-            Reason::SenderRejected,
+            FailureReason::SenderRejected,
         ),
-        ("554 delivery time expired", "5.4.7", Reason::Expired),
-        ("554 what", "5.0.0", Reason::Unknown),
+        ("554 delivery time expired", "5.4.7", FailureReason::Expired),
+        ("554 what", "5.0.0", FailureReason::Unknown),
     ] {
-        let found = reason::status(text, Action::Failed).map(|s| s.to_string());
+        let found = reason::status(text, DsnAction::Failed).map(|s| s.to_string());
         assert_eq!(found.as_deref(), Some(status), "{text}");
-        assert_eq!(Reason::of(None, text), reason, "{text}");
+        assert_eq!(FailureReason::of(None, text), reason, "{text}");
     }
-    let delayed = reason::status("550 user unknown", Action::Delayed).unwrap();
+    let delayed = reason::status("550 user unknown", DsnAction::Delayed).unwrap();
     assert_eq!(delayed.class(), 4);
 }
 
@@ -140,12 +156,15 @@ fn fields_may_stand_as_they_like() {
     let first = &mixed.recipients[0];
     assert_eq!(first.address.to_string(), "a@b.example");
     assert_eq!(first.diagnostic.as_deref(), Some("code 67 user unknown"));
-    assert_eq!(mixed.recipients[1].action, Action::Delayed);
-    assert_eq!(mixed.outcome(), Outcome::Failed);
+    assert_eq!(mixed.recipients[1].action, DsnAction::Delayed);
+    assert_eq!(mixed.outcome(), ReportOutcome::Failed);
     let stray = fields(
         "Diagnostic-Code: smtp; 550 5.1.1 no\nStatus: 5.1.1\nAction: failed\n\nFinal-Recipient: rfc822; a@b.example",
     );
-    assert_eq!(stray.recipients[0].status, Some(Status::new(5, 1, 1)));
+    assert_eq!(
+        stray.recipients[0].status,
+        Some(EnhancedStatus::new(5, 1, 1))
+    );
     assert!(!stray.recipients[0].derived);
 }
 
@@ -157,7 +176,7 @@ fn a_sent_address_is_kept_beside_the_last() {
     let one = &report.recipients[0];
     assert_eq!(one.address.to_string(), "last@b.example");
     assert_eq!(one.original.as_ref().unwrap().to_string(), "sent@a.example");
-    assert_eq!(one.status, Some(Status::new(5, 0, 0)));
+    assert_eq!(one.status, Some(EnhancedStatus::new(5, 0, 0)));
     assert!(one.derived);
 }
 

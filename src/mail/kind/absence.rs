@@ -4,30 +4,36 @@
 //! A person who answers such a subject (`Re: Out of office`), or writes about an absence, is a
 //! person: the words must stand first, and must stand as a mail program sets them.
 
-use super::{Finding, Kind};
+use super::{Classification, MailKind};
 use crate::mail::outline::Outline;
 
 const OPENING_BYTES_MAX: usize = 3_072;
 
 /// Finds an automatic answer by its subject.
-pub(super) fn find(mail: &Outline<'_>) -> Option<Finding> {
+pub(super) fn find(mail: &Outline<'_>) -> Option<Classification> {
     let subject = mail.subject().to_lowercase();
     let subject = subject.trim_start_matches(['[', '(', '*', '"', '<', '«', '【', ' ']);
     if let Some((_, rest)) = split(subject, ANSWERS)
-        && Rest::of(rest).is_set_apart()
+        && SubjectRemainder::of(rest).is_set_apart()
     {
-        return Some(Finding::new(Kind::AutoReply, "automatic_subject").seen("Subject"));
+        return Some(
+            Classification::new(MailKind::AutoReply, "automatic_subject").with_evidence("Subject"),
+        );
     }
     let note = split(subject, NOTES);
     let (_, rest) = note.or_else(|| split(subject, ABSENCES))?;
-    let believed = match Rest::of(rest) {
-        Rest::Sentence => false,
+    let believed = match SubjectRemainder::of(rest) {
+        SubjectRemainder::Sentence => false,
         // No person writes "Out of office: Re: our subject".
-        Rest::Answer => true,
+        SubjectRemainder::Answer => true,
         // A person who announces a holiday begins a mail; one who answers keeps the `Re:`.
-        Rest::End | Rest::Subject => says_absent(mail) && (note.is_some() || is_answer(mail)),
+        SubjectRemainder::End | SubjectRemainder::Subject => {
+            says_absent(mail) && (note.is_some() || is_answer(mail))
+        }
     };
-    believed.then(|| Finding::new(Kind::AutoReply, "absence_subject").seen("Subject"))
+    believed.then(|| {
+        Classification::new(MailKind::AutoReply, "absence_subject").with_evidence("Subject")
+    })
 }
 
 /// The longest of `words` that `subject` begins with, and what follows it.
@@ -40,7 +46,7 @@ fn split<'a>(subject: &'a str, words: &[&'static str]) -> Option<(&'static str, 
 
 /// What follows the words in the subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rest {
+enum SubjectRemainder {
     /// Nothing.
     End,
     /// A separator, and a subject.
@@ -51,7 +57,7 @@ enum Rest {
     Sentence,
 }
 
-impl Rest {
+impl SubjectRemainder {
     fn of(rest: &str) -> Self {
         const ANSWERS: &[&str] = &[
             "re:", "aw:", "sv:", "antw:", "odp:", "ynt:", "rif:", "vs:", "re :",

@@ -2,35 +2,42 @@
 //!
 //! Words are believed only from a machine's address: people quote and forward bounces.
 
-use super::{Finding, Kind, Traits};
-use crate::mail::dsn::{Outcome, Recipient, Report, speaks_of_delay, words};
+use super::{Classification, MailKind, SenderTraits};
+use crate::mail::dsn::{Report, ReportOutcome, ReportedRecipient, speaks_of_delay, words};
 use crate::mail::outline::Outline;
 
 /// Of the text, this much is looked at for the words of a bounce.
 const OPENING_BYTES_MAX: usize = 4_096;
 
 /// A bounce whose form no report parser knows, and what its words say.
-pub(super) fn find(mail: &Outline<'_>, traits: &Traits) -> Option<(Finding, Report)> {
+pub(super) fn find(mail: &Outline<'_>, traits: &SenderTraits) -> Option<(Classification, Report)> {
     // Exim and its like; nothing else writes it.
     if mail.has("X-Failed-Recipients") {
-        return Some(told(mail, "failed_recipients_field", "X-Failed-Recipients"));
+        return Some(from_words(
+            mail,
+            "failed_recipients_field",
+            "X-Failed-Recipients",
+        ));
     }
-    let machine = Machine::of(mail, traits)?;
+    let machine = MachineCertainty::of(mail, traits)?;
     if mail.has("X-MS-Embedded-Report") || mail.has("X-Bounced-Address") {
-        return Some(told(mail, "bounce_field", "From"));
+        return Some(from_words(mail, "bounce_field", "From"));
     }
     let subject = has_bounce_subject(mail);
     let opening = has_bounce_opening(mail);
     match machine {
-        Machine::Daemon => {
+        MachineCertainty::Daemon => {
             let answer = |value: &str| value.starts_with("auto-replied");
             let is_answer = mail.field("Auto-Submitted").is_some_and(answer);
-            (subject || opening || !is_answer).then(|| told(mail, "mailer_daemon_sender", "From"))
+            (subject || opening || !is_answer)
+                .then(|| from_words(mail, "mailer_daemon_sender", "From"))
         }
-        Machine::Nobody => (subject || opening).then(|| told(mail, "bounce_words", "Return-Path")),
+        MachineCertainty::Nobody => {
+            (subject || opening).then(|| from_words(mail, "bounce_words", "Return-Path"))
+        }
         // Some person may read, and write from, such an address: one sign is not enough.
-        Machine::Role => {
-            let found = (subject || opening).then(|| told(mail, "bounce_words", "Subject"));
+        MachineCertainty::Role => {
+            let found = (subject || opening).then(|| from_words(mail, "bounce_words", "Subject"));
             found
                 .filter(|_| !is_forwarded(mail))
                 .filter(|(_, report)| (subject && opening) || names_refusal(report))
@@ -38,39 +45,47 @@ pub(super) fn find(mail: &Outline<'_>, traits: &Traits) -> Option<(Finding, Repo
     }
 }
 
-fn told(mail: &Outline<'_>, rule: &'static str, seen: &str) -> (Finding, Report) {
+fn from_words(mail: &Outline<'_>, rule: &'static str, seen: &str) -> (Classification, Report) {
     let report = Report::read_words(mail);
-    (Finding::new(failure(mail), rule).seen(seen), report)
+    (
+        Classification::new(kind_of_failure(mail), rule).with_evidence(seen),
+        report,
+    )
 }
 
 /// Do the words name someone, and say precisely what was wrong?
 fn names_refusal(report: &Report) -> bool {
-    let precise = |recipient: &Recipient| recipient.status.is_some_and(|status| !status.is_vague());
+    let precise =
+        |recipient: &ReportedRecipient| recipient.status.is_some_and(|status| !status.is_vague());
     report.recipients.iter().any(precise)
 }
 
 /// A delivery report that is no `multipart/report`, or stands in the text.
-pub(super) fn find_loose(mail: &Outline<'_>, report: &Report, traits: &Traits) -> Option<Finding> {
+pub(super) fn find_loose(
+    mail: &Outline<'_>,
+    report: &Report,
+    traits: &SenderTraits,
+) -> Option<Classification> {
     // A program that forwards a report attaches its parts, or marks the subject.
     let inline = mail
         .leaves()
         .iter()
         .any(|leaf| leaf.media.ends_with("delivery-status") && !leaf.content.is_attachment);
-    if Machine::of(mail, traits).is_none()
+    if MachineCertainty::of(mail, traits).is_none()
         && !(inline && has_bounce_subject(mail) && !is_forwarded(mail))
     {
         return None;
     }
     let kind = match report.outcome() {
-        Outcome::Delayed => Kind::DelayNotice,
-        Outcome::Failed | Outcome::Delivered => Kind::Bounce,
+        ReportOutcome::Delayed => MailKind::DelayNotice,
+        ReportOutcome::Failed | ReportOutcome::Delivered => MailKind::Bounce,
     };
-    Some(Finding::new(kind, "delivery_status_loose"))
+    Some(Classification::new(kind, "delivery_status_loose"))
 }
 
 /// How sure it is that no person uses the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Machine {
+enum MachineCertainty {
     /// The mail system itself.
     Daemon,
     /// Nobody is to be told of the mail's fate: `<>` in the envelope, or no sender at all.
@@ -79,8 +94,8 @@ enum Machine {
     Role,
 }
 
-impl Machine {
-    fn of(mail: &Outline<'_>, traits: &Traits) -> Option<Self> {
+impl MachineCertainty {
+    fn of(mail: &Outline<'_>, traits: &SenderTraits) -> Option<Self> {
         let local = traits.from_local.as_str();
         let base = local.split('+').next().unwrap_or_default();
         if DAEMONS.contains(&base) || traits.path_is_daemon {
@@ -152,11 +167,11 @@ fn has_bounce_opening(mail: &Outline<'_>) -> bool {
     OPENINGS.iter().any(|words| opening.contains(words))
 }
 
-fn failure(mail: &Outline<'_>) -> Kind {
+fn kind_of_failure(mail: &Outline<'_>) -> MailKind {
     if speaks_of_delay(mail.subject(), &words(mail)) {
-        Kind::DelayNotice
+        MailKind::DelayNotice
     } else {
-        Kind::Bounce
+        MailKind::Bounce
     }
 }
 

@@ -5,8 +5,8 @@
 //! wrote it; what is doubtful is a person's.
 
 mod absence;
+mod automatic;
 mod bounce;
-mod marks;
 mod receipt;
 #[cfg(test)]
 mod tests;
@@ -16,7 +16,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::address::{Address, Domain};
-use super::dsn::{Form, Outcome, Report};
+use super::dsn::{Report, ReportForm, ReportOutcome};
 use super::envelope::Envelope;
 use super::outline::Outline;
 use super::view::View;
@@ -29,7 +29,7 @@ pub const HOPS_MAX: usize = 50;
 /// What sort of mail it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum MailKind {
     /// Someone wrote it. Whatever no rule knows is this.
     Person,
     /// A machine answers or notifies: absence notes, receipts of tickets, alarms (RFC 3834).
@@ -51,7 +51,7 @@ pub enum Kind {
     Loop,
 }
 
-impl Kind {
+impl MailKind {
     /// The name in logs, in JSON and in rules.
     pub const fn name(self) -> &'static str {
         match self {
@@ -73,7 +73,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for MailKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -81,17 +81,17 @@ impl fmt::Display for Kind {
 
 /// A kind, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub struct Classification {
     /// The kind.
-    pub kind: Kind,
+    pub kind: MailKind,
     /// The rule that decided, in snake case. Stable: people search logs for it.
     pub rule: &'static str,
     /// What the rule saw: a field's name, sometimes its value. Never an address.
     pub evidence: Option<String>,
 }
 
-impl Finding {
-    fn new(kind: Kind, rule: &'static str) -> Self {
+impl Classification {
+    fn new(kind: MailKind, rule: &'static str) -> Self {
         Self {
             kind,
             rule,
@@ -99,7 +99,7 @@ impl Finding {
         }
     }
 
-    fn seen(mut self, evidence: &str) -> Self {
+    fn with_evidence(mut self, evidence: &str) -> Self {
         let printable = |c: &char| !c.is_control();
         self.evidence = Some(evidence.chars().filter(printable).take(80).collect());
         self
@@ -135,7 +135,7 @@ impl<'a> From<Option<&'a Address>> for ReversePath<'a> {
 
 /// What is known of a mail besides its bytes.
 #[derive(Clone, Copy, Debug)]
-pub struct Context<'a> {
+pub struct ClassifyContext<'a> {
     /// The sender in the envelope.
     pub sender: ReversePath<'a>,
     /// The value our instance writes into [`LOOP_FIELD`].
@@ -148,9 +148,9 @@ pub struct Context<'a> {
     pub own_lists: &'a [String],
 }
 
-impl Context<'_> {
+impl ClassifyContext<'_> {
     /// A context in which nothing is known.
-    pub const UNKNOWN: Context<'static> = Context {
+    pub const UNKNOWN: ClassifyContext<'static> = ClassifyContext {
         sender: ReversePath::Unknown,
         loop_mark: None,
         message_id_domains: &[],
@@ -159,14 +159,14 @@ impl Context<'_> {
 }
 
 /// Tells the kind of a mail, and what it reports if it is a report.
-pub fn classify(view: &View, context: &Context<'_>) -> (Finding, Option<Report>) {
+pub fn classify(view: &View, context: &ClassifyContext<'_>) -> (Classification, Option<Report>) {
     let mail = &Outline::of(view);
-    let traits = Traits::of(mail, context);
-    if let Some(finding) = marked_loop(mail, context) {
+    let traits = SenderTraits::of(mail, context);
+    if let Some(finding) = loop_by_mark(mail, context) {
         return (finding, None);
     }
     if let Some(report) = Report::read(mail)
-        && let Some(finding) = of_report(mail, &report, &traits)
+        && let Some(finding) = classify_report(mail, &report, &traits)
     {
         return (finding, Some(report));
     }
@@ -176,14 +176,14 @@ pub fn classify(view: &View, context: &Context<'_>) -> (Finding, Option<Report>)
     let finding = loop_by_trace(mail, context)
         .or_else(|| receipt::find(mail))
         .or_else(|| calendar(mail))
-        .or_else(|| marks::find(mail, &traits))
+        .or_else(|| automatic::find(mail, &traits))
         .or_else(|| absence::find(mail))
-        .unwrap_or_else(|| Finding::new(Kind::Person, "nothing_says_machine"));
+        .unwrap_or_else(|| Classification::new(MailKind::Person, "nothing_says_machine"));
     (finding, None)
 }
 
 /// What several rules ask about.
-struct Traits {
+struct SenderTraits {
     /// The envelope's sender is `<>`, or there is no envelope and the `Return-Path` is.
     null_sender: bool,
     /// The same path names the mail system.
@@ -195,8 +195,8 @@ struct Traits {
     is_for_us: bool,
 }
 
-impl Traits {
-    fn of(mail: &Outline<'_>, context: &Context<'_>) -> Self {
+impl SenderTraits {
+    fn of(mail: &Outline<'_>, context: &ClassifyContext<'_>) -> Self {
         let daemon = "mailer-daemon";
         let (null_sender, path_is_daemon) = match context.sender {
             ReversePath::Null => (true, false),
@@ -262,39 +262,45 @@ fn is_ours(id: &str, domains: &[Domain]) -> bool {
         .is_some_and(|domain| domains.contains(&domain))
 }
 
-fn marked_loop(mail: &Outline<'_>, context: &Context<'_>) -> Option<Finding> {
+fn loop_by_mark(mail: &Outline<'_>, context: &ClassifyContext<'_>) -> Option<Classification> {
     let mark = context.loop_mark?;
     mail.all(LOOP_FIELD)
         .any(|value| value == mark)
-        .then(|| Finding::new(Kind::Loop, "loop_mark").seen(LOOP_FIELD))
+        .then(|| Classification::new(MailKind::Loop, "loop_mark").with_evidence(LOOP_FIELD))
 }
 
 /// Runs after the reports: a report's own Message-ID may be in our domain where the mail server that
 /// reports shares our name, and a report from far away is still a report.
-fn loop_by_trace(mail: &Outline<'_>, context: &Context<'_>) -> Option<Finding> {
+fn loop_by_trace(mail: &Outline<'_>, context: &ClassifyContext<'_>) -> Option<Classification> {
     if mail.all("Received").count() > HOPS_MAX {
-        return Some(Finding::new(Kind::Loop, "too_many_hops").seen("Received"));
+        return Some(
+            Classification::new(MailKind::Loop, "too_many_hops").with_evidence("Received"),
+        );
     }
     message_ids(mail.field("Message-ID")?)
         .any(|id| is_ours(id, context.message_id_domains))
-        .then(|| Finding::new(Kind::Loop, "own_message_id").seen("Message-ID"))
+        .then(|| Classification::new(MailKind::Loop, "own_message_id").with_evidence("Message-ID"))
 }
 
-fn of_report(mail: &Outline<'_>, report: &Report, traits: &Traits) -> Option<Finding> {
-    if report.form == Form::Prose {
+fn classify_report(
+    mail: &Outline<'_>,
+    report: &Report,
+    traits: &SenderTraits,
+) -> Option<Classification> {
+    if report.form == ReportForm::Prose {
         return bounce::find_loose(mail, report, traits);
     }
     let (kind, rule) = match (report.form, report.outcome()) {
-        (Form::Feedback, _) => (Kind::FeedbackReport, "feedback_report"),
-        (Form::Disposition, _) => (Kind::ReadReceipt, "disposition_notification"),
-        (_, Outcome::Delayed) => (Kind::DelayNotice, "delivery_status_delayed"),
-        _ => (Kind::Bounce, "delivery_status"),
+        (ReportForm::Feedback, _) => (MailKind::FeedbackReport, "feedback_report"),
+        (ReportForm::Disposition, _) => (MailKind::ReadReceipt, "disposition_notification"),
+        (_, ReportOutcome::Delayed) => (MailKind::DelayNotice, "delivery_status_delayed"),
+        _ => (MailKind::Bounce, "delivery_status"),
     };
-    Some(Finding::new(kind, rule).seen(&mail.content().media_type))
+    Some(Classification::new(kind, rule).with_evidence(&mail.content().media_type))
 }
 
 /// An answer to an invitation. An invitation itself is a person's: it asks for something.
-fn calendar(mail: &Outline<'_>) -> Option<Finding> {
+fn calendar(mail: &Outline<'_>) -> Option<Classification> {
     let answer =
         |method: &str| matches!(method, "reply" | "counter" | "refresh" | "declinecounter");
     mail.leaves()
@@ -306,7 +312,9 @@ fn calendar(mail: &Outline<'_>) -> Option<Finding> {
                 .parameter("method")
                 .map(str::to_ascii_lowercase);
             let method = method.or_else(|| method_of(&part.text))?;
-            answer(&method).then(|| Finding::new(Kind::Calendar, "calendar_answer").seen(&method))
+            answer(&method).then(|| {
+                Classification::new(MailKind::Calendar, "calendar_answer").with_evidence(&method)
+            })
         })
 }
 

@@ -3,13 +3,13 @@
 //!
 //! Receipts after RFC 8098 are read with the other reports.
 
-use super::{Finding, Kind};
+use super::{Classification, MailKind};
 use crate::mail::outline::Outline;
 
 const OPENING_BYTES_MAX: usize = 2_048;
 
 /// A subject alone proves nothing ("Read: the news"): the text must be a receipt's too, and short.
-pub(super) fn find(mail: &Outline<'_>) -> Option<Finding> {
+pub(super) fn find(mail: &Outline<'_>) -> Option<Classification> {
     let subject = mail.subject().to_lowercase();
     let subject = SUBJECTS.iter().any(|words| {
         let rest = subject.strip_prefix(words).map(str::trim_start);
@@ -28,7 +28,9 @@ pub(super) fn find(mail: &Outline<'_>) -> Option<Finding> {
                 .find(first)
                 .is_some_and(|at| at < 40 && lines[at..].contains(last))
         })
-        .then(|| Finding::new(Kind::ReadReceipt, "receipt_text").seen("Subject"))
+        .then(|| {
+            Classification::new(MailKind::ReadReceipt, "receipt_text").with_evidence("Subject")
+        })
 }
 
 /// Lower-cased words before the colon.

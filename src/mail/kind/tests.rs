@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn found(mail: &str, context: &Context<'_>) -> Finding {
+fn found(mail: &str, context: &ClassifyContext<'_>) -> Classification {
     classify(
         &View::parse(&Bytes::copy_from_slice(mail.as_bytes())),
         context,
@@ -11,23 +11,23 @@ fn found(mail: &str, context: &Context<'_>) -> Finding {
     .0
 }
 
-fn of(header: &str, body: &str) -> Finding {
+fn of(header: &str, body: &str) -> Classification {
     let mail = format!("From: Lena <lena@post.example>\r\n{header}\r\n\r\n{body}\r\n");
-    found(&mail, &Context::UNKNOWN)
+    found(&mail, &ClassifyContext::UNKNOWN)
 }
 
 #[test]
 fn names_are_stable() {
     for kind in [
-        Kind::Person,
-        Kind::AutoReply,
-        Kind::Bounce,
-        Kind::DelayNotice,
-        Kind::FeedbackReport,
-        Kind::ReadReceipt,
-        Kind::List,
-        Kind::Calendar,
-        Kind::Loop,
+        MailKind::Person,
+        MailKind::AutoReply,
+        MailKind::Bounce,
+        MailKind::DelayNotice,
+        MailKind::FeedbackReport,
+        MailKind::ReadReceipt,
+        MailKind::List,
+        MailKind::Calendar,
+        MailKind::Loop,
     ] {
         assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
         assert_eq!(kind.to_string(), kind.name());
@@ -36,47 +36,56 @@ fn names_are_stable() {
 
 #[test]
 fn the_envelope_tells_more_than_the_return_path() {
-    let null = Context {
+    let null = ClassifyContext {
         sender: ReversePath::from(None),
-        ..Context::UNKNOWN
+        ..ClassifyContext::UNKNOWN
     };
     let address = Address::parse("lena@post.example").unwrap();
-    let known = Context {
+    let known = ClassifyContext {
         sender: ReversePath::from(Some(&address)),
-        ..Context::UNKNOWN
+        ..ClassifyContext::UNKNOWN
     };
     let mail = "From: Lena <lena@post.example>\r\nSubject: Hi\r\n\r\nHello\r\n";
     assert_eq!(found(mail, &null).rule, "null_sender");
-    assert_eq!(found(mail, &known).kind, Kind::Person);
-    assert_eq!(found(mail, &Context::UNKNOWN).kind, Kind::Person);
+    assert_eq!(found(mail, &known).kind, MailKind::Person);
+    assert_eq!(
+        found(mail, &ClassifyContext::UNKNOWN).kind,
+        MailKind::Person
+    );
     let forged = format!("Return-Path: <>\r\n{mail}");
-    assert_eq!(found(&forged, &known).kind, Kind::Person);
-    assert_eq!(found(&forged, &Context::UNKNOWN).kind, Kind::AutoReply);
+    assert_eq!(found(&forged, &known).kind, MailKind::Person);
+    assert_eq!(
+        found(&forged, &ClassifyContext::UNKNOWN).kind,
+        MailKind::AutoReply
+    );
 }
 
 #[test]
 fn a_null_sender_with_a_bounce_is_a_bounce() {
-    let null = Context {
+    let null = ClassifyContext {
         sender: ReversePath::Null,
-        ..Context::UNKNOWN
+        ..ClassifyContext::UNKNOWN
     };
     let mail = "From: Alerts <alerts@corp.example>\r\nSubject: Undeliverable: Hi\r\n\r\n<a@b.example>: user unknown\r\n";
     let finding = found(mail, &null);
-    assert_eq!((finding.kind, finding.rule), (Kind::Bounce, "bounce_words"));
+    assert_eq!(
+        (finding.kind, finding.rule),
+        (MailKind::Bounce, "bounce_words")
+    );
 }
 
 #[test]
 fn auto_submitted_is_read_by_its_grammar() {
     for (value, kind) in [
-        ("auto-replied", Kind::AutoReply),
-        ("AUTO-GENERATED", Kind::AutoReply),
-        ("auto-notified; owner=x", Kind::AutoReply),
-        ("auto-replied(vacation)", Kind::AutoReply),
-        ("x-of-our-own", Kind::AutoReply),
-        ("no", Kind::Person),
-        ("No", Kind::Person),
-        ("no (a person)", Kind::Person),
-        ("", Kind::Person),
+        ("auto-replied", MailKind::AutoReply),
+        ("AUTO-GENERATED", MailKind::AutoReply),
+        ("auto-notified; owner=x", MailKind::AutoReply),
+        ("auto-replied(vacation)", MailKind::AutoReply),
+        ("x-of-our-own", MailKind::AutoReply),
+        ("no", MailKind::Person),
+        ("No", MailKind::Person),
+        ("no (a person)", MailKind::Person),
+        ("", MailKind::Person),
     ] {
         let finding = of(&format!("Auto-Submitted: {value}"), "Hello");
         assert_eq!(finding.kind, kind, "{value}");
@@ -111,7 +120,7 @@ fn fields_that_prove_nothing_leave_a_person() {
         "Content-Type: text/calendar; method=REQUEST",
     ] {
         let finding = of(header, "Hello, I was away and on vacation. Will be back.");
-        assert_eq!(finding.kind, Kind::Person, "{header}: {}", finding.rule);
+        assert_eq!(finding.kind, MailKind::Person, "{header}: {}", finding.rule);
     }
 }
 
@@ -119,50 +128,60 @@ fn fields_that_prove_nothing_leave_a_person() {
 fn an_absence_is_believed_only_as_a_program_writes_it() {
     let away = "I am out of the office until Monday.";
     for (subject, body, header, kind) in [
-        ("Out of office: Hello", away, "", Kind::AutoReply),
+        ("Out of office: Hello", away, "", MailKind::AutoReply),
         (
             "Out of office: Hello",
             "When does the office open?",
             "",
-            Kind::Person,
+            MailKind::Person,
         ),
-        ("[Out of Office] Hello", away, "", Kind::AutoReply),
-        ("Out of office", away, "", Kind::AutoReply),
-        ("Out of office until Monday", away, "", Kind::Person),
-        ("Urlaub", "Ich bin im Urlaub.", "", Kind::Person),
+        ("[Out of Office] Hello", away, "", MailKind::AutoReply),
+        ("Out of office", away, "", MailKind::AutoReply),
+        ("Out of office until Monday", away, "", MailKind::Person),
+        ("Urlaub", "Ich bin im Urlaub.", "", MailKind::Person),
         (
             "Urlaub",
             "Ich bin im Urlaub.",
             "In-Reply-To: <1@x>\r\n",
-            Kind::AutoReply,
+            MailKind::AutoReply,
         ),
-        ("Urlaub: Re: Hallo", "Bis bald", "", Kind::AutoReply),
+        ("Urlaub: Re: Hallo", "Bis bald", "", MailKind::AutoReply),
         (
             "Urlaub bis 10. März: AW: Hallo",
             "Bis bald",
             "",
-            Kind::Person,
+            MailKind::Person,
         ),
         (
             "Urlaub bis 10. März: AW: Hallo",
             "Ich bin im Urlaub und nicht erreichbar.",
             "In-Reply-To: <x@us.example>\n",
-            Kind::AutoReply,
+            MailKind::AutoReply,
         ),
-        ("Automatic reply: Hello", "Thank you.", "", Kind::AutoReply),
-        ("Automatic reply", "Thank you.", "", Kind::AutoReply),
-        ("Automatic reply to what?", "Thank you.", "", Kind::Person),
+        (
+            "Automatic reply: Hello",
+            "Thank you.",
+            "",
+            MailKind::AutoReply,
+        ),
+        ("Automatic reply", "Thank you.", "", MailKind::AutoReply),
+        (
+            "Automatic reply to what?",
+            "Thank you.",
+            "",
+            MailKind::Person,
+        ),
         (
             "Antwort: Automatische Antwort: Hallo",
             "Danke.",
             "",
-            Kind::Person,
+            MailKind::Person,
         ),
     ] {
         let mail =
             format!("From: lena@post.example\r\n{header}Subject: {subject}\r\n\r\n{body}\r\n");
         assert_eq!(
-            found(&mail, &Context::UNKNOWN).kind,
+            found(&mail, &ClassifyContext::UNKNOWN).kind,
             kind,
             "{subject}: {body}"
         );
@@ -191,10 +210,10 @@ fn a_person_behind_a_role_is_a_person() {
             ),
         ] {
             let mail = format!("From: {from}\r\nSubject: {subject}\r\n\r\n{body}\r\n");
-            let finding = found(&mail, &Context::UNKNOWN);
+            let finding = found(&mail, &ClassifyContext::UNKNOWN);
             assert_eq!(
                 finding.kind,
-                Kind::Person,
+                MailKind::Person,
                 "{from}: {subject}: {}",
                 finding.rule
             );
@@ -205,15 +224,15 @@ fn a_person_behind_a_role_is_a_person() {
 #[test]
 fn a_list_of_our_own_brings_peoples_mail() {
     let own = ["help.corp.example".to_owned()];
-    let context = Context {
+    let context = ClassifyContext {
         own_lists: &own,
-        ..Context::UNKNOWN
+        ..ClassifyContext::UNKNOWN
     };
     for (id, kind) in [
-        ("Help desk <Help.corp.example>", Kind::Person),
-        ("help.corp.example", Kind::Person),
-        ("Help <help.corp.example.evil.example>", Kind::List),
-        ("help.corp.example <news.example>", Kind::List),
+        ("Help desk <Help.corp.example>", MailKind::Person),
+        ("help.corp.example", MailKind::Person),
+        ("Help <help.corp.example.evil.example>", MailKind::List),
+        ("help.corp.example <news.example>", MailKind::List),
     ] {
         let mail =
             format!("From: a@b.example\r\nList-Id: {id}\r\nPrecedence: list\r\n\r\nHello\r\n");
@@ -234,16 +253,16 @@ fn evidence_is_short_and_printable() {
 #[test]
 fn message_ids_of_ours_are_compared_as_domains() {
     let domains = [Domain::parse("inbox.example.com").unwrap()];
-    let context = Context {
+    let context = ClassifyContext {
         message_id_domains: &domains,
-        ..Context::UNKNOWN
+        ..ClassifyContext::UNKNOWN
     };
     for (id, kind) in [
-        ("<1@INBOX.example.com>", Kind::Loop),
-        ("<1@sub.inbox.example.com>", Kind::Person),
-        ("<1@inbox.example.com.evil.example>", Kind::Person),
-        ("<inbox.example.com>", Kind::Person),
-        ("1", Kind::Person),
+        ("<1@INBOX.example.com>", MailKind::Loop),
+        ("<1@sub.inbox.example.com>", MailKind::Person),
+        ("<1@inbox.example.com.evil.example>", MailKind::Person),
+        ("<inbox.example.com>", MailKind::Person),
+        ("1", MailKind::Person),
     ] {
         let mail = format!("From: a@b.example\r\nMessage-ID: {id}\r\n\r\nHello\r\n");
         assert_eq!(found(&mail, &context).kind, kind, "{id}");
@@ -254,7 +273,7 @@ proptest! {
     #[test]
     fn any_bytes_have_a_kind(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         let view = View::parse(&Bytes::from(bytes));
-        let (finding, _) = classify(&view, &Context::UNKNOWN);
+        let (finding, _) = classify(&view, &ClassifyContext::UNKNOWN);
         prop_assert!(!finding.rule.is_empty());
     }
 
@@ -267,6 +286,6 @@ proptest! {
     ) {
         let text = words.join(" ");
         let finding = of(&format!("Subject: Re: {text}"), &text);
-        prop_assert_eq!(finding.kind, Kind::Person);
+        prop_assert_eq!(finding.kind, MailKind::Person);
     }
 }

@@ -13,10 +13,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use self::rules::{
-    FILE_BYTES_MAX, LIST_MAX, RULES_MAX, Rule, Rules, RulesError, VALUES_MAX, When,
+    FILE_BYTES_MAX, LIST_MAX, RULES_MAX, RuleConditions, Rules, RulesError, SortingRule, VALUES_MAX,
 };
 use super::address::Address;
-use super::kind::Kind;
+use super::kind::MailKind;
 
 /// The rules that are shipped.
 pub const SHIPPED: &str = include_str!("../../../config/rules.toml");
@@ -101,7 +101,7 @@ impl fmt::Display for Priority {
 
 /// What is known of a mail when it is sorted.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts<'a> {
+pub struct SortingFacts<'a> {
     /// Whom it was sent to, by the envelope.
     pub recipient: Option<&'a Address>,
     /// Who wrote it, by its `From`.
@@ -109,7 +109,7 @@ pub struct Facts<'a> {
     /// The sender's domain vouches for the mail, or it came with the sender's own token.
     pub verified: bool,
     /// What sort of mail it is.
-    pub kind: Kind,
+    pub kind: MailKind,
     /// Its subject, decoded.
     pub subject: &'a str,
     /// The words that are new in it: no quotes.
@@ -118,12 +118,12 @@ pub struct Facts<'a> {
     /// neither a rule nor its conversation says otherwise.
     pub mailbox: Option<Mailbox>,
     /// The conversation it belongs to, if there is one already.
-    pub thread: Option<Thread>,
+    pub thread: Option<KnownThread>,
 }
 
 /// What is known of a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Thread {
+pub struct KnownThread {
     /// The mailbox it lies in.
     pub mailbox: Mailbox,
     /// How urgent it is.
@@ -134,7 +134,7 @@ pub struct Thread {
 
 /// Where a mail goes, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Choice {
+pub struct MailboxChoice {
     /// The mailbox.
     pub mailbox: Mailbox,
     /// The priority.

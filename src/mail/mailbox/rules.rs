@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::words::Phrases;
-use super::{Choice, Facts, Mailbox, Priority, TEXT_BYTES_MAX};
+use super::words::PhraseIndex;
+use super::{Mailbox, MailboxChoice, Priority, SortingFacts, TEXT_BYTES_MAX};
 use crate::mail::address::Address;
-use crate::mail::kind::Kind;
-use crate::mail::outline::cut;
+use crate::mail::kind::MailKind;
+use crate::mail::outline::cut_at_char;
 
 /// A file has at most this many rules.
 pub const RULES_MAX: usize = 500;
@@ -23,9 +23,9 @@ pub const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Checked rules, ready to be applied.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    rules: Vec<Checked>,
-    lists: BTreeMap<String, Senders>,
-    phrases: Phrases,
+    rules: Vec<CompiledRule>,
+    lists: BTreeMap<String, SenderPatterns>,
+    phrases: PhraseIndex,
 }
 
 impl Rules {
@@ -37,7 +37,7 @@ impl Rules {
         if text.len() > FILE_BYTES_MAX {
             return Err(RulesError::TooLong);
         }
-        let file: File = toml::from_str(text).map_err(|error| RulesError::Toml {
+        let file: RulesFile = toml::from_str(text).map_err(|error| RulesError::Toml {
             line: error.span().map_or(1, |span| line_at(text, span.start)),
             message: error.message().replace('\n', ", "),
         })?;
@@ -55,11 +55,13 @@ impl Rules {
     /// Sorts a mail. Where no rule fits, or the rule that does leaves something out, the thread's
     /// mailbox and priority stay; a mail without thread lies where its address says, else in
     /// `general`.
-    pub fn choose(&self, facts: &Facts<'_>) -> Choice {
-        let seen = Seen {
+    pub fn choose(&self, facts: &SortingFacts<'_>) -> MailboxChoice {
+        let seen = RuleInput {
             facts,
-            subject: self.phrases.find(cut(facts.subject, TEXT_BYTES_MAX)),
-            body: self.phrases.find(cut(facts.body, TEXT_BYTES_MAX)),
+            subject: self
+                .phrases
+                .find(cut_at_char(facts.subject, TEXT_BYTES_MAX)),
+            body: self.phrases.find(cut_at_char(facts.body, TEXT_BYTES_MAX)),
         };
         let rule = self.rules.iter().find(|rule| rule.fits(&seen, &self.lists));
         let of_rule = rule.map(|rule| (rule.mailbox, rule.priority));
@@ -67,14 +69,14 @@ impl Rules {
         let of_address = (facts.mailbox.unwrap_or_default(), Priority::default());
         let (mailbox, priority) = of_rule.unwrap_or_default();
         let (thread_mailbox, thread_priority) = of_thread.unwrap_or(of_address);
-        Choice {
+        MailboxChoice {
             mailbox: mailbox.unwrap_or(thread_mailbox),
             priority: priority.unwrap_or(thread_priority),
             rule: rule.map(|rule| rule.name.clone()),
         }
     }
 
-    fn check(file: File) -> Result<Self, RulesError> {
+    fn check(file: RulesFile) -> Result<Self, RulesError> {
         if file.rule.len() > RULES_MAX {
             return Err(RulesError::TooMany);
         }
@@ -92,11 +94,11 @@ impl Rules {
             if let Some(value) = entries.iter().find(|value| !value.contains('@')) {
                 return Err(wrong(value, "neither an address nor @domain"));
             }
-            let senders = Senders::of(&entries)
+            let senders = SenderPatterns::of(&entries)
                 .map_err(|value| wrong(value, "neither an address nor @domain"))?;
             lists.insert(name, senders);
         }
-        let mut phrases = Phrases::default();
+        let mut phrases = PhraseIndex::default();
         let mut names = BTreeSet::new();
         let mut rules = Vec::with_capacity(file.rule.len());
         for (index, rule) in file.rule.into_iter().enumerate() {
@@ -106,7 +108,7 @@ impl Rules {
             if !names.insert(rule.name.clone()) {
                 return Err(RulesError::Twice(rule.name));
             }
-            rules.push(Checked::of(rule, &lists, &mut phrases)?);
+            rules.push(CompiledRule::of(rule, &lists, &mut phrases)?);
         }
         Ok(Self {
             rules,
@@ -170,22 +172,22 @@ fn line_at(text: &str, at: usize) -> usize {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct RulesFile {
     #[serde(default)]
     lists: BTreeMap<String, Vec<String>>,
     #[serde(default)]
-    rule: Vec<Rule>,
+    rule: Vec<SortingRule>,
 }
 
 /// A rule as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Rule {
+pub struct SortingRule {
     /// Names it in logs. Unique.
     pub name: String,
     /// When it fits; always, if left out.
     #[serde(default)]
-    pub when: When,
+    pub when: RuleConditions,
     /// The mailbox; if left out, the thread's.
     pub mailbox: Option<Mailbox>,
     /// The priority; if left out, the thread's.
@@ -195,7 +197,7 @@ pub struct Rule {
 /// The conditions of a rule: all that are given must hold. Of several values one must.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct When {
+pub struct RuleConditions {
     /// `local` (with or without `+detail`), `local@domain` or `@domain`.
     pub recipient: Vec<String>,
     /// `local`, `local@domain` or `@domain`.
@@ -213,7 +215,7 @@ pub struct When {
     /// Words or phrases in either.
     pub words: Vec<String>,
     /// Kinds of mail.
-    pub kind: Vec<Kind>,
+    pub kind: Vec<MailKind>,
     /// Whether the mail belongs to a conversation there is already.
     pub known_thread: Option<bool>,
     /// The mailbox that conversation lies in.
@@ -223,34 +225,34 @@ pub struct When {
 }
 
 /// A mail, and the words found in it.
-struct Seen<'a> {
-    facts: &'a Facts<'a>,
+struct RuleInput<'a> {
+    facts: &'a SortingFacts<'a>,
     subject: BTreeSet<usize>,
     body: BTreeSet<usize>,
 }
 
 #[derive(Clone, Debug)]
-struct Checked {
+struct CompiledRule {
     name: String,
     mailbox: Option<Mailbox>,
     priority: Option<Priority>,
-    recipient: Senders,
-    sender: Senders,
+    recipient: SenderPatterns,
+    sender: SenderPatterns,
     sender_domain: Vec<String>,
     sender_list: Vec<String>,
     subject_words: BTreeSet<usize>,
     body_words: BTreeSet<usize>,
     words: BTreeSet<usize>,
-    when: When,
+    when: RuleConditions,
 }
 
-impl Checked {
+impl CompiledRule {
     fn of(
-        rule: Rule,
-        lists: &BTreeMap<String, Senders>,
-        phrases: &mut Phrases,
+        rule: SortingRule,
+        lists: &BTreeMap<String, SenderPatterns>,
+        phrases: &mut PhraseIndex,
     ) -> Result<Self, RulesError> {
-        let Rule {
+        let SortingRule {
             name,
             when,
             mailbox,
@@ -264,7 +266,7 @@ impl Checked {
         };
         within_bounds(&name, &when, lists)?;
         let senders = |condition, values: &[String]| {
-            Senders::of(values)
+            SenderPatterns::of(values)
                 .map_err(|value| wrong(condition, value, "neither local, local@domain nor @domain"))
         };
         let mut numbers = |condition, values: &[String]| {
@@ -303,7 +305,7 @@ impl Checked {
         })
     }
 
-    fn fits(&self, seen: &Seen<'_>, lists: &BTreeMap<String, Senders>) -> bool {
+    fn fits(&self, seen: &RuleInput<'_>, lists: &BTreeMap<String, SenderPatterns>) -> bool {
         let facts = seen.facts;
         let listed = |sender: &Address| {
             let mut wanted = self.sender_list.iter().filter_map(|name| lists.get(name));
@@ -338,7 +340,7 @@ impl Checked {
             && self.fits_thread(facts)
     }
 
-    fn fits_thread(&self, facts: &Facts<'_>) -> bool {
+    fn fits_thread(&self, facts: &SortingFacts<'_>) -> bool {
         let when = &self.when;
         let of_mailbox =
             |mailbox: &[Mailbox]| facts.thread.is_some_and(|t| mailbox.contains(&t.mailbox));
@@ -351,8 +353,8 @@ impl Checked {
 /// Checks what can be checked without reading the values.
 fn within_bounds(
     rule: &str,
-    when: &When,
-    lists: &BTreeMap<String, Senders>,
+    when: &RuleConditions,
+    lists: &BTreeMap<String, SenderPatterns>,
 ) -> Result<(), RulesError> {
     let wrong = |condition, value: &str, why| RulesError::Value {
         rule: rule.to_owned(),
@@ -390,12 +392,12 @@ fn within_bounds(
 
 /// Patterns of addresses, folded.
 #[derive(Clone, Debug, Default)]
-struct Senders {
+struct SenderPatterns {
     /// Whole addresses, local parts, and domains behind an `@`: no two of these look alike.
     patterns: HashSet<String>,
 }
 
-impl Senders {
+impl SenderPatterns {
     /// Fails with the first value that is none.
     fn of(values: &[String]) -> Result<Self, &str> {
         let mut patterns = HashSet::with_capacity(values.len());

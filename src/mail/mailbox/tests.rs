@@ -12,16 +12,16 @@ fn rules(text: &str) -> Rules {
 }
 
 /// A mail in a few words: recipient, sender, subject, body.
-struct Mail(&'static str, &'static str, &'static str, &'static str);
+struct ShortMail(&'static str, &'static str, &'static str, &'static str);
 
-impl Mail {
-    fn chosen(&self, rules: &Rules) -> Choice {
+impl ShortMail {
+    fn chosen(&self, rules: &Rules) -> MailboxChoice {
         let (recipient, sender) = (address(self.0), address(self.1));
-        rules.choose(&Facts {
+        rules.choose(&SortingFacts {
             recipient: Some(&recipient),
             sender: Some(&sender),
             verified: true,
-            kind: Kind::Person,
+            kind: MailKind::Person,
             subject: self.2,
             body: self.3,
             mailbox: None,
@@ -35,50 +35,50 @@ const INBOX: &str = "hello-there@inbox.example";
 
 /// What the shipped rules make of mail: mailbox, rule, mail.
 #[rustfmt::skip]
-const MAILS: &[(Mailbox, &str, Mail)] = &[
-    (Dmca, "dmca-address", Mail("dmca@inbox.example", FAN, "Hello", "You use my song.")),
-    (Dmca, "dmca-address", Mail("Copyright@inbox.example", FAN, "Hello", "See attached.")),
-    (Dmca, "dmca-address", Mail("legal+2026@inbox.example", FAN, "Hello", "See attached.")),
-    (Dmca, "dmca-subject", Mail(INBOX, FAN, "DMCA Takedown Request", "…")),
-    (Dmca, "dmca-subject", Mail(INBOX, FAN, "Notice of Copyright   Infringement", "…")),
-    (Dmca, "dmca-subject", Mail(INBOX, FAN, "CEASE AND DESIST", "…")),
-    (Dmca, "dmca-subject", Mail(INBOX, FAN, "Abmahnung wegen Urheberrechtsverletzung", "…")),
-    (Dmca, "dmca-subject", Mail(INBOX, FAN, "Mise en demeure", "…")),
-    (Dmca, "dmca-subject", Mail(INBOX, FAN, "御社による著作権侵害について", "…")),
-    (Dmca, "dmca-subject", Mail(INBOX, FAN, "НАРУШЕНИЕ АВТОРСКИХ ПРАВ", "…")),
-    (Dmca, "dmca-text", Mail(INBOX, FAN, "Your video", "I state under penalty of perjury that I own it.")),
-    (Dmca, "dmca-text", Mail(INBOX, FAN, "Your video", "Notice under the Digital Millennium Copyright Act.")),
-    (Dmca, "dmca-text", Mail(INBOX, FAN, "Your video", "It infringes our copyright.")),
-    (Dmca, "dmca-text", Mail("business@inbox.example", FAN, "Your video", "This is a DMCA notice.")),
-    (Business, "business-address", Mail("business@inbox.example", FAN, "Hi", "Call me.")),
-    (Business, "business-address", Mail("press+spring@inbox.example", FAN, "Hi", "Call me.")),
-    (Business, "business-address", Mail("booking@inbox.example", FAN, "Hi", "Are you free in May?")),
-    (Business, "business-subject", Mail(INBOX, FAN, "Sponsorship for spring", "…")),
-    (Business, "business-subject", Mail(INBOX, FAN, "Business inquiry", "…")),
-    (Business, "business-subject", Mail(INBOX, FAN, "Invoice 2026-11", "…")),
-    (Business, "business-subject", Mail(INBOX, FAN, "Interview request: The Daily", "…")),
-    (Business, "business-subject", Mail(INBOX, FAN, "Kooperationsanfrage", "…")),
-    (Business, "business-subject", Mail(INBOX, FAN, "Demande de partenariat", "…")),
-    (Business, "business-subject", Mail(INBOX, FAN, "商务合作邀请", "…")),
-    (Business, "business-text", Mail(INBOX, FAN, "Hello!", "Could you send your rates and a media kit?")),
-    (Business, "business-text", Mail(INBOX, FAN, "Hello!", "I write on behalf of our client, a brand of tea.")),
-    (Business, "business-text", Mail(INBOX, FAN, "Hello!", "We offer a paid partnership.")),
-    (General, "general-address", Mail("contact@inbox.example", FAN, "Hi", "Where do you live?")),
-    (General, "general-address", Mail("info@inbox.example", FAN, "Hi", "Love it")),
-    (General, "support-words", Mail(INBOX, FAN, "Refund for my order", "It never came.")),
-    (General, "support-words", Mail(INBOX, FAN, "Please delete my account", "Thanks")),
-    (Fans, "fans", Mail(INBOX, FAN, "I love your work", "You are the best!")),
-    (Fans, "fans", Mail("fans@inbox.example", FAN, "Hi", "Greetings from Oslo")),
-    (Fans, "fans", Mail(INBOX, FAN, "", "")),
+const MAILS: &[(Mailbox, &str, ShortMail)] = &[
+    (Dmca, "dmca-address", ShortMail("dmca@inbox.example", FAN, "Hello", "You use my song.")),
+    (Dmca, "dmca-address", ShortMail("Copyright@inbox.example", FAN, "Hello", "See attached.")),
+    (Dmca, "dmca-address", ShortMail("legal+2026@inbox.example", FAN, "Hello", "See attached.")),
+    (Dmca, "dmca-subject", ShortMail(INBOX, FAN, "DMCA Takedown Request", "…")),
+    (Dmca, "dmca-subject", ShortMail(INBOX, FAN, "Notice of Copyright   Infringement", "…")),
+    (Dmca, "dmca-subject", ShortMail(INBOX, FAN, "CEASE AND DESIST", "…")),
+    (Dmca, "dmca-subject", ShortMail(INBOX, FAN, "Abmahnung wegen Urheberrechtsverletzung", "…")),
+    (Dmca, "dmca-subject", ShortMail(INBOX, FAN, "Mise en demeure", "…")),
+    (Dmca, "dmca-subject", ShortMail(INBOX, FAN, "御社による著作権侵害について", "…")),
+    (Dmca, "dmca-subject", ShortMail(INBOX, FAN, "НАРУШЕНИЕ АВТОРСКИХ ПРАВ", "…")),
+    (Dmca, "dmca-text", ShortMail(INBOX, FAN, "Your video", "I state under penalty of perjury that I own it.")),
+    (Dmca, "dmca-text", ShortMail(INBOX, FAN, "Your video", "Notice under the Digital Millennium Copyright Act.")),
+    (Dmca, "dmca-text", ShortMail(INBOX, FAN, "Your video", "It infringes our copyright.")),
+    (Dmca, "dmca-text", ShortMail("business@inbox.example", FAN, "Your video", "This is a DMCA notice.")),
+    (Business, "business-address", ShortMail("business@inbox.example", FAN, "Hi", "Call me.")),
+    (Business, "business-address", ShortMail("press+spring@inbox.example", FAN, "Hi", "Call me.")),
+    (Business, "business-address", ShortMail("booking@inbox.example", FAN, "Hi", "Are you free in May?")),
+    (Business, "business-subject", ShortMail(INBOX, FAN, "Sponsorship for spring", "…")),
+    (Business, "business-subject", ShortMail(INBOX, FAN, "Business inquiry", "…")),
+    (Business, "business-subject", ShortMail(INBOX, FAN, "Invoice 2026-11", "…")),
+    (Business, "business-subject", ShortMail(INBOX, FAN, "Interview request: The Daily", "…")),
+    (Business, "business-subject", ShortMail(INBOX, FAN, "Kooperationsanfrage", "…")),
+    (Business, "business-subject", ShortMail(INBOX, FAN, "Demande de partenariat", "…")),
+    (Business, "business-subject", ShortMail(INBOX, FAN, "商务合作邀请", "…")),
+    (Business, "business-text", ShortMail(INBOX, FAN, "Hello!", "Could you send your rates and a media kit?")),
+    (Business, "business-text", ShortMail(INBOX, FAN, "Hello!", "I write on behalf of our client, a brand of tea.")),
+    (Business, "business-text", ShortMail(INBOX, FAN, "Hello!", "We offer a paid partnership.")),
+    (General, "general-address", ShortMail("contact@inbox.example", FAN, "Hi", "Where do you live?")),
+    (General, "general-address", ShortMail("info@inbox.example", FAN, "Hi", "Love it")),
+    (General, "support-words", ShortMail(INBOX, FAN, "Refund for my order", "It never came.")),
+    (General, "support-words", ShortMail(INBOX, FAN, "Please delete my account", "Thanks")),
+    (Fans, "fans", ShortMail(INBOX, FAN, "I love your work", "You are the best!")),
+    (Fans, "fans", ShortMail("fans@inbox.example", FAN, "Hi", "Greetings from Oslo")),
+    (Fans, "fans", ShortMail(INBOX, FAN, "", "")),
     // Words that only look like the others.
-    (Fans, "fans", Mail(INBOX, FAN, "My business trip", "I heard your song on a business trip.")),
-    (Fans, "fans", Mail(INBOX, FAN, "Pressing question", "Who drew the press in episode 3?")),
-    (Fans, "fans", Mail(INBOX, FAN, "Taking down notes", "I take down every word you say.")),
-    (Fans, "fans", Mail(INBOX, FAN, "Contractor here", "I build houses to your music.")),
-    (Fans, "fans", Mail(INBOX, FAN, "Question", "Is the copyright year on the cover right?")),
-    (Fans, "fans", Mail(INBOX, FAN, "Collaboration with Bo", "Your collaboration with Bo was lovely.")),
-    (Fans, "fans", Mail(INBOX, FAN, "ファンです", "いつも応援しています。")),
-    (Fans, "fans", Mail("reply+abc@inbox.example", FAN, "Re: hello", "Thank you!")),
+    (Fans, "fans", ShortMail(INBOX, FAN, "My business trip", "I heard your song on a business trip.")),
+    (Fans, "fans", ShortMail(INBOX, FAN, "Pressing question", "Who drew the press in episode 3?")),
+    (Fans, "fans", ShortMail(INBOX, FAN, "Taking down notes", "I take down every word you say.")),
+    (Fans, "fans", ShortMail(INBOX, FAN, "Contractor here", "I build houses to your music.")),
+    (Fans, "fans", ShortMail(INBOX, FAN, "Question", "Is the copyright year on the cover right?")),
+    (Fans, "fans", ShortMail(INBOX, FAN, "Collaboration with Bo", "Your collaboration with Bo was lovely.")),
+    (Fans, "fans", ShortMail(INBOX, FAN, "ファンです", "いつも応援しています。")),
+    (Fans, "fans", ShortMail("reply+abc@inbox.example", FAN, "Re: hello", "Thank you!")),
 ];
 
 #[test]
@@ -102,11 +102,11 @@ fn shipped_rules_sort_mail() {
 fn fan_mail_is_standard_and_business_comes_first() {
     let rules = Rules::shipped().unwrap();
     assert_eq!(
-        Mail(INBOX, FAN, "Hi", "Hi").chosen(&rules).priority,
+        ShortMail(INBOX, FAN, "Hi", "Hi").chosen(&rules).priority,
         Priority::Standard
     );
     assert_eq!(
-        Mail(INBOX, FAN, "Sponsorship", "Hi")
+        ShortMail(INBOX, FAN, "Sponsorship", "Hi")
             .chosen(&rules)
             .priority,
         Priority::Priority
@@ -117,15 +117,15 @@ fn fan_mail_is_standard_and_business_comes_first() {
 fn a_conversation_keeps_its_place() {
     let rules = Rules::shipped().unwrap();
     let sender = address(FAN);
-    let mut facts = Facts {
+    let mut facts = SortingFacts {
         recipient: None,
         sender: Some(&sender),
         verified: true,
-        kind: Kind::Person,
+        kind: MailKind::Person,
         subject: "Re: your sponsorship",
         body: "Yes, please",
         mailbox: None,
-        thread: Some(Thread {
+        thread: Some(KnownThread {
             mailbox: Fans,
             priority: Priority::Vip,
             messages: 3,
@@ -135,7 +135,7 @@ fn a_conversation_keeps_its_place() {
     assert_eq!((choice.mailbox, choice.priority), (Fans, Priority::Vip));
     facts.subject = "Re: DMCA";
     assert_eq!(rules.choose(&facts).mailbox, Dmca);
-    facts.kind = Kind::AutoReply;
+    facts.kind = MailKind::AutoReply;
     let choice = rules.choose(&facts);
     assert_eq!((choice.mailbox, choice.priority), (Fans, Priority::General));
 }
@@ -160,11 +160,11 @@ fn a_list_counts_only_for_the_verified() {
         ("anyone@sub.agency.example", true, Priority::General),
     ] {
         let sender = address(sender);
-        let facts = Facts {
+        let facts = SortingFacts {
             recipient: None,
             sender: Some(&sender),
             verified,
-            kind: Kind::Person,
+            kind: MailKind::Person,
             subject: "",
             body: "",
             mailbox: None,
@@ -196,7 +196,7 @@ fn conditions_all_hold_and_the_first_rule_wins() {
         mailbox = "fans"
         "#,
     );
-    let chosen = |from, subject| Mail(INBOX, from, subject, "").chosen(&rules).rule;
+    let chosen = |from, subject| ShortMail(INBOX, from, subject, "").chosen(&rules).rule;
     assert_eq!(
         chosen("bo@eu.label.example", "The tour").as_deref(),
         Some("both")
@@ -210,7 +210,7 @@ fn conditions_all_hold_and_the_first_rule_wins() {
         Some("person")
     );
     assert_eq!(chosen("bo@notlabel.example", "The tour"), None);
-    let choice = Mail(INBOX, "x@y.example", "The tour", "").chosen(&rules);
+    let choice = ShortMail(INBOX, "x@y.example", "The tour", "").chosen(&rules);
     assert_eq!(
         (choice.mailbox, choice.priority),
         (General, Priority::General)
@@ -294,11 +294,11 @@ proptest! {
     #[test]
     fn any_text_is_sorted(subject in ".{0,200}", body in ".{0,2000}") {
         let rules = Rules::shipped().unwrap();
-        let facts = Facts {
+        let facts = SortingFacts {
             recipient: None,
             sender: None,
             verified: false,
-            kind: Kind::Person,
+            kind: MailKind::Person,
             subject: &subject,
             body: &body,
             mailbox: None,

@@ -10,16 +10,16 @@ pub(super) const PHRASE_WORDS_MAX: usize = 16;
 
 /// Phrases, each with a number.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Phrases {
+pub(super) struct PhraseIndex {
     numbers: HashMap<String, usize>,
     longest: usize,
 }
 
-impl Phrases {
+impl PhraseIndex {
     /// The number of a phrase; the same phrase has the same number. `None` if it holds no word, or
     /// more than [`PHRASE_WORDS_MAX`].
     pub(super) fn add(&mut self, phrase: &str) -> Option<usize> {
-        let text = Text::of(phrase);
+        let text = FoldedText::of(phrase);
         if text.words.is_empty() || text.words.len() > PHRASE_WORDS_MAX {
             return None;
         }
@@ -30,7 +30,7 @@ impl Phrases {
 
     /// The numbers of all phrases in `text`.
     pub(super) fn find(&self, text: &str) -> BTreeSet<usize> {
-        let text = Text::of(text);
+        let text = FoldedText::of(text);
         let mut found = BTreeSet::new();
         for (first, word) in text.words.iter().enumerate() {
             for last in text.words[first..].iter().take(self.longest) {
@@ -44,12 +44,12 @@ impl Phrases {
 }
 
 /// A text as words, folded, one space between them.
-struct Text {
+struct FoldedText {
     folded: String,
     words: Vec<Range<usize>>,
 }
 
-impl Text {
+impl FoldedText {
     fn of(text: &str) -> Self {
         let mut folded = String::with_capacity(text.len());
         let mut words: Vec<Range<usize>> = Vec::new();
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     fn has(phrase: &str, text: &str) -> bool {
-        let mut phrases = Phrases::default();
+        let mut phrases = PhraseIndex::default();
         let number = phrases.add(phrase).unwrap();
         phrases.find(text).contains(&number)
     }
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_phrase_without_words_is_none() {
-        let mut phrases = Phrases::default();
+        let mut phrases = PhraseIndex::default();
         assert_eq!(phrases.add(" -- "), None);
         assert_eq!(phrases.add(&"a ".repeat(17)), None);
         assert_eq!(phrases.add("One"), phrases.add("one"));

@@ -10,7 +10,7 @@ use regex::Regex;
 use super::languages::{FIRST_PERSON, OPENERS, WROTE, WROTE_UNSPACED};
 use super::phrases::is_apart;
 use super::quotes::is_barred;
-use super::text::{Line, Mark, pattern};
+use super::text::{BodyLine, LineMark, pattern};
 
 /// Lines a wrapped attribution may span.
 const ATTRIBUTION_LINES_MAX: usize = 6;
@@ -28,24 +28,24 @@ pub(super) struct Attribution {
 }
 
 /// A cheap look whether an attribution may end with line `last`, so that most lines cost nothing.
-pub(super) fn is_candidate(lines: &[Line], last: usize, floor: usize) -> bool {
+pub(super) fn is_candidate(lines: &[BodyLine], last: usize, floor: usize) -> bool {
     let Some(end) = lines.get(last) else {
         return false;
     };
     if end.code || end.is_blank() || end.fold.len() > ATTRIBUTION_CHARS_MAX * 3 {
         return false;
     }
-    let told = |line: &Line| line.fold.bytes().any(|c| c == b'@' || c.is_ascii_digit());
+    let told = |line: &BodyLine| line.fold.bytes().any(|c| c == b'@' || c.is_ascii_digit());
     let mut above = (floor..=last).rev().take(ATTRIBUTION_LINES_MAX);
     may_end(&end.fold) && (quote_follows(lines, last) || above.any(|at| told(&lines[at])))
 }
 
 /// Finds the attribution that ends with line `last`, a candidate; `floor` is the first line it may
 /// use.
-pub(super) fn attribution(lines: &[Line], last: usize, floor: usize) -> Option<Attribution> {
+pub(super) fn attribution(lines: &[BodyLine], last: usize, floor: usize) -> Option<Attribution> {
     let quote_follows = quote_follows(lines, last);
     let mut joined = String::new();
-    let mut best: Option<((u8, Start), Attribution)> = None;
+    let mut best: Option<((u8, LineStart), Attribution)> = None;
     let mut first = last;
     for _ in 0..ATTRIBUTION_LINES_MAX {
         let line = &lines[first];
@@ -57,8 +57,8 @@ pub(super) fn attribution(lines: &[Line], last: usize, floor: usize) -> Option<A
         if joined.chars().count() > ATTRIBUTION_CHARS_MAX {
             break;
         }
-        let evidence = Evidence::of(&joined);
-        let start = Start::of(&line.fold);
+        let evidence = AttributionEvidence::of(&joined);
+        let start = LineStart::of(&line.fold);
         if evidence.suffices(quote_follows, start) {
             let found = Attribution {
                 first,
@@ -70,7 +70,7 @@ pub(super) fn attribution(lines: &[Line], last: usize, floor: usize) -> Option<A
             if best.is_none_or(|(kept, _)| rank.0 > kept.0 || rank.0 == kept.0 && start > kept.1) {
                 best = Some((rank, found));
             }
-            if start == Start::Opener {
+            if start == LineStart::Opener {
                 break;
             }
         }
@@ -91,7 +91,7 @@ pub(super) fn attribution(lines: &[Line], last: usize, floor: usize) -> Option<A
 
 /// Whether a line that begins with date and time stands right above or below another: a log, not
 /// the head of a mail.
-fn is_listed(lines: &[Line], found: Attribution, floor: usize) -> bool {
+fn is_listed(lines: &[BodyLine], found: Attribution, floor: usize) -> bool {
     let dated = |at: usize| {
         lines.get(at).is_some_and(|line| {
             let head: String = line.fold.chars().take(LOG_HEAD_CHARS).collect();
@@ -108,8 +108,8 @@ fn is_listed(lines: &[Line], found: Attribution, floor: usize) -> bool {
 const LOG_HEAD_CHARS: usize = 24;
 
 /// A long name in front of the address may fill lines of its own.
-fn name_above(lines: &[Line], first: usize, floor: usize, start: Start) -> usize {
-    if start == Start::Opener {
+fn name_above(lines: &[BodyLine], first: usize, floor: usize, start: LineStart) -> usize {
+    if start == LineStart::Opener {
         return first;
     }
     let continues = |at: usize| {
@@ -127,7 +127,7 @@ fn name_above(lines: &[Line], first: usize, floor: usize, start: Start) -> usize
     if first - top <= NAME_LINES_MAX
         && top > floor
         && lines[top - 1].is_blank()
-        && (torn || start != Start::Date)
+        && (torn || start != LineStart::Date)
     {
         return top;
     }
@@ -135,7 +135,7 @@ fn name_above(lines: &[Line], first: usize, floor: usize, start: Start) -> usize
         .rev()
         .take_while(|at| lines[*at].fold.ends_with('<') || is_titled(&lines[*at]))
         .last()
-        .filter(|_| torn || start == Start::Name)
+        .filter(|_| torn || start == LineStart::Name)
         .unwrap_or(first)
 }
 
@@ -143,7 +143,7 @@ fn name_above(lines: &[Line], first: usize, floor: usize, start: Start) -> usize
 const NAME_LINES_MAX: usize = 2;
 
 /// Only capitalised words, or "Message from" and such, as names are written.
-fn is_titled(line: &Line) -> bool {
+fn is_titled(line: &BodyLine) -> bool {
     let titled = line.raw.split_whitespace().all(|word| {
         let first = word.chars().find(|c| c.is_alphabetic());
         first.is_some_and(|c| !c.is_lowercase())
@@ -170,7 +170,7 @@ fn may_end(fold: &str) -> bool {
 
 /// The line an attribution may go on with upwards: the next one, or one across a blank when
 /// the bracket of the address was torn off.
-fn line_above(lines: &[Line], first: usize, floor: usize, joined: &str) -> Option<usize> {
+fn line_above(lines: &[BodyLine], first: usize, floor: usize, joined: &str) -> Option<usize> {
     let mut above = first.checked_sub(1)?;
     if above < floor {
         return None;
@@ -205,14 +205,14 @@ fn ends_sentence(fold: &str) -> bool {
 
 /// How a line that may begin an attribution looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Start {
+enum LineStart {
     Other,
     Name,
     Date,
     Opener,
 }
 
-impl Start {
+impl LineStart {
     fn of(fold: &str) -> Self {
         let fold =
             fold.trim_start_matches(['-', '*', '_', ' ', '"', '\'', '|', '=', '(', '[', '~']);
@@ -238,7 +238,7 @@ impl Start {
 }
 
 /// What speaks for an attribution.
-struct Evidence {
+struct AttributionEvidence {
     verb: bool,
     date: bool,
     time: bool,
@@ -273,7 +273,7 @@ pub(super) static BRACKETED: LazyLock<Regex> = LazyLock::new(|| {
 
 static SENTENCE_END: LazyLock<Regex> = LazyLock::new(|| pattern(r"\p{L}{4}[.!?] \p{L}"));
 
-impl Evidence {
+impl AttributionEvidence {
     fn of(joined: &str) -> Self {
         let tail = joined.trim_end_matches(['-', ' ', '*', '_', '"', '=', '|']);
         Self {
@@ -301,7 +301,7 @@ impl Evidence {
         self.address && (self.date || self.time) && (self.verb || self.colon)
     }
 
-    fn suffices(&self, quote_follows: bool, start: Start) -> bool {
+    fn suffices(&self, quote_follows: bool, start: LineStart) -> bool {
         let dated = self.date || self.time;
         if self.own && !self.bracketed {
             return false;
@@ -311,7 +311,7 @@ impl Evidence {
                 || self.address && dated
                 || self.date && self.time && self.words <= 40
                 || quote_follows && self.colon && (dated && self.words <= 40 || self.words <= 12)
-                || quote_follows && self.date && start >= Start::Date && self.words <= 25;
+                || quote_follows && self.date && start >= LineStart::Date && self.words <= 25;
         }
         if self.colon {
             return self.bracketed && dated && self.words <= 45 && (quote_follows || !self.goes_on)
@@ -319,7 +319,7 @@ impl Evidence {
                 || quote_follows && self.bracketed && self.words <= 15;
         }
         quote_follows
-            && (self.bracketed && dated && start >= Start::Date && self.words <= 25
+            && (self.bracketed && dated && start >= LineStart::Date && self.words <= 25
                 || self.address && self.date && self.time && self.words <= 14)
     }
 }
@@ -339,14 +339,16 @@ fn has_word(text: &str, word: &str) -> bool {
     places.any(|(at, _)| is_apart(text, at..at + word.len()))
 }
 
-fn quote_follows(lines: &[Line], last: usize) -> bool {
+fn quote_follows(lines: &[BodyLine], last: usize) -> bool {
     let depth = lines[last].depth;
     lines[last + 1..]
         .iter()
         .take(4)
         .find(|line| !line.is_blank() || line.depth > depth)
         .is_some_and(|line| {
-            line.depth > depth || line.mark == Mark::Quote || depth == 0 && is_barred(&line.fold)
+            line.depth > depth
+                || line.mark == LineMark::Quote
+                || depth == 0 && is_barred(&line.fold)
         })
 }
 

@@ -9,7 +9,7 @@ use regex::Regex;
 
 use super::languages::CLOSINGS;
 use super::signature::is_prose;
-use super::text::{Line, pattern};
+use super::text::{BodyLine, pattern};
 
 /// Non-blank lines of a card.
 pub(super) const CARD_LINES_MAX: usize = 15;
@@ -78,7 +78,7 @@ pub(super) fn is_name(raw: &str) -> bool {
 }
 
 /// A contact card at the end: the first line of the part that goes.
-pub(super) fn card(lines: &[Line], floor: usize, block: Range<usize>) -> Option<usize> {
+pub(super) fn card(lines: &[BodyLine], floor: usize, block: Range<usize>) -> Option<usize> {
     if let Some(from) = card_under_closing(lines, floor, block.end) {
         return Some(from);
     }
@@ -116,7 +116,7 @@ pub(super) fn card(lines: &[Line], floor: usize, block: Range<usize>) -> Option<
 }
 
 /// Under "Best regards," and a name: everything, if it is a contact card.
-fn card_under_closing(lines: &[Line], floor: usize, end: usize) -> Option<usize> {
+fn card_under_closing(lines: &[BodyLine], floor: usize, end: usize) -> Option<usize> {
     let mut seen = 0;
     let closing = (floor..end).rev().find_map(|at| {
         seen += usize::from(!lines[at].is_blank());
@@ -159,7 +159,7 @@ fn closes_with_name(fold: &str) -> bool {
 }
 
 /// Whether lines left under a quote are a signature and not an answer.
-pub(super) fn is_residue(lines: &[Line], below: &[usize]) -> bool {
+pub(super) fn is_residue(lines: &[BodyLine], below: &[usize]) -> bool {
     let short = below.len() <= CARD_LINES_MAX && below.iter().all(|at| !is_prose(&lines[*at].fold));
     let contact = below.iter().any(|at| is_contact(&lines[*at].fold));
     let named = below

@@ -6,10 +6,10 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use super::attribution::{self, Attribution};
-use super::known::{self, Known};
+use super::known::{self, KnownLines};
 use super::languages::BANNERS;
-use super::quotes::{self, Separator};
-use super::text::{self, Line, Mark};
+use super::quotes::{self, MailSeparator};
+use super::text::{self, BodyLine, LineMark};
 use super::{Confidence, Method};
 
 /// Lines at the top that may hold a banner of the mail system.
@@ -20,7 +20,7 @@ const CANDIDATES_MAX: u32 = 1500;
 
 /// What becomes of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum LineClass {
     Text,
     Quoted,
     Signature,
@@ -28,7 +28,7 @@ pub(super) enum Fate {
 
 /// The fates of all lines, and why.
 pub(super) struct Cut {
-    pub(super) fates: Vec<Fate>,
+    pub(super) classes: Vec<LineClass>,
     pub(super) method: Method,
     pub(super) confidence: Confidence,
     /// Lines of ours that are kept and need a quote mark to be told from the answer.
@@ -36,7 +36,7 @@ pub(super) struct Cut {
 }
 
 /// Decides the fate of every line.
-pub(super) fn cut(lines: &mut Vec<Line>, known: &[&str], marker: &str, forward: bool) -> Cut {
+pub(super) fn cut(lines: &mut Vec<BodyLine>, known: &[&str], marker: &str, forward: bool) -> Cut {
     let marker = text::fold(marker);
     let marker = marker.as_str();
     let mut known = known::find(lines, known);
@@ -50,9 +50,9 @@ pub(super) fn cut(lines: &mut Vec<Line>, known: &[&str], marker: &str, forward: 
     let end = if marked {
         lines.len()
     } else {
-        let mut probe = Cutter::new(lines, Known::none(untouched.len()), marker, forward);
+        let mut probe = Cutter::new(lines, KnownLines::none(untouched.len()), marker, forward);
         probe.scan();
-        probe.hard.unwrap_or(0)
+        probe.old_mail_from.unwrap_or(0)
     };
     lines.clone_from(&untouched);
     if known.lines[end..].contains(&true) || marked {
@@ -65,12 +65,12 @@ pub(super) fn cut(lines: &mut Vec<Line>, known: &[&str], marker: &str, forward: 
         return cut;
     }
     *lines = untouched;
-    let unknown = Known::none(lines.len());
+    let unknown = KnownLines::none(lines.len());
     Cutter::new(lines, unknown, marker, forward).cut()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum LineKind {
     Blank,
     Text,
     Quote,
@@ -79,9 +79,9 @@ pub(super) enum Kind {
 }
 
 pub(super) struct Cutter<'a> {
-    pub(super) lines: &'a mut [Line],
-    pub(super) kinds: Vec<Kind>,
-    pub(super) known: Known,
+    pub(super) lines: &'a mut [BodyLine],
+    pub(super) kinds: Vec<LineKind>,
+    pub(super) known: KnownLines,
     pub(super) marker: &'a str,
     /// The subject says "Fwd:".
     pub(super) forward: bool,
@@ -89,27 +89,27 @@ pub(super) struct Cutter<'a> {
     pub(super) method: Method,
     pub(super) confidence: Confidence,
     /// Everything from here on is old mail without quote marks.
-    pub(super) hard: Option<usize>,
+    pub(super) old_mail_from: Option<usize>,
     /// A whole mail begins here with nothing written above it.
     pub(super) forwarded: bool,
     /// So many lines may still be asked whether an attribution ends there.
     candidates: Cell<u32>,
     /// No header block begins above this line.
-    barren: usize,
+    no_header_above: usize,
 }
 
 impl<'a> Cutter<'a> {
-    fn new(lines: &'a mut [Line], known: Known, marker: &'a str, forward: bool) -> Self {
+    fn new(lines: &'a mut [BodyLine], known: KnownLines, marker: &'a str, forward: bool) -> Self {
         let mut kinds = Vec::with_capacity(lines.len());
         for (at, line) in lines.iter_mut().enumerate() {
-            if known.lines[at] && line.depth == 0 && line.mark == Mark::None {
-                line.mark = Mark::Quote;
+            if known.lines[at] && line.depth == 0 && line.mark == LineMark::None {
+                line.mark = LineMark::Quote;
             }
             kinds.push(match (line.depth, line.mark) {
-                (1.., _) | (_, Mark::Quote) => Kind::Quote,
-                _ if line.is_blank() => Kind::Blank,
-                (_, Mark::Attribution) => Kind::Attribution,
-                _ => Kind::Text,
+                (1.., _) | (_, LineMark::Quote) => LineKind::Quote,
+                _ if line.is_blank() => LineKind::Blank,
+                (_, LineMark::Attribution) => LineKind::Attribution,
+                _ => LineKind::Text,
             });
         }
         Self {
@@ -120,26 +120,26 @@ impl<'a> Cutter<'a> {
             forward,
             method: Method::None,
             confidence: Confidence::High,
-            hard: None,
+            old_mail_from: None,
             forwarded: false,
             candidates: Cell::new(CANDIDATES_MAX),
-            barren: 0,
+            no_header_above: 0,
         }
     }
 
     fn cut(mut self) -> Cut {
-        self.banner();
+        self.mark_banner();
         self.scan();
         self.head_of_own_words();
         self.own_words_without_marks();
         self.answers_between();
-        self.torn_lines();
-        self.own_marks();
+        self.wrapped_remnants();
+        self.marks_of_author();
         self.finish()
     }
 
     /// "This mail originated outside": put there by a mail system, not by the person.
-    fn banner(&mut self) {
+    fn mark_banner(&mut self) {
         let filled: Vec<usize> = (0..self.lines.len())
             .filter(|at| !self.lines[*at].is_blank())
             .take(BANNER_LINES_MAX)
@@ -149,21 +149,21 @@ impl<'a> Cutter<'a> {
         let top = &filled[..old.unwrap_or(filled.len())];
         let hit = top.iter().position(|at| {
             let fold = &self.lines[*at].fold;
-            self.kinds[*at] == Kind::Text && BANNERS.are_in(fold)
+            self.kinds[*at] == LineKind::Text && BANNERS.are_in(fold)
         });
         let Some(hit) = hit else { return };
         let end = (top[hit]..self.lines.len()).find(|at| self.lines[*at].is_blank());
         let Some(end) = end else { return };
         for at in 0..end {
-            if self.kinds[at] == Kind::Text {
-                self.kinds[at] = Kind::Banner;
+            if self.kinds[at] == LineKind::Text {
+                self.kinds[at] = LineKind::Banner;
             }
         }
     }
 
     fn begins_old_mail(&mut self, at: usize) -> bool {
-        matches!(self.kinds[at], Kind::Quote | Kind::Attribution)
-            || self.lines[at].mark == Mark::Cut
+        matches!(self.kinds[at], LineKind::Quote | LineKind::Attribution)
+            || self.lines[at].mark == LineMark::Cut
             || self.whole_mail(at).is_some()
             || self.attribution_above(at, 0).is_some()
     }
@@ -175,13 +175,13 @@ impl<'a> Cutter<'a> {
         let mut at = 0;
         while at < self.lines.len() {
             if self.lines[at].depth > 0
-                || self.lines[at].mark == Mark::Quote
-                || !matches!(self.kinds[at], Kind::Text | Kind::Attribution)
+                || self.lines[at].mark == LineMark::Quote
+                || !matches!(self.kinds[at], LineKind::Text | LineKind::Attribution)
             {
                 at += 1;
                 continue;
             }
-            if self.lines[at].mark == Mark::Cut {
+            if self.lines[at].mark == LineMark::Cut {
                 let method = if self.forward {
                     Method::Forward
                 } else {
@@ -195,7 +195,7 @@ impl<'a> Cutter<'a> {
                 if self.quoted_at(end) && method != Method::Marker {
                     // Quote marks below: the header is but the head of a quote.
                     self.attribute(from..end);
-                    self.found(method, Confidence::High);
+                    self.note_evidence(method, Confidence::High);
                     floor = end;
                     at = end;
                     continue;
@@ -206,7 +206,7 @@ impl<'a> Cutter<'a> {
                 let from = range.start;
                 if !certain
                     && first_text.is_none_or(|text| text >= from)
-                    && self.is_told(at, range.end)
+                    && self.is_narrated(at, range.end)
                 {
                     first_text = first_text.or(Some(from));
                     at = range.end;
@@ -222,10 +222,10 @@ impl<'a> Cutter<'a> {
                     } else {
                         Confidence::Medium
                     };
-                    self.found(Method::Attribution, confidence);
+                    self.note_evidence(Method::Attribution, confidence);
                     return self.cut_at(from..at, true, Method::Attribution);
                 }
-                self.bars(at);
+                self.barred_quotes(at);
                 continue;
             }
             first_text = first_text.or(Some(at));
@@ -235,12 +235,12 @@ impl<'a> Cutter<'a> {
 
     /// Whether the attribution at `at`, with nothing written above it, is but what a person tells:
     /// nothing marked as old mail follows it.
-    fn is_told(&self, at: usize, end: usize) -> bool {
-        self.kinds[at] != Kind::Attribution
+    fn is_narrated(&self, at: usize, end: usize) -> bool {
+        self.kinds[at] != LineKind::Attribution
             && self.unquoted_at(end)
             && self
                 .next_filled(end)
-                .is_some_and(|next| self.kinds[next] == Kind::Text)
+                .is_some_and(|next| self.kinds[next] == LineKind::Text)
     }
 
     /// A separator or a header block at `at`: where it begins, the line after it, its name.
@@ -255,9 +255,9 @@ impl<'a> Cutter<'a> {
                 .and_then(|next| quotes::header_block(self.lines, next, true).ok())
                 .unwrap_or(at + 1);
             let method = match separator {
-                Separator::Marker => Method::Marker,
-                Separator::Forwarded => Method::Forward,
-                Separator::Original => Method::HeaderBlock,
+                MailSeparator::Marker => Method::Marker,
+                MailSeparator::Forwarded => Method::Forward,
+                MailSeparator::Original => Method::HeaderBlock,
             };
             return Some((at, end, method));
         }
@@ -272,18 +272,18 @@ impl<'a> Cutter<'a> {
 
     /// A header block that begins at `at`: the line after it.
     fn header_block(&mut self, at: usize, ruled_off: bool) -> Option<usize> {
-        if at < self.barren && !ruled_off {
+        if at < self.no_header_above && !ruled_off {
             return None;
         }
         // The rest of a block that says too little says even less.
         let found = quotes::header_block(self.lines, at, ruled_off);
-        found.map_err(|end| self.barren = end).ok()
+        found.map_err(|end| self.no_header_above = end).ok()
     }
 
     fn attribution_at(&self, at: usize, floor: usize) -> Option<(Range<usize>, bool)> {
-        if self.kinds[at] == Kind::Attribution {
+        if self.kinds[at] == LineKind::Attribution {
             let end = (at..self.lines.len())
-                .find(|end| !matches!(self.kinds[*end], Kind::Attribution | Kind::Blank))
+                .find(|end| !matches!(self.kinds[*end], LineKind::Attribution | LineKind::Blank))
                 .unwrap_or(self.lines.len());
             return Some((at..end, true));
         }
@@ -330,15 +330,15 @@ impl<'a> Cutter<'a> {
 
     pub(super) fn attribute(&mut self, range: Range<usize>) {
         for at in range {
-            if self.kinds[at] == Kind::Text {
-                self.kinds[at] = Kind::Attribution;
+            if self.kinds[at] == LineKind::Text {
+                self.kinds[at] = LineKind::Attribution;
             }
         }
     }
 
     /// Some mailers mark quotes with bars or initials ("AS> "); believed only under an
     /// attribution.
-    pub(super) fn bars(&mut self, from: usize) {
+    pub(super) fn barred_quotes(&mut self, from: usize) {
         let Some(first) = self.next_filled(from) else {
             return;
         };
@@ -347,11 +347,11 @@ impl<'a> Cutter<'a> {
                 break;
             }
             self.lines[at].depth = 1;
-            self.kinds[at] = Kind::Quote;
+            self.kinds[at] = LineKind::Quote;
         }
     }
 
-    pub(super) fn found(&mut self, method: Method, confidence: Confidence) {
+    pub(super) fn note_evidence(&mut self, method: Method, confidence: Confidence) {
         if self.method == Method::None {
             self.method = method;
             self.confidence = confidence;
@@ -364,11 +364,11 @@ impl<'a> Cutter<'a> {
             // Nothing above: the mail below is what this mail is about.
             self.forwarded |= method != Method::Marker;
             if self.forwarded {
-                self.found(method, Confidence::Medium);
+                self.note_evidence(method, Confidence::Medium);
                 return;
             }
         }
-        self.found(method, Confidence::High);
+        self.note_evidence(method, Confidence::High);
         let mut from = head.start;
         while from > 0 {
             let above = &self.lines[from - 1];
@@ -380,13 +380,13 @@ impl<'a> Cutter<'a> {
         if method == Method::Marker {
             from = self.dated_above(from).unwrap_or(from);
         }
-        self.hard = Some(from);
+        self.old_mail_from = Some(from);
         for at in from..self.lines.len() {
-            if self.kinds[at] != Kind::Blank {
+            if self.kinds[at] != LineKind::Blank {
                 self.kinds[at] = if at < head.end {
-                    Kind::Attribution
+                    LineKind::Attribution
                 } else {
-                    Kind::Quote
+                    LineKind::Quote
                 };
             }
         }
@@ -402,7 +402,7 @@ impl<'a> Cutter<'a> {
         let first = (0..=last)
             .rev()
             .take(4)
-            .take_while(|at| !self.lines[*at].is_blank() && self.kinds[*at] == Kind::Text)
+            .take_while(|at| !self.lines[*at].is_blank() && self.kinds[*at] == LineKind::Text)
             .last()?;
         let joined = self.lines[first..=last]
             .iter()
@@ -414,33 +414,33 @@ impl<'a> Cutter<'a> {
     }
 
     /// Marks above the attribution are the person's: programs put theirs below it.
-    fn own_marks(&mut self) {
+    fn marks_of_author(&mut self) {
         let attributed = self
             .kinds
             .iter()
-            .position(|kind| *kind == Kind::Attribution);
-        let Some(end) = self.hard.into_iter().chain(attributed).min() else {
+            .position(|kind| *kind == LineKind::Attribution);
+        let Some(end) = self.old_mail_from.into_iter().chain(attributed).min() else {
             return;
         };
         let Some(first) = self.kinds[..end]
             .iter()
-            .position(|kind| *kind == Kind::Text)
+            .position(|kind| *kind == LineKind::Text)
         else {
             return;
         };
         for at in first..end {
             let line = &self.lines[at];
-            if line.depth > 0 && line.mark == Mark::None && !self.known.lines[at] {
-                self.kinds[at] = Kind::Text;
+            if line.depth > 0 && line.mark == LineMark::None && !self.known.lines[at] {
+                self.kinds[at] = LineKind::Text;
             }
         }
     }
 
     /// A word or two, or a link, that fell out of a quoted line when it was wrapped again.
-    fn torn_lines(&mut self) {
+    fn wrapped_remnants(&mut self) {
         for at in 1..self.lines.len().saturating_sub(1) {
             let line = &self.lines[at];
-            if self.kinds[at] != Kind::Text
+            if self.kinds[at] != LineKind::Text
                 || self.lines[at - 1].depth == 0
                 || self.lines[at + 1].depth == 0
             {
@@ -451,7 +451,7 @@ impl<'a> Cutter<'a> {
                 && line.fold.chars().count() <= 30;
             let link = line.words() == 1 && line.fold.contains("://");
             if rest || link {
-                self.kinds[at] = Kind::Quote;
+                self.kinds[at] = LineKind::Quote;
             }
         }
     }

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::quotes::is_barred;
-use super::text::{Line, is_invisible};
+use super::text::{BodyLine, is_invisible};
 
 /// Words in a row that are compared.
 const SHINGLE: usize = 4;
@@ -20,34 +20,34 @@ const TEXTS_MAX: usize = 16;
 const TEXT_BYTES_MAX: usize = 256 * 1024;
 
 /// Which lines are ours.
-pub(super) struct Known {
+pub(super) struct KnownLines {
     /// For each line: it is a line we sent.
     pub(super) lines: Vec<bool>,
     /// For each line: half of it or more is ours, so it is no answer.
     pub(super) partly: Vec<bool>,
     /// Most of one of our texts was found again.
-    pub(super) whole: bool,
+    pub(super) found_most: bool,
     /// Nearly all of one of our texts was found again.
-    pub(super) untouched: bool,
+    pub(super) found_nearly_all: bool,
     /// Where a line of ours stands more often than we wrote it: what was said earlier begins above.
-    pub(super) again: Option<usize>,
+    pub(super) repeated_from: Option<usize>,
 }
 
-impl Known {
+impl KnownLines {
     /// Nothing known of `count` lines.
     pub(super) fn none(count: usize) -> Self {
         Self {
             lines: vec![false; count],
             partly: vec![false; count],
-            whole: false,
-            untouched: false,
-            again: None,
+            found_most: false,
+            found_nearly_all: false,
+            repeated_from: None,
         }
     }
 }
 
 /// Finds the words of `texts` in `lines`.
-pub(super) fn find(lines: &[Line], texts: &[&str]) -> Known {
+pub(super) fn find(lines: &[BodyLine], texts: &[&str]) -> KnownLines {
     let texts_lines: Vec<Vec<u64>> = texts
         .iter()
         .take(TEXTS_MAX)
@@ -62,7 +62,7 @@ pub(super) fn find(lines: &[Line], texts: &[&str]) -> Known {
         .filter(|words| words.len() >= 2)
         .collect();
     if texts.is_empty() {
-        return Known::none(lines.len());
+        return KnownLines::none(lines.len());
     }
     let mut mail: Vec<(u64, usize)> = Vec::new();
     for (at, line) in lines.iter().enumerate() {
@@ -85,21 +85,21 @@ pub(super) fn find(lines: &[Line], texts: &[&str]) -> Known {
         accept_runs(&covered, run_min, found, &mut ours);
     }
     let (mut found, partly) = by_line(&mail, &ours, lines.len());
-    let again = again(&mail, &texts_lines, &found);
+    let again = first_repeated(&mail, &texts_lines, &found);
     if whole {
         short_lines(&mail, &whole_lines, &mut found);
     }
-    Known {
+    KnownLines {
         lines: found,
         partly,
-        whole,
-        untouched,
-        again,
+        found_most: whole,
+        found_nearly_all: untouched,
+        repeated_from: again,
     }
 }
 
 /// The first of the lines `found` that no line of ours is left for.
-fn again(mail: &[(u64, usize)], lines: &[Vec<u64>], found: &[bool]) -> Option<usize> {
+fn first_repeated(mail: &[(u64, usize)], lines: &[Vec<u64>], found: &[bool]) -> Option<usize> {
     let mut left: HashMap<&[u64], usize> = HashMap::new();
     for line in lines {
         *left.entry(line).or_default() += 1;
@@ -261,7 +261,7 @@ mod tests {
         );
         let known = find(&mail, &[SENT]);
         assert_eq!(known.lines, [false, false, true, true, true]);
-        assert!(known.whole);
+        assert!(known.found_most);
     }
 
     #[test]

@@ -7,11 +7,11 @@
 
 use std::sync::LazyLock;
 
-use super::phrases::Phrases;
+use super::phrases::PhraseList;
 
 /// The words of one list, to be looked for all at once.
-fn phrases(list: &'static str) -> Phrases {
-    Phrases::new(words(list))
+fn phrases(list: &'static str) -> PhraseList {
+    PhraseList::new(words(list))
 }
 
 /// The words of one list.
@@ -25,7 +25,7 @@ fn words(list: &'static str) -> Vec<&'static str> {
 /// Verbs that close or open an attribution: "wrote", "a écrit", "schrieb".
 ///
 /// A word bounded by letters does not match ("wrote" is not in "rewrote").
-pub(super) static WROTE: LazyLock<Phrases> = LazyLock::new(|| {
+pub(super) static WROTE: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
     wrote | writes | has written | schrieb | schrieben | schreibt | geschrieben | a écrit |
@@ -45,7 +45,7 @@ pub(super) static WROTE: LazyLock<Phrases> = LazyLock::new(|| {
 });
 
 /// The same for scripts that do not part their words: matched anywhere in the line.
-pub(super) static WROTE_UNSPACED: LazyLock<Phrases> = LazyLock::new(|| {
+pub(super) static WROTE_UNSPACED: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
     写道 | 寫道 | 写到 | 寫到 | 撰写 | 書きました | のメール | は書き | さんが書 | からのメッセージ | 작성 | 썼습니다 | 쓰셨습니다 | 님의 말 |
@@ -68,7 +68,7 @@ pub(super) static OPENERS: LazyLock<Vec<&str>> = LazyLock::new(|| {
 });
 
 /// First words that tell a person speaking of himself, not a mail program.
-pub(super) static FIRST_PERSON: LazyLock<Phrases> = LazyLock::new(|| {
+pub(super) static FIRST_PERSON: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
     i wrote | i've written | i have written | we wrote | as i wrote | i already wrote |
@@ -82,7 +82,7 @@ pub(super) static FIRST_PERSON: LazyLock<Phrases> = LazyLock::new(|| {
 
 /// What a line of a header block says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Header {
+pub(super) enum HeaderLabel {
     From,
     Sent,
     To,
@@ -92,13 +92,13 @@ pub(super) enum Header {
 }
 
 /// Names of the lines in a header block.
-pub(super) static HEADERS: LazyLock<Vec<(Header, &str)>> = LazyLock::new(|| {
+pub(super) static HEADERS: LazyLock<Vec<(HeaderLabel, &str)>> = LazyLock::new(|| {
     [
-        (Header::From, FROM),
-        (Header::Sent, SENT),
-        (Header::To, TO),
-        (Header::Subject, SUBJECT),
-        (Header::Other, OTHER),
+        (HeaderLabel::From, FROM),
+        (HeaderLabel::Sent, SENT),
+        (HeaderLabel::To, TO),
+        (HeaderLabel::Subject, SUBJECT),
+        (HeaderLabel::Other, OTHER),
     ]
     .into_iter()
     .flat_map(|(header, list)| words(list).into_iter().map(move |name| (header, name)))
@@ -230,7 +230,7 @@ pub(super) static FORWARDED: LazyLock<Vec<&str>> = LazyLock::new(|| {
 });
 
 /// Ways to say "sent from" at the head of a line a mail program adds.
-pub(super) static SENT_FROM: LazyLock<Phrases> = LazyLock::new(|| {
+pub(super) static SENT_FROM: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
     get the new aol app | this message was sent from | this email was sent from my | this e-mail was sent from | message sent from |
@@ -277,7 +277,7 @@ pub(super) static SENT_FROM: LazyLock<Phrases> = LazyLock::new(|| {
 });
 
 /// The same at the end of a line: "von meinem iPhone gesendet", "iPhoneから送信".
-pub(super) static SENT_FROM_END: LazyLock<Phrases> = LazyLock::new(|| {
+pub(super) static SENT_FROM_END: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
     gesendet | geschickt | versendet | gönderildi | gönderdim | から送信 | からの送信 | より送信 | から送信しました |
@@ -291,7 +291,7 @@ pub(super) static SENT_FROM_END: LazyLock<Phrases> = LazyLock::new(|| {
 });
 
 /// Devices and programs that name themselves in such a line.
-pub(super) static DEVICES: LazyLock<Phrases> = LazyLock::new(|| {
+pub(super) static DEVICES: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
     iphon | ipad | ipod | ios | apple watch | macbook | imac | android | blackberry | galaxy |
@@ -319,7 +319,7 @@ pub(super) static DEVICES: LazyLock<Phrases> = LazyLock::new(|| {
 });
 
 /// Words that go with an excuse after "sent from my phone".
-pub(super) static EXCUSES: LazyLock<Phrases> = LazyLock::new(|| {
+pub(super) static EXCUSES: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
     excuse | typo | brevity | brief | pardon | apolog | forgive | mistake | short | autocorrect |
@@ -365,7 +365,7 @@ pub(super) static CLOSINGS: LazyLock<Vec<&str>> = LazyLock::new(|| {
 });
 
 /// Words that only legal language below a signature has.
-pub(super) static LEGAL: LazyLock<Phrases> = LazyLock::new(|| {
+pub(super) static LEGAL: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
     confidential | privileged | intended recipient | intended solely | intended only |
@@ -384,7 +384,7 @@ pub(super) static LEGAL: LazyLock<Phrases> = LazyLock::new(|| {
 });
 
 /// Words that go with it, and that people use too.
-pub(super) static LEGAL_TOO: LazyLock<Phrases> = LazyLock::new(|| {
+pub(super) static LEGAL_TOO: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
     unauthorized | unauthorised | virus | before printing | delete this e-mail |
@@ -426,7 +426,7 @@ pub(super) static SENT_FROM_MINE: LazyLock<Vec<&str>> = LazyLock::new(|| {
 });
 
 /// Lines with which a mailing list, a scanner or a tracker signs (anywhere in the line).
-pub(super) static FOOTERS: LazyLock<Phrases> = LazyLock::new(|| {
+pub(super) static FOOTERS: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
     you received this message because you are subscribed | you received this email because |
@@ -459,7 +459,7 @@ pub(super) static FOOTERS: LazyLock<Phrases> = LazyLock::new(|| {
 });
 
 /// Banners a mail system puts at the head of what comes from outside.
-pub(super) static BANNERS: LazyLock<Phrases> = LazyLock::new(|| {
+pub(super) static BANNERS: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
     this email originated from outside | this message originated from outside |
@@ -472,7 +472,7 @@ pub(super) static BANNERS: LazyLock<Phrases> = LazyLock::new(|| {
 });
 
 /// Our own line above a notification, as other systems word it too.
-pub(super) static MARKERS: LazyLock<Phrases> = LazyLock::new(|| {
+pub(super) static MARKERS: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
     reply above this line | reply above the line | type your reply above this line |

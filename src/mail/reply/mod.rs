@@ -9,19 +9,19 @@
 
 mod attribution;
 mod card;
+mod classes;
 mod cut;
-mod fates;
 mod html;
 mod known;
 mod languages;
-mod ours;
+mod own_words;
 mod phrases;
 mod quotes;
 mod signature;
 mod text;
 
-use cut::{Cut, Fate};
-use text::{Line, Mark};
+use cut::{Cut, LineClass};
+use text::{BodyLine, LineMark};
 
 /// Bytes of a part that are read; what stands behind them is left out (`Reply::truncated`).
 pub const TEXT_BYTES_MAX: usize = 1024 * 1024;
@@ -31,7 +31,7 @@ pub const MARKER_DEFAULT: &str = "Reply above this line";
 
 /// A mail's body as the MIME parser decoded it, and what we know of its thread.
 #[derive(Debug, Clone, Copy)]
-pub struct Input<'a> {
+pub struct ReplyInput<'a> {
     /// The `text/plain` part.
     pub text: Option<&'a str>,
     /// The `text/html` part.
@@ -44,7 +44,7 @@ pub struct Input<'a> {
     pub marker: &'a str,
 }
 
-impl Default for Input<'_> {
+impl Default for ReplyInput<'_> {
     fn default() -> Self {
         Self {
             text: None,
@@ -144,15 +144,15 @@ impl Confidence {
 }
 
 /// Cuts the reply out of a mail. Linear in the size of the parts; never panics.
-pub fn extract(input: &Input<'_>) -> Reply {
+pub fn extract(input: &ReplyInput<'_>) -> Reply {
     let plain = input
         .text
         .filter(|text| !text.trim().is_empty())
-        .map(|text| Draft::of_text(text, input));
+        .map(|text| PartReply::of_text(text, input));
     let html = input
         .html
         .filter(|html| !html.trim().is_empty())
-        .map(|html| Draft::of_html(html, input));
+        .map(|html| PartReply::of_html(html, input));
     match (plain, html) {
         (None, None) => Reply::default(),
         (Some(plain), None) => plain.reply,
@@ -162,14 +162,14 @@ pub fn extract(input: &Input<'_>) -> Reply {
 }
 
 /// One part, cut.
-struct Draft {
+struct PartReply {
     reply: Reply,
     /// The part's structure told something (HTML only).
     structured: bool,
 }
 
-impl Draft {
-    fn of_text(text: &str, input: &Input<'_>) -> Self {
+impl PartReply {
+    fn of_text(text: &str, input: &ReplyInput<'_>) -> Self {
         let end = text.floor_char_boundary(TEXT_BYTES_MAX);
         let mut lines = text::lines(&text[..end]);
         let cut = cut::cut(
@@ -186,8 +186,8 @@ impl Draft {
         }
     }
 
-    fn of_html(html: &str, input: &Input<'_>) -> Self {
-        let mut page = html::Page::read(html);
+    fn of_html(html: &str, input: &ReplyInput<'_>) -> Self {
+        let mut page = html::RenderedHtml::read(html);
         let cut = cut::cut(
             &mut page.lines,
             input.known,
@@ -196,10 +196,10 @@ impl Draft {
         );
         let mut reply = assemble(&page.lines, &cut);
         reply.truncated = page.truncated;
-        reply.html = page.cleaned(&cut.fates);
+        reply.html = page.cleaned(&cut.classes);
         Self {
             reply,
-            structured: page.lines.iter().any(|line| line.mark != Mark::None),
+            structured: page.lines.iter().any(|line| line.mark != LineMark::None),
         }
     }
 
@@ -244,7 +244,7 @@ fn is_forward(subject: &str) -> bool {
 }
 
 /// Puts the lines together again by fate.
-fn assemble(lines: &[Line], cut: &Cut) -> Reply {
+fn assemble(lines: &[BodyLine], cut: &Cut) -> Reply {
     let mut parts = [String::new(), String::new(), String::new()];
     let mut gap = [false; 3];
     for (at, line) in lines.iter().enumerate() {
@@ -252,10 +252,10 @@ fn assemble(lines: &[Line], cut: &Cut) -> Reply {
             gap = [true; 3];
             continue;
         }
-        let slot = match cut.fates[at] {
-            Fate::Text => 0,
-            Fate::Quoted => 1,
-            Fate::Signature => 2,
+        let slot = match cut.classes[at] {
+            LineClass::Text => 0,
+            LineClass::Quoted => 1,
+            LineClass::Signature => 2,
         };
         if gap[slot] && !parts[slot].is_empty() {
             parts[slot].push('\n');
@@ -282,7 +282,7 @@ fn assemble(lines: &[Line], cut: &Cut) -> Reply {
 }
 
 /// Chooses between the two parts; the HTML of the reply always comes from the HTML part.
-fn choose(plain: Draft, html: Draft) -> Reply {
+fn choose(plain: PartReply, html: PartReply) -> Reply {
     let cleaned = html.reply.html.clone();
     let mut reply = if html_is_better(&plain, &html) {
         html.reply
@@ -293,7 +293,7 @@ fn choose(plain: Draft, html: Draft) -> Reply {
     reply
 }
 
-fn html_is_better(plain: &Draft, html: &Draft) -> bool {
+fn html_is_better(plain: &PartReply, html: &PartReply) -> bool {
     if html.reply.text.is_empty() {
         return false;
     }

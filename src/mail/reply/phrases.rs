@@ -10,12 +10,12 @@ use regex::Regex;
 use super::text::pattern;
 
 /// A list of words and phrases, all folded.
-pub(super) struct Phrases {
+pub(super) struct PhraseList {
     list: Vec<&'static str>,
     any: OnceLock<Regex>,
 }
 
-impl Phrases {
+impl PhraseList {
     pub(super) fn new(list: Vec<&'static str>) -> Self {
         Self {
             list,
@@ -30,11 +30,11 @@ impl Phrases {
 
     /// Whether one of them stands in `text` with no letter or digit on either side.
     pub(super) fn stand_in(&self, text: &str) -> bool {
-        self.any_that(text, |place| is_apart(text, place))
+        self.any_where(text, |place| is_apart(text, place))
     }
 
     /// Whether one of them stands in `text` at a place that pleases.
-    pub(super) fn any_that(&self, text: &str, pleases: impl Fn(Range<usize>) -> bool) -> bool {
+    pub(super) fn any_where(&self, text: &str, pleases: impl Fn(Range<usize>) -> bool) -> bool {
         let mut from = 0;
         while let Some(found) = self.any().find_at(text, from) {
             let (start, end) = (found.start(), found.end());
@@ -64,7 +64,7 @@ impl Phrases {
     }
 }
 
-impl Deref for Phrases {
+impl Deref for PhraseList {
     type Target = [&'static str];
 
     fn deref(&self) -> &Self::Target {
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn words_stand_apart() {
-        let words = Phrases::new(vec!["wrote", "napisał", "napisał(a)", "a écrit"]);
+        let words = PhraseList::new(vec!["wrote", "napisał", "napisał(a)", "a écrit"]);
         for text in [
             "he wrote:",
             "<a@b>wrote:",

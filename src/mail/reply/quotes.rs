@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::attribution::{ADDRESS, BRACKETED, DATE, TIME};
-use super::languages::{FORWARDED, HEADERS, Header, MARKERS, ORIGINAL};
-use super::text::{Line, pattern};
+use super::languages::{FORWARDED, HEADERS, HeaderLabel, MARKERS, ORIGINAL};
+use super::text::{BodyLine, pattern};
 
 /// Lines of a header block that are read.
 const BLOCK_LINES_MAX: usize = 24;
@@ -35,7 +35,7 @@ static GROUPWISE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^>>> .*[0-9].* >>
 
 /// A line that says a mail follows whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Separator {
+pub(super) enum MailSeparator {
     Original,
     Forwarded,
     /// Our "reply above this line".
@@ -43,13 +43,17 @@ pub(super) enum Separator {
 }
 
 /// What `line` announces, if it announces a whole mail; `marker` is folded.
-pub(super) fn separator(line: &Line, marker: &str, header_follows: bool) -> Option<Separator> {
+pub(super) fn separator(
+    line: &BodyLine,
+    marker: &str,
+    header_follows: bool,
+) -> Option<MailSeparator> {
     let text = line.fold.as_str();
     if text.is_empty() || text.len() > SHORT_CHARS_MAX * 2 || line.code {
         return None;
     }
     if is_marker(text, marker) {
-        return Some(Separator::Marker);
+        return Some(MailSeparator::Marker);
     }
     let ruled = |c: char| {
         matches!(
@@ -96,16 +100,16 @@ pub(super) fn separator(line: &Line, marker: &str, header_follows: bool) -> Opti
         })
     };
     if announced(&FORWARDED) {
-        return Some(Separator::Forwarded);
+        return Some(MailSeparator::Forwarded);
     }
     // QQ Mail and WeChat say no more than this.
     if dashed && header_follows && inner == "original" {
-        return Some(Separator::Original);
+        return Some(MailSeparator::Original);
     }
     (announced(&ORIGINAL)
         || text.contains("---") && NOTES.is_match(text)
         || text.starts_with(">>>") && GROUPWISE.is_match(text))
-    .then_some(Separator::Original)
+    .then_some(MailSeparator::Original)
 }
 
 fn is_marker(text: &str, marker: &str) -> bool {
@@ -159,7 +163,7 @@ pub(super) fn is_rule(fold: &str) -> bool {
         && fold.chars().filter(|c| *c != ' ').count() >= 3
 }
 
-static KEYS: LazyLock<HashMap<&'static str, Header>> = LazyLock::new(|| {
+static KEYS: LazyLock<HashMap<&'static str, HeaderLabel>> = LazyLock::new(|| {
     let mut keys = HashMap::new();
     for (header, name) in HEADERS.iter() {
         keys.entry(*name).or_insert(*header);
@@ -168,7 +172,7 @@ static KEYS: LazyLock<HashMap<&'static str, Header>> = LazyLock::new(|| {
 });
 
 /// Reads `From: Ann` (also `*From:* Ann`, `From : Ann`), giving kind and value.
-pub(super) fn header(fold: &str) -> Option<(Header, &str)> {
+pub(super) fn header(fold: &str) -> Option<(HeaderLabel, &str)> {
     if fold.len() > SHORT_CHARS_MAX * 2 {
         return None;
     }
@@ -185,15 +189,19 @@ pub(super) fn header(fold: &str) -> Option<(Header, &str)> {
 }
 
 /// A line of a block whose name we do not know: with date and time it says when.
-fn dated_header(fold: &str) -> Option<(Header, &str)> {
+fn dated_header(fold: &str) -> Option<(HeaderLabel, &str)> {
     let (key, value) = fold.split_once(':')?;
     let named = key.chars().count() <= 25 && !key.contains(|c: char| c.is_ascii_digit());
-    (named && DATE.is_match(value) && TIME.is_match(value)).then_some((Header::Sent, value))
+    (named && DATE.is_match(value) && TIME.is_match(value)).then_some((HeaderLabel::Sent, value))
 }
 
 /// A header block that begins with line `first`: the line after it. If there is none: the line above
 /// which none begins.
-pub(super) fn header_block(lines: &[Line], first: usize, ruled_off: bool) -> Result<usize, usize> {
+pub(super) fn header_block(
+    lines: &[BodyLine],
+    first: usize,
+    ruled_off: bool,
+) -> Result<usize, usize> {
     let depth = lines[first].depth;
     if lines[first].code {
         return Err(first + 1);
@@ -202,10 +210,10 @@ pub(super) fn header_block(lines: &[Line], first: usize, ruled_off: bool) -> Res
         let found = ruled_off.then(|| unknown_block(lines, first));
         return found.flatten().ok_or(first + 1);
     };
-    if kind == Header::From && one_line_block(&lines[first].fold) {
+    if kind == HeaderLabel::From && one_line_block(&lines[first].fold) {
         return Ok(first + 1);
     }
-    let mut block = Block::default();
+    let mut block = BlockEvidence::default();
     let mut end = first;
     let mut gap = 0;
     for (at, line) in lines.iter().enumerate().skip(first).take(BLOCK_LINES_MAX) {
@@ -234,7 +242,7 @@ pub(super) fn header_block(lines: &[Line], first: usize, ruled_off: bool) -> Res
 }
 
 /// Under a rule: three lines or more with colons, one with an address and one with a date.
-fn unknown_block(lines: &[Line], first: usize) -> Option<usize> {
+fn unknown_block(lines: &[BodyLine], first: usize) -> Option<usize> {
     let rows: Vec<&str> = lines[first..]
         .iter()
         .take(8)
@@ -251,7 +259,7 @@ fn unknown_block(lines: &[Line], first: usize) -> Option<usize> {
 
 /// `From: Ann Sent: Tuesday To: Bob Subject: Hi` on one line, as bad converters write.
 fn one_line_block(fold: &str) -> bool {
-    let mut block = Block::default();
+    let mut block = BlockEvidence::default();
     let words: Vec<&str> = fold.split(' ').collect();
     for (at, word) in words.iter().enumerate() {
         if let Some(key) = word.strip_suffix(':')
@@ -270,9 +278,9 @@ fn one_line_block(fold: &str) -> bool {
 
 /// What a run of header lines holds.
 #[derive(Default)]
-struct Block {
-    kinds: Vec<Header>,
-    last: Option<Header>,
+struct BlockEvidence {
+    kinds: Vec<HeaderLabel>,
+    last: Option<HeaderLabel>,
     wrapped: usize,
     /// An address or a date, as programs write them.
     exact: bool,
@@ -280,14 +288,14 @@ struct Block {
     timed: bool,
 }
 
-impl Block {
-    fn add(&mut self, kind: Header, value: &str) {
-        if kind != Header::Other && !self.kinds.contains(&kind) {
+impl BlockEvidence {
+    fn add(&mut self, kind: HeaderLabel, value: &str) {
+        if kind != HeaderLabel::Other && !self.kinds.contains(&kind) {
             self.kinds.push(kind);
         }
         self.last = Some(kind);
         self.wrapped = 0;
-        let sent = kind == Header::Sent;
+        let sent = kind == HeaderLabel::Sent;
         self.timed |= ADDRESS.is_match(value) || sent && TIME.is_match(value);
         self.exact |= self.timed || sent && DATE.is_match(value);
     }
@@ -304,13 +312,16 @@ impl Block {
 
     fn suffices(&self, ruled_off: bool) -> bool {
         let has = |kind| self.kinds.contains(&kind);
-        let who = has(Header::From) || has(Header::Sent);
+        let who = has(HeaderLabel::From) || has(HeaderLabel::Sent);
         match self.kinds.len() {
             4.. => true,
             // People paste From, To and Subject; the date comes with mail programs.
-            3 => who && (ruled_off || has(Header::Sent) && (self.exact || has(Header::Subject))),
-            2 => has(Header::From) && (ruled_off || self.timed && has(Header::Sent)),
-            1 => ruled_off && has(Header::From) && self.exact,
+            3 => {
+                who && (ruled_off
+                    || has(HeaderLabel::Sent) && (self.exact || has(HeaderLabel::Subject)))
+            }
+            2 => has(HeaderLabel::From) && (ruled_off || self.timed && has(HeaderLabel::Sent)),
+            1 => ruled_off && has(HeaderLabel::From) && self.exact,
             _ => false,
         }
     }
@@ -334,23 +345,29 @@ mod tests {
     #[test]
     fn separators_speak_many_languages() {
         let of = |text: &str| separator(&lines(text)[0], "reply above this line", false);
-        assert_eq!(of("-----Original Message-----"), Some(Separator::Original));
+        assert_eq!(
+            of("-----Original Message-----"),
+            Some(MailSeparator::Original)
+        );
         assert_eq!(
             of("------------------ 原始邮件 ------------------"),
-            Some(Separator::Original)
+            Some(MailSeparator::Original)
         );
         assert_eq!(
             of("---------- Forwarded message ---------"),
-            Some(Separator::Forwarded)
+            Some(MailSeparator::Forwarded)
         );
         assert_eq!(
             of("Anfang der weitergeleiteten Nachricht:"),
-            Some(Separator::Forwarded)
+            Some(MailSeparator::Forwarded)
         );
-        assert_eq!(of("##- Reply above this line -##"), Some(Separator::Marker));
+        assert_eq!(
+            of("##- Reply above this line -##"),
+            Some(MailSeparator::Marker)
+        );
         assert_eq!(
             of("##- Veuillez ajouter une réponse au-dessus de cette ligne -##"),
-            Some(Separator::Marker)
+            Some(MailSeparator::Marker)
         );
         assert_eq!(of("## Steps ##"), None);
         assert_eq!(of("##----##"), None);

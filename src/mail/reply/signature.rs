@@ -14,7 +14,7 @@ use super::languages::{
     SENT_FROM_MINE,
 };
 use super::quotes::is_rule;
-use super::text::{Line, Mark, pattern};
+use super::text::{BodyLine, LineMark, pattern};
 
 /// Non-blank lines of a signature, disclaimers included.
 const SIGNATURE_LINES_MAX: usize = 40;
@@ -23,13 +23,13 @@ const SIGNATURE_LINES_MAX: usize = 40;
 const BLOCKS_MAX: usize = 24;
 
 /// Marks in `gone` the lines of `zone` (a run of lines without quotes) that are signature.
-pub(super) fn peel(lines: &[Line], zone: Range<usize>, gone: &mut [bool]) {
+pub(super) fn mark_signatures(lines: &[BodyLine], zone: Range<usize>, gone: &mut [bool]) {
     for at in zone.clone() {
-        if lines[at].mark == Mark::Signature {
+        if lines[at].mark == LineMark::Signature {
             gone[at] = true;
         }
     }
-    armour(lines, zone.clone(), gone);
+    mark_pgp_armour(lines, zone.clone(), gone);
     if let Some(at) = delimiter(lines, zone.clone(), gone) {
         gone[at..zone.end].fill(true);
     }
@@ -48,8 +48,8 @@ pub(super) fn peel(lines: &[Line], zone: Range<usize>, gone: &mut [bool]) {
         if !gone[at]
             && !lines[at].code
             && (at == zone.start || alone(at - 1))
-            && mobile(&lines[at].fold) == Some(Strength::Certain)
-            && (alone(at + 1) || mobile(&lines[at + 1].fold).is_some())
+            && sent_from_line(&lines[at].fold) == Some(Strength::Certain)
+            && (alone(at + 1) || sent_from_line(&lines[at + 1].fold).is_some())
         {
             gone[at] = true;
         }
@@ -57,7 +57,7 @@ pub(super) fn peel(lines: &[Line], zone: Range<usize>, gone: &mut [bool]) {
 }
 
 /// The last run of lines that are neither blank nor gone.
-fn last_block(lines: &[Line], zone: Range<usize>, gone: &[bool]) -> Option<Range<usize>> {
+fn last_block(lines: &[BodyLine], zone: Range<usize>, gone: &[bool]) -> Option<Range<usize>> {
     let last = zone
         .clone()
         .rev()
@@ -71,12 +71,17 @@ fn last_block(lines: &[Line], zone: Range<usize>, gone: &[bool]) -> Option<Range
 }
 
 /// Where in the last block the part that is no reply begins.
-fn tail_of(lines: &[Line], floor: usize, block: Range<usize>, cards: &mut u32) -> Option<usize> {
+fn tail_of(
+    lines: &[BodyLine],
+    floor: usize,
+    block: Range<usize>,
+    cards: &mut u32,
+) -> Option<usize> {
     let last = &lines[block.end - 1];
     if last.code {
         return None;
     }
-    let sent_from = match mobile(&last.fold) {
+    let sent_from = match sent_from_line(&last.fold) {
         Some(Strength::Certain) => true,
         Some(Strength::Likely) => block.len() == 1,
         None => false,
@@ -87,7 +92,7 @@ fn tail_of(lines: &[Line], floor: usize, block: Range<usize>, cards: &mut u32) -
     // The program's address may stand on a line of its own below its name.
     if block.len() >= 2
         && is_link(&last.fold)
-        && mobile(&lines[block.end - 2].fold) == Some(Strength::Certain)
+        && sent_from_line(&lines[block.end - 2].fold) == Some(Strength::Certain)
     {
         return Some(block.end - 2);
     }
@@ -109,7 +114,7 @@ fn tail_of(lines: &[Line], floor: usize, block: Range<usize>, cards: &mut u32) -
 }
 
 /// PGP armour around the words.
-fn armour(lines: &[Line], zone: Range<usize>, gone: &mut [bool]) {
+fn mark_pgp_armour(lines: &[BodyLine], zone: Range<usize>, gone: &mut [bool]) {
     let mut inside = false;
     let mut head = false;
     for at in zone {
@@ -134,9 +139,9 @@ fn armour(lines: &[Line], zone: Range<usize>, gone: &mut [bool]) {
 }
 
 /// The `-- ` (or its kin) under which the zone holds nothing but a signature.
-fn delimiter(lines: &[Line], zone: Range<usize>, gone: &[bool]) -> Option<usize> {
+fn delimiter(lines: &[BodyLine], zone: Range<usize>, gone: &[bool]) -> Option<usize> {
     let mut found = None;
-    let mut below = Below::default();
+    let mut below = BelowDelimiter::default();
     for at in zone.rev() {
         let line = &lines[at];
         if line.is_blank() || gone[at] {
@@ -182,7 +187,7 @@ impl Strictness {
 
 /// What was seen below a would-be delimiter.
 #[derive(Default)]
-struct Below {
+struct BelowDelimiter {
     lines: usize,
     plain: usize,
     prose: usize,
@@ -195,8 +200,8 @@ struct Below {
     gap: bool,
 }
 
-impl Below {
-    fn add(&mut self, line: &Line) {
+impl BelowDelimiter {
+    fn add(&mut self, line: &BodyLine) {
         self.lines += 1;
         let legal = is_legal_line(&line.fold) || FOOTERS.are_in(&line.fold);
         self.legal |= legal;
@@ -251,7 +256,7 @@ fn is_link(fold: &str) -> bool {
 }
 
 /// "Sent from my iPhone", in the languages known.
-pub(super) fn mobile(fold: &str) -> Option<Strength> {
+pub(super) fn sent_from_line(fold: &str) -> Option<Strength> {
     if fold.len() < 8 || fold.len() > 400 {
         return None;
     }
@@ -318,7 +323,7 @@ fn begins_with(text: &str, word: &str) -> bool {
 
 /// Whether a device begins a word of `text` (short names must be whole words).
 fn names_device(text: &str) -> bool {
-    DEVICES.any_that(text, |place| {
+    DEVICES.any_where(text, |place| {
         let before = text[..place.start].chars().next_back();
         let after = text[place.end..].chars().next();
         let first = text[place.clone()].chars().next();
@@ -329,7 +334,7 @@ fn names_device(text: &str) -> bool {
 }
 
 /// Mailing-list and scanner footers: the first line of the footer in the block.
-fn footer(lines: &[Line], block: Range<usize>) -> Option<usize> {
+fn footer(lines: &[BodyLine], block: Range<usize>) -> Option<usize> {
     let hit = block.clone().find(|at| FOOTERS.are_in(&lines[*at].fold))?;
     // The rule or the dash above a footer is part of it, and so is what stands between.
     let ruled = block
@@ -342,7 +347,7 @@ fn footer(lines: &[Line], block: Range<usize>) -> Option<usize> {
 }
 
 /// Legal language over the whole block, or the rest of it under a block that surely is.
-fn is_legal(lines: &[Line], floor: usize, block: Range<usize>) -> bool {
+fn is_legal(lines: &[BodyLine], floor: usize, block: Range<usize>) -> bool {
     let (sure, other, words) = legal_weight(lines, block.clone());
     if sure > 0 && (sure + other >= 2 && words >= 12 || words <= 3) {
         return true;
@@ -371,7 +376,7 @@ fn is_legal(lines: &[Line], floor: usize, block: Range<usize>) -> bool {
 }
 
 /// Sure terms, other terms and words of a block.
-fn legal_weight(lines: &[Line], block: Range<usize>) -> (usize, usize, usize) {
+fn legal_weight(lines: &[BodyLine], block: Range<usize>) -> (usize, usize, usize) {
     let text = block
         .map(|at| lines[at].fold.as_str())
         .collect::<Vec<_>>()
@@ -386,7 +391,7 @@ fn legal_weight(lines: &[Line], block: Range<usize>) -> (usize, usize, usize) {
 }
 
 /// The first line of the legal language: words of the person may stand right above it.
-fn legal_start(lines: &[Line], block: Range<usize>) -> usize {
+fn legal_start(lines: &[BodyLine], block: Range<usize>) -> usize {
     let first = block
         .clone()
         .find(|at| is_legal_line(&lines[*at].fold))
@@ -403,7 +408,7 @@ fn legal_start(lines: &[Line], block: Range<usize>) -> usize {
 
 /// A sentence that may be a person's, though it speaks of lists or of what is confidential.
 pub(super) fn is_own_prose(fold: &str) -> bool {
-    is_prose(fold) && mobile(fold).is_none()
+    is_prose(fold) && sent_from_line(fold).is_none()
 }
 
 fn is_legal_line(fold: &str) -> bool {
@@ -418,7 +423,7 @@ mod tests {
     fn peeled(body: &str) -> String {
         let lines = lines(body);
         let mut gone = vec![false; lines.len()];
-        peel(&lines, 0..lines.len(), &mut gone);
+        mark_signatures(&lines, 0..lines.len(), &mut gone);
         let kept: Vec<&str> = lines
             .iter()
             .zip(&gone)
@@ -489,7 +494,10 @@ mod tests {
             "Elküldve az iPhone-omról",
             "Get Outlook for iOS<https://aka.ms/o0ukef>",
         ] {
-            assert!(mobile(&super::super::text::fold(line)).is_some(), "{line}");
+            assert!(
+                sent_from_line(&super::super::text::fold(line)).is_some(),
+                "{line}"
+            );
         }
     }
 }

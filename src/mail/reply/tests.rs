@@ -54,18 +54,18 @@ fn what_was_said_earlier_is_no_answer_though_our_words_stand_in_it_again() {
         <p>With the green door.</p><p>Sam</p><p>It left our house on Monday at nine, that is part 0.</p>\
         <p>Best regards from the whole team</p>";
     let html = format!("<div>Yes please.</div><blockquote>{quote}</blockquote>");
-    let reply = extract(&Input {
+    let reply = extract(&ReplyInput {
         html: Some(&html),
         known: &[OURS],
-        ..Input::default()
+        ..ReplyInput::default()
     });
     assert_eq!(reply.text, "Yes please.");
     // What is typed into our words is one.
     let html = html.replacen("<p>Best", "<p>Not here, to my neighbour.</p><p>Best", 1);
-    let reply = extract(&Input {
+    let reply = extract(&ReplyInput {
         html: Some(&html),
         known: &[OURS],
-        ..Input::default()
+        ..ReplyInput::default()
     });
     assert!(reply.text.contains("to my neighbour") && !reply.text.contains("green door"));
 }
@@ -84,18 +84,18 @@ fn all_letters(reply: &Reply) -> Vec<char> {
 }
 
 fn cut_text(body: &str, known: &[&str]) -> Reply {
-    extract(&Input {
+    extract(&ReplyInput {
         text: Some(body),
         known,
-        ..Input::default()
+        ..ReplyInput::default()
     })
 }
 
 fn cut_html(body: &str) -> Reply {
-    extract(&Input {
+    extract(&ReplyInput {
         html: Some(body),
         known: KNOWN,
-        ..Input::default()
+        ..ReplyInput::default()
     })
 }
 
@@ -196,7 +196,7 @@ fn hostile_html_ends() {
 
 #[test]
 fn an_empty_mail_is_empty() {
-    assert_eq!(extract(&Input::default()), Reply::default());
+    assert_eq!(extract(&ReplyInput::default()), Reply::default());
     assert_eq!(cut_text(" \n \n", &[]).text, "");
 }
 
@@ -209,10 +209,10 @@ fn a_cut_part_says_so() {
 #[test]
 fn the_part_that_says_more_is_chosen() {
     let both = |text: &str, html: &str| {
-        extract(&Input {
+        extract(&ReplyInput {
             text: Some(text),
             html: Some(html),
-            ..Input::default()
+            ..ReplyInput::default()
         })
         .text
     };

@@ -22,7 +22,7 @@ pub(super) const LINES_MAX: usize = 10_000;
 
 /// One line of a body.
 #[derive(Debug, Clone)]
-pub(super) struct Line {
+pub(super) struct BodyLine {
     /// As it is shown, with its quote marks.
     pub(super) raw: String,
     /// Lower case, plain spaces, no direction marks, no quote marks, first
@@ -31,14 +31,14 @@ pub(super) struct Line {
     /// Number of quote marks before it.
     pub(super) depth: u8,
     /// What the HTML says it is.
-    pub(super) mark: Mark,
+    pub(super) mark: LineMark,
     /// Inside a code fence or `<pre>`: nothing in it is a delimiter.
     pub(super) code: bool,
 }
 
 /// What the structure of an HTML part says of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Mark {
+pub(super) enum LineMark {
     /// Nothing.
     None,
     /// The line above a quote.
@@ -51,7 +51,7 @@ pub(super) enum Mark {
     Cut,
 }
 
-impl Line {
+impl BodyLine {
     /// A line of plain text: quote marks are read from it.
     fn plain(raw: &str) -> Self {
         let (depth, rest) = quote_marks(raw);
@@ -59,13 +59,13 @@ impl Line {
             raw: raw.trim_end().to_owned(),
             fold: fold(rest),
             depth,
-            mark: Mark::None,
+            mark: LineMark::None,
             code: false,
         }
     }
 
     /// A line the HTML renderer made, `depth` quotes deep.
-    pub(super) fn rendered(content: &str, depth: u8, mark: Mark, code: bool) -> Self {
+    pub(super) fn rendered(content: &str, depth: u8, mark: LineMark, code: bool) -> Self {
         let mut raw = String::with_capacity(content.len() + usize::from(depth) + 1);
         for _ in 0..depth {
             raw.push('>');
@@ -84,7 +84,7 @@ impl Line {
     }
 
     /// What a rendered line holds, if it is as deep and marked as told.
-    pub(super) fn content_at(&self, depth: u8, mark: Mark) -> Option<String> {
+    pub(super) fn content_at(&self, depth: u8, mark: LineMark) -> Option<String> {
         let marks = usize::from(depth) + usize::from(depth > 0);
         (self.depth == depth && self.mark == mark)
             .then(|| self.raw.get(marks..).unwrap_or_default().to_owned())
@@ -94,7 +94,7 @@ impl Line {
     pub(super) fn unquote(&mut self) {
         self.raw = quote_marks(&self.raw).1.trim_start().to_owned();
         self.depth = 0;
-        self.mark = Mark::None;
+        self.mark = LineMark::None;
     }
 
     pub(super) fn is_blank(&self) -> bool {
@@ -108,11 +108,11 @@ impl Line {
 }
 
 /// Cuts a plain text body into lines.
-pub(super) fn lines(body: &str) -> Vec<Line> {
-    let mut lines: Vec<Line> = Vec::new();
+pub(super) fn lines(body: &str) -> Vec<BodyLine> {
+    let mut lines: Vec<BodyLine> = Vec::new();
     let mut blanks = 0;
     let mut glue = GLUED_LINES_MAX;
-    for raw in split(body).flat_map(|raw| unglued(raw, &mut glue)) {
+    for raw in split(body).flat_map(|raw| split_glued(raw, &mut glue)) {
         if lines.len() >= LINES_MAX {
             append(&mut lines, raw);
             continue;
@@ -120,7 +120,7 @@ pub(super) fn lines(body: &str) -> Vec<Line> {
         if blanks >= BLANKS_MAX && raw.bytes().all(|byte| matches!(byte, b' ' | b'\t')) {
             continue;
         }
-        let mut line = Line::plain(raw);
+        let mut line = BodyLine::plain(raw);
         if line.is_blank() && line.depth == 0 {
             blanks += 1;
             if blanks > BLANKS_MAX {
@@ -153,7 +153,7 @@ pub(super) fn lines(body: &str) -> Vec<Line> {
 }
 
 /// Puts what stands beyond the bound to the last line that is judged.
-pub(super) fn append(lines: &mut [Line], raw: &str) {
+pub(super) fn append(lines: &mut [BodyLine], raw: &str) {
     if let Some(last) = lines.last_mut() {
         last.raw.push('\n');
         last.raw.push_str(raw.trim_end());
@@ -191,10 +191,10 @@ static GLUED_RULE: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 /// Some programs write reply, attribution and quote on one line: parts them again.
-fn unglued<'a>(raw: &'a str, left: &mut usize) -> impl Iterator<Item = &'a str> + use<'a> {
+fn split_glued<'a>(raw: &'a str, left: &mut usize) -> impl Iterator<Item = &'a str> + use<'a> {
     let parts = if *left > 0 && raw.len() <= GLUED_CHARS_MAX && may_be_glued(raw) {
         *left -= 1;
-        parted(raw)
+        split_parts(raw)
     } else {
         [raw, "", ""]
     };
@@ -210,7 +210,7 @@ fn may_be_glued(raw: &str) -> bool {
 }
 
 /// The parts of a line; those that are not there are empty.
-fn parted(raw: &str) -> [&str; 3] {
+fn split_parts(raw: &str) -> [&str; 3] {
     if raw.contains('@')
         && let Some(found) = GLUED.captures(raw)
         && let (Some(head), Some(middle), Some(tail)) = (found.get(1), found.get(2), found.get(3))
@@ -279,7 +279,7 @@ fn is_face(text: &str) -> bool {
 }
 
 /// Lines between ``` fences are code. A fence that is never closed is a line like any other.
-fn mark_fences(lines: &mut [Line]) {
+fn mark_fences(lines: &mut [BodyLine]) {
     let mut open: Option<usize> = None;
     for i in 0..lines.len() {
         if lines[i].depth > 0
@@ -386,7 +386,7 @@ mod tests {
             (">= 5", 0, ">= 5"),
             ("a > b", 0, "a > b"),
         ] {
-            let line = Line::plain(line);
+            let line = BodyLine::plain(line);
             assert_eq!((line.depth, line.fold.as_str()), (depth, rest));
         }
     }

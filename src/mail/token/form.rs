@@ -25,15 +25,15 @@ const V1_ID_COLON: usize = V1_SIGNATURE_DIGITS + 1 + 13;
 const V1_CHARS_MIN: usize = ((V1_ID_COLON + 2) * 4).div_ceil(3);
 
 /// A local part that has a token's form.
-pub(super) enum Shape {
-    V1(V1),
+pub(super) enum TokenShape {
+    V1(V1Token),
     V2([u8; V2_BYTES]),
     /// A v1 token but for its case.
     CaseLost,
 }
 
 /// The fields of a v1 token, not yet verified.
-pub(super) struct V1 {
+pub(super) struct V1Token {
     /// `{threadId}:{timestamp_ms}`, as it was signed.
     pub(super) signed: String,
     /// Where the thread id ends in `signed`.
@@ -44,14 +44,14 @@ pub(super) struct V1 {
 }
 
 /// A local part taken apart.
-pub(super) struct Candidate<'a> {
+pub(super) struct TokenCandidate<'a> {
     /// What may be the token.
     pub(super) text: &'a str,
     /// The reply prefix stood before it: then it is a token or nothing.
     pub(super) prefixed: bool,
 }
 
-impl<'a> Candidate<'a> {
+impl<'a> TokenCandidate<'a> {
     /// Takes `prefix+TOKEN`, `prefix-TOKEN` or `TOKEN` apart. The prefix matches in any ASCII case.
     pub(super) fn of(local: &'a str, prefix: &str) -> Self {
         let rest = local
@@ -66,20 +66,20 @@ impl<'a> Candidate<'a> {
 
     /// The token's form; `None` if it has none. Percent-encoding is not decoded: no mail system of
     /// ours put it there.
-    pub(super) fn shape(&self) -> Option<Shape> {
+    pub(super) fn shape(&self) -> Option<TokenShape> {
         // Byte-wise ASCII folding only: a Kelvin sign is no `k`.
         if self.text.len() == V2_CHARS
             && let Ok(bytes) = BASE32_NOPAD_NOCASE.decode(self.text.as_bytes())
             && bytes.len() == V2_BYTES
             && bytes[0] >> 4 == V2_VERSION
         {
-            return Some(Shape::V2(first_of(&bytes)));
+            return Some(TokenShape::V2(first_of(&bytes)));
         }
         let text = self.text.trim_end_matches('=');
-        if let Some(v1) = V1::read(text) {
-            return Some(Shape::V1(v1));
+        if let Some(v1) = V1Token::read(text) {
+            return Some(TokenShape::V1(v1));
         }
-        is_v1_but_for_case(text).then_some(Shape::CaseLost)
+        is_v1_but_for_case(text).then_some(TokenShape::CaseLost)
     }
 
     pub(super) fn digest(&self) -> [u8; 16] {
@@ -87,7 +87,7 @@ impl<'a> Candidate<'a> {
     }
 }
 
-impl V1 {
+impl V1Token {
     fn read(text: &str) -> Option<Self> {
         let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).ok()?;
         let whole = String::from_utf8(bytes).ok()?;

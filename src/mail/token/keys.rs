@@ -12,7 +12,7 @@ use sha2::Sha256;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use thiserror::Error;
 
-use super::form::{self, Candidate, Shape, V1};
+use super::form::{self, TokenCandidate, TokenShape, V1Token};
 use super::{Claims, Format, ThreadKey, TokenError, first_of};
 use crate::clock::Timestamp;
 use crate::mail::address::{Address, AddressError, Domain, LOCAL_BYTES_MAX};
@@ -34,7 +34,7 @@ const PARTICIPANT_LABEL: &[u8] = b"participant\0";
 /// The keys of one route: the newest mints, all verify.
 pub struct KeyRing {
     /// Newest first; never empty.
-    keys: Vec<Key>,
+    keys: Vec<RingKey>,
     lifetime: Duration,
     prefix: String,
 }
@@ -59,7 +59,7 @@ impl KeyRing {
                 if !ids.insert(id) {
                     return Err(KeyError::IdRepeated(id));
                 }
-                Key::new(id, &secret)
+                RingKey::new(id, &secret)
             })
             .collect::<Result<Vec<_>, _>>()?;
         if keys.is_empty() {
@@ -169,11 +169,13 @@ impl KeyRing {
     /// Behind the reply prefix whatever is not a token of ours is [`TokenError::Forged`]; a bare
     /// local part without a token's form is [`TokenError::Absent`], for it may be a mailbox.
     pub fn verify(&self, address: &Address, now: Timestamp) -> Result<Claims, TokenError> {
-        let candidate = Candidate::of(address.local(), &self.prefix);
+        let candidate = TokenCandidate::of(address.local(), &self.prefix);
         let claims = match candidate.shape() {
-            Some(Shape::V1(v1)) => self.claims_v1(&v1, candidate.digest()),
-            Some(Shape::V2(bytes)) => self.claims_v2(address.domain(), bytes, candidate.digest()),
-            Some(Shape::CaseLost) => return Err(TokenError::CaseLost(candidate.digest())),
+            Some(TokenShape::V1(v1)) => self.claims_v1(&v1, candidate.digest()),
+            Some(TokenShape::V2(bytes)) => {
+                self.claims_v2(address.domain(), bytes, candidate.digest())
+            }
+            Some(TokenShape::CaseLost) => return Err(TokenError::CaseLost(candidate.digest())),
             None if candidate.prefixed => return Err(TokenError::Forged),
             None => return Err(TokenError::Absent),
         };
@@ -201,7 +203,7 @@ impl KeyRing {
         domain: &Domain,
         addresses: impl IntoIterator<Item = &'a Address>,
         now: Timestamp,
-    ) -> Vec<Found<'a>> {
+    ) -> Vec<FoundToken<'a>> {
         let mut seen = BTreeSet::new();
         addresses
             .into_iter()
@@ -209,9 +211,9 @@ impl KeyRing {
             .take(ADDRESSES_MAX)
             .filter_map(|address| {
                 let outcome = self.verify(address, now);
-                let candidate = Candidate::of(address.local(), &self.prefix);
+                let candidate = TokenCandidate::of(address.local(), &self.prefix);
                 let fresh = outcome != Err(TokenError::Absent) && seen.insert(candidate.digest());
-                fresh.then_some(Found { address, outcome })
+                fresh.then_some(FoundToken { address, outcome })
             })
             .collect()
     }
@@ -225,15 +227,15 @@ impl KeyRing {
     /// True if one of the keys made `signature`, the whole HMAC or the first bytes of it, over
     /// `pieces`. Takes the same time whatever it says; an empty signature is nobody's.
     pub(in crate::mail) fn is_signature(&self, pieces: &[&[u8]], signature: &[u8]) -> bool {
-        let made = |key: &Key| {
+        let made = |key: &RingKey| {
             let whole = key.hmac(pieces);
             whole[..signature.len().min(whole.len())].ct_eq(signature)
         };
         !signature.is_empty() && self.any_key(made)
     }
 
-    fn claims_v1(&self, v1: &V1, digest: [u8; 16]) -> Option<Claims> {
-        let signed_by = |key: &Key| key.v1_signature(&v1.signed).ct_eq(&v1.signature);
+    fn claims_v1(&self, v1: &V1Token, digest: [u8; 16]) -> Option<Claims> {
+        let signed_by = |key: &RingKey| key.v1_signature(&v1.signed).ct_eq(&v1.signature);
         if !self.any_key(signed_by) {
             return None;
         }
@@ -256,7 +258,7 @@ impl KeyRing {
         let (signed, mac) = bytes.split_at(form::V2_SIGNED_BYTES);
         // The key id is a matter of the MAC too, so every key does the same work whether or not the
         // id is one of ours.
-        let signed_by = |key: &Key| {
+        let signed_by = |key: &RingKey| {
             key.v2_mac(domain, signed)[..].ct_eq(mac) & key.id.ct_eq(&(bytes[0] & 0x0f))
         };
         if !self.any_key(signed_by) {
@@ -273,7 +275,7 @@ impl KeyRing {
     }
 
     /// True if any key says yes. All are asked, so time does not tell which did.
-    fn any_key(&self, says_yes: impl Fn(&Key) -> Choice) -> bool {
+    fn any_key(&self, says_yes: impl Fn(&RingKey) -> Choice) -> bool {
         let mut any = 0u8;
         for key in &self.keys {
             any.conditional_assign(&1, says_yes(key));
@@ -295,7 +297,7 @@ impl fmt::Debug for KeyRing {
 
 /// A token found in a header field's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found<'a> {
+pub struct FoundToken<'a> {
     /// The address it stands in.
     pub address: &'a Address,
     /// What it says, or why it says nothing (never [`TokenError::Absent`]).
@@ -327,13 +329,13 @@ pub enum KeyError {
     },
 }
 
-struct Key {
+struct RingKey {
     id: u8,
     /// Keyed and fed nothing yet: cloning it saves hashing the secret again.
     mac: Hmac<Sha256>,
 }
 
-impl Key {
+impl RingKey {
     fn new(id: u8, secret: &[u8]) -> Result<Self, KeyError> {
         let bytes = secret.len();
         let too_short = KeyError::SecretTooShort { id, bytes };

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::clock::Timestamp;
 
-pub use keys::{Found, KeyError, KeyRing};
+pub use keys::{FoundToken, KeyError, KeyRing};
 
 /// The name of the token with this text: the first 16 bytes of SHA-256 of the text, lower-cased and
 /// without base64 padding.

@@ -8,13 +8,13 @@ use super::{Flag, Part, TEXT_BYTES_MAX};
 
 /// Indices into the parts, in the order of the mail.
 #[derive(Debug, Default)]
-pub(super) struct Choice {
+pub(super) struct BodyChoice {
     pub(super) text: Vec<usize>,
     pub(super) html: Vec<usize>,
     pub(super) attachments: Vec<usize>,
 }
 
-impl Choice {
+impl BodyChoice {
     pub(super) fn of(parts: &[Part]) -> Self {
         let mut children = vec![Vec::new(); parts.len()];
         for (at, part) in parts.iter().enumerate() {

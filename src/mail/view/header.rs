@@ -11,7 +11,7 @@ use memchr::memmem;
 use super::is_clean;
 use crate::clock::Timestamp;
 use crate::mail::address::Address;
-use crate::mail::prescan::{Content, FieldSpan, Flag, HeaderBlock, parser_input, unfolded};
+use crate::mail::mime::{FieldSpan, Flag, HeaderBlock, PartContent, parser_input, unfolded};
 
 /// Addresses of one kind of field (`To`, `Cc`, …) that are given on.
 pub const ADDRESSES_MAX: usize = 200;
@@ -33,17 +33,17 @@ pub struct HeaderView {
     /// The Message-IDs of `References`, newest last, at most [`REFERENCES_MAX`].
     pub references: Vec<String>,
     /// The addresses of every `From` field.
-    pub from: Vec<Correspondent>,
+    pub from: Vec<HeaderAddress>,
     /// How many `From` fields there are: anything but one is against RFC 5322 section 3.6.
     pub from_fields: usize,
     /// The addresses of `Sender`.
-    pub sender: Vec<Correspondent>,
+    pub sender: Vec<HeaderAddress>,
     /// The addresses of `Reply-To`.
-    pub reply_to: Vec<Correspondent>,
+    pub reply_to: Vec<HeaderAddress>,
     /// The addresses of `To`.
-    pub to: Vec<Correspondent>,
+    pub to: Vec<HeaderAddress>,
     /// The addresses of `Cc`.
-    pub cc: Vec<Correspondent>,
+    pub cc: Vec<HeaderAddress>,
     /// Decoded, on one line, without controls; `None` if there is no such field.
     pub subject: Option<String>,
     /// What `Date` says. Whoever wrote the mail chose it: no logic may trust it.
@@ -51,15 +51,15 @@ pub struct HeaderView {
     /// How many `Received` fields there are.
     pub received_count: usize,
     /// What the header says of the body.
-    pub content: Content,
+    pub content: PartContent,
     /// The bounds this header goes beyond.
     pub flags: BTreeSet<Flag>,
-    fields: Vec<Field>,
+    fields: Vec<HeaderField>,
 }
 
 /// An address of a header field, with the name that was written to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Correspondent {
+pub struct HeaderAddress {
     /// The display name, decoded, without controls. It proves nothing.
     pub name: Option<String>,
     /// The address; `None` if what stands in its place is none.
@@ -70,7 +70,7 @@ pub struct Correspondent {
 
 /// A header field as it came: its value on one line, not decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Field {
+pub struct HeaderField {
     /// In the case it came.
     pub name: String,
     /// Folds undone, no space around it; bytes that are no UTF-8 replaced.
@@ -100,7 +100,7 @@ impl HeaderView {
     }
 
     /// All fields in the order of the mail.
-    pub fn fields(&self) -> &[Field] {
+    pub fn fields(&self) -> &[HeaderField] {
         &self.fields
     }
 
@@ -128,8 +128,8 @@ impl HeaderView {
 
     pub(super) fn of_block(mail: &[u8], block: &HeaderBlock) -> Self {
         let mut flags = block.flags.clone();
-        let content = Content::read(mail, block, false, &mut flags);
-        let mut reader = Reader { mail, block, flags };
+        let content = PartContent::read(mail, block, false, &mut flags);
+        let mut reader = FieldReader { mail, block, flags };
         let mut references = reader.message_ids("References");
         references.drain(..references.len().saturating_sub(REFERENCES_MAX));
         let mut in_reply_to = reader.message_ids("In-Reply-To");
@@ -154,7 +154,7 @@ impl HeaderView {
     }
 }
 
-impl Correspondent {
+impl HeaderAddress {
     /// One that the parser found in this field.
     fn of(addr: &Addr<'_>, field: &[u8]) -> Self {
         let text = cleaned(addr.address.as_deref().unwrap_or_default());
@@ -178,13 +178,13 @@ impl Correspondent {
     }
 }
 
-struct Reader<'a> {
+struct FieldReader<'a> {
     mail: &'a [u8],
     block: &'a HeaderBlock,
     flags: BTreeSet<Flag>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> FieldReader<'a> {
     fn named(&self, name: &'static str) -> impl Iterator<Item = &'a FieldSpan> + use<'a> {
         let (mail, block) = (self.mail, self.block);
         block
@@ -198,14 +198,14 @@ impl<'a> Reader<'a> {
         parser_input(field.raw(self.mail, &mut self.flags), &mut self.flags)
     }
 
-    fn correspondents(&mut self, name: &'static str) -> Vec<Correspondent> {
+    fn correspondents(&mut self, name: &'static str) -> Vec<HeaderAddress> {
         let mut all = Vec::new();
         for field in self.named(name) {
             let input = self.input(field);
             if let HeaderValue::Address(addresses) = MessageStream::new(&input).parse_address() {
                 let room = ADDRESSES_MAX - all.len();
                 let found = addresses.iter().take(room);
-                all.extend(found.map(|addr| Correspondent::of(addr, &input)));
+                all.extend(found.map(|addr| HeaderAddress::of(addr, &input)));
                 if addresses.iter().nth(room).is_some() {
                     self.flags.insert(Flag::TooManyAddresses);
                 }
@@ -244,12 +244,12 @@ impl<'a> Reader<'a> {
         Some(Timestamp::from_secs(secs.try_into().ok()?))
     }
 
-    fn fields(&mut self) -> Vec<Field> {
+    fn fields(&mut self) -> Vec<HeaderField> {
         let (mail, block) = (self.mail, self.block);
         block
             .fields
             .iter()
-            .map(|field| Field {
+            .map(|field| HeaderField {
                 name: String::from_utf8_lossy(&mail[field.name.clone()]).into_owned(),
                 value: unfolded(field.raw(mail, &mut self.flags)),
             })

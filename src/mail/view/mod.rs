@@ -12,9 +12,9 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::prescan::Shape;
-pub use super::prescan::{Content, Flag};
-pub use header::{ADDRESSES_MAX, Correspondent, Field, HeaderView, REFERENCES_MAX};
+use super::mime::MailStructure;
+pub use super::mime::{Flag, PartContent};
+pub use header::{ADDRESSES_MAX, HeaderAddress, HeaderField, HeaderView, REFERENCES_MAX};
 
 /// Octets of text, and of HTML, that are given on.
 pub const TEXT_BYTES_MAX: usize = 1024 * 1024;
@@ -44,7 +44,7 @@ impl View {
     /// beyond a bound is left out and flagged. Bytes that do not begin with a header field are a
     /// plain text without header.
     pub fn parse(mail: &Bytes) -> Self {
-        let shape = Shape::of(mail);
+        let shape = MailStructure::of(mail);
         let header = HeaderView::of_block(mail, &shape.header);
         let mut flags = shape.flags;
         flags.extend(&header.flags);
@@ -57,7 +57,7 @@ impl View {
                 parent: span.parent,
             })
             .collect();
-        let choice = choice::Choice::of(&parts);
+        let choice = choice::BodyChoice::of(&parts);
         let text = choice.joined(&parts, &choice.text, &mut flags);
         let html = choice.joined(&parts, &choice.html, &mut flags);
         let attachments = choice
@@ -86,7 +86,7 @@ impl View {
 #[derive(Clone, Debug)]
 pub struct Part {
     /// What its header says of it.
-    pub content: Content,
+    pub content: PartContent,
     /// The multipart it lies in, as an index into [`View::parts`]; `None` for the first.
     pub parent: Option<usize>,
     body: Bytes,

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use mail_parser::decoders::charsets::map::charset_decoder;
 
-use crate::mail::prescan::TransferEncoding;
+use crate::mail::mime::TransferEncoding;
 
 /// The bytes a part's body stands for.
 pub(super) fn decoded(body: &[u8], encoding: TransferEncoding) -> Cow<'_, [u8]> {

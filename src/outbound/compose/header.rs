@@ -8,7 +8,7 @@ use data_encoding::BASE64;
 use thiserror::Error;
 
 use crate::mail::address::{Address, Domain};
-use crate::mail::outgoing::JobId;
+use crate::mail::job_id::JobId;
 
 /// Characters of an extra field's name.
 const NAME_CHARS_MAX: usize = 40;
@@ -62,21 +62,21 @@ impl HeaderName {
     /// Reads a name of letters, digits and dashes, at most 40.
     ///
     /// # Errors
-    /// [`HeaderError::Name`] for other characters, [`HeaderError::Reserved`] for a field that is not
+    /// [`HeaderFieldError::Name`] for other characters, [`HeaderFieldError::Reserved`] for a field that is not
     /// the caller's to set.
-    pub fn parse(text: &str) -> Result<Self, HeaderError> {
+    pub fn parse(text: &str) -> Result<Self, HeaderFieldError> {
         let fits = (1..=NAME_CHARS_MAX).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
             && text.starts_with(|c: char| c.is_ascii_alphabetic());
         if !fits {
-            return Err(HeaderError::Name(shown(text)));
+            return Err(HeaderFieldError::Name(shown(text)));
         }
         let folded = text.to_ascii_lowercase();
         let is_reserved = RESERVED.iter().any(|name| folded.starts_with(name));
         let is_allowed = ALLOWED.contains(&folded.as_str())
             || (folded.len() > 2 && folded.starts_with("x-") && !is_reserved);
         if !is_allowed {
-            return Err(HeaderError::Reserved(shown(text)));
+            return Err(HeaderFieldError::Reserved(shown(text)));
         }
         Ok(Self(text.to_owned()))
     }
@@ -96,12 +96,12 @@ impl HeaderText {
     ///
     /// # Errors
     /// Says whether it is longer or has a line end or another control character.
-    pub fn parse(text: &str) -> Result<Self, HeaderError> {
+    pub fn parse(text: &str) -> Result<Self, HeaderFieldError> {
         if text.len() > TEXT_BYTES_MAX {
-            return Err(HeaderError::TextTooLong);
+            return Err(HeaderFieldError::TextTooLong);
         }
-        if text.chars().any(breaks) {
-            return Err(HeaderError::TextControl);
+        if text.chars().any(is_line_break) {
+            return Err(HeaderFieldError::TextControl);
         }
         Ok(Self(text.to_owned()))
     }
@@ -112,8 +112,8 @@ impl HeaderText {
         // More than is kept is looked at, for there may be much that is left out.
         let looked_at = text.chars().take(chars_max.saturating_mul(8));
         let plain: String = looked_at
-            .filter(|c| !is_turning(*c))
-            .map(|c| if breaks(c) { ' ' } else { c })
+            .filter(|c| !is_bidi_control(*c))
+            .map(|c| if is_line_break(c) { ' ' } else { c })
             .collect();
         let mut words = String::new();
         for word in plain.split_whitespace() {
@@ -140,8 +140,8 @@ impl WebAddress {
     /// Reads an address of at most 900 octets.
     ///
     /// # Errors
-    /// [`HeaderError::Url`] if it is not https, or has a character that must be percent-encoded.
-    pub fn parse(text: &str) -> Result<Self, HeaderError> {
+    /// [`HeaderFieldError::Url`] if it is not https, or has a character that must be percent-encoded.
+    pub fn parse(text: &str) -> Result<Self, HeaderFieldError> {
         let fits = text.len() <= URL_BYTES_MAX
             && text.len() > "https://".len()
             && text.starts_with("https://")
@@ -151,7 +151,7 @@ impl WebAddress {
         if fits {
             Ok(Self(text.to_owned()))
         } else {
-            Err(HeaderError::Url)
+            Err(HeaderFieldError::Url)
         }
     }
 
@@ -174,7 +174,7 @@ impl WebAddressForm {
     ///
     /// # Errors
     /// As [`WebAddress::parse`].
-    pub fn parse(text: &str) -> Result<Self, HeaderError> {
+    pub fn parse(text: &str) -> Result<Self, HeaderFieldError> {
         let form = Self(text.to_owned());
         // All names of jobs are written alike.
         WebAddress::parse(&form.of(JobId([0; 16])).0)?;
@@ -189,7 +189,7 @@ impl WebAddressForm {
 
 /// Why a field cannot be written.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum HeaderError {
+pub enum HeaderFieldError {
     /// The address cannot be written without SMTPUTF8 (RFC 6531), which most relays do not have.
     #[error("local part is not ASCII")]
     LocalNotAscii,
@@ -218,27 +218,27 @@ pub enum HeaderError {
 
 /// An address as it stands in a header that is ASCII.
 #[derive(Clone, Debug)]
-pub(super) struct Spelled(String);
+pub(super) struct AsciiAddress(String);
 
-impl Spelled {
+impl AsciiAddress {
     /// # Errors
-    /// [`HeaderError::LocalNotAscii`], [`HeaderError::DomainNotAscii`].
-    pub(super) fn of(address: &Address) -> Result<Self, HeaderError> {
+    /// [`HeaderFieldError::LocalNotAscii`], [`HeaderFieldError::DomainNotAscii`].
+    pub(super) fn of(address: &Address) -> Result<Self, HeaderFieldError> {
         let domain = address.domain().ascii();
         // The mapping to A-labels makes plain ASCII of look-alikes: a full-width comma a comma.
         if !domain.is_ascii() || Domain::parse(&domain).is_err() {
-            return Err(HeaderError::DomainNotAscii(shown(&domain)));
+            return Err(HeaderFieldError::DomainNotAscii(shown(&domain)));
         }
         let whole = address.to_string();
         let local = whole.rsplit_once('@').map_or("", |(local, _)| local);
         if !local.bytes().all(|b| matches!(b, b' '..=b'~')) {
-            return Err(HeaderError::LocalNotAscii);
+            return Err(HeaderFieldError::LocalNotAscii);
         }
         Ok(Self(format!("{local}@{domain}")))
     }
 }
 
-impl fmt::Display for Spelled {
+impl fmt::Display for AsciiAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -246,9 +246,9 @@ impl fmt::Display for Spelled {
 
 /// A Message-ID in angle brackets that can be written as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct MessageId(String);
+pub(super) struct WritableMessageId(String);
 
-impl MessageId {
+impl WritableMessageId {
     /// With brackets or without; one that no field of ours can hold is none.
     pub(super) fn of(text: &str) -> Option<Self> {
         let text = text.trim();
@@ -264,11 +264,14 @@ impl MessageId {
 
 /// The Message-IDs of a References field (RFC 5322 section 3.6.4): each once, the first and the last
 /// of a chain that is too long.
-pub(super) fn chain(references: &[String], in_reply_to: Option<&MessageId>) -> Vec<MessageId> {
-    let mut ids: Vec<MessageId> = Vec::new();
+pub(super) fn references_chain(
+    references: &[String],
+    in_reply_to: Option<&WritableMessageId>,
+) -> Vec<WritableMessageId> {
+    let mut ids: Vec<WritableMessageId> = Vec::new();
     // From the end, for the last of each counts.
-    let given = references.iter().filter_map(|id| MessageId::of(id));
-    let all: Vec<MessageId> = given.chain(in_reply_to.cloned()).collect();
+    let given = references.iter().filter_map(|id| WritableMessageId::of(id));
+    let all: Vec<WritableMessageId> = given.chain(in_reply_to.cloned()).collect();
     let first = all.first().cloned();
     let mut bytes = first.as_ref().map_or(0, |id| id.0.len() + 1);
     for id in all.into_iter().rev() {
@@ -289,9 +292,9 @@ pub(super) fn chain(references: &[String], in_reply_to: Option<&MessageId>) -> V
 /// The header of a mail, field by field. Every line ends in CRLF and none is longer than 998 octets,
 /// whatever is put in: the types say so.
 #[derive(Default)]
-pub(super) struct Block(String);
+pub(super) struct OutgoingHeader(String);
 
-impl Block {
+impl OutgoingHeader {
     pub(super) fn text(&mut self, name: &str, text: &HeaderText) {
         self.unstructured(name, &text.0);
     }
@@ -309,7 +312,7 @@ impl Block {
     pub(super) fn mailboxes<'a>(
         &mut self,
         name: &str,
-        boxes: impl IntoIterator<Item = (&'a HeaderText, &'a Spelled)>,
+        boxes: impl IntoIterator<Item = (&'a HeaderText, &'a AsciiAddress)>,
     ) {
         self.open(name);
         for (at, (display, address)) in boxes.into_iter().enumerate() {
@@ -324,7 +327,7 @@ impl Block {
                 self.0.push_str(&address.0);
                 continue;
             }
-            phrase(&mut self.0, column, &display.0);
+            push_phrase(&mut self.0, column, &display.0);
             let line = self.0.rsplit('\n').next().unwrap_or_default();
             let fits = line.len() + address.0.len() + 3 <= LINE_CHARS;
             self.0.push_str(if fits { " <" } else { "\r\n <" });
@@ -334,7 +337,11 @@ impl Block {
         self.close();
     }
 
-    pub(super) fn ids<'a>(&mut self, name: &str, ids: impl IntoIterator<Item = &'a MessageId>) {
+    pub(super) fn ids<'a>(
+        &mut self,
+        name: &str,
+        ids: impl IntoIterator<Item = &'a WritableMessageId>,
+    ) {
         self.open(name);
         for (at, id) in ids.into_iter().enumerate() {
             if at > 0 {
@@ -345,7 +352,7 @@ impl Block {
         self.close();
     }
 
-    pub(super) fn list(&mut self, list: &Spelled) {
+    pub(super) fn list(&mut self, list: &AsciiAddress) {
         // Only a domain: what stands behind the @.
         let domain = list.0.rsplit('@').next().unwrap_or_default();
         self.open("List-Id");
@@ -380,9 +387,9 @@ impl Block {
         self.open(name);
         let column = name.len() + 2;
         if is_plain(text) {
-            folded(&mut self.0, column, text);
+            push_folded(&mut self.0, column, text);
         } else {
-            encoded(&mut self.0, column, text);
+            push_encoded(&mut self.0, column, text);
         }
         self.close();
     }
@@ -398,7 +405,7 @@ fn is_plain(text: &str) -> bool {
         && text.split(' ').all(|word| word.len() <= WORD_CHARS_MAX)
 }
 
-fn folded(out: &mut String, mut column: usize, text: &str) {
+fn push_folded(out: &mut String, mut column: usize, text: &str) {
     for (at, word) in text.split(' ').enumerate() {
         if at > 0 && column + 1 + word.len() > LINE_CHARS {
             out.push_str("\r\n");
@@ -414,7 +421,7 @@ fn folded(out: &mut String, mut column: usize, text: &str) {
 }
 
 /// Writes encoded words (RFC 2047) of whole characters.
-fn encoded(out: &mut String, mut column: usize, text: &str) {
+fn push_encoded(out: &mut String, mut column: usize, text: &str) {
     const OPEN: &str = "=?utf-8?B?";
     const CLOSE: &str = "?=";
     let mut rest = text;
@@ -435,9 +442,9 @@ fn encoded(out: &mut String, mut column: usize, text: &str) {
 }
 
 /// A display name: quoted if it is ASCII, else encoded words.
-fn phrase(out: &mut String, column: usize, text: &str) {
+fn push_phrase(out: &mut String, column: usize, text: &str) {
     if !is_plain(text) || column + text.len() > 3 * LINE_CHARS {
-        return encoded(out, column, text);
+        return push_encoded(out, column, text);
     }
     let mut quoted = String::from("\"");
     for c in text.chars() {
@@ -447,16 +454,16 @@ fn phrase(out: &mut String, column: usize, text: &str) {
         quoted.push(c);
     }
     quoted.push('"');
-    folded(out, column, &quoted);
+    push_folded(out, column, &quoted);
 }
 
 /// A line end for some program, or a control.
-fn breaks(c: char) -> bool {
+fn is_line_break(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 /// Controls of the bidirectional algorithm that reach beyond themselves (Unicode Standard Annex 9).
-const fn is_turning(c: char) -> bool {
+const fn is_bidi_control(c: char) -> bool {
     matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 

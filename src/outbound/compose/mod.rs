@@ -12,13 +12,13 @@ mod words;
 use bytes::Bytes;
 use thiserror::Error;
 
-pub use header::{HeaderError, HeaderName, HeaderText, WebAddress, WebAddressForm};
+pub use header::{HeaderFieldError, HeaderName, HeaderText, WebAddress, WebAddressForm};
 pub use redact::redact;
 pub use templates::{TemplateError, Templates};
-pub use words::{Locale, Words};
+pub use words::{Locale, LocaleWords};
 
-use header::{Block, MessageId, Spelled};
-use templates::Page;
+use header::{AsciiAddress, OutgoingHeader, WritableMessageId};
+use templates::TemplatePage;
 
 use crate::clock::Timestamp;
 use crate::mail::address::{Address, Domain};
@@ -32,11 +32,11 @@ pub const HTML_BYTES_MAX: usize = 512 * 1024;
 /// What was said earlier: the newest that are shown.
 pub const HISTORY_MAX: usize = 3;
 /// Characters of one of them.
-const SAID_CHARS_MAX: usize = 600;
+const EARLIER_CHARS_MAX: usize = 600;
 /// People in the copy.
 pub const CC_MAX: usize = 50;
 /// Files with a letter.
-pub const ENCLOSURES_MAX: usize = 100;
+pub const ATTACHMENTS_MAX: usize = 100;
 /// Extra fields of a letter.
 pub const FIELDS_MAX: usize = 50;
 /// Message-IDs of a chain that are looked at, counted from its ends.
@@ -52,7 +52,7 @@ const FILENAME_CHARS_MAX: usize = 120;
 
 /// One mail to one recipient, everything decided.
 #[derive(Clone, Debug)]
-pub struct Letter {
+pub struct OutgoingMail {
     /// Whose mailbox it comes from.
     pub from: Address,
     /// Who says it; empty if the product itself does.
@@ -60,9 +60,9 @@ pub struct Letter {
     /// The product's name; with a sender's it makes "Name via Product".
     pub product_name: String,
     /// Whom it is for.
-    pub to: Correspondent,
+    pub to: HeaderMailbox,
     /// Who else is told it went to; at most [`CC_MAX`].
-    pub cc: Vec<Correspondent>,
+    pub cc: Vec<HeaderMailbox>,
     /// Where the answer goes: the address with the token.
     pub reply_to: Address,
     /// The subject, with or without a reply's prefix.
@@ -73,11 +73,11 @@ pub struct Letter {
     /// At most [`HTML_BYTES_MAX`].
     pub html: Option<String>,
     /// What was said before, newest first; [`HISTORY_MAX`] of it are shown.
-    pub history: Vec<Said>,
+    pub history: Vec<EarlierMessage>,
     /// The line under which nothing is reply; `None` is the language's own, empty is none.
     pub marker: Option<String>,
-    /// The files; at most [`ENCLOSURES_MAX`]. How big they may be together is the caller's to say.
-    pub enclosures: Vec<Enclosure>,
+    /// The files; at most [`ATTACHMENTS_MAX`]. How big they may be together is the caller's to say.
+    pub attachments: Vec<OutgoingAttachment>,
     /// The Message-ID of the mail it answers. One that cannot be written again is left out.
     pub in_reply_to: Option<String>,
     /// The Message-IDs of the conversation, oldest first. The first and the last are written.
@@ -106,7 +106,7 @@ pub struct Letter {
 
 /// A person with an address.
 #[derive(Clone, Debug)]
-pub struct Correspondent {
+pub struct HeaderMailbox {
     /// The display name; may be empty.
     pub name: String,
     /// The address. Its local part must be ASCII.
@@ -115,7 +115,7 @@ pub struct Correspondent {
 
 /// What somebody said earlier in the conversation.
 #[derive(Clone, Debug)]
-pub struct Said {
+pub struct EarlierMessage {
     /// Who.
     pub name: String,
     /// When.
@@ -126,7 +126,7 @@ pub struct Said {
 
 /// A file that goes with a letter.
 #[derive(Clone, Debug)]
-pub struct Enclosure {
+pub struct OutgoingAttachment {
     /// Its name; a path before it is left out.
     pub filename: String,
     /// Its media type; one that is none, or that only a mail program may write, becomes
@@ -158,7 +158,7 @@ pub enum ComposeError {
         /// The letter's field.
         field: &'static str,
         /// What is wrong with it.
-        fault: HeaderError,
+        fault: HeaderFieldError,
     },
     /// The HTML's elements nest too deep.
     #[error("html: elements nested deeper than {}", page::DEPTH_MAX)]
@@ -201,16 +201,16 @@ impl ComposeError {
 ///
 /// # Errors
 /// Names the field that cannot be written or goes beyond its bound.
-pub fn compose(letter: &Letter, templates: &Templates) -> Result<Composed, ComposeError> {
-    within("text", letter.text.len(), TEXT_BYTES_MAX)?;
+pub fn compose(letter: &OutgoingMail, templates: &Templates) -> Result<Composed, ComposeError> {
+    check_length("text", letter.text.len(), TEXT_BYTES_MAX)?;
     let html = letter.html.as_ref().map_or(0, String::len);
-    within("html", html, HTML_BYTES_MAX)?;
+    check_length("html", html, HTML_BYTES_MAX)?;
     for said in letter.history.iter().take(HISTORY_MAX) {
-        within("history", said.text.len(), TEXT_BYTES_MAX)?;
+        check_length("history", said.text.len(), TEXT_BYTES_MAX)?;
     }
     for (field, count, max) in [
         ("cc", letter.cc.len(), CC_MAX),
-        ("enclosures", letter.enclosures.len(), ENCLOSURES_MAX),
+        ("enclosures", letter.attachments.len(), ATTACHMENTS_MAX),
         ("fields", letter.fields.len(), FIELDS_MAX),
     ] {
         if count > max {
@@ -218,10 +218,10 @@ pub fn compose(letter: &Letter, templates: &Templates) -> Result<Composed, Compo
         }
     }
     let subject = subject(letter);
-    let head = head(letter, &subject)?;
-    let pages = Pages::of(letter, &subject, templates)?;
+    let head = header_block(letter, &subject)?;
+    let pages = RenderedBody::render(letter, &subject, templates)?;
     let mut bytes = head.into_bytes();
-    structure::write(&mut bytes, &pages.plain, &pages.html, letter);
+    structure::write_parts(&mut bytes, &pages.plain, &pages.html, letter);
     Ok(Composed {
         bytes: bytes.into(),
         text: pages.text,
@@ -230,29 +230,32 @@ pub fn compose(letter: &Letter, templates: &Templates) -> Result<Composed, Compo
     })
 }
 
-const fn within(field: &'static str, bytes: usize, max: usize) -> Result<(), ComposeError> {
+const fn check_length(field: &'static str, bytes: usize, max: usize) -> Result<(), ComposeError> {
     if bytes > max {
         return Err(ComposeError::TooLong { field, max });
     }
     Ok(())
 }
 
-fn head(letter: &Letter, subject: &HeaderText) -> Result<Block, ComposeError> {
+fn header_block(
+    letter: &OutgoingMail,
+    subject: &HeaderText,
+) -> Result<OutgoingHeader, ComposeError> {
     let no_name = HeaderText::default();
-    let spelled = |field, address| in_field(field, Spelled::of(address));
+    let spelled = |field, address| in_field(field, AsciiAddress::of(address));
     // What bounces must find its way too.
     spelled("return_path", &letter.return_path)?;
-    let mut block = Block::default();
+    let mut block = OutgoingHeader::default();
     block.mailboxes(
         "From",
         [(&from_name(letter), &spelled("from", &letter.from)?)],
     );
     let to = &letter.to;
-    let to_name = name(letter, &to.name);
+    let to_name = display_name(letter, &to.name);
     block.mailboxes("To", [(&to_name, &spelled("to", &to.address)?)]);
     if !letter.cc.is_empty() {
         let copied = letter.cc.iter().map(|cc| {
-            let name = name(letter, &cc.name);
+            let name = display_name(letter, &cc.name);
             Ok((name, spelled("cc", &cc.address)?))
         });
         let copied = copied.collect::<Result<Vec<_>, ComposeError>>()?;
@@ -264,10 +267,10 @@ fn head(letter: &Letter, subject: &HeaderText) -> Result<Block, ComposeError> {
     );
     block.text("Subject", subject);
     block.text("Date", &HeaderText::cleaned(&letter.date.to_rfc5322(), 40));
-    let own = MessageId::of(&letter.message_id).ok_or(HeaderError::MessageId);
+    let own = WritableMessageId::of(&letter.message_id).ok_or(HeaderFieldError::MessageId);
     block.ids("Message-ID", [&in_field("message_id", own)?]);
-    threading(letter, &mut block);
-    manners(letter, &mut block)?;
+    write_thread_fields(letter, &mut block);
+    write_automation_fields(letter, &mut block)?;
     for (name, text) in &letter.fields {
         let text = redact(text.as_str(), &letter.reply_domains);
         block.extra(name, &in_field("fields", HeaderText::parse(&text))?);
@@ -276,17 +279,20 @@ fn head(letter: &Letter, subject: &HeaderText) -> Result<Block, ComposeError> {
 }
 
 /// The fields that put the mail into its thread.
-fn threading(letter: &Letter, block: &mut Block) {
-    let answered = letter.in_reply_to.as_deref().and_then(MessageId::of);
+fn write_thread_fields(letter: &OutgoingMail, block: &mut OutgoingHeader) {
+    let answered = letter
+        .in_reply_to
+        .as_deref()
+        .and_then(WritableMessageId::of);
     if let Some(answered) = &answered {
         block.ids("In-Reply-To", [answered]);
     }
     let given = &letter.references;
     let chain = if given.len() > REFERENCES_MAX {
         let newest = &given[given.len() - REFERENCES_MAX..];
-        header::chain(&[&given[..1], newest].concat(), answered.as_ref())
+        header::references_chain(&[&given[..1], newest].concat(), answered.as_ref())
     } else {
-        header::chain(given, answered.as_ref())
+        header::references_chain(given, answered.as_ref())
     };
     if !chain.is_empty() {
         block.ids("References", &chain);
@@ -294,13 +300,16 @@ fn threading(letter: &Letter, block: &mut Block) {
 }
 
 /// The fields that tell other machines how to behave.
-fn manners(letter: &Letter, block: &mut Block) -> Result<(), ComposeError> {
+fn write_automation_fields(
+    letter: &OutgoingMail,
+    block: &mut OutgoingHeader,
+) -> Result<(), ComposeError> {
     if let Some(domain) = &letter.list_id {
         let address = Address::parse(&format!("list@{domain}"));
-        let not_ascii = |_| HeaderError::DomainNotAscii(domain.to_string());
+        let not_ascii = |_| HeaderFieldError::DomainNotAscii(domain.to_string());
         let list = address
             .map_err(not_ascii)
-            .and_then(|list| Spelled::of(&list));
+            .and_then(|list| AsciiAddress::of(&list));
         block.list(&in_field("list_id", list)?);
     }
     if let Some(url) = &letter.list_unsubscribe {
@@ -319,12 +328,15 @@ fn manners(letter: &Letter, block: &mut Block) -> Result<(), ComposeError> {
     Ok(())
 }
 
-fn in_field<T>(field: &'static str, parsed: Result<T, HeaderError>) -> Result<T, ComposeError> {
+fn in_field<T>(
+    field: &'static str,
+    parsed: Result<T, HeaderFieldError>,
+) -> Result<T, ComposeError> {
     parsed.map_err(|fault| ComposeError::Header { field, fault })
 }
 
 /// A display name, without tokens.
-fn name(letter: &Letter, text: &str) -> HeaderText {
+fn display_name(letter: &OutgoingMail, text: &str) -> HeaderText {
     one_line(text, NAME_CHARS_MAX, &letter.reply_domains)
 }
 
@@ -335,9 +347,9 @@ fn one_line(text: &str, chars_max: usize, domains: &[Domain]) -> HeaderText {
 }
 
 /// "Name via Product".
-fn from_name(letter: &Letter) -> HeaderText {
+fn from_name(letter: &OutgoingMail) -> HeaderText {
     let [sender, product] =
-        [&letter.sender_name, &letter.product_name].map(|text| name(letter, text));
+        [&letter.sender_name, &letter.product_name].map(|text| display_name(letter, text));
     match (sender.as_str(), product.as_str()) {
         ("", _) => product,
         (_, "") => sender,
@@ -349,7 +361,7 @@ fn from_name(letter: &Letter) -> HeaderText {
 }
 
 /// The subject with one prefix if the letter answers a mail, and as it is if it begins a thread.
-fn subject(letter: &Letter) -> HeaderText {
+fn subject(letter: &OutgoingMail) -> HeaderText {
     let given = one_line(&letter.subject, SUBJECT_CHARS_MAX, &letter.reply_domains);
     let answers = letter.in_reply_to.is_some() || !letter.references.is_empty();
     let mut bare = given.as_str();
@@ -379,39 +391,39 @@ fn without_prefix(subject: &str) -> Option<&str> {
 }
 
 /// What a person will see.
-struct Pages {
+struct RenderedBody {
     text: String,
     plain: String,
     html: String,
 }
 
-impl Pages {
-    fn of(
-        letter: &Letter,
+impl RenderedBody {
+    fn render(
+        letter: &OutgoingMail,
         subject: &HeaderText,
         templates: &Templates,
     ) -> Result<Self, ComposeError> {
         let domains = &letter.reply_domains;
-        let clean = |text: &str| redact(&plain(text), domains).trim().to_owned();
-        let shown = |text: &str| name(letter, text).as_str().to_owned();
+        let clean = |text: &str| redact(&normalise_text(text), domains).trim().to_owned();
+        let shown = |text: &str| display_name(letter, text).as_str().to_owned();
         let text = clean(&letter.text);
         let html = match &letter.html {
             Some(html) => {
-                let safe = page::cleaned(html).map_err(|_| ComposeError::TooDeep)?;
+                let safe = page::sanitise(html).map_err(|_| ComposeError::TooDeep)?;
                 redact(&safe, domains).into_owned()
             }
-            None => page::of_text(&text),
+            None => page::html_of_text(&text),
         };
         // Taken out before it is cut, or the cut could hide whose token it is.
         let history = letter.history.iter().take(HISTORY_MAX).map(|said| {
-            let text = cut(&clean(&said.text));
-            let html = page::of_text(&text);
-            (shown(&said.name), day(said.at), text, html)
+            let text = excerpt(&clean(&said.text));
+            let html = page::html_of_text(&text);
+            (shown(&said.name), format_date(said.at), text, html)
         });
         let history: Vec<_> = history.collect();
         let history: Vec<_> = history
             .iter()
-            .map(|(name, date, text, html)| templates::Said {
+            .map(|(name, date, text, html)| templates::EarlierMessagePage {
                 name,
                 date,
                 text,
@@ -419,9 +431,14 @@ impl Pages {
             })
             .collect();
         let files: Vec<_> = letter
-            .enclosures
+            .attachments
             .iter()
-            .map(|file| (structure::filename(file, domains), size(file.bytes.len())))
+            .map(|file| {
+                (
+                    structure::filename(file, domains),
+                    format_size(file.bytes.len()),
+                )
+            })
             .collect();
         let files: Vec<_> = files
             .iter()
@@ -429,7 +446,7 @@ impl Pages {
             .collect();
         let words = letter.locale.words();
         let marker = letter.marker.as_deref().unwrap_or(words.marker);
-        let page = Page {
+        let page = TemplatePage {
             subject: subject.as_str(),
             sender_name: &shown(&letter.sender_name),
             product_name: &shown(&letter.product_name),
@@ -445,15 +462,15 @@ impl Pages {
         }
         .value();
         Ok(Self {
-            plain: plain(&templates.text(&page)?),
-            html: plain(&templates.html(&page)?),
+            plain: normalise_text(&templates.text(&page)?),
+            html: normalise_text(&templates.html(&page)?),
             text,
         })
     }
 }
 
 /// Line ends as `\n`, no other controls but tabs.
-fn plain(text: &str) -> String {
+fn normalise_text(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
@@ -469,8 +486,8 @@ fn plain(text: &str) -> String {
 }
 
 /// The beginning of what was said, at the end of a word.
-fn cut(text: &str) -> String {
-    let Some((end, _)) = text.char_indices().nth(SAID_CHARS_MAX) else {
+fn excerpt(text: &str) -> String {
+    let Some((end, _)) = text.char_indices().nth(EARLIER_CHARS_MAX) else {
         return text.to_owned();
     };
     let kept = &text[..end];
@@ -481,13 +498,13 @@ fn cut(text: &str) -> String {
 }
 
 /// Date and time in a form every language reads.
-fn day(at: Timestamp) -> String {
+fn format_date(at: Timestamp) -> String {
     let text = at.to_rfc3339();
     let minutes = text.get(..16).unwrap_or_default().replace('T', " ");
     format!("{minutes} UTC")
 }
 
-fn size(bytes: usize) -> String {
+fn format_size(bytes: usize) -> String {
     const KIB: usize = 1024;
     const MIB: usize = 1024 * KIB;
     match bytes {

@@ -43,8 +43,8 @@ pub(super) struct TooDeep;
 /// # Errors
 /// If its elements nest too deep. It is told before the HTML is read, for reading it takes time that
 /// grows with the depth.
-pub(super) fn cleaned(html: &str) -> Result<String, TooDeep> {
-    if depth(html) > DEPTH_MAX {
+pub(super) fn sanitise(html: &str) -> Result<String, TooDeep> {
+    if nesting_depth(html) > DEPTH_MAX {
         return Err(TooDeep);
     }
     Ok(CLEANER.clean(html).to_string())
@@ -52,7 +52,7 @@ pub(super) fn cleaned(html: &str) -> Result<String, TooDeep> {
 
 /// How deep the elements nest at most, never told too low: an element counts as open until it is
 /// closed by name, but for those that have no end or end with the next of their kind.
-fn depth(html: &str) -> usize {
+fn nesting_depth(html: &str) -> usize {
     let has_foreign = has_tag(html, "<svg") || has_tag(html, "<math");
     let mut open: Vec<&str> = Vec::new();
     let mut deepest = 0;
@@ -99,7 +99,7 @@ fn has_tag(html: &str, tag: &str) -> bool {
 
 /// The text as HTML: paragraphs, line ends, indents, and links on http, https and mail addresses.
 /// Nothing of it can act.
-pub(super) fn of_text(text: &str) -> String {
+pub(super) fn html_of_text(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + text.len() / 4 + 64);
     let mut is_open = false;
     for line in text.lines() {
@@ -143,7 +143,7 @@ fn push_line(line: &str, out: &mut String) {
 }
 
 fn push_word(word: &str, out: &mut String) {
-    let Some((at, href)) = link(word) else {
+    let Some((at, href)) = find_link(word) else {
         return escape(word, out);
     };
     escape(&word[..at], out);
@@ -158,7 +158,7 @@ fn push_word(word: &str, out: &mut String) {
 }
 
 /// Where a link stands in the word, and how many octets it has.
-fn link(word: &str) -> Option<(usize, usize)> {
+fn find_link(word: &str) -> Option<(usize, usize)> {
     if word.len() > URL_CHARS_MAX {
         return None;
     }
@@ -184,10 +184,10 @@ fn link(word: &str) -> Option<(usize, usize)> {
     let is_web = ["https://", "http://"].iter().any(|scheme| {
         starts_with(url, scheme) && url[scheme.len()..].starts_with(char::is_alphanumeric)
     });
-    (is_web || is_mail(url)).then_some((at, url.len()))
+    (is_web || is_mail_address(url)).then_some((at, url.len()))
 }
 
-fn is_mail(word: &str) -> bool {
+fn is_mail_address(word: &str) -> bool {
     let Some((local, domain)) = word.split_once('@') else {
         return false;
     };
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn text_becomes_paragraphs() {
-        let html = of_text("Hello <Ann> & co\nsecond line\n\n  indented  twice\n\n\n");
+        let html = html_of_text("Hello <Ann> & co\nsecond line\n\n  indented  twice\n\n\n");
         assert_eq!(
             html,
             "<p dir=\"auto\" style=\"margin:0 0 1em 0;\">Hello &lt;Ann&gt; &amp; co<br>\nsecond line</p>\n\
@@ -234,7 +234,7 @@ mod tests {
             ("HTTPS://Example.com", "HTTPS://Example.com"),
             ("ann@example.com,", "mailto:ann@example.com"),
         ] {
-            let html = of_text(text);
+            let html = html_of_text(text);
             assert!(
                 html.contains(&format!("<a href=\"{href}\"")),
                 "{text}: {html}"
@@ -248,7 +248,7 @@ mod tests {
             "a@b",
             "@",
         ] {
-            assert!(!of_text(text).contains("<a "), "{text}");
+            assert!(!html_of_text(text).contains("<a "), "{text}");
         }
     }
 
@@ -276,7 +276,7 @@ mod tests {
             ("<form action=\"https://x\"><input name=\"a\">x</form>", "x"),
             ("</table></td></body>x", "x"),
         ] {
-            assert_eq!(cleaned(html).unwrap(), clean, "{html}");
+            assert_eq!(sanitise(html).unwrap(), clean, "{html}");
         }
     }
 
@@ -306,23 +306,23 @@ mod tests {
             "<tr><b>",
         ] {
             let html = piece.repeat((256 << 10) / piece.len());
-            if let Ok(clean) = cleaned(&html) {
+            if let Ok(clean) = sanitise(&html) {
                 assert!(clean.len() < 4 << 20, "{piece}: {}", clean.len());
             }
         }
         let list = format!("<ul>{}</ul>", "<li>one<p>two".repeat(5_000));
-        assert!(cleaned(&list).is_err() || !list.is_empty());
+        assert!(sanitise(&list).is_err() || !list.is_empty());
         let rows = format!(
             "<table>{}</table>",
             "<tr><td>1</td><td>2</td></tr>".repeat(5_000)
         );
-        assert!(cleaned(&rows).is_ok());
+        assert!(sanitise(&rows).is_ok());
     }
 
     proptest! {
         #[test]
         fn no_text_becomes_an_element(text in "([<>\"'&a/=: ]|https://|script|on){0,40}") {
-            let html = of_text(&text);
+            let html = html_of_text(&text);
             let stripped = html
                 .replace("<p dir=\"auto\" style=\"margin:0 0 1em 0;\">", "")
                 .replace("</p>", "")

@@ -7,26 +7,26 @@ use lettre::message::{Body, MultiPart, SinglePart};
 
 use super::header::HeaderText;
 use super::redact::redact_name;
-use super::{Enclosure, FILENAME_CHARS_MAX, Letter, SHORT_BYTES_MAX};
+use super::{FILENAME_CHARS_MAX, OutgoingAttachment, OutgoingMail, SHORT_BYTES_MAX};
 use crate::mail::address::Domain;
 
 /// In no encoded body: `=` there stands before two hex digits or a line end, and `_` in none.
-const OUTER: &str = "=_postern_mixed_=";
-const INNER: &str = "=_postern_alternative_=";
+const MIXED_BOUNDARY: &str = "=_postern_mixed_=";
+const ALTERNATIVE_BOUNDARY: &str = "=_postern_alternative_=";
 const MEDIA_TYPE_BYTES_MAX: usize = 100;
-const OTHER: &str = "application/octet-stream";
+const DEFAULT_MEDIA_TYPE: &str = "application/octet-stream";
 
 /// Appends the parts to a header: the two forms of the text, then the files.
-pub(super) fn write(out: &mut Vec<u8>, plain: &str, html: &str, letter: &Letter) {
+pub(super) fn write_parts(out: &mut Vec<u8>, plain: &str, html: &str, letter: &OutgoingMail) {
     let forms = MultiPart::alternative()
-        .boundary(INNER)
+        .boundary(ALTERNATIVE_BOUNDARY)
         .singlepart(text_part(ContentType::TEXT_PLAIN, plain))
         .singlepart(text_part(ContentType::TEXT_HTML, html));
-    let whole = if letter.enclosures.is_empty() {
+    let whole = if letter.attachments.is_empty() {
         forms
     } else {
-        let mixed = MultiPart::mixed().boundary(OUTER).multipart(forms);
-        letter.enclosures.iter().fold(mixed, |mixed, file| {
+        let mixed = MultiPart::mixed().boundary(MIXED_BOUNDARY).multipart(forms);
+        letter.attachments.iter().fold(mixed, |mixed, file| {
             mixed.singlepart(file_part(file, &letter.reply_domains))
         })
     };
@@ -50,7 +50,7 @@ fn text_part(kind: ContentType, text: &str) -> SinglePart {
     part(kind, encoding, lines.into_bytes())
 }
 
-fn file_part(file: &Enclosure, domains: &[Domain]) -> SinglePart {
+fn file_part(file: &OutgoingAttachment, domains: &[Domain]) -> SinglePart {
     let kind = media_type(&file.content_type);
     let name = filename(file, domains);
     let encoded = encoded(ContentTransferEncoding::Base64, file.bytes.to_vec());
@@ -93,13 +93,13 @@ fn media_type(text: &str) -> ContentType {
         });
     let parsed = fits.then(|| ContentType::parse(&text).ok()).flatten();
     parsed
-        .or_else(|| ContentType::parse(OTHER).ok())
+        .or_else(|| ContentType::parse(DEFAULT_MEDIA_TYPE).ok())
         .unwrap_or(ContentType::TEXT_PLAIN)
 }
 
 /// A file's name without a path, controls, tokens and what turns letters round; `file` if there is
 /// nothing left of it.
-pub(super) fn filename(file: &Enclosure, domains: &[Domain]) -> String {
+pub(super) fn filename(file: &OutgoingAttachment, domains: &[Domain]) -> String {
     let last = file.filename.rsplit(['/', '\\']).next().unwrap_or_default();
     let looked_at = &last[..last.floor_char_boundary(SHORT_BYTES_MAX)];
     // What is left out here could hide a token, and so could a cut.

@@ -13,7 +13,7 @@ use thiserror::Error;
 /// The names of the templates of a mail's two forms.
 const HTML: &str = "message.html.jinja";
 const TEXT: &str = "message.txt.jinja";
-const ENDING: &str = ".jinja";
+const TEMPLATE_SUFFIX: &str = ".jinja";
 /// Files of a folder that are read: the two, and what they include.
 const FILES_MAX: usize = 32;
 /// Octets of one file.
@@ -49,7 +49,7 @@ impl Templates {
             (HTML, include_str!("../../../templates/message.html.jinja")),
             (TEXT, include_str!("../../../templates/message.txt.jinja")),
         ];
-        let own = folder.map(read).transpose()?.unwrap_or_default();
+        let own = folder.map(read_folder).transpose()?.unwrap_or_default();
         for (name, source) in shipped {
             if own.iter().all(|(own, _)| own != name) {
                 templates.add(name.to_owned(), source.to_owned())?;
@@ -64,7 +64,7 @@ impl Templates {
                 (TEXT, templates.text(&page)?),
             ] {
                 if !made.contains(SAMPLE_WORD) {
-                    let file = templates.file(name);
+                    let file = templates.template_path(name);
                     return Err(TemplateError::NoText(file));
                 }
             }
@@ -74,36 +74,36 @@ impl Templates {
 
     /// The HTML form of a mail.
     pub(super) fn html(&self, page: &Value) -> Result<String, TemplateError> {
-        self.make(HTML, page)
+        self.render(HTML, page)
     }
 
     /// The plain form of a mail.
     pub(super) fn text(&self, page: &Value) -> Result<String, TemplateError> {
-        self.make(TEXT, page)
+        self.render(TEXT, page)
     }
 
     fn add(&mut self, name: String, source: String) -> Result<(), TemplateError> {
         let added = self.environment.add_template_owned(name.clone(), source);
-        added.map_err(|error| self.fault(&name, &error))
+        added.map_err(|error| self.template_error(&name, &error))
     }
 
-    fn make(&self, name: &str, page: &Value) -> Result<String, TemplateError> {
+    fn render(&self, name: &str, page: &Value) -> Result<String, TemplateError> {
         let template = self.environment.get_template(name);
         let made = template.and_then(|template| template.render(page.clone()));
-        let made = made.map_err(|error| self.fault(name, &error))?;
+        let made = made.map_err(|error| self.template_error(name, &error))?;
         if made.len() > PAGE_BYTES_MAX {
-            return Err(TemplateError::TooLong(self.file(name)));
+            return Err(TemplateError::TooLong(self.template_path(name)));
         }
         Ok(made)
     }
 
-    fn fault(&self, name: &str, error: &minijinja::Error) -> TemplateError {
-        let file = self.file(error.name().unwrap_or(name));
+    fn template_error(&self, name: &str, error: &minijinja::Error) -> TemplateError {
+        let file = self.template_path(error.name().unwrap_or(name));
         if error.kind() == ErrorKind::OutOfFuel {
             return TemplateError::TooLong(file);
         }
         let kind = error.kind().to_string();
-        TemplateError::Faulty {
+        TemplateError::Invalid {
             file,
             line: error.line().unwrap_or(0),
             what: error
@@ -113,7 +113,7 @@ impl Templates {
     }
 
     /// How the file with this template is named to a person.
-    fn file(&self, name: &str) -> PathBuf {
+    fn template_path(&self, name: &str) -> PathBuf {
         let own = self.folder.as_ref().map(|folder| folder.join(name));
         own.filter(|path| path.exists())
             .unwrap_or_else(|| PathBuf::from(name))
@@ -137,7 +137,7 @@ pub enum TemplateError {
     Empty(PathBuf),
     /// The template has a fault, or uses what there is not.
     #[error("{}, line {line}: {what}", .file.display())]
-    Faulty {
+    Invalid {
         /// The template's file.
         file: PathBuf,
         /// The line in it, from 1; 0 where none is known.
@@ -169,7 +169,7 @@ fn environment() -> Environment<'static> {
 }
 
 /// The names and texts of the templates in a folder.
-fn read(folder: &Path) -> Result<Vec<(String, String)>, TemplateError> {
+fn read_folder(folder: &Path) -> Result<Vec<(String, String)>, TemplateError> {
     let unreadable = |path: &Path, error| TemplateError::Unreadable(path.to_owned(), error);
     let mut own = Vec::new();
     for entry in fs::read_dir(folder).map_err(|error| unreadable(folder, error))? {
@@ -177,7 +177,7 @@ fn read(folder: &Path) -> Result<Vec<(String, String)>, TemplateError> {
         let Ok(name) = entry.file_name().into_string() else {
             continue;
         };
-        if !name.ends_with(ENDING) || name.starts_with('.') {
+        if !name.ends_with(TEMPLATE_SUFFIX) || name.starts_with('.') {
             continue;
         }
         if own.len() == FILES_MAX {
@@ -203,13 +203,13 @@ fn read(folder: &Path) -> Result<Vec<(String, String)>, TemplateError> {
 
 /// Pages with everything, and with nothing that may be left out.
 fn samples() -> [Value; 2] {
-    let said = Said {
+    let said = EarlierMessagePage {
         name: "Ann",
         date: "2026-01-31 23:59 UTC",
         text: "Earlier words",
         html: "<p>Earlier words</p>",
     };
-    let full = Page {
+    let full = TemplatePage {
         subject: "Re: A question",
         sender_name: "Ann",
         product_name: "Example",
@@ -223,7 +223,7 @@ fn samples() -> [Value; 2] {
         is_automatic: true,
         unsubscribe: Some("https://example.com/u"),
     };
-    let bare = Page {
+    let bare = TemplatePage {
         subject: "",
         sender_name: "",
         product_name: "",
@@ -239,7 +239,7 @@ fn samples() -> [Value; 2] {
 
 /// What a template may use.
 #[derive(Clone, Copy)]
-pub(super) struct Page<'a> {
+pub(super) struct TemplatePage<'a> {
     pub(super) subject: &'a str,
     pub(super) sender_name: &'a str,
     pub(super) product_name: &'a str,
@@ -248,9 +248,9 @@ pub(super) struct Page<'a> {
     pub(super) html: &'a str,
     /// Name and size.
     pub(super) attachments: &'a [(&'a str, String)],
-    pub(super) history: &'a [Said<'a>],
+    pub(super) history: &'a [EarlierMessagePage<'a>],
     pub(super) marker: &'a str,
-    pub(super) words: super::words::Words,
+    pub(super) words: super::words::LocaleWords,
     pub(super) language: &'static str,
     pub(super) is_automatic: bool,
     pub(super) unsubscribe: Option<&'a str>,
@@ -258,7 +258,7 @@ pub(super) struct Page<'a> {
 
 /// What was said earlier, as a template may use it.
 #[derive(Clone, Copy)]
-pub(super) struct Said<'a> {
+pub(super) struct EarlierMessagePage<'a> {
     pub(super) name: &'a str,
     pub(super) date: &'a str,
     pub(super) text: &'a str,
@@ -266,7 +266,7 @@ pub(super) struct Said<'a> {
     pub(super) html: &'a str,
 }
 
-impl Page<'_> {
+impl TemplatePage<'_> {
     pub(super) fn value(&self) -> Value {
         let safe = |html: &str| Value::from_safe_string(html.to_owned());
         let attachments = self.attachments.iter().map(|(name, size)| {

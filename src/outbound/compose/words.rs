@@ -66,11 +66,11 @@ impl Locale {
     }
 
     /// Its words.
-    pub fn words(self) -> Words {
+    pub fn words(self) -> LocaleWords {
         self.row().2
     }
 
-    fn row(self) -> (Self, &'static str, Words) {
+    fn row(self) -> (Self, &'static str, LocaleWords) {
         let own = TABLE.iter().find(|(locale, ..)| *locale == self);
         *own.unwrap_or(&TABLE[0])
     }
@@ -78,7 +78,7 @@ impl Locale {
 
 /// The fixed words of one language.
 #[derive(Clone, Copy, Debug)]
-pub struct Words {
+pub struct LocaleWords {
     /// Under this line nothing is reply.
     pub marker: &'static str,
     /// Between a person's name and the product's: "Ann via Example".
@@ -91,7 +91,7 @@ pub struct Words {
     pub unsubscribe: &'static str,
 }
 
-const TABLE: [(Locale, &str, Words); 12] = [
+const TABLE: [(Locale, &str, LocaleWords); 12] = [
     (
         Locale::English,
         "en",
@@ -220,8 +220,8 @@ const TABLE: [(Locale, &str, Words); 12] = [
     ),
 ];
 
-const fn words([marker, via, earlier, attachments, unsubscribe]: [&'static str; 5]) -> Words {
-    Words {
+const fn words([marker, via, earlier, attachments, unsubscribe]: [&'static str; 5]) -> LocaleWords {
+    LocaleWords {
         marker,
         via,
         earlier,
@@ -259,10 +259,10 @@ mod tests {
             let text = format!("Yes.\n\n— {} —\n\nold words", locale.words().marker);
             // Whatever line the operator has chosen since, or not.
             for marker in [reply::MARKER_DEFAULT, "An operator's own line"] {
-                let reply = reply::extract(&reply::Input {
+                let reply = reply::extract(&reply::ReplyInput {
                     text: Some(&text),
                     marker,
-                    ..reply::Input::default()
+                    ..reply::ReplyInput::default()
                 });
                 assert_eq!(reply.method, reply::Method::Marker, "{locale:?}");
                 assert_eq!(reply.text, "Yes.", "{locale:?}");

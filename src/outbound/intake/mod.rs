@@ -15,22 +15,22 @@ use tokio::time;
 use super::compose::{ComposeError, HeaderText, Templates, WebAddressForm};
 use crate::clock::{self, Timestamp};
 use crate::mail::address::{Address, Domain};
-use crate::mail::draft::{Call, Draft, Part, posted_word};
-use crate::mail::outgoing::{self, JobId};
+use crate::mail::draft::{Draft, DraftCall, DraftPart, posted_marker};
+use crate::mail::job_id::{self, JobId};
 use crate::mail::token::{Format, KeyRing, ThreadKey};
 use crate::store::{Job, Mapping, RecordError, Store, Suppression};
-use plan::Plan;
+use plan::DraftPlan;
 
 /// Locks that threads share: two of one thread never pass each other.
-const LOCKS: usize = 256;
+const LOCK_COUNT: usize = 256;
 /// So long, and so often, a message that is on its way into a thread is waited for: a product that tells
 /// of it before it answers would else wait for itself.
-const OWN_WAIT: Duration = Duration::from_millis(50);
-const OWN_WAITS: u32 = 40;
+const IN_FLIGHT_WAIT: Duration = Duration::from_millis(50);
+const IN_FLIGHT_WAITS_MAX: u32 = 40;
 
 /// What the intake must know of a route.
 #[derive(Clone)]
-pub struct Route {
+pub struct OutboundRoute {
     /// Its name.
     pub name: String,
     /// Its reply domains; the first is minted for.
@@ -63,26 +63,26 @@ pub struct IntakeSettings {
 }
 
 /// Takes drafts.
-pub struct Intake {
+pub struct OutboundIntake {
     store: Store,
     /// At least one.
-    routes: Vec<Route>,
+    routes: Vec<OutboundRoute>,
     settings: IntakeSettings,
     templates: Arc<Templates>,
-    underway: Arc<dyn Underway>,
+    in_flight: Arc<dyn InFlightCheck>,
     locks: Vec<Mutex<()>>,
 }
 
 /// What Postern tells the product at this moment.
-pub trait Underway: Send + Sync {
+pub trait InFlightCheck: Send + Sync {
     /// Is a message on its way into this thread, and does one of those say just `text`? `None`: none
     /// is, and the store knows each by its id.
-    fn says(&self, route: &str, thread: &str, text: &str) -> Option<bool>;
+    fn contains_text(&self, route: &str, thread: &str, text: &str) -> Option<bool>;
 }
 
 /// The jobs of a draft.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Queued {
+pub struct QueuedJobs {
     /// The recipient's, then one for each copy.
     pub jobs: Vec<JobId>,
     /// At least one of them is new.
@@ -100,7 +100,7 @@ pub enum IntakeError {
     Compose(#[source] ComposeError),
     /// What makes mails broke down.
     #[error("making of the mail broke off")]
-    Broken,
+    ComposePanicked,
     /// The system has no random bytes to give.
     #[error("no random bytes")]
     Random,
@@ -111,7 +111,7 @@ pub enum IntakeError {
     #[error("{address} is held back: {reason}")]
     Suppressed {
         /// Which part names it.
-        part: Part,
+        part: DraftPart,
         /// The address.
         address: String,
         /// Why it is on the list.
@@ -119,30 +119,30 @@ pub enum IntakeError {
     },
     /// A part of the draft cannot be taken.
     #[error("{why}")]
-    Unfit {
+    Invalid {
         /// Which.
-        part: Part,
+        part: DraftPart,
         /// Why, for the product.
         why: String,
     },
 }
 
-impl Intake {
+impl OutboundIntake {
     /// An intake into `store`. There must be at least one route: without one nothing is taken.
     pub fn new(
         store: Store,
-        routes: Vec<Route>,
+        routes: Vec<OutboundRoute>,
         settings: IntakeSettings,
         templates: Arc<Templates>,
-        underway: Arc<dyn Underway>,
+        underway: Arc<dyn InFlightCheck>,
     ) -> Self {
         Self {
             store,
             routes,
             settings,
             templates,
-            underway,
-            locks: (0..LOCKS).map(|_| Mutex::default()).collect(),
+            in_flight: underway,
+            locks: (0..LOCK_COUNT).map(|_| Mutex::default()).collect(),
         }
     }
 
@@ -153,34 +153,37 @@ impl Intake {
     /// # Errors
     /// Says which part of the draft is at fault, or why nothing is taken now. Copies are taken one by
     /// one: who tries again after an error with the same key completes what is missing.
-    pub async fn take(&self, draft: Draft) -> Result<Option<Queued>, IntakeError> {
-        let (route, mapping) = self.route(&draft)?;
+    pub async fn accept(&self, draft: Draft) -> Result<Option<QueuedJobs>, IntakeError> {
+        let (route, mapping) = self.route_for(&draft)?;
         let routes = match (&draft.route, mapping) {
             // While the first message of a thread is on its way nothing is known of it.
             (None, None) => &self.routes,
             _ => std::slice::from_ref(route),
         };
-        if self.is_own(routes, &draft).await {
+        if self.is_own_message(routes, &draft).await {
             return Ok(None);
         }
-        self.queue(draft).await.map(Some)
+        self.enqueue_draft(draft).await.map(Some)
     }
 
     /// Did Postern itself post the message that the product tells of? While one is on its way into the
     /// thread, and has no id yet, this waits; then what it says must tell.
-    async fn is_own(&self, routes: &[Route], draft: &Draft) -> bool {
+    async fn is_own_message(&self, routes: &[OutboundRoute], draft: &Draft) -> bool {
         let Some(id) = draft
             .message_id
             .as_deref()
-            .filter(|_| draft.call == Call::Event)
+            .filter(|_| draft.call == DraftCall::Event)
         else {
             return false;
         };
         let thread = draft.thread_id.as_str();
-        let says = |route: &Route| self.underway.says(&route.name, thread, &draft.text);
-        let is_posted = |route: &Route| {
-            let word = posted_word(&route.name, thread, id);
-            self.store.spent(word).is_some()
+        let says = |route: &OutboundRoute| {
+            self.in_flight
+                .contains_text(&route.name, thread, &draft.text)
+        };
+        let is_posted = |route: &OutboundRoute| {
+            let word = posted_marker(&route.name, thread, id);
+            self.store.nonce_used(word).is_some()
         };
         let mut waits = 0;
         loop {
@@ -191,27 +194,27 @@ impl Intake {
             }
             match underway {
                 None => return false,
-                Some(same) if waits == OWN_WAITS => return same,
-                Some(_) => time::sleep(OWN_WAIT).await,
+                Some(same) if waits == IN_FLIGHT_WAITS_MAX => return same,
+                Some(_) => time::sleep(IN_FLIGHT_WAIT).await,
             }
             waits += 1;
         }
     }
 
-    async fn queue(&self, mut draft: Draft) -> Result<Queued, IntakeError> {
+    async fn enqueue_draft(&self, mut draft: Draft) -> Result<QueuedJobs, IntakeError> {
         let key = ThreadKey::of(&draft.thread_id);
         // What the next mail of the thread refers to is what this one leaves behind.
         let _turn = self.locks[usize::from(key.0[0])].lock().await;
-        let (route, mapping) = self.route(&draft)?;
-        let content = draft.content();
+        let (route, mapping) = self.route_for(&draft)?;
+        let content = draft.content_digest();
         let recipient = draft
             .recipient
             .clone()
             .or_else(|| mapping.as_ref()?.participant.clone());
         let Some(recipient) = recipient else {
             let why = "is needed: nothing is known of this thread".to_owned();
-            let part = Part::Recipient;
-            return Err(IntakeError::Unfit { part, why });
+            let part = DraftPart::Recipient;
+            return Err(IntakeError::Invalid { part, why });
         };
         draft
             .cc
@@ -219,31 +222,31 @@ impl Intake {
         let all: Vec<&Address> = [&recipient].into_iter().chain(&draft.cc).collect();
         let mut jobs: Vec<Option<Job>> = Vec::new();
         for to in &all {
-            jobs.push(self.known(&draft, &route.name, to, content)?);
+            jobs.push(self.existing_job(&draft, &route.name, to, content)?);
         }
         let now = clock::now();
         // All are looked at before the first is taken.
         for (to, job) in all.iter().zip(&jobs) {
             if job.is_none() {
-                self.check(&draft, to, &recipient, now)?;
+                self.check_recipient(&draft, to, &recipient, now)?;
             }
         }
         let is_new = jobs.contains(&None);
-        let first = plan::draw()?;
+        let first = plan::random_job_id()?;
         // Everybody gets the same mail: who is told of it by another finds it in his own mailbox.
         let known = jobs.iter().flatten().next();
         let message_id = match known {
             Some(known) => known.message_id.clone(),
-            None => outgoing::message_id(&route.keys, &route.domains[0], first),
+            None => job_id::message_id(&route.keys, &route.domains[0], first),
         };
-        let plan = Plan {
+        let plan = DraftPlan {
             intake: self,
             draft: Arc::new(draft.clone()),
             route,
             mapping,
             recipient: recipient.clone(),
             content,
-            first,
+            first_job: first,
             message_id,
             is_resumed: known.is_some(),
             now,
@@ -255,14 +258,14 @@ impl Intake {
                 None => plan.enqueue(to).await?,
             });
         }
-        Ok(Queued {
+        Ok(QueuedJobs {
             jobs: queued,
             is_new,
         })
     }
 
     /// The job of the same request for `to`, if it was taken before.
-    fn known(
+    fn existing_job(
         &self,
         draft: &Draft,
         route: &str,
@@ -279,9 +282,9 @@ impl Intake {
 
     /// The route a draft is for, and what is known of its thread there. Products of two routes may use the
     /// same ids, so a draft that names no route is for the one that knows its thread.
-    fn route(&self, draft: &Draft) -> Result<(&Route, Option<Mapping>), IntakeError> {
-        let unfit = |why: &str| IntakeError::Unfit {
-            part: Part::Route,
+    fn route_for(&self, draft: &Draft) -> Result<(&OutboundRoute, Option<Mapping>), IntakeError> {
+        let unfit = |why: &str| IntakeError::Invalid {
+            part: DraftPart::Route,
             why: why.to_owned(),
         };
         let key = ThreadKey::of(&draft.thread_id);
@@ -305,7 +308,7 @@ impl Intake {
     }
 
     /// May mail be sent to `to`?
-    fn check(
+    fn check_recipient(
         &self,
         draft: &Draft,
         to: &Address,
@@ -313,8 +316,8 @@ impl Intake {
         now: Timestamp,
     ) -> Result<(), IntakeError> {
         let part = match to == recipient {
-            true => Part::Recipient,
-            false => Part::Cc,
+            true => DraftPart::Recipient,
+            false => DraftPart::Cc,
         };
         let mut domains = self.routes.iter().flat_map(|route| &route.domains);
         if domains.any(|domain| domain == to.domain()) {
@@ -322,14 +325,14 @@ impl Intake {
                 "{}: is a reply domain, mail to it would come back",
                 to.domain()
             );
-            return Err(IntakeError::Unfit { part, why });
+            return Err(IntakeError::Invalid { part, why });
         }
-        if draft.recipient.is_none() && part == Part::Recipient && !to.local().is_ascii() {
+        if draft.recipient.is_none() && part == DraftPart::Recipient && !to.local().is_ascii() {
             let why = "the address known of this thread cannot be written in ASCII".to_owned();
-            return Err(IntakeError::Unfit { part, why });
+            return Err(IntakeError::Invalid { part, why });
         }
         match self.store.suppression(to, now) {
-            Some(held) if self.holds(&held) => Err(IntakeError::Suppressed {
+            Some(held) if self.is_suppressing(&held) => Err(IntakeError::Suppressed {
                 part,
                 address: held.address,
                 reason: held.reason,
@@ -339,7 +342,7 @@ impl Intake {
     }
 
     /// A person put it on the list, or enough came back.
-    const fn holds(&self, suppression: &Suppression) -> bool {
+    const fn is_suppressing(&self, suppression: &Suppression) -> bool {
         suppression.bounces == 0 || suppression.bounces >= self.settings.suppress_after
     }
 }

@@ -8,32 +8,34 @@ use bytes::Bytes;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Intake, IntakeError, Route};
+use super::{IntakeError, OutboundIntake, OutboundRoute};
 use crate::clock::Timestamp;
 use crate::mail::address::{Address, Domain};
-use crate::mail::draft::{Draft, DraftFile, Part};
-use crate::mail::outgoing::{self, JobId};
+use crate::mail::draft::{Draft, DraftFile, DraftPart};
+use crate::mail::job_id::{self, JobId};
 use crate::mail::subject::Subject;
 use crate::mail::token::{Format, ThreadKey};
 use crate::outbound::compose::{
-    self, ComposeError, Composed, Correspondent, Enclosure, HeaderError, HeaderName, HeaderText,
-    Letter, Locale, compose, redact,
+    self, ComposeError, Composed, HeaderFieldError, HeaderMailbox, HeaderName, HeaderText, Locale,
+    OutgoingAttachment, OutgoingMail, compose, redact,
 };
-use crate::store::{Enqueued, Event, EventKind, Fact, Job, Mapping, Said, Talk};
+use crate::store::{
+    ConversationKey, EnqueueResult, Event, EventKind, Fact, Job, LastMessage, Mapping,
+};
 
 /// Octets of a subject in an event or a job.
 const SUBJECT_BYTES_MAX: usize = 998;
 
 /// A draft for which everything is decided but the recipient of one mail.
-pub(super) struct Plan<'a> {
-    pub(super) intake: &'a Intake,
+pub(super) struct DraftPlan<'a> {
+    pub(super) intake: &'a OutboundIntake,
     pub(super) draft: Arc<Draft>,
-    pub(super) route: &'a Route,
+    pub(super) route: &'a OutboundRoute,
     pub(super) mapping: Option<Mapping>,
     pub(super) recipient: Address,
     pub(super) content: [u8; 16],
     /// The name of the recipient's job, if that is new.
-    pub(super) first: JobId,
+    pub(super) first_job: JobId,
     /// The Message-ID of the mail, whoever gets it.
     pub(super) message_id: String,
     /// Some of its jobs were taken before.
@@ -41,24 +43,24 @@ pub(super) struct Plan<'a> {
     pub(super) now: Timestamp,
 }
 
-impl Plan<'_> {
+impl DraftPlan<'_> {
     pub(super) async fn enqueue(&self, to: &Address) -> Result<JobId, IntakeError> {
         let is_copy = *to != self.recipient;
         let id = match (is_copy, self.is_resumed) {
-            (false, _) => self.first,
-            (true, false) => outgoing::copy_of(&self.route.keys, self.first, to),
+            (false, _) => self.first_job,
+            (true, false) => job_id::copy_of(&self.route.keys, self.first_job, to),
             // Its first job may have had this name, and be forgotten.
-            (true, true) => draw()?,
+            (true, true) => random_job_id()?,
         };
-        let letter = self.letter(id, to)?;
-        let minted = self.minted(&letter.reply_to);
+        let letter = self.outgoing_mail(id, to)?;
+        let minted = self.issued_token_fact(&letter.reply_to);
         let (message_id, return_path) = (letter.message_id.clone(), letter.return_path.clone());
         // The job is shown; what is in the mail is redacted as it is made.
         let subject = redact(&letter.subject, &letter.reply_domains).into_owned();
         let templates = Arc::clone(&self.intake.templates);
         let made = tokio::task::spawn_blocking(move || compose(&letter, &templates));
-        let made = made.await.map_err(|_| IntakeError::Broken)?;
-        let Composed { bytes, text, .. } = made.map_err(|error| self.unfit(error))?;
+        let made = made.await.map_err(|_| IntakeError::ComposePanicked)?;
+        let Composed { bytes, text, .. } = made.map_err(|error| self.compose_failure(error))?;
         let (key, also) = self.draft.job_keys(&self.route.name, to);
         let job = Job {
             id,
@@ -79,39 +81,39 @@ impl Plan<'_> {
         let _turn = self
             .intake
             .store
-            .turn(ThreadKey::of(&self.draft.thread_id))
+            .lock_thread(ThreadKey::of(&self.draft.thread_id))
             .await;
         let facts = self.facts(&job, &text, minted);
         match self.intake.store.enqueue(job, bytes, facts).await? {
-            Enqueued::New => Ok(id),
-            Enqueued::Known { id, same: true } => Ok(id),
-            Enqueued::Known { id, same: false } => Err(IntakeError::Conflict(id)),
+            EnqueueResult::New => Ok(id),
+            EnqueueResult::Exists { id, same: true } => Ok(id),
+            EnqueueResult::Exists { id, same: false } => Err(IntakeError::Conflict(id)),
         }
     }
 
-    fn letter(&self, id: JobId, to: &Address) -> Result<Letter, IntakeError> {
+    fn outgoing_mail(&self, id: JobId, to: &Address) -> Result<OutgoingMail, IntakeError> {
         let (draft, route, settings) = (&*self.draft, self.route, &self.intake.settings);
         let (keys, domain) = (&route.keys, &route.domains[0]);
-        let thread = |error: &dyn std::fmt::Display| IntakeError::Unfit {
-            part: Part::ThreadId,
+        let thread = |error: &dyn std::fmt::Display| IntakeError::Invalid {
+            part: DraftPart::ThreadId,
             why: format!("no address can be made of it: {error}"),
         };
         let reply_to =
             keys.reply_address(route.format, domain, &draft.thread_id, Some(to), self.now);
-        let return_path = outgoing::return_path(keys, domain, id);
+        let return_path = job_id::return_path(keys, domain, id);
         let locale = draft
             .locale
             .as_deref()
             .map_or_else(Locale::default, Locale::of);
-        let copied = draft.cc.iter().map(|address| Correspondent {
+        let copied = draft.cc.iter().map(|address| HeaderMailbox {
             name: String::new(),
             address: address.clone(),
         });
-        Ok(Letter {
+        Ok(OutgoingMail {
             from: settings.from.clone(),
             sender_name: draft.sender_name.clone().unwrap_or_default(),
             product_name: settings.product_name.clone(),
-            to: Correspondent {
+            to: HeaderMailbox {
                 name: draft.recipient_name.clone().unwrap_or_default(),
                 address: self.recipient.clone(),
             },
@@ -122,7 +124,7 @@ impl Plan<'_> {
             html: draft.html.clone(),
             history: self.history(to),
             marker: route.marker.clone(),
-            enclosures: draft.files.iter().map(enclosure).collect(),
+            attachments: draft.files.iter().map(attachment).collect(),
             in_reply_to: self.in_reply_to(),
             references: self.references(),
             message_id: self.message_id.clone(),
@@ -144,8 +146,8 @@ impl Plan<'_> {
     }
 
     fn fields(&self) -> Result<Vec<(HeaderName, HeaderText)>, IntakeError> {
-        let unfit = |error: HeaderError| IntakeError::Unfit {
-            part: Part::Headers,
+        let unfit = |error: HeaderFieldError| IntakeError::Invalid {
+            part: DraftPart::Headers,
             why: error.to_string(),
         };
         let fields = self.draft.headers.iter();
@@ -179,7 +181,7 @@ impl Plan<'_> {
     /// names counts only if it is news to us.
     fn in_reply_to(&self) -> Option<String> {
         let mapping = self.mapping.as_ref();
-        let ours = match mapping.map(|mapping| (mapping, self.own_place(mapping))) {
+        let ours = match mapping.map(|mapping| (mapping, self.own_position(mapping))) {
             Some((mapping, Some(own))) => mapping.references[..own].last().map(String::as_str),
             Some((mapping, None)) => mapping.last_message_id.as_deref(),
             None => None,
@@ -190,7 +192,7 @@ impl Plan<'_> {
                 mapping
                     .references
                     .iter()
-                    .any(|known| bare(known) == bare(id))
+                    .any(|known| bare_message_id(known) == bare_message_id(id))
             })
         };
         match (told, ours) {
@@ -204,18 +206,18 @@ impl Plan<'_> {
         let Some(mapping) = &self.mapping else {
             return Vec::new();
         };
-        let own = self.own_place(mapping);
+        let own = self.own_position(mapping);
         mapping.references[..own.unwrap_or(mapping.references.len())].to_vec()
     }
 
     /// Where in the thread this very mail stands already, because somebody got it before.
-    fn own_place(&self, mapping: &Mapping) -> Option<usize> {
+    fn own_position(&self, mapping: &Mapping) -> Option<usize> {
         let mut known = mapping.references.iter();
-        known.position(|id| bare(id) == bare(&self.message_id))
+        known.position(|id| bare_message_id(id) == bare_message_id(&self.message_id))
     }
 
-    fn talk(&self, with: &Address) -> Talk {
-        Talk {
+    fn conversation_key(&self, with: &Address) -> ConversationKey {
+        ConversationKey {
             route: self.route.name.clone(),
             thread_id: self.draft.thread_id.clone(),
             with: with.folded(),
@@ -224,15 +226,15 @@ impl Plan<'_> {
 
     /// What was said last between us and `to`, newest first. What others of the thread wrote, or were
     /// told, is not his to read.
-    fn history(&self, to: &Address) -> Vec<compose::Said> {
-        let (store, talk) = (&self.intake.store, self.talk(to));
-        let mut said: Vec<Said> = [false, true]
+    fn history(&self, to: &Address) -> Vec<compose::EarlierMessage> {
+        let (store, talk) = (&self.intake.store, self.conversation_key(to));
+        let mut said: Vec<LastMessage> = [false, true]
             .into_iter()
-            .filter_map(|by_us| store.said(&talk, by_us))
+            .filter_map(|by_us| store.last_message(&talk, by_us))
             .collect();
         said.sort_by_key(|said| std::cmp::Reverse(said.at));
         said.into_iter()
-            .map(|said| compose::Said {
+            .map(|said| compose::EarlierMessage {
                 name: said.name.unwrap_or_default(),
                 at: said.at,
                 text: said.text,
@@ -241,7 +243,7 @@ impl Plan<'_> {
     }
 
     /// A token whose bytes do not tell the thread's id, or that mail systems may fold, is remembered.
-    fn minted(&self, reply_to: &Address) -> Option<Fact> {
+    fn issued_token_fact(&self, reply_to: &Address) -> Option<Fact> {
         let thread = &self.draft.thread_id;
         let is_uuid = Uuid::try_parse(thread).is_ok_and(|uuid| uuid.to_string() == *thread);
         if is_uuid && self.route.format == Format::V2 {
@@ -257,7 +259,7 @@ impl Plan<'_> {
 
     fn facts(&self, job: &Job, text: &str, minted: Option<Fact>) -> Vec<Fact> {
         let (draft, now) = (&*self.draft, self.now);
-        let own_id = bare(&job.message_id).to_owned();
+        let own_id = bare_message_id(&job.message_id).to_owned();
         let mut facts: Vec<Fact> = minted.into_iter().collect();
         facts.push(Fact::Linked {
             route: self.route.name.clone(),
@@ -266,22 +268,22 @@ impl Plan<'_> {
             sent_by_us: true,
         });
         if job.recipient == self.recipient {
-            facts.push(Fact::Mapped(self.mapped(own_id)));
+            facts.push(Fact::Mapped(self.updated_mapping(own_id)));
         }
         facts.push(Fact::Spoken {
-            talk: self.talk(&job.recipient),
-            said: Said {
+            talk: self.conversation_key(&job.recipient),
+            said: LastMessage {
                 by_us: true,
                 name: draft.sender_name.clone(),
                 at: now,
-                text: cut(text, Said::TEXT_BYTES_MAX).to_owned(),
+                text: cut(text, LastMessage::TEXT_BYTES_MAX).to_owned(),
             },
         });
         let told = json!({
             "jobId": job.id.to_string(),
             "threadId": draft.thread_id,
             "messageId": draft.message_id,
-            "emailMessageId": bare(&job.message_id),
+            "emailMessageId": bare_message_id(&job.message_id),
             "recipient": job.recipient.to_string(),
         });
         if let serde_json::Value::Object(data) = told {
@@ -296,7 +298,7 @@ impl Plan<'_> {
     }
 
     /// The thread once this mail is in it. One that nothing was known of is whose it is sent to.
-    fn mapped(&self, own_id: String) -> Mapping {
+    fn updated_mapping(&self, own_id: String) -> Mapping {
         let key = ThreadKey::of(&self.draft.thread_id);
         let known = self.intake.store.thread(&self.route.name, key);
         let mut mapping = known.unwrap_or_else(|| {
@@ -304,10 +306,14 @@ impl Plan<'_> {
             let thread_id = &self.draft.thread_id;
             Mapping::new(&self.route.name, thread_id, participant, self.now)
         });
-        mapping.entitle(&Subject::of(&self.subject()));
+        mapping.adopt_subject(&Subject::of(&self.subject()));
         let answered = self.in_reply_to();
-        for id in answered.iter().map(|id| bare(id)).chain([own_id.as_str()]) {
-            mapping.follow(id);
+        for id in answered
+            .iter()
+            .map(|id| bare_message_id(id))
+            .chain([own_id.as_str()])
+        {
+            mapping.add_reference(id);
         }
         mapping.last_message_id = Some(own_id);
         mapping.changed_at = self.now;
@@ -315,19 +321,19 @@ impl Plan<'_> {
     }
 
     /// A letter's field at fault is a part of the draft, or ours.
-    fn unfit(&self, error: ComposeError) -> IntakeError {
+    fn compose_failure(&self, error: ComposeError) -> IntakeError {
         let part = match error.field() {
-            Some("to") => Part::Recipient,
-            Some("cc") => Part::Cc,
-            Some("text") => Part::Text,
-            Some("html") => Part::Html,
-            Some("subject") => Part::Subject,
-            Some("sender_name") => Part::SenderName,
-            Some("enclosures") => Part::Attachments,
-            Some("fields") => Part::Headers,
+            Some("to") => DraftPart::Recipient,
+            Some("cc") => DraftPart::Cc,
+            Some("text") => DraftPart::Text,
+            Some("html") => DraftPart::Html,
+            Some("subject") => DraftPart::Subject,
+            Some("sender_name") => DraftPart::SenderName,
+            Some("enclosures") => DraftPart::Attachments,
+            Some("fields") => DraftPart::Headers,
             _ => return IntakeError::Compose(error),
         };
-        IntakeError::Unfit {
+        IntakeError::Invalid {
             part,
             why: error.to_string(),
         }
@@ -335,14 +341,14 @@ impl Plan<'_> {
 }
 
 /// A name for a job.
-pub(super) fn draw() -> Result<JobId, IntakeError> {
+pub(super) fn random_job_id() -> Result<JobId, IntakeError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|_| IntakeError::Random)?;
     Ok(JobId(bytes))
 }
 
-fn enclosure(file: &DraftFile) -> Enclosure {
-    Enclosure {
+fn attachment(file: &DraftFile) -> OutgoingAttachment {
+    OutgoingAttachment {
         filename: file.filename.clone(),
         content_type: file.content_type.clone(),
         bytes: Bytes::clone(&file.bytes),
@@ -350,7 +356,7 @@ fn enclosure(file: &DraftFile) -> Enclosure {
 }
 
 /// A Message-ID without its angle brackets.
-fn bare(id: &str) -> &str {
+fn bare_message_id(id: &str) -> &str {
     let id = id.trim();
     let id = id.strip_prefix('<').unwrap_or(id);
     id.strip_suffix('>').unwrap_or(id)

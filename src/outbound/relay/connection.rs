@@ -9,10 +9,13 @@ use std::time::{Duration, Instant};
 use data_encoding::BASE64;
 use thiserror::Error;
 
-use super::reply::{Reader, Reply, ReplyError, cut};
-use super::settings::{Login, Mechanism, Proof, Relay, Security, Timeouts, read_token};
-use super::wire::Wire;
-use super::{Attempt, Letter};
+use super::reply::{RelayReply, RelayReplyError, RelayReplyReader, truncate_text};
+use super::settings::{
+    PasswordMechanism, Relay, RelayCredentials, RelayLogin, RelaySecurity, RelayTimeouts,
+    read_token,
+};
+use super::wire::RelayTransport;
+use super::{RelayMail, SendOutcome};
 use crate::mail::address::Address;
 
 /// Octets of a mail that are written in one go, within one time-out.
@@ -28,35 +31,35 @@ const END: &str = "the answer to the mail";
 const QUIT_WAIT: Duration = Duration::from_millis(500);
 
 /// An open conversation, between two mails.
-pub(super) struct Connection {
-    wire: Wire,
-    timeouts: Timeouts,
-    reader: Reader,
+pub(super) struct RelayConnection {
+    wire: RelayTransport,
+    timeouts: RelayTimeouts,
+    reader: RelayReplyReader,
     /// What came and is not read yet.
     input: Vec<u8>,
-    extensions: Extensions,
+    extensions: EhloExtensions,
     /// When all of the attempt must be over.
-    until: Instant,
+    deadline: Instant,
     /// How many mails it carried.
     pub(super) mails: u32,
     pub(super) opened: Instant,
     /// When it was last used.
-    pub(super) rested: Instant,
+    pub(super) last_used: Instant,
 }
 
 /// What the relay said it can do (RFC 1869).
 #[derive(Debug, Default)]
-struct Extensions {
+struct EhloExtensions {
     starttls: bool,
-    eight_bit: bool,
-    utf8: bool,
+    eight_bit_mime: bool,
+    smtputf8: bool,
     /// The longest mail it takes; 0 if it does not tell.
     size: u64,
     auth: Vec<String>,
 }
 
-impl Extensions {
-    fn of(reply: &Reply) -> Self {
+impl EhloExtensions {
+    fn of(reply: &RelayReply) -> Self {
         let mut found = Self::default();
         for line in reply.lines().skip(1) {
             let line = String::from_utf8_lossy(line).to_ascii_uppercase();
@@ -64,8 +67,8 @@ impl Extensions {
             let mut words = line.split([' ', '=']).filter(|word| !word.is_empty());
             match words.next() {
                 Some("STARTTLS") => found.starttls = true,
-                Some("8BITMIME") => found.eight_bit = true,
-                Some("SMTPUTF8") => found.utf8 = true,
+                Some("8BITMIME") => found.eight_bit_mime = true,
+                Some("SMTPUTF8") => found.smtputf8 = true,
                 Some("SIZE") => found.size = words.next().and_then(|n| n.parse().ok()).unwrap_or(0),
                 Some("AUTH") => found.auth.extend(words.map(str::to_owned)),
                 _ => {}
@@ -77,60 +80,60 @@ impl Extensions {
 
 /// Why a conversation came to nothing. The relay's trouble, not the mail's.
 #[derive(Debug, Error)]
-pub(super) enum Fault {
+pub(super) enum RelayError {
     /// The network, or a time-out.
-    #[error("{step}: {}", spoken(error))]
+    #[error("{step}: {}", describe_io_error(error))]
     Io {
         step: &'static str,
         error: io::Error,
     },
     /// What came is no reply.
     #[error("{step}: {error}")]
-    Reply {
+    InvalidReply {
         step: &'static str,
-        error: ReplyError,
+        error: RelayReplyError,
     },
     /// What came is no reply, and may not be told.
     #[error("{0}: not a reply")]
-    Unread(&'static str),
+    RedactedReply(&'static str),
     /// It said something before it was asked.
     #[error("{0}: bytes that nothing asked for")]
-    Unasked(&'static str),
+    UnexpectedData(&'static str),
     /// It does not want us.
     #[error("{step}: {reply}")]
     Refused { step: &'static str, reply: String },
     /// We do not want it.
     #[error("{0}")]
-    Unfit(String),
+    Unsuitable(String),
 }
 
-impl Fault {
+impl RelayError {
     /// True if the relay broke off at a step that is not about the recipient.
-    pub(super) fn is_about_all(&self) -> bool {
+    pub(super) fn concerns_every_mail(&self) -> bool {
         match self {
             Self::Io { step, .. }
-            | Self::Reply { step, .. }
+            | Self::InvalidReply { step, .. }
             | Self::Refused { step, .. }
-            | Self::Unread(step)
-            | Self::Unasked(step) => *step != RCPT,
-            Self::Unfit(_) => true,
+            | Self::RedactedReply(step)
+            | Self::UnexpectedData(step) => *step != RCPT,
+            Self::Unsuitable(_) => true,
         }
     }
 }
 
 /// What a conversation came to for one mail.
-pub(super) struct Told {
+pub(super) struct MailResult {
     /// What came of it.
-    pub(super) attempt: Attempt,
+    pub(super) outcome: SendOutcome,
     /// The step that the relay refused with a reply, if it did: nothing was handed over.
-    pub(super) refused: Option<Refusal>,
+    pub(super) refusal: Option<RefusalScope>,
     /// The conversation can go on.
-    pub(super) rests: bool,
+    pub(super) is_reusable: bool,
 }
 
 /// What a refusal is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum RefusalScope {
     /// MAIL: who sends.
     Sender,
     /// RCPT: to whom.
@@ -139,7 +142,7 @@ pub(super) enum Refusal {
     Content,
 }
 
-impl Refusal {
+impl RefusalScope {
     fn of(step: &str) -> Self {
         match step {
             MAIL => Self::Sender,
@@ -149,24 +152,24 @@ impl Refusal {
     }
 }
 
-fn spoken(error: &io::Error) -> String {
+fn describe_io_error(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::TimedOut => "timed out".to_owned(),
         io::ErrorKind::UnexpectedEof => "the connection was closed".to_owned(),
-        _ => cut(error.to_string().escape_debug().to_string()),
+        _ => truncate_text(error.to_string().escape_debug().to_string()),
     }
 }
 
-impl Connection {
+impl RelayConnection {
     /// Connects, greets, encrypts and logs in.
     pub(super) fn open(
         relay: &Relay,
         hello: &str,
-        timeouts: Timeouts,
+        timeouts: RelayTimeouts,
         until: Instant,
-    ) -> Result<Self, Fault> {
-        let wire = Wire::connect(&relay.host, relay.port, timeouts.connect, until);
-        let wire = wire.map_err(|error| Fault::Io {
+    ) -> Result<Self, RelayError> {
+        let wire = RelayTransport::connect(&relay.host, relay.port, timeouts.connect, until);
+        let wire = wire.map_err(|error| RelayError::Io {
             step: "connect",
             error,
         })?;
@@ -174,42 +177,45 @@ impl Connection {
         let mut connection = Self {
             wire,
             timeouts,
-            reader: Reader::default(),
+            reader: RelayReplyReader::default(),
             input: Vec::new(),
-            extensions: Extensions::default(),
-            until,
+            extensions: EhloExtensions::default(),
+            deadline: until,
             mails: 0,
             opened: now,
-            rested: now,
+            last_used: now,
         };
-        if relay.security == Security::Implicit {
-            connection.encrypt(relay)?;
+        if relay.security == RelaySecurity::Implicit {
+            connection.start_tls(relay)?;
         }
-        connection.allow(timeouts.greeting);
-        let greeting = connection.hear("greeting")?;
-        wanted(&greeting, "greeting", 220)?;
-        connection.greet(hello)?;
-        connection.secure(relay, hello)?;
+        connection.set_timeout(timeouts.greeting);
+        let greeting = connection.read_reply("greeting")?;
+        expect_code(&greeting, "greeting", 220)?;
+        connection.ehlo(hello)?;
+        connection.negotiate_tls(relay, hello)?;
         if let Some(login) = &relay.login {
-            connection.log_in(login)?;
+            connection.authenticate(login)?;
         }
         Ok(connection)
     }
 
     /// Takes up a conversation that rested. A connection that is not as it was left is no good.
-    pub(super) fn resume(&mut self, until: Instant) -> Result<(), Fault> {
-        self.until = until;
-        let unasked = self.wire.look().map_err(|error| Fault::Io {
-            step: "RSET",
-            error,
-        })?;
+    pub(super) fn resume(&mut self, until: Instant) -> Result<(), RelayError> {
+        self.deadline = until;
+        let unasked = self
+            .wire
+            .read_unsolicited()
+            .map_err(|error| RelayError::Io {
+                step: "RSET",
+                error,
+            })?;
         if !unasked.is_empty() {
-            return Err(Fault::Unasked("RSET"));
+            return Err(RelayError::UnexpectedData("RSET"));
         }
-        let reply = self.ask("RSET", "RSET")?;
-        wanted(&reply, "RSET", 250)?;
+        let reply = self.command("RSET", "RSET")?;
+        expect_code(&reply, "RSET", 250)?;
         if !self.input.is_empty() {
-            return Err(Fault::Unasked("RSET"));
+            return Err(RelayError::UnexpectedData("RSET"));
         }
         Ok(())
     }
@@ -219,34 +225,34 @@ impl Connection {
     /// # Errors
     /// The conversation came to nothing before the relay waited for the mail: nothing was handed over,
     /// and the conversation is over. `Unfit`: so would be the next one.
-    pub(super) fn send(&mut self, letter: &Letter<'_>) -> Result<Told, Fault> {
-        let refused = self.envelope(letter)?;
+    pub(super) fn send(&mut self, letter: &RelayMail<'_>) -> Result<MailResult, RelayError> {
+        let refused = self.send_envelope(letter)?;
         let told = match refused {
-            None => self.content(letter),
+            None => self.send_content(letter),
             Some(refused) => Ok(refused),
         };
         self.mails += 1;
-        self.rested = Instant::now();
+        self.last_used = Instant::now();
         let is_clean = self.input.is_empty();
         let (attempt, refused, rests) = match told {
-            Ok(Refused::Not(attempt)) => (attempt, None, is_clean),
-            Ok(Refused::By(step, reply)) => {
+            Ok(StepResult::Decided(attempt)) => (attempt, None, is_clean),
+            Ok(StepResult::Refused(step, reply)) => {
                 let rests = is_clean && reply.code() != 421;
-                (refusal(&reply), Some(Refusal::of(step)), rests)
+                (refusal_outcome(&reply), Some(RefusalScope::of(step)), rests)
             }
-            Err(fault) => (Attempt::again(fault.to_string()), None, false),
+            Err(fault) => (SendOutcome::temporary(fault.to_string()), None, false),
         };
-        Ok(Told {
-            attempt,
-            refused,
-            rests,
+        Ok(MailResult {
+            outcome: attempt,
+            refusal: refused,
+            is_reusable: rests,
         })
     }
 
     /// Says goodbye, and does not wait for long.
     pub(super) fn quit(mut self) {
-        self.until = Instant::now() + QUIT_WAIT;
-        self.allow(QUIT_WAIT);
+        self.deadline = Instant::now() + QUIT_WAIT;
+        self.set_timeout(QUIT_WAIT);
         // Whether it hears us makes no difference to us.
         let _ = self.wire.write_all(b"QUIT\r\n");
         let _ = self.wire.flush();
@@ -254,23 +260,23 @@ impl Connection {
 
     // The beginning.
 
-    fn greet(&mut self, hello: &str) -> Result<(), Fault> {
-        let reply = self.ask("EHLO", &format!("EHLO {hello}"))?;
-        wanted(&reply, "EHLO", 250)?;
-        self.extensions = Extensions::of(&reply);
+    fn ehlo(&mut self, hello: &str) -> Result<(), RelayError> {
+        let reply = self.command("EHLO", &format!("EHLO {hello}"))?;
+        expect_code(&reply, "EHLO", 250)?;
+        self.extensions = EhloExtensions::of(&reply);
         Ok(())
     }
 
-    fn secure(&mut self, relay: &Relay, hello: &str) -> Result<(), Fault> {
+    fn negotiate_tls(&mut self, relay: &Relay, hello: &str) -> Result<(), RelayError> {
         let is_local = self.wire.is_loopback();
         let wants = match relay.security {
-            Security::Implicit => false,
-            Security::Auto => !is_local,
-            Security::StartTls => !is_local || self.extensions.starttls,
-            Security::None if is_local => false,
-            Security::None => {
+            RelaySecurity::Implicit => false,
+            RelaySecurity::Auto => !is_local,
+            RelaySecurity::StartTls => !is_local || self.extensions.starttls,
+            RelaySecurity::None if is_local => false,
+            RelaySecurity::None => {
                 let what = "it is not on this machine, and tls is none";
-                return Err(Fault::Unfit(what.to_owned()));
+                return Err(RelayError::Unsuitable(what.to_owned()));
             }
         };
         if !wants {
@@ -278,87 +284,89 @@ impl Connection {
         }
         if !self.extensions.starttls {
             let what = "it does not offer STARTTLS, and nothing is sent to it without";
-            return Err(Fault::Unfit(what.to_owned()));
+            return Err(RelayError::Unsuitable(what.to_owned()));
         }
-        let reply = self.ask("STARTTLS", "STARTTLS")?;
-        wanted(&reply, "STARTTLS", 220)?;
+        let reply = self.command("STARTTLS", "STARTTLS")?;
+        expect_code(&reply, "STARTTLS", 220)?;
         // Whatever is there by now was written by someone who could read and write the plain text.
         if !self.input.is_empty() {
-            return Err(Fault::Unasked("STARTTLS"));
+            return Err(RelayError::UnexpectedData("STARTTLS"));
         }
-        self.encrypt(relay)?;
+        self.start_tls(relay)?;
         // What was said before the encryption is forgotten (RFC 3207 section 4.2).
-        self.extensions = Extensions::default();
-        self.greet(hello)
+        self.extensions = EhloExtensions::default();
+        self.ehlo(hello)
     }
 
-    fn encrypt(&mut self, relay: &Relay) -> Result<(), Fault> {
-        self.allow(self.timeouts.connect);
-        let name = relay.name.clone();
-        let started = self.wire.start_tls(&relay.roots, name);
-        started.map_err(|error| Fault::Io { step: "TLS", error })
+    fn start_tls(&mut self, relay: &Relay) -> Result<(), RelayError> {
+        self.set_timeout(self.timeouts.connect);
+        let name = relay.server_name.clone();
+        let started = self.wire.start_tls(&relay.tls_config, name);
+        started.map_err(|error| RelayError::Io { step: "TLS", error })
     }
 
-    fn log_in(&mut self, login: &Login) -> Result<(), Fault> {
+    fn authenticate(&mut self, login: &RelayLogin) -> Result<(), RelayError> {
         if !self.wire.is_encrypted() && !self.wire.is_loopback() {
             let what = "the password is not sent without TLS";
-            return Err(Fault::Unfit(what.to_owned()));
+            return Err(RelayError::Unsuitable(what.to_owned()));
         }
         let offers = |name: &str| self.extensions.auth.iter().any(|offered| offered == name);
-        let reply = match &login.proof {
-            Proof::Token(path) => {
+        let reply = match &login.credentials {
+            RelayCredentials::Token(path) => {
                 if !offers("XOAUTH2") {
-                    return Err(Fault::Unfit("it does not offer AUTH XOAUTH2".to_owned()));
+                    return Err(RelayError::Unsuitable(
+                        "it does not offer AUTH XOAUTH2".to_owned(),
+                    ));
                 }
-                let token = read_token(path).map_err(|error| Fault::Io {
+                let token = read_token(path).map_err(|error| RelayError::Io {
                     step: "token file",
                     error,
                 })?;
                 let words = format!("user={}\x01auth=Bearer {token}\x01\x01", login.user);
                 let words = BASE64.encode(words.as_bytes());
-                let reply = self.ask(AUTH, &format!("AUTH XOAUTH2 {words}"))?;
+                let reply = self.command(AUTH, &format!("AUTH XOAUTH2 {words}"))?;
                 match reply.code() {
                     // The error is in the challenge; an empty line has it told.
-                    334 => self.ask(AUTH, "")?,
+                    334 => self.command(AUTH, "")?,
                     _ => reply,
                 }
             }
-            Proof::Password {
+            RelayCredentials::Password {
                 password,
                 mechanisms,
             } => {
                 let found = mechanisms.iter().find(|mechanism| offers(mechanism.name()));
                 match found {
-                    Some(Mechanism::Plain) => {
+                    Some(PasswordMechanism::Plain) => {
                         let words = format!("\0{}\0{password}", login.user);
                         let words = BASE64.encode(words.as_bytes());
-                        self.ask(AUTH, &format!("AUTH PLAIN {words}"))?
+                        self.command(AUTH, &format!("AUTH PLAIN {words}"))?
                     }
-                    Some(Mechanism::Login) => self.log_in_by_questions(&login.user, password)?,
+                    Some(PasswordMechanism::Login) => self.auth_login(&login.user, password)?,
                     None => {
                         let names: Vec<_> = mechanisms.iter().map(|m| m.name()).collect();
                         let what = format!("it does not offer AUTH {}", names.join(" or "));
-                        return Err(Fault::Unfit(what));
+                        return Err(RelayError::Unsuitable(what));
                     }
                 }
             }
         };
-        login_taken(&reply, 235)
+        expect_auth_code(&reply, 235)
     }
 
-    fn log_in_by_questions(&mut self, user: &str, password: &str) -> Result<Reply, Fault> {
-        login_taken(&self.ask(AUTH, "AUTH LOGIN")?, 334)?;
-        login_taken(&self.ask(AUTH, &BASE64.encode(user.as_bytes()))?, 334)?;
-        self.ask(AUTH, &BASE64.encode(password.as_bytes()))
+    fn auth_login(&mut self, user: &str, password: &str) -> Result<RelayReply, RelayError> {
+        expect_auth_code(&self.command(AUTH, "AUTH LOGIN")?, 334)?;
+        expect_auth_code(&self.command(AUTH, &BASE64.encode(user.as_bytes()))?, 334)?;
+        self.command(AUTH, &BASE64.encode(password.as_bytes()))
     }
 
     // One mail.
 
     /// Everything before the mail itself; `None` if the relay waits for it now.
-    fn envelope(&mut self, letter: &Letter<'_>) -> Result<Option<Refused>, Fault> {
-        let never = |what: String| Ok(Some(Refused::Not(Attempt::never(what))));
-        let (from, from_utf8) = letter.from.map_or_else(Default::default, on_the_wire);
-        let (to, to_utf8) = on_the_wire(letter.to);
+    fn send_envelope(&mut self, letter: &RelayMail<'_>) -> Result<Option<StepResult>, RelayError> {
+        let never = |what: String| Ok(Some(StepResult::Decided(SendOutcome::permanent(what))));
+        let (from, from_utf8) = letter.from.map_or_else(Default::default, wire_address);
+        let (to, to_utf8) = wire_address(letter.to);
         let size = self.extensions.size;
         if size > 0 && letter.bytes as u64 > size {
             return never(format!(
@@ -371,114 +379,123 @@ impl Connection {
             mail.push_str(&format!(" SIZE={}", letter.bytes));
         }
         if letter.is_eight_bit {
-            if !self.extensions.eight_bit {
+            if !self.extensions.eight_bit_mime {
                 return never("the mail has octets above 127, and the relay takes none".to_owned());
             }
             mail.push_str(" BODY=8BITMIME");
         }
         if from_utf8 || to_utf8 {
-            if !self.extensions.utf8 {
+            if !self.extensions.smtputf8 {
                 return never("an address needs SMTPUTF8, and the relay lacks it".to_owned());
             }
             mail.push_str(" SMTPUTF8");
         }
         for (step, line) in [(MAIL, mail), (RCPT, format!("RCPT TO:<{to}>"))] {
-            let reply = self.ask(step, &line)?;
-            if !reply.is_yes() {
-                return Ok(Some(self.refused(step, reply)?));
+            let reply = self.command(step, &line)?;
+            if !reply.is_positive() {
+                return Ok(Some(self.classify_refusal(step, reply)?));
             }
         }
-        let reply = self.ask(DATA, "DATA")?;
+        let reply = self.command(DATA, "DATA")?;
         match reply.code() {
             354 => Ok(None),
-            _ => Ok(Some(self.refused(DATA, reply)?)),
+            _ => Ok(Some(self.classify_refusal(DATA, reply)?)),
         }
     }
 
     /// The mail itself and its end. From the moment its end may be on its way nobody but the relay
     /// knows whether it has the mail.
-    fn content(&mut self, letter: &Letter<'_>) -> Result<Refused, Fault> {
+    fn send_content(&mut self, letter: &RelayMail<'_>) -> Result<StepResult, RelayError> {
         const STEP: &str = "the mail";
         let (blocks, last) = match letter.wire.len().checked_sub(1) {
             Some(end) => letter.wire.split_at(end / BLOCK_BYTES * BLOCK_BYTES),
             None => (&[][..], &[][..]),
         };
         for block in blocks.chunks(BLOCK_BYTES) {
-            self.allow(self.timeouts.command);
+            self.set_timeout(self.timeouts.command);
             self.write(block)
-                .map_err(|error| Fault::Io { step: STEP, error })?;
+                .map_err(|error| RelayError::Io { step: STEP, error })?;
         }
         // An answer that is there before the end is asked about must not be taken for the one to it.
-        let early = self.wire.look();
-        let early = early.map_err(|error| Fault::Io { step: STEP, error })?;
+        let early = self.wire.read_unsolicited();
+        let early = early.map_err(|error| RelayError::Io { step: STEP, error })?;
         if !early.is_empty() || !self.input.is_empty() {
-            return Err(Fault::Unasked(STEP));
+            return Err(RelayError::UnexpectedData(STEP));
         }
-        self.allow(self.timeouts.command);
+        self.set_timeout(self.timeouts.command);
         if let Err(error) = self.write(last) {
-            let why = format!("the end of the mail: {}", spoken(&error));
-            return Ok(Refused::Not(Attempt::Unknown { why }));
+            let why = format!("the end of the mail: {}", describe_io_error(&error));
+            return Ok(StepResult::Decided(SendOutcome::Unknown { why }));
         }
-        self.allow(self.timeouts.end);
-        match self.hear(END) {
-            Ok(reply) if reply.is_yes() => Ok(Refused::Not(Attempt::Sent {
-                reply: reply.shown(),
+        self.set_timeout(self.timeouts.end);
+        match self.read_reply(END) {
+            Ok(reply) if reply.is_positive() => Ok(StepResult::Decided(SendOutcome::Sent {
+                reply: reply.display_text(),
             })),
-            Ok(reply) if reply.code() >= 400 => Ok(Refused::By(END, reply)),
+            Ok(reply) if reply.code() >= 400 => Ok(StepResult::Refused(END, reply)),
             Ok(reply) => {
-                let why = format!("{END}: {}", reply.shown());
+                let why = format!("{END}: {}", reply.display_text());
                 // Where such an answer comes from, the next one has no meaning either.
                 self.input.push(b'?');
-                Ok(Refused::Not(Attempt::Unknown { why }))
+                Ok(StepResult::Decided(SendOutcome::Unknown { why }))
             }
             Err(fault) => {
                 let why = fault.to_string();
                 self.input.push(b'?');
-                Ok(Refused::Not(Attempt::Unknown { why }))
+                Ok(StepResult::Decided(SendOutcome::Unknown { why }))
             }
         }
     }
 
     /// A refusal of the mail if it is one; what ends the conversation is a fault.
-    fn refused(&self, step: &'static str, reply: Reply) -> Result<Refused, Fault> {
+    fn classify_refusal(
+        &self,
+        step: &'static str,
+        reply: RelayReply,
+    ) -> Result<StepResult, RelayError> {
         // RFC 4954 section 6: it wants a login or encryption, which is no fault of the mail.
         let is_about_us = step == MAIL && matches!(reply.code(), 530 | 534 | 535 | 538);
         if is_about_us {
-            return Err(Fault::Unfit(format!("{step}: {}", reply.shown())));
+            return Err(RelayError::Unsuitable(format!(
+                "{step}: {}",
+                reply.display_text()
+            )));
         }
         // It is going down (RFC 5321 section 3.8), or says what no step can have for an answer.
         if reply.code() < 400 || reply.code() == 421 {
-            return Err(Fault::Refused {
+            return Err(RelayError::Refused {
                 step,
-                reply: reply.shown(),
+                reply: reply.display_text(),
             });
         }
-        Ok(Refused::By(step, reply))
+        Ok(StepResult::Refused(step, reply))
     }
 
     // Lines.
 
-    fn ask(&mut self, step: &'static str, line: &str) -> Result<Reply, Fault> {
+    fn command(&mut self, step: &'static str, line: &str) -> Result<RelayReply, RelayError> {
         if !self.input.is_empty() {
-            return Err(Fault::Unasked(step));
+            return Err(RelayError::UnexpectedData(step));
         }
         if line.contains(['\r', '\n', '\0']) {
-            return Err(Fault::Unfit(format!("{step}: a line end in a command")));
+            return Err(RelayError::Unsuitable(format!(
+                "{step}: a line end in a command"
+            )));
         }
-        self.allow(self.timeouts.command);
+        self.set_timeout(self.timeouts.command);
         self.write(format!("{line}\r\n").as_bytes())
-            .map_err(|error| Fault::Io { step, error })?;
-        self.hear(step)
+            .map_err(|error| RelayError::Io { step, error })?;
+        self.read_reply(step)
     }
 
-    fn hear(&mut self, step: &'static str) -> Result<Reply, Fault> {
+    fn read_reply(&mut self, step: &'static str) -> Result<RelayReply, RelayError> {
         let mut buffer = [0; 4096];
         loop {
             let read = self.reader.read(&self.input);
             let (read, reply) = read.map_err(|error| match error {
                 // What is no reply may repeat the password as well.
-                ReplyError::Code(_) if step == AUTH => Fault::Unread(step),
-                error => Fault::Reply { step, error },
+                RelayReplyError::Code(_) if step == AUTH => RelayError::RedactedReply(step),
+                error => RelayError::InvalidReply { step, error },
             })?;
             self.input.drain(..read);
             if let Some(reply) = reply {
@@ -489,7 +506,7 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 read => read,
             };
-            let count = count.map_err(|error| Fault::Io { step, error })?;
+            let count = count.map_err(|error| RelayError::Io { step, error })?;
             self.input.extend_from_slice(&buffer[..count]);
         }
     }
@@ -500,21 +517,21 @@ impl Connection {
     }
 
     /// The next step may take so long.
-    fn allow(&mut self, limit: Duration) {
+    fn set_timeout(&mut self, limit: Duration) {
         self.wire
-            .set_deadline((Instant::now() + limit).min(self.until));
+            .set_deadline((Instant::now() + limit).min(self.deadline));
     }
 }
 
 /// What came of a step.
-enum Refused {
+enum StepResult {
     /// The relay said no at this step.
-    By(&'static str, Reply),
+    Refused(&'static str, RelayReply),
     /// It is decided in another way.
-    Not(Attempt),
+    Decided(SendOutcome),
 }
 
-impl Mechanism {
+impl PasswordMechanism {
     const fn name(self) -> &'static str {
         match self {
             Self::Plain => "PLAIN",
@@ -523,38 +540,38 @@ impl Mechanism {
     }
 }
 
-fn refusal(reply: &Reply) -> Attempt {
-    if reply.is_never() {
-        return Attempt::Never {
+fn refusal_outcome(reply: &RelayReply) -> SendOutcome {
+    if reply.is_permanent() {
+        return SendOutcome::PermanentFailure {
             code: Some(reply.code()),
-            reply: reply.shown(),
+            reply: reply.display_text(),
         };
     }
-    Attempt::again(reply.shown())
+    SendOutcome::temporary(reply.display_text())
 }
 
-fn wanted(reply: &Reply, step: &'static str, code: u16) -> Result<(), Fault> {
+fn expect_code(reply: &RelayReply, step: &'static str, code: u16) -> Result<(), RelayError> {
     if reply.code() == code {
         return Ok(());
     }
-    Err(Fault::Refused {
+    Err(RelayError::Refused {
         step,
-        reply: reply.shown(),
+        reply: reply.display_text(),
     })
 }
 
-fn login_taken(reply: &Reply, code: u16) -> Result<(), Fault> {
+fn expect_auth_code(reply: &RelayReply, code: u16) -> Result<(), RelayError> {
     if reply.code() == code {
         return Ok(());
     }
-    Err(Fault::Refused {
+    Err(RelayError::Refused {
         step: AUTH,
-        reply: reply.status(),
+        reply: reply.status_text(),
     })
 }
 
 /// An address as a command has it, and whether that needs SMTPUTF8. A domain alone never does.
-fn on_the_wire(address: &Address) -> (String, bool) {
+fn wire_address(address: &Address) -> (String, bool) {
     let text = address.to_string();
     if text.is_ascii() {
         return (text, false);

@@ -7,11 +7,11 @@
 //! has no limit on all of a step, only on each read.
 
 mod connection;
+pub mod dot_stuffing;
 pub mod probe;
 pub mod reply;
-mod secrets;
 pub mod settings;
-pub mod stuffing;
+mod token_words;
 mod wire;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,29 +22,29 @@ use tracing::{info, warn};
 use super::compose::redact;
 use super::metrics::Metrics;
 use crate::mail::address::Address;
-use crate::retry::{self, Patience, Tries};
-use connection::{Connection, Fault, Refusal};
-use reply::cut;
-use settings::{Relay, Terms};
+use crate::retry::{self, SendAttempts, SendSchedule};
+use connection::{RefusalScope, RelayConnection, RelayError};
+use reply::truncate_text;
+use settings::{Relay, RelayPoolSettings};
 
 /// The longest time a relay is left alone that cannot be used, however long a mail may wait.
-const ASIDE_MAX: Duration = Duration::from_secs(300);
+const BACKOFF_MAX: Duration = Duration::from_secs(300);
 /// Mails in a row, none taken between, after which a relay that refuses them is set aside for another.
 const REFUSALS_MAX: u32 = 5;
 /// Mails over one connection at most.
 const MAILS_MAX: u32 = 100;
 /// The oldest a connection may get, and the longest it may rest.
 const AGE_MAX: Duration = Duration::from_secs(300);
-const REST_MAX: Duration = Duration::from_secs(20);
+const IDLE_MAX: Duration = Duration::from_secs(20);
 
 /// One mail to one person, ready for the wire.
 #[derive(Clone, Copy, Debug)]
-pub struct Letter<'a> {
+pub struct RelayMail<'a> {
     /// The envelope's sender; `None` is the null sender.
     pub from: Option<&'a Address>,
     /// The envelope's one recipient.
     pub to: &'a Address,
-    /// The mail, stuffed and with its end ([`stuffing::stuffed`]).
+    /// The mail, stuffed and with its end ([`dot_stuffing::dot_stuffed`]).
     pub wire: &'a [u8],
     /// How long the mail itself is.
     pub bytes: usize,
@@ -54,19 +54,19 @@ pub struct Letter<'a> {
 
 /// What came of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Attempt {
+pub enum SendOutcome {
     /// The relay has the mail: it said 2xx to its end.
     Sent {
         /// What it said.
         reply: String,
     },
     /// It does not have it, and another time it may take it.
-    Again {
+    TemporaryFailure {
         /// What it said, or why it was not asked.
         reply: String,
     },
     /// It will never take it.
-    Never {
+    PermanentFailure {
         /// The code of its answer, if the no is its own.
         code: Option<u16>,
         /// What it said.
@@ -79,30 +79,32 @@ pub enum Attempt {
     },
 }
 
-impl Attempt {
-    fn again(reply: String) -> Self {
-        Self::Again { reply: cut(reply) }
+impl SendOutcome {
+    fn temporary(reply: String) -> Self {
+        Self::TemporaryFailure {
+            reply: truncate_text(reply),
+        }
     }
 
-    fn never(reply: String) -> Self {
-        let reply = cut(reply);
-        Self::Never { code: None, reply }
+    fn permanent(reply: String) -> Self {
+        let reply = truncate_text(reply);
+        Self::PermanentFailure { code: None, reply }
     }
 
     /// The same with other words of the relay's.
-    fn with_words(self, change: impl FnOnce(String) -> String) -> Self {
+    fn map_reply(self, change: impl FnOnce(String) -> String) -> Self {
         match self {
             Self::Sent { reply } => {
                 let reply = change(reply);
                 Self::Sent { reply }
             }
-            Self::Again { reply } => {
+            Self::TemporaryFailure { reply } => {
                 let reply = change(reply);
-                Self::Again { reply }
+                Self::TemporaryFailure { reply }
             }
-            Self::Never { code, reply } => {
+            Self::PermanentFailure { code, reply } => {
                 let reply = change(reply);
-                Self::Never { code, reply }
+                Self::PermanentFailure { code, reply }
             }
             Self::Unknown { why } => Self::Unknown { why: change(why) },
         }
@@ -112,85 +114,85 @@ impl Attempt {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Sent { .. } => "sent",
-            Self::Again { .. } => "again",
-            Self::Never { .. } => "never",
+            Self::TemporaryFailure { .. } => "again",
+            Self::PermanentFailure { .. } => "never",
             Self::Unknown { .. } => "unknown",
         }
     }
 }
 
 /// All relays, in order of preference.
-pub struct Relays {
+pub struct RelayPool {
     relays: Vec<Relay>,
-    terms: Terms,
-    states: Mutex<Vec<State>>,
+    settings: RelayPoolSettings,
+    states: Mutex<Vec<RelayState>>,
     metrics: Arc<Metrics>,
 }
 
 #[derive(Default)]
-struct State {
-    resting: Vec<Connection>,
+struct RelayState {
+    idle: Vec<RelayConnection>,
     failures: u32,
     /// Mails it refused since it took one, by answers that are not about the recipient.
     refusals: u32,
     /// It is not spoken to before then.
-    aside: Option<Instant>,
+    backoff_until: Option<Instant>,
 }
 
 /// What one relay did with a mail.
-enum Asked {
+enum RelayDecision {
     /// It is decided, by its answer or by ours.
-    Over(Attempt),
+    Final(SendOutcome),
     /// It does not have it, and another may take it.
-    No(No),
+    Declined(Decline),
 }
 
 /// Why a relay does not have a mail.
-struct No {
-    words: String,
+struct Decline {
+    text: String,
     /// The words are its reply alone.
     is_reply: bool,
     /// The code, if it is for good.
     code: Option<u16>,
 }
 
-impl No {
+impl Decline {
     const fn without_reply(words: String) -> Self {
         Self {
-            words,
+            text: words,
             is_reply: false,
             code: None,
         }
     }
 }
 
-impl Relays {
+impl RelayPool {
     /// Nothing is connected to yet.
-    pub fn new(relays: Vec<Relay>, terms: Terms, metrics: Arc<Metrics>) -> Self {
+    pub fn new(relays: Vec<Relay>, terms: RelayPoolSettings, metrics: Arc<Metrics>) -> Self {
         for relay in &relays {
             metrics.set_up(&relay.label(), true);
         }
         Self {
-            states: Mutex::new(relays.iter().map(|_| State::default()).collect()),
+            states: Mutex::new(relays.iter().map(|_| RelayState::default()).collect()),
             relays,
-            terms,
+            settings: terms,
             metrics,
         }
     }
 
     /// When one of them may be spoken to again; `None` if one may now.
-    pub fn aside_until(&self, now: Instant) -> Option<Instant> {
+    pub fn available_at(&self, now: Instant) -> Option<Instant> {
         let states = self.states();
         let mut first = None;
         for state in states.iter() {
-            let until = state.aside.filter(|until| *until > now)?;
+            let until = state.backoff_until.filter(|until| *until > now)?;
             first = Some(first.map_or(until, |first: Instant| first.min(until)));
         }
         first
     }
 
     /// True if none of them was heard well lately: one attempt at a time is enough to find out.
-    pub fn is_doubtful(&self) -> bool {
+    pub fn all_failing(&self) -> bool {
         self.states().iter().all(|state| state.failures > 0)
     }
 
@@ -204,86 +206,96 @@ impl Relays {
     /// not left alone for longer.
     pub fn send(
         &self,
-        letter: &Letter<'_>,
+        letter: &RelayMail<'_>,
         next: impl Fn() -> Option<Duration>,
-    ) -> (Attempt, Option<String>) {
-        let until = Instant::now() + self.terms.timeouts.attempt;
-        let mut noes: Vec<(String, No)> = Vec::new();
+    ) -> (SendOutcome, Option<String>) {
+        let until = Instant::now() + self.settings.timeouts.attempt;
+        let mut noes: Vec<(String, Decline)> = Vec::new();
         for (at, relay) in self.relays.iter().enumerate() {
-            if self.is_aside(at) {
+            if self.is_backed_off(at) {
                 continue;
             }
             let relay = relay.label();
-            if let Some((last, No { words, .. })) = noes.last() {
+            if let Some((last, Decline { text: words, .. })) = noes.last() {
                 info!(
                     relay = last,
                     next = relay,
                     "the next relay is asked: {words}"
                 );
             }
-            match self.ask(at, letter, until, &next) {
-                Asked::Over(attempt) => return (attempt, Some(relay)),
-                Asked::No(no) => noes.push((relay, no)),
+            match self.try_relay(at, letter, until, &next) {
+                RelayDecision::Final(attempt) => return (attempt, Some(relay)),
+                RelayDecision::Declined(no) => noes.push((relay, no)),
             }
             if Instant::now() >= until {
                 break;
             }
         }
         let last = noes.last().map(|(relay, _)| relay.clone());
-        (self.all_said_no(&noes), last)
+        (self.combine_declines(&noes), last)
     }
 
     /// Asks one relay to take the mail.
-    fn ask(
+    fn try_relay(
         &self,
         at: usize,
-        letter: &Letter<'_>,
+        letter: &RelayMail<'_>,
         until: Instant,
         next: &impl Fn() -> Option<Duration>,
-    ) -> Asked {
+    ) -> RelayDecision {
         let mut connection = match self.connection(at, until) {
             Ok(connection) => connection,
             Err(fault) => {
-                let words = self.harmless(&fault);
-                self.set_aside(at, &words, next);
-                return Asked::No(No::without_reply(words));
+                let words = self.redact_text(&fault);
+                self.back_off(at, &words, next);
+                return RelayDecision::Declined(Decline::without_reply(words));
             }
         };
         let told = match connection.send(letter) {
             Ok(told) => told,
             Err(fault) => {
-                self.end(connection);
-                let words = self.harmless(&fault);
+                self.discard(connection);
+                let words = self.redact_text(&fault);
                 // What it does with this mail says little about the next, unless it is about us.
-                if matches!(fault, Fault::Unfit(_)) {
-                    self.set_aside(at, &words, next);
-                } else if fault.is_about_all() {
-                    self.refused(at, false, &words, next);
+                if matches!(fault, RelayError::Unsuitable(_)) {
+                    self.back_off(at, &words, next);
+                } else if fault.concerns_every_mail() {
+                    self.record_refusal(at, false, &words, next);
                 }
-                return Asked::No(No::without_reply(words));
+                return RelayDecision::Declined(Decline::without_reply(words));
             }
         };
-        match told.rests {
-            true => self.rest(at, connection),
-            false => self.end(connection),
+        match told.is_reusable {
+            true => self.return_to_pool(at, connection),
+            false => self.discard(connection),
         }
-        let attempt = told.attempt.with_words(|words| self.harmless(&words));
-        match (told.refused, &attempt) {
-            (Some(Refusal::Sender | Refusal::Content), Attempt::Again { reply: words })
-            | (Some(Refusal::Sender | Refusal::Content), Attempt::Never { reply: words, .. }) => {
-                self.refused(at, !words.starts_with("421"), words, next);
+        let attempt = told.outcome.map_reply(|words| self.redact_text(&words));
+        match (told.refusal, &attempt) {
+            (
+                Some(RefusalScope::Sender | RefusalScope::Content),
+                SendOutcome::TemporaryFailure { reply: words },
+            )
+            | (
+                Some(RefusalScope::Sender | RefusalScope::Content),
+                SendOutcome::PermanentFailure { reply: words, .. },
+            ) => {
+                self.record_refusal(at, !words.starts_with("421"), words, next);
             }
-            (_, Attempt::Sent { .. }) => self.settle(at, true),
-            (Some(_), _) | (None, Attempt::Never { .. }) => self.settle(at, false),
+            (_, SendOutcome::Sent { .. }) => self.record_response(at, true),
+            (Some(_), _) | (None, SendOutcome::PermanentFailure { .. }) => {
+                self.record_response(at, false)
+            }
             (None, _) => {}
         }
-        let (words, code) = match (told.refused, attempt) {
-            (Some(_), Attempt::Again { reply }) => (reply, None),
-            (Some(Refusal::Sender), Attempt::Never { code, reply }) => (reply, code),
-            (_, attempt) => return Asked::Over(attempt),
+        let (words, code) = match (told.refusal, attempt) {
+            (Some(_), SendOutcome::TemporaryFailure { reply }) => (reply, None),
+            (Some(RefusalScope::Sender), SendOutcome::PermanentFailure { code, reply }) => {
+                (reply, code)
+            }
+            (_, attempt) => return RelayDecision::Final(attempt),
         };
-        Asked::No(No {
-            words,
+        RelayDecision::Declined(Decline {
+            text: words,
             is_reply: true,
             code,
         })
@@ -291,37 +303,37 @@ impl Relays {
 
     /// What it comes to when no relay that was asked has the mail: for good only if none is left that may
     /// take it.
-    fn all_said_no(&self, noes: &[(String, No)]) -> Attempt {
+    fn combine_declines(&self, noes: &[(String, Decline)]) -> SendOutcome {
         let is_all = !noes.is_empty() && noes.len() == self.relays.len();
         let is_final = is_all && noes.iter().all(|(_, no)| no.code.is_some());
         let reply = match noes {
             [] => "no relay can be spoken to now".to_owned(),
-            [(_, no)] if no.is_reply => no.words.clone(),
+            [(_, no)] if no.is_reply => no.text.clone(),
             noes => {
                 let each = noes
                     .iter()
-                    .map(|(relay, no)| format!("{relay}: {}", no.words));
+                    .map(|(relay, no)| format!("{relay}: {}", no.text));
                 each.collect::<Vec<_>>().join("; ")
             }
         };
         if is_final {
             let code = noes.last().and_then(|(_, no)| no.code);
-            let reply = cut(reply);
-            return Attempt::Never { code, reply };
+            let reply = truncate_text(reply);
+            return SendOutcome::PermanentFailure { code, reply };
         }
-        Attempt::again(reply)
+        SendOutcome::temporary(reply)
     }
 
     /// Closes connections that rested too long; all of them with `is_over`. Blocks for a moment.
-    pub fn tidy(&self, is_over: bool) {
+    pub fn close_idle(&self, is_over: bool) {
         let now = Instant::now();
         let mut old = Vec::new();
         for state in self.states().iter_mut() {
-            let (stay, go) = std::mem::take(&mut state.resting)
+            let (stay, go) = std::mem::take(&mut state.idle)
                 .into_iter()
                 .partition(|connection| !is_over && is_fresh(connection, now));
-            state.resting = stay;
-            old.extend::<Vec<Connection>>(go);
+            state.idle = stay;
+            old.extend::<Vec<RelayConnection>>(go);
         }
         for connection in old {
             self.metrics.connections.dec();
@@ -330,9 +342,9 @@ impl Relays {
     }
 
     /// A connection that rested and is as it was left, or a new one.
-    fn connection(&self, at: usize, until: Instant) -> Result<Connection, Fault> {
+    fn connection(&self, at: usize, until: Instant) -> Result<RelayConnection, RelayError> {
         loop {
-            let rested = self.states()[at].resting.pop();
+            let rested = self.states()[at].idle.pop();
             let Some(mut connection) = rested else {
                 break;
             };
@@ -346,94 +358,108 @@ impl Relays {
             }
         }
         let relay = &self.relays[at];
-        let opened = Connection::open(relay, &self.terms.hello, self.terms.timeouts, until)?;
+        let opened = RelayConnection::open(
+            relay,
+            &self.settings.ehlo_name,
+            self.settings.timeouts,
+            until,
+        )?;
         self.metrics.connections.inc();
         Ok(opened)
     }
 
-    fn rest(&self, at: usize, connection: Connection) {
+    fn return_to_pool(&self, at: usize, connection: RelayConnection) {
         if is_fresh(&connection, Instant::now()) {
-            self.states()[at].resting.push(connection);
+            self.states()[at].idle.push(connection);
             return;
         }
         self.metrics.connections.dec();
         connection.quit();
     }
 
-    fn end(&self, connection: Connection) {
+    fn discard(&self, connection: RelayConnection) {
         drop(connection);
         self.metrics.connections.dec();
     }
 
-    fn is_aside(&self, at: usize) -> bool {
-        let aside = self.states()[at].aside;
+    fn is_backed_off(&self, at: usize) -> bool {
+        let aside = self.states()[at].backoff_until;
         aside.is_some_and(|until| until > Instant::now())
     }
 
     /// A relay that answers a mail, with whatever, is there, unless it takes none.
-    fn settle(&self, at: usize, took: bool) {
+    fn record_response(&self, at: usize, took: bool) {
         let mut states = self.states();
         let state = &mut states[at];
         if took {
             state.refusals = 0;
         }
         if state.refusals < REFUSALS_MAX {
-            self.set_up(at, states);
+            self.mark_available(at, states);
         }
     }
 
     /// A relay that took none of several mails in a row is set aside while another was heard well. Else it
     /// is there if it `answers`.
-    fn refused(&self, at: usize, answers: bool, words: &str, next: &impl Fn() -> Option<Duration>) {
+    fn record_refusal(
+        &self,
+        at: usize,
+        answers: bool,
+        words: &str,
+        next: &impl Fn() -> Option<Duration>,
+    ) {
         let mut states = self.states();
         states[at].refusals = states[at].refusals.saturating_add(1);
         let mut others = states.iter().enumerate().filter(|(other, _)| *other != at);
         let is_one_well = others.any(|(_, other)| other.failures == 0);
         if states[at].refusals >= REFUSALS_MAX && is_one_well {
             drop(states);
-            self.set_aside(at, words, next);
+            self.back_off(at, words, next);
         } else if answers {
-            self.set_up(at, states);
+            self.mark_available(at, states);
         }
     }
 
-    fn set_up(&self, at: usize, mut states: MutexGuard<'_, Vec<State>>) {
+    fn mark_available(&self, at: usize, mut states: MutexGuard<'_, Vec<RelayState>>) {
         let state = &mut states[at];
         if state.failures == 0 {
             return;
         }
         state.failures = 0;
-        state.aside = None;
+        state.backoff_until = None;
         drop(states);
         let relay = self.relays[at].label();
         self.metrics.set_up(&relay, true);
         info!(relay, "the relay takes mail again");
     }
 
-    fn set_aside(&self, at: usize, words: &str, next: &impl Fn() -> Option<Duration>) {
+    fn back_off(&self, at: usize, words: &str, next: &impl Fn() -> Option<Duration>) {
         let mut states = self.states();
         let state = &mut states[at];
         // Of several that failed together, one counts.
-        if state.aside.is_some_and(|until| until > Instant::now()) {
+        if state
+            .backoff_until
+            .is_some_and(|until| until > Instant::now())
+        {
             return;
         }
         state.failures = state.failures.saturating_add(1);
-        let for_ever = Patience {
-            again_max: None,
-            ..self.terms.patience
+        let for_ever = SendSchedule {
+            retries_max: None,
+            ..self.settings.schedule
         };
-        let tries = Tries {
+        let tries = SendAttempts {
             attempts: state.failures,
-            doubts: 0,
+            unknown_outcomes: 0,
         };
-        let wait = retry::outgoing(&for_ever, tries, ASIDE_MAX, 0);
-        let mut wait = wait.unwrap_or(ASIDE_MAX);
+        let wait = retry::next_send_after(&for_ever, tries, BACKOFF_MAX, 0);
+        let mut wait = wait.unwrap_or(BACKOFF_MAX);
         if self.relays.len() == 1
             && let Some(next) = next()
         {
             wait = wait.min(next);
         }
-        state.aside = Some(Instant::now() + wait);
+        state.backoff_until = Some(Instant::now() + wait);
         let is_first = state.failures == 1;
         drop(states);
         let relay = self.relays[at].label();
@@ -448,17 +474,17 @@ impl Relays {
 
     /// A relay's words without the reply addresses in them: it repeats what it refuses, also to who only
     /// greets it.
-    fn harmless(&self, words: &impl ToString) -> String {
-        redact(&words.to_string(), &self.terms.own_domains).into_owned()
+    fn redact_text(&self, words: &impl ToString) -> String {
+        redact(&words.to_string(), &self.settings.own_domains).into_owned()
     }
 
-    fn states(&self) -> MutexGuard<'_, Vec<State>> {
+    fn states(&self) -> MutexGuard<'_, Vec<RelayState>> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn is_fresh(connection: &Connection, now: Instant) -> bool {
+fn is_fresh(connection: &RelayConnection, now: Instant) -> bool {
     connection.mails < MAILS_MAX
         && now.saturating_duration_since(connection.opened) < AGE_MAX
-        && now.saturating_duration_since(connection.rested) < REST_MAX
+        && now.saturating_duration_since(connection.last_used) < IDLE_MAX
 }

@@ -4,18 +4,18 @@
 
 use std::time::Instant;
 
-use super::connection::Connection;
-use super::settings::{Relay, Timeouts};
+use super::connection::RelayConnection;
+use super::settings::{Relay, RelayTimeouts};
 
 /// Speaks to a relay as far as its first mail would go, and says goodbye. Blocks, at most as long as an attempt
 /// may take and the system's resolver needs.
 ///
 /// # Errors
 /// Why no mail could be given to it: at which step, in its words.
-pub fn probe(relay: &Relay, hello: &str, timeouts: Timeouts) -> Result<(), String> {
+pub fn probe(relay: &Relay, hello: &str, timeouts: RelayTimeouts) -> Result<(), String> {
     let until = Instant::now() + timeouts.attempt;
-    let opened = Connection::open(relay, hello, timeouts, until);
+    let opened = RelayConnection::open(relay, hello, timeouts, until);
     opened
-        .map(Connection::quit)
+        .map(RelayConnection::quit)
         .map_err(|fault| fault.to_string())
 }

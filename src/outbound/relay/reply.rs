@@ -4,8 +4,8 @@
 
 use thiserror::Error;
 
-use super::secrets;
-use crate::mail::address::beginning;
+use super::token_words;
+use crate::mail::address::cut_between_addresses;
 
 /// Octets of one line of a reply at most. RFC 5321 section 4.5.3.1.5 allows 512.
 pub const LINE_BYTES_MAX: usize = 4 * 1024;
@@ -18,24 +18,24 @@ pub const SHOWN_BYTES_MAX: usize = 1024;
 
 /// A whole reply (RFC 5321 section 4.2): one code, and a text a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reply {
+pub struct RelayReply {
     code: u16,
     lines: Vec<Vec<u8>>,
 }
 
-impl Reply {
+impl RelayReply {
     /// The code, 200 to 599.
     pub const fn code(&self) -> u16 {
         self.code
     }
 
     /// True for 200 to 299.
-    pub const fn is_yes(&self) -> bool {
+    pub const fn is_positive(&self) -> bool {
         self.code / 100 == 2
     }
 
     /// True for 500 to 599.
-    pub const fn is_never(&self) -> bool {
+    pub const fn is_permanent(&self) -> bool {
         self.code / 100 == 5
     }
 
@@ -45,28 +45,28 @@ impl Reply {
     }
 
     /// The reply on one line as people may see it: escaped, without tokens, at most [`SHOWN_BYTES_MAX`] octets.
-    pub fn shown(&self) -> String {
+    pub fn display_text(&self) -> String {
         let mut text = self.code.to_string();
         for line in &self.lines {
             if text.len() >= SHOWN_BYTES_MAX {
                 break;
             }
             text.push(' ');
-            text.push_str(&shown(line));
+            text.push_str(&display_bytes(line));
         }
-        cut(text)
+        truncate_text(text)
     }
 
     /// The code and the enhanced status (RFC 2034) alone. After AUTH no more is kept: a relay that
     /// repeats the line it refuses repeats the password.
-    pub fn status(&self) -> String {
+    pub fn status_text(&self) -> String {
         let first = self.lines.first().map_or(&[][..], Vec::as_slice);
         let word = first.split(|b| *b == b' ').next().unwrap_or_default();
         let is_status = word.len() <= 9
             && word.contains(&b'.')
             && word.iter().all(|b| b.is_ascii_digit() || *b == b'.');
         if is_status {
-            return format!("{} {}", self.code, shown(word));
+            return format!("{} {}", self.code, display_bytes(word));
         }
         self.code.to_string()
     }
@@ -74,7 +74,7 @@ impl Reply {
 
 /// Bytes from elsewhere as people may see them: no control character, no line end, no lone octet, no
 /// word that may be a token; at most [`SHOWN_BYTES_MAX`] octets.
-pub fn shown(bytes: &[u8]) -> String {
+pub fn display_bytes(bytes: &[u8]) -> String {
     let mut text = String::new();
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
@@ -91,14 +91,14 @@ pub fn shown(bytes: &[u8]) -> String {
         }
     }
     // Before it is cut: of a token that is cut, what is left would not be told.
-    cut(secrets::without(&text).into_owned())
+    truncate_text(token_words::without_token_words(&text).into_owned())
 }
 
 /// Cuts a text to [`SHOWN_BYTES_MAX`] octets, within no address: a return path must still be found in
 /// it, to be taken out.
-pub fn cut(mut text: String) -> String {
+pub fn truncate_text(mut text: String) -> String {
     if text.len() > SHOWN_BYTES_MAX {
-        text.truncate(beginning(&text, SHOWN_BYTES_MAX - '…'.len_utf8()).len());
+        text.truncate(cut_between_addresses(&text, SHOWN_BYTES_MAX - '…'.len_utf8()).len());
         text.push('…');
     }
     text
@@ -106,7 +106,7 @@ pub fn cut(mut text: String) -> String {
 
 /// What came is no reply.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum ReplyError {
+pub enum RelayReplyError {
     /// A line does not begin with a code of 200 to 599.
     #[error("not a reply: {0}")]
     Code(String),
@@ -125,56 +125,57 @@ pub enum ReplyError {
 
 /// Reads one reply, whatever pieces it comes in.
 #[derive(Debug, Default)]
-pub struct Reader {
+pub struct RelayReplyReader {
     line: Vec<u8>,
     lines: Vec<Vec<u8>>,
     code: Option<u16>,
     bytes: usize,
 }
 
-impl Reader {
+impl RelayReplyReader {
     /// Reads on. Gives back how many octets of `input` belong to the reply, and the reply if it is
     /// whole; then the reader is ready for the next one.
     ///
     /// # Errors
     /// Says why this is no reply. What comes after it on this connection means nothing any more.
-    pub fn read(&mut self, input: &[u8]) -> Result<(usize, Option<Reply>), ReplyError> {
+    pub fn read(&mut self, input: &[u8]) -> Result<(usize, Option<RelayReply>), RelayReplyError> {
         let mut read = 0;
         while let Some(at) = input[read..].iter().position(|b| *b == b'\n') {
-            self.take(&input[read..read + at])?;
+            self.push_bytes(&input[read..read + at])?;
             read += at + 1;
-            if let Some(reply) = self.line_ended()? {
+            if let Some(reply) = self.finish_line()? {
                 return Ok((read, Some(reply)));
             }
         }
-        self.take(&input[read..])?;
+        self.push_bytes(&input[read..])?;
         Ok((input.len(), None))
     }
 
-    fn take(&mut self, bytes: &[u8]) -> Result<(), ReplyError> {
+    fn push_bytes(&mut self, bytes: &[u8]) -> Result<(), RelayReplyError> {
         self.bytes += bytes.len();
         if self.line.len() + bytes.len() > LINE_BYTES_MAX {
-            return Err(ReplyError::TooLong("4 KiB in a line"));
+            return Err(RelayReplyError::TooLong("4 KiB in a line"));
         }
         if self.bytes > REPLY_BYTES_MAX {
-            return Err(ReplyError::TooLong("64 KiB"));
+            return Err(RelayReplyError::TooLong("64 KiB"));
         }
         self.line.extend_from_slice(bytes);
         Ok(())
     }
 
-    fn line_ended(&mut self) -> Result<Option<Reply>, ReplyError> {
+    fn finish_line(&mut self) -> Result<Option<RelayReply>, RelayReplyError> {
         let mut line = std::mem::take(&mut self.line);
         if line.last() == Some(&b'\r') {
             line.pop();
         }
-        let (code, goes_on) = head(&line).ok_or_else(|| ReplyError::Code(shown(&line)))?;
+        let (code, goes_on) =
+            parse_line_start(&line).ok_or_else(|| RelayReplyError::Code(display_bytes(&line)))?;
         if let Some(first) = self.code.filter(|first| *first != code) {
-            return Err(ReplyError::Mixed { first, then: code });
+            return Err(RelayReplyError::Mixed { first, then: code });
         }
         self.code = Some(code);
         if self.lines.len() >= LINES_MAX {
-            return Err(ReplyError::TooLong("256 lines"));
+            return Err(RelayReplyError::TooLong("256 lines"));
         }
         line.drain(..line.len().min(4));
         self.lines.push(line);
@@ -182,7 +183,7 @@ impl Reader {
             return Ok(None);
         }
         let whole = std::mem::take(self);
-        Ok(Some(Reply {
+        Ok(Some(RelayReply {
             code,
             lines: whole.lines,
         }))
@@ -190,7 +191,7 @@ impl Reader {
 }
 
 /// The code of a line, and whether another follows.
-fn head(line: &[u8]) -> Option<(u16, bool)> {
+fn parse_line_start(line: &[u8]) -> Option<(u16, bool)> {
     let digits = line.get(..3)?;
     if !matches!(digits[0], b'2'..=b'5') || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -209,19 +210,21 @@ mod tests {
 
     use super::*;
 
-    fn whole(text: &[u8]) -> Result<Option<Reply>, ReplyError> {
-        Reader::default().read(text).map(|(_, reply)| reply)
+    fn whole(text: &[u8]) -> Result<Option<RelayReply>, RelayReplyError> {
+        RelayReplyReader::default()
+            .read(text)
+            .map(|(_, reply)| reply)
     }
 
     #[test]
     fn replies_are_read_to_their_end_and_no_further() {
         let text = b"250-one\r\n250-two\n250 three\r\n250 injected\r\n";
-        let (read, reply) = Reader::default().read(text).unwrap();
+        let (read, reply) = RelayReplyReader::default().read(text).unwrap();
         assert_eq!(&text[read..], b"250 injected\r\n");
         let reply = reply.unwrap();
-        assert_eq!((reply.code(), reply.is_yes()), (250, true));
-        assert_eq!(reply.shown(), "250 one two three");
-        assert_eq!(whole(b"354\r\n").unwrap().unwrap().shown(), "354 ");
+        assert_eq!((reply.code(), reply.is_positive()), (250, true));
+        assert_eq!(reply.display_text(), "250 one two three");
+        assert_eq!(whole(b"354\r\n").unwrap().unwrap().display_text(), "354 ");
         assert_eq!(whole(b"250-one\r\n250").unwrap(), None);
     }
 
@@ -240,9 +243,9 @@ mod tests {
             "250_ok\r\n",
         ] {
             let error = whole(text.as_bytes()).unwrap_err();
-            assert!(matches!(error, ReplyError::Code(_)), "{text}: {error}");
+            assert!(matches!(error, RelayReplyError::Code(_)), "{text}: {error}");
         }
-        let mixed = ReplyError::Mixed {
+        let mixed = RelayReplyError::Mixed {
             first: 250,
             then: 550,
         };
@@ -251,16 +254,16 @@ mod tests {
 
     #[test]
     fn nothing_grows_without_a_bound() {
-        let mut reader = Reader::default();
+        let mut reader = RelayReplyReader::default();
         let endless = [b'x'; 1024];
         let grown = (0..100).find_map(|_| reader.read(&endless).err());
-        assert!(matches!(grown, Some(ReplyError::TooLong(_))));
+        assert!(matches!(grown, Some(RelayReplyError::TooLong(_))));
         assert!(reader.line.len() <= LINE_BYTES_MAX);
-        let mut reader = Reader::default();
+        let mut reader = RelayReplyReader::default();
         let count = (0..100_000).take_while(|_| reader.read(b"250-x\r\n").is_ok());
         assert_eq!(count.count(), LINES_MAX);
         let long = [b"250-".as_slice(), &[b'x'; 4000], b"\r\n"].concat();
-        let mut reader = Reader::default();
+        let mut reader = RelayReplyReader::default();
         let count = (0..100_000).take_while(|_| reader.read(&long).is_ok());
         assert!(count.count() * 4000 <= REPLY_BYTES_MAX);
     }
@@ -268,19 +271,19 @@ mod tests {
     #[test]
     fn what_is_shown_is_escaped_and_short() {
         let hostile = b"550 <b>no</b>\x07\xff\r\x1b[31m caf\xc3\xa9 \xe2\x80\xae\r\n";
-        let shown = whole(hostile).unwrap().unwrap().shown();
+        let shown = whole(hostile).unwrap().unwrap().display_text();
         assert_eq!(
             shown,
             "550 <b>no</b>\\u{7}\\xff\\r\\u{1b}[31m café \\u{202e}"
         );
         let long = [b"550 ".as_slice(), "é".repeat(1500).as_bytes(), b"\r\n"].concat();
-        let shown = whole(&long).unwrap().unwrap().shown();
+        let shown = whole(&long).unwrap().unwrap().display_text();
         assert!(shown.len() <= SHOWN_BYTES_MAX && shown.ends_with('…'));
         // Wherever the end falls, an address is there whole or not at all.
         let address = "<bounce+word@inbox.test>";
         for pad in SHOWN_BYTES_MAX - 50..SHOWN_BYTES_MAX {
             let line = format!("550 {} {address} no\r\n", "x".repeat(pad));
-            let shown = whole(line.as_bytes()).unwrap().unwrap().shown();
+            let shown = whole(line.as_bytes()).unwrap().unwrap().display_text();
             assert_eq!(shown.contains("word"), shown.contains(address), "{shown}");
         }
     }
@@ -288,9 +291,9 @@ mod tests {
     #[test]
     fn of_a_refused_login_only_the_status_is_kept() {
         let reply = whole(b"535 5.7.8 AUTH PLAIN AGJvYgBodW50ZXIy\r\n");
-        assert_eq!(reply.unwrap().unwrap().status(), "535 5.7.8");
+        assert_eq!(reply.unwrap().unwrap().status_text(), "535 5.7.8");
         let reply = whole(b"535 AGJvYgBodW50ZXIy\r\n");
-        assert_eq!(reply.unwrap().unwrap().status(), "535");
+        assert_eq!(reply.unwrap().unwrap().status_text(), "535");
     }
 
     proptest! {
@@ -306,9 +309,9 @@ mod tests {
             }
             let end = text.len();
             text.extend(tail.bytes());
-            let (read, reply) = Reader::default().read(&text).unwrap();
+            let (read, reply) = RelayReplyReader::default().read(&text).unwrap();
             prop_assert_eq!(read, end);
-            let mut reader = Reader::default();
+            let mut reader = RelayReplyReader::default();
             let (mut at, mut found) = (0, None);
             for step in cuts.iter().cycle() {
                 let piece = &text[at..(at + step).min(text.len())];
@@ -325,13 +328,13 @@ mod tests {
 
         #[test]
         fn no_bytes_break_it(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let mut reader = Reader::default();
+            let mut reader = RelayReplyReader::default();
             if let Ok((_, Some(reply))) = reader.read(&bytes) {
-                prop_assert!(reply.shown().len() <= SHOWN_BYTES_MAX);
-                prop_assert!(!reply.shown().chars().any(char::is_control));
+                prop_assert!(reply.display_text().len() <= SHOWN_BYTES_MAX);
+                prop_assert!(!reply.display_text().chars().any(char::is_control));
             }
-            prop_assert!(shown(&bytes).len() <= SHOWN_BYTES_MAX);
-            prop_assert!(!shown(&bytes).chars().any(char::is_control));
+            prop_assert!(display_bytes(&bytes).len() <= SHOWN_BYTES_MAX);
+            prop_assert!(!display_bytes(&bytes).chars().any(char::is_control));
         }
     }
 }

@@ -17,7 +17,7 @@ use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use thiserror::Error;
 
 use crate::mail::address::Domain;
-use crate::retry::Patience;
+use crate::retry::SendSchedule;
 
 /// Octets of a token file at most.
 const TOKEN_BYTES_MAX: u64 = 16 * 1024;
@@ -30,13 +30,13 @@ pub struct Relay {
     /// Its port.
     pub port: u16,
     /// How the connection is encrypted.
-    pub security: Security,
+    pub security: RelaySecurity,
     /// Who we are to it, if it wants to know.
-    pub login: Option<Login>,
+    pub login: Option<RelayLogin>,
     /// The certificates that are believed.
-    pub roots: Arc<ClientConfig>,
+    pub tls_config: Arc<ClientConfig>,
     /// `host` as a certificate must have it.
-    pub name: ServerName<'static>,
+    pub server_name: ServerName<'static>,
 }
 
 impl Relay {
@@ -61,7 +61,7 @@ impl fmt::Debug for Relay {
 
 /// How a connection is encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Security {
+pub enum RelaySecurity {
     /// With STARTTLS, or not at all to a relay on this machine.
     Auto,
     /// With STARTTLS. A relay on this machine may do without; one elsewhere may not.
@@ -74,22 +74,22 @@ pub enum Security {
 
 /// Who we are to a relay.
 #[derive(Clone)]
-pub struct Login {
+pub struct RelayLogin {
     /// The user's name.
     pub user: String,
     /// How it is shown.
-    pub proof: Proof,
+    pub credentials: RelayCredentials,
 }
 
 /// How we show who we are.
 #[derive(Clone)]
-pub enum Proof {
+pub enum RelayCredentials {
     /// With a password, by the mechanism of these that the relay offers first: PLAIN (RFC 4616), LOGIN.
     Password {
         /// The password.
         password: String,
         /// The mechanisms that may be used, best first.
-        mechanisms: Vec<Mechanism>,
+        mechanisms: Vec<PasswordMechanism>,
     },
     /// With a token (XOAUTH2) from this file, read again at each connection: whoever keeps the token fresh
     /// writes it there.
@@ -98,18 +98,18 @@ pub enum Proof {
 
 /// How a password is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mechanism {
+pub enum PasswordMechanism {
     /// RFC 4616.
     Plain,
     /// The older one of two questions.
     Login,
 }
 
-impl fmt::Debug for Login {
+impl fmt::Debug for RelayLogin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let how = match &self.proof {
-            Proof::Password { .. } => "password",
-            Proof::Token(_) => "token",
+        let how = match &self.credentials {
+            RelayCredentials::Password { .. } => "password",
+            RelayCredentials::Token(_) => "token",
         };
         f.debug_tuple("Login").field(&how).finish()
     }
@@ -134,7 +134,7 @@ pub(super) fn read_token(path: &PathBuf) -> io::Result<String> {
 
 /// Why a CA file cannot be used.
 #[derive(Debug, Error)]
-pub enum RootsError {
+pub enum TrustError {
     /// It cannot be read as PEM.
     #[error("no certificates in PEM form: {0}")]
     Pem(String),
@@ -150,25 +150,25 @@ pub enum RootsError {
 ///
 /// # Errors
 /// The file cannot be used.
-pub fn roots(ca_file: Option<&[u8]>) -> Result<Arc<ClientConfig>, RootsError> {
+pub fn client_config(ca_file: Option<&[u8]>) -> Result<Arc<ClientConfig>, TrustError> {
     let mut store = RootCertStore::empty();
     store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     if let Some(pem) = ca_file {
         let mut count = 0;
         for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate = certificate.map_err(|error| RootsError::Pem(error.to_string()))?;
+            let certificate = certificate.map_err(|error| TrustError::Pem(error.to_string()))?;
             store
                 .add(certificate)
-                .map_err(|error| RootsError::Certificate(error.to_string()))?;
+                .map_err(|error| TrustError::Certificate(error.to_string()))?;
             count += 1;
         }
         if count == 0 {
-            return Err(RootsError::Pem("there are none".to_owned()));
+            return Err(TrustError::Pem("there are none".to_owned()));
         }
     }
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| RootsError::Provider(error.to_string()))?
+        .map_err(|error| TrustError::Provider(error.to_string()))?
         .with_root_certificates(store)
         .with_no_client_auth();
     Ok(Arc::new(config))
@@ -176,20 +176,20 @@ pub fn roots(ca_file: Option<&[u8]>) -> Result<Arc<ClientConfig>, RootsError> {
 
 /// How all relays are spoken to.
 #[derive(Clone, Debug)]
-pub struct Terms {
+pub struct RelayPoolSettings {
     /// Our name, for EHLO.
-    pub hello: String,
+    pub ehlo_name: String,
     /// How long each step may take.
-    pub timeouts: Timeouts,
+    pub timeouts: RelayTimeouts,
     /// The pace of asking a relay again that cannot be used. It is that of the mails; how often is not bounded.
-    pub patience: Patience,
+    pub schedule: SendSchedule,
     /// Our reply domains, whose addresses are taken out of what a relay says.
     pub own_domains: Vec<Domain>,
 }
 
 /// How long each step may take (RFC 5321 section 4.5.3.2 allows longer).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
+pub struct RelayTimeouts {
     /// To connect, and for the handshake of TLS.
     pub connect: Duration,
     /// Until the greeting is there.
@@ -202,7 +202,7 @@ pub struct Timeouts {
     pub attempt: Duration,
 }
 
-impl Default for Timeouts {
+impl Default for RelayTimeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(30),

@@ -15,19 +15,19 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 const ADDRESSES_MAX: usize = 4;
 
 /// An open connection.
-pub(super) struct Wire {
-    stream: Stream,
+pub(super) struct RelayTransport {
+    stream: RelayStream,
     peer: IpAddr,
 }
 
-enum Stream {
-    Plain(Socket),
-    Tls(Box<StreamOwned<ClientConnection, Socket>>),
+enum RelayStream {
+    Plain(DeadlineSocket),
+    Tls(Box<StreamOwned<ClientConnection, DeadlineSocket>>),
     /// Between the two, if the handshake fails.
-    Gone,
+    Closed,
 }
 
-impl Wire {
+impl RelayTransport {
     /// Connects to the first address of `host` that answers, each given `limit`, all `until`. The look-up
     /// of the name is bounded by the system's resolver alone.
     pub(super) fn connect(
@@ -46,13 +46,13 @@ impl Wire {
             match TcpStream::connect_timeout(address, left) {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
-                    let socket = Socket {
+                    let socket = DeadlineSocket {
                         stream,
                         deadline: Instant::now() + left,
-                        looks: false,
+                        is_nonblocking: false,
                     };
                     return Ok(Self {
-                        stream: Stream::Plain(socket),
+                        stream: RelayStream::Plain(socket),
                         peer: address.ip(),
                     });
                 }
@@ -68,7 +68,7 @@ impl Wire {
     }
 
     pub(super) fn is_encrypted(&self) -> bool {
-        matches!(self.stream, Stream::Tls(_))
+        matches!(self.stream, RelayStream::Tls(_))
     }
 
     /// All reads and writes from now on must be over by `deadline`.
@@ -84,23 +84,25 @@ impl Wire {
         config: &Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> io::Result<()> {
-        let Stream::Plain(mut socket) = std::mem::replace(&mut self.stream, Stream::Gone) else {
+        let RelayStream::Plain(mut socket) =
+            std::mem::replace(&mut self.stream, RelayStream::Closed)
+        else {
             return Err(io::Error::other("encrypted already"));
         };
         let mut tls = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
         while tls.is_handshaking() {
             tls.complete_io(&mut socket)?;
         }
-        self.stream = Stream::Tls(Box::new(StreamOwned::new(tls, socket)));
+        self.stream = RelayStream::Tls(Box::new(StreamOwned::new(tls, socket)));
         Ok(())
     }
 
     /// What has come and was not asked for, without waiting; nothing if there is nothing.
-    pub(super) fn look(&mut self) -> io::Result<Vec<u8>> {
+    pub(super) fn read_unsolicited(&mut self) -> io::Result<Vec<u8>> {
         let mut found = [0; 256];
-        self.set_looking(true)?;
+        self.set_nonblocking(true)?;
         let read = self.read(&mut found);
-        self.set_looking(false)?;
+        self.set_nonblocking(false)?;
         match read {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => Ok(found[..count].to_vec()),
@@ -109,61 +111,61 @@ impl Wire {
         }
     }
 
-    fn set_looking(&mut self, looks: bool) -> io::Result<()> {
+    fn set_nonblocking(&mut self, looks: bool) -> io::Result<()> {
         let Some(socket) = self.socket() else {
             return Err(io::ErrorKind::NotConnected.into());
         };
-        socket.looks = looks;
+        socket.is_nonblocking = looks;
         socket.stream.set_nonblocking(looks)
     }
 
-    fn socket(&mut self) -> Option<&mut Socket> {
+    fn socket(&mut self) -> Option<&mut DeadlineSocket> {
         match &mut self.stream {
-            Stream::Plain(socket) => Some(socket),
-            Stream::Tls(stream) => Some(&mut stream.sock),
-            Stream::Gone => None,
+            RelayStream::Plain(socket) => Some(socket),
+            RelayStream::Tls(stream) => Some(&mut stream.sock),
+            RelayStream::Closed => None,
         }
     }
 }
 
-impl Read for Wire {
+impl Read for RelayTransport {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match &mut self.stream {
-            Stream::Plain(socket) => socket.read(into),
-            Stream::Tls(stream) => stream.read(into),
-            Stream::Gone => Err(io::ErrorKind::NotConnected.into()),
+            RelayStream::Plain(socket) => socket.read(into),
+            RelayStream::Tls(stream) => stream.read(into),
+            RelayStream::Closed => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 }
 
-impl Write for Wire {
+impl Write for RelayTransport {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.stream {
-            Stream::Plain(socket) => socket.write(bytes),
-            Stream::Tls(stream) => stream.write(bytes),
-            Stream::Gone => Err(io::ErrorKind::NotConnected.into()),
+            RelayStream::Plain(socket) => socket.write(bytes),
+            RelayStream::Tls(stream) => stream.write(bytes),
+            RelayStream::Closed => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match &mut self.stream {
-            Stream::Plain(socket) => socket.flush(),
-            Stream::Tls(stream) => stream.flush(),
-            Stream::Gone => Err(io::ErrorKind::NotConnected.into()),
+            RelayStream::Plain(socket) => socket.flush(),
+            RelayStream::Tls(stream) => stream.flush(),
+            RelayStream::Closed => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 }
 
 /// A socket whose every wait ends at its deadline.
-struct Socket {
+struct DeadlineSocket {
     stream: TcpStream,
     deadline: Instant,
     /// It does not wait at all.
-    looks: bool,
+    is_nonblocking: bool,
 }
 
-impl Socket {
-    fn left(&self) -> io::Result<Duration> {
+impl DeadlineSocket {
+    fn time_left(&self) -> io::Result<Duration> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
@@ -173,31 +175,35 @@ impl Socket {
     }
 
     /// A blocking call that ran out of time says `WouldBlock`.
-    fn timed(&self, error: io::Error) -> io::Error {
-        if error.kind() == io::ErrorKind::WouldBlock && !self.looks {
+    fn map_timeout(&self, error: io::Error) -> io::Error {
+        if error.kind() == io::ErrorKind::WouldBlock && !self.is_nonblocking {
             return io::ErrorKind::TimedOut.into();
         }
         error
     }
 }
 
-impl Read for Socket {
+impl Read for DeadlineSocket {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if !self.looks {
-            let left = self.left()?;
+        if !self.is_nonblocking {
+            let left = self.time_left()?;
             self.stream.set_read_timeout(Some(left))?;
         }
-        self.stream.read(into).map_err(|error| self.timed(error))
+        self.stream
+            .read(into)
+            .map_err(|error| self.map_timeout(error))
     }
 }
 
-impl Write for Socket {
+impl Write for DeadlineSocket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if !self.looks {
-            let left = self.left()?;
+        if !self.is_nonblocking {
+            let left = self.time_left()?;
             self.stream.set_write_timeout(Some(left))?;
         }
-        self.stream.write(bytes).map_err(|error| self.timed(error))
+        self.stream
+            .write(bytes)
+            .map_err(|error| self.map_timeout(error))
     }
 
     fn flush(&mut self) -> io::Result<()> {

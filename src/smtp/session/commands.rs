@@ -2,47 +2,49 @@
 //!
 //! Does not know their grammar.
 
-use super::super::body::Body;
-use super::super::client::{ATTRIBUTES, Client};
-use super::super::command::{Command, ForwardPath, Mail};
-use super::super::response::{Assent, Refusal, write_lines};
-use super::super::transaction::Draft;
-use super::{Asked, Hello, Progress, Protocol, Question, Session, Settings, State};
+use super::super::body::DataReader;
+use super::super::client::{ATTRIBUTE_NAMES, RelayedClient};
+use super::super::command::{ForwardPath, MailFrom, SmtpCommand};
+use super::super::response::{PositiveResponse, Refusal, write_lines};
+use super::super::transaction::OpenTransaction;
+use super::{
+    Hello, LineProgress, OpenQuestion, Protocol, Session, SessionQuestion, SessionState, Settings,
+};
 
 impl Session {
-    pub(super) fn run(&mut self, line: &str, last: bool, out: &mut Vec<u8>) -> Progress {
-        let command = match Command::parse(line) {
+    pub(super) fn run(&mut self, line: &str, last: bool, out: &mut Vec<u8>) -> LineProgress {
+        let command = match SmtpCommand::parse(line) {
             Ok(command) => command,
             Err(refusal) => {
                 self.refuse(refusal, out);
-                return Progress::GoesOn;
+                return LineProgress::GoesOn;
             }
         };
         match command {
-            Command::Bdat => self.refuse(Refusal::ChunkingNotOffered, out),
-            Command::Data => self.run_data(last, out),
-            Command::Ehlo(name) => self.run_hello(name, Some(Protocol::Smtp), out),
-            Command::Helo(name) => self.run_hello(name, None, out),
-            Command::Lhlo(name) => self.run_hello(name, Some(Protocol::Lmtp), out),
-            Command::Help => self.run_junk(Assent::Help, out),
-            Command::Noop => self.run_junk(Assent::Idle, out),
-            Command::Vrfy => self.run_junk(Assent::Unverified, out),
-            Command::Rset => {
-                self.draft = None;
+            SmtpCommand::Bdat => self.refuse(Refusal::ChunkingNotOffered, out),
+            SmtpCommand::Data => self.run_data(last, out),
+            SmtpCommand::Ehlo(name) => self.run_hello(name, Some(Protocol::Smtp), out),
+            SmtpCommand::Helo(name) => self.run_hello(name, None, out),
+            SmtpCommand::Lhlo(name) => self.run_hello(name, Some(Protocol::Lmtp), out),
+            SmtpCommand::Help => self.run_junk(PositiveResponse::Help, out),
+            SmtpCommand::Noop => self.run_junk(PositiveResponse::Idle, out),
+            SmtpCommand::Vrfy => self.run_junk(PositiveResponse::Unverified, out),
+            SmtpCommand::Rset => {
+                self.transaction = None;
                 self.forwarded = None;
-                self.run_junk(Assent::Cleared, out);
+                self.run_junk(PositiveResponse::Cleared, out);
             }
-            Command::Quit => {
-                Assent::Bye.write(out);
-                self.state = State::Closed;
+            SmtpCommand::Quit => {
+                PositiveResponse::Bye.write(out);
+                self.state = SessionState::Closed;
             }
-            Command::Mail(mail) => return self.run_mail(mail, out),
-            Command::Rcpt(path) => return self.run_rcpt(path, out),
-            Command::StartTls => return self.run_starttls(out),
-            Command::Xclient(attributes) => self.run_xclient(&attributes, out),
-            Command::Xforward(attributes) => self.run_xforward(&attributes, out),
+            SmtpCommand::Mail(mail) => return self.run_mail(mail, out),
+            SmtpCommand::Rcpt(path) => return self.run_rcpt(path, out),
+            SmtpCommand::StartTls => return self.run_starttls(out),
+            SmtpCommand::Xclient(attributes) => self.run_xclient(&attributes, out),
+            SmtpCommand::Xforward(attributes) => self.run_xforward(&attributes, out),
         }
-        Progress::GoesOn
+        LineProgress::GoesOn
     }
 
     /// `extended`: the protocol whose hello it is; `None` is HELO.
@@ -65,11 +67,11 @@ impl Session {
             }
             if self.settings.trusts_relay {
                 let offers = ["XCLIENT", "XFORWARD"];
-                lines.extend(offers.map(|verb| format!("{verb} {ATTRIBUTES}")));
+                lines.extend(offers.map(|verb| format!("{verb} {ATTRIBUTE_NAMES}")));
             }
         }
         write_lines(250, &lines, out);
-        self.draft = None;
+        self.transaction = None;
         self.forwarded = None;
         self.hello = Some(Hello {
             name,
@@ -78,57 +80,57 @@ impl Session {
         self.count_junk(out);
     }
 
-    fn run_mail(&mut self, mail: Mail, out: &mut Vec<u8>) -> Progress {
+    fn run_mail(&mut self, mail: MailFrom, out: &mut Vec<u8>) -> LineProgress {
         let refusal = if self.hello.is_none() {
             Refusal::HelloMissing
-        } else if self.draft.is_some() {
+        } else if self.transaction.is_some() {
             Refusal::MailNested
         } else if mail
             .size
             .is_some_and(|size| size > self.settings.mail_bytes_max)
         {
             // It asked before it sent, as it should: that is no error.
-            self.say(Refusal::MailTooBig, out);
+            self.respond(Refusal::MailTooBig, out);
             self.count_junk(out);
-            return Progress::GoesOn;
+            return LineProgress::GoesOn;
         } else {
-            let draft = Draft::new(mail.sender.clone(), mail.smtputf8);
-            self.state = State::Asked(Asked::Sender(draft));
-            return Progress::Asks(Question::Sender {
+            let draft = OpenTransaction::new(mail.sender.clone(), mail.smtputf8);
+            self.state = SessionState::Asked(OpenQuestion::Sender(draft));
+            return LineProgress::Asks(SessionQuestion::Sender {
                 sender: mail.sender,
                 size: mail.size,
             });
         };
         self.refuse(refusal, out);
-        Progress::GoesOn
+        LineProgress::GoesOn
     }
 
-    fn run_rcpt(&mut self, path: ForwardPath, out: &mut Vec<u8>) -> Progress {
+    fn run_rcpt(&mut self, path: ForwardPath, out: &mut Vec<u8>) -> LineProgress {
         let is_utf8 = matches!(&path, ForwardPath::Mailbox(address) if address.is_utf8());
-        let refusal = match &self.draft {
+        let refusal = match &self.transaction {
             None if self.hello.is_none() => Refusal::HelloMissing,
             None => Refusal::MailMissing,
             Some(draft) if is_utf8 && !draft.smtputf8 => Refusal::Utf8Unannounced,
             // Neither of the next two is the peer's error: it may go on with whom it has.
-            Some(draft) if draft.sender.is_none() && !draft.places.is_empty() => {
-                self.say(Refusal::NullSenderRecipients, out);
-                return Progress::GoesOn;
+            Some(draft) if draft.sender.is_none() && !draft.recipient_indices.is_empty() => {
+                self.respond(Refusal::NullSenderRecipients, out);
+                return LineProgress::GoesOn;
             }
-            Some(draft) if draft.places.len() >= self.settings.rcpt_max => {
-                self.say(Refusal::RecipientsTooMany, out);
-                return Progress::GoesOn;
+            Some(draft) if draft.recipient_indices.len() >= self.settings.rcpt_max => {
+                self.respond(Refusal::RecipientsTooMany, out);
+                return LineProgress::GoesOn;
             }
             Some(_) => {
-                self.state = State::Asked(Asked::Recipient);
-                return Progress::Asks(Question::Recipient(path));
+                self.state = SessionState::Asked(OpenQuestion::Recipient);
+                return LineProgress::Asks(SessionQuestion::Recipient(path));
             }
         };
         self.refuse(refusal, out);
-        Progress::GoesOn
+        LineProgress::GoesOn
     }
 
     fn run_data(&mut self, last: bool, out: &mut Vec<u8>) {
-        let draft = self.draft.as_ref();
+        let draft = self.transaction.as_ref();
         let refusal = if !last {
             // DATA ends a group of pipelined commands, whatever its answer (RFC 2920 section 3.1). Who
             // sends more is not listening, and its mail would run as commands were DATA refused.
@@ -137,31 +139,31 @@ impl Session {
             Refusal::HelloMissing
         } else if draft.is_none() {
             Refusal::MailMissing
-        } else if draft.is_some_and(|draft| draft.places.is_empty()) {
+        } else if draft.is_some_and(|draft| draft.recipient_indices.is_empty()) {
             Refusal::RecipientMissing
         } else {
-            self.state = State::Body(Box::new(Body::new(&self.settings)));
-            return Assent::DataWanted.write(out);
+            self.state = SessionState::Body(Box::new(DataReader::new(&self.settings)));
+            return PositiveResponse::DataWanted.write(out);
         };
         self.refuse(refusal, out);
     }
 
-    fn run_starttls(&mut self, out: &mut Vec<u8>) -> Progress {
+    fn run_starttls(&mut self, out: &mut Vec<u8>) -> LineProgress {
         let refusal = if self.tls {
             Refusal::TlsNested
         } else if !self.settings.offer_starttls {
             Refusal::CommandUnavailable
         } else if self.hello.is_none() {
             Refusal::HelloMissing
-        } else if self.draft.is_some() {
+        } else if self.transaction.is_some() {
             Refusal::MailNested
         } else {
-            Assent::TlsWanted.write(out);
-            self.state = State::Asked(Asked::StartTls);
-            return Progress::Asks(Question::StartTls);
+            PositiveResponse::TlsWanted.write(out);
+            self.state = SessionState::Asked(OpenQuestion::StartTls);
+            return LineProgress::Asks(SessionQuestion::StartTls);
         };
         self.refuse(refusal, out);
-        Progress::GoesOn
+        LineProgress::GoesOn
     }
 
     /// The session begins anew, as the client that was told of would begin it.
@@ -170,7 +172,7 @@ impl Session {
         if let Err(refusal) = self.take_client(&mut client, attributes) {
             return self.refuse(refusal, out);
         }
-        client.hears_us = true;
+        client.receives_responses = true;
         self.client = Some(client);
         self.forwarded = None;
         self.hello = None;
@@ -184,20 +186,20 @@ impl Session {
             return self.refuse(refusal, out);
         }
         self.forwarded = Some(client);
-        self.run_junk(Assent::Idle, out);
+        self.run_junk(PositiveResponse::Idle, out);
     }
 
-    fn take_client(&self, client: &mut Client, attributes: &str) -> Result<(), Refusal> {
+    fn take_client(&self, client: &mut RelayedClient, attributes: &str) -> Result<(), Refusal> {
         if !self.settings.trusts_relay {
             return Err(Refusal::PeerUntrusted);
         }
-        if self.draft.is_some() {
+        if self.transaction.is_some() {
             return Err(Refusal::MailNested);
         }
-        client.take(attributes)
+        client.apply(attributes)
     }
 
-    fn run_junk(&mut self, assent: Assent, out: &mut Vec<u8>) {
+    fn run_junk(&mut self, assent: PositiveResponse, out: &mut Vec<u8>) {
         assent.write(out);
         self.count_junk(out);
     }

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use crate::mail::address::Address;
 use crate::mail::envelope::Recipient;
 
-use super::body::{Body, BodyEnd};
+use super::body::{DataEnd, DataReader};
 use super::line::{LineError, LineReader};
-use super::response::{Assent, Refusal, write_lines, write_stored};
-use super::transaction::Draft;
+use super::response::{PositiveResponse, Refusal, write_lines, write_stored};
+use super::transaction::OpenTransaction;
 
 mod commands;
 
-pub use super::client::Client;
+pub use super::client::RelayedClient;
 pub use super::command::ForwardPath;
 pub use super::settings::{BareNewline, Protocol, Settings};
 pub use super::transaction::Transaction;
@@ -25,45 +25,45 @@ pub use super::transaction::Transaction;
 /// One conversation.
 ///
 /// The order of calls: [`greet`](Self::greet), then [`feed`](Self::feed) for ever, doing after each
-/// what its [`Step`] says. Whatever the step, `out` is to be sent sooner or later, in order; before
+/// what its [`SessionStep`] says. Whatever the step, `out` is to be sent sooner or later, in order; before
 /// waiting for bytes it must be. Where the step is a question, the `answer_*` method of its kind comes
 /// before the next `feed`, which goes on with what is left of the input, be it nothing: the answer may
 /// have ended the session.
 pub struct Session {
     settings: Arc<Settings>,
-    state: State,
+    state: SessionState,
     lines: LineReader,
     hello: Option<Hello>,
-    draft: Option<Draft>,
+    transaction: Option<OpenTransaction>,
     /// What XCLIENT told: it holds for the connection.
-    client: Option<Client>,
+    client: Option<RelayedClient>,
     /// What XFORWARD told: it holds for one mail.
-    forwarded: Option<Client>,
+    forwarded: Option<RelayedClient>,
     tls: bool,
     errors: u32,
     junk: u32,
     refused: u32,
     lines_too_long: u32,
-    said: Vec<Refusal>,
+    refusals: Vec<Refusal>,
 }
 
 /// What the session wants next.
 #[derive(Debug)]
-pub enum Step {
+pub enum SessionStep {
     /// All of `input` is used up: send `out`, bring more bytes.
     NeedInput,
     /// `out` has grown to its bound: send it, empty it, and feed what is left of `input`.
     Flush,
     /// A decision that belongs to the caller. Nothing is read until the matching `answer_*` call;
     /// `out` may be sent before or after it.
-    Ask(Question),
+    Ask(SessionQuestion),
     /// Send `out`, then close. `input` is of no more use.
     Close,
 }
 
 /// What the session cannot decide alone.
 #[derive(Debug)]
-pub enum Question {
+pub enum SessionQuestion {
     /// MAIL is well-formed: may a mail come now?
     Sender {
         /// The reverse-path; `None` is the null sender.
@@ -80,16 +80,16 @@ pub enum Question {
     StartTls,
 }
 
-enum State {
-    Asked(Asked),
-    Body(Box<Body>),
+enum SessionState {
+    Asked(OpenQuestion),
+    Body(Box<DataReader>),
     Closed,
     Commands,
 }
 
-enum Asked {
+enum OpenQuestion {
     Recipient,
-    Sender(Draft),
+    Sender(OpenTransaction),
     StartTls,
     /// For each answer owed, its place among the mail's recipients.
     Store(Vec<usize>),
@@ -102,8 +102,8 @@ struct Hello {
 }
 
 /// What one piece of input led to.
-enum Progress {
-    Asks(Question),
+enum LineProgress {
+    Asks(SessionQuestion),
     GoesOn,
     NeedsInput,
 }
@@ -114,9 +114,9 @@ impl Session {
         Self {
             lines: LineReader::new(settings.bare_newline),
             settings,
-            state: State::Commands,
+            state: SessionState::Commands,
             hello: None,
-            draft: None,
+            transaction: None,
             client: None,
             forwarded: None,
             tls: false,
@@ -124,7 +124,7 @@ impl Session {
             junk: 0,
             refused: 0,
             lines_too_long: 0,
-            said: Vec::new(),
+            refusals: Vec::new(),
         }
     }
 
@@ -145,48 +145,48 @@ impl Session {
     ///
     /// # Panics
     /// If a question is open.
-    pub fn feed(&mut self, input: &mut &[u8], out: &mut Vec<u8>) -> Step {
+    pub fn feed(&mut self, input: &mut &[u8], out: &mut Vec<u8>) -> SessionStep {
         // A peer that pipelines and does not read must not make us hold its answers. One command adds
         // less than 1 KiB, the end of a mail at most one line of 512 octets a recipient.
         const OUT_BYTES_MAX: usize = 16 * 1024;
         loop {
             let progress = match &mut self.state {
-                State::Closed => return Step::Close,
-                State::Asked(_) => panic!("a question is open"),
-                _ if out.len() >= OUT_BYTES_MAX => return Step::Flush,
-                State::Body(body) => match body.read(input) {
-                    None => Progress::NeedsInput,
+                SessionState::Closed => return SessionStep::Close,
+                SessionState::Asked(_) => panic!("a question is open"),
+                _ if out.len() >= OUT_BYTES_MAX => return SessionStep::Flush,
+                SessionState::Body(body) => match body.read(input) {
+                    None => LineProgress::NeedsInput,
                     Some(end) => self.end_body(end, out),
                 },
-                State::Commands => match self.lines.next(input) {
-                    None => Progress::NeedsInput,
+                SessionState::Commands => match self.lines.next(input) {
+                    None => LineProgress::NeedsInput,
                     Some(Ok(line)) => self.run(&line, input.is_empty(), out),
                     Some(Err(error)) => {
                         self.refuse_line(error, out);
-                        Progress::GoesOn
+                        LineProgress::GoesOn
                     }
                 },
             };
             match progress {
-                Progress::Asks(question) => return Step::Ask(question),
-                Progress::GoesOn => {}
-                Progress::NeedsInput => return Step::NeedInput,
+                LineProgress::Asks(question) => return SessionStep::Ask(question),
+                LineProgress::GoesOn => {}
+                LineProgress::NeedsInput => return SessionStep::NeedInput,
             }
         }
     }
 
-    /// Answers [`Question::Sender`].
+    /// Answers [`SessionQuestion::Sender`].
     ///
     /// # Panics
     /// If that is not the question open.
     pub fn answer_sender(&mut self, answer: Result<(), Refusal>, out: &mut Vec<u8>) {
-        let State::Asked(Asked::Sender(draft)) = self.take_question() else {
+        let SessionState::Asked(OpenQuestion::Sender(draft)) = self.take_question() else {
             panic!("no question about a sender is open");
         };
         match answer {
             Ok(()) => {
-                self.draft = Some(draft);
-                Assent::SenderTaken.write(out);
+                self.transaction = Some(draft);
+                PositiveResponse::SenderTaken.write(out);
             }
             Err(refusal) => {
                 self.refuse_address(refusal, out);
@@ -195,25 +195,25 @@ impl Session {
         }
     }
 
-    /// Answers [`Question::Recipient`].
+    /// Answers [`SessionQuestion::Recipient`].
     ///
     /// # Panics
     /// If that is not the question open.
     pub fn answer_recipient(&mut self, answer: Result<Recipient, Refusal>, out: &mut Vec<u8>) {
-        let State::Asked(Asked::Recipient) = self.take_question() else {
+        let SessionState::Asked(OpenQuestion::Recipient) = self.take_question() else {
             panic!("no question about a recipient is open");
         };
-        match (answer, &mut self.draft) {
+        match (answer, &mut self.transaction) {
             (Ok(recipient), Some(draft)) => {
                 draft.add(recipient);
-                Assent::RecipientTaken.write(out);
+                PositiveResponse::RecipientTaken.write(out);
             }
             (Ok(_), None) => self.refuse(Refusal::MailMissing, out),
             (Err(refusal), _) => self.refuse_address(refusal, out),
         }
     }
 
-    /// Answers [`Question::Store`]: one answer a recipient of the transaction, in order. `Ok` holds
+    /// Answers [`SessionQuestion::Store`]: one answer a recipient of the transaction, in order. `Ok` holds
     /// the mail's name in our queue, said in the 250.
     ///
     /// SMTP has one answer for all, the first refusal if there is one. LMTP has one for each RCPT.
@@ -222,7 +222,7 @@ impl Session {
     /// # Panics
     /// If that is not the question open.
     pub fn answer_store(&mut self, answers: &[Result<String, Refusal>], out: &mut Vec<u8>) {
-        let State::Asked(Asked::Store(places)) = self.take_question() else {
+        let SessionState::Asked(OpenQuestion::Store(places)) = self.take_question() else {
             panic!("no question about a mail is open");
         };
         let answer = |place: usize| match answers.get(place) {
@@ -242,7 +242,7 @@ impl Session {
                     write_stored(name, out);
                     self.junk = 0;
                 }
-                Err(refusal) => self.say(refusal, out),
+                Err(refusal) => self.respond(refusal, out),
             }
         }
     }
@@ -253,12 +253,12 @@ impl Session {
     pub fn tls_started(&mut self) {
         self.tls = true;
         self.hello = None;
-        self.draft = None;
+        self.transaction = None;
         self.client = None;
         self.forwarded = None;
         self.lines.clear();
-        if !matches!(self.state, State::Closed) {
-            self.state = State::Commands;
+        if !matches!(self.state, SessionState::Closed) {
+            self.state = SessionState::Commands;
         }
     }
 
@@ -266,24 +266,28 @@ impl Session {
     /// 0 outside DATA.
     pub fn data_bytes(&self) -> usize {
         match &self.state {
-            State::Body(body) => body.held(),
+            SessionState::Body(body) => body.bytes_held(),
             _ => 0,
         }
     }
 
     /// True between the 354 and the final dot.
     pub const fn in_data(&self) -> bool {
-        matches!(self.state, State::Body(_))
+        matches!(self.state, SessionState::Body(_))
     }
 
     /// True from an accepted MAIL to the answer to its mail: a shutdown may wait for it.
     pub const fn in_transaction(&self) -> bool {
-        self.draft.is_some() || matches!(self.state, State::Body(_) | State::Asked(Asked::Store(_)))
+        self.transaction.is_some()
+            || matches!(
+                self.state,
+                SessionState::Body(_) | SessionState::Asked(OpenQuestion::Store(_))
+            )
     }
 
     /// True once nothing more will be said.
     pub const fn is_closed(&self) -> bool {
-        matches!(self.state, State::Closed)
+        matches!(self.state, SessionState::Closed)
     }
 
     /// The name the peer said hello with, as it came. See [`Transaction::helo`].
@@ -294,7 +298,7 @@ impl Session {
     /// The caller has no room: the rest of this mail is read and thrown away, and its end hears
     /// `refusal`, unless the mail has a fault of its own. Nothing happens outside DATA.
     pub fn refuse_data(&mut self, refusal: Refusal) {
-        if let State::Body(body) = &mut self.state {
+        if let SessionState::Body(body) = &mut self.state {
             body.refuse(refusal);
         }
     }
@@ -304,35 +308,35 @@ impl Session {
     /// it was closed already.
     pub fn close(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
         if !self.is_closed() {
-            self.say(refusal, out);
-            self.state = State::Closed;
+            self.respond(refusal, out);
+            self.state = SessionState::Closed;
         }
     }
 
     /// What was refused since the last call, in order, for counters and the log: answers passed in
     /// and refusals of the session's own. At most 256 are kept.
     pub fn take_refusals(&mut self) -> Vec<Refusal> {
-        std::mem::take(&mut self.said)
+        std::mem::take(&mut self.refusals)
     }
 
-    fn take_question(&mut self) -> State {
-        std::mem::replace(&mut self.state, State::Commands)
+    fn take_question(&mut self) -> SessionState {
+        std::mem::replace(&mut self.state, SessionState::Commands)
     }
 
-    fn end_body(&mut self, end: BodyEnd, out: &mut Vec<u8>) -> Progress {
-        self.state = State::Commands;
+    fn end_body(&mut self, end: DataEnd, out: &mut Vec<u8>) -> LineProgress {
+        self.state = SessionState::Commands;
         // DATA is read only with a hello and a draft.
-        let (Some(draft), Some(hello)) = (self.draft.take(), self.hello.clone()) else {
+        let (Some(draft), Some(hello)) = (self.transaction.take(), self.hello.clone()) else {
             self.close(Refusal::InternalError, out);
-            return Progress::GoesOn;
+            return LineProgress::GoesOn;
         };
         let forwarded = self.forwarded.take();
         let refusal = match end {
-            BodyEnd::BareNewline => Refusal::BareNewline,
-            BodyEnd::Refused(refusal) => refusal,
-            BodyEnd::Whole(bytes) => {
-                self.state = State::Asked(Asked::Store(draft.places));
-                return Progress::Asks(Question::Store(Transaction {
+            DataEnd::BareNewline => Refusal::BareNewline,
+            DataEnd::Refused(refusal) => refusal,
+            DataEnd::Whole(bytes) => {
+                self.state = SessionState::Asked(OpenQuestion::Store(draft.recipient_indices));
+                return LineProgress::Asks(SessionQuestion::Store(Transaction {
                     sender: draft.sender,
                     recipients: draft.recipients,
                     smtputf8: draft.smtputf8,
@@ -344,13 +348,13 @@ impl Session {
             }
         };
         let answers = match self.settings.protocol {
-            Protocol::Lmtp => draft.places.len(),
+            Protocol::Lmtp => draft.recipient_indices.len(),
             Protocol::Smtp => 1,
         };
         // Said for every recipient, or an LMTP client waits for the rest; told once.
         (1..answers).for_each(|_| refusal.write(out));
-        self.say(refusal, out);
-        Progress::GoesOn
+        self.respond(refusal, out);
+        LineProgress::GoesOn
     }
 
     fn refuse_line(&mut self, error: LineError, out: &mut Vec<u8>) {
@@ -369,7 +373,7 @@ impl Session {
 
     /// Says no to what is the peer's error.
     fn refuse(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
-        self.say(refusal, out);
+        self.respond(refusal, out);
         self.errors += 1;
         if self.errors >= self.settings.errors_max {
             self.close(Refusal::TooManyErrors, out);
@@ -378,21 +382,21 @@ impl Session {
 
     /// Says no to a sender or recipient.
     fn refuse_address(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
-        self.say(refusal, out);
+        self.respond(refusal, out);
         self.refused += u32::from(refusal.is_permanent());
         if self.refused >= self.settings.refused_max {
             self.close(Refusal::TooManyRefused, out);
         }
     }
 
-    fn say(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
-        const SAID_MAX: usize = 256;
+    fn respond(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
+        const REFUSALS_MAX: usize = 256;
         refusal.write(out);
-        if self.said.len() < SAID_MAX {
-            self.said.push(refusal);
+        if self.refusals.len() < REFUSALS_MAX {
+            self.refusals.push(refusal);
         }
         if refusal.closes() {
-            self.state = State::Closed;
+            self.state = SessionState::Closed;
         }
     }
 }

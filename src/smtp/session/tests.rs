@@ -3,11 +3,11 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::mail::envelope::Target;
+use crate::mail::envelope::RecipientTarget;
 
 /// What a session said and asked.
 #[derive(Debug, Default, PartialEq)]
-struct Record {
+struct Transcript {
     out: Vec<u8>,
     asked: Vec<String>,
     stored: Vec<Vec<u8>>,
@@ -17,7 +17,7 @@ struct Record {
 
 struct Play {
     session: Session,
-    record: Record,
+    record: Transcript,
     fed: usize,
 }
 
@@ -25,7 +25,7 @@ impl Play {
     fn new(settings: Settings) -> Self {
         Self {
             session: Session::new(Arc::new(settings)),
-            record: Record::default(),
+            record: Transcript::default(),
             fed: 0,
         }
     }
@@ -38,14 +38,14 @@ impl Play {
             assert!(out.len() < 32 * 1024, "the output is not bounded");
             assert!(self.session.data_bytes() <= 2 * self.fed + 64);
             match step {
-                Step::NeedInput => {
+                SessionStep::NeedInput => {
                     assert!(input.is_empty());
                     self.record.out.extend(out);
                     break;
                 }
-                Step::Flush => assert!(out.len() >= 1024),
-                Step::Close => self.record.closed = true,
-                Step::Ask(question) => {
+                SessionStep::Flush => assert!(out.len() >= 1024),
+                SessionStep::Close => self.record.closed = true,
+                SessionStep::Ask(question) => {
                     self.record.asked.push(described(&question));
                     self.answer(question, &mut out);
                 }
@@ -55,38 +55,40 @@ impl Play {
         self.record.refusals.extend(self.session.take_refusals());
     }
 
-    fn answer(&mut self, question: Question, out: &mut Vec<u8>) {
+    fn answer(&mut self, question: SessionQuestion, out: &mut Vec<u8>) {
         match question {
-            Question::Sender { .. } => self.session.answer_sender(Ok(()), out),
-            Question::Recipient(ForwardPath::Postmaster) => {
+            SessionQuestion::Sender { .. } => self.session.answer_sender(Ok(()), out),
+            SessionQuestion::Recipient(ForwardPath::Postmaster) => {
                 self.session
                     .answer_recipient(Err(Refusal::RelayDenied), out);
             }
-            Question::Recipient(ForwardPath::Mailbox(address)) => {
+            SessionQuestion::Recipient(ForwardPath::Mailbox(address)) => {
                 let recipient = Recipient {
                     address,
                     route: String::new(),
-                    target: Target::Mailbox(String::new()),
+                    target: RecipientTarget::Mailbox(String::new()),
                 };
                 self.session.answer_recipient(Ok(recipient), out);
             }
-            Question::Store(mail) => {
+            SessionQuestion::Store(mail) => {
                 self.record.stored.push(mail.bytes.to_vec());
                 let answers = vec![Ok("1".to_owned()); mail.recipients.len()];
                 self.session.answer_store(&answers, out);
             }
-            Question::StartTls => self.session.tls_started(),
+            SessionQuestion::StartTls => self.session.tls_started(),
         }
     }
 }
 
-fn described(question: &Question) -> String {
+fn described(question: &SessionQuestion) -> String {
     match question {
-        Question::Sender { sender, size } => format!("from {sender:?} of {size:?}"),
-        Question::Recipient(ForwardPath::Mailbox(address)) => format!("to {address}"),
-        Question::Recipient(ForwardPath::Postmaster) => "to postmaster".to_owned(),
-        Question::Store(mail) => format!("{:?} {} {:?}", mail.recipients, mail.helo, mail.bytes),
-        Question::StartTls => "tls".to_owned(),
+        SessionQuestion::Sender { sender, size } => format!("from {sender:?} of {size:?}"),
+        SessionQuestion::Recipient(ForwardPath::Mailbox(address)) => format!("to {address}"),
+        SessionQuestion::Recipient(ForwardPath::Postmaster) => "to postmaster".to_owned(),
+        SessionQuestion::Store(mail) => {
+            format!("{:?} {} {:?}", mail.recipients, mail.helo, mail.bytes)
+        }
+        SessionQuestion::StartTls => "tls".to_owned(),
     }
 }
 
@@ -96,7 +98,10 @@ fn tokens_are_not_shown() {
     play.feed(b"EHLO x\r\nMAIL FROM:<a@b.test>\r\n");
     let mut input = &b"RCPT TO:<reply+secret@mx.test>\r\n"[..];
     let step = play.session.feed(&mut input, &mut Vec::new());
-    assert!(matches!(&step, Step::Ask(Question::Recipient(_))));
+    assert!(matches!(
+        &step,
+        SessionStep::Ask(SessionQuestion::Recipient(_))
+    ));
     assert!(!format!("{step:?}").contains("secret"));
 }
 
@@ -107,7 +112,7 @@ fn a_mail_tells_how_the_peer_said_hello() {
         play.feed(format!("{hello} <peer>\r\nMAIL FROM:<>\r\n").as_bytes());
         play.feed(b"RCPT TO:<a@mx.test>\r\nDATA\r\n");
         let step = play.session.feed(&mut &b"a\r\n.\r\n"[..], &mut Vec::new());
-        let Step::Ask(Question::Store(mail)) = step else {
+        let SessionStep::Ask(SessionQuestion::Store(mail)) = step else {
             panic!("{step:?}");
         };
         assert_eq!((mail.helo.as_str(), mail.extended), ("<peer>", expected));
@@ -281,8 +286,8 @@ fn the_output_is_bounded_by_flushes() {
         assert!(out.len() < 17 * 1024);
         answers += out.iter().filter(|&&octet| octet == b'\n').count();
         match step {
-            Step::Flush => flushes += 1,
-            Step::NeedInput => break,
+            SessionStep::Flush => flushes += 1,
+            SessionStep::NeedInput => break,
             other => panic!("{other:?}"),
         }
     }
@@ -307,11 +312,12 @@ fn a_recipient_without_an_answer_hears_no() {
     let mut session = Session::new(Arc::new(settings(Protocol::Lmtp, BareNewline::Refuse)));
     let mut out = Vec::new();
     let mut input = &b"LHLO x\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<a@mx.test>\r\nDATA\r\n"[..];
-    let Step::Ask(Question::Sender { .. }) = session.feed(&mut input, &mut out) else {
+    let SessionStep::Ask(SessionQuestion::Sender { .. }) = session.feed(&mut input, &mut out)
+    else {
         panic!("no question");
     };
     session.answer_sender(Ok(()), &mut out);
-    let Step::Ask(Question::Recipient(ForwardPath::Mailbox(address))) =
+    let SessionStep::Ask(SessionQuestion::Recipient(ForwardPath::Mailbox(address))) =
         session.feed(&mut input, &mut out)
     else {
         panic!("no question");
@@ -319,15 +325,15 @@ fn a_recipient_without_an_answer_hears_no() {
     let recipient = Recipient {
         address,
         route: String::new(),
-        target: Target::Mailbox(String::new()),
+        target: RecipientTarget::Mailbox(String::new()),
     };
     session.answer_recipient(Ok(recipient), &mut out);
     assert!(matches!(
         session.feed(&mut input, &mut out),
-        Step::NeedInput
+        SessionStep::NeedInput
     ));
     let step = session.feed(&mut &b"a\r\n.\r\n"[..], &mut out);
-    assert!(matches!(step, Step::Ask(Question::Store(_))));
+    assert!(matches!(step, SessionStep::Ask(SessionQuestion::Store(_))));
     out.clear();
     session.answer_store(&[], &mut out);
     assert!(out.starts_with(b"451 4.3.0 "));

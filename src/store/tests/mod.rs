@@ -6,10 +6,10 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::disk::Change;
+use super::disk::DiskChange;
 use super::*;
-use crate::mail::envelope::{Door, Peer, Recipient, Target};
-use model::{Answers, Deed, Model, deed};
+use crate::mail::envelope::{Door, Peer, Recipient, RecipientTarget};
+use model::{QueueAction, QueueAnswers, QueueModel, queue_action};
 
 mod model;
 mod outbox;
@@ -30,7 +30,7 @@ fn envelope(recipients: u16) -> Envelope {
     let recipient = |n| Recipient {
         address: Address::parse(&format!("box{n}@us.example")).unwrap(),
         route: "us".to_owned(),
-        target: Target::Mailbox(format!("box{n}")),
+        target: RecipientTarget::Mailbox(format!("box{n}")),
     };
     Envelope {
         sender: Some(Address::parse("ann@peer.example").unwrap()),
@@ -79,14 +79,14 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 
 fn settled(delivery: DeliveryId, end: u8, fingerprint: Option<u8>) -> Fact {
     let outcome = match end {
-        0 => Outcome::Delivered {
+        0 => DeliveryOutcome::Delivered {
             thread_id: "t".to_owned(),
             message_id: "m".to_owned(),
         },
-        1 => Outcome::Parked {
+        1 => DeliveryOutcome::Parked {
             reason: "a reason".to_owned(),
         },
-        _ => Outcome::Dropped {
+        _ => DeliveryOutcome::Dropped {
             rule: format!("rule-{end}"),
         },
     };
@@ -99,14 +99,14 @@ fn settled(delivery: DeliveryId, end: u8, fingerprint: Option<u8>) -> Fact {
 }
 
 /// A store that is closed, opened again and rebuilt, on a disk that can fail.
-struct House {
+struct TestStore {
     folder: tempfile::TempDir,
     settings: Settings,
     disk: Disk,
     store: Option<Store>,
 }
 
-impl House {
+impl TestStore {
     fn new(settings: impl FnOnce(&Path) -> Settings) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut house = Self {
@@ -142,32 +142,32 @@ impl House {
 }
 
 /// A store with a model of it.
-struct Pair {
-    house: House,
-    model: Model,
+struct ModelledStore {
+    real: TestStore,
+    model: QueueModel,
 }
 
-impl Pair {
+impl ModelledStore {
     fn new(segment_bytes: u64) -> Self {
         Self {
-            house: House::new(|folder| settings(folder, segment_bytes)),
-            model: Model::default(),
+            real: TestStore::new(|folder| settings(folder, segment_bytes)),
+            model: QueueModel::default(),
         }
     }
 
     fn check(&self) {
-        let answers = Answers::of(self.house.store());
+        let answers = QueueAnswers::of(self.real.store());
         assert!(answers.adds_up(), "{:?}", answers.ledger);
         answers.assert_are(&self.model.answers);
     }
 
     /// False: the store refused, and whether it was done will be known after a reopen.
-    fn act(&mut self, deed: &Deed) -> bool {
+    fn act(&mut self, deed: &QueueAction) -> bool {
         match deed {
-            Deed::Accept { recipients, bytes } => {
+            QueueAction::Accept { recipients, bytes } => {
                 let bytes = mail(self.model.mails, *bytes);
                 match run(self
-                    .house
+                    .real
                     .store()
                     .accept(envelope(*recipients), bytes.clone()))
                 {
@@ -175,11 +175,11 @@ impl Pair {
                     Err(_) => return false,
                 }
             }
-            Deed::Reopen => self.house.reopen(),
-            Deed::LoseIndex => self.house.lose_index(),
+            QueueAction::Reopen => self.real.reopen(),
+            QueueAction::LoseIndex => self.real.lose_index(),
             _ => {
                 let facts = self.model.facts(deed);
-                if run(self.house.store().record(facts.clone())).is_err() {
+                if run(self.real.store().record(facts.clone())).is_err() {
                     return false;
                 }
                 self.model.told(deed, &facts);
@@ -189,14 +189,14 @@ impl Pair {
     }
 
     /// After a deed that failed and a reopen: it was done whole or not at all.
-    fn settle_doubt(&mut self, deed: &Deed) {
-        let answers = Answers::of(self.house.store());
+    fn settle_doubt(&mut self, deed: &QueueAction) {
+        let answers = QueueAnswers::of(self.real.store());
         assert!(answers.adds_up(), "{:?}", answers.ledger);
         if answers == self.model.answers {
             return;
         }
         match deed {
-            Deed::Accept { recipients, bytes } => {
+            QueueAction::Accept { recipients, bytes } => {
                 let known: BTreeSet<MailId> =
                     self.model.answers.open.keys().map(|d| d.mail).collect();
                 let new = answers
@@ -221,10 +221,10 @@ impl Pair {
 fn a_mapping_keeps_its_first_mail_and_the_newest() {
     let mut thread = mapping(0, 0);
     for n in 0..100 {
-        thread.follow(&format!("{n}@x"));
+        thread.add_reference(&format!("{n}@x"));
         // One that comes again is the newest again, but for the first.
-        thread.follow("0@x");
-        thread.follow(&format!("{n}@x"));
+        thread.add_reference("0@x");
+        thread.add_reference(&format!("{n}@x"));
         assert!(thread.references.len() <= Mapping::REFERENCES_MAX);
     }
     let newest = (100 - Mapping::REFERENCES_MAX + 1)..100;
@@ -234,7 +234,7 @@ fn a_mapping_keeps_its_first_mail_and_the_newest() {
         .map(|n| format!("{n}@x"))
         .collect();
     assert_eq!(thread.references, kept);
-    thread.follow("80@x");
+    thread.add_reference("80@x");
     assert_eq!(thread.references.len(), Mapping::REFERENCES_MAX);
     let ends = [thread.references.first(), thread.references.last()];
     assert_eq!(ends.map(|id| id.unwrap().as_str()), ["0@x", "80@x"]);
@@ -245,62 +245,62 @@ proptest! {
 
     /// Whatever is done, closed, reopened and rebuilt, with segments so small that they go all the time.
     #[test]
-    fn answers_are_what_was_told(deeds in proptest::collection::vec(deed(), 1..120), segment_bytes in 300u64..6000) {
-        let mut pair = Pair::new(segment_bytes);
+    fn answers_are_what_was_told(deeds in proptest::collection::vec(queue_action(), 1..120), segment_bytes in 300u64..6000) {
+        let mut pair = ModelledStore::new(segment_bytes);
         for deed in &deeds {
             prop_assert!(pair.act(deed));
         }
         pair.check();
-        pair.house.reopen();
+        pair.real.reopen();
         pair.check();
-        pair.house.lose_index();
+        pair.real.lose_index();
         pair.check();
     }
 
     /// The disk stops at any change, in the middle of a write, of compaction, of giving segments up.
     #[test]
     fn a_stop_at_any_point_loses_nothing(
-        rounds in proptest::collection::vec((proptest::collection::vec(deed(), 1..40), 0u64..120), 1..6),
+        rounds in proptest::collection::vec((proptest::collection::vec(queue_action(), 1..40), 0u64..120), 1..6),
         segment_bytes in 300u64..4000,
     ) {
-        let mut pair = Pair::new(segment_bytes);
+        let mut pair = ModelledStore::new(segment_bytes);
         for (deeds, stop) in &rounds {
-            pair.house.disk.faults.stop_after(*stop);
+            pair.real.disk.faults.stop_after(*stop);
             let failed = deeds.iter().find(|deed| {
-                !matches!(deed, Deed::Reopen | Deed::LoseIndex) && !pair.act(deed)
+                !matches!(deed, QueueAction::Reopen | QueueAction::LoseIndex) && !pair.act(deed)
             });
-            pair.house.reopen();
+            pair.real.reopen();
             if let Some(deed) = failed {
                 pair.settle_doubt(deed);
             }
             pair.check();
         }
-        pair.house.lose_index();
+        pair.real.lose_index();
         pair.check();
     }
 }
 
 #[test]
 fn a_failed_sync_is_final() {
-    let mut pair = Pair::new(1 << 20);
-    let accept = Deed::Accept {
+    let mut pair = ModelledStore::new(1 << 20);
+    let accept = QueueAction::Accept {
         recipients: 1,
         bytes: 100,
     };
     assert!(pair.act(&accept));
-    pair.house.disk.faults.fail_once(Change::Sync, EIO);
-    let answer = run(pair.house.store().accept(envelope(1), mail(1, 10)));
+    pair.real.disk.faults.fail_once(DiskChange::Sync, EIO);
+    let answer = run(pair.real.store().accept(envelope(1), mail(1, 10)));
     assert_eq!(answer, Err(RecordError::Dead));
     // The disk would say yes now, but what it says is worth nothing.
-    let answer = run(pair.house.store().accept(envelope(1), mail(9, 10)));
+    let answer = run(pair.real.store().accept(envelope(1), mail(9, 10)));
     assert_eq!(answer, Err(RecordError::Dead));
     assert_eq!(
-        run(pair.house.store().record(Vec::new())),
+        run(pair.real.store().record(Vec::new())),
         Err(RecordError::Dead)
     );
-    run(pair.house.store().ended());
-    pair.house.reopen();
-    pair.settle_doubt(&Deed::Accept {
+    run(pair.real.store().ended());
+    pair.real.reopen();
+    pair.settle_doubt(&QueueAction::Accept {
         recipients: 1,
         bytes: 10,
     });
@@ -308,57 +308,57 @@ fn a_failed_sync_is_final() {
 
 #[test]
 fn a_failed_index_ends_the_store() {
-    let mut pair = Pair::new(1 << 20);
-    assert!(pair.act(&Deed::Accept {
+    let mut pair = ModelledStore::new(1 << 20);
+    assert!(pair.act(&QueueAction::Accept {
         recipients: 1,
         bytes: 100,
     }));
     let error = IndexError::from(io::Error::other("gone"));
-    pair.house.store().shared.index_failed(&error);
+    pair.real.store().shared.index_failed(&error);
     // At once, though the writer has not heard of it yet: no token may pass for lack of an answer.
-    assert_eq!(pair.house.store().has_room(1), Err(RecordError::Dead));
-    run(pair.house.store().ended());
-    pair.house.reopen();
+    assert_eq!(pair.real.store().has_room(1), Err(RecordError::Dead));
+    run(pair.real.store().ended());
+    pair.real.reopen();
     pair.check();
 }
 
 #[test]
 fn a_full_disk_passes() {
-    for change in [Change::Create, Change::Write] {
-        let mut pair = Pair::new(2000);
-        let accept = Deed::Accept {
+    for change in [DiskChange::Create, DiskChange::Write] {
+        let mut pair = ModelledStore::new(2000);
+        let accept = QueueAction::Accept {
             recipients: 1,
             bytes: 1500,
         };
         assert!(pair.act(&accept));
-        pair.house.disk.faults.fail_once(change, ENOSPC);
-        let answer = run(pair.house.store().accept(envelope(1), mail(9, 1500)));
+        pair.real.disk.faults.fail_once(change, ENOSPC);
+        let answer = run(pair.real.store().accept(envelope(1), mail(9, 1500)));
         assert_eq!(answer, Err(RecordError::Full), "{change:?}");
         pair.check();
         assert!(pair.act(&accept));
         pair.check();
-        pair.house.reopen();
+        pair.real.reopen();
         pair.check();
     }
 }
 
 #[test]
 fn a_full_disk_passes_in_the_middle_of_a_large_mail() {
-    let mut pair = Pair::new(1 << 20);
-    assert!(pair.act(&Deed::Accept {
+    let mut pair = ModelledStore::new(1 << 20);
+    assert!(pair.act(&QueueAction::Accept {
         recipients: 1,
         bytes: 10
     }));
-    pair.house.disk.faults.fail_once(Change::Write, ENOSPC);
-    let answer = run(pair.house.store().accept(envelope(1), mail(9, 200_000)));
+    pair.real.disk.faults.fail_once(DiskChange::Write, ENOSPC);
+    let answer = run(pair.real.store().accept(envelope(1), mail(9, 200_000)));
     assert_eq!(answer, Err(RecordError::Full));
-    assert!(pair.act(&Deed::Accept {
+    assert!(pair.act(&QueueAction::Accept {
         recipients: 2,
         bytes: 20
     }));
     pair.check();
-    pair.house.reopen();
+    pair.real.reopen();
     pair.check();
-    pair.house.lose_index();
+    pair.real.lose_index();
     pair.check();
 }

@@ -9,11 +9,13 @@ use super::{NOW, mapping, settled};
 use crate::mail::address::Address;
 use crate::mail::fingerprint::Fingerprint;
 use crate::mail::token::ThreadKey;
-use crate::store::{DeliveryId, Fact, Ledger, MailId, Mapping, Outcome, Step, Store};
+use crate::store::{
+    DeliveryId, DeliveryOutcome, DeliveryStep, Fact, Ledger, MailId, Mapping, Store,
+};
 
 /// What a test does to a store.
 #[derive(Clone, Debug)]
-pub(super) enum Deed {
+pub(super) enum QueueAction {
     Accept {
         recipients: u16,
         bytes: usize,
@@ -51,29 +53,29 @@ pub(super) enum Deed {
     LoseIndex,
 }
 
-pub(super) fn deed() -> impl Strategy<Value = Deed> {
+pub(super) fn queue_action() -> impl Strategy<Value = QueueAction> {
     prop_oneof![
-        6 => (1u16..4, 0usize..700).prop_map(|(recipients, bytes)| Deed::Accept { recipients, bytes }),
+        6 => (1u16..4, 0usize..700).prop_map(|(recipients, bytes)| QueueAction::Accept { recipients, bytes }),
         8 => (0usize..40, 0u8..4, proptest::option::of(0u8..9))
-            .prop_map(|(nth, end, fingerprint)| Deed::Settle { nth, end, fingerprint }),
-        1 => Just(Deed::SettleAll),
-        2 => (0usize..40).prop_map(|nth| Deed::Release { nth }),
-        2 => (0usize..40, 0u8..5).prop_map(|(nth, thread)| Deed::Advance { nth, thread }),
-        4 => (0u8..5, 0u8..4).prop_map(|(thread, subject)| Deed::Map { thread, subject }),
-        3 => (0u8..6, 0u8..5, any::<bool>()).prop_map(|(id, thread, ours)| Deed::Link { id, thread, ours }),
-        1 => (0u8..4, 0u8..5).prop_map(|(token, thread)| Deed::Mint { token, thread }),
-        1 => (0u8..4).prop_map(|token| Deed::Revoke { token }),
-        2 => Just(Deed::Reopen),
-        1 => Just(Deed::LoseIndex),
+            .prop_map(|(nth, end, fingerprint)| QueueAction::Settle { nth, end, fingerprint }),
+        1 => Just(QueueAction::SettleAll),
+        2 => (0usize..40).prop_map(|nth| QueueAction::Release { nth }),
+        2 => (0usize..40, 0u8..5).prop_map(|(nth, thread)| QueueAction::Advance { nth, thread }),
+        4 => (0u8..5, 0u8..4).prop_map(|(thread, subject)| QueueAction::Map { thread, subject }),
+        3 => (0u8..6, 0u8..5, any::<bool>()).prop_map(|(id, thread, ours)| QueueAction::Link { id, thread, ours }),
+        1 => (0u8..4, 0u8..5).prop_map(|(token, thread)| QueueAction::Mint { token, thread }),
+        1 => (0u8..4).prop_map(|token| QueueAction::Revoke { token }),
+        2 => Just(QueueAction::Reopen),
+        1 => Just(QueueAction::LoseIndex),
     ]
 }
 
 /// What a store answers to everything a test can ask.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Answers {
+pub(super) struct QueueAnswers {
     pub(super) ledger: Ledger,
     /// Steps, why parked, checksum of the mail.
-    pub(super) open: BTreeMap<DeliveryId, (Vec<Step>, Option<String>, u32)>,
+    pub(super) open: BTreeMap<DeliveryId, (Vec<DeliveryStep>, Option<String>, u32)>,
     pub(super) mappings: BTreeMap<String, Mapping>,
     pub(super) subjects: BTreeMap<u8, String>,
     pub(super) links: BTreeMap<u8, (String, bool)>,
@@ -82,7 +84,7 @@ pub(super) struct Answers {
     pub(super) seen: BTreeMap<u8, DeliveryId>,
 }
 
-impl Answers {
+impl QueueAnswers {
     pub(super) fn of(store: &Store) -> Self {
         let lists = [store.waiting(None, 10_000), store.parked(None, 10_000)];
         let thread = |n: u8| store.thread("us", ThreadKey::of(&format!("thread-{n}")));
@@ -119,7 +121,7 @@ impl Answers {
                 .collect(),
             revoked: (0..4).filter(|n| store.is_revoked([*n; 16])).collect(),
             seen: (0..9)
-                .filter_map(|n| Some((n, store.seen(Fingerprint([n; 16]), NOW)?)))
+                .filter_map(|n| Some((n, store.find_duplicate(Fingerprint([n; 16]), NOW)?)))
                 .collect(),
         }
     }
@@ -142,20 +144,20 @@ impl Answers {
 
 /// What a store must answer.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Model {
-    pub(super) answers: Answers,
+pub(super) struct QueueModel {
+    pub(super) answers: QueueAnswers,
     pub(super) by_subject: BTreeMap<u8, u8>,
     pub(super) links: BTreeMap<u8, (u8, bool)>,
     pub(super) mails: u8,
 }
 
-impl Model {
+impl QueueModel {
     /// The facts a deed records now.
-    pub(super) fn facts(&self, deed: &Deed) -> Vec<Fact> {
+    pub(super) fn facts(&self, deed: &QueueAction) -> Vec<Fact> {
         let ids: Vec<DeliveryId> = self.answers.open.keys().copied().collect();
         let pick = |nth: usize| (!ids.is_empty()).then(|| ids[nth % ids.len()]);
         match *deed {
-            Deed::Settle {
+            QueueAction::Settle {
                 nth,
                 end,
                 fingerprint,
@@ -163,23 +165,23 @@ impl Model {
                 .map(|d| settled(d, end, fingerprint))
                 .into_iter()
                 .collect(),
-            Deed::SettleAll => ids.iter().map(|d| settled(*d, 0, None)).collect(),
-            Deed::Release { nth } => pick(nth)
+            QueueAction::SettleAll => ids.iter().map(|d| settled(*d, 0, None)).collect(),
+            QueueAction::Release { nth } => pick(nth)
                 .map(|delivery| Fact::Released { delivery, at: NOW })
                 .into_iter()
                 .collect(),
-            Deed::Advance { nth, thread } => pick(nth)
+            QueueAction::Advance { nth, thread } => pick(nth)
                 .map(|delivery| Fact::Advanced {
                     delivery,
-                    step: Step::ThreadMade {
+                    step: DeliveryStep::ThreadMade {
                         thread_id: format!("thread-{thread}"),
                     },
                 })
                 .into_iter()
                 .collect(),
-            Deed::Map { thread, subject } => vec![Fact::Mapped(mapping(thread, subject))],
+            QueueAction::Map { thread, subject } => vec![Fact::Mapped(mapping(thread, subject))],
             // A link to a thread that is not mapped would not be seen.
-            Deed::Link { id, thread, ours } => {
+            QueueAction::Link { id, thread, ours } => {
                 let thread_id = format!("thread-{thread}");
                 let link = Fact::Linked {
                     route: "us".to_owned(),
@@ -194,16 +196,16 @@ impl Model {
                     .into_iter()
                     .collect()
             }
-            Deed::Mint { token, thread } => vec![Fact::Minted {
+            QueueAction::Mint { token, thread } => vec![Fact::Minted {
                 token: [token; 16],
                 thread_id: format!("thread-{thread}"),
                 at: NOW,
             }],
-            Deed::Revoke { token } => vec![Fact::Revoked {
+            QueueAction::Revoke { token } => vec![Fact::Revoked {
                 token: [token; 16],
                 at: NOW,
             }],
-            Deed::Accept { .. } | Deed::Reopen | Deed::LoseIndex => Vec::new(),
+            QueueAction::Accept { .. } | QueueAction::Reopen | QueueAction::LoseIndex => Vec::new(),
         }
     }
 
@@ -222,7 +224,7 @@ impl Model {
         self.count();
     }
 
-    pub(super) fn told(&mut self, deed: &Deed, facts: &[Fact]) {
+    pub(super) fn told(&mut self, deed: &QueueAction, facts: &[Fact]) {
         for fact in facts {
             match fact {
                 Fact::Settled {
@@ -235,12 +237,12 @@ impl Model {
                         self.answers.seen.insert(f[0], *delivery);
                     }
                     match outcome {
-                        Outcome::Parked { reason } => {
+                        DeliveryOutcome::Parked { reason } => {
                             self.answers.open.get_mut(delivery).unwrap().1 = Some(reason.clone());
                             continue;
                         }
-                        Outcome::Delivered { .. } => self.answers.ledger.delivered += 1,
-                        Outcome::Dropped { rule } => {
+                        DeliveryOutcome::Delivered { .. } => self.answers.ledger.delivered += 1,
+                        DeliveryOutcome::Dropped { rule } => {
                             *self.answers.ledger.dropped.entry(rule.clone()).or_default() += 1;
                         }
                     }
@@ -262,20 +264,20 @@ impl Model {
             }
         }
         match *deed {
-            Deed::Map { thread, subject } => {
+            QueueAction::Map { thread, subject } => {
                 self.by_subject.insert(subject, thread);
             }
-            Deed::Link { id, thread, ours }
+            QueueAction::Link { id, thread, ours }
                 if !facts.is_empty() && (ours || !self.links.get(&id).is_some_and(|l| l.1)) =>
             {
                 self.links.insert(id, (thread, ours));
             }
-            Deed::Mint { token, thread } => {
+            QueueAction::Mint { token, thread } => {
                 self.answers
                     .minted
                     .insert(token, format!("thread-{thread}"));
             }
-            Deed::Revoke { token } => {
+            QueueAction::Revoke { token } => {
                 self.answers.revoked.insert(token);
             }
             _ => {}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use postern::auth::{Identity, identity};
 use postern::clock;
-use postern::mail::verdict::{DkimVerdict, Outcome};
+use postern::mail::verdict::{AuthResult, DkimVerdict};
 use serde_json::{Value, json};
 
 use super::{address, as_domain, keys, mail_by, replaced, signed, verdict, with, zone_of};
@@ -19,14 +19,14 @@ struct Broken {
     name: &'static str,
     zone: Zone,
     mail: Bytes,
-    outcome: Outcome,
+    outcome: AuthResult,
 }
 
 fn zone() -> Zone {
     zone_of(DOMAIN)
 }
 
-fn broken(name: &'static str, mail: Bytes, outcome: Outcome) -> Broken {
+fn broken(name: &'static str, mail: Bytes, outcome: AuthResult) -> Broken {
     Broken {
         name,
         zone: zone(),
@@ -40,29 +40,29 @@ fn broken_by_the_signer() -> Vec<Broken> {
     let now = clock::now();
     let ago = |secs| now.minus(Duration::from_secs(secs)).as_secs();
     let past = json!({ "time": ago(7_200), "tags": { "x": ago(60).to_string() } });
-    let cases: [(&str, Value, Outcome); 7] = [
-        ("l=", json!({ "length": true }), Outcome::Policy),
-        ("l=0", json!({ "tags": { "l": "0" } }), Outcome::Policy),
-        ("x= past", past, Outcome::Policy),
+    let cases: [(&str, Value, AuthResult); 7] = [
+        ("l=", json!({ "length": true }), AuthResult::Policy),
+        ("l=0", json!({ "tags": { "l": "0" } }), AuthResult::Policy),
+        ("x= past", past, AuthResult::Policy),
         (
             "t= future",
             json!({ "time": now.as_secs() + 90_000 }),
-            Outcome::Policy,
+            AuthResult::Policy,
         ),
         (
             "h= without From",
             json!({ "names": ["to", "date"] }),
-            Outcome::Permerror,
+            AuthResult::Permerror,
         ),
         (
             "rsa-sha1",
             json!({ "algorithm": "rsa-sha1" }),
-            Outcome::Policy,
+            AuthResult::Policy,
         ),
         (
             "a tag twice",
             json!({ "tags": { "d": "evil.example" } }),
-            Outcome::Permerror,
+            AuthResult::Permerror,
         ),
     ];
     cases
@@ -81,23 +81,28 @@ fn broken_on_the_way() -> Vec<Broken> {
     let html = "And more.\r\n\r\n<h1>Pay here instead</h1>\r\n";
     let html = replaced(&part, "And more.\r\n", html);
     let whole = signed(&mail_by(ANN), &[as_domain(DOMAIN)]);
-    let mut cases = vec![broken("l= and appended HTML", html, Outcome::Policy)];
+    let mut cases = vec![broken("l= and appended HTML", html, AuthResult::Policy)];
     for (name, from, to, outcome) in [
         (
             "i=",
             "i=@example.com",
             "i=@evil.example",
-            Outcome::Permerror,
+            AuthResult::Permerror,
         ),
-        ("the body", "Some  words", "Other words", Outcome::Fail),
-        ("a field", "Subject: A reply", "Subject: Pay", Outcome::Fail),
-        ("the author", "From: ann@", "From: bob@", Outcome::Fail),
-        ("the value", " b=", " b=AAAA", Outcome::Fail),
+        ("the body", "Some  words", "Other words", AuthResult::Fail),
+        (
+            "a field",
+            "Subject: A reply",
+            "Subject: Pay",
+            AuthResult::Fail,
+        ),
+        ("the author", "From: ann@", "From: bob@", AuthResult::Fail),
+        ("the value", " b=", " b=AAAA", AuthResult::Fail),
         (
             "a line that is no field",
             "Subject:",
             "junk\r\nSubject:",
-            Outcome::Permerror,
+            AuthResult::Permerror,
         ),
     ] {
         cases.push(broken(name, replaced(&whole, from, to), outcome));
@@ -129,38 +134,42 @@ fn broken_by_the_key() -> Vec<Broken> {
     let weak = json!({ "private": keys().weak.private });
     let below = json!({ "identity": "ann@sub.example.com" });
     vec![
-        make("t=y", &[&flagged("t=y")], Outcome::Policy),
+        make("t=y", &[&flagged("t=y")], AuthResult::Policy),
         make(
             "another service",
             &[&flagged("s=tlsrpt")],
-            Outcome::Permerror,
+            AuthResult::Permerror,
         ),
-        make("another hash", &[&flagged("h=sha1")], Outcome::Permerror),
-        make("revoked", &["v=DKIM1; p="], Outcome::Permerror),
-        make("no key", &[], Outcome::Permerror),
+        make("another hash", &[&flagged("h=sha1")], AuthResult::Permerror),
+        make("revoked", &["v=DKIM1; p="], AuthResult::Permerror),
+        make("no key", &[], AuthResult::Permerror),
         make(
             "two keys",
             &[record, &keys().ed25519.record],
-            Outcome::Permerror,
+            AuthResult::Permerror,
         ),
-        make("the same key twice", &[record, record], Outcome::Permerror),
+        make(
+            "the same key twice",
+            &[record, record],
+            AuthResult::Permerror,
+        ),
         make(
             "another kind",
             &[&keys().ed25519.record],
-            Outcome::Permerror,
+            AuthResult::Permerror,
         ),
-        make("another key", &[&other], Outcome::Fail),
+        make("another key", &[&other], AuthResult::Fail),
         Broken {
             name: "512 bits",
             zone: keyless().txt(name, &keys().weak.record),
             mail: signed(&mail_by(ANN), &[with(good.clone(), weak)]),
-            outcome: Outcome::Policy,
+            outcome: AuthResult::Policy,
         },
         Broken {
             name: "t=s and a subdomain's agent",
             zone: keyless().txt(name, flagged("t=s")),
             mail: signed(&mail_by(ANN), &[with(good, below)]),
-            outcome: Outcome::Permerror,
+            outcome: AuthResult::Permerror,
         },
     ]
 }
@@ -179,7 +188,7 @@ async fn broken_signatures_verify_nobody() {
         };
         assert_eq!(*result, case.outcome, "{name}: {reason:?}");
         assert!(reason.is_some(), "{name}");
-        assert_eq!(verdict.dmarc.result, Outcome::Fail, "{name}");
+        assert_eq!(verdict.dmarc.result, AuthResult::Fail, "{name}");
         assert_ne!(
             identity(&verdict, Some(&address(ANN)), true, true),
             Identity::Verified,

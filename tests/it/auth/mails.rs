@@ -3,11 +3,12 @@
 
 use bytes::Bytes;
 use postern::auth::{
-    Authenticator, Decision, Hold, Identity, Input, Policy, Refusal, Settings, Treatment, identity,
+    AuthInput, AuthPolicy, Authenticator, HoldReason, Identity, PolicyDecision, PolicyRefusal,
+    Settings, Treatment, identity,
 };
 use postern::clock;
 use postern::mail::address::Address;
-use postern::mail::verdict::{FromProblem, Outcome, Source, Verdict};
+use postern::mail::verdict::{AuthResult, FromProblem, Verdict, VerdictSource};
 use postern::mail::view::HeaderView;
 
 use super::{address, as_domain, authenticator, input, keys, mail_by, signed, zone_of};
@@ -177,7 +178,7 @@ async fn check_forgery(server: &NameServer, forgery: &Forgery<'_>) -> (Verdict, 
         mail.into()
     };
     let sender = forgery.mail_from.map(address);
-    let input = Input {
+    let input = AuthInput {
         helo: forgery.helo,
         mail_from: sender.as_ref(),
         ..input(&mail)
@@ -201,15 +202,19 @@ async fn no_forgery_is_the_bank() {
         let identity = identity(&verdict, author, is_bank, true);
         assert_eq!(identity, Identity::TokenHolder, "{fields}: {author:?}");
         assert!(!verdict.is_aligned() || !is_bank, "{fields}");
-        let decision = Policy::default().decide(&verdict, identity);
+        let decision = AuthPolicy::default().decide(&verdict, identity);
         if let Some(problem) = problem {
             assert_eq!(
                 decision,
-                Decision::Refuse(Refusal::BadFrom(problem)),
+                PolicyDecision::Refuse(PolicyRefusal::BadFrom(problem)),
                 "{fields}"
             );
         } else if is_bank {
-            assert_eq!(decision, Decision::Refuse(Refusal::DmarcReject), "{fields}");
+            assert_eq!(
+                decision,
+                PolicyDecision::Refuse(PolicyRefusal::DmarcReject),
+                "{fields}"
+            );
         }
     }
 }
@@ -229,28 +234,28 @@ async fn a_reply_is_its_participants_only_if_it_is_vouched_for() {
             "example.com",
             "ann@example.com",
             Identity::Verified,
-            Outcome::Pass,
+            AuthResult::Pass,
         ),
         (
             "Ann@Example.com",
             "example.com",
             "ann@example.com",
             Identity::Verified,
-            Outcome::Pass,
+            AuthResult::Pass,
         ),
         (
             "bob@other.example",
             "other.example",
             "ann@example.com",
             Identity::TokenHolder,
-            Outcome::Pass,
+            AuthResult::Pass,
         ),
         (
             "ann@example.com",
             "other.example",
             "ann@example.com",
             Identity::TokenHolder,
-            Outcome::Fail,
+            AuthResult::Fail,
         ),
         // A domain without a DMARC record vouches for nobody.
         (
@@ -258,7 +263,7 @@ async fn a_reply_is_its_participants_only_if_it_is_vouched_for() {
             "plain.example",
             "eve@plain.example",
             Identity::TokenHolder,
-            Outcome::None,
+            AuthResult::None,
         ),
     ] {
         let mail = signed(&mail_by(author), &[as_domain(signer)]);
@@ -269,15 +274,17 @@ async fn a_reply_is_its_participants_only_if_it_is_vouched_for() {
         let is_participant = author.map(Address::folded).as_deref() == Some(participant);
         let found = identity(&verdict, author, is_participant, true);
         assert_eq!(found, expected, "{author:?} {signer}");
-        let policy = Policy {
+        let policy = AuthPolicy {
             token_holder: Treatment::Hold,
-            ..Policy::default()
+            ..AuthPolicy::default()
         };
         let decision = policy.decide(&verdict, found);
         match (expected, dmarc) {
-            (Identity::Verified, _) => assert_eq!(decision, Decision::Accept),
-            (_, Outcome::Fail) => assert_eq!(decision, Decision::Refuse(Refusal::DmarcReject)),
-            _ => assert_eq!(decision, Decision::Hold(Hold::Identity(found))),
+            (Identity::Verified, _) => assert_eq!(decision, PolicyDecision::Accept),
+            (_, AuthResult::Fail) => {
+                assert_eq!(decision, PolicyDecision::Refuse(PolicyRefusal::DmarcReject))
+            }
+            _ => assert_eq!(decision, PolicyDecision::Hold(HoldReason::Identity(found))),
         }
     }
 }
@@ -293,30 +300,30 @@ async fn spf_vouches_in_alignment_too() {
     let mail = Bytes::from(mail_by("ann@example.com"));
     let sender = address("bounce@example.com");
     let verdict = authenticator(&server)
-        .check(Input {
+        .check(AuthInput {
             mail_from: Some(&sender),
             helo: "mail.example.com",
             ..input(&mail)
         })
         .await;
-    assert_eq!(verdict.spf.result, Outcome::Pass);
-    assert_eq!(verdict.helo.result, Outcome::None);
-    assert_eq!(verdict.dmarc.result, Outcome::Pass);
-    assert_eq!(verdict.iprev.result, Outcome::Pass);
+    assert_eq!(verdict.spf.result, AuthResult::Pass);
+    assert_eq!(verdict.helo.result, AuthResult::None);
+    assert_eq!(verdict.dmarc.result, AuthResult::Pass);
+    assert_eq!(verdict.iprev.result, AuthResult::Pass);
     assert_eq!(verdict.iprev.name.as_deref(), Some("mail.example.com"));
     // The same from another host.
     let verdict = authenticator(&server)
-        .check(Input {
+        .check(AuthInput {
             mail_from: Some(&sender),
             ip: Some([203, 0, 113, 1].into()),
             ..input(&mail)
         })
         .await;
-    assert_eq!(verdict.spf.result, Outcome::Fail);
-    assert_eq!(verdict.iprev.result, Outcome::Permerror);
+    assert_eq!(verdict.spf.result, AuthResult::Fail);
+    assert_eq!(verdict.iprev.result, AuthResult::Permerror);
     assert_eq!(
-        Policy::default().decide(&verdict, Identity::TokenHolder),
-        Decision::Hold(Hold::DmarcQuarantine)
+        AuthPolicy::default().decide(&verdict, Identity::TokenHolder),
+        PolicyDecision::Hold(HoldReason::DmarcQuarantine)
     );
 }
 
@@ -331,12 +338,16 @@ async fn subdomains_have_their_own_policy() {
         .txt("_dmarc.twice.example", "v=DMARC1; p=none");
     let server = NameServer::start(zone).await;
     for (domain, result, policy) in [
-        ("example.com", Outcome::Fail, "none"),
-        ("there.example.com", Outcome::Fail, "quarantine"),
-        ("nowhere.example.com", Outcome::Fail, "reject"),
-        ("own.example.com", Outcome::Fail, "quarantine"),
-        ("twice.example", Outcome::None, "none"),
-        ("a.b.c.d.e.f.g.h.i.j.example.com", Outcome::Fail, "reject"),
+        ("example.com", AuthResult::Fail, "none"),
+        ("there.example.com", AuthResult::Fail, "quarantine"),
+        ("nowhere.example.com", AuthResult::Fail, "reject"),
+        ("own.example.com", AuthResult::Fail, "quarantine"),
+        ("twice.example", AuthResult::None, "none"),
+        (
+            "a.b.c.d.e.f.g.h.i.j.example.com",
+            AuthResult::Fail,
+            "reject",
+        ),
     ] {
         let mail = Bytes::from(mail_by(&format!("ann@{domain}")));
         let dmarc = authenticator(&server).check(input(&mail)).await.dmarc;
@@ -367,23 +378,23 @@ async fn a_trusted_relay_is_believed_about_the_author() {
         ([hop, from].concat(), Identity::TokenHolder),
         ([ours, hop, from, from].concat(), Identity::TokenHolder),
     ] {
-        let verdict = auth.relayed(format!("{fields}\r\nx\r\n").as_bytes());
+        let verdict = auth.relay_verdict(format!("{fields}\r\nx\r\n").as_bytes());
         assert_eq!(
             identity(&verdict, Some(&ann), true, true),
             expected,
             "{fields}"
         );
-        assert_ne!(verdict.source, Source::Postern);
+        assert_ne!(verdict.source, VerdictSource::Postern);
         // A no would go to whoever was forged.
-        let decision = Policy::default().decide(&verdict, expected);
-        assert!(!matches!(decision, Decision::Refuse(_)), "{fields}");
+        let decision = AuthPolicy::default().decide(&verdict, expected);
+        assert!(!matches!(decision, PolicyDecision::Refuse(_)), "{fields}");
     }
 }
 
 #[test]
 fn a_verdict_is_a_plain_value() {
     let auth = Authenticator::new(Settings::default());
-    let verdict = auth.relayed(b"From: ann@example.com\r\n\r\n");
+    let verdict = auth.relay_verdict(b"From: ann@example.com\r\n\r\n");
     let json = serde_json::to_value(&verdict).unwrap();
     assert_eq!(json["dmarc"]["result"], "none");
     assert_eq!(json["dmarc"]["domain"], "example.com");

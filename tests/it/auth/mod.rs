@@ -14,7 +14,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 
 use bytes::Bytes;
-use postern::auth::{Authenticator, DnsSettings, Input, Settings};
+use postern::auth::{AuthInput, Authenticator, DnsSettings, Settings};
 use postern::clock;
 use postern::mail::address::Address;
 use postern::mail::verdict::Verdict;
@@ -86,8 +86,8 @@ fn authenticator(server: &NameServer) -> Authenticator {
 }
 
 /// A mail from nowhere special, received now.
-fn input(bytes: &Bytes) -> Input<'_> {
-    Input {
+fn input(bytes: &Bytes) -> AuthInput<'_> {
+    AuthInput {
         ip: Some([192, 0, 2, 1].into()),
         helo: "peer.example",
         mail_from: None,

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use postern::auth::{Authenticator, Decision, DnsSettings, Identity, Input, Policy, Settings};
-use postern::mail::verdict::{Outcome, Verdict};
+use postern::auth::{
+    AuthInput, AuthPolicy, Authenticator, DnsSettings, Identity, PolicyDecision, Settings,
+};
+use postern::mail::verdict::{AuthResult, Verdict};
 
 use super::{address, as_domain, authenticator, input, mail_by, settings, signed, zone_of};
 use crate::nameserver::{Mood, NameServer, Zone};
@@ -30,7 +32,7 @@ fn mail() -> Bytes {
 
 async fn check(auth: &Authenticator, mail: &Bytes) -> Verdict {
     let sender = address("bounce@example.com");
-    let input = Input {
+    let input = AuthInput {
         mail_from: Some(&sender),
         helo: "mail.example.com",
         ..input(mail)
@@ -42,16 +44,16 @@ async fn check(auth: &Authenticator, mail: &Bytes) -> Verdict {
 fn assert_is_undecided(verdict: &Verdict, name: &str) {
     assert_eq!(
         verdict.spf.result,
-        Outcome::Temperror,
+        AuthResult::Temperror,
         "{name}: {verdict:?}"
     );
-    assert_eq!(verdict.helo.result, Outcome::Temperror, "{name}");
-    assert_eq!(verdict.dkim[0].result, Outcome::Temperror, "{name}");
-    assert_eq!(verdict.dmarc.result, Outcome::Temperror, "{name}");
-    assert_eq!(verdict.iprev.result, Outcome::Temperror, "{name}");
+    assert_eq!(verdict.helo.result, AuthResult::Temperror, "{name}");
+    assert_eq!(verdict.dkim[0].result, AuthResult::Temperror, "{name}");
+    assert_eq!(verdict.dmarc.result, AuthResult::Temperror, "{name}");
+    assert_eq!(verdict.iprev.result, AuthResult::Temperror, "{name}");
     assert!(!verdict.is_aligned(), "{name}");
-    let decision = Policy::default().decide(verdict, Identity::TokenHolder);
-    assert_eq!(decision, Decision::Accept, "{name}");
+    let decision = AuthPolicy::default().decide(verdict, Identity::TokenHolder);
+    assert_eq!(decision, PolicyDecision::Accept, "{name}");
 }
 
 const NAMES: [&str; 6] = [
@@ -98,10 +100,10 @@ async fn what_the_budget_does_not_reach_is_undecided_and_the_rest_counts() {
         .mood("example.com", Mood::Silent);
     let server = NameServer::start(zone).await;
     let verdict = check(&authenticator(&server), &mail()).await;
-    assert_eq!(verdict.spf.result, Outcome::Temperror);
-    assert_eq!(verdict.iprev.result, Outcome::Temperror);
-    assert_eq!(verdict.dkim[0].result, Outcome::Pass);
-    assert_eq!(verdict.dmarc.result, Outcome::Pass);
+    assert_eq!(verdict.spf.result, AuthResult::Temperror);
+    assert_eq!(verdict.iprev.result, AuthResult::Temperror);
+    assert_eq!(verdict.dkim[0].result, AuthResult::Pass);
+    assert_eq!(verdict.dmarc.result, AuthResult::Pass);
 }
 
 #[tokio::test]
@@ -123,7 +125,7 @@ async fn a_mail_sends_no_more_queries_than_it_may() {
     settings.dns.mail_ms = 60_000;
     let mail = Bytes::from(mail_by("ann@example.com"));
     let verdict = check(&Authenticator::new(settings), &mail).await;
-    assert_eq!(verdict.spf.result, Outcome::Temperror);
+    assert_eq!(verdict.spf.result, AuthResult::Temperror);
     assert!(server.asked().len() <= 30, "{}", server.asked().len());
 }
 
@@ -146,7 +148,7 @@ async fn chains_and_loops_of_names_end() {
         ("loop.example", None),
         ("self.example", None),
         ("c0.chain.example", None),
-        ("short.example", Some(Outcome::Pass)),
+        ("short.example", Some(AuthResult::Pass)),
     ] {
         let auth = authenticator(&server);
         let spf = auth
@@ -154,7 +156,7 @@ async fn chains_and_loops_of_names_end() {
             .await;
         match expected {
             Some(outcome) => assert_eq!(spf.result, outcome, "{domain}"),
-            None => assert_ne!(spf.result, Outcome::Pass, "{domain}"),
+            None => assert_ne!(spf.result, AuthResult::Pass, "{domain}"),
         }
     }
     assert!(server.asked().len() < 200, "{}", server.asked().len());
@@ -178,7 +180,7 @@ async fn large_answers_come_by_tcp() {
         let spf = auth
             .check_spf([192, 0, 2, 1].into(), "x.example", &format!("a@{domain}"))
             .await;
-        assert_eq!(spf.result, Outcome::Pass, "{domain}: {:?}", spf.reason);
+        assert_eq!(spf.result, AuthResult::Pass, "{domain}: {:?}", spf.reason);
     }
 }
 
@@ -224,7 +226,7 @@ async fn many_mails_at_once_ask_once() {
         })
         .collect();
     for check in checks {
-        assert_eq!(check.await.unwrap().dmarc.result, Outcome::Pass);
+        assert_eq!(check.await.unwrap().dmarc.result, AuthResult::Pass);
     }
     // A question may be sent anew on a slow machine, as if its packet were lost; fifty times may not.
     let count = server.asked().len();
@@ -275,19 +277,19 @@ async fn spf_keeps_its_limits() {
     let server = NameServer::start(zone).await;
     let auth = authenticator(&server);
     for (sender, expected) in [
-        ("a@ten.example", Outcome::Pass),
-        ("a@eleven.example", Outcome::Permerror),
-        ("a@void2.example", Outcome::Pass),
-        ("a@void3.example", Outcome::Permerror),
-        ("a@redirect.example", Outcome::Permerror),
-        ("a@include.example", Outcome::Permerror),
-        ("a@mx.example", Outcome::Permerror),
-        ("a@ptr.example", Outcome::Pass),
-        ("a@huge.example", Outcome::Permerror),
-        ("a b\0%{d}..é/$(id)@local.example", Outcome::Fail),
+        ("a@ten.example", AuthResult::Pass),
+        ("a@eleven.example", AuthResult::Permerror),
+        ("a@void2.example", AuthResult::Pass),
+        ("a@void3.example", AuthResult::Permerror),
+        ("a@redirect.example", AuthResult::Permerror),
+        ("a@include.example", AuthResult::Permerror),
+        ("a@mx.example", AuthResult::Permerror),
+        ("a@ptr.example", AuthResult::Pass),
+        ("a@huge.example", AuthResult::Permerror),
+        ("a b\0%{d}..é/$(id)@local.example", AuthResult::Fail),
         (
             &format!("{}@local.example", "a.".repeat(500)),
-            Outcome::Fail,
+            AuthResult::Fail,
         ),
     ] {
         let spf = auth
@@ -312,7 +314,7 @@ async fn a_domain_that_lets_everybody_send_vouches_for_nobody() {
         let server = NameServer::start(zone).await;
         let mail = Bytes::from(mail_by("ann@example.com"));
         let verdict = check(&authenticator(&server), &mail).await;
-        assert_eq!(verdict.spf.result, Outcome::Pass, "{record}");
+        assert_eq!(verdict.spf.result, AuthResult::Pass, "{record}");
         assert!(!verdict.is_aligned(), "{record}");
     }
 }

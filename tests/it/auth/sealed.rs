@@ -1,9 +1,11 @@
 //! Mails that came by a list, sealed by dkimpy, and whose word about them counts.
 
 use bytes::Bytes;
-use postern::auth::{Authenticator, Decision, Identity, Policy, Refusal, Settings, identity};
+use postern::auth::{
+    AuthPolicy, Authenticator, Identity, PolicyDecision, PolicyRefusal, Settings, identity,
+};
 use postern::clock;
-use postern::mail::verdict::{Outcome, Verdict};
+use postern::mail::verdict::{AuthResult, Verdict};
 use serde_json::{Value, json};
 
 use super::{
@@ -57,17 +59,17 @@ async fn only_trusted_sealers_are_listened_to() {
         (&["example"][..], false),
     ] {
         let verdict = check_with_sealers(&server, sealers, &mail).await;
-        assert_eq!(verdict.arc.result, Outcome::Pass, "{:?}", verdict.arc);
+        assert_eq!(verdict.arc.result, AuthResult::Pass, "{:?}", verdict.arc);
         assert_eq!(verdict.arc.sealers, ["list.example"]);
-        assert_eq!(verdict.dmarc.result, Outcome::Fail);
+        assert_eq!(verdict.dmarc.result, AuthResult::Fail);
         let identity = identity(&verdict, Some(&ann), true, true);
-        let decision = Policy::default().decide(&verdict, identity);
+        let decision = AuthPolicy::default().decide(&verdict, identity);
         let expected = if is_vouched_for {
-            (Identity::Verified, Decision::Accept)
+            (Identity::Verified, PolicyDecision::Accept)
         } else {
             (
                 Identity::TokenHolder,
-                Decision::Refuse(Refusal::DmarcReject),
+                PolicyDecision::Refuse(PolicyRefusal::DmarcReject),
             )
         };
         assert_eq!((identity, decision), expected, "{sealers:?}");
@@ -87,7 +89,7 @@ async fn a_sealer_must_say_it_of_this_author_in_a_whole_chain() {
         let verdict = check_with_sealers(&server, &sealers, &through_a_list(results)).await;
         assert_eq!(
             verdict.arc.result,
-            Outcome::Pass,
+            AuthResult::Pass,
             "{results}: {:?}",
             verdict.arc
         );
@@ -103,7 +105,7 @@ async fn a_sealer_must_say_it_of_this_author_in_a_whole_chain() {
         ("\r\nSubject:", "\r\nARC-Seal: i=1; x\r\nSubject:"),
     ] {
         let verdict = check_with_sealers(&server, &sealers, &replaced(&mail, from, to)).await;
-        assert_eq!(verdict.arc.result, Outcome::Fail, "{from}");
+        assert_eq!(verdict.arc.result, AuthResult::Fail, "{from}");
         assert!(verdict.arc.reason.is_some(), "{from}");
         assert!(!verdict.is_aligned(), "{from}");
     }
@@ -132,7 +134,7 @@ async fn trust_ends_at_the_first_stranger_in_the_chain() {
         (&["other.example"][..], false),
     ] {
         let verdict = check_with_sealers(&server, sealers, &mail).await;
-        assert_eq!(verdict.arc.result, Outcome::Pass, "{:?}", verdict.arc);
+        assert_eq!(verdict.arc.result, AuthResult::Pass, "{:?}", verdict.arc);
         assert_eq!(verdict.arc.sealers, ["list.example", "other.example"]);
         assert_eq!(verdict.is_aligned(), is_vouched_for, "{sealers:?}");
     }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use postern::auth::{Identity, Input, SIGNATURES_MAX, identity, results};
+use postern::auth::{AuthInput, Identity, SIGNATURES_MAX, identity, results};
 use postern::clock;
-use postern::mail::verdict::{Outcome, Verdict};
+use postern::mail::verdict::{AuthResult, Verdict};
 use serde_json::json;
 
 use super::{
@@ -25,7 +25,7 @@ fn identity_of_ann(verdict: &Verdict) -> Identity {
     identity(verdict, Some(&address(ANN)), true, true)
 }
 
-fn outcomes(verdict: &Verdict) -> Vec<Outcome> {
+fn outcomes(verdict: &Verdict) -> Vec<AuthResult> {
     verdict.dkim.iter().map(|dkim| dkim.result).collect()
 }
 
@@ -50,10 +50,10 @@ async fn signatures_of_all_forms_hold() {
             let verdict = verdict(zone(), &mail).await;
             assert_eq!(
                 outcomes(&verdict),
-                [Outcome::Pass],
+                [AuthResult::Pass],
                 "{algorithm} {forms}: {verdict:?}"
             );
-            assert_eq!(verdict.dmarc.result, Outcome::Pass);
+            assert_eq!(verdict.dmarc.result, AuthResult::Pass);
             assert_eq!(verdict.dmarc.aligned.as_deref(), Some(DOMAIN));
             assert_eq!(identity_of_ann(&verdict), Identity::Verified);
         }
@@ -66,15 +66,15 @@ async fn without_an_address_dkim_alone_vouches() {
     let server = NameServer::start(zone()).await;
     let mail = signed(&mail_by(ANN), &[as_domain(DOMAIN)]);
     let sender = address(ANN);
-    let input = Input {
+    let input = AuthInput {
         ip: None,
         mail_from: Some(&sender),
         ..input(&mail)
     };
     let verdict = authenticator(&server).check(input).await;
-    assert_eq!(verdict.spf.result, Outcome::None);
-    assert_eq!(verdict.helo.result, Outcome::None);
-    assert_eq!(verdict.iprev.result, Outcome::None);
+    assert_eq!(verdict.spf.result, AuthResult::None);
+    assert_eq!(verdict.helo.result, AuthResult::None);
+    assert_eq!(verdict.iprev.result, AuthResult::None);
     assert_eq!(identity_of_ann(&verdict), Identity::Verified);
 }
 
@@ -102,7 +102,7 @@ async fn bodies_of_all_shapes_hold() {
             let shown = &body[..body.len().min(20)];
             assert_eq!(
                 outcomes(&verdict),
-                [Outcome::Pass],
+                [AuthResult::Pass],
                 "{forms} {shown:?}: {:?}",
                 verdict.dkim
             );
@@ -129,7 +129,7 @@ async fn fields_of_all_shapes_hold() {
             let verdict = verdict(zone(), &mail).await;
             assert_eq!(
                 outcomes(&verdict),
-                [Outcome::Pass],
+                [AuthResult::Pass],
                 "{forms} {subject:?}: {:?}",
                 verdict.dkim
             );
@@ -177,7 +177,7 @@ async fn random_mails_hold() {
         let text = String::from_utf8_lossy(&mail);
         assert_eq!(
             outcomes(&verdict),
-            [Outcome::Pass],
+            [AuthResult::Pass],
             "{text:?}: {:?}",
             verdict.dkim
         );
@@ -206,10 +206,10 @@ async fn of_several_signatures_each_counts_for_itself() {
     assert_eq!(
         found,
         [
-            (DOMAIN, "s1", Outcome::Pass),
-            (DOMAIN, "ed", Outcome::Pass),
-            ("keyless.example", "s1", Outcome::Permerror),
-            ("esp.example", "s1", Outcome::Pass),
+            (DOMAIN, "s1", AuthResult::Pass),
+            (DOMAIN, "ed", AuthResult::Pass),
+            ("keyless.example", "s1", AuthResult::Permerror),
+            ("esp.example", "s1", AuthResult::Pass),
         ]
     );
     assert_eq!(identity_of_ann(&verdict), Identity::Verified);
@@ -224,44 +224,44 @@ async fn alignment_is_by_organization_unless_strict() {
             "ann@example.com",
             "mail.example.com",
             "v=DMARC1; p=reject",
-            Outcome::Pass,
+            AuthResult::Pass,
         ),
         (
             "ann@mail.example.com",
             "example.com",
             "v=DMARC1; p=reject",
-            Outcome::Pass,
+            AuthResult::Pass,
         ),
         (
             "ann@example.com",
             "mail.example.com",
             "v=DMARC1; p=reject; adkim=s",
-            Outcome::Fail,
+            AuthResult::Fail,
         ),
         (
             "ann@mail.example.com",
             "example.com",
             "v=DMARC1; p=reject; adkim=s",
-            Outcome::Fail,
+            AuthResult::Fail,
         ),
         (
             "ann@example.com",
             "badexample.com",
             "v=DMARC1; p=reject",
-            Outcome::Fail,
+            AuthResult::Fail,
         ),
         (
             "ann@example.com",
             "other.com",
             "v=DMARC1; p=reject",
-            Outcome::Fail,
+            AuthResult::Fail,
         ),
         // A registry's own suffix is nobody's organization.
         (
             "ann@one.co.example",
             "two.co.example",
             "v=DMARC1; p=reject",
-            Outcome::Fail,
+            AuthResult::Fail,
         ),
     ] {
         let zone = Zone::default()
@@ -272,7 +272,7 @@ async fn alignment_is_by_organization_unless_strict() {
             .txt(&format!("s1._domainkey.{signer}"), key);
         let mail = signed(&mail_by(author), &[as_domain(signer)]);
         let verdict = verdict(zone, &mail).await;
-        assert_eq!(outcomes(&verdict), [Outcome::Pass], "{author} {signer}");
+        assert_eq!(outcomes(&verdict), [AuthResult::Pass], "{author} {signer}");
         assert_eq!(verdict.dmarc.result, outcome, "{author} {signer} {record}");
     }
 }
@@ -295,7 +295,7 @@ async fn of_many_signatures_the_aligned_ones_are_tried() {
     let verdict = authenticator(&server).check(input(&mail)).await;
     assert_eq!(verdict.dkim.len(), SIGNATURES_MAX);
     assert_eq!(verdict.dkim[0].domain, DOMAIN);
-    assert_eq!(verdict.dkim[0].result, Outcome::Pass);
+    assert_eq!(verdict.dkim[0].result, AuthResult::Pass);
     assert_eq!(identity_of_ann(&verdict), Identity::Verified);
     let asked = server.asked();
     let keys_asked = asked.iter().filter(|name| name.contains("_domainkey"));
@@ -313,7 +313,7 @@ async fn ten_thousand_signatures_are_as_none() {
     assert!(
         outcomes(&verdict)
             .iter()
-            .all(|outcome| *outcome == Outcome::Permerror)
+            .all(|outcome| *outcome == AuthResult::Permerror)
     );
     assert_ne!(identity_of_ann(&verdict), Identity::Verified);
     assert!(server.asked().len() < 20, "{:?}", server.asked());
@@ -330,7 +330,7 @@ async fn a_signature_that_names_very_many_fields_is_refused() {
     );
     assert_eq!(
         outcomes(&verdict(zone(), &mail).await),
-        [Outcome::Permerror]
+        [AuthResult::Permerror]
     );
 }
 
@@ -339,9 +339,9 @@ async fn a_signature_that_names_very_many_fields_is_refused() {
 async fn an_old_mail_sent_again_verifies_nobody() {
     let day = 24 * 3_600;
     for (days, outcome) in [
-        (30, Outcome::Policy),
-        (11, Outcome::Policy),
-        (9, Outcome::Pass),
+        (30, AuthResult::Policy),
+        (11, AuthResult::Policy),
+        (9, AuthResult::Pass),
     ] {
         let time = clock::now()
             .minus(Duration::from_secs(days * day))
@@ -354,7 +354,7 @@ async fn an_old_mail_sent_again_verifies_nobody() {
         assert_eq!(outcomes(&verdict), [outcome], "{days} days");
         assert_eq!(
             identity_of_ann(&verdict) == Identity::Verified,
-            outcome == Outcome::Pass
+            outcome == AuthResult::Pass
         );
     }
 }
@@ -369,7 +369,7 @@ async fn dkimpy_verifies_what_passed_through() {
     let auth = postern::auth::Authenticator::new(settings(&server));
     let verdict = auth.check(input(&mail)).await;
     let field = auth.results_field(&verdict);
-    let handed_on = results::handed_on(&mail, field, "mx.us.example").concat();
+    let handed_on = results::with_fields_on_top(&mail, field, "mx.us.example").concat();
     let text = String::from_utf8(handed_on.clone()).unwrap();
     assert!(!text.contains("bank.example"), "{text}");
     assert!(

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use postern::auth::Authenticator;
 use postern::clock::{self, Timestamp};
-use postern::mail::verdict::Outcome;
+use postern::mail::verdict::AuthResult;
 use serde_json::Value;
 
 use super::{authenticator, input, python};
@@ -128,12 +128,12 @@ async fn the_suite_for_arc_validation_holds() {
             let mail = mail_of(case["message"].as_str().unwrap());
             let found = arc_of(&authenticator(&server), mail, clock::now()).await;
             let expected = match case["cv"].as_str().unwrap_or_default().trim() {
-                _ if REFUSED.contains(&name.as_str()) => Outcome::Fail,
-                "Pass" => Outcome::Pass,
+                _ if REFUSED.contains(&name.as_str()) => AuthResult::Fail,
+                "Pass" => AuthResult::Pass,
                 // The suite is of a draft that left open what a seal with cv=fail means; RFC 8617
                 // section 5.2 step 2 says fail.
-                "Fail" | "" => Outcome::Fail,
-                "None" => Outcome::None,
+                "Fail" | "" => AuthResult::Fail,
+                "None" => AuthResult::None,
                 other => panic!("{name}: unknown cv {other}"),
             };
             if found.0 != expected {
@@ -153,7 +153,11 @@ async fn the_suite_for_arc_validation_holds() {
     assert!(count >= 160, "only {count} cases were found");
 }
 
-async fn arc_of(auth: &Authenticator, mail: Vec<u8>, now: Timestamp) -> (Outcome, Option<String>) {
+async fn arc_of(
+    auth: &Authenticator,
+    mail: Vec<u8>,
+    now: Timestamp,
+) -> (AuthResult, Option<String>) {
     let bytes = mail.into();
     let mut input = input(&bytes);
     input.received_at = now;

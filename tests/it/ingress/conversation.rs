@@ -2,7 +2,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use postern::mail::address::Domain;
-use postern::mail::envelope::{Door, Target};
+use postern::mail::envelope::{Door, RecipientTarget};
 use postern::mail::token::{Format, KeyRing, ThreadKey, digest};
 use postern::store::Fact;
 
@@ -44,7 +44,7 @@ async fn a_mail_to_a_token_is_stored_with_its_envelope() {
         (&to, "default")
     );
     match &recipient.target {
-        Target::Thread(claims) => assert_eq!(claims.thread, ThreadKey::of(THREAD)),
+        RecipientTarget::Thread(claims) => assert_eq!(claims.thread, ThreadKey::of(THREAD)),
         other => panic!("{other:?}"),
     }
     assert_eq!(house.mail(0), STORED);
@@ -93,9 +93,9 @@ async fn every_recipient_hears_what_it_is() {
         .deliveries()
         .into_iter()
         .map(|delivery| match delivery.recipient.target {
-            Target::Mailbox(name) => name,
-            Target::Thread(_) => "thread".to_owned(),
-            Target::Return(job) => job.to_string(),
+            RecipientTarget::Mailbox(name) => name,
+            RecipientTarget::Thread(_) => "thread".to_owned(),
+            RecipientTarget::Return(job) => job.to_string(),
         })
         .collect();
     assert_eq!(targets, ["thread", "fans", "general"]);
@@ -183,7 +183,9 @@ async fn the_store_knows_what_arithmetic_cannot() {
     client.sends(MAIL).await;
     client.hears("250 ").await;
     match &house.deliveries()[0].recipient.target {
-        Target::Thread(claims) => assert_eq!(claims.thread_id.as_deref(), Some("thread-7")),
+        RecipientTarget::Thread(claims) => {
+            assert_eq!(claims.thread_id.as_deref(), Some("thread-7"))
+        }
         other => panic!("{other:?}"),
     }
     house.end().await;

@@ -15,10 +15,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postern::auth::Policy;
+use postern::auth::AuthPolicy;
 use postern::clock;
 use postern::ingress::routes::{Route, Routes};
-use postern::ingress::smtp::{Listen, ListenAddress, Metrics, Parts, Server, Settings};
+use postern::ingress::smtp::{Listen, ListenAddress, Metrics, Settings, SmtpParts, SmtpServer};
 use postern::mail::address::{Address, Domain};
 use postern::mail::token::{Format, KeyRing};
 use postern::smtp::session::Protocol;
@@ -86,14 +86,14 @@ impl House {
         let metrics = Metrics::default();
         let mut registry = Registry::with_prefix("postern");
         metrics.register(&mut registry);
-        let parts = Parts {
+        let parts = SmtpParts {
             store: store.clone(),
             routes: Arc::new(routes()),
             auth: None,
             certificates: Some(Arc::clone(&certificates)),
             metrics,
         };
-        let server = Server::bind(settings, parts).unwrap();
+        let server = SmtpServer::bind(settings, parts).unwrap();
         let addresses = server.addresses();
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(server.run(async move {
@@ -213,7 +213,7 @@ fn routes() -> Routes {
         mailboxes: vec!["general".to_owned(), "fans".to_owned()],
         catch_all: None,
         postmaster: "general".to_owned(),
-        policy: Policy::default(),
+        policy: AuthPolicy::default(),
     };
     Routes::new(vec![route], &Domain::parse(HOST).unwrap()).unwrap()
 }

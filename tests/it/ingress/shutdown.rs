@@ -1,6 +1,8 @@
 use std::time::Duration;
 
-use postern::ingress::smtp::{BindError, Listen, ListenAddress, Metrics, Parts, Server, Settings};
+use postern::ingress::smtp::{
+    BindError, Listen, ListenAddress, Metrics, Settings, SmtpParts, SmtpServer,
+};
 use postern::smtp::session::Protocol;
 use tokio::net::TcpStream;
 
@@ -68,14 +70,14 @@ async fn a_stale_unix_socket_gives_way_and_a_live_one_does_not() {
             address,
             protocol: Protocol::Lmtp,
         }];
-        let parts = Parts {
+        let parts = SmtpParts {
             store: house.store.clone(),
             routes: std::sync::Arc::new(super::routes()),
             auth: None,
             certificates: None,
             metrics: Metrics::default(),
         };
-        Server::bind(settings, parts)
+        SmtpServer::bind(settings, parts)
     };
     let live = ListenAddress::Unix(house.unix());
     assert!(matches!(bind(&house, live), Err(BindError::InUse(_))));

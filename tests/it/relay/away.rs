@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use postern::outbound::relay::stuffing::stuffed;
-use postern::outbound::relay::{Attempt, Letter};
+use postern::outbound::relay::dot_stuffing::dot_stuffed;
+use postern::outbound::relay::{RelayMail, SendOutcome};
 use postern::store::JobState;
 
 use super::server::{Act, Fake, Step};
@@ -48,10 +48,10 @@ async fn relays_are_asked_again_at_the_pace_of_the_mails() {
 fn the_only_relay_is_left_alone_no_longer_than_the_mail_waits() {
     let (_held, closed) = closed();
     let (from, to) = (address("bounce@inbox.test"), address("ann@example.com"));
-    let letter = Letter {
+    let letter = RelayMail {
         from: Some(&from),
         to: &to,
-        wire: &stuffed(&[b"x\r\n"]).unwrap(),
+        wire: &dot_stuffed(&[b"x\r\n"]).unwrap(),
         bytes: 3,
         is_eight_bit: false,
     };
@@ -60,9 +60,12 @@ fn the_only_relay_is_left_alone_no_longer_than_the_mail_waits() {
         let ours = relays(vec![relay(closed); count], timeouts());
         let before = Instant::now();
         let (attempt, _) = ours.send(&letter, || Some(wait));
-        assert!(matches!(attempt, Attempt::Again { .. }), "{attempt:?}");
+        assert!(
+            matches!(attempt, SendOutcome::TemporaryFailure { .. }),
+            "{attempt:?}"
+        );
         let after = Instant::now();
-        let aside = ours.aside_until(before).unwrap();
+        let aside = ours.available_at(before).unwrap();
         assert!(aside >= before + wait);
         assert_eq!(aside <= after + wait, is_only);
     }

@@ -1,10 +1,10 @@
 //! Many jobs of one domain, and what the others have of it: nothing.
 
 use postern::clock;
-use postern::mail::outgoing::JobId;
-use postern::outbound::rate::Rates;
-use postern::outbound::worker::WorkerSettings;
-use postern::store::{Enqueued, Job, JobState};
+use postern::mail::job_id::JobId;
+use postern::outbound::rate::SendRates;
+use postern::outbound::worker::OutboundSettings;
+use postern::store::{EnqueueResult, Job, JobState};
 use tokio::task::JoinSet;
 
 use super::server::{Act, Fake};
@@ -33,13 +33,13 @@ async fn enqueue_all(sending: &Sending, jobs: Vec<Job>) {
         });
     }
     while let Some(taken) = taken.join_next().await {
-        assert_eq!(taken.unwrap(), Ok(Enqueued::New));
+        assert_eq!(taken.unwrap(), Ok(EnqueueResult::New));
     }
 }
 
-fn paced(all: u32, domain: u32) -> WorkerSettings {
-    WorkerSettings {
-        rates: Rates { all, domain },
+fn paced(all: u32, domain: u32) -> OutboundSettings {
+    OutboundSettings {
+        rates: SendRates { all, domain },
         ..settings()
     }
 }
@@ -58,7 +58,7 @@ async fn thousands_of_jobs_of_a_slow_domain_hide_no_other() {
             store.job(id).unwrap().state == JobState::Sent
         })
         .await;
-    let left = sending.store.outbox().waiting;
+    let left = sending.store.outbox_ledger().waiting;
     assert!(left > 5_800, "it waited behind {} others", 6_000 - left);
     sending.stop().await;
 }

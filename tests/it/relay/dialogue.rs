@@ -2,25 +2,27 @@
 
 use std::time::Duration;
 
-use postern::outbound::relay::settings::{Login, Mechanism, Proof, Relay, Security, Timeouts};
-use postern::outbound::relay::stuffing::stuffed;
-use postern::outbound::relay::{Attempt, Letter, Relays};
+use postern::outbound::relay::dot_stuffing::dot_stuffed;
+use postern::outbound::relay::settings::{
+    PasswordMechanism, Relay, RelayCredentials, RelayLogin, RelaySecurity, RelayTimeouts,
+};
+use postern::outbound::relay::{RelayMail, RelayPool, SendOutcome};
 
 use super::server::{Act, Fake, Step, certificate};
 use super::{address, relay, relay_with, relays, timeouts};
 
 const MAIL: &[u8] = b"Subject: x\r\n\r\n.\r\n..\r\nend\r\n";
 
-fn send(relays: &Relays, mail: &[u8]) -> Attempt {
+fn send(relays: &RelayPool, mail: &[u8]) -> SendOutcome {
     send_to(relays, mail, "ann@example.com")
 }
 
-fn send_to(relays: &Relays, mail: &[u8], to: &str) -> Attempt {
+fn send_to(relays: &RelayPool, mail: &[u8], to: &str) -> SendOutcome {
     let (from, to) = (address("bounce@inbox.test"), address(to));
-    let letter = Letter {
+    let letter = RelayMail {
         from: Some(&from),
         to: &to,
-        wire: &stuffed(&[mail]).unwrap(),
+        wire: &dot_stuffed(&[mail]).unwrap(),
         bytes: mail.len(),
         is_eight_bit: !mail.is_ascii(),
     };
@@ -28,14 +30,14 @@ fn send_to(relays: &Relays, mail: &[u8], to: &str) -> Attempt {
 }
 
 /// One attempt with this relay.
-pub(super) fn send_one(fake: &Fake) -> Attempt {
+pub(super) fn send_one(fake: &Fake) -> SendOutcome {
     send(&relays(vec![relay(fake.port)], timeouts()), MAIL)
 }
 
 /// Steps are given up after a second.
-fn hasty() -> Timeouts {
+fn hasty() -> RelayTimeouts {
     let second = Duration::from_secs(1);
-    Timeouts {
+    RelayTimeouts {
         greeting: second,
         command: second,
         end: second,
@@ -43,7 +45,7 @@ fn hasty() -> Timeouts {
     }
 }
 
-fn at(step: Step, act: Act) -> (Fake, Attempt) {
+fn at(step: Step, act: Act) -> (Fake, SendOutcome) {
     let waits = matches!(act, Act::Hang | Act::Drip(_));
     let fake = Fake::start(move |now, _| if now == step { act.clone() } else { Act::Usual });
     let times = if waits { hasty() } else { timeouts() };
@@ -59,7 +61,9 @@ fn say(text: &str) -> Act {
 fn again(step: Step, act: Act, words: &str) -> Fake {
     let (fake, attempt) = at(step, act.clone());
     match &attempt {
-        Attempt::Again { reply } if reply.contains(words) && reply.len() <= 1024 => fake,
+        SendOutcome::TemporaryFailure { reply } if reply.contains(words) && reply.len() <= 1024 => {
+            fake
+        }
         _ => panic!("{step:?} {act:?}: {attempt:?}, wanted again with {words:?}"),
     }
 }
@@ -68,7 +72,7 @@ fn again(step: Step, act: Act, words: &str) -> Fake {
 fn unknown(act: Act, words: &str) {
     let (fake, attempt) = at(Step::End, act.clone());
     match &attempt {
-        Attempt::Unknown { why } if why.contains(words) => {}
+        SendOutcome::Unknown { why } if why.contains(words) => {}
         _ => panic!("{act:?}: {attempt:?}, wanted unknown with {words:?}"),
     }
     assert_eq!(fake.heard().len(), 1);
@@ -78,7 +82,7 @@ fn unknown(act: Act, words: &str) {
 fn a_good_relay_takes_the_very_bytes() {
     let fake = Fake::start(|_, _| Act::Usual);
     let ours = relays(vec![relay(fake.port)], timeouts());
-    let queued = Attempt::Sent {
+    let queued = SendOutcome::Sent {
         reply: "250 2.0.0 queued".to_owned(),
     };
     for _ in 0..3 {
@@ -97,7 +101,7 @@ fn a_good_relay_takes_the_very_bytes() {
     assert_eq!(fake.connections(), 1, "the connection is used again");
     let rsets = fake.lines().iter().filter(|line| *line == "RSET").count();
     assert_eq!(rsets, 3);
-    ours.tidy(true);
+    ours.close_idle(true);
 }
 
 #[test]
@@ -137,7 +141,7 @@ fn what_a_relay_says_to_the_envelope_decides_for_the_mail() {
             "421 4.3.2 going down",
         );
         let (_, never) = at(step, say("550 5.1.1 no such user\r\n"));
-        let told = Attempt::Never {
+        let told = SendOutcome::PermanentFailure {
             code: Some(550),
             reply: "550 5.1.1 no such user".to_owned(),
         };
@@ -175,7 +179,7 @@ fn only_a_yes_to_the_end_is_sent() {
     assert!(
         matches!(
             never,
-            Attempt::Never {
+            SendOutcome::PermanentFailure {
                 code: Some(554),
                 ..
             }
@@ -200,7 +204,7 @@ fn only_a_yes_to_the_end_is_sent() {
 fn what_a_relay_says_is_kept_short_and_harmless() {
     let page = "550-<script>alert(1)</script> \u{7}\u{1b}[31m \u{e9}\r\n".repeat(200);
     let (_, attempt) = at(Step::Rcpt, say(&format!("{page}550 end\r\n")));
-    let Attempt::Never { code, reply } = attempt else {
+    let SendOutcome::PermanentFailure { code, reply } = attempt else {
         panic!("{attempt:?}");
     };
     assert_eq!(code, Some(550));
@@ -225,11 +229,14 @@ fn a_doubtful_connection_is_not_used_again() {
         let ours = relays(vec![relay(fake.port)], timeouts());
         let first = send(&ours, MAIL);
         assert!(
-            !matches!(first, Attempt::Never { .. }),
+            !matches!(first, SendOutcome::PermanentFailure { .. }),
             "{words}: {first:?}"
         );
         let then = send(&ours, MAIL);
-        assert!(matches!(then, Attempt::Sent { .. }), "{words}: {then:?}");
+        assert!(
+            matches!(then, SendOutcome::Sent { .. }),
+            "{words}: {then:?}"
+        );
         assert_eq!(fake.connections(), 2, "{words}");
     }
 }
@@ -241,22 +248,25 @@ fn the_next_relay_is_asked_only_while_nothing_was_handed_over() {
     let good = Fake::start(|_, _| Act::Usual);
     let list = vec![relay(closed), relay(rude.port), relay(good.port)];
     let ours = relays(list, timeouts());
-    assert!(matches!(send(&ours, MAIL), Attempt::Sent { .. }));
-    assert!(ours.aside_until(std::time::Instant::now()).is_none());
+    assert!(matches!(send(&ours, MAIL), SendOutcome::Sent { .. }));
+    assert!(ours.available_at(std::time::Instant::now()).is_none());
     let lost = Fake::start(|step, _| match step {
         Step::End => Act::Close,
         _ => Act::Usual,
     });
     let ours = relays(vec![relay(lost.port), relay(good.port)], timeouts());
-    assert!(matches!(send(&ours, MAIL), Attempt::Unknown { .. }));
+    assert!(matches!(send(&ours, MAIL), SendOutcome::Unknown { .. }));
     assert_eq!(
         good.heard().len(),
         1,
         "what may have arrived goes nowhere else at once"
     );
     let ours = relays(vec![relay(closed)], timeouts());
-    assert!(matches!(send(&ours, MAIL), Attempt::Again { .. }));
-    assert!(ours.aside_until(std::time::Instant::now()).is_some());
+    assert!(matches!(
+        send(&ours, MAIL),
+        SendOutcome::TemporaryFailure { .. }
+    ));
+    assert!(ours.available_at(std::time::Instant::now()).is_some());
 }
 
 #[test]
@@ -264,14 +274,14 @@ fn nothing_said_before_tls_counts_after_it() {
     let (pem, _, config) = certificate("127.0.0.1");
     let starttls = |port, pem: &str| {
         relays(
-            vec![relay_with(port, Security::StartTls, Some(pem))],
+            vec![relay_with(port, RelaySecurity::StartTls, Some(pem))],
             timeouts(),
         )
     };
     let fake = Fake::start_with(|_, _| Act::Usual, Some(config.clone()));
     assert!(matches!(
         send(&starttls(fake.port, &pem), MAIL),
-        Attempt::Sent { .. }
+        SendOutcome::Sent { .. }
     ));
     let hellos = fake
         .lines()
@@ -285,7 +295,9 @@ fn nothing_said_before_tls_counts_after_it() {
     };
     let fake = Fake::start_with(injected, Some(config.clone()));
     let attempt = send(&starttls(fake.port, &pem), MAIL);
-    assert!(matches!(&attempt, Attempt::Again { reply } if reply.contains("nothing asked for")));
+    assert!(
+        matches!(&attempt, SendOutcome::TemporaryFailure { reply } if reply.contains("nothing asked for"))
+    );
     assert!(fake.heard().is_empty());
     for refusal in ["454 no TLS now\r\n", "250 ok\r\n", "502 what\r\n"] {
         let refuses = move |step, _| match step {
@@ -294,7 +306,10 @@ fn nothing_said_before_tls_counts_after_it() {
         };
         let fake = Fake::start_with(refuses, Some(config.clone()));
         let attempt = send(&starttls(fake.port, &pem), MAIL);
-        assert!(matches!(attempt, Attempt::Again { .. }), "{attempt:?}");
+        assert!(
+            matches!(attempt, SendOutcome::TemporaryFailure { .. }),
+            "{attempt:?}"
+        );
         assert!(fake.heard().is_empty(), "nothing goes in the open instead");
     }
 }
@@ -305,9 +320,10 @@ fn a_certificate_of_another_or_of_nobody_is_not_believed() {
     let (_, _, unknown) = certificate("127.0.0.1");
     for (config, pem) in [(as_other, Some(other.as_str())), (unknown, None)] {
         let fake = Fake::start_with(|_, _| Act::Usual, Some(config));
-        let list = vec![relay_with(fake.port, Security::StartTls, pem)];
+        let list = vec![relay_with(fake.port, RelaySecurity::StartTls, pem)];
         let attempt = send(&relays(list, timeouts()), MAIL);
-        let told = matches!(&attempt, Attempt::Again { reply } if reply.contains("TLS"));
+        let told =
+            matches!(&attempt, SendOutcome::TemporaryFailure { reply } if reply.contains("TLS"));
         assert!(told, "{attempt:?}");
         assert!(!fake.lines().iter().any(|line| line.starts_with("MAIL")));
     }
@@ -319,33 +335,36 @@ fn tls_may_begin_with_the_first_octet() {
     let fake = Fake::start_implicit(config);
     let implicit = |pem| {
         relays(
-            vec![relay_with(fake.port, Security::Implicit, pem)],
+            vec![relay_with(fake.port, RelaySecurity::Implicit, pem)],
             timeouts(),
         )
     };
     assert!(matches!(
         send(&implicit(Some(&pem)), MAIL),
-        Attempt::Sent { .. }
+        SendOutcome::Sent { .. }
     ));
     assert_eq!(fake.taken()[0].bytes, MAIL);
     assert!(!fake.lines().contains(&"STARTTLS".to_owned()));
     let attempt = send(&implicit(None), MAIL);
     assert!(
-        matches!(&attempt, Attempt::Again { reply } if reply.contains("TLS")),
+        matches!(&attempt, SendOutcome::TemporaryFailure { reply } if reply.contains("TLS")),
         "{attempt:?}"
     );
     let plain = Fake::start(|_, _| Act::Usual);
-    let list = vec![relay_with(plain.port, Security::Implicit, Some(&pem))];
+    let list = vec![relay_with(plain.port, RelaySecurity::Implicit, Some(&pem))];
     let attempt = send(&relays(list, timeouts()), MAIL);
-    assert!(matches!(attempt, Attempt::Again { .. }), "{attempt:?}");
+    assert!(
+        matches!(attempt, SendOutcome::TemporaryFailure { .. }),
+        "{attempt:?}"
+    );
     assert!(plain.lines().iter().all(|line| !line.starts_with("EHLO")));
 }
 
-fn as_user(port: u16, proof: Proof) -> Relay {
+fn as_user(port: u16, proof: RelayCredentials) -> Relay {
     Relay {
-        login: Some(Login {
+        login: Some(RelayLogin {
             user: "us".to_owned(),
-            proof,
+            credentials: proof,
         }),
         ..relay(port)
     }
@@ -353,7 +372,7 @@ fn as_user(port: u16, proof: Proof) -> Relay {
 
 #[test]
 fn we_say_who_we_are_in_three_ways() {
-    let password = |mechanism| Proof::Password {
+    let password = |mechanism| RelayCredentials::Password {
         password: "hunter2".to_owned(),
         mechanisms: vec![mechanism],
     };
@@ -362,38 +381,41 @@ fn we_say_who_we_are_in_three_ways() {
     std::fs::write(&file, "first\n").unwrap();
     for (proof, lines) in [
         (
-            password(Mechanism::Plain),
+            password(PasswordMechanism::Plain),
             vec!["AUTH PLAIN AHVzAGh1bnRlcjI="],
         ),
         (
-            password(Mechanism::Login),
+            password(PasswordMechanism::Login),
             vec!["AUTH LOGIN", "dXM=", "aHVudGVyMg=="],
         ),
         (
-            Proof::Token(file.clone()),
+            RelayCredentials::Token(file.clone()),
             vec!["AUTH XOAUTH2 dXNlcj11cwFhdXRoPUJlYXJlciBmaXJzdAEB"],
         ),
     ] {
         let fake = Fake::start(|_, _| Act::Usual);
         let ours = relays(vec![as_user(fake.port, proof)], timeouts());
-        assert!(matches!(send(&ours, MAIL), Attempt::Sent { .. }));
+        assert!(matches!(send(&ours, MAIL), SendOutcome::Sent { .. }));
         let said: Vec<_> = fake.lines().into_iter().skip(1).take(lines.len()).collect();
         assert_eq!(said, lines);
     }
     // A token is read anew for each connection.
     std::fs::write(&file, "second\n").unwrap();
     let fake = Fake::start(|_, _| Act::Usual);
-    let ours = relays(vec![as_user(fake.port, Proof::Token(file))], timeouts());
-    assert!(matches!(send(&ours, MAIL), Attempt::Sent { .. }));
+    let ours = relays(
+        vec![as_user(fake.port, RelayCredentials::Token(file))],
+        timeouts(),
+    );
+    assert!(matches!(send(&ours, MAIL), SendOutcome::Sent { .. }));
     let line = "AUTH XOAUTH2 dXNlcj11cwFhdXRoPUJlYXJlciBzZWNvbmQBAQ==";
     assert_eq!(fake.lines()[1], line);
 }
 
 #[test]
 fn a_refused_login_is_the_relay_s_trouble_and_shows_no_password() {
-    let proof = Proof::Password {
+    let proof = RelayCredentials::Password {
         password: "hunter2".to_owned(),
-        mechanisms: vec![Mechanism::Plain],
+        mechanisms: vec![PasswordMechanism::Plain],
     };
     for (echo, told) in [
         (
@@ -408,11 +430,11 @@ fn a_refused_login_is_the_relay_s_trouble_and_shows_no_password() {
         });
         let ours = relays(vec![as_user(fake.port, proof.clone())], timeouts());
         let attempt = send(&ours, MAIL);
-        let Attempt::Again { reply } = attempt else {
+        let SendOutcome::TemporaryFailure { reply } = attempt else {
             panic!("{attempt:?}");
         };
         assert!(reply.ends_with(told), "{reply}");
-        assert!(ours.aside_until(std::time::Instant::now()).is_some());
+        assert!(ours.available_at(std::time::Instant::now()).is_some());
     }
 }
 
@@ -434,14 +456,13 @@ fn what_a_relay_cannot_carry_is_not_given_to_it() {
         (MAIL, "caf\u{e9}@example.com", "SMTPUTF8"),
     ] {
         let attempt = send_to(&ours, mail, to);
-        let told =
-            matches!(&attempt, Attempt::Never { code: None, reply } if reply.contains(words));
+        let told = matches!(&attempt, SendOutcome::PermanentFailure { code: None, reply } if reply.contains(words));
         assert!(told, "{attempt:?}");
     }
     // A domain has a form in ASCII.
     assert!(matches!(
         send_to(&ours, MAIL, "ann@b\u{fc}cher.example"),
-        Attempt::Sent { .. }
+        SendOutcome::Sent { .. }
     ));
     assert_eq!(fake.taken()[0].to, "RCPT TO:<ann@xn--bcher-kva.example>");
 }

@@ -20,15 +20,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use postern::clock;
 use postern::mail::address::Address;
-use postern::mail::outgoing::JobId;
+use postern::mail::job_id::JobId;
+use postern::outbound::dkim::DkimSigningKey;
 use postern::outbound::metrics::Metrics;
-use postern::outbound::rate::Rates;
-use postern::outbound::relay::Relays;
-use postern::outbound::relay::settings::{Relay, Security, Terms, Timeouts, roots};
-use postern::outbound::sign::Signer;
-use postern::outbound::worker::{Worker, WorkerSettings};
-use postern::retry::Patience;
-use postern::store::{Enqueued, Event, Job, JobRecord, Settings, Store};
+use postern::outbound::rate::SendRates;
+use postern::outbound::relay::RelayPool;
+use postern::outbound::relay::settings::{
+    Relay, RelayPoolSettings, RelaySecurity, RelayTimeouts, client_config,
+};
+use postern::outbound::worker::{OutboundSettings, OutboundWorker};
+use postern::retry::SendSchedule;
+use postern::store::{EnqueueResult, Event, Job, JobRecord, Settings, Store};
 use prometheus_client::registry::Registry;
 use rustls::pki_types::ServerName;
 use tempfile::TempDir;
@@ -50,23 +52,23 @@ fn closed() -> (socket2::Socket, u16) {
 
 /// A relay at this port of the machine.
 fn relay(port: u16) -> Relay {
-    relay_with(port, Security::Auto, None)
+    relay_with(port, RelaySecurity::Auto, None)
 }
 
-fn relay_with(port: u16, security: Security, ca: Option<&str>) -> Relay {
+fn relay_with(port: u16, security: RelaySecurity, ca: Option<&str>) -> Relay {
     Relay {
         host: "127.0.0.1".to_owned(),
         port,
         security,
         login: None,
-        roots: roots(ca.map(str::as_bytes)).unwrap(),
-        name: ServerName::try_from("127.0.0.1").unwrap(),
+        tls_config: client_config(ca.map(str::as_bytes)).unwrap(),
+        server_name: ServerName::try_from("127.0.0.1").unwrap(),
     }
 }
 
 /// Long enough for a loaded machine, and short where a test waits for it.
-fn timeouts() -> Timeouts {
-    Timeouts {
+fn timeouts() -> RelayTimeouts {
+    RelayTimeouts {
         connect: Duration::from_secs(20),
         greeting: Duration::from_secs(20),
         command: Duration::from_secs(20),
@@ -75,37 +77,37 @@ fn timeouts() -> Timeouts {
     }
 }
 
-fn relays(list: Vec<Relay>, timeouts: Timeouts) -> Relays {
+fn relays(list: Vec<Relay>, timeouts: RelayTimeouts) -> RelayPool {
     let metrics = Arc::new(Metrics::register(&mut Registry::default()));
-    Relays::new(list, terms(timeouts), metrics)
+    RelayPool::new(list, terms(timeouts), metrics)
 }
 
 /// How the relays of a test are spoken to.
-fn terms(timeouts: Timeouts) -> Terms {
-    Terms {
-        hello: "mx.test".to_owned(),
+fn terms(timeouts: RelayTimeouts) -> RelayPoolSettings {
+    RelayPoolSettings {
+        ehlo_name: "mx.test".to_owned(),
         timeouts,
         own_domains: settings().own_domains,
-        patience: Patience {
+        schedule: SendSchedule {
             wait_first: Duration::from_secs(20),
             wait_max: Duration::from_secs(20),
-            again_max: None,
+            retries_max: None,
         },
     }
 }
 
-fn settings() -> WorkerSettings {
-    WorkerSettings {
+fn settings() -> OutboundSettings {
+    OutboundSettings {
         connections: 4,
         domain_connections: 4,
-        rates: Rates {
+        rates: SendRates {
             all: 1_000,
             domain: 1_000,
         },
-        patience: Patience {
+        schedule: SendSchedule {
             wait_first: Duration::from_millis(50),
             wait_max: Duration::from_millis(400),
-            again_max: None,
+            retries_max: None,
         },
         suppress_after: 2,
         capture: false,
@@ -154,18 +156,18 @@ struct Sending {
 }
 
 impl Sending {
-    fn start(list: Vec<Relay>, settings: WorkerSettings) -> Self {
+    fn start(list: Vec<Relay>, settings: OutboundSettings) -> Self {
         Self::start_in(TempDir::new().unwrap(), list, settings, Vec::new())
     }
 
     fn start_in(
         folder: TempDir,
         list: Vec<Relay>,
-        settings: WorkerSettings,
-        signers: Vec<Signer>,
+        settings: OutboundSettings,
+        signers: Vec<DkimSigningKey>,
     ) -> Self {
-        let terms = Terms {
-            patience: settings.patience,
+        let terms = RelayPoolSettings {
+            schedule: settings.schedule,
             ..terms(timeouts())
         };
         Self::start_with(folder, list, terms, settings, signers)
@@ -174,9 +176,9 @@ impl Sending {
     fn start_with(
         folder: TempDir,
         list: Vec<Relay>,
-        terms: Terms,
-        settings: WorkerSettings,
-        signers: Vec<Signer>,
+        terms: RelayPoolSettings,
+        settings: OutboundSettings,
+        signers: Vec<DkimSigningKey>,
     ) -> Self {
         let disk = Settings {
             free_bytes_min: 0,
@@ -185,8 +187,8 @@ impl Sending {
         let store = Store::open(disk, clock::now()).unwrap();
         let mut registry = Registry::default();
         let metrics = Arc::new(Metrics::register(&mut registry));
-        let relays = Relays::new(list, terms, Arc::clone(&metrics));
-        let worker = Worker::new(store.clone(), relays, signers.into(), settings, metrics);
+        let relays = RelayPool::new(list, terms, Arc::clone(&metrics));
+        let worker = OutboundWorker::new(store.clone(), relays, signers.into(), settings, metrics);
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(async move { worker.run(stopped).await.unwrap() });
         Self {
@@ -200,7 +202,7 @@ impl Sending {
 
     async fn enqueue(&self, job: &Job) {
         let taken = self.store.enqueue(job.clone(), mail(job), Vec::new());
-        assert_eq!(taken.await.unwrap(), Enqueued::New);
+        assert_eq!(taken.await.unwrap(), EnqueueResult::New);
     }
 
     fn record(&self, n: u8) -> JobRecord {
@@ -220,8 +222,10 @@ impl Sending {
 
     /// Waits until no job waits.
     async fn over(&self) {
-        self.until("every job is over", |store| store.outbox().waiting == 0)
-            .await;
+        self.until("every job is over", |store| {
+            store.outbox_ledger().waiting == 0
+        })
+        .await;
     }
 
     /// Whether the metrics call this relay usable.

@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use postern::clock;
-use postern::outbound::rate::Rates;
-use postern::outbound::worker::WorkerSettings;
-use postern::retry::Patience;
+use postern::outbound::rate::SendRates;
+use postern::outbound::worker::OutboundSettings;
+use postern::retry::SendSchedule;
 use postern::store::{EventKind, Fact, JobOutcome, JobState, Suppression};
 
 use super::server::{Act, Fake, Step};
@@ -147,10 +147,10 @@ async fn the_short_classic_tries_three_times_more() {
         Step::Rcpt => say("450 later\r\n"),
         _ => Act::Usual,
     });
-    let classic = WorkerSettings {
-        patience: Patience {
-            again_max: Some(3),
-            ..settings().patience
+    let classic = OutboundSettings {
+        schedule: SendSchedule {
+            retries_max: Some(3),
+            ..settings().schedule
         },
         ..settings()
     };
@@ -199,11 +199,11 @@ async fn a_relay_that_comes_back_gets_everything_once() {
         Step::Greeting if !*up.lock().unwrap() => say("554 closed\r\n"),
         _ => Act::Usual,
     });
-    let unhurried = WorkerSettings {
-        patience: Patience {
+    let unhurried = OutboundSettings {
+        schedule: SendSchedule {
             wait_first: Duration::from_secs(1),
             wait_max: Duration::from_secs(4),
-            again_max: None,
+            retries_max: None,
         },
         ..settings()
     };
@@ -218,7 +218,7 @@ async fn a_relay_that_comes_back_gets_everything_once() {
     assert!(tries < 10, "{tries} connections to a relay that wants none");
     *is_up.lock().unwrap() = true;
     sending.over().await;
-    assert_eq!(sending.store.outbox().sent, 40);
+    assert_eq!(sending.store.outbox_ledger().sent, 40);
     let mut names: Vec<_> = fake.taken().into_iter().map(|mail| mail.to).collect();
     names.sort();
     names.dedup();
@@ -254,7 +254,7 @@ async fn connections_are_bounded_in_all_and_to_one_domain() {
         Step::End => Act::Drip("250 ok\r\n".to_owned()),
         _ => Act::Usual,
     });
-    let two = WorkerSettings {
+    let two = OutboundSettings {
         connections: 3,
         domain_connections: 2,
         ..settings()
@@ -279,8 +279,8 @@ async fn connections_are_bounded_in_all_and_to_one_domain() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pace_holds_one_domain_and_not_another() {
     let fake = Fake::start(|_, _| Act::Usual);
-    let slow = WorkerSettings {
-        rates: Rates {
+    let slow = OutboundSettings {
+        rates: SendRates {
             all: 1_000,
             domain: 1,
         },
@@ -348,7 +348,7 @@ async fn nothing_goes_to_ourselves_nor_to_who_does_not_get_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_captured_is_not_sent() {
-    let capture = WorkerSettings {
+    let capture = OutboundSettings {
         capture: true,
         ..settings()
     };
@@ -357,7 +357,7 @@ async fn what_is_captured_is_not_sent() {
         sending.enqueue(&job(n, "ann@example.com")).await;
     }
     sending.over().await;
-    assert_eq!(sending.store.outbox().captured, 20);
+    assert_eq!(sending.store.outbox_ledger().captured, 20);
     assert_eq!(sending.record(7).state, JobState::Captured);
     assert!(sending.store.job_mail(job(7, "x@y").id).is_ok());
     assert!(sending.events().is_empty());
@@ -428,11 +428,11 @@ async fn what_is_called_back_is_not_sent() {
         (Step::Rcpt, 0) => say("451 later\r\n"),
         _ => Act::Usual,
     });
-    let slow = WorkerSettings {
-        patience: Patience {
+    let slow = OutboundSettings {
+        schedule: SendSchedule {
             wait_first: Duration::from_secs(3_600),
             wait_max: Duration::from_secs(3_600),
-            again_max: None,
+            retries_max: None,
         },
         ..settings()
     };

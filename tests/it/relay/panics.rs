@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use postern::outbound::relay::settings::{Terms, Timeouts};
+use postern::outbound::relay::settings::{RelayPoolSettings, RelayTimeouts};
 use postern::store::{EventKind, JobState};
 use tempfile::TempDir;
 use tracing::field::{Field, Visit};
@@ -35,12 +35,12 @@ fn assert_parked(sending: &Sending, n: u8) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_while_it_is_sent_parks_the_job() {
     let fake = Fake::start(|_, _| Act::Usual);
-    let endless = Timeouts {
+    let endless = RelayTimeouts {
         attempt: Duration::MAX,
         ..timeouts()
     };
     let (folder, list) = (TempDir::new().unwrap(), vec![relay(fake.port)]);
-    let terms: Terms = terms(endless);
+    let terms: RelayPoolSettings = terms(endless);
     let sending = Sending::start_with(folder, list, terms, settings(), Vec::new());
     for n in 1..=9 {
         sending.enqueue(&job(n, "ann@example.com")).await;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use postern::outbound::relay::settings::Security;
+use postern::outbound::relay::settings::RelaySecurity;
 use postern::store::JobState;
 
 use super::server::{Act, Fake, Step, certificate};
@@ -31,7 +31,7 @@ async fn mail_goes_through_a_real_postfix_with_starttls() {
              smtpd_tls_security_level = encrypt\nsmtpd_tls_loglevel = 1\n"
         ),
     );
-    let tls = relay_with(postfix.port(), Security::StartTls, Some(&pem));
+    let tls = relay_with(postfix.port(), RelaySecurity::StartTls, Some(&pem));
     let sending = Sending::start(vec![tls], settings());
     for n in 1..=20 {
         sending.enqueue(&job(n, &format!("ann{n}@sink.test"))).await;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern::outbound::metrics::Metrics;
-use postern::outbound::relay::Relays;
-use postern::outbound::worker::{Worker, WorkerSettings};
+use postern::outbound::relay::RelayPool;
+use postern::outbound::worker::{OutboundSettings, OutboundWorker};
 use postern::store::JobState;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
@@ -43,7 +43,7 @@ async fn with_a_log_of_its_own() {
         (Step::End, 0) => Act::Drip("250 it took its time\r\n".to_owned()),
         _ => Act::Usual,
     });
-    let hasty = WorkerSettings {
+    let hasty = OutboundSettings {
         grace: Duration::ZERO,
         ..settings()
     };
@@ -62,8 +62,8 @@ async fn with_a_log_of_its_own() {
     );
     let metrics = Arc::new(Metrics::register(&mut Registry::default()));
     let relays = vec![relay(fake.port)];
-    let relays = Relays::new(relays, terms(timeouts()), Arc::clone(&metrics));
-    let worker = Worker::new(
+    let relays = RelayPool::new(relays, terms(timeouts()), Arc::clone(&metrics));
+    let worker = OutboundWorker::new(
         store.clone(),
         relays,
         Vec::new().into(),
@@ -73,7 +73,7 @@ async fn with_a_log_of_its_own() {
     let (stop, stopped) = watch::channel(false);
     let task = tokio::spawn(async move { worker.run(stopped).await.unwrap() });
     for _ in 0..1_200 {
-        if store.outbox().waiting == 0 {
+        if store.outbox_ledger().waiting == 0 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

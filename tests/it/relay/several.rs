@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use postern::outbound::relay::settings::Terms;
-use postern::retry::Patience;
+use postern::outbound::relay::settings::RelayPoolSettings;
+use postern::retry::SendSchedule;
 use postern::store::{EventKind, JobState};
 use tempfile::TempDir;
 
@@ -40,13 +40,13 @@ fn count(fake: &Fake, command: &str) -> usize {
 /// Who is set aside stays so for all of a test.
 fn patient(relays: &[&Fake]) -> Sending {
     let wait = Duration::from_secs(300);
-    let patience = Patience {
+    let patience = SendSchedule {
         wait_first: wait,
         wait_max: wait,
-        again_max: None,
+        retries_max: None,
     };
-    let terms = Terms {
-        patience,
+    let terms = RelayPoolSettings {
+        schedule: patience,
         ..terms(timeouts())
     };
     let list = relays.iter().map(|fake| relay(fake.port)).collect();
@@ -251,18 +251,18 @@ async fn the_last_that_is_well_is_not_set_aside() {
     let bad = refusing(Step::Mail, "451 4.3.0 queue full\r\n");
     let (_held, closed) = super::closed();
     let list = vec![relay(closed), relay(bad.port)];
-    let quick = Patience {
-        again_max: Some(8),
+    let quick = SendSchedule {
+        retries_max: Some(8),
         wait_max: Duration::from_millis(50),
-        ..settings().patience
+        ..settings().schedule
     };
-    let settings = super::WorkerSettings {
-        patience: quick,
+    let settings = super::OutboundSettings {
+        schedule: quick,
         ..settings()
     };
-    let terms = Terms {
-        patience: Patience {
-            again_max: None,
+    let terms = RelayPoolSettings {
+        schedule: SendSchedule {
+            retries_max: None,
             wait_first: Duration::from_secs(300),
             wait_max: Duration::from_secs(300),
         },

@@ -1,7 +1,7 @@
 //! Outgoing mail signed with DKIM, and what dkimpy says of it.
 
 use postern::mail::address::Domain;
-use postern::outbound::sign::{Signer, fields};
+use postern::outbound::dkim::{DkimSigningKey, signature_fields};
 use serde_json::json;
 
 use super::server::{Act, Fake};
@@ -11,12 +11,12 @@ use crate::auth::{keys, python};
 const ED25519: &str = "ed._domainkey.example.com";
 const RSA: &str = "rsa._domainkey.example.com";
 
-fn signer(selector: &str, pem: &str) -> Signer {
-    Signer::new(Domain::parse("example.com").unwrap(), selector, pem).unwrap()
+fn signer(selector: &str, pem: &str) -> DkimSigningKey {
+    DkimSigningKey::new(Domain::parse("example.com").unwrap(), selector, pem).unwrap()
 }
 
 /// An Ed25519 key, and the record of its public half.
-fn ed25519() -> (Signer, String) {
+fn ed25519() -> (DkimSigningKey, String) {
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     let public = data_encoding::BASE64.encode(key.public_key_raw());
     let record = format!("v=DKIM1; k=ed25519; p={public}");
@@ -48,7 +48,7 @@ fn dkimpy_verifies_the_signatures_of_both_kinds() {
         let mail = format!("{head}\r\n{body}");
         for (signer, name, record) in [(&ed, ED25519, &ed_record), (&rsa, RSA, &keys().rsa.record)]
         {
-            let field = signer.field(mail.as_bytes()).unwrap();
+            let field = signer.signature_field(mail.as_bytes()).unwrap();
             assert!(field.ends_with("\r\n") && field.lines().all(|line| line.len() <= 998));
             let signed = format!("{field}{mail}");
             assert!(holds(signed.as_bytes(), name, record), "{signed}");
@@ -89,10 +89,13 @@ async fn a_job_leaves_with_the_signatures_of_all_keys() {
 
 #[test]
 fn no_key_signs_nothing_and_bad_keys_are_refused() {
-    assert_eq!(fields(&[], b"From: a@b.example\r\n\r\n").unwrap(), "");
+    assert_eq!(
+        signature_fields(&[], b"From: a@b.example\r\n\r\n").unwrap(),
+        ""
+    );
     let domain = Domain::parse("example.com").unwrap();
     for (selector, pem) in [("s", keys().weak.private.as_str()), ("s", "x"), ("a b", "")] {
-        assert!(Signer::new(domain.clone(), selector, pem).is_err());
+        assert!(DkimSigningKey::new(domain.clone(), selector, pem).is_err());
     }
     let (signer, _) = ed25519();
     for (from, aligned) in [

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
-use postern::outbound::relay::settings::{Login, Mechanism, Proof, Relay};
+use postern::outbound::relay::settings::{PasswordMechanism, Relay, RelayCredentials, RelayLogin};
 use postern::store::JobState;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -81,11 +81,11 @@ async fn a_relay_that_repeats_secrets_has_them_told_nobody() {
             (true, 0) => Act::Say(telling(code)),
             _ => Act::Usual,
         });
-        let login = Login {
+        let login = RelayLogin {
             user: "us".to_owned(),
-            proof: Proof::Password {
+            credentials: RelayCredentials::Password {
                 password: "hunter2".to_owned(),
-                mechanisms: vec![Mechanism::Plain],
+                mechanisms: vec![PasswordMechanism::Plain],
             },
         };
         let list = vec![Relay {

@@ -1,8 +1,8 @@
 //! What is told of mail that comes in, each thing once, what is known again, and our own mail come back.
 
 use postern::clock::Timestamp;
-use postern::mail::outgoing::loop_mark;
-use postern::store::{EventId, EventKind, Fact, Talk};
+use postern::mail::job_id::loop_mark;
+use postern::store::{ConversationKey, EventId, EventKind, Fact};
 
 use super::{bench, domain, from, id_of, keys, talk, told};
 use crate::bench::{THREAD, mail, mailbox, token};
@@ -56,7 +56,7 @@ async fn each_thing_that_happens_to_a_mail_is_told_once() {
     let thread = Some("thread-1");
     assert_eq!(ours.collect::<Vec<_>>(), [thread, thread, thread, None]);
     // Nobody vouches for it: anyone may have written it, so it is never sent to her as hers.
-    assert_eq!(bench.store.said(&talk("thread-1"), false), None);
+    assert_eq!(bench.store.last_message(&talk("thread-1"), false), None);
     bench.stop().await;
 }
 
@@ -88,7 +88,7 @@ async fn what_we_said_is_known_again_in_any_language() {
     let bench = bench(&fake).await;
     let ours = "The parcel left our house on Monday at nine.\n\
         It will be with you by Thursday evening.\nDo you want it left with a neighbour?";
-    let said = postern::store::Said {
+    let said = postern::store::LastMessage {
         by_us: true,
         name: None,
         at: Timestamp::default(),
@@ -110,14 +110,14 @@ async fn what_we_said_is_known_again_in_any_language() {
     assert!(text.starts_with("Yes please."), "{text}");
     assert!(!text.contains("neighbour"), "{text}");
     assert!(body["quotedText"].as_str().unwrap().contains("neighbour"));
-    let theirs = bench.store.said(&talk, false).unwrap();
+    let theirs = bench.store.last_message(&talk, false).unwrap();
     assert_eq!(theirs.text, text);
     assert_eq!(theirs.name.as_deref(), Some("Ann Other"));
-    assert_eq!(bench.store.said(&talk, true).unwrap().text, ours);
-    let elsewhere = Talk {
+    assert_eq!(bench.store.last_message(&talk, true).unwrap().text, ours);
+    let elsewhere = ConversationKey {
         route: "another".to_owned(),
         ..talk
     };
-    assert_eq!(bench.store.said(&elsewhere, true), None);
+    assert_eq!(bench.store.last_message(&elsewhere, true), None);
     bench.stop().await;
 }

@@ -6,11 +6,12 @@ mod notices;
 use bytes::Bytes;
 use postern::clock;
 use postern::mail::address::{Address, Domain};
-use postern::mail::envelope::Target;
-use postern::mail::outgoing::{JobId, message_id, return_path};
+use postern::mail::envelope::RecipientTarget;
+use postern::mail::job_id::{JobId, message_id, return_path};
 use postern::mail::token::KeyRing;
 use postern::store::{
-    Enqueued, Event, EventId, EventKind, Fact, Job, JobOutcome, JobState, Store, Talk,
+    ConversationKey, EnqueueResult, Event, EventId, EventKind, Fact, Job, JobOutcome, JobState,
+    Store,
 };
 
 use crate::bench::{Bench, DAY, THREAD, envelope};
@@ -87,17 +88,17 @@ async fn begun_as(store: &Store, id: JobId, n: u8, to: &str) {
     };
     let bytes = Bytes::from_static(b"Subject: Your order\r\n\r\nIt is on its way.\r\n");
     let taken = store.enqueue(job, bytes, Vec::new()).await.unwrap();
-    assert_eq!(taken, Enqueued::New);
+    assert_eq!(taken, EnqueueResult::New);
     let (job, at) = (id, clock::now());
     store.record(vec![Fact::Begun { job, at }]).await.unwrap();
 }
 
 /// A mail from nobody.
-async fn came(bench: &Bench, target: Target, mail: &str) {
+async fn came(bench: &Bench, target: RecipientTarget, mail: &str) {
     from(bench, None, target, mail).await;
 }
 
-async fn from(bench: &Bench, sender: Option<&str>, target: Target, mail: &str) {
+async fn from(bench: &Bench, sender: Option<&str>, target: RecipientTarget, mail: &str) {
     let envelope = envelope(sender, vec![target], clock::now());
     let bytes = mail.replace('\n', "\r\n").replace("\r\r", "\r");
     bench.store.accept(envelope, bytes.into()).await.unwrap();
@@ -202,8 +203,8 @@ fn told(store: &Store, kind: EventKind) -> Vec<Event> {
     all.filter(|event| event.kind == kind).collect()
 }
 
-fn talk(thread: &str) -> Talk {
-    Talk {
+fn talk(thread: &str) -> ConversationKey {
+    ConversationKey {
         route: "default".to_owned(),
         thread_id: thread.to_owned(),
         with: "ann@example.com".to_owned(),

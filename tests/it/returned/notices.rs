@@ -2,8 +2,8 @@
 
 use postern::clock;
 use postern::mail::address::Address;
-use postern::mail::envelope::Target;
-use postern::mail::outgoing::{copy_of, return_path};
+use postern::mail::envelope::RecipientTarget;
+use postern::mail::job_id::{copy_of, return_path};
 use postern::store::{Delivery, EventKind, Fact, JobOutcome, JobState};
 
 use super::{
@@ -23,7 +23,7 @@ async fn a_notice_to_a_return_path_marks_the_job_and_blames_the_address() {
             false => notice(TO, "failed", "5.1.1", "<other@far.example>"),
             true => old_notice(TO, "<other@far.example>"),
         };
-        came(&bench, Target::Return(job_id(1)), &text).await;
+        came(&bench, RecipientTarget::Return(job_id(1)), &text).await;
         assert_eq!(bench.fates(), [0, 0, 1], "{:?}", bench.reasons());
         assert_eq!(bench.store.ledger().dropped["bounce"], 1);
         assert!(fake.seen().is_empty());
@@ -153,7 +153,7 @@ async fn a_flood_of_notices_about_one_job_counts_once() {
     for n in 0..100 {
         // Half of them by another way, in another lane.
         let target = if n % 2 == 0 {
-            Target::Return(job_id(1))
+            RecipientTarget::Return(job_id(1))
         } else {
             mailbox()
         };
@@ -166,7 +166,7 @@ async fn a_flood_of_notices_about_one_job_counts_once() {
     assert_eq!(told(&bench.store, EventKind::OutboundBounced).len(), 1);
     assert!(blamed(&bench.store, TO).is_none_or(|bounces| bounces == 1));
     let before = blamed(&bench.store, TO).unwrap_or_default();
-    came(&bench, Target::Return(job_id(2)), &text(2)).await;
+    came(&bench, RecipientTarget::Return(job_id(2)), &text(2)).await;
     assert_eq!(blamed(&bench.store, TO), Some(before + 1), "another job");
     let history = bench.store.job(job_id(1)).unwrap().history;
     assert_eq!(history.iter().filter(|t| t.what == "bounced").count(), 1);
@@ -185,7 +185,7 @@ async fn only_what_the_address_is_to_blame_for_blames_it() {
         sent(&bench.store, n, TO).await;
         let text = notice(TO, action, status, &id_of(n));
         let text = text.replace("Recipient address rejected: User unknown", words);
-        came(&bench, Target::Return(job_id(n)), &text).await;
+        came(&bench, RecipientTarget::Return(job_id(n)), &text).await;
         assert!(is_bounced(&bench.store, n), "{status}");
         assert_eq!(blamed(&bench.store, TO), None, "{status}");
     }
@@ -212,7 +212,7 @@ async fn a_person_may_not_be_overruled_on_the_list() {
     let fact = Fact::Suppressed(by_hand.clone());
     bench.store.record(vec![fact]).await.unwrap();
     let text = notice(TO, "failed", "5.1.1", &id_of(1));
-    came(&bench, Target::Return(job_id(1)), &text).await;
+    came(&bench, RecipientTarget::Return(job_id(1)), &text).await;
     assert!(is_bounced(&bench.store, 1));
     let address = Address::parse(TO).unwrap();
     assert_eq!(bench.store.suppression(&address, now), Some(by_hand));
@@ -235,10 +235,10 @@ async fn a_delay_is_noted_and_a_receipt_is_not() {
             "try again later",
         );
     for _ in 0..20 {
-        came(&bench, Target::Return(job_id(1)), &delay).await;
+        came(&bench, RecipientTarget::Return(job_id(1)), &delay).await;
     }
     let arrived = notice(TO, "delivered", "2.0.0", &id_of(1)).replace("550", "250");
-    came(&bench, Target::Return(job_id(1)), &arrived).await;
+    came(&bench, RecipientTarget::Return(job_id(1)), &arrived).await;
     let record = bench.store.job(job_id(1)).unwrap();
     assert_eq!(record.state, JobState::Sent);
     let delays = record.history.iter().filter(|t| t.what == "delayed");
@@ -247,7 +247,7 @@ async fn a_delay_is_noted_and_a_receipt_is_not() {
     assert_eq!(blamed(&bench.store, TO), None);
     assert_eq!(bench.store.ledger().dropped["delay_notice"], 20);
     let last = notice(TO, "failed", "5.1.1", &id_of(1));
-    came(&bench, Target::Return(job_id(1)), &last).await;
+    came(&bench, RecipientTarget::Return(job_id(1)), &last).await;
     assert!(is_bounced(&bench.store, 1), "it was given up after all");
     bench.stop().await;
 }
@@ -258,7 +258,7 @@ async fn a_notice_quicker_than_our_own_note_waits_for_it() {
     let bench = bench(&fake).await;
     begun(&bench.store, 1, TO).await;
     let text = notice(TO, "failed", "5.1.1", &id_of(1)).replace('\n', "\r\n");
-    let envelope = envelope(None, vec![Target::Return(job_id(1))], clock::now());
+    let envelope = envelope(None, vec![RecipientTarget::Return(job_id(1))], clock::now());
     bench.store.accept(envelope, text.into()).await.unwrap();
     let deferred = "postern_delivery_fates_total{route=\"default\",fate=\"deferred\"}";
     let counted = || {
@@ -286,7 +286,7 @@ async fn what_no_job_is_known_for_is_dropped_and_changes_nothing() {
     ended(&bench.store, 1, JobOutcome::Captured).await;
     for n in [1, 9] {
         let text = notice(TO, "failed", "5.1.1", &id_of(n));
-        came(&bench, Target::Return(job_id(n)), &text).await;
+        came(&bench, RecipientTarget::Return(job_id(n)), &text).await;
     }
     assert_eq!(bench.store.ledger().dropped["bounce"], 2);
     assert_eq!(state(&bench.store, 1), JobState::Captured);
@@ -300,7 +300,7 @@ async fn what_is_no_notice_is_never_posted_from_a_return_path() {
     let fake = Fake::start(|_, _| Play::Good).await;
     let bench = bench(&fake).await;
     sent(&bench.store, 1, "ann@example.com").await;
-    let here = || Target::Return(job_id(1));
+    let here = || RecipientTarget::Return(job_id(1));
     let away = mail(1, "I am away.")
         .replace("Subject:", "Auto-Submitted: auto-replied\r\nSubject:")
         .replace("Where is", "Out of office: where is");
@@ -338,7 +338,7 @@ async fn what_is_no_notice_is_never_posted_from_a_return_path() {
 
 async fn release(bench: &Bench, parked: &Delivery) {
     let (delivery, at) = (parked.id, clock::now());
-    let step = postern::store::Step::Approved;
+    let step = postern::store::DeliveryStep::Approved;
     let facts = vec![
         Fact::Advanced { delivery, step },
         Fact::Released { delivery, at },

@@ -7,12 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use postern::clock::Timestamp;
 use postern::mail::address::Address;
-use postern::mail::envelope::{Door, Envelope, Peer, Recipient, Target};
+use postern::mail::envelope::{Door, Envelope, Peer, Recipient, RecipientTarget};
 use postern::mail::fingerprint::Fingerprint;
 use postern::mail::token::ThreadKey;
 use postern::store::{
-    Delivery, DeliveryId, Fact, Ledger, MailId, Mapping, Outcome, ReadError, RecordError, Settings,
-    Store,
+    Delivery, DeliveryId, DeliveryOutcome, Fact, Ledger, MailId, Mapping, ReadError, RecordError,
+    Settings, Store,
 };
 use prometheus_client::registry::Registry;
 
@@ -39,7 +39,7 @@ fn envelope() -> Envelope {
         recipients: vec![Recipient {
             address: Address::parse("box@us.example").unwrap(),
             route: "us".to_owned(),
-            target: Target::Mailbox("box".to_owned()),
+            target: RecipientTarget::Mailbox("box".to_owned()),
         }],
         peer: Peer {
             door: Door::Lmtp,
@@ -75,7 +75,7 @@ fn mapping(n: u32) -> Mapping {
     }
 }
 
-fn settled(mail: MailId, outcome: Outcome) -> Fact {
+fn settled(mail: MailId, outcome: DeliveryOutcome) -> Fact {
     let mut fingerprint = [0; 16];
     fingerprint[..8].copy_from_slice(&mail.0.to_le_bytes());
     Fact::Settled {
@@ -86,8 +86,8 @@ fn settled(mail: MailId, outcome: Outcome) -> Fact {
     }
 }
 
-fn delivered() -> Outcome {
-    Outcome::Delivered {
+fn delivered() -> DeliveryOutcome {
+    DeliveryOutcome::Delivered {
         thread_id: "t".to_owned(),
         message_id: "m".to_owned(),
     }
@@ -166,11 +166,11 @@ async fn the_worker_walks_in_order_and_is_woken() {
     for _ in 0..5 {
         mails.push(store.accept(envelope(), mail(10)).await.unwrap().0);
     }
-    store.arrival().await;
+    store.mail_arrived().await;
     let first = store.waiting(None, 2);
     assert_eq!(ids(&first), mails[..2]);
     assert_eq!(ids(&store.waiting(Some(first[1].id), 9)), mails[2..]);
-    let parked = Outcome::Parked {
+    let parked = DeliveryOutcome::Parked {
         reason: "why".to_owned(),
     };
     store
@@ -187,14 +187,14 @@ async fn the_worker_walks_in_order_and_is_woken() {
         .record(vec![Fact::Released { delivery, at: NOW }])
         .await
         .unwrap();
-    store.arrival().await;
+    store.mail_arrived().await;
     assert_eq!(ids(&store.waiting(None, 9)), mails);
     store
         .record(vec![settled(MailId(mails[0]), delivered())])
         .await
         .unwrap();
     // A second end of the same delivery means nothing.
-    let dropped = Outcome::Dropped {
+    let dropped = DeliveryOutcome::Dropped {
         rule: "loop".to_owned(),
     };
     store
@@ -235,7 +235,7 @@ async fn what_is_remembered_is_found_in_its_window_only() {
         .unwrap();
     let mut name = [0; 16];
     name[..8].copy_from_slice(&id.0.to_le_bytes());
-    let seen = |now| store.seen(Fingerprint(name), now);
+    let seen = |now| store.find_duplicate(Fingerprint(name), now);
     assert!(seen(NOW.plus(29 * day)).is_some());
     assert_eq!(seen(NOW.plus(30 * day)), None);
     let sender = Address::parse("Person1@PEER.example").unwrap();
@@ -363,14 +363,14 @@ async fn facts_that_mean_nothing_any_more_leave_the_disk() {
     let mail = store.accept(envelope(), mail(1)).await.unwrap();
     let settled = Fact::Settled {
         delivery: format!("{mail}.0").parse().unwrap(),
-        outcome: Outcome::Dropped {
+        outcome: DeliveryOutcome::Dropped {
             rule: "loop".to_owned(),
         },
         fingerprint: None,
         at: NOW,
     };
     store.record(vec![settled]).await.unwrap();
-    assert_eq!(store.spent([1; 16]), Some([9; 16]));
+    assert_eq!(store.nonce_used([1; 16]), Some([9; 16]));
     for round in 0..400 {
         // The same ten threads again and again.
         let facts = (0..10).map(|n| {
@@ -388,7 +388,7 @@ async fn facts_that_mean_nothing_any_more_leave_the_disk() {
     let store = open(folder.path());
     assert!(store.is_revoked(token));
     assert_eq!(
-        (store.spent([1; 16]), store.spent([2; 16])),
+        (store.nonce_used([1; 16]), store.nonce_used([2; 16])),
         (None, Some([9; 16]))
     );
     assert_eq!(

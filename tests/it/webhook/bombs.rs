@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use postern::ingress::webhook::{Head, Headers};
+use postern::ingress::webhook::{Headers, WebhookHead};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
@@ -18,8 +18,8 @@ const NEVER: [u16; 3] = [400, 403, 406];
 
 fn house() -> House {
     let house = House::with(adapters(), |settings| {
-        settings.each.per_second = u32::MAX;
-        settings.all.per_second = u32::MAX;
+        settings.rate_per_source.per_second = u32::MAX;
+        settings.rate_total.per_second = u32::MAX;
     });
     house.fetch.put(CERTIFICATE_URL, kit::certificate());
     house
@@ -241,15 +241,15 @@ async fn a_body_is_not_kept_past_its_doors_bound() {
     const PIECE: usize = 1 << 20;
     let house = house();
     for adapter in adapters() {
-        let head = Head {
+        let head = WebhookHead {
             provider: Some(adapter.name()),
             headers: Headers::default(),
             peer: Some(IpAddr::from([192, 0, 2, 1])),
         };
-        let mut entry = house.doors.knock(head).unwrap();
+        let mut entry = house.doors.admit(head).unwrap();
         let mut taken = 0;
         let refused = loop {
-            match entry.take(PIECE) {
+            match entry.reserve(PIECE) {
                 Ok(()) => taken += PIECE,
                 Err(refused) => break refused,
             }

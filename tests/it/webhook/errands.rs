@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern::delivery::attachments::Files;
-use postern::ingress::webhook::{Account, Brevo};
-use postern::objects::Bounds;
+use postern::ingress::webhook::{BasicAccount, Brevo};
+use postern::objects::AttachmentLimits;
 use serde_json::json;
 
 use super::body::Body;
@@ -122,7 +122,7 @@ const FILES: &str = "https://api.brevo.com/v3/inbound/attachments/";
 fn with_brevo(fetches_files: bool) -> House {
     let brevo = Brevo {
         fetches_files,
-        ..Brevo::new(vec![Account::new("user", "pass:word")], &[])
+        ..Brevo::new(vec![BasicAccount::new("user", "pass:word")], &[])
     };
     House::new(vec![Arc::new(brevo)])
 }
@@ -145,7 +145,7 @@ fn with_files(house: &House, files: &[(&str, &str)]) -> Post {
 fn files(house: &House) -> Vec<(String, Option<&'static str>)> {
     let view = house.last().1;
     assert_eq!(view.text.as_deref().map(str::trim), Some(WORDS));
-    let told = Files::of(&view, Some(&Bounds::default())).told;
+    let told = Files::of(&view, Some(&AttachmentLimits::default())).listed;
     let told = told.into_iter();
     told.map(|file| (file.filename.unwrap(), file.skipped))
         .collect()

@@ -4,7 +4,7 @@
 use std::sync::{Arc, LazyLock};
 
 use postern::clock::Timestamp;
-use postern::ingress::webhook::{Adapter, Request};
+use postern::ingress::webhook::{Adapter, WebhookRequest};
 
 use super::body::Body;
 use super::kinds::KITS;
@@ -41,16 +41,16 @@ pub(super) fn feed(octets: &[u8]) -> bool {
 
 /// All that the doors call, in their order, and what they would not call any more.
 fn go_through(adapter: &dyn Adapter, post: &Post) -> bool {
-    let request = Request::new(post.headers(), post.body.clone(), None);
-    adapter.is_marked(&request);
+    let request = WebhookRequest::new(post.headers(), post.body.clone(), None);
+    adapter.is_recognised(&request);
     adapter.is_ping(&request);
-    let _ = adapter.certificate(&request);
+    let _ = adapter.certificate_url(&request);
     // A certificate may be anything too.
     let _ = adapter.authenticate(&request, NOW, Some(request.body()));
     let certificate = Some(CERTIFICATE.as_bytes());
     let Ok(authentic) = adapter.authenticate(&request, NOW, certificate) else {
         return false;
     };
-    let _ = adapter.once(authentic);
+    let _ = adapter.nonce(authentic);
     adapter.decode(authentic).is_ok()
 }

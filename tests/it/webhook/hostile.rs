@@ -262,8 +262,8 @@ async fn a_strangers_topic_or_certificate_is_not_even_fetched() {
 async fn a_wrong_type_anywhere_is_an_answer_and_no_panic() {
     for kit in KITS {
         let house = House::with(adapters(), |settings| {
-            settings.each.per_second = u32::MAX;
-            settings.all.per_second = u32::MAX;
+            settings.rate_per_source.per_second = u32::MAX;
+            settings.rate_total.per_second = u32::MAX;
         });
         house.fetch.put(CERTIFICATE_URL, kit::certificate());
         let mut seen = 0;
@@ -323,7 +323,7 @@ async fn a_request_that_is_cut_off_brings_nothing() {
 #[tokio::test]
 async fn what_is_too_large_encoded_or_unknown_is_told_so() {
     let house = House::with(adapters(), |settings| settings.mail_bytes_max = 100_000);
-    for name in house.doors.names() {
+    for name in house.doors.provider_names() {
         let large = Post {
             provider: Some(name),
             headers: vec![("content-length".to_owned(), b"1000000000000".to_vec())],
@@ -370,7 +370,7 @@ async fn a_crowd_of_recipients_is_bounded() {
     assert_eq!(heard.status, 422, "{heard:?}");
     let line = "dropped_total{provider=\"generic\",reason=\"unknown\"}";
     assert_eq!(house.metric(line), 4000);
-    let names = house.doors.names().collect::<Vec<_>>();
+    let names = house.doors.provider_names().collect::<Vec<_>>();
     let known = postern::ingress::webhook::NAMES;
     assert!(names.len() == known.len() && names.iter().all(|name| known.contains(name)));
 }
@@ -378,8 +378,8 @@ async fn a_crowd_of_recipients_is_bounded() {
 #[tokio::test]
 async fn who_comes_too_often_or_brings_too_much_is_asked_to_come_again() {
     let house = House::with(adapters(), |settings| {
-        settings.each.per_second = 1;
-        settings.each.burst = 3;
+        settings.rate_per_source.per_second = 1;
+        settings.rate_per_source.burst = 3;
     });
     let post = kit("generic").good(TO, house.now);
     let mut heard = Vec::new();

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use postern::http::health::Health;
 use postern::http::router::{self, App};
 use postern::http::server::{self, ServerSettings};
-use postern::ingress::webhook::{Account, Generic, Head, Headers, Mailgun, Postal, Relay, Secret};
+use postern::ingress::webhook::{
+    BasicAccount, Forwarder, Generic, Headers, Mailgun, Postal, WebhookHead, WebhookSecret,
+};
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -32,7 +34,7 @@ impl Served {
         let app = App {
             health: Health {
                 store: house.store.clone(),
-                paused: Arc::new(Vec::new),
+                paused_routes: Arc::new(Vec::new),
             },
             registry: Arc::new(Registry::default()),
             messages: None,
@@ -72,12 +74,14 @@ impl Served {
 }
 
 fn served() -> House {
-    let mut generic = Generic::new(vec![Secret::new("test-secret-0123456789abcdef-0123")]);
+    let mut generic = Generic::new(vec![WebhookSecret::new(
+        "test-secret-0123456789abcdef-0123",
+    )]);
     generic.bytes_max = 20_000;
     House::new(vec![
         Arc::new(generic),
         Arc::new(Postal::new(Vec::new())),
-        Arc::new(Relay::new(vec![Account::new("user", "pass:word")])),
+        Arc::new(Forwarder::new(vec![BasicAccount::new("user", "pass:word")])),
     ])
 }
 
@@ -113,10 +117,10 @@ async fn a_mail_comes_in_over_http() {
 
 #[tokio::test]
 async fn mailgun_alone_has_a_second_path() {
-    let secret = Secret::new("test-secret-0123456789abcdef-0123");
+    let secret = WebhookSecret::new("test-secret-0123456789abcdef-0123");
     let house = House::new(vec![
         Arc::new(Mailgun::new(vec![secret])),
-        Arc::new(Relay::new(vec![Account::new("user", "pass:word")])),
+        Arc::new(Forwarder::new(vec![BasicAccount::new("user", "pass:word")])),
     ]);
     let served = Served::new(house).await;
     let mailgun = KITS.iter().find(|kit| kit.name == "mailgun").unwrap();
@@ -233,13 +237,13 @@ async fn a_body_that_breaks_off_is_no_mail() {
 async fn who_is_slow_may_come_again() {
     let house = served();
     for (provider, status) in [("generic", 408), ("relay", 408), ("postal", 503)] {
-        let head = Head {
+        let head = WebhookHead {
             provider: Some(provider),
             headers: Headers::default(),
             peer: None,
         };
-        let mut entry = house.doors.knock(head).unwrap();
-        entry.take(100).unwrap();
+        let mut entry = house.doors.admit(head).unwrap();
+        entry.reserve(100).unwrap();
         assert_eq!(house.metric("in_flight_bytes"), 100);
         assert_eq!(entry.too_slow().status, status, "{provider}");
         assert_eq!(house.metric("in_flight_bytes"), 0);
@@ -249,7 +253,7 @@ async fn who_is_slow_may_come_again() {
 #[tokio::test]
 async fn the_source_behind_a_proxy_is_the_last_stranger() {
     let house = House::with(
-        vec![Arc::new(Relay::new(vec![Account::new(
+        vec![Arc::new(Forwarder::new(vec![BasicAccount::new(
             "user",
             "pass:word",
         )]))],

@@ -6,8 +6,9 @@ use std::sync::{Arc, LazyLock};
 use data_encoding::{BASE64, HEXLOWER};
 use postern::clock::Timestamp;
 use postern::ingress::webhook::{
-    Account, Adapter, Brevo, Generic, MailerSend, Mailgun, Mailjet, Mandrill, Postal, Postmark,
-    PublicKey, Relay, Resend, Secret, SendGrid, Ses, Signing, SparkPost, Standard,
+    Adapter, BasicAccount, Brevo, Forwarder, Generic, MailerSend, Mailgun, Mailjet, Mandrill,
+    Postal, Postmark, PublicKey, Resend, SendGrid, Ses, SparkPost, Standard, StandardSigning,
+    WebhookSecret,
 };
 use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256};
 use ring::rand::SystemRandom;
@@ -64,9 +65,14 @@ impl Kit {
 
 /// All doors, set up with the secrets of the kits and an older one.
 pub(super) fn adapters() -> Vec<Arc<dyn Adapter>> {
-    let secrets = || vec![Secret::new("an old one"), Secret::new(SECRET)];
-    let accounts = || vec![Account::new("old", "x"), Account::new("user", "pass:word")];
-    let signing = || Signing::new(["whsec_AAAA", SVIX_SECRET]).unwrap();
+    let secrets = || vec![WebhookSecret::new("an old one"), WebhookSecret::new(SECRET)];
+    let accounts = || {
+        vec![
+            BasicAccount::new("old", "x"),
+            BasicAccount::new("user", "pass:word"),
+        ]
+    };
+    let signing = || StandardSigning::new(["whsec_AAAA", SVIX_SECRET]).unwrap();
     let sendgrid = PublicKey::parse(&BASE64.encode(&spki(ECDSA.public_key_der_bits())));
     vec![
         Arc::new(Generic::new(secrets())),
@@ -81,7 +87,7 @@ pub(super) fn adapters() -> Vec<Arc<dyn Adapter>> {
         Arc::new(SparkPost::new(secrets(), Vec::new())),
         Arc::new(MailerSend::new(secrets())),
         Arc::new(Mailgun::new(secrets())),
-        Arc::new(Relay::new(accounts())),
+        Arc::new(Forwarder::new(accounts())),
         Arc::new(Postmark::new(accounts(), Vec::new())),
         Arc::new(Brevo::new(accounts(), &["bearer-token"])),
         Arc::new(Mailjet::new(accounts())),

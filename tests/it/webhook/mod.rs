@@ -38,14 +38,14 @@ use bytes::Bytes;
 use postern::clock::{self, Timestamp};
 use postern::ingress::routes::{Route, Routes};
 use postern::ingress::webhook::{
-    Adapter, ApiKey, ApiKeys, Doors, Errands, Fetch, FetchError, Head, Metrics, Parts, Secret,
-    Settings,
+    Adapter, ApiCredential, Fetch, FetchError, FetchQueue, Metrics, ProviderApiKeys, Settings,
+    WebhookHead, WebhookParts, WebhookReceiver, WebhookSecret,
 };
 use postern::mail::address::Domain;
 use postern::mail::fingerprint::Fingerprint;
 use postern::mail::token::{Format, KeyRing};
 use postern::mail::view::View;
-use postern::objects::Buckets;
+use postern::objects::ReadableBuckets;
 use postern::store::{self, Delivery, Store};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
@@ -74,7 +74,7 @@ impl Heard {
 /// Doors with a store behind them.
 struct House {
     store: Store,
-    doors: Doors,
+    doors: WebhookReceiver,
     registry: Registry,
     fetch: Arc<FakeWeb>,
     now: Timestamp,
@@ -105,20 +105,20 @@ impl House {
         let mut registry = Registry::with_prefix("postern");
         metrics.register(&mut registry);
         let fetch = Arc::new(FakeWeb::default());
-        let keys = ApiKeys {
-            resend: Some(Secret::new("re_key")),
-            brevo: Some(Secret::new("xkeysib-key")),
+        let keys = ProviderApiKeys {
+            resend: Some(WebhookSecret::new("re_key")),
+            brevo: Some(WebhookSecret::new("xkeysib-key")),
         };
-        let parts = Parts {
+        let parts = WebhookParts {
             store: store.clone(),
             routes: Arc::new(routes()),
             fetch: Arc::clone(&fetch) as Arc<dyn Fetch>,
             metrics,
-            errands: Some(Errands::open(folder.path().join("errands"), keys).unwrap()),
-            buckets: Some(Buckets::new(&settings.buckets).unwrap()),
+            deferred: Some(FetchQueue::open(folder.path().join("errands"), keys).unwrap()),
+            buckets: Some(ReadableBuckets::new(&settings.buckets).unwrap()),
         };
         Self {
-            doors: Doors::new(settings, parts),
+            doors: WebhookReceiver::new(settings, parts),
             store,
             registry,
             fetch,
@@ -179,15 +179,15 @@ impl House {
     }
 }
 
-async fn send(doors: &Doors, post: &Post, now: Timestamp) -> Heard {
-    let head = Head {
+async fn send(doors: &WebhookReceiver, post: &Post, now: Timestamp) -> Heard {
+    let head = WebhookHead {
         provider: post.provider,
         headers: post.headers(),
         peer: Some(IpAddr::from([192, 0, 2, 1])),
     };
-    let response = match doors.knock(head) {
+    let response = match doors.admit(head) {
         Err(response) => response,
-        Ok(mut entry) => match entry.take(post.body.len()) {
+        Ok(mut entry) => match entry.reserve(post.body.len()) {
             Err(response) => response,
             Ok(()) => entry.receive_at(post.body.clone(), now).await,
         },
@@ -233,14 +233,14 @@ impl Fetch for FakeWeb {
     fn get<'f>(
         &'f self,
         url: &'f str,
-        key: Option<ApiKey<'f>>,
+        key: Option<ApiCredential<'f>>,
         _: usize,
     ) -> Pin<Box<dyn Future<Output = Result<Bytes, FetchError>> + Send + 'f>> {
         Box::pin(async move {
             self.asked.lock().unwrap().push(url.to_owned());
             let is_api = url.starts_with("https://api.");
             assert_eq!(is_api, key.is_some(), "{url}");
-            let is_field = matches!(key, Some(ApiKey::Field("api-key", _)));
+            let is_field = matches!(key, Some(ApiCredential::Header("api-key", _)));
             assert_eq!(is_field, url.starts_with("https://api.brevo."), "{url}");
             let pages = self.pages.lock().unwrap();
             if self.broken.lock().unwrap().iter().any(|known| known == url) {
@@ -265,7 +265,7 @@ fn routes() -> Routes {
         mailboxes: vec!["general".to_owned()],
         catch_all: None,
         postmaster: "general".to_owned(),
-        policy: postern::auth::Policy::default(),
+        policy: postern::auth::AuthPolicy::default(),
     };
     Routes::new(vec![route], &Domain::parse("mx.example.com").unwrap()).unwrap()
 }

@@ -1,7 +1,7 @@
 //! Good requests: every provider in every mode, through the named door and by its marks alone.
 
 use postern::clock::Timestamp;
-use postern::mail::envelope::{Door, Target};
+use postern::mail::envelope::{Door, RecipientTarget};
 use serde_json::{Value, json};
 
 use super::body::Body;
@@ -36,7 +36,7 @@ async fn every_provider_brings_its_mail() {
         let (delivery, view) = house.last();
         assert_eq!(delivery.recipient.address.to_string(), to, "{what}");
         assert!(
-            matches!(delivery.recipient.target, Target::Thread(_)),
+            matches!(delivery.recipient.target, RecipientTarget::Thread(_)),
             "{what}"
         );
         let envelope = &delivery.envelope;

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use data_encoding::BASE64;
 use postern::clock::Timestamp;
 use postern::ingress::webhook::{
-    Account, Adapter, Authentic, Decoded, Generic, Headers, Incoming, Mailgun, Postmark, PublicKey,
-    Recipients, Request, Secret, SendGrid, Ses, Unproven,
+    Adapter, Authentic, AuthenticationError, BasicAccount, Decoded, Generic, Headers, IncomingMail,
+    Mailgun, Postmark, PublicKey, Recipients, SendGrid, Ses, WebhookRequest, WebhookSecret,
 };
 use postern::mail::view::View;
 use serde_json::Value;
@@ -33,17 +33,17 @@ fn shared() -> Option<PathBuf> {
 }
 
 /// The request NAME.body with the header fields of META.meta.json, and one more.
-fn request(folder: &Path, name: &str, meta: &str, more: (&str, &str)) -> Request {
+fn request(folder: &Path, name: &str, meta: &str, more: (&str, &str)) -> WebhookRequest {
     let body = fs::read(folder.join(format!("{name}.body"))).unwrap();
     let meta = fs::read(folder.join(format!("{meta}.meta.json"))).unwrap();
     let meta: Value = serde_json::from_slice(&meta).unwrap();
     let headers = meta["headers"].as_object().unwrap().iter();
     let headers = headers.map(|(name, value)| (name.as_str(), value.as_str().unwrap().as_bytes()));
     let headers = Headers::new(headers.chain([(more.0, more.1.as_bytes())]));
-    Request::new(headers, body.into(), None)
+    WebhookRequest::new(headers, body.into(), None)
 }
 
-fn only(adapter: &dyn Adapter, authentic: Authentic<'_>) -> Incoming {
+fn only(adapter: &dyn Adapter, authentic: Authentic<'_>) -> IncomingMail {
     match adapter.decode(authentic).unwrap() {
         Decoded::Mails(mails) => mails.into_iter().next().unwrap(),
         other => panic!("no mail: {other:?}"),
@@ -62,10 +62,10 @@ fn our_own_scheme_has_the_vector_of_its_description() {
             ("x-webhook-timestamp", timestamp.as_bytes()),
             ("x-webhook-signature", mac.as_bytes()),
         ]);
-        let request = Request::new(headers, Bytes::from_static(body), None);
-        let door = Generic::new(vec![Secret::new("test-secret-0123456789abcdef")]);
+        let request = WebhookRequest::new(headers, Bytes::from_static(body), None);
+        let door = Generic::new(vec![WebhookSecret::new("test-secret-0123456789abcdef")]);
         let authentic = door.authenticate(&request, now, None)?;
-        Ok::<_, Unproven>(only(&door, authentic))
+        Ok::<_, AuthenticationError>(only(&door, authentic))
     };
     let mac = "1790b4690e8cc3b21536408a074755c933b8af0411441d09cd4c444036946c7c";
     let mail = told("1700000000000", mac, at(1_700_000_000)).unwrap();
@@ -74,7 +74,7 @@ fn our_own_scheme_has_the_vector_of_its_description() {
     assert_eq!(mail.recipients, Recipients::Envelope(to));
     let seconds = "6c1c17085a5d878c5b4eb262d99f2b5620946a745bbd8709a4cdffef4eb30a4b";
     let refused = told("1700000000", seconds, at(1_700_000_000));
-    assert_eq!(refused.unwrap_err(), Unproven::Seconds);
+    assert_eq!(refused.unwrap_err(), AuthenticationError::Seconds);
 }
 
 #[test]
@@ -95,16 +95,16 @@ fn sendgrids_signed_event_is_believed_to_the_last_byte() {
                 signature.as_bytes(),
             ),
         ]);
-        let request = Request::new(headers, Bytes::copy_from_slice(body), None);
+        let request = WebhookRequest::new(headers, Bytes::copy_from_slice(body), None);
         door.authenticate(&request, at(1_600_112_502), None)
             .map(drop)
     };
     assert_eq!(told(&body, "1600112502"), Ok(()));
     assert_eq!(
         told(body.trim_ascii_end(), "1600112502"),
-        Err(Unproven::Wrong)
+        Err(AuthenticationError::NoMatch)
     );
-    assert_eq!(told(&body, "1600112503"), Err(Unproven::Wrong));
+    assert_eq!(told(&body, "1600112503"), Err(AuthenticationError::NoMatch));
 }
 
 #[test]
@@ -131,11 +131,11 @@ fn a_signed_mail_of_sendgrids_is_read() {
 fn mails_in_parts_are_put_together() {
     let Some(folder) = shared() else { return };
     let account = format!("Basic {}", BASE64.encode(b"u:p"));
-    let accounts = || vec![Account::new("u", "p")];
+    let accounts = || vec![BasicAccount::new("u", "p")];
     let basic = ("authorization", account.as_str());
     let sendgrid = SendGrid::new(Vec::new(), accounts());
     let postmark = Postmark::new(accounts(), Vec::new());
-    let mut mailgun = Mailgun::new(vec![Secret::new("TEST_WEBHOOK_SIGNING_KEY")]);
+    let mut mailgun = Mailgun::new(vec![WebhookSecret::new("TEST_WEBHOOK_SIGNING_KEY")]);
     mailgun.age_max = Duration::from_secs(1);
     let doors: [(&str, &dyn Adapter); 6] = [
         ("sendgrid/inbound_basics", &sendgrid),
@@ -197,21 +197,21 @@ fn amazons_notifications_are_believed_while_their_certificate_counts() {
     };
     let request = |told: &Value| {
         let headers = Headers::new([("x-amz-sns-message-type", b"Notification".as_slice())]);
-        Request::new(headers, told.to_string().into(), None)
+        WebhookRequest::new(headers, told.to_string().into(), None)
     };
     // 2022-07-29, and a month later.
     let (then, later) = (at(1_659_049_200), at(1_661_700_000));
     for notification in &told {
         let good = request(notification);
         let authentic = door.authenticate(&good, then, Some(&pem)).unwrap();
-        assert!(matches!(door.decode(authentic), Ok(Decoded::Nothing(_))));
+        assert!(matches!(door.decode(authentic), Ok(Decoded::Ignored(_))));
         assert!(
             door.authenticate(&good, later, Some(&pem)).is_err(),
             "expired or old"
         );
         assert_eq!(
             door.authenticate(&good, then, None).map(drop),
-            Err(Unproven::NoCertificate)
+            Err(AuthenticationError::NoCertificate)
         );
         let is_v1 = notification["SignatureVersion"] == "1";
         assert_eq!(strict.authenticate(&good, then, Some(&pem)).is_err(), is_v1);
@@ -219,7 +219,7 @@ fn amazons_notifications_are_believed_while_their_certificate_counts() {
         changed["Message"] = "Hello world!".into();
         let changed = request(&changed);
         let believed = door.authenticate(&changed, then, Some(&pem)).map(drop);
-        assert_eq!(believed, Err(Unproven::Wrong));
+        assert_eq!(believed, Err(AuthenticationError::NoMatch));
     }
     assert_eq!(told.len(), 4);
 }
@@ -234,7 +234,7 @@ fn a_mail_of_ses_is_read() {
     let signed = kit::notification(body["Message"].as_str().unwrap(), now, true);
     assert_eq!(signed["SigningCertURL"], CERTIFICATE_URL);
     let headers = Headers::new([("x-amz-sns-message-type", b"Notification".as_slice())]);
-    let request = Request::new(headers, signed.to_string().into(), None);
+    let request = WebhookRequest::new(headers, signed.to_string().into(), None);
     let topic = signed["TopicArn"].as_str().unwrap().to_owned();
     let door = Ses::new(vec![topic], Vec::new());
     let pem = kit::certificate();
@@ -246,5 +246,5 @@ fn a_mail_of_ses_is_read() {
     assert_eq!(mail.recipients.addresses(), ["inbound@example.com"]);
     let view = View::parse(&mail.bytes);
     assert_eq!(view.header.subject.as_deref(), Some("Test inbound message"));
-    assert_eq!(mail.told.checks[0].result, "fail");
+    assert_eq!(mail.results.checks[0].result, "fail");
 }

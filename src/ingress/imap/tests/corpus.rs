@@ -9,7 +9,7 @@ use proptest::sample::Index;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::feed::feed;
-use super::response::{Response, Untagged};
+use super::response::{ImapResponse, Untagged};
 
 /// Mutations of the corpus in one run, the same in each.
 const MUTATIONS: u32 = 3_000;
@@ -64,7 +64,7 @@ fn the_corpus_is_read_without_a_panic() {
     assert!(all.len() >= 20, "only {}", all.len());
     let responses: usize = all.iter().map(|heard| heard.responses.len()).sum();
     assert!(responses >= 60, "only {responses} responses");
-    let has_body = |response: &Response| matches!(response, Response::Untagged(Untagged::Fetch(mail)) if mail.body.is_some());
+    let has_body = |response: &ImapResponse| matches!(response, ImapResponse::Untagged(Untagged::Fetch(mail)) if mail.body.is_some());
     let fetched = all.iter().flat_map(|heard| &heard.responses);
     assert!(fetched.filter(|response| has_body(response)).count() >= 8);
     // The commands are reached too: conversations go on to their end.

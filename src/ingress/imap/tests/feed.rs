@@ -10,9 +10,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 
-use super::dialogue::Dialogue;
-use super::response::{self, Code, Response, Status, Untagged};
-use super::wire::{Fault, LINE_BYTES_MAX, Wire};
+use super::client::ImapClient;
+use super::response::{self, ImapResponse, ImapStatus, ResponseCode, Untagged};
+use super::transport::{ImapFault, ImapTransport, LINE_BYTES_MAX};
 
 /// Octets of literals in what is fetched here.
 const ROOM: usize = 1000;
@@ -27,15 +27,15 @@ thread_local! {
 
 /// How far a server was understood.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Heard {
+pub(super) struct FeedTranscript {
     /// Its responses, read one by one.
-    pub(super) responses: Vec<Response>,
+    pub(super) responses: Vec<ImapResponse>,
     /// What each command of a conversation brought, until one failed.
     pub(super) steps: Vec<String>,
 }
 
 /// The first octet chooses the size of the pieces, from 1 to 16; the rest is what the server says.
-pub(super) fn feed(octets: &[u8]) -> Heard {
+pub(super) fn feed(octets: &[u8]) -> FeedTranscript {
     let (choice, sent) = octets.split_first().unwrap_or((&0, octets));
     let piece = usize::from(*choice) % 16 + 1;
     RUNTIME.with(|runtime| {
@@ -47,11 +47,11 @@ pub(super) fn feed(octets: &[u8]) -> Heard {
     })
 }
 
-async fn heard(sent: &[u8], piece: usize) -> Heard {
+async fn heard(sent: &[u8], piece: usize) -> FeedTranscript {
     let mut responses = Vec::new();
-    let mut wire = Wire::new(Box::new(Server::new(sent, piece)), FAR);
+    let mut wire = ImapTransport::new(Box::new(ByteFeed::new(sent, piece)), FAR);
     let end = loop {
-        let raw = match wire.response(ROOM, Instant::now() + FAR).await {
+        let raw = match wire.read_response(ROOM, Instant::now() + FAR).await {
             Ok(raw) => raw,
             Err(fault) => break fault,
         };
@@ -64,7 +64,7 @@ async fn heard(sent: &[u8], piece: usize) -> Heard {
                 check(&response);
                 responses.push(response);
             }
-            Err(fault) => assert!(matches!(fault, Fault::Garbled(_)), "{fault}"),
+            Err(fault) => assert!(matches!(fault, ImapFault::Protocol(_)), "{fault}"),
         }
     };
     let mut steps = Vec::new();
@@ -72,22 +72,22 @@ async fn heard(sent: &[u8], piece: usize) -> Heard {
         steps.push(fault.to_string());
     }
     steps.push(end.to_string());
-    Heard { responses, steps }
+    FeedTranscript { responses, steps }
 }
 
 /// Every command once. What is asked for alone may come of it.
-async fn converse(sent: &[u8], piece: usize, steps: &mut Vec<String>) -> Result<(), Fault> {
-    let mut dialogue = Dialogue::new(Box::new(Server::new(sent, piece)), FAR);
-    steps.push(format!("known: {}", dialogue.greeted().await?));
-    dialogue.learn().await?;
+async fn converse(sent: &[u8], piece: usize, steps: &mut Vec<String>) -> Result<(), ImapFault> {
+    let mut dialogue = ImapClient::new(Box::new(ByteFeed::new(sent, piece)), FAR);
+    steps.push(format!("known: {}", dialogue.read_greeting().await?));
+    dialogue.request_capabilities().await?;
     steps.push("learnt".to_owned());
     dialogue.login("u", "p").await?;
     steps.push("logged in".to_owned());
     steps.push(format!("{:?}", dialogue.select("INBOX").await?));
-    let listed = dialogue.list(1, 50).await?;
+    let listed = dialogue.list_mails(1, 50).await?;
     assert!(listed.keys().all(|uid| (1..=50).contains(uid)));
     steps.push(format!("{listed:?}"));
-    let bodies = dialogue.bodies(&UIDS, ROOM).await?;
+    let bodies = dialogue.fetch_bodies(&UIDS, ROOM).await?;
     assert!(bodies.keys().all(|uid| UIDS.contains(uid)));
     assert!(
         bodies
@@ -95,10 +95,7 @@ async fn converse(sent: &[u8], piece: usize, steps: &mut Vec<String>) -> Result<
             .all(|body| body.len() <= ROOM.max(LINE_BYTES_MAX))
     );
     steps.push(format!("{bodies:?}"));
-    steps.push(format!(
-        "moved: {}",
-        dialogue.relocate(&UIDS, "Done").await?
-    ));
+    steps.push(format!("moved: {}", dialogue.move_to(&UIDS, "Done").await?));
     dialogue.idle(Instant::now() + FAR).await?;
     steps.push("idle".to_owned());
     dialogue.logout().await;
@@ -106,27 +103,28 @@ async fn converse(sent: &[u8], piece: usize, steps: &mut Vec<String>) -> Result<
 }
 
 /// A server's words come into logs and errors: they are short, and end no line.
-fn check(response: &Response) {
-    let (Response::Done { status, .. } | Response::Untagged(Untagged::Status(status))) = response
+fn check(response: &ImapResponse) {
+    let (ImapResponse::Tagged { status, .. } | ImapResponse::Untagged(Untagged::Status(status))) =
+        response
     else {
         return;
     };
-    let Status { code, text, .. } = status;
+    let ImapStatus { code, text, .. } = status;
     assert!(text.len() <= 200 * "\\u{10ffff}".len());
     assert!(!text.contains(char::is_control), "{text:?}");
-    if let Code::Capability(words) = code {
+    if let ResponseCode::Capability(words) = code {
         assert!(words.iter().all(|word| !word.is_empty()));
     }
 }
 
 /// What a server says, all of it at once or in pieces; whatever it hears it forgets.
-struct Server {
+struct ByteFeed {
     sent: Vec<u8>,
     at: usize,
     piece: usize,
 }
 
-impl Server {
+impl ByteFeed {
     fn new(sent: &[u8], piece: usize) -> Self {
         Self {
             sent: sent.to_vec(),
@@ -136,7 +134,7 @@ impl Server {
     }
 }
 
-impl AsyncRead for Server {
+impl AsyncRead for ByteFeed {
     fn poll_read(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -150,7 +148,7 @@ impl AsyncRead for Server {
     }
 }
 
-impl AsyncWrite for Server {
+impl AsyncWrite for ByteFeed {
     fn poll_write(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,

@@ -3,15 +3,15 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::names;
-use super::response::{Fetched, Response, Untagged, parse};
-use super::wire::Raw;
+use super::response::{FetchData, ImapResponse, Untagged, parse};
+use super::syntax;
+use super::transport::RawResponse;
 
 /// An attribute as it is written, with its literals, and what it tells.
-fn attribute() -> impl Strategy<Value = (Vec<u8>, Vec<Bytes>, Fetched)> {
+fn attribute() -> impl Strategy<Value = (Vec<u8>, Vec<Bytes>, FetchData)> {
     let text = |text: String| text.into_bytes();
     let octets = || proptest::collection::vec(any::<u8>(), 0..9).prop_map(Bytes::from);
-    let none = Fetched::default;
+    let none = FetchData::default;
     // With as many literals as there are holes.
     let strange = proptest::sample::select(vec![
         "X-GM-MSGID 12",
@@ -24,14 +24,14 @@ fn attribute() -> impl Strategy<Value = (Vec<u8>, Vec<Bytes>, Fetched)> {
     ]);
     prop_oneof![
         any::<u32>().prop_map(move |uid| {
-            let told = Fetched {
+            let told = FetchData {
                 uid: Some(uid),
                 ..none()
             };
             (text(format!("UID {uid}")), Vec::new(), told)
         }),
         any::<u64>().prop_map(move |size| {
-            let told = Fetched {
+            let told = FetchData {
                 size: Some(size),
                 ..none()
             };
@@ -39,22 +39,22 @@ fn attribute() -> impl Strategy<Value = (Vec<u8>, Vec<Bytes>, Fetched)> {
         }),
         any::<bool>().prop_map(move |seen| {
             let flags = if seen { "$x \\Seen" } else { "\\Recent" };
-            let told = Fetched {
+            let told = FetchData {
                 seen: Some(seen),
                 ..none()
             };
             (text(format!("FLAGS ({flags})")), Vec::new(), told)
         }),
         octets().prop_map(move |body| {
-            let told = Fetched {
+            let told = FetchData {
                 body: Some(body.clone()),
                 ..none()
             };
             (b"BODY[] \0".to_vec(), vec![body], told)
         }),
         "[ -~]{0,9}".prop_map(move |body| {
-            let quoted = names::quoted(&body).unwrap();
-            let told = Fetched {
+            let quoted = syntax::quoted(&body).unwrap();
+            let told = FetchData {
                 body: Some(body.into()),
                 ..none()
             };
@@ -74,14 +74,14 @@ proptest! {
     ) {
         let mut line = b"* 1 FETCH (".to_vec();
         let mut literals = Vec::new();
-        let mut wanted = Fetched::default();
+        let mut wanted = FetchData::default();
         for (nth, (text, own, told)) in attributes.into_iter().enumerate() {
             if nth > 0 {
                 line.push(b' ');
             }
             line.extend_from_slice(&text);
             literals.extend(own);
-            wanted = Fetched {
+            wanted = FetchData {
                 uid: told.uid.or(wanted.uid),
                 size: told.size.or(wanted.size),
                 seen: told.seen.or(wanted.seen),
@@ -91,7 +91,7 @@ proptest! {
         }
         line.push(b')');
         let shown = line.escape_ascii().to_string();
-        let read = parse(Raw { line, literals }).unwrap();
-        prop_assert_eq!(read, Response::Untagged(Untagged::Fetch(wanted)), "{}", shown);
+        let read = parse(RawResponse { line, literals }).unwrap();
+        prop_assert_eq!(read, ImapResponse::Untagged(Untagged::Fetch(wanted)), "{}", shown);
     }
 }

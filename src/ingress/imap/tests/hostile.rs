@@ -67,7 +67,7 @@ async fn hostile_words_end_a_connection_and_nothing_else() {
                 }
                 server_side(heard)
             };
-            let house = House::open();
+            let house = ImapBench::open();
             let server = one(script).await;
             house
                 .until(house.door(server.port, |_| ()), || {
@@ -92,9 +92,9 @@ async fn a_greeting_may_be_anything() {
         b"HTTP/1.1 400 Bad Request\r\n\r\n",
         b"\x16\x03\x01\x02\x00",
     ] {
-        let house = House::open();
+        let house = ImapBench::open();
         let script = Box::new(orderly(mails([1]))) as Script;
-        let server = Server::start(greeting, VecDeque::from([script])).await;
+        let server = ScriptedServer::start(greeting, VecDeque::from([script])).await;
         house
             .until(house.door(server.port, |_| ()), || {
                 server.heard("(connected)") >= 3
@@ -103,9 +103,9 @@ async fn a_greeting_may_be_anything() {
         assert_eq!(server.heard("LOGIN"), 0, "{}", greeting.escape_ascii());
         assert!(house.deliveries().is_empty());
     }
-    let house = House::open();
+    let house = ImapBench::open();
     let script = Box::new(orderly(mails([1]))) as Script;
-    let server = Server::start(b"* PREAUTH hi\r\n", VecDeque::from([script])).await;
+    let server = ScriptedServer::start(b"* PREAUTH hi\r\n", VecDeque::from([script])).await;
     house
         .until(house.door(server.port, |_| ()), || {
             !house.deliveries().is_empty()
@@ -136,7 +136,7 @@ async fn strange_orders_and_storms_change_nothing() {
         parts.extend_from_slice(b"TAG OK done\r\n");
         Some([storm, parts].concat())
     };
-    let house = House::open();
+    let house = ImapBench::open();
     let server = one(script).await;
     house
         .until(house.door(server.port, |_| ()), || {
@@ -162,7 +162,7 @@ async fn a_mail_that_is_listed_but_not_given_is_tried_and_left() {
         }
         server_side(command)
     };
-    let house = House::open();
+    let house = ImapBench::open();
     let server = one(script).await;
     house
         .until(house.door(server.port, |_| ()), || {

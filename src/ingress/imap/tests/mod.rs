@@ -29,13 +29,13 @@ const SILENCE: Duration = Duration::from_millis(300);
 type Script = Box<dyn FnMut(&str) -> Option<Vec<u8>> + Send>;
 
 /// A server that answers every command as its script says.
-struct Server {
+struct ScriptedServer {
     port: u16,
     /// The commands of all connections, without tags; a connection begins with `(connected)`.
     heard: Arc<Mutex<Vec<String>>>,
 }
 
-impl Server {
+impl ScriptedServer {
     /// Each connection has the next script; the last one stays.
     async fn start(greeting: &'static [u8], mut scripts: VecDeque<Script>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -139,14 +139,14 @@ fn mails(uids: impl IntoIterator<Item = u32>) -> Vec<(u32, Vec<u8>)> {
 }
 
 /// A store and the door to it.
-struct House {
+struct ImapBench {
     store: Store,
     metrics: Metrics,
     stop: watch::Sender<bool>,
     _folder: TempDir,
 }
 
-impl House {
+impl ImapBench {
     fn open() -> Self {
         let folder = TempDir::new().unwrap();
         let settings = store::Settings {
@@ -162,13 +162,13 @@ impl House {
         }
     }
 
-    fn door(&self, port: u16, change: impl FnOnce(&mut Settings)) -> Imap {
-        let password = Credential::Password("hunter2".to_owned());
+    fn door(&self, port: u16, change: impl FnOnce(&mut Settings)) -> ImapFetcher {
+        let password = ImapCredential::Password("hunter2".to_owned());
         let mut settings = Settings {
             port,
-            security: Security::Plain,
-            first: First::All,
-            silence_max: SILENCE,
+            security: ImapSecurity::Plain,
+            initial_fetch: InitialFetch::All,
+            read_timeout: SILENCE,
             poll_interval: Duration::from_millis(100),
             mail_bytes_max: 100_000,
             ..Settings::new("127.0.0.1".to_owned(), "u".to_owned(), password)
@@ -183,20 +183,20 @@ impl House {
             mailboxes: vec!["general".to_owned()],
             catch_all: None,
             postmaster: routes::POSTMASTER_MAILBOX.to_owned(),
-            policy: crate::auth::Policy::default(),
+            policy: crate::auth::AuthPolicy::default(),
         };
         let host = Domain::parse("mx.example").unwrap();
-        let parts = Parts {
+        let parts = ImapParts {
             store: self.store.clone(),
             routes: Arc::new(Routes::new(vec![route], &host).unwrap()),
             auth: None,
             metrics: self.metrics.clone(),
         };
-        Imap::new(settings, parts).unwrap()
+        ImapFetcher::new(settings, parts).unwrap()
     }
 
     /// Runs the door until `holds`.
-    async fn until(&self, door: Imap, holds: impl Fn() -> bool) {
+    async fn until(&self, door: ImapFetcher, holds: impl Fn() -> bool) {
         let wait = async {
             while !holds() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -214,13 +214,13 @@ impl House {
     }
 }
 
-async fn one(script: impl FnMut(&str) -> Option<Vec<u8>> + Send + 'static) -> Server {
-    Server::start(b"* OK hi\r\n", VecDeque::from([Box::new(script) as Script])).await
+async fn one(script: impl FnMut(&str) -> Option<Vec<u8>> + Send + 'static) -> ScriptedServer {
+    ScriptedServer::start(b"* OK hi\r\n", VecDeque::from([Box::new(script) as Script])).await
 }
 
 #[tokio::test]
 async fn mails_are_taken_in_order_and_once() {
-    let house = House::open();
+    let house = ImapBench::open();
     let server = one(orderly(mails((1..=40).chain([5_000, 4_000_000_000])))).await;
     house
         .until(house.door(server.port, |_| ()), || {
@@ -236,7 +236,7 @@ async fn mails_are_taken_in_order_and_once() {
     assert!(texts.is_sorted());
     let last = house.store.mail_bytes(texts[41]).unwrap();
     assert_eq!(&last[..], mail(4_000_000_000));
-    let position = house.store.polled("u@127.0.0.1/INBOX").unwrap();
+    let position = house.store.imap_position("u@127.0.0.1/INBOX").unwrap();
     assert_eq!((position.uid_validity, position.uid), (7, 4_000_000_000));
     // Another process goes on where this one stopped.
     let seen = server.heard("UID STORE");
@@ -264,7 +264,7 @@ async fn what_cannot_be_had_blocks_nothing() {
         let asks = fetches && is_in(6, command.split(' ').nth(2).unwrap());
         if asks { None } else { server_side(command) }
     };
-    let house = House::open();
+    let house = ImapBench::open();
     let server = one(script).await;
     house
         .until(house.door(server.port, |_| ()), || {
@@ -301,7 +301,7 @@ async fn a_size_that_is_told_wrong_costs_no_mail() {
         let lied = text.replace("RFC822.SIZE ", "RFC822.SIZE 1 X-REAL ");
         Some(lied.into_bytes())
     };
-    let house = House::open();
+    let house = ImapBench::open();
     let server = one(script).await;
     house
         .until(house.door(server.port, |_| ()), || {
@@ -310,7 +310,7 @@ async fn a_size_that_is_told_wrong_costs_no_mail() {
         .await;
     house
         .until(house.door(server.port, |_| ()), || {
-            house.store.polled("u@127.0.0.1/INBOX").unwrap().uid == 4
+            house.store.imap_position("u@127.0.0.1/INBOX").unwrap().uid == 4
         })
         .await;
     assert!(format!("{:?}", house.metrics).contains("unreadable"));
@@ -328,10 +328,10 @@ async fn no_word_is_said_in_the_clear_where_tls_is_wanted() {
             "CAPABILITY" => Some(b"* CAPABILITY IMAP4rev1 STARTTLS\r\nTAG OK\r\n".to_vec()),
             _ => Some(answer.as_bytes().to_vec()),
         };
-        let house = House::open();
+        let house = ImapBench::open();
         let server = one(script).await;
         let door = house.door(server.port, |settings| {
-            settings.security = Security::StartTls
+            settings.security = ImapSecurity::StartTls
         });
         house.until(door, || server.heard("(connected)") >= 3).await;
         let heard = server.heard.lock().unwrap().join("\n");
@@ -340,10 +340,10 @@ async fn no_word_is_said_in_the_clear_where_tls_is_wanted() {
             "{heard}"
         );
     }
-    let house = House::open();
+    let house = ImapBench::open();
     let server = one(orderly(mails([1]))).await;
     let door = house.door(server.port, |settings| {
-        settings.security = Security::StartTls
+        settings.security = ImapSecurity::StartTls
     });
     house.until(door, || server.heard("(connected)") >= 3).await;
     assert_eq!(server.heard("STARTTLS") + server.heard("LOGIN"), 0);
@@ -374,10 +374,10 @@ async fn a_token_is_read_at_each_login() {
             _ => server_side(command),
         }
     };
-    let house = House::open();
+    let house = ImapBench::open();
     let server = one(script).await;
     let door = house.door(server.port, |settings| {
-        settings.credential = Credential::TokenFile(path);
+        settings.credential = ImapCredential::TokenFile(path);
     });
     house.until(door, || !house.deliveries().is_empty()).await;
     assert_eq!(server.heard("AUTHENTICATE"), 2);
@@ -387,21 +387,26 @@ async fn a_token_is_read_at_each_login() {
 #[tokio::test]
 async fn without_the_words_for_it_nothing_of_others_is_deleted() {
     for (after, capabilities, wanted, never) in [
-        (After::Delete, "UIDPLUS", "UID EXPUNGE 1:2", "EXPUNGE\n"),
         (
-            After::Delete,
+            AfterFetch::Delete,
+            "UIDPLUS",
+            "UID EXPUNGE 1:2",
+            "EXPUNGE\n",
+        ),
+        (
+            AfterFetch::Delete,
             "",
             "UID STORE 1:2 +FLAGS.SILENT (\\Deleted)",
             "EXPUNGE",
         ),
         (
-            After::Move("Ä".to_owned()),
+            AfterFetch::Move("Ä".to_owned()),
             "MOVE",
             "UID MOVE 1:2 \"&AMQ-\"",
             "STORE",
         ),
         (
-            After::Move("b".to_owned()),
+            AfterFetch::Move("b".to_owned()),
             "UIDPLUS",
             "UID COPY 1:2 \"b\"",
             "EXPUNGE\n",
@@ -423,10 +428,10 @@ async fn without_the_words_for_it_nothing_of_others_is_deleted() {
             }
             server_side(command)
         };
-        let house = House::open();
+        let house = ImapBench::open();
         let server = one(script).await;
-        let is_move = matches!(after, After::Move(_));
-        let door = house.door(server.port, |settings| settings.after = after);
+        let is_move = matches!(after, AfterFetch::Move(_));
+        let door = house.door(server.port, |settings| settings.after_fetch = after);
         house.until(door, || server.heard("SELECT") >= 2).await;
         assert_eq!(house.deliveries().len(), 2);
         let heard = server.heard.lock().unwrap().join("\n");
@@ -454,7 +459,7 @@ async fn news_come_by_idle() {
         "DONE" => None,
         _ => inner.lock().unwrap()(command),
     };
-    let house = House::open();
+    let house = ImapBench::open();
     let server = one(script).await;
     let door = house.door(server.port, |settings| {
         settings.poll_interval = PATIENCE * 10
@@ -466,11 +471,11 @@ async fn news_come_by_idle() {
 #[tokio::test]
 async fn a_stop_is_heard_at_every_wait() {
     for (greeting, silence) in [(&b""[..], PATIENCE), (b"* OK hi\r\n", SILENCE)] {
-        let house = House::open();
+        let house = ImapBench::open();
         let script = Box::new(orderly(mails([1]))) as Script;
-        let server = Server::start(greeting, VecDeque::from([script])).await;
+        let server = ScriptedServer::start(greeting, VecDeque::from([script])).await;
         let door = house.door(server.port, |settings| {
-            settings.silence_max = silence;
+            settings.read_timeout = silence;
             settings.poll_interval = PATIENCE * 10;
         });
         let stop = house.stop.subscribe();

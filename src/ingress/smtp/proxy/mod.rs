@@ -19,18 +19,18 @@ const V2_FIXED_BYTES: usize = 16;
 
 /// What a header says of the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Client {
+pub(super) enum ProxiedClient {
     /// The proxy speaks for a client at this address.
-    At(SocketAddr),
+    Address(SocketAddr),
     /// Nothing: the proxy speaks for itself, or cannot tell. The socket's address counts.
-    Untold,
+    Unknown,
 }
 
 /// Reads a header from the start of `bytes`, and how many bytes it takes. `None` if it is not whole.
 ///
 /// # Errors
 /// If no header begins like this. More bytes would not help.
-pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Client, usize)>, HeaderError> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Option<(ProxiedClient, usize)>, ProxyHeaderError> {
     let begins = |start: &[u8]| {
         let both = bytes.len().min(start.len());
         bytes[..both] == start[..both]
@@ -41,12 +41,12 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Client, usize)>, HeaderError
     if begins(V1_START) {
         return parse_v1(bytes);
     }
-    Err(HeaderError::Signature)
+    Err(ProxyHeaderError::Signature)
 }
 
 /// What is wrong with a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub(super) enum HeaderError {
+pub(super) enum ProxyHeaderError {
     /// The addresses do not have the form their family has.
     #[error("addresses malformed")]
     Addresses,
@@ -61,89 +61,99 @@ pub(super) enum HeaderError {
     Signature,
 }
 
-fn parse_v1(bytes: &[u8]) -> Result<Option<(Client, usize)>, HeaderError> {
+fn parse_v1(bytes: &[u8]) -> Result<Option<(ProxiedClient, usize)>, ProxyHeaderError> {
     let within = &bytes[..bytes.len().min(V1_BYTES_MAX)];
     let Some(end) = within.windows(2).position(|pair| pair == b"\r\n") else {
         if bytes.len() >= V1_BYTES_MAX {
-            return Err(HeaderError::Length);
+            return Err(ProxyHeaderError::Length);
         }
         return Ok(None);
     };
-    let line = str::from_utf8(&within[V1_START.len()..end]).map_err(|_| HeaderError::Addresses)?;
+    let line =
+        str::from_utf8(&within[V1_START.len()..end]).map_err(|_| ProxyHeaderError::Addresses)?;
     let client = match line.split_once(' ') {
         Some(("TCP4", rest)) => v1_address::<Ipv4Addr>(rest)?,
         Some(("TCP6", rest)) => v1_address::<Ipv6Addr>(rest)?,
         // What follows UNKNOWN is to be ignored, whatever it is.
-        Some(("UNKNOWN", _)) => Client::Untold,
-        None if line == "UNKNOWN" => Client::Untold,
-        _ => return Err(HeaderError::Kind),
+        Some(("UNKNOWN", _)) => ProxiedClient::Unknown,
+        None if line == "UNKNOWN" => ProxiedClient::Unknown,
+        _ => return Err(ProxyHeaderError::Kind),
     };
     Ok(Some((client, end + 2)))
 }
 
-fn v1_address<A: std::str::FromStr + Into<IpAddr>>(rest: &str) -> Result<Client, HeaderError> {
+fn v1_address<A: std::str::FromStr + Into<IpAddr>>(
+    rest: &str,
+) -> Result<ProxiedClient, ProxyHeaderError> {
     let fields: Vec<&str> = rest.split(' ').collect();
     let [source, target, source_port, target_port] = fields[..] else {
-        return Err(HeaderError::Addresses);
+        return Err(ProxyHeaderError::Addresses);
     };
-    let ip = |text: &str| text.parse::<A>().map_err(|_| HeaderError::Addresses);
+    let ip = |text: &str| text.parse::<A>().map_err(|_| ProxyHeaderError::Addresses);
     let port = |text: &str| {
         let plain = text == "0" || (!text.starts_with(['0', '+']) && text.len() <= 5);
         let number = text.parse::<u16>().ok().filter(|_| plain);
-        number.ok_or(HeaderError::Addresses)
+        number.ok_or(ProxyHeaderError::Addresses)
     };
     ip(target)?;
     port(target_port)?;
     let address = SocketAddr::new(ip(source)?.into(), port(source_port)?);
-    Ok(Client::At(address))
+    Ok(ProxiedClient::Address(address))
 }
 
-fn parse_v2(bytes: &[u8]) -> Result<Option<(Client, usize)>, HeaderError> {
+fn parse_v2(bytes: &[u8]) -> Result<Option<(ProxiedClient, usize)>, ProxyHeaderError> {
     let Some(fixed) = bytes.first_chunk::<V2_FIXED_BYTES>() else {
         return Ok(None);
     };
     let length = usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
     let whole = V2_FIXED_BYTES + length;
     if whole > HEADER_BYTES_MAX {
-        return Err(HeaderError::Length);
+        return Err(ProxyHeaderError::Length);
     }
     let local = match fixed[12] {
         0x20 => true,
         0x21 => false,
-        _ => return Err(HeaderError::Kind),
+        _ => return Err(ProxyHeaderError::Kind),
     };
     let Some(body) = bytes.get(V2_FIXED_BYTES..whole) else {
         return Ok(None);
     };
     if local {
         // Families and addresses of a LOCAL header are to be ignored (2.2).
-        return Ok(Some((Client::Untold, whole)));
+        return Ok(Some((ProxiedClient::Unknown, whole)));
     }
     let (client, extensions) = match fixed[13] {
         // AF_UNSPEC, and local sockets: there is no address to take.
-        0x00 => (Client::Untold, body),
+        0x00 => (ProxiedClient::Unknown, body),
         0x31 | 0x32 => {
-            let rest = body.get(216..).ok_or(HeaderError::Length)?;
-            (Client::Untold, rest)
+            let rest = body.get(216..).ok_or(ProxyHeaderError::Length)?;
+            (ProxiedClient::Unknown, rest)
         }
         0x11 => {
-            let (told, rest) = body.split_first_chunk::<12>().ok_or(HeaderError::Length)?;
+            let (told, rest) = body
+                .split_first_chunk::<12>()
+                .ok_or(ProxyHeaderError::Length)?;
             let ip = Ipv4Addr::new(told[0], told[1], told[2], told[3]);
             let port = u16::from_be_bytes([told[8], told[9]]);
-            (Client::At(SocketAddr::new(ip.into(), port)), rest)
+            (
+                ProxiedClient::Address(SocketAddr::new(ip.into(), port)),
+                rest,
+            )
         }
         0x21 => {
-            let (told, rest) = body.split_first_chunk::<36>().ok_or(HeaderError::Length)?;
+            let (told, rest) = body
+                .split_first_chunk::<36>()
+                .ok_or(ProxyHeaderError::Length)?;
             let mut ip = [0; 16];
             ip.copy_from_slice(&told[..16]);
             let port = u16::from_be_bytes([told[32], told[33]]);
             (
-                Client::At(SocketAddr::new(Ipv6Addr::from(ip).into(), port)),
+                ProxiedClient::Address(SocketAddr::new(Ipv6Addr::from(ip).into(), port)),
                 rest,
             )
         }
         // Datagrams, and what does not exist.
-        _ => return Err(HeaderError::Kind),
+        _ => return Err(ProxyHeaderError::Kind),
     };
     check_extensions(extensions)?;
     Ok(Some((client, whole)))
@@ -151,11 +161,13 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(Client, usize)>, HeaderError> {
 
 /// Sees that type, length and value of each extension lie within the header. What they say is not
 /// used.
-fn check_extensions(mut rest: &[u8]) -> Result<(), HeaderError> {
+fn check_extensions(mut rest: &[u8]) -> Result<(), ProxyHeaderError> {
     while !rest.is_empty() {
-        let (head, after) = rest.split_first_chunk::<3>().ok_or(HeaderError::Length)?;
+        let (head, after) = rest
+            .split_first_chunk::<3>()
+            .ok_or(ProxyHeaderError::Length)?;
         let length = usize::from(u16::from_be_bytes([head[1], head[2]]));
-        rest = after.get(length..).ok_or(HeaderError::Length)?;
+        rest = after.get(length..).ok_or(ProxyHeaderError::Length)?;
     }
     Ok(())
 }

@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn at(text: &str) -> Client {
-    Client::At(text.parse().unwrap())
+fn at(text: &str) -> ProxiedClient {
+    ProxiedClient::Address(text.parse().unwrap())
 }
 
 fn v2(kind: u8, family: u8, body: &[u8]) -> Vec<u8> {
@@ -28,9 +28,12 @@ fn version_1_tells_the_client() {
             at("[2001:db8::1]:65535"),
         ),
         ("PROXY TCP4 127.0.0.1 127.0.0.1 0 25\r\n", at("127.0.0.1:0")),
-        ("PROXY UNKNOWN\r\n", Client::Untold),
-        ("PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n", Client::Untold),
-        ("PROXY UNKNOWN \r\n", Client::Untold),
+        ("PROXY UNKNOWN\r\n", ProxiedClient::Unknown),
+        (
+            "PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n",
+            ProxiedClient::Unknown,
+        ),
+        ("PROXY UNKNOWN \r\n", ProxiedClient::Unknown),
     ] {
         let bytes = format!("{line}EHLO x\r\n");
         assert_eq!(
@@ -69,8 +72,11 @@ fn version_1_defects() {
 #[test]
 fn version_1_is_107_bytes_at_most() {
     let line = |bytes: usize| format!("PROXY UNKNOWN {}\r\n", "x".repeat(bytes - 16));
-    assert_eq!(parse(line(107).as_bytes()), Ok(Some((Client::Untold, 107))));
-    assert_eq!(parse(line(108).as_bytes()), Err(HeaderError::Length));
+    assert_eq!(
+        parse(line(107).as_bytes()),
+        Ok(Some((ProxiedClient::Unknown, 107)))
+    );
+    assert_eq!(parse(line(108).as_bytes()), Err(ProxyHeaderError::Length));
     assert_eq!(parse(&line(107).as_bytes()[..106]), Ok(None));
 }
 
@@ -86,11 +92,11 @@ fn version_2_tells_the_client() {
         (v2(0x21, 0x11, &V4_BODY), at("192.0.2.1:4660")),
         (v2(0x21, 0x11, &with_extension), at("192.0.2.1:4660")),
         (v2(0x21, 0x21, &v6), at("[2001::1]:9")),
-        (v2(0x20, 0x00, &[]), Client::Untold),
-        (v2(0x20, 0x11, &V4_BODY), Client::Untold),
-        (v2(0x20, 0xff, &[1, 2]), Client::Untold),
-        (v2(0x21, 0x00, &[]), Client::Untold),
-        (v2(0x21, 0x31, &[0; 216]), Client::Untold),
+        (v2(0x20, 0x00, &[]), ProxiedClient::Unknown),
+        (v2(0x20, 0x11, &V4_BODY), ProxiedClient::Unknown),
+        (v2(0x20, 0xff, &[1, 2]), ProxiedClient::Unknown),
+        (v2(0x21, 0x00, &[]), ProxiedClient::Unknown),
+        (v2(0x21, 0x31, &[0; 216]), ProxiedClient::Unknown),
     ] {
         let whole = bytes.len();
         let mut more = bytes.clone();
@@ -107,22 +113,22 @@ fn version_2_defects() {
     let mut cut = V4_BODY.to_vec();
     cut.extend([0x04, 0]);
     for (bytes, error) in [
-        (v2(0x31, 0x11, &V4_BODY), HeaderError::Kind),
-        (v2(0x22, 0x11, &V4_BODY), HeaderError::Kind),
-        (v2(0x21, 0x12, &V4_BODY), HeaderError::Kind),
-        (v2(0x21, 0x41, &V4_BODY), HeaderError::Kind),
-        (v2(0x21, 0x11, &V4_BODY[..11]), HeaderError::Length),
-        (v2(0x21, 0x21, &V4_BODY), HeaderError::Length),
-        (v2(0x21, 0x31, &[0; 215]), HeaderError::Length),
-        (v2(0x21, 0x11, &overrun), HeaderError::Length),
-        (v2(0x21, 0x11, &cut), HeaderError::Length),
-        (v2(0x21, 0x00, &vec![0; 65_535]), HeaderError::Length),
+        (v2(0x31, 0x11, &V4_BODY), ProxyHeaderError::Kind),
+        (v2(0x22, 0x11, &V4_BODY), ProxyHeaderError::Kind),
+        (v2(0x21, 0x12, &V4_BODY), ProxyHeaderError::Kind),
+        (v2(0x21, 0x41, &V4_BODY), ProxyHeaderError::Kind),
+        (v2(0x21, 0x11, &V4_BODY[..11]), ProxyHeaderError::Length),
+        (v2(0x21, 0x21, &V4_BODY), ProxyHeaderError::Length),
+        (v2(0x21, 0x31, &[0; 215]), ProxyHeaderError::Length),
+        (v2(0x21, 0x11, &overrun), ProxyHeaderError::Length),
+        (v2(0x21, 0x11, &cut), ProxyHeaderError::Length),
+        (v2(0x21, 0x00, &vec![0; 65_535]), ProxyHeaderError::Length),
     ] {
         assert_eq!(parse(&bytes), Err(error));
     }
     let mut signature = v2(0x21, 0x11, &V4_BODY);
     signature[4] = 1;
-    assert_eq!(parse(&signature), Err(HeaderError::Signature));
+    assert_eq!(parse(&signature), Err(ProxyHeaderError::Signature));
 }
 
 proptest! {

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
-use super::tree::{Node, Tree};
+use super::tree::{HtmlNode, HtmlTree};
 use crate::mail::markup::{self, escape};
 
 static CLEANER: LazyLock<ammonia::Builder<'static>> = LazyLock::new(|| {
@@ -51,7 +51,7 @@ fn safe(element: &str, attribute: &str, value: &str) -> bool {
 const CLEAN_BYTES_MAX: usize = 256 * 1024;
 
 /// Writes the nodes `kept` and sanitises them; `None` if that is more than anybody writes.
-pub(super) fn clean(tree: &Tree, kept: &[bool]) -> Option<String> {
+pub(super) fn clean(tree: &HtmlTree, kept: &[bool]) -> Option<String> {
     let images = (0..kept.len()).filter(|at| kept[*at]);
     let images: usize = images.map(|at| tree.nodes[at].attribute("src").len()).sum();
     let mut out = String::new();
@@ -65,7 +65,7 @@ pub(super) fn clean(tree: &Tree, kept: &[bool]) -> Option<String> {
 }
 
 /// Recursion is bounded by the tree's depth.
-fn write(tree: &Tree, kept: &[bool], at: usize, out: &mut String) {
+fn write(tree: &HtmlTree, kept: &[bool], at: usize, out: &mut String) {
     let node = &tree.nodes[at];
     if node.is_text() {
         if kept[at] {
@@ -95,7 +95,7 @@ fn write(tree: &Tree, kept: &[bool], at: usize, out: &mut String) {
     }
 }
 
-fn attributes(node: &Node, out: &mut String) {
+fn attributes(node: &HtmlNode, out: &mut String) {
     for name in [
         "href", "src", "alt", "width", "height", "colspan", "rowspan", "start", "dir",
     ] {

@@ -9,10 +9,10 @@ mod token;
 mod tree;
 
 use super::TEXT_BYTES_MAX;
-use super::cut::Fate;
-use super::text::{self, LINES_MAX, Line, Mark};
-use roles::Role;
-use tree::{BLOCKS, Tree};
+use super::cut::LineClass;
+use super::text::{self, BodyLine, LINES_MAX, LineMark};
+use roles::ElementRole;
+use tree::{BLOCKS, HtmlTree};
 
 /// Deepest list that is indented.
 const LIST_DEPTH_MAX: usize = 8;
@@ -24,20 +24,20 @@ const QUOTE_DEPTH_MAX: u8 = 200;
 const BLANKS_MAX: usize = 2;
 
 /// An HTML part as lines, with the nodes they came from.
-pub(super) struct Page {
-    pub(super) lines: Vec<Line>,
+pub(super) struct RenderedHtml {
+    pub(super) lines: Vec<BodyLine>,
     pub(super) truncated: bool,
-    tree: Tree,
+    tree: HtmlTree,
     /// Which node wrote into which line.
     owners: Vec<(usize, usize)>,
 }
 
-impl Page {
+impl RenderedHtml {
     /// Renders HTML as text.
     pub(super) fn read(html: &str) -> Self {
-        let tree = Tree::read(html);
+        let tree = HtmlTree::read(html);
         let mut renderer = Renderer::new(&tree);
-        renderer.children(0, Place::default());
+        renderer.children(0, RenderContext::default());
         renderer.end_line();
         let Renderer {
             lines,
@@ -54,10 +54,12 @@ impl Page {
     }
 
     /// The sanitised HTML of the lines whose fate is text, if it is not too much of it.
-    pub(super) fn cleaned(&self, fates: &[Fate]) -> Option<String> {
+    pub(super) fn cleaned(&self, fates: &[LineClass]) -> Option<String> {
         let mut kept = vec![false; self.tree.nodes.len()];
         for (node, line) in &self.owners {
-            kept[*node] |= fates.get(*line).is_some_and(|fate| *fate == Fate::Text);
+            kept[*node] |= fates
+                .get(*line)
+                .is_some_and(|fate| *fate == LineClass::Text);
         }
         self.keep_parents(&mut kept);
         clean::clean(&self.tree, &kept)
@@ -80,18 +82,18 @@ impl Page {
 
 /// What surrounds a node.
 #[derive(Clone, Copy)]
-struct Place {
+struct RenderContext {
     depth: u8,
-    mark: Mark,
+    mark: LineMark,
     pre: bool,
     lists: usize,
 }
 
-impl Default for Place {
+impl Default for RenderContext {
     fn default() -> Self {
         Self {
             depth: 0,
-            mark: Mark::None,
+            mark: LineMark::None,
             pre: false,
             lists: 0,
         }
@@ -99,18 +101,18 @@ impl Default for Place {
 }
 
 struct Renderer<'a> {
-    tree: &'a Tree,
-    lines: Vec<Line>,
+    tree: &'a HtmlTree,
+    lines: Vec<BodyLine>,
     owners: Vec<(usize, usize)>,
     /// Nodes in the line being written.
     pending: Vec<usize>,
     /// The line being written.
     line: String,
-    place: Place,
+    place: RenderContext,
     /// A space is due before the next word.
-    space: bool,
+    space_due: bool,
     /// A blank line is due before the next line.
-    gap: bool,
+    blank_due: bool,
     /// The next line is the first of the old mail.
     cut: bool,
     /// The next element is a signature.
@@ -120,16 +122,16 @@ struct Renderer<'a> {
 }
 
 impl<'a> Renderer<'a> {
-    fn new(tree: &'a Tree) -> Self {
+    fn new(tree: &'a HtmlTree) -> Self {
         Self {
             tree,
             lines: Vec::new(),
             owners: Vec::new(),
             pending: Vec::new(),
             line: String::new(),
-            place: Place::default(),
-            space: false,
-            gap: false,
+            place: RenderContext::default(),
+            space_due: false,
+            blank_due: false,
             cut: false,
             sign_next: false,
             bytes: 0,
@@ -138,7 +140,7 @@ impl<'a> Renderer<'a> {
     }
 
     /// Recursion is bounded by the tree's depth.
-    fn children(&mut self, at: usize, place: Place) {
+    fn children(&mut self, at: usize, place: RenderContext) {
         let tree = self.tree;
         let mut item = tree.nodes[at].attribute("start").parse().unwrap_or(1u32);
         for child in tree.children(at) {
@@ -155,30 +157,34 @@ impl<'a> Renderer<'a> {
         }
     }
 
-    fn element(&mut self, at: usize, mut place: Place) {
+    fn element(&mut self, at: usize, mut place: RenderContext) {
         let node = &self.tree.nodes[at];
-        let role = Role::of(node);
+        let role = ElementRole::of(node);
         if self.sign_next && BLOCKS.contains(&node.tag) {
             self.sign_next = false;
-            if role == Role::Plain {
-                place.mark = Mark::Signature;
+            if role == ElementRole::Plain {
+                place.mark = LineMark::Signature;
             }
         }
         match role {
-            Role::Hidden => return,
-            Role::Cut => {
+            ElementRole::Hidden => return,
+            ElementRole::Cut => {
                 self.end_line();
                 self.cut = true;
             }
-            Role::Quote => {
+            ElementRole::Quote => {
                 self.end_line();
                 place.depth = place.depth.saturating_add(1).min(QUOTE_DEPTH_MAX);
-                place.mark = Mark::Quote;
+                place.mark = LineMark::Quote;
             }
-            Role::Attribution if place.mark == Mark::None => place.mark = Mark::Attribution,
-            Role::Signature if place.mark == Mark::None => place.mark = Mark::Signature,
-            Role::SignatureNext => self.sign_next = true,
-            Role::Plain | Role::Attribution | Role::Signature => {}
+            ElementRole::Attribution if place.mark == LineMark::None => {
+                place.mark = LineMark::Attribution
+            }
+            ElementRole::Signature if place.mark == LineMark::None => {
+                place.mark = LineMark::Signature
+            }
+            ElementRole::SignatureNext => self.sign_next = true,
+            ElementRole::Plain | ElementRole::Attribution | ElementRole::Signature => {}
         }
         match node.tag {
             "br" => return self.line_break(at, place),
@@ -190,7 +196,7 @@ impl<'a> Renderer<'a> {
             "td" | "th" => return self.cell(at, place),
             _ => {}
         }
-        let block = BLOCKS.contains(&node.tag) || role == Role::Quote;
+        let block = BLOCKS.contains(&node.tag) || role == ElementRole::Quote;
         let apart = matches!(
             node.tag,
             "p" | "h1" | "h2" | "h3" | "h4" | "h5" | "h6" | "pre" | "blockquote" | "table" | "dl"
@@ -199,7 +205,7 @@ impl<'a> Renderer<'a> {
             if node.tag != "li" {
                 self.end_line();
             }
-            self.gap |= apart;
+            self.blank_due |= apart;
         }
         self.children(at, place);
         if node.tag == "tr" {
@@ -208,11 +214,11 @@ impl<'a> Renderer<'a> {
         }
         if block {
             self.end_line();
-            self.gap |= apart;
+            self.blank_due |= apart;
         }
     }
 
-    fn item(&mut self, ordered: bool, number: u32, place: Place) {
+    fn item(&mut self, ordered: bool, number: u32, place: RenderContext) {
         self.end_line();
         self.place = place;
         let indent = "  ".repeat(place.lists.saturating_sub(1).min(LIST_DEPTH_MAX));
@@ -221,15 +227,15 @@ impl<'a> Renderer<'a> {
         } else {
             format!("{indent}- ")
         };
-        self.space = false;
+        self.space_due = false;
     }
 
     /// Cells of a row stand on one line with bars between, unless they hold lines themselves.
-    fn cell(&mut self, at: usize, place: Place) {
+    fn cell(&mut self, at: usize, place: RenderContext) {
         let row = std::mem::take(&mut self.line);
         let row_owners = std::mem::take(&mut self.pending);
-        let (first, gap, row_place) = (self.lines.len(), self.gap, self.place);
-        self.gap = false;
+        let (first, gap, row_place) = (self.lines.len(), self.blank_due, self.place);
+        self.blank_due = false;
         self.children(at, place);
         self.end_line();
         let filled: Vec<usize> = (first..self.lines.len())
@@ -251,7 +257,7 @@ impl<'a> Renderer<'a> {
         }
         self.lines.truncate(first);
         self.bytes = self.bytes.saturating_sub(content.len() + 1);
-        self.gap = gap;
+        self.blank_due = gap;
         self.place = if row.trim().is_empty() {
             place
         } else {
@@ -262,11 +268,11 @@ impl<'a> Renderer<'a> {
         if !self.line.trim().is_empty() {
             self.line.push_str(" | ");
         }
-        self.space = false;
+        self.space_due = false;
     }
 
     /// Puts the row written so far above the lines a cell has made.
-    fn row_above(&mut self, first: usize, row: &str, owners: Vec<usize>, place: Place) {
+    fn row_above(&mut self, first: usize, row: &str, owners: Vec<usize>, place: RenderContext) {
         let content = row.trim_end_matches([' ', '|']);
         if content.trim().is_empty() {
             self.pending.extend(owners);
@@ -285,12 +291,12 @@ impl<'a> Renderer<'a> {
             .splice(at..at, owners.into_iter().map(|node| (node, first)));
         self.lines.insert(
             first,
-            Line::rendered(content, place.depth, place.mark, place.pre),
+            BodyLine::rendered(content, place.depth, place.mark, place.pre),
         );
         self.bytes += content.len() + 1;
     }
 
-    fn link(&mut self, at: usize, place: Place) {
+    fn link(&mut self, at: usize, place: RenderContext) {
         let (line, from) = (self.lines.len(), self.line.len());
         self.children(at, place);
         let href = self.tree.nodes[at].attribute("href").trim();
@@ -314,7 +320,7 @@ impl<'a> Renderer<'a> {
         }
     }
 
-    fn image(&mut self, at: usize, place: Place) {
+    fn image(&mut self, at: usize, place: RenderContext) {
         let node = &self.tree.nodes[at];
         let alt = node.attribute("alt").trim();
         let emoji = node.attribute("data-emoji");
@@ -347,22 +353,22 @@ impl<'a> Renderer<'a> {
             format!("[{alt}]")
         };
         self.word(&word, place);
-        self.own(at);
+        self.own_node(at);
     }
 
-    fn rule(&mut self, at: usize, place: Place) {
+    fn rule(&mut self, at: usize, place: RenderContext) {
         self.end_line();
         self.place = place;
         self.line.push_str("---");
-        self.own(at);
+        self.own_node(at);
         self.end_line();
     }
 
-    fn line_break(&mut self, at: usize, place: Place) {
-        self.own(at);
+    fn line_break(&mut self, at: usize, place: RenderContext) {
+        self.own_node(at);
         if self.line.trim().is_empty() {
             self.line.clear();
-            self.gap = true;
+            self.blank_due = true;
             if place.pre {
                 self.blank();
             }
@@ -371,26 +377,26 @@ impl<'a> Renderer<'a> {
         }
     }
 
-    fn text(&mut self, at: usize, place: Place) {
+    fn text(&mut self, at: usize, place: RenderContext) {
         let text = self.tree.nodes[at].text.as_str();
         if place.pre {
             return self.preformatted(at, text, place);
         }
         let mut rest = text;
         while let Some(start) = rest.find(|c: char| !is_html_space(c)) {
-            self.space |= start > 0;
+            self.space_due |= start > 0;
             rest = &rest[start..];
             let end = rest.find(is_html_space).unwrap_or(rest.len());
             self.word(&rest[..end], place);
             rest = &rest[end..];
         }
-        self.space |= !rest.is_empty();
+        self.space_due |= !rest.is_empty();
         if !text.trim_matches(is_html_space).is_empty() || !self.line.is_empty() {
-            self.own(at);
+            self.own_node(at);
         }
     }
 
-    fn preformatted(&mut self, at: usize, text: &str, place: Place) {
+    fn preformatted(&mut self, at: usize, text: &str, place: RenderContext) {
         for (number, line) in text.split('\n').enumerate() {
             if number > 0 {
                 if self.line.trim().is_empty() {
@@ -404,24 +410,24 @@ impl<'a> Renderer<'a> {
             if !line.is_empty() {
                 self.place = place;
                 self.line.push_str(&line.replace('\u{a0}', " "));
-                self.own(at);
+                self.own_node(at);
             }
         }
     }
 
-    fn word(&mut self, word: &str, place: Place) {
+    fn word(&mut self, word: &str, place: RenderContext) {
         if self.line.trim().is_empty() {
             self.place = place;
         }
-        if self.space && !self.line.is_empty() && !self.line.ends_with(' ') {
+        if self.space_due && !self.line.is_empty() && !self.line.ends_with(' ') {
             self.line.push(' ');
         }
-        self.space = false;
+        self.space_due = false;
         self.line.push_str(&word.replace('\u{a0}', " "));
     }
 
     /// Notes that `node` writes into the line being written (a break: that it ends it).
-    fn own(&mut self, node: usize) {
+    fn own_node(&mut self, node: usize) {
         self.pending.push(node);
     }
 
@@ -433,12 +439,13 @@ impl<'a> Renderer<'a> {
             .take_while(|line| line.raw.is_empty())
             .count();
         if !self.lines.is_empty() && blanks < BLANKS_MAX {
-            self.lines.push(Line::rendered("", 0, Mark::None, false));
+            self.lines
+                .push(BodyLine::rendered("", 0, LineMark::None, false));
         }
     }
 
     fn end_line(&mut self) {
-        self.space = false;
+        self.space_due = false;
         let line = std::mem::take(&mut self.line);
         let content = line.trim_end();
         if content.trim().is_empty() {
@@ -455,17 +462,17 @@ impl<'a> Renderer<'a> {
                 .extend(self.pending.drain(..).map(|node| (node, at)));
             return text::append(&mut self.lines, content);
         }
-        if std::mem::take(&mut self.gap) {
+        if std::mem::take(&mut self.blank_due) {
             self.blank();
         }
         let mut mark = self.place.mark;
         if std::mem::take(&mut self.cut) {
-            mark = Mark::Cut;
+            mark = LineMark::Cut;
         }
         let at = self.lines.len();
         self.owners
             .extend(self.pending.drain(..).map(|node| (node, at)));
-        self.lines.push(Line::rendered(
+        self.lines.push(BodyLine::rendered(
             content,
             self.place.depth,
             mark,

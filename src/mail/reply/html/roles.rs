@@ -2,11 +2,11 @@
 //!
 //! Does not read words.
 
-use super::tree::Node;
+use super::tree::HtmlNode;
 
 /// What an element is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum ElementRole {
     /// Nothing special.
     Plain,
     /// A quote: one level deeper.
@@ -23,8 +23,8 @@ pub(super) enum Role {
     Hidden,
 }
 
-impl Role {
-    pub(super) fn of(node: &Node) -> Self {
+impl ElementRole {
+    pub(super) fn of(node: &HtmlNode) -> Self {
         if is_hidden(node) {
             return Self::Hidden;
         }
@@ -108,7 +108,7 @@ const CUTS: &[&str] = &[
     "reply_separator",
 ];
 
-fn is_cut(node: &Node, id: &str, class: &str, style: &str) -> bool {
+fn is_cut(node: &HtmlNode, id: &str, class: &str, style: &str) -> bool {
     if CUTS.contains(&id)
         || class
             .split_ascii_whitespace()
@@ -136,7 +136,7 @@ fn is_cut(node: &Node, id: &str, class: &str, style: &str) -> bool {
         && (style.contains("border:none") || style.contains("border-style:none"))
 }
 
-fn is_signature(node: &Node, id: &str) -> bool {
+fn is_signature(node: &HtmlNode, id: &str) -> bool {
     node.tag == "signature"
         || node.attribute("data-smartmail") == "gmail_signature"
         || node.has("data-signature-widget")
@@ -163,14 +163,14 @@ fn is_signature_word(word: &str) -> bool {
 }
 
 /// Gmail and Apple indent with a blockquote that has no border.
-fn is_indent(node: &Node, class: &str, style: &str) -> bool {
+fn is_indent(node: &HtmlNode, class: &str, style: &str) -> bool {
     class.contains("indent")
         || style.contains("border:none")
             && node.attribute("type") != "cite"
             && !class.contains("quote")
 }
 
-fn is_hidden(node: &Node) -> bool {
+fn is_hidden(node: &HtmlNode) -> bool {
     if [
         "script", "style", "title", "svg", "math", "template", "select", "object", "video",
         "audio", "iframe", "noembed", "noframes", "xmp",

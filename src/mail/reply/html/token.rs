@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use super::tree::Builder;
+use super::tree::TreeBuilder;
 
 /// Attributes of one element.
 const ATTRIBUTES_MAX: usize = 24;
@@ -16,18 +16,18 @@ const VALUE_BYTES_MAX: usize = 4 * 1024;
 const DATA_BYTES_MAX: usize = 96 * 1024;
 
 /// The tokenizer (HTML standard 13.2.5, without the states that mail never needs).
-pub(super) struct Source<'a> {
+pub(super) struct Tokenizer<'a> {
     html: &'a str,
     at: usize,
 }
 
-impl<'a> Source<'a> {
+impl<'a> Tokenizer<'a> {
     pub(super) fn new(html: &'a str) -> Self {
         Self { html, at: 0 }
     }
 
     /// Takes one token; false at the end.
-    pub(super) fn step(&mut self, builder: &mut Builder) -> bool {
+    pub(super) fn step(&mut self, builder: &mut TreeBuilder) -> bool {
         let rest = &self.html[self.at..];
         if rest.is_empty() {
             return false;
@@ -81,7 +81,7 @@ impl<'a> Source<'a> {
         self.html.as_bytes().get(self.at).copied()
     }
 
-    fn start_tag(&mut self, builder: &mut Builder) {
+    fn start_tag(&mut self, builder: &mut TreeBuilder) {
         self.at += 1;
         let tag = self.name();
         let Some(attributes) = self.attributes() else {
@@ -94,7 +94,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn end_tag(&mut self, builder: &mut Builder) {
+    fn end_tag(&mut self, builder: &mut TreeBuilder) {
         self.at += 2;
         let tag = self.name();
         if self.attributes().is_some() {

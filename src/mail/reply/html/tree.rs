@@ -6,7 +6,7 @@
 
 use std::sync::LazyLock;
 
-use super::token::{Source, decode, words};
+use super::token::{Tokenizer, decode, words};
 
 /// Bytes of HTML that are read.
 const HTML_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -18,15 +18,15 @@ const DEPTH_MAX: usize = 200;
 const NODES_MAX: usize = 40_000;
 
 /// A parsed HTML part. Node 0 is the root.
-pub(super) struct Tree {
-    pub(super) nodes: Vec<Node>,
+pub(super) struct HtmlTree {
+    pub(super) nodes: Vec<HtmlNode>,
     /// The part was longer than is read.
     pub(super) truncated: bool,
 }
 
 /// An element, or a run of text.
 #[derive(Default)]
-pub(super) struct Node {
+pub(super) struct HtmlNode {
     /// The element's name if it is one we know, else empty.
     pub(super) tag: &'static str,
     /// The text of a text node.
@@ -37,7 +37,7 @@ pub(super) struct Node {
     pub(super) next: Option<usize>,
 }
 
-impl Node {
+impl HtmlNode {
     /// The value of an attribute, empty if it has none.
     pub(super) fn attribute(&self, name: &str) -> &str {
         self.attributes
@@ -51,12 +51,12 @@ impl Node {
     }
 }
 
-impl Tree {
+impl HtmlTree {
     /// Reads HTML; any input gives a tree.
     pub(super) fn read(html: &str) -> Self {
         let end = html.floor_char_boundary(HTML_BYTES_MAX);
-        let mut builder = Builder::new();
-        let mut source = Source::new(&html[..end]);
+        let mut builder = TreeBuilder::new();
+        let mut source = Tokenizer::new(&html[..end]);
         while source.step(&mut builder) {}
         Self {
             nodes: builder.nodes,
@@ -71,17 +71,17 @@ impl Tree {
 }
 
 /// Builds the tree from what the tokenizer tells.
-pub(super) struct Builder {
-    nodes: Vec<Node>,
+pub(super) struct TreeBuilder {
+    nodes: Vec<HtmlNode>,
     stack: Vec<usize>,
     /// Elements that were too deep to be opened.
     overflow: usize,
 }
 
-impl Builder {
+impl TreeBuilder {
     fn new() -> Self {
         Self {
-            nodes: vec![Node::default()],
+            nodes: vec![HtmlNode::default()],
             stack: vec![0],
             overflow: 0,
         }
@@ -91,7 +91,7 @@ impl Builder {
         self.stack.last().copied().unwrap_or(0)
     }
 
-    fn append(&mut self, node: Node) -> usize {
+    fn append(&mut self, node: HtmlNode) -> usize {
         let parent = self.top();
         let at = self.nodes.len();
         self.nodes.push(node);
@@ -107,7 +107,7 @@ impl Builder {
         let at = match last {
             Some(last) if self.nodes[last].is_text() => last,
             // Text is never lost, so it may go beyond the bound by one node an element.
-            _ => self.append(Node::default()),
+            _ => self.append(HtmlNode::default()),
         };
         decode(raw, &mut self.nodes[at].text);
     }
@@ -119,10 +119,10 @@ impl Builder {
             self.overflow += usize::from(!void);
             return;
         }
-        let at = self.append(Node {
+        let at = self.append(HtmlNode {
             tag: if tag.is_empty() { "span" } else { tag },
             attributes,
-            ..Node::default()
+            ..HtmlNode::default()
         });
         if !void {
             self.stack.push(at);
@@ -191,7 +191,7 @@ impl Builder {
     }
 }
 
-impl Node {
+impl HtmlNode {
     pub(super) fn is_text(&self) -> bool {
         self.tag.is_empty()
     }
@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     fn outline(html: &str) -> String {
-        fn walk(tree: &Tree, at: usize, out: &mut String) {
+        fn walk(tree: &HtmlTree, at: usize, out: &mut String) {
             for child in tree.children(at) {
                 let node = &tree.nodes[child];
                 if node.is_text() {
@@ -234,7 +234,7 @@ mod tests {
                 }
             }
         }
-        let tree = Tree::read(html);
+        let tree = HtmlTree::read(html);
         let mut out = String::new();
         walk(&tree, 0, &mut out);
         out
@@ -271,10 +271,10 @@ mod tests {
     #[test]
     fn depth_and_size_are_bounded() {
         let deep = "<div>".repeat(50_000) + "x";
-        let tree = Tree::read(&deep);
+        let tree = HtmlTree::read(&deep);
         assert!(tree.nodes.len() <= DEPTH_MAX + 2);
         let wide = format!("<a {}>x", "b c=d ".repeat(100_000));
-        assert_eq!(Tree::read(&wide).nodes.len(), 3);
-        assert!(Tree::read(&"<b>".repeat(300_000)).nodes.len() <= NODES_MAX + 1);
+        assert_eq!(HtmlTree::read(&wide).nodes.len(), 3);
+        assert!(HtmlTree::read(&"<b>".repeat(300_000)).nodes.len() <= NODES_MAX + 1);
     }
 }

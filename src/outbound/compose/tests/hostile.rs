@@ -21,17 +21,17 @@ fn long_and_strange_input_is_one_mail_still() {
         "😀",
     ] {
         let text = text.repeat(mebi / text.len());
-        let mail = composed(&Letter {
+        let mail = composed(&OutgoingMail {
             subject: text.clone(),
             sender_name: text.clone(),
             product_name: text.clone(),
             marker: Some(text.clone()),
-            history: vec![Said {
+            history: vec![EarlierMessage {
                 name: text.clone(),
                 at: Timestamp::from_millis(u64::MAX),
                 text: text.clone(),
             }],
-            enclosures: vec![Enclosure {
+            attachments: vec![OutgoingAttachment {
                 filename: text.clone(),
                 content_type: text.clone(),
                 bytes: text.clone().into(),
@@ -80,7 +80,7 @@ fn strange() -> impl Strategy<Value = String> {
 fn good_address() -> impl Strategy<Value = Address> {
     "([a-z+]{1,20}|\"[ -~]{1,20}\")@([a-z]{1,10}|[a-zé]{1,10})\\.(example|org)"
         .prop_filter_map("no address", |text| Address::parse(&text).ok())
-        .prop_filter("no ASCII form", |address| Spelled::of(address).is_ok())
+        .prop_filter("no ASCII form", |address| AsciiAddress::of(address).is_ok())
 }
 
 /// An address of which much cannot be written.
@@ -91,7 +91,7 @@ fn an_address() -> impl Strategy<Value = Address> {
 
 /// The product's HTML, never too deep.
 fn some_html() -> impl Strategy<Value = String> {
-    strange().prop_filter("too deep", |html| page::cleaned(html).is_ok())
+    strange().prop_filter("too deep", |html| page::sanitise(html).is_ok())
 }
 
 proptest! {
@@ -114,14 +114,14 @@ proptest! {
             _ => Vec::new(),
         };
         let extra_name = fields.first().map(|(name, _)| name.as_str().to_owned());
-        let letter = Letter {
+        let letter = OutgoingMail {
             from, sender_name: sender, product_name: product, subject,
-            to: Correspondent { name: to, address: to_address },
-            cc: vec![Correspondent { name: cc, address: cc_address }],
+            to: HeaderMailbox { name: to, address: to_address },
+            cc: vec![HeaderMailbox { name: cc, address: cc_address }],
             reply_to, text, html,
-            history: vec![Said { name: said.clone(), at: Timestamp::default(), text: said }],
+            history: vec![EarlierMessage { name: said.clone(), at: Timestamp::default(), text: said }],
             marker: Some(marker),
-            enclosures: vec![Enclosure { filename: file, content_type: kind, bytes: Bytes::from_static(b"\0\r\nx") }],
+            attachments: vec![OutgoingAttachment { filename: file, content_type: kind, bytes: Bytes::from_static(b"\0\r\nx") }],
             in_reply_to: Some(id.clone()), references: vec![id],
             is_automatic, fields,
             ..letter()
@@ -154,10 +154,10 @@ proptest! {
         let [from, to, cc, reply_to] = addresses;
         for address in [from, to, cc, reply_to] {
             let name = String::new();
-            let written = compose(&Letter {
+            let written = compose(&OutgoingMail {
                 from: address.clone(),
-                to: Correspondent { name: name.clone(), address: address.clone() },
-                cc: vec![Correspondent { name, address: address.clone() }],
+                to: HeaderMailbox { name: name.clone(), address: address.clone() },
+                cc: vec![HeaderMailbox { name, address: address.clone() }],
                 reply_to: address.clone(),
                 ..letter()
             }, &TEMPLATES);

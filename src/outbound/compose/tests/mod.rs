@@ -3,8 +3,8 @@ mod hostile;
 use std::sync::LazyLock;
 
 use super::*;
-use crate::mail::kind::{self, Context};
-use crate::mail::outgoing::JobId;
+use crate::mail::job_id::JobId;
+use crate::mail::kind::{self, ClassifyContext};
 use crate::mail::reply::{self, Method};
 use crate::mail::view::View;
 
@@ -17,12 +17,12 @@ fn address(text: &str) -> Address {
     Address::parse(text).unwrap()
 }
 
-fn letter() -> Letter {
-    Letter {
+fn letter() -> OutgoingMail {
+    OutgoingMail {
         from: address("support@example.com"),
         sender_name: "Ann Lee".to_owned(),
         product_name: "Example".to_owned(),
-        to: Correspondent {
+        to: HeaderMailbox {
             name: "Bob".to_owned(),
             address: address("bob@example.org"),
         },
@@ -33,7 +33,7 @@ fn letter() -> Letter {
         html: None,
         history: Vec::new(),
         marker: None,
-        enclosures: Vec::new(),
+        attachments: Vec::new(),
         in_reply_to: Some("<q1@mail.example.org>".to_owned()),
         references: Vec::new(),
         message_id: "<m1@inbox.example.com>".to_owned(),
@@ -49,7 +49,7 @@ fn letter() -> Letter {
     }
 }
 
-fn composed(letter: &Letter) -> Composed {
+fn composed(letter: &OutgoingMail) -> Composed {
     compose(letter, &TEMPLATES).unwrap()
 }
 
@@ -131,12 +131,12 @@ fn a_mail_has_what_it_should() {
 
 #[test]
 fn new_text_then_history_then_the_marker() {
-    let said = |name: &str, text: &str| Said {
+    let said = |name: &str, text: &str| EarlierMessage {
         name: name.to_owned(),
         at: Timestamp::from_millis(1_769_903_999_042),
         text: text.to_owned(),
     };
-    let mail = composed(&Letter {
+    let mail = composed(&OutgoingMail {
         history: vec![
             said("Bob", "first of them"),
             said("Ann", &"word ".repeat(500)),
@@ -163,7 +163,7 @@ fn new_text_then_history_then_the_marker() {
 
 #[test]
 fn automatic_mail_asks_for_no_answer_and_is_known_as_ours() {
-    let letter = Letter {
+    let letter = OutgoingMail {
         is_automatic: true,
         list_id: Some(Domain::parse("updates.example.com").unwrap()),
         list_unsubscribe: Some(WebAddress::parse("https://example.com/u?t=1").unwrap()),
@@ -179,18 +179,18 @@ fn automatic_mail_asks_for_no_answer_and_is_known_as_ours() {
     ] {
         assert_eq!(field(&mail.bytes, name).as_deref(), Some(value), "{name}");
     }
-    let context = Context {
+    let context = ClassifyContext {
         loop_mark: Some("mark-1"),
-        ..Context::UNKNOWN
+        ..ClassifyContext::UNKNOWN
     };
     let (finding, _) = kind::classify(&View::parse(&mail.bytes), &context);
-    assert_eq!(finding.kind, kind::Kind::Loop);
+    assert_eq!(finding.kind, kind::MailKind::Loop);
 }
 
 #[test]
 fn a_subject_has_one_prefix() {
     let of = |subject: &str, answers: bool| {
-        let letter = Letter {
+        let letter = OutgoingMail {
             subject: subject.to_owned(),
             in_reply_to: answers.then(|| "<a@b>".to_owned()),
             ..letter()
@@ -265,22 +265,22 @@ fn no_token_of_another_leaves() {
     let encoded = theirs.replace('+', "%2B").replace('@', "%40");
     let cut_there = format!("{} {theirs} {}", "x".repeat(560), "more ".repeat(50));
     let field = HeaderName::parse("X-Note").unwrap();
-    let mail = composed(&Letter {
+    let mail = composed(&OutgoingMail {
         sender_name: theirs.clone(),
         product_name: theirs.clone(),
         subject: format!("Re: {theirs}"),
-        cc: vec![Correspondent {
+        cc: vec![HeaderMailbox {
             name: theirs.clone(),
             address: address("eve@example.org"),
         }],
         fields: vec![(field, HeaderText::parse(&theirs).unwrap())],
-        enclosures: [
+        attachments: [
             theirs.clone(),
             format!("{theirs}.txt"),
             format!("Mail to {}.eml", theirs.replace("inbox", "in|box")),
             format!("{} {theirs}.txt", "x".repeat(395)),
         ]
-        .map(|filename| Enclosure {
+        .map(|filename| OutgoingAttachment {
             filename,
             content_type: "text/plain".to_owned(),
             bytes: Bytes::new(),
@@ -292,7 +292,7 @@ fn no_token_of_another_leaves() {
             theirs.replace('@', "&#64;")
         )),
         history: vec![
-            Said {
+            EarlierMessage {
                 name: shouted,
                 at: Timestamp::default(),
                 text: format!(
@@ -300,7 +300,7 @@ fn no_token_of_another_leaves() {
                     theirs.replace("fuam6", "fuam6=\r\n")
                 ),
             },
-            Said {
+            EarlierMessage {
                 name: "Bob".to_owned(),
                 at: Timestamp::default(),
                 text: cut_there,
@@ -329,13 +329,13 @@ fn no_token_of_another_leaves() {
 
 #[test]
 fn a_reply_to_our_mail_has_only_the_new_words() {
-    let said = |name: &str, text: &str| Said {
+    let said = |name: &str, text: &str| EarlierMessage {
         name: name.to_owned(),
         at: Timestamp::from_millis(1_769_800_000_000),
         text: text.to_owned(),
     };
     for locale in Locale::ALL {
-        let ours = composed(&Letter {
+        let ours = composed(&OutgoingMail {
             history: vec![
                 said(
                     "Bob",
@@ -369,10 +369,10 @@ fn a_reply_to_our_mail_has_only_the_new_words() {
             ),
         ] {
             for known in [&[ours.text.as_str()][..], &[]] {
-                let reply = reply::extract(&reply::Input {
+                let reply = reply::extract(&reply::ReplyInput {
                     text: Some(&text),
                     known,
-                    ..reply::Input::default()
+                    ..reply::ReplyInput::default()
                 });
                 assert_eq!(
                     reply.text,
@@ -401,10 +401,10 @@ fn assert_html_is_cut(ours: &Composed, locale: Locale) {
         ours.html
     );
     for html in [html, outlook] {
-        let reply = reply::extract(&reply::Input {
+        let reply = reply::extract(&reply::ReplyInput {
             html: Some(&html),
             known: &[&ours.text],
-            ..reply::Input::default()
+            ..reply::ReplyInput::default()
         });
         assert_eq!(reply.text, "Thanks, Monday is fine.", "{locale:?}");
         assert_ne!(reply.method, Method::FullBody);
@@ -413,7 +413,7 @@ fn assert_html_is_cut(ours: &Composed, locale: Locale) {
 
 #[test]
 fn what_cannot_be_written_is_refused_by_name() {
-    type Change = fn(&mut Letter);
+    type Change = fn(&mut OutgoingMail);
     let changes: [(&str, Change); 14] = [
         ("to: local part is not ASCII", |l| {
             l.to.address = address("jörg@example.org")
@@ -432,7 +432,7 @@ fn what_cannot_be_written_is_refused_by_name() {
             l.to.address = address("x@a，b.example")
         }),
         ("cc: domain \"a>b.example\" has no ASCII form", |l| {
-            l.cc = vec![Correspondent {
+            l.cc = vec![HeaderMailbox {
                 name: String::new(),
                 address: address("x@a＞b.example"),
             }];
@@ -452,7 +452,7 @@ fn what_cannot_be_written_is_refused_by_name() {
         ("history: longer than 1048576 octets", |l| {
             let (name, at) = (String::new(), Timestamp::default());
             let text = "x".repeat(TEXT_BYTES_MAX + 1);
-            l.history = vec![Said { name, at, text }];
+            l.history = vec![EarlierMessage { name, at, text }];
         }),
         ("cc: more than 50", |l| {
             l.cc = vec![l.to.clone(); CC_MAX + 1]

@@ -42,8 +42,8 @@ fn of_two_at_once_with_one_key_one_is_taken_and_nothing_of_the_other() {
         other.content = [9; 16];
         let third = store.enqueue(other, letter(2, 10), tell(2));
         let answers = tokio::join!(first, second, third);
-        assert_eq!(answers.0, Ok(Enqueued::New));
-        let known = |same| Ok(Enqueued::Known { id: id(0), same });
+        assert_eq!(answers.0, Ok(EnqueueResult::New));
+        let known = |same| Ok(EnqueueResult::Exists { id: id(0), same });
         assert_eq!((answers.1, answers.2), (known(true), known(false)));
     });
     assert_eq!(serials(&store), [0]);
@@ -53,7 +53,7 @@ fn of_two_at_once_with_one_key_one_is_taken_and_nothing_of_the_other() {
             .is_some()
     };
     assert_eq!([mapped(0), mapped(1), mapped(2)], [true, false, false]);
-    assert_eq!(store.outbox().taken, 1);
+    assert_eq!(store.outbox_ledger().taken, 1);
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn jobs_that_are_over_are_known_for_a_time_and_a_number_of_them() {
         let known: Vec<usize> = (0..20).filter(|n| store.job(id(*n)).is_some()).collect();
         assert_eq!(known, [15, 16, 17, 18, 19], "round {round}");
         assert_eq!(store.job_by_key([3; 16]), None);
-        assert_eq!(store.outbox().sent, 20);
+        assert_eq!(store.outbox_ledger().sent, 20);
         run(store.close());
         if round == 1 {
             std::fs::remove_dir_all(folder.path().join("index")).unwrap();
@@ -105,12 +105,12 @@ fn jobs_that_are_over_are_known_for_a_time_and_a_number_of_them() {
     }
     // A key that is forgotten can be used again; so can one whose time is over.
     let again = run(store.enqueue(job(30, 3, None), letter(30, 10), Vec::new()));
-    assert_eq!(again, Ok(Enqueued::New));
+    assert_eq!(again, Ok(EnqueueResult::New));
     let month = later(31 * 24 * 60 * 60);
     run(store.record(vec![ended(30, sent(), month)])).unwrap();
     assert_eq!(store.job(id(19)), None);
     let again = run(store.enqueue(job(31, 19, None), letter(31, 10), Vec::new()));
-    assert_eq!(again, Ok(Enqueued::New));
+    assert_eq!(again, Ok(EnqueueResult::New));
     assert_eq!(store.job_by_key([19; 16]).unwrap().job.id, id(31));
 }
 
@@ -128,7 +128,10 @@ fn a_job_is_known_by_each_of_its_keys_and_forgotten_with_both() {
     };
     let mut store = open(bounded());
     let enqueue = |store: &Store, job: Job| run(store.enqueue(job, letter(0, 300), Vec::new()));
-    assert_eq!(enqueue(&store, by_both(0, 100, 101)), Ok(Enqueued::New));
+    assert_eq!(
+        enqueue(&store, by_both(0, 100, 101)),
+        Ok(EnqueueResult::New)
+    );
     // The second of each pair reaches the writer, which must decide, before the first is applied.
     let pairs = (1..=20).map(|nth: u8| {
         let one = by_both(2 * usize::from(nth), 2 * nth, 200);
@@ -137,14 +140,14 @@ fn a_job_is_known_by_each_of_its_keys_and_forgotten_with_both() {
     let taken = run(futures_util::future::join_all(pairs));
     let new = taken
         .iter()
-        .filter(|one| **one == Ok(Enqueued::New))
+        .filter(|one| **one == Ok(EnqueueResult::New))
         .count();
     assert_eq!(new, 1, "{taken:?}");
     for round in 0..3 {
         for (key, also) in [(100, 102), (103, 100), (101, 104), (105, 101), (101, 100)] {
             let found = enqueue(&store, by_both(90, key, also));
             assert!(
-                matches!(found, Ok(Enqueued::Known { id: known, .. }) if known == id(0)),
+                matches!(found, Ok(EnqueueResult::Exists { id: known, .. }) if known == id(0)),
                 "round {round}: {found:?}"
             );
         }
@@ -157,13 +160,16 @@ fn a_job_is_known_by_each_of_its_keys_and_forgotten_with_both() {
     run(store.record(vec![ended(0, sent(), NOW)])).unwrap();
     for nth in 50..70 {
         let key = u8::try_from(nth).unwrap();
-        assert_eq!(enqueue(&store, job(nth, key, None)), Ok(Enqueued::New));
+        assert_eq!(enqueue(&store, job(nth, key, None)), Ok(EnqueueResult::New));
         run(store.record(vec![ended(nth, sent(), NOW)])).unwrap();
     }
     for key in [100, 101] {
         assert_eq!(store.job_by_key([key; 16]), None);
     }
-    assert_eq!(enqueue(&store, by_both(91, 106, 101)), Ok(Enqueued::New));
+    assert_eq!(
+        enqueue(&store, by_both(91, 106, 101)),
+        Ok(EnqueueResult::New)
+    );
     assert_eq!(store.job_by_key([101; 16]).unwrap().job.id, id(91));
 }
 
@@ -203,12 +209,12 @@ fn too_many_bytes_of_mail_are_refused_until_some_are_sent() {
         let key = u8::try_from(nth).unwrap();
         run(store.enqueue(job(nth, key, None), letter(nth, 600), Vec::new()))
     };
-    assert_eq!(enqueue(0), Ok(Enqueued::New));
+    assert_eq!(enqueue(0), Ok(EnqueueResult::New));
     assert_eq!(enqueue(1), Err(RecordError::Full));
     // What is known is no more to keep.
-    assert!(matches!(enqueue(0), Ok(Enqueued::Known { .. })));
+    assert!(matches!(enqueue(0), Ok(EnqueueResult::Exists { .. })));
     run(store.record(vec![ended(0, sent(), NOW)])).unwrap();
-    assert_eq!(enqueue(1), Ok(Enqueued::New));
+    assert_eq!(enqueue(1), Ok(EnqueueResult::New));
 }
 
 #[test]
@@ -236,7 +242,7 @@ fn a_job_put_off_by_a_wrong_clock_is_due_when_it_is_right_again() {
     assert_eq!(due(0), [id(0)]);
     assert_eq!(due(300), [id(1), id(0)]);
     assert_eq!(due(YEAR), [id(1)]);
-    assert_eq!(store.outbox().waiting, 2);
+    assert_eq!(store.outbox_ledger().waiting, 2);
 }
 
 #[test]
@@ -270,8 +276,8 @@ fn failed_jobs_go_after_their_time_and_keep_their_name() {
     }
     assert!(store.job_mail(id(0)).is_err());
     assert!(store.job_mail(id(1)).is_ok());
-    assert_eq!(store.outbox().failed, 2);
-    assert!(store.outbox().adds_up());
+    assert_eq!(store.outbox_ledger().failed, 2);
+    assert!(store.outbox_ledger().adds_up());
 }
 
 #[test]
@@ -285,7 +291,7 @@ fn a_clock_that_was_a_year_ahead_has_nothing_forgotten() {
     for round in 0..3 {
         assert!(store.job(id(0)).is_some(), "round {round}");
         let again = run(store.enqueue(job(1, 7, None), letter(1, 10), Vec::new()));
-        let known = matches!(again, Ok(Enqueued::Known { .. }));
+        let known = matches!(again, Ok(EnqueueResult::Exists { .. }));
         assert!(known, "round {round}: {again:?}");
         run(store.close());
         if round == 1 {

@@ -6,8 +6,8 @@ use std::fs;
 use super::super::{envelope, mail, run, settled};
 use super::*;
 use crate::store::disk::Disk;
-use crate::store::index::{Index, Key};
-use crate::store::leaving::sorted;
+use crate::store::index::{Index, IndexKey};
+use crate::store::pending_writes::sorted;
 use crate::store::{DeliveryId, JobOutcome};
 
 fn open(folder: &Path) -> Store {
@@ -26,7 +26,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn entries(folder: &Path) -> HashMap<Key, Vec<u8>> {
+fn entries(folder: &Path) -> HashMap<IndexKey, Vec<u8>> {
     Index::open(&folder.join("index")).unwrap().entries()
 }
 
@@ -36,7 +36,7 @@ fn answers(store: &Store) -> String {
     let keys: Vec<_> = (0..5).map(|key| store.job_by_key([key; 16])).collect();
     format!(
         "{jobs:?} {keys:?} {:?} {:?} {:?} {:?}",
-        store.outbox(),
+        store.outbox_ledger(),
         store.ledger(),
         store.waiting(None, 10),
         store.suppressions(None, 10),
@@ -49,7 +49,7 @@ fn begin(store: &Store) {
         for nth in 0..4 {
             let key = u8::try_from(nth).unwrap();
             let job = store.enqueue(job(nth, key, Some(key)), letter(nth, 10), Vec::new());
-            assert_eq!(job.await, Ok(Enqueued::New));
+            assert_eq!(job.await, Ok(EnqueueResult::New));
         }
         for seed in 0..2 {
             store.accept(envelope(2), mail(seed, 10)).await.unwrap();
@@ -89,7 +89,7 @@ fn go_on(store: &Store) {
         ];
         store.record(facts).await.unwrap();
         let new = store.enqueue(job(4, 4, None), letter(4, 10), Vec::new());
-        assert_eq!(new.await, Ok(Enqueued::New));
+        assert_eq!(new.await, Ok(EnqueueResult::New));
     });
 }
 
@@ -107,7 +107,7 @@ fn an_index_left_at_any_entry_forgets_nothing() {
     run(store.close());
 
     let (old, new) = (entries(&before), entries(&after));
-    let mut changes: HashMap<Key, Option<Vec<u8>>> = HashMap::new();
+    let mut changes: HashMap<IndexKey, Option<Vec<u8>>> = HashMap::new();
     for (key, value) in &new {
         if old.get(key) != Some(value) {
             changes.insert(*key, Some(value.clone()));

@@ -6,15 +6,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{House, NOW, run};
+use super::{NOW, TestStore, run};
 use crate::clock::Timestamp;
 use crate::mail::address::Address;
-use crate::mail::outgoing::JobId;
+use crate::mail::job_id::JobId;
 use crate::store::{
-    Enqueued, Event, EventId, EventKind, Fact, Job, JobState, Reach, RecordError, Settings, Store,
-    Suppression,
+    Cursor, EnqueueResult, Event, EventId, EventKind, Fact, Job, JobState, RecordError, Settings,
+    Store, Suppression,
 };
-use model::{Answers, Deed, Model, deed};
+use model::{OutboxAction, OutboxAnswers, OutboxModel, outbox_action};
 
 mod bounds;
 mod halves;
@@ -91,31 +91,31 @@ fn suppression(n: u8) -> Suppression {
 }
 
 /// An outbox with a model of it.
-struct Pair {
-    house: House,
-    model: Model,
+struct ModelledOutbox {
+    real: TestStore,
+    model: OutboxModel,
 }
 
-impl Pair {
+impl ModelledOutbox {
     fn new(segment_bytes: u64) -> Self {
         Self {
-            house: House::new(|folder| settings(folder, segment_bytes)),
-            model: Model::default(),
+            real: TestStore::new(|folder| settings(folder, segment_bytes)),
+            model: OutboxModel::default(),
         }
     }
 
     /// The answers, once the writer has given up what is too much.
-    fn answers(&self) -> Answers {
+    fn answers(&self) -> OutboxAnswers {
         for _ in 0..2 {
             // A disk that has stopped says no, and has nothing to give up.
-            let _ = run(self.house.store().record(Vec::new()));
+            let _ = run(self.real.store().record(Vec::new()));
         }
-        Answers::of(self.house.store(), self.model.jobs.len() + 1)
+        OutboxAnswers::of(self.real.store(), self.model.jobs.len() + 1)
     }
 
     fn check(&mut self) {
         assert_eq!(self.answers(), self.model.answers);
-        for (event_id, event) in self.house.store().events_after(EventId(0), 100_000) {
+        for (event_id, event) in self.real.store().events_after(EventId(0), 100_000) {
             let serial = event.data["serial"].as_u64().unwrap();
             let first = *self.model.event_ids.entry(serial).or_insert(event_id);
             assert_eq!(first, event_id, "the name of event {serial}");
@@ -123,27 +123,27 @@ impl Pair {
     }
 
     /// False: the store refused, and whether it was done will be known after a reopen.
-    fn act(&mut self, deed: &Deed) -> bool {
+    fn act(&mut self, deed: &OutboxAction) -> bool {
         let done = match *deed {
-            Deed::Reopen => {
-                self.house.reopen();
+            OutboxAction::Reopen => {
+                self.real.reopen();
                 return true;
             }
-            Deed::LoseIndex => {
-                self.house.lose_index();
+            OutboxAction::LoseIndex => {
+                self.real.lose_index();
                 return true;
             }
-            Deed::Enqueue { key, thread, bytes } => {
+            OutboxAction::Enqueue { key, thread, bytes } => {
                 let nth = self.model.jobs.len();
                 let facts = self.model.facts(deed);
                 let asked =
-                    self.house
+                    self.real
                         .store()
                         .enqueue(job(nth, key, thread), letter(nth, bytes), facts);
                 let full = self.model.answers.ledger.waiting >= WAITING_MAX;
                 match (run(asked), self.model.answers.keys.get(&key)) {
-                    (Ok(Enqueued::New), None) => assert!(!full),
-                    (Ok(Enqueued::Known { id, same }), Some(known)) => {
+                    (Ok(EnqueueResult::New), None) => assert!(!full),
+                    (Ok(EnqueueResult::Exists { id, same }), Some(known)) => {
                         assert_eq!((id, same), (*known, true));
                     }
                     (Err(RecordError::Full), None) if full => {}
@@ -152,9 +152,9 @@ impl Pair {
                 }
                 true
             }
-            Deed::Cancel(nth) => {
+            OutboxAction::Cancel(nth) => {
                 let nth = self.model.pick(nth);
-                match run(self.house.store().cancel(id(nth), NOW)) {
+                match run(self.real.store().cancel(id(nth), NOW)) {
                     Ok(cancelled) => {
                         let job = self.model.jobs.get(nth);
                         let waits = job.is_some_and(|job| {
@@ -167,7 +167,7 @@ impl Pair {
                     Err(_) => false,
                 }
             }
-            _ => run(self.house.store().record(self.model.facts(deed))).is_ok(),
+            _ => run(self.real.store().record(self.model.facts(deed))).is_ok(),
         };
         if done {
             self.told(deed);
@@ -175,7 +175,7 @@ impl Pair {
         done
     }
 
-    fn told(&mut self, deed: &Deed) {
+    fn told(&mut self, deed: &OutboxAction) {
         self.model.told(deed);
         if let Some((event_id, event)) = self.newest() {
             let serial = event.data["serial"].as_u64().unwrap();
@@ -185,16 +185,16 @@ impl Pair {
     }
 
     fn newest(&self) -> Option<(EventId, std::sync::Arc<Event>)> {
-        let newest = *self.house.store().events().borrow();
+        let newest = *self.real.store().newest_event().borrow();
         let mut last = self
-            .house
+            .real
             .store()
             .events_after(EventId(newest.0.checked_sub(1)?), 1);
         last.pop()
     }
 
     /// After a deed that failed and a reopen: it was done whole or not at all.
-    fn settle_doubt(&mut self, deed: &Deed) {
+    fn settle_doubt(&mut self, deed: &OutboxAction) {
         if self.answers() != self.model.answers {
             self.told(deed);
         }
@@ -206,44 +206,44 @@ proptest! {
 
     /// Whatever is done, closed, reopened and rebuilt, with segments so small that they go all the time.
     #[test]
-    fn the_outbox_is_what_was_told(deeds in proptest::collection::vec(deed(), 1..120), segment_bytes in 300u64..6000) {
-        let mut pair = Pair::new(segment_bytes);
+    fn the_outbox_is_what_was_told(deeds in proptest::collection::vec(outbox_action(), 1..120), segment_bytes in 300u64..6000) {
+        let mut pair = ModelledOutbox::new(segment_bytes);
         for deed in &deeds {
             prop_assert!(pair.act(deed));
         }
         pair.check();
-        pair.house.reopen();
+        pair.real.reopen();
         pair.check();
-        pair.house.lose_index();
+        pair.real.lose_index();
         pair.check();
     }
 
     /// The disk stops at any change, in the middle of a write, of compaction, of giving segments up.
     #[test]
     fn a_stop_at_any_point_loses_no_job(
-        rounds in proptest::collection::vec((proptest::collection::vec(deed(), 1..40), 0u64..120), 1..6),
+        rounds in proptest::collection::vec((proptest::collection::vec(outbox_action(), 1..40), 0u64..120), 1..6),
         segment_bytes in 300u64..4000,
     ) {
-        let mut pair = Pair::new(segment_bytes);
+        let mut pair = ModelledOutbox::new(segment_bytes);
         for (deeds, stop) in &rounds {
-            pair.house.disk.faults.stop_after(*stop);
+            pair.real.disk.faults.stop_after(*stop);
             let failed = deeds.iter().find(|deed| {
-                !matches!(deed, Deed::Reopen | Deed::LoseIndex) && !pair.act(deed)
+                !matches!(deed, OutboxAction::Reopen | OutboxAction::LoseIndex) && !pair.act(deed)
             });
-            pair.house.reopen();
+            pair.real.reopen();
             if let Some(deed) = failed {
                 pair.settle_doubt(deed);
             }
             pair.check();
         }
-        pair.house.lose_index();
+        pair.real.lose_index();
         pair.check();
     }
 }
 
 #[test]
 fn what_is_open_below_a_place_outlives_reopening_and_compaction() {
-    let mut house = House::new(|folder| settings(folder, 8 << 10));
+    let mut house = TestStore::new(|folder| settings(folder, 8 << 10));
     let events = (0..10).map(happened).collect();
     run(house.store().record(events)).unwrap();
     let ids: Vec<_> = house
@@ -252,14 +252,14 @@ fn what_is_open_below_a_place_outlives_reopening_and_compaction() {
         .iter()
         .map(|(id, _)| *id)
         .collect();
-    let place = |event: usize, open: &[usize]| Reach {
-        event: ids[event],
-        open: open.iter().map(|nth| ids[*nth]).collect(),
+    let place = |event: usize, open: &[usize]| Cursor {
+        last: ids[event],
+        gaps: open.iter().map(|nth| ids[*nth]).collect(),
     };
-    let heard = |reach: Reach| Fact::Heard {
+    let heard = |reach: Cursor| Fact::Heard {
         subscriber: "us".to_owned(),
-        event: reach.event,
-        open: reach.open,
+        event: reach.last,
+        open: reach.gaps,
         at: NOW,
     };
     // As it was written when nothing could be open below a place.
@@ -267,7 +267,7 @@ fn what_is_open_below_a_place_outlives_reopening_and_compaction() {
     assert!(!old.to_string().contains("open"), "{old}");
     let old: Fact = serde_json::from_value(old).unwrap();
     run(house.store().record(vec![old])).unwrap();
-    assert_eq!(house.store().heard("us"), Some(place(3, &[])));
+    assert_eq!(house.store().cursor("us"), Some(place(3, &[])));
     let newest = place(8, &[5]);
     for (said, known) in [
         (place(8, &[2, 5]), place(8, &[2, 5])),
@@ -277,7 +277,7 @@ fn what_is_open_below_a_place_outlives_reopening_and_compaction() {
         (place(7, &[]), newest.clone()),
     ] {
         run(house.store().record(vec![heard(said)])).unwrap();
-        assert_eq!(house.store().heard("us"), Some(known));
+        assert_eq!(house.store().cursor("us"), Some(known));
     }
     for turn in 0..3 {
         for nth in 0..100 {
@@ -294,6 +294,6 @@ fn what_is_open_below_a_place_outlives_reopening_and_compaction() {
             1 => house.lose_index(),
             _ => {}
         }
-        assert_eq!(house.store().heard("us"), Some(newest.clone()), "{turn}");
+        assert_eq!(house.store().cursor("us"), Some(newest.clone()), "{turn}");
     }
 }

@@ -7,15 +7,16 @@ use proptest::prelude::*;
 use super::{CAPTURED_KEPT, FAILED_KEPT, WAITING_MAX, happened, id, later, letter, suppression};
 use crate::clock::Timestamp;
 use crate::mail::address::Address;
-use crate::mail::outgoing::JobId;
+use crate::mail::job_id::JobId;
 use crate::store::tests::NOW;
 use crate::store::{
-    Event, EventId, Fact, JobOutcome, JobState, OutboxLedger, Returned, Said, Store, Talk,
+    ConversationKey, DsnSummary, Event, EventId, Fact, JobOutcome, JobState, LastMessage,
+    OutboxLedger, Store,
 };
 
 /// What is done to an outbox.
 #[derive(Clone, Debug)]
-pub(super) enum Deed {
+pub(super) enum OutboxAction {
     Enqueue {
         key: u8,
         thread: Option<u8>,
@@ -36,30 +37,30 @@ pub(super) enum Deed {
     LoseIndex,
 }
 
-pub(super) fn deed() -> impl Strategy<Value = Deed> {
+pub(super) fn outbox_action() -> impl Strategy<Value = OutboxAction> {
     let nth = 0usize..12;
     prop_oneof![
         8 => (0u8..30, proptest::option::of(0u8..3), 0usize..900)
-            .prop_map(|(key, thread, bytes)| Deed::Enqueue { key, thread, bytes }),
-        4 => nth.clone().prop_map(Deed::Begin),
-        3 => (nth.clone(), 0u8..20).prop_map(|(nth, wait)| Deed::Defer(nth, wait)),
-        6 => (nth.clone(), 0u8..4).prop_map(|(nth, how)| Deed::End(nth, how)),
-        2 => nth.clone().prop_map(Deed::Retry),
-        2 => (nth.clone(), any::<bool>()).prop_map(|(nth, failed)| Deed::ComeBack(nth, failed)),
-        2 => nth.prop_map(Deed::Cancel),
-        1 => (0u8..4).prop_map(Deed::Suppress),
-        1 => (0u8..4).prop_map(Deed::Unsuppress),
-        2 => (0u8..3, any::<bool>()).prop_map(|(thread, by_us)| Deed::Speak(thread, by_us)),
-        1 => (0u8..2, 0u8..5).prop_map(|(who, back)| Deed::Hear(who, back)),
-        2 => (0usize..2000).prop_map(Deed::Noise),
-        2 => Just(Deed::Reopen),
-        1 => Just(Deed::LoseIndex),
+            .prop_map(|(key, thread, bytes)| OutboxAction::Enqueue { key, thread, bytes }),
+        4 => nth.clone().prop_map(OutboxAction::Begin),
+        3 => (nth.clone(), 0u8..20).prop_map(|(nth, wait)| OutboxAction::Defer(nth, wait)),
+        6 => (nth.clone(), 0u8..4).prop_map(|(nth, how)| OutboxAction::End(nth, how)),
+        2 => nth.clone().prop_map(OutboxAction::Retry),
+        2 => (nth.clone(), any::<bool>()).prop_map(|(nth, failed)| OutboxAction::ComeBack(nth, failed)),
+        2 => nth.prop_map(OutboxAction::Cancel),
+        1 => (0u8..4).prop_map(OutboxAction::Suppress),
+        1 => (0u8..4).prop_map(OutboxAction::Unsuppress),
+        2 => (0u8..3, any::<bool>()).prop_map(|(thread, by_us)| OutboxAction::Speak(thread, by_us)),
+        1 => (0u8..2, 0u8..5).prop_map(|(who, back)| OutboxAction::Hear(who, back)),
+        2 => (0usize..2000).prop_map(OutboxAction::Noise),
+        2 => Just(OutboxAction::Reopen),
+        1 => Just(OutboxAction::LoseIndex),
     ]
 }
 
 /// What is known of one job.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Known {
+pub(super) struct KnownJob {
     pub(super) state: JobState,
     pub(super) begun: bool,
     pub(super) attempts: u32,
@@ -71,9 +72,9 @@ pub(super) struct Known {
 
 /// What an outbox answers to everything a test can ask.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Answers {
+pub(super) struct OutboxAnswers {
     pub(super) ledger: OutboxLedger,
-    pub(super) jobs: BTreeMap<JobId, Known>,
+    pub(super) jobs: BTreeMap<JobId, KnownJob>,
     pub(super) listed: Vec<JobId>,
     pub(super) keys: BTreeMap<u8, JobId>,
     pub(super) due: Vec<JobId>,
@@ -87,12 +88,12 @@ pub(super) struct Answers {
 
 const SOON: u64 = 600;
 
-impl Answers {
+impl OutboxAnswers {
     pub(super) fn of(store: &Store, jobs: usize) -> Self {
         let known = |nth: usize| {
             let record = store.job(id(nth))?;
             let mail = store.job_mail(id(nth)).ok();
-            let known = Known {
+            let known = KnownJob {
                 state: record.state,
                 begun: record.begun_at.is_some(),
                 attempts: record.attempts,
@@ -104,7 +105,7 @@ impl Answers {
             Some((id(nth), known))
         };
         let said = |n: u8, by_us| {
-            let said = store.said(&talk(n), by_us)?;
+            let said = store.last_message(&talk(n), by_us)?;
             assert_eq!(said.by_us, by_us);
             Some(((n, by_us), said.text))
         };
@@ -112,12 +113,12 @@ impl Answers {
         assert!(events.is_sorted_by(|a, b| a.0 < b.0));
         assert_eq!(store.oldest_event(), events.first().map(|(id, _)| *id));
         let newest = events.last().map_or(EventId(0), |(id, _)| *id);
-        assert_eq!(*store.events().borrow(), newest);
+        assert_eq!(*store.newest_event().borrow(), newest);
         let serial = |event: &Event| event.data["serial"].as_u64().unwrap();
         let heard = |n: u8| {
-            let heard = store.heard(&format!("sub-{n}"))?;
-            let last = events.iter().rfind(|(id, _)| *id <= heard.event)?;
-            let open = events.iter().filter(|(id, _)| heard.open.contains(id));
+            let heard = store.cursor(&format!("sub-{n}"))?;
+            let last = events.iter().rfind(|(id, _)| *id <= heard.last)?;
+            let open = events.iter().filter(|(id, _)| heard.gaps.contains(id));
             let open = open.map(|(_, event)| serial(event)).collect();
             Some((n, (serial(&last.1), open)))
         };
@@ -127,7 +128,7 @@ impl Answers {
         };
         let listed = store.suppressions(None, 100);
         let answers = Self {
-            ledger: store.outbox(),
+            ledger: store.outbox_ledger(),
             jobs: (0..jobs).filter_map(known).collect(),
             listed: pages(store),
             keys: (0..30)
@@ -167,35 +168,35 @@ fn pages(store: &Store) -> Vec<JobId> {
 
 /// What an outbox must answer.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Model {
-    pub(super) jobs: Vec<Modelled>,
+pub(super) struct OutboxModel {
+    pub(super) jobs: Vec<ModelledJob>,
     pub(super) serial: u64,
     /// Counts the facts that move a job in its line or end it.
     pub(super) turn: u64,
-    pub(super) answers: Answers,
+    pub(super) answers: OutboxAnswers,
     pub(super) event_ids: BTreeMap<u64, EventId>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Modelled {
+pub(super) struct ModelledJob {
     pub(super) key: u8,
     pub(super) thread: Option<u8>,
-    pub(super) known: Known,
+    pub(super) known: KnownJob,
     pub(super) order: u64,
     pub(super) over: u64,
 }
 
-impl Model {
+impl OutboxModel {
     pub(super) fn pick(&self, nth: usize) -> usize {
         nth % self.jobs.len().max(1)
     }
 
-    pub(super) fn facts(&self, deed: &Deed) -> Vec<Fact> {
+    pub(super) fn facts(&self, deed: &OutboxAction) -> Vec<Fact> {
         let at = NOW;
         let job = |nth: &usize| id(self.pick(*nth));
         let mut facts = match *deed {
-            Deed::Begin(ref nth) => vec![Fact::Begun { job: job(nth), at }],
-            Deed::Defer(ref nth, wait) => vec![Fact::Deferred {
+            OutboxAction::Begin(ref nth) => vec![Fact::Begun { job: job(nth), at }],
+            OutboxAction::Defer(ref nth, wait) => vec![Fact::Deferred {
                 job: job(nth),
                 at,
                 due_at: later(u64::from(wait) * 60),
@@ -203,19 +204,19 @@ impl Model {
                 reply: "450 later".to_owned(),
                 in_doubt: wait % 2 == 1,
             }],
-            Deed::End(ref nth, how) => vec![Fact::Ended {
+            OutboxAction::End(ref nth, how) => vec![Fact::Ended {
                 job: job(nth),
                 outcome: outcome(how),
                 at,
             }],
-            Deed::Retry(ref nth) => vec![Fact::Retried {
+            OutboxAction::Retry(ref nth) => vec![Fact::Retried {
                 job: job(nth),
                 at,
                 ends_at: later(2_000_000),
             }],
-            Deed::ComeBack(ref nth, failed) => vec![Fact::CameBack {
+            OutboxAction::ComeBack(ref nth, failed) => vec![Fact::CameBack {
                 job: job(nth),
-                returned: Returned {
+                returned: DsnSummary {
                     failed,
                     hard: true,
                     status: None,
@@ -224,21 +225,21 @@ impl Model {
                 },
                 at,
             }],
-            Deed::Suppress(n) => vec![Fact::Suppressed(suppression(n))],
-            Deed::Unsuppress(n) => vec![Fact::Unsuppressed {
+            OutboxAction::Suppress(n) => vec![Fact::Suppressed(suppression(n))],
+            OutboxAction::Unsuppress(n) => vec![Fact::Unsuppressed {
                 address: suppression(n).address,
                 at,
             }],
-            Deed::Speak(thread, by_us) => vec![Fact::Spoken {
+            OutboxAction::Speak(thread, by_us) => vec![Fact::Spoken {
                 talk: talk(thread),
-                said: Said {
+                said: LastMessage {
                     by_us,
                     name: None,
                     at,
                     text: format!("words {}", self.serial),
                 },
             }],
-            Deed::Hear(who, back) => {
+            OutboxAction::Hear(who, back) => {
                 let heard = |(event, open): (u64, Vec<u64>)| Fact::Heard {
                     subscriber: format!("sub-{who}"),
                     event: self.event_ids[&event],
@@ -247,7 +248,7 @@ impl Model {
                 };
                 return self.position(back).map(heard).into_iter().collect();
             }
-            Deed::Noise(bytes) => vec![Fact::Linked {
+            OutboxAction::Noise(bytes) => vec![Fact::Linked {
                 route: "us".to_owned(),
                 message_id: "x".repeat(bytes),
                 thread_id: "thread-noise".to_owned(),
@@ -260,23 +261,23 @@ impl Model {
     }
 
     /// What the deed changes; nothing of it if it means nothing.
-    pub(super) fn told(&mut self, deed: &Deed) {
+    pub(super) fn told(&mut self, deed: &OutboxAction) {
         self.turn += 1;
         let means = match *deed {
-            Deed::Enqueue { key, thread, bytes } => self.enqueue(key, thread, bytes),
-            Deed::Begin(nth) => self.waiting(nth, |known| {
+            OutboxAction::Enqueue { key, thread, bytes } => self.enqueue(key, thread, bytes),
+            OutboxAction::Begin(nth) => self.waiting(nth, |known| {
                 known.begun = true;
                 known.attempts += 1;
             }),
-            Deed::Defer(nth, wait) => self.waiting(nth, |known| {
+            OutboxAction::Defer(nth, wait) => self.waiting(nth, |known| {
                 let due_at = later(u64::from(wait) * 60);
                 known.state = JobState::Waiting { due_at };
                 known.begun = false;
                 known.doubts += u32::from(wait % 2);
                 known.history.push("deferred".to_owned());
             }),
-            Deed::End(nth, how) => self.end(nth, how),
-            Deed::Cancel(nth) => {
+            OutboxAction::End(nth, how) => self.end(nth, how),
+            OutboxAction::Cancel(nth) => {
                 let nth = self.pick(nth);
                 let begun = self.jobs.get(nth).is_none_or(|job| job.known.begun);
                 if !begun {
@@ -285,8 +286,8 @@ impl Model {
                 // It tells no event.
                 false
             }
-            Deed::Retry(nth) => self.retry(nth),
-            Deed::ComeBack(nth, failed) => self.come_back(nth, failed),
+            OutboxAction::Retry(nth) => self.retry(nth),
+            OutboxAction::ComeBack(nth, failed) => self.come_back(nth, failed),
             _ => true,
         };
         if means {
@@ -304,19 +305,19 @@ impl Model {
         Some((events[nth], events[nth.saturating_sub(count)..nth].to_vec()))
     }
 
-    fn heard_or_said(&mut self, deed: &Deed) {
+    fn heard_or_said(&mut self, deed: &OutboxAction) {
         match *deed {
-            Deed::Suppress(n) => {
+            OutboxAction::Suppress(n) => {
                 self.answers.suppressed.insert(n);
             }
-            Deed::Unsuppress(n) => {
+            OutboxAction::Unsuppress(n) => {
                 self.answers.suppressed.remove(&n);
             }
-            Deed::Speak(thread, by_us) => {
+            OutboxAction::Speak(thread, by_us) => {
                 let words = format!("words {}", self.serial);
                 self.answers.said.insert((thread, by_us), words);
             }
-            Deed::Hear(who, back) => {
+            OutboxAction::Hear(who, back) => {
                 if let Some((event, open)) = self.position(back) {
                     let heard = self.answers.heard.entry(who).or_default();
                     if event > heard.0 || event == heard.0 && open.len() < heard.1.len() {
@@ -336,10 +337,10 @@ impl Model {
         }
         let nth = self.jobs.len();
         self.answers.ledger.taken += 1;
-        self.jobs.push(Modelled {
+        self.jobs.push(ModelledJob {
             key,
             thread,
-            known: Known {
+            known: KnownJob {
                 state: JobState::Waiting {
                     due_at: later(nth as u64),
                 },
@@ -356,7 +357,7 @@ impl Model {
         true
     }
 
-    fn waiting(&mut self, nth: usize, change: impl FnOnce(&mut Known)) -> bool {
+    fn waiting(&mut self, nth: usize, change: impl FnOnce(&mut KnownJob)) -> bool {
         let nth = self.pick(nth);
         let Some(job) = self.jobs.get_mut(nth) else {
             return false;
@@ -397,7 +398,7 @@ impl Model {
 
     /// All ended in the same moment, so of those too many the lowest names go.
     fn let_go(&mut self, captured: bool, most: usize) {
-        let kept = |job: &&mut Modelled| {
+        let kept = |job: &&mut ModelledJob| {
             let shelved = match job.known.state {
                 JobState::Captured => captured,
                 JobState::Failed { .. } => !captured,
@@ -405,7 +406,7 @@ impl Model {
             };
             shelved && job.known.mail.is_some()
         };
-        let shelved: Vec<&mut Modelled> = self.jobs.iter_mut().filter(kept).collect();
+        let shelved: Vec<&mut ModelledJob> = self.jobs.iter_mut().filter(kept).collect();
         let too_many = shelved.len().saturating_sub(most);
         for job in shelved.into_iter().take(too_many) {
             job.known.mail = None;
@@ -492,8 +493,8 @@ impl Model {
     }
 }
 
-fn talk(thread: u8) -> Talk {
-    Talk {
+fn talk(thread: u8) -> ConversationKey {
+    ConversationKey {
         route: "support".to_owned(),
         thread_id: format!("thread-{thread}"),
         with: "ann@example.com".to_owned(),

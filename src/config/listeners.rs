@@ -1,0 +1,223 @@
+//! Owns `[smtp]`, `[lmtp]`, `[session]` and `[networks]`: the doors mail comes in by, and their
+//! bounds.
+//!
+//! Does not say what mail is taken: that is the routes' affair.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::reader::Section;
+use super::value;
+use crate::ingress::smtp::{Listen, ListenAddress, Settings};
+use crate::mail::envelope::Door;
+use crate::network::Network;
+use crate::smtp::session::{self, Protocol};
+
+/// Reads one word of `server.inbound`.
+///
+/// # Errors
+/// Says that there is no such door.
+pub(super) fn parse_inbound(text: &str) -> Result<Door, &'static str> {
+    match text {
+        "lmtp" => Ok(Door::Lmtp),
+        "smtp" => Ok(Door::Smtp),
+        "webhook" => Ok(Door::Webhook),
+        "imap" => Ok(Door::Imap),
+        _ => Err("not one of smtp, lmtp, webhook, imap"),
+    }
+}
+
+/// Reads the four tables. `http` is what the HTTP server has taken already.
+pub(super) fn read(
+    root: &mut Section<'_>,
+    hostname: String,
+    inbound: &[Door],
+    http: &[SocketAddr],
+) -> Settings {
+    let listen = listen(root, inbound, http);
+    let mut section = root.table("session");
+    let defaults = Settings::new(hostname);
+    let session = session(&mut section, defaults.session.clone());
+    let settings = connections(&mut section, session, defaults);
+    section.end();
+    let mut networks = root.table("networks");
+    let exempt: Vec<_> = settings.exempt.iter().map(ToString::to_string).collect();
+    let exempt: Vec<_> = exempt.iter().map(String::as_str).collect();
+    let relays = networks
+        .list("relays", Some(&[]), relay)
+        .unwrap_or_default();
+    let settings = Settings {
+        listen,
+        unix_relays: relays.contains(&None),
+        relays: relays.into_iter().flatten().collect(),
+        exempt: networks_in(&mut networks, "exempt", &exempt),
+        proxies: networks_in(&mut networks, "proxies", &[]),
+        lenient: networks_in(&mut networks, "bare_newline", &[]),
+        ..settings
+    };
+    networks.end();
+    settings
+}
+
+/// A network, or the word for whoever comes by a unix socket.
+fn relay(text: &str) -> Result<Option<Network>, &'static str> {
+    if text == "unix" {
+        return Ok(None);
+    }
+    let network = text.parse().map(Some);
+    network.map_err(|_| "not an address, address/bits or \"unix\"")
+}
+
+fn networks_in(section: &mut Section<'_>, key: &str, default: &[&str]) -> Vec<Network> {
+    // The network's own error names the text again.
+    let network = |text: &str| text.parse().map_err(|_| "not an address or address/bits");
+    section
+        .list(key, Some(default), network)
+        .unwrap_or_default()
+}
+
+fn listen(root: &mut Section<'_>, inbound: &[Door], http: &[SocketAddr]) -> Vec<Listen> {
+    let mut taken: BTreeMap<String, &str> = http
+        .iter()
+        .map(|address| (address.to_string(), "http.listen"))
+        .collect();
+    let mut listen = Vec::new();
+    for (table, key, default, protocol) in [
+        ("smtp", "smtp.listen", "127.0.0.1:2525", Protocol::Smtp),
+        ("lmtp", "lmtp.listen", "127.0.0.1:2424", Protocol::Lmtp),
+    ] {
+        let door = match protocol {
+            Protocol::Smtp => Door::Smtp,
+            Protocol::Lmtp => Door::Lmtp,
+        };
+        let mut section = root.table(table);
+        let addresses = section.list("listen", Some(&[default]), address);
+        if inbound.contains(&door) && addresses.as_ref().is_some_and(Vec::is_empty) {
+            section.problem("listen", "none, though server.inbound opens this door");
+        }
+        for address in addresses.unwrap_or_default() {
+            if let Some(other) = taken.insert(address.to_string(), key) {
+                section.problem("listen", format!("\"{address}\": taken by {other}"));
+            }
+            // RFC 2033 section 5: a peer at port 25 speaks SMTP.
+            let at_25 = matches!(&address, ListenAddress::Tcp(tcp) if tcp.port() == 25);
+            if at_25 && protocol == Protocol::Lmtp {
+                section.problem(
+                    "listen",
+                    format!("\"{address}\": LMTP must not be at port 25"),
+                );
+            }
+            if inbound.contains(&door) {
+                listen.push(Listen { address, protocol });
+            }
+        }
+        section.end();
+    }
+    listen
+}
+
+fn address(text: &str) -> Result<ListenAddress, String> {
+    if text.starts_with("unix:") {
+        return text
+            .parse()
+            .map_err(|_| "not of the form unix:/path".to_owned());
+    }
+    value::listen(text).map(ListenAddress::Tcp)
+}
+
+fn session(section: &mut Section<'_>, defaults: session::Settings) -> session::Settings {
+    let mail_bytes = 64 << 10..=1 << 30;
+    let line_bytes = 1000..=16 << 20;
+    let header_bytes = 1 << 10..=16 << 20;
+    session::Settings {
+        mail_bytes_max: section.size("mail_bytes_max", defaults.mail_bytes_max, mail_bytes),
+        mail_line_bytes_max: section.length(
+            "mail_line_bytes_max",
+            defaults.mail_line_bytes_max,
+            line_bytes,
+        ),
+        header_bytes_max: section.length(
+            "header_bytes_max",
+            defaults.header_bytes_max,
+            header_bytes,
+        ),
+        header_fields_max: section.count(
+            "header_fields_max",
+            defaults.header_fields_max,
+            10..=100_000,
+        ),
+        received_max: section.count("received_max", defaults.received_max, 1..=1000),
+        rcpt_max: section.count("rcpt_max", defaults.rcpt_max, 1..=10_000),
+        errors_max: section.count("errors_max", defaults.errors_max, 1..=1000),
+        junk_max: section.count("junk_max", defaults.junk_max, 1..=10_000),
+        refused_max: section.count("refused_max", defaults.refused_max, 1..=10_000),
+        ..defaults
+    }
+}
+
+fn connections(
+    section: &mut Section<'_>,
+    session: session::Settings,
+    defaults: Settings,
+) -> Settings {
+    let mail = session.mail_bytes_max;
+    let waits = secs(1)..=secs(3600);
+    let settings = Settings {
+        connections_max: section.count("connections_max", defaults.connections_max, 1..=1_000_000),
+        connections_per_network_max: section.count(
+            "connections_per_network_max",
+            defaults.connections_per_network_max,
+            1..=1_000_000,
+        ),
+        bytes_in_flight_max: section.length(
+            "bytes_in_flight_max",
+            defaults.bytes_in_flight_max,
+            1 << 20..=1 << 40,
+        ),
+        greeting_wait: section.duration(
+            "greeting_wait",
+            defaults.greeting_wait,
+            secs(0)..=secs(60),
+        ),
+        idle_max: section.duration("idle_timeout", defaults.idle_max, waits.clone()),
+        idle_crowded_max: section.duration(
+            "idle_crowded_timeout",
+            defaults.idle_crowded_max,
+            waits.clone(),
+        ),
+        crowded_percent: section.count("crowded_percent", defaults.crowded_percent, 1..=100),
+        session_max: section.duration("timeout", defaults.session_max, secs(10)..=secs(86_400)),
+        // A limit on one mail that is raised must not be undone by the limit on all of a session.
+        session_bytes_max: section.size("bytes_max", 8 * mail, 1 << 20..=1 << 43),
+        write_max: section.duration("write_timeout", defaults.write_max, waits.clone()),
+        handshake_max: section.duration("handshake_timeout", defaults.handshake_max, waits.clone()),
+        proxy_header_max: section.duration(
+            "proxy_header_timeout",
+            defaults.proxy_header_max,
+            waits.clone(),
+        ),
+        rate_grace: section.duration("rate_grace", defaults.rate_grace, waits.clone()),
+        rate_min: section.count("rate_min", defaults.rate_min, 0..=1 << 30),
+        store_max: section.duration("store_timeout", defaults.store_max, waits.clone()),
+        linger_max: section.duration("linger_timeout", defaults.linger_max, waits),
+        session,
+        ..defaults
+    };
+    for (key, bytes) in [
+        ("bytes_max", settings.session_bytes_max),
+        ("bytes_in_flight_max", settings.bytes_in_flight_max as u64),
+    ] {
+        if bytes < mail {
+            section.problem(
+                key,
+                format!("{}: less than mail_bytes_max", value::show_size(bytes)),
+            );
+        }
+    }
+    settings
+}
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}

@@ -1,0 +1,438 @@
+//! Owns what an answer of the Messages API means: one table from status and body to [`ApiOutcome`].
+//!
+//! Does not speak HTTP and does not decide when to try again.
+
+use std::time::Duration;
+
+use mail_parser::DateTime;
+use serde_json::Value;
+
+use crate::clock::Timestamp;
+
+/// The most of an answer's body that is read, in bytes. An id and a reason are far shorter.
+pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// The most of an error body that reaches a log line or a parked mail's reason, in characters.
+pub const EXCERPT_CHARS_MAX: usize = 200;
+/// An id of the API has at most so many bytes: it becomes a path segment and a key of our store.
+pub(super) const ID_BYTES_MAX: usize = 256;
+/// The shortest wait a `Retry-After` can ask for.
+pub const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
+/// The longest wait a `Retry-After` can ask for: past it a mistake there would be an outage here.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+
+/// What one call to the Messages API came to.
+///
+/// | status                     | body                        | answer       |
+/// |----------------------------|-----------------------------|--------------|
+/// | 2xx, creating              | `data.id`                   | done         |
+/// | 2xx, creating              | no id, garbage, over 64 KiB | passing      |
+/// | 2xx, patching              | anything, nothing too       | done         |
+/// | 2xx                        | `"success": false`          | final        |
+/// | 409, creating              | `data.id`                   | done         |
+/// | 409 with `Retry-After`     | no id                       | passing      |
+/// | 401, 403                   |                             | unauthorized |
+/// | 408, 425, 429, 5xx         |                             | passing      |
+/// | 1xx, 3xx, every other 4xx  |                             | final        |
+/// | none: refused, reset, slow |                             | passing      |
+///
+/// A redirect is final, for none is followed: a key must not be carried to where a body points. A
+/// 2xx without an id is passing, for the same `Idempotency-Key` finds out what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ApiOutcome {
+    /// It is so now, or was already.
+    Done {
+        /// What was made, or for a patch what was patched.
+        id: String,
+    },
+    /// Not now. The same call may do later.
+    Transient {
+        /// Why, for a person; bounded and escaped.
+        reason: String,
+        /// The wait the API asked for, between [`RETRY_AFTER_MIN`] and [`RETRY_AFTER_MAX`].
+        retry_after: Option<Duration>,
+    },
+    /// The key is not good: no call will do until a person changes something.
+    Unauthorized {
+        /// Why, for a person; bounded and escaped.
+        reason: String,
+    },
+    /// The same call will never do.
+    Permanent {
+        /// The status the API gave.
+        status: u16,
+        /// Why, for a person; bounded and escaped.
+        reason: String,
+    },
+}
+
+impl ApiOutcome {
+    /// The class in one word, as it labels a metric.
+    pub const fn class(&self) -> &'static str {
+        match self {
+            Self::Done { .. } => "done",
+            Self::Transient { .. } => "passing",
+            Self::Unauthorized { .. } => "unauthorized",
+            Self::Permanent { .. } => "final",
+        }
+    }
+}
+
+/// What a call wants of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ExpectedResult<'a> {
+    /// The id of what was made.
+    Id,
+    /// Only that it was done to this thread.
+    Patched(&'a str),
+}
+
+/// An answer as it came, its body bounded.
+#[derive(Clone, Debug)]
+pub(super) struct ApiResponse {
+    pub(super) status: u16,
+    pub(super) retry_after: Option<String>,
+    pub(super) body: ResponseBody,
+}
+
+/// As much of a body as was read.
+#[derive(Clone, Debug)]
+pub(super) enum ResponseBody {
+    /// All of it.
+    Whole(Vec<u8>),
+    /// Its beginning, for it is longer than [`ANSWER_BYTES_MAX`].
+    Truncated(Vec<u8>),
+    /// Its beginning, for the connection broke; and how.
+    Interrupted(Vec<u8>, String),
+}
+
+/// Reads the answer to a call off the table of [`ApiOutcome`].
+pub(super) fn classify_response(
+    heard: &ApiResponse,
+    wanted: ExpectedResult<'_>,
+    key: &str,
+    now: Timestamp,
+) -> ApiOutcome {
+    let status = heard.status;
+    let wish = heard
+        .retry_after
+        .as_deref()
+        .and_then(|r| parse_retry_after(r, now));
+    let reason = || format!("{status}{}", describe(heard, key));
+    match status {
+        200..=299 => classify_success(heard, wanted, key, wish),
+        401 | 403 => ApiOutcome::Unauthorized { reason: reason() },
+        409 => match (created_id(heard), wanted) {
+            (Some(id), ExpectedResult::Id) => ApiOutcome::Done { id },
+            _ if wish.is_some() => ApiOutcome::Transient {
+                reason: reason(),
+                retry_after: wish,
+            },
+            _ => ApiOutcome::Permanent {
+                status,
+                reason: reason(),
+            },
+        },
+        408 | 425 | 429 | 500..=599 => ApiOutcome::Transient {
+            reason: reason(),
+            retry_after: wish,
+        },
+        _ => ApiOutcome::Permanent {
+            status,
+            reason: reason(),
+        },
+    }
+}
+
+fn classify_success(
+    heard: &ApiResponse,
+    wanted: ExpectedResult<'_>,
+    key: &str,
+    wish: Option<Duration>,
+) -> ApiOutcome {
+    let status = heard.status;
+    if reports_failure(heard) {
+        let reason = format!("{status}, success false{}", describe(heard, key));
+        return ApiOutcome::Permanent { status, reason };
+    }
+    let thread = match wanted {
+        ExpectedResult::Patched(thread) => thread,
+        ExpectedResult::Id => {
+            return created_id(heard).map_or_else(
+                || ApiOutcome::Transient {
+                    reason: format!("{status} without an id{}", describe(heard, key)),
+                    retry_after: wish,
+                },
+                |id| ApiOutcome::Done { id },
+            );
+        }
+    };
+    ApiOutcome::Done {
+        id: thread.to_owned(),
+    }
+}
+
+fn parse_json(heard: &ApiResponse) -> Option<Value> {
+    match &heard.body {
+        ResponseBody::Whole(bytes) => serde_json::from_slice(bytes).ok(),
+        ResponseBody::Truncated(_) | ResponseBody::Interrupted(..) => None,
+    }
+}
+
+fn reports_failure(heard: &ApiResponse) -> bool {
+    parse_json(heard).is_some_and(|body| body["success"] == Value::Bool(false))
+}
+
+/// The id in `{"success":true,"data":{"id":…}}`. Some products count their rows: a number will do.
+fn created_id(heard: &ApiResponse) -> Option<String> {
+    let id = match &parse_json(heard)?["data"]["id"] {
+        Value::String(id) => id.clone(),
+        Value::Number(id) => id.as_u64()?.to_string(),
+        _ => return None,
+    };
+    is_id(&id).then_some(id)
+}
+
+/// Can this text be an id? It must be able to stand as one segment of a path.
+pub(super) fn is_id(text: &str) -> bool {
+    (1..=ID_BYTES_MAX).contains(&text.len())
+        && !matches!(text, "." | "..")
+        && !text.chars().any(char::is_control)
+}
+
+/// The wait of a `Retry-After`: seconds or an HTTP date (RFC 9110 section 10.2.3), clamped.
+fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+    let text = text.trim();
+    let wait = if text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
+        // More digits than a number holds are still a number: a long wait.
+        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
+    } else {
+        let date = DateTime::parse_rfc822(text).filter(DateTime::is_valid)?;
+        let secs = u64::try_from(date.to_timestamp()).ok()?;
+        Timestamp::from_secs(secs).since(now)
+    };
+    Some(wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
+}
+
+fn describe(heard: &ApiResponse, key: &str) -> String {
+    let (bytes, more) = match &heard.body {
+        ResponseBody::Whole(bytes) => (bytes, String::new()),
+        ResponseBody::Truncated(bytes) => (bytes, format!(" (over {ANSWER_BYTES_MAX} bytes)")),
+        ResponseBody::Interrupted(bytes, how) => (bytes, format!(" ({how})")),
+    };
+    let said = parse_json(heard).and_then(|body| {
+        let error = &body["error"];
+        [&error["message"], error, &body["message"]]
+            .into_iter()
+            .find_map(|value| value.as_str().map(str::to_owned))
+    });
+    let text = said.map_or_else(|| excerpt(bytes, key), |said| excerpt(said.as_bytes(), key));
+    if text.is_empty() {
+        return more;
+    }
+    format!(": {text}{more}")
+}
+
+/// The beginning of foreign text, fit for a log line: escaped, bounded by [`EXCERPT_CHARS_MAX`],
+/// and without our key, which an API may well repeat to us.
+pub(super) fn excerpt(bytes: &[u8], key: &str) -> String {
+    // Four bytes a character, and a key that begins inside must be seen whole to be hidden.
+    let end = bytes.len().min(EXCERPT_CHARS_MAX * 4 + key.len());
+    let text = String::from_utf8_lossy(&bytes[..end]);
+    let text = if key.is_empty() {
+        text.into_owned()
+    } else {
+        text.replace(key, "[key]")
+    };
+    let escaped: String = text
+        .trim()
+        .chars()
+        .flat_map(|c| {
+            let plain = c.is_alphanumeric() || c.is_ascii_graphic() || c == ' ';
+            let hard = (!plain).then(|| c.escape_default());
+            plain
+                .then_some(c)
+                .into_iter()
+                .chain(hard.into_iter().flatten())
+        })
+        .take(EXCERPT_CHARS_MAX + 1)
+        .collect();
+    if escaped.chars().count() <= EXCERPT_CHARS_MAX {
+        return escaped;
+    }
+    let cut: String = escaped.chars().take(EXCERPT_CHARS_MAX - 1).collect();
+    format!("{cut}…")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "k-secret-0123456789";
+
+    fn heard(status: u16, body: &str) -> ApiResponse {
+        ApiResponse {
+            status,
+            retry_after: None,
+            body: ResponseBody::Whole(body.into()),
+        }
+    }
+
+    fn class(status: u16, body: &str, wanted: ExpectedResult<'_>) -> &'static str {
+        classify_response(&heard(status, body), wanted, KEY, Timestamp::default()).class()
+    }
+
+    #[test]
+    fn the_table_holds() {
+        let id = r#"{"success":true,"data":{"id":"m1"}}"#;
+        let no = r#"{"success":false,"error":{"code":"x","message":"no"}}"#;
+        for (status, body, creating, patching) in [
+            (200, id, "done", "done"),
+            (201, id, "done", "done"),
+            (202, id, "done", "done"),
+            (200, r#"{"success":true,"data":{"id":7}}"#, "done", "done"),
+            (
+                200,
+                r#"{"success":true,"data":{"id":""}}"#,
+                "passing",
+                "done",
+            ),
+            (
+                200,
+                r#"{"success":true,"data":{"id":".."}}"#,
+                "passing",
+                "done",
+            ),
+            (
+                200,
+                r#"{"success":true,"data":{"id":"a\nb"}}"#,
+                "passing",
+                "done",
+            ),
+            (200, r#"{"success":true}"#, "passing", "done"),
+            (200, "<html>", "passing", "done"),
+            (200, no, "final", "final"),
+            (202, "", "passing", "done"),
+            (204, "", "passing", "done"),
+            (301, "", "final", "final"),
+            (308, id, "final", "final"),
+            (400, no, "final", "final"),
+            (401, no, "unauthorized", "unauthorized"),
+            (403, "", "unauthorized", "unauthorized"),
+            (404, "", "final", "final"),
+            (408, "", "passing", "passing"),
+            (409, id, "done", "final"),
+            (409, no, "final", "final"),
+            (410, "", "final", "final"),
+            (413, "", "final", "final"),
+            (422, no, "final", "final"),
+            (425, "", "passing", "passing"),
+            (429, "", "passing", "passing"),
+            (500, id, "passing", "passing"),
+            (501, "", "passing", "passing"),
+            (503, "", "passing", "passing"),
+            (599, "", "passing", "passing"),
+            (100, "", "final", "final"),
+            (600, "", "final", "final"),
+        ] {
+            assert_eq!(
+                class(status, body, ExpectedResult::Id),
+                creating,
+                "{status} {body}"
+            );
+            assert_eq!(
+                class(status, body, ExpectedResult::Patched("t")),
+                patching,
+                "{status} {body}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_cut_body_is_no_success() {
+        for body in [
+            ResponseBody::Truncated(br#"{"success":true,"data":{"id":"m1"}}"#.to_vec()),
+            ResponseBody::Interrupted(br#"{"success":true,"#.to_vec(), "reset".into()),
+        ] {
+            let heard = ApiResponse {
+                status: 200,
+                retry_after: None,
+                body,
+            };
+            let answer = classify_response(&heard, ExpectedResult::Id, KEY, Timestamp::default());
+            assert_eq!(answer.class(), "passing");
+        }
+    }
+
+    #[test]
+    fn wishes_are_clamped() {
+        let now = Timestamp::from_secs(784_111_777); // Sun, 06 Nov 1994 08:49:37 GMT
+        let secs = |s| Some(Duration::from_secs(s));
+        for (text, wait) in [
+            ("0", secs(1)),
+            ("7", secs(7)),
+            (" 7 ", secs(7)),
+            ("1000000000", secs(3600)),
+            ("99999999999999999999999999", secs(3600)),
+            ("1e9", None),
+            ("-1", None),
+            ("", None),
+            ("soon", None),
+            ("Sun, 06 Nov 1994 08:50:07 GMT", secs(30)),
+            ("Sun, 06 Nov 1994 08:49:07 GMT", secs(1)),
+            ("Sun, 06 Nov 2094 08:49:37 GMT", secs(3600)),
+            ("Sun, 99 Nov 1994 08:49:37 GMT", None),
+        ] {
+            assert_eq!(parse_retry_after(text, now), wait, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_conflict_that_names_a_wait_passes() {
+        let mut conflict = heard(409, "{}");
+        conflict.retry_after = Some("3".into());
+        let answer = classify_response(&conflict, ExpectedResult::Id, KEY, Timestamp::default());
+        assert_eq!(answer.class(), "passing");
+    }
+
+    #[test]
+    fn reasons_are_bounded_escaped_and_without_the_key() {
+        let body = format!("bad key {KEY}\r\n\u{1b}[31m{}", "x".repeat(100_000));
+        let ApiOutcome::Permanent { reason, .. } = classify_response(
+            &heard(400, &body),
+            ExpectedResult::Id,
+            KEY,
+            Timestamp::default(),
+        ) else {
+            panic!("not final");
+        };
+        assert!(reason.chars().count() <= EXCERPT_CHARS_MAX + 8, "{reason}");
+        assert!(
+            reason.starts_with("400: bad key [key]\\r\\n\\u{1b}"),
+            "{reason}"
+        );
+        assert!(!reason.contains(KEY));
+    }
+
+    #[test]
+    fn the_apis_own_words_are_preferred() {
+        for (body, said) in [
+            (r#"{"error":{"message":"no body"}}"#, "422: no body"),
+            (r#"{"error":"no body"}"#, "422: no body"),
+            (r#"{"message":"no body"}"#, "422: no body"),
+            ("", "422"),
+            ("plain", "422: plain"),
+        ] {
+            let answer = classify_response(
+                &heard(422, body),
+                ExpectedResult::Id,
+                KEY,
+                Timestamp::default(),
+            );
+            let expected = ApiOutcome::Permanent {
+                status: 422,
+                reason: said.into(),
+            };
+            assert_eq!(answer, expected);
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! Owns what comes back about a mail we sent: which job it is about, and what is recorded of it.
+//!
+//! Does not read the notice (`mail::dsn` does), and no message is ever made of one.
+//!
+//! Anyone can write a notice. Only one to a return path that we signed makes an address a bad one: nobody
+//! but the systems that had the mail knows that path. One that names our Message-ID, which every
+//! answer to the mail shows to others, marks the job, and only if it names the job's own recipient too.
+
+use std::time::Duration;
+
+use tracing::info;
+
+use super::attempt::{AttemptError, DeliveryAttempt};
+use super::event_facts::{EventFacts, without_tokens};
+use super::parsed_mail::ParsedMail;
+use super::policy::Disposition;
+use super::route::DeliveryRoute;
+use crate::mail::address::{Address, Domain};
+use crate::mail::dsn::{DIAGNOSTIC_BYTES_MAX, Hardness, Report, ReportOutcome, ReportedRecipient};
+use crate::mail::envelope::RecipientTarget;
+use crate::mail::job_id::{JobId, copy_of, job_of_message_id, job_of_return_path};
+use crate::mail::kind::MailKind;
+use crate::store::{Delivery, DsnSummary, Fact, Job, JobRecord, JobState, Store, Suppression};
+
+/// Of one job so many delays are recorded: a mail system tells of one a day, a forger of any number.
+const DELAYS_MAX: usize = 8;
+/// An attempt whose end is not known is waited for so long: the notice may be quicker than the note
+/// that the mail was sent.
+const ATTEMPT_END_WAIT_MAX: Duration = Duration::from_secs(600);
+/// Where a notice does not say why.
+const NO_REASON: &str = "the notice gives no reason";
+
+/// What is asked to find out what a notice is about.
+pub(super) struct BounceLookup<'a> {
+    pub(super) store: &'a Store,
+    pub(super) routes: &'a [DeliveryRoute],
+    pub(super) delivery: &'a Delivery,
+    /// How long an address that came back stays on the list.
+    pub(super) suppress_for: Duration,
+}
+
+/// The job a notice is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NamedJob {
+    pub(super) job: JobId,
+    /// The notice came to the job's return path.
+    pub(super) signed: bool,
+}
+
+/// What a notice says of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct BounceNotice {
+    outcome: ReportOutcome,
+    pub(super) returned: DsnSummary,
+}
+
+/// What is to be done about a notice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NoticeAction {
+    /// These facts are recorded.
+    Record(Vec<Fact>),
+    /// Nothing: this was known before, or nothing came of the job that could come back.
+    Ignore(&'static str),
+    /// The job is being sent: the notice is looked at again.
+    Retry,
+}
+
+impl BounceLookup<'_> {
+    /// The job a mail is about: by the return path it came to, else by what it returns of our mail. Of a
+    /// mail to several people it is the job of whom the notice names.
+    pub(super) fn find_job(&self, mail: &ParsedMail) -> Option<NamedJob> {
+        if let RecipientTarget::Return(job) = self.delivery.recipient.target {
+            return Some(NamedJob { job, signed: true });
+        }
+        let report = mail.report.as_ref()?;
+        let mut jobs = self.candidate_jobs(report);
+        let is_his = |job: &JobId| {
+            let record = self.store.job(*job);
+            record.is_some_and(|record| report_for(report, &record.job.recipient).is_some())
+        };
+        let place = jobs.iter().position(is_his).unwrap_or_default();
+        let job = (place < jobs.len()).then(|| jobs.swap_remove(place))?;
+        Some(NamedJob { job, signed: false })
+    }
+
+    /// The jobs that the returned mail may be of.
+    fn candidate_jobs(&self, report: &Report) -> Vec<JobId> {
+        let original = &report.original;
+        let paths = original.reply_addresses.iter();
+        let paths = paths.filter_map(|path| Address::parse(path.expose()).ok());
+        let mut jobs: Vec<JobId> = paths
+            .filter_map(|path| {
+                self.find_in_routes(|route, domain| job_of_return_path(&route.keys, domain, &path))
+            })
+            .collect();
+        let of_id = original.message_id.as_deref().and_then(|id| {
+            self.find_in_routes(|route, domain| {
+                let first = job_of_message_id(&route.keys, domain, id)?;
+                Some((route.keys.clone(), first))
+            })
+        });
+        if let Some((keys, first)) = of_id {
+            jobs.push(first);
+            let addresses = report
+                .recipients
+                .iter()
+                .flat_map(|one| [Some(&one.address), one.original.as_ref()]);
+            jobs.extend(addresses.flatten().map(|to| copy_of(&keys, first, to)));
+        }
+        jobs
+    }
+
+    fn find_in_routes<T>(&self, find: impl Fn(&DeliveryRoute, &Domain) -> Option<T>) -> Option<T> {
+        self.routes.iter().find_map(|route| {
+            let mut domains = route.message_id_domains.iter();
+            domains.find_map(|domain| find(route, domain))
+        })
+    }
+
+    /// What is recorded of a notice. The caller holds the turns of the job and of its recipient.
+    pub(super) fn plan(
+        &self,
+        record: &JobRecord,
+        notice: &BounceNotice,
+        signed: bool,
+        telling: &EventFacts<'_>,
+    ) -> NoticeAction {
+        let (job, now) = (&record.job, telling.at);
+        let times = |what: &str| record.history.iter().filter(|t| t.what == what).count();
+        let came_back = || Fact::CameBack {
+            job: job.id,
+            returned: notice.returned.clone(),
+            at: now,
+        };
+        if matches!(record.state, JobState::Captured | JobState::Cancelled) {
+            return NoticeAction::Ignore("its job was never sent");
+        }
+        match notice.outcome {
+            ReportOutcome::Delivered => {
+                return NoticeAction::Ignore("it says that the mail arrived");
+            }
+            ReportOutcome::Delayed if times("delayed") >= DELAYS_MAX => {
+                return NoticeAction::Ignore("its job was delayed so often before");
+            }
+            ReportOutcome::Delayed => return NoticeAction::Record(vec![came_back()]),
+            ReportOutcome::Failed => {}
+        }
+        let is_known = times("bounced") > 0;
+        match record.state {
+            JobState::Bounced { .. } => return NoticeAction::Ignore("its job came back before"),
+            JobState::Sent => {}
+            _ if is_known => return NoticeAction::Ignore("its job came back before"),
+            JobState::Waiting { .. } => {
+                let begun = record.begun_at;
+                if begun.is_some_and(|begun| now.since(begun) < ATTEMPT_END_WAIT_MAX) {
+                    return NoticeAction::Retry;
+                }
+            }
+            _ => {}
+        }
+        let mut facts = vec![telling.bounced(job, &notice.returned), came_back()];
+        if signed && notice.returned.hard && !is_known {
+            facts.extend(self.suppression_fact(job, notice, telling));
+        }
+        NoticeAction::Record(facts)
+    }
+
+    /// One job more came back from the address. What a person put on the list stays as he put it.
+    fn suppression_fact(
+        &self,
+        job: &Job,
+        notice: &BounceNotice,
+        telling: &EventFacts<'_>,
+    ) -> Option<Fact> {
+        let now = telling.at;
+        let known = self.store.suppression(&job.recipient, now);
+        if known.as_ref().is_some_and(|known| known.bounces == 0) {
+            return None;
+        }
+        let bounces = known.as_ref().map_or(0, |known| known.bounces);
+        Some(Fact::Suppressed(Suppression {
+            address: job.recipient.folded(),
+            reason: notice.returned.reason.clone(),
+            job: Some(job.id),
+            bounces: bounces.saturating_add(1),
+            at: known.map_or(now, |known| known.at),
+            until: now.plus(self.suppress_for),
+        }))
+    }
+}
+
+impl BounceNotice {
+    /// What a mail says of a job; `None` if it is about another recipient than the job's, and nothing
+    /// but its own words says otherwise.
+    pub(super) fn of(
+        mail: &ParsedMail,
+        job: &Job,
+        signed: bool,
+        domains: &[Domain],
+    ) -> Option<Self> {
+        let report = mail.report.as_ref();
+        let recipient = report.and_then(|report| report_for(report, &job.recipient));
+        if recipient.is_none() && !signed {
+            return None;
+        }
+        // A mail of ours has one recipient: whoever it went on to, the failure is the job's.
+        let recipient = recipient.or_else(|| report.and_then(worst_recipient));
+        let outcome = match recipient {
+            _ if mail.kind == MailKind::DelayNotice => ReportOutcome::Delayed,
+            Some(recipient) => recipient.action.outcome(),
+            None => ReportOutcome::Failed,
+        };
+        let words = recipient.and_then(|recipient| recipient.diagnostic.as_deref());
+        let mta = recipient.and_then(|recipient| recipient.remote_mta.as_deref());
+        let mta = mta.or_else(|| report.and_then(|report| report.reporting_mta.as_deref()));
+        let mut reason = without_tokens(words.unwrap_or(NO_REASON), domains);
+        reason.truncate(reason.floor_char_boundary(DIAGNOSTIC_BYTES_MAX));
+        let returned = DsnSummary {
+            failed: outcome == ReportOutcome::Failed,
+            hard: outcome == ReportOutcome::Failed && recipient.is_some_and(is_hard),
+            status: recipient.and_then(|r| r.status.map(|status| status.to_string())),
+            reason,
+            remote_mta: mta.map(|mta| without_tokens(mta, domains)),
+        };
+        Some(Self { outcome, returned })
+    }
+}
+
+impl DeliveryAttempt<'_> {
+    /// A notice about a mail of ours, or whatever else came to a return path. False if the mail is to
+    /// be read like any other.
+    pub(super) async fn handle_bounce(&self, mail: &ParsedMail) -> Result<bool, AttemptError> {
+        let is_return = matches!(self.delivery.recipient.target, RecipientTarget::Return(_));
+        if matches!(mail.kind, MailKind::Bounce | MailKind::DelayNotice) {
+            self.record_notice(mail).await?;
+            return Ok(true);
+        }
+        if !is_return {
+            return Ok(false);
+        }
+        if mail.kind.is_person() {
+            // Some mail programs answer to the return path.
+            if self.is_approved() {
+                return Ok(false);
+            }
+            self.context
+                .metrics
+                .count_hold(&self.route.name, BOUNCE_ADDRESS);
+            return Err(AttemptError::Park(
+                "a person wrote to a bounce address".to_owned(),
+            ));
+        }
+        self.drop_with_facts(BOUNCE_ADDRESS, mail, Vec::new())
+            .await?;
+        Ok(true)
+    }
+
+    /// Records what a notice says of a job, and settles it as its route wants, but never as a message.
+    async fn record_notice(&self, mail: &ParsedMail) -> Result<(), AttemptError> {
+        let returns = BounceLookup {
+            store: &self.context.store,
+            routes: &self.context.routes,
+            delivery: self.delivery,
+            suppress_for: self.context.suppress_for,
+        };
+        let (mut facts, mut about) = (Vec::new(), "no mail of ours");
+        // Held until the facts are recorded: two notices about one job count once.
+        let mut turns = Vec::new();
+        if let Some(NamedJob { job, signed }) = returns.find_job(mail) {
+            turns.push(self.lock(format!("job {job}")).await);
+            about = "a job that is not known any more";
+            if let Some(record) = returns.store.job(job) {
+                let address = record.job.recipient.folded();
+                turns.push(self.lock(format!("address {address}")).await);
+                let domains = &self.route.message_id_domains;
+                about = match BounceNotice::of(mail, &record.job, signed, domains) {
+                    None => "another recipient than its job's",
+                    Some(notice) => {
+                        match returns.plan(&record, &notice, signed, &self.event_facts()) {
+                            NoticeAction::Ignore(why) => why,
+                            NoticeAction::Retry => {
+                                let reason = "the end of its job's attempt is not known".to_owned();
+                                return Err(AttemptError::Retry(reason, None));
+                            }
+                            NoticeAction::Record(deeds) => {
+                                facts = deeds;
+                                self.log_notice(&record.job, &notice, signed);
+                                "its job"
+                            }
+                        }
+                    }
+                };
+            }
+        }
+        info!(delivery = %self.delivery.id, kind = mail.kind.name(), about, "notice");
+        match mail.disposition {
+            Disposition::Drop(rule) => self.drop_with_facts(rule, mail, facts).await,
+            // What was noted is not noted again when a person sends it back here.
+            Disposition::Hold(rule) => {
+                self.record(facts).await?;
+                Err(self.hold_by_rule(rule))
+            }
+            Disposition::Post(kind) => self.drop_with_facts(kind.name(), mail, facts).await,
+        }
+    }
+
+    fn log_notice(&self, job: &Job, notice: &BounceNotice, signed: bool) {
+        let returned = &notice.returned;
+        let fate = if returned.failed {
+            "bounced"
+        } else {
+            "delayed"
+        };
+        info!(
+            delivery = %self.delivery.id, job = %job.id, signed, hard = returned.hard,
+            status = returned.status.as_deref().unwrap_or_default(),
+            reason = %returned.reason.escape_debug(), fate, "a mail of ours came back"
+        );
+    }
+}
+
+/// The rule by which mail to a return path that is no notice is not posted.
+const BOUNCE_ADDRESS: &str = "bounce_address";
+
+/// Will the address never work? A refusal for good may be about the mail, not the address.
+fn is_hard(recipient: &ReportedRecipient) -> bool {
+    recipient.hardness() == Hardness::Hard && recipient.reason.blames_address()
+}
+
+fn report_for<'r>(report: &'r Report, address: &Address) -> Option<&'r ReportedRecipient> {
+    let folded = address.folded();
+    let is_his = |one: &Address| one.folded() == folded;
+    report
+        .recipients
+        .iter()
+        .find(|one| is_his(&one.address) || one.original.as_ref().is_some_and(is_his))
+}
+
+fn worst_recipient(report: &Report) -> Option<&ReportedRecipient> {
+    let first = |outcome| {
+        let mut all = report.recipients.iter();
+        all.find(|one| one.action.outcome() == outcome)
+    };
+    first(ReportOutcome::Failed)
+        .or_else(|| first(ReportOutcome::Delayed))
+        .or_else(|| report.recipients.first())
+}

@@ -1,0 +1,233 @@
+//! Owns whether a route may be called at all: open, or closed but for one probe at a time.
+//!
+//! Does not call and reads no clock.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// So many failures in a row, with no success between, close a route: every lane would find out for
+/// itself otherwise, and all of them again at the same time when the API is back.
+pub(super) const FAILURES_MAX: u32 = 32;
+/// The wait before the first probe of a closed route.
+const PROBE_FIRST: Duration = Duration::from_secs(1);
+/// The longest wait between probes after 401 or 403.
+const PAUSED_PROBE_MAX: Duration = Duration::from_secs(300);
+/// The longest wait between probes of an API that is down.
+const FAILING_PROBE_MAX: Duration = Duration::from_secs(30);
+
+/// What a job heard of the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ApiHealth {
+    /// It did not call.
+    Unknown,
+    /// An answer that shows the API at work, a refusal among them.
+    Alive,
+    /// Not now.
+    Failing,
+    /// The key is not good.
+    Unauthorized,
+}
+
+/// What changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CircuitChange {
+    None,
+    /// Closed because the key is not good. A person must act.
+    Paused,
+    /// Closed because nothing succeeds.
+    Failing,
+    /// Open again.
+    Recovered,
+}
+
+/// The gate of one route.
+#[derive(Debug)]
+pub(super) struct CircuitBreaker {
+    open: Option<OpenCircuit>,
+    failures: u32,
+}
+
+#[derive(Debug)]
+struct OpenCircuit {
+    unauthorized: bool,
+    probe_at: Instant,
+    probing: bool,
+    probes: u32,
+}
+
+impl CircuitBreaker {
+    pub(super) const fn new() -> Self {
+        Self {
+            open: None,
+            failures: 0,
+        }
+    }
+
+    /// May a delivery go out now?
+    pub(super) fn allows_call(&self, now: Instant) -> bool {
+        self.open
+            .as_ref()
+            .is_none_or(|closed| !closed.probing && closed.probe_at <= now)
+    }
+
+    /// One goes out: if the gate is closed, it is the probe.
+    pub(super) fn begin_call(&mut self) -> bool {
+        let Some(closed) = &mut self.open else {
+            return false;
+        };
+        closed.probing = true;
+        true
+    }
+
+    /// When a closed gate admits the next probe.
+    pub(super) fn next_probe_at(&self) -> Option<Instant> {
+        self.open
+            .as_ref()
+            .filter(|closed| !closed.probing)
+            .map(|closed| closed.probe_at)
+    }
+
+    /// True if only a person can open it: the key is not good.
+    pub(super) fn is_paused(&self) -> bool {
+        self.open.as_ref().is_some_and(|closed| closed.unauthorized)
+    }
+
+    /// What came of a job; `probe` if it was let through a closed gate.
+    pub(super) fn record(&mut self, heard: ApiHealth, probe: bool, now: Instant) -> CircuitChange {
+        if probe && let Some(closed) = &mut self.open {
+            closed.probing = false;
+        }
+        match heard {
+            ApiHealth::Unknown => CircuitChange::None,
+            ApiHealth::Alive => {
+                self.failures = 0;
+                self.open
+                    .take()
+                    .map_or(CircuitChange::None, |_| CircuitChange::Recovered)
+            }
+            ApiHealth::Unauthorized => self.trip(true, probe, now),
+            ApiHealth::Failing => {
+                self.failures = self.failures.saturating_add(1);
+                if self.open.is_some() || self.failures >= FAILURES_MAX {
+                    return self.trip(false, probe, now);
+                }
+                CircuitChange::None
+            }
+        }
+    }
+
+    fn trip(&mut self, unauthorized: bool, probe: bool, now: Instant) -> CircuitChange {
+        let Some(closed) = &mut self.open else {
+            self.open = Some(OpenCircuit {
+                unauthorized,
+                probe_at: now + PROBE_FIRST,
+                probing: false,
+                probes: 0,
+            });
+            return if unauthorized {
+                CircuitChange::Paused
+            } else {
+                CircuitChange::Failing
+            };
+        };
+        if probe {
+            closed.probes = closed.probes.saturating_add(1);
+            let most = if closed.unauthorized || unauthorized {
+                PAUSED_PROBE_MAX
+            } else {
+                FAILING_PROBE_MAX
+            };
+            let wait = PROBE_FIRST.saturating_mul(1 << closed.probes.min(16));
+            closed.probe_at = now + wait.min(most);
+        }
+        if unauthorized && !closed.unauthorized {
+            closed.unauthorized = true;
+            return CircuitChange::Paused;
+        }
+        CircuitChange::None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEC: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_bad_key_closes_the_route_but_for_probes() {
+        let now = Instant::now();
+        let mut gate = CircuitBreaker::new();
+        assert!(gate.allows_call(now) && !gate.begin_call());
+        assert_eq!(
+            gate.record(ApiHealth::Unauthorized, false, now),
+            CircuitChange::Paused
+        );
+        assert_eq!(
+            gate.record(ApiHealth::Unauthorized, false, now),
+            CircuitChange::None
+        );
+        assert!(gate.is_paused() && !gate.allows_call(now));
+        let mut at = now;
+        let mut waits = Vec::new();
+        for _ in 0..12 {
+            let due = gate.next_probe_at().unwrap();
+            waits.push((due - at).as_secs());
+            at = due;
+            assert!(gate.allows_call(at) && gate.begin_call());
+            assert!(!gate.allows_call(at + 1000 * SEC), "one probe at a time");
+            assert_eq!(
+                gate.record(ApiHealth::Unauthorized, true, at),
+                CircuitChange::None
+            );
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
+        assert_eq!(
+            gate.record(ApiHealth::Alive, true, at),
+            CircuitChange::Recovered
+        );
+        assert!(gate.allows_call(at) && !gate.is_paused());
+    }
+
+    #[test]
+    fn failures_in_a_row_close_the_route() {
+        let now = Instant::now();
+        let mut gate = CircuitBreaker::new();
+        for _ in 1..FAILURES_MAX {
+            assert_eq!(
+                gate.record(ApiHealth::Failing, false, now),
+                CircuitChange::None
+            );
+        }
+        gate.record(ApiHealth::Alive, false, now);
+        for _ in 1..FAILURES_MAX {
+            assert_eq!(
+                gate.record(ApiHealth::Failing, false, now),
+                CircuitChange::None
+            );
+        }
+        assert_eq!(
+            gate.record(ApiHealth::Failing, false, now),
+            CircuitChange::Failing
+        );
+        assert!(!gate.allows_call(now) && !gate.is_paused());
+        assert_eq!(
+            gate.record(ApiHealth::Unauthorized, false, now),
+            CircuitChange::Paused
+        );
+    }
+
+    #[test]
+    fn a_probe_that_did_not_call_makes_room_for_the_next() {
+        let now = Instant::now();
+        let mut gate = CircuitBreaker::new();
+        gate.record(ApiHealth::Unauthorized, false, now);
+        gate.begin_call();
+        assert_eq!(
+            gate.record(ApiHealth::Unknown, true, now),
+            CircuitChange::None
+        );
+        assert!(gate.allows_call(now + SEC));
+    }
+}

@@ -1,0 +1,186 @@
+//! Owns the events of delivery: what the product is told of a thread, a message, a mail and a job.
+//!
+//! Does not record them. Each is handed to the store with the fact that made it so, in one call, of which
+//! all outlives a crash or nothing.
+
+use serde_json::{Map, Value, json};
+
+use super::message::MessageFacts;
+use super::parsed_mail::ParsedMail;
+use crate::clock::Timestamp;
+use crate::mail::address::Domain;
+use crate::store::{Delivery, DsnSummary, Event, EventKind, Fact, Job};
+
+/// Bytes of an event's JSON.
+const JSON_BYTES_MAX: usize = 4 * 1024;
+/// A text is cut to these bytes, the next where the one before leaves the whole too long.
+const TEXT_BYTES: [usize; 3] = [1024, 256, 64];
+
+/// The events of one delivery.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EventFacts<'a> {
+    pub(super) delivery: &'a Delivery,
+    /// Domains whose addresses may hold a token.
+    pub(super) domains: &'a [Domain],
+    pub(super) at: Timestamp,
+}
+
+impl EventFacts<'_> {
+    pub(super) fn thread_created(
+        &self,
+        mail: &ParsedMail,
+        found: &MessageFacts<'_>,
+        thread_id: &str,
+    ) -> Fact {
+        let data = json!({
+            "threadId": thread_id,
+            "mailbox": found.sorted.mailbox,
+            "priority": found.sorted.priority,
+            "from": mail.sender_email,
+        });
+        self.event(EventKind::ThreadCreated, Some(thread_id), data)
+    }
+
+    pub(super) fn message_created(
+        &self,
+        mail: &ParsedMail,
+        found: &MessageFacts<'_>,
+        (thread_id, message_id): (&str, &str),
+    ) -> Fact {
+        let data = json!({
+            "threadId": thread_id,
+            "messageId": message_id,
+            "emailMessageId": mail.message_id,
+            "kind": found.kind,
+        });
+        self.event(EventKind::MessageCreated, Some(thread_id), data)
+    }
+
+    pub(super) fn delivered(
+        &self,
+        mail: &ParsedMail,
+        found: &MessageFacts<'_>,
+        (thread_id, message_id): (&str, &str),
+    ) -> Fact {
+        let data = json!({
+            "mailId": self.delivery.id.to_string(),
+            "threadId": thread_id,
+            "messageId": message_id,
+            "emailMessageId": mail.message_id,
+            "kind": found.kind,
+            "match": { "reason": found.reason },
+            "mailbox": found.sorted.mailbox,
+            "priority": found.sorted.priority,
+        });
+        self.event(EventKind::Processed, Some(thread_id), data)
+    }
+
+    pub(super) fn dropped(&self, mail: &ParsedMail, rule: &str) -> Fact {
+        let data = json!({
+            "mailId": self.delivery.id.to_string(),
+            "emailMessageId": mail.message_id,
+            "kind": mail.kind,
+            "dropped": rule,
+        });
+        self.event(EventKind::Processed, None, data)
+    }
+
+    pub(super) fn parked(&self, reason: &str) -> Fact {
+        let data = json!({
+            "mailId": self.delivery.id.to_string(),
+            "reason": reason,
+        });
+        self.event(EventKind::Parked, None, data)
+    }
+
+    pub(super) fn bounced(&self, job: &Job, returned: &DsnSummary) -> Fact {
+        let data = json!({
+            "jobId": job.id,
+            "threadId": job.thread_id,
+            "messageId": job.product_message_id,
+            "emailMessageId": job.message_id.trim_matches(['<', '>']),
+            "recipient": job.recipient.to_string(),
+            "status": returned.status,
+            "hard": returned.hard,
+            "reason": returned.reason,
+            "remoteMta": returned.remote_mta,
+        });
+        self.event(EventKind::OutboundBounced, job.thread_id.as_deref(), data)
+    }
+
+    fn event(&self, kind: EventKind, thread_id: Option<&str>, data: Value) -> Fact {
+        let mut data = match data {
+            Value::Object(data) => data,
+            _ => Map::new(),
+        };
+        // An id of ours is no address: it holds no secret, and must stay what it is.
+        for (name, value) in &mut data {
+            if name != "emailMessageId"
+                && let Value::String(text) = value
+            {
+                *text = without_tokens(text, self.domains);
+            }
+        }
+        for most in TEXT_BYTES {
+            for value in data.values_mut() {
+                if let Value::String(text) = value {
+                    text.truncate(text.floor_char_boundary(most));
+                }
+            }
+            if serde_json::to_vec(&data).is_ok_and(|json| json.len() <= JSON_BYTES_MAX) {
+                break;
+            }
+        }
+        Fact::Happened(Event {
+            kind,
+            at: self.at,
+            thread_id: thread_id.map(str::to_owned),
+            data,
+        })
+    }
+}
+
+/// `text` with the local part cut out of every address at one of `domains`: who holds a token can write
+/// into a thread.
+pub(super) fn without_tokens(text: &str, domains: &[Domain]) -> String {
+    let ends = |c: char| c.is_whitespace() || c.is_control() || "<>\"'(),;:[]=".contains(c);
+    let mut safe = String::with_capacity(text.len());
+    for word in text.split_inclusive(ends) {
+        match word.rsplit_once('@') {
+            Some((_, host)) if is_at(host.trim_end_matches(ends), domains) => {
+                safe.push_str("…@");
+                safe.push_str(host);
+            }
+            _ => safe.push_str(word),
+        }
+    }
+    safe
+}
+
+fn is_at(host: &str, domains: &[Domain]) -> bool {
+    let host = host.trim_end_matches(|c: char| !c.is_alphanumeric());
+    Domain::parse(host).is_ok_and(|host| domains.contains(&host))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_cut_out_of_what_is_told() {
+        let domains = [Domain::parse("in.example.com").unwrap()];
+        for (text, safe) in [
+            ("550 no <bob@b.example>", "550 no <bob@b.example>"),
+            (
+                "550 <bounce+abc@IN.example.com>: no, reply+x@in.example.com.",
+                "550 <…@IN.example.com>: no, …@in.example.com.",
+            ),
+            ("from=reply+x@in.example.com", "from=…@in.example.com"),
+            ("a@b@in.example.com c", "…@in.example.com c"),
+            ("@in.example.com", "…@in.example.com"),
+            ("ünïcode @ nothing", "ünïcode @ nothing"),
+        ] {
+            assert_eq!(without_tokens(text, &domains), safe);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Owns what is being posted at this moment: messages that the product may tell of before it has told us
+//! their ids.
+//!
+//! Does not remember what was posted.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sha2::{Digest, Sha256};
+
+/// The messages on their way; never more than there are deliveries under way.
+#[derive(Debug, Default)]
+pub struct InFlightMessages {
+    threads: Mutex<HashMap<ThreadRef, Vec<[u8; 32]>>>,
+}
+
+/// A thread: its route and its id.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct ThreadRef {
+    route: String,
+    id: String,
+}
+
+impl InFlightMessages {
+    /// Is a message on its way into this thread, and does one of those say just `text`? Blanks do not
+    /// count. `None`: none is.
+    pub fn contains_text(&self, route: &str, thread: &str, text: &str) -> Option<bool> {
+        let thread = ThreadRef {
+            route: route.to_owned(),
+            id: thread.to_owned(),
+        };
+        let texts = self.threads().get(&thread)?.clone();
+        Some(texts.contains(&digest(text)))
+    }
+
+    /// A message that says `text` is on its way until what this gives is dropped.
+    pub(super) fn begin(self: &Arc<Self>, route: &str, thread: &str, text: &str) -> InFlightGuard {
+        let thread = ThreadRef {
+            route: route.to_owned(),
+            id: thread.to_owned(),
+        };
+        let text = digest(text);
+        self.threads().entry(thread.clone()).or_default().push(text);
+        InFlightGuard {
+            messages: Arc::clone(self),
+            thread,
+            text,
+        }
+    }
+
+    fn threads(&self) -> MutexGuard<'_, HashMap<ThreadRef, Vec<[u8; 32]>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A message on its way.
+#[derive(Debug)]
+pub(super) struct InFlightGuard {
+    messages: Arc<InFlightMessages>,
+    thread: ThreadRef,
+    text: [u8; 32],
+}
+
+impl Drop for InFlightGuard {
+    fn drop(&mut self) {
+        let mut threads = self.messages.threads();
+        let Some(texts) = threads.get_mut(&self.thread) else {
+            return;
+        };
+        if let Some(at) = texts.iter().position(|text| *text == self.text) {
+            texts.swap_remove(at);
+        }
+        if texts.is_empty() {
+            threads.remove(&self.thread);
+        }
+    }
+}
+
+fn digest(text: &str) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for word in text.split_whitespace() {
+        hash.update(word);
+        hash.update(b" ");
+    }
+    hash.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_underway_until_it_is_dropped() {
+        let underway = Arc::new(InFlightMessages::default());
+        assert_eq!(underway.contains_text("r", "t", "a b"), None);
+        let first = underway.begin("r", "t", "a  b\n");
+        let second = underway.begin("r", "t", "c");
+        assert_eq!(underway.contains_text("r", "t", "a b"), Some(true));
+        assert_eq!(underway.contains_text("r", "t", "ab"), Some(false));
+        assert_eq!(underway.contains_text("other", "t", "a b"), None);
+        assert_eq!(underway.contains_text("r", "other", "a b"), None);
+        drop(first);
+        assert_eq!(underway.contains_text("r", "t", "a b"), Some(false));
+        drop(second);
+        assert!(underway.threads().is_empty());
+    }
+}

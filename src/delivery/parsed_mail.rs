@@ -1,0 +1,134 @@
+//! Owns what one mail means for one recipient: the parts of `mail` put together, once an attempt.
+//!
+//! Does no I/O and asks nobody: it runs off the async threads.
+
+use bytes::Bytes;
+
+use super::attachments::Files;
+use super::policy::Disposition;
+use super::route::DeliveryRoute;
+use crate::clock::Timestamp;
+use crate::mail::address::Address;
+use crate::mail::dsn::Report;
+use crate::mail::fingerprint::Fingerprint;
+use crate::mail::kind::{ClassifyContext, MailKind, ReversePath, classify};
+use crate::mail::reply;
+use crate::mail::subject::Subject;
+use crate::mail::thread::{ThreadReason, message_ids_to_look_up};
+use crate::mail::view::View;
+use crate::objects::AttachmentLimits;
+use crate::store::{Delivery, LastMessage};
+
+/// What a mail says and is.
+#[derive(Clone, Debug)]
+pub struct ParsedMail {
+    /// The same for every copy of the mail to this recipient.
+    pub fingerprint: Fingerprint,
+    /// What sort of mail it is.
+    pub kind: MailKind,
+    /// The rule that said so.
+    pub kind_rule: &'static str,
+    /// What becomes of it.
+    pub disposition: Disposition,
+    /// What it reports on another mail, if it does.
+    pub report: Option<Report>,
+    /// The one author in the header.
+    pub author: Option<Address>,
+    /// The author's address, else the envelope's sender, else what stands in `From`.
+    pub sender_email: String,
+    /// The author's display name.
+    pub sender_name: Option<String>,
+    /// The subject as a person reads it; empty if there is none.
+    pub subject: String,
+    /// The subject without what replies put before it.
+    pub normalised_subject: String,
+    /// Without angle brackets.
+    pub message_id: Option<String>,
+    /// The Message-IDs of In-Reply-To.
+    pub in_reply_to: Vec<String>,
+    /// The Message-IDs that may tell the thread, and why if we sent the mail they name.
+    pub thread_references: Vec<(String, ThreadReason)>,
+    /// The words the person wrote.
+    pub body: String,
+    /// The same as HTML made safe.
+    pub body_html: Option<String>,
+    /// What was quoted.
+    pub quoted: Option<String>,
+    /// What is attached.
+    pub files: Files,
+    /// When we last said something to the author in his thread.
+    pub last_sent_at: Option<Timestamp>,
+}
+
+impl ParsedMail {
+    /// Reads a mail's bytes for one of its recipients. `known` tells what we said last in the thread of
+    /// a mail whose words are not cut out yet: what it quotes of that is known again.
+    pub(super) fn parse(
+        bytes: &Bytes,
+        (delivery, route): (&Delivery, &DeliveryRoute),
+        bounds: Option<&AttachmentLimits>,
+        known: impl FnOnce(&Self) -> Option<LastMessage>,
+    ) -> Self {
+        let view = View::parse(bytes);
+        let sender = delivery.envelope.sender.as_ref();
+        let path = ReversePath::from(&*delivery.envelope);
+        let context = ClassifyContext {
+            sender: path,
+            loop_mark: route.loop_mark.as_deref(),
+            message_id_domains: &route.message_id_domains,
+            ..ClassifyContext::UNKNOWN
+        };
+        let (finding, report) = classify(&view, &context);
+        let header = &view.header;
+        let subject = header.subject.clone().unwrap_or_default();
+        let author = header.author().cloned();
+        let from = header.from.first();
+        let sender_email = author
+            .as_ref()
+            .or(sender)
+            .map(ToString::to_string)
+            .or_else(|| from.map(|from| from.text.clone()))
+            .unwrap_or_default();
+        let mut reading = Self {
+            fingerprint: Fingerprint::of(&delivery.recipient, &view),
+            kind: finding.kind,
+            kind_rule: finding.rule,
+            disposition: Disposition::of(
+                &route.policy.kinds,
+                finding.kind,
+                path == ReversePath::Null,
+            ),
+            sender_email,
+            sender_name: from.and_then(|from| from.name.clone()),
+            author,
+            normalised_subject: Subject::of(&subject).normalised,
+            subject,
+            message_id: header.message_id.clone(),
+            in_reply_to: header.in_reply_to.clone(),
+            thread_references: message_ids_to_look_up(header)
+                .into_iter()
+                .map(|(id, reason)| (id.to_owned(), reason))
+                .collect(),
+            report,
+            body: String::new(),
+            body_html: None,
+            quoted: None,
+            files: Files::of(&view, bounds),
+            last_sent_at: None,
+        };
+        let known = known(&reading);
+        reading.last_sent_at = known.as_ref().map(|said| said.at);
+        let known: Vec<&str> = known.iter().map(|said| said.text.as_str()).collect();
+        let reply = reply::extract(&reply::ReplyInput {
+            text: view.text.as_deref(),
+            html: view.html.as_deref(),
+            subject: &reading.subject,
+            known: &known,
+            marker: &route.reply_marker,
+        });
+        reading.body = reply.text;
+        reading.body_html = reply.html;
+        reading.quoted = Some(reply.quoted).filter(|quoted| !quoted.is_empty());
+        reading
+    }
+}

@@ -1,0 +1,485 @@
+//! Owns who may call: the keys of the gateway, and the secrets a call may be signed with instead.
+//!
+//! Does not look at what is asked for.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::http::{HeaderMap, StatusCode, header};
+use data_encoding::{BASE64, BASE64_NOPAD, HEXLOWER_PERMISSIVE};
+use hmac::{Hmac, Mac};
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+use crate::clock::Timestamp;
+use crate::http::error::HttpError;
+
+/// Signatures in one `webhook-signature`. There is one for each secret of the sender.
+const SIGNATURES_MAX: usize = 10;
+/// Signed requests that are remembered at a time with their `Idempotency-Key`.
+const SEEN_CALLS_MAX: usize = 100_000;
+/// The longest `webhook-id`.
+const ID_BYTES_MAX: usize = 255;
+/// Decimal digits of a timestamp.
+const DIGITS_MAX: usize = 16;
+/// Milliseconds that no clock shows any more: what is less was meant as seconds.
+const MILLIS_MIN: u64 = 100_000_000_000;
+
+/// Who may call.
+pub struct CallAuth {
+    /// SHA-256 of each key: their length does not show in the time a comparison takes.
+    keys: Vec<[u8; 32]>,
+    secrets: Vec<CallSecret>,
+    age_max: Duration,
+    /// The signed requests, and with which `Idempotency-Key` they came: it is not part of what is signed.
+    seen_calls: Mutex<HashMap<[u8; 32], SeenCall>>,
+}
+
+/// The `Idempotency-Key` a signed request came with.
+struct SeenCall {
+    /// Its SHA-256; `None` if it came without.
+    key: Option<[u8; 32]>,
+    at: Timestamp,
+}
+
+/// A secret that calls are signed with.
+struct CallSecret {
+    /// As it is written: what the generic scheme uses.
+    text: Vec<u8>,
+    /// What Standard Webhooks uses: decoded, where it begins with `whsec_`.
+    decoded: Vec<u8>,
+}
+
+/// What a request brings to prove itself with.
+#[derive(Debug)]
+pub(super) enum CallCredential {
+    /// A key of ours, compared already.
+    Key,
+    /// A signature of the body, which is still to come.
+    Signed {
+        /// What is signed before the body.
+        prefix: String,
+        signatures: Vec<Vec<u8>>,
+        is_standard: bool,
+        /// By what this very request is known.
+        id: String,
+    },
+}
+
+/// A caller who is believed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct AuthenticatedCall {
+    /// By what the signature knows the request, if it was signed.
+    pub(super) signed_id: Option<String>,
+    /// The digest of the signature that fits.
+    signature: Option<[u8; 32]>,
+}
+
+impl fmt::Debug for CallAuth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Callers")
+            .field("keys", &self.keys.len())
+            .field("secrets", &self.secrets.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl CallAuth {
+    /// Whoever has one of `keys`, or signs with one of `secrets` not longer than `age_max` ago. Empty
+    /// ones are nobody's.
+    pub fn new<'a>(
+        keys: impl IntoIterator<Item = &'a str>,
+        secrets: impl IntoIterator<Item = &'a str>,
+        age_max: Duration,
+    ) -> Self {
+        let keys = keys.into_iter().filter(|key| !key.is_empty());
+        let secrets = secrets.into_iter().filter(|secret| !secret.is_empty());
+        Self {
+            keys: keys.map(|key| Sha256::digest(key).into()).collect(),
+            secrets: secrets
+                .map(|text| CallSecret {
+                    text: text.as_bytes().to_vec(),
+                    decoded: text
+                        .strip_prefix("whsec_")
+                        .and_then(base64)
+                        .unwrap_or_else(|| text.as_bytes().to_vec()),
+                })
+                .collect(),
+            age_max,
+            seen_calls: Mutex::default(),
+        }
+    }
+
+    /// Looks for a key; a signature is no way in here, for it would not say which path was meant.
+    pub(super) fn require_key(&self, headers: &HeaderMap) -> Result<(), HttpError> {
+        if headers.contains_key(header::AUTHORIZATION) && self.has_key(headers) {
+            return Ok(());
+        }
+        Err(HttpError::unauthorized())
+    }
+
+    /// Looks at the head of a request before its body is read.
+    pub(super) fn check_head(
+        &self,
+        headers: &HeaderMap,
+        now: Timestamp,
+    ) -> Result<CallCredential, HttpError> {
+        if headers.contains_key(header::AUTHORIZATION) {
+            return match self.has_key(headers) {
+                true => Ok(CallCredential::Key),
+                false => Err(HttpError::unauthorized()),
+            };
+        }
+        let (claim, at) = if headers.contains_key("webhook-signature") {
+            standard(headers)?
+        } else if headers.contains_key("x-webhook-signature") {
+            generic(headers)?
+        } else {
+            let message = "Authorization: Bearer with the key is needed, or a signature";
+            return Err(unauthorized(message));
+        };
+        if self.secrets.is_empty() {
+            return Err(unauthorized(
+                "no secret is set up that a call could be signed with",
+            ));
+        }
+        let off = now.since(at).max(at.since(now));
+        if off > self.age_max {
+            let seconds = off.as_secs();
+            return Err(unauthorized(format!(
+                "the timestamp is {seconds} s off; sign each try anew"
+            )));
+        }
+        Ok(claim)
+    }
+
+    /// Looks whether the body is what was signed.
+    pub(super) fn verify_body(
+        &self,
+        claim: CallCredential,
+        body: &[u8],
+    ) -> Result<AuthenticatedCall, HttpError> {
+        let CallCredential::Signed {
+            prefix,
+            signatures: given,
+            is_standard,
+            id,
+        } = claim
+        else {
+            return Ok(AuthenticatedCall {
+                signed_id: None,
+                signature: None,
+            });
+        };
+        let mut fits = Choice::from(0);
+        let mut signature = [0; 32];
+        for secret in &self.secrets {
+            let key = match is_standard {
+                true => &secret.decoded,
+                false => &secret.text,
+            };
+            let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
+                continue;
+            };
+            mac.update(prefix.as_bytes());
+            mac.update(body);
+            let made = mac.finalize().into_bytes();
+            for given in &given {
+                let same = made.as_slice().ct_eq(given);
+                if bool::from(same) {
+                    signature = Sha256::digest(given).into();
+                }
+                fits |= same;
+            }
+        }
+        if !bool::from(fits) {
+            return Err(unauthorized("the signature does not fit"));
+        }
+        Ok(AuthenticatedCall {
+            signed_id: Some(id),
+            signature: Some(signature),
+        })
+    }
+
+    /// Takes the `Idempotency-Key` of a believed request. A signature does not cover it, so the same
+    /// signed request with another key is somebody's copy.
+    pub(super) fn bind_idempotency_key(
+        &self,
+        caller: &AuthenticatedCall,
+        key: Option<&str>,
+        now: Timestamp,
+    ) -> Result<(), HttpError> {
+        let Some(signature) = caller.signature else {
+            return Ok(());
+        };
+        let key: Option<[u8; 32]> = key.map(|key| Sha256::digest(key).into());
+        let mut signed = self
+            .seen_calls
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if signed.len() >= SEEN_CALLS_MAX {
+            // A signature is fresh for as long before its timestamp as after.
+            signed.retain(|_, known| now.since(known.at) <= self.age_max * 2);
+            if signed.len() >= SEEN_CALLS_MAX && key.is_none() {
+                // By its signature alone it is one mail, however often it comes.
+                return Ok(());
+            }
+            if signed.len() >= SEEN_CALLS_MAX {
+                let message = "too many signed requests with an Idempotency-Key at a time";
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                return Err(HttpError::new(status, "unavailable", message));
+            }
+        }
+        let known = signed.entry(signature).or_insert(SeenCall { key, at: now });
+        match known.key == key {
+            true => Ok(()),
+            false => Err(unauthorized(
+                "this signed request was there before with another Idempotency-Key",
+            )),
+        }
+    }
+
+    fn has_key(&self, headers: &HeaderMap) -> bool {
+        let bearer = single_header(headers, header::AUTHORIZATION.as_str())
+            .ok()
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, key)| scheme.eq_ignore_ascii_case("bearer") && !key.is_empty());
+        let given: [u8; 32] = Sha256::digest(bearer.map_or("", |(_, key)| key)).into();
+        let fits = self
+            .keys
+            .iter()
+            .fold(Choice::from(0), |fits, key| fits | key.ct_eq(&given));
+        bool::from(fits) && bearer.is_some()
+    }
+}
+
+/// Hex HMAC-SHA256 of `{timestamp}.{body}`, the timestamp in milliseconds.
+fn generic(headers: &HeaderMap) -> Result<(CallCredential, Timestamp), HttpError> {
+    const TIMESTAMP: &str = "X-Webhook-Timestamp";
+    let timestamp = single_header(headers, TIMESTAMP)?;
+    let signature = single_header(headers, "X-Webhook-Signature")?;
+    let given = HEXLOWER_PERMISSIVE.decode(signature.as_bytes());
+    let given = given.map_err(|_| unauthorized("X-Webhook-Signature: not hex"))?;
+    let millis = digits(TIMESTAMP, timestamp)?;
+    if millis < MILLIS_MIN {
+        let message = "X-Webhook-Timestamp: looks like seconds, milliseconds are needed";
+        return Err(unauthorized(message));
+    }
+    let claim = CallCredential::Signed {
+        prefix: format!("{timestamp}."),
+        id: format!("{timestamp}.{}", signature.to_ascii_lowercase()),
+        signatures: vec![given],
+        is_standard: false,
+    };
+    Ok((claim, Timestamp::from_millis(millis)))
+}
+
+/// Standard Webhooks: base64 HMAC-SHA256 of `{id}.{timestamp}.{body}`, the timestamp in seconds.
+fn standard(headers: &HeaderMap) -> Result<(CallCredential, Timestamp), HttpError> {
+    let id = single_header(headers, "webhook-id")?;
+    let timestamp = single_header(headers, "webhook-timestamp")?;
+    let signatures = single_header(headers, "webhook-signature")?;
+    if !(1..=ID_BYTES_MAX).contains(&id.len()) {
+        return Err(unauthorized("webhook-id: 1 to 255 ASCII characters"));
+    }
+    let signatures = signatures.split(' ').take(SIGNATURES_MAX);
+    let given = signatures.filter_map(|signature| base64(signature.strip_prefix("v1,")?));
+    let seconds = digits("webhook-timestamp", timestamp)?;
+    let claim = CallCredential::Signed {
+        prefix: format!("{id}.{timestamp}."),
+        id: id.to_owned(),
+        signatures: given.collect(),
+        is_standard: true,
+    };
+    Ok((claim, Timestamp::from_secs(seconds)))
+}
+
+/// The value of a field that must be there once, in visible ASCII.
+fn single_header<'h>(headers: &'h HeaderMap, name: &str) -> Result<&'h str, HttpError> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next().map(|value| value.to_str()), values.next()) {
+        (Some(Ok(value)), None) => Ok(value),
+        (None, _) => Err(unauthorized(format!("{name}: missing"))),
+        (_, Some(_)) => Err(unauthorized(format!("{name}: there twice"))),
+        (Some(Err(_)), None) => Err(unauthorized(format!("{name}: not ASCII"))),
+    }
+}
+
+fn digits(name: &str, text: &str) -> Result<u64, HttpError> {
+    let fits = (1..=DIGITS_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    let number = if fits { text.parse().ok() } else { None };
+    number.ok_or_else(|| unauthorized(format!("{name}: not a number of digits")))
+}
+
+fn base64(text: &str) -> Option<Vec<u8>> {
+    let padded = BASE64.decode(text.as_bytes());
+    padded
+        .or_else(|_| BASE64_NOPAD.decode(text.as_bytes()))
+        .ok()
+        .filter(|bytes| !bytes.is_empty())
+}
+
+fn unauthorized(message: impl Into<String>) -> HttpError {
+    HttpError::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    const KEY: &str = "a key that is long enough to be one, old";
+    const SECRET: &str = "a secret that is long enough to be one";
+    // "a secret of standard webhooks, 32" in base64.
+    const STANDARD: &str = "whsec_YSBzZWNyZXQgb2Ygc3RhbmRhcmQgd2ViaG9va3MsIDMy";
+    const NOW: Timestamp = Timestamp::from_millis(1_769_903_999_042);
+
+    fn callers() -> CallAuth {
+        let keys = [KEY, "another key that is long enough to be one"];
+        CallAuth::new(keys, [SECRET, STANDARD], Duration::from_secs(300))
+    }
+
+    fn headers(fields: &[(&str, String)]) -> HeaderMap {
+        let fields = fields.iter().map(|(name, value)| {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            (name, HeaderValue::from_str(value).unwrap())
+        });
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(name, value);
+        }
+        headers
+    }
+
+    fn hex(secret: &str, text: &str) -> String {
+        let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+        mac.update(text.as_bytes());
+        data_encoding::HEXLOWER.encode(&mac.finalize().into_bytes())
+    }
+
+    fn tried(fields: &[(&str, String)], body: &str) -> Result<AuthenticatedCall, HttpError> {
+        let callers = callers();
+        let claim = callers.check_head(&headers(fields), NOW)?;
+        callers.verify_body(claim, body.as_bytes())
+    }
+
+    #[test]
+    fn any_key_and_any_secret_lets_in_and_nothing_else() {
+        let bearer = |key: &str| [("authorization", format!("bearer {key}"))];
+        assert!(tried(&bearer(KEY), "x").is_ok());
+        assert!(tried(&bearer("another key that is long enough to be one"), "x").is_ok());
+        for wrong in ["", "x", &KEY[1..], SECRET] {
+            assert!(tried(&bearer(wrong), "x").is_err(), "{wrong}");
+        }
+        let twice = [bearer(KEY), bearer(KEY)].concat();
+        assert!(tried(&twice, "x").is_err());
+        assert!(tried(&[], "x").is_err());
+    }
+
+    #[test]
+    fn the_generic_signature_covers_timestamp_and_body() {
+        let signed = |at: u64, body: &str| {
+            let signature = hex(SECRET, &format!("{at}.{body}"));
+            [
+                ("x-webhook-timestamp", at.to_string()),
+                ("x-webhook-signature", signature),
+            ]
+        };
+        let now = NOW.as_millis();
+        let caller = tried(&signed(now, "{}"), "{}").unwrap();
+        assert!(caller.signed_id.unwrap().starts_with("1769903999042."));
+        assert!(tried(&signed(now - 300_000, "{}"), "{}").is_ok());
+        assert!(tried(&signed(now + 300_000, "{}"), "{}").is_ok());
+        for (at, body) in [(now - 300_001, "{}"), (now + 300_001, "{}"), (now, "{ }")] {
+            assert_eq!(tried(&signed(at, "{}"), body).unwrap_err().status, 401);
+        }
+        let seconds = tried(&signed(now / 1000, "{}"), "{}").unwrap_err();
+        assert!(seconds.message.contains("seconds"), "{}", seconds.message);
+        let mut moved = signed(now, "{}");
+        moved[0].1 = (now + 1).to_string();
+        assert!(tried(&moved, "{}").is_err());
+        let mut empty = signed(now, "{}");
+        empty[1].1.clear();
+        assert!(tried(&empty, "{}").is_err());
+    }
+
+    #[test]
+    fn standard_webhooks_are_read_and_their_id_is_the_requests() {
+        let key = "a secret of standard webhooks, 32";
+        let seconds = NOW.as_secs();
+        let signed = hex(key, &format!("msg_1.{seconds}.{{}}"));
+        let signed = BASE64.encode(&HEXLOWER_PERMISSIVE.decode(signed.as_bytes()).unwrap());
+        let fields = |id: &str| {
+            [
+                ("webhook-id", id.to_owned()),
+                ("webhook-timestamp", seconds.to_string()),
+                ("webhook-signature", format!("v1a,x v1,AAAA v1,{signed}")),
+            ]
+        };
+        let caller = tried(&fields("msg_1"), "{}").unwrap();
+        assert_eq!(caller.signed_id.as_deref(), Some("msg_1"));
+        assert!(tried(&fields("msg_2"), "{}").is_err());
+        assert!(tried(&fields("msg_1"), "[]").is_err());
+    }
+
+    #[test]
+    fn a_signed_request_has_one_key() {
+        let callers = callers();
+        let caller = |signature| AuthenticatedCall {
+            signed_id: Some("i".to_owned()),
+            signature,
+        };
+        let signed = caller(Some([1; 32]));
+        assert!(
+            callers
+                .bind_idempotency_key(&signed, Some("k1"), NOW)
+                .is_ok()
+        );
+        assert!(
+            callers
+                .bind_idempotency_key(&signed, Some("k1"), NOW)
+                .is_ok()
+        );
+        assert!(
+            callers
+                .bind_idempotency_key(&signed, Some("k2"), NOW)
+                .is_err()
+        );
+        assert!(callers.bind_idempotency_key(&signed, None, NOW).is_err());
+        let other = caller(Some([2; 32]));
+        assert!(
+            callers
+                .bind_idempotency_key(&other, Some("k2"), NOW)
+                .is_ok()
+        );
+        assert!(
+            callers
+                .bind_idempotency_key(&caller(None), Some("k3"), NOW)
+                .is_ok()
+        );
+        // Nor can a copy of one that came without a key be given one.
+        let bare = caller(Some([3; 32]));
+        assert!(callers.bind_idempotency_key(&bare, None, NOW).is_ok());
+        assert!(callers.bind_idempotency_key(&bare, None, NOW).is_ok());
+        assert!(
+            callers
+                .bind_idempotency_key(&bare, Some("k4"), NOW)
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn without_secrets_nothing_is_signed() {
+        let callers = CallAuth::new([KEY], [""], Duration::from_secs(300));
+        let at = NOW.as_millis();
+        let fields = [
+            ("x-webhook-timestamp", at.to_string()),
+            ("x-webhook-signature", hex("", &format!("{at}.x"))),
+        ];
+        assert!(callers.check_head(&headers(&fields), NOW).is_err());
+        assert!(!format!("{callers:?}").contains(KEY));
+    }
+}

@@ -1,0 +1,468 @@
+//! Owns the way through one folder: from the last UID on, in groups, each on disk before anything is
+//! done to it at the server; and the waits between looks and between connections.
+//!
+//! Does not know IMAP's words: that is `dialogue`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tracing::{error, info, warn};
+
+use super::client::{ImapClient, LISTED_MAX, ListedMail, SelectedFolder};
+use super::settings::{InitialFetch, Settings};
+use super::transfer::{ImapAccount, SkippedMail};
+use super::transport::ImapFault;
+use crate::clock::{self, Timestamp};
+use crate::retry::{self, NextStep};
+use crate::store::{Fact, ImapPosition};
+
+/// UIDs that are listed at a time. Where there is nothing the span doubles.
+const SPAN: u32 = 1_000;
+/// Mails that are fetched with one command.
+const GROUP_MAX: usize = 16;
+/// Octets of mails that are fetched with one command; a longer mail comes alone.
+const GROUP_BYTES_MAX: u64 = 1 << 20;
+/// Mails after which the position is recorded.
+const UNRECORDED_MAX: usize = 100;
+/// Faults in a row at one mail, after which it is left.
+const ATTEMPTS_MAX: u32 = 5;
+/// Looks never follow each other faster.
+const POLL_WAIT_MIN: Duration = Duration::from_millis(100);
+/// A server may forget whoever is silent for half an hour (RFC 2177).
+const WAIT_MAX: Duration = Duration::from_secs(25 * 60);
+/// A refused login is a step further in the waits: servers lock out who tries too often.
+const REFUSED_STEPS: u32 = 4;
+
+/// One folder.
+pub(super) struct FolderPoller {
+    account: Arc<ImapAccount>,
+    folder: String,
+    /// Its name in the store.
+    mailbox: String,
+    stop: watch::Receiver<bool>,
+    /// Where it is, as far as the store knows.
+    recorded: Option<ImapPosition>,
+    suspects: Option<SuspectMails>,
+    /// Mails past the position that were left already, and told of.
+    skipped: BTreeSet<u32>,
+    /// The last look ended well since the last fault.
+    has_polled: bool,
+}
+
+/// Mails at which the last connection broke.
+#[derive(Clone, Copy, Debug)]
+struct SuspectMails {
+    first: u32,
+    last: u32,
+    /// Faults at `first`, fetched alone.
+    attempts: u32,
+}
+
+/// A look through the folder.
+struct PollProgress {
+    position: ImapPosition,
+    unrecorded: usize,
+}
+
+impl FolderPoller {
+    pub(super) fn new(
+        account: Arc<ImapAccount>,
+        folder: String,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        let Settings { host, user, .. } = &account.settings;
+        Self {
+            mailbox: format!("{user}@{host}/{folder}"),
+            account,
+            folder,
+            stop,
+            recorded: None,
+            suspects: None,
+            skipped: BTreeSet::new(),
+            has_polled: false,
+        }
+    }
+
+    /// Goes through the folder until it is stopped.
+    pub(super) async fn run(mut self) {
+        let mut attempts: u32 = 0;
+        while !self.is_stopped() {
+            let before = self.recorded;
+            let Err(fault) = self.run_connection().await else {
+                return;
+            };
+            self.account.metrics.reconnects();
+            // Whatever was achieved, however little, is no reason to wait longer.
+            if std::mem::take(&mut self.has_polled) || self.recorded != before {
+                attempts = 0;
+            }
+            attempts += 1;
+            let shift = match fault {
+                ImapFault::Refused {
+                    what: "LOGIN" | "AUTHENTICATE",
+                    ..
+                } => REFUSED_STEPS,
+                _ => 0,
+            };
+            let wait = self.wait_after(attempts.saturating_add(shift));
+            warn!(
+                protocol = "imap",
+                folder = %self.folder.escape_debug(),
+                error = describe_fault(&fault),
+                attempts,
+                wait_ms = wait.as_millis(),
+                "connection given up"
+            );
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = wait_stopped(&mut self.stop) => {}
+            }
+        }
+    }
+
+    fn wait_after(&self, attempts: u32) -> Duration {
+        let mut random = [0; 8];
+        // Without chance all wait alike, and that is all.
+        let _ = getrandom::fill(&mut random);
+        let random = u64::from_ne_bytes(random);
+        let outcome = retry::AttemptFailure::Transient { retry_after: None };
+        let settings = &self.account.settings.retry;
+        match retry::next_step(settings, outcome, attempts, Duration::ZERO, random) {
+            NextStep::Retry { after } => after,
+            NextStep::Park { .. } => settings.wait_max,
+        }
+    }
+
+    /// One connection, until it breaks or we are stopped.
+    async fn run_connection(&mut self) -> Result<(), ImapFault> {
+        let account = Arc::clone(&self.account);
+        let mut stop = self.stop.clone();
+        let connecting = account.connector.connect(&account.settings);
+        let mut dialogue = tokio::select! {
+            dialogue = connecting => dialogue?,
+            () = wait_stopped(&mut stop) => return Ok(()),
+        };
+        let _connected = account.metrics.connected();
+        info!(protocol = "imap", folder = %self.folder.escape_debug(), "connected");
+        loop {
+            self.poll(&mut dialogue).await?;
+            self.has_polled = true;
+            if !self.is_stopped() {
+                tokio::select! {
+                    waited = self.wait(&mut dialogue) => waited?,
+                    () = wait_stopped(&mut stop) => {}
+                }
+            }
+            if self.is_stopped() {
+                // An IDLE that was given up cannot be ended in order, and need not be.
+                if !account.settings.uses_idle {
+                    dialogue.logout().await;
+                }
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for the next look.
+    async fn wait(&self, dialogue: &mut ImapClient) -> Result<(), ImapFault> {
+        let settings = &self.account.settings;
+        let until = Instant::now() + settings.poll_interval.min(WAIT_MAX);
+        sleep(POLL_WAIT_MIN).await;
+        if dialogue.has_new_mail() {
+            return Ok(());
+        }
+        if settings.uses_idle && dialogue.has_capability("IDLE") {
+            return dialogue.idle(until).await;
+        }
+        tokio::time::sleep_until(until).await;
+        Ok(())
+    }
+
+    /// Looks through the folder, from the last UID that was looked at to the end.
+    async fn poll(&mut self, dialogue: &mut ImapClient) -> Result<(), ImapFault> {
+        let selected = dialogue.select(&self.folder).await?;
+        if selected.is_read_only {
+            warn!(protocol = "imap", folder = %self.folder.escape_debug(), "folder is read-only: mails are taken, but cannot be marked");
+        }
+        let mut look = PollProgress {
+            position: self.start_position(selected).await?,
+            unrecorded: 0,
+        };
+        let went = self.poll_range(dialogue, selected, &mut look).await;
+        // What was done is kept also where a fault ended it.
+        let recorded = self.record(&mut look).await;
+        went.and(recorded)
+    }
+
+    async fn poll_range(
+        &mut self,
+        dialogue: &mut ImapClient,
+        selected: SelectedFolder,
+        look: &mut PollProgress,
+    ) -> Result<(), ImapFault> {
+        let end = selected
+            .uid_next
+            .map_or(u32::MAX, |next| next.saturating_sub(1));
+        // A server that does not tell where the end is gets one question for all.
+        let span = selected.uid_next.map_or(u32::MAX, |_| SPAN);
+        let mut width = span;
+        let mut first = look.position.uid.saturating_add(1);
+        while first <= end && first > look.position.uid && !self.is_stopped() {
+            let last = first.saturating_add(width - 1).min(end);
+            let listed = dialogue.list_mails(first, last).await?;
+            let (last, width_next) = match listed.last_key_value() {
+                None => (last, width.saturating_mul(2)),
+                Some((highest, _)) if listed.len() == LISTED_MAX => (*highest, span),
+                Some(_) => (last, span),
+            };
+            self.fetch_listed(dialogue, &listed, look).await?;
+            width = width_next;
+            match last.checked_add(1) {
+                Some(next) => first = next,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what is to be taken of a listing, in the order of the UIDs.
+    async fn fetch_listed(
+        &mut self,
+        dialogue: &mut ImapClient,
+        listed: &BTreeMap<u32, ListedMail>,
+        look: &mut PollProgress,
+    ) -> Result<(), ImapFault> {
+        let mut group: Vec<(u32, u64)> = Vec::new();
+        for (uid, mail) in listed {
+            if self.is_stopped() {
+                return Ok(());
+            }
+            if let Some(reason) = self.skip_reason(*uid, mail, &look.position) {
+                if reason != REASON_OLD {
+                    let (uid, bytes) = (*uid, mail.bytes);
+                    self.skip(SkippedMail { uid, reason, bytes });
+                }
+                continue;
+            }
+            let bytes: u64 = group.iter().map(|(_, bytes)| bytes).sum();
+            // What a fault came with is fetched one by one, until it shows where the fault lies.
+            let has_trouble =
+                |first: &(u32, u64)| self.suspects.is_some_and(|trouble| first.0 <= trouble.last);
+            let alone = group.first().is_some_and(has_trouble);
+            let fits = group.len() < GROUP_MAX && bytes + mail.bytes <= GROUP_BYTES_MAX;
+            if !group.is_empty() && (alone || !fits) {
+                self.fetch_group(dialogue, &group, look).await?;
+                group.clear();
+            }
+            group.push((*uid, mail.bytes));
+        }
+        if !group.is_empty() {
+            self.fetch_group(dialogue, &group, look).await?;
+        }
+        if let Some((last, _)) = listed.last_key_value() {
+            self.advance(look, *last);
+        }
+        self.record_if_due(look, listed.len() / 10).await
+    }
+
+    /// Why a mail is not fetched at all.
+    fn skip_reason(
+        &self,
+        uid: u32,
+        mail: &ListedMail,
+        position: &ImapPosition,
+    ) -> Option<&'static str> {
+        let came_later = mail.arrived.is_some_and(|at| at > position.since);
+        if uid < position.old_below && mail.is_seen && !came_later {
+            return Some(REASON_OLD);
+        }
+        if mail.bytes > self.account.settings.mail_bytes_max as u64 {
+            return Some("too_big");
+        }
+        let trouble = self.suspects.filter(|trouble| trouble.first == uid);
+        trouble
+            .filter(|trouble| trouble.attempts >= ATTEMPTS_MAX)
+            .map(|_| "unreadable")
+    }
+
+    fn skip(&mut self, left: SkippedMail) {
+        let SkippedMail { uid, reason, bytes } = left;
+        if !self.skipped.insert(uid) {
+            return;
+        }
+        self.account.metrics.skipped(reason);
+        let folder = self.folder.escape_debug();
+        if reason == "unreadable" {
+            error!(protocol = "imap", %folder, uid, reason, bytes, "left at the server");
+        } else {
+            warn!(protocol = "imap", %folder, uid, reason, bytes, "left at the server");
+        }
+    }
+
+    /// Fetches a group, puts it on disk, and only then marks it at the server.
+    async fn fetch_group(
+        &mut self,
+        dialogue: &mut ImapClient,
+        group: &[(u32, u64)],
+        look: &mut PollProgress,
+    ) -> Result<(), ImapFault> {
+        let (first, last) = (group[0].0, group[group.len() - 1].0);
+        let alone = self.suspects.is_some() && group.len() == 1;
+        // Some servers tell sizes that are wrong: a mail that failed may be as long as any may be.
+        let told: u64 = group.iter().map(|(_, bytes)| bytes).sum();
+        let bytes_max = match alone {
+            true => self.account.settings.mail_bytes_max,
+            false => usize::try_from(told).unwrap_or(usize::MAX),
+        };
+        let uids: Vec<u32> = group.iter().map(|(uid, _)| *uid).collect();
+        match self
+            .account
+            .transfer(dialogue, &self.folder, &uids, bytes_max)
+            .await
+        {
+            Ok(left) => {
+                for left in left {
+                    self.skip(left);
+                }
+            }
+            Err(fault @ (ImapFault::Store(_) | ImapFault::StoreSlow)) => return Err(fault),
+            Err(fault) => {
+                let again = self.suspects.filter(|trouble| trouble.first == first);
+                let tries = match &fault {
+                    // It is longer than any mail may be, and was told to be short.
+                    ImapFault::LiteralTooLong if alone => ATTEMPTS_MAX,
+                    _ if alone => again.map_or(1, |trouble| trouble.attempts + 1),
+                    _ => 0,
+                };
+                self.suspects = Some(SuspectMails {
+                    first,
+                    last,
+                    attempts: tries,
+                });
+                return Err(fault);
+            }
+        }
+        self.advance(look, last);
+        self.record_if_due(look, group.len()).await
+    }
+
+    /// Everything up to `uid` is done.
+    fn advance(&mut self, look: &mut PollProgress, uid: u32) {
+        look.position.uid = uid;
+        self.suspects = self.suspects.filter(|trouble| uid < trouble.last);
+        self.skipped = self.skipped.split_off(&uid.saturating_add(1));
+    }
+
+    /// From where on the folder is looked through.
+    async fn start_position(
+        &mut self,
+        selected: SelectedFolder,
+    ) -> Result<ImapPosition, ImapFault> {
+        let store = &self.account.intake.store;
+        if self.recorded.is_none() {
+            self.recorded = store.imap_position(&self.mailbox);
+        }
+        let now = clock::now();
+        let settings = &self.account.settings;
+        let old_below = selected.uid_next.unwrap_or(u32::MAX);
+        let known = self.recorded.map(|position| position.uid_validity);
+        if known != Some(selected.uid_validity) {
+            self.suspects = None;
+            self.skipped.clear();
+        }
+        let fresh = match self.recorded {
+            Some(position) if position.uid_validity == selected.uid_validity => {
+                return Ok(position);
+            }
+            Some(position) => {
+                warn!(protocol = "imap", folder = %self.folder.escape_debug(), was = position.uid_validity, is = selected.uid_validity, "UIDVALIDITY is another: all mail is looked at again");
+                self.account.metrics.started_over();
+                // What is younger than this the store knows again.
+                let known = settings.dedupe_window - settings.dedupe_window / 10;
+                ImapPosition {
+                    uid_validity: selected.uid_validity,
+                    uid: 0,
+                    old_below,
+                    since: position.since.max(now.minus(known)),
+                }
+            }
+            None => ImapPosition {
+                uid_validity: selected.uid_validity,
+                uid: 0,
+                old_below: match settings.initial_fetch {
+                    InitialFetch::All => 0,
+                    InitialFetch::Unseen => old_below,
+                },
+                since: match settings.initial_fetch {
+                    InitialFetch::All => Timestamp::default(),
+                    // An arrival has no parts of a second.
+                    InitialFetch::Unseen => Timestamp::from_secs(now.as_secs()),
+                },
+            },
+        };
+        let mut look = PollProgress {
+            position: fresh,
+            unrecorded: 0,
+        };
+        self.record(&mut look).await?;
+        Ok(fresh)
+    }
+
+    async fn record_if_due(
+        &mut self,
+        look: &mut PollProgress,
+        mails: usize,
+    ) -> Result<(), ImapFault> {
+        look.unrecorded += mails;
+        if look.unrecorded < UNRECORDED_MAX {
+            return Ok(());
+        }
+        self.record(look).await
+    }
+
+    async fn record(&mut self, look: &mut PollProgress) -> Result<(), ImapFault> {
+        look.unrecorded = 0;
+        if self.recorded == Some(look.position) {
+            return Ok(());
+        }
+        let fact = Fact::Polled {
+            mailbox: self.mailbox.clone(),
+            position: look.position,
+        };
+        let store = &self.account.intake.store;
+        let recorded =
+            tokio::time::timeout(self.account.settings.store_max, store.record(vec![fact]));
+        recorded.await.map_err(|_| ImapFault::StoreSlow)??;
+        self.recorded = Some(look.position);
+        Ok(())
+    }
+
+    fn is_stopped(&self) -> bool {
+        *self.stop.borrow()
+    }
+}
+
+/// The reason that is no news: the mail was there, and read, before the folder was met.
+const REASON_OLD: &str = "old";
+
+async fn wait_stopped(stop: &mut watch::Receiver<bool>) {
+    // Nobody left to say stop: whoever waits is cut off.
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn describe_fault(fault: &ImapFault) -> String {
+    use std::error::Error as _;
+    const CHARS_MAX: usize = 400;
+    let text = match fault.source() {
+        Some(cause) => format!("{fault}: {cause}"),
+        None => fault.to_string(),
+    };
+    // A certificate's names are the peer's words too.
+    let shown = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    shown.take(CHARS_MAX).collect()
+}

@@ -1,0 +1,77 @@
+//! Owns what happens when the work of one connection panics: it ends that one, and no other.
+//!
+//! Does not hide it: the panic hook has told of it, and it is counted.
+
+use std::any::Any;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+use super::Metrics;
+use super::stream::SmtpStream;
+use crate::smtp::response::Refusal;
+
+/// How long the last word may take.
+const WRITE_MAX: Duration = Duration::from_secs(1);
+
+/// Runs `work` so that its panic ends nothing but it.
+pub(super) async fn catch_panic<T>(
+    work: impl Future<Output = T>,
+) -> Result<T, Box<dyn Any + Send>> {
+    let mut work = pin!(work);
+    poll_fn(
+        |context| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(done)) => Poll::Ready(Ok(done)),
+            Err(panic) => Poll::Ready(Err(panic)),
+        },
+    )
+    .await
+}
+
+/// Says 421 for a session that cannot say it any more, if the client takes it soon.
+pub(super) async fn send_internal_error(wire: &mut SmtpStream, metrics: &Metrics) {
+    metrics.refused(Refusal::InternalError);
+    let mut line = Vec::new();
+    Refusal::InternalError.write(&mut line);
+    let said = async {
+        wire.write_all(&line).await?;
+        wire.flush().await
+    };
+    let _ = timeout(WRITE_MAX, said).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_only_its_own_connection_and_not_without_a_word() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let mut wire = SmtpStream::Tcp(listener.accept().await.unwrap().0);
+        let broken = catch_panic(async {
+            wire.write_all(b"220 hello\r\n").await.unwrap();
+            tokio::task::yield_now().await;
+            panic!("a fault of ours");
+        });
+        let panic = broken.await.unwrap_err();
+        assert_eq!(panic.downcast_ref(), Some(&"a fault of ours"));
+        send_internal_error(&mut wire, &Metrics::default()).await;
+        drop(wire);
+        let mut heard = String::new();
+        client.read_to_string(&mut heard).await.unwrap();
+        assert!(heard.starts_with("220 hello\r\n421 4.3.0 "), "{heard}");
+        assert_eq!(catch_panic(async { 7 }).await.unwrap(), 7);
+    }
+}

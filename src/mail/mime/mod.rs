@@ -1,0 +1,215 @@
+//! Owns the shape of a mail: where its header fields and MIME parts lie, found in one pass that is
+//! bounded in depth, parts, fields and sizes.
+//!
+//! Does not decode anything, and never opens a mail within a mail: a `message/rfc822` part is bytes.
+//! So nothing that is nested can make a parser recurse, however it is encoded.
+
+mod content;
+mod fields;
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+pub use content::PartContent;
+pub(super) use content::TransferEncoding;
+pub use fields::begins_without_header;
+pub(super) use fields::{FieldSpan, HeaderBlock, parser_input, unfolded};
+
+/// Multiparts within multiparts that are opened.
+pub const DEPTH_MAX: usize = 32;
+/// Parts that are found, multiparts counted too.
+pub const PARTS_MAX: usize = 1_000;
+/// Octets of a mail's header block that are read.
+pub const HEADER_BYTES_MAX: usize = 256 * 1024;
+/// Fields of a mail's header that are read.
+pub const FIELDS_MAX: usize = 1_000;
+/// Octets of one header field that are read.
+pub const FIELD_BYTES_MAX: usize = 32 * 1024;
+/// Encoded words (RFC 2047) of one header field that are read.
+pub const ENCODED_WORDS_MAX: usize = 200;
+/// Parameters of one header field that are read, continuations (RFC 2231 section 3) counted too.
+pub const PARAMETERS_MAX: usize = 100;
+
+/// RFC 2046 section 5.1.1 allows 70; some send more.
+const BOUNDARY_BYTES_MAX: usize = 255;
+
+/// A bound that a mail goes beyond. What lies within it was read, the rest was not; the raw mail
+/// holds all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Flag {
+    /// A header field has more than [`FIELD_BYTES_MAX`] octets.
+    FieldTooLong,
+    /// The header block has more than [`HEADER_BYTES_MAX`] octets.
+    HeaderTooLong,
+    /// The text or HTML body is longer than what is given on, and was cut.
+    TextCut,
+    /// Multiparts lie deeper than [`DEPTH_MAX`]; the deeper ones are attachments of bytes.
+    TooDeep,
+    /// An address field has more addresses than are given on.
+    TooManyAddresses,
+    /// A header field has more than [`ENCODED_WORDS_MAX`] encoded words.
+    TooManyEncodedWords,
+    /// The header has more than [`FIELDS_MAX`] fields.
+    TooManyFields,
+    /// A header field has more than [`PARAMETERS_MAX`] parameters.
+    TooManyParameters,
+    /// There are more than [`PARTS_MAX`] parts.
+    TooManyParts,
+}
+
+/// Where everything in a mail lies.
+#[derive(Debug)]
+pub(super) struct MailStructure {
+    /// The mail's own header.
+    pub(super) header: HeaderBlock,
+    /// All parts in the order of the mail; the first is the mail's whole body.
+    pub(super) parts: Vec<PartSpan>,
+    pub(super) flags: BTreeSet<Flag>,
+}
+
+/// Where one part lies, and what its header says of it.
+#[derive(Debug)]
+pub(super) struct PartSpan {
+    pub(super) content: PartContent,
+    /// The body, without the line end that belongs to the delimiter behind it.
+    pub(super) body: Range<usize>,
+    /// The multipart it lies in: an index into the parts.
+    pub(super) parent: Option<usize>,
+}
+
+impl MailStructure {
+    pub(super) fn of(mail: &[u8]) -> Self {
+        let header = HeaderBlock::of_mail(mail);
+        let mut flags = header.flags.clone();
+        let mut walk = MimeWalk {
+            mail,
+            parts: Vec::new(),
+            open: Vec::new(),
+            leaf: None,
+        };
+        walk.enter(&header, &mut flags);
+        walk.run(header.end, &mut flags);
+        Self {
+            header,
+            parts: walk.parts,
+            flags,
+        }
+    }
+}
+
+/// One pass over the lines of a mail, with the multiparts that are open at this place.
+struct MimeWalk<'a> {
+    mail: &'a [u8],
+    parts: Vec<PartSpan>,
+    /// Innermost last. Bounded by [`DEPTH_MAX`].
+    open: Vec<OpenMultipart>,
+    /// The part whose body this line belongs to; `None` in a preamble or an epilogue.
+    leaf: Option<usize>,
+}
+
+struct OpenMultipart {
+    part: usize,
+    boundary: String,
+}
+
+impl MimeWalk<'_> {
+    fn run(&mut self, start: usize, flags: &mut BTreeSet<Flag>) {
+        let mut at = start;
+        while at < self.mail.len() {
+            let next = next_line(self.mail, at);
+            let Some((level, closes)) = self.delimiter(&self.mail[at..next]) else {
+                at = next;
+                continue;
+            };
+            self.end_parts(level, at);
+            at = next;
+            if closes {
+                self.open.truncate(level);
+                continue;
+            }
+            if self.parts.len() == PARTS_MAX {
+                flags.insert(Flag::TooManyParts);
+                return;
+            }
+            let header = HeaderBlock::of_part(self.mail, at);
+            at = header.end;
+            self.enter(&header, flags);
+        }
+    }
+
+    /// Begins the part whose header was just read.
+    fn enter(&mut self, header: &HeaderBlock, flags: &mut BTreeSet<Flag>) {
+        let parent = self.open.last().map(|multipart| multipart.part);
+        let in_digest = parent
+            .is_some_and(|parent| self.parts[parent].content.media_type == "multipart/digest");
+        let content = PartContent::read(self.mail, header, in_digest, flags);
+        let part = self.parts.len();
+        let boundary = content
+            .is_multipart()
+            .then(|| content.parameter("boundary"))
+            .flatten()
+            .filter(|boundary| (1..=BOUNDARY_BYTES_MAX).contains(&boundary.len()));
+        let deep = self.open.len() == DEPTH_MAX;
+        if deep && boundary.is_some() {
+            flags.insert(Flag::TooDeep);
+        }
+        self.leaf = Some(part);
+        if let Some(boundary) = boundary.filter(|_| !deep) {
+            // Spaces at a boundary's end are no part of it (RFC 2046 section 5.1.1).
+            let boundary = boundary.trim_end().to_owned();
+            self.open.push(OpenMultipart { part, boundary });
+            self.leaf = None;
+        }
+        self.parts.push(PartSpan {
+            content,
+            body: header.end..self.mail.len(),
+            parent,
+        });
+    }
+
+    /// Which open multipart has this line for a delimiter, and is it its last? The innermost is asked
+    /// first; an outer delimiter ends all within (RFC 2046 section 5.1.2).
+    fn delimiter(&self, line: &[u8]) -> Option<(usize, bool)> {
+        let line = line.strip_prefix(b"--")?.trim_ascii_end();
+        self.open
+            .iter()
+            .enumerate()
+            .rev()
+            .find_map(|(level, multipart)| {
+                match line.strip_prefix(multipart.boundary.as_bytes())? {
+                    b"" => Some((level, false)),
+                    b"--" => Some((level, true)),
+                    _ => None,
+                }
+            })
+    }
+
+    /// Ends the part at hand and the multiparts within `level` before the delimiter at `at`.
+    fn end_parts(&mut self, level: usize, at: usize) {
+        let mut end = at;
+        for byte in [b'\n', b'\r'] {
+            if end > 0 && self.mail[end - 1] == byte {
+                end -= 1;
+            }
+        }
+        let within = self.open.drain(level + 1..).map(|multipart| multipart.part);
+        for part in within.chain(self.leaf.take()) {
+            let body = &mut self.parts[part].body;
+            body.end = end.max(body.start);
+        }
+    }
+}
+
+/// Where the line behind the one at `at` starts.
+fn next_line(bytes: &[u8], at: usize) -> usize {
+    bytes[at..]
+        .iter()
+        .position(|&byte| byte == b'\n')
+        .map_or(bytes.len(), |end| at + end + 1)
+}
+
+#[cfg(test)]
+mod tests;

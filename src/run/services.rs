@@ -1,0 +1,316 @@
+//! Owns the building of every part, before the first client is let in.
+//!
+//! Starts nothing.
+
+use std::sync::Arc;
+
+use axum::Router;
+use prometheus_client::registry::Registry;
+use tracing::info;
+
+use super::{
+    CERTIFICATES_FOLDER, DEFERRED_FOLDER, EMBEDDED_FOLDER, Exit, ExitError, control_parts,
+    create_folder, gateway, ingress_routes, key_ring, open_store, store_open_error,
+};
+use crate::auth::Authenticator;
+use crate::clock;
+use crate::config::{Config, Secret};
+use crate::delivery;
+use crate::events::{self, EventSink, Subscriber, SubscriberSettings};
+use crate::http::admin::Admin;
+use crate::http::control::{self as desk, ControlParts, PendingRetry};
+use crate::http::health::Health;
+use crate::http::keys::AccessKeys;
+use crate::http::messages::EmbeddedApi;
+use crate::http::metrics;
+use crate::http::router::{self, App};
+use crate::http::stream::EventStreams;
+use crate::http::webhook::WebhookGateway;
+use crate::ingress::imap::{self, ImapFetcher};
+use crate::ingress::smtp as ingress;
+use crate::ingress::webhook::{self, FetchQueue, WebhookReceiver};
+use crate::mail::job_id::loop_mark;
+use crate::objects::{Objects, ReadableBuckets};
+use crate::outbound;
+use crate::outbound::relay::RelayPool;
+use crate::outbound::relay::settings::RelayPoolSettings;
+use crate::store::{EmbeddedMessages, Store};
+use crate::tls::Certificates;
+
+/// Everything that is built before the first client is let in.
+pub(super) struct Services {
+    pub(super) store: Store,
+    pub(super) embedded: Option<EmbeddedMessages>,
+    pub(super) certificates: Arc<Certificates>,
+    pub(super) ingress: ingress::SmtpServer,
+    pub(super) worker: delivery::worker::DeliveryWorker,
+    pub(super) outbound: Option<outbound::worker::OutboundWorker>,
+    pub(super) webhooks: Option<WebhookReceiver>,
+    pub(super) imap: Option<ImapFetcher>,
+    pub(super) objects: Objects,
+    pub(super) event_streams: EventStreams,
+    pub(super) subscribers: Vec<Subscriber>,
+    pub(super) public_router: Router,
+    pub(super) control_router: Router,
+}
+
+impl Services {
+    pub(super) async fn build(config: &Config) -> Result<Self, ExitError> {
+        let store = open_store(config)?;
+        let book = config.embedded_api.as_ref().map(|_| {
+            let folder = config.data_dir.join(EMBEDDED_FOLDER);
+            EmbeddedMessages::open(folder, clock::now()).map_err(store_open_error)
+        });
+        let book = book.transpose()?;
+        let certificates = Arc::new(certificates(config)?);
+        let objects = Objects::open(config.attachments.clone())
+            .map_err(|error| ExitError::new(Exit::CannotCreate, error))?;
+        let mut registry = Registry::default();
+        let ingress_metrics = ingress::Metrics::default();
+        ingress_metrics.register(registry.sub_registry_with_prefix("postern"));
+        let delivery_metrics = Arc::new(delivery::metrics::Metrics::register(&mut registry));
+        store.metrics().register(&mut registry);
+        metrics::register_ledger(&mut registry, store.clone());
+        let worker = delivery::worker::DeliveryWorker::new(
+            store.clone(),
+            delivery_routes(config)?,
+            config.delivery.clone(),
+            Arc::clone(&delivery_metrics),
+            Some(objects.clone()),
+        );
+        let outbound = outbound_worker(config, &store, &mut registry);
+        let messages = config.embedded_api.as_ref().zip(book.clone());
+        let webhooks = webhook_receivers(config, &store, &mut registry)?;
+        let subscribers = subscribers(config, &store, &mut registry);
+        let keys = access_keys(config);
+        let listeners = EventStreams::new(store.clone(), keys.clone());
+        let gateway = gateway::open(config, &store, worker.in_flight(), &mut registry)?;
+        let imap = imap(config, &store, &mut registry)?;
+        let app = App {
+            health: Health {
+                store: store.clone(),
+                paused_routes: Arc::new(move || delivery_metrics.paused_routes()),
+            },
+            registry: Arc::new(registry),
+            messages: messages.map(|(key, book)| EmbeddedApi::new(book, key.reveal())),
+            webhooks: webhooks
+                .clone()
+                .map(|doors| Arc::new(doors) as Arc<dyn WebhookGateway>),
+            gateway: Some(Arc::new(gateway)),
+            objects: Some(objects.clone()),
+            listeners: Some(listeners.clone()),
+            admin: Some(Admin::new(
+                store.clone(),
+                keys,
+                config.development,
+                config.outbound.max_age,
+            )),
+        };
+        Ok(Self {
+            control_router: desk::router(live_control_parts(config, &store, &worker)?),
+            ingress: bind_ingress(config, &store, &certificates, ingress_metrics)?,
+            public_router: router::router(app),
+            store,
+            embedded: book,
+            certificates,
+            worker,
+            outbound,
+            webhooks,
+            imap,
+            objects,
+            event_streams: listeners,
+            subscribers,
+        })
+    }
+}
+
+/// The sockets that mail comes in by, bound.
+fn bind_ingress(
+    config: &Config,
+    store: &Store,
+    certificates: &Arc<Certificates>,
+    metrics: ingress::Metrics,
+) -> Result<ingress::SmtpServer, ExitError> {
+    let parts = ingress::SmtpParts {
+        store: store.clone(),
+        routes: Arc::new(ingress_routes(config)?),
+        auth: authenticator(config),
+        certificates: Some(Arc::clone(certificates)),
+        metrics,
+    };
+    ingress::SmtpServer::bind(config.ingress.clone(), parts)
+        .map_err(|error| ExitError::new(Exit::Unavailable, error))
+}
+
+/// What the control socket answers from, the waits of the running worker among it.
+fn live_control_parts(
+    config: &Config,
+    store: &Store,
+    worker: &delivery::worker::DeliveryWorker,
+) -> Result<ControlParts, ExitError> {
+    let waits = worker.retry_statuses();
+    Ok(ControlParts {
+        pending_retry: Arc::new(move |id| {
+            waits.get(id).map(|wait| PendingRetry {
+                attempts: wait.attempts,
+                reason: wait.reason,
+                due_at: wait.due_at,
+            })
+        }),
+        ..control_parts(config, store)?
+    })
+}
+
+/// What empties the outbox, if mail is sent at all.
+fn outbound_worker(
+    config: &Config,
+    store: &Store,
+    registry: &mut Registry,
+) -> Option<outbound::worker::OutboundWorker> {
+    let settings = Some(&config.outbound).filter(|settings| settings.enabled)?;
+    let metrics = Arc::new(outbound::metrics::Metrics::register(registry));
+    let terms = RelayPoolSettings {
+        ehlo_name: config.hostname.ascii(),
+        timeouts: settings.timeouts,
+        schedule: settings.worker.schedule,
+        own_domains: settings.worker.own_domains.clone(),
+    };
+    let relays = RelayPool::new(settings.relays.clone(), terms, Arc::clone(&metrics));
+    for relay in settings.relays.iter().filter(|_| !settings.capture) {
+        info!(relay = relay.label(), "mail goes out by this relay");
+    }
+    if settings.capture {
+        info!("mail that goes out is captured, not sent");
+    }
+    let signers = Arc::clone(&settings.signers);
+    let worker = settings.worker.clone();
+    let store = store.clone();
+    Some(outbound::worker::OutboundWorker::new(
+        store, relays, signers, worker, metrics,
+    ))
+}
+
+/// The doors for providers' webhooks, if they are open.
+fn webhook_receivers(
+    config: &Config,
+    store: &Store,
+    registry: &mut Registry,
+) -> Result<Option<WebhookReceiver>, ExitError> {
+    let Some(settings) = &config.webhooks else {
+        return Ok(None);
+    };
+    let metrics = webhook::Metrics::default();
+    metrics.register(registry.sub_registry_with_prefix("postern"));
+    let web =
+        webhook::HttpsFetcher::new().map_err(|error| ExitError::new(Exit::Software, error))?;
+    let keys = Some(settings.api_keys.clone()).filter(|keys| !keys.is_empty());
+    let errands = keys.map(|keys| {
+        let folder = config.data_dir.join(DEFERRED_FOLDER);
+        FetchQueue::open(folder, keys).map_err(|error| ExitError::new(Exit::CannotCreate, error))
+    });
+    let errands = errands.transpose()?;
+    let buckets = ReadableBuckets::new(&settings.buckets)
+        .map_err(|error| ExitError::new(Exit::Config, error))?;
+    let parts = webhook::WebhookParts {
+        store: store.clone(),
+        routes: Arc::new(ingress_routes(config)?),
+        fetch: Arc::new(web),
+        metrics,
+        deferred: errands,
+        buckets: (!settings.buckets.is_empty()).then_some(buckets),
+    };
+    let doors = WebhookReceiver::new(settings.clone(), parts);
+    for provider in doors.provider_names() {
+        info!(provider, protocol = "webhook", "door open");
+    }
+    Ok(Some(doors))
+}
+
+/// The keys of whoever may listen to events and look at the pages: those of the gateway.
+fn access_keys(config: &Config) -> AccessKeys {
+    let keys = config.outbound.api.keys.iter();
+    AccessKeys::new(keys.chain(&config.embedded_api).map(Secret::reveal))
+}
+
+/// Those who are told what happens.
+fn subscribers(config: &Config, store: &Store, registry: &mut Registry) -> Vec<Subscriber> {
+    let metrics = events::Metrics::default();
+    metrics.register(registry.sub_registry_with_prefix("postern"));
+    let hooks = config.events.hooks.iter().cloned();
+    let mut sinks: Vec<(SubscriberSettings, EventSink)> = hooks
+        .map(|(settings, hook)| (settings, EventSink::Hook(hook)))
+        .collect();
+    if config.events.log {
+        sinks.push((SubscriberSettings::new("log"), EventSink::Log));
+    }
+    let subscribers = sinks
+        .into_iter()
+        .map(|(settings, sink)| Subscriber::new(settings, sink, store.clone(), metrics.clone()));
+    subscribers.collect()
+}
+
+/// The door that fetches mail by IMAP, if it is open.
+fn imap(
+    config: &Config,
+    store: &Store,
+    registry: &mut Registry,
+) -> Result<Option<ImapFetcher>, ExitError> {
+    let Some(settings) = &config.imap else {
+        return Ok(None);
+    };
+    let metrics = imap::Metrics::default();
+    metrics.register(registry.sub_registry_with_prefix("postern"));
+    let parts = imap::ImapParts {
+        store: store.clone(),
+        routes: Arc::new(ingress_routes(config)?),
+        auth: authenticator(config),
+        metrics,
+    };
+    let imap = ImapFetcher::new(settings.clone(), parts);
+    let imap = imap.map_err(|error| ExitError::new(Exit::Config, error))?;
+    let folders = settings.folders.join(" ");
+    info!(
+        protocol = "imap",
+        host = settings.host,
+        folders,
+        "door open"
+    );
+    Ok(Some(imap))
+}
+
+fn certificates(config: &Config) -> Result<Certificates, ExitError> {
+    let name = config.hostname.ascii();
+    let made = match &config.certificate_folder {
+        Some(folder) => Certificates::load(folder, &name),
+        None => {
+            let folder = config.data_dir.join(CERTIFICATES_FOLDER);
+            create_folder(&folder)?;
+            Certificates::load_or_self_sign(&folder, &name)
+        }
+    };
+    made.map_err(|error| ExitError::new(Exit::Config, error))
+}
+
+fn authenticator(config: &Config) -> Option<Arc<Authenticator>> {
+    let wanted = config.auth_enabled;
+    wanted.then(|| Arc::new(Authenticator::new(config.auth.clone())))
+}
+
+fn delivery_routes(config: &Config) -> Result<Vec<delivery::route::DeliveryRoute>, ExitError> {
+    let mut list = Vec::new();
+    for route in &config.routes {
+        let keys = Arc::new(key_ring(route)?);
+        list.push(delivery::route::DeliveryRoute {
+            name: route.name.clone(),
+            api: delivery::api::Api::new(&route.api)
+                .map_err(|error| ExitError::new(Exit::Config, error))?,
+            loop_mark: Some(loop_mark(&keys, &route.domains[0])),
+            keys,
+            message_id_domains: route.domains.clone(),
+            reply_marker: route.marker().to_owned(),
+            policy: route.policy.clone(),
+            senders: route.sender_policy,
+        });
+    }
+    Ok(list)
+}
