@@ -1,6 +1,7 @@
-//! Owns the conversation with a product's Messages API: three calls, each bounded in time and bytes.
+//! Owns the calls to a product's Messages API: three calls, each bounded in time and bytes.
 //!
-//! Does not retry and does not decide what a mail becomes: an outcome is a value, [`ApiOutcome`].
+//! Does not retry and does not decide what becomes of a mail: the result is a value,
+//! [`ApiOutcome`].
 
 use std::error::Error;
 use std::fmt;
@@ -19,23 +20,23 @@ use super::api_outcome::{
 };
 use crate::clock;
 
-/// Where a Messages API is and how long it may take.
+/// The address, the key and the time-outs of a Messages API.
 #[derive(Clone)]
 pub struct ApiSettings {
-    /// As in `http://localhost:3000/api/v1/messages`.
+    /// The base URL, such as `http://localhost:3000/api/v1/messages`.
     pub base_url: String,
     /// The bearer key. Never printed.
     pub key: String,
     /// The longest wait for a connection, TLS included.
     pub connect_timeout: Duration,
-    /// The longest silence within an answer.
+    /// The longest silence within a response.
     pub read_timeout: Duration,
-    /// The longest a whole call may take.
+    /// The longest time of a whole call.
     pub total_timeout: Duration,
 }
 
 impl ApiSettings {
-    /// These with the default waits: 5 s to connect, 15 s of silence, 30 s in all.
+    /// Settings with the default time-outs: 5 s to connect, 15 s of silence, 30 s in all.
     pub fn new(base_url: impl Into<String>, key: impl Into<String>) -> Self {
         Self {
             base_url: base_url.into(),
@@ -55,10 +56,10 @@ impl fmt::Debug for ApiSettings {
     }
 }
 
-/// A client of one Messages API (DESIGN 4.2).
+/// A client of one Messages API.
 ///
-/// Redirects are not followed, proxies of the environment are not asked, nothing is sent twice by
-/// itself.
+/// Redirects are not followed, proxies of the environment are not used, and no call is repeated by
+/// the client itself.
 #[derive(Clone)]
 pub struct Api {
     client: Client,
@@ -67,7 +68,7 @@ pub struct Api {
 }
 
 impl Api {
-    /// Checks the settings; connects to nothing yet.
+    /// Checks the settings without connecting.
     ///
     /// # Errors
     /// Says which setting cannot be used, without the key.
@@ -98,7 +99,7 @@ impl Api {
         })
     }
 
-    /// `POST {base}/threads`: done with the thread's id.
+    /// `POST {base}/threads`, which returns the thread's id.
     pub async fn create_thread(&self, key: &str, thread: &Value) -> ApiOutcome {
         let call = ApiRequest {
             method: Method::POST,
@@ -109,7 +110,7 @@ impl Api {
         self.call(call, ExpectedResult::Id).await
     }
 
-    /// `POST {base}/threads/{thread}/messages`: done with the message's id.
+    /// `POST {base}/threads/{thread}/messages`, which returns the message's id.
     pub async fn create_message(&self, thread: &str, key: &str, message: &Value) -> ApiOutcome {
         let call = ApiRequest {
             method: Method::POST,
@@ -120,7 +121,7 @@ impl Api {
         self.call(call, ExpectedResult::Id).await
     }
 
-    /// `PATCH {base}/threads/{thread}`: done with the thread's id. No body is wanted in answer.
+    /// `PATCH {base}/threads/{thread}`. No response body is expected.
     pub async fn patch_thread(&self, thread: &str, key: &str, patch: &Value) -> ApiOutcome {
         let call = ApiRequest {
             method: Method::PATCH,
@@ -132,7 +133,7 @@ impl Api {
     }
 
     async fn call(&self, call: ApiRequest<'_>, wanted: ExpectedResult<'_>) -> ApiOutcome {
-        // The URL parser drops "." and "..": such an id would name another resource.
+        // The URL parser removes "." and "..": such an id would name another resource.
         if !call.path.iter().all(|segment| is_id(segment)) {
             let reason = "thread id cannot stand in a URL".to_owned();
             return ApiOutcome::Permanent { status: 0, reason };
@@ -169,10 +170,10 @@ impl fmt::Debug for Api {
     }
 }
 
-/// Why a client cannot be made.
+/// The reason why a client cannot be built.
 #[derive(Debug, Error)]
 pub enum ApiError {
-    /// The base URL is none, or one that no call can go to.
+    /// The base URL is invalid, or cannot be called.
     #[error(
         "base URL {0:?} is not http:// or https:// with a host and without user, query, fragment"
     )]
@@ -180,7 +181,7 @@ pub enum ApiError {
     /// The HTTP client could not be set up.
     #[error("HTTP client")]
     Client(#[source] reqwest::Error),
-    /// The key is empty or has characters no header field can carry.
+    /// The key is empty or has characters that no header field can carry.
     #[error("key is empty or has characters that no header field can carry")]
     Key,
 }
@@ -194,7 +195,7 @@ struct ApiRequest<'a> {
 
 fn parse_base_url(text: &str) -> Result<Url, ApiError> {
     let wrong = || ApiError::Base(text.to_owned());
-    // A URL with a password is not printed either.
+    // A URL with a password is not shown.
     let url = Url::parse(text).map_err(|_| wrong())?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(ApiError::Base("…@…".to_owned()));
@@ -235,7 +236,7 @@ async fn read_response(mut response: Response) -> ApiResponse {
     }
 }
 
-/// The innermost cause alone: the outer ones repeat the URL.
+/// The innermost cause only, because the outer ones repeat the URL.
 fn root_cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return if error.is_connect() {

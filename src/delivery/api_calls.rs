@@ -1,6 +1,7 @@
-//! Owns the calls to the product for one mail: thread, message, metadata, each recorded before the next.
+//! Owns the calls to the product for one mail: thread, message, metadata, each recorded before the
+//! next.
 //!
-//! Does not decide whether a mail is posted, nor where.
+//! Does not decide whether and where a mail is posted.
 
 use std::time::Duration;
 
@@ -18,12 +19,12 @@ use crate::mail::fingerprint::Fingerprint;
 use crate::mail::token::ThreadKey;
 use crate::store::{DeliveryStep, Fact};
 
-/// So long it is remembered which messages were posted by us: a product that tells of new messages does
-/// not tell of one after this.
+/// The time for which posted messages are remembered, to recognise them when the product reports
+/// them as new.
 const POSTED_MARKER_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 impl DeliveryAttempt<'_> {
-    /// The id of the thread: known, made in an earlier attempt, or made now.
+    /// The id of the thread: known, created in an earlier attempt, or created now.
     pub(super) async fn ensure_thread(
         &mut self,
         mail: &ParsedMail,
@@ -56,7 +57,7 @@ impl DeliveryAttempt<'_> {
     ) -> Result<String, AttemptError> {
         let key = idempotency_key(mail.fingerprint, "message");
         let body = message::message_body(mail, found);
-        // Until it is on disk which message this became.
+        // Until the message's id is on disk.
         let _posting = self
             .context
             .in_flight
@@ -97,7 +98,7 @@ impl DeliveryAttempt<'_> {
         self.call_result("metadata", answer).map(drop)
     }
 
-    /// The id in an answer, or why there is none.
+    /// The id in the result of a call, or the reason why there is none.
     fn call_result(&mut self, call: &str, answer: ApiOutcome) -> Result<String, AttemptError> {
         self.context
             .metrics
@@ -129,7 +130,8 @@ impl DeliveryAttempt<'_> {
     }
 }
 
-/// The key of one call for one mail: made of what the mail is, not of when or how it came.
+/// The idempotency key of one call for one mail. It depends on the content of the mail, not on when
+/// or how it arrived.
 fn idempotency_key(print: Fingerprint, call: &str) -> String {
     format!("{}-{call}", HEXLOWER.encode(&print.0))
 }

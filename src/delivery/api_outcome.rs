@@ -1,6 +1,7 @@
-//! Owns what an answer of the Messages API means: one table from status and body to [`ApiOutcome`].
+//! Owns the meaning of a response of the Messages API: one table from status and body to
+//! [`ApiOutcome`].
 //!
-//! Does not speak HTTP and does not decide when to try again.
+//! Does not speak HTTP and does not decide when to retry.
 
 use std::time::Duration;
 
@@ -9,15 +10,16 @@ use serde_json::Value;
 
 use crate::clock::Timestamp;
 
-/// The most of an answer's body that is read, in bytes. An id and a reason are far shorter.
+/// The most bytes of a response body that are read. An id and a reason are far shorter.
 pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// The most of an error body that reaches a log line or a parked mail's reason, in characters.
+/// The most characters of an error body in a log line or in a parked mail's reason.
 pub const EXCERPT_CHARS_MAX: usize = 200;
-/// An id of the API has at most so many bytes: it becomes a path segment and a key of our store.
+/// The most bytes of an id of the API, which becomes a path segment and a key of the store.
 pub(super) const ID_BYTES_MAX: usize = 256;
-/// The shortest wait a `Retry-After` can ask for.
+/// The shortest wait that a `Retry-After` can ask for.
 pub const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
-/// The longest wait a `Retry-After` can ask for: past it a mistake there would be an outage here.
+/// The longest wait that a `Retry-After` can ask for: a longer one is more likely a mistake than a
+/// plan.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
 /// What one call to the Messages API came to.
@@ -39,34 +41,34 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// 2xx without an id is passing, for the same `Idempotency-Key` finds out what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ApiOutcome {
-    /// It is so now, or was already.
+    /// The call had its effect, now or in an earlier attempt.
     Done {
-        /// What was made, or for a patch what was patched.
+        /// The id of the created object, or of the patched thread.
         id: String,
     },
-    /// Not now. The same call may do later.
+    /// The call failed for now; the same call may succeed later.
     Transient {
-        /// Why, for a person; bounded and escaped.
+        /// The reason for a person; bounded and escaped.
         reason: String,
-        /// The wait the API asked for, between [`RETRY_AFTER_MIN`] and [`RETRY_AFTER_MAX`].
+        /// The wait that the API asked for, between [`RETRY_AFTER_MIN`] and [`RETRY_AFTER_MAX`].
         retry_after: Option<Duration>,
     },
-    /// The key is not good: no call will do until a person changes something.
+    /// The API refuses the key: no call will succeed until a person changes something.
     Unauthorized {
-        /// Why, for a person; bounded and escaped.
+        /// The reason for a person; bounded and escaped.
         reason: String,
     },
-    /// The same call will never do.
+    /// The same call will never succeed.
     Permanent {
-        /// The status the API gave.
+        /// The response status.
         status: u16,
-        /// Why, for a person; bounded and escaped.
+        /// The reason for a person; bounded and escaped.
         reason: String,
     },
 }
 
 impl ApiOutcome {
-    /// The class in one word, as it labels a metric.
+    /// The name of the outcome in metrics.
     pub const fn class(&self) -> &'static str {
         match self {
             Self::Done { .. } => "done",
@@ -77,16 +79,16 @@ impl ApiOutcome {
     }
 }
 
-/// What a call wants of an answer.
+/// The result that a call expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ExpectedResult<'a> {
-    /// The id of what was made.
+    /// The id of the created object.
     Id,
-    /// Only that it was done to this thread.
+    /// Success alone, for this thread.
     Patched(&'a str),
 }
 
-/// An answer as it came, its body bounded.
+/// A response with a bounded body.
 #[derive(Clone, Debug)]
 pub(super) struct ApiResponse {
     pub(super) status: u16,
@@ -94,18 +96,18 @@ pub(super) struct ApiResponse {
     pub(super) body: ResponseBody,
 }
 
-/// As much of a body as was read.
+/// The part of a body that was read.
 #[derive(Clone, Debug)]
 pub(super) enum ResponseBody {
-    /// All of it.
+    /// The whole body.
     Whole(Vec<u8>),
-    /// Its beginning, for it is longer than [`ANSWER_BYTES_MAX`].
+    /// The beginning of a body that is longer than [`ANSWER_BYTES_MAX`].
     Truncated(Vec<u8>),
-    /// Its beginning, for the connection broke; and how.
+    /// The beginning of a body whose connection broke, and the error.
     Interrupted(Vec<u8>, String),
 }
 
-/// Reads the answer to a call off the table of [`ApiOutcome`].
+/// Classifies the response to a call by the table of [`ApiOutcome`].
 pub(super) fn classify_response(
     heard: &ApiResponse,
     wanted: ExpectedResult<'_>,
@@ -182,7 +184,8 @@ fn reports_failure(heard: &ApiResponse) -> bool {
     parse_json(heard).is_some_and(|body| body["success"] == Value::Bool(false))
 }
 
-/// The id in `{"success":true,"data":{"id":…}}`. Some products count their rows: a number will do.
+/// The id in `{"success":true,"data":{"id":…}}`. A number is accepted, since some products count
+/// their rows.
 fn created_id(heard: &ApiResponse) -> Option<String> {
     let id = match &parse_json(heard)?["data"]["id"] {
         Value::String(id) => id.clone(),
@@ -192,7 +195,7 @@ fn created_id(heard: &ApiResponse) -> Option<String> {
     is_id(&id).then_some(id)
 }
 
-/// Can this text be an id? It must be able to stand as one segment of a path.
+/// Tells whether the text can be an id, which must be able to stand as one segment of a path.
 pub(super) fn is_id(text: &str) -> bool {
     (1..=ID_BYTES_MAX).contains(&text.len())
         && !matches!(text, "." | "..")
@@ -203,7 +206,7 @@ pub(super) fn is_id(text: &str) -> bool {
 fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     let text = text.trim();
     let wait = if text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
-        // More digits than a number holds are still a number: a long wait.
+        // A number with more digits than fit is still a long wait.
         Duration::from_secs(text.parse().unwrap_or(u64::MAX))
     } else {
         let date = DateTime::parse_rfc822(text).filter(DateTime::is_valid)?;
@@ -232,10 +235,11 @@ fn describe(heard: &ApiResponse, key: &str) -> String {
     format!(": {text}{more}")
 }
 
-/// The beginning of foreign text, fit for a log line: escaped, bounded by [`EXCERPT_CHARS_MAX`],
-/// and without our key, which an API may well repeat to us.
+/// The beginning of foreign text for a log line: escaped, bounded by [`EXCERPT_CHARS_MAX`], and
+/// without our key, which an API may repeat.
 pub(super) fn excerpt(bytes: &[u8], key: &str) -> String {
-    // Four bytes a character, and a key that begins inside must be seen whole to be hidden.
+    // A character has at most four bytes, and a key that begins within the excerpt must be complete
+    // to be found.
     let end = bytes.len().min(EXCERPT_CHARS_MAX * 4 + key.len());
     let text = String::from_utf8_lossy(&bytes[..end]);
     let text = if key.is_empty() {

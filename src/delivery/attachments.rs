@@ -1,6 +1,6 @@
-//! Owns what is told of the files that came with a mail, and which of them are kept.
+//! Owns the description of a mail's files for the product, and the choice which of them are stored.
 //!
-//! Does not keep them.
+//! Does not store them.
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
@@ -10,20 +10,20 @@ use crate::clock::Timestamp;
 use crate::mail::view::View;
 use crate::objects::{AttachmentLimits, LinkSigner, ObjectId, sniff};
 
-/// Of a message, so many attachments are told of at most.
+/// The most attachments that a message describes.
 const ATTACHMENTS_MAX: usize = 1000;
 
 /// The files of a mail.
 #[derive(Clone, Debug, Default)]
 pub struct Files {
-    /// What is told of each.
+    /// The description of each file.
     pub listed: Vec<MessageAttachment>,
-    /// Those to be kept: the place in `told`, the name, the bytes. A file that came twice is here once.
+    /// The files to store: index in `listed`, id and bytes. A file that occurs twice is here once.
     pub to_store: Vec<(usize, ObjectId, Bytes)>,
 }
 
 impl Files {
-    /// Reads the files of a mail; without bounds none is kept.
+    /// Reads the files of a mail; without bounds none is stored.
     pub fn of(view: &View, bounds: Option<&AttachmentLimits>) -> Self {
         let mut files = Self::default();
         let mut before = (0, 0);
@@ -57,8 +57,9 @@ impl Files {
         files
     }
 
-    /// Leaves out the pictures of a signature that an earlier mail of the thread has shown: part of a
-    /// page, in a place that was cut off. `html` is what of it is left, `seen` the pictures.
+    /// Leaves out the pictures of a signature that an earlier mail of the thread has shown: they
+    /// belong to a part of the page that was cut off. `html` is the rest of the page, `seen` are
+    /// the known pictures.
     pub(super) fn omit_known_images(&mut self, seen: &[[u8; 8]], html: Option<&str>) {
         let is_gone = |told: &MessageAttachment| {
             let id = told.content_id.as_deref();
@@ -79,12 +80,12 @@ impl Files {
         self.to_store = kept.collect();
     }
 
-    /// The pictures that are told of and belong to a page, as a thread remembers them.
+    /// The digests of the described pictures that belong to a page, as a thread remembers them.
     pub(super) fn image_digests(&self) -> impl Iterator<Item = [u8; 8]> + '_ {
         self.listed.iter().filter_map(image_digest)
     }
 
-    /// Tells where the kept ones can be fetched.
+    /// Adds the links to the stored files.
     pub(super) fn add_links(&mut self, links: &LinkSigner, received_at: Timestamp) {
         for (at, id, _) in &self.to_store {
             let told = &mut self.listed[*at];
@@ -95,8 +96,8 @@ impl Files {
     }
 }
 
-/// Is a part that could be shown within the text really shown there? Some programs call every picture
-/// inline, and some every file: the HTML tells by naming it. Without HTML there is nothing to go by.
+/// Tells whether an inline part is really shown within the text: some programs call every picture
+/// or every file inline, but the HTML refers to the shown ones. Without HTML the claim is believed.
 fn is_embedded(view: &View, content_id: Option<&str>) -> bool {
     let Some(html) = &view.html else {
         return true;
@@ -107,7 +108,7 @@ fn is_embedded(view: &View, content_id: Option<&str>) -> bool {
     html_references(html, id)
 }
 
-/// Whether HTML shows the part of this id.
+/// Tells whether the HTML refers to the part with this id.
 fn html_references(html: &str, id: &str) -> bool {
     let encoded = id.replace('%', "%25").replace('@', "%40");
     [id, &encoded]

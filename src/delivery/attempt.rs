@@ -1,11 +1,11 @@
 //! Owns one attempt at one delivery: from the bytes in the journal to a message in the product.
 //!
-//! Does not decide when to try again, nor what becomes of a delivery that stops on the way: that is
-//! `job`.
+//! Does not decide when to retry, nor what becomes of a delivery that cannot be completed: `runner`
+//! does.
 //!
-//! A crash may come between any two steps. Each call to the product carries a key made of the mail's
-//! fingerprint, the same in every attempt and for every copy of the mail; what a call came to is a
-//! fact on disk before the next one is made.
+//! A crash may happen between any two steps. Each call to the product carries a key made of the
+//! mail's fingerprint, which is the same in every attempt and for every copy of the mail. The
+//! result of a call is a fact on disk before the next call is made.
 
 use std::panic;
 use std::time::Duration;
@@ -32,21 +32,21 @@ use crate::mail::verdict::Verdict;
 use crate::objects::Objects;
 use crate::store::{Delivery, DeliveryOutcome, DeliveryStep, Fact, RecordError};
 
-/// The rule by which mail of machines that comes too often is not posted.
+/// The rule by which too frequent mail of machines is not posted.
 const LOOP_RULE: &str = "loop_breaker";
-/// Bytes of words that nobody says again and again by chance.
+/// The least bytes of a repeated text that counts as a loop: shorter texts are repeated by people.
 const REPEATED_BODY_BYTES_MIN: usize = 32;
 
-/// Why an attempt does not reach its end.
+/// The reason why an attempt is not completed.
 #[derive(Debug)]
 pub(super) enum AttemptError {
-    /// A person must look.
+    /// The mail is parked for a person.
     Park(String),
-    /// Something passes.
+    /// A temporary failure, and the wait that was asked for.
     Retry(String, Option<Duration>),
-    /// The key is not good.
+    /// The Messages API refuses the key.
     Unauthorized(String),
-    /// The store is dead.
+    /// The store accepts nothing any more.
     StoreDead,
 }
 
@@ -59,7 +59,7 @@ impl From<RecordError> for AttemptError {
     }
 }
 
-/// A delivery while it is tried.
+/// A delivery in progress.
 pub(super) struct DeliveryAttempt<'a> {
     pub(super) context: &'a DeliveryContext,
     pub(super) route: &'a DeliveryRoute,
@@ -69,7 +69,7 @@ pub(super) struct DeliveryAttempt<'a> {
 }
 
 impl<'a> DeliveryAttempt<'a> {
-    /// Goes from step to step until the mail is settled.
+    /// Takes every step until the mail is settled.
     pub(super) async fn run(&mut self) -> Result<(), AttemptError> {
         let mut mail = self.read_mail().await?;
         if self.handle_bounce(&mail).await? {
@@ -131,10 +131,11 @@ impl<'a> DeliveryAttempt<'a> {
         self.settle_delivered(&mail, &found, (thread, posted)).await
     }
 
-    /// Lets a mail on, if its route takes mail by such authors or a person has let it pass.
+    /// Checks the route's policy for the sender.
     ///
-    /// It is decided here too, not at the door alone: only here is the thread known. What the door
-    /// could have refused is held now, for nobody is there any more to hear a no.
+    /// The check is made here too, not only at the door, because only here is the thread known.
+    /// Mail that the door could have refused is parked now, because no peer waits for an answer any
+    /// more.
     fn check_sender_policy(&self, placed: &ThreadMatch) -> Result<(), AttemptError> {
         if !self.delivery.steps.is_empty() {
             return Ok(());
@@ -153,7 +154,7 @@ impl<'a> DeliveryAttempt<'a> {
         AttemptError::Park(hold.reason())
     }
 
-    /// Held by a rule of this name.
+    /// Parks the mail by a rule of this name.
     pub(super) fn hold_by_rule(&self, rule: &'static str) -> AttemptError {
         self.context.metrics.count_hold(&self.route.name, rule);
         AttemptError::Park(format!("held by rule: {rule}"))
@@ -200,7 +201,7 @@ impl<'a> DeliveryAttempt<'a> {
         }
     }
 
-    /// Keeps the files of a mail before anything is told of them, and lets go of their bytes.
+    /// Stores the files of a mail before the product is told of them, and frees their bytes.
     async fn store_files(&self, mail: &mut ParsedMail) -> Result<(), AttemptError> {
         let Some(objects) = &self.context.objects else {
             return Ok(());
@@ -225,13 +226,14 @@ impl<'a> DeliveryAttempt<'a> {
         self.context.locks.lock(name).await
     }
 
-    /// A person sent it back from where it was parked.
+    /// True if a person released the mail from parking.
     pub(super) fn is_approved(&self) -> bool {
         self.delivery.steps.contains(&DeliveryStep::Approved)
     }
 
-    /// Mail of a machine that comes too often; or of somebody who has the same words for whatever we say, as
-    /// a machine has that hides what it is. What a person let through, or an attempt began, goes on.
+    /// Tells whether the mail belongs to a loop: mail of a machine that comes too often, or mail of
+    /// somebody who answers every message with the same text, as a machine in disguise does. Mail
+    /// that a person released, or that an attempt began, is never part of a loop.
     fn is_loop(&self, mail: &ParsedMail, placed: &ThreadMatch) -> bool {
         let mut thread = match &placed.thread {
             Some(thread) => thread.clone(),
@@ -239,7 +241,8 @@ impl<'a> DeliveryAttempt<'a> {
         };
         let counted = match (mail.kind.is_person(), mail.last_sent_at) {
             (false, _) => Counted::Mail(self.delivery.id),
-            // People say "thank you" to everything, and send pictures one a mail with no words.
+            // People say "thank you" to everything, and send pictures in one mail each, without
+            // text.
             (true, Some(said_at))
                 if mail.files.listed.is_empty() && mail.body.len() >= REPEATED_BODY_BYTES_MIN =>
             {
@@ -257,7 +260,8 @@ impl<'a> DeliveryAttempt<'a> {
                 .admit(&mail.sender_email, &thread, counted, at)
     }
 
-    /// A mail already begun is its own, whatever a copy came to since.
+    /// True if the product has another copy of the mail. A mail that was already begun is
+    /// completed, whatever became of a copy since.
     fn is_duplicate(&self, print: Fingerprint) -> bool {
         let seen = self.context.store.find_duplicate(print, clock::now());
         let mut begun = self.delivery.steps.iter();
@@ -348,7 +352,7 @@ impl<'a> DeliveryAttempt<'a> {
         let route = self.route.name.as_str();
         self.context.metrics.count_end(route, "dropped");
         let kind = mail.kind.name();
-        // Why it is of its kind says why it was dropped only if its kind is what it was dropped for.
+        // The reason for the kind explains the drop only if the mail was dropped for its kind.
         let because = (rule == kind).then_some(mail.kind_rule);
         info!(delivery = %self.delivery.id, route, rule, kind, because, "dropped");
         Ok(())

@@ -1,10 +1,11 @@
-//! Owns what comes back about a mail we sent: which job it is about, and what is recorded of it.
+//! Owns bounces of mail that we sent: the job that a notice is about, and the facts recorded of it.
 //!
-//! Does not read the notice (`mail::dsn` does), and no message is ever made of one.
+//! Does not parse the notice (`mail::dsn` does), and never makes a message of one.
 //!
-//! Anyone can write a notice. Only one to a return path that we signed makes an address a bad one: nobody
-//! but the systems that had the mail knows that path. One that names our Message-ID, which every
-//! answer to the mail shows to others, marks the job, and only if it names the job's own recipient too.
+//! Anyone can write a notice. Only a notice to a return path that we signed suppresses an address:
+//! nobody but the systems that handled the mail knows that path. A notice that only names our
+//! Message-ID, which every answer to the mail shows to others, marks the job, and only if it names
+//! the job's own recipient too.
 
 use std::time::Duration;
 
@@ -22,52 +23,54 @@ use crate::mail::job_id::{JobId, copy_of, job_of_message_id, job_of_return_path}
 use crate::mail::kind::MailKind;
 use crate::store::{Delivery, DsnSummary, Fact, Job, JobRecord, JobState, Store, Suppression};
 
-/// Of one job so many delays are recorded: a mail system tells of one a day, a forger of any number.
+/// The most delays that are recorded for a job: a mail system reports one a day, a forger any
+/// number.
 const DELAYS_MAX: usize = 8;
-/// An attempt whose end is not known is waited for so long: the notice may be quicker than the note
-/// that the mail was sent.
+/// The longest wait for the end of an attempt: a notice may arrive before the fact that the mail
+/// was sent.
 const ATTEMPT_END_WAIT_MAX: Duration = Duration::from_secs(600);
-/// Where a notice does not say why.
+/// The reason where a notice gives none.
 const NO_REASON: &str = "the notice gives no reason";
 
-/// What is asked to find out what a notice is about.
+/// The data to find out what a notice is about.
 pub(super) struct BounceLookup<'a> {
     pub(super) store: &'a Store,
     pub(super) routes: &'a [DeliveryRoute],
     pub(super) delivery: &'a Delivery,
-    /// How long an address that came back stays on the list.
+    /// The time for which an address is suppressed after a hard bounce.
     pub(super) suppress_for: Duration,
 }
 
-/// The job a notice is about.
+/// The job that a notice is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NamedJob {
     pub(super) job: JobId,
-    /// The notice came to the job's return path.
+    /// True if the notice was sent to the job's return path.
     pub(super) signed: bool,
 }
 
-/// What a notice says of a job.
+/// The content of a notice about a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BounceNotice {
     outcome: ReportOutcome,
     pub(super) returned: DsnSummary,
 }
 
-/// What is to be done about a notice.
+/// The action for a notice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NoticeAction {
     /// These facts are recorded.
     Record(Vec<Fact>),
-    /// Nothing: this was known before, or nothing came of the job that could come back.
+    /// Nothing is recorded, because it was known before or cannot be.
     Ignore(&'static str),
-    /// The job is being sent: the notice is looked at again.
+    /// The job is being sent: the notice is examined again later.
     Retry,
 }
 
 impl BounceLookup<'_> {
-    /// The job a mail is about: by the return path it came to, else by what it returns of our mail. Of a
-    /// mail to several people it is the job of whom the notice names.
+    /// The job that a mail is about: by the return path it was sent to, otherwise by the returned
+    /// mail in it. Of a mail to several people it is the job of the recipient that the notice
+    /// names.
     pub(super) fn find_job(&self, mail: &ParsedMail) -> Option<NamedJob> {
         if let RecipientTarget::Return(job) = self.delivery.recipient.target {
             return Some(NamedJob { job, signed: true });
@@ -83,7 +86,7 @@ impl BounceLookup<'_> {
         Some(NamedJob { job, signed: false })
     }
 
-    /// The jobs that the returned mail may be of.
+    /// The jobs that the returned mail may belong to.
     fn candidate_jobs(&self, report: &Report) -> Vec<JobId> {
         let original = &report.original;
         let paths = original.reply_addresses.iter();
@@ -117,7 +120,7 @@ impl BounceLookup<'_> {
         })
     }
 
-    /// What is recorded of a notice. The caller holds the turns of the job and of its recipient.
+    /// The action for a notice. The caller holds the locks of the job and of its recipient.
     pub(super) fn plan(
         &self,
         record: &JobRecord,
@@ -165,7 +168,8 @@ impl BounceLookup<'_> {
         NoticeAction::Record(facts)
     }
 
-    /// One job more came back from the address. What a person put on the list stays as he put it.
+    /// The fact that one more job bounced from the address. An entry made by a person stays
+    /// unchanged.
     fn suppression_fact(
         &self,
         job: &Job,
@@ -190,8 +194,8 @@ impl BounceLookup<'_> {
 }
 
 impl BounceNotice {
-    /// What a mail says of a job; `None` if it is about another recipient than the job's, and nothing
-    /// but its own words says otherwise.
+    /// The notice in a mail about a job; `None` if it is about another recipient than the job's,
+    /// and only its own text says otherwise.
     pub(super) fn of(
         mail: &ParsedMail,
         job: &Job,
@@ -203,7 +207,8 @@ impl BounceNotice {
         if recipient.is_none() && !signed {
             return None;
         }
-        // A mail of ours has one recipient: whoever it went on to, the failure is the job's.
+        // A mail of ours has one recipient: the failure is the job's, wherever the mail was
+        // forwarded.
         let recipient = recipient.or_else(|| report.and_then(worst_recipient));
         let outcome = match recipient {
             _ if mail.kind == MailKind::DelayNotice => ReportOutcome::Delayed,
@@ -227,8 +232,8 @@ impl BounceNotice {
 }
 
 impl DeliveryAttempt<'_> {
-    /// A notice about a mail of ours, or whatever else came to a return path. False if the mail is to
-    /// be read like any other.
+    /// Handles a notice about a mail of ours, or other mail to a return path. False if the mail is
+    /// to be handled like any other.
     pub(super) async fn handle_bounce(&self, mail: &ParsedMail) -> Result<bool, AttemptError> {
         let is_return = matches!(self.delivery.recipient.target, RecipientTarget::Return(_));
         if matches!(mail.kind, MailKind::Bounce | MailKind::DelayNotice) {
@@ -239,7 +244,7 @@ impl DeliveryAttempt<'_> {
             return Ok(false);
         }
         if mail.kind.is_person() {
-            // Some mail programs answer to the return path.
+            // Some mail programs send answers to the return path.
             if self.is_approved() {
                 return Ok(false);
             }
@@ -255,7 +260,8 @@ impl DeliveryAttempt<'_> {
         Ok(true)
     }
 
-    /// Records what a notice says of a job, and settles it as its route wants, but never as a message.
+    /// Records what a notice says about a job, and settles it as its route wants, but never as a
+    /// message.
     async fn record_notice(&self, mail: &ParsedMail) -> Result<(), AttemptError> {
         let returns = BounceLookup {
             store: &self.context.store,
@@ -264,7 +270,7 @@ impl DeliveryAttempt<'_> {
             suppress_for: self.context.suppress_for,
         };
         let (mut facts, mut about) = (Vec::new(), "no mail of ours");
-        // Held until the facts are recorded: two notices about one job count once.
+        // Held until the facts are recorded, so that two notices about one job count once.
         let mut turns = Vec::new();
         if let Some(NamedJob { job, signed }) = returns.find_job(mail) {
             turns.push(self.lock(format!("job {job}")).await);
@@ -295,7 +301,7 @@ impl DeliveryAttempt<'_> {
         info!(delivery = %self.delivery.id, kind = mail.kind.name(), about, "notice");
         match mail.disposition {
             Disposition::Drop(rule) => self.drop_with_facts(rule, mail, facts).await,
-            // What was noted is not noted again when a person sends it back here.
+            // A notice that was recorded is not recorded again when a person releases it.
             Disposition::Hold(rule) => {
                 self.record(facts).await?;
                 Err(self.hold_by_rule(rule))
@@ -319,10 +325,10 @@ impl DeliveryAttempt<'_> {
     }
 }
 
-/// The rule by which mail to a return path that is no notice is not posted.
+/// The rule by which mail to a return path that is not a notice is not posted.
 const BOUNCE_ADDRESS: &str = "bounce_address";
 
-/// Will the address never work? A refusal for good may be about the mail, not the address.
+/// True if the address will never work. A permanent refusal may also be about the mail.
 fn is_hard(recipient: &ReportedRecipient) -> bool {
     recipient.hardness() == Hardness::Hard && recipient.reason.blames_address()
 }

@@ -1,4 +1,4 @@
-//! Owns whether a route may be called at all: open, or closed but for one probe at a time.
+//! Owns the circuit breaker of a route: calls are allowed, or none but one probe at a time.
 //!
 //! Does not call and reads no clock.
 
@@ -6,42 +6,42 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many failures in a row, with no success between, close a route: every lane would find out for
-/// itself otherwise, and all of them again at the same time when the API is back.
+/// The number of consecutive failures that open the circuit. Otherwise every partition would find
+/// the failure by itself, and all of them would call at once when the API recovers.
 pub(super) const FAILURES_MAX: u32 = 32;
-/// The wait before the first probe of a closed route.
+/// The wait before the first probe.
 const PROBE_FIRST: Duration = Duration::from_secs(1);
 /// The longest wait between probes after 401 or 403.
 const PAUSED_PROBE_MAX: Duration = Duration::from_secs(300);
 /// The longest wait between probes of an API that is down.
 const FAILING_PROBE_MAX: Duration = Duration::from_secs(30);
 
-/// What a job heard of the API.
+/// The state of the API as one attempt saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ApiHealth {
-    /// It did not call.
+    /// The attempt made no call.
     Unknown,
-    /// An answer that shows the API at work, a refusal among them.
+    /// The API works: it answered, even with a refusal.
     Alive,
-    /// Not now.
+    /// The API fails for now.
     Failing,
-    /// The key is not good.
+    /// The API refuses the key.
     Unauthorized,
 }
 
-/// What changed.
+/// The change of a circuit breaker's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CircuitChange {
     None,
-    /// Closed because the key is not good. A person must act.
+    /// The circuit opened because the API refuses the key. A person must act.
     Paused,
-    /// Closed because nothing succeeds.
+    /// The circuit opened because no call succeeds.
     Failing,
-    /// Open again.
+    /// The circuit closed again.
     Recovered,
 }
 
-/// The gate of one route.
+/// The circuit breaker of one route.
 #[derive(Debug)]
 pub(super) struct CircuitBreaker {
     open: Option<OpenCircuit>,
@@ -64,14 +64,14 @@ impl CircuitBreaker {
         }
     }
 
-    /// May a delivery go out now?
+    /// Tells whether a delivery may begin now.
     pub(super) fn allows_call(&self, now: Instant) -> bool {
         self.open
             .as_ref()
             .is_none_or(|closed| !closed.probing && closed.probe_at <= now)
     }
 
-    /// One goes out: if the gate is closed, it is the probe.
+    /// Begins a delivery; true if it is the probe of an open circuit.
     pub(super) fn begin_call(&mut self) -> bool {
         let Some(closed) = &mut self.open else {
             return false;
@@ -80,7 +80,7 @@ impl CircuitBreaker {
         true
     }
 
-    /// When a closed gate admits the next probe.
+    /// The time of the next probe of an open circuit.
     pub(super) fn next_probe_at(&self) -> Option<Instant> {
         self.open
             .as_ref()
@@ -88,12 +88,12 @@ impl CircuitBreaker {
             .map(|closed| closed.probe_at)
     }
 
-    /// True if only a person can open it: the key is not good.
+    /// True if the API refuses the key, which only a person can change.
     pub(super) fn is_paused(&self) -> bool {
         self.open.as_ref().is_some_and(|closed| closed.unauthorized)
     }
 
-    /// What came of a job; `probe` if it was let through a closed gate.
+    /// Records the result of an attempt; `probe` if it was the probe of an open circuit.
     pub(super) fn record(&mut self, heard: ApiHealth, probe: bool, now: Instant) -> CircuitChange {
         if probe && let Some(closed) = &mut self.open {
             closed.probing = false;

@@ -1,7 +1,7 @@
-//! Owns the events of delivery: what the product is told of a thread, a message, a mail and a job.
+//! Owns the events of delivery: what the product is told about threads, messages, mails and jobs.
 //!
-//! Does not record them. Each is handed to the store with the fact that made it so, in one call, of which
-//! all outlives a crash or nothing.
+//! Does not record them. Each event is recorded in one call with the fact that caused it, so that
+//! both survive a crash or neither.
 
 use serde_json::{Map, Value, json};
 
@@ -11,16 +11,17 @@ use crate::clock::Timestamp;
 use crate::mail::address::Domain;
 use crate::store::{Delivery, DsnSummary, Event, EventKind, Fact, Job};
 
-/// Bytes of an event's JSON.
+/// The most bytes of an event's JSON.
 const JSON_BYTES_MAX: usize = 4 * 1024;
-/// A text is cut to these bytes, the next where the one before leaves the whole too long.
+/// Bounds for the bytes of a text; the next one applies where the one before leaves the whole too
+/// long.
 const TEXT_BYTES: [usize; 3] = [1024, 256, 64];
 
 /// The events of one delivery.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct EventFacts<'a> {
     pub(super) delivery: &'a Delivery,
-    /// Domains whose addresses may hold a token.
+    /// Domains whose addresses may contain a token.
     pub(super) domains: &'a [Domain],
     pub(super) at: Timestamp,
 }
@@ -113,7 +114,7 @@ impl EventFacts<'_> {
             Value::Object(data) => data,
             _ => Map::new(),
         };
-        // An id of ours is no address: it holds no secret, and must stay what it is.
+        // An id of ours is not an address: it contains no secret, and must stay unchanged.
         for (name, value) in &mut data {
             if name != "emailMessageId"
                 && let Value::String(text) = value
@@ -140,8 +141,8 @@ impl EventFacts<'_> {
     }
 }
 
-/// `text` with the local part cut out of every address at one of `domains`: who holds a token can write
-/// into a thread.
+/// The text without the local part of every address at one of `domains`: a token would allow its
+/// reader to write into a thread.
 pub(super) fn without_tokens(text: &str, domains: &[Domain]) -> String {
     let ends = |c: char| c.is_whitespace() || c.is_control() || "<>\"'(),;:[]=".contains(c);
     let mut safe = String::with_capacity(text.len());

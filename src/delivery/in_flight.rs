@@ -1,14 +1,14 @@
-//! Owns what is being posted at this moment: messages that the product may tell of before it has told us
-//! their ids.
+//! Owns the messages that are being posted at this moment: the product may report them before it
+//! has returned their ids.
 //!
-//! Does not remember what was posted.
+//! Does not remember posted messages.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
 
-/// The messages on their way; never more than there are deliveries under way.
+/// The messages in flight; never more than there are running attempts.
 #[derive(Debug, Default)]
 pub struct InFlightMessages {
     threads: Mutex<HashMap<ThreadRef, Vec<[u8; 32]>>>,
@@ -22,8 +22,8 @@ struct ThreadRef {
 }
 
 impl InFlightMessages {
-    /// Is a message on its way into this thread, and does one of those say just `text`? Blanks do not
-    /// count. `None`: none is.
+    /// Tells whether a message of exactly `text`, apart from white space, is being posted into this
+    /// thread; `None` if no message is.
     pub fn contains_text(&self, route: &str, thread: &str, text: &str) -> Option<bool> {
         let thread = ThreadRef {
             route: route.to_owned(),
@@ -33,7 +33,7 @@ impl InFlightMessages {
         Some(texts.contains(&digest(text)))
     }
 
-    /// A message that says `text` is on its way until what this gives is dropped.
+    /// Marks a message as in flight until the returned guard is dropped.
     pub(super) fn begin(self: &Arc<Self>, route: &str, thread: &str, text: &str) -> InFlightGuard {
         let thread = ThreadRef {
             route: route.to_owned(),
@@ -53,7 +53,7 @@ impl InFlightMessages {
     }
 }
 
-/// A message on its way.
+/// A message in flight.
 #[derive(Debug)]
 pub(super) struct InFlightGuard {
     messages: Arc<InFlightMessages>,

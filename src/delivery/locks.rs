@@ -1,23 +1,24 @@
-//! Owns locks by name: one job at a time for one thread, and for one mail that came twice.
+//! Owns locks by name: one delivery at a time for one thread, or for one mail that arrived twice.
 //!
-//! Does not order anything but who came first.
+//! Does not order the waiting ones beyond first come, first served.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::OwnedMutexGuard;
 
-/// Locks that exist while someone holds or wants them: never more than there are jobs.
+/// The locks that are held or waited for: never more than there are attempts.
 #[derive(Debug, Default)]
 pub(super) struct NamedLocks {
     held: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl NamedLocks {
-    /// Waits for its turn with this name.
+    /// Waits for the lock of this name.
     pub(super) async fn lock(self: &Arc<Self>, name: String) -> NamedLockGuard {
         let lock = Arc::clone(self.table().entry(name.clone()).or_default());
-        // Made before the wait: a job given up while it waits must leave no lock behind.
+        // The guard is made before the wait, so that an attempt that is cancelled while it waits
+        // leaves no lock behind.
         let mut turn = NamedLockGuard {
             locks: Arc::clone(self),
             name,
@@ -32,7 +33,7 @@ impl NamedLocks {
     }
 }
 
-/// One's turn with a name, until it is dropped.
+/// A held lock, released when it is dropped.
 #[derive(Debug)]
 pub(super) struct NamedLockGuard {
     locks: Arc<NamedLocks>,
@@ -44,7 +45,7 @@ impl Drop for NamedLockGuard {
     fn drop(&mut self) {
         let mut all = self.locks.table();
         self.guard = None;
-        // Clones are made only under this lock, so a count of one is nobody else.
+        // Clones are made only under this lock, so a count of one means nobody else.
         if all
             .get(&self.name)
             .is_some_and(|lock| Arc::strong_count(lock) == 1)

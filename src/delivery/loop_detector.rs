@@ -1,7 +1,7 @@
-//! Owns the loop breaker: two machines that answer each other are stopped after a few mails.
+//! Owns loop detection: two machines that answer each other are stopped after a few mails.
 //!
-//! Does not know what a machine's mail is, what makes two of them alike, nor what becomes of the mail it stops. What it has seen is
-//! forgotten with the process: a loop is found again soon enough.
+//! Does not decide which mail is counted, nor what becomes of a mail that exceeds the limit. Its
+//! memory ends with the process, since a loop is detected again soon enough.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -12,12 +12,12 @@ use sha2::{Digest, Sha256};
 use crate::clock::Timestamp;
 use crate::store::DeliveryId;
 
-/// So many mails of machines are let through from a sender into a thread within [`WINDOW`].
+/// The most mails of machines from a sender into a thread within [`WINDOW`].
 const MAILS_MAX: usize = 5;
-/// The time over which they are counted.
+/// The time over which mails are counted.
 const WINDOW: Duration = Duration::from_secs(3600);
-/// So many pairs of sender and thread are remembered, a few hundred bytes each. Of two that fall on
-/// one place the older is forgotten.
+/// The most pairs of sender and thread that are tracked, at a few hundred bytes each. Of two pairs
+/// in the same slot the older is forgotten.
 const PAIRS_TRACKED_MAX: u64 = 4096;
 
 /// Counts mails of machines by sender and thread.
@@ -30,18 +30,18 @@ struct SenderThread {
     counted: Vec<(Timestamp, Counted)>,
 }
 
-/// What counts as one.
+/// The unit that is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counted {
-    /// Each mail.
+    /// Each mail counts.
     Mail(DeliveryId),
-    /// Whatever answers what we said then.
+    /// All answers to the message sent at this time count once.
     Answer(Timestamp),
 }
 
 impl LoopDetector {
-    /// May this mail, which was received at `at`, go through? What was let through once is let through
-    /// in every further attempt.
+    /// Counts a mail that was received at `at`; false if the limit is exceeded. A mail that was
+    /// admitted once is admitted in every further attempt.
     pub(super) fn admit(
         &self,
         sender: &str,
@@ -60,7 +60,7 @@ impl LoopDetector {
         if pair.counted.iter().any(|(_, seen)| *seen == counted) {
             return true;
         }
-        // A mail that waited long counts beside those it came with, not beside those of today.
+        // A mail that waited long counts among those it was received with.
         pair.counted
             .retain(|(seen, _)| at.since(*seen).max(seen.since(at)) < WINDOW);
         let room = pair.counted.len() < MAILS_MAX;

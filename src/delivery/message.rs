@@ -1,6 +1,6 @@
-//! Owns the JSON of the Messages API (DESIGN 4.2): what is said of a mail, field by field.
+//! Owns the JSON of the calls to the Messages API, field by field.
 //!
-//! Does not decide any of it and does not send it.
+//! Does not decide its content and does not send it.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -15,20 +15,20 @@ use crate::mail::verdict::{Verdict, VerdictSource};
 /// The value of `sourceType`.
 const SOURCE_TYPE: &str = "email";
 
-/// What was found out about a mail besides its words.
+/// The facts about a mail besides its text.
 #[derive(Clone, Copy, Debug)]
 pub struct MessageFacts<'a> {
-    /// Where it belongs, and by which rule.
+    /// The mailbox and the priority, and the rule that decided.
     pub sorted: &'a MailboxAssignment,
-    /// The kind it is posted under.
+    /// The kind under which the mail is posted.
     pub kind: MailKind,
-    /// What the checks of its sender found.
+    /// The results of the sender checks.
     pub verdict: &'a Verdict,
-    /// Who wrote it, as far as is known.
+    /// The identity of the author.
     pub identity: Identity,
-    /// Why it belongs to its thread.
+    /// The reason why the mail belongs to its thread.
     pub reason: &'a str,
-    /// When it was received.
+    /// Time of receipt.
     pub received_at: Timestamp,
 }
 
@@ -79,7 +79,7 @@ pub fn message_body(mail: &ParsedMail, found: &MessageFacts<'_>) -> Value {
     })
 }
 
-/// Whose word the results are.
+/// The source of the sender checks' results.
 fn verdict_source(source: &VerdictSource) -> String {
     match source {
         VerdictSource::Nobody => "nobody".to_owned(),
@@ -104,31 +104,31 @@ pub fn patch_body(mail: &ParsedMail, found: &MessageFacts<'_>) -> Value {
     json!({ "metadata": metadata })
 }
 
-/// What is said of an attachment. One that is not kept has neither an id nor a URL; size and hash name
-/// it.
+/// The description of an attachment. One that is not stored has neither an id nor a URL; size and
+/// hash identify it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MessageAttachment {
-    /// The name under which the bytes are kept.
+    /// The id under which the bytes are stored.
     pub id: Option<String>,
-    /// Without any path.
+    /// The file name without a path.
     pub filename: Option<String>,
-    /// What the sender says it is.
+    /// The media type that the sender gave.
     pub content_type: String,
-    /// Bytes, transfer encoding undone.
+    /// The size in bytes, without transfer encoding.
     pub size: usize,
-    /// Lower-case hex of the bytes' SHA-256.
+    /// The SHA-256 of the bytes, in lower-case hex.
     pub sha256: String,
-    /// Meant to be shown within the text.
+    /// True if the file is shown within the text.
     pub inline: bool,
-    /// What `cid:` in the HTML names.
+    /// The Content-ID, which `cid:` in the HTML refers to.
     pub content_id: Option<String>,
-    /// Where the bytes can be fetched.
+    /// The URL of the bytes.
     pub url: Option<String>,
-    /// What its first bytes say it is, where that is not what the sender says.
+    /// The media type of the first bytes, where it differs from the sender's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detected_type: Option<&'static str>,
-    /// Why it is not kept.
+    /// The reason why the file is not stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped: Option<&'static str>,
 }

@@ -1,6 +1,6 @@
-//! Owns what is counted about delivery.
+//! Owns the counters of delivery.
 //!
-//! Does not count what the ledger knows: how many mails are in which state.
+//! Does not count mails by state: the ledger does.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -16,7 +16,8 @@ use prometheus_client::registry::Registry;
 use super::api_outcome::ApiOutcome;
 use crate::auth::Identity;
 
-/// Seconds from received to delivered: under a second when all is well, days after an outage.
+/// Buckets for the seconds from received to delivered: under a second normally, days after an
+/// outage.
 const BUCKETS: [f64; 12] = [
     0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3_600.0, 21_600.0, 86_400.0, 432_000.0,
 ];
@@ -67,7 +68,7 @@ struct RouteLabels {
 }
 
 impl Metrics {
-    /// Counters at zero, made known to `registry` as `postern_delivery_*`.
+    /// Registers counters at zero as `postern_delivery_*`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             ends: Family::default(),
@@ -123,7 +124,7 @@ impl Metrics {
         metrics
     }
 
-    /// The routes whose Messages API refuses the key, by name.
+    /// The names of the routes whose Messages API refuses the key.
     pub fn paused_routes(&self) -> Vec<String> {
         let paused = self.paused_routes.lock();
         let paused = paused.unwrap_or_else(PoisonError::into_inner);
@@ -151,7 +152,7 @@ impl Metrics {
         self.identities.get_or_create(&labels).inc();
     }
 
-    /// `reason` is one of a few.
+    /// Counts a mail that is parked for what it is or who wrote it; `reason` is one of a few.
     pub(super) fn count_hold(&self, route: &str, reason: &'static str) {
         let labels = HoldLabels {
             route: route.to_owned(),

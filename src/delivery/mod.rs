@@ -1,6 +1,6 @@
 //! Owns the way from the journal to the Messages API: every waiting delivery, once, in order.
 //!
-//! Does not take mail in and does not answer it.
+//! Does not accept mail.
 
 pub mod api;
 mod api_calls;

@@ -1,11 +1,12 @@
 //! Owns the order of deliveries: which may run now, which must wait, and for what.
 //!
-//! Holds names only, neither mails nor envelopes; runs nothing and reads no clock.
+//! Holds ids only, neither mails nor envelopes; runs nothing and reads no clock.
 //!
-//! A lane is a line of deliveries that must stay in order: those of one token's thread, or those of
-//! one sender to a mailbox. Of a lane at most one runs. One that must wait holds its lane; lanes do
-//! not hold each other. A lane longer than [`PARTITION_QUEUED_MAX`] is held in part and marked, and the
-//! walk over the store goes on past it: so however long one lane grows, those behind are seen.
+//! A partition is a queue of deliveries that must stay in order: those of one token's thread, or
+//! those of one sender to a mailbox. At most one delivery of a partition runs. A delivery that must
+//! wait delays its own partition and no other. A partition with more than [`PARTITION_QUEUED_MAX`]
+//! deliveries is held in part and marked, and the scan of the store continues behind it: however
+//! long one partition grows, deliveries behind it are found.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -14,30 +15,31 @@ use tokio::time::Instant;
 use crate::mail::partition::PartitionKey;
 use crate::store::DeliveryId;
 
-/// Of one lane at most so many deliveries are held; the rest is found again in the store.
+/// The most deliveries of one partition that are held; the others are found again in the store.
 pub(super) const PARTITION_QUEUED_MAX: usize = 4096;
 
-/// What became of an offered delivery.
+/// The result of offering a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OfferResult {
-    /// It is held now, or was already.
+    /// The delivery is queued, now or already before.
     Queued,
-    /// Its lane is full, or waits for one before it: it must be offered again.
+    /// The partition is full or has overflowed before: the delivery must be offered again.
     Overflowed,
-    /// Nothing more can be held at all.
+    /// No further delivery can be queued at all.
     Full,
 }
 
-/// All lanes of all routes.
+/// The partitions of all routes.
 #[derive(Debug)]
 pub(super) struct Partitions {
     partitions: HashMap<PartitionKey, Partition>,
-    /// Lanes whose first delivery may run, by route, in the order they became ready: that of arrival
-    /// for those never tried, and one that was put off stands at the end of the line again.
+    /// Partitions whose first delivery may run, by route, in the order they became ready: the order
+    /// of arrival for those never tried; a deferred one rejoins at the end.
     ready: Vec<VecDeque<PartitionKey>>,
-    /// Lanes that wait, by the moment they may run again.
+    /// Partitions that wait, by the time at which they may run again.
     timers: BTreeSet<(Instant, PartitionKey)>,
-    /// Lanes of which the store has more than is held, with the first that is not held.
+    /// Partitions with more deliveries in the store than are queued, with the first one that is not
+    /// queued.
     overflow: BTreeMap<PartitionKey, DeliveryId>,
     queued: usize,
     queued_max: usize,
@@ -47,7 +49,7 @@ pub(super) struct Partitions {
 #[derive(Debug)]
 struct Partition {
     route: usize,
-    /// In order of arrival, without the one that runs.
+    /// The ids in order of arrival, without the one that runs.
     queue: VecDeque<DeliveryId>,
     state: PartitionState,
     attempts: u32,
@@ -61,7 +63,8 @@ enum PartitionState {
 }
 
 impl Partitions {
-    /// Empty lanes for so many routes, which hold at most `held_max` deliveries in all.
+    /// Empty partitions for this number of routes, with at most `held_max` queued deliveries in
+    /// all.
     pub(super) fn new(routes: usize, held_max: usize) -> Self {
         Self {
             partitions: HashMap::new(),
@@ -74,18 +77,18 @@ impl Partitions {
         }
     }
 
-    /// How many deliveries are held, those that run among them.
+    /// The number of queued deliveries, including those that run.
     pub(super) fn queued(&self) -> usize {
         self.queued
     }
 
-    /// True if the lane is there, so that its route is known.
+    /// True if the partition exists, so that its route is known.
     pub(super) fn contains(&self, key: PartitionKey) -> bool {
         self.partitions.contains_key(&key)
     }
 
-    /// Takes a delivery into its lane. Offering one again changes nothing. `route` counts for a lane
-    /// that is not there yet.
+    /// Queues a delivery in its partition. Offering it again changes nothing. `route` counts only
+    /// for a new partition.
     pub(super) fn offer(&mut self, key: PartitionKey, route: usize, id: DeliveryId) -> OfferResult {
         if self.overflow.get(&key).is_some_and(|first| id >= *first) {
             return OfferResult::Overflowed;
@@ -129,14 +132,14 @@ impl Partitions {
         OfferResult::Queued
     }
 
-    /// The walk over the store begins again after `at`: what was left behind from there on will be
+    /// The scan of the store restarts after `at`: overflowed deliveries from there on will be
     /// offered again.
     pub(super) fn rewind(&mut self, at: Option<DeliveryId>) {
         self.overflow
             .retain(|_, first| at.is_some_and(|at| *first <= at));
     }
 
-    /// The delivery of this route whose turn it is. It runs from now on.
+    /// Starts the next delivery of this route.
     pub(super) fn start_next(&mut self, route: usize) -> Option<(PartitionKey, DeliveryId)> {
         let key = self.ready.get_mut(route)?.pop_front()?;
         let lane = self.partitions.get_mut(&key)?;
@@ -145,7 +148,7 @@ impl Partitions {
         Some((key, id))
     }
 
-    /// Lanes whose wait is over at `now` become ready.
+    /// Makes partitions ready whose wait is over at `now`.
     pub(super) fn wake(&mut self, now: Instant) {
         while let Some((due, key)) = self.timers.first().copied() {
             if due > now {
@@ -156,13 +159,13 @@ impl Partitions {
         }
     }
 
-    /// When the next wait is over.
+    /// The time when the next wait is over.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.timers.first().map(|(due, _)| *due)
     }
 
-    /// The delivery that ran in this lane is over. If the lane is empty now and more of it was left
-    /// behind, says after which delivery the walk must begin again.
+    /// Removes the finished delivery of this partition. If the partition is empty now and has
+    /// overflowed, returns the delivery after which the scan must restart.
     pub(super) fn finish(&mut self, key: PartitionKey) -> Option<DeliveryId> {
         let lane = self.partitions.get_mut(&key)?;
         let PartitionState::Running(id) = lane.state else {
@@ -178,12 +181,12 @@ impl Partitions {
         self.overflow.contains_key(&key).then_some(id)
     }
 
-    /// How often the first delivery of this lane was tried and put off.
+    /// The number of attempts at the first delivery of this partition that were deferred.
     pub(super) fn attempts(&self, key: PartitionKey) -> u32 {
         self.partitions.get(&key).map_or(0, |lane| lane.attempts)
     }
 
-    /// The delivery that ran in this lane must run again, not before `due`.
+    /// Defers the running delivery of this partition until `due`.
     pub(super) fn defer(&mut self, key: PartitionKey, due: Instant) {
         if let Some(lane) = self.partitions.get_mut(&key) {
             lane.attempts = lane.attempts.saturating_add(1);

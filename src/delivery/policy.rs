@@ -1,26 +1,27 @@
-//! Owns what a route wants done with its mail: the rules that sort it, and what becomes of each kind.
+//! Owns what a route wants done with its mail: the rules that sort it, and the action for each
+//! kind.
 //!
-//! Does not read settings and does none of it.
+//! Does not read settings and carries nothing out.
 
 use std::sync::Arc;
 
 use crate::mail::kind::MailKind;
 use crate::mail::mailbox::{Rules, RulesError};
 
-/// What a route wants done with its mail. Clones share the rules.
+/// The policy of a route for its mail. Clones share the rules.
 #[derive(Clone, Debug)]
 pub struct RoutePolicy {
-    /// They tell mailbox and priority.
+    /// The rules for mailbox and priority.
     pub rules: Arc<Rules>,
-    /// What becomes of each kind.
+    /// The action for each kind of mail.
     pub kinds: KindActions,
 }
 
 impl RoutePolicy {
-    /// The shipped rules, and what is done with each kind if nobody says otherwise.
+    /// The built-in rules, and the default action for each kind.
     ///
     /// # Errors
-    /// None in a release: a test reads the shipped rules.
+    /// None in a release: a test parses the built-in rules.
     pub fn shipped() -> Result<Self, RulesError> {
         Ok(Self {
             rules: Arc::new(Rules::shipped()?),
@@ -29,16 +30,16 @@ impl RoutePolicy {
     }
 }
 
-/// What becomes of mail of a kind.
+/// The action for mail of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KindAction {
-    /// It becomes a message like any person's.
+    /// The mail becomes a message like any person's.
     Post,
-    /// It becomes a message that names its kind.
+    /// The mail becomes a message that names its kind.
     PostTyped,
-    /// It is dropped, and the ledger counts it under its kind.
+    /// The mail is dropped, and the ledger counts it under its kind.
     Drop,
-    /// It is parked: a person says what becomes of it.
+    /// The mail is parked for a person to decide.
     Hold,
 }
 
@@ -54,7 +55,7 @@ impl KindAction {
     }
 }
 
-/// What becomes of each kind of mail.
+/// The action for each kind of mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KindActions([KindAction; KINDS.len()]);
 
@@ -72,14 +73,13 @@ pub const KINDS: [MailKind; 9] = [
 ];
 
 impl KindActions {
-    /// What becomes of mail of this kind.
+    /// The action for mail of this kind.
     pub const fn action(&self, kind: MailKind) -> KindAction {
         self.0[kind as usize]
     }
 
-    /// What becomes of mail of this kind, whatever it was before. `None`, and nothing is changed, if
-    /// such mail must never be posted: a report on a mail of ours is no message, and our own mail
-    /// come back would go round for ever.
+    /// Sets the action for mail of this kind. `None`, without a change, if such mail must never be
+    /// posted: a report on a mail of ours is no message, and our own mail that returned would loop.
     #[must_use = "a wish may be refused"]
     pub fn set(&mut self, kind: MailKind, action: KindAction) -> Option<()> {
         if !Self::is_allowed(kind, action) {
@@ -89,7 +89,7 @@ impl KindActions {
         Some(())
     }
 
-    /// May this become of mail of this kind?
+    /// Tells whether the action is allowed for mail of this kind.
     pub const fn is_allowed(kind: MailKind, action: KindAction) -> bool {
         let is_never_posted = matches!(
             kind,
@@ -100,8 +100,8 @@ impl KindActions {
 }
 
 impl Default for KindActions {
-    /// What no person wrote is dropped. A list's mail and the answer to an invitation are posted under
-    /// their kind: a person may be behind them, and losing words is worse than showing too many.
+    /// Mail that no person wrote is dropped. Mail of lists and answers to invitations are posted
+    /// under their kind, because a person may have written them.
     fn default() -> Self {
         Self(KINDS.map(|kind| match kind {
             MailKind::Person => KindAction::Post,
@@ -111,25 +111,25 @@ impl Default for KindActions {
     }
 }
 
-/// What becomes of one mail.
+/// The decision on one mail by its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
-    /// It becomes a message, under this kind.
+    /// The mail becomes a message of this kind.
     Post(MailKind),
-    /// It is dropped by this rule, which the ledger counts.
+    /// The mail is dropped by this rule, which the ledger counts.
     Drop(&'static str),
-    /// It is parked by this rule.
+    /// The mail is parked by this rule.
     Hold(&'static str),
 }
 
 impl Disposition {
-    /// Of a mail of this kind; `from_nobody` if its sender in the envelope is the null sender.
+    /// The decision on a mail of this kind; `from_nobody` if the envelope sender is the null
+    /// sender.
     pub const fn of(kinds: &KindActions, kind: MailKind, from_nobody: bool) -> Self {
         match kinds.action(kind) {
             KindAction::Hold => Self::Hold(kind.name()),
             KindAction::Drop => Self::Drop(kind.name()),
-            // Nobody hears of a mail with the null sender's fate: whoever wrote it expects no answer
-            // (RFC 5321 section 4.5.5).
+            // A mail with the null sender expects no answer (RFC 5321 section 4.5.5).
             KindAction::Post | KindAction::PostTyped
                 if from_nobody
                     && matches!(kind, MailKind::Person | MailKind::List | MailKind::Calendar) =>

@@ -1,6 +1,7 @@
-//! Owns what is known of deliveries that were tried and wait for the next attempt: how often, why, until when.
+//! Owns what is known of deferred deliveries: the number of attempts, the reason, and the time of
+//! the next one.
 //!
-//! It is for people's eyes: nothing rests on it, and it is forgotten with the process.
+//! Serves only display: nothing depends on it, and it ends with the process.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -8,26 +9,26 @@ use std::sync::{Mutex, PoisonError};
 use crate::clock::Timestamp;
 use crate::store::DeliveryId;
 
-/// So many are remembered, about 200 bytes each.
+/// The most deliveries that are remembered, at about 200 bytes each.
 const STATUSES_MAX: usize = 10_000;
 
-/// Why a delivery waits.
+/// The reason why a delivery waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryStatus {
-    /// How often it was tried.
+    /// The number of attempts.
     pub attempts: u32,
-    /// What came of the last attempt.
+    /// The result of the last attempt.
     pub reason: String,
-    /// When the next one is due.
+    /// Time of the next attempt.
     pub due_at: Timestamp,
 }
 
-/// The deliveries that wait for another attempt.
+/// The deferred deliveries.
 #[derive(Debug, Default)]
 pub struct RetryStatuses(Mutex<HashMap<DeliveryId, RetryStatus>>);
 
 impl RetryStatuses {
-    /// Why this delivery waits, if it was tried since the program started.
+    /// The status of this delivery, if it was tried since the program started.
     pub fn get(&self, id: DeliveryId) -> Option<RetryStatus> {
         let waits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         waits.get(&id).cloned()

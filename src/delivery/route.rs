@@ -1,4 +1,5 @@
-//! Owns what delivery must know of a route: its Messages API, its keys, the marks of its own mail.
+//! Owns the properties of a route that delivery needs: its Messages API, its keys, and the marks of
+//! its own mail.
 //!
 //! Does not read settings.
 
@@ -9,23 +10,23 @@ use super::policy::RoutePolicy;
 use crate::mail::address::Domain;
 use crate::mail::token::KeyRing;
 
-/// One reply domain with its Messages API.
+/// A reply domain with its Messages API.
 #[derive(Clone)]
 pub struct DeliveryRoute {
-    /// The name that stands in the recipients of its mail.
+    /// The name of the route in the recipients of its mail.
     pub name: String,
-    /// The Messages API its mail is posted to.
+    /// The Messages API that mail is posted to.
     pub api: Api,
-    /// The keys of its tokens: they tell whose a token is.
+    /// The keys of the route's tokens.
     pub keys: Arc<KeyRing>,
-    /// The value our instance writes into its loop mark, if it writes one.
+    /// The loop mark of this instance, if it writes one.
     pub loop_mark: Option<String>,
-    /// Domains in which only we make Message-IDs.
+    /// Domains whose Message-IDs only this instance makes.
     pub message_id_domains: Vec<Domain>,
-    /// The line of our mails above which people answer.
+    /// The line above which people answer.
     pub reply_marker: String,
-    /// How its mail is sorted, and what becomes of each kind.
+    /// The rules for sorting, and the action for each kind of mail.
     pub policy: RoutePolicy,
-    /// What becomes of mail whose sender is not known for sure.
+    /// The policy for mail whose sender is not verified.
     pub senders: crate::auth::AuthPolicy,
 }

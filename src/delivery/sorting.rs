@@ -1,29 +1,28 @@
-//! Owns the sorting of one mail: which mailbox of the product it is for, how urgent it is, and the rule
-//! that said so.
+//! Owns the sorting of one mail: its mailbox in the product, its priority, and the rule that
+//! decided.
 //!
 //! Does not have rules of its own: [`crate::mail::mailbox`] applies them.
 //!
-//! The rules decide, for the recipient's address is one of the things they ask about: a legal claim
-//! that was sent to `business@` is a legal claim all the same. What the address itself says counts
-//! where no rule names a mailbox; and always where it is a mailbox the rules have no word for. A
-//! conversation stays in the mailbox it was begun in; what the rules make of a later mail in it is told
-//! with the thread's metadata.
+//! The rules decide, because the recipient's address is one of their inputs: a legal claim that was
+//! sent to `business@` is still a legal claim. The mailbox of the address counts where no rule
+//! names one, and always where the rules do not know it. A conversation stays in its first mailbox;
+//! the result for a later mail is part of the thread's metadata.
 
 use crate::mail::mailbox::{KnownThread, Mailbox, Priority, Rules, SortingFacts};
 use crate::store::Mapping;
 
-/// Where a mail belongs, and why.
+/// The mailbox and the priority of a mail, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MailboxAssignment {
-    /// The mailbox's name.
+    /// The name of the mailbox.
     pub mailbox: String,
-    /// How urgent it is.
+    /// The priority of the mail.
     pub priority: Priority,
     /// The name of the rule that decided, if one did.
     pub rule: Option<String>,
 }
 
-/// What is known of the conversation a mail belongs to.
+/// The known history of the conversation that a mail belongs to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ThreadHistory {
     mailbox: Option<String>,
@@ -32,7 +31,8 @@ pub struct ThreadHistory {
 }
 
 impl ThreadHistory {
-    /// As far as it is remembered: a conversation the product began may not be.
+    /// The history as far as it is remembered: that of a conversation begun by the product may not
+    /// be.
     pub fn of(mapping: Option<&Mapping>) -> Self {
         let Some(mapping) = mapping else {
             return Self::default();
@@ -40,7 +40,7 @@ impl ThreadHistory {
         Self {
             mailbox: mapping.mailbox.clone(),
             priority: mapping.priority,
-            // Its Message-IDs, of which the newest few are kept, stand for its messages.
+            // The remembered Message-IDs, which are the newest ones, stand for the messages.
             messages: u32::try_from(mapping.references.len()).unwrap_or(u32::MAX),
         }
     }
@@ -55,8 +55,8 @@ impl ThreadHistory {
     }
 }
 
-/// Sorts a mail. `facts` tell the mail; `named` is the mailbox its address stands for, `past` the
-/// conversation it goes on with.
+/// Sorts a mail. `facts` describe the mail; `named` is the mailbox of its address, `past` the
+/// conversation that it continues.
 pub fn assign(
     rules: &Rules,
     facts: &SortingFacts<'_>,

@@ -22,9 +22,9 @@ use crate::mail::token::{Claims, ThreadKey};
 use crate::mail::verdict::{Verdict, VerdictSource};
 use crate::store::{ConversationKey, Delivery, DeliveryStep, Fact, LastMessage, Mapping, Store};
 
-/// Bytes of a name that are remembered.
+/// The most bytes of a name that are remembered.
 const NAME_BYTES_MAX: usize = 256;
-/// Of a thread's pictures so many are remembered, the newest: a signature has a few.
+/// The most pictures of a thread that are remembered, the newest ones: a signature has a few.
 const IMAGES_MAX: usize = 16;
 
 /// What a thread is looked for with.
@@ -39,16 +39,16 @@ pub(super) struct ThreadLookup<'a> {
 /// Where a mail belongs.
 #[derive(Clone, Debug)]
 pub(super) struct ThreadMatch {
-    /// The product's id of the thread; `None`: it is yet to be made.
+    /// The product's id of the thread; `None` if it is yet to be created.
     pub(super) thread: Option<String>,
-    /// Why there.
+    /// The reason for this thread.
     pub(super) reason: &'static str,
-    /// The mailbox and the priority it is for.
+    /// The mailbox and the priority.
     pub(super) sorted: MailboxAssignment,
     pub(super) identity: Identity,
-    /// The pictures that mails of the thread have shown before.
+    /// Digests of the pictures that earlier mails of the thread have shown.
     pub(super) known_images: Vec<[u8; 8]>,
-    /// If nobody is known to take part in the thread, the author is from now on.
+    /// True if the author becomes the participant of a thread without one.
     introduces_author: bool,
 }
 

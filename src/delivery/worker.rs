@@ -1,7 +1,6 @@
-//! Owns the loop that empties the store's waiting deliveries into the Messages API.
+//! Owns the loop that delivers the store's waiting deliveries to the Messages API.
 //!
-//! Does not know what is done for one delivery (`job`) nor in which order they may go
-//! (`lanes`).
+//! Does not know the steps of an attempt (`attempt`) nor the order of deliveries (`partitions`).
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
@@ -32,18 +31,19 @@ use crate::store::{DeliveryId, Store};
 /// Bounds of the worker.
 #[derive(Clone, Debug)]
 pub struct DeliverySettings {
-    /// Deliveries under way at a time.
+    /// The most concurrent deliveries.
     pub concurrency: usize,
-    /// Waiting deliveries lined up at most: 16 bytes each, about 200 where each is a lane of its own.
-    /// As many as the store lets wait means that nothing can hide behind anything.
+    /// The most waiting deliveries that are queued: 16 bytes each, about 200 where each is a
+    /// partition of its own. With as many as the store allows to wait, none can be hidden behind
+    /// others.
     pub queued_max: usize,
-    /// The pace of attempts, and the age at which a mail is parked.
+    /// The schedule of retries, and the age at which a mail is parked.
     pub retry: retry::Settings,
-    /// A thread is found by sender and subject only if it changed so short a time ago.
+    /// The time since its last change in which a thread is found by sender and subject.
     pub subject_window: Duration,
-    /// An address from which our mail came back for good stays on the list so long.
+    /// The time for which an address is suppressed after a hard bounce.
     pub suppress_for: Duration,
-    /// The longest wait for deliveries under way when the worker stops.
+    /// The longest wait for running deliveries when the worker stops.
     pub grace: Duration,
 }
 
@@ -64,20 +64,20 @@ impl Default for DeliverySettings {
     }
 }
 
-/// Deliveries looked at in one go, before anything else gets its turn.
+/// The most deliveries that are read at a time.
 const PAGE: usize = 256;
-/// A walk over all that waits begins so long after the last one ended at the earliest: a released
-/// mail is found by one.
+/// The shortest time from the end of a full scan to the next one, which finds released mail.
 const SCAN_INTERVAL_MIN: Duration = Duration::from_secs(1);
-/// And so many times as long as the last one took, so that walking costs 2 % of a core at most.
+/// The least ratio of the pause between full scans to their duration, so that scanning costs at
+/// most 2 % of a core.
 const SCAN_COST_FACTOR: u32 = 50;
-/// So long after the last one began at the latest, whether something was heard or not.
+/// The longest time between the beginnings of two full scans.
 const SCAN_INTERVAL_MAX: Duration = Duration::from_secs(300);
 
-/// After so many attempts a failure no longer speaks against the whole route.
+/// The number of attempts after which a failure no longer counts against the whole route.
 const FRESH_ATTEMPTS_MAX: u32 = 2;
 
-/// The worker of all routes. One a store.
+/// The worker of all routes; a store has one.
 pub struct DeliveryWorker {
     context: Arc<DeliveryContext>,
     settings: DeliverySettings,
@@ -88,21 +88,21 @@ pub struct DeliveryWorker {
     tasks: JoinSet<AttemptReport>,
 }
 
-/// Where the walk over the store's waiting deliveries is.
+/// The position of the scan over the waiting deliveries of the store.
 struct StoreScan {
-    /// The last delivery looked at.
+    /// The last delivery that was read.
     cursor: Option<DeliveryId>,
-    /// There may be more behind the cursor.
+    /// True if there may be more behind the cursor.
     has_more: bool,
-    /// Something arrived that may lie before the cursor: a released delivery.
+    /// True if something before the cursor may have changed, such as a released delivery.
     restart_requested: bool,
-    /// It began at the start and has not come to the end yet.
+    /// True if the scan began at the start and has not reached the end.
     is_full: bool,
-    /// When it began at the start.
+    /// Time when the last full scan began.
     began: Instant,
-    /// How long the pages since then took.
+    /// Duration of the pages read since then.
     elapsed: Duration,
-    /// When it may begin at the start again.
+    /// The earliest time for the next full scan.
     next_full_at: Instant,
 }
 
@@ -119,7 +119,7 @@ impl StoreScan {
         }
     }
 
-    /// When it must begin at the start again.
+    /// The time when the next full scan must begin.
     fn due(&self) -> Instant {
         let latest = self.began + SCAN_INTERVAL_MAX;
         if self.restart_requested {
@@ -129,10 +129,10 @@ impl StoreScan {
         }
     }
 
-    /// It has come to the end.
+    /// Records that the scan reached the end.
     fn finish(&mut self, now: Instant) {
         self.has_more = false;
-        // Pages that only look for news cost nothing worth waiting for.
+        // Pages that only look for new mail cost little.
         if std::mem::take(&mut self.is_full) {
             self.next_full_at =
                 now + SCAN_INTERVAL_MIN.max(self.elapsed.saturating_mul(SCAN_COST_FACTOR));
@@ -148,17 +148,18 @@ struct RunningDelivery {
     is_probe: bool,
 }
 
-/// Why the worker ended by itself.
+/// The reason why the worker ended by itself.
 #[derive(Debug, Error)]
 pub enum DeliveryWorkerError {
-    /// The store takes nothing any more, so nothing can be delivered without doing it again later.
+    /// The store accepts nothing any more, so nothing can be delivered without being delivered
+    /// again later.
     #[error("store takes no more facts")]
     StoreDead,
 }
 
 impl DeliveryWorker {
-    /// A worker for these routes. It does nothing before [`DeliveryWorker::run`]. Without `objects` the files of
-    /// a mail are told of and not kept.
+    /// A worker for these routes. It does nothing before [`DeliveryWorker::run`]. Without `objects`
+    /// the files of a mail are described and not stored.
     pub fn new(
         store: Store,
         routes: Vec<DeliveryRoute>,
@@ -169,7 +170,7 @@ impl DeliveryWorker {
         for route in &routes {
             metrics.set_paused(&route.name, false);
         }
-        // One more than there are: mail for a route that is gone from the settings.
+        // One more line than routes: for mail whose route is no longer configured.
         let lines = routes.len() + 1;
         Self {
             partitions: Partitions::new(lines, settings.queued_max),
@@ -184,27 +185,28 @@ impl DeliveryWorker {
         }
     }
 
-    /// Why deliveries wait that were tried before.
+    /// The status of deferred deliveries.
     pub fn retry_statuses(&self) -> Arc<RetryStatuses> {
         Arc::clone(&self.context.retry_statuses)
     }
 
-    /// What is on its way to the product.
+    /// The messages that are being posted to the product.
     pub fn in_flight(&self) -> Arc<InFlightMessages> {
         Arc::clone(&self.context.in_flight)
     }
 
-    /// Delivers until `stop` is true or its sender is gone; then lets what is under way end within
-    /// the grace, and gives up the rest, which is taken up again at the next start.
+    /// Delivers until `stop` is true or its sender is gone; then lets running attempts end within
+    /// the grace. The others are taken up again at the next start.
     ///
     /// # Errors
-    /// If the store is dead. The process should end.
+    /// The store is dead; the process should end.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), DeliveryWorkerError> {
         let store = self.context.store.clone();
         let mut stopped = pin!(async { drop(stop.wait_for(|stop| *stop).await) });
         let mut arrival = pin!(store.mail_arrived());
         loop {
-            // Listen before looking: what lands between the two must not wait for the next.
+            // The notification is polled before the store is read, so that mail that arrives
+            // between the two is not missed.
             if poll_fn(|cx| Poll::Ready(arrival.as_mut().poll(cx).is_ready())).await {
                 arrival.set(store.mail_arrived());
                 self.scan.has_more = true;
@@ -248,7 +250,7 @@ impl DeliveryWorker {
         Ok(())
     }
 
-    /// One page of the walk.
+    /// Reads one page of the scan.
     async fn scan_page(&mut self) {
         let now = Instant::now();
         if self.scan.due() <= now {
@@ -266,14 +268,14 @@ impl DeliveryWorker {
         for (id, lane) in page {
             let known = lane.filter(|lane| self.partitions.contains(*lane));
             let placed = match known {
-                // The route of a lane that is there is known.
+                // The route of a known partition is known.
                 Some(lane) => Some((lane, 0)),
                 None => self.partition_of(id).await,
             };
             if let Some((lane, route)) = placed
                 && self.partitions.offer(lane, route, id) == OfferResult::Full
             {
-                // The walk stands here until a delivery is over.
+                // The scan pauses here until a delivery ends.
                 self.scan.has_more = false;
                 return;
             }
@@ -285,7 +287,8 @@ impl DeliveryWorker {
         }
     }
 
-    /// The lane and route of a delivery, from its envelope; `None` if it is over by now.
+    /// The partition and the route of a delivery, from its envelope; `None` if it is settled by
+    /// now.
     async fn partition_of(&self, id: DeliveryId) -> Option<(PartitionKey, usize)> {
         let store = self.context.store.clone();
         // The envelope may have to be read from disk.
@@ -293,14 +296,14 @@ impl DeliveryWorker {
         let delivery = match read.map_err(JoinError::try_into_panic) {
             Ok(delivery) => delivery?,
             Err(Ok(cause)) => panic::resume_unwind(cause),
-            // The runtime is going down.
+            // The runtime is shutting down.
             Err(Err(_)) => return None,
         };
         let lane = PartitionKey::of(&delivery.envelope, &delivery.recipient);
         Some((lane, self.context.route_index(&delivery.recipient.route)))
     }
 
-    /// Starts what may run, one route after the other, as long as there are free slots.
+    /// Starts what may run, one route after the other, while there are free slots.
     fn start_ready(&mut self, now: Instant) {
         self.partitions.wake(now);
         let mut any = true;
@@ -343,7 +346,7 @@ impl DeliveryWorker {
             .circuit_breakers
             .iter()
             .filter_map(CircuitBreaker::next_probe_at);
-        // A gate that is due but has nothing to let through must not keep the loop turning.
+        // A due probe without a delivery to run must not keep the loop busy.
         let gates = gates.filter(|due| *due > now);
         gates
             .chain(self.partitions.next_due())
@@ -351,7 +354,7 @@ impl DeliveryWorker {
             .min()
     }
 
-    /// A delivery's attempt is over, one way or another.
+    /// Handles the end of an attempt.
     async fn handle_end(
         &mut self,
         ended: Result<(Id, AttemptReport), JoinError>,
@@ -374,8 +377,7 @@ impl DeliveryWorker {
         Ok(())
     }
 
-    /// A panic ends one job, and its mail waits for a person: at the next start, and at every one
-    /// after it, the same mail would do the same.
+    /// Parks the mail of an attempt that panicked: the same mail would do the same at every start.
     async fn park_panicked(&self, error: &JoinError) -> AttemptReport {
         let Some(running) = self.running.get(&error.id()) else {
             return AttemptReport::without_call(AttemptEnd::Done);
@@ -398,7 +400,7 @@ impl DeliveryWorker {
         running: RunningDelivery,
         heard: circuit_breaker::ApiHealth,
     ) {
-        // What fails again and again may be one thread's own trouble: it says nothing of the others.
+        // A repeated failure may concern one thread only, so it says nothing about the others.
         let is_stale =
             self.partitions.attempts(running.partition) >= FRESH_ATTEMPTS_MAX && !running.is_probe;
         let heard = if heard == circuit_breaker::ApiHealth::Failing && is_stale {
@@ -485,7 +487,7 @@ mod tests {
                 .unwrap();
         }
         worker.scan_page().await;
-        // The first attempt is not a real one: it panics where a real one would run.
+        // The first attempt is simulated: it panics where a real one would run.
         let (partition, id) = worker.partitions.start_next(0).unwrap();
         let task = worker.tasks.spawn(async { panic!("an attempt panics") });
         let running = RunningDelivery {

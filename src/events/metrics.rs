@@ -1,6 +1,6 @@
-//! Owns what is counted of telling the product.
+//! Owns the counters of event delivery.
 //!
-//! Does not serve it.
+//! Does not serve them.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -8,20 +8,20 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-/// Whose numbers these are, and of what outcome.
+/// Labels of an attempt: the subscriber and the outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct EventAttemptLabels {
     pub(super) subscriber: String,
     pub(super) outcome: &'static str,
 }
 
-/// Whose numbers these are.
+/// The label of a subscriber.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct SubscriberLabels {
     pub(super) subscriber: String,
 }
 
-/// What is counted of telling the product.
+/// The counters of event delivery.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     pub(super) attempts: Family<EventAttemptLabels, Counter>,
@@ -29,7 +29,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers them under `events_`.
+    /// Registers the counters under `events_`.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("events");
         registry.register(

@@ -1,12 +1,13 @@
-//! Owns telling the product what happened: each event, in order, to each subscriber's
-//! webhook, and to the log.
+//! Owns telling the product what happened: each event, in order, to each subscriber's webhook and
+//! to the log.
 //!
-//! Does not decide what is an event: the facts in the store say so. Does not serve the stream of
-//! events, which is `http`'s.
+//! Does not decide what is an event: the facts in the store do. Does not serve the event stream,
+//! which is `http`'s.
 //!
-//! Each subscriber has a place in the store: all events up to it were told or given up, but for a few that
-//! are named. What was told beyond it when the process ended is told again under the same `webhook-id`.
-//! Events of one thread are told one after the other; those of different threads overtake each other.
+//! Each subscriber has a cursor in the store: all events up to it were delivered or given up,
+//! except a few that are listed. Events delivered beyond the cursor when the process ended are
+//! delivered again under the same `webhook-id`. Events of one thread are delivered one after the
+//! other; those of different threads may overtake each other.
 
 mod metrics;
 mod order;

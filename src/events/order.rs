@@ -1,31 +1,32 @@
-//! Owns the order in which a subscriber is told: one event of a thread at a time, the next when the last
-//! is done.
+//! Owns the order of delivery to a subscriber: one event of a thread at a time, the next one when
+//! the last is done.
 //!
-//! Does not tell, and knows no clock.
+//! Does not deliver, and reads no clock.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::store::{CURSOR_GAPS_MAX, Cursor, Event, EventId};
 
-/// An event to be told.
+/// An event to be delivered.
 pub(super) type QueuedEvent = (EventId, Arc<Event>);
 
 /// The events that are not done, up to the newest one read.
 #[derive(Debug, Default)]
 pub(super) struct EventOrder {
-    /// The newest event that was taken in.
+    /// The newest event that was read.
     read: EventId,
-    /// Not done.
+    /// Ids of the events that are not done.
     open: BTreeSet<EventId>,
-    /// Not begun, by thread, behind one that is being told.
+    /// Events that have not begun, by thread: they wait for the one of the thread that is being
+    /// delivered.
     blocked: HashMap<String, VecDeque<QueuedEvent>>,
-    /// May begin.
+    /// Events that may begin.
     ready: VecDeque<QueuedEvent>,
 }
 
 impl EventOrder {
-    /// All events up to `event` are done, but for these, in order.
+    /// The order at a start: all events up to `event` are done, except the given ones.
     pub(super) fn new(event: EventId, open: Vec<QueuedEvent>) -> Self {
         let mut order = Self::default();
         for told in open {
@@ -35,18 +36,19 @@ impl EventOrder {
         order
     }
 
-    /// The newest event that was taken in.
+    /// The newest event that was read.
     pub(super) const fn read(&self) -> EventId {
         self.read
     }
 
-    /// Events that are not done.
+    /// The number of events that are not done.
     pub(super) fn open(&self) -> usize {
         self.open.len()
     }
 
-    /// How far the subscriber is: to the newest event read, or to before the first that is one too many
-    /// to be named as open. It never goes back, nor does an event come to be open at a place once told.
+    /// The subscriber's cursor: the newest event read, or the one before the first event that
+    /// exceeds the list of open ones. The cursor never goes back, and no event below a recorded
+    /// cursor becomes open again.
     pub(super) fn position(&self) -> Cursor {
         let mut open: Vec<_> = self
             .open
@@ -58,7 +60,7 @@ impl EventOrder {
             true => open.pop(),
             false => None,
         };
-        // Numbers begin with 1.
+        // Event ids begin at 1.
         let event = beyond.map_or(self.read, |EventId(id)| EventId(id.saturating_sub(1)));
         Cursor {
             last: event,
@@ -66,7 +68,7 @@ impl EventOrder {
         }
     }
 
-    /// Takes the next event in; `wanted` says whether the subscriber is to hear of it.
+    /// Adds the next event; `wanted` tells whether the subscriber wants it.
     pub(super) fn push(&mut self, (id, event): QueuedEvent, wanted: bool) {
         self.read = id;
         if !wanted {
@@ -85,12 +87,12 @@ impl EventOrder {
         }
     }
 
-    /// The next event that may be told.
+    /// The next event that may be delivered.
     pub(super) fn next(&mut self) -> Option<QueuedEvent> {
         self.ready.pop_front()
     }
 
-    /// An event was told or given up: the next of its thread may be.
+    /// Marks an event as delivered or given up, and frees the next one of its thread.
     pub(super) fn complete(&mut self, id: EventId, event: &Event) {
         self.open.remove(&id);
         let Some(thread) = &event.thread_id else {
@@ -154,8 +156,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever ends first: within a thread the order holds, all is told once, and the place
-        /// never passes an event that is not done.
+        /// In whatever order attempts end, each event is delivered once, threads keep their order,
+        /// and the cursor never passes an event that is not done.
         #[test]
         fn threads_keep_their_order(
             events in proptest::collection::vec((proptest::option::of(0u8..4), any::<bool>()), 0..40),

@@ -1,6 +1,6 @@
-//! Owns the loop of one subscriber: from the store's events to its webhook, and the place kept between.
+//! Owns the loop of one subscriber: from the store's events to its webhook, and the cursor between.
 //!
-//! Does not make requests itself: that is `hook`.
+//! Does not make the requests: `webhook` does.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -19,26 +19,27 @@ use crate::clock;
 use crate::retry::{self, AttemptFailure, NextStep};
 use crate::store::{Cursor, Event, EventId, EventKind, Fact, RecordError, Store};
 
-/// Events taken in that are not done: no more memory than theirs is held.
+/// The most events that are read and not done: they bound the memory.
 const OPEN_MAX: usize = 1000;
-/// Requests to one subscriber at a time.
+/// The most concurrent requests to one subscriber.
 const CONCURRENCY: usize = 8;
-/// How often the place is kept, at most: what was told since is told again after a crash.
+/// The shortest time between two records of the cursor. Events delivered since the last one are
+/// delivered again after a crash.
 const CURSOR_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Who is told, and how patiently.
+/// The name, the wishes and the retry schedule of a subscriber.
 #[derive(Clone, Debug)]
 pub struct SubscriberSettings {
-    /// The name its place is kept under.
+    /// The name that the cursor is kept under.
     pub name: String,
-    /// What it wants to hear of; empty is everything.
+    /// The kinds of events that are wanted; empty means all.
     pub kinds: Vec<EventKind>,
-    /// When a request is made again, and when an event is given up.
+    /// The schedule of retries, and the age at which an event is given up.
     pub retry: retry::Settings,
 }
 
 impl SubscriberSettings {
-    /// One that wants everything, patient for three days.
+    /// Settings for all kinds of events, retried for three days.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -52,12 +53,12 @@ impl SubscriberSettings {
     }
 }
 
-/// Where a subscriber is told.
+/// The destination of a subscriber's events.
 #[derive(Debug)]
 pub enum EventSink {
-    /// By its webhook.
+    /// A webhook.
     Hook(EventWebhook),
-    /// In the log: a line an event.
+    /// The log, with one line for each event.
     Log,
 }
 
@@ -85,7 +86,7 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// A subscriber that is told by `sink`.
+    /// A subscriber with this destination.
     pub const fn new(
         settings: SubscriberSettings,
         sink: EventSink,
@@ -100,7 +101,7 @@ impl Subscriber {
         }
     }
 
-    /// Tells until `stop` is true. One that was never told anything begins with what happens now.
+    /// Delivers events until `stop` is true. A new subscriber begins with the events from now on.
     ///
     /// # Errors
     /// The store records nothing any more.
@@ -149,8 +150,8 @@ impl Subscriber {
         Ok(())
     }
 
-    /// Where to go on. A new subscriber's place is kept at once, so that nothing that happens from now
-    /// on passes it by.
+    /// The cursor to begin at. A new subscriber's cursor is recorded at once, so that it misses
+    /// nothing from now on.
     async fn start_cursor(&self, newest: EventId) -> Result<Cursor, RecordError> {
         let known = self.store.cursor(&self.settings.name);
         let Some(position) = known else {
@@ -164,7 +165,7 @@ impl Subscriber {
         Ok(position)
     }
 
-    /// The events below its place that it is still to hear of.
+    /// The events below the cursor that are still to be delivered.
     fn open_events(&self, position: &Cursor) -> Vec<QueuedEvent> {
         let mut open = Vec::new();
         for id in &position.gaps {
@@ -187,7 +188,7 @@ impl Subscriber {
         self.settings.kinds.is_empty() || self.settings.kinds.contains(&kind)
     }
 
-    /// Takes in what happened, as far as there is room.
+    /// Reads further events as far as there is room.
     fn read_events(&self, order: &mut EventOrder) {
         const COUNT: usize = 100;
         while order.open() < OPEN_MAX {
@@ -204,7 +205,7 @@ impl Subscriber {
         }
     }
 
-    /// Who is too far behind misses what is kept no more; a person must hear of it.
+    /// Warns that a subscriber is so far behind that events were removed before it had them.
     fn report_gap(&self, read: EventId) {
         let oldest = self.store.oldest_event().unwrap_or_default();
         if read == EventId::default() || oldest.0 <= read.0.saturating_add(1) {
@@ -215,7 +216,7 @@ impl Subscriber {
         warn!(subscriber = name, %read, %oldest, "too far behind: events between these two are not told");
     }
 
-    /// Tells one event, as often as it takes.
+    /// Delivers one event, in as many attempts as it takes.
     async fn deliver(&self, id: EventId, event: &Event, slots: &Semaphore) {
         let name = &self.settings.name;
         for attempts in 1.. {
@@ -260,7 +261,7 @@ impl Subscriber {
         Ok(position)
     }
 
-    /// A full disk only means that more is told again after a crash.
+    /// A full disk is tolerated: more events are then delivered again after a crash.
     async fn record(&self, position: Cursor) -> Result<(), RecordError> {
         let fact = Fact::Heard {
             subscriber: self.settings.name.clone(),
@@ -275,7 +276,8 @@ impl Subscriber {
     }
 }
 
-/// Any number; none if the system has none to give, which only makes subscribers wait alike.
+/// A random number; 0 without random bytes from the system, which only makes the waits of
+/// subscribers equal.
 fn random() -> u64 {
     getrandom::u64().unwrap_or_default()
 }

@@ -1,7 +1,7 @@
-//! Owns one request to a subscriber's webhook: its signature by the Standard Webhooks scheme, and what its
-//! answer means.
+//! Owns one request to a subscriber's webhook: its signature by the Standard Webhooks scheme, and
+//! the meaning of the response.
 //!
-//! Does not try again.
+//! Does not retry.
 
 use std::error::Error;
 use std::fmt;
@@ -17,20 +17,20 @@ use thiserror::Error;
 use crate::clock::Timestamp;
 use crate::store::{Event, EventId};
 
-/// Octets a signing key must have, decoded (Standard Webhooks asks for 24 to 64).
+/// Octets of a signing key after decoding (Standard Webhooks asks for 24 to 64).
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
-/// Octets of an answer's body that are read; what it says is of no interest.
+/// The most octets of a response body that are read; its content is ignored.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// Signs requests by the Standard Webhooks scheme, version `v1`. Never printed.
+/// A signing key of the Standard Webhooks scheme, version `v1`. It is never printed.
 #[derive(Clone)]
 pub struct WebhookSigner(Vec<u8>);
 
 impl WebhookSigner {
-    /// Reads a secret as base64, with or without `whsec_` before it.
+    /// Parses a secret in base64, with or without the prefix `whsec_`.
     ///
     /// # Errors
-    /// It is not of that form, or too short or too long.
+    /// The text has another form, or the key is too short or too long.
     pub fn parse(text: &str) -> Result<Self, WebhookSignerError> {
         let encoded = text.strip_prefix("whsec_").unwrap_or(text);
         let key = BASE64
@@ -42,7 +42,7 @@ impl WebhookSigner {
         Ok(Self(key))
     }
 
-    /// The `webhook-signature` field's value.
+    /// The value of the `webhook-signature` field.
     #[expect(
         clippy::expect_used,
         reason = "HMAC takes a key of any length (RFC 2104 section 2)"
@@ -60,23 +60,23 @@ impl fmt::Debug for WebhookSigner {
     }
 }
 
-/// The secret is not of the scheme's form.
+/// The secret has not the form of the scheme.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("not the base64 of 24 to 64 octets, as whsec_…")]
 pub struct WebhookSignerError;
 
-/// Where a webhook is and how long it may take.
+/// The address and the bounds of a webhook.
 #[derive(Clone, Debug)]
 pub struct EventWebhookSettings {
-    /// As in `https://product.example/hooks/mail`.
+    /// The URL, such as `https://product.example/hooks/mail`.
     pub url: String,
-    /// What signs: while a secret changes, both, the new one first.
+    /// The signing keys, the newest first; several while a secret is being rotated.
     pub signers: Vec<WebhookSigner>,
-    /// The longest a request may take.
+    /// The longest time of a request.
     pub timeout: Duration,
 }
 
-/// A subscriber's webhook. Redirects are not followed, proxies of the environment are not asked.
+/// A subscriber's webhook. Redirects are not followed, and proxies of the environment are not used.
 #[derive(Clone, Debug)]
 pub struct EventWebhook {
     client: Client,
@@ -84,10 +84,10 @@ pub struct EventWebhook {
     signers: Vec<WebhookSigner>,
 }
 
-/// Why a webhook cannot be used.
+/// The reason why a webhook cannot be used.
 #[derive(Debug, Error)]
 pub enum EventWebhookError {
-    /// The URL is none that a request can go to.
+    /// The URL cannot be requested.
     #[error("URL is not http:// or https:// with a host and without user, password and fragment")]
     Url,
     /// The HTTP client could not be set up.
@@ -95,12 +95,12 @@ pub enum EventWebhookError {
     Client(#[source] reqwest::Error),
 }
 
-/// What came of a request.
+/// The result of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum EventPostOutcome {
-    /// 2xx.
+    /// The subscriber accepted the event with 2xx.
     Accepted,
-    /// It may pass.
+    /// The request failed and may succeed later.
     Retry {
         reason: String,
         retry_after: Option<Duration>,
@@ -108,10 +108,10 @@ pub(super) enum EventPostOutcome {
 }
 
 impl EventWebhook {
-    /// Checks the settings; connects to nothing yet.
+    /// Checks the settings without connecting.
     ///
     /// # Errors
-    /// Says what cannot be used.
+    /// Says which setting cannot be used.
     pub fn new(settings: EventWebhookSettings) -> Result<Self, EventWebhookError> {
         let url = Url::parse(&settings.url).map_err(|_| EventWebhookError::Url)?;
         let plain = url.username().is_empty()
@@ -137,7 +137,7 @@ impl EventWebhook {
         })
     }
 
-    /// Tells one event. Its `webhook-id` is the same each time.
+    /// Sends one event. Its `webhook-id` is the same in every attempt.
     pub(super) async fn send(
         &self,
         id: EventId,
@@ -168,7 +168,7 @@ impl EventWebhook {
     }
 }
 
-/// The status alone decides. What is left of a short body is read, so that the connection lives on.
+/// Only the status counts. The rest of a short body is read, so that the connection can be reused.
 async fn read_response(mut response: reqwest::Response) -> EventPostOutcome {
     let status = response.status();
     let wish = response.headers().get(RETRY_AFTER);
@@ -189,7 +189,7 @@ async fn read_response(mut response: reqwest::Response) -> EventPostOutcome {
     }
 }
 
-/// The innermost cause alone: the outer ones repeat the URL.
+/// The innermost cause only, because the outer ones repeat the URL.
 fn root_cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "time-out".to_owned();

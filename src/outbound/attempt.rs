@@ -1,6 +1,7 @@
-//! Owns what is done for one job: may it go, what is sent, what came of it, and what is noted.
+//! Owns one attempt at one job: whether it may be sent, the sending, and the facts recorded about
+//! it.
 //!
-//! Does not choose the job nor its moment.
+//! Does not choose the job, nor the time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,43 +22,43 @@ use crate::store::{
     Event, EventKind, Fact, Job, JobOutcome, JobRecord, JobState, RecordError, Store,
 };
 
-/// How long a job waits that could not be noted as begun.
+/// The pause when the store has no room to record the beginning of an attempt.
 const STORE_FULL_PAUSE: Duration = Duration::from_secs(10);
-/// How long it takes until a note that found no room is tried again.
+/// The time between two tries to record a result while the store is full.
 const RECORD_RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// Octets of the product's own names in an event.
+/// The most octets of the product's own ids in an event.
 const NAME_BYTES_MAX: usize = 256;
-/// Jobs in doubt that are named at the start.
+/// The most interrupted jobs that are named in the log at a start.
 const INTERRUPTED_LOGGED_MAX: usize = 100;
 
-/// What the jobs are done with.
+/// Everything that attempts need.
 pub(super) struct JobRunner {
     pub(super) store: Store,
     pub(super) relays: RelayPool,
     pub(super) signers: Arc<[DkimSigningKey]>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) schedule: SendSchedule,
-    /// An address is held back when so many jobs came back from it for good.
+    /// The number of hard bounces that suppress an address.
     pub(super) suppress_after: u32,
-    /// Our reply domains: a mail to one would come back as a reply.
+    /// The reply domains: a mail to one of them would come back as a reply.
     pub(super) own_domains: Vec<Domain>,
-    /// Jobs are kept to be looked at, and none is sent.
+    /// True if jobs are kept for inspection and none is sent.
     pub(super) capture: bool,
 }
 
-/// How an attempt ended, for the loop.
+/// The result of an attempt, for the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum JobEnd {
-    /// It is noted.
+    /// The result is recorded.
     Recorded,
-    /// Nothing was done, and nothing may be done before then.
+    /// Nothing was done; no job may begin before this time has passed.
     Pause(Duration),
-    /// The store takes nothing any more.
+    /// The store accepts nothing any more.
     StoreDead,
 }
 
 impl JobRunner {
-    /// One attempt. Nothing goes out before it is noted that it may have.
+    /// Makes one attempt. Its beginning is on disk before the first byte is sent.
     pub(super) async fn run(self: Arc<Self>, record: JobRecord) -> JobEnd {
         let job = &record.job;
         let now = clock::now();
@@ -102,12 +103,12 @@ impl JobRunner {
                 self.conclude(&record, attempt, relay).await
             }
             Err(error) if error.is_panic() => self.fail_after_panic(record.job.id).await,
-            // The runtime is going down; the next start finds the job begun.
+            // The runtime is shutting down; the next start finds the job begun.
             Err(_) => JobEnd::Pause(RECORD_RETRY_INTERVAL),
         }
     }
 
-    /// Gives up a job whose time is over while no relay can be asked once more.
+    /// Gives up a job that has expired while no relay is available.
     pub(super) async fn give_up(self: Arc<Self>, record: JobRecord) -> JobEnd {
         let last = record.history.last();
         let last = last.map_or("no relay can be spoken to", |trial| trial.reply.as_str());
@@ -115,14 +116,15 @@ impl JobRunner {
         self.fail(&record, None, reason).await
     }
 
-    /// A panic ends one job, and its mail waits for a person: the next attempt would do the same.
+    /// Fails a job whose attempt panicked: the next attempt would do the same, so its mail waits
+    /// for a person.
     pub(super) async fn fail_after_panic(&self, id: JobId) -> JobEnd {
         error!(job = %id, "the program failed on a job: it waits for a person");
         self.metrics.count_attempt("panicked");
         let waits = |record: &JobRecord| matches!(record.state, JobState::Waiting { .. });
         match self.store.job(id).filter(waits) {
             Some(record) => {
-                // Where in the attempt it failed nobody knows.
+                // The attempt may have failed before or after the mail was sent.
                 let is_doubt = record.begun_at.is_some();
                 let record = JobRecord {
                     doubts: record.doubts.saturating_add(is_doubt.into()),
@@ -135,7 +137,8 @@ impl JobRunner {
         }
     }
 
-    /// Tells which jobs were under way when the process ended, for they may be sent twice. Blocks.
+    /// Logs the jobs whose attempt was interrupted by the end of the last process: they may be sent
+    /// twice. Blocks.
     pub(super) fn log_interrupted_jobs(&self) {
         const PAGE: usize = 4_096;
         let is_waiting = |state: &JobState| matches!(state, JobState::Waiting { .. });
@@ -163,14 +166,14 @@ impl JobRunner {
         }
     }
 
-    /// Why this job is not sent at all, if so.
+    /// The reason why this job may not be sent at all, if there is one.
     fn local_refusal(&self, job: &Job, now: Timestamp) -> Option<String> {
         if self.own_domains.contains(job.recipient.domain()) {
             let why = "556 5.1.10 the recipient is at one of our own reply domains";
             return Some(why.to_owned());
         }
         let suppression = self.store.suppression(&job.recipient, now)?;
-        // A person's word counts at once, a mail that came back when there were enough of them.
+        // An entry made by a person counts at once, bounces count from a number of them.
         let bounces = suppression.bounces;
         if bounces != 0 && bounces < self.suppress_after {
             return None;
@@ -181,7 +184,7 @@ impl JobRunner {
         )))
     }
 
-    /// Signs and sends. `tries` counts this attempt. Blocks.
+    /// Signs and sends the mail. `tries` counts this attempt. Blocks.
     fn send(&self, job: &Job, tries: SendAttempts) -> (SendOutcome, Option<String>) {
         let never = |reply: String| (SendOutcome::PermanentFailure { code: None, reply }, None);
         let mail = match self.store.job_mail(job.id) {
@@ -293,7 +296,7 @@ impl JobRunner {
 
     async fn fail(&self, record: &JobRecord, relay: Option<String>, reason: String) -> JobEnd {
         let (id, at) = (record.job.id, clock::now());
-        // An attempt that nobody knows the end of is not undone by what a later one came to.
+        // A later result does not change that an earlier attempt may have sent the mail.
         let reason = match record.doubts {
             0 => truncate_text(reason),
             _ => truncate_text(format!("in doubt, it may have arrived: {reason}")),
@@ -313,7 +316,7 @@ impl JobRunner {
         self.record(vec![ended, Fact::Happened(event)]).await
     }
 
-    /// Notes what happened, however long the disk has no room for it: what is not noted is done again.
+    /// Records facts, and waits while the disk is full: an unrecorded attempt would be made again.
     async fn record(&self, facts: Vec<Fact>) -> JobEnd {
         let mut is_told = false;
         loop {
@@ -345,7 +348,7 @@ fn no_success(record: &JobRecord) -> String {
     format!("no success in {} attempts", record.attempts)
 }
 
-/// What the product is told. Instead of an empty word there is null.
+/// The event for the product. Empty texts become null.
 fn event<const N: usize>(
     kind: EventKind,
     record: &JobRecord,
@@ -398,7 +401,8 @@ fn truncate_name(mut text: String) -> String {
     text
 }
 
-/// Any number. Without random bytes from the system all wait the same time, which is no harm.
+/// A random number; 0 without random bytes from the system, which makes all waits equal and does no
+/// harm.
 fn random() -> u64 {
     getrandom::u64().unwrap_or(0)
 }

@@ -1,6 +1,6 @@
 //! Owns the DKIM signatures of outgoing mail (RFC 6376, RFC 8463).
 //!
-//! Does not change the mail: a signature is a field to put on top.
+//! Does not change the mail: a signature is a field to prepend.
 
 use std::fmt;
 
@@ -13,8 +13,8 @@ use thiserror::Error;
 
 use crate::mail::address::Domain;
 
-/// The fields that are signed, where they are there; that one of them is not is signed too, so none
-/// can be added. From is signed once more than it is there.
+/// The fields that are signed if they are present. Their absence is signed too, so that none can be
+/// added. From is signed once more often than it occurs.
 const FIELDS: [&str; 17] = [
     "From",
     "From",
@@ -35,27 +35,27 @@ const FIELDS: [&str; 17] = [
     "List-Unsubscribe-Post",
 ];
 
-/// Keys at most: each costs every mail a signature.
+/// The most keys; each one costs every mail a signature.
 pub const KEYS_MAX: usize = 4;
 
-/// Why a key or a signature could not be made.
+/// The reason why a key or a signature could not be made.
 #[derive(Debug, Error)]
 pub enum DkimSignError {
-    /// The text is no private key in PEM form.
+    /// The text is not a private key in PEM form.
     #[error("no private key in PEM form")]
     Pem,
     /// The key is neither RSA of 2048 bits or more nor Ed25519.
     #[error("neither an RSA key of 2048 bits or more nor an Ed25519 key")]
     Kind,
-    /// The selector is no dotted labels.
+    /// The selector does not consist of dotted labels.
     #[error("selector is not of the form label.label")]
     Selector,
-    /// It cannot be signed with.
+    /// The key cannot sign.
     #[error("cannot be signed: {0}")]
     Crypto(String),
 }
 
-/// One key with its name in the DNS.
+/// A key with its name in the DNS.
 pub struct DkimSigningKey {
     domain: Domain,
     selector: String,
@@ -74,7 +74,7 @@ impl fmt::Debug for DkimSigningKey {
 }
 
 impl DkimSigningKey {
-    /// A key as PEM, whose public half is at `selector._domainkey.domain`.
+    /// Reads a key in PEM form, whose public half is at `selector._domainkey.domain`.
     ///
     /// # Errors
     /// The key or the selector cannot be used. The key is not shown.
@@ -84,7 +84,7 @@ impl DkimSigningKey {
             return Err(DkimSignError::Selector);
         }
         let der = PrivateKeyDer::from_pem_slice(pem.as_bytes())
-            // The error's own words may show a line of the key.
+            // The text of the error could contain a line of the key.
             .map_err(|_| DkimSignError::Pem)?;
         let ed25519 = match &der {
             PrivateKeyDer::Pkcs8(der) => {
@@ -106,19 +106,20 @@ impl DkimSigningKey {
         })
     }
 
-    /// The domain that vouches.
+    /// The signing domain (d=).
     pub const fn domain(&self) -> &Domain {
         &self.domain
     }
 
-    /// True if DMARC may take this signature for one of `from`'s domain: it is the same or above it.
+    /// Tells whether DMARC aligns this signature with the domain of `from`: it is the same domain
+    /// or a parent.
     pub fn is_aligned(&self, from: &Domain) -> bool {
         let (ours, theirs) = (self.domain.ascii(), from.ascii());
         let below = theirs.strip_suffix(&ours);
         below.is_some_and(|below| below.is_empty() || below.ends_with('.'))
     }
 
-    /// The field for this mail, its line end included.
+    /// The signature field for this mail, with its line end.
     ///
     /// # Errors
     /// The key cannot sign.
@@ -133,7 +134,8 @@ impl DkimSigningKey {
         };
         let signature = signature.map_err(|error| DkimSignError::Crypto(error.to_string()))?;
         let field = signature.to_header();
-        // Some verifiers, dkimpy among them, take a fold behind the signature for a part of what is signed.
+        // Some verifiers, such as dkimpy, take a fold behind the signature for a part of the signed
+        // text.
         Ok(match field.trim_end().strip_suffix("\r\n\t;") {
             Some(signed) => format!("{signed};\r\n"),
             None => field,
@@ -150,7 +152,7 @@ fn configure<K: SigningKey>(key: K, domain: &Domain, selector: &str) -> DkimSign
         .body_canonicalization(Canonicalization::Relaxed)
 }
 
-/// The fields of all keys for this mail, to be put on top of it.
+/// The signature fields of all keys for this mail, to be prepended to it.
 ///
 /// # Errors
 /// One of the keys cannot sign.
@@ -165,8 +167,9 @@ pub fn signature_fields(signers: &[DkimSigningKey], mail: &[u8]) -> Result<Strin
         .collect()
 }
 
-/// The mail without the white space its body ends with, which the relaxed form leaves out anyway (RFC 6376
-/// section 3.4.4). `mail-auth` 0.13.3 leaves in what is above a last line of blanks.
+/// The mail without the white space at the end of its body, which the relaxed canonicalisation
+/// leaves out anyway (RFC 6376 section 3.4.4). `mail-auth` 0.13.3 keeps blank lines above a last
+/// line of spaces.
 fn trimmed(mail: &[u8]) -> Vec<u8> {
     let head = memchr::memmem::find(mail, b"\r\n\r\n").map_or(mail.len(), |at| at + 4);
     let (head, body) = mail.split_at(head);

@@ -1,6 +1,6 @@
-//! Owns what is counted about outgoing mail.
+//! Owns the counters of outgoing mail.
 //!
-//! Does not count what the outbox' ledger knows: how many jobs are in which state.
+//! Does not count jobs by state: the outbox ledger does.
 
 use std::time::Duration;
 
@@ -11,14 +11,15 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-/// Seconds of an attempt: a hundredth on this machine, minutes with a relay that is slow.
+/// Buckets for the seconds of an attempt: a hundredth on the same machine, minutes with a slow
+/// relay.
 const ATTEMPT_BUCKETS: [f64; 10] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 60.0, 300.0, 900.0];
-/// Seconds from taken to sent: under a second when all is well, days after an outage.
+/// Buckets for the seconds from accepted to sent: under a second normally, days after an outage.
 const AGE_BUCKETS: [f64; 10] = [
     0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3_600.0, 21_600.0, 86_400.0, 259_200.0,
 ];
 
-/// The counters.
+/// The counters of outgoing mail.
 #[derive(Debug)]
 pub struct Metrics {
     attempts: Family<OutcomeLabels, Counter>,
@@ -40,7 +41,7 @@ struct RelayLabels {
 }
 
 impl Metrics {
-    /// Counters at zero, made known to `registry` as `postern_outbound_*`.
+    /// Registers counters at zero as `postern_outbound_*`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             attempts: Family::default(),

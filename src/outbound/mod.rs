@@ -1,6 +1,7 @@
-//! Owns the way back: what the product answers becomes a mail, waits in the outbox and goes to a relay.
+//! Owns the way back: an answer of the product becomes a mail, waits in the outbox and goes to a
+//! relay.
 //!
-//! Does not know HTTP, and reads no mail that came in.
+//! Does not know HTTP, and reads no incoming mail.
 
 mod attempt;
 pub mod compose;

@@ -1,32 +1,32 @@
-//! Owns how many mails may go out in a second: all together, and to one domain.
+//! Owns the rate limits of outgoing mail: for all mail together and for each domain.
 //!
 //! Does not wait and reads no clock: time is an argument.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Domains that are counted at a time. Those that have rested are forgotten first.
+/// The most domains that are tracked. Idle ones are removed first.
 pub const DOMAINS_MAX: usize = 10_000;
 
-/// Paces of outgoing mail.
+/// Rate limits of outgoing mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SendRates {
-    /// Mails a second, all together.
+    /// Mails per second to all domains together.
     pub all: u32,
-    /// Mails a second to one domain.
+    /// Mails per second to one domain.
     pub domain: u32,
 }
 
-/// Which pace is used up, and until when.
+/// The limit that is exhausted, and the time when it admits the next mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateLimited {
-    /// That of all mails.
+    /// The limit of all mail.
     All(Instant),
-    /// That of one domain.
+    /// The limit of one domain.
     Domain(Instant),
 }
 
-/// Counts what goes out. A second's worth may go at once after a rest.
+/// Limits the rate of outgoing mail. A burst of one second's worth is allowed after a pause.
 #[derive(Debug)]
 pub struct SendRateLimiter {
     rates: SendRates,
@@ -35,7 +35,7 @@ pub struct SendRateLimiter {
 }
 
 impl SendRateLimiter {
-    /// Full buckets.
+    /// A limiter that has not counted anything.
     pub fn new(rates: SendRates) -> Self {
         Self {
             rates,
@@ -44,10 +44,10 @@ impl SendRateLimiter {
         }
     }
 
-    /// May a mail to this domain go out now? Then it is counted.
+    /// Counts a mail to this domain, if it may be sent now.
     ///
     /// # Errors
-    /// Not now, and from when on it is worth asking again.
+    /// The mail may not be sent before the given time.
     pub fn take(&mut self, domain: &str, now: Instant) -> Result<(), RateLimited> {
         self.all
             .check(self.rates.all, now)
@@ -62,13 +62,14 @@ impl SendRateLimiter {
                 .map_err(RateLimited::Domain)?;
             bucket.count(self.rates.domain, now);
         }
-        // So many domains at once: the pace of all alone holds them.
+        // Beyond the most tracked domains, the limit of all mail applies alone.
         self.all.count(self.rates.all, now);
         Ok(())
     }
 }
 
-/// When the pace will have caught up with what was taken (GCRA); `None` before the first.
+/// The time at which the rate will have caught up with the counted mails (GCRA); `None` before the
+/// first mail.
 #[derive(Clone, Copy, Debug, Default)]
 struct Gcra {
     due: Option<Instant>,
@@ -81,7 +82,7 @@ impl Gcra {
 
     fn check(self, rate: u32, now: Instant) -> Result<(), Instant> {
         let step = interval(rate);
-        // A second's worth, or one where that is less.
+        // The burst is one second's worth, or one mail where that is less.
         let room = (step * rate.max(1)).max(step);
         match self.due {
             Some(due) if due + step > now + room => Err(due + step - room),

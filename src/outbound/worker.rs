@@ -1,7 +1,7 @@
-//! Owns the loop that empties the outbox into the relays: which jobs may go now, and how many at
-//! once.
+//! Owns the loop that empties the outbox into the relays: which jobs may be sent now, and how many
+//! at once.
 //!
-//! Does not know what is done for one job (`attempt`) nor how a relay is spoken to (`relay`).
+//! Does not know how one job is sent (`attempt`), nor the protocol (`relay`).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::pin;
@@ -25,45 +25,47 @@ use crate::mail::job_id::JobId;
 use crate::retry::SendSchedule;
 use crate::store::{JobState, Store};
 
-/// Domains, or jobs, looked at in one go.
+/// The most domains or jobs that are read at a time.
 const PAGE: usize = 64;
-/// The loop looks around so often, whatever it heard: the wall clock may have been set.
+/// The longest time between two looks at the outbox, because the wall clock may have been set.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
-/// How long a domain is closed that has enough attempts under way; the end of one opens it sooner.
+/// The time for which a domain with enough concurrent attempts is closed; the end of one attempt
+/// opens it earlier.
 const BUSY_DOMAIN_WAIT: Duration = Duration::from_secs(60);
-/// A job that is due later than any wait is long was put off by a clock that has been set back.
+/// A job that is due later than any wait plus this slack was deferred by a clock that has been set
+/// back since.
 const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
 /// Bounds of the worker.
 #[derive(Clone, Debug)]
 pub struct OutboundSettings {
-    /// Attempts under way at a time, each with a thread and a connection.
+    /// The most concurrent attempts, each with a connection.
     pub connections: usize,
-    /// Attempts under way at a time to one domain.
+    /// The most concurrent attempts to one domain.
     pub domain_connections: usize,
-    /// Mails a second.
+    /// The rate limits.
     pub rates: SendRates,
-    /// The pace of attempts.
+    /// The schedule of retries.
     pub schedule: SendSchedule,
-    /// An address is held back when so many jobs came back from it for good.
+    /// The number of hard bounces that suppress an address.
     pub suppress_after: u32,
-    /// Jobs are kept to be looked at, and none is sent.
+    /// True if jobs are kept for inspection and none is sent.
     pub capture: bool,
-    /// Our reply domains, to which nothing is sent.
+    /// The reply domains, to which nothing is sent.
     pub own_domains: Vec<Domain>,
-    /// The longest wait for attempts under way when the worker stops.
+    /// The longest wait for running attempts when the worker stops.
     pub grace: Duration,
 }
 
-/// Why the worker ended by itself.
+/// The reason why the worker ended by itself.
 #[derive(Debug, Error)]
 pub enum OutboundWorkerError {
-    /// The store takes nothing any more, so nothing can be sent without doing it again later.
+    /// The store accepts nothing any more, so nothing can be sent without being sent again later.
     #[error("store takes no more facts")]
     StoreDead,
 }
 
-/// The worker of all jobs. One a store.
+/// The worker of all jobs; a store has one.
 pub struct OutboundWorker {
     runner: Arc<JobRunner>,
     settings: OutboundSettings,
@@ -71,13 +73,14 @@ pub struct OutboundWorker {
     tasks: JoinSet<JobEnd>,
     running: HashMap<Id, (JobId, Arc<str>)>,
     in_flight: HashSet<JobId>,
-    /// Attempts under way by domain.
+    /// Concurrent attempts by domain.
     domain_counts: HashMap<Arc<str>, usize>,
-    /// Domains that have enough, and until when: of those a pace is kept of, or mail is on its way to.
+    /// Domains that must wait, and until when: for their rate limit, or because enough attempts are
+    /// running.
     closed_domains: HashMap<Arc<str>, Instant>,
-    /// The domains that had an attempt last, at most [`PAGE`], the latest at the end.
+    /// The domains of the last attempts, at most [`PAGE`], the latest at the end.
     recent_domains: VecDeque<Arc<str>>,
-    /// Nothing may go before then, for it could not be noted.
+    /// No job may begin before this time, because it could not be recorded.
     paused_until: Option<Instant>,
     cleaned_up_at: Instant,
 }
@@ -116,16 +119,16 @@ impl OutboundWorker {
         }
     }
 
-    /// Sends until `stop` is true or its sender is gone; then lets what is under way end within the
-    /// grace. What does not is found as begun by the next start, and sent again.
+    /// Sends until `stop` is true or its sender is gone; then lets running attempts end within the
+    /// grace. Attempts that do not end are found by the next start as begun, and sent again.
     ///
     /// # Errors
-    /// If the store is dead. The process should end.
+    /// The store is dead; the process should end.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), OutboundWorkerError> {
         let desk = Arc::clone(&self.runner);
         let store = desk.store.clone();
         let doubts = Arc::clone(&desk);
-        // A panic there has been told by the hook, and takes nothing with it.
+        // A panic there is reported by the panic hook, and stops nothing else.
         drop(task::spawn_blocking(move || doubts.log_interrupted_jobs()).await);
         let mut stopped = pin!(async { drop(stop.wait_for(|stop| *stop).await) });
         loop {
@@ -160,7 +163,7 @@ impl OutboundWorker {
         Ok(())
     }
 
-    /// Starts what may go, and tells when there may be more.
+    /// Starts the jobs that may run, and returns the time of the next look.
     fn start_due(&mut self) -> Instant {
         let now = Instant::now();
         let wall = clock::now();
@@ -203,8 +206,8 @@ impl OutboundWorker {
         opens.map_or(wake, |opens| wake.min(*opens))
     }
 
-    /// A due job of each domain that may have one, those first that had none for the longest time: a
-    /// domain with many of them does not keep the others waiting.
+    /// One due job for each domain that may have one, in the order of their last attempts, so that
+    /// a domain with many jobs does not delay the others.
     fn next_job_per_domain(&self, horizon: Timestamp) -> Vec<(JobId, Arc<str>)> {
         let store = &self.runner.store;
         let is_free = |id| !self.in_flight.contains(&id);
@@ -215,7 +218,7 @@ impl OutboundWorker {
         found
     }
 
-    /// Nobody can be asked: only those go whose time is over.
+    /// Gives up the expired jobs while no relay is available.
     fn give_up(&mut self, horizon: Timestamp, wall: Timestamp) {
         let store = &self.runner.store;
         let due = store.due_jobs(horizon, PAGE, |id| !self.in_flight.contains(&id));
@@ -226,7 +229,8 @@ impl OutboundWorker {
         }
     }
 
-    /// A job goes, or its domain is closed; false if the job is gone. An error if none may go before then.
+    /// Starts a job or closes its domain; false if the job is gone. The error is a time before
+    /// which no job may start.
     fn start_job(&mut self, id: JobId, domain: &Arc<str>, now: Instant) -> Result<bool, Instant> {
         if !self.settings.capture {
             let under_way = self.domain_counts.get(domain).copied().unwrap_or(0);
@@ -237,7 +241,7 @@ impl OutboundWorker {
             }
         }
         let record = self.runner.store.job(id);
-        // One that is over by now does not wait any more.
+        // A job that was settled since is not waiting any more.
         let Some(record) = record.filter(|r| matches!(r.state, JobState::Waiting { .. })) else {
             return Ok(false);
         };
@@ -274,7 +278,7 @@ impl OutboundWorker {
         self.update_gauge();
     }
 
-    /// An attempt is over, one way or another.
+    /// Handles the end of an attempt, a panic included.
     async fn handle_end(
         &mut self,
         ended: Result<(Id, JobEnd), JoinError>,
@@ -310,7 +314,7 @@ impl OutboundWorker {
         Ok(())
     }
 
-    /// Closes connections that rest for too long, off the async threads.
+    /// Closes connections that have been idle for too long, outside the async threads.
     fn close_idle_connections(&mut self) {
         if self.cleaned_up_at.elapsed() < POLL_INTERVAL {
             return;
@@ -321,7 +325,7 @@ impl OutboundWorker {
     }
 
     fn has_capacity(&self) -> bool {
-        // A relay that failed is found out about with one mail, not with all there are.
+        // A failed relay is tried with one mail, not with all.
         let doubtful = !self.settings.capture && self.runner.relays.all_failing();
         let most = if doubtful {
             1
@@ -337,7 +341,7 @@ impl OutboundWorker {
         self.runner.store.next_due(is_free, is_open)
     }
 
-    /// Until when jobs count as due: now, or later after the clock was set back.
+    /// The time up to which jobs count as due: now, or later after the clock was set back.
     fn due_horizon(&self, wall: Timestamp) -> Timestamp {
         let longest = self.settings.schedule.longest_wait() + CLOCK_SLACK;
         let next = self.next_due();

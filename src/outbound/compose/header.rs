@@ -1,4 +1,4 @@
-//! Owns the header of a mail we write: types that cannot hold a line end, encoding and folding.
+//! Owns the header of an outgoing mail: types that cannot hold a line end, encoding and folding.
 //!
 //! Does not know which fields a mail has.
 
@@ -10,24 +10,25 @@ use thiserror::Error;
 use crate::mail::address::{Address, Domain};
 use crate::mail::job_id::JobId;
 
-/// Characters of an extra field's name.
+/// The most characters in the name of an extra field.
 const NAME_CHARS_MAX: usize = 40;
-/// Octets of an extra field's value.
+/// The most octets in the value of an extra field.
 const TEXT_BYTES_MAX: usize = 900;
-/// Characters of a line before it is folded (RFC 2047 section 2 for lines with encoded words).
+/// Characters of a line before it is folded (RFC 2047 section 2, for lines with encoded words).
 const LINE_CHARS: usize = 76;
-/// A longer word without a space is encoded, so that it can be folded.
+/// The most characters of a word without a space that is written as it is; a longer one is encoded,
+/// so that it can be folded.
 const WORD_CHARS_MAX: usize = 60;
-/// Octets of a Message-ID we write again.
+/// The most octets of a foreign Message-ID that is repeated in a field.
 const MESSAGE_ID_BYTES_MAX: usize = 250;
-/// Message-IDs in a References field: the first, and this many last.
+/// Message-IDs kept from the end of a long References field; the first one is kept too.
 const REFERENCES_LAST: usize = 19;
-/// Octets of all Message-IDs in a References field.
+/// The most octets of all Message-IDs in a References field.
 const REFERENCES_BYTES_MAX: usize = 2_000;
-/// Octets of a web address in a field.
+/// The most octets of a web address in a field.
 const URL_BYTES_MAX: usize = 900;
 
-/// The names of extra fields that may be given beside `X-…`.
+/// Names of the extra fields that may be given besides `X-…`.
 const ALLOWED: [&str; 9] = [
     "comments",
     "feedback-id",
@@ -40,7 +41,7 @@ const ALLOWED: [&str; 9] = [
     "priority",
 ];
 
-/// The beginnings of `X-…` names that say something of the mail's way or of ourselves.
+/// Beginnings of `X-…` names that are reserved: they describe the mail's path or Postern itself.
 const RESERVED: [&str; 9] = [
     "x-auto",
     "x-envelope",
@@ -53,17 +54,17 @@ const RESERVED: [&str; 9] = [
     "x-spam",
 ];
 
-/// The name of an extra field: `X-…`, or one of a few that only describe. None of those a mail's
-/// way, its sender, its structure or its thread is read from.
+/// The name of an extra field: `X-…`, or one of a few descriptive fields. No field that gives a
+/// mail's path, sender, structure or thread is allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderName(String);
 
 impl HeaderName {
-    /// Reads a name of letters, digits and dashes, at most 40.
+    /// Parses a name of at most 40 letters, digits and dashes.
     ///
     /// # Errors
-    /// [`HeaderFieldError::Name`] for other characters, [`HeaderFieldError::Reserved`] for a field that is not
-    /// the caller's to set.
+    /// [`HeaderFieldError::Name`] for other characters, [`HeaderFieldError::Reserved`] for a field
+    /// that the caller may not set.
     pub fn parse(text: &str) -> Result<Self, HeaderFieldError> {
         let fits = (1..=NAME_CHARS_MAX).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
@@ -87,15 +88,15 @@ impl HeaderName {
     }
 }
 
-/// The text of a field, one line without controls. Any language.
+/// The text of a field, in any language: one line without control characters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderText(String);
 
 impl HeaderText {
-    /// Reads a text of at most 900 octets.
+    /// Parses a text of at most 900 octets.
     ///
     /// # Errors
-    /// Says whether it is longer or has a line end or another control character.
+    /// The text is longer, or has a line end or another control character.
     pub fn parse(text: &str) -> Result<Self, HeaderFieldError> {
         if text.len() > TEXT_BYTES_MAX {
             return Err(HeaderFieldError::TextTooLong);
@@ -106,10 +107,10 @@ impl HeaderText {
         Ok(Self(text.to_owned()))
     }
 
-    /// The text with each run of white space and controls as one space, without what turns the
-    /// direction of letters round, and cut to `chars_max` characters.
+    /// The text with each run of white space and controls as one space, without controls that
+    /// change the writing direction, cut to `chars_max` characters.
     pub fn cleaned(text: &str, chars_max: usize) -> Self {
-        // More than is kept is looked at, for there may be much that is left out.
+        // More is read than is kept, because much of it may be left out.
         let looked_at = text.chars().take(chars_max.saturating_mul(8));
         let plain: String = looked_at
             .filter(|c| !is_bidi_control(*c))
@@ -137,10 +138,11 @@ impl HeaderText {
 pub struct WebAddress(String);
 
 impl WebAddress {
-    /// Reads an address of at most 900 octets.
+    /// Parses an address of at most 900 octets.
     ///
     /// # Errors
-    /// [`HeaderFieldError::Url`] if it is not https, or has a character that must be percent-encoded.
+    /// [`HeaderFieldError::Url`] if it is not https, or has a character that must be
+    /// percent-encoded.
     pub fn parse(text: &str) -> Result<Self, HeaderFieldError> {
         let fits = text.len() <= URL_BYTES_MAX
             && text.len() > "https://".len()
@@ -161,22 +163,22 @@ impl WebAddress {
     }
 }
 
-/// What stands for the name of the mail's job in a [`WebAddressForm`].
+/// The placeholder for the mail's job id in a [`WebAddressForm`].
 const JOB: &str = "{job}";
 
-/// A [`WebAddress`] in which each `{job}` stands for the name of the mail's job, so that the POST tells
-/// whom it is about (RFC 8058 section 3.1).
+/// A [`WebAddress`] in which each `{job}` stands for the id of the mail's job, so that the POST
+/// identifies the recipient (RFC 8058 section 3.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebAddressForm(String);
 
 impl WebAddressForm {
-    /// Reads an address that has at most 900 octets once the job is filled in.
+    /// Parses an address that has at most 900 octets once the job id is filled in.
     ///
     /// # Errors
     /// As [`WebAddress::parse`].
     pub fn parse(text: &str) -> Result<Self, HeaderFieldError> {
         let form = Self(text.to_owned());
-        // All names of jobs are written alike.
+        // All job ids have the same length.
         WebAddress::parse(&form.of(JobId([0; 16])).0)?;
         Ok(form)
     }
@@ -187,7 +189,7 @@ impl WebAddressForm {
     }
 }
 
-/// Why a field cannot be written.
+/// The reason why a field cannot be written.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum HeaderFieldError {
     /// The address cannot be written without SMTPUTF8 (RFC 6531), which most relays do not have.
@@ -196,10 +198,10 @@ pub enum HeaderFieldError {
     /// The domain has no form in A-labels.
     #[error("domain {0:?} has no ASCII form")]
     DomainNotAscii(String),
-    /// The name has other characters than letters, digits and dashes, or too many.
+    /// The name has characters other than letters, digits and dashes, or is too long.
     #[error("field name {0:?}: not 1 to {NAME_CHARS_MAX} letters, digits and dashes")]
     Name(String),
-    /// The field is not the caller's to set.
+    /// The caller may not set the field.
     #[error("field name {0:?}: neither X-… nor one that may be set")]
     Reserved(String),
     /// The text has a line end or another control character.
@@ -208,24 +210,27 @@ pub enum HeaderFieldError {
     /// The text is too long.
     #[error("text longer than {TEXT_BYTES_MAX} octets")]
     TextTooLong,
-    /// Not a Message-ID as we write them.
+    /// The text is not a Message-ID that Postern would write.
     #[error("not a Message-ID")]
     MessageId,
-    /// Not a web address for one-click POST.
+    /// The text is not a web address for a one-click POST.
     #[error("not an https address of at most {URL_BYTES_MAX} printable ASCII characters")]
     Url,
 }
 
-/// An address as it stands in a header that is ASCII.
+/// An address in the ASCII form of a header field.
 #[derive(Clone, Debug)]
 pub(super) struct AsciiAddress(String);
 
 impl AsciiAddress {
+    /// Converts an address.
+    ///
     /// # Errors
     /// [`HeaderFieldError::LocalNotAscii`], [`HeaderFieldError::DomainNotAscii`].
     pub(super) fn of(address: &Address) -> Result<Self, HeaderFieldError> {
         let domain = address.domain().ascii();
-        // The mapping to A-labels makes plain ASCII of look-alikes: a full-width comma a comma.
+        // The mapping to A-labels turns look-alikes into plain ASCII, such as a full-width comma
+        // into a comma.
         if !domain.is_ascii() || Domain::parse(&domain).is_err() {
             return Err(HeaderFieldError::DomainNotAscii(shown(&domain)));
         }
@@ -244,12 +249,12 @@ impl fmt::Display for AsciiAddress {
     }
 }
 
-/// A Message-ID in angle brackets that can be written as it is.
+/// A Message-ID in angle brackets that can be written unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct WritableMessageId(String);
 
 impl WritableMessageId {
-    /// With brackets or without; one that no field of ours can hold is none.
+    /// Reads a Message-ID with or without angle brackets; `None` if a field cannot hold it.
     pub(super) fn of(text: &str) -> Option<Self> {
         let text = text.trim();
         let inner = text.strip_prefix('<').unwrap_or(text);
@@ -262,14 +267,14 @@ impl WritableMessageId {
     }
 }
 
-/// The Message-IDs of a References field (RFC 5322 section 3.6.4): each once, the first and the last
-/// of a chain that is too long.
+/// The Message-IDs of a References field (RFC 5322 section 3.6.4): each one once; of a chain that
+/// is too long the first and the last ones.
 pub(super) fn references_chain(
     references: &[String],
     in_reply_to: Option<&WritableMessageId>,
 ) -> Vec<WritableMessageId> {
     let mut ids: Vec<WritableMessageId> = Vec::new();
-    // From the end, for the last of each counts.
+    // The chain is read from its end, because the last occurrence of each id counts.
     let given = references.iter().filter_map(|id| WritableMessageId::of(id));
     let all: Vec<WritableMessageId> = given.chain(in_reply_to.cloned()).collect();
     let first = all.first().cloned();
@@ -289,8 +294,8 @@ pub(super) fn references_chain(
     ids
 }
 
-/// The header of a mail, field by field. Every line ends in CRLF and none is longer than 998 octets,
-/// whatever is put in: the types say so.
+/// The header of a mail under construction. The types of its parts ensure that every line ends in
+/// CRLF and has at most 998 octets.
 #[derive(Default)]
 pub(super) struct OutgoingHeader(String);
 
@@ -303,12 +308,12 @@ impl OutgoingHeader {
         self.unstructured(&name.0, &text.0);
     }
 
-    /// A field whose text is ours.
+    /// Appends a field with a constant text.
     pub(super) fn fixed(&mut self, name: &'static str, text: &'static str) {
         self.unstructured(name, text);
     }
 
-    /// Addresses with display names (RFC 5322 section 3.4), one a line.
+    /// Appends addresses with display names (RFC 5322 section 3.4), one per line.
     pub(super) fn mailboxes<'a>(
         &mut self,
         name: &str,
@@ -353,7 +358,7 @@ impl OutgoingHeader {
     }
 
     pub(super) fn list(&mut self, list: &AsciiAddress) {
-        // Only a domain: what stands behind the @.
+        // The list id is only the domain, which follows the `@`.
         let domain = list.0.rsplit('@').next().unwrap_or_default();
         self.open("List-Id");
         self.0.push('<');
@@ -395,7 +400,8 @@ impl OutgoingHeader {
     }
 }
 
-/// May the text stand as it is? What looks like an encoded word is encoded, or it would be decoded.
+/// Tells whether the text may stand unencoded. Text that looks like an encoded word is encoded,
+/// because readers would decode it.
 fn is_plain(text: &str) -> bool {
     text.bytes().all(|b| matches!(b, b' '..=b'~'))
         && !text.contains("=?")
@@ -420,7 +426,7 @@ fn push_folded(out: &mut String, mut column: usize, text: &str) {
     }
 }
 
-/// Writes encoded words (RFC 2047) of whole characters.
+/// Appends encoded words (RFC 2047), each of whole characters.
 fn push_encoded(out: &mut String, mut column: usize, text: &str) {
     const OPEN: &str = "=?utf-8?B?";
     const CLOSE: &str = "?=";
@@ -441,7 +447,7 @@ fn push_encoded(out: &mut String, mut column: usize, text: &str) {
     }
 }
 
-/// A display name: quoted if it is ASCII, else encoded words.
+/// Appends a display name: a quoted string if it is ASCII, encoded words otherwise.
 fn push_phrase(out: &mut String, column: usize, text: &str) {
     if !is_plain(text) || column + text.len() > 3 * LINE_CHARS {
         return push_encoded(out, column, text);
@@ -457,12 +463,13 @@ fn push_phrase(out: &mut String, column: usize, text: &str) {
     push_folded(out, column, &quoted);
 }
 
-/// A line end for some program, or a control.
+/// Tells whether the character ends a line in some program or is a control character.
 fn is_line_break(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-/// Controls of the bidirectional algorithm that reach beyond themselves (Unicode Standard Annex 9).
+/// Tells whether the character is a bidirectional control with an effect beyond itself (Unicode
+/// Standard Annex 9).
 const fn is_bidi_control(c: char) -> bool {
     matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

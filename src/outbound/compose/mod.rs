@@ -1,6 +1,6 @@
-//! Owns how a mail of ours is made: from what is to be said to the bytes that are sent.
+//! Owns how an outgoing mail is composed: from its content to the bytes that are sent.
 //!
-//! Does not send, sign or store them, and decides nothing: the letter says it all.
+//! Does not send, sign or store mails, and decides nothing: [`OutgoingMail`] holds every decision.
 
 mod header;
 mod page;
@@ -25,167 +25,170 @@ use crate::mail::address::{Address, Domain};
 use crate::mail::kind::LOOP_FIELD;
 use crate::mail::subject::Subject;
 
-/// Octets of the text of a letter.
+/// The most octets in the text of a mail.
 pub const TEXT_BYTES_MAX: usize = 1024 * 1024;
-/// Octets of the HTML of a letter.
+/// The most octets in the HTML of a mail.
 pub const HTML_BYTES_MAX: usize = 512 * 1024;
-/// What was said earlier: the newest that are shown.
+/// The most earlier messages that are shown below the text.
 pub const HISTORY_MAX: usize = 3;
-/// Characters of one of them.
+/// The most characters shown of an earlier message.
 const EARLIER_CHARS_MAX: usize = 600;
-/// People in the copy.
+/// The most addresses in Cc.
 pub const CC_MAX: usize = 50;
-/// Files with a letter.
+/// The most attachments of a mail.
 pub const ATTACHMENTS_MAX: usize = 100;
-/// Extra fields of a letter.
+/// The most extra fields of a mail.
 pub const FIELDS_MAX: usize = 50;
-/// Message-IDs of a chain that are looked at, counted from its ends.
+/// The most Message-IDs of a chain that are read, counted from its ends.
 const REFERENCES_MAX: usize = 1_000;
 const SUBJECT_CHARS_MAX: usize = 400;
 const NAME_CHARS_MAX: usize = 100;
-/// Octets of a name or a subject that are looked at: more than can be shown of it.
+/// The most octets of a name or a subject that are read; fewer can be shown.
 const SHORT_BYTES_MAX: usize = 16 * 1024;
 const MARKER_CHARS_MAX: usize = 120;
-/// A prefix word of a subject, with its colon.
+/// The most octets of a subject's reply prefix, its colon included.
 const PREFIX_BYTES_MAX: usize = 60;
 const FILENAME_CHARS_MAX: usize = 120;
 
-/// One mail to one recipient, everything decided.
+/// One mail to one recipient, with every decision made.
 #[derive(Clone, Debug)]
 pub struct OutgoingMail {
-    /// Whose mailbox it comes from.
+    /// The author address (From).
     pub from: Address,
-    /// Who says it; empty if the product itself does.
+    /// The author's display name; empty if the product itself writes.
     pub sender_name: String,
-    /// The product's name; with a sender's it makes "Name via Product".
+    /// The product's name; with an author's name it makes "Name via Product".
     pub product_name: String,
-    /// Whom it is for.
+    /// The recipient.
     pub to: HeaderMailbox,
-    /// Who else is told it went to; at most [`CC_MAX`].
+    /// Other recipients to name in Cc; at most [`CC_MAX`].
     pub cc: Vec<HeaderMailbox>,
-    /// Where the answer goes: the address with the token.
+    /// The address that answers go to; it has the reply token.
     pub reply_to: Address,
-    /// The subject, with or without a reply's prefix.
+    /// The subject, with or without a reply prefix.
     pub subject: String,
-    /// What is said, as plain text; at most [`TEXT_BYTES_MAX`].
+    /// The content as plain text; at most [`TEXT_BYTES_MAX`].
     pub text: String,
-    /// The same in the product's own HTML, which is made safe; without it HTML is made of the text.
-    /// At most [`HTML_BYTES_MAX`].
+    /// The content as the product's own HTML, which is sanitised; without it HTML is made from the
+    /// text. At most [`HTML_BYTES_MAX`].
     pub html: Option<String>,
-    /// What was said before, newest first; [`HISTORY_MAX`] of it are shown.
+    /// Earlier messages of the conversation, newest first; [`HISTORY_MAX`] of them are shown.
     pub history: Vec<EarlierMessage>,
-    /// The line under which nothing is reply; `None` is the language's own, empty is none.
+    /// The line above which people answer; `None` is the default of the language, an empty one
+    /// means no line.
     pub marker: Option<String>,
-    /// The files; at most [`ATTACHMENTS_MAX`]. How big they may be together is the caller's to say.
+    /// The attachments; at most [`ATTACHMENTS_MAX`]. The caller bounds their total size.
     pub attachments: Vec<OutgoingAttachment>,
-    /// The Message-ID of the mail it answers. One that cannot be written again is left out.
+    /// The Message-ID of the mail that this one answers. A value that cannot be repeated is left
+    /// out.
     pub in_reply_to: Option<String>,
-    /// The Message-IDs of the conversation, oldest first. The first and the last are written.
+    /// The Message-IDs of the conversation, oldest first. The first and the last ones are written.
     pub references: Vec<String>,
-    /// Its own Message-ID.
+    /// The Message-ID of the mail.
     pub message_id: String,
-    /// Where it bounces to. Not part of the mail; only whether a relay can take it is looked at.
+    /// The return path. It is not part of the mail; it is only checked for a form that a relay
+    /// accepts.
     pub return_path: Address,
-    /// When it was made.
+    /// Time of composition, for the Date field.
     pub date: Timestamp,
-    /// The name of the list it belongs to (RFC 2919), as a domain.
+    /// The list that the mail belongs to (RFC 2919), as a domain.
     pub list_id: Option<Domain>,
-    /// What takes the POST that ends these mails (RFC 8058).
+    /// The address that accepts the one-click unsubscribe POST (RFC 8058).
     pub list_unsubscribe: Option<WebAddress>,
-    /// No person wrote it: no machine shall answer (RFC 3834).
+    /// True if no person wrote the mail, so that no machine should answer (RFC 3834).
     pub is_automatic: bool,
-    /// Our mark, by which we know our own mail should it come back.
+    /// The loop mark, by which Postern recognises its own mail if it returns.
     pub loop_mark: HeaderText,
     /// The language of the fixed words.
     pub locale: Locale,
-    /// The reply domains, whose tokens are taken out of text, HTML and history.
+    /// The reply domains, whose tokens are removed from text, HTML and history.
     pub reply_domains: Vec<Domain>,
     /// Extra fields; at most [`FIELDS_MAX`].
     pub fields: Vec<(HeaderName, HeaderText)>,
 }
 
-/// A person with an address.
+/// A display name with an address: a mailbox in the sense of RFC 5322 section 3.4.
 #[derive(Clone, Debug)]
 pub struct HeaderMailbox {
     /// The display name; may be empty.
     pub name: String,
-    /// The address. Its local part must be ASCII.
+    /// The address; its local part must be ASCII.
     pub address: Address,
 }
 
-/// What somebody said earlier in the conversation.
+/// An earlier message of the conversation.
 #[derive(Clone, Debug)]
 pub struct EarlierMessage {
-    /// Who.
+    /// The author's display name.
     pub name: String,
-    /// When.
+    /// Time of the message.
     pub at: Timestamp,
-    /// What, as plain text. Its beginning is shown.
+    /// The message as plain text; its beginning is shown.
     pub text: String,
 }
 
-/// A file that goes with a letter.
+/// A file attached to an outgoing mail.
 #[derive(Clone, Debug)]
 pub struct OutgoingAttachment {
-    /// Its name; a path before it is left out.
+    /// The file name; a leading path is removed.
     pub filename: String,
-    /// Its media type; one that is none, or that only a mail program may write, becomes
+    /// The media type. An invalid one, or one that only a mail program may write, becomes
     /// `application/octet-stream`.
     pub content_type: String,
-    /// Its content.
+    /// The content of the file.
     pub bytes: Bytes,
 }
 
-/// A mail, ready to be sent.
+/// A composed mail.
 #[derive(Clone, Debug)]
 pub struct Composed {
-    /// The mail (RFC 5322): ASCII, every line ended by CRLF and of 998 octets at most.
+    /// The mail (RFC 5322): ASCII, with every line ended by CRLF and at most 998 octets long.
     pub bytes: Bytes,
-    /// The words as they were sent, without what was said earlier: by them a quote is recognised.
+    /// The text as it was sent, without earlier messages: quotes of it are recognised by this.
     pub text: String,
-    /// The HTML form.
+    /// The HTML alternative.
     pub html: String,
-    /// The whole plain form.
+    /// The complete plain-text alternative.
     pub plain: String,
 }
 
-/// Why a letter cannot be made into a mail.
+/// The reason why a mail cannot be composed.
 #[derive(Debug, Error)]
 pub enum ComposeError {
     /// A field cannot be written in a header.
     #[error("{field}: {fault}")]
     Header {
-        /// The letter's field.
+        /// The name of the field.
         field: &'static str,
-        /// What is wrong with it.
+        /// The fault of its value.
         fault: HeaderFieldError,
     },
-    /// The HTML's elements nest too deep.
+    /// The HTML nests its elements too deeply.
     #[error("html: elements nested deeper than {}", page::DEPTH_MAX)]
     TooDeep,
     /// A field has too many octets.
     #[error("{field}: longer than {max} octets")]
     TooLong {
-        /// The letter's field.
+        /// The name of the field.
         field: &'static str,
-        /// Its bound.
+        /// Its bound, in octets.
         max: usize,
     },
     /// A field has too many entries.
     #[error("{field}: more than {max}")]
     TooMany {
-        /// The letter's field.
+        /// The name of the field.
         field: &'static str,
-        /// Its bound.
+        /// Its bound, in entries.
         max: usize,
     },
-    /// The template could not make a page of this letter.
+    /// The template failed on this mail.
     #[error(transparent)]
     Template(#[from] TemplateError),
 }
 
 impl ComposeError {
-    /// The letter's field that is at fault; `None` if none is.
+    /// The name of the field at fault; `None` if no field is.
     pub fn field(&self) -> Option<&'static str> {
         match self {
             Self::Header { field, .. }
@@ -197,10 +200,10 @@ impl ComposeError {
     }
 }
 
-/// Makes the mail of a letter. The same letter makes the same bytes.
+/// Composes the mail. The same input gives the same bytes.
 ///
 /// # Errors
-/// Names the field that cannot be written or goes beyond its bound.
+/// Names the field that cannot be written or exceeds its bound.
 pub fn compose(letter: &OutgoingMail, templates: &Templates) -> Result<Composed, ComposeError> {
     check_length("text", letter.text.len(), TEXT_BYTES_MAX)?;
     let html = letter.html.as_ref().map_or(0, String::len);
@@ -243,7 +246,7 @@ fn header_block(
 ) -> Result<OutgoingHeader, ComposeError> {
     let no_name = HeaderText::default();
     let spelled = |field, address| in_field(field, AsciiAddress::of(address));
-    // What bounces must find its way too.
+    // Bounces must find their way too.
     spelled("return_path", &letter.return_path)?;
     let mut block = OutgoingHeader::default();
     block.mailboxes(
@@ -278,7 +281,7 @@ fn header_block(
     Ok(block)
 }
 
-/// The fields that put the mail into its thread.
+/// Appends the fields that put the mail into its thread.
 fn write_thread_fields(letter: &OutgoingMail, block: &mut OutgoingHeader) {
     let answered = letter
         .in_reply_to
@@ -299,7 +302,7 @@ fn write_thread_fields(letter: &OutgoingMail, block: &mut OutgoingHeader) {
     }
 }
 
-/// The fields that tell other machines how to behave.
+/// Appends the fields that tell other machines how to treat the mail.
 fn write_automation_fields(
     letter: &OutgoingMail,
     block: &mut OutgoingHeader,
@@ -335,7 +338,7 @@ fn in_field<T>(
     parsed.map_err(|fault| ComposeError::Header { field, fault })
 }
 
-/// A display name, without tokens.
+/// A display name without tokens.
 fn display_name(letter: &OutgoingMail, text: &str) -> HeaderText {
     one_line(text, NAME_CHARS_MAX, &letter.reply_domains)
 }
@@ -346,7 +349,7 @@ fn one_line(text: &str, chars_max: usize, domains: &[Domain]) -> HeaderText {
     HeaderText::cleaned(&redact(looked_at, domains), chars_max)
 }
 
-/// "Name via Product".
+/// The author's display name: "Name via Product".
 fn from_name(letter: &OutgoingMail) -> HeaderText {
     let [sender, product] =
         [&letter.sender_name, &letter.product_name].map(|text| display_name(letter, text));
@@ -360,7 +363,8 @@ fn from_name(letter: &OutgoingMail) -> HeaderText {
     }
 }
 
-/// The subject with one prefix if the letter answers a mail, and as it is if it begins a thread.
+/// The subject: with exactly one prefix if the mail answers another, unchanged if it begins a
+/// thread.
 fn subject(letter: &OutgoingMail) -> HeaderText {
     let given = one_line(&letter.subject, SUBJECT_CHARS_MAX, &letter.reply_domains);
     let answers = letter.in_reply_to.is_some() || !letter.references.is_empty();
@@ -377,7 +381,7 @@ fn subject(letter: &OutgoingMail) -> HeaderText {
     }
 }
 
-/// What stands behind a reply's prefix, in any of the languages known; `None` if there is none.
+/// The subject behind a reply prefix of any known language; `None` if there is no prefix.
 fn without_prefix(subject: &str) -> Option<&str> {
     let colon = subject
         .char_indices()
@@ -390,7 +394,7 @@ fn without_prefix(subject: &str) -> Option<&str> {
     is_prefix.then(|| subject[end..].trim_start())
 }
 
-/// What a person will see.
+/// The two alternatives of a mail as a person sees them.
 struct RenderedBody {
     text: String,
     plain: String,
@@ -414,7 +418,8 @@ impl RenderedBody {
             }
             None => page::html_of_text(&text),
         };
-        // Taken out before it is cut, or the cut could hide whose token it is.
+        // Tokens are removed before the text is cut, because a cut could hide the domain of a
+        // token.
         let history = letter.history.iter().take(HISTORY_MAX).map(|said| {
             let text = excerpt(&clean(&said.text));
             let html = page::html_of_text(&text);
@@ -469,7 +474,7 @@ impl RenderedBody {
     }
 }
 
-/// Line ends as `\n`, no other controls but tabs.
+/// The text with `\n` as line end and no control characters but tabs.
 fn normalise_text(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
@@ -485,7 +490,7 @@ fn normalise_text(text: &str) -> String {
     out
 }
 
-/// The beginning of what was said, at the end of a word.
+/// The beginning of an earlier message, cut at the end of a word.
 fn excerpt(text: &str) -> String {
     let Some((end, _)) = text.char_indices().nth(EARLIER_CHARS_MAX) else {
         return text.to_owned();
@@ -497,7 +502,7 @@ fn excerpt(text: &str) -> String {
     format!("{} …", kept[..word.unwrap_or(end)].trim_end())
 }
 
-/// Date and time in a form every language reads.
+/// Date and time in a form that readers of every language understand.
 fn format_date(at: Timestamp) -> String {
     let text = at.to_rfc3339();
     let minutes = text.get(..16).unwrap_or_default().replace('T', " ");

@@ -1,4 +1,4 @@
-//! Owns HTML within a mail of ours: made of text, or the product's own made safe.
+//! Owns the HTML within an outgoing mail: made from text, or the product's own sanitised.
 //!
 //! Does not lay out the mail around it: the templates do.
 
@@ -8,9 +8,10 @@ use std::sync::LazyLock;
 
 use crate::mail::markup::{self, escape};
 
-/// Elements within one another in the product's HTML. Time to read it grows with their number.
+/// The deepest nesting of elements in the product's HTML. The time to parse it grows with the
+/// depth.
 pub(super) const DEPTH_MAX: usize = 100;
-/// Characters of an address in a text that becomes a link.
+/// The most characters of an address in a text that becomes a link.
 const URL_CHARS_MAX: usize = 2_000;
 
 static CLEANER: LazyLock<ammonia::Builder<'static>> = LazyLock::new(|| {
@@ -37,12 +38,12 @@ static CLEANER: LazyLock<ammonia::Builder<'static>> = LazyLock::new(|| {
 #[derive(Debug)]
 pub(super) struct TooDeep;
 
-/// The product's HTML without what could act: scripts, styles, forms, frames, images that are not
-/// https, links that are neither http, https, mailto nor tel.
+/// The product's HTML without active content: scripts, styles, forms, frames, images that are not
+/// https, and links that are not http, https, mailto or tel.
 ///
 /// # Errors
-/// If its elements nest too deep. It is told before the HTML is read, for reading it takes time that
-/// grows with the depth.
+/// The elements nest too deeply. The depth is measured before the HTML is parsed, because the time
+/// to parse it grows with the depth.
 pub(super) fn sanitise(html: &str) -> Result<String, TooDeep> {
     if nesting_depth(html) > DEPTH_MAX {
         return Err(TooDeep);
@@ -50,8 +51,8 @@ pub(super) fn sanitise(html: &str) -> Result<String, TooDeep> {
     Ok(CLEANER.clean(html).to_string())
 }
 
-/// How deep the elements nest at most, never told too low: an element counts as open until it is
-/// closed by name, but for those that have no end or end with the next of their kind.
+/// The deepest nesting of elements, never underestimated: an element counts as open until it is
+/// closed by name, except those that have no end tag or end with the next one of their kind.
 fn nesting_depth(html: &str) -> usize {
     let has_foreign = has_tag(html, "<svg") || has_tag(html, "<math");
     let mut open: Vec<&str> = Vec::new();
@@ -97,8 +98,8 @@ fn has_tag(html: &str, tag: &str) -> bool {
     memchr::memchr_iter(b'<', html.as_bytes()).any(|at| starts_with(&html[at..], tag))
 }
 
-/// The text as HTML: paragraphs, line ends, indents, and links on http, https and mail addresses.
-/// Nothing of it can act.
+/// The text as HTML without active content: paragraphs, line ends, indents, and links on http,
+/// https and mail addresses.
 pub(super) fn html_of_text(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + text.len() / 4 + 64);
     let mut is_open = false;
@@ -134,7 +135,7 @@ fn push_line(line: &str, out: &mut String) {
         });
     }
     for (at, word) in words.split(' ').enumerate() {
-        // A run of spaces is an alignment somebody meant.
+        // A run of spaces is an intended alignment.
         if at > 0 {
             out.push_str(if word.is_empty() { "&nbsp;" } else { " " });
         }
@@ -157,7 +158,7 @@ fn push_word(word: &str, out: &mut String) {
     escape(&word[at + href..], out);
 }
 
-/// Where a link stands in the word, and how many octets it has.
+/// The position and length in octets of a link within the word.
 fn find_link(word: &str) -> Option<(usize, usize)> {
     if word.len() > URL_CHARS_MAX {
         return None;

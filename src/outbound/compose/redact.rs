@@ -1,34 +1,34 @@
-//! Owns taking reply addresses out of text that goes to another person.
+//! Owns removing reply addresses from text that goes to another person.
 //!
-//! Does not verify tokens: whatever looks like one before a reply domain goes, for the token of an
-//! old key or of a revoked one is nobody else's business either.
+//! Does not verify tokens: everything of a token's form before a reply domain is removed, since the
+//! tokens of old keys and revoked tokens are confidential too.
 
 use std::borrow::Cow;
 
 use crate::mail::address::Domain;
 
-/// Characters of a word that may be a token; mailboxes' names are shorter.
+/// The least characters of a word that may be a token; names of mailboxes are shorter.
 const TOKEN_CHARS_MIN: usize = 40;
-/// Characters of a v2 token and of a return path's word.
+/// Characters of a v2 token and of a return path's signed id.
 const BARE_CHARS: [usize; 2] = [58, 52];
-/// Characters before an `@` that are looked at.
+/// The most characters before an `@` that are read.
 const LOCAL_CHARS_MAX: usize = 200;
-/// Line ends within one local part.
+/// The most line ends within one local part.
 const BREAKS_MAX: usize = 4;
-/// Encodings over one another that are undone.
+/// The most nested encodings that are decoded.
 const LAYERS_MAX: usize = 8;
-/// What stands in place of a local part with a token.
+/// The replacement for a local part with a token.
 const NEUTRAL: &str = "reply";
 
-/// The text with each address of the forms `reply+TOKEN@`, `reply-TOKEN@` and `TOKEN@` of one of
-/// `domains` made `reply@`. Found in any case, with the `@` or the `+` percent-encoded, as HTML
-/// entities or in quoted-printable, and broken by line ends, quote marks or what is not seen.
-/// Linear in the text.
+/// The text with each address of the forms `reply+TOKEN@`, `reply-TOKEN@` and `TOKEN@` at one of
+/// `domains` replaced by `reply@`. Addresses are found in any case, with the `@` or the `+`
+/// percent-encoded, as HTML entities or in quoted-printable, and broken by line ends, quote marks
+/// or invisible characters. The time is linear in the text.
 pub fn redact<'a>(text: &'a str, domains: &[Domain]) -> Cow<'a, str> {
     taken_out(text, domains, false)
 }
 
-/// As [`redact`], but for the name of a file, where its kind may stand behind a domain's full stop.
+/// As [`redact`], but for a file name, in which an extension may follow the domain.
 pub(super) fn redact_name<'a>(name: &'a str, domains: &[Domain]) -> Cow<'a, str> {
     taken_out(name, domains, true)
 }
@@ -67,10 +67,11 @@ fn taken_out<'a>(text: &'a str, domains: &[Domain], is_name: bool) -> Cow<'a, st
     Cow::Owned(out)
 }
 
-/// A character as a reader will see it, and where its spelling begins.
+/// A character as a reader sees it, and the position where its spelling begins.
 #[derive(Clone, Copy)]
 struct Unit {
-    /// Lower case; [`BREAK`] for a line end with what stands around it.
+    /// The character in lower case; [`BREAK`] for a line end with the white space and quote marks
+    /// around it.
     c: char,
     at: usize,
 }
@@ -90,7 +91,8 @@ fn patterns(domains: &[Domain]) -> Vec<Vec<char>> {
     names
 }
 
-/// Does the whole domain `name` begin here? With `any_end` it may be the beginning of a longer one.
+/// Tells whether the whole domain `name` begins here. With `any_end` it may be the beginning of a
+/// longer name.
 fn stands_behind(units: &[Unit], name: &[char], any_end: bool) -> bool {
     let mut name = name.iter();
     let mut wanted = name.next();
@@ -99,7 +101,7 @@ fn stands_behind(units: &[Unit], name: &[char], any_end: bool) -> bool {
             continue;
         }
         let Some(next) = wanted else {
-            // A longer name is another domain; a full stop is not.
+            // A longer name is another domain; a full stop at the end is punctuation.
             let follows = units.get(at + 1).map_or(BREAK, |unit| unit.c);
             let goes_on = unit.c.is_alphanumeric()
                 || unit.c == '-'
@@ -115,10 +117,10 @@ fn stands_behind(units: &[Unit], name: &[char], any_end: bool) -> bool {
     wanted.is_none()
 }
 
-/// Where the local part with a token begins that ends these units.
+/// The start of the local part with a token that ends these units.
 fn token_before(units: &[Unit]) -> Option<usize> {
     let mut ats = Vec::new();
-    // How many characters there are behind the last line end: those of this line.
+    // The number of characters behind the last line end, which belong to this line.
     let mut whole_line = None;
     let mut breaks = 0;
     for (at, unit) in units.iter().enumerate().rev().take(LOCAL_CHARS_MAX) {
@@ -141,8 +143,9 @@ fn token_before(units: &[Unit]) -> Option<usize> {
     ats.get(first).copied()
 }
 
-/// Where in the word the address begins, if it has a token's form. The last `line` characters of it
-/// stand in one line; `is_next` says whether the character at an index and the next do.
+/// The start of the address in the word, if it has a token's form. The last `line` characters of
+/// the word stand on one line; `is_next` tells whether the characters at an index and behind it are
+/// adjacent.
 fn start(word: &str, line: usize, is_next: impl Fn(usize) -> bool) -> Option<usize> {
     if let Some(plus) = word
         .rfind('+')
@@ -158,7 +161,7 @@ fn start(word: &str, line: usize, is_next: impl Fn(usize) -> bool) -> Option<usi
     if word.len() < TOKEN_CHARS_MIN {
         return None;
     }
-    // The end of the line above may be of another word.
+    // The end of the line above may belong to another word.
     if let Some(prefix) = ["reply-", "bounce-"].iter().find_map(|p| word.rfind(p)) {
         return Some(prefix);
     }
@@ -166,7 +169,7 @@ fn start(word: &str, line: usize, is_next: impl Fn(usize) -> bool) -> Option<usi
     if BARE_CHARS.contains(&word.len()) && is_base32(word) {
         return Some(0);
     }
-    // A token's last line may be short, but what is above it fills a line.
+    // The last line of a token may be short, but the part above it fills a line.
     (word.len() > 2 * TOKEN_CHARS_MIN && !word.contains('.')).then_some(0)
 }
 
@@ -182,7 +185,8 @@ fn units(text: &str) -> Vec<Unit> {
     units
 }
 
-/// The first character of the text as it is seen, `None` if it is not; and the bytes it is spelled in.
+/// The first character of the text as it is seen, `None` if it is invisible, and the number of
+/// bytes of its spelling.
 fn unit(text: &str) -> Option<(Option<char>, usize)> {
     let first = text.chars().next()?;
     let spelled = match first {
@@ -203,7 +207,7 @@ fn unit(text: &str) -> Option<(Option<char>, usize)> {
     Some((seen(c), bytes))
 }
 
-/// Lower case and plain width; `None` for what is not seen.
+/// The character in lower case and plain width; `None` if it is invisible.
 fn seen(c: char) -> Option<char> {
     match c {
         '\u{ad}'
@@ -216,7 +220,7 @@ fn seen(c: char) -> Option<char> {
     }
 }
 
-/// Octets of a line end, and of the spaces and quote marks at the start of the next line.
+/// Octets of a line end with the spaces and quote marks that begin the next line.
 fn line_end(text: &str) -> usize {
     text.find(|c: char| !matches!(c, '\r' | '\n' | ' ' | '\t' | '>' | '|'))
         .unwrap_or(text.len())
@@ -229,7 +233,7 @@ fn soft_break(text: &str) -> Option<(char, usize)> {
     (spaces < 76 && rest.starts_with(['\r', '\n'])).then(|| (BREAK, 1 + spaces + line_end(rest)))
 }
 
-/// Two hex digits at `at` that stand for a character that can be seen.
+/// The visible character that the two hex digits at `at` stand for.
 fn hex(text: &str, at: usize) -> Option<(char, usize)> {
     let digits = text.get(at..at + 2)?;
     let fits = digits.bytes().all(|b| b.is_ascii_hexdigit());
@@ -237,7 +241,7 @@ fn hex(text: &str, at: usize) -> Option<(char, usize)> {
     byte.is_ascii_graphic().then(|| (char::from(byte), at + 2))
 }
 
-/// Octets of `layer` said again and again at the start of the text.
+/// Octets of the repetitions of `layer` at the start of the text.
 fn layers(text: &str, layer: &str) -> usize {
     let mut bytes = 0;
     for _ in 0..LAYERS_MAX {
@@ -377,7 +381,7 @@ mod tests {
         let one = format!("reply+{V2}@inbox.example.com ");
         let many = one.repeat(12_000);
         assert_eq!(redacted(&many), "reply@inbox.example.com ".repeat(12_000));
-        // Nothing but candidates that are none.
+        // None of these candidates is a token.
         for text in [
             "@",
             "&amp;",

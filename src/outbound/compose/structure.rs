@@ -1,4 +1,4 @@
-//! Owns the body of a mail we write: its MIME parts and how they are encoded.
+//! Owns the body of an outgoing mail: its MIME parts and their encodings.
 //!
 //! Does not write the header above the first Content-Type.
 
@@ -10,13 +10,14 @@ use super::redact::redact_name;
 use super::{FILENAME_CHARS_MAX, OutgoingAttachment, OutgoingMail, SHORT_BYTES_MAX};
 use crate::mail::address::Domain;
 
-/// In no encoded body: `=` there stands before two hex digits or a line end, and `_` in none.
+/// Boundaries that occur in no encoded body: there `=` is followed by two hex digits or a line end,
+/// and `_` never occurs after it.
 const MIXED_BOUNDARY: &str = "=_postern_mixed_=";
 const ALTERNATIVE_BOUNDARY: &str = "=_postern_alternative_=";
 const MEDIA_TYPE_BYTES_MAX: usize = 100;
 const DEFAULT_MEDIA_TYPE: &str = "application/octet-stream";
 
-/// Appends the parts to a header: the two forms of the text, then the files.
+/// Appends the parts to a header: the two alternatives of the text, then the attachments.
 pub(super) fn write_parts(out: &mut Vec<u8>, plain: &str, html: &str, letter: &OutgoingMail) {
     let forms = MultiPart::alternative()
         .boundary(ALTERNATIVE_BOUNDARY)
@@ -33,8 +34,8 @@ pub(super) fn write_parts(out: &mut Vec<u8>, plain: &str, html: &str, letter: &O
     out.extend(whole.formatted());
 }
 
-/// A text never stands as it is: encoded, no line of it can be too long, begin with a dot or `From `,
-/// or end the part.
+/// A part with text, which is always encoded: so no line is too long, begins with a dot or `From `,
+/// or ends the part.
 fn text_part(kind: ContentType, text: &str) -> SinglePart {
     let mut lines = String::with_capacity(text.len() + text.len() / 16);
     for line in text.lines() {
@@ -67,7 +68,7 @@ fn part(kind: ContentType, encoding: ContentTransferEncoding, bytes: Vec<u8>) ->
 }
 
 fn encoded(encoding: ContentTransferEncoding, bytes: Vec<u8>) -> Body {
-    // Both encodings take any bytes.
+    // Both encodings accept any bytes.
     Body::new_with_encoding(bytes, encoding)
         .unwrap_or_else(|bytes| Body::dangerous_pre_encoded(base64(&bytes), encoding))
 }
@@ -76,8 +77,8 @@ fn base64(bytes: &[u8]) -> Vec<u8> {
     data_encoding::BASE64_MIME.encode(bytes).into_bytes()
 }
 
-/// Type and subtype without parameters. Mails and multiparts may not be encoded (RFC 2046 section
-/// 5.2.1), so they go as files.
+/// The media type without parameters. Mails and multiparts may not be encoded (RFC 2046 section
+/// 5.2.1), so they are sent as plain files.
 fn media_type(text: &str) -> ContentType {
     let text = text.split(';').next().unwrap_or_default().trim();
     let text = text.to_ascii_lowercase();
@@ -97,12 +98,12 @@ fn media_type(text: &str) -> ContentType {
         .unwrap_or(ContentType::TEXT_PLAIN)
 }
 
-/// A file's name without a path, controls, tokens and what turns letters round; `file` if there is
-/// nothing left of it.
+/// The file name without a path, control characters, tokens and direction controls; `file` if
+/// nothing is left of it.
 pub(super) fn filename(file: &OutgoingAttachment, domains: &[Domain]) -> String {
     let last = file.filename.rsplit(['/', '\\']).next().unwrap_or_default();
     let looked_at = &last[..last.floor_char_boundary(SHORT_BYTES_MAX)];
-    // What is left out here could hide a token, and so could a cut.
+    // Characters that are left out here could hide a token, and so could a cut.
     let name: String = looked_at.chars().filter(|c| !is_left_out(*c)).collect();
     let name = redact_name(&name, domains);
     let name = HeaderText::cleaned(&name, FILENAME_CHARS_MAX * 4);
@@ -114,14 +115,14 @@ pub(super) fn filename(file: &OutgoingAttachment, domains: &[Domain]) -> String 
     if name.chars().count() <= FILENAME_CHARS_MAX {
         return name.to_owned();
     }
-    // The end tells the kind of file, so a name is cut before it.
+    // The extension tells the kind of file, so a name is cut before it.
     let (stem, ending) = name.rsplit_once('.').unwrap_or((name, ""));
     let ending: String = ending.chars().take(10).collect();
     let stem: String = stem.chars().take(FILENAME_CHARS_MAX - 11).collect();
     format!("{stem}.{ending}").trim_end_matches('.').to_owned()
 }
 
-/// What file systems cannot have in a name, or what turns letters round.
+/// Tells whether file systems reject the character in a name, or it changes the writing direction.
 const fn is_left_out(c: char) -> bool {
     matches!(
         c,

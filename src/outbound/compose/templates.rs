@@ -1,6 +1,6 @@
-//! Owns the templates: those compiled in, an operator's own, and the check that they can be used.
+//! Owns the templates: the built-in ones, an operator's own, and the check that they can be used.
 //!
-//! Does not know what a mail is: it makes text of a page's values.
+//! Does not know what a mail is: it renders text from a page's values.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -10,36 +10,37 @@ use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
 use thiserror::Error;
 
-/// The names of the templates of a mail's two forms.
+/// Names of the templates of a mail's two alternatives.
 const HTML: &str = "message.html.jinja";
 const TEXT: &str = "message.txt.jinja";
 const TEMPLATE_SUFFIX: &str = ".jinja";
-/// Files of a folder that are read: the two, and what they include.
+/// The most files of a folder that are read: the two templates and the files they include.
 const FILES_MAX: usize = 32;
-/// Octets of one file.
+/// The most octets of one file.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
-/// What one form of one mail may cost: instructions, and a unit for each 64 octets of text made.
+/// The most that rendering one alternative may cost: instructions, and one unit for each 64 octets
+/// of text.
 const FUEL: u64 = 1_000_000;
-/// Octets of one form of one mail.
+/// The most octets of one alternative of a mail.
 const PAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// A word of the sample that both forms must show.
+/// A word of the sample mail that both alternatives must show.
 const SAMPLE_WORD: &str = "sampleword";
 
-/// How a mail looks: the templates of its two forms, tried.
+/// The checked templates of a mail's two alternatives.
 #[derive(Debug)]
 pub struct Templates {
     environment: Environment<'static>,
-    /// Where an operator's templates are from.
+    /// The folder of an operator's templates.
     folder: Option<PathBuf>,
 }
 
 impl Templates {
-    /// The templates compiled in; in their place those of `folder`, if it is given, by the names
-    /// `message.html.jinja` and `message.txt.jinja`. Other files there that end in `.jinja` may be
-    /// included by these. Sample mails are made with them, so what fails later fails here.
+    /// Loads the built-in templates, replaced by those of `folder` with the names
+    /// `message.html.jinja` and `message.txt.jinja`. These may include other files there that end
+    /// in `.jinja`. Sample mails are rendered, so that a template that would fail later fails here.
     ///
     /// # Errors
-    /// Names the file, the line where it has one, and what is wrong there.
+    /// Names the file, the line where it is known, and the fault.
     pub fn load(folder: Option<&Path>) -> Result<Self, TemplateError> {
         let mut templates = Self {
             environment: environment(),
@@ -72,12 +73,12 @@ impl Templates {
         Ok(templates)
     }
 
-    /// The HTML form of a mail.
+    /// Renders the HTML alternative of a mail.
     pub(super) fn html(&self, page: &Value) -> Result<String, TemplateError> {
         self.render(HTML, page)
     }
 
-    /// The plain form of a mail.
+    /// Renders the plain-text alternative of a mail.
     pub(super) fn text(&self, page: &Value) -> Result<String, TemplateError> {
         self.render(TEXT, page)
     }
@@ -112,7 +113,7 @@ impl Templates {
         }
     }
 
-    /// How the file with this template is named to a person.
+    /// The path of a template as it is shown to a person.
     fn template_path(&self, name: &str) -> PathBuf {
         let own = self.folder.as_ref().map(|folder| folder.join(name));
         own.filter(|path| path.exists())
@@ -120,7 +121,7 @@ impl Templates {
     }
 }
 
-/// Why templates cannot be used.
+/// The reason why templates cannot be used.
 #[derive(Debug, Error)]
 pub enum TemplateError {
     /// The folder or a file in it cannot be read.
@@ -132,23 +133,23 @@ pub enum TemplateError {
     /// There are too many files.
     #[error("{}: more than {FILES_MAX} templates", .0.display())]
     TooMany(PathBuf),
-    /// Neither template is in the folder.
+    /// The folder has neither template.
     #[error("{}: neither {HTML} nor {TEXT} is there", .0.display())]
     Empty(PathBuf),
-    /// The template has a fault, or uses what there is not.
+    /// The template has a syntax error, or uses something undefined.
     #[error("{}, line {line}: {what}", .file.display())]
     Invalid {
         /// The template's file.
         file: PathBuf,
-        /// The line in it, from 1; 0 where none is known.
+        /// The line, counted from 1; 0 if it is not known.
         line: usize,
-        /// What is wrong.
+        /// The description of the fault.
         what: String,
     },
-    /// The template makes a mail without the words it is for.
+    /// The template renders a mail without the text of the message.
     #[error("{}: shows no text of the message", .0.display())]
     NoText(PathBuf),
-    /// The template does not come to an end, or makes far too much.
+    /// The template does not terminate, or renders too much.
     #[error("{}: takes too long, or makes too much", .0.display())]
     TooLong(PathBuf),
 }
@@ -168,7 +169,7 @@ fn environment() -> Environment<'static> {
     environment
 }
 
-/// The names and texts of the templates in a folder.
+/// The names and sources of the templates in a folder.
 fn read_folder(folder: &Path) -> Result<Vec<(String, String)>, TemplateError> {
     let unreadable = |path: &Path, error| TemplateError::Unreadable(path.to_owned(), error);
     let mut own = Vec::new();
@@ -193,7 +194,7 @@ fn read_folder(folder: &Path) -> Result<Vec<(String, String)>, TemplateError> {
         }
         own.push((name, source));
     }
-    // In one order, so that the same folder has the same first fault.
+    // The files are sorted, so that the same folder always reports the same fault first.
     own.sort();
     if own.iter().all(|(name, _)| name != HTML && name != TEXT) {
         return Err(TemplateError::Empty(folder.to_owned()));
@@ -201,7 +202,7 @@ fn read_folder(folder: &Path) -> Result<Vec<(String, String)>, TemplateError> {
     Ok(own)
 }
 
-/// Pages with everything, and with nothing that may be left out.
+/// Two pages: one with everything, and one without anything optional.
 fn samples() -> [Value; 2] {
     let said = EarlierMessagePage {
         name: "Ann",
@@ -237,16 +238,16 @@ fn samples() -> [Value; 2] {
     [full.value(), bare.value()]
 }
 
-/// What a template may use.
+/// The values that a template may use.
 #[derive(Clone, Copy)]
 pub(super) struct TemplatePage<'a> {
     pub(super) subject: &'a str,
     pub(super) sender_name: &'a str,
     pub(super) product_name: &'a str,
     pub(super) text: &'a str,
-    /// The same, as HTML that is safe.
+    /// The text as sanitised HTML.
     pub(super) html: &'a str,
-    /// Name and size.
+    /// Name and size of each attachment.
     pub(super) attachments: &'a [(&'a str, String)],
     pub(super) history: &'a [EarlierMessagePage<'a>],
     pub(super) marker: &'a str,
@@ -256,13 +257,13 @@ pub(super) struct TemplatePage<'a> {
     pub(super) unsubscribe: Option<&'a str>,
 }
 
-/// What was said earlier, as a template may use it.
+/// An earlier message, as a template may use it.
 #[derive(Clone, Copy)]
 pub(super) struct EarlierMessagePage<'a> {
     pub(super) name: &'a str,
     pub(super) date: &'a str,
     pub(super) text: &'a str,
-    /// The same, as HTML that is safe.
+    /// The text as sanitised HTML.
     pub(super) html: &'a str,
 }
 
@@ -308,7 +309,7 @@ impl TemplatePage<'_> {
     }
 }
 
-/// The first letter or digit of a name, as a capital.
+/// The first letter or digit of a name, in upper case.
 fn initial(name: &str) -> String {
     let first = name.chars().find(|c| c.is_alphanumeric());
     first.map_or_else(String::new, |c| c.to_uppercase().collect())

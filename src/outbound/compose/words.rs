@@ -1,13 +1,13 @@
-//! Owns the fixed words of our mails, language by language.
+//! Owns the fixed words of outgoing mail, language by language.
 //!
-//! Does not translate what people write.
+//! Does not translate the content of a mail.
 
-/// A language our fixed words are in. Each marker is one the cutting of replies knows in any mail.
+/// A language of the fixed words. The reply extraction knows the marker of every language.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Locale {
     /// Dutch.
     Dutch,
-    /// English, and whatever is not in this list.
+    /// English, which also stands for every language that is not in this list.
     #[default]
     English,
     /// French.
@@ -33,7 +33,7 @@ pub enum Locale {
 }
 
 impl Locale {
-    /// Every language there is.
+    /// Every supported language.
     pub const ALL: [Self; 12] = [
         Self::Dutch,
         Self::English,
@@ -49,8 +49,8 @@ impl Locale {
         Self::Swedish,
     ];
 
-    /// The language of a tag as BCP 47 writes it (`de`, `pt-BR`) or a system does (`de_AT.UTF-8`);
-    /// English if it is not in the list.
+    /// The language of a tag in the form of BCP 47 (`de`, `pt-BR`) or of a system locale
+    /// (`de_AT.UTF-8`); English if it is not supported.
     pub fn of(tag: &str) -> Self {
         let language = tag.split(['-', '_', '.']).next().unwrap_or_default();
         let is_it = |locale: &&Self| {
@@ -65,7 +65,7 @@ impl Locale {
         self.row().1
     }
 
-    /// Its words.
+    /// The fixed words of the language.
     pub fn words(self) -> LocaleWords {
         self.row().2
     }
@@ -79,15 +79,15 @@ impl Locale {
 /// The fixed words of one language.
 #[derive(Clone, Copy, Debug)]
 pub struct LocaleWords {
-    /// Under this line nothing is reply.
+    /// The line above which people answer.
     pub marker: &'static str,
-    /// Between a person's name and the product's: "Ann via Example".
+    /// The word between an author's name and the product's: "Ann via Example".
     pub via: &'static str,
-    /// Above what was said before.
+    /// The heading above earlier messages.
     pub earlier: &'static str,
-    /// Above the names of the files that come with the mail.
+    /// The heading above the names of the attachments.
     pub attachments: &'static str,
-    /// On the link that ends these mails.
+    /// The text of the unsubscribe link.
     pub unsubscribe: &'static str,
 }
 
@@ -257,7 +257,7 @@ mod tests {
     fn every_marker_is_known_to_the_cutting_of_replies() {
         for locale in Locale::ALL {
             let text = format!("Yes.\n\n— {} —\n\nold words", locale.words().marker);
-            // Whatever line the operator has chosen since, or not.
+            // The markers stay known whatever line the operator has chosen since.
             for marker in [reply::MARKER_DEFAULT, "An operator's own line"] {
                 let reply = reply::extract(&reply::ReplyInput {
                     text: Some(&text),

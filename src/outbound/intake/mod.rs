@@ -1,7 +1,7 @@
-//! Owns the way of a draft into the outbox: what it leaves out is filled in, each recipient's mail is
-//! made, and it is kept with all that is to be remembered of it.
+//! Owns the way of a draft into the outbox: missing parts are filled in, the mail of each recipient
+//! is composed and stored with everything that is to be remembered of it.
 //!
-//! Does not send, and does not know how a draft came.
+//! Does not send, and does not know how a draft arrived.
 
 mod plan;
 
@@ -21,51 +21,51 @@ use crate::mail::token::{Format, KeyRing, ThreadKey};
 use crate::store::{Job, Mapping, RecordError, Store, Suppression};
 use plan::DraftPlan;
 
-/// Locks that threads share: two of one thread never pass each other.
+/// Locks shared by all threads; two drafts of one thread always use the same lock.
 const LOCK_COUNT: usize = 256;
-/// So long, and so often, a message that is on its way into a thread is waited for: a product that tells
-/// of it before it answers would else wait for itself.
+/// The interval and the number of checks while a message is being posted into the thread. Without a
+/// bound, a product that reports the message before it answers would wait for itself.
 const IN_FLIGHT_WAIT: Duration = Duration::from_millis(50);
 const IN_FLIGHT_WAITS_MAX: u32 = 40;
 
-/// What the intake must know of a route.
+/// The properties of a route that the intake needs.
 #[derive(Clone)]
 pub struct OutboundRoute {
-    /// Its name.
+    /// The name of the route.
     pub name: String,
-    /// Its reply domains; the first is minted for.
+    /// The reply domains; reply addresses are made at the first one.
     pub domains: Vec<Domain>,
-    /// What signs tokens, Message-IDs and return paths.
+    /// The keys that sign tokens, Message-IDs and return paths.
     pub keys: Arc<KeyRing>,
-    /// The form of the tokens.
+    /// The format of new tokens.
     pub format: Format,
-    /// The mark by which we know our own mail.
+    /// The mark by which Postern recognises its own mail.
     pub loop_mark: HeaderText,
-    /// The line under which nothing is reply; `None` is the language's own.
+    /// The line above which people answer; `None` is the default of the language.
     pub marker: Option<String>,
 }
 
-/// What holds for every mail.
+/// Settings for all mail.
 #[derive(Clone, Debug)]
 pub struct IntakeSettings {
-    /// Whose mailbox all mail comes from.
+    /// The author address of all mail.
     pub from: Address,
     /// The product's name; may be empty.
     pub product_name: String,
-    /// How long a job is tried.
+    /// The time until a job expires.
     pub age_max: Duration,
-    /// How many jobs must have come back for good before an address is held back.
+    /// The number of hard bounces that suppress an address.
     pub suppress_after: u32,
-    /// The list all mail belongs to.
+    /// The list that all mail belongs to.
     pub list_id: Option<Domain>,
-    /// What takes the POST that ends these mails.
+    /// The address that accepts the one-click unsubscribe POST.
     pub list_unsubscribe: Option<WebAddressForm>,
 }
 
-/// Takes drafts.
+/// Accepts drafts into the outbox.
 pub struct OutboundIntake {
     store: Store,
-    /// At least one.
+    /// The routes, at least one.
     routes: Vec<OutboundRoute>,
     settings: IntakeSettings,
     templates: Arc<Templates>,
@@ -73,62 +73,62 @@ pub struct OutboundIntake {
     locks: Vec<Mutex<()>>,
 }
 
-/// What Postern tells the product at this moment.
+/// Knows the messages that are being posted to the product at this moment.
 pub trait InFlightCheck: Send + Sync {
-    /// Is a message on its way into this thread, and does one of those say just `text`? `None`: none
-    /// is, and the store knows each by its id.
+    /// Tells whether a message of exactly `text` is being posted into this thread; `None` if no
+    /// message is, and the store knows each one by its id.
     fn contains_text(&self, route: &str, thread: &str, text: &str) -> Option<bool>;
 }
 
 /// The jobs of a draft.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueuedJobs {
-    /// The recipient's, then one for each copy.
+    /// The recipient's job, then one for each copy.
     pub jobs: Vec<JobId>,
-    /// At least one of them is new.
+    /// True if at least one of the jobs is new.
     pub is_new: bool,
 }
 
-/// Why a draft is not taken.
+/// The reason why a draft is not accepted.
 #[derive(Debug, Error)]
 pub enum IntakeError {
-    /// One of the keys was there with another content.
+    /// One of the idempotency keys was used before with other content.
     #[error("the key was used for other content, by job {0}")]
     Conflict(JobId),
-    /// A mail could not be made, and no part of the draft is why.
+    /// A mail could not be composed, and no part of the draft is the cause.
     #[error("mail cannot be made")]
     Compose(#[source] ComposeError),
-    /// What makes mails broke down.
+    /// The composition of the mail panicked.
     #[error("making of the mail broke off")]
     ComposePanicked,
-    /// The system has no random bytes to give.
+    /// The system has no random bytes.
     #[error("no random bytes")]
     Random,
-    /// The store takes nothing now.
+    /// The store accepts nothing now.
     #[error("not kept")]
     Store(#[from] RecordError),
-    /// Nothing is sent to this address.
+    /// The address is suppressed.
     #[error("{address} is held back: {reason}")]
     Suppressed {
-        /// Which part names it.
+        /// The part of the draft that names the address.
         part: DraftPart,
-        /// The address.
+        /// The suppressed address.
         address: String,
-        /// Why it is on the list.
+        /// The reason of the suppression.
         reason: String,
     },
-    /// A part of the draft cannot be taken.
+    /// A part of the draft is invalid.
     #[error("{why}")]
     Invalid {
-        /// Which.
+        /// The part at fault.
         part: DraftPart,
-        /// Why, for the product.
+        /// The explanation for the product.
         why: String,
     },
 }
 
 impl OutboundIntake {
-    /// An intake into `store`. There must be at least one route: without one nothing is taken.
+    /// An intake into `store`. At least one route is needed: without one no draft is accepted.
     pub fn new(
         store: Store,
         routes: Vec<OutboundRoute>,
@@ -146,17 +146,17 @@ impl OutboundIntake {
         }
     }
 
-    /// Makes the mails of a draft and keeps them: what is named is on disk. The same draft again names
-    /// the same jobs, whatever became of them. `None`: the product tells of a message that Postern posted,
-    /// and its author needs no mail of his own words.
+    /// Composes the mails of a draft and stores them: every returned job is on disk. The same draft
+    /// again returns the same jobs, whatever became of them. `None` means that the product reports
+    /// a message that Postern posted, whose author needs no mail with their own words.
     ///
     /// # Errors
-    /// Says which part of the draft is at fault, or why nothing is taken now. Copies are taken one by
-    /// one: who tries again after an error with the same key completes what is missing.
+    /// Says which part of the draft is at fault, or why nothing is accepted now. Copies are stored
+    /// one by one: another call with the same key completes the missing ones.
     pub async fn accept(&self, draft: Draft) -> Result<Option<QueuedJobs>, IntakeError> {
         let (route, mapping) = self.route_for(&draft)?;
         let routes = match (&draft.route, mapping) {
-            // While the first message of a thread is on its way nothing is known of it.
+            // Nothing is known of a thread while its first message is being posted.
             (None, None) => &self.routes,
             _ => std::slice::from_ref(route),
         };
@@ -166,8 +166,8 @@ impl OutboundIntake {
         self.enqueue_draft(draft).await.map(Some)
     }
 
-    /// Did Postern itself post the message that the product tells of? While one is on its way into the
-    /// thread, and has no id yet, this waits; then what it says must tell.
+    /// Tells whether Postern itself posted the message that the product reports. While a message
+    /// without an id yet is being posted into the thread, this waits; after that the text decides.
     async fn is_own_message(&self, routes: &[OutboundRoute], draft: &Draft) -> bool {
         let Some(id) = draft
             .message_id
@@ -187,7 +187,8 @@ impl OutboundIntake {
         };
         let mut waits = 0;
         loop {
-            // Looked at before the store: what ends between the two looks has its id there.
+            // The messages in flight are read before the store: a post that ends between the two
+            // has its id in the store.
             let underway = routes.iter().filter_map(says).max();
             if routes.iter().any(is_posted) {
                 return true;
@@ -203,7 +204,7 @@ impl OutboundIntake {
 
     async fn enqueue_draft(&self, mut draft: Draft) -> Result<QueuedJobs, IntakeError> {
         let key = ThreadKey::of(&draft.thread_id);
-        // What the next mail of the thread refers to is what this one leaves behind.
+        // The next mail of the thread refers to what this one records.
         let _turn = self.locks[usize::from(key.0[0])].lock().await;
         let (route, mapping) = self.route_for(&draft)?;
         let content = draft.content_digest();
@@ -225,7 +226,7 @@ impl OutboundIntake {
             jobs.push(self.existing_job(&draft, &route.name, to, content)?);
         }
         let now = clock::now();
-        // All are looked at before the first is taken.
+        // All recipients are checked before the first job is stored.
         for (to, job) in all.iter().zip(&jobs) {
             if job.is_none() {
                 self.check_recipient(&draft, to, &recipient, now)?;
@@ -233,7 +234,7 @@ impl OutboundIntake {
         }
         let is_new = jobs.contains(&None);
         let first = plan::random_job_id()?;
-        // Everybody gets the same mail: who is told of it by another finds it in his own mailbox.
+        // Every recipient gets the same Message-ID, so that references to it work in each mailbox.
         let known = jobs.iter().flatten().next();
         let message_id = match known {
             Some(known) => known.message_id.clone(),
@@ -264,7 +265,7 @@ impl OutboundIntake {
         })
     }
 
-    /// The job of the same request for `to`, if it was taken before.
+    /// The job of the same request for `to`, if it exists.
     fn existing_job(
         &self,
         draft: &Draft,
@@ -280,8 +281,8 @@ impl OutboundIntake {
         }
     }
 
-    /// The route a draft is for, and what is known of its thread there. Products of two routes may use the
-    /// same ids, so a draft that names no route is for the one that knows its thread.
+    /// The route of a draft, and the mapping of its thread there. Products of two routes may use
+    /// the same ids, so a draft without a route belongs to the route that knows its thread.
     fn route_for(&self, draft: &Draft) -> Result<(&OutboundRoute, Option<Mapping>), IntakeError> {
         let unfit = |why: &str| IntakeError::Invalid {
             part: DraftPart::Route,
@@ -307,7 +308,7 @@ impl OutboundIntake {
         }
     }
 
-    /// May mail be sent to `to`?
+    /// Checks that mail may be sent to `to`.
     fn check_recipient(
         &self,
         draft: &Draft,
@@ -341,7 +342,7 @@ impl OutboundIntake {
         }
     }
 
-    /// A person put it on the list, or enough came back.
+    /// Tells whether the entry holds mail back: a person made it, or there were enough bounces.
     const fn is_suppressing(&self, suppression: &Suppression) -> bool {
         suppression.bounces == 0 || suppression.bounces >= self.settings.suppress_after
     }

@@ -1,6 +1,6 @@
-//! Owns what is decided for every mail of one draft, and the making of each.
+//! Owns everything that is decided for all mails of one draft, and the composition of each.
 //!
-//! Does not decide whether one is made.
+//! Does not decide whether a mail is composed.
 
 use std::sync::Arc;
 
@@ -23,10 +23,10 @@ use crate::store::{
     ConversationKey, EnqueueResult, Event, EventKind, Fact, Job, LastMessage, Mapping,
 };
 
-/// Octets of a subject in an event or a job.
+/// The most octets of a subject in an event or a job.
 const SUBJECT_BYTES_MAX: usize = 998;
 
-/// A draft for which everything is decided but the recipient of one mail.
+/// A draft with all decisions made but the recipient of one mail.
 pub(super) struct DraftPlan<'a> {
     pub(super) intake: &'a OutboundIntake,
     pub(super) draft: Arc<Draft>,
@@ -34,11 +34,11 @@ pub(super) struct DraftPlan<'a> {
     pub(super) mapping: Option<Mapping>,
     pub(super) recipient: Address,
     pub(super) content: [u8; 16],
-    /// The name of the recipient's job, if that is new.
+    /// The id of the recipient's job, if that job is new.
     pub(super) first_job: JobId,
-    /// The Message-ID of the mail, whoever gets it.
+    /// The Message-ID of the mail, the same for all recipients.
     pub(super) message_id: String,
-    /// Some of its jobs were taken before.
+    /// True if some of the jobs existed before.
     pub(super) is_resumed: bool,
     pub(super) now: Timestamp,
 }
@@ -49,13 +49,13 @@ impl DraftPlan<'_> {
         let id = match (is_copy, self.is_resumed) {
             (false, _) => self.first_job,
             (true, false) => job_id::copy_of(&self.route.keys, self.first_job, to),
-            // Its first job may have had this name, and be forgotten.
+            // An earlier first job may have had this id, and be forgotten.
             (true, true) => random_job_id()?,
         };
         let letter = self.outgoing_mail(id, to)?;
         let minted = self.issued_token_fact(&letter.reply_to);
         let (message_id, return_path) = (letter.message_id.clone(), letter.return_path.clone());
-        // The job is shown; what is in the mail is redacted as it is made.
+        // The job is shown to people; the mail itself is redacted when it is composed.
         let subject = redact(&letter.subject, &letter.reply_domains).into_owned();
         let templates = Arc::clone(&self.intake.templates);
         let made = tokio::task::spawn_blocking(move || compose(&letter, &templates));
@@ -77,7 +77,7 @@ impl DraftPlan<'_> {
             made_at: self.now,
             ends_at: self.now.plus(self.intake.settings.age_max),
         };
-        // The thread may have changed while the mail was made.
+        // The thread may have changed while the mail was composed.
         let _turn = self
             .intake
             .store
@@ -177,8 +177,8 @@ impl DraftPlan<'_> {
             })
     }
 
-    /// The newest mail of the thread. The product may not know yet of what we sent a moment ago: what it
-    /// names counts only if it is news to us.
+    /// The Message-ID of the newest mail of the thread. The product may not know yet of a mail sent
+    /// a moment ago, so its value counts only if it is not known here.
     fn in_reply_to(&self) -> Option<String> {
         let mapping = self.mapping.as_ref();
         let ours = match mapping.map(|mapping| (mapping, self.own_position(mapping))) {
@@ -210,7 +210,7 @@ impl DraftPlan<'_> {
         mapping.references[..own.unwrap_or(mapping.references.len())].to_vec()
     }
 
-    /// Where in the thread this very mail stands already, because somebody got it before.
+    /// The position of this very mail in the thread, if another recipient got it before.
     fn own_position(&self, mapping: &Mapping) -> Option<usize> {
         let mut known = mapping.references.iter();
         known.position(|id| bare_message_id(id) == bare_message_id(&self.message_id))
@@ -224,8 +224,8 @@ impl DraftPlan<'_> {
         }
     }
 
-    /// What was said last between us and `to`, newest first. What others of the thread wrote, or were
-    /// told, is not his to read.
+    /// The last messages between Postern and `to`, newest first. Messages of others in the thread
+    /// are not theirs to read.
     fn history(&self, to: &Address) -> Vec<compose::EarlierMessage> {
         let (store, talk) = (&self.intake.store, self.conversation_key(to));
         let mut said: Vec<LastMessage> = [false, true]
@@ -242,7 +242,8 @@ impl DraftPlan<'_> {
             .collect()
     }
 
-    /// A token whose bytes do not tell the thread's id, or that mail systems may fold, is remembered.
+    /// A fact that remembers a token whose bytes do not contain the thread's id, or whose case mail
+    /// systems may change.
     fn issued_token_fact(&self, reply_to: &Address) -> Option<Fact> {
         let thread = &self.draft.thread_id;
         let is_uuid = Uuid::try_parse(thread).is_ok_and(|uuid| uuid.to_string() == *thread);
@@ -297,7 +298,8 @@ impl DraftPlan<'_> {
         facts
     }
 
-    /// The thread once this mail is in it. One that nothing was known of is whose it is sent to.
+    /// The mapping of the thread after this mail. A thread of which nothing was known belongs to
+    /// the recipient.
     fn updated_mapping(&self, own_id: String) -> Mapping {
         let key = ThreadKey::of(&self.draft.thread_id);
         let known = self.intake.store.thread(&self.route.name, key);
@@ -320,7 +322,7 @@ impl DraftPlan<'_> {
         mapping
     }
 
-    /// A letter's field at fault is a part of the draft, or ours.
+    /// Maps a field at fault to the part of the draft, or to an internal error.
     fn compose_failure(&self, error: ComposeError) -> IntakeError {
         let part = match error.field() {
             Some("to") => DraftPart::Recipient,
@@ -340,7 +342,7 @@ impl DraftPlan<'_> {
     }
 }
 
-/// A name for a job.
+/// A random job id.
 pub(super) fn random_job_id() -> Result<JobId, IntakeError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|_| IntakeError::Random)?;

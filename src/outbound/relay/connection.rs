@@ -1,7 +1,7 @@
-//! Owns one conversation with a relay: greeting, TLS, who we are, and one mail after the other.
+//! Owns one SMTP session with a relay: greeting, TLS, authentication, and one mail after the other.
 //!
-//! Does not choose the relay and does not decide when a mail is tried again. One command at a time:
-//! what arrives before it was asked for ends the conversation, for nobody can tell what it answers.
+//! Does not choose the relay and does not decide when a mail is retried. One command at a time:
+//! unsolicited data ends the session, because nobody can tell which command it answers.
 
 use std::io::{self, Read as _, Write as _};
 use std::time::{Duration, Instant};
@@ -18,42 +18,42 @@ use super::wire::RelayTransport;
 use super::{RelayMail, SendOutcome};
 use crate::mail::address::Address;
 
-/// Octets of a mail that are written in one go, within one time-out.
+/// Octets of a mail that are written at a time, within one time-out.
 const BLOCK_BYTES: usize = 64 * 1024;
-/// The step whose lines hold a password: of their answers no word is kept.
+/// The step whose lines contain a password: no text of its replies is kept.
 const AUTH: &str = "AUTH";
-/// The steps of one mail.
+/// Names of the steps of one mail.
 const MAIL: &str = "MAIL";
 const RCPT: &str = "RCPT";
 const DATA: &str = "DATA";
 const END: &str = "the answer to the mail";
-/// How long a farewell may take.
+/// The longest time for QUIT.
 const QUIT_WAIT: Duration = Duration::from_millis(500);
 
-/// An open conversation, between two mails.
+/// An open session, between two mails.
 pub(super) struct RelayConnection {
     wire: RelayTransport,
     timeouts: RelayTimeouts,
     reader: RelayReplyReader,
-    /// What came and is not read yet.
+    /// Data that was received and is not parsed yet.
     input: Vec<u8>,
     extensions: EhloExtensions,
-    /// When all of the attempt must be over.
+    /// The deadline of the whole attempt.
     deadline: Instant,
-    /// How many mails it carried.
+    /// The number of mails sent in this session.
     pub(super) mails: u32,
     pub(super) opened: Instant,
-    /// When it was last used.
+    /// Time of the last use.
     pub(super) last_used: Instant,
 }
 
-/// What the relay said it can do (RFC 1869).
+/// The extensions that the relay offers (RFC 5321 section 4.1.1.1).
 #[derive(Debug, Default)]
 struct EhloExtensions {
     starttls: bool,
     eight_bit_mime: bool,
     smtputf8: bool,
-    /// The longest mail it takes; 0 if it does not tell.
+    /// The largest mail that the relay accepts; 0 if it does not say.
     size: u64,
     auth: Vec<String>,
 }
@@ -78,37 +78,37 @@ impl EhloExtensions {
     }
 }
 
-/// Why a conversation came to nothing. The relay's trouble, not the mail's.
+/// The reason why a session failed. The cause is the relay, not the mail.
 #[derive(Debug, Error)]
 pub(super) enum RelayError {
-    /// The network, or a time-out.
+    /// The network failed, or a time-out passed.
     #[error("{step}: {}", describe_io_error(error))]
     Io {
         step: &'static str,
         error: io::Error,
     },
-    /// What came is no reply.
+    /// The data is not a valid reply.
     #[error("{step}: {error}")]
     InvalidReply {
         step: &'static str,
         error: RelayReplyError,
     },
-    /// What came is no reply, and may not be told.
+    /// The data is not a valid reply, and may not be shown.
     #[error("{0}: not a reply")]
     RedactedReply(&'static str),
-    /// It said something before it was asked.
+    /// The relay sent data before a command asked for it.
     #[error("{0}: bytes that nothing asked for")]
     UnexpectedData(&'static str),
-    /// It does not want us.
+    /// The relay refuses the session.
     #[error("{step}: {reply}")]
     Refused { step: &'static str, reply: String },
-    /// We do not want it.
+    /// The relay does not meet the requirements.
     #[error("{0}")]
     Unsuitable(String),
 }
 
 impl RelayError {
-    /// True if the relay broke off at a step that is not about the recipient.
+    /// True if the relay failed at a step that does not concern the recipient.
     pub(super) fn concerns_every_mail(&self) -> bool {
         match self {
             Self::Io { step, .. }
@@ -121,24 +121,24 @@ impl RelayError {
     }
 }
 
-/// What a conversation came to for one mail.
+/// The result of a session for one mail.
 pub(super) struct MailResult {
-    /// What came of it.
+    /// The outcome for the mail.
     pub(super) outcome: SendOutcome,
-    /// The step that the relay refused with a reply, if it did: nothing was handed over.
+    /// The scope of the relay's refusal, if it refused: nothing was transferred.
     pub(super) refusal: Option<RefusalScope>,
-    /// The conversation can go on.
+    /// True if the session can be used again.
     pub(super) is_reusable: bool,
 }
 
-/// What a refusal is about.
+/// The subject of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RefusalScope {
-    /// MAIL: who sends.
+    /// MAIL: the sender is refused.
     Sender,
-    /// RCPT: to whom.
+    /// RCPT: the recipient is refused.
     Recipient,
-    /// DATA, or the end of the mail.
+    /// DATA or the end of the mail: the content is refused.
     Content,
 }
 
@@ -161,7 +161,7 @@ fn describe_io_error(error: &io::Error) -> String {
 }
 
 impl RelayConnection {
-    /// Connects, greets, encrypts and logs in.
+    /// Connects, greets, starts TLS and authenticates.
     pub(super) fn open(
         relay: &Relay,
         hello: &str,
@@ -199,7 +199,8 @@ impl RelayConnection {
         Ok(connection)
     }
 
-    /// Takes up a conversation that rested. A connection that is not as it was left is no good.
+    /// Prepares an idle session for the next mail. A session that is not in its last state cannot
+    /// be used.
     pub(super) fn resume(&mut self, until: Instant) -> Result<(), RelayError> {
         self.deadline = until;
         let unasked = self
@@ -220,11 +221,11 @@ impl RelayConnection {
         Ok(())
     }
 
-    /// Sends one mail to one person.
+    /// Sends one mail to one recipient.
     ///
     /// # Errors
-    /// The conversation came to nothing before the relay waited for the mail: nothing was handed over,
-    /// and the conversation is over. `Unfit`: so would be the next one.
+    /// The session failed before the relay asked for the mail: nothing was transferred, and the
+    /// session is over. After `Unsuitable` the next one would fail too.
     pub(super) fn send(&mut self, letter: &RelayMail<'_>) -> Result<MailResult, RelayError> {
         let refused = self.send_envelope(letter)?;
         let told = match refused {
@@ -249,16 +250,16 @@ impl RelayConnection {
         })
     }
 
-    /// Says goodbye, and does not wait for long.
+    /// Sends QUIT, and does not wait for the reply.
     pub(super) fn quit(mut self) {
         self.deadline = Instant::now() + QUIT_WAIT;
         self.set_timeout(QUIT_WAIT);
-        // Whether it hears us makes no difference to us.
+        // The result does not matter.
         let _ = self.wire.write_all(b"QUIT\r\n");
         let _ = self.wire.flush();
     }
 
-    // The beginning.
+    // Session set-up.
 
     fn ehlo(&mut self, hello: &str) -> Result<(), RelayError> {
         let reply = self.command("EHLO", &format!("EHLO {hello}"))?;
@@ -288,12 +289,12 @@ impl RelayConnection {
         }
         let reply = self.command("STARTTLS", "STARTTLS")?;
         expect_code(&reply, "STARTTLS", 220)?;
-        // Whatever is there by now was written by someone who could read and write the plain text.
+        // Data that is here by now was written by someone who can read and change the plain text.
         if !self.input.is_empty() {
             return Err(RelayError::UnexpectedData("STARTTLS"));
         }
         self.start_tls(relay)?;
-        // What was said before the encryption is forgotten (RFC 3207 section 4.2).
+        // Extensions from before the encryption are discarded (RFC 3207 section 4.2).
         self.extensions = EhloExtensions::default();
         self.ehlo(hello)
     }
@@ -326,7 +327,8 @@ impl RelayConnection {
                 let words = BASE64.encode(words.as_bytes());
                 let reply = self.command(AUTH, &format!("AUTH XOAUTH2 {words}"))?;
                 match reply.code() {
-                    // The error is in the challenge; an empty line has it told.
+                    // The challenge carries the error; an empty line makes the relay send its final
+                    // reply.
                     334 => self.command(AUTH, "")?,
                     _ => reply,
                 }
@@ -360,9 +362,9 @@ impl RelayConnection {
         self.command(AUTH, &BASE64.encode(password.as_bytes()))
     }
 
-    // One mail.
+    // Sending one mail.
 
-    /// Everything before the mail itself; `None` if the relay waits for it now.
+    /// Sends the envelope and DATA; `None` if the relay now waits for the mail.
     fn send_envelope(&mut self, letter: &RelayMail<'_>) -> Result<Option<StepResult>, RelayError> {
         let never = |what: String| Ok(Some(StepResult::Decided(SendOutcome::permanent(what))));
         let (from, from_utf8) = letter.from.map_or_else(Default::default, wire_address);
@@ -403,8 +405,8 @@ impl RelayConnection {
         }
     }
 
-    /// The mail itself and its end. From the moment its end may be on its way nobody but the relay
-    /// knows whether it has the mail.
+    /// Sends the mail and its end. Once the end may be on its way, only the relay knows whether it
+    /// has the mail.
     fn send_content(&mut self, letter: &RelayMail<'_>) -> Result<StepResult, RelayError> {
         const STEP: &str = "the mail";
         let (blocks, last) = match letter.wire.len().checked_sub(1) {
@@ -416,7 +418,7 @@ impl RelayConnection {
             self.write(block)
                 .map_err(|error| RelayError::Io { step: STEP, error })?;
         }
-        // An answer that is there before the end is asked about must not be taken for the one to it.
+        // A reply that is here before the end of the mail must not be taken for the reply to it.
         let early = self.wire.read_unsolicited();
         let early = early.map_err(|error| RelayError::Io { step: STEP, error })?;
         if !early.is_empty() || !self.input.is_empty() {
@@ -435,7 +437,7 @@ impl RelayConnection {
             Ok(reply) if reply.code() >= 400 => Ok(StepResult::Refused(END, reply)),
             Ok(reply) => {
                 let why = format!("{END}: {}", reply.display_text());
-                // Where such an answer comes from, the next one has no meaning either.
+                // The session cannot be used after such a reply.
                 self.input.push(b'?');
                 Ok(StepResult::Decided(SendOutcome::Unknown { why }))
             }
@@ -447,13 +449,14 @@ impl RelayConnection {
         }
     }
 
-    /// A refusal of the mail if it is one; what ends the conversation is a fault.
+    /// A refusal that concerns the mail; anything that ends the session is an error.
     fn classify_refusal(
         &self,
         step: &'static str,
         reply: RelayReply,
     ) -> Result<StepResult, RelayError> {
-        // RFC 4954 section 6: it wants a login or encryption, which is no fault of the mail.
+        // The relay asks for authentication or TLS, which is not the mail's fault (RFC 4954 section
+        // 6).
         let is_about_us = step == MAIL && matches!(reply.code(), 530 | 534 | 535 | 538);
         if is_about_us {
             return Err(RelayError::Unsuitable(format!(
@@ -461,7 +464,7 @@ impl RelayConnection {
                 reply.display_text()
             )));
         }
-        // It is going down (RFC 5321 section 3.8), or says what no step can have for an answer.
+        // The relay is shutting down (RFC 5321 section 3.8), or the code is invalid for every step.
         if reply.code() < 400 || reply.code() == 421 {
             return Err(RelayError::Refused {
                 step,
@@ -471,7 +474,7 @@ impl RelayConnection {
         Ok(StepResult::Refused(step, reply))
     }
 
-    // Lines.
+    // Commands and replies.
 
     fn command(&mut self, step: &'static str, line: &str) -> Result<RelayReply, RelayError> {
         if !self.input.is_empty() {
@@ -493,7 +496,7 @@ impl RelayConnection {
         loop {
             let read = self.reader.read(&self.input);
             let (read, reply) = read.map_err(|error| match error {
-                // What is no reply may repeat the password as well.
+                // An invalid reply may repeat the password too.
                 RelayReplyError::Code(_) if step == AUTH => RelayError::RedactedReply(step),
                 error => RelayError::InvalidReply { step, error },
             })?;
@@ -516,18 +519,18 @@ impl RelayConnection {
         self.wire.flush()
     }
 
-    /// The next step may take so long.
+    /// Sets the time-out of the next step, within the deadline of the attempt.
     fn set_timeout(&mut self, limit: Duration) {
         self.wire
             .set_deadline((Instant::now() + limit).min(self.deadline));
     }
 }
 
-/// What came of a step.
+/// The result of a step.
 enum StepResult {
-    /// The relay said no at this step.
+    /// The relay refused the mail at this step.
     Refused(&'static str, RelayReply),
-    /// It is decided in another way.
+    /// The outcome is decided otherwise.
     Decided(SendOutcome),
 }
 
@@ -570,7 +573,8 @@ fn expect_auth_code(reply: &RelayReply, code: u16) -> Result<(), RelayError> {
     })
 }
 
-/// An address as a command has it, and whether that needs SMTPUTF8. A domain alone never does.
+/// The address as it stands in a command, and whether that needs SMTPUTF8. A non-ASCII domain alone
+/// never does.
 fn wire_address(address: &Address) -> (String, bool) {
     let text = address.to_string();
     if text.is_ascii() {

@@ -1,32 +1,31 @@
-//! Owns the form of a mail between DATA and its end: dots doubled, one terminator (RFC 5321 section
-//! 4.5.2).
+//! Owns the form of a mail after DATA: dots doubled, and one terminator (RFC 5321 section 4.5.2).
 //!
-//! Does not mend a mail: what is not in canonical form is refused.
+//! Does not repair a mail: one that is not in canonical form is refused.
 
 use memchr::memchr3_iter;
 use thiserror::Error;
 
-/// Octets of a line without its end at most (RFC 5322 section 2.1.1).
+/// The most octets of a line without its end (RFC 5322 section 2.1.1).
 const LINE_BYTES_MAX: usize = 998;
 
-/// The mail cannot be sent as it is.
+/// The reason why a mail is not in canonical form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum NotCanonicalError {
-    /// A CR without LF or an LF without CR: what one server takes for a line another does not.
+    /// The mail has a CR without LF or an LF without CR, which servers interpret differently.
     #[error("a bare CR or LF at octet {0}")]
     BareLineEnd(usize),
     /// A line is longer than RFC 5322 allows.
     #[error("a line longer than 998 octets at octet {0}")]
     LineTooLong(usize),
-    /// A NUL (RFC 5322 section 4).
+    /// The mail contains a NUL (RFC 5322 section 4).
     #[error("a NUL at octet {0}")]
     Nul(usize),
 }
 
-/// The mail of these parts, one after the other, as it goes over the wire, its end included.
+/// The concatenated parts as they are sent over the wire, with the terminator.
 ///
 /// # Errors
-/// Says what of the canonical form is broken, and where.
+/// Says how and where the canonical form is violated.
 pub fn dot_stuffed(parts: &[&[u8]]) -> Result<Vec<u8>, NotCanonicalError> {
     let mail = parts.concat();
     check(&mail)?;

@@ -1,10 +1,9 @@
-//! Owns the way to the relays: which of them is spoken to, over which connection, and what came of
-//! it.
+//! Owns the way to the relays: which relay is used, over which connection, and the outcome.
 //!
-//! Does not know jobs, and never tries a mail twice that may have arrived. The client is our own:
-//! `lettre` (0.11.23) keeps what it read before the encryption, reads a line without a bound before
-//! it looks at its length, takes 250 for an answer to DATA and 354 for one to the end of a mail, and
-//! has no limit on all of a step, only on each read.
+//! Does not know jobs, and never repeats a mail that may have arrived. `lettre` (0.11.23) is not
+//! used, because it keeps data received before STARTTLS, reads a line completely before it checks
+//! the length, accepts 250 after DATA and 354 after the mail, and limits single reads but not a
+//! whole step.
 
 mod connection;
 pub mod dot_stuffing;
@@ -27,54 +26,55 @@ use connection::{RefusalScope, RelayConnection, RelayError};
 use reply::truncate_text;
 use settings::{Relay, RelayPoolSettings};
 
-/// The longest time a relay is left alone that cannot be used, however long a mail may wait.
+/// The longest time a failed relay is left alone, however long mails may wait.
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
-/// Mails in a row, none taken between, after which a relay that refuses them is set aside for another.
+/// The number of consecutive refused mails after which a relay is left alone in favour of another.
 const REFUSALS_MAX: u32 = 5;
-/// Mails over one connection at most.
+/// The most mails over one connection.
 const MAILS_MAX: u32 = 100;
-/// The oldest a connection may get, and the longest it may rest.
+/// The longest age and the longest idle time of a connection.
 const AGE_MAX: Duration = Duration::from_secs(300);
 const IDLE_MAX: Duration = Duration::from_secs(20);
 
-/// One mail to one person, ready for the wire.
+/// A mail to one recipient, ready to be sent.
 #[derive(Clone, Copy, Debug)]
 pub struct RelayMail<'a> {
-    /// The envelope's sender; `None` is the null sender.
+    /// The envelope sender; `None` is the null sender.
     pub from: Option<&'a Address>,
-    /// The envelope's one recipient.
+    /// The one envelope recipient.
     pub to: &'a Address,
-    /// The mail, stuffed and with its end ([`dot_stuffing::dot_stuffed`]).
+    /// The mail, dot-stuffed and terminated ([`dot_stuffing::dot_stuffed`]).
     pub wire: &'a [u8],
-    /// How long the mail itself is.
+    /// The length of the mail without dot-stuffing, in octets.
     pub bytes: usize,
-    /// It has octets above 127.
+    /// True if the mail has octets above 127.
     pub is_eight_bit: bool,
 }
 
-/// What came of an attempt.
+/// The outcome of sending a mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SendOutcome {
-    /// The relay has the mail: it said 2xx to its end.
+    /// The relay has the mail: it answered the end of the mail with 2xx.
     Sent {
-        /// What it said.
+        /// The relay's reply.
         reply: String,
     },
-    /// It does not have it, and another time it may take it.
+    /// The relay does not have the mail, and may accept it later.
     TemporaryFailure {
-        /// What it said, or why it was not asked.
+        /// The relay's reply, or the reason why no relay was asked.
         reply: String,
     },
-    /// It will never take it.
+    /// The mail will never be accepted.
     PermanentFailure {
-        /// The code of its answer, if the no is its own.
+        /// The reply code, if the relay refused.
         code: Option<u16>,
-        /// What it said.
+        /// The relay's reply, or the local reason.
         reply: String,
     },
-    /// The end of the mail was on its way and no answer to it came: only the relay knows.
+    /// The end of the mail was sent and no reply followed: only the relay knows whether it has the
+    /// mail.
     Unknown {
-        /// What happened.
+        /// The description of the failure.
         why: String,
     },
 }
@@ -91,7 +91,7 @@ impl SendOutcome {
         Self::PermanentFailure { code: None, reply }
     }
 
-    /// The same with other words of the relay's.
+    /// The same outcome with a changed text.
     fn map_reply(self, change: impl FnOnce(String) -> String) -> Self {
         match self {
             Self::Sent { reply } => {
@@ -110,7 +110,7 @@ impl SendOutcome {
         }
     }
 
-    /// One word for it.
+    /// The name of the outcome in metrics.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Sent { .. } => "sent",
@@ -133,26 +133,26 @@ pub struct RelayPool {
 struct RelayState {
     idle: Vec<RelayConnection>,
     failures: u32,
-    /// Mails it refused since it took one, by answers that are not about the recipient.
+    /// Consecutive mails that the relay refused for reasons other than the recipient.
     refusals: u32,
-    /// It is not spoken to before then.
+    /// The time before which the relay is not used.
     backoff_until: Option<Instant>,
 }
 
-/// What one relay did with a mail.
+/// The decision of one relay on a mail.
 enum RelayDecision {
-    /// It is decided, by its answer or by ours.
+    /// The outcome is final.
     Final(SendOutcome),
-    /// It does not have it, and another may take it.
+    /// The relay does not have the mail, and another relay may take it.
     Declined(Decline),
 }
 
-/// Why a relay does not have a mail.
+/// The reason why a relay does not have a mail.
 struct Decline {
     text: String,
-    /// The words are its reply alone.
+    /// True if the text is nothing but the relay's reply.
     is_reply: bool,
-    /// The code, if it is for good.
+    /// The reply code of a permanent refusal.
     code: Option<u16>,
 }
 
@@ -167,7 +167,7 @@ impl Decline {
 }
 
 impl RelayPool {
-    /// Nothing is connected to yet.
+    /// A pool without connections.
     pub fn new(relays: Vec<Relay>, terms: RelayPoolSettings, metrics: Arc<Metrics>) -> Self {
         for relay in &relays {
             metrics.set_up(&relay.label(), true);
@@ -180,7 +180,7 @@ impl RelayPool {
         }
     }
 
-    /// When one of them may be spoken to again; `None` if one may now.
+    /// The time at which the first relay can be used again; `None` if one can be used now.
     pub fn available_at(&self, now: Instant) -> Option<Instant> {
         let states = self.states();
         let mut first = None;
@@ -191,18 +191,18 @@ impl RelayPool {
         first
     }
 
-    /// True if none of them was heard well lately: one attempt at a time is enough to find out.
+    /// True if every relay failed lately, so that one attempt at a time is enough.
     pub fn all_failing(&self) -> bool {
         self.states().iter().all(|state| state.failures > 0)
     }
 
-    /// Sends one mail, and tells by which relay, as `host:port`. Blocks, at most as long as an attempt may
-    /// take and the system's resolver needs. The next relay is asked as long as nothing was handed over: where
-    /// one cannot be spoken to, which sets it aside, breaks off before it waits for the mail, refuses it for
-    /// now, or refuses its sender. The mail is refused for good where one does so for its recipient or for
-    /// itself, or each one for its sender.
+    /// Sends one mail, and returns the relay used as `host:port`. Blocks for the time of an attempt
+    /// and of the system's resolver at most. Further relays are tried as long as nothing was
+    /// transferred: when a relay cannot be reached, fails before DATA, refuses for now, or refuses
+    /// the sender. A refusal is permanent if a relay refuses the recipient or the content for good,
+    /// or if every relay refuses the sender for good.
     ///
-    /// `next` says how long the mail would wait for its next attempt, if there is one: the only relay is
+    /// `next` returns the wait before the mail's next attempt, if there is one: a single relay is
     /// not left alone for longer.
     pub fn send(
         &self,
@@ -235,7 +235,7 @@ impl RelayPool {
         (self.combine_declines(&noes), last)
     }
 
-    /// Asks one relay to take the mail.
+    /// Offers the mail to one relay.
     fn try_relay(
         &self,
         at: usize,
@@ -256,7 +256,8 @@ impl RelayPool {
             Err(fault) => {
                 self.discard(connection);
                 let words = self.redact_text(&fault);
-                // What it does with this mail says little about the next, unless it is about us.
+                // A failure with this mail says little about the next one, unless it concerns the
+                // session.
                 if matches!(fault, RelayError::Unsuitable(_)) {
                     self.back_off(at, &words, next);
                 } else if fault.concerns_every_mail() {
@@ -301,8 +302,8 @@ impl RelayPool {
         })
     }
 
-    /// What it comes to when no relay that was asked has the mail: for good only if none is left that may
-    /// take it.
+    /// The outcome when every tried relay declined: permanent only if no relay is left that may
+    /// accept the mail.
     fn combine_declines(&self, noes: &[(String, Decline)]) -> SendOutcome {
         let is_all = !noes.is_empty() && noes.len() == self.relays.len();
         let is_final = is_all && noes.iter().all(|(_, no)| no.code.is_some());
@@ -324,7 +325,8 @@ impl RelayPool {
         SendOutcome::temporary(reply)
     }
 
-    /// Closes connections that rested too long; all of them with `is_over`. Blocks for a moment.
+    /// Closes connections that have been idle for too long, or all of them if `is_over`. Blocks for
+    /// a moment.
     pub fn close_idle(&self, is_over: bool) {
         let now = Instant::now();
         let mut old = Vec::new();
@@ -341,7 +343,7 @@ impl RelayPool {
         }
     }
 
-    /// A connection that rested and is as it was left, or a new one.
+    /// An idle connection that still works, or a new one.
     fn connection(&self, at: usize, until: Instant) -> Result<RelayConnection, RelayError> {
         loop {
             let rested = self.states()[at].idle.pop();
@@ -387,7 +389,7 @@ impl RelayPool {
         aside.is_some_and(|until| until > Instant::now())
     }
 
-    /// A relay that answers a mail, with whatever, is there, unless it takes none.
+    /// A relay that replies to a mail is available, unless it keeps refusing.
     fn record_response(&self, at: usize, took: bool) {
         let mut states = self.states();
         let state = &mut states[at];
@@ -399,8 +401,8 @@ impl RelayPool {
         }
     }
 
-    /// A relay that took none of several mails in a row is set aside while another was heard well. Else it
-    /// is there if it `answers`.
+    /// Counts a refusal: after several in a row the relay is left alone if another one works.
+    /// Otherwise it counts as available if it `answers`.
     fn record_refusal(
         &self,
         at: usize,
@@ -436,7 +438,7 @@ impl RelayPool {
     fn back_off(&self, at: usize, words: &str, next: &impl Fn() -> Option<Duration>) {
         let mut states = self.states();
         let state = &mut states[at];
-        // Of several that failed together, one counts.
+        // Several failures at the same time count once.
         if state
             .backoff_until
             .is_some_and(|until| until > Instant::now())
@@ -472,8 +474,8 @@ impl RelayPool {
         }
     }
 
-    /// A relay's words without the reply addresses in them: it repeats what it refuses, also to who only
-    /// greets it.
+    /// A relay's text without reply addresses: a relay repeats what it refuses, even in its
+    /// greeting.
     fn redact_text(&self, words: &impl ToString) -> String {
         redact(&words.to_string(), &self.settings.own_domains).into_owned()
     }

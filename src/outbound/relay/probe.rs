@@ -1,17 +1,17 @@
-//! Owns the trial of a relay: connection, greeting, encryption and login, and no mail.
+//! Owns the test of a relay: connection, greeting, TLS and authentication, without a mail.
 //!
-//! Does not set it aside, and does not speak of mails.
+//! Does not mark the relay as failed.
 
 use std::time::Instant;
 
 use super::connection::RelayConnection;
 use super::settings::{Relay, RelayTimeouts};
 
-/// Speaks to a relay as far as its first mail would go, and says goodbye. Blocks, at most as long as an attempt
-/// may take and the system's resolver needs.
+/// Opens a session up to the point before the first mail, and quits. Blocks for the time of an
+/// attempt and of the system's resolver at most.
 ///
 /// # Errors
-/// Why no mail could be given to it: at which step, in its words.
+/// The step that failed, with the relay's text.
 pub fn probe(relay: &Relay, hello: &str, timeouts: RelayTimeouts) -> Result<(), String> {
     let until = Instant::now() + timeouts.attempt;
     let opened = RelayConnection::open(relay, hello, timeouts, until);

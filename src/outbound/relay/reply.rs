@@ -1,22 +1,22 @@
-//! Owns the reading of a relay's replies: bytes in, one reply of bounded size out.
+//! Owns parsing a relay's replies: bytes in, one bounded reply out.
 //!
-//! Does not touch a socket, and does not decide what a reply means for a mail.
+//! Does not read from a socket, and does not decide what a reply means for a mail.
 
 use thiserror::Error;
 
 use super::token_words;
 use crate::mail::address::cut_between_addresses;
 
-/// Octets of one line of a reply at most. RFC 5321 section 4.5.3.1.5 allows 512.
+/// The most octets of one line of a reply. RFC 5321 section 4.5.3.1.5 allows 512.
 pub const LINE_BYTES_MAX: usize = 4 * 1024;
-/// Octets of one reply at most.
+/// The most octets of one reply.
 pub const REPLY_BYTES_MAX: usize = 64 * 1024;
-/// Lines of one reply at most.
+/// The most lines of one reply.
 pub const LINES_MAX: usize = 256;
-/// Octets of a reply that are kept and shown at most.
+/// The most octets of a reply that are kept and shown.
 pub const SHOWN_BYTES_MAX: usize = 1024;
 
-/// A whole reply (RFC 5321 section 4.2): one code, and a text a line.
+/// A complete reply (RFC 5321 section 4.2): one code, and a text for each line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayReply {
     code: u16,
@@ -24,7 +24,7 @@ pub struct RelayReply {
 }
 
 impl RelayReply {
-    /// The code, 200 to 599.
+    /// The reply code, 200 to 599.
     pub const fn code(&self) -> u16 {
         self.code
     }
@@ -39,12 +39,13 @@ impl RelayReply {
         self.code / 100 == 5
     }
 
-    /// The texts of its lines, without the code.
+    /// The texts of the lines, without the code.
     pub fn lines(&self) -> impl Iterator<Item = &[u8]> {
         self.lines.iter().map(Vec::as_slice)
     }
 
-    /// The reply on one line as people may see it: escaped, without tokens, at most [`SHOWN_BYTES_MAX`] octets.
+    /// The reply on one line for people: escaped, without tokens, at most [`SHOWN_BYTES_MAX`]
+    /// octets.
     pub fn display_text(&self) -> String {
         let mut text = self.code.to_string();
         for line in &self.lines {
@@ -57,8 +58,8 @@ impl RelayReply {
         truncate_text(text)
     }
 
-    /// The code and the enhanced status (RFC 2034) alone. After AUTH no more is kept: a relay that
-    /// repeats the line it refuses repeats the password.
+    /// The code and the enhanced status code (RFC 2034) only. After AUTH nothing else is kept,
+    /// because a relay that repeats the refused line repeats the password.
     pub fn status_text(&self) -> String {
         let first = self.lines.first().map_or(&[][..], Vec::as_slice);
         let word = first.split(|b| *b == b' ').next().unwrap_or_default();
@@ -72,8 +73,8 @@ impl RelayReply {
     }
 }
 
-/// Bytes from elsewhere as people may see them: no control character, no line end, no lone octet, no
-/// word that may be a token; at most [`SHOWN_BYTES_MAX`] octets.
+/// Foreign bytes for people: without control characters, line ends, invalid octets and words that
+/// may be a token; at most [`SHOWN_BYTES_MAX`] octets.
 pub fn display_bytes(bytes: &[u8]) -> String {
     let mut text = String::new();
     for chunk in bytes.utf8_chunks() {
@@ -90,12 +91,12 @@ pub fn display_bytes(bytes: &[u8]) -> String {
             break;
         }
     }
-    // Before it is cut: of a token that is cut, what is left would not be told.
+    // Tokens are removed before the cut, because a cut token is not recognised.
     truncate_text(token_words::without_token_words(&text).into_owned())
 }
 
-/// Cuts a text to [`SHOWN_BYTES_MAX`] octets, within no address: a return path must still be found in
-/// it, to be taken out.
+/// Cuts a text to [`SHOWN_BYTES_MAX`] octets, but never within an address, so that a return path
+/// can still be found and removed.
 pub fn truncate_text(mut text: String) -> String {
     if text.len() > SHOWN_BYTES_MAX {
         text.truncate(cut_between_addresses(&text, SHOWN_BYTES_MAX - '…'.len_utf8()).len());
@@ -104,7 +105,7 @@ pub fn truncate_text(mut text: String) -> String {
     text
 }
 
-/// What came is no reply.
+/// The reason why data is not a reply.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RelayReplyError {
     /// A line does not begin with a code of 200 to 599.
@@ -113,17 +114,17 @@ pub enum RelayReplyError {
     /// The lines of one reply have different codes.
     #[error("a reply of two codes, {first} and {then}")]
     Mixed {
-        /// Of the first line.
+        /// The code of the first line.
         first: u16,
-        /// Of a later one.
+        /// The code of a later line.
         then: u16,
     },
-    /// It is beyond a bound.
+    /// The reply exceeds a bound.
     #[error("a reply too long: more than {0}")]
     TooLong(&'static str),
 }
 
-/// Reads one reply, whatever pieces it comes in.
+/// Parses one reply that arrives in any pieces.
 #[derive(Debug, Default)]
 pub struct RelayReplyReader {
     line: Vec<u8>,
@@ -133,11 +134,11 @@ pub struct RelayReplyReader {
 }
 
 impl RelayReplyReader {
-    /// Reads on. Gives back how many octets of `input` belong to the reply, and the reply if it is
-    /// whole; then the reader is ready for the next one.
+    /// Parses further input. Returns the number of octets of `input` that belong to the reply, and
+    /// the reply once it is complete; the reader is then ready for the next one.
     ///
     /// # Errors
-    /// Says why this is no reply. What comes after it on this connection means nothing any more.
+    /// The data is not a reply. Later data on this connection has no meaning.
     pub fn read(&mut self, input: &[u8]) -> Result<(usize, Option<RelayReply>), RelayReplyError> {
         let mut read = 0;
         while let Some(at) = input[read..].iter().position(|b| *b == b'\n') {
@@ -190,7 +191,7 @@ impl RelayReplyReader {
     }
 }
 
-/// The code of a line, and whether another follows.
+/// The code of a line, and whether another line follows.
 fn parse_line_start(line: &[u8]) -> Option<(u16, bool)> {
     let digits = line.get(..3)?;
     if !matches!(digits[0], b'2'..=b'5') || !digits.iter().all(u8::is_ascii_digit) {
@@ -279,7 +280,7 @@ mod tests {
         let long = [b"550 ".as_slice(), "é".repeat(1500).as_bytes(), b"\r\n"].concat();
         let shown = whole(&long).unwrap().unwrap().display_text();
         assert!(shown.len() <= SHOWN_BYTES_MAX && shown.ends_with('…'));
-        // Wherever the end falls, an address is there whole or not at all.
+        // Wherever the text is cut, the address is either complete or gone.
         let address = "<bounce+word@inbox.test>";
         for pad in SHOWN_BYTES_MAX - 50..SHOWN_BYTES_MAX {
             let line = format!("550 {} {address} no\r\n", "x".repeat(pad));

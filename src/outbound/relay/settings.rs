@@ -1,5 +1,4 @@
-//! Owns what is known of a relay before it is spoken to: where it is, with which TLS, as whom, how
-//! long each step may take.
+//! Owns what is configured for a relay: its address, TLS, authentication and time-outs.
 //!
 //! Does not connect.
 
@@ -19,28 +18,28 @@ use thiserror::Error;
 use crate::mail::address::Domain;
 use crate::retry::SendSchedule;
 
-/// Octets of a token file at most.
+/// The most octets of a token file.
 const TOKEN_BYTES_MAX: u64 = 16 * 1024;
 
 /// One relay.
 #[derive(Clone)]
 pub struct Relay {
-    /// Its name or address, as the operator wrote it.
+    /// The host name or address, as the operator wrote it.
     pub host: String,
-    /// Its port.
+    /// The TCP port.
     pub port: u16,
-    /// How the connection is encrypted.
+    /// The use of TLS.
     pub security: RelaySecurity,
-    /// Who we are to it, if it wants to know.
+    /// The credentials, if the relay asks for authentication.
     pub login: Option<RelayLogin>,
-    /// The certificates that are believed.
+    /// The TLS settings with the trusted certificates.
     pub tls_config: Arc<ClientConfig>,
-    /// `host` as a certificate must have it.
+    /// The name that the relay's certificate must have.
     pub server_name: ServerName<'static>,
 }
 
 impl Relay {
-    /// As `host:port`.
+    /// The relay as `host:port`.
     pub fn label(&self) -> String {
         if self.host.contains(':') {
             return format!("[{}]:{}", self.host, self.port);
@@ -59,49 +58,49 @@ impl fmt::Debug for Relay {
     }
 }
 
-/// How a connection is encrypted.
+/// The use of TLS on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RelaySecurity {
-    /// With STARTTLS, or not at all to a relay on this machine.
+    /// STARTTLS; a relay on the same machine is used without TLS.
     Auto,
-    /// With STARTTLS. A relay on this machine may do without; one elsewhere may not.
+    /// STARTTLS; a relay on the same machine may be used without TLS if it does not offer it.
     StartTls,
-    /// From the first octet on (RFC 8314).
+    /// TLS from the first octet (RFC 8314).
     Implicit,
-    /// Not at all: only to a relay on this machine.
+    /// No TLS; only a relay on the same machine can be used.
     None,
 }
 
-/// Who we are to a relay.
+/// The user and the credentials for a relay.
 #[derive(Clone)]
 pub struct RelayLogin {
-    /// The user's name.
+    /// The user name.
     pub user: String,
-    /// How it is shown.
+    /// The credentials.
     pub credentials: RelayCredentials,
 }
 
-/// How we show who we are.
+/// The credentials for authentication.
 #[derive(Clone)]
 pub enum RelayCredentials {
-    /// With a password, by the mechanism of these that the relay offers first: PLAIN (RFC 4616), LOGIN.
+    /// A password, sent with the first of the mechanisms that the relay offers.
     Password {
         /// The password.
         password: String,
-        /// The mechanisms that may be used, best first.
+        /// The allowed mechanisms, in order of preference.
         mechanisms: Vec<PasswordMechanism>,
     },
-    /// With a token (XOAUTH2) from this file, read again at each connection: whoever keeps the token fresh
-    /// writes it there.
+    /// A token (XOAUTH2) from this file. The file is read for each connection, so that another
+    /// program can renew the token.
     Token(PathBuf),
 }
 
-/// How a password is sent.
+/// A SASL mechanism for a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PasswordMechanism {
-    /// RFC 4616.
+    /// PLAIN (RFC 4616).
     Plain,
-    /// The older one of two questions.
+    /// LOGIN, an older mechanism with two challenges.
     Login,
 }
 
@@ -115,7 +114,7 @@ impl fmt::Debug for RelayLogin {
     }
 }
 
-/// Reads a token file: one token, the white space around it is not part of it.
+/// Reads a token file with one token; white space around it is ignored.
 pub(super) fn read_token(path: &PathBuf) -> io::Result<String> {
     let mut text = String::new();
     let mut file = File::open(path)?.take(TOKEN_BYTES_MAX + 1);
@@ -132,21 +131,21 @@ pub(super) fn read_token(path: &PathBuf) -> io::Result<String> {
     Ok(token.to_owned())
 }
 
-/// Why a CA file cannot be used.
+/// The reason why a CA file cannot be used.
 #[derive(Debug, Error)]
 pub enum TrustError {
-    /// It cannot be read as PEM.
+    /// The file is not PEM.
     #[error("no certificates in PEM form: {0}")]
     Pem(String),
-    /// One of its certificates cannot be used.
+    /// One of the certificates cannot be used.
     #[error("not a usable certificate: {0}")]
     Certificate(String),
-    /// The provider of cryptography cannot do TLS 1.2 and 1.3.
+    /// The cryptographic provider does not support TLS 1.2 and 1.3.
     #[error("TLS cannot be used: {0}")]
     Provider(String),
 }
 
-/// What is believed of certificates: the roots that come with the program, and those of a file.
+/// The TLS settings: the built-in root certificates are trusted, and those of the file.
 ///
 /// # Errors
 /// The file cannot be used.
@@ -174,31 +173,32 @@ pub fn client_config(ca_file: Option<&[u8]>) -> Result<Arc<ClientConfig>, TrustE
     Ok(Arc::new(config))
 }
 
-/// How all relays are spoken to.
+/// Settings for all relays.
 #[derive(Clone, Debug)]
 pub struct RelayPoolSettings {
-    /// Our name, for EHLO.
+    /// The name of this host in EHLO.
     pub ehlo_name: String,
-    /// How long each step may take.
+    /// The time-outs of each step.
     pub timeouts: RelayTimeouts,
-    /// The pace of asking a relay again that cannot be used. It is that of the mails; how often is not bounded.
+    /// The schedule for retrying a failed relay. It is that of the mails, without a limit of
+    /// attempts.
     pub schedule: SendSchedule,
-    /// Our reply domains, whose addresses are taken out of what a relay says.
+    /// The reply domains, whose addresses are removed from a relay's text.
     pub own_domains: Vec<Domain>,
 }
 
-/// How long each step may take (RFC 5321 section 4.5.3.2 allows longer).
+/// The time-outs of each step (RFC 5321 section 4.5.3.2 allows longer ones).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelayTimeouts {
-    /// To connect, and for the handshake of TLS.
+    /// Time to connect, and for the TLS handshake.
     pub connect: Duration,
-    /// Until the greeting is there.
+    /// Time until the greeting.
     pub greeting: Duration,
-    /// For each command and its answer, and each block of the mail.
+    /// Time for each command with its reply, and for each block of the mail.
     pub command: Duration,
-    /// From the end of the mail until its answer is there.
+    /// Time from the end of the mail until the reply to it.
     pub end: Duration,
-    /// All of an attempt.
+    /// Time for the whole attempt.
     pub attempt: Duration,
 }
 

@@ -1,20 +1,21 @@
-//! Owns taking words out of a relay's replies that may be a token, or the word of a return path, wherever
-//! they stand: a relay repeats what it refuses, and whoever reads that could answer in another's name.
+//! Owns removing words from a relay's replies that may be a token or the signed id of a return
+//! path: a relay repeats what it refuses, and a reader of that could write in another person's
+//! name.
 //!
-//! Does not verify them, and does not look for their addresses (`compose::redact`).
+//! Does not verify tokens, and does not search for addresses (`compose::redact`).
 
 use std::borrow::Cow;
 
 use data_encoding::BASE64URL_NOPAD;
 
-/// Characters of a token, or of a return path's word, at least.
+/// The least characters of a token or of a signed id.
 const CHARS_MIN: usize = 40;
-/// A word of so many characters goes whatever it is made of: a relay may have folded the case of a token.
+/// The length from which any word is removed: a relay may have changed the case of a token.
 const CHARS_MAX: usize = 64;
-/// What stands in its place.
+/// The replacement for a removed word.
 const GONE: char = '…';
 
-/// The text without such words. Linear in it.
+/// The text without such words. The time is linear in the text.
 pub(super) fn without_token_words(text: &str) -> Cow<'_, str> {
     if !text
         .split(|c| !is_of_word(c))
@@ -43,7 +44,7 @@ const fn is_of_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '_')
 }
 
-/// A token of the old form is base64 of words with colons between them; it may be cut.
+/// Tells whether the word is a token of format v1, possibly cut: base64 of text with colons.
 fn is_old_token(word: &str) -> bool {
     if word.len() < CHARS_MIN {
         return false;
@@ -54,7 +55,8 @@ fn is_old_token(word: &str) -> bool {
         .is_ok_and(|text| text.contains(&b':') && text.iter().all(u8::is_ascii_graphic))
 }
 
-/// A word without what of it is base32, in any case, for long enough. Another mark may stand before it.
+/// Appends a word without its long runs of base32 in any case. Other characters may precede such a
+/// run.
 fn without_base32(word: &str, out: &mut String) {
     let is_base32 = |c: char| matches!(c, 'a'..='z' | 'A'..='Z' | '2'..='7');
     let mut rest = word;

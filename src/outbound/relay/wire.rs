@@ -1,7 +1,7 @@
 //! Owns one socket to a relay, plain or with TLS, that never waits past its deadline.
 //!
-//! Does not know SMTP. A deadline bounds all reads and writes until it is set anew, so a relay that
-//! sends an octet a second is as late as one that sends none.
+//! Does not know SMTP. The deadline bounds all reads and writes until it is set again, so a relay
+//! that sends an octet per second is as late as one that sends nothing.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
-/// Addresses of a name that are tried.
+/// The most addresses of a host that are tried.
 const ADDRESSES_MAX: usize = 4;
 
 /// An open connection.
@@ -23,13 +23,13 @@ pub(super) struct RelayTransport {
 enum RelayStream {
     Plain(DeadlineSocket),
     Tls(Box<StreamOwned<ClientConnection, DeadlineSocket>>),
-    /// Between the two, if the handshake fails.
+    /// The state between plain and TLS, which remains if the handshake fails.
     Closed,
 }
 
 impl RelayTransport {
-    /// Connects to the first address of `host` that answers, each given `limit`, all `until`. The look-up
-    /// of the name is bounded by the system's resolver alone.
+    /// Connects to the first address of `host` that answers: each within `limit`, all until
+    /// `until`. Only the system's resolver bounds the look-up of the name.
     pub(super) fn connect(
         host: &str,
         port: u16,
@@ -62,7 +62,7 @@ impl RelayTransport {
         Err(last)
     }
 
-    /// True if the other end is on this machine.
+    /// True if the relay is on the same machine.
     pub(super) fn is_loopback(&self) -> bool {
         self.peer.to_canonical().is_loopback()
     }
@@ -71,14 +71,14 @@ impl RelayTransport {
         matches!(self.stream, RelayStream::Tls(_))
     }
 
-    /// All reads and writes from now on must be over by `deadline`.
+    /// Sets the deadline of all further reads and writes.
     pub(super) fn set_deadline(&mut self, deadline: Instant) {
         if let Some(socket) = self.socket() {
             socket.deadline = deadline;
         }
     }
 
-    /// Makes the connection encrypted, within the deadline. On an error it is gone.
+    /// Starts TLS within the deadline. After an error the connection is closed.
     pub(super) fn start_tls(
         &mut self,
         config: &Arc<ClientConfig>,
@@ -97,7 +97,7 @@ impl RelayTransport {
         Ok(())
     }
 
-    /// What has come and was not asked for, without waiting; nothing if there is nothing.
+    /// The unsolicited data that has arrived, without waiting; empty if there is none.
     pub(super) fn read_unsolicited(&mut self) -> io::Result<Vec<u8>> {
         let mut found = [0; 256];
         self.set_nonblocking(true)?;
@@ -156,11 +156,11 @@ impl Write for RelayTransport {
     }
 }
 
-/// A socket whose every wait ends at its deadline.
+/// A socket whose reads and writes end at its deadline.
 struct DeadlineSocket {
     stream: TcpStream,
     deadline: Instant,
-    /// It does not wait at all.
+    /// True if reads do not wait at all.
     is_nonblocking: bool,
 }
 
@@ -170,11 +170,11 @@ impl DeadlineSocket {
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        // What rounds to nothing would mean for ever.
+        // A time-out of zero would mean to wait without a limit.
         Ok(left.max(Duration::from_millis(1)))
     }
 
-    /// A blocking call that ran out of time says `WouldBlock`.
+    /// Maps the error: a blocking call that ran out of time reports `WouldBlock`.
     fn map_timeout(&self, error: io::Error) -> io::Error {
         if error.kind() == io::ErrorKind::WouldBlock && !self.is_nonblocking {
             return io::ErrorKind::TimedOut.into();
