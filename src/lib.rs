@@ -5,7 +5,8 @@
 //! the person wrote, and posts them to the product's Messages API.
 //!
 //! Read it from the ground up. [`clock`], [`network`], [`mail`] and [`retry`] are pure: the time, where a
-//! peer is, what a mail is and says, and what comes after a failed attempt. [`smtp`] is one conversation with a mail server as a
+//! peer is, what a mail is and says, and what comes after a failed attempt. [`limits`] bounds
+//! memory, connections and rates. [`smtp`] is one conversation with a mail server as a
 //! machine of bytes; [`store`] is what must survive a crash. [`auth`] says who wrote a mail, [`tls`]
 //! holds the certificates, [`objects`] the files that came with mail. [`ingress`] takes mail in,
 //! [`delivery`] hands it over, [`outbound`] makes the mail that goes out, [`http`] shows and serves;
@@ -13,6 +14,7 @@
 //! this list only, which a test proves.
 
 pub mod clock;
+pub mod limits;
 pub mod mail;
 pub mod network;
 pub mod retry;

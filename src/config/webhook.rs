@@ -10,9 +10,10 @@ use super::attachments::url;
 use super::reader::Section;
 use crate::ingress::webhook::{
     Adapter, BasicAccount, Brevo, Forwarder, Generic, MailerSend, Mailgun, Mailjet, Mandrill,
-    Postal, Postmark, ProviderApiKeys, PublicKey, Rate, Resend, SendGrid, Ses, Settings, SparkPost,
+    Postal, Postmark, ProviderApiKeys, PublicKey, Resend, SendGrid, Ses, Settings, SparkPost,
     Standard, StandardSigning, WebhookSecret,
 };
+use crate::limits::Rate;
 use crate::network::Network;
 use crate::objects::S3Bucket;
 

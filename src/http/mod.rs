@@ -5,7 +5,6 @@
 
 pub mod admin;
 mod attachments;
-mod connections;
 #[cfg(test)]
 mod contract;
 pub mod control;

@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::pin::pin;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::serve::{Listener, ListenerExt};
@@ -25,10 +25,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time;
 use tokio_rustls::TlsAcceptor;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
-use super::connections::{HttpConnectionLimiter, HttpConnectionPermit};
-use crate::network::Network;
+use crate::limits::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, LoadMonitor};
+use crate::network::{Network, rate_limit_key};
 use crate::tls::{CertificateError, Certificates};
 
 /// Bounds of one listening socket.
@@ -69,7 +69,8 @@ impl Default for ServerSettings {
 #[derive(Clone)]
 pub struct HttpOptions {
     settings: ServerSettings,
-    places: Arc<HttpConnectionLimiter>,
+    limiter: Arc<ConnectionLimiter>,
+    refusals: Arc<RefusalLog>,
     tls: Option<TlsAcceptor>,
 }
 
@@ -89,18 +90,58 @@ impl HttpOptions {
     }
 }
 
+impl HttpOptions {
+    /// Counts a connection for the network of `ip`. False if that network has all it may have.
+    fn counts(&self, permit: &mut ConnectionPermit, ip: IpAddr) -> bool {
+        let mut exempt = self.settings.exempt.iter();
+        if exempt.any(|network| network.contains(ip)) || permit.count_network(ip) {
+            return true;
+        }
+        self.refusals.note(rate_limit_key(ip));
+        false
+    }
+}
+
+/// Connections that were refused because their network had too many. The log tells of them once in
+/// [`REFUSALS_LOGGED_EVERY`].
+#[derive(Debug, Default)]
+struct RefusalLog(Mutex<(u64, Option<Instant>)>);
+
+impl RefusalLog {
+    fn note(&self, network: IpAddr) {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (turned_away, logged_at) = &mut *noted;
+        *turned_away += 1;
+        if logged_at.is_none_or(|at| at.elapsed() >= REFUSALS_LOGGED_EVERY) {
+            *logged_at = Some(Instant::now());
+            let turned_away = *turned_away;
+            warn!(protocol = "http", %network, turned_away, "too many connections from one network");
+        }
+    }
+}
+
 impl From<ServerSettings> for HttpOptions {
     /// Plain HTTP with places of its own.
     fn from(settings: ServerSettings) -> Self {
         Self {
-            places: HttpConnectionLimiter::new(&settings),
+            limiter: ConnectionLimiter::new(
+                ConnectionLimits {
+                    connections_max: settings.connections_max,
+                    per_network_max: settings.connections_per_network_max,
+                    crowded_percent: 100,
+                },
+                LoadMonitor::default(),
+            ),
+            refusals: Arc::default(),
             settings,
             tls: None,
         }
     }
 }
 
-/// What who gets no place hears.
+/// The shortest time between two log lines about refused connections.
+const REFUSALS_LOGGED_EVERY: Duration = Duration::from_secs(60);
+/// The answer to a client that gets no place.
 const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 30\r\n\
     Content-Length: 0\r\nConnection: close\r\n\r\n";
 /// How long that may take.
@@ -156,20 +197,18 @@ pub async fn serve<L>(
                 }
                 continue;
             }
-            accepted = accept(&mut listener, &terms.places) => accepted,
+            accepted = accept(&mut listener, &terms.limiter) => accepted,
         };
-        let Some((io, peer, mut place)) = accepted else {
-            break;
-        };
-        if peer.0.is_some_and(|ip| !place.count_network(ip)) {
+        let (io, peer, mut permit) = accepted;
+        if peer.0.is_some_and(|ip| !terms.counts(&mut permit, ip)) {
             let is_plain = terms.tls.is_none();
-            connections.spawn(refuse(io, place, is_plain));
+            connections.spawn(refuse(io, permit, is_plain));
             continue;
         }
         let (router, terms, drain) = (router.clone(), terms.clone(), drain.clone());
         connections.spawn(async move {
             serve_client((io, peer), router, terms, drain).await;
-            drop(place);
+            drop(permit);
         });
     }
     drop(listener);
@@ -183,19 +222,19 @@ pub async fn serve<L>(
 /// A free place first, then a connection for it.
 async fn accept<L: Listener<Addr: RemoteAddress>>(
     listener: &mut L,
-    places: &Arc<HttpConnectionLimiter>,
-) -> Option<(L::Io, ClientIp, HttpConnectionPermit)> {
-    let place = places.acquire().await?;
+    limiter: &Arc<ConnectionLimiter>,
+) -> (L::Io, ClientIp, ConnectionPermit) {
+    let permit = limiter.acquire().await;
     let (io, address) = listener.accept().await;
-    Some((io, ClientIp(address.ip()), place))
+    (io, ClientIp(address.ip()), permit)
 }
 
-async fn refuse(mut io: impl AsyncWrite + Unpin, place: HttpConnectionPermit, is_plain: bool) {
+async fn refuse(mut io: impl AsyncWrite + Unpin, permit: ConnectionPermit, is_plain: bool) {
     if is_plain {
         // Who does not listen is not waited for.
         drop(time::timeout(REFUSAL_WAIT, io.write_all(TOO_MANY_CONNECTIONS)).await);
     }
-    drop(place);
+    drop(permit);
 }
 
 /// Shakes hands, where that is asked for, and talks.

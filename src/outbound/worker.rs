@@ -17,9 +17,10 @@ use tracing::info;
 use super::attempt::{JobEnd, JobRunner};
 use super::dkim::DkimSigningKey;
 use super::metrics::Metrics;
-use super::rate::{RateLimited, SendRateLimiter, SendRates};
+use super::rate::SendRates;
 use super::relay::RelayPool;
 use crate::clock::{self, Timestamp};
+use crate::limits::{RateExceeded, RateLimiter};
 use crate::mail::address::Domain;
 use crate::mail::job_id::JobId;
 use crate::retry::SendSchedule;
@@ -69,7 +70,7 @@ pub enum OutboundWorkerError {
 pub struct OutboundWorker {
     runner: Arc<JobRunner>,
     settings: OutboundSettings,
-    rate_limiter: SendRateLimiter,
+    rate_limiter: RateLimiter<String>,
     tasks: JoinSet<JobEnd>,
     running: HashMap<Id, (JobId, Arc<str>)>,
     in_flight: HashSet<JobId>,
@@ -106,7 +107,7 @@ impl OutboundWorker {
         };
         Self {
             runner: Arc::new(desk),
-            rate_limiter: SendRateLimiter::new(settings.rates),
+            rate_limiter: settings.rates.limiter(),
             settings,
             tasks: JoinSet::new(),
             running: HashMap::new(),
@@ -246,10 +247,10 @@ impl OutboundWorker {
             return Ok(false);
         };
         if !self.settings.capture {
-            match self.rate_limiter.take(domain, now) {
+            match self.rate_limiter.try_acquire(Some(&**domain), now) {
                 Ok(()) => {}
-                Err(RateLimited::All(until)) => return Err(until),
-                Err(RateLimited::Domain(until)) => {
+                Err(RateExceeded::All(until)) => return Err(until),
+                Err(RateExceeded::Key(until)) => {
                     self.closed_domains.insert(Arc::clone(domain), until);
                     return Ok(true);
                 }

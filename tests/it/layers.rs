@@ -10,7 +10,7 @@ const LINES_MAX: usize = 600;
 /// The top modules by floor, lowest first. Within a row none imports another where `SIBLINGS_APART`.
 const FLOORS: [(&[&str], Siblings); 8] = [
     (&["clock", "network"], Siblings::Apart),
-    (&["mail", "retry"], Siblings::Apart),
+    (&["limits", "mail", "retry"], Siblings::Apart),
     (&["smtp", "store"], Siblings::Apart),
     (&["auth", "tls", "objects"], Siblings::Free),
     (

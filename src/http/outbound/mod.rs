@@ -22,9 +22,10 @@ use bytes::{Bytes, BytesMut};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Mutex;
 use tokio::time;
 
 pub use call_auth::CallAuth;
@@ -34,6 +35,7 @@ use super::error::{HttpError, success};
 use super::idempotency;
 use super::router::{App, Endpoint};
 use crate::clock;
+use crate::limits::{Holder, LoadMonitor, MemoryBudget, MemoryLimits, MemoryPermit};
 use crate::mail::draft::{Draft, DraftCall, DraftKey};
 use crate::mail::job_id::JobId;
 use crate::store::Store;
@@ -100,7 +102,7 @@ pub struct Gateway {
     intake: Option<Arc<dyn DraftIntake>>,
     callers: CallAuth,
     settings: GatewaySettings,
-    body_budget: Arc<Semaphore>,
+    memory: Arc<MemoryBudget>,
     /// Between the look at a job and the fact about it no other request comes.
     jobs_lock: Mutex<()>,
     requests: Family<GatewayLabels, Counter>,
@@ -132,7 +134,11 @@ impl Gateway {
             store,
             intake,
             callers,
-            body_budget: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))),
+            memory: MemoryBudget::new(
+                MemoryLimits::undivided(bytes),
+                Gauge::default(),
+                LoadMonitor::default(),
+            ),
             settings,
             jobs_lock: Mutex::default(),
             requests,
@@ -174,7 +180,7 @@ impl Gateway {
         };
         let given = idempotency::key(&head.headers)?;
         let read = time::timeout(BODY_WAIT, self.read_body(body)).await;
-        let (body, room) = read.map_err(|_| {
+        let (body, permit) = read.map_err(|_| {
             let message = "the body did not come in time";
             HttpError::new(StatusCode::REQUEST_TIMEOUT, "timeout", message)
         })??;
@@ -197,15 +203,12 @@ impl Gateway {
                 None => CallResult::Ignored("the message is one that Postern posted".to_owned()),
             },
         };
-        drop(room);
+        drop(permit);
         Ok(answer)
     }
 
-    /// The whole body, and the room it takes while it is held.
-    async fn read_body(
-        &self,
-        body: Body,
-    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), HttpError> {
+    /// The whole body, and the permit for its bytes.
+    async fn read_body(&self, body: Body) -> Result<(Bytes, MemoryPermit), HttpError> {
         let max = self.settings.body_bytes_max;
         let too_large = || {
             let message = format!("the body has more than {max} bytes");
@@ -217,7 +220,7 @@ impl Gateway {
         }
         let mut body = pin!(body);
         let mut bytes = BytesMut::with_capacity(told.min(BODY_CAPACITY));
-        let mut room: Option<OwnedSemaphorePermit> = None;
+        let mut permit = self.memory.permit(Holder::Trusted);
         while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
             let frame = frame.map_err(|_| HttpError::bad_request("the body broke off"))?;
             let Ok(more) = frame.into_data() else {
@@ -226,19 +229,14 @@ impl Gateway {
             if bytes.len() + more.len() > max {
                 return Err(too_large());
             }
-            let permits = u32::try_from(more.len()).map_err(|_| too_large())?;
-            let taken = Arc::clone(&self.body_budget).try_acquire_many_owned(permits);
-            let taken = taken.map_err(|_| {
+            if !permit.grow(more.len()) {
                 let message = "too much at a time, try later";
-                HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
-            })?;
-            match &mut room {
-                Some(room) => room.merge(taken),
-                None => room = Some(taken),
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                return Err(HttpError::new(status, "unavailable", message));
             }
             bytes.extend_from_slice(&more);
         }
-        Ok((bytes.freeze(), room))
+        Ok((bytes.freeze(), permit))
     }
 }
 

@@ -29,10 +29,12 @@ mod transport;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use tokio::sync::{Semaphore, watch};
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::watch;
 
 use crate::auth::Authenticator;
 use crate::ingress::routes::Routes;
+use crate::limits::{LoadMonitor, MemoryBudget, MemoryLimits};
 use crate::store::Store;
 
 use connection::ImapConnector;
@@ -81,11 +83,15 @@ impl ImapFetcher {
             store_max: settings.store_max,
             user: settings.user.clone(),
         };
-        let room = settings.bytes_in_flight_max.max(settings.mail_bytes_max);
+        let bytes_max = settings.bytes_in_flight_max.max(settings.mail_bytes_max);
         Ok(Self {
             account: Arc::new(ImapAccount {
                 connector: ImapConnector::new(&settings)?,
-                memory: Semaphore::new(transfer::kibibytes(room) as usize),
+                memory: MemoryBudget::new(
+                    MemoryLimits::undivided(bytes_max),
+                    Gauge::default(),
+                    LoadMonitor::default(),
+                ),
                 settings,
                 intake,
                 metrics,

@@ -4,10 +4,10 @@
 //! Does not choose the mails, nor remember how far a folder is done.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use tokio::sync::Semaphore;
 use tracing::warn;
 
 use super::client::ImapClient;
@@ -16,6 +16,7 @@ use super::intake::{ImapIntake, Ownership};
 use super::metrics::Metrics;
 use super::settings::{AfterFetch, Settings};
 use super::transport::ImapFault;
+use crate::limits::MemoryBudget;
 
 /// Octets that a mail may be longer than its server says.
 const SLACK_BYTES: usize = 64 << 10;
@@ -26,8 +27,8 @@ pub(super) struct ImapAccount {
     pub(super) connector: ImapConnector,
     pub(super) intake: ImapIntake,
     pub(super) metrics: Metrics,
-    /// Octets of mails in memory, in [`kibibytes`].
-    pub(super) memory: Semaphore,
+    /// Octets of mails that all folders together hold in memory.
+    pub(super) memory: Arc<MemoryBudget>,
 }
 
 /// A mail that is left.
@@ -36,11 +37,6 @@ pub(super) struct SkippedMail {
     pub(super) uid: u32,
     pub(super) reason: &'static str,
     pub(super) bytes: u64,
-}
-
-/// KiB of `bytes`: a semaphore counts to less than a large memory has octets.
-pub(super) fn kibibytes(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
 }
 
 impl ImapAccount {
@@ -56,14 +52,8 @@ impl ImapAccount {
         uids: &[u32],
         bytes_max: usize,
     ) -> Result<Vec<SkippedMail>, ImapFault> {
-        let Self {
-            intake,
-            memory: room,
-            ..
-        } = self;
-        intake.store.has_room(bytes_max as u64)?;
-        let whole = kibibytes(self.settings.bytes_in_flight_max);
-        let _room = room.acquire_many(kibibytes(bytes_max).min(whole)).await;
+        self.intake.store.has_room(bytes_max as u64)?;
+        let _permit = self.memory.acquire(bytes_max).await;
         let bodies = dialogue.fetch_bodies(uids, bytes_max + SLACK_BYTES).await?;
         for uid in uids {
             // One that is gone meanwhile is somebody else's affair.

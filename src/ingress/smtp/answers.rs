@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::timeout;
 
-use super::memory::MemoryBudget;
 use crate::auth::{self, AuthInput, Authenticator, PolicyDecision};
 use crate::clock::Timestamp;
 use crate::ingress::routes::{Routes, Unroutable};
+use crate::limits::{Holder, MemoryBudget};
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::verdict::Verdict;
 use crate::smtp::response::Refusal;
@@ -31,13 +31,11 @@ pub(super) struct SessionAnswers {
 
 impl SessionAnswers {
     /// May a mail come, of `size` bytes where the client told?
-    pub(super) fn sender(&self, size: Option<u64>) -> Result<(), Refusal> {
+    pub(super) fn sender(&self, holder: Holder, size: Option<u64>) -> Result<(), Refusal> {
         let size = size.unwrap_or(0);
         self.store.has_room(size).map_err(refusal_for)?;
-        if !self
-            .memory
-            .fits(usize::try_from(size.max(1)).unwrap_or(usize::MAX))
-        {
+        let bytes = usize::try_from(size.max(1)).unwrap_or(usize::MAX);
+        if !self.memory.fits(holder, bytes) {
             return Err(Refusal::Busy);
         }
         Ok(())

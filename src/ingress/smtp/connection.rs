@@ -16,15 +16,14 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
 use super::answers::Provenance;
-use super::limiter::{ConnectionPermit, LoadLevel};
 use super::listener::refuse_connection;
-use super::memory::MemoryPermit;
 use super::panics::{catch_panic, send_internal_error};
 use super::proxy::{self, ProxiedClient};
 use super::stream::SmtpStream;
 use super::timeouts::SessionTimeouts;
 use super::{SmtpContext, maillog, protocol_name};
 use crate::clock;
+use crate::limits::{ConnectionPermit, Holder, LoadLevel, MemoryPermit};
 use crate::mail::address::Address;
 use crate::mail::envelope::{Door, Envelope, Peer as EnvelopePeer};
 use crate::smtp::response::Refusal;
@@ -73,7 +72,7 @@ impl SmtpConnection {
             out: Vec::new(),
             pending: Vec::new(),
             resumes: false,
-            memory: shared.memory.permit(),
+            memory: shared.memory.permit(peer.holder()),
             tls: None,
             timeouts: SessionTimeouts::new(Instant::now(), peer.exempt),
             shared: &shared,
@@ -148,6 +147,14 @@ impl SmtpPeer {
         }
     }
 
+    /// For whom the bytes of its mails are held in memory.
+    pub(super) const fn holder(&self) -> Holder {
+        match self.ip {
+            Some(ip) if !self.exempt => Holder::Stranger(ip),
+            _ => Holder::Trusted,
+        }
+    }
+
     pub(super) fn protocol_name(&self) -> &'static str {
         protocol_name(self.protocol)
     }
@@ -195,13 +202,13 @@ enum NextAction {
 impl SessionDriver<'_> {
     /// Speaks until one side closes. `Ok`: we had the last word.
     async fn run(&mut self, wire: &mut SmtpStream, early: bool) -> io::Result<()> {
-        let mut weather = self.shared.limiter.load_level();
+        let mut load = self.shared.load.subscribe();
         if early || self.talks_early(wire).await {
             return self.close_with(wire, Refusal::SpokeTooEarly).await;
         }
         self.session.greet(&mut self.out);
         loop {
-            match self.next_action(wire, &mut weather).await? {
+            match self.next_action(wire, &mut load).await? {
                 NextAction::AwaitInput => {}
                 NextAction::SendThenResume => {
                     self.send(wire).await?;
@@ -231,7 +238,7 @@ impl SessionDriver<'_> {
     async fn next_action(
         &mut self,
         wire: &mut SmtpStream,
-        weather: &mut watch::Receiver<LoadLevel>,
+        load: &mut watch::Receiver<LoadLevel>,
     ) -> io::Result<NextAction> {
         if self.resumes {
             self.resumes = false;
@@ -241,19 +248,19 @@ impl SessionDriver<'_> {
         self.send(wire).await?;
         let settings = &self.shared.settings;
         loop {
-            let now = *weather.borrow_and_update();
-            if now.closing && !self.session.in_data() {
+            let level = *load.borrow_and_update();
+            if level.closing && !self.session.in_data() {
                 return Ok(NextAction::CloseWith(Refusal::ShuttingDown));
             }
             if self.timeouts.byte_limit_reached(settings) {
                 return Ok(NextAction::CloseWith(Refusal::SessionTooLong));
             }
-            let (deadline, refusal) = self.timeouts.deadline(settings, now);
+            let (deadline, refusal) = self.timeouts.deadline(settings, level);
             tokio::select! {
                 biased;
                 turn = wire.read_with(|bytes| self.process_read(bytes)) => return turn,
                 () = sleep_until(deadline) => return Ok(NextAction::CloseWith(refusal)),
-                _ = weather.changed() => {}
+                _ = load.changed() => {}
             }
         }
     }
@@ -304,10 +311,10 @@ impl SessionDriver<'_> {
     }
 
     fn answer_sender(&mut self, size: Option<u64>) {
-        let answer = if self.shared.limiter.is_closing() {
+        let answer = if self.shared.load.level().closing {
             Err(Refusal::ShuttingDown)
         } else {
-            self.shared.answers.sender(size)
+            self.shared.answers.sender(self.peer.holder(), size)
         };
         self.session.answer_sender(answer, &mut self.out);
         self.report_refusals(None);

@@ -17,9 +17,9 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::connection::{SmtpConnection, SmtpPeer};
-use super::limiter::ConnectionPermit;
 use super::stream::SmtpStream;
 use super::{BindError, Listen, ListenAddress, SmtpContext, maillog, protocol_name};
+use crate::limits::ConnectionPermit;
 use crate::network::Network;
 use crate::smtp::response::Refusal;
 use crate::smtp::session::{self, BareNewline, Protocol};
@@ -92,12 +92,12 @@ impl Listener {
 
     /// Lets connections in until the server closes, then waits for those that are there.
     pub(super) async fn run(self, shared: Arc<SmtpContext>) {
-        let mut weather = shared.limiter.load_level();
+        let mut load = shared.load.subscribe();
         let mut connections = JoinSet::new();
         let mut pause = PAUSE_FIRST;
         loop {
             let accepted = tokio::select! {
-                _ = weather.wait_for(|weather| weather.closing) => break,
+                _ = load.wait_for(|level| level.closing) => break,
                 Some(ended) = connections.join_next() => {
                     count_panic(&shared, ended);
                     continue;
@@ -120,7 +120,7 @@ impl Listener {
                         warn!(%error, address = %self.address(), "cannot accept a connection");
                     }
                     tokio::select! {
-                        _ = weather.wait_for(|weather| weather.closing) => break,
+                        _ = load.wait_for(|level| level.closing) => break,
                         () = sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
                     }
                 }

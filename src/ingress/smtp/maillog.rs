@@ -2,13 +2,10 @@
 //!
 //! Does not count: that is `metrics`. No token, subject or body is ever in a line.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-use tracing::{info, warn};
+use tracing::info;
 
 use super::connection::SmtpPeer;
+use crate::limits::LogThrottle;
 use crate::mail::address::Address;
 use crate::mail::envelope::{Envelope, RecipientTarget};
 use crate::smtp::response::Refusal;
@@ -72,59 +69,6 @@ pub(super) fn log_refused(
     }
 }
 
-/// Keeps a stranger from filling the log: so many lines a second, and then only how many were left
-/// out.
-#[derive(Debug)]
-pub(in crate::ingress) struct LogThrottle {
-    lines_max: u32,
-    lines: AtomicU32,
-    suppressed: AtomicU64,
-    window_start: Mutex<Instant>,
-}
-
-impl LogThrottle {
-    const WINDOW: Duration = Duration::from_secs(1);
-
-    pub(super) fn new(lines_max: u32) -> Self {
-        Self {
-            lines_max,
-            lines: AtomicU32::new(0),
-            suppressed: AtomicU64::new(0),
-            window_start: Mutex::new(Instant::now()),
-        }
-    }
-
-    /// True if a line may be written now.
-    pub(in crate::ingress) fn allow(&self) -> bool {
-        {
-            let mut second = self
-                .window_start
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            if second.elapsed() >= Self::WINDOW {
-                *second = Instant::now();
-                self.lines.store(0, Ordering::Relaxed);
-                let lines = self.suppressed.swap(0, Ordering::Relaxed);
-                if lines > 0 {
-                    warn!(lines, "log lines of refusals left out");
-                }
-            }
-        }
-        if self.lines.fetch_add(1, Ordering::Relaxed) < self.lines_max {
-            return true;
-        }
-        self.suppressed.fetch_add(1, Ordering::Relaxed);
-        false
-    }
-}
-
-impl Default for LogThrottle {
-    /// 50 lines a second: about 4 million a day at the worst.
-    fn default() -> Self {
-        Self::new(50)
-    }
-}
-
 /// The address with whatever may be a token cut away: `reply+…@example.com`.
 pub(in crate::ingress) fn mask_address(address: &Address, token: bool) -> String {
     let local = address.local();
@@ -168,17 +112,5 @@ mod tests {
         }
         let short = Address::parse("abc@in.example").unwrap();
         assert_eq!(mask_address(&short, true), "…@in.example");
-    }
-
-    #[test]
-    fn a_flood_of_lines_is_cut() {
-        let throttle = LogThrottle::new(3);
-        *throttle.window_start.lock().unwrap() = Instant::now() + Duration::from_secs(3_600);
-        let passed = (0..100).filter(|_| throttle.allow()).count();
-        assert_eq!(passed, 3);
-        assert_eq!(throttle.suppressed.load(Ordering::Relaxed), 97);
-        *throttle.window_start.lock().unwrap() = Instant::now() - LogThrottle::WINDOW;
-        assert!(throttle.allow());
-        assert_eq!(throttle.suppressed.load(Ordering::Relaxed), 0);
     }
 }

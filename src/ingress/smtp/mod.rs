@@ -5,10 +5,8 @@
 
 mod answers;
 mod connection;
-mod limiter;
 mod listener;
 mod maillog;
-mod memory;
 mod metrics;
 mod panics;
 mod proxy;
@@ -31,17 +29,18 @@ use tracing::{info, warn};
 
 use super::routes::Routes;
 use crate::auth::Authenticator;
+use crate::limits::{
+    ConnectionLimiter, ConnectionLimits, LoadMonitor, LogThrottle, MemoryBudget, MemoryLimits,
+};
 use crate::network::Network;
 use crate::smtp::session::{self, BareNewline, Protocol};
 use crate::store::{RECIPIENTS_MAX, Store};
 use crate::tls::{CertificateError, Certificates};
 
 use answers::SessionAnswers;
-use limiter::ConnectionLimiter;
 use listener::Listener;
-use memory::MemoryBudget;
 
-pub(super) use maillog::{LogThrottle, mask_address};
+pub(super) use maillog::mask_address;
 pub use metrics::Metrics;
 
 /// Where the server listens, and its bounds.
@@ -226,18 +225,29 @@ impl SmtpServer {
             };
             listeners.push(Listener::bind(listen, strict)?);
         }
-        let budget = MemoryBudget::new(settings.bytes_in_flight_max, parts.metrics.in_flight());
+        let load = LoadMonitor::default();
+        let memory = MemoryBudget::new(
+            MemoryLimits::undivided(settings.bytes_in_flight_max),
+            parts.metrics.in_flight(),
+            load.clone(),
+        );
+        let limits = ConnectionLimits {
+            connections_max: settings.connections_max,
+            per_network_max: settings.connections_per_network_max,
+            crowded_percent: settings.crowded_percent,
+        };
         let shared = SmtpContext {
             answers: SessionAnswers {
                 store: parts.store,
                 routes: parts.routes,
                 auth: parts.auth,
-                memory: Arc::clone(&budget),
+                memory: Arc::clone(&memory),
                 store_max: settings.store_max,
             },
-            limiter: ConnectionLimiter::new(&settings),
+            limiter: ConnectionLimiter::new(limits, load.clone()),
+            load,
             acceptor,
-            memory: budget,
+            memory,
             metrics: parts.metrics,
             throttle: LogThrottle::default(),
             settings,
@@ -270,7 +280,7 @@ impl SmtpServer {
             () = &mut stop => {}
             Some(ended) = doors.join_next() => resume_panic(ended),
         }
-        shared.limiter.close();
+        shared.load.close();
         let drained = async {
             while let Some(ended) = doors.join_next().await {
                 resume_panic(ended);
@@ -291,6 +301,7 @@ struct SmtpContext {
     acceptor: Option<TlsAcceptor>,
     memory: Arc<MemoryBudget>,
     limiter: Arc<ConnectionLimiter>,
+    load: LoadMonitor,
     metrics: Metrics,
     throttle: LogThrottle,
 }

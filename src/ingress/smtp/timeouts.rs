@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Settings;
-use super::limiter::LoadLevel;
+use crate::limits::LoadLevel;
 use crate::smtp::response::Refusal;
 
 /// What one session has brought so far, and when.
@@ -72,8 +72,8 @@ impl SessionTimeouts {
     }
 
     /// When patience ends if nothing more comes, and what is said then.
-    pub(super) fn deadline(&self, settings: &Settings, weather: LoadLevel) -> (Instant, Refusal) {
-        let idle = if weather.crowded {
+    pub(super) fn deadline(&self, settings: &Settings, load: LoadLevel) -> (Instant, Refusal) {
+        let idle = if load.is_crowded() {
             settings.idle_crowded_max
         } else {
             settings.idle_max
@@ -99,12 +99,13 @@ mod tests {
     use super::*;
 
     const CALM: LoadLevel = LoadLevel {
-        crowded: false,
+        connections_crowded: false,
+        memory_crowded: false,
         closing: false,
     };
     const CROWDED: LoadLevel = LoadLevel {
-        crowded: true,
-        closing: false,
+        connections_crowded: true,
+        ..CALM
     };
 
     fn settings() -> Settings {

@@ -11,12 +11,12 @@ use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 
-use super::body_budget::BodyPermit;
 use super::der::Certificate;
 use super::fetch::Fetch;
 use super::incoming::BucketMail;
 use super::outcome::WebhookOutcome;
 use super::proof::AuthenticationError;
+use crate::limits::MemoryPermit;
 use crate::objects::{BucketError, ReadableBuckets};
 
 /// Octets of a certificate.
@@ -119,7 +119,7 @@ impl ExternalFetcher {
         WebhookOutcome::Unavailable("subscription not confirmed")
     }
 
-    /// The mail that lies in a bucket. `held` gets room for it before a byte is read.
+    /// The mail that lies in a bucket. `permit` grows by its length before a byte is read.
     ///
     /// # Errors
     /// How the request ends instead: only what is too long is not asked for again.
@@ -127,7 +127,7 @@ impl ExternalFetcher {
         &self,
         place: &BucketMail,
         bytes_max: usize,
-        held: &mut BodyPermit,
+        permit: &mut MemoryPermit,
     ) -> Result<Bytes, WebhookOutcome> {
         let Some(buckets) = &self.buckets else {
             error!("a mail lies in a bucket, and no bucket is set up");
@@ -141,7 +141,7 @@ impl ExternalFetcher {
         if bytes > bytes_max {
             return Err(WebhookOutcome::TooLarge);
         }
-        if !held.try_reserve(bytes) {
+        if !permit.grow(bytes) {
             return Err(WebhookOutcome::Unavailable("too much mail at once"));
         }
         found

@@ -4,7 +4,7 @@
 //! Does not read sockets.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,22 +13,25 @@ use tracing::{error, warn};
 
 use super::Adapter;
 use super::acceptance::{MailAcceptor, RequestOrigin};
-use super::body_budget::{BodyBudget, BodyPermit};
 use super::deferred::{FetchQueue, ProviderApiKeys};
 use super::external::{ExternalFetcher, FetchDeadline};
 use super::fetch::Fetch;
 use super::incoming::{BucketMail, Decoded, DeferredMail, IncomingMail, Malformed};
 use super::metrics::Metrics;
 use super::outcome::{StatusPolicy, WebhookOutcome, WebhookResponse};
-use super::rate::{Rate, SourceRates};
 use super::replay::{Nonce, ReplayGuard};
 use super::request::{Headers, WebhookRequest};
 use crate::clock::{self, Timestamp};
 use crate::ingress::routes::Routes;
-use crate::ingress::smtp::LogThrottle;
+use crate::limits::{
+    Holder, LoadMonitor, LogThrottle, MemoryBudget, MemoryLimits, MemoryPermit, Rate, RateLimiter,
+};
 use crate::network::{Network, rate_limit_key};
 use crate::objects::{ReadableBuckets, S3Bucket};
 use crate::store::Store;
+
+/// Sources whose requests are counted at a time.
+const SOURCES_MAX: usize = 20_000;
 
 /// The doors there are, and their bounds.
 #[derive(Clone, Debug)]
@@ -117,8 +120,8 @@ struct ReceiverState {
     acceptance: MailAcceptor,
     external: ExternalFetcher,
     replay_guard: ReplayGuard,
-    rates: SourceRates,
-    memory: BodyBudget,
+    rates: Mutex<RateLimiter<IpAddr>>,
+    memory: Arc<MemoryBudget>,
     proxies: Vec<Network>,
     metrics: Metrics,
     throttle: LogThrottle,
@@ -139,12 +142,16 @@ impl WebhookReceiver {
             adapters: settings.adapters,
             external: ExternalFetcher::new(parts.fetch, parts.buckets),
             replay_guard: ReplayGuard::default(),
-            rates: SourceRates::new(
-                settings.rate_per_source,
+            rates: Mutex::new(RateLimiter::new(
                 settings.rate_total,
-                Instant::now(),
+                settings.rate_per_source,
+                SOURCES_MAX,
+            )),
+            memory: MemoryBudget::new(
+                MemoryLimits::undivided(settings.bytes_in_flight_max),
+                parts.metrics.bytes_in_flight().clone(),
+                LoadMonitor::default(),
             ),
-            memory: BodyBudget::new(settings.bytes_in_flight_max, parts.metrics.clone()),
             proxies: settings.proxies,
             metrics: parts.metrics,
             throttle: LogThrottle::default(),
@@ -189,7 +196,7 @@ impl WebhookReceiver {
         };
         let named_adapter = named.map(|at| shared.adapters[at].as_ref());
         let peer = shared.client_address(&head);
-        if !shared.rates.admit(peer.map(rate_limit_key), Instant::now()) {
+        if !shared.is_within_rates(peer) {
             return Err(shared.finish(
                 named_adapter,
                 &WebhookOutcome::Unavailable("too many requests"),
@@ -217,7 +224,9 @@ impl WebhookReceiver {
             peer,
             bytes: 0,
             bytes_max,
-            permit: shared.memory.empty_permit(),
+            permit: shared
+                .memory
+                .permit(peer.map_or(Holder::Trusted, Holder::Stranger)),
         })
     }
 }
@@ -230,7 +239,7 @@ pub struct AdmittedRequest {
     peer: Option<IpAddr>,
     bytes: usize,
     bytes_max: usize,
-    permit: BodyPermit,
+    permit: MemoryPermit,
 }
 
 impl AdmittedRequest {
@@ -243,7 +252,7 @@ impl AdmittedRequest {
         if self.bytes > self.bytes_max {
             return Err(self.finish(&WebhookOutcome::TooLarge));
         }
-        if !self.permit.try_reserve(bytes) {
+        if !self.permit.grow(bytes) {
             return Err(self.finish(&WebhookOutcome::Unavailable("too much mail at once")));
         }
         Ok(())
@@ -288,6 +297,13 @@ impl AdmittedRequest {
 }
 
 impl ReceiverState {
+    /// Counts a request of this source. False if it comes too soon.
+    fn is_within_rates(&self, source: Option<IpAddr>) -> bool {
+        let source = source.map(rate_limit_key);
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        rates.try_acquire(source.as_ref(), Instant::now()).is_ok()
+    }
+
     /// The source: the peer, or what a proxy of ours says of it.
     fn client_address(&self, head: &WebhookHead<'_>) -> Option<IpAddr> {
         let peer = head.peer?;
@@ -417,9 +433,9 @@ impl ReceiverState {
         origin: RequestOrigin,
         patience: FetchDeadline,
     ) -> WebhookOutcome {
-        let mut held = self.memory.empty_permit();
+        let mut permit = self.memory.permit(Holder::Trusted);
         let bytes_max = self.acceptance.mail_bytes_max;
-        let read = self.external.read_bucket(&place, bytes_max, &mut held);
+        let read = self.external.read_bucket(&place, bytes_max, &mut permit);
         match patience.run(read).await {
             Some(Ok(bytes)) => {
                 let mail = IncomingMail {
