@@ -68,7 +68,7 @@ fn dns(mut section: Section<'_>, defaults: DnsSettings) -> DnsSettings {
         ),
         cache_bytes_max: section.length("cache_bytes_max", defaults.cache_bytes_max, 0..=1 << 34),
         servers: section
-            .list("servers", Some(&[]), value::listen)
+            .list("servers", Some(&[]), value::server)
             .unwrap_or_default(),
     };
     if settings.query_ms > settings.mail_ms {

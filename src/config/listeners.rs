@@ -97,7 +97,11 @@ fn listen(root: &mut Section<'_>, inbound: &[Door], http: &[SocketAddr]) -> Vec<
             section.problem("listen", "none, though server.inbound opens this door");
         }
         for address in addresses.unwrap_or_default() {
-            if let Some(other) = taken.insert(address.to_string(), key) {
+            // The system chooses another port 0 each time.
+            let chosen = matches!(&address, ListenAddress::Tcp(tcp) if tcp.port() == 0);
+            if let Some(other) = taken.insert(address.to_string(), key)
+                && !chosen
+            {
                 section.problem("listen", format!("\"{address}\": taken by {other}"));
             }
             // RFC 2033 section 5: a peer at port 25 speaks SMTP.

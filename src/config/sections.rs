@@ -247,7 +247,9 @@ fn http(
         }
     }
     let is_plain = |address: &&SocketAddr| listen.iter().flatten().any(|plain| plain == *address);
-    for address in over_tls.iter().flatten().filter(is_plain) {
+    let taken = over_tls.iter().flatten().filter(is_plain);
+    // The system chooses another port 0 each time.
+    for address in taken.filter(|address| address.port() != 0) {
         section.problem("tls_listen", format!("\"{address}\": taken by http.listen"));
     }
     let defaults = ServerSettings::default();

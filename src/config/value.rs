@@ -87,15 +87,24 @@ pub(super) fn show_duration(span: Duration) -> String {
     format!("{millis}ms")
 }
 
-/// Where to listen: an IP address and a port, as `127.0.0.1:25` or `[::1]:25`.
+/// The address of a server: an IP address and a port that is not 0.
+///
+/// # Errors
+/// Says what is missing.
+pub(super) fn server(text: &str) -> Result<SocketAddr, String> {
+    match listen(text)? {
+        address if address.port() == 0 => Err("port 0 is none".to_owned()),
+        address => Ok(address),
+    }
+}
+
+/// An address to listen at: an IP address and a port, as `127.0.0.1:25` or `[::1]:25`. With port 0 the
+/// system chooses one.
 ///
 /// # Errors
 /// Says what is missing.
 pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse::<SocketAddr>() {
-        if address.port() == 0 {
-            return Err("port 0 is none".to_owned());
-        }
         return Ok(address);
     }
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -173,7 +182,6 @@ mod tests {
             (":25", "port without an address"),
             ("127.0.0.1", "address without a port"),
             ("::1", "address without a port"),
-            ("127.0.0.1:0", "port 0"),
             ("localhost:25", "not an IP address"),
             ("127.0.0.1:65536", "not an IP address"),
             ("", "not an address"),
@@ -181,6 +189,9 @@ mod tests {
             let error = listen(bad).unwrap_err();
             assert!(error.starts_with(why), "{bad}: {error}");
         }
+        assert_eq!(listen("127.0.0.1:0").unwrap().port(), 0);
+        assert_eq!(server("127.0.0.1:0").unwrap_err(), "port 0 is none");
+        assert!(server("127.0.0.1:53").is_ok());
     }
 
     proptest! {

@@ -263,6 +263,8 @@ async fn http_servers(
         let listener = server::listen(*address).await;
         let listener = listener.with_context(|| address.to_string());
         let listener = listener.map_err(|error| ExitError::new(Exit::Unavailable, error))?;
+        // With port 0 the system chooses one.
+        let address = listener.local_addr().unwrap_or(*address);
         info!(%address, protocol, "listening");
         let task = serve_listener(listener, app.clone(), terms.clone(), stop.clone());
         desks.spawn(protocol, task);
@@ -271,6 +273,7 @@ async fn http_servers(
     let listener = server::listen_private(&socket);
     let listener = listener.with_context(|| socket.display().to_string());
     let listener = listener.map_err(|error| ExitError::new(Exit::CannotCreate, error))?;
+    info!(address = %socket.display(), protocol = "control", "listening");
     let terms = HttpOptions::from(config.http_server.clone());
     let task = serve_listener(listener, control, terms, stop.clone());
     desks.spawn("control", task);

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::fake_api::Fake;
+use crate::wait::eventually_or;
 
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 pub(crate) const KEY: &str = "k-secret-do-not-log";
@@ -171,17 +172,8 @@ impl Bench {
     }
 
     pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&Store) -> bool) {
-        let wait = async {
-            while !wanted(&self.store) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let waited = tokio::time::timeout(Duration::from_secs(30), wait).await;
-        assert!(
-            waited.is_ok(),
-            "never came: {what}; {:?}",
-            self.store.ledger()
-        );
+        let ledger = || self.store.ledger();
+        eventually_or(what, async || wanted(&self.store), ledger).await;
     }
 
     /// Delivered, parked, dropped.
@@ -198,6 +190,16 @@ impl Bench {
             "{ledger:?}"
         );
         fates
+    }
+
+    /// Attempts begun so far.
+    pub(crate) fn attempts(&self) -> u64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        let lines = text.lines();
+        let counts = lines.filter(|line| line.starts_with("postern_delivery_attempts_total{"));
+        let counts = counts.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap());
+        counts.sum()
     }
 
     pub(crate) fn reasons(&self) -> Vec<String> {

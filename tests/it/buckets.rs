@@ -1,11 +1,8 @@
 //! Kept files in a bucket, against a real server that speaks S3: `moto_server` of PyPI's `moto[server]`,
-//! which tests/run.sh installs. Without one the tests say so and try nothing.
+//! which tests/run.sh installs.
 
-use std::io::Write as _;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use bytes::Bytes;
 use postern::clock;
@@ -14,6 +11,9 @@ use postern::objects::{
 };
 
 use crate::bench::DAY;
+use crate::needs::required;
+use crate::ports::reserve;
+use crate::wait::eventually_or;
 
 /// A running server with an empty bucket `mail`. It is stopped when this is dropped.
 pub(crate) struct Moto {
@@ -30,9 +30,7 @@ impl Drop for Moto {
 
 impl Moto {
     pub(crate) async fn start() -> Option<Self> {
-        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = socket.local_addr().unwrap().port();
-        drop(socket);
+        let port = reserve();
         let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/moto_server");
         let program = if installed.exists() {
             installed
@@ -44,28 +42,17 @@ impl Moto {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        let Ok(child) = child else {
-            // Past the test runner's capture: nobody should take this for a test that passed.
-            writeln!(
-                std::io::stderr(),
-                "NOT TESTED: no moto_server, so no bucket"
-            )
-            .unwrap();
-            return None;
-        };
         let moto = Self {
-            child,
+            child: required(child.ok(), "no moto_server, so no bucket")?,
             url: format!("http://127.0.0.1:{port}"),
         };
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        for _ in 0..300 {
+        let makes = async || {
             let made = client.put(format!("{}/mail", moto.url)).send().await;
-            if made.is_ok_and(|made| made.status().is_success()) {
-                return Some(moto);
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        panic!("moto_server does not make a bucket");
+            made.is_ok_and(|made| made.status().is_success())
+        };
+        eventually_or("moto_server makes a bucket", makes, || ()).await;
+        Some(moto)
     }
 
     /// What reaches a bucket of this name.

@@ -5,22 +5,24 @@ use std::net::{TcpListener, TcpStream};
 
 use serde_json::Value;
 
-use crate::program::{Home, SECRET, config, free_ports, get, waits_until};
+use crate::ports::reserve;
+use crate::program::{Home, SECRET, config, get};
+use crate::wait::eventually;
 
 const THREAD: &str = "6f1f9f3e-2b1c-4a53-9d0b-1f0d6f7a8b9c";
 
-/// A folder with a configuration, and its ports.
-fn configured() -> (Home, String, [u16; 3]) {
+/// A folder with a configuration.
+fn configured() -> (Home, String) {
     let home = Home::new();
-    let ports = free_ports();
-    let file = home.write("postern.toml", &config(&home.path("data"), ports));
-    let name = file.to_str().unwrap().to_owned();
-    (home, name, ports)
+    // The server posts to itself, so it must know where that is.
+    let text = config(&home.path("data"), [0, 0, reserve()]);
+    let name = home.write("postern.toml", &text).display().to_string();
+    (home, name)
 }
 
 #[test]
 fn a_minted_address_says_its_thread() {
-    let (home, file, _) = configured();
+    let (home, file) = configured();
     let mint = ["token", "mint", "--thread", THREAD, "--config", &file];
     let address = home.run(&mint).ok();
     let address = address.trim_end();
@@ -47,7 +49,7 @@ fn a_minted_address_says_its_thread() {
 
 #[test]
 fn a_thread_that_is_no_uuid_is_remembered() {
-    let (home, file, _) = configured();
+    let (home, file) = configured();
     let none = home.run(&["token", "mint", "--thread", "order-7", "--config", &file]);
     assert_eq!(
         none.code,
@@ -77,7 +79,7 @@ fn a_thread_that_is_no_uuid_is_remembered() {
 
 #[test]
 fn a_mail_is_explained() {
-    let (home, file, _) = configured();
+    let (home, file) = configured();
     let address = home
         .run(&["token", "mint", "--thread", THREAD, "--config", &file])
         .ok();
@@ -135,7 +137,7 @@ fn a_mail_is_explained() {
 
 #[test]
 fn a_mail_for_nobody_is_explained_too() {
-    let (home, file, _) = configured();
+    let (home, file) = configured();
     for (rcpt, reason) in [
         ("nobody@inbox.example.com", "no_such_mailbox"),
         ("general@elsewhere.example", "foreign_domain"),
@@ -182,7 +184,7 @@ fn a_mail_cannot_steer_the_terminal() {
 
 #[test]
 fn the_queue_is_worked_with_and_without_a_server() {
-    let (home, file, ports) = configured();
+    let (home, file) = configured();
     let list = ["queue", "list", "--config", &file];
     assert_eq!(home.run(&list).code, Some(66), "there is no folder yet");
     std::fs::create_dir(home.path("data")).unwrap();
@@ -214,10 +216,10 @@ fn the_queue_is_worked_with_and_without_a_server() {
         Some(64)
     );
 
-    let mut server = home.serve(&["--config", &file], ports[2]);
-    let is_empty = || home.run(&list).ok().is_empty();
-    assert!(waits_until(is_empty), "{}", home.run(&list).out);
-    let threads = get(ports[2], "/api/v1/messages/threads", Some(SECRET)).unwrap();
+    let server = home.serve(&["--config", &file]);
+    let http = server.port("http").unwrap();
+    eventually("the queue is empty", || home.run(&list).ok().is_empty());
+    let threads = get(http, "/api/v1/messages/threads", Some(SECRET)).unwrap();
     assert!(threads.contains("ann@example.com"), "{threads}");
     let report = home.run(&["doctor", "--config", &file]).ok();
     assert!(report.contains("ok    server: runs\n"), "{report}");
@@ -229,31 +231,26 @@ fn the_queue_is_worked_with_and_without_a_server() {
 
 #[test]
 fn a_reply_by_smtp_is_read_back_from_the_embedded_api() {
-    let (home, file, ports) = configured();
-    let mut server = home.serve(&["serve", "--config", &file], ports[2]);
+    let (home, file) = configured();
+    let server = home.serve(&["serve", "--config", &file]);
+    let [smtp, http] = ["smtp", "http"].map(|protocol| server.port(protocol).unwrap());
     let said = converse(
-        ports[0],
+        smtp,
         "EHLO peer.example\r\nMAIL FROM:<ann@example.com>\r\n\
          RCPT TO:<general@inbox.example.com>\r\nDATA\r\n",
         "From: ann@example.com\r\nSubject: Where is it?\r\n\r\nStill waiting.\r\n.\r\nQUIT\r\n",
     );
     assert!(said.contains("\r\n354 "), "{said}");
     assert!(said.contains("\r\n250 2.0.0 "), "{said}");
-    let threads = || get(ports[2], "/api/v1/messages/threads", Some(SECRET)).unwrap();
-    assert!(
-        waits_until(|| threads().contains("Where is it?")),
-        "{}",
-        threads()
-    );
+    let threads = || get(http, "/api/v1/messages/threads", Some(SECRET)).unwrap();
+    eventually("the thread is there", || threads().contains("Where is it?"));
     let threads: Value = serde_json::from_str(&threads()).unwrap();
     let id = threads["data"][0]["id"].as_str().unwrap();
     let target = format!("/api/v1/messages/threads/{id}/messages");
-    let messages = || get(ports[2], &target, Some(SECRET)).unwrap();
-    assert!(
-        waits_until(|| messages().contains("Still waiting.")),
-        "{}",
-        messages()
-    );
+    let messages = || get(http, &target, Some(SECRET)).unwrap();
+    eventually("the message is there", || {
+        messages().contains("Still waiting.")
+    });
     let (code, log) = server.stop();
     assert_eq!(code, Some(0), "{log}");
 }
@@ -276,8 +273,9 @@ fn development_mode_prints_what_to_try() {
         );
         return;
     }
-    let mut server = home.serve(&[], 8080);
-    let mut lines = BufReader::new(server.stdout()).lines().map(Result::unwrap);
+    let server = home.serve(&[]);
+    let printed = server.out();
+    let mut lines = printed.lines().map(str::to_owned);
     let mut find = |start: &str| lines.by_ref().find(|line| line.starts_with(start)).unwrap();
     let address = find("Reply address: ").replace("Reply address: ", "");
     let send = find("swaks ");
@@ -298,11 +296,7 @@ fn development_mode_prints_what_to_try() {
     );
     assert!(said.contains("\r\n250 2.0.0 "), "{said}");
     let messages = || get(8080, &target, Some(key.trim_end())).unwrap();
-    assert!(
-        waits_until(|| messages().contains("It works!")),
-        "{}",
-        messages()
-    );
+    eventually("the message is there", || messages().contains("It works!"));
     // The line that answers is pasted as it is, in the folder it was printed in.
     let answer = find("curl ");
     assert!(answer.contains("/gateway/outbound"), "{answer}");
@@ -317,7 +311,7 @@ fn development_mode_prints_what_to_try() {
         .unwrap_or_else(|| panic!("{pasted}"));
     let target = format!("/gateway/jobs/{job}");
     let shown = || get(8080, &target, Some(key.trim_end())).unwrap();
-    assert!(waits_until(|| shown().contains("captured")), "{}", shown());
+    eventually("the job is captured", || shown().contains("captured"));
     let (code, log) = server.stop();
     assert_eq!(code, Some(0), "{log}");
     assert!(!log.contains(key.trim_end()), "{log}");
@@ -346,7 +340,7 @@ fn converse(port: u16, commands: &str, mail: &str) -> String {
 
 #[test]
 fn a_certificate_past_its_end_is_found() {
-    let (home, file, _) = configured();
+    let (home, file) = configured();
     let host = home.path("certs/mx.example.com");
     std::fs::create_dir_all(&host).unwrap();
     let mut params = rcgen::CertificateParams::new(vec!["mx.example.com".to_owned()]).unwrap();

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use postern::config::VARIABLES;
 
-use crate::program::{Home, SECRET, config, free_ports};
+use crate::program::{Home, SECRET, config};
 
 const USABLE: [(&str, &str); 4] = [
     ("EMAIL_REPLY_DOMAIN", "inbox.example.com"),
@@ -135,7 +135,7 @@ fn a_port_in_use_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     for place in 0..3 {
-        let mut ports: [u16; 3] = free_ports();
+        let mut ports = [0; 3];
         ports[place] = port;
         let file = home.write("postern.toml", &config(&home.path("data"), ports));
         let refused = home.run(&["serve", "--config", file.to_str().unwrap()]);
@@ -153,7 +153,7 @@ fn a_certificate_that_cannot_be_read_is_named() {
     fs::create_dir_all(&host).unwrap();
     fs::write(host.join("fullchain.pem"), "no certificate").unwrap();
     fs::write(host.join("privkey.pem"), "no key").unwrap();
-    let text = config(&home.path("data"), free_ports());
+    let text = config(&home.path("data"), [0; 3]);
     let tls = format!("[tls]\nfolder = \"{}\"\n", home.path("certs").display());
     let file = home.write("postern.toml", &format!("{tls}{text}"));
     let refused = home.run(&["serve", "--config", file.to_str().unwrap()]);
@@ -165,10 +165,9 @@ fn a_certificate_that_cannot_be_read_is_named() {
 #[test]
 fn two_processes_do_not_share_a_folder() {
     let home = Home::new();
-    let ports: [u16; 3] = free_ports();
-    let first = home.write("first.toml", &config(&home.path("data"), ports));
-    let second = home.write("second.toml", &config(&home.path("data"), free_ports()));
-    let mut server = home.serve(&["--config", first.to_str().unwrap()], ports[2]);
+    let first = home.write("first.toml", &config(&home.path("data"), [0; 3]));
+    let second = home.write("second.toml", &config(&home.path("data"), [0; 3]));
+    let server = home.serve(&["--config", first.to_str().unwrap()]);
     let refused = home.run(&["serve", "--config", second.to_str().unwrap()]);
     assert_eq!(refused.code, Some(69), "{refused:?}");
     assert!(
@@ -184,12 +183,12 @@ fn a_folder_that_cannot_be_written_is_named() {
     let home = Home::new();
     // Not even root can make a file there, where a mode would not stop it.
     let sealed = Path::new("/proc");
-    let file = home.write("sealed.toml", &config(sealed, free_ports()));
+    let file = home.write("sealed.toml", &config(sealed, [0; 3]));
     let refused = home.run(&["serve", "--config", file.to_str().unwrap()]);
     assert_eq!(refused.code, Some(73), "{refused:?}");
     assert!(refused.err.starts_with("postern: /proc"), "{refused:?}");
     let beneath = home.write("a-file", "").join("data");
-    let file = home.write("beneath.toml", &config(&beneath, free_ports()));
+    let file = home.write("beneath.toml", &config(&beneath, [0; 3]));
     let refused = home.run(&["serve", "--config", file.to_str().unwrap()]);
     assert_eq!(refused.code, Some(73), "{refused:?}");
     let words = format!("postern: {}: ", beneath.display());
@@ -199,7 +198,7 @@ fn a_folder_that_cannot_be_written_is_named() {
 #[test]
 fn a_file_that_shows_its_secrets_is_warned_of() {
     let home = Home::new();
-    let file = home.write("postern.toml", &config(&home.path("data"), free_ports()));
+    let file = home.write("postern.toml", &config(&home.path("data"), [0; 3]));
     let name = file.to_str().unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     let warned = home.run(&["check-config", name]).ok();
@@ -217,7 +216,7 @@ fn a_file_that_shows_its_secrets_is_warned_of() {
 #[test]
 fn nothing_shown_is_a_secret() {
     let home = Home::new();
-    let file = home.write("postern.toml", &config(&home.path("data"), free_ports()));
+    let file = home.write("postern.toml", &config(&home.path("data"), [0; 3]));
     // `Home` itself looks for the secret in all that is printed.
     let out = home
         .run(&["check-config", "--show", file.to_str().unwrap()])

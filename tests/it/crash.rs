@@ -166,7 +166,7 @@ pub(crate) fn kill_often(postern: &mut Postern, cycles: u64) {
 fn kill_9_under_load_loses_nothing_and_tells_nothing_twice() {
     let cycles = std::env::var("POSTERN_CRASH_CYCLES").map_or(50, |text| text.parse().unwrap());
     let product = Product::start();
-    let mut postern = Postern::new(Some(&product.base_url()), "");
+    let mut postern = Postern::new(Some(&product.base_url()), "").with_known_ports();
     let senders = Senders::start(postern.smtp, &addresses(&postern, 20));
     kill_often(&mut postern, cycles);
     let kept = senders.finish();
@@ -192,7 +192,7 @@ fn kill_9_under_load_loses_nothing_and_tells_nothing_twice() {
 fn postfix_hands_over_a_thousand_mails_while_we_die_and_restart() {
     const MAILS: usize = 1000;
     let product = Product::start();
-    let mut postern = Postern::new(Some(&product.base_url()), "");
+    let mut postern = Postern::new(Some(&product.base_url()), "").with_known_ports();
     let addresses = addresses(&postern, 20);
     postern.start();
     let postfix = Postfix::start(crate::postern::DOMAIN, postern.lmtp);

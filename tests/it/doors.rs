@@ -138,7 +138,7 @@ fn by_smtp(ports: Ports, door: &str, text: &str, to: &str) -> bool {
 fn kill_9_while_webhooks_are_posted_loses_nothing_and_tells_nothing_twice() {
     let cycles = std::env::var("POSTERN_CRASH_CYCLES").map_or(30, |text| text.parse().unwrap());
     let product = Product::start();
-    let mut postern = postern(&product);
+    let mut postern = postern(&product).with_known_ports();
     let to = addresses(&postern, 20);
     let (stop, kept) = (
         Arc::new(AtomicBool::new(false)),

@@ -8,13 +8,13 @@ use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::thread;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::postern::signal;
-use crate::postfix::free_port;
+use crate::ports::reserve;
+use crate::program::signal;
+use crate::wait::eventually;
 
 /// Who has the mailbox.
 pub(crate) const USER: &str = "inbox@inbox.test";
@@ -39,8 +39,8 @@ impl Dovecot {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let mut dovecot = Self {
             folder,
-            port: free_port(),
-            port_tls: free_port(),
+            port: reserve(),
+            port_tls: reserve(),
             child: None,
         };
         dovecot.certify();
@@ -69,15 +69,11 @@ impl Dovecot {
     }
 
     fn wait_for(&mut self, port: u16) {
-        for _ in 0..600 {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return;
-            }
+        eventually("dovecot listens", || {
             let ended = self.child.as_mut().and_then(|c| c.try_wait().unwrap());
             assert!(ended.is_none(), "dovecot ended: {ended:?} {}", self.log());
-            thread::sleep(Duration::from_millis(50));
-        }
-        panic!("dovecot does not listen on {port}: {}", self.log());
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
     }
 
     /// Stops it, with every connection.

@@ -30,9 +30,9 @@ use tokio::time;
 
 use crate::bench::{KEY, settings_in};
 use crate::http::Server;
+use crate::wait::{PATIENCE, eventually_or};
 
 const SECRET: &[u8] = b"a secret of test hooks, 32 octets";
-const PATIENCE: Duration = Duration::from_secs(60);
 
 fn event(kind: EventKind, thread: &str, n: u64) -> Fact {
     let mut data = serde_json::Map::new();
@@ -47,14 +47,7 @@ fn event(kind: EventKind, thread: &str, n: u64) -> Fact {
 }
 
 async fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let waited = async {
-        while !done() {
-            time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    time::timeout(PATIENCE, waited)
-        .await
-        .unwrap_or_else(|_| panic!("{what}"));
+    eventually_or(what, async || done(), || ()).await;
 }
 
 /// The status of the answer to what is told.

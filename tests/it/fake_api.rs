@@ -9,8 +9,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+
+use crate::wait::eventually_or;
 
 /// How a request is answered.
 #[derive(Clone)]
@@ -69,13 +71,15 @@ struct State {
     /// What was done, by key: done once, answered again.
     done: HashMap<String, (Seen, String)>,
     order: Vec<String>,
+    /// Requests that are not answered yet: now, and the most at a time.
+    under_way: usize,
+    most_under_way: usize,
 }
 
 /// The fake. Dropping it closes every socket.
 pub(crate) struct Fake {
     pub(crate) address: SocketAddr,
     state: Arc<Mutex<State>>,
-    changed: Arc<Notify>,
     gate: Arc<Semaphore>,
     _accepting: JoinSet<()>,
 }
@@ -90,26 +94,21 @@ impl Fake {
             seen: Vec::new(),
             done: HashMap::new(),
             order: Vec::new(),
+            under_way: 0,
+            most_under_way: 0,
         }));
-        let changed = Arc::new(Notify::new());
         let gate = Arc::new(Semaphore::new(0));
         let mut accepting = JoinSet::new();
-        let shared = (Arc::clone(&state), Arc::clone(&changed), Arc::clone(&gate));
+        let shared = (Arc::clone(&state), Arc::clone(&gate));
         accepting.spawn(async move {
             let mut talks = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                talks.spawn(talk(
-                    stream,
-                    shared.0.clone(),
-                    shared.1.clone(),
-                    shared.2.clone(),
-                ));
+                talks.spawn(talk(stream, shared.0.clone(), shared.1.clone()));
             }
         });
         Self {
             address,
             state,
-            changed,
             gate,
             _accepting: accepting,
         }
@@ -143,6 +142,13 @@ impl Fake {
             .collect()
     }
 
+    /// The most requests at a time that waited for an answer since the last time this was asked.
+    pub(crate) fn most_under_way(&self) -> usize {
+        let mut state = self.state.lock().unwrap();
+        let now = state.under_way;
+        std::mem::replace(&mut state.most_under_way, now)
+    }
+
     /// How often each call was done: threads, messages, patches.
     pub(crate) fn effects(&self) -> [usize; 3] {
         let done = self.done();
@@ -152,39 +158,38 @@ impl Fake {
 
     /// Waits until it has seen what is wanted.
     pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&[Seen]) -> bool) {
-        let wait = async {
-            loop {
-                let changed = self.changed.notified();
-                if wanted(&self.seen()) {
-                    return;
-                }
-                let _ = tokio::time::timeout(Duration::from_millis(20), changed).await;
-            }
-        };
-        let waited = tokio::time::timeout(Duration::from_secs(30), wait).await;
-        assert!(
-            waited.is_ok(),
-            "never came: {what}; seen {:#?}",
-            self.seen()
-        );
+        eventually_or(what, async || wanted(&self.seen()), || self.seen()).await;
     }
 }
 
-async fn talk(
-    mut stream: TcpStream,
-    state: Arc<Mutex<State>>,
-    changed: Arc<Notify>,
-    gate: Arc<Semaphore>,
-) {
+/// Counts one request as under way until it is dropped.
+struct UnderWay(Arc<Mutex<State>>);
+
+impl UnderWay {
+    fn begin(state: &Arc<Mutex<State>>) -> Self {
+        let mut counted = state.lock().unwrap();
+        counted.under_way += 1;
+        counted.most_under_way = counted.most_under_way.max(counted.under_way);
+        Self(Arc::clone(state))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().under_way -= 1;
+    }
+}
+
+async fn talk(mut stream: TcpStream, state: Arc<Mutex<State>>, gate: Arc<Semaphore>) {
     let mut input = Vec::new();
     while let Some(request) = read(&mut stream, &mut input).await {
+        let under_way = UnderWay::begin(&state);
         let play = {
             let mut state = state.lock().unwrap();
             let before = state.seen.len();
             state.seen.push(request.clone());
             (state.plan)(&request, before)
         };
-        changed.notify_waiters();
         let answer = match play {
             Play::Good => commit(&state, &request),
             Play::Say(status, head, body) => say(status, head, &body),
@@ -228,6 +233,8 @@ async fn talk(
                 return;
             }
         };
+        // Whoever has the answer may ask again before this task goes on.
+        drop(under_way);
         if stream.write_all(&answer).await.is_err() {
             return;
         }

@@ -9,11 +9,9 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use crate::postern::{Postern, eventually, signal};
-use crate::postfix::free_port;
+use crate::wait::PATIENCE;
 
 const HOST: &str = "mx.test";
-/// Nothing in a test takes this long.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A Postern that speaks HTTPS at a port of its own.
 struct Secured {
@@ -25,19 +23,20 @@ struct Secured {
 impl Secured {
     fn start(http: &str, extra: &str) -> Self {
         let postern = Postern::new(Some("http://127.0.0.1:1/none"), "");
-        let (port, certs) = (free_port(), postern.scratch("certs"));
+        let certs = postern.scratch("certs");
         let text = fs::read_to_string(postern.config()).unwrap();
-        let listen = format!("[http]\ntls_listen = [\"127.0.0.1:{port}\"]\n{http}");
+        let listen = format!("[http]\ntls_listen = [\"127.0.0.1:0\"]\n{http}");
         let tls = format!("[tls]\nfolder = \"{}\"\n", certs.display());
         let text = format!("{extra}{tls}{}", text.replace("[http]\n", &listen));
         fs::write(postern.config(), text).unwrap();
         let mut secured = Self {
             postern,
-            port,
+            port: 0,
             certs,
         };
         secured.certify();
         secured.postern.start();
+        secured.port = secured.postern.https().expect("it listens");
         secured
     }
 
@@ -48,9 +47,8 @@ impl Secured {
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("privkey.pem"), made.signing_key.serialize_pem()).unwrap();
         fs::write(folder.join("fullchain.pem"), made.cert.pem()).unwrap();
-        let trusted = self
-            .postern
-            .scratch(&format!("trusted-{}.pem", free_port()));
+        let name = format!("trusted-{}.pem", getrandom::u64().unwrap());
+        let trusted = self.postern.scratch(&name);
         fs::write(&trusted, made.cert.pem()).unwrap();
         trusted
     }

@@ -47,6 +47,12 @@ fn postern(product: &Product, imap: &str) -> Postern {
     postern
 }
 
+/// Waits until the clock shows another second.
+fn another_second() {
+    let begun = clock::now().as_secs();
+    eventually("another second", || clock::now().as_secs() > begun);
+}
+
 fn mail(name: &str, to: &str) -> String {
     format!(
         "Return-Path: <ann@example.com>\nFrom: Ann <ann@example.com>\nTo: {to}\n\
@@ -182,7 +188,7 @@ fn a_folder_that_is_renumbered_tells_nothing_twice() {
     postern.start();
     told_once(&product, &postern, ["unread".to_owned()]);
     // An arrival has no parts of a second, and these come after we did.
-    thread::sleep(Duration::from_millis(1100));
+    another_second();
     put(&dovecot, names("a", 5));
     let first = || names("a", 5).chain(["unread".to_owned()]);
     told_once(&product, &postern, first());
@@ -196,7 +202,7 @@ fn a_folder_that_is_renumbered_tells_nothing_twice() {
     dovecot.rename("new/read", "cur/read:2,S");
     put(&dovecot, names("b", 2));
     // Another UIDVALIDITY is another second.
-    thread::sleep(Duration::from_millis(1100));
+    another_second();
     dovecot.resume();
     let all = || {
         let others = ["unread", "read"].map(str::to_owned);
@@ -307,7 +313,9 @@ fn a_kill_at_any_moment_costs_no_mail_and_tells_none_twice() {
     }
     postern.start();
     dovecot.stop();
-    thread::sleep(Duration::from_millis(300));
+    eventually("it is missed", || {
+        postern.metric("postern_imap_connected") == 0.0
+    });
     dovecot.resume();
     told_once(&product, &postern, wanted.clone());
     eventually("mails are marked", || {

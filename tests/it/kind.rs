@@ -2,7 +2,7 @@
 //! others have collected.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use postern::mail::address::Domain;
@@ -10,6 +10,8 @@ use postern::mail::dsn::Report;
 use postern::mail::kind::{Classification, ClassifyContext, MailKind, classify};
 use postern::mail::view::View;
 use serde_json::{Value, json};
+
+use crate::needs::fixtures;
 
 const MARK: &str = "this-instance";
 
@@ -36,14 +38,6 @@ fn mails(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     mails
 }
 
-/// The folder of fixtures made by others, if this machine has it.
-fn fixtures() -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
-    let shared = std::env::var_os("POSTERN_SHARED").map_or(beside, PathBuf::from);
-    let folder = shared.join("fixtures/dsn");
-    folder.is_dir().then_some(folder)
-}
-
 /// The values of a field that stand anywhere in a mail, lower-cased.
 fn values(bytes: &[u8], name: &str) -> BTreeSet<String> {
     let text = String::from_utf8_lossy(bytes).to_ascii_lowercase();
@@ -68,8 +62,7 @@ fn statuses(bytes: &[u8]) -> BTreeSet<String> {
 
 #[test]
 fn bounces_of_others_are_told() {
-    let Some(folder) = fixtures() else {
-        eprintln!("NOT TESTED: no fixtures/dsn in POSTERN_SHARED or ../shared");
+    let Some(folder) = fixtures("dsn") else {
         return;
     };
     let mut counts = BTreeMap::from([

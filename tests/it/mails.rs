@@ -1,31 +1,20 @@
 //! The view of mails: others' odd mails from the shared folder, and bombs built here.
 
 use std::fs;
-use std::io::Write;
-use std::path::PathBuf;
 
 use bytes::Bytes;
 use postern::mail::mime::{DEPTH_MAX, PARTS_MAX};
 use postern::mail::view::{Flag, HeaderView, View};
 
-/// The mails of a folder of others' fixtures, by name. They lie outside the project: where the
-/// folder is missing the test says so and reads nothing.
-fn fixtures(kind: &str) -> Vec<(String, Bytes)> {
-    let shared = std::env::var_os("POSTERN_SHARED").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"),
-        PathBuf::from,
-    );
-    let folder = shared.join("fixtures").join(kind);
-    let Ok(entries) = fs::read_dir(&folder) else {
-        // Not by `eprintln!`, which the test runner keeps to itself when a test passes.
-        let _ = writeln!(
-            std::io::stderr(),
-            "NOT TESTED: no folder {}; set POSTERN_SHARED to the folder that holds fixtures/",
-            folder.display()
-        );
+use crate::needs::fixtures;
+
+/// The mails of a folder of third parties' fixtures, by name; none where the folder is missing.
+fn mails(kind: &str) -> Vec<(String, Bytes)> {
+    let Some(folder) = fixtures(kind) else {
         return Vec::new();
     };
-    let mut mails: Vec<_> = entries
+    let mut mails: Vec<_> = fs::read_dir(&folder)
+        .unwrap()
         .map(|entry| {
             let entry = entry.unwrap();
             let bytes = fs::read(entry.path()).unwrap();
@@ -63,7 +52,7 @@ fn check(name: &str, mail: &Bytes) -> View {
 
 #[test]
 fn odd_mails_read_as_they_are_meant() {
-    for (name, mail) in fixtures("mime") {
+    for (name, mail) in mails("mime") {
         let view = check(&name, &mail);
         assert!(view.flags.is_empty(), "{name}: {:?}", view.flags);
         assert!(!view.header.fields().is_empty(), "{name}");
@@ -88,7 +77,7 @@ fn odd_mails_read_as_they_are_meant() {
 
 #[test]
 fn reports_come_apart() {
-    for (name, mail) in fixtures("dsn") {
+    for (name, mail) in mails("dsn") {
         let view = check(&name, &mail);
         assert!(view.flags.is_empty(), "{name}: {:?}", view.flags);
         if view.header.content.media_type == "multipart/report" {

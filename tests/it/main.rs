@@ -55,7 +55,11 @@ mod mails;
 #[cfg(test)]
 mod nameserver;
 #[cfg(test)]
+mod needs;
+#[cfg(test)]
 mod outbound_http;
+#[cfg(test)]
+mod ports;
 #[cfg(test)]
 mod postern;
 #[cfg(test)]
@@ -78,5 +82,7 @@ mod sink;
 mod store;
 #[cfg(test)]
 mod understanding;
+#[cfg(test)]
+mod wait;
 #[cfg(test)]
 mod webhook;

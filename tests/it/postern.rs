@@ -5,15 +5,15 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::process::Output;
+use std::time::Duration;
 
-use tempfile::TempDir;
-
-use crate::postfix::free_port;
+use crate::ports;
 use crate::product::KEY;
+use crate::program::{self, Home, Running};
+pub(crate) use crate::program::{binary, signal};
+pub(crate) use crate::wait::eventually;
 
 /// The reply domain of the tests.
 pub(crate) const DOMAIN: &str = "inbox.test";
@@ -21,26 +21,31 @@ pub(crate) const DOMAIN: &str = "inbox.test";
 pub(crate) const SECRET: &str = "a secret made for tests, worth nothing elsewhere";
 
 /// A Postern's folder, ports and configuration; the program may run or not.
+///
+/// The program chooses its ports when it starts, and other ones when it starts again: until then they
+/// are 0 here. Where a peer must know them before, [`Postern::with_known_ports`] gives it its own for good.
 pub(crate) struct Postern {
-    folder: TempDir,
-    /// Where it speaks SMTP.
+    /// It ends before its folder goes.
+    running: Option<Running>,
+    home: Home,
+    /// Port of SMTP.
     pub(crate) smtp: u16,
-    /// Where it speaks LMTP.
+    /// Port of LMTP.
     pub(crate) lmtp: u16,
-    /// Where it speaks HTTP.
+    /// Port of HTTP.
     pub(crate) http: u16,
-    child: Option<Child>,
 }
 
 impl Postern {
     /// A Postern that posts to `base_url`, or to its own Messages API, with `extra` lines of TOML at the
     /// end. It does not run yet.
     pub(crate) fn new(base_url: Option<&str>, extra: &str) -> Self {
-        let folder = TempDir::new().unwrap();
-        let (smtp, lmtp, http) = (free_port(), free_port(), free_port());
+        let home = Home::new();
+        // To post to itself it must be told where it will listen.
+        let http = base_url.map_or_else(ports::reserve, |_| 0);
         let own = format!("http://127.0.0.1:{http}/api/v1/messages");
         let (enabled, url) = base_url.map_or((true, own.as_str()), |url| (false, url));
-        let data = folder.path().join("data");
+        let data = home.path("data");
         // The tests' senders are in no DNS. A table can be opened only once.
         let unchecked = match extra.contains("[auth]") {
             true => "",
@@ -48,22 +53,40 @@ impl Postern {
         };
         let text = format!(
             "[server]\nhostname = \"mx.test\"\ndata_dir = \"{}\"\n\
-             [smtp]\nlisten = [\"127.0.0.1:{smtp}\"]\n\
-             [lmtp]\nlisten = [\"127.0.0.1:{lmtp}\"]\n[http]\nlisten = [\"127.0.0.1:{http}\"]\n\
+             [smtp]\nlisten = [\"127.0.0.1:0\"]\n\
+             [lmtp]\nlisten = [\"127.0.0.1:0\"]\n[http]\nlisten = [\"127.0.0.1:{http}\"]\n\
              {unchecked}[embedded_api]\nenabled = {enabled}\nkey = \"{KEY}\"\n\
              [[route]]\nname = \"test\"\ndomains = [\"{DOMAIN}\"]\n\
              secrets = [{{ id = 0, secret = \"{SECRET}\" }}]\n\
              [route.api]\nbase_url = \"{url}\"\nkey = \"{KEY}\"\n{extra}",
             data.display()
         );
-        fs::write(folder.path().join("postern.toml"), text).unwrap();
+        home.write("postern.toml", &text);
         Self {
-            folder,
-            smtp,
-            lmtp,
+            running: None,
+            home,
+            smtp: 0,
+            lmtp: 0,
             http,
-            child: None,
         }
+    }
+
+    /// The same with ports that are known before it starts and stay when it starts again.
+    pub(crate) fn with_known_ports(mut self) -> Self {
+        let mut text = fs::read_to_string(self.config()).unwrap();
+        for (protocol, port) in [
+            ("smtp", &mut self.smtp),
+            ("lmtp", &mut self.lmtp),
+            ("http", &mut self.http),
+        ] {
+            if *port == 0 {
+                *port = ports::reserve();
+                let table = |port: u16| format!("[{protocol}]\nlisten = [\"127.0.0.1:{port}\"]\n");
+                text = text.replace(&table(0), &table(*port));
+            }
+        }
+        fs::write(self.config(), text).unwrap();
+        self
     }
 
     /// Adds lines to the configuration's end.
@@ -73,93 +96,63 @@ impl Postern {
         fs::write(self.config(), text).unwrap();
     }
 
-    /// Starts the program and waits until it answers on every port.
+    /// Starts the program and waits until it is ready.
     pub(crate) fn start(&mut self) {
         self.start_under(&[]);
     }
 
-    /// Starts the program as the last argument of `wrap` (strace, say), and waits until it answers.
+    /// Starts the program as the last argument of `wrap` (strace, say), and waits until it is ready.
     pub(crate) fn start_under(&mut self, wrap: &[&str]) {
-        assert!(self.child.is_none(), "it runs");
-        let log = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.log_path())
-            .unwrap();
-        let mut words: Vec<String> = wrap.iter().map(|&word| word.to_owned()).collect();
-        words.extend([
-            binary().display().to_string(),
-            "serve".into(),
-            "--config".into(),
-            self.config(),
-        ]);
-        let child = Command::new(&words[0])
-            .args(&words[1..])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.child = Some(child);
-        for port in [self.smtp, self.lmtp, self.http] {
-            self.wait_for(port);
+        assert!(self.running.is_none(), "it runs");
+        let config = self.config();
+        let running = self.home.serve_under(wrap, &["serve", "--config", &config]);
+        for (protocol, port) in [
+            ("smtp", &mut self.smtp),
+            ("lmtp", &mut self.lmtp),
+            ("http", &mut self.http),
+        ] {
+            // The configuration may have been rewritten so that it does not listen.
+            *port = running.port(protocol).unwrap_or_default();
         }
+        self.running = Some(running);
     }
 
-    fn wait_for(&mut self, port: u16) {
-        for _ in 0..1200 {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return;
-            }
-            if let Some(status) = self
-                .child
-                .as_mut()
-                .and_then(|child| child.try_wait().unwrap())
-            {
-                panic!("postern ended with {status}: {}", self.log());
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-        panic!("postern does not listen on {port}: {}", self.log());
+    fn running(&self) -> &Running {
+        self.running.as_ref().expect("it runs")
     }
 
-    /// The process id of the program.
+    /// Port of HTTPS, if it listens there.
+    pub(crate) fn https(&self) -> Option<u16> {
+        self.running().port("https")
+    }
+
+    /// Process id of the program.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.as_ref().unwrap().id()
+        self.running().pid()
     }
 
     /// SIGKILL, and waits for the end.
     pub(crate) fn kill(&mut self) {
-        let mut child = self.child.take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
+        drop(self.running.take().expect("it runs"));
     }
 
     /// SIGTERM, and waits for the end, which must be a clean one.
     pub(crate) fn stop(&mut self) {
-        signal("TERM", self.pid());
-        let status = self.child.take().unwrap().wait().unwrap();
-        assert!(
-            status.success(),
-            "postern ended with {status}: {}",
-            self.log()
-        );
+        self.metrics_show_no_secret();
+        let (code, log) = self.running.take().expect("it runs").stop();
+        assert_eq!(code, Some(0), "postern ended: {log}");
     }
 
     /// Waits until the program has ended by itself; its exit code.
     pub(crate) fn wait(&mut self) -> Option<i32> {
-        self.child.take().unwrap().wait().unwrap().code()
+        self.running.take().expect("it runs").wait()
     }
 
     /// Runs a command of the program with this configuration.
     pub(crate) fn command(&self, arguments: &[&str]) -> Output {
         let config = self.config();
-        Command::new(binary())
-            .args(arguments)
-            .args(["--config", &config])
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+        let arguments = [arguments, &["--config", &config]].concat();
+        self.home.output(&arguments)
     }
 
     /// A fresh reply address for `thread`.
@@ -174,20 +167,18 @@ impl Postern {
             .to_owned()
     }
 
-    /// The answer to `GET path`: status and body.
+    /// The answer to `GET path`: status and body, which may show no secret.
     pub(crate) fn fetch(&self, path: &str) -> (u16, String) {
-        let out = Command::new("curl")
-            .args([
-                "-s",
-                "-w",
-                "\n%{http_code}",
-                &format!("http://127.0.0.1:{}{path}", self.http),
-            ])
-            .output()
-            .unwrap();
-        let text = String::from_utf8(out.stdout).unwrap();
-        let (body, status) = text.rsplit_once('\n').unwrap();
-        (status.parse().unwrap(), body.to_owned())
+        let (status, body) = program::fetch(self.http, path, None, 60);
+        self.home.shows_no_secret(path, &body);
+        (status, body)
+    }
+
+    fn metrics_show_no_secret(&self) {
+        // It may be too busy to answer, or about to end.
+        let (_, metrics) = program::fetch(self.http, "/metrics", None, 5);
+        self.home.shows_no_secret("/metrics", &metrics);
+        program::shows_no_token("/metrics", &metrics);
     }
 
     /// The value of a metric without labels, or the sum over its labels.
@@ -203,69 +194,33 @@ impl Postern {
             .sum()
     }
 
-    /// Its log so far.
+    /// Its log so far, over all starts.
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.log_path()).unwrap_or_default()
+        self.home.log()
     }
 
     /// Its data folder.
     pub(crate) fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.home.path("data")
     }
 
     /// A place for the test's own files.
     pub(crate) fn scratch(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.home.path(name)
     }
 
     /// Its configuration file.
     pub(crate) fn config(&self) -> String {
-        self.folder
-            .path()
-            .join("postern.toml")
-            .display()
-            .to_string()
-    }
-
-    fn log_path(&self) -> PathBuf {
-        self.folder.path().join("log")
+        self.home.path("postern.toml").display().to_string()
     }
 }
 
 impl Drop for Postern {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
+        if self.running.is_some() && !std::thread::panicking() {
+            self.metrics_show_no_secret();
         }
     }
-}
-
-/// The program under test.
-pub(crate) fn binary() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_postern"))
-}
-
-/// Sends a signal by name to one process.
-pub(crate) fn signal(name: &str, pid: u32) {
-    let sent = Command::new("kill")
-        .args(["-s", name, &pid.to_string()])
-        .status()
-        .unwrap();
-    assert!(sent.success(), "kill -s {name} {pid}");
-}
-
-/// Waits until `done` says so, for as long as a loaded machine may need.
-pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    // Not so many times: each may itself wait for long.
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(300) {
-        if done() {
-            return;
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-    panic!("never happened: {what}");
 }
 
 /// A small SMTP or LMTP client that reports each answer.

@@ -4,14 +4,14 @@
 //! Does not touch the machine's own Postfix: configuration, queue and log lie in the folder.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::thread;
-use std::time::Duration;
 
 use tempfile::TempDir;
+
+use crate::ports::reserve;
+use crate::wait::eventually;
 
 /// A running Postfix. It is stopped when this is dropped.
 pub(crate) struct Postfix {
@@ -53,7 +53,7 @@ impl Postfix {
         let folder = TempDir::new().unwrap();
         // Postfix' own user must get in.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let port = free_port();
+        let port = reserve();
         let postfix = Self { folder, port };
         for name in ["conf", "queue", "data"] {
             fs::create_dir(postfix.path(name)).unwrap();
@@ -135,13 +135,10 @@ impl Postfix {
     }
 
     fn wait_until_it_listens(&self) {
-        for _ in 0..300 {
-            if std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
-                return;
-            }
-            thread::sleep(Duration::from_millis(100));
-        }
-        panic!("postfix does not listen on {}: {}", self.port, self.log());
+        let what = format!("postfix listens on {}", self.port);
+        eventually(&what, || {
+            std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+        });
     }
 }
 
@@ -151,14 +148,7 @@ impl Drop for Postfix {
     }
 }
 
-/// A port nobody listens on now.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-}
+pub(crate) use crate::ports::reserve as free_port;
 
 fn master(port: u16) -> String {
     let daemons = [

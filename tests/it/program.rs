@@ -1,19 +1,22 @@
-//! The program as a person runs it: the real binary, a folder of its own, nothing inherited.
+//! Owns the program as a person runs it: the real binary, a folder of its own, nothing inherited. All
+//! that any run logs or prints is searched for the secrets it was given.
+//!
+//! Does not choose the configuration: `postern` does, for tests that need none of their own.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::fs;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::time::{Duration, Instant};
-use std::{fs, thread};
+use std::process::{Child, Command, Output, Stdio};
 
+use data_encoding::BASE64;
 use tempfile::TempDir;
+use toml::Value;
 
-/// A secret that signs, and is looked for in everything that is printed.
+pub(crate) use crate::wait::eventually;
+
+/// A secret that signs.
 pub(crate) const SECRET: &str = "hunter2-3f9a1c5e7b2d4068a9c1e3f5";
-/// The longest wait for something that should happen at once.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A folder to run the program in.
 pub(crate) struct Home {
@@ -31,7 +34,7 @@ impl Home {
         self.folder.path().join(name)
     }
 
-    /// Writes a file that only its owner can read, and gives back its path.
+    /// Writes a file that only its owner can read; its path.
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         fs::write(&path, text).expect("a file in the temporary folder");
@@ -41,11 +44,24 @@ impl Home {
 
     /// A command with these arguments in this folder, and an environment of these variables alone.
     pub(crate) fn command(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
+        self.command_under(&[], arguments, variables)
+    }
+
+    /// The same as the last words of another command, `wrap`: strace, say.
+    fn command_under(
+        &self,
+        wrap: &[&str],
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Command {
+        let binary = binary().to_str().expect("a path that is UTF-8");
+        let words = [wrap, &[binary], arguments].concat();
+        let mut command = Command::new(words[0]);
         command
-            .args(arguments)
+            .args(&words[1..])
             .current_dir(self.folder.path())
             .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -60,7 +76,10 @@ impl Home {
 
     pub(crate) fn run_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Outcome {
         let output = self.command(arguments, variables).output();
-        Outcome::of(output.expect("the program runs"))
+        let given = variables.iter().map(|(_, value)| (*value).to_owned());
+        // Of a variable only what the tests mark as a secret is one.
+        let given = given.filter(|value| value.contains("hunter2"));
+        self.outcome(output.expect("the program runs"), given.collect())
     }
 
     /// Runs a command with something on its standard input.
@@ -73,19 +92,81 @@ impl Home {
         let mut stdin = child.stdin.take().expect("it was piped");
         stdin.write_all(input).expect("it reads its input");
         drop(stdin);
-        Outcome::of(child.wait_with_output().expect("the program ends"))
+        let output = child.wait_with_output().expect("the program ends");
+        self.outcome(output, Vec::new())
     }
 
-    /// Starts a server and waits until its HTTP address answers.
-    pub(crate) fn serve(&self, arguments: &[&str], http: u16) -> Server {
-        let child = self.command(arguments, &[]).spawn();
-        let mut server = Server {
-            child: child.expect("the program runs"),
-        };
-        let ready = || get(http, "/readyz", None).is_some();
-        assert!(server.waits_until(ready), "{:?}", server.stop());
-        server
+    /// Runs a command to its end; its output as it is.
+    pub(crate) fn output(&self, arguments: &[&str]) -> Output {
+        let output = self.command(arguments, &[]).output();
+        let output = output.expect("the program runs");
+        for said in [&output.stdout, &output.stderr] {
+            self.shows_no_secret("the output", &String::from_utf8_lossy(said));
+        }
+        shows_no_token("the error output", &String::from_utf8_lossy(&output.stderr));
+        output
     }
+
+    /// Fails if a text that people see shows a secret of the configurations in this folder.
+    #[track_caller]
+    pub(crate) fn shows_no_secret(&self, what: &str, text: &str) {
+        shows_no_secret(what, text, &secrets_of(self.folder.path()));
+    }
+
+    fn outcome(&self, output: Output, given: Vec<String>) -> Outcome {
+        let outcome = Outcome {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).expect("its output is UTF-8"),
+            err: String::from_utf8(output.stderr).expect("its errors are UTF-8"),
+        };
+        let secrets = [given, secrets_of(self.folder.path())].concat();
+        shows_no_secret("the output", &outcome.out, &secrets);
+        shows_no_secret("the error output", &outcome.err, &secrets);
+        shows_no_token("the error output", &outcome.err);
+        outcome
+    }
+
+    /// Starts a server and waits until it is ready. Its log is the file `log`, to which it appends.
+    pub(crate) fn serve(&self, arguments: &[&str]) -> Running {
+        self.serve_under(&[], arguments)
+    }
+
+    /// The same as the last words of another command.
+    pub(crate) fn serve_under(&self, wrap: &[&str], arguments: &[&str]) -> Running {
+        let mut log = fs::OpenOptions::new();
+        let log = log.create(true).append(true).open(self.path(LOG)).unwrap();
+        let begun = log.metadata().unwrap().len();
+        let out = fs::File::create(self.path("out")).unwrap();
+        let mut command = self.command_under(wrap, arguments, &[]);
+        let child = command.stdout(out).stderr(log).spawn();
+        let mut running = Running {
+            child: child.unwrap_or_else(|error| panic!("{command:?}: {error}")),
+            folder: self.folder.path().to_owned(),
+            begun,
+        };
+        running.wait_until_ready();
+        running
+    }
+
+    /// The log of all servers so far.
+    pub(crate) fn log(&self) -> String {
+        log_of(self.folder.path(), 0)
+    }
+}
+
+/// Name of the file that servers log to.
+const LOG: &str = "log";
+
+/// What servers have logged in this folder behind so many octets.
+fn log_of(folder: &Path, begun: u64) -> String {
+    let mut log = String::new();
+    if let Ok(mut file) = fs::File::open(folder.join(LOG)) {
+        file.seek(SeekFrom::Start(begun)).unwrap();
+        file.read_to_string(&mut log).expect("the log is UTF-8");
+    }
+    shows_no_secret("the log", &log, &secrets_of(folder));
+    shows_no_token("the log", &log);
+    log
 }
 
 /// How a command ended.
@@ -97,19 +178,8 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    fn of(output: Output) -> Self {
-        let outcome = Self {
-            code: output.status.code(),
-            out: String::from_utf8(output.stdout).expect("its output is UTF-8"),
-            err: String::from_utf8(output.stderr).expect("its errors are UTF-8"),
-        };
-        for said in [&outcome.out, &outcome.err] {
-            assert!(!said.contains("hunter2"), "a secret is shown: {said}");
-        }
-        outcome
-    }
-
-    /// The output, of a command that must succeed.
+    /// The output of a command that must succeed.
+    #[track_caller]
     pub(crate) fn ok(self) -> String {
         assert_eq!(self.code, Some(0), "{self:?}");
         self.out
@@ -117,87 +187,197 @@ impl Outcome {
 }
 
 /// A running server. It is killed when it is dropped.
-pub(crate) struct Server {
+pub(crate) struct Running {
     child: Child,
+    folder: PathBuf,
+    /// Octets of the log that were there before this server.
+    begun: u64,
 }
 
-impl Server {
-    /// Asks it to stop and waits for its end.
-    pub(crate) fn stop(&mut self) -> (Option<i32>, String) {
-        let pid = self.child.id().to_string();
-        let asked = Command::new("kill").args(["-TERM", &pid]).status();
-        assert!(
-            asked.is_ok_and(|status| status.success()),
-            "kill -TERM {pid}"
-        );
-        let status = self.child.wait().expect("it ends");
-        let mut err = String::new();
-        if let Some(mut pipe) = self.child.stderr.take() {
-            pipe.read_to_string(&mut err).expect("its errors are UTF-8");
-        }
-        assert!(!err.contains("hunter2"), "a secret is logged: {err}");
-        (status.code(), err)
+impl Running {
+    fn wait_until_ready(&mut self) {
+        eventually("postern is ready", || {
+            let ready = self.log().contains(" ready version=");
+            let ended = self.child.try_wait().unwrap().filter(|_| !ready);
+            if let Some(status) = ended {
+                panic!("postern ended with {status}: {}", self.log());
+            }
+            ready
+        });
     }
 
-    /// Tells it to read its certificates again.
+    /// The port at which it says it listens for `smtp`, `lmtp`, `http` or `https`, if it does on TCP.
+    pub(crate) fn port(&self, protocol: &str) -> Option<u16> {
+        let log = self.log();
+        let told = format!("protocol=\"{protocol}\"");
+        let lines = log.lines().filter(|line| line.contains(" listening "));
+        let mut words = lines.filter(|line| line.contains(&told));
+        words.find_map(|line| {
+            let (_, rest) = line.split_once("address=")?;
+            let address: std::net::SocketAddr = rest.split(' ').next()?.parse().ok()?;
+            Some(address.port())
+        })
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its log so far.
+    pub(crate) fn log(&self) -> String {
+        log_of(&self.folder, self.begun)
+    }
+
+    /// What it has printed.
+    pub(crate) fn out(&self) -> String {
+        fs::read_to_string(self.folder.join("out")).unwrap()
+    }
+
+    /// Has it read its certificates again.
     pub(crate) fn hang_up(&self) {
-        let pid = self.child.id().to_string();
-        let asked = Command::new("kill").args(["-HUP", &pid]).status();
-        assert!(
-            asked.is_ok_and(|status| status.success()),
-            "kill -HUP {pid}"
-        );
+        signal("HUP", self.pid());
     }
 
-    pub(crate) fn stdout(&mut self) -> ChildStdout {
-        self.child.stdout.take().expect("it was piped")
+    /// Asks it to stop and waits for its end: its exit code and its log.
+    pub(crate) fn stop(mut self) -> (Option<i32>, String) {
+        signal("TERM", self.pid());
+        let status = self.child.wait().expect("it ends");
+        (status.code(), self.log())
     }
 
-    fn waits_until(&mut self, happened: impl Fn() -> bool) -> bool {
-        let ended = |child: &mut Child| !matches!(child.try_wait(), Ok(None));
-        waits_until(|| happened() || ended(&mut self.child)) && !ended(&mut self.child)
+    /// Waits until it has ended by itself; its exit code.
+    pub(crate) fn wait(mut self) -> Option<i32> {
+        self.child.wait().expect("it ends").code()
     }
 }
 
-impl Drop for Server {
+impl Drop for Running {
     fn drop(&mut self) {
         // It may have ended already, and that is what is wanted.
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// Waits until something happened; false if it does not for too long.
-pub(crate) fn waits_until(mut happened: impl FnMut() -> bool) -> bool {
-    let begun = Instant::now();
-    while begun.elapsed() < PATIENCE {
-        if happened() {
-            return true;
+        if !std::thread::panicking() {
+            self.log();
         }
-        thread::sleep(Duration::from_millis(20));
     }
-    false
 }
 
-/// Ports nobody listens at now.
-pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners: [TcpListener; N] =
-        std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("it is bound").port())
+/// The program under test.
+pub(crate) fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_postern"))
+}
+
+/// Sends a signal by name to one process.
+pub(crate) fn signal(name: &str, pid: u32) {
+    let sent = Command::new("kill")
+        .args(["-s", name, &pid.to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success(), "kill -s {name} {pid}");
+}
+
+/// What `GET target` is answered: the status, 0 if nobody answers in so many seconds, and the body.
+pub(crate) fn fetch(port: u16, target: &str, key: Option<&str>, seconds: u32) -> (u16, String) {
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "--noproxy", "*", "--max-time"]);
+    curl.arg(seconds.to_string());
+    curl.args(["-w", "\n%{http_code}"]);
+    if let Some(key) = key {
+        curl.args(["-H", &format!("Authorization: Bearer {key}")]);
+    }
+    let out = curl
+        .arg(format!("http://127.0.0.1:{port}{target}"))
+        .output();
+    let text = String::from_utf8(out.expect("curl runs").stdout).expect("the answer is UTF-8");
+    let (body, status) = text.rsplit_once('\n').expect("curl adds the status");
+    (status.parse().expect("a number"), body.to_owned())
 }
 
 /// The body of an answer with status 200, or `None`.
 pub(crate) fn get(port: u16, target: &str, key: Option<&str>) -> Option<String> {
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    let key = key.map(|key| format!("Authorization: Bearer {key}\r\n"));
-    let key = key.unwrap_or_default();
-    let head = format!("GET {target} HTTP/1.1\r\nHost: postern\r\n{key}Connection: close\r\n\r\n");
-    stream.write_all(head.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
+    let (status, body) = fetch(port, target, key, 60);
+    (status == 200).then_some(body)
+}
+
+/// The secrets that the configurations in a folder hold or name, and those that development mode made.
+fn secrets_of(folder: &Path) -> Vec<String> {
+    let mut secrets = vec!["hunter2".to_owned()];
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        if path.extension().is_some_and(|kind| kind == "toml")
+            && let Ok(table) = text.parse::<toml::Table>()
+        {
+            collect("", &Value::Table(table), &mut secrets);
+        }
+    }
+    for name in ["data/messages-api-key", "data/reply-secret"] {
+        if let Ok(secret) = fs::read_to_string(folder.join(name)) {
+            secrets.push(secret.trim_end().to_owned());
+        }
+    }
+    // A shorter one may be a part of any word.
+    secrets.retain(|secret| secret.len() >= 7);
+    secrets.sort();
+    secrets.dedup();
+    secrets
+}
+
+/// Collects the texts below a key that the configuration takes as a secret.
+fn collect(key: &str, value: &Value, secrets: &mut Vec<String>) {
+    match value {
+        Value::Table(table) => table
+            .iter()
+            .for_each(|(key, value)| collect(key, value, secrets)),
+        Value::Array(values) => values.iter().for_each(|value| collect(key, value, secrets)),
+        Value::String(text) => match key.strip_suffix("_file") {
+            Some(key) if IS_SECRET.contains(&key) => {
+                let held = fs::read_to_string(text).unwrap_or_default();
+                // A file of one line holds a secret; one of more is PEM.
+                secrets.extend((held.lines().count() == 1).then(|| held.trim_end().to_owned()));
+            }
+            None if IS_SECRET.contains(&key) => secrets.push(text.clone()),
+            _ => {}
+        },
+        _ => {}
+    }
+}
+
+/// Keys of the configuration that hold a secret, in whichever table they stand.
+const IS_SECRET: [&str; 9] = [
+    "api_key",
+    "key",
+    "keys",
+    "password",
+    "secret",
+    "secrets",
+    "signing_key",
+    "token",
+    "tokens",
+];
+
+/// Fails if a text that people see shows a secret, as it is or in base64.
+#[track_caller]
+pub(crate) fn shows_no_secret(what: &str, text: &str, secrets: &[String]) {
+    for secret in secrets {
+        let shown = text.contains(secret) || text.contains(&BASE64.encode(secret.as_bytes()));
+        assert!(!shown, "{what} shows the secret {secret:?}: {text}");
+    }
+}
+
+/// Fails if a text that people see shows a reply address or a return path that somebody could use.
+#[track_caller]
+pub(crate) fn shows_no_token(what: &str, text: &str) {
+    for prefix in ["reply+", "bounce+"] {
+        for (at, _) in text.match_indices(prefix) {
+            let rest = &text.as_bytes()[at + prefix.len()..];
+            let letters = rest
+                .iter()
+                .take_while(|octet| octet.is_ascii_alphanumeric());
+            assert!(letters.count() < 24, "{what} shows a token: {text}");
+        }
+    }
 }
 
 /// A configuration that serves a Messages API of its own, everything on these ports.

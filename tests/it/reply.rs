@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use postern::mail::reply::{Reply, ReplyInput, extract};
 
+use crate::needs::fixtures;
+
 fn folded(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -16,23 +18,11 @@ fn of_text(text: &str) -> Reply {
     })
 }
 
-/// The folder of shared fixtures: `POSTERN_SHARED`, or `../shared` beside the crate.
-fn shared() -> Option<PathBuf> {
-    let root = std::env::var_os("POSTERN_SHARED").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"),
-        PathBuf::from,
-    );
-    let folder = root.join("fixtures/reply");
-    if !folder.is_dir() {
-        println!("SKIPPED: no shared reply fixtures at {}", folder.display());
-        return None;
-    }
-    Some(folder)
-}
-
 #[test]
 fn shared_fixtures_are_cut_exactly() {
-    let Some(folder) = shared() else { return };
+    let Some(folder) = fixtures("reply") else {
+        return;
+    };
     let mut failed = Vec::new();
     let mut count = 0;
     for entry in fs::read_dir(folder.join("emails")).unwrap() {

@@ -223,7 +223,9 @@ impl SmtpServer {
                 rcpt_max: settings.session.rcpt_max.min(RECIPIENTS_MAX),
                 ..settings.session.clone()
             };
-            listeners.push(Listener::bind(listen, strict)?);
+            let listener = Listener::bind(listen, strict)?;
+            info!(address = %listener.address(), protocol = listener.protocol_name(), "listening");
+            listeners.push(listener);
         }
         let load = LoadMonitor::default();
         let memory = MemoryBudget::new(
@@ -272,7 +274,6 @@ impl SmtpServer {
         let Self { listeners, shared } = self;
         let mut doors = JoinSet::new();
         for listener in listeners {
-            info!(address = %listener.address(), protocol = listener.protocol_name(), "listening");
             doors.spawn(listener.run(Arc::clone(&shared)));
         }
         tokio::pin!(stop);

@@ -1,4 +1,5 @@
-//! The test suites of others: RFC 7208 by openspf, ARC validation by ValiMail.
+//! The suites that others have made for RFC 7208 (openspf) and for ARC validation (ValiMail), from
+//! `tests/suites`, where their licences stand beside them.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,22 +12,11 @@ use serde_json::Value;
 use super::{authenticator, input, python};
 use crate::nameserver::{Mood, NameServer, Zone};
 
-/// A file of the shared folder as JSON. Where it or Python's yaml is missing the test says so.
-fn suite(path: &str) -> Option<Vec<Value>> {
-    let shared = std::env::var_os("POSTERN_SHARED").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"),
-        PathBuf::from,
-    );
-    let file = shared.join("fixtures").join(path);
-    if !file.is_file() {
-        println!(
-            "NOT TESTED: no file {}; set POSTERN_SHARED to the folder that holds fixtures/",
-            file.display()
-        );
-        return None;
-    }
-    let answer = python(&serde_json::json!({ "yaml": file }));
-    Some(answer.as_array().unwrap().clone())
+/// A file of `tests/suites` as JSON.
+fn suite(name: &str) -> Vec<Value> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/suites");
+    let answer = python(&serde_json::json!({ "yaml": folder.join(name) }));
+    answer.as_array().unwrap().clone()
 }
 
 fn texts(value: &Value) -> Vec<String> {
@@ -74,9 +64,7 @@ fn spf_zone(data: &Value) -> Zone {
 
 #[tokio::test]
 async fn the_suite_of_rfc_7208_holds() {
-    let Some(sections) = suite("spf/rfc7208-tests.yml") else {
-        return;
-    };
+    let sections = suite("rfc7208-tests.yml");
     let (mut count, mut failures) = (0, Vec::new());
     for section in &sections {
         let server = NameServer::start(spf_zone(&section["zonedata"])).await;
@@ -113,9 +101,7 @@ const REFUSED: [&str; 2] = ["ams_fields_h_empty", "ams_fields_h_mis_hdr"];
 
 #[tokio::test]
 async fn the_suite_for_arc_validation_holds() {
-    let Some(sections) = suite("arc/arc-draft-validation-tests.yml") else {
-        return;
-    };
+    let sections = suite("arc-draft-validation-tests.yml");
     let (mut count, mut failures) = (0, Vec::new());
     for section in &sections {
         let mut zone = Zone::default();

@@ -1,9 +1,9 @@
 //! The HTML of a mail in a real browser: nothing sticks out on a phone, and dark is dark.
 
-use std::io::{self, Write as _};
 use std::process::Command;
 
 use super::Desk;
+use crate::needs::required;
 
 /// Where Debian and others put it.
 const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
@@ -77,15 +77,7 @@ fn a_page_that_is_too_wide_is_seen() {
 /// A browser, or a loud word that there is none.
 fn browser() -> Option<&'static str> {
     let found = BROWSERS.into_iter().find(|name| runs(name));
-    if found.is_none() {
-        // Not by a macro: what those print is hidden when a test passes.
-        let line = format!(
-            "NOT TESTED: no {}: no page was looked at\n",
-            BROWSERS.join(", no ")
-        );
-        io::stderr().write_all(line.as_bytes()).unwrap();
-    }
-    found
+    required(found, &format!("no {}", BROWSERS.join(", no ")))
 }
 
 fn runs(program: &str) -> bool {

@@ -32,12 +32,11 @@ use tokio::task::JoinHandle;
 
 use client::Client;
 
+use crate::wait::{PATIENCE, eventually_or};
+
 const HOST: &str = "mx.example.com";
 const DOMAIN: &str = "in.example.com";
 const THREAD: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
-
-/// Nothing in a test takes this long. It ends a test that hangs; no test is measured by it.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running server and all that it stands on.
 struct House {
@@ -144,13 +143,7 @@ impl House {
     }
 
     async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let wait = async {
-            while !holds(self) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let waited = tokio::time::timeout(PATIENCE, wait).await;
-        assert!(waited.is_ok(), "never: {what}");
+        eventually_or(what, async || holds(self), || self.deliveries()).await;
     }
 
     fn open(&self) -> i64 {

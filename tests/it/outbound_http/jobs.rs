@@ -1,7 +1,5 @@
 //! The calls about jobs and addresses, and what is left after a kill.
 
-use std::time::Duration;
-
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -10,6 +8,7 @@ use super::{
 };
 use crate::postern::{DOMAIN, Postern};
 use crate::postfix::free_port;
+use crate::wait::eventually_or;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_looked_at_called_back_and_tried_again() {
@@ -17,13 +16,11 @@ async fn a_job_is_looked_at_called_back_and_tried_again() {
     let job = job_of(&post(&postern, "/gateway/events", &event("m1")).await);
     let path = format!("/gateway/jobs/{job}");
     let mut deferred = Value::Null;
-    for _ in 0..600 {
+    let is_deferred = async || {
         deferred = fetched(&postern, &path).await.1;
-        if deferred["data"]["history"][0]["what"] == "deferred" {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        deferred["data"]["history"][0]["what"] == "deferred"
+    };
+    eventually_or("it is deferred", is_deferred, || ()).await;
     assert_eq!(deferred["data"]["state"], "waiting", "{deferred}");
     assert_eq!(deferred["data"]["attempts"], 1, "{deferred}");
     let (status, fault) = post(&postern, &format!("{path}/retry"), &json!({})).await;
@@ -61,13 +58,8 @@ async fn a_job_is_looked_at_called_back_and_tried_again() {
     let job = job_of(&post(&postern, "/gateway/events", &event("m1")).await);
     let path = format!("/gateway/jobs/{job}");
     let captured = async || {
-        for _ in 0..600 {
-            if fetched(&postern, &path).await.1["data"]["state"] == "captured" {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("never captured");
+        let is_captured = async || fetched(&postern, &path).await.1["data"]["state"] == "captured";
+        eventually_or("it is captured", is_captured, || ()).await;
     };
     captured().await;
     assert_eq!(

@@ -14,6 +14,7 @@ use sha2::Sha256;
 use crate::postern::{Client as Smtp, DOMAIN, Postern, eventually};
 use crate::postfix::free_port;
 use crate::product::{KEY, Product};
+use crate::wait::eventually_or;
 
 const THREAD: &str = "3f2b6c1e-8a4d-4f6e-9b7a-2d1c0e5f4a3b";
 const SECRET: &str = "a webhook secret made for tests, worth nothing";
@@ -234,14 +235,12 @@ async fn what_is_left_out_is_known_from_the_persons_mail() {
     }
     // The mapping is recorded just after the product has the message.
     let little = json!({ "threadId": thread, "body": "It left us today." });
-    let mut answer = post(&postern, "/gateway/outbound", &little).await;
-    for _ in 0..600 {
-        if answer.0 == 202 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut answer = (0, Value::Null);
+    let is_taken = async || {
         answer = post(&postern, "/gateway/outbound", &little).await;
-    }
+        answer.0 == 202
+    };
+    eventually_or("it is taken", is_taken, || ()).await;
     let (head, _) = mail_of(&postern, &job_of(&answer)).await;
     assert_eq!(field(&head, "To"), "ann@example.com");
     assert_eq!(field(&head, "In-Reply-To"), "<a1@mail.example.com>");
@@ -341,13 +340,8 @@ async fn a_copy_that_is_made_later_is_the_same_mail() {
     // Not while an attempt is under way.
     let make_room = async |job: &str| {
         let path = format!("/gateway/jobs/{job}");
-        for _ in 0..200 {
-            if call(&postern, Method::DELETE, &path, &Value::Null).await.0 == 200 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("job {job} is not called back");
+        let is_gone = async || call(&postern, Method::DELETE, &path, &Value::Null).await.0 == 200;
+        eventually_or("the job is called back", is_gone, || job).await;
     };
     make_room(&before).await;
     let mut copied = event("m1");

@@ -37,6 +37,8 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::wait::eventually_or;
+
 fn address(text: &str) -> Address {
     Address::parse(text).unwrap()
 }
@@ -210,14 +212,8 @@ impl Sending {
     }
 
     async fn until(&self, what: &str, done: impl Fn(&Store) -> bool) {
-        for _ in 0..1_200 {
-            if done(&self.store) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        let jobs = self.store.jobs(|_| true, None, 10);
-        panic!("never happened: {what}: {jobs:#?}");
+        let jobs = || self.store.jobs(|_| true, None, 10);
+        eventually_or(what, async || done(&self.store), jobs).await;
     }
 
     /// Waits until no job waits.

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::server::{Act, Fake, Step};
 use super::{Sending, job, relay, settings, terms, timeouts};
+use crate::wait::eventually_or;
 
 #[test]
 fn what_was_under_way_is_sent_again_and_named() {
@@ -72,12 +73,8 @@ async fn with_a_log_of_its_own() {
     );
     let (stop, stopped) = watch::channel(false);
     let task = tokio::spawn(async move { worker.run(stopped).await.unwrap() });
-    for _ in 0..1_200 {
-        if store.outbox_ledger().waiting == 0 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let is_over = async || store.outbox_ledger().waiting == 0;
+    eventually_or("the job is over", is_over, || store.outbox_ledger()).await;
     let record = store.job(job(1, "x@y").id).unwrap();
     assert_eq!((record.state, record.attempts), (JobState::Sent, 2));
     let heard = fake.heard();

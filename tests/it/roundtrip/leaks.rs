@@ -287,7 +287,8 @@ fn what_a_relay_says_of_our_addresses_is_not_told() {
 
 /// Two Posterns that are each other's relay.
 fn two() -> (Gateway, Gateway) {
-    let (mut here, mut there) = (Gateway::new(0, ""), Gateway::new(0, ""));
+    let known = || Gateway::new(0, "").with_known_ports();
+    let (mut here, mut there) = (known(), known());
     let (smtp_here, smtp_there) = (here.postern.smtp, there.postern.smtp);
     let set = |gateway: &Gateway, relay: u16, domain: &str, secret: &str| {
         let text = fs::read_to_string(gateway.postern.config()).unwrap();

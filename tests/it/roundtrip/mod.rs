@@ -53,6 +53,12 @@ impl Gateway {
         Self { postern, product }
     }
 
+    /// The same whose ports are known before it starts and stay when it starts again.
+    fn with_known_ports(mut self) -> Self {
+        self.postern = self.postern.with_known_ports();
+        self
+    }
+
     /// Calls with the key; the status, 0 if nobody answered, and the answer.
     fn call(&self, method: &str, path: &str, key: Option<&str>, body: &Value) -> (u16, Value) {
         call(self.postern.http, method, path, key, body)
@@ -303,7 +309,7 @@ fn with_postfix_to(
     extra: &str,
     more: &str,
 ) -> (Gateway, Postfix, tempfile::TempDir) {
-    let mut gateway = Gateway::new(0, "");
+    let mut gateway = Gateway::new(0, "").with_known_ports();
     let (postfix, folder, lines) = relay(transport, gateway.postern.smtp, extra);
     let text = fs::read_to_string(gateway.postern.config()).unwrap();
     let text = text.replace("port = 0\n", &format!("port = {}\n{lines}", postfix.port()));

@@ -16,6 +16,8 @@ use postern::store::{
 };
 use prometheus_client::registry::Registry;
 
+use crate::wait::eventually_or;
+
 mod damage;
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -118,13 +120,7 @@ fn runtime() -> tokio::runtime::Runtime {
 
 /// Waits for what upkeep does by itself.
 async fn until(done: impl Fn() -> bool) {
-    for _ in 0..1000 {
-        if done() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("it did not happen");
+    eventually_or("the upkeep", async || done(), || ()).await;
 }
 
 #[tokio::test]

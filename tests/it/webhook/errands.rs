@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use postern::delivery::attachments::Files;
 use postern::ingress::webhook::{BasicAccount, Brevo};
@@ -14,11 +13,10 @@ use super::body::Body;
 use super::kinds::{KITS, WORDS};
 use super::kit::adapters;
 use super::{House, Post};
+use crate::wait::eventually_or;
 
 const API: &str = "https://api.resend.com/emails/receiving/e-1";
 const RAW: &str = "https://x.cloudfront.net/e-1?sig=s";
-/// Nothing in a test takes this long.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 fn told(house: &House, id: &str, to: &str) -> Post {
     let kit = KITS.iter().find(|kit| kit.name == "standard").unwrap();
@@ -35,14 +33,10 @@ fn notes(house: &House) -> Vec<PathBuf> {
 }
 
 async fn until(house: &House, holds: impl Fn() -> bool) {
-    let wait = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
+    let wait = eventually_or("the fetch", async || holds(), || house.deliveries());
     tokio::select! {
         () = house.doors.run(std::future::pending()) => {}
-        waited = tokio::time::timeout(PATIENCE, wait) => assert!(waited.is_ok(), "never"),
+        () = wait => {}
     }
 }
 

@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 use super::http::Served;
 use super::kit::adapters;
 use super::{House, reply_address};
+use crate::needs::required;
 
 const SECRET: &str = "test-secret-0123456789abcdef-0123";
 
@@ -20,11 +21,8 @@ fn block(language: &str) -> String {
 
 fn has_node() -> bool {
     let found = Command::new("node").arg("--version").output();
-    let is_there = found.is_ok_and(|found| found.status.success());
-    if !is_there {
-        println!("NOT TESTED: no node; the programs in docs/webhooks.md were not run");
-    }
-    is_there
+    let found = found.ok().filter(|found| found.status.success());
+    required(found, "no node to run the programs in docs/webhooks.md").is_some()
 }
 
 /// Runs a program against the server, with the names the document uses.

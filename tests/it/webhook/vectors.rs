@@ -1,7 +1,7 @@
 //! Requests and signatures made by others, read from the shared folder: nothing of them is here.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,22 +15,7 @@ use postern::mail::view::View;
 use serde_json::Value;
 
 use super::kit::{self, CERTIFICATE_URL};
-
-fn shared() -> Option<PathBuf> {
-    let root = std::env::var_os("POSTERN_SHARED").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"),
-        PathBuf::from,
-    );
-    let folder = root.join("fixtures/webhooks");
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    println!(
-        "NOT TESTED: no folder {}; set POSTERN_SHARED to the folder that holds fixtures/",
-        folder.display()
-    );
-    None
-}
+use crate::needs::fixtures;
 
 /// The request NAME.body with the header fields of META.meta.json, and one more.
 fn request(folder: &Path, name: &str, meta: &str, more: (&str, &str)) -> WebhookRequest {
@@ -79,7 +64,9 @@ fn our_own_scheme_has_the_vector_of_its_description() {
 
 #[test]
 fn sendgrids_signed_event_is_believed_to_the_last_byte() {
-    let Some(folder) = shared() else { return };
+    let Some(folder) = fixtures("webhooks") else {
+        return;
+    };
     let key = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE83T4O/n84iotIvIW4mdBgQ/7dAfSmpqIM8kF9mN1flpVKS3GRqe62gw+2fNNRaINXvVpiglSI8eNEc6wEA3F+g==";
     let signature = "MEUCIGHQVtGj+Y3LkG9fLcxf3qfI10QysgDWmMOVmxG0u6ZUAiEAyBiXDWzM+uOe5W0JuG+luQAbPIqHh89M15TluLtEZtM=";
     let body = fs::read(folder.join("vectors/sendgrid_event_payload.json")).unwrap();
@@ -109,7 +96,9 @@ fn sendgrids_signed_event_is_believed_to_the_last_byte() {
 
 #[test]
 fn a_signed_mail_of_sendgrids_is_read() {
-    let Some(folder) = shared() else { return };
+    let Some(folder) = fixtures("webhooks") else {
+        return;
+    };
     let key = fs::read_to_string(folder.join("sendgrid/test_p256.pub.b64")).unwrap();
     let door = SendGrid::new(vec![PublicKey::parse(&key).unwrap()], Vec::new());
     let signed = "sendgrid/inbound_mime.signed";
@@ -129,7 +118,9 @@ fn a_signed_mail_of_sendgrids_is_read() {
 
 #[test]
 fn mails_in_parts_are_put_together() {
-    let Some(folder) = shared() else { return };
+    let Some(folder) = fixtures("webhooks") else {
+        return;
+    };
     let account = format!("Basic {}", BASE64.encode(b"u:p"));
     let accounts = || vec![BasicAccount::new("u", "p")];
     let basic = ("authorization", account.as_str());
@@ -182,7 +173,9 @@ fn mails_in_parts_are_put_together() {
 
 #[test]
 fn amazons_notifications_are_believed_while_their_certificate_counts() {
-    let Some(folder) = shared() else { return };
+    let Some(folder) = fixtures("webhooks") else {
+        return;
+    };
     let pem = fs::read(folder.join("vectors/sns_cert.pem")).unwrap();
     let told = fs::read(folder.join("vectors/sns_notifications.json")).unwrap();
     let told: Vec<Value> = serde_json::from_slice(&told).unwrap();
@@ -226,7 +219,9 @@ fn amazons_notifications_are_believed_while_their_certificate_counts() {
 
 #[test]
 fn a_mail_of_ses_is_read() {
-    let Some(folder) = shared() else { return };
+    let Some(folder) = fixtures("webhooks") else {
+        return;
+    };
     let body = fs::read(folder.join("amazon_ses/inbound_sns_base64.body")).unwrap();
     let body: Value = serde_json::from_slice(&body).unwrap();
     // Its own signature is not there: ours goes around the same message.
