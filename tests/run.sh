@@ -15,6 +15,8 @@ for pair in "${programs[@]}"; do
     PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+# swaks speaks TLS with it, and only recommends it.
+perl -MNet::SSLeay -e 1 2>/dev/null || missing+=(libnet-ssleay-perl)
 if [ "${#missing[@]}" -gt 0 ]; then
     step "installing ${missing[*]}"
     if [ "$(id -u)" -ne 0 ]; then
@@ -64,5 +66,11 @@ cargo build --release --locked --quiet --manifest-path benches/sink/Cargo.toml -
 step "cargo test"
 # The whole takes some six minutes on two cores once it is built; one that hangs shall end, and the last lines say
 # which test it was.
-timeout --kill-after=1m 60m cargo test --no-fail-fast "$@"
+timeout --kill-after=1m 60m cargo test --no-fail-fast "$@" 2>&1 | tee target/tests.log
+if [ "$#" -eq 0 ]; then
+    step "the quick attacks of tests/attacks"
+    tests/attacks/run.py
+fi
 step "all passed"
+# What a test needs and does not find here: tests/it/needs.rs says what must be there.
+grep -a "NOT TESTED" target/tests.log | sort -u || true

@@ -157,6 +157,9 @@ fn ports(config: &Config, runs: bool) -> Vec<DoctorFinding> {
 
 fn port(address: SocketAddr, runs: bool) -> DoctorFinding {
     match TcpListener::bind(address) {
+        Ok(_) if runs && address.port() == 0 => ok(format!(
+            "{address}: the system chose a port, which the log names"
+        )),
         Ok(_) if runs => fail(format!(
             "{address}: the server runs but does not listen here"
         )),

@@ -170,9 +170,7 @@ fn kill_9_under_load_loses_nothing_and_tells_nothing_twice() {
     let senders = Senders::start(postern.smtp, &addresses(&postern, 20));
     kill_often(&mut postern, cycles);
     let kept = senders.finish();
-    eventually("all is delivered", || {
-        postern.metric("postern_ledger_waiting") == 0.0
-    });
+    postern.drained();
     assert!(
         kept.len() > cycles as usize,
         "only {} mails in {cycles} cycles",
@@ -229,9 +227,7 @@ fn postfix_hands_over_a_thousand_mails_while_we_die_and_restart() {
         sender.join().unwrap();
     }
     eventually("Postfix' queue is empty", || postfix.queued() == 0);
-    eventually("all is delivered", || {
-        postern.metric("postern_ledger_waiting") == 0.0
-    });
+    postern.drained();
     let all = (0..MAILS)
         .map(|number| format!("{number}@load.test"))
         .collect();
@@ -339,9 +335,7 @@ fn an_index_that_is_gone_or_garbage_is_rebuilt() {
         break_index(&postern.data().join("index"), round);
     }
     postern.start();
-    eventually("all is delivered", || {
-        postern.metric("postern_ledger_waiting") == 0.0
-    });
+    postern.drained();
     assert_each_told_once(&product, &kept);
     assert_ledger_adds_up(&postern);
     assert!(

@@ -69,6 +69,8 @@ mod product;
 #[cfg(test)]
 mod program;
 #[cfg(test)]
+mod recipe;
+#[cfg(test)]
 mod relay;
 #[cfg(test)]
 mod reply;

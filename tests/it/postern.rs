@@ -13,6 +13,7 @@ use crate::ports;
 use crate::product::KEY;
 use crate::program::{self, Home, Running};
 pub(crate) use crate::program::{binary, signal};
+use crate::wait::drains;
 pub(crate) use crate::wait::eventually;
 
 /// The reply domain of the tests.
@@ -192,6 +193,14 @@ impl Postern {
         lines
             .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
             .sum()
+    }
+
+    /// Waits until no mail waits to be delivered.
+    #[track_caller]
+    pub(crate) fn drained(&self) {
+        drains("all mail is delivered", || {
+            self.metric("postern_ledger_waiting")
+        });
     }
 
     /// Its log so far, over all starts.

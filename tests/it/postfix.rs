@@ -49,7 +49,8 @@ impl Postfix {
         Self::start_for(&domains, extra)
     }
 
-    fn start_for(domains: &str, extra: &str) -> Self {
+    /// One with these lines in `main.cf` for its domains, and more.
+    pub(crate) fn start_for(domains: &str, extra: &str) -> Self {
         let folder = TempDir::new().unwrap();
         // Postfix' own user must get in.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();

@@ -22,7 +22,25 @@ pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// The same in a task. `state` describes what there is instead if it never happens.
+/// Waits until nothing is left, for as long as there is ever less.
+#[track_caller]
+pub(crate) fn drains(what: &str, mut left: impl FnMut() -> f64) {
+    let (mut least, mut since) = (f64::INFINITY, Instant::now());
+    loop {
+        let now = left();
+        if now <= 0.0 {
+            return;
+        }
+        if now < least {
+            (least, since) = (now, Instant::now());
+        }
+        let stalled = since.elapsed() > PATIENCE;
+        assert!(!stalled, "this does not go on: {what}; {now} are left");
+        thread::sleep(PAUSE);
+    }
+}
+
+/// The same as [`eventually`] in a task. `state` describes what there is instead if it never happens.
 pub(crate) async fn eventually_or<S: Debug>(
     what: &str,
     mut done: impl AsyncFnMut() -> bool,

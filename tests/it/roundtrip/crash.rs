@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::{Gateway, call, event, first};
 use crate::postern::Postern;
 use crate::relay::server::{Act, Fake, Step};
+use crate::wait::drains;
 
 const PRODUCTS: usize = 3;
 
@@ -118,7 +119,7 @@ fn kill_9_loses_no_job_and_doubles_only_what_the_log_names() {
         product.join().unwrap();
     }
     let taken = taken.lock().unwrap().clone();
-    drained(&gateway);
+    drains("all jobs are over", || outbox(&gateway.postern, "waiting"));
     let (all, sent) = (
         gateway.postern.metric("postern_outbox_taken"),
         outbox(&gateway.postern, "sent"),
@@ -179,23 +180,6 @@ fn kill_9_loses_no_job_and_doubles_only_what_the_log_names() {
         doubted.len()
     );
     assert!(taken.len() as u64 > cycles, "only {} jobs", taken.len());
-}
-
-/// Waits until no job waits, as long as there are ever fewer.
-fn drained(gateway: &Gateway) {
-    const STALLED_AFTER: u32 = 600;
-    let (mut fewest, mut rounds) = (f64::INFINITY, 0);
-    loop {
-        let waiting = outbox(&gateway.postern, "waiting");
-        if waiting == 0.0 {
-            return;
-        }
-        rounds = if waiting < fewest { 0 } else { rounds + 1 };
-        fewest = fewest.min(waiting);
-        let jobs = || gateway.fetched("/gateway/jobs?state=waiting").to_string();
-        assert!(rounds < STALLED_AFTER, "{waiting} jobs wait: {}", jobs());
-        thread::sleep(Duration::from_millis(200));
-    }
 }
 
 fn outbox(postern: &Postern, state: &str) -> f64 {
