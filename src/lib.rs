@@ -8,7 +8,7 @@
 //! peer is, what a mail is and says, and what comes after a failed attempt. [`limits`] bounds
 //! memory, connections and rates. [`smtp`] is one conversation with a mail server as a
 //! machine of bytes; [`store`] is what must survive a crash. [`auth`] says who wrote a mail, [`tls`]
-//! holds the certificates, [`objects`] the files that came with mail. [`ingress`] takes mail in,
+//! holds the certificates, [`client`] what clients of mail servers share, [`objects`] the files that came with mail. [`ingress`] takes mail in,
 //! [`delivery`] hands it over, [`outbound`] makes the mail that goes out, [`http`] shows and serves;
 //! they never meet but in the store. [`config`] reads the operator's words, [`run`] wires everything, [`cli`] is the command line. Imports go down
 //! this list only, which a test proves.
@@ -23,6 +23,7 @@ pub mod smtp;
 pub mod store;
 
 pub mod auth;
+pub mod client;
 pub mod objects;
 pub mod tls;
 

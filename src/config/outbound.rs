@@ -16,6 +16,7 @@ use super::outbound_api::{self, OutboundApiConfig};
 use super::reader::Section;
 use super::route::RouteConfig;
 use super::secret::Secret;
+use crate::client::{TrustError, TrustedRoots, client_config};
 use crate::mail::address::{Address, Domain};
 use crate::mail::job_id::JobId;
 use crate::outbound::compose::{Templates, WebAddressForm};
@@ -23,7 +24,6 @@ use crate::outbound::dkim::{DkimSigningKey, KEYS_MAX};
 use crate::outbound::rate::SendRates;
 use crate::outbound::relay::settings::{
     PasswordMechanism, Relay, RelayCredentials, RelayLogin, RelaySecurity, RelayTimeouts,
-    client_config,
 };
 use crate::outbound::worker::OutboundSettings;
 use crate::retry::SendSchedule;
@@ -216,9 +216,9 @@ fn relay(section: &mut Section<'_>) -> Option<Relay> {
         security => security,
     };
     let roots = match section.path_maybe("ca_file") {
-        None => client_config(None).map_err(|error| error.to_string()),
+        None => client_config(TrustedRoots::Public).map_err(with_cause),
         Some(path) => bytes(&path)
-            .and_then(|pem| client_config(Some(&pem)).map_err(|error| error.to_string()))
+            .and_then(|pem| client_config(TrustedRoots::PublicAnd(&pem)).map_err(with_cause))
             .map_err(|what| format!("\"{}\": {what}", path.display())),
     };
     if let Err(what) = &roots {
@@ -240,6 +240,13 @@ fn relay(section: &mut Section<'_>) -> Option<Relay> {
         login: login.ok()?,
         tls_config: roots.ok()?,
     })
+}
+
+fn with_cause(error: TrustError) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
 }
 
 /// What is wrong was told.

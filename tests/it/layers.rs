@@ -12,7 +12,7 @@ const FLOORS: [(&[&str], Siblings); 8] = [
     (&["clock", "network"], Siblings::Apart),
     (&["limits", "mail", "retry"], Siblings::Apart),
     (&["smtp", "store"], Siblings::Apart),
-    (&["auth", "tls", "objects"], Siblings::Free),
+    (&["auth", "client", "tls", "objects"], Siblings::Free),
     (
         &["ingress", "delivery", "outbound", "events", "http"],
         Siblings::Apart,

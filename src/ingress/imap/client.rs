@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use data_encoding::BASE64;
 use tokio::time::Instant;
 
 use super::response::{
@@ -15,6 +14,7 @@ use super::response::{
 };
 use super::syntax;
 use super::transport::{ImapFault, ImapStream, ImapTransport};
+use crate::client::{plain_response, xoauth2_response};
 use crate::clock::Timestamp;
 
 /// How long one command may take as a whole, however steadily its answers come.
@@ -99,8 +99,9 @@ impl ImapClient {
         let plain = user.is_ascii() && password.is_ascii();
         if !plain || self.has_capability("LOGINDISABLED") {
             // LOGIN has no letters but those of ASCII.
-            let words = format!("\0{user}\0{password}");
-            return self.authenticate("PLAIN", words.as_bytes()).await;
+            return self
+                .authenticate("PLAIN", plain_response(user, password))
+                .await;
         }
         let (Some(user), Some(password)) = (syntax::quoted(user), syntax::quoted(password)) else {
             return Err(ImapFault::NotOffered("way to send such a password"));
@@ -115,25 +116,25 @@ impl ImapClient {
         user: &str,
         token: &str,
     ) -> Result<(), ImapFault> {
-        let words = format!("user={user}\x01auth=Bearer {token}\x01\x01");
-        self.authenticate("XOAUTH2", words.as_bytes()).await
+        self.authenticate("XOAUTH2", xoauth2_response(user, token))
+            .await
     }
 
     async fn authenticate(
         &mut self,
         mechanism: &'static str,
-        words: &[u8],
+        response: String,
     ) -> Result<(), ImapFault> {
         let tag = self
             .send_command(&format!("AUTHENTICATE {mechanism}"))
             .await?;
-        let mut words = Some(BASE64.encode(words));
+        let mut response = Some(response);
         let until = Instant::now() + COMMAND_MAX;
         for _ in 0..RESPONSES_MAX {
             match self.read_response(LITERAL_BYTES_MIN, until).await? {
                 // A second question tells of an error, and the end comes after an empty answer.
                 ImapResponse::Continuation => {
-                    let line = format!("{}\r\n", words.take().unwrap_or_default());
+                    let line = format!("{}\r\n", response.take().unwrap_or_default());
                     self.transport.send(line.as_bytes()).await?;
                 }
                 ImapResponse::Tagged { tag: done, status } if done == tag => {

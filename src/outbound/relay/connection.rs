@@ -12,10 +12,10 @@ use thiserror::Error;
 use super::reply::{RelayReply, RelayReplyError, RelayReplyReader, truncate_text};
 use super::settings::{
     PasswordMechanism, Relay, RelayCredentials, RelayLogin, RelaySecurity, RelayTimeouts,
-    read_token,
 };
 use super::wire::RelayTransport;
 use super::{RelayMail, SendOutcome};
+use crate::client::{plain_response, read_token_file, xoauth2_response};
 use crate::mail::address::Address;
 
 /// Octets of a mail that are written at a time, within one time-out.
@@ -319,12 +319,11 @@ impl RelayConnection {
                         "it does not offer AUTH XOAUTH2".to_owned(),
                     ));
                 }
-                let token = read_token(path).map_err(|error| RelayError::Io {
+                let token = read_token_file(path).map_err(|error| RelayError::Io {
                     step: "token file",
                     error,
                 })?;
-                let words = format!("user={}\x01auth=Bearer {token}\x01\x01", login.user);
-                let words = BASE64.encode(words.as_bytes());
+                let words = xoauth2_response(&login.user, &token);
                 let reply = self.command(AUTH, &format!("AUTH XOAUTH2 {words}"))?;
                 match reply.code() {
                     // The challenge carries the error; an empty line makes the relay send its final
@@ -340,8 +339,7 @@ impl RelayConnection {
                 let found = mechanisms.iter().find(|mechanism| offers(mechanism.name()));
                 match found {
                     Some(PasswordMechanism::Plain) => {
-                        let words = format!("\0{}\0{password}", login.user);
-                        let words = BASE64.encode(words.as_bytes());
+                        let words = plain_response(&login.user, password);
                         self.command(AUTH, &format!("AUTH PLAIN {words}"))?
                     }
                     Some(PasswordMechanism::Login) => self.auth_login(&login.user, password)?,

@@ -3,23 +3,15 @@
 //! Does not connect.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
-use rustls::RootCertStore;
-use rustls::crypto::ring;
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
-use thiserror::Error;
+use rustls::pki_types::ServerName;
 
 use crate::mail::address::Domain;
 use crate::retry::SendSchedule;
-
-/// The most octets of a token file.
-const TOKEN_BYTES_MAX: u64 = 16 * 1024;
 
 /// One relay.
 #[derive(Clone)]
@@ -112,65 +104,6 @@ impl fmt::Debug for RelayLogin {
         };
         f.debug_tuple("Login").field(&how).finish()
     }
-}
-
-/// Reads a token file with one token; white space around it is ignored.
-pub(super) fn read_token(path: &PathBuf) -> io::Result<String> {
-    let mut text = String::new();
-    let mut file = File::open(path)?.take(TOKEN_BYTES_MAX + 1);
-    file.read_to_string(&mut text)?;
-    if text.len() as u64 > TOKEN_BYTES_MAX {
-        let what = format!("longer than {TOKEN_BYTES_MAX} octets");
-        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-    }
-    let token = text.trim();
-    if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
-        let what = "no token: it is empty, or has characters none has";
-        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-    }
-    Ok(token.to_owned())
-}
-
-/// The reason why a CA file cannot be used.
-#[derive(Debug, Error)]
-pub enum TrustError {
-    /// The file is not PEM.
-    #[error("no certificates in PEM form: {0}")]
-    Pem(String),
-    /// One of the certificates cannot be used.
-    #[error("not a usable certificate: {0}")]
-    Certificate(String),
-    /// The cryptographic provider does not support TLS 1.2 and 1.3.
-    #[error("TLS cannot be used: {0}")]
-    Provider(String),
-}
-
-/// The TLS settings: the built-in root certificates are trusted, and those of the file.
-///
-/// # Errors
-/// The file cannot be used.
-pub fn client_config(ca_file: Option<&[u8]>) -> Result<Arc<ClientConfig>, TrustError> {
-    let mut store = RootCertStore::empty();
-    store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    if let Some(pem) = ca_file {
-        let mut count = 0;
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate = certificate.map_err(|error| TrustError::Pem(error.to_string()))?;
-            store
-                .add(certificate)
-                .map_err(|error| TrustError::Certificate(error.to_string()))?;
-            count += 1;
-        }
-        if count == 0 {
-            return Err(TrustError::Pem("there are none".to_owned()));
-        }
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| TrustError::Provider(error.to_string()))?
-        .with_root_certificates(store)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
 }
 
 /// Settings for all relays.

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use postern::client::{TrustedRoots, client_config};
 use postern::clock;
 use postern::mail::address::Address;
 use postern::mail::job_id::JobId;
@@ -25,9 +26,7 @@ use postern::outbound::dkim::DkimSigningKey;
 use postern::outbound::metrics::Metrics;
 use postern::outbound::rate::SendRates;
 use postern::outbound::relay::RelayPool;
-use postern::outbound::relay::settings::{
-    Relay, RelayPoolSettings, RelaySecurity, RelayTimeouts, client_config,
-};
+use postern::outbound::relay::settings::{Relay, RelayPoolSettings, RelaySecurity, RelayTimeouts};
 use postern::outbound::worker::{OutboundSettings, OutboundWorker};
 use postern::retry::SendSchedule;
 use postern::store::{EnqueueResult, Event, Job, JobRecord, Settings, Store};
@@ -63,7 +62,10 @@ fn relay_with(port: u16, security: RelaySecurity, ca: Option<&str>) -> Relay {
         port,
         security,
         login: None,
-        tls_config: client_config(ca.map(str::as_bytes)).unwrap(),
+        tls_config: client_config(ca.map_or(TrustedRoots::Public, |pem| {
+            TrustedRoots::PublicAnd(pem.as_bytes())
+        }))
+        .unwrap(),
         server_name: ServerName::try_from("127.0.0.1").unwrap(),
     }
 }

@@ -1,0 +1,12 @@
+//! Owns what the clients of mail servers share: the certificates they trust, SASL responses and token
+//! files.
+//!
+//! Does not connect, and speaks no protocol.
+
+mod sasl;
+mod token_file;
+mod trust;
+
+pub use sasl::{plain_response, xoauth2_response};
+pub use token_file::read_token_file;
+pub use trust::{TrustError, TrustedRoots, client_config};

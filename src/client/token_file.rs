@@ -1,0 +1,53 @@
+//! Owns the reading of token files: an access token that another program keeps fresh.
+//!
+//! Does not keep the token.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+/// Bytes of a token file. Microsoft's tokens have about two thousand.
+const TOKEN_BYTES_MAX: u64 = 16 * 1024;
+
+/// Reads the one token of a file; white space around it does not count. Blocks.
+///
+/// # Errors
+/// The file cannot be read, is longer than 16 KiB, is empty, or holds a character that no token has.
+pub fn read_token_file(path: &Path) -> io::Result<String> {
+    let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+    let mut text = String::new();
+    let mut file = File::open(path)?.take(TOKEN_BYTES_MAX + 1);
+    file.read_to_string(&mut text)?;
+    if text.len() as u64 > TOKEN_BYTES_MAX {
+        return Err(invalid(format!("longer than {TOKEN_BYTES_MAX} octets")));
+    }
+    let token = text.trim();
+    // A control character could end the SASL field that holds the token.
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let what = "no token: it is empty, or has characters none has";
+        return Err(invalid(what.to_owned()));
+    }
+    Ok(token.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_one_word() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        assert!(read_token_file(&path).is_err());
+        for (text, token) in [
+            ("ya29.a-b_c\n", Some("ya29.a-b_c")),
+            (" \t", None),
+            ("two words", None),
+            ("a\x01b", None),
+            (&"x".repeat(20_000), None),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(read_token_file(&path).ok().as_deref(), token, "{text:?}");
+        }
+    }
+}

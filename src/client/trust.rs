@@ -1,0 +1,93 @@
+//! Owns which certificates a client trusts.
+//!
+//! Does not read files, and shows no certificate of its own.
+
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::{ClientConfig, RootCertStore};
+use thiserror::Error;
+
+use crate::tls::provider;
+
+/// The certificate authorities that may vouch for a server.
+#[derive(Clone, Copy, Debug)]
+pub enum TrustedRoots<'a> {
+    /// The public ones, which come with the program.
+    Public,
+    /// The public ones, and those of this PEM text.
+    PublicAnd(&'a [u8]),
+    /// Those of this PEM text alone.
+    Only(&'a [u8]),
+}
+
+/// Why no client can be set up with these authorities.
+#[derive(Debug, Error)]
+pub enum TrustError {
+    /// One of the certificates cannot be used as an authority.
+    #[error("not a usable certificate")]
+    Certificate(#[source] rustls::Error),
+    /// The text holds no certificate.
+    #[error("no certificates in PEM form")]
+    Empty,
+    /// The text is not PEM.
+    #[error("no certificates in PEM form")]
+    Pem(#[source] pem::Error),
+    /// The crypto provider cannot do TLS 1.2 and 1.3, which is a fault of the build.
+    #[error("TLS cannot be used")]
+    Versions(#[source] rustls::Error),
+}
+
+/// A TLS client (1.2 and 1.3) that trusts these authorities and shows no certificate.
+///
+/// # Errors
+/// One of the certificates cannot be used, or there is none.
+pub fn client_config(roots: TrustedRoots<'_>) -> Result<Arc<ClientConfig>, TrustError> {
+    let mut store = RootCertStore::empty();
+    if !matches!(roots, TrustedRoots::Only(_)) {
+        store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    if let TrustedRoots::PublicAnd(pem) | TrustedRoots::Only(pem) = roots {
+        let mut is_empty = true;
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(TrustError::Pem)?;
+            store.add(certificate).map_err(TrustError::Certificate)?;
+            is_empty = false;
+        }
+        if is_empty {
+            return Err(TrustError::Empty);
+        }
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(TrustError::Versions)?
+        .with_root_certificates(store)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_certificate_is_refused() {
+        let made = rcgen::generate_simple_self_signed(vec!["mx.example.com".to_owned()]).unwrap();
+        let good = made.cert.pem();
+        assert!(client_config(TrustedRoots::Public).is_ok());
+        assert!(client_config(TrustedRoots::Only(good.as_bytes())).is_ok());
+        let bad = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for (pem, error) in [
+            ("", "no certificates in PEM form"),
+            (
+                "-----BEGIN CERTIFICATE-----\n!\n",
+                "no certificates in PEM form",
+            ),
+            (bad, "not a usable certificate"),
+        ] {
+            let refused = client_config(TrustedRoots::PublicAnd(pem.as_bytes()));
+            assert_eq!(refused.unwrap_err().to_string(), error, "{pem}");
+        }
+    }
+}
