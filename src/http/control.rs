@@ -3,6 +3,7 @@
 //!
 //! Does not ask who calls: the socket is its owner's alone ([`super::server::listen_private`]).
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
@@ -22,7 +23,7 @@ use super::router::with_common_layers;
 use crate::auth::results;
 use crate::clock::{self, Timestamp};
 use crate::mail::address::{Address, Domain};
-use crate::mail::envelope::{Door, Envelope, Peer, Recipient, RecipientTarget};
+use crate::mail::envelope::{Recipient, RecipientTarget};
 use crate::mail::received::Hop;
 use crate::mail::token::{Format, KeyRing, TokenError};
 use crate::mail::verdict::VerdictSource;
@@ -66,6 +67,8 @@ pub struct ControlParts {
     )]
     pub resolve_recipient:
         Arc<dyn Fn(&Address, Timestamp) -> Result<Recipient, String> + Send + Sync>,
+    /// Accepts a mail that is put in by hand: it is on disk once the future resolves.
+    pub accept_mail: Arc<dyn Fn(InjectedMail) -> AcceptFuture + Send + Sync>,
     /// Why a delivery waits that was tried before; nothing is known of it without a running worker.
     pub pending_retry: Arc<dyn Fn(DeliveryId) -> Option<PendingRetry> + Send + Sync>,
     /// Our name in the Received field of what is handed on.
@@ -74,6 +77,24 @@ pub struct ControlParts {
     pub authserv_id: String,
     /// An injected mail has at most so many bytes.
     pub mail_bytes_max: usize,
+}
+
+/// The id of an accepted mail, or why it was not accepted.
+pub type AcceptFuture = Pin<Box<dyn Future<Output = Result<MailId, HttpError>> + Send>>;
+
+/// A mail that the operator puts in by hand.
+#[derive(Clone, Debug)]
+pub struct InjectedMail {
+    /// The envelope's sender; `None` is the null sender, or nobody told.
+    pub sender: Option<Address>,
+    /// True if nobody told the sender.
+    pub sender_untold: bool,
+    /// The recipients, at least one.
+    pub recipients: Vec<Recipient>,
+    /// The time at which it came.
+    pub received_at: Timestamp,
+    /// The mail itself.
+    pub bytes: Bytes,
 }
 
 /// A route as far as tokens go.
@@ -308,30 +329,14 @@ async fn inject(
         let why = format!("1 to {RECIPIENTS_MAX} are needed");
         return Err(HttpError::invalid_field("rcpt", &why));
     }
-    let envelope = Envelope {
+    let injected = InjectedMail {
         sender,
         sender_untold,
         recipients,
-        peer: Peer {
-            door: Door::Inject,
-            ip: None,
-            helo: String::new(),
-            tls: None,
-        },
         received_at: now,
-        smtputf8: false,
-        told: None,
-        verdict: None,
+        bytes: mail,
     };
-    let (count, bytes) = (envelope.recipients.len(), mail.len());
-    let id = desk.control.store.accept(envelope, mail).await?;
-    info!(
-        mail = id.0,
-        protocol = "inject",
-        deliveries = count,
-        bytes,
-        "received"
-    );
+    let id = (desk.control.accept_mail)(injected).await?;
     Ok(success(
         StatusCode::CREATED,
         json!({ "id": id.0.to_string() }),

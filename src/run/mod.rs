@@ -7,6 +7,7 @@ mod dev_banner;
 mod exit;
 mod file_limit;
 mod gateway;
+pub mod inject_bridge;
 pub mod intake_bridge;
 mod services;
 mod signals;
@@ -116,6 +117,7 @@ pub fn control_parts(config: &Config, store: &Store) -> Result<ControlParts, Exi
             let meant = routes.resolve(&knows, address.clone(), now);
             meant.map_err(|error| error.to_string())
         }),
+        accept_mail: inject_bridge::accept_into(store.clone()),
         pending_retry: Arc::new(|_| None),
         hostname: config.hostname.ascii(),
         authserv_id: config.auth.authserv_id.clone(),

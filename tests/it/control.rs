@@ -9,6 +9,7 @@ use postern::http::server::{ServerSettings, listen_private, serve};
 use postern::mail::address::{Address, Domain};
 use postern::mail::envelope::{Recipient, RecipientTarget};
 use postern::mail::token::{Format, KeyRing};
+use postern::run::inject_bridge::accept_into;
 use postern::store::{DeliveryOutcome, EventId, EventKind, Fact};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -54,6 +55,7 @@ impl Desk {
                 format: Format::V2,
             }]),
             resolve_recipient: Arc::new(recipient),
+            accept_mail: accept_into(server.store.clone()),
             pending_retry: Arc::new(|_| None),
             hostname: "mx.example.com".to_owned(),
             authserv_id: "mx.example.com".to_owned(),

@@ -7,16 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::timeout;
-use tracing::info;
 
 use super::transport::ImapFault;
 use crate::auth::{self, Authenticator};
 use crate::clock;
+use crate::ingress::accept::{AcceptedVia, accept, envelope_without_dialogue};
 use crate::ingress::routes::{Routes, Unroutable};
-use crate::ingress::smtp::mask_address;
 use crate::mail::address::Address;
-use crate::mail::envelope::{Door, Envelope, Peer, Recipient, RecipientTarget};
+use crate::mail::envelope::{Door, Envelope, Recipient, RecipientTarget};
 use crate::mail::view::HeaderView;
 use crate::store::{RECIPIENTS_MAX, RecordError, Store};
 
@@ -76,51 +74,16 @@ impl ImapIntake {
 
     /// Puts a mail on disk.
     pub(super) async fn accept(&self, to: Vec<Recipient>, bytes: Bytes) -> Result<(), ImapFault> {
-        let length = bytes.len();
-        let shown = to.iter().take(10).map(|recipient| {
-            let is_token = matches!(recipient.target, RecipientTarget::Thread(_));
-            mask_address(&recipient.address, is_token)
-        });
-        let recipients = shown.collect::<Vec<_>>().join(" ");
-        let envelope = self.envelope(to, &bytes);
-        let sender = match &envelope.sender {
-            Some(sender) => sender.domain().as_str().escape_debug().to_string(),
-            None => "<>".to_owned(),
-        };
-        let accepted = timeout(self.store_max, self.store.accept(envelope, bytes)).await;
-        let mail = accepted.map_err(|_| ImapFault::StoreSlow)??;
-        info!(
-            mail = mail.0,
-            protocol = "imap",
-            sender_domain = sender,
-            recipients,
-            bytes = length,
-            "received"
-        );
-        Ok(())
-    }
-
-    fn envelope(&self, recipients: Vec<Recipient>, bytes: &Bytes) -> Envelope {
-        let (sender, sender_untold) = envelope_sender(bytes);
-        let addresses = recipients.iter().map(|recipient| &recipient.address);
-        Envelope {
-            smtputf8: addresses.chain(&sender).any(Address::is_utf8),
+        let (sender, sender_untold) = envelope_sender(&bytes);
+        let auth = self.auth.as_ref();
+        let envelope = Envelope {
             sender_untold,
-            sender,
-            peer: Peer {
-                door: Door::Imap,
-                ip: None,
-                helo: String::new(),
-                tls: None,
-            },
-            received_at: clock::now(),
-            told: None,
-            verdict: self
-                .auth
-                .as_ref()
-                .map(|auth| Box::new(auth.relay_verdict(bytes))),
-            recipients,
-        }
+            verdict: auth.map(|auth| Box::new(auth.relay_verdict(&bytes))),
+            ..envelope_without_dialogue(Door::Imap, sender, to, clock::now())
+        };
+        let via = AcceptedVia::default();
+        accept(&self.store, self.store_max, envelope, bytes, via).await?;
+        Ok(())
     }
 
     /// The recipient of a mail that names no address of ours: whoever takes everything, if there is

@@ -328,7 +328,7 @@ impl FolderPoller {
                     self.skip(left);
                 }
             }
-            Err(fault @ (ImapFault::Store(_) | ImapFault::StoreSlow)) => return Err(fault),
+            Err(fault @ (ImapFault::Store(_) | ImapFault::StoreTimedOut)) => return Err(fault),
             Err(fault) => {
                 let again = self.suspects.filter(|trouble| trouble.first == first);
                 let tries = match &fault {
@@ -435,7 +435,7 @@ impl FolderPoller {
         let store = &self.account.intake.store;
         let recorded =
             tokio::time::timeout(self.account.settings.store_max, store.record(vec![fact]));
-        recorded.await.map_err(|_| ImapFault::StoreSlow)??;
+        recorded.await.map_err(|_| ImapFault::StoreTimedOut)??;
         self.recorded = Some(look.position);
         Ok(())
     }

@@ -11,6 +11,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::ingress::accept::AcceptError;
 use crate::store::RecordError;
 
 /// Octets of a response at most, its literals not counted. Long are only lists of flags.
@@ -232,7 +233,7 @@ pub enum ImapFault {
     Store(#[from] RecordError),
     /// Our own store does not answer in time.
     #[error("the store is too slow")]
-    StoreSlow,
+    StoreTimedOut,
     /// No TLS could be had.
     #[error("TLS")]
     Tls(#[source] io::Error),
@@ -247,6 +248,15 @@ pub enum ImapFault {
     /// A literal is longer than what was asked for can be.
     #[error("longer than announced")]
     LiteralTooLong,
+}
+
+impl From<AcceptError> for ImapFault {
+    fn from(error: AcceptError) -> Self {
+        match error {
+            AcceptError::Store(error) => Self::Store(error),
+            AcceptError::TimedOut => Self::StoreTimedOut,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Owns the answers to a session's questions: may a mail come, is this recipient ours, who sent it, is
-//! it stored.
+//! Owns the answers to a session's questions: whether a mail may come, whether a recipient is ours, who
+//! sent a mail, and whether it is stored.
 //!
 //! Does not speak to the peer, and does not know connections.
 
@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::timeout;
 
 use crate::auth::{self, AuthInput, Authenticator, PolicyDecision};
 use crate::clock::Timestamp;
+use crate::ingress::accept::{AcceptError, AcceptedVia, accept};
 use crate::ingress::routes::{Routes, Unroutable};
 use crate::limits::{Holder, MemoryBudget};
 use crate::mail::envelope::{Envelope, Recipient};
@@ -19,18 +19,18 @@ use crate::smtp::response::Refusal;
 use crate::smtp::session::ForwardPath;
 use crate::store::{MailId, RecordError, Store};
 
-/// What the answers are taken from.
+/// The parts that the answers are taken from.
 pub(super) struct SessionAnswers {
     pub(super) store: Store,
     pub(super) routes: Arc<Routes>,
-    /// Who finds out who sent a mail; without it nobody does.
+    /// The authenticator of senders; without it nobody checks them.
     pub(super) auth: Option<Arc<Authenticator>>,
     pub(super) memory: Arc<MemoryBudget>,
     pub(super) store_max: Duration,
 }
 
 impl SessionAnswers {
-    /// May a mail come, of `size` bytes where the client told?
+    /// Says whether a mail may come. `size` is the number of bytes that the client declared (RFC 1870).
     pub(super) fn sender(&self, holder: Holder, size: Option<u64>) -> Result<(), Refusal> {
         let size = size.unwrap_or(0);
         self.store.has_room(size).map_err(refusal_for)?;
@@ -41,7 +41,7 @@ impl SessionAnswers {
         Ok(())
     }
 
-    /// Is this recipient ours, and what is it?
+    /// The recipient that an address stands for, or why it is not ours.
     pub(super) fn recipient(
         &self,
         path: ForwardPath,
@@ -61,7 +61,7 @@ impl SessionAnswers {
         })
     }
 
-    /// Who sent a mail, or why it is refused for that. It ends in time: the checks are bounded.
+    /// Finds out who sent a mail, and whether it is refused for that. The checks are bounded in time.
     pub(super) async fn authenticate(
         &self,
         envelope: &Envelope,
@@ -92,8 +92,8 @@ impl SessionAnswers {
         (Some(verdict), answer)
     }
 
-    /// There is one answer for all recipients, so a mail that some of them take is not refused. The
-    /// others hold it once it is delivered.
+    /// The refusal of the recipients' policies. There is one answer for all recipients, so a mail that
+    /// some of them take is not refused. The others hold it once it is delivered.
     fn policy_refusal(
         &self,
         envelope: &Envelope,
@@ -117,77 +117,35 @@ impl SessionAnswers {
     }
 
     /// Takes responsibility for a mail, or says why not.
-    ///
-    /// A store that is too slow may still keep the mail after the peer was told to come again. Then
-    /// the mail is there twice, which the worker's fingerprints notice; it is never lost.
     pub(super) async fn store(
         &self,
-        mut envelope: Envelope,
+        envelope: Envelope,
         bytes: Bytes,
+        via: AcceptedVia<'_>,
     ) -> Result<MailId, Refusal> {
-        merge_duplicates(&mut envelope.recipients);
-        match timeout(self.store_max, self.store.accept(envelope, bytes)).await {
-            Ok(accepted) => accepted.map_err(refusal_for),
-            Err(_) => Err(Refusal::CheckTooSlow),
-        }
+        let accepted = accept(&self.store, self.store_max, envelope, bytes, via).await;
+        accepted.map_err(|error| match error {
+            AcceptError::Store(error) => refusal_for(error),
+            AcceptError::TimedOut => Refusal::CheckTooSlow,
+        })
     }
 }
 
-/// How a mail comes to us from the host that brought it in from outside.
+/// The way of a mail from the host that brought it in from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Provenance {
-    /// That host is the peer, and hears our answers.
+    /// That host is the peer, and receives our responses.
     Direct,
-    /// A relay hands it in and tells that host's address. What we refuse would come back as a bounce
-    /// to whoever was forged.
+    /// A relay hands it in and names that host's address. A mail we refuse would come back as a bounce
+    /// to the forged sender.
     Forwarded,
     /// A relay hands it in, and its address is all that is known.
     Relayed,
-}
-
-/// Keeps the first of recipients that mean the same, as one told twice, or one token in two forms
-/// of an address. Each that stays becomes a delivery of its own.
-fn merge_duplicates(recipients: &mut Vec<Recipient>) {
-    let mut kept: Vec<Recipient> = Vec::with_capacity(recipients.len());
-    for recipient in recipients.drain(..) {
-        let same = |other: &Recipient| {
-            (&other.route, &other.target) == (&recipient.route, &recipient.target)
-        };
-        if !kept.iter().any(same) {
-            kept.push(recipient);
-        }
-    }
-    *recipients = kept;
 }
 
 fn refusal_for(error: RecordError) -> Refusal {
     match error {
         RecordError::Full => Refusal::StoreFull,
         RecordError::Dead => Refusal::StoreUnavailable,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::mail::address::Address;
-    use crate::mail::envelope::RecipientTarget;
-
-    #[test]
-    fn recipients_that_mean_the_same_are_one() {
-        let recipient = |address: &str, mailbox: &str| Recipient {
-            address: Address::parse(address).unwrap(),
-            route: "default".to_owned(),
-            target: RecipientTarget::Mailbox(mailbox.to_owned()),
-        };
-        let mut recipients = vec![
-            recipient("fans@in.example", "fans"),
-            recipient("general@in.example", "general"),
-            recipient("FANS@in.example", "fans"),
-            recipient("postmaster@in.example", "general"),
-        ];
-        merge_duplicates(&mut recipients);
-        let kept: Vec<_> = recipients.iter().map(|r| r.address.to_string()).collect();
-        assert_eq!(kept, ["fans@in.example", "general@in.example"]);
     }
 }

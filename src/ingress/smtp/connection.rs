@@ -1,13 +1,10 @@
 //! Owns one connection: it carries bytes between the socket and the session, holds both to their
-//! time, and brings the session's questions to who can answer them.
+//! time, and has the session's questions answered.
 //!
-//! Does not know the protocol: every word is the session's.
+//! Does not know the protocol: every response is the session's.
 
-use std::fmt;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -15,15 +12,17 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
+use super::SmtpContext;
 use super::answers::Provenance;
-use super::listener::refuse_connection;
 use super::panics::{catch_panic, send_internal_error};
+use super::peer::SmtpPeer;
 use super::proxy::{self, ProxiedClient};
+use super::refusal::{log_refused, refuse_connection};
 use super::stream::SmtpStream;
 use super::timeouts::SessionTimeouts;
-use super::{SmtpContext, maillog, protocol_name};
 use crate::clock;
-use crate::limits::{ConnectionPermit, Holder, LoadLevel, MemoryPermit};
+use crate::ingress::accept::AcceptedVia;
+use crate::limits::{ConnectionPermit, LoadLevel, MemoryPermit};
 use crate::mail::address::Address;
 use crate::mail::envelope::{Door, Envelope, Peer as EnvelopePeer};
 use crate::smtp::response::Refusal;
@@ -31,9 +30,9 @@ use crate::smtp::session::{
     self, ForwardPath, Protocol, Session, SessionQuestion, SessionStep, Transaction,
 };
 
-/// Bytes of answers whose room is kept while a client is quiet.
+/// Capacity of the response buffer that is kept while a client is quiet, in bytes.
 const OUT_KEPT_BYTES: usize = 512;
-/// Bytes that are thrown away after our last word, until the client closes.
+/// Bytes that are thrown away after the last response, until the client closes.
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
 
 /// A connection that has a place, before its first byte.
@@ -41,7 +40,7 @@ pub(super) struct SmtpConnection {
     pub(super) wire: SmtpStream,
     pub(super) peer: SmtpPeer,
     pub(super) permit: ConnectionPermit,
-    /// It comes from a proxy, and must begin with its header.
+    /// True if it comes from a proxy, and must begin with its header.
     pub(super) proxied: bool,
     pub(super) session: Arc<session::Settings>,
     pub(super) shared: Arc<SmtpContext>,
@@ -92,14 +91,14 @@ impl SmtpConnection {
             Ok(()) => linger(&mut wire, linger_max).await,
             Err(error) => debug!(connection = conversation.peer.number, %error, "connection lost"),
         }
-        // What is counted as gone has given its place back.
+        // A connection that is counted as closed has given its place back.
         drop(slot);
         drop(open);
     }
 
-    /// Reads the proxy's header and takes the client's address from it. Tells whether bytes came
-    /// behind it, which the client sent before our greeting. `None`: there is no good header, or
-    /// no place for the client.
+    /// Reads the proxy's header and takes the client's address from it. True if bytes came behind
+    /// it, which the client sent before our greeting; `None` if there is no good header, or no place
+    /// for the client.
     async fn accept_proxy_header(&mut self) -> Option<bool> {
         let wait = self.shared.settings.proxy_header_max;
         let Ok(Some((client, early))) = timeout(wait, read_proxy_header(&mut self.wire)).await
@@ -121,86 +120,41 @@ impl SmtpConnection {
     }
 }
 
-/// Who is at the other end.
-#[derive(Clone, Debug)]
-pub(super) struct SmtpPeer {
-    /// Counts connections since the start: what ties the log lines of one together.
-    pub(super) number: u64,
-    pub(super) protocol: Protocol,
-    /// Its address, or what a proxy told; `None` on a unix socket.
-    pub(super) ip: Option<IpAddr>,
-    /// The bounds that are for strangers do not apply.
-    pub(super) exempt: bool,
-    /// It hands in the mail of others, whom it may tell.
-    pub(super) relay: bool,
-}
-
-impl SmtpPeer {
-    pub(super) fn new(protocol: Protocol, ip: Option<IpAddr>) -> Self {
-        static NUMBER: AtomicU64 = AtomicU64::new(1);
-        Self {
-            number: NUMBER.fetch_add(1, Ordering::Relaxed),
-            protocol,
-            ip,
-            exempt: false,
-            relay: false,
-        }
-    }
-
-    /// For whom the bytes of its mails are held in memory.
-    pub(super) const fn holder(&self) -> Holder {
-        match self.ip {
-            Some(ip) if !self.exempt => Holder::Stranger(ip),
-            _ => Holder::Trusted,
-        }
-    }
-
-    pub(super) fn protocol_name(&self) -> &'static str {
-        protocol_name(self.protocol)
-    }
-
-    /// The address as logs tell it.
-    pub(super) fn log_address(&self) -> impl fmt::Display + use<> {
-        self.ip
-            .map_or_else(|| "local".to_owned(), |ip| ip.to_string())
-    }
-}
-
-/// The talk over one connection.
+/// The session of one connection, and the bytes of both directions.
 struct SessionDriver<'s> {
     shared: &'s SmtpContext,
     peer: SmtpPeer,
     session: Session,
-    /// Answers not sent yet. All that one read brings about are sent with one write.
+    /// Responses not sent yet. All that one read brings about are sent with one write.
     out: Vec<u8>,
-    /// What a client sent behind something that had to be done first. At most one read's worth.
+    /// Bytes the client sent behind something that had to be done first; at most one read's worth.
     pending: Vec<u8>,
-    /// That is done, so the session may go on without more bytes.
+    /// True once that is done, so that the session may go on without more bytes.
     resumes: bool,
-    /// What the mail that is coming in takes of the budget.
+    /// The permit for the bytes of the mail that is arriving.
     memory: MemoryPermit,
     tls: Option<String>,
     timeouts: SessionTimeouts,
 }
 
-/// What is to be done once the session has read what there was.
+/// The next step once the session has read the bytes there were.
 enum NextAction {
-    /// Send the answers, wait for more.
+    /// Send the responses, and wait for more bytes.
     AwaitInput,
-    /// Send the answers, then go on with what is pending.
+    /// Send the responses, then go on with the pending bytes.
     SendThenResume,
     Store(Transaction),
     StartTls,
-    /// Send the answers, then close.
+    /// Send the responses, then close.
     Close,
-    /// Say this, then close.
+    /// Send this refusal, then close.
     CloseWith(Refusal),
     /// The client closed.
     PeerClosed,
 }
 
 impl SessionDriver<'_> {
-    /// Speaks until one side closes. `Ok`: we had the last word.
+    /// Runs the session until one side closes. `Ok` means that the last response was ours.
     async fn run(&mut self, wire: &mut SmtpStream, early: bool) -> io::Result<()> {
         let mut load = self.shared.load.subscribe();
         if early || self.talks_early(wire).await {
@@ -234,7 +188,7 @@ impl SessionDriver<'_> {
         timeout(wait, wire.wait_for_data()).await.unwrap_or(false)
     }
 
-    /// Lets the session read what is there, or else sends the answers and waits for more.
+    /// Lets the session read pending bytes, or else sends the responses and waits for more.
     async fn next_action(
         &mut self,
         wire: &mut SmtpStream,
@@ -273,7 +227,7 @@ impl SessionDriver<'_> {
         self.process(bytes)
     }
 
-    /// Lets the session read `input` and answers what can be answered without waiting.
+    /// Lets the session read `input`, and answers the questions that need no waiting.
     fn process(&mut self, mut input: &[u8]) -> NextAction {
         loop {
             let step = self.session.feed(&mut input, &mut self.out);
@@ -289,7 +243,7 @@ impl SessionDriver<'_> {
                 SessionStep::Ask(SessionQuestion::Sender { size, .. }) => self.answer_sender(size),
                 SessionStep::Ask(SessionQuestion::Recipient(path)) => self.answer_recipient(path),
                 SessionStep::Ask(SessionQuestion::Store(transaction)) => {
-                    // Its last piece has not been counted yet.
+                    // The last piece of the mail has not been counted yet.
                     if self.memory.resize(transaction.bytes.len()) {
                         self.pending = input.to_vec();
                         return NextAction::Store(transaction);
@@ -329,8 +283,8 @@ impl SessionDriver<'_> {
         }
     }
 
-    /// Counts what the session holds of a mail. If that is more than there is room for, the rest of
-    /// the mail is read and thrown away.
+    /// Counts the bytes of a mail that the session holds. If the budget does not allow them, the rest
+    /// of the mail is read and thrown away.
     fn update_memory_permit(&mut self) {
         if !self.session.in_data() {
             return;
@@ -348,20 +302,20 @@ impl SessionDriver<'_> {
         let length = bytes.len();
         let mut envelope = self.envelope(transaction);
         let answers = &self.shared.answers;
-        let (verdict, welcome) = answers.authenticate(&envelope, &bytes, way).await;
+        let (verdict, allowed) = answers.authenticate(&envelope, &bytes, way).await;
         if let Some(verdict) = &verdict {
             self.shared.metrics.authenticated(verdict);
         }
         envelope.verdict = verdict.map(Box::new);
-        let stored = match welcome {
-            Ok(()) => answers.store(envelope.clone(), bytes).await,
+        let via = self.accepted_via(&envelope);
+        let stored = match allowed {
+            Ok(()) => answers.store(envelope, bytes, via).await,
             Err(refusal) => Err(refusal),
         };
-        if let Ok(id) = stored {
+        if stored.is_ok() {
             self.shared.metrics.accepted(self.peer.protocol, length);
-            maillog::log_received(id, &envelope, length, &self.peer);
         }
-        // The mail is stored whole or not at all, so all recipients hear the same.
+        // The mail is stored whole or not at all, so the answer is the same for all recipients.
         let answers = vec![stored.map(|id| id.0.to_string()); asked];
         self.session.answer_store(&answers, &mut self.out);
         self.report_refusals(None);
@@ -370,6 +324,18 @@ impl SessionDriver<'_> {
         let now = Instant::now();
         self.timeouts.command_completed(now);
         self.timeouts.set_in_data(false, now);
+    }
+
+    /// The words of the log line about an accepted mail.
+    fn accepted_via(&self, envelope: &Envelope) -> AcceptedVia<'static> {
+        let client = envelope.peer.ip.filter(|ip| Some(*ip) != self.peer.ip);
+        AcceptedVia {
+            connection: Some(self.peer.number),
+            peer: Some(self.peer.log_address().to_string()),
+            client: client.map(|ip| ip.to_string()),
+            tls: Some(envelope.peer.tls.is_some()),
+            ..AcceptedVia::default()
+        }
     }
 
     fn provenance(&self, transaction: &Transaction) -> Provenance {
@@ -384,7 +350,8 @@ impl SessionDriver<'_> {
         }
     }
 
-    /// Of a client behind a relay the relay's own address and name say nothing.
+    /// The envelope of a mail. If the relay named the client, the relay's own address and name are left
+    /// out, for they say nothing of it.
     fn envelope(&self, transaction: Transaction) -> Envelope {
         let (ip, helo) = match transaction.client {
             Some(client) if client.receives_responses => {
@@ -413,8 +380,8 @@ impl SessionDriver<'_> {
         }
     }
 
-    /// What the client sent behind STARTTLS before the handshake was not protected, so it is dropped
-    /// (RFC 3207 section 4.2; CVE-2011-0411).
+    /// Shakes hands. Bytes the client sent behind STARTTLS before the handshake were not protected, so
+    /// they are dropped (RFC 3207 section 4.2; CVE-2011-0411).
     async fn start_tls(&mut self, wire: &mut SmtpStream) -> io::Result<()> {
         self.send(wire).await?;
         let Some(acceptor) = &self.shared.acceptor else {
@@ -430,7 +397,7 @@ impl SessionDriver<'_> {
         Ok(())
     }
 
-    /// Says the session's last word for it.
+    /// Sends the last response of the session.
     async fn close_with(&mut self, wire: &mut SmtpStream, refusal: Refusal) -> io::Result<()> {
         debug!(
             connection = self.peer.number,
@@ -461,19 +428,20 @@ impl SessionDriver<'_> {
         Ok(())
     }
 
-    /// Counts and logs what the session refused since it was last asked. `recipient` is whom.
+    /// Counts and logs the refusals since the last call. `recipient` is the address that was refused.
     fn report_refusals(&mut self, recipient: Option<&Address>) {
         let mut last = None;
         for refusal in self.session.take_refusals() {
             self.shared.metrics.refused(refusal);
             if last.replace(refusal) != Some(refusal) {
-                maillog::log_refused(&self.shared.throttle, refusal, recipient, &self.peer);
+                log_refused(&self.shared.throttle, refusal, recipient, &self.peer);
             }
         }
     }
 }
 
-/// Reads a proxy's header, and tells whether more came behind it. `None` if there is no good one.
+/// Reads a proxy's header. The flag is true if more bytes came behind it; `None` if there is no good
+/// header.
 async fn read_proxy_header(wire: &mut SmtpStream) -> Option<(ProxiedClient, bool)> {
     let mut header = Vec::new();
     loop {
@@ -490,8 +458,8 @@ async fn read_proxy_header(wire: &mut SmtpStream) -> Option<(ProxiedClient, bool
     }
 }
 
-/// Sees that our last word can be read: closing while bytes of the client are unread would make the
-/// kernel throw it away.
+/// Waits for the client to close, so that it can read the last response: closing while bytes of the
+/// client are unread would make the kernel throw the response away.
 async fn linger(wire: &mut SmtpStream, wait: Duration) {
     let read_out = async {
         let mut left = LINGER_BYTES_MAX;

@@ -1,6 +1,6 @@
-//! Owns one listening socket: accepting, and turning away who finds no place.
+//! Owns one listening socket: it accepts connections, and refuses those that find no place.
 //!
-//! Does not speak SMTP beyond that one line.
+//! Does not speak SMTP beyond that refusal.
 
 use std::fs;
 use std::io;
@@ -16,26 +16,29 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::connection::{SmtpConnection, SmtpPeer};
+use super::connection::SmtpConnection;
+use super::peer::{SmtpPeer, protocol_name};
+use super::refusal::refuse_connection;
+use super::settings::{Listen, ListenAddress};
 use super::stream::SmtpStream;
-use super::{BindError, Listen, ListenAddress, SmtpContext, maillog, protocol_name};
+use super::{BindError, SmtpContext};
 use crate::limits::ConnectionPermit;
 use crate::network::Network;
 use crate::smtp::response::Refusal;
 use crate::smtp::session::{self, BareNewline, Protocol};
 
-/// Connections the kernel keeps for us while we are at work.
+/// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 1_024;
 /// The port LMTP must keep away from (RFC 2033 section 5).
 const SMTP_PORT: u16 = 25;
-/// The first wait after the system had no descriptor for a connection, and the longest.
+/// The first and the longest wait after the system had no descriptor for a connection.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// One listening socket, and what is spoken there.
+/// One listening socket, and the settings of its sessions.
 pub(super) struct Listener {
     socket: ListenerSocket,
-    /// For strangers and, second, for relays.
+    /// The settings for strangers and, second, for relays.
     strict: [Arc<session::Settings>; 2],
     /// The same for networks whose bare line feeds are mended.
     lenient: [Arc<session::Settings>; 2],
@@ -78,7 +81,7 @@ impl Listener {
         })
     }
 
-    /// Where it really listens.
+    /// The address with the port it really has.
     pub(super) fn address(&self) -> ListenAddress {
         match &self.socket {
             ListenerSocket::Tcp(_, at) => ListenAddress::Tcp(*at),
@@ -143,7 +146,7 @@ impl Listener {
             ip.is_some_and(|ip| networks.iter().any(|network| network.contains(ip)))
         };
         let proxied = is_in(&settings.proxies);
-        // What a proxy's client may do is not decided by where the proxy stands.
+        // The rights of a proxy's client do not depend on the proxy's address.
         let exempt = ip.is_none() || (!proxied && is_in(&settings.exempt));
         let lenient = !proxied && is_in(&settings.lenient);
         let relay = match ip {
@@ -181,8 +184,8 @@ impl ListenerSocket {
         match self {
             Self::Tcp(listener, _) => {
                 let (stream, from) = listener.accept().await?;
-                // Answers are written whole, so there is nothing to gather. If it cannot be set the
-                // connection is on its way out.
+                // Responses are written whole, so there is nothing to gather. If the option cannot be set,
+                // the connection is about to end.
                 let _ = stream.set_nodelay(true);
                 Ok((SmtpStream::Tcp(stream), Some(from.ip().to_canonical())))
             }
@@ -194,7 +197,7 @@ impl ListenerSocket {
     }
 }
 
-/// The file of a unix socket. It is removed with the listener, if it is still the same file.
+/// The file of a unix socket. The listener removes it at its end, if it is still the same file.
 struct SocketFile {
     path: PathBuf,
     inode: u64,
@@ -206,20 +209,6 @@ impl Drop for SocketFile {
             let _ = fs::remove_file(&self.path);
         }
     }
-}
-
-/// Says one line to who is not let in, if that can be done without waiting.
-pub(super) fn refuse_connection(
-    wire: &SmtpStream,
-    peer: &SmtpPeer,
-    refusal: Refusal,
-    shared: &SmtpContext,
-) {
-    let mut line = Vec::new();
-    refusal.write(&mut line);
-    wire.try_send(&line);
-    shared.metrics.connection_refused(refusal.name());
-    maillog::log_refused(&shared.throttle, refusal, None, peer);
 }
 
 fn count_network(slot: &mut ConnectionPermit, ip: Option<IpAddr>) -> bool {

@@ -1,6 +1,6 @@
-//! Owns what the server counts.
+//! Owns the metrics of the SMTP and LMTP server.
 //!
-//! Does not serve it: the registry's owner does.
+//! Does not serve them: the registry's owner does.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -8,12 +8,12 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::protocol_name;
+use super::peer::protocol_name;
 use crate::mail::verdict::Verdict;
 use crate::smtp::response::Refusal;
 use crate::smtp::session::Protocol;
 
-/// What the server counts. Clones count together.
+/// The metrics of the server. Clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     open: Family<ByProtocol, Gauge>,

@@ -1,6 +1,6 @@
-//! Owns what happens when the work of one connection panics: it ends that one, and no other.
+//! Owns the end of a connection whose work panics: no other connection ends with it.
 //!
-//! Does not hide it: the panic hook has told of it, and it is counted.
+//! Does not hide the panic: the panic hook has logged it, and it is counted.
 
 use std::any::Any;
 use std::future::poll_fn;
@@ -12,11 +12,11 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use super::Metrics;
+use super::metrics::Metrics;
 use super::stream::SmtpStream;
 use crate::smtp::response::Refusal;
 
-/// How long the last word may take.
+/// How long the last response may take.
 const WRITE_MAX: Duration = Duration::from_secs(1);
 
 /// Runs `work` so that its panic ends nothing but it.
@@ -34,7 +34,7 @@ pub(super) async fn catch_panic<T>(
     .await
 }
 
-/// Says 421 for a session that cannot say it any more, if the client takes it soon.
+/// Sends 421 for a session that cannot send it any more, if the client takes it soon.
 pub(super) async fn send_internal_error(wire: &mut SmtpStream, metrics: &Metrics) {
     metrics.refused(Refusal::InternalError);
     let mut line = Vec::new();

@@ -15,7 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// Bytes read at once. One buffer of this size stands for each thread, not for each connection.
+/// Bytes read at once. Each thread has one buffer of this size, not each connection.
 const CHUNK_BYTES: usize = 64 * 1024;
 
 thread_local! {
@@ -27,14 +27,14 @@ thread_local! {
 pub(super) enum SmtpStream {
     Tcp(TcpStream),
     Unix(UnixStream),
-    /// Boxed, for most connections wait in another form.
+    /// TLS over TCP; boxed, for most connections wait in another form.
     Tls(Box<TlsStream<TcpStream>>),
     /// A handshake failed, and took the stream with it.
     Closed,
 }
 
 impl SmtpStream {
-    /// Waits for bytes and gives them to `take`; none at all means that the peer said its last.
+    /// Waits for bytes and gives them to `take`; none at all means that the peer closed its side.
     /// Nothing is lost if this future is dropped before it is done.
     pub(super) async fn read_with<T>(&mut self, mut take: impl FnMut(&[u8]) -> T) -> io::Result<T> {
         poll_fn(|context| {
@@ -47,8 +47,8 @@ impl SmtpStream {
         .await
     }
 
-    /// True if bytes wait that nobody asked for yet. Only TCP is looked at: on a unix socket no
-    /// stranger speaks.
+    /// True if bytes have arrived that nobody asked for yet. Only TCP is looked at: no stranger uses a
+    /// unix socket.
     pub(super) fn has_early_data(&self) -> bool {
         let Self::Tcp(stream) = self else {
             return false;
@@ -58,7 +58,7 @@ impl SmtpStream {
         matches!(SockRef::from(stream).peek(&mut octet), Ok(1))
     }
 
-    /// Waits until bytes wait, or the peer is gone. Never, but on TCP.
+    /// Waits until bytes have arrived, or the peer is gone. On anything but TCP it never resolves.
     pub(super) async fn wait_for_data(&self) -> bool {
         let Self::Tcp(stream) = self else {
             return std::future::pending().await;
@@ -66,7 +66,7 @@ impl SmtpStream {
         matches!(stream.peek(&mut [0]).await, Ok(1))
     }
 
-    /// Sends `line` if the kernel takes it at once, and does not care.
+    /// Sends `line` if the kernel takes it at once. Whether it does is not told.
     pub(super) fn try_send(&self, line: &[u8]) {
         let _ = match self {
             Self::Tcp(stream) => SockRef::from(stream).send(line),
@@ -75,8 +75,8 @@ impl SmtpStream {
         };
     }
 
-    /// Shakes hands as the server, and tells version and cipher suite. On an error the stream is
-    /// gone.
+    /// Shakes hands as the server, and returns version and cipher suite. On an error the stream is
+    /// closed.
     pub(super) async fn start_tls(&mut self, acceptor: &TlsAcceptor) -> io::Result<String> {
         let stream = match std::mem::replace(self, Self::Closed) {
             Self::Tcp(stream) => stream,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Settings;
+use super::settings::Settings;
 use crate::limits::LoadLevel;
 use crate::smtp::response::Refusal;
 

@@ -10,18 +10,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::incoming::{IncomingMail, Malformed, Recipients, bare_address};
 use super::metrics::Metrics;
 use super::outcome::WebhookOutcome;
 use crate::auth;
 use crate::clock::Timestamp;
+use crate::ingress::accept::{AcceptError, AcceptedVia, accept, envelope_without_dialogue};
+use crate::ingress::maillog::mask_address;
 use crate::ingress::routes::{Routes, Unroutable};
-use crate::ingress::smtp::mask_address;
 use crate::mail::address::Address;
-use crate::mail::envelope::{Door, Envelope, Peer, Recipient};
+use crate::mail::envelope::{Door, Envelope, Recipient};
 use crate::store::{MailId, RECIPIENTS_MAX, RecordError, Store};
 
 /// Addresses of one mail that are looked at.
@@ -141,35 +141,20 @@ impl MailAcceptor {
             bytes,
         } = mail;
         let length = bytes.len();
-        let shown = envelope
-            .recipients
-            .iter()
-            .map(|to| mask_address(&to.address, false));
-        let recipients = shown.take(10).collect::<Vec<_>>().join(" ");
-        let sender = match &envelope.sender {
-            Some(sender) => sender.domain().as_str().escape_debug().to_string(),
-            None => "<>".to_owned(),
+        let via = AcceptedVia {
+            provider: Some(origin.provider),
+            id: Some(&id),
+            ..AcceptedVia::default()
         };
-        let accepted = timeout(self.store_max, self.store.accept(envelope, bytes)).await;
-        let mail = match accepted {
-            Ok(Ok(mail)) => mail,
-            Ok(Err(RecordError::Full)) => return Err(WebhookOutcome::Unavailable("no room now")),
-            Ok(Err(RecordError::Dead)) => {
-                return Err(WebhookOutcome::Unavailable("the store has stopped"));
-            }
-            Err(_) => return Err(WebhookOutcome::Unavailable("the store is too slow")),
-        };
+        let accepted = accept(&self.store, self.store_max, envelope, bytes, via).await;
+        let mail = accepted.map_err(|error| {
+            WebhookOutcome::Unavailable(match error {
+                AcceptError::Store(RecordError::Full) => "no room now",
+                AcceptError::Store(RecordError::Dead) => "the store has stopped",
+                AcceptError::TimedOut => "the store is too slow",
+            })
+        })?;
         self.metrics.mail_accepted(origin.provider, length);
-        info!(
-            mail = mail.0,
-            protocol = "webhook",
-            provider = origin.provider,
-            id = %id.escape_debug(),
-            sender_domain = sender,
-            recipients,
-            bytes = length,
-            "received"
-        );
         Ok(mail)
     }
 
@@ -266,22 +251,12 @@ fn envelope(mail: &IncomingMail, recipients: Vec<Recipient>, origin: &RequestOri
     let sender = mail.sender.as_deref().and_then(bare_address);
     let sender = sender.and_then(|sender| Address::parse(&sender).ok());
     let is_null = mail.sender.as_deref() == Some("");
-    let addresses = recipients.iter().map(|recipient| &recipient.address);
-    Envelope {
-        smtputf8: addresses.chain(&sender).any(Address::is_utf8),
-        sender_untold: sender.is_none() && !is_null,
-        sender,
-        peer: Peer {
-            door: Door::Webhook,
-            ip: origin.peer,
-            helo: String::new(),
-            tls: None,
-        },
-        received_at: origin.now,
-        told: Some(mail.results.clone()),
-        verdict: Some(Box::new(auth::provider_verdict(&mail.results, &mail.bytes))),
-        recipients,
-    }
+    let mut envelope = envelope_without_dialogue(Door::Webhook, sender, recipients, origin.now);
+    envelope.sender_untold &= !is_null;
+    envelope.peer.ip = origin.peer;
+    envelope.told = Some(mail.results.clone());
+    envelope.verdict = Some(Box::new(auth::provider_verdict(&mail.results, &mail.bytes)));
+    envelope
 }
 
 const fn reason_name(why: Unroutable) -> &'static str {

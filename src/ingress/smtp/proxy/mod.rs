@@ -1,7 +1,7 @@
-//! Owns the header of the PROXY protocol, versions 1 and 2: what a proxy in front of us says of the
-//! client behind it (haproxy's `proxy-protocol.txt`, 2.1 and 2.2).
+//! Owns the header of the PROXY protocol, versions 1 and 2: the client's address, as a proxy in front
+//! of us names it (haproxy's `proxy-protocol.txt`, 2.1 and 2.2).
 //!
-//! Does not read a socket, and gives the told address no trust: that is the caller's rule.
+//! Does not read a socket, and decides no trust in that address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -17,16 +17,17 @@ const V1_START: &[u8] = b"PROXY ";
 const V2_START: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const V2_FIXED_BYTES: usize = 16;
 
-/// What a header says of the client.
+/// The client, as a header names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ProxiedClient {
     /// The proxy speaks for a client at this address.
     Address(SocketAddr),
-    /// Nothing: the proxy speaks for itself, or cannot tell. The socket's address counts.
+    /// The proxy speaks for itself, or does not know the client. The socket's address counts.
     Unknown,
 }
 
-/// Reads a header from the start of `bytes`, and how many bytes it takes. `None` if it is not whole.
+/// Reads a header from the start of `bytes`, and returns how many bytes it takes. `None` if it is not
+/// whole.
 ///
 /// # Errors
 /// If no header begins like this. More bytes would not help.
@@ -44,13 +45,13 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(ProxiedClient, usize)>, Prox
     Err(ProxyHeaderError::Signature)
 }
 
-/// What is wrong with a header.
+/// The fault of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(super) enum ProxyHeaderError {
     /// The addresses do not have the form their family has.
     #[error("addresses malformed")]
     Addresses,
-    /// Version, command, family or protocol are none that exist.
+    /// Version, command, family or protocol do not exist.
     #[error("unknown version, command or family")]
     Kind,
     /// The header is longer than it may be, or its parts longer than the whole.
@@ -159,7 +160,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(ProxiedClient, usize)>, ProxyHeaderE
     Ok(Some((client, whole)))
 }
 
-/// Sees that type, length and value of each extension lie within the header. What they say is not
+/// Checks that type, length and value of each extension lie within the header. Their values are not
 /// used.
 fn check_extensions(mut rest: &[u8]) -> Result<(), ProxyHeaderError> {
     while !rest.is_empty() {

@@ -1,0 +1,158 @@
+//! Owns the one step with which every door accepts a mail: recipients that mean the same are merged,
+//! the store gets its time, and a log line tells that we took responsibility.
+//!
+//! Does not decide whose a mail is, and does not answer the client.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use thiserror::Error;
+use tokio::time::timeout;
+use tracing::info;
+
+use super::maillog::{NULL_SENDER, masked_recipients};
+use crate::clock::Timestamp;
+use crate::mail::address::Address;
+use crate::mail::envelope::{Door, Envelope, Peer, Recipient};
+use crate::store::{MailId, RecordError, Store};
+
+/// Why a mail was not accepted. The client may bring it again.
+#[derive(Debug, Error)]
+pub enum AcceptError {
+    /// The store takes no mail.
+    #[error("store")]
+    Store(#[from] RecordError),
+    /// The store did not answer in time. It may still keep the mail: then the mail is there twice
+    /// once it comes again, which its fingerprint tells; it is never lost.
+    #[error("the store is too slow")]
+    TimedOut,
+}
+
+/// What the log line tells beside the envelope. Each door fills in what it knows.
+#[derive(Clone, Debug, Default)]
+pub struct AcceptedVia<'a> {
+    /// Number of the connection.
+    pub connection: Option<u64>,
+    /// Address of the peer, or `local`.
+    pub peer: Option<String>,
+    /// Address of the client behind the peer, where that told one.
+    pub client: Option<String>,
+    /// Whether the connection had TLS.
+    pub tls: Option<bool>,
+    /// Name of the webhook provider.
+    pub provider: Option<&'a str>,
+    /// The provider's id of the mail.
+    pub id: Option<&'a str>,
+}
+
+/// Puts a mail on disk within `limit`: with `Ok` it is our responsibility.
+///
+/// # Errors
+/// The store took it not, or not in time.
+pub async fn accept(
+    store: &Store,
+    limit: Duration,
+    mut envelope: Envelope,
+    mail: Bytes,
+    via: AcceptedVia<'_>,
+) -> Result<MailId, AcceptError> {
+    merge_duplicates(&mut envelope.recipients);
+    let sender = envelope.sender.as_ref();
+    let sender = sender.map_or(NULL_SENDER, |sender| sender.domain().as_str());
+    let sender_domain = sender.escape_debug().to_string();
+    let recipients = masked_recipients(&envelope.recipients);
+    let (deliveries, protocol) = (envelope.recipients.len(), door_name(envelope.peer.door));
+    let bytes = mail.len();
+    let accepted = timeout(limit, store.accept(envelope, mail)).await;
+    let mail = accepted.map_err(|_| AcceptError::TimedOut)??;
+    info!(
+        mail = mail.0,
+        connection = via.connection,
+        protocol,
+        provider = via.provider,
+        id = via.id.map(|id| id.escape_debug().to_string()),
+        peer = via.peer,
+        client = via.client,
+        sender_domain,
+        recipients,
+        deliveries,
+        bytes,
+        tls = via.tls,
+        "received"
+    );
+    Ok(mail)
+}
+
+/// The envelope of a mail that came without an SMTP dialogue. Nobody has checked its sender yet.
+pub fn envelope_without_dialogue(
+    door: Door,
+    sender: Option<Address>,
+    recipients: Vec<Recipient>,
+    received_at: Timestamp,
+) -> Envelope {
+    let addresses = recipients.iter().map(|recipient| &recipient.address);
+    Envelope {
+        smtputf8: addresses.chain(&sender).any(Address::is_utf8),
+        sender_untold: sender.is_none(),
+        sender,
+        peer: Peer {
+            door,
+            ip: None,
+            helo: String::new(),
+            tls: None,
+        },
+        received_at,
+        told: None,
+        verdict: None,
+        recipients,
+    }
+}
+
+/// Keeps the first of recipients that mean the same, such as one named twice, or one token in two
+/// forms of an address. Each that stays becomes a delivery of its own.
+pub fn merge_duplicates(recipients: &mut Vec<Recipient>) {
+    let mut kept: Vec<Recipient> = Vec::with_capacity(recipients.len());
+    for recipient in recipients.drain(..) {
+        let same = |other: &Recipient| {
+            (&other.route, &other.target) == (&recipient.route, &recipient.target)
+        };
+        if !kept.iter().any(same) {
+            kept.push(recipient);
+        }
+    }
+    *recipients = kept;
+}
+
+const fn door_name(door: Door) -> &'static str {
+    match door {
+        Door::Imap => "imap",
+        Door::Inject => "inject",
+        Door::Lmtp => "lmtp",
+        Door::Smtp => "smtp",
+        Door::Webhook => "webhook",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::envelope::RecipientTarget;
+
+    #[test]
+    fn recipients_that_mean_the_same_are_one() {
+        let recipient = |address: &str, mailbox: &str| Recipient {
+            address: Address::parse(address).unwrap(),
+            route: "default".to_owned(),
+            target: RecipientTarget::Mailbox(mailbox.to_owned()),
+        };
+        let mut recipients = vec![
+            recipient("fans@in.example", "fans"),
+            recipient("general@in.example", "general"),
+            recipient("FANS@in.example", "fans"),
+            recipient("postmaster@in.example", "general"),
+        ];
+        merge_duplicates(&mut recipients);
+        let kept: Vec<_> = recipients.iter().map(|r| r.address.to_string()).collect();
+        assert_eq!(kept, ["fans@in.example", "general@in.example"]);
+    }
+}

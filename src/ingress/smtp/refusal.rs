@@ -1,0 +1,47 @@
+//! Owns the log lines of what was refused, and the one line that a client without a place receives.
+//!
+//! Does not choose the refusal.
+
+use tracing::info;
+
+use super::SmtpContext;
+use super::peer::SmtpPeer;
+use super::stream::SmtpStream;
+use crate::ingress::maillog::mask_address;
+use crate::limits::LogThrottle;
+use crate::mail::address::Address;
+use crate::smtp::response::Refusal;
+
+/// Sends one line to a client that is not let in, if that can be done without waiting.
+pub(super) fn refuse_connection(
+    stream: &SmtpStream,
+    peer: &SmtpPeer,
+    refusal: Refusal,
+    context: &SmtpContext,
+) {
+    let mut line = Vec::new();
+    refusal.write(&mut line);
+    stream.try_send(&line);
+    context.metrics.connection_refused(refusal.name());
+    log_refused(&context.throttle, refusal, None, peer);
+}
+
+/// Logs a refusal. `recipient` is the address that was refused, where it was one.
+pub(super) fn log_refused(
+    throttle: &LogThrottle,
+    refusal: Refusal,
+    recipient: Option<&Address>,
+    peer: &SmtpPeer,
+) {
+    if throttle.allow() {
+        let recipient = recipient.map(|address| mask_address(address, false));
+        info!(
+            refusal = refusal.name(),
+            connection = peer.number,
+            protocol = peer.protocol_name(),
+            peer = %peer.log_address(),
+            recipient,
+            "refused"
+        );
+    }
+}
