@@ -7,6 +7,7 @@ pub mod draft;
 pub mod dsn;
 pub mod envelope;
 pub mod fingerprint;
+pub mod html;
 pub mod job_id;
 pub mod kind;
 pub mod mailbox;

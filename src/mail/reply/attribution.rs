@@ -7,10 +7,11 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use super::fold::pattern;
 use super::languages::{FIRST_PERSON, OPENERS, WROTE, WROTE_UNSPACED};
 use super::phrases::is_apart;
-use super::quotes::is_barred;
-use super::text::{BodyLine, LineMark, pattern};
+use super::shapes::{ADDRESS, BRACKETED, DATE, TIME, is_barred};
+use super::text::{BodyLine, LineMark};
 
 /// Lines a wrapped attribution may span.
 const ATTRIBUTION_LINES_MAX: usize = 6;
@@ -252,25 +253,6 @@ struct AttributionEvidence {
     words: usize,
 }
 
-pub(super) static DATE: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(
-        r"(?:^|[^0-9])(?:(?:19|20|25)[0-9]{2}(?:[^0-9]|$)|[0-9]{1,2}[./-][ ]?[0-9]{1,2}[./-][ ]?[0-9]{2,4}|[0-9]{1,2}月 ?[0-9]{1,2}日|[0-9]{1,2}월 ?[0-9]{1,2}일)",
-    )
-});
-
-pub(super) static TIME: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(
-        r"(?:^|[^0-9:.])[0-2]?[0-9](?:[:h時时][0-5][0-9]|\.[0-5][0-9](?:[^0-9.]|$)|시 ?[0-5]?[0-9]분|[点點時][0-5]?[0-9]分)|[0-9] ?(?:[ap]\.?m\.?)(?:[^a-z]|$)",
-    )
-});
-
-pub(super) static ADDRESS: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r#"[^\s<>"'(,;:]@[^\s<>"'),;:]+|<[^<>]*mailto:"#));
-
-pub(super) static BRACKETED: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(r"[<(\[]\s*(?:mailto:)?[^\s<>()\[\]]+@[^\s<>()\[\]]+\s*(?:<mailto:[^<>]*>)?\s*[>)\]]")
-});
-
 static SENTENCE_END: LazyLock<Regex> = LazyLock::new(|| pattern(r"\p{L}{4}[.!?] \p{L}"));
 
 impl AttributionEvidence {
@@ -322,11 +304,6 @@ impl AttributionEvidence {
             && (self.bracketed && dated && start >= LineStart::Date && self.words <= 25
                 || self.address && self.date && self.time && self.words <= 14)
     }
-}
-
-/// Whether a folded text has a date, a time or a bracketed address in it.
-pub(super) fn is_dated(joined: &str) -> bool {
-    DATE.is_match(joined) || TIME.is_match(joined) || BRACKETED.is_match(joined)
 }
 
 fn has_verb(joined: &str) -> bool {

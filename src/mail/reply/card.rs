@@ -7,9 +7,9 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use super::fold::pattern;
 use super::languages::CLOSINGS;
-use super::signature::is_prose;
-use super::text::{BodyLine, pattern};
+use super::text::BodyLine;
 
 /// Non-blank lines of a card.
 pub(super) const CARD_LINES_MAX: usize = 15;
@@ -57,6 +57,12 @@ pub(super) fn is_contact(fold: &str) -> bool {
         || LABEL.is_match(fold)
         || words <= 9 && PHONE.is_match(fold)
         || words <= 6 && URL.is_match(fold)
+}
+
+/// Whether a line reads like a sentence of a letter.
+pub(super) fn is_prose(fold: &str) -> bool {
+    let words = fold.split(' ').count();
+    words >= 14 || words >= 7 && fold.ends_with(['.', '?', '!', ':', '…']) && !is_contact(fold)
 }
 
 /// Two to four capitalised words, and nothing else but a title behind a bar or a comma.

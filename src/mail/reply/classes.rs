@@ -60,7 +60,7 @@ impl Cutter<'_> {
         let marked = |at: &usize| self.lines[*at].mark == LineMark::Signature;
         let (inside, below): (Vec<usize>, Vec<usize>) =
             (0..fates.len()).filter(signed).partition(marked);
-        let prose = |at: &usize| signature::is_prose(&self.lines[*at].fold);
+        let prose = |at: &usize| card::is_prose(&self.lines[*at].fold);
         let own = |at: &usize| signature::is_own_prose(&self.lines[*at].fold);
         let is_inside = inside.iter().any(prose);
         if !is_inside && !below.iter().any(own) {

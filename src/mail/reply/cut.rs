@@ -6,10 +6,12 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use super::attribution::{self, Attribution};
+use super::fold::fold;
 use super::known::{self, KnownLines};
 use super::languages::BANNERS;
 use super::quotes::{self, MailSeparator};
-use super::text::{self, BodyLine, LineMark};
+use super::shapes;
+use super::text::{BodyLine, LineMark};
 use super::{Confidence, Method};
 
 /// Lines at the top that may hold a banner of the mail system.
@@ -37,7 +39,7 @@ pub(super) struct Cut {
 
 /// Decides the fate of every line.
 pub(super) fn cut(lines: &mut Vec<BodyLine>, known: &[&str], marker: &str, forward: bool) -> Cut {
-    let marker = text::fold(marker);
+    let marker = fold(marker);
     let marker = marker.as_str();
     let mut known = known::find(lines, known);
     if !known.lines.contains(&true) {
@@ -325,7 +327,7 @@ impl<'a> Cutter<'a> {
     /// Whether unmarked text follows (an end of the mail is neither).
     fn unquoted_at(&self, from: usize) -> bool {
         self.next_filled(from)
-            .is_some_and(|at| self.lines[at].depth == 0 && !quotes::is_barred(&self.lines[at].fold))
+            .is_some_and(|at| self.lines[at].depth == 0 && !shapes::is_barred(&self.lines[at].fold))
     }
 
     pub(super) fn attribute(&mut self, range: Range<usize>) {
@@ -343,7 +345,7 @@ impl<'a> Cutter<'a> {
             return;
         };
         for at in first..self.lines.len() {
-            if !quotes::is_barred(&self.lines[at].fold) {
+            if !shapes::is_barred(&self.lines[at].fold) {
                 break;
             }
             self.lines[at].depth = 1;
@@ -410,7 +412,7 @@ impl<'a> Cutter<'a> {
             .collect::<Vec<_>>()
             .join(" ");
         let short = joined.chars().count() <= 300;
-        (short && first > 0 && attribution::is_dated(&joined)).then_some(first)
+        (short && first > 0 && shapes::is_dated(&joined)).then_some(first)
     }
 
     /// Marks above the attribution are the person's: programs put theirs below it.

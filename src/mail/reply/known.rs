@@ -4,8 +4,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::quotes::is_barred;
-use super::text::{BodyLine, is_invisible};
+use super::fold::is_invisible;
+use super::shapes::is_barred;
+use super::text::BodyLine;
 
 /// Words in a row that are compared.
 const SHINGLE: usize = 4;

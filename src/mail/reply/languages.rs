@@ -1,7 +1,7 @@
 //! Owns the words mail programs put around a quote, in the languages they speak.
 //!
 //! Does not judge lines: whether a word makes an attribution, a header block or a signature is
-//! decided next door. Everything here is lower case and folded as `text::fold` folds.
+//! decided next door. Everything here is lower case and folded as `fold::fold` folds.
 //!
 //! The lists are written as text, words parted by bars, because there are some thousands of them.
 

@@ -11,12 +11,14 @@ mod attribution;
 mod card;
 mod classes;
 mod cut;
+mod fold;
 mod html;
 mod known;
 mod languages;
 mod own_words;
 mod phrases;
 mod quotes;
+mod shapes;
 mod signature;
 mod text;
 
@@ -216,7 +218,7 @@ impl PartReply {
 
 /// "Fwd:" and its kin in front of a subject.
 fn is_forward(subject: &str) -> bool {
-    let subject = text::fold(subject);
+    let subject = fold::fold(subject);
     [
         "fwd:",
         "fw:",

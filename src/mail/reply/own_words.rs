@@ -6,6 +6,7 @@
 use super::Method;
 use super::cut::{Cutter, LineKind};
 use super::quotes;
+use super::shapes;
 use super::text::LineMark;
 
 /// Words of a line that introduces what we wrote.
@@ -39,7 +40,7 @@ impl Cutter<'_> {
                 && self.lines[*at].depth == 0
         });
         let Some(first) = first else { return };
-        if quotes::is_barred(&self.lines[first].fold) {
+        if shapes::is_barred(&self.lines[first].fold) {
             return self.barred_quotes(first);
         }
         let from = match self.dated_above(first) {
@@ -99,7 +100,7 @@ impl Cutter<'_> {
             fold.contains("://") || fold.starts_with(['[', '<', '|']) || fold.contains("cid:");
         !self.known.partly[at]
             && !link
-            && !quotes::is_barred(fold)
+            && !shapes::is_barred(fold)
             && self.lines[at].depth == depth
             && self.kinds[at] == LineKind::Quote
             && fold.chars().any(char::is_alphanumeric)

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use regex::Regex;
 
-use super::text::pattern;
+use super::fold::pattern;
 
 /// A list of words and phrases, all folded.
 pub(super) struct PhraseList {

@@ -7,23 +7,16 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::attribution::{ADDRESS, BRACKETED, DATE, TIME};
+use super::fold::pattern;
 use super::languages::{FORWARDED, HEADERS, HeaderLabel, MARKERS, ORIGINAL};
-use super::text::{BodyLine, pattern};
+use super::shapes::{ADDRESS, BRACKETED, DATE, TIME};
+use super::text::BodyLine;
 
 /// Lines of a header block that are read.
 const BLOCK_LINES_MAX: usize = 24;
 
 /// A line longer than this is never a header, a separator or a marker.
 const SHORT_CHARS_MAX: usize = 300;
-
-/// A line marked as quote by a bar or by initials ("AS> ").
-pub(super) fn is_barred(fold: &str) -> bool {
-    let initials = fold.trim_start_matches(|c: char| c.is_alphabetic());
-    fold.starts_with('|')
-        || (1..=4).contains(&(fold.chars().count() - initials.chars().count()))
-            && initials.starts_with('>')
-}
 
 static NOTES: LazyLock<Regex> = LazyLock::new(|| {
     pattern(

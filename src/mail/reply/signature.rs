@@ -8,13 +8,14 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::card::{CARD_LINES_MAX, card, is_contact, is_dashed_name, is_name};
+use super::card::{CARD_LINES_MAX, card, is_contact, is_dashed_name, is_name, is_prose};
+use super::fold::pattern;
 use super::languages::{
     DEVICES, EXCUSES, FOOTERS, LEGAL, LEGAL_HEADINGS, LEGAL_TOO, SENT_FROM, SENT_FROM_END,
     SENT_FROM_MINE,
 };
 use super::quotes::is_rule;
-use super::text::{BodyLine, LineMark, pattern};
+use super::text::{BodyLine, LineMark};
 
 /// Non-blank lines of a signature, disclaimers included.
 const SIGNATURE_LINES_MAX: usize = 40;
@@ -229,12 +230,6 @@ impl BelowDelimiter {
             }
         }
     }
-}
-
-/// Whether a line reads like a sentence of a letter.
-pub(super) fn is_prose(fold: &str) -> bool {
-    let words = fold.split(' ').count();
-    words >= 14 || words >= 7 && fold.ends_with(['.', '?', '!', ':', '…']) && !is_contact(fold)
 }
 
 /// How sure a "sent from" line is.
@@ -495,7 +490,7 @@ mod tests {
             "Get Outlook for iOS<https://aka.ms/o0ukef>",
         ] {
             assert!(
-                sent_from_line(&super::super::text::fold(line)).is_some(),
+                sent_from_line(&super::super::fold::fold(line)).is_some(),
                 "{line}"
             );
         }

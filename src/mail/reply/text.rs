@@ -6,10 +6,8 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use super::fold::{fold, pattern};
 use super::languages::{FORWARDED, ORIGINAL, WROTE, WROTE_UNSPACED};
-
-/// Characters of a line that are looked at; what stands behind them is carried, not judged.
-const FOLD_CHARS_MAX: usize = 600;
 
 /// Deepest quote level that is counted.
 const DEPTH_MAX: u8 = 250;
@@ -25,8 +23,8 @@ pub(super) const LINES_MAX: usize = 10_000;
 pub(super) struct BodyLine {
     /// As it is shown, with its quote marks.
     pub(super) raw: String,
-    /// Lower case, plain spaces, no direction marks, no quote marks, first
-    /// [`FOLD_CHARS_MAX`] characters.
+    /// Lower case, plain spaces, no direction marks, no quote marks, cut after
+    /// 600 characters.
     pub(super) fold: String,
     /// Number of quote marks before it.
     pub(super) depth: u8,
@@ -294,81 +292,6 @@ fn mark_fences(lines: &mut [BodyLine]) {
                 .for_each(|line| line.code = true),
         }
     }
-}
-
-/// Lower case, one plain space between words, ASCII digits and brackets, no invisible marks.
-pub(super) fn fold(text: &str) -> String {
-    let mut out = String::with_capacity(text.len().min(FOLD_CHARS_MAX));
-    let mut space = false;
-    // Some programs leave this reference in plain text.
-    let spaced;
-    let mut text = text;
-    if text.contains("&nbsp;") {
-        spaced = text.replace("&nbsp;", " ");
-        text = &spaced;
-    }
-    for c in text.trim().chars().take(FOLD_CHARS_MAX) {
-        if is_invisible(c) {
-            continue;
-        }
-        if c.is_whitespace() {
-            space = !out.is_empty();
-            continue;
-        }
-        if space {
-            out.push(' ');
-            space = false;
-        }
-        push_folded(&mut out, c);
-    }
-    if out.contains('&') {
-        out = out
-            .replace("&lt;", "<")
-            .replace("&gt;", ">")
-            .replace("&quot;", "\"");
-    }
-    out
-}
-
-fn push_folded(out: &mut String, c: char) {
-    match c {
-        'A'..='Z' => out.push(c.to_ascii_lowercase()),
-        '\0'..='\x7f' => out.push(c),
-        '：' | '∶' | '︰' => out.push(':'),
-        '＜' | '〈' | '‹' => out.push('<'),
-        '＞' | '〉' | '›' => out.push('>'),
-        '（' => out.push('('),
-        '）' => out.push(')'),
-        '＠' => out.push('@'),
-        '，' => out.push(','),
-        '‐' | '‑' => out.push('-'),
-        '０'..='９' => out.push(digit(c, '０')),
-        '٠'..='٩' => out.push(digit(c, '٠')),
-        '۰'..='۹' => out.push(digit(c, '۰')),
-        '०'..='९' => out.push(digit(c, '०')),
-        '๐'..='๙' => out.push(digit(c, '๐')),
-        _ => out.extend(c.to_lowercase().filter(|c| *c != '\u{307}')),
-    }
-}
-
-fn digit(c: char, zero: char) -> char {
-    char::from_digit(u32::from(c) - u32::from(zero), 10).unwrap_or(c)
-}
-
-/// Marks that steer direction or joining and cannot be seen.
-pub(super) fn is_invisible(c: char) -> bool {
-    matches!(c,
-        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
-        | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{206f}' | '\u{feff}' | '\u{0}'..='\u{8}' | '\u{fe0f}')
-}
-
-/// Compiles a pattern of this module; the tests touch every one.
-#[expect(
-    clippy::expect_used,
-    reason = "the patterns are constants, compiled by the tests"
-)]
-pub(super) fn pattern(source: &str) -> Regex {
-    Regex::new(source).expect("a constant pattern compiles")
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
-use super::tree::{HtmlNode, HtmlTree};
+use crate::mail::html::{HtmlNode, HtmlTree};
 use crate::mail::markup::{self, escape};
 
 static CLEANER: LazyLock<ammonia::Builder<'static>> = LazyLock::new(|| {

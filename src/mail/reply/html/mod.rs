@@ -5,14 +5,12 @@
 
 mod clean;
 mod roles;
-mod token;
-mod tree;
 
 use super::TEXT_BYTES_MAX;
 use super::cut::LineClass;
 use super::text::{self, BodyLine, LINES_MAX, LineMark};
+use crate::mail::html::{self, BLOCKS, HtmlTree};
 use roles::ElementRole;
-use tree::{BLOCKS, HtmlTree};
 
 /// Deepest list that is indented.
 const LIST_DEPTH_MAX: usize = 8;
@@ -35,7 +33,7 @@ pub(super) struct RenderedHtml {
 impl RenderedHtml {
     /// Renders HTML as text.
     pub(super) fn read(html: &str) -> Self {
-        let tree = HtmlTree::read(html);
+        let tree = html::parse(html);
         let mut renderer = Renderer::new(&tree);
         renderer.children(0, RenderContext::default());
         renderer.end_line();

@@ -2,7 +2,7 @@
 //!
 //! Does not read words.
 
-use super::tree::HtmlNode;
+use crate::mail::html::HtmlNode;
 
 /// What an element is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,66 +6,56 @@
 
 use std::sync::LazyLock;
 
-use super::token::{Tokenizer, decode, words};
-
-/// Bytes of HTML that are read.
-const HTML_BYTES_MAX: usize = 8 * 1024 * 1024;
-
 /// Elements nested deeper are left out; their content goes to the last one that was opened.
 const DEPTH_MAX: usize = 200;
 
 /// Nodes of a tree; what comes behind is appended as text only.
 const NODES_MAX: usize = 40_000;
 
+/// The attributes of an element: name and value, each name once.
+pub(super) type Attributes = Vec<(&'static str, String)>;
+
 /// A parsed HTML part. Node 0 is the root.
-pub(super) struct HtmlTree {
-    pub(super) nodes: Vec<HtmlNode>,
+pub struct HtmlTree {
+    /// All nodes, each behind its parent.
+    pub nodes: Vec<HtmlNode>,
     /// The part was longer than is read.
-    pub(super) truncated: bool,
+    pub truncated: bool,
 }
 
 /// An element, or a run of text.
 #[derive(Default)]
-pub(super) struct HtmlNode {
+pub struct HtmlNode {
     /// The element's name if it is one we know, else empty.
-    pub(super) tag: &'static str,
+    pub tag: &'static str,
     /// The text of a text node.
-    pub(super) text: String,
-    attributes: Vec<(&'static str, String)>,
-    pub(super) first: Option<usize>,
+    pub text: String,
+    attributes: Attributes,
+    /// The first child.
+    pub first: Option<usize>,
     last: Option<usize>,
-    pub(super) next: Option<usize>,
+    /// The next sibling.
+    pub next: Option<usize>,
 }
 
 impl HtmlNode {
     /// The value of an attribute, empty if it has none.
-    pub(super) fn attribute(&self, name: &str) -> &str {
+    pub fn attribute(&self, name: &str) -> &str {
         self.attributes
             .iter()
             .find(|(known, _)| *known == name)
             .map_or("", |(_, value)| value.as_str())
     }
 
-    pub(super) fn has(&self, name: &str) -> bool {
+    /// True if there is such an attribute, whatever its value.
+    pub fn has(&self, name: &str) -> bool {
         self.attributes.iter().any(|(known, _)| *known == name)
     }
 }
 
 impl HtmlTree {
-    /// Reads HTML; any input gives a tree.
-    pub(super) fn read(html: &str) -> Self {
-        let end = html.floor_char_boundary(HTML_BYTES_MAX);
-        let mut builder = TreeBuilder::new();
-        let mut source = Tokenizer::new(&html[..end]);
-        while source.step(&mut builder) {}
-        Self {
-            nodes: builder.nodes,
-            truncated: end < html.len(),
-        }
-    }
-
     /// The children of `node`.
-    pub(super) fn children(&self, node: usize) -> impl Iterator<Item = usize> + '_ {
+    pub fn children(&self, node: usize) -> impl Iterator<Item = usize> + '_ {
         std::iter::successors(self.nodes[node].first, |child| self.nodes[*child].next)
     }
 }
@@ -79,11 +69,18 @@ pub(super) struct TreeBuilder {
 }
 
 impl TreeBuilder {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             nodes: vec![HtmlNode::default()],
             stack: vec![0],
             overflow: 0,
+        }
+    }
+
+    pub(super) fn finish(self, truncated: bool) -> HtmlTree {
+        HtmlTree {
+            nodes: self.nodes,
+            truncated,
         }
     }
 
@@ -102,17 +99,17 @@ impl TreeBuilder {
         at
     }
 
-    pub(super) fn text(&mut self, raw: &str) {
+    pub(super) fn text(&mut self, text: &str) {
         let last = self.nodes[self.top()].last;
         let at = match last {
             Some(last) if self.nodes[last].is_text() => last,
             // Text is never lost, so it may go beyond the bound by one node an element.
             _ => self.append(HtmlNode::default()),
         };
-        decode(raw, &mut self.nodes[at].text);
+        self.nodes[at].text.push_str(text);
     }
 
-    pub(super) fn open(&mut self, tag: &'static str, attributes: Vec<(&'static str, String)>) {
+    pub(super) fn open(&mut self, tag: &'static str, attributes: Attributes) {
         self.imply_ends(tag);
         let void = VOID.contains(&tag);
         if self.nodes.len() >= NODES_MAX || !void && self.stack.len() >= DEPTH_MAX {
@@ -192,9 +189,15 @@ impl TreeBuilder {
 }
 
 impl HtmlNode {
-    pub(super) fn is_text(&self) -> bool {
+    /// True of a run of text.
+    pub fn is_text(&self) -> bool {
         self.tag.is_empty()
     }
+}
+
+/// The names of a list parted by spaces.
+pub(super) fn words<C: FromIterator<&'static str>>(list: &'static str) -> C {
+    list.split_ascii_whitespace().collect()
 }
 
 const VOID: &[&str] = &[
@@ -205,7 +208,7 @@ const VOID: &[&str] = &[
 const CELLS: &[&str] = &["td", "th"];
 
 /// Elements that stand on lines of their own.
-pub(super) static BLOCKS: LazyLock<Vec<&str>> = LazyLock::new(|| {
+pub static BLOCKS: LazyLock<Vec<&str>> = LazyLock::new(|| {
     words(
         "
         address article aside blockquote body center dd details div dl dt fieldset figcaption
@@ -234,7 +237,7 @@ mod tests {
                 }
             }
         }
-        let tree = HtmlTree::read(html);
+        let tree = crate::mail::html::parse(html);
         let mut out = String::new();
         walk(&tree, 0, &mut out);
         out
@@ -271,10 +274,10 @@ mod tests {
     #[test]
     fn depth_and_size_are_bounded() {
         let deep = "<div>".repeat(50_000) + "x";
-        let tree = HtmlTree::read(&deep);
+        let tree = crate::mail::html::parse(&deep);
         assert!(tree.nodes.len() <= DEPTH_MAX + 2);
         let wide = format!("<a {}>x", "b c=d ".repeat(100_000));
-        assert_eq!(HtmlTree::read(&wide).nodes.len(), 3);
-        assert!(HtmlTree::read(&"<b>".repeat(300_000)).nodes.len() <= NODES_MAX + 1);
+        assert_eq!(crate::mail::html::parse(&wide).nodes.len(), 3);
+        assert!(crate::mail::html::parse(&"<b>".repeat(300_000)).nodes.len() <= NODES_MAX + 1);
     }
 }

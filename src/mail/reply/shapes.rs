@@ -1,0 +1,41 @@
+//! Owns the shapes a folded line has in any language: dates, times, addresses, quote bars.
+//!
+//! Does not judge what a line with such a shape is.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::fold::pattern;
+
+pub(super) static DATE: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?:^|[^0-9])(?:(?:19|20|25)[0-9]{2}(?:[^0-9]|$)|[0-9]{1,2}[./-][ ]?[0-9]{1,2}[./-][ ]?[0-9]{2,4}|[0-9]{1,2}月 ?[0-9]{1,2}日|[0-9]{1,2}월 ?[0-9]{1,2}일)",
+    )
+});
+
+pub(super) static TIME: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?:^|[^0-9:.])[0-2]?[0-9](?:[:h時时][0-5][0-9]|\.[0-5][0-9](?:[^0-9.]|$)|시 ?[0-5]?[0-9]분|[点點時][0-5]?[0-9]分)|[0-9] ?(?:[ap]\.?m\.?)(?:[^a-z]|$)",
+    )
+});
+
+pub(super) static ADDRESS: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r#"[^\s<>"'(,;:]@[^\s<>"'),;:]+|<[^<>]*mailto:"#));
+
+pub(super) static BRACKETED: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(r"[<(\[]\s*(?:mailto:)?[^\s<>()\[\]]+@[^\s<>()\[\]]+\s*(?:<mailto:[^<>]*>)?\s*[>)\]]")
+});
+
+/// Whether a folded text has a date, a time or a bracketed address in it.
+pub(super) fn is_dated(joined: &str) -> bool {
+    DATE.is_match(joined) || TIME.is_match(joined) || BRACKETED.is_match(joined)
+}
+
+/// A line marked as quote by a bar or by initials ("AS> ").
+pub(super) fn is_barred(fold: &str) -> bool {
+    let initials = fold.trim_start_matches(|c: char| c.is_alphabetic());
+    fold.starts_with('|')
+        || (1..=4).contains(&(fold.chars().count() - initials.chars().count()))
+            && initials.starts_with('>')
+}
