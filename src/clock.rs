@@ -37,7 +37,7 @@ impl Timestamp {
         self.0 / 1000
     }
 
-    /// This moment plus `wait`, clamped to what a `Timestamp` holds.
+    /// The time `wait` later, clamped to the range of a `Timestamp`.
     pub fn plus(self, wait: Duration) -> Self {
         Self(
             self.0
@@ -45,7 +45,7 @@ impl Timestamp {
         )
     }
 
-    /// This moment less `span`, clamped to the epoch.
+    /// The time `span` earlier, clamped to the epoch.
     pub fn minus(self, span: Duration) -> Self {
         Self(
             self.0
@@ -53,7 +53,7 @@ impl Timestamp {
         )
     }
 
-    /// How long after `earlier` this moment is; zero if it is not.
+    /// The time from `earlier` until this moment; zero if `earlier` is later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }

@@ -78,8 +78,8 @@ impl fmt::Display for Network {
 #[error("{0:?}: not an address or address/bits")]
 pub struct NetworkError(String);
 
-/// What a stranger counts by: an IPv4 address, or the /64 of an IPv6 address, which one customer has
-/// whole.
+/// The key by which a stranger is counted: an IPv4 address, or the /64 of an IPv6 address, which
+/// one customer has whole.
 pub fn rate_limit_key(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),

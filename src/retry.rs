@@ -10,43 +10,43 @@ const WAIT_MIN: Duration = Duration::from_millis(10);
 /// Doubling stops to matter long before: a `u32` of milliseconds is 49 days.
 const DOUBLINGS_MAX: u32 = 32;
 
-/// How long to go on, and at what pace.
+/// The limits and the pace of retries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The wait after the first attempt; it doubles with each.
     pub wait_first: Duration,
     /// No wait is longer.
     pub wait_max: Duration,
-    /// How old a job may get before it is parked.
+    /// The age at which a job is parked.
     pub max_age: Duration,
 }
 
-/// How an attempt ended that did not succeed.
+/// The failure of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttemptFailure {
-    /// It will not get better by itself.
+    /// A failure that no further attempt would mend.
     Permanent {
-        /// Why, for the person who looks at it.
+        /// The reason, for the person who looks at it.
         reason: String,
     },
-    /// It may pass.
+    /// A failure that may pass.
     Transient {
-        /// How long the other side asked to be left alone (`Retry-After`).
+        /// The wait that the other side asked for (`Retry-After`).
         retry_after: Option<Duration>,
     },
 }
 
-/// What comes next.
+/// The step after a failed attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NextStep {
     /// Another attempt.
     Retry {
-        /// How long from now.
+        /// The time until then.
         after: Duration,
     },
     /// No more attempts: a person decides.
     Park {
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
@@ -57,9 +57,9 @@ pub enum NextStep {
 /// `random` is any number, drawn anew each time.
 ///
 /// The wait is drawn from the upper half of `wait_first` doubled with each attempt, up to `wait_max`,
-/// so that jobs that failed together do not come back together. A wish replaces it: not shorter than
+/// so that jobs that failed together do not come back together. `retry_after` replaces it: not shorter than
 /// `wait_first`, for a peer that says 0 has failed all the same, nor longer than `wait_max`, and up to
-/// a tenth longer than wished. The last attempt is made at `max_age`, and what fails then is parked.
+/// a tenth longer than asked for. The last attempt is made at `max_age`, and what fails then is parked.
 pub fn next_step(
     settings: &Settings,
     outcome: AttemptFailure,
@@ -94,21 +94,21 @@ pub fn next_step(
     }
 }
 
-/// A mail in doubt is sent no more after so many doubts.
+/// Attempts with an unknown outcome after which a mail is not sent again.
 pub const UNKNOWN_OUTCOMES_MAX: u32 = 3;
-/// A doubt lengthens the wait like so many attempts.
+/// Attempts that one with an unknown outcome counts as, when the wait is computed.
 const UNKNOWN_OUTCOME_WEIGHT: u32 = 4;
 
-/// How often a mail that goes out was tried.
+/// The number of times that a mail that goes out was tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SendAttempts {
     /// All attempts.
     pub attempts: u32,
-    /// Those of which nobody knows whether they sent it: each may have been a copy.
+    /// Attempts with an unknown outcome: each may have sent a copy.
     pub unknown_outcomes: u32,
 }
 
-/// How long to go on with a mail that goes out.
+/// The schedule of attempts for a mail that goes out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SendSchedule {
     /// The wait after the first attempt; it doubles with each.
@@ -127,13 +127,13 @@ impl SendSchedule {
     }
 }
 
-/// How long after an attempt to send a mail that did not succeed the next one is made, or `None` if it
-/// is given up.
+/// The time from a failed attempt to send a mail until the next one, or `None` if the mail is given
+/// up.
 ///
 /// `tries` counts those made, this one included; `left` is what the mail has until it is given up;
-/// `random` is any number, drawn anew each time. The wait is `wait_first` doubled with each attempt, a doubt
+/// `random` is any number, drawn anew each time. The wait is `wait_first` doubled with each attempt, an unknown outcome
 /// counting as four more, up to `wait_max`, and up to a tenth longer. The last attempt is made when nothing is
-/// left. After [`UNKNOWN_OUTCOMES_MAX`] doubts there is none: each attempt may be one more copy.
+/// left. After [`UNKNOWN_OUTCOMES_MAX`] of these there is none: each attempt may be one more copy.
 pub fn next_send_after(
     patience: &SendSchedule,
     tries: SendAttempts,

@@ -12,10 +12,10 @@ use postern::{clock, store};
 mod imap {
     #[expect(dead_code, reason = "the door needs more of it")]
     mod dialogue;
-    mod names;
     mod response;
+    mod syntax;
     #[expect(dead_code, reason = "the door needs more of it")]
-    mod wire;
+    mod transport;
 
     #[path = "tests/feed.rs"]
     mod feed;

@@ -6,10 +6,10 @@
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use postern::mail::envelope::{Recipient, Target};
+use postern::mail::envelope::{Recipient, RecipientTarget};
 use postern::smtp::response::Refusal;
 use postern::smtp::session::{
-    BareNewline, ForwardPath, Protocol, Question, Session, Settings, Step,
+    BareNewline, ForwardPath, Protocol, SessionQuestion, Session, Settings, SessionStep,
 };
 
 fuzz_target!(|sent: &[u8]| {
@@ -41,39 +41,39 @@ fn feed(session: &mut Session, mut input: &[u8]) -> bool {
         assert!(out.len() < 128 * 1024);
         assert!(session.data_bytes() <= 16 * 1024);
         match step {
-            Step::NeedInput => {
+            SessionStep::NeedInput => {
                 assert!(input.is_empty());
                 return false;
             }
-            Step::Flush => {}
-            Step::Close => return true,
-            Step::Ask(question) => answer(session, question, &mut out),
+            SessionStep::Flush => {}
+            SessionStep::Close => return true,
+            SessionStep::Ask(question) => answer(session, question, &mut out),
         }
         assert!(out.is_ascii());
         session.take_refusals();
     }
 }
 
-fn answer(session: &mut Session, question: Question, out: &mut Vec<u8>) {
+fn answer(session: &mut Session, question: SessionQuestion, out: &mut Vec<u8>) {
     match question {
-        Question::Sender { .. } => session.answer_sender(Ok(()), out),
-        Question::Recipient(ForwardPath::Postmaster) => {
+        SessionQuestion::Sender { .. } => session.answer_sender(Ok(()), out),
+        SessionQuestion::Recipient(ForwardPath::Postmaster) => {
             session.answer_recipient(Err(Refusal::RelayDenied), out);
         }
-        Question::Recipient(ForwardPath::Mailbox(address)) => {
+        SessionQuestion::Recipient(ForwardPath::Mailbox(address)) => {
             let recipient = Recipient {
                 address,
                 route: String::new(),
-                target: Target::Mailbox(String::new()),
+                target: RecipientTarget::Mailbox(String::new()),
             };
             session.answer_recipient(Ok(recipient), out);
         }
-        Question::Store(mail) => {
+        SessionQuestion::Store(mail) => {
             assert!(mail.bytes.ends_with(b"\r\n") && mail.bytes.len() <= 4096);
             assert!(!mail.bytes.contains(&0));
             let answers = vec![Ok("1".to_owned()); mail.recipients.len()];
             session.answer_store(&answers, out);
         }
-        Question::StartTls => session.tls_started(),
+        SessionQuestion::StartTls => session.tls_started(),
     }
 }

@@ -4,20 +4,20 @@
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use postern::mail::address::Address;
-use postern::mail::envelope::{Recipient, Target};
+use postern::mail::envelope::{Recipient, RecipientTarget};
 use postern::mail::fingerprint::Fingerprint;
-use postern::mail::kind::{Context, classify};
-use postern::mail::reply::{Input, MARKER_DEFAULT, extract};
+use postern::mail::kind::{ClassifyContext, classify};
+use postern::mail::reply::{ReplyInput, MARKER_DEFAULT, extract};
 use postern::mail::subject::Subject;
 use postern::mail::view::View;
 
 fuzz_target!(|mail: &[u8]| {
     let view = View::parse(&Bytes::copy_from_slice(mail));
-    let _ = classify(&view, &Context::UNKNOWN);
+    let _ = classify(&view, &ClassifyContext::UNKNOWN);
     let subject = view.header.subject.clone().unwrap_or_default();
     let once = Subject::of(&subject).normalised;
     assert_eq!(Subject::of(&once).normalised, once);
-    let _ = extract(&Input {
+    let _ = extract(&ReplyInput {
         text: view.text.as_deref(),
         html: view.html.as_deref(),
         subject: &subject,
@@ -25,7 +25,7 @@ fuzz_target!(|mail: &[u8]| {
         marker: MARKER_DEFAULT,
     });
     if let Ok(address) = Address::parse("support@inbox.test") {
-        let target = Target::Mailbox("support".to_owned());
+        let target = RecipientTarget::Mailbox("support".to_owned());
         let _ = Fingerprint::of(&Recipient { address, route: String::new(), target }, &view);
     }
 });

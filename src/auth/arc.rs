@@ -20,7 +20,7 @@ use crate::mail::verdict::{ArcVerdict, AuthResult};
 /// Sets of one chain (RFC 8617 section 4.2.1).
 const SETS_MAX: u8 = 50;
 
-/// What is trusted, and about whom.
+/// The trusted sealers, and the domain in question.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TrustedSealers<'a> {
     /// Domains whose seals are believed.
@@ -32,7 +32,7 @@ pub(super) struct TrustedSealers<'a> {
 /// The chain of one mail, read but not checked. No sets, no chain.
 pub(super) struct ArcChain<'a>(Result<Vec<ArcSet<'a>>, SignatureProblem>);
 
-/// What one handler added.
+/// The fields that one handler added.
 struct ArcSet<'a> {
     results: &'a RawField<'a>,
     message: &'a RawField<'a>,
@@ -41,7 +41,7 @@ struct ArcSet<'a> {
     sealed: ArcSeal,
 }
 
-/// What an ARC-Seal says (RFC 8617 section 4.1.3).
+/// The content of an ARC-Seal (RFC 8617 section 4.1.3).
 struct ArcSeal {
     domain: String,
     selector: String,
@@ -90,7 +90,7 @@ impl<'a> ArcChain<'a> {
     }
 }
 
-/// RFC 8617 section 5.2 knows pass and fail; what the DNS could not say is told apart.
+/// RFC 8617 section 5.2 knows pass and fail; a DNS failure is kept apart from a fail.
 fn failed(problem: SignatureProblem) -> ArcVerdict {
     ArcVerdict {
         result: match problem.outcome {
@@ -243,8 +243,8 @@ fn tags<'a>(field: &RawField<'a>) -> Result<TagList<'a>, SignatureProblem> {
         .ok_or_else(|| SignatureProblem::failure("an ARC field is no list of tags"))
 }
 
-/// RFC 8617 section 4.1.2: a DKIM signature that must not sign seals. Its form, where it names none,
-/// is relaxed, as the authors' test suite has it.
+/// Reads an ARC-Message-Signature (RFC 8617 section 4.1.2): a DKIM signature that must not sign
+/// seals. The default form is relaxed, as in the authors' test suite.
 fn message_signature(tags: &TagList<'_>) -> Result<DkimSignature, SignatureProblem> {
     let signature = DkimSignature::parse(tags, "relaxed/relaxed")?;
     if signature.signs("ARC-Seal") {

@@ -13,7 +13,7 @@ use crate::mail::verdict::{AuthResult, DkimVerdict, DmarcVerdict, DomainPolicy, 
 /// at most eight times.
 const WALK_LABELS_MAX: usize = 7;
 
-/// What a From domain is held against.
+/// The evidence on a From domain.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DmarcEvidence<'a> {
     /// SPF of the MAIL FROM identity.
@@ -99,7 +99,7 @@ fn aligned_candidates<'a>(
     })
 }
 
-/// What the owner wants done with mail that fails; `None` if the record is to be ignored.
+/// The owner's policy for mail that fails; `None` if the record is to be ignored.
 async fn policy(
     budget: &QueryBudget<'_>,
     domain: &str,
@@ -196,14 +196,16 @@ async fn record(budget: &QueryBudget<'_>, name: &str) -> Result<Option<Dmarc>, D
 
 /// The organizational domain (RFC 9989 section 4.10.2): the domain itself if nothing says otherwise.
 fn organization<'a>(walk: &[WalkedRecord<'a>], domain: &'a str) -> &'a str {
+    // A name of one label is a registry's, whatever its record says.
+    let named = |step: &&WalkedRecord<'_>| step.name.contains('.');
     for step in walk {
         match step.record.psd {
-            Psd::No => return step.name,
+            Psd::No if named(&step) => return step.name,
             Psd::Yes if step.name != domain => return one_label_below(step.name, domain),
             _ => {}
         }
     }
-    walk.last().map_or(domain, |step| step.name)
+    walk.iter().rfind(named).map_or(domain, |step| step.name)
 }
 
 /// The name one label below `suffix` on the way down to `domain`.
@@ -233,6 +235,11 @@ mod tests {
         let walk = [step("a.b.example.com", plain), step("example.com", plain)];
         assert_eq!(organization(&walk, "a.b.example.com"), "example.com");
         assert_eq!(organization(&[], "a.example.com"), "a.example.com");
+        let registry = [step("bank.test", plain), step("test", plain)];
+        assert_eq!(organization(&registry, "ceo.bank.test"), "bank.test");
+        assert_eq!(organization(&registry[1..], "evil.test"), "evil.test");
+        let no_suffix = [step("test", "v=DMARC1; p=none; psd=n")];
+        assert_eq!(organization(&no_suffix, "evil.test"), "evil.test");
         let stop = [step("b.example.com", "v=DMARC1; p=none; psd=n")];
         assert_eq!(organization(&stop, "a.b.example.com"), "b.example.com");
         let suffix = [step("co.example", "v=DMARC1; p=none; psd=y")];

@@ -14,7 +14,7 @@ const NAME_BYTES_MAX: usize = 255;
 #[derive(Debug)]
 pub(super) struct RawHeader<'a> {
     pub(super) fields: Vec<RawField<'a>>,
-    /// Where the body starts.
+    /// Offset of the body.
     pub(super) body: usize,
     /// Every line of it is a field's: no other reader can find another field in it.
     pub(super) is_plain: bool,
@@ -22,14 +22,14 @@ pub(super) struct RawHeader<'a> {
     pub(super) hides_from: bool,
 }
 
-/// One field.
+/// A header field.
 #[derive(Clone, Debug)]
 pub(super) struct RawField<'a> {
     /// As it came.
     pub(super) name: &'a [u8],
     /// All behind the colon, folds and the line end too.
     pub(super) value: &'a [u8],
-    /// Where it stands in the mail, line end included.
+    /// The place in the mail, line end included.
     pub(super) span: Range<usize>,
 }
 
@@ -124,7 +124,7 @@ impl<'a> RawField<'a> {
     }
 }
 
-/// Where the line behind the one at `at` starts.
+/// Offset of the line behind the one at `at`.
 fn line_end(bytes: &[u8], at: usize) -> usize {
     bytes[at..]
         .iter()

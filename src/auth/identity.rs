@@ -7,16 +7,16 @@ use serde::{Deserialize, Serialize};
 use crate::mail::address::Address;
 use crate::mail::verdict::Verdict;
 
-/// How far a reply's author is known.
+/// The identity of a reply's author.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Identity {
     /// The From domain vouches for the mail, and From is the participant.
     Verified,
-    /// Somebody who holds the thread's token. A token leaks with every forwarded mail, so this is
-    /// not the participant.
+    /// A holder of the thread's token. A token leaks with every forwarded mail, so the holder need
+    /// not be the participant.
     TokenHolder,
-    /// Nobody that is known.
+    /// An unknown author.
     Unverified,
 }
 

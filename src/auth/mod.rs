@@ -40,24 +40,24 @@ use crate::mail::envelope::ProviderVerdict;
 use crate::mail::verdict::{DmarcVerdict, FromProblem, SpfVerdict, Verdict, VerdictSource};
 use crate::mail::view::HeaderView;
 
-/// How senders are checked.
+/// The settings of sender checks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// The name that `Authentication-Results` of ours carry; empty means the host's name, which the
     /// caller puts here.
     pub authserv_id: String,
-    /// How the DNS is asked.
+    /// The settings of DNS look-ups.
     pub dns: DnsSettings,
     /// Domains whose ARC seals are believed, with what they say of DMARC.
     pub arc_sealers: Vec<String>,
     /// The authserv-ids of servers before us whose `Authentication-Results` are believed where we
     /// cannot check for ourselves (LMTP, IMAP).
     pub relay_authserv_ids: Vec<String>,
-    /// How many `Received` fields may stand above such a field: those that servers of the operator's
-    /// own write on top of it. What stands lower may have come with the mail. Milters of Postfix write
-    /// theirs right below its `Received`: that is 1, and is safe only if that server takes away fields
-    /// of its own name that come in (RFC 8601 section 5).
+    /// Number of `Received` fields that may stand above such a field: those that servers of the
+    /// operator's own write on top of it. A field further down may have come with the mail. Milters
+    /// of Postfix write theirs right below its `Received`: that is 1, and is safe only if that
+    /// server takes away fields of its own name that come in (RFC 8601 section 5).
     pub relay_received_above_max: usize,
     /// The age at which a DKIM signature counts for nothing, in seconds: a mail may wait in queues
     /// for days (RFC 5321 section 4.5.4.1), but what is much older was kept to be sent again.
@@ -83,17 +83,17 @@ pub struct AuthInput<'a> {
     /// The address of the sender's host; `None` where it is not known: then SPF and iprev have nothing
     /// to say, and DKIM alone can vouch.
     pub ip: Option<IpAddr>,
-    /// What it said in EHLO or HELO.
+    /// The name given in EHLO or HELO.
     pub helo: &'a str,
     /// The reverse-path; `None` is the null sender.
     pub mail_from: Option<&'a Address>,
     /// The mail as it came.
     pub bytes: &'a Bytes,
-    /// When it was whole.
+    /// Time at which the mail was received whole.
     pub received_at: Timestamp,
 }
 
-/// Checks mails. It is shared by all connections; its cache is theirs together.
+/// The checker of mails, shared by all connections together with its cache.
 pub struct Authenticator {
     settings: Settings,
     dns: Dns,
@@ -108,13 +108,13 @@ impl Authenticator {
         }
     }
 
-    /// How it was set up.
+    /// The settings.
     pub const fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Checks a mail. It never fails and ends within [`DnsSettings::mail_ms`] and the time of the
-    /// computing: what could not be found out by then is a temperror.
+    /// Checks a mail. The check never fails and ends within [`DnsSettings::mail_ms`] and the time
+    /// of the computing; a result that could not be found out by then is a temperror.
     pub async fn check(&self, input: AuthInput<'_>) -> Verdict {
         let header = RawHeader::read(input.bytes);
         let view = HeaderView::parse(&input.bytes[..header.body]);
@@ -181,8 +181,8 @@ impl Authenticator {
     }
 
     /// The verdict of a trusted server before us, read from the mail: for doors where the peer is
-    /// not the sender's (LMTP, IMAP). Nothing of the mail is checked here, only its From. Without a
-    /// trusted field it says nothing, by [`VerdictSource::Nobody`].
+    /// not the sender's (LMTP, IMAP). Only the From field is examined here. Without a trusted field
+    /// the verdict is empty, by [`VerdictSource::Nobody`].
     pub fn relay_verdict(&self, mail: &[u8]) -> Verdict {
         let header = RawHeader::read(mail);
         let view = HeaderView::parse(&mail[..header.body]);

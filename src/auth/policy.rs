@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 use super::identity::Identity;
 use crate::mail::verdict::{AuthResult, DomainPolicy, FromProblem, Verdict, VerdictSource};
 
-/// What a route does with mail whose sender is not known for sure.
+/// A route's policy for mail whose sender is not known for sure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthPolicy {
-    /// What a From domain's own DMARC policy counts.
+    /// The weight of a From domain's own DMARC policy.
     pub dmarc: DmarcPolicy,
-    /// What becomes of a mail by [`Identity::Unverified`].
+    /// The treatment of a mail by [`Identity::Unverified`].
     pub unverified: Treatment,
-    /// What becomes of a mail by [`Identity::TokenHolder`].
+    /// The treatment of a mail by [`Identity::TokenHolder`].
     pub token_holder: Treatment,
-    /// What becomes of a mail whose From names no single author: `hold` or `refuse`.
+    /// The treatment of a mail whose From names no single author: `hold` or `refuse`.
     pub bad_from: BadFrom,
 }
 
@@ -34,7 +34,7 @@ impl Default for AuthPolicy {
 }
 
 impl AuthPolicy {
-    /// Decides on one delivery. A no that would come too late for the peer to hear it from us (the
+    /// Decides on one delivery. A refusal that would come too late to be our answer to the peer (the
     /// verdict is not ours: the mail is past its border already) is a hold, for a bounce would go to
     /// whoever was forged.
     pub fn decide(self, verdict: &Verdict, identity: Identity) -> PolicyDecision {
@@ -77,50 +77,50 @@ impl AuthPolicy {
     }
 }
 
-/// What a From domain's DMARC policy counts.
+/// The weight of a From domain's DMARC policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DmarcPolicy {
     /// `reject` refuses, `quarantine` holds.
     Honour,
-    /// It is written down, no more.
+    /// The result is recorded, no more.
     Record,
 }
 
-/// What becomes of a mail whose author is not verified.
+/// The treatment of a mail whose author is not verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Treatment {
-    /// It is posted with its label, never under the participant's name.
+    /// The mail is posted with its label, never under the participant's name.
     Flag,
-    /// It is parked until a person releases it.
+    /// The mail is parked until a person releases it.
     Hold,
-    /// It is refused.
+    /// The mail is refused.
     Refuse,
 }
 
-/// What becomes of a mail whose From names no single author.
+/// The treatment of a mail whose From names no single author.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BadFrom {
-    /// It is parked until a person releases it.
+    /// The mail is parked until a person releases it.
     Hold,
-    /// It is refused.
+    /// The mail is refused.
     Refuse,
 }
 
-/// What becomes of one delivery.
+/// The decision on one delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PolicyDecision {
-    /// It is posted, labelled with its identity.
+    /// The mail is posted, labelled with its identity.
     Accept,
-    /// It is parked.
+    /// The mail is parked.
     Hold(HoldReason),
-    /// The peer hears a no.
+    /// The mail is refused.
     Refuse(PolicyRefusal),
 }
 
-/// Why a mail is held.
+/// The reason why a mail is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HoldReason {
@@ -166,7 +166,7 @@ impl From<PolicyRefusal> for HoldReason {
     }
 }
 
-/// Why a mail is refused.
+/// The reason why a mail is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PolicyRefusal {
     /// 550 5.7.1: From names no single author.

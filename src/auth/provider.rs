@@ -9,8 +9,8 @@ use crate::mail::verdict::{
     AuthResult, DkimVerdict, DmarcVerdict, FromProblem, Verdict, VerdictSource,
 };
 
-/// What a provider says of a mail by this author. Words that are none of RFC 8601 say nothing. DMARC is
-/// about the From domain, also where the provider does not name it.
+/// The verdict of a provider on a mail by this author. Words that RFC 8601 does not have count for
+/// nothing. DMARC is about the From domain, also where the provider does not name it.
 pub(super) fn verdict(told: &ProviderVerdict, author: Result<&Address, FromProblem>) -> Verdict {
     let mut verdict = Verdict {
         source: VerdictSource::Provider(told.by.clone()),

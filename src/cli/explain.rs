@@ -154,7 +154,7 @@ impl ExplainContext<'_> {
         };
         let thread = self.thread(route, &led);
         let sorted = self.sorted(route, rcpt.as_ref(), &led, (&thread, &judged));
-        let ruling = Disposition::of(&route.policy.kinds, finding.kind, is_from_nobody);
+        let ruling = Disposition::of(&route.policy.kinds, &finding, is_from_nobody);
         let author = header.author().map(ToString::to_string);
         let first = header.from.first();
         let from = author.or_else(|| first.map(|from| from.text.clone()));
@@ -178,7 +178,7 @@ impl ExplainContext<'_> {
             "dsn": report,
             "authentication": authentication,
         });
-        let flags = self.view.flags.iter().map(|flag| format!("{flag:?}"));
+        let flags = self.view.flags.iter().map(|flag| flag.name());
         explained["flags"] = json!(flags.collect::<Vec<_>>());
         Ok(explained)
     }
@@ -240,6 +240,7 @@ impl ExplainContext<'_> {
             Err(TokenError::Absent) if mailbox_of(route, rcpt).is_some() => RecipientClue::Mailbox,
             Err(TokenError::Absent) => RecipientClue::Refused("no_such_mailbox"),
             Err(TokenError::Expired) => RecipientClue::Refused("token_expired"),
+            Err(TokenError::NotYetValid) => RecipientClue::Refused("token_not_yet_valid"),
             Err(TokenError::Forged) => RecipientClue::Refused("token_forged"),
             Err(TokenError::CaseLost(digest)) => self.case_lost(&keys, digest),
         })

@@ -13,8 +13,9 @@ use super::auth;
 use super::reader::Section;
 use super::secret::Secret;
 use crate::delivery::api::{Api, ApiSettings};
-use crate::delivery::policy::{KINDS, KindAction, KindActions, RoutePolicy};
+use crate::delivery::policy::{KindAction, KindActions, RoutePolicy};
 use crate::mail::address::Domain;
+use crate::mail::kind::MailKind;
 use crate::mail::mailbox::{FILE_BYTES_MAX, Rules};
 use crate::mail::reply::MARKER_DEFAULT;
 use crate::mail::token::{Format, KeyError, KeyRing};
@@ -256,7 +257,7 @@ fn read_rules(section: &mut Section<'_>) -> Option<Rules> {
 
 fn read_kinds(mut section: Section<'_>) -> KindActions {
     let mut kinds = KindActions::default();
-    for kind in KINDS {
+    for kind in MailKind::ALL {
         let default = kinds.action(kind);
         let all = [
             default,

@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use tokio::task;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::circuit_breaker::ApiHealth;
 use super::context::DeliveryContext;
 use super::event_facts::EventFacts;
 use super::locks::NamedLockGuard;
-use super::loop_detector::Counted;
+use super::loop_detector::{Counted, robot_signs};
 use super::message::MessageFacts;
 use super::parsed_mail::ParsedMail;
 use super::policy::{Disposition, KindAction, KindActions};
@@ -34,8 +34,6 @@ use crate::store::{Delivery, DeliveryOutcome, DeliveryStep, Fact, RecordError};
 
 /// The rule by which too frequent mail of machines is not posted.
 const LOOP_RULE: &str = "loop_breaker";
-/// The least bytes of a repeated text that counts as a loop: shorter texts are repeated by people.
-const REPEATED_BODY_BYTES_MIN: usize = 32;
 
 /// The reason why an attempt is not completed.
 #[derive(Debug)]
@@ -235,29 +233,31 @@ impl<'a> DeliveryAttempt<'a> {
     /// somebody who answers every message with the same text, as a machine in disguise does. Mail
     /// that a person released, or that an attempt began, is never part of a loop.
     fn is_loop(&self, mail: &ParsedMail, placed: &ThreadMatch) -> bool {
-        let mut thread = match &placed.thread {
+        if !self.delivery.steps.is_empty() {
+            return false;
+        }
+        let thread = match &placed.thread {
             Some(thread) => thread.clone(),
             None => format!("new {}", mail.normalised_subject),
         };
-        let counted = match (mail.kind.is_person(), mail.last_sent_at) {
-            (false, _) => Counted::Mail(self.delivery.id),
-            // People say "thank you" to everything, and send pictures in one mail each, without
-            // text.
-            (true, Some(said_at))
-                if mail.files.listed.is_empty() && mail.body.len() >= REPEATED_BODY_BYTES_MIN =>
-            {
-                thread.push('\n');
-                thread.push_str(&mail.body);
-                Counted::Answer(said_at)
-            }
-            (true, _) => return false,
-        };
         let at = self.delivery.envelope.received_at;
-        self.delivery.steps.is_empty()
-            && !self
-                .context
-                .loop_detector
-                .admit(&mail.sender_email, &thread, counted, at)
+        let is_too_often = |thread: &str, counted| {
+            let detector = &self.context.loop_detector;
+            !detector.admit(&mail.sender_email, thread, counted, at)
+        };
+        match (mail.kind.is_person(), mail.last_sent_at) {
+            (false, _) => is_too_often(&thread, Counted::Mail(self.delivery.id)),
+            (true, Some(said_at)) => {
+                // People send pictures one a mail, with no words.
+                let words = mail.files.listed.is_empty().then_some(mail.body.as_str());
+                let signs = robot_signs(words, at.since(said_at));
+                let counted = Counted::Answer(said_at);
+                let is_loop = |sign: String| is_too_often(&format!("{thread}\n{sign}"), counted);
+                // Each sign is counted, whatever the others come to.
+                signs.map(is_loop).fold(false, |any, is_loop| any | is_loop)
+            }
+            (true, None) => false,
+        }
     }
 
     /// True if the product has another copy of the mail. A mail that was already begun is
@@ -325,6 +325,13 @@ impl<'a> DeliveryAttempt<'a> {
             priority = found.sorted.priority.name(),
             sorted_by = found.sorted.rule.as_deref().unwrap_or_default(), "delivered"
         );
+        if !mail.flags.is_empty() {
+            let flags: Vec<&str> = mail.flags.iter().map(|flag| flag.name()).collect();
+            warn!(
+                delivery = %self.delivery.id, route, flags = flags.join(" "),
+                "the mail exceeds a bound: the message has all of it only as an attachment"
+            );
+        }
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tracing::info;
 
 use super::attempt::{AttemptError, DeliveryAttempt};
-use super::event_facts::{EventFacts, without_tokens};
+use super::event_facts::EventFacts;
 use super::parsed_mail::ParsedMail;
 use super::policy::Disposition;
 use super::route::DeliveryRoute;
@@ -21,6 +21,7 @@ use crate::mail::dsn::{DIAGNOSTIC_BYTES_MAX, Hardness, Report, ReportOutcome, Re
 use crate::mail::envelope::RecipientTarget;
 use crate::mail::job_id::{JobId, copy_of, job_of_message_id, job_of_return_path};
 use crate::mail::kind::MailKind;
+use crate::mail::redact;
 use crate::store::{Delivery, DsnSummary, Fact, Job, JobRecord, JobState, Store, Suppression};
 
 /// The most delays that are recorded for a job: a mail system reports one a day, a forger any
@@ -218,14 +219,14 @@ impl BounceNotice {
         let words = recipient.and_then(|recipient| recipient.diagnostic.as_deref());
         let mta = recipient.and_then(|recipient| recipient.remote_mta.as_deref());
         let mta = mta.or_else(|| report.and_then(|report| report.reporting_mta.as_deref()));
-        let mut reason = without_tokens(words.unwrap_or(NO_REASON), domains);
+        let mut reason = redact::local_parts(words.unwrap_or(NO_REASON), domains).into_owned();
         reason.truncate(reason.floor_char_boundary(DIAGNOSTIC_BYTES_MAX));
         let returned = DsnSummary {
             failed: outcome == ReportOutcome::Failed,
             hard: outcome == ReportOutcome::Failed && recipient.is_some_and(is_hard),
             status: recipient.and_then(|r| r.status.map(|status| status.to_string())),
             reason,
-            remote_mta: mta.map(|mta| without_tokens(mta, domains)),
+            remote_mta: mta.map(|mta| redact::local_parts(mta, domains).into_owned()),
         };
         Some(Self { outcome, returned })
     }

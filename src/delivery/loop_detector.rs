@@ -20,6 +20,13 @@ const WINDOW: Duration = Duration::from_secs(3600);
 /// in the same slot the older is forgotten.
 const PAIRS_TRACKED_MAX: u64 = 4096;
 
+/// Bytes of words that nobody says again and again by chance.
+const LONG_WORDS_BYTES_MIN: usize = 32;
+/// The delay within which short words count too.
+const SOON: Duration = Duration::from_secs(60);
+/// The delay within which any words count.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
 /// Counts mails of machines by sender and thread.
 #[derive(Debug, Default)]
 pub(super) struct LoopDetector(Mutex<HashMap<u64, SenderThread>>);
@@ -69,6 +76,42 @@ impl LoopDetector {
         }
         room
     }
+}
+
+/// The signs by which an answer to our mail, `delay` after it, may be a robot's that no header field
+/// betrays; more than five of one sign in an hour are a loop. `words` are those of a mail without files.
+///
+/// The same words again and again are a sign, whatever number is in them, if they are many or come soon:
+/// people say "thank you" to everything. Any words within seconds are one: nobody reads and writes so fast
+/// six times an hour.
+pub(super) fn robot_signs(
+    words: Option<&str>,
+    delay: Duration,
+) -> impl Iterator<Item = String> + use<> {
+    let is_telling = |folded: &String| folded.len() >= LONG_WORDS_BYTES_MIN || delay < SOON;
+    let same = words
+        .map(folded_words)
+        .filter(|folded| !folded.is_empty())
+        .filter(is_telling);
+    let quick = (delay < AT_ONCE).then(|| "at once".to_owned());
+    let same = same.map(|folded| format!("words {folded}"));
+    same.into_iter().chain(quick)
+}
+
+/// The words in lower case with single spaces, each number made `0`.
+fn folded_words(words: &str) -> String {
+    let mut folded = String::with_capacity(words.len());
+    for c in words.chars() {
+        let c = match c {
+            c if c.is_whitespace() => ' ',
+            c if c.is_numeric() => '0',
+            c => c,
+        };
+        if !(matches!(c, ' ' | '0') && folded.ends_with(c)) {
+            folded.extend(c.to_lowercase());
+        }
+    }
+    folded.trim().to_owned()
 }
 
 impl SenderThread {
@@ -130,6 +173,31 @@ mod tests {
             assert!(breaker.admit("a@x", "t", answers(round), at));
         }
         assert!(!breaker.admit("a@x", "t", answers(5), at));
+    }
+
+    #[test]
+    fn robots_without_a_header_field_are_found() {
+        let rounds = |words: &dyn Fn(u64) -> String, delay: u64| {
+            let breaker = LoopDetector::default();
+            let begin = Timestamp::from_secs(1_000_000);
+            let admitted = (0..15).filter(|round| {
+                let said_at = begin.plus(Duration::from_secs(round * 120));
+                let at = said_at.plus(Duration::from_secs(delay));
+                let counted = Counted::Answer(said_at);
+                let signs = robot_signs(Some(&words(*round)), Duration::from_secs(delay));
+                let admit = |sign: String| breaker.admit("a@x", &sign, counted, at);
+                signs.map(admit).fold(true, |all, admitted| all & admitted)
+            });
+            admitted.count()
+        };
+        let ticket = |n: u64| format!("Your ticket is #{}, we will be in touch.", 1001 + n);
+        let thanks = |_| "Got it, thanks!".to_owned();
+        let varied = |n: u64| "x".repeat(usize::try_from(n).unwrap() + 1);
+        assert_eq!(rounds(&ticket, 90), 5, "numbers are folded");
+        assert_eq!(rounds(&thanks, 30), 5, "short words, soon");
+        assert_eq!(rounds(&varied, 3), 5, "any words, at once");
+        assert_eq!(rounds(&thanks, 90), 15, "a person's thanks");
+        assert_eq!(rounds(&varied, 30), 15, "a person's answers");
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub fn thread_body(mail: &ParsedMail, found: &MessageFacts<'_>) -> Value {
 
 /// The body of `POST {base}/threads/{id}/messages`.
 pub fn message_body(mail: &ParsedMail, found: &MessageFacts<'_>) -> Value {
-    json!({
+    let mut body = json!({
         "sourceType": SOURCE_TYPE,
         "senderEmail": mail.sender_email,
         "senderName": mail.sender_name,
@@ -76,7 +76,13 @@ pub fn message_body(mail: &ParsedMail, found: &MessageFacts<'_>) -> Value {
             "source": verdict_source(&found.verdict.source),
         },
         "match": { "reason": found.reason },
-    })
+    });
+    // Only on the few mails that exceed a bound.
+    if !mail.flags.is_empty() {
+        let flags = mail.flags.iter().map(|flag| flag.name());
+        body["flags"] = flags.collect();
+    }
+    body
 }
 
 /// The source of the sender checks' results.
@@ -135,12 +141,15 @@ pub struct MessageAttachment {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::delivery::attachments::Files;
     use crate::delivery::policy::Disposition;
     use crate::mail::fingerprint::Fingerprint;
     use crate::mail::mailbox::Priority;
     use crate::mail::verdict::{AuthResult, DkimVerdict};
+    use crate::mail::view::Flag;
 
     fn mail() -> ParsedMail {
         ParsedMail {
@@ -192,6 +201,7 @@ mod tests {
             quoted: None,
             files: Files::default(),
             last_sent_at: None,
+            flags: BTreeSet::new(),
         }
     }
 
@@ -287,6 +297,17 @@ mod tests {
             message_body(&mail(), &found(&sorted(), &verdict)),
             golden(wanted)
         );
+    }
+
+    #[test]
+    fn a_mail_beyond_a_bound_says_so() {
+        let (sorted, verdict) = (sorted(), Verdict::default());
+        let cut = ParsedMail {
+            flags: BTreeSet::from([Flag::TextCut, Flag::TooManyParts]),
+            ..mail()
+        };
+        let body = message_body(&cut, &found(&sorted, &verdict));
+        assert_eq!(body["flags"], golden(r#"["text_cut", "too_many_parts"]"#));
     }
 
     #[test]

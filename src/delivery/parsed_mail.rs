@@ -2,6 +2,8 @@
 //!
 //! Does no I/O and asks nobody: it runs off the async threads.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
 use super::attachments::Files;
@@ -15,7 +17,7 @@ use crate::mail::kind::{ClassifyContext, MailKind, ReversePath, classify};
 use crate::mail::reply;
 use crate::mail::subject::Subject;
 use crate::mail::thread::{ThreadReason, message_ids_to_look_up};
-use crate::mail::view::View;
+use crate::mail::view::{Flag, View};
 use crate::objects::AttachmentLimits;
 use crate::store::{Delivery, LastMessage};
 
@@ -56,6 +58,8 @@ pub struct ParsedMail {
     pub quoted: Option<String>,
     /// What is attached.
     pub files: Files,
+    /// The bounds that the mail exceeds: content beyond them is only in its attachments.
+    pub flags: BTreeSet<Flag>,
     /// When we last said something to the author in his thread.
     pub last_sent_at: Option<Timestamp>,
 }
@@ -93,11 +97,7 @@ impl ParsedMail {
             fingerprint: Fingerprint::of(&delivery.recipient, &view),
             kind: finding.kind,
             kind_rule: finding.rule,
-            disposition: Disposition::of(
-                &route.policy.kinds,
-                finding.kind,
-                path == ReversePath::Null,
-            ),
+            disposition: Disposition::of(&route.policy.kinds, &finding, path == ReversePath::Null),
             sender_email,
             sender_name: from.and_then(|from| from.name.clone()),
             author,
@@ -115,6 +115,7 @@ impl ParsedMail {
             quoted: None,
             files: Files::of(&view, bounds),
             last_sent_at: None,
+            flags: view.flags.clone(),
         };
         let known = known(&reading);
         reading.last_sent_at = known.as_ref().map(|said| said.at);
@@ -126,6 +127,9 @@ impl ParsedMail {
             known: &known,
             marker: &route.reply_marker,
         });
+        if reply.truncated {
+            reading.flags.insert(Flag::TextCut);
+        }
         reading.body = reply.text;
         reading.body_html = reply.html;
         reading.quoted = Some(reply.quoted).filter(|quoted| !quoted.is_empty());

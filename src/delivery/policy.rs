@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::mail::kind::MailKind;
+use crate::mail::kind::{Classification, MailKind};
 use crate::mail::mailbox::{Rules, RulesError};
 
 /// The policy of a route for its mail. Clones share the rules.
@@ -57,20 +57,7 @@ impl KindAction {
 
 /// The action for each kind of mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KindActions([KindAction; KINDS.len()]);
-
-/// Every kind there is, in the order of their declaration.
-pub const KINDS: [MailKind; 9] = [
-    MailKind::Person,
-    MailKind::AutoReply,
-    MailKind::Bounce,
-    MailKind::DelayNotice,
-    MailKind::FeedbackReport,
-    MailKind::ReadReceipt,
-    MailKind::List,
-    MailKind::Calendar,
-    MailKind::Loop,
-];
+pub struct KindActions([KindAction; MailKind::ALL.len()]);
 
 impl KindActions {
     /// The action for mail of this kind.
@@ -103,7 +90,7 @@ impl Default for KindActions {
     /// Mail that no person wrote is dropped. Mail of lists and answers to invitations are posted
     /// under their kind, because a person may have written them.
     fn default() -> Self {
-        Self(KINDS.map(|kind| match kind {
+        Self(MailKind::ALL.map(|kind| match kind {
             MailKind::Person => KindAction::Post,
             MailKind::List | MailKind::Calendar => KindAction::PostTyped,
             _ => KindAction::Drop,
@@ -123,18 +110,21 @@ pub enum Disposition {
 }
 
 impl Disposition {
-    /// The decision on a mail of this kind; `from_nobody` if the envelope sender is the null
-    /// sender.
-    pub const fn of(kinds: &KindActions, kind: MailKind, from_nobody: bool) -> Self {
+    /// The decision on a mail by its kind; `from_nobody` if the envelope sender is the null sender.
+    /// Mail whose kind is in doubt is held where it would be dropped.
+    pub const fn of(kinds: &KindActions, found: &Classification, from_nobody: bool) -> Self {
+        let kind = found.kind;
         match kinds.action(kind) {
             KindAction::Hold => Self::Hold(kind.name()),
+            KindAction::Drop if !found.is_certain => Self::Hold(kind.name()),
             KindAction::Drop => Self::Drop(kind.name()),
-            // A mail with the null sender expects no answer (RFC 5321 section 4.5.5).
+            // A mail with the null sender expects no answer (RFC 5321 section 4.5.5), but some hops write it
+            // on people's mail.
             KindAction::Post | KindAction::PostTyped
                 if from_nobody
                     && matches!(kind, MailKind::Person | MailKind::List | MailKind::Calendar) =>
             {
-                Self::Drop("null_sender")
+                Self::Hold("null_sender")
             }
             KindAction::Post => Self::Post(MailKind::Person),
             KindAction::PostTyped => Self::Post(kind),
@@ -146,14 +136,26 @@ impl Disposition {
 mod tests {
     use super::*;
 
+    fn found(kind: MailKind) -> Classification {
+        Classification {
+            kind,
+            rule: "test",
+            evidence: None,
+            is_certain: true,
+        }
+    }
+
     #[test]
     fn each_kind_has_its_own_place() {
-        for (at, kind) in KINDS.into_iter().enumerate() {
+        for (at, kind) in MailKind::ALL.into_iter().enumerate() {
             assert_eq!(kind as usize, at, "{kind}");
         }
         let mut kinds = KindActions::default();
         assert_eq!(kinds.set(MailKind::List, KindAction::Hold), Some(()));
-        for kind in KINDS.into_iter().filter(|kind| *kind != MailKind::List) {
+        for kind in MailKind::ALL
+            .into_iter()
+            .filter(|kind| *kind != MailKind::List)
+        {
             assert_eq!(
                 kinds.action(kind),
                 KindActions::default().action(kind),
@@ -169,7 +171,7 @@ mod tests {
                 let mut kinds = KindActions::default();
                 assert_eq!(kinds.set(kind, action), None);
                 for from_nobody in [true, false] {
-                    let verdict = Disposition::of(&kinds, kind, from_nobody);
+                    let verdict = Disposition::of(&kinds, &found(kind), from_nobody);
                     assert_eq!(verdict, Disposition::Drop(kind.name()));
                 }
             }
@@ -192,12 +194,18 @@ mod tests {
             // An auto-reply has the null sender more often than not (RFC 3834 section 3.3).
             for from_nobody in [true, false] {
                 assert_eq!(
-                    Disposition::of(&kinds, MailKind::AutoReply, from_nobody),
+                    Disposition::of(&kinds, &found(MailKind::AutoReply), from_nobody),
                     verdict
                 );
             }
         }
-        let person = Disposition::of(&kinds, MailKind::Person, true);
-        assert_eq!(person, Disposition::Drop("null_sender"));
+        let person = Disposition::of(&kinds, &found(MailKind::Person), true);
+        assert_eq!(person, Disposition::Hold("null_sender"));
+        let doubtful = Classification {
+            is_certain: false,
+            ..found(MailKind::AutoReply)
+        };
+        let held = Disposition::of(&KindActions::default(), &doubtful, false);
+        assert_eq!(held, Disposition::Hold("auto_reply"));
     }
 }

@@ -17,6 +17,7 @@ use crate::mail::envelope::RecipientTarget;
 use crate::mail::job_id::job_of_message_id;
 use crate::mail::mailbox;
 use crate::mail::subject::Subject;
+use crate::mail::text::cut;
 use crate::mail::thread::{ThreadCandidate, ThreadDecision, ThreadFacts, ThreadReason, decide};
 use crate::mail::token::{Claims, ThreadKey};
 use crate::mail::verdict::{Verdict, VerdictSource};
@@ -374,14 +375,13 @@ fn candidate_from_mapping(mapping: Mapping, reason: ThreadReason) -> ThreadCandi
 
 /// The words of a mail, as they are shown below the next one we send.
 fn last_message(mail: &ParsedMail, at: Timestamp) -> LastMessage {
-    let cut = |text: &str, most| text[..text.floor_char_boundary(most)].to_owned();
     LastMessage {
         by_us: false,
         name: mail
             .sender_name
             .as_deref()
-            .map(|name| cut(name, NAME_BYTES_MAX)),
+            .map(|name| cut(name, NAME_BYTES_MAX).to_owned()),
         at,
-        text: cut(&mail.body, LastMessage::TEXT_BYTES_MAX),
+        text: cut(&mail.body, LastMessage::TEXT_BYTES_MAX).to_owned(),
     }
 }

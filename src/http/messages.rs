@@ -130,6 +130,7 @@ async fn add_message(
         message.object(name)?;
     }
     message.list("attachments")?;
+    message.list("flags")?;
     let added = app
         .book()?
         .add_message(&id, key, message.into_value(), clock::now())

@@ -172,6 +172,7 @@ impl Routes {
                 RecipientTarget::Thread(claims_by_digest(store, &route.keys, digest, now)?)
             }
             Err(TokenError::Expired) => return Err(Unroutable::Expired),
+            Err(TokenError::NotYetValid) => return Err(Unroutable::NotYetValid),
             Err(TokenError::Forged) => return Err(Unroutable::Forged),
         };
         Ok((route, target))
@@ -221,6 +222,9 @@ pub enum Unroutable {
     /// It is at a domain that is not ours, or asks to be sent on to one.
     #[error("domain not ours")]
     Foreign,
+    /// A token of ours, minted ahead of our clock.
+    #[error("token not valid yet")]
+    NotYetValid,
     /// Its token was revoked.
     #[error("token revoked")]
     Revoked,

@@ -78,8 +78,8 @@ impl Address {
         !self.local.is_ascii() || !self.domain.0.is_ascii()
     }
 
-    /// The form two spellings of one person's address share: all lower-cased, the domain as
-    /// A-labels. It is for looking up and comparing people, never for sending.
+    /// The form that two spellings of one person's address share: lower-cased, with the domain as
+    /// A-labels. People are looked up and compared by this form; no mail is sent to it.
     pub fn folded(&self) -> String {
         format!("{}@{}", self.local.to_lowercase(), self.domain.ascii())
     }
@@ -203,7 +203,7 @@ impl From<Domain> for String {
     }
 }
 
-/// What is wrong with the text of an address.
+/// A fault in the text of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum AddressError {
     /// The domain has more than [`DOMAIN_BYTES_MAX`] octets.

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::address::Address;
 
-/// People in the copy of one draft: each of them gets a mail of his own.
+/// People in the copy of one draft: each of them gets a mail of their own.
 pub const CC_MAX: usize = 10;
 
 /// The two calls a draft comes by.
@@ -20,7 +20,7 @@ pub enum DraftCall {
 }
 
 impl DraftCall {
-    /// Its name: the last part of its path.
+    /// The last part of the call's path.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Event => "events",
@@ -29,14 +29,14 @@ impl DraftCall {
     }
 }
 
-/// By what a request that comes again is known.
+/// The identity of a request, by which a repetition is recognised.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DraftKey {
     /// By the key it was given.
     Given(String),
     /// By the product's own id of the message.
     Message(String),
-    /// By what its signature is made of: the very same request.
+    /// The input of the request's signature: a repetition is the very same request.
     Signed(String),
     /// By nothing: each request is a mail of its own.
     Random([u8; 16]),
@@ -45,21 +45,21 @@ pub enum DraftKey {
 /// A file of a draft.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DraftFile {
-    /// Its name.
+    /// The name of the file.
     pub filename: String,
-    /// Its media type.
+    /// The media type.
     pub content_type: String,
-    /// Its content.
+    /// The content.
     pub bytes: Bytes,
 }
 
-/// What the product asks to have sent. Lines of text have no control characters; what is left out is
-/// `None` or empty.
+/// A mail that the product asks to have sent. Lines of text have no control characters; a field
+/// that is left out is `None` or empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
-    /// How it came.
+    /// The call that the draft came by.
     pub call: DraftCall,
-    /// By what it is known if it comes again; else by the id of its message.
+    /// The key that identifies a repetition, beside the id of the message.
     pub key: DraftKey,
     /// The route it is for, by name.
     pub route: Option<String>,
@@ -67,17 +67,18 @@ pub struct Draft {
     pub thread_id: String,
     /// The product's own id of the message.
     pub message_id: Option<String>,
-    /// Whom it is for.
+    /// The recipient, if the product names one.
     pub recipient: Option<Address>,
-    /// His name.
+    /// The recipient's display name.
     pub recipient_name: Option<String>,
-    /// Who gets a copy; at most [`CC_MAX`], none of them twice, none of them the recipient.
+    /// The recipients of a copy: at most [`CC_MAX`], none of them twice, none of them the
+    /// recipient.
     pub cc: Vec<Address>,
     /// The subject.
     pub subject: Option<String>,
-    /// Who says it.
+    /// The display name of the sender.
     pub sender_name: Option<String>,
-    /// What is said.
+    /// The words, as plain text.
     pub text: String,
     /// The same in HTML.
     pub html: Option<String>,
@@ -98,17 +99,17 @@ pub struct Draft {
 pub enum DraftPart {
     /// The files.
     Attachments,
-    /// Who gets a copy.
+    /// The recipients of a copy.
     Cc,
     /// The extra header fields.
     Headers,
     /// The HTML.
     Html,
-    /// Whom it is for.
+    /// The recipient.
     Recipient,
     /// The route.
     Route,
-    /// Who says it.
+    /// The sender's display name.
     SenderName,
     /// The subject.
     Subject,

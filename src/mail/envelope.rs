@@ -13,31 +13,31 @@ use super::token::Claims;
 use super::verdict::Verdict;
 use crate::clock::Timestamp;
 
-/// What a mail came with besides its bytes. It is kept on disk beside them.
+/// The envelope of a mail, kept on disk beside its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope {
-    /// The reverse-path; `None` is the null sender `<>` (RFC 5321 section 4.5.5), unless it was not told.
+    /// The reverse-path; `None` is the null sender `<>` (RFC 5321 section 4.5.5), unless it is not known.
     pub sender: Option<Address>,
-    /// Nobody told the reverse-path: the door has none, or it was no address.
+    /// True if the reverse-path is not known: the door has none, or gave no address.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sender_untold: bool,
-    /// At least one. Each becomes a delivery of its own.
+    /// The recipients, at least one, of which each becomes a delivery of its own.
     pub recipients: Vec<Recipient>,
-    /// What is known of the peer that handed the mail in.
+    /// The peer that handed the mail in.
     pub peer: Peer,
-    /// When the mail was whole.
+    /// Time at which the mail was received whole.
     pub received_at: Timestamp,
     /// The transaction used SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
-    /// What the provider that handed the mail in says of it; `None` at every other door.
+    /// The results of the provider that handed the mail in; `None` at every other door.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told: Option<ProviderVerdict>,
-    /// What was found out about who sent it; `None` where nobody looked.
+    /// The verdict on the sender; `None` if nothing was checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Box<Verdict>>,
 }
 
-/// What a provider says of a mail. It is the provider's word: nothing of it was checked here.
+/// The results that a provider reports of a mail. Nothing of them was checked here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderVerdict {
     /// The provider's name, as `sendgrid`.
@@ -51,19 +51,19 @@ impl ProviderVerdict {
     pub const CHECKS_MAX: usize = 32;
 }
 
-/// One result of a provider's.
+/// One result of a provider.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderCheck {
-    /// What was looked at: `spf`, `dkim`, `dmarc`, `spam`, `spam_score`, `virus`.
+    /// The method: `spf`, `dkim`, `dmarc`, `spam`, `spam_score`, `virus`.
     pub name: String,
-    /// The domain the result is for, where the provider tells.
+    /// The domain the result is for, if the provider names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
     /// The provider's word, lower-cased and short: `pass`, `fail`, `softfail`, `1.7`.
     pub result: String,
 }
 
-/// One recipient, with what its address was found to mean when it was accepted.
+/// A recipient, with the meaning its address had when it was accepted.
 ///
 /// The meaning is kept, not looked up again: a key taken out of use between the 250 and the delivery
 /// must not lose a mail.
@@ -73,11 +73,11 @@ pub struct Recipient {
     pub address: Address,
     /// The name of the route whose domain it is.
     pub route: String,
-    /// What the address stands for.
+    /// The meaning of the address.
     pub target: RecipientTarget,
 }
 
-/// What a recipient's address stands for.
+/// The meaning of a recipient's address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecipientTarget {
@@ -85,7 +85,7 @@ pub enum RecipientTarget {
     Mailbox(String),
     /// A verified token: the thread is known.
     Thread(Claims),
-    /// A verified return path: a mail of ours came back, or something is said of it.
+    /// A verified return path: a mail of ours came back, or a report on it did.
     Return(JobId),
 }
 
@@ -94,9 +94,9 @@ pub enum RecipientTarget {
 pub struct Peer {
     /// The door it came through.
     pub door: Door,
-    /// Its address; `None` on a unix socket and where the door does not tell.
+    /// The address of the peer; `None` on a unix socket and where the door does not tell.
     pub ip: Option<IpAddr>,
-    /// What it said in EHLO, HELO or LHLO, as it came; empty where the door has no such thing.
+    /// The name given in EHLO, HELO or LHLO, as it came; empty where the door has no such thing.
     pub helo: String,
     /// The TLS version and cipher suite, where the connection had TLS.
     pub tls: Option<String>,

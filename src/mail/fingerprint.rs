@@ -10,7 +10,7 @@ use super::view::{HeaderAddress, View};
 
 /// The fingerprint of a mail for one recipient: the first 16 bytes of a SHA-256.
 ///
-/// It covers what stays the same when one mail comes twice, be it by SMTP and again by a webhook: who
+/// The fingerprint covers what stays the same when one mail comes twice, be it by SMTP and again by a webhook: who
 /// wrote it, its Message-ID and date, and the words of its body, decoded. Trace and authentication
 /// fields, transfer encodings, charsets and the breaking of lines are no part of it. Of a mail without
 /// a Message-ID, which no program promised to be the only one of its kind, subject and attachments

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::address::{Address, AddressError, Domain, LOCAL_BYTES_MAX};
 use super::token::KeyRing;
 
-/// What stands before the signed word in a return path.
+/// The prefix of a return path's local part.
 const RETURN_PREFIX: &str = "bounce";
 /// Bytes of a job's name.
 const JOB_BYTES: usize = 16;
@@ -32,8 +32,8 @@ const LOOP_LABEL: &[u8] = b"postern loop mark v1\0";
 /// Bytes of HMAC-SHA256 in a loop mark.
 const LOOP_BYTES: usize = 10;
 
-/// The name of one mail to one recipient that we send, or sent. It is unguessable where its bytes
-/// are random, and may be shown.
+/// The name of one mail to one recipient that we send or sent. The name is unguessable where its
+/// bytes are random, and may be shown.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct JobId(pub [u8; JOB_BYTES]);
@@ -84,8 +84,9 @@ impl From<JobId> for String {
 #[error("job id is not a hyphenated UUID in lower case")]
 pub struct JobIdError;
 
-/// The name of the job that takes to `copied` the mail of the job `first`: one mail to several people has
-/// one Message-ID, and a job for each. It is the newest key's, so it is told only until the keys change.
+/// The name of the job that takes to `copied` the mail of the job `first`: a mail to several people
+/// has one Message-ID, and a job for each. The name is made with the newest key, so it can be
+/// derived only until the keys change.
 pub fn copy_of(keys: &KeyRing, first: JobId, copied: &Address) -> JobId {
     let mac = keys.signature(&[COPY_LABEL, &first.0, copied.folded().as_bytes()]);
     JobId(std::array::from_fn(|at| mac[at]))
@@ -111,7 +112,7 @@ pub fn job_of_message_id(keys: &KeyRing, domain: &Domain, text: &str) -> Option<
 }
 
 /// The return path of the mail of `job`: `bounce+BASE32(job ‖ MAC)@domain`, signed with the newest
-/// key. What bounces there names the very mail, whatever the bounce says.
+/// key. A bounce to it names the very mail, whatever its text says.
 ///
 /// # Errors
 /// None for a domain that was read from text: the local part always fits 64 octets.
@@ -145,8 +146,8 @@ pub fn is_return_path_form(address: &Address) -> bool {
 }
 
 /// The value of [`LOOP_FIELD`](super::kind::LOOP_FIELD) on mail from `domain`: a digest that nobody
-/// without the key can know beforehand. It is the newest key's, so mail of before a rotation is known
-/// by its Message-ID alone.
+/// without the key can know beforehand. The newest key makes it, so older mail is known by its
+/// Message-ID alone after a rotation.
 pub fn loop_mark(keys: &KeyRing, domain: &Domain) -> String {
     let mac = keys.signature(&[LOOP_LABEL, domain.ascii().as_bytes()]);
     BASE32_NOPAD.encode(&mac[..LOOP_BYTES]).to_ascii_lowercase()

@@ -3,6 +3,7 @@
 //! Does no I/O, reads no clock, logs nothing and awaits nothing: time is an argument.
 
 pub mod address;
+pub mod charset;
 pub mod draft;
 pub mod dsn;
 pub mod envelope;
@@ -16,8 +17,10 @@ pub mod mime;
 mod outline;
 pub mod partition;
 pub mod received;
+pub mod redact;
 pub mod reply;
 pub mod subject;
+pub mod text;
 pub mod thread;
 pub mod token;
 pub mod verdict;

@@ -6,11 +6,13 @@
 
 use std::borrow::Cow;
 
+use super::html;
+use super::text::cut;
 use super::view::{Part, PartContent, View};
 
 /// Parts beyond this many are not read. A report has three; a person's mail may have any number.
 const PARTS_MAX: usize = 64;
-/// Of each part, this much is read.
+/// Bytes of each part that are read.
 const PART_BYTES_MAX: usize = 128 * 1024;
 
 /// A mail's header and the leaves of its body, in the order they came.
@@ -42,7 +44,7 @@ impl<'a> Outline<'a> {
         self.view.header.subject.as_deref().unwrap_or_default()
     }
 
-    /// What the mail as a whole says it is.
+    /// The content of the mail as a whole, by its header.
     pub(super) fn content(&self) -> &'a PartContent {
         &self.view.header.content
     }
@@ -84,23 +86,21 @@ impl<'a> Outline<'a> {
         let inline = |leaf: &&Leaf<'_>| !leaf.content.is_attachment;
         let mut leaves = self.leaves.iter().filter(inline);
         if let Some(plain) = leaves.find(|leaf| leaf.media == "text/plain") {
-            return Cow::Borrowed(cut_at_char(&plain.text, bytes_max));
+            return Cow::Borrowed(cut(&plain.text, bytes_max));
         }
         let html = self.texts("text/html").next().unwrap_or_default();
-        Cow::Owned(
-            cut_at_char(&text_of_html(html, bytes_max.saturating_mul(8)), bytes_max).to_owned(),
-        )
+        Cow::Owned(cut(&text_of_html(html, bytes_max.saturating_mul(8)), bytes_max).to_owned())
     }
 }
 
 /// A part that is no multipart.
 #[derive(Clone, Debug)]
 pub(super) struct Leaf<'a> {
-    /// What it says it is.
+    /// The content, by the part's header.
     pub(super) content: &'a PartContent,
-    /// Its media type; `text/plain` for a multipart that is none.
+    /// The media type; `text/plain` for a multipart without parts.
     pub(super) media: &'a str,
-    /// Its text, decoded; for an attached mail, that mail as it came.
+    /// The text, decoded; for an attached mail, that mail as it came.
     pub(super) text: String,
 }
 
@@ -130,10 +130,5 @@ impl<'a> Leaf<'a> {
 
 /// The words in HTML, of which `bytes_max` bytes are read.
 pub(super) fn text_of_html(html: &str, bytes_max: usize) -> String {
-    mail_parser::decoders::html::html_to_text(cut_at_char(html, bytes_max))
-}
-
-/// At most the first `bytes_max` bytes of `text`, cut between characters.
-pub(super) fn cut_at_char(text: &str, bytes_max: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes_max)]
+    html::parse(cut(html, bytes_max)).words()
 }

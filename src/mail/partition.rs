@@ -9,9 +9,9 @@ use sha2::{Digest, Sha256};
 
 use super::envelope::{Envelope, Recipient, RecipientTarget};
 
-/// The name of a line: that of a token's thread, that of a mail of ours that came back, or that of a
-/// sender to a route's mailboxes. It is a
-/// hash, so that a long address costs no more than a short one.
+/// The name of a partition: that of a token's thread, that of a mail of ours that came back, or
+/// that of a sender to a route's mailboxes. The name is a hash, so that a long address costs no
+/// more than a short one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PartitionKey(pub u128);
 

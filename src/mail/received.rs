@@ -15,13 +15,13 @@ const ID_CHARS_MAX: usize = 64;
 /// One hop of a mail: into this host.
 #[derive(Clone, Copy, Debug)]
 pub struct Hop<'a> {
-    /// Who handed it in, for whom and when.
+    /// The envelope: peer, recipients and time.
     pub envelope: &'a Envelope,
     /// The name of this host.
     pub hostname: &'a str,
     /// The mail's name in our queue.
     pub id: &'a str,
-    /// The peer said EHLO, not HELO. LMTP is always extended.
+    /// True if the peer used EHLO, not HELO. LMTP is always extended.
     pub is_extended: bool,
 }
 

@@ -54,7 +54,7 @@ impl Subject {
     }
 }
 
-/// What stood before (or behind) a subject.
+/// A mark before or behind a subject.
 enum SubjectMark<'a> {
     Forward,
     /// A tag that tells conversations apart.
@@ -77,8 +77,8 @@ fn stripped(text: &str) -> Option<(&str, SubjectMark<'_>)> {
     tag(text).or_else(|| prefix(text))
 }
 
-/// A tag in brackets or stars at the start: a list's name, `[external]`, `***spam***`. One that is
-/// the whole subject is the subject.
+/// A tag in brackets or stars at the start: a list's name, `[external]`, `***spam***`. A tag that
+/// is the whole subject is the subject.
 fn tag(text: &str) -> Option<(&str, SubjectMark<'_>)> {
     let close = match text.chars().next()? {
         '[' => ']',
@@ -146,7 +146,7 @@ fn is_word_in(word: &str, groups: &[&str]) -> bool {
         .any(|group| group.split(',').any(|known| known == word))
 }
 
-/// What can be seen, spaces folded.
+/// The visible text on one line, with single spaces.
 fn title(text: &str) -> String {
     let seen = text.chars().take(TITLE_CHARS_MAX);
     let seen: String = seen
@@ -187,9 +187,9 @@ const fn is_invisible(c: char) -> bool {
     )
 }
 
-/// What mail programs write before the subject of a reply; commas divide the words of a group of
-/// languages. `vs` is a reply in Finnish and a forward in Danish and Norwegian: replies are what
-/// comes here.
+/// Words that mail programs write before the subject of a reply; commas divide the words of a group
+/// of languages. `vs` is a reply in Finnish and a forward in Danish and Norwegian; it counts as a
+/// reply, for replies are what comes here.
 const REPLY_WORDS: &[&str] = &[
     "re,réf,rép,reply",                   // Latin, French, English
     "aw,antw,antwort,antwoord",           // German, Dutch
@@ -208,7 +208,7 @@ const REPLY_WORDS: &[&str] = &[
     "回复,回覆,答复,答覆,返信,회신,답장", // Chinese, Japanese, Korean
 ];
 
-/// What mail programs write before the subject of a mail sent on.
+/// Words that mail programs write before the subject of a mail sent on.
 const FORWARD_WORDS: &[&str] = &[
     "fw,fwd,forward,forwarded",             // English
     "wg,weitergeleitet,doorst",             // German, Dutch
@@ -221,7 +221,7 @@ const FORWARD_WORDS: &[&str] = &[
     "ส่งต่อ,转发,转寄,轉寄,轉發,転送,전달",   // Thai, Chinese, Japanese, Korean
 ];
 
-/// What gateways write before the subject of a mail from outside, or one they find suspect.
+/// Words that gateways write before the subject of a mail from outside, or of a suspect one.
 const GATEWAY_WORDS: &[&str] = &[
     "external,external email,external mail,external sender",
     "ext,extern,externe,externo,esterno",

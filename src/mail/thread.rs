@@ -18,15 +18,15 @@ const LOOKUPS_MAX: usize = 50;
 pub struct ThreadCandidate {
     /// The product's id of the thread.
     pub thread_id: String,
-    /// Whose thread it is; `None` if nobody knows.
+    /// The participant of the thread; `None` if not known.
     pub participant: Option<Address>,
-    /// When the thread last changed.
+    /// Time of the thread's last change.
     pub changed_at: Timestamp,
-    /// What points to it.
+    /// The reason why the mail may belong to the thread.
     pub reason: ThreadReason,
 }
 
-/// Why a mail belongs where it does. The first ones outrank the later.
+/// The reason why a mail belongs to a thread. The first ones outrank the later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ThreadReason {
@@ -42,7 +42,7 @@ pub enum ThreadReason {
     Subject,
     /// Headers or subject point only to threads of somebody else, or of nobody known.
     OtherParticipant,
-    /// Nothing points to a thread.
+    /// No thread is indicated.
     None,
 }
 
@@ -61,7 +61,7 @@ impl ThreadReason {
     }
 }
 
-/// What of the mail the decision rests on.
+/// The facts of a mail that the decision rests on.
 #[derive(Clone, Copy, Debug)]
 pub struct ThreadFacts<'a> {
     /// The one address of the one `From` field; without it only a token finds a thread.
@@ -70,20 +70,20 @@ pub struct ThreadFacts<'a> {
     pub is_authenticated: bool,
     /// The subject, normalised. An empty one says nothing.
     pub subject: &'a str,
-    /// When the mail was received.
+    /// Time at which the mail was received.
     pub now: Timestamp,
-    /// How long after its last change a thread can be found by subject.
+    /// Time after the last change of a thread within which its subject finds it.
     pub subject_window: Duration,
 }
 
-/// Where a mail belongs.
+/// The thread a mail belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ThreadDecision {
     /// To this thread.
     Existing {
         /// The product's id of the thread.
         thread_id: String,
-        /// What pointed to it.
+        /// The reason for the thread.
         reason: ThreadReason,
     },
     /// To a thread that is yet to be made.
@@ -93,7 +93,7 @@ pub enum ThreadDecision {
     },
     /// To one of several threads that have an equal claim: a person decides.
     Conflict {
-        /// What points to more than one.
+        /// The reason that several threads share.
         reason: ThreadReason,
     },
 }

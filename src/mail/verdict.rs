@@ -7,17 +7,17 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// What the checks of one mail found, in the words of RFC 8601.
+/// The results of checking one mail, in the words of RFC 8601.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Verdict {
-    /// Who checked.
+    /// The party that checked.
     pub source: VerdictSource,
     /// SPF of the MAIL FROM identity (RFC 7208 section 2.4): of HELO where the sender is null.
     pub spf: SpfVerdict,
     /// SPF of the HELO identity (RFC 7208 section 2.3).
     pub helo: SpfVerdict,
-    /// Each DKIM signature that was looked at, From-aligned ones first.
+    /// The DKIM signatures that were examined, From-aligned ones first.
     pub dkim: Vec<DkimVerdict>,
     /// DMARC of the From domain.
     pub dmarc: DmarcVerdict,
@@ -25,7 +25,7 @@ pub struct Verdict {
     pub arc: ArcVerdict,
     /// The peer's name (RFC 8601 section 2.7.3).
     pub iprev: IprevVerdict,
-    /// What is wrong with the From field; nothing can be said of a sender who is not named.
+    /// The problem of the From field; without a named sender nothing can be said of one.
     pub from_problem: Option<FromProblem>,
 }
 
@@ -38,8 +38,8 @@ impl Verdict {
             && (self.dmarc.result == AuthResult::Pass || self.arc.vouches_for_from)
     }
 
-    /// One word for all signatures: a pass if there is one, else what the signature nearest to the
-    /// From domain came to.
+    /// The result of all signatures together: a pass if there is one, else the result of the
+    /// signature nearest to the From domain.
     pub fn dkim_result(&self) -> AuthResult {
         let mut results = self.dkim.iter().map(|dkim| dkim.result);
         let first = results.clone().next().unwrap_or_default();
@@ -49,11 +49,11 @@ impl Verdict {
     }
 }
 
-/// Who came to a verdict.
+/// The party that came to a verdict.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum VerdictSource {
-    /// Nobody checked.
+    /// No check was made.
     #[default]
     Nobody,
     /// We did.
@@ -64,26 +64,26 @@ pub enum VerdictSource {
     Provider(String),
 }
 
-/// How a check came out (RFC 8601 section 2.7).
+/// The result of a check (RFC 8601 section 2.7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AuthResult {
     /// There was nothing to check.
     #[default]
     None,
-    /// It holds.
+    /// The check holds.
     Pass,
-    /// It does not hold.
+    /// The check does not hold.
     Fail,
     /// SPF: it probably does not hold.
     Softfail,
-    /// The domain says nothing either way, or it cannot be told.
+    /// The domain says nothing either way, or the result is unknown.
     Neutral,
-    /// It holds, but in a way that is not accepted here.
+    /// The check holds, but in a way that is not accepted here.
     Policy,
-    /// It could not be found out now.
+    /// A temporary error: the result could not be found out now.
     Temperror,
-    /// It can never be found out: something is written wrong.
+    /// A permanent error: a record or field is malformed.
     Permerror,
 }
 
@@ -129,11 +129,11 @@ impl fmt::Display for AuthResult {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SpfVerdict {
-    /// How it came out.
+    /// The result.
     pub result: AuthResult,
     /// The domain that was asked, as A-labels; empty if there was none.
     pub domain: String,
-    /// Why, where the result alone does not say.
+    /// The explanation, where the result alone does not give it.
     pub reason: Option<String>,
     /// A pass that any host of the world would get, so it vouches for nobody.
     pub passes_all: bool,
@@ -143,13 +143,13 @@ pub struct SpfVerdict {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DkimVerdict {
-    /// How it came out.
+    /// The result.
     pub result: AuthResult,
-    /// Who signs (`d=`); empty if it cannot be read.
+    /// The signing domain (`d=`); empty if it cannot be read.
     pub domain: String,
     /// The name of the key (`s=`); empty if it cannot be read.
     pub selector: String,
-    /// Why, where the result alone does not say.
+    /// The explanation, where the result alone does not give it.
     pub reason: Option<String>,
 }
 
@@ -157,23 +157,23 @@ pub struct DkimVerdict {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DmarcVerdict {
-    /// How it came out.
+    /// The result.
     pub result: AuthResult,
-    /// What the domain wants done with mail that fails.
+    /// The policy of the domain for mail that fails.
     pub policy: DomainPolicy,
     /// The From domain this is about, as A-labels; `None` if From names no single domain.
     pub domain: Option<String>,
     /// The domain that was authenticated in alignment with it, where there is one.
     pub aligned: Option<String>,
-    /// Why, where the result alone does not say.
+    /// The explanation, where the result alone does not give it.
     pub reason: Option<String>,
 }
 
-/// What a domain wants done with mail that fails DMARC.
+/// A domain's policy for mail that fails DMARC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DomainPolicy {
-    /// Nothing, or the domain has no policy.
+    /// No action, or the domain has no policy.
     #[default]
     None,
     /// Put it aside.
@@ -197,14 +197,14 @@ impl DomainPolicy {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ArcVerdict {
-    /// How the chain came out.
+    /// The result of the chain.
     pub result: AuthResult,
     /// The sealers, oldest first; as far as the chain passes.
     pub sealers: Vec<String>,
     /// A trusted sealer says, in a chain that passes, that the From domain passed DMARC when the mail
     /// came to it.
     pub vouches_for_from: bool,
-    /// Why, where the result alone does not say.
+    /// The explanation, where the result alone does not give it.
     pub reason: Option<String>,
 }
 
@@ -212,7 +212,7 @@ pub struct ArcVerdict {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IprevVerdict {
-    /// How it came out.
+    /// The result.
     pub result: AuthResult,
     /// The address of the peer.
     pub ip: Option<IpAddr>,
@@ -220,7 +220,7 @@ pub struct IprevVerdict {
     pub name: Option<String>,
 }
 
-/// Why the From field names no single author.
+/// The reason why the From field names no single author.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FromProblem {
@@ -232,7 +232,7 @@ pub enum FromProblem {
     NoAddress,
     /// The From field has several addresses.
     SeveralAddresses,
-    /// What stands in the From field is no address, or has bytes that readers read differently.
+    /// The text in the From field is no address, or has bytes that readers read differently.
     Unreadable,
 }
 

@@ -76,6 +76,17 @@ impl SkipReason {
 }
 
 impl AttachmentLimits {
+    /// True if Windows would run a file of this name: dots and spaces at its end are dropped there, and the
+    /// text behind a colon names a stream of the file before it (`a.js::$DATA`).
+    fn is_name_blocked(&self, name: &str) -> bool {
+        let file = name.split(':').next().unwrap_or_default();
+        [name, file].into_iter().any(|name| {
+            let name = name.trim_end_matches(['.', ' ']).to_lowercase();
+            let ending = name.rsplit_once('.').map(|(_, ending)| ending);
+            ending.is_some_and(|ending| self.blocked_names.iter().any(|b| b == ending))
+        })
+    }
+
     /// May a file be kept after `before`, the number and the bytes of those that are?
     pub fn screen(
         &self,
@@ -84,11 +95,7 @@ impl AttachmentLimits {
         bytes: u64,
         before: (usize, u64),
     ) -> Option<SkipReason> {
-        // Windows drops dots and spaces at the end of a name, and runs what is left.
-        let name = name.map(|name| name.trim_end_matches(['.', ' ']).to_lowercase());
-        let ending = name.as_deref().and_then(|name| name.rsplit_once('.'));
-        let is_name_blocked =
-            ending.is_some_and(|(_, ending)| self.blocked_names.iter().any(|b| b == ending));
+        let is_name_blocked = name.is_some_and(|name| self.is_name_blocked(name));
         // RFC 2046 section 5.2.3.
         let external = "message/external-body";
         if types[0].is_some_and(|claimed| claimed.eq_ignore_ascii_case(external)) {
@@ -146,6 +153,21 @@ mod tests {
                 (0, 0),
                 Some(SkipReason::BlockedName),
             ),
+            (
+                Some("a.js::$DATA"),
+                plain,
+                1,
+                (0, 0),
+                Some(SkipReason::BlockedName),
+            ),
+            (
+                Some("a.js. :x"),
+                plain,
+                1,
+                (0, 0),
+                Some(SkipReason::BlockedName),
+            ),
+            (Some("12:30.pdf"), plain, 1, (0, 0), None),
             (Some("exe"), plain, 1, (0, 0), None),
             (
                 Some("a.txt"),

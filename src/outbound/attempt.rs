@@ -17,6 +17,7 @@ use super::relay::{RelayMail, RelayPool, SendOutcome, dot_stuffing};
 use crate::clock::{self, Timestamp};
 use crate::mail::address::Domain;
 use crate::mail::job_id::JobId;
+use crate::mail::text::bare_message_id;
 use crate::retry::{self, SendAttempts, SendSchedule};
 use crate::store::{
     Event, EventKind, Fact, Job, JobOutcome, JobRecord, JobState, RecordError, Store,
@@ -365,7 +366,7 @@ fn event<const N: usize>(
         ),
         (
             "emailMessageId",
-            job.message_id.trim_matches(['<', '>']).to_owned(),
+            bare_message_id(&job.message_id).to_owned(),
         ),
         ("recipient", job.recipient.to_string()),
     ];
@@ -393,11 +394,7 @@ fn event<const N: usize>(
 }
 
 fn truncate_name(mut text: String) -> String {
-    let mut end = text.len().min(NAME_BYTES_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.truncate(end);
+    text.truncate(text.floor_char_boundary(NAME_BYTES_MAX));
     text
 }
 

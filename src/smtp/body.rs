@@ -23,12 +23,12 @@ pub(super) struct DataReader {
     line_bytes: usize,
     /// `None` once the empty line has come.
     header: Option<HeaderCounts>,
-    /// The first fault found. A mail that is too big as well hears of its size.
+    /// The first fault found. The size of a mail that is too big as well counts before it.
     fault: Option<Refusal>,
     bounds: DataBounds,
 }
 
-/// How a mail ended.
+/// The end of a mail.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum DataEnd {
     /// A CR or LF stood alone. The session cannot go on.
@@ -39,7 +39,7 @@ pub(super) enum DataEnd {
     Whole(Bytes),
 }
 
-/// Where in the mail the reader stands.
+/// The place in the mail where the reader stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LinePosition {
     /// Behind a line end, which was CRLF or, where that is mended, a bare LF.
@@ -97,7 +97,7 @@ impl DataReader {
         self.kept.capacity()
     }
 
-    /// Throws away what is kept and what comes; the end hears `refusal`, unless a fault of the mail's
+    /// Throws away what is kept and what comes; the end is answered with `refusal`, unless a fault of the mail's
     /// own has come before.
     pub(super) fn refuse(&mut self, refusal: Refusal) {
         self.fault.get_or_insert(refusal);
@@ -266,7 +266,7 @@ mod tests {
         DataReader::new(&settings)
     }
 
-    /// How `sent` ends a mail, and how much of it is left.
+    /// The end that `sent` has, and the number of octets left behind it.
     fn read(sent: &[u8], bare_newline: BareNewline, cut: usize) -> (Option<DataEnd>, usize) {
         let mut body = body(bare_newline);
         for (number, piece) in sent.chunks(cut).enumerate() {

@@ -15,20 +15,20 @@ const VALUE_BYTES_MAX: usize = 255;
 /// The client behind a relay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RelayedClient {
-    /// Its address; `None` where the relay does not know it.
+    /// The address; `None` where the relay does not know it.
     pub ip: Option<IpAddr>,
-    /// What it said in EHLO or HELO, bounded as [`Transaction::helo`] is.
+    /// The name given in EHLO or HELO, bounded as [`Transaction::helo`] is.
     ///
     /// [`Transaction::helo`]: super::transaction::Transaction::helo
     pub helo: Option<String>,
-    /// It hears our answers, as it does behind a proxy that speaks XCLIENT. Behind XFORWARD the relay
-    /// hears them.
+    /// True if the client receives our responses, as it does behind a proxy that speaks XCLIENT.
+    /// Behind XFORWARD the relay receives them.
     pub receives_responses: bool,
 }
 
 impl RelayedClient {
-    /// Takes in the attributes of one command: `NAME=value …`, at least one, each at most once.
-    /// Nothing is taken of a list that is wrong somewhere.
+    /// Applies the attributes of one command: `NAME=value …`, at least one, each at most once. A
+    /// list with a fault changes nothing.
     pub(super) fn apply(&mut self, attributes: &str) -> Result<(), Refusal> {
         let mut taken = self.clone();
         let mut seen: Vec<String> = Vec::new();

@@ -29,12 +29,13 @@ pub(super) enum SmtpCommand {
     Rset,
     StartTls,
     Vrfy,
-    /// Its attributes: who may not say them shall not hear whether they are good.
+    /// The attributes, not yet read: a peer that may not send them shall not learn whether they are
+    /// good.
     Xclient(String),
     Xforward(String),
 }
 
-/// What MAIL says.
+/// The arguments of MAIL.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct MailFrom {
     /// `None` is the null sender.
@@ -47,7 +48,7 @@ pub(super) struct MailFrom {
     body: bool,
 }
 
-/// Whom a mail is for, as RCPT says it (source routes stripped).
+/// The forward-path of RCPT, with source routes stripped.
 #[derive(Clone, PartialEq, Eq)]
 pub enum ForwardPath {
     /// `<local@domain>`.

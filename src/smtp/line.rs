@@ -19,13 +19,18 @@ const TLS_HANDSHAKE: u8 = 0x16;
 pub(super) struct LineReader {
     partial: Vec<u8>,
     bare_newline: BareNewline,
-    /// Nothing was read yet.
+    /// True until the first line was read.
     at_start: bool,
     /// In the rest of a line that was too long.
     skipping_line: bool,
+    /// The last octet that was skipped is a CR.
+    skipped_return: bool,
+    /// The line before ended in a bare LF that is refused: the text behind it, up to the next CRLF, is the
+    /// rest of what the peer sent as one line, and must not run.
+    tainted: bool,
 }
 
-/// Why a line is no command line.
+/// The reason why a line is no command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LineError {
     /// The peer speaks HTTP, TLS or SSH.
@@ -43,24 +48,32 @@ impl LineReader {
             bare_newline,
             at_start: true,
             skipping_line: false,
+            skipped_return: false,
+            tainted: false,
         }
     }
 
     /// Takes the next line off `input`, without its line end. `None`: `input` is used up.
     ///
-    /// A line ends at LF, so that a peer that sends bare line feeds hears an answer for each of its
+    /// A line ends at LF, so that a peer that sends bare line feeds receives an answer to each of its
     /// lines rather than silence; whether a bare one is an error is the setting's choice.
     pub(super) fn next<'i>(
         &mut self,
         input: &mut &'i [u8],
     ) -> Option<Result<Cow<'i, str>, LineError>> {
         if self.skipping_line {
-            let Some(end) = memchr(b'\n', input) else {
+            let end = memchr(b'\n', input);
+            let skipped = &input[..end.unwrap_or(input.len())];
+            if let Some(last) = skipped.last() {
+                self.skipped_return = *last == b'\r';
+            }
+            let Some(end) = end else {
                 *input = &[];
                 return None;
             };
             *input = &input[end + 1..];
             self.skipping_line = false;
+            self.tainted = !self.skipped_return && self.bare_newline == BareNewline::Refuse;
         }
         if self.at_start {
             // A ClientHello need not contain a line feed, so it is told by its first octet.
@@ -80,21 +93,33 @@ impl LineReader {
         let (line, rest) = input.split_at(end + 1);
         *input = rest;
         if self.partial.is_empty() {
-            return Some(text(line, self.bare_newline).map(Cow::Borrowed));
+            return Some(self.text(line).map(Cow::Borrowed));
         }
         let mut whole = std::mem::take(&mut self.partial);
         whole.extend_from_slice(line);
-        Some(text(&whole, self.bare_newline).map(|text| Cow::Owned(text.to_owned())))
+        Some(self.text(&whole).map(|text| Cow::Owned(text.to_owned())))
     }
 
     /// Forgets what was held of an unfinished line.
     pub(super) fn clear(&mut self) {
         self.partial = Vec::new();
         self.skipping_line = false;
+        self.tainted = false;
+    }
+
+    /// The text of a line that ends in LF, unless a bare LF stood right before it.
+    fn text<'l>(&mut self, line: &'l [u8]) -> Result<&'l str, LineError> {
+        let is_bare = self.bare_newline == BareNewline::Refuse && !line.ends_with(b"\r\n");
+        let was_tainted = std::mem::replace(&mut self.tainted, is_bare);
+        match text(line, self.bare_newline) {
+            Ok(_) if was_tainted => Err(LineError::Malformed),
+            text => text,
+        }
     }
 
     fn too_long(&mut self) -> LineError {
         self.skipping_line = true;
+        self.skipped_return = self.partial.ends_with(b"\r");
         let start = std::mem::take(&mut self.partial);
         if is_foreign(&start) {
             LineError::Foreign

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-/// One answer: a code, its enhanced code where RFC 2034 wants one, and words.
+/// A response: a code, its enhanced code where RFC 2034 wants one, and words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Response {
     code: u16,
@@ -35,7 +35,7 @@ impl Response {
 }
 
 impl fmt::Display for Response {
-    /// Writes the line a peer hears, without its line end.
+    /// Writes the line that the peer receives, without its line end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.code)?;
         if let Some([subject, detail]) = self.enhanced {
@@ -47,7 +47,7 @@ impl fmt::Display for Response {
 
 macro_rules! refusals {
     ($($(#[$doc:meta])* $name:ident = $metric:literal $code:literal $subject:literal $detail:literal $text:literal;)*) => {
-        /// Every no a peer can hear.
+        /// Every refusal that a peer can receive.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Refusal {
             $($(#[$doc])* $name,)*
@@ -57,14 +57,14 @@ macro_rules! refusals {
             /// All of them, in the order of the table.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-            /// The name it has in metrics and logs. It never changes.
+            /// The name in metrics and logs, which never changes.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$name => $metric,)*
                 }
             }
 
-            /// What the peer hears.
+            /// The response that the peer receives.
             pub const fn response(self) -> Response {
                 match self {
                     $(Self::$name => Response::new($code, $subject, $detail, $text),)*
@@ -81,7 +81,7 @@ refusals! {
     AuthenticationFailed = "authentication_failed" 550 7 26 "the sender's domain asks to refuse mail that fails its checks";
     /// A mail whose From field names no single author.
     AuthorUnclear = "author_unclear" 550 7 1 "the From field must name one author";
-    /// A mail by an author of whom it is not sure that he may write here.
+    /// A mail by an author who may not be allowed to write here.
     AuthorUnverified = "author_unverified" 550 7 1 "the author of this mail could not be verified";
     /// A CR or LF alone in a mail. There is no safe way to go on: what follows may be smuggled.
     BareNewline = "bare_newline" 521 5 2 "lines end in CRLF and nothing else, closing";
@@ -111,7 +111,7 @@ refusals! {
     HelloMissing = "hello_missing" 503 5 1 "say hello first";
     /// EHLO, HELO or LHLO without a name, or with one too long.
     HelloNameMalformed = "hello_name_malformed" 501 5 4 "say hello with the name of your host";
-    /// Nothing came for too long.
+    /// The peer was idle for too long.
     IdleTooLong = "idle_too_long" 421 4 2 "nothing heard for too long, closing";
     /// A fault of ours.
     InternalError = "internal_error" 421 3 0 "internal error, closing, try again later";
@@ -170,7 +170,7 @@ refusals! {
     SpokeTooEarly = "spoke_too_early" 554 5 0 "wait for the answer before you go on, closing";
     /// The disk is full or nearly so.
     StoreFull = "store_full" 452 3 1 "no room for mail now, try again later";
-    /// Nothing can be stored now.
+    /// The store cannot take a mail now.
     StoreUnavailable = "store_unavailable" 451 3 0 "cannot store mail now, try again later";
     /// STARTTLS in TLS.
     TlsNested = "tls_nested" 503 5 1 "TLS is already on";
@@ -181,6 +181,8 @@ refusals! {
     /// A token that is not ours. The words are those of an unknown recipient, so that a guesser
     /// learns nothing.
     TokenForged = "token_forged" 550 1 1 "no such recipient";
+    /// A token of ours, minted more than a day ahead of our clock: the sender should try again.
+    TokenNotYetValid = "token_not_yet_valid" 451 7 1 "this reply address is not valid yet, try again later";
     /// A token that was made void.
     TokenRevoked = "token_revoked" 550 7 1 "this reply address is no longer in use, please write to us anew";
     /// The peer's address or network has all the places it may have.
@@ -196,7 +198,7 @@ refusals! {
 }
 
 impl Refusal {
-    /// True if nothing can be said after it: the session is over.
+    /// True if the session ends with it.
     pub const fn closes(self) -> bool {
         matches!(self.response().code, 421 | 521)
             || matches!(
@@ -213,7 +215,7 @@ impl Refusal {
         self.response().code >= 500
     }
 
-    /// Appends the line the peer hears.
+    /// Appends the line that the peer receives.
     pub fn write(self, out: &mut Vec<u8>) {
         write_line(&self.response().to_string(), out);
     }

@@ -2,18 +2,18 @@
 //!
 //! Does not read configuration.
 
-/// What one listener's sessions offer, and where their bounds are.
+/// The extensions and bounds of one listener's sessions.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The name said in the greeting: a domain of at most 255 octets.
+    /// The name in the greeting: a domain of at most 255 octets.
     pub hostname: String,
-    /// Which of the two protocols is spoken.
+    /// The protocol that is spoken.
     pub protocol: Protocol,
     /// STARTTLS is offered (RFC 3207). Leave it off where the connection begins in TLS.
     pub offer_starttls: bool,
     /// The peer is a relay that may say with XCLIENT and XFORWARD who the client is.
     pub trusts_relay: bool,
-    /// What is done with a line feed that has no carriage return before it.
+    /// The treatment of a line feed that has no carriage return before it.
     pub bare_newline: BareNewline,
     /// Octets of one mail, as SIZE counts them (RFC 1870 section 5).
     pub mail_bytes_max: u64,
@@ -31,7 +31,8 @@ pub struct Settings {
     pub errors_max: u32,
     /// Commands that bring no mail forward until the session is ended; a stored mail clears the count.
     pub junk_max: u32,
-    /// Senders and recipients refused for good until the session is ended.
+    /// Senders and recipients, refused for good or beyond the limit of a mail, after which the session is
+    /// ended.
     pub refused_max: u32,
 }
 
@@ -66,14 +67,15 @@ pub enum Protocol {
     Smtp,
 }
 
-/// What is done with a line feed that has no carriage return before it.
+/// The treatment of a line feed that has no carriage return before it.
 ///
 /// Servers that disagree on where a line ends disagree on where a mail ends, and in the gap a second
 /// mail is smuggled. So with either choice a mail ends at the five octets CR LF `.` CR LF and nowhere
 /// else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BareNewline {
-    /// In a mail: 521, and the session ends. In a command: 500.
+    /// In a mail: 521, and the session ends. In a command: 500, to that line and to the next one up to
+    /// its CRLF.
     Refuse,
     /// For networks the operator names, whose programs cannot do better.
     ///

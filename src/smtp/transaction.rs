@@ -19,12 +19,12 @@ pub struct Transaction {
     pub recipients: Vec<Recipient>,
     /// The transaction used SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
-    /// The name the peer said hello with, as it came: UTF-8 without control characters, at most 255
+    /// The name in the hello of the peer, as it came: UTF-8 without control characters, at most 255
     /// octets, and nothing else is sure about it.
     pub helo: String,
-    /// The peer said EHLO or LHLO, not HELO: "with ESMTP", not "with SMTP" (RFC 3848).
+    /// True if the peer used EHLO or LHLO, not HELO: "with ESMTP", not "with SMTP" (RFC 3848).
     pub extended: bool,
-    /// The client behind the peer, where the peer is a relay and told.
+    /// The client behind the peer, where the peer is a relay and named one.
     pub client: Option<RelayedClient>,
     /// The mail's bytes, its dots unstuffed.
     pub bytes: Bytes,

@@ -19,6 +19,7 @@ use crate::mail::fingerprint::Fingerprint;
 use crate::mail::job_id::JobId;
 use crate::mail::mailbox::Priority;
 use crate::mail::subject::Subject;
+use crate::mail::text::bare_message_id;
 
 /// A mail's name: the number of its record in the journal. Printed in decimal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -136,7 +137,7 @@ impl Mapping {
     /// The mail `id`, without brackets, is now the newest of the thread. Of those before it the newest are
     /// kept, and the first, by which mail programs know the thread: that one stays where it is.
     pub fn add_reference(&mut self, id: &str) {
-        let is_same = |known: &String| known.trim_matches(['<', '>']) == id;
+        let is_same = |known: &String| bare_message_id(known) == id;
         if self.references.first().is_some_and(is_same) {
             return;
         }

@@ -15,6 +15,7 @@ use super::fact::MailId;
 use super::job::ConversationKey;
 use super::open_mail::{LedgerTotals, OpenMail};
 use crate::mail::job_id::JobId;
+use crate::mail::text::bare_message_id;
 use crate::mail::token::ThreadKey;
 
 /// Entries written as one atom: more make look-ups wait longer, fewer cost more each.
@@ -34,7 +35,7 @@ impl IndexKey {
 
     /// Mails that came in have entries of their own, so that they never touch those of ours.
     pub(super) fn message_id(route: &str, message_id: &str, sent_by_us: bool) -> Self {
-        let bare = message_id.trim().trim_matches(['<', '>']);
+        let bare = bare_message_id(message_id);
         let tag = if sent_by_us { b'o' } else { b'i' };
         Self::tagged(tag, digest_text(&[route, bare]))
     }

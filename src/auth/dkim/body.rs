@@ -100,7 +100,7 @@ fn flush(out: &mut Vec<u8>, least: usize, sink: &mut impl FnMut(&[u8])) {
     }
 }
 
-/// Each run of white space as one space.
+/// Writes each run of white space as one space.
 fn push_relaxed(line: &[u8], out: &mut Vec<u8>) {
     let mut rest = line;
     while let Some(at) = rest.iter().position(is_space) {

@@ -21,7 +21,7 @@ const RSA_BITS_MAX: usize = 8_192;
 pub(in crate::auth) struct DkimKey {
     /// The domain only tries its signatures out (`t=y`): they must count for nothing.
     pub(in crate::auth) is_testing: bool,
-    /// It is not for the domains below (`t=s`).
+    /// The key is not for the domains below (`t=s`).
     pub(super) is_for_domain_only: bool,
     is_rsa: bool,
     key: Box<dyn VerifyingKey + Send + Sync>,

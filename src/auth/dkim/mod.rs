@@ -122,7 +122,7 @@ impl<'a> DkimSignatures<'a> {
     }
 }
 
-/// What signatures are checked against.
+/// The mail that signatures are checked against.
 pub(super) struct SignedMail<'a> {
     pub(super) header: &'a RawHeader<'a>,
     pub(super) view: &'a HeaderView,
@@ -195,7 +195,7 @@ impl<'a> ReadSignature<'a> {
     }
 }
 
-/// How far a signer is from the From domain: the domain itself, above or below it, elsewhere.
+/// The distance of a signer from the From domain: the domain itself, above or below it, elsewhere.
 fn alignment_distance(signer: &str, from: &str) -> u8 {
     let is_below = |name: &str, domain: &str| {
         let above = name.strip_suffix(domain);

@@ -19,7 +19,7 @@ use crate::mail::verdict::AuthResult;
 
 /// Fields that a signature may name: each is looked for in the whole header.
 const SIGNED_FIELDS_MAX: usize = 150;
-/// How far a signer's clock may be ahead of ours.
+/// The time that a signer's clock may be ahead of ours.
 const CLOCK_SKEW: Duration = Duration::from_hours(1);
 
 /// A signature that is worth looking at.

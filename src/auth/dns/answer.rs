@@ -10,7 +10,7 @@ use mail_auth::hickory_resolver::proto::rr::{Name, RData, RecordType};
 
 use super::{DnsFailure, LABEL_BYTES_MAX, NAME_BYTES_MAX};
 
-/// What is asked: a kind of record, and a lower-case name without the dot at its end.
+/// A question: a record type, and a lower-case name without the dot at its end.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct DnsQuery {
     pub(super) query_type: QueryType,
@@ -50,7 +50,7 @@ impl QueryType {
     }
 }
 
-/// What there is of a kind under a name; nothing, if the answer is void.
+/// The records of a type under a name; none, if the answer is void.
 #[derive(Clone, Debug)]
 pub(in crate::auth) struct DnsAnswer {
     /// The name exists, be it with other kinds of records.

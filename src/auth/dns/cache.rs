@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::answer::{DnsAnswer, DnsQuery};
 use super::{DnsFailure, DnsSettings};
 
-/// What an entry weighs besides its records.
+/// The cost of an entry in bytes, besides its records.
 const ENTRY_BYTES: usize = 256;
 
 /// Answers by question, oldest thrown out first.

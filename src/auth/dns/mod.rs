@@ -35,15 +35,15 @@ const IN_FLIGHT_MAX: usize = 1_024;
 /// Octets of a UDP answer: what passes the internet unfragmented (DNS flag day 2020).
 const UDP_BYTES_MAX: u16 = 1_232;
 
-/// How the DNS is asked.
+/// The settings of DNS look-ups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DnsSettings {
     /// The servers to ask; none means the system's (`/etc/resolv.conf`).
     pub servers: Vec<SocketAddr>,
-    /// How long one query may take, in milliseconds.
+    /// The time limit of one query, in milliseconds.
     pub query_ms: u64,
-    /// How long all queries for one mail may take together, in milliseconds.
+    /// The time limit of all queries for one mail together, in milliseconds.
     pub mail_ms: u64,
     /// Queries that may be sent for one mail; what the cache knows costs none.
     pub queries_max: usize,
@@ -57,7 +57,7 @@ pub struct DnsSettings {
     pub ttl_max_secs: u64,
     /// The longest time "there is no such thing" is kept, in seconds.
     pub negative_ttl_max_secs: u64,
-    /// How long a failure is kept, in seconds.
+    /// The time a failure is kept, in seconds.
     pub failure_ttl_secs: u64,
 }
 

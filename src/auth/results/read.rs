@@ -16,10 +16,10 @@ const RESULTS_MAX: usize = 50;
 /// Octets of a value that are kept.
 const VALUE_BYTES_MAX: usize = 255;
 
-/// The results that trusted servers wrote, as a verdict of theirs: from the fields whose authserv-id
-/// is one of `trusted` and that have at most `received_above_max` `Received` fields above them. What
-/// stands lower may have come with the mail. Of each method the topmost counts. `None` if there is no
-/// such field.
+/// The results that trusted servers wrote, as a verdict of theirs: from the fields whose
+/// authserv-id is one of `trusted` and that have at most `received_above_max` `Received` fields
+/// above them. A field further down may have come with the mail. The topmost result of each method
+/// counts. `None` if there is no such field.
 pub(in crate::auth) fn read(
     header: &RawHeader<'_>,
     trusted: &[String],
@@ -76,7 +76,7 @@ pub(super) fn authserv_id(text: &str) -> Option<String> {
     Some(id.trim_matches('"').replace('\\', ""))
 }
 
-/// One `method=result` with what is said about it.
+/// One `method=result`, with its reason and properties.
 #[derive(Debug, PartialEq, Eq)]
 struct MethodResult {
     method: String,
@@ -286,7 +286,7 @@ fn verdict_of(results: &[MethodResult]) -> Verdict {
     verdict
 }
 
-/// A pass counts only if nothing else is said beside it.
+/// A pass counts only if no other result stands beside it.
 fn dmarc(result: &MethodResult, before: &DmarcVerdict) -> DmarcVerdict {
     let mut words = ["policy.dmarc", "policy.published-domain-policy"].into_iter();
     let word = words.find_map(|name| result.property(name));

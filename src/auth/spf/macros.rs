@@ -20,15 +20,15 @@ enum SpecPiece {
 struct SpfMacro {
     /// Lower-cased.
     letter: char,
-    /// It was upper-case: what it stands for is escaped.
+    /// True if the letter was upper-case: the value is escaped.
     is_escaped: bool,
-    /// How many labels from the right are kept.
+    /// Number of labels, from the right, that are kept.
     keep: Option<usize>,
     is_reversed: bool,
     delimiters: String,
 }
 
-/// What the macros stand for.
+/// The values of the macros.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MacroValues<'a> {
     pub(super) ip: IpAddr,
@@ -38,7 +38,7 @@ pub(super) struct MacroValues<'a> {
     /// The domain whose record is evaluated.
     pub(super) domain: &'a str,
     pub(super) helo: &'a str,
-    /// What `%{p}` stands for.
+    /// The value of `%{p}`.
     pub(super) validated: &'a str,
 }
 

@@ -25,7 +25,7 @@ const HOSTS_MAX: usize = 10;
 pub(super) struct SpfIdentity<'a> {
     /// The peer's address.
     pub(super) ip: IpAddr,
-    /// What it said in EHLO or HELO.
+    /// The name given in EHLO or HELO.
     pub(super) helo: &'a str,
     /// The local part of the sender, `postmaster` where there is none.
     pub(super) local: &'a str,
@@ -60,7 +60,7 @@ pub(super) async fn check(budget: &QueryBudget<'_>, sender: SpfIdentity<'_>) -> 
     }
 }
 
-/// Why an evaluation ends at once.
+/// The error that ends an evaluation.
 enum SpfError {
     Perm(String),
     Temp(String),
@@ -75,7 +75,7 @@ impl SpfError {
     }
 }
 
-/// One evaluation, with what it has spent.
+/// An evaluation, with the look-ups it has spent.
 struct SpfEvaluation<'a> {
     budget: &'a QueryBudget<'a>,
     sender: SpfIdentity<'a>,
@@ -83,7 +83,7 @@ struct SpfEvaluation<'a> {
     voids: usize,
     /// The names that `%{p}` is chosen from, once they were needed.
     validated: Option<Vec<String>>,
-    /// What matched last would match any host.
+    /// True if the term that matched last would match any host.
     passes_all: bool,
 }
 
@@ -192,7 +192,8 @@ impl SpfEvaluation<'_> {
         Ok(false)
     }
 
-    /// The names of the peer's address that lead back to it (section 5.5). What fails is left out.
+    /// The names of the peer's address that lead back to it (section 5.5). Names whose look-up
+    /// fails are left out.
     async fn validated_names(&mut self) -> Result<Vec<String>, SpfError> {
         let ip = self.sender.ip;
         let Ok(names) = self.budget.names(ip).await else {

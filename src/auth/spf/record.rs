@@ -21,7 +21,7 @@ pub(super) struct SpfDirective {
     pub(super) mechanism: SpfMechanism,
 }
 
-/// RFC 7208 section 5. Where there is no domain-spec the current domain is meant.
+/// A mechanism (RFC 7208 section 5). Without a domain-spec the current domain is meant.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum SpfMechanism {
     All,
@@ -34,7 +34,7 @@ pub(super) enum SpfMechanism {
     Exists(DomainSpec),
 }
 
-/// How many leading bits of an address count.
+/// Number of leading bits of an address that count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PrefixLengths {
     pub(super) v4: u8,
@@ -89,7 +89,7 @@ impl SpfRecord {
     }
 }
 
-/// What every record begins with.
+/// The version with which every record begins.
 const VERSION: &[u8] = b"v=spf1";
 
 impl SpfDirective {

@@ -144,6 +144,7 @@ const fn more_specific_reason(known: &'static str, error: Unroutable) -> &'stati
     match error {
         Unroutable::Expired => "expired",
         Unroutable::Forged => "forged",
+        Unroutable::NotYetValid => "not_yet_valid",
         Unroutable::Revoked => "revoked",
         Unroutable::Foreign | Unroutable::StoreDead | Unroutable::Unknown => known,
     }

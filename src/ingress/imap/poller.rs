@@ -16,6 +16,7 @@ use super::settings::{InitialFetch, Settings};
 use super::transfer::{ImapAccount, SkippedMail};
 use super::transport::ImapFault;
 use crate::clock::{self, Timestamp};
+use crate::mail::text::one_line;
 use crate::retry::{self, NextStep};
 use crate::store::{Fact, ImapPosition};
 
@@ -463,6 +464,5 @@ fn describe_fault(fault: &ImapFault) -> String {
         None => fault.to_string(),
     };
     // A certificate's names are the peer's words too.
-    let shown = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    shown.take(CHARS_MAX).collect()
+    one_line(&text, CHARS_MAX)
 }

@@ -55,6 +55,7 @@ impl SessionAnswers {
             Unroutable::Expired => Refusal::TokenExpired,
             Unroutable::Forged => Refusal::TokenForged,
             Unroutable::Foreign => Refusal::RelayDenied,
+            Unroutable::NotYetValid => Refusal::TokenNotYetValid,
             Unroutable::Revoked => Refusal::TokenRevoked,
             Unroutable::StoreDead => Refusal::StoreUnavailable,
             Unroutable::Unknown => Refusal::RecipientUnknown,

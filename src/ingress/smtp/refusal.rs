@@ -7,9 +7,9 @@ use tracing::info;
 use super::SmtpContext;
 use super::peer::SmtpPeer;
 use super::stream::SmtpStream;
-use crate::ingress::maillog::mask_address;
 use crate::limits::LogThrottle;
 use crate::mail::address::Address;
+use crate::mail::redact;
 use crate::smtp::response::Refusal;
 
 /// Sends one line to a client that is not let in, if that can be done without waiting.
@@ -34,7 +34,7 @@ pub(super) fn log_refused(
     peer: &SmtpPeer,
 ) {
     if throttle.allow() {
-        let recipient = recipient.map(|address| mask_address(address, false));
+        let recipient = recipient.map(|address| redact::masked(address, false));
         info!(
             refusal = refusal.name(),
             connection = peer.number,

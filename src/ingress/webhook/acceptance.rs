@@ -18,10 +18,10 @@ use super::outcome::WebhookOutcome;
 use crate::auth;
 use crate::clock::Timestamp;
 use crate::ingress::accept::{AcceptError, AcceptedVia, accept, envelope_without_dialogue};
-use crate::ingress::maillog::mask_address;
 use crate::ingress::routes::{Routes, Unroutable};
 use crate::mail::address::Address;
 use crate::mail::envelope::{Door, Envelope, Recipient};
+use crate::mail::redact;
 use crate::store::{MailId, RECIPIENTS_MAX, RecordError, Store};
 
 /// Addresses of one mail that are looked at.
@@ -187,6 +187,9 @@ impl MailAcceptor {
                 Err(Unroutable::StoreDead) => {
                     return Err(WebhookOutcome::Unavailable("the store has stopped"));
                 }
+                Err(Unroutable::NotYetValid) => {
+                    return Err(WebhookOutcome::Unavailable("a token is not valid yet"));
+                }
                 Err(why) => reasons.push((Some(address), reason_name(why))),
             }
         }
@@ -227,7 +230,7 @@ impl MailAcceptor {
             protocol = "webhook",
             provider = origin.provider,
             id = %id.escape_debug(),
-            recipient = to.map(|to| mask_address(to, false)),
+            recipient = to.map(|to| redact::masked(to, false)),
             reason = why,
             "dropped"
         );
@@ -264,6 +267,7 @@ const fn reason_name(why: Unroutable) -> &'static str {
         Unroutable::Expired => "expired",
         Unroutable::Forged => "forged",
         Unroutable::Foreign => "foreign",
+        Unroutable::NotYetValid => "not_yet_valid",
         Unroutable::Revoked => "revoked",
         Unroutable::StoreDead => "store_dead",
         Unroutable::Unknown => "unknown",

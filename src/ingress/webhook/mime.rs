@@ -60,10 +60,7 @@ impl MimeBuilder {
         if is_structure || !is_name || self.fields.len() >= FIELDS_MAX {
             return;
         }
-        let mut end = value.len().min(FIELD_BYTES_MAX);
-        while !value.is_char_boundary(end) {
-            end -= 1;
-        }
+        let end = value.floor_char_boundary(FIELD_BYTES_MAX);
         let plain = value[..end].split(|c: char| c.is_control() || c.is_whitespace());
         let words: Vec<&str> = plain.filter(|word| !word.is_empty()).collect();
         self.fields.push((name.to_owned(), words.join(" ")));
@@ -224,10 +221,7 @@ fn write_field(out: &mut String, name: &str, value: &str) {
                 continue;
             }
             // No space to fold at: a line that is too long would be cut by others elsewhere.
-            let mut end = LINE_BYTES_MAX - 1;
-            while !rest.is_char_boundary(end) {
-                end -= 1;
-            }
+            let end = rest.floor_char_boundary(LINE_BYTES_MAX - 1);
             out.push(' ');
             out.push_str(&rest[..end]);
             rest = &rest[end..];

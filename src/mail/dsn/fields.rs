@@ -9,6 +9,7 @@ use super::{
 };
 use crate::mail::address::Address;
 use crate::mail::outline::{Leaf, Outline};
+use crate::mail::text::bare_message_id;
 
 /// Lines of fields beyond this many are not read.
 const LINES_MAX: usize = 10_000;
@@ -317,7 +318,7 @@ pub(super) fn read_feedback(mail: &Outline<'_>) -> Option<Report> {
         addresses.clone_from(&original.recipients);
     }
     if original.message_id.is_none() {
-        original.message_id = first("Message-ID").map(|id| id.trim_matches(['<', '>']).to_owned());
+        original.message_id = first("Message-ID").map(|id| bare_message_id(&id).to_owned());
     }
     let complainant = |address| ReportedRecipient {
         address,
@@ -371,7 +372,7 @@ pub(super) fn read_disposition(mail: &Outline<'_>) -> Option<Report> {
     let value = |name: &str| all.iter().find_map(|group| group.value(name));
     let mut original = OriginalMail::of(mail);
     if let Some(id) = value("Original-Message-ID") {
-        original.message_id = tidy(id.trim_matches(['<', '>']), 998);
+        original.message_id = tidy(bare_message_id(id), 998);
     }
     let disposition = value("Disposition").and_then(|text| {
         let word = text.rsplit(';').next().unwrap_or_default();

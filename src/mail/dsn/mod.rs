@@ -27,15 +27,15 @@ use super::outline::Outline;
 
 /// A report names at most this many recipients here; what follows is left out.
 pub const RECIPIENTS_MAX: usize = 100;
-/// Of the words of a mail system, this much is kept.
+/// Bytes of a mail system's words that are kept.
 pub const DIAGNOSTIC_BYTES_MAX: usize = 1_024;
-/// Of the name of a mail system, this much is kept.
+/// Bytes of a mail system's name that are kept.
 pub const MTA_BYTES_MAX: usize = 255;
 
 /// A report on a mail.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// How it was written.
+    /// The form in which the report was written.
     pub form: ReportForm,
     /// The recipients it speaks of, at most [`RECIPIENTS_MAX`].
     pub recipients: Vec<ReportedRecipient>,
@@ -43,15 +43,15 @@ pub struct Report {
     pub reporting_mta: Option<String>,
     /// The mail reported on.
     pub original: OriginalMail,
-    /// What a complaint says of itself.
+    /// The fields of a complaint.
     pub feedback: Option<Feedback>,
-    /// What a receipt says of itself: `displayed`, `deleted`, `denied`, …
+    /// The disposition that a receipt reports: `displayed`, `deleted`, `denied`, …
     pub disposition: Option<String>,
 }
 
 impl Report {
-    /// Reads a report that is written in fields. One of [`ReportForm::Prose`] must be weighed by who sends
-    /// it: a forwarded report has the same fields.
+    /// Reads a report that is written in fields. A report of [`ReportForm::Prose`] must be weighed
+    /// by its sender: a forwarded report has the same fields.
     pub(super) fn read(mail: &Outline<'_>) -> Option<Self> {
         notification::read(mail)
             .or_else(|| fields::read_feedback(mail))
@@ -65,7 +65,7 @@ impl Report {
         prose::read(mail)
     }
 
-    /// What became of the mail, taken over all recipients: one failure makes it failed.
+    /// The outcome of the mail over all recipients: one failure makes it failed.
     pub fn outcome(&self) -> ReportOutcome {
         let any = |outcome| {
             self.recipients
@@ -82,7 +82,7 @@ impl Report {
     }
 }
 
-/// How a report was written.
+/// The form of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReportForm {
@@ -96,32 +96,32 @@ pub enum ReportForm {
     Disposition,
 }
 
-/// What became of a mail.
+/// The outcome of a mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReportOutcome {
-    /// Someone will not get it.
+    /// A recipient will not get the mail.
     Failed,
-    /// It still waits.
+    /// The mail still waits.
     Delayed,
-    /// It arrived, or went on to a place that reports nothing.
+    /// The mail arrived, or went on to a place that reports nothing.
     Delivered,
 }
 
-/// What became of the mail for one recipient.
+/// The outcome of the mail for one recipient.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ReportedRecipient {
     /// The address that was tried last.
     pub address: Address,
     /// The address the mail was sent to, where it is another.
     pub original: Option<Address>,
-    /// What was done.
+    /// The action of the mail system.
     pub action: DsnAction,
     /// The status the report gives, else the one its words mean.
     pub status: Option<EnhancedStatus>,
     /// The report gives no status; it was derived from the words.
     pub derived: bool,
-    /// Why, as far as the words tell.
+    /// The reason, as far as the words tell.
     pub reason: FailureReason,
     /// The words of the mail system that refused, at most [`DIAGNOSTIC_BYTES_MAX`] bytes.
     pub diagnostic: Option<String>,
@@ -130,8 +130,8 @@ pub struct ReportedRecipient {
 }
 
 impl ReportedRecipient {
-    /// Is the failure one that trying again would not mend? That is the class of the status; it does
-    /// not yet make the address a bad one: see [`FailureReason::blames_address`].
+    /// The class of the failure, by its status. A permanent failure does not yet make the address a
+    /// bad one: see [`FailureReason::blames_address`].
     pub fn hardness(&self) -> Hardness {
         match (self.action.outcome(), self.status) {
             (ReportOutcome::Failed, Some(status)) if status.class() == 4 => Hardness::Soft,
@@ -151,19 +151,19 @@ pub enum Hardness {
     Soft,
 }
 
-/// What a mail system did with a mail (RFC 3464 section 2.3.3).
+/// The action of a mail system on a mail (RFC 3464 section 2.3.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DsnAction {
-    /// It gave up.
+    /// The system gave up.
     Failed,
-    /// It goes on trying.
+    /// The system goes on trying.
     Delayed,
-    /// It delivered.
+    /// The system delivered the mail.
     Delivered,
-    /// It handed the mail to a system that sends no reports.
+    /// The system passed the mail to one that sends no reports.
     Relayed,
-    /// It sent the mail on to several addresses.
+    /// The system sent the mail on to several addresses.
     Expanded,
 }
 
@@ -182,7 +182,7 @@ impl DsnAction {
         })
     }
 
-    /// What became of the mail by it.
+    /// The outcome of the mail that follows from the action.
     pub const fn outcome(self) -> ReportOutcome {
         match self {
             Self::Failed => ReportOutcome::Failed,

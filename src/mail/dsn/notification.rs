@@ -10,6 +10,7 @@ use super::{
 };
 use crate::mail::address::Address;
 use crate::mail::outline::Outline;
+use crate::mail::text::bare_message_id;
 
 /// Reads such a report. The text may hold other words behind the JSON.
 pub(super) fn read(mail: &Outline<'_>) -> Option<Report> {
@@ -54,7 +55,7 @@ pub(super) fn read(mail: &Outline<'_>) -> Option<Report> {
     let id = headers
         .and_then(|h| text_at(h, "messageId"))
         .or_else(|| sent.and_then(|m| text_at(m, "messageId")));
-    original.message_id = id.and_then(|id| tidy(id.trim_matches(['<', '>']), 998));
+    original.message_id = id.and_then(|id| tidy(bare_message_id(id), 998));
     Some(Report {
         form,
         recipients: recipients

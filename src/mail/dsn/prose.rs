@@ -1,7 +1,7 @@
 //! Owns the reports that mail systems write in words: finds who is meant, and which words are about
 //! whom.
 //!
-//! Knows no mail system by name. They all write an address at the head of a line, or behind a word
+//! Knows no mail system by name. All of them write an address at the head of a line, or behind a word
 //! that announces it, and what is wrong with it beside or below.
 
 use super::reason::{self, FailureReason};
@@ -12,9 +12,10 @@ use super::{
     ReportForm, ReportedRecipient, tidy,
 };
 use crate::mail::address::Address;
-use crate::mail::outline::{Outline, cut_at_char, text_of_html};
+use crate::mail::outline::{Outline, text_of_html};
+use crate::mail::text::cut;
 
-/// Of the words of a report, this much is read.
+/// Bytes of a report's words that are read.
 const WORDS_BYTES_MAX: usize = 32 * 1024;
 /// Below an address, this many lines may be about it.
 const LINES_ABOUT_MAX: usize = 14;
@@ -112,7 +113,7 @@ pub(in crate::mail) fn speaks_of_delay(subject: &str, words: &str) -> bool {
         "no further attempts",
         "delivered to one or more of its recipients. this is a permanent",
     ];
-    let text = format!("{subject} {}", cut_at_char(words, 4_096)).to_lowercase();
+    let text = format!("{subject} {}", cut(words, 4_096)).to_lowercase();
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let has = |list: &[&str]| list.iter().any(|item| text.contains(item));
     has(WAITING) && !has(ENDED)
@@ -144,7 +145,7 @@ pub(in crate::mail) fn words(mail: &Outline<'_>) -> String {
 
 fn append(words: &mut String, text: &str) {
     let room = WORDS_BYTES_MAX.saturating_sub(words.len());
-    words.push_str(cut_at_char(text, room));
+    words.push_str(cut(text, room));
     words.push('\n');
 }
 
@@ -183,16 +184,16 @@ impl NamedAddress {
     }
 }
 
-/// How surely an address in the words is one of those that did not get the mail.
+/// The certainty that an address in the words is one of those that did not get the mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Sureness {
-    /// It is the sender's, or someone's to turn to.
+    /// The address is the sender's, or one to turn to.
     Other,
-    /// It stands somewhere in a sentence.
+    /// The address stands within a sentence.
     Mentioned,
     /// A word announces an address.
     Labelled,
-    /// It heads a line, or stands where the mail system said `RCPT TO`.
+    /// The address heads a line, or stands where the mail system said `RCPT TO`.
     Head,
 }
 
@@ -272,7 +273,7 @@ fn about(words: &str, address: &Address) -> Option<String> {
     (!text.trim().is_empty()).then_some(text)
 }
 
-/// What the words say behind and below an address, up to the next address that heads a line.
+/// The words behind and below an address, up to the next address that heads a line.
 fn about_in(lines: &[&str], seen: &[(Sureness, usize, FoundAddress)], address: &Address) -> String {
     let is_it = |found: &FoundAddress| found.address.folded() == address.folded();
     let mut here = seen.iter().filter(|(_, _, found)| is_it(found));
@@ -444,7 +445,7 @@ fn remote(words: &str) -> Option<String> {
 }
 
 fn host_behind(words: &str, marks: &[&str]) -> Option<String> {
-    let lower = cut_at_char(words, 8_192).to_ascii_lowercase();
+    let lower = cut(words, 8_192).to_ascii_lowercase();
     marks.iter().find_map(|mark| {
         let rest = lower[lower.find(mark)? + mark.len()..].trim_start();
         let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')));

@@ -4,24 +4,24 @@ use serde::Serialize;
 
 use super::status::{EnhancedStatus, find_code, find_status, find_success};
 use super::{DsnAction, ReportOutcome};
-use crate::mail::outline::cut_at_char;
+use crate::mail::text::cut;
 
-/// Of the words, this much is looked at.
+/// Bytes of the words that are searched.
 const WORDS_BYTES_MAX: usize = 4_096;
 
-/// Why a mail was not delivered.
+/// The reason why a mail was not delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureReason {
-    /// Someone complained. Not a failure.
+    /// A complaint, which is not a failure.
     Complaint,
     /// The content is refused: spam, a virus, a forbidden attachment, a broken form.
     Content,
-    /// It was tried until its time was over.
+    /// The mail was retried until its lifetime was over.
     Expired,
     /// The domain does not exist or takes no mail.
     HostUnknown,
-    /// It went round in circles.
+    /// The mail went round in circles.
     Loop,
     /// The mailbox is disabled.
     MailboxDisabled,
@@ -47,7 +47,7 @@ pub enum FailureReason {
     TooBig,
     /// The words do not tell.
     Unknown,
-    /// Nobody has the address.
+    /// The mailbox does not exist.
     UserUnknown,
 }
 
@@ -66,7 +66,7 @@ impl FailureReason {
 
     /// The reason by the words; else by the status given, else by one within the words.
     pub(super) fn of(given: Option<EnhancedStatus>, words: &str) -> Self {
-        let words = cut_at_char(words, WORDS_BYTES_MAX);
+        let words = cut(words, WORDS_BYTES_MAX);
         let precise = given
             .filter(|status| !status.is_vague())
             .or_else(|| find_status(words));
@@ -103,7 +103,7 @@ impl FailureReason {
 /// The status the words mean: a code in them, else their sense in the class of an SMTP code in them,
 /// else in the class of the action.
 pub(super) fn status(words: &str, action: DsnAction) -> Option<EnhancedStatus> {
-    let words = cut_at_char(words, WORDS_BYTES_MAX);
+    let words = cut(words, WORDS_BYTES_MAX);
     if action.outcome() == ReportOutcome::Delivered {
         return find_success(words);
     }

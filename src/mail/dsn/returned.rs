@@ -6,9 +6,10 @@ use serde::{Serialize, Serializer};
 
 use super::scan;
 use crate::mail::address::Address;
-use crate::mail::outline::{Leaf, Outline, cut_at_char};
+use crate::mail::outline::{Leaf, Outline};
+use crate::mail::text::cut;
 
-/// Of a returned mail, this much is read: enough for any header we write.
+/// Bytes of a returned mail that are read: enough for any header we write.
 const HEADER_BYTES_MAX: usize = 64 * 1024;
 /// Lines of a returned header beyond this many are not read.
 const LINES_MAX: usize = 2_000;
@@ -17,14 +18,14 @@ const REPLY_ADDRESSES_MAX: usize = 16;
 /// A Message-ID longer than a line may be (RFC 5322 section 2.1.1) is nobody's.
 const MESSAGE_ID_BYTES_MAX: usize = 998;
 
-/// What is known of the mail a report is about.
+/// The mail that a report is about, as far as the report tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct OriginalMail {
-    /// Its Message-ID, without the angle brackets.
+    /// The Message-ID, without angle brackets.
     pub message_id: Option<String>,
-    /// Whom it was sent to, by its own header.
+    /// The recipients, by the mail's own header.
     pub recipients: Vec<Address>,
-    /// Its subject, as it stands in the header.
+    /// The subject, as it stands in the header.
     pub subject: Option<String>,
     /// The addresses under which it could be answered or bounced: one of them may hold a reply token.
     /// Not verified. In the order `Reply-To`, `Return-Path`, `From` and the like.
@@ -38,7 +39,7 @@ pub struct OriginalMail {
 pub struct ReplyAddress(String);
 
 impl ReplyAddress {
-    /// The address. It may hold a secret.
+    /// The address, which may hold a secret.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -97,7 +98,7 @@ impl OriginalMail {
     fn take_text(&mut self, text: &str) {
         let mut name = "";
         let mut value = String::new();
-        for line in cut_at_char(text, HEADER_BYTES_MAX).lines().take(LINES_MAX) {
+        for line in cut(text, HEADER_BYTES_MAX).lines().take(LINES_MAX) {
             if line.trim().is_empty() {
                 if name.is_empty() {
                     continue;
@@ -150,7 +151,7 @@ impl OriginalMail {
     }
 
     fn take_recipients(&mut self, value: &str) {
-        for found in scan::addresses(cut_at_char(value, 8_192)) {
+        for found in scan::addresses(cut(value, 8_192)) {
             if self.recipients.len() >= super::RECIPIENTS_MAX {
                 return;
             }
@@ -164,7 +165,7 @@ impl OriginalMail {
     fn take_reply(&mut self, value: &str, first: bool) {
         let separators =
             |c: char| c.is_whitespace() || matches!(c, '<' | '>' | ',' | '"' | ';' | '(' | ')');
-        for word in cut_at_char(value, 2_048).split(separators) {
+        for word in cut(value, 2_048).split(separators) {
             let word = word.trim_start_matches("mailto:");
             let halves = word.split_once('@');
             if !halves.is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty()) {

@@ -37,8 +37,8 @@ impl EnhancedStatus {
         self.class
     }
 
-    /// What the failure is about: 1 address, 2 mailbox, 3 mail system, 4 network, 5 protocol,
-    /// 6 content, 7 policy.
+    /// The subject of the failure: 1 address, 2 mailbox, 3 mail system, 4 network, 5 protocol, 6
+    /// content, 7 policy.
     pub const fn subject(self) -> u16 {
         self.subject
     }
@@ -81,7 +81,7 @@ impl Serialize for EnhancedStatus {
     }
 }
 
-/// One to three digits (RFC 3463 section 2), and what follows them.
+/// A number of one to three digits (RFC 3463 section 2), and the text behind it.
 fn number(text: &str) -> Option<(u16, &str)> {
     let end = text
         .find(|c: char| !c.is_ascii_digit())

@@ -1,7 +1,8 @@
-//! Owns reading HTML: any text becomes a tree, in time linear in the text.
+//! Owns reading HTML: any text becomes a tree, in time linear in the text, and the tree its words.
 //!
 //! Does not judge what an element is for.
 
+mod text;
 mod tokens;
 mod tree;
 
@@ -10,7 +11,7 @@ pub use tree::{BLOCKS, HtmlNode, HtmlTree};
 /// Bytes of HTML that are read.
 const HTML_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Reads HTML. What lies beyond 8 MiB is left out, and the tree says so.
+/// Reads HTML. Text beyond 8 MiB is left out, and [`HtmlTree::truncated`] is set.
 pub fn parse(html: &str) -> HtmlTree {
     let end = html.floor_char_boundary(HTML_BYTES_MAX);
     let mut builder = tree::TreeBuilder::new();

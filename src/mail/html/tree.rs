@@ -60,7 +60,7 @@ impl HtmlTree {
     }
 }
 
-/// Builds the tree from what the tokenizer tells.
+/// The tree while its tokens are read.
 pub(super) struct TreeBuilder {
     nodes: Vec<HtmlNode>,
     stack: Vec<usize>,

@@ -26,14 +26,34 @@ pub(super) fn find(mail: &Outline<'_>) -> Option<Classification> {
         SubjectRemainder::Sentence => false,
         // No person writes "Out of office: Re: our subject".
         SubjectRemainder::Answer => true,
-        // A person who announces a holiday begins a mail; one who answers keeps the `Re:`.
         SubjectRemainder::End | SubjectRemainder::Subject => {
-            says_absent(mail) && (note.is_some() || is_answer(mail))
+            note.is_some() && absent_phrases(mail) > 0
         }
     };
     believed.then(|| {
         Classification::new(MailKind::AutoReply, "absence_subject").with_evidence("Subject")
     })
+}
+
+/// The signs of an absence note whose subject could be a topic, as `Urlaub` is at a travel firm: the subject
+/// with a text that speaks of an absence; and a text that speaks of it twice and asks nothing.
+pub(super) fn signs(mail: &Outline<'_>) -> impl Iterator<Item = Classification> {
+    let subject = mail.subject().to_lowercase();
+    let subject = subject.trim_start_matches(['[', '(', '*', '"', '<', '«', '【', ' ']);
+    let is_topic =
+        split(subject, ABSENCES).is_some_and(|(_, rest)| SubjectRemainder::of(rest).is_set_apart());
+    // A person who announces a holiday begins a mail; one who answers keeps the `Re:`.
+    let phrases = if is_topic && is_answer(mail) {
+        absent_phrases(mail)
+    } else {
+        0
+    };
+    let asks = mail.opening(OPENING_BYTES_MAX).contains(['?', '？', '؟']);
+    let subject = (phrases > 0).then_some("Subject");
+    let text = (phrases > 1 && !asks).then_some("absent text");
+    let signs = [subject, text].into_iter().flatten();
+    signs
+        .map(|sign| Classification::new(MailKind::AutoReply, "absence_subject").with_evidence(sign))
 }
 
 /// The longest of `words` that `subject` begins with, and what follows it.
@@ -44,10 +64,10 @@ fn split<'a>(subject: &'a str, words: &[&'static str]) -> Option<(&'static str, 
         .max_by_key(|(word, _)| word.len())
 }
 
-/// What follows the words in the subject.
+/// The text behind the words in the subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SubjectRemainder {
-    /// Nothing.
+    /// No text follows.
     End,
     /// A separator, and a subject.
     Subject,
@@ -95,14 +115,15 @@ fn is_answer(mail: &Outline<'_>) -> bool {
     mail.has("In-Reply-To") || mail.has("References")
 }
 
-/// Does the text itself say that its writer is away?
-fn says_absent(mail: &Outline<'_>) -> bool {
+/// The number of phrases by which the text says that its author is away.
+fn absent_phrases(mail: &Outline<'_>) -> usize {
     let text = mail.opening(OPENING_BYTES_MAX).to_lowercase();
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    AWAY.iter().any(|words| text.contains(words))
+    AWAY.iter().filter(|words| text.contains(**words)).count()
 }
 
-/// What mail programs call an automatic answer. No person begins a subject so and then sets a colon.
+/// Names that mail programs give to an automatic answer. No person begins a subject so and then
+/// sets a colon.
 #[rustfmt::skip]
 const ANSWERS: &[&str] = &[
     "automatic reply", "automatic response", "automated reply", "automated response", "auto reply",
@@ -124,7 +145,7 @@ const ANSWERS: &[&str] = &[
     "jawapan automatik",
 ];
 
-/// What programs call an absence note.
+/// Names that programs give to an absence note.
 #[rustfmt::skip]
 const NOTES: &[&str] = &[
     "out of office", "out of the office", "out-of-office", "ooo", "away from my mail",
@@ -141,7 +162,7 @@ const NOTES: &[&str] = &[
     "不在通知", "不在応答", "不在办公室", "부재중",
 ];
 
-/// What people and programs call an absence.
+/// Names that people and programs give to an absence.
 #[rustfmt::skip]
 const ABSENCES: &[&str] = &[
     "away from office", "away from the office", "i am away", "on vacation", "on annual leave",
@@ -154,7 +175,7 @@ const ABSENCES: &[&str] = &[
     "у відпустці", "izindeyim", "不在", "休暇中", "外出", "休假", "休假中", "휴가", "외출 중",
 ];
 
-/// How an absent person's text says so.
+/// Phrases by which an absent person's text says so.
 #[rustfmt::skip]
 const AWAY: &[&str] = &[
     "out of the office", "out of office", "away from the office", "away from my desk", "i am away",

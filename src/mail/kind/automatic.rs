@@ -1,17 +1,44 @@
-//! Owns the header fields by which machines say what they are.
+//! Owns the header fields by which machines say what they are: those that prove it, and those that are only
+//! a sign of it.
+//!
+//! | sign | weight | source |
+//! | --- | --- | --- |
+//! | `Auto-Submitted` other than `no` | proof | RFC 3834 section 5 |
+//! | a generator's own field (`X-Autoreply`, …) | proof | the generators |
+//! | `Precedence: auto_reply` | proof | the generators |
+//! | `X-Apple-Unsubscribe` | proof of an opt-out | Apple Mail |
+//! | a `no-reply` author without another `Reply-To` | proof | usage |
+//! | `List-Id` and its kin, `Precedence: list` | proof of a list, which is posted | RFC 2919, RFC 2369 |
+//! | `Precedence: bulk` or `junk` | sign | list managers write it on people's mail |
+//! | `X-Auto-Response-Suppress` of absence notes | sign | [MS-OXCMAIL] section 2.2.3.2.14; gateways write it on people's mail |
+//! | null sender | sign | RFC 5321 section 4.5.5; some forwarders write it on people's mail |
+//! | subject that may be a topic (`Urlaub`) and text of an absent person | sign | |
+//! | two phrases of an absent person and no question | sign, with such a subject | |
 
 use super::{Classification, MailKind, SenderTraits};
 use crate::mail::outline::Outline;
 
-/// Says that no person wrote this mail, or that a list sent it.
+/// Finds proof that no person wrote this mail, or that a list sent it.
 pub(super) fn find(mail: &Outline<'_>, traits: &SenderTraits) -> Option<Classification> {
     opt_out(mail)
         .or_else(|| auto_submitted(mail))
         .or_else(|| vendor_field(mail))
         .or_else(|| list(mail, traits))
         .or_else(|| precedence(mail, traits))
-        .or_else(|| suppressed(mail))
-        .or_else(|| sender(mail, traits))
+        .or_else(|| machine_sender(mail, traits))
+}
+
+/// The signs that no person wrote this mail. One alone proves nothing.
+pub(super) fn signs(
+    mail: &Outline<'_>,
+    traits: &SenderTraits,
+) -> impl Iterator<Item = Classification> {
+    let null_sender = traits.null_sender.then(|| {
+        Classification::new(MailKind::AutoReply, "null_sender").with_evidence("null sender")
+    });
+    [bulk_precedence(mail), suppressed(mail), null_sender]
+        .into_iter()
+        .flatten()
 }
 
 /// RFC 3834 section 5: anything but `no`. Parameters and comments may follow the word.
@@ -124,12 +151,22 @@ fn precedence(mail: &Outline<'_>, traits: &SenderTraits) -> Option<Classificatio
     mail.all("Precedence").find_map(|value| {
         let word = value.to_ascii_lowercase();
         let kind = match word.as_str() {
-            "auto_reply" | "auto-reply" | "autoreply" | "junk" | "bulk" => MailKind::AutoReply,
+            "auto_reply" | "auto-reply" | "autoreply" => MailKind::AutoReply,
             "list" if !traits.is_for_us => MailKind::List,
             _ => return None,
         };
         Some(Classification::new(kind, "precedence").with_evidence(&word))
     })
+}
+
+fn bulk_precedence(mail: &Outline<'_>) -> Option<Classification> {
+    let words = mail.all("Precedence").map(str::to_ascii_lowercase);
+    let mut bulk = words.filter(|word| matches!(word.as_str(), "junk" | "bulk"));
+    let word = bulk.next()?;
+    Some(
+        Classification::new(MailKind::AutoReply, "precedence")
+            .with_evidence(&format!("Precedence {word}")),
+    )
 }
 
 /// `X-Auto-Response-Suppress` ([MS-OXCMAIL] section 2.2.3.2.14) as an automatic answer writes it. To
@@ -159,7 +196,7 @@ fn opt_out(mail: &Outline<'_>) -> Option<Classification> {
 
 /// Addresses no person writes from. A contact form may use one and name the person in `Reply-To`, so
 /// that keeps the mail a person's.
-fn sender(mail: &Outline<'_>, traits: &SenderTraits) -> Option<Classification> {
+fn machine_sender(mail: &Outline<'_>, traits: &SenderTraits) -> Option<Classification> {
     const LOCALS: &[&str] = &[
         "no-reply",
         "noreply",
@@ -172,9 +209,6 @@ fn sender(mail: &Outline<'_>, traits: &SenderTraits) -> Option<Classification> {
         "autoresponder",
         "autoresponse",
     ];
-    if traits.null_sender {
-        return Some(Classification::new(MailKind::AutoReply, "null_sender"));
-    }
     let reply_local = super::local_of(mail.field("Reply-To").unwrap_or_default());
     let named = |local: &str| {
         let base = local.split('+').next().unwrap_or_default();

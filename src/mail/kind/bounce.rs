@@ -6,7 +6,7 @@ use super::{Classification, MailKind, SenderTraits};
 use crate::mail::dsn::{Report, ReportOutcome, ReportedRecipient, speaks_of_delay, words};
 use crate::mail::outline::Outline;
 
-/// Of the text, this much is looked at for the words of a bounce.
+/// Bytes of the text that are searched for the words of a bounce.
 const OPENING_BYTES_MAX: usize = 4_096;
 
 /// A bounce whose form no report parser knows, and what its words say.
@@ -83,12 +83,12 @@ pub(super) fn find_loose(
     Some(Classification::new(kind, "delivery_status_loose"))
 }
 
-/// How sure it is that no person uses the address.
+/// The certainty that no person uses the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MachineCertainty {
     /// The mail system itself.
     Daemon,
-    /// Nobody is to be told of the mail's fate: `<>` in the envelope, or no sender at all.
+    /// An address that takes no reports: `<>` in the envelope, or no sender at all.
     Nobody,
     /// A role.
     Role,
@@ -138,7 +138,7 @@ const SUFFIXES: &[&str] = &[
     "-admin", "-owner", "-bounces", "-request",
 ];
 
-/// How mail systems call themselves beside the address.
+/// Names that mail systems use beside the address.
 #[rustfmt::skip]
 const NAMES: &[&str] = &[
     "mail delivery s", "mail deliver system", "mailer-daemon", "mailer daemon", "postmaster",

@@ -19,25 +19,26 @@ use super::address::{Address, Domain};
 use super::dsn::{Report, ReportForm, ReportOutcome};
 use super::envelope::Envelope;
 use super::outline::Outline;
+use super::text::without_controls;
 use super::view::View;
 
-/// Our own mark on mail that goes out. Its value names the instance.
+/// The field with our own mark on mail that goes out. The value names the instance.
 pub const LOOP_FIELD: &str = "X-Postern-Loop";
 /// A mail with more `Received` fields than this goes round in circles (RFC 5321 section 6.3).
 pub const HOPS_MAX: usize = 50;
 
-/// What sort of mail it is.
+/// The kind of a mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MailKind {
-    /// Someone wrote it. Whatever no rule knows is this.
+    /// A person wrote the mail. Mail that no rule knows is of this kind.
     Person,
     /// A machine answers or notifies: absence notes, receipts of tickets, alarms (RFC 3834).
     AutoReply,
     /// A report on the delivery of a mail: it failed, or its sender asked to hear that it arrived.
-    /// [`Report::outcome`] tells which.
+    /// [`Report::outcome`] says which.
     Bounce,
-    /// A report that a mail is still waiting somewhere. Nothing is lost yet.
+    /// A report that a mail is still waiting somewhere; the mail is not lost yet.
     DelayNotice,
     /// A complaint about a mail (RFC 5965), or an opt-out a mail program sends.
     FeedbackReport,
@@ -52,6 +53,19 @@ pub enum MailKind {
 }
 
 impl MailKind {
+    /// All kinds, in the order of their declaration.
+    pub const ALL: [Self; 9] = [
+        Self::Person,
+        Self::AutoReply,
+        Self::Bounce,
+        Self::DelayNotice,
+        Self::FeedbackReport,
+        Self::ReadReceipt,
+        Self::List,
+        Self::Calendar,
+        Self::Loop,
+    ];
+
     /// The name in logs, in JSON and in rules.
     pub const fn name(self) -> &'static str {
         match self {
@@ -86,8 +100,11 @@ pub struct Classification {
     pub kind: MailKind,
     /// The rule that decided, in snake case. Stable: people search logs for it.
     pub rule: &'static str,
-    /// What the rule saw: a field's name, sometimes its value. Never an address.
+    /// The evidence: the names of fields, sometimes their values, never an address.
     pub evidence: Option<String>,
+    /// False if a single sign that proves nothing is the only reason for the kind. Such mail is not
+    /// dropped.
+    pub is_certain: bool,
 }
 
 impl Classification {
@@ -96,12 +113,12 @@ impl Classification {
             kind,
             rule,
             evidence: None,
+            is_certain: true,
         }
     }
 
     fn with_evidence(mut self, evidence: &str) -> Self {
-        let printable = |c: &char| !c.is_control();
-        self.evidence = Some(evidence.chars().filter(printable).take(80).collect());
+        self.evidence = Some(without_controls(evidence, 80));
         self
     }
 }
@@ -111,7 +128,7 @@ impl Classification {
 pub enum ReversePath<'a> {
     /// There was no envelope, as in a mailbox that is polled, or it does not tell: the mail's `Return-Path` does.
     Unknown,
-    /// `<>`: nobody is to be told of this mail's fate (RFC 5321 section 4.5.5).
+    /// The null sender `<>`: no report may be sent (RFC 5321 section 4.5.5).
     Null,
     /// An address.
     Address(&'a Address),
@@ -133,7 +150,7 @@ impl<'a> From<Option<&'a Address>> for ReversePath<'a> {
     }
 }
 
-/// What is known of a mail besides its bytes.
+/// The context of a mail, beside its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct ClassifyContext<'a> {
     /// The sender in the envelope.
@@ -178,11 +195,35 @@ pub fn classify(view: &View, context: &ClassifyContext<'_>) -> (Classification, 
         .or_else(|| calendar(mail))
         .or_else(|| automatic::find(mail, &traits))
         .or_else(|| absence::find(mail))
+        .or_else(|| weigh_signs(mail, &traits))
         .unwrap_or_else(|| Classification::new(MailKind::Person, "nothing_says_machine"));
     (finding, None)
 }
 
-/// What several rules ask about.
+/// Weighs the signs that are no proof. Two are believed. A single one is not believed of an answer that
+/// has words; any other mail with one is in doubt.
+fn weigh_signs(mail: &Outline<'_>, traits: &SenderTraits) -> Option<Classification> {
+    const WORDS_BYTES_MAX: usize = 4_096;
+    let signs: Vec<Classification> = automatic::signs(mail, traits)
+        .chain(absence::signs(mail))
+        .collect();
+    let first = signs.first()?;
+    let names = signs.iter().filter_map(|sign| sign.evidence.as_deref());
+    let evidence = names.collect::<Vec<_>>().join(", ");
+    let is_answer = traits.is_for_us || mail.has("In-Reply-To") || mail.has("References");
+    let has_words = !mail.opening(WORDS_BYTES_MAX).trim().is_empty();
+    let found = if signs.len() == 1 && is_answer && has_words {
+        Classification::new(MailKind::Person, "one_sign_only")
+    } else {
+        Classification {
+            is_certain: signs.len() > 1,
+            ..Classification::new(first.kind, first.rule)
+        }
+    };
+    Some(found.with_evidence(&evidence))
+}
+
+/// Traits of the sender that several rules ask about.
 struct SenderTraits {
     /// The envelope's sender is `<>`, or there is no envelope and the `Return-Path` is.
     null_sender: bool,
@@ -190,8 +231,8 @@ struct SenderTraits {
     path_is_daemon: bool,
     /// The local part of the `From` address, lower-cased; empty if it has none.
     from_local: String,
-    /// It came by a list, if at all, on its way to us: it answers a mail of ours by its own header, or
-    /// the list is our own.
+    /// True if a list, where there is one, brought the mail to us: the mail answers one of ours by
+    /// its own header, or the list is our own.
     is_for_us: bool,
 }
 
@@ -318,8 +359,8 @@ fn calendar(mail: &Outline<'_>) -> Option<Classification> {
         })
 }
 
-/// The `METHOD` property of an iCalendar object (RFC 5545 section 3.7.2). It stands before the first
-/// component, so few lines are read.
+/// The `METHOD` property of an iCalendar object (RFC 5545 section 3.7.2). The property stands
+/// before the first component, so few lines are read.
 fn method_of(text: &str) -> Option<String> {
     text.lines().take(20).find_map(|line| {
         line.trim()

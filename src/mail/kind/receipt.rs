@@ -76,7 +76,7 @@ const SUBJECTS: &[&str] = &[
     "읽음",
 ];
 
-/// How the text begins and, some words later, goes on.
+/// Pairs of phrases: the beginning of the text, and words some way behind it.
 const TEXTS: &[(&str, &str)] = &[
     ("your message", "was read on"),
     ("your message", "was deleted without being read"),

@@ -35,6 +35,67 @@ fn names_are_stable() {
 }
 
 #[test]
+fn one_sign_that_is_no_proof_drops_nobody() {
+    let null = ClassifyContext {
+        sender: ReversePath::Null,
+        ..ClassifyContext::UNKNOWN
+    };
+    let answer = "From: a@b.example\r\nIn-Reply-To: <1@us.example>\r\n";
+    let words = "\r\nThursday is fine.\r\n";
+    for (sign, envelope) in [
+        (
+            "Precedence: bulk\r\nSubject: Re: x\r\n",
+            &ClassifyContext::UNKNOWN,
+        ),
+        (
+            "Precedence: junk\r\nSubject: Re: x\r\n",
+            &ClassifyContext::UNKNOWN,
+        ),
+        (
+            "X-Auto-Response-Suppress: All\r\nSubject: Re: x\r\n",
+            &ClassifyContext::UNKNOWN,
+        ),
+        ("Subject: Re: x\r\n", &null),
+    ] {
+        let person = found(&format!("{answer}{sign}{words}"), envelope);
+        assert_eq!(
+            (person.kind, person.rule),
+            (MailKind::Person, "one_sign_only"),
+            "{sign}"
+        );
+        let doubtful = found(&format!("From: a@b.example\r\n{sign}{words}"), envelope);
+        assert_eq!(
+            (doubtful.kind, doubtful.is_certain),
+            (MailKind::AutoReply, false),
+            "{sign}"
+        );
+        let empty = found(&format!("{answer}{sign}\r\n"), envelope);
+        assert_eq!(
+            (empty.kind, empty.is_certain),
+            (MailKind::AutoReply, false),
+            "{sign}"
+        );
+    }
+    let both = "Precedence: bulk\r\nX-Auto-Response-Suppress: All\r\nSubject: Re: x\r\n";
+    let machine = found(&format!("{answer}{both}{words}"), &ClassifyContext::UNKNOWN);
+    assert_eq!(
+        (machine.kind, machine.is_certain),
+        (MailKind::AutoReply, true)
+    );
+    assert_eq!(
+        machine.evidence.as_deref(),
+        Some("Precedence bulk, X-Auto-Response-Suppress")
+    );
+    let topic = "Subject: Urlaub\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n";
+    let person = "wir sind im Urlaub noch bis Samstag und möchten verlängern. Geht das?\r\n";
+    let note = "Ich bin im Urlaub und ab 5. März wieder erreichbar.\r\n";
+    let kind_of =
+        |text: &str| found(&format!("{answer}{topic}{text}"), &ClassifyContext::UNKNOWN).kind;
+    assert_eq!(kind_of(person), MailKind::Person);
+    assert_eq!(kind_of(note), MailKind::AutoReply);
+}
+
+#[test]
 fn the_envelope_tells_more_than_the_return_path() {
     let null = ClassifyContext {
         sender: ReversePath::from(None),

@@ -20,7 +20,7 @@ use super::kind::MailKind;
 
 /// The rules that are shipped.
 pub const SHIPPED: &str = include_str!("../../../config/rules.toml");
-/// Of a text, this many bytes are searched for words.
+/// Bytes of a text that are searched for words.
 pub const TEXT_BYTES_MAX: usize = 64 * 1024;
 
 /// A mailbox of the product.
@@ -64,19 +64,19 @@ impl fmt::Display for Mailbox {
     }
 }
 
-/// How urgent a mail is.
+/// The urgency of a mail.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
-    /// Someone on the list of those who never wait.
+    /// A person on the list of those who never wait.
     Vip,
     /// Before the others.
     Priority,
     /// In its turn.
     Standard,
-    /// When there is time.
+    /// Last, after all others.
     #[default]
     General,
 }
@@ -99,18 +99,18 @@ impl fmt::Display for Priority {
     }
 }
 
-/// What is known of a mail when it is sorted.
+/// The facts by which a mail is sorted.
 #[derive(Clone, Copy, Debug)]
 pub struct SortingFacts<'a> {
-    /// Whom it was sent to, by the envelope.
+    /// The recipient, by the envelope.
     pub recipient: Option<&'a Address>,
-    /// Who wrote it, by its `From`.
+    /// The author, by `From`.
     pub sender: Option<&'a Address>,
     /// The sender's domain vouches for the mail, or it came with the sender's own token.
     pub verified: bool,
-    /// What sort of mail it is.
+    /// The kind of the mail.
     pub kind: MailKind,
-    /// Its subject, decoded.
+    /// The subject, decoded.
     pub subject: &'a str,
     /// The words that are new in it: no quotes.
     pub body: &'a str,
@@ -121,18 +121,18 @@ pub struct SortingFacts<'a> {
     pub thread: Option<KnownThread>,
 }
 
-/// What is known of a conversation.
+/// The state of a known conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownThread {
     /// The mailbox it lies in.
     pub mailbox: Mailbox,
-    /// How urgent it is.
+    /// The priority of the conversation.
     pub priority: Priority,
-    /// How many messages it has.
+    /// The number of messages in the conversation.
     pub messages: u32,
 }
 
-/// Where a mail goes, and why.
+/// The mailbox and priority of a mail, and the rule that chose them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MailboxChoice {
     /// The mailbox.

@@ -9,7 +9,7 @@ use super::words::PhraseIndex;
 use super::{Mailbox, MailboxChoice, Priority, SortingFacts, TEXT_BYTES_MAX};
 use crate::mail::address::Address;
 use crate::mail::kind::MailKind;
-use crate::mail::outline::cut_at_char;
+use crate::mail::text::cut;
 
 /// A file has at most this many rules.
 pub const RULES_MAX: usize = 500;
@@ -52,16 +52,14 @@ impl Rules {
         Self::parse(super::SHIPPED)
     }
 
-    /// Sorts a mail. Where no rule fits, or the rule that does leaves something out, the thread's
-    /// mailbox and priority stay; a mail without thread lies where its address says, else in
+    /// Sorts a mail. If no rule fits, or the rule that fits leaves something out, the thread's
+    /// mailbox and priority stay; a mail without a thread lies where its address says, else in
     /// `general`.
     pub fn choose(&self, facts: &SortingFacts<'_>) -> MailboxChoice {
         let seen = RuleInput {
             facts,
-            subject: self
-                .phrases
-                .find(cut_at_char(facts.subject, TEXT_BYTES_MAX)),
-            body: self.phrases.find(cut_at_char(facts.body, TEXT_BYTES_MAX)),
+            subject: self.phrases.find(cut(facts.subject, TEXT_BYTES_MAX)),
+            body: self.phrases.find(cut(facts.body, TEXT_BYTES_MAX)),
         };
         let rule = self.rules.iter().find(|rule| rule.fits(&seen, &self.lists));
         let of_rule = rule.map(|rule| (rule.mailbox, rule.priority));
@@ -118,15 +116,15 @@ impl Rules {
     }
 }
 
-/// What is wrong with rules.
+/// A fault in the rules.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RulesError {
-    /// It is no TOML, or names a thing there is not.
+    /// The text is not TOML, or names an unknown key.
     #[error("line {line}: {message}")]
     Toml {
         /// The line, from 1.
         line: usize,
-        /// What the reader says.
+        /// The message of the TOML reader.
         message: String,
     },
     /// A value of a rule's condition.
@@ -138,7 +136,7 @@ pub enum RulesError {
         condition: &'static str,
         /// The value.
         value: String,
-        /// What it should be.
+        /// The form that is expected.
         why: &'static str,
     },
     /// A value of a list.
@@ -148,7 +146,7 @@ pub enum RulesError {
         list: String,
         /// The value.
         value: String,
-        /// What it should be.
+        /// The form that is expected.
         why: &'static str,
     },
     /// A rule has no name.
@@ -185,7 +183,7 @@ struct RulesFile {
 pub struct SortingRule {
     /// Names it in logs. Unique.
     pub name: String,
-    /// When it fits; always, if left out.
+    /// The conditions; a rule without any always fits.
     #[serde(default)]
     pub when: RuleConditions,
     /// The mailbox; if left out, the thread's.
@@ -194,7 +192,8 @@ pub struct SortingRule {
     pub priority: Option<Priority>,
 }
 
-/// The conditions of a rule: all that are given must hold. Of several values one must.
+/// The conditions of a rule. All that are given must hold; of several values of one condition, one
+/// must.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RuleConditions {
@@ -206,7 +205,7 @@ pub struct RuleConditions {
     pub sender_domain: Vec<String>,
     /// Names of `[lists]`.
     pub sender_list: Vec<String>,
-    /// Whether the sender is verified.
+    /// True if the sender must be verified, false if the sender must not be.
     pub verified: Option<bool>,
     /// Words or phrases in the subject.
     pub subject_words: Vec<String>,
@@ -216,7 +215,7 @@ pub struct RuleConditions {
     pub words: Vec<String>,
     /// Kinds of mail.
     pub kind: Vec<MailKind>,
-    /// Whether the mail belongs to a conversation there is already.
+    /// True if the mail must belong to a known conversation, false if it must not.
     pub known_thread: Option<bool>,
     /// The mailbox that conversation lies in.
     pub thread_mailbox: Vec<Mailbox>,

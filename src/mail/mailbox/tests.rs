@@ -33,7 +33,7 @@ impl ShortMail {
 const FAN: &str = "ann@mail.example";
 const INBOX: &str = "hello-there@inbox.example";
 
-/// What the shipped rules make of mail: mailbox, rule, mail.
+/// Cases of the shipped rules: mailbox, rule, mail.
 #[rustfmt::skip]
 const MAILS: &[(Mailbox, &str, ShortMail)] = &[
     (Dmca, "dmca-address", ShortMail("dmca@inbox.example", FAN, "Hello", "You use my song.")),

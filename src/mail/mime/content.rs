@@ -9,8 +9,9 @@ use mail_parser::parsers::MessageStream;
 use mail_parser::{ContentType, HeaderValue};
 
 use super::{FieldSpan, Flag, HeaderBlock, parser_input, unfolded};
+use crate::mail::text::bare_message_id;
 
-/// What a part's header says of its content (RFC 2045, RFC 2183).
+/// The content of a part, as its header describes it (RFC 2045, RFC 2183).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartContent {
     /// Type and subtype, lower-cased: `text/plain`.
@@ -28,7 +29,7 @@ pub struct PartContent {
     parameters: Vec<(String, String)>,
 }
 
-/// How a part's bytes were made fit for transport (RFC 2045 section 6).
+/// The transfer encoding of a part (RFC 2045 section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::mail) enum TransferEncoding {
     Base64,
@@ -38,6 +39,19 @@ pub(in crate::mail) enum TransferEncoding {
 }
 
 impl PartContent {
+    /// The content of a mail that is attached as it came.
+    pub(in crate::mail) fn raw_mail() -> Self {
+        Self {
+            media_type: "message/rfc822".to_owned(),
+            is_attachment: true,
+            is_inline: false,
+            raw_filename: Some("message.eml".to_owned()),
+            content_id: None,
+            parameters: Vec::new(),
+            encoding: TransferEncoding::Identity,
+        }
+    }
+
     /// A parameter of Content-Type, by its lower-cased name.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters
@@ -51,7 +65,7 @@ impl PartContent {
         self.media_type.starts_with("multipart/")
     }
 
-    /// Reads the fields that describe a part. Where one stands twice, the first counts. In a
+    /// Reads the fields that describe a part. The first of two equal fields counts. In a
     /// `multipart/digest` a part is a mail unless it says otherwise (RFC 2046 section 5.1.5).
     pub(in crate::mail) fn read(
         mail: &[u8],
@@ -66,7 +80,7 @@ impl PartContent {
                 .find(|field| field.is_named(mail, name))
         };
         let parsed = |name: &str, flags: &mut BTreeSet<Flag>| {
-            typed(&parser_input(field(name)?.raw(mail, flags), flags))
+            typed(&parser_input(field(name)?.raw(mail, flags), None, flags))
         };
         let line = |name: &str, flags: &mut BTreeSet<Flag>| {
             field(name).map(|field: &FieldSpan| unfolded(field.raw(mail, flags)))
@@ -91,7 +105,7 @@ impl PartContent {
             is_attachment: disposition_is("attachment"),
             is_inline: disposition_is("inline"),
             content_id: line("Content-ID", flags)
-                .map(|id| id.trim_matches(['<', '>']).to_owned())
+                .map(|id| bare_message_id(&id).to_owned())
                 .filter(|id| !id.is_empty()),
             encoding: TransferEncoding::of(encoding.as_deref().unwrap_or_default()),
             media_type: media_type(content_type.as_ref(), in_digest),
@@ -121,7 +135,7 @@ fn typed(input: &[u8]) -> Option<ContentType<'static>> {
     }
 }
 
-/// Type and subtype. What has no subtype is text (RFC 2045 section 5.2), as is what has no type.
+/// Type and subtype. A type without a subtype is text (RFC 2045 section 5.2), as is a missing type.
 fn media_type(content_type: Option<&ContentType<'_>>, in_digest: bool) -> String {
     let Some(content_type) = content_type else {
         let default = if in_digest {

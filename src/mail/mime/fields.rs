@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use super::encoded_words;
 use super::{
     ENCODED_WORDS_MAX, FIELD_BYTES_MAX, FIELDS_MAX, Flag, HEADER_BYTES_MAX, PARAMETERS_MAX,
     next_line,
@@ -56,8 +57,8 @@ const PREFIXES: [&[u8]; 9] = [
     b"thread-",
 ];
 
-/// Whether a mail that begins with fields of these names begins with no header at all: "Thanks :-)"
-/// and "One: this is what I have." look like fields, and are what somebody wrote.
+/// True if a mail that begins with fields of these names begins with no header at all: "Thanks :-)"
+/// and "One: this is what I have." look like fields, and are a person's words.
 pub fn begins_without_header<'a>(mut names: impl ExactSizeIterator<Item = &'a [u8]>) -> bool {
     let is_known = |name: &[u8]| {
         let name = name.to_ascii_lowercase();
@@ -70,12 +71,12 @@ pub fn begins_without_header<'a>(mut names: impl ExactSizeIterator<Item = &'a [u
 #[derive(Debug)]
 pub(in crate::mail) struct HeaderBlock {
     pub(in crate::mail) fields: Vec<FieldSpan>,
-    /// Where the body starts.
+    /// Offset of the body.
     pub(in crate::mail) end: usize,
     pub(in crate::mail) flags: BTreeSet<Flag>,
 }
 
-/// Where a field lies: name, and value with its folds.
+/// The place of a field: its name, and its value with the folds.
 #[derive(Debug)]
 pub(in crate::mail) struct FieldSpan {
     pub(in crate::mail) name: Range<usize>,
@@ -83,11 +84,11 @@ pub(in crate::mail) struct FieldSpan {
 }
 
 struct HeaderBounds {
-    /// Where the last line that is read may end.
+    /// Offset that the last line read may not go beyond.
     end_max: usize,
     fields_max: usize,
-    /// What a line that is no field does: a mail's header goes on behind it, for broken programs
-    /// write such lines; a part's ends there, for it may be a delimiter.
+    /// True if the header goes on behind a line that is no field, as a mail's does, for broken
+    /// programs write such lines. A part's header ends there, for the line may be a delimiter.
     skips_junk: bool,
 }
 
@@ -222,9 +223,14 @@ pub(in crate::mail) fn unfolded(value: &[u8]) -> String {
     String::from_utf8_lossy(line.trim_ascii()).into_owned()
 }
 
-/// The value as the parser wants it: ended by a line end, and cut where its encoded words or its
-/// parameters go beyond their bounds, for those take the parser more than linear time.
-pub(in crate::mail) fn parser_input(value: &[u8], flags: &mut BTreeSet<Flag>) -> Vec<u8> {
+/// The value as the parser wants it: in UTF-8, ended by a line end, and cut where its encoded words or its
+/// parameters go beyond their bounds, for those take the parser more than linear time. `hint` is the
+/// charset of the rest of the mail.
+pub(in crate::mail) fn parser_input(
+    value: &[u8],
+    hint: Option<&str>,
+    flags: &mut BTreeSet<Flag>,
+) -> Vec<u8> {
     let mut end = value.len();
     let mut words = value.windows(2).enumerate().filter(|(_, two)| two == b"=?");
     if let Some((at, _)) = words.nth(ENCODED_WORDS_MAX) {
@@ -239,7 +245,7 @@ pub(in crate::mail) fn parser_input(value: &[u8], flags: &mut BTreeSet<Flag>) ->
         flags.insert(Flag::TooManyParameters);
         end = at;
     }
-    let mut input = value[..end].trim_ascii_end().to_vec();
+    let mut input = encoded_words::normalised(value[..end].trim_ascii_end(), hint);
     input.push(b'\n');
     input
 }

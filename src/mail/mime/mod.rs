@@ -5,6 +5,7 @@
 //! So nothing that is nested can make a parser recurse, however it is encoded.
 
 mod content;
+mod encoded_words;
 mod fields;
 
 use std::collections::BTreeSet;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use content::PartContent;
 pub(super) use content::TransferEncoding;
+pub(super) use encoded_words::first_charset;
 pub use fields::begins_without_header;
 pub(super) use fields::{FieldSpan, HeaderBlock, parser_input, unfolded};
 
@@ -35,8 +37,8 @@ pub const PARAMETERS_MAX: usize = 100;
 /// RFC 2046 section 5.1.1 allows 70; some send more.
 const BOUNDARY_BYTES_MAX: usize = 255;
 
-/// A bound that a mail goes beyond. What lies within it was read, the rest was not; the raw mail
-/// holds all.
+/// A bound that a mail exceeds. The content within the bound was read, the rest was not; the raw
+/// mail holds all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Flag {
@@ -60,7 +62,32 @@ pub enum Flag {
     TooManyParts,
 }
 
-/// Where everything in a mail lies.
+impl Flag {
+    /// The name in the Messages API and the log.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FieldTooLong => "field_too_long",
+            Self::HeaderTooLong => "header_too_long",
+            Self::TextCut => "text_cut",
+            Self::TooDeep => "too_deep",
+            Self::TooManyAddresses => "too_many_addresses",
+            Self::TooManyEncodedWords => "too_many_encoded_words",
+            Self::TooManyFields => "too_many_fields",
+            Self::TooManyParameters => "too_many_parameters",
+            Self::TooManyParts => "too_many_parts",
+        }
+    }
+
+    /// True if content was left out that only the raw mail still holds.
+    pub(super) const fn needs_raw_mail(self) -> bool {
+        matches!(
+            self,
+            Self::FieldTooLong | Self::HeaderTooLong | Self::TooManyFields | Self::TooManyParts
+        )
+    }
+}
+
+/// The places of header fields and parts in a mail.
 #[derive(Debug)]
 pub(super) struct MailStructure {
     /// The mail's own header.
@@ -70,7 +97,7 @@ pub(super) struct MailStructure {
     pub(super) flags: BTreeSet<Flag>,
 }
 
-/// Where one part lies, and what its header says of it.
+/// The place of one part, and the description in its header.
 #[derive(Debug)]
 pub(super) struct PartSpan {
     pub(super) content: PartContent,
@@ -170,8 +197,8 @@ impl MimeWalk<'_> {
         });
     }
 
-    /// Which open multipart has this line for a delimiter, and is it its last? The innermost is asked
-    /// first; an outer delimiter ends all within (RFC 2046 section 5.1.2).
+    /// The open multipart that has this line for a delimiter, and whether the line ends it. The
+    /// innermost is asked first; an outer delimiter ends all within (RFC 2046 section 5.1.2).
     fn delimiter(&self, line: &[u8]) -> Option<(usize, bool)> {
         let line = line.strip_prefix(b"--")?.trim_ascii_end();
         self.open
@@ -203,7 +230,7 @@ impl MimeWalk<'_> {
     }
 }
 
-/// Where the line behind the one at `at` starts.
+/// Offset of the line behind the one at `at`.
 fn next_line(bytes: &[u8], at: usize) -> usize {
     bytes[at..]
         .iter()

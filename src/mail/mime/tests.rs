@@ -86,13 +86,13 @@ fn digests_hold_mails() {
 fn parser_input_is_cut_before_the_bound() {
     let mut flags = BTreeSet::new();
     let words = "=?utf-8?q?a?= ".repeat(ENCODED_WORDS_MAX + 1);
-    let input = parser_input(words.as_bytes(), &mut flags);
+    let input = parser_input(words.as_bytes(), None, &mut flags);
     assert_eq!(
         input.windows(2).filter(|two| two == b"=?").count(),
         ENCODED_WORDS_MAX
     );
     let parameters = format!("a/b{}", "; c*1=d".repeat(PARAMETERS_MAX + 1));
-    let input = parser_input(parameters.as_bytes(), &mut flags);
+    let input = parser_input(parameters.as_bytes(), None, &mut flags);
     assert_eq!(input.iter().filter(|&&b| b == b';').count(), PARAMETERS_MAX);
     assert_eq!(
         flags.into_iter().collect::<Vec<_>>(),

@@ -90,7 +90,7 @@ pub(super) fn attribution(lines: &[BodyLine], last: usize, floor: usize) -> Opti
     })
 }
 
-/// Whether a line that begins with date and time stands right above or below another: a log, not
+/// True if a line that begins with date and time stands right above or below another: a log, not
 /// the head of a mail.
 fn is_listed(lines: &[BodyLine], found: Attribution, floor: usize) -> bool {
     let dated = |at: usize| {
@@ -159,7 +159,7 @@ fn is_titled(line: &BodyLine) -> bool {
     line.words() >= 2 && (titled || opened)
 }
 
-/// How the last line of an attribution ends.
+/// True if the last line of an attribution may end so.
 fn may_end(fold: &str) -> bool {
     let tail = fold.trim_end_matches(['-', ' ', '*', '_', '"', '=', '|']);
     tail.ends_with([':', '>', ')', ']', '：'])
@@ -204,7 +204,7 @@ fn ends_sentence(fold: &str) -> bool {
     !(short || word.ends_with(|c: char| c.is_ascii_digit()))
 }
 
-/// How a line that may begin an attribution looks.
+/// The look of a line that may begin an attribution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum LineStart {
     Other,
@@ -238,7 +238,7 @@ impl LineStart {
     }
 }
 
-/// What speaks for an attribution.
+/// The evidence for an attribution.
 struct AttributionEvidence {
     verb: bool,
     date: bool,
@@ -274,7 +274,7 @@ impl AttributionEvidence {
         }
     }
 
-    /// How many kinds of evidence there are.
+    /// The number of kinds of evidence.
     fn rank(&self) -> u8 {
         u8::from(self.verb) + u8::from(self.date) + u8::from(self.time) + u8::from(self.address)
     }
@@ -310,7 +310,7 @@ fn has_verb(joined: &str) -> bool {
     WROTE.stand_in(joined) || WROTE_UNSPACED.are_in(joined)
 }
 
-/// Whether `word` stands in `text` with no letter on either side.
+/// True if `word` stands in `text` with no letter on either side.
 fn has_word(text: &str, word: &str) -> bool {
     let mut places = text.match_indices(word);
     places.any(|(at, _)| is_apart(text, at..at + word.len()))

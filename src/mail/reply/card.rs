@@ -59,7 +59,7 @@ pub(super) fn is_contact(fold: &str) -> bool {
         || words <= 6 && URL.is_match(fold)
 }
 
-/// Whether a line reads like a sentence of a letter.
+/// True if a line reads like a sentence of a letter.
 pub(super) fn is_prose(fold: &str) -> bool {
     let words = fold.split(' ').count();
     words >= 14 || words >= 7 && fold.ends_with(['.', '?', '!', ':', '…']) && !is_contact(fold)
@@ -164,7 +164,7 @@ fn closes_with_name(fold: &str) -> bool {
         })
 }
 
-/// Whether lines left under a quote are a signature and not an answer.
+/// True if lines left under a quote are a signature and not an answer.
 pub(super) fn is_residue(lines: &[BodyLine], below: &[usize]) -> bool {
     let short = below.len() <= CARD_LINES_MAX && below.iter().all(|at| !is_prose(&lines[*at].fold));
     let contact = below.iter().any(|at| is_contact(&lines[*at].fold));

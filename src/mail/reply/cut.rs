@@ -20,7 +20,7 @@ const BANNER_LINES_MAX: usize = 6;
 /// Lines that are looked at closely for an attribution.
 const CANDIDATES_MAX: u32 = 1500;
 
-/// What becomes of a line.
+/// The class of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LineClass {
     Text,
@@ -94,7 +94,7 @@ pub(super) struct Cutter<'a> {
     pub(super) old_mail_from: Option<usize>,
     /// A whole mail begins here with nothing written above it.
     pub(super) forwarded: bool,
-    /// So many lines may still be asked whether an attribution ends there.
+    /// The number of lines that may still be examined for the end of an attribution.
     candidates: Cell<u32>,
     /// No header block begins above this line.
     no_header_above: usize,
@@ -235,7 +235,7 @@ impl<'a> Cutter<'a> {
         }
     }
 
-    /// Whether the attribution at `at`, with nothing written above it, is but what a person tells:
+    /// True if the attribution at `at`, with nothing written above it, is part of a person's story:
     /// nothing marked as old mail follows it.
     fn is_narrated(&self, at: usize, end: usize) -> bool {
         self.kinds[at] != LineKind::Attribution
@@ -303,7 +303,7 @@ impl<'a> Cutter<'a> {
         attribution::attribution(self.lines, last, floor)
     }
 
-    /// Whether a rule stands right above.
+    /// True if a rule stands right above.
     fn ruled_off(&self, at: usize) -> bool {
         self.lines[..at]
             .iter()
@@ -324,7 +324,7 @@ impl<'a> Cutter<'a> {
             .is_some_and(|at| self.lines[at].depth > 0)
     }
 
-    /// Whether unmarked text follows (an end of the mail is neither).
+    /// True if unmarked text follows. The end of the mail is neither marked nor unmarked.
     fn unquoted_at(&self, from: usize) -> bool {
         self.next_filled(from)
             .is_some_and(|at| self.lines[at].depth == 0 && !shapes::is_barred(&self.lines[at].fold))

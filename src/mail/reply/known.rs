@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use super::fold::is_invisible;
 use super::shapes::is_barred;
 use super::text::BodyLine;
+use crate::mail::text::cut;
 
 /// Words in a row that are compared.
 const SHINGLE: usize = 4;
@@ -20,7 +21,7 @@ const TEXTS_MAX: usize = 16;
 /// Bytes of one text that are looked at.
 const TEXT_BYTES_MAX: usize = 256 * 1024;
 
-/// Which lines are ours.
+/// The lines that are ours.
 pub(super) struct KnownLines {
     /// For each line: it is a line we sent.
     pub(super) lines: Vec<bool>,
@@ -30,12 +31,13 @@ pub(super) struct KnownLines {
     pub(super) found_most: bool,
     /// Nearly all of one of our texts was found again.
     pub(super) found_nearly_all: bool,
-    /// Where a line of ours stands more often than we wrote it: what was said earlier begins above.
+    /// The line below which a line of ours stands more often than we wrote it: earlier mail begins
+    /// above.
     pub(super) repeated_from: Option<usize>,
 }
 
 impl KnownLines {
-    /// Nothing known of `count` lines.
+    /// The state in which none of `count` lines is known.
     pub(super) fn none(count: usize) -> Self {
         Self {
             lines: vec![false; count],
@@ -129,10 +131,10 @@ fn bit_of(word: u64) -> usize {
 }
 
 fn bounded(text: &str) -> &str {
-    &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
+    cut(text, TEXT_BYTES_MAX)
 }
 
-/// Which words of the mail belong to a shingle of `text`.
+/// Flags for each word of the mail: true if it belongs to a shingle of `text`.
 fn cover(mail: &[(u64, usize)], text: &[u64]) -> Vec<bool> {
     let size = SHINGLE.min(text.len());
     let shingles: HashSet<&[u64]> = text.windows(size).collect();
@@ -223,8 +225,8 @@ fn words(text: &str) -> Vec<u64> {
     words
 }
 
-/// Whether a character is part of a word: whatever is no space, punctuation or symbol of the scripts
-/// that mails are written in. The tables of Unicode know better and take ten times as long.
+/// True if a character is part of a word: any but space, punctuation and symbols of the scripts
+/// that mails are written in. The tables of Unicode are more exact and take ten times as long.
 fn is_letter(c: char) -> bool {
     match u32::from(c) {
         0..=0x7f => c.is_ascii_alphanumeric(),
@@ -241,7 +243,8 @@ fn is_unspaced(c: char) -> bool {
     matches!(u32::from(c), 0x0e00..=0x0eff | 0x1000..=0x109f | 0x1780..=0x17ff | 0x3040..=0x30ff | 0x3400..=0x9fff | 0xf900..=0xfaff | 0x2_0000..=0x3_ffff)
 }
 
-/// FNV-1a. Who makes words collide only has his own words taken for ours.
+/// The FNV-1a hash of a word. A sender who makes words collide only has their own words taken for
+/// ours.
 fn hash(word: &str) -> u64 {
     word.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)

@@ -67,7 +67,7 @@ pub(super) static OPENERS: LazyLock<Vec<&str>> = LazyLock::new(|| {
     )
 });
 
-/// First words that tell a person speaking of himself, not a mail program.
+/// First words that tell a person speaking of themselves, not a mail program.
 pub(super) static FIRST_PERSON: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
@@ -80,7 +80,7 @@ pub(super) static FIRST_PERSON: LazyLock<PhraseList> = LazyLock::new(|| {
     )
 });
 
-/// What a line of a header block says.
+/// The label of a line of a header block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum HeaderLabel {
     From,
@@ -331,7 +331,7 @@ pub(super) static EXCUSES: LazyLock<PhraseList> = LazyLock::new(|| {
     )
 });
 
-/// Closings above a name. They and the name stay with the reply.
+/// Closings above a name. Closing and name stay with the reply.
 pub(super) static CLOSINGS: LazyLock<Vec<&str>> = LazyLock::new(|| {
     words(
         "

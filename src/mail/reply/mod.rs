@@ -58,7 +58,7 @@ impl Default for ReplyInput<'_> {
     }
 }
 
-/// What a person wrote, and what was cut away.
+/// The words a person wrote, and the text that was cut away.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reply {
     /// The words the person wrote, with the quotes they answer. Never empty unless the mail is.
@@ -70,9 +70,9 @@ pub struct Reply {
     pub quoted: String,
     /// Signature, "sent from" lines, disclaimers, list footers.
     pub signature: String,
-    /// What the cut rests on.
+    /// The evidence that the cut rests on.
     pub method: Method,
-    /// How sure the cut is.
+    /// The certainty of the cut.
     pub confidence: Confidence,
     /// The part was longer than [`TEXT_BYTES_MAX`]; its end is in none of the fields.
     pub truncated: bool,
@@ -81,7 +81,7 @@ pub struct Reply {
 /// The evidence a cut rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Method {
-    /// Nothing was cut.
+    /// No text was cut.
     #[default]
     None,
     /// Our "reply above this line".
@@ -100,7 +100,7 @@ pub enum Method {
     Signature,
     /// A forwarded mail: cut when words stand above it, else kept whole.
     Forward,
-    /// Nothing but quote or signature was found, so the whole body is given.
+    /// The whole body, because only quotes or a signature were found in it.
     FullBody,
 }
 
@@ -122,7 +122,7 @@ impl Method {
     }
 }
 
-/// How sure a cut is.
+/// The certainty of a cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Confidence {
     /// A guess: show the whole mail beside it.
@@ -163,10 +163,10 @@ pub fn extract(input: &ReplyInput<'_>) -> Reply {
     }
 }
 
-/// One part, cut.
+/// The reply of one part of the mail.
 struct PartReply {
     reply: Reply,
-    /// The part's structure told something (HTML only).
+    /// True if the structure of an HTML part gave evidence.
     structured: bool,
 }
 

@@ -13,8 +13,8 @@ use super::text::LineMark;
 const HEAD_WORDS_MAX: usize = 12;
 
 impl Cutter<'_> {
-    /// One line that ends with a colon, above our words and below nothing: what introduces them, in
-    /// whatever language.
+    /// Marks a single line that ends with a colon, above our words and below nothing: it introduces
+    /// them, in whatever language.
     pub(super) fn head_of_own_words(&mut self) {
         let head = (0..self.lines.len()).find(|at| !self.lines[*at].is_blank());
         let Some(head) = head.filter(|at| self.kinds[*at] == LineKind::Text) else {

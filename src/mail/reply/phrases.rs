@@ -23,17 +23,17 @@ impl PhraseList {
         }
     }
 
-    /// Whether one of them stands anywhere in `text`.
+    /// True if a phrase stands anywhere in `text`.
     pub(super) fn are_in(&self, text: &str) -> bool {
         self.any().is_match(text)
     }
 
-    /// Whether one of them stands in `text` with no letter or digit on either side.
+    /// True if a phrase stands in `text` with no letter or digit on either side.
     pub(super) fn stand_in(&self, text: &str) -> bool {
         self.any_where(text, |place| is_apart(text, place))
     }
 
-    /// Whether one of them stands in `text` at a place that pleases.
+    /// True if a phrase stands in `text` at a place that `pleases` accepts.
     pub(super) fn any_where(&self, text: &str, pleases: impl Fn(Range<usize>) -> bool) -> bool {
         let mut from = 0;
         while let Some(found) = self.any().find_at(text, from) {
@@ -72,7 +72,7 @@ impl Deref for PhraseList {
     }
 }
 
-/// Whether no letter or digit touches what stands at `place`.
+/// True if no letter or digit touches the text at `place`.
 pub(super) fn is_apart(text: &str, place: Range<usize>) -> bool {
     let before = text[..place.start].chars().next_back();
     let after = text[place.end..].chars().next();

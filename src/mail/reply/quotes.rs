@@ -35,7 +35,7 @@ pub(super) enum MailSeparator {
     Marker,
 }
 
-/// What `line` announces, if it announces a whole mail; `marker` is folded.
+/// The separator that `line` is, if the line announces a whole mail; `marker` is folded.
 pub(super) fn separator(
     line: &BodyLine,
     marker: &str,
@@ -131,7 +131,7 @@ fn is_ruled_or_short(text: &str) -> bool {
         })
 }
 
-/// Whether the line is only a rule: `____`, `----`, `* * *`.
+/// True if the line is only a rule: `____`, `----`, `* * *`.
 pub(super) fn is_rule(fold: &str) -> bool {
     fold.len() >= 3
         && fold.chars().all(|c| {
@@ -269,7 +269,7 @@ fn one_line_block(fold: &str) -> bool {
     block.kinds.len() >= 4 && ADDRESS.is_match(fold) | TIME.is_match(fold)
 }
 
-/// What a run of header lines holds.
+/// The evidence in a run of header lines.
 #[derive(Default)]
 struct BlockEvidence {
     kinds: Vec<HeaderLabel>,

@@ -27,7 +27,7 @@ pub(super) static BRACKETED: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r"[<(\[]\s*(?:mailto:)?[^\s<>()\[\]]+@[^\s<>()\[\]]+\s*(?:<mailto:[^<>]*>)?\s*[>)\]]")
 });
 
-/// Whether a folded text has a date, a time or a bracketed address in it.
+/// True if a folded text has a date, a time or a bracketed address in it.
 pub(super) fn is_dated(joined: &str) -> bool {
     DATE.is_match(joined) || TIME.is_match(joined) || BRACKETED.is_match(joined)
 }

@@ -71,7 +71,7 @@ fn last_block(lines: &[BodyLine], zone: Range<usize>, gone: &[bool]) -> Option<R
     Some(first..last + 1)
 }
 
-/// Where in the last block the part that is no reply begins.
+/// The first line of the last block that is not part of the reply.
 fn tail_of(
     lines: &[BodyLine],
     floor: usize,
@@ -163,7 +163,7 @@ fn delimiter(lines: &[BodyLine], zone: Range<usize>, gone: &[bool]) -> Option<us
     found
 }
 
-/// How much a delimiter must be backed by what follows.
+/// The degree to which the text below must back a delimiter.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Strictness {
     /// `-- `, RFC 3676 4.3.
@@ -186,7 +186,7 @@ impl Strictness {
     }
 }
 
-/// What was seen below a would-be delimiter.
+/// Counts of the lines below a possible delimiter.
 #[derive(Default)]
 struct BelowDelimiter {
     lines: usize,
@@ -232,10 +232,10 @@ impl BelowDelimiter {
     }
 }
 
-/// How sure a "sent from" line is.
+/// The certainty of a "sent from" line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Strength {
-    /// It names a device or a mail program.
+    /// The line names a device or a mail program.
     Certain,
     /// Believed only as the last line.
     Likely,
@@ -244,7 +244,7 @@ pub(super) enum Strength {
 static LINK: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"[<(\[]?(?:https?://|www\.)[^\s<>()\[\]]*[>)\]]?"));
 
-/// Whether a line is a link and nothing else.
+/// True if a line is a link and nothing else.
 fn is_link(fold: &str) -> bool {
     LINK.find(fold)
         .is_some_and(|link| link.range() == (0..fold.len()))
@@ -316,7 +316,7 @@ fn begins_with(text: &str, word: &str) -> bool {
     })
 }
 
-/// Whether a device begins a word of `text` (short names must be whole words).
+/// True if a device begins a word of `text`; short names must be whole words.
 fn names_device(text: &str) -> bool {
     DEVICES.any_where(text, |place| {
         let before = text[..place.start].chars().next_back();

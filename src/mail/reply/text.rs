@@ -18,7 +18,7 @@ const BLANKS_MAX: u32 = 3;
 /// Lines of a part that are judged one by one; all that stands behind them is judged as one line.
 pub(super) const LINES_MAX: usize = 10_000;
 
-/// One line of a body.
+/// A line of a body.
 #[derive(Debug, Clone)]
 pub(super) struct BodyLine {
     /// As it is shown, with its quote marks.
@@ -28,16 +28,16 @@ pub(super) struct BodyLine {
     pub(super) fold: String,
     /// Number of quote marks before it.
     pub(super) depth: u8,
-    /// What the HTML says it is.
+    /// The mark that the HTML gives the line.
     pub(super) mark: LineMark,
     /// Inside a code fence or `<pre>`: nothing in it is a delimiter.
     pub(super) code: bool,
 }
 
-/// What the structure of an HTML part says of a line.
+/// The mark that the structure of an HTML part gives a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum LineMark {
-    /// Nothing.
+    /// A line without a mark.
     None,
     /// The line above a quote.
     Attribution,
@@ -81,7 +81,7 @@ impl BodyLine {
         }
     }
 
-    /// What a rendered line holds, if it is as deep and marked as told.
+    /// The content of a rendered line, if its depth and mark are the given ones.
     pub(super) fn content_at(&self, depth: u8, mark: LineMark) -> Option<String> {
         let marks = usize::from(depth) + usize::from(depth > 0);
         (self.depth == depth && self.mark == mark)

@@ -36,7 +36,7 @@ pub(super) enum TokenShape {
 pub(super) struct V1Token {
     /// `{threadId}:{timestamp_ms}`, as it was signed.
     pub(super) signed: String,
-    /// Where the thread id ends in `signed`.
+    /// Length of the thread id at the start of `signed`.
     pub(super) id_bytes: usize,
     /// Milliseconds since the epoch.
     pub(super) issued_at: u64,
@@ -45,7 +45,7 @@ pub(super) struct V1Token {
 
 /// A local part taken apart.
 pub(super) struct TokenCandidate<'a> {
-    /// What may be the token.
+    /// The text that may be a token.
     pub(super) text: &'a str,
     /// The reply prefix stood before it: then it is a token or nothing.
     pub(super) prefixed: bool,
@@ -64,17 +64,23 @@ impl<'a> TokenCandidate<'a> {
         }
     }
 
-    /// The token's form; `None` if it has none. Percent-encoding is not decoded: no mail system of
-    /// ours put it there.
-    pub(super) fn shape(&self) -> Option<TokenShape> {
-        // Byte-wise ASCII folding only: a Kelvin sign is no `k`.
-        if self.text.len() == V2_CHARS
-            && let Ok(bytes) = BASE32_NOPAD_NOCASE.decode(self.text.as_bytes())
-            && bytes.len() == V2_BYTES
-            && bytes[0] >> 4 == V2_VERSION
-        {
-            return Some(TokenShape::V2(first_of(&bytes)));
+    /// The forms the text has, none or up to two: a v1 token of 58 characters may be base32 too, and only
+    /// its signature tells. Percent-encoding is not decoded: no mail system of ours put it there.
+    pub(super) fn shapes(&self) -> impl Iterator<Item = TokenShape> {
+        self.v2().into_iter().chain(self.v1())
+    }
+
+    fn v2(&self) -> Option<TokenShape> {
+        if self.text.len() != V2_CHARS {
+            return None;
         }
+        // Byte-wise ASCII folding only: a Kelvin sign is no `k`.
+        let bytes = BASE32_NOPAD_NOCASE.decode(self.text.as_bytes()).ok()?;
+        let is_v2 = bytes.len() == V2_BYTES && bytes[0] >> 4 == V2_VERSION;
+        is_v2.then(|| TokenShape::V2(first_of(&bytes)))
+    }
+
+    fn v1(&self) -> Option<TokenShape> {
         let text = self.text.trim_end_matches('=');
         if let Some(v1) = V1Token::read(text) {
             return Some(TokenShape::V1(v1));
@@ -115,7 +121,7 @@ pub(super) fn write(format: Format, bytes: &[u8]) -> String {
     }
 }
 
-/// Could this be a v1 token, all its letters folded to one case?
+/// True if the text could be a v1 token with all its letters folded to one case.
 ///
 /// Each byte of base64 comes from two characters, and a folded letter may stand for either case: the
 /// text fits if every byte can be what a v1 token has at its place. So a mailbox with a long name is

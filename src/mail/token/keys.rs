@@ -23,7 +23,7 @@ const SECRET_BYTES_MIN: usize = 32;
 const KEY_ID_MAX: u8 = 15;
 /// The prefix word may have this many characters, so that word, separator and v2 token fit 64.
 const PREFIX_CHARS_MAX: usize = 5;
-/// Clocks of two nodes differ; a token from further ahead than this was not minted by us.
+/// The time that the clock of the minting node may be ahead of ours.
 const AHEAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Addresses of one mail that are looked at for tokens, where headers count at all.
 const ADDRESSES_MAX: usize = 200;
@@ -40,7 +40,7 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
-    /// How long a token is good for unless the operator says otherwise.
+    /// The default lifetime of a token.
     pub const LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
     /// A ring of `keys`, each a key id (0..=15) and a secret of at least 32 bytes, newest first.
@@ -170,18 +170,29 @@ impl KeyRing {
     /// local part without a token's form is [`TokenError::Absent`], for it may be a mailbox.
     pub fn verify(&self, address: &Address, now: Timestamp) -> Result<Claims, TokenError> {
         let candidate = TokenCandidate::of(address.local(), &self.prefix);
-        let claims = match candidate.shape() {
-            Some(TokenShape::V1(v1)) => self.claims_v1(&v1, candidate.digest()),
-            Some(TokenShape::V2(bytes)) => {
-                self.claims_v2(address.domain(), bytes, candidate.digest())
-            }
-            Some(TokenShape::CaseLost) => return Err(TokenError::CaseLost(candidate.digest())),
-            None if candidate.prefixed => return Err(TokenError::Forged),
-            None => return Err(TokenError::Absent),
+        let mut claims = None;
+        let mut error = if candidate.prefixed {
+            TokenError::Forged
+        } else {
+            TokenError::Absent
         };
-        let claims = claims.ok_or(TokenError::Forged)?;
+        for shape in candidate.shapes() {
+            let found = match shape {
+                TokenShape::V1(v1) => self.claims_v1(&v1, candidate.digest()),
+                TokenShape::V2(bytes) => {
+                    self.claims_v2(address.domain(), bytes, candidate.digest())
+                }
+                TokenShape::CaseLost => {
+                    error = TokenError::CaseLost(candidate.digest());
+                    continue;
+                }
+            };
+            error = TokenError::Forged;
+            claims = claims.or(found);
+        }
+        let claims = claims.ok_or(error)?;
         if claims.issued_at > now.plus(AHEAD_MAX) {
-            return Err(TokenError::Forged);
+            return Err(TokenError::NotYetValid);
         }
         if self.is_expired(claims.issued_at, now) {
             return Err(TokenError::Expired);
@@ -190,7 +201,7 @@ impl KeyRing {
     }
 
     /// Is a token of that moment too old? [`KeyRing::verify`] asks it itself; it is to be asked for a
-    /// token whose case was lost, which the store tells the moment of.
+    /// token whose case was lost, whose time the store knows.
     pub fn is_expired(&self, issued_at: Timestamp, now: Timestamp) -> bool {
         // At the precision of v2: a token is good through the whole of its last second.
         now.as_secs().saturating_sub(issued_at.as_secs()) > self.lifetime.as_secs()
@@ -300,11 +311,11 @@ impl fmt::Debug for KeyRing {
 pub struct FoundToken<'a> {
     /// The address it stands in.
     pub address: &'a Address,
-    /// What it says, or why it says nothing (never [`TokenError::Absent`]).
+    /// The claims, or the reason why there are none (never [`TokenError::Absent`]).
     pub outcome: Result<Claims, TokenError>,
 }
 
-/// Why a key ring cannot be made.
+/// The reason why a key ring cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum KeyError {
     /// There is no key.
@@ -324,7 +335,7 @@ pub enum KeyError {
     SecretTooShort {
         /// The key's id.
         id: u8,
-        /// How many bytes its secret has.
+        /// The length of the secret in bytes.
         bytes: usize,
     },
 }

@@ -22,15 +22,15 @@ pub use keys::{FoundToken, KeyError, KeyRing};
 ///
 /// Mail systems that fold local parts deliver a v1 token lower-cased, and then its MAC cannot be
 /// checked: base64 tells its letters apart by case. The digest is taken over the lower-cased text,
-/// so it is the same at mint and on arrival, whatever happened to the case between. Who mints a v1
-/// token, or first sees one whole, has the store remember digest and thread id; a later
+/// so it is the same at mint and on arrival, whatever happened to the case between. Whoever mints a v1
+/// token, or first receives one whole, has the store keep digest and thread id; a later
 /// [`TokenError::CaseLost`] carries the digest to look up.
 pub fn digest(token: &str) -> [u8; 16] {
     let text = token.trim_end_matches('=').to_ascii_lowercase();
     first_of(&Sha256::digest(text))
 }
 
-/// What a verified token says.
+/// The claims of a verified token.
 ///
 /// It holds no token, so it may be logged and kept.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -39,10 +39,10 @@ pub struct Claims {
     pub thread: ThreadKey,
     /// The whole thread id: only a v1 token carries it.
     pub thread_id: Option<String>,
-    /// When the token was minted: milliseconds in v1, whole seconds in v2.
+    /// Time at which the token was minted: milliseconds in v1, whole seconds in v2.
     pub issued_at: Timestamp,
     /// The tag of the person the token was minted for; `None` if it is bound to nobody (always so in
-    /// v1). [`KeyRing::is_participant`] tells whose it is.
+    /// v1). [`KeyRing::is_participant`] checks an address against it.
     pub participant: Option<[u8; 4]>,
     /// The token's name: [`digest`] of its text.
     pub digest: [u8; 16],
@@ -110,8 +110,9 @@ pub struct ThreadKeyError;
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// `base64url("{threadId}:{timestamp_ms}:{signature}")`, the signature being the first 16 hex
-    /// digits of HMAC-SHA256 of `{threadId}:{timestamp_ms}`. It carries the whole thread id, breaks
-    /// when its case is folded, is longer than a local part should be, and is bound to no domain.
+    /// digits of HMAC-SHA256 of `{threadId}:{timestamp_ms}`. The token carries the whole thread id,
+    /// breaks when its case is folded, is longer than a local part should be, and is bound to no
+    /// domain.
     V1,
     /// 36 bytes in lower-case base32 (58 characters): version and key id, thread key, issued-at,
     /// participant tag and MAC. The MAC covers the reply domain.
@@ -119,19 +120,23 @@ pub enum Format {
     V2,
 }
 
-/// Why an address brings no thread.
+/// The reason why an address brings no thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum TokenError {
     /// The local part is not of a token's form at all: it may be a mailbox.
     #[error("no token in the address")]
     Absent,
-    /// Has v1 form but for its case, so that the MAC cannot be checked. It may match through the
-    /// stored mapping by this [`digest`]; a digest the store does not know is no token of ours.
+    /// A v1 token whose case was folded, so that the MAC cannot be checked. The stored mapping may
+    /// know this [`digest`]; a digest the store does not know is no token of ours.
     #[error("token has lost its case")]
     CaseLost([u8; 16]),
     /// Ours, but older than the ring's lifetime.
     #[error("token has expired")]
     Expired,
+    /// Signed by us, but minted more than a day ahead of our clock: either clock is wrong, and may be
+    /// mended.
+    #[error("token is not valid yet")]
+    NotYetValid,
     /// Has a token's form or the reply prefix, but no key of ours signed it for this domain.
     #[error("token was not signed by us")]
     Forged,

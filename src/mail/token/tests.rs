@@ -308,7 +308,51 @@ fn every_flipped_bit_is_refused() {
     }
 }
 
+/// Cases of each property: many with `POSTERN_LONG_TESTS=1`.
+fn cases() -> ProptestConfig {
+    let is_long = std::env::var_os("POSTERN_LONG_TESTS").is_some();
+    ProptestConfig::with_cases(if is_long { 100_000 } else { 256 })
+}
+
+#[test]
+fn a_v1_token_that_could_be_a_v2_token_verifies() {
+    // 58 characters, all of them base32 letters, and a first byte with the version of v2.
+    let secret = [
+        138, 7, 48, 92, 15, 50, 20, 29, 229, 0, 170, 77, 32, 144, 59, 244, 72, 150, 104, 38, 41,
+        121, 128, 186, 165, 13, 40, 202, 99, 175, 119, 68, 123, 182,
+    ];
+    let ring = KeyRing::new(vec![(0, secret.to_vec())], KeyRing::LIFETIME).unwrap();
+    let now = Timestamp::from_secs(2_308_807_793);
+    let thread = "zAw_uagu3_qL";
+    let address = ring
+        .reply_address(Format::V1, &inbox(), thread, None, now)
+        .unwrap();
+    let claims = ring.verify(&address, now).unwrap();
+    assert_eq!(claims.thread_id.as_deref(), Some(thread));
+    let folded = at_inbox(&address.local().to_ascii_lowercase());
+    assert_eq!(
+        ring.verify(&folded, now),
+        Err(TokenError::CaseLost(claims.digest))
+    );
+}
+
+#[test]
+fn a_token_from_the_future_is_not_valid_yet() {
+    let (ring, inbox) = (ring(), inbox());
+    for format in [Format::V1, Format::V2] {
+        let address = ring
+            .reply_address(format, &inbox, THREAD, None, NOW)
+            .unwrap();
+        let day = Duration::from_secs(24 * 60 * 60);
+        assert!(ring.verify(&address, NOW.minus(day)).is_ok());
+        let earlier = NOW.minus(2 * day);
+        assert_eq!(ring.verify(&address, earlier), Err(TokenError::NotYetValid));
+    }
+}
+
 proptest! {
+    #![proptest_config(cases())]
+
     #[test]
     fn what_is_minted_verifies(
         thread in "[a-zA-Z0-9:._-]{1,50}",

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Flag, Part, TEXT_BYTES_MAX};
+use super::{Part, TEXT_BYTES_MAX};
 
 /// Indices into the parts, in the order of the mail.
 #[derive(Debug, Default)]
@@ -28,18 +28,19 @@ impl BodyChoice {
         choice
     }
 
-    /// The chosen texts in a row, an empty line between two.
+    /// The chosen texts in a row, an empty line between two. Parts that are not given on whole are added to
+    /// `cut`.
     pub(super) fn joined(
         &self,
         parts: &[Part],
         chosen: &[usize],
-        flags: &mut BTreeSet<Flag>,
+        cut: &mut BTreeSet<usize>,
     ) -> Option<String> {
         let mut whole: Option<String> = None;
         for &at in chosen {
             let (text, is_cut) = parts[at].text();
             if is_cut {
-                flags.insert(Flag::TextCut);
+                cut.insert(at);
             }
             let whole = whole.get_or_insert_default();
             if !whole.is_empty() {
@@ -48,9 +49,9 @@ impl BodyChoice {
             }
             let room = TEXT_BYTES_MAX.saturating_sub(whole.len());
             if text.len() > room {
-                flags.insert(Flag::TextCut);
+                cut.insert(at);
                 whole.push_str(&text[..text.floor_char_boundary(room)]);
-                break;
+                continue;
             }
             whole.push_str(&text);
         }
@@ -130,7 +131,7 @@ impl BodyChoice {
         self
     }
 
-    /// One after the other.
+    /// The texts and files of two parts in a row.
     fn then(mut self, other: Self) -> Self {
         self.text.extend(other.text);
         self.html.extend(other.html);

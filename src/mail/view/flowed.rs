@@ -51,8 +51,8 @@ fn end_line(out: &mut String) {
     out.push('\n');
 }
 
-/// The line without the space that was put before it (RFC 3676 section 4.4). Where that space is all
-/// that tells a written `>` from a quote mark, it stays.
+/// The line without the space that was put before it (RFC 3676 section 4.4). The space stays where
+/// it alone tells a written `>` from a quote mark.
 fn unstuffed(line: &str, depth: usize) -> &str {
     match line.strip_prefix(' ') {
         Some(rest) if depth > 0 || !rest.starts_with('>') => rest,

@@ -22,8 +22,8 @@ const MESSAGE_ID_BYTES_MAX: usize = 998;
 /// Characters of a subject or a display name that are given on.
 const LINE_CHARS_MAX: usize = 1_000;
 
-/// What a mail's header says. Where a field that may stand once stands twice, the first counts;
-/// addresses are gathered from all.
+/// The header of a mail. The first of two fields that may stand only once counts; addresses are
+/// gathered from all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderView {
     /// Without angle brackets, in the case it came; `None` too if it has white space or controls.
@@ -34,7 +34,7 @@ pub struct HeaderView {
     pub references: Vec<String>,
     /// The addresses of every `From` field.
     pub from: Vec<HeaderAddress>,
-    /// How many `From` fields there are: anything but one is against RFC 5322 section 3.6.
+    /// Number of `From` fields: any but one is against RFC 5322 section 3.6.
     pub from_fields: usize,
     /// The addresses of `Sender`.
     pub sender: Vec<HeaderAddress>,
@@ -46,11 +46,11 @@ pub struct HeaderView {
     pub cc: Vec<HeaderAddress>,
     /// Decoded, on one line, without controls; `None` if there is no such field.
     pub subject: Option<String>,
-    /// What `Date` says. Whoever wrote the mail chose it: no logic may trust it.
+    /// The time in `Date`. The author chose it, so no logic may trust it.
     pub date: Option<Timestamp>,
-    /// How many `Received` fields there are.
+    /// Number of `Received` fields.
     pub received_count: usize,
-    /// What the header says of the body.
+    /// The content of the body, by the header.
     pub content: PartContent,
     /// The bounds this header goes beyond.
     pub flags: BTreeSet<Flag>,
@@ -60,11 +60,11 @@ pub struct HeaderView {
 /// An address of a header field, with the name that was written to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderAddress {
-    /// The display name, decoded, without controls. It proves nothing.
+    /// The display name, decoded, without controls, which proves nothing.
     pub name: Option<String>,
     /// The address; `None` if what stands in its place is none.
     pub address: Option<Address>,
-    /// What stands in the address's place, as it came but for controls.
+    /// The text in the address's place, as it came but for controls.
     pub text: String,
 }
 
@@ -129,7 +129,13 @@ impl HeaderView {
     pub(super) fn of_block(mail: &[u8], block: &HeaderBlock) -> Self {
         let mut flags = block.flags.clone();
         let content = PartContent::read(mail, block, false, &mut flags);
-        let mut reader = FieldReader { mail, block, flags };
+        let charset = content.parameter("charset").map(str::to_owned);
+        let mut reader = FieldReader {
+            mail,
+            block,
+            charset,
+            flags,
+        };
         let mut references = reader.message_ids("References");
         references.drain(..references.len().saturating_sub(REFERENCES_MAX));
         let mut in_reply_to = reader.message_ids("In-Reply-To");
@@ -155,7 +161,7 @@ impl HeaderView {
 }
 
 impl HeaderAddress {
-    /// One that the parser found in this field.
+    /// The address that the parser found in this field.
     fn of(addr: &Addr<'_>, field: &[u8]) -> Self {
         let text = cleaned(addr.address.as_deref().unwrap_or_default());
         Self {
@@ -181,6 +187,8 @@ impl HeaderAddress {
 struct FieldReader<'a> {
     mail: &'a [u8],
     block: &'a HeaderBlock,
+    /// The charset of the body, for octets that are no UTF-8.
+    charset: Option<String>,
     flags: BTreeSet<Flag>,
 }
 
@@ -195,7 +203,11 @@ impl<'a> FieldReader<'a> {
 
     /// The value of `field` as the parser wants it.
     fn input(&mut self, field: &FieldSpan) -> Vec<u8> {
-        parser_input(field.raw(self.mail, &mut self.flags), &mut self.flags)
+        parser_input(
+            field.raw(self.mail, &mut self.flags),
+            self.charset.as_deref(),
+            &mut self.flags,
+        )
     }
 
     fn correspondents(&mut self, name: &'static str) -> Vec<HeaderAddress> {

@@ -9,11 +9,13 @@ mod transfer;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::mime::MailStructure;
+use super::charset;
 pub use super::mime::{Flag, PartContent};
+use super::mime::{MailStructure, first_charset};
 pub use header::{ADDRESSES_MAX, HeaderAddress, HeaderField, HeaderView, REFERENCES_MAX};
 
 /// Octets of text, and of HTML, that are given on.
@@ -24,14 +26,15 @@ const FILENAME_CHARS_MAX: usize = 120;
 /// A mail as it reads.
 #[derive(Clone, Debug)]
 pub struct View {
-    /// What the header says.
+    /// The header.
     pub header: HeaderView,
     /// The plain text somebody wrote, line ends as `\n`, flowed paragraphs whole; several texts in a
     /// row are joined.
     pub text: Option<String>,
     /// The HTML somebody wrote, as it came and not made safe; several in a row are joined.
     pub html: Option<String>,
-    /// All that is neither text nor HTML of the mail, in its order.
+    /// All that is neither text nor HTML of the mail, in its order; then, where a bound was exceeded, the
+    /// texts that were cut, or the mail itself, whole.
     pub attachments: Vec<Attachment>,
     /// Every part, multiparts too, in the order of the mail. The first is the whole body.
     pub parts: Vec<Part>,
@@ -40,7 +43,7 @@ pub struct View {
 }
 
 impl View {
-    /// Reads a mail. It never fails: what is broken is read as far as it makes sense, and what goes
+    /// Reads a mail, and never fails. Broken content is read as far as it makes sense; content
     /// beyond a bound is left out and flagged. Bytes that do not begin with a header field are a
     /// plain text without header.
     pub fn parse(mail: &Bytes) -> Self {
@@ -48,6 +51,15 @@ impl View {
         let header = HeaderView::of_block(mail, &shape.header);
         let mut flags = shape.flags;
         flags.extend(&header.flags);
+        let labels = shape
+            .parts
+            .iter()
+            .filter_map(|span| span.content.parameter("charset"));
+        let hint = labels
+            .filter(|label| charset::is_known(label))
+            .chain(first_charset(&mail[..shape.header.end]))
+            .next()
+            .map(Arc::from);
         let parts: Vec<Part> = shape
             .parts
             .into_iter()
@@ -55,17 +67,25 @@ impl View {
                 body: mail.slice(span.body),
                 content: span.content,
                 parent: span.parent,
+                charset_hint: hint.clone(),
             })
             .collect();
         let choice = choice::BodyChoice::of(&parts);
-        let text = choice.joined(&parts, &choice.text, &mut flags);
-        let html = choice.joined(&parts, &choice.html, &mut flags);
-        let attachments = choice
-            .attachments
-            .iter()
-            .map(|&at| Attachment::of(&parts[at]));
+        let mut cut = BTreeSet::new();
+        let text = choice.joined(&parts, &choice.text, &mut cut);
+        let html = choice.joined(&parts, &choice.html, &mut cut);
+        let files = choice.attachments.iter();
+        let mut attachments: Vec<_> = files.map(|&at| Attachment::of(&parts[at])).collect();
+        // Whatever was not read whole goes along whole.
+        attachments.extend(cut.iter().map(|&at| Attachment::whole_text(&parts[at])));
+        if !cut.is_empty() {
+            flags.insert(Flag::TextCut);
+        }
+        if flags.iter().any(|flag| flag.needs_raw_mail()) {
+            attachments.push(Attachment::raw_mail(mail));
+        }
         Self {
-            attachments: attachments.collect(),
+            attachments,
             header,
             text,
             html,
@@ -85,15 +105,18 @@ impl View {
 /// One MIME part (RFC 2046).
 #[derive(Clone, Debug)]
 pub struct Part {
-    /// What its header says of it.
+    /// The content, by the part's header.
     pub content: PartContent,
     /// The multipart it lies in, as an index into [`View::parts`]; `None` for the first.
     pub parent: Option<usize>,
     body: Bytes,
+    /// A charset that the rest of the mail uses.
+    charset_hint: Option<Arc<str>>,
 }
 
 impl Part {
-    /// Its bytes, transfer encoding undone: shared with the mail where there is none, else made anew.
+    /// The bytes, transfer encoding undone: shared with the mail where there is none, else made
+    /// anew.
     pub fn bytes(&self) -> Bytes {
         match transfer::decoded(&self.body, self.content.encoding) {
             Cow::Borrowed(_) => self.body.clone(),
@@ -101,13 +124,17 @@ impl Part {
         }
     }
 
-    /// Its bytes as text in its charset, line ends as `\n`, without controls, flowed paragraphs
+    /// The text in the part's charset, with line ends as `\n`, without controls, flowed paragraphs
     /// (RFC 3676) whole, at most [`TEXT_BYTES_MAX`] octets; and whether it had to be cut.
     pub fn text(&self) -> (String, bool) {
         // No encoding needs more than three octets for one, and no charset more than four.
         let enough = self.body.len().min(4 * TEXT_BYTES_MAX);
         let bytes = transfer::decoded(&self.body[..enough], self.content.encoding);
-        let text = transfer::text_of(&bytes, self.content.parameter("charset"));
+        let label = self.content.parameter("charset");
+        let is_page = self.content.media_type == "text/html";
+        let page_charset = is_page.then(|| charset::of_page(&bytes)).flatten();
+        let hint = page_charset.as_deref().or(self.charset_hint.as_deref());
+        let text = charset::decode(&bytes, label, hint);
         let mut text = normalised(&text);
         let says = |name: &str, value: &str| {
             self.content
@@ -126,11 +153,12 @@ impl Part {
 /// A part that is not the mail's text: a file, a picture, another mail.
 #[derive(Clone, Debug)]
 pub struct Attachment {
-    /// Its name without any path, controls or bidirectional overrides; `None` if it came without.
+    /// The name without any path, controls or bidirectional overrides; `None` if the part came
+    /// without one.
     pub filename: Option<String>,
     /// Type and subtype as the sender says, lower-cased: a claim, not a finding.
     pub content_type: String,
-    /// Its size in octets, transfer encoding undone.
+    /// The size in octets, transfer encoding undone.
     pub size: usize,
     /// Meant to be shown within the text.
     pub inline: bool,
@@ -140,9 +168,34 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// Its bytes, transfer encoding undone. They are decoded with every call.
+    /// The bytes, transfer encoding undone. Every call decodes them anew.
     pub fn bytes(&self) -> Bytes {
         self.part.bytes()
+    }
+
+    /// A text of the mail that was not given on whole.
+    fn whole_text(part: &Part) -> Self {
+        let ending = if part.content.media_type == "text/html" {
+            "html"
+        } else {
+            "txt"
+        };
+        Self {
+            filename: Some(format!("text.{ending}")),
+            inline: false,
+            content_id: None,
+            ..Self::of(part)
+        }
+    }
+
+    /// The mail itself, of which not all was read.
+    fn raw_mail(mail: &Bytes) -> Self {
+        Self::of(&Part {
+            content: PartContent::raw_mail(),
+            parent: None,
+            body: mail.clone(),
+            charset_hint: None,
+        })
     }
 
     fn of(part: &Part) -> Self {

@@ -312,8 +312,33 @@ fn long_text_is_cut_and_flagged() {
     let view = view(&format!("Subject: long\n\n{body}"));
     assert_eq!(flags(&view), [Flag::TextCut]);
     assert_eq!(view.text.unwrap().len(), TEXT_BYTES_MAX);
+    let whole = &view.attachments[0];
+    assert_eq!(whole.filename.as_deref(), Some("text.txt"));
+    assert_eq!(whole.content_type, "text/plain");
+    assert_eq!(whole.bytes(), body.as_bytes());
     let exact = self::view(&format!("Subject: x\n\n{}", "a".repeat(TEXT_BYTES_MAX)));
     assert!(exact.flags.is_empty());
+}
+
+#[test]
+fn a_mail_of_which_not_all_was_read_goes_along_whole() {
+    let half = "a".repeat(TEXT_BYTES_MAX / 2);
+    let texts = view(&format!(
+        "Content-Type: multipart/mixed; boundary=b\n\n--b\n\n{half}\n--b\n\n{half}\n--b\n\nTHE END\n--b--\n"
+    ));
+    assert_eq!(flags(&texts), [Flag::TextCut]);
+    let wholes: Vec<usize> = texts.attachments.iter().map(|whole| whole.size).collect();
+    assert_eq!(wholes, [half.len(), 7]);
+    let mail = format!(
+        "Content-Type: multipart/mixed; boundary=b\n\n{}--b\n\nTHE END\n--b--\n",
+        "--b\nContent-Disposition: attachment\n\nx\n".repeat(1_500)
+    );
+    let many = view(&mail);
+    assert_eq!(flags(&many), [Flag::TooManyParts]);
+    let whole = many.attachments.last().unwrap();
+    assert_eq!(whole.filename.as_deref(), Some("message.eml"));
+    assert_eq!(whole.content_type, "message/rfc822");
+    assert_eq!(whole.bytes(), mail.replace('\n', "\r\n"));
 }
 
 proptest! {

@@ -1,11 +1,9 @@
-//! Owns the way from a part's bytes to what they stand for: transfer encodings and charsets.
+//! Owns the transfer encodings: the bytes that a part's body stands for.
 //!
 //! Does not give up: what is broken in an encoding is passed over, for people write with broken
 //! programs too.
 
 use std::borrow::Cow;
-
-use mail_parser::decoders::charsets::map::charset_decoder;
 
 use crate::mail::mime::TransferEncoding;
 
@@ -19,7 +17,7 @@ pub(super) fn decoded(body: &[u8], encoding: TransferEncoding) -> Cow<'_, [u8]> 
     Cow::Owned(bytes)
 }
 
-/// How many bytes [`decoded`] gives.
+/// The number of bytes that [`decoded`] gives.
 pub(super) fn decoded_len(body: &[u8], encoding: TransferEncoding) -> usize {
     if encoding == TransferEncoding::Identity {
         return body.len();
@@ -27,32 +25,6 @@ pub(super) fn decoded_len(body: &[u8], encoding: TransferEncoding) -> usize {
     let mut count = 0;
     decode(body, encoding, |_| count += 1);
     count
-}
-
-/// The text that bytes in this charset stand for.
-///
-/// Without a charset that is known, UTF-8 is tried and then windows-1252, which has a character for
-/// nearly every byte. `us-ascii` is what programs say that do not know better, so it counts as none.
-pub(super) fn text_of(bytes: &[u8], charset: Option<&str>) -> String {
-    let named = charset
-        .filter(|name| !name.eq_ignore_ascii_case("us-ascii"))
-        .and_then(|name| charset_decoder(name.as_bytes()));
-    let is_utf8 = charset.is_some_and(|name| {
-        name.eq_ignore_ascii_case("utf-8") || name.eq_ignore_ascii_case("utf8")
-    });
-    let text = match (named, str::from_utf8(bytes)) {
-        (Some(decoder), _) => decoder(bytes),
-        (None, Err(_)) if is_utf8 => String::from_utf8_lossy(bytes).into_owned(),
-        (None, Ok(text)) => text.to_owned(),
-        (None, Err(_)) => match charset_decoder(b"windows-1252") {
-            Some(decoder) => decoder(bytes),
-            None => String::from_utf8_lossy(bytes).into_owned(),
-        },
-    };
-    match text.strip_prefix('\u{feff}') {
-        Some(rest) => rest.to_owned(),
-        None => text,
-    }
 }
 
 fn decode(body: &[u8], encoding: TransferEncoding, sink: impl FnMut(u8)) {
@@ -162,18 +134,6 @@ mod tests {
         assert_eq!(of("aGVsbG8"), "hello");
     }
 
-    #[test]
-    fn charsets_are_known_guessed_or_passed_over() {
-        assert_eq!(text_of(b"\xe1\xe9", Some("ISO-8859-1")), "áé");
-        assert_eq!(text_of(b"\x1b$B%O\x1b(B", Some("iso-2022-jp")), "ハ");
-        assert_eq!(text_of(b"\xc4\xe3\xba\xc3", Some("gb2312")), "你好");
-        assert_eq!(text_of("\u{feff}é".as_bytes(), None), "é");
-        assert_eq!(text_of("é".as_bytes(), Some("us-ascii")), "é");
-        assert_eq!(text_of(b"\xe9", Some("x-unknown")), "é");
-        assert_eq!(text_of(b"\xe9", Some(&"x".repeat(1024))), "é");
-        assert_eq!(text_of(b"a\xffb", Some("utf-8")), "a\u{fffd}b");
-    }
-
     proptest! {
         #[test]
         fn the_length_is_that_of_the_bytes(body: Vec<u8>) {
@@ -181,7 +141,6 @@ mod tests {
                 let bytes = decoded(&body, encoding);
                 prop_assert_eq!(decoded_len(&body, encoding), bytes.len());
                 prop_assert!(bytes.len() <= body.len());
-                text_of(&bytes, Some("utf-7"));
             }
         }
 

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::mail::address::{Address, Domain};
 use crate::mail::job_id::JobId;
+use crate::mail::text::breaks_line;
 
 /// The most characters in the name of an extra field.
 const NAME_CHARS_MAX: usize = 40;
@@ -101,7 +102,7 @@ impl HeaderText {
         if text.len() > TEXT_BYTES_MAX {
             return Err(HeaderFieldError::TextTooLong);
         }
-        if text.chars().any(is_line_break) {
+        if text.chars().any(breaks_line) {
             return Err(HeaderFieldError::TextControl);
         }
         Ok(Self(text.to_owned()))
@@ -114,7 +115,7 @@ impl HeaderText {
         let looked_at = text.chars().take(chars_max.saturating_mul(8));
         let plain: String = looked_at
             .filter(|c| !is_bidi_control(*c))
-            .map(|c| if is_line_break(c) { ' ' } else { c })
+            .map(|c| if breaks_line(c) { ' ' } else { c })
             .collect();
         let mut words = String::new();
         for word in plain.split_whitespace() {
@@ -461,11 +462,6 @@ fn push_phrase(out: &mut String, column: usize, text: &str) {
     }
     quoted.push('"');
     push_folded(out, column, &quoted);
-}
-
-/// Tells whether the character ends a line in some program or is a control character.
-fn is_line_break(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 /// Tells whether the character is a bidirectional control with an effect beyond itself (Unicode

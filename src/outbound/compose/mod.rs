@@ -4,7 +4,6 @@
 
 mod header;
 mod page;
-mod redact;
 mod structure;
 mod templates;
 mod words;
@@ -13,7 +12,6 @@ use bytes::Bytes;
 use thiserror::Error;
 
 pub use header::{HeaderFieldError, HeaderName, HeaderText, WebAddress, WebAddressForm};
-pub use redact::redact;
 pub use templates::{TemplateError, Templates};
 pub use words::{Locale, LocaleWords};
 
@@ -23,6 +21,7 @@ use templates::TemplatePage;
 use crate::clock::Timestamp;
 use crate::mail::address::{Address, Domain};
 use crate::mail::kind::LOOP_FIELD;
+use crate::mail::redact;
 use crate::mail::subject::Subject;
 
 /// The most octets in the text of a mail.
@@ -275,7 +274,7 @@ fn header_block(
     write_thread_fields(letter, &mut block);
     write_automation_fields(letter, &mut block)?;
     for (name, text) in &letter.fields {
-        let text = redact(text.as_str(), &letter.reply_domains);
+        let text = redact::reply_addresses(text.as_str(), &letter.reply_domains);
         block.extra(name, &in_field("fields", HeaderText::parse(&text))?);
     }
     Ok(block)
@@ -346,7 +345,7 @@ fn display_name(letter: &OutgoingMail, text: &str) -> HeaderText {
 /// A short text as one line without tokens.
 fn one_line(text: &str, chars_max: usize, domains: &[Domain]) -> HeaderText {
     let looked_at = &text[..text.floor_char_boundary(SHORT_BYTES_MAX)];
-    HeaderText::cleaned(&redact(looked_at, domains), chars_max)
+    HeaderText::cleaned(&redact::reply_addresses(looked_at, domains), chars_max)
 }
 
 /// The author's display name: "Name via Product".
@@ -408,13 +407,17 @@ impl RenderedBody {
         templates: &Templates,
     ) -> Result<Self, ComposeError> {
         let domains = &letter.reply_domains;
-        let clean = |text: &str| redact(&normalise_text(text), domains).trim().to_owned();
+        let clean = |text: &str| {
+            redact::reply_addresses(&normalise_text(text), domains)
+                .trim()
+                .to_owned()
+        };
         let shown = |text: &str| display_name(letter, text).as_str().to_owned();
         let text = clean(&letter.text);
         let html = match &letter.html {
             Some(html) => {
                 let safe = page::sanitise(html).map_err(|_| ComposeError::TooDeep)?;
-                redact(&safe, domains).into_owned()
+                redact::reply_addresses(&safe, domains).into_owned()
             }
             None => page::html_of_text(&text),
         };

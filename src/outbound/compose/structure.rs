@@ -2,13 +2,15 @@
 //!
 //! Does not write the header above the first Content-Type.
 
+use std::borrow::Cow;
+
 use lettre::message::header::{ContentDisposition, ContentTransferEncoding, ContentType};
 use lettre::message::{Body, MultiPart, SinglePart};
 
 use super::header::HeaderText;
-use super::redact::redact_name;
 use super::{FILENAME_CHARS_MAX, OutgoingAttachment, OutgoingMail, SHORT_BYTES_MAX};
 use crate::mail::address::Domain;
+use crate::mail::redact;
 
 /// Boundaries that occur in no encoded body: there `=` is followed by two hex digits or a line end,
 /// and `_` never occurs after it.
@@ -54,7 +56,8 @@ fn text_part(kind: ContentType, text: &str) -> SinglePart {
 fn file_part(file: &OutgoingAttachment, domains: &[Domain]) -> SinglePart {
     let kind = media_type(&file.content_type);
     let name = filename(file, domains);
-    let encoded = encoded(ContentTransferEncoding::Base64, file.bytes.to_vec());
+    let bytes = without_tokens(&file.bytes, domains);
+    let encoded = encoded(ContentTransferEncoding::Base64, bytes.into_owned());
     SinglePart::builder()
         .header(kind)
         .header(ContentDisposition::attachment(&name))
@@ -75,6 +78,30 @@ fn encoded(encoding: ContentTransferEncoding, bytes: Vec<u8>) -> Body {
 
 fn base64(bytes: &[u8]) -> Vec<u8> {
     data_encoding::BASE64_MIME.encode(bytes).into_bytes()
+}
+
+/// A file without reply addresses, if it is text: a mail or a page saved as a file shows them too.
+/// Other files are left as they are, octet by octet.
+fn without_tokens<'f>(bytes: &'f [u8], domains: &[Domain]) -> Cow<'f, [u8]> {
+    let is_binary = memchr::memchr(0, bytes).is_some();
+    if is_binary {
+        return Cow::Borrowed(bytes);
+    }
+    if let Ok(text) = str::from_utf8(bytes) {
+        return match redact::reply_addresses(text, domains) {
+            Cow::Borrowed(_) => Cow::Borrowed(bytes),
+            Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+        };
+    }
+    // Text of another charset: each octet as the character of its number, and back.
+    let text: String = bytes.iter().copied().map(char::from).collect();
+    match redact::reply_addresses(&text, domains) {
+        Cow::Borrowed(_) => Cow::Borrowed(bytes),
+        Cow::Owned(text) => {
+            let octets = text.chars().map(|c| u8::try_from(c).unwrap_or(b'?'));
+            Cow::Owned(octets.collect())
+        }
+    }
 }
 
 /// The media type without parameters. Mails and multiparts may not be encoded (RFC 2046 section
@@ -105,7 +132,7 @@ pub(super) fn filename(file: &OutgoingAttachment, domains: &[Domain]) -> String 
     let looked_at = &last[..last.floor_char_boundary(SHORT_BYTES_MAX)];
     // Characters that are left out here could hide a token, and so could a cut.
     let name: String = looked_at.chars().filter(|c| !is_left_out(*c)).collect();
-    let name = redact_name(&name, domains);
+    let name = redact::reply_addresses_in_name(&name, domains);
     let name = HeaderText::cleaned(&name, FILENAME_CHARS_MAX * 4);
     let name = name.as_str();
     let name = name.trim().trim_matches('.');
@@ -128,4 +155,25 @@ const fn is_left_out(c: char) -> bool {
         c,
         '"' | '<' | '>' | ':' | '|' | '?' | '*' | '\u{200e}' | '\u{200f}'
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_in_text_files_go_and_binary_files_stay() {
+        let domains = [Domain::parse("inbox.example.com").unwrap()];
+        let token = "enxzmgp7rode2anufuam6t6jmt7ws7uxp4dzf673opiznszlvxojwmyh6e";
+        let text = format!("To: reply+{token}@inbox.example.com\r\n\r\nHello");
+        let safe = b"To: reply@inbox.example.com\r\n\r\nHello";
+        assert_eq!(without_tokens(text.as_bytes(), &domains).as_ref(), safe);
+        let latin = [b"\xe9\xe8 ", text.as_bytes(), b" \xff"].concat();
+        let wanted = [b"\xe9\xe8 ", &safe[..], b" \xff"].concat();
+        assert_eq!(without_tokens(&latin, &domains).as_ref(), wanted);
+        let binary = [text.as_bytes(), b"\0"].concat();
+        assert_eq!(without_tokens(&binary, &domains).as_ref(), binary);
+        let clean = b"Hello \xff";
+        assert!(matches!(without_tokens(clean, &domains), Cow::Borrowed(_)));
+    }
 }

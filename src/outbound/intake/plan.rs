@@ -13,11 +13,13 @@ use crate::clock::Timestamp;
 use crate::mail::address::{Address, Domain};
 use crate::mail::draft::{Draft, DraftFile, DraftPart};
 use crate::mail::job_id::{self, JobId};
+use crate::mail::redact;
 use crate::mail::subject::Subject;
+use crate::mail::text::{bare_message_id, cut};
 use crate::mail::token::{Format, ThreadKey};
 use crate::outbound::compose::{
     self, ComposeError, Composed, HeaderFieldError, HeaderMailbox, HeaderName, HeaderText, Locale,
-    OutgoingAttachment, OutgoingMail, compose, redact,
+    OutgoingAttachment, OutgoingMail, compose,
 };
 use crate::store::{
     ConversationKey, EnqueueResult, Event, EventKind, Fact, Job, LastMessage, Mapping,
@@ -56,7 +58,7 @@ impl DraftPlan<'_> {
         let minted = self.issued_token_fact(&letter.reply_to);
         let (message_id, return_path) = (letter.message_id.clone(), letter.return_path.clone());
         // The job is shown to people; the mail itself is redacted when it is composed.
-        let subject = redact(&letter.subject, &letter.reply_domains).into_owned();
+        let subject = redact::reply_addresses(&letter.subject, &letter.reply_domains).into_owned();
         let templates = Arc::clone(&self.intake.templates);
         let made = tokio::task::spawn_blocking(move || compose(&letter, &templates));
         let made = made.await.map_err(|_| IntakeError::ComposePanicked)?;
@@ -355,15 +357,4 @@ fn attachment(file: &DraftFile) -> OutgoingAttachment {
         content_type: file.content_type.clone(),
         bytes: Bytes::clone(&file.bytes),
     }
-}
-
-/// A Message-ID without its angle brackets.
-fn bare_message_id(id: &str) -> &str {
-    let id = id.trim();
-    let id = id.strip_prefix('<').unwrap_or(id);
-    id.strip_suffix('>').unwrap_or(id)
-}
-
-fn cut(text: &str, bytes_max: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes_max.min(text.len()))]
 }

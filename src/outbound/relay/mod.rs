@@ -10,7 +10,6 @@ pub mod dot_stuffing;
 pub mod probe;
 pub mod reply;
 pub mod settings;
-mod token_words;
 mod wire;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,9 +17,9 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::compose::redact;
 use super::metrics::Metrics;
 use crate::mail::address::Address;
+use crate::mail::redact;
 use crate::retry::{self, SendAttempts, SendSchedule};
 use connection::{RefusalScope, RelayConnection, RelayError};
 use reply::truncate_text;
@@ -477,7 +476,7 @@ impl RelayPool {
     /// A relay's text without reply addresses: a relay repeats what it refuses, even in its
     /// greeting.
     fn redact_text(&self, words: &impl ToString) -> String {
-        redact(&words.to_string(), &self.settings.own_domains).into_owned()
+        redact::reply_addresses(&words.to_string(), &self.settings.own_domains).into_owned()
     }
 
     fn states(&self) -> MutexGuard<'_, Vec<RelayState>> {

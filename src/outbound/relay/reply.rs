@@ -4,8 +4,8 @@
 
 use thiserror::Error;
 
-use super::token_words;
 use crate::mail::address::cut_between_addresses;
+use crate::mail::redact;
 
 /// The most octets of one line of a reply. RFC 5321 section 4.5.3.1.5 allows 512.
 pub const LINE_BYTES_MAX: usize = 4 * 1024;
@@ -92,7 +92,7 @@ pub fn display_bytes(bytes: &[u8]) -> String {
         }
     }
     // Tokens are removed before the cut, because a cut token is not recognised.
-    truncate_text(token_words::without_token_words(&text).into_owned())
+    truncate_text(redact::token_words(&text).into_owned())
 }
 
 /// Cuts a text to [`SHOWN_BYTES_MAX`] octets, but never within an address, so that a return path

@@ -111,13 +111,13 @@ impl Session {
             None if self.hello.is_none() => Refusal::HelloMissing,
             None => Refusal::MailMissing,
             Some(draft) if is_utf8 && !draft.smtputf8 => Refusal::Utf8Unannounced,
-            // Neither of the next two is the peer's error: it may go on with whom it has.
+            // The peer may go on with the recipients it has, but not ask without end.
             Some(draft) if draft.sender.is_none() && !draft.recipient_indices.is_empty() => {
-                self.respond(Refusal::NullSenderRecipients, out);
+                self.refuse_surplus(Refusal::NullSenderRecipients, out);
                 return LineProgress::GoesOn;
             }
             Some(draft) if draft.recipient_indices.len() >= self.settings.rcpt_max => {
-                self.respond(Refusal::RecipientsTooMany, out);
+                self.refuse_surplus(Refusal::RecipientsTooMany, out);
                 return LineProgress::GoesOn;
             }
             Some(_) => {
@@ -166,7 +166,7 @@ impl Session {
         LineProgress::GoesOn
     }
 
-    /// The session begins anew, as the client that was told of would begin it.
+    /// The session begins anew, as the client that XCLIENT names would begin it.
     fn run_xclient(&mut self, attributes: &str, out: &mut Vec<u8>) {
         let mut client = self.client.clone().unwrap_or_default();
         if let Err(refusal) = self.take_client(&mut client, attributes) {

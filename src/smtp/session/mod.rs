@@ -22,9 +22,9 @@ pub use super::command::ForwardPath;
 pub use super::settings::{BareNewline, Protocol, Settings};
 pub use super::transaction::Transaction;
 
-/// One conversation.
+/// The server's side of one conversation.
 ///
-/// The order of calls: [`greet`](Self::greet), then [`feed`](Self::feed) for ever, doing after each
+/// The order of calls: [`greet`](Self::greet), then [`feed`](Self::feed) until the end, doing after each
 /// what its [`SessionStep`] says. Whatever the step, `out` is to be sent sooner or later, in order; before
 /// waiting for bytes it must be. Where the step is a question, the `answer_*` method of its kind comes
 /// before the next `feed`, which goes on with what is left of the input, be it nothing: the answer may
@@ -35,9 +35,9 @@ pub struct Session {
     lines: LineReader,
     hello: Option<Hello>,
     transaction: Option<OpenTransaction>,
-    /// What XCLIENT told: it holds for the connection.
+    /// The client that XCLIENT named, for the whole connection.
     client: Option<RelayedClient>,
-    /// What XFORWARD told: it holds for one mail.
+    /// The client that XFORWARD named, for one mail.
     forwarded: Option<RelayedClient>,
     tls: bool,
     errors: u32,
@@ -47,28 +47,28 @@ pub struct Session {
     refusals: Vec<Refusal>,
 }
 
-/// What the session wants next.
+/// The next step, as the session wants it.
 #[derive(Debug)]
 pub enum SessionStep {
     /// All of `input` is used up: send `out`, bring more bytes.
     NeedInput,
     /// `out` has grown to its bound: send it, empty it, and feed what is left of `input`.
     Flush,
-    /// A decision that belongs to the caller. Nothing is read until the matching `answer_*` call;
-    /// `out` may be sent before or after it.
+    /// A decision that belongs to the caller. The session reads nothing until the matching
+    /// `answer_*` call; `out` may be sent before or after it.
     Ask(SessionQuestion),
     /// Send `out`, then close. `input` is of no more use.
     Close,
 }
 
-/// What the session cannot decide alone.
+/// A question that the session cannot answer alone.
 #[derive(Debug)]
 pub enum SessionQuestion {
     /// MAIL is well-formed: may a mail come now?
     Sender {
         /// The reverse-path; `None` is the null sender.
         sender: Option<Address>,
-        /// Octets the mail will have, where the peer told.
+        /// Octets the mail will have, if the peer named it.
         size: Option<u64>,
     },
     /// Is this recipient ours?
@@ -101,7 +101,7 @@ struct Hello {
     extended: bool,
 }
 
-/// What one piece of input led to.
+/// The effect of one piece of input.
 enum LineProgress {
     Asks(SessionQuestion),
     GoesOn,
@@ -109,7 +109,7 @@ enum LineProgress {
 }
 
 impl Session {
-    /// A session that has said and heard nothing.
+    /// A session before its greeting.
     pub fn new(settings: Arc<Settings>) -> Self {
         Self {
             lines: LineReader::new(settings.bare_newline),
@@ -214,10 +214,10 @@ impl Session {
     }
 
     /// Answers [`SessionQuestion::Store`]: one answer a recipient of the transaction, in order. `Ok` holds
-    /// the mail's name in our queue, said in the 250.
+    /// the mail's name in our queue, which stands in the 250.
     ///
     /// SMTP has one answer for all, the first refusal if there is one. LMTP has one for each RCPT.
-    /// A recipient without an answer hears that nothing can be stored now.
+    /// A recipient without an answer is answered that mail cannot be stored now.
     ///
     /// # Panics
     /// If that is not the question open.
@@ -247,8 +247,8 @@ impl Session {
         }
     }
 
-    /// The handshake is done. All the peer said before is forgotten (RFC 3207 section 4.2), and
-    /// STARTTLS is offered no more. For a connection that begins in TLS, call it before
+    /// The handshake is done. Everything the peer sent before is forgotten (RFC 3207 section 4.2), and
+    /// STARTTLS is no longer offered. For a connection that begins in TLS, call it before
     /// [`greet`](Self::greet).
     pub fn tls_started(&mut self) {
         self.tls = true;
@@ -285,18 +285,19 @@ impl Session {
             )
     }
 
-    /// True once nothing more will be said.
+    /// True once the conversation has ended.
     pub const fn is_closed(&self) -> bool {
         matches!(self.state, SessionState::Closed)
     }
 
-    /// The name the peer said hello with, as it came. See [`Transaction::helo`].
+    /// The name in the hello of the peer, as it came. See [`Transaction::helo`].
     pub fn helo(&self) -> Option<&str> {
         self.hello.as_ref().map(|hello| hello.name.as_str())
     }
 
-    /// The caller has no room: the rest of this mail is read and thrown away, and its end hears
-    /// `refusal`, unless the mail has a fault of its own. Nothing happens outside DATA.
+    /// Refuses the mail in DATA for want of room: the rest of it is read and thrown away, and its
+    /// end is answered with `refusal`, unless the mail has a fault of its own. Outside DATA the
+    /// call has no effect.
     pub fn refuse_data(&mut self, refusal: Refusal) {
         if let SessionState::Body(body) = &mut self.state {
             body.refuse(refusal);
@@ -313,8 +314,8 @@ impl Session {
         }
     }
 
-    /// What was refused since the last call, in order, for counters and the log: answers passed in
-    /// and refusals of the session's own. At most 256 are kept.
+    /// The refusals since the last call, in order, for counters and the log: answers passed in and
+    /// refusals of the session's own. At most 256 are kept.
     pub fn take_refusals(&mut self) -> Vec<Refusal> {
         std::mem::take(&mut self.refusals)
     }
@@ -371,7 +372,7 @@ impl Session {
         }
     }
 
-    /// Says no to what is the peer's error.
+    /// Refuses a command for an error of the peer.
     fn refuse(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
         self.respond(refusal, out);
         self.errors += 1;
@@ -380,10 +381,20 @@ impl Session {
         }
     }
 
-    /// Says no to a sender or recipient.
+    /// Refuses a sender or a recipient.
     fn refuse_address(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
         self.respond(refusal, out);
-        self.refused += u32::from(refusal.is_permanent());
+        self.count_refused(u32::from(refusal.is_permanent()), out);
+    }
+
+    /// Refuses a recipient beyond those that a mail may have.
+    fn refuse_surplus(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
+        self.respond(refusal, out);
+        self.count_refused(1, out);
+    }
+
+    fn count_refused(&mut self, addresses: u32, out: &mut Vec<u8>) {
+        self.refused += addresses;
         if self.refused >= self.settings.refused_max {
             self.close(Refusal::TooManyRefused, out);
         }
@@ -402,7 +413,7 @@ impl Session {
 }
 
 impl fmt::Debug for Session {
-    /// Leaves out what the peer said, which holds addresses and so tokens.
+    /// Leaves out the peer's words, which hold addresses and so tokens.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
             .field("protocol", &self.settings.protocol)

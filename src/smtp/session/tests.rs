@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::mail::envelope::RecipientTarget;
 
-/// What a session said and asked.
+/// The output and the questions of a session.
 #[derive(Debug, Default, PartialEq)]
 struct Transcript {
     out: Vec<u8>,
@@ -123,6 +123,51 @@ fn a_mail_tells_how_the_peer_said_hello() {
     }
 }
 
+#[test]
+fn a_command_behind_a_bare_line_feed_does_not_run() {
+    let sent = b"EHLO x\r\nNOOP x\nMAIL FROM:<a@b.test>\r\nRCPT TO:<a@mx.test>\r\nNOOP\r\n";
+    for piece in [1, 7, sent.len()] {
+        let mut play = Play::new(settings(Protocol::Smtp, BareNewline::Refuse));
+        sent.chunks(piece).for_each(|bytes| play.feed(bytes));
+        let out = String::from_utf8(play.record.out.clone()).unwrap();
+        let codes: Vec<&str> = out
+            .lines()
+            .filter(|line| line.get(3..4) == Some(" "))
+            .collect();
+        let codes: Vec<&str> = codes.iter().map(|line| &line[..3]).collect();
+        assert_eq!(codes, ["250", "500", "500", "503", "250"], "{piece}: {out}");
+        assert_eq!(play.record.asked, Vec::<String>::new());
+    }
+    // Behind a line that was too long, too.
+    let mut play = Play::new(settings(Protocol::Smtp, BareNewline::Refuse));
+    let long = "x".repeat(3_000);
+    play.feed(format!("EHLO x\r\n{long}\nMAIL FROM:<a@b.test>\r\nNOOP\r\n").as_bytes());
+    assert_eq!(play.record.asked, Vec::<String>::new());
+}
+
+#[test]
+fn recipients_beyond_the_limit_end_the_session() {
+    let settings = Settings {
+        rcpt_max: 3,
+        ..settings(Protocol::Smtp, BareNewline::Refuse)
+    };
+    let mut play = Play::new(settings);
+    play.feed(b"EHLO x\r\nMAIL FROM:<a@b.test>\r\n");
+    for _ in 0..100 {
+        play.feed(b"RCPT TO:<a@mx.test>\r\n");
+    }
+    let of = |refusal| {
+        play.record
+            .refusals
+            .iter()
+            .filter(|r| **r == refusal)
+            .count()
+    };
+    assert_eq!(of(Refusal::RecipientsTooMany), 20);
+    assert_eq!(of(Refusal::TooManyRefused), 1);
+    assert!(play.record.closed);
+}
+
 fn settings(protocol: Protocol, bare_newline: BareNewline) -> Settings {
     let mut settings = Settings::new("mx.test".to_owned(), protocol);
     settings.bare_newline = bare_newline;
@@ -188,7 +233,7 @@ fn talk() -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|(opening, pieces)| [opening, &pieces.concat()].concat())
 }
 
-/// Where bytes are cut in any case: behind DATA, whose 354 the peer has to wait for.
+/// The pieces that bytes are always cut into: behind DATA, whose 354 the peer has to wait for.
 fn turns(sent: &[u8]) -> Vec<&[u8]> {
     let mut turns = Vec::new();
     let mut start = 0;

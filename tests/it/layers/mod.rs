@@ -117,8 +117,17 @@ fn siblings_import_each_other_in_no_circle() {
         files.push((path.to_owned(), text.to_owned()));
     })
     .unwrap();
-    let circles = circles_of(&files);
-    assert_eq!(circles, KNOWN_CIRCLES);
+    let mut circles = circles_of(&files);
+    circles.retain(|circle| {
+        !KNOWN_CIRCLES.contains(
+            &circle
+                .iter()
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+                .as_slice(),
+        )
+    });
+    assert_eq!(circles, Vec::<Vec<String>>::new());
 }
 
 #[test]

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use crate::http::error::HttpError;
 use crate::mail::address::Address;
 use crate::mail::draft::{CC_MAX, Draft, DraftCall, DraftFile, DraftKey, DraftPart};
+use crate::mail::text::breaks_line;
 
 /// The one event that is acted upon.
 const MESSAGE_CREATED: &str = "message.created";
@@ -274,7 +275,7 @@ impl DraftFields {
         let Some(line) = self.string(name, bytes_max)? else {
             return Ok(None);
         };
-        if line.chars().any(is_line_break) {
+        if line.chars().any(breaks_line) {
             return Err(self.invalid(name, "has a line end or another control character in it"));
         }
         let line = line.trim();
@@ -419,11 +420,6 @@ fn mailbox(text: &str) -> Result<(Option<String>, Address), String> {
     let name = quoted.unwrap_or(name).trim();
     let address = Address::parse(address).map_err(|error| error.to_string())?;
     Ok(((!name.is_empty()).then(|| name.to_owned()), address))
-}
-
-/// A line end for some program, or a control.
-fn is_line_break(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 #[cfg(test)]

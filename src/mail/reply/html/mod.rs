@@ -26,7 +26,7 @@ pub(super) struct RenderedHtml {
     pub(super) lines: Vec<BodyLine>,
     pub(super) truncated: bool,
     tree: HtmlTree,
-    /// Which node wrote into which line.
+    /// Pairs of a node and a line that the node wrote into.
     owners: Vec<(usize, usize)>,
 }
 
@@ -78,7 +78,7 @@ impl RenderedHtml {
     }
 }
 
-/// What surrounds a node.
+/// The surroundings of a node.
 #[derive(Clone, Copy)]
 struct RenderContext {
     depth: u8,

@@ -4,10 +4,10 @@
 
 use crate::mail::html::HtmlNode;
 
-/// What an element is for.
+/// The role of an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ElementRole {
-    /// Nothing special.
+    /// An element without a special role.
     Plain,
     /// A quote: one level deeper.
     Quote,

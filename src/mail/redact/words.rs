@@ -1,25 +1,22 @@
-//! Owns removing words from a relay's replies that may be a token or the signed id of a return
-//! path: a relay repeats what it refuses, and a reader of that could write in another person's
-//! name.
+//! Owns taking words out of foreign text that may be a token, or the identifier of a return path, wherever
+//! they stand: a relay repeats what it refuses, and a reader of that could answer in another's name.
 //!
-//! Does not verify tokens, and does not search for addresses (`compose::redact`).
+//! Does not verify them, and does not look for their addresses.
 
 use std::borrow::Cow;
 
 use data_encoding::BASE64URL_NOPAD;
 
-/// The least characters of a token or of a signed id.
-const CHARS_MIN: usize = 40;
-/// The length from which any word is removed: a relay may have changed the case of a token.
-const CHARS_MAX: usize = 64;
-/// The replacement for a removed word.
-const GONE: char = '…';
+use super::{ELLIPSIS, TOKEN_CHARS_MIN};
 
-/// The text without such words. The time is linear in the text.
-pub(super) fn without_token_words(text: &str) -> Cow<'_, str> {
+/// Characters from which a word goes whatever it is made of: a relay may have folded the case of a token.
+const ANY_WORD_CHARS_MIN: usize = 64;
+
+/// The text with every word that may be a token made `…`. Linear in the text.
+pub fn token_words(text: &str) -> Cow<'_, str> {
     if !text
         .split(|c| !is_of_word(c))
-        .any(|word| word.len() >= CHARS_MIN)
+        .any(|word| word.len() >= TOKEN_CHARS_MIN)
     {
         return Cow::Borrowed(text);
     }
@@ -29,8 +26,8 @@ pub(super) fn without_token_words(text: &str) -> Cow<'_, str> {
         let (before, from) = rest.split_at(start);
         let (word, behind) = from.split_at(from.find(|c| !is_of_word(c)).unwrap_or(from.len()));
         out.push_str(before);
-        if word.len() >= CHARS_MAX || is_old_token(word) {
-            out.push(GONE);
+        if word.len() >= ANY_WORD_CHARS_MIN || is_old_token(word) {
+            out.push(ELLIPSIS);
         } else {
             without_base32(word, &mut out);
         }
@@ -44,9 +41,9 @@ const fn is_of_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '_')
 }
 
-/// Tells whether the word is a token of format v1, possibly cut: base64 of text with colons.
+/// True of a v1 token, whole or cut: base64 of words with colons between them.
 fn is_old_token(word: &str) -> bool {
-    if word.len() < CHARS_MIN {
+    if word.len() < TOKEN_CHARS_MIN {
         return false;
     }
     let whole = &word.as_bytes()[..word.len() / 4 * 4];
@@ -55,8 +52,7 @@ fn is_old_token(word: &str) -> bool {
         .is_ok_and(|text| text.contains(&b':') && text.iter().all(u8::is_ascii_graphic))
 }
 
-/// Appends a word without its long runs of base32 in any case. Other characters may precede such a
-/// run.
+/// A word without what of it is base32, in any case, for long enough. Another mark may stand before it.
 fn without_base32(word: &str, out: &mut String) {
     let is_base32 = |c: char| matches!(c, 'a'..='z' | 'A'..='Z' | '2'..='7');
     let mut rest = word;
@@ -66,8 +62,8 @@ fn without_base32(word: &str, out: &mut String) {
             false => rest.find(is_base32),
         };
         let (run, behind) = rest.split_at(run.unwrap_or(rest.len()));
-        match is_base32(first) && run.len() >= CHARS_MIN {
-            true => out.push(GONE),
+        match is_base32(first) && run.len() >= TOKEN_CHARS_MIN {
+            true => out.push(ELLIPSIS),
             false => out.push_str(run),
         }
         rest = behind;
@@ -105,7 +101,7 @@ mod tests {
             (format!("550 {} no", &older[..62]), "550 … no"),
             (format!("550 {} no", older.to_ascii_lowercase()), "550 … no"),
         ] {
-            assert_eq!(without_token_words(&text), safe, "{text}");
+            assert_eq!(token_words(&text), safe, "{text}");
         }
     }
 
@@ -119,8 +115,7 @@ mod tests {
             "550 5.1.1 donaudampfschifffahrtsgesellschaft: no such user",
         ] {
             assert!(
-                matches!(without_token_words(text), Cow::Borrowed(_))
-                    || without_token_words(text) == text,
+                matches!(token_words(text), Cow::Borrowed(_)) || token_words(text) == text,
                 "{text}"
             );
         }
@@ -132,7 +127,7 @@ mod tests {
             before in "[ -~é]{0,50}", behind in "[ -~é]{0,50}", cut in 40usize..53,
         ) {
             let text = format!("{before}{}{behind}", &WORD[..cut]);
-            prop_assert!(!without_token_words(&text).contains(&WORD[..40]));
+            prop_assert!(!token_words(&text).contains(&WORD[..40]));
         }
     }
 }

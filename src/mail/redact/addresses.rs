@@ -1,82 +1,108 @@
-//! Owns removing reply addresses from text that goes to another person.
+//! Owns finding addresses of ours in text, however they are spelled, and taking out their local parts.
 //!
-//! Does not verify tokens: everything of a token's form before a reply domain is removed, since the
-//! tokens of old keys and revoked tokens are confidential too.
+//! Does not verify tokens: a token of an old key, or a revoked one, is nobody else's business either.
 
 use std::borrow::Cow;
 
+use super::spelling::{BREAK, Unit, units};
+use super::{ELLIPSIS, TOKEN_CHARS_MIN};
 use crate::mail::address::Domain;
 
-/// The least characters of a word that may be a token; names of mailboxes are shorter.
-const TOKEN_CHARS_MIN: usize = 40;
-/// Characters of a v2 token and of a return path's signed id.
+/// Characters of a v2 token and of a return path's identifier.
 const BARE_CHARS: [usize; 2] = [58, 52];
-/// The most characters before an `@` that are read.
+/// Characters before an `@` that are examined.
 const LOCAL_CHARS_MAX: usize = 200;
-/// The most line ends within one local part.
+/// Line ends within one local part.
 const BREAKS_MAX: usize = 4;
-/// The most nested encodings that are decoded.
-const LAYERS_MAX: usize = 8;
-/// The replacement for a local part with a token.
+/// The text in place of a local part with a token.
 const NEUTRAL: &str = "reply";
 
-/// The text with each address of the forms `reply+TOKEN@`, `reply-TOKEN@` and `TOKEN@` at one of
-/// `domains` replaced by `reply@`. Addresses are found in any case, with the `@` or the `+`
-/// percent-encoded, as HTML entities or in quoted-printable, and broken by line ends, quote marks
-/// or invisible characters. The time is linear in the text.
-pub fn redact<'a>(text: &'a str, domains: &[Domain]) -> Cow<'a, str> {
-    taken_out(text, domains, false)
+/// The text with each address of the forms `reply+TOKEN@`, `reply-TOKEN@` and `TOKEN@` of one of
+/// `domains` made `reply@`. Addresses are found in any case, with the `@` or the `+` percent-encoded, as
+/// HTML entities or in quoted-printable, and broken by line ends, quote marks or invisible characters.
+/// Linear in the text.
+pub fn reply_addresses<'a>(text: &'a str, domains: &[Domain]) -> Cow<'a, str> {
+    let search = Search {
+        is_name: false,
+        takes_all: false,
+    };
+    search.redacted(text, domains)
 }
 
-/// As [`redact`], but for a file name, in which an extension may follow the domain.
-pub(super) fn redact_name<'a>(name: &'a str, domains: &[Domain]) -> Cow<'a, str> {
-    taken_out(name, domains, true)
+/// As [`reply_addresses`], but for the name of a file, where its kind may stand behind a domain's full stop.
+pub fn reply_addresses_in_name<'a>(name: &'a str, domains: &[Domain]) -> Cow<'a, str> {
+    let search = Search {
+        is_name: true,
+        takes_all: false,
+    };
+    search.redacted(name, domains)
 }
 
-fn taken_out<'a>(text: &'a str, domains: &[Domain], is_name: bool) -> Cow<'a, str> {
-    if domains.is_empty() || !text.contains(['@', '%', '&', '=', '＠']) {
-        return Cow::Borrowed(text);
-    }
-    let patterns = patterns(domains);
-    let units = units(text);
-    let mut out = String::new();
-    let mut done = 0;
-    for at in 0..units.len() {
-        if units[at].c != '@'
-            || !patterns
-                .iter()
-                .any(|name| stands_behind(&units[at + 1..], name, is_name))
-        {
-            continue;
-        }
-        let Some(first) = token_before(&units[..at]) else {
-            continue;
-        };
-        let (from, to) = (units[first].at, units[at].at);
-        if from < done {
-            continue;
-        }
-        out.push_str(&text[done..from]);
-        out.push_str(NEUTRAL);
-        done = to;
-    }
-    if done == 0 && out.is_empty() {
-        return Cow::Borrowed(text);
-    }
-    out.push_str(&text[done..]);
-    Cow::Owned(out)
+/// The text with the local part of every address at one of `domains` made `…`, in any spelling that
+/// [`reply_addresses`] finds. Linear in the text.
+pub fn local_parts<'a>(text: &'a str, domains: &[Domain]) -> Cow<'a, str> {
+    let search = Search {
+        is_name: false,
+        takes_all: true,
+    };
+    search.redacted(text, domains)
 }
 
-/// A character as a reader sees it, and the position where its spelling begins.
+/// The addresses that are looked for.
 #[derive(Clone, Copy)]
-struct Unit {
-    /// The character in lower case; [`BREAK`] for a line end with the white space and quote marks
-    /// around it.
-    c: char,
-    at: usize,
+struct Search {
+    /// True if a domain may be the beginning of a longer name.
+    is_name: bool,
+    /// True if every local part goes, false if only tokens go.
+    takes_all: bool,
 }
 
-const BREAK: char = '\n';
+impl Search {
+    fn redacted<'a>(self, text: &'a str, domains: &[Domain]) -> Cow<'a, str> {
+        if domains.is_empty() || !text.contains(['@', '%', '&', '=', '＠']) {
+            return Cow::Borrowed(text);
+        }
+        let patterns = patterns(domains);
+        let units = units(text);
+        let mut out = String::new();
+        let mut done = 0;
+        for at in 0..units.len() {
+            let is_ours = |name: &Vec<char>| stands_behind(&units[at + 1..], name, self.is_name);
+            if units[at].c != '@' || !patterns.iter().any(is_ours) {
+                continue;
+            }
+            let Some(first) = self.local_before(&units[..at]) else {
+                continue;
+            };
+            let (from, to) = (units[first].at, units[at].at);
+            if from < done {
+                continue;
+            }
+            out.push_str(&text[done..from]);
+            if self.takes_all {
+                out.push(ELLIPSIS);
+            } else {
+                out.push_str(NEUTRAL);
+            }
+            done = to;
+        }
+        if done == 0 && out.is_empty() {
+            return Cow::Borrowed(text);
+        }
+        out.push_str(&text[done..]);
+        Cow::Owned(out)
+    }
+
+    /// Index at which the local part begins that ends these units.
+    fn local_before(self, units: &[Unit]) -> Option<usize> {
+        if !self.takes_all {
+            return token_before(units);
+        }
+        let ends = |c: char| c.is_whitespace() || c.is_control() || "<>\"'(),;:[]=".contains(c);
+        let local = units.iter().rev().take_while(|unit| !ends(unit.c));
+        Some(units.len() - local.take(LOCAL_CHARS_MAX).count())
+    }
+}
 
 fn patterns(domains: &[Domain]) -> Vec<Vec<char>> {
     let mut names: Vec<Vec<char>> = Vec::new();
@@ -91,8 +117,7 @@ fn patterns(domains: &[Domain]) -> Vec<Vec<char>> {
     names
 }
 
-/// Tells whether the whole domain `name` begins here. With `any_end` it may be the beginning of a
-/// longer name.
+/// True if the whole domain `name` stands here. With `any_end` it may be the beginning of a longer one.
 fn stands_behind(units: &[Unit], name: &[char], any_end: bool) -> bool {
     let mut name = name.iter();
     let mut wanted = name.next();
@@ -101,7 +126,7 @@ fn stands_behind(units: &[Unit], name: &[char], any_end: bool) -> bool {
             continue;
         }
         let Some(next) = wanted else {
-            // A longer name is another domain; a full stop at the end is punctuation.
+            // A longer name is another domain; a full stop is not.
             let follows = units.get(at + 1).map_or(BREAK, |unit| unit.c);
             let goes_on = unit.c.is_alphanumeric()
                 || unit.c == '-'
@@ -117,10 +142,10 @@ fn stands_behind(units: &[Unit], name: &[char], any_end: bool) -> bool {
     wanted.is_none()
 }
 
-/// The start of the local part with a token that ends these units.
+/// Index at which the local part with a token begins that ends these units.
 fn token_before(units: &[Unit]) -> Option<usize> {
     let mut ats = Vec::new();
-    // The number of characters behind the last line end, which belong to this line.
+    // The number of characters behind the last line end: those of this line.
     let mut whole_line = None;
     let mut breaks = 0;
     for (at, unit) in units.iter().enumerate().rev().take(LOCAL_CHARS_MAX) {
@@ -143,9 +168,8 @@ fn token_before(units: &[Unit]) -> Option<usize> {
     ats.get(first).copied()
 }
 
-/// The start of the address in the word, if it has a token's form. The last `line` characters of
-/// the word stand on one line; `is_next` tells whether the characters at an index and behind it are
-/// adjacent.
+/// Offset in the word at which the address begins, if it has a token's form. The last `line` characters of it
+/// stand in one line; `is_next` says whether the character at an index and the next do.
 fn start(word: &str, line: usize, is_next: impl Fn(usize) -> bool) -> Option<usize> {
     if let Some(plus) = word
         .rfind('+')
@@ -161,7 +185,7 @@ fn start(word: &str, line: usize, is_next: impl Fn(usize) -> bool) -> Option<usi
     if word.len() < TOKEN_CHARS_MIN {
         return None;
     }
-    // The end of the line above may belong to another word.
+    // The end of the line above may be of another word.
     if let Some(prefix) = ["reply-", "bounce-"].iter().find_map(|p| word.rfind(p)) {
         return Some(prefix);
     }
@@ -169,126 +193,8 @@ fn start(word: &str, line: usize, is_next: impl Fn(usize) -> bool) -> Option<usi
     if BARE_CHARS.contains(&word.len()) && is_base32(word) {
         return Some(0);
     }
-    // The last line of a token may be short, but the part above it fills a line.
+    // A token's last line may be short, but what is above it fills a line.
     (word.len() > 2 * TOKEN_CHARS_MIN && !word.contains('.')).then_some(0)
-}
-
-fn units(text: &str) -> Vec<Unit> {
-    let mut units = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while let Some((c, bytes)) = unit(&text[at..]) {
-        if let Some(c) = c {
-            units.push(Unit { c, at });
-        }
-        at += bytes;
-    }
-    units
-}
-
-/// The first character of the text as it is seen, `None` if it is invisible, and the number of
-/// bytes of its spelling.
-fn unit(text: &str) -> Option<(Option<char>, usize)> {
-    let first = text.chars().next()?;
-    let spelled = match first {
-        '\r' | '\n' => Some((BREAK, line_end(text))),
-        '=' => soft_break(text).or_else(|| hex(text, 1)),
-        '%' => {
-            let layers = layers(&text[1..], "25");
-            hex(text, 1 + layers)
-        }
-        '&' => entity(text),
-        '<' => ["<wbr>", "<wbr/>", "<wbr />", "<br>", "<br/>", "<br />"]
-            .iter()
-            .find(|tag| starts_with(text, tag))
-            .map(|tag| (BREAK, tag.len())),
-        _ => None,
-    };
-    let (c, bytes) = spelled.unwrap_or_else(|| (first, first.len_utf8()));
-    Some((seen(c), bytes))
-}
-
-/// The character in lower case and plain width; `None` if it is invisible.
-fn seen(c: char) -> Option<char> {
-    match c {
-        '\u{ad}'
-        | '\u{200b}'..='\u{200f}'
-        | '\u{202a}'..='\u{202e}'
-        | '\u{2060}'..='\u{2069}'
-        | '\u{feff}' => None,
-        '\u{ff01}'..='\u{ff5e}' => char::from_u32(u32::from(c) - 0xfee0).and_then(seen),
-        c => c.to_lowercase().next(),
-    }
-}
-
-/// Octets of a line end with the spaces and quote marks that begin the next line.
-fn line_end(text: &str) -> usize {
-    text.find(|c: char| !matches!(c, '\r' | '\n' | ' ' | '\t' | '>' | '|'))
-        .unwrap_or(text.len())
-}
-
-/// The soft line break of quoted-printable (RFC 2045 section 6.7).
-fn soft_break(text: &str) -> Option<(char, usize)> {
-    let rest = text[1..].trim_start_matches([' ', '\t']);
-    let spaces = text.len() - 1 - rest.len();
-    (spaces < 76 && rest.starts_with(['\r', '\n'])).then(|| (BREAK, 1 + spaces + line_end(rest)))
-}
-
-/// The visible character that the two hex digits at `at` stand for.
-fn hex(text: &str, at: usize) -> Option<(char, usize)> {
-    let digits = text.get(at..at + 2)?;
-    let fits = digits.bytes().all(|b| b.is_ascii_hexdigit());
-    let byte = u8::from_str_radix(digits, 16).ok().filter(|_| fits)?;
-    byte.is_ascii_graphic().then(|| (char::from(byte), at + 2))
-}
-
-/// Octets of the repetitions of `layer` at the start of the text.
-fn layers(text: &str, layer: &str) -> usize {
-    let mut bytes = 0;
-    for _ in 0..LAYERS_MAX {
-        if !starts_with(&text[bytes..], layer) {
-            break;
-        }
-        bytes += layer.len();
-    }
-    bytes
-}
-
-fn entity(text: &str) -> Option<(char, usize)> {
-    const NAMED: [(&str, char); 10] = [
-        ("plus;", '+'),
-        ("commat;", '@'),
-        ("period;", '.'),
-        ("lowbar;", '_'),
-        ("equals;", '='),
-        ("hyphen;", '-'),
-        ("dash;", '-'),
-        ("shy;", '\u{ad}'),
-        ("zwnj;", '\u{200c}'),
-        ("zwj;", '\u{200d}'),
-    ];
-    let at = 1 + layers(&text[1..], "amp;");
-    let rest = &text[at..];
-    if let Some((name, c)) = NAMED.iter().find(|(name, _)| starts_with(rest, name)) {
-        return Some((*c, at + name.len()));
-    }
-    let number = rest.strip_prefix('#')?;
-    let (digits, radix, sign) = match number.strip_prefix(['x', 'X']) {
-        Some(digits) => (digits, 16, 2),
-        None => (number, 10, 1),
-    };
-    let count = digits
-        .bytes()
-        .take(9)
-        .take_while(|b| char::from(*b).is_digit(radix))
-        .count();
-    let c = char::from_u32(u32::from_str_radix(&digits[..count], radix).ok()?)?;
-    let semicolon = usize::from(digits[count..].starts_with(';'));
-    Some((c, at + sign + count + semicolon))
-}
-
-fn starts_with(text: &str, word: &str) -> bool {
-    text.get(..word.len())
-        .is_some_and(|start| start.eq_ignore_ascii_case(word))
 }
 
 #[cfg(test)]
@@ -307,7 +213,7 @@ mod tests {
     }
 
     fn redacted(text: &str) -> String {
-        redact(text, &domains()).into_owned()
+        reply_addresses(text, &domains()).into_owned()
     }
 
     #[test]
@@ -351,6 +257,24 @@ mod tests {
     }
 
     #[test]
+    fn every_local_part_at_our_domains_can_go() {
+        for (text, safe) in [
+            ("550 no <bob@b.example>", "550 no <bob@b.example>"),
+            (
+                "550 <bounce+abc@INBOX.example.com>: no, reply+x@inbox.example.com.",
+                "550 <…@INBOX.example.com>: no, …@inbox.example.com.",
+            ),
+            ("from=reply+x@inbox.example.com", "from=…@inbox.example.com"),
+            ("bounce%2Bx%40inbox.example.com", "…%40inbox.example.com"),
+            ("a@b@inbox.example.com c", "…@inbox.example.com c"),
+            ("@inbox.example.com", "…@inbox.example.com"),
+            ("ünïcode @ nothing", "ünïcode @ nothing"),
+        ] {
+            assert_eq!(local_parts(text, &domains()), safe);
+        }
+    }
+
+    #[test]
     fn what_is_no_reply_address_stays() {
         for text in [
             "support@inbox.example.com and ann+tag@inbox.example.com",
@@ -364,7 +288,7 @@ mod tests {
             "@inbox.example.com",
         ] {
             assert!(
-                matches!(redact(text, &domains()), Cow::Borrowed(_)),
+                matches!(reply_addresses(text, &domains()), Cow::Borrowed(_)),
                 "{text}"
             );
         }
@@ -381,7 +305,7 @@ mod tests {
         let one = format!("reply+{V2}@inbox.example.com ");
         let many = one.repeat(12_000);
         assert_eq!(redacted(&many), "reply@inbox.example.com ".repeat(12_000));
-        // None of these candidates is a token.
+        // Nothing but candidates that are none.
         for text in [
             "@",
             "&amp;",
