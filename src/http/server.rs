@@ -2,26 +2,29 @@
 //!
 //! Does not know what is served: a router is an argument.
 
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::serve::{Listener, ListenerExt};
+use bytes::Bytes;
 use hyper::Request;
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::{self, Service as _};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixListener, UnixStream, unix};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time;
 use tokio_rustls::TlsAcceptor;
@@ -34,7 +37,8 @@ use crate::tls::{CertificateError, Certificates};
 /// Bounds of one listening socket.
 #[derive(Clone, Debug)]
 pub struct ServerSettings {
-    /// Connections at a time, over all addresses of a server; more wait in the kernel's queue.
+    /// Connections at a time, over all addresses of a server. One more takes the place of the stranger
+    /// that is idle for longest, or waits for a place. Exempt clients have an eighth more.
     pub connections_max: usize,
     /// Connections at a time from one IPv4 address or IPv6 /64. One more hears 503, or by TLS
     /// nothing.
@@ -45,8 +49,10 @@ pub struct ServerSettings {
     pub handshake_wait: Duration,
     /// The longest a head of a request may take, and the longest an idle connection is kept.
     pub header_wait: Duration,
-    /// The longest one connection lives, whatever it does.
+    /// The age at which a connection ends, once the request in flight is answered.
     pub connection_age_max: Duration,
+    /// The longest that a request may go on past that age.
+    pub request_grace: Duration,
     /// The longest wait for requests in flight when the server stops.
     pub grace: Duration,
 }
@@ -60,6 +66,7 @@ impl Default for ServerSettings {
             handshake_wait: Duration::from_secs(10),
             header_wait: Duration::from_secs(15),
             connection_age_max: Duration::from_secs(600),
+            request_grace: Duration::from_secs(60),
             grace: Duration::from_secs(10),
         }
     }
@@ -91,14 +98,27 @@ impl HttpOptions {
 }
 
 impl HttpOptions {
-    /// Counts a connection for the network of `ip`. False if that network has all it may have.
-    fn counts(&self, permit: &mut ConnectionPermit, ip: IpAddr) -> bool {
-        let mut exempt = self.settings.exempt.iter();
-        if exempt.any(|network| network.contains(ip)) || permit.count_network(ip) {
+    /// The address that a client counts by; `None` if it is exempt.
+    fn counted(&self, client: ClientIp) -> Option<IpAddr> {
+        let is_exempt = |ip: IpAddr| self.settings.exempt.iter().any(|one| one.contains(ip));
+        client.0.filter(|ip| !is_exempt(*ip))
+    }
+
+    async fn wait_for_place(&self, is_exempt: bool) -> Option<ConnectionPermit> {
+        let acquired = self.limiter.acquire(is_exempt);
+        time::timeout(PLACE_WAIT, acquired).await.ok()
+    }
+
+    /// Counts a place for the network of `ip`. False if that network has all it may have.
+    fn counts(&self, permit: &ConnectionPermit, ip: Option<IpAddr>) -> bool {
+        let Some(ip) = ip else {
             return true;
+        };
+        let counts = permit.count_network(ip);
+        if !counts {
+            self.refusals.note(rate_limit_key(ip));
         }
-        self.refusals.note(rate_limit_key(ip));
-        false
+        counts
     }
 }
 
@@ -141,6 +161,10 @@ impl From<ServerSettings> for HttpOptions {
 
 /// The shortest time between two log lines about refused connections.
 const REFUSALS_LOGGED_EVERY: Duration = Duration::from_secs(60);
+/// Connections that wait for a place at a time. One more is closed at once.
+const WAITING_MAX: usize = 128;
+/// How long a connection waits for a place.
+const PLACE_WAIT: Duration = Duration::from_secs(30);
 /// The answer to a client that gets no place.
 const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 30\r\n\
     Content-Length: 0\r\nConnection: close\r\n\r\n";
@@ -186,10 +210,11 @@ pub async fn serve<L>(
 {
     let terms = terms.into();
     let (draining, drain) = watch::channel(false);
+    let waiting = Arc::new(Semaphore::new(WAITING_MAX));
     let mut connections = JoinSet::new();
     let mut stopped = pin!(async { drop(stop.wait_for(|stop| *stop).await) });
     loop {
-        let accepted = tokio::select! {
+        let (io, address) = tokio::select! {
             () = &mut stopped => break,
             Some(ended) = connections.join_next(), if !connections.is_empty() => {
                 if ended.is_err_and(|error| error.is_panic()) {
@@ -197,18 +222,34 @@ pub async fn serve<L>(
                 }
                 continue;
             }
-            accepted = accept(&mut listener, &terms.limiter) => accepted,
+            accepted = listener.accept() => accepted,
         };
-        let (io, peer, mut permit) = accepted;
-        if peer.0.is_some_and(|ip| !terms.counts(&mut permit, ip)) {
-            let is_plain = terms.tls.is_none();
-            connections.spawn(refuse(io, permit, is_plain));
-            continue;
-        }
-        let (router, terms, drain) = (router.clone(), terms.clone(), drain.clone());
+        let client = HttpClient {
+            io,
+            ip: ClientIp(address.ip()),
+            drain: drain.clone(),
+        };
+        let counted = terms.counted(client.ip);
+        let place = terms.limiter.try_acquire(counted.is_none());
+        let turn = match place {
+            Some(_) => None,
+            None => match Arc::clone(&waiting).try_acquire_owned() {
+                Ok(turn) => Some(turn),
+                // Too many wait for a place already.
+                Err(_) => continue,
+            },
+        };
+        let (router, terms) = (router.clone(), terms.clone());
         connections.spawn(async move {
-            serve_client((io, peer), router, terms, drain).await;
-            drop(permit);
+            let place = match place {
+                None => terms.wait_for_place(counted.is_none()).await,
+                place => place,
+            };
+            drop(turn);
+            match place.filter(|permit| terms.counts(permit, counted)) {
+                Some(permit) => client.serve(router, &terms, permit).await,
+                None => client.refuse(&terms).await,
+            }
         });
     }
     drop(listener);
@@ -219,79 +260,138 @@ pub async fn serve<L>(
     }
 }
 
-/// A free place first, then a connection for it.
-async fn accept<L: Listener<Addr: RemoteAddress>>(
-    listener: &mut L,
-    limiter: &Arc<ConnectionLimiter>,
-) -> (L::Io, ClientIp, ConnectionPermit) {
-    let permit = limiter.acquire().await;
-    let (io, address) = listener.accept().await;
-    (io, ClientIp(address.ip()), permit)
+/// A connection that was accepted.
+struct HttpClient<I> {
+    io: I,
+    ip: ClientIp,
+    /// True once the server stops.
+    drain: watch::Receiver<bool>,
 }
 
-async fn refuse(mut io: impl AsyncWrite + Unpin, permit: ConnectionPermit, is_plain: bool) {
-    if is_plain {
-        // Who does not listen is not waited for.
-        drop(time::timeout(REFUSAL_WAIT, io.write_all(TOO_MANY_CONNECTIONS)).await);
-    }
-    drop(permit);
-}
-
-/// Shakes hands, where that is asked for, and talks.
-async fn serve_client<I>(
-    (io, peer): (I, ClientIp),
-    router: Router,
-    terms: HttpOptions,
-    mut drain: watch::Receiver<bool>,
-) where
+impl<I> HttpClient<I>
+where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Some(tls) = &terms.tls else {
-        return serve_http((io, peer), router, terms.settings, drain).await;
-    };
-    let shaken = tokio::select! {
-        // What was not even begun needs no end.
-        _ = drain.wait_for(|drain| *drain) => return,
-        shaken = time::timeout(terms.settings.handshake_wait, tls.accept(io)) => shaken,
-    };
-    match shaken {
-        Ok(Ok(io)) => serve_http((io, peer), router, terms.settings, drain).await,
-        Ok(Err(error)) => debug!(protocol = "http", %error, "no TLS with this peer"),
-        Err(_) => debug!(protocol = "http", "no TLS handshake in time"),
+    async fn refuse(mut self, terms: &HttpOptions) {
+        if terms.tls.is_none() {
+            let sent = self.io.write_all(TOO_MANY_CONNECTIONS);
+            // A client that does not read is not waited for.
+            drop(time::timeout(REFUSAL_WAIT, sent).await);
+        }
     }
-}
 
-async fn serve_http<I>(
-    (io, peer): (I, ClientIp),
-    router: Router,
-    settings: ServerSettings,
-    mut drain: watch::Receiver<bool>,
-) where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let router = TowerToHyperService::new(router);
-    let known = service::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
-        router.call(request)
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(settings.header_wait)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(io), known);
-    let mut connection = pin!(connection);
-    let mut age = pin!(time::sleep(settings.connection_age_max));
-    let mut draining = false;
-    loop {
-        tokio::select! {
-            // An error here is the peer's affair: it went away or spoke no HTTP.
-            _ = connection.as_mut() => return,
-            () = &mut age => return,
-            _ = drain.wait_for(|drain| *drain), if !draining => {
-                draining = true;
-                connection.as_mut().graceful_shutdown();
+    /// Shakes hands, where TLS is asked for, and answers requests.
+    async fn serve(mut self, router: Router, terms: &HttpOptions, permit: ConnectionPermit) {
+        permit.set_idle();
+        let Some(tls) = &terms.tls else {
+            return self.answer_requests(router, &terms.settings, permit).await;
+        };
+        let shaken = tokio::select! {
+            // A handshake needs no orderly end.
+            _ = self.drain.wait_for(|drain| *drain) => return,
+            () = permit.evicted() => return,
+            shaken = time::timeout(terms.settings.handshake_wait, tls.accept(self.io)) => shaken,
+        };
+        match shaken {
+            Ok(Ok(io)) => {
+                let client = HttpClient {
+                    io,
+                    ip: self.ip,
+                    drain: self.drain,
+                };
+                client
+                    .answer_requests(router, &terms.settings, permit)
+                    .await;
+            }
+            Ok(Err(error)) => debug!(protocol = "http", %error, "no TLS with this peer"),
+            Err(_) => debug!(protocol = "http", "no TLS handshake in time"),
+        }
+    }
+
+    async fn answer_requests(
+        self,
+        router: Router,
+        settings: &ServerSettings,
+        permit: ConnectionPermit,
+    ) {
+        let Self { io, ip, mut drain } = self;
+        let permit = Arc::new(permit);
+        let router = TowerToHyperService::new(router);
+        let busy = Arc::clone(&permit);
+        let service = service::service_fn(move |mut request: Request<Incoming>| {
+            busy.set_busy();
+            request.extensions_mut().insert(ip);
+            let (answered, busy) = (router.call(request), Arc::clone(&busy));
+            async move {
+                let response = answered.await?;
+                Ok::<_, Infallible>(response.map(|body| BusyBody { body, busy }))
+            }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(settings.header_wait)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .serve_connection(TokioIo::new(io), service);
+        let mut connection = pin!(connection);
+        let mut ends = pin!(time::sleep(settings.connection_age_max));
+        let (mut is_old, mut is_draining) = (false, false);
+        loop {
+            tokio::select! {
+                // An error here is the client's affair: it went away or spoke no HTTP.
+                _ = connection.as_mut() => return,
+                () = &mut ends => {
+                    if is_old {
+                        return;
+                    }
+                    // The request in flight is answered, and then the connection ends.
+                    is_old = true;
+                    ends.as_mut().reset(time::Instant::now() + settings.request_grace);
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = permit.evicted() => {
+                    if permit.is_idle() {
+                        return;
+                    }
+                    connection.as_mut().graceful_shutdown();
+                }
+                _ = drain.wait_for(|drain| *drain), if !is_draining => {
+                    is_draining = true;
+                    connection.as_mut().graceful_shutdown();
+                }
             }
         }
+    }
+}
+
+/// The body of a response. The connection is idle again once it is gone.
+struct BusyBody {
+    body: axum::body::Body,
+    busy: Arc<ConnectionPermit>,
+}
+
+impl Body for BusyBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for BusyBody {
+    fn drop(&mut self) {
+        self.busy.set_idle();
     }
 }
 

@@ -1,9 +1,9 @@
 //! Owns the connection limit: how many connections a server has at a time, in all and from one
-//! network.
+//! network, and which idle one gives up its place when there is none left.
 //!
-//! Does not answer clients that get no place.
+//! Does not close connections, and does not answer clients that get no place.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,12 +16,20 @@ use crate::network::rate_limit_key;
 /// The bounds of a [`ConnectionLimiter`].
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionLimits {
-    /// Connections at a time.
+    /// Connections at a time. Beyond them an eighth more is for exempt clients alone, and another
+    /// eighth for connections that were told to give up their place.
     pub connections_max: usize,
     /// Connections at a time from one network, as [`rate_limit_key`] counts.
     pub per_network_max: usize,
     /// Percent of the places above which the server counts as crowded.
     pub crowded_percent: usize,
+}
+
+impl ConnectionLimits {
+    /// Places that are for exempt clients alone, and those of evicted connections.
+    const fn extra(&self) -> usize {
+        self.connections_max / 8
+    }
 }
 
 /// The places for connections. A network is remembered only while it has one, so that the map is
@@ -30,15 +38,21 @@ pub struct ConnectionLimits {
 pub struct ConnectionLimiter {
     limits: ConnectionLimits,
     mark: Mark,
-    counts: Mutex<ConnectionCounts>,
+    places: Mutex<Places>,
     load: LoadMonitor,
     freed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct ConnectionCounts {
+struct Places {
     open: usize,
     by_network: HashMap<IpAddr, usize>,
+    /// The idle connections of clients that are not exempt, the one that is idle for longest first.
+    idle: BTreeMap<u64, Arc<Notify>>,
+    /// Times a connection became idle: the next key of `idle`.
+    idle_count: u64,
+    /// Connections that were told to give up their place, and have not ended yet.
+    evicted: usize,
 }
 
 impl ConnectionLimiter {
@@ -47,33 +61,43 @@ impl ConnectionLimiter {
         Arc::new(Self {
             mark: Mark::new(limits.connections_max, limits.crowded_percent),
             limits,
-            counts: Mutex::default(),
+            places: Mutex::default(),
             load,
             freed: Notify::new(),
         })
     }
 
-    /// A place, if one is free. It is given back when it is dropped.
-    pub fn try_acquire(self: &Arc<Self>) -> Option<ConnectionPermit> {
-        let mut counts = self.counts();
-        if counts.open >= self.limits.connections_max {
+    /// A place, if one is free or an idle connection can give up its own. It is given back when it is
+    /// dropped.
+    pub fn try_acquire(self: &Arc<Self>, is_exempt: bool) -> Option<ConnectionPermit> {
+        let ConnectionLimits {
+            connections_max, ..
+        } = self.limits;
+        let most = match is_exempt {
+            true => connections_max.saturating_add(self.limits.extra()),
+            false => connections_max,
+        };
+        let mut places = self.places();
+        if places.open >= most && !places.evict(self.limits.extra()) {
             return None;
         }
-        counts.open += 1;
-        self.load.report_connections(self.mark, counts.open);
+        places.open += 1;
+        self.load.report_connections(self.mark, places.open);
         Some(ConnectionPermit {
             limiter: Arc::clone(self),
-            network: None,
+            is_exempt,
+            evicted: Arc::default(),
+            state: Mutex::default(),
         })
     }
 
     /// Waits for a place.
-    pub async fn acquire(self: &Arc<Self>) -> ConnectionPermit {
+    pub async fn acquire(self: &Arc<Self>, is_exempt: bool) -> ConnectionPermit {
         loop {
             let mut freed = pin!(self.freed.notified());
             // Registered before the look, so that no place becomes free unnoticed between the two.
             freed.as_mut().enable();
-            if let Some(permit) = self.try_acquire() {
+            if let Some(permit) = self.try_acquire(is_exempt) {
                 return permit;
             }
             freed.await;
@@ -82,11 +106,28 @@ impl ConnectionLimiter {
 
     /// Connections that have a place.
     pub fn open(&self) -> usize {
-        self.counts().open
+        self.places().open
     }
 
-    fn counts(&self) -> MutexGuard<'_, ConnectionCounts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Places {
+    /// Takes the place of the connection that is idle for longest. False if there is none, or if too
+    /// many of those that were told to go are still there.
+    fn evict(&mut self, evicted_max: usize) -> bool {
+        if self.evicted >= evicted_max {
+            return false;
+        }
+        let Some((_, told)) = self.idle.pop_first() else {
+            return false;
+        };
+        told.notify_one();
+        self.evicted += 1;
+        self.open -= 1;
+        true
     }
 }
 
@@ -94,41 +135,109 @@ impl ConnectionLimiter {
 #[derive(Debug)]
 pub struct ConnectionPermit {
     limiter: Arc<ConnectionLimiter>,
+    /// No other connection takes the place, however long this one is idle.
+    is_exempt: bool,
+    evicted: Arc<Notify>,
+    state: Mutex<PermitState>,
+}
+
+#[derive(Debug, Default)]
+struct PermitState {
     network: Option<IpAddr>,
+    /// The key among the idle ones.
+    idle: Option<u64>,
+    is_busy: bool,
 }
 
 impl ConnectionPermit {
     /// Counts the place for the network of `ip`. False if that network has all it may have: then the
     /// place is still held, but counts for no network.
-    pub fn count_network(&mut self, ip: IpAddr) -> bool {
+    pub fn count_network(&self, ip: IpAddr) -> bool {
         let network = rate_limit_key(ip);
-        let mut counts = self.limiter.counts();
-        let count = counts.by_network.get(&network).copied().unwrap_or(0);
+        let mut state = self.state();
+        let mut places = self.limiter.places();
+        let count = places.by_network.get(&network).copied().unwrap_or(0);
         if count >= self.limiter.limits.per_network_max {
             return false;
         }
-        counts.by_network.insert(network, count + 1);
-        debug_assert!(self.network.is_none(), "a place counts for one network");
-        self.network = Some(network);
+        places.by_network.insert(network, count + 1);
+        debug_assert!(state.network.is_none(), "a place counts for one network");
+        state.network = Some(network);
         true
+    }
+
+    /// The connection waits for its client. It stays idle from the first call to
+    /// [`ConnectionPermit::set_busy`].
+    pub fn set_idle(&self) {
+        let mut state = self.state();
+        state.is_busy = false;
+        if self.is_exempt || state.idle.is_some() {
+            return;
+        }
+        let mut places = self.limiter.places();
+        let key = places.idle_count;
+        places.idle_count += 1;
+        places.idle.insert(key, Arc::clone(&self.evicted));
+        state.idle = Some(key);
+    }
+
+    /// The connection has work to do. False if its place was taken while it was idle: then it should
+    /// end after that work.
+    pub fn set_busy(&self) -> bool {
+        let mut state = self.state();
+        state.is_busy = true;
+        match state.idle {
+            None => true,
+            Some(key) => {
+                let is_ours = self.limiter.places().idle.remove(&key).is_some();
+                if is_ours {
+                    state.idle = None;
+                }
+                is_ours
+            }
+        }
+    }
+
+    /// False from [`ConnectionPermit::set_busy`] until it is idle again.
+    pub fn is_idle(&self) -> bool {
+        !self.state().is_busy
+    }
+
+    /// Resolves once another connection has taken the place: this one should end soon.
+    pub fn evicted(&self) -> impl Future<Output = ()> + use<> {
+        let evicted = Arc::clone(&self.evicted);
+        async move { evicted.notified().await }
+    }
+
+    fn state(&self) -> MutexGuard<'_, PermitState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let limiter = &*self.limiter;
-        let mut counts = limiter.counts();
-        counts.open -= 1;
-        if let Some(network) = self.network
-            && let Some(count) = counts.by_network.get_mut(&network)
+        let state = self.state.get_mut();
+        let state = state.unwrap_or_else(PoisonError::into_inner);
+        let mut places = limiter.places();
+        let was_evicted = state
+            .idle
+            .is_some_and(|key| places.idle.remove(&key).is_none());
+        if was_evicted {
+            places.evicted -= 1;
+        } else {
+            places.open -= 1;
+        }
+        if let Some(network) = state.network
+            && let Some(count) = places.by_network.get_mut(&network)
         {
             *count -= 1;
             if *count == 0 {
-                counts.by_network.remove(&network);
+                places.by_network.remove(&network);
             }
         }
-        limiter.load.report_connections(limiter.mark, counts.open);
-        drop(counts);
+        limiter.load.report_connections(limiter.mark, places.open);
+        drop(places);
         limiter.freed.notify_one();
     }
 }
@@ -149,21 +258,22 @@ mod tests {
     #[test]
     fn places_are_bounded_and_come_back() {
         let limiter = limiter(2, 2);
-        let first = limiter.try_acquire().unwrap();
-        let _second = limiter.try_acquire().unwrap();
-        assert!(limiter.try_acquire().is_none());
+        let first = limiter.try_acquire(false).unwrap();
+        let _second = limiter.try_acquire(false).unwrap();
+        assert!(limiter.try_acquire(false).is_none());
+        assert!(limiter.try_acquire(true).is_none(), "two have no eighth");
         drop(first);
-        assert!(limiter.try_acquire().is_some());
+        assert!(limiter.try_acquire(false).is_some());
         assert_eq!(limiter.open(), 1);
     }
 
     #[tokio::test]
     async fn a_place_can_be_waited_for() {
         let limiter = limiter(1, 1);
-        let first = limiter.acquire().await;
+        let first = limiter.acquire(false).await;
         let waiting = tokio::spawn({
             let limiter = Arc::clone(&limiter);
-            async move { limiter.acquire().await }
+            async move { limiter.acquire(false).await }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
@@ -186,35 +296,68 @@ mod tests {
             ("2001:db8::3", false),
             ("2001:db8:1::3", true),
         ] {
-            let mut permit = limiter.try_acquire().unwrap();
+            let permit = limiter.try_acquire(false).unwrap();
             assert_eq!(permit.count_network(ip.parse().unwrap()), counts, "{ip}");
             held.push(permit);
         }
         assert_eq!(limiter.open(), 8);
-        assert_eq!(limiter.counts().by_network.len(), 4);
+        assert_eq!(limiter.places().by_network.len(), 4);
         held.clear();
-        assert!(limiter.counts().by_network.is_empty());
+        assert!(limiter.places().by_network.is_empty());
         assert_eq!(limiter.open(), 0);
-        let mut again = limiter.try_acquire().unwrap();
+        let again = limiter.try_acquire(false).unwrap();
         assert!(again.count_network("192.0.2.1".parse().unwrap()));
     }
 
     #[test]
     fn a_bound_of_none_remembers_nobody() {
         let limiter = limiter(10, 0);
-        let mut permit = limiter.try_acquire().unwrap();
+        let permit = limiter.try_acquire(false).unwrap();
         assert!(!permit.count_network("192.0.2.1".parse().unwrap()));
-        assert!(limiter.counts().by_network.is_empty());
+        assert!(limiter.places().by_network.is_empty());
     }
 
     #[test]
     fn the_load_is_reported() {
         let limiter = limiter(10, 10);
-        let mut held: Vec<_> = (0..8).filter_map(|_| limiter.try_acquire()).collect();
+        let mut held: Vec<_> = (0..8).filter_map(|_| limiter.try_acquire(false)).collect();
         assert!(!limiter.load.level().is_crowded());
-        held.extend(limiter.try_acquire());
+        held.extend(limiter.try_acquire(false));
         assert!(limiter.load.level().is_crowded());
         held.truncate(7);
         assert!(!limiter.load.level().is_crowded());
+    }
+
+    #[tokio::test]
+    async fn the_connection_that_is_idle_for_longest_gives_up_its_place() {
+        let limiter = limiter(16, 16);
+        let exempt = limiter.try_acquire(true).unwrap();
+        exempt.set_idle();
+        let held: Vec<_> = (0..15)
+            .map(|_| limiter.try_acquire(false).unwrap())
+            .collect();
+        assert!(limiter.try_acquire(false).is_none(), "nobody is idle");
+        let reserved = [(); 2].map(|()| limiter.try_acquire(true).unwrap());
+        assert!(limiter.try_acquire(true).is_none());
+        drop(reserved);
+        for at in [3, 1, 2] {
+            held[at].set_idle();
+        }
+        held[3].set_idle();
+        assert!(held[1].set_busy());
+        held[1].set_idle();
+        // An eighth of the places: no more connections than that are on their way out.
+        let _fourth = limiter.try_acquire(false).unwrap();
+        held[3].evicted().await;
+        assert!(!held[3].set_busy());
+        let _fifth = limiter.try_acquire(false).unwrap();
+        held[2].evicted().await;
+        assert!(limiter.try_acquire(false).is_none());
+        assert!(held[1].set_busy());
+        assert_eq!(limiter.open(), 16);
+        drop(held);
+        assert_eq!(limiter.open(), 3);
+        let places = limiter.places();
+        assert_eq!((places.evicted, places.idle.len()), (0, 0));
     }
 }

@@ -41,6 +41,19 @@ impl MemoryLimits {
         }
     }
 
+    /// A budget with shares, for items of up to `item_bytes_max` each: an eighth of it, but at least
+    /// one item, is what one network may have; a quarter is for trusted holders alone, and an eighth
+    /// beside that for small permits. A budget that is little longer than one item keeps less back.
+    pub fn shared(bytes_max: usize, item_bytes_max: usize) -> Self {
+        let spare = bytes_max.saturating_sub(item_bytes_max);
+        Self {
+            bytes_max,
+            network_bytes_max: (bytes_max / 8).max(item_bytes_max),
+            trusted_bytes: (bytes_max / 4).min(spare / 2),
+            small_bytes: (bytes_max / 8).min(spare / 4),
+        }
+    }
+
     /// Bytes that strangers together may have in permits of any size.
     const fn bulk_bytes_max(&self) -> usize {
         let kept = self.trusted_bytes.saturating_add(self.small_bytes);
@@ -274,6 +287,15 @@ mod tests {
         drop((ann, ann_again, bob));
         assert!(!budget.load.level().memory_crowded);
         assert!(eve.resize(400 * KIB));
+    }
+
+    #[test]
+    fn an_item_always_fits_into_an_idle_budget() {
+        for (bytes_max, item) in [(512, 26), (128, 30), (100, 90), (100, 100), (10, 100)] {
+            let budget = budget(MemoryLimits::shared(bytes_max << 20, item << 20));
+            let fits = budget.fits(stranger(1), item << 20);
+            assert_eq!(fits, item <= bytes_max, "{item} of {bytes_max}");
+        }
     }
 
     #[test]

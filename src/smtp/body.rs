@@ -8,6 +8,9 @@ use memchr::memchr3;
 use super::response::Refusal;
 use super::settings::{BareNewline, Settings};
 
+/// The smallest step in which the room for a mail grows, after its first piece.
+const GROWTH_MIN: usize = 4 * 1024;
+
 /// Reads a mail octet by octet exact, and keeps it without the dots that were stuffed in
 /// (RFC 5321 section 4.5.2).
 ///
@@ -192,7 +195,17 @@ impl DataReader {
             self.kept = Vec::new();
             self.header = None;
         } else if self.fault.is_none() {
+            self.reserve(octets.len());
             self.kept.extend_from_slice(octets);
+        }
+    }
+
+    /// Makes room in steps of an eighth: a vector that doubles would hold up to twice the mail, and the
+    /// room is counted against the server's memory.
+    fn reserve(&mut self, octets: usize) {
+        if self.kept.capacity() - self.kept.len() < octets {
+            let step = (self.kept.len() / 8).max(GROWTH_MIN);
+            self.kept.reserve_exact(octets.max(step));
         }
     }
 

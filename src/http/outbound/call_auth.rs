@@ -68,6 +68,13 @@ pub(super) enum CallCredential {
     },
 }
 
+impl CallCredential {
+    /// True if the caller has proven itself before its body is read.
+    pub(super) const fn is_proven(&self) -> bool {
+        matches!(self, Self::Key)
+    }
+}
+
 /// A caller who is believed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct AuthenticatedCall {

@@ -34,6 +34,7 @@ pub use draft_body::field_name;
 use super::error::{HttpError, success};
 use super::idempotency;
 use super::router::{App, Endpoint};
+use super::server::ClientIp;
 use crate::clock;
 use crate::limits::{Holder, LoadMonitor, MemoryBudget, MemoryLimits, MemoryPermit};
 use crate::mail::draft::{Draft, DraftCall, DraftKey};
@@ -135,7 +136,7 @@ impl Gateway {
             intake,
             callers,
             memory: MemoryBudget::new(
-                MemoryLimits::undivided(bytes),
+                MemoryLimits::shared(bytes, settings.body_bytes_max),
                 Gauge::default(),
                 LoadMonitor::default(),
             ),
@@ -179,7 +180,12 @@ impl Gateway {
             ));
         };
         let given = idempotency::key(&head.headers)?;
-        let read = time::timeout(BODY_WAIT, self.read_body(body)).await;
+        let ip = head.extensions.get::<ClientIp>().and_then(|ip| ip.0);
+        let holder = match ip {
+            Some(ip) if !claim.is_proven() => Holder::Stranger(ip),
+            _ => Holder::Trusted,
+        };
+        let read = time::timeout(BODY_WAIT, self.read_body(holder, body)).await;
         let (body, permit) = read.map_err(|_| {
             let message = "the body did not come in time";
             HttpError::new(StatusCode::REQUEST_TIMEOUT, "timeout", message)
@@ -208,7 +214,11 @@ impl Gateway {
     }
 
     /// The whole body, and the permit for its bytes.
-    async fn read_body(&self, body: Body) -> Result<(Bytes, MemoryPermit), HttpError> {
+    async fn read_body(
+        &self,
+        holder: Holder,
+        body: Body,
+    ) -> Result<(Bytes, MemoryPermit), HttpError> {
         let max = self.settings.body_bytes_max;
         let too_large = || {
             let message = format!("the body has more than {max} bytes");
@@ -220,7 +230,7 @@ impl Gateway {
         }
         let mut body = pin!(body);
         let mut bytes = BytesMut::with_capacity(told.min(BODY_CAPACITY));
-        let mut permit = self.memory.permit(Holder::Trusted);
+        let mut permit = self.memory.permit(holder);
         while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
             let frame = frame.map_err(|_| HttpError::bad_request("the body broke off"))?;
             let Ok(more) = frame.into_data() else {

@@ -60,25 +60,26 @@ impl SmtpConnection {
         let Self {
             mut wire,
             peer,
-            permit: slot,
+            permit,
             session,
             ..
         } = self;
         let open = shared.metrics.opened(peer.protocol);
         let linger_max = shared.settings.linger_max;
-        let mut conversation = SessionDriver {
+        let mut driver = SessionDriver {
             session: Session::new(session),
             out: Vec::new(),
             pending: Vec::new(),
             resumes: false,
             memory: shared.memory.permit(peer.holder()),
             tls: None,
+            permit,
             timeouts: SessionTimeouts::new(Instant::now(), peer.exempt),
             shared: &shared,
             peer,
         };
-        let talk = Box::pin(conversation.run(&mut wire, early));
-        let ended = match catch_panic(talk).await {
+        let session = Box::pin(driver.run(&mut wire, early));
+        let ended = match catch_panic(session).await {
             Ok(ended) => ended,
             Err(panic) => {
                 shared.metrics.panicked();
@@ -89,10 +90,10 @@ impl SmtpConnection {
         };
         match ended {
             Ok(()) => linger(&mut wire, linger_max).await,
-            Err(error) => debug!(connection = conversation.peer.number, %error, "connection lost"),
+            Err(error) => debug!(connection = driver.peer.number, %error, "connection lost"),
         }
         // A connection that is counted as closed has given its place back.
-        drop(slot);
+        drop(driver);
         drop(open);
     }
 
@@ -135,6 +136,7 @@ struct SessionDriver<'s> {
     memory: MemoryPermit,
     tls: Option<String>,
     timeouts: SessionTimeouts,
+    permit: ConnectionPermit,
 }
 
 /// The next step once the session has read the bytes there were.
@@ -201,6 +203,9 @@ impl SessionDriver<'_> {
         }
         self.send(wire).await?;
         let settings = &self.shared.settings;
+        if !self.session.in_data() {
+            self.permit.set_idle();
+        }
         loop {
             let level = *load.borrow_and_update();
             if level.closing && !self.session.in_data() {
@@ -210,11 +215,15 @@ impl SessionDriver<'_> {
                 return Ok(NextAction::CloseWith(Refusal::SessionTooLong));
             }
             let (deadline, refusal) = self.timeouts.deadline(settings, level);
+            let evicted = self.permit.evicted();
             tokio::select! {
                 biased;
                 turn = wire.read_with(|bytes| self.process_read(bytes)) => return turn,
                 () = sleep_until(deadline) => return Ok(NextAction::CloseWith(refusal)),
                 _ = load.changed() => {}
+                () = evicted => {
+                    return Ok(NextAction::CloseWith(Refusal::IdleTooLong));
+                }
             }
         }
     }
@@ -223,7 +232,9 @@ impl SessionDriver<'_> {
         if bytes.is_empty() {
             return NextAction::PeerClosed;
         }
-        self.timeouts.bytes_read(bytes.len(), Instant::now());
+        let settings = &self.shared.settings;
+        self.timeouts
+            .bytes_read(bytes.len(), settings, Instant::now());
         self.process(bytes)
     }
 
@@ -260,7 +271,12 @@ impl SessionDriver<'_> {
         if !self.out.is_empty() {
             self.timeouts.command_completed(now);
         }
-        self.timeouts.set_in_data(self.session.in_data(), now);
+        let in_data = self.session.in_data();
+        self.timeouts
+            .set_in_data(in_data, &self.shared.settings, now);
+        if in_data || !self.out.is_empty() {
+            self.permit.set_busy();
+        }
         NextAction::AwaitInput
     }
 
@@ -323,7 +339,7 @@ impl SessionDriver<'_> {
         self.memory.resize(0);
         let now = Instant::now();
         self.timeouts.command_completed(now);
-        self.timeouts.set_in_data(false, now);
+        self.timeouts.set_in_data(false, &self.shared.settings, now);
     }
 
     /// The words of the log line about an accepted mail.

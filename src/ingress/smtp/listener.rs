@@ -22,7 +22,6 @@ use super::refusal::refuse_connection;
 use super::settings::{Listen, ListenAddress};
 use super::stream::SmtpStream;
 use super::{BindError, SmtpContext};
-use crate::limits::ConnectionPermit;
 use crate::network::Network;
 use crate::smtp::response::Refusal;
 use crate::smtp::session::{self, BareNewline, Protocol};
@@ -160,18 +159,18 @@ impl Listener {
             relay,
             ..SmtpPeer::new(session.protocol, ip)
         };
-        let Some(mut slot) = shared.limiter.try_acquire() else {
+        let Some(permit) = shared.limiter.try_acquire(exempt) else {
             refuse_connection(&wire, &peer, Refusal::ServerFull, shared);
             return None;
         };
-        if !exempt && !proxied && !count_network(&mut slot, ip) {
+        if !exempt && !proxied && !ip.is_none_or(|ip| permit.count_network(ip)) {
             refuse_connection(&wire, &peer, Refusal::TooManyConnections, shared);
             return None;
         }
         Some(SmtpConnection {
             wire,
             peer,
-            permit: slot,
+            permit,
             proxied,
             session: Arc::clone(session),
             shared: Arc::clone(shared),
@@ -209,10 +208,6 @@ impl Drop for SocketFile {
             let _ = fs::remove_file(&self.path);
         }
     }
-}
-
-fn count_network(slot: &mut ConnectionPermit, ip: Option<IpAddr>) -> bool {
-    ip.is_none_or(|ip| slot.count_network(ip))
 }
 
 fn count_panic(shared: &SmtpContext, ended: Result<(), tokio::task::JoinError>) {

@@ -86,8 +86,10 @@ impl SmtpServer {
             listeners.push(listener);
         }
         let load = LoadMonitor::default();
+        let mail_bytes_max = settings.session.mail_bytes_max;
+        let mail_bytes_max = usize::try_from(mail_bytes_max).unwrap_or(usize::MAX);
         let memory = MemoryBudget::new(
-            MemoryLimits::undivided(settings.bytes_in_flight_max),
+            MemoryLimits::shared(settings.bytes_in_flight_max, mail_bytes_max),
             parts.metrics.in_flight(),
             load.clone(),
         );

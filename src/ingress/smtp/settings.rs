@@ -21,7 +21,8 @@ pub struct Settings {
     /// Offers and bounds of the sessions. The server itself sets the protocol, STARTTLS and bare
     /// newlines of each connection, and allows no more recipients than the store takes.
     pub session: session::Settings,
-    /// Connections at a time, over all listeners. One more receives 421 4.3.2.
+    /// Connections at a time, over all listeners. One more takes the place of the stranger that is idle
+    /// for longest, or receives 421 4.3.2. Exempt clients have an eighth more.
     pub connections_max: usize,
     /// Connections at a time from one IPv4 address or IPv6 /64. One more receives 421 4.7.0.
     pub connections_per_network_max: usize,
@@ -38,7 +39,8 @@ pub struct Settings {
     pub relays: Vec<Network>,
     /// True if clients of a unix socket are such relays too.
     pub unix_relays: bool,
-    /// Bytes of mail that all connections together hold in memory. A mail beyond them receives
+    /// Bytes of mail that all connections together hold in memory, divided as
+    /// [`MemoryLimits::shared`](crate::limits::MemoryLimits::shared) says. A mail beyond them receives
     /// 452 4.3.1.
     pub bytes_in_flight_max: usize,
     /// How long a stranger has to wait for the greeting. A client that speaks before it receives
@@ -60,9 +62,9 @@ pub struct Settings {
     pub handshake_max: Duration,
     /// How long a proxy may take for its header.
     pub proxy_header_max: Duration,
-    /// How long a mail may arrive at any rate.
+    /// The time over which the rate of a mail is measured. A pause may last as long.
     pub rate_grace: Duration,
-    /// Bytes per second that a mail must bring after that, on average.
+    /// Bytes per second that a mail must bring in any such time.
     pub rate_min: u32,
     /// How long the store may take for a mail. After that the client receives 451 4.4.5.
     pub store_max: Duration,

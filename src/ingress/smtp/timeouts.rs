@@ -1,6 +1,6 @@
 //! Owns how long a client may take: until its next command, for its mail, for the whole session.
 //!
-//! Reads no clock: every moment is an argument. Says nothing itself.
+//! Reads no clock: every moment is an argument. Sends nothing itself.
 
 use std::time::Duration;
 
@@ -10,23 +10,25 @@ use super::settings::Settings;
 use crate::limits::LoadLevel;
 use crate::smtp::response::Refusal;
 
-/// What one session has brought so far, and when.
+/// The progress of one session so far.
 #[derive(Debug)]
 pub(super) struct SessionTimeouts {
     started: Instant,
-    /// When the client last brought something to its end: a command, or bytes of a mail. A command
+    /// The time at which the client last completed something: a command, or bytes of a mail. A command
     /// that drips in is no progress before it is whole.
     progress: Instant,
     bytes: u64,
-    mail: Option<DataProgress>,
-    /// Neither the bound of the session's time nor that of its bytes applies.
+    data: Option<DataProgress>,
+    /// True if neither the bound of the session's time nor that of its bytes applies.
     exempt: bool,
 }
 
+/// The progress of a mail that is arriving.
 #[derive(Debug)]
 struct DataProgress {
-    started: Instant,
-    bytes: u64,
+    /// The time at which the mail is too slow if nothing more comes. Each byte defers it, but never by
+    /// more than the grace from then: a burst does not pay for a long silence.
+    due: Instant,
 }
 
 impl SessionTimeouts {
@@ -35,43 +37,43 @@ impl SessionTimeouts {
             started: now,
             progress: now,
             bytes: 0,
-            mail: None,
+            data: None,
             exempt,
         }
     }
 
     /// The client sent `bytes`.
-    pub(super) fn bytes_read(&mut self, bytes: usize, now: Instant) {
+    pub(super) fn bytes_read(&mut self, bytes: usize, settings: &Settings, now: Instant) {
         self.bytes = self.bytes.saturating_add(bytes as u64);
-        if let Some(mail) = &mut self.mail {
-            mail.bytes = mail.bytes.saturating_add(bytes as u64);
+        if let Some(data) = &mut self.data {
+            let earned = Duration::from_secs(bytes as u64) / settings.rate_min.max(1);
+            let latest = now + settings.rate_grace;
+            data.due = (data.due + earned.min(settings.rate_grace)).min(latest);
             self.progress = now;
         }
     }
 
-    /// The session has an answer, so a command is done.
+    /// The session has a response, so a command is complete.
     pub(super) const fn command_completed(&mut self, now: Instant) {
         self.progress = now;
     }
 
     /// The client is (or is not) sending a mail now.
-    pub(super) fn set_in_data(&mut self, in_data: bool, now: Instant) {
+    pub(super) fn set_in_data(&mut self, in_data: bool, settings: &Settings, now: Instant) {
         if !in_data {
-            self.mail = None;
-        } else if self.mail.is_none() {
-            self.mail = Some(DataProgress {
-                started: now,
-                bytes: 0,
-            });
+            self.data = None;
+        } else if self.data.is_none() {
+            let due = now + settings.rate_grace;
+            self.data = Some(DataProgress { due });
         }
     }
 
     /// True if the session may not begin another mail, for all that it has read.
     pub(super) const fn byte_limit_reached(&self, settings: &Settings) -> bool {
-        !self.exempt && self.mail.is_none() && self.bytes >= settings.session_bytes_max
+        !self.exempt && self.data.is_none() && self.bytes >= settings.session_bytes_max
     }
 
-    /// When patience ends if nothing more comes, and what is said then.
+    /// The time at which the session ends if nothing more comes, and the refusal sent then.
     pub(super) fn deadline(&self, settings: &Settings, load: LoadLevel) -> (Instant, Refusal) {
         let idle = if load.is_crowded() {
             settings.idle_crowded_max
@@ -79,12 +81,10 @@ impl SessionTimeouts {
             settings.idle_max
         };
         let mut first = (self.progress + idle, Refusal::IdleTooLong);
-        if let Some(mail) = &self.mail {
-            let earned = Duration::from_secs(mail.bytes) / settings.rate_min.max(1);
-            let end = mail.started + settings.rate_grace + earned;
-            if end < first.0 {
-                first = (end, Refusal::DataTooSlow);
-            }
+        if let Some(data) = &self.data
+            && data.due < first.0
+        {
+            first = (data.due, Refusal::DataTooSlow);
         }
         let end = self.started + settings.session_max;
         if !self.exempt && end < first.0 {
@@ -119,41 +119,65 @@ mod tests {
     #[test]
     fn a_quiet_client_has_five_minutes_and_ten_seconds_in_a_crowd() {
         let start = Instant::now();
-        let mut pace = SessionTimeouts::new(start, false);
+        let mut timeouts = SessionTimeouts::new(start, false);
         let settings = settings();
         assert_eq!(
-            pace.deadline(&settings, CALM),
+            timeouts.deadline(&settings, CALM),
             (start + secs(300), Refusal::IdleTooLong)
         );
-        assert_eq!(pace.deadline(&settings, CROWDED).0, start + secs(10));
-        pace.bytes_read(1, start + secs(200));
-        assert_eq!(pace.deadline(&settings, CALM).0, start + secs(300));
-        pace.command_completed(start + secs(200));
-        assert_eq!(pace.deadline(&settings, CALM).0, start + secs(500));
+        assert_eq!(timeouts.deadline(&settings, CROWDED).0, start + secs(10));
+        timeouts.bytes_read(1, &settings, start + secs(200));
+        assert_eq!(timeouts.deadline(&settings, CALM).0, start + secs(300));
+        timeouts.command_completed(start + secs(200));
+        assert_eq!(timeouts.deadline(&settings, CALM).0, start + secs(500));
     }
 
     #[test]
     fn a_mail_must_keep_its_rate() {
         let start = Instant::now();
-        let mut pace = SessionTimeouts::new(start, false);
+        let mut timeouts = SessionTimeouts::new(start, false);
         let settings = settings();
-        pace.set_in_data(true, start);
+        timeouts.set_in_data(true, &settings, start);
         assert_eq!(
-            pace.deadline(&settings, CALM),
+            timeouts.deadline(&settings, CALM),
             (start + secs(30), Refusal::DataTooSlow)
         );
-        pace.bytes_read(5_000, start + secs(20));
-        pace.set_in_data(true, start + secs(20));
+        timeouts.bytes_read(5_000, &settings, start + secs(20));
+        timeouts.set_in_data(true, &settings, start + secs(20));
         assert_eq!(
-            pace.deadline(&settings, CALM),
+            timeouts.deadline(&settings, CALM),
             (start + secs(40), Refusal::DataTooSlow)
         );
         assert_eq!(
-            pace.deadline(&settings, CROWDED),
+            timeouts.deadline(&settings, CROWDED),
             (start + secs(30), Refusal::IdleTooLong)
         );
-        pace.set_in_data(false, start + secs(21));
-        assert_eq!(pace.deadline(&settings, CALM).1, Refusal::IdleTooLong);
+        timeouts.set_in_data(false, &settings, start + secs(21));
+        assert_eq!(timeouts.deadline(&settings, CALM).1, Refusal::IdleTooLong);
+    }
+
+    #[test]
+    fn a_burst_does_not_pay_for_a_long_silence() {
+        let start = Instant::now();
+        let mut timeouts = SessionTimeouts::new(start, false);
+        let settings = settings();
+        timeouts.set_in_data(true, &settings, start);
+        timeouts.bytes_read(25 << 20, &settings, start + secs(2));
+        let due = (start + secs(32), Refusal::DataTooSlow);
+        assert_eq!(timeouts.deadline(&settings, CALM), due);
+        // A drip keeps it alive for next to nothing.
+        for second in [10, 20, 30] {
+            timeouts.bytes_read(1, &settings, start + secs(second));
+        }
+        assert!(timeouts.deadline(&settings, CALM).0 < start + secs(33));
+        // At the lowest rate a mail goes on for ever.
+        let mut steady = SessionTimeouts::new(start, true);
+        steady.set_in_data(true, &settings, start);
+        for second in 1..10_000 {
+            let now = start + secs(second);
+            assert!(steady.deadline(&settings, CALM).0 > now);
+            steady.bytes_read(500, &settings, now);
+        }
     }
 
     #[test]
@@ -164,26 +188,26 @@ mod tests {
             (false, Refusal::SessionTooLong),
             (true, Refusal::IdleTooLong),
         ] {
-            let mut pace = SessionTimeouts::new(start, exempt);
-            pace.command_completed(start + secs(1_100));
-            assert_eq!(pace.deadline(&settings, CALM).1, refusal);
-            pace.bytes_read(usize::MAX, start);
-            assert_eq!(pace.byte_limit_reached(&settings), !exempt);
-            pace.set_in_data(true, start);
-            assert!(!pace.byte_limit_reached(&settings));
+            let mut timeouts = SessionTimeouts::new(start, exempt);
+            timeouts.command_completed(start + secs(1_100));
+            assert_eq!(timeouts.deadline(&settings, CALM).1, refusal);
+            timeouts.bytes_read(usize::MAX, &settings, start);
+            assert_eq!(timeouts.byte_limit_reached(&settings), !exempt);
+            timeouts.set_in_data(true, &settings, start);
+            assert!(!timeouts.byte_limit_reached(&settings));
         }
     }
 
     #[test]
     fn no_number_of_bytes_overflows() {
         let start = Instant::now();
-        let mut pace = SessionTimeouts::new(start, false);
-        pace.set_in_data(true, start);
-        pace.bytes_read(usize::MAX / 4, start);
+        let mut timeouts = SessionTimeouts::new(start, false);
         let settings = Settings {
             rate_min: 0,
             ..settings()
         };
-        assert!(pace.deadline(&settings, CALM).0 > start);
+        timeouts.set_in_data(true, &settings, start);
+        timeouts.bytes_read(usize::MAX, &settings, start);
+        assert!(timeouts.deadline(&settings, CALM).0 > start);
     }
 }

@@ -131,6 +131,8 @@ struct ReceiverState {
 impl WebhookReceiver {
     /// Opens the doors.
     pub fn new(settings: Settings, parts: WebhookParts) -> Self {
+        let adapters = settings.adapters.iter();
+        let body_bytes_max = adapters.map(|adapter| adapter.bytes_max()).max();
         Self(Arc::new(ReceiverState {
             acceptance: MailAcceptor {
                 store: parts.store,
@@ -148,7 +150,7 @@ impl WebhookReceiver {
                 SOURCES_MAX,
             )),
             memory: MemoryBudget::new(
-                MemoryLimits::undivided(settings.bytes_in_flight_max),
+                MemoryLimits::shared(settings.bytes_in_flight_max, body_bytes_max.unwrap_or(0)),
                 parts.metrics.bytes_in_flight().clone(),
                 LoadMonitor::default(),
             ),

@@ -258,3 +258,92 @@ async fn who_does_not_read_is_cut_off() {
     house.until_all_are_gone().await;
     house.end().await;
 }
+
+const MIB: usize = 1024 * 1024;
+
+/// A client at this address of loopback that has said hello.
+async fn hello_from(house: &House, source: &str) -> Client {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{source}:0").parse().unwrap()).unwrap();
+    let mut client = Client::over(socket.connect(house.tcp(0)).await.unwrap());
+    client.hears("220 ").await;
+    client.says("EHLO client.example", "250").await;
+    client
+}
+
+fn mail_of(bytes: usize) -> String {
+    let line = format!("{}\r\n", "x".repeat(998));
+    format!("Subject: x\r\n\r\n{}.\r\n", line.repeat(bytes / line.len()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_network_cannot_hold_the_memory_of_all() {
+    let house = House::with(|settings| {
+        settings.exempt.clear();
+        settings.session.mail_bytes_max = 2 * MIB as u64;
+        settings.bytes_in_flight_max = 8 * MIB;
+    })
+    .await;
+    let mut attackers = Vec::new();
+    for _ in 0..6 {
+        let mut attacker = hello_from(&house, "127.0.0.1").await;
+        attacker.sends("MAIL FROM:<eve@example.org>\r\n").await;
+        if attacker.reply().await.starts_with("250 ") {
+            attacker
+                .says(&format!("RCPT TO:<fans@{DOMAIN}>"), "250 ")
+                .await;
+            attacker.says("DATA", "354 ").await;
+            let mail = mail_of(19 * MIB / 10);
+            attacker.sends(mail.trim_end_matches(".\r\n")).await;
+        }
+        attackers.push(attacker);
+    }
+    house
+        .until("a mail of that network is held", |house| {
+            house.metric("in_flight_bytes") > 18 * MIB as i64 / 10
+        })
+        .await;
+    for bytes in [100, MIB * 3 / 2] {
+        let mut fresh = hello_from(&house, "127.0.0.2").await;
+        let answer = fresh
+            .posts(&format!("fans@{DOMAIN}"), &mail_of(bytes))
+            .await;
+        assert!(answer.starts_with("250 "), "{bytes}: {answer}");
+    }
+    assert!(house.metric("in_flight_bytes") < 5 * MIB as i64 / 2);
+    drop(attackers);
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_does_not_pay_for_a_long_drip() {
+    let house = House::with(|settings| {
+        settings.rate_grace = SHORT * 4;
+        settings.rate_min = 500;
+    })
+    .await;
+    let mut client = house.hello().await;
+    opens_data(&mut client).await;
+    client.sends(mail_of(MIB).trim_end_matches(".\r\n")).await;
+    client.hears("421 4.4.2 ").await;
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_that_is_idle_for_longest_makes_room() {
+    let house = House::with(|settings| {
+        settings.exempt.clear();
+        settings.connections_max = 8;
+        settings.crowded_percent = 100;
+        settings.idle_max = LONG;
+    })
+    .await;
+    let mut idle = Vec::new();
+    for _ in 0..8 {
+        idle.push(house.hello().await);
+    }
+    drop(hello_from(&house, "127.0.0.2").await);
+    idle[0].hears("421 4.4.2 ").await;
+    idle[1].says("NOOP", "250 ").await;
+    house.end().await;
+}
