@@ -13,10 +13,15 @@
 //! they never meet but in the store. [`config`] reads the operator's words, [`run`] wires everything, [`cli`] is the command line. Imports go down
 //! this list only, which a test proves.
 
+pub mod base64;
 pub mod clock;
+pub mod network;
+pub mod random;
+pub mod secret;
+pub mod signature;
+
 pub mod limits;
 pub mod mail;
-pub mod network;
 pub mod retry;
 
 pub mod smtp;

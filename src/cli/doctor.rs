@@ -15,7 +15,6 @@ use clap::Args;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-use super::expiry::not_after;
 use super::terminal::printable;
 use crate::clock;
 use crate::config::{Config, Purpose, RouteConfig};
@@ -23,7 +22,7 @@ use crate::http::control::SOCKET_NAME;
 use crate::ingress::smtp::ListenAddress;
 use crate::outbound::relay::probe::probe;
 use crate::run::{Exit, ExitError};
-use crate::tls::Certificates;
+use crate::tls::{Certificate, Certificates};
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
@@ -199,7 +198,8 @@ fn expiry(folder: &Path, host: &str) -> DoctorFinding {
     const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
     let chain = folder.join(host).join("fullchain.pem");
     let first = CertificateDer::from_pem_file(&chain);
-    let Some(ends) = first.ok().and_then(|der| not_after(&der)) else {
+    let certificate = first.ok().and_then(|der| Certificate::from_der(&der));
+    let Some(ends) = certificate.map(|certificate| certificate.not_after) else {
         return warn(format!("certificate {host}: its last day cannot be read"));
     };
     let now = clock::now();

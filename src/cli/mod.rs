@@ -6,7 +6,6 @@ mod check;
 mod compose;
 mod control;
 mod doctor;
-mod expiry;
 mod explain;
 mod mail;
 mod queue;

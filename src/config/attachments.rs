@@ -62,7 +62,7 @@ pub(super) fn read(mut section: Section<'_>, seen: &AttachmentDefaults<'_>) -> O
     Some(Settings {
         location: place?,
         bounds,
-        links: LinkSigner::new(&base_url?, secret.reveal().as_bytes(), lifetime),
+        links: LinkSigner::new(&base_url?, std::slice::from_ref(secret), lifetime),
         age_max,
     })
 }
@@ -118,7 +118,7 @@ fn bucket(mut section: Section<'_>) -> Result<Option<S3Bucket>, InvalidBucket> {
         region,
         prefix: prefix.trim_matches('/').to_owned(),
         key_id,
-        key: key.reveal().to_owned(),
+        key,
     }))
 }
 

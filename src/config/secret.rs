@@ -2,7 +2,6 @@
 //!
 //! Does not use them, and never shows them: not in `Debug`, not in an error.
 
-use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -10,21 +9,14 @@ use std::path::Path;
 
 use data_encoding::BASE64URL_NOPAD;
 
+pub use crate::secret::Secret;
+
 /// Octets a key for signing must have at least: the width of the SHA-256 the HMAC is made of.
 pub const KEY_BYTES_MIN: usize = 32;
 /// Octets a secret may have at most. More is a wrong file, not a secret.
 const SECRET_BYTES_MAX: usize = 4096;
 
-/// A secret. It compares with nothing and prints as `Secret(…)`.
-#[derive(Clone)]
-pub struct Secret(String);
-
 impl Secret {
-    /// Takes `text` as the secret, whatever it is.
-    pub(super) const fn new(text: String) -> Self {
-        Self(text)
-    }
-
     /// Makes a secret of 256 random bits.
     ///
     /// # Errors
@@ -32,7 +24,7 @@ impl Secret {
     pub(super) fn random() -> io::Result<Self> {
         let mut bytes = [0; KEY_BYTES_MIN];
         getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
-        Ok(Self(BASE64URL_NOPAD.encode(&bytes)))
+        Ok(Self::new(BASE64URL_NOPAD.encode(&bytes)))
     }
 
     /// Reads a file that holds one secret and nothing else; the line end after it is not part of it.
@@ -45,7 +37,7 @@ impl Secret {
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
         text.truncate(text.trim_end_matches(['\r', '\n']).len());
-        Ok(Self(text))
+        Ok(Self::new(text))
     }
 
     /// Reads the secret kept at `path`, or makes one and keeps it there, for its owner only.
@@ -62,24 +54,19 @@ impl Secret {
             .truncate(true)
             .mode(0o600)
             .open(&fresh)?;
-        file.write_all(secret.0.as_bytes())?;
+        file.write_all(secret.reveal().as_bytes())?;
         file.write_all(b"\n")?;
         file.sync_all()?;
         fs::rename(&fresh, path)?;
         Ok(secret)
     }
 
-    /// The secret itself.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-
     /// Why it cannot sign anything, if so. A repeated character is what an example looks like.
     pub(super) fn weakness(&self) -> Option<String> {
-        let mut characters = self.0.chars();
+        let mut characters = self.reveal().chars();
         let first = characters.next();
-        if self.0.len() < KEY_BYTES_MIN {
-            let have = self.0.len();
+        if self.reveal().len() < KEY_BYTES_MIN {
+            let have = self.reveal().len();
             return Some(format!(
                 "secret too weak: {have} octets, {KEY_BYTES_MIN} is the least"
             ));
@@ -88,12 +75,6 @@ impl Secret {
             return Some("secret too weak: all the same character".to_owned());
         }
         None
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
     }
 }
 

@@ -8,14 +8,16 @@ use std::time::Duration;
 
 use super::attachments::url;
 use super::reader::Section;
+use super::secret::Secret;
 use crate::ingress::webhook::{
     Adapter, BasicAccount, Brevo, Forwarder, Generic, MailerSend, Mailgun, Mailjet, Mandrill,
-    Postal, Postmark, ProviderApiKeys, PublicKey, Resend, SendGrid, Ses, Settings, SparkPost,
-    Standard, StandardSigning, WebhookSecret,
+    Postal, Postmark, ProviderApiKeys, Resend, SendGrid, Ses, Settings, SparkPost, Standard,
+    StandardSigning,
 };
 use crate::limits::Rate;
 use crate::network::Network;
 use crate::objects::S3Bucket;
+use crate::tls::PublicKey;
 
 /// How old a signed request may be allowed to be.
 pub(super) const AGES: RangeInclusive<Duration> =
@@ -23,7 +25,7 @@ pub(super) const AGES: RangeInclusive<Duration> =
 
 /// Our own scheme, which the product's other calls may be signed with too.
 pub(super) struct GenericScheme {
-    pub(super) secrets: Vec<super::Secret>,
+    pub(super) secrets: Vec<Secret>,
     /// How old a request may be, or how far ahead.
     pub(super) age_max: Duration,
 }
@@ -54,11 +56,8 @@ pub(super) fn read(mut section: Section<'_>) -> (Option<Settings>, GenericScheme
         brevo,
         mailjet(section.table("mailjet")),
     ];
-    let mut adapters: Vec<Arc<dyn Adapter>> = adapters.into_iter().flatten().collect();
+    let adapters: Vec<Arc<dyn Adapter>> = adapters.into_iter().flatten().collect();
     let mail_bytes_max = section.length("mail_bytes_max", Settings::MAIL_BYTES_MAX, 1024..=1 << 30);
-    for door in adapters.iter_mut().filter_map(Arc::get_mut) {
-        door.raise_bytes_max(mail_bytes_max);
-    }
     let defaults = Settings::new(adapters);
     let counts = 1..=1_000_000;
     let settings = Settings {
@@ -97,7 +96,7 @@ pub(super) fn read(mut section: Section<'_>) -> (Option<Settings>, GenericScheme
 }
 
 fn generic(own: &GenericScheme) -> Option<Arc<dyn Adapter>> {
-    let secrets = webhook_secrets(&own.secrets);
+    let secrets = own.secrets.clone();
     (!secrets.is_empty()).then(|| {
         Arc::new(Generic {
             age_max: own.age_max,
@@ -109,16 +108,15 @@ fn generic(own: &GenericScheme) -> Option<Arc<dyn Adapter>> {
 fn standard(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
     let said = is_given(&section);
     let signing = signing(&mut section);
-    let is_whole = !signing.secrets.is_empty();
+    let is_whole = !signing.keys.is_empty();
     finish_adapter(section, said, is_whole, "secret", Standard::new(signing))
 }
 
-fn resend(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Option<WebhookSecret>) {
+fn resend(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Option<Secret>) {
     let said = is_given(&section);
     let signing = signing(&mut section);
     let key = section.secret("api_key");
-    let key = key.map(|key| WebhookSecret::new(key.reveal()));
-    let is_whole = !signing.secrets.is_empty() && key.is_some();
+    let is_whole = !signing.keys.is_empty() && key.is_some();
     let door = finish_adapter(
         section,
         said,
@@ -208,7 +206,7 @@ fn buckets(mut section: Section<'_>) -> Vec<S3Bucket> {
         region: region.clone(),
         prefix: String::new(),
         key_id: key_id.clone(),
-        key: key.reveal().to_owned(),
+        key: key.clone(),
     });
     buckets.collect()
 }
@@ -285,7 +283,7 @@ fn postmark(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
     finish_adapter(section, said, is_whole, "password", door)
 }
 
-fn brevo(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Option<WebhookSecret>) {
+fn brevo(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Option<Secret>) {
     let said = is_given(&section);
     let mut tokens = Vec::new();
     for key in ["token", "token_old"] {
@@ -293,9 +291,8 @@ fn brevo(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Option<WebhookS
     }
     let accounts = accounts(&mut section);
     let is_whole = !tokens.is_empty() || !accounts.is_empty();
-    let tokens: Vec<&str> = tokens.iter().map(super::Secret::reveal).collect();
+    let tokens: Vec<&str> = tokens.iter().map(Secret::reveal).collect();
     let key = section.secret("api_key");
-    let key = key.map(|key| WebhookSecret::new(key.reveal()));
     let door = Brevo {
         fetches_files: key.is_some(),
         ..Brevo::new(accounts, &tokens)
@@ -331,12 +328,12 @@ fn finish_adapter(
 }
 
 /// The secret under `key` and, while it changes, the one before it.
-fn secrets(section: &mut Section<'_>, key: &str) -> Vec<WebhookSecret> {
+fn secrets(section: &mut Section<'_>, key: &str) -> Vec<Secret> {
     let mut secrets = Vec::new();
     for key in [key.to_owned(), format!("{key}_old")] {
         match section.secret(&key) {
             Some(secret) if secret.reveal().is_empty() => section.problem(&key, "empty"),
-            Some(secret) => secrets.push(WebhookSecret::new(secret.reveal())),
+            Some(secret) => secrets.push(secret),
             None => {}
         }
     }
@@ -344,7 +341,7 @@ fn secrets(section: &mut Section<'_>, key: &str) -> Vec<WebhookSecret> {
 }
 
 /// As [`secrets`], of our own making: they must be strong.
-pub(super) fn strong_secrets(section: &mut Section<'_>, key: &str) -> Vec<super::Secret> {
+pub(super) fn strong_secrets(section: &mut Section<'_>, key: &str) -> Vec<Secret> {
     let mut secrets = Vec::new();
     for key in [key.to_owned(), format!("{key}_old")] {
         if let Some(secret) = section.secret(&key) {
@@ -355,13 +352,6 @@ pub(super) fn strong_secrets(section: &mut Section<'_>, key: &str) -> Vec<super:
         }
     }
     secrets
-}
-
-fn webhook_secrets(secrets: &[super::Secret]) -> Vec<WebhookSecret> {
-    let secrets = secrets.iter();
-    secrets
-        .map(|secret| WebhookSecret::new(secret.reveal()))
-        .collect()
 }
 
 fn accounts(section: &mut Section<'_>) -> Vec<BasicAccount> {

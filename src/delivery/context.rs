@@ -20,7 +20,7 @@ use super::route::DeliveryRoute;
 use super::worker::DeliverySettings;
 use crate::objects::Objects;
 use crate::store::{Delivery, DeliveryId, DeliveryOutcome, Fact, RecordError, Store};
-use crate::{clock, retry};
+use crate::{clock, random, retry};
 
 /// What every attempt needs.
 pub(super) struct DeliveryContext {
@@ -157,7 +157,7 @@ impl DeliveryContext {
             clock::now().since(delivery.envelope.received_at)
         };
         let outcome = retry::AttemptFailure::Transient { retry_after: wish };
-        match retry::next_step(&self.retry, outcome, attempts, age, random()) {
+        match retry::next_step(&self.retry, outcome, attempts, age, random::number()) {
             retry::NextStep::Retry { after } => {
                 let route = delivery.recipient.route.as_str();
                 self.metrics.count_end(route, "deferred");
@@ -207,9 +207,4 @@ impl DeliveryContext {
             Err(RecordError::Dead) => AttemptEnd::StoreDead,
         }
     }
-}
-
-/// Without randomness jobs that failed together come back together, which is bad but not wrong.
-fn random() -> u64 {
-    getrandom::u64().unwrap_or_default()
 }

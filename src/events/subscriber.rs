@@ -16,6 +16,7 @@ use super::Metrics;
 use super::order::{EventOrder, QueuedEvent};
 use super::webhook::{EventPostOutcome, EventWebhook};
 use crate::clock;
+use crate::random;
 use crate::retry::{self, AttemptFailure, NextStep};
 use crate::store::{Cursor, Event, EventId, EventKind, Fact, RecordError, Store};
 
@@ -237,7 +238,13 @@ impl Subscriber {
             self.metrics.count_attempt(name, "again");
             let age = clock::now().since(event.at);
             let outcome = AttemptFailure::Transient { retry_after: wish };
-            let next = retry::next_step(&self.settings.retry, outcome, attempts, age, random());
+            let next = retry::next_step(
+                &self.settings.retry,
+                outcome,
+                attempts,
+                age,
+                random::number(),
+            );
             match next {
                 NextStep::Retry { after } => {
                     let (kind, wait) = (event.kind.name(), after.as_millis());
@@ -274,10 +281,4 @@ impl Subscriber {
             Err(error) => Err(error),
         }
     }
-}
-
-/// A random number; 0 without random bytes from the system, which only makes the waits of
-/// subscribers equal.
-fn random() -> u64 {
-    getrandom::u64().unwrap_or_default()
 }

@@ -4,17 +4,14 @@
 //! Does not retry.
 
 use std::error::Error;
-use std::fmt;
 use std::time::Duration;
 
-use data_encoding::BASE64;
-use hmac::{Hmac, Mac as _};
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, Url, redirect, retry};
-use sha2::Sha256;
 use thiserror::Error;
 
 use crate::clock::Timestamp;
+use crate::signature::{HmacKey, StandardMessage, standard_key};
 use crate::store::{Event, EventId};
 
 /// Octets of a signing key after decoding (Standard Webhooks asks for 24 to 64).
@@ -23,8 +20,8 @@ const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// A signing key of the Standard Webhooks scheme, version `v1`. It is never printed.
-#[derive(Clone)]
-pub struct WebhookSigner(Vec<u8>);
+#[derive(Clone, Debug)]
+pub struct WebhookSigner(HmacKey);
 
 impl WebhookSigner {
     /// Parses a secret in base64, with or without the prefix `whsec_`.
@@ -32,31 +29,18 @@ impl WebhookSigner {
     /// # Errors
     /// The text has another form, or the key is too short or too long.
     pub fn parse(text: &str) -> Result<Self, WebhookSignerError> {
-        let encoded = text.strip_prefix("whsec_").unwrap_or(text);
-        let key = BASE64
-            .decode(encoded.as_bytes())
-            .map_err(|_| WebhookSignerError)?;
-        if !KEY_BYTES.contains(&key.len()) {
-            return Err(WebhookSignerError);
-        }
-        Ok(Self(key))
+        let key = standard_key(text).filter(|key| KEY_BYTES.contains(&key.len()));
+        let key = key.ok_or(WebhookSignerError)?;
+        Ok(Self(HmacKey::new(&key)))
     }
 
     /// The value of the `webhook-signature` field.
-    #[expect(
-        clippy::expect_used,
-        reason = "HMAC takes a key of any length (RFC 2104 section 2)"
-    )]
     fn sign(&self, id: &str, seconds: u64, body: &str) -> String {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("a key of any length");
-        mac.update(format!("{id}.{seconds}.{body}").as_bytes());
-        format!("v1,{}", BASE64.encode(&mac.finalize().into_bytes()))
-    }
-}
-
-impl fmt::Debug for WebhookSigner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Signer(…)")
+        self.0.sign_standard(StandardMessage {
+            id,
+            timestamp: &seconds.to_string(),
+            body: body.as_bytes(),
+        })
     }
 }
 
@@ -215,7 +199,7 @@ mod tests {
             r#"{"test": 2432232314}"#,
         );
         assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
-        assert_eq!(format!("{signer:?}"), "Signer(…)");
+        assert_eq!(format!("{signer:?}"), "WebhookSigner(HmacKey(…))");
     }
 
     #[test]

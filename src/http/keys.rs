@@ -7,18 +7,18 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, header};
 use data_encoding::BASE64;
-use sha2::{Digest as _, Sha256};
-use subtle::{Choice, ConstantTimeEq as _};
+
+use crate::secret::{Secret, matches_any};
 
 /// Keys of which any opens. Never printed.
 #[derive(Clone)]
-pub struct AccessKeys(Arc<[[u8; 32]]>);
+pub struct AccessKeys(Arc<[Secret]>);
 
 impl AccessKeys {
     /// These keys; an empty one opens nothing.
     pub fn new<'k>(keys: impl IntoIterator<Item = &'k str>) -> Self {
         let keys = keys.into_iter().filter(|key| !key.is_empty());
-        Self(keys.map(|key| Sha256::digest(key).into()).collect())
+        Self(keys.map(Secret::new).collect())
     }
 
     /// Shows the request one of them, as `Authorization: Bearer`?
@@ -38,11 +38,13 @@ impl AccessKeys {
         colon.is_some_and(|at| self.contains(&pair[at + 1..]))
     }
 
-    /// Hashes are compared, so that neither content nor length of a key shows in the time taken.
+    /// The number of the keys.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     fn contains(&self, shown: &[u8]) -> bool {
-        let shown: [u8; 32] = Sha256::digest(shown).into();
-        let any = |found: Choice, key: &[u8; 32]| found | key.ct_eq(&shown);
-        bool::from(self.0.iter().fold(Choice::from(0), any))
+        matches_any(self.0.iter(), shown)
     }
 }
 
@@ -52,9 +54,13 @@ impl fmt::Debug for AccessKeys {
     }
 }
 
+/// The credentials of the only `Authorization` field, if it is of the scheme `wanted`.
 fn credentials<'h>(headers: &'h HeaderMap, wanted: &str) -> Option<&'h str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, rest) = value.split_once(' ')?;
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return None;
+    };
+    let (scheme, rest) = value.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case(wanted).then_some(rest.trim())
 }
 

@@ -1,6 +1,6 @@
-//! Owns the reading of what others have put into buckets: of listed buckets alone.
+//! Owns the reading of objects that others have put into buckets, of listed buckets alone.
 //!
-//! Does not write, and bounds no time: whoever reads has his own patience.
+//! Does not write, and bounds no time: the caller does.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use thiserror::Error;
 
 use super::{ObjectError, S3Bucket, bucket_client};
 
-/// What Amazon's encryption client writes beside an object it has sealed.
+/// Metadata that Amazon's encryption client writes beside an object it has encrypted.
 const ENCRYPTION_METADATA: [&str; 2] = ["x-amz-key-v2", "x-amz-key"];
-/// Octets set aside at once for an object, whatever length is told.
+/// Octets that are allocated at once for an object, whatever its length.
 const INITIAL_CAPACITY_MAX: u64 = 1 << 20;
 
 /// The buckets that may be read. Clones are the same.
@@ -24,7 +24,7 @@ const INITIAL_CAPACITY_MAX: u64 = 1 << 20;
 pub struct ReadableBuckets(Arc<[(String, Arc<dyn ObjectStore>)]>);
 
 impl ReadableBuckets {
-    /// Prepares for these buckets, which are not asked. Their prefixes mean nothing here.
+    /// Prepares clients for these buckets, to which nothing is sent yet. Their prefixes are not used.
     ///
     /// # Errors
     /// The settings of one cannot be used.
@@ -36,24 +36,24 @@ impl ReadableBuckets {
         Ok(Self(list.into()))
     }
 
-    /// Looks an object up. Nobody is asked for a bucket that is not listed.
+    /// Opens an object. For a bucket that is not listed nothing is sent.
     ///
     /// # Errors
-    /// It cannot be had, or not now.
+    /// The object cannot be read, or not now.
     pub async fn open(&self, bucket: &str, key: &str) -> Result<BucketObject, BucketError> {
         let listed = self.0.iter().find(|(name, _)| name == bucket);
         let (_, store) = listed.ok_or_else(|| BucketError::Unlisted(bucket.to_owned()))?;
         let path = Path::parse(key).map_err(|_| BucketError::InvalidKey)?;
-        // Without a key it would be the list of what is in the bucket that comes.
+        // Without a key the answer would be the list of the objects in the bucket.
         if key.is_empty() || path.as_ref() != key {
             return Err(BucketError::InvalidKey);
         }
         let found = store.get_opts(&path, GetOptions::default()).await?;
-        let is_sealed = ENCRYPTION_METADATA.iter().any(|name| {
+        let is_encrypted = ENCRYPTION_METADATA.iter().any(|name| {
             let name = Attribute::Metadata((*name).into());
             found.attributes.get(&name).is_some()
         });
-        if is_sealed {
+        if is_encrypted {
             return Err(BucketError::Encrypted);
         }
         Ok(BucketObject {
@@ -70,22 +70,22 @@ impl fmt::Debug for ReadableBuckets {
     }
 }
 
-/// An object that was found and not read yet.
+/// An object that was opened and not read yet.
 pub struct BucketObject {
     bytes: u64,
     stream: BoxStream<'static, Result<Bytes, object_store::Error>>,
 }
 
 impl BucketObject {
-    /// Its length in octets, as the bucket tells it.
+    /// Length of the object in octets, as the bucket tells it.
     pub const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// All of it.
+    /// Reads the whole object.
     ///
     /// # Errors
-    /// It does not come, or has another length than was told.
+    /// The object does not arrive, or has another length than the bucket told.
     pub async fn read_all(mut self) -> Result<Bytes, BucketError> {
         let first = usize::try_from(self.bytes.min(INITIAL_CAPACITY_MAX)).unwrap_or_default();
         let mut whole = BytesMut::with_capacity(first);
@@ -105,25 +105,25 @@ impl BucketObject {
 
 impl fmt::Debug for BucketObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Found")
+        f.debug_struct("BucketObject")
             .field("bytes", &self.bytes)
             .finish_non_exhaustive()
     }
 }
 
-/// Why an object in a bucket cannot be read.
+/// The reason why an object in a bucket cannot be read.
 #[derive(Debug, Error)]
 pub enum BucketError {
-    /// Its name is none that a bucket's object can have here.
-    #[error("object key: not of its form")]
+    /// The name is not one that an object can have here.
+    #[error("object key: malformed")]
     InvalidKey,
-    /// More or fewer octets came than were told.
-    #[error("object: not of the length that was told")]
+    /// More or fewer octets arrived than the bucket told.
+    #[error("object: not of the length that the bucket told")]
     LengthMismatch,
-    /// Amazon's encryption client has sealed it for somebody with the key.
-    #[error("object: sealed by an encryption client; let the receipt rule not encrypt")]
+    /// Amazon's encryption client has encrypted the object.
+    #[error("object: encrypted by a client; let the receipt rule not encrypt")]
     Encrypted,
-    /// The bucket did not give it.
+    /// The bucket did not give the object.
     #[error("bucket")]
     Store(#[from] object_store::Error),
     /// The bucket is not one of ours.

@@ -1,72 +1,77 @@
-//! Owns links to kept files: who has one may fetch the file until it expires.
+//! Owns links to kept files: a link opens its file, without any other key, until it expires.
 //!
 //! Does not know whether the file is there.
 //!
-//! The file's name and type stand in the link, for one file may have come under many names; the
-//! signature covers them, so that nobody can give a file a name its sender did not give it.
+//! The name and type of the file stand in the link, since one file may have come under many names. The
+//! signature covers them, so that nobody can give a file a name that its sender did not give it.
 
 use std::fmt;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
-use hmac::{Hmac, Mac as _};
-use sha2::Sha256;
 use thiserror::Error;
 
 use super::ObjectId;
 use crate::clock::Timestamp;
+use crate::secret::Secret;
+use crate::signature::{self, HmacKey};
 
 /// The path below which files are served; the id follows.
 pub const LINK_PATH: &str = "/gateway/attachments/";
+/// Label that makes keys of their own of the secrets, so that no signature of a link is taken for another.
+const KEY_LABEL: &[u8] = b"postern attachment links v1";
 
-/// Makes links and proves them.
+/// Makes links and verifies them.
 #[derive(Clone)]
 pub struct LinkSigner {
     base_url: String,
-    key: Vec<u8>,
-    /// How long after its mail was received a link is good.
+    /// Keys of which the first signs and any verifies.
+    keys: Vec<HmacKey>,
     lifetime: Duration,
 }
 
-/// What a link says.
+/// The content of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttachmentLink<'a> {
-    /// The file.
+    /// Id of the file.
     pub id: ObjectId,
-    /// Its name; may be empty.
+    /// Name of the file; may be empty.
     pub name: &'a str,
-    /// What its sender says it is.
+    /// Media type that the sender claims.
     pub media_type: &'a str,
-    /// When the link ends, in seconds since the Unix epoch.
+    /// Time at which the link expires, in Unix seconds.
     pub expires: u64,
 }
 
-/// Why a link is not good.
+/// The reason why a link is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum LinkError {
-    /// It was good once.
+    /// The link was valid once.
     #[error("link expired")]
     Expired,
-    /// We did not make it.
+    /// The link was not made here.
     #[error("link forged")]
     Forged,
 }
 
 impl LinkSigner {
-    /// Links below this URL, signed with a key made of `secret`.
-    pub fn new(base_url: &str, secret: &[u8], lifetime: Duration) -> Self {
-        // A key of its own, so that what is signed here is never taken for something else.
-        let mut key = mac(secret);
-        key.update(b"postern attachment links v1");
+    /// Links below this URL, good for `lifetime` after their mail was received. A key made of the first of
+    /// `secrets` signs; links signed with the others are still accepted.
+    pub fn new(base_url: &str, secrets: &[Secret], lifetime: Duration) -> Self {
+        let key = |secret: &Secret| {
+            let key = HmacKey::new(secret.reveal().as_bytes()).sign(&[KEY_LABEL]);
+            HmacKey::new(key.as_ref())
+        };
         Self {
             base_url: base_url.trim_end_matches('/').to_owned(),
-            key: key.finalize().into_bytes().to_vec(),
+            keys: secrets.iter().map(key).collect(),
             lifetime,
         }
     }
 
-    /// The URL of a file that came at `received_at`: always the same for the same mail.
+    /// The URL of a file that came at `received_at`: always the same for the same mail. Without a key the
+    /// URL has an empty signature, which nobody accepts.
     pub fn url(
         &self,
         id: ObjectId,
@@ -80,7 +85,8 @@ impl LinkSigner {
             media_type,
             expires: received_at.plus(self.lifetime).as_secs(),
         };
-        let signature = HEXLOWER.encode(&self.link_mac(&link).finalize().into_bytes());
+        let key = self.keys.first();
+        let signature = key.map(|key| with_signed(&link, |parts| key.sign(parts)));
         let mut url = format!(
             "{}{LINK_PATH}{id}?expires={}&name=",
             self.base_url, link.expires
@@ -89,14 +95,16 @@ impl LinkSigner {
         url.push_str("&type=");
         percent_encode(&mut url, link.media_type);
         url.push_str("&signature=");
-        url.push_str(&signature);
+        if let Some(signature) = signature {
+            url.push_str(&HEXLOWER.encode(signature.as_ref()));
+        }
         url
     }
 
-    /// Proves a link, in a time that tells nothing of the signature.
+    /// Verifies a link, in a time that tells nothing about the signature.
     ///
     /// # Errors
-    /// It is not ours, or not good any more.
+    /// The link was not made here, or has expired.
     pub fn verify(
         &self,
         link: &AttachmentLink<'_>,
@@ -105,36 +113,35 @@ impl LinkSigner {
     ) -> Result<(), LinkError> {
         let signature = HEXLOWER.decode(signature.as_bytes());
         let signature = signature.map_err(|_| LinkError::Forged)?;
-        let proven = self.link_mac(link).verify_slice(&signature);
-        proven.map_err(|_| LinkError::Forged)?;
+        if !with_signed(link, |parts| {
+            signature::verify_any(&self.keys, parts, &signature)
+        }) {
+            return Err(LinkError::Forged);
+        }
         if now.as_secs() >= link.expires {
             return Err(LinkError::Expired);
         }
         Ok(())
     }
+}
 
-    fn link_mac(&self, link: &AttachmentLink<'_>) -> Hmac<Sha256> {
-        let mut mac = mac(&self.key);
-        mac.update(&link.id.0);
-        mac.update(&link.expires.to_be_bytes());
-        mac.update(&(link.name.len() as u64).to_be_bytes());
-        mac.update(link.name.as_bytes());
-        mac.update(link.media_type.as_bytes());
-        mac
-    }
+/// Gives the parts of a link that are signed to `work`.
+fn with_signed<T>(link: &AttachmentLink<'_>, work: impl FnOnce(&[&[u8]]) -> T) -> T {
+    work(&[
+        &link.id.0,
+        &link.expires.to_be_bytes(),
+        &(link.name.len() as u64).to_be_bytes(),
+        link.name.as_bytes(),
+        link.media_type.as_bytes(),
+    ])
 }
 
 impl fmt::Debug for LinkSigner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Links")
+        f.debug_struct("LinkSigner")
             .field("base_url", &self.base_url)
             .finish_non_exhaustive()
     }
-}
-
-#[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
-fn mac(key: &[u8]) -> Hmac<Sha256> {
-    Hmac::new_from_slice(key).expect("a key of any length")
 }
 
 /// Percent-encodes all but the unreserved characters (RFC 3986 section 2.3).
@@ -158,7 +165,11 @@ mod tests {
 
     #[test]
     fn a_link_is_good_as_it_was_made_and_until_it_ends() {
-        let links = LinkSigner::new("http://a.example/", b"secret", Duration::from_secs(60));
+        let links = LinkSigner::new(
+            "http://a.example/",
+            &[Secret::new("secret")],
+            Duration::from_secs(60),
+        );
         let at = Timestamp::from_secs(1000);
         let id = ObjectId::of(b"bytes");
         let url = links.url(id, Some("a&b=é.txt"), "text/plain", at);
@@ -204,11 +215,39 @@ mod tests {
         ] {
             assert_eq!(links.verify(&wrong, signature, at), Err(LinkError::Forged));
         }
-        let other = LinkSigner::new("http://a.example", b"other", Duration::from_secs(60));
+        let other = LinkSigner::new(
+            "http://a.example",
+            &[Secret::new("other")],
+            Duration::from_secs(60),
+        );
         assert_eq!(other.verify(&link, signature, at), Err(LinkError::Forged));
         for signature in ["", "00", "zz"] {
             assert_eq!(links.verify(&link, signature, at), Err(LinkError::Forged));
         }
         assert!(!format!("{links:?}").contains("secret"));
+    }
+
+    #[test]
+    fn a_link_survives_the_rotation_of_its_secret() {
+        let signer = |secrets: &[&str]| {
+            let secrets: Vec<_> = secrets.iter().map(|secret| Secret::new(*secret)).collect();
+            LinkSigner::new("http://a.example", &secrets, Duration::from_secs(60))
+        };
+        let at = Timestamp::from_secs(1000);
+        let id = ObjectId::of(b"bytes");
+        let url = signer(&["old"]).url(id, None, "text/plain", at);
+        let (_, signature) = url.rsplit_once('=').unwrap();
+        let link = AttachmentLink {
+            id,
+            name: "",
+            media_type: "text/plain",
+            expires: 1060,
+        };
+        assert_eq!(signer(&["new", "old"]).verify(&link, signature, at), Ok(()));
+        for secrets in [["new"].as_slice(), &[]] {
+            let refused = signer(secrets).verify(&link, signature, at);
+            assert_eq!(refused, Err(LinkError::Forged));
+        }
+        assert_ne!(signer(&["new", "old"]).url(id, None, "text/plain", at), url);
     }
 }

@@ -1,8 +1,8 @@
-//! Owns the files that came with mail: each kept once under the hash of its bytes, in a local folder or
-//! in an S3-compatible bucket, for a time; the signed links they are fetched by; and the reading of what
-//! others have put into buckets.
+//! Owns the files that came with mail: each kept once under the hash of its octets, in a local folder or in
+//! an S3-compatible bucket, for a time; the signed links to them; and the reading of objects that others have
+//! put into buckets.
 //!
-//! Does not read mail and does not serve: whoever has a link's parts asks here.
+//! Does not read mail, and does not serve HTTP.
 
 mod buckets;
 mod link;
@@ -35,67 +35,69 @@ use tokio::{task, time};
 use tracing::{info, warn};
 
 use crate::clock::{self, Timestamp};
+use crate::secret::Secret;
 
 pub use buckets::{BucketError, BucketObject, ReadableBuckets};
 pub use link::{AttachmentLink, LINK_PATH, LinkError, LinkSigner};
 pub use screen::{AttachmentLimits, BLOCKED_NAMES, BLOCKED_TYPES, SkipReason};
 pub use sniff::sniff;
 
-/// The folder of files that are not whole yet, in the folder of files.
+/// Name of the folder, in the folder of files, of files that are not whole yet.
 const STAGING: &str = "new";
-/// A file that is not whole after so long was left behind by a crash.
+/// Age of a file that is not whole, past which a crash has left it behind.
 const STAGING_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
-/// The longest one call to a bucket may take, and the longest its connection.
+/// Time that one call to a bucket may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time that a connection to a bucket may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// So often a call that failed is made again at once.
+/// Times that a call that failed is made again at once.
 const RETRIES_MAX: usize = 2;
-/// How often what is too old is looked for.
+/// Time between two searches for files past their age.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// How files are kept.
+/// Settings of the kept files.
 #[derive(Clone)]
 pub struct Settings {
-    /// Where.
+    /// Location of the files.
     pub location: StorageLocation,
-    /// What is kept at all.
+    /// Limits on the files of one mail.
     pub bounds: AttachmentLimits,
-    /// How links are made.
+    /// Signer of the links.
     pub links: LinkSigner,
-    /// A file goes so long after a mail last brought it.
+    /// Time for which a file is kept after a mail last brought it.
     pub age_max: Duration,
 }
 
-/// Where files lie.
+/// The location of the files.
 #[derive(Clone)]
 pub enum StorageLocation {
-    /// In a folder of this machine, which is made if it is not there.
+    /// A folder of this machine, which is created if it is not there.
     Folder(PathBuf),
-    /// In a bucket.
+    /// A bucket.
     Bucket(S3Bucket),
 }
 
-/// A bucket of S3, or of a server that speaks like it.
+/// A bucket of S3, or of a server with the same protocol.
 #[derive(Clone)]
 pub struct S3Bucket {
-    /// Its name.
+    /// Name of the bucket.
     pub name: String,
-    /// The server's URL; `None` is Amazon's own.
+    /// URL of the server; `None` is Amazon's own.
     pub endpoint: Option<String>,
-    /// The region requests are signed for.
+    /// Region that requests are signed for.
     pub region: String,
-    /// What stands before each file's name; may be empty.
+    /// Prefix of each file's name; may be empty.
     pub prefix: String,
-    /// The id of the access key.
+    /// Id of the access key.
     pub key_id: String,
-    /// The access key itself.
-    pub key: String,
+    /// Secret access key.
+    pub key: Secret,
 }
 
 impl fmt::Debug for S3Bucket {
     /// The key is not shown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bucket")
+        f.debug_struct("S3Bucket")
             .field("name", &self.name)
             .field("endpoint", &self.endpoint)
             .finish_non_exhaustive()
@@ -104,23 +106,23 @@ impl fmt::Debug for S3Bucket {
 
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = match &self.location {
+        let location = match &self.location {
             StorageLocation::Folder(folder) => folder.display().to_string(),
             StorageLocation::Bucket(bucket) => format!("bucket {}", bucket.name),
         };
         f.debug_struct("Settings")
-            .field("place", &place)
+            .field("location", &location)
             .field("bounds", &self.bounds)
             .finish_non_exhaustive()
     }
 }
 
-/// The name of a kept file: the SHA-256 of its bytes. Printed as lower-case hex.
+/// The name of a kept file: the SHA-256 of its octets. `Display` is lower-case hex.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ObjectId([u8; 32]);
 
 impl ObjectId {
-    /// The name of these bytes.
+    /// The name of a file with these octets.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
@@ -142,27 +144,27 @@ impl FromStr for ObjectId {
     }
 }
 
-/// Why a file cannot be kept, given or removed. The cause says where.
+/// The reason why a file cannot be kept, read or removed. The source says more.
 #[derive(Debug, Error)]
 pub enum ObjectError {
-    /// The folder, or a file in it.
+    /// The folder or a file in it failed.
     #[error("{}", path.display())]
     Io {
-        /// Which.
+        /// Path of the folder or file.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the system.
         source: io::Error,
     },
-    /// The store of files.
-    #[error("the store of attachments")]
+    /// The storage of the files failed.
+    #[error("storage of attachments")]
     Store(#[from] object_store::Error),
 }
 
-/// The bytes of a file, or of a part of it, as they come.
+/// The octets of a file, or of a part of it, as they arrive.
 pub struct ObjectStream {
-    /// Which bytes these are.
+    /// Range of the octets within the file.
     pub range: Range<u64>,
-    /// The bytes.
+    /// The octets.
     pub stream: BoxStream<'static, Result<Bytes, object_store::Error>>,
 }
 
@@ -174,20 +176,21 @@ pub struct Objects {
 
 struct ObjectsState {
     store: Arc<dyn ObjectStore>,
-    /// Where the store is a folder.
+    /// The folder, where the files are in one.
     folder: Option<PathBuf>,
     prefix: String,
     settings: Settings,
-    /// Held to keep, and alone to remove: what is kept again while it is looked at is not removed.
+    /// Held shared to keep a file, and alone to remove one: a file that is kept again in the meantime is not
+    /// removed.
     sweep_lock: RwLock<()>,
 }
 
 impl Objects {
-    /// Opens the folder, which is made if it is not there, or prepares for the bucket, which is not
-    /// asked.
+    /// Opens the folder, which is created if it is not there, or prepares a client for the bucket, to which
+    /// nothing is sent yet.
     ///
     /// # Errors
-    /// The folder cannot be made, or the bucket's settings cannot be used.
+    /// The folder cannot be created, or the bucket's settings cannot be used.
     pub fn open(settings: Settings) -> Result<Self, ObjectError> {
         let (store, folder, prefix): (Arc<dyn ObjectStore>, _, _) = match &settings.location {
             StorageLocation::Folder(folder) => {
@@ -213,24 +216,24 @@ impl Objects {
         })
     }
 
-    /// What is kept at all.
+    /// The limits on the files of one mail.
     pub fn bounds(&self) -> &AttachmentLimits {
         &self.shared.settings.bounds
     }
 
-    /// How links are made and proven.
+    /// The signer of the links.
     pub fn links(&self) -> &LinkSigner {
         &self.shared.settings.links
     }
 
-    /// Keeps bytes under their own hash: when this returns they survive a crash. Bytes that are kept
-    /// already only become young again.
+    /// Keeps octets under their own hash. On success they survive a crash. The age of octets that are kept
+    /// already begins anew.
     ///
     /// # Errors
-    /// They cannot be written now.
+    /// The octets cannot be written now.
     pub async fn put(&self, id: ObjectId, bytes: Bytes) -> Result<(), ObjectError> {
         let shared = &self.shared;
-        let _turn = shared.sweep_lock.read().await;
+        let _kept = shared.sweep_lock.read().await;
         let Some(folder) = &shared.folder else {
             shared.store.put(&shared.path(id), bytes.into()).await?;
             return Ok(());
@@ -239,7 +242,7 @@ impl Objects {
         if refresh_existing(path, bytes.len()).await? {
             return Ok(());
         }
-        // Whole and on the disk before it has its name: what has a name is never half a file.
+        // The file gets its name once it is whole and on disk, so that no name stands for half a file.
         let fresh = format!("{STAGING}/{id}-{}", uuid::Uuid::new_v4());
         let fresh = Path::from(fresh);
         shared.store.put(&fresh, bytes.into()).await?;
@@ -248,26 +251,26 @@ impl Objects {
         sync_path(folder.clone()).await
     }
 
-    /// The size of a kept file in bytes; `None` if there is none of this name.
+    /// The size of a kept file in octets; `None` if there is none of this name.
     ///
     /// # Errors
-    /// The store does not say.
+    /// The storage does not answer.
     pub async fn size(&self, id: ObjectId) -> Result<Option<u64>, ObjectError> {
         let found = self.shared.head(&self.shared.path(id)).await?;
         Ok(found.map(|meta| meta.size))
     }
 
-    /// A kept file's bytes in `range`; `None` if there is none of this name.
+    /// The octets of a kept file in `range`; `None` if there is none of this name.
     ///
     /// # Errors
-    /// The store does not give them.
+    /// The storage does not give them.
     pub async fn read(
         &self,
         id: ObjectId,
         range: Range<u64>,
     ) -> Result<Option<ObjectStream>, ObjectError> {
         let options = GetOptions {
-            // Of nothing there is no part to ask for.
+            // An empty range cannot be asked for.
             range: (!range.is_empty()).then_some(GetRange::Bounded(range)),
             ..GetOptions::default()
         };
@@ -286,10 +289,10 @@ impl Objects {
         }
     }
 
-    /// Removes what is too old at `now`, and says how many files that were.
+    /// Removes the files past their age at `now`; the number of them.
     ///
     /// # Errors
-    /// The store does not list or remove. What is left is found the next time.
+    /// The storage does not list or remove. The files that are left are found the next time.
     pub async fn sweep(&self, now: Timestamp) -> Result<u64, ObjectError> {
         let shared = &self.shared;
         let prefix = (!shared.prefix.is_empty()).then(|| Path::from(shared.prefix.as_str()));
@@ -301,8 +304,8 @@ impl Objects {
                 continue;
             }
             let location = found.location;
-            let _turn = shared.sweep_lock.write().await;
-            // Asked again: it may have been kept once more since it was listed.
+            let _alone = shared.sweep_lock.write().await;
+            // The file may have been kept once more since it was listed.
             let Some(meta) = shared.head(&location).await? else {
                 continue;
             };
@@ -314,16 +317,16 @@ impl Objects {
         Ok(removed)
     }
 
-    /// Removes what is too old, again and again.
+    /// Removes the files past their age, again and again.
     pub async fn sweep_forever(&self) {
         loop {
             match self.sweep(clock::now()).await {
                 Ok(0) => {}
-                Ok(removed) => info!(removed, "attachments past their age are removed"),
+                Ok(removed) => info!(removed, "attachments past their age removed"),
                 Err(error) => {
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
                     let cause = cause.unwrap_or_default();
-                    warn!(%error, cause, "attachments past their age are not removed");
+                    warn!(%error, cause, "attachments past their age could not be removed");
                 }
             }
             time::sleep(SWEEP_INTERVAL).await;
@@ -347,7 +350,7 @@ impl ObjectsState {
         }
     }
 
-    /// Only what we have named is ever old.
+    /// True for a file past its age. A file whose name is not one of ours never is.
     fn is_old(&self, meta: &ObjectMeta, now: Timestamp) -> bool {
         let millis = u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or_default();
         let age = now.since(Timestamp::from_millis(millis));
@@ -362,22 +365,22 @@ impl ObjectsState {
 }
 
 fn bucket_client(bucket: &S3Bucket) -> Result<impl ObjectStore, ObjectError> {
-    // A mail whose files cannot be kept waits and is tried again: that is where patience is.
+    // A mail whose files cannot be kept is deferred and tried again, so few retries are enough here.
     let retry = RetryConfig {
         max_retries: RETRIES_MAX,
         retry_timeout: CALL_TIMEOUT,
         ..RetryConfig::default()
     };
-    let plain = bucket.endpoint.as_ref();
-    let plain = plain.is_some_and(|endpoint| endpoint.starts_with("http://"));
+    let endpoint = bucket.endpoint.as_ref();
+    let allow_http = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
     let builder = AmazonS3Builder::new()
         .with_retry(retry)
-        .with_http_connector(DirectConnector { allow_http: plain })
+        .with_http_connector(DirectConnector { allow_http })
         .with_bucket_name(&bucket.name)
         .with_region(&bucket.region)
         .with_access_key_id(&bucket.key_id)
-        .with_secret_access_key(&bucket.key);
-    let builder = builder.with_client_options(ClientOptions::new().with_allow_http(plain));
+        .with_secret_access_key(bucket.key.reveal());
+    let builder = builder.with_client_options(ClientOptions::new().with_allow_http(allow_http));
     let builder = match &bucket.endpoint {
         Some(endpoint) => builder.with_endpoint(endpoint),
         None => builder,
@@ -385,7 +388,7 @@ fn bucket_client(bucket: &S3Bucket) -> Result<impl ObjectStore, ObjectError> {
     Ok(builder.build()?)
 }
 
-/// Connects to the server that is configured, and to none it points to.
+/// Connects to the server that is configured, and follows no redirect.
 #[derive(Debug)]
 struct DirectConnector {
     allow_http: bool,
@@ -408,7 +411,7 @@ impl HttpConnector for DirectConnector {
 }
 
 fn create_folder(folder: &FsPath) -> Result<(), ObjectError> {
-    let make = || {
+    let create = || {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -420,13 +423,13 @@ fn create_folder(folder: &FsPath) -> Result<(), ObjectError> {
         }
         Ok(())
     };
-    make().map_err(|source| ObjectError::Io {
+    create().map_err(|source| ObjectError::Io {
         path: folder.to_owned(),
         source,
     })
 }
 
-/// Makes a whole file at `path` young, if there is one.
+/// Begins the age of a whole file at `path` anew; false if there is none.
 async fn refresh_existing(path: PathBuf, length: usize) -> Result<bool, ObjectError> {
     let now = SystemTime::UNIX_EPOCH + Duration::from_millis(clock::now().as_millis());
     with_file(path, move |path| {
@@ -448,13 +451,13 @@ async fn sync_path(path: PathBuf) -> Result<(), ObjectError> {
     with_file(path, |path| File::open(path)?.sync_all()).await
 }
 
-/// Does something with a file off the async threads.
+/// Works on a file off the async threads.
 async fn with_file<T: Send + 'static>(
     path: PathBuf,
-    deed: impl FnOnce(&FsPath) -> io::Result<T> + Send + 'static,
+    work: impl FnOnce(&FsPath) -> io::Result<T> + Send + 'static,
 ) -> Result<T, ObjectError> {
     let name = path.clone();
-    let done = task::spawn_blocking(move || deed(&path)).await;
+    let done = task::spawn_blocking(move || work(&path)).await;
     let done = done.unwrap_or_else(|error| Err(io::Error::other(error)));
     done.map_err(|source| ObjectError::Io { path: name, source })
 }

@@ -1,14 +1,14 @@
-//! Owns which files are kept: bounds on their number and size, and types and names that are not.
+//! Owns the decision which files are kept: limits on their number and size, and blocked types and names.
 //!
-//! Does not look for harm in a file: what is kept may be harmful all the same.
+//! Does not look for harm in a file: a file that is kept may be harmful all the same.
 
-/// The endings of names that are not kept if nobody says otherwise: what a double click would run.
+/// Endings of names that are blocked by default: those that a double click would run.
 pub const BLOCKED_NAMES: [&str; 34] = [
     "apk", "app", "appx", "bat", "cab", "chm", "cmd", "com", "cpl", "dll", "exe", "hta", "ins",
     "iso", "jar", "js", "jse", "lnk", "mde", "msc", "msi", "msp", "mst", "pif", "ps1", "reg",
     "scr", "sct", "sys", "vb", "vbe", "vbs", "wsf", "wsh",
 ];
-/// The types that are not kept if nobody says otherwise, claimed or found.
+/// Media types, claimed or detected, that are blocked by default.
 pub const BLOCKED_TYPES: [&str; 5] = [
     "application/x-msdownload",
     "application/x-elf",
@@ -17,18 +17,18 @@ pub const BLOCKED_TYPES: [&str; 5] = [
     "application/java-archive",
 ];
 
-/// What is kept of the files of one mail.
+/// Limits on the files of one mail.
 #[derive(Clone, Debug)]
 pub struct AttachmentLimits {
-    /// Files of one mail; more are told of and not kept.
+    /// Files of one mail; more are named and not kept.
     pub count_max: usize,
-    /// Bytes of one file.
+    /// Octets of one file.
     pub bytes_max: u64,
-    /// Bytes of all files of one mail.
+    /// Octets of all files of one mail.
     pub total_bytes_max: u64,
-    /// Endings of names, lower-case, without the dot.
+    /// Blocked endings of names, in lower case, without the dot.
     pub blocked_names: Vec<String>,
-    /// Types, lower-case.
+    /// Blocked media types, in lower case.
     pub blocked_types: Vec<String>,
 }
 
@@ -44,25 +44,25 @@ impl Default for AttachmentLimits {
     }
 }
 
-/// Why a file is not kept.
+/// The reason why a file is not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SkipReason {
-    /// Its name's ending is blocked.
+    /// The ending of the name is blocked.
     BlockedName,
-    /// Its type, claimed or found, is blocked.
+    /// The type, claimed or detected, is blocked.
     BlockedType,
-    /// Its bytes are not in the mail, which only says where they would be.
+    /// The octets are not in the mail, which only says where they are (RFC 2046 section 5.2.3).
     ExternalBody,
-    /// It is larger than one file may be.
+    /// The file is larger than one file may be.
     TooLarge,
-    /// The files before it are as many as may be.
+    /// As many files as allowed are kept already.
     TooMany,
-    /// With those before it it is larger than all may be.
+    /// The file and those before it are larger than all may be.
     TotalTooLarge,
 }
 
 impl SkipReason {
-    /// The name in the Messages API.
+    /// The name of the reason in the Messages API.
     pub const fn label(self) -> &'static str {
         match self {
             Self::BlockedName => "blocked_name",
@@ -87,7 +87,8 @@ impl AttachmentLimits {
         })
     }
 
-    /// May a file be kept after `before`, the number and the bytes of those that are?
+    /// The reason not to keep a file, if there is one. `types` are the claimed and the detected one; `before` is
+    /// the number and the octets of the files that are kept already.
     pub fn screen(
         &self,
         name: Option<&str>,

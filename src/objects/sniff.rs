@@ -1,10 +1,10 @@
-//! Owns what a file is by its first bytes.
+//! Owns the detection of a file's type by its first octets.
 //!
-//! Does not trust anything it finds: a file can be two things at once.
+//! Does not prove anything: a file can be of two types at once.
 
-/// The type of a file that begins so, as far as it is one of a few; `None` says nothing.
+/// The media type of a file that begins with these octets, of a few that are known; `None` says nothing.
 pub fn sniff(bytes: &[u8]) -> Option<&'static str> {
-    // Of formats that share a beginning with others the name stands further on.
+    // In formats that share a beginning with others the name follows further on.
     let at = |offset: usize, wanted: &[u8]| {
         bytes
             .get(offset..)

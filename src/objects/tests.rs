@@ -6,7 +6,7 @@ fn open(folder: &FsPath) -> Objects {
     let settings = Settings {
         location: StorageLocation::Folder(folder.join("objects")),
         bounds: AttachmentLimits::default(),
-        links: LinkSigner::new("http://a.example", b"secret", DAY),
+        links: LinkSigner::new("http://a.example", &[Secret::new("secret")], DAY),
         age_max: 30 * DAY,
     };
     Objects::open(settings).unwrap()

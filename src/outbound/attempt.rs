@@ -18,6 +18,7 @@ use crate::clock::{self, Timestamp};
 use crate::mail::address::Domain;
 use crate::mail::job_id::JobId;
 use crate::mail::text::bare_message_id;
+use crate::random;
 use crate::retry::{self, SendAttempts, SendSchedule};
 use crate::store::{
     Event, EventKind, Fact, Job, JobOutcome, JobRecord, JobState, RecordError, Store,
@@ -265,9 +266,12 @@ impl JobRunner {
             }
         };
         let left = record.job.ends_at.since(now);
-        let Some(wait) =
-            retry::next_send_after(&self.schedule, attempt_counts(record), left, random())
-        else {
+        let Some(wait) = retry::next_send_after(
+            &self.schedule,
+            attempt_counts(record),
+            left,
+            random::number(),
+        ) else {
             let reason = format!("{}: {reply}", no_success(record));
             return self.fail(record, relay, reason).await;
         };
@@ -396,10 +400,4 @@ fn event<const N: usize>(
 fn truncate_name(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(NAME_BYTES_MAX));
     text
-}
-
-/// A random number; 0 without random bytes from the system, which makes all waits equal and does no
-/// harm.
-fn random() -> u64 {
-    getrandom::u64().unwrap_or(0)
 }

@@ -4,6 +4,7 @@
 //! Does not open a connection, and never turns a name from the network into a path: a client's name
 //! is only looked up in the map made from the folder's listing.
 
+mod certificate;
 mod files;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,8 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use files::HostStamp;
+
+pub use certificate::{Certificate, PublicKey};
 
 /// How often the files are looked at for a change.
 pub const POLL_WAIT: Duration = Duration::from_secs(30);

@@ -17,6 +17,7 @@ use postern::mail::envelope::{Door, Envelope, Peer, Recipient, RecipientTarget};
 use postern::mail::token::{Claims, KeyRing, ThreadKey};
 use postern::objects::{AttachmentLimits, LinkSigner, Objects, StorageLocation};
 use postern::retry;
+use postern::secret::Secret;
 use postern::store::{Settings, Store};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
@@ -53,7 +54,7 @@ pub(crate) fn objects_in(folder: &Path) -> Objects {
             bytes_max: 1000,
             ..AttachmentLimits::default()
         },
-        links: LinkSigner::new("http://postern.example", b"link secret", DAY),
+        links: LinkSigner::new("http://postern.example", &[Secret::new("link secret")], DAY),
         age_max: 30 * DAY,
     };
     Objects::open(settings).unwrap()

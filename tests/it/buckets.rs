@@ -9,6 +9,7 @@ use postern::clock;
 use postern::objects::{
     AttachmentLimits, LinkSigner, ObjectId, Objects, S3Bucket, Settings, StorageLocation,
 };
+use postern::secret::Secret;
 
 use crate::bench::DAY;
 use crate::needs::required;
@@ -63,7 +64,7 @@ impl Moto {
             region: "us-east-1".to_owned(),
             prefix: "postern/files".to_owned(),
             key_id: "postern".to_owned(),
-            key: key.to_owned(),
+            key: Secret::new(key),
         }
     }
 
@@ -83,7 +84,7 @@ impl Moto {
         let settings = Settings {
             location: StorageLocation::Bucket(bucket),
             bounds: AttachmentLimits::default(),
-            links: LinkSigner::new("http://postern.example", b"secret", DAY),
+            links: LinkSigner::new("http://postern.example", &[Secret::new("secret")], DAY),
             age_max: 30 * DAY,
         };
         assert!(!format!("{settings:?}").contains(key));

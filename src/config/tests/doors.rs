@@ -62,10 +62,15 @@ fn a_request_may_be_as_long_as_the_longest_mail_needs() {
             text.push_str(&format!("[webhook.{door}]\npassword = '{SECRET}'\n"));
         }
         let loaded = load_text(&text, &variables).unwrap();
-        let doors = loaded.config.webhooks.unwrap().adapters;
-        let mut found: Vec<_> = doors
-            .iter()
-            .map(|d| (d.name(), d.bytes_max() / mib))
+        let settings = loaded.config.webhooks.unwrap();
+        let infos = settings.adapters.iter().map(|adapter| adapter.info());
+        let mut found: Vec<_> = infos
+            .map(|info| {
+                (
+                    info.name,
+                    info.body_bytes_max(settings.mail_bytes_max) / mib,
+                )
+            })
             .collect();
         found.sort_unstable();
         let expected = [

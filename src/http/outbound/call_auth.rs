@@ -8,13 +8,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, StatusCode, header};
-use data_encoding::{BASE64, BASE64_NOPAD, HEXLOWER_PERMISSIVE};
-use hmac::{Hmac, Mac};
+use data_encoding::HEXLOWER_PERMISSIVE;
 use sha2::{Digest, Sha256};
-use subtle::{Choice, ConstantTimeEq};
 
 use crate::clock::Timestamp;
 use crate::http::error::HttpError;
+use crate::http::keys::AccessKeys;
+use crate::signature::{HmacKey, STANDARD_PREFIX, parse_standard};
 
 /// Signatures in one `webhook-signature`. There is one for each secret of the sender.
 const SIGNATURES_MAX: usize = 10;
@@ -29,8 +29,7 @@ const MILLIS_MIN: u64 = 100_000_000_000;
 
 /// Who may call.
 pub struct CallAuth {
-    /// SHA-256 of each key: their length does not show in the time a comparison takes.
-    keys: Vec<[u8; 32]>,
+    keys: AccessKeys,
     secrets: Vec<CallSecret>,
     age_max: Duration,
     /// The signed requests, and with which `Idempotency-Key` they came: it is not part of what is signed.
@@ -46,10 +45,10 @@ struct SeenCall {
 
 /// A secret that calls are signed with.
 struct CallSecret {
-    /// As it is written: what the generic scheme uses.
-    text: Vec<u8>,
-    /// What Standard Webhooks uses: decoded, where it begins with `whsec_`.
-    decoded: Vec<u8>,
+    /// Key of the generic scheme: the secret as it is written.
+    generic: HmacKey,
+    /// Key of Standard Webhooks: decoded from a secret that begins with `whsec_`.
+    standard: HmacKey,
 }
 
 /// What a request brings to prove itself with.
@@ -84,6 +83,18 @@ pub(super) struct AuthenticatedCall {
     signature: Option<[u8; 32]>,
 }
 
+impl CallSecret {
+    fn new(text: &str) -> Self {
+        let generic = HmacKey::new(text.as_bytes());
+        let is_standard = text.starts_with(STANDARD_PREFIX);
+        let decoded = is_standard.then(|| HmacKey::from_standard_secret(text));
+        Self {
+            standard: decoded.flatten().unwrap_or_else(|| generic.clone()),
+            generic,
+        }
+    }
+}
+
 impl fmt::Debug for CallAuth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Callers")
@@ -101,19 +112,10 @@ impl CallAuth {
         secrets: impl IntoIterator<Item = &'a str>,
         age_max: Duration,
     ) -> Self {
-        let keys = keys.into_iter().filter(|key| !key.is_empty());
         let secrets = secrets.into_iter().filter(|secret| !secret.is_empty());
         Self {
-            keys: keys.map(|key| Sha256::digest(key).into()).collect(),
-            secrets: secrets
-                .map(|text| CallSecret {
-                    text: text.as_bytes().to_vec(),
-                    decoded: text
-                        .strip_prefix("whsec_")
-                        .and_then(base64)
-                        .unwrap_or_else(|| text.as_bytes().to_vec()),
-                })
-                .collect(),
+            keys: AccessKeys::new(keys),
+            secrets: secrets.map(CallSecret::new).collect(),
             age_max,
             seen_calls: Mutex::default(),
         }
@@ -121,7 +123,7 @@ impl CallAuth {
 
     /// Looks for a key; a signature is no way in here, for it would not say which path was meant.
     pub(super) fn require_key(&self, headers: &HeaderMap) -> Result<(), HttpError> {
-        if headers.contains_key(header::AUTHORIZATION) && self.has_key(headers) {
+        if self.keys.admits_bearer(headers) {
             return Ok(());
         }
         Err(HttpError::unauthorized())
@@ -134,7 +136,7 @@ impl CallAuth {
         now: Timestamp,
     ) -> Result<CallCredential, HttpError> {
         if headers.contains_key(header::AUTHORIZATION) {
-            return match self.has_key(headers) {
+            return match self.keys.admits_bearer(headers) {
                 true => Ok(CallCredential::Key),
                 false => Err(HttpError::unauthorized()),
             };
@@ -180,33 +182,25 @@ impl CallAuth {
                 signature: None,
             });
         };
-        let mut fits = Choice::from(0);
-        let mut signature = [0; 32];
+        let parts = [prefix.as_bytes(), body];
+        let mut signature = None;
         for secret in &self.secrets {
             let key = match is_standard {
-                true => &secret.decoded,
-                false => &secret.text,
+                true => &secret.standard,
+                false => &secret.generic,
             };
-            let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
-                continue;
-            };
-            mac.update(prefix.as_bytes());
-            mac.update(body);
-            let made = mac.finalize().into_bytes();
             for given in &given {
-                let same = made.as_slice().ct_eq(given);
-                if bool::from(same) {
-                    signature = Sha256::digest(given).into();
+                if key.verify(&parts, given) {
+                    signature = Some(Sha256::digest(given).into());
                 }
-                fits |= same;
             }
         }
-        if !bool::from(fits) {
+        if signature.is_none() {
             return Err(unauthorized("the signature does not fit"));
         }
         Ok(AuthenticatedCall {
             signed_id: Some(id),
-            signature: Some(signature),
+            signature,
         })
     }
 
@@ -247,19 +241,6 @@ impl CallAuth {
             )),
         }
     }
-
-    fn has_key(&self, headers: &HeaderMap) -> bool {
-        let bearer = single_header(headers, header::AUTHORIZATION.as_str())
-            .ok()
-            .and_then(|value| value.split_once(' '))
-            .filter(|(scheme, key)| scheme.eq_ignore_ascii_case("bearer") && !key.is_empty());
-        let given: [u8; 32] = Sha256::digest(bearer.map_or("", |(_, key)| key)).into();
-        let fits = self
-            .keys
-            .iter()
-            .fold(Choice::from(0), |fits, key| fits | key.ct_eq(&given));
-        bool::from(fits) && bearer.is_some()
-    }
 }
 
 /// Hex HMAC-SHA256 of `{timestamp}.{body}`, the timestamp in milliseconds.
@@ -292,7 +273,7 @@ fn standard(headers: &HeaderMap) -> Result<(CallCredential, Timestamp), HttpErro
         return Err(unauthorized("webhook-id: 1 to 255 ASCII characters"));
     }
     let signatures = signatures.split(' ').take(SIGNATURES_MAX);
-    let given = signatures.filter_map(|signature| base64(signature.strip_prefix("v1,")?));
+    let given = signatures.filter_map(parse_standard);
     let seconds = digits("webhook-timestamp", timestamp)?;
     let claim = CallCredential::Signed {
         prefix: format!("{id}.{timestamp}."),
@@ -320,14 +301,6 @@ fn digits(name: &str, text: &str) -> Result<u64, HttpError> {
     number.ok_or_else(|| unauthorized(format!("{name}: not a number of digits")))
 }
 
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let padded = BASE64.decode(text.as_bytes());
-    padded
-        .or_else(|_| BASE64_NOPAD.decode(text.as_bytes()))
-        .ok()
-        .filter(|bytes| !bytes.is_empty())
-}
-
 fn unauthorized(message: impl Into<String>) -> HttpError {
     HttpError::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
 }
@@ -335,6 +308,7 @@ fn unauthorized(message: impl Into<String>) -> HttpError {
 #[cfg(test)]
 mod tests {
     use axum::http::{HeaderName, HeaderValue};
+    use data_encoding::BASE64;
 
     use super::*;
 
@@ -362,9 +336,8 @@ mod tests {
     }
 
     fn hex(secret: &str, text: &str) -> String {
-        let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
-        mac.update(text.as_bytes());
-        data_encoding::HEXLOWER.encode(&mac.finalize().into_bytes())
+        let signature = HmacKey::new(secret.as_bytes()).sign(&[text.as_bytes()]);
+        data_encoding::HEXLOWER.encode(signature.as_ref())
     }
 
     fn tried(fields: &[(&str, String)], body: &str) -> Result<AuthenticatedCall, HttpError> {

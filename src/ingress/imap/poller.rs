@@ -17,6 +17,7 @@ use super::transfer::{ImapAccount, SkippedMail};
 use super::transport::ImapFault;
 use crate::clock::{self, Timestamp};
 use crate::mail::text::one_line;
+use crate::random;
 use crate::retry::{self, NextStep};
 use crate::store::{Fact, ImapPosition};
 
@@ -125,13 +126,15 @@ impl FolderPoller {
     }
 
     fn wait_after(&self, attempts: u32) -> Duration {
-        let mut random = [0; 8];
-        // Without chance all wait alike, and that is all.
-        let _ = getrandom::fill(&mut random);
-        let random = u64::from_ne_bytes(random);
         let outcome = retry::AttemptFailure::Transient { retry_after: None };
         let settings = &self.account.settings.retry;
-        match retry::next_step(settings, outcome, attempts, Duration::ZERO, random) {
+        match retry::next_step(
+            settings,
+            outcome,
+            attempts,
+            Duration::ZERO,
+            random::number(),
+        ) {
             NextStep::Retry { after } => after,
             NextStep::Park { .. } => settings.wait_max,
         }

@@ -1,5 +1,5 @@
-//! Owns the way of a decoded mail into the store: whose it is, what is left out, and the log's line
-//! for each fate.
+//! Owns the way of a decoded mail into the store: whose it is, what is left out, and the log's line for
+//! each fate.
 //!
 //! Does not decode, and answers nobody.
 
@@ -12,7 +12,8 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tracing::warn;
 
-use super::incoming::{IncomingMail, Malformed, Recipients, bare_address};
+use super::error::Malformed;
+use super::incoming::{IncomingMail, Recipients, bare_address};
 use super::metrics::Metrics;
 use super::outcome::WebhookOutcome;
 use crate::auth;
@@ -26,12 +27,12 @@ use crate::store::{MailId, RECIPIENTS_MAX, RecordError, Store};
 
 /// Addresses of one mail that are looked at.
 const ADDRESSES_MAX: usize = 4 * RECIPIENTS_MAX;
-/// Lines in the log for what one mail loses.
+/// Lines in the log about the lost recipients of one mail.
 const LOG_LINES_MAX: usize = 20;
 /// Mails of one request that are written at a time.
 const CONCURRENT_WRITES_MAX: usize = 64;
 
-/// What mails are taken with.
+/// Accepts mails for the store.
 #[derive(Clone)]
 pub(super) struct MailAcceptor {
     pub(super) store: Store,
@@ -41,7 +42,7 @@ pub(super) struct MailAcceptor {
     pub(super) mail_bytes_max: usize,
 }
 
-/// Where a mail came from.
+/// Origin of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RequestOrigin {
     pub(super) provider: &'static str,
@@ -50,8 +51,8 @@ pub(super) struct RequestOrigin {
 }
 
 impl MailAcceptor {
-    /// Takes all mails of a request, or says why it must come again. What was kept before that will
-    /// be known again when it does.
+    /// Accepts all mails of a request, or says why the request must come again. Mails that were stored
+    /// before that are duplicates when it does.
     pub(super) async fn accept(
         &self,
         mails: Vec<IncomingMail>,
@@ -92,7 +93,7 @@ impl MailAcceptor {
         }
     }
 
-    /// Why a mail cannot be kept whoever it is for.
+    /// The reason why a mail cannot be accepted, whoever it is for.
     fn rejection(&self, mail: &IncomingMail) -> Option<(WebhookOutcome, &'static str)> {
         if mail.bytes.is_empty() {
             let empty = Malformed::new("mail: empty");
@@ -158,7 +159,7 @@ impl MailAcceptor {
         Ok(mail)
     }
 
-    /// Finds out which recipients are ours.
+    /// Finds out which recipients are ours, and logs the others.
     fn route_recipients(
         &self,
         mail: &IncomingMail,
@@ -237,7 +238,7 @@ impl MailAcceptor {
     }
 }
 
-/// A mail that has recipients here.
+/// A mail with its recipients here.
 struct RoutedMail {
     id: String,
     envelope: Envelope,

@@ -3,102 +3,97 @@
 //! Does not fetch the attachments, which Brevo keeps behind its API: it says where they are.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use ring::digest;
 
-use super::Adapter;
+use super::adapter::{Adapter, Carries, ProviderInfo};
+use super::error::{AuthenticationError, Malformed};
+use super::headers::Headers;
 use super::incoming::{
-    Decoded, DeferredMail, IncomingMail, MAILS_MAX, Malformed, ProviderResults, Recipients,
-    bare_address, loggable_id,
+    Decoded, DeferredMail, IncomingMail, MAILS_MAX, ProviderResults, Recipients, bare_address,
+    loggable_id,
 };
 use super::json::{Json, JsonObject};
 use super::mime::{FilePart, MimeBuilder};
 use super::outcome::StatusPolicy;
 use super::payload::{copy_headers, with_display_name};
-use super::proof::{AuthenticationError, BasicAccount, WebhookSecret, basic_auth, shared_token};
+use super::proof::{BasicAccount, Proof, basic_auth, shared_token};
 use super::request::{Authentic, WebhookRequest};
-use crate::clock::Timestamp;
+use crate::secret::Secret;
 
-/// Its name, as it stands in the path.
-pub(super) const NAME: &str = "brevo";
 /// Files that are fetched for one request.
 const FILES_MAX: usize = 500;
-/// Octets of the word for a file.
+/// Octets of the token of a file.
 const TOKEN_BYTES_MAX: usize = 2048;
 
-/// Brevo's door. A request needs a bearer token or an account.
+/// Facts about Brevo.
+pub(super) const INFO: ProviderInfo = ProviderInfo {
+    name: "brevo",
+    body_bytes: 30 << 20,
+    carries: Carries::Nothing,
+    status_policy: StatusPolicy::RETRIES_FOR_LONG,
+};
+
+/// Brevo's adapter. A request must show a bearer token or an account.
 #[derive(Clone, Debug)]
 pub struct Brevo {
-    /// Names and passwords.
+    /// Accounts of which any is accepted.
     pub accounts: Vec<BasicAccount>,
-    /// Whole values of `Authorization`, as `Bearer …`.
-    pub authorizations: Vec<WebhookSecret>,
-    /// The files can be fetched; else they are named as missing.
+    /// Whole values of `Authorization`, as in `Bearer …`, of which any is accepted.
+    pub authorizations: Vec<Secret>,
+    /// True if the files of a mail can be fetched; otherwise the mail names them as missing.
     pub fetches_files: bool,
-    /// Octets of a body at most.
-    pub bytes_max: usize,
 }
 
 impl Brevo {
-    /// The door with its usual bound.
+    /// The adapter with these accounts and bearer tokens, which fetches no files.
     pub fn new(accounts: Vec<BasicAccount>, tokens: &[&str]) -> Self {
-        let bearer = |token: &&str| WebhookSecret::new(format!("Bearer {token}"));
+        let tokens = tokens.iter().filter(|token| !token.is_empty());
         Self {
             accounts,
             authorizations: tokens
-                .iter()
-                .filter(|t| !t.is_empty())
-                .map(bearer)
+                .map(|token| Secret::new(format!("Bearer {token}")))
                 .collect(),
             fetches_files: false,
-            bytes_max: 30 << 20,
         }
     }
 }
 
 impl Adapter for Brevo {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn bytes_max(&self) -> usize {
-        self.bytes_max
-    }
-
-    fn status_policy(&self) -> StatusPolicy {
-        StatusPolicy::RETRIES_FOR_LONG
+    fn info(&self) -> &'static ProviderInfo {
+        &INFO
     }
 
     fn is_recognised(&self, request: &WebhookRequest) -> bool {
-        let has = |mark: &[u8]| memchr::memmem::find(request.body(), mark).is_some();
-        has(b"\"items\"") && (has(b"\"Uuid\"") || has(b"\"RawTextBody\""))
+        let has = |mark| request.body_contains(mark);
+        has("\"items\"") && (has("\"Uuid\"") || has("\"RawTextBody\""))
     }
 
-    fn authenticate<'r>(
+    fn prove_head(
         &self,
-        request: &'r WebhookRequest,
-        _: Timestamp,
-        _: Option<&[u8]>,
-    ) -> Result<Authentic<'r>, AuthenticationError> {
-        let bearer = shared_token(request.headers(), "authorization", &self.authorizations);
-        let proof = bearer.or_else(|_| basic_auth(request.headers(), &self.accounts))?;
-        Ok(request.authenticated(proof))
+        headers: &Headers,
+        _: Option<IpAddr>,
+    ) -> Result<Proof, AuthenticationError> {
+        let bearer = shared_token(headers, "authorization", &self.authorizations);
+        bearer.or_else(|_| basic_auth(headers, &self.accounts))
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
-        let body = authentic.request().body();
-        let mails = parse_mails(body, &HashMap::new())?;
+        let json = authentic.json()?;
+        let mails = parse_mails(json, &HashMap::new())?;
         if mails.is_empty() {
             return Ok(Decoded::Ignored("no inbound mail"));
         }
-        if !self.fetches_files || attachment_tokens(body)?.is_empty() {
+        if !self.fetches_files || attachment_tokens(json)?.is_empty() {
             return Ok(Decoded::Mails(mails));
         }
+        let body = authentic.request().body();
         let digest = digest::digest(&digest::SHA256, body);
         Ok(Decoded::Deferred(DeferredMail {
-            // The same request has the same name: told of twice, it is done once.
+            // The same request has the same id, so a repeated one is fetched once.
             id: format!("brevo-{}", HEXLOWER.encode(digest.as_ref())),
             recipients: Recipients::Header(Vec::new()),
             sender: None,
@@ -107,17 +102,16 @@ impl Adapter for Brevo {
     }
 }
 
-/// The URL of a file in Brevo's API, by the word a request has for it.
+/// The URL of a file in Brevo's API, by its token.
 pub(super) fn attachment_url(token: &str) -> String {
     format!("https://api.brevo.com/v3/inbound/attachments/{token}")
 }
 
-/// The words for the files of a request's mails, each once; at most [`FILES_MAX`].
+/// The tokens of the files of a request's mails, each once; at most [`FILES_MAX`].
 ///
 /// # Errors
 /// As [`parse_mails`].
-pub(super) fn attachment_tokens(body: &[u8]) -> Result<Vec<String>, Malformed> {
-    let json = Json::parse(body)?;
+pub(super) fn attachment_tokens(json: &Json) -> Result<Vec<String>, Malformed> {
     let mut tokens: Vec<String> = Vec::new();
     for item in json.object("")?.required("items")?.list("items")? {
         for file in item.object("items")?.list("Attachments")? {
@@ -133,27 +127,26 @@ pub(super) fn attachment_tokens(body: &[u8]) -> Result<Vec<String>, Malformed> {
     Ok(tokens)
 }
 
-/// The mails of a request, with those of their files that are in `found` by the words for them. The
-/// others are named as missing.
+/// The mails of a request, with those of their files that are in `files` by their tokens. The others are
+/// named as missing.
 ///
 /// # Errors
-/// It cannot be read.
+/// The request cannot be read.
 pub(super) fn parse_mails(
-    body: &[u8],
-    found: &HashMap<String, Bytes>,
+    json: &Json,
+    files: &HashMap<String, Bytes>,
 ) -> Result<Vec<IncomingMail>, Malformed> {
-    let json = Json::parse(body)?;
     let items = json.object("")?.required("items")?.list("items")?;
     if items.len() > MAILS_MAX {
         return Err(Malformed::new(format!("more than {MAILS_MAX} items")));
     }
     let mails = items
         .iter()
-        .map(|item| parse_mail(item.object("items")?, found));
+        .map(|item| parse_mail(item.object("items")?, files));
     mails.collect()
 }
 
-/// It becomes a part of a URL.
+/// The token of a file, if it can be a part of a URL.
 fn attachment_token<'a>(file: JsonObject<'a>) -> Result<Option<&'a str>, Malformed> {
     let is_plain = |token: &&str| {
         let mut bytes = token.bytes();
@@ -166,68 +159,61 @@ fn attachment_token<'a>(file: JsonObject<'a>) -> Result<Option<&'a str>, Malform
 
 fn parse_mail(
     item: JsonObject<'_>,
-    found: &HashMap<String, Bytes>,
+    files: &HashMap<String, Bytes>,
 ) -> Result<IncomingMail, Malformed> {
-    let ids = item
-        .member("Uuid")?
-        .map(|ids| ids.texts("Uuid"))
-        .transpose()?;
-    let id = ids
-        .unwrap_or_default()
-        .into_iter()
-        .next()
-        .unwrap_or_default();
-    let mut draft = MimeBuilder::default();
-    copy_headers(&mut draft, item.member("Headers")?)?;
-    let from = item
-        .object("From")?
-        .map(|from| from.text("Address"))
-        .transpose()?
-        .flatten();
-    let name = item.object("From")?.map(|from| from.text("Name"));
-    let name = name.transpose()?.flatten();
-    draft.field_if_absent(
-        "From",
-        from.map(|from| with_display_name(from, name)).as_deref(),
-    );
-    draft.field_if_absent("Subject", item.text("Subject")?);
-    draft.field_if_absent("Date", item.text("SentAtDate")?);
-    draft.field_if_absent("Message-ID", item.text("MessageId")?);
-    draft.field_if_absent("In-Reply-To", item.text("InReplyTo")?);
-    draft.text(item.text("RawTextBody")?);
-    draft.html(item.text("RawHtmlBody")?);
-    let mut to = Vec::new();
-    for name in ["Recipients", "To", "Cc"] {
-        for person in item.list(name)? {
-            match person {
-                Json::Text(address) => to.push(address.clone()),
-                person => {
-                    let address = person.object(name)?.text("Address")?;
-                    to.extend(address.map(str::to_owned));
-                }
-            }
-        }
-    }
-    let mut results = ProviderResults::of(NAME);
-    results.add("spam_score", None, item.scalar("SpamScore")?.as_deref());
+    let ids = item.member("Uuid")?.map(|ids| ids.texts("Uuid"));
+    let ids = ids.transpose()?.unwrap_or_default();
+    let id = ids.into_iter().next().unwrap_or_default();
+    let mut mime = MimeBuilder::default();
+    copy_headers(&mut mime, item.member("Headers")?)?;
+    let author = item.object("From")?;
+    let text = |name| author.map(|author| author.text(name)).transpose();
+    let from = text("Address")?.flatten();
+    let name = text("Name")?.flatten();
+    let shown = from.map(|from| with_display_name(from, name));
+    mime.field_if_absent("From", shown.as_deref());
+    mime.field_if_absent("Subject", item.text("Subject")?);
+    mime.field_if_absent("Date", item.text("SentAtDate")?);
+    mime.field_if_absent("Message-ID", item.text("MessageId")?);
+    mime.field_if_absent("In-Reply-To", item.text("InReplyTo")?);
+    mime.text(item.text("RawTextBody")?);
+    mime.html(item.text("RawHtmlBody")?);
     for file in item.list("Attachments")? {
         let file = file.object("Attachments")?;
         let name = file.text("Name")?;
-        match attachment_token(file)?.and_then(|token| found.get(token)) {
-            Some(bytes) => draft.add_file(FilePart {
+        match attachment_token(file)?.and_then(|token| files.get(token)) {
+            Some(bytes) => mime.add_file(FilePart {
                 file_name: name.map(str::to_owned),
                 media_type: file.text("ContentType")?.map(str::to_owned),
                 content_id: file.text("ContentID")?.map(str::to_owned),
                 bytes: bytes.clone(),
             }),
-            None => draft.add_missing_file(name),
+            None => mime.add_missing_file(name),
         }
     }
+    let mut results = ProviderResults::of(INFO.name);
+    results.add("spam_score", None, item.scalar("SpamScore")?.as_deref());
     Ok(IncomingMail {
-        id: loggable_id(&id),
         sender: from.and_then(bare_address),
-        recipients: Recipients::Header(to),
-        bytes: draft.build(NAME, &id),
-        results: results.into_told(),
+        recipients: Recipients::Header(recipients(item)?),
+        bytes: mime.build(INFO.name, &id),
+        results: results.into_verdict(),
+        id: loggable_id(&id),
     })
+}
+
+fn recipients(item: JsonObject<'_>) -> Result<Vec<String>, Malformed> {
+    let mut all = Vec::new();
+    for name in ["Recipients", "To", "Cc"] {
+        for person in item.list(name)? {
+            match person {
+                Json::Text(address) => all.push(address.clone()),
+                person => {
+                    let address = person.object(name)?.text("Address")?;
+                    all.extend(address.map(str::to_owned));
+                }
+            }
+        }
+    }
+    Ok(all)
 }

@@ -1,54 +1,53 @@
-//! Owns the notes of mails that a provider keeps, whole or in their files, and only tells of: on disk
-//! before the provider hears yes, and there until the mail is in the store.
+//! Owns the fetching of mails that a provider keeps, whole or in their files, and only announces: which
+//! is fetched when, and what becomes of it.
 //!
-//! Does not keep mails.
-//!
-//! ```text
-//! FOLDER/NAME.errand     one mail to fetch, as JSON
-//! FOLDER/NAME.parked     one that cannot be had: a person may look, and rename it back
-//! ```
+//! Does not keep the notes of them, nor the mails.
 
-use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::Notify;
-use tokio::time;
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::acceptance::{MailAcceptor, RequestOrigin};
-use super::brevo;
+use super::error::Malformed;
 use super::fetch::{ApiCredential, Fetch, FetchError};
-use super::incoming::{DeferredMail, IncomingMail, Malformed, ProviderResults};
+use super::fetch_notes::{FetchNote, NoteFolder};
+use super::incoming::{DeferredMail, IncomingMail, ProviderResults};
+use super::json::Json;
 use super::outcome::WebhookOutcome;
-use super::proof::WebhookSecret;
-use super::resend;
-use crate::clock::{self, Timestamp};
-use crate::retry::{self, NextStep};
+use super::{brevo, resend};
+use crate::clock;
+use crate::random;
+use crate::retry::{self, AttemptFailure, NextStep};
+use crate::secret::Secret;
 
-/// Errands at most. One more is told to come again.
-const NOTES_MAX: usize = 100_000;
-/// Errands that are looked at in one round.
-const ROUND_MAX: usize = 1_000;
-/// Octets of the API's answer, bodies in it.
+/// Mails that are fetched from one provider at a time. Each may hold an answer in memory.
+const FETCHES_MAX: usize = 4;
+/// Octets of an answer, bodies in it.
 const RESPONSE_BYTES_MAX: usize = 80 << 20;
-/// How often is looked at least.
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// The least time between two readings of the folder.
+const SCAN_INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// The longest time between two readings of the folder: a person may have put a note back.
+const SCAN_INTERVAL_MAX: Duration = Duration::from_secs(30);
+/// New notes that one reading takes up: meanwhile no fetch goes on.
+const SCAN_NOTES_MAX: usize = 100;
 
-const OPEN: &str = "errand";
-const PARKED: &str = "parked";
-
-/// The keys of the providers' APIs. Without its key a provider's mails are not fetched.
+/// Keys of the providers' APIs. Without its key a provider's mails are not fetched.
 #[derive(Clone, Debug, Default)]
 pub struct ProviderApiKeys {
-    /// Resend's, for its mails.
-    pub resend: Option<WebhookSecret>,
-    /// Brevo's, for the files of its mails.
-    pub brevo: Option<WebhookSecret>,
+    /// Key of Resend's API, for its mails.
+    pub resend: Option<Secret>,
+    /// Key of Brevo's API, for the files of its mails.
+    pub brevo: Option<Secret>,
 }
 
 impl ProviderApiKeys {
@@ -58,36 +57,127 @@ impl ProviderApiKeys {
     }
 }
 
-/// The notes, in a folder of their own. Clones are the same.
+/// The mails that are still to be fetched, by their notes in a folder. Clones are the same queue.
 #[derive(Clone, Debug)]
 pub struct FetchQueue {
-    folder: PathBuf,
+    notes: NoteFolder,
     keys: ProviderApiKeys,
     retry: retry::Settings,
     new_note: Arc<Notify>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct FetchNote {
-    at: Timestamp,
-    mail: DeferredMail,
+/// A provider whose mails can be fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    Brevo,
+    Resend,
 }
 
-/// How an attempt ended that brought no mail.
+impl Source {
+    /// The source that a note names. Notes of older versions name none: there a mail that came with its
+    /// request is Brevo's.
+    fn of(note: &FetchNote) -> Option<Self> {
+        match note.provider.as_deref() {
+            Some("brevo") => Some(Self::Brevo),
+            Some("resend") => Some(Self::Resend),
+            Some(_) => None,
+            None if note.mail.request.is_some() => Some(Self::Brevo),
+            None => Some(Self::Resend),
+        }
+    }
+}
+
+/// The failure of an attempt that brought no mail.
 enum FetchFailure {
     Final(String),
     Transient(String),
 }
 
+/// The end of an attempt: whose it was, and the wait for the next, if there must be one.
+type Attempt<'a> = BoxFuture<'a, (Option<Source>, String, Option<Duration>)>;
+
+/// Notes by the time at which each is due, apart for each source, so that none waits for the mails of
+/// another. Notes that no source is known for have a row of their own.
+#[derive(Default)]
+struct Schedule {
+    due: BTreeMap<Option<Source>, BTreeSet<(Instant, String)>>,
+    running: BTreeMap<Option<Source>, usize>,
+    /// Attempts so far at each note. A restart begins to count anew, which does no harm.
+    attempts: HashMap<String, u32>,
+}
+
+impl Schedule {
+    fn add(&mut self, source: Option<Source>, id: String, at: Instant) {
+        self.attempts.entry(id.clone()).or_default();
+        self.due.entry(source).or_default().insert((at, id));
+    }
+
+    /// A note that is due, of a source that has a place free: its source, id and number of attempts.
+    fn start(&mut self, now: Instant) -> Option<(Option<Source>, String, u32)> {
+        for (source, due) in &mut self.due {
+            let running = self.running.entry(*source).or_default();
+            let is_due = |(at, _): &(Instant, String)| *at <= now;
+            if *running < FETCHES_MAX
+                && due.first().is_some_and(is_due)
+                && let Some((_, id)) = due.pop_first()
+            {
+                *running += 1;
+                let attempts = self.attempts.entry(id.clone()).or_default();
+                *attempts = attempts.saturating_add(1);
+                return Some((*source, id, *attempts));
+            }
+        }
+        None
+    }
+
+    /// Ends an attempt that [`Schedule::start`] began.
+    fn finish(&mut self, source: Option<Source>, id: String, again: Option<Instant>) {
+        if let Some(running) = self.running.get_mut(&source) {
+            *running = running.saturating_sub(1);
+        }
+        match again {
+            Some(at) => self.add(source, id, at),
+            None => drop(self.attempts.remove(&id)),
+        }
+    }
+
+    /// The time at which the next note is due that could be started then.
+    fn next(&self) -> Option<Instant> {
+        let free = self.due.iter().filter(|(source, _)| {
+            let running = self.running.get(source);
+            running.is_none_or(|running| *running < FETCHES_MAX)
+        });
+        free.filter_map(|(_, due)| Some(due.first()?.0)).min()
+    }
+
+    /// Forgets the notes that are not among `ids` any more, and says which of `ids` are new.
+    fn update(&mut self, ids: Vec<String>) -> Vec<String> {
+        let (known, new): (Vec<_>, Vec<_>) = ids
+            .into_iter()
+            .partition(|id| self.attempts.contains_key(id));
+        let known: HashSet<String> = known.into_iter().collect();
+        let is_gone = |id: &String| !known.contains(id);
+        for due in self.due.values_mut() {
+            due.retain(|(_, id)| {
+                let gone = is_gone(id);
+                if gone {
+                    self.attempts.remove(id);
+                }
+                !gone
+            });
+        }
+        new
+    }
+}
+
 impl FetchQueue {
-    /// The notes in `folder`, which is made if it is not there.
+    /// The queue of the notes in `folder`, which is created if it is not there.
     ///
     /// # Errors
     /// Those of the system.
     pub fn open(folder: PathBuf, keys: ProviderApiKeys) -> io::Result<Self> {
-        fs::create_dir_all(&folder)?;
         Ok(Self {
-            folder,
+            notes: NoteFolder::open(folder)?,
             keys,
             retry: retry::Settings {
                 wait_first: Duration::from_secs(1),
@@ -100,150 +190,147 @@ impl FetchQueue {
 
     /// Makes a note that survives a crash. The same mail makes one note.
     pub(super) async fn add(&self, mail: DeferredMail, origin: RequestOrigin) -> io::Result<()> {
-        let notes = self.clone();
         let note = FetchNote {
             at: origin.now,
             mail,
+            provider: Some(origin.provider.to_owned()),
         };
-        run_blocking(move || notes.persist(&note)).await?;
+        self.with_notes(move |notes| notes.persist(&note)).await?;
         self.new_note.notify_one();
         Ok(())
     }
 
-    fn persist(&self, note: &FetchNote) -> io::Result<()> {
-        // The name was checked: it has letters, digits, `-` and `_`.
-        let path = self.note_path(&note.mail.id, OPEN);
-        if path.exists() {
-            return Ok(());
-        }
-        if fs::read_dir(&self.folder)?.count() >= NOTES_MAX {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        let fresh = self.note_path(&note.mail.id, "new");
-        let mut file = File::create(&fresh)?;
-        file.write_all(&serde_json::to_vec(note)?)?;
-        file.sync_all()?;
-        fs::rename(&fresh, &path)?;
-        File::open(&self.folder)?.sync_all()
-    }
-
-    fn note_path(&self, id: &str, state: &str) -> PathBuf {
-        self.folder.join(format!("{id}.{state}"))
-    }
-
-    /// The names of the open notes, the oldest first.
-    fn open_notes(&self) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.folder)? {
-            let entry = entry?;
-            let path = entry.path();
-            let name = path.file_stem().and_then(|name| name.to_str());
-            if let Some(name) = name
-                && path.extension().is_some_and(|state| state == OPEN)
-            {
-                names.push((entry.metadata()?.modified()?, name.to_owned()));
-            }
-        }
-        names.sort();
-        Ok(names.into_iter().map(|(_, name)| name).collect())
-    }
-
-    /// Does the errands for ever. What is begun and not ended is begun again after a restart.
-    pub(super) async fn run(&self, acceptance: &MailAcceptor, fetch: &dyn Fetch) {
-        // Attempts and the next time, by name. A restart tries all at once, which is no harm.
-        let mut waits: HashMap<String, (u32, time::Instant)> = HashMap::new();
+    /// Fetches for ever. An attempt that is cut off is made again after a restart.
+    pub(super) async fn run(&self, acceptor: &MailAcceptor, fetch: &dyn Fetch) {
+        let mut schedule = Schedule::default();
+        let mut running: FuturesUnordered<Attempt<'_>> = FuturesUnordered::new();
+        let (mut last_scan, mut next_scan) = (None, Instant::now());
         loop {
-            let folder = self.clone();
-            let names = run_blocking(move || folder.open_notes()).await;
-            let names = names.unwrap_or_else(|error| {
-                error!(%error, "errands not read");
-                Vec::new()
-            });
-            waits.retain(|id, _| names.contains(id));
-            let is_due = |id: &String| {
-                let wait = waits.get(id);
-                wait.is_none_or(|(_, at)| *at <= time::Instant::now())
-            };
-            let due: Vec<String> = names.into_iter().filter(is_due).take(ROUND_MAX).collect();
-            for id in due {
-                let attempts = waits.get(&id).map_or(0, |(attempts, _)| *attempts);
-                let attempts = attempts.saturating_add(1);
-                let path = self.note_path(&id, OPEN);
-                let after = match run_blocking(move || read_note(&path)).await {
-                    Ok(note) => self.attempt(&note, attempts, acceptance, fetch).await,
-                    Err(error) => {
-                        error!(id, %error, "errand not read");
-                        Some(self.retry.wait_max)
-                    }
+            if next_scan <= Instant::now() {
+                let is_whole = self.scan(&mut schedule).await;
+                let scanned = Instant::now();
+                last_scan = Some(scanned);
+                next_scan = match is_whole {
+                    true => scanned + SCAN_INTERVAL_MAX,
+                    false => scanned,
                 };
-                if let Some(after) = after {
-                    waits.insert(id, (attempts, time::Instant::now() + after));
-                }
             }
-            drop(time::timeout(POLL_INTERVAL, self.new_note.notified()).await);
+            let now = Instant::now();
+            while let Some((source, id, attempts)) = schedule.start(now) {
+                running.push(Box::pin(async move {
+                    let wait = self.attempt(&id, attempts, acceptor, fetch).await;
+                    (source, id, wait)
+                }));
+            }
+            let wake = schedule.next().map_or(next_scan, |due| due.min(next_scan));
+            tokio::select! {
+                Some((source, id, wait)) = running.next() => {
+                    schedule.finish(source, id, wait.map(|wait| Instant::now() + wait));
+                }
+                () = self.new_note.notified() => {
+                    let earliest = last_scan.map_or(now, |last| last + SCAN_INTERVAL_MIN);
+                    next_scan = next_scan.min(earliest);
+                }
+                () = tokio::time::sleep_until(wake) => {}
+            }
         }
     }
 
-    /// One attempt; the wait for the next, if there must be one.
+    /// Takes up what is new in the folder. If it cannot be read now, all stays as it is known. False if
+    /// there is more to take up.
+    async fn scan(&self, schedule: &mut Schedule) -> bool {
+        let ids = match self.with_notes(NoteFolder::open_notes).await {
+            Ok(ids) => ids,
+            Err(error) => {
+                error!(%error, "the notes of mails to fetch could not be read");
+                return true;
+            }
+        };
+        let new = schedule.update(ids);
+        let is_whole = new.len() <= SCAN_NOTES_MAX;
+        for id in new.into_iter().take(SCAN_NOTES_MAX) {
+            let name = id.clone();
+            let note = self.with_notes(move |notes| notes.read(&name)).await;
+            // A note that cannot be read is told of by the attempt at it.
+            let source = note.ok().as_ref().and_then(Source::of);
+            schedule.add(source, id, Instant::now());
+        }
+        is_whole
+    }
+
+    /// Makes one attempt; the wait for the next, if there must be one.
     async fn attempt(
         &self,
-        note: &FetchNote,
+        id: &str,
         attempts: u32,
-        acceptance: &MailAcceptor,
+        acceptor: &MailAcceptor,
         fetch: &dyn Fetch,
     ) -> Option<Duration> {
-        let id = note.mail.id.as_str();
-        let now = clock::now();
-        let outcome = match &note.mail.request {
-            None => self.fetch_resend_mail(note, acceptance, fetch).await,
-            Some(request) => self.fetch_brevo_files(request, acceptance, fetch).await,
+        let name = id.to_owned();
+        let note = match self.with_notes(move |notes| notes.read(&name)).await {
+            Ok(note) => note,
+            Err(error) => {
+                error!(id, %error, "the note of a mail to fetch could not be read");
+                return Some(self.retry.wait_max);
+            }
         };
-        let outcome = match outcome {
+        let outcome = match Source::of(&note) {
+            Some(Source::Resend) => self.fetch_resend_mail(&note, acceptor, fetch).await,
+            Some(Source::Brevo) => self.fetch_brevo_files(&note, acceptor, fetch).await,
+            None => {
+                let provider = note.provider.as_deref().unwrap_or_default();
+                let provider = provider.escape_debug().to_string();
+                error!(id, provider, "mails of this provider cannot be fetched");
+                return Some(self.retry.wait_max);
+            }
+        };
+        let failure = match outcome {
             Ok(()) => {
-                self.finish_note(id, None);
+                self.remove_note(id).await;
                 return None;
             }
-            Err(FetchFailure::Final(reason)) => retry::AttemptFailure::Permanent { reason },
+            Err(FetchFailure::Final(reason)) => AttemptFailure::Permanent { reason },
             Err(FetchFailure::Transient(reason)) => {
-                info!(id, attempts, reason, "errand deferred");
-                retry::AttemptFailure::Transient { retry_after: None }
+                info!(id, attempts, reason, "fetch deferred");
+                AttemptFailure::Transient { retry_after: None }
             }
         };
-        let mut random = [0; 8];
-        // Without chance all wait alike, and that is all.
-        let _ = getrandom::fill(&mut random);
-        let random = u64::from_ne_bytes(random);
-        match retry::next_step(&self.retry, outcome, attempts, now.since(note.at), random) {
+        let age = clock::now().since(note.at);
+        match retry::next_step(&self.retry, failure, attempts, age, random::number()) {
             NextStep::Retry { after } => Some(after),
             NextStep::Park { reason } => {
                 if let Some(request) = &note.mail.request
-                    && accept_without_files(request, acceptance).await
+                    && accept_without_files(request, acceptor).await
                 {
-                    warn!(id, attempts, reason, "taken without its files");
-                    self.finish_note(id, None);
+                    warn!(id, attempts, reason, "mail accepted without its files");
+                    self.remove_note(id).await;
                     return None;
                 }
-                error!(id, attempts, reason, "errand parked");
-                self.finish_note(id, Some(PARKED));
+                error!(id, attempts, reason, "fetch parked");
+                let name = id.to_owned();
+                if let Err(error) = self.with_notes(move |notes| notes.park(&name)).await {
+                    warn!(id, %error, "the note could not be parked");
+                }
                 None
             }
         }
     }
 
-    /// Fetches a mail from Resend and takes it.
+    /// Fetches a mail from Resend and accepts it.
     async fn fetch_resend_mail(
         &self,
         note: &FetchNote,
-        acceptance: &MailAcceptor,
+        acceptor: &MailAcceptor,
         fetch: &dyn Fetch,
     ) -> Result<(), FetchFailure> {
         let key = required_key(self.keys.resend.as_ref())?;
         let url = resend::mail_url(&note.mail.id);
         let answer = fetch.get(&url, Some(ApiCredential::Bearer(key)), RESPONSE_BYTES_MAX);
         let answer = answer.await.map_err(|error| classify_error(&error, true))?;
-        // Resend puts the whole mail there some time after it tells of it.
-        let raw =
-            resend::raw_url(&answer).map_err(|error| FetchFailure::Transient(error.to_string()))?;
+        // Resend puts the whole mail there some time after it announces the mail.
+        let raw = resend::raw_url(&answer);
+        let raw = raw.map_err(|error| FetchFailure::Transient(error.to_string()))?;
+        drop(answer);
         let mail = fetch.get(&raw, None, RESPONSE_BYTES_MAX).await;
         // The URL is good for an hour: the next attempt asks for another.
         let bytes = mail.map_err(|error| classify_error(&error, false))?;
@@ -252,94 +339,99 @@ impl FetchQueue {
             sender: note.mail.sender.clone(),
             recipients: note.mail.recipients.clone(),
             bytes,
-            results: ProviderResults::of(resend::NAME).into_told(),
+            results: ProviderResults::of(resend::INFO.name).into_verdict(),
         };
-        accept_mails(vec![mail], resend::NAME, acceptance).await
+        accept_mails(vec![mail], resend::INFO.name, acceptor).await
     }
 
-    /// Fetches the files of a request's mails from Brevo and takes the mails. A file that is gone or
-    /// too long is named as missing: the words of the mail must not wait for it.
+    /// Fetches the files of a request's mails from Brevo and accepts the mails. A file that is gone or too
+    /// long is named as missing: the words of the mail must not wait for it.
     async fn fetch_brevo_files(
         &self,
-        request: &str,
-        acceptance: &MailAcceptor,
+        note: &FetchNote,
+        acceptor: &MailAcceptor,
         fetch: &dyn Fetch,
     ) -> Result<(), FetchFailure> {
         let key = required_key(self.keys.brevo.as_ref())?;
-        let unread = |error: Malformed| FetchFailure::Final(error.to_string());
-        // In a mail a file has four octets for three, and lines.
-        let mut left = acceptance.mail_bytes_max / 3 * 2;
-        let mut found = HashMap::new();
-        for token in brevo::attachment_tokens(request.as_bytes()).map_err(unread)? {
+        let request = note.mail.request.as_deref().unwrap_or_default();
+        let unreadable = |error: Malformed| FetchFailure::Final(error.to_string());
+        let json = Json::parse(request.as_bytes()).map_err(unreadable)?;
+        // In a mail a file has four octets for three, and line ends.
+        let mut left = acceptor.mail_bytes_max / 3 * 2;
+        let mut files: HashMap<String, Bytes> = HashMap::new();
+        for token in brevo::attachment_tokens(&json).map_err(unreadable)? {
             let key = ApiCredential::Header("api-key", key);
-            match fetch
-                .get(&brevo::attachment_url(&token), Some(key), left)
-                .await
-            {
+            let url = brevo::attachment_url(&token);
+            match fetch.get(&url, Some(key), left).await {
                 Ok(bytes) => {
                     left = left.saturating_sub(bytes.len());
-                    found.insert(token, bytes);
+                    files.insert(token, bytes);
                 }
                 Err(error) => match classify_error(&error, true) {
                     FetchFailure::Final(reason) => {
-                        warn!(provider = brevo::NAME, reason, "file not fetched")
+                        let provider = brevo::INFO.name;
+                        warn!(provider, reason, "file not fetched");
                     }
-                    passing @ FetchFailure::Transient(_) => return Err(passing),
+                    transient @ FetchFailure::Transient(_) => return Err(transient),
                 },
             }
         }
-        let mails = brevo::parse_mails(request.as_bytes(), &found).map_err(unread)?;
-        accept_mails(mails, brevo::NAME, acceptance).await
+        let mails = brevo::parse_mails(&json, &files).map_err(unreadable)?;
+        accept_mails(mails, brevo::INFO.name, acceptor).await
     }
 
-    fn finish_note(&self, id: &str, state: Option<&str>) {
-        let path = self.note_path(id, OPEN);
-        let settled = match state {
-            Some(state) => fs::rename(&path, self.note_path(id, state)),
-            None => fs::remove_file(&path),
-        };
-        if let Err(error) = settled {
-            // It is done again: the mail is known by then.
-            warn!(id, %error, "errand not settled");
+    async fn remove_note(&self, id: &str) {
+        let name = id.to_owned();
+        if let Err(error) = self.with_notes(move |notes| notes.remove(&name)).await {
+            // The mail is fetched once more, and is a duplicate by then.
+            warn!(id, %error, "the note of a fetched mail could not be removed");
         }
+    }
+
+    /// Works on the folder off the async threads.
+    async fn with_notes<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&NoteFolder) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let notes = self.notes.clone();
+        let done = tokio::task::spawn_blocking(move || work(&notes)).await;
+        done.map_err(io::Error::other)?
     }
 }
 
-/// The key, or the wait for one: it was there when the note was made.
-fn required_key(key: Option<&WebhookSecret>) -> Result<&WebhookSecret, FetchFailure> {
-    key.ok_or_else(|| FetchFailure::Transient("there is no key of the provider's API".to_owned()))
+/// The key; a missing one is waited for, since there was one when the note was made.
+fn required_key(key: Option<&Secret>) -> Result<&Secret, FetchFailure> {
+    let missing = || FetchFailure::Transient("there is no key of the provider's API".to_owned());
+    key.ok_or_else(missing)
 }
 
 async fn accept_mails(
     mails: Vec<IncomingMail>,
     provider: &'static str,
-    acceptance: &MailAcceptor,
+    acceptor: &MailAcceptor,
 ) -> Result<(), FetchFailure> {
     let origin = RequestOrigin {
         provider,
         peer: None,
         now: clock::now(),
     };
-    match acceptance.accept(mails, origin).await {
+    match acceptor.accept(mails, origin).await {
         WebhookOutcome::Accepted { .. } | WebhookOutcome::Unroutable { .. } => Ok(()),
         WebhookOutcome::Unavailable(why) => Err(FetchFailure::Transient(why.to_owned())),
         other => Err(FetchFailure::Final(other.label().to_owned())),
     }
 }
 
-/// Takes the mails of a request whose files cannot be had.
-async fn accept_without_files(request: &str, acceptance: &MailAcceptor) -> bool {
-    match brevo::parse_mails(request.as_bytes(), &HashMap::new()) {
-        Ok(mails) => accept_mails(mails, brevo::NAME, acceptance).await.is_ok(),
+/// Accepts the mails of a request whose files cannot be fetched. False if that failed too.
+async fn accept_without_files(request: &str, acceptor: &MailAcceptor) -> bool {
+    let json = Json::parse(request.as_bytes());
+    let mails = json.and_then(|json| brevo::parse_mails(&json, &HashMap::new()));
+    match mails {
+        Ok(mails) => accept_mails(mails, brevo::INFO.name, acceptor)
+            .await
+            .is_ok(),
         Err(_) => false,
     }
-}
-
-async fn run_blocking<T: Send + 'static>(
-    deed: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    let done = tokio::task::spawn_blocking(deed).await;
-    done.map_err(io::Error::other)?
 }
 
 fn classify_error(error: &FetchError, is_api: bool) -> FetchFailure {
@@ -348,8 +440,4 @@ fn classify_error(error: &FetchError, is_api: bool) -> FetchFailure {
         FetchError::TooLong => FetchFailure::Final(error.to_string()),
         error => FetchFailure::Transient(error.to_string()),
     }
-}
-
-fn read_note(path: &Path) -> io::Result<FetchNote> {
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
 }

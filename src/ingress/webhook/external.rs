@@ -1,7 +1,7 @@
 //! Owns what is fetched while a provider waits for its answer: certificates, the confirmation of a
-//! subscription, a mail that lies in a bucket.
+//! subscription, a mail in a bucket.
 //!
-//! Does not decide whether it should be: hosts, topics and signatures were looked at before.
+//! Does not decide whether to fetch: hosts, topics and signatures were checked before.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,22 +11,22 @@ use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 
-use super::der::Certificate;
+use super::error::AuthenticationError;
 use super::fetch::Fetch;
 use super::incoming::BucketMail;
 use super::outcome::WebhookOutcome;
-use super::proof::AuthenticationError;
 use crate::limits::MemoryPermit;
 use crate::objects::{BucketError, ReadableBuckets};
+use crate::tls::Certificate;
 
 /// Octets of a certificate.
 const CERTIFICATE_BYTES_MAX: usize = 64 * 1024;
 /// Octets of the answer to a confirmation.
 const CONFIRMATION_BYTES_MAX: usize = 64 * 1024;
-/// Certificates that are kept. Amazon has one a region, and changes it once a year.
+/// Certificates that are kept. Amazon has one for each region, and changes it once a year.
 const CERTIFICATES_MAX: usize = 64;
 
-/// How long all that is fetched for one request may take.
+/// The time by which all that is fetched for one request must be there.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FetchDeadline {
     ends: Instant,
@@ -42,13 +42,13 @@ impl FetchDeadline {
         }
     }
 
-    /// What comes in time.
-    pub(super) async fn run<T>(self, coming: impl Future<Output = T>) -> Option<T> {
-        timeout_at(self.ends, coming).await.ok()
+    /// The result of `work`, if it is there in time.
+    pub(super) async fn run<T>(self, work: impl Future<Output = T>) -> Option<T> {
+        timeout_at(self.ends, work).await.ok()
     }
 }
 
-/// What can be asked outside.
+/// Fetches from outside for requests that wait.
 pub(super) struct ExternalFetcher {
     pub(super) fetch: Arc<dyn Fetch>,
     pub(super) buckets: Option<ReadableBuckets>,
@@ -68,22 +68,22 @@ impl ExternalFetcher {
     pub(super) async fn certificate(
         &self,
         url: String,
-        patience: FetchDeadline,
+        deadline: FetchDeadline,
     ) -> Result<Bytes, AuthenticationError> {
         let kept = self.cached().get(&url).cloned();
         if let Some(certificate) = kept {
             return Ok(certificate);
         }
         let fetched = self.fetch.get(&url, None, CERTIFICATE_BYTES_MAX);
-        let certificate = match patience.run(fetched).await {
+        let certificate = match deadline.run(fetched).await {
             Some(Ok(certificate)) => certificate,
             Some(Err(error)) => {
-                warn!(url, %error, "certificate not fetched");
+                warn!(url, %error, "the certificate could not be fetched");
                 return Err(AuthenticationError::NoCertificate);
             }
             None => return Err(AuthenticationError::NoCertificate),
         };
-        if Certificate::parse(&certificate).is_none() {
+        if Certificate::from_pem(&certificate).is_none() {
             return Err(AuthenticationError::NoCertificate);
         }
         let mut certificates = self.cached();
@@ -100,15 +100,15 @@ impl ExternalFetcher {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says yes to a topic.
+    /// Confirms the subscription to a topic.
     pub(super) async fn confirm_subscription(
         &self,
         url: &str,
         provider: &'static str,
-        patience: FetchDeadline,
+        deadline: FetchDeadline,
     ) -> WebhookOutcome {
         let asked = self.fetch.get(url, None, CONFIRMATION_BYTES_MAX);
-        match patience.run(asked).await {
+        match deadline.run(asked).await {
             Some(Ok(_)) => {
                 info!(provider, "subscription confirmed");
                 return WebhookOutcome::Ignored("subscription confirmed");
@@ -119,24 +119,24 @@ impl ExternalFetcher {
         WebhookOutcome::Unavailable("subscription not confirmed")
     }
 
-    /// The mail that lies in a bucket. `permit` grows by its length before a byte is read.
+    /// Reads a mail from its bucket, after `permit` has room for all of it.
     ///
     /// # Errors
-    /// How the request ends instead: only what is too long is not asked for again.
+    /// The outcome of the request: only a mail that is too long is not asked for again.
     pub(super) async fn read_bucket(
         &self,
-        place: &BucketMail,
+        mail: &BucketMail,
         bytes_max: usize,
         permit: &mut MemoryPermit,
     ) -> Result<Bytes, WebhookOutcome> {
         let Some(buckets) = &self.buckets else {
-            error!("a mail lies in a bucket, and no bucket is set up");
+            error!("a mail is in a bucket, and no bucket is set up");
             return Err(WebhookOutcome::Unavailable(
                 "mail in a bucket is not fetched",
             ));
         };
-        let found = buckets.open(&place.bucket, &place.key).await;
-        let found = found.map_err(|failed| bucket_unavailable(&failed))?;
+        let found = buckets.open(&mail.bucket, &mail.key).await;
+        let found = found.map_err(|error| bucket_unavailable(&error))?;
         let bytes = usize::try_from(found.bytes()).unwrap_or(usize::MAX);
         if bytes > bytes_max {
             return Err(WebhookOutcome::TooLarge);
@@ -144,15 +144,13 @@ impl ExternalFetcher {
         if !permit.grow(bytes) {
             return Err(WebhookOutcome::Unavailable("too much mail at once"));
         }
-        found
-            .read_all()
-            .await
-            .map_err(|failed| bucket_unavailable(&failed))
+        let whole = found.read_all().await;
+        whole.map_err(|error| bucket_unavailable(&error))
     }
 }
 
-fn bucket_unavailable(failed: &BucketError) -> WebhookOutcome {
-    let cause = std::error::Error::source(failed).map(ToString::to_string);
-    error!(error = %failed, cause, "a mail in a bucket was not had");
-    WebhookOutcome::Unavailable("the mail in the bucket cannot be had now")
+fn bucket_unavailable(error: &BucketError) -> WebhookOutcome {
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    error!(%error, cause, "a mail could not be read from its bucket");
+    WebhookOutcome::Unavailable("the mail cannot be read from its bucket now")
 }

@@ -1,7 +1,7 @@
-//! Owns the fetching of what a believed request points to: over HTTPS, from public addresses, without
+//! Owns the fetching of what an authentic request points to: over HTTPS, from public addresses, without
 //! redirects, bounded.
 //!
-//! Does not know which hosts are right: whoever asks has checked that.
+//! Does not know which hosts are right: the caller has checked that.
 
 use std::fmt;
 use std::future::Future;
@@ -15,25 +15,25 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect;
 use thiserror::Error;
 
-use super::proof::WebhookSecret;
+use crate::secret::Secret;
 
-/// How long a fetch may take: a mail may be long.
+/// Time that a fetch may take: a mail may be long.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long nothing may come.
+/// Time for which nothing may arrive, and for a connection.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How a provider's API is shown its key.
+/// The key of a provider's API, and the way to show it.
 #[derive(Clone, Copy, Debug)]
 pub enum ApiCredential<'k> {
-    /// As `Authorization: Bearer`.
-    Bearer(&'k WebhookSecret),
-    /// In a header field of this name.
-    Header(&'static str, &'k WebhookSecret),
+    /// Key in `Authorization: Bearer`.
+    Bearer(&'k Secret),
+    /// Key in a header field of this name.
+    Header(&'static str, &'k Secret),
 }
 
-/// What fetches. A seam: tests have their own.
+/// A client that fetches. Tests have their own.
 pub trait Fetch: fmt::Debug + Send + Sync {
-    /// The body at `url`, at most `bytes_max` octets; with a `key`, if one is needed.
+    /// Fetches the body at `url`, of `bytes_max` octets at most, with a `key` where one is needed.
     fn get<'f>(
         &'f self,
         url: &'f str,
@@ -42,7 +42,7 @@ pub trait Fetch: fmt::Debug + Send + Sync {
     ) -> Pin<Box<dyn Future<Output = Result<Bytes, FetchError>> + Send + 'f>>;
 }
 
-/// Fetches from the web.
+/// Fetches from the internet.
 #[derive(Debug)]
 pub struct HttpsFetcher {
     client: reqwest::Client,
@@ -75,18 +75,18 @@ impl Fetch for HttpsFetcher {
         bytes_max: usize,
     ) -> Pin<Box<dyn Future<Output = Result<Bytes, FetchError>> + Send + 'f>> {
         Box::pin(async move {
-            // An address in the place of a name never sees the resolver.
+            // The resolver never sees an address in the place of a name.
             if !is_host_allowed(url) {
                 return Err(FetchError::Private);
             }
             let mut request = self.client.get(url);
             request = match key {
-                Some(ApiCredential::Bearer(key)) => request.bearer_auth(key.expose()),
-                Some(ApiCredential::Header(name, key)) => request.header(name, key.expose()),
+                Some(ApiCredential::Bearer(key)) => request.bearer_auth(key.reveal()),
+                Some(ApiCredential::Header(name, key)) => request.header(name, key.reveal()),
                 None => request,
             };
             let mut response = request.send().await?;
-            // The last word has the address that was really talked to.
+            // The address that the connection has is what counts.
             let peer = response.remote_addr().map(|peer| peer.ip());
             if !peer.is_some_and(is_public) {
                 return Err(FetchError::Private);
@@ -106,24 +106,24 @@ impl Fetch for HttpsFetcher {
     }
 }
 
-/// Why nothing was fetched.
+/// The reason why nothing was fetched.
 #[derive(Debug, Error)]
 pub enum FetchError {
-    /// The name stands for an address within a private network.
+    /// The host has no public address.
     #[error("not a public address")]
     Private,
-    /// The connection, TLS or HTTP.
+    /// The connection, TLS or HTTP failed.
     #[error("request")]
     Request(#[from] reqwest::Error),
-    /// The status is no yes.
+    /// The status is not 2xx.
     #[error("status {0}")]
     Status(u16),
-    /// There is more than was asked for.
-    #[error("longer than was asked for")]
+    /// The body is longer than asked for.
+    #[error("longer than allowed")]
     TooLong,
 }
 
-/// Resolves names to public addresses alone, so what is checked is what is connected to.
+/// Resolves names to public addresses alone, so that the address that was checked is connected to.
 #[derive(Debug)]
 struct PublicResolver;
 
@@ -172,7 +172,8 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
         || (a == 198 && (b & 0xfe) == 18))
 }
 
-/// Only 2000::/3 is given out; of it, not what wraps an IPv4 address or is set aside.
+/// True for an address of 2000::/3, the only range given out, that neither wraps an IPv4 address nor is set
+/// aside.
 fn is_public_v6(ip: Ipv6Addr) -> bool {
     let [first, second, ..] = ip.segments();
     let is_aside = first == 0x2002 || (first == 0x2001 && (second < 0x200 || second == 0xdb8));

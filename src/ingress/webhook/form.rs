@@ -5,43 +5,43 @@
 
 use bytes::Bytes;
 
-use super::incoming::Malformed;
-use super::request::WebhookRequest;
+use super::error::Malformed;
+use super::headers::Headers;
 
-/// Fields of one form. Mailgun posts each header field of a mail as one.
+/// Fields of one form at most. Mailgun posts each header field of a mail as one.
 const FIELDS_MAX: usize = 2_000;
-/// Octets of the header of one part.
+/// Octets of the header of one part at most.
 const PART_HEADER_BYTES_MAX: usize = 16 * 1024;
-/// Octets of a field's name.
+/// Octets of a field's name at most.
 const NAME_BYTES_MAX: usize = 1024;
-/// RFC 2046 section 5.1.1.
+/// Octets of a boundary at most (RFC 2046 section 5.1.1).
 const BOUNDARY_BYTES_MAX: usize = 70;
 
 /// The fields of a form in their order.
 #[derive(Debug)]
 pub(super) struct Form(Vec<FormField>);
 
-/// One field. A file is a field with a name of its own or a media type.
+/// One field. A file is a field with a file name or a media type.
 #[derive(Clone, Debug)]
 pub(super) struct FormField {
     pub(super) name: String,
-    /// As it came: it may be hostile, and need not be UTF-8.
+    /// File name as it came: it may be hostile, and what is not UTF-8 is replaced.
     pub(super) file_name: Option<String>,
     pub(super) media_type: Option<String>,
     pub(super) bytes: Bytes,
 }
 
 impl Form {
-    /// Reads the body of a request as what its media type says.
-    pub(super) fn parse(request: &WebhookRequest) -> Result<Self, Malformed> {
-        match request.headers().media_type().as_str() {
+    /// Reads a body as the form that its media type says it is.
+    pub(super) fn parse(headers: &Headers, body: &Bytes) -> Result<Self, Malformed> {
+        match headers.media_type().as_str() {
             "multipart/form-data" => {
-                let value = request.headers().single("content-type").ok().flatten();
+                let value = headers.single("content-type").ok().flatten();
                 let boundary = parameter(value.unwrap_or_default().as_bytes(), "boundary");
                 let boundary = boundary.ok_or_else(|| Malformed::new("boundary: missing"))?;
-                parse_multipart(request.body(), &boundary).map(Self)
+                parse_multipart(body, &boundary).map(Self)
             }
-            "application/x-www-form-urlencoded" => parse_urlencoded(request.body()).map(Self),
+            "application/x-www-form-urlencoded" => parse_urlencoded(body).map(Self),
             _ => Err(Malformed::new("content-type: not a form")),
         }
     }
@@ -56,7 +56,7 @@ impl Form {
         let mut found = self.0.iter().filter(|field| field.name == name);
         let first = found.next();
         if found.next().is_some() {
-            return Err(Malformed::field(name, "there twice"));
+            return Err(Malformed::field(name, "occurs twice"));
         }
         Ok(first)
     }
@@ -82,9 +82,11 @@ impl Form {
             .ok_or_else(|| Malformed::field(name, "missing"))
     }
 
-    /// All fields.
-    pub(super) fn fields(&self) -> &[FormField] {
-        &self.0
+    /// All fields, sorted by their names.
+    pub(super) fn sorted_fields(&self) -> Vec<&FormField> {
+        let mut fields: Vec<_> = self.0.iter().collect();
+        fields.sort_by(|a, b| a.name.cmp(&b.name));
+        fields
     }
 
     /// The fields `attachment1`, `attachment2`, … (or with `-` before the number) by number.
@@ -140,7 +142,8 @@ fn percent_decode(text: &[u8]) -> Result<Vec<u8>, Malformed> {
     Ok(out)
 }
 
-/// The line ends that frame the parts: those of the first line. Some senders have bare line feeds.
+/// The fields of a multipart body. The line end of the first line is that of all delimiters: some senders
+/// have bare line feeds.
 fn parse_multipart(body: &Bytes, boundary: &[u8]) -> Result<Vec<FormField>, Malformed> {
     let dashed = [b"--", boundary].concat();
     let start = if body.starts_with(&dashed) {
@@ -179,7 +182,7 @@ fn parse_multipart(body: &Bytes, boundary: &[u8]) -> Result<Vec<FormField>, Malf
     }
 }
 
-/// Reads the part that lies in `span`, which begins with the line end of its boundary.
+/// Reads the part in `span`, which begins with the line end of its boundary.
 fn parse_part(
     body: &Bytes,
     span: std::ops::Range<usize>,
@@ -213,7 +216,7 @@ fn parse_part(
         let is_plain = |plain: &[u8]| encoding.eq_ignore_ascii_case(plain);
         !(is_plain(b"binary") || is_plain(b"8bit") || is_plain(b"7bit"))
     }) {
-        // RFC 7578 section 4.7 has done away with it.
+        // RFC 7578 section 4.7 has removed the field.
         return Err(Malformed::new("form: encoded part"));
     }
     let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -239,7 +242,7 @@ fn field_name(name: &[u8]) -> Result<String, Malformed> {
     if name.len() > NAME_BYTES_MAX {
         return Err(Malformed::new("form: field name too long"));
     }
-    // Whose name is no UTF-8 is none we ask for.
+    // A name that is not UTF-8 is none that anybody asks for.
     Ok(String::from_utf8_lossy(name).into_owned())
 }
 
@@ -291,13 +294,12 @@ fn unquote(quoted: &[u8]) -> Option<(Vec<u8>, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::request::Headers;
     use super::*;
 
     fn form(media: &str, body: &[u8]) -> Result<Form, String> {
         let headers = Headers::new([("content-type", media.as_bytes())]);
-        let request = WebhookRequest::new(headers, Bytes::copy_from_slice(body), None);
-        Form::parse(&request).map_err(|error| error.to_string())
+        let body = Bytes::copy_from_slice(body);
+        Form::parse(&headers, &body).map_err(|error| error.to_string())
     }
 
     const PARTS: &str = "preamble\r\n--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n\r\n--x\r\n\
@@ -372,7 +374,7 @@ mod tests {
         assert_eq!(form.bytes("a").unwrap().unwrap().as_ref(), b"\xffx y+");
         assert!(form.text("a").is_err());
         assert_eq!(form.required("b").unwrap(), "");
-        assert_eq!(form.single("c").unwrap_err().to_string(), "c: there twice");
+        assert_eq!(form.single("c").unwrap_err().to_string(), "c: occurs twice");
         assert_eq!(form.required("ab").unwrap(), "=");
         assert!(parse_urlencoded(&Bytes::from_static(b"a=%f")).is_err());
         assert!(parse_urlencoded(&Bytes::from_static(b"a=%zz")).is_err());

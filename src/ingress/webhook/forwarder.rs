@@ -1,57 +1,51 @@
-//! Owns raw mail over HTTP: `message/rfc822` with a name and password, what Rails' Action Mailbox
-//! calls a relay.
+//! Owns raw mail over HTTP: `message/rfc822` with a name and password, which Rails' Action Mailbox calls
+//! a relay.
 //!
 //! Does not interpret the mail.
 
-use super::Adapter;
+use std::net::IpAddr;
+
+use super::adapter::{Adapter, Carries, ProviderInfo};
+use super::error::{AuthenticationError, Malformed};
+use super::headers::Headers;
 use super::incoming::{
-    Decoded, IncomingMail, Malformed, ProviderResults, Recipients, parse_addresses, reverse_path,
+    Decoded, IncomingMail, ProviderResults, Recipients, parse_addresses, reverse_path,
 };
 use super::outcome::{StatusPolicy, WebhookOutcome};
 use super::payload::author;
-use super::proof::{AuthenticationError, BasicAccount, basic_auth};
+use super::proof::{BasicAccount, Proof, basic_auth};
 use super::request::{Authentic, WebhookRequest};
-use crate::clock::Timestamp;
 use crate::mail::view::HeaderView;
 
 const TO: &str = "x-envelope-to";
 const FROM: &str = "x-envelope-from";
 const RFC822: &str = "message/rfc822";
 
-/// The door for raw mail.
+/// Facts about the forwarder.
+pub(super) const INFO: ProviderInfo = ProviderInfo {
+    name: "relay",
+    body_bytes: 40 << 20,
+    carries: Carries::Mail,
+    status_policy: StatusPolicy::RETRIES_ALL,
+};
+
+/// The adapter for raw mail.
 #[derive(Clone, Debug)]
 pub struct Forwarder {
-    /// Who may hand mail in.
+    /// Accounts of which any may hand mail in.
     pub accounts: Vec<BasicAccount>,
-    /// Octets of a mail at most.
-    pub bytes_max: usize,
 }
 
 impl Forwarder {
-    /// The door with its usual bound.
+    /// The adapter with these accounts.
     pub const fn new(accounts: Vec<BasicAccount>) -> Self {
-        Self {
-            accounts,
-            bytes_max: 40 << 20,
-        }
+        Self { accounts }
     }
 }
 
 impl Adapter for Forwarder {
-    fn name(&self) -> &'static str {
-        "relay"
-    }
-
-    fn bytes_max(&self) -> usize {
-        self.bytes_max
-    }
-
-    fn raise_bytes_max(&mut self, mail_bytes_max: usize) {
-        self.bytes_max = self.bytes_max.max(mail_bytes_max);
-    }
-
-    fn status_policy(&self) -> StatusPolicy {
-        StatusPolicy::RETRIES_ALL
+    fn info(&self) -> &'static ProviderInfo {
+        &INFO
     }
 
     fn is_recognised(&self, request: &WebhookRequest) -> bool {
@@ -65,13 +59,12 @@ impl Adapter for Forwarder {
         }
     }
 
-    fn authenticate<'r>(
+    fn prove_head(
         &self,
-        request: &'r WebhookRequest,
-        _: Timestamp,
-        _: Option<&[u8]>,
-    ) -> Result<Authentic<'r>, AuthenticationError> {
-        Ok(request.authenticated(basic_auth(request.headers(), &self.accounts)?))
+        headers: &Headers,
+        _: Option<IpAddr>,
+    ) -> Result<Proof, AuthenticationError> {
+        basic_auth(headers, &self.accounts)
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
@@ -87,8 +80,8 @@ impl Adapter for Forwarder {
         let recipients = match header(TO)? {
             Some(to) => Recipients::Envelope(parse_addresses(to)),
             None => {
-                let told = HeaderView::parse(&bytes).recipients();
-                Recipients::Header(told.iter().map(ToString::to_string).collect())
+                let listed = HeaderView::parse(&bytes).recipients();
+                Recipients::Header(listed.iter().map(ToString::to_string).collect())
             }
         };
         let sender = match header(FROM)? {
@@ -100,7 +93,7 @@ impl Adapter for Forwarder {
             sender,
             recipients,
             bytes,
-            results: ProviderResults::of(self.name()).into_told(),
+            results: ProviderResults::of(self.name()).into_verdict(),
         }]))
     }
 }

@@ -5,63 +5,52 @@
 
 use std::time::Duration;
 
-use super::Adapter;
-use super::body_budget;
-use super::incoming::{Decoded, Malformed};
+use super::adapter::{Adapter, Carries, ProviderInfo};
+use super::error::{AuthenticationError, Malformed};
+use super::incoming::Decoded;
 use super::outcome::StatusPolicy;
 use super::payload;
-use super::proof::{
-    AuthenticationError, RequestMac, SignatureEncoding, SignatureHash, WebhookSecret, check_age,
-    parse_digits,
-};
+use super::proof::{RequestMac, SignatureEncoding, SignatureHash, check_age, parse_digits};
 use super::request::{Authentic, WebhookRequest};
 use crate::clock::Timestamp;
+use crate::secret::Secret;
 
 const SIGNATURE: &str = "x-webhook-signature";
 const TIMESTAMP: &str = "x-webhook-timestamp";
 
-/// The generic door.
+/// Facts about the scheme.
+pub(super) const INFO: ProviderInfo = ProviderInfo {
+    name: "generic",
+    body_bytes: 40 << 20,
+    carries: Carries::EncodedMail,
+    status_policy: StatusPolicy::RETRIES_ALL,
+};
+
+/// The adapter for our own scheme.
 #[derive(Clone, Debug)]
 pub struct Generic {
-    /// The keys of the HMAC; any of them will do.
-    pub secrets: Vec<WebhookSecret>,
-    /// How old, or how far ahead, a request may be.
+    /// Keys of the HMAC, of which any may have signed.
+    pub secrets: Vec<Secret>,
+    /// Age of a request at most, and time ahead of ours at most.
     pub age_max: Duration,
-    /// Octets of a body at most.
-    pub bytes_max: usize,
 }
 
 impl Generic {
-    /// The contract's own five minutes.
+    /// The five minutes of the scheme.
     pub const AGE_MAX: Duration = Duration::from_millis(300_000);
 
-    /// The door with these secrets and the contract's bounds.
-    pub const fn new(secrets: Vec<WebhookSecret>) -> Self {
+    /// The adapter with these secrets and the bounds of the scheme.
+    pub const fn new(secrets: Vec<Secret>) -> Self {
         Self {
             secrets,
             age_max: Self::AGE_MAX,
-            bytes_max: 40 << 20,
         }
     }
 }
 
 impl Adapter for Generic {
-    fn name(&self) -> &'static str {
-        "generic"
-    }
-
-    fn bytes_max(&self) -> usize {
-        self.bytes_max
-    }
-
-    fn raise_bytes_max(&mut self, mail_bytes_max: usize) {
-        self.bytes_max = self
-            .bytes_max
-            .max(body_budget::with_base64_mail(mail_bytes_max));
-    }
-
-    fn status_policy(&self) -> StatusPolicy {
-        StatusPolicy::RETRIES_ALL
+    fn info(&self) -> &'static ProviderInfo {
+        &INFO
     }
 
     fn is_recognised(&self, request: &WebhookRequest) -> bool {
@@ -77,13 +66,12 @@ impl Adapter for Generic {
         /// In seconds this is the year 5138, in milliseconds March 1973.
         const SECONDS_MAX: u64 = 100_000_000_000;
         let timestamp = request.headers().required(TIMESTAMP)?;
-        let given = request.headers().required(SIGNATURE)?;
         let mac = RequestMac {
             hash: SignatureHash::Sha256,
             encoding: SignatureEncoding::Hex,
             name: SIGNATURE,
-            signature: given,
-            // The text as it came: written anew it might be another.
+            signature: request.headers().required(SIGNATURE)?,
+            // The text as it came: a number that is written anew may be another text.
             parts: &[timestamp.as_bytes(), b".", request.body()],
         };
         let proof = mac.verify(&self.secrets);
@@ -96,9 +84,9 @@ impl Adapter for Generic {
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
-        let request = authentic.request();
-        let made_at = request.headers().single(TIMESTAMP).ok().flatten();
-        let mail = payload::decode(request.body(), self.name(), made_at.unwrap_or_default())?;
+        let made_at = authentic.request().headers().single(TIMESTAMP);
+        let made_at = made_at.ok().flatten().unwrap_or_default();
+        let mail = payload::decode(authentic.json()?, self.name(), made_at)?;
         Ok(Decoded::Mails(vec![mail]))
     }
 }

@@ -3,49 +3,48 @@
 //!
 //! Does not know which recipients are ours.
 
-use std::fmt;
-
 use bytes::Bytes;
 use mail_parser::decoders::charsets::map::charset_decoder;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
+use super::error::Malformed;
+use crate::base64;
 use crate::mail::envelope::{ProviderCheck, ProviderVerdict};
 
 /// Mails one request may bring. Mandrill batches a thousand.
 pub const MAILS_MAX: usize = 1000;
 /// Recipients one mail may have: as many as the store takes.
 pub const RECIPIENTS_MAX: usize = crate::store::RECIPIENTS_MAX;
-/// Reasons that are told why mails of a batch cannot be read.
+/// Items of a batch whose fault is named.
 const REASONS_MAX: usize = 20;
-/// Letters of a provider's name for a mail that are kept.
+/// Characters of a provider's id that are kept.
 const ID_CHARS_MAX: usize = 128;
 
-/// What a believed request is about.
+/// The content of an authentic request.
 #[derive(Debug)]
 pub enum Decoded {
     /// Mails. At most [`MAILS_MAX`].
     Mails(Vec<IncomingMail>),
-    /// Mails of a batch, and why the rest of it cannot be read. At most [`MAILS_MAX`].
+    /// The mails of a batch that can be read, and why the rest of it cannot. At most [`MAILS_MAX`].
     Partial(Vec<IncomingMail>, Malformed),
-    /// Nothing to keep: a ping, a test, news of something else. The word is for the log.
+    /// Nothing to keep: a ping, a test, or news of something else, as the text says.
     Ignored(&'static str),
-    /// A topic asks whether we want its mail: a `GET` of this URL says yes. Its host was checked.
+    /// The confirmation of a subscription, by a `GET` of this URL. Its host was checked.
     Confirm(String),
-    /// A mail lies at the provider's, or its files do, to be fetched by their names there.
+    /// A mail that the provider keeps, or whose files it keeps, to be fetched by their names there.
     Deferred(DeferredMail),
-    /// A mail lies in a bucket.
+    /// A mail in a bucket.
     InBucket(BucketMail),
-    /// There is a mail, but not in this request, and there is no way to get it.
+    /// A mail that is not in this request, and that there is no way to fetch.
     Unreachable(&'static str),
 }
 
 impl Decoded {
-    /// What a batch comes to. Each of `all` is a mail, news of something else (`None`), or cannot be
-    /// read; `nothing` is the word for a batch without mail.
+    /// The content of a batch. Each item of `all` is a mail, news of something else (`None`), or cannot
+    /// be read; `ignored` describes a batch without mail.
     pub(super) fn batch(
         all: impl ExactSizeIterator<Item = Result<Option<IncomingMail>, Malformed>>,
-        nothing: &'static str,
+        ignored: &'static str,
     ) -> Result<Self, Malformed> {
         let count = all.len();
         let (mut mails, mut reasons, mut broken) = (Vec::new(), Vec::new(), 0usize);
@@ -67,7 +66,7 @@ impl Decoded {
         let reasons = reasons.join(", ");
         let why = Malformed::new(format!("{broken} of {count} cannot be read: {reasons}"));
         match (mails.is_empty(), broken) {
-            (true, 0) => Ok(Self::Ignored(nothing)),
+            (true, 0) => Ok(Self::Ignored(ignored)),
             (true, _) => Err(why),
             (false, 0) => Ok(Self::Mails(mails)),
             (false, _) => Ok(Self::Partial(mails, why)),
@@ -75,55 +74,55 @@ impl Decoded {
     }
 }
 
-/// A mail that a provider keeps and only tells of.
+/// A mail that a provider keeps and only announces. The JSON of it is kept on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeferredMail {
-    /// Its name at the provider's.
+    /// Name of the mail at the provider: letters, digits, `-` and `_`.
     pub id: String,
-    /// Whom it is for, as the provider tells.
+    /// Recipients of the mail, as the provider tells them.
     pub recipients: Recipients,
-    /// Who sent it.
+    /// Sender of the mail.
     pub sender: Option<String>,
-    /// The request that brought the mail without its files, where it did; it tells all the rest.
+    /// Body of the request that brought the mail without its files, where it did; it tells all the rest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
 }
 
-/// Where a mail lies that a provider has put into a bucket, and what it tells of it.
+/// A mail that a provider has put into a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BucketMail {
-    /// The bucket's name, as the provider tells it: whether it is ours is not known.
+    /// Name of the bucket as the provider tells it: whether it is one of ours is not known.
     pub bucket: String,
-    /// The object's name in it.
+    /// Name of the object in the bucket.
     pub key: String,
-    /// The mail without its bytes.
+    /// The mail without its octets.
     pub mail: IncomingMail,
 }
 
 /// One mail as a provider hands it in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IncomingMail {
-    /// The provider's name for it, for the log. May be empty.
+    /// Name of the mail at the provider, for the log; may be empty.
     pub id: String,
-    /// The reverse-path as it stands: empty is the null sender, `None` is not told.
+    /// Reverse-path as it is written: empty is the null sender, `None` is not told.
     pub sender: Option<String>,
-    /// Whom it is for.
+    /// Recipients of the mail.
     pub recipients: Recipients,
-    /// The mail, as it was received by the provider or put together again from its parts.
+    /// Octets of the mail, as the provider received them or put together again from their parts.
     pub bytes: Bytes,
-    /// What the provider says of it.
+    /// Results of the provider's checks.
     pub results: ProviderVerdict,
 }
 
-/// Addresses a mail is for, as text: which of them are ours, and whether they are addresses at all,
-/// is found out later.
+/// Recipients of a mail as text: which of them are ours, and whether they are addresses at all, is found
+/// out later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Recipients {
     /// The forward-paths of the envelope.
     Envelope(Vec<String>),
-    /// There is no envelope: these stand in fields the sender wrote. Those that are not ours are
-    /// nobody's loss.
+    /// Addresses in fields that the sender wrote, where there is no envelope. Those that are not ours
+    /// are nobody's loss.
     Header(Vec<String>),
 }
 
@@ -136,13 +135,13 @@ impl Recipients {
     }
 }
 
-/// A provider's name for a mail in a form that a log can bear.
+/// A provider's name for a mail, cut to a form that is fit for the log.
 pub(super) fn loggable_id(id: &str) -> String {
     let shown = id.chars().filter(|c| !c.is_control() && !c.is_whitespace());
     shown.take(ID_CHARS_MAX).collect()
 }
 
-/// Gathers a provider's results.
+/// The results of a provider's checks while they are collected.
 #[derive(Debug)]
 pub(super) struct ProviderResults(ProviderVerdict);
 
@@ -177,35 +176,17 @@ impl ProviderResults {
         }
     }
 
-    pub(super) fn into_told(self) -> ProviderVerdict {
+    pub(super) fn into_verdict(self) -> ProviderVerdict {
         self.0
     }
 }
 
-/// Why a believed request cannot be read. It names the place, never the content.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{0}")]
-pub struct Malformed(String);
-
-impl Malformed {
-    pub(super) fn new(what: impl Into<String>) -> Self {
-        Self(what.into())
-    }
-
-    pub(super) fn field(name: &str, what: impl fmt::Display) -> Self {
-        // A name may come from the request where it is an address book's: keep lines short.
-        let name: String = name.chars().filter(|c| !c.is_control()).take(80).collect();
-        Self(format!("{name}: {what}"))
-    }
-}
-
-/// Base64 that a provider may have broken into lines.
+/// The octets of base64 that a provider may have broken into lines. `name` is that of the field.
 pub(super) fn decode_base64(text: &str, name: &str) -> Result<Vec<u8>, Malformed> {
-    let whole: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
-    super::proof::decode_base64(&whole).ok_or_else(|| Malformed::field(name, "not base64"))
+    base64::decode_lines(text).ok_or_else(|| Malformed::field(name, "not base64"))
 }
 
-/// Text in a charset a provider names, which it may be wrong about: UTF-8 where it is that, and
+/// The text in a charset that a provider names, perhaps wrongly: UTF-8 where the octets are that, and
 /// windows-1252, in which everything can be read, where nothing else fits.
 pub(super) fn decode_charset(bytes: &[u8], charset: Option<&str>) -> String {
     if let Ok(text) = std::str::from_utf8(bytes)
@@ -232,7 +213,7 @@ fn is_utf8(label: Option<&str>) -> bool {
     label.is_some_and(|l| l.eq_ignore_ascii_case("utf-8") || l.eq_ignore_ascii_case("utf8"))
 }
 
-/// The addresses of a comma list, or of one field: what stands in `<>` where something does.
+/// The addresses of a list with commas: the text in `<>` of each element that has one.
 pub(super) fn parse_addresses(text: &str) -> Vec<String> {
     let mut list = Vec::new();
     let (mut quoted, mut from) = (false, 0);
@@ -256,7 +237,7 @@ pub(super) fn parse_addresses(text: &str) -> Vec<String> {
     list
 }
 
-/// A reverse-path as a provider writes it: the null sender is empty. `None` if nothing is told.
+/// The reverse-path in a provider's text: the null sender is empty. `None` if there is none.
 pub(super) fn reverse_path(text: &str) -> Option<String> {
     match text.trim() {
         "" | "<>" => Some(String::new()),
@@ -264,7 +245,7 @@ pub(super) fn reverse_path(text: &str) -> Option<String> {
     }
 }
 
-/// What stands in the last `<>`, or all of it; `None` if that is empty.
+/// The text in the last `<>`, or all of the text; `None` if that is empty.
 pub(super) fn bare_address(text: &str) -> Option<String> {
     let inner = match (text.rfind('<'), text.rfind('>')) {
         (Some(open), Some(close)) if open < close => &text[open + 1..close],
@@ -312,15 +293,5 @@ mod tests {
         ] {
             assert_eq!(decode_charset(bytes, charset), text, "{charset:?}");
         }
-    }
-
-    #[test]
-    fn base64_may_have_lines() {
-        assert_eq!(decode_base64("aGk\n=\r\n", "x").unwrap(), b"hi");
-        assert_eq!(decode_base64("aGk", "x").unwrap(), b"hi");
-        assert_eq!(
-            decode_base64("a*", "x").unwrap_err().to_string(),
-            "x: not base64"
-        );
     }
 }

@@ -8,13 +8,13 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 
-use super::incoming::Malformed;
+use super::error::Malformed;
 
-/// Values in one document, members and elements counted alike. A batch of a thousand mails with a
-/// hundred header fields each has a fifth of it.
+/// Values in one document at most, members and elements alike. A batch of a thousand mails with a hundred
+/// header fields each has a fifth of them.
 const VALUES_MAX: usize = 500_000;
 
-/// A JSON value. Members of an object are kept as they came, with those that are there twice.
+/// A JSON value. Members of an object are kept as they came, even where a name occurs twice.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Json {
     Null,
@@ -32,10 +32,9 @@ impl Json {
             return Err(Malformed::new("body: not UTF-8"));
         }
         match Self::parse_exact(bytes) {
-            // Half a character is what some providers leave of one where they cut a text short. The
-            // mail must not be lost over it.
+            // Some providers cut a text in the middle of a character. The mail must not be lost over it.
             Err(error) => match repair_surrogates(bytes) {
-                Some(mended) => Self::parse_exact(&mended),
+                Some(repaired) => Self::parse_exact(&repaired),
                 None => Err(error),
             },
             parsed => parsed,
@@ -53,7 +52,7 @@ impl Json {
         })
     }
 
-    /// This value as an object; `name` is what it is called in the error.
+    /// This value as an object; `name` stands for it in errors.
     pub(super) fn object<'a>(&'a self, name: &'a str) -> Result<JsonObject<'a>, Malformed> {
         match self {
             Self::Object(members) => Ok(JsonObject { name, members }),
@@ -85,8 +84,8 @@ impl Json {
     }
 }
 
-/// An object whose members are asked for by name. A member that is there twice is an error once it
-/// is asked for: two readers would take two different ones.
+/// An object whose members are asked for by name. A member that occurs twice is an error once it is asked
+/// for: two readers would take two different ones.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct JsonObject<'a> {
     name: &'a str,
@@ -99,7 +98,7 @@ impl<'a> JsonObject<'a> {
         let mut found = self.members.iter().filter(|(known, _)| known == name);
         let first = found.next();
         if found.next().is_some() {
-            return Err(Malformed::field(&self.path(name), "there twice"));
+            return Err(Malformed::field(&self.path(name), "occurs twice"));
         }
         Ok(first.map(|(_, value)| value).filter(|v| **v != Json::Null))
     }
@@ -123,7 +122,7 @@ impl<'a> JsonObject<'a> {
         self.required(name)?.text(&self.path(name))
     }
 
-    /// The member as a list; none is an empty one.
+    /// The member as a list; a missing one is empty.
     pub(super) fn list(self, name: &str) -> Result<&'a [Json], Malformed> {
         let path = self.path(name);
         let list = self.member(name)?.map(|value| value.list(&path));
@@ -135,6 +134,11 @@ impl<'a> JsonObject<'a> {
         self.member(name)?
             .map(|value| value.object(name))
             .transpose()
+    }
+
+    /// The member as an object that must be there.
+    pub(super) fn required_object(self, name: &'a str) -> Result<Self, Malformed> {
+        self.required(name)?.object(name)
     }
 
     /// The member as a text or a number, written out.
@@ -156,7 +160,7 @@ impl<'a> JsonObject<'a> {
     }
 }
 
-/// Half surrogates (`\ud83d` without its other half) replaced; `None` if there is none.
+/// The document with each half surrogate (`\ud83d` without its other half) replaced; `None` if there is none.
 fn repair_surrogates(bytes: &[u8]) -> Option<Vec<u8>> {
     let unit = |at: usize| {
         let escape = bytes.get(at..at + 6).filter(|e| e.starts_with(b"\\u"))?;
@@ -262,7 +266,7 @@ mod tests {
         assert_eq!(object.text("a").unwrap(), Some("x"));
         assert_eq!(
             object.member("b").unwrap_err().to_string(),
-            "b: there twice"
+            "b: occurs twice"
         );
         assert_eq!(object.text("c").unwrap(), None);
         assert_eq!(object.text("d").unwrap_err().to_string(), "d: not a text");

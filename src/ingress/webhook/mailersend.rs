@@ -1,64 +1,49 @@
 //! Owns MailerSend's inbound routes: JSON with the raw mail, and an HMAC of the body.
 //!
-//! Does not make up for its law: it waits three seconds and never comes again.
+//! Does not make up for MailerSend's retries: it waits three seconds and never tries again.
 
-use super::Adapter;
-use super::body_budget;
+use super::adapter::{Adapter, Carries, ProviderInfo};
+use super::error::{AuthenticationError, Malformed};
 use super::incoming::{
-    Decoded, IncomingMail, Malformed, ProviderResults, Recipients, loggable_id, reverse_path,
+    Decoded, IncomingMail, ProviderResults, Recipients, loggable_id, reverse_path,
 };
-use super::json::Json;
 use super::outcome::StatusPolicy;
-use super::proof::{
-    AuthenticationError, RequestMac, SignatureEncoding, SignatureHash, WebhookSecret,
-};
+use super::proof::{RequestMac, SignatureEncoding, SignatureHash};
 use super::request::{Authentic, WebhookRequest};
 use crate::clock::Timestamp;
+use crate::secret::Secret;
 
 const SIGNATURE: &str = "signature";
 
-/// MailerSend's door.
+/// Facts about MailerSend.
+pub(super) const INFO: ProviderInfo = ProviderInfo {
+    name: "mailersend",
+    body_bytes: 110 << 20,
+    carries: Carries::EncodedMailAndFiles,
+    status_policy: StatusPolicy::RETRIES_ALL,
+};
+
+/// MailerSend's adapter.
 #[derive(Clone, Debug)]
 pub struct MailerSend {
-    /// The routes' secrets.
-    pub secrets: Vec<WebhookSecret>,
-    /// Octets of a body at most.
-    pub bytes_max: usize,
+    /// Secrets of the routes.
+    pub secrets: Vec<Secret>,
 }
 
 impl MailerSend {
-    /// The door with its usual bound.
-    pub const fn new(secrets: Vec<WebhookSecret>) -> Self {
-        Self {
-            secrets,
-            bytes_max: 110 << 20,
-        }
+    /// The adapter with these secrets.
+    pub const fn new(secrets: Vec<Secret>) -> Self {
+        Self { secrets }
     }
 }
 
 impl Adapter for MailerSend {
-    fn name(&self) -> &'static str {
-        "mailersend"
-    }
-
-    fn bytes_max(&self) -> usize {
-        self.bytes_max
-    }
-
-    fn raise_bytes_max(&mut self, mail_bytes_max: usize) {
-        self.bytes_max = self
-            .bytes_max
-            .max(body_budget::with_mail_and_files(mail_bytes_max));
-    }
-
-    fn status_policy(&self) -> StatusPolicy {
-        StatusPolicy::RETRIES_ALL
+    fn info(&self) -> &'static ProviderInfo {
+        &INFO
     }
 
     fn is_recognised(&self, request: &WebhookRequest) -> bool {
-        let mark = b"\"inbound.message\"";
-        request.headers().contains(SIGNATURE)
-            && memchr::memmem::find(request.body(), mark).is_some()
+        request.headers().contains(SIGNATURE) && request.body_contains("\"inbound.message\"")
     }
 
     fn authenticate<'r>(
@@ -78,51 +63,39 @@ impl Adapter for MailerSend {
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
-        let json = Json::parse(authentic.request().body())?;
-        let root = json.object("")?;
+        let root = authentic.json()?.object("")?;
         if root.text("type")? != Some("inbound.message") {
             return Ok(Decoded::Ignored("no inbound mail"));
         }
-        let missing = |name: &str| Malformed::field(name, "missing");
-        let mail = root.object("data")?.ok_or_else(|| missing("data"))?;
-        let recipients = mail
-            .object("recipients")?
-            .ok_or_else(|| missing("recipients"))?;
+        let mail = root.required_object("data")?;
+        let recipients = mail.required_object("recipients")?;
         let mut to = Vec::new();
         for person in recipients.required("rcptTo")?.list("rcptTo")? {
             to.push(person.object("rcptTo")?.required_text("email")?.to_owned());
         }
-        let sender = mail
-            .object("sender")?
-            .map(|sender| sender.text("email"))
-            .transpose()?;
+        let sender = mail.object("sender")?;
+        let sender = sender.map(|sender| sender.text("email")).transpose()?;
         let mut results = ProviderResults::of(self.name());
         if let Some(spf) = mail.object("spf_check")? {
-            // SPF's own signs for its results (RFC 7208 section 4.6.2).
-            results.add(
-                "spf",
-                None,
-                spf.text("code")?.map(|code| match code {
-                    "+" => "pass",
-                    "-" => "fail",
-                    "~" => "softfail",
-                    "?" => "neutral",
-                    other => other,
-                }),
-            );
+            // The signs of SPF's own results (RFC 7208 section 4.6.2).
+            let code = spf.text("code")?.map(|code| match code {
+                "+" => "pass",
+                "-" => "fail",
+                "~" => "softfail",
+                "?" => "neutral",
+                other => other,
+            });
+            results.add("spf", None, code);
         }
         let dkim = mail.scalar("dkim_check")?;
-        results.add(
-            "dkim",
-            None,
-            dkim.map(|ok| if ok == "true" { "pass" } else { "fail" }),
-        );
+        let dkim = dkim.map(|ok| if ok == "true" { "pass" } else { "fail" });
+        results.add("dkim", None, dkim);
         Ok(Decoded::Mails(vec![IncomingMail {
             id: loggable_id(mail.text("id")?.unwrap_or_default()),
             sender: sender.flatten().and_then(reverse_path),
             recipients: Recipients::Envelope(to),
             bytes: mail.required_text("raw")?.to_owned().into(),
-            results: results.into_told(),
+            results: results.into_verdict(),
         }]))
     }
 }

@@ -1,95 +1,84 @@
-//! Owns Mailgun's routes: a form with the raw mail (`body-mime`) or its parts, and an HMAC of
-//! timestamp and token.
+//! Owns Mailgun's routes: a form with the raw mail (`body-mime`) or its parts, and an HMAC of timestamp
+//! and token.
 //!
-//! Does not trust the signature for the content: it covers none of it, so each token is bound to the
+//! Does not trust the signature for the content, of which it covers nothing: each token is bound to the
 //! first content it came with.
 
 use std::time::Duration;
 
 use ring::digest;
 
-use super::Adapter;
-use super::body_budget;
+use super::adapter::{Adapter, Carries, ProviderInfo};
+use super::error::{AuthenticationError, Malformed};
 use super::form::Form;
 use super::incoming::{
-    Decoded, IncomingMail, Malformed, ProviderResults, Recipients, loggable_id, parse_addresses,
-    reverse_path,
+    Decoded, IncomingMail, ProviderResults, Recipients, loggable_id, parse_addresses, reverse_path,
 };
 use super::json::Json;
 use super::mime::{FilePart, MimeBuilder};
 use super::outcome::{StatusPolicy, WebhookOutcome};
-use super::payload::copy_headers;
-use super::proof::{
-    self, AuthenticationError, RequestMac, SignatureHash, WebhookSecret, check_age, parse_digits,
-};
+use super::payload::{copy_headers, name_value};
+use super::proof::{RequestMac, SignatureEncoding, SignatureHash, check_age, parse_digits};
 use super::replay::Nonce;
 use super::request::{Authentic, WebhookRequest};
 use crate::clock::Timestamp;
+use crate::secret::Secret;
 
-/// Content-IDs that are looked at, for each file.
+/// Content-IDs that are looked at for each file.
 const CONTENT_IDS_MAX: usize = 1_000;
 
-/// Mailgun's door.
+/// Facts about Mailgun: 406 is the only status after which it gives up. A mail has 25 MB, and a form may
+/// need three octets for one.
+pub(super) const INFO: ProviderInfo = ProviderInfo {
+    name: "mailgun",
+    body_bytes: 80 << 20,
+    carries: Carries::EncodedMail,
+    status_policy: StatusPolicy {
+        malformed: 406,
+        unroutable: 406,
+        ..StatusPolicy::RETRIES_ALL
+    },
+};
+
+/// Mailgun's adapter.
 #[derive(Clone, Debug)]
 pub struct Mailgun {
-    /// The webhook signing keys (they are not the API keys).
-    pub keys: Vec<WebhookSecret>,
-    /// How old a signature may be.
+    /// Webhook signing keys, which are not the API keys.
+    pub keys: Vec<Secret>,
+    /// Age of a signature at most.
     pub age_max: Duration,
-    /// Octets of a body at most.
-    pub bytes_max: usize,
 }
 
 impl Mailgun {
-    /// Mailgun tries for eight hours with the signature it made first.
+    /// The time for which Mailgun tries with the signature it made first, and an hour.
     pub const AGE_MAX: Duration = Duration::from_secs(9 * 60 * 60);
 
-    /// The door with its usual bounds. A mail has 25 MB; a form may need three octets for one.
-    pub const fn new(keys: Vec<WebhookSecret>) -> Self {
+    /// The adapter with these keys and the usual age.
+    pub const fn new(keys: Vec<Secret>) -> Self {
         Self {
             keys,
             age_max: Self::AGE_MAX,
-            bytes_max: 80 << 20,
         }
     }
 }
 
 impl Adapter for Mailgun {
-    fn name(&self) -> &'static str {
-        "mailgun"
-    }
-
-    fn bytes_max(&self) -> usize {
-        self.bytes_max
-    }
-
-    fn raise_bytes_max(&mut self, mail_bytes_max: usize) {
-        self.bytes_max = self
-            .bytes_max
-            .max(body_budget::with_base64_mail(mail_bytes_max));
-    }
-
-    /// 406 is its only final word, and 200 its only yes.
-    fn status_policy(&self) -> StatusPolicy {
-        StatusPolicy {
-            malformed: 406,
-            unroutable: 406,
-            ..StatusPolicy::RETRIES_ALL
-        }
+    fn info(&self) -> &'static ProviderInfo {
+        &INFO
     }
 
     fn is_recognised(&self, request: &WebhookRequest) -> bool {
         let names = ["timestamp", "token", "signature"];
-        Form::parse(request).is_ok_and(|form| names.iter().all(|name| form.contains(name)))
+        let form = request.form();
+        form.is_ok_and(|form| names.iter().all(|name| form.contains(name)))
     }
 
-    /// Its routes send forms alone. What else comes is asked for again, by 415 too, so that nothing
-    /// is lost; but for news of sent mail, which is JSON and would come for hours.
+    /// Mailgun's routes send forms alone. Whatever else comes is asked for again, 415 included, so that
+    /// nothing is lost. News of sent mail is JSON and would come for hours, so it is refused for good.
     fn check_form(&self, request: &WebhookRequest) -> Result<(), WebhookOutcome> {
-        let has = |mark: &[u8]| memchr::memmem::find(request.body(), mark).is_some();
         match request.headers().media_type().as_str() {
             "application/x-www-form-urlencoded" | "multipart/form-data" => Ok(()),
-            "application/json" if has(b"\"event-data\"") => {
+            "application/json" if request.body_contains("\"event-data\"") => {
                 Err(WebhookOutcome::Malformed(Malformed::new(
                     "event-data: a tracking webhook is set to this URL; only a route belongs here",
                 )))
@@ -104,7 +93,8 @@ impl Adapter for Mailgun {
         now: Timestamp,
         _: Option<&[u8]>,
     ) -> Result<Authentic<'r>, AuthenticationError> {
-        let form = Form::parse(request).map_err(|_| AuthenticationError::Malformed("form"))?;
+        let form = request.form();
+        let form = form.map_err(|_| AuthenticationError::Malformed("form"))?;
         let field = |name: &'static str| match form.text(name) {
             Ok(Some(text)) => Ok(text),
             Ok(None) => Err(AuthenticationError::Missing(name)),
@@ -113,7 +103,7 @@ impl Adapter for Mailgun {
         let (timestamp, token) = (field("timestamp")?, field("token")?);
         let mac = RequestMac {
             hash: SignatureHash::Sha256,
-            encoding: proof::SignatureEncoding::Hex,
+            encoding: SignatureEncoding::Hex,
             name: "signature",
             signature: field("signature")?,
             parts: &[timestamp.as_bytes(), token.as_bytes()],
@@ -124,42 +114,41 @@ impl Adapter for Mailgun {
     }
 
     fn nonce(&self, authentic: Authentic<'_>) -> Result<Option<Nonce>, Malformed> {
-        let form = Form::parse(authentic.request())?;
+        let form = authentic.form()?;
         let token = form.required("token")?;
         let at = parse_digits(form.required("timestamp")?, "timestamp");
         let at = at.map_err(|error| Malformed::new(error.to_string()))?;
-        let until = Timestamp::from_secs(at).plus(self.age_max);
-        let mut parts: Vec<_> = form.fields().iter().collect();
-        parts.sort_by(|a, b| a.name.cmp(&b.name));
+        let expires = Timestamp::from_secs(at).plus(self.age_max);
         let mut content = digest::Context::new(&digest::SHA256);
-        for field in parts {
+        for field in form.sorted_fields() {
             content.update(&(field.name.len() as u64).to_be_bytes());
             content.update(field.name.as_bytes());
             content.update(&(field.bytes.len() as u64).to_be_bytes());
             content.update(&field.bytes);
         }
+        let content = content.finish();
         Ok(Some(Nonce::new(
             self.name(),
             token,
-            content.finish().as_ref(),
-            until,
+            content.as_ref(),
+            expires,
         )))
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
-        let form = Form::parse(authentic.request())?;
+        let form = authentic.form()?;
         let recipients = parse_addresses(form.required("recipient")?);
         let sender = form.text("sender")?.and_then(reverse_path);
         if form.single("attachments")?.is_some() {
             return Err(Malformed::new(
-                "attachments: store() tells of it; forward() is needed",
+                "attachments: the route stores mail; let it forward() instead",
             ));
         }
+        let listed = form.text("message-headers")?;
+        let listed = listed
+            .map(|json| Json::parse(json.as_bytes()))
+            .transpose()?;
         let mut results = ProviderResults::of(self.name());
-        let listed = match form.text("message-headers")? {
-            Some(json) => Some(Json::parse(json.as_bytes())?),
-            None => None,
-        };
         for (check, name) in [
             ("spf", "X-Mailgun-Spf"),
             ("dkim", "X-Mailgun-Dkim-Check-Result"),
@@ -170,61 +159,56 @@ impl Adapter for Mailgun {
         }
         let bytes = match form.bytes("body-mime")? {
             Some(raw) => raw.clone(),
-            None => build_mime(&form, listed.as_ref())?.build(self.name(), ""),
+            None => build_mime(form, listed.as_ref())?.build(self.name(), ""),
         };
         Ok(Decoded::Mails(vec![IncomingMail {
             id: loggable_id(form.required("token")?),
             sender,
             recipients: Recipients::Envelope(recipients),
             bytes,
-            results: results.into_told(),
+            results: results.into_verdict(),
         }]))
     }
 }
 
-/// The first field of this name: Mailgun puts its own on top of the sender's.
+/// The first field of this name: Mailgun puts its own fields above those of the sender.
 fn first_value<'a>(listed: Option<&'a Json>, name: &str) -> Option<&'a str> {
     let Json::List(pairs) = listed? else {
         return None;
     };
-    let mut pairs = pairs
-        .iter()
-        .filter_map(|pair| super::payload::name_value(pair).ok());
+    let mut pairs = pairs.iter().filter_map(|pair| name_value(pair).ok());
     pairs
         .find(|(known, _)| known.eq_ignore_ascii_case(name))
         .map(|(_, value)| value)
 }
 
 fn build_mime(form: &Form, listed: Option<&Json>) -> Result<MimeBuilder, Malformed> {
-    let mut draft = MimeBuilder::default();
-    copy_headers(&mut draft, listed)?;
-    draft.field_if_absent("From", form.text("from")?);
-    draft.field_if_absent("Subject", form.text("subject")?);
+    let mut mime = MimeBuilder::default();
+    copy_headers(&mut mime, listed)?;
+    mime.field_if_absent("From", form.text("from")?);
+    mime.field_if_absent("Subject", form.text("subject")?);
     let (plain, html) = (form.text("body-plain")?, form.text("body-html")?);
     if plain.is_none() && html.is_none() && listed.is_none() {
         return Err(Malformed::new(
             "body-mime, body-plain and message-headers: all missing",
         ));
     }
-    draft.text(plain);
-    draft.html(html);
-    let ids = match form.text("content-id-map")? {
-        Some(json) => Some(Json::parse(json.as_bytes())?),
-        None => None,
-    };
+    mime.text(plain);
+    mime.html(html);
+    let ids = form.text("content-id-map")?;
+    let ids = ids.map(|json| Json::parse(json.as_bytes())).transpose()?;
     for file in form.attachments() {
-        draft.add_file(FilePart {
+        mime.add_file(FilePart {
             file_name: file.file_name.clone(),
             media_type: file.media_type.clone(),
             content_id: content_id(ids.as_ref(), &file.name),
             bytes: file.bytes.clone(),
         });
     }
-    Ok(draft)
+    Ok(mime)
 }
 
-/// The Content-ID of a file. The map is from ids to files, and an id may stand in it twice or be
-/// empty.
+/// The Content-ID of a file. The map is from ids to files, and an id may occur in it twice or be empty.
 fn content_id(ids: Option<&Json>, file: &str) -> Option<String> {
     let Json::Object(members) = ids? else {
         return None;

@@ -1,129 +1,110 @@
 //! Owns Mailjet's Parse API: one mail in parts as JSON, with a name and password in the URL.
 //!
-//! Does not use `To`: `Recipient` is the envelope's.
+//! Does not use `To`: `Recipient` is that of the envelope.
 
-use super::Adapter;
-use super::body_budget;
+use std::net::IpAddr;
+
+use super::adapter::{Adapter, Carries, ProviderInfo};
+use super::error::{AuthenticationError, Malformed};
+use super::headers::Headers;
 use super::incoming::{
-    Decoded, IncomingMail, Malformed, ProviderResults, Recipients, decode_base64, reverse_path,
+    Decoded, IncomingMail, ProviderResults, Recipients, decode_base64, reverse_path,
 };
 use super::json::{Json, JsonObject};
 use super::mime::{FilePart, MimeBuilder};
 use super::outcome::StatusPolicy;
 use super::payload::copy_headers;
-use super::proof::{AuthenticationError, BasicAccount, basic_auth};
+use super::proof::{BasicAccount, Proof, basic_auth};
 use super::request::{Authentic, WebhookRequest};
-use crate::clock::Timestamp;
 
 /// Parts that are looked at: each is looked up among all members.
 const PARTS_MAX: usize = 1_000;
 
-/// Mailjet's door.
+/// Facts about Mailjet.
+pub(super) const INFO: ProviderInfo = ProviderInfo {
+    name: "mailjet",
+    body_bytes: 60 << 20,
+    carries: Carries::EncodedMail,
+    status_policy: StatusPolicy::RETRIES_FOR_LONG,
+};
+
+/// Mailjet's adapter.
 #[derive(Clone, Debug)]
 pub struct Mailjet {
-    /// Names and passwords in the URL.
+    /// Accounts in the URL, of which any is accepted.
     pub accounts: Vec<BasicAccount>,
-    /// Octets of a body at most.
-    pub bytes_max: usize,
 }
 
 impl Mailjet {
-    /// The door with its usual bound.
+    /// The adapter with these accounts.
     pub const fn new(accounts: Vec<BasicAccount>) -> Self {
-        Self {
-            accounts,
-            bytes_max: 60 << 20,
-        }
+        Self { accounts }
     }
 }
 
 impl Adapter for Mailjet {
-    fn name(&self) -> &'static str {
-        "mailjet"
-    }
-
-    fn bytes_max(&self) -> usize {
-        self.bytes_max
-    }
-
-    fn raise_bytes_max(&mut self, mail_bytes_max: usize) {
-        self.bytes_max = self
-            .bytes_max
-            .max(body_budget::with_base64_mail(mail_bytes_max));
-    }
-
-    fn status_policy(&self) -> StatusPolicy {
-        StatusPolicy::RETRIES_FOR_LONG
+    fn info(&self) -> &'static ProviderInfo {
+        &INFO
     }
 
     fn is_recognised(&self, request: &WebhookRequest) -> bool {
-        let has = |mark: &[u8]| memchr::memmem::find(request.body(), mark).is_some();
-        has(b"\"Recipient\"") && has(b"\"Parts\"")
+        request.body_contains("\"Recipient\"") && request.body_contains("\"Parts\"")
     }
 
-    fn authenticate<'r>(
+    fn prove_head(
         &self,
-        request: &'r WebhookRequest,
-        _: Timestamp,
-        _: Option<&[u8]>,
-    ) -> Result<Authentic<'r>, AuthenticationError> {
-        Ok(request.authenticated(basic_auth(request.headers(), &self.accounts)?))
+        headers: &Headers,
+        _: Option<IpAddr>,
+    ) -> Result<Proof, AuthenticationError> {
+        basic_auth(headers, &self.accounts)
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
-        let json = Json::parse(authentic.request().body())?;
-        let root = json.object("")?;
-        let mut draft = MimeBuilder::default();
-        copy_headers(&mut draft, root.member("Headers")?)?;
-        draft.field_if_absent("From", root.text("From")?);
-        draft.field_if_absent("Subject", root.text("Subject")?);
-        draft.field_if_absent("Date", root.text("Date")?);
-        draft.text(root.text("Text-part")?);
-        draft.html(root.text("Html-part")?);
+        let root = authentic.json()?.object("")?;
+        let mut mime = MimeBuilder::default();
+        copy_headers(&mut mime, root.member("Headers")?)?;
+        for name in ["From", "Subject", "Date"] {
+            mime.field_if_absent(name, root.text(name)?);
+        }
+        mime.text(root.text("Text-part")?);
+        mime.html(root.text("Html-part")?);
         for part in root.list("Parts")?.iter().take(PARTS_MAX) {
             if let Some(file) = attachment(root, part.object("Parts")?)? {
-                draft.add_file(file);
+                mime.add_file(file);
             }
         }
         let mut results = ProviderResults::of(self.name());
-        results.add(
-            "spam_score",
-            None,
-            root.scalar("SpamAssassinScore")?.as_deref(),
-        );
+        let score = root.scalar("SpamAssassinScore")?;
+        results.add("spam_score", None, score.as_deref());
         Ok(Decoded::Mails(vec![IncomingMail {
             id: String::new(),
             sender: root.text("Sender")?.and_then(reverse_path),
             recipients: Recipients::Envelope(vec![root.required_text("Recipient")?.to_owned()]),
-            bytes: draft.build(self.name(), ""),
-            results: results.into_told(),
+            bytes: mime.build(self.name(), ""),
+            results: results.into_verdict(),
         }]))
     }
 }
 
-/// The file a part stands for: its content is a member of the root, by the part's `ContentRef`.
+/// The file that a part stands for. Its content is a member of the root, named by the part's
+/// `ContentRef`.
 fn attachment(root: JsonObject<'_>, part: JsonObject<'_>) -> Result<Option<FilePart>, Malformed> {
-    let Some(name) = part
-        .text("ContentRef")?
-        .filter(|name| name.contains("Attachment"))
-    else {
+    let name = part.text("ContentRef")?;
+    let Some(name) = name.filter(|name| name.contains("Attachment")) else {
         return Ok(None);
     };
     let fields = part.object("Headers")?;
-    let field = |name: &str| match fields
-        .map(|fields| fields.member(name))
-        .transpose()?
-        .flatten()
-    {
-        Some(Json::List(values)) => {
-            let first = values.first().map(|value| value.text(name)).transpose()?;
-            Ok::<_, Malformed>(first.map(str::to_owned))
-        }
-        Some(value) => Ok(Some(value.text(name)?.to_owned())),
-        None => Ok(None),
+    let field = |name: &str| {
+        let value = fields.map(|fields| fields.member(name)).transpose()?;
+        let first = match value.flatten() {
+            Some(Json::List(values)) => values.first(),
+            value => value,
+        };
+        let text = first.map(|value| value.text(name)).transpose()?;
+        Ok::<_, Malformed>(text.map(str::to_owned))
     };
-    let shown = field("Content-Disposition")?.unwrap_or_default();
-    let file_name = shown.split_once("filename=").map(|(_, name)| name);
+    let disposition = field("Content-Disposition")?.unwrap_or_default();
+    let file_name = disposition.split_once("filename=").map(|(_, name)| name);
     let file_name =
         file_name.and_then(|name| name.trim_start_matches('"').split(['"', ';']).next());
     Ok(Some(FilePart {

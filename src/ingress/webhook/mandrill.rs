@@ -1,77 +1,61 @@
-//! Owns Mandrill's inbound webhook: a form with a batch of events, signed with HMAC-SHA1 over the
-//! URL it was set up with and the form.
+//! Owns Mandrill's inbound webhook: a form with a batch of events, signed with HMAC-SHA1 over the URL it
+//! was set up with and the form.
 //!
-//! Does not make that URL from the request: it must be the very text Mandrill has.
+//! Does not make that URL from the request: it must be the very text that Mandrill has.
 
-use super::Adapter;
-use super::body_budget;
-use super::form::Form;
+use super::adapter::{Adapter, Carries, ProviderInfo};
+use super::error::{AuthenticationError, Malformed};
 use super::incoming::{
-    Decoded, IncomingMail, Malformed, ProviderResults, Recipients, bare_address, loggable_id,
+    Decoded, IncomingMail, ProviderResults, Recipients, bare_address, loggable_id,
 };
 use super::json::{Json, JsonObject};
 use super::outcome::StatusPolicy;
-use super::proof::{self, AuthenticationError, RequestMac, SignatureHash, WebhookSecret};
+use super::proof::{RequestMac, SignatureEncoding, SignatureHash};
 use super::request::{Authentic, WebhookRequest};
 use crate::clock::Timestamp;
+use crate::secret::Secret;
 
 const SIGNATURE: &str = "x-mandrill-signature";
 const EVENTS: &str = "mandrill_events";
 
-/// Mandrill's door.
+/// Facts about Mandrill.
+pub(super) const INFO: ProviderInfo = ProviderInfo {
+    name: "mandrill",
+    body_bytes: 80 << 20,
+    carries: Carries::EncodedMail,
+    status_policy: StatusPolicy::RETRIES_FOR_LONG,
+};
+
+/// Mandrill's adapter.
 #[derive(Clone, Debug)]
 pub struct Mandrill {
-    /// The webhook's keys.
-    pub keys: Vec<WebhookSecret>,
-    /// The URL as it stands at Mandrill, with user and query if it has them.
+    /// Keys of the webhook.
+    pub keys: Vec<Secret>,
+    /// URL of the webhook as Mandrill has it, with user and query if it has them.
     pub public_url: String,
-    /// Octets of a body at most.
-    pub bytes_max: usize,
 }
 
 impl Mandrill {
-    /// The door with its usual bound.
-    pub const fn new(keys: Vec<WebhookSecret>, public_url: String) -> Self {
-        Self {
-            keys,
-            public_url,
-            bytes_max: 80 << 20,
-        }
+    /// The adapter with these keys.
+    pub const fn new(keys: Vec<Secret>, public_url: String) -> Self {
+        Self { keys, public_url }
     }
 }
 
 impl Adapter for Mandrill {
-    fn name(&self) -> &'static str {
-        "mandrill"
-    }
-
-    fn bytes_max(&self) -> usize {
-        self.bytes_max
-    }
-
-    fn raise_bytes_max(&mut self, mail_bytes_max: usize) {
-        self.bytes_max = self
-            .bytes_max
-            .max(body_budget::with_base64_mail(mail_bytes_max));
-    }
-
-    fn status_policy(&self) -> StatusPolicy {
-        StatusPolicy::RETRIES_FOR_LONG
+    fn info(&self) -> &'static ProviderInfo {
+        &INFO
     }
 
     fn is_recognised(&self, request: &WebhookRequest) -> bool {
-        request.headers().contains(SIGNATURE)
-            || Form::parse(request).is_ok_and(|form| form.contains(EVENTS))
+        let has_events = || request.form().is_ok_and(|form| form.contains(EVENTS));
+        request.headers().contains(SIGNATURE) || has_events()
     }
 
     /// Mandrill tries a URL with an empty batch before it gives out the key.
     fn is_ping(&self, request: &WebhookRequest) -> bool {
-        let form = Form::parse(request).ok();
-        let events = form
-            .as_ref()
-            .and_then(|form| form.text(EVENTS).ok())
-            .flatten();
-        events.is_some_and(|events| events.trim() == "[]")
+        let events = request.form().and_then(|form| form.text(EVENTS));
+        events.is_ok_and(|events| events.is_some_and(|events| events.trim() == "[]"))
     }
 
     fn authenticate<'r>(
@@ -80,37 +64,33 @@ impl Adapter for Mandrill {
         _: Timestamp,
         _: Option<&[u8]>,
     ) -> Result<Authentic<'r>, AuthenticationError> {
-        let given = request.headers().required(SIGNATURE)?;
-        let form = Form::parse(request).map_err(|_| AuthenticationError::Malformed("form"))?;
-        let mut fields: Vec<_> = form.fields().iter().collect();
-        fields.sort_by(|a, b| a.name.cmp(&b.name));
+        let signature = request.headers().required(SIGNATURE)?;
+        let form = request.form();
+        let form = form.map_err(|_| AuthenticationError::Malformed("form"))?;
         let mut parts = vec![self.public_url.as_bytes()];
-        for field in fields {
+        for field in form.sorted_fields() {
             parts.extend([field.name.as_bytes(), &field.bytes]);
         }
         let mac = RequestMac {
             hash: SignatureHash::Sha1,
-            encoding: proof::SignatureEncoding::Base64,
+            encoding: SignatureEncoding::Base64,
             name: SIGNATURE,
-            signature: given,
+            signature,
             parts: &parts,
         };
         Ok(request.authenticated(mac.verify(&self.keys)?))
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
-        let form = Form::parse(authentic.request())?;
-        let json = Json::parse(form.required(EVENTS)?.as_bytes())?;
+        let events = Json::parse(authentic.form()?.required(EVENTS)?.as_bytes())?;
         let each = |event: &Json| {
             let event = event.object(EVENTS)?;
             if event.text("event")? != Some("inbound") {
                 return Ok(None);
             }
-            let msg = event.object("msg")?;
-            let msg = msg.ok_or_else(|| Malformed::new("msg: missing"))?;
-            parse_mail(self.name(), msg).map(Some)
+            parse_mail(self.name(), event.required_object("msg")?).map(Some)
         };
-        Decoded::batch(json.list(EVENTS)?.iter().map(each), "no inbound mail")
+        Decoded::batch(events.list(EVENTS)?.iter().map(each), "no inbound mail")
     }
 }
 
@@ -121,21 +101,18 @@ fn parse_mail(provider: &str, msg: JsonObject<'_>) -> Result<IncomingMail, Malfo
     }
     if let Some(dkim) = msg.object("dkim")? {
         let valid = dkim.scalar("valid")?;
-        results.add(
-            "dkim",
-            None,
-            valid.map(|v| if v == "true" { "pass" } else { "fail" }),
-        );
+        let valid = valid.map(|valid| if valid == "true" { "pass" } else { "fail" });
+        results.add("dkim", None, valid);
     }
     if let Some(spam) = msg.object("spam_report")? {
         results.add("spam_score", None, spam.scalar("score")?.as_deref());
     }
     Ok(IncomingMail {
         id: loggable_id(msg.text("_id")?.unwrap_or_default()),
-        // There is no reverse-path; the author stands in for it, or a person's mail were a bounce.
+        // Mandrill tells no reverse-path. Without the author in its place a mail would be a bounce.
         sender: msg.text("from_email")?.and_then(bare_address),
         recipients: Recipients::Envelope(vec![msg.required_text("email")?.to_owned()]),
         bytes: msg.required_text("raw_msg")?.to_owned().into(),
-        results: results.into_told(),
+        results: results.into_verdict(),
     })
 }

@@ -1,4 +1,4 @@
-//! Owns what is counted at the webhooks.
+//! Owns the counters of the webhooks.
 //!
 //! Does not log.
 

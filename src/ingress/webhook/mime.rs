@@ -1,7 +1,7 @@
-//! Owns the putting together of a mail (RFC 5322) from the fields a provider took it apart into.
+//! Owns the rebuilding of a mail (RFC 5322) from the fields that a provider took it apart into.
 //!
-//! Does not invent anything that changes from one time to the next: the same fields make the same
-//! bytes, so a mail that is told of twice is known again.
+//! Does not invent anything that changes from one time to the next: the same fields make the same octets, so
+//! that a mail which comes twice is a duplicate.
 
 use std::fmt::Write as _;
 
@@ -9,29 +9,29 @@ use bytes::Bytes;
 use data_encoding::{BASE64, HEXLOWER};
 use ring::digest;
 
-/// Header fields that are taken over at most.
+/// Header fields that are copied at most.
 const FIELDS_MAX: usize = 500;
-/// Octets of one header field that are taken over.
+/// Octets of one header field that are copied.
 const FIELD_BYTES_MAX: usize = 16 * 1024;
-/// Octets of a field's name: past it a fold could not help.
+/// Octets of a field's name at most: a fold could not shorten a line with a longer one.
 const NAME_BYTES_MAX: usize = 128;
-/// A line may have 998 octets (RFC 5322 section 2.1.1).
+/// Octets of a line, of which RFC 5322 section 2.1.1 allows 998.
 const LINE_BYTES_MAX: usize = 900;
-/// Attachments that are taken over: more is not read again anyway.
+/// Attachments that are copied at most: more are not read later.
 const ATTACHMENTS_MAX: usize = 500;
 
-/// A mail in pieces.
+/// A mail while it is rebuilt.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MimeBuilder {
     fields: Vec<(String, String)>,
     text: Option<String>,
     html: Option<String>,
     attachments: Vec<FilePart>,
-    /// Names of files that are not here.
+    /// Names of files that could not be fetched.
     missing_files: Vec<String>,
 }
 
-/// A file of a mail in pieces.
+/// A file of the mail.
 #[derive(Clone, Debug)]
 pub(super) struct FilePart {
     pub(super) file_name: Option<String>,
@@ -41,8 +41,8 @@ pub(super) struct FilePart {
 }
 
 impl MimeBuilder {
-    /// Takes over a header field. What would speak of other bytes than ours (the structure, the
-    /// signatures) is left out, and so is what is no field name; in the value no line end survives.
+    /// Copies a header field. A field about other octets than ours (the structure, the signatures) is left
+    /// out, and so is one whose name is not a field name; no line end of the value survives.
     pub(super) fn field(&mut self, name: &str, value: &str) {
         const STRUCTURE: [&str; 5] = [
             "mime-version",
@@ -82,7 +82,7 @@ impl MimeBuilder {
             .any(|(known, _)| known.eq_ignore_ascii_case(name))
     }
 
-    /// Takes over all fields of a header block as text, folded or not.
+    /// Copies all fields of a header block, folded or not.
     pub(super) fn header_block(&mut self, block: &str) {
         let mut open: Option<(String, String)> = None;
         for line in block.split('\n') {
@@ -105,25 +105,25 @@ impl MimeBuilder {
         }
     }
 
-    /// The plain body.
+    /// Sets the plain body.
     pub(super) fn text(&mut self, text: Option<&str>) {
         self.text = text.map(str::to_owned);
     }
 
-    /// The HTML body.
+    /// Sets the HTML body.
     pub(super) fn html(&mut self, html: Option<&str>) {
         self.html = html.filter(|html| !html.is_empty()).map(str::to_owned);
     }
 
-    /// A file.
-    pub(super) fn add_file(&mut self, attachment: FilePart) {
+    /// Adds a file.
+    pub(super) fn add_file(&mut self, file: FilePart) {
         if self.attachments.len() < ATTACHMENTS_MAX {
-            self.attachments.push(attachment);
+            self.attachments.push(file);
         }
     }
 
-    /// A file that could not be had. The mail names it as a body that lies elsewhere (RFC 2046 section
-    /// 5.2.3), so that nobody takes the mail for whole.
+    /// Names a file that could not be fetched as a body that is kept elsewhere (RFC 2046 section 5.2.3), so
+    /// that nobody takes the mail for whole.
     pub(super) fn add_missing_file(&mut self, file_name: Option<&str>) {
         if self.attachments.len() + self.missing_files.len() < ATTACHMENTS_MAX {
             self.missing_files
@@ -131,9 +131,8 @@ impl MimeBuilder {
         }
     }
 
-    /// The mail's bytes. `name` is what the provider calls this mail: where the mail has no
-    /// Message-ID it gets one made of that and of its content, or two short answers of one person
-    /// would pass for one.
+    /// The octets of the mail. `name` is the provider's name for it: a mail without Message-ID gets one made
+    /// of that name and the content, so that two short answers of one person are two mails.
     pub(super) fn build(mut self, provider: &str, name: &str) -> Bytes {
         let digest = self.digest(name);
         if !self.has_field("message-id") {
@@ -145,7 +144,7 @@ impl MimeBuilder {
             write_field(&mut out, name, value);
         }
         out.push_str("MIME-Version: 1.0\r\n");
-        // Some providers tell of a text where the mail has HTML alone: a blank one is none.
+        // Some providers send a blank text where the mail has HTML alone.
         let is_blank = |text: &String| text.trim().is_empty();
         let text = self.text.as_ref();
         let text = text.filter(|text| self.html.is_none() || !is_blank(text));
@@ -203,8 +202,8 @@ impl MimeBuilder {
     }
 }
 
-/// Writes a field, folded at spaces where it is long (RFC 5322 section 2.2.3). A value that is not
-/// ASCII stays UTF-8 (RFC 6532).
+/// Writes a field, folded at spaces where it is long (RFC 5322 section 2.2.3). A value that is not ASCII
+/// stays UTF-8 (RFC 6532).
 fn write_field(out: &mut String, name: &str, value: &str) {
     out.push_str(name);
     out.push(':');
@@ -350,17 +349,17 @@ mod tests {
 
     #[test]
     fn what_is_taken_apart_is_put_together() {
-        let mut draft = MimeBuilder::default();
-        draft.header_block(
+        let mut mime = MimeBuilder::default();
+        mime.header_block(
             "From: Ann <ann@example.com>\r\nSubject: Grüße\n aus\n\tder Ferne\nContent-Type: x\n\
              DKIM-Signature: v=1\nnonsense\nMessage-ID: <1@example.com>\nbad name: x\n",
         );
-        draft.text(Some("one\n--a\r\ntwo é"));
-        draft.html(Some("<p>one</p>"));
-        draft.add_file(attachment("a/../\r\n\"é.png", "image/png", Some("<c1@x>")));
-        draft.add_file(attachment("", "message/rfc822\r\nX: y", None));
-        let bytes = draft.clone().build("test", "1");
-        assert_eq!(bytes, draft.build("test", "1"));
+        mime.text(Some("one\n--a\r\ntwo é"));
+        mime.html(Some("<p>one</p>"));
+        mime.add_file(attachment("a/../\r\n\"é.png", "image/png", Some("<c1@x>")));
+        mime.add_file(attachment("", "message/rfc822\r\nX: y", None));
+        let bytes = mime.clone().build("test", "1");
+        assert_eq!(bytes, mime.build("test", "1"));
         let text = String::from_utf8(bytes.to_vec()).unwrap();
         assert!(!text.contains("DKIM") && !text.contains("nonsense") && !text.contains("bad name"));
         let view = View::parse(&bytes);
@@ -377,10 +376,10 @@ mod tests {
     #[test]
     fn a_mail_without_a_message_id_gets_one_of_its_own() {
         let built = |name: &str, text: &str| {
-            let mut draft = MimeBuilder::default();
-            draft.field("From", "ann@example.com");
-            draft.text(Some(text));
-            draft.build("test", name)
+            let mut mime = MimeBuilder::default();
+            mime.field("From", "ann@example.com");
+            mime.text(Some(text));
+            mime.build("test", name)
         };
         let id = |bytes: &Bytes| View::parse(bytes).header.message_id.unwrap();
         assert_eq!(id(&built("1", "ok")), id(&built("1", "ok")));
@@ -396,11 +395,11 @@ mod tests {
             file in "\\PC{0,20}|[\\x00-\\x7f]{0,20}",
             media in "[\\x00-\\x7f]{0,20}|text/x",
         ) {
-            let mut draft = MimeBuilder::default();
-            draft.field(&name, &value);
-            draft.text(Some(&value));
-            draft.add_file(attachment(&file, &media, Some(&value)));
-            let bytes = draft.build("test", "");
+            let mut mime = MimeBuilder::default();
+            mime.field(&name, &value);
+            mime.text(Some(&value));
+            mime.add_file(attachment(&file, &media, Some(&value)));
+            let bytes = mime.build("test", "");
             let text = std::str::from_utf8(&bytes).unwrap();
             prop_assert!(text.split("\r\n").all(|line| line.len() <= 998 && !line.contains(['\r', '\n'])));
             let head = text.split("\r\n\r\n").next().unwrap();

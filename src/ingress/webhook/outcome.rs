@@ -1,4 +1,5 @@
-//! Owns what a provider hears: its retry law, the outcome of a request, and the response made of both.
+//! Owns what a provider is answered: the statuses by which it retries, the outcome of a request, and the
+//! response made of both.
 //!
 //! Does not decide the outcome.
 
@@ -6,28 +7,27 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::incoming::Malformed;
-use super::proof::AuthenticationError;
+use super::error::{AuthenticationError, Malformed};
 use crate::store::MailId;
 
-/// Which status a provider takes for what. The rest is the same for all: 2xx is yes, and 503 with
-/// `Retry-After` is asked again by every one of them.
+/// The statuses by which a provider decides whether to try again. All else is the same for all of them:
+/// 2xx means that the mail is taken, and after 503 with `Retry-After` every one of them tries again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatusPolicy {
-    /// For what will never be read.
+    /// Status of a request that can never be read.
     pub malformed: u16,
-    /// For a mail that is for nobody here.
+    /// Status of a mail that is for nobody here.
     pub unroutable: u16,
-    /// For a request nobody vouches for: a wrong secret of ours must not cost a mail.
+    /// Status of a request that nobody vouches for: a wrong secret of ours must not cost a mail.
     pub unauthenticated: u16,
-    /// For a request that comes too slowly.
+    /// Status of a request that comes too slowly.
     pub timed_out: u16,
-    /// Without a name and password it hears 401 with a challenge, and only then sends them.
+    /// True if the provider sends its name and password only after a 401 with a challenge.
     pub challenges: bool,
 }
 
 impl StatusPolicy {
-    /// A provider that comes again after any status but 2xx.
+    /// Policy for a provider that tries again after any status but 2xx.
     pub const RETRIES_ALL: Self = Self {
         malformed: 400,
         unroutable: 422,
@@ -35,12 +35,12 @@ impl StatusPolicy {
         timed_out: 408,
         challenges: false,
     };
-    /// The same, where it would come again for hours with a mail for nobody.
+    /// The same, for a provider that would try for hours with a mail for nobody.
     pub const RETRIES_FOR_LONG: Self = Self {
         unroutable: 200,
         ..Self::RETRIES_ALL
     };
-    /// A provider that takes every 4xx for the last word.
+    /// Policy for a provider that gives a mail up after any 4xx.
     pub const CLIENT_ERRORS_ARE_FINAL: Self = Self {
         malformed: 400,
         unroutable: 200,
@@ -53,40 +53,40 @@ impl StatusPolicy {
 /// How a request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WebhookOutcome {
-    /// Its mails are on the disk. `dropped` recipients are nobody's here.
+    /// Mails of the request are on disk.
     Accepted {
-        /// Their names.
+        /// Names of the mails.
         mails: Vec<MailId>,
-        /// Recipients that were left out, each with a line in the log.
+        /// Number of recipients that were left out, each with a line in the log.
         dropped: usize,
     },
-    /// It was about no mail.
+    /// The request was about no mail.
     Ignored(&'static str),
-    /// All its recipients are nobody's here; each has its line in the log.
+    /// No recipient of the request is ours; each has its line in the log.
     Unroutable {
-        /// How many.
+        /// Number of recipients.
         dropped: usize,
     },
-    /// It will never be read.
+    /// The request can never be read.
     Malformed(Malformed),
-    /// Nobody vouches for it.
+    /// Nobody vouches for the request.
     Unauthenticated(AuthenticationError),
-    /// It may be taken later.
+    /// The request may be taken later.
     Unavailable(&'static str),
-    /// It is longer than the provider's requests may be.
+    /// The request is longer than those of its provider may be.
     TooLarge,
-    /// Its body is encoded.
+    /// The body of the request has a content encoding.
     ContentEncoded,
-    /// Its body is of another media type than this door takes, which is named.
+    /// The body is of another media type than the provider sends, which is named.
     MediaType(&'static str),
-    /// It did not come in time.
+    /// The request did not arrive in time.
     TimedOut,
-    /// There is no such door.
+    /// There is no provider of this name.
     UnknownProvider,
 }
 
 impl WebhookOutcome {
-    /// One word for the metrics.
+    /// The label of this outcome in the metrics.
     pub const fn label(&self) -> &'static str {
         match self {
             Self::Accepted { .. } => "kept",
@@ -103,72 +103,63 @@ impl WebhookOutcome {
         }
     }
 
-    /// What the provider hears by its law.
-    pub fn response(&self, law: StatusPolicy) -> WebhookResponse {
+    /// The response to a provider with this policy.
+    pub fn response(&self, policy: StatusPolicy) -> WebhookResponse {
         let (status, code, message) = match self {
             Self::Accepted { mails, dropped } => return WebhookResponse::accepted(mails, *dropped),
             Self::Ignored(what) => return WebhookResponse::ignored(what),
             Self::Unroutable { dropped } => {
-                if law.unroutable == 200 {
+                if policy.unroutable == 200 {
                     return WebhookResponse::accepted(&[], *dropped);
                 }
-                (
-                    law.unroutable,
-                    "no_such_recipient",
-                    "no recipient is ours".to_owned(),
-                )
+                let message = "no recipient is ours".to_owned();
+                (policy.unroutable, "no_such_recipient", message)
             }
-            Self::Malformed(why) => (law.malformed, "malformed", why.to_string()),
-            Self::Unauthenticated(AuthenticationError::NoAccount) if law.challenges => (
-                401,
-                "unauthorized",
-                AuthenticationError::NoAccount.to_string(),
-            ),
-            Self::Unauthenticated(AuthenticationError::NonceReused) => {
-                // Whoever asks again with it will never be believed.
-                (
-                    law.malformed,
-                    "unauthorized",
-                    AuthenticationError::NonceReused.to_string(),
-                )
+            Self::Malformed(why) => (policy.malformed, "malformed", why.to_string()),
+            Self::Unauthenticated(why) => {
+                let status = match why {
+                    AuthenticationError::NoAccount if policy.challenges => 401,
+                    // A retry of the same request can never be believed.
+                    AuthenticationError::NonceReused => policy.malformed,
+                    _ => policy.unauthenticated,
+                };
+                (status, "unauthorized", why.to_string())
             }
-            Self::Unauthenticated(why) => (law.unauthenticated, "unauthorized", why.to_string()),
             Self::Unavailable(why) => (503, "unavailable", (*why).to_owned()),
             Self::TooLarge => (413, "too_large", "longer than is taken".to_owned()),
             Self::ContentEncoded => (415, "encoded", "content-encoding: only identity".to_owned()),
             Self::MediaType(taken) => (415, "media_type", format!("content-type: not {taken}")),
-            Self::TimedOut => (
-                law.timed_out,
-                "timeout",
-                "the request took too long".to_owned(),
-            ),
+            Self::TimedOut => {
+                let message = "the request took too long".to_owned();
+                (policy.timed_out, "timeout", message)
+            }
             Self::UnknownProvider => (404, "not_found", "no such provider here".to_owned()),
         };
+        let no_account = Self::Unauthenticated(AuthenticationError::NoAccount);
         WebhookResponse {
             status,
-            is_challenge: status == 401
-                && *self == Self::Unauthenticated(AuthenticationError::NoAccount),
+            is_challenge: status == 401 && *self == no_account,
             body: json!({ "success": false, "error": { "code": code, "message": message } })
                 .to_string(),
         }
     }
 }
 
-/// What a provider hears.
+/// The response to a provider's request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebhookResponse {
-    /// The HTTP status.
+    /// HTTP status.
     pub status: u16,
-    /// The body, JSON.
+    /// Body, in JSON.
     pub body: String,
     is_challenge: bool,
 }
 
 impl WebhookResponse {
-    /// How long a provider is asked to wait.
+    /// The wait that a provider is asked for.
     const RETRY_AFTER: Duration = Duration::from_secs(30);
 
-    /// The header fields, besides those every response has.
+    /// The header fields, besides those that every response has.
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let mut headers = vec![("content-type", "application/json".to_owned())];
         if self.is_challenge {
@@ -189,10 +180,10 @@ impl WebhookResponse {
         Self::success(&json!({ "mails": [], "dropped": 0, "ignored": what }))
     }
 
-    fn success(said: &serde_json::Value) -> Self {
+    fn success(data: &serde_json::Value) -> Self {
         Self {
             status: 200,
-            body: json!({ "success": true, "data": said }).to_string(),
+            body: json!({ "success": true, "data": data }).to_string(),
             is_challenge: false,
         }
     }
@@ -204,55 +195,41 @@ mod tests {
 
     #[test]
     fn what_may_pass_is_never_final() {
-        for law in [
+        for policy in [
             StatusPolicy::RETRIES_ALL,
             StatusPolicy::RETRIES_FOR_LONG,
             StatusPolicy::CLIENT_ERRORS_ARE_FINAL,
         ] {
-            let later = WebhookOutcome::Unavailable("no room").response(law);
+            let later = WebhookOutcome::Unavailable("no room").response(policy);
             assert_eq!(later.status, 503);
             assert!(later.headers().contains(&("retry-after", "30".to_owned())));
-            assert!(matches!(
-                WebhookOutcome::Unauthenticated(AuthenticationError::NoMatch)
-                    .response(law)
-                    .status,
-                401 | 503
-            ));
-            assert!(matches!(
-                WebhookOutcome::TimedOut.response(law).status,
-                408 | 503
-            ));
-            assert_eq!(WebhookOutcome::TooLarge.response(law).status, 413);
+            let wrong = WebhookOutcome::Unauthenticated(AuthenticationError::NoMatch);
+            assert!(matches!(wrong.response(policy).status, 401 | 503));
+            let slow = WebhookOutcome::TimedOut.response(policy);
+            assert!(matches!(slow.status, 408 | 503));
+            assert_eq!(WebhookOutcome::TooLarge.response(policy).status, 413);
         }
         let postal = StatusPolicy::CLIENT_ERRORS_ARE_FINAL;
-        assert_eq!(
-            WebhookOutcome::Unauthenticated(AuthenticationError::NoMatch)
-                .response(postal)
-                .status,
-            503
-        );
+        let wrong = WebhookOutcome::Unauthenticated(AuthenticationError::NoMatch);
+        assert_eq!(wrong.response(postal).status, 503);
         let challenged = StatusPolicy {
             challenges: true,
             ..postal
         };
-        let challenge =
-            WebhookOutcome::Unauthenticated(AuthenticationError::NoAccount).response(challenged);
+        let challenge = WebhookOutcome::Unauthenticated(AuthenticationError::NoAccount);
+        let challenge = challenge.response(challenged);
         assert_eq!(challenge.status, 401);
-        assert!(
-            challenge
-                .headers()
-                .iter()
-                .any(|(name, _)| *name == "www-authenticate")
-        );
+        let headers = challenge.headers();
+        assert!(headers.iter().any(|(name, _)| *name == "www-authenticate"));
     }
 
     #[test]
-    fn a_yes_names_what_was_kept() {
-        let kept = WebhookOutcome::Accepted {
+    fn an_accepted_request_names_its_mails() {
+        let accepted = WebhookOutcome::Accepted {
             mails: vec![MailId(7)],
             dropped: 1,
         };
-        let response = kept.response(StatusPolicy::RETRIES_ALL);
+        let response = accepted.response(StatusPolicy::RETRIES_ALL);
         assert_eq!(response.status, 200);
         assert_eq!(
             response.body,

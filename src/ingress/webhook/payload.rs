@@ -1,20 +1,20 @@
 //! Owns the JSON of a mail that our own scheme and Standard Webhooks carry.
 //!
-//! Does not know how it was signed.
+//! Does not know how the JSON was signed.
 
+use super::error::Malformed;
 use super::incoming::{
-    IncomingMail, Malformed, ProviderResults, Recipients, decode_base64, loggable_id,
-    parse_addresses, reverse_path,
+    IncomingMail, ProviderResults, Recipients, decode_base64, loggable_id, parse_addresses,
+    reverse_path,
 };
 use super::json::{Json, JsonObject};
 use super::mime::{FilePart, MimeBuilder};
 use crate::mail::view::HeaderView;
 
 /// Reads `{"from","to","subject","text","html","headers"}`, or `{"raw"}` with the mail in base64;
-/// with `{"envelope":{"to","from"}}` where the sender has one. `name` is what tells this request from
-/// another with the same words.
-pub(super) fn decode(body: &[u8], provider: &str, name: &str) -> Result<IncomingMail, Malformed> {
-    let json = Json::parse(body)?;
+/// with `{"envelope":{"to","from"}}` where the sender has one. `name` tells this request from another with
+/// the same words.
+pub(super) fn decode(json: &Json, provider: &str, name: &str) -> Result<IncomingMail, Malformed> {
     let root = json.object("")?;
     let envelope = root.object("envelope")?;
     let id = match root.scalar("messageId")? {
@@ -33,13 +33,13 @@ pub(super) fn decode(body: &[u8], provider: &str, name: &str) -> Result<Incoming
         None => {
             let mut all = read_addresses(root, "to")?;
             all.extend(read_addresses(root, "cc")?);
-            let told = HeaderView::parse(&bytes).recipients();
-            all.extend(told.iter().map(ToString::to_string));
+            let listed = HeaderView::parse(&bytes).recipients();
+            all.extend(listed.iter().map(ToString::to_string));
             Recipients::Header(all)
         }
     };
-    let told = envelope.map(|envelope| envelope.text("from")).transpose()?;
-    let sender = match told.flatten() {
+    let from = envelope.map(|envelope| envelope.text("from")).transpose()?;
+    let sender = match from.flatten() {
         Some(from) => reverse_path(from),
         None => read_addresses(root, "from")?
             .into_iter()
@@ -51,79 +51,78 @@ pub(super) fn decode(body: &[u8], provider: &str, name: &str) -> Result<Incoming
         sender,
         recipients,
         bytes,
-        results: ProviderResults::of(provider).into_told(),
+        results: ProviderResults::of(provider).into_verdict(),
     })
 }
 
-/// Who wrote the mail, for doors that do not tell who sent it.
+/// The author of a mail, for requests that do not tell the sender.
 pub(super) fn author(bytes: &[u8]) -> Option<String> {
     HeaderView::parse(bytes).author().map(ToString::to_string)
 }
 
 fn build_mime(root: JsonObject<'_>, id: &str) -> Result<MimeBuilder, Malformed> {
-    let mut draft = MimeBuilder::default();
-    copy_headers(&mut draft, root.member("headers")?)?;
+    let mut mime = MimeBuilder::default();
+    copy_headers(&mut mime, root.member("headers")?)?;
     for (field, name) in [
         ("From", "from"),
         ("To", "to"),
         ("Cc", "cc"),
         ("Reply-To", "replyTo"),
     ] {
-        draft.field_if_absent(field, header_value(root, name)?.as_deref());
+        mime.field_if_absent(field, header_value(root, name)?.as_deref());
     }
-    draft.field_if_absent("Subject", root.text("subject")?);
-    draft.field_if_absent("In-Reply-To", root.text("inReplyTo")?);
-    draft.field_if_absent("Date", root.text("date")?);
+    mime.field_if_absent("Subject", root.text("subject")?);
+    mime.field_if_absent("In-Reply-To", root.text("inReplyTo")?);
+    mime.field_if_absent("Date", root.text("date")?);
     if id.starts_with('<') && id.ends_with('>') {
-        draft.field_if_absent("Message-ID", Some(id));
+        mime.field_if_absent("Message-ID", Some(id));
     }
-    draft.text(root.text("text")?);
-    draft.html(root.text("html")?);
+    mime.text(root.text("text")?);
+    mime.html(root.text("html")?);
     if root.member("text")?.is_none() && root.member("html")?.is_none() {
         return Err(Malformed::new("text, html and raw: all missing"));
     }
     for attachment in root.list("attachments")? {
         let attachment = attachment.object("attachments")?;
-        let content = decode_base64(attachment.required_text("content")?, "attachments.content")?;
-        draft.add_file(FilePart {
+        let content = attachment.required_text("content")?;
+        mime.add_file(FilePart {
             file_name: attachment.text("filename")?.map(str::to_owned),
             media_type: attachment.text("contentType")?.map(str::to_owned),
             content_id: attachment.text("contentId")?.map(str::to_owned),
-            bytes: content.into(),
+            bytes: decode_base64(content, "attachments.content")?.into(),
         });
     }
-    Ok(draft)
+    Ok(mime)
 }
 
-/// Takes over header fields: `{name: value}`, `{name: [values]}`, `[[name, value]]` or
-/// `[{"name","value"}]`.
-pub(super) fn copy_headers(draft: &mut MimeBuilder, json: Option<&Json>) -> Result<(), Malformed> {
+/// Copies header fields: `{name: value}`, `{name: [values]}`, `[[name, value]]` or `[{"name","value"}]`.
+pub(super) fn copy_headers(mime: &mut MimeBuilder, json: Option<&Json>) -> Result<(), Malformed> {
     match json {
         None => {}
-        Some(Json::Text(block)) => draft.header_block(block),
+        Some(Json::Text(block)) => mime.header_block(block),
         Some(Json::Object(members)) => {
             for (name, value) in members {
                 match value {
                     Json::List(values) => {
                         for value in values {
-                            draft.field(name, value.text("headers")?);
+                            mime.field(name, value.text("headers")?);
                         }
                     }
-                    value => draft.field(name, value.text("headers")?),
+                    value => mime.field(name, value.text("headers")?),
                 }
             }
         }
         Some(list) => {
             for pair in list.list("headers")? {
                 let (name, value) = name_value(pair)?;
-                draft.field(name, value);
+                mime.field(name, value);
             }
         }
     }
     Ok(())
 }
 
-/// `[name, value]`, or an object with `name` and `value` in either case.
+/// The name and value of `[name, value]`, or of an object with `name` and `value` in either case.
 pub(super) fn name_value(pair: &Json) -> Result<(&str, &str), Malformed> {
     if let Json::List(list) = pair {
         return match list.as_slice() {
@@ -139,7 +138,7 @@ pub(super) fn name_value(pair: &Json) -> Result<(&str, &str), Malformed> {
     Ok((either("name", "Name")?, either("value", "Value")?))
 }
 
-/// An address with the name of its person, as a header field has it. An address that has a name
+/// An address with the name of its person, as a header field has it. An address that has a name already
 /// keeps it.
 pub(super) fn with_display_name(address: &str, name: Option<&str>) -> String {
     let name = name.unwrap_or_default().replace(['"', '\\'], "");
@@ -157,7 +156,7 @@ fn read_addresses(root: JsonObject<'_>, name: &str) -> Result<Vec<String>, Malfo
     for_each_person(json, name, &mut |written| parse_addresses(&written))
 }
 
-/// The same as a header field has it.
+/// The same people as a header field shows them.
 fn header_value(root: JsonObject<'_>, name: &str) -> Result<Option<String>, Malformed> {
     let Some(json) = root.member(name)? else {
         return Ok(None);

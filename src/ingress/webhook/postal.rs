@@ -1,65 +1,55 @@
-//! Owns Postal's HTTP endpoints: JSON or a form, the raw mail or its parts, and an RSA signature of
-//! the body.
+//! Owns Postal's HTTP endpoints: JSON or a form, the raw mail or its parts, and an RSA signature of the
+//! body.
 //!
 //! Does not stop replays by time, for Postal sends none: a mail that comes again is a duplicate.
 
-use super::Adapter;
-use super::body_budget;
+use super::adapter::{Adapter, Carries, ProviderInfo};
+use super::error::{AuthenticationError, Malformed};
 use super::form::Form;
 use super::incoming::{
-    Decoded, IncomingMail, Malformed, ProviderResults, Recipients, decode_base64, loggable_id,
-    reverse_path,
+    Decoded, IncomingMail, ProviderResults, Recipients, decode_base64, loggable_id, reverse_path,
 };
 use super::json::{Json, JsonObject};
 use super::mime::{FilePart, MimeBuilder};
 use super::outcome::StatusPolicy;
-use super::proof::{AuthenticationError, PublicKey, SignatureHash, rsa};
+use super::proof::{SignatureHash, rsa};
 use super::request::{Authentic, WebhookRequest};
 use crate::clock::Timestamp;
+use crate::tls::PublicKey;
 
 const SHA256: &str = "x-postal-signature-256";
 const SHA1: &str = "x-postal-signature";
 
-/// Postal's door.
+/// Facts about Postal: any 4xx, 429 included, makes it bounce the mail.
+pub(super) const INFO: ProviderInfo = ProviderInfo {
+    name: "postal",
+    body_bytes: 60 << 20,
+    carries: Carries::EncodedMail,
+    status_policy: StatusPolicy::CLIENT_ERRORS_ARE_FINAL,
+};
+
+/// Postal's adapter.
 #[derive(Clone, Debug)]
 pub struct Postal {
-    /// The server's public keys.
+    /// Public keys of the Postal server.
     pub keys: Vec<PublicKey>,
-    /// Take signatures over SHA-1 too, which is all that old servers make.
+    /// True to accept signatures over SHA-1 too, which are all that old servers make.
     pub allows_sha1: bool,
-    /// Octets of a body at most.
-    pub bytes_max: usize,
 }
 
 impl Postal {
-    /// The door with its usual bound.
+    /// The adapter with these keys, without SHA-1.
     pub const fn new(keys: Vec<PublicKey>) -> Self {
         Self {
             keys,
             allows_sha1: false,
-            bytes_max: 60 << 20,
         }
     }
 }
 
 impl Adapter for Postal {
-    fn name(&self) -> &'static str {
-        "postal"
-    }
-
-    fn bytes_max(&self) -> usize {
-        self.bytes_max
-    }
-
-    fn raise_bytes_max(&mut self, mail_bytes_max: usize) {
-        self.bytes_max = self
-            .bytes_max
-            .max(body_budget::with_base64_mail(mail_bytes_max));
-    }
-
-    /// A 4xx, 429 too, makes Postal bounce the mail.
-    fn status_policy(&self) -> StatusPolicy {
-        StatusPolicy::CLIENT_ERRORS_ARE_FINAL
+    fn info(&self) -> &'static ProviderInfo {
+        &INFO
     }
 
     fn is_recognised(&self, request: &WebhookRequest) -> bool {
@@ -78,31 +68,18 @@ impl Adapter for Postal {
         } else {
             (SignatureHash::Sha256, SHA256)
         };
-        let proof = rsa(
-            &self.keys,
-            hash,
-            request.body(),
-            headers.required(name)?,
-            name,
-        )?;
+        let signature = headers.required(name)?;
+        let proof = rsa(&self.keys, hash, request.body(), signature, name)?;
         Ok(request.authenticated(proof))
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
-        let request = authentic.request();
-        let json = if request.headers().media_type() == "application/json" {
-            Json::parse(request.body())?
+        let of_form;
+        let json = if authentic.request().headers().media_type() == "application/json" {
+            authentic.json()?
         } else {
-            let form = Form::parse(request)?;
-            let member = |name: &str| -> Result<Option<(String, Json)>, Malformed> {
-                let text = form.text(name)?;
-                Ok(text.map(|text| (name.to_owned(), Json::Text(text.to_owned()))))
-            };
-            let mut members = Vec::new();
-            for name in FIELDS {
-                members.extend(member(name)?);
-            }
-            Json::Object(members)
+            of_form = form_as_json(authentic.form()?)?;
+            &of_form
         };
         let root = json.object("")?;
         let id = root.scalar("id")?.unwrap_or_default();
@@ -120,12 +97,13 @@ impl Adapter for Postal {
             sender: root.text("mail_from")?.and_then(reverse_path),
             recipients: Recipients::Envelope(vec![root.required_text("rcpt_to")?.to_owned()]),
             bytes,
-            results: results.into_told(),
+            results: results.into_verdict(),
         }]))
     }
 }
 
-/// What is read of a form. Attachments in one have no settled names, so they need the raw format.
+/// The fields of a form that are read. Attachments in a form have no settled names, so they need the
+/// raw format.
 const FIELDS: [&str; 17] = [
     "id",
     "rcpt_to",
@@ -146,8 +124,18 @@ const FIELDS: [&str; 17] = [
     "html_body",
 ];
 
+fn form_as_json(form: &Form) -> Result<Json, Malformed> {
+    let mut members = Vec::new();
+    for name in FIELDS {
+        if let Some(text) = form.text(name)? {
+            members.push((name.to_owned(), Json::Text(text.to_owned())));
+        }
+    }
+    Ok(Json::Object(members))
+}
+
 fn build_mime(root: JsonObject<'_>) -> Result<MimeBuilder, Malformed> {
-    let mut draft = MimeBuilder::default();
+    let mut mime = MimeBuilder::default();
     for (field, name) in [
         ("From", "from"),
         ("To", "to"),
@@ -158,7 +146,7 @@ fn build_mime(root: JsonObject<'_>) -> Result<MimeBuilder, Malformed> {
         ("References", "references"),
         ("Auto-Submitted", "auto_submitted"),
     ] {
-        draft.field_if_absent(field, root.text(name)?);
+        mime.field_if_absent(field, root.text(name)?);
     }
     // Postal leaves the brackets out.
     for (field, name) in [("Message-ID", "message_id"), ("In-Reply-To", "in_reply_to")] {
@@ -166,7 +154,7 @@ fn build_mime(root: JsonObject<'_>) -> Result<MimeBuilder, Malformed> {
             true => id.to_owned(),
             false => format!("<{id}>"),
         });
-        draft.field_if_absent(field, id.as_deref());
+        mime.field_if_absent(field, id.as_deref());
     }
     let (plain, html) = (root.text("plain_body")?, root.text("html_body")?);
     if plain.is_none() && html.is_none() {
@@ -174,16 +162,16 @@ fn build_mime(root: JsonObject<'_>) -> Result<MimeBuilder, Malformed> {
             "message, plain_body and html_body: all missing",
         ));
     }
-    draft.text(plain);
-    draft.html(html);
+    mime.text(plain);
+    mime.html(html);
     for file in root.list("attachments")? {
         let file = file.object("attachments")?;
-        draft.add_file(FilePart {
+        mime.add_file(FilePart {
             file_name: file.text("filename")?.map(str::to_owned),
             media_type: file.text("content_type")?.map(str::to_owned),
             content_id: None,
             bytes: decode_base64(file.required_text("data")?, "attachments.data")?.into(),
         });
     }
-    Ok(draft)
+    Ok(mime)
 }

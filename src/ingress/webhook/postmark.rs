@@ -1,95 +1,83 @@
-//! Owns Postmark's inbound webhook: JSON, with the raw mail where the server is set to include it; a
-//! name and password, and Postmark's own addresses.
+//! Owns Postmark's inbound webhook: JSON, with the raw mail where the server is set to include it; a name
+//! and password, and Postmark's own addresses.
 //!
 //! Does not use `MailboxHash`: the token is read from the recipient.
 
-use super::Adapter;
-use super::body_budget;
+use std::net::IpAddr;
+
+use super::adapter::{Adapter, Carries, ProviderInfo};
+use super::error::{AuthenticationError, Malformed};
+use super::headers::Headers;
 use super::incoming::{
-    Decoded, IncomingMail, Malformed, ProviderResults, Recipients, bare_address, decode_base64,
-    loggable_id, reverse_path,
+    Decoded, IncomingMail, ProviderResults, Recipients, bare_address, decode_base64, loggable_id,
+    reverse_path,
 };
 use super::json::{Json, JsonObject};
 use super::mime::{FilePart, MimeBuilder};
 use super::outcome::StatusPolicy;
 use super::payload::{copy_headers, name_value, with_display_name};
-use super::proof::{AuthenticationError, BasicAccount, basic_auth, from_networks};
+use super::proof::{BasicAccount, Proof, basic_auth, from_networks};
 use super::request::{Authentic, WebhookRequest};
-use crate::clock::Timestamp;
 use crate::network::Network;
 
-/// Postmark's door. There is no signature: a request needs the account, and comes from one of the
+/// Facts about Postmark: 403 ends its tries, which a wrong password of ours must not. The 35 MB of
+/// attachments stand twice in base64 in the JSON.
+pub(super) const INFO: ProviderInfo = ProviderInfo {
+    name: "postmark",
+    body_bytes: 110 << 20,
+    carries: Carries::EncodedMailAndFiles,
+    status_policy: StatusPolicy {
+        malformed: 403,
+        unroutable: 403,
+        ..StatusPolicy::RETRIES_ALL
+    },
+};
+
+/// Postmark's adapter. Postmark signs nothing: a request must show an account, and come from one of the
 /// networks where any are set.
 #[derive(Clone, Debug)]
 pub struct Postmark {
-    /// Names and passwords in the URL.
+    /// Accounts in the URL, of which any is accepted.
     pub accounts: Vec<BasicAccount>,
-    /// Where Postmark posts from; empty for anywhere.
+    /// Networks that Postmark posts from; empty for anywhere.
     pub networks: Vec<Network>,
-    /// Octets of a body at most.
-    pub bytes_max: usize,
 }
 
 impl Postmark {
-    /// The door with its usual bound. 35 MB of attachments stand twice in base64 in the JSON.
+    /// The adapter with these accounts and networks.
     pub const fn new(accounts: Vec<BasicAccount>, networks: Vec<Network>) -> Self {
-        Self {
-            accounts,
-            networks,
-            bytes_max: 110 << 20,
-        }
+        Self { accounts, networks }
     }
 }
 
 impl Adapter for Postmark {
-    fn name(&self) -> &'static str {
-        "postmark"
-    }
-
-    fn bytes_max(&self) -> usize {
-        self.bytes_max
-    }
-
-    fn raise_bytes_max(&mut self, mail_bytes_max: usize) {
-        self.bytes_max = self
-            .bytes_max
-            .max(body_budget::with_mail_and_files(mail_bytes_max));
-    }
-
-    /// 403 ends its tries; a wrong password of ours must not.
-    fn status_policy(&self) -> StatusPolicy {
-        StatusPolicy {
-            malformed: 403,
-            unroutable: 403,
-            ..StatusPolicy::RETRIES_ALL
-        }
+    fn info(&self) -> &'static ProviderInfo {
+        &INFO
     }
 
     fn is_recognised(&self, request: &WebhookRequest) -> bool {
-        let has = |mark: &[u8]| memchr::memmem::find(request.body(), mark).is_some();
+        let has = |mark| request.body_contains(mark);
         request.headers().media_type() == "application/json"
-            && (has(b"\"OriginalRecipient\"") || has(b"\"MessageStream\""))
+            && (has("\"OriginalRecipient\"") || has("\"MessageStream\""))
     }
 
-    fn authenticate<'r>(
+    fn prove_head(
         &self,
-        request: &'r WebhookRequest,
-        _: Timestamp,
-        _: Option<&[u8]>,
-    ) -> Result<Authentic<'r>, AuthenticationError> {
-        let mut proof = None;
-        if !self.networks.is_empty() {
-            proof = Some(from_networks(request.peer(), &self.networks)?);
+        headers: &Headers,
+        peer: Option<IpAddr>,
+    ) -> Result<Proof, AuthenticationError> {
+        if self.networks.is_empty() {
+            return basic_auth(headers, &self.accounts);
         }
-        if !self.accounts.is_empty() || proof.is_none() {
-            proof = Some(basic_auth(request.headers(), &self.accounts)?);
+        let proof = from_networks(peer, &self.networks)?;
+        match self.accounts.as_slice() {
+            [] => Ok(proof),
+            accounts => basic_auth(headers, accounts),
         }
-        Ok(request.authenticated(proof.ok_or(AuthenticationError::NoAccount)?))
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
-        let json = Json::parse(authentic.request().body())?;
-        let root = json.object("")?;
+        let root = authentic.json()?.object("")?;
         if let Some(other) = root.text("RecordType")?
             && !other.eq_ignore_ascii_case("inbound")
         {
@@ -103,36 +91,32 @@ impl Adapter for Postmark {
         };
         let bytes = match root.text("RawEmail")?.filter(|raw| !raw.is_empty()) {
             Some(raw) => raw.to_owned().into(),
-            None => {
-                // The button "Check" names every mail zero.
-                build_mime(root)?.build(self.name(), id)
-            }
+            // Postmark's button "Check" gives every mail the id zero.
+            None => build_mime(root)?.build(self.name(), id),
         };
         let mut results = ProviderResults::of(self.name());
-        let told = |name: &str| {
+        let value = |name: &str| {
             let mut pairs = fields.iter().filter_map(|pair| name_value(pair).ok());
             let found = pairs.find(|(known, _)| known.eq_ignore_ascii_case(name));
             found.map(|(_, value)| value)
         };
-        let spf = told("Received-SPF").and_then(|value| value.split_whitespace().next());
+        let spf = value("Received-SPF").and_then(|value| value.split_whitespace().next());
         results.add("spf", None, spf);
-        results.add(
-            "spam",
-            None,
-            told("X-Spam-Status").and_then(|s| s.split(',').next()),
-        );
-        results.add("spam_score", None, told("X-Spam-Score"));
+        let spam = value("X-Spam-Status").and_then(|value| value.split(',').next());
+        results.add("spam", None, spam);
+        results.add("spam_score", None, value("X-Spam-Score"));
         Ok(Decoded::Mails(vec![IncomingMail {
             id: loggable_id(id),
             sender: sender(root, fields)?,
             recipients,
             bytes,
-            results: results.into_told(),
+            results: results.into_verdict(),
         }]))
     }
 }
 
-/// The reverse-path: the `Return-Path` on top, which is Postmark's own. A later one is the sender's.
+/// The reverse-path: the first field if it is a `Return-Path`, which is Postmark's own. A later one is
+/// the sender's.
 fn sender(root: JsonObject<'_>, fields: &[Json]) -> Result<Option<String>, Malformed> {
     let top = fields.first().and_then(|pair| name_value(pair).ok());
     match top.filter(|(name, _)| name.eq_ignore_ascii_case("return-path")) {
@@ -147,7 +131,7 @@ fn sender(root: JsonObject<'_>, fields: &[Json]) -> Result<Option<String>, Malfo
     }
 }
 
-/// The addresses of the header, the way Postmark lists them.
+/// The addresses of the header, as Postmark lists them.
 fn header_recipients(root: JsonObject<'_>) -> Result<Vec<String>, Malformed> {
     let mut all = Vec::new();
     for name in ["ToFull", "CcFull", "BccFull"] {
@@ -158,7 +142,7 @@ fn header_recipients(root: JsonObject<'_>) -> Result<Vec<String>, Malformed> {
     Ok(all)
 }
 
-/// A person as a header field has one.
+/// A person as a header field shows one.
 fn display_address(person: JsonObject<'_>) -> Result<Option<String>, Malformed> {
     let Some(address) = person.text("Email")? else {
         return Ok(None);
@@ -167,8 +151,8 @@ fn display_address(person: JsonObject<'_>) -> Result<Option<String>, Malformed> 
 }
 
 fn build_mime(root: JsonObject<'_>) -> Result<MimeBuilder, Malformed> {
-    let mut draft = MimeBuilder::default();
-    copy_headers(&mut draft, root.member("Headers")?)?;
+    let mut mime = MimeBuilder::default();
+    copy_headers(&mut mime, root.member("Headers")?)?;
     // Postmark takes these out of the list, and the author's name out of `From`.
     let full = root.object("FromFull")?;
     let name = full.map(|from| from.text("Name")).transpose()?.flatten();
@@ -177,36 +161,36 @@ fn build_mime(root: JsonObject<'_>) -> Result<MimeBuilder, Malformed> {
         None => root.text("FromName")?,
     };
     let from = root.text("From")?.map(|from| with_display_name(from, name));
-    draft.field_if_absent("From", from.as_deref());
-    for (field, name) in [("To", "To"), ("Cc", "Cc"), ("Subject", "Subject")] {
-        draft.field_if_absent(field, root.text(name)?);
+    mime.field_if_absent("From", from.as_deref());
+    for name in ["To", "Cc", "Subject"] {
+        mime.field_if_absent(name, root.text(name)?);
     }
     let from = full.map(display_address).transpose()?.flatten();
-    draft.field_if_absent("From", from.as_deref());
+    mime.field_if_absent("From", from.as_deref());
     for (field, name) in [("To", "ToFull"), ("Cc", "CcFull")] {
         let mut people = Vec::new();
         for person in root.list(name)? {
             people.extend(display_address(person.object(name)?)?);
         }
-        draft.field_if_absent(field, Some(&people.join(", ")));
+        mime.field_if_absent(field, Some(&people.join(", ")));
     }
-    draft.field_if_absent("Reply-To", root.text("ReplyTo")?);
-    draft.field_if_absent("Date", root.text("Date")?);
-    draft.text(root.text("TextBody")?);
-    draft.html(root.text("HtmlBody")?);
+    mime.field_if_absent("Reply-To", root.text("ReplyTo")?);
+    mime.field_if_absent("Date", root.text("Date")?);
+    mime.text(root.text("TextBody")?);
+    mime.html(root.text("HtmlBody")?);
     for file in root.list("Attachments")? {
         let file = file.object("Attachments")?;
         let content = match file.text("Content")? {
             Some(content) => content,
-            // The button "Check" calls it so.
+            // Postmark's button "Check" sends this name.
             None => file.required_text("Data")?,
         };
-        draft.add_file(FilePart {
+        mime.add_file(FilePart {
             file_name: file.text("Name")?.map(str::to_owned),
             media_type: file.text("ContentType")?.map(str::to_owned),
             content_id: file.text("ContentID")?.map(str::to_owned),
             bytes: decode_base64(content, "Attachments.Content")?.into(),
         });
     }
-    Ok(draft)
+    Ok(mime)
 }

@@ -1,123 +1,44 @@
-//! Owns a request's way through a door: who may come in now, which provider it is, what is fetched
-//! for it, and what it hears.
+//! Owns the way of a provider's request: which is let in, which provider sent it, what is fetched for it,
+//! and the response.
 //!
 //! Does not read sockets.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::time;
 use tracing::{error, warn};
 
-use super::Adapter;
 use super::acceptance::{MailAcceptor, RequestOrigin};
-use super::deferred::{FetchQueue, ProviderApiKeys};
+use super::adapter::Adapter;
+use super::deferred::FetchQueue;
+use super::error::Malformed;
 use super::external::{ExternalFetcher, FetchDeadline};
-use super::fetch::Fetch;
-use super::incoming::{BucketMail, Decoded, DeferredMail, IncomingMail, Malformed};
+use super::headers::Headers;
+use super::incoming::{BucketMail, Decoded, DeferredMail, IncomingMail};
 use super::metrics::Metrics;
 use super::outcome::{StatusPolicy, WebhookOutcome, WebhookResponse};
 use super::replay::{Nonce, ReplayGuard};
-use super::request::{Headers, WebhookRequest};
+use super::request::WebhookRequest;
+use super::settings::{Settings, WebhookHead, WebhookParts};
 use crate::clock::{self, Timestamp};
-use crate::ingress::routes::Routes;
 use crate::limits::{
-    Holder, LoadMonitor, LogThrottle, MemoryBudget, MemoryLimits, MemoryPermit, Rate, RateLimiter,
+    Holder, LoadMonitor, LogThrottle, MemoryBudget, MemoryLimits, MemoryPermit, RateLimiter,
 };
 use crate::network::{Network, rate_limit_key};
-use crate::objects::{ReadableBuckets, S3Bucket};
-use crate::store::Store;
 
-/// Sources whose requests are counted at a time.
-const SOURCES_MAX: usize = 20_000;
+/// Clients whose requests are counted at a time.
+const CLIENTS_MAX: usize = 20_000;
 
-/// The doors there are, and their bounds.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The doors. The first that a request has the marks of takes it, where its path names none; our
-    /// own scheme, or an only door, takes what has no marks.
-    pub adapters: Vec<Arc<dyn Adapter>>,
-    /// Octets of a mail at most, whatever the request is like.
-    pub mail_bytes_max: usize,
-    /// Octets of bodies that all requests together hold in memory. A mail in parts takes up to four
-    /// times its body while it is put together.
-    pub bytes_in_flight_max: usize,
-    /// How often one source may come: an IPv4 address, or a /64.
-    pub rate_per_source: Rate,
-    /// How often all together.
-    pub rate_total: Rate,
-    /// How long the store may take for a mail.
-    pub store_max: Duration,
-    /// The keys of providers' APIs, for [`super::FetchQueue`].
-    pub api_keys: ProviderApiKeys,
-    /// The buckets mail may lie in, for [`WebhookParts::buckets`].
-    pub buckets: Vec<S3Bucket>,
-    /// Networks of reverse proxies, whose word for the source is taken (`X-Forwarded-For`).
-    pub proxies: Vec<Network>,
-}
-
-impl Settings {
-    /// Octets of a mail, where nothing is said.
-    pub const MAIL_BYTES_MAX: usize = 50 << 20;
-
-    /// These doors with the default bounds.
-    pub fn new(adapters: Vec<Arc<dyn Adapter>>) -> Self {
-        Self {
-            adapters,
-            mail_bytes_max: Self::MAIL_BYTES_MAX,
-            bytes_in_flight_max: 256 << 20,
-            rate_per_source: Rate {
-                per_second: 200,
-                burst: 1000,
-            },
-            rate_total: Rate {
-                per_second: 2000,
-                burst: 5000,
-            },
-            store_max: Duration::from_secs(10),
-            api_keys: ProviderApiKeys::default(),
-            buckets: Vec::new(),
-            proxies: Vec::new(),
-        }
-    }
-}
-
-/// The parts the doors work with.
-pub struct WebhookParts {
-    /// Where mail goes.
-    pub store: Store,
-    /// What recipients are ours.
-    pub routes: Arc<Routes>,
-    /// What fetches certificates and confirms subscriptions.
-    pub fetch: Arc<dyn Fetch>,
-    /// What is counted.
-    pub metrics: Metrics,
-    /// Where notes lie of mails that are still to be fetched; without it they are not taken.
-    pub deferred: Option<FetchQueue>,
-    /// The buckets mail may lie in; without them mail in a bucket is asked for again.
-    pub buckets: Option<ReadableBuckets>,
-}
-
-/// What is known of a request before its body.
-#[derive(Debug)]
-pub struct WebhookHead<'a> {
-    /// The provider its path names.
-    pub provider: Option<&'a str>,
-    /// Its header fields.
-    pub headers: Headers,
-    /// Who sends it.
-    pub peer: Option<IpAddr>,
-}
-
-/// All doors. Clones are the same doors.
+/// Receives the requests of all providers. Clones are the same receiver.
 #[derive(Clone)]
 pub struct WebhookReceiver(Arc<ReceiverState>);
 
 struct ReceiverState {
     adapters: Vec<Arc<dyn Adapter>>,
-    acceptance: MailAcceptor,
+    acceptor: MailAcceptor,
     external: ExternalFetcher,
     replay_guard: ReplayGuard,
     rates: Mutex<RateLimiter<IpAddr>>,
@@ -129,12 +50,13 @@ struct ReceiverState {
 }
 
 impl WebhookReceiver {
-    /// Opens the doors.
+    /// A receiver with these settings and parts.
     pub fn new(settings: Settings, parts: WebhookParts) -> Self {
-        let adapters = settings.adapters.iter();
-        let body_bytes_max = adapters.map(|adapter| adapter.bytes_max()).max();
+        let infos = settings.adapters.iter().map(|adapter| adapter.info());
+        let bodies = infos.map(|info| info.body_bytes_max(settings.mail_bytes_max));
+        let body_bytes_max = bodies.max();
         Self(Arc::new(ReceiverState {
-            acceptance: MailAcceptor {
+            acceptor: MailAcceptor {
                 store: parts.store,
                 routes: parts.routes,
                 metrics: parts.metrics.clone(),
@@ -147,7 +69,7 @@ impl WebhookReceiver {
             rates: Mutex::new(RateLimiter::new(
                 settings.rate_total,
                 settings.rate_per_source,
-                SOURCES_MAX,
+                CLIENTS_MAX,
             )),
             memory: MemoryBudget::new(
                 MemoryLimits::shared(settings.bytes_in_flight_max, body_bytes_max.unwrap_or(0)),
@@ -161,81 +83,74 @@ impl WebhookReceiver {
         }))
     }
 
-    /// Fetches what mails were told of but not brought, until `stop` resolves. Only an errand of
-    /// [`WebhookParts::deferred`] gives it work.
+    /// Fetches the mails that were announced but not brought, until `stop` resolves. Without
+    /// [`WebhookParts::deferred`] there are none.
     pub async fn run(&self, stop: impl Future<Output = ()>) {
-        let Some(errands) = &self.0.deferred else {
+        let Some(deferred) = &self.0.deferred else {
             return stop.await;
         };
         tokio::select! {
             () = stop => {}
-            () = errands.run(&self.0.acceptance, self.0.external.fetch.as_ref()) => {}
+            () = deferred.run(&self.0.acceptor, self.0.external.fetch.as_ref()) => {}
         }
     }
 
-    /// The names of the doors, as their paths have them.
+    /// The names of the providers that are set up, as their paths have them.
     pub fn provider_names(&self) -> impl Iterator<Item = &'static str> {
         self.0.adapters.iter().map(|adapter| adapter.name())
     }
 
-    /// Looks at a request before a byte of its body is read.
+    /// Checks a request before an octet of its body is read.
     ///
     /// # Errors
-    /// What it hears instead of being read.
+    /// The response to a request that is not let in.
     pub fn admit(&self, head: WebhookHead<'_>) -> Result<AdmittedRequest, WebhookResponse> {
-        let shared = &self.0;
+        let state = &self.0;
         let named = match head.provider {
             None => None,
-            Some(name) => match shared.adapters.iter().position(|a| a.name() == name) {
-                // Somebody has set it up at the other side first: its mail must not be lost.
+            Some(name) => match state.adapters.iter().position(|a| a.name() == name) {
+                // The other side is set up already: its mail must not be lost.
                 None if super::NAMES.contains(&name) => {
                     let outcome = WebhookOutcome::Unavailable("this provider is not set up here");
-                    return Err(shared.finish(None, &outcome));
+                    return Err(state.finish(None, &outcome));
                 }
-                None => return Err(shared.finish(None, &WebhookOutcome::UnknownProvider)),
+                None => return Err(state.finish(None, &WebhookOutcome::UnknownProvider)),
                 found => found,
             },
         };
-        let named_adapter = named.map(|at| shared.adapters[at].as_ref());
-        let peer = shared.client_address(&head);
-        if !shared.is_within_rates(peer) {
-            return Err(shared.finish(
-                named_adapter,
-                &WebhookOutcome::Unavailable("too many requests"),
-            ));
+        let named_adapter = named.map(|at| state.adapters[at].as_ref());
+        let refuse = |outcome: &WebhookOutcome| state.finish(named_adapter, outcome);
+        let peer = state.client_address(&head);
+        if !state.is_within_rates(peer) {
+            return Err(refuse(&WebhookOutcome::Unavailable("too many requests")));
         }
         let encoding = head.headers.single("content-encoding");
         if !matches!(encoding, Ok(None | Some("" | "identity"))) {
-            return Err(shared.finish(named_adapter, &WebhookOutcome::ContentEncoded));
+            return Err(refuse(&WebhookOutcome::ContentEncoded));
         }
-        let most = shared
-            .adapters
-            .iter()
-            .map(|adapter| adapter.bytes_max())
-            .max();
-        let bytes_max = named_adapter.map_or_else(|| most.unwrap_or(0), Adapter::bytes_max);
+        let bytes_max = state.body_bytes_max(named_adapter);
         let length = head.headers.single("content-length").ok().flatten();
         let length: Option<usize> = length.and_then(|length| length.parse().ok());
         if length.is_some_and(|length| length > bytes_max) {
-            return Err(shared.finish(named_adapter, &WebhookOutcome::TooLarge));
+            return Err(refuse(&WebhookOutcome::TooLarge));
         }
         Ok(AdmittedRequest {
-            shared: Arc::clone(shared),
+            state: Arc::clone(state),
             named,
             headers: head.headers,
             peer,
             bytes: 0,
             bytes_max,
-            permit: shared
+            permit: state
                 .memory
                 .permit(peer.map_or(Holder::Trusted, Holder::Stranger)),
         })
     }
 }
 
-/// A request that was let in. Its body's bytes count until it is dropped.
+/// A request that was let in. The octets of its body count until it is dropped.
 pub struct AdmittedRequest {
-    shared: Arc<ReceiverState>,
+    state: Arc<ReceiverState>,
     named: Option<usize>,
     headers: Headers,
     peer: Option<IpAddr>,
@@ -245,10 +160,10 @@ pub struct AdmittedRequest {
 }
 
 impl AdmittedRequest {
-    /// Makes room for more bytes of the body, before they are kept.
+    /// Reserves memory for more octets of the body, before they are kept.
     ///
     /// # Errors
-    /// What the provider hears: there are too many, or no room now.
+    /// The response to a request that is too long, or for which there is no memory now.
     pub fn reserve(&mut self, bytes: usize) -> Result<(), WebhookResponse> {
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes > self.bytes_max {
@@ -260,77 +175,89 @@ impl AdmittedRequest {
         Ok(())
     }
 
-    /// The body did not come in time.
+    /// The response to a request whose body did not come in time.
     pub fn too_slow(self) -> WebhookResponse {
         self.finish(&WebhookOutcome::TimedOut)
     }
 
-    /// The request ended before its body did.
+    /// The response to a request that ended before its body did.
     pub fn cut_off(self) -> WebhookResponse {
-        self.finish(&WebhookOutcome::Malformed(Malformed::new("body: cut off")))
+        let cut_off = Malformed::new("body: cut off");
+        self.finish(&WebhookOutcome::Malformed(cut_off))
     }
 
-    /// Does with the whole request what its provider is owed. With a yes the mail is on the disk.
+    /// Takes the mail of the whole request. With a 2xx the mail is on disk.
     pub async fn receive(self, body: Bytes) -> WebhookResponse {
         self.receive_at(body, clock::now()).await
     }
 
-    /// As [`AdmittedRequest::receive`], at a time of the caller's.
+    /// As [`AdmittedRequest::receive`], at a given time.
     pub async fn receive_at(self, body: Bytes, now: Timestamp) -> WebhookResponse {
         let headers = self.headers.clone();
         let request = Arc::new(WebhookRequest::new(headers, body, self.peer));
         let found = match self.named {
             Some(at) => Some(at),
-            None => self.shared.find_adapter(&request).await,
+            None => self.state.find_adapter(&request).await,
         };
         let Some(at) = found else {
-            let no_marks = Malformed::new("no provider's marks");
-            return self.finish(&WebhookOutcome::Malformed(no_marks));
+            let unknown = Malformed::new("the request is of no provider that is set up");
+            return self.finish(&WebhookOutcome::Malformed(unknown));
         };
-        let outcome = self.shared.receive(at, request, now).await;
-        self.shared
-            .finish(Some(self.shared.adapters[at].as_ref()), &outcome)
+        let outcome = self.state.receive(at, request, now).await;
+        let adapter = self.state.adapters[at].as_ref();
+        self.state.finish(Some(adapter), &outcome)
     }
 
     fn finish(&self, outcome: &WebhookOutcome) -> WebhookResponse {
-        let named = self.named.map(|at| self.shared.adapters[at].as_ref());
-        self.shared.finish(named, outcome)
+        let named = self.named.map(|at| self.state.adapters[at].as_ref());
+        self.state.finish(named, outcome)
     }
 }
 
 impl ReceiverState {
-    /// Counts a request of this source. False if it comes too soon.
-    fn is_within_rates(&self, source: Option<IpAddr>) -> bool {
-        let source = source.map(rate_limit_key);
+    /// Counts a request of this client. False if the request comes too soon.
+    fn is_within_rates(&self, peer: Option<IpAddr>) -> bool {
+        let client = peer.map(rate_limit_key);
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        rates.try_acquire(source.as_ref(), Instant::now()).is_ok()
+        rates.try_acquire(client.as_ref(), Instant::now()).is_ok()
     }
 
-    /// The source: the peer, or what a proxy of ours says of it.
+    /// The address of the client: the peer, or what a proxy of ours says of it.
     fn client_address(&self, head: &WebhookHead<'_>) -> Option<IpAddr> {
         let peer = head.peer?;
         let is_proxy = |ip: IpAddr| self.proxies.iter().any(|network| network.contains(ip));
         if !is_proxy(peer) {
             return Some(peer);
         }
-        // The last of them that is no proxy: whatever stands before it the sender may have written.
+        // The last address that is not a proxy's: the client may have written all before it.
         let told = head.headers.single("x-forwarded-for").ok().flatten();
         let told = told.unwrap_or_default().rsplit(',');
-        let told = told.map_while(|ip| ip.trim().parse::<IpAddr>().ok());
-        Some(told.into_iter().find(|ip| !is_proxy(*ip)).unwrap_or(peer))
+        let mut told = told.map_while(|ip| ip.trim().parse::<IpAddr>().ok());
+        Some(told.find(|ip| !is_proxy(*ip)).unwrap_or(peer))
+    }
+
+    /// Octets of a body at most, from this provider or, where none is named, from any.
+    fn body_bytes_max(&self, named: Option<&dyn Adapter>) -> usize {
+        let mail_bytes_max = self.acceptor.mail_bytes_max;
+        let of = |adapter: &dyn Adapter| adapter.info().body_bytes_max(mail_bytes_max);
+        let longest = || {
+            self.adapters
+                .iter()
+                .map(|adapter| of(adapter.as_ref()))
+                .max()
+        };
+        named.map_or_else(|| longest().unwrap_or(0), of)
     }
 
     async fn find_adapter(self: &Arc<Self>, request: &Arc<WebhookRequest>) -> Option<usize> {
-        let (finder, request) = (Arc::clone(self), Arc::clone(request));
-        // Some marks lie in the body, which may be long.
-        let marked = tokio::task::spawn_blocking(move || {
-            finder
-                .adapters
-                .iter()
-                .position(|adapter| adapter.is_recognised(&request))
+        let (state, request) = (Arc::clone(self), Arc::clone(request));
+        // Some marks stand in the body, which may be long.
+        let recognised = tokio::task::spawn_blocking(move || {
+            let mut adapters = state.adapters.iter();
+            adapters.position(|adapter| adapter.is_recognised(&request))
         });
-        let marked = marked.await.ok().flatten();
-        marked.or_else(|| match self.adapters.as_slice() {
+        let recognised = recognised.await.ok().flatten();
+        recognised.or_else(|| match self.adapters.as_slice() {
             [_] => Some(0),
             many => many.iter().position(|adapter| adapter.name() == "generic"),
         })
@@ -342,7 +269,7 @@ impl ReceiverState {
         request: Arc<WebhookRequest>,
         now: Timestamp,
     ) -> WebhookOutcome {
-        let patience = FetchDeadline::start();
+        let deadline = FetchDeadline::start();
         let adapter = self.adapters[at].as_ref();
         if adapter.is_ping(&request) {
             return WebhookOutcome::Ignored("ping");
@@ -352,54 +279,57 @@ impl ReceiverState {
         }
         let certificate = match adapter.certificate_url(&request) {
             Ok(None) => None,
-            Ok(Some(url)) => match self.external.certificate(url, patience).await {
+            Ok(Some(url)) => match self.external.certificate(url, deadline).await {
                 Ok(certificate) => Some(certificate),
-                Err(unproven) => return WebhookOutcome::Unauthenticated(unproven),
+                Err(error) => return WebhookOutcome::Unauthenticated(error),
             },
-            Err(unproven) => return WebhookOutcome::Unauthenticated(unproven),
+            Err(error) => return WebhookOutcome::Unauthenticated(error),
         };
         let origin = RequestOrigin {
             provider: adapter.name(),
             peer: request.peer(),
             now,
         };
-        // Signatures and base64 of a hundred megabytes must not hold up everybody else.
-        let reader = Arc::clone(self);
+        // Signatures and base64 of a hundred megabytes must not hold up other requests.
+        let state = Arc::clone(self);
         let read = tokio::task::spawn_blocking(move || {
-            read(
-                reader.adapters[at].as_ref(),
-                &request,
-                now,
-                certificate.as_deref(),
-            )
+            let adapter = state.adapters[at].as_ref();
+            read(adapter, &request, now, certificate.as_deref())
         });
         let Ok(read) = read.await else {
             self.metrics.panicked();
-            error!(
-                provider = origin.provider,
-                "a request could not be read: panic"
-            );
+            let provider = origin.provider;
+            error!(provider, "a request could not be read: panic");
             return WebhookOutcome::Unavailable("a fault of ours");
         };
-        let (decoded, once) = match read {
+        let (decoded, nonce) = match read {
             Ok(read) => read,
             Err(outcome) => return outcome,
         };
-        if let Some(once) = once
-            && let Err(refused) = self.bind_nonce(once).await
+        if let Some(nonce) = nonce
+            && let Err(refused) = self.bind_nonce(nonce).await
         {
-            if let WebhookOutcome::Unauthenticated(unproven) = &refused {
-                error!(
-                    provider = origin.provider,
-                    "{unproven}: somebody sends mail in its name"
-                );
+            if let WebhookOutcome::Unauthenticated(error) = &refused {
+                let provider = origin.provider;
+                error!(provider, "{error}: somebody sends mail in its name");
             }
             return refused;
         }
+        self.take(decoded, origin, deadline).await
+    }
+
+    /// Takes what an authentic request brings.
+    async fn take(
+        &self,
+        decoded: Decoded,
+        origin: RequestOrigin,
+        deadline: FetchDeadline,
+    ) -> WebhookOutcome {
+        let provider = origin.provider;
         match decoded {
-            Decoded::Mails(mails) => self.acceptance.accept(mails, origin).await,
-            Decoded::Partial(mails, why) => match self.acceptance.accept(mails, origin).await {
-                // What was kept is known again when the whole comes again.
+            Decoded::Mails(mails) => self.acceptor.accept(mails, origin).await,
+            Decoded::Partial(mails, why) => match self.acceptor.accept(mails, origin).await {
+                // The mails that were accepted are duplicates when the whole comes again.
                 WebhookOutcome::Accepted { .. } | WebhookOutcome::Unroutable { .. } => {
                     WebhookOutcome::Malformed(why)
                 }
@@ -407,76 +337,75 @@ impl ReceiverState {
             },
             Decoded::Ignored(what) => WebhookOutcome::Ignored(what),
             Decoded::Confirm(url) => {
-                self.external
-                    .confirm_subscription(&url, origin.provider, patience)
+                let external = &self.external;
+                external
+                    .confirm_subscription(&url, provider, deadline)
                     .await
             }
-            Decoded::InBucket(place) => self.receive_from_bucket(place, origin, patience).await,
-            Decoded::Deferred(elsewhere) => self.defer_fetch(elsewhere, origin).await,
+            Decoded::InBucket(mail) => self.receive_from_bucket(mail, origin, deadline).await,
+            Decoded::Deferred(mail) => self.defer_fetch(mail, origin).await,
             Decoded::Unreachable(why) => {
-                error!(provider = origin.provider, "{why}");
+                error!(provider, "{why}");
                 WebhookOutcome::Unavailable(why)
             }
         }
     }
 
-    async fn bind_nonce(&self, once: Nonce) -> Result<(), WebhookOutcome> {
+    async fn bind_nonce(&self, nonce: Nonce) -> Result<(), WebhookOutcome> {
         let MailAcceptor {
             store, store_max, ..
-        } = &self.acceptance;
-        let bound = time::timeout(*store_max, self.replay_guard.bind(once, store)).await;
+        } = &self.acceptor;
+        let bound = time::timeout(*store_max, self.replay_guard.bind(nonce, store)).await;
         bound.unwrap_or(Err(WebhookOutcome::Unavailable("the store is too slow")))
     }
 
-    /// Takes a mail out of its bucket.
+    /// Reads a mail from its bucket and accepts it.
     async fn receive_from_bucket(
         &self,
-        place: BucketMail,
+        mail: BucketMail,
         origin: RequestOrigin,
-        patience: FetchDeadline,
+        deadline: FetchDeadline,
     ) -> WebhookOutcome {
         let mut permit = self.memory.permit(Holder::Trusted);
-        let bytes_max = self.acceptance.mail_bytes_max;
-        let read = self.external.read_bucket(&place, bytes_max, &mut permit);
-        match patience.run(read).await {
+        let bytes_max = self.acceptor.mail_bytes_max;
+        let read = self.external.read_bucket(&mail, bytes_max, &mut permit);
+        match deadline.run(read).await {
             Some(Ok(bytes)) => {
-                let mail = IncomingMail {
-                    bytes,
-                    ..place.mail
-                };
-                self.acceptance.accept(vec![mail], origin).await
+                let mail = IncomingMail { bytes, ..mail.mail };
+                self.acceptor.accept(vec![mail], origin).await
             }
             Some(Err(outcome)) => outcome,
             None => WebhookOutcome::Unavailable("the mail in the bucket does not come in time"),
         }
     }
 
-    /// Makes a note of a mail to be fetched, on disk before it says yes.
-    async fn defer_fetch(&self, elsewhere: DeferredMail, origin: RequestOrigin) -> WebhookOutcome {
-        let Some(errands) = &self.deferred else {
+    /// Makes a note of a mail to be fetched, on disk before the response says yes.
+    async fn defer_fetch(&self, mail: DeferredMail, origin: RequestOrigin) -> WebhookOutcome {
+        let Some(deferred) = &self.deferred else {
             return WebhookOutcome::Unavailable("mail kept at the provider is not fetched");
         };
-        match errands.add(elsewhere, origin).await {
+        let provider = origin.provider;
+        match deferred.add(mail, origin).await {
             Ok(()) => WebhookOutcome::Ignored("to be fetched"),
             Err(error) => {
-                error!(provider = origin.provider, %error, "errand not kept");
+                error!(provider, %error, "the note of a mail to fetch could not be written");
                 WebhookOutcome::Unavailable("no room now")
             }
         }
     }
 
-    /// Counts and logs how a request ended, and says it in its provider's way.
+    /// Counts and logs the outcome of a request, and makes the response for its provider.
     fn finish(&self, adapter: Option<&dyn Adapter>, outcome: &WebhookOutcome) -> WebhookResponse {
         let provider = adapter.map_or("", Adapter::name);
-        let law = adapter.map_or(StatusPolicy::RETRIES_ALL, Adapter::status_policy);
-        let response = outcome.response(law);
+        let policy = adapter.map_or(StatusPolicy::RETRIES_ALL, |adapter| {
+            adapter.info().status_policy
+        });
+        let response = outcome.response(policy);
         self.metrics.request_finished(provider, outcome.label());
         let why = match outcome {
             WebhookOutcome::Accepted { .. }
             | WebhookOutcome::Ignored(_)
-            | WebhookOutcome::Unroutable { .. } => {
-                return response;
-            }
+            | WebhookOutcome::Unroutable { .. } => return response,
             WebhookOutcome::Malformed(why) => why.to_string(),
             WebhookOutcome::Unauthenticated(why) => why.to_string(),
             WebhookOutcome::Unavailable(why) => (*why).to_owned(),
@@ -494,6 +423,7 @@ impl ReceiverState {
     }
 }
 
+/// Verifies and decodes a request.
 fn read(
     adapter: &dyn Adapter,
     request: &WebhookRequest,
@@ -502,11 +432,8 @@ fn read(
 ) -> Result<(Decoded, Option<Nonce>), WebhookOutcome> {
     let authentic = adapter.authenticate(request, now, certificate);
     let authentic = authentic.map_err(WebhookOutcome::Unauthenticated)?;
-    let once = adapter
-        .nonce(authentic)
-        .map_err(WebhookOutcome::Malformed)?;
-    let decoded = adapter
-        .decode(authentic)
-        .map_err(WebhookOutcome::Malformed)?;
-    Ok((decoded, once))
+    let nonce = adapter.nonce(authentic);
+    let nonce = nonce.map_err(WebhookOutcome::Malformed)?;
+    let decoded = adapter.decode(authentic);
+    Ok((decoded.map_err(WebhookOutcome::Malformed)?, nonce))
 }

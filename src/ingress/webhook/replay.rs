@@ -1,23 +1,23 @@
-//! Owns the words that are good for one mail only: each is bound to the first content it came with,
-//! on disk before its mail is taken.
+//! Owns the nonces of requests: each is bound to the first content it came with, on disk before its mail
+//! is taken.
 //!
-//! Does not prove a word.
+//! Does not verify the signature that vouches for a nonce.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ring::digest;
 
+use super::error::AuthenticationError;
 use super::outcome::WebhookOutcome;
-use super::proof::AuthenticationError;
 use crate::clock::Timestamp;
 use crate::store::{Fact, RecordError, Store};
 
-/// Words that are kept in memory at most; the store has them all. It is more than there can be
-/// requests at a time, so no word goes while it is being bound.
+/// Nonces that memory holds at most; the store has them all. There are never so many requests at a time,
+/// so no nonce leaves while it is being bound.
 const NONCES_MAX: usize = 20_000;
 
-/// A single-use word and the content it came with, both as digests.
+/// A nonce and the content it came with, both as digests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nonce {
     digest: [u8; 16],
@@ -26,8 +26,8 @@ pub struct Nonce {
 }
 
 impl Nonce {
-    /// After `until` the word is refused for its age.
-    pub(super) fn new(provider: &str, word: &str, content: &[u8], until: Timestamp) -> Self {
+    /// The nonce `word` of a provider. After `expires` a request with it is refused for its age.
+    pub(super) fn new(provider: &str, word: &str, content: &[u8], expires: Timestamp) -> Self {
         let short = |parts: &[&[u8]]| {
             let mut context = digest::Context::new(&digest::SHA256);
             for part in parts {
@@ -40,12 +40,12 @@ impl Nonce {
         Self {
             digest: short(&[provider.as_bytes(), word.as_bytes()]),
             content: short(&[content]),
-            expires: until,
+            expires,
         }
     }
 }
 
-/// The words that were seen.
+/// The nonces that were used.
 #[derive(Debug, Default)]
 pub(super) struct ReplayGuard(Mutex<NonceCache>);
 
@@ -62,16 +62,16 @@ struct NonceContent {
 }
 
 impl ReplayGuard {
-    /// Binds the word to its content: when this returns without an error that survives a crash. The
-    /// same word with the same content is a retry and welcome.
-    pub(super) async fn bind(&self, once: Nonce, store: &Store) -> Result<(), WebhookOutcome> {
-        if self.claim(once, || store.nonce_used(once.digest))? {
+    /// Binds the nonce to its content. On success the binding survives a crash. The same nonce with the
+    /// same content is a retry, and welcome.
+    pub(super) async fn bind(&self, nonce: Nonce, store: &Store) -> Result<(), WebhookOutcome> {
+        if self.claim(nonce, || store.nonce_used(nonce.digest))? {
             return Ok(());
         }
         let fact = Fact::Spent {
-            word: once.digest,
-            content: once.content,
-            until: once.expires,
+            word: nonce.digest,
+            content: nonce.content,
+            until: nonce.expires,
         };
         store.record(vec![fact]).await.map_err(|error| {
             WebhookOutcome::Unavailable(match error {
@@ -79,50 +79,48 @@ impl ReplayGuard {
                 RecordError::Dead => "the store has stopped",
             })
         })?;
-        self.cache().insert(once, true);
+        self.cache().insert(nonce, true);
         Ok(())
     }
 
-    /// Claims the word in memory, where two requests at once meet. True if it is on the disk
-    /// already.
+    /// Claims the nonce in memory, where two requests at once meet. True if it is on disk already.
     fn claim(
         &self,
-        once: Nonce,
+        nonce: Nonce,
         stored: impl FnOnce() -> Option<[u8; 16]>,
     ) -> Result<bool, WebhookOutcome> {
-        let mut words = self.cache();
-        let known = words.contents.get(&once.digest).copied().or_else(|| {
+        let mut cache = self.cache();
+        let known = cache.contents.get(&nonce.digest).copied().or_else(|| {
             stored().map(|digest| NonceContent {
                 digest,
                 on_disk: true,
             })
         });
         match known {
-            Some(content) if content.digest != once.content => Err(
+            Some(content) if content.digest != nonce.content => Err(
                 WebhookOutcome::Unauthenticated(AuthenticationError::NonceReused),
             ),
-            Some(content) if content.on_disk => Ok(true),
-            Some(_) => Ok(false),
+            Some(content) => Ok(content.on_disk),
             None => {
-                words.insert(once, false);
+                cache.insert(nonce, false);
                 Ok(false)
             }
         }
     }
 
-    fn cache(&self) -> std::sync::MutexGuard<'_, NonceCache> {
+    fn cache(&self) -> MutexGuard<'_, NonceCache> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl NonceCache {
-    fn insert(&mut self, once: Nonce, on_disk: bool) {
+    fn insert(&mut self, nonce: Nonce, on_disk: bool) {
         let content = NonceContent {
-            digest: once.content,
+            digest: nonce.content,
             on_disk,
         };
-        if self.contents.insert(once.digest, content).is_none() {
-            self.order.push_back(once.digest);
+        if self.contents.insert(nonce.digest, content).is_none() {
+            self.order.push_back(nonce.digest);
         }
         if self.order.len() > NONCES_MAX
             && let Some(oldest) = self.order.pop_front()
@@ -136,34 +134,33 @@ impl NonceCache {
 mod tests {
     use super::*;
 
-    fn once(word: &str, content: &str) -> Nonce {
+    fn nonce(word: &str, content: &str) -> Nonce {
         Nonce::new("p", word, content.as_bytes(), Timestamp::default())
     }
 
     #[test]
-    fn a_word_is_good_for_one_content() {
-        let used = ReplayGuard::default();
-        let reused = Err(WebhookOutcome::Unauthenticated(
-            AuthenticationError::NonceReused,
-        ));
-        let claim = |word, content| used.claim(once(word, content), || None);
+    fn a_nonce_is_good_for_one_content() {
+        let guard = ReplayGuard::default();
+        let reused = AuthenticationError::NonceReused;
+        let reused = Err(WebhookOutcome::Unauthenticated(reused));
+        let claim = |word, content| guard.claim(nonce(word, content), || None);
         assert_eq!(claim("a", "x"), Ok(false));
-        assert_eq!(claim("a", "x"), Ok(false), "not on the disk yet");
-        used.cache().insert(once("a", "x"), true);
+        assert_eq!(claim("a", "x"), Ok(false), "not on disk yet");
+        guard.cache().insert(nonce("a", "x"), true);
         assert_eq!(claim("a", "x"), Ok(true));
         assert_eq!(claim("a", "y"), reused);
-        let stored = || Some(once("b", "y").content);
-        assert_eq!(used.claim(once("b", "y"), stored), Ok(true));
-        assert_eq!(used.claim(once("b", "z"), stored), reused);
+        let stored = || Some(nonce("b", "y").content);
+        assert_eq!(guard.claim(nonce("b", "y"), stored), Ok(true));
+        assert_eq!(guard.claim(nonce("b", "z"), stored), reused);
     }
 
     #[test]
     fn memory_is_bounded() {
-        let used = ReplayGuard::default();
+        let guard = ReplayGuard::default();
         for n in 0..=NONCES_MAX {
-            used.cache().insert(once(&n.to_string(), "x"), true);
+            guard.cache().insert(nonce(&n.to_string(), "x"), true);
         }
-        assert_eq!(used.cache().contents.len(), NONCES_MAX);
-        assert_eq!(used.cache().order.len(), NONCES_MAX);
+        assert_eq!(guard.cache().contents.len(), NONCES_MAX);
+        assert_eq!(guard.cache().order.len(), NONCES_MAX);
     }
 }

@@ -1,51 +1,50 @@
 //! Owns Resend's `email.received`: signed as Svix does, it names a mail that Resend keeps.
 //!
-//! Does not fetch the mail: it says where it is and what the answer there means.
+//! Does not fetch the mail: it says where the mail is and what the answer there means.
 
-use super::Adapter;
+use super::adapter::{Adapter, Carries, ProviderInfo};
+use super::error::{AuthenticationError, Malformed};
 use super::incoming::{
-    Decoded, DeferredMail, Malformed, Recipients, bare_address, loggable_id, parse_addresses,
+    Decoded, DeferredMail, Recipients, bare_address, loggable_id, parse_addresses,
 };
 use super::json::Json;
 use super::outcome::StatusPolicy;
-use super::proof::AuthenticationError;
 use super::request::{Authentic, WebhookRequest};
 use super::standard::{SignatureHeaders, StandardSigning};
 use crate::clock::Timestamp;
 
-/// Its name, as it stands in the path.
-pub(super) const NAME: &str = "resend";
+/// Facts about Resend.
+pub(super) const INFO: ProviderInfo = ProviderInfo {
+    name: "resend",
+    body_bytes: 1 << 20,
+    carries: Carries::Nothing,
+    status_policy: StatusPolicy::RETRIES_FOR_LONG,
+};
 
-/// Resend's door.
+/// Resend's adapter.
 #[derive(Clone, Debug)]
 pub struct Resend {
-    /// What a request is verified with.
+    /// Keys that requests are verified with.
     pub signing: StandardSigning,
-    /// Octets of a body at most: it has no mail in it.
-    pub bytes_max: usize,
 }
 
 impl Resend {
-    /// The door with its usual bound.
+    /// The adapter with these keys.
     pub const fn new(signing: StandardSigning) -> Self {
-        Self {
-            signing,
-            bytes_max: 1 << 20,
-        }
+        Self { signing }
     }
 }
 
-/// Where Resend's API has a mail, by its name.
+/// The URL of a mail in Resend's API.
 pub(super) fn mail_url(id: &str) -> String {
     format!("https://api.resend.com/emails/receiving/{id}")
 }
 
-/// The URL of the whole mail in the API's answer, if there is one and it is at a host of Resend's or
-/// of its store.
+/// The URL of the whole mail in the answer of the API, if there is one and its host is Resend's or that
+/// of Resend's store.
 pub(super) fn raw_url(answer: &[u8]) -> Result<String, Malformed> {
     let json = Json::parse(answer)?;
-    let raw = json.object("")?.object("raw")?;
-    let raw = raw.ok_or_else(|| Malformed::new("raw: missing"))?;
+    let raw = json.object("")?.required_object("raw")?;
     let url = raw.required_text("download_url")?;
     let host = url
         .strip_prefix("https://")
@@ -65,22 +64,12 @@ pub(super) fn raw_url(answer: &[u8]) -> Result<String, Malformed> {
 }
 
 impl Adapter for Resend {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn bytes_max(&self) -> usize {
-        self.bytes_max
-    }
-
-    fn status_policy(&self) -> StatusPolicy {
-        StatusPolicy::RETRIES_FOR_LONG
+    fn info(&self) -> &'static ProviderInfo {
+        &INFO
     }
 
     fn is_recognised(&self, request: &WebhookRequest) -> bool {
-        let mark = b"\"email_id\"";
-        SignatureHeaders::are_present(request.headers())
-            && memchr::memmem::find(request.body(), mark).is_some()
+        SignatureHeaders::are_present(request.headers()) && request.body_contains("\"email_id\"")
     }
 
     fn authenticate<'r>(
@@ -93,21 +82,18 @@ impl Adapter for Resend {
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
-        let json = Json::parse(authentic.request().body())?;
-        let root = json.object("")?;
+        let root = authentic.json()?.object("")?;
         if root.text("type")? != Some("email.received") {
             return Ok(Decoded::Ignored("no inbound mail"));
         }
-        let mail = root
-            .object("data")?
-            .ok_or_else(|| Malformed::new("data: missing"))?;
+        let mail = root.required_object("data")?;
         let id = mail.required_text("email_id")?;
-        // It becomes a part of a URL.
+        // The id becomes a part of a URL and of a file's name.
         let is_plain = id
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
         if !is_plain || id.is_empty() || id != loggable_id(id) {
-            return Err(Malformed::new("email_id: not of its form"));
+            return Err(Malformed::field("email_id", "malformed"));
         }
         let list = |name: &str| -> Result<Vec<String>, Malformed> {
             let mut all = Vec::new();
@@ -117,7 +103,7 @@ impl Adapter for Resend {
             Ok(all)
         };
         let recipients = match list("received_for")? {
-            told if !told.is_empty() => Recipients::Envelope(told),
+            envelope if !envelope.is_empty() => Recipients::Envelope(envelope),
             _ => Recipients::Header([list("to")?, list("cc")?, list("bcc")?].concat()),
         };
         Ok(Decoded::Deferred(DeferredMail {

@@ -1,80 +1,88 @@
-//! Owns Twilio SendGrid's Inbound Parse: `multipart/form-data` with the raw mail or its parts, signed
-//! with ECDSA or sent with a name and password.
+//! Owns Twilio SendGrid's Inbound Parse: `multipart/form-data` with the raw mail or its parts, signed with
+//! ECDSA or sent with a name and password.
 //!
 //! Does not route by the `to` field: only the envelope says whom a mail is for.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use super::Adapter;
-use super::body_budget;
+use super::adapter::{Adapter, Carries, ProviderInfo};
+use super::error::{AuthenticationError, Malformed};
 use super::form::{Form, FormField};
+use super::headers::Headers;
 use super::incoming::{
-    Decoded, IncomingMail, Malformed, ProviderResults, Recipients, decode_charset, reverse_path,
+    Decoded, IncomingMail, ProviderResults, Recipients, decode_charset, reverse_path,
 };
 use super::json::Json;
 use super::mime::{FilePart, MimeBuilder};
 use super::outcome::StatusPolicy;
-use super::proof::{
-    AuthenticationError, BasicAccount, PublicKey, basic_auth, check_age, ecdsa, parse_digits,
-};
+use super::proof::{BasicAccount, Proof, basic_auth, check_age, ecdsa, parse_digits};
 use super::request::{Authentic, WebhookRequest};
 use crate::clock::Timestamp;
+use crate::tls::PublicKey;
 
 const SIGNATURE: &str = "x-twilio-email-event-webhook-signature";
 const TIMESTAMP: &str = "x-twilio-email-event-webhook-timestamp";
 
-/// SendGrid's door. A request needs a signature or an account, whichever is set.
+/// Facts about SendGrid, which sends 30 MB at most.
+pub(super) const INFO: ProviderInfo = ProviderInfo {
+    name: "sendgrid",
+    body_bytes: 40 << 20,
+    carries: Carries::PlainMail,
+    status_policy: StatusPolicy::CLIENT_ERRORS_ARE_FINAL,
+};
+
+/// SendGrid's adapter. A request must have a signature or show an account, whichever is set.
 #[derive(Clone, Debug)]
 pub struct SendGrid {
-    /// The keys SendGrid shows for its signatures.
+    /// Keys that SendGrid shows for its signatures.
     pub keys: Vec<PublicKey>,
-    /// Names and passwords in the URL.
+    /// Accounts in the URL, of which any is accepted.
     pub accounts: Vec<BasicAccount>,
-    /// How old a signature may be. It covers the whole body, so a replay is a duplicate and no more.
+    /// Age of a signature at most. The signature covers the whole body, so a replay is a duplicate.
     pub age_max: Duration,
-    /// Octets of a body at most.
-    pub bytes_max: usize,
 }
 
 impl SendGrid {
-    /// SendGrid tries for three days, and does not say that it signs anew.
+    /// The three days for which SendGrid tries, and an hour. Whether it signs each try anew is not told.
     pub const AGE_MAX: Duration = Duration::from_secs(73 * 60 * 60);
 
-    /// The door with its usual bounds: SendGrid sends 30 MB at most.
+    /// The adapter with these keys and accounts, and the usual age.
     pub const fn new(keys: Vec<PublicKey>, accounts: Vec<BasicAccount>) -> Self {
         Self {
             keys,
             accounts,
             age_max: Self::AGE_MAX,
-            bytes_max: 40 << 20,
         }
+    }
+
+    /// True if the signature of a request is what counts, and not an account.
+    fn is_signed(&self, headers: &Headers) -> bool {
+        !self.keys.is_empty() && (headers.contains(SIGNATURE) || self.accounts.is_empty())
     }
 }
 
 impl Adapter for SendGrid {
-    fn name(&self) -> &'static str {
-        "sendgrid"
-    }
-
-    fn bytes_max(&self) -> usize {
-        self.bytes_max
-    }
-
-    fn raise_bytes_max(&mut self, mail_bytes_max: usize) {
-        self.bytes_max = self
-            .bytes_max
-            .max(body_budget::with_plain_mail(mail_bytes_max));
-    }
-
-    fn status_policy(&self) -> StatusPolicy {
-        StatusPolicy::CLIENT_ERRORS_ARE_FINAL
+    fn info(&self) -> &'static ProviderInfo {
+        &INFO
     }
 
     fn is_recognised(&self, request: &WebhookRequest) -> bool {
-        request.headers().contains(SIGNATURE)
-            || (request.headers().media_type() == "multipart/form-data"
-                && Form::parse(request).is_ok_and(|form| form.contains("envelope")))
+        let is_form = || request.headers().media_type() == "multipart/form-data";
+        let has_envelope = || request.form().is_ok_and(|form| form.contains("envelope"));
+        request.headers().contains(SIGNATURE) || (is_form() && has_envelope())
+    }
+
+    fn prove_head(
+        &self,
+        headers: &Headers,
+        _: Option<IpAddr>,
+    ) -> Result<Proof, AuthenticationError> {
+        if self.is_signed(headers) {
+            return Err(AuthenticationError::NoMatch);
+        }
+        basic_auth(headers, &self.accounts)
     }
 
     fn authenticate<'r>(
@@ -84,26 +92,28 @@ impl Adapter for SendGrid {
         _: Option<&[u8]>,
     ) -> Result<Authentic<'r>, AuthenticationError> {
         let headers = request.headers();
-        if self.keys.is_empty() || (!headers.contains(SIGNATURE) && !self.accounts.is_empty()) {
-            return Ok(request.authenticated(basic_auth(headers, &self.accounts)?));
+        if !self.is_signed(headers) {
+            let proof = self.prove_head(headers, request.peer())?;
+            return Ok(request.authenticated(proof));
         }
-        let given = headers.required(SIGNATURE)?;
+        let signature = headers.required(SIGNATURE)?;
         let timestamp = headers.required(TIMESTAMP)?;
         let at = Timestamp::from_secs(parse_digits(timestamp, TIMESTAMP)?);
         check_age(at, now, self.age_max)?;
         let signed = [timestamp.as_bytes(), request.body()].concat();
-        Ok(request.authenticated(ecdsa(&self.keys, &signed, given, SIGNATURE)?))
+        let proof = ecdsa(&self.keys, &signed, signature, SIGNATURE)?;
+        Ok(request.authenticated(proof))
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
-        let form = Form::parse(authentic.request())?;
+        let form = authentic.form()?;
         let envelope = Json::parse(form.required("envelope")?.as_bytes())?;
         let envelope = envelope.object("envelope")?;
         let to = envelope.required("to")?.texts("envelope.to")?;
         let sender = envelope.text("from")?.and_then(reverse_path);
         let bytes = match form.bytes("email")? {
             Some(raw) => raw.clone(),
-            None => build_mime(&form)?.build(self.name(), ""),
+            None => build_mime(form)?.build(self.name(), ""),
         };
         let mut results = ProviderResults::of(self.name());
         results.add("spf", None, form.text("SPF")?);
@@ -116,7 +126,7 @@ impl Adapter for SendGrid {
             sender,
             recipients: Recipients::Envelope(to),
             bytes,
-            results: results.into_told(),
+            results: results.into_verdict(),
         }]))
     }
 }
@@ -128,7 +138,7 @@ fn build_mime(form: &Form) -> Result<MimeBuilder, Malformed> {
             .into_iter()
             .filter_map(|(name, value)| Some((name, value.text("").ok()?.to_owned())))
             .collect(),
-        // It only helps to read the rest.
+        // The charsets only help to read the rest.
         _ => BTreeMap::new(),
     };
     let decoded = |name: &str| -> Result<Option<String>, Malformed> {
@@ -137,36 +147,37 @@ fn build_mime(form: &Form) -> Result<MimeBuilder, Malformed> {
             .bytes(name)?
             .map(|bytes| decode_charset(bytes, charset)))
     };
-    let mut draft = MimeBuilder::default();
+    let mut mime = MimeBuilder::default();
     let block = decoded("headers")?;
-    draft.header_block(&block.ok_or_else(|| Malformed::new("email and headers: both missing"))?);
+    mime.header_block(&block.ok_or_else(|| Malformed::new("email and headers: both missing"))?);
     for (field, name) in [
         ("From", "from"),
         ("To", "to"),
         ("Cc", "cc"),
         ("Subject", "subject"),
     ] {
-        draft.field_if_absent(field, decoded(name)?.as_deref());
+        mime.field_if_absent(field, decoded(name)?.as_deref());
     }
-    draft.text(decoded("text")?.as_deref());
-    draft.html(decoded("html")?.as_deref());
-    let told = form.bytes("attachment-info")?.map(|json| Json::parse(json));
-    let told = told.and_then(Result::ok);
+    mime.text(decoded("text")?.as_deref());
+    mime.html(decoded("html")?.as_deref());
+    let infos = form.bytes("attachment-info")?.map(|json| Json::parse(json));
+    let infos = infos.and_then(Result::ok);
     for file in form.attachments() {
-        draft.add_file(attachment(file, told.as_ref()));
+        mime.add_file(attachment(file, infos.as_ref()));
     }
-    Ok(draft)
+    Ok(mime)
 }
 
-/// A file with what `attachment-info` says of it; that may be missing, or wrong.
-fn attachment(file: &FormField, told: Option<&Json>) -> FilePart {
-    let about = told.and_then(|told| {
-        told.object("attachment-info")
+/// A file with what `attachment-info` says of it, which may be missing or wrong.
+fn attachment(file: &FormField, infos: Option<&Json>) -> FilePart {
+    let info = infos.and_then(|infos| {
+        infos
+            .object("attachment-info")
             .ok()?
             .object(&file.name)
             .ok()?
     });
-    let text = |name| Some(about?.text(name).ok()??.to_owned());
+    let text = |name| Some(info?.text(name).ok()??.to_owned());
     FilePart {
         file_name: text("filename")
             .or_else(|| text("name"))
@@ -177,7 +188,7 @@ fn attachment(file: &FormField, told: Option<&Json>) -> FilePart {
     }
 }
 
-/// `{@example.org : pass, @b.example : temperror}` and `none`: words, never JSON.
+/// Domains and results of `{@example.org : pass, @b.example : temperror}` or `none`, which is never JSON.
 fn parse_dkim(text: &str) -> Vec<(Option<&str>, &str)> {
     let parts = text.split([',', '{', '}']).map(str::trim);
     let parts = parts.filter(|part| !part.is_empty());

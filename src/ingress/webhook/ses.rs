@@ -1,52 +1,62 @@
-//! Owns Amazon SES over SNS: the signed envelope of SNS, the confirmation of a subscription, and the
-//! mail inside it.
+//! Owns Amazon SES over SNS: the signed envelope of SNS, the confirmation of a subscription, and the mail
+//! inside it.
 //!
-//! Does not fetch the certificate itself, nor the mail that SES has put into a bucket.
+//! Does not fetch the certificate, nor a mail that SES has put into a bucket.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use mail_parser::DateTime;
 
-use super::Adapter;
-use super::der::Certificate;
+use super::adapter::{Adapter, Carries, ProviderInfo};
+use super::error::{AuthenticationError, Malformed};
 use super::incoming::{
-    BucketMail, Decoded, IncomingMail, Malformed, ProviderResults, Recipients, decode_base64,
-    loggable_id, reverse_path,
+    BucketMail, Decoded, IncomingMail, ProviderResults, Recipients, decode_base64, loggable_id,
+    reverse_path,
 };
 use super::json::{Json, JsonObject};
 use super::outcome::StatusPolicy;
-use super::proof::{AuthenticationError, BasicAccount, SignatureHash, basic_auth, check_age, rsa};
+use super::proof::{BasicAccount, Proof, SignatureHash, basic_auth, check_age, rsa};
 use super::request::{Authentic, WebhookRequest};
 use crate::clock::Timestamp;
+use crate::tls::Certificate;
 
 const TYPE: &str = "x-amz-sns-message-type";
 
-/// SES's door.
+/// Facts about SES: SNS sends 256 KiB at most, escaped, and shows its account only after a challenge.
+pub(super) const INFO: ProviderInfo = ProviderInfo {
+    name: "ses",
+    body_bytes: 2 << 20,
+    carries: Carries::Nothing,
+    status_policy: StatusPolicy {
+        unroutable: 400,
+        challenges: true,
+        ..StatusPolicy::CLIENT_ERRORS_ARE_FINAL
+    },
+};
+
+/// SES's adapter.
 #[derive(Clone, Debug)]
 pub struct Ses {
-    /// The topics whose mail is taken, by their ARNs. A right signature alone proves no more than
-    /// that somebody has an account at Amazon.
+    /// ARNs of the topics whose mail is taken. A valid signature alone proves only that somebody has an
+    /// account at Amazon.
     pub topics: Vec<String>,
-    /// Names and passwords in the URL, beside the signature; empty for none.
+    /// Accounts in the URL, of which one is needed beside the signature; empty for none.
     pub accounts: Vec<BasicAccount>,
-    /// Refuse signatures over SHA-1, which is what a topic makes by default.
+    /// True to refuse signatures over SHA-1, which a topic makes by default.
     pub needs_sha256: bool,
-    /// How old a request may be. The time is that of the publishing, not of the try.
+    /// Age of a request at most. The time is that of the publishing, not of the try.
     pub age_max: Duration,
-    /// Octets of a body at most.
-    pub bytes_max: usize,
 }
 
 impl Ses {
-    /// The door with its usual bounds: SNS sends 256 KiB at most, escaped.
+    /// The adapter with these topics and accounts, and the usual age.
     pub const fn new(topics: Vec<String>, accounts: Vec<BasicAccount>) -> Self {
         Self {
             topics,
             accounts,
             needs_sha256: false,
             age_max: Duration::from_secs(9 * 60 * 60),
-            bytes_max: 2 << 20,
         }
     }
 
@@ -55,7 +65,7 @@ impl Ses {
         root: JsonObject<'_>,
         certificate: &Certificate,
         now: Timestamp,
-    ) -> Result<super::proof::Proof, AuthenticationError> {
+    ) -> Result<Proof, AuthenticationError> {
         let text = |name: &'static str| match root.text(name) {
             Ok(Some(text)) => Ok(text),
             Ok(None) => Err(AuthenticationError::Missing(name)),
@@ -66,30 +76,15 @@ impl Ses {
             "1" if !self.needs_sha256 => SignatureHash::Sha1,
             _ => return Err(AuthenticationError::Malformed("SignatureVersion")),
         };
-        let at =
-            parse_time(text("Timestamp")?).ok_or(AuthenticationError::Malformed("Timestamp"))?;
+        let at = parse_time(text("Timestamp")?);
+        let at = at.ok_or(AuthenticationError::Malformed("Timestamp"))?;
         check_age(at, now, self.age_max)?;
-        if !(certificate.from..=certificate.until).contains(&now) {
+        if !(certificate.not_before..=certificate.not_after).contains(&now) {
             return Err(AuthenticationError::NoCertificate);
         }
         let names: &[&'static str] = match text("Type")? {
-            "Notification" => &[
-                "Message",
-                "MessageId",
-                "Subject",
-                "Timestamp",
-                "TopicArn",
-                "Type",
-            ],
-            _ => &[
-                "Message",
-                "MessageId",
-                "SubscribeURL",
-                "Timestamp",
-                "Token",
-                "TopicArn",
-                "Type",
-            ],
+            "Notification" => &NOTIFICATION,
+            _ => &CONFIRMATION,
         };
         let mut signed = String::new();
         for name in names {
@@ -103,32 +98,40 @@ impl Ses {
             }
         }
         let keys = [certificate.key.clone()];
-        rsa(
-            &keys,
-            hash,
-            signed.as_bytes(),
-            text("Signature")?,
-            "Signature",
-        )
+        let signature = text("Signature")?;
+        rsa(&keys, hash, signed.as_bytes(), signature, "Signature")
     }
 }
 
+/// The members of a notification that are signed, in their order.
+const NOTIFICATION: [&str; 6] = [
+    "Message",
+    "MessageId",
+    "Subject",
+    "Timestamp",
+    "TopicArn",
+    "Type",
+];
+/// The members of a subscription's confirmation that are signed, in their order.
+const CONFIRMATION: [&str; 7] = [
+    "Message",
+    "MessageId",
+    "SubscribeURL",
+    "Timestamp",
+    "Token",
+    "TopicArn",
+    "Type",
+];
+
+/// The body of a request as the JSON object that SNS sends.
+fn root(request: &WebhookRequest) -> Result<JsonObject<'_>, AuthenticationError> {
+    let root = request.json().and_then(|json| json.object(""));
+    root.map_err(|_| AuthenticationError::Malformed("body"))
+}
+
 impl Adapter for Ses {
-    fn name(&self) -> &'static str {
-        "ses"
-    }
-
-    fn bytes_max(&self) -> usize {
-        self.bytes_max
-    }
-
-    /// It sends its account only once it was asked for one.
-    fn status_policy(&self) -> StatusPolicy {
-        StatusPolicy {
-            unroutable: 400,
-            challenges: true,
-            ..StatusPolicy::CLIENT_ERRORS_ARE_FINAL
-        }
+    fn info(&self) -> &'static ProviderInfo {
+        &INFO
     }
 
     fn is_recognised(&self, request: &WebhookRequest) -> bool {
@@ -142,14 +145,10 @@ impl Adapter for Ses {
         if !self.accounts.is_empty() {
             basic_auth(request.headers(), &self.accounts)?;
         }
-        let json =
-            Json::parse(request.body()).map_err(|_| AuthenticationError::Malformed("body"))?;
-        let root = json
-            .object("")
-            .map_err(|_| AuthenticationError::Malformed("body"))?;
+        let root = root(request)?;
         let topic = root.text("TopicArn").ok().flatten();
         let topic = topic.ok_or(AuthenticationError::Missing("TopicArn"))?;
-        // Before anything is fetched for it.
+        // Nothing is fetched for a topic that is not ours.
         if !self.topics.iter().any(|ours| ours == topic) {
             return Err(AuthenticationError::NotOurs("TopicArn"));
         }
@@ -168,30 +167,25 @@ impl Adapter for Ses {
         certificate: Option<&[u8]>,
     ) -> Result<Authentic<'r>, AuthenticationError> {
         self.certificate_url(request)?;
-        let json =
-            Json::parse(request.body()).map_err(|_| AuthenticationError::Malformed("body"))?;
-        let root = json
-            .object("")
-            .map_err(|_| AuthenticationError::Malformed("body"))?;
+        let root = root(request)?;
         for (header, member) in [(TYPE, "Type"), ("x-amz-sns-message-id", "MessageId")] {
-            let told = request.headers().single(header)?;
-            if told.is_some() && told != root.text(member).ok().flatten() {
+            let shown = request.headers().single(header)?;
+            if shown.is_some() && shown != root.text(member).ok().flatten() {
                 return Err(AuthenticationError::Malformed(header));
             }
         }
-        let certificate = certificate.and_then(Certificate::parse);
+        let certificate = certificate.and_then(Certificate::from_pem);
         let certificate = certificate.ok_or(AuthenticationError::NoCertificate)?;
         Ok(request.authenticated(self.verify(root, &certificate, now)?))
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
-        let json = Json::parse(authentic.request().body())?;
-        let root = json.object("")?;
+        let root = authentic.json()?.object("")?;
         match root.required_text("Type")? {
             "SubscriptionConfirmation" => {
                 let url = root.required_text("SubscribeURL")?;
                 if !is_sns_url(url) {
-                    return Err(Malformed::new("SubscribeURL: not of Amazon SNS"));
+                    return Err(Malformed::field("SubscribeURL", "not of Amazon SNS"));
                 }
                 return Ok(Decoded::Confirm(url.to_owned()));
             }
@@ -207,63 +201,55 @@ impl Adapter for Ses {
         if message.text("notificationType")? != Some("Received") {
             return Ok(Decoded::Ignored("no inbound mail"));
         }
-        self.parse_mail(message)
+        parse_mail(message)
     }
 }
 
-impl Ses {
-    fn parse_mail(&self, message: JsonObject<'_>) -> Result<Decoded, Malformed> {
-        let missing = |name: &str| Malformed::field(name, "missing");
-        let mail = message.object("mail")?.ok_or_else(|| missing("mail"))?;
-        let receipt = message
-            .object("receipt")?
-            .ok_or_else(|| missing("receipt"))?;
-        let action = receipt.object("action")?.ok_or_else(|| missing("action"))?;
-        let mut results = ProviderResults::of(self.name());
-        for (name, member) in [
-            ("spam", "spamVerdict"),
-            ("virus", "virusVerdict"),
-            ("spf", "spfVerdict"),
-            ("dkim", "dkimVerdict"),
-            ("dmarc", "dmarcVerdict"),
-        ] {
-            let verdict = receipt.object(member)?;
-            results.add(
-                name,
-                None,
-                verdict.map(|v| v.text("status")).transpose()?.flatten(),
-            );
-        }
-        let mut mail = IncomingMail {
-            id: loggable_id(mail.text("messageId")?.unwrap_or_default()),
-            sender: mail.text("source")?.and_then(reverse_path),
-            recipients: Recipients::Envelope(receipt.required("recipients")?.texts("recipients")?),
-            bytes: Bytes::new(),
-            results: results.into_told(),
-        };
-        match action.required_text("type")? {
-            "SNS" => {}
-            // The object's key has the rule's prefix in it already.
-            "S3" => {
-                return Ok(Decoded::InBucket(BucketMail {
-                    bucket: action.required_text("bucketName")?.to_owned(),
-                    key: action.required_text("objectKey")?.to_owned(),
-                    mail,
-                }));
-            }
-            _ => {
-                return Ok(Decoded::Unreachable(
-                    "the rule's action brings no mail: let it be SNS or S3",
-                ));
-            }
-        }
-        let content = message.required_text("content")?;
-        mail.bytes = match action.text("encoding")? {
-            Some("BASE64") => decode_base64(content, "content")?.into(),
-            _ => Bytes::copy_from_slice(content.as_bytes()),
-        };
-        Ok(Decoded::Mails(vec![mail]))
+fn parse_mail(message: JsonObject<'_>) -> Result<Decoded, Malformed> {
+    let mail = message.required_object("mail")?;
+    let receipt = message.required_object("receipt")?;
+    let action = receipt.required_object("action")?;
+    let mut results = ProviderResults::of(INFO.name);
+    for (name, member) in [
+        ("spam", "spamVerdict"),
+        ("virus", "virusVerdict"),
+        ("spf", "spfVerdict"),
+        ("dkim", "dkimVerdict"),
+        ("dmarc", "dmarcVerdict"),
+    ] {
+        let verdict = receipt.object(member)?;
+        let status = verdict.map(|verdict| verdict.text("status")).transpose()?;
+        results.add(name, None, status.flatten());
     }
+    let mut mail = IncomingMail {
+        id: loggable_id(mail.text("messageId")?.unwrap_or_default()),
+        sender: mail.text("source")?.and_then(reverse_path),
+        recipients: Recipients::Envelope(receipt.required("recipients")?.texts("recipients")?),
+        bytes: Bytes::new(),
+        results: results.into_verdict(),
+    };
+    match action.required_text("type")? {
+        "SNS" => {}
+        // The object's key begins with the prefix of the rule already.
+        "S3" => {
+            return Ok(Decoded::InBucket(BucketMail {
+                bucket: action.required_text("bucketName")?.to_owned(),
+                key: action.required_text("objectKey")?.to_owned(),
+                mail,
+            }));
+        }
+        _ => {
+            return Ok(Decoded::Unreachable(
+                "the rule's action brings no mail: let it be SNS or S3",
+            ));
+        }
+    }
+    let content = message.required_text("content")?;
+    mail.bytes = match action.text("encoding")? {
+        Some("BASE64") => decode_base64(content, "content")?.into(),
+        _ => Bytes::copy_from_slice(content.as_bytes()),
+    };
+    Ok(Decoded::Mails(vec![mail]))
 }
 
 /// True for `https://sns.REGION.amazonaws.com/…`, without user, port or anything else.
@@ -293,7 +279,7 @@ fn url_path(url: &str) -> &str {
     rest.find('/').map_or("", |at| &rest[at..])
 }
 
-/// `2018-03-30T17:21:51.636Z`.
+/// The time in a text such as `2018-03-30T17:21:51.636Z`.
 fn parse_time(text: &str) -> Option<Timestamp> {
     let date = DateTime::parse_rfc3339(text)?;
     let secs = u64::try_from(date.to_timestamp()).ok()?;

@@ -1,105 +1,81 @@
 //! Owns SparkPost's relay webhooks: a batch of raw mails in JSON, with a fixed token or an account.
 //!
-//! Does not know the batch's id: a mail that comes again is known by itself.
+//! Does not remember the ids of batches: a mail that comes again is a duplicate.
 
-use super::Adapter;
-use super::body_budget;
+use std::net::IpAddr;
+
+use super::adapter::{Adapter, Carries, ProviderInfo};
+use super::error::{AuthenticationError, Malformed};
+use super::headers::Headers;
 use super::incoming::{
-    Decoded, IncomingMail, Malformed, ProviderResults, Recipients, decode_base64, loggable_id,
-    reverse_path,
+    Decoded, IncomingMail, ProviderResults, Recipients, decode_base64, loggable_id, reverse_path,
 };
 use super::json::Json;
 use super::outcome::StatusPolicy;
-use super::proof::{AuthenticationError, BasicAccount, WebhookSecret, basic_auth, shared_token};
+use super::proof::{BasicAccount, Proof, basic_auth, shared_token};
 use super::request::{Authentic, WebhookRequest};
-use crate::clock::Timestamp;
+use crate::secret::Secret;
 
 const TOKEN: &str = "x-messagesystems-webhook-token";
 const BATCH: &str = "x-messagesystems-batch-id";
 
-/// SparkPost's door. A request needs a token or an account.
+/// Facts about SparkPost.
+pub(super) const INFO: ProviderInfo = ProviderInfo {
+    name: "sparkpost",
+    body_bytes: 60 << 20,
+    carries: Carries::EncodedMail,
+    status_policy: StatusPolicy::RETRIES_FOR_LONG,
+};
+
+/// SparkPost's adapter. A request must show a token or an account.
 #[derive(Clone, Debug)]
 pub struct SparkPost {
-    /// The tokens set at SparkPost.
-    pub tokens: Vec<WebhookSecret>,
-    /// Names and passwords.
+    /// Tokens that are set at SparkPost.
+    pub tokens: Vec<Secret>,
+    /// Accounts of which any is accepted.
     pub accounts: Vec<BasicAccount>,
-    /// Octets of a body at most.
-    pub bytes_max: usize,
 }
 
 impl SparkPost {
-    /// The door with its usual bound.
-    pub const fn new(tokens: Vec<WebhookSecret>, accounts: Vec<BasicAccount>) -> Self {
-        Self {
-            tokens,
-            accounts,
-            bytes_max: 60 << 20,
-        }
+    /// The adapter with these tokens and accounts.
+    pub const fn new(tokens: Vec<Secret>, accounts: Vec<BasicAccount>) -> Self {
+        Self { tokens, accounts }
     }
 }
 
 impl Adapter for SparkPost {
-    fn name(&self) -> &'static str {
-        "sparkpost"
-    }
-
-    fn bytes_max(&self) -> usize {
-        self.bytes_max
-    }
-
-    fn raise_bytes_max(&mut self, mail_bytes_max: usize) {
-        self.bytes_max = self
-            .bytes_max
-            .max(body_budget::with_base64_mail(mail_bytes_max));
-    }
-
-    fn status_policy(&self) -> StatusPolicy {
-        StatusPolicy::RETRIES_FOR_LONG
+    fn info(&self) -> &'static ProviderInfo {
+        &INFO
     }
 
     fn is_recognised(&self, request: &WebhookRequest) -> bool {
         request.headers().contains(TOKEN)
             || request.headers().contains(BATCH)
-            || memchr::memmem::find(request.body(), b"\"relay_message\"").is_some()
+            || request.body_contains("\"relay_message\"")
     }
 
-    fn authenticate<'r>(
+    fn prove_head(
         &self,
-        request: &'r WebhookRequest,
-        _: Timestamp,
-        _: Option<&[u8]>,
-    ) -> Result<Authentic<'r>, AuthenticationError> {
-        let headers = request.headers();
-        let proof =
-            if self.tokens.is_empty() || (!headers.contains(TOKEN) && !self.accounts.is_empty()) {
-                basic_auth(headers, &self.accounts)?
-            } else {
-                shared_token(headers, TOKEN, &self.tokens)?
-            };
-        Ok(request.authenticated(proof))
+        headers: &Headers,
+        _: Option<IpAddr>,
+    ) -> Result<Proof, AuthenticationError> {
+        let has_account = !headers.contains(TOKEN) && !self.accounts.is_empty();
+        match self.tokens.is_empty() || has_account {
+            true => basic_auth(headers, &self.accounts),
+            false => shared_token(headers, TOKEN, &self.tokens),
+        }
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
-        let request = authentic.request();
-        let json = Json::parse(request.body())?;
-        let batch = request
-            .headers()
-            .single(BATCH)
-            .ok()
-            .flatten()
-            .unwrap_or_default();
+        let batch = authentic.request().headers().single(BATCH);
+        let batch = batch.ok().flatten().unwrap_or_default();
         let each = |event: &Json| {
             let msys = event.object("body")?.object("msys")?;
-            let Some(mail) = msys
-                .map(|msys| msys.object("relay_message"))
-                .transpose()?
-                .flatten()
-            else {
+            let mail = msys.map(|msys| msys.object("relay_message")).transpose()?;
+            let Some(mail) = mail.flatten() else {
                 return Ok(None);
             };
-            let content = mail.object("content")?;
-            let content = content.ok_or_else(|| Malformed::new("content: missing"))?;
+            let content = mail.required_object("content")?;
             let raw = content.required_text("email_rfc822")?;
             let is_base64 = content.scalar("email_rfc822_is_base64")?.as_deref() == Some("true");
             Ok(Some(IncomingMail {
@@ -110,9 +86,9 @@ impl Adapter for SparkPost {
                     true => decode_base64(raw, "email_rfc822")?.into(),
                     false => raw.to_owned().into(),
                 },
-                results: ProviderResults::of(self.name()).into_told(),
+                results: ProviderResults::of(self.name()).into_verdict(),
             }))
         };
-        Decoded::batch(json.list("body")?.iter().map(each), "ping")
+        Decoded::batch(authentic.json()?.list("body")?.iter().map(each), "ping")
     }
 }

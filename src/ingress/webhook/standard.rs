@@ -5,49 +5,45 @@
 
 use std::time::Duration;
 
-use super::Adapter;
-use super::body_budget;
-use super::incoming::{Decoded, Malformed};
+use super::adapter::{Adapter, Carries, ProviderInfo};
+use super::error::{AuthenticationError, Malformed};
+use super::headers::Headers;
+use super::incoming::Decoded;
 use super::outcome::StatusPolicy;
 use super::payload;
-use super::proof::{
-    AuthenticationError, Proof, RequestMac, SignatureEncoding, SignatureHash, WebhookSecret,
-    check_age, decode_base64, parse_digits,
-};
-use super::request::{Authentic, Headers, WebhookRequest};
+use super::proof::{Proof, check_age, parse_digits, verify_hmac};
+use super::request::{Authentic, WebhookRequest};
 use crate::clock::Timestamp;
+use crate::signature::{HmacKey, StandardMessage, parse_standard};
 
 /// Signatures in one header field. There is one for each secret of the sender.
 const SIGNATURES_MAX: usize = 10;
 
-/// Secrets of Standard Webhooks, and how old a request may be.
+/// Keys of the Standard Webhooks scheme, and the age of a request that is accepted.
 #[derive(Clone, Debug)]
 pub struct StandardSigning {
-    /// The keys, decoded.
-    pub secrets: Vec<WebhookSecret>,
-    /// How old, or how far ahead. Each retry is signed anew: five minutes are enough.
+    /// Keys of which any may have signed.
+    pub keys: Vec<HmacKey>,
+    /// Age of a request at most, and time ahead of ours at most. Each retry is signed anew, so five
+    /// minutes are enough.
     pub age_max: Duration,
 }
 
 impl StandardSigning {
-    /// Reads secrets of the form `whsec_` and base64.
+    /// Reads secrets in base64, with or without `whsec_` before it.
     ///
     /// # Errors
-    /// Says which of them, from 0, is none.
+    /// The index of the first secret that is not of that form.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Result<Self, usize> {
-        let mut keys = Vec::new();
-        for (at, secret) in secrets.into_iter().enumerate() {
-            let key = decode_base64(secret.strip_prefix("whsec_").unwrap_or(secret));
-            let key = key.filter(|key| !key.is_empty()).ok_or(at)?;
-            keys.push(WebhookSecret::new(key));
-        }
+        let secrets = secrets.into_iter().enumerate();
+        let keys = secrets.map(|(at, secret)| HmacKey::from_standard_secret(secret).ok_or(at));
         Ok(Self {
-            secrets: keys,
+            keys: keys.collect::<Result<_, _>>()?,
             ..Self::default()
         })
     }
 
-    /// Looks whether one of the signatures is ours.
+    /// Verifies that one of the signatures was made with one of the keys.
     pub(super) fn verify(
         &self,
         request: &WebhookRequest,
@@ -56,44 +52,35 @@ impl StandardSigning {
         let names = SignatureHeaders::of(request.headers());
         let id = request.headers().required(names.id)?;
         let timestamp = request.headers().required(names.timestamp)?;
-        let given = request.headers().required(names.signature)?;
+        let signatures = request.headers().required(names.signature)?;
         let at = Timestamp::from_secs(parse_digits(timestamp, names.timestamp)?);
         check_age(at, now, self.age_max)?;
+        let message = StandardMessage {
+            id,
+            timestamp,
+            body: request.body(),
+        };
         let mut proof = Err(AuthenticationError::NoMatch);
-        for signature in given.split(' ').take(SIGNATURES_MAX) {
-            let Some(signature) = signature.strip_prefix("v1,") else {
-                continue;
-            };
-            let mac = RequestMac {
-                hash: SignatureHash::Sha256,
-                encoding: SignatureEncoding::Base64,
-                name: names.signature,
-                signature,
-                parts: &[
-                    id.as_bytes(),
-                    b".",
-                    timestamp.as_bytes(),
-                    b".",
-                    request.body(),
-                ],
-            };
-            proof = proof.or_else(|_| mac.verify(&self.secrets));
+        for word in signatures.split(' ').take(SIGNATURES_MAX) {
+            if let Some(signature) = parse_standard(word) {
+                proof = proof.or_else(|_| verify_hmac(&self.keys, &message.parts(), &signature));
+            }
         }
         proof
     }
 }
 
 impl Default for StandardSigning {
-    /// No secret, which believes nobody, and five minutes.
+    /// No key, so that nobody is believed, and five minutes.
     fn default() -> Self {
         Self {
-            secrets: Vec::new(),
+            keys: Vec::new(),
             age_max: Duration::from_secs(300),
         }
     }
 }
 
-/// The names of the three header fields.
+/// Names of the three header fields of the scheme.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SignatureHeaders {
     pub(super) id: &'static str,
@@ -113,7 +100,7 @@ impl SignatureHeaders {
         signature: "svix-signature",
     };
 
-    /// Svix's names where there is one of them. The two sets are never mixed.
+    /// The names that Svix uses, where a request has one of them. The two sets are never mixed.
     pub(super) fn of(headers: &Headers) -> Self {
         let is_svix = [Self::SVIX.id, Self::SVIX.timestamp, Self::SVIX.signature]
             .iter()
@@ -126,42 +113,31 @@ impl SignatureHeaders {
     }
 }
 
-/// A door for our own JSON, signed as Standard Webhooks wants.
+/// Facts about the scheme.
+pub(super) const INFO: ProviderInfo = ProviderInfo {
+    name: "standard",
+    body_bytes: 40 << 20,
+    carries: Carries::EncodedMail,
+    status_policy: StatusPolicy::RETRIES_FOR_LONG,
+};
+
+/// The adapter for our own JSON, signed by the Standard Webhooks scheme.
 #[derive(Clone, Debug)]
 pub struct Standard {
-    /// What a request is verified with.
+    /// Keys that requests are verified with.
     pub signing: StandardSigning,
-    /// Octets of a body at most.
-    pub bytes_max: usize,
 }
 
 impl Standard {
-    /// The door with its usual bound.
+    /// The adapter with these keys.
     pub const fn new(signing: StandardSigning) -> Self {
-        Self {
-            signing,
-            bytes_max: 40 << 20,
-        }
+        Self { signing }
     }
 }
 
 impl Adapter for Standard {
-    fn name(&self) -> &'static str {
-        "standard"
-    }
-
-    fn bytes_max(&self) -> usize {
-        self.bytes_max
-    }
-
-    fn raise_bytes_max(&mut self, mail_bytes_max: usize) {
-        self.bytes_max = self
-            .bytes_max
-            .max(body_budget::with_base64_mail(mail_bytes_max));
-    }
-
-    fn status_policy(&self) -> StatusPolicy {
-        StatusPolicy::RETRIES_FOR_LONG
+    fn info(&self) -> &'static ProviderInfo {
+        &INFO
     }
 
     fn is_recognised(&self, request: &WebhookRequest) -> bool {
@@ -178,12 +154,10 @@ impl Adapter for Standard {
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
-        let request = authentic.request();
-        let id = request
-            .headers()
-            .single(SignatureHeaders::of(request.headers()).id);
+        let headers = authentic.request().headers();
+        let id = headers.single(SignatureHeaders::of(headers).id);
         let id = id.ok().flatten().unwrap_or_default();
-        let mail = payload::decode(request.body(), self.name(), id)?;
+        let mail = payload::decode(authentic.json()?, self.name(), id)?;
         Ok(Decoded::Mails(vec![mail]))
     }
 }

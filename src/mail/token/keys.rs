@@ -7,8 +7,6 @@ use std::fmt;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use thiserror::Error;
 
@@ -16,6 +14,7 @@ use super::form::{self, TokenCandidate, TokenShape, V1Token};
 use super::{Claims, Format, ThreadKey, TokenError, first_of};
 use crate::clock::Timestamp;
 use crate::mail::address::{Address, AddressError, Domain, LOCAL_BYTES_MAX};
+use crate::signature::HmacKey;
 
 /// A secret must have this many bytes: what HMAC-SHA256 can use to the full (RFC 2104 section 3).
 const SECRET_BYTES_MIN: usize = 32;
@@ -342,19 +341,19 @@ pub enum KeyError {
 
 struct RingKey {
     id: u8,
-    /// Keyed and fed nothing yet: cloning it saves hashing the secret again.
-    mac: Hmac<Sha256>,
+    key: HmacKey,
 }
 
 impl RingKey {
     fn new(id: u8, secret: &[u8]) -> Result<Self, KeyError> {
         let bytes = secret.len();
-        let too_short = KeyError::SecretTooShort { id, bytes };
         if bytes < SECRET_BYTES_MIN {
-            return Err(too_short);
+            return Err(KeyError::SecretTooShort { id, bytes });
         }
-        let mac = Hmac::new_from_slice(secret).map_err(|_| too_short)?;
-        Ok(Self { id, mac })
+        Ok(Self {
+            id,
+            key: HmacKey::new(secret),
+        })
     }
 
     fn v1_signature(&self, signed: &str) -> [u8; form::V1_SIGNATURE_DIGITS] {
@@ -373,10 +372,6 @@ impl RingKey {
     }
 
     fn hmac(&self, pieces: &[&[u8]]) -> [u8; 32] {
-        let mut mac = self.mac.clone();
-        for piece in pieces {
-            mac.update(piece);
-        }
-        mac.finalize().into_bytes().into()
+        first_of(self.key.sign(pieces).as_ref())
     }
 }

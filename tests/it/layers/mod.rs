@@ -15,7 +15,17 @@ const LINES_MAX: usize = 600;
 
 /// The top modules by floor, lowest first. Within a row none imports another where `SIBLINGS_APART`.
 const FLOORS: [(&[&str], Siblings); 8] = [
-    (&["clock", "network"], Siblings::Apart),
+    (
+        &[
+            "base64",
+            "clock",
+            "network",
+            "random",
+            "secret",
+            "signature",
+        ],
+        Siblings::Free,
+    ),
     (&["limits", "mail", "retry"], Siblings::Apart),
     (&["smtp", "store"], Siblings::Apart),
     (&["auth", "client", "tls", "objects"], Siblings::Free),
@@ -54,7 +64,15 @@ const IMPURE: [&str; 16] = [
     "UnixListener",
     "UnixDatagram",
 ];
-const PURE: [&str; 4] = ["mail", "network", "smtp", "retry"];
+const PURE: [&str; 7] = [
+    "base64",
+    "mail",
+    "network",
+    "secret",
+    "signature",
+    "smtp",
+    "retry",
+];
 
 /// Names that only these files or folders may have in them.
 const ONLY_IN: [(&str, &[&str]); 3] = [

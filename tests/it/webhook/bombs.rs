@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use postern::ingress::webhook::{Headers, WebhookHead};
+use postern::ingress::webhook::{Headers, Settings, WebhookHead};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
@@ -257,7 +257,7 @@ async fn a_body_is_not_kept_past_its_doors_bound() {
         assert_eq!(refused.status, 413, "{}", adapter.name());
         assert_eq!(
             taken,
-            adapter.bytes_max() / PIECE * PIECE,
+            adapter.info().body_bytes_max(Settings::MAIL_BYTES_MAX) / PIECE * PIECE,
             "{}",
             adapter.name()
         );

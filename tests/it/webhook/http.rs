@@ -7,8 +7,10 @@ use postern::http::health::Health;
 use postern::http::router::{self, App};
 use postern::http::server::{self, ServerSettings};
 use postern::ingress::webhook::{
-    BasicAccount, Forwarder, Generic, Headers, Mailgun, Postal, WebhookHead, WebhookSecret,
+    BasicAccount, Forwarder, Generic, Headers, Mailgun, Postal, Resend, StandardSigning,
+    WebhookHead,
 };
+use postern::secret::Secret;
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -74,12 +76,10 @@ impl Served {
 }
 
 fn served() -> House {
-    let mut generic = Generic::new(vec![WebhookSecret::new(
-        "test-secret-0123456789abcdef-0123",
-    )]);
-    generic.bytes_max = 20_000;
+    let generic = Generic::new(vec![Secret::new("test-secret-0123456789abcdef-0123")]);
     House::new(vec![
         Arc::new(generic),
+        Arc::new(Resend::new(StandardSigning::default())),
         Arc::new(Postal::new(Vec::new())),
         Arc::new(Forwarder::new(vec![BasicAccount::new("user", "pass:word")])),
     ])
@@ -117,7 +117,7 @@ async fn a_mail_comes_in_over_http() {
 
 #[tokio::test]
 async fn mailgun_alone_has_a_second_path() {
-    let secret = WebhookSecret::new("test-secret-0123456789abcdef-0123");
+    let secret = Secret::new("test-secret-0123456789abcdef-0123");
     let house = House::new(vec![
         Arc::new(Mailgun::new(vec![secret])),
         Arc::new(Forwarder::new(vec![BasicAccount::new("user", "pass:word")])),
@@ -162,9 +162,10 @@ async fn what_must_not_be_read_is_not() {
     };
     let path = "/gateway/inbound/generic";
     let chunk = [b"1000\r\n".as_slice(), &[b'x'; 0x1000], b"\r\n"].concat();
-    let endless = chunk.repeat(200);
-    refused(path, "Transfer-Encoding: chunked\r\n", endless, "413").await;
-    refused(path, "Content-Length: 30000000\r\n", Vec::new(), "413").await;
+    let endless = chunk.repeat(400);
+    let short = "/gateway/inbound/resend";
+    refused(short, "Transfer-Encoding: chunked\r\n", endless, "413").await;
+    refused(short, "Content-Length: 30000000\r\n", Vec::new(), "413").await;
     let gzip = "Content-Length: 2\r\nContent-Encoding: gzip\r\n";
     refused(path, gzip, b"xx".to_vec(), "415").await;
     refused(path, "Content-Length: 2\r\n", b"xx".to_vec(), "401").await;

@@ -7,9 +7,10 @@ use data_encoding::{BASE64, HEXLOWER};
 use postern::clock::Timestamp;
 use postern::ingress::webhook::{
     Adapter, BasicAccount, Brevo, Forwarder, Generic, MailerSend, Mailgun, Mailjet, Mandrill,
-    Postal, Postmark, PublicKey, Resend, SendGrid, Ses, SparkPost, Standard, StandardSigning,
-    WebhookSecret,
+    Postal, Postmark, Resend, SendGrid, Ses, SparkPost, Standard, StandardSigning,
 };
+use postern::secret::Secret;
+use postern::tls::PublicKey;
 use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256};
 use ring::rand::SystemRandom;
 use ring::{hmac, signature};
@@ -65,7 +66,7 @@ impl Kit {
 
 /// All doors, set up with the secrets of the kits and an older one.
 pub(super) fn adapters() -> Vec<Arc<dyn Adapter>> {
-    let secrets = || vec![WebhookSecret::new("an old one"), WebhookSecret::new(SECRET)];
+    let secrets = || vec![Secret::new("an old one"), Secret::new(SECRET)];
     let accounts = || {
         vec![
             BasicAccount::new("old", "x"),

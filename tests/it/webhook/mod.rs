@@ -39,13 +39,14 @@ use postern::clock::{self, Timestamp};
 use postern::ingress::routes::{Route, Routes};
 use postern::ingress::webhook::{
     Adapter, ApiCredential, Fetch, FetchError, FetchQueue, Metrics, ProviderApiKeys, Settings,
-    WebhookHead, WebhookParts, WebhookReceiver, WebhookSecret,
+    WebhookHead, WebhookParts, WebhookReceiver,
 };
 use postern::mail::address::Domain;
 use postern::mail::fingerprint::Fingerprint;
 use postern::mail::token::{Format, KeyRing};
 use postern::mail::view::View;
 use postern::objects::ReadableBuckets;
+use postern::secret::Secret;
 use postern::store::{self, Delivery, Store};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
@@ -106,8 +107,8 @@ impl House {
         metrics.register(&mut registry);
         let fetch = Arc::new(FakeWeb::default());
         let keys = ProviderApiKeys {
-            resend: Some(WebhookSecret::new("re_key")),
-            brevo: Some(WebhookSecret::new("xkeysib-key")),
+            resend: Some(Secret::new("re_key")),
+            brevo: Some(Secret::new("xkeysib-key")),
         };
         let parts = WebhookParts {
             store: store.clone(),

@@ -9,9 +9,11 @@ use data_encoding::BASE64;
 use postern::clock::Timestamp;
 use postern::ingress::webhook::{
     Adapter, Authentic, AuthenticationError, BasicAccount, Decoded, Generic, Headers, IncomingMail,
-    Mailgun, Postmark, PublicKey, Recipients, SendGrid, Ses, WebhookRequest, WebhookSecret,
+    Mailgun, Postmark, Recipients, SendGrid, Ses, WebhookRequest,
 };
 use postern::mail::view::View;
+use postern::secret::Secret;
+use postern::tls::PublicKey;
 use serde_json::Value;
 
 use super::kit::{self, CERTIFICATE_URL};
@@ -48,7 +50,7 @@ fn our_own_scheme_has_the_vector_of_its_description() {
             ("x-webhook-signature", mac.as_bytes()),
         ]);
         let request = WebhookRequest::new(headers, Bytes::from_static(body), None);
-        let door = Generic::new(vec![WebhookSecret::new("test-secret-0123456789abcdef")]);
+        let door = Generic::new(vec![Secret::new("test-secret-0123456789abcdef")]);
         let authentic = door.authenticate(&request, now, None)?;
         Ok::<_, AuthenticationError>(only(&door, authentic))
     };
@@ -126,7 +128,7 @@ fn mails_in_parts_are_put_together() {
     let basic = ("authorization", account.as_str());
     let sendgrid = SendGrid::new(Vec::new(), accounts());
     let postmark = Postmark::new(accounts(), Vec::new());
-    let mut mailgun = Mailgun::new(vec![WebhookSecret::new("TEST_WEBHOOK_SIGNING_KEY")]);
+    let mut mailgun = Mailgun::new(vec![Secret::new("TEST_WEBHOOK_SIGNING_KEY")]);
     mailgun.age_max = Duration::from_secs(1);
     let doors: [(&str, &dyn Adapter); 6] = [
         ("sendgrid/inbound_basics", &sendgrid),

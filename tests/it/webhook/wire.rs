@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use postern::ingress::webhook::{Generic, Postal, WebhookSecret};
+use postern::ingress::webhook::{Generic, Postal};
+use postern::secret::Secret;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -16,7 +17,7 @@ const PATH: &str = "/gateway/inbound/generic";
 
 fn house() -> House {
     House::new(vec![
-        Arc::new(Generic::new(vec![WebhookSecret::new(SECRET)])),
+        Arc::new(Generic::new(vec![Secret::new(SECRET)])),
         Arc::new(Postal::new(Vec::new())),
     ])
 }
