@@ -47,7 +47,7 @@ async fn main() {
             let count = arguments.next().and_then(|n| n.parse().ok());
             write(&store, count.expect("a count")).await;
         }
-        _ => println!("{}", check(&store)),
+        _ => println!("{}", check(&store).await),
     }
 }
 
@@ -77,17 +77,19 @@ async fn write(store: &Store, count: usize) {
 }
 
 /// The rounds of which everything that must be there is there.
-fn check(store: &Store) -> usize {
+async fn check(store: &Store) -> usize {
     let ledger = store.ledger();
     assert_eq!(
         ledger.received,
         ledger.waiting + ledger.delivered,
         "the ledger adds up"
     );
-    for delivery in store.waiting(None, usize::MAX) {
+    let waiting = store.waiting(None, usize::MAX).await;
+    for delivery in waiting.expect("the store answers") {
         let round = delivery.envelope.peer.helo.parse();
         let bytes = store
             .mail_bytes(delivery.id.mail)
+            .await
             .expect("the mail is there");
         assert_eq!(
             bytes,
@@ -101,35 +103,46 @@ fn check(store: &Store) -> usize {
         jobs.waiting + jobs.captured,
         "the outbox adds up"
     );
-    let events = store.events_after(EventId(0), usize::MAX);
+    let events = store.events_after(EventId::default(), usize::MAX).await;
+    let events = events.expect("the store answers");
     assert_eq!(
         events.len() as u64,
         jobs.captured,
         "each end was told, and no other"
     );
     let accepted = usize::try_from(ledger.received).expect("few rounds");
-    (0..accepted)
-        .take_while(|round| {
-            let thread = store.thread("default", ThreadKey::of(&format!("thread-{round}")));
-            let ended = round
-                .checked_sub(LAG)
-                .is_none_or(|old| store.find_duplicate(fingerprint(old), NOW).is_some());
-            thread == Some(mapping(*round)) && ended && is_taken(store, *round)
-        })
-        .count()
+    for round in 0..accepted {
+        let thread = store
+            .thread("default", ThreadKey::of(&format!("thread-{round}")))
+            .await;
+        let ended = match round.checked_sub(LAG) {
+            Some(old) => {
+                let found = store.find_duplicate(fingerprint(old), NOW).await;
+                found.expect("the store answers").is_some()
+            }
+            None => true,
+        };
+        let thread = thread.expect("the store answers");
+        if thread != Some(mapping(round)) || !ended || !is_taken(store, round).await {
+            return round;
+        }
+    }
+    accepted
 }
 
 /// The job of a round is there, under its key and with its mail.
-fn is_taken(store: &Store, round: usize) -> bool {
+async fn is_taken(store: &Store, round: usize) -> bool {
     let wanted = job(round);
-    let Some(found) = store.job_by_key(wanted.key) else {
+    let found = store.job_by_key(wanted.key).await;
+    let Some(found) = found.expect("the store answers") else {
         return false;
     };
     assert_eq!(found.job, wanted, "the job is what was taken");
     if !matches!(found.state, JobState::Waiting { .. } | JobState::Captured) {
         return false;
     }
-    let sent = store.job_mail(wanted.id).expect("the job's mail is there");
+    let sent = store.job_mail(wanted.id).await;
+    let sent = sent.expect("the job's mail is there");
     assert_eq!(sent, mail(round), "the job's mail is what was composed");
     true
 }

@@ -22,7 +22,7 @@ use postern::mail::fingerprint::Fingerprint;
 use postern::mail::job_id::JobId;
 use postern::mail::token::ThreadKey;
 use postern::store::{
-    DeliveryId, DeliveryOutcome, Fact, Job, JobOutcome, MailId, Mapping, Settings, Store,
+    DeliveryId, DeliveryOutcome, Fact, Job, JobOutcome, MailId, Mapping, Settings, Store, Work,
 };
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -46,7 +46,7 @@ async fn main() {
             jobs(&store, [number(2), number(3), number(4)], sends).await;
         }
         "map" => map(&store, number(2)).await,
-        _ => ask(&store),
+        _ => ask(&store).await,
     }
     println!("ledger {:?}, {:?}", store.ledger(), store.outbox_ledger());
     let begun = Instant::now();
@@ -136,8 +136,11 @@ async fn jobs(store: &Store, [callers, count, bytes]: [usize; 3], sends: bool) {
     }
     report(count, begun, cpu);
     let begun = Instant::now();
-    let due = store.due_jobs(NOW, 100, |_| true).len();
-    let listed = store.jobs(|_| true, None, 100).len();
+    let claim = store.claim(Work::Jobs).await.expect("the store answers");
+    let due = store.due_jobs(&claim, NOW, 100).await;
+    let due = due.expect("the store answers").len();
+    let listed = store.jobs(None, None, 100).await;
+    let listed = listed.expect("the store answers").len();
     println!("{due} due and {listed} listed in {:?}", begun.elapsed());
 }
 
@@ -174,16 +177,15 @@ async fn map(store: &Store, count: usize) {
     report(count, begun, cpu);
 }
 
-fn ask(store: &Store) {
+async fn ask(store: &Store) {
     const QUESTIONS: usize = 100_000;
     let begun = Instant::now();
-    let found = (0..QUESTIONS)
-        .filter(|n| {
-            store
-                .thread("default", ThreadKey::of(&format!("thread-{}", n * 7)))
-                .is_some()
-        })
-        .count();
+    let mut found = 0;
+    for n in 0..QUESTIONS {
+        let key = ThreadKey::of(&format!("thread-{}", n * 7));
+        let thread = store.thread("default", key).await;
+        found += usize::from(thread.expect("the store answers").is_some());
+    }
     println!(
         "{found} of {QUESTIONS} threads found in {:?}",
         begun.elapsed()

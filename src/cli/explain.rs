@@ -31,7 +31,7 @@ use crate::mail::token::{Claims, KeyRing, ThreadKey, TokenError};
 use crate::mail::verdict::Verdict;
 use crate::mail::view::View;
 use crate::run::{Exit, ExitError};
-use crate::store::{Mapping, Store};
+use crate::store::{Mapping, Store, StoreError};
 
 /// Arguments of `mail explain`.
 #[derive(Debug, Args)]
@@ -152,8 +152,8 @@ impl ExplainContext<'_> {
             subject: &subject,
             body: &reply.text,
         };
-        let thread = self.thread(route, &led);
-        let sorted = self.sorted(route, rcpt.as_ref(), &led, (&thread, &judged));
+        let thread = self.thread(route, &led)?;
+        let sorted = self.sorted(route, rcpt.as_ref(), &led, (&thread, &judged))?;
         let ruling = Disposition::of(&route.policy.kinds, &finding, is_from_nobody);
         let author = header.author().map(ToString::to_string);
         let first = header.from.first();
@@ -235,25 +235,44 @@ impl ExplainContext<'_> {
             return Ok(RecipientClue::Refused(reason));
         }
         Ok(match keys.verify(rcpt, self.now) {
-            Ok(claims) if self.is_revoked(claims.digest) => RecipientClue::Refused("token_revoked"),
+            Ok(claims) if self.is_revoked(claims.digest)? => {
+                RecipientClue::Refused("token_revoked")
+            }
             Ok(claims) => RecipientClue::Thread(claims),
             Err(TokenError::Absent) if mailbox_of(route, rcpt).is_some() => RecipientClue::Mailbox,
             Err(TokenError::Absent) => RecipientClue::Refused("no_such_mailbox"),
             Err(TokenError::Expired) => RecipientClue::Refused("token_expired"),
             Err(TokenError::NotYetValid) => RecipientClue::Refused("token_not_yet_valid"),
             Err(TokenError::Forged) => RecipientClue::Refused("token_forged"),
-            Err(TokenError::CaseLost(digest)) => self.case_lost(&keys, digest),
+            Err(TokenError::CaseLost(digest)) => self.case_lost(&keys, digest)?,
         })
     }
 
-    fn is_revoked(&self, digest: [u8; 16]) -> bool {
-        self.store.is_some_and(|store| store.is_revoked(digest))
+    /// What the store says, if it is to be asked.
+    fn ask<T>(
+        &self,
+        question: impl AsyncFnOnce(&Store) -> Result<Option<T>, StoreError>,
+    ) -> Result<Option<T>, ExitError> {
+        let Some(store) = self.store else {
+            return Ok(None);
+        };
+        let answer = super::block_on(question(store))?;
+        answer.map_err(|error| ExitError::new(Exit::Unavailable, error))
     }
 
-    fn case_lost(&self, keys: &KeyRing, digest: [u8; 16]) -> RecipientClue {
-        let known = self.store.and_then(|store| store.issued_token(digest));
-        match known {
-            Some(_) if self.is_revoked(digest) => RecipientClue::Refused("token_revoked"),
+    fn mapping(&self, route: &RouteConfig, key: ThreadKey) -> Result<Option<Mapping>, ExitError> {
+        self.ask(async |store| store.thread(&route.name, key).await)
+    }
+
+    fn is_revoked(&self, digest: [u8; 16]) -> Result<bool, ExitError> {
+        let revoked = self.ask(async |store| store.is_revoked(digest).await.map(Some))?;
+        Ok(revoked.unwrap_or(false))
+    }
+
+    fn case_lost(&self, keys: &KeyRing, digest: [u8; 16]) -> Result<RecipientClue, ExitError> {
+        let known = self.ask(async |store| store.issued_token(digest).await)?;
+        Ok(match known {
+            Some(_) if self.is_revoked(digest)? => RecipientClue::Refused("token_revoked"),
             Some((_, at)) if keys.is_expired(at, self.now) => {
                 RecipientClue::Refused("token_expired")
             }
@@ -265,7 +284,7 @@ impl ExplainContext<'_> {
                 digest,
             }),
             None => RecipientClue::Refused("token_case_lost"),
-        }
+        })
     }
 
     /// Mailbox, priority and rule, as delivery finds them.
@@ -275,7 +294,7 @@ impl ExplainContext<'_> {
         rcpt: Option<&Address>,
         led: &RecipientClue,
         (thread, judged): (&Value, &Judgement<'_>),
-    ) -> Value {
+    ) -> Result<Value, ExitError> {
         let author = self.view.header.author();
         let verified = judged.identity == Identity::Verified;
         let facts = mailbox::SortingFacts {
@@ -288,18 +307,19 @@ impl ExplainContext<'_> {
             mailbox: None,
             thread: None,
         };
-        let past = thread["match"].as_str().map(|id| {
-            let known = self
-                .store
-                .and_then(|store| store.thread(&route.name, ThreadKey::of(id)));
-            ThreadHistory::of(known.as_ref())
-        });
+        let past = match thread["match"].as_str() {
+            Some(id) => {
+                let known = self.mapping(route, ThreadKey::of(id))?;
+                Some(ThreadHistory::of(known.as_ref()))
+            }
+            None => None,
+        };
         let named = match led {
             RecipientClue::Mailbox => rcpt.and_then(|rcpt| mailbox_of(route, rcpt)),
             RecipientClue::Thread(_) | RecipientClue::Refused(_) => None,
         };
         let sorted = assign(&route.policy.rules, &facts, named, past.as_ref());
-        json!({ "mailbox": sorted.mailbox, "priority": sorted.priority, "rule": sorted.rule })
+        Ok(json!({ "mailbox": sorted.mailbox, "priority": sorted.priority, "rule": sorted.rule }))
     }
 
     /// Who wrote it, as far as can be told from here: a thread that only headers lead to is taken for
@@ -312,13 +332,11 @@ impl ExplainContext<'_> {
             return Ok(identity(verdict, author, author.is_some(), false));
         };
         let ring = key_ring(route)?;
+        let known = self.mapping(route, claims.thread)?;
         let takes_part = author.is_some_and(|author| {
             if claims.participant.is_some() {
                 return ring.is_participant(claims, author);
             }
-            let known = self
-                .store
-                .and_then(|store| store.thread(&route.name, claims.thread));
             known
                 .and_then(|mapping| mapping.participant)
                 .is_some_and(|known| known.folded() == author.folded())
@@ -326,9 +344,11 @@ impl ExplainContext<'_> {
         Ok(identity(verdict, author, takes_part, true))
     }
 
-    fn thread(&self, route: &RouteConfig, led: &RecipientClue) -> Value {
+    fn thread(&self, route: &RouteConfig, led: &RecipientClue) -> Result<Value, ExitError> {
         let claims = match led {
-            RecipientClue::Refused(reason) => return json!({ "match": null, "reason": reason }),
+            RecipientClue::Refused(reason) => {
+                return Ok(json!({ "match": null, "reason": reason }));
+            }
             RecipientClue::Thread(claims) => Some(claims.clone()),
             RecipientClue::Mailbox => None,
         };
@@ -341,23 +361,24 @@ impl ExplainContext<'_> {
             now: self.now,
             subject_window: self.config.store.subject_window,
         };
-        let mut candidates: Vec<ThreadCandidate> =
-            claims.map(|c| self.token(route, c)).into_iter().collect();
-        if let Some(store) = self.store {
-            for (id, reason) in thread::message_ids_to_look_up(header) {
-                let known = store.thread_by_message_id(&route.name, id);
-                let Some((mapping, sent_by_us)) = known else {
-                    continue;
-                };
-                let reason = if sent_by_us {
-                    reason
-                } else {
-                    ThreadReason::StoredMessageId
-                };
-                candidates.push(candidate(mapping, reason));
-            }
+        let mut candidates: Vec<ThreadCandidate> = Vec::new();
+        if let Some(claims) = claims {
+            candidates.push(self.token(route, claims)?);
         }
-        match thread::decide(&facts, &candidates) {
+        for (id, reason) in thread::message_ids_to_look_up(header) {
+            let known =
+                self.ask(async |store| store.thread_by_message_id(&route.name, id).await)?;
+            let Some((mapping, sent_by_us)) = known else {
+                continue;
+            };
+            let reason = if sent_by_us {
+                reason
+            } else {
+                ThreadReason::StoredMessageId
+            };
+            candidates.push(candidate(mapping, reason));
+        }
+        Ok(match thread::decide(&facts, &candidates) {
             ThreadDecision::Existing { thread_id, reason } => {
                 json!({ "match": thread_id, "reason": reason.as_str() })
             }
@@ -365,14 +386,11 @@ impl ExplainContext<'_> {
             ThreadDecision::Conflict { reason } => {
                 json!({ "match": null, "reason": format!("conflict:{}", reason.as_str()) })
             }
-        }
+        })
     }
 
-    fn token(&self, route: &RouteConfig, claims: Claims) -> ThreadCandidate {
-        let known = self
-            .store
-            .and_then(|store| store.thread(&route.name, claims.thread));
-        match known {
+    fn token(&self, route: &RouteConfig, claims: Claims) -> Result<ThreadCandidate, ExitError> {
+        Ok(match self.mapping(route, claims.thread)? {
             Some(mapping) => candidate(mapping, ThreadReason::Token),
             None => ThreadCandidate {
                 thread_id: claims
@@ -382,7 +400,7 @@ impl ExplainContext<'_> {
                 changed_at: claims.issued_at,
                 reason: ThreadReason::Token,
             },
-        }
+        })
     }
 
     fn attachments(&self) -> Vec<Value> {

@@ -71,15 +71,20 @@ impl DeliveryAttempt<'_> {
         let told = self
             .event_facts()
             .message_created(mail, found, (thread, &message));
-        let _turn = self.context.store.lock_thread(ThreadKey::of(thread)).await;
+        let _thread = self
+            .context
+            .store
+            .lock_thread(ThreadKey::of(thread))
+            .await?;
         let now = clock::now();
-        let own = Fact::Spent {
-            word: posted_marker(&self.route.name, thread, &message),
+        let own = Fact::NonceUsed {
+            nonce: posted_marker(&self.route.name, thread, &message),
             content: [0; 16],
             until: now.plus(POSTED_MARKER_TTL),
         };
         let mut facts = vec![told, own];
-        facts.extend(placed.facts(&self.thread_lookup(), mail, thread, now));
+        let lookup = self.thread_lookup();
+        facts.extend(placed.facts(&lookup, mail, thread, now).await?);
         let delivery = self.delivery.id;
         facts.push(Fact::Advanced { delivery, step });
         self.record(facts).await?;

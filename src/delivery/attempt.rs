@@ -10,14 +10,12 @@
 use std::panic;
 use std::time::Duration;
 
-use data_encoding::HEXLOWER;
 use tokio::task;
 use tracing::{error, info, warn};
 
 use super::circuit_breaker::ApiHealth;
 use super::context::DeliveryContext;
 use super::event_facts::EventFacts;
-use super::locks::NamedLockGuard;
 use super::loop_detector::{Counted, robot_signs};
 use super::message::MessageFacts;
 use super::parsed_mail::ParsedMail;
@@ -30,7 +28,9 @@ use crate::mail::fingerprint::Fingerprint;
 use crate::mail::kind::MailKind;
 use crate::mail::verdict::Verdict;
 use crate::objects::Objects;
-use crate::store::{Delivery, DeliveryOutcome, DeliveryStep, Fact, RecordError};
+use crate::store::{
+    Delivery, DeliveryOutcome, DeliveryStep, Fact, Lease, LeaseName, ReadError, StoreError,
+};
 
 /// The rule by which too frequent mail of machines is not posted.
 const LOOP_RULE: &str = "loop_breaker";
@@ -48,11 +48,12 @@ pub(super) enum AttemptError {
     StoreDead,
 }
 
-impl From<RecordError> for AttemptError {
-    fn from(error: RecordError) -> Self {
+impl From<StoreError> for AttemptError {
+    fn from(error: StoreError) -> Self {
         match error {
-            RecordError::Full => Self::Retry("the store is full".to_owned(), None),
-            RecordError::Dead => Self::StoreDead,
+            StoreError::Dead => Self::StoreDead,
+            StoreError::Damaged => Self::Park(error.to_string()),
+            StoreError::Full | StoreError::Unavailable => Self::Retry(error.to_string(), None),
         }
     }
 }
@@ -75,10 +76,8 @@ impl<'a> DeliveryAttempt<'a> {
         }
         let print = mail.fingerprint;
         // Two copies of one mail may lie in two lanes.
-        let _copy = self
-            .lock(format!("copy {}", HEXLOWER.encode(&print.0)))
-            .await;
-        if self.is_duplicate(print) {
+        let _copy = self.lease(LeaseName::Copy(print)).await?;
+        if self.is_duplicate(print).await? {
             return self.drop_by_rule("duplicate", &mail).await;
         }
         let kind = match mail.disposition {
@@ -92,10 +91,11 @@ impl<'a> DeliveryAttempt<'a> {
             }
             Disposition::Hold(rule) => return Err(self.hold_by_rule(rule)),
         };
-        let placed = self.thread_lookup().find(&mail, clock::now());
-        let placed = placed.map_err(AttemptError::Park)?;
+        let placed = self.thread_lookup().find(&mail, clock::now()).await?;
         self.check_sender_policy(&placed)?;
-        let _thread = self.lock(placed.lock_name(&mail)).await;
+        let _thread = self
+            .lease(LeaseName::Posting(placed.lock_name(&mail)))
+            .await?;
         if self.is_loop(&mail, &placed) {
             // People write to lists, and repeat themselves: their words are not thrown away.
             if mail.kind == MailKind::List || mail.kind.is_person() {
@@ -160,43 +160,27 @@ impl<'a> DeliveryAttempt<'a> {
 
     /// Bytes to meaning, off the async threads: a large mail takes a while.
     async fn read_mail(&self) -> Result<ParsedMail, AttemptError> {
-        let store = self.context.store.clone();
-        let delivery = self.delivery.clone();
-        let route = self.route.clone();
-        let objects = self.context.objects.clone();
-        let (verdict, subject_window) = (self.verdict.clone(), self.context.subject_window);
-        let read = task::spawn_blocking(move || {
-            let bytes = store.mail_bytes(delivery.id.mail)?;
-            let bounds = objects.as_ref().map(Objects::bounds);
-            let place = ThreadLookup {
-                store: &store,
-                route: &route,
-                delivery: &delivery,
-                verdict: &verdict,
-                subject_window,
-            };
-            let known = |mail: &ParsedMail| place.our_last_message(mail, clock::now());
-            Ok(ParsedMail::parse(
-                &bytes,
-                (&delivery, &route),
-                bounds,
-                known,
-            ))
-        });
-        match read.await {
-            Ok(Ok(reading)) => Ok(reading),
-            Ok(Err(error)) => {
-                let error: crate::store::ReadError = error;
-                error!(delivery = %self.delivery.id, %error, "mail unreadable");
-                Err(AttemptError::Park(
-                    "its bytes cannot be read from the journal".to_owned(),
-                ))
+        let id = self.delivery.id;
+        let bytes = match self.context.store.mail_bytes(id.mail).await {
+            Ok(bytes) => bytes,
+            Err(ReadError::Store(error)) => return Err(error.into()),
+            Err(error) => {
+                error!(delivery = %id, %error, "mail unreadable");
+                let reason = "its bytes cannot be read from the journal".to_owned();
+                return Err(AttemptError::Park(reason));
             }
-            Err(broken) => match broken.try_into_panic() {
-                Ok(cause) => panic::resume_unwind(cause),
-                Err(_) => Err(AttemptError::Retry("stopping".to_owned(), None)),
-            },
-        }
+        };
+        let delivery = self.delivery.clone();
+        let (route, objects) = (self.route.clone(), self.context.objects.clone());
+        let mail = off_thread(move || {
+            let bounds = objects.as_ref().map(Objects::bounds);
+            ParsedMail::parse(&bytes, (&delivery, &route), bounds)
+        });
+        let mail = mail.await?;
+        let lookup = self.thread_lookup();
+        let known = lookup.our_last_message(mail.head(), clock::now()).await?;
+        let marker = self.route.reply_marker.clone();
+        off_thread(move || mail.cut_reply(&marker, known)).await
     }
 
     /// Stores the files of a mail before the product is told of them, and frees their bytes.
@@ -220,8 +204,8 @@ impl<'a> DeliveryAttempt<'a> {
         Ok(())
     }
 
-    pub(super) async fn lock(&self, name: String) -> NamedLockGuard {
-        self.context.locks.lock(name).await
+    pub(super) async fn lease(&self, name: LeaseName) -> Result<Lease, StoreError> {
+        self.context.store.lease(name).await
     }
 
     /// True if a person released the mail from parking.
@@ -262,11 +246,17 @@ impl<'a> DeliveryAttempt<'a> {
 
     /// True if the product has another copy of the mail. A mail that was already begun is
     /// completed, whatever became of a copy since.
-    fn is_duplicate(&self, print: Fingerprint) -> bool {
-        let seen = self.context.store.find_duplicate(print, clock::now());
+    async fn is_duplicate(&self, print: Fingerprint) -> Result<bool, StoreError> {
         let mut begun = self.delivery.steps.iter();
-        !begun.any(|step| *step != DeliveryStep::Approved)
-            && seen.is_some_and(|id| id != self.delivery.id)
+        if begun.any(|step| *step != DeliveryStep::Approved) {
+            return Ok(false);
+        }
+        let seen = self
+            .context
+            .store
+            .find_duplicate(print, clock::now())
+            .await?;
+        Ok(seen.is_some_and(|id| id != self.delivery.id))
     }
 
     pub(super) fn thread_lookup(&self) -> ThreadLookup<'_> {
@@ -375,6 +365,19 @@ impl<'a> DeliveryAttempt<'a> {
     }
 
     pub(super) async fn record(&self, facts: Vec<Fact>) -> Result<(), AttemptError> {
-        Ok(self.context.store.record(facts).await?)
+        Ok(self.context.claim.finish(facts).await?)
+    }
+}
+
+/// Runs what takes a while where it blocks nobody.
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, AttemptError> {
+    match task::spawn_blocking(work).await {
+        Ok(done) => Ok(done),
+        Err(broken) => match broken.try_into_panic() {
+            Ok(cause) => panic::resume_unwind(cause),
+            Err(_) => Err(AttemptError::Retry("stopping".to_owned(), None)),
+        },
     }
 }

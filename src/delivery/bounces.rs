@@ -22,7 +22,9 @@ use crate::mail::envelope::RecipientTarget;
 use crate::mail::job_id::{JobId, copy_of, job_of_message_id, job_of_return_path};
 use crate::mail::kind::MailKind;
 use crate::mail::redact;
-use crate::store::{Delivery, DsnSummary, Fact, Job, JobRecord, JobState, Store, Suppression};
+use crate::store::{
+    Delivery, DsnSummary, Fact, Job, JobRecord, JobState, LeaseName, Store, StoreError, Suppression,
+};
 
 /// The most delays that are recorded for a job: a mail system reports one a day, a forger any
 /// number.
@@ -72,19 +74,25 @@ impl BounceLookup<'_> {
     /// The job that a mail is about: by the return path it was sent to, otherwise by the returned
     /// mail in it. Of a mail to several people it is the job of the recipient that the notice
     /// names.
-    pub(super) fn find_job(&self, mail: &ParsedMail) -> Option<NamedJob> {
+    pub(super) async fn find_job(&self, mail: &ParsedMail) -> Result<Option<NamedJob>, StoreError> {
         if let RecipientTarget::Return(job) = self.delivery.recipient.target {
-            return Some(NamedJob { job, signed: true });
+            return Ok(Some(NamedJob { job, signed: true }));
         }
-        let report = mail.report.as_ref()?;
-        let mut jobs = self.candidate_jobs(report);
-        let is_his = |job: &JobId| {
-            let record = self.store.job(*job);
-            record.is_some_and(|record| report_for(report, &record.job.recipient).is_some())
+        let Some(report) = &mail.report else {
+            return Ok(None);
         };
-        let place = jobs.iter().position(is_his).unwrap_or_default();
-        let job = (place < jobs.len()).then(|| jobs.swap_remove(place))?;
-        Some(NamedJob { job, signed: false })
+        let mut jobs = self.candidate_jobs(report);
+        let mut place = 0;
+        for (at, job) in jobs.iter().enumerate() {
+            let record = self.store.job(*job).await?;
+            let recipient = record.map(|record| record.job.recipient);
+            if recipient.is_some_and(|recipient| report_for(report, &recipient).is_some()) {
+                place = at;
+                break;
+            }
+        }
+        let job = (place < jobs.len()).then(|| jobs.swap_remove(place));
+        Ok(job.map(|job| NamedJob { job, signed: false }))
     }
 
     /// The jobs that the returned mail may belong to.
@@ -122,75 +130,79 @@ impl BounceLookup<'_> {
     }
 
     /// The action for a notice. The caller holds the locks of the job and of its recipient.
-    pub(super) fn plan(
+    pub(super) async fn plan(
         &self,
         record: &JobRecord,
         notice: &BounceNotice,
         signed: bool,
         telling: &EventFacts<'_>,
-    ) -> NoticeAction {
+    ) -> Result<NoticeAction, StoreError> {
         let (job, now) = (&record.job, telling.at);
         let times = |what: &str| record.history.iter().filter(|t| t.what == what).count();
-        let came_back = || Fact::CameBack {
+        let came_back = || Fact::NoticeReceived {
             job: job.id,
-            returned: notice.returned.clone(),
+            notice: notice.returned.clone(),
             at: now,
         };
         if matches!(record.state, JobState::Captured | JobState::Cancelled) {
-            return NoticeAction::Ignore("its job was never sent");
+            return Ok(NoticeAction::Ignore("its job was never sent"));
         }
         match notice.outcome {
             ReportOutcome::Delivered => {
-                return NoticeAction::Ignore("it says that the mail arrived");
+                return Ok(NoticeAction::Ignore("it says that the mail arrived"));
             }
             ReportOutcome::Delayed if times("delayed") >= DELAYS_MAX => {
-                return NoticeAction::Ignore("its job was delayed so often before");
+                return Ok(NoticeAction::Ignore("its job was delayed so often before"));
             }
-            ReportOutcome::Delayed => return NoticeAction::Record(vec![came_back()]),
+            ReportOutcome::Delayed => return Ok(NoticeAction::Record(vec![came_back()])),
             ReportOutcome::Failed => {}
         }
         let is_known = times("bounced") > 0;
         match record.state {
-            JobState::Bounced { .. } => return NoticeAction::Ignore("its job came back before"),
+            JobState::Bounced { .. } => {
+                return Ok(NoticeAction::Ignore("its job came back before"));
+            }
             JobState::Sent => {}
-            _ if is_known => return NoticeAction::Ignore("its job came back before"),
+            _ if is_known => {
+                return Ok(NoticeAction::Ignore("its job came back before"));
+            }
             JobState::Waiting { .. } => {
                 let begun = record.begun_at;
                 if begun.is_some_and(|begun| now.since(begun) < ATTEMPT_END_WAIT_MAX) {
-                    return NoticeAction::Retry;
+                    return Ok(NoticeAction::Retry);
                 }
             }
             _ => {}
         }
         let mut facts = vec![telling.bounced(job, &notice.returned), came_back()];
         if signed && notice.returned.hard && !is_known {
-            facts.extend(self.suppression_fact(job, notice, telling));
+            facts.extend(self.suppression_fact(job, notice, telling).await?);
         }
-        NoticeAction::Record(facts)
+        Ok(NoticeAction::Record(facts))
     }
 
     /// The fact that one more job bounced from the address. An entry made by a person stays
     /// unchanged.
-    fn suppression_fact(
+    async fn suppression_fact(
         &self,
         job: &Job,
         notice: &BounceNotice,
         telling: &EventFacts<'_>,
-    ) -> Option<Fact> {
+    ) -> Result<Option<Fact>, StoreError> {
         let now = telling.at;
-        let known = self.store.suppression(&job.recipient, now);
+        let known = self.store.suppression(&job.recipient, now).await?;
         if known.as_ref().is_some_and(|known| known.bounces == 0) {
-            return None;
+            return Ok(None);
         }
         let bounces = known.as_ref().map_or(0, |known| known.bounces);
-        Some(Fact::Suppressed(Suppression {
+        Ok(Some(Fact::Suppressed(Suppression {
             address: job.recipient.folded(),
             reason: notice.returned.reason.clone(),
             job: Some(job.id),
             bounces: bounces.saturating_add(1),
             at: known.map_or(now, |known| known.at),
             until: now.plus(self.suppress_for),
-        }))
+        })))
     }
 }
 
@@ -273,17 +285,18 @@ impl DeliveryAttempt<'_> {
         let (mut facts, mut about) = (Vec::new(), "no mail of ours");
         // Held until the facts are recorded, so that two notices about one job count once.
         let mut turns = Vec::new();
-        if let Some(NamedJob { job, signed }) = returns.find_job(mail) {
-            turns.push(self.lock(format!("job {job}")).await);
+        if let Some(NamedJob { job, signed }) = returns.find_job(mail).await? {
+            turns.push(self.lease(LeaseName::Notice(job)).await?);
             about = "a job that is not known any more";
-            if let Some(record) = returns.store.job(job) {
+            if let Some(record) = returns.store.job(job).await? {
                 let address = record.job.recipient.folded();
-                turns.push(self.lock(format!("address {address}")).await);
+                turns.push(self.lease(LeaseName::Address(address)).await?);
                 let domains = &self.route.message_id_domains;
                 about = match BounceNotice::of(mail, &record.job, signed, domains) {
                     None => "another recipient than its job's",
                     Some(notice) => {
-                        match returns.plan(&record, &notice, signed, &self.event_facts()) {
+                        let events = self.event_facts();
+                        match returns.plan(&record, &notice, signed, &events).await? {
                             NoticeAction::Ignore(why) => why,
                             NoticeAction::Retry => {
                                 let reason = "the end of its job's attempt is not known".to_owned();

@@ -10,16 +10,17 @@ use tracing::{error, info, warn};
 
 use super::attempt::{AttemptError, DeliveryAttempt};
 use super::circuit_breaker::ApiHealth;
-use super::event_facts::EventFacts;
+use super::event_facts::{self, EventFacts};
 use super::in_flight::InFlightMessages;
-use super::locks::NamedLocks;
 use super::loop_detector::LoopDetector;
 use super::metrics::Metrics;
 use super::retry_status::{RetryStatus, RetryStatuses};
 use super::route::DeliveryRoute;
 use super::worker::DeliverySettings;
 use crate::objects::Objects;
-use crate::store::{Delivery, DeliveryId, DeliveryOutcome, Fact, RecordError, Store};
+use crate::store::{
+    Delivery, DeliveryId, DeliveryOutcome, Fact, Store, StoreError, Work, WorkClaim,
+};
 use crate::{clock, random, retry};
 
 /// What every attempt needs.
@@ -32,7 +33,8 @@ pub(super) struct DeliveryContext {
     pub(super) suppress_for: Duration,
     pub(super) retry_statuses: Arc<RetryStatuses>,
     pub(super) in_flight: Arc<InFlightMessages>,
-    pub(super) locks: Arc<NamedLocks>,
+    /// The right to the deliveries that are tried.
+    pub(super) claim: WorkClaim,
     pub(super) loop_detector: LoopDetector,
     pub(super) objects: Option<Objects>,
 }
@@ -73,6 +75,7 @@ impl DeliveryContext {
         objects: Option<Objects>,
     ) -> Self {
         Self {
+            claim: WorkClaim::new(store.clone(), Work::Deliveries),
             store,
             routes,
             metrics,
@@ -81,7 +84,6 @@ impl DeliveryContext {
             suppress_for: settings.suppress_for,
             retry_statuses: Arc::default(),
             in_flight: Arc::default(),
-            locks: Arc::default(),
             loop_detector: LoopDetector::default(),
             objects,
         }
@@ -95,7 +97,10 @@ impl DeliveryContext {
 
     /// One attempt; `attempts` counts those made, this one included.
     pub(super) async fn deliver(&self, id: DeliveryId, attempts: u32) -> AttemptReport {
-        let found = self.store.delivery(id);
+        let found = match self.store.delivery(id).await {
+            Ok(found) => found,
+            Err(error) => return AttemptReport::without_call(self.unreadable(id, error).await),
+        };
         let Some(delivery) = found.filter(|delivery| delivery.parked.is_none()) else {
             return AttemptReport::without_call(AttemptEnd::Done);
         };
@@ -131,9 +136,10 @@ impl DeliveryContext {
     /// Parks a delivery whose attempt panicked.
     pub(super) async fn park_after_panic(&self, id: DeliveryId) -> AttemptReport {
         error!(delivery = %id, "an attempt panicked");
-        let fate = match self.store.delivery(id) {
-            Some(delivery) => self.park(&delivery, "panic".to_owned()).await,
-            None => AttemptEnd::Done,
+        let fate = match self.store.delivery(id).await {
+            Ok(Some(delivery)) => self.park(&delivery, "panic".to_owned()).await,
+            Ok(None) => AttemptEnd::Done,
+            Err(error) => self.unreadable(id, error).await,
         };
         AttemptReport::without_call(fate)
     }
@@ -197,14 +203,45 @@ impl DeliveryContext {
             fingerprint: None,
             at: now,
         };
-        match self.store.record(vec![telling.parked(&reason), fact]).await {
+        match self.claim.finish(vec![telling.parked(&reason), fact]).await {
             Ok(()) => {
                 self.metrics.count_end(route, "parked");
                 warn!(delivery = %delivery.id, route, reason, "parked");
                 AttemptEnd::Done
             }
-            Err(RecordError::Full) => AttemptEnd::Retry(self.retry.wait_max),
-            Err(RecordError::Dead) => AttemptEnd::StoreDead,
+            Err(StoreError::Dead) => AttemptEnd::StoreDead,
+            Err(_) => AttemptEnd::Retry(self.retry.wait_max),
+        }
+    }
+
+    /// What becomes of a delivery whose envelope the store does not give: one that is damaged waits for
+    /// a person, for nobody can say whose it is.
+    async fn unreadable(&self, id: DeliveryId, error: StoreError) -> AttemptEnd {
+        match error {
+            StoreError::Dead => return AttemptEnd::StoreDead,
+            StoreError::Full | StoreError::Unavailable => {
+                return AttemptEnd::Retry(self.retry.wait_first);
+            }
+            StoreError::Damaged => {}
+        }
+        let reason = "its envelope cannot be read from the journal";
+        let now = clock::now();
+        let settled = Fact::Settled {
+            delivery: id,
+            outcome: DeliveryOutcome::Parked {
+                reason: reason.to_owned(),
+            },
+            fingerprint: None,
+            at: now,
+        };
+        let parked = event_facts::parked_unread(id, reason, now);
+        match self.claim.finish(vec![parked, settled]).await {
+            Ok(()) => {
+                error!(delivery = %id, reason, "parked");
+                AttemptEnd::Done
+            }
+            Err(StoreError::Dead) => AttemptEnd::StoreDead,
+            Err(_) => AttemptEnd::Retry(self.retry.wait_max),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::mail::address::Domain;
 use crate::mail::redact;
 use crate::mail::text::bare_message_id;
-use crate::store::{Delivery, DsnSummary, Event, EventKind, Fact, Job};
+use crate::store::{Delivery, DeliveryId, DsnSummary, Event, EventKind, Fact, Job};
 
 /// The most bytes of an event's JSON.
 const JSON_BYTES_MAX: usize = 4 * 1024;
@@ -141,4 +141,17 @@ impl EventFacts<'_> {
             data,
         })
     }
+}
+
+/// The event of a delivery that is parked though nothing can be read of it.
+pub(super) fn parked_unread(delivery: DeliveryId, reason: &str, at: Timestamp) -> Fact {
+    let mut data = Map::new();
+    data.insert("mailId".to_owned(), delivery.to_string().into());
+    data.insert("reason".to_owned(), reason.into());
+    Fact::Happened(Event {
+        kind: EventKind::Parked,
+        at,
+        thread_id: None,
+        data,
+    })
 }

@@ -12,7 +12,6 @@ mod circuit_breaker;
 mod context;
 mod event_facts;
 pub mod in_flight;
-mod locks;
 mod loop_detector;
 pub mod message;
 pub mod metrics;

@@ -65,14 +65,12 @@ pub struct ParsedMail {
 }
 
 impl ParsedMail {
-    /// Reads a mail's bytes for one of its recipients. `known` tells what we said last in the thread of
-    /// a mail whose words are not cut out yet: what it quotes of that is known again.
+    /// Reads a mail's bytes for one of its recipients.
     pub(super) fn parse(
         bytes: &Bytes,
         (delivery, route): (&Delivery, &DeliveryRoute),
         bounds: Option<&AttachmentLimits>,
-        known: impl FnOnce(&Self) -> Option<LastMessage>,
-    ) -> Self {
+    ) -> UncutMail {
         let view = View::parse(bytes);
         let sender = delivery.envelope.sender.as_ref();
         let path = ReversePath::from(&*delivery.envelope);
@@ -93,7 +91,7 @@ impl ParsedMail {
             .map(ToString::to_string)
             .or_else(|| from.map(|from| from.text.clone()))
             .unwrap_or_default();
-        let mut reading = Self {
+        let mail = Self {
             fingerprint: Fingerprint::of(&delivery.recipient, &view),
             kind: finding.kind,
             kind_rule: finding.rule,
@@ -117,22 +115,41 @@ impl ParsedMail {
             last_sent_at: None,
             flags: view.flags.clone(),
         };
-        let known = known(&reading);
-        reading.last_sent_at = known.as_ref().map(|said| said.at);
-        let known: Vec<&str> = known.iter().map(|said| said.text.as_str()).collect();
+        UncutMail { mail, view }
+    }
+}
+
+/// A mail whose reply text is not cut out yet.
+pub(super) struct UncutMail {
+    mail: ParsedMail,
+    view: View,
+}
+
+impl UncutMail {
+    /// The mail without its text.
+    pub(super) const fn head(&self) -> &ParsedMail {
+        &self.mail
+    }
+
+    /// Cuts the words of the person out. `known` is what we said last in the mail's thread: what it
+    /// quotes of that is recognised.
+    pub(super) fn cut_reply(self, marker: &str, known: Option<LastMessage>) -> ParsedMail {
+        let Self { mut mail, view } = self;
+        mail.last_sent_at = known.as_ref().map(|message| message.at);
+        let known: Vec<&str> = known.iter().map(|message| message.text.as_str()).collect();
         let reply = reply::extract(&reply::ReplyInput {
             text: view.text.as_deref(),
             html: view.html.as_deref(),
-            subject: &reading.subject,
+            subject: &mail.subject,
             known: &known,
-            marker: &route.reply_marker,
+            marker,
         });
         if reply.truncated {
-            reading.flags.insert(Flag::TextCut);
+            mail.flags.insert(Flag::TextCut);
         }
-        reading.body = reply.text;
-        reading.body_html = reply.html;
-        reading.quoted = Some(reply.quoted).filter(|quoted| !quoted.is_empty());
-        reading
+        mail.body = reply.text;
+        mail.body_html = reply.html;
+        mail.quoted = Some(reply.quoted).filter(|quoted| !quoted.is_empty());
+        mail
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 
+use super::attempt::AttemptError;
 use super::parsed_mail::ParsedMail;
 use super::route::DeliveryRoute;
 use super::sorting::{MailboxAssignment, ThreadHistory, assign};
@@ -21,7 +22,9 @@ use crate::mail::text::cut;
 use crate::mail::thread::{ThreadCandidate, ThreadDecision, ThreadFacts, ThreadReason, decide};
 use crate::mail::token::{Claims, ThreadKey};
 use crate::mail::verdict::{Verdict, VerdictSource};
-use crate::store::{ConversationKey, Delivery, DeliveryStep, Fact, LastMessage, Mapping, Store};
+use crate::store::{
+    ConversationKey, Delivery, DeliveryStep, Fact, LastMessage, Mapping, Store, StoreError,
+};
 
 /// The most bytes of a name that are remembered.
 const NAME_BYTES_MAX: usize = 256;
@@ -55,30 +58,51 @@ pub(super) struct ThreadMatch {
 
 impl ThreadLookup<'_> {
     /// The thread that a mail is in already, whose words need not be cut out yet.
-    pub(super) fn current_thread(&self, mail: &ParsedMail, now: Timestamp) -> Option<String> {
-        let found = self.created_thread().map_or_else(
-            || self.decide_thread(mail, self.token_claims(), now).ok(),
-            |made| Some((Some(made), ThreadReason::None)),
-        );
-        found?.0
+    pub(super) async fn current_thread(
+        &self,
+        mail: &ParsedMail,
+        now: Timestamp,
+    ) -> Result<Option<String>, StoreError> {
+        if let Some(made) = self.created_thread() {
+            return Ok(Some(made));
+        }
+        let decided = self.decide_thread(mail, self.token_claims(), now).await?;
+        Ok(decided.ok().and_then(|(thread, _)| thread))
     }
 
     /// What we said last in the thread of a mail: to its author, or else to whom the thread is with, who may
     /// have passed it on.
-    pub(super) fn our_last_message(
+    pub(super) async fn our_last_message(
         &self,
         mail: &ParsedMail,
         now: Timestamp,
-    ) -> Option<LastMessage> {
-        let thread = self.current_thread(mail, now)?;
-        let ours = |with: &Address| {
-            self.store
-                .last_message(&self.conversation_key(&thread, with), true)
+    ) -> Result<Option<LastMessage>, StoreError> {
+        let Some(thread) = self.current_thread(mail, now).await? else {
+            return Ok(None);
         };
-        mail.author.as_ref().and_then(ours).or_else(|| {
-            let mapping = self.mapping(ThreadKey::of(&thread))?;
-            ours(mapping.participant.as_ref()?)
-        })
+        if let Some(author) = &mail.author
+            && let Some(message) = self.our_message_to(&thread, author).await?
+        {
+            return Ok(Some(message));
+        }
+        let mapping = self.mapping(ThreadKey::of(&thread)).await?;
+        match mapping.and_then(|mapping| mapping.participant) {
+            Some(participant) => self.our_message_to(&thread, &participant).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn our_message_to(
+        &self,
+        thread: &str,
+        with: &Address,
+    ) -> Result<Option<LastMessage>, StoreError> {
+        let conversation = self.conversation_key(thread, with);
+        match self.store.last_message(&conversation, true).await {
+            // Without it less of what is quoted is recognised, and nothing is lost.
+            Err(StoreError::Damaged) => Ok(None),
+            found => found,
+        }
     }
 
     fn conversation_key(&self, thread: &str, with: &Address) -> ConversationKey {
@@ -97,7 +121,11 @@ impl ThreadLookup<'_> {
     }
 
     /// Finds the thread, or says why a person must.
-    pub(super) fn find(&self, mail: &ParsedMail, now: Timestamp) -> Result<ThreadMatch, String> {
+    pub(super) async fn find(
+        &self,
+        mail: &ParsedMail,
+        now: Timestamp,
+    ) -> Result<ThreadMatch, AttemptError> {
         let claims = self.token_claims();
         let made = self.created_thread();
         // A thread this very mail began has no past.
@@ -105,11 +133,15 @@ impl ThreadLookup<'_> {
         let (thread, reason) = match made {
             // Decided in an earlier attempt, and the product has acted on it.
             Some(thread) => (Some(thread), ThreadReason::None),
-            None => self.decide_thread(mail, claims, now)?,
+            None => {
+                let decided = self.decide_thread(mail, claims, now).await?;
+                decided.map_err(AttemptError::Park)?
+            }
         };
-        let mapping = thread
-            .as_deref()
-            .and_then(|id| self.mapping(ThreadKey::of(id)));
+        let mapping = match &thread {
+            Some(id) => self.mapping(ThreadKey::of(id)).await?,
+            None => None,
+        };
         let is_old = thread.is_some() && (mapping.is_some() || !is_begun);
         let past = is_old.then(|| ThreadHistory::of(mapping.as_ref()));
         let author = mail.author.as_ref();
@@ -150,8 +182,8 @@ impl ThreadLookup<'_> {
         assign(&self.route.policy.rules, &facts, named, past)
     }
 
-    fn mapping(&self, thread: ThreadKey) -> Option<Mapping> {
-        self.store.thread(&self.route.name, thread)
+    async fn mapping(&self, thread: ThreadKey) -> Result<Option<Mapping>, StoreError> {
+        self.store.thread(&self.route.name, thread).await
     }
 
     fn created_thread(&self) -> Option<String> {
@@ -162,12 +194,12 @@ impl ThreadLookup<'_> {
         })
     }
 
-    fn decide_thread(
+    async fn decide_thread(
         &self,
         mail: &ParsedMail,
         claims: Option<&Claims>,
         now: Timestamp,
-    ) -> Result<(Option<String>, ThreadReason), String> {
+    ) -> Result<Result<(Option<String>, ThreadReason), String>, StoreError> {
         let facts = ThreadFacts {
             author: mail.author.as_ref(),
             is_authenticated: self.verdict.is_aligned(),
@@ -177,43 +209,50 @@ impl ThreadLookup<'_> {
         };
         let candidates = match claims {
             // A token always counts: nothing else needs to be asked.
-            Some(claims) => vec![self.candidate_from_token(claims)],
-            None => self.candidates_from_headers(mail, now),
+            Some(claims) => vec![self.candidate_from_token(claims).await?],
+            None => self.candidates_from_headers(mail, now).await?,
         };
-        match decide(&facts, &candidates) {
+        Ok(match decide(&facts, &candidates) {
             ThreadDecision::Existing { thread_id, reason } => Ok((Some(thread_id), reason)),
             ThreadDecision::New { reason } => Ok((None, reason)),
             ThreadDecision::Conflict { reason } => {
                 Err(format!("more than one thread by {}", reason.as_str()))
             }
-        }
+        })
     }
 
-    fn candidate_from_token(&self, claims: &Claims) -> ThreadCandidate {
-        let mapping = self.mapping(claims.thread);
+    async fn candidate_from_token(&self, claims: &Claims) -> Result<ThreadCandidate, StoreError> {
+        let mapping = self.mapping(claims.thread).await?;
         let participant = mapping.as_ref().and_then(|m| m.participant.clone());
         let changed_at = mapping.as_ref().map(|m| m.changed_at).unwrap_or_default();
-        let thread_id = claims
-            .thread_id
-            .clone()
-            .or_else(|| mapping.map(|m| m.thread_id))
-            .or_else(|| self.store.thread_by_token(claims.digest))
+        let known = claims.thread_id.clone();
+        let known = known.or_else(|| mapping.map(|m| m.thread_id));
+        let known = match known {
+            Some(known) => Some(known),
+            None => self.store.thread_by_token(claims.digest).await?,
+        };
+        Ok(ThreadCandidate {
             // Neither mapped nor minted here: only a UUID can have been the id.
-            .unwrap_or_else(|| claims.thread.as_uuid_text());
-        ThreadCandidate {
-            thread_id,
+            thread_id: known.unwrap_or_else(|| claims.thread.as_uuid_text()),
             participant,
             changed_at,
             reason: ThreadReason::Token,
-        }
+        })
     }
 
-    fn candidates_from_headers(&self, mail: &ParsedMail, now: Timestamp) -> Vec<ThreadCandidate> {
+    async fn candidates_from_headers(
+        &self,
+        mail: &ParsedMail,
+        now: Timestamp,
+    ) -> Result<Vec<ThreadCandidate>, StoreError> {
         let mut found = Vec::new();
         for (id, reason) in &mail.thread_references {
-            let known = self.store.thread_by_message_id(&self.route.name, id);
+            let known = self
+                .store
+                .thread_by_message_id(&self.route.name, id)
+                .await?;
             let Some((mapping, sent_by_us)) = known else {
-                found.extend(self.candidate_from_job(id, *reason));
+                found.extend(self.candidate_from_job(id, *reason).await?);
                 continue;
             };
             let reason = if sent_by_us {
@@ -226,33 +265,45 @@ impl ThreadLookup<'_> {
         if let Some(author) = &mail.author {
             let since = now.minus(self.subject_window);
             let name = self.route.name.as_str();
-            let mapping =
-                self.store
-                    .thread_by_subject(name, author, &mail.normalised_subject, since);
+            let subject = &mail.normalised_subject;
+            let mapping = self.store.thread_by_subject(name, author, subject, since);
+            let mapping = mapping.await?;
             found.extend(
                 mapping.map(|mapping| candidate_from_mapping(mapping, ThreadReason::Subject)),
             );
         }
-        found
+        Ok(found)
     }
 
     /// A Message-ID whose link is forgotten tells its job by itself, if we made it.
-    fn candidate_from_job(&self, id: &str, reason: ThreadReason) -> Option<ThreadCandidate> {
+    async fn candidate_from_job(
+        &self,
+        id: &str,
+        reason: ThreadReason,
+    ) -> Result<Option<ThreadCandidate>, StoreError> {
         let mut domains = self.route.message_id_domains.iter();
-        let job = domains.find_map(|domain| job_of_message_id(&self.route.keys, domain, id))?;
-        let job = self.store.job(job)?.job;
-        let thread_id = job.thread_id.filter(|_| job.route == self.route.name)?;
-        let mapping = self.mapping(ThreadKey::of(&thread_id));
+        let job = domains.find_map(|domain| job_of_message_id(&self.route.keys, domain, id));
+        let Some(job) = job else {
+            return Ok(None);
+        };
+        let Some(record) = self.store.job(job).await? else {
+            return Ok(None);
+        };
+        let job = record.job;
+        let Some(thread_id) = job.thread_id.filter(|_| job.route == self.route.name) else {
+            return Ok(None);
+        };
+        let mapping = self.mapping(ThreadKey::of(&thread_id)).await?;
         let (participant, changed_at) = match mapping {
             Some(mapping) => (mapping.participant, mapping.changed_at),
             None => (None, job.made_at),
         };
-        Some(ThreadCandidate {
+        Ok(Some(ThreadCandidate {
             thread_id,
             participant: participant.or(Some(job.recipient)),
             changed_at,
             reason,
-        })
+        }))
     }
 
     /// True if the thread is this author's: the token was minted for him, or he is its known sender.
@@ -297,15 +348,15 @@ impl ThreadMatch {
     }
 
     /// What is remembered of the thread and the mail in it: recorded with the step that posted it.
-    pub(super) fn facts(
+    pub(super) async fn facts(
         &self,
         place: &ThreadLookup<'_>,
         mail: &ParsedMail,
         thread: &str,
         now: Timestamp,
-    ) -> Vec<Fact> {
+    ) -> Result<Vec<Fact>, StoreError> {
         // Asked again in the thread's turn: others may have changed it since.
-        let known = place.mapping(ThreadKey::of(thread));
+        let known = place.mapping(ThreadKey::of(thread)).await?;
         let mut mapping = known.unwrap_or_else(|| Mapping {
             mailbox: Some(self.sorted.mailbox.clone()),
             priority: Some(self.sorted.priority),
@@ -334,14 +385,14 @@ impl ThreadMatch {
             });
         }
         facts.push(Fact::Mapped(mapping));
-        facts.extend(Self::issued_token_fact(place, thread));
+        facts.extend(Self::issued_token_fact(place, thread).await?);
         if let Some(author) = mail.author.as_ref().filter(|_| self.may_be_quoted(mail)) {
-            facts.push(Fact::Spoken {
-                talk: place.conversation_key(thread, author),
-                said: last_message(mail, place.delivery.envelope.received_at),
+            facts.push(Fact::MessageRecorded {
+                conversation: place.conversation_key(thread, author),
+                message: last_message(mail, place.delivery.envelope.received_at),
             });
         }
-        facts
+        Ok(facts)
     }
 
     /// Words that anyone could have put under this address are never sent to it as its own.
@@ -350,17 +401,22 @@ impl ThreadMatch {
     }
 
     /// A v1 token seen whole: if it comes lower-cased one day, this is how it is known again.
-    fn issued_token_fact(place: &ThreadLookup<'_>, thread: &str) -> Option<Fact> {
+    async fn issued_token_fact(
+        place: &ThreadLookup<'_>,
+        thread: &str,
+    ) -> Result<Option<Fact>, StoreError> {
         let RecipientTarget::Thread(claims) = &place.delivery.recipient.target else {
-            return None;
+            return Ok(None);
         };
-        let is_news =
-            claims.thread_id.is_some() && place.store.thread_by_token(claims.digest).is_none();
-        is_news.then(|| Fact::Minted {
+        if claims.thread_id.is_none() {
+            return Ok(None);
+        }
+        let known = place.store.thread_by_token(claims.digest).await?;
+        Ok(known.is_none().then(|| Fact::TokenIssued {
             token: claims.digest,
             thread_id: thread.to_owned(),
             at: claims.issued_at,
-        })
+        }))
     }
 }
 

@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
-use std::panic;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -26,7 +25,7 @@ use super::route::DeliveryRoute;
 use crate::mail::partition::PartitionKey;
 use crate::objects::Objects;
 use crate::retry;
-use crate::store::{DeliveryId, Store};
+use crate::store::{DeliveryId, Store, StoreError};
 
 /// Bounds of the worker.
 #[derive(Clone, Debug)]
@@ -260,10 +259,14 @@ impl DeliveryWorker {
         if !self.scan.has_more {
             return;
         }
-        let page = self
-            .context
-            .store
-            .waiting_with_lanes(self.scan.cursor, PAGE);
+        let page = match self.next_page().await {
+            Ok(page) => page,
+            Err(error) => {
+                warn!(%error, "the store does not give the mail that waits; it is asked again");
+                self.scan.finish(Instant::now());
+                return;
+            }
+        };
         let is_last = page.len() < PAGE;
         for (id, lane) in page {
             let known = lane.filter(|lane| self.partitions.contains(*lane));
@@ -287,20 +290,31 @@ impl DeliveryWorker {
         }
     }
 
+    async fn next_page(&self) -> Result<Vec<(DeliveryId, Option<PartitionKey>)>, StoreError> {
+        let claim = self.context.claim.renew().await?;
+        let store = &self.context.store;
+        store
+            .waiting_with_partitions(&claim, self.scan.cursor, PAGE)
+            .await
+    }
+
     /// The partition and the route of a delivery, from its envelope; `None` if it is settled by
     /// now.
     async fn partition_of(&self, id: DeliveryId) -> Option<(PartitionKey, usize)> {
-        let store = self.context.store.clone();
-        // The envelope may have to be read from disk.
-        let read = task::spawn_blocking(move || store.delivery(id)).await;
-        let delivery = match read.map_err(JoinError::try_into_panic) {
-            Ok(delivery) => delivery?,
-            Err(Ok(cause)) => panic::resume_unwind(cause),
-            // The runtime is shutting down.
-            Err(Err(_)) => return None,
-        };
-        let lane = PartitionKey::of(&delivery.envelope, &delivery.recipient);
-        Some((lane, self.context.route_index(&delivery.recipient.route)))
+        match self.context.store.delivery(id).await {
+            Ok(None) => None,
+            Ok(Some(delivery)) => {
+                let partition = PartitionKey::of(&delivery.envelope, &delivery.recipient);
+                let route = self.context.route_index(&delivery.recipient.route);
+                Some((partition, route))
+            }
+            // Its attempt finds out more; until then it stands in a partition of its own, with the mail
+            // of no route.
+            Err(_) => {
+                let alone = (u128::from(id.mail.0) << 64) | u128::from(id.recipient);
+                Some((PartitionKey(alone), self.context.routes.len()))
+            }
+        }
     }
 
     /// Starts what may run, one route after the other, while there are free slots.
@@ -445,6 +459,7 @@ mod tests {
     use crate::mail::address::Address;
     use crate::mail::envelope::{Door, Envelope, Peer, Recipient, RecipientTarget};
     use crate::store;
+    use crate::store::ask::ask;
 
     fn envelope() -> Envelope {
         Envelope {
@@ -502,8 +517,7 @@ mod tests {
         while store.ledger().parked < 2 {
             time::sleep(Duration::from_millis(5)).await;
         }
-        let reasons: Vec<_> = store
-            .parked(None, 9)
+        let reasons: Vec<_> = ask(store.parked(None, 9))
             .into_iter()
             .filter_map(|d| d.parked)
             .collect();

@@ -60,8 +60,7 @@ impl EventOrder {
             true => open.pop(),
             false => None,
         };
-        // Event ids begin at 1.
-        let event = beyond.map_or(self.read, |EventId(id)| EventId(id.saturating_sub(1)));
+        let event = beyond.map_or(self.read, EventId::just_before);
         Cursor {
             last: event,
             gaps: open,
@@ -130,22 +129,28 @@ mod tests {
     #[test]
     fn no_more_is_named_as_open_than_may_be() {
         let max = CURSOR_GAPS_MAX as u64;
-        let mut order = EventOrder::new(EventId(5), vec![(EventId(3), event(Some(1)))]);
-        assert_eq!(order.next().map(|(id, _)| id), Some(EventId(3)));
+        let mut order = EventOrder::new(
+            EventId::numbered(5),
+            vec![(EventId::numbered(3), event(Some(1)))],
+        );
+        assert_eq!(order.next().map(|(id, _)| id), Some(EventId::numbered(3)));
         for id in 6..=2 * max {
-            order.push((EventId(id), event(None)), true);
+            order.push((EventId::numbered(id), event(None)), true);
         }
         let position = order.position();
-        assert_eq!(position.last, EventId(max + 4));
+        assert_eq!(position.last, EventId::numbered(max + 4));
         assert_eq!(position.gaps.len(), CURSOR_GAPS_MAX);
-        assert_eq!(position.gaps[..2], [EventId(3), EventId(6)]);
-        order.complete(EventId(3), &event(Some(1)));
-        assert_eq!(order.position().last, EventId(max + 5));
+        assert_eq!(
+            position.gaps[..2],
+            [EventId::numbered(3), EventId::numbered(6)]
+        );
+        order.complete(EventId::numbered(3), &event(Some(1)));
+        assert_eq!(order.position().last, EventId::numbered(max + 5));
         for id in 6..=2 * max - 2 {
-            order.complete(EventId(id), &event(None));
+            order.complete(EventId::numbered(id), &event(None));
         }
-        let open = vec![EventId(2 * max - 1), EventId(2 * max)];
-        let event = EventId(2 * max);
+        let open = vec![EventId::numbered(2 * max - 1), EventId::numbered(2 * max)];
+        let event = EventId::numbered(2 * max);
         assert_eq!(
             order.position(),
             Cursor {
@@ -163,10 +168,10 @@ mod tests {
             events in proptest::collection::vec((proptest::option::of(0u8..4), any::<bool>()), 0..40),
             picks in proptest::collection::vec(any::<prop::sample::Index>(), 0..200),
         ) {
-            let mut order = EventOrder::new(EventId(10), Vec::new());
+            let mut order = EventOrder::new(EventId::numbered(10), Vec::new());
             let mut wanted = Vec::new();
             for (nth, (thread, is_wanted)) in events.iter().enumerate() {
-                let id = EventId(11 + 2 * nth as u64);
+                let id = EventId::numbered(11 + 2 * nth as u64);
                 order.push((id, event(*thread)), *is_wanted);
                 if *is_wanted {
                     wanted.push((id, thread.map(|t| t.to_string())));

@@ -18,7 +18,7 @@ use super::webhook::{EventPostOutcome, EventWebhook};
 use crate::clock;
 use crate::random;
 use crate::retry::{self, AttemptFailure, NextStep};
-use crate::store::{Cursor, Event, EventId, EventKind, Fact, RecordError, Store};
+use crate::store::{Cursor, Event, EventId, EventKind, Fact, Store, StoreError};
 
 /// The most events that are read and not done: they bound the memory.
 const OPEN_MAX: usize = 1000;
@@ -106,11 +106,11 @@ impl Subscriber {
     ///
     /// # Errors
     /// The store records nothing any more.
-    pub async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), RecordError> {
+    pub async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), StoreError> {
         let mut newest = self.store.newest_event();
         let now = *newest.borrow_and_update();
         let mut kept = self.start_cursor(now).await?;
-        let mut order = EventOrder::new(kept.last, self.open_events(&kept));
+        let mut order = EventOrder::new(kept.last, self.open_events(&kept).await?);
         let this = Arc::new(self);
         let slots = Arc::new(Semaphore::new(CONCURRENCY));
         let mut telling = JoinSet::new();
@@ -119,7 +119,14 @@ impl Subscriber {
         let mut keep = time::interval(CURSOR_INTERVAL);
         keep.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         loop {
-            this.read_events(&mut order);
+            match this.read_events(&mut order).await {
+                Err(StoreError::Dead) => return Err(StoreError::Dead),
+                Err(error) => {
+                    let name = &this.settings.name;
+                    warn!(subscriber = name, %error, "the store does not give events; it is asked again");
+                }
+                Ok(()) => {}
+            }
             while let Some(told) = order.next() {
                 let (this, slots, (id, event)) = (Arc::clone(&this), Arc::clone(&slots), told);
                 let flown = (id, Arc::clone(&event));
@@ -153,8 +160,8 @@ impl Subscriber {
 
     /// The cursor to begin at. A new subscriber's cursor is recorded at once, so that it misses
     /// nothing from now on.
-    async fn start_cursor(&self, newest: EventId) -> Result<Cursor, RecordError> {
-        let known = self.store.cursor(&self.settings.name);
+    async fn start_cursor(&self, newest: EventId) -> Result<Cursor, StoreError> {
+        let known = self.store.cursor(&self.settings.name).await?;
         let Some(position) = known else {
             let position = Cursor {
                 last: newest,
@@ -167,13 +174,15 @@ impl Subscriber {
     }
 
     /// The events below the cursor that are still to be delivered.
-    fn open_events(&self, position: &Cursor) -> Vec<QueuedEvent> {
+    async fn open_events(&self, position: &Cursor) -> Result<Vec<QueuedEvent>, StoreError> {
         let mut open = Vec::new();
         for id in &position.gaps {
-            let before = EventId(id.0.saturating_sub(1));
-            let found = self.store.events_after(before, 1).pop();
-            match found.filter(|(found, _)| found == id) {
-                Some(told) if self.wants(told.1.kind) => open.push(told),
+            let found = match self.store.event(*id).await {
+                Err(StoreError::Damaged) => None,
+                found => found?,
+            };
+            match found {
+                Some(event) if self.wants(event.kind) => open.push((*id, event)),
                 Some(_) => {}
                 None => {
                     let name = &self.settings.name;
@@ -182,7 +191,7 @@ impl Subscriber {
                 }
             }
         }
-        open
+        Ok(open)
     }
 
     fn wants(&self, kind: EventKind) -> bool {
@@ -190,31 +199,33 @@ impl Subscriber {
     }
 
     /// Reads further events as far as there is room.
-    fn read_events(&self, order: &mut EventOrder) {
+    async fn read_events(&self, order: &mut EventOrder) -> Result<(), StoreError> {
         const COUNT: usize = 100;
         while order.open() < OPEN_MAX {
-            self.report_gap(order.read());
-            let events = self.store.events_after(order.read(), COUNT);
+            self.report_gap(order.read()).await?;
+            let events = self.store.events_after(order.read(), COUNT).await?;
             let last = events.len() < COUNT;
             for told in events {
                 let wanted = self.wants(told.1.kind);
                 order.push(told, wanted);
             }
             if last {
-                return;
+                break;
             }
         }
+        Ok(())
     }
 
     /// Warns that a subscriber is so far behind that events were removed before it had them.
-    fn report_gap(&self, read: EventId) {
-        let oldest = self.store.oldest_event().unwrap_or_default();
-        if read == EventId::default() || oldest.0 <= read.0.saturating_add(1) {
-            return;
+    async fn report_gap(&self, read: EventId) -> Result<(), StoreError> {
+        if read == EventId::default() || !self.store.has_gap_after(read).await? {
+            return Ok(());
         }
+        let oldest = self.store.oldest_event().await?.unwrap_or_default();
         let name = &self.settings.name;
         self.metrics.count_attempt(name, "missed");
         warn!(subscriber = name, %read, %oldest, "too far behind: events between these two are not told");
+        Ok(())
     }
 
     /// Delivers one event, in as many attempts as it takes.
@@ -261,7 +272,7 @@ impl Subscriber {
         }
     }
 
-    async fn store_cursor(&self, kept: Cursor, position: Cursor) -> Result<Cursor, RecordError> {
+    async fn store_cursor(&self, kept: Cursor, position: Cursor) -> Result<Cursor, StoreError> {
         if position != kept {
             self.record(position.clone()).await?;
         }
@@ -269,15 +280,15 @@ impl Subscriber {
     }
 
     /// A full disk is tolerated: more events are then delivered again after a crash.
-    async fn record(&self, position: Cursor) -> Result<(), RecordError> {
-        let fact = Fact::Heard {
+    async fn record(&self, position: Cursor) -> Result<(), StoreError> {
+        let fact = Fact::CursorAdvanced {
             subscriber: self.settings.name.clone(),
             event: position.last,
             open: position.gaps,
             at: clock::now(),
         };
         match self.store.record(vec![fact]).await {
-            Ok(()) | Err(RecordError::Full) => Ok(()),
+            Ok(()) | Err(StoreError::Full | StoreError::Unavailable) => Ok(()),
             Err(error) => Err(error),
         }
     }

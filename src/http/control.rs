@@ -12,6 +12,7 @@ use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::Response;
 use axum::{Router, routing};
+use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
@@ -65,8 +66,9 @@ pub struct ControlParts {
         clippy::type_complexity,
         reason = "one closure in one place needs no name"
     )]
-    pub resolve_recipient:
-        Arc<dyn Fn(&Address, Timestamp) -> Result<Recipient, String> + Send + Sync>,
+    pub resolve_recipient: Arc<
+        dyn Fn(Address, Timestamp) -> BoxFuture<'static, Result<Recipient, String>> + Send + Sync,
+    >,
     /// Accepts a mail that is put in by hand: it is on disk once the future resolves.
     pub accept_mail: Arc<dyn Fn(InjectedMail) -> AcceptFuture + Send + Sync>,
     /// Why a delivery waits that was tried before; nothing is known of it without a running worker.
@@ -152,8 +154,8 @@ async fn list(
     let state = which.ok().and_then(|Query(which)| which.state);
     let store = &desk.control.store;
     let mut found = match state.as_deref() {
-        None | Some("parked") => store.parked(after, limit + 1),
-        Some("waiting") => store.waiting(after, limit + 1),
+        None | Some("parked") => store.parked(after, limit + 1).await?,
+        Some("waiting") => store.waiting(after, limit + 1).await?,
         Some(_) => return Err(HttpError::bad_request("state: parked or waiting")),
     };
     let more = found.len() > limit;
@@ -167,7 +169,7 @@ async fn show(
     State(desk): State<ControlApi>,
     Path(id): Path<String>,
 ) -> Result<Response, HttpError> {
-    let delivery = desk.find_delivery(&id)?;
+    let delivery = desk.find_delivery(&id).await?;
     let envelope = &delivery.envelope;
     let mut shown = desk.delivery_json(&delivery);
     shown["door"] = json!(envelope.peer.door);
@@ -185,11 +187,9 @@ async fn raw(
     State(desk): State<ControlApi>,
     Path(id): Path<String>,
 ) -> Result<Response, HttpError> {
-    let delivery = desk.find_delivery(&id)?;
-    let store = desk.control.store.clone();
+    let delivery = desk.find_delivery(&id).await?;
     let mail = delivery.id.mail;
-    let read = tokio::task::spawn_blocking(move || store.mail_bytes(mail)).await;
-    let Ok(Ok(bytes)) = read else {
+    let Ok(bytes) = desk.control.store.mail_bytes(mail).await else {
         return Err(HttpError::conflict(
             "its bytes cannot be read from the journal",
         ));
@@ -221,7 +221,7 @@ async fn retry(
     Path(id): Path<String>,
 ) -> Result<Response, HttpError> {
     let _turn = desk.queue_lock.lock().await;
-    let delivery = desk.find_parked(&id)?.id;
+    let delivery = desk.find_parked(&id).await?.id;
     let approved = Fact::Advanced {
         delivery,
         step: DeliveryStep::Approved,
@@ -243,7 +243,7 @@ async fn drop_parked(
     Path(id): Path<String>,
 ) -> Result<Response, HttpError> {
     let _turn = desk.queue_lock.lock().await;
-    let found = desk.find_parked(&id)?;
+    let found = desk.find_parked(&id).await?;
     let (delivery, rule) = (found.id, "operator");
     let at = clock::now();
     let settled = Fact::Settled {
@@ -315,7 +315,7 @@ async fn inject(
             }
             "rcpt" => {
                 let address = parse_address("rcpt", &value)?;
-                let meant = (desk.control.resolve_recipient)(&address, now);
+                let meant = (desk.control.resolve_recipient)(address, now).await;
                 recipients.push(meant.map_err(|why| HttpError::invalid_field("rcpt", &why))?);
             }
             _ => {
@@ -378,18 +378,14 @@ async fn mint(State(desk): State<ControlApi>, body: Bytes) -> Result<Response, H
         .keys
         .verify(&address, now)
         .map_err(|_| HttpError::invalid_field("thread", "makes a token that does not verify"))?;
-    let _turn = desk.control.store.lock_thread(claims.thread).await;
-    let mut facts = vec![Fact::Minted {
+    let _turn = desk.control.store.lock_thread(claims.thread).await?;
+    let mut facts = vec![Fact::TokenIssued {
         token: claims.digest,
         thread_id: wish.thread.clone(),
         at: now,
     }];
-    if desk
-        .control
-        .store
-        .thread(&route.name, claims.thread)
-        .is_none()
-    {
+    let known = desk.control.store.thread(&route.name, claims.thread);
+    if known.await?.is_none() {
         let mapping = Mapping::new(&route.name, &wish.thread, participant, now);
         facts.push(Fact::Mapped(mapping));
     }
@@ -408,16 +404,22 @@ async fn revoke(State(desk): State<ControlApi>, body: Bytes) -> Result<Response,
     let wish: RevokeRequest = read_json(&body)?;
     let address = parse_address("address", &wish.address)?;
     let now = clock::now();
-    let mut routes = desk.control.routes.iter();
-    let token = routes
-        .find_map(|route| match route.keys.verify(&address, now) {
+    let mut found = None;
+    for route in desk.control.routes.iter() {
+        found = match route.keys.verify(&address, now) {
             Ok(claims) => Some(claims.digest),
             Err(TokenError::CaseLost(digest)) => {
-                desk.control.store.thread_by_token(digest).map(|_| digest)
+                let known = desk.control.store.thread_by_token(digest).await?;
+                known.map(|_| digest)
             }
             Err(_) => None,
-        })
-        .ok_or_else(|| HttpError::invalid_field("address", "has no valid token of ours"))?;
+        };
+        if found.is_some() {
+            break;
+        }
+    }
+    let token =
+        found.ok_or_else(|| HttpError::invalid_field("address", "has no valid token of ours"))?;
     let fact = Fact::Revoked { token, at: now };
     desk.control.store.record(vec![fact]).await?;
     info!(domain = %address.domain(), "token revoked");
@@ -428,11 +430,8 @@ impl ControlApi {
     /// A delivery, and why it waits.
     /// A mail's Message-ID; `None` if it has none, or cannot be read.
     async fn message_id(&self, mail: MailId) -> Option<String> {
-        let store = self.control.store.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            let bytes = store.mail_bytes(mail).ok()?;
-            View::parse(&bytes).header.message_id
-        });
+        let bytes = self.control.store.mail_bytes(mail).await.ok()?;
+        let read = tokio::task::spawn_blocking(move || View::parse(&bytes).header.message_id);
         let mut id = read.await.ok().flatten()?;
         id.truncate(id.floor_char_boundary(MESSAGE_ID_BYTES_MAX));
         Some(id)
@@ -448,13 +447,13 @@ impl ControlApi {
         shown
     }
 
-    fn find_delivery(&self, id: &str) -> Result<Delivery, HttpError> {
-        let found = self.control.store.delivery(delivery_id(id)?);
+    async fn find_delivery(&self, id: &str) -> Result<Delivery, HttpError> {
+        let found = self.control.store.delivery(delivery_id(id)?).await?;
         found.ok_or_else(|| HttpError::not_found("delivery"))
     }
 
-    fn find_parked(&self, id: &str) -> Result<Delivery, HttpError> {
-        let delivery = self.find_delivery(id)?;
+    async fn find_parked(&self, id: &str) -> Result<Delivery, HttpError> {
+        let delivery = self.find_delivery(id).await?;
         if delivery.parked.is_none() {
             return Err(HttpError::conflict(
                 "it is not parked: it waits and will be tried",

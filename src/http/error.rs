@@ -8,7 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use crate::store::RecordError;
+use crate::store::StoreError;
 
 /// Why a request is not done. It says nothing of our insides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,11 +69,16 @@ impl HttpError {
     }
 }
 
-impl From<RecordError> for HttpError {
-    fn from(error: RecordError) -> Self {
+impl From<StoreError> for HttpError {
+    fn from(error: StoreError) -> Self {
         let message = match error {
-            RecordError::Full => "no room now, try later",
-            RecordError::Dead => "the store takes nothing until a restart",
+            StoreError::Full => "no room now, try later",
+            StoreError::Dead => "the store takes nothing until a restart",
+            StoreError::Unavailable => "the store does not answer now, try later",
+            StoreError::Damaged => {
+                let message = "a record of the store is damaged; the log says which";
+                return Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message);
+            }
         };
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
     }

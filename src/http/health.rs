@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::router::App;
-use crate::store::{RecordError, Store};
+use crate::store::{Store, StoreError};
 
 /// What readiness is read from.
 #[derive(Clone)]
@@ -39,11 +39,14 @@ pub(super) async fn readyz(State(app): State<App>) -> Response {
     let mut reasons = Vec::new();
     match health.store.has_room(PROBE_MAIL_BYTES) {
         Ok(()) => {}
-        Err(RecordError::Full) => {
+        Err(StoreError::Full) => {
             reasons.push("no room: the disk or the backlog is at its bound".to_owned());
         }
-        Err(RecordError::Dead) => {
+        Err(StoreError::Dead) => {
             reasons.push("the store takes nothing until a restart".to_owned());
+        }
+        Err(StoreError::Damaged | StoreError::Unavailable) => {
+            reasons.push("the store does not answer now".to_owned());
         }
     }
     if app.is_embedded_api_dead().await {

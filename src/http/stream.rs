@@ -136,7 +136,11 @@ impl EventStream {
             }
             // Seen before the store is asked, so that nothing comes in between.
             self.newest.borrow_and_update();
-            for (id, event) in self.store.events_after(self.after, EVENTS_READ_MAX) {
+            let Ok(events) = self.store.events_after(self.after, EVENTS_READ_MAX).await else {
+                // The listener comes again with the last id it has.
+                return None;
+            };
+            for (id, event) in events {
                 self.after = id;
                 let told = sse::Event::default()
                     .id(id.to_string())

@@ -14,14 +14,14 @@ use super::maillog::{NULL_SENDER, masked_recipients};
 use crate::clock::Timestamp;
 use crate::mail::address::Address;
 use crate::mail::envelope::{Door, Envelope, Peer, Recipient};
-use crate::store::{MailId, RecordError, Store};
+use crate::store::{MailId, Store, StoreError};
 
 /// Why a mail was not accepted. The client may bring it again.
 #[derive(Debug, Error)]
 pub enum AcceptError {
     /// The store takes no mail.
     #[error("store")]
-    Store(#[from] RecordError),
+    Store(#[from] StoreError),
     /// The store did not answer in time. It may still keep the mail: then the mail is there twice
     /// once it comes again, which its fingerprint tells; it is never lost.
     #[error("the store is too slow")]

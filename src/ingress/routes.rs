@@ -13,7 +13,7 @@ use crate::mail::envelope::{Recipient, RecipientTarget};
 use crate::mail::job_id::{is_return_path_form, job_of_return_path};
 use crate::mail::token::{Claims, KeyRing, ThreadKey, TokenError};
 use crate::mail::verdict::Verdict;
-use crate::store::{RecordError, Store};
+use crate::store::{Store, StoreError};
 
 /// The mailbox a route files mail for its postmaster under, where nothing else is configured.
 pub const POSTMASTER_MAILBOX: &str = "general";
@@ -94,13 +94,13 @@ impl Routes {
     ///
     /// # Errors
     /// Says why the address is not ours to take.
-    pub fn resolve(
+    pub async fn resolve(
         &self,
         store: &Store,
         address: Address,
         now: Timestamp,
     ) -> Result<Recipient, Unroutable> {
-        let (route, target) = self.target(store, &address, now)?;
+        let (route, target) = self.target(store, &address, now).await?;
         Ok(Recipient {
             route: route.name.clone(),
             target,
@@ -121,27 +121,35 @@ impl Routes {
 
     /// What is to become of a mail for this recipient, for who sent it. `author` is the one address
     /// of its From field.
-    pub fn apply_policy(
+    /// # Errors
+    /// The store does not tell whose the thread is.
+    pub async fn apply_policy(
         &self,
         store: &Store,
         recipient: &Recipient,
         verdict: &Verdict,
         author: Option<&Address>,
-    ) -> PolicyDecision {
+    ) -> Result<PolicyDecision, StoreError> {
         // The default route is asked for what is recipient to none: nothing that was made here is.
         let route = self.by_name(&recipient.route).unwrap_or(&self.list[0]);
         // Whoever reports on a mail vouches for nothing, and whatever else comes there is not posted.
         if matches!(recipient.target, RecipientTarget::Return(_)) {
-            return PolicyDecision::Accept;
+            return Ok(PolicyDecision::Accept);
         }
         let has_token = matches!(recipient.target, RecipientTarget::Thread(_));
-        let takes_part =
-            author.is_some_and(|author| route.is_participant(store, &recipient.target, author));
+        let takes_part = match author {
+            Some(author) => {
+                route
+                    .is_participant(store, &recipient.target, author)
+                    .await?
+            }
+            None => false,
+        };
         let identity = identity(verdict, author, takes_part, has_token);
-        route.policy.decide(verdict, identity)
+        Ok(route.policy.decide(verdict, identity))
     }
 
-    fn target(
+    async fn target(
         &self,
         store: &Store,
         address: &Address,
@@ -166,10 +174,10 @@ impl Routes {
             };
         }
         let target = match route.keys.verify(address, now) {
-            Ok(claims) => RecipientTarget::Thread(ensure_not_revoked(store, claims)?),
+            Ok(claims) => RecipientTarget::Thread(ensure_not_revoked(store, claims).await?),
             Err(TokenError::Absent) => RecipientTarget::Mailbox(route.mailbox(address.local())?),
             Err(TokenError::CaseLost(digest)) => {
-                RecipientTarget::Thread(claims_by_digest(store, &route.keys, digest, now)?)
+                RecipientTarget::Thread(claims_by_digest(store, &route.keys, digest, now).await?)
             }
             Err(TokenError::Expired) => return Err(Unroutable::Expired),
             Err(TokenError::NotYetValid) => return Err(Unroutable::NotYetValid),
@@ -183,17 +191,25 @@ impl Route {
     /// True if `author` is whom the token was minted for, or else the thread's known sender. To which
     /// thread a mail without a token belongs is found later, and then this is asked again: until
     /// then it may be his.
-    fn is_participant(&self, store: &Store, target: &RecipientTarget, author: &Address) -> bool {
+    async fn is_participant(
+        &self,
+        store: &Store,
+        target: &RecipientTarget,
+        author: &Address,
+    ) -> Result<bool, StoreError> {
         let RecipientTarget::Thread(claims) = target else {
-            return true;
+            return Ok(true);
         };
         if claims.participant.is_some() {
-            return self.keys.is_participant(claims, author);
+            return Ok(self.keys.is_participant(claims, author));
         }
-        let known = store.thread(&self.name, claims.thread);
-        known
-            .and_then(|mapping| mapping.participant)
-            .is_some_and(|known| known.folded() == author.folded())
+        let known = match store.thread(&self.name, claims.thread).await {
+            // Nobody can say whose it is, so it is not taken for this author's.
+            Err(StoreError::Damaged) => None,
+            found => found?,
+        };
+        let participant = known.and_then(|mapping| mapping.participant);
+        Ok(participant.is_some_and(|known| known.folded() == author.folded()))
     }
 
     fn mailbox(&self, local: &str) -> Result<String, Unroutable> {
@@ -228,9 +244,9 @@ pub enum Unroutable {
     /// Its token was revoked.
     #[error("token revoked")]
     Revoked,
-    /// The store is needed to tell, and is dead.
-    #[error("store dead")]
-    StoreDead,
+    /// The store is needed to tell, and gives no answer.
+    #[error("no answer of the store")]
+    Store(#[from] StoreError),
     /// It is at a domain of ours, but neither a token nor a mailbox.
     #[error("no such mailbox")]
     Unknown,
@@ -253,10 +269,8 @@ pub enum RoutesError {
     NoDomain(String),
 }
 
-fn ensure_not_revoked(store: &Store, claims: Claims) -> Result<Claims, Unroutable> {
-    let revoked = store.is_revoked(claims.digest);
-    ensure_store_alive(store)?;
-    if revoked {
+async fn ensure_not_revoked(store: &Store, claims: Claims) -> Result<Claims, Unroutable> {
+    if store.is_revoked(claims.digest).await? {
         return Err(Unroutable::Revoked);
     }
     Ok(claims)
@@ -264,18 +278,16 @@ fn ensure_not_revoked(store: &Store, claims: Claims) -> Result<Claims, Unroutabl
 
 /// A lower-cased token has no signature left to check. It is as good as its digest: nobody but those
 /// who were sent the token can know it. It grows old as it would have with its case.
-fn claims_by_digest(
+async fn claims_by_digest(
     store: &Store,
     keys: &KeyRing,
     digest: [u8; 16],
     now: Timestamp,
 ) -> Result<Claims, Unroutable> {
-    let revoked = store.is_revoked(digest);
-    let minted = store.issued_token(digest);
-    ensure_store_alive(store)?;
-    if revoked {
+    if store.is_revoked(digest).await? {
         return Err(Unroutable::Revoked);
     }
+    let minted = store.issued_token(digest).await?;
     let (thread_id, issued_at) = minted.ok_or(Unroutable::Forged)?;
     if keys.is_expired(issued_at, now) {
         return Err(Unroutable::Expired);
@@ -289,18 +301,11 @@ fn claims_by_digest(
     })
 }
 
-/// Asked after what the store said: an answer of a store that failed meanwhile is none.
-fn ensure_store_alive(store: &Store) -> Result<(), Unroutable> {
-    match store.has_room(0) {
-        Err(RecordError::Dead) => Err(Unroutable::StoreDead),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::mail::job_id::{JobId, return_path};
+    use crate::store::ask::wait;
 
     fn domain(text: &str) -> Domain {
         Domain::parse(text).unwrap()
@@ -364,7 +369,7 @@ mod tests {
         let built = routes(vec![catching, route("b", &["b.example.com"])]).unwrap();
         let target = |text: &str| {
             let address = Address::parse(text).unwrap();
-            let found = built.resolve(&store, address, Timestamp::default());
+            let found = wait(built.resolve(&store, address, Timestamp::default()));
             found.map(|recipient| recipient.target)
         };
         let job = JobId([9; 16]);

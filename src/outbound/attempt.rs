@@ -21,7 +21,8 @@ use crate::mail::text::bare_message_id;
 use crate::random;
 use crate::retry::{self, SendAttempts, SendSchedule};
 use crate::store::{
-    Event, EventKind, Fact, Job, JobOutcome, JobRecord, JobState, RecordError, Store,
+    Event, EventKind, Fact, Job, JobOutcome, JobRecord, JobState, JobStateKind, ReadError, Store,
+    StoreError, WorkClaim,
 };
 
 /// The pause when the store has no room to record the beginning of an attempt.
@@ -36,6 +37,8 @@ const INTERRUPTED_LOGGED_MAX: usize = 100;
 /// Everything that attempts need.
 pub(super) struct JobRunner {
     pub(super) store: Store,
+    /// The right to the jobs that are tried.
+    pub(super) claim: WorkClaim,
     pub(super) relays: RelayPool,
     pub(super) signers: Arc<[DkimSigningKey]>,
     pub(super) metrics: Arc<Metrics>,
@@ -76,18 +79,41 @@ impl JobRunner {
                 }])
                 .await;
         }
-        if let Some(reason) = self.local_refusal(job, now) {
-            self.metrics.count_attempt("refused");
-            return self.fail(&record, None, reason).await;
+        match self.local_refusal(job, now).await {
+            Ok(None) => {}
+            Ok(Some(reason)) => {
+                self.metrics.count_attempt("refused");
+                return self.fail(&record, None, reason).await;
+            }
+            Err(StoreError::Dead) => return JobEnd::StoreDead,
+            Err(_) => return JobEnd::Pause(STORE_FULL_PAUSE),
         }
+        let mail = match self.store.job_mail(job.id).await {
+            Ok(mail) => mail,
+            Err(ReadError::Store(StoreError::Dead)) => return JobEnd::StoreDead,
+            // One that is hard to read must not hold the others back.
+            Err(ReadError::Store(error)) => {
+                let reply = format!("internal: its mail cannot be read now: {error}");
+                let outcome = SendOutcome::TemporaryFailure { reply };
+                return self.conclude(&record, outcome, None).await;
+            }
+            // It was cancelled a moment ago.
+            Err(ReadError::NoJob(_)) => return JobEnd::Recorded,
+            Err(error) => {
+                error!(job = %job.id, %error, "the mail of a job cannot be read");
+                let reason = "internal: its mail cannot be read".to_owned();
+                self.metrics.count_attempt("failed");
+                return self.fail(&record, None, reason).await;
+            }
+        };
         let begun = Fact::Begun {
             job: job.id,
             at: now,
         };
-        match self.store.record(vec![begun]).await {
+        match self.claim.finish(vec![begun]).await {
             Ok(()) => {}
-            Err(RecordError::Full) => return JobEnd::Pause(STORE_FULL_PAUSE),
-            Err(RecordError::Dead) => return JobEnd::StoreDead,
+            Err(StoreError::Dead) => return JobEnd::StoreDead,
+            Err(_) => return JobEnd::Pause(STORE_FULL_PAUSE),
         }
         let record = JobRecord {
             attempts: record.attempts.saturating_add(1),
@@ -95,7 +121,7 @@ impl JobRunner {
         };
         let (desk, job) = (Arc::clone(&self), record.job.clone());
         let so_far = attempt_counts(&record);
-        match task::spawn_blocking(move || desk.send(&job, so_far)).await {
+        match task::spawn_blocking(move || desk.send(&job, &mail, so_far)).await {
             Ok((attempt, relay)) => {
                 let is_doubt = matches!(attempt, SendOutcome::Unknown { .. });
                 let record = JobRecord {
@@ -124,8 +150,8 @@ impl JobRunner {
         error!(job = %id, "the program failed on a job: it waits for a person");
         self.metrics.count_attempt("panicked");
         let waits = |record: &JobRecord| matches!(record.state, JobState::Waiting { .. });
-        match self.store.job(id).filter(waits) {
-            Some(record) => {
+        match self.store.job(id).await.map(|job| job.filter(waits)) {
+            Ok(Some(record)) => {
                 // The attempt may have failed before or after the mail was sent.
                 let is_doubt = record.begun_at.is_some();
                 let record = JobRecord {
@@ -135,18 +161,20 @@ impl JobRunner {
                 let reason = "the program failed on it".to_owned();
                 self.fail(&record, None, reason).await
             }
-            None => JobEnd::Recorded,
+            Ok(None) => JobEnd::Recorded,
+            Err(StoreError::Dead) => JobEnd::StoreDead,
+            Err(_) => JobEnd::Pause(STORE_FULL_PAUSE),
         }
     }
 
     /// Logs the jobs whose attempt was interrupted by the end of the last process: they may be sent
     /// twice. Blocks.
-    pub(super) fn log_interrupted_jobs(&self) {
+    pub(super) async fn log_interrupted_jobs(&self) -> Result<(), StoreError> {
         const PAGE: usize = 4_096;
-        let is_waiting = |state: &JobState| matches!(state, JobState::Waiting { .. });
+        let waiting = Some(JobStateKind::Waiting);
         let (mut after, mut count) = (None, 0);
         loop {
-            let page = self.store.jobs(is_waiting, after, PAGE);
+            let page = self.store.jobs(waiting, after, PAGE).await?;
             for record in page.iter().filter(|record| record.begun_at.is_some()) {
                 count += 1;
                 if count <= INTERRUPTED_LOGGED_MAX {
@@ -166,37 +194,33 @@ impl JobRunner {
         if count > INTERRUPTED_LOGGED_MAX {
             warn!(count, "jobs were being sent when the program ended");
         }
+        Ok(())
     }
 
     /// The reason why this job may not be sent at all, if there is one.
-    fn local_refusal(&self, job: &Job, now: Timestamp) -> Option<String> {
+    async fn local_refusal(&self, job: &Job, now: Timestamp) -> Result<Option<String>, StoreError> {
         if self.own_domains.contains(job.recipient.domain()) {
             let why = "556 5.1.10 the recipient is at one of our own reply domains";
-            return Some(why.to_owned());
+            return Ok(Some(why.to_owned()));
         }
-        let suppression = self.store.suppression(&job.recipient, now)?;
+        let Some(suppression) = self.store.suppression(&job.recipient, now).await? else {
+            return Ok(None);
+        };
         // An entry made by a person counts at once, bounces count from a number of them.
         let bounces = suppression.bounces;
         if bounces != 0 && bounces < self.suppress_after {
-            return None;
+            return Ok(None);
         }
-        Some(truncate_text(format!(
+        Ok(Some(truncate_text(format!(
             "suppressed until {}: {}",
             suppression.until, suppression.reason
-        )))
+        ))))
     }
 
     /// Signs and sends the mail. `tries` counts this attempt. Blocks.
-    fn send(&self, job: &Job, tries: SendAttempts) -> (SendOutcome, Option<String>) {
+    fn send(&self, job: &Job, mail: &[u8], tries: SendAttempts) -> (SendOutcome, Option<String>) {
         let never = |reply: String| (SendOutcome::PermanentFailure { code: None, reply }, None);
-        let mail = match self.store.job_mail(job.id) {
-            Ok(mail) => mail,
-            Err(error) => {
-                error!(job = %job.id, %error, "the mail of a job cannot be read");
-                return never("internal: its mail cannot be read".to_owned());
-            }
-        };
-        let fields = match dkim::signature_fields(&self.signers, &mail) {
+        let fields = match dkim::signature_fields(&self.signers, mail) {
             Ok(fields) => fields,
             Err(error) => {
                 error!(job = %job.id, %error, "a mail cannot be signed");
@@ -204,7 +228,7 @@ impl JobRunner {
                 return (SendOutcome::TemporaryFailure { reply }, None);
             }
         };
-        let wire = match dot_stuffing::dot_stuffed(&[fields.as_bytes(), &mail]) {
+        let wire = match dot_stuffing::dot_stuffed(&[fields.as_bytes(), mail]) {
             Ok(wire) => wire,
             Err(error) => {
                 error!(job = %job.id, %error, "a composed mail is not in canonical form");
@@ -325,10 +349,10 @@ impl JobRunner {
     async fn record(&self, facts: Vec<Fact>) -> JobEnd {
         let mut is_told = false;
         loop {
-            match self.store.record(facts.clone()).await {
+            match self.claim.finish(facts.clone()).await {
                 Ok(()) => return JobEnd::Recorded,
-                Err(RecordError::Dead) => return JobEnd::StoreDead,
-                Err(RecordError::Full) => {
+                Err(StoreError::Dead) => return JobEnd::StoreDead,
+                Err(_) => {
                     if !std::mem::replace(&mut is_told, true) {
                         warn!("no room for the note of what became of a job: waiting for it");
                     }

@@ -3,7 +3,7 @@
 //!
 //! Does not know how one job is sent (`attempt`), nor the protocol (`relay`).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::{self, Id, JoinError, JoinSet};
 use tokio::time;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::attempt::{JobEnd, JobRunner};
 use super::dkim::DkimSigningKey;
@@ -24,7 +24,7 @@ use crate::limits::{RateExceeded, RateLimiter};
 use crate::mail::address::Domain;
 use crate::mail::job_id::JobId;
 use crate::retry::SendSchedule;
-use crate::store::{JobState, Store};
+use crate::store::{Claim, Domains, JobState, Lease, Store, StoreError, Work, WorkClaim};
 
 /// The most domains or jobs that are read at a time.
 const PAGE: usize = 64;
@@ -35,6 +35,8 @@ const POLL_INTERVAL: Duration = Duration::from_secs(10);
 const BUSY_DOMAIN_WAIT: Duration = Duration::from_secs(60);
 /// A job that is due later than any wait plus this slack was deferred by a clock that has been set
 /// back since.
+const STORE_RETRY_WAIT: Duration = Duration::from_secs(1);
+/// A job that is due later than any wait is long was put off by a clock that has been set back.
 const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
 /// Bounds of the worker.
@@ -72,12 +74,11 @@ pub struct OutboundWorker {
     settings: OutboundSettings,
     rate_limiter: RateLimiter<String>,
     tasks: JoinSet<JobEnd>,
-    running: HashMap<Id, (JobId, Arc<str>)>,
-    in_flight: HashSet<JobId>,
     /// Concurrent attempts by domain.
-    domain_counts: HashMap<Arc<str>, usize>,
     /// Domains that must wait, and until when: for their rate limit, or because enough attempts are
     /// running.
+    running: HashMap<Id, (JobId, Arc<str>, Lease)>,
+    /// Domains that have enough, and until when: of those a pace is kept of, or mail is on its way to.
     closed_domains: HashMap<Arc<str>, Instant>,
     /// The domains of the last attempts, at most [`PAGE`], the latest at the end.
     recent_domains: VecDeque<Arc<str>>,
@@ -96,6 +97,7 @@ impl OutboundWorker {
         metrics: Arc<Metrics>,
     ) -> Self {
         let desk = JobRunner {
+            claim: WorkClaim::new(store.clone(), Work::Jobs),
             store,
             relays,
             signers,
@@ -111,8 +113,6 @@ impl OutboundWorker {
             settings,
             tasks: JoinSet::new(),
             running: HashMap::new(),
-            in_flight: HashSet::new(),
-            domain_counts: HashMap::new(),
             closed_domains: HashMap::new(),
             recent_domains: VecDeque::new(),
             paused_until: None,
@@ -128,12 +128,12 @@ impl OutboundWorker {
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), OutboundWorkerError> {
         let desk = Arc::clone(&self.runner);
         let store = desk.store.clone();
-        let doubts = Arc::clone(&desk);
-        // A panic there is reported by the panic hook, and stops nothing else.
-        drop(task::spawn_blocking(move || doubts.log_interrupted_jobs()).await);
+        if let Err(error) = desk.log_interrupted_jobs().await {
+            warn!(%error, "the jobs that were being sent when the program ended cannot be named");
+        }
         let mut stopped = pin!(async { drop(stop.wait_for(|stop| *stop).await) });
         loop {
-            let wake = self.start_due();
+            let wake = self.start_due().await;
             self.close_idle_connections();
             tokio::select! {
                 biased;
@@ -165,30 +165,41 @@ impl OutboundWorker {
     }
 
     /// Starts the jobs that may run, and returns the time of the next look.
-    fn start_due(&mut self) -> Instant {
+    async fn start_due(&mut self) -> Instant {
         let now = Instant::now();
-        let wall = clock::now();
         let wake = now + POLL_INTERVAL;
         self.paused_until = self.paused_until.filter(|until| *until > now);
         if let Some(until) = self.paused_until {
             return wake.min(until);
         }
+        match self.try_start_due(now, wake).await {
+            Ok(wake) => wake,
+            Err(error) => {
+                warn!(%error, "the store does not give the jobs that are due; it is asked again");
+                wake.min(now + STORE_RETRY_WAIT)
+            }
+        }
+    }
+
+    async fn try_start_due(&mut self, now: Instant, wake: Instant) -> Result<Instant, StoreError> {
+        let wall = clock::now();
+        let claim = self.runner.claim.renew().await?;
         self.closed_domains.retain(|_, until| *until > now);
-        let horizon = self.due_horizon(wall);
+        let horizon = self.due_horizon(&claim, wall).await?;
         while self.has_capacity() {
             let aside = self.runner.relays.available_at(now);
             if let Some(until) = aside.filter(|_| !self.settings.capture) {
-                self.give_up(horizon, wall);
-                return wake.min(until);
+                self.give_up(&claim, horizon, wall).await?;
+                return Ok(wake.min(until));
             }
             let mut is_moving = false;
-            for (id, domain) in self.next_job_per_domain(horizon) {
+            for (id, domain) in self.next_job_per_domain(&claim, horizon).await? {
                 if !self.has_capacity() {
-                    return wake;
+                    return Ok(wake);
                 }
-                match self.start_job(id, &domain, now) {
+                match self.start_job(&claim, id, &domain, now).await? {
                     Ok(is_done) => is_moving |= is_done,
-                    Err(until) => return wake.min(until),
+                    Err(until) => return Ok(wake.min(until)),
                 }
             }
             if !is_moving {
@@ -196,63 +207,89 @@ impl OutboundWorker {
             }
         }
         if !self.has_capacity() {
-            return wake;
+            return Ok(wake);
         }
         let mut wake = wake;
-        if let Some(due) = self.next_due() {
+        if let Some(due) = self.next_due(&claim).await? {
             let wait = due.since(wall).max(Duration::from_millis(1));
             wake = wake.min(now + wait);
         }
         let opens = self.closed_domains.values().min();
-        opens.map_or(wake, |opens| wake.min(*opens))
+        Ok(opens.map_or(wake, |opens| wake.min(*opens)))
     }
 
     /// One due job for each domain that may have one, in the order of their last attempts, so that
     /// a domain with many jobs does not delay the others.
-    fn next_job_per_domain(&self, horizon: Timestamp) -> Vec<(JobId, Arc<str>)> {
+    async fn next_job_per_domain(
+        &self,
+        claim: &Claim,
+        horizon: Timestamp,
+    ) -> Result<Vec<(JobId, Arc<str>)>, StoreError> {
+        let closed = self.closed();
         let store = &self.runner.store;
-        let is_free = |id| !self.in_flight.contains(&id);
-        let is_open = |domain: &str| !self.closed_domains.contains_key(domain);
-        let mut found = store.due_by_domain(horizon, PAGE, is_free, is_open);
+        let mut found = store.due_by_domain(claim, horizon, PAGE, &closed).await?;
         let turn = |domain: &Arc<str>| self.recent_domains.iter().position(|late| late == domain);
         found.sort_by_key(|(_, domain)| turn(domain));
-        found
+        Ok(found)
+    }
+
+    fn closed(&self) -> Domains {
+        self.closed_domains.keys().cloned().collect()
     }
 
     /// Gives up the expired jobs while no relay is available.
-    fn give_up(&mut self, horizon: Timestamp, wall: Timestamp) {
-        let store = &self.runner.store;
-        let due = store.due_jobs(horizon, PAGE, |id| !self.in_flight.contains(&id));
+    async fn give_up(
+        &mut self,
+        claim: &Claim,
+        horizon: Timestamp,
+        wall: Timestamp,
+    ) -> Result<(), StoreError> {
+        let store = self.runner.store.clone();
+        let due = store.due_jobs(claim, horizon, PAGE).await?;
         for record in due.into_iter().filter(|record| record.job.ends_at <= wall) {
             let (id, domain) = (record.job.id, record.job.recipient.domain().ascii());
-            let given_up = Arc::clone(&self.runner).give_up(record);
-            self.spawn(id, domain.into(), given_up);
+            let domain: Arc<str> = domain.into();
+            let leased = store.lease_job(claim, id, &domain, usize::MAX).await?;
+            if let Some(lease) = leased {
+                let given_up = Arc::clone(&self.runner).give_up(record);
+                self.spawn((id, domain, lease), given_up);
+            }
         }
+        Ok(())
     }
 
     /// Starts a job or closes its domain; false if the job is gone. The error is a time before
     /// which no job may start.
-    fn start_job(&mut self, id: JobId, domain: &Arc<str>, now: Instant) -> Result<bool, Instant> {
-        if !self.settings.capture {
-            let under_way = self.domain_counts.get(domain).copied().unwrap_or(0);
-            if under_way >= self.settings.domain_connections {
-                self.closed_domains
-                    .insert(Arc::clone(domain), now + BUSY_DOMAIN_WAIT);
-                return Ok(true);
-            }
-        }
-        let record = self.runner.store.job(id);
-        // A job that was settled since is not waiting any more.
+    // A job that was settled since is not waiting any more.
+    async fn start_job(
+        &mut self,
+        claim: &Claim,
+        id: JobId,
+        domain: &Arc<str>,
+        now: Instant,
+    ) -> Result<Result<bool, Instant>, StoreError> {
+        let most = match self.settings.capture {
+            true => usize::MAX,
+            false => self.settings.domain_connections,
+        };
+        let store = self.runner.store.clone();
+        let Some(lease) = store.lease_job(claim, id, domain, most).await? else {
+            self.closed_domains
+                .insert(Arc::clone(domain), now + BUSY_DOMAIN_WAIT);
+            return Ok(Ok(true));
+        };
+        let record = store.job(id).await?;
+        // One that is over by now does not wait any more.
         let Some(record) = record.filter(|r| matches!(r.state, JobState::Waiting { .. })) else {
-            return Ok(false);
+            return Ok(Ok(false));
         };
         if !self.settings.capture {
             match self.rate_limiter.try_acquire(Some(&**domain), now) {
                 Ok(()) => {}
-                Err(RateExceeded::All(until)) => return Err(until),
+                Err(RateExceeded::All(until)) => return Ok(Err(until)),
                 Err(RateExceeded::Key(until)) => {
                     self.closed_domains.insert(Arc::clone(domain), until);
-                    return Ok(true);
+                    return Ok(Ok(true));
                 }
             }
         }
@@ -262,20 +299,17 @@ impl OutboundWorker {
             self.recent_domains.pop_front();
         }
         let attempt = Arc::clone(&self.runner).run(record);
-        self.spawn(id, Arc::clone(domain), attempt);
-        Ok(true)
+        self.spawn((id, Arc::clone(domain), lease), attempt);
+        Ok(Ok(true))
     }
 
     fn spawn(
         &mut self,
-        id: JobId,
-        domain: Arc<str>,
+        leased: (JobId, Arc<str>, Lease),
         attempt: impl Future<Output = JobEnd> + Send + 'static,
     ) {
         let handle = self.tasks.spawn(attempt);
-        self.in_flight.insert(id);
-        *self.domain_counts.entry(Arc::clone(&domain)).or_default() += 1;
-        self.running.insert(handle.id(), (id, domain));
+        self.running.insert(handle.id(), leased);
         self.update_gauge();
     }
 
@@ -289,23 +323,17 @@ impl OutboundWorker {
             Err(error) => {
                 let task = error.id();
                 let ended = match self.running.get(&task) {
-                    Some((id, _)) => self.runner.fail_after_panic(*id).await,
+                    Some((id, ..)) => self.runner.fail_after_panic(*id).await,
                     None => JobEnd::Recorded,
                 };
                 (task, ended)
             }
         };
-        let Some((id, domain)) = self.running.remove(&task) else {
+        let Some((_, domain, lease)) = self.running.remove(&task) else {
             return Ok(());
         };
-        self.in_flight.remove(&id);
+        drop(lease);
         self.update_gauge();
-        if let Some(count) = self.domain_counts.get_mut(&domain) {
-            *count -= 1;
-            if *count == 0 {
-                self.domain_counts.remove(&domain);
-            }
-        }
         self.closed_domains.remove(&domain);
         match ended {
             JobEnd::Recorded => {}
@@ -336,18 +364,16 @@ impl OutboundWorker {
         self.tasks.len() < most
     }
 
-    fn next_due(&self) -> Option<Timestamp> {
-        let is_free = |id| !self.in_flight.contains(&id);
-        let is_open = |domain: &str| !self.closed_domains.contains_key(domain);
-        self.runner.store.next_due(is_free, is_open)
+    async fn next_due(&self, claim: &Claim) -> Result<Option<Timestamp>, StoreError> {
+        self.runner.store.next_due(claim, &self.closed()).await
     }
 
     /// The time up to which jobs count as due: now, or later after the clock was set back.
-    fn due_horizon(&self, wall: Timestamp) -> Timestamp {
+    async fn due_horizon(&self, claim: &Claim, wall: Timestamp) -> Result<Timestamp, StoreError> {
         let longest = self.settings.schedule.longest_wait() + CLOCK_SLACK;
-        let next = self.next_due();
-        next.filter(|next| next.since(wall) > longest)
-            .unwrap_or(wall)
+        let next = self.next_due(claim).await?;
+        let far = next.filter(|next| next.since(wall) > longest);
+        Ok(far.unwrap_or(wall))
     }
 
     fn update_gauge(&self) {

@@ -114,8 +114,11 @@ pub fn control_parts(config: &Config, store: &Store) -> Result<ControlParts, Exi
         store: store.clone(),
         routes: token_routes.into(),
         resolve_recipient: Arc::new(move |address, now| {
-            let meant = routes.resolve(&knows, address.clone(), now);
-            meant.map_err(|error| error.to_string())
+            let (routes, store) = (Arc::clone(&routes), knows.clone());
+            Box::pin(async move {
+                let found = routes.resolve(&store, address, now).await;
+                found.map_err(|error| error.to_string())
+            })
         }),
         accept_mail: inject_bridge::accept_into(store.clone()),
         pending_retry: Arc::new(|_| None),

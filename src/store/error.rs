@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::fact::MailId;
+use super::id::MailId;
 use crate::mail::job_id::JobId;
 
 /// Why a store cannot be opened.
@@ -102,21 +102,28 @@ impl OpenError {
     }
 }
 
-/// Why nothing was recorded.
+/// Why a store does not do or answer what it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum RecordError {
+pub enum StoreError {
+    /// The record that holds the answer is not as it was written. It is in the log, and asking again
+    /// does not help.
+    #[error("a record of the store is damaged")]
+    Damaged,
     /// The disk failed, or the store was closed. Final until a restart.
     #[error("the store has stopped")]
     Dead,
-    /// There is no room on the disk or in the queue. It may pass.
+    /// The disk or the queue has no room. It may pass.
     #[error("the store is full")]
     Full,
+    /// The store cannot answer now. It may pass: try again.
+    #[error("the store is unavailable")]
+    Unavailable,
 }
 
 /// Why a mail cannot be read.
 #[derive(Debug, Error)]
 pub enum ReadError {
-    /// It is settled for all its recipients, or there never was one.
+    /// The mail is settled for all its recipients, or there never was one.
     #[error("mail {0} is settled")]
     Settled(MailId),
     /// The job is over, or there never was one.
@@ -127,7 +134,7 @@ pub enum ReadError {
     Job {
         /// The job.
         job: JobId,
-        /// What the disk says.
+        /// Cause reported by the file system.
         source: io::Error,
     },
     /// The disk does not give back what was written.
@@ -135,7 +142,10 @@ pub enum ReadError {
     Disk {
         /// The mail.
         mail: MailId,
-        /// What the disk says.
+        /// Cause reported by the file system.
         source: io::Error,
     },
+    /// The store does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }

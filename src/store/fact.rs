@@ -3,14 +3,12 @@
 //! Does not keep them.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
-use super::event::{Event, EventId};
+use super::event::Event;
+use super::id::{DeliveryId, EventId};
 use super::job::{ConversationKey, DsnSummary, Job, JobOutcome, LastMessage, Suppression};
 use crate::clock::Timestamp;
 use crate::mail::address::Address;
@@ -20,57 +18,6 @@ use crate::mail::job_id::JobId;
 use crate::mail::mailbox::Priority;
 use crate::mail::subject::Subject;
 use crate::mail::text::bare_message_id;
-
-/// A mail's name: the number of its record in the journal. Printed in decimal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct MailId(pub u64);
-
-impl fmt::Display for MailId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
-}
-
-impl FromStr for MailId {
-    type Err = IdError;
-
-    fn from_str(text: &str) -> Result<Self, IdError> {
-        parse_number(text).map(Self)
-    }
-}
-
-/// One mail for one recipient (its place in the envelope). Printed `1042.0`, and read back from that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct DeliveryId {
-    /// The mail.
-    pub mail: MailId,
-    /// Which of the envelope's recipients, from 0.
-    pub recipient: u16,
-}
-
-impl fmt::Display for DeliveryId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.mail, self.recipient)
-    }
-}
-
-impl FromStr for DeliveryId {
-    type Err = IdError;
-
-    fn from_str(text: &str) -> Result<Self, IdError> {
-        let (mail, recipient) = text.split_once('.').ok_or(IdError)?;
-        Ok(Self {
-            mail: mail.parse()?,
-            recipient: parse_number(recipient)?,
-        })
-    }
-}
-
-/// The text is no mail or delivery id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("not of the form 1042 (a mail) or 1042.0 (a delivery)")]
-pub struct IdError;
 
 /// What is remembered of a thread.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -213,7 +160,8 @@ pub enum Fact {
     },
     /// The thread a token stands for, where the token's own bytes do not tell it: by the digest of
     /// a token whose thread id is no UUID, or of a lower-cased v1 token.
-    Minted {
+    #[serde(rename = "minted")]
+    TokenIssued {
         /// The token's digest.
         token: [u8; 16],
         /// The thread's id in the product.
@@ -265,11 +213,13 @@ pub enum Fact {
         ends_at: Timestamp,
     },
     /// A notice about a job that was sent came back. Ignored for a job that is not known any more.
-    CameBack {
+    #[serde(rename = "came_back")]
+    NoticeReceived {
         /// The job.
         job: JobId,
         /// What it says.
-        returned: DsnSummary,
+        #[serde(rename = "returned")]
+        notice: DsnSummary,
         /// When.
         at: Timestamp,
     },
@@ -283,17 +233,20 @@ pub enum Fact {
         at: Timestamp,
     },
     /// What was said last in a talk, on one side.
-    Spoken {
+    #[serde(rename = "spoken")]
+    MessageRecorded {
         /// Between whom; that of nobody, if the fact does not tell.
-        #[serde(default)]
-        talk: ConversationKey,
+        #[serde(default, rename = "talk")]
+        conversation: ConversationKey,
         /// The words.
-        said: LastMessage,
+        #[serde(rename = "said")]
+        message: LastMessage,
     },
     /// Something happened that the product is told of. Record it with the fact that made it so.
     Happened(Event),
     /// A subscriber has all events up to this one, but for those that are open.
-    Heard {
+    #[serde(rename = "heard")]
+    CursorAdvanced {
         /// The subscriber's name.
         subscriber: String,
         /// The last event it has.
@@ -306,16 +259,19 @@ pub enum Fact {
     },
     /// A word that is good once came with this content: a provider's, for one mail, or a message's that
     /// we posted ourselves.
-    Spent {
+    #[serde(rename = "spent")]
+    NonceUsed {
         /// The word's digest.
-        word: [u8; 16],
+        #[serde(rename = "word")]
+        nonce: [u8; 16],
         /// The content's digest.
         content: [u8; 16],
         /// From when on nobody takes the word any more, so that it can be forgotten.
         until: Timestamp,
     },
     /// How far a folder of an IMAP server has been looked through.
-    Polled {
+    #[serde(rename = "polled")]
+    MailboxPolled {
         /// Whose folder, and where: `USER@HOST/FOLDER`.
         mailbox: String,
         /// How far.
@@ -332,7 +288,7 @@ impl Fact {
             | Self::Deferred { job, .. }
             | Self::Ended { job, .. }
             | Self::Retried { job, .. }
-            | Self::CameBack { job, .. } => Some(*job),
+            | Self::NoticeReceived { job, .. } => Some(*job),
             _ => None,
         }
     }
@@ -451,40 +407,9 @@ pub struct Ledger {
     pub dropped: BTreeMap<String, u64>,
 }
 
-/// Reads a number that has nothing but its digits.
-pub(super) fn parse_number<N: FromStr>(text: &str) -> Result<N, IdError> {
-    if text.bytes().all(|b| b.is_ascii_digit()) {
-        return text.parse().map_err(|_| IdError);
-    }
-    Err(IdError)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ids_are_read_back_and_nothing_else_is() {
-        let id = DeliveryId {
-            mail: MailId(1042),
-            recipient: 3,
-        };
-        assert_eq!(id.to_string(), "1042.3");
-        assert_eq!("1042.3".parse(), Ok(id));
-        assert_eq!("1042".parse(), Ok(MailId(1042)));
-        for text in [
-            "",
-            "1042",
-            ".3",
-            "1042.",
-            "1042.+3",
-            "1042.70000",
-            "a.b",
-            "1.2.3",
-        ] {
-            assert_eq!(text.parse::<DeliveryId>(), Err(IdError), "{text}");
-        }
-    }
 
     #[test]
     fn facts_keep_their_form_on_disk() {
@@ -501,7 +426,7 @@ mod tests {
             r#"{"advanced":{"delivery":{"mail":7,"recipient":0},"step":{"thread_made":{"thread_id":"t"}}}}"#
         );
         assert_eq!(serde_json::from_str::<Fact>(&text).unwrap(), fact);
-        let fact = Fact::Polled {
+        let fact = Fact::MailboxPolled {
             mailbox: "u@h/INBOX".to_owned(),
             position: ImapPosition {
                 uid_validity: 7,

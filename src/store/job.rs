@@ -92,16 +92,67 @@ pub enum JobState {
 }
 
 impl JobState {
-    /// Its word: what a program asks for, and a page shows.
-    pub const fn name(&self) -> &'static str {
+    /// The state without its reason or moment.
+    pub const fn kind(&self) -> JobStateKind {
         match self {
-            Self::Waiting { .. } => "waiting",
+            Self::Waiting { .. } => JobStateKind::Waiting,
+            Self::Sent => JobStateKind::Sent,
+            Self::Captured => JobStateKind::Captured,
+            Self::Failed { .. } => JobStateKind::Failed,
+            Self::Cancelled => JobStateKind::Cancelled,
+            Self::Bounced { .. } => JobStateKind::Bounced,
+        }
+    }
+
+    /// The state's name, as programs ask for it and pages show it.
+    pub const fn name(&self) -> &'static str {
+        self.kind().name()
+    }
+}
+
+/// A state of jobs, by which they are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum JobStateKind {
+    /// The job waits for its next attempt.
+    Waiting,
+    /// A relay accepted the mail.
+    Sent,
+    /// The mail is kept for viewing.
+    Captured,
+    /// Postern gave the job up.
+    Failed,
+    /// The job was cancelled before it was sent.
+    Cancelled,
+    /// The mail was sent and came back.
+    Bounced,
+}
+
+impl JobStateKind {
+    /// All states.
+    pub const ALL: [Self; 6] = [
+        Self::Waiting,
+        Self::Sent,
+        Self::Captured,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Bounced,
+    ];
+
+    /// The state's name, as programs ask for it and pages show it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
             Self::Sent => "sent",
             Self::Captured => "captured",
-            Self::Failed { .. } => "failed",
+            Self::Failed => "failed",
             Self::Cancelled => "cancelled",
-            Self::Bounced { .. } => "bounced",
+            Self::Bounced => "bounced",
         }
+    }
+
+    /// The state with this name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == name)
     }
 }
 

@@ -23,6 +23,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::ask::ask;
 use crate::fake_api::Fake;
 use crate::wait::eventually_or;
 
@@ -204,7 +205,7 @@ impl Bench {
     }
 
     pub(crate) fn reasons(&self) -> Vec<String> {
-        let parked = self.store.parked(None, 100);
+        let parked = ask(self.store.parked(None, 100));
         parked
             .into_iter()
             .filter_map(|delivery| delivery.parked)

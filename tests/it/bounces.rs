@@ -13,6 +13,7 @@ use postern::mail::job_id::{JobId, message_id, return_path};
 use postern::mail::token::KeyRing;
 use postern::store::{EventId, EventKind, Fact, Job, JobOutcome, JobState, Settings, Store};
 
+use crate::ask::ask;
 use crate::postern::{Client, DOMAIN, Postern, SECRET, eventually};
 use crate::postfix::Postfix;
 use crate::product::Product;
@@ -144,15 +145,15 @@ fn a_bounce_made_by_postfix_marks_the_job_and_lands_in_no_thread() {
     assert!(!log.contains(word), "{log}");
     postern.stop();
     in_store(&postern.data(), async |store| {
-        let record = store.job(JOB).unwrap();
+        let record = ask(store.job(JOB)).unwrap();
         assert!(
             matches!(&record.state, JobState::Bounced { reason } if reason.contains("nobody has")),
             "{record:?}"
         );
         let address = Address::parse(TO).unwrap();
-        let listed = store.suppression(&address, clock::now()).unwrap();
+        let listed = ask(store.suppression(&address, clock::now())).unwrap();
         assert_eq!((listed.bounces, listed.job), (1, Some(JOB)));
-        let events = store.events_after(EventId::default(), 100);
+        let events = ask(store.events_after(EventId::default(), 100));
         let mut told = events.iter().map(|(_, event)| event);
         let told = told.find(|event| event.kind == EventKind::OutboundBounced);
         let data = &told.unwrap().data;

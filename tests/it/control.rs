@@ -3,6 +3,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use futures_util::future::{BoxFuture, ready};
 use postern::clock::{self, Timestamp};
 use postern::http::control::{self, ControlParts, TokenRoute};
 use postern::http::server::{ServerSettings, listen_private, serve};
@@ -17,10 +18,13 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::ask::ask;
 use crate::bench::DAY;
 use crate::http::Server;
 
 const DOMAIN: &str = "inbox.example.com";
+
+type Resolved = BoxFuture<'static, Result<Recipient, String>>;
 
 /// A control socket over the same store.
 struct Desk {
@@ -34,17 +38,17 @@ impl Desk {
         let keys = vec![(1, vec![7; 32])];
         let keys = Arc::new(KeyRing::new(keys, 365 * DAY).unwrap());
         let verifier = Arc::clone(&keys);
-        let recipient = move |address: &Address, now: Timestamp| -> Result<Recipient, String> {
-            let target = match verifier.verify(address, now) {
+        let recipient = move |address: Address, now: Timestamp| -> Resolved {
+            let target = match verifier.verify(&address, now) {
                 Ok(claims) => RecipientTarget::Thread(claims),
                 Err(_) if address.local() == "fans" => RecipientTarget::Mailbox("fans".to_owned()),
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Box::pin(ready(Err(error.to_string()))),
             };
-            Ok(Recipient {
-                address: address.clone(),
+            Box::pin(ready(Ok(Recipient {
+                address,
                 route: "default".to_owned(),
                 target,
-            })
+            })))
         };
         let desk = ControlParts {
             store: server.store.clone(),
@@ -118,15 +122,13 @@ async fn a_minted_address_takes_mail() {
         .verify(&Address::parse(address).unwrap(), clock::now())
         .unwrap();
     assert_eq!(
-        server
-            .store
-            .thread("default", claims.thread)
+        ask(server.store.thread("default", claims.thread))
             .unwrap()
             .thread_id,
         "order-17"
     );
     assert_eq!(
-        server.store.thread_by_token(claims.digest).as_deref(),
+        ask(server.store.thread_by_token(claims.digest)).as_deref(),
         Some("order-17")
     );
 
@@ -151,7 +153,7 @@ async fn a_minted_address_takes_mail() {
         )
         .await;
     assert_eq!(status, 200, "{revoked}");
-    assert!(server.store.is_revoked(claims.digest));
+    assert!(ask(server.store.is_revoked(claims.digest)));
 }
 
 #[tokio::test]
@@ -163,7 +165,7 @@ async fn parked_mail_is_shown_and_sent_back_or_dropped() {
         let (status, put) = desk.call("POST", &path, "Subject: hi\r\n\r\nhi\r\n").await;
         assert_eq!(status, 201, "{put}");
     }
-    let waiting = server.store.waiting(None, 10);
+    let waiting = ask(server.store.waiting(None, 10));
     let ids: Vec<String> = waiting.iter().map(|d| d.id.to_string()).collect();
     let (status, fault) = desk
         .call("POST", &format!("/queue/{}/drop", ids[0]), "")
@@ -234,7 +236,7 @@ async fn what_a_person_does_to_a_mail_is_in_the_log() {
     let mail = "Subject: hi\r\nMessage-ID: <a1@mail.example.com>\r\n\r\nhi\r\n";
     let (status, _) = desk.call("POST", &path, mail).await;
     assert_eq!(status, 201);
-    let id = server.store.waiting(None, 1)[0].id;
+    let id = ask(server.store.waiting(None, 1))[0].id;
     for word in ["retry", "drop"] {
         let fact = Fact::Settled {
             delivery: id,
@@ -248,7 +250,7 @@ async fn what_a_person_does_to_a_mail_is_in_the_log() {
         let (status, _) = desk.call("POST", &format!("/queue/{id}/{word}"), "").await;
         assert_eq!(status, 200);
     }
-    let told = server.store.events_after(EventId::default(), 10);
+    let told = ask(server.store.events_after(EventId::default(), 10));
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!(told[0].1.kind, EventKind::Processed);
     let data = json!({

@@ -12,6 +12,7 @@ use std::time::Duration;
 use postern::clock;
 use postern::store::{EventId, EventKind, Settings, Store};
 
+use crate::ask::ask;
 use crate::postern::{Client, Postern, binary, eventually, signal};
 use crate::postfix::Postfix;
 use crate::product::Product;
@@ -104,7 +105,7 @@ fn assert_each_has_one_event(postern: &Postern, product: &Product) {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let told = runtime.unwrap().block_on(async {
         let store = Store::open(Settings::new(postern.data()), clock::now()).unwrap();
-        let events = store.events_after(EventId::default(), usize::MAX);
+        let events = ask(store.events_after(EventId::default(), usize::MAX));
         store.close().await;
         let mut told: HashMap<String, usize> = HashMap::new();
         for (_, event) in events {

@@ -10,6 +10,7 @@ use postern::mail::envelope::RecipientTarget;
 use postern::mail::token::ThreadKey;
 use postern::store::{Fact, Store};
 
+use crate::ask::ask;
 use crate::bench::{
     Bench, KEY, Log, OTHER, THREAD, envelope, mail, mailbox, put, settings_in, token,
 };
@@ -48,10 +49,7 @@ async fn a_reply_with_a_token_lands_in_its_thread() {
     );
     let print = done[0].key.strip_suffix("-message").unwrap();
     assert_eq!(done[1].key, format!("{print}-metadata"));
-    let mapping = bench
-        .store
-        .thread("default", ThreadKey::of(THREAD))
-        .unwrap();
+    let mapping = ask(bench.store.thread("default", ThreadKey::of(THREAD))).unwrap();
     assert_eq!(mapping.thread_id, THREAD);
     assert_eq!(
         mapping.last_message_id.as_deref(),
@@ -74,10 +72,10 @@ async fn a_first_mail_begins_a_thread() {
     assert_eq!(done[0].body["metadata"]["lastEmailRule"], "support-words");
     assert_eq!(done[1].path, "/api/v1/messages/threads/thread-1/messages");
     assert_eq!(done[1].body["authentication"]["identity"], "unverified");
-    let (mapping, ours) = bench
+    let (mapping, ours) = ask(bench
         .store
-        .thread_by_message_id("default", "m1@mail.example.com")
-        .unwrap();
+        .thread_by_message_id("default", "m1@mail.example.com"))
+    .unwrap();
     assert_eq!((mapping.thread_id.as_str(), ours), ("thread-1", false));
     bench.stop().await;
 }
@@ -291,7 +289,7 @@ async fn a_parked_mail_frees_its_thread_and_comes_back_when_released() {
     bench.drained().await;
     assert_eq!(bench.fates(), [1, 1, 0]);
     fake.replan(|_, _| Play::Good);
-    let delivery = bench.store.parked(None, 1).remove(0).id;
+    let delivery = ask(bench.store.parked(None, 1)).remove(0).id;
     let released = Fact::Released {
         delivery,
         at: clock::now(),
@@ -327,7 +325,7 @@ async fn a_released_mail_is_found_in_a_stream_of_new_ones() {
     bench
         .until("a stream", |store| store.ledger().delivered >= 50)
         .await;
-    let delivery = bench.store.parked(None, 1).remove(0).id;
+    let delivery = ask(bench.store.parked(None, 1)).remove(0).id;
     let released = Fact::Released {
         delivery,
         at: clock::now(),

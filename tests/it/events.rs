@@ -28,6 +28,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time;
 
+use crate::ask::ask;
 use crate::bench::{KEY, settings_in};
 use crate::http::Server;
 use crate::wait::{PATIENCE, eventually_or};
@@ -151,7 +152,10 @@ async fn a_webhook_hears_all_in_order_though_it_fails_now_and_then() {
     })
     .await;
     let (stop, run) = subscribe(&store, address);
-    until("the first place is kept", || store.cursor("test").is_some()).await;
+    until("the first place is kept", || {
+        ask(store.cursor("test")).is_some()
+    })
+    .await;
     for n in 0..60 {
         let thread = format!("thread-{}", n % 5);
         let fact = event(EventKind::Processed, &thread, n);
@@ -164,7 +168,7 @@ async fn a_webhook_hears_all_in_order_though_it_fails_now_and_then() {
         last: newest,
         gaps: Vec::new(),
     });
-    until("its place follows", || store.cursor("test") == all).await;
+    until("its place follows", || ask(store.cursor("test")) == all).await;
     stop.send_replace(true);
     run.await.unwrap();
     let heard = ear.heard();
@@ -185,7 +189,10 @@ async fn one_thread_that_will_not_go_through_holds_back_no_other() {
     })
     .await;
     let (stop, run) = subscribe(&store, address);
-    until("the first place is kept", || store.cursor("test").is_some()).await;
+    until("the first place is kept", || {
+        ask(store.cursor("test")).is_some()
+    })
+    .await;
     for n in 0..20 {
         let thread = if n % 2 == 0 { "stuck" } else { "free" };
         let fact = event(EventKind::OutboundSent, thread, n);
@@ -195,7 +202,7 @@ async fn one_thread_that_will_not_go_through_holds_back_no_other() {
     stop.send_replace(true);
     run.await.unwrap();
     let newest = *store.newest_event().borrow();
-    let place = store.cursor("test").unwrap();
+    let place = ask(store.cursor("test")).unwrap();
     assert_eq!((place.last, place.gaps.len()), (newest, 10));
     *stuck.lock().unwrap() = false;
     let (stop, run) = subscribe(&store, address);
@@ -257,9 +264,12 @@ async fn after_a_restart_only_what_was_not_taken_is_told_again() {
     })
     .await;
     let (mut stop, mut run) = subscribe(&store, address);
-    until("the first place is kept", || store.cursor("test").is_some()).await;
+    until("the first place is kept", || {
+        ask(store.cursor("test")).is_some()
+    })
+    .await;
     store.record(poison_and(OTHERS)).await.unwrap();
-    let all = store.events_after(EventId(0), 1_000);
+    let all = ask(store.events_after(EventId::default(), 1_000));
     let ids: Vec<_> = all.iter().map(|(id, _)| *id).collect();
     let mut place = Cursor {
         last: *store.newest_event().borrow(),
@@ -267,7 +277,7 @@ async fn after_a_restart_only_what_was_not_taken_is_told_again() {
     };
     for (turn, is_graceful) in [(0, true), (1, false), (2, true)] {
         until("its place is kept", || {
-            store.cursor("test").as_ref() == Some(&place)
+            ask(store.cursor("test")).as_ref() == Some(&place)
         })
         .await;
         end(&stop, run, is_graceful).await;
@@ -296,7 +306,7 @@ async fn after_a_restart_only_what_was_not_taken_is_told_again() {
     *poisoned.lock().unwrap() = false;
     place.gaps.clear();
     until("all is told", || {
-        store.cursor("test").as_ref() == Some(&place)
+        ask(store.cursor("test")).as_ref() == Some(&place)
     })
     .await;
     stop.send_replace(true);
@@ -320,7 +330,7 @@ async fn who_is_too_far_behind_goes_on_and_a_person_hears_of_it() {
         (from..to).map(fact).collect::<Vec<_>>()
     };
     store.record(facts(0, 1)).await.unwrap();
-    let heard = Fact::Heard {
+    let heard = Fact::CursorAdvanced {
         subscriber: "test".to_owned(),
         event: *store.newest_event().borrow(),
         open: Vec::new(),
@@ -341,7 +351,7 @@ async fn who_is_too_far_behind_goes_on_and_a_person_hears_of_it() {
     .await;
     stop.send_replace(true);
     run.await.unwrap();
-    let oldest = store.oldest_event().unwrap();
+    let oldest = ask(store.oldest_event()).unwrap();
     assert_eq!(ear.heard()[0].0, format!("evt_{oldest}"));
     let mut text = String::new();
     encode(&mut text, &registry).unwrap();
@@ -386,7 +396,7 @@ async fn a_stream_goes_on_where_the_listener_was() {
         let fact = event(EventKind::MessageCreated, "t", n);
         server.store.record(vec![fact]).await.unwrap();
     }
-    let all = listen(&server, Some(EventId(0)), 150).await;
+    let all = listen(&server, Some(EventId::default()), 150).await;
     assert_eq!(all.len(), 150);
     let [id, name, data] = &all[99];
     assert_eq!(name, "email.message.created");

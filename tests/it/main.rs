@@ -1,6 +1,8 @@
 //! The integration tests: everything that goes through a front door.
 
 #[cfg(test)]
+mod ask;
+#[cfg(test)]
 mod auth;
 #[cfg(test)]
 mod bench;

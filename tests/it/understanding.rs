@@ -11,6 +11,7 @@ use postern::objects::ObjectId;
 use postern::store::{ConversationKey, DeliveryId, DeliveryStep, Fact, LastMessage};
 use serde_json::Value;
 
+use crate::ask::ask;
 use crate::bench::{Bench, MARKER, OTHER, THREAD, envelope, mail, mailbox, objects_in, token};
 use crate::fake_api::{Fake, Play};
 
@@ -54,10 +55,10 @@ async fn a_rule_sorts_a_new_thread_and_is_named() {
     assert_eq!(done[0].body["priority"], "vip");
     assert_eq!(done[0].body["metadata"]["lastEmailRule"], "ann");
     assert_eq!(done[2].body["metadata"]["lastEmailRule"], "ann");
-    let (mapping, _) = bench
+    let (mapping, _) = ask(bench
         .store
-        .thread_by_message_id("default", "m1@mail.example.com")
-        .unwrap();
+        .thread_by_message_id("default", "m1@mail.example.com"))
+    .unwrap();
     assert_eq!(mapping.mailbox.as_deref(), Some("business"));
     assert_eq!(mapping.priority.unwrap().name(), "vip");
     bench.stop().await;
@@ -105,7 +106,7 @@ async fn what_is_held_goes_on_when_a_person_says_so_but_a_bounce_never() {
     prometheus_client::encoding::text::encode(&mut counted, &bench.registry).unwrap();
     let held = "postern_delivery_holds_total{route=\"default\",reason=\"auto_reply\"} 1";
     assert!(counted.contains(held), "{counted}");
-    for delivery in bench.store.parked(None, 9) {
+    for delivery in ask(bench.store.parked(None, 9)) {
         release(&bench, delivery.id).await;
     }
     bench.drained().await;
@@ -164,7 +165,10 @@ async fn the_same_words_to_whatever_we_say_are_held_and_other_words_are_not() {
                 };
                 bench
                     .store
-                    .record(vec![Fact::Spoken { talk, said }])
+                    .record(vec![Fact::MessageRecorded {
+                        conversation: talk,
+                        message: said,
+                    }])
                     .await
                     .unwrap();
             }

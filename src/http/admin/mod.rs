@@ -28,7 +28,7 @@ use super::server::ClientIp;
 use crate::clock;
 use crate::mail::job_id::JobId;
 use crate::mail::view::View;
-use crate::store::{Fact, JobRecord, JobState, Store};
+use crate::store::{Fact, JobRecord, JobStateKind, ReadError, Store};
 use pages::AdminPages;
 
 /// Jobs on one page.
@@ -163,8 +163,10 @@ async fn list(
     let Query(wish) = wish.map_err(|_| HttpError::bad_request("query: not understood"))?;
     let after = wish.after.as_deref().map(parse_id).transpose()?;
     let state = wish.state.as_deref().unwrap_or("all");
-    let wanted = |found: &JobState| state == "all" || state == found.name();
-    let jobs = admin.store.jobs(wanted, after, PAGE_JOBS);
+    let jobs = match JobStateKind::of_name(state) {
+        None if state != "all" => Vec::new(),
+        wanted => admin.store.jobs(wanted, after, PAGE_JOBS).await?,
+    };
     html_response(
         admin
             .pages
@@ -177,9 +179,11 @@ async fn show(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, HttpError> {
     let admin = admin(&app)?;
-    let record = find_job(admin, id)?;
-    let view = admin.store.job_mail(record.job.id).ok();
-    let view = view.map(|mail| View::parse(&mail));
+    let record = find_job(admin, id).await?;
+    let view = match admin.store.job_mail(record.job.id).await {
+        Ok(mail) => Some(parse(mail).await?),
+        Err(_) => None,
+    };
     html_response(admin.pages.job(&record, view.as_ref()))
 }
 
@@ -187,8 +191,9 @@ async fn html(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, HttpError> {
-    let mail = job_mail(&app, id)?;
-    let html = View::parse(&mail)
+    let mail = job_mail(&app, id).await?;
+    let html = parse(mail)
+        .await?
         .html
         .ok_or_else(|| HttpError::not_found("HTML"))?;
     let policy = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
@@ -204,7 +209,7 @@ async fn raw_mail(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, HttpError> {
-    let mail = job_mail(&app, id)?;
+    let mail = job_mail(&app, id).await?;
     let fields = [
         (header::CONTENT_TYPE, "message/rfc822"),
         (
@@ -220,7 +225,7 @@ async fn retry(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Redirect, HttpError> {
     let admin = admin(&app)?;
-    let job = find_job(admin, id)?.job.id;
+    let job = find_job(admin, id).await?.job.id;
     let at = clock::now();
     let ends_at = at.plus(admin.age_max);
     let fact = Fact::Retried { job, at, ends_at };
@@ -233,7 +238,7 @@ async fn cancel(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Redirect, HttpError> {
     let admin = admin(&app)?;
-    let job = find_job(admin, id)?.job.id;
+    let job = find_job(admin, id).await?.job.id;
     if !admin.store.cancel(job, clock::now()).await? {
         return Err(HttpError::conflict("the job is being sent, or is over"));
     }
@@ -246,19 +251,32 @@ fn admin(app: &App) -> Result<&Admin, HttpError> {
         .ok_or_else(|| HttpError::not_found("path"))
 }
 
-fn find_job(
+async fn find_job(
     admin: &Admin,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<JobRecord, HttpError> {
     let Path(id) = id.map_err(|_| HttpError::not_found("job"))?;
-    let found = admin.store.job(parse_id(&id)?);
+    let found = admin.store.job(parse_id(&id)?).await?;
     found.ok_or_else(|| HttpError::not_found("job"))
 }
 
-fn job_mail(app: &App, id: Result<Path<String>, PathRejection>) -> Result<Bytes, HttpError> {
+async fn job_mail(app: &App, id: Result<Path<String>, PathRejection>) -> Result<Bytes, HttpError> {
     let admin = admin(app)?;
-    let mail = admin.store.job_mail(find_job(admin, id)?.job.id);
-    mail.map_err(|_| HttpError::not_found("mail"))
+    let job = find_job(admin, id).await?.job.id;
+    let mail = admin.store.job_mail(job).await;
+    mail.map_err(|error| match error {
+        ReadError::Store(error) => error.into(),
+        _ => HttpError::not_found("mail"),
+    })
+}
+
+/// Reads a mail where it blocks nobody: it may be large.
+async fn parse(mail: Bytes) -> Result<View, HttpError> {
+    let parsed = tokio::task::spawn_blocking(move || View::parse(&mail)).await;
+    parsed.map_err(|_| {
+        let message = "the mail cannot be read";
+        HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+    })
 }
 
 fn parse_id(text: &str) -> Result<JobId, HttpError> {

@@ -19,17 +19,7 @@ use super::super::router::{App, Endpoint};
 use super::Gateway;
 use crate::clock;
 use crate::mail::job_id::JobId;
-use crate::store::{Fact, JobRecord, JobState, ReadError};
-
-/// The words a list can be asked for.
-const STATES: [&str; 6] = [
-    "waiting",
-    "sent",
-    "captured",
-    "failed",
-    "cancelled",
-    "bounced",
-];
+use crate::store::{Fact, JobRecord, JobState, JobStateKind, ReadError};
 
 pub(super) fn routes() -> Vec<Endpoint<App>> {
     let job = "/gateway/jobs/{id}";
@@ -60,23 +50,16 @@ async fn list(
     let (after, limit) = page_bounds(page)?;
     let after = after.as_deref().map(job_id).transpose()?;
     let state = which.ok().and_then(|Query(which)| which.state);
-    if let Some(state) = state.as_deref()
-        && !STATES.contains(&state)
-    {
-        return Err(HttpError::bad_request(format!(
-            "state: none of {}",
-            STATES.join(", ")
-        )));
-    }
-    // Those that are over are read from the disk.
-    let store = gateway.store.clone();
-    let read = tokio::task::spawn_blocking(move || {
-        let wanted = |found: &JobState| state.as_deref().is_none_or(|state| found.name() == state);
-        store.jobs(wanted, after, limit + 1)
+    let state = state.map(|name| {
+        JobStateKind::of_name(&name).ok_or_else(|| {
+            let names = JobStateKind::ALL.map(JobStateKind::name).join(", ");
+            HttpError::bad_request(format!("state: none of {names}"))
+        })
     });
-    let mut found = read
-        .await
-        .map_err(|_| internal_error("the jobs cannot be read"))?;
+    let mut found = gateway
+        .store
+        .jobs(state.transpose()?, after, limit + 1)
+        .await?;
     let more = found.len() > limit;
     found.truncate(limit);
     let shown: Vec<Value> = found.iter().map(job_json).collect();
@@ -84,13 +67,16 @@ async fn list(
 }
 
 async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Response, HttpError> {
-    Ok(success(StatusCode::OK, job_json(&app.gateway()?.job(&id)?)))
+    Ok(success(
+        StatusCode::OK,
+        job_json(&app.gateway()?.job(&id).await?),
+    ))
 }
 
 /// The mail as it was composed: a download, for it holds what others wrote.
 async fn mail(State(app): State<App>, Path(id): Path<String>) -> Result<Response, HttpError> {
     let gateway = app.gateway()?;
-    let record = gateway.job(&id)?;
+    let record = gateway.job(&id).await?;
     let is_kept = matches!(
         record.state,
         JobState::Waiting { .. } | JobState::Failed { .. } | JobState::Captured
@@ -99,11 +85,8 @@ async fn mail(State(app): State<App>, Path(id): Path<String>) -> Result<Response
         return Err(HttpError::not_found("mail: the job is over"));
     }
     let job = record.job.id;
-    // From the disk: it may wait.
-    let store = gateway.store.clone();
-    let read = tokio::task::spawn_blocking(move || store.job_mail(job)).await;
-    match read {
-        Ok(Ok(bytes)) => {
+    match gateway.store.job_mail(job).await {
+        Ok(bytes) => {
             let name = format!("attachment; filename=\"{job}.eml\"");
             let fields = [
                 (header::CONTENT_TYPE, "message/rfc822".to_owned()),
@@ -111,13 +94,13 @@ async fn mail(State(app): State<App>, Path(id): Path<String>) -> Result<Response
             ];
             Ok((fields, bytes).into_response())
         }
-        Ok(Err(ReadError::NoJob(_))) => Err(HttpError::not_found("mail: the job is over")),
-        Ok(Err(error)) => {
+        Err(ReadError::NoJob(_)) => Err(HttpError::not_found("mail: the job is over")),
+        Err(ReadError::Store(error)) => Err(error.into()),
+        Err(error) => {
             let cause = error.source().map(ToString::to_string);
             error!(cause, "outbox: {error}");
             Err(internal_error("the mail cannot be read"))
         }
-        Err(_) => Err(internal_error("the mail cannot be read")),
     }
 }
 
@@ -127,9 +110,9 @@ fn internal_error(message: &str) -> HttpError {
 
 async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result<Response, HttpError> {
     let gateway = app.gateway()?;
-    let job = gateway.job(&id)?.job.id;
+    let job = gateway.job(&id).await?.job.id;
     let is_cancelled = gateway.store.cancel(job, clock::now()).await?;
-    let record = gateway.job(&id)?;
+    let record = gateway.job(&id).await?;
     match record.state {
         // Who asks twice hears yes twice.
         _ if is_cancelled => {}
@@ -148,7 +131,7 @@ async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result<Respon
 async fn retry(State(app): State<App>, Path(id): Path<String>) -> Result<Response, HttpError> {
     let gateway = app.gateway()?;
     let _turn = gateway.jobs_lock.lock().await;
-    let record = gateway.job(&id)?;
+    let record = gateway.job(&id).await?;
     if !matches!(record.state, JobState::Failed { .. } | JobState::Captured) {
         let word = record.state.name();
         return Err(HttpError::conflict(format!(
@@ -162,12 +145,12 @@ async fn retry(State(app): State<App>, Path(id): Path<String>) -> Result<Respons
         ends_at: now.plus(gateway.settings.age_max),
     };
     gateway.store.record(vec![fact]).await?;
-    Ok(success(StatusCode::OK, job_json(&gateway.job(&id)?)))
+    Ok(success(StatusCode::OK, job_json(&gateway.job(&id).await?)))
 }
 
 impl Gateway {
-    fn job(&self, id: &str) -> Result<JobRecord, HttpError> {
-        let found = self.store.job(job_id(id)?);
+    async fn job(&self, id: &str) -> Result<JobRecord, HttpError> {
+        let found = self.store.job(job_id(id)?).await?;
         found.ok_or_else(|| HttpError::not_found("job"))
     }
 }

@@ -40,7 +40,10 @@ async fn list(
 ) -> Result<Response, HttpError> {
     let gateway = app.gateway()?;
     let (after, limit) = page_bounds(page)?;
-    let mut found = gateway.store.suppressions(after.as_deref(), limit + 1);
+    let mut found = gateway
+        .store
+        .suppressions(after.as_deref(), limit + 1)
+        .await?;
     let more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| more).map(|last| &last.address);
@@ -53,7 +56,7 @@ async fn list(
 
 async fn show(State(app): State<App>, Path(text): Path<String>) -> Result<Response, HttpError> {
     let gateway = app.gateway()?;
-    let found = gateway.suppression(&text)?;
+    let found = gateway.suppression(&text).await?;
     Ok(success(StatusCode::OK, gateway.suppression_json(&found)))
 }
 
@@ -100,7 +103,7 @@ async fn add(
 
 async fn remove(State(app): State<App>, Path(text): Path<String>) -> Result<Response, HttpError> {
     let gateway = app.gateway()?;
-    let found = gateway.suppression(&text)?;
+    let found = gateway.suppression(&text).await?;
     let shown = gateway.suppression_json(&found);
     let fact = Fact::Unsuppressed {
         address: found.address,
@@ -111,10 +114,10 @@ async fn remove(State(app): State<App>, Path(text): Path<String>) -> Result<Resp
 }
 
 impl Gateway {
-    fn suppression(&self, text: &str) -> Result<Suppression, HttpError> {
+    async fn suppression(&self, text: &str) -> Result<Suppression, HttpError> {
         let absent = || HttpError::not_found("address on the list");
         let address = Address::parse(text).map_err(|_| absent())?;
-        let found = self.store.suppression(&address, clock::now());
+        let found = self.store.suppression(&address, clock::now()).await?;
         found.ok_or_else(absent)
     }
 

@@ -16,7 +16,7 @@ use crate::ingress::routes::{Routes, Unroutable};
 use crate::mail::address::Address;
 use crate::mail::envelope::{Door, Envelope, Recipient, RecipientTarget};
 use crate::mail::view::HeaderView;
-use crate::store::{RECIPIENTS_MAX, RecordError, Store};
+use crate::store::{RECIPIENTS_MAX, Store, StoreError};
 
 /// Addresses of one mail that are looked at.
 const ADDRESSES_MAX: usize = 600;
@@ -42,13 +42,13 @@ pub(super) enum Ownership {
 
 impl ImapIntake {
     /// Finds out whose a mail is, from its header: there is no envelope.
-    pub(super) fn find_recipients(&self, bytes: &[u8]) -> Result<Ownership, RecordError> {
+    pub(super) async fn find_recipients(&self, bytes: &[u8]) -> Result<Ownership, StoreError> {
         let now = clock::now();
         let mut found: Vec<Recipient> = Vec::new();
         let mut why = "not_ours";
         let addresses = HeaderView::parse(bytes).recipients();
         for address in addresses.into_iter().take(ADDRESSES_MAX) {
-            match self.routes.resolve(&self.store, address, now) {
+            match self.routes.resolve(&self.store, address, now).await {
                 Ok(recipient) => {
                     let same = |known: &&Recipient| {
                         (&known.route, &known.target) == (&recipient.route, &recipient.target)
@@ -57,7 +57,7 @@ impl ImapIntake {
                         found.push(recipient);
                     }
                 }
-                Err(Unroutable::StoreDead) => return Err(RecordError::Dead),
+                Err(Unroutable::Store(error)) => return Err(error),
                 Err(error) => why = more_specific_reason(why, error),
             }
         }
@@ -146,7 +146,7 @@ const fn more_specific_reason(known: &'static str, error: Unroutable) -> &'stati
         Unroutable::Forged => "forged",
         Unroutable::NotYetValid => "not_yet_valid",
         Unroutable::Revoked => "revoked",
-        Unroutable::Foreign | Unroutable::StoreDead | Unroutable::Unknown => known,
+        Unroutable::Foreign | Unroutable::Store(_) | Unroutable::Unknown => known,
     }
 }
 

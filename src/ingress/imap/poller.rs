@@ -367,7 +367,7 @@ impl FolderPoller {
     ) -> Result<ImapPosition, ImapFault> {
         let store = &self.account.intake.store;
         if self.recorded.is_none() {
-            self.recorded = store.imap_position(&self.mailbox);
+            self.recorded = store.imap_position(&self.mailbox).await?;
         }
         let now = clock::now();
         let settings = &self.account.settings;
@@ -432,7 +432,7 @@ impl FolderPoller {
         if self.recorded == Some(look.position) {
             return Ok(());
         }
-        let fact = Fact::Polled {
+        let fact = Fact::MailboxPolled {
             mailbox: self.mailbox.clone(),
             position: look.position,
         };

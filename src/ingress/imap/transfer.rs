@@ -87,7 +87,7 @@ impl ImapAccount {
         let (mut taken, mut left) = (Vec::new(), Vec::new());
         let mut writes = Vec::new();
         for (uid, bytes) in bodies {
-            match intake.find_recipients(&bytes)? {
+            match intake.find_recipients(&bytes).await? {
                 Ownership::NotOurs(reason) => {
                     let bytes = bytes.len() as u64;
                     left.push(SkippedMail { uid, reason, bytes });

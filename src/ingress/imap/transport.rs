@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::ingress::accept::AcceptError;
-use crate::store::RecordError;
+use crate::store::StoreError;
 
 /// Octets of a response at most, its literals not counted. Long are only lists of flags.
 pub(super) const LINE_BYTES_MAX: usize = 64 * 1024;
@@ -230,7 +230,7 @@ pub enum ImapFault {
     Slow,
     /// Our own store takes no mail now.
     #[error("store")]
-    Store(#[from] RecordError),
+    Store(#[from] StoreError),
     /// Our own store does not answer in time.
     #[error("the store is too slow")]
     StoreTimedOut,

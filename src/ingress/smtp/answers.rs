@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::timeout;
 
 use crate::auth::{self, AuthInput, Authenticator, PolicyDecision};
 use crate::clock::Timestamp;
@@ -17,7 +18,7 @@ use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::verdict::Verdict;
 use crate::smtp::response::Refusal;
 use crate::smtp::session::ForwardPath;
-use crate::store::{MailId, RecordError, Store};
+use crate::store::{MailId, Store, StoreError};
 
 /// The parts that the answers are taken from.
 pub(super) struct SessionAnswers {
@@ -42,14 +43,18 @@ impl SessionAnswers {
     }
 
     /// The recipient that an address stands for, or why it is not ours.
-    pub(super) fn recipient(
+    pub(super) async fn recipient(
         &self,
         path: ForwardPath,
         now: Timestamp,
     ) -> Result<Recipient, Refusal> {
-        let found = match path {
-            ForwardPath::Mailbox(address) => self.routes.resolve(&self.store, address, now),
-            ForwardPath::Postmaster => Ok(self.routes.postmaster()),
+        let address = match path {
+            ForwardPath::Mailbox(address) => address,
+            ForwardPath::Postmaster => return Ok(self.routes.postmaster()),
+        };
+        let found = self.routes.resolve(&self.store, address, now);
+        let Ok(found) = timeout(self.store_max, found).await else {
+            return Err(Refusal::CheckTooSlow);
         };
         found.map_err(|error| match error {
             Unroutable::Expired => Refusal::TokenExpired,
@@ -57,7 +62,7 @@ impl SessionAnswers {
             Unroutable::Foreign => Refusal::RelayDenied,
             Unroutable::NotYetValid => Refusal::TokenNotYetValid,
             Unroutable::Revoked => Refusal::TokenRevoked,
-            Unroutable::StoreDead => Refusal::StoreUnavailable,
+            Unroutable::Store(_) => Refusal::StoreUnavailable,
             Unroutable::Unknown => Refusal::RecipientUnknown,
         })
     }
@@ -85,9 +90,7 @@ impl SessionAnswers {
             auth.check(input).await
         };
         let answer = match way {
-            Provenance::Direct => self
-                .policy_refusal(envelope, bytes, &verdict)
-                .map_or(Ok(()), Err),
+            Provenance::Direct => self.check_policy(envelope, bytes, &verdict).await,
             Provenance::Forwarded | Provenance::Relayed => Ok(()),
         };
         (Some(verdict), answer)
@@ -95,26 +98,29 @@ impl SessionAnswers {
 
     /// The refusal of the recipients' policies. There is one answer for all recipients, so a mail that
     /// some of them take is not refused. The others hold it once it is delivered.
-    fn policy_refusal(
+    async fn check_policy(
         &self,
         envelope: &Envelope,
         bytes: &Bytes,
         verdict: &Verdict,
-    ) -> Option<Refusal> {
+    ) -> Result<(), Refusal> {
         let author = auth::author(bytes).ok();
         let mut first = None;
         for recipient in &envelope.recipients {
-            let routes = &self.routes;
-            match routes.apply_policy(&self.store, recipient, verdict, author.as_ref()) {
+            let decided =
+                self.routes
+                    .apply_policy(&self.store, recipient, verdict, author.as_ref());
+            match decided.await.map_err(refusal_for)? {
                 PolicyDecision::Refuse(refusal) => first = first.or(Some(refusal)),
-                PolicyDecision::Accept | PolicyDecision::Hold(_) => return None,
+                PolicyDecision::Accept | PolicyDecision::Hold(_) => return Ok(()),
             }
         }
-        first.map(|refusal| match refusal {
+        let refusal = first.map(|refusal| match refusal {
             auth::PolicyRefusal::BadFrom(_) => Refusal::AuthorUnclear,
             auth::PolicyRefusal::DmarcReject => Refusal::AuthenticationFailed,
             auth::PolicyRefusal::Identity(_) => Refusal::AuthorUnverified,
-        })
+        });
+        refusal.map_or(Ok(()), Err)
     }
 
     /// Takes responsibility for a mail, or says why not.
@@ -144,9 +150,11 @@ pub(super) enum Provenance {
     Relayed,
 }
 
-fn refusal_for(error: RecordError) -> Refusal {
+fn refusal_for(error: StoreError) -> Refusal {
     match error {
-        RecordError::Full => Refusal::StoreFull,
-        RecordError::Dead => Refusal::StoreUnavailable,
+        StoreError::Full => Refusal::StoreFull,
+        StoreError::Damaged | StoreError::Dead | StoreError::Unavailable => {
+            Refusal::StoreUnavailable
+        }
     }
 }

@@ -145,6 +145,8 @@ enum NextAction {
     AwaitInput,
     /// Send the responses, then go on with the pending bytes.
     SendThenResume,
+    /// Find out whose this recipient is, then go on with what is pending.
+    Recipient(ForwardPath),
     Store(Transaction),
     StartTls,
     /// Send the responses, then close.
@@ -170,6 +172,7 @@ impl SessionDriver<'_> {
                     self.send(wire).await?;
                     self.resumes = true;
                 }
+                NextAction::Recipient(path) => Box::pin(self.answer_recipient(path)).await,
                 NextAction::Store(transaction) => Box::pin(self.store(transaction)).await,
                 NextAction::StartTls => Box::pin(self.start_tls(wire)).await?,
                 NextAction::Close => return self.send(wire).await,
@@ -252,7 +255,10 @@ impl SessionDriver<'_> {
                 }
                 SessionStep::Close => return NextAction::Close,
                 SessionStep::Ask(SessionQuestion::Sender { size, .. }) => self.answer_sender(size),
-                SessionStep::Ask(SessionQuestion::Recipient(path)) => self.answer_recipient(path),
+                SessionStep::Ask(SessionQuestion::Recipient(path)) => {
+                    self.pending = input.to_vec();
+                    return NextAction::Recipient(path);
+                }
                 SessionStep::Ask(SessionQuestion::Store(transaction)) => {
                     // The last piece of the mail has not been counted yet.
                     if self.memory.resize(transaction.bytes.len()) {
@@ -290,8 +296,10 @@ impl SessionDriver<'_> {
         self.report_refusals(None);
     }
 
-    fn answer_recipient(&mut self, path: ForwardPath) {
-        let answer = self.shared.answers.recipient(path.clone(), clock::now());
+    async fn answer_recipient(&mut self, path: ForwardPath) {
+        let answers = &self.shared.answers;
+        let answer = answers.recipient(path.clone(), clock::now()).await;
+        self.resumes = true;
         self.session.answer_recipient(answer, &mut self.out);
         match path {
             ForwardPath::Mailbox(address) => self.report_refusals(Some(&address)),

@@ -23,7 +23,7 @@ use crate::ingress::routes::{Routes, Unroutable};
 use crate::mail::address::Address;
 use crate::mail::envelope::{Door, Envelope, Recipient};
 use crate::mail::redact;
-use crate::store::{MailId, RECIPIENTS_MAX, RecordError, Store};
+use crate::store::{MailId, RECIPIENTS_MAX, Store, StoreError};
 
 /// Addresses of one mail that are looked at.
 const ADDRESSES_MAX: usize = 4 * RECIPIENTS_MAX;
@@ -70,7 +70,7 @@ impl MailAcceptor {
                 self.log_dropped(&origin, &mail.id, None, why);
                 continue;
             }
-            let sorted = match self.route_recipients(&mail, &origin) {
+            let sorted = match self.route_recipients(&mail, &origin).await {
                 Ok(sorted) => sorted,
                 Err(later) => return later,
             };
@@ -148,19 +148,16 @@ impl MailAcceptor {
             ..AcceptedVia::default()
         };
         let accepted = accept(&self.store, self.store_max, envelope, bytes, via).await;
-        let mail = accepted.map_err(|error| {
-            WebhookOutcome::Unavailable(match error {
-                AcceptError::Store(RecordError::Full) => "no room now",
-                AcceptError::Store(RecordError::Dead) => "the store has stopped",
-                AcceptError::TimedOut => "the store is too slow",
-            })
+        let mail = accepted.map_err(|error| match error {
+            AcceptError::Store(error) => no_answer(error),
+            AcceptError::TimedOut => WebhookOutcome::Unavailable("the store is too slow"),
         })?;
         self.metrics.mail_accepted(origin.provider, length);
         Ok(mail)
     }
 
     /// Finds out which recipients are ours, and logs the others.
-    fn route_recipients(
+    async fn route_recipients(
         &self,
         mail: &IncomingMail,
         origin: &RequestOrigin,
@@ -180,14 +177,12 @@ impl MailAcceptor {
                 reasons.push((Some(address), "too_many"));
                 continue;
             }
-            match self
+            let found = self
                 .routes
-                .resolve(&self.store, address.clone(), origin.now)
-            {
+                .resolve(&self.store, address.clone(), origin.now);
+            match found.await {
                 Ok(recipient) => sorted.recipients.push(recipient),
-                Err(Unroutable::StoreDead) => {
-                    return Err(WebhookOutcome::Unavailable("the store has stopped"));
-                }
+                Err(Unroutable::Store(error)) => return Err(no_answer(error)),
                 Err(Unroutable::NotYetValid) => {
                     return Err(WebhookOutcome::Unavailable("a token is not valid yet"));
                 }
@@ -263,6 +258,16 @@ fn envelope(mail: &IncomingMail, recipients: Vec<Recipient>, origin: &RequestOri
     envelope
 }
 
+/// What the provider hears where the store does not do its part.
+pub(super) const fn no_answer(error: StoreError) -> WebhookOutcome {
+    WebhookOutcome::Unavailable(match error {
+        StoreError::Damaged => "a record of the store is damaged",
+        StoreError::Dead => "the store has stopped",
+        StoreError::Full => "no room now",
+        StoreError::Unavailable => "the store is unavailable",
+    })
+}
+
 const fn reason_name(why: Unroutable) -> &'static str {
     match why {
         Unroutable::Expired => "expired",
@@ -270,7 +275,7 @@ const fn reason_name(why: Unroutable) -> &'static str {
         Unroutable::Foreign => "foreign",
         Unroutable::NotYetValid => "not_yet_valid",
         Unroutable::Revoked => "revoked",
-        Unroutable::StoreDead => "store_dead",
+        Unroutable::Store(_) => "store_dead",
         Unroutable::Unknown => "unknown",
     }
 }

@@ -10,7 +10,7 @@ use super::headers::Headers;
 use super::incoming::Decoded;
 use super::outcome::{StatusPolicy, WebhookOutcome};
 use super::proof::Proof;
-use super::replay::Nonce;
+use crate::store::Nonce;
 use super::request::{Authentic, WebhookRequest};
 use crate::clock::Timestamp;
 

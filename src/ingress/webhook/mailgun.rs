@@ -19,10 +19,11 @@ use super::mime::{FilePart, MimeBuilder};
 use super::outcome::{StatusPolicy, WebhookOutcome};
 use super::payload::{copy_headers, name_value};
 use super::proof::{RequestMac, SignatureEncoding, SignatureHash, check_age, parse_digits};
-use super::replay::Nonce;
+use super::replay::nonce_of;
 use super::request::{Authentic, WebhookRequest};
 use crate::clock::Timestamp;
 use crate::secret::Secret;
+use crate::store::Nonce;
 
 /// Content-IDs that are looked at for each file.
 const CONTENT_IDS_MAX: usize = 1_000;
@@ -127,7 +128,7 @@ impl Adapter for Mailgun {
             content.update(&field.bytes);
         }
         let content = content.finish();
-        Ok(Some(Nonce::new(
+        Ok(Some(nonce_of(
             self.name(),
             token,
             content.as_ref(),

@@ -67,7 +67,6 @@ pub use postal::Postal;
 pub use postmark::Postmark;
 pub use proof::{BasicAccount, Proof};
 pub use receiver::{AdmittedRequest, WebhookReceiver};
-pub use replay::Nonce;
 pub use request::{Authentic, WebhookRequest};
 pub use resend::Resend;
 pub use sendgrid::SendGrid;

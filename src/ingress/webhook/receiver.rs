@@ -20,7 +20,7 @@ use super::headers::Headers;
 use super::incoming::{BucketMail, Decoded, DeferredMail, IncomingMail};
 use super::metrics::Metrics;
 use super::outcome::{StatusPolicy, WebhookOutcome, WebhookResponse};
-use super::replay::{Nonce, ReplayGuard};
+use super::replay;
 use super::request::WebhookRequest;
 use super::settings::{Settings, WebhookHead, WebhookParts};
 use crate::clock::{self, Timestamp};
@@ -28,6 +28,7 @@ use crate::limits::{
     Holder, LoadMonitor, LogThrottle, MemoryBudget, MemoryLimits, MemoryPermit, RateLimiter,
 };
 use crate::network::{Network, rate_limit_key};
+use crate::store::Nonce;
 
 /// Clients whose requests are counted at a time.
 const CLIENTS_MAX: usize = 20_000;
@@ -40,7 +41,6 @@ struct ReceiverState {
     adapters: Vec<Arc<dyn Adapter>>,
     acceptor: MailAcceptor,
     external: ExternalFetcher,
-    replay_guard: ReplayGuard,
     rates: Mutex<RateLimiter<IpAddr>>,
     memory: Arc<MemoryBudget>,
     proxies: Vec<Network>,
@@ -65,7 +65,6 @@ impl WebhookReceiver {
             },
             adapters: settings.adapters,
             external: ExternalFetcher::new(parts.fetch, parts.buckets),
-            replay_guard: ReplayGuard::default(),
             rates: Mutex::new(RateLimiter::new(
                 settings.rate_total,
                 settings.rate_per_source,
@@ -355,7 +354,7 @@ impl ReceiverState {
         let MailAcceptor {
             store, store_max, ..
         } = &self.acceptor;
-        let bound = time::timeout(*store_max, self.replay_guard.bind(nonce, store)).await;
+        let bound = time::timeout(*store_max, replay::bind(nonce, store)).await;
         bound.unwrap_or(Err(WebhookOutcome::Unavailable("the store is too slow")))
     }
 

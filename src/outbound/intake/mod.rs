@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::Mutex;
 use tokio::time;
 
 use super::compose::{ComposeError, HeaderText, Templates, WebAddressForm};
@@ -18,11 +17,10 @@ use crate::mail::address::{Address, Domain};
 use crate::mail::draft::{Draft, DraftCall, DraftPart, posted_marker};
 use crate::mail::job_id::{self, JobId};
 use crate::mail::token::{Format, KeyRing, ThreadKey};
-use crate::store::{Job, Mapping, RecordError, Store, Suppression};
+use crate::store::{Job, LeaseName, Mapping, Store, StoreError, Suppression};
 use plan::DraftPlan;
 
 /// Locks shared by all threads; two drafts of one thread always use the same lock.
-const LOCK_COUNT: usize = 256;
 /// The interval and the number of checks while a message is being posted into the thread. Without a
 /// bound, a product that reports the message before it answers would wait for itself.
 const IN_FLIGHT_WAIT: Duration = Duration::from_millis(50);
@@ -70,7 +68,6 @@ pub struct OutboundIntake {
     settings: IntakeSettings,
     templates: Arc<Templates>,
     in_flight: Arc<dyn InFlightCheck>,
-    locks: Vec<Mutex<()>>,
 }
 
 /// Knows the messages that are being posted to the product at this moment.
@@ -106,7 +103,7 @@ pub enum IntakeError {
     Random,
     /// The store accepts nothing now.
     #[error("not kept")]
-    Store(#[from] RecordError),
+    Store(#[from] StoreError),
     /// The address is suppressed.
     #[error("{address} is held back: {reason}")]
     Suppressed {
@@ -142,7 +139,6 @@ impl OutboundIntake {
             settings,
             templates,
             in_flight: underway,
-            locks: (0..LOCK_COUNT).map(|_| Mutex::default()).collect(),
         }
     }
 
@@ -154,13 +150,13 @@ impl OutboundIntake {
     /// Says which part of the draft is at fault, or why nothing is accepted now. Copies are stored
     /// one by one: another call with the same key completes the missing ones.
     pub async fn accept(&self, draft: Draft) -> Result<Option<QueuedJobs>, IntakeError> {
-        let (route, mapping) = self.route_for(&draft)?;
+        let (route, mapping) = self.route_for(&draft).await?;
         let routes = match (&draft.route, mapping) {
             // Nothing is known of a thread while its first message is being posted.
             (None, None) => &self.routes,
             _ => std::slice::from_ref(route),
         };
-        if self.is_own_message(routes, &draft).await {
+        if self.is_own_message(routes, &draft).await? {
             return Ok(None);
         }
         self.enqueue_draft(draft).await.map(Some)
@@ -168,34 +164,37 @@ impl OutboundIntake {
 
     /// Tells whether Postern itself posted the message that the product reports. While a message
     /// without an id yet is being posted into the thread, this waits; after that the text decides.
-    async fn is_own_message(&self, routes: &[OutboundRoute], draft: &Draft) -> bool {
+    async fn is_own_message(
+        &self,
+        routes: &[OutboundRoute],
+        draft: &Draft,
+    ) -> Result<bool, StoreError> {
         let Some(id) = draft
             .message_id
             .as_deref()
             .filter(|_| draft.call == DraftCall::Event)
         else {
-            return false;
+            return Ok(false);
         };
         let thread = draft.thread_id.as_str();
         let says = |route: &OutboundRoute| {
             self.in_flight
                 .contains_text(&route.name, thread, &draft.text)
         };
-        let is_posted = |route: &OutboundRoute| {
-            let word = posted_marker(&route.name, thread, id);
-            self.store.nonce_used(word).is_some()
-        };
         let mut waits = 0;
         loop {
             // The messages in flight are read before the store: a post that ends between the two
             // has its id in the store.
             let underway = routes.iter().filter_map(says).max();
-            if routes.iter().any(is_posted) {
-                return true;
+            for route in routes {
+                let marker = posted_marker(&route.name, thread, id);
+                if self.store.nonce_used(marker).await?.is_some() {
+                    return Ok(true);
+                }
             }
             match underway {
-                None => return false,
-                Some(same) if waits == IN_FLIGHT_WAITS_MAX => return same,
+                None => return Ok(false),
+                Some(same) if waits == IN_FLIGHT_WAITS_MAX => return Ok(same),
                 Some(_) => time::sleep(IN_FLIGHT_WAIT).await,
             }
             waits += 1;
@@ -205,8 +204,8 @@ impl OutboundIntake {
     async fn enqueue_draft(&self, mut draft: Draft) -> Result<QueuedJobs, IntakeError> {
         let key = ThreadKey::of(&draft.thread_id);
         // The next mail of the thread refers to what this one records.
-        let _turn = self.locks[usize::from(key.0[0])].lock().await;
-        let (route, mapping) = self.route_for(&draft)?;
+        let _composing = self.store.lease(LeaseName::Composing(key)).await?;
+        let (route, mapping) = self.route_for(&draft).await?;
         let content = draft.content_digest();
         let recipient = draft
             .recipient
@@ -223,13 +222,13 @@ impl OutboundIntake {
         let all: Vec<&Address> = [&recipient].into_iter().chain(&draft.cc).collect();
         let mut jobs: Vec<Option<Job>> = Vec::new();
         for to in &all {
-            jobs.push(self.existing_job(&draft, &route.name, to, content)?);
+            jobs.push(self.existing_job(&draft, &route.name, to, content).await?);
         }
         let now = clock::now();
         // All recipients are checked before the first job is stored.
         for (to, job) in all.iter().zip(&jobs) {
             if job.is_none() {
-                self.check_recipient(&draft, to, &recipient, now)?;
+                self.check_recipient(&draft, to, &recipient, now).await?;
             }
         }
         let is_new = jobs.contains(&None);
@@ -266,7 +265,7 @@ impl OutboundIntake {
     }
 
     /// The job of the same request for `to`, if it exists.
-    fn existing_job(
+    async fn existing_job(
         &self,
         draft: &Draft,
         route: &str,
@@ -274,16 +273,24 @@ impl OutboundIntake {
         content: [u8; 16],
     ) -> Result<Option<Job>, IntakeError> {
         let (key, also) = draft.job_keys(route, to);
-        let mut keys = [Some(key), also].into_iter().flatten();
-        match keys.find_map(|key| self.store.job_by_key(key)) {
-            Some(known) if known.job.content != content => Err(IntakeError::Conflict(known.job.id)),
-            known => Ok(known.map(|known| known.job)),
+        for key in [Some(key), also].into_iter().flatten() {
+            let Some(known) = self.store.job_by_key(key).await? else {
+                continue;
+            };
+            if known.job.content != content {
+                return Err(IntakeError::Conflict(known.job.id));
+            }
+            return Ok(Some(known.job));
         }
+        Ok(None)
     }
 
     /// The route of a draft, and the mapping of its thread there. Products of two routes may use
     /// the same ids, so a draft without a route belongs to the route that knows its thread.
-    fn route_for(&self, draft: &Draft) -> Result<(&OutboundRoute, Option<Mapping>), IntakeError> {
+    async fn route_for(
+        &self,
+        draft: &Draft,
+    ) -> Result<(&OutboundRoute, Option<Mapping>), IntakeError> {
         let unfit = |why: &str| IntakeError::Invalid {
             part: DraftPart::Route,
             why: why.to_owned(),
@@ -292,24 +299,24 @@ impl OutboundIntake {
         if let Some(name) = &draft.route {
             let route = self.routes.iter().find(|route| route.name == *name);
             let route = route.ok_or_else(|| unfit("there is no route of this name"))?;
-            return Ok((route, self.store.thread(name, key)));
+            return Ok((route, self.store.thread(name, key).await?));
         }
-        let mut known = self.routes.iter().filter_map(|route| {
-            let mapping = self.store.thread(&route.name, key)?;
-            Some((route, Some(mapping)))
-        });
-        match (known.next(), known.next()) {
-            (Some(_), Some(_)) => Err(unfit("is needed: threads of two routes have this id")),
-            (Some(only), None) => Ok(only),
-            (None, _) => match self.routes.first() {
-                Some(first) => Ok((first, None)),
-                None => Err(unfit("there is none")),
-            },
+        let mut known = None;
+        for route in &self.routes {
+            let Some(mapping) = self.store.thread(&route.name, key).await? else {
+                continue;
+            };
+            if known.is_some() {
+                return Err(unfit("is needed: threads of two routes have this id"));
+            }
+            known = Some((route, Some(mapping)));
         }
+        let first = || self.routes.first().map(|first| (first, None));
+        known.or_else(first).ok_or_else(|| unfit("there is none"))
     }
 
     /// Checks that mail may be sent to `to`.
-    fn check_recipient(
+    async fn check_recipient(
         &self,
         draft: &Draft,
         to: &Address,
@@ -332,7 +339,7 @@ impl OutboundIntake {
             let why = "the address known of this thread cannot be written in ASCII".to_owned();
             return Err(IntakeError::Invalid { part, why });
         }
-        match self.store.suppression(to, now) {
+        match self.store.suppression(to, now).await? {
             Some(held) if self.is_suppressing(&held) => Err(IntakeError::Suppressed {
                 part,
                 address: held.address,

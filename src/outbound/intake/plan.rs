@@ -22,7 +22,7 @@ use crate::outbound::compose::{
     OutgoingAttachment, OutgoingMail, compose,
 };
 use crate::store::{
-    ConversationKey, EnqueueResult, Event, EventKind, Fact, Job, LastMessage, Mapping,
+    ConversationKey, EnqueueResult, Event, EventKind, Fact, Job, LastMessage, Mapping, StoreError,
 };
 
 /// The most octets of a subject in an event or a job.
@@ -54,7 +54,7 @@ impl DraftPlan<'_> {
             // An earlier first job may have had this id, and be forgotten.
             (true, true) => random_job_id()?,
         };
-        let letter = self.outgoing_mail(id, to)?;
+        let letter = self.outgoing_mail(id, to).await?;
         let minted = self.issued_token_fact(&letter.reply_to);
         let (message_id, return_path) = (letter.message_id.clone(), letter.return_path.clone());
         // The job is shown to people; the mail itself is redacted when it is composed.
@@ -80,12 +80,9 @@ impl DraftPlan<'_> {
             ends_at: self.now.plus(self.intake.settings.age_max),
         };
         // The thread may have changed while the mail was composed.
-        let _turn = self
-            .intake
-            .store
-            .lock_thread(ThreadKey::of(&self.draft.thread_id))
-            .await;
-        let facts = self.facts(&job, &text, minted);
+        let key = ThreadKey::of(&self.draft.thread_id);
+        let _thread = self.intake.store.lock_thread(key).await?;
+        let facts = self.facts(&job, &text, minted).await?;
         match self.intake.store.enqueue(job, bytes, facts).await? {
             EnqueueResult::New => Ok(id),
             EnqueueResult::Exists { id, same: true } => Ok(id),
@@ -93,7 +90,7 @@ impl DraftPlan<'_> {
         }
     }
 
-    fn outgoing_mail(&self, id: JobId, to: &Address) -> Result<OutgoingMail, IntakeError> {
+    async fn outgoing_mail(&self, id: JobId, to: &Address) -> Result<OutgoingMail, IntakeError> {
         let (draft, route, settings) = (&*self.draft, self.route, &self.intake.settings);
         let (keys, domain) = (&route.keys, &route.domains[0]);
         let thread = |error: &dyn std::fmt::Display| IntakeError::Invalid {
@@ -124,7 +121,7 @@ impl DraftPlan<'_> {
             subject: self.subject(),
             text: draft.text.clone(),
             html: draft.html.clone(),
-            history: self.history(to),
+            history: self.history(to).await?,
             marker: route.marker.clone(),
             attachments: draft.files.iter().map(attachment).collect(),
             in_reply_to: self.in_reply_to(),
@@ -228,20 +225,26 @@ impl DraftPlan<'_> {
 
     /// The last messages between Postern and `to`, newest first. Messages of others in the thread
     /// are not theirs to read.
-    fn history(&self, to: &Address) -> Vec<compose::EarlierMessage> {
+    async fn history(&self, to: &Address) -> Result<Vec<compose::EarlierMessage>, StoreError> {
         let (store, talk) = (&self.intake.store, self.conversation_key(to));
-        let mut said: Vec<LastMessage> = [false, true]
-            .into_iter()
-            .filter_map(|by_us| store.last_message(&talk, by_us))
-            .collect();
+        let mut said: Vec<LastMessage> = Vec::new();
+        for by_us in [false, true] {
+            match store.last_message(&talk, by_us).await {
+                Ok(message) => said.extend(message),
+                // What cannot be quoted any more is left out: the mail says what it has to say.
+                Err(StoreError::Damaged) => {}
+                Err(error) => return Err(error),
+            }
+        }
         said.sort_by_key(|said| std::cmp::Reverse(said.at));
-        said.into_iter()
+        let messages = said.into_iter();
+        Ok(messages
             .map(|said| compose::EarlierMessage {
                 name: said.name.unwrap_or_default(),
                 at: said.at,
                 text: said.text,
             })
-            .collect()
+            .collect())
     }
 
     /// A fact that remembers a token whose bytes do not contain the thread's id, or whose case mail
@@ -253,14 +256,19 @@ impl DraftPlan<'_> {
             return None;
         }
         let claims = self.route.keys.verify(reply_to, self.now).ok()?;
-        Some(Fact::Minted {
+        Some(Fact::TokenIssued {
             token: claims.digest,
             thread_id: thread.clone(),
             at: self.now,
         })
     }
 
-    fn facts(&self, job: &Job, text: &str, minted: Option<Fact>) -> Vec<Fact> {
+    async fn facts(
+        &self,
+        job: &Job,
+        text: &str,
+        minted: Option<Fact>,
+    ) -> Result<Vec<Fact>, StoreError> {
         let (draft, now) = (&*self.draft, self.now);
         let own_id = bare_message_id(&job.message_id).to_owned();
         let mut facts: Vec<Fact> = minted.into_iter().collect();
@@ -271,11 +279,11 @@ impl DraftPlan<'_> {
             sent_by_us: true,
         });
         if job.recipient == self.recipient {
-            facts.push(Fact::Mapped(self.updated_mapping(own_id)));
+            facts.push(Fact::Mapped(self.updated_mapping(own_id).await?));
         }
-        facts.push(Fact::Spoken {
-            talk: self.conversation_key(&job.recipient),
-            said: LastMessage {
+        facts.push(Fact::MessageRecorded {
+            conversation: self.conversation_key(&job.recipient),
+            message: LastMessage {
                 by_us: true,
                 name: draft.sender_name.clone(),
                 at: now,
@@ -297,14 +305,14 @@ impl DraftPlan<'_> {
                 data,
             }));
         }
-        facts
+        Ok(facts)
     }
 
     /// The mapping of the thread after this mail. A thread of which nothing was known belongs to
     /// the recipient.
-    fn updated_mapping(&self, own_id: String) -> Mapping {
+    async fn updated_mapping(&self, own_id: String) -> Result<Mapping, StoreError> {
         let key = ThreadKey::of(&self.draft.thread_id);
-        let known = self.intake.store.thread(&self.route.name, key);
+        let known = self.intake.store.thread(&self.route.name, key).await?;
         let mut mapping = known.unwrap_or_else(|| {
             let participant = Some(self.recipient.clone());
             let thread_id = &self.draft.thread_id;
@@ -321,7 +329,7 @@ impl DraftPlan<'_> {
         }
         mapping.last_message_id = Some(own_id);
         mapping.changed_at = self.now;
-        mapping
+        Ok(mapping)
     }
 
     /// Maps a field at fault to the part of the draft, or to an internal error.

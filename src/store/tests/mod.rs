@@ -3,12 +3,19 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
 
 use proptest::prelude::*;
 
-use super::disk::DiskChange;
+use super::embedded::backend::EmbeddedStore;
+use super::embedded::disk::{Disk, DiskChange};
 use super::*;
-use crate::mail::envelope::{Door, Peer, Recipient, RecipientTarget};
+use crate::clock::Timestamp;
+use crate::mail::address::Address;
+use crate::mail::envelope::{Door, Envelope, Peer, Recipient, RecipientTarget};
+use crate::mail::fingerprint::Fingerprint;
 use model::{QueueAction, QueueAnswers, QueueModel, queue_action};
 
 mod model;
@@ -103,6 +110,7 @@ struct TestStore {
     folder: tempfile::TempDir,
     settings: Settings,
     disk: Disk,
+    embedded: Option<Arc<EmbeddedStore>>,
     store: Option<Store>,
 }
 
@@ -113,6 +121,7 @@ impl TestStore {
             settings: settings(folder.path()),
             folder,
             disk: Disk::default(),
+            embedded: None,
             store: None,
         };
         house.open();
@@ -125,17 +134,24 @@ impl TestStore {
 
     fn open(&mut self) {
         self.disk = Disk::default();
-        let store = Store::open_on(self.settings.clone(), NOW, self.disk.clone());
-        self.store = Some(store.unwrap());
+        let opened = EmbeddedStore::open(self.settings.clone(), NOW, self.disk.clone());
+        let opened = Arc::new(opened.unwrap());
+        self.store = Some(Store::of(Arc::clone(&opened) as Arc<dyn StoreBackend>));
+        self.embedded = Some(opened);
+    }
+
+    fn close(&mut self) {
+        self.embedded = None;
+        run(self.store.take().unwrap().close());
     }
 
     fn reopen(&mut self) {
-        run(self.store.take().unwrap().close());
+        self.close();
         self.open();
     }
 
     fn lose_index(&mut self) {
-        run(self.store.take().unwrap().close());
+        self.close();
         std::fs::remove_dir_all(self.folder.path().join("index")).unwrap();
         self.open();
     }
@@ -290,13 +306,13 @@ fn a_failed_sync_is_final() {
     assert!(pair.act(&accept));
     pair.real.disk.faults.fail_once(DiskChange::Sync, EIO);
     let answer = run(pair.real.store().accept(envelope(1), mail(1, 10)));
-    assert_eq!(answer, Err(RecordError::Dead));
+    assert_eq!(answer, Err(StoreError::Dead));
     // The disk would say yes now, but what it says is worth nothing.
     let answer = run(pair.real.store().accept(envelope(1), mail(9, 10)));
-    assert_eq!(answer, Err(RecordError::Dead));
+    assert_eq!(answer, Err(StoreError::Dead));
     assert_eq!(
         run(pair.real.store().record(Vec::new())),
-        Err(RecordError::Dead)
+        Err(StoreError::Dead)
     );
     run(pair.real.store().ended());
     pair.real.reopen();
@@ -313,10 +329,9 @@ fn a_failed_index_ends_the_store() {
         recipients: 1,
         bytes: 100,
     }));
-    let error = IndexError::from(io::Error::other("gone"));
-    pair.real.store().shared.index_failed(&error);
+    pair.real.embedded.as_ref().unwrap().fail_index();
     // At once, though the writer has not heard of it yet: no token may pass for lack of an answer.
-    assert_eq!(pair.real.store().has_room(1), Err(RecordError::Dead));
+    assert_eq!(pair.real.store().has_room(1), Err(StoreError::Dead));
     run(pair.real.store().ended());
     pair.real.reopen();
     pair.check();
@@ -333,7 +348,7 @@ fn a_full_disk_passes() {
         assert!(pair.act(&accept));
         pair.real.disk.faults.fail_once(change, ENOSPC);
         let answer = run(pair.real.store().accept(envelope(1), mail(9, 1500)));
-        assert_eq!(answer, Err(RecordError::Full), "{change:?}");
+        assert_eq!(answer, Err(StoreError::Full), "{change:?}");
         pair.check();
         assert!(pair.act(&accept));
         pair.check();
@@ -351,7 +366,7 @@ fn a_full_disk_passes_in_the_middle_of_a_large_mail() {
     }));
     pair.real.disk.faults.fail_once(DiskChange::Write, ENOSPC);
     let answer = run(pair.real.store().accept(envelope(1), mail(9, 200_000)));
-    assert_eq!(answer, Err(RecordError::Full));
+    assert_eq!(answer, Err(StoreError::Full));
     assert!(pair.act(&QueueAction::Accept {
         recipients: 2,
         bytes: 20

@@ -9,6 +9,7 @@ use super::{NOW, mapping, settled};
 use crate::mail::address::Address;
 use crate::mail::fingerprint::Fingerprint;
 use crate::mail::token::ThreadKey;
+use crate::store::ask::{ask, wait};
 use crate::store::{
     DeliveryId, DeliveryOutcome, DeliveryStep, Fact, Ledger, MailId, Mapping, Store,
 };
@@ -86,11 +87,15 @@ pub(super) struct QueueAnswers {
 
 impl QueueAnswers {
     pub(super) fn of(store: &Store) -> Self {
-        let lists = [store.waiting(None, 10_000), store.parked(None, 10_000)];
-        let thread = |n: u8| store.thread("us", ThreadKey::of(&format!("thread-{n}")));
+        let lists = [
+            ask(store.waiting(None, 10_000)),
+            ask(store.parked(None, 10_000)),
+        ];
+        let thread = |n: u8| ask(store.thread("us", ThreadKey::of(&format!("thread-{n}"))));
         let ann = Address::parse("ann@peer.example").unwrap();
-        let subject = |n: u8| store.thread_by_subject("us", &ann, &format!("subject {n}"), NOW);
-        let link = |n: u8| store.thread_by_message_id("us", &format!("<id-{n}@x>"));
+        let subject =
+            |n: u8| ask(store.thread_by_subject("us", &ann, &format!("subject {n}"), NOW));
+        let link = |n: u8| ask(store.thread_by_message_id("us", &format!("<id-{n}@x>")));
         Self {
             ledger: store.ledger(),
             open: lists
@@ -101,7 +106,7 @@ impl QueueAnswers {
                         d.recipient,
                         d.envelope.recipients[usize::from(d.id.recipient)]
                     );
-                    let bytes = store.mail_bytes(d.id.mail).unwrap();
+                    let bytes = wait(store.mail_bytes(d.id.mail)).unwrap();
                     assert_eq!(d.bytes, bytes.len() as u64);
                     (d.id, (d.steps, d.parked, crc32fast::hash(&bytes)))
                 })
@@ -117,11 +122,11 @@ impl QueueAnswers {
                 .filter_map(|n| link(n).map(|(m, ours)| (n, (m.thread_id, ours))))
                 .collect(),
             minted: (0..4)
-                .filter_map(|n| Some((n, store.thread_by_token([n; 16])?)))
+                .filter_map(|n| Some((n, ask(store.thread_by_token([n; 16]))?)))
                 .collect(),
-            revoked: (0..4).filter(|n| store.is_revoked([*n; 16])).collect(),
+            revoked: (0..4).filter(|n| ask(store.is_revoked([*n; 16]))).collect(),
             seen: (0..9)
-                .filter_map(|n| Some((n, store.find_duplicate(Fingerprint([n; 16]), NOW)?)))
+                .filter_map(|n| Some((n, ask(store.find_duplicate(Fingerprint([n; 16]), NOW))?)))
                 .collect(),
         }
     }
@@ -196,7 +201,7 @@ impl QueueModel {
                     .into_iter()
                     .collect()
             }
-            QueueAction::Mint { token, thread } => vec![Fact::Minted {
+            QueueAction::Mint { token, thread } => vec![Fact::TokenIssued {
                 token: [token; 16],
                 thread_id: format!("thread-{thread}"),
                 at: NOW,

@@ -141,7 +141,7 @@ async fn the_store_knows_what_arithmetic_cannot() {
     let (_, unknown_address) = v1("thread-8");
     let (void, void_address) = v1("thread-9");
     let (old, old_address) = v1("thread-10");
-    let minted = |token, thread_id: &str| Fact::Minted {
+    let minted = |token, thread_id: &str| Fact::TokenIssued {
         token,
         thread_id: thread_id.to_owned(),
         at,
@@ -154,7 +154,7 @@ async fn the_store_knows_what_arithmetic_cannot() {
         minted(known, "thread-7"),
         minted(void, "thread-9"),
         Fact::Revoked { token: void, at },
-        Fact::Minted {
+        Fact::TokenIssued {
             token: old,
             thread_id: "thread-10".to_owned(),
             at: at.minus(KeyRing::LIFETIME + Duration::from_secs(2)),

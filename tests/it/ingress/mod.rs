@@ -30,6 +30,7 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::ask::{ask, wait};
 use client::Client;
 
 use crate::wait::{PATIENCE, eventually_or};
@@ -159,12 +160,12 @@ impl House {
     }
 
     fn deliveries(&self) -> Vec<Delivery> {
-        self.store.waiting(None, 1_000)
+        ask(self.store.waiting(None, 1_000))
     }
 
     fn mail(&self, at: usize) -> Vec<u8> {
         let id = self.deliveries()[at].id.mail;
-        self.store.mail_bytes(id).unwrap().to_vec()
+        wait(self.store.mail_bytes(id)).unwrap().to_vec()
     }
 
     fn begin_stop(&mut self) {

@@ -7,6 +7,7 @@ use postern::smtp::session::Protocol;
 use tokio::net::TcpStream;
 
 use super::{DOMAIN, House};
+use crate::ask::ask;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_lets_mails_finish_and_nothing_begin() {
@@ -58,7 +59,7 @@ async fn a_stop_does_not_wait_for_ever() {
     house.begin_stop();
     house.stopped().await;
     assert!(sending.tries_to_hear().await.is_err());
-    assert_eq!(store.waiting(None, 1).len(), 0);
+    assert_eq!(ask(store.waiting(None, 1)).len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

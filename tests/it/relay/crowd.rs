@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use super::server::{Act, Fake};
 use super::{Sending, job, mail, relay, settings};
+use crate::ask::ask;
 
 /// The nth of many.
 fn one_of_many(n: u32, recipient: &str) -> Job {
@@ -55,7 +56,7 @@ async fn thousands_of_jobs_of_a_slow_domain_hide_no_other() {
     enqueue_all(&sending, vec![other]).await;
     sending
         .until("the other is sent", |store| {
-            store.job(id).unwrap().state == JobState::Sent
+            ask(store.job(id)).unwrap().state == JobState::Sent
         })
         .await;
     let left = sending.store.outbox_ledger().waiting;

@@ -7,6 +7,7 @@ use postern::store::{EventKind, Fact, JobState};
 
 use super::server::{Act, Fake, Step};
 use super::{Sending, job, relay, settings};
+use crate::ask::wait;
 
 const IN_DOUBT: &str = "in doubt, it may have arrived: ";
 
@@ -40,7 +41,7 @@ async fn a_relay_that_never_answers_the_end_gets_three_copies_and_a_person_decid
     let record = sending.record(1);
     assert_eq!((record.attempts, record.doubts), (3, 2));
     // It is kept with its mail, and the doubts are forgotten when a person has it tried again.
-    assert!(sending.store.job_mail(job.id).is_ok());
+    assert!(wait(sending.store.job_mail(job.id)).is_ok());
     let at = clock::now();
     let retried = Fact::Retried {
         job: job.id,

@@ -17,6 +17,7 @@ mod words;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::ask::ask;
 use bytes::Bytes;
 use postern::client::{TrustedRoots, client_config};
 use postern::clock;
@@ -210,11 +211,11 @@ impl Sending {
     }
 
     fn record(&self, n: u8) -> JobRecord {
-        self.store.job(JobId([n; 16])).unwrap()
+        ask(self.store.job(JobId([n; 16]))).unwrap()
     }
 
     async fn until(&self, what: &str, done: impl Fn(&Store) -> bool) {
-        let jobs = || self.store.jobs(|_| true, None, 10);
+        let jobs = || ask(self.store.jobs(None, None, 10));
         eventually_or(what, async || done(&self.store), jobs).await;
     }
 
@@ -236,7 +237,7 @@ impl Sending {
     }
 
     fn events(&self) -> Vec<Arc<Event>> {
-        let all = self.store.events_after(Default::default(), 1_000);
+        let all = ask(self.store.events_after(Default::default(), 1_000));
         all.into_iter().map(|(_, event)| event).collect()
     }
 

@@ -11,6 +11,7 @@ use postern::store::{EventKind, Fact, JobOutcome, JobState, Suppression};
 
 use super::server::{Act, Fake, Step};
 use super::{Sending, address, job, mail, relay, settings};
+use crate::ask::{ask, wait};
 
 fn say(text: &str) -> Act {
     Act::Say(text.to_owned())
@@ -359,7 +360,7 @@ async fn what_is_captured_is_not_sent() {
     sending.over().await;
     assert_eq!(sending.store.outbox_ledger().captured, 20);
     assert_eq!(sending.record(7).state, JobState::Captured);
-    assert!(sending.store.job_mail(job(7, "x@y").id).is_ok());
+    assert!(wait(sending.store.job_mail(job(7, "x@y").id)).is_ok());
     assert!(sending.events().is_empty());
     sending.stop().await;
 }
@@ -416,7 +417,7 @@ async fn a_stop_lets_what_is_under_way_end() {
     let store = sending.store.clone();
     sending.stop.send_replace(true);
     sending.task.await.unwrap();
-    let state = store.job(job(1, "x@y").id).unwrap().state;
+    let state = ask(store.job(job(1, "x@y").id)).unwrap().state;
     assert_eq!(state, JobState::Sent);
     store.close().await;
 }
@@ -440,7 +441,7 @@ async fn what_is_called_back_is_not_sent() {
     sending.enqueue(&job(1, "ann@example.com")).await;
     let id = job(1, "x@y").id;
     let is_put_off = |store: &postern::store::Store| {
-        let record = store.job(id).unwrap();
+        let record = ask(store.job(id)).unwrap();
         record.begun_at.is_none() && record.attempts == 1
     };
     sending.until("it is put off", is_put_off).await;

@@ -13,6 +13,7 @@ use tracing::{Event, Metadata, Subscriber};
 
 use super::server::{Act, Fake};
 use super::{Sending, job, relay, settings, terms, timeouts};
+use crate::ask::wait;
 
 const REASON: &str = "in doubt, it may have arrived: the program failed on it";
 
@@ -21,7 +22,7 @@ fn assert_parked(sending: &Sending, n: u8) {
     let reason = REASON.to_owned();
     assert_eq!(record.state, JobState::Failed { reason });
     assert_eq!((record.attempts, record.begun_at), (1, None));
-    assert!(sending.store.job_mail(record.job.id).is_ok());
+    assert!(wait(sending.store.job_mail(record.job.id)).is_ok());
     let id = record.job.id.to_string();
     let events = sending.events();
     let told: Vec<_> = events.iter().filter(|e| e.data["jobId"] == id).collect();

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::server::{Act, Fake, Step};
 use super::{Sending, job, relay, settings, terms, timeouts};
+use crate::ask::ask;
 use crate::wait::eventually_or;
 
 #[test]
@@ -56,7 +57,7 @@ async fn with_a_log_of_its_own() {
     sending.stop.send_replace(true);
     sending.task.await.unwrap();
     let store = sending.store;
-    let record = store.job(job(1, "x@y").id).unwrap();
+    let record = ask(store.job(job(1, "x@y").id)).unwrap();
     assert!(
         record.begun_at.is_some(),
         "nobody knows what became of it: {record:?}"
@@ -75,7 +76,7 @@ async fn with_a_log_of_its_own() {
     let task = tokio::spawn(async move { worker.run(stopped).await.unwrap() });
     let is_over = async || store.outbox_ledger().waiting == 0;
     eventually_or("the job is over", is_over, || store.outbox_ledger()).await;
-    let record = store.job(job(1, "x@y").id).unwrap();
+    let record = ask(store.job(job(1, "x@y").id)).unwrap();
     assert_eq!((record.state, record.attempts), (JobState::Sent, 2));
     let heard = fake.heard();
     assert_eq!(heard.len(), 2);

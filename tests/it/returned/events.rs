@@ -5,6 +5,7 @@ use postern::mail::job_id::loop_mark;
 use postern::store::{ConversationKey, EventId, EventKind, Fact};
 
 use super::{bench, domain, from, id_of, keys, talk, told};
+use crate::ask::ask;
 use crate::bench::{THREAD, mail, mailbox, token};
 use crate::fake_api::{Fake, Play};
 
@@ -29,7 +30,7 @@ async fn each_thing_that_happens_to_a_mail_is_told_once() {
     bench.drained().await;
     bench.put(mailbox(), &mail(1, "Where is it?")).await;
     bench.drained().await;
-    let events = bench.store.events_after(EventId::default(), 100);
+    let events = ask(bench.store.events_after(EventId::default(), 100));
     let names: Vec<&str> = events.iter().map(|(_, e)| e.kind.name()).collect();
     assert_eq!(
         names,
@@ -56,7 +57,10 @@ async fn each_thing_that_happens_to_a_mail_is_told_once() {
     let thread = Some("thread-1");
     assert_eq!(ours.collect::<Vec<_>>(), [thread, thread, thread, None]);
     // Nobody vouches for it: anyone may have written it, so it is never sent to her as hers.
-    assert_eq!(bench.store.last_message(&talk("thread-1"), false), None);
+    assert_eq!(
+        ask(bench.store.last_message(&talk("thread-1"), false)),
+        None
+    );
     bench.stop().await;
 }
 
@@ -95,9 +99,9 @@ async fn what_we_said_is_known_again_in_any_language() {
         text: ours.to_owned(),
     };
     let talk = talk(THREAD);
-    let fact = Fact::Spoken {
-        talk: talk.clone(),
-        said,
+    let fact = Fact::MessageRecorded {
+        conversation: talk.clone(),
+        message: said,
     };
     bench.store.record(vec![fact]).await.unwrap();
     // An attribution no program writes, and no marks before the lines.
@@ -110,14 +114,17 @@ async fn what_we_said_is_known_again_in_any_language() {
     assert!(text.starts_with("Yes please."), "{text}");
     assert!(!text.contains("neighbour"), "{text}");
     assert!(body["quotedText"].as_str().unwrap().contains("neighbour"));
-    let theirs = bench.store.last_message(&talk, false).unwrap();
+    let theirs = ask(bench.store.last_message(&talk, false)).unwrap();
     assert_eq!(theirs.text, text);
     assert_eq!(theirs.name.as_deref(), Some("Ann Other"));
-    assert_eq!(bench.store.last_message(&talk, true).unwrap().text, ours);
+    assert_eq!(
+        ask(bench.store.last_message(&talk, true)).unwrap().text,
+        ours
+    );
     let elsewhere = ConversationKey {
         route: "another".to_owned(),
         ..talk
     };
-    assert_eq!(bench.store.last_message(&elsewhere, true), None);
+    assert_eq!(ask(bench.store.last_message(&elsewhere, true)), None);
     bench.stop().await;
 }

@@ -14,6 +14,7 @@ use postern::store::{
     Store,
 };
 
+use crate::ask::ask;
 use crate::bench::{Bench, DAY, THREAD, envelope};
 use crate::fake_api::Fake;
 
@@ -198,7 +199,7 @@ It is on its way.
 }
 
 fn told(store: &Store, kind: EventKind) -> Vec<Event> {
-    let all = store.events_after(EventId::default(), 1_000);
+    let all = ask(store.events_after(EventId::default(), 1_000));
     let all = all.into_iter().map(|(_, event)| (*event).clone());
     all.filter(|event| event.kind == kind).collect()
 }
@@ -212,7 +213,7 @@ fn talk(thread: &str) -> ConversationKey {
 }
 
 fn state(store: &Store, n: u8) -> JobState {
-    store.job(job_id(n)).unwrap().state
+    ask(store.job(job_id(n))).unwrap().state
 }
 
 fn is_bounced(store: &Store, n: u8) -> bool {
@@ -222,7 +223,7 @@ fn is_bounced(store: &Store, n: u8) -> bool {
 fn blamed(store: &Store, to: &str) -> Option<u32> {
     let now = clock::now();
     let address = Address::parse(to).unwrap();
-    store.suppression(&address, now).map(|found| found.bounces)
+    ask(store.suppression(&address, now)).map(|found| found.bounces)
 }
 
 async fn bench(fake: &Fake) -> Bench {

@@ -10,6 +10,7 @@ use super::{
     TO, begun, bench, blamed, came, copied, domain, ended, from, id_of, is_bounced, job_id, keys,
     notice, old_notice, sent, state, told,
 };
+use crate::ask::ask;
 use crate::bench::{Bench, DAY, THREAD, envelope, mail, mailbox, token};
 use crate::fake_api::{Fake, Play};
 
@@ -100,7 +101,7 @@ async fn of_one_mail_to_several_people_the_job_is_marked_whose_address_the_notic
     const EVE: &str = "eve@far.example";
     let fake = Fake::start(|_, _| Play::Good).await;
     let bench = bench(&fake).await;
-    let is_sent = |id| bench.store.job(id).unwrap().state == JobState::Sent;
+    let is_sent = |id| ask(bench.store.job(id)).unwrap().state == JobState::Sent;
     let eve = Address::parse(EVE).unwrap();
     let by_name = copy_of(&keys(), job_id(1), &eve);
     sent(&bench.store, 1, TO).await;
@@ -168,7 +169,7 @@ async fn a_flood_of_notices_about_one_job_counts_once() {
     let before = blamed(&bench.store, TO).unwrap_or_default();
     came(&bench, RecipientTarget::Return(job_id(2)), &text(2)).await;
     assert_eq!(blamed(&bench.store, TO), Some(before + 1), "another job");
-    let history = bench.store.job(job_id(1)).unwrap().history;
+    let history = ask(bench.store.job(job_id(1))).unwrap().history;
     assert_eq!(history.iter().filter(|t| t.what == "bounced").count(), 1);
     bench.stop().await;
 }
@@ -215,7 +216,7 @@ async fn a_person_may_not_be_overruled_on_the_list() {
     came(&bench, RecipientTarget::Return(job_id(1)), &text).await;
     assert!(is_bounced(&bench.store, 1));
     let address = Address::parse(TO).unwrap();
-    assert_eq!(bench.store.suppression(&address, now), Some(by_hand));
+    assert_eq!(ask(bench.store.suppression(&address, now)), Some(by_hand));
     bench.stop().await;
 }
 
@@ -239,7 +240,7 @@ async fn a_delay_is_noted_and_a_receipt_is_not() {
     }
     let arrived = notice(TO, "delivered", "2.0.0", &id_of(1)).replace("550", "250");
     came(&bench, RecipientTarget::Return(job_id(1)), &arrived).await;
-    let record = bench.store.job(job_id(1)).unwrap();
+    let record = ask(bench.store.job(job_id(1))).unwrap();
     assert_eq!(record.state, JobState::Sent);
     let delays = record.history.iter().filter(|t| t.what == "delayed");
     assert_eq!(delays.count(), 8);
@@ -319,7 +320,7 @@ async fn what_is_no_notice_is_never_posted_from_a_return_path() {
     assert_eq!(state(&bench.store, 1), JobState::Sent);
     let parked = told(&bench.store, EventKind::Parked);
     assert_eq!(parked.len(), 1);
-    let waiting = bench.store.parked(None, 1);
+    let waiting = ask(bench.store.parked(None, 1));
     assert_eq!(parked[0].data["mailId"], waiting[0].id.to_string());
     assert_eq!(
         parked[0].data["reason"],

@@ -61,7 +61,10 @@ fn sent_events(postern: &Postern) -> HashMap<String, usize> {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     runtime.unwrap().block_on(async {
         let store = Store::open(Settings::new(postern.data()), clock::now()).unwrap();
-        let events = store.events_after(EventId::default(), usize::MAX);
+        let events = store
+            .events_after(EventId::default(), usize::MAX)
+            .await
+            .unwrap();
         store.close().await;
         let mut told = HashMap::new();
         for (_, event) in events {

@@ -11,6 +11,7 @@ use postern::store::{Fact, OpenError, Store};
 use super::{
     NOW, delivered, envelope, ids, mail, mapping, open, runtime, segments, settings, settled,
 };
+use crate::ask::ask;
 
 #[test]
 fn a_tail_torn_at_any_byte_is_cut() {
@@ -38,7 +39,7 @@ fn a_tail_torn_at_any_byte_is_cut() {
             for _ in 0..2 {
                 let store = open(&folder);
                 assert_eq!(store.ledger().waiting, expected, "cut at {cut}");
-                assert_eq!(store.waiting(None, 9).len() as u64, expected);
+                assert_eq!(ask(store.waiting(None, 9)).len() as u64, expected);
                 runtime().block_on(store.close());
             }
         }
@@ -234,10 +235,10 @@ fn an_index_lost_or_damaged_is_made_again() {
     });
     let answers = |store: &Store| {
         let threads: Vec<_> = (0..50)
-            .map(|n| store.thread("us", ThreadKey::of(&format!("thread-{n}"))))
+            .map(|n| ask(store.thread("us", ThreadKey::of(&format!("thread-{n}")))))
             .collect();
         assert!(threads.iter().all(Option::is_some));
-        (store.ledger(), ids(&store.waiting(None, 100)), threads)
+        (store.ledger(), ids(&ask(store.waiting(None, 100))), threads)
     };
     let store = open(&whole);
     let expected = answers(&store);

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::ask::{ask, wait};
 use bytes::Bytes;
 use postern::clock::Timestamp;
 use postern::mail::address::Address;
@@ -11,13 +12,14 @@ use postern::mail::envelope::{Door, Envelope, Peer, Recipient, RecipientTarget};
 use postern::mail::fingerprint::Fingerprint;
 use postern::mail::token::ThreadKey;
 use postern::store::{
-    Delivery, DeliveryId, DeliveryOutcome, Fact, Ledger, MailId, Mapping, ReadError, RecordError,
-    Settings, Store,
+    Delivery, DeliveryId, DeliveryOutcome, Fact, Ledger, MailId, Mapping, ReadError, Settings,
+    Store, StoreError,
 };
 use prometheus_client::registry::Registry;
 
 use crate::wait::eventually_or;
 
+mod before;
 mod damage;
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -163,9 +165,9 @@ async fn the_worker_walks_in_order_and_is_woken() {
         mails.push(store.accept(envelope(), mail(10)).await.unwrap().0);
     }
     store.mail_arrived().await;
-    let first = store.waiting(None, 2);
+    let first = ask(store.waiting(None, 2));
     assert_eq!(ids(&first), mails[..2]);
-    assert_eq!(ids(&store.waiting(Some(first[1].id), 9)), mails[2..]);
+    assert_eq!(ids(&ask(store.waiting(Some(first[1].id), 9))), mails[2..]);
     let parked = DeliveryOutcome::Parked {
         reason: "why".to_owned(),
     };
@@ -173,18 +175,18 @@ async fn the_worker_walks_in_order_and_is_woken() {
         .record(vec![settled(MailId(mails[3]), parked)])
         .await
         .unwrap();
-    assert_eq!(store.parked(None, 9)[0].parked.as_deref(), Some("why"));
+    assert_eq!(ask(store.parked(None, 9))[0].parked.as_deref(), Some("why"));
     assert_eq!(
-        ids(&store.waiting(Some(first[1].id), 9)),
+        ids(&ask(store.waiting(Some(first[1].id), 9))),
         [mails[2], mails[4]]
     );
-    let delivery = store.parked(None, 9)[0].id;
+    let delivery = ask(store.parked(None, 9))[0].id;
     store
         .record(vec![Fact::Released { delivery, at: NOW }])
         .await
         .unwrap();
     store.mail_arrived().await;
-    assert_eq!(ids(&store.waiting(None, 9)), mails);
+    assert_eq!(ids(&ask(store.waiting(None, 9))), mails);
     store
         .record(vec![settled(MailId(mails[0]), delivered())])
         .await
@@ -198,15 +200,14 @@ async fn the_worker_walks_in_order_and_is_woken() {
         .await
         .unwrap();
     assert!(
-        store
-            .delivery(DeliveryId {
-                mail: MailId(mails[0]),
-                recipient: 0
-            })
-            .is_none()
+        ask(store.delivery(DeliveryId {
+            mail: MailId(mails[0]),
+            recipient: 0
+        }))
+        .is_none()
     );
     assert!(matches!(
-        store.mail_bytes(MailId(mails[0])),
+        wait(store.mail_bytes(MailId(mails[0]))),
         Err(ReadError::Settled(_))
     ));
     let ledger = Ledger {
@@ -231,16 +232,16 @@ async fn what_is_remembered_is_found_in_its_window_only() {
         .unwrap();
     let mut name = [0; 16];
     name[..8].copy_from_slice(&id.0.to_le_bytes());
-    let seen = |now| store.find_duplicate(Fingerprint(name), now);
+    let seen = |now| ask(store.find_duplicate(Fingerprint(name), now));
     assert!(seen(NOW.plus(29 * day)).is_some());
     assert_eq!(seen(NOW.plus(30 * day)), None);
     let sender = Address::parse("Person1@PEER.example").unwrap();
-    let find = |subject: &str, since| store.thread_by_subject("us", &sender, subject, since);
+    let find = |subject: &str, since| ask(store.thread_by_subject("us", &sender, subject, since));
     assert_eq!(find("subject 1", NOW), Some(mapping(1)));
     assert_eq!(find("subject 1", NOW.plus(day)), None);
     assert_eq!(find("subject 2", NOW), None);
     assert_eq!(
-        store.thread_by_subject("else", &sender, "subject 1", NOW),
+        ask(store.thread_by_subject("else", &sender, "subject 1", NOW)),
         None
     );
     let link = |thread: u32, sent_by_us| Fact::Linked {
@@ -260,10 +261,10 @@ async fn what_is_remembered_is_found_in_its_window_only() {
     // What came in does not take over what we sent.
     store.record(vec![link(1, false)]).await.unwrap();
     assert_eq!(
-        store.thread_by_message_id("us", "a@b"),
+        ask(store.thread_by_message_id("us", "a@b")),
         Some((mapping(2), true))
     );
-    assert_eq!(store.thread_by_message_id("us", "<x@b>"), None);
+    assert_eq!(ask(store.thread_by_message_id("us", "<x@b>")), None);
     store.close().await;
 }
 
@@ -276,14 +277,14 @@ async fn bounds_are_kept() {
         ..settings(folder.path())
     };
     let store = Store::open(few, NOW).unwrap();
-    assert_eq!(store.has_room(1001), Err(RecordError::Full));
+    assert_eq!(store.has_room(1001), Err(StoreError::Full));
     let id = store.accept(envelope(), mail(600)).await.unwrap();
     assert_eq!(
         store.accept(envelope(), mail(600)).await,
-        Err(RecordError::Full)
+        Err(StoreError::Full)
     );
     store.accept(envelope(), mail(100)).await.unwrap();
-    assert_eq!(store.has_room(1), Err(RecordError::Full));
+    assert_eq!(store.has_room(1), Err(StoreError::Full));
     // Facts are taken still: they are what makes room.
     store.record(vec![settled(id, delivered())]).await.unwrap();
     assert_eq!(store.has_room(1), Ok(()));
@@ -295,7 +296,7 @@ async fn bounds_are_kept() {
     let store = Store::open(poor, NOW).unwrap();
     assert_eq!(
         store.accept(envelope(), mail(1)).await,
-        Err(RecordError::Full)
+        Err(StoreError::Full)
     );
     store.close().await;
 }
@@ -321,9 +322,9 @@ async fn settled_mail_leaves_the_disk() {
     let left: Vec<u64> = (0..MAILS).filter(stays).map(|n| mails[n].0).collect();
     until(|| segments(folder.path(), "mail").len() <= 6).await;
     let check = |store: &Store| {
-        assert_eq!(ids(&store.waiting(None, 100)), left);
+        assert_eq!(ids(&ask(store.waiting(None, 100))), left);
         for id in &left {
-            assert_eq!(store.mail_bytes(MailId(*id)).unwrap(), mail(3000));
+            assert_eq!(wait(store.mail_bytes(MailId(*id))).unwrap(), mail(3000));
         }
     };
     check(&store);
@@ -346,8 +347,8 @@ async fn facts_that_mean_nothing_any_more_leave_the_disk() {
         .await
         .unwrap();
     // Words that are good for one mail go when nobody would take them any more.
-    let spent = |word, until| Fact::Spent {
-        word: [word; 16],
+    let spent = |word, until| Fact::NonceUsed {
+        nonce: [word; 16],
         content: [9; 16],
         until,
     };
@@ -366,7 +367,7 @@ async fn facts_that_mean_nothing_any_more_leave_the_disk() {
         at: NOW,
     };
     store.record(vec![settled]).await.unwrap();
-    assert_eq!(store.nonce_used([1; 16]), Some([9; 16]));
+    assert_eq!(ask(store.nonce_used([1; 16])), Some([9; 16]));
     for round in 0..400 {
         // The same ten threads again and again.
         let facts = (0..10).map(|n| {
@@ -382,19 +383,20 @@ async fn facts_that_mean_nothing_any_more_leave_the_disk() {
     store.close().await;
     fs::remove_dir_all(folder.path().join("index")).unwrap();
     let store = open(folder.path());
-    assert!(store.is_revoked(token));
+    assert!(ask(store.is_revoked(token)));
     assert_eq!(
-        (store.nonce_used([1; 16]), store.nonce_used([2; 16])),
+        (
+            ask(store.nonce_used([1; 16])),
+            ask(store.nonce_used([2; 16]))
+        ),
         (None, Some([9; 16]))
     );
     assert_eq!(
-        store.thread("us", ThreadKey::of("thread-1000")),
+        ask(store.thread("us", ThreadKey::of("thread-1000"))),
         Some(mapping(1000))
     );
     for n in 0..10 {
-        let found = store
-            .thread("us", ThreadKey::of(&format!("thread-{n}")))
-            .unwrap();
+        let found = ask(store.thread("us", ThreadKey::of(&format!("thread-{n}")))).unwrap();
         assert_eq!(found.last_message_id.as_deref(), Some("399"));
     }
     store.close().await;
@@ -407,9 +409,9 @@ async fn a_closed_store_says_so() {
     let other = store.clone();
     store.close().await;
     other.ended().await;
-    assert_eq!(other.record(Vec::new()).await, Err(RecordError::Dead));
+    assert_eq!(other.record(Vec::new()).await, Err(StoreError::Dead));
     assert_eq!(
         other.accept(envelope(), mail(1)).await,
-        Err(RecordError::Dead)
+        Err(StoreError::Dead)
     );
 }

@@ -9,6 +9,7 @@ use super::body::Body;
 use super::kinds::{KITS, WORDS, raw_mail};
 use super::kit::{self, CERTIFICATE_URL, adapters};
 use super::{House, Post};
+use crate::ask::wait;
 use crate::buckets::Moto;
 
 const TO: &str = "general@in.example.com";
@@ -74,7 +75,7 @@ async fn a_mail_in_a_listed_bucket_is_taken_and_no_other_bucket_asked() {
     assert_eq!(delivery.recipient.address.to_string(), TO);
     assert_eq!(view.text.as_deref().map(str::trim), Some(WORDS));
     assert_eq!(
-        house.store.mail_bytes(delivery.id.mail).unwrap(),
+        wait(house.store.mail_bytes(delivery.id.mail)).unwrap(),
         raw_mail()
     );
     assert_eq!(house.effects(), 1);

@@ -15,6 +15,7 @@ use super::feed::feed;
 use super::kinds::KITS;
 use super::kit::{self, CERTIFICATE_URL, Kit, adapters};
 use super::{House, Post, send};
+use crate::ask::wait;
 
 const TO: &str = "general@in.example.com";
 
@@ -424,7 +425,7 @@ async fn hostile_header_fields_stay_data() {
     let heard = house.send(&kit.post(Body::Json(body), house.now)).await;
     assert_eq!(heard.status, 200, "{heard:?}");
     let (delivery, view) = house.last();
-    let bytes = house.store.mail_bytes(delivery.id.mail).unwrap();
+    let bytes = wait(house.store.mail_bytes(delivery.id.mail)).unwrap();
     let text = std::str::from_utf8(&bytes).unwrap();
     for injected in [
         "\r\nX-B", "\nX-C", "\nX-D", "\nX-E", "\nX-F", "\nBcc:", "\0",

@@ -53,6 +53,7 @@ use prometheus_client::registry::Registry;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::ask::{ask, wait};
 use post::Post;
 
 const DOMAIN: &str = "in.example.com";
@@ -149,12 +150,12 @@ impl House {
     }
 
     fn deliveries(&self) -> Vec<Delivery> {
-        self.store.waiting(None, 100_000)
+        ask(self.store.waiting(None, 100_000))
     }
 
     fn last(&self) -> (Delivery, View) {
         let delivery = self.deliveries().pop().expect("a mail was kept");
-        let view = View::parse(&self.store.mail_bytes(delivery.id.mail).unwrap());
+        let view = View::parse(&wait(self.store.mail_bytes(delivery.id.mail)).unwrap());
         (delivery, view)
     }
 
@@ -162,7 +163,7 @@ impl House {
     fn effects(&self) -> usize {
         let mut prints: Vec<Fingerprint> = Vec::new();
         for delivery in self.deliveries() {
-            let view = View::parse(&self.store.mail_bytes(delivery.id.mail).unwrap());
+            let view = View::parse(&wait(self.store.mail_bytes(delivery.id.mail)).unwrap());
             prints.push(Fingerprint::of(&delivery.recipient, &view));
         }
         prints.sort_unstable();

@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 use super::http::Served;
 use super::kit::adapters;
 use super::{House, reply_address};
+use crate::ask::wait;
 use crate::needs::required;
 
 const SECRET: &str = "test-secret-0123456789abcdef-0123";
@@ -102,6 +103,6 @@ if (!thrown) throw new Error("a wrong secret must be a temporary failure");
     );
     let kept = served.house.deliveries();
     assert_eq!(kept.len(), 1);
-    let bytes = served.house.store.mail_bytes(kept[0].id.mail).unwrap();
+    let bytes = wait(served.house.store.mail_bytes(kept[0].id.mail)).unwrap();
     assert!(bytes.starts_with("From: a@b.example\r\nSubject: x\r\n\r\nh\u{e9}\r\n".as_bytes()));
 }

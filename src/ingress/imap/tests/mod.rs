@@ -14,6 +14,7 @@ use crate::clock;
 use crate::ingress::routes::{self, Route};
 use crate::mail::address::Domain;
 use crate::mail::token::KeyRing;
+use crate::store::ask::{ask, wait};
 use crate::store::{self, Delivery};
 
 mod corpus;
@@ -210,7 +211,7 @@ impl ImapBench {
     }
 
     fn deliveries(&self) -> Vec<Delivery> {
-        self.store.waiting(None, 1000)
+        ask(self.store.waiting(None, 1000))
     }
 }
 
@@ -234,9 +235,9 @@ async fn mails_are_taken_in_order_and_once() {
         .collect();
     assert_eq!(texts.len(), 42);
     assert!(texts.is_sorted());
-    let last = house.store.mail_bytes(texts[41]).unwrap();
+    let last = wait(house.store.mail_bytes(texts[41])).unwrap();
     assert_eq!(&last[..], mail(4_000_000_000));
-    let position = house.store.imap_position("u@127.0.0.1/INBOX").unwrap();
+    let position = ask(house.store.imap_position("u@127.0.0.1/INBOX")).unwrap();
     assert_eq!((position.uid_validity, position.uid), (7, 4_000_000_000));
     // Another process goes on where this one stopped.
     let seen = server.heard("UID STORE");
@@ -310,7 +311,10 @@ async fn a_size_that_is_told_wrong_costs_no_mail() {
         .await;
     house
         .until(house.door(server.port, |_| ()), || {
-            house.store.imap_position("u@127.0.0.1/INBOX").unwrap().uid == 4
+            ask(house.store.imap_position("u@127.0.0.1/INBOX"))
+                .unwrap()
+                .uid
+                == 4
         })
         .await;
     assert!(format!("{:?}", house.metrics).contains("unreadable"));

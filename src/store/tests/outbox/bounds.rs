@@ -3,11 +3,11 @@
 use super::super::{mapping, run};
 use super::*;
 use crate::mail::token::ThreadKey;
-use crate::store::JobOutcome;
-use crate::store::disk::Disk;
+use crate::store::ask::wait;
+use crate::store::{JobOutcome, Work};
 
 fn open(settings: Settings) -> Store {
-    Store::open_on(settings, NOW, Disk::default()).unwrap()
+    Store::open(settings, NOW).unwrap()
 }
 
 fn ended(nth: usize, outcome: JobOutcome, at: Timestamp) -> Fact {
@@ -23,7 +23,7 @@ fn sent() -> JobOutcome {
 }
 
 fn serials(store: &Store) -> Vec<u64> {
-    let events = store.events_after(EventId(0), 1000);
+    let events = ask(store.events_after(EventId::default(), 1000));
     events
         .iter()
         .filter_map(|(_, e)| e.data["serial"].as_u64())
@@ -47,11 +47,7 @@ fn of_two_at_once_with_one_key_one_is_taken_and_nothing_of_the_other() {
         assert_eq!((answers.1, answers.2), (known(true), known(false)));
     });
     assert_eq!(serials(&store), [0]);
-    let mapped = |n: u8| {
-        store
-            .thread("us", ThreadKey::of(&format!("thread-{n}")))
-            .is_some()
-    };
+    let mapped = |n: u8| ask(store.thread("us", ThreadKey::of(&format!("thread-{n}")))).is_some();
     assert_eq!([mapped(0), mapped(1), mapped(2)], [true, false, false]);
     assert_eq!(store.outbox_ledger().taken, 1);
 }
@@ -75,7 +71,7 @@ fn an_event_of_what_did_not_happen_is_not_told_and_a_deliverys_is() {
     ];
     run(store.record(facts)).unwrap();
     assert_eq!(serials(&store), [2]);
-    assert!(store.suppressions(None, 10).is_empty());
+    assert!(ask(store.suppressions(None, 10)).is_empty());
 }
 
 #[test]
@@ -93,9 +89,11 @@ fn jobs_that_are_over_are_known_for_a_time_and_a_number_of_them() {
         run(store.record(vec![ended(nth, sent(), NOW)])).unwrap();
     }
     for round in 0..3 {
-        let known: Vec<usize> = (0..20).filter(|n| store.job(id(*n)).is_some()).collect();
+        let known: Vec<usize> = (0..20)
+            .filter(|n| ask(store.job(id(*n))).is_some())
+            .collect();
         assert_eq!(known, [15, 16, 17, 18, 19], "round {round}");
-        assert_eq!(store.job_by_key([3; 16]), None);
+        assert_eq!(ask(store.job_by_key([3; 16])), None);
         assert_eq!(store.outbox_ledger().sent, 20);
         run(store.close());
         if round == 1 {
@@ -108,10 +106,10 @@ fn jobs_that_are_over_are_known_for_a_time_and_a_number_of_them() {
     assert_eq!(again, Ok(EnqueueResult::New));
     let month = later(31 * 24 * 60 * 60);
     run(store.record(vec![ended(30, sent(), month)])).unwrap();
-    assert_eq!(store.job(id(19)), None);
+    assert_eq!(ask(store.job(id(19))), None);
     let again = run(store.enqueue(job(31, 19, None), letter(31, 10), Vec::new()));
     assert_eq!(again, Ok(EnqueueResult::New));
-    assert_eq!(store.job_by_key([19; 16]).unwrap().job.id, id(31));
+    assert_eq!(ask(store.job_by_key([19; 16])).unwrap().job.id, id(31));
 }
 
 #[test]
@@ -164,13 +162,13 @@ fn a_job_is_known_by_each_of_its_keys_and_forgotten_with_both() {
         run(store.record(vec![ended(nth, sent(), NOW)])).unwrap();
     }
     for key in [100, 101] {
-        assert_eq!(store.job_by_key([key; 16]), None);
+        assert_eq!(ask(store.job_by_key([key; 16])), None);
     }
     assert_eq!(
         enqueue(&store, by_both(91, 106, 101)),
         Ok(EnqueueResult::New)
     );
-    assert_eq!(store.job_by_key([101; 16]).unwrap().job.id, id(91));
+    assert_eq!(ask(store.job_by_key([101; 16])).unwrap().job.id, id(91));
 }
 
 #[test]
@@ -193,9 +191,9 @@ fn mails_of_jobs_that_were_sent_leave_the_disk_and_those_that_wait_stay() {
     let files = std::fs::read_dir(folder.path().join("journal")).unwrap();
     let bytes: u64 = files.map(|f| f.unwrap().metadata().unwrap().len()).sum();
     assert!(bytes < 2 << 20, "{bytes} of the 4 MB that were written");
-    assert_eq!(store.job_mail(id(0)).unwrap(), waits);
-    assert!(store.job_mail(id(199)).is_err());
-    assert_eq!(store.job(id(199)).unwrap().state, JobState::Sent);
+    assert_eq!(wait(store.job_mail(id(0))).unwrap(), waits);
+    assert!(wait(store.job_mail(id(199))).is_err());
+    assert_eq!(ask(store.job(id(199))).unwrap().state, JobState::Sent);
 }
 
 #[test]
@@ -210,7 +208,7 @@ fn too_many_bytes_of_mail_are_refused_until_some_are_sent() {
         run(store.enqueue(job(nth, key, None), letter(nth, 600), Vec::new()))
     };
     assert_eq!(enqueue(0), Ok(EnqueueResult::New));
-    assert_eq!(enqueue(1), Err(RecordError::Full));
+    assert_eq!(enqueue(1), Err(StoreError::Full));
     // What is known is no more to keep.
     assert!(matches!(enqueue(0), Ok(EnqueueResult::Exists { .. })));
     run(store.record(vec![ended(0, sent(), NOW)])).unwrap();
@@ -223,7 +221,8 @@ fn a_job_put_off_by_a_wrong_clock_is_due_when_it_is_right_again() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(settings(folder.path(), 1 << 20));
     let due = |seconds| {
-        let jobs = store.due_jobs(later(seconds), 10, |_| true);
+        let claim = ask(store.claim(Work::Jobs));
+        let jobs = ask(store.due_jobs(&claim, later(seconds), 10));
         jobs.into_iter().map(|r| r.job.id).collect::<Vec<_>>()
     };
     for nth in 0..2 {
@@ -261,7 +260,7 @@ fn failed_jobs_go_after_their_time_and_keep_their_name() {
     let soon = later(29 * 24 * 60 * 60);
     run(store.record(vec![ended(0, failed.clone(), NOW)])).unwrap();
     run(store.record(vec![ended(1, failed, soon)])).unwrap();
-    assert!(store.job_mail(id(0)).is_ok());
+    assert!(wait(store.job_mail(id(0))).is_ok());
     run(store.enqueue(
         Job {
             made_at: month,
@@ -274,8 +273,8 @@ fn failed_jobs_go_after_their_time_and_keep_their_name() {
     for _ in 0..2 {
         run(store.record(Vec::new())).unwrap();
     }
-    assert!(store.job_mail(id(0)).is_err());
-    assert!(store.job_mail(id(1)).is_ok());
+    assert!(wait(store.job_mail(id(0))).is_err());
+    assert!(wait(store.job_mail(id(1))).is_ok());
     assert_eq!(store.outbox_ledger().failed, 2);
     assert!(store.outbox_ledger().adds_up());
 }
@@ -289,7 +288,7 @@ fn a_clock_that_was_a_year_ahead_has_nothing_forgotten() {
     run(store.enqueue(early, letter(0, 10), Vec::new())).unwrap();
     run(store.record(vec![ended(0, sent(), NOW)])).unwrap();
     for round in 0..3 {
-        assert!(store.job(id(0)).is_some(), "round {round}");
+        assert!(ask(store.job(id(0))).is_some(), "round {round}");
         let again = run(store.enqueue(job(1, 7, None), letter(1, 10), Vec::new()));
         let known = matches!(again, Ok(EnqueueResult::Exists { .. }));
         assert!(known, "round {round}: {again:?}");

@@ -5,13 +5,12 @@ use std::fs;
 
 use super::super::{envelope, mail, run, settled};
 use super::*;
-use crate::store::disk::Disk;
-use crate::store::index::{Index, IndexKey};
-use crate::store::pending_writes::sorted;
+use crate::store::embedded::index::{Index, IndexKey};
+use crate::store::embedded::pending_writes::sorted;
 use crate::store::{DeliveryId, JobOutcome};
 
 fn open(folder: &Path) -> Store {
-    Store::open_on(settings(folder, 1 << 20), NOW, Disk::default()).unwrap()
+    Store::open(settings(folder, 1 << 20), NOW).unwrap()
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -32,14 +31,14 @@ fn entries(folder: &Path) -> HashMap<IndexKey, Vec<u8>> {
 
 /// All that is known of what the test does.
 fn answers(store: &Store) -> String {
-    let jobs: Vec<_> = (0..5).map(|nth| store.job(id(nth))).collect();
-    let keys: Vec<_> = (0..5).map(|key| store.job_by_key([key; 16])).collect();
+    let jobs: Vec<_> = (0..5).map(|nth| ask(store.job(id(nth)))).collect();
+    let keys: Vec<_> = (0..5).map(|key| ask(store.job_by_key([key; 16]))).collect();
     format!(
         "{jobs:?} {keys:?} {:?} {:?} {:?} {:?}",
         store.outbox_ledger(),
         store.ledger(),
-        store.waiting(None, 10),
-        store.suppressions(None, 10),
+        ask(store.waiting(None, 10)),
+        ask(store.suppressions(None, 10)),
     )
 }
 
@@ -73,7 +72,7 @@ fn go_on(store: &Store) {
         relay: None,
         reason: "too old".to_owned(),
     };
-    let waiting: Vec<DeliveryId> = store.waiting(None, 10).iter().map(|d| d.id).collect();
+    let waiting: Vec<DeliveryId> = ask(store.waiting(None, 10)).iter().map(|d| d.id).collect();
     run(async {
         let facts = vec![
             over(0, sent),

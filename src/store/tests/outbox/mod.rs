@@ -10,9 +10,10 @@ use super::{NOW, TestStore, run};
 use crate::clock::Timestamp;
 use crate::mail::address::Address;
 use crate::mail::job_id::JobId;
+use crate::store::ask::ask;
 use crate::store::{
-    Cursor, EnqueueResult, Event, EventId, EventKind, Fact, Job, JobState, RecordError, Settings,
-    Store, Suppression,
+    Cursor, EnqueueResult, Event, EventId, EventKind, Fact, Job, JobState, Settings, Store,
+    StoreError, Suppression,
 };
 use model::{OutboxAction, OutboxAnswers, OutboxModel, outbox_action};
 
@@ -115,7 +116,7 @@ impl ModelledOutbox {
 
     fn check(&mut self) {
         assert_eq!(self.answers(), self.model.answers);
-        for (event_id, event) in self.real.store().events_after(EventId(0), 100_000) {
+        for (event_id, event) in ask(self.real.store().events_after(EventId::default(), 100_000)) {
             let serial = event.data["serial"].as_u64().unwrap();
             let first = *self.model.event_ids.entry(serial).or_insert(event_id);
             assert_eq!(first, event_id, "the name of event {serial}");
@@ -146,7 +147,7 @@ impl ModelledOutbox {
                     (Ok(EnqueueResult::Exists { id, same }), Some(known)) => {
                         assert_eq!((id, same), (*known, true));
                     }
-                    (Err(RecordError::Full), None) if full => {}
+                    (Err(StoreError::Full), None) if full => {}
                     (Err(_), _) => return false,
                     (answer, known) => panic!("{answer:?}, {known:?}"),
                 }
@@ -186,10 +187,7 @@ impl ModelledOutbox {
 
     fn newest(&self) -> Option<(EventId, std::sync::Arc<Event>)> {
         let newest = *self.real.store().newest_event().borrow();
-        let mut last = self
-            .real
-            .store()
-            .events_after(EventId(newest.0.checked_sub(1)?), 1);
+        let mut last = ask(self.real.store().events_after(newest.just_before(), 1));
         last.pop()
     }
 
@@ -246,9 +244,7 @@ fn what_is_open_below_a_place_outlives_reopening_and_compaction() {
     let mut house = TestStore::new(|folder| settings(folder, 8 << 10));
     let events = (0..10).map(happened).collect();
     run(house.store().record(events)).unwrap();
-    let ids: Vec<_> = house
-        .store()
-        .events_after(EventId(0), 100)
+    let ids: Vec<_> = ask(house.store().events_after(EventId::default(), 100))
         .iter()
         .map(|(id, _)| *id)
         .collect();
@@ -256,7 +252,7 @@ fn what_is_open_below_a_place_outlives_reopening_and_compaction() {
         last: ids[event],
         gaps: open.iter().map(|nth| ids[*nth]).collect(),
     };
-    let heard = |reach: Cursor| Fact::Heard {
+    let heard = |reach: Cursor| Fact::CursorAdvanced {
         subscriber: "us".to_owned(),
         event: reach.last,
         open: reach.gaps,
@@ -267,7 +263,7 @@ fn what_is_open_below_a_place_outlives_reopening_and_compaction() {
     assert!(!old.to_string().contains("open"), "{old}");
     let old: Fact = serde_json::from_value(old).unwrap();
     run(house.store().record(vec![old])).unwrap();
-    assert_eq!(house.store().cursor("us"), Some(place(3, &[])));
+    assert_eq!(ask(house.store().cursor("us")), Some(place(3, &[])));
     let newest = place(8, &[5]);
     for (said, known) in [
         (place(8, &[2, 5]), place(8, &[2, 5])),
@@ -277,7 +273,7 @@ fn what_is_open_below_a_place_outlives_reopening_and_compaction() {
         (place(7, &[]), newest.clone()),
     ] {
         run(house.store().record(vec![heard(said)])).unwrap();
-        assert_eq!(house.store().cursor("us"), Some(known));
+        assert_eq!(ask(house.store().cursor("us")), Some(known));
     }
     for turn in 0..3 {
         for nth in 0..100 {
@@ -294,6 +290,10 @@ fn what_is_open_below_a_place_outlives_reopening_and_compaction() {
             1 => house.lose_index(),
             _ => {}
         }
-        assert_eq!(house.store().cursor("us"), Some(newest.clone()), "{turn}");
+        assert_eq!(
+            ask(house.store().cursor("us")),
+            Some(newest.clone()),
+            "{turn}"
+        );
     }
 }

@@ -8,10 +8,11 @@ use super::{CAPTURED_KEPT, FAILED_KEPT, WAITING_MAX, happened, id, later, letter
 use crate::clock::Timestamp;
 use crate::mail::address::Address;
 use crate::mail::job_id::JobId;
+use crate::store::ask::{ask, wait};
 use crate::store::tests::NOW;
 use crate::store::{
-    ConversationKey, DsnSummary, Event, EventId, Fact, JobOutcome, JobState, LastMessage,
-    OutboxLedger, Store,
+    ConversationKey, Domains, DsnSummary, Event, EventId, Fact, JobOutcome, JobState, LastMessage,
+    OutboxLedger, Store, Work,
 };
 
 /// What is done to an outbox.
@@ -91,8 +92,8 @@ const SOON: u64 = 600;
 impl OutboxAnswers {
     pub(super) fn of(store: &Store, jobs: usize) -> Self {
         let known = |nth: usize| {
-            let record = store.job(id(nth))?;
-            let mail = store.job_mail(id(nth)).ok();
+            let record = ask(store.job(id(nth)))?;
+            let mail = wait(store.job_mail(id(nth))).ok();
             let known = KnownJob {
                 state: record.state,
                 begun: record.begun_at.is_some(),
@@ -105,18 +106,18 @@ impl OutboxAnswers {
             Some((id(nth), known))
         };
         let said = |n: u8, by_us| {
-            let said = store.last_message(&talk(n), by_us)?;
+            let said = ask(store.last_message(&talk(n), by_us))?;
             assert_eq!(said.by_us, by_us);
             Some(((n, by_us), said.text))
         };
-        let events = store.events_after(EventId(0), 100_000);
+        let events = ask(store.events_after(EventId::default(), 100_000));
         assert!(events.is_sorted_by(|a, b| a.0 < b.0));
-        assert_eq!(store.oldest_event(), events.first().map(|(id, _)| *id));
-        let newest = events.last().map_or(EventId(0), |(id, _)| *id);
+        assert_eq!(ask(store.oldest_event()), events.first().map(|(id, _)| *id));
+        let newest = events.last().map_or(EventId::default(), |(id, _)| *id);
         assert_eq!(*store.newest_event().borrow(), newest);
         let serial = |event: &Event| event.data["serial"].as_u64().unwrap();
         let heard = |n: u8| {
-            let heard = store.cursor(&format!("sub-{n}"))?;
+            let heard = ask(store.cursor(&format!("sub-{n}")))?;
             let last = events.iter().rfind(|(id, _)| *id <= heard.last)?;
             let open = events.iter().filter(|(id, _)| heard.gaps.contains(id));
             let open = open.map(|(_, event)| serial(event)).collect();
@@ -124,22 +125,22 @@ impl OutboxAnswers {
         };
         let suppressed = |n: &u8| {
             let address = Address::parse(&suppression(*n).address).unwrap();
-            store.suppression(&address, NOW).is_some()
+            ask(store.suppression(&address, NOW)).is_some()
         };
-        let listed = store.suppressions(None, 100);
+        let listed = ask(store.suppressions(None, 100));
+        let claim = ask(store.claim(Work::Jobs));
         let answers = Self {
             ledger: store.outbox_ledger(),
             jobs: (0..jobs).filter_map(known).collect(),
             listed: pages(store),
             keys: (0..30)
-                .filter_map(|n| Some((n, store.job_by_key([n; 16])?.job.id)))
+                .filter_map(|n| Some((n, ask(store.job_by_key([n; 16]))?.job.id)))
                 .collect(),
-            due: store
-                .due_jobs(later(SOON), 100, |_| true)
+            due: ask(store.due_jobs(&claim, later(SOON), 100))
                 .into_iter()
                 .map(|record| record.job.id)
                 .collect(),
-            next_due: store.next_due(|_| true, |_| true),
+            next_due: ask(store.next_due(&claim, &Domains::new())),
             suppressed: (0..4).filter(suppressed).collect(),
             said: (0..3)
                 .flat_map(|n| [said(n, true), said(n, false)])
@@ -158,7 +159,7 @@ impl OutboxAnswers {
 fn pages(store: &Store) -> Vec<JobId> {
     let mut all: Vec<JobId> = Vec::new();
     loop {
-        let page = store.jobs(|_| true, all.last().copied(), 3);
+        let page = ask(store.jobs(None, all.last().copied(), 3));
         if page.is_empty() {
             return all;
         }
@@ -214,9 +215,9 @@ impl OutboxModel {
                 at,
                 ends_at: later(2_000_000),
             }],
-            OutboxAction::ComeBack(ref nth, failed) => vec![Fact::CameBack {
+            OutboxAction::ComeBack(ref nth, failed) => vec![Fact::NoticeReceived {
                 job: job(nth),
-                returned: DsnSummary {
+                notice: DsnSummary {
                     failed,
                     hard: true,
                     status: None,
@@ -230,9 +231,9 @@ impl OutboxModel {
                 address: suppression(n).address,
                 at,
             }],
-            OutboxAction::Speak(thread, by_us) => vec![Fact::Spoken {
-                talk: talk(thread),
-                said: LastMessage {
+            OutboxAction::Speak(thread, by_us) => vec![Fact::MessageRecorded {
+                conversation: talk(thread),
+                message: LastMessage {
                     by_us,
                     name: None,
                     at,
@@ -240,7 +241,7 @@ impl OutboxModel {
                 },
             }],
             OutboxAction::Hear(who, back) => {
-                let heard = |(event, open): (u64, Vec<u64>)| Fact::Heard {
+                let heard = |(event, open): (u64, Vec<u64>)| Fact::CursorAdvanced {
                     subscriber: format!("sub-{who}"),
                     event: self.event_ids[&event],
                     open: open.iter().map(|event| self.event_ids[event]).collect(),

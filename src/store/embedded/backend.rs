@@ -1,0 +1,153 @@
+//! Owns the embedded store as one type: what its callers, its writer and its readers share.
+//!
+//! Does not answer the four parts' questions: each part has a file of its own.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::disk::Disk;
+use super::frame::{self, Record};
+use super::journal_writer::{StateRecord, WriteRequest};
+use super::leases::{JobLeases, Leases};
+use super::nonces::NonceCache;
+use super::opening;
+use super::questions::ReadFault;
+use super::readers::Readers;
+use super::shared::StoreShared;
+use super::validator::EncodedFacts;
+use super::writer_thread::WriterHandle;
+use crate::clock::Timestamp;
+use crate::store::door::{Claim, Lease, LeaseName, StoreBackend, Work};
+use crate::store::error::{OpenError, StoreError};
+use crate::store::fact::Fact;
+use crate::store::metrics::Metrics;
+use crate::store::settings::Settings;
+
+/// A store in a folder that belongs to this process alone.
+pub(in crate::store) struct EmbeddedStore {
+    pub(super) shared: Arc<StoreShared>,
+    pub(super) writer: WriterHandle<WriteRequest>,
+    readers: Readers,
+    leases: Arc<Leases>,
+    pub(super) nonces: NonceCache,
+    pub(super) job_leases: Arc<JobLeases>,
+}
+
+impl fmt::Debug for EmbeddedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let folder = &self.shared.settings.folder;
+        f.debug_struct("EmbeddedStore")
+            .field("folder", folder)
+            .finish_non_exhaustive()
+    }
+}
+
+impl EmbeddedStore {
+    /// Opens the folder, or begins one there. Blocks while the journal's last segments, and what the
+    /// index has not seen, are read.
+    pub(in crate::store) fn open(
+        settings: Settings,
+        now: Timestamp,
+        disk: Disk,
+    ) -> Result<Self, OpenError> {
+        let folder = settings.folder.clone();
+        let (shared, writer) = opening::open(settings, disk)?;
+        // The journal's own time is what its newest fact says, and that clock may have been wrong.
+        shared.state_mut().newest_at = now;
+        let readers = Readers::start("postern-read").map_err(|e| OpenError::io(&folder, e))?;
+        Ok(Self {
+            shared,
+            writer,
+            readers,
+            leases: Arc::default(),
+            nonces: NonceCache::default(),
+            job_leases: Arc::default(),
+        })
+    }
+
+    /// The index fails now.
+    #[cfg(test)]
+    pub(in crate::store) fn fail_index(&self) {
+        let error = super::index::IndexError::damaged("a test's index");
+        self.shared.index_failed(&error);
+    }
+
+    /// Asks on a reader thread.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&StoreShared) -> Result<T, ReadFault> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.read_raw(move |shared| question(shared).map_err(|fault| shared.judge(fault)))
+            .await?
+    }
+
+    /// As [`EmbeddedStore::read`], for an answer that has errors of its own.
+    pub(super) async fn read_raw<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&StoreShared) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        if self.shared.has_failed() {
+            return Err(StoreError::Dead);
+        }
+        let shared = Arc::clone(&self.shared);
+        let ask = move || {
+            let answer = question(&shared);
+            // Before the caller hears: it may let the store go at once.
+            drop(shared);
+            answer
+        };
+        self.readers.run(ask).await
+    }
+}
+
+#[async_trait]
+impl StoreBackend for EmbeddedStore {
+    async fn record(&self, facts: Vec<Fact>) -> Result<(), StoreError> {
+        let facts = encode_facts(facts);
+        if facts.iter().map(|(_, r)| r.bytes()).sum::<usize>() > frame::RECORD_BYTES_MAX {
+            return Err(StoreError::Full);
+        }
+        let ask = |answer| WriteRequest::Record { facts, answer };
+        self.writer.submit(ask).await
+    }
+
+    async fn finish(&self, _: &Claim, facts: Vec<Fact>) -> Result<(), StoreError> {
+        self.record(facts).await
+    }
+
+    async fn claim(&self, _: Work) -> Result<Claim, StoreError> {
+        Ok(Claim::ALL)
+    }
+
+    async fn lease(&self, name: LeaseName) -> Result<Lease, StoreError> {
+        Ok(self.leases.take(name).await)
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    async fn ended(&self) {
+        self.writer.ended().await;
+    }
+
+    async fn close(&self) {
+        self.writer.close().await;
+        self.readers.close().await;
+    }
+}
+
+/// The facts with their records.
+pub(super) fn encode_facts(facts: Vec<Fact>) -> EncodedFacts {
+    let write = |fact| {
+        let note = StateRecord::Fact(fact);
+        let record: Record = note.record();
+        match note {
+            StateRecord::Fact(fact) => Some((fact, record)),
+            _ => None,
+        }
+    };
+    facts.into_iter().filter_map(write).collect()
+}

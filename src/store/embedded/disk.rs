@@ -1,0 +1,151 @@
+//! Owns every change to the disk that the journal makes, one call each, so that a test can fail any of them.
+//!
+//! Does not know what is written, and never tries twice.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+/// The real disk; under test, one that can fail or stop at a chosen call.
+#[derive(Clone, Debug, Default)]
+pub(in crate::store) struct Disk {
+    #[cfg(test)]
+    pub(in crate::store) faults: std::sync::Arc<faults::DiskFaults>,
+}
+
+impl Disk {
+    /// Makes a file of `bytes` bytes whose space is set aside; one of that name is overwritten.
+    pub(super) fn create(&self, path: &Path, bytes: u64) -> io::Result<File> {
+        self.change(DiskChange::Create)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path)?;
+        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => Ok(file),
+            // The file system cannot set space aside: the file grows as it is written.
+            Err(Errno::OPNOTSUPP) => {
+                file.set_len(bytes)?;
+                Ok(file)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) fn open(path: &Path) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).open(path)
+    }
+
+    pub(super) fn write_at(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+        if let Err(error) = self.change(DiskChange::Write) {
+            // A write that fails may have been done in part.
+            file.write_all_at(&bytes[..bytes.len() / 2], at)?;
+            return Err(error);
+        }
+        file.write_all_at(bytes, at)
+    }
+
+    /// What was written to `file`, and its length, are on the disk when this returns `Ok`.
+    pub(super) fn sync(&self, file: &File) -> io::Result<()> {
+        self.change(DiskChange::Sync)?;
+        file.sync_data()
+    }
+
+    pub(super) fn shorten(&self, file: &File, bytes: u64) -> io::Result<()> {
+        self.change(DiskChange::Shorten)?;
+        file.set_len(bytes)
+    }
+
+    pub(super) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.change(DiskChange::Rename)?;
+        std::fs::rename(from, to)
+    }
+
+    pub(super) fn remove(&self, path: &Path) -> io::Result<()> {
+        self.change(DiskChange::Remove)?;
+        std::fs::remove_file(path)
+    }
+
+    /// The names in `folder` are on the disk when this returns `Ok`.
+    pub(super) fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        self.change(DiskChange::Sync)?;
+        File::open(folder)?.sync_all()
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "under test the disk has faults")]
+    #[expect(clippy::unnecessary_wraps, reason = "under test the disk has faults")]
+    const fn change(&self, _: DiskChange) -> io::Result<()> {
+        Ok(())
+    }
+
+    #[cfg(test)]
+    fn change(&self, change: DiskChange) -> io::Result<()> {
+        self.faults.meet(change)
+    }
+}
+
+/// The kinds of change, as faults are aimed at them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum DiskChange {
+    Create,
+    Remove,
+    Rename,
+    Shorten,
+    Sync,
+    Write,
+}
+
+#[cfg(test)]
+pub(in crate::store) mod faults {
+    use std::io;
+    use std::sync::Mutex;
+
+    use super::DiskChange;
+
+    /// What fails, and when.
+    #[derive(Debug, Default)]
+    pub(in crate::store) struct DiskFaults(Mutex<FaultPlan>);
+
+    #[derive(Debug, Default)]
+    struct FaultPlan {
+        met: u64,
+        stop_at: Option<u64>,
+        once: Option<(DiskChange, i32)>,
+    }
+
+    impl DiskFaults {
+        /// From the `count`-th change from now on every change fails, as if the process had died.
+        pub(in crate::store) fn stop_after(&self, count: u64) {
+            let mut plan = self.0.lock().unwrap();
+            plan.stop_at = Some(plan.met + count);
+        }
+
+        /// The next change of this kind fails with this errno, and only that one.
+        pub(in crate::store) fn fail_once(&self, change: DiskChange, errno: i32) {
+            self.0.lock().unwrap().once = Some((change, errno));
+        }
+
+        pub(super) fn meet(&self, change: DiskChange) -> io::Result<()> {
+            let mut plan = self.0.lock().unwrap();
+            plan.met += 1;
+            if plan.stop_at.is_some_and(|stop| plan.met > stop) {
+                return Err(io::Error::other("stopped"));
+            }
+            match plan.once {
+                Some((aimed, errno)) if aimed == change => {
+                    plan.once = None;
+                    Err(io::Error::from_raw_os_error(errno))
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Owns the form of a batch on disk: one frame with one checksum for all its records.
+//!
+//! Does not read or write files.
+//!
+//! ```text
+//! opening, 48 bytes   magic, count, salt, batch, first seq, lengths, flags, crc32
+//! rows, 24 bytes each origin, head length, body length, body crc32, head crc32
+//! heads               one after another
+//! bodies              one after another, then zeros to a multiple of ALIGN
+//! ```
+//! The opening's checksum covers opening, rows and heads; each head and body has its own too, so that
+//! a record can be read alone and a walk need not read bodies. All numbers are little-endian.
+
+use bytes::Bytes;
+
+/// Frames begin at multiples of this many bytes, which makes a search for one fast.
+pub(super) const ALIGN: u64 = 16;
+/// Bytes of a frame before its rows.
+pub(super) const FRAME_HEADER_BYTES: usize = 48;
+/// Bytes one record may have, head and body; a frame's lengths are 32 bits wide.
+pub(super) const RECORD_BYTES_MAX: usize = 512 << 20;
+const ROW_BYTES: usize = 24;
+const MAGIC: [u8; 4] = *b"PsBa";
+const FLAG_SEAL: u32 = 1;
+
+/// One record before it is written.
+#[derive(Clone, Debug)]
+pub(super) struct Record {
+    /// The number the record had when it was first written; 0 if this is the first time.
+    pub(super) origin: u64,
+    /// Read at every replay: keep it small.
+    pub(super) head: Vec<u8>,
+    /// Read only when asked for.
+    pub(super) body: Bytes,
+    body_crc: u32,
+}
+
+impl Record {
+    /// A record written for the first time.
+    pub(super) fn new(head: Vec<u8>, body: Bytes) -> Self {
+        let body_crc = crc32fast::hash(&body);
+        Self {
+            origin: 0,
+            head,
+            body,
+            body_crc,
+        }
+    }
+
+    /// The same record written again, further on.
+    pub(super) fn relocated(origin: u64, head: Vec<u8>, body: Bytes) -> Self {
+        Self {
+            origin,
+            ..Self::new(head, body)
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
+}
+
+/// One record as found in a segment.
+#[derive(Clone, Debug)]
+pub(super) struct FrameRow {
+    /// This record's own number.
+    pub(super) seq: u64,
+    /// The number it had when it was first written: `seq` unless it was carried here.
+    pub(super) origin: u64,
+    pub(super) head: Vec<u8>,
+    pub(super) span: RecordSpan,
+}
+
+impl FrameRow {
+    /// True if an earlier record says the same and this one was carried from there.
+    pub(super) const fn is_relocated(&self) -> bool {
+        self.seq != self.origin
+    }
+}
+
+/// Where in a segment a record's parts stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RecordSpan {
+    pub(super) head_at: u64,
+    pub(super) head_bytes: u32,
+    pub(super) head_crc: u32,
+    pub(super) body_at: u64,
+    pub(super) body_bytes: u32,
+    pub(super) body_crc: u32,
+}
+
+/// What ties a frame to its place: the segment's life, the frame's turn in it, its first record's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FrameStamp {
+    pub(super) salt: u64,
+    pub(super) batch: u64,
+    pub(super) first_seq: u64,
+}
+
+/// The first bytes of a frame, not yet proven by their checksum.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FrameHeader {
+    pub(super) stamp: FrameStamp,
+    pub(super) seals: bool,
+    count: u32,
+    heads_bytes: u32,
+    bodies_bytes: u32,
+    crc: u32,
+}
+
+impl FrameHeader {
+    /// Reads an opening if `bytes` begin like a frame of the segment life `salt`.
+    pub(super) fn parse(bytes: &[u8], salt: u64) -> Option<Self> {
+        if !has_magic(bytes, salt) || bytes.len() < FRAME_HEADER_BYTES {
+            return None;
+        }
+        let opening = Self {
+            count: u32_at(bytes, 4),
+            stamp: FrameStamp {
+                salt,
+                batch: u64_at(bytes, 16),
+                first_seq: u64_at(bytes, 24),
+            },
+            heads_bytes: u32_at(bytes, 32),
+            bodies_bytes: u32_at(bytes, 36),
+            seals: u32_at(bytes, 40) & FLAG_SEAL != 0,
+            crc: u32_at(bytes, 44),
+        };
+        Some(opening)
+    }
+
+    /// Bytes of opening, rows and heads.
+    pub(super) const fn front_bytes(&self) -> u64 {
+        FRAME_HEADER_BYTES as u64 + self.count as u64 * ROW_BYTES as u64 + self.heads_bytes as u64
+    }
+
+    /// Bytes of the whole frame with its padding.
+    pub(super) const fn frame_bytes(&self) -> u64 {
+        (self.front_bytes() + self.bodies_bytes as u64).next_multiple_of(ALIGN)
+    }
+
+    /// Proves the front of the frame that stands at `at`, and reads its rows.
+    pub(super) fn rows(&self, front: &[u8], at: u64) -> Option<Vec<FrameRow>> {
+        if front.len() as u64 != self.front_bytes() || self.crc != front_crc(front) {
+            return None;
+        }
+        let rows = self.count as usize;
+        let mut head = FRAME_HEADER_BYTES + rows * ROW_BYTES;
+        let mut body = self.front_bytes();
+        let mut found = Vec::with_capacity(rows);
+        for (nth, row) in front[FRAME_HEADER_BYTES..head]
+            .chunks_exact(ROW_BYTES)
+            .enumerate()
+        {
+            let seq = self.stamp.first_seq + nth as u64;
+            let (head_bytes, body_bytes) = (u32_at(row, 8), u32_at(row, 12));
+            let bytes = front.get(head..head + head_bytes as usize)?;
+            found.push(FrameRow {
+                seq,
+                origin: Some(u64_at(row, 0)).filter(|&o| o != 0).unwrap_or(seq),
+                head: bytes.to_vec(),
+                span: RecordSpan {
+                    head_at: at + head as u64,
+                    head_bytes,
+                    head_crc: u32_at(row, 20),
+                    body_at: at + body,
+                    body_bytes,
+                    body_crc: u32_at(row, 16),
+                },
+            });
+            head += head_bytes as usize;
+            body += u64::from(body_bytes);
+        }
+        Some(found)
+    }
+}
+
+/// True if `bytes` begin like a frame of the segment life `salt`.
+pub(super) fn has_magic(bytes: &[u8], salt: u64) -> bool {
+    bytes.len() >= 16 && bytes[..4] == MAGIC && u64_at(bytes, 8) == salt
+}
+
+/// Opening, rows and heads of a frame with these records; their bodies follow it on disk.
+pub(super) fn encode_front(stamp: FrameStamp, records: &[Record]) -> Vec<u8> {
+    encode_front_with(stamp, records, 0)
+}
+
+/// The frame that says: nothing follows in this segment.
+pub(super) fn encode_seal(stamp: FrameStamp) -> Vec<u8> {
+    encode_front_with(stamp, &[], FLAG_SEAL)
+}
+
+/// Bytes on disk of a frame with these records.
+pub(super) fn frame_bytes(records: &[Record]) -> u64 {
+    let rows: usize = records.iter().map(|r| ROW_BYTES + r.bytes()).sum();
+    ((FRAME_HEADER_BYTES + rows) as u64).next_multiple_of(ALIGN)
+}
+
+/// Where the parts of `records` stand if their frame stands at `at`.
+pub(super) fn spans(records: &[Record], at: u64) -> Vec<RecordSpan> {
+    let heads: u64 = records.iter().map(|r| r.head.len() as u64).sum();
+    let mut head_at = at + (FRAME_HEADER_BYTES + records.len() * ROW_BYTES) as u64;
+    let mut body_at = head_at + heads;
+    let location = |record: &Record| {
+        let span = RecordSpan {
+            head_at,
+            head_bytes: to_u32(record.head.len()),
+            head_crc: crc32fast::hash(&record.head),
+            body_at,
+            body_bytes: to_u32(record.body.len()),
+            body_crc: record.body_crc,
+        };
+        head_at += u64::from(span.head_bytes);
+        body_at += u64::from(span.body_bytes);
+        span
+    };
+    records.iter().map(location).collect()
+}
+
+fn encode_front_with(stamp: FrameStamp, records: &[Record], flags: u32) -> Vec<u8> {
+    let heads: usize = records.iter().map(|r| r.head.len()).sum();
+    let bodies: usize = records.iter().map(|r| r.body.len()).sum();
+    let mut out = Vec::with_capacity(FRAME_HEADER_BYTES + records.len() * ROW_BYTES + heads);
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&to_u32(records.len()).to_le_bytes());
+    out.extend_from_slice(&stamp.salt.to_le_bytes());
+    out.extend_from_slice(&stamp.batch.to_le_bytes());
+    out.extend_from_slice(&stamp.first_seq.to_le_bytes());
+    out.extend_from_slice(&to_u32(heads).to_le_bytes());
+    out.extend_from_slice(&to_u32(bodies).to_le_bytes());
+    out.extend_from_slice(&flags.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    for record in records {
+        out.extend_from_slice(&record.origin.to_le_bytes());
+        out.extend_from_slice(&to_u32(record.head.len()).to_le_bytes());
+        out.extend_from_slice(&to_u32(record.body.len()).to_le_bytes());
+        out.extend_from_slice(&record.body_crc.to_le_bytes());
+        out.extend_from_slice(&crc32fast::hash(&record.head).to_le_bytes());
+    }
+    for record in records {
+        out.extend_from_slice(&record.head);
+    }
+    let crc = front_crc(&out);
+    out[44..48].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// The checksum of a front, whose own four bytes are left out.
+fn front_crc(front: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&front[..44]);
+    crc.update(&front[48..]);
+    crc.finalize()
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "a batch is bounded far below 4 GiB by the writer, a record by RECORD_BYTES_MAX"
+)]
+fn to_u32(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("a batch has less than 4 GiB")
+}
+
+/// The little-endian number that stands at `at`.
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes[at..at + 4]
+        .iter()
+        .rev()
+        .fold(0, |number, &byte| number << 8 | u32::from(byte))
+}
+
+/// The little-endian number that stands at `at`.
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const STAMP: FrameStamp = FrameStamp {
+        salt: 0x1122_3344_5566_7788,
+        batch: 7,
+        first_seq: 41,
+    };
+
+    fn records() -> impl Strategy<Value = Vec<Record>> {
+        let bytes = || proptest::collection::vec(any::<u8>(), 0..60);
+        proptest::collection::vec(
+            (0u64..3, bytes(), bytes())
+                .prop_map(|(origin, head, body)| Record::relocated(origin, head, body.into())),
+            0..6,
+        )
+    }
+
+    fn frame(records: &[Record]) -> Vec<u8> {
+        let mut bytes = encode_front(STAMP, records);
+        for record in records {
+            bytes.extend_from_slice(&record.body);
+        }
+        bytes.resize(bytes.len().next_multiple_of(16), 0);
+        bytes
+    }
+
+    fn parse(bytes: &[u8], at: u64) -> Option<Vec<FrameRow>> {
+        let opening = FrameHeader::parse(bytes, STAMP.salt)?;
+        let front = bytes.get(..usize::try_from(opening.front_bytes()).ok()?)?;
+        opening.rows(front, at)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(records in records(), at in 0u64..1000) {
+            let bytes = frame(&records);
+            prop_assert_eq!(bytes.len() as u64, frame_bytes(&records));
+            let rows = parse(&bytes, at).unwrap();
+            prop_assert_eq!(rows.len(), records.len());
+            let spans = spans(&records, at);
+            for (nth, (row, record)) in rows.iter().zip(&records).enumerate() {
+                prop_assert_eq!(row.seq, 41 + nth as u64);
+                prop_assert_eq!(row.is_relocated(), record.origin != 0);
+                prop_assert_eq!(&row.head, &record.head);
+                prop_assert_eq!(row.span, spans[nth]);
+                let body = usize::try_from(row.span.body_at - at).unwrap();
+                prop_assert_eq!(&bytes[body..body + record.body.len()], &record.body[..]);
+            }
+        }
+
+        #[test]
+        fn no_changed_bit_in_the_front_is_believed(records in records(), bit in any::<prop::sample::Index>()) {
+            let whole = encode_front(STAMP, &records);
+            let mut bytes = whole.clone();
+            let bit = bit.index(whole.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(parse(&bytes, 0).is_none());
+        }
+
+        #[test]
+        fn noise_is_no_frame(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(parse(&bytes, 0).is_none());
+        }
+    }
+
+    #[test]
+    fn a_frame_of_another_life_is_none() {
+        let bytes = frame(&[Record::new(b"head".to_vec(), Bytes::new())]);
+        assert!(FrameHeader::parse(&bytes, STAMP.salt).is_some());
+        assert!(FrameHeader::parse(&bytes, STAMP.salt + 1).is_none());
+    }
+}

@@ -1,0 +1,420 @@
+//! Owns the index on disk, and is the only file that names sled.
+//!
+//! Does not decide what is true: all that it holds can be told again from the journal.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use super::open_mail::{LedgerTotals, OpenMail};
+use crate::mail::job_id::JobId;
+use crate::mail::text::bare_message_id;
+use crate::mail::token::ThreadKey;
+use crate::store::id::EventId;
+use crate::store::id::MailId;
+use crate::store::job::ConversationKey;
+
+/// Entries written as one atom: more make look-ups wait longer, fewer cost more each.
+const BATCH_ENTRIES_MAX: usize = 128;
+/// Another name when the entries get another form: an index of the old form is then made again.
+const META: &[u8] = b"!5";
+
+/// A piece of the index: entries in the order of their names; `None` is one that was removed.
+pub(super) type IndexEntries = BTreeMap<IndexKey, Option<Vec<u8>>>;
+
+/// The name of an entry: what it is, and 16 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(in crate::store) struct IndexKey([u8; 17]);
+
+impl IndexKey {
+    /// Products of two routes may use the same ids.
+    pub(super) fn thread(route: &str, key: ThreadKey) -> Self {
+        Self::tagged(b't', digest(&[route.as_bytes(), &key.0]))
+    }
+
+    /// Mails that came in have entries of their own, so that they never touch those of ours.
+    pub(super) fn message_id(route: &str, message_id: &str, sent_by_us: bool) -> Self {
+        let bare = bare_message_id(message_id);
+        let tag = if sent_by_us { b'o' } else { b'i' };
+        Self::tagged(tag, digest_text(&[route, bare]))
+    }
+
+    pub(super) fn subject(route: &str, sender: &str, subject: &str) -> Self {
+        Self::tagged(b's', digest_text(&[route, sender, subject]))
+    }
+
+    pub(super) const fn issued_token(token: [u8; 16]) -> Self {
+        Self::tagged(b'k', token)
+    }
+
+    pub(super) const fn revoked(token: [u8; 16]) -> Self {
+        Self::tagged(b'r', token)
+    }
+
+    pub(super) const fn nonce(word: [u8; 16]) -> Self {
+        Self::tagged(b'x', word)
+    }
+
+    pub(super) fn imap_position(mailbox: &str) -> Self {
+        Self::tagged(b'p', digest_text(&[mailbox]))
+    }
+
+    pub(super) const fn fingerprint(fingerprint: [u8; 16]) -> Self {
+        Self::tagged(b'f', fingerprint)
+    }
+
+    /// A mail that is not settled for all its recipients.
+    pub(super) const fn open_mail(mail: MailId) -> Self {
+        Self::numbered(b'a', mail.0)
+    }
+
+    /// A settled mail of which a carried copy is still on disk.
+    pub(super) const fn tombstone(mail: MailId) -> Self {
+        Self::numbered(b'g', mail.0)
+    }
+
+    pub(super) const OPEN_JOB: u8 = b'j';
+    pub(super) const EVENT: u8 = b'e';
+    pub(super) const RECENT: u8 = b'q';
+    pub(super) const SUPPRESSED: u8 = b'u';
+
+    /// A job that waits, failed or was captured.
+    pub(super) const fn open_job(id: JobId) -> Self {
+        Self::tagged(Self::OPEN_JOB, id.0)
+    }
+
+    /// A job whose mail is gone.
+    pub(super) const fn settled_job(id: JobId) -> Self {
+        Self::tagged(b'z', id.0)
+    }
+
+    /// A job by what the same request is known by.
+    pub(super) const fn job_key(key: [u8; 16]) -> Self {
+        Self::tagged(b'y', key)
+    }
+
+    /// One of the jobs settled last, by the number of the fact that settled it.
+    pub(super) const fn recent_job(seq: u64) -> Self {
+        Self::numbered(Self::RECENT, seq)
+    }
+
+    pub(super) const fn event(id: EventId) -> Self {
+        Self::numbered(Self::EVENT, id.0)
+    }
+
+    pub(super) fn suppression(address: &str) -> Self {
+        Self::tagged(Self::SUPPRESSED, digest_text(&[address]))
+    }
+
+    pub(super) fn last_message(talk: &ConversationKey, by_us: bool) -> Self {
+        let side = if by_us { "us" } else { "them" };
+        let parts = [side, &talk.route, &talk.thread_id, &talk.with];
+        Self::tagged(b'w', digest_text(&parts))
+    }
+
+    pub(super) fn cursor(subscriber: &str) -> Self {
+        Self::tagged(b'h', digest_text(&[subscriber]))
+    }
+
+    /// What stands before all entries of a kind, and after them.
+    pub(super) const fn bounds(tag: u8) -> (Self, Self) {
+        (Self::tagged(tag, [0; 16]), Self::tagged(tag, [u8::MAX; 16]))
+    }
+
+    const fn tagged(tag: u8, name: [u8; 16]) -> Self {
+        let mut key = [tag; 17];
+        let mut at = 0;
+        while at < 16 {
+            key[at + 1] = name[at];
+            at += 1;
+        }
+        Self(key)
+    }
+
+    const fn numbered(tag: u8, number: u64) -> Self {
+        let number = number.to_be_bytes();
+        let mut name = [0; 16];
+        let mut at = 0;
+        while at < 8 {
+            name[at] = number[at];
+            at += 1;
+        }
+        Self::tagged(tag, name)
+    }
+}
+
+/// What the index says about itself, written with the entries it is true for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::store) struct IndexMeta {
+    /// The number of the last record applied.
+    pub(super) seq: u64,
+    pub(super) totals: LedgerTotals,
+}
+
+/// The index cannot be read or written.
+#[derive(Debug, Error)]
+#[error("index: {0}")]
+pub(in crate::store) struct IndexError(String);
+
+impl IndexError {
+    /// `what` has no form we know.
+    pub(super) fn damaged(what: &str) -> Self {
+        Self(format!("{what} is damaged"))
+    }
+}
+
+/// The index on disk.
+#[derive(Clone, Debug)]
+pub(in crate::store) struct Index {
+    tree: sled::Db,
+}
+
+impl Index {
+    /// Opens what is in `folder`, or begins an empty index there.
+    ///
+    /// # Errors
+    /// What is in the folder is damaged.
+    pub(in crate::store) fn open(folder: &Path) -> Result<Self, IndexError> {
+        const CACHE_BYTES: u64 = 64 << 20;
+        let config = sled::Config::new()
+            .path(folder)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(None)
+            .mode(sled::Mode::HighThroughput);
+        // sled panics on some damage, and what it panics on is thrown away whole.
+        let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+        let tree = opened
+            .map_err(|_| IndexError("a panic while it was opened".to_owned()))?
+            .map_err(index_error)?;
+        Ok(Self { tree })
+    }
+
+    /// `None` if the index was never finished.
+    pub(super) fn meta(&self) -> Result<Option<IndexMeta>, IndexError> {
+        let Some(bytes) = catch_panic(|| self.tree.get(META))? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|e| IndexError(e.to_string()))
+    }
+
+    pub(super) fn get(&self, key: IndexKey) -> Result<Option<Vec<u8>>, IndexError> {
+        let found = self.tree.get(key.0).map_err(index_error)?;
+        Ok(found.map(|bytes| bytes.to_vec()))
+    }
+
+    /// Writes entries (`None`: takes them away). `meta` is written with the last of them.
+    ///
+    /// It is not one atom. If it stops halfway the old meta stands, and applying the same records
+    /// again gives the same entries.
+    pub(in crate::store) fn apply<'a>(
+        &self,
+        entries: impl Iterator<Item = (IndexKey, Option<&'a [u8]>)>,
+        meta: Option<&IndexMeta>,
+    ) -> Result<(), IndexError> {
+        let mut batch = sled::Batch::default();
+        let mut count = 0;
+        for (key, value) in entries {
+            match value {
+                Some(value) => batch.insert(&key.0, value),
+                None => batch.remove(&key.0),
+            }
+            count += 1;
+            if count == BATCH_ENTRIES_MAX {
+                self.tree
+                    .apply_batch(std::mem::take(&mut batch))
+                    .map_err(index_error)?;
+                count = 0;
+            }
+        }
+        if let Some(meta) = meta {
+            let bytes = serde_json::to_vec(meta).map_err(|e| IndexError(e.to_string()))?;
+            batch.insert(META, bytes);
+        }
+        self.tree.apply_batch(batch).map_err(index_error)
+    }
+
+    /// All entries.
+    #[cfg(test)]
+    pub(in crate::store) fn entries(&self) -> std::collections::HashMap<IndexKey, Vec<u8>> {
+        let entries = self.tree.iter().map(|entry| entry.unwrap());
+        let entries = entries.filter(|(key, _)| key != META);
+        entries
+            .map(|(key, value)| (IndexKey(key.as_ref().try_into().unwrap()), value.to_vec()))
+            .collect()
+    }
+
+    /// Hands everything to the kernel. A power cut may still lose some of it.
+    pub(in crate::store) fn flush(&self) -> Result<(), IndexError> {
+        self.tree.flush().map(|_| ()).map_err(index_error)
+    }
+
+    /// Every mail that was not settled for all its recipients.
+    pub(super) fn open_mails(&self) -> Result<Vec<(MailId, OpenMail)>, IndexError> {
+        let read = |value: &[u8]| {
+            serde_json::from_slice::<OpenMail>(value).map_err(|e| IndexError(e.to_string()))
+        };
+        self.numbered(b'a', read)
+    }
+
+    /// Every settled mail of which a carried copy is on disk, with the copy's segment.
+    pub(super) fn tombstones(&self) -> Result<Vec<(MailId, u64)>, IndexError> {
+        let read = |value: &[u8]| match value.first_chunk::<8>() {
+            Some(number) => Ok(u64::from_le_bytes(*number)),
+            None => Err(IndexError("a short entry".to_owned())),
+        };
+        self.numbered(b'g', read)
+    }
+
+    /// Shows every entry of a kind: its number and its payload. `None` from `show`: it is damaged.
+    pub(super) fn for_each(
+        &self,
+        tag: u8,
+        mut show: impl FnMut(u64, &[u8]) -> Option<()>,
+    ) -> Result<(), IndexError> {
+        let walk = AssertUnwindSafe(|| {
+            for found in self.tree.scan_prefix([tag]) {
+                let (_, value) = found.map_err(index_error)?;
+                let shown = value
+                    .split_first_chunk()
+                    .and_then(|(seq, payload)| show(u64::from_le_bytes(*seq), payload));
+                shown.ok_or_else(|| IndexError::damaged("an entry"))?;
+            }
+            Ok(())
+        });
+        catch_unwind(walk).map_err(|_| IndexError("a panic while it was read".to_owned()))?
+    }
+
+    /// The next entries of a kind after `after`, at most `count`.
+    pub(super) fn range_after(
+        &self,
+        tag: u8,
+        after: IndexKey,
+        count: usize,
+    ) -> Result<Vec<(IndexKey, Vec<u8>)>, IndexError> {
+        let (_, last) = IndexKey::bounds(tag);
+        let behind = (
+            Bound::Excluded(after.0.as_slice()),
+            Bound::Included(last.0.as_slice()),
+        );
+        let entry = |found: sled::Result<(sled::IVec, sled::IVec)>| {
+            let (key, value) = found.map_err(index_error)?;
+            let key = key.as_ref().try_into();
+            let key = key.map_err(|_| IndexError::damaged("a key"))?;
+            Ok((IndexKey(key), value.to_vec()))
+        };
+        let range = self.tree.range::<&[u8], _>(behind);
+        range.take(count).map(entry).collect()
+    }
+
+    /// The next entries of a kind after `after`, of which at most `count` are in the index, with those
+    /// that are `pending` laid over them.
+    pub(super) fn merged_after(
+        &self,
+        tag: u8,
+        after: IndexKey,
+        count: usize,
+        pending: IndexEntries,
+    ) -> Result<IndexEntries, IndexError> {
+        let written = self.range_after(tag, after, count)?;
+        let to = match written.last() {
+            Some((last, _)) if written.len() == count => *last,
+            _ => IndexKey::bounds(tag).1,
+        };
+        let mut entries: IndexEntries = written.into_iter().map(|(k, v)| (k, Some(v))).collect();
+        entries.extend(pending.into_iter().filter(|(key, _)| *key <= to));
+        Ok(entries)
+    }
+
+    fn numbered<T>(
+        &self,
+        tag: u8,
+        read: impl Fn(&[u8]) -> Result<T, IndexError>,
+    ) -> Result<Vec<(MailId, T)>, IndexError> {
+        let entry = |found: sled::Result<(sled::IVec, sled::IVec)>| {
+            let (key, value) = found.map_err(index_error)?;
+            let number = key.get(1..9).and_then(|b| b.first_chunk::<8>());
+            let number = number.ok_or_else(|| IndexError("a short key".to_owned()))?;
+            Ok((MailId(u64::from_be_bytes(*number)), read(&value)?))
+        };
+        let walk = AssertUnwindSafe(|| self.tree.scan_prefix([tag]).map(entry).collect());
+        catch_unwind(walk).map_err(|_| IndexError("a panic while it was read".to_owned()))?
+    }
+}
+
+fn catch_panic<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, IndexError> {
+    catch_unwind(AssertUnwindSafe(call))
+        .map_err(|_| IndexError("a panic while it was read".to_owned()))?
+        .map_err(index_error)
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it is the argument of map_err"
+)]
+fn index_error(error: sled::Error) -> IndexError {
+    IndexError(error.to_string())
+}
+
+fn digest_text(parts: &[&str]) -> [u8; 16] {
+    let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
+    digest(&parts)
+}
+
+/// 16 bytes of a SHA-256 of the parts, each with an end of its own so that no two lists run together.
+fn digest(parts: &[&[u8]]) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part);
+        hash.update([0]);
+    }
+    let mut out = [0; 16];
+    out.copy_from_slice(&hash.finalize()[..16]);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_kinds_of_entries_share_a_name() {
+        let (mail, job, talk) = (MailId(7), JobId([7; 16]), ConversationKey::default());
+        let keys = [
+            IndexKey::thread("r", ThreadKey([7; 16])),
+            IndexKey::message_id("r", "a@b", true),
+            IndexKey::message_id("r", "a@b", false),
+            IndexKey::subject("r", "s", "t"),
+            IndexKey::issued_token([7; 16]),
+            IndexKey::revoked([7; 16]),
+            IndexKey::nonce([7; 16]),
+            IndexKey::imap_position("p"),
+            IndexKey::fingerprint([7; 16]),
+            IndexKey::open_mail(mail),
+            IndexKey::tombstone(mail),
+            IndexKey::open_job(job),
+            IndexKey::settled_job(job),
+            IndexKey::job_key([7; 16]),
+            IndexKey::recent_job(7),
+            IndexKey::event(EventId(7)),
+            IndexKey::suppression("a@b"),
+            IndexKey::last_message(&talk, true),
+            IndexKey::cursor("h"),
+        ];
+        let tags: BTreeSet<u8> = keys.iter().map(|key| key.0[0]).collect();
+        assert_eq!(tags.len(), keys.len());
+        assert!(!tags.contains(&META[0]));
+        assert_ne!(
+            IndexKey::last_message(&talk, true),
+            IndexKey::last_message(&talk, false)
+        );
+    }
+}

@@ -1,0 +1,542 @@
+//! Owns the journal: the folder of segments, the numbers of records, what is appended and what is given up.
+//!
+//! Does not know what records mean, and starts no thread.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::disk::Disk;
+use super::frame::{self, FrameRow, Record};
+use super::location::RecordLocation;
+use super::segment::{
+    HEADER_BYTES, SEAL_BYTES, Segment, SegmentHeader, SegmentKind, SegmentWalk, WalkStep,
+};
+use crate::store::error::OpenError;
+use crate::store::metrics::Metrics;
+
+/// Files of given-up segments kept to be written over: twice as fast as growing a new one.
+const SPARES_MAX: usize = 3;
+/// Bytes at the end of a state segment kept for facts that make room.
+const RESERVE_BYTES_MAX: u64 = 4096;
+
+/// Why nothing was appended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum AppendError {
+    /// There was no room for another segment, or no file for it. It may pass.
+    Full,
+    /// The disk failed. What is on it is not known any more, so nothing may be appended again.
+    Dead,
+}
+
+/// The numbers and places of what was appended.
+#[derive(Debug, Default)]
+pub(super) struct Appended {
+    /// The number of the first mail; the others follow.
+    pub(super) mail_seq: u64,
+    pub(super) mails: Vec<RecordLocation>,
+    /// The number of the first fact; the others follow.
+    pub(super) fact_seq: u64,
+    pub(super) facts: Vec<RecordLocation>,
+}
+
+/// The journal of one folder.
+#[derive(Debug)]
+pub(super) struct Journal {
+    folder: PathBuf,
+    disk: Disk,
+    segment_bytes: u64,
+    mail: SegmentStream,
+    state: SegmentStream,
+    spare_files: Vec<PathBuf>,
+    spares_made: u64,
+    last_seq: u64,
+    /// More than one above `last_seq` after a batch that failed.
+    next_seq: u64,
+    metrics: Metrics,
+}
+
+/// The segments of one kind.
+#[derive(Debug)]
+struct SegmentStream {
+    open: Option<Segment>,
+    sealed: BTreeMap<u64, SealedSegment>,
+    next_number: u64,
+}
+
+/// A segment that is not written any more.
+#[derive(Clone, Debug)]
+pub(super) struct SealedSegment {
+    pub(super) header: SegmentHeader,
+    /// No record in it has a higher number.
+    pub(super) last_seq: u64,
+    pub(super) bytes: u64,
+}
+
+impl Journal {
+    /// Reads what there is. A torn tail is cut, with a warning.
+    ///
+    /// # Errors
+    /// What cannot be read, or is damaged elsewhere than at the tail.
+    pub(super) fn open(
+        folder: &Path,
+        segment_bytes: u64,
+        disk: Disk,
+        metrics: Metrics,
+    ) -> Result<Self, OpenError> {
+        let mut journal = Self {
+            folder: folder.to_owned(),
+            disk,
+            segment_bytes: segment_bytes.max(HEADER_BYTES + SEAL_BYTES),
+            mail: SegmentStream::new(),
+            state: SegmentStream::new(),
+            spare_files: Vec::new(),
+            spares_made: 0,
+            last_seq: 0,
+            next_seq: 1,
+            metrics,
+        };
+        journal.list_segments()?;
+        for kind in [SegmentKind::Mail, SegmentKind::State] {
+            journal.repair_tail(kind)?;
+        }
+        Ok(journal)
+    }
+
+    /// The number of the last record on disk; 0 if there is none.
+    pub(super) const fn last_seq(&self) -> u64 {
+        self.last_seq
+    }
+
+    /// The segments of a kind that are not written any more.
+    pub(super) const fn sealed(&self, kind: SegmentKind) -> &BTreeMap<u64, SealedSegment> {
+        match kind {
+            SegmentKind::Mail => &self.mail.sealed,
+            SegmentKind::State => &self.state.sealed,
+        }
+    }
+
+    /// The header of the segment of a kind that is being written, if there is one.
+    pub(super) fn open_header(&self, kind: SegmentKind) -> Option<SegmentHeader> {
+        let stream = match kind {
+            SegmentKind::Mail => &self.mail,
+            SegmentKind::State => &self.state,
+        };
+        stream.open.as_ref().map(|s| s.header)
+    }
+
+    /// Bytes of all segments of a kind.
+    pub(super) fn bytes(&self, kind: SegmentKind) -> u64 {
+        let open = match kind {
+            SegmentKind::Mail => &self.mail.open,
+            SegmentKind::State => &self.state.open,
+        };
+        let sealed: u64 = self.sealed(kind).values().map(|s| s.bytes).sum();
+        sealed + open.as_ref().map_or(0, Segment::end)
+    }
+
+    /// Shows every row of a kind whose number is above `after`, in the order they were written.
+    ///
+    /// Only for a journal just opened: then every segment is sealed.
+    pub(super) fn replay(
+        &self,
+        kind: SegmentKind,
+        after: u64,
+        mut show: impl FnMut(u64, FrameRow) -> Result<(), OpenError>,
+    ) -> Result<(), OpenError> {
+        for (&number, sealed) in self.sealed(kind) {
+            if sealed.last_seq <= after {
+                continue;
+            }
+            let mut walk = self
+                .walk(kind, number)
+                .map_err(|e| OpenError::io(&self.folder, e))?;
+            loop {
+                match walk.next(false).map_err(|e| OpenError::io(&walk.path, e))? {
+                    WalkStep::Frame(rows) => {
+                        for row in rows.into_iter().filter(|r| r.seq > after) {
+                            show(number, row)?;
+                        }
+                    }
+                    WalkStep::Seal => break,
+                    WalkStep::End => return Err(damaged(&walk)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A walk over a segment of this journal.
+    pub(super) fn walk(&self, kind: SegmentKind, number: u64) -> io::Result<SegmentWalk> {
+        let sealed = self
+            .sealed(kind)
+            .get(&number)
+            .ok_or(io::ErrorKind::NotFound)?;
+        SegmentWalk::begin(sealed.header, &self.folder.join(kind.file_name(number)))
+    }
+
+    /// Writes mails and facts, each kind one frame; all are on disk when this returns `Ok`.
+    pub(super) fn append(
+        &mut self,
+        mails: &[Record],
+        facts: &[Record],
+    ) -> Result<Appended, AppendError> {
+        self.append_with_reserve(
+            mails,
+            facts,
+            self.segment_bytes.min(RESERVE_BYTES_MAX * 8) / 8,
+        )
+    }
+
+    /// Writes one fact that makes room: a full disk leaves enough for a few of them.
+    pub(super) fn append_from_reserve(&mut self, fact: Record) -> Result<Appended, AppendError> {
+        self.append_with_reserve(&[], &[fact], 0)
+    }
+
+    fn append_with_reserve(
+        &mut self,
+        mails: &[Record],
+        facts: &[Record],
+        reserve: u64,
+    ) -> Result<Appended, AppendError> {
+        let (mail_seq, fact_seq) = (self.next_seq, self.next_seq + mails.len() as u64);
+        // A batch that fails may still turn up at the next start: its numbers are not used again.
+        self.next_seq = fact_seq + facts.len() as u64;
+        let mut written = Appended {
+            mail_seq,
+            fact_seq,
+            ..Appended::default()
+        };
+        for (kind, records, seq) in [
+            (SegmentKind::Mail, mails, mail_seq),
+            (SegmentKind::State, facts, fact_seq),
+        ] {
+            if records.is_empty() {
+                continue;
+            }
+            let locations = self.write(
+                kind,
+                seq,
+                records,
+                if kind == SegmentKind::State {
+                    reserve
+                } else {
+                    0
+                },
+            )?;
+            match kind {
+                SegmentKind::Mail => written.mails = locations,
+                SegmentKind::State => written.facts = locations,
+            }
+        }
+        for (kind, records) in [(SegmentKind::Mail, mails), (SegmentKind::State, facts)] {
+            if !records.is_empty() {
+                self.sync_frame(kind, records)?;
+            }
+        }
+        if !mails.is_empty() || !facts.is_empty() {
+            self.last_seq = self.next_seq - 1;
+        }
+        Ok(written)
+    }
+
+    /// Gives segments up, in this order: their files are kept to be written over, or removed. What
+    /// cannot be removed is left for another time.
+    ///
+    /// # Errors
+    /// `Dead` if the folder cannot be synced.
+    pub(super) fn retire(&mut self, kind: SegmentKind, numbers: &[u64]) -> Result<(), AppendError> {
+        let folder = self.folder.clone();
+        for &number in numbers {
+            let path = folder.join(kind.file_name(number));
+            if let Err(error) = self.recycle(kind, number, &path) {
+                tracing::warn!(path = %path.display(), %error, "journal: a finished segment stays");
+                break;
+            }
+            self.stream(kind).sealed.remove(&number);
+            // One by one, for a later one gone before an earlier one would look like a loss.
+            self.disk
+                .sync_folder(&folder)
+                .map_err(|error| disk_failed(&folder, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Seals what is open, so that the next start finds no tail to mend.
+    pub(super) fn close(&mut self) -> Result<(), AppendError> {
+        let next_seq = self.next_seq;
+        self.seal(SegmentKind::Mail, next_seq)?;
+        self.seal(SegmentKind::State, next_seq)
+    }
+
+    fn stream(&mut self, kind: SegmentKind) -> &mut SegmentStream {
+        match kind {
+            SegmentKind::Mail => &mut self.mail,
+            SegmentKind::State => &mut self.state,
+        }
+    }
+
+    fn recycle(&mut self, kind: SegmentKind, number: u64, path: &Path) -> io::Result<()> {
+        let bytes = self.stream(kind).sealed.get(&number).map_or(0, |s| s.bytes);
+        if self.spare_files.len() == SPARES_MAX || bytes != self.segment_bytes {
+            return self.disk.remove(path);
+        }
+        self.spares_made += 1;
+        let spare = self.folder.join(format!("spare-{}", self.spares_made));
+        self.disk.rename(path, &spare)?;
+        self.spare_files.push(spare);
+        Ok(())
+    }
+
+    fn list_segments(&mut self) -> Result<(), OpenError> {
+        let folder = self.folder.clone();
+        let unread = |e| OpenError::io(&folder, e);
+        let mut found: Vec<(SegmentKind, u64, u64)> = Vec::new();
+        for entry in std::fs::read_dir(&folder).map_err(unread)? {
+            let entry = entry.map_err(unread)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let bytes = entry.metadata().map_err(unread)?.len();
+            if let Some((kind, number)) = SegmentKind::parse(&name) {
+                found.push((kind, number, bytes));
+            } else if name.starts_with("spare-") || name.starts_with("new-") {
+                // Half made, or given up: nothing in it counts.
+                self.disk.remove(&entry.path()).map_err(unread)?;
+            }
+        }
+        found.sort_unstable();
+        for (kind, number, bytes) in found.into_iter().rev() {
+            let header = SegmentHeader::read(&folder.join(kind.file_name(number)), kind, number)?;
+            let stream = self.stream(kind);
+            let later = stream.sealed.values().next();
+            let last_seq = later.map_or(u64::MAX, |s| s.header.first_seq - 1);
+            stream.next_number = stream.next_number.max(number + 1);
+            let sealed = SealedSegment {
+                header,
+                last_seq,
+                bytes,
+            };
+            stream.sealed.insert(number, sealed);
+        }
+        self.check_numbers()
+    }
+
+    /// State segments are given up oldest first, so a gap between them is a loss.
+    fn check_numbers(&self) -> Result<(), OpenError> {
+        let numbers: Vec<u64> = self.state.sealed.keys().copied().collect();
+        for pair in numbers.windows(2) {
+            if pair[0] + 1 != pair[1] {
+                let name = SegmentKind::State.file_name(pair[0] + 1);
+                return Err(OpenError::Missing {
+                    path: self.folder.join(name),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Walks the last segment of a kind to its end, cuts what is torn, seals it if it is not.
+    fn repair_tail(&mut self, kind: SegmentKind) -> Result<(), OpenError> {
+        let Some(&number) = self.stream(kind).sealed.keys().next_back() else {
+            return Ok(());
+        };
+        let path = self.folder.join(kind.file_name(number));
+        let mut walk = self
+            .walk(kind, number)
+            .map_err(|e| OpenError::io(&path, e))?;
+        let mut last_seq = walk.header.first_seq.saturating_sub(1);
+        let sealed = loop {
+            match walk.next(true).map_err(|e| OpenError::io(&path, e))? {
+                WalkStep::Frame(rows) => last_seq = rows.last().map_or(last_seq, |r| r.seq),
+                WalkStep::Seal => break true,
+                WalkStep::End => break false,
+            }
+        };
+        if !sealed {
+            if walk
+                .has_later_frame()
+                .map_err(|e| OpenError::io(&path, e))?
+            {
+                return Err(damaged(&walk));
+            }
+            if walk.is_torn().map_err(|e| OpenError::io(&path, e))? {
+                tracing::warn!(
+                    path = %path.display(),
+                    offset = walk.at(),
+                    "journal: a write was cut short before it was acknowledged; its remains are cut"
+                );
+            }
+            let mut segment = Segment::resume(walk, u64::MAX);
+            let sealed = segment.seal(&self.disk, last_seq + 1, true);
+            sealed.map_err(|e| OpenError::io(&path, e))?;
+            if let Some(sealed) = self.stream(kind).sealed.get_mut(&number) {
+                sealed.bytes = segment.end();
+            }
+        }
+        if let Some(sealed) = self.stream(kind).sealed.get_mut(&number) {
+            sealed.last_seq = last_seq;
+        }
+        self.last_seq = self.last_seq.max(last_seq);
+        self.next_seq = self.last_seq + 1;
+        Ok(())
+    }
+
+    fn write(
+        &mut self,
+        kind: SegmentKind,
+        first_seq: u64,
+        records: &[Record],
+        reserve: u64,
+    ) -> Result<Vec<RecordLocation>, AppendError> {
+        let bytes = frame::frame_bytes(records);
+        let fits = |s: &Segment| s.fits(bytes + reserve);
+        if !self.stream(kind).open.as_ref().is_some_and(fits) {
+            self.begin_segment(kind, first_seq, bytes + reserve)?;
+        }
+        let disk = self.disk.clone();
+        let segment = self.stream(kind).open.as_ref().ok_or(AppendError::Dead)?;
+        match segment.write(&disk, first_seq, records) {
+            Ok(spans) => {
+                let number = segment.header.number;
+                let location = |span| RecordLocation::new(number, span);
+                Ok(spans.into_iter().map(location).collect())
+            }
+            // Nothing was promised yet, and the next frame is written over what was begun.
+            Err(error) if is_transient(&error) => Err(disk_full(&segment.path, &error)),
+            Err(error) => Err(disk_failed(&segment.path, &error)),
+        }
+    }
+
+    fn sync_frame(&mut self, kind: SegmentKind, records: &[Record]) -> Result<(), AppendError> {
+        let disk = self.disk.clone();
+        let metrics = self.metrics.clone();
+        let segment = self.stream(kind).open.as_mut().ok_or(AppendError::Dead)?;
+        let begun = Instant::now();
+        // After a failed sync the kernel may say yes to the next one though the bytes are gone.
+        segment
+            .sync(&disk)
+            .map_err(|error| disk_failed(&segment.path, &error))?;
+        let bytes = frame::frame_bytes(records);
+        segment.advance(bytes);
+        metrics.synced(begun.elapsed(), bytes, records.len());
+        Ok(())
+    }
+
+    fn seal(&mut self, kind: SegmentKind, next_seq: u64) -> Result<(), AppendError> {
+        let disk = self.disk.clone();
+        let stream = self.stream(kind);
+        let Some(mut segment) = stream.open.take() else {
+            return Ok(());
+        };
+        // What is nearly full may be written over one day; what is not gives its room back now.
+        let shorten = segment.end() < segment.bytes_max() / 2 && !segment.header.reused;
+        segment
+            .seal(&disk, next_seq, shorten)
+            .map_err(|error| disk_failed(&segment.path, &error))?;
+        let sealed = SealedSegment {
+            header: segment.header,
+            last_seq: next_seq - 1,
+            bytes: if shorten {
+                segment.end()
+            } else {
+                segment.bytes_max()
+            },
+        };
+        stream.sealed.insert(segment.header.number, sealed);
+        Ok(())
+    }
+
+    /// Makes the next segment. Its room is set aside before the one before is sealed, so that a
+    /// full disk leaves that one in use; its header is on disk before its name is, so a segment
+    /// without a header is always damage.
+    fn begin_segment(
+        &mut self,
+        kind: SegmentKind,
+        first_seq: u64,
+        bytes: u64,
+    ) -> Result<(), AppendError> {
+        let bytes = self.segment_bytes.max(HEADER_BYTES + bytes + SEAL_BYTES);
+        let number = self.stream(kind).next_number;
+        let path = self.folder.join(kind.file_name(number));
+        let spare = (bytes == self.segment_bytes)
+            .then(|| self.spare_files.pop())
+            .flatten();
+        let reused = spare.is_some();
+        let draft = spare.unwrap_or_else(|| self.folder.join("new-segment"));
+        let header = SegmentHeader {
+            kind,
+            number,
+            salt: getrandom::u64().map_err(|_| AppendError::Dead)?,
+            first_seq,
+            reused,
+        };
+        let failed = |error: io::Error| match is_transient(&error) {
+            true => disk_full(&path, &error),
+            false => disk_failed(&path, &error),
+        };
+        let file = self.write_draft(&header, &draft, bytes).map_err(|error| {
+            // Best effort: the next start removes drafts too.
+            let _ = self.disk.remove(&draft);
+            failed(error)
+        })?;
+        self.seal(kind, first_seq)?;
+        self.disk.rename(&draft, &path).map_err(failed)?;
+        self.disk
+            .sync_folder(&self.folder)
+            .map_err(|e| disk_failed(&path, &e))?;
+        let stream = self.stream(kind);
+        stream.next_number = number + 1;
+        stream.open = Some(Segment::begin(header, path, file, bytes));
+        Ok(())
+    }
+
+    fn write_draft(&self, header: &SegmentHeader, draft: &Path, bytes: u64) -> io::Result<File> {
+        let file = if header.reused {
+            Disk::open(draft)?
+        } else {
+            self.disk.create(draft, bytes)?
+        };
+        self.disk.write_at(&file, &header.encode(), 0)?;
+        self.disk.sync(&file)?;
+        Ok(file)
+    }
+}
+
+impl SegmentStream {
+    const fn new() -> Self {
+        Self {
+            open: None,
+            sealed: BTreeMap::new(),
+            next_number: 1,
+        }
+    }
+}
+
+/// True of errors that say there is no room or no file, and leave the disk trustworthy.
+fn is_transient(error: &io::Error) -> bool {
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    ) || matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
+}
+
+fn disk_full(path: &Path, error: &io::Error) -> AppendError {
+    tracing::error!(path = %path.display(), %error, "journal: no room; nothing is taken in until there is");
+    AppendError::Full
+}
+
+fn disk_failed(path: &Path, error: &io::Error) -> AppendError {
+    tracing::error!(path = %path.display(), %error, "journal: the disk failed; nothing is taken in until a restart");
+    AppendError::Dead
+}
+
+fn damaged(walk: &SegmentWalk) -> OpenError {
+    OpenError::Damaged {
+        path: walk.path.clone(),
+        offset: walk.at(),
+        what: "a record's checksum is wrong and it is not the last one",
+    }
+}

@@ -1,0 +1,340 @@
+//! Owns what happens on the writer's thread of a store: writing what was asked for, applying it, answering.
+//!
+//! Does not clean up: that is `upkeep`.
+
+use std::cell::OnceCell;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread::{Builder, JoinHandle};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::frame::Record;
+use super::index::{Index, IndexError};
+use super::journal::{AppendError, Appended, Journal};
+use super::maintenance::Maintenance;
+use super::open_mail::LedgerTotals;
+use super::shared::StoreShared;
+use super::state::{ApplyContext, partitions};
+use super::stored_job::StoredJob;
+use super::validator::{EncodedFacts, EnqueueDecision, Validator};
+use super::writer_thread::{BatchWriter, WriterHandle, WriterStopped, WriterWaker};
+use crate::mail::envelope::Envelope;
+use crate::mail::job_id::JobId;
+use crate::store::error::StoreError;
+use crate::store::fact::Fact;
+use crate::store::id::EventId;
+use crate::store::id::MailId;
+use crate::store::job::EnqueueResult;
+
+/// A record of a state segment.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum StateRecord {
+    Fact(Fact),
+    Totals(LedgerTotals),
+    /// All that is known of a job, written when the records that told it go. The mail is the
+    /// record's body, unless the job is settled.
+    Job(Box<StoredJob>),
+    /// A failed or captured job is not kept for a person any more.
+    JobGone {
+        job: JobId,
+        captured: bool,
+    },
+}
+
+impl StateRecord {
+    pub(super) fn record(&self) -> Record {
+        Record::new(self.json(), Bytes::new())
+    }
+
+    #[expect(clippy::expect_used, reason = "every part of a note has a JSON form")]
+    pub(super) fn json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a note has a JSON form")
+    }
+}
+
+/// What the store asks of its writer.
+#[derive(Debug)]
+pub(super) enum WriteRequest {
+    Accept {
+        envelope: Arc<Envelope>,
+        record: Record,
+        answer: oneshot::Sender<Result<MailId, StoreError>>,
+    },
+    Record {
+        facts: EncodedFacts,
+        answer: oneshot::Sender<Result<(), StoreError>>,
+    },
+    /// A job and what goes with it, the job first.
+    Enqueue {
+        facts: EncodedFacts,
+        answer: oneshot::Sender<Result<EnqueueResult, StoreError>>,
+    },
+    /// The facts mean something only if the job may be called back.
+    Cancel {
+        job: JobId,
+        facts: EncodedFacts,
+        answer: oneshot::Sender<Result<bool, StoreError>>,
+    },
+}
+
+impl WriteRequest {
+    /// Nobody waits for the answer, and nobody was promised anything.
+    fn is_given_up(&self) -> bool {
+        match self {
+            Self::Accept { answer, .. } => answer.is_closed(),
+            Self::Enqueue { answer, .. } => answer.is_closed(),
+            Self::Record { .. } | Self::Cancel { .. } => false,
+        }
+    }
+}
+
+/// The store's side of the writer thread.
+#[derive(Debug)]
+pub(super) struct JournalWriter {
+    pub(super) journal: Journal,
+    pub(super) shared: Arc<StoreShared>,
+    pub(super) maintenance: Maintenance,
+    /// The thread that writes the index.
+    pub(super) indexing: Option<JoinHandle<()>>,
+}
+
+impl Drop for JournalWriter {
+    fn drop(&mut self) {
+        self.shared.close_index();
+        if let Some(thread) = self.indexing.take() {
+            // Its panic is in the log already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl BatchWriter for JournalWriter {
+    type Request = WriteRequest;
+
+    fn request_bytes(request: &WriteRequest) -> usize {
+        match request {
+            WriteRequest::Accept { record, .. } => record.bytes(),
+            WriteRequest::Record { facts, .. }
+            | WriteRequest::Enqueue { facts, .. }
+            | WriteRequest::Cancel { facts, .. } => facts.iter().map(|(_, r)| r.bytes()).sum(),
+        }
+    }
+
+    fn commit(&mut self, requests: Vec<WriteRequest>) -> Result<(), WriterStopped> {
+        // Who waits for an answer hears that the store is dead if there is none.
+        let sorted = self.build_batch(requests);
+        let mut batch = sorted.map_err(|error| self.shared.index_failed(&error))?;
+        match self.journal.append(&batch.mails, &batch.facts) {
+            Ok(written) => self.apply(batch, &written),
+            Err(AppendError::Full) => {
+                batch.refuse(StoreError::Full);
+                Ok(())
+            }
+            Err(AppendError::Dead) => {
+                batch.refuse(StoreError::Dead);
+                Err(WriterStopped)
+            }
+        }
+    }
+
+    fn maintain(&mut self) -> Result<bool, WriterStopped> {
+        self.run_maintenance()
+    }
+
+    fn close(mut self) {
+        // What fails here is in the log, and the next start mends it.
+        let _ = self.journal.close();
+    }
+}
+
+/// Requests sorted by what they write.
+#[derive(Debug, Default)]
+struct WriteBatch {
+    mails: Vec<Record>,
+    accepts: Vec<AcceptAnswer>,
+    facts: Vec<Record>,
+    applied: Vec<Fact>,
+    answers: Vec<FactAnswer>,
+}
+
+/// Whoever told facts, and what he hears when all is on disk.
+#[derive(Debug)]
+enum FactAnswer {
+    Recorded(oneshot::Sender<Result<(), StoreError>>),
+    Enqueued(
+        oneshot::Sender<Result<EnqueueResult, StoreError>>,
+        EnqueueResult,
+    ),
+    Cancelled(oneshot::Sender<Result<bool, StoreError>>, bool),
+}
+
+impl FactAnswer {
+    // Whoever went away does not hear it.
+    fn answer(self, written: Result<(), StoreError>) {
+        match self {
+            Self::Recorded(answer) => {
+                let _ = answer.send(written);
+            }
+            Self::Enqueued(answer, found) => {
+                let _ = answer.send(written.map(|()| found));
+            }
+            Self::Cancelled(answer, done) => {
+                let _ = answer.send(written.map(|()| done));
+            }
+        }
+    }
+}
+
+/// Whoever handed a mail in.
+#[derive(Debug)]
+struct AcceptAnswer {
+    envelope: Arc<Envelope>,
+    answer: oneshot::Sender<Result<MailId, StoreError>>,
+}
+
+impl WriteBatch {
+    fn refuse(&mut self, error: StoreError) {
+        for sender in self.accepts.drain(..) {
+            let _ = sender.answer.send(Err(error));
+        }
+        for teller in self.answers.drain(..) {
+            teller.answer(Err(error));
+        }
+    }
+
+    fn add_facts(&mut self, facts: EncodedFacts) {
+        for (fact, record) in facts {
+            self.applied.push(fact);
+            self.facts.push(record);
+        }
+    }
+}
+
+impl JournalWriter {
+    /// Starts the index thread and the writer thread.
+    pub(super) fn start(mut clerk: Self, index: Index) -> io::Result<WriterHandle<WriteRequest>> {
+        let shared = Arc::clone(&clerk.shared);
+        let (nudge, nudged) = sync_channel::<WriterWaker<WriteRequest>>(1);
+        let keep = move || {
+            // The writer is started after this thread; until then there is nobody to wake.
+            let nudge = OnceCell::new();
+            shared.run_index(&index, || {
+                if nudge.get().is_none()
+                    && let Ok(got) = nudged.try_recv()
+                {
+                    let _ = nudge.set(got);
+                }
+                if let Some(nudge) = nudge.get() {
+                    nudge.wake();
+                }
+            });
+        };
+        let thread = Builder::new()
+            .name("postern-index".to_owned())
+            .spawn(keep)?;
+        clerk.indexing = Some(thread);
+        let writer = WriterHandle::start("postern-journal", clerk)?;
+        let _ = nudge.send(writer.waker());
+        Ok(writer)
+    }
+
+    /// Leaves out what nobody waits for any more, and the facts that mean nothing.
+    fn build_batch(&self, requests: Vec<WriteRequest>) -> Result<WriteBatch, IndexError> {
+        let mut batch = WriteBatch::default();
+        let state = self.shared.state();
+        let mut sense = Validator::new(&state, &self.shared.settings);
+        for request in requests.into_iter().filter(|r| !r.is_given_up()) {
+            match request {
+                WriteRequest::Accept {
+                    envelope,
+                    record,
+                    answer,
+                } => {
+                    batch.mails.push(record);
+                    batch.accepts.push(AcceptAnswer { envelope, answer });
+                }
+                WriteRequest::Record { facts, answer } => {
+                    batch.add_facts(sense.filter_facts(facts)?);
+                    batch.answers.push(FactAnswer::Recorded(answer));
+                }
+                WriteRequest::Enqueue { facts, answer } => {
+                    let found = match sense.decide_enqueue(facts)? {
+                        EnqueueDecision::New(facts) => {
+                            batch.add_facts(facts);
+                            EnqueueResult::New
+                        }
+                        EnqueueDecision::Exists(known) => known,
+                        EnqueueDecision::Full => {
+                            let _ = answer.send(Err(StoreError::Full));
+                            continue;
+                        }
+                    };
+                    batch.answers.push(FactAnswer::Enqueued(answer, found));
+                }
+                WriteRequest::Cancel { job, facts, answer } => {
+                    let may = sense.may_cancel(job)?;
+                    if may {
+                        batch.add_facts(sense.filter_facts(facts)?);
+                    }
+                    batch.answers.push(FactAnswer::Cancelled(answer, may));
+                }
+            }
+        }
+        Ok(batch)
+    }
+
+    fn apply(&mut self, batch: WriteBatch, written: &Appended) -> Result<(), WriterStopped> {
+        let mut arrived = !batch.mails.is_empty();
+        let (mut jobs, mut happened) = (false, None);
+        let mut accepted = VecDeque::with_capacity(batch.accepts.len());
+        {
+            let mut state = self.shared.state_mut();
+            for (nth, AcceptAnswer { envelope, answer }) in batch.accepts.into_iter().enumerate() {
+                let mail = MailId(written.mail_seq + nth as u64);
+                state.accept(mail, written.mails[nth], &partitions(&envelope), true);
+                state.keep_recent(mail, envelope, batch.mails[nth].body.clone());
+                accepted.push_back((mail, answer));
+            }
+            for (nth, fact) in batch.applied.into_iter().enumerate() {
+                let origin = written.fact_seq + nth as u64;
+                arrived |= matches!(fact, Fact::Released { .. });
+                jobs |= matches!(fact, Fact::Enqueued(_) | Fact::Retried { .. });
+                if matches!(fact, Fact::Happened(_)) {
+                    happened = Some(EventId(origin));
+                }
+                let stamp = ApplyContext {
+                    origin,
+                    counts: true,
+                    replayed: false,
+                    location: written.facts[nth],
+                };
+                let applied = state.apply(fact, stamp);
+                applied.map_err(|error| self.shared.index_failed(&error))?;
+            }
+            state.seq = self.journal.last_seq();
+            self.shared.publish_state(&state);
+        }
+        if let Some(event) = happened {
+            self.shared.newest_event.send_replace(event);
+        }
+        for (mail, answer) in accepted {
+            let _ = answer.send(Ok(mail));
+        }
+        for teller in batch.answers {
+            teller.answer(Ok(()));
+        }
+        if arrived {
+            self.shared.mail_arrived.notify_one();
+        }
+        if jobs {
+            self.shared.job_arrived.notify_one();
+        }
+        self.shared.wait_for_index()
+    }
+}

@@ -1,0 +1,494 @@
+//! Owns the embedded Messages API's threads and messages, in a journal of their own.
+//!
+//! Does not speak HTTP, and does not look into a message: a document is kept as it was given, with
+//! an id and a time.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use tokio::sync::oneshot;
+
+use super::disk::Disk;
+use super::frame::Record;
+use super::journal::{AppendError, Journal};
+use super::location::{RecordLocation, RecordReader};
+use super::opening::{self, FolderLock};
+use super::segment::SegmentKind;
+use super::writer_thread::{BatchWriter, WriterHandle, WriterStopped};
+use crate::clock::Timestamp;
+use crate::store::error::{OpenError, StoreError};
+use crate::store::metrics::Metrics;
+
+use catalogue::{Catalogue, DocumentHead};
+
+mod catalogue;
+
+#[cfg(test)]
+mod tests;
+
+/// The embedded Messages API's threads and messages. Clones are the same book.
+#[derive(Clone, Debug)]
+pub struct EmbeddedMessages {
+    documents: Arc<DocumentStore>,
+    writer: WriterHandle<DocumentRequest>,
+}
+
+impl EmbeddedMessages {
+    /// Opens the book in `folder`, or begins one there. Blocks while it is read.
+    ///
+    /// # Errors
+    /// The folder is in use, damaged, or of a newer version; or the disk fails.
+    pub fn open(folder: PathBuf, now: Timestamp) -> Result<Self, OpenError> {
+        const SEGMENT_BYTES: u64 = 16 << 20;
+        opening::make_folder(&folder)?;
+        let journal_folder = folder.join("journal");
+        opening::make_folder(&journal_folder)?;
+        let lock = opening::lock(&folder)?;
+        let used = opening::check_version(&folder)?;
+        let metrics = Metrics::default();
+        let journal = Journal::open(&journal_folder, SEGMENT_BYTES, Disk::default(), metrics)?;
+        // Nothing of a book is ever given up.
+        if journal
+            .sealed(SegmentKind::State)
+            .keys()
+            .next()
+            .is_some_and(|&first| first != 1)
+        {
+            return Err(OpenError::Missing {
+                path: journal_folder.join(SegmentKind::State.file_name(1)),
+            });
+        }
+        let mut contents = Catalogue::default();
+        journal.replay(SegmentKind::State, 0, |segment, row| {
+            let entry =
+                serde_json::from_slice(&row.head).map_err(|source| OpenError::Unreadable {
+                    path: journal_folder.join(SegmentKind::State.file_name(segment)),
+                    record: row.seq,
+                    source,
+                })?;
+            contents.add(entry, RecordLocation::new(segment, row.span));
+            Ok(())
+        })?;
+        if !used {
+            opening::write_version(&folder)?;
+        }
+        contents.forget_keys(now);
+        let shelf = Arc::new(DocumentStore {
+            reader: RecordReader::new(journal_folder, SegmentKind::State),
+            contents: RwLock::new(contents),
+            _lock: lock,
+        });
+        let scribe = DocumentWriter {
+            journal,
+            shelf: Arc::clone(&shelf),
+        };
+        let writer =
+            WriterHandle::start("postern-book", scribe).map_err(|e| OpenError::io(&folder, e))?;
+        Ok(Self {
+            documents: shelf,
+            writer,
+        })
+    }
+
+    /// Makes a thread unless `key` (the Idempotency-Key) already made one; returns it, with `id` and
+    /// `createdAt`, when it is on disk.
+    ///
+    /// # Errors
+    /// `Full`, or `Dead`.
+    pub async fn make_thread(
+        &self,
+        key: Option<String>,
+        thread: Value,
+        now: Timestamp,
+    ) -> Result<Value, StoreError> {
+        let deed = DocumentCommand::MakeThread { thread };
+        let made = self.ask(deed, key, now).await?;
+        made.ok_or(StoreError::Dead)
+    }
+
+    /// Adds a message to a thread unless `key` already did; returns it, with `id`, `threadId` and
+    /// `createdAt`, when it is on disk. `None`: there is no such thread.
+    ///
+    /// # Errors
+    /// `Full`, or `Dead`.
+    pub async fn add_message(
+        &self,
+        thread: &str,
+        key: Option<String>,
+        message: Value,
+        now: Timestamp,
+    ) -> Result<Option<Value>, StoreError> {
+        let thread = thread.to_owned();
+        self.ask(DocumentCommand::AddMessage { thread, message }, key, now)
+            .await
+    }
+
+    /// Merges `metadata` into the thread's; a `null` takes a field away. `None`: there is no such
+    /// thread.
+    ///
+    /// # Errors
+    /// `Full`, or `Dead`.
+    pub async fn patch_thread(
+        &self,
+        thread: &str,
+        metadata: Value,
+        now: Timestamp,
+    ) -> Result<Option<Value>, StoreError> {
+        let thread = thread.to_owned();
+        self.ask(DocumentCommand::Patch { thread, metadata }, None, now)
+            .await
+    }
+
+    /// The threads made after `after` (a thread's id; `None`: from the first), oldest first, at most
+    /// `count`. Empty if there is no thread `after`.
+    pub fn threads(&self, after: Option<&str>, count: usize) -> Vec<Value> {
+        let locations: Vec<RecordLocation> = {
+            let contents = self.documents.contents();
+            let first = match after.map(|id| contents.by_id.get(id)) {
+                None => 0,
+                Some(Some(&nth)) => nth + 1,
+                Some(None) => return Vec::new(),
+            };
+            let rest = contents.threads.iter().skip(first).take(count);
+            rest.map(|t| t.location).collect()
+        };
+        self.documents.documents(&locations)
+    }
+
+    /// A thread.
+    pub fn thread(&self, id: &str) -> Option<Value> {
+        let location = self.documents.contents().thread(id)?.location;
+        self.documents.document(location)
+    }
+
+    /// A thread's messages after `after` (a message's id; `None`: from the first), oldest first, at
+    /// most `count`. `None`: there is no such thread.
+    pub fn messages(&self, thread: &str, after: Option<&str>, count: usize) -> Option<Vec<Value>> {
+        let locations: Vec<RecordLocation> = {
+            let contents = self.documents.contents();
+            let messages = &contents.thread(thread)?.messages;
+            let first = match after.map(|id| messages.iter().position(|m| m.id == id)) {
+                None => 0,
+                Some(Some(nth)) => nth + 1,
+                Some(None) => return Some(Vec::new()),
+            };
+            let rest = messages.iter().skip(first).take(count);
+            rest.map(|m| m.location).collect()
+        };
+        Some(self.documents.documents(&locations))
+    }
+
+    /// Resolves when the book can record nothing any more: it was closed, or the disk failed.
+    pub async fn ended(&self) {
+        self.writer.ended().await;
+    }
+
+    /// Writes what is left to write and stops. The folder is free for another process when this
+    /// returns and no other clone is left.
+    pub async fn close(self) {
+        self.writer.close().await;
+    }
+
+    async fn ask(
+        &self,
+        deed: DocumentCommand,
+        key: Option<String>,
+        now: Timestamp,
+    ) -> Result<Option<Value>, StoreError> {
+        let ask = |answer| DocumentRequest {
+            command: deed,
+            key,
+            now,
+            answer,
+        };
+        self.writer.submit(ask).await
+    }
+}
+
+/// What the book asks of its writer.
+#[derive(Debug)]
+struct DocumentRequest {
+    command: DocumentCommand,
+    key: Option<String>,
+    now: Timestamp,
+    answer: oneshot::Sender<Result<Option<Value>, StoreError>>,
+}
+
+#[derive(Debug)]
+enum DocumentCommand {
+    MakeThread { thread: Value },
+    AddMessage { thread: String, message: Value },
+    Patch { thread: String, metadata: Value },
+}
+
+/// What the book's threads share.
+#[derive(Debug)]
+struct DocumentStore {
+    reader: RecordReader,
+    contents: RwLock<Catalogue>,
+    _lock: FolderLock,
+}
+
+impl DocumentStore {
+    fn contents(&self) -> RwLockReadGuard<'_, Catalogue> {
+        self.contents.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn contents_mut(&self) -> RwLockWriteGuard<'_, Catalogue> {
+        self.contents
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn documents(&self, locations: &[RecordLocation]) -> Vec<Value> {
+        locations.iter().filter_map(|p| self.document(*p)).collect()
+    }
+
+    fn document(&self, location: RecordLocation) -> Option<Value> {
+        self.read(location).ok()
+    }
+
+    fn read(&self, location: RecordLocation) -> Result<Value, UnreadableDocument> {
+        let read = self.reader.body(location);
+        let document = read.and_then(|body| Ok(serde_json::from_slice(&body)?));
+        document.map_err(|error| {
+            let segment = SegmentKind::State.file_name(location.segment);
+            tracing::error!(segment, %error, "book: a document cannot be read");
+            UnreadableDocument
+        })
+    }
+}
+
+/// A document that is there cannot be read; it was told to the log where it happened.
+#[derive(Debug)]
+struct UnreadableDocument;
+
+/// The book's side of the writer thread.
+#[derive(Debug)]
+struct DocumentWriter {
+    journal: Journal,
+    shelf: Arc<DocumentStore>,
+}
+
+impl BatchWriter for DocumentWriter {
+    type Request = DocumentRequest;
+
+    fn request_bytes(request: &DocumentRequest) -> usize {
+        // Documents are parsed already; a guess serves to keep batches small.
+        const DOCUMENT_BYTES: usize = 16 << 10;
+        request.key.as_ref().map_or(0, String::len) + DOCUMENT_BYTES
+    }
+
+    fn commit(&mut self, requests: Vec<DocumentRequest>) -> Result<(), WriterStopped> {
+        let mut page = DocumentBatch::default();
+        for request in requests {
+            page.write(&self.shelf, request);
+        }
+        match self.journal.append(&[], &page.records) {
+            Ok(written) => {
+                let mut contents = self.shelf.contents_mut();
+                for (entry, location) in page.entries.into_iter().zip(written.facts) {
+                    contents.add(entry, location);
+                }
+                drop(contents);
+                for answer in page.answers {
+                    let _ = answer.to.send(Ok(answer.document));
+                }
+                Ok(())
+            }
+            Err(error) => {
+                let (told, ends) = match error {
+                    AppendError::Full => (StoreError::Full, Ok(())),
+                    AppendError::Dead => (StoreError::Dead, Err(WriterStopped)),
+                };
+                for answer in page.answers {
+                    let _ = answer.to.send(Err(told));
+                }
+                ends
+            }
+        }
+    }
+
+    fn maintain(&mut self) -> Result<bool, WriterStopped> {
+        Ok(false)
+    }
+
+    fn close(mut self) {
+        // What fails here is in the log, and the next start mends it.
+        let _ = self.journal.close();
+    }
+}
+
+/// What one batch writes, and what those before in it did to those behind.
+#[derive(Default)]
+struct DocumentBatch {
+    records: Vec<Record>,
+    entries: Vec<DocumentHead>,
+    answers: Vec<DocumentAnswer>,
+    /// Threads made or changed in this batch.
+    threads: HashMap<String, Value>,
+    keys: HashMap<String, Value>,
+}
+
+/// What is told to whom when the batch is on disk.
+struct DocumentAnswer {
+    to: oneshot::Sender<Result<Option<Value>, StoreError>>,
+    document: Option<Value>,
+}
+
+impl DocumentBatch {
+    fn write(&mut self, shelf: &DocumentStore, request: DocumentRequest) {
+        let DocumentRequest {
+            command: deed,
+            key,
+            now,
+            answer,
+        } = request;
+        // A key is one deed's on one thread, so that two deeds with one key do not meet.
+        let key = key.map(|key| match &deed {
+            DocumentCommand::AddMessage { thread, .. } => format!("message {thread} {key}"),
+            DocumentCommand::MakeThread { .. } | DocumentCommand::Patch { .. } => {
+                format!("thread {key}")
+            }
+        });
+        let done = key
+            .as_ref()
+            .map_or(Ok(None), |key| self.existing_result(shelf, key));
+        let applied = match done {
+            Ok(Some(document)) => return self.answer(answer, Some(document)),
+            Ok(None) => self.apply(shelf, deed, now),
+            Err(unread) => Err(unread),
+        };
+        let (mut entry, document) = match applied {
+            Ok(Some(applied)) => applied,
+            Ok(None) => return self.answer(answer, None),
+            // To go on would do twice what was done, or deny what is there.
+            Err(UnreadableDocument) => {
+                let _ = answer.send(Err(StoreError::Full));
+                return;
+            }
+        };
+        entry.key.clone_from(&key);
+        if let Some(key) = key {
+            self.keys.insert(key, document.clone());
+        }
+        self.records.push(record(&entry, &document));
+        self.entries.push(entry);
+        self.answer(answer, Some(document));
+    }
+
+    fn answer(
+        &mut self,
+        to: oneshot::Sender<Result<Option<Value>, StoreError>>,
+        document: Option<Value>,
+    ) {
+        self.answers.push(DocumentAnswer { to, document });
+    }
+
+    /// What was made with this key.
+    fn existing_result(
+        &self,
+        shelf: &DocumentStore,
+        key: &str,
+    ) -> Result<Option<Value>, UnreadableDocument> {
+        if let Some(document) = self.keys.get(key) {
+            return Ok(Some(document.clone()));
+        }
+        let location = shelf.contents().keys.get(key).copied();
+        location.map(|location| shelf.read(location)).transpose()
+    }
+
+    /// `None`: there is no such thread.
+    fn apply(
+        &mut self,
+        shelf: &DocumentStore,
+        deed: DocumentCommand,
+        now: Timestamp,
+    ) -> Result<Option<(DocumentHead, Value)>, UnreadableDocument> {
+        let id = uuid::Uuid::new_v4().to_string();
+        let entry = |thread: &str, message| DocumentHead {
+            thread: thread.to_owned(),
+            message,
+            key: None,
+            at: now,
+        };
+        match deed {
+            DocumentCommand::MakeThread { thread } => {
+                let document = document(thread, &[("id", &id)], now);
+                self.threads.insert(id.clone(), document.clone());
+                Ok(Some((entry(&id, None), document)))
+            }
+            DocumentCommand::AddMessage { thread, message } => {
+                let known = self.threads.contains_key(&thread);
+                if !known && shelf.contents().thread(&thread).is_none() {
+                    return Ok(None);
+                }
+                let document = document(message, &[("id", &id), ("threadId", &thread)], now);
+                Ok(Some((entry(&thread, Some(id)), document)))
+            }
+            DocumentCommand::Patch { thread, metadata } => {
+                let mut document = match self.threads.get(&thread) {
+                    Some(document) => document.clone(),
+                    None => {
+                        let location = shelf.contents().thread(&thread).map(|t| t.location);
+                        let Some(location) = location else {
+                            return Ok(None);
+                        };
+                        shelf.read(location)?
+                    }
+                };
+                merge(&mut document, metadata, now);
+                self.threads.insert(thread.clone(), document.clone());
+                Ok(Some((entry(&thread, None), document)))
+            }
+        }
+    }
+}
+
+/// The given object with fields of ours; whatever is no object becomes an empty one.
+fn document(given: Value, ours: &[(&str, &str)], now: Timestamp) -> Value {
+    let mut fields = match given {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    };
+    for (name, value) in ours {
+        fields.insert((*name).to_owned(), Value::from(*value));
+    }
+    fields.insert("createdAt".to_owned(), Value::from(now.to_rfc3339()));
+    Value::Object(fields)
+}
+
+fn merge(document: &mut Value, metadata: Value, now: Timestamp) {
+    let Value::Object(fields) = document else {
+        return;
+    };
+    let kept = fields
+        .entry("metadata")
+        .or_insert_with(|| Value::Object(Map::new()));
+    if !kept.is_object() {
+        *kept = Value::Object(Map::new());
+    }
+    if let (Value::Object(kept), Value::Object(new)) = (kept, metadata) {
+        for (name, value) in new {
+            if value.is_null() {
+                kept.remove(&name);
+            } else {
+                kept.insert(name, value);
+            }
+        }
+    }
+    fields.insert("updatedAt".to_owned(), Value::from(now.to_rfc3339()));
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "an entry and a document have a JSON form"
+)]
+fn record(entry: &DocumentHead, document: &Value) -> Record {
+    let head = serde_json::to_vec(entry).expect("an entry has a JSON form");
+    let body = serde_json::to_vec(document).expect("a document has a JSON form");
+    Record::new(head, Bytes::from(body))
+}

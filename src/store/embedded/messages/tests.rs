@@ -1,0 +1,157 @@
+//! The book, written, read and reopened.
+
+use std::time::Duration;
+
+use super::catalogue::KEY_WINDOW;
+use super::*;
+use serde_json::json;
+
+const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+fn id(document: &Value) -> String {
+    document["id"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn what_is_written_is_read_now_and_after_a_reopen() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || EmbeddedMessages::open(folder.path().to_owned(), NOW).unwrap();
+    let book = open();
+    let thread = run(book.make_thread(None, json!({"mailbox": "fans"}), NOW)).unwrap();
+    let name = id(&thread);
+    assert_eq!(thread["createdAt"], "2027-01-15T08:00:00.000Z");
+    let message = run(book.add_message(&name, None, json!({"body": "hello"}), NOW));
+    let message = message.unwrap().unwrap();
+    assert_eq!(message["threadId"], Value::from(name.as_str()));
+    let patch = json!({"a": 1, "b": null});
+    let patched = run(book.patch_thread(&name, patch, NOW)).unwrap().unwrap();
+    assert_eq!(patched["metadata"], json!({"a": 1}));
+    assert_eq!(
+        run(book.add_message("none", None, json!({}), NOW)),
+        Ok(None)
+    );
+    assert_eq!(run(book.patch_thread("none", json!({}), NOW)), Ok(None));
+    let check = |book: &EmbeddedMessages| {
+        assert_eq!(book.thread(&name), Some(patched.clone()));
+        assert_eq!(book.threads(None, 10), std::slice::from_ref(&patched));
+        assert_eq!(book.messages(&name, None, 10), Some(vec![message.clone()]));
+        assert_eq!(book.messages("none", None, 10), None);
+    };
+    check(&book);
+    run(book.close());
+    check(&open());
+}
+
+#[test]
+fn a_key_does_its_deed_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |now| EmbeddedMessages::open(folder.path().to_owned(), now).unwrap();
+    let key = || Some("k".to_owned());
+    let book = open(NOW);
+    let thread = run(book.make_thread(key(), json!({"n": 1}), NOW)).unwrap();
+    let again = run(book.make_thread(key(), json!({"n": 2}), NOW)).unwrap();
+    assert_eq!(thread, again);
+    // The same key on a message is another deed, and on another thread too.
+    let other = run(book.make_thread(None, json!({}), NOW)).unwrap();
+    let mut ids = Vec::new();
+    for thread in [&thread, &other, &thread] {
+        let added = run(book.add_message(&id(thread), key(), json!({}), NOW));
+        ids.push(id(&added.unwrap().unwrap()));
+    }
+    assert_eq!(ids[0], ids[2]);
+    assert_ne!(ids[0], ids[1]);
+    run(book.close());
+    let book = open(NOW);
+    assert_eq!(
+        run(book.make_thread(key(), json!({}), NOW)).unwrap(),
+        thread
+    );
+    run(book.close());
+    let later = NOW.plus(KEY_WINDOW).plus(Duration::from_secs(1));
+    let book = open(later);
+    assert_ne!(
+        run(book.make_thread(key(), json!({}), later)).unwrap(),
+        thread
+    );
+}
+
+#[test]
+fn what_cannot_be_read_is_not_done_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let book = EmbeddedMessages::open(folder.path().to_owned(), NOW).unwrap();
+    let key = || Some("k".to_owned());
+    let thread = run(book.make_thread(key(), json!({}), NOW)).unwrap();
+    let path = folder
+        .path()
+        .join("journal")
+        .join(SegmentKind::State.file_name(1));
+    let away = folder.path().join("away");
+    std::fs::rename(&path, &away).unwrap();
+    let again = run(book.make_thread(key(), json!({}), NOW));
+    assert_eq!(again, Err(StoreError::Full));
+    let patched = run(book.patch_thread(&id(&thread), json!({}), NOW));
+    assert_eq!(patched, Err(StoreError::Full));
+    std::fs::rename(&away, &path).unwrap();
+    let again = run(book.make_thread(key(), json!({}), NOW));
+    assert_eq!(again, Ok(thread));
+    assert_eq!(book.threads(None, 9).len(), 1);
+}
+
+#[test]
+fn deeds_of_one_batch_see_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let book = EmbeddedMessages::open(folder.path().to_owned(), NOW).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+    let name = id(&run(book.make_thread(None, json!({}), NOW)).unwrap());
+    let patches: Vec<_> = (0..50)
+        .map(|n| {
+            let (book, name) = (book.clone(), name.clone());
+            let metadata = json!({ n.to_string(): n });
+            runtime.spawn(async move { book.patch_thread(&name, metadata, NOW).await })
+        })
+        .collect();
+    let makes: Vec<_> = (0..50)
+        .map(|_| {
+            let book = book.clone();
+            let key = Some("one".to_owned());
+            runtime.spawn(async move { book.make_thread(key, json!({}), NOW).await })
+        })
+        .collect();
+    for patch in patches {
+        runtime.block_on(patch).unwrap().unwrap();
+    }
+    let made: Vec<String> = makes
+        .into_iter()
+        .map(|make| id(&runtime.block_on(make).unwrap().unwrap()))
+        .collect();
+    assert!(made.iter().all(|id| *id == made[0]));
+    let thread = book.thread(&name).unwrap();
+    assert_eq!(thread["metadata"].as_object().unwrap().len(), 50);
+    assert_eq!(book.threads(None, 100).len(), 2);
+}
+
+#[test]
+fn lists_come_in_pages() {
+    let folder = tempfile::tempdir().unwrap();
+    let book = EmbeddedMessages::open(folder.path().to_owned(), NOW).unwrap();
+    let make = |_| id(&run(book.make_thread(None, json!({}), NOW)).unwrap());
+    let threads: Vec<String> = (0..5).map(make).collect();
+    let page = book.threads(Some(&threads[1]), 2);
+    assert_eq!(page.iter().map(id).collect::<Vec<_>>(), threads[2..4]);
+    assert!(book.threads(Some(&threads[4]), 2).is_empty());
+    assert!(book.threads(Some("none"), 2).is_empty());
+    let add = |_| {
+        let added = run(book.add_message(&threads[0], None, json!({}), NOW));
+        id(&added.unwrap().unwrap())
+    };
+    let messages: Vec<String> = (0..5).map(add).collect();
+    let page = book.messages(&threads[0], Some(&messages[2]), 9).unwrap();
+    assert_eq!(page.iter().map(id).collect::<Vec<_>>(), messages[3..]);
+}

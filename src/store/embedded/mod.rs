@@ -1,0 +1,59 @@
+//! Owns the embedded store: everything in one folder that belongs to one process.
+//!
+//! Does not know who asks: the door is the parent's.
+//!
+//! The journal is the truth: append-only segments of checksummed batches, one sync for all who wait.
+//! The index is what the facts add up to, and can be made again from the journal. What waits is in
+//! memory.
+//!
+//! ```text
+//! FOLDER/lock                            one process at a time
+//! FOLDER/version                         the version of the format
+//! FOLDER/journal/mail-NUMBER.segment     accepted mail: envelope and bytes
+//! FOLDER/journal/state-NUMBER.segment    facts, one JSON object each, with the mail of a job beside it
+//! FOLDER/journal/indexed                 an index was finished once
+//! FOLDER/index/                          sled
+//! ```
+//!
+//! ```text
+//! backend                                one type for callers, writer and readers
+//! mail_queue, threads, jobs, event_log   the four parts of the door
+//! questions, lookup, readers             reading, on threads of its own
+//! leases, nonces                         what two callers must not do at once
+//! journal_writer, validator, maintenance the writer's thread
+//! state, outbox_state, due, stored_job   what the facts add up to
+//! journal, segment, frame, location, disk the files
+//! index, pending_writes, shared          the index and its thread
+//! opening                                the start
+//! messages                               the embedded Messages API's documents
+//! ```
+
+pub(super) mod backend;
+pub(super) mod disk;
+mod due;
+mod event_log;
+mod frame;
+pub(super) mod index;
+mod jobs;
+mod journal;
+mod journal_writer;
+pub(super) mod leases;
+mod location;
+mod lookup;
+mod mail_queue;
+mod maintenance;
+pub(super) mod messages;
+mod nonces;
+mod open_mail;
+mod opening;
+mod outbox_state;
+pub(super) mod pending_writes;
+mod questions;
+mod readers;
+mod segment;
+mod shared;
+mod state;
+pub(super) mod stored_job;
+mod threads;
+mod validator;
+mod writer_thread;

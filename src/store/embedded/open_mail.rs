@@ -1,0 +1,114 @@
+//! Owns what is kept in memory of each mail not settled, and the counters of those that are.
+//!
+//! Does not say when they change: that is `state`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::location::RecordLocation;
+use crate::mail::envelope::Envelope;
+use crate::mail::partition::PartitionKey;
+use crate::store::fact::DeliveryStep;
+use crate::store::id::MailId;
+
+/// Counters that cannot be told from the entries.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::store) struct LedgerTotals {
+    pub(in crate::store) received: u64,
+    pub(in crate::store) delivered: u64,
+    pub(in crate::store) dropped: BTreeMap<String, u64>,
+    /// Segments with records up to this number may be gone: an index older than that is of no use.
+    pub(in crate::store) gone_to: u64,
+    /// Bytes of all that lived in the state segments when they were last compacted.
+    pub(in crate::store) compact_bytes: u64,
+    #[serde(default)]
+    pub(in crate::store) jobs: JobTotals,
+}
+
+/// Counters of the outbox that cannot be told from the entries.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::store) struct JobTotals {
+    pub(in crate::store) taken: u64,
+    pub(in crate::store) sent: u64,
+    pub(in crate::store) cancelled: u64,
+    /// Captured, and kept no more.
+    pub(in crate::store) captured_gone: u64,
+    /// Given up, and kept no more.
+    pub(in crate::store) failed_gone: u64,
+    /// Jobs settled by facts up to this number are forgotten: there were too many after them.
+    pub(in crate::store) settled_gone_to: u64,
+    /// Some facts that settled a job, and how many were settled then, oldest first.
+    pub(in crate::store) milestones: VecDeque<(u64, u64)>,
+}
+
+impl LedgerTotals {
+    /// Deliveries that are over.
+    pub(super) fn settled_count(&self) -> u64 {
+        self.delivered + self.dropped.values().sum::<u64>()
+    }
+}
+
+/// A mail that is not settled for all its recipients.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OpenMail {
+    #[serde(rename = "location")]
+    pub(super) location: RecordLocation,
+    pub(super) open: Vec<OpenDelivery>,
+    /// It was carried forward: there is, or was, another copy.
+    #[serde(rename = "carried")]
+    pub(super) relocated: bool,
+    /// The index on disk has it.
+    #[serde(skip)]
+    pub(super) indexed: bool,
+}
+
+/// A delivery that is not over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OpenDelivery {
+    pub(super) recipient: u16,
+    /// The number of the fact that last parked or released it, or 0.
+    pub(super) seq: u64,
+    pub(super) parked: Option<Box<str>>,
+    pub(super) steps: Vec<DeliveryStep>,
+    /// The line it stands in; `None` in an entry written before lines were kept.
+    #[serde(default, rename = "lane")]
+    pub(super) partition: Option<PartitionKey>,
+}
+
+/// Mails of one segment that are not settled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SegmentUsage {
+    pub(super) mails: u64,
+    pub(super) bytes: u64,
+}
+
+/// The mails accepted last, so that a worker that keeps up reads nothing from disk.
+#[derive(Debug, Default)]
+pub(super) struct RecentMails {
+    pub(super) mails: BTreeMap<MailId, (Arc<Envelope>, Bytes)>,
+    bytes: usize,
+}
+
+impl RecentMails {
+    pub(super) fn insert(&mut self, mail: MailId, envelope: Arc<Envelope>, bytes: Bytes) {
+        const BYTES_MAX: usize = 32 << 20;
+        const MAILS_MAX: usize = 8192;
+        self.bytes += bytes.len();
+        self.mails.insert(mail, (envelope, bytes));
+        while self.bytes > BYTES_MAX || self.mails.len() > MAILS_MAX {
+            let Some((_, (_, bytes))) = self.mails.pop_first() else {
+                break;
+            };
+            self.bytes -= bytes.len();
+        }
+    }
+
+    pub(super) fn remove(&mut self, mail: MailId) {
+        if let Some((_, bytes)) = self.mails.remove(&mail) {
+            self.bytes -= bytes.len();
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! Owns what is kept in memory of the outbox: which jobs wait and when they are due, which are kept
+//! for a person, the newest that are over, and where the events stand.
+//!
+//! Does not say when any of it changes (`sending` does), and holds nothing that the index does not.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::due::DueQueue;
+use super::location::RecordLocation;
+use super::stored_job::IndexedJob;
+use crate::clock::Timestamp;
+use crate::mail::job_id::JobId;
+use crate::store::event::Event;
+use crate::store::id::EventId;
+use crate::store::job::{Job, JobState};
+
+/// Events that are kept for those who listen.
+pub(super) const EVENTS_MAX: usize = 50_000;
+/// Jobs that are over and can still be listed.
+const SETTLED_LISTED_MAX: usize = 1000;
+/// Events kept in memory whole, so that a listener who keeps up has nothing read from disk.
+const RECENT_EVENTS_MAX: usize = 1024;
+
+/// The jobs that are not settled, and what goes with them.
+#[derive(Debug, Default)]
+pub(super) struct OutboxState {
+    waiting: HashMap<JobId, WaitingJob>,
+    /// The jobs that wait, thread by thread, oldest first.
+    by_order: BTreeSet<(OrderKey, u64, JobId)>,
+    /// The first job of each line.
+    due: DueQueue,
+    mail_bytes: u64,
+    retained: HashMap<JobId, RetainedJob>,
+    /// By when they ended.
+    failed: BTreeSet<(Timestamp, JobId)>,
+    captured: BTreeSet<(Timestamp, JobId)>,
+    /// All jobs that can be listed, by when they were taken.
+    by_age: [BTreeSet<(Timestamp, JobId)>; 4],
+    /// The newest that are settled, by the number of the fact that settled them.
+    recent_settled: BTreeMap<u64, (Timestamp, JobId)>,
+    events: BTreeMap<EventId, RecordLocation>,
+    recent_events: VecDeque<(EventId, Arc<Event>)>,
+    /// The newest event that is kept no more.
+    given_up: Option<EventId>,
+}
+
+/// Where a job is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum JobList {
+    Waiting,
+    Failed,
+    Captured,
+    Settled,
+}
+
+/// A job that waits.
+#[derive(Clone, Debug)]
+struct WaitingJob {
+    due_at: Timestamp,
+    made_at: Timestamp,
+    order_key: OrderKey,
+    /// Where its recipient is, in A-labels.
+    domain: Arc<str>,
+    order: u64,
+    mail_bytes: u32,
+    begun: bool,
+}
+
+/// A job that is kept for a person.
+#[derive(Clone, Copy, Debug)]
+struct RetainedJob {
+    made_at: Timestamp,
+    over_at: Timestamp,
+    captured: bool,
+}
+
+/// Jobs that leave one after the other: 16 bytes of a SHA-256 of what they have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct OrderKey([u8; 16]);
+
+impl OrderKey {
+    /// Those of one thread of one route; a job without a thread is its own.
+    fn of(job: &Job) -> Self {
+        let mut hash = Sha256::new();
+        match &job.thread_id {
+            Some(thread) => {
+                hash.update([0]);
+                hash.update((job.route.len() as u64).to_le_bytes());
+                hash.update(job.route.as_bytes());
+                hash.update(thread.as_bytes());
+            }
+            None => {
+                hash.update([1]);
+                hash.update(job.id.0);
+            }
+        }
+        let mut line = [0; 16];
+        line.copy_from_slice(&hash.finalize()[..16]);
+        Self(line)
+    }
+}
+
+impl OutboxState {
+    // Changes.
+
+    /// The job is now this; whatever was known of it before.
+    pub(super) fn update(&mut self, filed: &IndexedJob) {
+        let record = &filed.stored.record;
+        let (id, made_at) = (record.job.id, record.job.made_at);
+        self.remove(id);
+        if filed.stored.settled.is_some() {
+            return;
+        }
+        let captured = match record.state {
+            JobState::Waiting { due_at } => {
+                let waiting = WaitingJob {
+                    due_at,
+                    made_at,
+                    order_key: OrderKey::of(&record.job),
+                    domain: self
+                        .due
+                        .intern_domain(&record.job.recipient.domain().ascii()),
+                    order: filed.stored.order,
+                    mail_bytes: filed.location.body_bytes,
+                    begun: record.begun_at.is_some(),
+                };
+                return self.add_waiting(id, waiting);
+            }
+            JobState::Captured => true,
+            JobState::Sent
+            | JobState::Failed { .. }
+            | JobState::Cancelled
+            | JobState::Bounced { .. } => false,
+        };
+        let over_at = filed.stored.over_at.unwrap_or(made_at);
+        let shelved = RetainedJob {
+            made_at,
+            over_at,
+            captured,
+        };
+        self.retained.insert(id, shelved);
+        let (by_end, shelf) = self.list_of(captured);
+        by_end.insert((over_at, id));
+        self.by_age[shelf as usize].insert((made_at, id));
+    }
+
+    fn remove(&mut self, id: JobId) {
+        if let Some(waiting) = self.waiting.remove(&id) {
+            self.remove_waiting(id, &waiting);
+        }
+        if let Some(shelved) = self.retained.remove(&id) {
+            let (by_end, shelf) = self.list_of(shelved.captured);
+            by_end.remove(&(shelved.over_at, id));
+            self.by_age[shelf as usize].remove(&(shelved.made_at, id));
+        }
+    }
+
+    fn list_of(&mut self, captured: bool) -> (&mut BTreeSet<(Timestamp, JobId)>, JobList) {
+        match captured {
+            true => (&mut self.captured, JobList::Captured),
+            false => (&mut self.failed, JobList::Failed),
+        }
+    }
+
+    /// A job was settled by the fact `seq`. Gives the number of the one that can be listed no more.
+    pub(super) fn add_settled(&mut self, seq: u64, made_at: Timestamp, id: JobId) -> Option<u64> {
+        let shelf = JobList::Settled as usize;
+        self.recent_settled.insert(seq, (made_at, id));
+        self.by_age[shelf].insert((made_at, id));
+        if self.recent_settled.len() <= SETTLED_LISTED_MAX {
+            return None;
+        }
+        let (gone, entry) = self.recent_settled.pop_first()?;
+        self.by_age[shelf].remove(&entry);
+        Some(gone)
+    }
+
+    /// An event stands at `place`. Gives the one that is kept no more.
+    pub(super) fn add_event(
+        &mut self,
+        id: EventId,
+        location: RecordLocation,
+        event: Option<Event>,
+    ) -> Option<EventId> {
+        self.events.insert(id, location);
+        let newest = self.recent_events.back().is_none_or(|(last, _)| *last < id);
+        if let Some(event) = event.filter(|_| newest) {
+            self.recent_events.push_back((id, Arc::new(event)));
+            if self.recent_events.len() > RECENT_EVENTS_MAX {
+                self.recent_events.pop_front();
+            }
+        }
+        if self.events.len() <= EVENTS_MAX {
+            return None;
+        }
+        let (given_up, _) = self.events.pop_first()?;
+        self.given_up = Some(given_up).max(self.given_up);
+        Some(given_up)
+    }
+
+    /// Everything that the index has is loaded: with as many events as are kept there were more.
+    pub(super) fn loaded(&mut self) {
+        if self.events.len() >= EVENTS_MAX
+            && let Some(oldest) = self.oldest_event()
+        {
+            self.given_up = Some(EventId(oldest.0.saturating_sub(1)));
+        }
+    }
+
+    // Questions.
+
+    /// The jobs that may be next, by when they are due.
+    pub(super) const fn due(&self) -> &DueQueue {
+        &self.due
+    }
+
+    /// The jobs of some shelves that were taken before `before`, newest first.
+    pub(super) fn list<'s>(
+        &'s self,
+        shelves: &'s [JobList],
+        before: Option<(Timestamp, JobId)>,
+    ) -> impl Iterator<Item = (Timestamp, JobId)> + 's {
+        let last = (Timestamp::from_millis(u64::MAX), JobId([u8::MAX; 16]));
+        let mut next = before;
+        std::iter::from_fn(move || {
+            let newest = |shelf: &JobList| {
+                let all = &self.by_age[*shelf as usize];
+                match next {
+                    Some(before) => all.range(..before).next_back().copied(),
+                    None => all.range(..=last).next_back().copied(),
+                }
+            };
+            next = Some(shelves.iter().filter_map(newest).max()?);
+            next
+        })
+    }
+
+    /// `None`: the job does not wait. True: an attempt began, and nothing is known of its end.
+    pub(super) fn begun(&self, id: JobId) -> Option<bool> {
+        self.waiting.get(&id).map(|waiting| waiting.begun)
+    }
+
+    pub(super) fn is_retained(&self, id: JobId) -> bool {
+        self.retained.contains_key(&id)
+    }
+
+    /// Jobs that wait.
+    pub(super) fn waiting(&self) -> u64 {
+        self.waiting.len() as u64
+    }
+
+    /// Bytes of their mails.
+    pub(super) const fn mail_bytes(&self) -> u64 {
+        self.mail_bytes
+    }
+
+    /// Jobs that failed and can be tried again, by when they ended.
+    pub(super) const fn failed(&self) -> &BTreeSet<(Timestamp, JobId)> {
+        &self.failed
+    }
+
+    /// Jobs that were captured and can be looked at, by when they ended.
+    pub(super) const fn captured(&self) -> &BTreeSet<(Timestamp, JobId)> {
+        &self.captured
+    }
+
+    pub(super) fn events_after(&self, after: EventId) -> impl Iterator<Item = EventId> + '_ {
+        let behind = (Bound::Excluded(after), Bound::Unbounded);
+        self.events.range(behind).map(|(id, _)| *id)
+    }
+
+    /// Where an event stands, if it is kept.
+    pub(super) fn event_location(&self, id: EventId) -> Option<RecordLocation> {
+        self.events.get(&id).copied()
+    }
+
+    /// The newest event that is kept no more, if any was given up.
+    pub(super) const fn newest_given_up(&self) -> Option<EventId> {
+        self.given_up
+    }
+
+    /// The shard of a waiting job: the first octet of what its thread is ordered by.
+    pub(super) fn shard(&self, id: JobId) -> u8 {
+        self.waiting.get(&id).map_or(0, |job| job.order_key.0[0])
+    }
+
+    /// An event, if it is in memory.
+    pub(super) fn recent_event(&self, id: EventId) -> Option<Arc<Event>> {
+        let at = self
+            .recent_events
+            .binary_search_by_key(&id, |(id, _)| *id)
+            .ok()?;
+        self.recent_events
+            .get(at)
+            .map(|(_, event)| Arc::clone(event))
+    }
+
+    pub(super) fn oldest_event(&self) -> Option<EventId> {
+        self.events.keys().next().copied()
+    }
+
+    pub(super) fn newest_event(&self) -> EventId {
+        self.events.keys().next_back().copied().unwrap_or_default()
+    }
+
+    // Inside.
+
+    fn add_waiting(&mut self, id: JobId, waiting: WaitingJob) {
+        let first = self.first_of(waiting.order_key);
+        self.mail_bytes += u64::from(waiting.mail_bytes);
+        self.by_order.insert((waiting.order_key, waiting.order, id));
+        self.by_age[JobList::Waiting as usize].insert((waiting.made_at, id));
+        if self.first_of(waiting.order_key) == Some(id) {
+            if let Some((first, before)) = first.and_then(|id| Some((id, self.waiting.get(&id)?))) {
+                self.due.remove(before.due_at, first);
+            }
+            self.due.insert(waiting.due_at, id, &waiting.domain);
+        }
+        self.waiting.insert(id, waiting);
+    }
+
+    fn remove_waiting(&mut self, id: JobId, waiting: &WaitingJob) {
+        self.mail_bytes -= u64::from(waiting.mail_bytes);
+        self.by_order
+            .remove(&(waiting.order_key, waiting.order, id));
+        self.by_age[JobList::Waiting as usize].remove(&(waiting.made_at, id));
+        if !self.due.remove(waiting.due_at, id) {
+            return;
+        }
+        if let Some(next) = self.first_of(waiting.order_key)
+            && let Some(waiting) = self.waiting.get(&next)
+        {
+            self.due.insert(waiting.due_at, next, &waiting.domain);
+        }
+    }
+
+    fn first_of(&self, line: OrderKey) -> Option<JobId> {
+        let first = self.by_order.range((line, 0, JobId([0; 16]))..).next()?;
+        (first.0 == line).then_some(first.2)
+    }
+}

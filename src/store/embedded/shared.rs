@@ -1,0 +1,390 @@
+//! Owns what the threads of a store share: the state behind its lock, the room left, the index thread's progress.
+//!
+//! Does not write to the journal.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+
+use super::index::{Index, IndexError};
+use super::location::RecordReader;
+use super::opening::FolderLock;
+use super::segment::SegmentKind;
+use super::state::StoreState;
+use super::writer_thread::WriterStopped;
+use crate::store::error::StoreError;
+use crate::store::id::EventId;
+use crate::store::metrics::Metrics;
+use crate::store::settings::Settings;
+
+/// Changes the index may be behind before the writer waits for it.
+const BEHIND_MAX: usize = 16 << 10;
+/// Changes that are worth a writing to the index at once; fewer wait a little for company.
+const BEHIND_ENOUGH: usize = 2048;
+// Tests want everything that follows from a writing to happen at once.
+const GATHER_WAIT: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 250 });
+
+/// How often what was written to the index is handed to the kernel, at most.
+const FLUSH_EVERY: Duration = GATHER_WAIT;
+
+/// What the threads of a store share.
+#[derive(Debug)]
+pub(super) struct StoreShared {
+    pub(super) settings: Settings,
+    pub(super) metrics: Metrics,
+    /// Read without the state's lock.
+    pub(super) index: Index,
+    pub(super) mail_reader: RecordReader,
+    pub(super) fact_reader: RecordReader,
+    pub(super) mail_arrived: Notify,
+    pub(super) job_arrived: Notify,
+    pub(super) newest_event: watch::Sender<EventId>,
+    pub(super) capacity: Capacity,
+    /// Held as long as anything of the store is: two processes would destroy each other's journal.
+    _lock: FolderLock,
+    state: RwLock<StoreState>,
+    progress: Mutex<IndexProgress>,
+    progressed: Condvar,
+}
+
+/// How far the index is.
+#[derive(Debug, Default)]
+struct IndexProgress {
+    behind: usize,
+    /// The number of the last record whose changes are in the index and with the kernel.
+    flushed: u64,
+    failed: bool,
+    closing: bool,
+    ended: bool,
+}
+
+impl StoreShared {
+    pub(super) fn new(
+        settings: Settings,
+        metrics: Metrics,
+        journal: &Path,
+        lock: FolderLock,
+        state: StoreState,
+    ) -> Self {
+        let reader = |kind| RecordReader::new(journal.to_owned(), kind);
+        let shared = Self {
+            _lock: lock,
+            capacity: Capacity::new(&settings),
+            progress: Mutex::new(IndexProgress {
+                flushed: state.seq,
+                ..IndexProgress::default()
+            }),
+            settings,
+            metrics,
+            index: state.index(),
+            mail_reader: reader(SegmentKind::Mail),
+            fact_reader: reader(SegmentKind::State),
+            mail_arrived: Notify::new(),
+            job_arrived: Notify::new(),
+            newest_event: watch::Sender::new(state.outbox.newest_event()),
+            state: RwLock::new(state),
+            progressed: Condvar::new(),
+        };
+        shared.publish_state(&shared.state());
+        shared
+    }
+
+    // A panic while the state was changed ends the writer, so nothing is built on it; it may be read.
+    pub(super) fn state(&self) -> RwLockReadGuard<'_, StoreState> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn state_mut(&self) -> RwLockWriteGuard<'_, StoreState> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn progress(&self) -> MutexGuard<'_, IndexProgress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be told after every change of the state.
+    pub(super) fn publish_state(&self, state: &StoreState) {
+        self.capacity
+            .waiting
+            .store(state.waiting().len() as u64, Ordering::Relaxed);
+        self.capacity
+            .waiting_bytes
+            .store(state.waiting_bytes(), Ordering::Relaxed);
+        let behind = state.pending_count();
+        self.metrics
+            .behind
+            .set(i64::try_from(behind).unwrap_or(i64::MAX));
+        let mut progress = self.progress();
+        let woken = progress.behind == 0 || behind >= BEHIND_ENOUGH;
+        progress.behind = behind;
+        drop(progress);
+        if woken && behind > 0 {
+            self.progressed.notify_all();
+        }
+    }
+
+    /// Waits while the index is too far behind.
+    pub(super) fn wait_for_index(&self) -> Result<(), WriterStopped> {
+        let mut progress = self.progress();
+        while progress.behind > BEHIND_MAX && !progress.failed {
+            progress = self
+                .progressed
+                .wait(progress)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        if progress.failed {
+            Err(WriterStopped)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The number of the last record whose changes are in the index and with the kernel.
+    pub(super) fn flushed(&self) -> u64 {
+        self.progress().flushed
+    }
+
+    /// The index cannot be used any more: so the store cannot.
+    pub(super) fn index_failed(&self, error: &IndexError) -> WriterStopped {
+        let mut progress = self.progress();
+        if !progress.failed {
+            tracing::error!(%error, "store: the index failed; the store ends as soon as the disk has room");
+        }
+        progress.failed = true;
+        drop(progress);
+        self.progressed.notify_all();
+        WriterStopped
+    }
+
+    /// Nothing more can be believed: the index failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.progress().failed
+    }
+
+    /// The index failed, and the next start has room to make it again. On a full disk it is better to
+    /// go on refusing than to end: nobody would start us a hundred times.
+    pub(super) fn must_end(&self) -> bool {
+        self.has_failed() && !self.capacity.is_short()
+    }
+
+    /// Has the index thread write what it is behind and end.
+    pub(super) fn close_index(&self) {
+        let mut progress = self.progress();
+        progress.closing = true;
+        self.progressed.notify_all();
+        while !progress.ended {
+            progress = self
+                .progressed
+                .wait(progress)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The index thread: writes the state's changes to the index, many at a time, until told to close.
+    pub(super) fn run_index(&self, index: &Index, nudge: impl Fn()) {
+        // However this ends, a writer that waits for it must wake.
+        let _end = IndexThreadEnd(self);
+        let (mut flushed_at, mut unflushed) = (Instant::now(), false);
+        loop {
+            let closing = self.wait_for_changes(unflushed);
+            let written = self.write_index(index).and_then(|seq| {
+                let due = closing || flushed_at.elapsed() >= FLUSH_EVERY;
+                if due {
+                    index.flush()?;
+                    flushed_at = Instant::now();
+                }
+                unflushed = !due;
+                Ok(due.then_some(seq))
+            });
+            match written {
+                Ok(Some(seq)) => {
+                    self.progress().flushed = seq;
+                    nudge();
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    self.index_failed(&error);
+                }
+            }
+            self.progressed.notify_all();
+            if closing {
+                return;
+            }
+            if self.has_failed() {
+                self.wait_for_room();
+                // The writer sees that it is over.
+                nudge();
+                return;
+            }
+        }
+    }
+
+    /// Waits until the disk has room, or until told to close.
+    fn wait_for_room(&self) {
+        const LOOK_EVERY: Duration = Duration::from_secs(1);
+        let mut progress = self.progress();
+        while !progress.closing && self.capacity.is_short() {
+            let waited = self.progressed.wait_timeout(progress, LOOK_EVERY);
+            progress = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Waits for something to write, or to flush. True: it is time to end.
+    fn wait_for_changes(&self, unflushed: bool) -> bool {
+        let mut progress = self.progress();
+        while progress.behind == 0 && !progress.closing && !progress.failed && !unflushed {
+            progress = self
+                .progressed
+                .wait(progress)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        let until = Instant::now() + GATHER_WAIT;
+        while progress.behind < BEHIND_ENOUGH && !progress.closing && !progress.failed {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let waited = self.progressed.wait_timeout(progress, left);
+            progress = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        progress.closing
+    }
+
+    fn write_index(&self, index: &Index) -> Result<u64, IndexError> {
+        let leaving = {
+            let mut state = self.state_mut();
+            let leaving = state.take_pending();
+            self.publish_state(&state);
+            leaving
+        };
+        // The next changes may gather while these are written.
+        self.progressed.notify_all();
+        leaving.write(index)?;
+        self.state_mut().pending_written();
+        Ok(leaving.meta.seq)
+    }
+}
+
+struct IndexThreadEnd<'s>(&'s StoreShared);
+
+impl Drop for IndexThreadEnd<'_> {
+    fn drop(&mut self) {
+        let mut progress = self.0.progress();
+        progress.ended = true;
+        // A thread that ended while nobody asked it to has failed.
+        progress.failed |= !progress.closing;
+        drop(progress);
+        self.0.progressed.notify_all();
+    }
+}
+
+/// What tells whether more mail may come in.
+#[derive(Debug)]
+pub(super) struct Capacity {
+    folder: PathBuf,
+    waiting: AtomicU64,
+    waiting_max: u64,
+    waiting_bytes: AtomicU64,
+    waiting_bytes_max: u64,
+    free_bytes: AtomicU64,
+    free_bytes_min: u64,
+    begun: Instant,
+    /// When the disk is asked next, in milliseconds after `begun`.
+    sample_at: AtomicU64,
+}
+
+impl Capacity {
+    fn new(settings: &Settings) -> Self {
+        Self {
+            folder: settings.folder.clone(),
+            waiting: AtomicU64::new(0),
+            waiting_max: settings.waiting_max,
+            waiting_bytes: AtomicU64::new(0),
+            waiting_bytes_max: settings.waiting_bytes_max,
+            free_bytes: AtomicU64::new(u64::MAX),
+            free_bytes_min: settings.free_bytes_min,
+            begun: Instant::now(),
+            sample_at: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn admit(&self, bytes: u64) -> Result<(), StoreError> {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        let waiting_bytes = self.waiting_bytes.load(Ordering::Relaxed);
+        if waiting >= self.waiting_max
+            || waiting_bytes.saturating_add(bytes) > self.waiting_bytes_max
+        {
+            return Err(StoreError::Full);
+        }
+        self.admit_on_disk(bytes)
+    }
+
+    /// Has the disk room for so many bytes?
+    pub(super) fn admit_on_disk(&self, bytes: u64) -> Result<(), StoreError> {
+        match self.free_bytes().saturating_sub(bytes) < self.free_bytes_min {
+            true => Err(StoreError::Full),
+            false => Ok(()),
+        }
+    }
+
+    /// The disk has less than the floor, as it tells now.
+    fn is_short(&self) -> bool {
+        self.sample_at.store(0, Ordering::Relaxed);
+        self.free_bytes() < self.free_bytes_min
+    }
+
+    /// So many bytes will be written before the disk is asked again.
+    pub(super) fn reserve(&self, bytes: u64) {
+        let less = |free: u64| Some(free.saturating_sub(bytes));
+        // The closure never says no.
+        let _ = self
+            .free_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
+    /// Free bytes on the disk, as told at most a second ago, less what was taken since.
+    fn free_bytes(&self) -> u64 {
+        const SAMPLE_MILLIS: u64 = 1000;
+        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let due = self.sample_at.load(Ordering::Relaxed);
+        let next = now.saturating_add(SAMPLE_MILLIS);
+        let mine = now >= due
+            && self
+                .sample_at
+                .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        if mine && let Ok(disk) = rustix::fs::statvfs(&self.folder) {
+            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+            self.free_bytes.store(free, Ordering::Relaxed);
+        }
+        self.free_bytes.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_taken_is_not_free_though_the_disk_was_not_asked_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            free_bytes_min: 1000,
+            ..Settings::new(folder.path().to_owned())
+        };
+        let room = Capacity::new(&settings);
+        room.sample_at.store(u64::MAX, Ordering::Relaxed);
+        room.free_bytes.store(3000, Ordering::Relaxed);
+        assert_eq!(room.admit(1500), Ok(()));
+        room.reserve(1500);
+        assert_eq!(room.admit(501), Err(StoreError::Full));
+        assert_eq!(room.admit(500), Ok(()));
+        room.reserve(5000);
+        assert_eq!(room.admit(0), Err(StoreError::Full));
+    }
+}

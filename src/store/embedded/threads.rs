@@ -1,0 +1,73 @@
+//! Owns the embedded store's threads.
+//!
+//! Does not write: that is the writer's thread.
+
+use async_trait::async_trait;
+
+use super::backend::EmbeddedStore;
+use super::index::IndexKey;
+use super::lookup::Lookup;
+use crate::clock::Timestamp;
+use crate::mail::address::Address;
+use crate::mail::token::ThreadKey;
+use crate::store::door::{Lease, LeaseName, StoreBackend, Threads};
+use crate::store::error::StoreError;
+use crate::store::fact::Mapping;
+use crate::store::job::{ConversationKey, LastMessage};
+
+#[async_trait]
+impl Threads for EmbeddedStore {
+    async fn thread(&self, route: &str, key: ThreadKey) -> Result<Option<Mapping>, StoreError> {
+        let route = route.to_owned();
+        self.read(move |shared| shared.mapping(&route, key)).await
+    }
+
+    async fn thread_by_message_id(
+        &self,
+        route: &str,
+        message_id: &str,
+    ) -> Result<Option<(Mapping, bool)>, StoreError> {
+        let (route, id) = (route.to_owned(), message_id.to_owned());
+        self.read(move |shared| shared.mapping_by_message_id(&route, &id))
+            .await
+    }
+
+    async fn thread_by_subject(
+        &self,
+        route: &str,
+        sender: &Address,
+        subject: &str,
+        since: Timestamp,
+    ) -> Result<Option<Mapping>, StoreError> {
+        let (route, sender, subject) = (route.to_owned(), sender.clone(), subject.to_owned());
+        self.read(move |shared| shared.mapping_by_subject(&route, &sender, &subject, since))
+            .await
+    }
+
+    async fn issued_token(
+        &self,
+        token: [u8; 16],
+    ) -> Result<Option<(String, Timestamp)>, StoreError> {
+        self.read(move |shared| Ok(shared.issued_token(token)?))
+            .await
+    }
+
+    async fn is_revoked(&self, token: [u8; 16]) -> Result<bool, StoreError> {
+        let entry = self.read(move |shared| Ok(shared.entry(IndexKey::revoked(token))?));
+        Ok(entry.await?.is_some())
+    }
+
+    async fn last_message(
+        &self,
+        conversation: &ConversationKey,
+        by_us: bool,
+    ) -> Result<Option<LastMessage>, StoreError> {
+        let conversation = conversation.clone();
+        self.read(move |shared| shared.message_of(&conversation, by_us))
+            .await
+    }
+
+    async fn lock_thread(&self, key: ThreadKey) -> Result<Lease, StoreError> {
+        self.lease(LeaseName::Thread(key)).await
+    }
+}

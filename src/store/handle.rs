@@ -1,0 +1,50 @@
+//! Owns the handle by which the rest of the program holds a store.
+//!
+//! Does not know what stands behind it once it is open.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::door::StoreBackend;
+use super::embedded::backend::EmbeddedStore;
+use super::embedded::disk::Disk;
+use super::error::OpenError;
+use super::settings::Settings;
+use crate::clock::Timestamp;
+
+/// A handle to everything that must survive a crash. Clones are handles to the same store.
+///
+/// It dereferences to [`StoreBackend`], whose four parts are what may be asked.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<dyn StoreBackend>);
+
+impl Store {
+    /// Opens the embedded store in `settings.folder`, or begins one there. Blocks while the journal's
+    /// last segments, and what the index has not seen, are read.
+    ///
+    /// # Errors
+    /// The folder is in use, damaged, or of a newer version; or the disk fails.
+    pub fn open(settings: Settings, now: Timestamp) -> Result<Self, OpenError> {
+        let opened = EmbeddedStore::open(settings, now, Disk::default())?;
+        Ok(Self::of(Arc::new(opened)))
+    }
+
+    /// A handle to any other implementation.
+    pub(super) fn of(backend: Arc<dyn StoreBackend>) -> Self {
+        Self(backend)
+    }
+
+    /// Writes what is left to write and stops. The folder is free for another process when this
+    /// returns and no other clone is left.
+    pub async fn close(self) {
+        self.0.close().await;
+    }
+}
+
+impl Deref for Store {
+    type Target = dyn StoreBackend;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}

@@ -1,0 +1,165 @@
+//! Leases, claims, nonces and the order of events: what two workers must be able to rely on.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::poll;
+
+use super::outbox::{happened, id, job, letter};
+use super::{NOW, Subject, envelope, for_every_store, mail, run, settings};
+use crate::mail::token::ThreadKey;
+use crate::store::{Domains, EnqueueResult, EventId, Fact, LeaseName, Nonce, StoreError, Work};
+
+fn a_lease_is_held_by_one_at_a_time<S: Subject>() {
+    let real = S::begin(|folder| settings(folder, 1 << 20));
+    run(async {
+        let name = || LeaseName::Mailbox("ann@imap.example".to_owned());
+        let first = real.store().lease(name()).await.unwrap();
+        let mut second = Box::pin(real.store().lease(name()));
+        assert!(poll!(&mut second).is_pending());
+        let other = LeaseName::Mailbox("bob@imap.example".to_owned());
+        let _other = real.store().lease(other).await.unwrap();
+        let _thread = real.store().lock_thread(ThreadKey([1; 16])).await.unwrap();
+        drop(first);
+        assert!(second.await.is_ok());
+    });
+}
+
+fn a_nonce_is_bound_to_its_first_content<S: Subject>() {
+    let mut real = S::begin(|folder| settings(folder, 1 << 20));
+    let nonce = |digest, content| Nonce {
+        digest: [digest; 16],
+        content: [content; 16],
+        until: NOW.plus(std::time::Duration::from_secs(60)),
+    };
+    for _ in 0..2 {
+        run(async {
+            let store = real.store();
+            for (nonce, taken) in [
+                (nonce(1, 7), true),
+                (nonce(1, 8), false),
+                (nonce(2, 8), true),
+            ] {
+                assert_eq!(store.bind_nonce(nonce).await, Ok(taken), "{nonce:?}");
+            }
+            // Two at once: one of the contents wins, and keeps winning.
+            let (one, other) =
+                tokio::join!(store.bind_nonce(nonce(3, 1)), store.bind_nonce(nonce(3, 2)));
+            assert_ne!(one.unwrap(), other.unwrap());
+            assert_eq!(store.nonce_used([1; 16]).await, Ok(Some([7; 16])));
+            assert_eq!(store.nonce_used([9; 16]).await, Ok(None));
+        });
+        real.reopen();
+    }
+}
+
+fn claimed_deliveries_are_finished_under_their_claim<S: Subject>() {
+    let real = S::begin(|folder| settings(folder, 1 << 20));
+    let store = real.store();
+    run(async {
+        store.accept(envelope(2), mail(1, 10)).await.unwrap();
+        store.mail_arrived().await;
+        let claim = store.claim(Work::Deliveries).await.unwrap();
+        let page = store
+            .waiting_with_partitions(&claim, None, 10)
+            .await
+            .unwrap();
+        assert_eq!(page.len(), 2);
+        let next = store
+            .waiting_with_partitions(&claim, Some(page[0].0), 10)
+            .await;
+        assert_eq!(next.unwrap()[..], page[1..]);
+        let settled = super::settled(page[0].0, 0, None);
+        store.finish(&claim, vec![settled]).await.unwrap();
+        let left = store
+            .waiting_with_partitions(&claim, None, 10)
+            .await
+            .unwrap();
+        assert_eq!(left[..], page[1..]);
+        // Once more for what is over means nothing.
+        let again = super::settled(page[0].0, 2, None);
+        store.finish(&claim, vec![again]).await.unwrap();
+        assert_eq!(store.ledger().dropped.len(), 0);
+        assert_eq!(store.ledger().delivered, 1);
+    });
+}
+
+fn a_leased_job_is_nobody_elses<S: Subject>() {
+    let real = S::begin(|folder| settings(folder, 1 << 20));
+    let store = real.store();
+    run(async {
+        for nth in 0..2 {
+            let key = u8::try_from(nth).unwrap();
+            let taken = store.enqueue(job(nth, key, None), letter(nth, 10), Vec::new());
+            assert_eq!(taken.await, Ok(EnqueueResult::New));
+        }
+        let claim = store.claim(Work::Jobs).await.unwrap();
+        let soon = NOW.plus(std::time::Duration::from_secs(60));
+        let domain: Arc<str> = "peer.example".into();
+        let first = async || {
+            let found = store.due_by_domain(&claim, soon, 9, &Domains::new()).await;
+            found.unwrap().pop().map(|(id, _)| id)
+        };
+        assert_eq!(first().await, Some(id(0)));
+        let lease = store.lease_job(&claim, id(0), &domain, 2).await.unwrap();
+        assert!(lease.is_some());
+        assert_eq!(first().await, Some(id(1)));
+        let due = store.due_jobs(&claim, soon, 9).await.unwrap();
+        assert_eq!(due.len(), 1, "the other one");
+        let again = store.lease_job(&claim, id(0), &domain, 2).await;
+        assert!(again.unwrap().is_none(), "it is leased");
+        let crowded = store.lease_job(&claim, id(1), &domain, 1).await;
+        assert!(crowded.unwrap().is_none(), "its domain has enough");
+        drop(lease);
+        assert_eq!(first().await, Some(id(0)));
+        let closed = Domains::from([domain]);
+        let found = store.due_by_domain(&claim, soon, 9, &closed).await;
+        assert_eq!(found, Ok(Vec::new()));
+        assert_eq!(store.next_due(&claim, &closed).await, Ok(None));
+    });
+}
+
+fn events_are_ordered_and_their_names_opaque<S: Subject>() {
+    let mut real = S::begin(|folder| settings(folder, 1 << 20));
+    let events: Vec<Fact> = (0..5).map(happened).collect();
+    run(real.store().record(events)).unwrap();
+    let all = run(real.store().events_after(EventId::default(), 10)).unwrap();
+    assert!(all.is_sorted_by(|a, b| a.0 < b.0));
+    assert!(all.iter().all(|(id, _)| id.just_before() < *id));
+    real.reopen();
+    run(async {
+        let store = real.store();
+        for (nth, (id, event)) in all.iter().enumerate() {
+            let behind = store.events_after(*id, 10).await.unwrap();
+            assert_eq!(behind[..], all[nth + 1..]);
+            let from = store.events_after(id.just_before(), 1).await.unwrap();
+            assert_eq!(from[..], all[nth..=nth]);
+            assert_eq!(store.event(*id).await, Ok(Some(Arc::clone(event))));
+            let text = id.to_string();
+            assert_eq!(text.parse(), Ok(*id));
+            assert_eq!(store.has_gap_after(*id).await, Ok(false));
+        }
+    });
+}
+
+fn a_closed_store_takes_nothing<S: Subject>() {
+    let real = S::begin(|folder| settings(folder, 1 << 20));
+    let store = real.store().clone();
+    run(async {
+        store.clone().close().await;
+        store.ended().await;
+        let mail = Bytes::from_static(b"mail");
+        assert_eq!(store.has_room(1), Err(StoreError::Dead));
+        assert_eq!(store.accept(envelope(1), mail).await, Err(StoreError::Dead));
+        assert_eq!(store.record(vec![happened(1)]).await, Err(StoreError::Dead));
+    });
+}
+
+for_every_store!(
+    a_lease_is_held_by_one_at_a_time,
+    a_nonce_is_bound_to_its_first_content,
+    claimed_deliveries_are_finished_under_their_claim,
+    a_leased_job_is_nobody_elses,
+    events_are_ordered_and_their_names_opaque,
+    a_closed_store_takes_nothing,
+);

@@ -1,0 +1,146 @@
+//! What is about the embedded store's disk: writes that fail, a process that stops anywhere, a lock.
+
+use proptest::prelude::*;
+
+use super::outbox::model::{OutboxAction, outbox_action};
+use super::outbox::{self, ModelledOutbox};
+use super::queue::ModelledStore;
+use super::queue_model::{QueueAction, queue_action};
+use super::{Subject, TestStore, envelope, mail, run};
+use crate::store::StoreError;
+use crate::store::embedded::disk::DiskChange;
+
+mod halves;
+
+const ENOSPC: i32 = 28;
+const EIO: i32 = 5;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The disk stops at any change, in the middle of a write, of compaction, of giving segments up.
+    #[test]
+    fn a_stop_at_any_point_loses_nothing(
+        rounds in proptest::collection::vec((proptest::collection::vec(queue_action(), 1..40), 0u64..120), 1..6),
+        segment_bytes in 300u64..4000,
+    ) {
+        let mut pair = ModelledStore::<TestStore>::new(segment_bytes);
+        for (deeds, stop) in &rounds {
+            pair.real.disk.faults.stop_after(*stop);
+            let failed = deeds.iter().find(|deed| {
+                !matches!(deed, QueueAction::Reopen | QueueAction::LoseIndex) && !pair.act(deed)
+            });
+            pair.real.reopen();
+            if let Some(deed) = failed {
+                pair.settle_doubt(deed);
+            }
+            pair.check();
+        }
+        pair.real.lose_index();
+        pair.check();
+    }
+
+    /// The disk stops at any change, in the middle of a write, of compaction, of giving segments up.
+    #[test]
+    fn a_stop_at_any_point_loses_no_job(
+        rounds in proptest::collection::vec((proptest::collection::vec(outbox_action(), 1..40), 0u64..120), 1..6),
+        segment_bytes in 300u64..4000,
+    ) {
+        let mut pair = ModelledOutbox::<TestStore>::new(segment_bytes);
+        for (deeds, stop) in &rounds {
+            pair.real.disk.faults.stop_after(*stop);
+            let failed = deeds.iter().find(|deed| {
+                !matches!(deed, OutboxAction::Reopen | OutboxAction::LoseIndex) && !pair.act(deed)
+            });
+            pair.real.reopen();
+            if let Some(deed) = failed {
+                pair.settle_doubt(deed);
+            }
+            pair.check();
+        }
+        pair.real.lose_index();
+        pair.check();
+    }
+}
+
+#[test]
+fn a_failed_sync_is_final() {
+    let mut pair = ModelledStore::<TestStore>::new(1 << 20);
+    let accept = QueueAction::Accept {
+        recipients: 1,
+        bytes: 100,
+    };
+    assert!(pair.act(&accept));
+    pair.real.disk.faults.fail_once(DiskChange::Sync, EIO);
+    let answer = run(pair.real.store().accept(envelope(1), mail(1, 10)));
+    assert_eq!(answer, Err(StoreError::Dead));
+    // The disk would say yes now, but what it says is worth nothing.
+    let answer = run(pair.real.store().accept(envelope(1), mail(9, 10)));
+    assert_eq!(answer, Err(StoreError::Dead));
+    assert_eq!(
+        run(pair.real.store().record(Vec::new())),
+        Err(StoreError::Dead)
+    );
+    run(pair.real.store().ended());
+    pair.real.reopen();
+    pair.settle_doubt(&QueueAction::Accept {
+        recipients: 1,
+        bytes: 10,
+    });
+}
+
+#[test]
+fn a_failed_index_ends_the_store() {
+    let mut pair = ModelledStore::<TestStore>::new(1 << 20);
+    assert!(pair.act(&QueueAction::Accept {
+        recipients: 1,
+        bytes: 100,
+    }));
+    pair.real.embedded.as_ref().unwrap().fail_index();
+    // At once, though the writer has not heard of it yet: no token may pass for lack of an answer.
+    assert_eq!(pair.real.store().has_room(1), Err(StoreError::Dead));
+    run(pair.real.store().ended());
+    pair.real.reopen();
+    pair.check();
+}
+
+#[test]
+fn a_full_disk_passes() {
+    for change in [DiskChange::Create, DiskChange::Write] {
+        let mut pair = ModelledStore::<TestStore>::new(2000);
+        let accept = QueueAction::Accept {
+            recipients: 1,
+            bytes: 1500,
+        };
+        assert!(pair.act(&accept));
+        pair.real.disk.faults.fail_once(change, ENOSPC);
+        let answer = run(pair.real.store().accept(envelope(1), mail(9, 1500)));
+        assert_eq!(answer, Err(StoreError::Full), "{change:?}");
+        pair.check();
+        assert!(pair.act(&accept));
+        pair.check();
+        pair.real.reopen();
+        pair.check();
+    }
+}
+
+#[test]
+fn a_full_disk_passes_in_the_middle_of_a_large_mail() {
+    let mut pair = ModelledStore::<TestStore>::new(1 << 20);
+    assert!(pair.act(&QueueAction::Accept {
+        recipients: 1,
+        bytes: 10
+    }));
+    pair.real.disk.faults.fail_once(DiskChange::Write, ENOSPC);
+    let answer = run(pair.real.store().accept(envelope(1), mail(9, 200_000)));
+    assert_eq!(answer, Err(StoreError::Full));
+    assert!(pair.act(&QueueAction::Accept {
+        recipients: 2,
+        bytes: 20
+    }));
+    pair.check();
+    pair.real.reopen();
+    pair.check();
+    pair.real.lose_index();
+    pair.check();
+}
