@@ -10,9 +10,9 @@ use super::headers::Headers;
 use super::incoming::Decoded;
 use super::outcome::{StatusPolicy, WebhookOutcome};
 use super::proof::Proof;
-use crate::store::Nonce;
 use super::request::{Authentic, WebhookRequest};
 use crate::clock::Timestamp;
+use crate::store::Nonce;
 
 /// Facts about a provider: one row of the table that all adapters make up together.
 #[derive(Clone, Copy, Debug)]

@@ -61,7 +61,10 @@ fn opens(with_index: bool) {
     }
     let sent = relay.taken();
     assert_eq!(sent.len(), 1, "{sent:?}");
-    assert!(sent[0].text().contains("words for later@slow.test"), "{sent:?}");
+    assert!(
+        sent[0].text().contains("words for later@slow.test"),
+        "{sent:?}"
+    );
     let parked = postern.command(&["queue", "list", "--json"]);
     let parked = String::from_utf8(parked.stdout).unwrap();
     assert!(parked.contains("message: 422: no"), "{parked}");
