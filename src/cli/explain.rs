@@ -143,6 +143,9 @@ impl ExplainContext<'_> {
             html: self.view.html.as_deref(),
             subject: &subject,
             marker: route.marker(),
+            answers_nothing: header.in_reply_to.is_empty()
+                && header.references.is_empty()
+                && !Subject::of(&subject).is_reply,
             ..reply::ReplyInput::default()
         });
         let identity = self.identity(route, &led)?;

@@ -12,6 +12,7 @@ use super::route::DeliveryRoute;
 use crate::clock::Timestamp;
 use crate::mail::address::Address;
 use crate::mail::dsn::Report;
+use crate::mail::envelope::RecipientTarget;
 use crate::mail::fingerprint::Fingerprint;
 use crate::mail::kind::{ClassifyContext, MailKind, ReversePath, classify};
 use crate::mail::reply;
@@ -115,7 +116,11 @@ impl ParsedMail {
             last_sent_at: None,
             flags: view.flags.clone(),
         };
-        UncutMail { mail, view }
+        UncutMail {
+            answers_nothing: answers_nothing(&view, delivery),
+            mail,
+            view,
+        }
     }
 }
 
@@ -123,6 +128,7 @@ impl ParsedMail {
 pub(super) struct UncutMail {
     mail: ParsedMail,
     view: View,
+    answers_nothing: bool,
 }
 
 impl UncutMail {
@@ -134,7 +140,11 @@ impl UncutMail {
     /// Cuts the words of the person out. `known` is what we said last in the mail's thread: what it
     /// quotes of that is recognised.
     pub(super) fn cut_reply(self, marker: &str, known: Option<LastMessage>) -> ParsedMail {
-        let Self { mut mail, view } = self;
+        let Self {
+            mut mail,
+            view,
+            answers_nothing,
+        } = self;
         mail.last_sent_at = known.as_ref().map(|message| message.at);
         let known: Vec<&str> = known.iter().map(|message| message.text.as_str()).collect();
         let reply = reply::extract(&reply::ReplyInput {
@@ -142,6 +152,7 @@ impl UncutMail {
             html: view.html.as_deref(),
             subject: &mail.subject,
             known: &known,
+            answers_nothing,
             marker,
         });
         if reply.truncated {
@@ -152,4 +163,14 @@ impl UncutMail {
         mail.quoted = Some(reply.quoted).filter(|quoted| !quoted.is_empty());
         mail
     }
+}
+
+/// True if nothing says that the mail answers another: no token, no field, no mark in the subject.
+fn answers_nothing(view: &View, delivery: &Delivery) -> bool {
+    let header = &view.header;
+    let subject = header.subject.as_deref().unwrap_or_default();
+    matches!(delivery.recipient.target, RecipientTarget::Mailbox(_))
+        && header.in_reply_to.is_empty()
+        && header.references.is_empty()
+        && !Subject::of(subject).is_reply
 }

@@ -7,7 +7,10 @@
 use super::{Classification, MailKind};
 use crate::mail::outline::Outline;
 
+/// Bytes of the text that are searched.
 const OPENING_BYTES_MAX: usize = 3_072;
+/// Characters of a text that says no more than that its author is away.
+const SHORT_NOTE_CHARS_MAX: usize = 40;
 
 /// Finds an automatic answer by its subject.
 pub(super) fn find(mail: &Outline<'_>) -> Option<Classification> {
@@ -36,7 +39,8 @@ pub(super) fn find(mail: &Outline<'_>) -> Option<Classification> {
 }
 
 /// The signs of an absence note whose subject could be a topic, as `Urlaub` is at a travel firm: the subject
-/// with a text that speaks of an absence; and a text that speaks of it twice and asks nothing.
+/// with a text that speaks of an absence; and a text that speaks of it twice, or of nothing else, and asks
+/// nothing.
 pub(super) fn signs(mail: &Outline<'_>) -> impl Iterator<Item = Classification> {
     let subject = mail.subject().to_lowercase();
     let subject = subject.trim_start_matches(['[', '(', '*', '"', '<', '«', '【', ' ']);
@@ -48,9 +52,12 @@ pub(super) fn signs(mail: &Outline<'_>) -> impl Iterator<Item = Classification> 
     } else {
         0
     };
-    let asks = mail.opening(OPENING_BYTES_MAX).contains(['?', '？', '؟']);
+    let opening = mail.opening(OPENING_BYTES_MAX);
+    let asks = opening.contains(['?', '？', '؟']);
+    let says_no_more = opening.trim().chars().count() <= SHORT_NOTE_CHARS_MAX;
     let subject = (phrases > 0).then_some("Subject");
-    let text = (phrases > 1 && !asks).then_some("absent text");
+    let text = (!asks && (phrases > 1 || says_no_more)).then_some("absent text");
+    let text = text.filter(|_| phrases > 0);
     let signs = [subject, text].into_iter().flatten();
     signs
         .map(|sign| Classification::new(MailKind::AutoReply, "absence_subject").with_evidence(sign))

@@ -42,6 +42,8 @@ pub struct ReplyInput<'a> {
     pub subject: &'a str,
     /// The texts we sent earlier in this thread, newest first.
     pub known: &'a [&'a str],
+    /// True if the mail answers nothing: its quotes are its author's own, for there is no mail to quote back.
+    pub answers_nothing: bool,
     /// The line under which nothing is reply, as our notifications word it.
     pub marker: &'a str,
 }
@@ -53,6 +55,7 @@ impl Default for ReplyInput<'_> {
             html: None,
             subject: "",
             known: &[],
+            answers_nothing: false,
             marker: MARKER_DEFAULT,
         }
     }
@@ -174,12 +177,13 @@ impl PartReply {
     fn of_text(text: &str, input: &ReplyInput<'_>) -> Self {
         let end = text.floor_char_boundary(TEXT_BYTES_MAX);
         let mut lines = text::lines(&text[..end]);
-        let cut = cut::cut(
+        let mut cut = cut::cut(
             &mut lines,
             input.known,
             input.marker,
             is_forward(input.subject),
         );
+        keep_own_quotes(&mut cut, input);
         let mut reply = assemble(&lines, &cut);
         reply.truncated = end < text.len();
         Self {
@@ -190,12 +194,13 @@ impl PartReply {
 
     fn of_html(html: &str, input: &ReplyInput<'_>) -> Self {
         let mut page = html::RenderedHtml::read(html);
-        let cut = cut::cut(
+        let mut cut = cut::cut(
             &mut page.lines,
             input.known,
             input.marker,
             is_forward(input.subject),
         );
+        keep_own_quotes(&mut cut, input);
         let mut reply = assemble(&page.lines, &cut);
         reply.truncated = page.truncated;
         reply.html = page.cleaned(&cut.classes);
@@ -213,6 +218,18 @@ impl PartReply {
             .map(|text| text.split_whitespace().count())
             .iter()
             .sum()
+    }
+}
+
+/// Keeps quotes that no attribution, header block or text of ours explains, in a mail that answers nothing.
+fn keep_own_quotes(cut: &mut Cut, input: &ReplyInput<'_>) {
+    if input.answers_nothing && matches!(cut.method, Method::QuotePrefix | Method::HtmlStructure) {
+        for class in &mut cut.classes {
+            if *class == LineClass::Quoted {
+                *class = LineClass::Text;
+            }
+        }
+        cut.method = Method::None;
     }
 }
 

@@ -99,6 +99,22 @@ fn cut_html(body: &str) -> Reply {
     })
 }
 
+#[test]
+fn quotes_of_a_mail_that_answers_nothing_are_its_authors() {
+    let text = "Your colleague promised me this:\n\n> We will refund the delivery costs.\n";
+    let input = ReplyInput {
+        text: Some(text),
+        ..ReplyInput::default()
+    };
+    assert!(!extract(&input).quoted.is_empty());
+    let first = extract(&ReplyInput {
+        answers_nothing: true,
+        ..input
+    });
+    assert!(first.text.contains("We will refund"), "{first:?}");
+    assert_eq!(first.quoted, "");
+}
+
 proptest! {
     #[test]
     fn nothing_is_lost(picks in prop::collection::vec(0..LINES.len(), 0..24), ours in any::<bool>()) {

@@ -146,8 +146,23 @@ pub(super) fn lines(body: &str) -> Vec<BodyLine> {
         }
         lines.push(line);
     }
+    unescape_from(&mut lines);
     mark_fences(&mut lines);
     lines
+}
+
+/// `>From ` is the escape of mbox files (RFC 4155) where no quote stands next to it.
+fn unescape_from(lines: &mut [BodyLine]) {
+    for at in 0..lines.len() {
+        let is_quoted = |at: Option<usize>| {
+            let line = at.and_then(|at| lines.get(at));
+            line.is_some_and(|line| line.depth > 0)
+        };
+        let is_alone = !is_quoted(at.checked_sub(1)) && !is_quoted(Some(at + 1));
+        if is_alone && lines[at].depth == 1 && lines[at].raw.starts_with(">From ") {
+            lines[at].unquote();
+        }
+    }
 }
 
 /// Puts what stands beyond the bound to the last line that is judged.
@@ -297,6 +312,20 @@ fn mark_fences(lines: &mut [BodyLine]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_escaped_from_is_no_quote() {
+        let depths = |body: &str| {
+            lines(body)
+                .iter()
+                .map(|line| line.depth)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(depths(">From Monday on\n\n> old"), [0, 0, 1]);
+        assert_eq!(lines(">From Monday on")[0].raw, "From Monday on");
+        assert_eq!(depths("> old\n>From Monday on"), [1, 1]);
+        assert_eq!(depths(">From: Ann"), [1]);
+    }
 
     #[test]
     fn quote_marks_are_counted_in_every_spelling() {

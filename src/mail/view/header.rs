@@ -217,7 +217,8 @@ impl<'a> FieldReader<'a> {
             if let HeaderValue::Address(addresses) = MessageStream::new(&input).parse_address() {
                 let room = ADDRESSES_MAX - all.len();
                 let found = addresses.iter().take(room);
-                all.extend(found.map(|addr| HeaderAddress::of(addr, &input)));
+                let found = found.map(|addr| HeaderAddress::of(addr, &input));
+                all.extend(with_whole_names(found));
                 if addresses.iter().nth(room).is_some() {
                     self.flags.insert(Flag::TooManyAddresses);
                 }
@@ -229,7 +230,13 @@ impl<'a> FieldReader<'a> {
     fn message_ids(&mut self, name: &'static str) -> Vec<String> {
         let mut all = Vec::new();
         for field in self.named(name) {
-            let input = self.input(field);
+            let mut input = self.input(field);
+            if memmem::find(&input, b"=?").is_some() {
+                // Some gateways encode the whole field, against RFC 2047 section 5.
+                let value = MessageStream::new(&input).parse_unstructured();
+                let decoded = cleaned(value.as_text().unwrap_or_default());
+                input = format!("{decoded}\n").into_bytes();
+            }
             let value = MessageStream::new(&input).parse_id();
             let ids = value.as_text_list().unwrap_or_default();
             all.extend(
@@ -267,6 +274,26 @@ impl<'a> FieldReader<'a> {
             })
             .collect()
     }
+}
+
+/// The addresses of one field, where a comma in a name was not quoted (`Müller, Anna <anna@…>`): a piece
+/// without any `@` names nobody, and is the beginning of the next one's name.
+fn with_whole_names(found: impl Iterator<Item = HeaderAddress>) -> Vec<HeaderAddress> {
+    let mut all: Vec<HeaderAddress> = Vec::new();
+    for mut next in found {
+        let is_piece = |last: &HeaderAddress| {
+            let is_bare = last.address.is_none() && last.name.is_none();
+            is_bare && !last.text.is_empty() && !last.text.contains(['@', '<'])
+        };
+        if next.address.is_some()
+            && let Some(name) = next.name.take_if(|_| all.last().is_some_and(is_piece))
+            && let Some(piece) = all.pop()
+        {
+            next.name = Some(cleaned(&format!("{}, {name}", piece.text)));
+        }
+        all.push(next);
+    }
+    all
 }
 
 fn is_message_id(id: &str) -> bool {

@@ -72,8 +72,11 @@ impl View {
             .collect();
         let choice = choice::BodyChoice::of(&parts);
         let mut cut = BTreeSet::new();
-        let text = choice.joined(&parts, &choice.text, &mut cut);
-        let html = choice.joined(&parts, &choice.html, &mut cut);
+        let mut text = choice.joined(&parts, &choice.text, &mut cut);
+        let mut html = choice.joined(&parts, &choice.html, &mut cut);
+        if html.is_none() && text.as_deref().is_some_and(is_page) {
+            html = text.take();
+        }
         let files = choice.attachments.iter();
         let mut attachments: Vec<_> = files.map(|&at| Attachment::of(&parts[at])).collect();
         // Whatever was not read whole goes along whole.
@@ -209,6 +212,31 @@ impl Attachment {
             part: part.clone(),
         }
     }
+}
+
+/// True if a text is a whole page, or begins with a block of one and ends with its end: some programs send
+/// HTML as plain text. A person who types tags begins with words.
+fn is_page(text: &str) -> bool {
+    const STARTS: [&str; 7] = [
+        "<!doctype html",
+        "<html",
+        "<head>",
+        "<body",
+        "<div",
+        "<table",
+        "<p>",
+    ];
+    let text = text.trim();
+    let start = text.get(..16).unwrap_or(text).to_ascii_lowercase();
+    let Some(start) = STARTS.iter().find(|name| start.starts_with(**name)) else {
+        return false;
+    };
+    let name = start.trim_start_matches(['<', '!']).trim_end_matches('>');
+    let name = name.split(' ').next().unwrap_or_default();
+    let name = if name == "doctype" { "html" } else { name };
+    let end = text.get(text.floor_char_boundary(text.len().saturating_sub(16))..);
+    let end = end.unwrap_or_default().to_ascii_lowercase();
+    end.ends_with('>') && (end.contains("</html") || end.contains(&format!("</{name}")))
 }
 
 /// A name that says nothing of folders and cannot turn its letters round: a sender chose it.

@@ -307,6 +307,36 @@ fn file_names_are_only_names() {
 }
 
 #[test]
+fn a_comma_in_a_name_without_quotes_makes_no_second_author() {
+    let named = header("From: Müller, Anna <anna@example.org>\n\n");
+    assert_eq!(named.author().unwrap().to_string(), "anna@example.org");
+    assert_eq!(named.from[0].name.as_deref(), Some("Müller, Anna"));
+    for two in [
+        "From: a@b.example, Anna <anna@example.org>\n\n",
+        "From: Boss <a@b.example>, Anna <anna@example.org>\n\n",
+    ] {
+        assert_eq!(header(two).author(), None, "{two}");
+    }
+}
+
+#[test]
+fn encoded_message_ids_are_read() {
+    let header = header("In-Reply-To: =?utf-8?q?=3Cn-4711=40inbox=2Eexample=2Ecom=3E?=\n\n");
+    assert_eq!(header.in_reply_to, ["n-4711@inbox.example.com"]);
+}
+
+#[test]
+fn a_page_without_its_type_is_a_page() {
+    let page = view("Content-Type: text/plain\n\n<html>\n<body><p>Hi</p></body></html>\n");
+    assert_eq!(page.text, None);
+    assert!(page.html.unwrap().contains("<p>Hi</p>"));
+    for typed in ["Use <b>bold</b> &amp; <i>so</i>", "<3 you all", "a <p> tag"] {
+        let view = view(&format!("Content-Type: text/plain\n\n{typed}\n"));
+        assert_eq!(view.text.unwrap().trim_end(), typed);
+    }
+}
+
+#[test]
 fn long_text_is_cut_and_flagged() {
     let body = "ä".repeat(TEXT_BYTES_MAX);
     let view = view(&format!("Subject: long\n\n{body}"));
