@@ -14,6 +14,7 @@ use anyhow::anyhow;
 use clap::Args;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use tokio::runtime::Builder;
 
 use super::terminal::printable;
 use crate::clock;
@@ -130,9 +131,14 @@ fn relays(config: &Config) -> Vec<DoctorFinding> {
         return Vec::new();
     }
     let hello = config.hostname.ascii();
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return vec![fail(format!("relays: no runtime: {error}"))],
+    };
     let relays = settings.relays.iter().map(|relay| {
         let name = format!("relay {}", relay.label());
-        match probe(relay, &hello, settings.timeouts) {
+        match runtime.block_on(probe(relay, &hello, settings.timeouts)) {
             Ok(()) => ok(format!("{name}: takes us")),
             Err(why) => fail(format!("{name}: {why}")),
         }

@@ -9,11 +9,17 @@ use std::path::Path;
 /// Bytes of a token file. Microsoft's tokens have about two thousand.
 const TOKEN_BYTES_MAX: u64 = 16 * 1024;
 
-/// Reads the one token of a file; white space around it does not count. Blocks.
+/// Reads the one token of a file; white space around it does not count.
 ///
 /// # Errors
 /// The file cannot be read, is longer than 16 KiB, is empty, or holds a character that no token has.
-pub fn read_token_file(path: &Path) -> io::Result<String> {
+pub async fn read_token_file(path: &Path) -> io::Result<String> {
+    let path = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || read(&path)).await;
+    read.map_err(io::Error::other)?
+}
+
+fn read(path: &Path) -> io::Result<String> {
     let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
     let mut text = String::new();
     let mut file = File::open(path)?.take(TOKEN_BYTES_MAX + 1);
@@ -34,11 +40,11 @@ pub fn read_token_file(path: &Path) -> io::Result<String> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_token_is_one_word() {
+    #[tokio::test]
+    async fn a_token_is_one_word() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
-        assert!(read_token_file(&path).is_err());
+        assert!(read_token_file(&path).await.is_err());
         for (text, token) in [
             ("ya29.a-b_c\n", Some("ya29.a-b_c")),
             (" \t", None),
@@ -47,7 +53,8 @@ mod tests {
             (&"x".repeat(20_000), None),
         ] {
             std::fs::write(&path, text).unwrap();
-            assert_eq!(read_token_file(&path).ok().as_deref(), token, "{text:?}");
+            let found = read_token_file(&path).await.ok();
+            assert_eq!(found.as_deref(), token, "{text:?}");
         }
     }
 }

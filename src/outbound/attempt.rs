@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
+use tokio::sync::watch;
 use tokio::{task, time};
 use tracing::{error, info, warn};
 
@@ -49,6 +50,17 @@ pub(super) struct JobRunner {
     pub(super) own_domains: Vec<Domain>,
     /// True if jobs are kept for inspection and none is sent.
     pub(super) capture: bool,
+    /// True once attempts are cancelled whose mail has not begun to end.
+    pub(super) stopping: watch::Sender<bool>,
+}
+
+/// A mail as it goes over the wire.
+struct PreparedMail {
+    /// The mail with its signatures, stuffed and with its end.
+    wire: Vec<u8>,
+    /// Octets of the mail itself.
+    bytes: usize,
+    is_eight_bit: bool,
 }
 
 /// The result of an attempt, for the worker.
@@ -119,21 +131,23 @@ impl JobRunner {
             attempts: record.attempts.saturating_add(1),
             ..record
         };
-        let (desk, job) = (Arc::clone(&self), record.job.clone());
-        let so_far = attempt_counts(&record);
-        match task::spawn_blocking(move || desk.send(&job, &mail, so_far)).await {
-            Ok((attempt, relay)) => {
-                let is_doubt = matches!(attempt, SendOutcome::Unknown { .. });
-                let record = JobRecord {
-                    doubts: record.doubts.saturating_add(is_doubt.into()),
-                    ..record
-                };
-                self.conclude(&record, attempt, relay).await
-            }
-            Err(error) if error.is_panic() => self.fail_after_panic(record.job.id).await,
+        let (runner, job) = (Arc::clone(&self), record.job.clone());
+        let prepared = match task::spawn_blocking(move || runner.prepare(&job, &mail)).await {
+            Ok(prepared) => prepared,
+            Err(error) if error.is_panic() => return self.fail_after_panic(record.job.id).await,
             // The runtime is shutting down; the next start finds the job begun.
-            Err(_) => JobEnd::Pause(RECORD_RETRY_INTERVAL),
-        }
+            Err(_) => return JobEnd::Pause(RECORD_RETRY_INTERVAL),
+        };
+        let (outcome, relay) = match prepared {
+            Ok(mail) => self.send(&record, &mail).await,
+            Err(outcome) => (outcome, None),
+        };
+        let is_doubt = matches!(outcome, SendOutcome::Unknown { .. });
+        let record = JobRecord {
+            doubts: record.doubts.saturating_add(is_doubt.into()),
+            ..record
+        };
+        self.conclude(&record, outcome, relay).await
     }
 
     /// Gives up a job that has expired while no relay is available.
@@ -217,37 +231,46 @@ impl JobRunner {
         ))))
     }
 
-    /// Signs and sends the mail. `tries` counts this attempt. Blocks.
-    fn send(&self, job: &Job, mail: &[u8], tries: SendAttempts) -> (SendOutcome, Option<String>) {
-        let never = |reply: String| (SendOutcome::PermanentFailure { code: None, reply }, None);
-        let fields = match dkim::signature_fields(&self.signers, mail) {
-            Ok(fields) => fields,
-            Err(error) => {
-                error!(job = %job.id, %error, "a mail cannot be signed");
-                let reply = format!("internal: {error}");
-                return (SendOutcome::TemporaryFailure { reply }, None);
-            }
-        };
-        let wire = match dot_stuffing::dot_stuffed(&[fields.as_bytes(), mail]) {
-            Ok(wire) => wire,
-            Err(error) => {
-                error!(job = %job.id, %error, "a composed mail is not in canonical form");
-                return never(format!("internal: {error}"));
-            }
-        };
+    /// Signs the mail. Blocks.
+    ///
+    /// # Errors
+    /// The outcome of an attempt that cannot be made.
+    fn prepare(&self, job: &Job, mail: &[u8]) -> Result<PreparedMail, SendOutcome> {
+        let never = |reply: String| SendOutcome::PermanentFailure { code: None, reply };
+        let fields = dkim::signature_fields(&self.signers, mail).map_err(|error| {
+            error!(job = %job.id, %error, "a mail cannot be signed");
+            let reply = format!("internal: {error}");
+            SendOutcome::TemporaryFailure { reply }
+        })?;
+        let wire = dot_stuffing::dot_stuffed(&[fields.as_bytes(), mail]).map_err(|error| {
+            error!(job = %job.id, %error, "a composed mail is not in canonical form");
+            never(format!("internal: {error}"))
+        })?;
+        Ok(PreparedMail {
+            wire,
+            bytes: fields.len() + mail.len(),
+            is_eight_bit: !mail.is_ascii(),
+        })
+    }
+
+    /// Sends the mail. `record` counts this attempt.
+    async fn send(&self, record: &JobRecord, mail: &PreparedMail) -> (SendOutcome, Option<String>) {
+        let job = &record.job;
         let letter = RelayMail {
             from: job.return_path.as_ref(),
             to: &job.recipient,
-            wire: &wire,
-            bytes: fields.len() + mail.len(),
-            is_eight_bit: !mail.is_ascii(),
+            wire: &mail.wire,
+            bytes: mail.bytes,
+            is_eight_bit: mail.is_eight_bit,
         };
-        let began = Instant::now();
+        let tries = attempt_counts(record);
         let next = || {
             let left = job.ends_at.since(clock::now());
             retry::next_send_after(&self.schedule, tries, left, 0)
         };
-        let sent = self.relays.send(&letter, next);
+        let began = Instant::now();
+        let stopping = self.stopping.subscribe();
+        let sent = self.relays.send(&letter, &next, &stopping).await;
         self.metrics.observe_attempt(began.elapsed());
         sent
     }
@@ -280,6 +303,7 @@ impl JobRunner {
                 return self.fail(record, relay, reply).await;
             }
             SendOutcome::TemporaryFailure { reply } => (reply, false),
+            SendOutcome::Cancelled => return self.record_cancelled(id, now).await,
             SendOutcome::Unknown { why } => {
                 warn!(
                     job = %id,
@@ -321,6 +345,21 @@ impl JobRunner {
             in_doubt,
         };
         self.record(vec![deferred, Fact::Happened(event)]).await
+    }
+
+    /// Records that an attempt was cancelled. The relay does not have the mail, so the next start sends
+    /// it without a doubt.
+    async fn record_cancelled(&self, job: JobId, now: Timestamp) -> JobEnd {
+        info!(%job, "not sent: the program stops");
+        let deferred = Fact::Deferred {
+            job,
+            at: now,
+            due_at: now,
+            relay: None,
+            reply: "the program stopped before the mail was sent".to_owned(),
+            in_doubt: false,
+        };
+        self.record(vec![deferred]).await
     }
 
     async fn fail(&self, record: &JobRecord, relay: Option<String>, reason: String) -> JobEnd {

@@ -54,8 +54,8 @@ impl Metrics {
         let ours = registry.sub_registry_with_prefix("postern_outbound");
         ours.register(
             "attempts",
-            "Attempts by outcome: sent, again, never, unknown (it may have been sent), refused (by our \
-             own rules), panicked",
+            "Attempts by outcome: sent, again, never, unknown (it may have been sent), cancelled, refused \
+             (by our own rules), panicked",
             metrics.attempts.clone(),
         );
         ours.register("seconds", "Seconds of an attempt", metrics.seconds.clone());

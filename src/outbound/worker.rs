@@ -39,6 +39,9 @@ const STORE_RETRY_WAIT: Duration = Duration::from_secs(1);
 /// A job that is due later than any wait is long was put off by a clock that has been set back.
 const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
+/// The time in which a cancelled attempt is recorded.
+const CANCEL_WAIT: Duration = Duration::from_secs(1);
+
 /// Bounds of the worker.
 #[derive(Clone, Debug)]
 pub struct OutboundSettings {
@@ -106,6 +109,7 @@ impl OutboundWorker {
             suppress_after: settings.suppress_after,
             own_domains: settings.own_domains.clone(),
             capture: settings.capture,
+            stopping: watch::Sender::new(false),
         };
         Self {
             runner: Arc::new(desk),
@@ -121,7 +125,8 @@ impl OutboundWorker {
     }
 
     /// Sends until `stop` is true or its sender is gone; then lets running attempts end within the
-    /// grace. Attempts that do not end are found by the next start as begun, and sent again.
+    /// grace, and cancels those whose mail has not begun to end. The others are found by the next start
+    /// as begun, and sent again.
     ///
     /// # Errors
     /// The store is dead; the process should end.
@@ -145,22 +150,30 @@ impl OutboundWorker {
                 () = time::sleep_until(wake.into()) => {}
             }
         }
-        let grace = time::Instant::now() + self.settings.grace;
+        self.wait_for_tasks(self.settings.grace).await?;
+        // An attempt whose mail has not begun to end can be cancelled without a doubt.
+        desk.stopping.send_replace(true);
+        self.wait_for_tasks(CANCEL_WAIT).await?;
+        let left = self.tasks.len();
+        if left > 0 {
+            info!(
+                left,
+                "attempts given up; their mail is sent again, perhaps twice"
+            );
+        }
+        desk.relays.close_idle(true).await;
+        Ok(())
+    }
+
+    /// Waits for running attempts, at most for `limit`.
+    async fn wait_for_tasks(&mut self, limit: Duration) -> Result<(), OutboundWorkerError> {
+        let end = time::Instant::now() + limit;
         while !self.tasks.is_empty() {
-            match time::timeout_at(grace, self.tasks.join_next_with_id()).await {
+            match time::timeout_at(end, self.tasks.join_next_with_id()).await {
                 Ok(Some(ended)) => self.handle_end(ended).await?,
-                Ok(None) => break,
-                Err(_) => {
-                    let left = self.tasks.len();
-                    info!(
-                        left,
-                        "attempts given up; their mail is sent again, perhaps twice"
-                    );
-                    break;
-                }
+                Ok(None) | Err(_) => break,
             }
         }
-        drop(task::spawn_blocking(move || desk.relays.close_idle(true)).await);
         Ok(())
     }
 
@@ -343,14 +356,16 @@ impl OutboundWorker {
         Ok(())
     }
 
-    /// Closes connections that have been idle for too long, outside the async threads.
+    /// Closes connections that have been idle for too long, beside the loop.
     fn close_idle_connections(&mut self) {
         if self.cleaned_up_at.elapsed() < POLL_INTERVAL {
             return;
         }
         self.cleaned_up_at = Instant::now();
         let desk = Arc::clone(&self.runner);
-        drop(task::spawn_blocking(move || desk.relays.close_idle(false)));
+        drop(task::spawn(
+            async move { desk.relays.close_idle(false).await },
+        ));
     }
 
     fn has_capacity(&self) -> bool {

@@ -150,11 +150,9 @@ async fn log_in(client: &mut ImapClient, settings: &Settings) -> Result<(), Imap
     match &settings.credential {
         ImapCredential::Password(password) => client.login(&settings.user, password).await,
         ImapCredential::TokenFile(path) => {
-            let (file, unreadable) = (path.clone(), path.clone());
-            let read = tokio::task::spawn_blocking(move || read_token_file(&file)).await;
-            let token = read.map_err(io::Error::other).flatten();
+            let token = read_token_file(path).await;
             let token = token.map_err(|source| ImapFault::Token {
-                path: unreadable,
+                path: path.clone(),
                 source,
             })?;
             client.login_by_token(&settings.user, &token).await

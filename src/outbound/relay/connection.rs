@@ -3,10 +3,11 @@
 //! Does not choose the relay and does not decide when a mail is retried. One command at a time:
 //! unsolicited data ends the session, because nobody can tell which command it answers.
 
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::time::{Duration, Instant};
 
 use data_encoding::BASE64;
+use prometheus_client::metrics::gauge::Gauge;
 use thiserror::Error;
 
 use super::reply::{RelayReply, RelayReplyError, RelayReplyReader, truncate_text};
@@ -45,6 +46,7 @@ pub(super) struct RelayConnection {
     pub(super) opened: Instant,
     /// Time of the last use.
     pub(super) last_used: Instant,
+    _open: CountedConnection,
 }
 
 /// The extensions that the relay offers (RFC 5321 section 4.1.1.1).
@@ -81,6 +83,9 @@ impl EhloExtensions {
 /// The reason why a session failed. The cause is the relay, not the mail.
 #[derive(Debug, Error)]
 pub(super) enum RelayError {
+    /// The program stops, and the end of the mail was not on its way.
+    #[error("cancelled")]
+    Cancelled,
     /// The network failed, or a time-out passed.
     #[error("{step}: {}", describe_io_error(error))]
     Io {
@@ -117,6 +122,7 @@ impl RelayError {
             | Self::RedactedReply(step)
             | Self::UnexpectedData(step) => *step != RCPT,
             Self::Unsuitable(_) => true,
+            Self::Cancelled => false,
         }
     }
 }
@@ -162,14 +168,15 @@ fn describe_io_error(error: &io::Error) -> String {
 
 impl RelayConnection {
     /// Connects, greets, starts TLS and authenticates.
-    pub(super) fn open(
+    pub(super) async fn open(
         relay: &Relay,
         hello: &str,
         timeouts: RelayTimeouts,
         until: Instant,
+        open: &Gauge,
     ) -> Result<Self, RelayError> {
         let wire = RelayTransport::connect(&relay.host, relay.port, timeouts.connect, until);
-        let wire = wire.map_err(|error| RelayError::Io {
+        let wire = wire.await.map_err(|error| RelayError::Io {
             step: "connect",
             error,
         })?;
@@ -184,36 +191,36 @@ impl RelayConnection {
             mails: 0,
             opened: now,
             last_used: now,
+            _open: CountedConnection::new(open),
         };
         if relay.security == RelaySecurity::Implicit {
-            connection.start_tls(relay)?;
+            connection.start_tls(relay).await?;
         }
         connection.set_timeout(timeouts.greeting);
-        let greeting = connection.read_reply("greeting")?;
+        let greeting = connection.read_reply("greeting").await?;
         expect_code(&greeting, "greeting", 220)?;
-        connection.ehlo(hello)?;
-        connection.negotiate_tls(relay, hello)?;
+        connection.ehlo(hello).await?;
+        connection.negotiate_tls(relay, hello).await?;
         if let Some(login) = &relay.login {
-            connection.authenticate(login)?;
+            connection.authenticate(login).await?;
         }
         Ok(connection)
     }
 
     /// Prepares an idle session for the next mail. A session that is not in its last state cannot
     /// be used.
-    pub(super) fn resume(&mut self, until: Instant) -> Result<(), RelayError> {
+    pub(super) async fn resume(&mut self, until: Instant) -> Result<(), RelayError> {
         self.deadline = until;
-        let unasked = self
-            .wire
-            .read_unsolicited()
-            .map_err(|error| RelayError::Io {
-                step: "RSET",
-                error,
-            })?;
+        self.set_timeout(self.timeouts.command);
+        let unasked = self.wire.read_unsolicited().await;
+        let unasked = unasked.map_err(|error| RelayError::Io {
+            step: "RSET",
+            error,
+        })?;
         if !unasked.is_empty() {
             return Err(RelayError::UnexpectedData("RSET"));
         }
-        let reply = self.command("RSET", "RSET")?;
+        let reply = self.command("RSET", "RSET").await?;
         expect_code(&reply, "RSET", 250)?;
         if !self.input.is_empty() {
             return Err(RelayError::UnexpectedData("RSET"));
@@ -221,16 +228,26 @@ impl RelayConnection {
         Ok(())
     }
 
-    /// Sends one mail to one recipient.
+    /// Sends one mail to one recipient. Once `cancelled` resolves, the session is over unless the end of
+    /// the mail is on its way.
     ///
     /// # Errors
     /// The session failed before the relay asked for the mail: nothing was transferred, and the
     /// session is over. After `Unsuitable` the next one would fail too.
-    pub(super) fn send(&mut self, letter: &RelayMail<'_>) -> Result<MailResult, RelayError> {
-        let refused = self.send_envelope(letter)?;
+    pub(super) async fn send(
+        &mut self,
+        letter: &RelayMail<'_>,
+        cancelled: impl Future<Output = ()>,
+    ) -> Result<MailResult, RelayError> {
+        let refused = tokio::select! {
+            biased;
+            refused = self.send_until_end(letter) => refused?,
+            () = cancelled => return Err(RelayError::Cancelled),
+        };
+        // Once its end is on the way, nothing can take the mail back.
         let told = match refused {
-            None => self.send_content(letter),
-            Some(refused) => Ok(refused),
+            None => self.send_end(letter).await,
+            Some(refused) => refused,
         };
         self.mails += 1;
         self.last_used = Instant::now();
@@ -251,24 +268,23 @@ impl RelayConnection {
     }
 
     /// Sends QUIT, and does not wait for the reply.
-    pub(super) fn quit(mut self) {
+    pub(super) async fn quit(mut self) {
         self.deadline = Instant::now() + QUIT_WAIT;
         self.set_timeout(QUIT_WAIT);
         // The result does not matter.
-        let _ = self.wire.write_all(b"QUIT\r\n");
-        let _ = self.wire.flush();
+        let _ = self.wire.write_all(b"QUIT\r\n").await;
     }
 
     // Session set-up.
 
-    fn ehlo(&mut self, hello: &str) -> Result<(), RelayError> {
-        let reply = self.command("EHLO", &format!("EHLO {hello}"))?;
+    async fn ehlo(&mut self, hello: &str) -> Result<(), RelayError> {
+        let reply = self.command("EHLO", &format!("EHLO {hello}")).await?;
         expect_code(&reply, "EHLO", 250)?;
         self.extensions = EhloExtensions::of(&reply);
         Ok(())
     }
 
-    fn negotiate_tls(&mut self, relay: &Relay, hello: &str) -> Result<(), RelayError> {
+    async fn negotiate_tls(&mut self, relay: &Relay, hello: &str) -> Result<(), RelayError> {
         let is_local = self.wire.is_loopback();
         let wants = match relay.security {
             RelaySecurity::Implicit => false,
@@ -287,26 +303,26 @@ impl RelayConnection {
             let what = "it does not offer STARTTLS, and nothing is sent to it without";
             return Err(RelayError::Unsuitable(what.to_owned()));
         }
-        let reply = self.command("STARTTLS", "STARTTLS")?;
+        let reply = self.command("STARTTLS", "STARTTLS").await?;
         expect_code(&reply, "STARTTLS", 220)?;
         // Data that is here by now was written by someone who can read and change the plain text.
         if !self.input.is_empty() {
             return Err(RelayError::UnexpectedData("STARTTLS"));
         }
-        self.start_tls(relay)?;
+        self.start_tls(relay).await?;
         // Extensions from before the encryption are discarded (RFC 3207 section 4.2).
         self.extensions = EhloExtensions::default();
-        self.ehlo(hello)
+        self.ehlo(hello).await
     }
 
-    fn start_tls(&mut self, relay: &Relay) -> Result<(), RelayError> {
+    async fn start_tls(&mut self, relay: &Relay) -> Result<(), RelayError> {
         self.set_timeout(self.timeouts.connect);
         let name = relay.server_name.clone();
-        let started = self.wire.start_tls(&relay.tls_config, name);
+        let started = self.wire.start_tls(&relay.tls_config, name).await;
         started.map_err(|error| RelayError::Io { step: "TLS", error })
     }
 
-    fn authenticate(&mut self, login: &RelayLogin) -> Result<(), RelayError> {
+    async fn authenticate(&mut self, login: &RelayLogin) -> Result<(), RelayError> {
         if !self.wire.is_encrypted() && !self.wire.is_loopback() {
             let what = "the password is not sent without TLS";
             return Err(RelayError::Unsuitable(what.to_owned()));
@@ -319,16 +335,18 @@ impl RelayConnection {
                         "it does not offer AUTH XOAUTH2".to_owned(),
                     ));
                 }
-                let token = read_token_file(path).map_err(|error| RelayError::Io {
-                    step: "token file",
-                    error,
-                })?;
+                let token = read_token_file(path)
+                    .await
+                    .map_err(|error| RelayError::Io {
+                        step: "token file",
+                        error,
+                    })?;
                 let words = xoauth2_response(&login.user, &token);
-                let reply = self.command(AUTH, &format!("AUTH XOAUTH2 {words}"))?;
+                let reply = self.command(AUTH, &format!("AUTH XOAUTH2 {words}")).await?;
                 match reply.code() {
                     // The challenge carries the error; an empty line makes the relay send its final
                     // reply.
-                    334 => self.command(AUTH, "")?,
+                    334 => self.command(AUTH, "").await?,
                     _ => reply,
                 }
             }
@@ -340,9 +358,11 @@ impl RelayConnection {
                 match found {
                     Some(PasswordMechanism::Plain) => {
                         let words = plain_response(&login.user, password);
-                        self.command(AUTH, &format!("AUTH PLAIN {words}"))?
+                        self.command(AUTH, &format!("AUTH PLAIN {words}")).await?
                     }
-                    Some(PasswordMechanism::Login) => self.auth_login(&login.user, password)?,
+                    Some(PasswordMechanism::Login) => {
+                        self.auth_login(&login.user, password).await?
+                    }
                     None => {
                         let names: Vec<_> = mechanisms.iter().map(|m| m.name()).collect();
                         let what = format!("it does not offer AUTH {}", names.join(" or "));
@@ -354,16 +374,21 @@ impl RelayConnection {
         expect_auth_code(&reply, 235)
     }
 
-    fn auth_login(&mut self, user: &str, password: &str) -> Result<RelayReply, RelayError> {
-        expect_auth_code(&self.command(AUTH, "AUTH LOGIN")?, 334)?;
-        expect_auth_code(&self.command(AUTH, &BASE64.encode(user.as_bytes()))?, 334)?;
-        self.command(AUTH, &BASE64.encode(password.as_bytes()))
+    async fn auth_login(&mut self, user: &str, password: &str) -> Result<RelayReply, RelayError> {
+        expect_auth_code(&self.command(AUTH, "AUTH LOGIN").await?, 334)?;
+        let user = BASE64.encode(user.as_bytes());
+        expect_auth_code(&self.command(AUTH, &user).await?, 334)?;
+        let password = BASE64.encode(password.as_bytes());
+        self.command(AUTH, &password).await
     }
 
     // Sending one mail.
 
     /// Sends the envelope and DATA; `None` if the relay now waits for the mail.
-    fn send_envelope(&mut self, letter: &RelayMail<'_>) -> Result<Option<StepResult>, RelayError> {
+    async fn send_envelope(
+        &mut self,
+        letter: &RelayMail<'_>,
+    ) -> Result<Option<StepResult>, RelayError> {
         let never = |what: String| Ok(Some(StepResult::Decided(SendOutcome::permanent(what))));
         let (from, from_utf8) = letter.from.map_or_else(Default::default, wire_address);
         let (to, to_utf8) = wire_address(letter.to);
@@ -391,44 +416,61 @@ impl RelayConnection {
             mail.push_str(" SMTPUTF8");
         }
         for (step, line) in [(MAIL, mail), (RCPT, format!("RCPT TO:<{to}>"))] {
-            let reply = self.command(step, &line)?;
+            let reply = self.command(step, &line).await?;
             if !reply.is_positive() {
                 return Ok(Some(self.classify_refusal(step, reply)?));
             }
         }
-        let reply = self.command(DATA, "DATA")?;
+        let reply = self.command(DATA, "DATA").await?;
         match reply.code() {
             354 => Ok(None),
             _ => Ok(Some(self.classify_refusal(DATA, reply)?)),
         }
     }
 
-    /// Sends the mail and its end. Once the end may be on its way, only the relay knows whether it
-    /// has the mail.
-    fn send_content(&mut self, letter: &RelayMail<'_>) -> Result<StepResult, RelayError> {
+    /// Sends the envelope and all blocks of the mail but the last one. `None` if the relay now waits for
+    /// that; else the result of the mail.
+    ///
+    /// # Errors
+    /// The session failed before the relay asked for the mail.
+    async fn send_until_end(
+        &mut self,
+        letter: &RelayMail<'_>,
+    ) -> Result<Option<Result<StepResult, RelayError>>, RelayError> {
+        if let Some(refused) = self.send_envelope(letter).await? {
+            return Ok(Some(Ok(refused)));
+        }
+        Ok(self.send_blocks(letter).await.err().map(Err))
+    }
+
+    async fn send_blocks(&mut self, letter: &RelayMail<'_>) -> Result<(), RelayError> {
         const STEP: &str = "the mail";
-        let (blocks, last) = match letter.wire.len().checked_sub(1) {
-            Some(end) => letter.wire.split_at(end / BLOCK_BYTES * BLOCK_BYTES),
-            None => (&[][..], &[][..]),
-        };
+        let (blocks, _) = split_end(letter.wire);
         for block in blocks.chunks(BLOCK_BYTES) {
             self.set_timeout(self.timeouts.command);
-            self.write(block)
-                .map_err(|error| RelayError::Io { step: STEP, error })?;
+            let written = self.wire.write_all(block).await;
+            written.map_err(|error| RelayError::Io { step: STEP, error })?;
         }
         // A reply that is here before the end of the mail must not be taken for the reply to it.
-        let early = self.wire.read_unsolicited();
+        let early = self.wire.read_unsolicited().await;
         let early = early.map_err(|error| RelayError::Io { step: STEP, error })?;
         if !early.is_empty() || !self.input.is_empty() {
             return Err(RelayError::UnexpectedData(STEP));
         }
+        Ok(())
+    }
+
+    /// Sends the last block, with the end of the mail. From now on only the relay knows whether it has
+    /// the mail.
+    async fn send_end(&mut self, letter: &RelayMail<'_>) -> Result<StepResult, RelayError> {
+        let (_, last) = split_end(letter.wire);
         self.set_timeout(self.timeouts.command);
-        if let Err(error) = self.write(last) {
+        if let Err(error) = self.wire.write_all(last).await {
             let why = format!("the end of the mail: {}", describe_io_error(&error));
             return Ok(StepResult::Decided(SendOutcome::Unknown { why }));
         }
         self.set_timeout(self.timeouts.end);
-        match self.read_reply(END) {
+        match self.read_reply(END).await {
             Ok(reply) if reply.is_positive() => Ok(StepResult::Decided(SendOutcome::Sent {
                 reply: reply.display_text(),
             })),
@@ -474,7 +516,7 @@ impl RelayConnection {
 
     // Commands and replies.
 
-    fn command(&mut self, step: &'static str, line: &str) -> Result<RelayReply, RelayError> {
+    async fn command(&mut self, step: &'static str, line: &str) -> Result<RelayReply, RelayError> {
         if !self.input.is_empty() {
             return Err(RelayError::UnexpectedData(step));
         }
@@ -484,12 +526,13 @@ impl RelayConnection {
             )));
         }
         self.set_timeout(self.timeouts.command);
-        self.write(format!("{line}\r\n").as_bytes())
-            .map_err(|error| RelayError::Io { step, error })?;
-        self.read_reply(step)
+        let line = format!("{line}\r\n");
+        let written = self.wire.write_all(line.as_bytes()).await;
+        written.map_err(|error| RelayError::Io { step, error })?;
+        self.read_reply(step).await
     }
 
-    fn read_reply(&mut self, step: &'static str) -> Result<RelayReply, RelayError> {
+    async fn read_reply(&mut self, step: &'static str) -> Result<RelayReply, RelayError> {
         let mut buffer = [0; 4096];
         loop {
             let read = self.reader.read(&self.input);
@@ -502,9 +545,8 @@ impl RelayConnection {
             if let Some(reply) = reply {
                 return Ok(reply);
             }
-            let count = match self.wire.read(&mut buffer) {
+            let count = match self.wire.read(&mut buffer).await {
                 Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 read => read,
             };
             let count = count.map_err(|error| RelayError::Io { step, error })?;
@@ -512,15 +554,32 @@ impl RelayConnection {
         }
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.wire.write_all(bytes)?;
-        self.wire.flush()
-    }
-
     /// Sets the time-out of the next step, within the deadline of the attempt.
     fn set_timeout(&mut self, limit: Duration) {
         self.wire
             .set_deadline((Instant::now() + limit).min(self.deadline));
+    }
+}
+
+/// The mail's blocks, and the last one, which holds its end.
+fn split_end(wire: &[u8]) -> (&[u8], &[u8]) {
+    let end = wire.len().saturating_sub(1);
+    wire.split_at(end / BLOCK_BYTES * BLOCK_BYTES)
+}
+
+/// A connection that is counted as open until it is dropped.
+struct CountedConnection(Gauge);
+
+impl CountedConnection {
+    fn new(open: &Gauge) -> Self {
+        open.inc();
+        Self(open.clone())
+    }
+}
+
+impl Drop for CountedConnection {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

@@ -15,6 +15,8 @@ mod wire;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::metrics::Metrics;
@@ -76,6 +78,8 @@ pub enum SendOutcome {
         /// The description of the failure.
         why: String,
     },
+    /// The program stopped before the end of the mail was on its way: the relay does not have it.
+    Cancelled,
 }
 
 impl SendOutcome {
@@ -106,6 +110,7 @@ impl SendOutcome {
                 Self::PermanentFailure { code, reply }
             }
             Self::Unknown { why } => Self::Unknown { why: change(why) },
+            Self::Cancelled => Self::Cancelled,
         }
     }
 
@@ -116,9 +121,13 @@ impl SendOutcome {
             Self::TemporaryFailure { .. } => "again",
             Self::PermanentFailure { .. } => "never",
             Self::Unknown { .. } => "unknown",
+            Self::Cancelled => "cancelled",
         }
     }
 }
+
+/// The wait before the mail's next attempt, if there is one.
+pub type NextAttempt<'a> = dyn Fn() -> Option<Duration> + Send + Sync + 'a;
 
 /// All relays, in order of preference.
 pub struct RelayPool {
@@ -165,6 +174,15 @@ impl Decline {
     }
 }
 
+/// One attempt to send a mail, whichever relay takes it.
+struct RelayAttempt<'a> {
+    letter: &'a RelayMail<'a>,
+    until: Instant,
+    next: &'a NextAttempt<'a>,
+    /// True once the program stops and the mail may not begin to end any more.
+    stopping: &'a watch::Receiver<bool>,
+}
+
 impl RelayPool {
     /// A pool without connections.
     pub fn new(relays: Vec<Relay>, terms: RelayPoolSettings, metrics: Arc<Metrics>) -> Self {
@@ -195,18 +213,20 @@ impl RelayPool {
         self.states().iter().all(|state| state.failures > 0)
     }
 
-    /// Sends one mail, and returns the relay used as `host:port`. Blocks for the time of an attempt
-    /// and of the system's resolver at most. Further relays are tried as long as nothing was
+    /// Sends one mail, and returns the relay used as `host:port`. It takes the time of an attempt at
+    /// most. Further relays are tried as long as nothing was
     /// transferred: when a relay cannot be reached, fails before DATA, refuses for now, or refuses
     /// the sender. A refusal is permanent if a relay refuses the recipient or the content for good,
     /// or if every relay refuses the sender for good.
     ///
     /// `next` returns the wait before the mail's next attempt, if there is one: a single relay is
-    /// not left alone for longer.
-    pub fn send(
+    /// not left alone for longer. Once `stopping` is true, a mail whose end is not on its way is
+    /// cancelled.
+    pub async fn send(
         &self,
         letter: &RelayMail<'_>,
-        next: impl Fn() -> Option<Duration>,
+        next: &NextAttempt<'_>,
+        stopping: &watch::Receiver<bool>,
     ) -> (SendOutcome, Option<String>) {
         let until = Instant::now() + self.settings.timeouts.attempt;
         let mut noes: Vec<(String, Decline)> = Vec::new();
@@ -222,7 +242,13 @@ impl RelayPool {
                     "the next relay is asked: {words}"
                 );
             }
-            match self.try_relay(at, letter, until, &next) {
+            let attempt = RelayAttempt {
+                letter,
+                until,
+                next,
+                stopping,
+            };
+            match self.try_relay(at, &attempt).await {
                 RelayDecision::Final(attempt) => return (attempt, Some(relay)),
                 RelayDecision::Declined(no) => noes.push((relay, no)),
             }
@@ -235,25 +261,32 @@ impl RelayPool {
     }
 
     /// Offers the mail to one relay.
-    fn try_relay(
-        &self,
-        at: usize,
-        letter: &RelayMail<'_>,
-        until: Instant,
-        next: &impl Fn() -> Option<Duration>,
-    ) -> RelayDecision {
-        let mut connection = match self.connection(at, until) {
+    async fn try_relay(&self, at: usize, attempt: &RelayAttempt<'_>) -> RelayDecision {
+        let RelayAttempt {
+            letter,
+            until,
+            next,
+            stopping,
+        } = *attempt;
+        let opened = tokio::select! {
+            biased;
+            opened = self.connection(at, until) => opened,
+            () = stopped(stopping) => Err(RelayError::Cancelled),
+        };
+        let mut connection = match opened {
             Ok(connection) => connection,
+            Err(RelayError::Cancelled) => return RelayDecision::Final(SendOutcome::Cancelled),
             Err(fault) => {
                 let words = self.redact_text(&fault);
                 self.back_off(at, &words, next);
                 return RelayDecision::Declined(Decline::without_reply(words));
             }
         };
-        let told = match connection.send(letter) {
+        let told = match connection.send(letter, stopped(stopping)).await {
             Ok(told) => told,
+            Err(RelayError::Cancelled) => return RelayDecision::Final(SendOutcome::Cancelled),
             Err(fault) => {
-                self.discard(connection);
+                drop(connection);
                 let words = self.redact_text(&fault);
                 // A failure with this mail says little about the next one, unless it concerns the
                 // session.
@@ -266,8 +299,8 @@ impl RelayPool {
             }
         };
         match told.is_reusable {
-            true => self.return_to_pool(at, connection),
-            false => self.discard(connection),
+            true => self.return_to_pool(at, connection).await,
+            false => drop(connection),
         }
         let attempt = told.outcome.map_reply(|words| self.redact_text(&words));
         match (told.refusal, &attempt) {
@@ -324,9 +357,8 @@ impl RelayPool {
         SendOutcome::temporary(reply)
     }
 
-    /// Closes connections that have been idle for too long, or all of them if `is_over`. Blocks for
-    /// a moment.
-    pub fn close_idle(&self, is_over: bool) {
+    /// Closes connections that have been idle for too long, or all of them if `is_over`.
+    pub async fn close_idle(&self, is_over: bool) {
         let now = Instant::now();
         let mut old = Vec::new();
         for state in self.states().iter_mut() {
@@ -336,51 +368,38 @@ impl RelayPool {
             state.idle = stay;
             old.extend::<Vec<RelayConnection>>(go);
         }
-        for connection in old {
-            self.metrics.connections.dec();
-            connection.quit();
-        }
+        join_all(old.into_iter().map(RelayConnection::quit)).await;
     }
 
     /// An idle connection that still works, or a new one.
-    fn connection(&self, at: usize, until: Instant) -> Result<RelayConnection, RelayError> {
+    async fn connection(&self, at: usize, until: Instant) -> Result<RelayConnection, RelayError> {
         loop {
             let rested = self.states()[at].idle.pop();
             let Some(mut connection) = rested else {
                 break;
             };
             if !is_fresh(&connection, Instant::now()) {
-                self.metrics.connections.dec();
-                connection.quit();
-            } else if connection.resume(until).is_ok() {
+                connection.quit().await;
+            } else if connection.resume(until).await.is_ok() {
                 return Ok(connection);
-            } else {
-                self.metrics.connections.dec();
             }
         }
-        let relay = &self.relays[at];
-        let opened = RelayConnection::open(
-            relay,
+        RelayConnection::open(
+            &self.relays[at],
             &self.settings.ehlo_name,
             self.settings.timeouts,
             until,
-        )?;
-        self.metrics.connections.inc();
-        Ok(opened)
+            &self.metrics.connections,
+        )
+        .await
     }
 
-    fn return_to_pool(&self, at: usize, connection: RelayConnection) {
+    async fn return_to_pool(&self, at: usize, connection: RelayConnection) {
         if is_fresh(&connection, Instant::now()) {
             self.states()[at].idle.push(connection);
             return;
         }
-        self.metrics.connections.dec();
-        connection.quit();
-    }
-
-    fn discard(&self, connection: RelayConnection) {
-        drop(connection);
-        self.metrics.connections.dec();
+        connection.quit().await;
     }
 
     fn is_backed_off(&self, at: usize) -> bool {
@@ -402,13 +421,7 @@ impl RelayPool {
 
     /// Counts a refusal: after several in a row the relay is left alone if another one works.
     /// Otherwise it counts as available if it `answers`.
-    fn record_refusal(
-        &self,
-        at: usize,
-        answers: bool,
-        words: &str,
-        next: &impl Fn() -> Option<Duration>,
-    ) {
+    fn record_refusal(&self, at: usize, answers: bool, words: &str, next: &NextAttempt<'_>) {
         let mut states = self.states();
         states[at].refusals = states[at].refusals.saturating_add(1);
         let mut others = states.iter().enumerate().filter(|(other, _)| *other != at);
@@ -434,7 +447,7 @@ impl RelayPool {
         info!(relay, "the relay takes mail again");
     }
 
-    fn back_off(&self, at: usize, words: &str, next: &impl Fn() -> Option<Duration>) {
+    fn back_off(&self, at: usize, words: &str, next: &NextAttempt<'_>) {
         let mut states = self.states();
         let state = &mut states[at];
         // Several failures at the same time count once.
@@ -481,6 +494,13 @@ impl RelayPool {
 
     fn states(&self) -> MutexGuard<'_, Vec<RelayState>> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Resolves once it is true; never if nobody can set it any more.
+async fn stopped(stopping: &watch::Receiver<bool>) {
+    if stopping.clone().wait_for(|stops| *stops).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -1,59 +1,62 @@
-//! Owns one socket to a relay, plain or with TLS, that never waits past its deadline.
+//! Owns one socket to a relay, plain or with TLS, whose every wait ends at a deadline.
 //!
-//! Does not know SMTP. The deadline bounds all reads and writes until it is set again, so a relay
-//! that sends an octet per second is as late as one that sends nothing.
+//! Does not know SMTP. The deadline bounds all reads and writes until it is set anew, so a relay that
+//! sends an octet a second is as late as one that sends none.
 
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout_at;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
-/// The most addresses of a host that are tried.
+/// Addresses of a name that are tried.
 const ADDRESSES_MAX: usize = 4;
 
 /// An open connection.
 pub(super) struct RelayTransport {
     stream: RelayStream,
     peer: IpAddr,
+    deadline: Instant,
 }
 
 enum RelayStream {
-    Plain(DeadlineSocket),
-    Tls(Box<StreamOwned<ClientConnection, DeadlineSocket>>),
-    /// The state between plain and TLS, which remains if the handshake fails.
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    /// A handshake failed, and took the socket with it.
     Closed,
 }
 
 impl RelayTransport {
-    /// Connects to the first address of `host` that answers: each within `limit`, all until
-    /// `until`. Only the system's resolver bounds the look-up of the name.
-    pub(super) fn connect(
+    /// Connects to the first address of `host` that answers. Each is given `limit`, and all together,
+    /// with the look-up of the name, must be over by `deadline`.
+    pub(super) async fn connect(
         host: &str,
         port: u16,
         limit: Duration,
-        until: Instant,
+        deadline: Instant,
     ) -> io::Result<Self> {
-        let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
+        let addresses = within(deadline, lookup_host((host, port))).await?;
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in addresses.iter().take(ADDRESSES_MAX) {
-            let left = until.saturating_duration_since(Instant::now()).min(limit);
-            if left.is_zero() {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            match TcpStream::connect_timeout(address, left) {
+        for address in addresses.take(ADDRESSES_MAX) {
+            let each = deadline.min(Instant::now() + limit);
+            match within(each, TcpStream::connect(address)).await {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
-                    let socket = DeadlineSocket {
-                        stream,
-                        deadline: Instant::now() + left,
-                        is_nonblocking: false,
-                    };
                     return Ok(Self {
-                        stream: RelayStream::Plain(socket),
+                        stream: RelayStream::Plain(stream),
                         peer: address.ip(),
+                        deadline: each,
                     });
                 }
                 Err(error) => last = error,
@@ -62,7 +65,7 @@ impl RelayTransport {
         Err(last)
     }
 
-    /// True if the relay is on the same machine.
+    /// True if the other end is on this machine.
     pub(super) fn is_loopback(&self) -> bool {
         self.peer.to_canonical().is_loopback()
     }
@@ -71,142 +74,107 @@ impl RelayTransport {
         matches!(self.stream, RelayStream::Tls(_))
     }
 
-    /// Sets the deadline of all further reads and writes.
+    /// All reads and writes from now on must be over by `deadline`.
     pub(super) fn set_deadline(&mut self, deadline: Instant) {
-        if let Some(socket) = self.socket() {
-            socket.deadline = deadline;
-        }
+        self.deadline = deadline;
     }
 
-    /// Starts TLS within the deadline. After an error the connection is closed.
-    pub(super) fn start_tls(
+    /// Makes the connection encrypted, within the deadline. On an error it is closed.
+    pub(super) async fn start_tls(
         &mut self,
         config: &Arc<ClientConfig>,
-        name: ServerName<'static>,
+        server_name: ServerName<'static>,
     ) -> io::Result<()> {
-        let RelayStream::Plain(mut socket) =
-            std::mem::replace(&mut self.stream, RelayStream::Closed)
-        else {
+        let stream = std::mem::replace(&mut self.stream, RelayStream::Closed);
+        let RelayStream::Plain(stream) = stream else {
             return Err(io::Error::other("encrypted already"));
         };
-        let mut tls = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
-        while tls.is_handshaking() {
-            tls.complete_io(&mut socket)?;
-        }
-        self.stream = RelayStream::Tls(Box::new(StreamOwned::new(tls, socket)));
+        let connector = TlsConnector::from(Arc::clone(config));
+        let handshake = connector.connect(server_name, stream);
+        let stream = within(self.deadline, handshake).await?;
+        self.stream = RelayStream::Tls(Box::new(stream));
         Ok(())
     }
 
-    /// The unsolicited data that has arrived, without waiting; empty if there is none.
-    pub(super) fn read_unsolicited(&mut self) -> io::Result<Vec<u8>> {
+    /// Waits for octets, and puts them into `into`. None at all mean that the relay closed.
+    pub(super) async fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let deadline = self.deadline;
+        match &mut self.stream {
+            RelayStream::Plain(stream) => within(deadline, stream.read(into)).await,
+            RelayStream::Tls(stream) => within(deadline, stream.read(into)).await,
+            RelayStream::Closed => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Sends octets, and sees that they leave our own buffers.
+    pub(super) async fn write_all(&mut self, octets: &[u8]) -> io::Result<()> {
+        let deadline = self.deadline;
+        match &mut self.stream {
+            RelayStream::Plain(stream) => within(deadline, stream.write_all(octets)).await,
+            RelayStream::Tls(stream) => {
+                let sent = async {
+                    stream.write_all(octets).await?;
+                    stream.flush().await
+                };
+                within(deadline, sent).await
+            }
+            RelayStream::Closed => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// The octets that have come although nothing asked for them; none if there are none. Waits for
+    /// nothing that is not there.
+    pub(super) async fn read_unsolicited(&mut self) -> io::Result<Vec<u8>> {
         let mut found = [0; 256];
-        self.set_nonblocking(true)?;
-        let read = self.read(&mut found);
-        self.set_nonblocking(false)?;
-        match read {
-            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => Ok(found[..count].to_vec()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Vec::new()),
-            Err(error) => Err(error),
+        loop {
+            let mut buffer = ReadBuf::new(&mut found);
+            let read = std::future::poll_fn(|context| {
+                Poll::Ready(match self.poll_read(context, &mut buffer) {
+                    Poll::Ready(read) => Some(read),
+                    Poll::Pending => None,
+                })
+            });
+            if let Some(read) = read.await {
+                read?;
+                return match buffer.filled() {
+                    [] => Err(io::ErrorKind::UnexpectedEof.into()),
+                    octets => Ok(octets.to_vec()),
+                };
+            }
+            // The runtime may not have looked at this socket yet, so the kernel is asked. What lies
+            // there may also be records of TLS that hold no octets for us.
+            let deadline = self.deadline;
+            let socket = self.socket()?;
+            match SockRef::from(socket).peek(&mut [MaybeUninit::uninit()]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Vec::new()),
+                peeked => peeked?,
+            };
+            within(deadline, socket.readable()).await?;
         }
     }
 
-    fn set_nonblocking(&mut self, looks: bool) -> io::Result<()> {
-        let Some(socket) = self.socket() else {
-            return Err(io::ErrorKind::NotConnected.into());
-        };
-        socket.is_nonblocking = looks;
-        socket.stream.set_nonblocking(looks)
-    }
-
-    fn socket(&mut self) -> Option<&mut DeadlineSocket> {
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match &mut self.stream {
-            RelayStream::Plain(socket) => Some(socket),
-            RelayStream::Tls(stream) => Some(&mut stream.sock),
-            RelayStream::Closed => None,
+            RelayStream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            RelayStream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+            RelayStream::Closed => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
-}
 
-impl Read for RelayTransport {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match &mut self.stream {
-            RelayStream::Plain(socket) => socket.read(into),
-            RelayStream::Tls(stream) => stream.read(into),
+    fn socket(&self) -> io::Result<&TcpStream> {
+        match &self.stream {
+            RelayStream::Plain(stream) => Ok(stream),
+            RelayStream::Tls(stream) => Ok(stream.get_ref().0),
             RelayStream::Closed => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 }
 
-impl Write for RelayTransport {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.stream {
-            RelayStream::Plain(socket) => socket.write(bytes),
-            RelayStream::Tls(stream) => stream.write(bytes),
-            RelayStream::Closed => Err(io::ErrorKind::NotConnected.into()),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match &mut self.stream {
-            RelayStream::Plain(socket) => socket.flush(),
-            RelayStream::Tls(stream) => stream.flush(),
-            RelayStream::Closed => Err(io::ErrorKind::NotConnected.into()),
-        }
-    }
-}
-
-/// A socket whose reads and writes end at its deadline.
-struct DeadlineSocket {
-    stream: TcpStream,
-    deadline: Instant,
-    /// True if reads do not wait at all.
-    is_nonblocking: bool,
-}
-
-impl DeadlineSocket {
-    fn time_left(&self) -> io::Result<Duration> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        // A time-out of zero would mean to wait without a limit.
-        Ok(left.max(Duration::from_millis(1)))
-    }
-
-    /// Maps the error: a blocking call that ran out of time reports `WouldBlock`.
-    fn map_timeout(&self, error: io::Error) -> io::Error {
-        if error.kind() == io::ErrorKind::WouldBlock && !self.is_nonblocking {
-            return io::ErrorKind::TimedOut.into();
-        }
-        error
-    }
-}
-
-impl Read for DeadlineSocket {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if !self.is_nonblocking {
-            let left = self.time_left()?;
-            self.stream.set_read_timeout(Some(left))?;
-        }
-        self.stream
-            .read(into)
-            .map_err(|error| self.map_timeout(error))
-    }
-}
-
-impl Write for DeadlineSocket {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if !self.is_nonblocking {
-            let left = self.time_left()?;
-            self.stream.set_write_timeout(Some(left))?;
-        }
-        self.stream
-            .write(bytes)
-            .map_err(|error| self.map_timeout(error))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
-    }
+async fn within<T>(deadline: Instant, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let done = timeout_at(deadline.into(), step).await;
+    done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use postern::outbound::relay::dot_stuffing::dot_stuffed;
 use postern::outbound::relay::{RelayMail, SendOutcome};
 use postern::store::JobState;
+use tokio::sync::watch;
 
+use super::dialogue::block_on;
 use super::server::{Act, Fake, Step};
 use super::{Sending, address, closed, job, relay, relays, settings, timeouts};
 
@@ -59,7 +61,8 @@ fn the_only_relay_is_left_alone_no_longer_than_the_mail_waits() {
     for (count, is_only) in [(1, true), (2, false)] {
         let ours = relays(vec![relay(closed); count], timeouts());
         let before = Instant::now();
-        let (attempt, _) = ours.send(&letter, || Some(wait));
+        let (_running, stopping) = watch::channel(false);
+        let (attempt, _) = block_on(ours.send(&letter, &|| Some(wait), &stopping));
         assert!(
             matches!(attempt, SendOutcome::TemporaryFailure { .. }),
             "{attempt:?}"

@@ -1,5 +1,6 @@
 //! One attempt with a relay that misbehaves at each step (J1 to J5, J7 of the hostile list).
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use postern::outbound::relay::dot_stuffing::dot_stuffed;
@@ -7,6 +8,8 @@ use postern::outbound::relay::settings::{
     PasswordMechanism, Relay, RelayCredentials, RelayLogin, RelaySecurity, RelayTimeouts,
 };
 use postern::outbound::relay::{RelayMail, RelayPool, SendOutcome};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
 
 use super::server::{Act, Fake, Step, certificate};
 use super::{address, relay, relay_with, relays, timeouts};
@@ -26,7 +29,15 @@ fn send_to(relays: &RelayPool, mail: &[u8], to: &str) -> SendOutcome {
         bytes: mail.len(),
         is_eight_bit: !mail.is_ascii(),
     };
-    relays.send(&letter, || None).0
+    let (_running, stopping) = watch::channel(false);
+    block_on(relays.send(&letter, &|| None, &stopping)).0
+}
+
+/// Waits for a conversation on this thread. The connections of a pool outlive it, so there is one runtime
+/// for all.
+pub(super) fn block_on<T>(conversation: impl Future<Output = T>) -> T {
+    static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+    RUNTIME.block_on(conversation)
 }
 
 /// One attempt with this relay.
@@ -101,7 +112,7 @@ fn a_good_relay_takes_the_very_bytes() {
     assert_eq!(fake.connections(), 1, "the connection is used again");
     let rsets = fake.lines().iter().filter(|line| *line == "RSET").count();
     assert_eq!(rsets, 3);
-    ours.close_idle(true);
+    block_on(ours.close_idle(true));
 }
 
 #[test]

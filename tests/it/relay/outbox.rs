@@ -422,6 +422,35 @@ async fn a_stop_lets_what_is_under_way_end() {
     store.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_cancels_a_mail_that_has_not_begun_to_end() {
+    let fake = Fake::start(|step, _| match step {
+        Step::Data => Act::Hang,
+        _ => Act::Usual,
+    });
+    let hasty = OutboundSettings {
+        grace: Duration::ZERO,
+        ..settings()
+    };
+    let sending = Sending::start(vec![relay(fake.port)], hasty);
+    sending.enqueue(&job(1, "ann@example.com")).await;
+    sending
+        .until("it is under way", |_| {
+            fake.lines().iter().any(|line| line.starts_with("DATA"))
+        })
+        .await;
+    let store = sending.store.clone();
+    sending.stop.send_replace(true);
+    sending.task.await.unwrap();
+    let record = ask(store.job(job(1, "x@y").id)).unwrap();
+    assert!(
+        matches!(record.state, JobState::Waiting { .. }),
+        "{record:?}"
+    );
+    assert_eq!((record.begun_at, record.doubts), (None, 0), "no doubt");
+    store.close().await;
+}
+
 /// A person calls a job back while it waits for its next attempt.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_called_back_is_not_sent() {
