@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::reader::Section;
 use super::secret::Secret;
+use super::webhook::strong_secrets;
 use crate::mail::address::Domain;
 use crate::objects::{
     AttachmentLimits, BLOCKED_NAMES, BLOCKED_TYPES, LinkSigner, S3Bucket, Settings, StorageLocation,
@@ -22,8 +23,10 @@ pub(super) struct AttachmentDefaults<'a> {
     pub(super) hostname: Option<&'a Domain>,
     pub(super) http: Option<&'a SocketAddr>,
     pub(super) https: Option<&'a SocketAddr>,
-    /// What links are signed with if they have no secret of their own.
-    pub(super) secret: Option<&'a Secret>,
+    /// Secrets of replies, the newest first: they sign links that have no secret of their own.
+    pub(super) secrets: Vec<Secret>,
+    /// Octets that stay free on the disk of the data folder.
+    pub(super) free_bytes_min: u64,
 }
 
 /// Reads the table. `None` if it cannot be used; why, the log tells.
@@ -47,10 +50,7 @@ pub(super) fn read(mut section: Section<'_>, seen: &AttachmentDefaults<'_>) -> O
     let bounds = bounds(&mut section);
     let base_url = section.parsed("base_url", url);
     let base_url = base_url.or_else(|| own_url(seen));
-    let own_secret = section.secret("secret");
-    if let Some(why) = own_secret.as_ref().and_then(Secret::weakness) {
-        section.problem("secret", why);
-    }
+    let own_secrets = strong_secrets(&mut section, "secret");
     let spans = Duration::from_secs(60)..=3650 * DAY;
     let lifetime = section.duration("link_lifetime", 30 * DAY, spans.clone());
     let age_max = section.duration("age_max", 365 * DAY, spans);
@@ -58,12 +58,18 @@ pub(super) fn read(mut section: Section<'_>, seen: &AttachmentDefaults<'_>) -> O
         section.problem("link_lifetime", "longer than age_max: links to nothing");
     }
     section.end();
-    let secret = own_secret.as_ref().or(seen.secret)?;
+    // Links that were signed before the secret changed stay good.
+    let own_secrets = own_secrets.iter();
+    let secrets: Vec<Secret> = own_secrets.chain(&seen.secrets).cloned().collect();
+    if secrets.is_empty() {
+        return None;
+    }
     Some(Settings {
         location: place?,
         bounds,
-        links: LinkSigner::new(&base_url?, std::slice::from_ref(secret), lifetime),
+        links: LinkSigner::new(&base_url?, &secrets, lifetime),
         age_max,
+        free_bytes_min: seen.free_bytes_min,
     })
 }
 

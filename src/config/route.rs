@@ -70,9 +70,9 @@ impl RouteConfig {
         self.reply_marker.as_deref().unwrap_or(MARKER_DEFAULT)
     }
 
-    /// The secret of the key that mints.
-    pub(super) fn newest_secret(&self) -> &Secret {
-        &self.keys[0].1
+    /// The secrets of the keys, the newest first.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        self.keys.iter().map(|(_, secret)| secret)
     }
 
     /// The keys, ready to mint and verify. A new one each time: every part that verifies has its own.

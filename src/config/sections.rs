@@ -118,7 +118,13 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
         hostname: hostname.as_ref(),
         http: http_listen.first(),
         https: https_listen.first(),
-        secret: routes.first().map(RouteConfig::newest_secret),
+        secrets: routes
+            .iter()
+            .take(1)
+            .flat_map(RouteConfig::secrets)
+            .cloned()
+            .collect(),
+        free_bytes_min: store.free_bytes_min,
     };
     let attachments = attachments::read(root.table("attachments"), &seen);
     let events = events::read(root.table("events"));

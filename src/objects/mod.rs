@@ -66,6 +66,8 @@ pub struct Settings {
     pub links: LinkSigner,
     /// Time for which a file is kept after a mail last brought it.
     pub age_max: Duration,
+    /// Octets that stay free on the disk of a folder: the journal needs them.
+    pub free_bytes_min: u64,
 }
 
 /// The location of the files.
@@ -155,6 +157,12 @@ pub enum ObjectError {
         /// Error of the system.
         source: io::Error,
     },
+    /// The disk of the folder has too little free space.
+    #[error("{}: too little free space for attachments", path.display())]
+    Full {
+        /// Path of the folder.
+        path: PathBuf,
+    },
     /// The storage of the files failed.
     #[error("storage of attachments")]
     Store(#[from] object_store::Error),
@@ -242,6 +250,7 @@ impl Objects {
         if refresh_existing(path, bytes.len()).await? {
             return Ok(());
         }
+        self.ensure_space(folder, bytes.len()).await?;
         // The file gets its name once it is whole and on disk, so that no name stands for half a file.
         let fresh = format!("{STAGING}/{id}-{}", uuid::Uuid::new_v4());
         let fresh = Path::from(fresh);
@@ -249,6 +258,18 @@ impl Objects {
         sync_path(folder.join(fresh.as_ref())).await?;
         shared.store.rename(&fresh, &shared.path(id)).await?;
         sync_path(folder.clone()).await
+    }
+
+    /// Checks that the disk of `folder` has enough free space after `bytes` more.
+    async fn ensure_space(&self, folder: &FsPath, bytes: usize) -> Result<(), ObjectError> {
+        let disk = with_file(folder.to_owned(), |path| Ok(rustix::fs::statvfs(path)?)).await?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        match free.saturating_sub(bytes as u64) < self.shared.settings.free_bytes_min {
+            true => Err(ObjectError::Full {
+                path: folder.to_owned(),
+            }),
+            false => Ok(()),
+        }
     }
 
     /// The size of a kept file in octets; `None` if there is none of this name.

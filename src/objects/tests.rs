@@ -3,11 +3,16 @@ use super::*;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn open(folder: &FsPath) -> Objects {
+    open_with_floor(folder, 0)
+}
+
+fn open_with_floor(folder: &FsPath, free_bytes_min: u64) -> Objects {
     let settings = Settings {
         location: StorageLocation::Folder(folder.join("objects")),
         bounds: AttachmentLimits::default(),
         links: LinkSigner::new("http://a.example", &[Secret::new("secret")], DAY),
         age_max: 30 * DAY,
+        free_bytes_min,
     };
     Objects::open(settings).unwrap()
 }
@@ -46,6 +51,19 @@ async fn what_is_kept_is_given_back_whole_and_in_part() {
     assert_eq!(text(&objects, empty, 0..0).await.as_deref(), Some(""));
     let left = fs::read_dir(folder.path().join("objects/new")).unwrap();
     assert_eq!(left.count(), 0);
+}
+
+#[tokio::test]
+async fn the_floor_of_free_space_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (id, bytes) = (ObjectId::of(b"file"), Bytes::from_static(b"file"));
+    let full = open_with_floor(folder.path(), u64::MAX);
+    let refused = full.put(id, bytes.clone()).await.unwrap_err();
+    assert!(matches!(refused, ObjectError::Full { .. }), "{refused}");
+    assert_eq!(full.size(id).await.unwrap(), None);
+    open(folder.path()).put(id, bytes.clone()).await.unwrap();
+    // What is kept already takes no more space.
+    full.put(id, bytes).await.unwrap();
 }
 
 #[tokio::test]

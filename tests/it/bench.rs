@@ -57,6 +57,7 @@ pub(crate) fn objects_in(folder: &Path) -> Objects {
         },
         links: LinkSigner::new("http://postern.example", &[Secret::new("link secret")], DAY),
         age_max: 30 * DAY,
+        free_bytes_min: 0,
     };
     Objects::open(settings).unwrap()
 }

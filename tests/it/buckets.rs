@@ -86,6 +86,7 @@ impl Moto {
             bounds: AttachmentLimits::default(),
             links: LinkSigner::new("http://postern.example", &[Secret::new("secret")], DAY),
             age_max: 30 * DAY,
+            free_bytes_min: 0,
         };
         assert!(!format!("{settings:?}").contains(key));
         Objects::open(settings).unwrap()

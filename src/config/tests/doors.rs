@@ -1,7 +1,9 @@
 //! The doors mail comes in by, and where HTTP is served.
 
 use super::*;
+use crate::clock;
 use crate::ingress::imap::ImapSecurity;
+use crate::objects::{AttachmentLink, ObjectId};
 
 #[test]
 fn unknown_doors_are_not_ignored() {
@@ -166,4 +168,32 @@ fn http_is_on_loopback_unless_it_is_said_and_then_warned_of() {
         none[0].contains("health and metrics need an address"),
         "{none:?}"
     );
+}
+
+#[test]
+fn attachment_links_outlive_the_secrets_of_replies() {
+    const OLD: &str = "0123456789abcdefghijklmnopqrstuv";
+    let links = |keys: &str| {
+        let text = format!(
+            "[[route]]\ndomains = ['inbox.example.com']\nsecrets = [{keys}]\n\
+             [route.api]\nbase_url = 'http://127.0.0.1:3000/api'\nkey = 'k'\n"
+        );
+        load_text(&text, &[]).unwrap().config.attachments.links
+    };
+    let new = format!("{{ id = 1, secret = '{SECRET}' }}");
+    let old = format!("{{ id = 0, secret = '{OLD}' }}");
+    let at = clock::now();
+    let id = ObjectId::of(b"bytes");
+    let url = links(&old).url(id, None, "text/plain", at);
+    let (_, signature) = url.rsplit_once('=').unwrap();
+    let (_, expires) = url.split_once("expires=").unwrap();
+    let link = AttachmentLink {
+        id,
+        name: "",
+        media_type: "text/plain",
+        expires: expires.split('&').next().unwrap().parse().unwrap(),
+    };
+    let rotated = links(&format!("{new}, {old}"));
+    assert_eq!(rotated.verify(&link, signature, at), Ok(()));
+    assert!(links(&new).verify(&link, signature, at).is_err());
 }
