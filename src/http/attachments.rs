@@ -5,13 +5,14 @@
 
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
 use tracing::error;
 
 use super::error::HttpError;
+use super::path_text::PathText;
 use super::router::App;
 use crate::clock;
 use crate::objects::{AttachmentLink, LinkError, ObjectError, ObjectId};
@@ -28,7 +29,7 @@ pub(super) struct LinkQuery {
 
 pub(super) async fn fetch(
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathText(id): PathText,
     parts: Result<Query<LinkQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, HttpError> {

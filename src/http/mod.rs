@@ -15,6 +15,7 @@ pub mod keys;
 pub mod messages;
 pub mod metrics;
 pub mod outbound;
+mod path_text;
 pub mod router;
 pub mod server;
 pub mod stream;

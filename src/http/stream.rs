@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::sse::{self, KeepAlive, Sse};
@@ -70,7 +71,7 @@ struct StreamQuery {
 
 async fn stream_events(
     State(app): State<App>,
-    Query(from): Query<StreamQuery>,
+    query: Result<Query<StreamQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, HttpError> {
     let Some(listeners) = app.listeners else {
@@ -79,6 +80,7 @@ async fn stream_events(
     if !listeners.keys.admits_bearer(&headers) {
         return Err(HttpError::unauthorized());
     }
+    let Query(from) = query.map_err(|_| HttpError::bad_request("query: not understood"))?;
     let newest = listeners.store.newest_event();
     let named = headers.get("last-event-id").map(|id| id.to_str());
     let named = match named {

@@ -9,7 +9,7 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, request};
 use axum::response::{IntoResponse, Response};
 use axum::routing;
@@ -17,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time;
 
 use super::error::HttpError;
+use super::path_text::PathText;
 use super::router::{App, Endpoint};
 use super::server::ClientIp;
 
@@ -83,7 +84,7 @@ async fn unnamed(State(app): State<App>, request: Request) -> Response {
 
 async fn named_provider(
     State(app): State<App>,
-    Path(provider): Path<String>,
+    PathText(provider): PathText,
     request: Request,
 ) -> Response {
     handle(app, Some(&provider), request).await

@@ -248,7 +248,9 @@ fn generic(headers: &HeaderMap) -> Result<(CallCredential, Timestamp), HttpError
     const TIMESTAMP: &str = "X-Webhook-Timestamp";
     let timestamp = single_header(headers, TIMESTAMP)?;
     let signature = single_header(headers, "X-Webhook-Signature")?;
-    let given = HEXLOWER_PERMISSIVE.decode(signature.as_bytes());
+    // Many senders write the name of the hash before it.
+    let hex = signature.strip_prefix("sha256=").unwrap_or(signature);
+    let given = HEXLOWER_PERMISSIVE.decode(hex.as_bytes());
     let given = given.map_err(|_| unauthorized("X-Webhook-Signature: not hex"))?;
     let millis = digits(TIMESTAMP, timestamp)?;
     if millis < MILLIS_MIN {

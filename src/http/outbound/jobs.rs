@@ -5,7 +5,7 @@
 use std::error::Error as _;
 
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing;
@@ -15,6 +15,7 @@ use tracing::error;
 
 use super::super::error::{HttpError, success};
 use super::super::messages::{PageQuery, page_bounds, page_response};
+use super::super::path_text::PathText;
 use super::super::router::{App, Endpoint};
 use super::Gateway;
 use crate::clock;
@@ -66,7 +67,7 @@ async fn list(
     Ok(page_response(&shown, more))
 }
 
-async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Response, HttpError> {
+async fn show(State(app): State<App>, PathText(id): PathText) -> Result<Response, HttpError> {
     Ok(success(
         StatusCode::OK,
         job_json(&app.gateway()?.job(&id).await?),
@@ -74,7 +75,7 @@ async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Response
 }
 
 /// The mail as it was composed: a download, for it holds what others wrote.
-async fn mail(State(app): State<App>, Path(id): Path<String>) -> Result<Response, HttpError> {
+async fn mail(State(app): State<App>, PathText(id): PathText) -> Result<Response, HttpError> {
     let gateway = app.gateway()?;
     let record = gateway.job(&id).await?;
     let is_kept = matches!(
@@ -108,7 +109,7 @@ fn internal_error(message: &str) -> HttpError {
     HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
 }
 
-async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result<Response, HttpError> {
+async fn cancel(State(app): State<App>, PathText(id): PathText) -> Result<Response, HttpError> {
     let gateway = app.gateway()?;
     let job = gateway.job(&id).await?.job.id;
     let is_cancelled = gateway.store.cancel(job, clock::now()).await?;
@@ -128,7 +129,7 @@ async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result<Respon
     Ok(success(StatusCode::OK, job_json(&record)))
 }
 
-async fn retry(State(app): State<App>, Path(id): Path<String>) -> Result<Response, HttpError> {
+async fn retry(State(app): State<App>, PathText(id): PathText) -> Result<Response, HttpError> {
     let gateway = app.gateway()?;
     let _turn = gateway.jobs_lock.lock().await;
     let record = gateway.job(&id).await?;

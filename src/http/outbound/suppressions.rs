@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing;
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::super::error::{HttpError, success};
 use super::super::messages::{PageQuery, page_bounds};
+use super::super::path_text::PathText;
 use super::super::router::{App, Endpoint};
 use super::{Gateway, draft_body};
 use crate::clock;
@@ -54,7 +55,7 @@ async fn list(
     Ok(Json(json!({ "success": true, "data": items, "next": next })).into_response())
 }
 
-async fn show(State(app): State<App>, Path(text): Path<String>) -> Result<Response, HttpError> {
+async fn show(State(app): State<App>, PathText(text): PathText) -> Result<Response, HttpError> {
     let gateway = app.gateway()?;
     let found = gateway.suppression(&text).await?;
     Ok(success(StatusCode::OK, gateway.suppression_json(&found)))
@@ -101,7 +102,7 @@ async fn add(
     Ok(success(StatusCode::CREATED, shown))
 }
 
-async fn remove(State(app): State<App>, Path(text): Path<String>) -> Result<Response, HttpError> {
+async fn remove(State(app): State<App>, PathText(text): PathText) -> Result<Response, HttpError> {
     let gateway = app.gateway()?;
     let found = gateway.suppression(&text).await?;
     let shown = gateway.suppression_json(&found);

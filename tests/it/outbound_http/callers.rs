@@ -1,5 +1,9 @@
 //! Who may ask for mail, what is asked twice, and what is refused.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
 use data_encoding::BASE64;
 use postern::clock;
 use reqwest::Method;
@@ -187,6 +191,67 @@ async fn a_fresh_key_each_time(postern: &Postern) {
         let words = fault["error"]["message"].as_str().unwrap();
         assert!(words.contains(&job), "{words}");
     }
+}
+
+/// Bodies that nobody vouches for yet leave memory for a caller that shows the key.
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_without_a_key_do_not_keep_the_key_out() {
+    let postern = capturing(&format!(
+        "[outbound.api]\nbody_bytes_max = '1MiB'\nbytes_in_flight_max = '4MiB'\n\
+         [webhook]\nsecret = '{SECRET}'\n"
+    ));
+    let now = clock::now().as_millis();
+    let forged = format!(
+        "POST /gateway/outbound HTTP/1.1\r\nHost: x\r\nX-Webhook-Timestamp: {now}\r\n\
+         X-Webhook-Signature: {}\r\nContent-Length: 1048000\r\n\r\n",
+        "0".repeat(64)
+    );
+    let body = vec![b' '; 1_047_000];
+    let mut held = Vec::new();
+    let mut refused = String::new();
+    while !refused.starts_with("HTTP/1.1 503") {
+        assert!(held.len() < 20, "never refused: {refused}");
+        let mut stream = TcpStream::connect(("127.0.0.1", postern.http)).unwrap();
+        // A caller that is refused may find the connection closed while it still sends.
+        let sent = stream.write_all(forged.as_bytes());
+        let _ = sent.and_then(|()| stream.write_all(&body));
+        stream
+            .set_read_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
+        let mut answer = [0; 256];
+        let read = stream.read(&mut answer).unwrap_or(0);
+        refused = String::from_utf8_lossy(&answer[..read]).into_owned();
+        held.push(stream);
+    }
+    let (status, answer) = post(&postern, "/gateway/events", &event("m1")).await;
+    assert_eq!(status, 202, "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_is_not_text_is_answered_in_json() {
+    let postern = capturing("");
+    for path in [
+        "/gateway/jobs/%ff",
+        "/gateway/suppressions/%ff",
+        "/gateway/attachments/%ff?expires=1",
+        "/gateway/inbound/%ff",
+        "/gateway/events?after=1&after=2",
+    ] {
+        let method = match path.contains("inbound") {
+            true => Method::POST,
+            false => Method::GET,
+        };
+        let (status, fault) = heard(bare(&postern, method, path).bearer_auth(KEY)).await;
+        assert_eq!(status, 400, "{path}: {fault}");
+        assert_eq!(fault["error"]["code"], "bad_request", "{path}: {fault}");
+    }
+    let (status, _) = heard(bare(
+        &postern,
+        Method::GET,
+        "/gateway/events?after=1&after=2",
+    ))
+    .await;
+    assert_eq!(status, 401, "the key is asked for first");
 }
 
 #[tokio::test(flavor = "multi_thread")]
