@@ -51,6 +51,8 @@ use tasks::Tasks;
 const EMBEDDED_FOLDER: &str = "messages";
 /// The folder of the notes of mails that are still to be fetched, in the data folder.
 const DEFERRED_FOLDER: &str = "errands";
+/// Name of the folder, in the data folder, of items of webhooks that cannot be read.
+const SET_ASIDE_FOLDER: &str = "set-aside";
 /// The folder of the certificates that are made, in the data folder.
 const CERTIFICATES_FOLDER: &str = "certs";
 /// The task that removes attachments past their age.

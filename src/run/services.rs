@@ -9,8 +9,8 @@ use prometheus_client::registry::Registry;
 use tracing::info;
 
 use super::{
-    CERTIFICATES_FOLDER, DEFERRED_FOLDER, EMBEDDED_FOLDER, Exit, ExitError, control_parts,
-    create_folder, gateway, ingress_routes, key_ring, open_store, store_open_error,
+    CERTIFICATES_FOLDER, DEFERRED_FOLDER, EMBEDDED_FOLDER, Exit, ExitError, SET_ASIDE_FOLDER,
+    control_parts, create_folder, gateway, ingress_routes, key_ring, open_store, store_open_error,
 };
 use crate::auth::Authenticator;
 use crate::clock;
@@ -28,7 +28,7 @@ use crate::http::stream::EventStreams;
 use crate::http::webhook::WebhookGateway;
 use crate::ingress::imap::{self, ImapFetcher};
 use crate::ingress::smtp as ingress;
-use crate::ingress::webhook::{self, FetchQueue, WebhookReceiver};
+use crate::ingress::webhook::{self, FetchQueue, SetAside, WebhookReceiver};
 use crate::mail::job_id::loop_mark;
 use crate::objects::{Objects, ReadableBuckets};
 use crate::outbound;
@@ -211,6 +211,8 @@ fn webhook_receivers(
     let errands = errands.transpose()?;
     let buckets = ReadableBuckets::new(&settings.buckets)
         .map_err(|error| ExitError::new(Exit::Config, error))?;
+    let set_aside = SetAside::open(config.data_dir.join(SET_ASIDE_FOLDER))
+        .map_err(|error| ExitError::new(Exit::CannotCreate, error))?;
     let parts = webhook::WebhookParts {
         store: store.clone(),
         routes: Arc::new(ingress_routes(config)?),
@@ -218,6 +220,7 @@ fn webhook_receivers(
         metrics,
         deferred: errands,
         buckets: (!settings.buckets.is_empty()).then_some(buckets),
+        set_aside: Some(set_aside),
     };
     let doors = WebhookReceiver::new(settings.clone(), parts);
     for provider in doors.provider_names() {

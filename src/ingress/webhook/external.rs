@@ -15,7 +15,7 @@ use super::error::AuthenticationError;
 use super::fetch::Fetch;
 use super::incoming::BucketMail;
 use super::outcome::WebhookOutcome;
-use crate::limits::MemoryPermit;
+use crate::limits::{LogThrottle, MemoryPermit};
 use crate::objects::{BucketError, ReadableBuckets};
 use crate::tls::Certificate;
 
@@ -23,8 +23,15 @@ use crate::tls::Certificate;
 const CERTIFICATE_BYTES_MAX: usize = 64 * 1024;
 /// Octets of the answer to a confirmation.
 const CONFIRMATION_BYTES_MAX: usize = 64 * 1024;
-/// Certificates that are kept. Amazon has one for each region, and changes it once a year.
+/// Certificates, and failures to fetch one, that are kept. Amazon has one for each region, and changes it
+/// once a year.
 const CERTIFICATES_MAX: usize = 64;
+/// Time for which a certificate that could not be fetched is not asked for again.
+const FAILURE_KEPT: Duration = Duration::from_secs(60);
+/// Characters of an error about a bucket that the log shows.
+const ERROR_CHARS_MAX: usize = 300;
+/// Lines of the log in a second about certificates that could not be fetched.
+const LINES_MAX: u32 = 1;
 
 /// The time by which all that is fetched for one request must be there.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +59,40 @@ impl FetchDeadline {
 pub(super) struct ExternalFetcher {
     pub(super) fetch: Arc<dyn Fetch>,
     pub(super) buckets: Option<ReadableBuckets>,
-    certificates: Mutex<HashMap<String, Bytes>>,
+    certificates: Mutex<CertificateCache>,
+    throttle: LogThrottle,
+}
+
+/// Certificates, and failures with the time until which they count, by URL.
+#[derive(Default)]
+struct CertificateCache {
+    fetched: HashMap<String, Bytes>,
+    failed: HashMap<String, Instant>,
+}
+
+impl CertificateCache {
+    fn get(&self, url: &str) -> Option<Result<Bytes, AuthenticationError>> {
+        if let Some(certificate) = self.fetched.get(url) {
+            return Some(Ok(certificate.clone()));
+        }
+        let until = self.failed.get(url)?;
+        (*until > Instant::now()).then_some(Err(AuthenticationError::NoCertificate))
+    }
+
+    fn insert(&mut self, url: String, certificate: Option<Bytes>) {
+        let now = Instant::now();
+        self.failed.retain(|_, until| *until > now);
+        if self.fetched.len() >= CERTIFICATES_MAX {
+            self.fetched.clear();
+        }
+        if self.failed.len() >= CERTIFICATES_MAX {
+            self.failed.clear();
+        }
+        match certificate {
+            Some(certificate) => drop(self.fetched.insert(url, certificate)),
+            None => drop(self.failed.insert(url, now + FAILURE_KEPT)),
+        }
+    }
 }
 
 impl ExternalFetcher {
@@ -61,40 +101,40 @@ impl ExternalFetcher {
             fetch,
             buckets,
             certificates: Mutex::default(),
+            throttle: LogThrottle::new(LINES_MAX),
         }
     }
 
-    /// The certificate at `url`, whose host was checked.
+    /// The certificate at `url`, whose host and length were checked.
     pub(super) async fn certificate(
         &self,
         url: String,
         deadline: FetchDeadline,
     ) -> Result<Bytes, AuthenticationError> {
-        let kept = self.cached().get(&url).cloned();
-        if let Some(certificate) = kept {
-            return Ok(certificate);
+        let cached = self.cached().get(&url);
+        if let Some(cached) = cached {
+            return cached;
         }
         let fetched = self.fetch.get(&url, None, CERTIFICATE_BYTES_MAX);
         let certificate = match deadline.run(fetched).await {
-            Some(Ok(certificate)) => certificate,
-            Some(Err(error)) => {
-                warn!(url, %error, "the certificate could not be fetched");
-                return Err(AuthenticationError::NoCertificate);
+            Some(Ok(certificate)) if Certificate::from_pem(&certificate).is_some() => {
+                Ok(certificate)
             }
-            None => return Err(AuthenticationError::NoCertificate),
+            Some(Ok(_)) => Err("not a certificate".to_owned()),
+            Some(Err(error)) => Err(error.to_string()),
+            None => Err("no answer in time".to_owned()),
         };
-        if Certificate::from_pem(&certificate).is_none() {
-            return Err(AuthenticationError::NoCertificate);
+        if let Err(error) = &certificate
+            && self.throttle.allow()
+        {
+            warn!(url, error, "the certificate could not be fetched");
         }
-        let mut certificates = self.cached();
-        if certificates.len() >= CERTIFICATES_MAX {
-            certificates.clear();
-        }
-        certificates.insert(url, certificate.clone());
-        Ok(certificate)
+        let certificate = certificate.ok();
+        self.cached().insert(url, certificate.clone());
+        certificate.ok_or(AuthenticationError::NoCertificate)
     }
 
-    fn cached(&self) -> MutexGuard<'_, HashMap<String, Bytes>> {
+    fn cached(&self) -> MutexGuard<'_, CertificateCache> {
         self.certificates
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -150,7 +190,10 @@ impl ExternalFetcher {
 }
 
 fn bucket_unavailable(error: &BucketError) -> WebhookOutcome {
-    let cause = std::error::Error::source(error).map(ToString::to_string);
-    error!(%error, cause, "a mail could not be read from its bucket");
+    // The request names the bucket and the key, and the causes may show both.
+    let short = |text: String| text.chars().take(ERROR_CHARS_MAX).collect::<String>();
+    let cause = std::error::Error::source(error).map(|cause| short(cause.to_string()));
+    let error = short(error.to_string());
+    error!(error, cause, "a mail could not be read from its bucket");
     WebhookOutcome::Unavailable("the mail cannot be read from its bucket now")
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::adapter::{Adapter, Carries, ProviderInfo};
 use super::error::{AuthenticationError, Malformed};
+use super::headers::Headers;
 use super::incoming::Decoded;
 use super::outcome::StatusPolicy;
 use super::payload;
@@ -17,6 +18,8 @@ use crate::secret::Secret;
 
 const SIGNATURE: &str = "x-webhook-signature";
 const TIMESTAMP: &str = "x-webhook-timestamp";
+/// The name of the hash, which many senders write before a signature.
+const HASH_PREFIX: &str = "sha256=";
 
 /// Facts about the scheme.
 pub(super) const INFO: ProviderInfo = ProviderInfo {
@@ -48,13 +51,18 @@ impl Generic {
     }
 }
 
+/// True if a request claims to be signed by our own scheme.
+pub(super) fn is_signed(headers: &Headers) -> bool {
+    headers.contains(SIGNATURE)
+}
+
 impl Adapter for Generic {
     fn info(&self) -> &'static ProviderInfo {
         &INFO
     }
 
     fn is_recognised(&self, request: &WebhookRequest) -> bool {
-        request.headers().contains(SIGNATURE)
+        is_signed(request.headers())
     }
 
     fn authenticate<'r>(
@@ -66,11 +74,12 @@ impl Adapter for Generic {
         /// In seconds this is the year 5138, in milliseconds March 1973.
         const SECONDS_MAX: u64 = 100_000_000_000;
         let timestamp = request.headers().required(TIMESTAMP)?;
+        let signature = request.headers().required(SIGNATURE)?;
         let mac = RequestMac {
             hash: SignatureHash::Sha256,
             encoding: SignatureEncoding::Hex,
             name: SIGNATURE,
-            signature: request.headers().required(SIGNATURE)?,
+            signature: signature.strip_prefix(HASH_PREFIX).unwrap_or(signature),
             // The text as it came: a number that is written anew may be another text.
             parts: &[timestamp.as_bytes(), b".", request.body()],
         };

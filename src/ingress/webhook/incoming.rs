@@ -8,6 +8,7 @@ use mail_parser::decoders::charsets::map::charset_decoder;
 use serde::{Deserialize, Serialize};
 
 use super::error::Malformed;
+use super::json::Json;
 use crate::base64;
 use crate::mail::envelope::{ProviderCheck, ProviderVerdict};
 
@@ -25,8 +26,8 @@ const ID_CHARS_MAX: usize = 128;
 pub enum Decoded {
     /// Mails. At most [`MAILS_MAX`].
     Mails(Vec<IncomingMail>),
-    /// The mails of a batch that can be read, and why the rest of it cannot. At most [`MAILS_MAX`].
-    Partial(Vec<IncomingMail>, Malformed),
+    /// The mails of a batch that can be read, at most [`MAILS_MAX`], and the items that cannot.
+    Partial(Vec<IncomingMail>, Vec<UnreadableItem>),
     /// Nothing to keep: a ping, a test, or news of something else, as the text says.
     Ignored(&'static str),
     /// The confirmation of a subscription, by a `GET` of this URL. Its host was checked.
@@ -40,37 +41,55 @@ pub enum Decoded {
 }
 
 impl Decoded {
-    /// The content of a batch. Each item of `all` is a mail, news of something else (`None`), or cannot
-    /// be read; `ignored` describes a batch without mail.
+    /// The content of a batch. Each of `items` is read by `read` as a mail or as news of something else
+    /// (`None`), or cannot be read; `ignored` describes a batch without mail.
     pub(super) fn batch(
-        all: impl ExactSizeIterator<Item = Result<Option<IncomingMail>, Malformed>>,
+        items: &[Json],
+        read: impl Fn(&Json) -> Result<Option<IncomingMail>, Malformed>,
         ignored: &'static str,
     ) -> Result<Self, Malformed> {
-        let count = all.len();
-        let (mut mails, mut reasons, mut broken) = (Vec::new(), Vec::new(), 0usize);
-        for (at, one) in all.enumerate() {
-            match one {
+        let (mut mails, mut unreadable) = (Vec::new(), Vec::new());
+        for (at, item) in items.iter().enumerate() {
+            match read(item) {
                 Ok(Some(_)) if mails.len() >= MAILS_MAX => {
                     return Err(Malformed::new(format!("more than {MAILS_MAX} mails")));
                 }
                 Ok(mail) => mails.extend(mail),
-                Err(why) if count == 1 => return Err(why),
-                Err(why) => {
-                    broken += 1;
-                    if reasons.len() < REASONS_MAX {
-                        reasons.push(format!("{}: {why}", at + 1));
-                    }
-                }
+                Err(reason) if items.len() == 1 => return Err(reason),
+                Err(reason) => unreadable.push(UnreadableItem {
+                    number: at + 1,
+                    reason,
+                    json: item.to_text(),
+                }),
             }
         }
-        let reasons = reasons.join(", ");
-        let why = Malformed::new(format!("{broken} of {count} cannot be read: {reasons}"));
-        match (mails.is_empty(), broken) {
-            (true, 0) => Ok(Self::Ignored(ignored)),
-            (true, _) => Err(why),
-            (false, 0) => Ok(Self::Mails(mails)),
-            (false, _) => Ok(Self::Partial(mails, why)),
+        match (mails.is_empty(), unreadable.is_empty()) {
+            (true, true) => Ok(Self::Ignored(ignored)),
+            (true, false) => Err(UnreadableItem::summary(&unreadable)),
+            (false, true) => Ok(Self::Mails(mails)),
+            (false, false) => Ok(Self::Partial(mails, unreadable)),
         }
+    }
+}
+
+/// An item of a batch that can never be read.
+#[derive(Debug)]
+pub struct UnreadableItem {
+    /// Number of the item in its batch, from 1.
+    pub number: usize,
+    /// Fault of the item.
+    pub reason: Malformed,
+    /// Text of the item, in JSON.
+    pub json: String,
+}
+
+impl UnreadableItem {
+    /// The faults of these items in one text.
+    pub(super) fn summary(items: &[Self]) -> Malformed {
+        let reasons = items.iter().take(REASONS_MAX);
+        let reasons = reasons.map(|item| format!("{}: {}", item.number, item.reason));
+        let reasons = reasons.collect::<Vec<_>>().join(", ");
+        Malformed::new(format!("{} cannot be read: {reasons}", items.len()))
     }
 }
 

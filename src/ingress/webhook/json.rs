@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::ser::{Serialize, Serializer};
 
 use super::error::Malformed;
 
@@ -52,6 +53,12 @@ impl Json {
         })
     }
 
+    /// This value written as JSON, with members that occur twice.
+    pub(super) fn to_text(&self) -> String {
+        // Texts and numbers can always be written.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
     /// This value as an object; `name` stands for it in errors.
     pub(super) fn object<'a>(&'a self, name: &'a str) -> Result<JsonObject<'a>, Malformed> {
         match self {
@@ -81,6 +88,21 @@ impl Json {
         let list = self.list(name)?.iter();
         list.map(|text| text.text(name).map(str::to_owned))
             .collect()
+    }
+}
+
+impl Serialize for Json {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Null => out.serialize_unit(),
+            Self::Bool(flag) => out.serialize_bool(*flag),
+            Self::Number(number) => number.serialize(out),
+            Self::Text(text) => out.serialize_str(text),
+            Self::List(list) => out.collect_seq(list),
+            Self::Object(members) => {
+                out.collect_map(members.iter().map(|(name, value)| (name, value)))
+            }
+        }
     }
 }
 
@@ -291,6 +313,17 @@ mod tests {
                 .to_string()
                 .contains("UTF-8")
         );
+    }
+
+    #[test]
+    fn a_value_is_written_as_it_was_read() {
+        for text in [
+            r#"{"b":[1,2.5,null,true],"a":{"x":"\"","x":"y"}}"#,
+            "\"\"",
+            "[]",
+        ] {
+            assert_eq!(parse(text).unwrap().to_text(), text);
+        }
     }
 
     #[test]

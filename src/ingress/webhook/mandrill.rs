@@ -90,7 +90,7 @@ impl Adapter for Mandrill {
             }
             parse_mail(self.name(), event.required_object("msg")?).map(Some)
         };
-        Decoded::batch(events.list(EVENTS)?.iter().map(each), "no inbound mail")
+        Decoded::batch(events.list(EVENTS)?, each, "no inbound mail")
     }
 }
 

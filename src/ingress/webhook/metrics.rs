@@ -15,6 +15,7 @@ pub struct Metrics {
     mails: Family<ProviderLabels, Counter>,
     mail_bytes: Family<ProviderLabels, Counter>,
     dropped: Family<DroppedLabels, Counter>,
+    set_aside: Family<ProviderLabels, Counter>,
     in_flight: Gauge,
     panics: Counter,
 }
@@ -54,6 +55,12 @@ impl Metrics {
             "Recipients left out, each with a line in the log",
             dropped,
         );
+        let set_aside = self.set_aside.clone();
+        registry.register(
+            "set_aside",
+            "Items of batches that could not be read and were kept in a file",
+            set_aside,
+        );
         let in_flight = self.in_flight.clone();
         registry.register("in_flight_bytes", "Bytes of bodies in memory", in_flight);
         registry.register(
@@ -80,6 +87,12 @@ impl Metrics {
     pub(super) fn recipient_dropped(&self, provider: &'static str, reason: &'static str) {
         self.dropped
             .get_or_create(&DroppedLabels { provider, reason })
+            .inc();
+    }
+
+    pub(super) fn item_set_aside(&self, provider: &'static str) {
+        self.set_aside
+            .get_or_create(&ProviderLabels { provider })
             .inc();
     }
 

@@ -42,6 +42,7 @@ mod request;
 mod resend;
 mod sendgrid;
 mod ses;
+mod set_aside;
 mod settings;
 mod sparkpost;
 mod standard;
@@ -56,6 +57,7 @@ pub use generic::Generic;
 pub use headers::Headers;
 pub use incoming::{
     BucketMail, Decoded, DeferredMail, IncomingMail, MAILS_MAX, RECIPIENTS_MAX, Recipients,
+    UnreadableItem,
 };
 pub use mailersend::MailerSend;
 pub use mailgun::Mailgun;
@@ -71,6 +73,7 @@ pub use request::{Authentic, WebhookRequest};
 pub use resend::Resend;
 pub use sendgrid::SendGrid;
 pub use ses::Ses;
+pub use set_aside::SetAside;
 pub use settings::{Settings, WebhookHead, WebhookParts};
 pub use sparkpost::SparkPost;
 pub use standard::{Standard, StandardSigning};

@@ -3,6 +3,7 @@
 //!
 //! Does not read sockets.
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -16,12 +17,14 @@ use super::adapter::Adapter;
 use super::deferred::FetchQueue;
 use super::error::Malformed;
 use super::external::{ExternalFetcher, FetchDeadline};
+use super::generic;
 use super::headers::Headers;
-use super::incoming::{BucketMail, Decoded, DeferredMail, IncomingMail};
+use super::incoming::{BucketMail, Decoded, DeferredMail, IncomingMail, UnreadableItem};
 use super::metrics::Metrics;
 use super::outcome::{StatusPolicy, WebhookOutcome, WebhookResponse};
 use super::replay;
 use super::request::WebhookRequest;
+use super::set_aside::SetAside;
 use super::settings::{Settings, WebhookHead, WebhookParts};
 use crate::clock::{self, Timestamp};
 use crate::limits::{
@@ -47,6 +50,7 @@ struct ReceiverState {
     metrics: Metrics,
     throttle: LogThrottle,
     deferred: Option<FetchQueue>,
+    set_aside: Option<SetAside>,
 }
 
 impl WebhookReceiver {
@@ -79,6 +83,7 @@ impl WebhookReceiver {
             metrics: parts.metrics,
             throttle: LogThrottle::default(),
             deferred: parts.deferred,
+            set_aside: parts.set_aside,
         }))
     }
 
@@ -105,21 +110,25 @@ impl WebhookReceiver {
     /// The response to a request that is not let in.
     pub fn admit(&self, head: WebhookHead<'_>) -> Result<AdmittedRequest, WebhookResponse> {
         let state = &self.0;
+        let peer = state.client_address(&head);
         let named = match head.provider {
             None => None,
-            Some(name) => match state.adapters.iter().position(|a| a.name() == name) {
-                // The other side is set up already: its mail must not be lost.
-                None if super::NAMES.contains(&name) => {
-                    let outcome = WebhookOutcome::Unavailable("this provider is not set up here");
-                    return Err(state.finish(None, &outcome));
+            Some(name) => match state.adapter_named(name, &head.headers) {
+                Some(at) => Some(at),
+                None => {
+                    let known = super::NAMES.into_iter().find(|known| *known == name);
+                    let outcome = match known {
+                        // The other side is set up already: its mail must not be lost.
+                        Some(_) => WebhookOutcome::Unavailable("this provider is not set up here"),
+                        None => WebhookOutcome::UnknownProvider,
+                    };
+                    let policy = StatusPolicy::RETRIES_ALL;
+                    return Err(state.finish(known, policy, peer, &outcome));
                 }
-                None => return Err(state.finish(None, &WebhookOutcome::UnknownProvider)),
-                found => found,
             },
         };
         let named_adapter = named.map(|at| state.adapters[at].as_ref());
-        let refuse = |outcome: &WebhookOutcome| state.finish(named_adapter, outcome);
-        let peer = state.client_address(&head);
+        let refuse = |outcome: &WebhookOutcome| state.finish_for(named_adapter, peer, outcome);
         if !state.is_within_rates(peer) {
             return Err(refuse(&WebhookOutcome::Unavailable("too many requests")));
         }
@@ -133,6 +142,18 @@ impl WebhookReceiver {
         if length.is_some_and(|length| length > bytes_max) {
             return Err(refuse(&WebhookOutcome::TooLarge));
         }
+        // A body that nobody vouches for yet must not take the memory of those who showed a secret.
+        let possible = match named {
+            Some(at) => &state.adapters[at..=at],
+            None => state.adapters.as_slice(),
+        };
+        let is_proven = possible
+            .iter()
+            .any(|adapter| adapter.prove_head(&head.headers, peer).is_ok());
+        let holder = match peer {
+            Some(ip) if !is_proven => Holder::Stranger(ip),
+            _ => Holder::Trusted,
+        };
         Ok(AdmittedRequest {
             state: Arc::clone(state),
             named,
@@ -140,9 +161,7 @@ impl WebhookReceiver {
             peer,
             bytes: 0,
             bytes_max,
-            permit: state
-                .memory
-                .permit(peer.map_or(Holder::Trusted, Holder::Stranger)),
+            permit: state.memory.permit(holder),
         })
     }
 }
@@ -204,12 +223,12 @@ impl AdmittedRequest {
         };
         let outcome = self.state.receive(at, request, now).await;
         let adapter = self.state.adapters[at].as_ref();
-        self.state.finish(Some(adapter), &outcome)
+        self.state.finish_for(Some(adapter), self.peer, &outcome)
     }
 
     fn finish(&self, outcome: &WebhookOutcome) -> WebhookResponse {
         let named = self.named.map(|at| self.state.adapters[at].as_ref());
-        self.state.finish(named, outcome)
+        self.state.finish_for(named, self.peer, outcome)
     }
 }
 
@@ -228,11 +247,23 @@ impl ReceiverState {
         if !is_proxy(peer) {
             return Some(peer);
         }
-        // The last address that is not a proxy's: the client may have written all before it.
-        let told = head.headers.single("x-forwarded-for").ok().flatten();
-        let told = told.unwrap_or_default().rsplit(',');
+        // The last address that is not a proxy's: the client may have written all before it. Fields of the
+        // same name are one list (RFC 9110 section 5.3).
+        let fields = head.headers.all("x-forwarded-for").rev();
+        let fields = fields.map(|value| std::str::from_utf8(value).unwrap_or_default());
+        let told = fields.flat_map(|list| list.rsplit(','));
         let mut told = told.map_while(|ip| ip.trim().parse::<IpAddr>().ok());
         Some(told.find(|ip| !is_proxy(*ip)).unwrap_or(peer))
+    }
+
+    /// The adapter of the provider that a path names. A request that is signed by our own scheme is taken by
+    /// that, if the provider is not set up: any path of a provider may be given to a product's own sender.
+    fn adapter_named(&self, name: &str, headers: &Headers) -> Option<usize> {
+        let position = |name| self.adapters.iter().position(|a| a.name() == name);
+        position(name).or_else(|| {
+            let is_ours = super::NAMES.contains(&name) && generic::is_signed(headers);
+            is_ours.then(|| position(generic::INFO.name)).flatten()
+        })
     }
 
     /// Octets of a body at most, from this provider or, where none is named, from any.
@@ -327,13 +358,15 @@ impl ReceiverState {
         let provider = origin.provider;
         match decoded {
             Decoded::Mails(mails) => self.acceptor.accept(mails, origin).await,
-            Decoded::Partial(mails, why) => match self.acceptor.accept(mails, origin).await {
-                // The mails that were accepted are duplicates when the whole comes again.
-                WebhookOutcome::Accepted { .. } | WebhookOutcome::Unroutable { .. } => {
-                    WebhookOutcome::Malformed(why)
+            Decoded::Partial(mails, unreadable) => {
+                match self.acceptor.accept(mails, origin).await {
+                    accepted @ (WebhookOutcome::Accepted { .. }
+                    | WebhookOutcome::Unroutable { .. }) => {
+                        self.set_aside(unreadable, accepted, provider).await
+                    }
+                    other => other,
                 }
-                other => other,
-            },
+            }
             Decoded::Ignored(what) => WebhookOutcome::Ignored(what),
             Decoded::Confirm(url) => {
                 let external = &self.external;
@@ -348,6 +381,52 @@ impl ReceiverState {
                 WebhookOutcome::Unavailable(why)
             }
         }
+    }
+
+    /// Sets the unreadable items of a batch aside, the rest of which is accepted. If they cannot be kept, the
+    /// batch is malformed: the mails that were accepted are duplicates when it comes again.
+    async fn set_aside(
+        &self,
+        unreadable: Vec<UnreadableItem>,
+        accepted: WebhookOutcome,
+        provider: &'static str,
+    ) -> WebhookOutcome {
+        let malformed = WebhookOutcome::Malformed(UnreadableItem::summary(&unreadable));
+        let bytes: usize = unreadable.iter().map(|item| item.json.len()).sum();
+        let (Some(set_aside), true) = (self.set_aside.clone(), self.has_room(bytes)) else {
+            return malformed;
+        };
+        let kept = tokio::task::spawn_blocking(move || {
+            let keep = |item: UnreadableItem| {
+                let file = set_aside.keep(provider, &item.json)?;
+                Ok((item.number, item.reason, file))
+            };
+            unreadable
+                .into_iter()
+                .map(keep)
+                .collect::<io::Result<Vec<_>>>()
+        });
+        match kept.await.map_err(io::Error::other).flatten() {
+            Ok(kept) => {
+                for (item, reason, file) in kept {
+                    self.metrics.item_set_aside(provider);
+                    if self.throttle.allow() {
+                        error!(provider, item, %reason, file, "an unreadable item is set aside");
+                    }
+                }
+                accepted
+            }
+            Err(error) => {
+                error!(provider, %error, "an unreadable item could not be set aside");
+                malformed
+            }
+        }
+    }
+
+    /// True if the disk has room for files beside the journal.
+    fn has_room(&self, bytes: usize) -> bool {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.acceptor.store.has_room(bytes).is_ok()
     }
 
     async fn bind_nonce(&self, nonce: Nonce) -> Result<(), WebhookOutcome> {
@@ -384,6 +463,10 @@ impl ReceiverState {
             return WebhookOutcome::Unavailable("mail kept at the provider is not fetched");
         };
         let provider = origin.provider;
+        let bytes = mail.request.as_ref().map_or(0, String::len);
+        if !self.has_room(bytes) {
+            return WebhookOutcome::Unavailable("no room now");
+        }
         match deferred.add(mail, origin).await {
             Ok(()) => WebhookOutcome::Ignored("to be fetched"),
             Err(error) => {
@@ -393,14 +476,29 @@ impl ReceiverState {
         }
     }
 
-    /// Counts and logs the outcome of a request, and makes the response for its provider.
-    fn finish(&self, adapter: Option<&dyn Adapter>, outcome: &WebhookOutcome) -> WebhookResponse {
-        let provider = adapter.map_or("", Adapter::name);
-        let policy = adapter.map_or(StatusPolicy::RETRIES_ALL, |adapter| {
-            adapter.info().status_policy
-        });
+    /// As [`ReceiverState::finish`], for the provider of an adapter.
+    fn finish_for(
+        &self,
+        adapter: Option<&dyn Adapter>,
+        peer: Option<IpAddr>,
+        outcome: &WebhookOutcome,
+    ) -> WebhookResponse {
+        let info = adapter.map(Adapter::info);
+        let policy = info.map_or(StatusPolicy::RETRIES_ALL, |info| info.status_policy);
+        self.finish(info.map(|info| info.name), policy, peer, outcome)
+    }
+
+    /// Counts and logs the outcome of a request, and makes the response.
+    fn finish(
+        &self,
+        provider: Option<&'static str>,
+        policy: StatusPolicy,
+        peer: Option<IpAddr>,
+        outcome: &WebhookOutcome,
+    ) -> WebhookResponse {
         let response = outcome.response(policy);
-        self.metrics.request_finished(provider, outcome.label());
+        let label = provider.unwrap_or_default();
+        self.metrics.request_finished(label, outcome.label());
         let why = match outcome {
             WebhookOutcome::Accepted { .. }
             | WebhookOutcome::Ignored(_)
@@ -413,9 +511,10 @@ impl ReceiverState {
         };
         if self.throttle.allow() {
             let (outcome, status) = (outcome.label(), response.status);
+            let peer = peer.map(tracing::field::display);
             warn!(
                 protocol = "webhook",
-                provider, outcome, status, "refused: {why}"
+                provider, peer, outcome, status, "refused: {why}"
             );
         }
         response

@@ -22,6 +22,12 @@ use crate::clock::Timestamp;
 use crate::tls::Certificate;
 
 const TYPE: &str = "x-amz-sns-message-type";
+/// Octets of the URL of a certificate at most.
+const CERTIFICATE_URL_BYTES_MAX: usize = 256;
+/// Octets of the URL that confirms a subscription at most: it has a long token.
+const SUBSCRIBE_URL_BYTES_MAX: usize = 2048;
+/// Octets of the name of a region at most.
+const REGION_BYTES_MAX: usize = 32;
 
 /// Facts about SES: SNS sends 256 KiB at most, escaped, and shows its account only after a challenge.
 pub(super) const INFO: ProviderInfo = ProviderInfo {
@@ -154,10 +160,10 @@ impl Adapter for Ses {
         }
         let url = root.text("SigningCertURL").ok().flatten();
         let url = url.ok_or(AuthenticationError::Missing("SigningCertURL"))?;
-        if !is_sns_url(url) || !url_path(url).ends_with(".pem") || url.contains('?') {
-            return Err(AuthenticationError::NotOurs("SigningCertURL"));
+        match sns_path(url, topic, CERTIFICATE_URL_BYTES_MAX) {
+            Some(path) if path.ends_with(".pem") && !path.contains('?') => Ok(Some(url.to_owned())),
+            _ => Err(AuthenticationError::NotOurs("SigningCertURL")),
         }
-        Ok(Some(url.to_owned()))
     }
 
     fn authenticate<'r>(
@@ -184,8 +190,12 @@ impl Adapter for Ses {
         match root.required_text("Type")? {
             "SubscriptionConfirmation" => {
                 let url = root.required_text("SubscribeURL")?;
-                if !is_sns_url(url) {
-                    return Err(Malformed::field("SubscribeURL", "not of Amazon SNS"));
+                let topic = root.required_text("TopicArn")?;
+                if sns_path(url, topic, SUBSCRIBE_URL_BYTES_MAX).is_none() {
+                    return Err(Malformed::field(
+                        "SubscribeURL",
+                        "not at SNS in the topic's region",
+                    ));
                 }
                 return Ok(Decoded::Confirm(url.to_owned()));
             }
@@ -252,31 +262,30 @@ fn parse_mail(message: JsonObject<'_>) -> Result<Decoded, Malformed> {
     Ok(Decoded::Mails(vec![mail]))
 }
 
-/// True for `https://sns.REGION.amazonaws.com/…`, without user, port or anything else.
-pub(super) fn is_sns_url(url: &str) -> bool {
-    let Some(rest) = url.strip_prefix("https://") else {
-        return false;
+/// The host of SNS in the region of a topic (`arn:PARTITION:sns:REGION:ACCOUNT:NAME`).
+fn sns_host(topic: &str) -> Option<String> {
+    let mut parts = topic.split(':').skip(1);
+    let (partition, service, region) = (parts.next()?, parts.next()?, parts.next()?);
+    let is_region = (3..=REGION_BYTES_MAX).contains(&region.len())
+        && region
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let suffix = match partition {
+        "aws-cn" => ".cn",
+        _ => "",
     };
-    let host = rest.split('/').next().unwrap_or_default();
-    let region = host.strip_prefix("sns.").and_then(|host| {
-        let host = host.strip_suffix(".cn").unwrap_or(host);
-        host.strip_suffix(".amazonaws.com")
-    });
-    let is_region = region.is_some_and(|region| {
-        region.len() >= 3
-            && region
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
-    });
-    is_region
-        && rest.contains('/')
-        && url.bytes().all(|b| matches!(b, b'!'..=b'~'))
-        && !url.contains(['\\', '#', '@'])
+    (service == "sns" && is_region).then(|| format!("sns.{region}.amazonaws.com{suffix}"))
 }
 
-fn url_path(url: &str) -> &str {
-    let rest = url.strip_prefix("https://").unwrap_or_default();
-    rest.find('/').map_or("", |at| &rest[at..])
+/// The path and query of a URL at SNS in the region of `topic`; `None` for any other URL, one with a user or
+/// a port, and one of more than `bytes_max` octets.
+fn sns_path<'u>(url: &'u str, topic: &str, bytes_max: usize) -> Option<&'u str> {
+    let path = url
+        .strip_prefix("https://")?
+        .strip_prefix(sns_host(topic)?.as_str())?;
+    let is_plain =
+        path.bytes().all(|b| matches!(b, b'!'..=b'~')) && !path.contains(['\\', '#', '@']);
+    (path.starts_with('/') && is_plain && url.len() <= bytes_max).then_some(path)
 }
 
 /// The time in a text such as `2018-03-30T17:21:51.636Z`.
@@ -290,15 +299,26 @@ fn parse_time(text: &str) -> Option<Timestamp> {
 mod tests {
     use super::*;
 
+    const TOPIC: &str = "arn:aws:sns:us-east-1:111111111111:inbound";
+
     #[test]
-    fn only_amazons_own_hosts_are_asked() {
-        for url in [
-            "https://sns.us-east-1.amazonaws.com/a.pem",
-            "https://sns.cn-north-1.amazonaws.com.cn/a.pem",
+    fn only_sns_in_the_topics_own_region_is_asked() {
+        let china = "arn:aws-cn:sns:cn-north-1:111111111111:inbound";
+        for (url, topic) in [
+            ("https://sns.us-east-1.amazonaws.com/a.pem", TOPIC),
+            ("https://sns.cn-north-1.amazonaws.com.cn/a.pem", china),
         ] {
-            assert!(is_sns_url(url), "{url}");
+            assert_eq!(sns_path(url, topic, 256), Some("/a.pem"), "{url}");
         }
+        let long = format!(
+            "https://sns.us-east-1.amazonaws.com/{}.pem",
+            "a".repeat(300)
+        );
         for url in [
+            "https://sns.us-west-1.amazonaws.com/a.pem",
+            "https://sns.s3-us-west-2.amazonaws.com/a.pem",
+            "https://sns.s3-accelerate.amazonaws.com/a.pem",
+            "https://sns.us-east-1.amazonaws.com.cn/a.pem",
             "http://sns.us-east-1.amazonaws.com/a.pem",
             "https://sns.us-east-1.amazonaws.com",
             "https://sns.us-east-1.amazonaws.com.evil.example/a.pem",
@@ -314,8 +334,18 @@ mod tests {
             "https://sns.us-east-1.amazonaws.com/a.pem\r\nX: y",
             "file:///etc/passwd",
             "",
+            &long,
         ] {
-            assert!(!is_sns_url(url), "{url}");
+            assert_eq!(sns_path(url, TOPIC, 256), None, "{url}");
+        }
+        for topic in [
+            "",
+            "arn",
+            "arn:aws:sqs:us-east-1:1:x",
+            "arn:aws:sns::1:x",
+            "arn:aws:sns:a.b/c:1:x",
+        ] {
+            assert_eq!(sns_host(topic), None, "{topic}");
         }
     }
 

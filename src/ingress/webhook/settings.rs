@@ -11,6 +11,7 @@ use super::deferred::{FetchQueue, ProviderApiKeys};
 use super::fetch::Fetch;
 use super::headers::Headers;
 use super::metrics::Metrics;
+use super::set_aside::SetAside;
 use crate::ingress::routes::Routes;
 use crate::limits::Rate;
 use crate::network::Network;
@@ -82,6 +83,8 @@ pub struct WebhookParts {
     pub deferred: Option<FetchQueue>,
     /// Buckets that mail may be in. Without these, mail in a bucket is asked for again.
     pub buckets: Option<ReadableBuckets>,
+    /// Items of batches that cannot be read. Without these, the provider is told that its batch is malformed.
+    pub set_aside: Option<SetAside>,
 }
 
 /// The head of a request.

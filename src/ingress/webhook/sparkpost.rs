@@ -89,6 +89,6 @@ impl Adapter for SparkPost {
                 results: ProviderResults::of(self.name()).into_verdict(),
             }))
         };
-        Decoded::batch(authentic.json()?.list("body")?.iter().map(each), "ping")
+        Decoded::batch(authentic.json()?.list("body")?, each, "ping")
     }
 }

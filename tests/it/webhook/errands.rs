@@ -110,6 +110,32 @@ async fn a_name_that_is_a_path_is_refused() {
     assert!(notes(&house).is_empty());
 }
 
+/// Of a provider whose API answers nobody, hundreds of mails may wait.
+#[tokio::test]
+async fn a_provider_that_hangs_holds_up_no_other() {
+    let brevo = Brevo {
+        fetches_files: true,
+        ..Brevo::new(vec![BasicAccount::new("user", "pass:word")], &[])
+    };
+    let mut all = adapters();
+    all.retain(|adapter| adapter.name() != "brevo");
+    all.push(Arc::new(brevo));
+    let house = House::new(all);
+    for n in 0..20 {
+        let id = format!("e-{n}");
+        let api = format!("https://api.resend.com/emails/receiving/{id}");
+        house.fetch.hang(&api);
+        house
+            .send(&told(&house, &id, "general@in.example.com"))
+            .await;
+    }
+    house.fetch.put(&format!("{FILES}t1"), "hi");
+    house.send(&with_files(&house, &[("a.txt", "t1")])).await;
+    until(&house, || !house.deliveries().is_empty()).await;
+    until(&house, || notes(&house).len() == 20).await;
+    assert_eq!(files(&house), [("a.txt".to_owned(), None)]);
+}
+
 const FILES: &str = "https://api.brevo.com/v3/inbound/attachments/";
 
 /// A house whose Brevo keeps files that can be fetched, or cannot.

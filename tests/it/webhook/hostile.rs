@@ -1,11 +1,16 @@
 //! Requests nobody should believe, and believed ones nobody should choke on (HOSTILE I1, I2, F4-F7).
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
+use data_encoding::BASE64;
 use postern::clock::Timestamp;
+use postern::ingress::webhook::{
+    Adapter, BasicAccount, Headers, Mailjet, Resend, StandardSigning, WebhookHead,
+};
 use proptest::prelude::*;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -220,7 +225,20 @@ async fn a_strangers_topic_or_certificate_is_not_even_fetched() {
     let kit = kit("ses");
     let good = kit.good(TO, house.now);
     let text = String::from_utf8(good.body.to_vec()).unwrap();
+    let long = format!(
+        "https://sns.us-east-1.amazonaws.com/{}.pem",
+        "a".repeat(1_900_000)
+    );
     for (from, to) in [
+        (
+            CERTIFICATE_URL,
+            "https://sns.us-west-2.amazonaws.com/test.pem",
+        ),
+        (
+            CERTIFICATE_URL,
+            "https://sns.s3-us-west-2.amazonaws.com/test.pem",
+        ),
+        (CERTIFICATE_URL, long.as_str()),
         (
             "arn:aws:sns:us-east-1:111111111111:inbound\"",
             "arn:aws:sns:us-east-1:2:inbound\"",
@@ -249,14 +267,16 @@ async fn a_strangers_topic_or_certificate_is_not_even_fetched() {
         CERTIFICATE_URL,
         "https://sns.us-east-1.amazonaws.com/gone.pem",
     );
-    let heard = house
-        .send(&Post {
-            body: gone.into(),
-            ..good.clone()
-        })
-        .await;
-    assert_eq!(heard.status, 503, "not there: {heard:?}");
-    assert_eq!(house.fetch.asked().len(), 1);
+    for _ in 0..30 {
+        let heard = house
+            .send(&Post {
+                body: gone.clone().into(),
+                ..good.clone()
+            })
+            .await;
+        assert_eq!(heard.status, 503, "not there: {heard:?}");
+    }
+    assert_eq!(house.fetch.asked().len(), 1, "a failure is remembered");
 }
 
 #[tokio::test]
@@ -393,6 +413,71 @@ async fn who_comes_too_often_or_brings_too_much_is_asked_to_come_again() {
     assert_eq!(heard.status, 503);
     assert!(heard.headers.contains(&("retry-after", "30".to_owned())));
     assert_eq!(house.metric("in_flight_bytes"), 0);
+}
+
+/// Strangers hold as many bodies as they may; whoever shows a secret in the head still gets in.
+#[tokio::test]
+async fn strangers_leave_memory_for_the_others() {
+    const MIB: usize = 1 << 20;
+    let doors = vec![
+        Arc::new(Resend::new(StandardSigning::default())) as Arc<dyn Adapter>,
+        Arc::new(Mailjet::new(vec![BasicAccount::new("user", "pass:word")])),
+    ];
+    let house = House::with(doors, |settings| {
+        settings.mail_bytes_max = MIB;
+        settings.bytes_in_flight_max = 320 * MIB;
+    });
+    let admit = |provider, headers: Headers, last| {
+        let peer = Some(IpAddr::from([192, 0, 2, last]));
+        let head = WebhookHead {
+            provider: Some(provider),
+            headers,
+            peer,
+        };
+        house.doors.admit(head).unwrap()
+    };
+    let stranger = |last| admit("mailjet", Headers::default(), last);
+    // One network has room for one body of the longest.
+    let mut first = stranger(1);
+    assert!(first.reserve(50 * MIB).is_ok());
+    let mut second = stranger(1);
+    assert_eq!(second.reserve(11 * MIB).unwrap_err().status, 503);
+    assert!(second.reserve(10 * MIB).is_ok());
+    // Many networks have all but what is kept for small bodies and for the proven.
+    let mut held = vec![first, second];
+    for last in 2..200 {
+        let mut more = stranger(last);
+        while more.reserve(MIB).is_ok() {}
+        held.push(more);
+    }
+    assert_eq!(stranger(201).reserve(MIB).unwrap_err().status, 503);
+    assert!(stranger(202).reserve(100 * 1024).is_ok(), "a small one");
+    let basic = format!("Basic {}", BASE64.encode(b"user:pass:word"));
+    let proven = Headers::new([("authorization", basic.as_bytes())]);
+    let mut product = admit("mailjet", proven, 1);
+    assert!(product.reserve(50 * MIB).is_ok(), "with the secret");
+}
+
+#[tokio::test]
+async fn our_own_signature_is_taken_at_any_providers_path() {
+    let generic = adapters().into_iter().take(1).collect();
+    let house = House::new(generic);
+    let mut post = kit("generic").good(TO, house.now);
+    post.provider = Some("sendgrid");
+    assert_eq!(house.send(&post).await.status, 200);
+    for (name, value) in &mut post.headers {
+        if name == "X-Webhook-Signature" {
+            *value = [b"sha256=".as_slice(), value].concat();
+        }
+    }
+    post.provider = Some("generic");
+    assert_eq!(house.send(&post).await.status, 200, "with its prefix");
+    let wrong = kit("generic").post_with((kit("generic").body)(TO), house.now, false);
+    let wrong = Post {
+        provider: Some("sendgrid"),
+        ..wrong
+    };
+    assert_eq!(house.send(&wrong).await.status, 401);
 }
 
 #[tokio::test]

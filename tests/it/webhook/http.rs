@@ -264,10 +264,14 @@ async fn the_source_behind_a_proxy_is_the_last_stranger() {
         ("203.0.113.9", "203.0.113.9"),
         ("10.9.9.9, 203.0.113.9, 192.0.2.77", "203.0.113.9"),
         ("nonsense", "192.0.2.1"),
+        ("203.0.113.9\n192.0.2.77", "203.0.113.9"),
+        ("10.9.9.9\n203.0.113.9", "203.0.113.9"),
         ("", "192.0.2.1"),
     ] {
         let mut post = KITS[23].good("general@in.example.com", house.now);
-        post.header("X-Forwarded-For", told);
+        for field in told.split('\n') {
+            post.header("X-Forwarded-For", field);
+        }
         assert_eq!(house.send(&post).await.status, 200);
         let ip = house.last().0.envelope.peer.ip.unwrap();
         assert_eq!(ip.to_string(), source, "{told}");

@@ -38,8 +38,8 @@ use bytes::Bytes;
 use postern::clock::{self, Timestamp};
 use postern::ingress::routes::{Route, Routes};
 use postern::ingress::webhook::{
-    Adapter, ApiCredential, Fetch, FetchError, FetchQueue, Metrics, ProviderApiKeys, Settings,
-    WebhookHead, WebhookParts, WebhookReceiver,
+    Adapter, ApiCredential, Fetch, FetchError, FetchQueue, Metrics, ProviderApiKeys, SetAside,
+    Settings, WebhookHead, WebhookParts, WebhookReceiver,
 };
 use postern::mail::address::Domain;
 use postern::mail::fingerprint::Fingerprint;
@@ -118,6 +118,7 @@ impl House {
             metrics,
             deferred: Some(FetchQueue::open(folder.path().join("errands"), keys).unwrap()),
             buckets: Some(ReadableBuckets::new(&settings.buckets).unwrap()),
+            set_aside: Some(SetAside::open(folder.path().join("set-aside")).unwrap()),
         };
         Self {
             doors: WebhookReceiver::new(settings, parts),
@@ -207,6 +208,7 @@ struct FakeWeb {
     pages: Mutex<Vec<(String, Bytes)>>,
     asked: Mutex<Vec<String>>,
     broken: Mutex<Vec<String>>,
+    hanging: Mutex<Vec<String>>,
 }
 
 impl FakeWeb {
@@ -220,6 +222,11 @@ impl FakeWeb {
     /// This page is out of order until it is put there.
     fn break_page(&self, url: &str) {
         self.broken.lock().unwrap().push(url.to_owned());
+    }
+
+    /// This page never answers.
+    fn hang(&self, url: &str) {
+        self.hanging.lock().unwrap().push(url.to_owned());
     }
 
     fn take_down(&self, url: &str) {
@@ -244,6 +251,15 @@ impl Fetch for FakeWeb {
             assert_eq!(is_api, key.is_some(), "{url}");
             let is_field = matches!(key, Some(ApiCredential::Header("api-key", _)));
             assert_eq!(is_field, url.starts_with("https://api.brevo."), "{url}");
+            let hangs = self
+                .hanging
+                .lock()
+                .unwrap()
+                .iter()
+                .any(|known| known == url);
+            if hangs {
+                std::future::pending::<()>().await;
+            }
             let pages = self.pages.lock().unwrap();
             if self.broken.lock().unwrap().iter().any(|known| known == url) {
                 return Err(FetchError::Status(500));
