@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 
+use super::outbox::ModelledOutbox;
 use super::outbox::model::{OutboxAction, outbox_action};
-use super::outbox::{self, ModelledOutbox};
 use super::queue::ModelledStore;
 use super::queue_model::{QueueAction, queue_action};
 use super::{Subject, TestStore, envelope, mail, run};

@@ -1,77 +1,13 @@
-//! What is decided as a whole, and what is kept no longer.
+//! What the embedded store keeps no longer.
 
-use super::super::{mapping, run};
+use super::super::run;
+use super::rules::{ended, sent};
 use super::*;
-use crate::mail::token::ThreadKey;
 use crate::store::ask::wait;
 use crate::store::{JobOutcome, Work};
 
 fn open(settings: Settings) -> Store {
     Store::open(settings, NOW).unwrap()
-}
-
-fn ended(nth: usize, outcome: JobOutcome, at: Timestamp) -> Fact {
-    let job = id(nth);
-    Fact::Ended { job, outcome, at }
-}
-
-fn sent() -> JobOutcome {
-    JobOutcome::Sent {
-        relay: "relay.example:25".to_owned(),
-        reply: "250 ok".to_owned(),
-    }
-}
-
-fn serials(store: &Store) -> Vec<u64> {
-    let events = ask(store.events_after(EventId::default(), 1000));
-    events
-        .iter()
-        .filter_map(|(_, e)| e.data["serial"].as_u64())
-        .collect()
-}
-
-#[test]
-fn of_two_at_once_with_one_key_one_is_taken_and_nothing_of_the_other() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = open(settings(folder.path(), 1 << 20));
-    run(async {
-        let tell = |n: u8| vec![Fact::Mapped(mapping(n, n)), happened(u64::from(n))];
-        let first = store.enqueue(job(0, 7, None), letter(0, 10), tell(0));
-        let second = store.enqueue(job(1, 7, None), letter(1, 10), tell(1));
-        let mut other = job(2, 7, None);
-        other.content = [9; 16];
-        let third = store.enqueue(other, letter(2, 10), tell(2));
-        let answers = tokio::join!(first, second, third);
-        assert_eq!(answers.0, Ok(EnqueueResult::New));
-        let known = |same| Ok(EnqueueResult::Exists { id: id(0), same });
-        assert_eq!((answers.1, answers.2), (known(true), known(false)));
-    });
-    assert_eq!(serials(&store), [0]);
-    let mapped = |n: u8| ask(store.thread("us", ThreadKey::of(&format!("thread-{n}")))).is_some();
-    assert_eq!([mapped(0), mapped(1), mapped(2)], [true, false, false]);
-    assert_eq!(store.outbox_ledger().taken, 1);
-}
-
-#[test]
-fn an_event_of_what_did_not_happen_is_not_told_and_a_deliverys_is() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = open(settings(folder.path(), 1 << 20));
-    let processed = |serial| match happened(serial) {
-        Fact::Happened(event) => Fact::Happened(Event {
-            kind: EventKind::Processed,
-            ..event
-        }),
-        other => other,
-    };
-    let facts = vec![
-        happened(1),
-        ended(5, sent(), NOW),
-        Fact::Suppressed(suppression(1)),
-        processed(2),
-    ];
-    run(store.record(facts)).unwrap();
-    assert_eq!(serials(&store), [2]);
-    assert!(ask(store.suppressions(None, 10)).is_empty());
 }
 
 #[test]
@@ -194,25 +130,6 @@ fn mails_of_jobs_that_were_sent_leave_the_disk_and_those_that_wait_stay() {
     assert_eq!(wait(store.job_mail(id(0))).unwrap(), waits);
     assert!(wait(store.job_mail(id(199))).is_err());
     assert_eq!(ask(store.job(id(199))).unwrap().state, JobState::Sent);
-}
-
-#[test]
-fn too_many_bytes_of_mail_are_refused_until_some_are_sent() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = open(Settings {
-        outbox_bytes_max: 1000,
-        ..settings(folder.path(), 1 << 20)
-    });
-    let enqueue = |nth: usize| {
-        let key = u8::try_from(nth).unwrap();
-        run(store.enqueue(job(nth, key, None), letter(nth, 600), Vec::new()))
-    };
-    assert_eq!(enqueue(0), Ok(EnqueueResult::New));
-    assert_eq!(enqueue(1), Err(StoreError::Full));
-    // What is known is no more to keep.
-    assert!(matches!(enqueue(0), Ok(EnqueueResult::Exists { .. })));
-    run(store.record(vec![ended(0, sent(), NOW)])).unwrap();
-    assert_eq!(enqueue(1), Ok(EnqueueResult::New));
 }
 
 #[test]

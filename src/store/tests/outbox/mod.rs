@@ -1,4 +1,4 @@
-//! The outbox against a model of it, on a disk that stops at any change, and its bounds.
+//! The outbox, the events and the cursors against a model of them.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{NOW, TestStore, run};
+use super::queue::runner;
+use super::{NOW, Subject, for_every_store, run};
 use crate::clock::Timestamp;
 use crate::mail::address::Address;
 use crate::mail::job_id::JobId;
@@ -18,14 +19,14 @@ use crate::store::{
 use model::{OutboxAction, OutboxAnswers, OutboxModel, outbox_action};
 
 mod bounds;
-mod halves;
-mod model;
+pub(super) mod model;
+mod rules;
 
 const WAITING_MAX: u64 = 6;
 const FAILED_KEPT: usize = 3;
 const CAPTURED_KEPT: usize = 2;
 
-fn settings(folder: &Path, segment_bytes: u64) -> Settings {
+pub(super) fn settings(folder: &Path, segment_bytes: u64) -> Settings {
     Settings {
         segment_bytes,
         free_bytes_min: 0,
@@ -36,17 +37,17 @@ fn settings(folder: &Path, segment_bytes: u64) -> Settings {
     }
 }
 
-fn later(seconds: u64) -> Timestamp {
+pub(super) fn later(seconds: u64) -> Timestamp {
     NOW.plus(Duration::from_secs(seconds))
 }
 
-fn id(nth: usize) -> JobId {
+pub(super) fn id(nth: usize) -> JobId {
     let mut id = [0; 16];
     id[..8].copy_from_slice(&(nth as u64).to_be_bytes());
     JobId(id)
 }
 
-fn job(nth: usize, key: u8, thread: Option<u8>) -> Job {
+pub(super) fn job(nth: usize, key: u8, thread: Option<u8>) -> Job {
     Job {
         id: id(nth),
         route: "us".to_owned(),
@@ -64,12 +65,12 @@ fn job(nth: usize, key: u8, thread: Option<u8>) -> Job {
     }
 }
 
-fn letter(nth: usize, bytes: usize) -> Bytes {
+pub(super) fn letter(nth: usize, bytes: usize) -> Bytes {
     vec![u8::try_from(nth % 251).unwrap(); bytes].into()
 }
 
 /// An event that is told by its number.
-fn happened(serial: u64) -> Fact {
+pub(super) fn happened(serial: u64) -> Fact {
     let mut data = serde_json::Map::new();
     data.insert("serial".to_owned(), serial.into());
     Fact::Happened(Event {
@@ -80,7 +81,7 @@ fn happened(serial: u64) -> Fact {
     })
 }
 
-fn suppression(n: u8) -> Suppression {
+pub(super) fn suppression(n: u8) -> Suppression {
     Suppression {
         address: format!("box{n}@peer.example"),
         reason: "it came back".to_owned(),
@@ -92,21 +93,21 @@ fn suppression(n: u8) -> Suppression {
 }
 
 /// An outbox with a model of it.
-struct ModelledOutbox {
-    real: TestStore,
+pub(super) struct ModelledOutbox<S> {
+    pub(super) real: S,
     model: OutboxModel,
 }
 
-impl ModelledOutbox {
-    fn new(segment_bytes: u64) -> Self {
+impl<S: Subject> ModelledOutbox<S> {
+    pub(super) fn new(segment_bytes: u64) -> Self {
         Self {
-            real: TestStore::new(|folder| settings(folder, segment_bytes)),
+            real: S::begin(|folder| settings(folder, segment_bytes)),
             model: OutboxModel::default(),
         }
     }
 
     /// The answers, once the writer has given up what is too much.
-    fn answers(&self) -> OutboxAnswers {
+    pub(super) fn answers(&self) -> OutboxAnswers {
         for _ in 0..2 {
             // A disk that has stopped says no, and has nothing to give up.
             let _ = run(self.real.store().record(Vec::new()));
@@ -114,7 +115,7 @@ impl ModelledOutbox {
         OutboxAnswers::of(self.real.store(), self.model.jobs.len() + 1)
     }
 
-    fn check(&mut self) {
+    pub(super) fn check(&mut self) {
         assert_eq!(self.answers(), self.model.answers);
         for (event_id, event) in ask(self.real.store().events_after(EventId::default(), 100_000)) {
             let serial = event.data["serial"].as_u64().unwrap();
@@ -124,7 +125,7 @@ impl ModelledOutbox {
     }
 
     /// False: the store refused, and whether it was done will be known after a reopen.
-    fn act(&mut self, deed: &OutboxAction) -> bool {
+    pub(super) fn act(&mut self, deed: &OutboxAction) -> bool {
         let done = match *deed {
             OutboxAction::Reopen => {
                 self.real.reopen();
@@ -176,7 +177,7 @@ impl ModelledOutbox {
         done
     }
 
-    fn told(&mut self, deed: &OutboxAction) {
+    pub(super) fn told(&mut self, deed: &OutboxAction) {
         self.model.told(deed);
         if let Some((event_id, event)) = self.newest() {
             let serial = event.data["serial"].as_u64().unwrap();
@@ -185,63 +186,40 @@ impl ModelledOutbox {
         }
     }
 
-    fn newest(&self) -> Option<(EventId, std::sync::Arc<Event>)> {
+    pub(super) fn newest(&self) -> Option<(EventId, std::sync::Arc<Event>)> {
         let newest = *self.real.store().newest_event().borrow();
         let mut last = ask(self.real.store().events_after(newest.just_before(), 1));
         last.pop()
     }
 
     /// After a deed that failed and a reopen: it was done whole or not at all.
-    fn settle_doubt(&mut self, deed: &OutboxAction) {
+    pub(super) fn settle_doubt(&mut self, deed: &OutboxAction) {
         if self.answers() != self.model.answers {
             self.told(deed);
         }
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// Whatever is done, closed, reopened and rebuilt, with segments so small that they go all the time.
-    #[test]
-    fn the_outbox_is_what_was_told(deeds in proptest::collection::vec(outbox_action(), 1..120), segment_bytes in 300u64..6000) {
-        let mut pair = ModelledOutbox::new(segment_bytes);
-        for deed in &deeds {
-            prop_assert!(pair.act(deed));
+/// Whatever is done, closed, reopened and rebuilt, with segments so small that they go all the time.
+fn the_outbox_is_what_was_told<S: Subject>() {
+    let actions = proptest::collection::vec(outbox_action(), 1..120);
+    let tried = runner(300).run(&(actions, 300u64..6000), |(actions, segment_bytes)| {
+        let mut pair = ModelledOutbox::<S>::new(segment_bytes);
+        for action in &actions {
+            prop_assert!(pair.act(action));
         }
         pair.check();
         pair.real.reopen();
         pair.check();
         pair.real.lose_index();
         pair.check();
-    }
-
-    /// The disk stops at any change, in the middle of a write, of compaction, of giving segments up.
-    #[test]
-    fn a_stop_at_any_point_loses_no_job(
-        rounds in proptest::collection::vec((proptest::collection::vec(outbox_action(), 1..40), 0u64..120), 1..6),
-        segment_bytes in 300u64..4000,
-    ) {
-        let mut pair = ModelledOutbox::new(segment_bytes);
-        for (deeds, stop) in &rounds {
-            pair.real.disk.faults.stop_after(*stop);
-            let failed = deeds.iter().find(|deed| {
-                !matches!(deed, OutboxAction::Reopen | OutboxAction::LoseIndex) && !pair.act(deed)
-            });
-            pair.real.reopen();
-            if let Some(deed) = failed {
-                pair.settle_doubt(deed);
-            }
-            pair.check();
-        }
-        pair.real.lose_index();
-        pair.check();
-    }
+        Ok(())
+    });
+    tried.unwrap();
 }
 
-#[test]
-fn what_is_open_below_a_place_outlives_reopening_and_compaction() {
-    let mut house = TestStore::new(|folder| settings(folder, 8 << 10));
+fn what_is_open_below_a_place_outlives_reopening_and_compaction<S: Subject>() {
+    let mut house = S::begin(|folder| settings(folder, 8 << 10));
     let events = (0..10).map(happened).collect();
     run(house.store().record(events)).unwrap();
     let ids: Vec<_> = ask(house.store().events_after(EventId::default(), 100))
@@ -297,3 +275,8 @@ fn what_is_open_below_a_place_outlives_reopening_and_compaction() {
         );
     }
 }
+
+for_every_store!(
+    the_outbox_is_what_was_told,
+    what_is_open_below_a_place_outlives_reopening_and_compaction,
+);

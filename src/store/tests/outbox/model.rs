@@ -17,7 +17,7 @@ use crate::store::{
 
 /// What is done to an outbox.
 #[derive(Clone, Debug)]
-pub(super) enum OutboxAction {
+pub(in crate::store::tests) enum OutboxAction {
     Enqueue {
         key: u8,
         thread: Option<u8>,
@@ -38,7 +38,7 @@ pub(super) enum OutboxAction {
     LoseIndex,
 }
 
-pub(super) fn outbox_action() -> impl Strategy<Value = OutboxAction> {
+pub(in crate::store::tests) fn outbox_action() -> impl Strategy<Value = OutboxAction> {
     let nth = 0usize..12;
     prop_oneof![
         8 => (0u8..30, proptest::option::of(0u8..3), 0usize..900)
@@ -73,7 +73,7 @@ pub(super) struct KnownJob {
 
 /// What an outbox answers to everything a test can ask.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct OutboxAnswers {
+pub(in crate::store::tests) struct OutboxAnswers {
     pub(super) ledger: OutboxLedger,
     pub(super) jobs: BTreeMap<JobId, KnownJob>,
     pub(super) listed: Vec<JobId>,

@@ -1,0 +1,874 @@
+//! A store in memory alone, so that what the conformance tests ask of the door has a second answer.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{Notify, watch};
+
+use crate::clock::Timestamp;
+use crate::mail::address::Address;
+use crate::mail::envelope::Envelope;
+use crate::mail::fingerprint::Fingerprint;
+use crate::mail::job_id::JobId;
+use crate::mail::partition::PartitionKey;
+use crate::mail::token::ThreadKey;
+use crate::store::door::{
+    Claim, Domains, EventLog, Lease, LeaseName, MailQueue, Nonce, Outbox, StoreBackend, Threads,
+    Work,
+};
+use crate::store::embedded::leases::{JobLeases, Leases};
+use crate::store::embedded::stored_job::StoredJob;
+use crate::store::error::{ReadError, StoreError};
+use crate::store::event::{Cursor, Event};
+use crate::store::fact::{
+    Delivery, DeliveryOutcome, DeliveryStep, Fact, ImapPosition, Ledger, Mapping,
+};
+use crate::store::id::{DeliveryId, EventId, MailId};
+use crate::store::job::{
+    ConversationKey, EnqueueResult, Job, JobOutcome, JobRecord, JobState, JobStateKind,
+    LastMessage, OutboxLedger, Suppression,
+};
+use crate::store::metrics::Metrics;
+use crate::store::settings::Settings;
+
+/// A store in memory.
+#[derive(Debug)]
+pub(super) struct MemoryStore {
+    settings: Settings,
+    contents: Mutex<Contents>,
+    metrics: Metrics,
+    leases: Arc<Leases>,
+    job_leases: Arc<JobLeases>,
+    mail_arrived: Notify,
+    job_arrived: Notify,
+    newest_event: watch::Sender<EventId>,
+    ended: watch::Sender<bool>,
+}
+
+#[derive(Debug, Default)]
+struct OpenDelivery {
+    steps: Vec<DeliveryStep>,
+    parked: Option<String>,
+}
+
+#[derive(Debug)]
+struct MemoryJob {
+    stored: StoredJob,
+    mail: Bytes,
+}
+
+#[derive(Debug, Default)]
+struct Contents {
+    seq: u64,
+    mails: BTreeMap<MailId, (Arc<Envelope>, Bytes)>,
+    open: BTreeMap<DeliveryId, OpenDelivery>,
+    ledger: Ledger,
+    fingerprints: HashMap<[u8; 16], (Timestamp, DeliveryId)>,
+    mappings: HashMap<(String, ThreadKey), Mapping>,
+    subjects: HashMap<[String; 3], ThreadKey>,
+    links: HashMap<(String, String, bool), ThreadKey>,
+    tokens: HashMap<[u8; 16], (String, Timestamp)>,
+    revoked: BTreeSet<[u8; 16]>,
+    nonces: HashMap<[u8; 16], [u8; 16]>,
+    positions: HashMap<String, ImapPosition>,
+    messages: HashMap<(String, bool), LastMessage>,
+    jobs: BTreeMap<JobId, MemoryJob>,
+    taken: u64,
+    suppressions: BTreeMap<String, Suppression>,
+    events: BTreeMap<EventId, Arc<Event>>,
+    cursors: HashMap<String, Cursor>,
+}
+
+fn bare(id: &str) -> String {
+    id.trim().trim_matches(['<', '>']).to_owned()
+}
+
+fn conversation(key: &ConversationKey) -> String {
+    format!("{key:?}")
+}
+
+impl Contents {
+    /// Applies the facts of one call that mean something. An event goes with the facts about a job or a
+    /// delivery beside it, and so does what was concluded about an address.
+    fn record(&mut self, facts: Vec<(Fact, Bytes)>) {
+        let (mut job_refused, mut delivery_refused) = (false, false);
+        let mut follow = Vec::new();
+        for (fact, mail) in facts {
+            self.seq += 1;
+            match fact {
+                Fact::Happened(_) | Fact::Suppressed(_) => follow.push((self.seq, fact)),
+                fact => {
+                    let is_about_a_job = fact.job().is_some();
+                    if !self.apply(fact, mail) {
+                        job_refused |= is_about_a_job;
+                        delivery_refused |= !is_about_a_job;
+                    }
+                }
+            }
+        }
+        for (seq, fact) in follow {
+            match fact {
+                Fact::Happened(event) => {
+                    let refused = match event.kind.name().starts_with("email.outbound") {
+                        true => job_refused,
+                        false => delivery_refused,
+                    };
+                    if !refused {
+                        self.events.insert(EventId(seq), Arc::new(event));
+                    }
+                }
+                Fact::Suppressed(listed) if !job_refused => {
+                    self.suppressions.insert(listed.address.clone(), listed);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// False: the fact means nothing.
+    fn apply(&mut self, fact: Fact, mail: Bytes) -> bool {
+        match fact {
+            Fact::Mapped(mapping) => {
+                let key = ThreadKey::of(&mapping.thread_id);
+                if let Some(participant) = &mapping.participant {
+                    let name = [
+                        mapping.route.clone(),
+                        participant.folded(),
+                        mapping.subject.clone(),
+                    ];
+                    self.subjects.insert(name, key);
+                }
+                self.mappings.insert((mapping.route.clone(), key), mapping);
+            }
+            Fact::Linked {
+                route,
+                message_id,
+                thread_id,
+                sent_by_us,
+            } => {
+                let name = (route, bare(&message_id), sent_by_us);
+                self.links.insert(name, ThreadKey::of(&thread_id));
+            }
+            Fact::TokenIssued {
+                token,
+                thread_id,
+                at,
+            } => {
+                self.tokens.insert(token, (thread_id, at));
+            }
+            Fact::Revoked { token, .. } => {
+                self.revoked.insert(token);
+            }
+            Fact::MailboxPolled { mailbox, position } => {
+                self.positions.insert(mailbox, position);
+            }
+            Fact::NonceUsed { nonce, content, .. } => {
+                self.nonces.insert(nonce, content);
+            }
+            Fact::MessageRecorded {
+                conversation: key,
+                message,
+            } => {
+                self.messages
+                    .insert((conversation(&key), message.by_us), message);
+            }
+            Fact::Unsuppressed { address, .. } => {
+                self.suppressions.remove(&address);
+            }
+            Fact::CursorAdvanced {
+                subscriber,
+                event,
+                open,
+                ..
+            } => {
+                let cursor = Cursor {
+                    last: event,
+                    gaps: open,
+                };
+                let place = |cursor: &Cursor| (cursor.last, std::cmp::Reverse(cursor.gaps.len()));
+                let known = self.cursors.entry(subscriber).or_default();
+                if place(known) < place(&cursor) {
+                    *known = cursor;
+                }
+            }
+            Fact::Advanced { .. } | Fact::Settled { .. } | Fact::Released { .. } => {
+                return self.apply_to_delivery(fact);
+            }
+            fact => return self.apply_to_job(fact, mail),
+        }
+        true
+    }
+
+    fn apply_to_delivery(&mut self, fact: Fact) -> bool {
+        let id = match &fact {
+            Fact::Advanced { delivery, .. }
+            | Fact::Settled { delivery, .. }
+            | Fact::Released { delivery, .. } => *delivery,
+            _ => return false,
+        };
+        let Some(open) = self.open.get_mut(&id) else {
+            return false;
+        };
+        match fact {
+            Fact::Advanced { step, .. } => {
+                let kind = std::mem::discriminant(&step);
+                open.steps
+                    .retain(|known| std::mem::discriminant(known) != kind);
+                open.steps.push(step);
+            }
+            Fact::Released { .. } => return open.parked.take().is_some(),
+            Fact::Settled {
+                outcome,
+                fingerprint,
+                at,
+                ..
+            } => {
+                if let Some(Fingerprint(name)) = fingerprint {
+                    self.fingerprints.insert(name, (at, id));
+                }
+                match outcome {
+                    DeliveryOutcome::Parked { reason } => {
+                        open.parked = Some(reason);
+                        return true;
+                    }
+                    DeliveryOutcome::Delivered { .. } => self.ledger.delivered += 1,
+                    DeliveryOutcome::Dropped { rule } => {
+                        *self.ledger.dropped.entry(rule).or_default() += 1;
+                    }
+                }
+                self.open.remove(&id);
+                if !self.open.keys().any(|open| open.mail == id.mail) {
+                    self.mails.remove(&id.mail);
+                }
+            }
+            _ => {}
+        }
+        true
+    }
+
+    fn apply_to_job(&mut self, fact: Fact, mail: Bytes) -> bool {
+        let seq = self.seq;
+        if let Fact::Enqueued(job) = fact {
+            if self.holder(&job).is_some() {
+                return false;
+            }
+            self.taken += 1;
+            let stored = StoredJob::new(*job.clone(), seq);
+            self.jobs.insert(job.id, MemoryJob { stored, mail });
+            return true;
+        }
+        let Some(job) = fact.job().and_then(|id| self.jobs.get_mut(&id)) else {
+            return false;
+        };
+        let state = job.stored.record.state.kind();
+        let is_kept = job.stored.settled.is_none();
+        let means = match &fact {
+            Fact::Begun { .. } | Fact::Deferred { .. } | Fact::Ended { .. } => {
+                state == JobStateKind::Waiting
+            }
+            Fact::Retried { .. } => {
+                is_kept && matches!(state, JobStateKind::Failed | JobStateKind::Captured)
+            }
+            Fact::NoticeReceived { notice, .. } => {
+                !(notice.failed && state == JobStateKind::Bounced)
+            }
+            _ => false,
+        };
+        if means {
+            job.stored.apply(fact, seq);
+        }
+        means
+    }
+
+    /// The job that has one of this one's keys, or its name.
+    fn holder(&self, job: &Job) -> Option<&JobRecord> {
+        let keys: Vec<[u8; 16]> = job.keys().collect();
+        let has_key = |known: &&JobRecord| known.job.keys().any(|key| keys.contains(&key));
+        let mut records = self.jobs.values().map(|known| &known.stored.record);
+        records
+            .find(has_key)
+            .or_else(|| self.jobs.get(&job.id).map(|known| &known.stored.record))
+    }
+
+    fn in_state(&self, state: JobStateKind) -> impl Iterator<Item = &MemoryJob> {
+        let jobs = self.jobs.values();
+        jobs.filter(move |job| job.stored.record.state.kind() == state)
+    }
+
+    /// Gives up the mails of failed and captured jobs that are too many, the oldest first.
+    fn drop_surplus(&mut self, settings: &Settings) {
+        for (state, most) in [
+            (JobStateKind::Failed, settings.failed_kept),
+            (JobStateKind::Captured, settings.captured_kept),
+        ] {
+            let kept = self
+                .in_state(state)
+                .filter(|job| job.stored.settled.is_none());
+            let mut kept: Vec<(Option<Timestamp>, JobId)> = kept
+                .map(|job| (job.stored.over_at, job.stored.record.job.id))
+                .collect();
+            kept.sort_unstable();
+            let surplus = kept.len().saturating_sub(most);
+            for (_, id) in kept.into_iter().take(surplus) {
+                if let Some(job) = self.jobs.get_mut(&id) {
+                    job.stored.settle(self.seq);
+                }
+            }
+        }
+    }
+
+    /// The first waiting job of each thread, by when it is due.
+    fn due(&self) -> Vec<(Timestamp, JobId, Arc<str>)> {
+        let mut firsts: HashMap<(String, Option<String>, Option<JobId>), (u64, &JobRecord)> =
+            HashMap::new();
+        for job in self.in_state(JobStateKind::Waiting) {
+            let record = &job.stored.record;
+            let thread = record.job.thread_id.clone();
+            let alone = thread.is_none().then_some(record.job.id);
+            let first = firsts
+                .entry((record.job.route.clone(), thread, alone))
+                .or_insert((job.stored.order, record));
+            if job.stored.order < first.0 {
+                *first = (job.stored.order, record);
+            }
+        }
+        let due = firsts
+            .into_values()
+            .filter_map(|(_, record)| match record.state {
+                JobState::Waiting { due_at } => {
+                    let domain = record.job.recipient.domain().ascii();
+                    Some((due_at, record.job.id, Arc::from(domain.as_str())))
+                }
+                _ => None,
+            });
+        let mut due: Vec<_> = due.collect();
+        due.sort_unstable();
+        due
+    }
+
+    fn delivery(&self, id: DeliveryId) -> Option<Delivery> {
+        let open = self.open.get(&id)?;
+        let (envelope, bytes) = self.mails.get(&id.mail)?;
+        Some(Delivery {
+            id,
+            envelope: Arc::clone(envelope),
+            recipient: envelope.recipients.get(usize::from(id.recipient))?.clone(),
+            steps: open.steps.clone(),
+            parked: open.parked.clone(),
+            bytes: bytes.len() as u64,
+        })
+    }
+
+    fn deliveries(
+        &self,
+        after: Option<DeliveryId>,
+        parked: bool,
+    ) -> impl Iterator<Item = DeliveryId> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let open = self.open.range((from, Bound::Unbounded));
+        open.filter(move |(_, open)| open.parked.is_some() == parked)
+            .map(|(id, _)| *id)
+    }
+}
+
+impl MemoryStore {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            contents: Mutex::default(),
+            metrics: Metrics::default(),
+            leases: Arc::default(),
+            job_leases: Arc::default(),
+            mail_arrived: Notify::new(),
+            job_arrived: Notify::new(),
+            newest_event: watch::Sender::default(),
+            ended: watch::Sender::default(),
+        }
+    }
+
+    fn contents(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap()
+    }
+
+    fn alive(&self) -> Result<(), StoreError> {
+        match *self.ended.borrow() {
+            true => Err(StoreError::Dead),
+            false => Ok(()),
+        }
+    }
+
+    /// Tells whoever waits what the facts changed.
+    fn notify(&self, contents: &Contents) {
+        let newest = contents.events.keys().next_back().copied();
+        let newest = newest.unwrap_or_default();
+        self.newest_event
+            .send_if_modified(|known| std::mem::replace(known, newest) != newest);
+        self.mail_arrived.notify_one();
+        self.job_arrived.notify_one();
+    }
+}
+
+#[async_trait]
+impl MailQueue for MemoryStore {
+    fn has_room(&self, bytes: u64) -> Result<(), StoreError> {
+        self.alive()?;
+        let contents = self.contents();
+        let waiting: Vec<DeliveryId> = contents.deliveries(None, false).collect();
+        let held = waiting.iter().filter_map(|id| contents.mails.get(&id.mail));
+        let held: u64 = held.map(|(_, bytes)| bytes.len() as u64).sum();
+        let full = waiting.len() as u64 >= self.settings.waiting_max
+            || held + bytes > self.settings.waiting_bytes_max;
+        if full { Err(StoreError::Full) } else { Ok(()) }
+    }
+
+    async fn accept(&self, envelope: Envelope, bytes: Bytes) -> Result<MailId, StoreError> {
+        self.has_room(bytes.len() as u64)?;
+        let mut contents = self.contents();
+        contents.seq += 1;
+        let mail = MailId(contents.seq);
+        for recipient in (0..).take(envelope.recipients.len()) {
+            let id = DeliveryId { mail, recipient };
+            contents.open.insert(id, OpenDelivery::default());
+        }
+        contents.ledger.received += envelope.recipients.len() as u64;
+        contents.mails.insert(mail, (Arc::new(envelope), bytes));
+        self.notify(&contents);
+        Ok(mail)
+    }
+
+    fn ledger(&self) -> Ledger {
+        let contents = self.contents();
+        Ledger {
+            waiting: contents.deliveries(None, false).count() as u64,
+            parked: contents.deliveries(None, true).count() as u64,
+            ..contents.ledger.clone()
+        }
+    }
+
+    async fn waiting(
+        &self,
+        after: Option<DeliveryId>,
+        count: usize,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let contents = self.contents();
+        let ids = contents.deliveries(after, false).take(count);
+        Ok(ids.filter_map(|id| contents.delivery(id)).collect())
+    }
+
+    async fn parked(
+        &self,
+        after: Option<DeliveryId>,
+        count: usize,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let contents = self.contents();
+        let ids = contents.deliveries(after, true).take(count);
+        Ok(ids.filter_map(|id| contents.delivery(id)).collect())
+    }
+
+    async fn delivery(&self, id: DeliveryId) -> Result<Option<Delivery>, StoreError> {
+        Ok(self.contents().delivery(id))
+    }
+
+    async fn mail_bytes(&self, id: MailId) -> Result<Bytes, ReadError> {
+        let contents = self.contents();
+        let found = contents.mails.get(&id).map(|(_, bytes)| bytes.clone());
+        found.ok_or(ReadError::Settled(id))
+    }
+
+    async fn find_duplicate(
+        &self,
+        fingerprint: Fingerprint,
+        now: Timestamp,
+    ) -> Result<Option<DeliveryId>, StoreError> {
+        let found = self.contents().fingerprints.get(&fingerprint.0).copied();
+        let fresh = found.filter(|(at, _)| now.since(*at) < self.settings.dedupe_window);
+        Ok(fresh.map(|(_, id)| id))
+    }
+
+    async fn waiting_with_partitions(
+        &self,
+        claim: &Claim,
+        after: Option<DeliveryId>,
+        count: usize,
+    ) -> Result<Vec<(DeliveryId, Option<PartitionKey>)>, StoreError> {
+        let contents = self.contents();
+        let partition = |id: DeliveryId| {
+            let delivery = contents.delivery(id)?;
+            Some(PartitionKey::of(&delivery.envelope, &delivery.recipient))
+        };
+        let waiting = contents
+            .deliveries(after, false)
+            .map(|id| (id, partition(id)));
+        let claimed =
+            waiting.filter(|(_, partition)| partition.is_none_or(|p| claim.covers_partition(p)));
+        Ok(claimed.take(count).collect())
+    }
+
+    async fn mail_arrived(&self) {
+        self.mail_arrived.notified().await;
+    }
+
+    async fn imap_position(&self, mailbox: &str) -> Result<Option<ImapPosition>, StoreError> {
+        Ok(self.contents().positions.get(mailbox).copied())
+    }
+
+    async fn bind_nonce(&self, nonce: Nonce) -> Result<bool, StoreError> {
+        self.alive()?;
+        let mut contents = self.contents();
+        let bound = contents.nonces.entry(nonce.digest).or_insert(nonce.content);
+        Ok(*bound == nonce.content)
+    }
+
+    async fn nonce_used(&self, nonce: [u8; 16]) -> Result<Option<[u8; 16]>, StoreError> {
+        Ok(self.contents().nonces.get(&nonce).copied())
+    }
+}
+
+#[async_trait]
+impl Threads for MemoryStore {
+    async fn thread(&self, route: &str, key: ThreadKey) -> Result<Option<Mapping>, StoreError> {
+        let name = (route.to_owned(), key);
+        Ok(self.contents().mappings.get(&name).cloned())
+    }
+
+    async fn thread_by_message_id(
+        &self,
+        route: &str,
+        message_id: &str,
+    ) -> Result<Option<(Mapping, bool)>, StoreError> {
+        let contents = self.contents();
+        let link = |by_us| {
+            let name = (route.to_owned(), bare(message_id), by_us);
+            Some((*contents.links.get(&name)?, by_us))
+        };
+        let Some((key, by_us)) = link(true).or_else(|| link(false)) else {
+            return Ok(None);
+        };
+        let mapping = contents.mappings.get(&(route.to_owned(), key));
+        Ok(mapping.map(|mapping| (mapping.clone(), by_us)))
+    }
+
+    async fn thread_by_subject(
+        &self,
+        route: &str,
+        sender: &Address,
+        subject: &str,
+        since: Timestamp,
+    ) -> Result<Option<Mapping>, StoreError> {
+        let contents = self.contents();
+        let name = [route.to_owned(), sender.folded(), subject.to_owned()];
+        let key = contents.subjects.get(&name).copied();
+        let found = key.and_then(|key| contents.mappings.get(&(route.to_owned(), key)));
+        let fits = |mapping: &&Mapping| {
+            let participant = mapping.participant.as_ref();
+            mapping.subject == subject
+                && participant.is_some_and(|p| p.folded() == sender.folded())
+                && mapping.changed_at >= since
+        };
+        Ok(found.filter(fits).cloned())
+    }
+
+    async fn issued_token(
+        &self,
+        token: [u8; 16],
+    ) -> Result<Option<(String, Timestamp)>, StoreError> {
+        Ok(self.contents().tokens.get(&token).cloned())
+    }
+
+    async fn is_revoked(&self, token: [u8; 16]) -> Result<bool, StoreError> {
+        Ok(self.contents().revoked.contains(&token))
+    }
+
+    async fn last_message(
+        &self,
+        key: &ConversationKey,
+        by_us: bool,
+    ) -> Result<Option<LastMessage>, StoreError> {
+        let name = (conversation(key), by_us);
+        Ok(self.contents().messages.get(&name).cloned())
+    }
+
+    async fn lock_thread(&self, key: ThreadKey) -> Result<Lease, StoreError> {
+        self.lease(LeaseName::Thread(key)).await
+    }
+}
+
+#[async_trait]
+impl Outbox for MemoryStore {
+    async fn enqueue(
+        &self,
+        job: Job,
+        mail: Bytes,
+        facts: Vec<Fact>,
+    ) -> Result<EnqueueResult, StoreError> {
+        self.alive()?;
+        let mut contents = self.contents();
+        if let Some(known) = contents.holder(&job) {
+            return Ok(EnqueueResult::Exists {
+                id: known.job.id,
+                same: known.job.content == job.content
+                    && known
+                        .job
+                        .keys()
+                        .any(|key| job.keys().any(|other| other == key)),
+            });
+        }
+        let waiting = contents.in_state(JobStateKind::Waiting);
+        let held: Vec<u64> = waiting.map(|job| job.mail.len() as u64).collect();
+        if held.len() as u64 >= self.settings.outbox_max
+            || held.iter().sum::<u64>() + mail.len() as u64 > self.settings.outbox_bytes_max
+        {
+            return Err(StoreError::Full);
+        }
+        let first = (Fact::Enqueued(Box::new(job)), mail);
+        let rest = facts.into_iter().map(|fact| (fact, Bytes::new()));
+        contents.record([first].into_iter().chain(rest).collect());
+        self.notify(&contents);
+        Ok(EnqueueResult::New)
+    }
+
+    async fn cancel(&self, job: JobId, at: Timestamp) -> Result<bool, StoreError> {
+        self.alive()?;
+        let mut contents = self.contents();
+        let record = contents.jobs.get(&job).map(|job| &job.stored.record);
+        let may = record.is_some_and(|record| {
+            record.state.kind() == JobStateKind::Waiting && record.begun_at.is_none()
+        });
+        if may {
+            let outcome = JobOutcome::Cancelled;
+            contents.record(vec![(Fact::Ended { job, outcome, at }, Bytes::new())]);
+        }
+        Ok(may)
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<JobRecord>, StoreError> {
+        let contents = self.contents();
+        Ok(contents.jobs.get(&id).map(|job| job.stored.record.clone()))
+    }
+
+    async fn job_by_key(&self, key: [u8; 16]) -> Result<Option<JobRecord>, StoreError> {
+        let contents = self.contents();
+        let mut records = contents.jobs.values().map(|job| &job.stored.record);
+        Ok(records
+            .find(|record| record.job.keys().any(|known| known == key))
+            .cloned())
+    }
+
+    async fn job_mail(&self, id: JobId) -> Result<Bytes, ReadError> {
+        let contents = self.contents();
+        let job = contents.jobs.get(&id);
+        let kept = job.filter(|job| job.stored.settled.is_none());
+        kept.map(|job| job.mail.clone()).ok_or(ReadError::NoJob(id))
+    }
+
+    async fn jobs(
+        &self,
+        state: Option<JobStateKind>,
+        after: Option<JobId>,
+        count: usize,
+    ) -> Result<Vec<JobRecord>, StoreError> {
+        let contents = self.contents();
+        let age = |record: &JobRecord| (record.job.made_at, record.job.id);
+        let before = match after.map(|id| contents.jobs.get(&id)) {
+            None => None,
+            Some(None) => return Ok(Vec::new()),
+            Some(Some(job)) => Some(age(&job.stored.record)),
+        };
+        let records = contents.jobs.values().map(|job| &job.stored.record);
+        let records = records.filter(|record| {
+            state.is_none_or(|state| record.state.kind() == state)
+                && before.is_none_or(|before| age(record) < before)
+        });
+        let mut found: Vec<JobRecord> = records.cloned().collect();
+        found.sort_by_key(|record| std::cmp::Reverse(age(record)));
+        found.truncate(count);
+        Ok(found)
+    }
+
+    async fn due_jobs(
+        &self,
+        claim: &Claim,
+        now: Timestamp,
+        count: usize,
+    ) -> Result<Vec<JobRecord>, StoreError> {
+        let none = Domains::new();
+        let contents = self.contents();
+        let due = self.free(&contents, claim, &none);
+        let due = due.into_iter().filter(|(at, _, _)| *at <= now).take(count);
+        let record = |(_, id, _)| Some(contents.jobs.get(&id)?.stored.record.clone());
+        Ok(due.filter_map(record).collect())
+    }
+
+    async fn due_by_domain(
+        &self,
+        claim: &Claim,
+        now: Timestamp,
+        count: usize,
+        closed: &Domains,
+    ) -> Result<Vec<(JobId, Arc<str>)>, StoreError> {
+        let contents = self.contents();
+        let mut found: Vec<(JobId, Arc<str>)> = Vec::new();
+        for (at, id, domain) in self.free(&contents, claim, closed) {
+            if at <= now && found.len() < count && found.iter().all(|(_, known)| *known != domain) {
+                found.push((id, domain));
+            }
+        }
+        Ok(found)
+    }
+
+    async fn next_due(
+        &self,
+        claim: &Claim,
+        closed: &Domains,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let contents = self.contents();
+        let free = self.free(&contents, claim, closed);
+        Ok(free.first().map(|(at, _, _)| *at))
+    }
+
+    async fn lease_job(
+        &self,
+        _: &Claim,
+        job: JobId,
+        domain: &Arc<str>,
+        domain_max: usize,
+    ) -> Result<Option<Lease>, StoreError> {
+        Ok(self.job_leases.take(job, domain, domain_max))
+    }
+
+    async fn job_arrived(&self) {
+        self.job_arrived.notified().await;
+    }
+
+    fn outbox_ledger(&self) -> OutboxLedger {
+        let contents = self.contents();
+        let count = |state| contents.in_state(state).count() as u64;
+        OutboxLedger {
+            taken: contents.taken,
+            waiting: count(JobStateKind::Waiting),
+            sent: count(JobStateKind::Sent) + count(JobStateKind::Bounced),
+            captured: count(JobStateKind::Captured),
+            failed: count(JobStateKind::Failed),
+            cancelled: count(JobStateKind::Cancelled),
+        }
+    }
+
+    async fn suppression(
+        &self,
+        address: &Address,
+        now: Timestamp,
+    ) -> Result<Option<Suppression>, StoreError> {
+        let found = self.contents().suppressions.get(&address.folded()).cloned();
+        Ok(found.filter(|found| now < found.until))
+    }
+
+    async fn suppressions(
+        &self,
+        after: Option<&str>,
+        count: usize,
+    ) -> Result<Vec<Suppression>, StoreError> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let contents = self.contents();
+        let listed = contents
+            .suppressions
+            .range::<str, _>((from, Bound::Unbounded));
+        Ok(listed.take(count).map(|(_, one)| one.clone()).collect())
+    }
+}
+
+impl MemoryStore {
+    /// The jobs of a claim that may be next: not leased, their domain not closed.
+    fn free(
+        &self,
+        contents: &Contents,
+        claim: &Claim,
+        closed: &Domains,
+    ) -> Vec<(Timestamp, JobId, Arc<str>)> {
+        let busy = self.job_leases.busy();
+        let mut due = contents.due();
+        due.retain(|(_, id, domain)| {
+            // A job's name serves as its shard: any other rule that stays the same would do.
+            !busy.has(*id) && !closed.contains(domain) && claim.covers(id.0[0])
+        });
+        due
+    }
+}
+
+#[async_trait]
+impl EventLog for MemoryStore {
+    async fn events_after(
+        &self,
+        after: EventId,
+        count: usize,
+    ) -> Result<Vec<(EventId, Arc<Event>)>, StoreError> {
+        let contents = self.contents();
+        let next = contents
+            .events
+            .range((Bound::Excluded(after), Bound::Unbounded));
+        Ok(next
+            .take(count)
+            .map(|(id, e)| (*id, Arc::clone(e)))
+            .collect())
+    }
+
+    async fn event(&self, id: EventId) -> Result<Option<Arc<Event>>, StoreError> {
+        Ok(self.contents().events.get(&id).cloned())
+    }
+
+    async fn oldest_event(&self) -> Result<Option<EventId>, StoreError> {
+        Ok(self.contents().events.keys().next().copied())
+    }
+
+    async fn has_gap_after(&self, _: EventId) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    fn newest_event(&self) -> watch::Receiver<EventId> {
+        self.newest_event.subscribe()
+    }
+
+    async fn cursor(&self, subscriber: &str) -> Result<Option<Cursor>, StoreError> {
+        Ok(self.contents().cursors.get(subscriber).cloned())
+    }
+}
+
+#[async_trait]
+impl StoreBackend for MemoryStore {
+    async fn record(&self, facts: Vec<Fact>) -> Result<(), StoreError> {
+        self.alive()?;
+        let mut contents = self.contents();
+        let facts = facts.into_iter().map(|fact| (fact, Bytes::new()));
+        contents.record(facts.collect());
+        contents.drop_surplus(&self.settings);
+        self.notify(&contents);
+        Ok(())
+    }
+
+    async fn finish(&self, _: &Claim, facts: Vec<Fact>) -> Result<(), StoreError> {
+        self.record(facts).await
+    }
+
+    async fn claim(&self, _: Work) -> Result<Claim, StoreError> {
+        Ok(Claim::ALL)
+    }
+
+    async fn lease(&self, name: LeaseName) -> Result<Lease, StoreError> {
+        Ok(self.leases.take(name).await)
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    async fn ended(&self) {
+        // The sender is this store's own, so the channel is never closed.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    async fn close(&self) {
+        self.ended.send_replace(true);
+    }
+}
