@@ -20,7 +20,7 @@ use super::idempotency;
 use super::keys::AccessKeys;
 use super::router::{App, Endpoint};
 use crate::clock;
-use crate::store::EmbeddedMessages;
+use crate::store::{EmbeddedMessages, PageLimit};
 
 /// Where the embedded API stands on the HTTP address.
 pub const BASE_PATH: &str = "/api/v1/messages";
@@ -163,7 +163,7 @@ async fn show_thread(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, HttpError> {
-    let thread = app.book()?.thread(&thread_id(id)?);
+    let thread = app.book()?.thread(&thread_id(id)?).await?;
     let thread = thread.ok_or_else(|| HttpError::not_found("thread"))?;
     Ok(success(StatusCode::OK, thread))
 }
@@ -174,8 +174,8 @@ async fn list_threads(
 ) -> Result<Response, HttpError> {
     let (after, limit) = page_bounds(page)?;
     let book = app.book()?;
-    let (items, more) = collect_page(after, limit, |after| book.threads(after, 1).pop());
-    Ok(page_response(&items, more))
+    let page = book.threads(after.as_deref(), page_limit(limit)).await?;
+    Ok(page_response(&page.items, page.has_more))
 }
 
 async fn list_messages(
@@ -186,36 +186,17 @@ async fn list_messages(
     let id = thread_id(id)?;
     let (after, limit) = page_bounds(page)?;
     let book = app.book()?;
-    if book.thread(&id).is_none() {
-        return Err(HttpError::not_found("thread"));
-    }
-    let (items, more) = collect_page(after, limit, |after| {
-        book.messages(&id, after, 1).and_then(|mut one| one.pop())
-    });
-    Ok(page_response(&items, more))
+    let page = book.messages(&id, after.as_deref(), page_limit(limit));
+    let page = page.await?.ok_or_else(|| HttpError::not_found("thread"))?;
+    Ok(page_response(&page.items, page.has_more))
 }
 
-/// A page of at most `limit` items and hardly more than [`PAGE_BYTES_MAX`], and whether there are
-/// more: a hundred long messages would not fit into memory a hundred times.
-fn collect_page(
-    mut after: Option<String>,
-    limit: usize,
-    next: impl Fn(Option<&str>) -> Option<Value>,
-) -> (Vec<Value>, bool) {
-    let mut items: Vec<Value> = Vec::new();
-    let mut bytes = 0;
-    while let Some(item) = next(after.as_deref()) {
-        if items.len() == limit || bytes > PAGE_BYTES_MAX {
-            return (items, true);
-        }
-        bytes += item.to_string().len();
-        after = item["id"].as_str().map(str::to_owned);
-        items.push(item);
-        if after.is_none() {
-            break;
-        }
+/// A hundred long messages would not fit into memory a hundred times, so a page has few bytes.
+const fn page_limit(items: usize) -> PageLimit {
+    PageLimit {
+        items,
+        bytes: PAGE_BYTES_MAX,
     }
-    (items, false)
 }
 
 impl App {

@@ -27,7 +27,7 @@ pub(super) struct DocumentHead {
     pub(super) at: Timestamp,
 }
 
-/// Where everything stands.
+/// The locations of all documents.
 #[derive(Debug, Default)]
 pub(super) struct Catalogue {
     pub(super) threads: Vec<CatalogueThread>,

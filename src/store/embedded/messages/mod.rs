@@ -16,6 +16,7 @@ use super::frame::Record;
 use super::journal::{AppendError, Journal};
 use super::location::{RecordLocation, RecordReader};
 use super::opening::{self, FolderLock};
+use super::readers::Readers;
 use super::segment::SegmentKind;
 use super::writer_thread::{BatchWriter, WriterHandle, WriterStopped};
 use crate::clock::Timestamp;
@@ -29,10 +30,29 @@ mod catalogue;
 #[cfg(test)]
 mod tests;
 
-/// The embedded Messages API's threads and messages. Clones are the same book.
+/// Bounds of a page of documents.
+#[derive(Clone, Copy, Debug)]
+pub struct PageLimit {
+    /// Greatest number of documents.
+    pub items: usize,
+    /// Bytes of JSON beyond which a page ends: with the document that brings it over them.
+    pub bytes: usize,
+}
+
+/// A piece of a list of documents.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DocumentPage {
+    /// The documents.
+    pub items: Vec<Value>,
+    /// True if more follow.
+    pub has_more: bool,
+}
+
+/// The embedded Messages API's threads and messages. Clones are handles to the same ones.
 #[derive(Clone, Debug)]
 pub struct EmbeddedMessages {
     documents: Arc<DocumentStore>,
+    readers: Arc<Readers>,
     writer: WriterHandle<DocumentRequest>,
 }
 
@@ -87,8 +107,10 @@ impl EmbeddedMessages {
         };
         let writer =
             WriterHandle::start("postern-book", scribe).map_err(|e| OpenError::io(&folder, e))?;
+        let readers = Readers::start("postern-messages").map_err(|e| OpenError::io(&folder, e))?;
         Ok(Self {
             documents: shelf,
+            readers: Arc::new(readers),
             writer,
         })
     }
@@ -142,43 +164,86 @@ impl EmbeddedMessages {
             .await
     }
 
-    /// The threads made after `after` (a thread's id; `None`: from the first), oldest first, at most
-    /// `count`. Empty if there is no thread `after`.
-    pub fn threads(&self, after: Option<&str>, count: usize) -> Vec<Value> {
-        let locations: Vec<RecordLocation> = {
-            let contents = self.documents.contents();
-            let first = match after.map(|id| contents.by_id.get(id)) {
+    /// The threads made after `after` (a thread's id; `None`: from the first), oldest first. Empty if
+    /// there is no thread `after`.
+    ///
+    /// # Errors
+    /// The documents cannot be read now.
+    pub async fn threads(
+        &self,
+        after: Option<&str>,
+        limit: PageLimit,
+    ) -> Result<DocumentPage, StoreError> {
+        let after = after.map(str::to_owned);
+        self.read(move |documents| {
+            let contents = documents.contents();
+            let first = match after.map(|id| contents.by_id.get(&id)) {
                 None => 0,
                 Some(Some(&nth)) => nth + 1,
-                Some(None) => return Vec::new(),
+                Some(None) => return DocumentPage::default(),
             };
-            let rest = contents.threads.iter().skip(first).take(count);
-            rest.map(|t| t.location).collect()
-        };
-        self.documents.documents(&locations)
+            let rest = contents.threads.iter().skip(first);
+            let locations = rest.map(|t| t.location).take(limit.items + 1).collect();
+            drop(contents);
+            documents.page(locations, limit)
+        })
+        .await
     }
 
     /// A thread.
-    pub fn thread(&self, id: &str) -> Option<Value> {
-        let location = self.documents.contents().thread(id)?.location;
-        self.documents.document(location)
+    ///
+    /// # Errors
+    /// The document cannot be read now.
+    pub async fn thread(&self, id: &str) -> Result<Option<Value>, StoreError> {
+        let found = self.documents.contents().thread(id).map(|t| t.location);
+        let Some(location) = found else {
+            return Ok(None);
+        };
+        self.read(move |documents| documents.document(location))
+            .await
     }
 
-    /// A thread's messages after `after` (a message's id; `None`: from the first), oldest first, at
-    /// most `count`. `None`: there is no such thread.
-    pub fn messages(&self, thread: &str, after: Option<&str>, count: usize) -> Option<Vec<Value>> {
-        let locations: Vec<RecordLocation> = {
-            let contents = self.documents.contents();
-            let messages = &contents.thread(thread)?.messages;
+    /// A thread's messages after `after` (a message's id; `None`: from the first), oldest first.
+    /// `None`: there is no such thread.
+    ///
+    /// # Errors
+    /// The documents cannot be read now.
+    pub async fn messages(
+        &self,
+        thread: &str,
+        after: Option<&str>,
+        limit: PageLimit,
+    ) -> Result<Option<DocumentPage>, StoreError> {
+        let (thread, after) = (thread.to_owned(), after.map(str::to_owned));
+        self.read(move |documents| {
+            let contents = documents.contents();
+            let messages = &contents.thread(&thread)?.messages;
             let first = match after.map(|id| messages.iter().position(|m| m.id == id)) {
                 None => 0,
                 Some(Some(nth)) => nth + 1,
-                Some(None) => return Some(Vec::new()),
+                Some(None) => return Some(DocumentPage::default()),
             };
-            let rest = messages.iter().skip(first).take(count);
-            rest.map(|m| m.location).collect()
+            let rest = messages.iter().skip(first);
+            let locations = rest.map(|m| m.location).take(limit.items + 1).collect();
+            drop(contents);
+            Some(documents.page(locations, limit))
+        })
+        .await
+    }
+
+    /// Reads documents on a thread that may wait for the disk.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&DocumentStore) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let documents = Arc::clone(&self.documents);
+        let read = move || {
+            let answer = read(&documents);
+            // Before the caller hears: it may let the documents go at once.
+            drop(documents);
+            answer
         };
-        Some(self.documents.documents(&locations))
+        self.readers.run(read).await
     }
 
     /// Resolves when the book can record nothing any more: it was closed, or the disk failed.
@@ -190,6 +255,7 @@ impl EmbeddedMessages {
     /// returns and no other clone is left.
     pub async fn close(self) {
         self.writer.close().await;
+        self.readers.close().await;
     }
 
     async fn ask(
@@ -208,7 +274,7 @@ impl EmbeddedMessages {
     }
 }
 
-/// What the book asks of its writer.
+/// A request to the writer.
 #[derive(Debug)]
 struct DocumentRequest {
     command: DocumentCommand,
@@ -224,7 +290,7 @@ enum DocumentCommand {
     Patch { thread: String, metadata: Value },
 }
 
-/// What the book's threads share.
+/// The state that the threads share.
 #[derive(Debug)]
 struct DocumentStore {
     reader: RecordReader,
@@ -243,8 +309,22 @@ impl DocumentStore {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn documents(&self, locations: &[RecordLocation]) -> Vec<Value> {
-        locations.iter().filter_map(|p| self.document(*p)).collect()
+    /// The documents at these locations, as many as a page takes. One that cannot be read is left out:
+    /// it is in the log.
+    fn page(&self, locations: Vec<RecordLocation>, limit: PageLimit) -> DocumentPage {
+        let mut page = DocumentPage::default();
+        let mut bytes = 0;
+        for location in locations {
+            if page.items.len() == limit.items || bytes > limit.bytes {
+                page.has_more = true;
+                break;
+            }
+            if let Some(document) = self.document(location) {
+                bytes += location.body_bytes as usize;
+                page.items.push(document);
+            }
+        }
+        page
     }
 
     fn document(&self, location: RecordLocation) -> Option<Value> {
@@ -322,7 +402,7 @@ impl BatchWriter for DocumentWriter {
     }
 }
 
-/// What one batch writes, and what those before in it did to those behind.
+/// The writes of one batch, and their effects on later requests of the batch.
 #[derive(Default)]
 struct DocumentBatch {
     records: Vec<Record>,
@@ -333,7 +413,7 @@ struct DocumentBatch {
     keys: HashMap<String, Value>,
 }
 
-/// What is told to whom when the batch is on disk.
+/// An answer that is sent when the batch is on disk.
 struct DocumentAnswer {
     to: oneshot::Sender<Result<Option<Value>, StoreError>>,
     document: Option<Value>,
@@ -388,7 +468,7 @@ impl DocumentBatch {
         self.answers.push(DocumentAnswer { to, document });
     }
 
-    /// What was made with this key.
+    /// The earlier result of this key.
     fn existing_result(
         &self,
         shelf: &DocumentStore,

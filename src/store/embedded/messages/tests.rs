@@ -15,6 +15,11 @@ fn run<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
+const ALL: PageLimit = PageLimit {
+    items: 100,
+    bytes: 1 << 20,
+};
+
 fn id(document: &Value) -> String {
     document["id"].as_str().unwrap().to_owned()
 }
@@ -39,10 +44,16 @@ fn what_is_written_is_read_now_and_after_a_reopen() {
     );
     assert_eq!(run(book.patch_thread("none", json!({}), NOW)), Ok(None));
     let check = |book: &EmbeddedMessages| {
-        assert_eq!(book.thread(&name), Some(patched.clone()));
-        assert_eq!(book.threads(None, 10), std::slice::from_ref(&patched));
-        assert_eq!(book.messages(&name, None, 10), Some(vec![message.clone()]));
-        assert_eq!(book.messages("none", None, 10), None);
+        assert_eq!(run(book.thread(&name)), Ok(Some(patched.clone())));
+        assert_eq!(
+            run(book.threads(None, ALL)).unwrap().items,
+            std::slice::from_ref(&patched)
+        );
+        assert_eq!(
+            run(book.messages(&name, None, ALL)).unwrap().unwrap().items,
+            [message.clone()]
+        );
+        assert_eq!(run(book.messages("none", None, ALL)), Ok(None));
     };
     check(&book);
     run(book.close());
@@ -101,7 +112,7 @@ fn what_cannot_be_read_is_not_done_again() {
     std::fs::rename(&away, &path).unwrap();
     let again = run(book.make_thread(key(), json!({}), NOW));
     assert_eq!(again, Ok(thread));
-    assert_eq!(book.threads(None, 9).len(), 1);
+    assert_eq!(run(book.threads(None, ALL)).unwrap().items.len(), 1);
 }
 
 #[test]
@@ -132,9 +143,9 @@ fn deeds_of_one_batch_see_each_other() {
         .map(|make| id(&runtime.block_on(make).unwrap().unwrap()))
         .collect();
     assert!(made.iter().all(|id| *id == made[0]));
-    let thread = book.thread(&name).unwrap();
+    let thread = run(book.thread(&name)).unwrap().unwrap();
     assert_eq!(thread["metadata"].as_object().unwrap().len(), 50);
-    assert_eq!(book.threads(None, 100).len(), 2);
+    assert_eq!(run(book.threads(None, ALL)).unwrap().items.len(), 2);
 }
 
 #[test]
@@ -143,15 +154,28 @@ fn lists_come_in_pages() {
     let book = EmbeddedMessages::open(folder.path().to_owned(), NOW).unwrap();
     let make = |_| id(&run(book.make_thread(None, json!({}), NOW)).unwrap());
     let threads: Vec<String> = (0..5).map(make).collect();
-    let page = book.threads(Some(&threads[1]), 2);
-    assert_eq!(page.iter().map(id).collect::<Vec<_>>(), threads[2..4]);
-    assert!(book.threads(Some(&threads[4]), 2).is_empty());
-    assert!(book.threads(Some("none"), 2).is_empty());
+    let list = |after: Option<&str>, items, bytes| {
+        let page = run(book.threads(after, PageLimit { items, bytes })).unwrap();
+        let ids: Vec<String> = page.items.iter().map(id).collect();
+        (ids, page.has_more)
+    };
+    let page = list(Some(&threads[1]), 2, 1 << 20);
+    assert_eq!(page, (threads[2..4].to_vec(), true));
+    assert_eq!(
+        list(Some(&threads[2]), 2, 1 << 20),
+        (threads[3..].to_vec(), false)
+    );
+    // A page ends with the document that brings it over its bytes.
+    assert_eq!(list(None, 5, 0), (threads[..1].to_vec(), true));
+    assert_eq!(list(Some(&threads[4]), 2, 1 << 20), (Vec::new(), false));
+    assert_eq!(list(Some("none"), 2, 1 << 20), (Vec::new(), false));
     let add = |_| {
         let added = run(book.add_message(&threads[0], None, json!({}), NOW));
         id(&added.unwrap().unwrap())
     };
     let messages: Vec<String> = (0..5).map(add).collect();
-    let page = book.messages(&threads[0], Some(&messages[2]), 9).unwrap();
-    assert_eq!(page.iter().map(id).collect::<Vec<_>>(), messages[3..]);
+    let page = run(book.messages(&threads[0], Some(&messages[2]), ALL));
+    let page = page.unwrap().unwrap();
+    assert_eq!(page.items.iter().map(id).collect::<Vec<_>>(), messages[3..]);
+    assert!(!page.has_more);
 }
