@@ -27,20 +27,25 @@ mod transfer;
 mod transport;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
+use tracing::warn;
 
 use crate::auth::Authenticator;
 use crate::ingress::routes::Routes;
 use crate::limits::{LoadMonitor, MemoryBudget, MemoryLimits};
-use crate::store::Store;
+use crate::store::{Lease, LeaseName, Store};
 
 use connection::ImapConnector;
 use intake::ImapIntake;
 use poller::FolderPoller;
 use transfer::ImapAccount;
+
+/// Time until an account is claimed again that could not be.
+const LEASE_RETRY_WAIT: Duration = Duration::from_secs(10);
 
 pub use connection::ImapSetupError;
 pub use metrics::Metrics;
@@ -100,11 +105,37 @@ impl ImapFetcher {
     }
 
     /// Fetches mail until `stop` is true. What is under way is ended first.
-    pub async fn run(self, stop: watch::Receiver<bool>) {
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        let Some(_account) = self.lease(&mut stop).await else {
+            return;
+        };
         let folders = self.account.settings.folders.iter();
         let walks = folders.map(|folder| {
             FolderPoller::new(Arc::clone(&self.account), folder.clone(), stop.clone()).run()
         });
         join_all(walks).await;
+    }
+
+    /// Waits until no other process reads the account; `None`: until `stop` was true.
+    async fn lease(&self, stop: &mut watch::Receiver<bool>) -> Option<Lease> {
+        let Settings { host, user, .. } = &self.account.settings;
+        let store = &self.account.intake.store;
+        loop {
+            let name = LeaseName::Mailbox(format!("{user}@{host}"));
+            let pause = tokio::select! {
+                lease = store.lease(name) => match lease {
+                    Ok(lease) => return Some(lease),
+                    Err(error) => {
+                        warn!(protocol = "imap", %error, "the account cannot be claimed now");
+                        tokio::time::sleep(LEASE_RETRY_WAIT)
+                    }
+                },
+                _ = stop.wait_for(|stop| *stop) => return None,
+            };
+            tokio::select! {
+                () = pause => {}
+                _ = stop.wait_for(|stop| *stop) => return None,
+            }
+        }
     }
 }
