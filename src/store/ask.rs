@@ -20,7 +20,7 @@ pub(crate) fn ask<T, E: Debug>(question: impl Future<Output = Result<T, E>>) -> 
     wait(question).unwrap()
 }
 
-/// What becomes of a future that needs no runtime.
+/// The output of a future that needs no runtime.
 pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut context = Context::from_waker(&waker);

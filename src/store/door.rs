@@ -62,7 +62,7 @@ pub trait MailQueue: Send + Sync {
     /// Nothing was promised.
     ///
     /// # Panics
-    /// If there is no recipient, or there are more than [`RECIPIENTS_MAX`](super::RECIPIENTS_MAX).
+    /// Panics unless there are 1 to [`RECIPIENTS_MAX`](super::RECIPIENTS_MAX) recipients.
     async fn accept(&self, envelope: Envelope, bytes: Bytes) -> Result<MailId, StoreError>;
 
     /// Number of deliveries in each state, of all that were ever accepted. Answered from memory.
@@ -235,7 +235,7 @@ pub trait Outbox: Send + Sync {
         closed: &Domains,
     ) -> Result<Vec<(JobId, Arc<str>)>, StoreError>;
 
-    /// When the next job is due that [`Outbox::due_by_domain`] would give.
+    /// Time at which the next job is due that [`Outbox::due_by_domain`] would give.
     async fn next_due(
         &self,
         claim: &Claim,
@@ -273,7 +273,7 @@ pub trait Outbox: Send + Sync {
     ) -> Result<Vec<Suppression>, StoreError>;
 }
 
-/// What the product is told: events in the order in which they happened.
+/// The events for the product, in the order in which they happened.
 #[async_trait]
 pub trait EventLog: Send + Sync {
     /// The next events after `after`, in order, at most `count`.
@@ -295,7 +295,7 @@ pub trait EventLog: Send + Sync {
     /// The newest event, now and whenever one more is recorded. Answered from memory.
     fn newest_event(&self) -> watch::Receiver<EventId>;
 
-    /// How far a subscriber is, if it was ever told an event.
+    /// The position of a subscriber, if it ever received an event.
     async fn cursor(&self, subscriber: &str) -> Result<Option<Cursor>, StoreError>;
 }
 
@@ -312,7 +312,7 @@ pub trait StoreBackend: MailQueue + Threads + Outbox + EventLog + fmt::Debug {
     /// Records facts that finish, or go on with, work taken under `claim`.
     ///
     /// # Errors
-    /// As [`StoreBackend::record`]; and `Unavailable` if the claim has lapsed: claim again, then repeat.
+    /// The errors of [`StoreBackend::record`]; and `Unavailable` if the claim has lapsed: claim again, then repeat.
     async fn finish(&self, claim: &Claim, facts: Vec<Fact>) -> Result<(), StoreError>;
 
     /// Claims the work of as many shards of threads as this worker may have. Asked again, it renews
@@ -323,7 +323,7 @@ pub trait StoreBackend: MailQueue + Threads + Outbox + EventLog + fmt::Debug {
     /// Waits until nobody else holds this name, and holds it until the lease is dropped.
     async fn lease(&self, name: LeaseName) -> Result<Lease, StoreError>;
 
-    /// What the store counts about itself.
+    /// The store's counters.
     fn metrics(&self) -> &Metrics;
 
     /// Resolves when the store can record nothing any more: it was closed, or the disk failed.
@@ -381,7 +381,7 @@ impl Claim {
     }
 }
 
-/// What a lease is held on. Whoever holds several takes them in the order of this list, so that no
+/// The object of a lease. A holder of several takes them in the order of this list, so that no
 /// two wait for each other; the embedded store checks it in builds with debug assertions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LeaseName {

@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::id::MailId;
 use crate::mail::job_id::JobId;
 
-/// Why a store cannot be opened.
+/// The reason for which a store cannot be opened.
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// The journal has lost records at its end that the index had seen on disk.
@@ -30,9 +30,9 @@ pub enum OpenError {
     Damaged {
         /// The segment.
         path: PathBuf,
-        /// Where in it.
+        /// Offset in the file, in bytes.
         offset: u64,
-        /// What is wrong.
+        /// The kind of damage.
         what: &'static str,
     },
     /// The index can be neither used nor made again.
@@ -40,7 +40,7 @@ pub enum OpenError {
     Index {
         /// Its folder.
         path: PathBuf,
-        /// What it says.
+        /// The index's own message.
         reason: String,
     },
     /// The file system says no.
@@ -48,7 +48,7 @@ pub enum OpenError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What it says.
+        /// The system's error.
         source: io::Error,
     },
     /// Another process has the folder open.
@@ -80,10 +80,10 @@ pub enum OpenError {
         path: PathBuf,
         /// The record's number.
         record: u64,
-        /// What is wrong with it.
+        /// The error of the record's JSON.
         source: serde_json::Error,
     },
-    /// It was written by a newer version.
+    /// A newer version wrote the folder.
     #[error("{}: version {version}, but this program knows version 1 only", path.display())]
     Version {
         /// The file that says so.
@@ -102,7 +102,7 @@ impl OpenError {
     }
 }
 
-/// Why a store does not do or answer what it was asked.
+/// The reason for which a store does not do or answer what it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum StoreError {
     /// The record that holds the answer is not as it was written. It is in the log, and asking again
@@ -120,7 +120,7 @@ pub enum StoreError {
     Unavailable,
 }
 
-/// Why a mail cannot be read.
+/// The reason for which a mail cannot be read.
 #[derive(Debug, Error)]
 pub enum ReadError {
     /// The mail is settled for all its recipients, or there never was one.

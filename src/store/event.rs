@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::id::EventId;
 use crate::clock::Timestamp;
 
-/// What happened.
+/// The kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum EventKind {
     /// The product has a new thread.
@@ -69,34 +69,34 @@ impl EventKind {
     }
 }
 
-/// Events below a subscriber's place that may be open at most: beyond them the place stays.
+/// Upper bound of the open events below a subscriber's cursor; at this bound the cursor does not advance.
 pub const CURSOR_GAPS_MAX: usize = 256;
 
-/// How far a subscriber is.
+/// The position of a subscriber.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
-    /// It has every event up to this one,
+    /// The last event such that the subscriber has every event up to it, except for `gaps`.
     pub last: EventId,
-    /// but for these, in order; [`CURSOR_GAPS_MAX`] at most.
+    /// Earlier events that the subscriber does not have, in order; at most [`CURSOR_GAPS_MAX`].
     pub gaps: Vec<EventId>,
 }
 
-/// One thing that happened. Recorded with the fact that made it so.
+/// One event, recorded together with the fact that caused it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// What.
+    /// The event's kind.
     pub kind: EventKind,
-    /// When.
+    /// Time of the event.
     pub at: Timestamp,
-    /// The thread it is about: events of one thread are told in order.
+    /// The event's thread: events of one thread are sent in order.
     pub thread_id: Option<String>,
-    /// The rest, in camelCase: `threadId`, `messageId`, `jobId`, `reason` and the like. Never a token,
+    /// The event's fields, in camelCase: `threadId`, `messageId`, `jobId`, `reason` and the like. Never a token,
     /// a body or a secret. At most 4 KiB of JSON.
     pub data: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Event {
-    /// What a subscriber is told: `{"type","timestamp","data"}`.
+    /// The event as a subscriber receives it: `{"type","timestamp","data"}`.
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::json!({
             "type": self.kind.name(),

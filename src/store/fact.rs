@@ -19,46 +19,46 @@ use crate::mail::mailbox::Priority;
 use crate::mail::subject::Subject;
 use crate::mail::text::bare_message_id;
 
-/// What is remembered of a thread.
+/// The memory of one thread.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mapping {
     /// The thread's id in the product.
     pub thread_id: String,
-    /// The name of the route it belongs to.
+    /// The name of the thread's route.
     pub route: String,
-    /// Whose thread it is: the address that began it or that a token was minted for.
+    /// The address that began the thread or that a token was issued for.
     pub participant: Option<Address>,
-    /// Normalised.
+    /// The normalised subject.
     pub subject: String,
     /// The subject as people read it, bounded as [`Subject::title`] is; `None` where only the normalised
     /// one is known.
     #[serde(default)]
     pub title: Option<String>,
-    /// The mailbox its first mail was for.
+    /// The mailbox of the thread's first mail.
     pub mailbox: Option<String>,
-    /// How urgent its first mail was.
+    /// The priority of the thread's first mail.
     #[serde(default)]
     pub priority: Option<Priority>,
-    /// The Message-ID of its newest mail, in or out.
+    /// The Message-ID of the thread's newest mail, in or out.
     pub last_message_id: Option<String>,
     /// The Message-IDs for References, without brackets: the first of the thread, then the newest, newest last.
     /// [`Mapping::add_reference`] bounds them.
     pub references: Vec<String>,
-    /// The beginnings of the SHA-256 of pictures its mails showed, newest last. Whoever records it
-    /// bounds it.
+    /// The first octets of the SHA-256 of pictures in the thread's mails, newest last. The recorder bounds
+    /// the list.
     #[serde(default)]
     pub images: Vec<[u8; 8]>,
-    /// When it was first recorded.
+    /// Time of the first record.
     pub made_at: Timestamp,
-    /// When it was last recorded.
+    /// Time of the last record.
     pub changed_at: Timestamp,
 }
 
 impl Mapping {
-    /// Message-IDs of a thread that are remembered.
+    /// Upper bound of the Message-IDs that are kept of a thread.
     pub const REFERENCES_MAX: usize = 32;
 
-    /// A thread of which nothing is known yet but whose it is.
+    /// A thread of which only the participant is known yet.
     pub fn new(
         route: &str,
         thread_id: &str,
@@ -106,23 +106,23 @@ impl Mapping {
     }
 }
 
-/// What the store remembers because it was told.
+/// A change of the store's state that a caller records.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fact {
-    /// The thread's mapping is now this. It is found by its sender and subject too.
+    /// The thread has this mapping now. The sender and the subject find the thread too.
     Mapped(Mapping),
-    /// This Message-ID belongs to this thread.
+    /// The Message-ID belongs to the thread.
     Linked {
-        /// The route whose thread it is.
+        /// The name of the thread's route.
         #[serde(default)]
         route: String,
-        /// With or without its angle brackets.
+        /// The Message-ID, with or without its angle brackets.
         message_id: String,
         /// The thread's id in the product.
         thread_id: String,
-        /// We sent it; else it came in. A Message-ID we sent is never taken over by one that came
-        /// in, for anyone can write what he likes in a header.
+        /// Whether Postern sent the mail. A Message-ID of a sent mail is never taken over by one that came
+        /// in, because anyone can write any header.
         sent_by_us: bool,
     },
     /// A step of a delivery is done and must not be done again in another way. Ignored for a
@@ -130,67 +130,67 @@ pub enum Fact {
     Advanced {
         /// The delivery.
         delivery: DeliveryId,
-        /// What is done.
+        /// The finished step.
         step: DeliveryStep,
     },
     /// The delivery is over or waits for a person. Ignored for a delivery that is over already.
     Settled {
         /// The delivery.
         delivery: DeliveryId,
-        /// How it ended.
+        /// The end of the delivery.
         outcome: DeliveryOutcome,
-        /// What `Store::seen` shall find it by.
+        /// The fingerprint by which `MailQueue::seen` finds the delivery.
         fingerprint: Option<Fingerprint>,
-        /// When.
+        /// Time of the end.
         at: Timestamp,
     },
     /// A person sends a parked delivery back to waiting. Ignored for one that is not parked.
     Released {
         /// The delivery.
         delivery: DeliveryId,
-        /// When.
+        /// Time of the release.
         at: Timestamp,
     },
-    /// This token is void.
+    /// The token is void.
     Revoked {
         /// The token's digest.
         token: [u8; 16],
-        /// When.
+        /// Time of the revocation.
         at: Timestamp,
     },
-    /// The thread a token stands for, where the token's own bytes do not tell it: by the digest of
-    /// a token whose thread id is no UUID, or of a lower-cased v1 token.
+    /// The thread of a token whose own bytes do not tell it: a token whose thread id is no UUID, or a
+    /// lower-cased v1 token.
     #[serde(rename = "minted")]
     TokenIssued {
         /// The token's digest.
         token: [u8; 16],
         /// The thread's id in the product.
         thread_id: String,
-        /// When the token was minted, by which it grows old.
+        /// Time of issue, from which the token's age counts.
         at: Timestamp,
     },
-    /// A job was taken. Ignored if one has its id or its key already. The mail is the record's body.
+    /// A job was taken. Ignored if a job with the same id or key exists. The mail is the record's body.
     Enqueued(Box<Job>),
     /// An attempt to send a job begins. Ignored for a job that does not wait.
     Begun {
         /// The job.
         job: JobId,
-        /// When.
+        /// Start of the attempt.
         at: Timestamp,
     },
     /// An attempt failed and there will be another. Ignored for a job that does not wait.
     Deferred {
         /// The job.
         job: JobId,
-        /// When.
+        /// End of the attempt.
         at: Timestamp,
-        /// When the next attempt is due.
+        /// Earliest time of the next attempt.
         due_at: Timestamp,
-        /// As `host:port`, if one was spoken to.
+        /// The relay of the attempt as `host:port`, if one was reached.
         relay: Option<String>,
-        /// What it said, or why.
+        /// The relay's reply, or the cause.
         reply: String,
-        /// It may have been sent all the same.
+        /// Whether the mail may have been sent all the same.
         #[serde(default)]
         in_doubt: bool,
     },
@@ -198,18 +198,18 @@ pub enum Fact {
     Ended {
         /// The job.
         job: JobId,
-        /// How.
+        /// The end of the job.
         outcome: JobOutcome,
-        /// When.
+        /// Time of the end.
         at: Timestamp,
     },
     /// A person has a failed or captured job tried again. Ignored for any other.
     Retried {
         /// The job.
         job: JobId,
-        /// When.
+        /// Time of the retry.
         at: Timestamp,
-        /// When it is given up now.
+        /// The new time at which the job is given up.
         ends_at: Timestamp,
     },
     /// A notice about a job that was sent came back. Ignored for a job that is not known any more.
@@ -217,70 +217,71 @@ pub enum Fact {
     NoticeReceived {
         /// The job.
         job: JobId,
-        /// What it says.
+        /// The content of the notice.
         #[serde(rename = "returned")]
         notice: DsnSummary,
-        /// When.
+        /// Time of arrival.
         at: Timestamp,
     },
     /// Nothing is sent to this address, or more came back from it.
     Suppressed(Suppression),
     /// Mail is sent to this address again.
     Unsuppressed {
-        /// Folded.
+        /// The folded address.
         address: String,
-        /// When.
+        /// Time of the change.
         at: Timestamp,
     },
-    /// What was said last in a talk, on one side.
+    /// The last message of one side of a conversation.
     #[serde(rename = "spoken")]
     MessageRecorded {
-        /// Between whom; that of nobody, if the fact does not tell.
+        /// The two sides; the empty key if the record has none.
         #[serde(default, rename = "talk")]
         conversation: ConversationKey,
-        /// The words.
+        /// The message.
         #[serde(rename = "said")]
         message: LastMessage,
     },
-    /// Something happened that the product is told of. Record it with the fact that made it so.
+    /// An event for the product, recorded together with the fact that caused it.
     Happened(Event),
-    /// A subscriber has all events up to this one, but for those that are open.
+    /// A subscriber has all events up to this one, except for those that are open.
     #[serde(rename = "heard")]
     CursorAdvanced {
         /// The subscriber's name.
         subscriber: String,
-        /// The last event it has.
+        /// The last event that the subscriber has.
         event: EventId,
-        /// Those before that it does not have, in order; [`OPEN_KEPT_MAX`](super::CURSOR_GAPS_MAX) at most.
+        /// Earlier events that the subscriber does not have, in order; at most
+        /// [`CURSOR_GAPS_MAX`](super::CURSOR_GAPS_MAX).
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         open: Vec<EventId>,
-        /// When.
+        /// Time of the change.
         at: Timestamp,
     },
-    /// A word that is good once came with this content: a provider's, for one mail, or a message's that
-    /// we posted ourselves.
+    /// A nonce was used with this content: one of a provider for one mail, or the id of a message that
+    /// Postern posted.
     #[serde(rename = "spent")]
     NonceUsed {
-        /// The word's digest.
+        /// The nonce's digest.
         #[serde(rename = "word")]
         nonce: [u8; 16],
         /// The content's digest.
         content: [u8; 16],
-        /// From when on nobody takes the word any more, so that it can be forgotten.
+        /// Time from which the nonce is refused for its age, so that it need not be kept.
         until: Timestamp,
     },
-    /// How far a folder of an IMAP server has been looked through.
+    /// A folder of an IMAP server was read up to a position.
     #[serde(rename = "polled")]
     MailboxPolled {
-        /// Whose folder, and where: `USER@HOST/FOLDER`.
+        /// The folder as `USER@HOST/FOLDER`.
         mailbox: String,
-        /// How far.
+        /// The new position.
         position: ImapPosition,
     },
 }
 
 impl Fact {
-    /// The job it is about.
+    /// The job that the fact is about.
     pub(super) fn job(&self) -> Option<JobId> {
         match self {
             Self::Enqueued(job) => Some(job.id),
@@ -294,21 +295,21 @@ impl Fact {
     }
 }
 
-/// How far a folder of an IMAP server has been looked through (RFC 3501 section 2.3.1.1).
+/// The position up to which a folder of an IMAP server was read (RFC 3501 section 2.3.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImapPosition {
     /// The folder's UIDVALIDITY: with another, its UIDs mean other mails.
     pub uid_validity: u32,
     /// The last UID that was looked at; 0 before the first.
     pub uid: u32,
-    /// What has a lower UID was there when the folder was met, and may be an old mail.
+    /// Mails below this UID were in the folder when it was first read, and may be old.
     pub old_below: u32,
-    /// An old mail that somebody has read is taken only if it arrived after this moment.
+    /// Earliest arrival of an old, already read mail that is still taken.
     pub since: Timestamp,
 }
 
 impl ImapPosition {
-    /// Its form in the index.
+    /// The position's form in the index.
     pub(super) fn encode(&self) -> [u8; 20] {
         let mut bytes = [0; 20];
         bytes[..4].copy_from_slice(&self.uid_validity.to_le_bytes());
@@ -330,7 +331,7 @@ impl ImapPosition {
     }
 }
 
-/// What of a delivery is done.
+/// A finished step of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeliveryStep {
@@ -346,27 +347,27 @@ pub enum DeliveryStep {
         /// The message's id in the product.
         message_id: String,
     },
-    /// A person sent it back from where it was parked: what only waited for that word goes on.
+    /// A person released the parked delivery, which confirms what the delivery waited for.
     Approved,
 }
 
-/// How a delivery ended, or that it waits for a person.
+/// The end of a delivery, or its wait for a person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeliveryOutcome {
-    /// The product has it.
+    /// The product has the mail.
     Delivered {
         /// The thread's id in the product.
         thread_id: String,
         /// The message's id in the product.
         message_id: String,
     },
-    /// It waits for a person.
+    /// The delivery waits for a person.
     Parked {
-        /// Why, for the person.
+        /// The reason, for the person.
         reason: String,
     },
-    /// A rule says that it is not to be posted.
+    /// A rule says that the mail is not posted.
     Dropped {
         /// The rule's name: one of a few, for each has a number of its own in the ledger.
         rule: String,
@@ -376,21 +377,21 @@ pub enum DeliveryOutcome {
 /// A delivery that waits or is parked, as the worker and the queue commands see it.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    /// Its name.
+    /// The delivery's id.
     pub id: DeliveryId,
     /// The mail's envelope, shared by the mail's deliveries.
     pub envelope: Arc<Envelope>,
-    /// The recipient it is for.
+    /// The delivery's recipient.
     pub recipient: Recipient,
-    /// What of it is done, one of a kind, oldest first.
+    /// The finished steps, one of a kind, oldest first.
     pub steps: Vec<DeliveryStep>,
-    /// Why it is parked, if it is.
+    /// The reason for which the delivery is parked, if it is.
     pub parked: Option<String>,
-    /// Bytes of the mail.
+    /// Size of the mail in bytes.
     pub bytes: u64,
 }
 
-/// Where every delivery (one mail for one recipient) that was ever accepted is now.
+/// The numbers of deliveries (one mail for one recipient) by state.
 ///
 /// `received` is always the sum of all the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

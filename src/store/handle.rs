@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 
 /// A handle to everything that must survive a crash. Clones are handles to the same store.
 ///
-/// It dereferences to [`StoreBackend`], whose four parts are what may be asked.
+/// The handle dereferences to [`StoreBackend`] with its four parts.
 #[derive(Clone, Debug)]
 pub struct Store(Arc<dyn StoreBackend>);
 

@@ -1,6 +1,6 @@
-//! Owns the words the outbox is spoken of in: a job, what became of it, what was tried.
+//! Owns the outbox's vocabulary: jobs, their states, their attempts.
 //!
-//! Does not keep them, and sends nothing.
+//! Does not store jobs and does not send mail.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,85 +8,85 @@ use crate::clock::Timestamp;
 use crate::mail::address::Address;
 use crate::mail::job_id::JobId;
 
-/// Entries of one job's history at most: the first ones and the newest are kept.
+/// Upper bound of the entries in a job's history: the first ones and the newest are kept.
 pub const HISTORY_MAX: usize = 32;
 
-/// One mail to one person, as it was taken. The mail's bytes lie beside it.
+/// One mail to one person, as it was accepted. The mail's bytes are stored beside the job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// Its name, chosen by whoever hands it in.
+    /// The job's id, chosen by the caller.
     pub id: JobId,
-    /// The name of the route it belongs to.
+    /// The name of the job's route.
     pub route: String,
-    /// The thread it belongs to. Jobs of one thread leave in the order in which they came.
+    /// The job's thread. Jobs of one thread are sent in the order in which they were accepted.
     pub thread_id: Option<String>,
     /// The product's own id of the message.
     pub product_message_id: Option<String>,
     /// The mail's Message-ID, in its angle brackets.
     pub message_id: String,
-    /// Whom it is for: the envelope's one recipient.
+    /// The envelope's one recipient.
     pub recipient: Address,
     /// The envelope's sender, where bounces go; `None` is the null sender.
     pub return_path: Option<Address>,
     /// The mail's subject.
     pub subject: String,
-    /// By which the same request coming again is known.
+    /// The key by which a repeated request is recognised.
     pub key: [u8; 16],
-    /// What it is known by too.
+    /// A second key by which a repeated request is recognised.
     #[serde(default)]
     pub also: Option<[u8; 16]>,
     /// The digest of what was asked for: another request under the same key differs in it.
     pub content: [u8; 16],
-    /// When it was taken.
+    /// Time of acceptance.
     pub made_at: Timestamp,
-    /// When it is given up.
+    /// Time at which the job is given up.
     pub ends_at: Timestamp,
 }
 
 impl Job {
-    /// All that it is known by if the same request comes again.
+    /// All keys by which a repeated request is recognised.
     pub fn keys(&self) -> impl Iterator<Item = [u8; 16]> {
         [Some(self.key), self.also].into_iter().flatten()
     }
 }
 
-/// What `Store::enqueue` found.
+/// The answer to a new job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EnqueueResult {
     /// The job is on disk.
     New,
     /// A job with one of its keys is there already, and nothing was done.
     Exists {
-        /// That job.
+        /// The id of the existing job.
         id: JobId,
-        /// It asked for the same.
+        /// Whether the existing job has the same content.
         same: bool,
     },
 }
 
-/// Where a job is.
+/// The state of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
-    /// It waits for its next attempt.
+    /// The job waits for its next attempt.
     Waiting {
-        /// When that is, at the earliest.
+        /// Earliest time of the next attempt.
         due_at: Timestamp,
     },
-    /// A relay took it.
+    /// A relay accepted the mail.
     Sent,
-    /// It is kept to be looked at, and never sent.
+    /// The mail is kept for viewing and is never sent.
     Captured,
-    /// It was given up, and is kept for a person.
+    /// Postern gave the job up and keeps it for a person.
     Failed {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// It was called back before it was sent.
+    /// The job was cancelled before it was sent.
     Cancelled,
-    /// It was sent and came back.
+    /// The mail was sent and came back.
     Bounced {
-        /// What the other side said.
+        /// The diagnostic of the other side.
         reason: String,
     },
 }
@@ -156,96 +156,96 @@ impl JobStateKind {
     }
 }
 
-/// One line of a job's history.
+/// One entry of a job's history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptRecord {
-    /// When.
+    /// Time of the entry.
     pub at: Timestamp,
-    /// What: `sent`, `deferred`, `failed`, `captured`, `cancelled`, `retried`, `bounced` or `delayed`.
+    /// The kind of entry: `sent`, `deferred`, `failed`, `captured`, `cancelled`, `retried`, `bounced` or `delayed`.
     pub what: String,
-    /// The relay that was spoken to, as `host:port`.
+    /// The relay that was reached, as `host:port`.
     pub relay: Option<String>,
-    /// What it said, or why; at most 1 KiB.
+    /// The relay's reply, or the cause; at most 1 KiB.
     pub reply: String,
 }
 
-/// A job with all that became of it.
+/// A job with its state and history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobRecord {
-    /// As it was taken.
+    /// The job as it was accepted.
     pub job: Job,
-    /// Where it is.
+    /// The job's state.
     pub state: JobState,
-    /// An attempt began then, and nothing is known of its end: it may have been sent.
+    /// Start of an attempt whose end is unknown: the mail may have been sent.
     pub begun_at: Option<Timestamp>,
-    /// How often it was tried.
+    /// Number of attempts.
     pub attempts: u32,
-    /// How often it was put off in doubt, for no answer to the end of the mail came and it may have been sent;
-    /// since a person last had it tried again.
+    /// Number of attempts, since a person last retried the job, that ended without an answer to the end of
+    /// the mail, so that the mail may have been sent.
     #[serde(default)]
     pub doubts: u32,
-    /// Oldest first, at most [`HISTORY_MAX`].
+    /// The entries, oldest first; at most [`HISTORY_MAX`].
     pub history: Vec<AttemptRecord>,
 }
 
-/// How an attempt, or a person's word, ended a job.
+/// The end of a job by an attempt or by a person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobOutcome {
-    /// A relay took it.
+    /// A relay accepted the mail.
     Sent {
-        /// As `host:port`.
+        /// The relay as `host:port`.
         relay: String,
-        /// What it said.
+        /// The relay's reply.
         reply: String,
     },
-    /// It is kept to be looked at.
+    /// The mail is kept for viewing.
     Captured,
-    /// It is given up: no for good, or too old.
+    /// The job is given up: a permanent refusal, or its time is over.
     Failed {
-        /// As `host:port`, if one was spoken to.
+        /// The relay as `host:port`, if one was reached.
         relay: Option<String>,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// It was called back.
+    /// The job was cancelled.
     Cancelled,
 }
 
 /// A notice that came back about a job that was sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DsnSummary {
-    /// It will not be delivered; else it only takes longer.
+    /// Whether the delivery failed; otherwise it is only delayed.
     pub failed: bool,
-    /// The address will never work; else it may another time.
+    /// Whether the failure is permanent for the address.
     pub hard: bool,
     /// The enhanced status, as `5.1.1` (RFC 3463).
     pub status: Option<String>,
-    /// The diagnostic in the other side's words; at most 1 KiB.
+    /// The other side's diagnostic; at most 1 KiB.
     pub reason: String,
-    /// The name of the MTA that said so.
+    /// The name of the remote MTA.
     pub remote_mta: Option<String>,
 }
 
-/// An address nothing is sent to.
+/// An address to which nothing is sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Suppression {
     /// The address, folded.
     pub address: String,
-    /// Why.
+    /// The reason.
     pub reason: String,
-    /// The job that came back last.
+    /// The job whose mail came back last.
     pub job: Option<JobId>,
-    /// How many jobs came back for good; 0 if a person put it there.
+    /// Number of jobs whose mail came back for good; 0 if a person suppressed the address.
     pub bounces: u32,
-    /// Since when.
+    /// Start of the suppression.
     pub at: Timestamp,
-    /// Until when.
+    /// End of the suppression.
     pub until: Timestamp,
 }
 
-/// Between whom words went: us and one person, in one thread of one route. Two products may have threads of
-/// the same id, and in one thread several people may write who are not to read each other.
+/// The two sides of a conversation: Postern and one person, in one thread of one route. Two products may
+/// have threads of the same id, and several people in one thread may not be allowed to read each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConversationKey {
     /// The route's name.
@@ -256,43 +256,43 @@ pub struct ConversationKey {
     pub with: String,
 }
 
-/// Words of a talk that were written last, on one side.
+/// The last message of one side of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastMessage {
-    /// We sent them; else they came in.
+    /// Whether Postern sent the message.
     pub by_us: bool,
-    /// Who wrote them, if that is known.
+    /// The author's name, if known.
     pub name: Option<String>,
-    /// When.
+    /// Time of the message.
     pub at: Timestamp,
-    /// What; at most [`LastMessage::TEXT_BYTES_MAX`].
+    /// The text; at most [`LastMessage::TEXT_BYTES_MAX`].
     pub text: String,
 }
 
 impl LastMessage {
-    /// Octets of a text that are kept.
+    /// Upper bound of the kept text, in octets.
     pub const TEXT_BYTES_MAX: usize = 32 * 1024;
 }
 
-/// How many jobs there are of each state. `taken` is the sum of the others.
+/// The numbers of jobs by state. `taken` is the sum of the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutboxLedger {
-    /// Ever taken.
+    /// Jobs that were ever accepted.
     pub taken: u64,
-    /// Not over.
+    /// Jobs that wait for an attempt.
     pub waiting: u64,
-    /// Taken by a relay, those that came back later among them.
+    /// Jobs whose mail a relay accepted, including those that came back later.
     pub sent: u64,
-    /// Kept to be looked at.
+    /// Jobs whose mail is kept for viewing.
     pub captured: u64,
-    /// Given up.
+    /// Jobs that were given up.
     pub failed: u64,
-    /// Called back.
+    /// Jobs that were cancelled.
     pub cancelled: u64,
 }
 
 impl OutboxLedger {
-    /// Every job that was taken is somewhere.
+    /// Whether every accepted job is in one state.
     pub(super) const fn adds_up(&self) -> bool {
         self.taken == self.waiting + self.sent + self.captured + self.failed + self.cancelled
     }

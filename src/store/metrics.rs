@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-/// What the store counts about itself. Clones share their numbers.
+/// The store's counters. Clones share their numbers.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     sync: Histogram,

@@ -83,7 +83,7 @@ impl EmbeddedStore {
             .await?
     }
 
-    /// As [`EmbeddedStore::read`], for an answer that has errors of its own.
+    /// Variant of [`EmbeddedStore::read`] for an answer that has errors of its own.
     pub(super) async fn read_raw<T: Send + 'static>(
         &self,
         question: impl FnOnce(&StoreShared) -> T + Send + 'static,

@@ -52,7 +52,7 @@ impl Disk {
         file.write_all_at(bytes, at)
     }
 
-    /// What was written to `file`, and its length, are on the disk when this returns `Ok`.
+    /// Brings the contents and the length of `file` to the disk.
     pub(super) fn sync(&self, file: &File) -> io::Result<()> {
         self.change(DiskChange::Sync)?;
         file.sync_data()
@@ -110,7 +110,7 @@ pub(in crate::store) mod faults {
 
     use super::DiskChange;
 
-    /// What fails, and when.
+    /// The failures to come.
     #[derive(Debug, Default)]
     pub(in crate::store) struct DiskFaults(Mutex<FaultPlan>);
 

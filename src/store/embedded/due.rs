@@ -96,7 +96,7 @@ impl DueQueue {
         overdue.chain(put_off).take(count).collect()
     }
 
-    /// When the next job is due that `is_free`, of the domains that are open.
+    /// Time at which the next job is due that `is_free`, of the domains that are open.
     pub(super) fn next_due(
         &self,
         is_free: impl Fn(JobId) -> bool,

@@ -63,9 +63,9 @@ impl Record {
 /// One record as found in a segment.
 #[derive(Clone, Debug)]
 pub(super) struct FrameRow {
-    /// This record's own number.
+    /// The record's own number.
     pub(super) seq: u64,
-    /// The number it had when it was first written: `seq` unless it was carried here.
+    /// The number of the first copy: `seq` unless the record was carried here.
     pub(super) origin: u64,
     pub(super) head: Vec<u8>,
     pub(super) span: RecordSpan,
@@ -78,7 +78,7 @@ impl FrameRow {
     }
 }
 
-/// Where in a segment a record's parts stand.
+/// The place of a record's parts in a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RecordSpan {
     pub(super) head_at: u64,
@@ -89,7 +89,7 @@ pub(super) struct RecordSpan {
     pub(super) body_crc: u32,
 }
 
-/// What ties a frame to its place: the segment's life, the frame's turn in it, its first record's number.
+/// The ties of a frame to its place: the segment's life, the frame's turn in it, its first record's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FrameStamp {
     pub(super) salt: u64,
@@ -196,7 +196,7 @@ pub(super) fn frame_bytes(records: &[Record]) -> u64 {
     ((FRAME_HEADER_BYTES + rows) as u64).next_multiple_of(ALIGN)
 }
 
-/// Where the parts of `records` stand if their frame stands at `at`.
+/// The places of the parts of `records` in a frame at `at`.
 pub(super) fn spans(records: &[Record], at: u64) -> Vec<RecordSpan> {
     let heads: u64 = records.iter().map(|r| r.head.len() as u64).sum();
     let mut head_at = at + (FRAME_HEADER_BYTES + records.len() * ROW_BYTES) as u64;

@@ -121,7 +121,7 @@ impl IndexKey {
         Self::tagged(b'h', digest_text(&[subscriber]))
     }
 
-    /// What stands before all entries of a kind, and after them.
+    /// Keys before and after all entries of a kind.
     pub(super) const fn bounds(tag: u8) -> (Self, Self) {
         (Self::tagged(tag, [0; 16]), Self::tagged(tag, [u8::MAX; 16]))
     }
@@ -148,7 +148,7 @@ impl IndexKey {
     }
 }
 
-/// What the index says about itself, written with the entries it is true for.
+/// The index's description of itself, written with the entries it is true for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::store) struct IndexMeta {
     /// The number of the last record applied.
@@ -178,7 +178,7 @@ impl Index {
     /// Opens what is in `folder`, or begins an empty index there.
     ///
     /// # Errors
-    /// What is in the folder is damaged.
+    /// The folder's contents are damaged.
     pub(in crate::store) fn open(folder: &Path) -> Result<Self, IndexError> {
         const CACHE_BYTES: u64 = 64 << 20;
         let config = sled::Config::new()
@@ -211,7 +211,7 @@ impl Index {
 
     /// Writes entries (`None`: takes them away). `meta` is written with the last of them.
     ///
-    /// It is not one atom. If it stops halfway the old meta stands, and applying the same records
+    /// The write is not atomic. After a stop halfway the old meta stands, and applying the same records
     /// again gives the same entries.
     pub(in crate::store) fn apply<'a>(
         &self,

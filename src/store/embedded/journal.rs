@@ -22,7 +22,7 @@ const SPARES_MAX: usize = 3;
 /// Bytes at the end of a state segment kept for facts that make room.
 const RESERVE_BYTES_MAX: u64 = 4096;
 
-/// Why nothing was appended.
+/// The reason for which nothing was appended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum AppendError {
     /// There was no room for another segment, or no file for it. It may pass.
@@ -79,7 +79,7 @@ impl Journal {
     /// Reads what there is. A torn tail is cut, with a warning.
     ///
     /// # Errors
-    /// What cannot be read, or is damaged elsewhere than at the tail.
+    /// A file that cannot be read, or damage elsewhere than at the tail.
     pub(super) fn open(
         folder: &Path,
         segment_bytes: u64,

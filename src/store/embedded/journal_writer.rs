@@ -58,7 +58,7 @@ impl StateRecord {
     }
 }
 
-/// What the store asks of its writer.
+/// A request to the journal's writer.
 #[derive(Debug)]
 pub(super) enum WriteRequest {
     Accept {

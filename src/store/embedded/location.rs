@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::frame::{RecordSpan, u32_at, u64_at};
 use super::segment::SegmentKind;
 
-/// Where a record stands.
+/// The place of a record in the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RecordLocation {
     pub(super) segment: u64,

@@ -181,7 +181,7 @@ pub(super) trait Lookup {
         Ok(found)
     }
 
-    /// How far a subscriber is.
+    /// The position of a subscriber.
     fn cursor(&self, subscriber: &str) -> Result<Option<Cursor>, IndexError> {
         let entry = self.entry(IndexKey::cursor(subscriber))?;
         Ok(entry.and_then(|(_, payload)| decode_cursor(&payload)))

@@ -27,21 +27,21 @@ struct BoundContent {
     on_disk: bool,
 }
 
-/// What is known of a nonce.
+/// The state of a nonce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NonceState {
-    /// It came with other content.
+    /// The nonce came with other content.
     Taken,
-    /// It is on disk with this content.
+    /// The nonce is on disk with this content.
     Bound,
-    /// It has this content, and is not on disk yet.
+    /// The nonce has this content, and is not on disk yet.
     Claimed,
     /// Nothing is known in memory.
     Unknown,
 }
 
 impl NonceCache {
-    /// What memory knows of a nonce.
+    /// The state of a nonce as far as memory has it.
     pub(super) fn look(&self, nonce: &Nonce) -> NonceState {
         match self.nonces().contents.get(&nonce.digest) {
             None => NonceState::Unknown,

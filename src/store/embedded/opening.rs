@@ -73,7 +73,7 @@ pub(super) fn open(
 struct DataFolder {
     path: PathBuf,
     lock: FolderLock,
-    /// It was never used before.
+    /// Whether the folder was never used before.
     new: bool,
 }
 
@@ -151,7 +151,7 @@ fn load(
     rebuild(folder, journal, limits)
 }
 
-/// Why an index is not believed.
+/// The reason for which an index is made again.
 #[derive(Debug, thiserror::Error)]
 enum RebuildReason {
     #[error("it is gone")]
@@ -465,4 +465,21 @@ fn sync_folder(folder: &Path) -> Result<(), OpenError> {
     File::open(folder)
         .and_then(|f| f.sync_all())
         .map_err(|e| OpenError::io(folder, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_of_the_descriptor_does_not_keep_the_folder_locked() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = lock(folder.path()).unwrap();
+        assert!(matches!(lock(folder.path()), Err(OpenError::Locked { .. })));
+        // As a child process has one between its fork and its exec.
+        let copy = held.0.try_clone().unwrap();
+        drop(held);
+        assert!(lock(folder.path()).is_ok());
+        drop(copy);
+    }
 }

@@ -48,7 +48,7 @@ pub(super) struct OutboxState {
     given_up: Option<EventId>,
 }
 
-/// Where a job is listed.
+/// The list that holds a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum JobList {
     Waiting,
@@ -63,7 +63,7 @@ struct WaitingJob {
     due_at: Timestamp,
     made_at: Timestamp,
     order_key: OrderKey,
-    /// Where its recipient is, in A-labels.
+    /// The recipient's domain, in A-labels.
     domain: Arc<str>,
     order: u64,
     mail_bytes: u32,
@@ -273,7 +273,7 @@ impl OutboxState {
         self.events.range(behind).map(|(id, _)| *id)
     }
 
-    /// Where an event stands, if it is kept.
+    /// Location of an event, if it is kept.
     pub(super) fn event_location(&self, id: EventId) -> Option<RecordLocation> {
         self.events.get(&id).copied()
     }

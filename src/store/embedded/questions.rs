@@ -29,7 +29,7 @@ use crate::store::job::{ConversationKey, JobRecord, LastMessage};
 /// disk may fail once.
 const TRIES: usize = 3;
 
-/// Why a question has no answer.
+/// The reason for which a question has no answer.
 #[derive(Debug)]
 pub(super) enum ReadFault {
     Index(IndexError),
@@ -82,7 +82,7 @@ impl Lookup for StoreShared {
 }
 
 impl StoreShared {
-    /// What a caller hears of a fault. An index that cannot be read ends the store, for an answer it
+    /// The caller's error for a fault. An index that cannot be read ends the store, for an answer it
     /// does not give is no answer; a record that cannot be read is that record's own trouble.
     pub(super) fn judge(&self, fault: ReadFault) -> StoreError {
         match fault {

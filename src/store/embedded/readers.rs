@@ -21,7 +21,7 @@ type Read = Box<dyn FnOnce() + Send>;
 #[derive(Debug)]
 pub(in crate::store) struct Readers {
     sender: Sender<Read>,
-    /// As many as there are threads, so that what waits is bounded by who waits.
+    /// One permit per thread, so that the queue is bounded by the number of callers.
     permits: Arc<Semaphore>,
 }
 

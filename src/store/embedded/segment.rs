@@ -22,7 +22,7 @@ const MAGIC: [u8; 8] = *b"postern\n";
 const VERSION: u32 = 1;
 const FLAG_REUSED: u32 = 1;
 
-/// What a segment holds.
+/// The contents of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum SegmentKind {
     /// Accepted mail.
@@ -135,7 +135,7 @@ pub(super) struct Segment {
     pub(super) header: SegmentHeader,
     pub(super) path: PathBuf,
     file: File,
-    /// Where the next frame goes.
+    /// Offset of the next frame.
     end: u64,
     batch: u64,
     bytes_max: u64,
@@ -249,13 +249,13 @@ impl Segment {
     }
 }
 
-/// What a walk meets next.
+/// The next thing that a walk meets.
 #[derive(Debug)]
 pub(super) enum WalkStep {
     Frame(Vec<FrameRow>),
     /// The segment ends here, as it was meant to.
     Seal,
-    /// What stands here is no frame of this segment's.
+    /// The bytes here are no frame of this segment.
     End,
 }
 
@@ -266,7 +266,7 @@ pub(super) struct SegmentWalk {
     pub(super) path: PathBuf,
     file: File,
     file_bytes: u64,
-    /// Where the next frame is looked for.
+    /// Offset at which the next frame is expected.
     at: u64,
     /// The turn the next frame must have.
     batch: u64,

@@ -29,10 +29,10 @@ const BEHIND_ENOUGH: usize = 2048;
 // Tests want everything that follows from a writing to happen at once.
 const GATHER_WAIT: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 250 });
 
-/// How often what was written to the index is handed to the kernel, at most.
+/// Shortest time between two hand-overs of index writes to the kernel.
 const FLUSH_EVERY: Duration = GATHER_WAIT;
 
-/// What the threads of a store share.
+/// The state that the threads of a store share.
 #[derive(Debug)]
 pub(super) struct StoreShared {
     pub(super) settings: Settings,
@@ -52,7 +52,7 @@ pub(super) struct StoreShared {
     progressed: Condvar,
 }
 
-/// How far the index is.
+/// The progress of the index.
 #[derive(Debug, Default)]
 struct IndexProgress {
     behind: usize,
@@ -283,7 +283,7 @@ impl Drop for IndexThreadEnd<'_> {
     }
 }
 
-/// What tells whether more mail may come in.
+/// The measure of whether more mail may come in.
 #[derive(Debug)]
 pub(super) struct Capacity {
     folder: PathBuf,
@@ -294,7 +294,7 @@ pub(super) struct Capacity {
     free_bytes: AtomicU64,
     free_bytes_min: u64,
     begun: Instant,
-    /// When the disk is asked next, in milliseconds after `begun`.
+    /// Time of the next look at the disk, in milliseconds after `begun`.
     sample_at: AtomicU64,
 }
 

@@ -17,7 +17,7 @@ pub(in crate::store) struct StoredJob {
     pub(in crate::store) record: JobRecord,
     /// The number of the fact that last had it wait: of one thread the lowest leaves first.
     pub(in crate::store) order: u64,
-    /// When it last ended.
+    /// Time of the last end.
     pub(in crate::store) over_at: Option<Timestamp>,
     /// The number of the fact that took its mail away: it is over for good, and soon forgotten.
     pub(in crate::store) settled: Option<u64>,
@@ -31,7 +31,7 @@ pub(super) struct IndexedJob {
     pub(super) seq: u64,
     /// The number of the record from which on all is known of it.
     pub(super) base: u64,
-    /// Where that record stands, whose body is the mail unless the job is settled.
+    /// Location of that record, whose body is the mail unless the job is settled.
     pub(super) location: RecordLocation,
 }
 
@@ -46,7 +46,7 @@ impl IndexedJob {
         }
     }
 
-    /// What is written to the index behind the number.
+    /// The entry's form in the index, behind the number.
     pub(super) fn encode(&self) -> Vec<u8> {
         // Every part of it has a JSON form; what has none would be read back as damage.
         serde_json::to_vec(&(self.base, self.location, &self.stored)).unwrap_or_default()
@@ -86,7 +86,7 @@ impl StoredJob {
         }
     }
 
-    /// What the fact `seq` makes of the job. Facts about other things change nothing.
+    /// Applies the fact `seq` to the job. Facts about other things change nothing.
     pub(in crate::store) fn apply(&mut self, fact: Fact, seq: u64) {
         match fact {
             Fact::Begun { at, .. } => {

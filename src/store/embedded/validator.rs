@@ -54,7 +54,7 @@ enum JobStatus {
     Unknown,
 }
 
-/// What becomes of a job that is handed in.
+/// The decision about a new job.
 #[derive(Debug)]
 pub(super) enum EnqueueDecision {
     New(EncodedFacts),

@@ -14,7 +14,7 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 
 /// Whoever owns a journal: what is done on the writer's thread.
 pub(super) trait BatchWriter: Send + 'static {
-    /// What is asked for, with the place to answer.
+    /// A request, with the channel for its answer.
     type Request: Send + 'static;
 
     /// About how many bytes a request writes.

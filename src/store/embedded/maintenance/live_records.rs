@@ -24,7 +24,7 @@ pub(super) struct LiveRecord {
     pub(super) relocation: Relocation,
 }
 
-/// What is found by where a record stands.
+/// The references to a record's location.
 pub(super) enum Relocation {
     Nothing,
     /// A mapping, words or an event.

@@ -30,7 +30,7 @@ use compaction::Compaction;
 /// Failed and captured jobs given up in one piece.
 const JOBS_ONCE: usize = 64;
 
-/// How far upkeep is.
+/// The progress of the maintenance.
 #[derive(Debug, Default)]
 pub(super) struct Maintenance {
     compaction: Option<Compaction>,
@@ -44,7 +44,7 @@ pub(super) struct Maintenance {
     seen: u64,
 }
 
-/// What the upkeep met, besides having done its piece.
+/// The result of one piece of maintenance.
 enum WorkLeft {
     More,
     Nothing,
@@ -176,7 +176,7 @@ impl JournalWriter {
         retired.map_err(|_| WriterStopped)
     }
 
-    /// What was appended is part of the state.
+    /// Makes the appended records part of the state.
     fn publish(&self) {
         let mut state = self.shared.state_mut();
         state.seq = self.journal.last_seq();

@@ -26,16 +26,16 @@ use crate::store::id::{DeliveryId, MailId};
 mod outbox;
 mod pending;
 
-/// How a fact is to be applied.
+/// The circumstances in which a fact is applied.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ApplyContext {
     /// The number it had when it was first written.
     pub(super) origin: u64,
-    /// It was written here for the first time, and no totals count it yet.
+    /// Whether the record was written for the first time, so that no totals count it yet.
     pub(super) counts: bool,
     /// A later fact may have been applied already.
     pub(super) replayed: bool,
-    /// Where its record stands.
+    /// Location of the fact's record.
     pub(super) location: RecordLocation,
 }
 
@@ -45,7 +45,7 @@ pub(super) fn partitions(envelope: &Envelope) -> Vec<PartitionKey> {
     envelope.recipients.iter().map(partition).collect()
 }
 
-/// What the facts add up to.
+/// The sum of all facts.
 #[derive(Debug)]
 pub(super) struct StoreState {
     index: Index,
@@ -71,11 +71,11 @@ pub(super) struct StoreState {
     limits: RetentionLimits,
 }
 
-/// How long settled jobs are known.
+/// The bounds of what is kept of settled jobs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RetentionLimits {
     pub(super) dedupe_window: Duration,
-    /// How many of them.
+    /// Number of settled jobs that are kept.
     pub(super) sent_kept: u64,
 }
 

@@ -14,7 +14,7 @@ use crate::store::fact::Fact;
 use crate::store::id::EventId;
 use crate::store::job::{Job, JobOutcome, OutboxLedger, Suppression};
 
-/// How finely it is known which settled jobs are the oldest: one part in this many of all that are kept.
+/// Resolution of the age of settled jobs: one part in this many of all that are kept.
 const MILESTONES: u64 = 64;
 
 impl StoreState {
@@ -219,8 +219,8 @@ impl StoreState {
 
     // Inside.
 
-    /// It is `at` now. Time goes back with the clock: one that was a year ahead for a moment must not
-    /// have everything forgotten for good. What is replayed may be older than what was told.
+    /// Sets the time to `at`. Time goes back with the clock: one that was a year ahead for a moment must not
+    /// have everything forgotten for good. Replayed facts may be older than the time that was set.
     pub(super) fn advance_clock(&mut self, at: Timestamp, stamp: ApplyContext) {
         self.newest_at = match stamp.replayed {
             true => self.newest_at.max(at),

@@ -9,12 +9,12 @@ use crate::store::embedded::index::{IndexError, IndexKey, IndexMeta};
 use crate::store::embedded::pending_writes::{PendingWrites, sorted};
 
 impl StoreState {
-    /// How many changes the index has not seen.
+    /// Number of changes that the index does not have.
     pub(in crate::store) fn pending_count(&self) -> usize {
         self.pending.len() + self.dirty_mails.len()
     }
 
-    /// How many of them are entries, and about how many bytes those have.
+    /// Number of index entries among them, and their approximate size in bytes.
     pub(in crate::store) fn pending_entries(&self) -> (usize, usize) {
         (self.pending.len(), self.pending_bytes)
     }
@@ -49,7 +49,7 @@ impl StoreState {
         self.index.apply(sorted(&entries), None)
     }
 
-    /// What was taken out is in the index.
+    /// Marks the changes that were taken out as written.
     pub(in crate::store) fn pending_written(&mut self) {
         self.writing = Arc::default();
     }
