@@ -22,7 +22,7 @@ pub enum TrustedRoots<'a> {
     Only(&'a [u8]),
 }
 
-/// Why no client can be set up with these authorities.
+/// A reason why no client can be set up with these authorities.
 #[derive(Debug, Error)]
 pub enum TrustError {
     /// One of the certificates cannot be used as an authority.

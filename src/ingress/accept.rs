@@ -16,7 +16,7 @@ use crate::mail::address::Address;
 use crate::mail::envelope::{Door, Envelope, Peer, Recipient};
 use crate::store::{MailId, Store, StoreError};
 
-/// Why a mail was not accepted. The client may bring it again.
+/// A reason why a mail was not accepted. The client may bring it again.
 #[derive(Debug, Error)]
 pub enum AcceptError {
     /// The store takes no mail.
@@ -28,7 +28,7 @@ pub enum AcceptError {
     TimedOut,
 }
 
-/// What the log line tells beside the envelope. Each door fills in what it knows.
+/// The words of the log line beside the envelope. Each door fills in those it knows.
 #[derive(Clone, Debug, Default)]
 pub struct AcceptedVia<'a> {
     /// Number of the connection.
@@ -37,7 +37,7 @@ pub struct AcceptedVia<'a> {
     pub peer: Option<String>,
     /// Address of the client behind the peer, where that told one.
     pub client: Option<String>,
-    /// Whether the connection had TLS.
+    /// True if the connection had TLS.
     pub tls: Option<bool>,
     /// Name of the webhook provider.
     pub provider: Option<&'a str>,

@@ -1,6 +1,6 @@
-//! Owns the routes: which domains are ours, and what an address at one of them stands for.
+//! Owns the routes: the domains that are ours, and the meaning of an address at one of them.
 //!
-//! Does not decide what a peer hears, nor where a mail without a token belongs among the threads.
+//! Does not decide a client's response, nor the thread of a mail without a token.
 
 use std::collections::HashMap;
 
@@ -40,7 +40,7 @@ pub struct Route {
     pub catch_all: Option<String>,
     /// The mailbox for `postmaster` (RFC 5321 section 4.5.1).
     pub postmaster: String,
-    /// What becomes of mail whose sender is not known for sure.
+    /// The policy for mail whose sender is not known for sure.
     pub policy: AuthPolicy,
 }
 
@@ -78,7 +78,7 @@ impl Routes {
         self.list.iter()
     }
 
-    /// The route whose domain it is.
+    /// The route that has this domain.
     pub fn by_domain(&self, domain: &Domain) -> Option<&Route> {
         self.by_domain.get(domain).map(|at| &self.list[*at])
     }
@@ -88,12 +88,12 @@ impl Routes {
         self.list.iter().find(|route| route.name == name)
     }
 
-    /// What mail for `address` is: a thread's, by its verified token, one about a mail we sent, by its
-    /// verified return path, or a mailbox's. `store` knows
-    /// the tokens that were revoked and those whose letters lost their case on the way.
+    /// The recipient that `address` stands for: a thread, by its verified token, a mail we sent, by its
+    /// verified return path, or a mailbox. `store` knows the tokens that were revoked and those whose
+    /// letters lost their case on the way.
     ///
     /// # Errors
-    /// Says why the address is not ours to take.
+    /// The reason why the address is not ours.
     pub async fn resolve(
         &self,
         store: &Store,
@@ -119,7 +119,7 @@ impl Routes {
         }
     }
 
-    /// What is to become of a mail for this recipient, for who sent it. `author` is the one address
+    /// The policy's decision about a mail for this recipient, by its sender. `author` is the one address
     /// of its From field.
     /// # Errors
     /// The store does not tell whose the thread is.
@@ -190,7 +190,7 @@ impl Routes {
 impl Route {
     /// True if `author` is whom the token was minted for, or else the thread's known sender. To which
     /// thread a mail without a token belongs is found later, and then this is asked again: until
-    /// then it may be his.
+    /// then it may be the author's.
     async fn is_participant(
         &self,
         store: &Store,
@@ -226,33 +226,33 @@ impl Route {
     }
 }
 
-/// Why an address is not ours to take.
+/// A reason why an address is not ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Unroutable {
-    /// Its token is ours, but too old.
+    /// The token is ours, but too old.
     #[error("token expired")]
     Expired,
-    /// It has a token's form, but no key of the route signed it.
+    /// The address has a token's form, but no key of the route signed it.
     #[error("token forged")]
     Forged,
-    /// It is at a domain that is not ours, or asks to be sent on to one.
+    /// The address is at a domain that is not ours, or asks to be sent on to one.
     #[error("domain not ours")]
     Foreign,
     /// A token of ours, minted ahead of our clock.
     #[error("token not valid yet")]
     NotYetValid,
-    /// Its token was revoked.
+    /// The token was revoked.
     #[error("token revoked")]
     Revoked,
     /// The store is needed to tell, and gives no answer.
     #[error("no answer of the store")]
     Store(#[from] StoreError),
-    /// It is at a domain of ours, but neither a token nor a mailbox.
+    /// The address is at a domain of ours, but neither a token nor a mailbox.
     #[error("no such mailbox")]
     Unknown,
 }
 
-/// What is wrong with a list of routes.
+/// The fault of a list of routes.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RoutesError {
     /// Two routes (or one twice) have this domain.

@@ -1,5 +1,5 @@
-//! Owns the memory budget: how many bytes of other people's data a server holds at a time, and how
-//! many of them are for whom.
+//! Owns the memory budget: the number of bytes of other people's data that a server holds at a time, and
+//! its division among them.
 //!
 //! Does not hold the bytes themselves.
 
@@ -16,7 +16,7 @@ use crate::network::rate_limit_key;
 /// Bytes of a permit up to which it may use what is kept for small ones.
 pub const SMALL_BYTES_MAX: usize = 256 * 1024;
 
-/// How a budget is divided.
+/// The division of a budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryLimits {
     /// Bytes of all permits together.
@@ -61,7 +61,7 @@ impl MemoryLimits {
     }
 }
 
-/// For whom bytes are held.
+/// The caller that bytes are held for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
     /// A caller at this address that has not proven who it is.

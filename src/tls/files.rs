@@ -1,4 +1,4 @@
-//! Owns how certificates lie on disk: listing, reading, and the self-signed one of development.
+//! Owns the files of certificates: listing, reading, and the self-signed one of development.
 //!
 //! Does not choose between hosts.
 
@@ -22,7 +22,7 @@ pub(super) const FILE_BYTES_MAX: u64 = 1024 * 1024;
 const CHAIN: &str = "fullchain.pem";
 const KEY: &str = "privkey.pem";
 
-/// What a host's two files look like from outside. It differs after every change that a renewal
+/// The metadata of a host's two files. They differ after every change that a renewal
 /// makes: new files have new inodes, files written in place a new time or length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HostStamp {

@@ -27,7 +27,7 @@ use files::HostStamp;
 
 pub use certificate::{Certificate, PublicKey};
 
-/// How often the files are looked at for a change.
+/// The time between two looks at the files for a change.
 pub const POLL_WAIT: Duration = Duration::from_secs(30);
 
 /// The certificates of every host, and which of them a client is shown.
@@ -37,7 +37,7 @@ pub struct Certificates {
     folder: PathBuf,
     default_host: String,
     hosts: RwLock<Arc<BTreeMap<String, Arc<CertifiedKey>>>>,
-    /// What the files looked like when they were last read. Held while reading, so that two
+    /// The metadata of the files when they were last read. Locked while reading, so that two
     /// reloads never mix.
     stamps: Mutex<BTreeMap<String, HostStamp>>,
 }
@@ -102,7 +102,7 @@ impl Certificates {
         }
     }
 
-    /// Looks for changed files every `wait` and logs what came of it, for ever. The disk is read
+    /// Looks for changed files every `wait` and logs the result, for ever. The disk is read
     /// off the async threads.
     pub async fn watch(self: Arc<Self>, wait: Duration) {
         loop {
@@ -214,7 +214,7 @@ pub fn provider() -> CryptoProvider {
     ring::default_provider()
 }
 
-/// Why a certificate cannot be used.
+/// A reason why a certificate cannot be used.
 #[derive(Debug, Error)]
 pub enum CertificateError {
     /// The folder has more hosts than are read.

@@ -1,7 +1,7 @@
-//! Owns a conversation with an IMAP server: its commands, and what each one brings (RFC 3501, 2177,
+//! Owns a session with an IMAP server: its commands, and the result of each one (RFC 3501, 2177,
 //! 4315, 6851).
 //!
-//! Does not decide which mail is fetched, nor what becomes of it.
+//! Does not decide which mail is fetched, nor its fate.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::transport::{ImapFault, ImapStream, ImapTransport};
 use crate::client::{plain_response, xoauth2_response};
 use crate::clock::Timestamp;
 
-/// How long one command may take as a whole, however steadily its answers come.
+/// The longest time of one command as a whole, however steadily its responses come.
 const COMMAND_MAX: Duration = Duration::from_secs(15 * 60);
 /// Untagged responses to one command. The longest is the listing of a wide span of UIDs.
 const RESPONSES_MAX: usize = 1_000_000;
@@ -26,17 +26,17 @@ pub(super) const LISTED_MAX: usize = 5_000;
 /// Octets of literals that a command has which asks for none.
 const LITERAL_BYTES_MIN: usize = 4 * 1024;
 
-/// The conversation.
+/// A session with a server.
 pub(super) struct ImapClient {
     transport: ImapTransport,
     read_timeout: Duration,
     tags: u64,
     capabilities: Vec<String>,
-    /// Mail has come since the folder was selected last.
+    /// True if the server has announced mail since the folder was selected last.
     has_new_mail: bool,
 }
 
-/// What a folder says of itself when it is selected.
+/// The properties of a folder that is selected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SelectedFolder {
     pub(super) uid_validity: u32,
@@ -45,7 +45,7 @@ pub(super) struct SelectedFolder {
     pub(super) is_read_only: bool,
 }
 
-/// What is known of a mail before it is fetched.
+/// The properties of a mail that are known before it is fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ListedMail {
     pub(super) bytes: u64,
@@ -64,7 +64,7 @@ impl ImapClient {
         }
     }
 
-    /// Hears the greeting. True if the server knows us already.
+    /// Reads the greeting. True if the server knows us already (PREAUTH).
     pub(super) async fn read_greeting(&mut self) -> Result<bool, ImapFault> {
         let until = Instant::now() + self.read_timeout;
         let raw = self.transport.read_response(0, until).await?;
@@ -79,7 +79,7 @@ impl ImapClient {
         }
     }
 
-    /// Asks what the server can do.
+    /// Asks for the server's capabilities.
     pub(super) async fn request_capabilities(&mut self) -> Result<(), ImapFault> {
         self.capabilities.clear();
         self.command("CAPABILITY", "CAPABILITY").await
@@ -89,7 +89,7 @@ impl ImapClient {
         self.capabilities.iter().any(|word| word == capability)
     }
 
-    /// Asks for TLS: the stream to speak it over.
+    /// Asks for TLS, and returns the stream to speak it over.
     pub(super) async fn start_tls(mut self) -> Result<Box<dyn ImapStream>, ImapFault> {
         self.command("STARTTLS", "STARTTLS").await?;
         self.transport.into_stream()
@@ -110,7 +110,7 @@ impl ImapClient {
             .await
     }
 
-    /// Logs in with a token of OAuth 2.0, as Google and Microsoft have it.
+    /// Logs in with an OAuth 2.0 access token (XOAUTH2).
     pub(super) async fn login_by_token(
         &mut self,
         user: &str,
@@ -316,7 +316,7 @@ impl ImapClient {
             .map(drop)
     }
 
-    /// Says good-bye, and does not mind how that goes.
+    /// Logs out. The result does not matter.
     pub(super) async fn logout(mut self) {
         if self.send_command("LOGOUT").await.is_ok() {
             let until = Instant::now() + Duration::from_secs(1);
@@ -363,7 +363,7 @@ impl ImapClient {
         self.check_status(what, status)
     }
 
-    /// Hears what comes until the command with this tag is over.
+    /// Reads responses until the command with this tag is over.
     async fn read_until_tagged(
         &mut self,
         tag: &str,
@@ -433,7 +433,7 @@ impl ImapClient {
     }
 }
 
-/// How a command went that may lack a folder.
+/// The end of a command whose folder may not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FolderCommand {
     Done,

@@ -29,7 +29,7 @@ impl ImapConnector {
     /// Reads the certificates.
     ///
     /// # Errors
-    /// They cannot be read, or the host has no name that a certificate could have.
+    /// The certificates cannot be read, or the host has no name that a certificate could have.
     pub(super) fn new(settings: &Settings) -> Result<Self, ImapSetupError> {
         let config = match &settings.ca_file {
             Some(file) => {

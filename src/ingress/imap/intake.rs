@@ -1,5 +1,5 @@
-//! Owns the way of a fetched mail into the store: whose it is, the envelope it never had, who vouches
-//! for it.
+//! Owns the way of a fetched mail into the store: its recipients, the envelope it never had, and who
+//! vouches for it.
 //!
 //! Does not talk to the server.
 
@@ -21,27 +21,27 @@ use crate::store::{RECIPIENTS_MAX, Store, StoreError};
 /// Addresses of one mail that are looked at.
 const ADDRESSES_MAX: usize = 600;
 
-/// What mails are taken with.
+/// The parts that mails are accepted with.
 pub(super) struct ImapIntake {
     pub(super) store: Store,
     pub(super) routes: Arc<Routes>,
     pub(super) auth: Option<Arc<Authenticator>>,
     pub(super) store_max: Duration,
-    /// Who logs in: the address of last resort where a route takes everything.
+    /// The user who logs in: the address of last resort where a route takes everything.
     pub(super) user: String,
 }
 
-/// Whose a mail is.
+/// The recipients of a mail, as its header names them.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ownership {
-    /// Theirs.
+    /// The mail is for these recipients of ours.
     Ours(Vec<Recipient>),
-    /// Nobody's here, and why.
+    /// The mail is for nobody here; the reason as metrics name it.
     NotOurs(&'static str),
 }
 
 impl ImapIntake {
-    /// Finds out whose a mail is, from its header: there is no envelope.
+    /// Finds the recipients of a mail in its header, for there is no envelope.
     pub(super) async fn find_recipients(&self, bytes: &[u8]) -> Result<Ownership, StoreError> {
         let now = clock::now();
         let mut found: Vec<Recipient> = Vec::new();
@@ -101,8 +101,9 @@ impl ImapIntake {
     }
 }
 
-/// Of all that a header names, what the mail was sent for. A token is meant; beside it a mailbox is
-/// only where the server filed the mail, and a name that only a catch-all knows even less.
+/// The recipients that the mail was sent for, of all that a header names. A token is meant; beside
+/// it a mailbox is only where the server filed the mail, and a name that only a catch-all knows
+/// even less.
 fn choose_recipients(mut found: Vec<Recipient>) -> Vec<Recipient> {
     let is_signed = |to: &Recipient| match to.target {
         RecipientTarget::Thread(_) | RecipientTarget::Return(_) => true,
@@ -139,7 +140,7 @@ fn envelope_sender(bytes: &[u8]) -> (Option<Address>, bool) {
     }
 }
 
-/// Of two reasons the one that tells more.
+/// The reason that tells more, of two.
 const fn more_specific_reason(known: &'static str, error: Unroutable) -> &'static str {
     match error {
         Unroutable::Expired => "expired",

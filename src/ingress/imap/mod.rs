@@ -1,14 +1,14 @@
 //! Owns the door by which mail is fetched from the folders of an IMAP server (RFC 3501).
 //!
-//! Does not post mail, nor decide what is in it. Nothing is done to a mail at the server before it is
-//! on our disk.
+//! Does not post mail, nor read its content. Nothing is done to a mail at the server before it is on our
+//! disk.
 //!
 //! ```text
-//! walk        one folder for ever: connect, look, wait, and again after a fault
+//! poller      one folder for ever: connect, poll, wait, and again after a fault
 //!   connection   address, TLS, login
-//!   dialogue     commands and what they bring        wire: octets, bounded and in time
-//!   transfer     a few mails: fetch, keep, mark      response: what a line means
-//!   intake       whose mail it is → store.accept
+//!   client       commands and their results          transport: octets, bounded and in time
+//!   transfer     a few mails: fetch, store, mark     response: the meaning of a line
+//!   intake       the recipients → accept
 //! ```
 //!
 //! The server may be anybody, and say anything: every line, literal, list and wait has a bound.
@@ -52,15 +52,16 @@ pub use metrics::Metrics;
 pub use settings::{AfterFetch, FOLDERS_MAX, ImapCredential, ImapSecurity, InitialFetch, Settings};
 pub use transport::ImapFault;
 
-/// What the door works with.
+/// The parts the fetcher works with.
 pub struct ImapParts {
-    /// Where mail goes.
+    /// The store that mail goes into.
     pub store: Store,
-    /// Whose it is.
+    /// The routes, which know the recipients that are ours.
     pub routes: Arc<Routes>,
-    /// Who believes the results of servers before us; `None` if senders are not checked.
+    /// The authenticator, which knows the servers before us that are trusted; `None` if senders are not
+    /// checked.
     pub auth: Option<Arc<Authenticator>>,
-    /// Where it is counted.
+    /// The metrics that are counted into.
     pub metrics: Metrics,
 }
 
@@ -70,7 +71,7 @@ pub struct ImapFetcher {
 }
 
 impl ImapFetcher {
-    /// Sets the door up; no connection is made yet.
+    /// Prepares the fetcher; no connection is made yet.
     ///
     /// # Errors
     /// The certificates cannot be read, or the host has no name.

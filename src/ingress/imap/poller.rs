@@ -1,7 +1,7 @@
-//! Owns the way through one folder: from the last UID on, in groups, each on disk before anything is
-//! done to it at the server; and the waits between looks and between connections.
+//! Owns the polling of one folder: from the last UID on, in groups, each on disk before anything is
+//! done to it at the server; and the waits between polls and between connections.
 //!
-//! Does not know IMAP's words: that is `dialogue`.
+//! Does not know IMAP's syntax: that is `client`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::random;
 use crate::retry::{self, NextStep};
 use crate::store::{Fact, ImapPosition};
 
-/// UIDs that are listed at a time. Where there is nothing the span doubles.
+/// UIDs that are listed at a time. The span doubles where there is no mail.
 const SPAN: u32 = 1_000;
 /// Mails that are fetched with one command.
 const GROUP_MAX: usize = 16;
@@ -31,7 +31,7 @@ const GROUP_BYTES_MAX: u64 = 1 << 20;
 const UNRECORDED_MAX: usize = 100;
 /// Faults in a row at one mail, after which it is left.
 const ATTEMPTS_MAX: u32 = 5;
-/// Looks never follow each other faster.
+/// The shortest wait between two polls.
 const POLL_WAIT_MIN: Duration = Duration::from_millis(100);
 /// A server may forget whoever is silent for half an hour (RFC 2177).
 const WAIT_MAX: Duration = Duration::from_secs(25 * 60);
@@ -42,15 +42,15 @@ const REFUSED_STEPS: u32 = 4;
 pub(super) struct FolderPoller {
     account: Arc<ImapAccount>,
     folder: String,
-    /// Its name in the store.
+    /// The folder's name in the store.
     mailbox: String,
     stop: watch::Receiver<bool>,
-    /// Where it is, as far as the store knows.
+    /// The position that the store knows.
     recorded: Option<ImapPosition>,
     suspects: Option<SuspectMails>,
-    /// Mails past the position that were left already, and told of.
+    /// Mails past the position that were skipped and logged already.
     skipped: BTreeSet<u32>,
-    /// The last look ended well since the last fault.
+    /// True if a poll ended well since the last fault.
     has_polled: bool,
 }
 
@@ -63,7 +63,7 @@ struct SuspectMails {
     attempts: u32,
 }
 
-/// A look through the folder.
+/// The progress of a poll.
 struct PollProgress {
     position: ImapPosition,
     unrecorded: usize,
@@ -272,7 +272,7 @@ impl FolderPoller {
         self.record_if_due(look, listed.len() / 10).await
     }
 
-    /// Why a mail is not fetched at all.
+    /// The reason why a mail is not fetched at all.
     fn skip_reason(
         &self,
         uid: u32,

@@ -19,7 +19,7 @@ pub(super) enum ImapResponse {
     Continuation,
     /// A command is over.
     Tagged { tag: String, status: ImapStatus },
-    /// News, or what was asked for.
+    /// Data that was asked for, or that the server sends by itself.
     Untagged(Untagged),
 }
 
@@ -33,7 +33,7 @@ pub(super) enum Untagged {
     Status(ImapStatus),
 }
 
-/// How something went.
+/// The status of a command or of the server.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ImapStatus {
     pub(super) kind: StatusKind,
@@ -63,7 +63,7 @@ pub(super) enum ResponseCode {
     UidValidity(u32),
 }
 
-/// What a FETCH response tells of a mail.
+/// The attributes of a mail in a FETCH response.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct FetchData {
     pub(super) uid: Option<u32>,
@@ -77,7 +77,7 @@ pub(super) struct FetchData {
 /// Reads a response.
 ///
 /// # Errors
-/// It has no form a response may have.
+/// The line has no form a response may have.
 pub(super) fn parse(raw: RawResponse) -> Result<ImapResponse, ImapFault> {
     let line = &raw.line[..];
     if let Some(rest) = line.strip_prefix(b"* ") {
@@ -193,7 +193,7 @@ fn parse_fetch(text: &[u8], literals: &[Bytes]) -> Option<FetchData> {
 /// A value in a FETCH response.
 enum FetchValue<'t> {
     Atom(&'t [u8]),
-    /// What stands between the outermost parentheses.
+    /// The text between the outermost parentheses.
     List(&'t [u8]),
     Literal(Bytes),
     Quoted(Vec<u8>),

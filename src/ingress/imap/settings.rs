@@ -1,4 +1,4 @@
-//! Owns how a mailbox at an IMAP server is looked through.
+//! Owns the settings of the mail that is fetched from an IMAP server.
 //!
 //! Does not read the configuration.
 
@@ -17,42 +17,43 @@ pub const FOLDERS_MAX: usize = 16;
 pub struct Settings {
     /// The server's name or address.
     pub host: String,
-    /// Its port.
+    /// The server's port.
     pub port: u16,
-    /// How the connection is protected.
+    /// The protection of the connection.
     pub security: ImapSecurity,
-    /// The file with the certificates of those who may vouch for the server; `None` for the public ones.
+    /// The file with the certificate authorities that may vouch for the server; `None` for the public
+    /// ones.
     pub ca_file: Option<PathBuf>,
-    /// Who logs in.
+    /// The user who logs in.
     pub user: String,
-    /// With what.
+    /// The user's credential.
     pub credential: ImapCredential,
     /// The folders, at most [`FOLDERS_MAX`].
     pub folders: Vec<String>,
-    /// How often a folder is looked at, where the server does not tell of new mail by itself.
+    /// The time between two polls of a folder, where the server does not announce new mail by itself.
     pub poll_interval: Duration,
-    /// Let the server tell of new mail (IDLE), if it can.
+    /// True if the server is asked to announce new mail (IDLE), if it can.
     pub uses_idle: bool,
-    /// Which mails are taken of a folder that is met for the first time.
+    /// The mails that are taken of a folder that is met for the first time.
     pub initial_fetch: InitialFetch,
-    /// What becomes of a mail that is on our disk.
+    /// The fate, at the server, of a mail that is on our disk.
     pub after_fetch: AfterFetch,
     /// Octets of a mail at most. A longer one stays where it is.
     pub mail_bytes_max: usize,
     /// Octets of mails that all folders together hold in memory.
     pub bytes_in_flight_max: usize,
-    /// How long a connection may take, and the server be silent within an answer.
+    /// The longest time for a connection, and the longest silence within a response.
     pub read_timeout: Duration,
-    /// How long the store may take for a mail.
+    /// The longest time the store may take for a mail.
     pub store_max: Duration,
-    /// How long the store knows a mail again: what is older is not told a second time.
+    /// The time for which the store recognises a mail: a mail that is older is not posted a second time.
     pub dedupe_window: Duration,
     /// The waits between failed connections. There is no last attempt.
     pub retry: retry::Settings,
 }
 
 impl Settings {
-    /// What is right for most.
+    /// The settings that are right for most.
     pub fn new(host: String, user: String, credential: ImapCredential) -> Self {
         Self {
             host,
@@ -86,10 +87,10 @@ impl Settings {
     }
 }
 
-/// How a connection is protected.
+/// The protection of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImapSecurity {
-    /// Not at all: only to this machine.
+    /// No TLS: only to this machine.
     Plain,
     /// TLS after STARTTLS, and no word of ours before.
     StartTls,
@@ -97,12 +98,12 @@ pub enum ImapSecurity {
     Tls,
 }
 
-/// What is logged in with.
+/// The credential of a login.
 #[derive(Clone)]
 pub enum ImapCredential {
     /// A password.
     Password(String),
-    /// A file with a token of OAuth 2.0, which somebody else keeps fresh: it is read at each login.
+    /// A file with an OAuth 2.0 access token that another program keeps fresh; it is read at each login.
     TokenFile(PathBuf),
 }
 
@@ -115,22 +116,22 @@ impl fmt::Debug for ImapCredential {
     }
 }
 
-/// Which mails are taken of a folder that is met for the first time.
+/// The mails that are taken of a folder that is met for the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InitialFetch {
-    /// All.
+    /// All mails.
     All,
-    /// Those that nobody has read.
+    /// The mails that nobody has read.
     Unseen,
 }
 
-/// What becomes of a mail that is on our disk.
+/// The fate, at the server, of a mail that is on our disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AfterFetch {
-    /// It is deleted.
+    /// The mail is deleted.
     Delete,
-    /// It is moved to this folder.
+    /// The mail is moved to this folder.
     Move(String),
-    /// It is marked as read.
+    /// The mail is marked as read.
     Seen,
 }

@@ -60,7 +60,7 @@ pub(super) fn uid_set(uids: &[u32]) -> String {
     words.collect::<Vec<_>>().join(",")
 }
 
-/// When a mail arrived, of an INTERNALDATE: `17-Jul-1996 02:44:25 -0700`, its day perhaps with a space
+/// The time of an INTERNALDATE: `17-Jul-1996 02:44:25 -0700`, its day perhaps with a space
 /// before one digit.
 pub(super) fn parse_internal_date(text: &[u8]) -> Option<Timestamp> {
     const MONTHS: [&str; 12] = [

@@ -1,5 +1,4 @@
-//! Owns the transfer of a few mails: from the server to our disk, and then what is done to them at the
-//! server.
+//! Owns the transfer of a few mails: from the server to our disk, and then their marking at the server.
 //!
 //! Does not choose the mails, nor remember how far a folder is done.
 
@@ -21,7 +20,7 @@ use crate::limits::MemoryBudget;
 /// Octets that a mail may be longer than its server says.
 const SLACK_BYTES: usize = 64 << 10;
 
-/// What all folders of an account share.
+/// The parts that all folders of an account share.
 pub(super) struct ImapAccount {
     pub(super) settings: Settings,
     pub(super) connector: ImapConnector,
@@ -44,7 +43,8 @@ impl ImapAccount {
     /// back those that are left.
     ///
     /// # Errors
-    /// What ended it. Some of the mails may be on disk, and none of those that are not is marked.
+    /// The fault that ended the transfer. Some of the mails may be on disk, and none of the others is
+    /// marked.
     pub(super) async fn transfer(
         &self,
         dialogue: &mut ImapClient,
@@ -56,7 +56,7 @@ impl ImapAccount {
         let _permit = self.memory.acquire(bytes_max).await;
         let bodies = dialogue.fetch_bodies(uids, bytes_max + SLACK_BYTES).await?;
         for uid in uids {
-            // One that is gone meanwhile is somebody else's affair.
+            // A mail that is gone meanwhile was removed by somebody else.
             if !bodies.contains_key(uid) && dialogue.list_mails(*uid, *uid).await?.contains_key(uid)
             {
                 return Err(ImapFault::Missing(*uid));

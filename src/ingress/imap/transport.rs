@@ -1,7 +1,7 @@
 //! Owns the bytes to and from an IMAP server: lines and literals, each with a bound, and a limit to
 //! every wait.
 //!
-//! Does not know what the lines mean: that is `response`.
+//! Does not know the meaning of the lines: that is `response`.
 
 use std::io;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::ingress::accept::AcceptError;
 use crate::store::StoreError;
 
-/// Octets of a response at most, its literals not counted. Long are only lists of flags.
+/// Octets of a response at most, its literals not counted. Only lists of flags are long.
 pub(super) const LINE_BYTES_MAX: usize = 64 * 1024;
 /// Literals in one response. We ask for one.
 const LITERALS_MAX: usize = 8;
 /// Octets that are asked of the socket at a time.
 const READ_BYTES: usize = 16 * 1024;
 
-/// What mail can be fetched over: a socket, with or without TLS.
+/// A stream that mail can be fetched over: a socket, with or without TLS.
 pub(super) trait ImapStream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> ImapStream for T {}
@@ -170,8 +170,8 @@ impl ImapTransport {
     }
 }
 
-/// Where a literal is announced at the end of a line, and its octets (RFC 3501 section 4.3). Only
-/// message data has literals we may be sent; in another line such an end is mere text.
+/// The place at which a literal is announced at the end of a line, and its octets (RFC 3501 section
+/// 4.3). Only message data has literals we may be sent; in another line such an end is mere text.
 fn literal_announcement(line: &[u8], is_first: bool) -> Option<(usize, usize)> {
     let is_message_data = !is_first || (line.starts_with(b"* ") && line.get(2)?.is_ascii_digit());
     let digits = line.strip_suffix(b"}").filter(|_| is_message_data)?;
@@ -184,7 +184,7 @@ fn literal_announcement(line: &[u8], is_first: bool) -> Option<(usize, usize)> {
     Some((at, number.parse().unwrap_or(usize::MAX)))
 }
 
-/// Why a conversation with the server cannot go on.
+/// A reason why a session with the server cannot go on.
 #[derive(Debug, Error)]
 pub enum ImapFault {
     /// The server says good-bye.
@@ -199,10 +199,10 @@ pub enum ImapFault {
     /// More untagged responses came than any command has.
     #[error("more than {0} responses to one command")]
     TooManyResponses(usize),
-    /// What came is not IMAP.
+    /// The data is not IMAP.
     #[error("not IMAP: {0}")]
     Protocol(&'static str),
-    /// The network.
+    /// The network failed.
     #[error("network")]
     Io(#[from] io::Error),
     /// A mail that is listed was not given.
@@ -222,10 +222,10 @@ pub enum ImapFault {
         /// The server's words, escaped and cut.
         said: String,
     },
-    /// Nothing comes.
+    /// The server sends nothing.
     #[error("the server is silent")]
     TimedOut,
-    /// Something comes, but too slowly.
+    /// The server sends too slowly.
     #[error("the server is too slow")]
     Slow,
     /// Our own store takes no mail now.
@@ -242,7 +242,7 @@ pub enum ImapFault {
     Token {
         /// The file.
         path: std::path::PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// A literal is longer than what was asked for can be.

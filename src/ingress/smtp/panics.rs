@@ -16,7 +16,7 @@ use super::metrics::Metrics;
 use super::stream::SmtpStream;
 use crate::smtp::response::Refusal;
 
-/// How long the last response may take.
+/// The longest time the last response may take.
 const WRITE_MAX: Duration = Duration::from_secs(1);
 
 /// Runs `work` so that its panic ends nothing but it.

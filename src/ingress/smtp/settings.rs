@@ -13,7 +13,7 @@ use thiserror::Error;
 use crate::network::Network;
 use crate::smtp::session::{self, Protocol};
 
-/// Where the server listens, and its bounds.
+/// The addresses of the server, and its bounds.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The addresses, each with the protocol spoken there.
@@ -43,35 +43,35 @@ pub struct Settings {
     /// [`MemoryLimits::shared`](crate::limits::MemoryLimits::shared) says. A mail beyond them receives
     /// 452 4.3.1.
     pub bytes_in_flight_max: usize,
-    /// How long a stranger has to wait for the greeting. A client that speaks before it receives
+    /// The time a stranger has to wait for the greeting. A client that speaks before it receives
     /// 554 5.5.0. With zero only bytes that have already arrived are noticed.
     pub greeting_wait: Duration,
-    /// How long a client may take from one response to the end of its next command.
+    /// The longest time a client may take from one response to the end of its next command.
     pub idle_max: Duration,
     /// The same while the server is crowded.
     pub idle_crowded_max: Duration,
     /// Percent of the places for connections above which the server counts as crowded.
     pub crowded_percent: usize,
-    /// How long a whole session may take.
+    /// The longest time of a whole session.
     pub session_max: Duration,
     /// Bytes a session may read. It ends with 421 after the mail that reaches the bound.
     pub session_bytes_max: u64,
-    /// How long the responses to one read may take to be written.
+    /// The longest time to write the responses to one read.
     pub write_max: Duration,
-    /// How long a TLS handshake may take.
+    /// The longest time of a TLS handshake.
     pub handshake_max: Duration,
-    /// How long a proxy may take for its header.
+    /// The longest time a proxy may take for its header.
     pub proxy_header_max: Duration,
     /// The time over which the rate of a mail is measured. A pause may last as long.
     pub rate_grace: Duration,
     /// Bytes per second that a mail must bring in any such time.
     pub rate_min: u32,
-    /// How long the store may take for a mail. After that the client receives 451 4.4.5.
+    /// The longest time the store may take for a mail. After that the client receives 451 4.4.5.
     pub store_max: Duration,
-    /// How long connections may finish their mail once the server stops.
+    /// The longest time in which connections may finish their mail once the server stops.
     pub drain_max: Duration,
-    /// How long the server waits for a client to close after the last response, so that the client
-    /// can read it.
+    /// The longest time the server waits for a client to close after the last response, so that the
+    /// client can read it.
     pub linger_max: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! Owns how long a client may take: until its next command, for its mail, for the whole session.
+//! Owns the time-outs of a client: until its next command, for its mail, for the whole session.
 //!
 //! Reads no clock: every moment is an argument. Sends nothing itself.
 
