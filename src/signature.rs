@@ -93,7 +93,7 @@ pub fn parse_standard(word: &str) -> Option<Vec<u8>> {
     base64::decode(word.strip_prefix(VERSION_PREFIX)?)
 }
 
-/// What the Standard Webhooks scheme signs: `{id}.{timestamp}.{body}`.
+/// The message that the Standard Webhooks scheme signs: `{id}.{timestamp}.{body}`.
 #[derive(Clone, Copy, Debug)]
 pub struct StandardMessage<'m> {
     /// The name of the message (`webhook-id`).

@@ -1,8 +1,8 @@
-//! Owns the way of a provider's request through HTTP: its head is looked at before its body, and its
-//! body is read within bounds of bytes and time.
+//! Owns the way of a provider's request through HTTP: the head is checked before the body, and the body is
+//! read within bounds of octets and time.
 //!
-//! Does not know providers, but for one that wants a path of its own: a [`WebhookGateway`], built where they are
-//! known, says what is read and what is answered.
+//! Does not know providers, except for one that needs a path of its own: a [`WebhookGateway`], built where they
+//! are known, decides what is read and what is answered.
 
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
@@ -21,19 +21,19 @@ use super::path_text::PathText;
 use super::router::{App, Endpoint};
 use super::server::ClientIp;
 
-/// The longest a body may take to come. With what a gate takes after it (ten seconds for what it
-/// fetches, ten for the store) it is less than a request may take: the router's own answer to a slow
-/// one would be the last word for some providers.
+/// Time that a body may take to arrive. With the time of the gateway after it (ten seconds for a fetch, ten for
+/// the store) it is less than a request may take: some providers give up after the router's own answer to a
+/// slow request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(35);
-/// Octets set aside for a body at once, whatever its head promises.
+/// Octets that are allocated for a body at once, whatever its head promises.
 const INITIAL_CAPACITY_MAX: usize = 256 * 1024;
 
 /// Takes providers' requests.
 pub trait WebhookGateway: Send + Sync {
-    /// Looks at a request before its body is read. `provider` is what its path names.
+    /// Checks a request before its body is read. `provider` is the one that the path names.
     ///
     /// # Errors
-    /// What it hears instead of being read.
+    /// The response to a request that is not let in.
     fn admit(
         &self,
         provider: Option<&str>,
@@ -44,19 +44,19 @@ pub trait WebhookGateway: Send + Sync {
 
 /// A request that was let in.
 pub trait AdmittedWebhook: Send {
-    /// Makes room for more bytes of the body.
+    /// Reserves memory for more octets of the body.
     ///
     /// # Errors
-    /// What it hears, for there are too many.
+    /// The response to a request that is too long, or for which there is no memory now.
     fn reserve(&mut self, bytes: usize) -> Result<(), Box<Response>>;
 
-    /// What it hears if the body did not come in time.
+    /// The response to a request whose body did not come in time.
     fn too_slow(self: Box<Self>) -> Response;
 
-    /// What it would hear if the body broke off.
+    /// The response to a request whose body broke off.
     fn cut_off(self: Box<Self>) -> Response;
 
-    /// What it hears once it is whole.
+    /// The response to the whole request.
     fn receive(self: Box<Self>, body: Bytes) -> Pin<Box<dyn Future<Output = Response> + Send>>;
 }
 
@@ -66,13 +66,13 @@ pub(super) fn routes() -> Vec<Endpoint<App>> {
         Endpoint::new(
             Method::POST,
             "/gateway/inbound/{provider}",
-            // Some look with HEAD whether there is anybody before they send.
+            // Some providers test the URL with HEAD before they send.
             routing::post(named_provider).head(|| async { StatusCode::OK }),
         ),
         Endpoint::new(
             Method::POST,
             "/gateway/inbound/mailgun/mime",
-            // Mailgun sends the raw mail only to a path that ends so.
+            // Mailgun sends the raw mail only to a path with this ending.
             routing::post(mailgun_mime).head(|| async { StatusCode::OK }),
         ),
     ]

@@ -16,7 +16,7 @@ use ring::hmac;
 use serde_json::{Value, json};
 
 use crate::crash::{addresses, assert_each_told_once, assert_ledger_adds_up, kill_often, mail};
-use crate::postern::{Client, Postern, eventually};
+use crate::postern::{Client, Postern};
 use crate::product::Product;
 
 const SECRET: &str = "a webhook secret made for tests, worth nothing";

@@ -258,7 +258,7 @@ fn envelope(mail: &IncomingMail, recipients: Vec<Recipient>, origin: &RequestOri
     envelope
 }
 
-/// What the provider hears where the store does not do its part.
+/// The outcome of a request for which the store does not do its part.
 pub(super) const fn no_answer(error: StoreError) -> WebhookOutcome {
     WebhookOutcome::Unavailable(match error {
         StoreError::Damaged => "a record of the store is damaged",

@@ -174,7 +174,7 @@ impl FetchQueue {
     /// The queue of the notes in `folder`, which is created if it is not there.
     ///
     /// # Errors
-    /// Those of the system.
+    /// Errors of the file system.
     pub fn open(folder: PathBuf, keys: ProviderApiKeys) -> io::Result<Self> {
         Ok(Self {
             notes: NoteFolder::open(folder)?,

@@ -53,7 +53,7 @@ impl NoteFolder {
     /// process, which nobody was promised, are removed.
     ///
     /// # Errors
-    /// Those of the system.
+    /// Errors of the file system.
     pub(super) fn open(path: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&path)?;
         let mut count = 0;
@@ -74,7 +74,7 @@ impl NoteFolder {
     /// Makes a note that survives a crash. The same mail makes one note.
     ///
     /// # Errors
-    /// Those of the system; [`io::ErrorKind::StorageFull`] if there are too many notes.
+    /// Errors of the file system; [`io::ErrorKind::StorageFull`] if there are too many notes.
     pub(super) fn persist(&self, note: &FetchNote) -> io::Result<()> {
         // The id was checked: it has letters, digits, `-` and `_`.
         let id = &note.mail.id;
@@ -101,7 +101,7 @@ impl NoteFolder {
     /// The ids of the open notes, the oldest first.
     ///
     /// # Errors
-    /// Those of the system.
+    /// Errors of the file system.
     pub(super) fn open_notes(&self) -> io::Result<Vec<String>> {
         let (mut ids, mut count) = (Vec::new(), 0);
         for entry in fs::read_dir(&self.path)? {
@@ -129,7 +129,7 @@ impl NoteFolder {
     /// The open note of this id.
     ///
     /// # Errors
-    /// Those of the system; [`io::ErrorKind::InvalidData`] if the file is not a note.
+    /// Errors of the file system; [`io::ErrorKind::InvalidData`] if the file is not a note.
     pub(super) fn read(&self, id: &str) -> io::Result<FetchNote> {
         let bytes = fs::read(self.note_path(id, OPEN))?;
         Ok(serde_json::from_slice(&bytes)?)
@@ -138,7 +138,7 @@ impl NoteFolder {
     /// Removes the open note of this id, whose mail is in the store.
     ///
     /// # Errors
-    /// Those of the system.
+    /// Errors of the file system.
     pub(super) fn remove(&self, id: &str) -> io::Result<()> {
         fs::remove_file(self.note_path(id, OPEN))?;
         let one_less = |count: usize| Some(count.saturating_sub(1));
@@ -152,7 +152,7 @@ impl NoteFolder {
     /// Sets the open note of this id aside for a person.
     ///
     /// # Errors
-    /// Those of the system.
+    /// Errors of the file system.
     pub(super) fn park(&self, id: &str) -> io::Result<()> {
         fs::rename(self.note_path(id, OPEN), self.note_path(id, PARKED))
     }

@@ -50,7 +50,7 @@ impl StatusPolicy {
     };
 }
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WebhookOutcome {
     /// Mails of the request are on disk.

@@ -39,7 +39,7 @@ impl SetAside {
     /// The items in `folder`, which is created with the first of them.
     ///
     /// # Errors
-    /// Those of the system.
+    /// Errors of the file system.
     pub fn open(folder: PathBuf) -> io::Result<Self> {
         let mut used = Used::default();
         match fs::read_dir(&folder) {
@@ -61,7 +61,7 @@ impl SetAside {
     /// Keeps an item on disk; the name of its file. The same item has the same file.
     ///
     /// # Errors
-    /// Those of the system; [`io::ErrorKind::StorageFull`] if there are too many items, or too long ones.
+    /// Errors of the file system; [`io::ErrorKind::StorageFull`] if there are too many items, or too long ones.
     pub(super) fn keep(&self, provider: &str, item: &str) -> io::Result<String> {
         let digest = digest::digest(&digest::SHA256, item.as_bytes());
         let name = format!("{provider}-{}", HEXLOWER.encode(&digest.as_ref()[..16]));
