@@ -154,6 +154,9 @@ pub(in crate::store) struct IndexMeta {
     /// The number of the last record applied.
     pub(super) seq: u64,
     pub(super) totals: LedgerTotals,
+    /// The newest state segment of which the index has a fact; 0 if that was not noted.
+    #[serde(default)]
+    pub(super) state_segment: u64,
 }
 
 /// The index cannot be read or written.

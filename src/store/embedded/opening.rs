@@ -190,6 +190,7 @@ fn catch_up(
             index: folder.index(),
         });
     }
+    check_state_segment(folder, journal, meta.state_segment)?;
     let state = match StoreState::load(index.clone(), meta, limits) {
         Ok(state) => state,
         Err(error) => return Ok(Err(error.into())),
@@ -215,6 +216,22 @@ fn catch_up(
     Ok(Ok((index, state)))
 }
 
+/// The newest state segment is never given up. Mails that came later may hide its absence from the
+/// record numbers, and without its facts settled mail would be delivered again.
+fn check_state_segment(
+    folder: &DataFolder,
+    journal: &Journal,
+    known: u64,
+) -> Result<(), OpenError> {
+    let newest = journal.sealed(SegmentKind::State).keys().next_back();
+    if newest.is_some_and(|&number| number < known) {
+        return Err(OpenError::Missing {
+            path: folder.journal().join(SegmentKind::State.file_name(known)),
+        });
+    }
+    Ok(())
+}
+
 /// Makes the index anew from all of the journal.
 fn rebuild(
     folder: &DataFolder,
@@ -231,7 +248,11 @@ fn rebuild(
     };
     let index = Index::open(&path).map_err(unmade)?;
     let (counted, totals) = newest_totals(journal)?;
-    let meta = IndexMeta { seq: 0, totals };
+    let meta = IndexMeta {
+        seq: 0,
+        totals,
+        state_segment: 0,
+    };
     let mut replay = Replay {
         state: StoreState::load(index.clone(), meta, limits).map_err(unmade)?,
         seen: 0,

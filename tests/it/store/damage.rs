@@ -119,6 +119,22 @@ fn a_file_that_is_not_a_segment_is_refused() {
 }
 
 #[test]
+fn a_missing_state_segment_is_found_behind_later_mail() {
+    let root = tempfile::tempdir().unwrap();
+    let whole = root.path().join("whole");
+    runtime().block_on(async {
+        let store = open(&whole);
+        store.record(vec![Fact::Mapped(mapping(1))]).await.unwrap();
+        store.accept(envelope(), mail(100)).await.unwrap();
+        store.close().await;
+    });
+    let path = segments(&whole, "state").pop().unwrap();
+    fs::remove_file(&path).unwrap();
+    let opened = Store::open(settings(&whole), NOW);
+    assert!(matches!(opened, Err(OpenError::Missing { path: told }) if told == path));
+}
+
+#[test]
 fn missing_files_are_refused() {
     let root = tempfile::tempdir().unwrap();
     let whole = root.path().join("whole");

@@ -62,6 +62,8 @@ pub(super) struct StoreState {
     recent_mails: RecentMails,
     /// The number of the last record applied.
     pub(super) seq: u64,
+    /// The newest state segment of which a fact was applied.
+    state_segment: u64,
     pending: HashMap<IndexKey, Option<Vec<u8>>>,
     /// About how many bytes those are: what is written over is counted too.
     pending_bytes: usize,
@@ -130,6 +132,7 @@ impl StoreState {
             newest_at: Timestamp::default(),
             recent_mails: RecentMails::default(),
             seq: meta.seq,
+            state_segment: meta.state_segment,
             pending: HashMap::new(),
             pending_bytes: 0,
             writing: Arc::default(),
@@ -212,6 +215,7 @@ impl StoreState {
 
     /// Applies one fact.
     pub(super) fn apply(&mut self, fact: Fact, stamp: ApplyContext) -> Result<(), IndexError> {
+        self.state_segment = self.state_segment.max(stamp.location.segment);
         match fact {
             Fact::Mapped(mapping) => self.apply_mapping(&mapping, stamp),
             Fact::Linked {

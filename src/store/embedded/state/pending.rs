@@ -37,6 +37,7 @@ impl StoreState {
             meta: IndexMeta {
                 seq: self.seq,
                 totals: self.totals.clone(),
+                state_segment: self.state_segment,
             },
         }
     }
