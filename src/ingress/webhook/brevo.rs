@@ -83,13 +83,12 @@ impl Adapter for Brevo {
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
         let json = authentic.json()?;
-        let mails = parse_mails(json, &HashMap::new())?;
-        if mails.is_empty() {
-            return Ok(Decoded::Ignored("no inbound mail"));
-        }
         if !self.fetches_files || attachment_tokens(json)?.is_empty() {
-            return Ok(Decoded::Mails(mails));
+            let read = |item: &Json| parse_mail(item.object("items")?, &HashMap::new()).map(Some);
+            return Decoded::batch(items(json)?, read, "no inbound mail");
         }
+        // The mails must be readable now: with their files they are read when those are fetched.
+        parse_mails(json, &HashMap::new())?;
         let body = authentic.request().body();
         let digest = digest::digest(&digest::SHA256, body);
         Ok(Decoded::Deferred(DeferredMail {
@@ -136,14 +135,19 @@ pub(super) fn parse_mails(
     json: &Json,
     files: &HashMap<String, Bytes>,
 ) -> Result<Vec<IncomingMail>, Malformed> {
-    let items = json.object("")?.required("items")?.list("items")?;
-    if items.len() > MAILS_MAX {
-        return Err(Malformed::new(format!("more than {MAILS_MAX} items")));
-    }
-    let mails = items
+    let mails = items(json)?
         .iter()
         .map(|item| parse_mail(item.object("items")?, files));
     mails.collect()
+}
+
+/// The items of a request, at most [`MAILS_MAX`].
+fn items(json: &Json) -> Result<&[Json], Malformed> {
+    let items = json.object("")?.required("items")?.list("items")?;
+    match items.len() > MAILS_MAX {
+        true => Err(Malformed::new(format!("more than {MAILS_MAX} items"))),
+        false => Ok(items),
+    }
 }
 
 /// The token of a file, if it can be a part of a URL.

@@ -232,6 +232,20 @@ async fn of_a_batch_the_sound_mails_are_taken_and_the_rest_is_set_aside() {
 }
 
 #[tokio::test]
+async fn of_brevos_items_the_sound_ones_are_taken() {
+    let house = House::new(adapters());
+    let Body::Json(mut body) = (kit("brevo").body)("general@in.example.com") else {
+        panic!("Brevo sends JSON");
+    };
+    body["items"].as_array_mut().unwrap().push(json!(5));
+    let heard = house
+        .send(&kit("brevo").post(Body::Json(body), house.now))
+        .await;
+    assert_eq!((heard.status, heard.mails()), (200, 1), "{heard:?}");
+    assert_eq!(house.metric("set_aside_total{provider=\"brevo\"}"), 1);
+}
+
+#[tokio::test]
 async fn what_is_no_request_of_this_door_hears_so() {
     let house = House::new(adapters());
     let news = json!({"signature": {"timestamp": "1", "token": "t", "signature": "s"},
