@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures Postern side by side with Postfix and a server that throws mail away, in one run.
 
-Usage: benches/compare.py [--rounds 5] [--seconds 4] [--smtpload FILE] [--shared DIR] [--only rates|idle|trace|open]
+Usage: benches/compare.py [--rounds 5] [--seconds 4] [--shared DIR] [--binary FILE] [--only rates|idle|trace]
 
 Needs root, Postfix and strace from Debian. All traffic goes to loopback and is bounded in time. The three
 servers take turns within each round, because the machine is shared and noisy: what is printed as a
@@ -346,8 +346,10 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--shared", type=pathlib.Path, default=ROOT.parent / "shared")
+    parser.add_argument("--binary", type=pathlib.Path, help="a program to measure instead of a release build")
     parser.add_argument("--only", choices=["rates", "idle", "trace"])
     args = parser.parse_args()
+    Postern.built = args.binary
     tools = build(args.shared / "tools/smtpload", ROOT / "target/smtpload")
     with tempfile.TemporaryDirectory(prefix="postern-bench-") as top:
         # Postfix' own user must get in.

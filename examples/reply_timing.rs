@@ -50,7 +50,7 @@ fn run(body: &str, html: bool) -> f64 {
     started.elapsed().as_secs_f64() * 1000.0
 }
 
-/// What is repeated, and whether it is HTML.
+/// A text that is repeated, and whether it is HTML.
 type Case = (&'static str, String, bool);
 
 fn texts() -> Vec<Case> {

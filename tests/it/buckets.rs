@@ -56,7 +56,7 @@ impl Moto {
         Some(moto)
     }
 
-    /// What reaches a bucket of this name.
+    /// Settings that reach a bucket of this name.
     pub(crate) fn bucket(&self, name: &str, key: &str) -> S3Bucket {
         S3Bucket {
             name: name.to_owned(),

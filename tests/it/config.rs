@@ -1,4 +1,4 @@
-//! What a person hears of a configuration that does not fit, through the real program.
+//! The answers to a configuration that does not fit, through the real program.
 
 use std::fs;
 use std::net::TcpListener;

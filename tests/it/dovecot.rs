@@ -16,17 +16,17 @@ use crate::ports::reserve;
 use crate::program::signal;
 use crate::wait::eventually;
 
-/// Who has the mailbox.
+/// Name of the user who has the mailbox.
 pub(crate) const USER: &str = "inbox@inbox.test";
-/// His password.
+/// Password of the user.
 pub(crate) const PASSWORD: &str = "a password \"of\" tests\\";
 
 /// A Dovecot; it may run or not. It is stopped when this is dropped.
 pub(crate) struct Dovecot {
     folder: TempDir,
-    /// Where it speaks IMAP, with STARTTLS.
+    /// Port of IMAP, with STARTTLS.
     pub(crate) port: u16,
-    /// Where it speaks IMAP over TLS.
+    /// Port of IMAP over TLS.
     pub(crate) port_tls: u16,
     child: Option<Child>,
 }
@@ -174,7 +174,7 @@ impl Dovecot {
         self.path("run/sasl")
     }
 
-    /// Its log so far.
+    /// The log so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
@@ -228,5 +228,5 @@ impl Drop for Dovecot {
     }
 }
 
-/// Whose the mail is.
+/// User and group that own the mail: nobody.
 const NOBODY: u32 = 65_534;

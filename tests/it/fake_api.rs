@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::wait::eventually_or;
 
-/// How a request is answered.
+/// The answer to a request.
 #[derive(Clone)]
 pub(crate) enum Play {
     /// Do it, and say so.
@@ -60,7 +60,7 @@ impl Seen {
     }
 }
 
-/// What decides on the answers: it is given the request, and how many came before it.
+/// A function that decides on the answers, given the request and the number of those before it.
 trait Plan: FnMut(&Seen, usize) -> Play + Send {}
 
 impl<F: FnMut(&Seen, usize) -> Play + Send> Plan for F {}
@@ -68,7 +68,7 @@ impl<F: FnMut(&Seen, usize) -> Play + Send> Plan for F {}
 struct State {
     plan: Box<dyn Plan>,
     seen: Vec<Seen>,
-    /// What was done, by key: done once, answered again.
+    /// Requests that were done, by key: done once, answered again.
     done: HashMap<String, (Seen, String)>,
     order: Vec<String>,
     /// Requests that are not answered yet: now, and the most at a time.
@@ -132,7 +132,7 @@ impl Fake {
         self.state.lock().unwrap().seen.clone()
     }
 
-    /// What was done, in order, each once.
+    /// Requests that were done, in order, each once.
     pub(crate) fn done(&self) -> Vec<Seen> {
         let state = self.state.lock().unwrap();
         state
@@ -149,7 +149,7 @@ impl Fake {
         std::mem::replace(&mut state.most_under_way, now)
     }
 
-    /// How often each call was done: threads, messages, patches.
+    /// Number of times that each call was done: threads, messages, patches.
     pub(crate) fn effects(&self) -> [usize; 3] {
         let done = self.done();
         ["thread", "message", "metadata"]

@@ -71,7 +71,7 @@ impl Secured {
     }
 }
 
-/// What is heard until the peer hangs up, in whichever way it does.
+/// The octets that come until the peer hangs up, in whichever way it does.
 fn rest(stream: &mut TcpStream) -> Vec<u8> {
     let mut heard = Vec::new();
     match stream.read_to_end(&mut heard) {

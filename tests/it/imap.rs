@@ -17,7 +17,7 @@ use crate::postfix::free_port;
 use crate::product::Product;
 use crate::wait::drains;
 
-/// What signs the webhook's requests.
+/// The secret that signs the webhook's requests.
 const SECRET: &str = "3f9a1c5e7b2d4068a9c1e3f5b7d90246";
 
 /// `[imap]` for a Dovecot, spoken to as `security` says, with `extra` keys.

@@ -124,7 +124,7 @@ fn bounces_of_others_are_told() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// What is said of a mail, in the words of `expected.json`.
+/// The finding about a mail, in the words of `expected.json`.
 fn told(finding: &Classification, report: Option<&Report>, key: &str) -> Value {
     match key {
         "kind" => return json!(finding.kind),

@@ -31,7 +31,7 @@ fn has_control(text: &str) -> bool {
         .any(|c| c.is_control() && c != '\n' && c != '\t')
 }
 
-/// What holds of the view of any mail.
+/// Checks the rules that hold for the view of any mail.
 fn check(name: &str, mail: &Bytes) -> View {
     let view = View::parse(mail);
     let header = HeaderView::parse(mail);

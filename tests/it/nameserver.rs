@@ -17,30 +17,30 @@ const MX: u16 = 15;
 const TXT: u16 = 16;
 const AAAA: u16 = 28;
 
-/// What is larger goes by TCP.
+/// Octets of the largest answer by UDP. A larger one goes by TCP.
 const UDP_BYTES_MAX: usize = 1_232;
 
-/// What a name server knows, and how it behaves.
+/// The records of a name server, and its behaviour.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Zone {
     records: HashMap<String, Vec<(u16, Vec<u8>)>>,
     moods: HashMap<String, Mood>,
 }
 
-/// How the server behaves about a name.
+/// The behaviour of the server about a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mood {
-    /// It answers after this time.
+    /// The answer comes after this time.
     Slow(Duration),
-    /// It never answers.
+    /// No answer comes.
     Silent,
-    /// It answers with this response code.
+    /// The answer has this response code.
     Code(u8),
-    /// It answers with the response code 2 to kinds it has no records of.
+    /// The answer has the response code 2 for kinds that have no records.
     FailOnOthers,
-    /// It says "too long, ask by TCP", by TCP too.
+    /// The answer is "too long, ask by TCP", by TCP too.
     Truncated,
-    /// It answers with one byte.
+    /// The answer is one byte.
     Stub,
 }
 

@@ -10,7 +10,7 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-/// What was found, or `None` after a loud line. `what` says what is missing and what is not tested.
+/// Gives back what was found. If nothing was, a loud line says what is missing: `what`.
 #[track_caller]
 pub(crate) fn required<T>(found: Option<T>, what: &str) -> Option<T> {
     if found.is_none() {

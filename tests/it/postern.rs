@@ -26,7 +26,7 @@ pub(crate) const SECRET: &str = "a secret made for tests, worth nothing elsewher
 /// The program chooses its ports when it starts, and other ones when it starts again: until then they
 /// are 0 here. Where a peer must know them before, [`Postern::with_known_ports`] gives it its own for good.
 pub(crate) struct Postern {
-    /// It ends before its folder goes.
+    /// The program. The field stands first, so that it ends before its folder goes.
     running: Option<Running>,
     home: Home,
     /// Port of SMTP.
@@ -203,12 +203,12 @@ impl Postern {
         });
     }
 
-    /// Its log so far, over all starts.
+    /// The log so far, over all starts.
     pub(crate) fn log(&self) -> String {
         self.home.log()
     }
 
-    /// Its data folder.
+    /// The data folder.
     pub(crate) fn data(&self) -> PathBuf {
         self.home.path("data")
     }
@@ -218,7 +218,7 @@ impl Postern {
         self.home.path(name)
     }
 
-    /// Its configuration file.
+    /// The configuration file.
     pub(crate) fn config(&self) -> String {
         self.home.path("postern.toml").display().to_string()
     }

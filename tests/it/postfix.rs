@@ -110,14 +110,14 @@ impl Postfix {
         self.wait_until_it_listens();
     }
 
-    /// How many mails are in its queue.
+    /// Number of mails in the queue.
     pub(crate) fn queued(&self) -> usize {
         let listed = self.command("postqueue", &["-j"]);
         assert!(listed.status.success(), "postqueue: {listed:?}");
         String::from_utf8_lossy(&listed.stdout).lines().count()
     }
 
-    /// Its log so far.
+    /// The log so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path("maillog")).unwrap_or_default()
     }

@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-/// What the product accepts as its API key.
+/// The API key that the product accepts.
 pub(crate) const KEY: &str = "a key made for tests, worth nothing elsewhere";
 
 /// A Messages API on a free loopback port. It lives as long as the test's process.
@@ -32,12 +32,12 @@ struct Told {
     echoes: Vec<(u16, Value)>,
 }
 
-/// How a product tells of each new message, those that Postern posts among them.
+/// The way in which a product tells of each new message, those that Postern posts among them.
 #[derive(Clone, Copy)]
 pub(crate) struct Echo {
-    /// Where Postern speaks HTTP.
+    /// Port of Postern's HTTP.
     pub(crate) http: u16,
-    /// It tells before it answers, or beside it.
+    /// True if the product tells before it answers, false if beside it.
     pub(crate) is_first: bool,
 }
 
@@ -69,7 +69,7 @@ impl Product {
         }
     }
 
-    /// What `api.base_url` is set to.
+    /// The value for `api.base_url`.
     pub(crate) fn base_url(&self) -> String {
         format!("http://127.0.0.1:{}/api", self.port)
     }
@@ -84,12 +84,12 @@ impl Product {
         self.told.lock().unwrap().echo = Some(echo);
     }
 
-    /// What Postern answered when it was told of a message: status and body.
+    /// The answers of Postern when it was told of a message: status and body.
     pub(crate) fn echoes(&self) -> Vec<(u16, Value)> {
         self.told.lock().unwrap().echoes.clone()
     }
 
-    /// How many messages were made of each mail, by `emailMessageId`.
+    /// Number of messages that were made of each mail, by `emailMessageId`.
     pub(crate) fn effects(&self) -> HashMap<String, usize> {
         let mut effects = HashMap::new();
         for (_, message) in &self.told.lock().unwrap().messages {

@@ -157,7 +157,7 @@ impl Home {
 /// Name of the file that servers log to.
 const LOG: &str = "log";
 
-/// What servers have logged in this folder behind so many octets.
+/// The log of the servers in this folder, from this octet on.
 fn log_of(folder: &Path, begun: u64) -> String {
     let mut log = String::new();
     if let Ok(mut file) = fs::File::open(folder.join(LOG)) {
@@ -169,7 +169,7 @@ fn log_of(folder: &Path, begun: u64) -> String {
     log
 }
 
-/// How a command ended.
+/// The end of a command.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) code: Option<i32>,
@@ -219,17 +219,17 @@ impl Running {
         })
     }
 
-    /// Its process id.
+    /// The process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Its log so far.
+    /// The log so far.
     pub(crate) fn log(&self) -> String {
         log_of(&self.folder, self.begun)
     }
 
-    /// What it has printed.
+    /// The standard output so far.
     pub(crate) fn out(&self) -> String {
         fs::read_to_string(self.folder.join("out")).unwrap()
     }
@@ -277,7 +277,7 @@ pub(crate) fn signal(name: &str, pid: u32) {
     assert!(sent.success(), "kill -s {name} {pid}");
 }
 
-/// What `GET target` is answered: the status, 0 if nobody answers in so many seconds, and the body.
+/// The answer to `GET target`: the status, 0 if nobody answers in so many seconds, and the body.
 pub(crate) fn fetch(port: u16, target: &str, key: Option<&str>, seconds: u32) -> (u16, String) {
     let mut curl = Command::new("curl");
     curl.args(["-s", "--noproxy", "*", "--max-time"]);

@@ -24,7 +24,7 @@ fn recipe(lmtp: u16) -> String {
     named
 }
 
-/// What Postfix says to a mail, once it knows whether the address is good.
+/// The answer of Postfix to a mail, once it knows whether the address is good.
 fn verified(postfix: &Postfix, id: &str, to: &str) -> String {
     let mut answer = String::new();
     eventually("the address is verified", || {

@@ -20,7 +20,7 @@ pub(crate) struct Kept {
     pub(crate) from: String,
     /// The envelope's recipients.
     pub(crate) to: Vec<String>,
-    /// What came after DATA, dots undone.
+    /// The octets that came after DATA, dots undone.
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -32,10 +32,10 @@ impl Kept {
 
 /// The server. It ends when this is dropped, or with the test's process.
 pub(crate) struct Sink {
-    /// Where it speaks SMTP.
+    /// Port of SMTP.
     pub(crate) port: u16,
     folder: TempDir,
-    /// It ends when its input does.
+    /// The process, which ends when its input does.
     child: Child,
 }
 
@@ -61,7 +61,7 @@ impl Sink {
         }
     }
 
-    /// How Postfix sends to it.
+    /// The transport by which Postfix sends here.
     pub(crate) fn transport(&self) -> String {
         format!("smtp:[127.0.0.1]:{}", self.port)
     }

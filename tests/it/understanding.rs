@@ -1,4 +1,4 @@
-//! What delivery makes of a mail's meaning: where it is sorted to, what becomes of each kind.
+//! The meaning of a mail in delivery: its mailbox and priority, and the end of each kind.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ async fn bench(fake: &Fake, policy: RoutePolicy) -> Bench {
     Bench::start_with(folder, fake.base(), policy, |_| {}).await
 }
 
-/// What a person at the queue says to a parked mail.
+/// The word of a person at the queue about a parked mail.
 async fn release(bench: &Bench, delivery: DeliveryId) {
     let step = DeliveryStep::Approved;
     let at = clock::now();

@@ -15,12 +15,12 @@ use std::{fs, process, thread};
 use mailin_embedded::response::{NO_STORAGE, OK, OUT_OF_SPACE};
 use mailin_embedded::{Handler, Response, Server, SslConfig};
 
-/// How many mails are kept; another is refused.
+/// Number of mails that are kept; another is refused.
 const MAILS_MAX: usize = 10_000;
-/// How long a mail is that is kept.
+/// Octets of the longest mail that is kept.
 const BYTES_MAX: usize = 64 << 20;
 
-/// What one connection knows: a clone of the first.
+/// State of one connection: a clone of the first.
 #[derive(Clone)]
 struct Sink {
     folder: Option<Arc<PathBuf>>,

@@ -35,7 +35,7 @@ fn broken(name: &'static str, mail: Bytes, outcome: AuthResult) -> Broken {
     }
 }
 
-/// What the signer did wrong, or what is not enough.
+/// Faults of the signer, and signatures that are not enough.
 fn broken_by_the_signer() -> Vec<Broken> {
     let now = clock::now();
     let ago = |secs| now.minus(Duration::from_secs(secs)).as_secs();
@@ -74,7 +74,7 @@ fn broken_by_the_signer() -> Vec<Broken> {
         .collect()
 }
 
-/// What was done to the mail on its way.
+/// Changes of the mail on its way.
 fn broken_on_the_way() -> Vec<Broken> {
     let part = with(as_domain(DOMAIN), json!({ "length": true }));
     let part = signed(&mail_by(ANN), &[part]);

@@ -50,7 +50,7 @@ impl House {
         minted.split_whitespace().last().unwrap().to_owned()
     }
 
-    /// What the command prints.
+    /// The output of a command that must succeed.
     fn run(&self, words: &[&str]) -> String {
         let Output { status, stdout, .. } = self.postern.command(words);
         assert!(status.success(), "{words:?}: {}", self.postern.log());
@@ -105,7 +105,7 @@ async fn a_reply_is_posted_with_its_identity() {
         let answer = client.mail(from, to, mail).unwrap();
         assert!(answer.starts_with("250 "), "{answer}");
     };
-    // H1: the participant, and his domain says so.
+    // H1: the participant, whose domain says so.
     send(ANN, &house.minted_for(ANN), &by_ann());
     let message = house.message(0);
     assert_eq!(told(&message), ["verified", "pass", "pass"], "{message}");

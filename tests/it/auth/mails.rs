@@ -17,12 +17,12 @@ use crate::nameserver::{NameServer, Zone};
 /// The bank that others want to be.
 const BANK: &str = "a@bank.example";
 
-/// Where a forger's mail comes from.
+/// The origin of a forger's mail.
 struct Forgery<'a> {
     helo: &'a str,
     mail_from: Option<&'a str>,
     fields: &'a str,
-    /// What the From field is found to be.
+    /// The finding about the From field.
     problem: Option<FromProblem>,
 }
 
@@ -156,7 +156,7 @@ const FORGERIES: [Forgery<'static>; 24] = [
     ),
 ];
 
-/// The bank refuses what fails; the forger's own domain is in order and lets his host send.
+/// The bank refuses what fails; the forger's own domain is in order and lets its host send.
 fn bank_and_forger() -> Zone {
     zone_of("bank.example")
         .txt("evil.example", "v=spf1 ip4:192.0.2.1 -all")

@@ -1,4 +1,4 @@
-//! Who is speaking: mails signed by dkimpy, checked with a name server of the test's own.
+//! Sender authentication: mails signed by dkimpy, checked with a name server of the test's own.
 
 mod broken;
 mod doors;
@@ -40,7 +40,7 @@ pub(crate) fn python(wish: &Value) -> Value {
 }
 
 struct Signer {
-    /// It ends when its input does.
+    /// The process, which ends when its input does.
     _child: Child,
     wishes: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -126,7 +126,7 @@ pub(crate) fn keys() -> &'static Keys {
     })
 }
 
-/// How to sign as a domain with the RSA key under `s1`.
+/// The wish to sign as a domain with the RSA key under `s1`.
 fn as_domain(domain: &str) -> Value {
     json!({ "domain": domain, "selector": "s1", "private": keys().rsa.private })
 }

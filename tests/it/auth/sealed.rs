@@ -13,7 +13,7 @@ use super::{
 };
 use crate::nameserver::{NameServer, Zone};
 
-/// How a list seals what it hands on.
+/// A mail as a list seals it and hands it on.
 fn sealed_by(domain: &str, results: &str) -> Value {
     let more = json!({
         "server": format!("mx.{domain}"),

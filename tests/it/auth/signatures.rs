@@ -359,7 +359,7 @@ async fn an_old_mail_sent_again_verifies_nobody() {
     }
 }
 
-/// What is handed on is whole for others, with our fields on top.
+/// A mail that is handed on is whole for others, with our fields on top.
 #[tokio::test]
 async fn dkimpy_verifies_what_passed_through() {
     let mail = signed(&mail_by(ANN), &[as_domain(DOMAIN)]);

@@ -31,7 +31,7 @@ impl Desk {
         path.to_str().unwrap().to_owned()
     }
 
-    /// What `mail compose` prints of this text.
+    /// The output of `mail compose` for this text.
     fn compose(&self, text: &str, more: &[&str]) -> String {
         let text = self.write("text.txt", text);
         self.run(&["--text", &text], more).ok()

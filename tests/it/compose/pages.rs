@@ -5,11 +5,11 @@ use std::process::Command;
 use super::Desk;
 use crate::needs::required;
 
-/// Where Debian and others put it.
+/// Names of the browser in Debian and elsewhere.
 const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 const PHONE_PIXELS: u32 = 390;
 
-/// What the browser measured in a page.
+/// Measures that the browser took in a page.
 struct Measured {
     /// The width of the page where it may be [`PHONE_PIXELS`].
     width: u32,

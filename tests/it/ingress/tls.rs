@@ -34,7 +34,7 @@ async fn at_handshake(house: &House) -> TcpStream {
     stream
 }
 
-/// What the server sends until it closes.
+/// The octets that the server sends until it closes.
 async fn all_of(stream: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     let read = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;

@@ -1,4 +1,4 @@
-//! Who may ask for mail, what is asked twice, and what is refused.
+//! Callers of the outbound API: their keys, requests that come twice, and requests that are refused.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

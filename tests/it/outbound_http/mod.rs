@@ -1,4 +1,4 @@
-//! What the product calls, through the real program: events, direct calls, jobs, addresses.
+//! The calls of a product, through the real program: events, direct calls, jobs, addresses.
 
 mod callers;
 mod jobs;

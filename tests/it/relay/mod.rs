@@ -87,7 +87,7 @@ fn relays(list: Vec<Relay>, timeouts: RelayTimeouts) -> RelayPool {
     RelayPool::new(list, terms(timeouts), metrics)
 }
 
-/// How the relays of a test are spoken to.
+/// The terms on which the relays of a test are spoken to.
 fn terms(timeouts: RelayTimeouts) -> RelayPoolSettings {
     RelayPoolSettings {
         ehlo_name: "mx.test".to_owned(),
@@ -227,7 +227,7 @@ impl Sending {
         .await;
     }
 
-    /// Whether the metrics call this relay usable.
+    /// True if the metrics call this relay usable.
     fn is_up(&self, relay: &Relay) -> bool {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();

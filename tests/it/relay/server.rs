@@ -32,7 +32,7 @@ pub(crate) enum Step {
     Quit,
 }
 
-/// What the relay does at a step.
+/// An act of the relay at a step.
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
     /// Says what a good relay says.
@@ -57,7 +57,7 @@ pub(crate) struct Heard {
     pub(crate) from: String,
     pub(crate) to: String,
     pub(crate) bytes: Vec<u8>,
-    /// It was answered with a yes.
+    /// Whether the answer to it was 2xx.
     pub(crate) taken: bool,
 }
 
@@ -156,12 +156,12 @@ impl Fake {
         self.shared.lines.lock().unwrap().clone()
     }
 
-    /// How often somebody connected.
+    /// Number of connections so far.
     pub(crate) fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
-    /// How many connections there were at once.
+    /// Most connections that there were at once.
     pub(crate) fn most_open(&self) -> usize {
         self.shared.most_open.load(Ordering::SeqCst)
     }

@@ -28,7 +28,7 @@ fn good() -> Fake {
     Fake::start(|_, _| Act::Usual)
 }
 
-/// How often a relay heard a command.
+/// Number of times that a relay heard a command.
 fn count(fake: &Fake, command: &str) -> usize {
     let lines = fake.lines();
     lines
@@ -37,7 +37,7 @@ fn count(fake: &Fake, command: &str) -> usize {
         .count()
 }
 
-/// Who is set aside stays so for all of a test.
+/// A worker for which a relay that is set aside stays so for all of a test.
 fn patient(relays: &[&Fake]) -> Sending {
     let wait = Duration::from_secs(300);
     let patience = SendSchedule {

@@ -23,7 +23,7 @@ fn ed25519() -> (DkimSigningKey, String) {
     (signer("ed", &key.serialize_pem()), record)
 }
 
-/// What dkimpy says of the first signature.
+/// The verdict of dkimpy on the first signature.
 fn holds(mail: &[u8], name: &str, record: &str) -> bool {
     let records = json!({ name: record });
     let mail = data_encoding::BASE64.encode(mail);

@@ -1,4 +1,4 @@
-//! What of a relay's words is told: never a token or a return path, whichever step it refuses.
+//! The words of a relay as they are told: never a token or a return path, whichever step it refuses.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use super::{Sending, address, job, relay, settings};
 const WORD: &str = "n6lbt74lqzgqdnbnadhu7sle77lhdlqdrak7y7wdjgmupmayioia";
 const TOKEN: &str = "eaabeaq5mr2gkzjsgm3tinzygaztqnzzgi4tmnrrgq2tmobxha4tcmrtgq";
 
-/// What this thread logs.
+/// The log of this thread.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

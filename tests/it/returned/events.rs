@@ -1,4 +1,4 @@
-//! What is told of mail that comes in, each thing once, what is known again, and our own mail come back.
+//! Events about mail that comes in, each told once; mail that is known again; and our own mail come back.
 
 use postern::clock::Timestamp;
 use postern::mail::job_id::loop_mark;

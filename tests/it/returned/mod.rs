@@ -1,4 +1,4 @@
-//! What comes back about mail we sent, and what is told of mail: the notices, jobs and questions for both.
+//! Notices that come back about mail we sent, and events about mail: the notices, jobs and questions for both.
 
 mod events;
 mod notices;

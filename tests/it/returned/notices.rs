@@ -64,7 +64,7 @@ async fn a_notice_by_message_id_marks_the_job_and_blames_nobody() {
     for n in 1..=4 {
         sent(&bench.store, n, TO).await;
     }
-    // To a reply token, to a mailbox, old and new, and from a postmaster who gives his name.
+    // To a reply token, to a mailbox, old and new, and from a postmaster who gives a name.
     let fields = |n| notice(TO, "failed", "5.1.1", &id_of(n));
     came(&bench, token(THREAD), &fields(1)).await;
     came(&bench, mailbox(), &old_notice(TO, &id_of(2))).await;

@@ -17,7 +17,7 @@ use crate::wait::drains;
 
 const PRODUCTS: usize = 3;
 
-/// What was answered 202: the product's message, and its job.
+/// Requests that were answered 202: the product's message, and its job.
 type Taken = BTreeMap<String, String>;
 
 /// A product that asks for one mail after the other. It never gives one up: what is not answered may be in
@@ -56,7 +56,7 @@ fn message_id(mail: &[u8]) -> String {
     line.unwrap().trim().to_owned()
 }
 
-/// How often each job was told to be sent, as the journal has it.
+/// Number of times that each job was told to be sent, as the journal has it.
 fn sent_events(postern: &Postern) -> HashMap<String, usize> {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     runtime.unwrap().block_on(async {

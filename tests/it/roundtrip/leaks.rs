@@ -20,7 +20,7 @@ use crate::sink::Sink;
 const ANN: &str = "ann@sink.test";
 const BOB: &str = "bob@sink.test";
 
-/// What must be seen by nobody: the words of the addresses in a mail.
+/// The words of the addresses in a mail, which nobody must see.
 fn words_of(bytes: &[u8], from: &str) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes).into_owned() + from;
     let mut words = Vec::new();
@@ -147,7 +147,7 @@ fn nobody_sees_the_token_of_another() {
     shows_none("the mail to Ann", &to_ann.text(), &bobs);
     shows_none("the mail to Bob", &to_bob.text(), &anns);
 
-    // Bob answers, and shows his own reply address in his words, as text, as a link, and quoted.
+    // Bob answers, and the words show the reply address that is Bob's, as text, as a link, and quoted.
     let seen = read(&to_bob.bytes, json!({}));
     let address = field(&seen, "Reply-To").to_owned();
     let split = format!("{}\r\n{}", &address[..30], &address[30..]);

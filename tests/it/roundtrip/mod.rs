@@ -25,7 +25,7 @@ use crate::product::{KEY, Product};
 use crate::relay::server::certificate;
 use crate::sink::{Kept, Sink};
 
-/// Where the people of the tests have their mail.
+/// The domain of the people in the tests.
 const SINK: &str = "sink.test";
 
 /// A Postern that sends, its product, and what is asked of it.
@@ -70,7 +70,7 @@ impl Gateway {
         answer
     }
 
-    /// A page that an operator looks at with his browser.
+    /// A page that an operator looks at with a browser.
     fn page(&self, path: &str) -> String {
         let url = format!("http://127.0.0.1:{}{path}", self.postern.http);
         let mut curl = Command::new("curl");
@@ -207,7 +207,7 @@ fn swaks(postern: &Postern, from: &str, to: &str, mail: &[u8]) -> (bool, String)
     fed(&mut swaks, b"")
 }
 
-/// What Python's `email` finds in a mail, and its answer if `wish` has a `style`.
+/// The findings of Python's `email` in a mail, and its answer if `wish` has a `style`.
 fn read(mail: &[u8], mut wish: Value) -> Value {
     wish["mail"] = json!(BASE64.encode(mail));
     let mut python = Command::new(python_program());

@@ -1,4 +1,4 @@
-//! What products do beside answering: they tell Postern of its own messages, and two of them use the same
+//! Products that do more than answer: they tell Postern of its own messages, and two of them use the same
 //! ids.
 
 use serde_json::{Value, json};

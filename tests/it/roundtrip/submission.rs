@@ -11,7 +11,7 @@ use crate::postfix::Postfix;
 use crate::sink::Sink;
 
 const ANN: &str = "ann@sink.test";
-/// What Dovecot does not know as the user's password.
+/// A password that Dovecot does not know.
 const WRONG: &str = "quite another password of tests";
 
 /// A Postfix that relays only for who has logged in over TLS, and a Postern with these lines of

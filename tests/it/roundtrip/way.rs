@@ -1,5 +1,5 @@
 //! A conversation: a person writes, the product answers through a real Postfix, and the person answers
-//! that very mail as his mail program does.
+//! that very mail as a mail program does.
 
 use std::path::Path;
 

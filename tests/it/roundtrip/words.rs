@@ -1,4 +1,4 @@
-//! Whose words they are: a person may repeat ours as his own, or write none.
+//! The author of words: a person may repeat ours as their own, or write none.
 
 use data_encoding::BASE64;
 use serde_json::{Value, json};

@@ -13,7 +13,7 @@ use super::kit::{self, CERTIFICATE_URL, Kit, adapters};
 use super::{House, Post, send};
 
 const TO: &str = "general@in.example.com";
-/// What is said to a request that will never be read, by the doors' laws.
+/// Status of the answer to a request that will never be read.
 const NEVER: [u16; 3] = [400, 403, 406];
 
 fn house() -> House {
@@ -25,7 +25,7 @@ fn house() -> House {
     house
 }
 
-/// These bytes in place of the kit's body, signed as the kit's provider would.
+/// A post of these bytes in place of the kit's body, signed as the kit's provider would.
 fn signed(kit: &Kit, bytes: Vec<u8>, house: &House) -> Post {
     let media = (kit.body)(TO).media_type();
     let mut post = kit.post(Body::Raw(bytes), house.now);
@@ -287,7 +287,7 @@ async fn a_hundred_replays_at_once_are_one_effect_at_every_door() {
     }
 }
 
-/// What is signed are the octets that came, not what they mean.
+/// The signature is over the octets that came, not over their meaning.
 #[tokio::test]
 async fn json_that_was_written_anew_has_no_signature() {
     for name in ["generic", "standard", "mailersend", "postal"] {

@@ -522,7 +522,7 @@ async fn hostile_header_fields_stay_data() {
     assert_eq!(view.text.as_deref().map(str::trim), Some("words"));
 }
 
-/// What feeds one kit its own good body.
+/// A function that feeds one kit its own good body.
 fn seed(kit: usize) -> Vec<u8> {
     let choice = u8::try_from(kit).unwrap();
     [vec![choice, 0], (KITS[kit].body)(TO).written()].concat()

@@ -61,12 +61,12 @@ impl Served {
         }
     }
 
-    /// What is heard for these bytes, up to the end of the connection.
+    /// The answer to these bytes, up to the end of the connection.
     pub(super) async fn say(&self, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let (mut reader, mut writer) = stream.split();
         let mut heard = Vec::new();
-        // Who is refused early may find the connection closed while he still talks.
+        // A client that is refused early may find the connection closed while it still sends.
         let said = async { drop(writer.write_all(bytes).await) };
         let (_, read) = tokio::join!(said, reader.read_to_end(&mut heard));
         let heard = String::from_utf8_lossy(&heard).into_owned();

@@ -33,9 +33,9 @@ pub(super) struct Kit {
     pub(super) body: fn(&str) -> Body,
     /// Adds to the post what vouches for it. With `false` the secret is a wrong one.
     pub(super) sign: fn(&mut Body, &mut Post, Timestamp, bool),
-    /// What is said to whom nobody vouches for.
+    /// Status of the answer to a request without a good proof.
     pub(super) unproven: u16,
-    /// What is said to a mail for nobody.
+    /// Status of the answer to a mail for an address that nobody has.
     pub(super) unroutable: u16,
     /// The seconds after which a request is too old; `None` if it never is.
     pub(super) too_old: Option<u64>,

@@ -1,7 +1,7 @@
 //! Providers' webhooks: requests of our own for every provider and mode, signed as it signs them,
 //! through the doors into a real store; and over HTTP.
 //!
-//! Where each row of HOSTILE I is tested:
+//! Rows of HOSTILE I and the files that test them:
 //!
 //! | row | tests |
 //! | --- | --- |
@@ -59,7 +59,7 @@ use post::Post;
 const DOMAIN: &str = "in.example.com";
 const THREAD: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
 
-/// What it heard.
+/// The answer to a request.
 #[derive(Debug)]
 struct Heard {
     status: u16,
@@ -160,7 +160,7 @@ impl House {
         (delivery, view)
     }
 
-    /// How many messages a product would be told of.
+    /// Number of messages that a product would be told of.
     fn effects(&self) -> usize {
         let mut prints: Vec<Fingerprint> = Vec::new();
         for delivery in self.deliveries() {

@@ -200,7 +200,7 @@ fn without_sender(value: &mut Value) {
     }
 }
 
-/// What is taken for the null sender's is dropped as a machine's.
+/// A mail that is taken for the null sender's is dropped as a machine's.
 #[tokio::test]
 async fn a_sender_that_is_not_told_is_not_the_null_sender() {
     let house = house();
