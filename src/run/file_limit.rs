@@ -18,10 +18,10 @@ const DESCRIPTORS_OWN: usize = 256;
 pub(super) fn raise(config: &Config) {
     // All HTTP addresses share their bound; the control socket has the same for itself.
     let http = config.http_server.connections_max.saturating_mul(2);
-    let wanted = config
-        .ingress
-        .connections_max
-        .saturating_add(http)
+    let connections = config.ingress.connections_max.saturating_add(http);
+    // An eighth more is for exempt clients, and one for connections that give up their place.
+    let wanted = connections
+        .saturating_add(connections / 4)
         .saturating_add(DESCRIPTORS_OWN);
     let wanted = u64::try_from(wanted).unwrap_or(u64::MAX);
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
