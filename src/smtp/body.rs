@@ -204,7 +204,12 @@ impl DataReader {
     /// room is counted against the server's memory.
     fn reserve(&mut self, octets: usize) {
         if self.kept.capacity() - self.kept.len() < octets {
-            let step = (self.kept.len() / 8).max(GROWTH_MIN);
+            let left = self
+                .bounds
+                .mail_bytes
+                .saturating_sub(self.kept.len() as u64);
+            let left = usize::try_from(left).unwrap_or(usize::MAX);
+            let step = (self.kept.len() / 8).max(GROWTH_MIN).min(left);
             self.kept.reserve_exact(octets.max(step));
         }
     }
