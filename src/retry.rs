@@ -5,6 +5,10 @@
 
 use std::time::Duration;
 
+use mail_parser::DateTime;
+
+use crate::clock::Timestamp;
+
 /// No wait is shorter, whatever was set or wished.
 const WAIT_MIN: Duration = Duration::from_millis(10);
 /// Doubling stops to matter long before: a `u32` of milliseconds is 49 days.
@@ -170,6 +174,26 @@ fn in_words(age: Duration) -> String {
     }
 }
 
+/// The shortest wait that a `Retry-After` can ask for.
+pub const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
+/// The longest wait that a `Retry-After` can ask for: a longer one is more likely a mistake than a
+/// plan.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+
+/// The wait of a `Retry-After`: seconds or an HTTP date (RFC 9110 section 10.2.3), clamped.
+pub fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+    let text = text.trim();
+    let wait = if text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
+        // A number with more digits than fit is still a long wait.
+        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
+    } else {
+        let date = DateTime::parse_rfc822(text).filter(DateTime::is_valid)?;
+        let secs = u64::try_from(date.to_timestamp()).ok()?;
+        Timestamp::from_secs(secs).since(now)
+    };
+    Some(wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -199,6 +223,29 @@ mod tests {
         match next {
             NextStep::Retry { after } => after.as_millis(),
             NextStep::Park { reason } => panic!("parked: {reason}"),
+        }
+    }
+
+    #[test]
+    fn retry_after_is_clamped() {
+        let now = Timestamp::from_secs(784_111_777); // Sun, 06 Nov 1994 08:49:37 GMT
+        let secs = |s| Some(Duration::from_secs(s));
+        for (text, wait) in [
+            ("0", secs(1)),
+            ("7", secs(7)),
+            (" 7 ", secs(7)),
+            ("1000000000", secs(3600)),
+            ("99999999999999999999999999", secs(3600)),
+            ("1e9", None),
+            ("-1", None),
+            ("", None),
+            ("soon", None),
+            ("Sun, 06 Nov 1994 08:50:07 GMT", secs(30)),
+            ("Sun, 06 Nov 1994 08:49:07 GMT", secs(1)),
+            ("Sun, 06 Nov 2094 08:49:37 GMT", secs(3600)),
+            ("Sun, 99 Nov 1994 08:49:37 GMT", None),
+        ] {
+            assert_eq!(parse_retry_after(text, now), wait, "{text}");
         }
     }
 

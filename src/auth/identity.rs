@@ -29,6 +29,12 @@ impl Identity {
             Self::Unverified => "unverified",
         }
     }
+
+    /// The identity of this word of the Messages API.
+    pub fn of_name(name: &str) -> Option<Self> {
+        let all = [Self::Verified, Self::TokenHolder, Self::Unverified];
+        all.into_iter().find(|identity| identity.as_str() == name)
+    }
 }
 
 /// Judges a reply. `author` is the one address of From ([`HeaderView::author`]), never Reply-To or

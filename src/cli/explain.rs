@@ -1,6 +1,7 @@
-//! Owns `mail explain`: what a mail is, where it belongs and which words in it are new.
+//! Owns `mail explain`: what would be done with a mail, and why.
 //!
-//! Does not keep, post or send anything. It asks the network for who sent the mail only if told to.
+//! Does not store, post or send anything. The plan is the one that delivery makes (`delivery::plan`),
+//! and the SMTP responses are those of the doors. The network is asked about the sender only on request.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -14,34 +15,35 @@ use super::queue::printable_json;
 use super::sender::{self, SenderArgs};
 use super::terminal::{printable, printable_lines};
 use super::{mail, token};
-use crate::auth::{Identity, identity};
+use crate::auth::{Identity, PolicyDecision};
 use crate::clock::{self, Timestamp};
-use crate::config::{Config, Purpose, RouteConfig};
-use crate::delivery::attachments::Files;
+use crate::config::{Config, Purpose};
+use crate::delivery::bounces::BounceLookup;
+use crate::delivery::known_facts::FactReader;
+use crate::delivery::parsed_mail::{MailContext, ParsedMail};
+use crate::delivery::plan::{KnownFacts, Plan, Planner};
 use crate::delivery::policy::Disposition;
-use crate::delivery::sorting::{ThreadHistory, assign};
+use crate::delivery::route::DeliveryRoute;
+use crate::ingress::routes::{POSTMASTER_MAILBOX, Routes, Unroutable, policy_response};
 use crate::mail::address::Address;
-use crate::mail::job_id::{is_return_path_form, job_of_return_path, loop_mark};
-use crate::mail::kind::{self, ClassifyContext, MailKind, ReversePath};
-use crate::mail::mailbox;
-use crate::mail::reply::{self, Reply};
-use crate::mail::subject::Subject;
-use crate::mail::thread::{self, ThreadCandidate, ThreadDecision, ThreadFacts, ThreadReason};
-use crate::mail::token::{Claims, KeyRing, ThreadKey, TokenError};
-use crate::mail::verdict::Verdict;
+use crate::mail::envelope::{Door, Envelope, Peer, Recipient, RecipientTarget};
+use crate::mail::job_id::is_return_path_form;
+use crate::mail::reply::Reply;
+use crate::mail::verdict::{Verdict, VerdictSource};
 use crate::mail::view::View;
-use crate::run::{Exit, ExitError};
-use crate::store::{Mapping, Store, StoreError};
+use crate::run::{Exit, ExitError, delivery_routes, ingress_routes};
+use crate::smtp::response::Refusal;
+use crate::store::{QuotedMessage, Store, StoreError};
 
 /// Arguments of `mail explain`.
 #[derive(Debug, Args)]
 pub(super) struct ExplainArgs {
     /// The file with the mail; - is standard input. Without header lines it is a plain text body
     file: PathBuf,
-    /// Whom it is for; without it the mail's own header tells
+    /// The recipient; without it the header decides
     #[arg(long, value_name = "ADDRESS")]
     rcpt: Option<String>,
-    /// The sender in the envelope; <> is the null sender
+    /// The envelope sender; <> is the null sender. Without it the author in From is taken
     #[arg(long, value_name = "ADDRESS")]
     from: Option<String>,
     #[command(flatten)]
@@ -56,10 +58,8 @@ pub(super) struct ExplainArgs {
 
 impl ExplainArgs {
     pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), ExitError> {
-        let rcpt = self
-            .rcpt
-            .as_deref()
-            .map(|rcpt| token::parse_address("rcpt", rcpt));
+        let rcpt = self.rcpt.as_deref();
+        let rcpt = rcpt.map(|rcpt| token::parse_address("rcpt", rcpt));
         let rcpt = rcpt.transpose()?;
         let from = match self.from.as_deref() {
             None => None,
@@ -70,125 +70,141 @@ impl ExplainArgs {
         let bytes = Bytes::from(mail::read(&self.file)?);
         let view = View::parse(&bytes);
         let now = clock::now();
-        let path = from.as_ref().and_then(Option::as_ref);
-        let verdict = self.sender.check(&loaded.config.auth, &bytes, path, now)?;
+        let is_assumed = from.is_none();
+        // Most senders use one address for both.
+        let sender = from.unwrap_or_else(|| view.header.author().cloned());
+        let verdict = self
+            .sender
+            .check(&loaded.config.auth, &bytes, sender.as_ref(), now)?;
         let store = if self.store {
             Some(open_store(&loaded.config)?)
         } else {
             None
         };
-        let case = ExplainContext {
+        let context = ExplainContext {
             config: &loaded.config,
+            routes: delivery_routes(&loaded.config)?,
+            doors: ingress_routes(&loaded.config)?,
             store: store.as_ref(),
             view: &view,
             verdict: verdict.as_ref(),
+            sender,
+            is_assumed,
             now,
         };
-        let explained = case.explain(rcpt, from.as_ref());
+        let explained = super::block_on(context.explain(rcpt))?;
         if let Some(store) = store {
             super::block_on(store.close())?;
         }
-        let explained = explained?;
+        let unavailable = |error| ExitError::new(Exit::Unavailable, error);
+        let (explained, refusal) = explained.map_err(unavailable)?;
         if self.json {
             writeln!(out, "{}", printable_json(&explained))?;
         } else {
             words(&explained, verdict.as_ref(), out)?;
         }
-        Ok(())
+        match refusal {
+            None => Ok(()),
+            Some(refusal) => {
+                let line = format!("the mail would be refused: {}", refusal.response());
+                Err(ExitError::with_message(Exit::Refused, line))
+            }
+        }
     }
 }
 
-/// One mail, and what it is judged against.
+/// One mail, and everything that its plan depends on.
 struct ExplainContext<'a> {
     config: &'a Config,
+    routes: Vec<DeliveryRoute>,
+    doors: Routes,
     store: Option<&'a Store>,
     view: &'a View,
-    /// `None` if nobody was asked who sent it.
+    /// The results of the sender checks; `None` if nothing was checked.
     verdict: Option<&'a Verdict>,
+    /// The envelope sender.
+    sender: Option<Address>,
+    /// True if the envelope sender was not given.
+    is_assumed: bool,
     now: Timestamp,
 }
 
-/// Where the recipient's address leads.
-enum RecipientClue {
-    /// Nowhere in particular.
-    Mailbox,
-    /// To the thread of its token.
-    Thread(Claims),
-    /// To no thread, for this reason: but for a bounce address it would be refused.
-    Refused(&'static str),
-}
-
 impl ExplainContext<'_> {
-    fn explain(
-        &self,
-        rcpt: Option<Address>,
-        from: Option<&Option<Address>>,
-    ) -> Result<Value, ExitError> {
-        let header = &self.view.header;
-        let rcpt = rcpt.map_or_else(|| self.rcpt_in_header(), |rcpt| Ok(Some(rcpt)))?;
+    /// The explanation, and the refusal that the SMTP client would receive.
+    async fn explain(&self, rcpt: Option<Address>) -> Result<(Value, Option<Refusal>), StoreError> {
+        let rcpt = rcpt.or_else(|| self.rcpt_in_header());
         let route = self.route(rcpt.as_ref());
-        let led = self.recipient_clue(route, rcpt.as_ref())?;
-        let is_from_nobody = matches!(from, Some(None));
-        let mark = loop_mark(&key_ring(route)?, &route.domains[0]);
-        let context = ClassifyContext {
-            loop_mark: Some(&mark),
-            sender: from.map_or(ReversePath::Unknown, |from| from.as_ref().into()),
-            message_id_domains: &route.domains,
-            ..ClassifyContext::UNKNOWN
+        let (recipient, rcpt_error) = self.recipient(route, rcpt.as_ref()).await?;
+        let envelope = self.envelope(&recipient);
+        let none = Verdict::default();
+        let planner = Planner {
+            route,
+            recipient: &recipient,
+            verdict: self.verdict.unwrap_or(&none),
+            steps: &[],
+            received_at: self.now,
+            now: self.now,
+            subject_window: self.config.store.subject_window,
         };
-        let (finding, report) = kind::classify(self.view, &context);
-        let subject = header.subject.clone().unwrap_or_default();
-        let reply = reply::extract(&reply::ReplyInput {
-            text: self.view.text.as_deref(),
-            html: self.view.html.as_deref(),
-            subject: &subject,
-            marker: route.marker(),
-            answers_nothing: header.in_reply_to.is_empty()
-                && header.references.is_empty()
-                && !Subject::of(&subject).is_reply,
-            ..reply::ReplyInput::default()
-        });
-        let identity = self.identity(route, &led)?;
-        let judged = Judgement {
-            kind: finding.kind,
-            identity,
-            subject: &subject,
-            body: &reply.text,
+        let mut mail = ParsedMail::parse(
+            self.view,
+            &MailContext {
+                envelope: &envelope,
+                recipient: &recipient,
+                route,
+                limits: Some(&self.config.attachments.bounds),
+            },
+        );
+        let reader = FactReader {
+            store: self.store,
+            planner,
         };
-        let thread = self.thread(route, &led)?;
-        let sorted = self.sorted(route, rcpt.as_ref(), &led, (&thread, &judged))?;
-        let ruling = Disposition::of(&route.policy.kinds, &finding, is_from_nobody);
-        let author = header.author().map(ToString::to_string);
-        let first = header.from.first();
-        let from = author.or_else(|| first.map(|from| from.text.clone()));
-        let authentication = sender::findings_json(self.verdict, identity, route.sender_policy);
+        let known = reader.read(&mail, None).await?;
+        let quoted = reader.our_last_message(&mail, &known).await?;
+        mail.quoted_message = quoted.map(QuotedMessage::from);
+        mail.extract_reply(self.view, &route.reply_marker);
+        let plan = planner.plan(&mail, &known);
+        let who = planner.identity(&mail, &known);
+        let rcpt_refusal = rcpt_error.map(Refusal::from);
+        let data_refusal = match rcpt_refusal {
+            Some(_) => None,
+            None => self.data_refusal(route, &recipient, who),
+        };
+        let assigned = planner.assignment(&mail, &known);
         let mut explained = json!({
-            "kind": finding.kind,
-            "kindRule": finding.rule,
-            "kindEvidence": finding.evidence,
-            "ruling": ruling_json(ruling),
-            "mailbox": sorted["mailbox"],
-            "priority": sorted["priority"],
-            "rule": sorted["rule"],
-            "subject": subject,
-            "from": from,
-            "fromName": first.and_then(|from| from.name.clone()),
-            "messageId": header.message_id,
+            "kind": mail.kind,
+            "kindRule": mail.kind_rule,
+            "kindEvidence": mail.kind_evidence,
+            "ruling": ruling_json(&plan, &mail, rcpt_refusal.or(data_refusal)),
+            "smtp": {
+                "rcpt": smtp_line(rcpt_refusal, "250 2.1.5 recipient ok"),
+                "data": rcpt_refusal.is_none().then(|| smtp_line(data_refusal, "250 2.0.0 stored")),
+            },
+            "mailbox": assigned.mailbox,
+            "priority": assigned.priority,
+            "rule": assigned.rule,
+            "subject": mail.subject,
+            "from": Some(&mail.sender_email).filter(|from| !from.is_empty()),
+            "fromName": mail.sender_name,
+            "envelopeSender": self.sender.as_ref().map(ToString::to_string),
+            "envelopeSenderAssumed": self.is_assumed,
+            "messageId": mail.message_id,
             "route": route.name,
-            "reply": reply_json(&reply),
-            "attachments": self.attachments(),
-            "thread": thread,
-            "dsn": report,
-            "authentication": authentication,
+            "reply": reply_json(&mail.reply),
+            "attachments": mail.files.listed,
+            "thread": self.thread_json(&planner, (&mail, &known), rcpt_error),
+            "dsn": mail.report,
+            "notice": self.notice_json(&plan, &recipient, &mail).await?,
+            "authentication": sender::findings_json(self.verdict, who, route.senders),
         });
         let flags = self.view.flags.iter().map(|flag| flag.name());
         explained["flags"] = json!(flags.collect::<Vec<_>>());
-        Ok(explained)
+        Ok((explained, rcpt_refusal.or(data_refusal)))
     }
 
-    /// Without an envelope the header tells: the first of its addresses that is a reply address of
-    /// ours, or at least at a domain of ours.
-    fn rcpt_in_header(&self) -> Result<Option<Address>, ExitError> {
+    /// The recipient in the header: the first valid reply address, or else the first address at one of
+    /// the reply domains.
+    fn rcpt_in_header(&self) -> Option<Address> {
         let header = &self.view.header;
         let traces = ["Delivered-To", "X-Original-To", "Envelope-To"];
         let traced = traces.iter().flat_map(|name| header.headers(name));
@@ -196,258 +212,170 @@ impl ExplainContext<'_> {
         let named = header.to.iter().chain(&header.cc);
         let named = named.filter_map(|named| named.address.clone());
         let all: Vec<Address> = traced.chain(named).collect();
-        for route in &self.config.routes {
-            let ring = key_ring(route)?;
-            for domain in &route.domains {
-                if let Some(found) = ring.find(domain, &all, self.now).first() {
-                    return Ok(Some(found.address.clone()));
+        for route in &self.routes {
+            for domain in &route.message_id_domains {
+                if let Some(found) = route.keys.find(domain, &all, self.now).first() {
+                    return Some(found.address.clone());
                 }
             }
         }
-        let ours = |address: &&Address| {
-            let mut routes = self.config.routes.iter();
-            routes.any(|route| route.domains.contains(address.domain()))
-        };
-        Ok(all.iter().find(ours).cloned())
+        let is_ours = |address: &&Address| self.doors.by_domain(address.domain()).is_some();
+        all.iter().find(is_ours).cloned()
     }
 
-    fn route(&self, rcpt: Option<&Address>) -> &RouteConfig {
-        let routes = &self.config.routes;
+    fn route(&self, rcpt: Option<&Address>) -> &DeliveryRoute {
         let of_rcpt = rcpt.and_then(|rcpt| {
-            let mut routes = routes.iter();
-            routes.find(|route| route.domains.contains(rcpt.domain()))
+            let mut routes = self.routes.iter();
+            routes.find(|route| route.message_id_domains.contains(rcpt.domain()))
         });
-        of_rcpt.unwrap_or(&routes[0])
+        of_rcpt.unwrap_or(&self.routes[0])
     }
 
-    fn recipient_clue(
+    /// The meaning of the recipient's address. An address that would be refused, or is not known, is
+    /// explained as if it were a mailbox.
+    async fn recipient(
         &self,
-        route: &RouteConfig,
+        route: &DeliveryRoute,
         rcpt: Option<&Address>,
-    ) -> Result<RecipientClue, ExitError> {
+    ) -> Result<(Recipient, Option<Unroutable>), StoreError> {
+        let mailbox = |address: &Address| Recipient {
+            address: address.clone(),
+            route: route.name.clone(),
+            target: RecipientTarget::Mailbox(POSTMASTER_MAILBOX.to_owned()),
+        };
         let Some(rcpt) = rcpt else {
-            return Ok(RecipientClue::Mailbox);
+            return Ok((mailbox(&self.doors.postmaster().address), None));
         };
-        if !route.domains.contains(rcpt.domain()) {
-            return Ok(RecipientClue::Refused("foreign_domain"));
+        let resolved = self.doors.resolve_with(self.store, rcpt.clone(), self.now);
+        match resolved.await {
+            Ok(recipient) => Ok((recipient, None)),
+            Err(Unroutable::Store(error)) => Err(error),
+            Err(error) => Ok((mailbox(rcpt), Some(error))),
         }
-        let keys = key_ring(route)?;
-        if is_return_path_form(rcpt) {
-            let job = job_of_return_path(&keys, rcpt.domain(), rcpt);
-            let reason = job.map_or("return_path_forged", |_| "return_path");
-            return Ok(RecipientClue::Refused(reason));
-        }
-        Ok(match keys.verify(rcpt, self.now) {
-            Ok(claims) if self.is_revoked(claims.digest)? => {
-                RecipientClue::Refused("token_revoked")
-            }
-            Ok(claims) => RecipientClue::Thread(claims),
-            Err(TokenError::Absent) if mailbox_of(route, rcpt).is_some() => RecipientClue::Mailbox,
-            Err(TokenError::Absent) => RecipientClue::Refused("no_such_mailbox"),
-            Err(TokenError::Expired) => RecipientClue::Refused("token_expired"),
-            Err(TokenError::NotYetValid) => RecipientClue::Refused("token_not_yet_valid"),
-            Err(TokenError::Forged) => RecipientClue::Refused("token_forged"),
-            Err(TokenError::CaseLost(digest)) => self.case_lost(&keys, digest)?,
-        })
     }
 
-    /// What the store says, if it is to be asked.
-    fn ask<T>(
-        &self,
-        question: impl AsyncFnOnce(&Store) -> Result<Option<T>, StoreError>,
-    ) -> Result<Option<T>, ExitError> {
-        let Some(store) = self.store else {
-            return Ok(None);
-        };
-        let answer = super::block_on(question(store))?;
-        answer.map_err(|error| ExitError::new(Exit::Unavailable, error))
-    }
-
-    fn mapping(&self, route: &RouteConfig, key: ThreadKey) -> Result<Option<Mapping>, ExitError> {
-        self.ask(async |store| store.thread(&route.name, key).await)
-    }
-
-    fn is_revoked(&self, digest: [u8; 16]) -> Result<bool, ExitError> {
-        let revoked = self.ask(async |store| store.is_revoked(digest).await.map(Some))?;
-        Ok(revoked.unwrap_or(false))
-    }
-
-    fn case_lost(&self, keys: &KeyRing, digest: [u8; 16]) -> Result<RecipientClue, ExitError> {
-        let known = self.ask(async |store| store.issued_token(digest).await)?;
-        Ok(match known {
-            Some(_) if self.is_revoked(digest)? => RecipientClue::Refused("token_revoked"),
-            Some((_, at)) if keys.is_expired(at, self.now) => {
-                RecipientClue::Refused("token_expired")
-            }
-            Some((thread_id, issued_at)) => RecipientClue::Thread(Claims {
-                thread: ThreadKey::of(&thread_id),
-                thread_id: Some(thread_id),
-                issued_at,
-                participant: None,
-                digest,
-            }),
-            None => RecipientClue::Refused("token_case_lost"),
-        })
-    }
-
-    /// Mailbox, priority and rule, as delivery finds them.
-    fn sorted(
-        &self,
-        route: &RouteConfig,
-        rcpt: Option<&Address>,
-        led: &RecipientClue,
-        (thread, judged): (&Value, &Judgement<'_>),
-    ) -> Result<Value, ExitError> {
-        let author = self.view.header.author();
-        let verified = judged.identity == Identity::Verified;
-        let facts = mailbox::SortingFacts {
-            recipient: rcpt,
-            sender: author,
-            verified,
-            kind: judged.kind,
-            subject: judged.subject,
-            body: judged.body,
-            mailbox: None,
-            thread: None,
-        };
-        let past = match thread["match"].as_str() {
-            Some(id) => {
-                let known = self.mapping(route, ThreadKey::of(id))?;
-                Some(ThreadHistory::of(known.as_ref()))
-            }
-            None => None,
-        };
-        let named = match led {
-            RecipientClue::Mailbox => rcpt.and_then(|rcpt| mailbox_of(route, rcpt)),
-            RecipientClue::Thread(_) | RecipientClue::Refused(_) => None,
-        };
-        let sorted = assign(&route.policy.rules, &facts, named, past.as_ref());
-        Ok(json!({ "mailbox": sorted.mailbox, "priority": sorted.priority, "rule": sorted.rule }))
-    }
-
-    /// Who wrote it, as far as can be told from here: a thread that only headers lead to is taken for
-    /// the author's own, which only the store's mapping could deny.
-    fn identity(&self, route: &RouteConfig, led: &RecipientClue) -> Result<Identity, ExitError> {
-        let none = Verdict::default();
-        let verdict = self.verdict.unwrap_or(&none);
-        let author = self.view.header.author();
-        let RecipientClue::Thread(claims) = led else {
-            return Ok(identity(verdict, author, author.is_some(), false));
-        };
-        let ring = key_ring(route)?;
-        let known = self.mapping(route, claims.thread)?;
-        let takes_part = author.is_some_and(|author| {
-            if claims.participant.is_some() {
-                return ring.is_participant(claims, author);
-            }
-            known
-                .and_then(|mapping| mapping.participant)
-                .is_some_and(|known| known.folded() == author.folded())
-        });
-        Ok(identity(verdict, author, takes_part, true))
-    }
-
-    fn thread(&self, route: &RouteConfig, led: &RecipientClue) -> Result<Value, ExitError> {
-        let claims = match led {
-            RecipientClue::Refused(reason) => {
-                return Ok(json!({ "match": null, "reason": reason }));
-            }
-            RecipientClue::Thread(claims) => Some(claims.clone()),
-            RecipientClue::Mailbox => None,
-        };
-        let header = &self.view.header;
-        let subject = Subject::of(header.subject.as_deref().unwrap_or_default());
-        let facts = ThreadFacts {
-            author: header.author(),
-            is_authenticated: self.verdict.is_some_and(Verdict::is_aligned),
-            subject: &subject.normalised,
-            now: self.now,
-            subject_window: self.config.store.subject_window,
-        };
-        let mut candidates: Vec<ThreadCandidate> = Vec::new();
-        if let Some(claims) = claims {
-            candidates.push(self.token(route, claims)?);
-        }
-        for (id, reason) in thread::message_ids_to_look_up(header) {
-            let known =
-                self.ask(async |store| store.thread_by_message_id(&route.name, id).await)?;
-            let Some((mapping, sent_by_us)) = known else {
-                continue;
-            };
-            let reason = if sent_by_us {
-                reason
-            } else {
-                ThreadReason::StoredMessageId
-            };
-            candidates.push(candidate(mapping, reason));
-        }
-        Ok(match thread::decide(&facts, &candidates) {
-            ThreadDecision::Existing { thread_id, reason } => {
-                json!({ "match": thread_id, "reason": reason.as_str() })
-            }
-            ThreadDecision::New { reason } => json!({ "match": null, "reason": reason.as_str() }),
-            ThreadDecision::Conflict { reason } => {
-                json!({ "match": null, "reason": format!("conflict:{}", reason.as_str()) })
-            }
-        })
-    }
-
-    fn token(&self, route: &RouteConfig, claims: Claims) -> Result<ThreadCandidate, ExitError> {
-        Ok(match self.mapping(route, claims.thread)? {
-            Some(mapping) => candidate(mapping, ThreadReason::Token),
-            None => ThreadCandidate {
-                thread_id: claims
-                    .thread_id
-                    .unwrap_or_else(|| claims.thread.as_uuid_text()),
-                participant: None,
-                changed_at: claims.issued_at,
-                reason: ThreadReason::Token,
+    fn envelope(&self, recipient: &Recipient) -> Envelope {
+        Envelope {
+            sender: self.sender.clone(),
+            sender_untold: self.is_assumed && self.sender.is_none(),
+            recipients: vec![recipient.clone()],
+            peer: Peer {
+                door: Door::Smtp,
+                ip: None,
+                helo: String::new(),
+                tls: None,
             },
+            received_at: self.now,
+            smtputf8: false,
+            told: None,
+            verdict: None,
+        }
+    }
+
+    /// The refusal at the end of DATA, which depends on the sender checks.
+    fn data_refusal(
+        &self,
+        route: &DeliveryRoute,
+        recipient: &Recipient,
+        who: Identity,
+    ) -> Option<Refusal> {
+        let verdict = self.verdict?;
+        if matches!(recipient.target, RecipientTarget::Return(_))
+            || verdict.source != VerdictSource::Postern
+        {
+            return None;
+        }
+        match route.senders.decide(verdict, who) {
+            PolicyDecision::Refuse(refusal) => Some(policy_response(refusal)),
+            PolicyDecision::Accept | PolicyDecision::Hold(_) => None,
+        }
+    }
+
+    fn thread_json(
+        &self,
+        planner: &Planner<'_>,
+        (mail, known): (&ParsedMail, &KnownFacts),
+        rcpt_error: Option<Unroutable>,
+    ) -> Value {
+        if let Some(error) = rcpt_error {
+            let is_return_path = is_return_path_form(&planner.recipient.address);
+            return json!({ "match": null, "reason": refused_reason(error, is_return_path) });
+        }
+        if matches!(planner.recipient.target, RecipientTarget::Return(_)) {
+            return json!({ "match": null, "reason": "return_path" });
+        }
+        match planner.decide_thread(mail, known) {
+            Ok((thread, reason)) => json!({ "match": thread, "reason": reason.as_str() }),
+            Err(conflict) => json!({ "match": null, "reason": conflict }),
+        }
+    }
+
+    /// The job that a notice is about, which only the store knows.
+    async fn notice_json(
+        &self,
+        plan: &Plan,
+        recipient: &Recipient,
+        mail: &ParsedMail,
+    ) -> Result<Value, StoreError> {
+        let Some(store) = self.store.filter(|_| matches!(plan, Plan::Notice)) else {
+            return Ok(Value::Null);
+        };
+        let lookup = BounceLookup {
+            store,
+            routes: &self.routes,
+            recipient,
+            suppress_for: self.config.delivery.suppress_for,
+        };
+        Ok(match lookup.find_job(mail).await? {
+            Some(named) => json!({ "jobId": named.job, "signed": named.signed }),
+            None => json!({ "jobId": null, "signed": false }),
         })
     }
+}
 
-    fn attachments(&self) -> Vec<Value> {
-        let bounds = &self.config.attachments.bounds;
-        let told = Files::of(self.view, Some(bounds)).listed;
-        told.iter().map(|attachment| json!(attachment)).collect()
+/// The name of the reason why an address is refused.
+const fn refused_reason(error: Unroutable, is_return_path: bool) -> &'static str {
+    match error {
+        Unroutable::Foreign => "foreign_domain",
+        Unroutable::Unknown => "no_such_mailbox",
+        Unroutable::Expired => "token_expired",
+        Unroutable::NotYetValid => "token_not_yet_valid",
+        Unroutable::Revoked => "token_revoked",
+        Unroutable::Forged if is_return_path => "return_path_forged",
+        Unroutable::Forged => "token_forged",
+        Unroutable::Store(_) => "store_unavailable",
     }
 }
 
-/// What the rules of mailboxes ask about besides addresses.
-struct Judgement<'a> {
-    kind: MailKind,
-    identity: Identity,
-    subject: &'a str,
-    body: &'a str,
+fn smtp_line(refusal: Option<Refusal>, accepted: &str) -> String {
+    refusal.map_or_else(
+        || accepted.to_owned(),
+        |refusal| refusal.response().to_string(),
+    )
 }
 
-/// The mailbox that takes mail to this address.
-fn mailbox_of<'a>(route: &'a RouteConfig, rcpt: &Address) -> Option<&'a str> {
-    let local = rcpt.local();
-    if local.eq_ignore_ascii_case("postmaster") {
-        return Some(&route.postmaster);
+fn ruling_json(plan: &Plan, mail: &ParsedMail, refusal: Option<Refusal>) -> Value {
+    if let Some(refusal) = refusal {
+        return json!({ "action": "refuse", "response": refusal.response().to_string() });
     }
-    let mut names = route.mailboxes.iter();
-    names
-        .find(|name| name.eq_ignore_ascii_case(local))
-        .or(route.catch_all.as_ref())
-        .map(String::as_str)
-}
-
-fn ruling_json(ruling: Disposition) -> Value {
-    match ruling {
-        Disposition::Post(kind) => json!({ "action": "post", "as": kind }),
-        Disposition::Drop(rule) => json!({ "action": "drop", "rule": rule }),
-        Disposition::Hold(rule) => json!({ "action": "hold", "rule": rule }),
-    }
-}
-
-fn candidate(mapping: Mapping, reason: ThreadReason) -> ThreadCandidate {
-    ThreadCandidate {
-        thread_id: mapping.thread_id,
-        participant: mapping.participant,
-        changed_at: mapping.changed_at,
-        reason,
+    match plan {
+        Plan::Notice => match mail.disposition {
+            Disposition::Hold(rule) => json!({ "action": "hold", "rule": rule }),
+            Disposition::Drop(rule) => json!({ "action": "drop", "rule": rule }),
+            Disposition::Post(kind) => json!({ "action": "drop", "rule": kind.name() }),
+        },
+        Plan::Drop(rule) => json!({ "action": "drop", "rule": rule }),
+        Plan::Park(reason) => {
+            json!({ "action": "hold", "rule": reason.rule, "reason": reason.text })
+        }
+        Plan::Post(plan) => {
+            let mut ruling = json!({ "action": "post", "as": plan.post.kind });
+            if let Some(check) = &plan.loop_check {
+                let action = if check.parks { "hold" } else { "drop" };
+                ruling["ifLoop"] = json!(action);
+            }
+            ruling
+        }
     }
 }
 
@@ -461,12 +389,6 @@ fn reply_json(reply: &Reply) -> Value {
         "confidence": reply.confidence.as_str(),
         "truncated": reply.truncated,
     })
-}
-
-fn key_ring(route: &RouteConfig) -> Result<KeyRing, ExitError> {
-    route
-        .key_ring()
-        .map_err(|error| ExitError::new(Exit::Config, error))
 }
 
 /// The object in words, for a person at a terminal.
@@ -486,8 +408,12 @@ fn words(
         text(&explained["kind"]),
         text(&explained["kindRule"])
     )?;
-    let ruling = &explained["ruling"];
-    writeln!(out, "verdict:  {}", text(&ruling["action"]))?;
+    writeln!(out, "verdict:  {}", ruling_words(&explained["ruling"]))?;
+    let smtp = &explained["smtp"];
+    writeln!(out, "rcpt:     {}", text(&smtp["rcpt"]))?;
+    if !smtp["data"].is_null() {
+        writeln!(out, "data:     {}", text(&smtp["data"]))?;
+    }
     writeln!(
         out,
         "mailbox:  {}, {} (rule {})",
@@ -496,6 +422,12 @@ fn words(
         text(&explained["rule"])
     )?;
     writeln!(out, "from:     {}", text(&explained["from"]))?;
+    let assumed = match explained["envelopeSenderAssumed"] == true {
+        true => " (assumed: the author in From; --from sets it)",
+        false => "",
+    };
+    let sender = text(&explained["envelopeSender"]);
+    writeln!(out, "sender:   {sender}{assumed}")?;
     writeln!(out, "subject:  {}", text(&explained["subject"]))?;
     let thread = &explained["thread"];
     let place = (text(&thread["match"]), text(&thread["reason"]));
@@ -533,4 +465,18 @@ fn words(
         }
     }
     Ok(())
+}
+
+/// The ruling in words, with its rule or reason.
+fn ruling_words(ruling: &Value) -> String {
+    let text = |name: &str| {
+        ruling[name]
+            .as_str()
+            .map(|text| printable(text).into_owned())
+    };
+    let action = text("action").unwrap_or_default();
+    let why = text("response")
+        .or_else(|| text("reason"))
+        .or_else(|| text("rule"));
+    why.map_or_else(|| action.clone(), |why| format!("{action} ({why})"))
 }

@@ -12,9 +12,7 @@ use reqwest::{Client, Method, Response, Url, redirect, retry};
 use serde_json::Value;
 use thiserror::Error;
 
-pub use super::api_outcome::{
-    ANSWER_BYTES_MAX, ApiOutcome, EXCERPT_CHARS_MAX, RETRY_AFTER_MAX, RETRY_AFTER_MIN,
-};
+pub use super::api_outcome::{ANSWER_BYTES_MAX, ApiOutcome, EXCERPT_CHARS_MAX};
 use super::api_outcome::{
     ApiResponse, ExpectedResult, ResponseBody, classify_response, excerpt, is_id,
 };

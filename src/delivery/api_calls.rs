@@ -12,7 +12,6 @@ use super::attempt::{AttemptError, DeliveryAttempt};
 use super::circuit_breaker::ApiHealth;
 use super::message::{self, MessageFacts};
 use super::parsed_mail::ParsedMail;
-use super::thread_lookup::ThreadMatch;
 use crate::clock;
 use crate::mail::draft::posted_marker;
 use crate::mail::fingerprint::Fingerprint;
@@ -28,40 +27,40 @@ impl DeliveryAttempt<'_> {
     pub(super) async fn ensure_thread(
         &mut self,
         mail: &ParsedMail,
-        found: &MessageFacts<'_>,
-        placed: &ThreadMatch,
+        facts: &MessageFacts<'_>,
     ) -> Result<String, AttemptError> {
-        if let Some(thread) = &placed.thread {
-            return Ok(thread.clone());
+        let planned = facts.post.thread_id.as_deref();
+        if let Some(thread) = planned.or_else(|| self.created_thread()) {
+            return Ok(thread.to_owned());
         }
         let key = idempotency_key(mail.fingerprint, "thread");
-        let body = message::thread_body(mail, found);
+        let body = message::thread_body(mail, facts);
         let answer = self.route.api.create_thread(&key, &body).await;
         let thread = self.call_result("thread", answer)?;
         let step = DeliveryStep::ThreadMade {
             thread_id: thread.clone(),
         };
         let delivery = self.delivery.id;
-        let told = self.event_facts().thread_created(mail, found, &thread);
+        let told = self.event_facts().thread_created(mail, facts, &thread);
         let step = Fact::Advanced { delivery, step };
         self.record(vec![told, step]).await?;
         Ok(thread)
     }
 
+    /// Posts the message, and records its id together with the facts about the thread.
     pub(super) async fn post_message(
         &mut self,
         mail: &ParsedMail,
-        found: &MessageFacts<'_>,
-        placed: &ThreadMatch,
+        facts: &MessageFacts<'_>,
         thread: &str,
     ) -> Result<String, AttemptError> {
         let key = idempotency_key(mail.fingerprint, "message");
-        let body = message::message_body(mail, found);
+        let body = message::message_body(mail, facts);
         // Until the message's id is on disk.
         let _posting = self
             .context
             .in_flight
-            .begin(&self.route.name, thread, &mail.body);
+            .begin(&self.route.name, thread, &mail.reply.text);
         let answer = self.route.api.create_message(thread, &key, &body).await;
         let message = self.call_result("message", answer)?;
         let step = DeliveryStep::MessagePosted {
@@ -70,7 +69,7 @@ impl DeliveryAttempt<'_> {
         };
         let told = self
             .event_facts()
-            .message_created(mail, found, (thread, &message));
+            .message_created(mail, facts, (thread, &message));
         let _thread = self
             .context
             .store
@@ -82,25 +81,34 @@ impl DeliveryAttempt<'_> {
             content: [0; 16],
             until: now.plus(POSTED_MARKER_TTL),
         };
-        let mut facts = vec![told, own];
-        let lookup = self.thread_lookup();
-        facts.extend(placed.facts(&lookup, mail, thread, now).await?);
+        let mut recorded = vec![told, own];
+        recorded.extend(self.thread_facts(mail, facts.post, thread, now).await?);
         let delivery = self.delivery.id;
-        facts.push(Fact::Advanced { delivery, step });
-        self.record(facts).await?;
+        recorded.push(Fact::Advanced { delivery, step });
+        self.record(recorded).await?;
         Ok(message)
     }
 
+    /// Updates the thread's metadata.
     pub(super) async fn patch_thread(
         &mut self,
         mail: &ParsedMail,
-        found: &MessageFacts<'_>,
+        facts: &MessageFacts<'_>,
         thread: &str,
     ) -> Result<(), AttemptError> {
         let key = idempotency_key(mail.fingerprint, "metadata");
-        let body = message::patch_body(mail, found);
+        let body = message::patch_body(mail, facts);
         let answer = self.route.api.patch_thread(thread, &key, &body).await;
         self.call_result("metadata", answer).map(drop)
+    }
+
+    /// The thread that an earlier attempt has created.
+    fn created_thread(&self) -> Option<&str> {
+        let mut steps = self.delivery.steps.iter();
+        steps.find_map(|step| match step {
+            DeliveryStep::ThreadMade { thread_id } => Some(thread_id.as_str()),
+            _ => None,
+        })
     }
 
     /// The id in the result of a call, or the reason why there is none.
@@ -112,15 +120,30 @@ impl DeliveryAttempt<'_> {
             ApiOutcome::Done { .. } | ApiOutcome::Permanent { .. } => ApiHealth::Alive,
             ApiOutcome::Transient { .. } => ApiHealth::Failing,
             ApiOutcome::Unauthorized { .. } => ApiHealth::Unauthorized,
+            // No thread is involved yet, so the key is refused.
+            ApiOutcome::Forbidden { .. } if call == "thread" => ApiHealth::Unauthorized,
+            ApiOutcome::Forbidden { .. } => ApiHealth::Forbidden,
         };
+        if matches!(answer, ApiOutcome::Done { .. }) {
+            self.context.set_key_works(&self.route.name, true);
+        }
         match answer {
             ApiOutcome::Done { id } => Ok(id),
             ApiOutcome::Transient {
                 reason,
-                retry_after: wish,
-            } => Err(AttemptError::Retry(format!("{call}: {reason}"), wish)),
+                retry_after,
+            } => Err(AttemptError::Retry(
+                format!("{call}: {reason}"),
+                retry_after,
+            )),
             ApiOutcome::Unauthorized { reason } => {
                 Err(AttemptError::Unauthorized(format!("{call}: {reason}")))
+            }
+            ApiOutcome::Forbidden { reason } if call == "thread" => {
+                Err(AttemptError::Unauthorized(format!("{call}: {reason}")))
+            }
+            ApiOutcome::Forbidden { reason } => {
+                Err(AttemptError::Forbidden(format!("{call}: {reason}")))
             }
             ApiOutcome::Permanent {
                 status: 404,

@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use mail_parser::DateTime;
 use serde_json::Value;
 
 use crate::clock::Timestamp;
+use crate::retry::parse_retry_after;
 
 /// The most bytes of a response body that are read. An id and a reason are far shorter.
 pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -16,23 +16,18 @@ pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
 pub const EXCERPT_CHARS_MAX: usize = 200;
 /// The most bytes of an id of the API, which becomes a path segment and a key of the store.
 pub(super) const ID_BYTES_MAX: usize = 256;
-/// The shortest wait that a `Retry-After` can ask for.
-pub const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
-/// The longest wait that a `Retry-After` can ask for: a longer one is more likely a mistake than a
-/// plan.
-pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
-
-/// What one call to the Messages API came to.
+/// The outcome of one call to the Messages API.
 ///
 /// | status                     | body                        | answer       |
 /// |----------------------------|-----------------------------|--------------|
-/// | 2xx, creating              | `data.id`                   | done         |
+/// | 2xx, creating              | `data.id`, or a bare `id`   | done         |
 /// | 2xx, creating              | no id, garbage, over 64 KiB | passing      |
 /// | 2xx, patching              | anything, nothing too       | done         |
 /// | 2xx                        | `"success": false`          | final        |
-/// | 409, creating              | `data.id`                   | done         |
+/// | 409, creating              | `data.id`, or a bare `id`   | done         |
 /// | 409 with `Retry-After`     | no id                       | passing      |
-/// | 401, 403                   |                             | unauthorized |
+/// | 401                        |                             | unauthorized |
+/// | 403                        |                             | forbidden    |
 /// | 408, 425, 429, 5xx         |                             | passing      |
 /// | 1xx, 3xx, every other 4xx  |                             | final        |
 /// | none: refused, reset, slow |                             | passing      |
@@ -50,11 +45,16 @@ pub enum ApiOutcome {
     Transient {
         /// The reason for a person; bounded and escaped.
         reason: String,
-        /// The wait that the API asked for, between [`RETRY_AFTER_MIN`] and [`RETRY_AFTER_MAX`].
+        /// The wait that the API asked for, bounded by [`parse_retry_after`].
         retry_after: Option<Duration>,
     },
     /// The API refuses the key: no call will succeed until a person changes something.
     Unauthorized {
+        /// The reason for a person; bounded and escaped.
+        reason: String,
+    },
+    /// The API refuses this call. Either the key may do nothing, or only this thread is closed to it.
+    Forbidden {
         /// The reason for a person; bounded and escaped.
         reason: String,
     },
@@ -73,7 +73,7 @@ impl ApiOutcome {
         match self {
             Self::Done { .. } => "done",
             Self::Transient { .. } => "passing",
-            Self::Unauthorized { .. } => "unauthorized",
+            Self::Unauthorized { .. } | Self::Forbidden { .. } => "unauthorized",
             Self::Permanent { .. } => "final",
         }
     }
@@ -122,7 +122,8 @@ pub(super) fn classify_response(
     let reason = || format!("{status}{}", describe(heard, key));
     match status {
         200..=299 => classify_success(heard, wanted, key, wish),
-        401 | 403 => ApiOutcome::Unauthorized { reason: reason() },
+        401 => ApiOutcome::Unauthorized { reason: reason() },
+        403 => ApiOutcome::Forbidden { reason: reason() },
         409 => match (created_id(heard), wanted) {
             (Some(id), ExpectedResult::Id) => ApiOutcome::Done { id },
             _ if wish.is_some() => ApiOutcome::Transient {
@@ -184,14 +185,16 @@ fn reports_failure(heard: &ApiResponse) -> bool {
     parse_json(heard).is_some_and(|body| body["success"] == Value::Bool(false))
 }
 
-/// The id in `{"success":true,"data":{"id":…}}`. A number is accepted, since some products count
-/// their rows.
+/// The id in `{"success":true,"data":{"id":…}}`, or in `{"id":…}`, which frameworks send by default.
+/// A number is accepted, since some products count their rows.
 fn created_id(heard: &ApiResponse) -> Option<String> {
-    let id = match &parse_json(heard)?["data"]["id"] {
-        Value::String(id) => id.clone(),
-        Value::Number(id) => id.as_u64()?.to_string(),
-        _ => return None,
+    let body = parse_json(heard)?;
+    let text = |value: &Value| match value {
+        Value::String(id) => Some(id.clone()),
+        Value::Number(id) => Some(id.as_u64()?.to_string()),
+        _ => None,
     };
+    let id = text(&body["data"]["id"]).or_else(|| text(&body["id"]))?;
     is_id(&id).then_some(id)
 }
 
@@ -202,37 +205,43 @@ pub(super) fn is_id(text: &str) -> bool {
         && !text.chars().any(char::is_control)
 }
 
-/// The wait of a `Retry-After`: seconds or an HTTP date (RFC 9110 section 10.2.3), clamped.
-fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
-    let text = text.trim();
-    let wait = if text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
-        // A number with more digits than fit is still a long wait.
-        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
-    } else {
-        let date = DateTime::parse_rfc822(text).filter(DateTime::is_valid)?;
-        let secs = u64::try_from(date.to_timestamp()).ok()?;
-        Timestamp::from_secs(secs).since(now)
-    };
-    Some(wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
-}
-
 fn describe(heard: &ApiResponse, key: &str) -> String {
     let (bytes, more) = match &heard.body {
         ResponseBody::Whole(bytes) => (bytes, String::new()),
         ResponseBody::Truncated(bytes) => (bytes, format!(" (over {ANSWER_BYTES_MAX} bytes)")),
         ResponseBody::Interrupted(bytes, how) => (bytes, format!(" ({how})")),
     };
-    let said = parse_json(heard).and_then(|body| {
-        let error = &body["error"];
-        [&error["message"], error, &body["message"]]
-            .into_iter()
-            .find_map(|value| value.as_str().map(str::to_owned))
-    });
+    let said = parse_json(heard).and_then(|body| error_text(&body));
     let text = said.map_or_else(|| excerpt(bytes, key), |said| excerpt(said.as_bytes(), key));
     if text.is_empty() {
         return more;
     }
     format!(": {text}{more}")
+}
+
+/// The reason in an error body: `error.message`, `detail` (RFC 9457), `message`, `errors`, or `error`. A
+/// list of reasons is joined; NestJS sends one in `message`, beside the name of the status in `error`.
+fn error_text(body: &Value) -> Option<String> {
+    let reasons = [
+        &body["error"]["message"],
+        &body["detail"],
+        &body["message"],
+        &body["errors"],
+        &body["error"],
+        &body["title"],
+    ];
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    reasons.into_iter().find_map(|value| match value {
+        Value::String(text) if !text.is_empty() => Some(text.clone()),
+        Value::Array(list) if !list.is_empty() => {
+            Some(list.iter().map(text).collect::<Vec<_>>().join("; "))
+        }
+        Value::Object(fields) if !fields.is_empty() => Some(value.to_string()),
+        _ => None,
+    })
 }
 
 /// The beginning of foreign text for a log line: escaped, bounded by [`EXCERPT_CHARS_MAX`], and
@@ -322,6 +331,9 @@ mod tests {
             (400, no, "final", "final"),
             (401, no, "unauthorized", "unauthorized"),
             (403, "", "unauthorized", "unauthorized"),
+            (201, r#"{"id":"m1"}"#, "done", "done"),
+            (201, r#"{"id":7}"#, "done", "done"),
+            (201, r#"{"success":false,"id":"m1"}"#, "final", "final"),
             (404, "", "final", "final"),
             (408, "", "passing", "passing"),
             (409, id, "done", "final"),
@@ -368,29 +380,6 @@ mod tests {
     }
 
     #[test]
-    fn wishes_are_clamped() {
-        let now = Timestamp::from_secs(784_111_777); // Sun, 06 Nov 1994 08:49:37 GMT
-        let secs = |s| Some(Duration::from_secs(s));
-        for (text, wait) in [
-            ("0", secs(1)),
-            ("7", secs(7)),
-            (" 7 ", secs(7)),
-            ("1000000000", secs(3600)),
-            ("99999999999999999999999999", secs(3600)),
-            ("1e9", None),
-            ("-1", None),
-            ("", None),
-            ("soon", None),
-            ("Sun, 06 Nov 1994 08:50:07 GMT", secs(30)),
-            ("Sun, 06 Nov 1994 08:49:07 GMT", secs(1)),
-            ("Sun, 06 Nov 2094 08:49:37 GMT", secs(3600)),
-            ("Sun, 99 Nov 1994 08:49:37 GMT", None),
-        ] {
-            assert_eq!(parse_retry_after(text, now), wait, "{text}");
-        }
-    }
-
-    #[test]
     fn a_conflict_that_names_a_wait_passes() {
         let mut conflict = heard(409, "{}");
         conflict.retry_after = Some("3".into());
@@ -423,6 +412,19 @@ mod tests {
             (r#"{"error":{"message":"no body"}}"#, "422: no body"),
             (r#"{"error":"no body"}"#, "422: no body"),
             (r#"{"message":"no body"}"#, "422: no body"),
+            (
+                r#"{"statusCode":422,"message":["no body","no sender"],"error":"Unprocessable"}"#,
+                "422: no body; no sender",
+            ),
+            (
+                r#"{"message":"thread is closed","error":"Forbidden"}"#,
+                "422: thread is closed",
+            ),
+            (r#"{"title":"Invalid","detail":"no body"}"#, "422: no body"),
+            (
+                r#"{"errors":{"body":["is empty"]}}"#,
+                r#"422: {"body":["is empty"]}"#,
+            ),
             ("", "422"),
             ("plain", "422: plain"),
         ] {

@@ -4,8 +4,8 @@
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
+use serde::Serialize;
 
-use super::message::MessageAttachment;
 use crate::clock::Timestamp;
 use crate::mail::view::View;
 use crate::objects::{AttachmentLimits, LinkSigner, ObjectId, sniff};
@@ -20,6 +20,35 @@ pub struct Files {
     pub listed: Vec<MessageAttachment>,
     /// The files to store: index in `listed`, id and bytes. A file that occurs twice is here once.
     pub to_store: Vec<(usize, ObjectId, Bytes)>,
+}
+
+/// The description of an attachment. One that is not stored has neither an id nor a URL; size and
+/// hash identify it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MessageAttachment {
+    /// The id under which the bytes are stored.
+    pub id: Option<String>,
+    /// The file name without a path.
+    pub filename: Option<String>,
+    /// The media type that the sender gave.
+    pub content_type: String,
+    /// The size in bytes, without transfer encoding.
+    pub size: usize,
+    /// The SHA-256 of the bytes, in lower-case hex.
+    pub sha256: String,
+    /// True if the file is shown within the text.
+    pub inline: bool,
+    /// The Content-ID, which `cid:` in the HTML refers to.
+    pub content_id: Option<String>,
+    /// The URL of the bytes.
+    pub url: Option<String>,
+    /// The media type of the first bytes, where it differs from the sender's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detected_type: Option<&'static str>,
+    /// The reason why the file is not stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<&'static str>,
 }
 
 impl Files {

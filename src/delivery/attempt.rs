@@ -1,39 +1,37 @@
 //! Owns one attempt at one delivery: from the bytes in the journal to a message in the product.
 //!
-//! Does not decide when to retry, nor what becomes of a delivery that cannot be completed: `runner`
-//! does.
+//! Does not decide what is done (`plan`), when to retry, nor what becomes of a delivery that cannot be
+//! completed (`runner`).
 //!
 //! A crash may happen between any two steps. Each call to the product carries a key made of the
-//! mail's fingerprint, which is the same in every attempt and for every copy of the mail. The
-//! result of a call is a fact on disk before the next call is made.
+//! mail's fingerprint, which is the same in every attempt and for every copy of the mail. The result
+//! of a call is a fact on disk before the next call is made, and so is the plan before the first one:
+//! a repeated call has the same body.
 
 use std::panic;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use tokio::task;
 use tracing::{error, info, warn};
 
 use super::circuit_breaker::ApiHealth;
 use super::context::DeliveryContext;
 use super::event_facts::EventFacts;
-use super::loop_detector::{Counted, robot_signs};
+use super::known_facts::FactReader;
+use super::loop_detector::Counted;
 use super::message::MessageFacts;
-use super::parsed_mail::ParsedMail;
-use super::policy::{Disposition, KindAction, KindActions};
+use super::parsed_mail::{MailContext, ParsedMail};
+use super::plan::{LOOP_RULE, LoopCheck, ParkReason, Plan, Planner, PostPlan};
 use super::route::DeliveryRoute;
-use super::thread_lookup::{ThreadLookup, ThreadMatch};
-use crate::auth::{HoldReason, PolicyDecision};
 use crate::clock;
-use crate::mail::fingerprint::Fingerprint;
-use crate::mail::kind::MailKind;
 use crate::mail::verdict::Verdict;
+use crate::mail::view::View;
 use crate::objects::Objects;
 use crate::store::{
-    Delivery, DeliveryOutcome, DeliveryStep, Fact, Lease, LeaseName, ReadError, StoreError,
+    Delivery, DeliveryOutcome, DeliveryStep, Fact, Lease, LeaseName, PlannedPost, QuotedMessage,
+    ReadError, StoreError,
 };
-
-/// The rule by which too frequent mail of machines is not posted.
-const LOOP_RULE: &str = "loop_breaker";
 
 /// The reason why an attempt is not completed.
 #[derive(Debug)]
@@ -44,6 +42,8 @@ pub(super) enum AttemptError {
     Retry(String, Option<Duration>),
     /// The Messages API refuses the key.
     Unauthorized(String),
+    /// The Messages API refuses calls about this thread, or the key.
+    Forbidden(String),
     /// The store accepts nothing any more.
     StoreDead,
 }
@@ -65,122 +65,185 @@ pub(super) struct DeliveryAttempt<'a> {
     pub(super) delivery: &'a Delivery,
     pub(super) verdict: Verdict,
     pub(super) api_health: ApiHealth,
+    /// True once the product has the message.
+    pub(super) is_told: bool,
 }
 
-impl<'a> DeliveryAttempt<'a> {
+impl DeliveryAttempt<'_> {
     /// Takes every step until the mail is settled.
     pub(super) async fn run(&mut self) -> Result<(), AttemptError> {
-        let mut mail = self.read_mail().await?;
-        if self.handle_bounce(&mail).await? {
-            return Ok(());
+        let (view, mut mail) = self.read_mail().await?;
+        match self.planner().plan_return(&mail) {
+            Some(Plan::Notice) => return self.record_notice(&mail).await,
+            Some(Plan::Drop(rule)) => return self.drop_with_facts(rule, &mail, Vec::new()).await,
+            Some(Plan::Park(reason)) => return Err(self.park(reason)),
+            Some(Plan::Post(_)) | None => {}
         }
-        let print = mail.fingerprint;
-        // Two copies of one mail may lie in two lanes.
-        let _copy = self.lease(LeaseName::Copy(print)).await?;
-        if self.is_duplicate(print).await? {
-            return self.drop_by_rule("duplicate", &mail).await;
-        }
-        let kind = match mail.disposition {
-            Disposition::Post(kind) => kind,
-            Disposition::Drop(rule) => return self.drop_by_rule(rule, &mail).await,
-            Disposition::Hold(_)
-                if self.is_approved()
-                    && KindActions::is_allowed(mail.kind, KindAction::PostTyped) =>
-            {
-                mail.kind
-            }
-            Disposition::Hold(rule) => return Err(self.hold_by_rule(rule)),
+        // Two copies of one mail may be in two partitions.
+        let _copy = self.lease(LeaseName::Copy(mail.fingerprint)).await?;
+        let plan = self.plan(view, &mut mail).await?;
+        let post = match plan {
+            Plan::Post(post) => *post,
+            Plan::Drop(rule) => return self.drop_with_facts(rule, &mail, Vec::new()).await,
+            Plan::Park(reason) => return Err(self.park(reason)),
+            Plan::Notice => return self.record_notice(&mail).await,
         };
-        let placed = self.thread_lookup().find(&mail, clock::now()).await?;
-        self.check_sender_policy(&placed)?;
-        let _thread = self
-            .lease(LeaseName::Posting(placed.lock_name(&mail)))
-            .await?;
-        if self.is_loop(&mail, &placed) {
-            // People write to lists, and repeat themselves: their words are not thrown away.
-            if mail.kind == MailKind::List || mail.kind.is_person() {
-                return Err(self.hold_by_rule(LOOP_RULE));
+        let thread = match &post.post.thread_id {
+            Some(thread) => format!("thread {thread}"),
+            // A thread that is yet to be created is used by nobody else.
+            None => format!("new {}", HEXLOWER.encode(&mail.fingerprint.0)),
+        };
+        let _thread = self.lease(LeaseName::Posting(thread)).await?;
+        if let Some(check) = &post.loop_check
+            && !self.admit(&mail, check)
+        {
+            if check.parks {
+                return Err(self.park(ParkReason::rule(LOOP_RULE)));
             }
-            return self.drop_by_rule(LOOP_RULE, &mail).await;
+            return self.drop_with_facts(LOOP_RULE, &mail, Vec::new()).await;
         }
+        self.post(&mut mail, &post).await
+    }
+
+    /// Makes the calls that are still to be made, and settles the mail.
+    async fn post(&mut self, mail: &mut ParsedMail, plan: &PostPlan) -> Result<(), AttemptError> {
+        self.record_plan(&plan.post).await?;
         if self.posted_message().is_none() {
+            let html = mail.reply.html.clone();
             mail.files
-                .omit_known_images(&placed.known_images, mail.body_html.as_deref());
-            self.store_files(&mut mail).await?;
+                .omit_known_images(&plan.post.known_images, html.as_deref());
+            self.store_files(mail).await?;
         }
         let verdict = self.verdict.clone();
-        let found = MessageFacts {
-            sorted: &placed.sorted,
-            kind,
+        let facts = MessageFacts {
+            post: &plan.post,
             verdict: &verdict,
-            identity: placed.identity,
-            reason: placed.reason,
             received_at: self.delivery.envelope.received_at,
         };
-        let (thread, posted) = match self.posted_message() {
+        let (thread, message) = match self.posted_message() {
             Some(posted) => posted,
             None => {
-                let thread = self.ensure_thread(&mail, &found, &placed).await?;
-                let posted = self.post_message(&mail, &found, &placed, &thread).await?;
-                (thread, posted)
+                let thread = self.ensure_thread(mail, &facts).await?;
+                let message = self.post_message(mail, &facts, &thread).await?;
+                (thread, message)
             }
         };
-        self.patch_thread(&mail, &found, &thread).await?;
-        self.settle_delivered(&mail, &found, (thread, posted)).await
+        self.is_told = true;
+        let patched = self.patch_thread(mail, &facts, &thread).await;
+        self.tolerate(patched)?;
+        self.settle_delivered(mail, &facts, (thread, message)).await
     }
 
-    /// Checks the route's policy for the sender.
-    ///
-    /// The check is made here too, not only at the door, because only here is the thread known.
-    /// Mail that the door could have refused is parked now, because no peer waits for an answer any
-    /// more.
-    fn check_sender_policy(&self, placed: &ThreadMatch) -> Result<(), AttemptError> {
-        if !self.delivery.steps.is_empty() {
-            return Ok(());
-        }
-        match self.route.senders.decide(&self.verdict, placed.identity) {
-            PolicyDecision::Accept => Ok(()),
-            PolicyDecision::Hold(hold) => Err(self.hold_for_sender(hold)),
-            PolicyDecision::Refuse(refusal) => Err(self.hold_for_sender(HoldReason::from(refusal))),
-        }
+    /// Passes on the result of the metadata call if it is worth another attempt. A mail that the product
+    /// has is never parked because of its metadata.
+    fn tolerate(&self, patched: Result<(), AttemptError>) -> Result<(), AttemptError> {
+        let age = clock::now().since(self.delivery.envelope.received_at);
+        let reason = match patched {
+            Err(AttemptError::Park(reason) | AttemptError::Forbidden(reason)) => reason,
+            Err(AttemptError::Retry(reason, _)) if age >= self.context.retry.max_age => reason,
+            other => return other,
+        };
+        warn!(
+            delivery = %self.delivery.id, route = self.route.name, reason,
+            "the product has the message, but not the metadata of its thread"
+        );
+        Ok(())
     }
 
-    fn hold_for_sender(&self, hold: HoldReason) -> AttemptError {
-        self.context
-            .metrics
-            .count_hold(&self.route.name, hold.name());
-        AttemptError::Park(hold.reason())
-    }
-
-    /// Parks the mail by a rule of this name.
-    pub(super) fn hold_by_rule(&self, rule: &'static str) -> AttemptError {
-        self.context.metrics.count_hold(&self.route.name, rule);
-        AttemptError::Park(format!("held by rule: {rule}"))
-    }
-
-    /// Bytes to meaning, off the async threads: a large mail takes a while.
-    async fn read_mail(&self) -> Result<ParsedMail, AttemptError> {
+    /// Parses the mail, but for its reply.
+    async fn read_mail(&self) -> Result<(View, ParsedMail), AttemptError> {
         let id = self.delivery.id;
         let bytes = match self.context.store.mail_bytes(id.mail).await {
             Ok(bytes) => bytes,
             Err(ReadError::Store(error)) => return Err(error.into()),
             Err(error) => {
-                error!(delivery = %id, %error, "mail unreadable");
+                error!(delivery = %id, %error, "the mail cannot be read");
                 let reason = "its bytes cannot be read from the journal".to_owned();
                 return Err(AttemptError::Park(reason));
             }
         };
         let delivery = self.delivery.clone();
         let (route, objects) = (self.route.clone(), self.context.objects.clone());
-        let mail = off_thread(move || {
-            let bounds = objects.as_ref().map(Objects::bounds);
-            ParsedMail::parse(&bytes, (&delivery, &route), bounds)
-        });
-        let mail = mail.await?;
-        let lookup = self.thread_lookup();
-        let known = lookup.our_last_message(mail.head(), clock::now()).await?;
-        let marker = self.route.reply_marker.clone();
-        off_thread(move || mail.cut_reply(&marker, known)).await
+        blocking(move || {
+            let view = View::parse(&bytes);
+            let context = MailContext {
+                envelope: &delivery.envelope,
+                recipient: &delivery.recipient,
+                route: &route,
+                limits: objects.as_ref().map(Objects::bounds),
+            };
+            let mail = ParsedMail::parse(&view, &context);
+            (view, mail)
+        })
+        .await
+    }
+
+    /// Gathers the known facts, extracts the reply and makes the plan.
+    async fn plan(&self, view: View, mail: &mut ParsedMail) -> Result<Plan, AttemptError> {
+        let reader = FactReader {
+            store: Some(&self.context.store),
+            planner: self.planner(),
+        };
+        let known = reader.read(mail, Some(self.delivery.id)).await?;
+        mail.quoted_message = match self.planner().planned_post() {
+            Some(planned) => planned.quoted.clone(),
+            None => {
+                let last = reader.our_last_message(mail, &known).await?;
+                last.map(QuotedMessage::from)
+            }
+        };
+        let (mut parsed, marker) = (mail.clone(), self.route.reply_marker.clone());
+        *mail = blocking(move || {
+            parsed.extract_reply(&view, &marker);
+            parsed
+        })
+        .await?;
+        Ok(self.planner().plan(mail, &known))
+    }
+
+    fn planner(&self) -> Planner<'_> {
+        Planner {
+            route: self.route,
+            recipient: &self.delivery.recipient,
+            verdict: &self.verdict,
+            steps: &self.delivery.steps,
+            received_at: self.delivery.envelope.received_at,
+            now: clock::now(),
+            subject_window: self.context.subject_window,
+        }
+    }
+
+    /// Records the plan before the first call, unless an earlier attempt has done so.
+    async fn record_plan(&self, post: &PlannedPost) -> Result<(), AttemptError> {
+        if self.planner().planned_post().is_some() || self.posted_message().is_some() {
+            return Ok(());
+        }
+        let step = DeliveryStep::Planned(Box::new(post.clone()));
+        let delivery = self.delivery.id;
+        self.record(vec![Fact::Advanced { delivery, step }]).await
+    }
+
+    /// True if the loop detector admits the mail.
+    fn admit(&self, mail: &ParsedMail, check: &LoopCheck) -> bool {
+        let counted = match check.answers {
+            Some(sent_at) => Counted::Answer(sent_at),
+            None => Counted::Mail(self.delivery.id),
+        };
+        let at = self.delivery.envelope.received_at;
+        let detector = &self.context.loop_detector;
+        let admit =
+            |conversation: &String| detector.admit(&mail.sender_email, conversation, counted, at);
+        // Each conversation is counted, whatever the others come to.
+        let admitted = check.conversations.iter().map(admit);
+        admitted.fold(true, |all, is_admitted| all & is_admitted)
+    }
+
+    /// Counts the rule that holds the mail.
+    pub(super) fn park(&self, reason: ParkReason) -> AttemptError {
+        if let Some(rule) = reason.rule {
+            self.context.metrics.count_hold(&self.route.name, rule);
+        }
+        AttemptError::Park(reason.text)
     }
 
     /// Stores the files of a mail before the product is told of them, and frees their bytes.
@@ -195,7 +258,7 @@ impl<'a> DeliveryAttempt<'a> {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 error!(
                     delivery = %self.delivery.id, %error, cause = cause.unwrap_or_default(),
-                    "an attachment cannot be kept"
+                    "an attachment cannot be stored"
                 );
                 let reason = "attachments cannot be kept".to_owned();
                 return Err(AttemptError::Retry(reason, None));
@@ -208,93 +271,29 @@ impl<'a> DeliveryAttempt<'a> {
         self.context.store.lease(name).await
     }
 
-    /// True if a person released the mail from parking.
-    pub(super) fn is_approved(&self) -> bool {
-        self.delivery.steps.contains(&DeliveryStep::Approved)
-    }
-
-    /// Tells whether the mail belongs to a loop: mail of a machine that comes too often, or mail of
-    /// somebody who answers every message with the same text, as a machine in disguise does. Mail
-    /// that a person released, or that an attempt began, is never part of a loop.
-    fn is_loop(&self, mail: &ParsedMail, placed: &ThreadMatch) -> bool {
-        if !self.delivery.steps.is_empty() {
-            return false;
-        }
-        let thread = match &placed.thread {
-            Some(thread) => thread.clone(),
-            None => format!("new {}", mail.normalised_subject),
-        };
-        let at = self.delivery.envelope.received_at;
-        let is_too_often = |thread: &str, counted| {
-            let detector = &self.context.loop_detector;
-            !detector.admit(&mail.sender_email, thread, counted, at)
-        };
-        match (mail.kind.is_person(), mail.last_sent_at) {
-            (false, _) => is_too_often(&thread, Counted::Mail(self.delivery.id)),
-            (true, Some(said_at)) => {
-                // People send pictures one a mail, with no words.
-                let words = mail.files.listed.is_empty().then_some(mail.body.as_str());
-                let signs = robot_signs(words, at.since(said_at));
-                let counted = Counted::Answer(said_at);
-                let is_loop = |sign: String| is_too_often(&format!("{thread}\n{sign}"), counted);
-                // Each sign is counted, whatever the others come to.
-                signs.map(is_loop).fold(false, |any, is_loop| any | is_loop)
-            }
-            (true, None) => false,
-        }
-    }
-
-    /// True if the product has another copy of the mail. A mail that was already begun is
-    /// completed, whatever became of a copy since.
-    async fn is_duplicate(&self, print: Fingerprint) -> Result<bool, StoreError> {
-        let mut begun = self.delivery.steps.iter();
-        if begun.any(|step| *step != DeliveryStep::Approved) {
-            return Ok(false);
-        }
-        let seen = self
-            .context
-            .store
-            .find_duplicate(print, clock::now())
-            .await?;
-        Ok(seen.is_some_and(|id| id != self.delivery.id))
-    }
-
-    pub(super) fn thread_lookup(&self) -> ThreadLookup<'_> {
-        ThreadLookup {
-            store: &self.context.store,
-            route: self.route,
-            delivery: self.delivery,
-            verdict: &self.verdict,
-            subject_window: self.context.subject_window,
-        }
-    }
-
     fn posted_message(&self) -> Option<(String, String)> {
-        self.delivery
-            .steps
-            .iter()
-            .rev()
-            .find_map(|step| match step {
-                DeliveryStep::MessagePosted {
-                    thread_id,
-                    message_id,
-                } => Some((thread_id.clone(), message_id.clone())),
-                DeliveryStep::ThreadMade { .. } | DeliveryStep::Approved => None,
-            })
+        let mut steps = self.delivery.steps.iter().rev();
+        steps.find_map(|step| match step {
+            DeliveryStep::MessagePosted {
+                thread_id,
+                message_id,
+            } => Some((thread_id.clone(), message_id.clone())),
+            _ => None,
+        })
     }
 
     async fn settle_delivered(
         &self,
         mail: &ParsedMail,
-        found: &MessageFacts<'_>,
+        facts: &MessageFacts<'_>,
         (thread_id, message_id): (String, String),
     ) -> Result<(), AttemptError> {
         let now = clock::now();
-        let told = self
+        let event = self
             .event_facts()
-            .delivered(mail, found, (&thread_id, &message_id));
+            .delivered(mail, facts, (&thread_id, &message_id));
         let (thread, message) = (thread_id.clone(), message_id.clone());
-        let fact = Fact::Settled {
+        let settled = Fact::Settled {
             delivery: self.delivery.id,
             outcome: DeliveryOutcome::Delivered {
                 thread_id,
@@ -303,17 +302,17 @@ impl<'a> DeliveryAttempt<'a> {
             fingerprint: Some(mail.fingerprint),
             at: now,
         };
-        self.record(vec![told, fact]).await?;
-        let route = self.route.name.as_str();
+        self.record(vec![event, settled]).await?;
+        let (route, post) = (self.route.name.as_str(), facts.post);
         let wait = now.since(self.delivery.envelope.received_at);
         self.context.metrics.count_end(route, "delivered");
-        self.context.metrics.count_identity(route, found.identity);
+        self.context.metrics.count_identity(route, &post.identity);
         self.context.metrics.observe_delivery(wait);
         info!(
             delivery = %self.delivery.id, route, thread, message_id = message,
-            kind = mail.kind.name(), matched = found.reason, mailbox = found.sorted.mailbox,
-            priority = found.sorted.priority.name(),
-            sorted_by = found.sorted.rule.as_deref().unwrap_or_default(), "delivered"
+            kind = mail.kind.name(), matched = post.reason.as_str(), mailbox = post.mailbox,
+            priority = post.priority.name(),
+            sorted_by = post.rule.as_deref().unwrap_or_default(), "delivered"
         );
         if !mail.flags.is_empty() {
             let flags: Vec<&str> = mail.flags.iter().map(|flag| flag.name()).collect();
@@ -322,11 +321,14 @@ impl<'a> DeliveryAttempt<'a> {
                 "the mail exceeds a bound: the message has all of it only as an attachment"
             );
         }
+        if !mail.flags.is_empty() {
+            let flags: Vec<&str> = mail.flags.iter().map(|flag| flag.name()).collect();
+            warn!(
+                delivery = %self.delivery.id, route, flags = flags.join(" "),
+                "the mail exceeds a bound: the message has all of it only as an attachment"
+            );
+        }
         Ok(())
-    }
-
-    async fn drop_by_rule(&self, rule: &str, mail: &ParsedMail) -> Result<(), AttemptError> {
-        self.drop_with_facts(rule, mail, Vec::new()).await
     }
 
     /// Drops a mail, and records what was learnt from it in the same call.
@@ -369,13 +371,13 @@ impl<'a> DeliveryAttempt<'a> {
     }
 }
 
-/// Runs what takes a while where it blocks nobody.
-async fn off_thread<T: Send + 'static>(
+/// Runs `work` outside the async threads: parsing a large mail takes a while. A panic goes on here.
+async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, AttemptError> {
     match task::spawn_blocking(work).await {
         Ok(done) => Ok(done),
-        Err(broken) => match broken.try_into_panic() {
+        Err(error) => match error.try_into_panic() {
             Ok(cause) => panic::resume_unwind(cause),
             Err(_) => Err(AttemptError::Retry("stopping".to_owned(), None)),
         },

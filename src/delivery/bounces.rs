@@ -14,16 +14,17 @@ use tracing::info;
 use super::attempt::{AttemptError, DeliveryAttempt};
 use super::event_facts::EventFacts;
 use super::parsed_mail::ParsedMail;
+use super::plan::ParkReason;
 use super::policy::Disposition;
 use super::route::DeliveryRoute;
 use crate::mail::address::{Address, Domain};
 use crate::mail::dsn::{DIAGNOSTIC_BYTES_MAX, Hardness, Report, ReportOutcome, ReportedRecipient};
-use crate::mail::envelope::RecipientTarget;
+use crate::mail::envelope::{Recipient, RecipientTarget};
 use crate::mail::job_id::{JobId, copy_of, job_of_message_id, job_of_return_path};
 use crate::mail::kind::MailKind;
 use crate::mail::redact;
 use crate::store::{
-    Delivery, DsnSummary, Fact, Job, JobRecord, JobState, LeaseName, Store, StoreError, Suppression,
+    DsnSummary, Fact, Job, JobRecord, JobState, LeaseName, Store, StoreError, Suppression,
 };
 
 /// The most delays that are recorded for a job: a mail system reports one a day, a forger any
@@ -36,20 +37,24 @@ const ATTEMPT_END_WAIT_MAX: Duration = Duration::from_secs(600);
 const NO_REASON: &str = "the notice gives no reason";
 
 /// The data to find out what a notice is about.
-pub(super) struct BounceLookup<'a> {
-    pub(super) store: &'a Store,
-    pub(super) routes: &'a [DeliveryRoute],
-    pub(super) delivery: &'a Delivery,
+pub struct BounceLookup<'a> {
+    /// The store.
+    pub store: &'a Store,
+    /// All routes, whose keys sign return paths.
+    pub routes: &'a [DeliveryRoute],
+    /// The recipient of the notice.
+    pub recipient: &'a Recipient,
     /// The time for which an address is suppressed after a hard bounce.
-    pub(super) suppress_for: Duration,
+    pub suppress_for: Duration,
 }
 
 /// The job that a notice is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NamedJob {
-    pub(super) job: JobId,
+pub struct NamedJob {
+    /// The id of the job.
+    pub job: JobId,
     /// True if the notice was sent to the job's return path.
-    pub(super) signed: bool,
+    pub signed: bool,
 }
 
 /// The content of a notice about a job.
@@ -74,8 +79,11 @@ impl BounceLookup<'_> {
     /// The job that a mail is about: by the return path it was sent to, otherwise by the returned
     /// mail in it. Of a mail to several people it is the job of the recipient that the notice
     /// names.
-    pub(super) async fn find_job(&self, mail: &ParsedMail) -> Result<Option<NamedJob>, StoreError> {
-        if let RecipientTarget::Return(job) = self.delivery.recipient.target {
+    ///
+    /// # Errors
+    /// The store gives no answer.
+    pub async fn find_job(&self, mail: &ParsedMail) -> Result<Option<NamedJob>, StoreError> {
+        if let RecipientTarget::Return(job) = self.recipient.target {
             return Ok(Some(NamedJob { job, signed: true }));
         }
         let Some(report) = &mail.report else {
@@ -245,41 +253,13 @@ impl BounceNotice {
 }
 
 impl DeliveryAttempt<'_> {
-    /// Handles a notice about a mail of ours, or other mail to a return path. False if the mail is
-    /// to be handled like any other.
-    pub(super) async fn handle_bounce(&self, mail: &ParsedMail) -> Result<bool, AttemptError> {
-        let is_return = matches!(self.delivery.recipient.target, RecipientTarget::Return(_));
-        if matches!(mail.kind, MailKind::Bounce | MailKind::DelayNotice) {
-            self.record_notice(mail).await?;
-            return Ok(true);
-        }
-        if !is_return {
-            return Ok(false);
-        }
-        if mail.kind.is_person() {
-            // Some mail programs send answers to the return path.
-            if self.is_approved() {
-                return Ok(false);
-            }
-            self.context
-                .metrics
-                .count_hold(&self.route.name, BOUNCE_ADDRESS);
-            return Err(AttemptError::Park(
-                "a person wrote to a bounce address".to_owned(),
-            ));
-        }
-        self.drop_with_facts(BOUNCE_ADDRESS, mail, Vec::new())
-            .await?;
-        Ok(true)
-    }
-
     /// Records what a notice says about a job, and settles it as its route wants, but never as a
     /// message.
-    async fn record_notice(&self, mail: &ParsedMail) -> Result<(), AttemptError> {
+    pub(super) async fn record_notice(&self, mail: &ParsedMail) -> Result<(), AttemptError> {
         let returns = BounceLookup {
             store: &self.context.store,
             routes: &self.context.routes,
-            delivery: self.delivery,
+            recipient: &self.delivery.recipient,
             suppress_for: self.context.suppress_for,
         };
         let (mut facts, mut about) = (Vec::new(), "no mail of ours");
@@ -318,7 +298,7 @@ impl DeliveryAttempt<'_> {
             // A notice that was recorded is not recorded again when a person releases it.
             Disposition::Hold(rule) => {
                 self.record(facts).await?;
-                Err(self.hold_by_rule(rule))
+                Err(self.park(ParkReason::rule(rule)))
             }
             Disposition::Post(kind) => self.drop_with_facts(kind.name(), mail, facts).await,
         }
@@ -338,9 +318,6 @@ impl DeliveryAttempt<'_> {
         );
     }
 }
-
-/// The rule by which mail to a return path that is not a notice is not posted.
-const BOUNCE_ADDRESS: &str = "bounce_address";
 
 /// True if the address will never work. A permanent refusal may also be about the mail.
 fn is_hard(recipient: &ReportedRecipient) -> bool {

@@ -6,9 +6,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::mail::partition::PartitionKey;
+
 /// The number of consecutive failures that open the circuit. Otherwise every partition would find
 /// the failure by itself, and all of them would call at once when the API recovers.
 pub(super) const FAILURES_MAX: u32 = 32;
+/// The number of partitions that are refused in a row, with no success between, that speak against the
+/// key instead of the threads.
+const FORBIDDEN_MAX: usize = 3;
 /// The wait before the first probe.
 const PROBE_FIRST: Duration = Duration::from_secs(1);
 /// The longest wait between probes after 401 or 403.
@@ -27,6 +32,8 @@ pub(super) enum ApiHealth {
     Failing,
     /// The API refuses the key.
     Unauthorized,
+    /// The API refuses calls about one thread: it may be the thread, or the key.
+    Forbidden,
 }
 
 /// The change of a circuit breaker's state.
@@ -46,6 +53,8 @@ pub(super) enum CircuitChange {
 pub(super) struct CircuitBreaker {
     open: Option<OpenCircuit>,
     failures: u32,
+    /// Partitions that were refused since the last success; at most [`FORBIDDEN_MAX`].
+    forbidden: Vec<PartitionKey>,
 }
 
 #[derive(Debug)]
@@ -61,6 +70,7 @@ impl CircuitBreaker {
         Self {
             open: None,
             failures: 0,
+            forbidden: Vec::new(),
         }
     }
 
@@ -94,19 +104,35 @@ impl CircuitBreaker {
     }
 
     /// Records the result of an attempt; `probe` if it was the probe of an open circuit.
-    pub(super) fn record(&mut self, heard: ApiHealth, probe: bool, now: Instant) -> CircuitChange {
-        if probe && let Some(closed) = &mut self.open {
-            closed.probing = false;
+    pub(super) fn record(
+        &mut self,
+        health: ApiHealth,
+        partition: PartitionKey,
+        probe: bool,
+        now: Instant,
+    ) -> CircuitChange {
+        if probe && let Some(open) = &mut self.open {
+            open.probing = false;
         }
-        match heard {
+        match health {
             ApiHealth::Unknown => CircuitChange::None,
             ApiHealth::Alive => {
                 self.failures = 0;
+                self.forbidden.clear();
                 self.open
                     .take()
                     .map_or(CircuitChange::None, |_| CircuitChange::Recovered)
             }
             ApiHealth::Unauthorized => self.trip(true, probe, now),
+            ApiHealth::Forbidden => {
+                if !self.forbidden.contains(&partition) && self.forbidden.len() < FORBIDDEN_MAX {
+                    self.forbidden.push(partition);
+                }
+                if self.is_paused() || self.forbidden.len() >= FORBIDDEN_MAX {
+                    return self.trip(true, probe, now);
+                }
+                CircuitChange::None
+            }
             ApiHealth::Failing => {
                 self.failures = self.failures.saturating_add(1);
                 if self.open.is_some() || self.failures >= FAILURES_MAX {
@@ -154,6 +180,7 @@ mod tests {
     use super::*;
 
     const SEC: Duration = Duration::from_secs(1);
+    const ONE: PartitionKey = PartitionKey(1);
 
     #[test]
     fn a_bad_key_closes_the_route_but_for_probes() {
@@ -161,11 +188,11 @@ mod tests {
         let mut gate = CircuitBreaker::new();
         assert!(gate.allows_call(now) && !gate.begin_call());
         assert_eq!(
-            gate.record(ApiHealth::Unauthorized, false, now),
+            gate.record(ApiHealth::Unauthorized, ONE, false, now),
             CircuitChange::Paused
         );
         assert_eq!(
-            gate.record(ApiHealth::Unauthorized, false, now),
+            gate.record(ApiHealth::Unauthorized, ONE, false, now),
             CircuitChange::None
         );
         assert!(gate.is_paused() && !gate.allows_call(now));
@@ -178,13 +205,13 @@ mod tests {
             assert!(gate.allows_call(at) && gate.begin_call());
             assert!(!gate.allows_call(at + 1000 * SEC), "one probe at a time");
             assert_eq!(
-                gate.record(ApiHealth::Unauthorized, true, at),
+                gate.record(ApiHealth::Unauthorized, ONE, true, at),
                 CircuitChange::None
             );
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
         assert_eq!(
-            gate.record(ApiHealth::Alive, true, at),
+            gate.record(ApiHealth::Alive, ONE, true, at),
             CircuitChange::Recovered
         );
         assert!(gate.allows_call(at) && !gate.is_paused());
@@ -196,24 +223,24 @@ mod tests {
         let mut gate = CircuitBreaker::new();
         for _ in 1..FAILURES_MAX {
             assert_eq!(
-                gate.record(ApiHealth::Failing, false, now),
+                gate.record(ApiHealth::Failing, ONE, false, now),
                 CircuitChange::None
             );
         }
-        gate.record(ApiHealth::Alive, false, now);
+        gate.record(ApiHealth::Alive, ONE, false, now);
         for _ in 1..FAILURES_MAX {
             assert_eq!(
-                gate.record(ApiHealth::Failing, false, now),
+                gate.record(ApiHealth::Failing, ONE, false, now),
                 CircuitChange::None
             );
         }
         assert_eq!(
-            gate.record(ApiHealth::Failing, false, now),
+            gate.record(ApiHealth::Failing, ONE, false, now),
             CircuitChange::Failing
         );
         assert!(!gate.allows_call(now) && !gate.is_paused());
         assert_eq!(
-            gate.record(ApiHealth::Unauthorized, false, now),
+            gate.record(ApiHealth::Unauthorized, ONE, false, now),
             CircuitChange::Paused
         );
     }
@@ -222,12 +249,30 @@ mod tests {
     fn a_probe_that_did_not_call_makes_room_for_the_next() {
         let now = Instant::now();
         let mut gate = CircuitBreaker::new();
-        gate.record(ApiHealth::Unauthorized, false, now);
+        gate.record(ApiHealth::Unauthorized, ONE, false, now);
         gate.begin_call();
         assert_eq!(
-            gate.record(ApiHealth::Unknown, true, now),
+            gate.record(ApiHealth::Unknown, ONE, true, now),
             CircuitChange::None
         );
         assert!(gate.allows_call(now + SEC));
+    }
+
+    #[test]
+    fn refusals_of_several_threads_speak_against_the_key() {
+        let now = Instant::now();
+        let mut breaker = CircuitBreaker::new();
+        let refuse = |breaker: &mut CircuitBreaker, n| {
+            breaker.record(ApiHealth::Forbidden, PartitionKey(n), false, now)
+        };
+        for _ in 0..9 {
+            assert_eq!(refuse(&mut breaker, 1), CircuitChange::None);
+        }
+        assert_eq!(refuse(&mut breaker, 2), CircuitChange::None);
+        breaker.record(ApiHealth::Alive, ONE, false, now);
+        assert_eq!(refuse(&mut breaker, 2), CircuitChange::None);
+        assert_eq!(refuse(&mut breaker, 3), CircuitChange::None);
+        assert_eq!(refuse(&mut breaker, 4), CircuitChange::Paused);
+        assert!(breaker.is_paused());
     }
 }

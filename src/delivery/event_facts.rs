@@ -37,8 +37,8 @@ impl EventFacts<'_> {
     ) -> Fact {
         let data = json!({
             "threadId": thread_id,
-            "mailbox": found.sorted.mailbox,
-            "priority": found.sorted.priority,
+            "mailbox": found.post.mailbox,
+            "priority": found.post.priority,
             "from": mail.sender_email,
         });
         self.event(EventKind::ThreadCreated, Some(thread_id), data)
@@ -54,7 +54,7 @@ impl EventFacts<'_> {
             "threadId": thread_id,
             "messageId": message_id,
             "emailMessageId": mail.message_id,
-            "kind": found.kind,
+            "kind": found.post.kind,
         });
         self.event(EventKind::MessageCreated, Some(thread_id), data)
     }
@@ -70,10 +70,10 @@ impl EventFacts<'_> {
             "threadId": thread_id,
             "messageId": message_id,
             "emailMessageId": mail.message_id,
-            "kind": found.kind,
-            "match": { "reason": found.reason },
-            "mailbox": found.sorted.mailbox,
-            "priority": found.sorted.priority,
+            "kind": found.post.kind,
+            "match": { "reason": found.post.reason },
+            "mailbox": found.post.mailbox,
+            "priority": found.post.priority,
         });
         self.event(EventKind::Processed, Some(thread_id), data)
     }

@@ -2,32 +2,24 @@
 //!
 //! Does not decide its content and does not send it.
 
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::parsed_mail::ParsedMail;
-use super::sorting::MailboxAssignment;
-use crate::auth::Identity;
 use crate::clock::Timestamp;
-use crate::mail::kind::MailKind;
 use crate::mail::verdict::{Verdict, VerdictSource};
+use crate::store::PlannedPost;
 
 /// The value of `sourceType`.
 const SOURCE_TYPE: &str = "email";
 
-/// The facts about a mail besides its text.
+/// The facts about a mail besides its text. They stay the same in every attempt, so that repeated calls
+/// have equal bodies.
 #[derive(Clone, Copy, Debug)]
 pub struct MessageFacts<'a> {
-    /// The mailbox and the priority, and the rule that decided.
-    pub sorted: &'a MailboxAssignment,
-    /// The kind under which the mail is posted.
-    pub kind: MailKind,
+    /// The decisions on the mail.
+    pub post: &'a PlannedPost,
     /// The results of the sender checks.
     pub verdict: &'a Verdict,
-    /// The identity of the author.
-    pub identity: Identity,
-    /// The reason why the mail belongs to its thread.
-    pub reason: &'a str,
     /// Time of receipt.
     pub received_at: Timestamp,
 }
@@ -37,17 +29,17 @@ pub fn thread_body(mail: &ParsedMail, found: &MessageFacts<'_>) -> Value {
     json!({
         "sourceType": SOURCE_TYPE,
         "identityEmail": mail.sender_email,
-        "mailbox": found.sorted.mailbox,
-        "priority": found.sorted.priority,
+        "mailbox": found.post.mailbox,
+        "priority": found.post.priority,
         "metadata": {
             "emailFrom": mail.sender_email,
             "emailFromName": mail.sender_name,
             "emailSubject": mail.subject,
             "lastEmailMessageId": mail.message_id,
             "lastEmailReceivedAt": found.received_at.to_rfc3339(),
-            "lastEmailMailbox": found.sorted.mailbox,
-            "lastEmailPriority": found.sorted.priority,
-            "lastEmailRule": found.sorted.rule,
+            "lastEmailMailbox": found.post.mailbox,
+            "lastEmailPriority": found.post.priority,
+            "lastEmailRule": found.post.rule,
         },
     })
 }
@@ -58,24 +50,24 @@ pub fn message_body(mail: &ParsedMail, found: &MessageFacts<'_>) -> Value {
         "sourceType": SOURCE_TYPE,
         "senderEmail": mail.sender_email,
         "senderName": mail.sender_name,
-        "body": mail.body,
-        "bodyHtml": mail.body_html,
-        "quotedText": mail.quoted,
+        "body": mail.reply.text,
+        "bodyHtml": mail.reply.html,
+        "quotedText": mail.quoted_text(),
         "subject": mail.subject,
         "emailMessageId": mail.message_id,
         "inReplyTo": mail.in_reply_to.first(),
         "receivedAt": found.received_at.to_rfc3339(),
-        "kind": found.kind,
+        "kind": found.post.kind,
         "attachments": mail.files.listed,
         "authentication": {
             "spf": found.verdict.spf.result,
             "dkim": found.verdict.dkim_result(),
             "dmarc": found.verdict.dmarc.result,
             "arc": found.verdict.arc.result,
-            "identity": found.identity,
+            "identity": found.post.identity,
             "source": verdict_source(&found.verdict.source),
         },
-        "match": { "reason": found.reason },
+        "match": { "reason": found.post.reason },
     });
     // Only on the few mails that exceed a bound.
     if !mail.flags.is_empty() {
@@ -99,9 +91,9 @@ fn verdict_source(source: &VerdictSource) -> String {
 pub fn patch_body(mail: &ParsedMail, found: &MessageFacts<'_>) -> Value {
     let mut metadata = json!({
         "lastEmailReceivedAt": found.received_at.to_rfc3339(),
-        "lastEmailMailbox": found.sorted.mailbox,
-        "lastEmailPriority": found.sorted.priority,
-        "lastEmailRule": found.sorted.rule,
+        "lastEmailMailbox": found.post.mailbox,
+        "lastEmailPriority": found.post.priority,
+        "lastEmailRule": found.post.rule,
     });
     // A null would make the product forget the id of the mail before.
     if let Some(id) = &mail.message_id {
@@ -110,44 +102,19 @@ pub fn patch_body(mail: &ParsedMail, found: &MessageFacts<'_>) -> Value {
     json!({ "metadata": metadata })
 }
 
-/// The description of an attachment. One that is not stored has neither an id nor a URL; size and
-/// hash identify it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct MessageAttachment {
-    /// The id under which the bytes are stored.
-    pub id: Option<String>,
-    /// The file name without a path.
-    pub filename: Option<String>,
-    /// The media type that the sender gave.
-    pub content_type: String,
-    /// The size in bytes, without transfer encoding.
-    pub size: usize,
-    /// The SHA-256 of the bytes, in lower-case hex.
-    pub sha256: String,
-    /// True if the file is shown within the text.
-    pub inline: bool,
-    /// The Content-ID, which `cid:` in the HTML refers to.
-    pub content_id: Option<String>,
-    /// The URL of the bytes.
-    pub url: Option<String>,
-    /// The media type of the first bytes, where it differs from the sender's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub detected_type: Option<&'static str>,
-    /// The reason why the file is not stored.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub skipped: Option<&'static str>,
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::delivery::attachments::Files;
+    use crate::auth::Identity;
+    use crate::delivery::attachments::{Files, MessageAttachment};
     use crate::delivery::policy::Disposition;
     use crate::mail::fingerprint::Fingerprint;
+    use crate::mail::kind::MailKind;
     use crate::mail::mailbox::Priority;
+    use crate::mail::reply::Reply;
+    use crate::mail::thread::ThreadReason;
     use crate::mail::verdict::{AuthResult, DkimVerdict};
     use crate::mail::view::Flag;
 
@@ -158,9 +125,12 @@ mod tests {
             subject: "Re: Where is my order?".into(),
             message_id: Some("a2@mail.example.com".into()),
             in_reply_to: vec!["p1@inbox.example.com".into(), "p0@inbox.example.com".into()],
-            body: "It came today.\nThank you!".into(),
-            body_html: Some("<p>It came today.</p>".into()),
-            quoted: Some("> Has it arrived?".into()),
+            reply: Reply {
+                text: "It came today.\nThank you!".into(),
+                html: Some("<p>It came today.</p>".into()),
+                quoted: "> Has it arrived?".into(),
+                ..Reply::default()
+            },
             files: Files {
                 to_store: Vec::new(),
                 listed: vec![MessageAttachment {
@@ -186,6 +156,7 @@ mod tests {
             fingerprint: Fingerprint([0; 16]),
             kind: MailKind::Person,
             kind_rule: "nothing_says_machine",
+            kind_evidence: None,
             disposition: Disposition::Post(MailKind::Person),
             report: None,
             author: None,
@@ -196,30 +167,33 @@ mod tests {
             message_id: None,
             in_reply_to: Vec::new(),
             thread_references: Vec::new(),
-            body: String::new(),
-            body_html: None,
-            quoted: None,
             files: Files::default(),
-            last_sent_at: None,
             flags: BTreeSet::new(),
+            answers_nothing: false,
+            quoted_message: None,
+            reply: Reply::default(),
         }
     }
 
-    fn sorted() -> MailboxAssignment {
-        MailboxAssignment {
+    fn planned(identity: Identity) -> PlannedPost {
+        PlannedPost {
+            thread_id: None,
+            reason: ThreadReason::Token,
+            kind: MailKind::Person,
+            identity: identity.as_str().to_owned(),
             mailbox: "fans".to_owned(),
             priority: Priority::Standard,
             rule: Some("fans".to_owned()),
+            introduces_author: false,
+            known_images: Vec::new(),
+            quoted: None,
         }
     }
 
-    fn found<'a>(sorted: &'a MailboxAssignment, verdict: &'a Verdict) -> MessageFacts<'a> {
+    fn facts<'a>(post: &'a PlannedPost, verdict: &'a Verdict) -> MessageFacts<'a> {
         MessageFacts {
-            sorted,
-            kind: MailKind::Person,
+            post,
             verdict,
-            identity: Identity::TokenHolder,
-            reason: "token",
             received_at: Timestamp::from_millis(1_769_903_999_042),
         }
     }
@@ -247,9 +221,9 @@ mod tests {
                 "lastEmailRule": "fans"
             }
         }"#;
-        let (sorted, verdict) = (sorted(), Verdict::default());
+        let (post, verdict) = (planned(Identity::TokenHolder), Verdict::default());
         assert_eq!(
-            thread_body(&mail(), &found(&sorted, &verdict)),
+            thread_body(&mail(), &facts(&post, &verdict)),
             golden(wanted)
         );
     }
@@ -294,29 +268,26 @@ mod tests {
             });
         }
         assert_eq!(
-            message_body(&mail(), &found(&sorted(), &verdict)),
+            message_body(&mail(), &facts(&planned(Identity::TokenHolder), &verdict)),
             golden(wanted)
         );
     }
 
     #[test]
     fn a_mail_beyond_a_bound_says_so() {
-        let (sorted, verdict) = (sorted(), Verdict::default());
+        let (post, verdict) = (planned(Identity::TokenHolder), Verdict::default());
         let cut = ParsedMail {
             flags: BTreeSet::from([Flag::TextCut, Flag::TooManyParts]),
             ..mail()
         };
-        let body = message_body(&cut, &found(&sorted, &verdict));
+        let body = message_body(&cut, &facts(&post, &verdict));
         assert_eq!(body["flags"], golden(r#"["text_cut", "too_many_parts"]"#));
     }
 
     #[test]
     fn a_bare_mail_has_every_field_still() {
-        let (sorted, verdict) = (sorted(), Verdict::default());
-        let unverified = MessageFacts {
-            identity: Identity::Unverified,
-            ..found(&sorted, &verdict)
-        };
+        let (post, verdict) = (planned(Identity::Unverified), Verdict::default());
+        let unverified = facts(&post, &verdict);
         let wanted = r#"{
             "sourceType": "email",
             "senderEmail": "ann@example.com",
@@ -350,19 +321,16 @@ mod tests {
                 "lastEmailRule": "fans"
             }
         }"#;
-        let (sorted, verdict) = (sorted(), Verdict::default());
-        assert_eq!(
-            patch_body(&mail(), &found(&sorted, &verdict)),
-            golden(wanted)
-        );
+        let (post, verdict) = (planned(Identity::TokenHolder), Verdict::default());
+        assert_eq!(patch_body(&mail(), &facts(&post, &verdict)), golden(wanted));
     }
 
     #[test]
     fn a_mail_without_an_id_leaves_the_last_one_known() {
-        let (sorted, verdict) = (sorted(), Verdict::default());
+        let (post, verdict) = (planned(Identity::TokenHolder), Verdict::default());
         let mut nameless = mail();
         nameless.message_id = None;
-        let patched = patch_body(&nameless, &found(&sorted, &verdict));
+        let patched = patch_body(&nameless, &facts(&post, &verdict));
         let metadata = patched["metadata"].as_object().unwrap();
         assert!(!metadata.contains_key("lastEmailMessageId"));
         assert!(metadata.contains_key("lastEmailReceivedAt"));

@@ -14,7 +14,6 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::api_outcome::ApiOutcome;
-use crate::auth::Identity;
 
 /// Buckets for the seconds from received to delivered: under a second normally, days after an
 /// outage.
@@ -53,7 +52,7 @@ struct CallLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct IdentityLabels {
     route: String,
-    identity: &'static str,
+    identity: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -144,10 +143,10 @@ impl Metrics {
         self.ends.get_or_create(&labels).inc();
     }
 
-    pub(super) fn count_identity(&self, route: &str, identity: Identity) {
+    pub(super) fn count_identity(&self, route: &str, identity: &str) {
         let labels = IdentityLabels {
             route: route.to_owned(),
-            identity: identity.as_str(),
+            identity: identity.to_owned(),
         };
         self.identities.get_or_create(&labels).inc();
     }

@@ -1,102 +1,115 @@
-//! Owns what one mail means for one recipient: the parts of `mail` put together, once an attempt.
+//! Owns the meaning of one mail for one recipient: the parts of `mail` put together.
 //!
-//! Does no I/O and asks nobody: it runs off the async threads.
+//! Does no I/O. A large mail takes a while, so this runs outside the async threads.
 
 use std::collections::BTreeSet;
-
-use bytes::Bytes;
 
 use super::attachments::Files;
 use super::policy::Disposition;
 use super::route::DeliveryRoute;
-use crate::clock::Timestamp;
 use crate::mail::address::Address;
 use crate::mail::dsn::Report;
-use crate::mail::envelope::RecipientTarget;
+use crate::mail::envelope::{Envelope, Recipient, RecipientTarget};
 use crate::mail::fingerprint::Fingerprint;
 use crate::mail::kind::{ClassifyContext, MailKind, ReversePath, classify};
-use crate::mail::reply;
+use crate::mail::reply::{self, Reply};
 use crate::mail::subject::Subject;
 use crate::mail::thread::{ThreadReason, message_ids_to_look_up};
 use crate::mail::view::{Flag, View};
 use crate::objects::AttachmentLimits;
-use crate::store::{Delivery, LastMessage};
+use crate::store::QuotedMessage;
 
-/// What a mail says and is.
+/// The circumstances under which a mail is parsed.
+#[derive(Clone, Copy)]
+pub struct MailContext<'a> {
+    /// The envelope of the mail.
+    pub envelope: &'a Envelope,
+    /// The recipient.
+    pub recipient: &'a Recipient,
+    /// The route of the recipient.
+    pub route: &'a DeliveryRoute,
+    /// The limits for stored files; `None` stores none.
+    pub limits: Option<&'a AttachmentLimits>,
+}
+
+/// A parsed mail.
 #[derive(Clone, Debug)]
 pub struct ParsedMail {
-    /// The same for every copy of the mail to this recipient.
+    /// The fingerprint, the same for every copy of the mail to this recipient.
     pub fingerprint: Fingerprint,
-    /// What sort of mail it is.
+    /// The kind of mail.
     pub kind: MailKind,
-    /// The rule that said so.
+    /// The rule that decided on the kind.
     pub kind_rule: &'static str,
-    /// What becomes of it.
+    /// The evidence for the kind.
+    pub kind_evidence: Option<String>,
+    /// The decision of the route on mail of this kind.
     pub disposition: Disposition,
-    /// What it reports on another mail, if it does.
+    /// The report on another mail, if the mail is one.
     pub report: Option<Report>,
     /// The one author in the header.
     pub author: Option<Address>,
-    /// The author's address, else the envelope's sender, else what stands in `From`.
+    /// The author's address; without one author the envelope sender, or else the text of `From`.
     pub sender_email: String,
     /// The author's display name.
     pub sender_name: Option<String>,
     /// The subject as a person reads it; empty if there is none.
     pub subject: String,
-    /// The subject without what replies put before it.
+    /// The subject without reply prefixes.
     pub normalised_subject: String,
-    /// Without angle brackets.
+    /// The Message-ID, without angle brackets.
     pub message_id: Option<String>,
     /// The Message-IDs of In-Reply-To.
     pub in_reply_to: Vec<String>,
-    /// The Message-IDs that may tell the thread, and why if we sent the mail they name.
+    /// The Message-IDs that may identify the thread, each with the reason if it is one of ours.
     pub thread_references: Vec<(String, ThreadReason)>,
-    /// The words the person wrote.
-    pub body: String,
-    /// The same as HTML made safe.
-    pub body_html: Option<String>,
-    /// What was quoted.
-    pub quoted: Option<String>,
-    /// What is attached.
+    /// The files of the mail.
     pub files: Files,
     /// The bounds that the mail exceeds: content beyond them is only in its attachments.
     pub flags: BTreeSet<Flag>,
-    /// When we last said something to the author in his thread.
-    pub last_sent_at: Option<Timestamp>,
+    /// True if nothing says that the mail answers another.
+    pub answers_nothing: bool,
+    /// The message of ours that the reply was compared with.
+    pub quoted_message: Option<QuotedMessage>,
+    /// The words that the author wrote; empty until [`ParsedMail::extract_reply`].
+    pub reply: Reply,
 }
 
 impl ParsedMail {
-    /// Reads a mail's bytes for one of its recipients.
-    pub(super) fn parse(
-        bytes: &Bytes,
-        (delivery, route): (&Delivery, &DeliveryRoute),
-        bounds: Option<&AttachmentLimits>,
-    ) -> UncutMail {
-        let view = View::parse(bytes);
-        let sender = delivery.envelope.sender.as_ref();
-        let path = ReversePath::from(&*delivery.envelope);
-        let context = ClassifyContext {
+    /// Parses a mail, but for its reply.
+    pub fn parse(view: &View, context: &MailContext<'_>) -> Self {
+        let route = context.route;
+        let path = ReversePath::from(context.envelope);
+        let classify_context = ClassifyContext {
             sender: path,
             loop_mark: route.loop_mark.as_deref(),
             message_id_domains: &route.message_id_domains,
             ..ClassifyContext::UNKNOWN
         };
-        let (finding, report) = classify(&view, &context);
+        let (classification, report) = classify(view, &classify_context);
+        let kind = classification.kind;
         let header = &view.header;
         let subject = header.subject.clone().unwrap_or_default();
         let author = header.author().cloned();
         let from = header.from.first();
         let sender_email = author
             .as_ref()
-            .or(sender)
+            .or(context.envelope.sender.as_ref())
             .map(ToString::to_string)
             .or_else(|| from.map(|from| from.text.clone()))
             .unwrap_or_default();
-        let mail = Self {
-            fingerprint: Fingerprint::of(&delivery.recipient, &view),
-            kind: finding.kind,
-            kind_rule: finding.rule,
-            disposition: Disposition::of(&route.policy.kinds, &finding, path == ReversePath::Null),
+        let disposition = Disposition::of(
+            &route.policy.kinds,
+            &classification,
+            path == ReversePath::Null,
+        );
+        Self {
+            fingerprint: Fingerprint::of(context.recipient, view),
+            kind,
+            kind_rule: classification.rule,
+            kind_evidence: classification.evidence,
+            disposition,
+            report,
             sender_email,
             sender_name: from.and_then(|from| from.name.clone()),
             author,
@@ -108,68 +121,46 @@ impl ParsedMail {
                 .into_iter()
                 .map(|(id, reason)| (id.to_owned(), reason))
                 .collect(),
-            report,
-            body: String::new(),
-            body_html: None,
-            quoted: None,
-            files: Files::of(&view, bounds),
-            last_sent_at: None,
+            files: Files::of(view, context.limits),
             flags: view.flags.clone(),
-        };
-        UncutMail {
-            answers_nothing: answers_nothing(&view, delivery),
-            mail,
-            view,
+            answers_nothing: answers_nothing(view, context.recipient),
+            quoted_message: None,
+            reply: Reply::default(),
         }
     }
-}
 
-/// A mail whose reply text is not cut out yet.
-pub(super) struct UncutMail {
-    mail: ParsedMail,
-    view: View,
-    answers_nothing: bool,
-}
-
-impl UncutMail {
-    /// The mail without its text.
-    pub(super) const fn head(&self) -> &ParsedMail {
-        &self.mail
-    }
-
-    /// Cuts the words of the person out. `known` is what we said last in the mail's thread: what it
-    /// quotes of that is recognised.
-    pub(super) fn cut_reply(self, marker: &str, known: Option<LastMessage>) -> ParsedMail {
-        let Self {
-            mut mail,
-            view,
-            answers_nothing,
-        } = self;
-        mail.last_sent_at = known.as_ref().map(|message| message.at);
-        let known: Vec<&str> = known.iter().map(|message| message.text.as_str()).collect();
-        let reply = reply::extract(&reply::ReplyInput {
+    /// Extracts the words that the author wrote. Quotes of `quoted_message` are recognised without
+    /// marks; `marker` is the line above which people answer.
+    pub fn extract_reply(&mut self, view: &View, marker: &str) {
+        let known: Vec<&str> = self
+            .quoted_message
+            .iter()
+            .map(|quoted| quoted.text.as_str())
+            .collect();
+        self.reply = reply::extract(&reply::ReplyInput {
             text: view.text.as_deref(),
             html: view.html.as_deref(),
-            subject: &mail.subject,
+            subject: &self.subject,
             known: &known,
-            answers_nothing,
+            answers_nothing: self.answers_nothing,
             marker,
         });
-        if reply.truncated {
-            mail.flags.insert(Flag::TextCut);
+        if self.reply.truncated {
+            self.flags.insert(Flag::TextCut);
         }
-        mail.body = reply.text;
-        mail.body_html = reply.html;
-        mail.quoted = Some(reply.quoted).filter(|quoted| !quoted.is_empty());
-        mail
+    }
+
+    /// The quoted text, if there is any.
+    pub fn quoted_text(&self) -> Option<&str> {
+        Some(self.reply.quoted.as_str()).filter(|quoted| !quoted.is_empty())
     }
 }
 
 /// True if nothing says that the mail answers another: no token, no field, no mark in the subject.
-fn answers_nothing(view: &View, delivery: &Delivery) -> bool {
+fn answers_nothing(view: &View, recipient: &Recipient) -> bool {
     let header = &view.header;
     let subject = header.subject.as_deref().unwrap_or_default();
-    matches!(delivery.recipient.target, RecipientTarget::Mailbox(_))
+    matches!(recipient.target, RecipientTarget::Mailbox(_))
         && header.in_reply_to.is_empty()
         && header.references.is_empty()
         && !Subject::of(subject).is_reply

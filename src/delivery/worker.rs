@@ -16,52 +16,17 @@ use tokio::time::{self, Instant};
 use tracing::{error, info, warn};
 
 use super::circuit_breaker::{self, CircuitBreaker, CircuitChange};
-use super::context::{AttemptEnd, AttemptReport, DeliveryContext};
+use super::context::DeliveryContext;
 use super::in_flight::InFlightMessages;
 use super::metrics::Metrics;
 use super::partitions::{OfferResult, Partitions};
 use super::retry_status::RetryStatuses;
 use super::route::DeliveryRoute;
+use super::runner::{AttemptEnd, AttemptReport};
+pub use super::settings::DeliverySettings;
 use crate::mail::partition::PartitionKey;
 use crate::objects::Objects;
-use crate::retry;
 use crate::store::{DeliveryId, Store, StoreError};
-
-/// Bounds of the worker.
-#[derive(Clone, Debug)]
-pub struct DeliverySettings {
-    /// The most concurrent deliveries.
-    pub concurrency: usize,
-    /// The most waiting deliveries that are queued: 16 bytes each, about 200 where each is a
-    /// partition of its own. With as many as the store allows to wait, none can be hidden behind
-    /// others.
-    pub queued_max: usize,
-    /// The schedule of retries, and the age at which a mail is parked.
-    pub retry: retry::Settings,
-    /// The time since its last change in which a thread is found by sender and subject.
-    pub subject_window: Duration,
-    /// The time for which an address is suppressed after a hard bounce.
-    pub suppress_for: Duration,
-    /// The longest wait for running deliveries when the worker stops.
-    pub grace: Duration,
-}
-
-impl Default for DeliverySettings {
-    fn default() -> Self {
-        Self {
-            concurrency: 16,
-            queued_max: 262_144,
-            retry: retry::Settings {
-                wait_first: Duration::from_secs(2),
-                wait_max: Duration::from_secs(600),
-                max_age: Duration::from_secs(5 * 86_400),
-            },
-            subject_window: Duration::from_secs(30 * 86_400),
-            suppress_for: Duration::from_secs(90 * 86_400),
-            grace: Duration::from_secs(10),
-        }
-    }
-}
 
 /// The most deliveries that are read at a time.
 const PAGE: usize = 256;
@@ -422,18 +387,21 @@ impl DeliveryWorker {
         } else {
             heard
         };
-        let change =
-            self.circuit_breakers[running.route].record(heard, running.is_probe, Instant::now());
+        let breaker = &mut self.circuit_breakers[running.route];
+        let change = breaker.record(heard, running.partition, running.is_probe, Instant::now());
         let Some(route) = self.context.routes.get(running.route) else {
             return;
         };
         let name = route.name.as_str();
         match change {
             CircuitChange::None => return,
-            CircuitChange::Paused => error!(
-                route = name,
-                "the Messages API refuses the key: the route is paused, its mail waits"
-            ),
+            CircuitChange::Paused => {
+                self.context.set_key_works(name, false);
+                error!(
+                    route = name,
+                    "the Messages API refuses the key: the route is paused, its mail waits"
+                );
+            }
             CircuitChange::Failing => warn!(
                 route = name,
                 "nothing gets through to the Messages API: one attempt at a time until it does"

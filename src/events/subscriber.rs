@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{Id, JoinSet};
 use tokio::time;
@@ -20,6 +21,8 @@ use crate::random;
 use crate::retry::{self, AttemptFailure, NextStep};
 use crate::store::{Cursor, Event, EventId, EventKind, Fact, Store, StoreError};
 
+/// Fields of an event's data that hold an address.
+const ADDRESS_FIELDS: [&str; 2] = ["from", "recipient"];
 /// The most events that are read and not done: they bound the memory.
 const OPEN_MAX: usize = 1000;
 /// The most concurrent requests to one subscriber.
@@ -69,12 +72,25 @@ impl EventSink {
             Self::Hook(hook) => hook.send(id, event, clock::now()).await,
             Self::Log => {
                 let thread = event.thread_id.as_deref().unwrap_or_default();
-                let data = serde_json::Value::Object(event.data.clone());
+                let data = Value::Object(without_people(&event.data));
                 info!(event = %id, kind = event.kind.name(), thread, %data, "happened");
                 EventPostOutcome::Accepted
             }
         }
     }
+}
+
+/// The data of an event for the log, where only the domains of people's addresses may stand.
+fn without_people(data: &Map<String, Value>) -> Map<String, Value> {
+    let mut data = data.clone();
+    for name in ADDRESS_FIELDS {
+        if let Some(Value::String(text)) = data.get_mut(name) {
+            *text = text
+                .rsplit_once('@')
+                .map_or_else(|| "…".to_owned(), |(_, domain)| format!("…@{domain}"));
+        }
+    }
+    data
 }
 
 /// One subscriber.

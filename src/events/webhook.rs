@@ -11,6 +11,7 @@ use reqwest::{Client, Url, redirect, retry};
 use thiserror::Error;
 
 use crate::clock::Timestamp;
+use crate::retry::parse_retry_after;
 use crate::signature::{HmacKey, StandardMessage, standard_key};
 use crate::store::{Event, EventId};
 
@@ -143,7 +144,7 @@ impl EventWebhook {
             .send()
             .await;
         match sent {
-            Ok(response) => read_response(response).await,
+            Ok(response) => read_response(response, now).await,
             Err(error) => EventPostOutcome::Retry {
                 reason: root_cause(&error),
                 retry_after: None,
@@ -153,10 +154,10 @@ impl EventWebhook {
 }
 
 /// Only the status counts. The rest of a short body is read, so that the connection can be reused.
-async fn read_response(mut response: reqwest::Response) -> EventPostOutcome {
+async fn read_response(mut response: reqwest::Response, now: Timestamp) -> EventPostOutcome {
     let status = response.status();
-    let wish = response.headers().get(RETRY_AFTER);
-    let wish = wish.and_then(|value| value.to_str().ok()?.parse().ok());
+    let retry_after = response.headers().get(RETRY_AFTER);
+    let retry_after = retry_after.and_then(|value| parse_retry_after(value.to_str().ok()?, now));
     let mut bytes = 0;
     while let Ok(Some(chunk)) = response.chunk().await {
         bytes += chunk.len();
@@ -169,7 +170,7 @@ async fn read_response(mut response: reqwest::Response) -> EventPostOutcome {
     }
     EventPostOutcome::Retry {
         reason: format!("HTTP {}", status.as_u16()),
-        retry_after: wish.map(Duration::from_secs),
+        retry_after,
     }
 }
 

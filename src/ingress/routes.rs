@@ -6,13 +6,14 @@ use std::collections::HashMap;
 
 use thiserror::Error;
 
-use crate::auth::{AuthPolicy, PolicyDecision, identity};
+use crate::auth::{AuthPolicy, PolicyDecision, PolicyRefusal, identity};
 use crate::clock::Timestamp;
 use crate::mail::address::{Address, AddressError, Domain};
 use crate::mail::envelope::{Recipient, RecipientTarget};
 use crate::mail::job_id::{is_return_path_form, job_of_return_path};
 use crate::mail::token::{Claims, KeyRing, ThreadKey, TokenError};
 use crate::mail::verdict::Verdict;
+use crate::smtp::response::Refusal;
 use crate::store::{Store, StoreError};
 
 /// The mailbox a route files mail for its postmaster under, where nothing else is configured.
@@ -100,6 +101,20 @@ impl Routes {
         address: Address,
         now: Timestamp,
     ) -> Result<Recipient, Unroutable> {
+        self.resolve_with(Some(store), address, now).await
+    }
+
+    /// As [`Routes::resolve`]; without a store no token is revoked, and a token in lower case is
+    /// unknown.
+    ///
+    /// # Errors
+    /// Says why the address is not ours to take.
+    pub async fn resolve_with(
+        &self,
+        store: Option<&Store>,
+        address: Address,
+        now: Timestamp,
+    ) -> Result<Recipient, Unroutable> {
         let (route, target) = self.target(store, &address, now).await?;
         Ok(Recipient {
             route: route.name.clone(),
@@ -151,7 +166,7 @@ impl Routes {
 
     async fn target(
         &self,
-        store: &Store,
+        store: Option<&Store>,
         address: &Address,
         now: Timestamp,
     ) -> Result<(&Route, RecipientTarget), Unroutable> {
@@ -252,6 +267,29 @@ pub enum Unroutable {
     Unknown,
 }
 
+impl From<Unroutable> for Refusal {
+    fn from(error: Unroutable) -> Self {
+        match error {
+            Unroutable::Expired => Self::TokenExpired,
+            Unroutable::Forged => Self::TokenForged,
+            Unroutable::Foreign => Self::RelayDenied,
+            Unroutable::NotYetValid => Self::TokenNotYetValid,
+            Unroutable::Revoked => Self::TokenRevoked,
+            Unroutable::Store(_) => Self::StoreUnavailable,
+            Unroutable::Unknown => Self::RecipientUnknown,
+        }
+    }
+}
+
+/// The response to a mail that the policy of its route refuses.
+pub const fn policy_response(refusal: PolicyRefusal) -> Refusal {
+    match refusal {
+        PolicyRefusal::BadFrom(_) => Refusal::AuthorUnclear,
+        PolicyRefusal::DmarcReject => Refusal::AuthenticationFailed,
+        PolicyRefusal::Identity(_) => Refusal::AuthorUnverified,
+    }
+}
+
 /// The fault of a list of routes.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RoutesError {
@@ -269,7 +307,10 @@ pub enum RoutesError {
     NoDomain(String),
 }
 
-async fn ensure_not_revoked(store: &Store, claims: Claims) -> Result<Claims, Unroutable> {
+async fn ensure_not_revoked(store: Option<&Store>, claims: Claims) -> Result<Claims, Unroutable> {
+    let Some(store) = store else {
+        return Ok(claims);
+    };
     if store.is_revoked(claims.digest).await? {
         return Err(Unroutable::Revoked);
     }
@@ -279,11 +320,12 @@ async fn ensure_not_revoked(store: &Store, claims: Claims) -> Result<Claims, Unr
 /// A lower-cased token has no signature left to check. It is as good as its digest: nobody but those
 /// who were sent the token can know it. It grows old as it would have with its case.
 async fn claims_by_digest(
-    store: &Store,
+    store: Option<&Store>,
     keys: &KeyRing,
     digest: [u8; 16],
     now: Timestamp,
 ) -> Result<Claims, Unroutable> {
+    let store = store.ok_or(Unroutable::Forged)?;
     if store.is_revoked(digest).await? {
         return Err(Unroutable::Revoked);
     }

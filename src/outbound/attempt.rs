@@ -4,6 +4,7 @@
 //! Does not choose the job, nor the time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
@@ -52,6 +53,8 @@ pub(super) struct JobRunner {
     pub(super) capture: bool,
     /// True once attempts are cancelled whose mail has not begun to end.
     pub(super) stopping: watch::Sender<bool>,
+    /// Milliseconds by which the wall clock has jumped ahead: jobs get this time in addition.
+    pub(super) clock_ahead: AtomicU64,
 }
 
 /// A mail as it goes over the wire.
@@ -148,6 +151,12 @@ impl JobRunner {
             ..record
         };
         self.conclude(&record, outcome, relay).await
+    }
+
+    /// The time at which a job expires, by the wall clock as it is now.
+    pub(super) fn ends_at(&self, job: &Job) -> Timestamp {
+        let ahead = self.clock_ahead.load(Ordering::Relaxed);
+        job.ends_at.plus(Duration::from_millis(ahead))
     }
 
     /// Gives up a job that has expired while no relay is available.
@@ -265,7 +274,7 @@ impl JobRunner {
         };
         let tries = attempt_counts(record);
         let next = || {
-            let left = job.ends_at.since(clock::now());
+            let left = self.ends_at(job).since(clock::now());
             retry::next_send_after(&self.schedule, tries, left, 0)
         };
         let began = Instant::now();
@@ -313,7 +322,7 @@ impl JobRunner {
                 (why, true)
             }
         };
-        let left = record.job.ends_at.since(now);
+        let left = self.ends_at(&record.job).since(now);
         let Some(wait) = retry::next_send_after(
             &self.schedule,
             attempt_counts(record),

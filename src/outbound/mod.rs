@@ -4,6 +4,7 @@
 //! Does not know HTTP, and reads no incoming mail.
 
 mod attempt;
+mod clock_jumps;
 pub mod compose;
 pub mod dkim;
 pub mod intake;

@@ -6,6 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -15,6 +16,7 @@ use tokio::time;
 use tracing::{info, warn};
 
 use super::attempt::{JobEnd, JobRunner};
+use super::clock_jumps::ClockJumps;
 use super::dkim::DkimSigningKey;
 use super::metrics::Metrics;
 use super::rate::SendRates;
@@ -24,7 +26,9 @@ use crate::limits::{RateExceeded, RateLimiter};
 use crate::mail::address::Domain;
 use crate::mail::job_id::JobId;
 use crate::retry::SendSchedule;
-use crate::store::{Claim, Domains, JobState, Lease, Store, StoreError, Work, WorkClaim};
+use crate::store::{
+    Claim, Domains, JobRecord, JobState, Lease, Store, StoreError, Work, WorkClaim,
+};
 
 /// The most domains or jobs that are read at a time.
 const PAGE: usize = 64;
@@ -88,6 +92,7 @@ pub struct OutboundWorker {
     /// No job may begin before this time, because it could not be recorded.
     paused_until: Option<Instant>,
     cleaned_up_at: Instant,
+    clock_jumps: ClockJumps,
 }
 
 impl OutboundWorker {
@@ -110,6 +115,7 @@ impl OutboundWorker {
             own_domains: settings.own_domains.clone(),
             capture: settings.capture,
             stopping: watch::Sender::new(false),
+            clock_ahead: AtomicU64::new(0),
         };
         Self {
             runner: Arc::new(desk),
@@ -121,6 +127,7 @@ impl OutboundWorker {
             recent_domains: VecDeque::new(),
             paused_until: None,
             cleaned_up_at: Instant::now(),
+            clock_jumps: ClockJumps::new(clock::now(), Instant::now()),
         }
     }
 
@@ -196,6 +203,7 @@ impl OutboundWorker {
 
     async fn try_start_due(&mut self, now: Instant, wake: Instant) -> Result<Instant, StoreError> {
         let wall = clock::now();
+        self.watch_clock(wall, now);
         let claim = self.runner.claim.renew().await?;
         self.closed_domains.retain(|_, until| *until > now);
         let horizon = self.due_horizon(&claim, wall).await?;
@@ -231,6 +239,20 @@ impl OutboundWorker {
         Ok(opens.map_or(wake, |opens| wake.min(*opens)))
     }
 
+    /// A clock that jumps ahead must not make all jobs expire at once.
+    fn watch_clock(&mut self, wall: Timestamp, now: Instant) {
+        let (ahead, has_jumped) = self.clock_jumps.update(wall, now);
+        let millis = u64::try_from(ahead.as_millis()).unwrap_or(u64::MAX);
+        self.runner.clock_ahead.store(millis, Ordering::Relaxed);
+        if has_jumped {
+            let seconds = ahead.as_secs();
+            warn!(
+                seconds,
+                "the clock has jumped ahead: jobs get this time in addition"
+            );
+        }
+    }
+
     /// One due job for each domain that may have one, in the order of their last attempts, so that
     /// a domain with many jobs does not delay the others.
     async fn next_job_per_domain(
@@ -257,9 +279,11 @@ impl OutboundWorker {
         horizon: Timestamp,
         wall: Timestamp,
     ) -> Result<(), StoreError> {
+        let runner = Arc::clone(&self.runner);
         let store = self.runner.store.clone();
         let due = store.due_jobs(claim, horizon, PAGE).await?;
-        for record in due.into_iter().filter(|record| record.job.ends_at <= wall) {
+        let is_expired = |record: &JobRecord| runner.ends_at(&record.job) <= wall;
+        for record in due.into_iter().filter(is_expired) {
             let (id, domain) = (record.job.id, record.job.recipient.domain().ascii());
             let domain: Arc<str> = domain.into();
             let leased = store.lease_job(claim, id, &domain, usize::MAX).await?;

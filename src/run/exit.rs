@@ -16,6 +16,8 @@ pub enum Exit {
     Malformed,
     /// 66: what was to be read is not there.
     NoInput,
+    /// 67: the recipient is not ours, or the mail would be refused.
+    Refused,
     /// 69: something needed is not to be had: an address in use, a server that does not run.
     Unavailable,
     /// 70: a fault of this program.
@@ -35,6 +37,7 @@ impl Exit {
             Self::Usage => 64,
             Self::Malformed => 65,
             Self::NoInput => 66,
+            Self::Refused => 67,
             Self::Unavailable => 69,
             Self::Software => 70,
             Self::CannotCreate => 73,

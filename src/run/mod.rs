@@ -32,6 +32,7 @@ use tracing::{info, warn};
 
 use crate::clock;
 use crate::config::{Config, ConfigProblem, LogFormat, RouteConfig};
+use crate::delivery::route::DeliveryRoute;
 use crate::events::Subscriber;
 use crate::http::control::{ControlParts, SOCKET_NAME, TokenRoute};
 use crate::http::server::{self, HttpOptions};
@@ -93,6 +94,14 @@ pub fn serve(
 pub fn open_store(config: &Config) -> Result<Store, ExitError> {
     create_folder(&config.data_dir)?;
     Store::open(config.store.clone(), clock::now()).map_err(store_open_error)
+}
+
+/// The routes as delivery uses them.
+///
+/// # Errors
+/// The keys or the Messages API of a route cannot be used.
+pub fn delivery_routes(config: &Config) -> Result<Vec<DeliveryRoute>, ExitError> {
+    services::delivery_routes(config)
 }
 
 /// What the control socket answers from: the same for a running server and for a command that works
@@ -392,7 +401,11 @@ fn store_open_error(error: OpenError) -> ExitError {
     ExitError::new(exit, error)
 }
 
-fn ingress_routes(config: &Config) -> Result<Routes, ExitError> {
+/// The routes as the doors use them.
+///
+/// # Errors
+/// A route's keys cannot be used.
+pub fn ingress_routes(config: &Config) -> Result<Routes, ExitError> {
     let mut list = Vec::new();
     for route in &config.routes {
         list.push(routes::Route {

@@ -299,7 +299,13 @@ fn authenticator(config: &Config) -> Option<Arc<Authenticator>> {
     wanted.then(|| Arc::new(Authenticator::new(config.auth.clone())))
 }
 
-fn delivery_routes(config: &Config) -> Result<Vec<delivery::route::DeliveryRoute>, ExitError> {
+/// The routes as delivery uses them.
+///
+/// # Errors
+/// The keys or the Messages API of a route cannot be used.
+pub(super) fn delivery_routes(
+    config: &Config,
+) -> Result<Vec<delivery::route::DeliveryRoute>, ExitError> {
     let mut list = Vec::new();
     for route in &config.routes {
         let keys = Arc::new(key_ring(route)?);

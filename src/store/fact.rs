@@ -15,9 +15,11 @@ use crate::mail::address::Address;
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::fingerprint::Fingerprint;
 use crate::mail::job_id::JobId;
+use crate::mail::kind::MailKind;
 use crate::mail::mailbox::Priority;
 use crate::mail::subject::Subject;
 use crate::mail::text::bare_message_id;
+use crate::mail::thread::ThreadReason;
 
 /// The memory of one thread.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -349,6 +351,62 @@ pub enum DeliveryStep {
     },
     /// A person released the parked delivery, which confirms what the delivery waited for.
     Approved,
+    /// How the mail is posted, decided once before the first call to the product.
+    Planned(Box<PlannedPost>),
+}
+
+/// How a mail is posted. It holds everything that the calls to the product say besides the mail and its
+/// envelope, so that a repeated call says the same, whatever has changed since.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedPost {
+    /// The product's id of the thread; `None` if the thread is to be created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thread_id: Option<String>,
+    /// The reason why the mail belongs to its thread.
+    pub reason: ThreadReason,
+    /// The kind under which the mail is posted.
+    pub kind: MailKind,
+    /// The identity of the author, as the Messages API names it.
+    pub identity: String,
+    /// The mailbox.
+    pub mailbox: String,
+    /// The priority.
+    pub priority: Priority,
+    /// The rule that decided on mailbox and priority, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// True if the author becomes the participant of a thread without one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub introduces_author: bool,
+    /// Digests of the pictures that earlier mails of the thread have shown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub known_images: Vec<[u8; 8]>,
+    /// The last message of ours to the author, which the mail may quote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quoted: Option<QuotedMessage>,
+}
+
+/// A message of ours that a mail may quote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuotedMessage {
+    /// Time of the message.
+    pub at: Timestamp,
+    /// The beginning of its text; at most [`QuotedMessage::TEXT_BYTES_MAX`].
+    pub text: String,
+}
+
+impl QuotedMessage {
+    /// The most bytes of the text: a step is held in memory while its delivery waits.
+    pub const TEXT_BYTES_MAX: usize = 8 * 1024;
+}
+
+impl From<LastMessage> for QuotedMessage {
+    fn from(message: LastMessage) -> Self {
+        let mut text = message.text;
+        text.truncate(text.floor_char_boundary(Self::TEXT_BYTES_MAX));
+        let at = message.at;
+        Self { at, text }
+    }
 }
 
 /// The end of a delivery, or its wait for a person.

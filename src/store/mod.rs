@@ -36,7 +36,10 @@ pub use door::{
 pub use embedded::messages::{DocumentPage, EmbeddedMessages, PageLimit};
 pub use error::{OpenError, ReadError, StoreError};
 pub use event::{CURSOR_GAPS_MAX, Cursor, Event, EventKind};
-pub use fact::{Delivery, DeliveryOutcome, DeliveryStep, Fact, ImapPosition, Ledger, Mapping};
+pub use fact::{
+    Delivery, DeliveryOutcome, DeliveryStep, Fact, ImapPosition, Ledger, Mapping, PlannedPost,
+    QuotedMessage,
+};
 pub use handle::Store;
 pub use id::{DeliveryId, EventId, IdError, MailId};
 pub use job::{

@@ -250,8 +250,12 @@ pub(crate) async fn put(store: &Store, target: RecipientTarget, mail: &str) {
 }
 
 pub(crate) fn token(thread: &str) -> RecipientTarget {
+    let mut key = ThreadKey::of(thread);
+    // A token leads to a thread that the store does not know only if its id is a UUID.
+    key.0[6] = key.0[6] & 0x0f | 0x40;
+    key.0[8] = key.0[8] & 0x3f | 0x80;
     RecipientTarget::Thread(Claims {
-        thread: ThreadKey::of(thread),
+        thread: key,
         thread_id: None,
         issued_at: clock::now(),
         participant: None,

@@ -121,9 +121,14 @@ fn a_mail_is_explained() {
         "reply+x@inbox.example.com",
         "--json",
     ];
-    let other = home.run(&[&other[..], &["--config", &file]].concat()).ok();
-    let other: Value = serde_json::from_str(&other).unwrap();
+    let other = home.run(&[&other[..], &["--config", &file]].concat());
+    assert_eq!(other.code, Some(67), "{other:?}");
+    assert!(other.err.contains("550 5.1.1"), "{other:?}");
+    let other: Value = serde_json::from_str(&other.out).unwrap();
     assert_eq!(other["thread"]["reason"], "token_forged");
+    assert_eq!(other["ruling"]["action"], "refuse");
+    let response = other["smtp"]["rcpt"].as_str().unwrap();
+    assert!(response.starts_with("550 5.1.1 "), "{response}");
     let claim = "From: a@example.com\r\nTo: business@inbox.example.com\r\n\
                  Subject: DMCA takedown\r\n\r\nStop it.\r\n";
     let claim = home.write("claim.eml", claim);
@@ -145,13 +150,83 @@ fn a_mail_for_nobody_is_explained_too() {
         let command = [
             "mail", "explain", "-", "--rcpt", rcpt, "--json", "--config", &file,
         ];
-        let out = home
-            .run_fed(&command, b"Thanx :-)\n\nSent from my iPad\n")
-            .ok();
-        let explained: Value = serde_json::from_str(&out).unwrap();
+        let ran = home.run_fed(&command, b"Thanx :-)\n\nSent from my iPad\n");
+        assert_eq!(ran.code, Some(67), "{ran:?}");
+        let explained: Value = serde_json::from_str(&ran.out).unwrap();
+        assert_eq!(explained["ruling"]["action"], "refuse");
         assert_eq!(explained["thread"]["reason"], reason);
         assert_eq!(explained["thread"]["match"], Value::Null);
         assert_eq!(explained["reply"]["text"], "Thanx :-)");
+    }
+}
+
+/// `mail explain` tells beforehand what delivery does: an answer to a mail joins its thread, and a copy and
+/// the mail of a machine are dropped.
+#[test]
+fn explain_and_delivery_tell_one_story() {
+    let (home, file) = configured();
+    std::fs::create_dir(home.path("data")).unwrap();
+    let mail = |id: &str, more: &str| {
+        let text = format!(
+            "From: ann@example.com\r\nTo: general@inbox.example.com\r\nSubject: hi {id}\r\n\
+             Message-ID: <{id}@example.com>\r\n{more}\r\nHello\r\n"
+        );
+        let path = home.write(&format!("{id}.eml"), &text);
+        path.to_str().unwrap().to_owned()
+    };
+    let explained = |mail: &str| -> Value {
+        let words = [
+            "mail", "explain", mail, "--store", "--json", "--config", &file,
+        ];
+        serde_json::from_str(&home.run(&words).ok()).unwrap()
+    };
+    let to = ["--rcpt", "general@inbox.example.com", "--config", &file];
+    let inject = |mail: &str| {
+        home.run(&[&["mail", "inject", mail], &to[..]].concat())
+            .ok()
+    };
+    let first = mail("a1", "");
+    let answer = mail("a2", "In-Reply-To: <a1@example.com>\r\n");
+    let machine = mail("a3", "Auto-Submitted: auto-replied\r\n");
+
+    let said = explained(&first);
+    assert_eq!(said["ruling"]["action"], "post");
+    assert_eq!(said["smtp"]["rcpt"], "250 2.1.5 recipient ok");
+    assert_eq!(said["envelopeSender"], "ann@example.com");
+    assert_eq!(said["envelopeSenderAssumed"], true);
+    assert_eq!(said["thread"]["reason"], "none");
+    inject(&first);
+    let server = home.serve(&["serve", "--config", &file]);
+    let list = ["queue", "list", "--config", &file];
+    eventually("it is delivered", || home.run(&list).ok().is_empty());
+    let http = server.port("http").unwrap();
+    let threads = get(http, "/api/v1/messages/threads", Some(SECRET)).unwrap();
+    let threads: Value = serde_json::from_str(&threads).unwrap();
+    let (code, log) = server.stop();
+    assert_eq!(code, Some(0), "{log}");
+
+    let copy = explained(&first);
+    assert_eq!(copy["ruling"]["action"], "drop");
+    assert_eq!(copy["ruling"]["rule"], "duplicate");
+    let said = explained(&answer);
+    assert_eq!(said["ruling"]["action"], "post");
+    assert_eq!(said["thread"]["match"], threads["data"][0]["id"]);
+    assert_eq!(said["thread"]["reason"], "stored_message_id");
+    let said = explained(&machine);
+    assert_eq!(said["ruling"]["action"], "drop");
+    assert_eq!(said["ruling"]["rule"], "auto_reply");
+    for mail in [&first, &answer, &machine] {
+        inject(mail);
+    }
+    let server = home.serve(&["serve", "--config", &file]);
+    eventually("all is delivered", || home.run(&list).ok().is_empty());
+    let (_, log) = server.stop();
+    for line in [
+        "rule=\"duplicate\"",
+        "rule=\"auto_reply\"",
+        "matched=\"stored_message_id\"",
+    ] {
+        assert!(log.contains(line), "{line} in {log}");
     }
 }
 

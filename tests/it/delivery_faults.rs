@@ -1,9 +1,12 @@
 //! The worker where things fail: the API in every way it can, the key, the clock, the process.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use postern::clock;
+use postern::mail::envelope::RecipientTarget;
+use postern::mail::token::ThreadKey;
+use serde_json::Value;
 
 use crate::bench::{Bench, DAY, THREAD, envelope, mail, mailbox, token};
 use crate::fake_api::{Fake, Play};
@@ -123,30 +126,140 @@ async fn a_bad_key_pauses_the_route_and_the_mail_waits() {
 }
 
 #[tokio::test]
-async fn one_thread_whose_key_is_refused_does_not_stop_the_route() {
+async fn a_thread_that_is_refused_is_parked_and_does_not_alarm_the_route() {
     let fake = Fake::start(|seen, _| {
         if seen.path.contains(THREAD) {
-            return Play::Say(403, "", "not yours".to_owned());
+            let body = r#"{"message":"thread is closed","error":"Forbidden"}"#;
+            return Play::Say(403, "", body.to_owned());
         }
         Play::Good
     })
     .await;
     let bench = Bench::start(&fake).await;
-    // The oldest of all, so every probe would be this one if probes went by age alone.
+    bench.put(token("before"), &mail(0, "fine")).await;
+    bench.drained().await;
     bench.put(token(THREAD), &mail(1, "refused")).await;
     bench
-        .until("paused", |_| bench.metrics.paused_routes() == ["default"])
+        .until("parked", |store| store.ledger().parked == 1)
         .await;
+    assert_eq!(bench.reasons(), ["message: 403: thread is closed"]);
+    assert!(bench.metrics.paused_routes().is_empty());
     for n in 2..6 {
         bench
             .put(token(&format!("thread {n}")), &mail(n, "fine"))
             .await;
     }
-    bench
-        .until("the others", |store| store.ledger().delivered == 4)
-        .await;
-    assert_eq!(bench.store.ledger().waiting, 1);
+    bench.drained().await;
+    assert_eq!(bench.fates(), [5, 1, 0]);
     bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_403_to_all_pauses_the_route_and_the_mail_waits() {
+    let fake = Fake::start(|_, _| Play::Good).await;
+    let bench = Bench::start(&fake).await;
+    bench.put(token("before"), &mail(0, "fine")).await;
+    bench.drained().await;
+    fake.replan(|_, _| Play::Say(403, "", "no such permission".to_owned()));
+    for n in 1..9 {
+        bench
+            .put(token(&format!("thread {n}")), &mail(n, "hi"))
+            .await;
+    }
+    bench
+        .until("paused", |_| bench.metrics.paused_routes() == ["default"])
+        .await;
+    assert_eq!(bench.store.ledger().waiting, 8);
+    fake.replan(|_, _| Play::Good);
+    bench.drained().await;
+    assert_eq!(bench.fates(), [9, 0, 0]);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_of_another_store_is_parked_and_never_posted() {
+    let fake = Fake::start(|_, _| Play::Good).await;
+    let bench = Bench::start(&fake).await;
+    let RecipientTarget::Thread(mut claims) = token(THREAD) else {
+        panic!("not a token");
+    };
+    // The hash of an id that is no UUID.
+    claims.thread = ThreadKey::of("77");
+    bench
+        .put(RecipientTarget::Thread(claims), &mail(1, "hi"))
+        .await;
+    bench.drained().await;
+    assert_eq!(bench.fates(), [0, 1, 0]);
+    let reason = bench.reasons().remove(0);
+    assert!(reason.contains("issued by another store"), "{reason}");
+    assert!(fake.seen().is_empty());
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_mail_that_is_told_is_never_parked_for_its_metadata() {
+    for status in [403, 404, 422] {
+        let fake = Fake::start(move |seen, _| match seen.call() {
+            "metadata" => Play::Say(status, "", "no".to_owned()),
+            _ => Play::Good,
+        })
+        .await;
+        let bench = Bench::start(&fake).await;
+        bench.put(mailbox(), &mail(1, "Once.")).await;
+        bench.drained().await;
+        assert_eq!(bench.fates(), [1, 0, 0], "{status}: {:?}", bench.reasons());
+        bench.stop().await;
+    }
+    // A mail that is older than any retry.
+    let fake = Fake::start(|seen, _| match seen.call() {
+        "metadata" => Play::Say(503, "", "down".to_owned()),
+        _ => Play::Good,
+    })
+    .await;
+    let bench = Bench::start(&fake).await;
+    let received_at = clock::now().minus(6 * DAY);
+    let old = envelope(Some("ann@example.com"), vec![token(THREAD)], received_at);
+    let bytes = mail(1, "old").into_bytes().into();
+    bench.store.accept(old, bytes).await.unwrap();
+    bench.drained().await;
+    assert_eq!(bench.fates(), [1, 0, 0], "{:?}", bench.reasons());
+    bench.stop().await;
+}
+
+/// Each call is cut off in every way, and the history of its thread changes before it is repeated.
+#[tokio::test]
+async fn repeated_calls_say_the_same_over_kills() {
+    for call in ["thread", "message", "metadata"] {
+        for held in [Play::HoldThenCommit, Play::CommitThenHold] {
+            let (mut used, first) = (false, held.clone());
+            let fake = Fake::start(move |seen, _| {
+                if seen.call() == call && !std::mem::replace(&mut used, true) {
+                    return first.clone();
+                }
+                Play::Good
+            })
+            .await;
+            let bench = Bench::start(&fake).await;
+            // The rules sort it by its subject; in a known thread they would not.
+            let claim = mail(1, "Stop it.").replace("Where is my order?", "DMCA takedown");
+            bench.put(mailbox(), &claim).await;
+            fake.until(call, |seen| seen.iter().any(|seen| seen.call() == call))
+                .await;
+            let folder = bench.kill().await;
+            fake.open();
+            let bench = Bench::start_in(folder, &fake, |_| {}).await;
+            bench.drained().await;
+            assert_eq!(bench.fates(), [1, 0, 0], "{call}: {:?}", bench.reasons());
+            let mut bodies: HashMap<String, Value> = HashMap::new();
+            for seen in fake.seen() {
+                let body = seen.body.clone();
+                let known = bodies.entry(seen.key.clone()).or_insert(body);
+                assert_eq!(*known, seen.body, "{call}: {}", seen.key);
+            }
+            assert!(fake.seen().len() > bodies.len(), "{call} was repeated");
+            bench.stop().await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::auth::{self, AuthInput, Authenticator, PolicyDecision};
 use crate::clock::Timestamp;
 use crate::ingress::accept::{AcceptError, AcceptedVia, accept};
-use crate::ingress::routes::{Routes, Unroutable};
+use crate::ingress::routes::{Routes, policy_response};
 use crate::limits::{Holder, MemoryBudget};
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::verdict::Verdict;
@@ -56,15 +56,7 @@ impl SessionAnswers {
         let Ok(found) = timeout(self.store_max, found).await else {
             return Err(Refusal::CheckTooSlow);
         };
-        found.map_err(|error| match error {
-            Unroutable::Expired => Refusal::TokenExpired,
-            Unroutable::Forged => Refusal::TokenForged,
-            Unroutable::Foreign => Refusal::RelayDenied,
-            Unroutable::NotYetValid => Refusal::TokenNotYetValid,
-            Unroutable::Revoked => Refusal::TokenRevoked,
-            Unroutable::Store(_) => Refusal::StoreUnavailable,
-            Unroutable::Unknown => Refusal::RecipientUnknown,
-        })
+        found.map_err(Refusal::from)
     }
 
     /// Finds out who sent a mail, and whether it is refused for that. The checks are bounded in time.
@@ -115,12 +107,7 @@ impl SessionAnswers {
                 PolicyDecision::Accept | PolicyDecision::Hold(_) => return Ok(()),
             }
         }
-        let refusal = first.map(|refusal| match refusal {
-            auth::PolicyRefusal::BadFrom(_) => Refusal::AuthorUnclear,
-            auth::PolicyRefusal::DmarcReject => Refusal::AuthenticationFailed,
-            auth::PolicyRefusal::Identity(_) => Refusal::AuthorUnverified,
-        });
-        refusal.map_or(Ok(()), Err)
+        first.map_or(Ok(()), |refusal| Err(policy_response(refusal)))
     }
 
     /// Takes responsibility for a mail, or says why not.

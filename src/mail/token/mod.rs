@@ -71,6 +71,17 @@ impl ThreadKey {
     pub fn as_uuid_text(self) -> String {
         Uuid::from_bytes(self.0).hyphenated().to_string()
     }
+
+    /// The thread's id as a UUID, lower-cased, if the key can be the bytes of one: `None` if version or
+    /// variant are not those of RFC 9562, so that the key must be the hash of another id.
+    ///
+    /// One hash in eight looks like a UUID all the same.
+    pub fn as_uuid(self) -> Option<String> {
+        let uuid = Uuid::from_bytes(self.0);
+        let is_uuid = uuid.get_variant() == uuid::Variant::RFC4122
+            && (1..=8).contains(&uuid.get_version_num());
+        is_uuid.then(|| self.as_uuid_text())
+    }
 }
 
 impl fmt::Display for ThreadKey {

@@ -83,7 +83,8 @@ struct RetainedJob {
 struct OrderKey([u8; 16]);
 
 impl OrderKey {
-    /// Those of one thread of one route; a job without a thread is its own.
+    /// The jobs to one recipient in one thread of one route; a job without a thread has a key of its
+    /// own. Recipients do not wait for each other.
     fn of(job: &Job) -> Self {
         let mut hash = Sha256::new();
         match &job.thread_id {
@@ -91,7 +92,9 @@ impl OrderKey {
                 hash.update([0]);
                 hash.update((job.route.len() as u64).to_le_bytes());
                 hash.update(job.route.as_bytes());
+                hash.update((thread.len() as u64).to_le_bytes());
                 hash.update(thread.as_bytes());
+                hash.update(job.recipient.folded().as_bytes());
             }
             None => {
                 hash.update([1]);

@@ -4,10 +4,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use postern::clock;
+use postern::mail::job_id::JobId;
 use postern::outbound::rate::SendRates;
 use postern::outbound::worker::OutboundSettings;
 use postern::retry::SendSchedule;
-use postern::store::{EventKind, Fact, JobOutcome, JobState, Suppression};
+use postern::store::{EventKind, Fact, Job, JobOutcome, JobRecord, JobState, Suppression};
 
 use super::server::{Act, Fake, Step};
 use super::{Sending, address, job, mail, relay, settings};
@@ -228,24 +229,59 @@ async fn a_relay_that_comes_back_gets_everything_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mails_of_one_thread_leave_in_order() {
-    // The first is put off twice, and nothing of its thread overtakes it.
+async fn mails_to_one_recipient_of_a_thread_leave_in_order() {
+    // The first is put off twice, and nothing of its thread to the same person overtakes it.
     let fake = Fake::start(|step, count| match (step, count) {
         (Step::Rcpt, 0 | 1) => say("451 later\r\n"),
         _ => Act::Usual,
     });
     let sending = Sending::start(vec![relay(fake.port)], settings());
     for n in 1..=8 {
-        let mut job = job(n, &format!("ann{n}@example.com"));
+        let mut job = job(n, "ann@example.com");
         job.thread_id = Some("thread".to_owned());
         sending.enqueue(&job).await;
     }
     sending.over().await;
+    let sent: Vec<_> = fake.taken().iter().map(|mail| mail.text()).collect();
+    let wanted = |nth: usize| sent[nth].contains(&format!("Message-ID: <{}@", nth + 1));
+    assert!((0..8).all(wanted), "{sent:?}");
+    sending.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_slow_recipient_does_not_hold_the_others_of_its_thread() {
+    let fake = Fake::start(|step, count| match (step, count) {
+        (Step::Rcpt, 0) => say("451 later\r\n"),
+        _ => Act::Usual,
+    });
+    let unhurried = OutboundSettings {
+        schedule: SendSchedule {
+            wait_first: Duration::from_secs(600),
+            wait_max: Duration::from_secs(600),
+            retries_max: None,
+        },
+        ..settings()
+    };
+    let sending = Sending::start(vec![relay(fake.port)], unhurried);
+    let in_thread = |n, to| Job {
+        thread_id: Some("thread".to_owned()),
+        ..job(n, to)
+    };
+    sending.enqueue(&in_thread(1, "grey@example.com")).await;
+    let is_deferred = |record: JobRecord| !record.history.is_empty();
+    sending
+        .until("it is put off", |store| {
+            ask(store.job(JobId([1; 16]))).is_some_and(is_deferred)
+        })
+        .await;
+    sending.enqueue(&in_thread(2, "other@example.com")).await;
+    sending
+        .until("the other has its mail", |store| {
+            store.outbox_ledger().sent == 1
+        })
+        .await;
     let to: Vec<_> = fake.taken().into_iter().map(|mail| mail.to).collect();
-    let wanted: Vec<_> = (1..=8)
-        .map(|n| format!("RCPT TO:<ann{n}@example.com>"))
-        .collect();
-    assert_eq!(to, wanted);
+    assert_eq!(to, ["RCPT TO:<other@example.com>"]);
     sending.stop().await;
 }
 
