@@ -130,7 +130,7 @@ struct ExplainContext<'a> {
 }
 
 impl ExplainContext<'_> {
-    /// The explanation, and the refusal that the SMTP client would receive.
+    /// The explanation, and the refusal of the recipient, if the SMTP client would receive one.
     async fn explain(&self, rcpt: Option<Address>) -> Result<(Value, Option<Refusal>), StoreError> {
         let rcpt = rcpt.or_else(|| self.rcpt_in_header());
         let route = self.route(rcpt.as_ref());
@@ -199,7 +199,7 @@ impl ExplainContext<'_> {
         });
         let flags = self.view.flags.iter().map(|flag| flag.name());
         explained["flags"] = json!(flags.collect::<Vec<_>>());
-        Ok((explained, rcpt_refusal.or(data_refusal)))
+        Ok((explained, rcpt_refusal))
     }
 
     /// The recipient in the header: the first valid reply address, or else the first address at one of
