@@ -423,7 +423,10 @@ async fn neither_key_nor_token_nor_words_are_logged() {
     let reasons = bench.reasons();
     bench.stop().await;
     let log = log.text();
-    let thread = ThreadKey::of("logged-thread").as_uuid_text();
+    let RecipientTarget::Thread(claims) = token("logged-thread") else {
+        panic!("not a token");
+    };
+    let thread = claims.thread.as_uuid_text();
     let delivered = log
         .lines()
         .find(|line| line.contains(&thread))
