@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use data_encoding::BASE64;
 use prometheus_client::metrics::gauge::Gauge;
-use thiserror::Error;
 
-use super::reply::{RelayReply, RelayReplyError, RelayReplyReader, truncate_text};
+use super::error::{RCPT, RelayError, describe_io_error};
+use super::reply::{RelayReply, RelayReplyError, RelayReplyReader};
 use super::settings::{
     PasswordMechanism, Relay, RelayCredentials, RelayLogin, RelaySecurity, RelayTimeouts,
 };
@@ -25,7 +25,6 @@ const BLOCK_BYTES: usize = 64 * 1024;
 const AUTH: &str = "AUTH";
 /// Names of the steps of one mail.
 const MAIL: &str = "MAIL";
-const RCPT: &str = "RCPT";
 const DATA: &str = "DATA";
 const END: &str = "the answer to the mail";
 /// The longest time for QUIT.
@@ -80,53 +79,6 @@ impl EhloExtensions {
     }
 }
 
-/// The reason why a session failed. The cause is the relay, not the mail.
-#[derive(Debug, Error)]
-pub(super) enum RelayError {
-    /// The program stops, and the end of the mail was not on its way.
-    #[error("cancelled")]
-    Cancelled,
-    /// The network failed, or a time-out passed.
-    #[error("{step}: {}", describe_io_error(error))]
-    Io {
-        step: &'static str,
-        error: io::Error,
-    },
-    /// The data is not a valid reply.
-    #[error("{step}: {error}")]
-    InvalidReply {
-        step: &'static str,
-        error: RelayReplyError,
-    },
-    /// The data is not a valid reply, and may not be shown.
-    #[error("{0}: not a reply")]
-    RedactedReply(&'static str),
-    /// The relay sent data before a command asked for it.
-    #[error("{0}: bytes that nothing asked for")]
-    UnexpectedData(&'static str),
-    /// The relay refuses the session.
-    #[error("{step}: {reply}")]
-    Refused { step: &'static str, reply: String },
-    /// The relay does not meet the requirements.
-    #[error("{0}")]
-    Unsuitable(String),
-}
-
-impl RelayError {
-    /// True if the relay failed at a step that does not concern the recipient.
-    pub(super) fn concerns_every_mail(&self) -> bool {
-        match self {
-            Self::Io { step, .. }
-            | Self::InvalidReply { step, .. }
-            | Self::Refused { step, .. }
-            | Self::RedactedReply(step)
-            | Self::UnexpectedData(step) => *step != RCPT,
-            Self::Unsuitable(_) => true,
-            Self::Cancelled => false,
-        }
-    }
-}
-
 /// The result of a session for one mail.
 pub(super) struct MailResult {
     /// The outcome for the mail.
@@ -155,14 +107,6 @@ impl RefusalScope {
             RCPT => Self::Recipient,
             _ => Self::Content,
         }
-    }
-}
-
-fn describe_io_error(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::TimedOut => "timed out".to_owned(),
-        io::ErrorKind::UnexpectedEof => "the connection was closed".to_owned(),
-        _ => truncate_text(error.to_string().escape_debug().to_string()),
     }
 }
 

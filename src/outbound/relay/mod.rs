@@ -7,6 +7,7 @@
 
 mod connection;
 pub mod dot_stuffing;
+mod error;
 pub mod probe;
 pub mod reply;
 pub mod settings;
@@ -23,7 +24,8 @@ use super::metrics::Metrics;
 use crate::mail::address::Address;
 use crate::mail::redact;
 use crate::retry::{self, SendAttempts, SendSchedule};
-use connection::{RefusalScope, RelayConnection, RelayError};
+use connection::{RefusalScope, RelayConnection};
+use error::RelayError;
 use reply::truncate_text;
 use settings::{Relay, RelayPoolSettings};
 
