@@ -1,17 +1,19 @@
-//! Postern: a mail door for products that have conversations.
+//! Postern: an e-mail gateway for products that have conversations.
 //!
-//! A product sends its notifications with a reply address that carries a signed token. People answer
-//! from their mail program; Postern takes that mail in, finds the conversation, cuts out the words
-//! the person wrote, and posts them to the product's Messages API.
+//! A product sends its notifications with a reply address that contains a signed token. People
+//! answer from their mail program. Postern receives the answer, finds the conversation, extracts
+//! the words the person wrote, and posts them to the product's Messages API.
 //!
-//! Read it from the ground up. [`clock`], [`network`], [`mail`] and [`retry`] are pure: the time, where a
-//! peer is, what a mail is and says, and what comes after a failed attempt. [`limits`] bounds
-//! memory, connections and rates. [`smtp`] is one conversation with a mail server as a
-//! machine of bytes; [`store`] is what must survive a crash. [`auth`] says who wrote a mail, [`tls`]
-//! holds the certificates, [`client`] what clients of mail servers share, [`objects`] the files that came with mail. [`ingress`] takes mail in,
-//! [`delivery`] hands it over, [`outbound`] makes the mail that goes out, [`http`] shows and serves;
-//! they never meet but in the store. [`config`] reads the operator's words, [`run`] wires everything, [`cli`] is the command line. Imports go down
-//! this list only, which a test proves.
+//! The modules, from the ground up: [`clock`], [`network`], [`mail`] and [`retry`] are pure: time,
+//! networks, the structure and meaning of a mail, and the step after a failed attempt. [`limits`]
+//! bounds memory, connections and rates. [`smtp`] is the SMTP session as a state machine over bytes;
+//! [`store`] keeps what must survive a crash. [`auth`] authenticates senders, [`tls`] holds the
+//! certificates, [`client`] what the clients of mail servers share, [`objects`] the attachments,
+//! [`queue`] the operations on mail that is not settled. [`ingress`] receives mail, [`delivery`]
+//! posts it, [`outbound`] composes and sends mail, [`events`] notifies subscribers, [`http`] serves
+//! the API and the pages; these meet only in the store. [`config`] reads the configuration, [`run`]
+//! wires everything, [`cli`] is the command line. Imports go only down this list, which a test
+//! proves.
 
 pub mod base64;
 pub mod clock;
@@ -30,6 +32,7 @@ pub mod store;
 pub mod auth;
 pub mod client;
 pub mod objects;
+pub mod queue;
 pub mod tls;
 
 pub mod delivery;

@@ -1,4 +1,5 @@
-//! The program: arguments in, one line on standard error and a sysexits code out.
+//! The program: parses arguments, prints one line on standard error if it fails, and exits with a
+//! code of sysexits(3).
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -14,7 +15,7 @@ fn main() -> ExitCode {
         Err(failure) => {
             let mut err = io::stderr().lock();
             for line in failure.lines() {
-                // Where standard error is gone, the code alone has to tell.
+                // Without standard error, the exit code alone must suffice.
                 let _ = writeln!(err, "{line}");
             }
             ExitCode::from(&failure)

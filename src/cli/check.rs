@@ -1,6 +1,6 @@
-//! Owns `check-config`: all that is wrong with a configuration, or that it can be used.
+//! Owns `check-config`: reports every error of a configuration, or that it is usable.
 //!
-//! Does not look at anything outside the configuration: that is `doctor`.
+//! Does not check the environment of the server: that is `doctor`.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use crate::run::ExitError;
 pub(super) struct CheckConfigArgs {
     /// The configuration file
     file: Option<PathBuf>,
-    /// Shows every key with its value and where that comes from; secrets are not shown
+    /// Print every key with its value and its source; secrets are not printed
     #[arg(long)]
     show: bool,
 }
@@ -50,8 +50,8 @@ impl CheckConfigArgs {
 fn key_line(key: &ConfigKey) -> String {
     let path = &key.path;
     match (&key.given, &key.default, key.variable) {
-        (Some(said), _, Some(variable)) => format!("{path} = {said}  # {variable}"),
-        (Some(said), _, None) => format!("{path} = {said}"),
+        (Some(given), _, Some(variable)) => format!("{path} = {given}  # {variable}"),
+        (Some(given), _, None) => format!("{path} = {given}"),
         (None, Some(default), _) => format!("{path} = {default}  # default"),
         (None, None, _) => format!("# {path} is not set"),
     }

@@ -1,6 +1,6 @@
-//! Owns `mail compose`: the mail an answer would become, printed.
+//! Owns `mail compose`: prints the mail that a message would become.
 //!
-//! Does not send or keep anything; the tokens in it are real, as those of `token mint` are.
+//! Does not send or keep anything; its tokens are real, like those of `token mint`.
 
 use std::fs::File;
 use std::io::{Read as _, Write};
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use clap::{Args, ValueEnum};
 
 use super::terminal::printable_lines;
-use super::{mail, token};
+use super::{input, token};
 use crate::clock;
 use crate::config::{Purpose, RouteConfig};
 use crate::mail::address::Address;
@@ -22,34 +22,34 @@ use crate::outbound::compose::{
 };
 use crate::run::{Exit, ExitError};
 
-/// Octets of a file that is enclosed.
+/// Octets of an attached file.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// Arguments of `mail compose`.
 #[derive(Debug, Args)]
 pub(super) struct ComposeArgs {
-    /// Prints the mail and sends nothing; there is no other way yet to use this command
+    /// Print the mail and send nothing; required, because this command cannot send
     #[arg(long, required = true)]
     dry_run: bool,
     /// The thread's id in the product
     #[arg(long, value_name = "ID")]
     thread: String,
-    /// Whom it is for; the token in Reply-To is bound to this address
+    /// The recipient; the token in Reply-To is bound to this address
     #[arg(long, value_name = "ADDRESS")]
     recipient: String,
     /// The file with the text; - is standard input
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    /// The file with the same text as HTML; without it HTML is made of the text
+    /// The file with the same text as HTML; by default HTML is made of the text
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// The subject
     #[arg(long, default_value = "", hide_default_value = true)]
     subject: String,
-    /// The Message-ID of the mail it answers
+    /// The Message-ID of the mail that is answered
     #[arg(long, value_name = "ID")]
     in_reply_to: Option<String>,
-    /// Who says it
+    /// The author's name
     #[arg(
         long,
         value_name = "NAME",
@@ -65,38 +65,38 @@ pub(super) struct ComposeArgs {
         hide_default_value = true
     )]
     product_name: String,
-    /// The sender's address; support at the route's first reply domain if not given
+    /// The sender's address; by default support@ the route's first reply domain
     #[arg(long, value_name = "ADDRESS")]
     from: Option<String>,
-    /// The language of the fixed words, as de or pt-BR
+    /// The language of the fixed phrases, for example de or pt-BR
     #[arg(long, value_name = "LOCALE", default_value = "en")]
     locale: String,
-    /// What was said earlier, from a file, newest first; may be given more than once
+    /// A file with an earlier message, newest first; may be repeated
     #[arg(long, value_name = "FILE")]
     history: Vec<PathBuf>,
-    /// A file to go with it; may be given more than once
+    /// A file to attach; may be repeated
     #[arg(long, value_name = "FILE")]
     attach: Vec<PathBuf>,
-    /// No person wrote it
+    /// Mark the mail as automatic: no person wrote it
     #[arg(long)]
     automatic: bool,
-    /// A folder with templates to take in place of those compiled in
+    /// A folder with templates to use instead of the built-in ones
     #[arg(long, value_name = "FOLDER")]
     templates: Option<PathBuf>,
-    /// The route whose keys sign; the first one if not given
+    /// The route whose keys sign; by default the first one
     #[arg(long, value_name = "NAME")]
     route: Option<String>,
-    /// Prints one form of the text instead of the whole mail
+    /// Print one form of the text instead of the whole mail
     #[arg(long, value_name = "PART")]
     part: Option<PrintedPart>,
 }
 
-/// One form of a mail's text.
+/// A form of a mail's text.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum PrintedPart {
-    /// As a page
+    /// The HTML
     Html,
-    /// As plain text
+    /// The plain text
     Text,
 }
 
@@ -118,7 +118,7 @@ impl ComposeArgs {
 
     fn print(&self, composed: &Composed, out: &mut impl Write) -> Result<(), ExitError> {
         match self.part {
-            // The mail is ASCII without controls but its line ends.
+            // The mail is ASCII without control characters except its line ends.
             None => out.write_all(&composed.bytes)?,
             Some(PrintedPart::Html) => writeln!(out, "{}", printable_lines(&composed.html))?,
             Some(PrintedPart::Text) => writeln!(out, "{}", printable_lines(&composed.plain))?,
@@ -188,7 +188,7 @@ impl ComposeArgs {
 }
 
 fn read_text(path: &Path) -> Result<String, ExitError> {
-    String::from_utf8(mail::read(path)?).map_err(|error| {
+    String::from_utf8(input::read(path)?).map_err(|error| {
         let line = format!("{}: {error}", path.display());
         ExitError::with_message(Exit::Malformed, line)
     })

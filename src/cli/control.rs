@@ -1,5 +1,5 @@
-//! Owns the way to a running server: HTTP on the control socket in its data folder. Where no server
-//! runs, the same requests are answered here, from the store itself.
+//! Owns the connection to a running server: HTTP on the control socket in its data folder. If no
+//! server runs, the same requests are answered in this process from the store.
 //!
 //! Does not know the commands.
 
@@ -22,14 +22,14 @@ use crate::http::control::{self, SOCKET_NAME};
 use crate::run::{self, Exit, ExitError};
 use crate::store::Store;
 
-/// The longest a request may take.
+/// Time that a request may take.
 const ANSWER_WAIT: Duration = Duration::from_secs(60);
-/// The most of an answer that is read.
+/// Octets of a response.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// The most of a mail that is read: no configuration allows more, and our fields come on top.
+/// Octets of a mail: more than any configuration allows, plus our own fields.
 const MAIL_BYTES_MAX: usize = (1 << 30) + (1 << 20);
 
-/// Whoever answers: a running server or the store itself.
+/// The client of a running server, or of the store itself.
 pub(super) struct ControlClient {
     runtime: Runtime,
     backend: Backend,
@@ -46,7 +46,7 @@ struct InProcess {
 }
 
 impl ControlClient {
-    /// Reaches the server of this data folder, or opens the folder if none runs.
+    /// Connects to the server of this data folder, or opens the folder if none runs.
     pub(super) fn open(config: &Config) -> Result<Self, ExitError> {
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
@@ -66,7 +66,7 @@ impl ControlClient {
         })
     }
 
-    /// Asks, and gives back what `data` of the answer holds.
+    /// Sends a request and returns the JSON response.
     pub(super) fn request(
         &self,
         method: Method,
@@ -81,7 +81,7 @@ impl ControlClient {
         Err(error_response(status, &answer))
     }
 
-    /// Asks for a mail's bytes.
+    /// Requests the bytes of a mail.
     pub(super) fn fetch_bytes(&self, target: &str) -> Result<Bytes, ExitError> {
         let (status, body) = self.call((Method::GET, target), Vec::new(), MAIL_BYTES_MAX)?;
         if (200..300).contains(&status) {
@@ -103,7 +103,7 @@ impl ControlClient {
         }
     }
 
-    /// Lets go: the folder can be opened by another again.
+    /// Closes the store, so that another process can open the folder.
     pub(super) fn close(self) {
         if let Backend::Store(alone) = self.backend {
             let InProcess { router, store } = *alone;
@@ -136,11 +136,11 @@ impl InProcess {
     }
 }
 
-/// Opens the store of a server that does not run, as that server would find it again.
+/// Opens the store of a server that does not run, in a way that the server can open it afterwards.
 pub(super) fn open_store(config: &Config) -> Result<Store, ExitError> {
     let folder = config.data_dir.display();
     let Ok(meta) = fs::metadata(&config.data_dir) else {
-        let line = format!("{folder}: no such folder: a server has never run with it");
+        let line = format!("{folder}: no such folder: no server has run with it");
         return Err(ExitError::with_message(Exit::NoInput, line));
     };
     let ours = fs::metadata("/proc/self").map_or_else(|_| meta.uid(), |own| own.uid());
@@ -152,7 +152,7 @@ pub(super) fn open_store(config: &Config) -> Result<Store, ExitError> {
     run::open_store(config)
 }
 
-/// What root writes into a server's folder the server could not open afterwards.
+/// True if files written by this user could not be opened by the server.
 const fn would_lock_out(ours: u32, owner: u32) -> bool {
     ours == 0 && owner != 0
 }
@@ -207,7 +207,7 @@ fn error_response(status: u16, answer: &Value) -> ExitError {
     ExitError::with_message(exit, why)
 }
 
-/// A query of these pairs, percent-encoded: `?name=value&…`.
+/// A percent-encoded query of these pairs: `?name=value&…`.
 pub(super) fn query(pairs: &[(&str, &str)]) -> String {
     let mut query = String::new();
     for (name, value) in pairs {

@@ -1,6 +1,6 @@
-//! Owns `doctor`: whether everything the server needs is there, one line a thing.
+//! Owns `doctor`: checks whether everything the server needs is there, one line each.
 //!
-//! Does not mend anything, and posts nothing to anyone.
+//! Does not repair anything, and posts nothing to anyone.
 
 use std::fs;
 use std::io::{self, Write};
@@ -29,7 +29,7 @@ use crate::tls::{Certificate, Certificates};
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {}
 
-/// How one thing is.
+/// The result of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CheckState {
     Ok,
@@ -37,14 +37,14 @@ enum CheckState {
     Fail,
 }
 
-/// One line of the report.
+/// A line of the report.
 struct DoctorFinding {
     state: CheckState,
     text: String,
 }
 
 impl DoctorArgs {
-    /// Prints the report. Any `fail` in it is a failure of the command too.
+    /// Prints the report. A line with `fail` makes the command fail.
     pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), ExitError> {
         let loaded = super::load(file, Purpose::Look)?;
         let config = &loaded.config;
@@ -112,7 +112,7 @@ fn folder(path: &Path) -> DoctorFinding {
         }
         Err(error) => return fail(format!("{name}: {error}")),
     };
-    // The mode does not tell (read-only mounts, quotas): only writing does.
+    // The mode does not show read-only mounts and quotas: only writing does.
     let probe = path.join(".doctor");
     let written = fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe));
     if let Err(error) = written {
@@ -124,7 +124,7 @@ fn folder(path: &Path) -> DoctorFinding {
     ok(format!("{name}: can be written"))
 }
 
-/// Whether mail could be given to each relay; nothing is sent.
+/// Checks whether each relay would accept mail; nothing is sent.
 fn relays(config: &Config) -> Vec<DoctorFinding> {
     let settings = &config.outbound;
     if !settings.enabled || settings.capture {
@@ -146,15 +146,15 @@ fn relays(config: &Config) -> Vec<DoctorFinding> {
     relays.collect()
 }
 
-/// Whether each address can be listened at; of a running server, whether it is taken.
+/// Checks whether each address is free, or in use if the server runs.
 fn ports(config: &Config, runs: bool) -> Vec<DoctorFinding> {
-    let doors = config.ingress.listen.iter();
-    let doors = doors.filter_map(|listen| match &listen.address {
+    let listeners = config.ingress.listen.iter();
+    let listeners = listeners.filter_map(|listen| match &listen.address {
         ListenAddress::Tcp(address) => Some(*address),
         ListenAddress::Unix(_) => None,
     });
     let http = config.http_listen.iter().chain(&config.https_listen);
-    doors
+    listeners
         .chain(http.copied())
         .map(|address| port(address, runs))
         .collect()
@@ -200,7 +200,7 @@ fn certificates(config: &Config) -> Vec<DoctorFinding> {
 }
 
 fn expiry(folder: &Path, host: &str) -> DoctorFinding {
-    /// Let's Encrypt renews a month before the end: past half of that something is wrong.
+    /// Let's Encrypt renews a month before the end: after half of that something is wrong.
     const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
     let chain = folder.join(host).join("fullchain.pem");
     let first = CertificateDer::from_pem_file(&chain);
@@ -218,8 +218,8 @@ fn expiry(folder: &Path, host: &str) -> DoctorFinding {
     }
 }
 
-/// Whether the Messages API answers at all. It is asked for the list of threads, which changes
-/// nothing; a product without that list says 404 or 405, and that is an answer too.
+/// Checks whether the Messages API answers. The list of threads is requested, which changes
+/// nothing; a product without that list answers 404 or 405, which counts as an answer.
 fn api(config: &Config, route: &RouteConfig, runs: bool) -> DoctorFinding {
     let name = format!("Messages API of route {}", route.name);
     if config.development && !runs {

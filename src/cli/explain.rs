@@ -11,10 +11,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::control::open_store;
-use super::queue::printable_json;
 use super::sender::{self, SenderArgs};
-use super::terminal::{printable, printable_lines};
-use super::{mail, token};
+use super::terminal::{printable, printable_json, printable_lines};
+use super::{input, token};
 use crate::auth::{Identity, PolicyDecision};
 use crate::clock::{self, Timestamp};
 use crate::config::{Config, Purpose};
@@ -67,7 +66,7 @@ impl ExplainArgs {
             Some(from) => Some(Some(token::parse_address("from", from)?)),
         };
         let loaded = super::load(file, Purpose::Look)?;
-        let bytes = Bytes::from(mail::read(&self.file)?);
+        let bytes = Bytes::from(input::read(&self.file)?);
         let view = View::parse(&bytes);
         let now = clock::now();
         let is_assumed = from.is_none();

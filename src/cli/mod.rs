@@ -1,12 +1,13 @@
-//! Owns the command line: which commands there are, and what each prints.
+//! Owns the command line: the commands, and what each prints.
 //!
-//! Does not serve mail: `serve` hands over to `run`. One file a command.
+//! Does not serve mail: `serve` hands over to `run`. Each command has its own file.
 
 mod check;
 mod compose;
 mod control;
 mod doctor;
 mod explain;
+mod input;
 mod mail;
 mod queue;
 mod sender;
@@ -24,14 +25,14 @@ use clap::{Parser, Subcommand};
 use crate::config::{self, Loaded, Purpose};
 use crate::run::{Exit, ExitError};
 
-/// A mail door for products that have conversations: mail in, message out.
+/// An e-mail gateway for products that have conversations: mail in, message out.
 ///
 /// Without a command it serves. Without a configuration it serves in development mode: on loopback
-/// only, everything generated, the data in ./data.
+/// only, with generated secrets, and with its data in ./data.
 #[derive(Debug, Parser)]
 #[command(name = "postern", version, max_term_width = 100)]
 pub struct Arguments {
-    /// The configuration file; the variable POSTERN_CONFIG names it too
+    /// The configuration file; also set by the variable POSTERN_CONFIG
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -40,21 +41,21 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {
-    /// Takes mail in and delivers it until told to stop (the default)
+    /// Receive and deliver mail until stopped (the default)
     Serve,
-    /// Says whether a configuration can be used, and everything that is wrong with it
+    /// Check a configuration and report every error in it
     #[command(visible_alias = "check")]
     CheckConfig(check::CheckConfigArgs),
-    /// Mints, reads and revokes reply tokens
+    /// Mint, inspect and revoke reply tokens
     #[command(subcommand)]
     Token(token::TokenSubcommand),
-    /// Explains what a mail would become, takes one in by hand, or shows one that would go out
+    /// Explain a mail, inject one, or print one that would be sent
     #[command(subcommand)]
     Mail(mail::MailSubcommand),
-    /// Shows and settles the mail that waits
+    /// Show and settle the mail that waits
     #[command(subcommand)]
     Queue(queue::QueueSubcommand),
-    /// Looks whether everything the server needs is there
+    /// Check whether everything the server needs is there
     Doctor(doctor::DoctorArgs),
 }
 
@@ -62,7 +63,7 @@ impl Arguments {
     /// Reads the program's arguments.
     ///
     /// # Errors
-    /// The code to end with, after help or the fault has been printed.
+    /// The exit code, after the help or the error has been printed.
     pub fn read() -> Result<Self, ExitCode> {
         Self::try_parse().map_err(|error| {
             // Nothing is left to do if even this cannot be printed.
@@ -75,10 +76,10 @@ impl Arguments {
         })
     }
 
-    /// Does what was asked, writing to `out`.
+    /// Runs the command and writes its output to `out`.
     ///
     /// # Errors
-    /// Why it could not be done, and the code to end with.
+    /// The reason why the command failed, and the exit code.
     pub fn run(self, out: &mut impl Write) -> Result<(), ExitError> {
         let file = self.config.or_else(|| {
             let named = env::var_os("POSTERN_CONFIG").filter(|name| !name.is_empty());
@@ -95,13 +96,13 @@ impl Arguments {
     }
 }
 
-/// The configuration in `file` and the process' environment.
+/// Loads the configuration from `file` and the environment.
 fn load(file: Option<PathBuf>, purpose: Purpose) -> Result<Loaded, ExitError> {
     let loaded = config::load(file.as_deref(), |name| env::var_os(name), purpose)?;
     Ok(loaded)
 }
 
-/// Runs one future to its end, for commands that are not servers.
+/// Runs one future to completion, for commands that are not servers.
 fn block_on<T>(future: impl Future<Output = T>) -> Result<T, ExitError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

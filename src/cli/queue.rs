@@ -1,6 +1,6 @@
-//! Owns `queue`: what waits, what is parked, and a person's word about it.
+//! Owns `queue`: lists, shows, releases and drops the mail that is not settled.
 //!
-//! Does not touch what is delivered: that is over.
+//! Does not touch settled mail.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::control::{ControlClient, query};
-use super::terminal::printable;
+use super::terminal::{printable, printable_json};
 use crate::config::Purpose;
 use crate::run::{Exit, ExitError};
 use crate::store::DeliveryId;
@@ -18,47 +18,47 @@ use crate::store::DeliveryId;
 /// Commands of `queue`.
 #[derive(Debug, Subcommand)]
 pub(super) enum QueueSubcommand {
-    /// Lists the mail that is not settled, oldest first, a line each
+    /// List the mail that is not settled, oldest first, one line each
     List {
-        /// Only the mail in this state
+        /// List only the mail in this state
         #[arg(long, value_enum)]
         state: Option<ListedState>,
-        /// Prints one JSON object a line
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
-        /// How many of each state at most
+        /// The largest number of each state
         #[arg(long, default_value_t = 1000)]
         limit: usize,
     },
-    /// Shows all that is known of one delivery, as JSON
+    /// Show everything that is known of one delivery, as JSON
     Show {
-        /// The delivery, as in 1042.0
+        /// The delivery, for example 1042.0
         id: String,
-        /// Prints the mail instead, with our Received and Authentication-Results fields on top
+        /// Print the mail instead, with our Received and Authentication-Results fields on top
         #[arg(long)]
         raw: bool,
     },
-    /// Sends a parked delivery back to be tried again
+    /// Release a parked delivery to be attempted again
     Retry {
-        /// The delivery, as in 1042.0
+        /// The delivery, for example 1042.0
         id: String,
-        /// Reads the mail again from its bytes, by the rules of today; every attempt does
+        /// Parse the mail again by the current rules; every attempt does so anyway
         #[arg(long)]
         reparse: bool,
     },
-    /// Gives a parked delivery up for good
+    /// Drop a parked delivery for good
     Drop {
-        /// The delivery, as in 1042.0
+        /// The delivery, for example 1042.0
         id: String,
     },
 }
 
-/// Which mail is listed.
+/// The mail that is listed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum ListedState {
-    /// Waits for a person
+    /// Mail that waits for a person
     Parked,
-    /// Waits for its turn
+    /// Mail that waits for an attempt
     Waiting,
 }
 
@@ -71,13 +71,13 @@ impl QueueSubcommand {
             return Err(ExitError::with_message(Exit::Usage, line));
         }
         let loaded = super::load(file, Purpose::Look)?;
-        let desk = ControlClient::open(&loaded.config)?;
-        let done = self.ask(&desk, out);
-        desk.close();
+        let client = ControlClient::open(&loaded.config)?;
+        let done = self.ask(&client, out);
+        client.close();
         done
     }
 
-    fn ask(&self, desk: &ControlClient, out: &mut impl Write) -> Result<(), ExitError> {
+    fn ask(&self, client: &ControlClient, out: &mut impl Write) -> Result<(), ExitError> {
         match self {
             Self::List { state, json, limit } => {
                 let states: &[ListedState] = match state {
@@ -85,31 +85,31 @@ impl QueueSubcommand {
                     None => &[ListedState::Parked, ListedState::Waiting],
                 };
                 for state in states {
-                    list(desk, *state, *limit, &mut |delivery| {
+                    list(client, *state, *limit, &mut |delivery| {
                         print_line(delivery, *json, out)
                     })?;
                 }
                 Ok(())
             }
             Self::Show { id, raw: true } => {
-                let mail = desk.fetch_bytes(&format!("/queue/{id}/raw"))?;
+                let mail = client.fetch_bytes(&format!("/queue/{id}/raw"))?;
                 out.write_all(&mail)?;
                 Ok(())
             }
             Self::Show { id, raw: false } => {
-                let answer = desk.request(Method::GET, &format!("/queue/{id}"), Vec::new())?;
+                let answer = client.request(Method::GET, &format!("/queue/{id}"), Vec::new())?;
                 writeln!(out, "{}", printable_json(&answer["data"]))?;
                 Ok(())
             }
-            Self::Retry { id, reparse: _ } => act_on(desk, id, "retry", out),
-            Self::Drop { id } => act_on(desk, id, "drop", out),
+            Self::Retry { id, reparse: _ } => act_on(client, id, "retry", out),
+            Self::Drop { id } => act_on(client, id, "drop", out),
         }
     }
 }
 
-/// Walks the pages of one state, at most `limit` deliveries.
+/// Requests the pages of one state, at most `limit` deliveries.
 fn list(
-    desk: &ControlClient,
+    client: &ControlClient,
     state: ListedState,
     limit: usize,
     each: &mut impl FnMut(&Value) -> Result<(), ExitError>,
@@ -127,7 +127,8 @@ fn list(
         if !after.is_empty() {
             pairs.push(("after", after.as_str()));
         }
-        let answer = desk.request(Method::GET, &format!("/queue{}", query(&pairs)), Vec::new())?;
+        let answer =
+            client.request(Method::GET, &format!("/queue{}", query(&pairs)), Vec::new())?;
         for delivery in answer["data"].as_array().into_iter().flatten() {
             each(delivery)?;
             left = left.saturating_sub(1);
@@ -164,29 +165,13 @@ fn print_line(delivery: &Value, json: bool, out: &mut impl Write) -> Result<(), 
 }
 
 fn act_on(
-    desk: &ControlClient,
+    client: &ControlClient,
     id: &str,
     word: &str,
     out: &mut impl Write,
 ) -> Result<(), ExitError> {
-    let answer = desk.request(Method::POST, &format!("/queue/{id}/{word}"), Vec::new())?;
+    let answer = client.request(Method::POST, &format!("/queue/{id}/{word}"), Vec::new())?;
     let state = answer["data"]["state"].as_str().unwrap_or("done");
     writeln!(out, "{id} {}", printable(state))?;
     Ok(())
-}
-
-/// JSON for a terminal: it is indented, and control characters outside ASCII are escaped too.
-pub(super) fn printable_json(value: &Value) -> String {
-    let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c == '\n' || printable(c.encode_utf8(&mut [0; 4])).len() == c.len_utf8() {
-            shown.push(c);
-        } else {
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                shown.push_str(&format!("\\u{unit:04x}"));
-            }
-        }
-    }
-    shown
 }

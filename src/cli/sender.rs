@@ -83,12 +83,12 @@ pub(super) fn findings_json(
     policy: AuthPolicy,
 ) -> Value {
     let none = Verdict::default();
-    let said = verdict.unwrap_or(&none);
+    let verdict_or_none = verdict.unwrap_or(&none);
     let mut found = json!({
-        "spf": said.spf.result,
-        "dkim": said.dkim_result(),
-        "dmarc": said.dmarc.result,
-        "arc": said.arc.result,
+        "spf": verdict_or_none.spf.result,
+        "dkim": verdict_or_none.dkim_result(),
+        "dmarc": verdict_or_none.dmarc.result,
+        "arc": verdict_or_none.arc.result,
         "identity": identity,
     });
     if let Some(verdict) = verdict {

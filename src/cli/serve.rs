@@ -1,4 +1,4 @@
-//! Owns `serve`, which is also what happens without a command.
+//! Owns `serve`, which is also the default command.
 //!
 //! Does not wire anything: that is `run`.
 

@@ -1,11 +1,13 @@
-//! Owns how foreign text is shown on a terminal.
+//! Owns the display of foreign text on a terminal.
 //!
 //! Does not shorten or colour anything.
 
 use std::borrow::Cow;
 
-/// The text with every character that could steer a terminal, or reorder what is read, written out
-/// as an escape. A mail's subject must not be able to clear the screen it is listed on.
+use serde_json::Value;
+
+/// The text with every character escaped that controls a terminal or reorders text: a mail's
+/// subject must not be able to clear the screen it is listed on.
 pub(super) fn printable(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_terminal_control) {
         return Cow::Borrowed(text);
@@ -21,10 +23,26 @@ pub(super) fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// As [`printable`], with line ends left as they are: for text of many lines.
+/// The same as [`printable`] for text of several lines, whose line ends stay.
 pub(super) fn printable_lines(text: &str) -> String {
     let lines: Vec<_> = text.lines().map(printable).collect();
     lines.join("\n")
+}
+
+/// JSON for a terminal: indented, with control characters outside ASCII escaped too.
+pub(super) fn printable_json(value: &Value) -> String {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c == '\n' || printable(c.encode_utf8(&mut [0; 4])).len() == c.len_utf8() {
+            shown.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                shown.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    shown
 }
 
 fn is_terminal_control(c: char) -> bool {

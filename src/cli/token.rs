@@ -1,6 +1,7 @@
-//! Owns `token`: minting a reply address, reading one, revoking one.
+//! Owns `token`: mints, inspects and revokes a reply address.
 //!
-//! Does not print a secret; an address is one only for whoever may not write into its thread.
+//! Does not print a signing key. A printed address is itself a secret: its holder can write into
+//! the thread.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -22,17 +23,17 @@ use crate::run::{Exit, ExitError};
 /// Commands of `token`.
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenSubcommand {
-    /// Mints a reply address for a thread and prints it
+    /// Mint a reply address for a thread and print it
     Mint(MintArgs),
-    /// Says what the token in an address says, or why it says nothing
+    /// Print what the token in an address says, or why it is not valid
     Inspect {
         /// The reply address
         address: String,
-        /// Prints one JSON object
+        /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Makes the token in an address void
+    /// Revoke the token in an address
     Revoke {
         /// The reply address
         address: String,
@@ -45,10 +46,10 @@ pub(super) struct MintArgs {
     /// The thread's id in the product
     #[arg(long, value_name = "ID")]
     thread: String,
-    /// Binds the token to the person with this address
+    /// Bind the token to the person with this address
     #[arg(long, value_name = "ADDRESS")]
     participant: Option<String>,
-    /// The route to mint for; the first one if not given
+    /// The route to mint for; by default the first one
     #[arg(long, value_name = "NAME")]
     route: Option<String>,
 }
@@ -73,9 +74,9 @@ impl TokenSubcommand {
                 let loaded = super::load(file, Purpose::Look)?;
                 let address = parse_address("address", &address)?;
                 let body = json!({ "address": address.to_string() }).to_string();
-                let desk = ControlClient::open(&loaded.config)?;
-                let revoked = desk.request(Method::POST, "/tokens/revoke", body.into_bytes());
-                desk.close();
+                let client = ControlClient::open(&loaded.config)?;
+                let revoked = client.request(Method::POST, "/tokens/revoke", body.into_bytes());
+                client.close();
                 revoked?;
                 writeln!(out, "revoked")?;
                 Ok(())
@@ -91,8 +92,8 @@ impl MintArgs {
             .map(|address| parse_address("participant", address))
             .transpose()?;
         let route = find_route(config, self.route.as_deref())?;
-        // A UUID is whole within its token, so arithmetic is enough. What the token only has a digest
-        // of must be remembered, and a running server may as well remember both.
+        // A token contains the whole UUID, so no store is needed. Of any other id it has only a
+        // digest, which the store must map; a running server records both.
         let is_uuid = Uuid::try_parse(&self.thread)
             .is_ok_and(|uuid| uuid.hyphenated().to_string() == self.thread);
         let address = if is_uuid && !config.data_dir.join(SOCKET_NAME).exists() {
@@ -122,9 +123,9 @@ impl MintArgs {
             "participant": participant.map(ToString::to_string),
             "route": self.route,
         });
-        let desk = ControlClient::open(config)?;
-        let minted = desk.request(Method::POST, "/tokens", body.to_string().into_bytes());
-        desk.close();
+        let client = ControlClient::open(config)?;
+        let minted = client.request(Method::POST, "/tokens", body.to_string().into_bytes());
+        client.close();
         let minted = minted?;
         Ok(minted["data"]["address"]
             .as_str()
@@ -155,22 +156,22 @@ fn inspect(
         }
         Err(error) => return Err(ExitError::new(Exit::Malformed, error)),
     };
-    let said = claim_lines(route, &claims);
+    let lines = claim_lines(route, &claims);
     if json {
-        let object: serde_json::Map<_, _> = said
+        let object: serde_json::Map<_, _> = lines
             .into_iter()
             .map(|(name, value)| (name.to_owned(), json!(value)))
             .collect();
         writeln!(out, "{}", printable(&json!(object).to_string()))?;
         return Ok(());
     }
-    for (name, value) in said {
+    for (name, value) in lines {
         writeln!(out, "{name}: {}", printable(&value))?;
     }
     Ok(())
 }
 
-/// What a verified token says, line by line.
+/// The claims of a verified token, as names and values.
 fn claim_lines(route: &RouteConfig, claims: &Claims) -> [(&'static str, String); 5] {
     let thread = claims.thread_id.clone();
     let bound = if claims.participant.is_some() {

@@ -1,4 +1,4 @@
-//! Owns `[attachments]`: where the files of mail are kept, which, how long, and the links to them.
+//! Owns `[attachments]`: the storage, limits, lifetime and links of attachments.
 //!
 //! Does not open anything.
 
@@ -14,10 +14,10 @@ use crate::objects::{
     AttachmentLimits, BLOCKED_NAMES, BLOCKED_TYPES, LinkSigner, S3Bucket, Settings, StorageLocation,
 };
 
-/// The folder of kept files, in the data folder.
+/// The folder of stored attachments, in the data folder.
 const FOLDER: &str = "attachments";
 
-/// What was read before and gives this table its defaults.
+/// Values read earlier that are the defaults of this table.
 pub(super) struct AttachmentDefaults<'a> {
     pub(super) data_dir: &'a Path,
     pub(super) hostname: Option<&'a Domain>,
@@ -29,14 +29,17 @@ pub(super) struct AttachmentDefaults<'a> {
     pub(super) free_bytes_min: u64,
 }
 
-/// Reads the table. `None` if it cannot be used; why, the log tells.
-pub(super) fn read(mut section: Section<'_>, seen: &AttachmentDefaults<'_>) -> Option<Settings> {
+/// Reads the table. `None` if it is not usable; the findings have the reason.
+pub(super) fn read(
+    mut section: Section<'_>,
+    defaults: &AttachmentDefaults<'_>,
+) -> Option<Settings> {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     let folder = section.path_maybe("folder");
     let place = match bucket(section.table("bucket")) {
         Ok(None) => {
             Some(StorageLocation::Folder(folder.unwrap_or_else(|| {
-                PathBuf::from(seen.data_dir).join(FOLDER)
+                PathBuf::from(defaults.data_dir).join(FOLDER)
             })))
         }
         Ok(Some(bucket)) => {
@@ -49,7 +52,7 @@ pub(super) fn read(mut section: Section<'_>, seen: &AttachmentDefaults<'_>) -> O
     };
     let bounds = bounds(&mut section);
     let base_url = section.parsed("base_url", url);
-    let base_url = base_url.or_else(|| own_url(seen));
+    let base_url = base_url.or_else(|| own_url(defaults));
     let own_secrets = strong_secrets(&mut section, "secret");
     let spans = Duration::from_secs(60)..=3650 * DAY;
     let lifetime = section.duration("link_lifetime", 30 * DAY, spans.clone());
@@ -60,7 +63,7 @@ pub(super) fn read(mut section: Section<'_>, seen: &AttachmentDefaults<'_>) -> O
     section.end();
     // Links that were signed before the secret changed stay good.
     let own_secrets = own_secrets.iter();
-    let secrets: Vec<Secret> = own_secrets.chain(&seen.secrets).cloned().collect();
+    let secrets: Vec<Secret> = own_secrets.chain(&defaults.secrets).cloned().collect();
     if secrets.is_empty() {
         return None;
     }
@@ -69,7 +72,7 @@ pub(super) fn read(mut section: Section<'_>, seen: &AttachmentDefaults<'_>) -> O
         bounds,
         links: LinkSigner::new(&base_url?, &secrets, lifetime),
         age_max,
-        free_bytes_min: seen.free_bytes_min,
+        free_bytes_min: defaults.free_bytes_min,
     })
 }
 
@@ -88,7 +91,7 @@ fn bounds(section: &mut Section<'_>) -> AttachmentLimits {
     }
 }
 
-/// What is wrong was told.
+/// The error of a bucket that is already reported.
 struct InvalidBucket;
 
 fn bucket(mut section: Section<'_>) -> Result<Option<S3Bucket>, InvalidBucket> {
@@ -140,15 +143,15 @@ pub(super) fn url(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
-/// Where our own HTTP is, as far as we can tell.
-fn own_url(seen: &AttachmentDefaults<'_>) -> Option<String> {
-    let Some(address) = seen.http else {
-        // A certificate is for a name.
-        let (address, host) = (seen.https?, seen.hostname.map(Domain::ascii)?);
+/// The URL of our own HTTP address, as far as it is known.
+fn own_url(defaults: &AttachmentDefaults<'_>) -> Option<String> {
+    let Some(address) = defaults.http else {
+        // A certificate is issued for a name.
+        let (address, host) = (defaults.https?, defaults.hostname.map(Domain::ascii)?);
         return Some(format!("https://{host}:{}", address.port()));
     };
     if address.ip().is_unspecified() {
-        let host = seen.hostname.map(Domain::ascii)?;
+        let host = defaults.hostname.map(Domain::ascii)?;
         return Some(format!("http://{host}:{}", address.port()));
     }
     Some(format!("http://{address}"))

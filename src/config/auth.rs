@@ -1,7 +1,7 @@
-//! Owns `[auth]` and `[route.policy]`: how it is found out who sent a mail, and what becomes of mail
-//! whose sender is not known for sure.
+//! Owns `[auth]` and `[route.policy]`: sender authentication, and the treatment of mail that fails
+//! it.
 //!
-//! Does not ask anybody.
+//! Does not perform any check.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use super::value;
 use crate::auth::{AuthPolicy, BadFrom, DmarcPolicy, DnsSettings, Settings, Treatment};
 use crate::mail::address::Domain;
 
-/// Reads `[auth]` with `[auth.dns]`. `hostname` is what our results are signed with by default. The
-/// second value is false if senders are not to be checked.
+/// Reads `[auth]` with `[auth.dns]`. `hostname` is the default authserv-id. The second value is
+/// false if authentication is switched off.
 pub(super) fn read(mut section: Section<'_>, hostname: &str) -> (Settings, bool) {
     let defaults = Settings::default();
     let is_enabled = section.switch("enabled", true);
@@ -107,7 +107,7 @@ pub(super) fn policy(mut section: Section<'_>) -> AuthPolicy {
     policy
 }
 
-/// A name of a server or a domain, in the one form it is compared in.
+/// The name of a server or a domain, in its canonical form.
 fn name(text: &str) -> Result<String, String> {
     match Domain::parse(text) {
         Ok(domain) if text.starts_with('[') => Err(format!("{domain} is no name")),

@@ -1,6 +1,6 @@
-//! Owns development mode: what is filled in when nobody has said anything.
+//! Owns development mode: the values that are used without any configuration.
 //!
-//! Does not make a thread or an address to try: that takes a running server.
+//! Does not create a thread or an address to try: that requires a running server.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -13,18 +13,18 @@ use super::Purpose;
 use super::findings::ConfigProblem;
 use super::secret::Secret;
 
-/// The data folder, below the folder the server is started in.
+/// The data folder, in the working directory.
 pub(super) const DATA_FOLDER: &str = "data";
 /// The reply domain. It never leaves the machine (RFC 6761 section 6.3).
 pub(super) const DOMAIN: &str = "inbox.localhost";
-/// Where the embedded Messages API is reached.
+/// The URL of the embedded Messages API.
 pub(super) const API_URL: &str = "http://127.0.0.1:8080/api/v1/messages";
 /// The file with the key of the embedded Messages API, in the data folder.
 pub(super) const API_KEY_FILE: &str = "messages-api-key";
 /// The file with the key that signs tokens, in the data folder.
 pub(super) const REPLY_SECRET_FILE: &str = "reply-secret";
 
-/// Fills `root` with what development needs besides the defaults.
+/// Adds the values to `root` that development mode needs besides the defaults.
 pub(super) fn fill(root: &mut Table, purpose: Purpose) -> Result<(), ConfigProblem> {
     let folder = root
         .get("server")
@@ -61,7 +61,7 @@ pub(super) fn fill(root: &mut Table, purpose: Purpose) -> Result<(), ConfigProbl
         ("from", text(&format!("support@{DOMAIN}"))),
     ]);
     root.insert("outbound".to_owned(), outbound);
-    // Who tries it out writes from this machine, for which no domain vouches.
+    // The mail comes from this machine, and no domain authenticates it.
     let unchecked = table([("enabled", Value::Boolean(false))]);
     root.insert("auth".to_owned(), unchecked);
     let server = root

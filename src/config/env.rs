@@ -1,6 +1,6 @@
-//! Owns the environment variables: which exist, and which key of the file each one sets.
+//! Owns the environment variables: their names, and the key of the file that each one sets.
 //!
-//! Does not judge the values: they are laid over the file's table and read like the rest of it.
+//! Does not judge the values: they are merged into the file's table and read like the rest of it.
 
 use toml::{Table, Value};
 
@@ -16,12 +16,12 @@ pub struct Variable {
     form: VariableForm,
 }
 
-/// How a variable's text becomes the value of a key.
+/// The conversion of a variable's text into the value of a key.
 #[derive(Clone, Copy, Debug)]
 enum VariableForm {
     /// A list of one signing key with the id 0.
     Key,
-    /// A list, its entries parted by commas.
+    /// A comma-separated list.
     List,
     /// A whole number of milliseconds.
     Millis,
@@ -30,7 +30,7 @@ enum VariableForm {
     Text,
 }
 
-/// Every variable there is. An empty one counts as not set.
+/// Every variable. An empty one counts as not set.
 pub const VARIABLES: [Variable; 20] = [
     variable("EMAIL_IMAP_HOST", "imap.host", VariableForm::Text),
     variable("EMAIL_IMAP_PASS", "imap.password", VariableForm::Text),
@@ -77,7 +77,7 @@ const fn variable(name: &'static str, key: &'static str, form: VariableForm) -> 
 /// The variables that are set, with their texts, as `lookup` finds them.
 ///
 /// # Errors
-/// Names each variable whose text is not UTF-8.
+/// Each variable whose text is not UTF-8.
 pub(super) fn read(
     lookup: impl Fn(&str) -> Option<std::ffi::OsString>,
 ) -> Result<Vec<(Variable, String)>, Vec<ConfigProblem>> {
@@ -101,7 +101,7 @@ pub(super) fn read(
     }
 }
 
-/// Lays the variables over the file's table: they win.
+/// Merges the variables into the file's table; they override it.
 pub(super) fn overlay(set: Vec<(Variable, String)>, table: &mut Table, log: &mut ConfigFindings) {
     for (variable, text) in set {
         match variable.value(text) {
@@ -118,7 +118,7 @@ pub(super) fn overlay(set: Vec<(Variable, String)>, table: &mut Table, log: &mut
 }
 
 impl Variable {
-    /// True if it only says where things lie: it does not end development mode.
+    /// True if the variable only sets a location: it does not end development mode.
     pub(super) fn is_location_only(&self) -> bool {
         self.key == "server.data_dir"
     }
@@ -161,7 +161,7 @@ impl Variable {
         })
     }
 
-    /// Puts `value` where the key says and gives back the path that error lines will have for it.
+    /// Inserts `value` at the variable's key and returns the path that findings will show for it.
     fn insert(&self, root: &mut Table, value: Value) -> String {
         let mut names: Vec<_> = self.key.split('.').collect();
         let last = names.pop().unwrap_or_default();
@@ -183,7 +183,7 @@ impl Variable {
                 other => other,
             };
             if !inner.is_table() {
-                // A value of the wrong kind in the file gives way: the environment wins.
+                // A value of the wrong type in the file is replaced: the environment wins.
                 *inner = Value::Table(Table::new());
             }
             let Value::Table(next) = inner else {
@@ -191,7 +191,7 @@ impl Variable {
             };
             table = next;
         }
-        // A secret from the environment takes the place of the file that would hold it.
+        // A secret in the environment replaces the file that would contain it.
         table.remove(&format!("{last}_file"));
         table.insert(last.to_owned(), value);
         if several {

@@ -1,6 +1,6 @@
-//! Owns `[events]`: who is told what happened, and how patiently.
+//! Owns `[events]`: the subscribers to events, and their retry limits.
 //!
-//! Does not tell anybody.
+//! Does not send anything.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use crate::store::EventKind;
 
 /// Characters of a subscriber's name.
 const NAME_CHARS_MAX: usize = 64;
-/// Subscribers at most: each has requests and memory of its own.
+/// Subscribers at most: each has its own requests and memory.
 const SUBSCRIBERS_MAX: usize = 16;
 
-/// Who is told what happened.
+/// The subscribers to events.
 #[derive(Clone, Debug)]
 pub struct EventsConfig {
-    /// Each event is a line of the log.
+    /// True if each event is logged.
     pub log: bool,
-    /// Those with a webhook.
+    /// The webhooks.
     pub hooks: Vec<(SubscriberSettings, EventWebhook)>,
 }
 

@@ -1,4 +1,4 @@
-//! Owns what reading a configuration finds: problems, warnings, and every key that was asked for.
+//! Owns the findings of reading a configuration: errors, warnings, and every key that was read.
 //!
 //! Does not read anything.
 
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use toml::Value;
 
-/// What is wrong with, or doubtful about, one place of the configuration. Prints as one line.
+/// An error or a doubt about one place of the configuration. It prints as one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigProblem {
     location: String,
@@ -31,23 +31,23 @@ impl Display for ConfigProblem {
     }
 }
 
-/// One key that was asked for: what it is without a word from the operator, and what it is now.
+/// A key that was read, with its default and its value.
 #[derive(Clone, Debug)]
 pub struct ConfigKey {
     /// The key with its tables, as in `smtp.mail_bytes_max`.
     pub path: String,
-    /// What holds if nobody says otherwise; `None` where there is no such value.
+    /// The default; `None` if there is none.
     pub default: Option<Value>,
-    /// What was said, for showing; `None` if nothing was, `(set)` for a secret.
+    /// The configured value for display; `None` if there is none, `(set)` for a secret.
     pub given: Option<String>,
-    /// The environment variable that said it, if one did.
+    /// The environment variable that set it, if one did.
     pub variable: Option<&'static str>,
 }
 
-/// What reading has found so far.
+/// The findings so far.
 #[derive(Default)]
 pub(super) struct ConfigFindings {
-    /// The file the tables come from, for error lines.
+    /// The file that the tables come from, for messages.
     pub(super) file: Option<PathBuf>,
     /// Keys that an environment variable has set.
     pub(super) variables: BTreeMap<String, &'static str>,
@@ -57,7 +57,7 @@ pub(super) struct ConfigFindings {
 }
 
 impl ConfigFindings {
-    /// The variable that set the key `path`: it stands for its key and for all that lies within it.
+    /// The variable that set the key `path`, or a key that contains it.
     pub(super) fn variable(&self, path: &str) -> Option<&'static str> {
         let set = self.variables.iter().find(|(key, _)| {
             let rest = path.strip_prefix(key.as_str());
@@ -66,7 +66,7 @@ impl ConfigFindings {
         set.map(|(_, name)| *name)
     }
 
-    /// How a line about the key `path` begins: who said it, then which key.
+    /// The beginning of a message about the key `path`: its source, then the key.
     pub(super) fn location(&self, path: &str) -> String {
         match (self.variable(path), &self.file) {
             (Some(name), _) => format!("environment: {name}"),

@@ -1,6 +1,6 @@
-//! Owns `[imap]`: the account mail is fetched from, and how.
+//! Owns `[imap]`: the account that mail is fetched from, and how.
 //!
-//! Does not connect to it, nor read the files of certificates and tokens: they may change.
+//! Does not connect, and does not read certificate and token files, which may change.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::ingress::imap::{
 use crate::mail::address::Domain;
 
 const PORT_MAX: u64 = 65_535;
-/// What STARTTLS is spoken at, where nothing else is said.
+/// The default port of STARTTLS.
 const PORT_PLAIN: u64 = 143;
 
-/// Reads the table. `None` if the door is not open, or has not all it needs.
+/// Reads the table. `None` if IMAP is not enabled, or a required key is missing.
 pub(super) fn read(mut section: Section<'_>, is_open: bool) -> Option<Settings> {
     if !is_open {
         for key in section.given_keys() {
@@ -27,7 +27,7 @@ pub(super) fn read(mut section: Section<'_>, is_open: bool) -> Option<Settings> 
     let user = section.parsed("user", one_line);
     for (key, is_said) in needed {
         if is_open && !is_said {
-            section.problem(key, "missing: server.inbound opens this door");
+            section.problem(key, "missing, but server.inbound requires it");
         }
     }
     let credential = read_credential(&mut section, is_open);
@@ -70,7 +70,7 @@ fn read_credential(section: &mut Section<'_>, is_open: bool) -> Option<ImapCrede
         ("password", words.map(ImapCredential::Password))
     };
     if is_open && credential.is_none() {
-        section.problem(key, "missing: server.inbound opens this door");
+        section.problem(key, "missing, but server.inbound requires it");
     }
     credential
 }
@@ -82,10 +82,10 @@ fn read_security(section: &mut Section<'_>, settings: Settings) -> Settings {
         ("starttls", Some(ImapSecurity::StartTls)),
         ("none", Some(ImapSecurity::Plain)),
     ];
-    let said = section.choice("security", &words);
+    let configured = section.choice("security", &words);
     let is_port_said = section.is_given("port");
     let port = section.number("port", u64::from(settings.port), 1..=PORT_MAX);
-    let security = said.unwrap_or(match port {
+    let security = configured.unwrap_or(match port {
         PORT_PLAIN => ImapSecurity::StartTls,
         _ => ImapSecurity::Tls,
     });
@@ -164,7 +164,7 @@ fn read_after(section: &mut Section<'_>, folders: &[String]) -> AfterFetch {
     }
 }
 
-/// A name, or an address without brackets.
+/// Parses a host name, or an address without brackets.
 fn host(text: &str) -> Result<String, String> {
     if text.parse::<std::net::IpAddr>().is_ok() {
         return Ok(text.to_owned());

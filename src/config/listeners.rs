@@ -1,7 +1,6 @@
-//! Owns `[smtp]`, `[lmtp]`, `[session]` and `[networks]`: the doors mail comes in by, and their
-//! bounds.
+//! Owns `[smtp]`, `[lmtp]`, `[session]` and `[networks]`: the listeners for mail and their limits.
 //!
-//! Does not say what mail is taken: that is the routes' affair.
+//! Does not decide which mail is accepted: the routes do.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,10 +13,10 @@ use crate::mail::envelope::Door;
 use crate::network::Network;
 use crate::smtp::session::{self, Protocol};
 
-/// Reads one word of `server.inbound`.
+/// Parses one entry of `server.inbound`.
 ///
 /// # Errors
-/// Says that there is no such door.
+/// The entry is unknown.
 pub(super) fn parse_inbound(text: &str) -> Result<Door, &'static str> {
     match text {
         "lmtp" => Ok(Door::Lmtp),
@@ -28,7 +27,7 @@ pub(super) fn parse_inbound(text: &str) -> Result<Door, &'static str> {
     }
 }
 
-/// Reads the four tables. `http` is what the HTTP server has taken already.
+/// Reads the four tables. `http` has the addresses that HTTP uses already.
 pub(super) fn read(
     root: &mut Section<'_>,
     hostname: String,
@@ -60,7 +59,7 @@ pub(super) fn read(
     settings
 }
 
-/// A network, or the word for whoever comes by a unix socket.
+/// Parses a network, or `unix` for clients of a unix socket.
 fn relay(text: &str) -> Result<Option<Network>, &'static str> {
     if text == "unix" {
         return Ok(None);
@@ -70,7 +69,7 @@ fn relay(text: &str) -> Result<Option<Network>, &'static str> {
 }
 
 fn networks_in(section: &mut Section<'_>, key: &str, default: &[&str]) -> Vec<Network> {
-    // The network's own error names the text again.
+    // The network's own error would repeat the text.
     let network = |text: &str| text.parse().map_err(|_| "not an address or address/bits");
     section
         .list(key, Some(default), network)
@@ -87,14 +86,14 @@ fn listen(root: &mut Section<'_>, inbound: &[Door], http: &[SocketAddr]) -> Vec<
         ("smtp", "smtp.listen", "127.0.0.1:2525", Protocol::Smtp),
         ("lmtp", "lmtp.listen", "127.0.0.1:2424", Protocol::Lmtp),
     ] {
-        let door = match protocol {
+        let entrance = match protocol {
             Protocol::Smtp => Door::Smtp,
             Protocol::Lmtp => Door::Lmtp,
         };
         let mut section = root.table(table);
         let addresses = section.list("listen", Some(&[default]), address);
-        if inbound.contains(&door) && addresses.as_ref().is_some_and(Vec::is_empty) {
-            section.problem("listen", "none, though server.inbound opens this door");
+        if inbound.contains(&entrance) && addresses.as_ref().is_some_and(Vec::is_empty) {
+            section.problem("listen", "empty, but server.inbound requires an address");
         }
         for address in addresses.unwrap_or_default() {
             // The system chooses another port 0 each time.
@@ -104,7 +103,7 @@ fn listen(root: &mut Section<'_>, inbound: &[Door], http: &[SocketAddr]) -> Vec<
             {
                 section.problem("listen", format!("\"{address}\": taken by {other}"));
             }
-            // RFC 2033 section 5: a peer at port 25 speaks SMTP.
+            // RFC 2033 section 5: port 25 is reserved for SMTP.
             let at_25 = matches!(&address, ListenAddress::Tcp(tcp) if tcp.port() == 25);
             if at_25 && protocol == Protocol::Lmtp {
                 section.problem(
@@ -112,7 +111,7 @@ fn listen(root: &mut Section<'_>, inbound: &[Door], http: &[SocketAddr]) -> Vec<
                     format!("\"{address}\": LMTP must not be at port 25"),
                 );
             }
-            if inbound.contains(&door) {
+            if inbound.contains(&entrance) {
                 listen.push(Listen { address, protocol });
             }
         }
@@ -192,7 +191,7 @@ fn connections(
         ),
         crowded_percent: section.count("crowded_percent", defaults.crowded_percent, 1..=100),
         session_max: section.duration("timeout", defaults.session_max, secs(10)..=secs(86_400)),
-        // A limit on one mail that is raised must not be undone by the limit on all of a session.
+        // The limit of a session must follow when the limit of one mail is raised.
         session_bytes_max: section.size("bytes_max", 8 * mail, 1 << 20..=1 << 43),
         write_max: section.duration("write_timeout", defaults.write_max, waits.clone()),
         handshake_max: section.duration("handshake_timeout", defaults.handshake_max, waits.clone()),

@@ -1,8 +1,8 @@
 //! Owns the configuration: a TOML file and the environment become checked settings, or a list of
-//! everything that is wrong with them.
+//! every error in them.
 //!
-//! Does not start anything. Each part has its own `Settings` with its own defaults; here the
-//! operator's words are laid over them.
+//! Does not start anything. Each part has its own `Settings` with its own defaults; the configured
+//! values override them here.
 
 mod attachments;
 mod auth;
@@ -40,34 +40,35 @@ pub use sections::{Config, LogFormat};
 use findings::ConfigFindings;
 use reader::Section;
 
-/// Octets the file may have at most.
+/// Octets of the file.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// A configuration that can be used, and what was noticed while it was read.
+/// A usable configuration, and the findings about it.
 #[derive(Debug)]
 pub struct Loaded {
     /// The settings.
     pub config: Config,
-    /// What is allowed but doubtful; one line each.
+    /// Doubtful but allowed values; one line each.
     pub warnings: Vec<ConfigProblem>,
-    /// Every key there is, with its default and with what the operator said.
+    /// Every key with its default and its configured value.
     pub keys: Vec<ConfigKey>,
 }
 
-/// May loading write to the disk?
+/// The permission to write to the disk while loading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// To look at: in development mode, secrets that are not kept yet are made up and forgotten.
+    /// Loading for inspection: in development mode, missing secrets are generated and forgotten.
     Look,
-    /// To run: in development mode, secrets are made once and kept in the data folder.
+    /// Loading for a server: in development mode, secrets are generated once and kept in the data
+    /// folder.
     Run,
 }
 
-/// Reads `file` and the environment, which wins over it. With neither there is development mode:
-/// everything on loopback, everything generated.
+/// Reads `file` and the environment, which overrides it. Without either, the result is development
+/// mode: everything on loopback, everything generated.
 ///
 /// # Errors
-/// Everything that is wrong, at once.
+/// Every error, at once.
 pub fn load(
     file: Option<&Path>,
     environment: impl Fn(&str) -> Option<OsString>,
@@ -101,7 +102,7 @@ pub fn load(
     }
 }
 
-/// Every key there is, with its default: what an empty file with one empty route is read as.
+/// Every key with its default, as read from an empty file with one empty route.
 pub fn keys() -> Vec<ConfigKey> {
     let log = ConfigFindings::default();
     let mut root = Section::root(Table::new(), &log);
@@ -109,12 +110,12 @@ pub fn keys() -> Vec<ConfigKey> {
     log.keys.into_inner()
 }
 
-/// Everything that is wrong with a configuration, one line each.
+/// Every error of a configuration, one line each.
 #[derive(Debug)]
 pub struct InvalidConfig(Vec<ConfigProblem>);
 
 impl InvalidConfig {
-    /// The lines.
+    /// The errors.
     pub fn problems(&self) -> &[ConfigProblem] {
         &self.0
     }
@@ -143,7 +144,7 @@ fn read(file: &Path) -> Result<Table, ConfigProblem> {
         return Err(ConfigProblem::new(&name, what));
     }
     text.parse().map_err(|error: toml::de::Error| {
-        // The error's own form prints the faulty line, which may hold a secret.
+        // The error's own text quotes the faulty line, which may contain a secret.
         let what = error.message().replace('\n', ", ");
         let Some(at) = error.span() else {
             return ConfigProblem::new(&name, what);

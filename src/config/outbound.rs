@@ -1,4 +1,4 @@
-//! Owns `[outbound]`: outgoing mail, who it is from, the relays, the signatures, the pace.
+//! Owns `[outbound]`: outgoing mail, its sender, relays, signatures and rates.
 //!
 //! Does not connect to anything.
 
@@ -30,61 +30,64 @@ use crate::retry::SendSchedule;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const PORT: u16 = 587;
-/// The port that is encrypted from the first octet on (RFC 8314).
+/// The port that uses TLS from the first octet (RFC 8314).
 const PORT_IMPLICIT: u16 = 465;
 /// Relays at most.
 const RELAYS_MAX: usize = 16;
-/// Octets of a CA file at most.
+/// Octets of a CA file.
 const CA_BYTES_MAX: u64 = 1 << 20;
 
-/// Outgoing mail, as the operator wants it.
+/// The settings of outgoing mail.
 #[derive(Clone, Debug)]
 pub struct OutboundConfig {
-    /// Mail is taken to be sent.
+    /// True if drafts are accepted.
     pub enabled: bool,
-    /// Jobs are kept to be looked at, and none is sent.
+    /// True if jobs are kept for viewing and none is sent.
     pub capture: bool,
-    /// The sender's address; there if `enabled`.
+    /// The sender's address; present if `enabled`.
     pub from: Option<Address>,
-    /// The sender's name, as the product's.
+    /// The sender's name, which is the product's.
     pub from_name: Option<String>,
-    /// In order of preference; at least one if `enabled` and not `capture`.
+    /// The relays in order of preference; at least one if `enabled` and not `capture`.
     pub relays: Vec<Relay>,
-    /// How long each step with a relay may take.
+    /// Time that each step with a relay may take.
     pub timeouts: RelayTimeouts,
-    /// Each signs every mail.
+    /// The keys, each of which signs every mail.
     pub signers: Arc<[DkimSigningKey]>,
-    /// The worker's bounds.
+    /// The limits of the worker.
     pub worker: OutboundSettings,
-    /// How long a job is tried.
+    /// Time for which a job is attempted.
     pub max_age: Duration,
-    /// How long nothing is sent to an address from which too much came back.
+    /// Time for which an address with too many bounces is suppressed.
     pub suppress_for: Duration,
-    /// How the mails look.
+    /// The templates of the mails.
     pub templates: Arc<Templates>,
-    /// The List-Id of all mail, if it has one.
+    /// The List-Id of all mail, if there is one.
     pub list_id: Option<Domain>,
-    /// Where people leave the list with one click (RFC 8058), if they can.
+    /// The URL for unsubscribing with one click (RFC 8058), if there is one.
     pub list_unsubscribe: Option<WebAddressForm>,
-    /// Who may ask for mail.
+    /// The callers that may request mail.
     pub api: OutboundApiConfig,
 }
 
-/// What was read before.
+/// Values read earlier that this table depends on.
 pub(super) struct OutboundContext<'a> {
     pub(super) routes: &'a [RouteConfig],
     pub(super) stop_max: Duration,
     pub(super) development: bool,
     /// The secrets of `[webhook]`.
     pub(super) webhook_secrets: &'a [Secret],
-    /// How old a request of our own webhook scheme may be.
+    /// Age of a request of the generic webhook scheme.
     pub(super) webhook_age_max: Duration,
 }
 
-/// Reads the table. `None`: what is wrong was told.
-pub(super) fn read(mut section: Section<'_>, seen: &OutboundContext<'_>) -> Option<OutboundConfig> {
+/// Reads the table. `None` if it is not usable; the errors are reported.
+pub(super) fn read(
+    mut section: Section<'_>,
+    context: &OutboundContext<'_>,
+) -> Option<OutboundConfig> {
     let enabled = section.switch("enabled", false);
-    let capture = section.switch("capture", false) || seen.development;
+    let capture = section.switch("capture", false) || context.development;
     let from = section.parsed("from", Address::parse);
     if enabled && from.is_none() && !section.is_given("from") {
         section.problem("from", "missing: the sender's address, or SMTP_FROM");
@@ -96,13 +99,13 @@ pub(super) fn read(mut section: Section<'_>, seen: &OutboundContext<'_>) -> Opti
     let relays = relays(&mut section, enabled && !capture);
     let signers = signers(&mut section, from.as_ref());
     let max_age = section.duration("max_age", 3 * DAY, Duration::from_secs(1)..=365 * DAY);
-    let worker = worker(&mut section, seen, capture);
+    let worker = worker(&mut section, context, capture);
     let templates = templates(&mut section);
     let api = outbound_api::OutboundApiContext {
         enabled,
-        routes: seen.routes,
-        webhook_secrets: seen.webhook_secrets,
-        webhook_age_max: seen.webhook_age_max,
+        routes: context.routes,
+        webhook_secrets: context.webhook_secrets,
+        webhook_age_max: context.webhook_age_max,
     };
     let timeouts = timeouts(&mut section);
     let suppress_for = section.duration("suppress_for", 90 * DAY, DAY..=3650 * DAY);
@@ -128,7 +131,7 @@ pub(super) fn read(mut section: Section<'_>, seen: &OutboundContext<'_>) -> Opti
     })
 }
 
-/// The operator's templates, tried as they are loaded, or those compiled in.
+/// The operator's templates, tested while loading, or the built-in ones.
 fn templates(section: &mut Section<'_>) -> Option<Arc<Templates>> {
     let folder = section.path_maybe("templates");
     let loaded = Templates::load(folder.as_deref());
@@ -141,13 +144,13 @@ fn templates(section: &mut Section<'_>) -> Option<Arc<Templates>> {
 
 fn worker(
     section: &mut Section<'_>,
-    seen: &OutboundContext<'_>,
+    context: &OutboundContext<'_>,
     capture: bool,
 ) -> OutboundSettings {
     let rates = 1..=100_000;
     let waits = Duration::from_millis(100)..=DAY;
     let again_max = section.count("attempts", 0u32, 0..=10_000);
-    let domains = seen.routes.iter().flat_map(|route| route.domains.iter());
+    let domains = context.routes.iter().flat_map(|route| route.domains.iter());
     OutboundSettings {
         connections: section.count("connections", 8usize, 1..=1_000),
         domain_connections: section.count("domain_connections", 4usize, 1..=1_000),
@@ -163,7 +166,7 @@ fn worker(
         suppress_after: section.count("suppress_after", 2u32, 1..=1_000),
         capture,
         own_domains: domains.cloned().collect(),
-        grace: Duration::from_secs(10).min(seen.stop_max),
+        grace: Duration::from_secs(10).min(context.stop_max),
     }
 }
 
@@ -180,7 +183,7 @@ fn timeouts(section: &mut Section<'_>) -> RelayTimeouts {
     }
 }
 
-/// The relay of the table itself, then those of its list.
+/// Reads the relay of the table itself, then those of its list.
 fn relays(section: &mut Section<'_>, wanted: bool) -> Vec<Relay> {
     let is_told = section.is_given("host");
     let mut found: Vec<Relay> = relay(section).into_iter().collect();
@@ -201,7 +204,7 @@ fn relays(section: &mut Section<'_>, wanted: bool) -> Vec<Relay> {
     found
 }
 
-/// A relay's keys; `None` without a host, or with what cannot be used, which the log tells.
+/// Reads the keys of a relay. `None` without a host, or if they are not usable, which is reported.
 fn relay(section: &mut Section<'_>) -> Option<Relay> {
     let host = section.parsed("host", host);
     let port = section.count("port", PORT, 1..=65_535);
@@ -249,22 +252,22 @@ fn with_cause(error: TrustError) -> String {
     }
 }
 
-/// What is wrong was told.
+/// The error of a login that is already reported.
 struct InvalidLogin;
 
-/// How a login is shown.
+/// The mechanism of a login.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LoginMethod {
     Token,
     Password(&'static [PasswordMechanism]),
-    /// With a token if there is one.
+    /// A token if there is one, otherwise a password.
     Either,
 }
 
 fn login(section: &mut Section<'_>, is_used: bool) -> Result<Option<RelayLogin>, InvalidLogin> {
     const ANY: &[PasswordMechanism] = &[PasswordMechanism::Plain, PasswordMechanism::Login];
     let user = section.text_maybe("user");
-    let says_password = ["password", "password_file"]
+    let has_password = ["password", "password_file"]
         .iter()
         .any(|key| section.is_given(key));
     let password = section.secret("password");
@@ -291,7 +294,7 @@ fn login(section: &mut Section<'_>, is_used: bool) -> Result<Option<RelayLogin>,
         (LoginMethod::Token | LoginMethod::Either, _, Some(token)) => {
             RelayCredentials::Token(token)
         }
-        (_, None, None) if says_password => return Err(InvalidLogin), // The secret's own reader has told why.
+        (_, None, None) if has_password => return Err(InvalidLogin), // The secret's own reader has told why.
         (_, None, None) if user.is_none() => return Ok(None),
         (_, None, None) => {
             return problem("password", "missing: set it, password_file, or SMTP_PASS");
@@ -313,7 +316,7 @@ fn login(section: &mut Section<'_>, is_used: bool) -> Result<Option<RelayLogin>,
     }
 }
 
-/// The keys of `[[outbound.dkim]]`.
+/// Reads the keys of `[[outbound.dkim]]`.
 fn signers(section: &mut Section<'_>, from: Option<&Address>) -> Arc<[DkimSigningKey]> {
     let entries = section.tables("dkim").unwrap_or_default();
     if entries.len() > KEYS_MAX {
@@ -381,10 +384,10 @@ fn is_this_machine(host: &str) -> bool {
     is_name || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
-/// Each `{job}` is left as it is.
+/// Parses an https URL in which each `{job}` stays.
 fn https(text: &str) -> Result<WebAddressForm, String> {
     const JOB: &str = "{job}";
-    // A word that is written alike in every part of a URL.
+    // A word that is the same in every component of a URL.
     let word = JobId([0; 16]).to_string();
     let filled = text.replace(JOB, &word);
     if filled.contains(['{', '}']) {

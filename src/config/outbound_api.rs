@@ -1,6 +1,6 @@
-//! Owns `[outbound.api]`: who may ask for mail to be sent, and how large what he asks may be.
+//! Owns `[outbound.api]`: the callers that may request mail, and the size of their requests.
 //!
-//! Does not send anything, and says nothing of what is sent.
+//! Does not send anything.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use super::secret::Secret;
 use super::webhook;
 use crate::http::outbound::GatewaySettings;
 
-/// The calls of the product, as the operator wants them.
+/// The settings of the product's calls.
 #[derive(Clone, Debug)]
 pub struct OutboundApiConfig {
-    /// The keys that are taken.
+    /// The accepted keys.
     pub keys: Vec<Secret>,
     /// The secrets that calls may be signed with.
     pub secrets: Vec<Secret>,
-    /// How old a signed call may be, or how far ahead.
+    /// Age of a signed call, or its distance in the future.
     pub age_max: Duration,
     /// Octets of a request's body.
     pub body_bytes_max: usize,
@@ -25,33 +25,37 @@ pub struct OutboundApiConfig {
     pub bytes_in_flight_max: usize,
 }
 
-/// What was read before.
+/// Values read earlier that this table depends on.
 pub(super) struct OutboundApiContext<'a> {
-    /// Mail is taken to be sent.
+    /// True if drafts are accepted.
     pub(super) enabled: bool,
     pub(super) routes: &'a [RouteConfig],
     /// The secrets of `[webhook]`.
     pub(super) webhook_secrets: &'a [Secret],
-    /// How old a request of our own webhook scheme may be.
+    /// Age of a request of the generic webhook scheme.
     pub(super) webhook_age_max: Duration,
 }
 
-/// Reads the table. Where it names neither key nor secret, the key of the first route's Messages API is
-/// taken, if it is strong, and the secrets of our own webhook scheme: who has these is the product.
-pub(super) fn read(mut section: Section<'_>, seen: &OutboundApiContext<'_>) -> OutboundApiConfig {
+/// Reads the table. If it has neither key nor secret, the key of the first route's Messages API is
+/// used, provided it is strong, and the secrets of the generic webhook scheme: their holder is the
+/// product.
+pub(super) fn read(
+    mut section: Section<'_>,
+    context: &OutboundApiContext<'_>,
+) -> OutboundApiConfig {
     let says = |key: &str| section.is_given(key) || section.is_given(&format!("{key}_file"));
-    let is_said = ["key", "key_old", "secret", "secret_old"]
+    let is_given = ["key", "key_old", "secret", "secret_old"]
         .into_iter()
         .any(says);
     let mut keys = webhook::strong_secrets(&mut section, "key");
     let mut secrets = webhook::strong_secrets(&mut section, "secret");
-    if !is_said {
-        let of_route = seen.routes.first().map(|route| &route.api.key);
+    if !is_given {
+        let of_route = context.routes.first().map(|route| &route.api.key);
         let of_route = of_route.map(|key| Secret::new(key.clone()));
         keys.extend(of_route.filter(|key| key.weakness().is_none()));
-        secrets.extend(seen.webhook_secrets.iter().cloned());
+        secrets.extend(context.webhook_secrets.iter().cloned());
     }
-    if seen.enabled && !is_said && keys.is_empty() && secrets.is_empty() {
+    if context.enabled && !is_given && keys.is_empty() && secrets.is_empty() {
         let what =
             "missing, and the Messages API's key is too weak to be taken: nobody can ask for mail";
         section.warn("key", what);
@@ -62,7 +66,7 @@ pub(super) fn read(mut section: Section<'_>, seen: &OutboundApiContext<'_>) -> O
     let api = OutboundApiConfig {
         keys,
         secrets,
-        age_max: section.duration("max_age", seen.webhook_age_max, ages),
+        age_max: section.duration("max_age", context.webhook_age_max, ages),
         body_bytes_max: section.length("body_bytes_max", defaults.body_bytes_max, bytes),
         bytes_in_flight_max: section.length(
             "bytes_in_flight_max",

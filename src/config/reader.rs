@@ -1,8 +1,9 @@
-//! Owns the reading of a configuration table: each key is taken once, with its default beside it.
+//! Owns the reading of a configuration table: each key is taken once, with its default.
 //!
-//! Does not stop at the first fault: all of them are gathered, each with its key and its value. What
-//! is left in a table when its reader is done is an unknown key. Every key that is asked for is
-//! remembered with its default, so that the example file can be checked against the code.
+//! Does not stop at the first error: all are collected, each with its key and its value. Keys that
+//! are left in a table when its reader is done are unknown. Every requested key is recorded with
+//! its default, so that the example file can be compared with the code. A deserialiser such as
+//! serde would stop at the first error and know no defaults to show.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -15,7 +16,7 @@ use super::findings::{ConfigFindings, ConfigKey, ConfigProblem};
 use super::secret::{Secret, is_open_to_others};
 use super::value;
 
-/// One table of the configuration while it is read.
+/// A table of the configuration while it is read.
 pub(super) struct Section<'l> {
     path: String,
     table: Table,
@@ -31,7 +32,7 @@ impl<'l> Section<'l> {
         }
     }
 
-    /// The table under `key`; an empty one if it is not there.
+    /// The table under `key`; an empty one if there is none.
     pub(super) fn table(&mut self, key: &str) -> Self {
         let path = self.path(key);
         let table = match self.table.remove(key) {
@@ -50,8 +51,9 @@ impl<'l> Section<'l> {
         }
     }
 
-    /// The tables under `[[key]]`; none if they are not there, `None` if there is something else. A
-    /// single one goes by the bare key in error lines, several by `key[0]`, `key[1]` and so on.
+    /// The tables under `[[key]]`; none if the key is missing, `None` if it is something else. In
+    /// messages, a single table has the bare key as its path, and several have `key[0]`, `key[1]`
+    /// and so on.
     pub(super) fn tables(&mut self, key: &str) -> Option<Vec<Self>> {
         let path = self.path(key);
         let values = match self.table.remove(key) {
@@ -85,7 +87,7 @@ impl<'l> Section<'l> {
         (sections.len() == count).then_some(sections)
     }
 
-    /// Ends the reading of this table: what is left in it is unknown.
+    /// Ends the reading of this table: the keys that are left in it are unknown.
     pub(super) fn end(self) {
         for (key, _) in &self.table {
             let path = self.path(key);
@@ -94,13 +96,13 @@ impl<'l> Section<'l> {
                 || "unknown key".to_owned(),
                 |near| format!("unknown key: did you mean {near}?"),
             );
-            // The key's name comes from the file: it is shown with its control characters escaped.
+            // The key's name comes from the file: its control characters are escaped.
             self.findings
                 .problem(&path.escape_debug().to_string(), what);
         }
     }
 
-    /// The names this table knows: its keys and the tables in it.
+    /// The names that this table knows: its keys and subtables.
     fn known(&self) -> Vec<String> {
         let keys = self.findings.keys.borrow();
         let inner = keys.iter().filter_map(|key| match self.path.as_str() {
@@ -129,12 +131,12 @@ impl<'l> Section<'l> {
         self.findings.warn(&self.path(key), what);
     }
 
-    /// True if the operator said something for `key`.
+    /// True if `key` is set.
     pub(super) fn is_given(&self, key: &str) -> bool {
         self.table.contains_key(key)
     }
 
-    /// The keys the operator said something for.
+    /// The keys that are set.
     pub(super) fn given_keys(&self) -> Vec<String> {
         self.table.keys().cloned().collect()
     }
@@ -157,7 +159,7 @@ impl<'l> Section<'l> {
         })
     }
 
-    /// A text that `parse` understands.
+    /// A text that `parse` accepts.
     pub(super) fn parsed<T, E: Display>(
         &mut self,
         key: &str,
@@ -169,20 +171,20 @@ impl<'l> Section<'l> {
         })
     }
 
-    /// As [`Section::parsed`], with a default that `parse` understands.
+    /// The same as [`Section::parsed`], with a default that `parse` accepts.
     pub(super) fn parsed_or<T, E: Display>(
         &mut self,
         key: &str,
         default: &str,
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> Option<T> {
-        let said = self.is_given(key);
+        let given = self.is_given(key);
         let shown = Some(Value::String(default.to_owned()));
         let read = self.take(key, shown, |value| match value {
             Value::String(text) => parse(text).map_err(|error| error.to_string()),
             _ => Err("not a text: write it in quotes".to_owned()),
         });
-        if said { read } else { parse(default).ok() }
+        if given { read } else { parse(default).ok() }
     }
 
     pub(super) fn switch(&mut self, key: &str, default: bool) -> bool {
@@ -203,7 +205,7 @@ impl<'l> Section<'l> {
         .unwrap_or(default)
     }
 
-    /// As [`Section::number`], in the type the part counts with.
+    /// The same as [`Section::number`], in the caller's type.
     pub(super) fn count<T>(&mut self, key: &str, default: T, bounds: RangeInclusive<u64>) -> T
     where
         T: Copy + TryFrom<u64> + TryInto<u64>,
@@ -212,7 +214,7 @@ impl<'l> Section<'l> {
         T::try_from(self.number(key, shown, bounds)).unwrap_or(default)
     }
 
-    /// As [`Section::size`], for what is held in memory.
+    /// The same as [`Section::size`], for memory.
     pub(super) fn length(
         &mut self,
         key: &str,
@@ -265,7 +267,7 @@ impl<'l> Section<'l> {
         .unwrap_or(default)
     }
 
-    /// One of a few words, each with its meaning. The first is the default.
+    /// One of a few words, each with its value. The first is the default.
     pub(super) fn choice<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> T {
         let (default, meaning) = words[0];
         self.take(key, Some(Value::String(default.to_owned())), |value| {
@@ -284,7 +286,8 @@ impl<'l> Section<'l> {
         self.text_maybe(key).map(PathBuf::from)
     }
 
-    /// A bounded list of texts that `parse` understands. `None` if it is faulty: each fault is told.
+    /// A bounded list of texts that `parse` accepts. `None` if an entry is invalid; each error is
+    /// reported.
     pub(super) fn list<T, E: Display>(
         &mut self,
         key: &str,
@@ -294,14 +297,14 @@ impl<'l> Section<'l> {
         const LIST_MAX: usize = 256;
         let default: Option<Vec<_>> =
             default.map(|texts| texts.iter().map(|text| Value::from(*text)).collect());
-        let is_said = self.is_given(key);
+        let is_given = self.is_given(key);
         let shown = default.clone().map(Value::Array);
-        let said = self.take(key, shown, |value| match value {
+        let given = self.take(key, shown, |value| match value {
             Value::Array(values) if values.len() <= LIST_MAX => Ok(values.clone()),
             Value::Array(_) => Err(format!("more than {LIST_MAX} entries")),
             _ => Err("not a list: write it in brackets".to_owned()),
         });
-        let values = if is_said { said? } else { default? };
+        let values = if is_given { given? } else { default? };
         let mut list = Vec::new();
         for value in &values {
             let parsed = value
@@ -316,13 +319,13 @@ impl<'l> Section<'l> {
         (list.len() == values.len()).then_some(list)
     }
 
-    /// A secret: given in `key`, or in the file that `key_file` names, never in both.
+    /// A secret: set in `key`, or in the file that `key_file` names, never in both.
     pub(super) fn secret(&mut self, key: &str) -> Option<Secret> {
         let file_key = format!("{key}_file");
-        let said = self.table.remove(key);
-        self.record_key(key, None, said.as_ref().map(|_| "(set)".to_owned()));
+        let given = self.table.remove(key);
+        self.record_key(key, None, given.as_ref().map(|_| "(set)".to_owned()));
         let file = self.path_maybe(&file_key);
-        match (said, file) {
+        match (given, file) {
             (None, None) => None,
             (Some(_), Some(_)) => {
                 self.problem(key, format!("set twice: here and in {file_key}"));
@@ -375,9 +378,9 @@ impl<'l> Section<'l> {
         default: Option<Value>,
         read: impl FnOnce(&Value) -> Result<T, String>,
     ) -> Option<T> {
-        let said = self.table.remove(key);
-        self.record_key(key, default, said.as_ref().map(ToString::to_string));
-        let value = said?;
+        let given = self.table.remove(key);
+        self.record_key(key, default, given.as_ref().map(ToString::to_string));
+        let value = given?;
         match read(&value) {
             Ok(read) => Some(read),
             Err(what) => {
@@ -387,18 +390,18 @@ impl<'l> Section<'l> {
         }
     }
 
-    fn record_key(&self, key: &str, default: Option<Value>, said: Option<String>) {
+    fn record_key(&self, key: &str, default: Option<Value>, given: Option<String>) {
         let path = self.path(key);
         self.findings.keys.borrow_mut().push(ConfigKey {
             variable: self.findings.variable(&path),
             path,
             default,
-            given: said,
+            given,
         });
     }
 }
 
-/// A value as an error line shows it: short, and without control characters.
+/// A value as messages show it: short, and without control characters.
 fn display_value(value: &Value) -> String {
     const SHOWN_MAX: usize = 80;
     let text = match value {
@@ -420,9 +423,10 @@ fn within(number: i64, bounds: &RangeInclusive<u64>) -> Result<u64, String> {
         .ok_or_else(|| format!("out of bounds: {} to {}", bounds.start(), bounds.end()))
 }
 
-/// True for a likely slip of the pen: at most two letters more, fewer or others, but not all of them.
+/// True for a likely typing error: at most two letters added, removed or changed, but not all of
+/// them.
 fn is_near(known: &str, key: &str) -> bool {
-    // The row of the table of Wagner and Fischer that the last letter ended with.
+    // The last row of Wagner and Fischer's table of edit distances.
     let known: Vec<char> = known.chars().take(64).collect();
     let mut row: Vec<usize> = (0..=known.len()).collect();
     for (at, c) in key.chars().take(64).enumerate() {

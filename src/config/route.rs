@@ -1,6 +1,6 @@
 //! Owns `[[route]]`: a reply domain with its keys, its mailboxes and its Messages API.
 //!
-//! Does not make key rings or clients of them: the parts that use a route do.
+//! Does not create key rings or clients: the parts that use a route do.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -20,52 +20,53 @@ use crate::mail::mailbox::{FILE_BYTES_MAX, Rules};
 use crate::mail::reply::MARKER_DEFAULT;
 use crate::mail::token::{Format, KeyError, KeyRing};
 
-/// The name of the route that has none of its own.
+/// The name of a route without a configured name.
 const NAME_DEFAULT: &str = "default";
-/// The mailboxes of a route that names none.
+/// The mailboxes of a route without configured ones.
 const MAILBOXES_DEFAULT: [&str; 4] = ["general", "business", "fans", "dmca"];
-/// The mailbox for mail to postmaster, where there is one of this name.
+/// The mailbox for mail to postmaster, if there is one of this name.
 const POSTMASTER_DEFAULT: &str = "general";
-/// Characters of a marker: a shorter one stands in many mails.
+/// Characters of a marker: a shorter one would occur in many mails.
 const MARKER_CHARS_MIN: usize = 8;
 const MARKER_CHARS_MAX: usize = 100;
 /// Key ids have four bits in a token.
 const KEY_ID_MAX: u64 = 15;
 
-/// One reply domain, or several that are one, with what belongs to it.
+/// A reply domain, or several that are equivalent, with everything that belongs to it.
 #[derive(Clone)]
 pub struct RouteConfig {
-    /// Its name, unlike any other route's.
+    /// The unique name.
     pub name: String,
-    /// The reply domains; at least one, and none of them another route's. The first is minted for.
+    /// The reply domains; at least one, and none of them another route's. Tokens are issued in the
+    /// first.
     pub domains: Vec<Domain>,
     /// The signing keys by id, newest first; at least one.
     keys: Vec<(u8, Secret)>,
     /// The word before the token in a reply address.
     prefix: String,
-    /// The form of the tokens that are minted.
+    /// The format of new tokens.
     pub token_format: Format,
-    /// How long a token is good for.
+    /// Time for which a token is valid.
     pub token_lifetime: Duration,
     /// The local parts that are mailboxes.
     pub mailboxes: Vec<String>,
-    /// The mailbox that takes what no other does; `None` refuses it.
+    /// The mailbox for all other local parts; `None` refuses them.
     pub catch_all: Option<String>,
-    /// The mailbox that takes mail to postmaster (RFC 5321 section 4.5.1).
+    /// The mailbox for mail to postmaster (RFC 5321 section 4.5.1).
     pub postmaster: String,
-    /// The line of our mails above which people answer, if the operator chose one.
+    /// The line of our mails above which people reply, if one is configured.
     pub reply_marker: Option<String>,
-    /// How its mail is sorted, and what becomes of each kind.
+    /// The rules for mailboxes, and the action for each kind of mail.
     pub policy: RoutePolicy,
-    /// What becomes of mail whose sender is not known for sure.
+    /// The treatment of mail whose sender is not authenticated.
     pub sender_policy: crate::auth::AuthPolicy,
-    /// Where its messages go.
+    /// The Messages API.
     pub api: ApiSettings,
 }
 
 impl RouteConfig {
-    /// The line above which people answer, for the cutting of replies: that of every language is known
-    /// besides.
+    /// The line above which people reply, for reply extraction. The marker of each language is
+    /// recognised in addition.
     pub fn marker(&self) -> &str {
         self.reply_marker.as_deref().unwrap_or(MARKER_DEFAULT)
     }
@@ -75,10 +76,10 @@ impl RouteConfig {
         self.keys.iter().map(|(_, secret)| secret)
     }
 
-    /// The keys, ready to mint and verify. A new one each time: every part that verifies has its own.
+    /// Creates a key ring of the route's keys. Each part that verifies tokens has its own.
     ///
     /// # Errors
-    /// None for a route that [`load`](super::load) gave out, for it has tried.
+    /// None for a route returned by [`load`](super::load), which has tried it.
     pub fn key_ring(&self) -> Result<KeyRing, KeyError> {
         let keys = self.keys.iter();
         let keys = keys.map(|(id, secret)| (*id, secret.reveal().as_bytes().to_vec()));
@@ -95,13 +96,13 @@ impl fmt::Debug for RouteConfig {
     }
 }
 
-/// Reads every route. What is wrong is told; a route that cannot be used is left out.
+/// Reads every route. Errors are reported; an unusable route is left out.
 pub(super) fn read(root: &mut Section<'_>) -> Vec<RouteConfig> {
     let Some(mut sections) = root.tables("route") else {
         return Vec::new();
     };
     if sections.is_empty() {
-        // One that says nothing: it tells what is missing, key by key.
+        // An empty table reports each missing key.
         sections.push(root.table("route"));
     }
     let mut names = BTreeSet::new();
@@ -177,7 +178,7 @@ fn read_one(
     match route.key_ring() {
         Ok(_) => {}
         Err(error @ KeyError::Prefix(_)) => section.problem("reply_prefix", error.to_string()),
-        // The keys' own reader has told this one.
+        // The reader of the keys has reported this one.
         Err(KeyError::IdRepeated(_) | KeyError::SecretTooShort { .. }) => {}
         Err(error) => section.problem("secrets", error.to_string()),
     }
@@ -218,12 +219,12 @@ fn read_keys(section: &mut Section<'_>) -> Vec<(u8, Secret)> {
         if !ids.insert(id) {
             entry.problem("id", format!("{id}: two keys of this id"));
         }
-        let said = ["secret", "secret_file"]
+        let is_given = ["secret", "secret_file"]
             .iter()
             .any(|key| entry.is_given(key));
         let secret = entry.secret("secret");
         match &secret {
-            None if said => {} // The secret's own reader has told why.
+            None if is_given => {} // The secret's own reader has told why.
             None => entry.problem("secret", "missing: set it, or secret_file"),
             Some(secret) => {
                 if let Some(why) = secret.weakness() {
@@ -238,10 +239,10 @@ fn read_keys(section: &mut Section<'_>) -> Vec<(u8, Secret)> {
     keys
 }
 
-/// The rules of the file that is named, else those that are shipped.
+/// The rules in the configured file, or the built-in ones.
 fn read_rules(section: &mut Section<'_>) -> Option<Rules> {
     if !section.is_given("rules") {
-        // Asked for all the same, so that the key is known.
+        // Read nevertheless, so that the key is recorded.
         section.path_maybe("rules");
         return Rules::shipped().ok();
     }
@@ -275,16 +276,16 @@ fn read_kinds(mut section: Section<'_>) -> KindActions {
                 words.push((action.name(), action));
             }
         }
-        let wish = section.choice(kind.name(), &words);
-        // Only what may be is among the words.
-        let _ = kinds.set(kind, wish);
+        let action = section.choice(kind.name(), &words);
+        // The words are the allowed actions only.
+        let _ = kinds.set(kind, action);
     }
     section.end();
     kinds
 }
 
 fn read_api(mut section: Section<'_>) -> Option<ApiSettings> {
-    let said = ["key", "key_file"].iter().any(|key| section.is_given(key));
+    let is_given = ["key", "key_file"].iter().any(|key| section.is_given(key));
     if !section.is_given("base_url") {
         section.problem(
             "base_url",
@@ -293,7 +294,7 @@ fn read_api(mut section: Section<'_>) -> Option<ApiSettings> {
     }
     let base_url = section.text_maybe("base_url");
     let key = section.secret("key");
-    if !said {
+    if !is_given {
         section.problem("key", "missing: set it, key_file, or MESSAGES_API_KEY");
     }
     let defaults = ApiSettings::new("", "");
@@ -321,7 +322,8 @@ fn read_api(mut section: Section<'_>) -> Option<ApiSettings> {
     api
 }
 
-/// A marker is one line that nobody writes by chance: whatever stands below it is lost to the reply.
+/// Parses a marker: one line that nobody writes by chance, because a reply loses everything below
+/// it.
 fn marker(text: &str) -> Result<String, &'static str> {
     if !(MARKER_CHARS_MIN..=MARKER_CHARS_MAX).contains(&text.trim().chars().count()) {
         return Err("must have 8 to 100 characters");
@@ -332,7 +334,7 @@ fn marker(text: &str) -> Result<String, &'static str> {
     Ok(text.trim().to_owned())
 }
 
-/// A mailbox's name: a plain word, for it becomes part of an address and of a JSON object.
+/// Parses a mailbox name: a plain word, because it becomes part of an address and of a JSON object.
 fn mailbox(text: &str) -> Result<String, &'static str> {
     let fits =
         |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');

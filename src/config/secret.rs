@@ -1,6 +1,6 @@
-//! Owns secrets as the configuration brings them: where they come from and when they are too weak.
+//! Owns configured secrets: their sources, and the check of their strength.
 //!
-//! Does not use them, and never shows them: not in `Debug`, not in an error.
+//! Does not use them, and never prints them, neither in `Debug` nor in an error.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -11,23 +11,23 @@ use data_encoding::BASE64URL_NOPAD;
 
 pub use crate::secret::Secret;
 
-/// Octets a key for signing must have at least: the width of the SHA-256 the HMAC is made of.
+/// Octets of a signing key at least: the width of SHA-256, on which the HMAC is based.
 pub const KEY_BYTES_MIN: usize = 32;
-/// Octets a secret may have at most. More is a wrong file, not a secret.
+/// Octets of a secret at most. A longer file is not a secret.
 const SECRET_BYTES_MAX: usize = 4096;
 
 impl Secret {
     /// Makes a secret of 256 random bits.
     ///
     /// # Errors
-    /// The system has no random bytes to give.
+    /// The system has no random bytes.
     pub(super) fn random() -> io::Result<Self> {
         let mut bytes = [0; KEY_BYTES_MIN];
         getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
         Ok(Self::new(BASE64URL_NOPAD.encode(&bytes)))
     }
 
-    /// Reads a file that holds one secret and nothing else; the line end after it is not part of it.
+    /// Reads a file that contains one secret; the line end after it is not part of it.
     pub(super) fn read(path: &Path) -> io::Result<Self> {
         let mut text = String::new();
         let mut file = File::open(path)?.take(SECRET_BYTES_MAX as u64 + 1);
@@ -40,13 +40,14 @@ impl Secret {
         Ok(Self::new(text))
     }
 
-    /// Reads the secret kept at `path`, or makes one and keeps it there, for its owner only.
+    /// Reads the secret at `path`, or generates one and stores it there, readable only by its
+    /// owner.
     pub(super) fn read_or_make(path: &Path) -> io::Result<Self> {
         if path.exists() {
             return Self::read(path);
         }
         let secret = Self::random()?;
-        // Written whole under another name first: a crash must not leave half a key behind.
+        // Written under another name first: a crash must not leave half a key.
         let fresh = path.with_extension("new");
         let mut file = OpenOptions::new()
             .write(true)
@@ -61,7 +62,8 @@ impl Secret {
         Ok(secret)
     }
 
-    /// Why it cannot sign anything, if so. A repeated character is what an example looks like.
+    /// The reason why it must not sign anything, if there is one. A repeated character is typical
+    /// of an example.
     pub(super) fn weakness(&self) -> Option<String> {
         let mut characters = self.reveal().chars();
         let first = characters.next();
@@ -78,7 +80,7 @@ impl Secret {
     }
 }
 
-/// True if anyone on the machine may read the file at `path`.
+/// True if every user of the machine can read the file at `path`.
 pub(super) fn is_open_to_others(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o004 != 0)
 }

@@ -28,70 +28,69 @@ use crate::store;
 /// The checked settings of every part.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Nobody said anything: everything is on loopback and generated.
+    /// True without any configuration: everything is on loopback and generated.
     pub development: bool,
-    /// Our name in greetings, in Received fields and in the certificate that is made.
+    /// The host name in greetings, in Received fields and in the self-signed certificate.
     pub hostname: Domain,
-    /// Where everything lies that must survive.
+    /// The data folder, which holds everything that must survive a restart.
     pub data_dir: PathBuf,
-    /// What is logged, in the words of `tracing`'s filter.
+    /// The log filter, in the syntax of `tracing`.
     pub log_filter: String,
-    /// How log lines look.
+    /// The format of log lines.
     pub log_format: LogFormat,
-    /// How long a stop may wait for work in flight.
+    /// Time that a shutdown waits for work in flight.
     pub stop_max: Duration,
-    /// Where SMTP and LMTP are spoken, and with which bounds.
+    /// The SMTP and LMTP listeners, and their limits.
     pub ingress: ingress::Settings,
-    /// What providers' webhooks are taken with; `None` if that door is not open.
+    /// The settings of providers' webhooks; `None` if they are not enabled.
     pub webhooks: Option<webhooks::Settings>,
-    /// Where mail is fetched from by IMAP; `None` if that door is not open.
+    /// The settings of IMAP; `None` if it is not enabled.
     pub imap: Option<mailboxes::Settings>,
-    /// How it is found out who sent a mail.
+    /// The settings of sender authentication.
     pub auth: auth::Settings,
-    /// It is found out: else no mail is checked.
+    /// True if senders are authenticated.
     pub auth_enabled: bool,
-    /// Where HTTP is spoken.
+    /// The addresses of HTTP.
     pub http_listen: Vec<SocketAddr>,
-    /// Where HTTP is spoken over TLS.
+    /// The addresses of HTTP over TLS.
     pub https_listen: Vec<SocketAddr>,
-    /// The bounds of the HTTP addresses.
+    /// The limits of the HTTP addresses.
     pub http_server: ServerSettings,
-    /// Where certificates lie; `None` makes a self-signed one in the data folder.
+    /// The folder of certificates; `None` makes a self-signed one in the data folder.
     pub certificate_folder: Option<PathBuf>,
-    /// The key of the embedded Messages API, if that is served.
+    /// The key of the embedded Messages API, if it is enabled.
     pub embedded_api: Option<Secret>,
-    /// At least one.
+    /// The routes; at least one.
     pub routes: Vec<RouteConfig>,
-    /// The worker's bounds.
+    /// The limits of the delivery worker.
     pub delivery: DeliverySettings,
-    /// The store's bounds and windows.
+    /// The limits and windows of the store.
     pub store: store::Settings,
-    /// Where the files of mail are kept, and which.
+    /// The storage and limits of attachments.
     pub attachments: objects::Settings,
-    /// Who is told what happened.
+    /// The subscribers to events.
     pub events: EventsConfig,
     /// Outgoing mail.
     pub outbound: outbound::OutboundConfig,
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// For people.
+    /// Text for people.
     Text,
 }
 
-/// Reads every table. `None` if what is wrong leaves no configuration at all; what it is, the log
-/// tells.
+/// Reads every table. `None` if the errors leave no configuration at all; the findings have them.
 pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> {
     let server = ServerSection::read(root.table("server"));
     let certificates = tls(root.table("tls"));
     let (http_listen, https_listen, http) = http(root.table("http"), server.stop_max);
     let embedded_api = embedded_api(root.table("embedded_api"));
     let routes = route::read(root);
-    // The greeting needs a name; the reply domain is one that surely leads here.
+    // The greeting needs a name, and the reply domain certainly leads here.
     let hostname = server
         .hostname
         .or_else(|| routes.first()?.domains.first().cloned());
@@ -107,13 +106,13 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
     let delivery = delivery(root.table("delivery"), &store, server.stop_max);
     let (webhooks, webhook_own) = webhooks(root, &server.inbound);
     let imap = imap(root, &server.inbound, &ingress, &store);
-    // Whoever stands before us speaks for many.
+    // A proxy represents many clients.
     let proxies = webhooks.iter().flat_map(|webhooks| &webhooks.proxies);
     let http = ServerSettings {
         exempt: ingress.exempt.iter().chain(proxies).copied().collect(),
         ..http
     };
-    let seen = attachments::AttachmentDefaults {
+    let context = attachments::AttachmentDefaults {
         data_dir: &server.data_dir,
         hostname: hostname.as_ref(),
         http: http_listen.first(),
@@ -126,16 +125,16 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
             .collect(),
         free_bytes_min: store.free_bytes_min,
     };
-    let attachments = attachments::read(root.table("attachments"), &seen);
+    let attachments = attachments::read(root.table("attachments"), &context);
     let events = events::read(root.table("events"));
-    let seen = outbound::OutboundContext {
+    let context = outbound::OutboundContext {
         routes: &routes,
         stop_max: server.stop_max,
         development,
         webhook_secrets: &webhook_own.secrets,
         webhook_age_max: webhook_own.age_max,
     };
-    let outbound = outbound::read(root.table("outbound"), &seen)?;
+    let outbound = outbound::read(root.table("outbound"), &context)?;
     Some(Config {
         development,
         hostname: hostname?,
@@ -171,7 +170,7 @@ fn tls(mut section: Section<'_>) -> Option<PathBuf> {
     folder
 }
 
-/// The IMAP door if it is open.
+/// Reads IMAP's table; `None` if it is not enabled.
 fn imap(
     root: &mut Section<'_>,
     inbound: &[Door],
@@ -186,20 +185,20 @@ fn imap(
     })
 }
 
-/// The webhooks' doors if they are open, and our own scheme.
+/// Reads the webhooks' table and the generic scheme in it; no settings if webhooks are not enabled.
 fn webhooks(
     root: &mut Section<'_>,
     inbound: &[Door],
 ) -> (Option<webhooks::Settings>, webhook::GenericScheme) {
-    let (doors, own) = webhook::read(root.table("webhook"));
-    let doors = doors.filter(|_| inbound.contains(&Door::Webhook));
-    if inbound.contains(&Door::Webhook) && doors.is_none() {
-        root.problem("webhook.secret", "missing: server.inbound opens this door");
+    let (receivers, generic_scheme) = webhook::read(root.table("webhook"));
+    let receivers = receivers.filter(|_| inbound.contains(&Door::Webhook));
+    if inbound.contains(&Door::Webhook) && receivers.is_none() {
+        root.problem("webhook.secret", "missing, but server.inbound requires it");
     }
-    (doors, own)
+    (receivers, generic_scheme)
 }
 
-/// The table `[server]`, as read.
+/// The table `[server]`.
 struct ServerSection {
     data_dir: PathBuf,
     hostname: Option<Domain>,
@@ -220,14 +219,14 @@ impl ServerSection {
         });
         let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
         let stop = Duration::from_secs(1)..=Duration::from_secs(600);
-        let doors = section.list("inbound", Some(&["smtp", "lmtp"]), listeners::parse_inbound);
-        if doors.as_ref().is_some_and(Vec::is_empty) {
+        let receivers = section.list("inbound", Some(&["smtp", "lmtp"]), listeners::parse_inbound);
+        if receivers.as_ref().is_some_and(Vec::is_empty) {
             section.problem("inbound", "empty: no mail can come in");
         }
         let read = Self {
             data_dir: PathBuf::from(section.text("data_dir", development::DATA_FOLDER)),
             hostname: section.parsed("hostname", host),
-            inbound: doors.unwrap_or_default(),
+            inbound: receivers.unwrap_or_default(),
             log_filter: log.unwrap_or_default(),
             log_format: section.choice("log_format", &formats),
             stop_max: section.duration("stop_timeout", Duration::from_secs(30), stop),
@@ -291,12 +290,12 @@ fn http(
 
 fn embedded_api(mut section: Section<'_>) -> Option<Secret> {
     let enabled = section.switch("enabled", false);
-    let said = ["key", "key_file"].iter().any(|key| section.is_given(key));
+    let is_given = ["key", "key_file"].iter().any(|key| section.is_given(key));
     let key = section.secret("key");
     if let Some(why) = key.as_ref().and_then(Secret::weakness) {
         section.problem("key", why);
     }
-    if enabled && !said {
+    if enabled && !is_given {
         section.problem("key", "missing: set it, or key_file");
     }
     section.end();

@@ -1,14 +1,14 @@
-//! Owns how sizes, spans of time and listening addresses are written in the configuration.
+//! Owns the syntax of sizes, durations and listening addresses in the configuration.
 //!
-//! Does not know any key: it reads one value and says what is wrong with it.
+//! Does not know any key: each function parses one value or describes the expected form.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// Octets, written as `25MiB`.
+/// Parses a number of octets, as `25MiB`.
 ///
 /// # Errors
-/// Says which form was wanted.
+/// A description of the expected form.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, u64); 5] = [
         ("B", 1),
@@ -27,7 +27,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "size too large".to_owned())
 }
 
-/// The shortest form [`size`] reads back.
+/// The shortest text that [`size`] parses to this value.
 pub(super) fn show_size(bytes: u64) -> String {
     for (unit, shift) in [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)] {
         if bytes != 0 && bytes.trailing_zeros() >= shift {
@@ -37,10 +37,10 @@ pub(super) fn show_size(bytes: u64) -> String {
     format!("{bytes}B")
 }
 
-/// A span of time, written as `90s`, `5m`, `1h30m` or `365d`.
+/// Parses a duration, as `90s`, `5m`, `1h30m` or `365d`.
 ///
 /// # Errors
-/// Says which form was wanted.
+/// A description of the expected form.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     const FORM: &str = "not a span of time: write a whole number with ms, s, m, h or d";
     let mut rest = text;
@@ -71,7 +71,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(sum))
 }
 
-/// The shortest form [`duration`] reads back that has one unit.
+/// The shortest text with one unit that [`duration`] parses to this value.
 pub(super) fn show_duration(span: Duration) -> String {
     let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     for (unit, size) in [
@@ -87,10 +87,10 @@ pub(super) fn show_duration(span: Duration) -> String {
     format!("{millis}ms")
 }
 
-/// The address of a server: an IP address and a port that is not 0.
+/// Parses the address of a server: an IP address and a port that is not 0.
 ///
 /// # Errors
-/// Says what is missing.
+/// A description of the missing part.
 pub(super) fn server(text: &str) -> Result<SocketAddr, String> {
     match listen(text)? {
         address if address.port() == 0 => Err("port 0 is none".to_owned()),
@@ -98,11 +98,11 @@ pub(super) fn server(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-/// An address to listen at: an IP address and a port, as `127.0.0.1:25` or `[::1]:25`. With port 0 the
-/// system chooses one.
+/// Parses a listening address: an IP address and a port, as `127.0.0.1:25` or `[::1]:25`. With port 0
+/// the system chooses one.
 ///
 /// # Errors
-/// Says what is missing.
+/// A description of the missing part.
 pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok(address);

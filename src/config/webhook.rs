@@ -1,6 +1,6 @@
-//! Owns `[webhook]` and the tables in it: the doors for providers' webhooks, with their secrets.
+//! Owns `[webhook]` and the tables in it: the providers and their secrets.
 //!
-//! Does not say whether the door is open: that is `server.inbound`'s word.
+//! Does not enable webhooks: `server.inbound` does.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -19,20 +19,20 @@ use crate::network::Network;
 use crate::objects::S3Bucket;
 use crate::tls::PublicKey;
 
-/// How old a signed request may be allowed to be.
+/// The allowed ages of a signed request.
 pub(super) const AGES: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 60 * 60);
 
-/// Our own scheme, which the product's other calls may be signed with too.
+/// The generic scheme, with which the product's other calls may be signed too.
 pub(super) struct GenericScheme {
     pub(super) secrets: Vec<Secret>,
-    /// How old a request may be, or how far ahead.
+    /// Age of a request, or its distance in the future.
     pub(super) age_max: Duration,
 }
 
-/// Reads the table. `None` if no door is set up.
+/// Reads the table. `None` if no provider is configured.
 pub(super) fn read(mut section: Section<'_>) -> (Option<Settings>, GenericScheme) {
-    // In the order in which their marks are looked for: the surest first.
+    // In the order in which providers are recognised: the most certain first.
     let (resend, resend_key) = resend(section.table("resend"));
     let (brevo, brevo_key) = brevo(section.table("brevo"));
     let (ses, buckets) = ses(section.table("ses"));
@@ -106,25 +106,31 @@ fn generic(own: &GenericScheme) -> Option<Arc<dyn Adapter>> {
 }
 
 fn standard(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
-    let said = is_given(&section);
+    let is_enabled = is_given(&section);
     let signing = signing(&mut section);
     let is_whole = !signing.keys.is_empty();
-    finish_adapter(section, said, is_whole, "secret", Standard::new(signing))
+    finish_adapter(
+        section,
+        is_enabled,
+        is_whole,
+        "secret",
+        Standard::new(signing),
+    )
 }
 
 fn resend(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Option<Secret>) {
-    let said = is_given(&section);
+    let is_enabled = is_given(&section);
     let signing = signing(&mut section);
     let key = section.secret("api_key");
     let is_whole = !signing.keys.is_empty() && key.is_some();
-    let door = finish_adapter(
+    let adapter = finish_adapter(
         section,
-        said,
+        is_enabled,
         is_whole,
         "secret and api_key",
         Resend::new(signing),
     );
-    (door, key)
+    (adapter, key)
 }
 
 fn signing(section: &mut Section<'_>) -> StandardSigning {
@@ -140,22 +146,22 @@ fn signing(section: &mut Section<'_>) -> StandardSigning {
 }
 
 fn sendgrid(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
-    let said = is_given(&section);
+    let is_enabled = is_given(&section);
     let keys = public_keys(&mut section);
     let accounts = accounts(&mut section);
     let is_whole = !keys.is_empty() || !accounts.is_empty();
     let age_max = age(&mut section, SendGrid::AGE_MAX);
-    let door = SendGrid {
+    let adapter = SendGrid {
         age_max,
         ..SendGrid::new(keys, accounts)
     };
-    finish_adapter(section, said, is_whole, "password", door)
+    finish_adapter(section, is_enabled, is_whole, "password", adapter)
 }
 
 fn ses(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Vec<S3Bucket>) {
-    // An empty table of buckets says nothing.
+    // An empty table of buckets means that there is none.
     let buckets = buckets(section.table("bucket"));
-    let said = is_given(&section) || !buckets.is_empty();
+    let is_enabled = is_given(&section) || !buckets.is_empty();
     let topics = section.list("topics", None, |topic| match topic.starts_with("arn:") {
         true => Ok(topic.to_owned()),
         false => Err("not a topic's ARN"),
@@ -164,17 +170,17 @@ fn ses(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Vec<S3Bucket>) {
     let is_whole = !topics.is_empty();
     let accounts = accounts(&mut section);
     let needs_sha256 = section.switch("needs_sha256", false);
-    let door = Ses {
+    let adapter = Ses {
         needs_sha256,
         ..Ses::new(topics, accounts)
     };
-    let door = finish_adapter(section, said, is_whole, "topics", door);
-    (door, buckets)
+    let adapter = finish_adapter(section, is_enabled, is_whole, "topics", adapter);
+    (adapter, buckets)
 }
 
-/// The buckets SES puts mail into: they share their server and key.
+/// The buckets that SES puts mail into: they share their server and key.
 fn buckets(mut section: Section<'_>) -> Vec<S3Bucket> {
-    let is_said = is_given(&section);
+    let is_enabled = is_given(&section);
     let names = section.list("names", None, |name| match name.is_empty() {
         true => Err("empty"),
         false => Ok(name.to_owned()),
@@ -185,7 +191,7 @@ fn buckets(mut section: Section<'_>) -> Vec<S3Bucket> {
     let key_id = section.text_maybe("key_id");
     let has_key = ["key", "key_file"].iter().any(|key| section.is_given(key));
     let key = section.secret("key");
-    if is_said {
+    if is_enabled {
         for (name, is_there) in [
             ("names", !names.is_empty()),
             ("key_id", key_id.is_some()),
@@ -212,62 +218,62 @@ fn buckets(mut section: Section<'_>) -> Vec<S3Bucket> {
 }
 
 fn postal(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
-    let said = is_given(&section);
+    let is_enabled = is_given(&section);
     let keys = public_keys(&mut section);
     let is_whole = !keys.is_empty();
     let allows_sha1 = section.switch("allows_sha1", false);
-    let door = Postal {
+    let adapter = Postal {
         allows_sha1,
         ..Postal::new(keys)
     };
-    finish_adapter(section, said, is_whole, "keys", door)
+    finish_adapter(section, is_enabled, is_whole, "keys", adapter)
 }
 
 fn mandrill(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
-    let said = is_given(&section);
+    let is_enabled = is_given(&section);
     let keys = secrets(&mut section, "key");
     let url = section.text_maybe("public_url");
     let is_whole = !keys.is_empty() && url.is_some();
-    let door = Mandrill::new(keys, url.unwrap_or_default());
-    finish_adapter(section, said, is_whole, "key and public_url", door)
+    let adapter = Mandrill::new(keys, url.unwrap_or_default());
+    finish_adapter(section, is_enabled, is_whole, "key and public_url", adapter)
 }
 
 fn sparkpost(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
-    let said = is_given(&section);
+    let is_enabled = is_given(&section);
     let tokens = secrets(&mut section, "token");
     let accounts = accounts(&mut section);
     let is_whole = !tokens.is_empty() || !accounts.is_empty();
-    let door = SparkPost::new(tokens, accounts);
-    finish_adapter(section, said, is_whole, "token", door)
+    let adapter = SparkPost::new(tokens, accounts);
+    finish_adapter(section, is_enabled, is_whole, "token", adapter)
 }
 
 fn mailersend(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
-    let said = is_given(&section);
+    let is_enabled = is_given(&section);
     let secrets = secrets(&mut section, "secret");
     let is_whole = !secrets.is_empty();
-    let door = MailerSend::new(secrets);
-    finish_adapter(section, said, is_whole, "secret", door)
+    let adapter = MailerSend::new(secrets);
+    finish_adapter(section, is_enabled, is_whole, "secret", adapter)
 }
 
 fn mailgun(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
-    let said = is_given(&section);
+    let is_enabled = is_given(&section);
     let keys = secrets(&mut section, "signing_key");
     let is_whole = !keys.is_empty();
     let age_max = age(&mut section, Mailgun::AGE_MAX);
-    let door = Mailgun {
+    let adapter = Mailgun {
         age_max,
         ..Mailgun::new(keys)
     };
-    finish_adapter(section, said, is_whole, "signing_key", door)
+    finish_adapter(section, is_enabled, is_whole, "signing_key", adapter)
 }
 
 fn relay(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
-    let said = is_given(&section);
+    let is_enabled = is_given(&section);
     let accounts = accounts(&mut section);
     let is_whole = !accounts.is_empty();
     finish_adapter(
         section,
-        said,
+        is_enabled,
         is_whole,
         "password",
         Forwarder::new(accounts),
@@ -275,16 +281,16 @@ fn relay(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
 }
 
 fn postmark(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
-    let said = is_given(&section);
+    let is_enabled = is_given(&section);
     let accounts = accounts(&mut section);
     let networks = networks(&mut section, "networks");
     let is_whole = !accounts.is_empty() || !networks.is_empty();
-    let door = Postmark::new(accounts, networks);
-    finish_adapter(section, said, is_whole, "password", door)
+    let adapter = Postmark::new(accounts, networks);
+    finish_adapter(section, is_enabled, is_whole, "password", adapter)
 }
 
 fn brevo(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Option<Secret>) {
-    let said = is_given(&section);
+    let is_enabled = is_given(&section);
     let mut tokens = Vec::new();
     for key in ["token", "token_old"] {
         tokens.extend(section.secret(key));
@@ -293,41 +299,53 @@ fn brevo(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Option<Secret>)
     let is_whole = !tokens.is_empty() || !accounts.is_empty();
     let tokens: Vec<&str> = tokens.iter().map(Secret::reveal).collect();
     let key = section.secret("api_key");
-    let door = Brevo {
+    let adapter = Brevo {
         fetches_files: key.is_some(),
         ..Brevo::new(accounts, &tokens)
     };
-    (finish_adapter(section, said, is_whole, "token", door), key)
+    (
+        finish_adapter(section, is_enabled, is_whole, "token", adapter),
+        key,
+    )
 }
 
 fn mailjet(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
-    let said = is_given(&section);
+    let is_enabled = is_given(&section);
     let accounts = accounts(&mut section);
     let is_whole = !accounts.is_empty();
-    finish_adapter(section, said, is_whole, "password", Mailjet::new(accounts))
+    finish_adapter(
+        section,
+        is_enabled,
+        is_whole,
+        "password",
+        Mailjet::new(accounts),
+    )
 }
 
-/// True if the operator has said anything in this table: then it is meant to be a door.
+/// True if a key of this table is set: then the provider is meant to be enabled.
 fn is_given(section: &Section<'_>) -> bool {
     !section.given_keys().is_empty()
 }
 
-/// The door, if it was meant; it must have what it proves requests with.
+/// The adapter, if the table is set. A key to authenticate requests with is required.
 fn finish_adapter(
     section: Section<'_>,
-    is_said: bool,
+    is_enabled: bool,
     is_whole: bool,
     needed: &str,
-    door: impl Adapter + 'static,
+    adapter: impl Adapter + 'static,
 ) -> Option<Arc<dyn Adapter>> {
-    if is_said && !is_whole {
-        section.problem(needed, "missing: nobody could be believed without it");
+    if is_enabled && !is_whole {
+        section.problem(
+            needed,
+            "missing: requests could not be authenticated without it",
+        );
     }
     section.end();
-    (is_said && is_whole).then(|| Arc::new(door) as Arc<dyn Adapter>)
+    (is_enabled && is_whole).then(|| Arc::new(adapter) as Arc<dyn Adapter>)
 }
 
-/// The secret under `key` and, while it changes, the one before it.
+/// The secret under `key` and, during a rotation, the one before it.
 fn secrets(section: &mut Section<'_>, key: &str) -> Vec<Secret> {
     let mut secrets = Vec::new();
     for key in [key.to_owned(), format!("{key}_old")] {
@@ -340,7 +358,7 @@ fn secrets(section: &mut Section<'_>, key: &str) -> Vec<Secret> {
     secrets
 }
 
-/// As [`secrets`], of our own making: they must be strong.
+/// The same as [`secrets`], for secrets that the operator generates: they must be strong.
 pub(super) fn strong_secrets(section: &mut Section<'_>, key: &str) -> Vec<Secret> {
     let mut secrets = Vec::new();
     for key in [key.to_owned(), format!("{key}_old")] {
@@ -355,7 +373,7 @@ pub(super) fn strong_secrets(section: &mut Section<'_>, key: &str) -> Vec<Secret
 }
 
 fn accounts(section: &mut Section<'_>) -> Vec<BasicAccount> {
-    /// Octets of a password: a provider's URL must not be guessed.
+    /// Octets of a password, which must not be guessed.
     const PASSWORD_BYTES_MIN: usize = 16;
     let user = section.parsed_or("user", "postern", |user| match user.contains(':') {
         true => Err("has a colon"),

@@ -1,25 +1,26 @@
-//! Owns `GET /gateway/attachments/{id}`: a kept file for whoever has a good link to it.
+//! Owns `GET /gateway/attachments/{id}`: a stored attachment for holders of a valid link.
 //!
-//! Does not let a file act: it is a download of no known kind to a browser, whatever its sender calls
-//! it, and a page that shows it all the same has no rights.
+//! Does not let an attachment execute: browsers receive a download of a harmless media type,
+//! whatever the sender declared, and a page that renders it nevertheless has no rights.
 
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use axum::routing;
 use serde::Deserialize;
 use tracing::error;
 
+use super::endpoint::Endpoint;
 use super::error::HttpError;
-use super::path_text::PathText;
-use super::router::App;
+use super::extract::PathId;
 use crate::clock;
-use crate::objects::{AttachmentLink, LinkError, ObjectError, ObjectId};
+use crate::objects::{AttachmentLink, LINK_PATH, LinkError, ObjectError, ObjectId, Objects};
 
-/// What stands in a link behind the file's id.
+/// The query of a link.
 #[derive(Debug, Deserialize)]
-pub(super) struct LinkQuery {
+struct LinkQuery {
     expires: u64,
     name: String,
     #[serde(rename = "type")]
@@ -27,14 +28,25 @@ pub(super) struct LinkQuery {
     signature: String,
 }
 
-pub(super) async fn fetch(
-    State(app): State<App>,
-    PathText(id): PathText,
+/// The path of a stored attachment.
+const ATTACHMENT_PATH: &str = "/gateway/attachments/{id}";
+const _: () = assert!(LINK_PATH.len() + "{id}".len() == ATTACHMENT_PATH.len());
+
+pub(super) fn routes() -> Vec<Endpoint<Objects>> {
+    vec![Endpoint::new(
+        Method::GET,
+        ATTACHMENT_PATH,
+        routing::get(fetch),
+    )]
+}
+
+async fn fetch(
+    State(objects): State<Objects>,
+    PathId(id): PathId,
     parts: Result<Query<LinkQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, HttpError> {
-    let objects = app.objects.ok_or_else(|| HttpError::not_found("path"))?;
-    let forged = || HttpError::new(StatusCode::FORBIDDEN, "forbidden", "the link is not good");
+    let forged = || HttpError::new(StatusCode::FORBIDDEN, "forbidden", "the link is not valid");
     let Query(parts) = parts.map_err(|_| forged())?;
     let id: ObjectId = id.parse().map_err(|_| forged())?;
     let link = AttachmentLink {
@@ -75,8 +87,8 @@ pub(super) async fn fetch(
     let mut response = (status, Body::from_stream(opened.stream)).into_response();
     if status == StatusCode::PARTIAL_CONTENT {
         let last = range.end.saturating_sub(1);
-        let told = format!("bytes {}-{last}/{size}", range.start);
-        set_header(&mut response, header::CONTENT_RANGE, &told);
+        let content_range = format!("bytes {}-{last}/{size}", range.start);
+        set_header(&mut response, header::CONTENT_RANGE, &content_range);
     }
     let length = range.end.saturating_sub(range.start).to_string();
     set_header(&mut response, header::CONTENT_LENGTH, &length);
@@ -112,17 +124,17 @@ fn unreadable(error: &ObjectError) -> HttpError {
     HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
 }
 
-/// Which bytes a request wants.
+/// The bytes that a request asks for.
 #[derive(Debug, PartialEq, Eq)]
 enum RequestedRange {
     All,
     Part(std::ops::Range<u64>),
-    /// None that there are.
+    /// The range lies outside the attachment.
     Unsatisfiable,
 }
 
-/// Reads `Range` (RFC 9110 section 14.2). Several ranges at once, and what is no range, may be
-/// ignored, and are.
+/// Reads `Range` (RFC 9110 section 14.2). A request with several ranges or a malformed one may be
+/// ignored, and is.
 fn requested_range(headers: &HeaderMap, size: u64) -> RequestedRange {
     let range = headers
         .get(header::RANGE)
@@ -158,7 +170,8 @@ fn requested_range(headers: &HeaderMap, size: u64) -> RequestedRange {
     }
 }
 
-/// The type that is served: the claimed one where it can do nothing, else none.
+/// The media type that is served: the declared one if it is harmless, otherwise
+/// `application/octet-stream`.
 fn safe_media_type(claimed: &str) -> &str {
     const NONE: &str = "application/octet-stream";
     let token = |text: &str| {
@@ -182,8 +195,8 @@ fn safe_media_type(claimed: &str) -> &str {
     }
 }
 
-/// `Content-Disposition` (RFC 6266) with the name twice: as ASCII for the old, whole for the rest
-/// (RFC 8187).
+/// `Content-Disposition` (RFC 6266) with the name twice: in ASCII for old clients, and in full for
+/// the others (RFC 8187).
 fn content_disposition(name: &str) -> String {
     if name.is_empty() {
         return "attachment".to_owned();

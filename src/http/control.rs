@@ -1,67 +1,50 @@
-//! Owns what the command line asks of a running Postern over its unix socket: the queue, a mail put
-//! in by hand, tokens.
+//! Owns the control socket, by which the command line talks to a running Postern: the queue,
+//! injected mail, tokens.
 //!
-//! Does not ask who calls: the socket is its owner's alone ([`super::server::listen_private`]).
+//! Does not authenticate: only the owner can open the socket ([`super::server::listen_private`]).
 
 use std::pin::Pin;
 use std::sync::Arc;
 
-use axum::body::{Body, Bytes};
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::http::{StatusCode, header};
-use axum::response::Response;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse as _, Response};
 use axum::{Router, routing};
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
-use tokio::sync::Mutex;
+use serde_json::{Value, json};
 use tracing::info;
 
 use super::error::{HttpError, success};
-use super::messages::{PageQuery, page_bounds, page_response};
+use super::extract::{PathId, parameters, whole_body};
+use super::page::{PageQuery, page_response};
 use super::router::with_common_layers;
-use crate::auth::results;
 use crate::clock::{self, Timestamp};
 use crate::mail::address::{Address, Domain};
 use crate::mail::envelope::{Recipient, RecipientTarget};
-use crate::mail::received::Hop;
 use crate::mail::token::{Format, KeyRing, TokenError};
-use crate::mail::verdict::VerdictSource;
-use crate::mail::view::View;
-use crate::store::{
-    Delivery, DeliveryId, DeliveryOutcome, DeliveryStep, Event, EventKind, Fact, MailId, Mapping,
-    Store,
-};
+use crate::queue::{MailQueue, QueueState, QueuedMail};
+use crate::store::{DeliveryId, Fact, MailId, Mapping, Store};
 
 /// The name of the control socket in the data folder.
 pub const SOCKET_NAME: &str = "control.sock";
-/// An injected mail has at most so many recipients.
+/// Recipients of an injected mail.
 const RECIPIENTS_MAX: usize = 100;
-/// A thread id has at most so many bytes: it must fit a path segment of the Messages API.
+/// Octets of a thread id, which must fit a path segment of the Messages API.
 const THREAD_BYTES_MAX: usize = 256;
-/// Octets of a Message-ID in an event.
-const MESSAGE_ID_BYTES_MAX: usize = 1024;
 
-/// Why a delivery waits for its next attempt.
-#[derive(Clone, Debug)]
-pub struct PendingRetry {
-    /// How often it was tried.
-    pub attempts: u32,
-    /// What came of the last attempt.
-    pub reason: String,
-    /// When the next one is due.
-    pub due_at: Timestamp,
-}
-
-/// What the control socket works on.
+/// The parts that the control socket works on.
 #[derive(Clone)]
 pub struct ControlParts {
-    /// The store whose queue is shown and changed.
+    /// The store that mail is injected into and tokens are recorded in.
     pub store: Store,
-    /// The routes tokens are minted for; the first is the default.
+    /// The queue that is shown and changed.
+    pub queue: MailQueue,
+    /// The routes that tokens are issued for; the first is the default.
     pub routes: Arc<[TokenRoute]>,
-    /// What an address means: the same answer RCPT gives, or why it is refused.
+    /// Resolves an address as RCPT does, or says why it is refused.
     #[expect(
         clippy::type_complexity,
         reason = "one closure in one place needs no name"
@@ -69,37 +52,31 @@ pub struct ControlParts {
     pub resolve_recipient: Arc<
         dyn Fn(Address, Timestamp) -> BoxFuture<'static, Result<Recipient, String>> + Send + Sync,
     >,
-    /// Accepts a mail that is put in by hand: it is on disk once the future resolves.
+    /// Accepts an injected mail, which is on disk once the future resolves.
     pub accept_mail: Arc<dyn Fn(InjectedMail) -> AcceptFuture + Send + Sync>,
-    /// Why a delivery waits that was tried before; nothing is known of it without a running worker.
-    pub pending_retry: Arc<dyn Fn(DeliveryId) -> Option<PendingRetry> + Send + Sync>,
-    /// Our name in the Received field of what is handed on.
-    pub hostname: String,
-    /// Our name in its Authentication-Results field.
-    pub authserv_id: String,
-    /// An injected mail has at most so many bytes.
+    /// Octets of an injected mail.
     pub mail_bytes_max: usize,
 }
 
-/// The id of an accepted mail, or why it was not accepted.
+/// The id of an accepted mail, or the reason why it was not accepted.
 pub type AcceptFuture = Pin<Box<dyn Future<Output = Result<MailId, HttpError>> + Send>>;
 
-/// A mail that the operator puts in by hand.
+/// A mail that the operator injects.
 #[derive(Clone, Debug)]
 pub struct InjectedMail {
-    /// The envelope's sender; `None` is the null sender, or nobody told.
+    /// The envelope's sender; `None` for the null sender, or if it is unknown.
     pub sender: Option<Address>,
-    /// True if nobody told the sender.
+    /// True if the sender is unknown.
     pub sender_untold: bool,
     /// The recipients, at least one.
     pub recipients: Vec<Recipient>,
-    /// The time at which it came.
+    /// The time of receipt.
     pub received_at: Timestamp,
     /// The mail itself.
     pub bytes: Bytes,
 }
 
-/// A route as far as tokens go.
+/// A route, as far as tokens are concerned.
 pub struct TokenRoute {
     /// The route's name.
     pub name: String,
@@ -107,71 +84,48 @@ pub struct TokenRoute {
     pub domain: Domain,
     /// Its keys.
     pub keys: Arc<KeyRing>,
-    /// The form its tokens are minted in.
+    /// The format of new tokens.
     pub format: Format,
 }
 
-/// All of the control socket.
+/// The routes of the control socket.
 pub fn router(control: ControlParts) -> Router {
     let wide = DefaultBodyLimit::max(control.mail_bytes_max);
-    let desk = ControlApi {
-        control,
-        queue_lock: Arc::new(Mutex::new(())),
-    };
     with_common_layers(
         Router::new()
             .route("/queue", routing::get(list))
             .route("/queue/{id}", routing::get(show))
             .route("/queue/{id}/raw", routing::get(raw))
-            .route("/queue/{id}/retry", routing::post(retry))
+            .route("/queue/{id}/retry", routing::post(release))
             .route("/queue/{id}/drop", routing::post(drop_parked))
             .route("/mail", routing::post(inject).layer(wide))
             .route("/tokens", routing::post(mint))
             .route("/tokens/revoke", routing::post(revoke)),
     )
-    .with_state(desk)
+    .with_state(control)
 }
 
-#[derive(Clone)]
-struct ControlApi {
-    control: ControlParts,
-    /// Between the look at a parked mail and the fact about it no other request comes.
-    queue_lock: Arc<Mutex<()>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct QueueQuery {
-    state: Option<String>,
-}
-
-async fn list(
-    State(desk): State<ControlApi>,
-    which: Result<Query<QueueQuery>, QueryRejection>,
-    page: Result<Query<PageQuery>, QueryRejection>,
-) -> Result<Response, HttpError> {
-    let (after, limit) = page_bounds(page)?;
-    let after = after.as_deref().map(delivery_id).transpose()?;
-    let state = which.ok().and_then(|Query(which)| which.state);
-    let store = &desk.control.store;
-    let mut found = match state.as_deref() {
-        None | Some("parked") => store.parked(after, limit + 1).await?,
-        Some("waiting") => store.waiting(after, limit + 1).await?,
-        Some(_) => return Err(HttpError::bad_request("state: parked or waiting")),
+async fn list(State(control): State<ControlParts>, uri: Uri) -> Result<Response, HttpError> {
+    let page = PageQuery::read(&uri, &["parked", "waiting"])?;
+    let after = page.after.as_deref().map(delivery_id).transpose()?;
+    let state = match page.state.as_deref() {
+        Some("waiting") => QueueState::Waiting,
+        _ => QueueState::Parked,
     };
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let shown = found.iter().map(|delivery| desk.delivery_json(delivery));
-    let shown: Vec<Value> = shown.collect();
+    let mut found = control.queue.list(state, after, page.limit + 1).await?;
+    let more = found.len() > page.limit;
+    found.truncate(page.limit);
+    let shown: Vec<Value> = found.iter().map(delivery_json).collect();
     Ok(page_response(&shown, more))
 }
 
 async fn show(
-    State(desk): State<ControlApi>,
-    Path(id): Path<String>,
+    State(control): State<ControlParts>,
+    PathId(id): PathId,
 ) -> Result<Response, HttpError> {
-    let delivery = desk.find_delivery(&id).await?;
+    let found = control.queue.find(delivery_id(&id)?).await?;
+    let (mut shown, delivery) = (delivery_json(&found), &found.delivery);
     let envelope = &delivery.envelope;
-    let mut shown = desk.delivery_json(&delivery);
     shown["door"] = json!(envelope.peer.door);
     shown["peer"] = json!(envelope.peer.ip);
     shown["helo"] = json!(envelope.peer.helo);
@@ -181,123 +135,39 @@ async fn show(
     Ok(success(StatusCode::OK, shown))
 }
 
-/// The mail as it is handed on: our fields on top, what only claims to be ours taken out. What is
-/// stored stays as it came.
 async fn raw(
-    State(desk): State<ControlApi>,
-    Path(id): Path<String>,
+    State(control): State<ControlParts>,
+    PathId(id): PathId,
 ) -> Result<Response, HttpError> {
-    let delivery = desk.find_delivery(&id).await?;
-    let mail = delivery.id.mail;
-    let Ok(bytes) = desk.control.store.mail_bytes(mail).await else {
-        return Err(HttpError::conflict(
-            "its bytes cannot be read from the journal",
-        ));
-    };
-    let control = &desk.control;
-    let hop = Hop {
-        envelope: &delivery.envelope,
-        hostname: &control.hostname,
-        id: &mail.to_string(),
-        is_extended: true,
-    };
-    let mut on_top = String::new();
-    // What a relay or a provider found is theirs to say.
-    if let Some(verdict) = &delivery.envelope.verdict
-        && verdict.source == VerdictSource::Postern
-    {
-        on_top = results::field(verdict, &control.authserv_id);
-    }
-    on_top.push_str(&hop.received());
-    let pieces = results::with_fields_on_top(&bytes, on_top, &control.authserv_id);
-    let answer = Response::builder()
-        .header(header::CONTENT_TYPE, "message/rfc822")
-        .body(Body::from(pieces.concat()));
-    answer.map_err(|_| HttpError::conflict("the answer cannot be made"))
+    let bytes = control.queue.forwarded_mail(delivery_id(&id)?).await?;
+    Ok(([(header::CONTENT_TYPE, "message/rfc822")], bytes).into_response())
 }
 
-async fn retry(
-    State(desk): State<ControlApi>,
-    Path(id): Path<String>,
+async fn release(
+    State(control): State<ControlParts>,
+    PathId(id): PathId,
 ) -> Result<Response, HttpError> {
-    let _turn = desk.queue_lock.lock().await;
-    let delivery = desk.find_parked(&id).await?.id;
-    let approved = Fact::Advanced {
-        delivery,
-        step: DeliveryStep::Approved,
-    };
-    let released = Fact::Released {
-        delivery,
-        at: clock::now(),
-    };
-    desk.control.store.record(vec![approved, released]).await?;
-    info!(%delivery, "released");
-    Ok(success(
-        StatusCode::OK,
-        json!({ "id": id, "state": "waiting" }),
-    ))
+    control.queue.release(delivery_id(&id)?).await?;
+    let answer = json!({ "id": id, "state": "waiting" });
+    Ok(success(StatusCode::OK, answer))
 }
 
 async fn drop_parked(
-    State(desk): State<ControlApi>,
-    Path(id): Path<String>,
+    State(control): State<ControlParts>,
+    PathId(id): PathId,
 ) -> Result<Response, HttpError> {
-    let _turn = desk.queue_lock.lock().await;
-    let found = desk.find_parked(&id).await?;
-    let (delivery, rule) = (found.id, "operator");
-    let at = clock::now();
-    let settled = Fact::Settled {
-        delivery,
-        outcome: DeliveryOutcome::Dropped {
-            rule: rule.to_owned(),
-        },
-        fingerprint: None,
-        at,
-    };
-    let told = Fact::Happened(Event {
-        kind: EventKind::Processed,
-        at,
-        thread_id: None,
-        data: dropped_event(delivery, desk.message_id(delivery.mail).await, rule),
-    });
-    desk.control.store.record(vec![settled, told]).await?;
-    info!(%delivery, route = found.recipient.route, rule, "dropped");
-    Ok(success(
-        StatusCode::OK,
-        json!({ "id": id, "state": "dropped" }),
-    ))
-}
-
-/// What the product is told of a mail that a person dropped: of which kind it is nobody asked.
-fn dropped_event(
-    delivery: DeliveryId,
-    message_id: Option<String>,
-    rule: &str,
-) -> Map<String, Value> {
-    let told = [
-        ("mailId", json!(delivery.to_string())),
-        ("emailMessageId", json!(message_id)),
-        ("kind", Value::Null),
-        ("dropped", json!(rule)),
-    ];
-    told.map(|(name, value)| (name.to_owned(), value))
-        .into_iter()
-        .collect()
+    control.queue.drop(delivery_id(&id)?).await?;
+    let answer = json!({ "id": id, "state": "dropped" });
+    Ok(success(StatusCode::OK, answer))
 }
 
 async fn inject(
-    State(desk): State<ControlApi>,
-    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+    State(control): State<ControlParts>,
+    uri: Uri,
     mail: Result<Bytes, BytesRejection>,
 ) -> Result<Response, HttpError> {
-    let Query(query) = query.map_err(|_| HttpError::bad_request("the query cannot be read"))?;
-    let mail = mail.map_err(|rejection| {
-        HttpError::new(
-            rejection.status(),
-            "body",
-            "the mail is too large or broke off",
-        )
-    })?;
+    let query = parameters(&uri)?;
+    let mail = whole_body(mail)?;
     if mail.is_empty() {
         return Err(HttpError::bad_request(
             "the body is empty, where a mail should be",
@@ -315,7 +185,7 @@ async fn inject(
             }
             "rcpt" => {
                 let address = parse_address("rcpt", &value)?;
-                let meant = (desk.control.resolve_recipient)(address, now).await;
+                let meant = (control.resolve_recipient)(address, now).await;
                 recipients.push(meant.map_err(|why| HttpError::invalid_field("rcpt", &why))?);
             }
             _ => {
@@ -336,7 +206,7 @@ async fn inject(
         received_at: now,
         bytes: mail,
     };
-    let id = (desk.control.accept_mail)(injected).await?;
+    let id = (control.accept_mail)(injected).await?;
     Ok(success(
         StatusCode::CREATED,
         json!({ "id": id.0.to_string() }),
@@ -351,25 +221,25 @@ struct MintRequest {
     route: Option<String>,
 }
 
-async fn mint(State(desk): State<ControlApi>, body: Bytes) -> Result<Response, HttpError> {
-    let wish: MintRequest = read_json(&body)?;
-    let plain = !wish.thread.is_empty() && !wish.thread.chars().any(char::is_control);
-    if !plain || wish.thread.len() > THREAD_BYTES_MAX {
+async fn mint(State(control): State<ControlParts>, body: Bytes) -> Result<Response, HttpError> {
+    let request: MintRequest = read_json(&body)?;
+    let plain = !request.thread.is_empty() && !request.thread.chars().any(char::is_control);
+    if !plain || request.thread.len() > THREAD_BYTES_MAX {
         let why = format!("1 to {THREAD_BYTES_MAX} bytes without control characters");
         return Err(HttpError::invalid_field("thread", &why));
     }
-    let participant = wish.participant.as_deref();
+    let participant = request.participant.as_deref();
     let participant = participant
         .map(|a| parse_address("participant", a))
         .transpose()?;
-    let route = desk.route(wish.route.as_deref())?;
+    let route = control.route(request.route.as_deref())?;
     let now = clock::now();
     let address = route
         .keys
         .reply_address(
             route.format,
             &route.domain,
-            &wish.thread,
+            &request.thread,
             participant.as_ref(),
             now,
         )
@@ -378,18 +248,18 @@ async fn mint(State(desk): State<ControlApi>, body: Bytes) -> Result<Response, H
         .keys
         .verify(&address, now)
         .map_err(|_| HttpError::invalid_field("thread", "makes a token that does not verify"))?;
-    let _turn = desk.control.store.lock_thread(claims.thread).await?;
+    let _thread = control.store.lock_thread(claims.thread).await?;
     let mut facts = vec![Fact::TokenIssued {
         token: claims.digest,
-        thread_id: wish.thread.clone(),
+        thread_id: request.thread.clone(),
         at: now,
     }];
-    let known = desk.control.store.thread(&route.name, claims.thread);
+    let known = control.store.thread(&route.name, claims.thread);
     if known.await?.is_none() {
-        let mapping = Mapping::new(&route.name, &wish.thread, participant, now);
+        let mapping = Mapping::new(&route.name, &request.thread, participant, now);
         facts.push(Fact::Mapped(mapping));
     }
-    desk.control.store.record(facts).await?;
+    control.store.record(facts).await?;
     let answer = json!({ "address": address.to_string(), "route": route.name });
     Ok(success(StatusCode::CREATED, answer))
 }
@@ -400,16 +270,16 @@ struct RevokeRequest {
     address: String,
 }
 
-async fn revoke(State(desk): State<ControlApi>, body: Bytes) -> Result<Response, HttpError> {
-    let wish: RevokeRequest = read_json(&body)?;
-    let address = parse_address("address", &wish.address)?;
+async fn revoke(State(control): State<ControlParts>, body: Bytes) -> Result<Response, HttpError> {
+    let request: RevokeRequest = read_json(&body)?;
+    let address = parse_address("address", &request.address)?;
     let now = clock::now();
     let mut found = None;
-    for route in desk.control.routes.iter() {
+    for route in control.routes.iter() {
         found = match route.keys.verify(&address, now) {
             Ok(claims) => Some(claims.digest),
             Err(TokenError::CaseLost(digest)) => {
-                let known = desk.control.store.thread_by_token(digest).await?;
+                let known = control.store.thread_by_token(digest).await?;
                 known.map(|_| digest)
             }
             Err(_) => None,
@@ -421,49 +291,14 @@ async fn revoke(State(desk): State<ControlApi>, body: Bytes) -> Result<Response,
     let token =
         found.ok_or_else(|| HttpError::invalid_field("address", "has no valid token of ours"))?;
     let fact = Fact::Revoked { token, at: now };
-    desk.control.store.record(vec![fact]).await?;
+    control.store.record(vec![fact]).await?;
     info!(domain = %address.domain(), "token revoked");
     Ok(success(StatusCode::OK, json!({ "revoked": true })))
 }
 
-impl ControlApi {
-    /// A delivery, and why it waits.
-    /// A mail's Message-ID; `None` if it has none, or cannot be read.
-    async fn message_id(&self, mail: MailId) -> Option<String> {
-        let bytes = self.control.store.mail_bytes(mail).await.ok()?;
-        let read = tokio::task::spawn_blocking(move || View::parse(&bytes).header.message_id);
-        let mut id = read.await.ok().flatten()?;
-        id.truncate(id.floor_char_boundary(MESSAGE_ID_BYTES_MAX));
-        Some(id)
-    }
-
-    fn delivery_json(&self, delivery: &Delivery) -> Value {
-        let mut shown = delivery_summary(delivery);
-        if let Some(waiting) = (self.control.pending_retry)(delivery.id) {
-            shown["attempts"] = json!(waiting.attempts);
-            shown["reason"] = json!(waiting.reason);
-            shown["dueAt"] = json!(waiting.due_at.to_rfc3339());
-        }
-        shown
-    }
-
-    async fn find_delivery(&self, id: &str) -> Result<Delivery, HttpError> {
-        let found = self.control.store.delivery(delivery_id(id)?).await?;
-        found.ok_or_else(|| HttpError::not_found("delivery"))
-    }
-
-    async fn find_parked(&self, id: &str) -> Result<Delivery, HttpError> {
-        let delivery = self.find_delivery(id).await?;
-        if delivery.parked.is_none() {
-            return Err(HttpError::conflict(
-                "it is not parked: it waits and will be tried",
-            ));
-        }
-        Ok(delivery)
-    }
-
+impl ControlParts {
     fn route(&self, name: Option<&str>) -> Result<&TokenRoute, HttpError> {
-        let mut routes = self.control.routes.iter();
+        let mut routes = self.routes.iter();
         let found = match name {
             None => routes.next(),
             Some(name) => routes.find(|route| route.name == name),
@@ -486,8 +321,9 @@ fn parse_address(field: &str, text: &str) -> Result<Address, HttpError> {
     Address::parse(text).map_err(|error| HttpError::invalid_field(field, &error.to_string()))
 }
 
-/// A delivery for a person's eyes. A token is not shown: who has it can write into the thread.
-fn delivery_summary(delivery: &Delivery) -> Value {
+/// A delivery as JSON. The token is not shown: its holder can write into the thread.
+fn delivery_json(queued: &QueuedMail) -> Value {
+    let delivery = &queued.delivery;
     let envelope = &delivery.envelope;
     let recipient = &delivery.recipient;
     let to = match &recipient.target {
@@ -499,7 +335,7 @@ fn delivery_summary(delivery: &Delivery) -> Value {
     let thread = match &recipient.target {
         RecipientTarget::Mailbox(_) | RecipientTarget::Return(_) => None,
         RecipientTarget::Thread(claims) => Some(claims.thread_id.clone().unwrap_or_else(|| {
-            // The key is the thread's own: the id itself where the thread's id is a UUID.
+            // The key is the thread id itself if that is a UUID.
             claims.thread.as_uuid_text()
         })),
     };
@@ -508,7 +344,7 @@ fn delivery_summary(delivery: &Delivery) -> Value {
     } else {
         "waiting"
     };
-    json!({
+    let mut shown = json!({
         "id": delivery.id.to_string(),
         "state": state,
         "reason": delivery.parked,
@@ -518,5 +354,11 @@ fn delivery_summary(delivery: &Delivery) -> Value {
         "route": recipient.route,
         "receivedAt": envelope.received_at.to_rfc3339(),
         "bytes": delivery.bytes,
-    })
+    });
+    if let Some(pending) = &queued.pending_retry {
+        shown["attempts"] = json!(pending.attempts);
+        shown["reason"] = json!(pending.reason);
+        shown["dueAt"] = json!(pending.due_at.to_rfc3339());
+    }
+    shown
 }

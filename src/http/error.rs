@@ -1,30 +1,31 @@
-//! Owns the one form in which a request hears no: `{"success":false,"error":{"code","message"}}`, with
-//! the `field` that is at fault where there is one.
+//! Owns the form of every error response: `{"success":false,"error":{"code","message"}}`, with the
+//! `field` at fault where there is one.
 //!
-//! Does not log: what went wrong inside is logged where it happened.
+//! Does not log: internal errors are logged where they happen.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::queue::QueueError;
 use crate::store::StoreError;
 
-/// Why a request is not done. It says nothing of our insides.
+/// The reason why a request failed. It reveals nothing internal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpError {
     /// The HTTP status.
     pub status: StatusCode,
-    /// One word for programs.
+    /// A word for programs.
     pub code: &'static str,
-    /// One sentence for people, without anything secret.
+    /// A sentence for people, without anything secret.
     pub message: String,
     /// The field of the request that is at fault.
     pub field: Option<String>,
 }
 
 impl HttpError {
-    /// A fault with this status, word and sentence.
+    /// An error with this status, code and message.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self {
             status,
@@ -34,14 +35,14 @@ impl HttpError {
         }
     }
 
-    /// 400: the request itself cannot be read; `message` names the part.
+    /// 400: the request cannot be understood; `message` names the part.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
     }
 
-    /// 401: no key, or not ours.
+    /// 401: the key is missing or wrong.
     pub fn unauthorized() -> Self {
-        let message = "Authorization: Bearer with the key is needed";
+        let message = "Authorization: Bearer with a key is required";
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
     }
 
@@ -54,12 +55,12 @@ impl HttpError {
         )
     }
 
-    /// 409: it is in a state that does not allow this.
+    /// 409: the current state does not allow this.
     pub fn conflict(message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "wrong_state", message)
     }
 
-    /// 422: this field's value cannot be taken, and why.
+    /// 422: the value of this field is not accepted, and why.
     pub fn invalid_field(name: &str, why: &str) -> Self {
         let message = format!("{name}: {why}");
         Self {
@@ -72,15 +73,29 @@ impl HttpError {
 impl From<StoreError> for HttpError {
     fn from(error: StoreError) -> Self {
         let message = match error {
-            StoreError::Full => "no room now, try later",
-            StoreError::Dead => "the store takes nothing until a restart",
-            StoreError::Unavailable => "the store does not answer now, try later",
+            StoreError::Full => "no room now, retry later",
+            StoreError::Dead => "the store accepts nothing until a restart",
+            StoreError::Unavailable => "the store does not answer now, retry later",
             StoreError::Damaged => {
                 let message = "a record of the store is damaged; the log says which";
                 return Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message);
             }
         };
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+    }
+}
+
+impl From<QueueError> for HttpError {
+    fn from(error: QueueError) -> Self {
+        match error {
+            QueueError::NotFound(what) => Self::not_found(what),
+            QueueError::WrongState(why) => Self::conflict(why),
+            QueueError::Unreadable => {
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                Self::new(status, "internal", error.to_string())
+            }
+            QueueError::Store(error) => error.into(),
+        }
     }
 }
 
@@ -105,7 +120,7 @@ impl IntoResponse for HttpError {
     }
 }
 
-/// The one form of a yes: `{"success":true,"data":…}`.
+/// The form of every success response: `{"success":true,"data":…}`.
 pub(super) fn success(status: StatusCode, what: serde_json::Value) -> Response {
     (status, Json(json!({ "success": true, "data": what }))).into_response()
 }

@@ -1,41 +1,50 @@
-//! Owns the two questions of a supervisor: does it live, and can it do its work?
+//! Owns the health checks: whether the process is alive, and whether it can accept mail.
 //!
-//! Does not heal anything.
+//! Does not repair anything.
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use axum::{Json, routing};
+use futures_util::FutureExt as _;
 use serde_json::json;
 
-use super::router::App;
-use crate::store::{Store, StoreError};
+use super::endpoint::Endpoint;
+use crate::store::{EmbeddedMessages, Store, StoreError};
 
-/// What readiness is read from.
+/// The parts that readiness depends on.
 #[derive(Clone)]
 pub struct Health {
-    /// The store mail is accepted into.
+    /// The store that accepts mail.
     pub store: Store,
-    /// The routes whose Messages API refuses the key, by name.
+    /// Names of the routes whose Messages API refuses the key.
     pub paused_routes: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    /// The messages of the embedded API, if it is enabled.
+    pub embedded: Option<EmbeddedMessages>,
 }
 
-/// The smallest mail there is room for, or there is none.
+/// Octets of the smallest mail; without room for it there is none.
 const PROBE_MAIL_BYTES: u64 = 1;
 
-/// `GET /healthz`: 200 as long as anything answers at all.
-pub(super) async fn healthz() -> Response {
+pub(super) fn routes() -> Vec<Endpoint<Health>> {
+    vec![
+        Endpoint::new(Method::GET, "/healthz", routing::get(healthz)),
+        Endpoint::new(Method::GET, "/readyz", routing::get(readyz)),
+    ]
+}
+
+/// `GET /healthz`: 200 as long as the process answers at all.
+async fn healthz() -> Response {
     Json(json!({ "status": "live" })).into_response()
 }
 
-/// `GET /readyz`: 200 if mail can be taken in, else 503 and why not.
+/// `GET /readyz`: 200 if mail can be accepted, otherwise 503 with the reasons.
 ///
-/// A paused route is told, and does not make it unready: its mail waits on our disk, and to turn
-/// senders away would not bring the Messages API back.
-pub(super) async fn readyz(State(app): State<App>) -> Response {
-    let health = &app.health;
+/// A paused route is reported but does not make the process unready: its mail waits on disk, and
+/// refusing senders would not bring the Messages API back.
+async fn readyz(State(health): State<Health>) -> Response {
     let mut reasons = Vec::new();
     match health.store.has_room(PROBE_MAIL_BYTES) {
         Ok(()) => {}
@@ -43,14 +52,14 @@ pub(super) async fn readyz(State(app): State<App>) -> Response {
             reasons.push("no room: the disk or the backlog is at its bound".to_owned());
         }
         Err(StoreError::Dead) => {
-            reasons.push("the store takes nothing until a restart".to_owned());
+            reasons.push("the store accepts nothing until a restart".to_owned());
         }
         Err(StoreError::Damaged | StoreError::Unavailable) => {
             reasons.push("the store does not answer now".to_owned());
         }
     }
-    if app.is_embedded_api_dead().await {
-        reasons.push("the embedded Messages API takes nothing until a restart".to_owned());
+    if health.embedded.as_ref().is_some_and(has_ended) {
+        reasons.push("the embedded Messages API accepts nothing until a restart".to_owned());
     }
     let ready = reasons.is_empty();
     let (status, word) = if ready {
@@ -62,4 +71,10 @@ pub(super) async fn readyz(State(app): State<App>) -> Response {
     let paused = (health.paused_routes)();
     let body = json!({ "status": word, "reasons": reasons, "paused": paused, "waiting": waiting });
     (status, Json(body)).into_response()
+}
+
+/// True if the embedded API can store nothing more.
+fn has_ended(embedded: &EmbeddedMessages) -> bool {
+    // One poll suffices: either it has ended or it has not.
+    embedded.ended().now_or_never().is_some()
 }

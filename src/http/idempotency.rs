@@ -1,20 +1,20 @@
-//! Owns the `Idempotency-Key` of a request, bounded.
+//! Owns the `Idempotency-Key` of a request and its bounds.
 //!
-//! Does not remember keys: whoever is called does.
+//! Does not remember keys: the handlers do.
 
 use axum::http::HeaderMap;
 
 use super::error::HttpError;
 
-/// The field.
+/// The name of the header field.
 const NAME: &str = "Idempotency-Key";
 /// Octets of a key.
 const KEY_BYTES_MAX: usize = 255;
 
-/// The key a request came with.
+/// The key of a request.
 ///
 /// # Errors
-/// It is empty, longer than 255 octets, not plain ASCII, or there are several.
+/// There are several, or the value is empty, longer than 255 octets or not ASCII.
 pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, HttpError> {
     let mut values = headers.get_all(NAME).iter();
     let Some(value) = values.next() else {

@@ -1,6 +1,6 @@
-//! Owns the keys callers show, and their comparison in constant time.
+//! Owns the keys that callers present, and their comparison in constant time.
 //!
-//! Does not say what a key opens.
+//! Does not decide what a key opens.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,23 +10,24 @@ use data_encoding::BASE64;
 
 use crate::secret::{Secret, matches_any};
 
-/// Keys of which any opens. Never printed.
+/// Keys, each of which grants access. They are never printed.
 #[derive(Clone)]
 pub struct AccessKeys(Arc<[Secret]>);
 
 impl AccessKeys {
-    /// These keys; an empty one opens nothing.
+    /// Creates the set of these keys; an empty key grants nothing.
     pub fn new<'k>(keys: impl IntoIterator<Item = &'k str>) -> Self {
         let keys = keys.into_iter().filter(|key| !key.is_empty());
         Self(keys.map(Secret::new).collect())
     }
 
-    /// Shows the request one of them, as `Authorization: Bearer`?
+    /// True if the request presents one of them as `Authorization: Bearer`.
     pub(super) fn admits_bearer(&self, headers: &HeaderMap) -> bool {
         credentials(headers, "bearer").is_some_and(|key| self.contains(key.as_bytes()))
     }
 
-    /// Shows the request one of them as the password of `Authorization: Basic`, whatever the name?
+    /// True if the request presents one of them as the password of `Authorization: Basic`, with any
+    /// user name.
     pub(super) fn admits_password(&self, headers: &HeaderMap) -> bool {
         let Some(pair) = credentials(headers, "basic") else {
             return false;

@@ -1,40 +1,35 @@
-//! Owns the embedded Messages API: the contract a product implements, kept in a durable book.
+//! Owns the embedded Messages API: the contract that a product implements, kept in a durable store.
 //!
-//! Does not know that Postern itself is its client: it answers whoever has the key.
-
-use std::time::Duration;
+//! Does not know that Postern itself is its client: it serves every holder of the key.
 
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode};
-use axum::middleware::Next;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::{Json, routing};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
-use tokio::time;
+use axum::{Router, routing};
+use serde_json::{Map, Value};
 
+use super::endpoint::{Endpoint, mount};
 use super::error::{HttpError, success};
+use super::extract::{PathId, whole_body};
 use super::idempotency;
 use super::keys::AccessKeys;
-use super::router::{App, Endpoint};
+use super::page::{PageQuery, page_response};
 use crate::clock;
 use crate::store::{EmbeddedMessages, PageLimit};
 
-/// Where the embedded API stands on the HTTP address.
+/// The path of the embedded API.
 pub const BASE_PATH: &str = "/api/v1/messages";
-/// A message has at most so many bytes of JSON: a mail of 25 MiB, and what escaping adds.
+/// Octets of a message's JSON: a mail of 25 MiB, and the growth by escaping.
 const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// A page has so many items if none are asked for, and at most.
-const PAGE_ITEMS_DEFAULT: usize = 50;
-const PAGE_ITEMS_MAX: usize = 100;
-/// A page ends with the item that brings it over so many bytes.
+/// Octets after which a page ends; the item that exceeds them is its last.
 const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// A field of one line (an address, a subject) has at most so many bytes.
+/// Octets of a one-line field, such as an address or a subject.
 const LINE_BYTES_MAX: usize = 4096;
 
-/// The embedded Messages API: its book and its key.
+/// The embedded Messages API: its store and its key.
 #[derive(Clone)]
 pub struct EmbeddedApi {
     book: EmbeddedMessages,
@@ -42,7 +37,7 @@ pub struct EmbeddedApi {
 }
 
 impl EmbeddedApi {
-    /// An API over this book for whoever has this key. An empty key is nobody's.
+    /// Creates an API over this store for holders of this key. An empty key grants nothing.
     pub fn new(book: EmbeddedMessages, key: &str) -> Self {
         Self {
             book,
@@ -51,7 +46,13 @@ impl EmbeddedApi {
     }
 }
 
-pub(super) fn routes() -> Vec<Endpoint<App>> {
+/// The routes of the embedded API. The key is checked before a byte of the body is read.
+pub(super) fn router(api: EmbeddedApi) -> Router {
+    let guard = middleware::from_fn_with_state(api.clone(), authorize);
+    mount(routes()).route_layer(guard).with_state(api)
+}
+
+pub(super) fn routes() -> Vec<Endpoint<EmbeddedApi>> {
     let threads = "/api/v1/messages/threads";
     let thread = "/api/v1/messages/threads/{id}";
     let messages = "/api/v1/messages/threads/{id}/messages";
@@ -70,17 +71,16 @@ pub(super) fn routes() -> Vec<Endpoint<App>> {
     ]
 }
 
-/// Lets a request through if it has the key.
-pub(super) async fn authorize(State(app): State<App>, request: Request, next: Next) -> Response {
-    let embedded = app.messages.as_ref();
-    if embedded.is_some_and(|embedded| embedded.keys.admits_bearer(request.headers())) {
+/// Lets a request pass if it has the key.
+async fn authorize(State(api): State<EmbeddedApi>, request: Request, next: Next) -> Response {
+    if api.keys.admits_bearer(request.headers()) {
         return next.run(request).await;
     }
     HttpError::unauthorized().into_response()
 }
 
 async fn create_thread(
-    State(app): State<App>,
+    State(api): State<EmbeddedApi>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, HttpError> {
@@ -93,19 +93,16 @@ async fn create_thread(
     thread.line("mailbox")?;
     thread.one_of("priority", &["vip", "priority", "standard", "general"])?;
     thread.object("metadata")?;
-    let made = app
-        .book()?
-        .make_thread(key, thread.into_value(), clock::now());
+    let made = api.book.make_thread(key, thread.into_value(), clock::now());
     Ok(success(StatusCode::CREATED, made.await?))
 }
 
 async fn add_message(
-    State(app): State<App>,
-    id: Result<Path<String>, PathRejection>,
+    State(api): State<EmbeddedApi>,
+    PathId(id): PathId,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, HttpError> {
-    let id = thread_id(id)?;
     let key = idempotency::key(&headers)?;
     let mut message = object(body)?;
     message
@@ -131,8 +128,8 @@ async fn add_message(
     }
     message.list("attachments")?;
     message.list("flags")?;
-    let added = app
-        .book()?
+    let added = api
+        .book
         .add_message(&id, key, message.into_value(), clock::now())
         .await?;
     let added = added.ok_or_else(|| HttpError::not_found("thread"))?;
@@ -140,58 +137,53 @@ async fn add_message(
 }
 
 async fn patch_thread(
-    State(app): State<App>,
-    id: Result<Path<String>, PathRejection>,
+    State(api): State<EmbeddedApi>,
+    PathId(id): PathId,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, HttpError> {
-    let id = thread_id(id)?;
-    // A merge done twice is a merge done once: the key is checked but need not be kept.
+    // Merging twice has the effect of merging once: the key is checked but need not be kept.
     idempotency::key(&headers)?;
     let mut patch = object(body)?;
     patch.required("metadata")?.object("metadata")?;
     let metadata = patch.0.remove("metadata").unwrap_or_default();
-    let patched = app
-        .book()?
-        .patch_thread(&id, metadata, clock::now())
-        .await?;
+    let patched = api.book.patch_thread(&id, metadata, clock::now()).await?;
     let patched = patched.ok_or_else(|| HttpError::not_found("thread"))?;
     Ok(success(StatusCode::OK, patched))
 }
 
 async fn show_thread(
-    State(app): State<App>,
-    id: Result<Path<String>, PathRejection>,
+    State(api): State<EmbeddedApi>,
+    PathId(id): PathId,
 ) -> Result<Response, HttpError> {
-    let thread = app.book()?.thread(&thread_id(id)?).await?;
+    let thread = api.book.thread(&id).await?;
     let thread = thread.ok_or_else(|| HttpError::not_found("thread"))?;
     Ok(success(StatusCode::OK, thread))
 }
 
-async fn list_threads(
-    State(app): State<App>,
-    page: Result<Query<PageQuery>, QueryRejection>,
-) -> Result<Response, HttpError> {
-    let (after, limit) = page_bounds(page)?;
-    let book = app.book()?;
-    let page = book.threads(after.as_deref(), page_limit(limit)).await?;
-    Ok(page_response(&page.items, page.has_more))
+async fn list_threads(State(api): State<EmbeddedApi>, uri: Uri) -> Result<Response, HttpError> {
+    let page = PageQuery::read(&uri, &[])?;
+    let found = api
+        .book
+        .threads(page.after.as_deref(), page_limit(page.limit));
+    let found = found.await?;
+    Ok(page_response(&found.items, found.has_more))
 }
 
 async fn list_messages(
-    State(app): State<App>,
-    id: Result<Path<String>, PathRejection>,
-    page: Result<Query<PageQuery>, QueryRejection>,
+    State(api): State<EmbeddedApi>,
+    PathId(id): PathId,
+    uri: Uri,
 ) -> Result<Response, HttpError> {
-    let id = thread_id(id)?;
-    let (after, limit) = page_bounds(page)?;
-    let book = app.book()?;
-    let page = book.messages(&id, after.as_deref(), page_limit(limit));
-    let page = page.await?.ok_or_else(|| HttpError::not_found("thread"))?;
-    Ok(page_response(&page.items, page.has_more))
+    let page = PageQuery::read(&uri, &[])?;
+    let found = api
+        .book
+        .messages(&id, page.after.as_deref(), page_limit(page.limit));
+    let found = found.await?.ok_or_else(|| HttpError::not_found("thread"))?;
+    Ok(page_response(&found.items, found.has_more))
 }
 
-/// A hundred long messages would not fit into memory a hundred times, so a page has few bytes.
+/// The limit of a page: a hundred long messages in each of a hundred requests would not fit into memory.
 const fn page_limit(items: usize) -> PageLimit {
     PageLimit {
         items,
@@ -199,79 +191,24 @@ const fn page_limit(items: usize) -> PageLimit {
     }
 }
 
-impl App {
-    /// True if there is an embedded API and it can keep nothing more.
-    pub(super) async fn is_embedded_api_dead(&self) -> bool {
-        match &self.messages {
-            // Polled once: either it has ended or it has not.
-            Some(embedded) => time::timeout(Duration::ZERO, embedded.book.ended())
-                .await
-                .is_ok(),
-            None => false,
-        }
-    }
-
-    fn book(&self) -> Result<&EmbeddedMessages, HttpError> {
-        let embedded = self.messages.as_ref();
-        embedded
-            .map(|embedded| &embedded.book)
-            .ok_or_else(|| HttpError::not_found("path"))
-    }
-}
-
-/// Which part of a list.
-#[derive(Debug, Deserialize)]
-pub(super) struct PageQuery {
-    after: Option<String>,
-    limit: Option<usize>,
-}
-
-/// The checked `after` and `limit` of a list.
-pub(super) fn page_bounds(
-    page: Result<Query<PageQuery>, QueryRejection>,
-) -> Result<(Option<String>, usize), HttpError> {
-    let wrong = || HttpError::bad_request(format!("limit: a number from 1 to {PAGE_ITEMS_MAX}"));
-    let Query(page) = page.map_err(|_| wrong())?;
-    let limit = page.limit.unwrap_or(PAGE_ITEMS_DEFAULT);
-    if !(1..=PAGE_ITEMS_MAX).contains(&limit) {
-        return Err(wrong());
-    }
-    Ok((page.after, limit))
-}
-
-/// A list, and the id to ask `after` for where there are more.
-pub(super) fn page_response(items: &[Value], more: bool) -> Response {
-    let next = items.last().filter(|_| more).map(|item| &item["id"]);
-    Json(json!({ "success": true, "data": items, "next": next })).into_response()
-}
-
-fn thread_id(id: Result<Path<String>, PathRejection>) -> Result<String, HttpError> {
-    id.map(|Path(id)| id)
-        .map_err(|_| HttpError::bad_request("thread id is no UTF-8"))
-}
-
 /// A JSON object whose fields are checked one by one.
 struct ObjectFields(Map<String, Value>);
 
 fn object(body: Result<Bytes, BytesRejection>) -> Result<ObjectFields, HttpError> {
-    let body = body.map_err(|rejection| {
-        let message = "the body is too large or broke off";
-        HttpError::new(rejection.status(), "body", message)
-    })?;
-    match serde_json::from_slice(&body) {
+    match serde_json::from_slice(&whole_body(body)?) {
         Ok(Value::Object(fields)) => Ok(ObjectFields(fields)),
-        Ok(_) => Err(HttpError::bad_request("the body is no JSON object")),
+        Ok(_) => Err(HttpError::bad_request("the body is not a JSON object")),
         Err(error) => Err(HttpError::bad_request(format!(
-            "the body is no JSON: {error}"
+            "the body is not JSON: {error}"
         ))),
     }
 }
 
 impl ObjectFields {
-    /// Present and not null.
+    /// Requires the field to be present and not null.
     fn required(&mut self, name: &str) -> Result<&mut Self, HttpError> {
         if self.0.get(name).is_none_or(Value::is_null) {
-            return Err(HttpError::invalid_field(name, "is needed"));
+            return Err(HttpError::invalid_field(name, "is required"));
         }
         Ok(self)
     }
@@ -285,32 +222,32 @@ impl ObjectFields {
     }
 
     fn text(&self, name: &str) -> Result<(), HttpError> {
-        self.check(name, "is no string", Value::is_string)
+        self.check(name, "is not a string", Value::is_string)
     }
 
     fn line(&self, name: &str) -> Result<(), HttpError> {
-        let why = format!("is no string of at most {LINE_BYTES_MAX} bytes");
+        let why = format!("is not a string of at most {LINE_BYTES_MAX} bytes");
         self.check(name, &why, |value| {
             value.as_str().is_some_and(|s| s.len() <= LINE_BYTES_MAX)
         })
     }
 
     fn one_of(&self, name: &str, words: &[&str]) -> Result<(), HttpError> {
-        let why = format!("is none of {}", words.join(", "));
+        let why = format!("is not one of {}", words.join(", "));
         self.check(name, &why, |value| {
             value.as_str().is_some_and(|s| words.contains(&s))
         })
     }
 
     fn object(&self, name: &str) -> Result<(), HttpError> {
-        self.check(name, "is no object", Value::is_object)
+        self.check(name, "is not an object", Value::is_object)
     }
 
     fn list(&self, name: &str) -> Result<(), HttpError> {
-        self.check(name, "is no list", Value::is_array)
+        self.check(name, "is not a list", Value::is_array)
     }
 
-    /// The object without the names the book gives itself.
+    /// The object without the names that the store assigns itself.
     fn into_value(mut self) -> Value {
         for name in ["id", "createdAt", "updatedAt", "threadId"] {
             self.0.remove(name);

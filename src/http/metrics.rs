@@ -1,32 +1,42 @@
-//! Owns `/metrics`: the one registry as OpenMetrics text, and the ledger's gauges.
+//! Owns `/metrics`: the registry in OpenMetrics text format, and the gauges of the ledger.
 //!
 //! Does not count: each part counts for itself and registers here.
 
 use std::fmt;
+use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{Method, header};
 use axum::response::{IntoResponse, Response};
+use axum::routing;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use super::endpoint::Endpoint;
 use super::error::HttpError;
-use super::router::App;
 use crate::store::Store;
 
-/// Registers `postern_ledger_*` and `postern_outbox_*`: in which state all mail is, in and out, read
-/// from the store at each scrape.
+/// Registers `postern_ledger_*` and `postern_outbox_*`, the number of mails in each state, incoming
+/// and outgoing. They are read from the store at each scrape.
 pub fn register_ledger(registry: &mut Registry, store: Store) {
     registry.register_collector(Box::new(LedgerGauges { store }));
 }
 
+pub(super) fn routes() -> Vec<Endpoint<Arc<Registry>>> {
+    vec![Endpoint::new(
+        Method::GET,
+        "/metrics",
+        routing::get(metrics),
+    )]
+}
+
 /// `GET /metrics`.
-pub(super) async fn metrics(State(app): State<App>) -> Response {
+async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
     let mut body = String::new();
-    if text::encode(&mut body, &app.registry).is_err() {
+    if text::encode(&mut body, &registry).is_err() {
         let status = axum::http::StatusCode::INTERNAL_SERVER_ERROR;
         return HttpError::new(status, "metrics", "metrics cannot be written").into_response();
     }

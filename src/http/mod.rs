@@ -1,21 +1,23 @@
-//! Owns what is served over HTTP: health, metrics, the embedded Messages API, the path of
-//! webhooks, the stream of events, the pages for people, and the control socket of the command line.
+//! Owns everything served over HTTP: health, metrics, the embedded Messages API, webhooks, the
+//! event stream, the pages for people, and the control socket of the command line.
 //!
-//! Does not deliver, and does not know whose mail it carries in.
+//! Does not deliver, and does not interpret the mail it receives.
 
 pub mod admin;
 mod attachments;
 #[cfg(test)]
 mod contract;
 pub mod control;
+mod endpoint;
 pub mod error;
+mod extract;
 pub mod health;
 mod idempotency;
 pub mod keys;
 pub mod messages;
 pub mod metrics;
 pub mod outbound;
-mod path_text;
+mod page;
 pub mod router;
 pub mod server;
 pub mod stream;

@@ -1,4 +1,4 @@
-//! Owns the table of routes on the HTTP address, and what holds for every request.
+//! Owns the router of the HTTP address, and the rules for every request.
 //!
 //! Does not open sockets.
 
@@ -6,16 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{self, MethodRouter};
+use axum::routing;
 use prometheus_client::registry::Registry;
 use tokio::time;
 
 use super::admin::{self, Admin};
 use super::attachments;
+use super::endpoint::{Endpoint, mount};
 use super::error::HttpError;
 use super::health::{self, Health};
 use super::messages::{self, EmbeddedApi};
@@ -23,135 +24,85 @@ use super::metrics;
 use super::outbound::{self, Gateway};
 use super::stream::{self, EventStreams};
 use super::webhook::{self, WebhookGateway};
-use crate::objects::{LINK_PATH, Objects};
+use crate::objects::Objects;
 
-/// The longest one request may take, its body included.
+/// Time that one request may take, its body included.
 const REQUEST_WAIT: Duration = Duration::from_secs(60);
-/// Requests without a body of their own use may have so many bytes of one.
+/// Octets of a body, for requests that do not set their own limit.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// What requests on the HTTP address are answered from.
+/// The parts that serve requests on the HTTP address.
 #[derive(Clone)]
 pub struct App {
-    /// What readiness is read from.
+    /// The parts that readiness depends on.
     pub health: Health,
-    /// Everything that is counted.
+    /// All metrics.
     pub registry: Arc<Registry>,
-    /// The embedded Messages API, where the product has none of its own.
+    /// The embedded Messages API, if it is enabled.
     pub messages: Option<EmbeddedApi>,
-    /// What takes providers' webhooks, where any are set up.
+    /// The receiver of providers' webhooks, if any are configured.
     pub webhooks: Option<Arc<dyn WebhookGateway>>,
-    /// What the product's own calls are answered from.
+    /// The state behind the product's calls.
     pub gateway: Option<Arc<Gateway>>,
-    /// The files that came with mail, where they are kept.
+    /// The stored attachments.
     pub objects: Option<Objects>,
-    /// Those who listen to events, where there are keys for them.
+    /// The event streams, if there are keys for them.
     pub listeners: Option<EventStreams>,
-    /// The pages for people, where outgoing mail is on.
+    /// The pages for people.
     pub admin: Option<Admin>,
 }
 
-/// All of the HTTP address.
+/// The routes of the HTTP address.
 pub fn router(app: App) -> Router {
-    let mut open = Router::new();
-    for route in routes() {
-        open = open.route(route.path, route.handler);
+    let mut router = mount(routes())
+        .merge(mount(health::routes()).with_state(app.health))
+        .merge(mount(metrics::routes()).with_state(app.registry));
+    if let Some(objects) = app.objects {
+        router = router.merge(mount(attachments::routes()).with_state(objects));
     }
-    if app.webhooks.is_some() {
-        for route in webhook::routes() {
-            open = open.route(route.path, route.handler);
-        }
+    if let Some(webhooks) = app.webhooks {
+        router = router.merge(mount(webhook::routes()).with_state(webhooks));
     }
-    if app.listeners.is_some() {
-        for route in stream::routes() {
-            open = open.route(route.path, route.handler);
-        }
+    if let Some(streams) = app.listeners {
+        router = router.merge(mount(stream::routes()).with_state(streams));
     }
-    if app.admin.is_some() {
-        open = open.merge(admin::guarded_routes(&app));
+    if let Some(admin) = app.admin {
+        router = router.merge(admin::router(admin));
     }
-    if app.gateway.is_some() {
-        for route in outbound::routes() {
-            open = open.route(route.path, route.handler);
-        }
-        let mut keyed = Router::new();
-        for route in outbound::keyed_routes() {
-            keyed = keyed.route(route.path, route.handler);
-        }
-        let keyed = keyed.route_layer(middleware::from_fn_with_state(
-            app.clone(),
-            outbound::authorize,
-        ));
-        open = open.merge(keyed);
+    if let Some(gateway) = app.gateway {
+        router = router.merge(outbound::router(gateway));
     }
-    if app.messages.is_some() {
-        let mut keyed = Router::new();
-        for route in messages::routes() {
-            keyed = keyed.route(route.path, route.handler);
-        }
-        // The key is looked at before a byte of the body is read.
-        let keyed = keyed.route_layer(middleware::from_fn_with_state(
-            app.clone(),
-            messages::authorize,
-        ));
-        open = open.merge(keyed);
+    if let Some(messages) = app.messages {
+        router = router.merge(messages::router(messages));
     }
-    with_common_layers(open).with_state(app)
+    with_common_layers(router)
 }
 
-/// What every router of ours has: bounds, plain answers where there is no route, careful headers.
+/// Adds the parts that every router has: limits, error responses for unknown paths and methods,
+/// security headers.
 pub(super) fn with_common_layers<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
     router
         .fallback(|| async { HttpError::not_found("path") })
         .method_not_allowed_fallback(|| async {
-            let message = "this path has other methods";
+            let message = "this path does not support this method";
             HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "method", message)
         })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn(apply_limits))
 }
 
-/// One row of a route table.
-pub(super) struct Endpoint<S> {
-    /// Only the test that compares the table with the OpenAPI document reads it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "read by the tests alone"))]
-    pub(super) method: Method,
-    pub(super) path: &'static str,
-    pub(super) handler: MethodRouter<S>,
+pub(super) fn routes() -> Vec<Endpoint<()>> {
+    vec![Endpoint::new(
+        Method::GET,
+        "/openapi.json",
+        routing::get(openapi),
+    )]
 }
 
-impl<S> Endpoint<S> {
-    pub(super) fn new(method: Method, path: &'static str, call: MethodRouter<S>) -> Self {
-        Self {
-            method,
-            path,
-            handler: call,
-        }
-    }
-}
-
-pub(super) fn routes() -> Vec<Endpoint<App>> {
-    vec![
-        Endpoint::new(Method::GET, "/healthz", routing::get(health::healthz)),
-        Endpoint::new(Method::GET, "/readyz", routing::get(health::readyz)),
-        Endpoint::new(Method::GET, "/metrics", routing::get(metrics::metrics)),
-        Endpoint::new(Method::GET, "/openapi.json", routing::get(openapi)),
-        Endpoint::new(
-            Method::GET,
-            ATTACHMENT_PATH,
-            routing::get(attachments::fetch),
-        ),
-    ]
-}
-
-/// Where a kept file is fetched.
-const ATTACHMENT_PATH: &str = "/gateway/attachments/{id}";
-const _: () = assert!(LINK_PATH.len() + "{id}".len() == ATTACHMENT_PATH.len());
-
-/// The contract of everything on the HTTP address (OpenAPI 3.1).
+/// The contract of the HTTP address (OpenAPI 3.1).
 pub const OPENAPI: &str = include_str!("openapi.json");
 
-async fn openapi(State(_): State<App>) -> Response {
+async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
 }
 
@@ -175,7 +126,7 @@ async fn apply_limits(request: Request, next: Next) -> Response {
             "same-origin",
         ),
     ] {
-        // Where a path has a policy of its own, that one holds.
+        // A policy of the path's own takes precedence.
         let headers = response.headers_mut();
         headers
             .entry(name)

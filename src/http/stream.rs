@@ -1,35 +1,35 @@
-//! Owns the stream of events: `GET /gateway/events` as server-sent events, resumed by `Last-Event-ID`.
+//! Owns the event stream: `GET /gateway/events` as server-sent events, resumed with
+//! `Last-Event-ID`.
 //!
-//! Does not decide what is an event, and keeps no cursor: the listener does.
+//! Does not decide what is an event, and stores no cursor: the client does.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing;
 use futures_util::stream;
-use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::endpoint::Endpoint;
 use super::error::HttpError;
+use super::extract::named_parameters;
 use super::keys::AccessKeys;
-use super::router::{App, Endpoint};
 use crate::store::{EventId, Store};
 
-/// Listeners at a time.
+/// Streams at a time.
 const LISTENERS_MAX: usize = 64;
 /// Events read from the store at once.
 const EVENTS_READ_MAX: usize = 100;
-/// How long a stream is silent at most; a comment then shows that it lives.
+/// Interval of the comments that show an idle stream to be alive.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// What listeners are told from.
+/// The event streams.
 #[derive(Clone, Debug)]
 pub struct EventStreams {
     store: Store,
@@ -39,7 +39,7 @@ pub struct EventStreams {
 }
 
 impl EventStreams {
-    /// Tells who shows one of `keys` what happens in `store`.
+    /// Streams the events of `store` to holders of one of `keys`.
     pub fn new(store: Store, keys: AccessKeys) -> Self {
         Self {
             store,
@@ -49,13 +49,13 @@ impl EventStreams {
         }
     }
 
-    /// Ends every stream: the server would wait for them.
+    /// Ends every stream, so that the server does not wait for them.
     pub fn close(&self) {
         self.closed.send_replace(true);
     }
 }
 
-pub(super) fn routes() -> Vec<Endpoint<App>> {
+pub(super) fn routes() -> Vec<Endpoint<EventStreams>> {
     vec![Endpoint::new(
         Method::GET,
         "/gateway/events",
@@ -63,30 +63,22 @@ pub(super) fn routes() -> Vec<Endpoint<App>> {
     )]
 }
 
-/// Where to begin, for those that cannot set a header.
-#[derive(Deserialize)]
-struct StreamQuery {
-    after: Option<String>,
-}
-
 async fn stream_events(
-    State(app): State<App>,
-    query: Result<Query<StreamQuery>, QueryRejection>,
+    State(listeners): State<EventStreams>,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, HttpError> {
-    let Some(listeners) = app.listeners else {
-        return Err(HttpError::not_found("path"));
-    };
     if !listeners.keys.admits_bearer(&headers) {
         return Err(HttpError::unauthorized());
     }
-    let Query(from) = query.map_err(|_| HttpError::bad_request("query: not understood"))?;
+    // The start position, for clients that cannot set a header.
+    let [after] = named_parameters(&uri, ["after"])?;
     let newest = listeners.store.newest_event();
     let named = headers.get("last-event-id").map(|id| id.to_str());
     let named = match named {
         Some(Ok(id)) if !id.is_empty() => Some(id.to_owned()),
         Some(Err(_)) => return Err(HttpError::bad_request("Last-Event-ID: not an event's id")),
-        _ => from.after,
+        _ => after,
     };
     let after = match named {
         Some(id) => {
@@ -97,10 +89,10 @@ async fn stream_events(
     };
     let slot = Arc::clone(&listeners.permits).try_acquire_owned();
     let slot = slot.map_err(|_| {
-        let message = format!("{LISTENERS_MAX} listeners are there already");
+        let message = format!("{LISTENERS_MAX} streams are open already");
         HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "crowded", message)
     })?;
-    let place = EventStream {
+    let stream = EventStream {
         after,
         pending: VecDeque::new(),
         newest,
@@ -108,15 +100,15 @@ async fn stream_events(
         store: listeners.store,
         _slot: slot,
     };
-    let events = stream::unfold(place, |mut place| async move {
-        let told = place.next().await?;
-        Some((Ok::<_, Infallible>(told), place))
+    let events = stream::unfold(stream, |mut stream| async move {
+        let event = stream.next().await?;
+        Some((Ok::<_, Infallible>(event), stream))
     });
     let alive = KeepAlive::new().interval(KEEP_ALIVE_INTERVAL);
     Ok(Sse::new(events).keep_alive(alive).into_response())
 }
 
-/// Where a listener is.
+/// One stream and its position.
 struct EventStream {
     after: EventId,
     pending: VecDeque<sse::Event>,
@@ -127,16 +119,16 @@ struct EventStream {
 }
 
 impl EventStream {
-    /// The next event; `None` when the server stops.
+    /// The next event; `None` at shutdown.
     async fn next(&mut self) -> Option<sse::Event> {
         loop {
             if *self.closed.borrow() {
                 return None;
             }
-            if let Some(told) = self.pending.pop_front() {
-                return Some(told);
+            if let Some(event) = self.pending.pop_front() {
+                return Some(event);
             }
-            // Seen before the store is asked, so that nothing comes in between.
+            // Marked as seen before the store is asked, so that no event is missed in between.
             self.newest.borrow_and_update();
             let Ok(events) = self.store.events_after(self.after, EVENTS_READ_MAX).await else {
                 // The listener comes again with the last id it has.
@@ -144,11 +136,11 @@ impl EventStream {
             };
             for (id, event) in events {
                 self.after = id;
-                let told = sse::Event::default()
+                let event = sse::Event::default()
                     .id(id.to_string())
                     .event(event.kind.name())
                     .data(event.to_json().to_string());
-                self.pending.push_back(told);
+                self.pending.push_back(event);
             }
             if self.pending.is_empty() {
                 tokio::select! {

@@ -6,19 +6,19 @@
 
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, request};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing;
 use bytes::{Bytes, BytesMut};
 use tokio::time;
 
-use super::error::HttpError;
-use super::path_text::PathText;
-use super::router::{App, Endpoint};
+use super::endpoint::Endpoint;
+use super::extract::PathId;
 use super::server::ClientIp;
 
 /// Time that a body may take to arrive. With the time of the gateway after it (ten seconds for a fetch, ten for
@@ -50,17 +50,20 @@ pub trait AdmittedWebhook: Send {
     /// The response to a request that is too long, or for which there is no memory now.
     fn reserve(&mut self, bytes: usize) -> Result<(), Box<Response>>;
 
-    /// The response to a request whose body did not come in time.
+    /// The response to a request whose body did not arrive in time.
     fn too_slow(self: Box<Self>) -> Response;
 
-    /// The response to a request whose body broke off.
+    /// The response to a request whose body is incomplete.
     fn cut_off(self: Box<Self>) -> Response;
 
     /// The response to the whole request.
     fn receive(self: Box<Self>, body: Bytes) -> Pin<Box<dyn Future<Output = Response> + Send>>;
 }
 
-pub(super) fn routes() -> Vec<Endpoint<App>> {
+/// The gateway that the webhook routes hand requests to.
+type Gateway = Arc<dyn WebhookGateway>;
+
+pub(super) fn routes() -> Vec<Endpoint<Gateway>> {
     vec![
         Endpoint::new(Method::POST, "/gateway/inbound", routing::post(unnamed)),
         Endpoint::new(
@@ -78,26 +81,23 @@ pub(super) fn routes() -> Vec<Endpoint<App>> {
     ]
 }
 
-async fn unnamed(State(app): State<App>, request: Request) -> Response {
-    handle(app, None, request).await
+async fn unnamed(State(gate): State<Gateway>, request: Request) -> Response {
+    handle(gate, None, request).await
 }
 
 async fn named_provider(
-    State(app): State<App>,
-    PathText(provider): PathText,
+    State(gate): State<Gateway>,
+    PathId(provider): PathId,
     request: Request,
 ) -> Response {
-    handle(app, Some(&provider), request).await
+    handle(gate, Some(&provider), request).await
 }
 
-async fn mailgun_mime(State(app): State<App>, request: Request) -> Response {
-    handle(app, Some("mailgun"), request).await
+async fn mailgun_mime(State(gate): State<Gateway>, request: Request) -> Response {
+    handle(gate, Some("mailgun"), request).await
 }
 
-async fn handle(app: App, provider: Option<&str>, request: Request) -> Response {
-    let Some(gate) = &app.webhooks else {
-        return HttpError::not_found("path").into_response();
-    };
+async fn handle(gate: Gateway, provider: Option<&str>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let peer = head.extensions.get::<ClientIp>().and_then(|peer| peer.0);
     let mut entry = match gate.admit(provider, &head, peer) {

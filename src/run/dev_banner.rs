@@ -1,25 +1,26 @@
-//! Owns what development mode prints: an address to write to, and lines to paste that try it.
+//! Owns the banner of development mode: an address to write to, and commands to paste.
 //!
-//! Does not print a secret: the lines read the key from its file.
+//! Does not print a secret: the commands read the key from its file.
 
 use std::io::Write;
 use std::net::SocketAddr;
 
 use serde_json::json;
 
-use super::{Exit, ExitError, key_ring};
+use super::exit::{Exit, ExitError};
+use super::parts::key_ring;
 use crate::clock;
 use crate::config::Config;
 use crate::ingress::smtp::ListenAddress;
 use crate::smtp::session::Protocol;
 use crate::store::EmbeddedMessages;
 
-/// The key under which the thread to try is made: once a data folder.
+/// The idempotency key of the thread to try: one thread per data folder.
 const THREAD_KEY: &str = "development-trial-thread";
-/// Who writes, in the lines to paste.
+/// The author in the commands to paste.
 const SENDER: &str = "ann@example.com";
 
-/// Makes a thread to write to, mints a reply address for it and prints both with how to use them.
+/// Creates a thread, mints a reply address for it and prints both with instructions.
 pub(super) async fn print(
     config: &Config,
     book: &EmbeddedMessages,

@@ -1,4 +1,4 @@
-//! Owns how the program ends when it cannot go on: a code of sysexits(3) and lines for a person.
+//! Owns the end of a failed program: an exit code of sysexits(3) and lines for a person.
 //!
 //! Does not print them.
 
@@ -7,26 +7,26 @@ use std::{fmt, io};
 
 use crate::config::InvalidConfig;
 
-/// The code a failed program ends with, as sysexits(3) numbers them.
+/// The exit code of a failed program, by sysexits(3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// 64: the command line was not understood.
+    /// 64: the command line is not valid.
     Usage,
-    /// 65: what was to be read is not what it should be.
+    /// 65: the input is malformed.
     Malformed,
-    /// 66: what was to be read is not there.
+    /// 66: the input does not exist.
     NoInput,
     /// 67: the recipient is not ours, or the mail would be refused.
     Refused,
-    /// 69: something needed is not to be had: an address in use, a server that does not run.
+    /// 69: a required service is not available: an address in use, a server that does not run.
     Unavailable,
-    /// 70: a fault of this program.
+    /// 70: an internal error.
     Software,
-    /// 73: a file or folder that is ours to make cannot be made or used.
+    /// 73: an output file or folder cannot be created or used.
     CannotCreate,
-    /// 74: reading or writing broke off.
+    /// 74: an error while reading or writing.
     InputOutput,
-    /// 78: the configuration cannot be used.
+    /// 78: the configuration is not usable.
     Config,
 }
 
@@ -47,7 +47,7 @@ impl Exit {
     }
 }
 
-/// Why the program ends, and with which code.
+/// The error that ends the program, with its exit code.
 #[derive(Debug)]
 pub struct ExitError {
     exit: Exit,
@@ -55,7 +55,7 @@ pub struct ExitError {
 }
 
 impl ExitError {
-    /// Ends with `exit` because of `error`, told with all its causes on one line.
+    /// An error with this exit code, printed with all its causes on one line.
     pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
         let error: anyhow::Error = error.into();
         Self {
@@ -64,17 +64,17 @@ impl ExitError {
         }
     }
 
-    /// Ends with `exit` because of what `line` says.
+    /// An error with this exit code and message.
     pub fn with_message(exit: Exit, line: impl fmt::Display) -> Self {
         Self::new(exit, anyhow::anyhow!("{line}"))
     }
 
-    /// The lines for a person; none where nobody listens any more.
+    /// The lines for a person; none if nobody reads them any more.
     pub fn lines(&self) -> &[String] {
         &self.lines
     }
 
-    /// The code to end with.
+    /// The exit code.
     pub const fn exit(&self) -> Exit {
         self.exit
     }
@@ -94,7 +94,9 @@ impl From<io::Error> for ExitError {
     fn from(error: io::Error) -> Self {
         let is_enough = error.kind() == io::ErrorKind::BrokenPipe;
         let mut failure = Self::new(Exit::InputOutput, error);
-        // Whoever read the output has seen enough, as in `postern queue list | head`.
+        // The reader of the output has seen enough, as in `postern queue list
+        //
+        //  head`.
         if is_enough {
             failure.lines.clear();
         }
@@ -108,7 +110,7 @@ impl From<&ExitError> for ExitCode {
     }
 }
 
-/// The text without line ends and other control characters: it may quote what a peer or a file said.
+/// The text without line ends and other control characters, because it may quote a peer or a file.
 fn one_line(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })

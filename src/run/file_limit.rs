@@ -1,22 +1,22 @@
-//! Owns how many files the process may have open: enough for all connections the bounds allow, and
-//! for the store beside them.
+//! Owns the limit on open files: enough for all connections that the limits allow, and for the
+//! store.
 //!
-//! Does not count what is open.
+//! Does not count open files.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 
 use crate::config::Config;
 
-/// What stands open besides connections of clients: journals, index, the calls to the Messages API,
-/// listeners, and files that are read for a moment.
+/// Open files besides the clients' connections: journals, index, calls to the Messages API,
+/// listeners, and files that are read briefly.
 const DESCRIPTORS_OWN: usize = 256;
 
-/// Raises the soft limit as far as it is needed and the hard limit lets it. Shells and containers
-/// often set 1024, and without a descriptor the store cannot read what it must: a crowd of idle
-/// connections must not get that far.
+/// Raises the soft limit as far as needed and as the hard limit allows. Shells and containers often
+/// set 1024, and without a descriptor the store cannot read: a crowd of idle connections must not
+/// get that far.
 pub(super) fn raise(config: &Config) {
-    // All HTTP addresses share their bound; the control socket has the same for itself.
+    // All HTTP addresses share their limit; the control socket has the same for itself.
     let http = config.http_server.connections_max.saturating_mul(2);
     let connections = config.ingress.connections_max.saturating_add(http);
     // An eighth more is for exempt clients, and one for connections that give up their place.
@@ -40,7 +40,7 @@ pub(super) fn raise(config: &Config) {
             limit,
             wanted,
             error,
-            "too few open files are allowed for so many connections: raise the limit (LimitNOFILE, ulimit -n) or lower connections_max"
+            "the limit on open files is too low for the number of connections: raise the limit (LimitNOFILE, ulimit -n) or lower connections_max"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Owns the wiring of what the product calls: the gateway over HTTP, and the outbox's intake behind it.
+//! Owns the wiring of the product's calls: the gateway over HTTP, and the outbox behind it.
 //!
 //! Does not send.
 
@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
 
-use super::{ExitError, key_ring};
+use super::exit::ExitError;
+use super::parts::key_ring;
 use crate::config::{Config, Secret};
 use crate::delivery::in_flight::InFlightMessages;
 use crate::http;
@@ -19,7 +20,7 @@ use crate::store::Store;
 /// Characters of a loop mark.
 const LOOP_MARK_CHARS_MAX: usize = 255;
 
-/// What the product's calls are answered from; it takes no mail where nothing is sent.
+/// Creates the gateway. If outgoing mail is switched off, it accepts no drafts.
 pub(super) fn open(
     config: &Config,
     store: &Store,
@@ -50,7 +51,7 @@ pub(super) fn open(
     ))
 }
 
-/// What makes mails of the product's drafts; `None` where nothing is sent.
+/// Creates the intake of the outbox; `None` if outgoing mail is switched off.
 fn intake(
     config: &Config,
     store: &Store,

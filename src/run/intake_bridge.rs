@@ -1,5 +1,5 @@
-//! Owns the joints of the outbox's intake: with the HTTP server that asks it, and with the delivery whose
-//! messages it must know again.
+//! Owns the bridges of the outbox's intake: to the HTTP server, and to the delivery whose messages
+//! it must recognise.
 //!
 //! Does not decide anything.
 
@@ -44,7 +44,7 @@ fn fault(call: DraftCall, error: IntakeError) -> HttpError {
         HttpError::new(
             status,
             code,
-            "the mail could not be made, the log tells why",
+            "the mail could not be composed; the log has the reason",
         )
     };
     match error {

@@ -1,5 +1,5 @@
-//! Owns the wiring: the only place that knows every part. It opens, binds, starts, says ready, waits,
-//! and drains.
+//! Owns the wiring: the only place that knows every part. It opens, binds, starts, reports
+//! readiness, waits, and drains.
 //!
 //! Does none of the parts' work.
 
@@ -9,15 +9,14 @@ mod file_limit;
 mod gateway;
 pub mod inject_bridge;
 pub mod intake_bridge;
+mod parts;
 mod services;
 mod signals;
 mod tasks;
 pub mod webhook_bridge;
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,43 +29,35 @@ use tokio::sync::watch;
 use tokio::time;
 use tracing::{info, warn};
 
-use crate::clock;
-use crate::config::{Config, ConfigProblem, LogFormat, RouteConfig};
-use crate::delivery::route::DeliveryRoute;
+use crate::config::{Config, ConfigProblem, LogFormat};
 use crate::events::Subscriber;
-use crate::http::control::{ControlParts, SOCKET_NAME, TokenRoute};
+use crate::http::control::SOCKET_NAME;
 use crate::http::server::{self, HttpOptions};
 use crate::ingress::imap::ImapFetcher;
-use crate::ingress::routes::{self, Routes};
 use crate::ingress::smtp as ingress;
 use crate::ingress::webhook::WebhookReceiver;
-use crate::store::{EmbeddedMessages, OpenError, Store};
+use crate::store::{EmbeddedMessages, Store};
 use crate::tls::{self, Certificates};
 
 pub use exit::{Exit, ExitError};
+use parts::CERTIFICATES_FOLDER;
+pub use parts::{control_parts, ingress_routes, open_store};
 use services::Services;
+pub use services::delivery_routes;
 use signals::{Signal, Signals};
 use tasks::Tasks;
 
-/// The folder of the embedded Messages API's book, in the data folder.
-const EMBEDDED_FOLDER: &str = "messages";
-/// The folder of the notes of mails that are still to be fetched, in the data folder.
-const DEFERRED_FOLDER: &str = "errands";
-/// Name of the folder, in the data folder, of items of webhooks that cannot be read.
-const SET_ASIDE_FOLDER: &str = "set-aside";
-/// The folder of the certificates that are made, in the data folder.
-const CERTIFICATES_FOLDER: &str = "certs";
-/// The task that removes attachments past their age.
+/// The task that removes expired attachments.
 const ATTACHMENTS_TASK: &str = "attachments";
-/// The task that ends when a journal can be written no more.
+/// The task that ends when a journal can no longer be written.
 const STORE_TASK: &str = "store";
-/// What a stop may take beyond the parts' own graces until the rest is cut off.
+/// Time that a shutdown may take beyond the parts' own grace periods before the rest is aborted.
 const STOP_SLACK: Duration = Duration::from_secs(5);
 
-/// Serves until a signal says stop. What development mode has to say goes to `out`.
+/// Serves until a signal stops it. Development mode prints its banner to `out`.
 ///
 /// # Errors
-/// Why the start failed, or which part ended by itself.
+/// The reason why the start failed, or the part that ended by itself.
 pub fn serve(
     config: Config,
     warnings: &[ConfigProblem],
@@ -79,65 +70,12 @@ pub fn serve(
     file_limit::raise(&config);
     let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;
     let served = runtime.block_on(async {
-        let house = Services::build(&config).await?;
-        house.run(&config, out).await
+        let services = Services::build(&config).await?;
+        services.run(&config, out).await
     });
-    // Whatever still blocks a thread must not keep the process.
+    // A blocked thread must not keep the process alive.
     runtime.shutdown_timeout(STOP_SLACK);
     served
-}
-
-/// Opens the store in the data folder, which is made if it is not there.
-///
-/// # Errors
-/// The folder cannot be made, or another process has it, or what is in it cannot be used.
-pub fn open_store(config: &Config) -> Result<Store, ExitError> {
-    create_folder(&config.data_dir)?;
-    Store::open(config.store.clone(), clock::now()).map_err(store_open_error)
-}
-
-/// The routes as delivery uses them.
-///
-/// # Errors
-/// The keys or the Messages API of a route cannot be used.
-pub fn delivery_routes(config: &Config) -> Result<Vec<DeliveryRoute>, ExitError> {
-    services::delivery_routes(config)
-}
-
-/// What the control socket answers from: the same for a running server and for a command that works
-/// on the store itself.
-///
-/// # Errors
-/// A route's keys cannot be used.
-pub fn control_parts(config: &Config, store: &Store) -> Result<ControlParts, ExitError> {
-    let routes = Arc::new(ingress_routes(config)?);
-    let knows = store.clone();
-    let mut token_routes = Vec::new();
-    for route in &config.routes {
-        token_routes.push(TokenRoute {
-            name: route.name.clone(),
-            domain: route.domains[0].clone(),
-            keys: Arc::new(key_ring(route)?),
-            format: route.token_format,
-        });
-    }
-    Ok(ControlParts {
-        store: store.clone(),
-        routes: token_routes.into(),
-        resolve_recipient: Arc::new(move |address, now| {
-            let (routes, store) = (Arc::clone(&routes), knows.clone());
-            Box::pin(async move {
-                let found = routes.resolve(&store, address, now).await;
-                found.map_err(|error| error.to_string())
-            })
-        }),
-        accept_mail: inject_bridge::accept_into(store.clone()),
-        pending_retry: Arc::new(|_| None),
-        hostname: config.hostname.ascii(),
-        authserv_id: config.auth.authserv_id.clone(),
-        mail_bytes_max: usize::try_from(config.ingress.session.mail_bytes_max)
-            .unwrap_or(usize::MAX),
-    })
 }
 
 impl Services {
@@ -158,53 +96,58 @@ impl Services {
             public_router: app,
             control_router: control,
         } = self;
-        // HTTP outlives the worker: in development the worker posts to our own Messages API.
+        // HTTP outlives the worker: in development mode the worker posts to our own Messages API.
         let (stop_mail, mail) = watch::channel(false);
         let (stop_http, http) = watch::channel(false);
-        let mut desks = http_servers(config, [app, control], &certificates, &http).await?;
+        let mut http_tasks = http_servers(config, [app, control], &certificates, &http).await?;
         let watched = Arc::clone(&certificates);
-        desks.spawn(CERTIFICATES_FOLDER, async move {
+        http_tasks.spawn(CERTIFICATES_FOLDER, async move {
             watched.watch(tls::POLL_WAIT).await;
             Ok(())
         });
-        desks.spawn(ATTACHMENTS_TASK, async move {
+        http_tasks.spawn(ATTACHMENTS_TASK, async move {
             objects.sweep_forever().await;
             Ok(())
         });
-        watch_store(&mut desks, &store, book.as_ref());
-        start_subscribers(&mut desks, subscribers, &http);
-        let mut doors = start_ingress(ingress, webhooks, imap, &mail);
+        watch_store(&mut http_tasks, &store, book.as_ref());
+        start_subscribers(&mut http_tasks, subscribers, &http);
+        let mut mail_tasks = start_ingress(ingress, webhooks, imap, &mail);
         if let Some(outbound) = outbound {
             let stop = mail.clone();
-            doors.spawn("outbound", async move { Ok(outbound.run(stop).await?) });
+            mail_tasks.spawn("outbound", async move { Ok(outbound.run(stop).await?) });
         }
-        doors.spawn("delivery", async move { Ok(worker.run(mail).await?) });
+        mail_tasks.spawn("delivery", async move { Ok(worker.run(mail).await?) });
         if let Some(book) = book.as_ref().filter(|_| config.development) {
             dev_banner::print(config, book, out).await?;
         }
         notify_supervisor(&[NotifyState::Ready]);
         info!(version = env!("CARGO_PKG_VERSION"), data = %config.data_dir.display(), "ready");
 
-        let ended = wait_for_stop(&mut signals, &certificates, [&mut doors, &mut desks]).await;
+        let ended = wait_for_stop(
+            &mut signals,
+            &certificates,
+            [&mut mail_tasks, &mut http_tasks],
+        )
+        .await;
         notify_supervisor(&[NotifyState::Stopping]);
         stop_mail.send_replace(true);
         let limit = time::Instant::now() + config.stop_max + STOP_SLACK;
         let drained = async {
-            doors.drain(limit).await;
+            mail_tasks.drain(limit).await;
             stop_http.send_replace(true);
             listeners.close();
-            desks.abort(CERTIFICATES_FOLDER);
-            desks.abort(ATTACHMENTS_TASK);
-            desks.abort(STORE_TASK);
-            desks.drain(limit).await;
+            http_tasks.abort(CERTIFICATES_FOLDER);
+            http_tasks.abort(ATTACHMENTS_TASK);
+            http_tasks.abort(STORE_TASK);
+            http_tasks.drain(limit).await;
         };
         tokio::select! {
             () = drained => {}
-            // Asked twice, it does not wait: what was promised is on the disk.
-            () = signals.stop() => warn!("stopped at once; what was under way is taken up again"),
+            // A second signal ends the wait: everything acknowledged is on disk.
+            () = signals.stop() => warn!("stopped at once; unfinished work continues at the next start"),
         }
-        drop((doors, desks));
-        // A socket that nobody answers at would be taken for a server by whoever looks.
+        drop((mail_tasks, http_tasks));
+        // A socket without a server would be mistaken for a running one.
         drop(fs::remove_file(config.data_dir.join(SOCKET_NAME)));
         if let Some(book) = book {
             book.close().await;
@@ -215,23 +158,23 @@ impl Services {
     }
 }
 
-/// Starts what takes mail in, until `stopped` is true.
+/// Starts the parts that receive mail, until `stopped` is true.
 fn start_ingress(
     ingress: ingress::SmtpServer,
     webhooks: Option<WebhookReceiver>,
     imap: Option<ImapFetcher>,
     stopped: &watch::Receiver<bool>,
 ) -> Tasks {
-    let mut doors = Tasks::default();
+    let mut mail_tasks = Tasks::default();
     let mut stop = stopped.clone();
-    doors.spawn("ingress", async move {
+    mail_tasks.spawn("ingress", async move {
         let stop = async move { drop(stop.wait_for(|stop| *stop).await) };
         ingress.run(stop).await;
         Ok(())
     });
     if let Some(webhooks) = webhooks {
         let mut stop = stopped.clone();
-        doors.spawn("webhook", async move {
+        mail_tasks.spawn("webhook", async move {
             let stop = async move { drop(stop.wait_for(|stop| *stop).await) };
             webhooks.run(stop).await;
             Ok(())
@@ -239,34 +182,34 @@ fn start_ingress(
     }
     if let Some(imap) = imap {
         let stop = stopped.clone();
-        doors.spawn("imap", async move {
+        mail_tasks.spawn("imap", async move {
             imap.run(stop).await;
             Ok(())
         });
     }
-    doors
+    mail_tasks
 }
 
-/// Starts telling those who are told what happens.
+/// Starts the subscribers to events.
 fn start_subscribers(
-    desks: &mut Tasks,
+    http_tasks: &mut Tasks,
     subscribers: Vec<Subscriber>,
     stopped: &watch::Receiver<bool>,
 ) {
     for subscriber in subscribers {
         let stop = stopped.clone();
-        desks.spawn("events", async move { Ok(subscriber.run(stop).await?) });
+        http_tasks.spawn("events", async move { Ok(subscriber.run(stop).await?) });
     }
 }
 
-/// Starts what is spoken HTTP with: the addresses, and the control socket.
+/// Starts the HTTP servers: the addresses and the control socket.
 async fn http_servers(
     config: &Config,
     [app, control]: [Router; 2],
     certificates: &Arc<Certificates>,
     stop: &watch::Receiver<bool>,
 ) -> Result<Tasks, ExitError> {
-    let mut desks = Tasks::default();
+    let mut http_tasks = Tasks::default();
     let plain = HttpOptions::from(config.http_server.clone());
     let over_tls = plain.over_tls(certificates);
     let over_tls = over_tls.map_err(|error| ExitError::new(Exit::Software, error))?;
@@ -283,7 +226,7 @@ async fn http_servers(
         let address = listener.local_addr().unwrap_or(*address);
         info!(%address, protocol, "listening");
         let task = serve_listener(listener, app.clone(), terms.clone(), stop.clone());
-        desks.spawn(protocol, task);
+        http_tasks.spawn(protocol, task);
     }
     let socket = config.data_dir.join(SOCKET_NAME);
     let listener = server::listen_private(&socket);
@@ -292,31 +235,31 @@ async fn http_servers(
     info!(address = %socket.display(), protocol = "control", "listening");
     let terms = HttpOptions::from(config.http_server.clone());
     let task = serve_listener(listener, control, terms, stop.clone());
-    desks.spawn("control", task);
-    Ok(desks)
+    http_tasks.spawn("control", task);
+    Ok(http_tasks)
 }
 
-/// A disk that failed once is not trusted again: the process ends, and the next start reads what is
-/// really there.
-fn watch_store(desks: &mut Tasks, store: &Store, book: Option<&EmbeddedMessages>) {
+/// Ends the process when a disk has failed: it is not trusted again, and the next start reads what
+/// is really there.
+fn watch_store(http_tasks: &mut Tasks, store: &Store, book: Option<&EmbeddedMessages>) {
     let store = store.clone();
-    desks.spawn(STORE_TASK, async move {
+    http_tasks.spawn(STORE_TASK, async move {
         store.ended().await;
         Err(anyhow!("the journal cannot be written"))
     });
     if let Some(book) = book.cloned() {
-        desks.spawn(STORE_TASK, async move {
+        http_tasks.spawn(STORE_TASK, async move {
             book.ended().await;
             Err(anyhow!("the journal of the embedded API cannot be written"))
         });
     }
 }
 
-/// Waits for a signal to stop, or for the end of a task that has none.
+/// Waits for a signal to stop, or for the unexpected end of a task.
 async fn wait_for_stop(
     signals: &mut Signals,
     certificates: &Arc<Certificates>,
-    [doors, desks]: [&mut Tasks; 2],
+    [mail_tasks, http_tasks]: [&mut Tasks; 2],
 ) -> Result<(), anyhow::Error> {
     loop {
         tokio::select! {
@@ -327,8 +270,8 @@ async fn wait_for_stop(
                     return Ok(());
                 }
             },
-            ended = doors.next() => return Err(ended),
-            ended = desks.next() => return Err(ended),
+            ended = mail_tasks.next() => return Err(ended),
+            ended = http_tasks.next() => return Err(ended),
         }
     }
 }
@@ -353,7 +296,7 @@ async fn reload(certificates: &Arc<Certificates>) {
         Ok(errors) => {
             for error in errors {
                 warn!(
-                    "certificate not read, the old one stays: {:#}",
+                    "certificate not read, the old one stays in use: {:#}",
                     anyhow!(error)
                 );
             }
@@ -363,10 +306,10 @@ async fn reload(certificates: &Arc<Certificates>) {
     notify_supervisor(&[NotifyState::Ready]);
 }
 
-/// Tells the supervisor, if there is one.
+/// Notifies the supervisor, if there is one.
 fn notify_supervisor(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        warn!("the supervisor cannot be told: {error}");
+        warn!("the supervisor cannot be notified: {error}");
     }
 }
 
@@ -381,48 +324,4 @@ fn log_to_stderr(config: &Config) -> Result<(), ExitError> {
         LogFormat::Text => log.with_ansi(false).try_init(),
     };
     set.map_err(|error| ExitError::with_message(Exit::Software, error))
-}
-
-fn create_folder(folder: &Path) -> Result<(), ExitError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .with_context(|| folder.display().to_string())
-        .map_err(|error| ExitError::new(Exit::CannotCreate, error))
-}
-
-fn store_open_error(error: OpenError) -> ExitError {
-    let exit = match &error {
-        OpenError::Locked { .. } => Exit::Unavailable,
-        OpenError::Io { .. } => Exit::CannotCreate,
-        _ => Exit::Malformed,
-    };
-    ExitError::new(exit, error)
-}
-
-/// The routes as the doors use them.
-///
-/// # Errors
-/// A route's keys cannot be used.
-pub fn ingress_routes(config: &Config) -> Result<Routes, ExitError> {
-    let mut list = Vec::new();
-    for route in &config.routes {
-        list.push(routes::Route {
-            name: route.name.clone(),
-            domains: route.domains.clone(),
-            keys: key_ring(route)?,
-            mailboxes: route.mailboxes.clone(),
-            catch_all: route.catch_all.clone(),
-            postmaster: route.postmaster.clone(),
-            policy: route.sender_policy,
-        });
-    }
-    Routes::new(list, &config.hostname).map_err(|error| ExitError::new(Exit::Config, error))
-}
-
-fn key_ring(route: &RouteConfig) -> Result<crate::mail::token::KeyRing, ExitError> {
-    route
-        .key_ring()
-        .map_err(|error| ExitError::new(Exit::Config, error))
 }

@@ -1,4 +1,4 @@
-//! Owns the building of every part, before the first client is let in.
+//! Owns the creation of every part, before the first client is accepted.
 //!
 //! Starts nothing.
 
@@ -8,9 +8,11 @@ use axum::Router;
 use prometheus_client::registry::Registry;
 use tracing::info;
 
-use super::{
-    CERTIFICATES_FOLDER, DEFERRED_FOLDER, EMBEDDED_FOLDER, Exit, ExitError, SET_ASIDE_FOLDER,
-    control_parts, create_folder, gateway, ingress_routes, key_ring, open_store, store_open_error,
+use super::exit::{Exit, ExitError};
+use super::gateway;
+use super::parts::{
+    CERTIFICATES_FOLDER, DEFERRED_FOLDER, EMBEDDED_FOLDER, SET_ASIDE_FOLDER, control_parts,
+    create_folder, ingress_routes, key_ring, open_store, store_open_error,
 };
 use crate::auth::Authenticator;
 use crate::clock;
@@ -18,7 +20,7 @@ use crate::config::{Config, Secret};
 use crate::delivery;
 use crate::events::{self, EventSink, Subscriber, SubscriberSettings};
 use crate::http::admin::Admin;
-use crate::http::control::{self as desk, ControlParts, PendingRetry};
+use crate::http::control::{self, ControlParts};
 use crate::http::health::Health;
 use crate::http::keys::AccessKeys;
 use crate::http::messages::EmbeddedApi;
@@ -34,10 +36,11 @@ use crate::objects::{Objects, ReadableBuckets};
 use crate::outbound;
 use crate::outbound::relay::RelayPool;
 use crate::outbound::relay::settings::RelayPoolSettings;
+use crate::queue::PendingRetry;
 use crate::store::{EmbeddedMessages, Store};
 use crate::tls::Certificates;
 
-/// Everything that is built before the first client is let in.
+/// The parts of a running server.
 pub(super) struct Services {
     pub(super) store: Store,
     pub(super) embedded: Option<EmbeddedMessages>,
@@ -86,28 +89,25 @@ impl Services {
         let listeners = EventStreams::new(store.clone(), keys.clone());
         let gateway = gateway::open(config, &store, worker.in_flight(), &mut registry)?;
         let imap = imap(config, &store, &mut registry)?;
+        let jobs = gateway.jobs();
         let app = App {
             health: Health {
                 store: store.clone(),
                 paused_routes: Arc::new(move || delivery_metrics.paused_routes()),
+                embedded: book.clone(),
             },
             registry: Arc::new(registry),
             messages: messages.map(|(key, book)| EmbeddedApi::new(book, key.reveal())),
             webhooks: webhooks
                 .clone()
-                .map(|doors| Arc::new(doors) as Arc<dyn WebhookGateway>),
+                .map(|receiver| Arc::new(receiver) as Arc<dyn WebhookGateway>),
             gateway: Some(Arc::new(gateway)),
             objects: Some(objects.clone()),
             listeners: Some(listeners.clone()),
-            admin: Some(Admin::new(
-                store.clone(),
-                keys,
-                config.development,
-                config.outbound.max_age,
-            )),
+            admin: Some(Admin::new(jobs, keys, config.development)),
         };
         Ok(Self {
-            control_router: desk::router(live_control_parts(config, &store, &worker)?),
+            control_router: control::router(live_control_parts(config, &store, &worker)?),
             ingress: bind_ingress(config, &store, &certificates, ingress_metrics)?,
             public_router: router::router(app),
             store,
@@ -124,7 +124,7 @@ impl Services {
     }
 }
 
-/// The sockets that mail comes in by, bound.
+/// Binds the listeners for mail.
 fn bind_ingress(
     config: &Config,
     store: &Store,
@@ -142,26 +142,28 @@ fn bind_ingress(
         .map_err(|error| ExitError::new(Exit::Unavailable, error))
 }
 
-/// What the control socket answers from, the waits of the running worker among it.
+/// The parts of the control socket, with the pending retries of the running worker.
 fn live_control_parts(
     config: &Config,
     store: &Store,
     worker: &delivery::worker::DeliveryWorker,
 ) -> Result<ControlParts, ExitError> {
-    let waits = worker.retry_statuses();
+    let statuses = worker.retry_statuses();
+    let parts = control_parts(config, store)?;
+    let lookup = move |id| {
+        statuses.get(id).map(|status| PendingRetry {
+            attempts: status.attempts,
+            reason: status.reason,
+            due_at: status.due_at,
+        })
+    };
     Ok(ControlParts {
-        pending_retry: Arc::new(move |id| {
-            waits.get(id).map(|wait| PendingRetry {
-                attempts: wait.attempts,
-                reason: wait.reason,
-                due_at: wait.due_at,
-            })
-        }),
-        ..control_parts(config, store)?
+        queue: parts.queue.clone().with_retries(Arc::new(lookup)),
+        ..parts
     })
 }
 
-/// What empties the outbox, if mail is sent at all.
+/// Creates the worker of the outbox, if outgoing mail is switched on.
 fn outbound_worker(
     config: &Config,
     store: &Store,
@@ -190,7 +192,7 @@ fn outbound_worker(
     ))
 }
 
-/// The doors for providers' webhooks, if they are open.
+/// Creates the receiver of providers' webhooks, if they are enabled.
 fn webhook_receivers(
     config: &Config,
     store: &Store,
@@ -222,20 +224,20 @@ fn webhook_receivers(
         buckets: (!settings.buckets.is_empty()).then_some(buckets),
         set_aside: Some(set_aside),
     };
-    let doors = WebhookReceiver::new(settings.clone(), parts);
-    for provider in doors.provider_names() {
-        info!(provider, protocol = "webhook", "door open");
+    let receiver = WebhookReceiver::new(settings.clone(), parts);
+    for provider in receiver.provider_names() {
+        info!(provider, protocol = "webhook", "enabled");
     }
-    Ok(Some(doors))
+    Ok(Some(receiver))
 }
 
-/// The keys of whoever may listen to events and look at the pages: those of the gateway.
+/// The keys for the event stream and the pages: those of the gateway.
 fn access_keys(config: &Config) -> AccessKeys {
     let keys = config.outbound.api.keys.iter();
     AccessKeys::new(keys.chain(&config.embedded_api).map(Secret::reveal))
 }
 
-/// Those who are told what happens.
+/// Creates the subscribers to events.
 fn subscribers(config: &Config, store: &Store, registry: &mut Registry) -> Vec<Subscriber> {
     let metrics = events::Metrics::default();
     metrics.register(registry.sub_registry_with_prefix("postern"));
@@ -252,7 +254,7 @@ fn subscribers(config: &Config, store: &Store, registry: &mut Registry) -> Vec<S
     subscribers.collect()
 }
 
-/// The door that fetches mail by IMAP, if it is open.
+/// Creates the IMAP fetcher, if it is enabled.
 fn imap(
     config: &Config,
     store: &Store,
@@ -272,12 +274,7 @@ fn imap(
     let imap = ImapFetcher::new(settings.clone(), parts);
     let imap = imap.map_err(|error| ExitError::new(Exit::Config, error))?;
     let folders = settings.folders.join(" ");
-    info!(
-        protocol = "imap",
-        host = settings.host,
-        folders,
-        "door open"
-    );
+    info!(protocol = "imap", host = settings.host, folders, "enabled");
     Ok(Some(imap))
 }
 
@@ -303,9 +300,7 @@ fn authenticator(config: &Config) -> Option<Arc<Authenticator>> {
 ///
 /// # Errors
 /// The keys or the Messages API of a route cannot be used.
-pub(super) fn delivery_routes(
-    config: &Config,
-) -> Result<Vec<delivery::route::DeliveryRoute>, ExitError> {
+pub fn delivery_routes(config: &Config) -> Result<Vec<delivery::route::DeliveryRoute>, ExitError> {
     let mut list = Vec::new();
     for route in &config.routes {
         let keys = Arc::new(key_ring(route)?);

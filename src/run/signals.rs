@@ -6,16 +6,16 @@ use std::io;
 
 use tokio::signal::unix::{self, SignalKind};
 
-/// What a signal asks for.
+/// The request of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
     /// SIGHUP: read the certificates again.
     Reload,
-    /// SIGTERM or SIGINT, by name: finish and end.
+    /// SIGTERM or SIGINT, by name: finish and exit.
     Stop(&'static str),
 }
 
-/// The signals, caught from now on.
+/// The signal handlers.
 pub(super) struct Signals {
     hangup: unix::Signal,
     interrupt: unix::Signal,
@@ -39,7 +39,7 @@ impl Signals {
         }
     }
 
-    /// Waits for a stop alone.
+    /// Waits for a signal to stop.
     pub(super) async fn stop(&mut self) {
         while self.next().await == Signal::Reload {}
     }

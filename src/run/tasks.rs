@@ -1,6 +1,6 @@
-//! Owns the long-lived tasks: none of them ends without being noticed.
+//! Owns the long-lived tasks: the end of each is noticed.
 //!
-//! Does not start one again: a part that panicked is in no known state.
+//! Does not restart them: a part that panicked is in an unknown state.
 
 use std::collections::HashMap;
 
@@ -26,8 +26,8 @@ impl Tasks {
         self.names.insert(handle.id(), (name, handle));
     }
 
-    /// Waits until a task ends, which none of them should, and tells which and why. Never resolves
-    /// if there are no tasks.
+    /// Waits until a task ends, which none of them should, and describes the end. Never resolves
+    /// without tasks.
     pub(super) async fn next(&mut self) -> anyhow::Error {
         match self.set.join_next_with_id().await {
             Some(ended) => self.describe_end(ended),
@@ -35,7 +35,7 @@ impl Tasks {
         }
     }
 
-    /// Ends the tasks of this name at once.
+    /// Aborts the tasks of this name.
     pub(super) fn abort(&mut self, name: &str) {
         for (known, handle) in self.names.values() {
             if *known == name {
@@ -44,7 +44,7 @@ impl Tasks {
         }
     }
 
-    /// Waits for all tasks to end, now that they have been asked to; at `limit` the rest is cut off.
+    /// Waits for all tasks to end after they were asked to; at `limit` the rest is aborted.
     pub(super) async fn drain(&mut self, limit: Instant) {
         loop {
             match time::timeout_at(limit, self.set.join_next_with_id()).await {
@@ -56,7 +56,10 @@ impl Tasks {
                     error!("{error:#}");
                 }
                 Err(_) => {
-                    warn!(tasks = self.set.len(), "cut off: the stop takes too long");
+                    warn!(
+                        tasks = self.set.len(),
+                        "aborted: the shutdown takes too long"
+                    );
                     return self.set.shutdown().await;
                 }
             }
@@ -76,7 +79,7 @@ impl Tasks {
             Ok((_, Ok(()))) => anyhow!("{name} ended by itself"),
             Ok((_, Err(error))) => error.context(format!("{name} ended")),
             Err(error) if error.is_panic() => anyhow!("{name} panicked"),
-            Err(_) => anyhow!("{name} was cut off"),
+            Err(_) => anyhow!("{name} was aborted"),
         }
     }
 }
@@ -102,14 +105,14 @@ mod tests {
     #[tokio::test]
     async fn a_drain_waits_for_an_end_and_cuts_off_what_has_none() {
         let mut tasks = Tasks::default();
-        let (said, heard) = tokio::sync::oneshot::channel();
+        let (sender, receiver) = tokio::sync::oneshot::channel();
         tasks.spawn("orderly", async {
             tokio::task::yield_now().await;
-            said.send(()).map_err(|()| anyhow!("unheard"))
+            sender.send(()).map_err(|()| anyhow!("unheard"))
         });
         let far = Instant::now() + time::Duration::from_secs(3600);
         tasks.drain(far).await;
-        assert_eq!(heard.await, Ok(()));
+        assert_eq!(receiver.await, Ok(()));
         tasks.spawn("endless", std::future::pending());
         tasks.drain(Instant::now()).await;
         assert!(tasks.set.is_empty());
@@ -120,6 +123,6 @@ mod tests {
         let mut tasks = Tasks::default();
         tasks.spawn("endless", std::future::pending());
         tasks.abort("endless");
-        assert_eq!(tasks.next().await.to_string(), "endless was cut off");
+        assert_eq!(tasks.next().await.to_string(), "endless was aborted");
     }
 }

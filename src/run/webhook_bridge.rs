@@ -1,4 +1,4 @@
-//! Owns the joint between the HTTP server and the webhook receiver, which do not know each other.
+//! Owns the bridge between the HTTP server and the webhook receiver, which do not know each other.
 //!
 //! Does not decide anything.
 

@@ -10,6 +10,7 @@ use postern::http::server::{ServerSettings, listen_private, serve};
 use postern::mail::address::{Address, Domain};
 use postern::mail::envelope::{Recipient, RecipientTarget};
 use postern::mail::token::{Format, KeyRing};
+use postern::queue::MailQueue;
 use postern::run::inject_bridge::accept_into;
 use postern::store::{DeliveryOutcome, EventId, EventKind, Fact};
 use serde_json::{Value, json};
@@ -60,9 +61,11 @@ impl Desk {
             }]),
             resolve_recipient: Arc::new(recipient),
             accept_mail: accept_into(server.store.clone()),
-            pending_retry: Arc::new(|_| None),
-            hostname: "mx.example.com".to_owned(),
-            authserv_id: "mx.example.com".to_owned(),
+            queue: MailQueue::new(
+                server.store.clone(),
+                "mx.example.com".to_owned(),
+                "mx.example.com".to_owned(),
+            ),
             mail_bytes_max: 1_000_000,
         };
         let path = server.folder.path().join(control::SOCKET_NAME);

@@ -94,7 +94,7 @@ fn send(
             }
             Some(answer) if answer.starts_with('4') => client = None,
             Some(answer) => panic!("{answer}"),
-            // It was cut off: the mail may be kept or not, so it is sent again.
+            // It was aborted: the mail may be kept or not, so it is sent again.
             None => client = None,
         }
     }

@@ -13,6 +13,7 @@ use postern::http::router::{App, router};
 use postern::http::server::{ServerSettings, serve};
 use postern::http::stream::EventStreams;
 use postern::objects::ObjectId;
+use postern::queue::JobQueue;
 use postern::store::{EmbeddedMessages, Store};
 use prometheus_client::registry::Registry;
 use reqwest::{Client, Method, StatusCode};
@@ -54,6 +55,7 @@ impl Server {
             health: Health {
                 store: store.clone(),
                 paused_routes: Arc::new(move || seen.lock().unwrap().clone()),
+                embedded: Some(book.clone()),
             },
             registry: Arc::new(registry),
             messages: Some(EmbeddedApi::new(book.clone(), KEY)),
@@ -62,10 +64,9 @@ impl Server {
             objects: Some(objects_in(folder.path())),
             listeners: Some(EventStreams::new(store.clone(), AccessKeys::new([KEY]))),
             admin: Some(Admin::new(
-                store.clone(),
+                JobQueue::new(store.clone(), DAY),
                 AccessKeys::new([KEY]),
                 false,
-                DAY,
             )),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -195,8 +196,8 @@ async fn what_is_wrong_is_named() {
     let list = r#"{"sourceType":"email","identityEmail":"a","metadata":[]}"#;
     let number = r#"{"sourceType":"email","senderEmail":"a","body":7}"#;
     for (call, path, key, body, status, named) in [
-        ("POST", THREADS, "", "", 400, "the body is no JSON"),
-        ("POST", THREADS, "", "[]", 400, "no JSON object"),
+        ("POST", THREADS, "", "", 400, "the body is not JSON"),
+        ("POST", THREADS, "", "[]", 400, "not a JSON object"),
         ("POST", THREADS, "", "{}", 422, "sourceType"),
         (
             "POST",
@@ -618,7 +619,7 @@ async fn a_store_that_takes_nothing_is_not_ready() {
     let (status, body) = server.call(Method::GET, "/readyz", "", "").await;
     assert_eq!(status, 503);
     let reasons = body["reasons"].to_string();
-    assert!(reasons.contains("the store takes nothing"), "{reasons}");
+    assert!(reasons.contains("the store accepts nothing"), "{reasons}");
     server.book.clone().close().await;
     let (_, body) = server.call(Method::GET, "/readyz", "", "").await;
     assert!(

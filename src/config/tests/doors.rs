@@ -1,4 +1,4 @@
-//! The doors mail comes in by, and where HTTP is served.
+//! The listeners for mail, and the addresses of HTTP.
 
 use super::*;
 use crate::clock;

@@ -15,7 +15,7 @@ mod sending;
 const EXAMPLE: &str = include_str!("../../../config/postern.toml");
 const SECRET: &str = "3f9a1c5e7b2d4068a9c1e3f5b7d90246";
 
-/// The example with every key set, its secret files made in `folder`.
+/// The example with every key set. Its secret files are created in `folder`.
 fn uncommented(folder: &Path) -> String {
     let mut text = String::new();
     for line in EXAMPLE.lines() {
@@ -71,7 +71,7 @@ const NEEDED: [(&str, &str); 4] = [
     ("MESSAGES_API_KEY", "k"),
 ];
 
-/// The leaves of a table by their paths; the entries of lists of tables all under one path.
+/// The leaves of a table by path; the entries of a list of tables share one path.
 fn leaves(path: &str, table: &Table, into: &mut BTreeMap<String, toml::Value>) {
     for (key, value) in table {
         let path = format!("{path}{key}");
@@ -94,7 +94,7 @@ fn the_example_can_be_used_as_it_is_and_with_every_key_set() {
     let folder = TempDir::new().unwrap();
     let set = load_text(&uncommented(folder.path()), &[]).unwrap();
     assert_eq!(set.config.hostname.as_str(), "mx.example.com");
-    // As it is it lacks what has no default, and the environment can give all of that.
+    // The example lacks the keys without a default, all of which the environment can set.
     assert!(load_text(EXAMPLE, &[]).is_err());
     let bare = load_text(EXAMPLE, &NEEDED).unwrap();
     assert_eq!(bare.config.hostname.as_str(), "inbox.example.com");
@@ -106,7 +106,7 @@ fn the_example_has_every_key_with_the_default_the_code_has() {
     let text = uncommented(folder.path());
     let mut example = BTreeMap::new();
     leaves("", &text.parse().unwrap(), &mut example);
-    // Read with an entry in each list of tables, so that the keys of those are asked for too.
+    // Read with an entry in each list of tables, so that their keys are read too.
     let log = ConfigFindings::default();
     let lists = "route = [{ secrets = [{}] }]
 events = { webhook = [{}] }
@@ -129,7 +129,7 @@ events = { webhook = [{}] }
         }
     }
     for (path, default) in known {
-        // A secret may be written in place of its file, and the example shows the better way.
+        // A secret may stand in place of its file; the example shows the better way.
         let shown = example.contains_key(&path) || example.contains_key(&format!("{path}_file"));
         assert!(shown, "{path} is missing in the example");
         if default.is_none() && !path.starts_with("route.secrets.") {

@@ -1,4 +1,4 @@
-//! The way out: relays, keys that sign, templates, what is kept of the outbox, who may ask for mail.
+//! Outgoing mail: relays, signing keys, templates, the limits of the outbox, and the callers.
 
 use super::*;
 use crate::mail::job_id::JobId;
@@ -158,7 +158,7 @@ fn what_is_kept_of_the_outbox_is_the_operators() {
     assert_eq!((store.outbox_max, store.outbox_bytes_max), (7, 2 << 20));
     assert_eq!((store.sent_kept, store.failed_kept), (8, 9));
     assert_eq!((store.failed_age_max, store.captured_kept), (days(10), 11));
-    // Whoever puts an address on the list, it is for so long.
+    // The age is the same whoever suppresses an address.
     assert_eq!(config.outbound.suppress_for, days(12));
     assert_eq!(config.delivery.suppress_for, days(12));
 }

@@ -1,60 +1,56 @@
-//! Owns the pages for people: what is on its way out, what came of it, and the mail as it looks.
+//! Owns the pages for people: outgoing jobs, their history, and each mail as it looks.
 //!
-//! Does not compose or send; a person's word (try again, call back) goes to the store.
+//! Does not compose or send: a person's command (retry, cancel) goes to the job queue.
 //!
-//! Every page is behind a password (a key of the API, with any name); in development also open to
-//! whoever is on this machine and calls it by a name of this machine. Words of strangers are escaped by the
-//! templates, and a mail's HTML is shown in a frame without scripts, forms, origin or network.
+//! Every page requires a password (a key of the gateway, with any user name). In development mode
+//! the pages are also open to clients on this machine that address it by a loopback name. Templates
+//! escape foreign text, and a mail's HTML is shown in a frame without scripts, forms, origin or
+//! network.
 
 mod pages;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Redirect, Response};
-use axum::routing;
+use axum::{Router, routing};
 use bytes::Bytes;
-use serde::Deserialize;
 
+use super::endpoint::{Endpoint, mount};
 use super::error::HttpError;
+use super::extract::{PathId, named_parameters};
 use super::keys::AccessKeys;
-use super::router::{App, Endpoint};
 use super::server::ClientIp;
-use crate::clock;
 use crate::mail::job_id::JobId;
 use crate::mail::view::View;
-use crate::store::{Fact, JobRecord, JobStateKind, ReadError, Store};
+use crate::queue::JobQueue;
+use crate::store::JobStateKind;
 use pages::AdminPages;
 
 /// Jobs on one page.
 const PAGE_JOBS: usize = 50;
 
-/// What the pages are made from.
+/// The jobs, keys and templates of the pages.
 #[derive(Clone)]
 pub struct Admin {
-    store: Store,
+    jobs: JobQueue,
     keys: AccessKeys,
-    /// Whoever is on this machine needs no password.
+    /// True if clients on this machine need no password.
     open_to_loopback: bool,
-    /// How long a job is tried that a person has tried again.
-    age_max: Duration,
     pages: Arc<AdminPages>,
 }
 
 impl Admin {
-    /// Pages over this store for whoever has one of the keys, and, if `open`, for whoever is on this
-    /// machine. A job that is tried again is given up after `age_max`.
-    pub fn new(store: Store, keys: AccessKeys, open: bool, age_max: Duration) -> Self {
+    /// Creates pages about these jobs for holders of one of the keys and, if `open_to_loopback`, for
+    /// clients on this machine.
+    pub fn new(jobs: JobQueue, keys: AccessKeys, open_to_loopback: bool) -> Self {
         Self {
-            store,
+            jobs,
             keys,
-            open_to_loopback: open,
-            age_max,
+            open_to_loopback,
             pages: Arc::new(AdminPages::new()),
         }
     }
@@ -65,7 +61,8 @@ impl Admin {
             .extensions()
             .get::<ClientIp>()
             .and_then(|peer| peer.0);
-        // The name keeps a stranger's page from reaching us through a name of his own that leads here.
+        // Without this check, a foreign page could reach us through a DNS name that resolves to
+        // this machine.
         let near = self.open_to_loopback
             && peer.is_some_and(|ip| ip.is_loopback())
             && is_loopback_host(headers);
@@ -79,7 +76,7 @@ impl fmt::Debug for Admin {
     }
 }
 
-pub(super) fn routes() -> Vec<Endpoint<App>> {
+pub(super) fn routes() -> Vec<Endpoint<Admin>> {
     let row = |method, path, call| Endpoint::new(method, path, call);
     vec![
         row(
@@ -108,21 +105,16 @@ pub(super) fn routes() -> Vec<Endpoint<App>> {
     ]
 }
 
-/// Asks for the password before anything is looked at, and lets changes only come from a page of ours.
-pub(super) async fn require_password(
-    State(app): State<App>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let admin = app.admin.as_ref();
-    if !admin.is_some_and(|admin| admin.admits(&request)) {
+/// Requires the password before anything else, and accepts changes only from our own pages.
+async fn require_password(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    if !admin.admits(&request) {
         let mut response = HttpError::unauthorized().into_response();
         let ask = HeaderValue::from_static("Basic realm=\"Postern\", charset=\"UTF-8\"");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, ask);
         return response;
     }
     if *request.method() != Method::GET && !is_same_origin(request.headers()) {
-        let message = "changes are made from the pages themselves";
+        let message = "changes are accepted only from the pages themselves";
         return HttpError::new(StatusCode::FORBIDDEN, "foreign", message).into_response();
     }
     let mut response = next.run(request).await;
@@ -137,65 +129,37 @@ pub(super) async fn require_password(
     response
 }
 
-pub(super) fn guarded_routes(app: &App) -> axum::Router<App> {
-    let mut router = axum::Router::new();
-    for route in routes() {
-        router = router.route(route.path, route.handler);
-    }
-    router.route_layer(middleware::from_fn_with_state(
-        app.clone(),
-        require_password,
-    ))
+/// The routes of the pages, all of them guarded.
+pub(super) fn router(admin: Admin) -> Router {
+    let guard = middleware::from_fn_with_state(admin.clone(), require_password);
+    mount(routes()).route_layer(guard).with_state(admin)
 }
 
-/// What a list shows.
-#[derive(Debug, Default, Deserialize)]
-struct OutboxQuery {
-    state: Option<String>,
-    after: Option<String>,
-}
-
-async fn list(
-    State(app): State<App>,
-    wish: Result<Query<OutboxQuery>, QueryRejection>,
-) -> Result<Response, HttpError> {
-    let admin = admin(&app)?;
-    let Query(wish) = wish.map_err(|_| HttpError::bad_request("query: not understood"))?;
-    let after = wish.after.as_deref().map(parse_id).transpose()?;
-    let state = wish.state.as_deref().unwrap_or("all");
+async fn list(State(admin): State<Admin>, uri: Uri) -> Result<Response, HttpError> {
+    let [state, after] = named_parameters(&uri, ["state", "after"])?;
+    let after = after.as_deref().map(parse_id).transpose()?;
+    let state = state.as_deref().unwrap_or("all");
     let jobs = match JobStateKind::of_name(state) {
         None if state != "all" => Vec::new(),
-        wanted => admin.store.jobs(wanted, after, PAGE_JOBS).await?,
+        wanted => admin.jobs.list(wanted, after, PAGE_JOBS).await?,
     };
-    html_response(
-        admin
-            .pages
-            .list(state, &jobs, admin.store.outbox_ledger(), PAGE_JOBS),
-    )
+    let ledger = admin.jobs.ledger();
+    html_response(admin.pages.list(state, &jobs, ledger, PAGE_JOBS))
 }
 
-async fn show(
-    State(app): State<App>,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<Response, HttpError> {
-    let admin = admin(&app)?;
-    let record = find_job(admin, id).await?;
-    let view = match admin.store.job_mail(record.job.id).await {
+async fn show(State(admin): State<Admin>, PathId(id): PathId) -> Result<Response, HttpError> {
+    let record = admin.jobs.find(parse_id(&id)?).await?;
+    let view = match admin.jobs.mail(record.job.id).await {
         Ok(mail) => Some(parse(mail).await?),
         Err(_) => None,
     };
     html_response(admin.pages.job(&record, view.as_ref()))
 }
 
-async fn html(
-    State(app): State<App>,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<Response, HttpError> {
-    let mail = job_mail(&app, id).await?;
-    let html = parse(mail)
-        .await?
-        .html
-        .ok_or_else(|| HttpError::not_found("HTML"))?;
+async fn html(State(admin): State<Admin>, PathId(id): PathId) -> Result<Response, HttpError> {
+    let mail = admin.jobs.mail(parse_id(&id)?).await?;
+    let html = parse(mail).await?.html;
+    let html = html.ok_or_else(|| HttpError::not_found("HTML"))?;
     let policy = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
                   frame-ancestors 'self'";
     let fields = [
@@ -205,11 +169,8 @@ async fn html(
     Ok((fields, Html(html)).into_response())
 }
 
-async fn raw_mail(
-    State(app): State<App>,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<Response, HttpError> {
-    let mail = job_mail(&app, id).await?;
+async fn raw_mail(State(admin): State<Admin>, PathId(id): PathId) -> Result<Response, HttpError> {
+    let mail = admin.jobs.mail(parse_id(&id)?).await?;
     let fields = [
         (header::CONTENT_TYPE, "message/rfc822"),
         (
@@ -220,62 +181,22 @@ async fn raw_mail(
     Ok((fields, mail).into_response())
 }
 
-async fn retry(
-    State(app): State<App>,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<Redirect, HttpError> {
-    let admin = admin(&app)?;
-    let job = find_job(admin, id).await?.job.id;
-    let at = clock::now();
-    let ends_at = at.plus(admin.age_max);
-    let fact = Fact::Retried { job, at, ends_at };
-    admin.store.record(vec![fact]).await?;
+async fn retry(State(admin): State<Admin>, PathId(id): PathId) -> Result<Redirect, HttpError> {
+    let job = admin.jobs.retry(parse_id(&id)?).await?.job.id;
     Ok(Redirect::to(&format!("/admin/outbox/{job}")))
 }
 
-async fn cancel(
-    State(app): State<App>,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<Redirect, HttpError> {
-    let admin = admin(&app)?;
-    let job = find_job(admin, id).await?.job.id;
-    if !admin.store.cancel(job, clock::now()).await? {
-        return Err(HttpError::conflict("the job is being sent, or is over"));
-    }
+async fn cancel(State(admin): State<Admin>, PathId(id): PathId) -> Result<Redirect, HttpError> {
+    let job = admin.jobs.cancel(parse_id(&id)?).await?.job.id;
     Ok(Redirect::to(&format!("/admin/outbox/{job}")))
 }
 
-fn admin(app: &App) -> Result<&Admin, HttpError> {
-    app.admin
-        .as_ref()
-        .ok_or_else(|| HttpError::not_found("path"))
-}
-
-async fn find_job(
-    admin: &Admin,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<JobRecord, HttpError> {
-    let Path(id) = id.map_err(|_| HttpError::not_found("job"))?;
-    let found = admin.store.job(parse_id(&id)?).await?;
-    found.ok_or_else(|| HttpError::not_found("job"))
-}
-
-async fn job_mail(app: &App, id: Result<Path<String>, PathRejection>) -> Result<Bytes, HttpError> {
-    let admin = admin(app)?;
-    let job = find_job(admin, id).await?.job.id;
-    let mail = admin.store.job_mail(job).await;
-    mail.map_err(|error| match error {
-        ReadError::Store(error) => error.into(),
-        _ => HttpError::not_found("mail"),
-    })
-}
-
-/// Reads a mail where it blocks nobody: it may be large.
+/// Parses a mail of any size without blocking the other tasks.
 async fn parse(mail: Bytes) -> Result<View, HttpError> {
     let parsed = tokio::task::spawn_blocking(move || View::parse(&mail)).await;
     parsed.map_err(|_| {
-        let message = "the mail cannot be read";
-        HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        HttpError::new(status, "internal", "the mail cannot be parsed")
     })
 }
 
@@ -287,13 +208,13 @@ fn html_response(rendered: Result<String, pages::PageError>) -> Result<Response,
     rendered
         .map(|text| Html(text).into_response())
         .map_err(|error| {
-            tracing::error!(%error, "a page cannot be made");
-            let message = "the page cannot be made; the log says why";
+            tracing::error!(%error, "a page cannot be rendered");
+            let message = "the page cannot be rendered; the log has the reason";
             HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
         })
 }
 
-/// Does the request call us by an address or name of this machine?
+/// True if the request addresses us by a loopback address or name.
 fn is_loopback_host(headers: &HeaderMap) -> bool {
     let host = headers
         .get(header::HOST)
@@ -310,7 +231,7 @@ fn is_loopback_host(headers: &HeaderMap) -> bool {
     matches!(name, Some("localhost" | "127.0.0.1" | "[::1]"))
 }
 
-/// Does the request come from a page of ours, as its browser says?
+/// True if the request comes from one of our own pages, by the browser's statement.
 fn is_same_origin(headers: &HeaderMap) -> bool {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let Some(host) = text(header::HOST) else {
@@ -320,7 +241,8 @@ fn is_same_origin(headers: &HeaderMap) -> bool {
         Some(origin) => origin
             .split_once("://")
             .is_some_and(|(_, name)| name == host),
-        // A browser sends Origin with every such request: this is a program, with the password.
+        // A browser sends Origin with every such request: this client is a program that has the
+        // password.
         None => text(header::HeaderName::from_static("sec-fetch-site")).is_none(),
     }
 }

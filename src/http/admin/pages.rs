@@ -1,4 +1,4 @@
-//! Owns what the pages show, as plain values for their templates.
+//! Owns the values that the pages show, and the templates that show them.
 //!
 //! Does not look anything up.
 
@@ -13,10 +13,10 @@ use crate::store::{AttemptRecord, JobRecord, JobState, OutboxLedger};
 /// Characters of a mail's text that a page shows.
 const TEXT_CHARS_MAX: usize = 20_000;
 
-/// The pages' templates.
+/// The templates of the pages.
 pub(super) struct AdminPages(Environment<'static>);
 
-/// A template cannot be filled in.
+/// The error of a template that cannot be rendered.
 #[derive(Debug, Error)]
 #[error("template")]
 pub(super) struct PageError(#[from] minijinja::Error);
@@ -118,7 +118,7 @@ impl JobView {
     }
 }
 
-/// A line of a job's history.
+/// An entry of a job's history.
 #[derive(Serialize)]
 struct HistoryLine<'r> {
     at: String,

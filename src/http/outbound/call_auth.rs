@@ -1,6 +1,7 @@
-//! Owns who may call: the keys of the gateway, and the secrets a call may be signed with instead.
+//! Owns the authentication of the gateway's callers: keys, and the secrets that requests may be
+//! signed with instead.
 //!
-//! Does not look at what is asked for.
+//! Does not look at what is requested.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,34 +17,35 @@ use crate::http::error::HttpError;
 use crate::http::keys::AccessKeys;
 use crate::signature::{HmacKey, STANDARD_PREFIX, parse_standard};
 
-/// Signatures in one `webhook-signature`. There is one for each secret of the sender.
+/// Signatures in one `webhook-signature`, one for each secret of the sender.
 const SIGNATURES_MAX: usize = 10;
 /// Signed requests that are remembered at a time with their `Idempotency-Key`.
 const SEEN_CALLS_MAX: usize = 100_000;
-/// The longest `webhook-id`.
+/// Octets of a `webhook-id`.
 const ID_BYTES_MAX: usize = 255;
 /// Decimal digits of a timestamp.
 const DIGITS_MAX: usize = 16;
-/// Milliseconds that no clock shows any more: what is less was meant as seconds.
+/// The smallest plausible timestamp in milliseconds: a smaller one was meant as seconds.
 const MILLIS_MIN: u64 = 100_000_000_000;
 
-/// Who may call.
+/// The keys and secrets of the gateway's callers.
 pub struct CallAuth {
     keys: AccessKeys,
     secrets: Vec<CallSecret>,
     age_max: Duration,
-    /// The signed requests, and with which `Idempotency-Key` they came: it is not part of what is signed.
+    /// The `Idempotency-Key` of each signed request, since the signature does not cover it. The key
+    /// of the map is the digest of the signature.
     seen_calls: Mutex<HashMap<[u8; 32], SeenCall>>,
 }
 
-/// The `Idempotency-Key` a signed request came with.
+/// The `Idempotency-Key` of a signed request.
 struct SeenCall {
-    /// Its SHA-256; `None` if it came without.
+    /// SHA-256 of the key; `None` if the request had none.
     key: Option<[u8; 32]>,
     at: Timestamp,
 }
 
-/// A secret that calls are signed with.
+/// A secret that requests are signed with.
 struct CallSecret {
     /// Key of the generic scheme: the secret as it is written.
     generic: HmacKey,
@@ -51,18 +53,18 @@ struct CallSecret {
     standard: HmacKey,
 }
 
-/// What a request brings to prove itself with.
+/// The credentials of a request.
 #[derive(Debug)]
 pub(super) enum CallCredential {
-    /// A key of ours, compared already.
+    /// A valid key.
     Key,
-    /// A signature of the body, which is still to come.
+    /// A signature of the body, which has not arrived yet.
     Signed {
-        /// What is signed before the body.
+        /// The signed text before the body.
         prefix: String,
         signatures: Vec<Vec<u8>>,
         is_standard: bool,
-        /// By what this very request is known.
+        /// The identity of this request under its signature.
         id: String,
     },
 }
@@ -74,12 +76,12 @@ impl CallCredential {
     }
 }
 
-/// A caller who is believed.
+/// An authenticated caller.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct AuthenticatedCall {
-    /// By what the signature knows the request, if it was signed.
+    /// The identity of a signed request.
     pub(super) signed_id: Option<String>,
-    /// The digest of the signature that fits.
+    /// The digest of the signature that matched.
     signature: Option<[u8; 32]>,
 }
 
@@ -105,8 +107,8 @@ impl fmt::Debug for CallAuth {
 }
 
 impl CallAuth {
-    /// Whoever has one of `keys`, or signs with one of `secrets` not longer than `age_max` ago. Empty
-    /// ones are nobody's.
+    /// Accepts holders of one of `keys`, and requests signed with one of `secrets` at most
+    /// `age_max` ago. Empty keys and secrets match nothing.
     pub fn new<'a>(
         keys: impl IntoIterator<Item = &'a str>,
         secrets: impl IntoIterator<Item = &'a str>,
@@ -121,7 +123,7 @@ impl CallAuth {
         }
     }
 
-    /// Looks for a key; a signature is no way in here, for it would not say which path was meant.
+    /// Requires a key. A signature is not sufficient, because it does not cover the path.
     pub(super) fn require_key(&self, headers: &HeaderMap) -> Result<(), HttpError> {
         if self.keys.admits_bearer(headers) {
             return Ok(());
@@ -129,7 +131,7 @@ impl CallAuth {
         Err(HttpError::unauthorized())
     }
 
-    /// Looks at the head of a request before its body is read.
+    /// Checks the head of a request before its body is read.
     pub(super) fn check_head(
         &self,
         headers: &HeaderMap,
@@ -146,25 +148,23 @@ impl CallAuth {
         } else if headers.contains_key("x-webhook-signature") {
             generic(headers)?
         } else {
-            let message = "Authorization: Bearer with the key is needed, or a signature";
+            let message = "Authorization: Bearer with a key, or a signature, is required";
             return Err(unauthorized(message));
         };
         if self.secrets.is_empty() {
-            return Err(unauthorized(
-                "no secret is set up that a call could be signed with",
-            ));
+            return Err(unauthorized("no secret for signatures is configured"));
         }
         let off = now.since(at).max(at.since(now));
         if off > self.age_max {
             let seconds = off.as_secs();
             return Err(unauthorized(format!(
-                "the timestamp is {seconds} s off; sign each try anew"
+                "the timestamp is {seconds} s off; sign each attempt anew"
             )));
         }
         Ok(claim)
     }
 
-    /// Looks whether the body is what was signed.
+    /// Verifies the signature against the body.
     pub(super) fn verify_body(
         &self,
         claim: CallCredential,
@@ -196,7 +196,7 @@ impl CallAuth {
             }
         }
         if signature.is_none() {
-            return Err(unauthorized("the signature does not fit"));
+            return Err(unauthorized("the signature does not match"));
         }
         Ok(AuthenticatedCall {
             signed_id: Some(id),
@@ -204,8 +204,8 @@ impl CallAuth {
         })
     }
 
-    /// Takes the `Idempotency-Key` of a believed request. A signature does not cover it, so the same
-    /// signed request with another key is somebody's copy.
+    /// Binds the `Idempotency-Key` to an authenticated request. The signature does not cover the
+    /// key, so the same signed request with another key is a replay.
     pub(super) fn bind_idempotency_key(
         &self,
         caller: &AuthenticatedCall,
@@ -221,10 +221,10 @@ impl CallAuth {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if signed.len() >= SEEN_CALLS_MAX {
-            // A signature is fresh for as long before its timestamp as after.
+            // A signature is fresh for as long before its timestamp as after it.
             signed.retain(|_, known| now.since(known.at) <= self.age_max * 2);
             if signed.len() >= SEEN_CALLS_MAX && key.is_none() {
-                // By its signature alone it is one mail, however often it comes.
+                // By its signature alone it is one mail, however often it is repeated.
                 return Ok(());
             }
             if signed.len() >= SEEN_CALLS_MAX {
@@ -237,7 +237,7 @@ impl CallAuth {
         match known.key == key {
             true => Ok(()),
             false => Err(unauthorized(
-                "this signed request was there before with another Idempotency-Key",
+                "this signed request was used with another Idempotency-Key",
             )),
         }
     }
@@ -286,13 +286,13 @@ fn standard(headers: &HeaderMap) -> Result<(CallCredential, Timestamp), HttpErro
     Ok((claim, Timestamp::from_secs(seconds)))
 }
 
-/// The value of a field that must be there once, in visible ASCII.
+/// The value of a field that must occur once, in visible ASCII.
 fn single_header<'h>(headers: &'h HeaderMap, name: &str) -> Result<&'h str, HttpError> {
     let mut values = headers.get_all(name).iter();
     match (values.next().map(|value| value.to_str()), values.next()) {
         (Some(Ok(value)), None) => Ok(value),
         (None, _) => Err(unauthorized(format!("{name}: missing"))),
-        (_, Some(_)) => Err(unauthorized(format!("{name}: there twice"))),
+        (_, Some(_)) => Err(unauthorized(format!("{name}: given twice"))),
         (Some(Err(_)), None) => Err(unauthorized(format!("{name}: not ASCII"))),
     }
 }

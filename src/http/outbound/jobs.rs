@@ -1,28 +1,24 @@
-//! Owns the calls about jobs: look, list, call back, try again.
+//! Owns the calls about jobs: show, list, cancel, retry.
 //!
 //! Does not send anything.
 
-use std::error::Error as _;
+use std::sync::Arc;
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
-use axum::http::{Method, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::extract::State;
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing;
-use serde::Deserialize;
 use serde_json::{Value, json};
-use tracing::error;
 
+use super::super::endpoint::Endpoint;
 use super::super::error::{HttpError, success};
-use super::super::messages::{PageQuery, page_bounds, page_response};
-use super::super::path_text::PathText;
-use super::super::router::{App, Endpoint};
+use super::super::extract::PathId;
+use super::super::page::{PageQuery, page_response};
 use super::Gateway;
-use crate::clock;
 use crate::mail::job_id::JobId;
-use crate::store::{Fact, JobRecord, JobState, JobStateKind, ReadError};
+use crate::store::{JobRecord, JobState, JobStateKind};
 
-pub(super) fn routes() -> Vec<Endpoint<App>> {
+pub(super) fn routes() -> Vec<Endpoint<Arc<Gateway>>> {
     let job = "/gateway/jobs/{id}";
     let again = "/gateway/jobs/{id}/retry";
     let back = "/gateway/jobs/{id}/cancel";
@@ -37,123 +33,54 @@ pub(super) fn routes() -> Vec<Endpoint<App>> {
     ]
 }
 
-#[derive(Debug, Deserialize)]
-struct JobsQuery {
-    state: Option<String>,
-}
-
-async fn list(
-    State(app): State<App>,
-    which: Result<Query<JobsQuery>, QueryRejection>,
-    page: Result<Query<PageQuery>, QueryRejection>,
-) -> Result<Response, HttpError> {
-    let gateway = app.gateway()?;
-    let (after, limit) = page_bounds(page)?;
-    let after = after.as_deref().map(job_id).transpose()?;
-    let state = which.ok().and_then(|Query(which)| which.state);
-    let state = state.map(|name| {
-        JobStateKind::of_name(&name).ok_or_else(|| {
-            let names = JobStateKind::ALL.map(JobStateKind::name).join(", ");
-            HttpError::bad_request(format!("state: none of {names}"))
-        })
-    });
-    let mut found = gateway
-        .store
-        .jobs(state.transpose()?, after, limit + 1)
-        .await?;
-    let more = found.len() > limit;
-    found.truncate(limit);
+async fn list(State(gateway): State<Arc<Gateway>>, uri: Uri) -> Result<Response, HttpError> {
+    let page = PageQuery::read(&uri, &JobStateKind::ALL.map(JobStateKind::name))?;
+    let state = page.state.as_deref().and_then(JobStateKind::of_name);
+    let after = page.after.as_deref().map(job_id).transpose()?;
+    let mut found = gateway.jobs.list(state, after, page.limit + 1).await?;
+    let more = found.len() > page.limit;
+    found.truncate(page.limit);
     let shown: Vec<Value> = found.iter().map(job_json).collect();
     Ok(page_response(&shown, more))
 }
 
-async fn show(State(app): State<App>, PathText(id): PathText) -> Result<Response, HttpError> {
-    Ok(success(
-        StatusCode::OK,
-        job_json(&app.gateway()?.job(&id).await?),
-    ))
-}
-
-/// The mail as it was composed: a download, for it holds what others wrote.
-async fn mail(State(app): State<App>, PathText(id): PathText) -> Result<Response, HttpError> {
-    let gateway = app.gateway()?;
-    let record = gateway.job(&id).await?;
-    let is_kept = matches!(
-        record.state,
-        JobState::Waiting { .. } | JobState::Failed { .. } | JobState::Captured
-    );
-    if !is_kept {
-        return Err(HttpError::not_found("mail: the job is over"));
-    }
-    let job = record.job.id;
-    match gateway.store.job_mail(job).await {
-        Ok(bytes) => {
-            let name = format!("attachment; filename=\"{job}.eml\"");
-            let fields = [
-                (header::CONTENT_TYPE, "message/rfc822".to_owned()),
-                (header::CONTENT_DISPOSITION, name),
-            ];
-            Ok((fields, bytes).into_response())
-        }
-        Err(ReadError::NoJob(_)) => Err(HttpError::not_found("mail: the job is over")),
-        Err(ReadError::Store(error)) => Err(error.into()),
-        Err(error) => {
-            let cause = error.source().map(ToString::to_string);
-            error!(cause, "outbox: {error}");
-            Err(internal_error("the mail cannot be read"))
-        }
-    }
-}
-
-fn internal_error(message: &str) -> HttpError {
-    HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
-}
-
-async fn cancel(State(app): State<App>, PathText(id): PathText) -> Result<Response, HttpError> {
-    let gateway = app.gateway()?;
-    let job = gateway.job(&id).await?.job.id;
-    let is_cancelled = gateway.store.cancel(job, clock::now()).await?;
-    let record = gateway.job(&id).await?;
-    match record.state {
-        // Who asks twice hears yes twice.
-        _ if is_cancelled => {}
-        JobState::Cancelled => {}
-        JobState::Waiting { .. } => return Err(HttpError::conflict("it is being sent")),
-        state => {
-            return Err(HttpError::conflict(format!(
-                "it is {} already",
-                state.name()
-            )));
-        }
-    }
+async fn show(
+    State(gateway): State<Arc<Gateway>>,
+    PathId(id): PathId,
+) -> Result<Response, HttpError> {
+    let record = gateway.jobs.find(job_id(&id)?).await?;
     Ok(success(StatusCode::OK, job_json(&record)))
 }
 
-async fn retry(State(app): State<App>, PathText(id): PathText) -> Result<Response, HttpError> {
-    let gateway = app.gateway()?;
-    let _turn = gateway.jobs_lock.lock().await;
-    let record = gateway.job(&id).await?;
-    if !matches!(record.state, JobState::Failed { .. } | JobState::Captured) {
-        let word = record.state.name();
-        return Err(HttpError::conflict(format!(
-            "it is {word}, neither failed nor captured"
-        )));
-    }
-    let now = clock::now();
-    let fact = Fact::Retried {
-        job: record.job.id,
-        at: now,
-        ends_at: now.plus(gateway.settings.age_max),
-    };
-    gateway.store.record(vec![fact]).await?;
-    Ok(success(StatusCode::OK, job_json(&gateway.job(&id).await?)))
+/// The mail as it was composed. It is a download, because it contains foreign text.
+async fn mail(
+    State(gateway): State<Arc<Gateway>>,
+    PathId(id): PathId,
+) -> Result<Response, HttpError> {
+    let job = job_id(&id)?;
+    let bytes = gateway.jobs.mail(job).await?;
+    let name = format!("attachment; filename=\"{job}.eml\"");
+    let fields = [
+        (header::CONTENT_TYPE, "message/rfc822".to_owned()),
+        (header::CONTENT_DISPOSITION, name),
+    ];
+    Ok((fields, bytes).into_response())
 }
 
-impl Gateway {
-    async fn job(&self, id: &str) -> Result<JobRecord, HttpError> {
-        let found = self.store.job(job_id(id)?).await?;
-        found.ok_or_else(|| HttpError::not_found("job"))
-    }
+async fn cancel(
+    State(gateway): State<Arc<Gateway>>,
+    PathId(id): PathId,
+) -> Result<Response, HttpError> {
+    let record = gateway.jobs.cancel(job_id(&id)?).await?;
+    Ok(success(StatusCode::OK, job_json(&record)))
+}
+
+async fn retry(
+    State(gateway): State<Arc<Gateway>>,
+    PathId(id): PathId,
+) -> Result<Response, HttpError> {
+    let record = gateway.jobs.retry(job_id(&id)?).await?;
+    Ok(success(StatusCode::OK, job_json(&record)))
 }
 
 fn job_id(text: &str) -> Result<JobId, HttpError> {

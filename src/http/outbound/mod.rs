@@ -1,6 +1,6 @@
-//! Owns the product's calls of the gateway: what it asks to have sent, and what it asks about it.
+//! Owns the product's calls to the gateway: requests for mail, and questions about them.
 //!
-//! Does not make mails: an [`DraftIntake`], built where that is known, takes the drafts.
+//! Does not compose mail: a [`DraftIntake`], built by the caller, accepts the drafts.
 
 mod call_auth;
 mod draft_body;
@@ -11,13 +11,12 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
-use axum::middleware::Next;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing;
+use axum::{Json, Router, routing};
 use bytes::{Bytes, BytesMut};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -25,61 +24,64 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use tokio::sync::Mutex;
 use tokio::time;
 
 pub use call_auth::CallAuth;
 pub use draft_body::field_name;
 
+use super::endpoint::{Endpoint, mount};
 use super::error::{HttpError, success};
 use super::idempotency;
-use super::router::{App, Endpoint};
 use super::server::ClientIp;
 use crate::clock;
 use crate::limits::{Holder, LoadMonitor, MemoryBudget, MemoryLimits, MemoryPermit};
 use crate::mail::draft::{Draft, DraftCall, DraftKey};
 use crate::mail::job_id::JobId;
+use crate::queue::JobQueue;
 use crate::store::Store;
 use draft_body::ParsedCall;
 
-/// The longest a body may take to come.
+/// Time in which a body must arrive.
 const BODY_WAIT: Duration = Duration::from_secs(35);
-/// Octets set aside for a body at once, whatever its head promises.
+/// Octets allocated for a body at once, whatever its head announces.
 const BODY_CAPACITY: usize = 64 * 1024;
 
-/// Takes drafts.
+/// Accepts drafts.
 pub trait DraftIntake: Send + Sync {
-    /// Makes mails of a draft and keeps them: what is named is on disk.
+    /// Composes the mails of a draft and stores them: the returned jobs are on disk.
     ///
-    /// `None`: nothing is to be sent, for the draft tells of a message that Postern posted itself. Fails
-    /// with what the product hears instead.
+    /// `None` if nothing is to be sent, because the draft repeats a message that Postern posted
+    /// itself.
+    ///
+    /// # Errors
+    /// The error response for the product.
     fn submit(
         &self,
         draft: Draft,
     ) -> Pin<Box<dyn Future<Output = Result<Option<QueuedDraft>, HttpError>> + Send + '_>>;
 }
 
-/// What became of a draft.
+/// The jobs of an accepted draft.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueuedDraft {
-    /// The job for the recipient, then one for each copy.
+    /// The job of the recipient, then one for each copy.
     pub jobs: Vec<JobId>,
-    /// At least one of them is new.
+    /// True if at least one of them is new.
     pub is_new: bool,
 }
 
-/// Bounds of the gateway.
+/// Limits of the gateway.
 #[derive(Clone, Debug)]
 pub struct GatewaySettings {
     /// Octets of a request's body.
     pub body_bytes_max: usize,
     /// Octets of all bodies that are being read or made into mails.
     pub bytes_in_flight_max: usize,
-    /// How long a job is tried again once a person says so.
+    /// Time for which a job is attempted after a person retried it.
     pub age_max: Duration,
-    /// How many jobs must have come back for good before an address is held back.
+    /// Number of permanent bounces after which an address is suppressed.
     pub suppress_after: u32,
-    /// How long an address that is put on the list stays on it.
+    /// Time for which an address stays suppressed.
     pub suppression_age: Duration,
 }
 
@@ -96,16 +98,15 @@ impl Default for GatewaySettings {
     }
 }
 
-/// What the product's calls are answered from.
+/// The state behind the product's calls.
 pub struct Gateway {
     store: Store,
-    /// `None` if nothing is sent at all.
+    /// `None` if outgoing mail is switched off.
     intake: Option<Arc<dyn DraftIntake>>,
     callers: CallAuth,
     settings: GatewaySettings,
     memory: Arc<MemoryBudget>,
-    /// Between the look at a job and the fact about it no other request comes.
-    jobs_lock: Mutex<()>,
+    jobs: JobQueue,
     requests: Family<GatewayLabels, Counter>,
 }
 
@@ -116,7 +117,7 @@ struct GatewayLabels {
 }
 
 impl Gateway {
-    /// A gateway that hands drafts to `intake`; without one it refuses them.
+    /// Creates a gateway that hands drafts to `intake`; without one it refuses them.
     pub fn new(
         store: Store,
         intake: Option<Arc<dyn DraftIntake>>,
@@ -132,6 +133,7 @@ impl Gateway {
         );
         let bytes = settings.bytes_in_flight_max;
         Self {
+            jobs: JobQueue::new(store.clone(), settings.age_max),
             store,
             intake,
             callers,
@@ -141,9 +143,13 @@ impl Gateway {
                 LoadMonitor::default(),
             ),
             settings,
-            jobs_lock: Mutex::default(),
             requests,
         }
+    }
+
+    /// The jobs that the calls show and change.
+    pub fn jobs(&self) -> JobQueue {
+        self.jobs.clone()
     }
 
     async fn handle(&self, call: DraftCall, request: Request) -> Response {
@@ -172,7 +178,7 @@ impl Gateway {
         let (head, body) = request.into_parts();
         let claim = self.callers.check_head(&head.headers, clock::now())?;
         let Some(intake) = &self.intake else {
-            let message = "outgoing mail is switched off here (outbound.enabled)";
+            let message = "outgoing mail is switched off (outbound.enabled)";
             return Err(HttpError::new(
                 StatusCode::FORBIDDEN,
                 "outbound_disabled",
@@ -187,7 +193,7 @@ impl Gateway {
         };
         let read = time::timeout(BODY_WAIT, self.read_body(holder, body)).await;
         let (body, permit) = read.map_err(|_| {
-            let message = "the body did not come in time";
+            let message = "the body did not arrive in time";
             HttpError::new(StatusCode::REQUEST_TIMEOUT, "timeout", message)
         })??;
         let caller = self.callers.verify_body(claim, &body)?;
@@ -196,7 +202,7 @@ impl Gateway {
         let key = given
             .map(DraftKey::Given)
             .or_else(|| caller.signed_id.map(DraftKey::Signed));
-        // Megabytes of JSON and base64 would hold up whatever else the thread does.
+        // Parsing megabytes of JSON and base64 would block the other tasks of this thread.
         let asked = tokio::task::spawn_blocking(move || draft_body::read(call, &body, key));
         let asked = asked.await.map_err(|_| {
             let status = StatusCode::INTERNAL_SERVER_ERROR;
@@ -213,7 +219,7 @@ impl Gateway {
         Ok(answer)
     }
 
-    /// The whole body, and the permit for its bytes.
+    /// Reads the whole body. The permit covers its memory while it is held.
     async fn read_body(
         &self,
         holder: Holder,
@@ -224,15 +230,15 @@ impl Gateway {
             let message = format!("the body has more than {max} bytes");
             HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
         };
-        let told = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-        if told > max {
+        let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        if announced > max {
             return Err(too_large());
         }
         let mut body = pin!(body);
-        let mut bytes = BytesMut::with_capacity(told.min(BODY_CAPACITY));
+        let mut bytes = BytesMut::with_capacity(announced.min(BODY_CAPACITY));
         let mut permit = self.memory.permit(holder);
         while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-            let frame = frame.map_err(|_| HttpError::bad_request("the body broke off"))?;
+            let frame = frame.map_err(|_| HttpError::bad_request("the body is incomplete"))?;
             let Ok(more) = frame.into_data() else {
                 continue;
             };
@@ -240,7 +246,7 @@ impl Gateway {
                 return Err(too_large());
             }
             if !permit.grow(more.len()) {
-                let message = "too much at a time, try later";
+                let message = "too many requests at a time, retry later";
                 let status = StatusCode::SERVICE_UNAVAILABLE;
                 return Err(HttpError::new(status, "unavailable", message));
             }
@@ -250,50 +256,48 @@ impl Gateway {
     }
 }
 
-/// What a call that is understood hears.
+/// The result of a valid call.
 enum CallResult {
     Taken(QueuedDraft),
     Ignored(String),
 }
 
-/// The calls that ask for a mail. They say themselves who may make them.
-pub(super) fn routes() -> Vec<Endpoint<App>> {
+/// The routes of the gateway.
+pub(super) fn router(gateway: Arc<Gateway>) -> Router {
+    let guard = middleware::from_fn_with_state(Arc::clone(&gateway), authorize);
+    let keyed = mount(keyed_routes()).route_layer(guard);
+    mount(routes()).merge(keyed).with_state(gateway)
+}
+
+/// The calls that request a mail. They authenticate their callers themselves.
+pub(super) fn routes() -> Vec<Endpoint<Arc<Gateway>>> {
     vec![
         Endpoint::new(Method::POST, "/gateway/events", routing::post(events)),
         Endpoint::new(Method::POST, "/gateway/outbound", routing::post(outbound)),
     ]
 }
 
-/// The calls about jobs and addresses, for whoever has a key.
-pub(super) fn keyed_routes() -> Vec<Endpoint<App>> {
+/// The calls about jobs and addresses, for holders of a key.
+pub(super) fn keyed_routes() -> Vec<Endpoint<Arc<Gateway>>> {
     let mut routes = jobs::routes();
     routes.extend(suppressions::routes());
     routes
 }
 
-/// Lets a request through if it has a key.
-pub(super) async fn authorize(State(app): State<App>, request: Request, next: Next) -> Response {
-    let admitted = app
-        .gateway()
-        .and_then(|gateway| gateway.callers.require_key(request.headers()));
-    match admitted {
-        Ok(()) => next.run(request).await,
-        Err(fault) => fault.into_response(),
-    }
+/// Lets a request pass if it has a key.
+async fn authorize(
+    State(gateway): State<Arc<Gateway>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, HttpError> {
+    gateway.callers.require_key(request.headers())?;
+    Ok(next.run(request).await)
 }
 
-impl App {
-    fn gateway(&self) -> Result<&Gateway, HttpError> {
-        self.gateway
-            .as_deref()
-            .ok_or_else(|| HttpError::not_found("path"))
-    }
+async fn events(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    gateway.handle(DraftCall::Event, request).await
 }
 
-async fn events(State(app): State<App>, request: Request) -> Result<Response, HttpError> {
-    Ok(app.gateway()?.handle(DraftCall::Event, request).await)
-}
-
-async fn outbound(State(app): State<App>, request: Request) -> Result<Response, HttpError> {
-    Ok(app.gateway()?.handle(DraftCall::Direct, request).await)
+async fn outbound(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    gateway.handle(DraftCall::Direct, request).await
 }

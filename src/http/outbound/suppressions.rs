@@ -1,22 +1,23 @@
-//! Owns the calls about the addresses nothing is sent to.
+//! Owns the calls about suppressed addresses.
 //!
 //! Does not read bounces.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Query, State};
-use axum::http::{Method, StatusCode};
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing;
 use serde_json::{Value, json};
 
+use super::super::endpoint::Endpoint;
 use super::super::error::{HttpError, success};
-use super::super::messages::{PageQuery, page_bounds};
-use super::super::path_text::PathText;
-use super::super::router::{App, Endpoint};
+use super::super::extract::{PathId, whole_body};
+use super::super::page::PageQuery;
 use super::{Gateway, draft_body};
 use crate::clock;
 use crate::mail::address::Address;
@@ -24,7 +25,7 @@ use crate::store::{Fact, Suppression};
 
 const DAYS_MAX: u64 = 3650;
 
-pub(super) fn routes() -> Vec<Endpoint<App>> {
+pub(super) fn routes() -> Vec<Endpoint<Arc<Gateway>>> {
     let all = "/gateway/suppressions";
     let one = "/gateway/suppressions/{address}";
     vec![
@@ -35,18 +36,14 @@ pub(super) fn routes() -> Vec<Endpoint<App>> {
     ]
 }
 
-async fn list(
-    State(app): State<App>,
-    page: Result<Query<PageQuery>, QueryRejection>,
-) -> Result<Response, HttpError> {
-    let gateway = app.gateway()?;
-    let (after, limit) = page_bounds(page)?;
+async fn list(State(gateway): State<Arc<Gateway>>, uri: Uri) -> Result<Response, HttpError> {
+    let page = PageQuery::read(&uri, &[])?;
     let mut found = gateway
         .store
-        .suppressions(after.as_deref(), limit + 1)
+        .suppressions(page.after.as_deref(), page.limit + 1)
         .await?;
-    let more = found.len() > limit;
-    found.truncate(limit);
+    let more = found.len() > page.limit;
+    found.truncate(page.limit);
     let next = found.last().filter(|_| more).map(|last| &last.address);
     let items: Vec<Value> = found
         .iter()
@@ -55,23 +52,21 @@ async fn list(
     Ok(Json(json!({ "success": true, "data": items, "next": next })).into_response())
 }
 
-async fn show(State(app): State<App>, PathText(text): PathText) -> Result<Response, HttpError> {
-    let gateway = app.gateway()?;
+async fn show(
+    State(gateway): State<Arc<Gateway>>,
+    PathId(text): PathId,
+) -> Result<Response, HttpError> {
     let found = gateway.suppression(&text).await?;
     Ok(success(StatusCode::OK, gateway.suppression_json(&found)))
 }
 
 async fn add(
-    State(app): State<App>,
+    State(gateway): State<Arc<Gateway>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, HttpError> {
-    let gateway = app.gateway()?;
-    let body = body.map_err(|rejection| {
-        let message = "the body is too large or broke off";
-        HttpError::new(rejection.status(), "body", message)
-    })?;
-    let wish = draft_body::read_suppression(&body)?;
-    if wish
+    let body = whole_body(body)?;
+    let request = draft_body::read_suppression(&body)?;
+    if request
         .days
         .is_some_and(|days| !(1..=DAYS_MAX).contains(&days))
     {
@@ -80,15 +75,13 @@ async fn add(
             &format!("is not 1 to {DAYS_MAX}"),
         ));
     }
-    let age = wish
+    let age = request
         .days
         .map(|days| Duration::from_secs(days * 24 * 60 * 60));
     let now = clock::now();
     let suppression = Suppression {
-        address: wish.address.folded(),
-        reason: wish
-            .reason
-            .unwrap_or_else(|| "put there by hand".to_owned()),
+        address: request.address.folded(),
+        reason: request.reason.unwrap_or_else(|| "added by hand".to_owned()),
         job: None,
         bounces: 0,
         at: now,
@@ -102,8 +95,10 @@ async fn add(
     Ok(success(StatusCode::CREATED, shown))
 }
 
-async fn remove(State(app): State<App>, PathText(text): PathText) -> Result<Response, HttpError> {
-    let gateway = app.gateway()?;
+async fn remove(
+    State(gateway): State<Arc<Gateway>>,
+    PathId(text): PathId,
+) -> Result<Response, HttpError> {
     let found = gateway.suppression(&text).await?;
     let shown = gateway.suppression_json(&found);
     let fact = Fact::Unsuppressed {

@@ -28,7 +28,10 @@ const FLOORS: [(&[&str], Siblings); 8] = [
     ),
     (&["limits", "mail", "retry"], Siblings::Apart),
     (&["smtp", "store"], Siblings::Apart),
-    (&["auth", "client", "tls", "objects"], Siblings::Free),
+    (
+        &["auth", "client", "tls", "objects", "queue"],
+        Siblings::Free,
+    ),
     (
         &["ingress", "delivery", "outbound", "events", "http"],
         Siblings::Apart,

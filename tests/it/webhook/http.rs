@@ -37,6 +37,7 @@ impl Served {
             health: Health {
                 store: house.store.clone(),
                 paused_routes: Arc::new(Vec::new),
+                embedded: None,
             },
             registry: Arc::new(Registry::default()),
             messages: None,

@@ -1,6 +1,6 @@
-//! Owns the reading of a call's body: JSON becomes a [`Draft`], or the field at fault is named.
+//! Owns the parsing of a call's body: JSON becomes a [`Draft`], or the field at fault is named.
 //!
-//! Does not know threads: what is left out stays out.
+//! Does not know threads: fields that are left out stay empty.
 
 use axum::http::StatusCode;
 use data_encoding::{BASE64, BASE64_NOPAD};
@@ -11,48 +11,48 @@ use crate::mail::address::Address;
 use crate::mail::draft::{CC_MAX, Draft, DraftCall, DraftFile, DraftKey, DraftPart};
 use crate::mail::text::breaks_line;
 
-/// The one event that is acted upon.
+/// The only event that is acted on.
 const MESSAGE_CREATED: &str = "message.created";
-/// Octets of the words.
+/// Octets of the text.
 pub(super) const TEXT_BYTES_MAX: usize = 1024 * 1024;
-/// Octets of the HTML: as much as a mail is made of.
+/// Octets of the HTML, as many as a mail may be composed of.
 pub(super) const HTML_BYTES_MAX: usize = 512 * 1024;
-/// Files of a draft.
+/// Attachments of a draft.
 const FILES_MAX: usize = 20;
-/// Octets of all files together.
+/// Octets of all attachments together.
 const FILES_BYTES_MAX: usize = 20 * 1024 * 1024;
 /// Extra header fields.
 const HEADERS_MAX: usize = 20;
-/// Octets of an id of the product's.
+/// Octets of an id of the product.
 const ID_BYTES_MAX: usize = 256;
 /// Octets of a line: a subject, a header's value, a Message-ID.
 const LINE_BYTES_MAX: usize = 900;
 /// Octets of a name.
 const NAME_BYTES_MAX: usize = 256;
-/// Octets of an address with the name before it.
+/// Octets of an address with its display name.
 const MAILBOX_BYTES_MAX: usize = 1024;
 /// Octets of a language tag (RFC 5646 section 4.4.1).
 const LOCALE_BYTES_MAX: usize = 35;
 
-/// What a body asks for.
+/// The meaning of a body.
 #[derive(Debug)]
 pub(super) enum ParsedCall {
-    /// A mail.
+    /// A mail is to be sent.
     Mail(Box<Draft>),
-    /// Nothing of ours, and why.
+    /// Nothing is to be sent, for this reason.
     Ignored(String),
 }
 
-/// Reads the body of `call`. `key` is what the request's head knows it by.
+/// Parses the body of `call`. `key` is the identity that the request's head gives it.
 pub(super) fn read(
     call: DraftCall,
     body: &[u8],
     key: Option<DraftKey>,
 ) -> Result<ParsedCall, HttpError> {
     let value: Value = serde_json::from_slice(body)
-        .map_err(|error| HttpError::bad_request(format!("the body is no JSON: {error}")))?;
+        .map_err(|error| HttpError::bad_request(format!("the body is not JSON: {error}")))?;
     let Value::Object(object) = value else {
-        return Err(HttpError::bad_request("the body is no JSON object"));
+        return Err(HttpError::bad_request("the body is not a JSON object"));
     };
     match call {
         DraftCall::Event => read_event(object, key),
@@ -69,7 +69,7 @@ pub(super) fn read(
     }
 }
 
-/// The name of the field a part of a draft is read from.
+/// The name of the field that a part of a draft is read from.
 pub fn field_name(call: DraftCall, part: DraftPart) -> &'static str {
     let (event, direct) = match part {
         DraftPart::Attachments => ("attachments", "attachments"),
@@ -89,7 +89,7 @@ pub fn field_name(call: DraftCall, part: DraftPart) -> &'static str {
     }
 }
 
-/// An address that nothing shall be sent to.
+/// A request to suppress an address.
 #[derive(Debug)]
 pub(super) struct NewSuppression {
     pub(super) address: Address,
@@ -97,18 +97,18 @@ pub(super) struct NewSuppression {
     pub(super) days: Option<u64>,
 }
 
-/// Reads the body that puts an address on the list.
+/// Parses the body that adds an address to the suppression list.
 pub(super) fn read_suppression(body: &[u8]) -> Result<NewSuppression, HttpError> {
     let value = serde_json::from_slice(body);
     let Ok(Value::Object(object)) = value else {
-        return Err(HttpError::bad_request("the body is no JSON object"));
+        return Err(HttpError::bad_request("the body is not a JSON object"));
     };
     let mut fields = DraftFields::new(object, String::new());
     let mailbox = fields.mailbox("address")?;
-    let (_, address) = mailbox.ok_or_else(|| HttpError::invalid_field("address", "is needed"))?;
+    let (_, address) = mailbox.ok_or_else(|| HttpError::invalid_field("address", "is required"))?;
     let days = fields.take("days").map(|days| {
         days.as_u64()
-            .ok_or_else(|| HttpError::invalid_field("days", "is no whole number"))
+            .ok_or_else(|| HttpError::invalid_field("days", "is not a whole number"))
     });
     Ok(NewSuppression {
         address,
@@ -139,13 +139,13 @@ fn read_event(object: Map<String, Value>, key: Option<DraftKey>) -> Result<Parse
         ..read_common(&mut fields, DraftCall::Event, recipient, key)?
     };
     if draft.message_id.is_none() {
-        return Err(HttpError::invalid_field("messageId", "is needed"));
+        return Err(HttpError::invalid_field("messageId", "is required"));
     }
     Ok(ParsedCall::Mail(Box::new(draft)))
 }
 
-/// The event's name and its fields: they stand in `data` beside the name, or alone. A word without a dot
-/// beside the fields is the message's own affair.
+/// The event's name and its fields, which stand in `data` beside the name, or alone. A word without
+/// a dot beside the fields belongs to the message.
 fn event_fields(mut object: Map<String, Value>) -> Result<(String, Map<String, Value>), HttpError> {
     let name = ["type", "event"]
         .into_iter()
@@ -156,10 +156,10 @@ fn event_fields(mut object: Map<String, Value>) -> Result<(String, Map<String, V
             Some(name) => Ok((name, data)),
             None => Err(HttpError::invalid_field(
                 "type",
-                "is needed beside data: the event's name",
+                "is required beside data: the event's name",
             )),
         },
-        Some(_) => Err(HttpError::invalid_field("data", "is no object")),
+        Some(_) => Err(HttpError::invalid_field("data", "is not an object")),
         None => {
             let name = name.filter(|name| name.contains('.'));
             Ok((name.unwrap_or_else(|| MESSAGE_CREATED.to_owned()), object))
@@ -167,7 +167,7 @@ fn event_fields(mut object: Map<String, Value>) -> Result<(String, Map<String, V
     }
 }
 
-/// What both calls have.
+/// Reads the fields that both calls share.
 fn read_common(
     fields: &mut DraftFields,
     call: DraftCall,
@@ -175,14 +175,14 @@ fn read_common(
     key: Option<DraftKey>,
 ) -> Result<Draft, HttpError> {
     let thread_id = fields.line("threadId", ID_BYTES_MAX)?;
-    let thread_id = thread_id.ok_or_else(|| HttpError::invalid_field("threadId", "is needed"))?;
+    let thread_id = thread_id.ok_or_else(|| HttpError::invalid_field("threadId", "is required"))?;
     let message_id = fields.line("messageId", ID_BYTES_MAX)?;
     let text_name = field_name(call, DraftPart::Text);
     let text = fields.text(text_name, TEXT_BYTES_MAX)?;
     let text = text.filter(|text| !text.trim().is_empty());
-    let text = text.ok_or_else(|| HttpError::invalid_field(text_name, "is needed"))?;
-    // A key of the head that was meant for this request comes first; what only tells that it is the
-    // very same request, last.
+    let text = text.ok_or_else(|| HttpError::invalid_field(text_name, "is required"))?;
+    // A key given for this request takes precedence; an identity that only recognises the repeated
+    // request comes last.
     let key = match (key, &message_id) {
         (Some(key @ DraftKey::Given(_)), _) => key,
         (_, Some(id)) => DraftKey::Message(id.clone()),
@@ -221,10 +221,10 @@ fn random() -> Result<[u8; 16], HttpError> {
     Ok(bytes)
 }
 
-/// The fields of an object, each taken once and checked. `null` is as good as absent.
+/// The fields of an object, each taken once and checked. `null` counts as absent.
 struct DraftFields {
     object: Map<String, Value>,
-    /// What stands before a field's name in a fault.
+    /// The prefix of field names in errors.
     path: String,
 }
 
@@ -246,7 +246,7 @@ impl DraftFields {
         match self.take(name) {
             None => Ok(Self::new(Map::new(), path)),
             Some(Value::Object(object)) => Ok(Self::new(object, path)),
-            Some(_) => Err(self.invalid(name, "is no object")),
+            Some(_) => Err(self.invalid(name, "is not an object")),
         }
     }
 
@@ -257,32 +257,32 @@ impl DraftFields {
                 Err(self.invalid(name, format!("has more than {bytes_max} bytes")))
             }
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(self.invalid(name, "is no string")),
+            Some(_) => Err(self.invalid(name, "is not a string")),
         }
     }
 
-    /// Several lines.
+    /// A text of several lines.
     fn text(&mut self, name: &str, bytes_max: usize) -> Result<Option<String>, HttpError> {
         let text = self.string(name, bytes_max)?;
         if text.as_ref().is_some_and(|text| text.contains('\0')) {
-            return Err(self.invalid(name, "has a NUL in it"));
+            return Err(self.invalid(name, "contains a NUL"));
         }
         Ok(text)
     }
 
-    /// One line, without the spaces around it; an empty one is as good as absent.
+    /// One line, trimmed; an empty one counts as absent.
     fn line(&mut self, name: &str, bytes_max: usize) -> Result<Option<String>, HttpError> {
         let Some(line) = self.string(name, bytes_max)? else {
             return Ok(None);
         };
         if line.chars().any(breaks_line) {
-            return Err(self.invalid(name, "has a line end or another control character in it"));
+            return Err(self.invalid(name, "contains a line end or another control character"));
         }
         let line = line.trim();
         Ok((!line.is_empty()).then(|| line.to_owned()))
     }
 
-    /// `ann@example.com` or `Ann <ann@example.com>`.
+    /// An address with or without a display name, as `ann@example.com` or `Ann <ann@example.com>`.
     fn mailbox(&mut self, name: &str) -> Result<Option<(Option<String>, Address)>, HttpError> {
         let Some(text) = self.line(name, MAILBOX_BYTES_MAX)? else {
             return Ok(None);
@@ -298,7 +298,7 @@ impl DraftFields {
                 Err(self.invalid(name, format!("has more than {max} entries")))
             }
             Some(Value::Array(items)) => Ok(items),
-            Some(_) => Err(self.invalid(name, "is no list")),
+            Some(_) => Err(self.invalid(name, "is not a list")),
         }
     }
 
@@ -306,7 +306,7 @@ impl DraftFields {
         let mut copied: Vec<Address> = Vec::new();
         let mut seen: Vec<String> = recipient.map(Address::folded).into_iter().collect();
         for (at, item) in self.list("cc", CC_MAX)?.into_iter().enumerate() {
-            // Read as a field of its own, so that the fault names the entry.
+            // Read as a field of its own, so that the error names the entry.
             let name = format!("cc[{at}]");
             let mut one = Self::new(Map::from_iter([(name.clone(), item)]), self.path.clone());
             let read = one.mailbox(&name)?;
@@ -325,7 +325,7 @@ impl DraftFields {
         for (at, item) in self.list("attachments", FILES_MAX)?.into_iter().enumerate() {
             let name = format!("attachments[{at}]");
             let Value::Object(object) = item else {
-                return Err(self.invalid(&name, "is no object"));
+                return Err(self.invalid(&name, "is not an object"));
             };
             let mut one = Self::new(object, format!("{}{name}.", self.path));
             let file = one.file()?;
@@ -341,16 +341,16 @@ impl DraftFields {
 
     fn file(&mut self) -> Result<DraftFile, HttpError> {
         if self.take("url").is_some() {
-            return Err(self.invalid("url", "is never fetched: give content, in base64"));
+            return Err(self.invalid("url", "is not fetched: send content in base64"));
         }
         let filename = self.line("filename", NAME_BYTES_MAX)?;
-        let filename = filename.ok_or_else(|| self.invalid("filename", "is needed"))?;
+        let filename = filename.ok_or_else(|| self.invalid("filename", "is required"))?;
         let content_type = self.line("contentType", NAME_BYTES_MAX)?;
         let content = self.string("content", usize::MAX)?;
-        let content = content.ok_or_else(|| self.invalid("content", "is needed, in base64"))?;
+        let content = content.ok_or_else(|| self.invalid("content", "is required, in base64"))?;
         let padded = BASE64.decode(content.as_bytes());
         let bytes = padded.or_else(|_| BASE64_NOPAD.decode(content.as_bytes()));
-        let bytes = bytes.map_err(|_| self.invalid("content", "is no base64"))?;
+        let bytes = bytes.map_err(|_| self.invalid("content", "is not base64"))?;
         Ok(DraftFile {
             filename,
             content_type: content_type.unwrap_or_else(|| "application/octet-stream".to_owned()),
@@ -382,7 +382,7 @@ impl DraftFields {
         let locale = self.line("locale", LOCALE_BYTES_MAX)?;
         let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
         if locale.as_ref().is_some_and(|text| !text.bytes().all(fits)) {
-            return Err(self.invalid("locale", "is no language tag, as de or pt-BR"));
+            return Err(self.invalid("locale", "is not a language tag such as de or pt-BR"));
         }
         Ok(locale)
     }
@@ -398,9 +398,7 @@ impl DraftFields {
             (None, by_kind) => Ok(by_kind.unwrap_or(false)),
             (Some(Value::Bool(said)), None) => Ok(said),
             (Some(Value::Bool(said)), Some(by_kind)) if said == by_kind => Ok(said),
-            (Some(Value::Bool(_)), Some(_)) => {
-                Err(self.invalid("kind", "says other than automatic"))
-            }
+            (Some(Value::Bool(_)), Some(_)) => Err(self.invalid("kind", "contradicts automatic")),
             (Some(_), _) => Err(self.invalid("automatic", "is neither true nor false")),
         }
     }

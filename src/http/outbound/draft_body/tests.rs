@@ -37,7 +37,7 @@ fn an_event_stands_alone_or_in_an_envelope() {
     for (name, value) in [
         ("type", "message.created"),
         ("event", "message.created"),
-        // A word of the message's own.
+        // A word that belongs to the message.
         ("type", "text"),
     ] {
         assert_eq!(draft(event(|body| body[name] = json!(value))), alone);
@@ -75,12 +75,12 @@ fn what_is_not_ours_is_ignored_before_it_is_judged() {
     }
 }
 
-/// A text longer than a bound.
+/// A text longer than a limit.
 fn long(bytes: usize) -> Value {
     json!("x".repeat(bytes + 1))
 }
 
-/// What no line of so many bytes may be.
+/// Values that are not valid lines of at most this many bytes.
 fn no_line(bytes: usize) -> Vec<Value> {
     let evil = [
         "a\r\nBcc: eve@example.com",
@@ -94,7 +94,7 @@ fn no_line(bytes: usize) -> Vec<Value> {
     wrong
 }
 
-/// Puts a value into both calls and looks which field is at fault.
+/// Puts a value into both calls and checks which field is at fault.
 fn faulty(place: &str, value: &Value, field: &str) {
     let put = |body: &mut Value| body[place] = value.clone();
     for asked in [event(put), direct(put)] {

@@ -1,0 +1,235 @@
+//! Owns the operations on incoming deliveries that wait or are parked.
+//!
+//! Does not touch settled deliveries.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use tokio::sync::Mutex;
+use tracing::info;
+
+use super::QueueError;
+use crate::auth::results;
+use crate::clock::{self, Timestamp};
+use crate::mail::received::Hop;
+use crate::mail::verdict::VerdictSource;
+use crate::mail::view::View;
+use crate::store::{
+    Delivery, DeliveryId, DeliveryOutcome, DeliveryStep, Event, EventKind, Fact, MailId, Store,
+};
+
+/// Octets of a Message-ID in an event.
+const MESSAGE_ID_BYTES_MAX: usize = 1024;
+/// The name of the rule by which a person drops a delivery.
+const OPERATOR_RULE: &str = "operator";
+
+/// The state of a delivery that is not settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueState {
+    /// The delivery waits for a person.
+    Parked,
+    /// The delivery waits for an attempt.
+    Waiting,
+}
+
+/// The next attempt of a delivery that was attempted before.
+#[derive(Clone, Debug)]
+pub struct PendingRetry {
+    /// Number of attempts so far.
+    pub attempts: u32,
+    /// Reason why the last attempt failed.
+    pub reason: String,
+    /// Time of the next attempt.
+    pub due_at: Timestamp,
+}
+
+/// Finds the next attempt of a delivery; `None` if it was not attempted since the worker started.
+pub type RetryLookup = Arc<dyn Fn(DeliveryId) -> Option<PendingRetry> + Send + Sync>;
+
+/// A delivery that is not settled.
+#[derive(Clone, Debug)]
+pub struct QueuedMail {
+    /// The delivery as the store has it.
+    pub delivery: Delivery,
+    /// Its next attempt, where one failed before.
+    pub pending_retry: Option<PendingRetry>,
+}
+
+/// The deliveries that are not settled. Clones share their lock.
+#[derive(Clone)]
+pub struct MailQueue {
+    store: Store,
+    pending_retry: RetryLookup,
+    hostname: String,
+    authserv_id: String,
+    /// Held from the check of a delivery's state to the fact that changes it.
+    changes: Arc<Mutex<()>>,
+}
+
+impl MailQueue {
+    /// A queue over this store. `hostname` names us in the Received field of a mail that is shown,
+    /// `authserv_id` in its Authentication-Results field.
+    pub fn new(store: Store, hostname: String, authserv_id: String) -> Self {
+        Self {
+            store,
+            pending_retry: Arc::new(|_| None),
+            hostname,
+            authserv_id,
+            changes: Arc::default(),
+        }
+    }
+
+    /// The same queue, with what a running worker knows of the next attempts.
+    pub fn with_retries(self, pending_retry: RetryLookup) -> Self {
+        Self {
+            pending_retry,
+            ..self
+        }
+    }
+
+    /// Up to `limit` deliveries in this state after `after`, oldest first.
+    ///
+    /// # Errors
+    /// [`QueueError::Store`].
+    pub async fn list(
+        &self,
+        state: QueueState,
+        after: Option<DeliveryId>,
+        limit: usize,
+    ) -> Result<Vec<QueuedMail>, QueueError> {
+        let found = match state {
+            QueueState::Parked => self.store.parked(after, limit).await?,
+            QueueState::Waiting => self.store.waiting(after, limit).await?,
+        };
+        Ok(found.into_iter().map(|found| self.queued(found)).collect())
+    }
+
+    /// The delivery of this name.
+    ///
+    /// # Errors
+    /// [`QueueError::NotFound`].
+    pub async fn find(&self, id: DeliveryId) -> Result<QueuedMail, QueueError> {
+        let found = self.store.delivery(id).await?;
+        let found = found.ok_or(QueueError::NotFound("delivery"))?;
+        Ok(self.queued(found))
+    }
+
+    /// The mail as it is handed on: with our Authentication-Results and Received fields on top, and
+    /// without fields that falsely claim to be ours. The stored bytes stay as they arrived.
+    ///
+    /// # Errors
+    /// [`QueueError::NotFound`], [`QueueError::Unreadable`].
+    pub async fn forwarded_mail(&self, id: DeliveryId) -> Result<Bytes, QueueError> {
+        let delivery = self.find(id).await?.delivery;
+        let bytes = self.mail_bytes(id.mail).await?;
+        let hop = Hop {
+            envelope: &delivery.envelope,
+            hostname: &self.hostname,
+            id: &id.mail.to_string(),
+            is_extended: true,
+        };
+        let mut on_top = String::new();
+        // The findings of a relay or a provider are theirs to state.
+        if let Some(verdict) = &delivery.envelope.verdict
+            && verdict.source == VerdictSource::Postern
+        {
+            on_top = results::field(verdict, &self.authserv_id);
+        }
+        on_top.push_str(&hop.received());
+        let pieces = results::with_fields_on_top(&bytes, on_top, &self.authserv_id);
+        Ok(pieces.concat().into())
+    }
+
+    /// Sends a parked delivery back to be attempted, with the person's approval.
+    ///
+    /// # Errors
+    /// [`QueueError::NotFound`], [`QueueError::WrongState`], [`QueueError::Store`].
+    pub async fn release(&self, id: DeliveryId) -> Result<(), QueueError> {
+        let _changes = self.changes.lock().await;
+        let delivery = self.find_parked(id).await?.id;
+        let approved = Fact::Advanced {
+            delivery,
+            step: DeliveryStep::Approved,
+        };
+        let released = Fact::Released {
+            delivery,
+            at: clock::now(),
+        };
+        self.store.record(vec![approved, released]).await?;
+        info!(%delivery, "released");
+        Ok(())
+    }
+
+    /// Drops a parked delivery for good, and records the event of it.
+    ///
+    /// # Errors
+    /// [`QueueError::NotFound`], [`QueueError::WrongState`], [`QueueError::Store`].
+    pub async fn drop(&self, id: DeliveryId) -> Result<(), QueueError> {
+        let _changes = self.changes.lock().await;
+        let found = self.find_parked(id).await?;
+        let (delivery, rule) = (found.id, OPERATOR_RULE);
+        let at = clock::now();
+        let settled = Fact::Settled {
+            delivery,
+            outcome: DeliveryOutcome::Dropped {
+                rule: rule.to_owned(),
+            },
+            fingerprint: None,
+            at,
+        };
+        let event = Fact::Happened(Event {
+            kind: EventKind::Processed,
+            at,
+            thread_id: None,
+            data: dropped_event(delivery, self.message_id(delivery.mail).await),
+        });
+        self.store.record(vec![settled, event]).await?;
+        info!(%delivery, route = found.recipient.route, rule, "dropped");
+        Ok(())
+    }
+
+    fn queued(&self, delivery: Delivery) -> QueuedMail {
+        QueuedMail {
+            pending_retry: (self.pending_retry)(delivery.id),
+            delivery,
+        }
+    }
+
+    async fn find_parked(&self, id: DeliveryId) -> Result<Delivery, QueueError> {
+        let delivery = self.find(id).await?.delivery;
+        if delivery.parked.is_none() {
+            let why = "it is not parked: it waits and will be attempted";
+            return Err(QueueError::WrongState(why.to_owned()));
+        }
+        Ok(delivery)
+    }
+
+    async fn mail_bytes(&self, mail: MailId) -> Result<Bytes, QueueError> {
+        let read = self.store.mail_bytes(mail).await;
+        read.map_err(|_| QueueError::Unreadable)
+    }
+
+    /// The Message-ID of a mail; `None` if it has none, or cannot be read.
+    async fn message_id(&self, mail: MailId) -> Option<String> {
+        let bytes = self.mail_bytes(mail).await.ok()?;
+        let read = tokio::task::spawn_blocking(move || View::parse(&bytes).header.message_id);
+        let mut id = read.await.ok().flatten()?;
+        id.truncate(id.floor_char_boundary(MESSAGE_ID_BYTES_MAX));
+        Some(id)
+    }
+}
+
+/// The event of a delivery that a person dropped. Its kind is null, because nobody asked for it.
+fn dropped_event(delivery: DeliveryId, message_id: Option<String>) -> Map<String, Value> {
+    let fields = [
+        ("mailId", json!(delivery.to_string())),
+        ("emailMessageId", json!(message_id)),
+        ("kind", Value::Null),
+        ("dropped", json!(OPERATOR_RULE)),
+    ];
+    fields
+        .map(|(name, value)| (name.to_owned(), value))
+        .into_iter()
+        .collect()
+}

@@ -1,0 +1,31 @@
+//! Owns the operations on mail that is not settled: list, show, release, drop, cancel and retry, of
+//! incoming deliveries and of outgoing jobs.
+//!
+//! Does not print or answer requests: the command line, the HTTP API and the pages share these operations.
+
+mod incoming;
+mod outgoing;
+
+use thiserror::Error;
+
+use crate::store::StoreError;
+
+pub use incoming::{MailQueue, PendingRetry, QueueState, QueuedMail, RetryLookup};
+pub use outgoing::JobQueue;
+
+/// The reason why an operation was not carried out. Nothing has changed.
+#[derive(Debug, Error)]
+pub enum QueueError {
+    /// There is no delivery, job or mail of this name; the text says which of these.
+    #[error("no such {0}")]
+    NotFound(&'static str),
+    /// The state of the delivery or job does not allow the operation; the text says why.
+    #[error("{0}")]
+    WrongState(String),
+    /// The bytes of the mail cannot be read from the journal.
+    #[error("the mail cannot be read")]
+    Unreadable,
+    /// The store does not accept the change.
+    #[error("the store accepts no change")]
+    Store(#[from] StoreError),
+}
