@@ -1,6 +1,6 @@
 //! Owns `check-config`: reports every error of a configuration, or that it is usable.
 //!
-//! Does not check the environment of the server: that is `doctor`.
+//! Does not check ports, disks, relays and the Messages API: that is `doctor`.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::terminal::printable;
 use crate::config::{ConfigKey, Purpose};
-use crate::run::ExitError;
+use crate::run::{self, ExitError};
 
 /// Arguments of `check-config`.
 #[derive(Debug, Args)]
@@ -22,6 +22,11 @@ pub(super) struct CheckConfigArgs {
 }
 
 impl CheckConfigArgs {
+    /// True if the command line names the file.
+    pub(super) fn names_file(&self) -> bool {
+        self.file.is_some()
+    }
+
     pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), ExitError> {
         let file = self.file.or(file);
         let name = match &file {
@@ -29,6 +34,7 @@ impl CheckConfigArgs {
             None => "configuration".to_owned(),
         };
         let loaded = super::load(file, Purpose::Look)?;
+        run::check(&loaded.config)?;
         for warning in &loaded.warnings {
             writeln!(out, "warning: {}", printable(&warning.to_string()))?;
         }

@@ -140,7 +140,11 @@ impl InProcess {
 pub(super) fn open_store(config: &Config) -> Result<Store, ExitError> {
     let folder = config.data_dir.display();
     let Ok(meta) = fs::metadata(&config.data_dir) else {
-        let line = format!("{folder}: no such folder: no server has run with it");
+        let hint = match config.development {
+            true => "; without --config this is development mode",
+            false => "",
+        };
+        let line = format!("{folder}: no such folder: no server has run with it{hint}");
         return Err(ExitError::with_message(Exit::NoInput, line));
     };
     let ours = fs::metadata("/proc/self").map_or_else(|_| meta.uid(), |own| own.uid());

@@ -22,7 +22,7 @@ use crate::config::{Config, Purpose, RouteConfig};
 use crate::http::control::SOCKET_NAME;
 use crate::ingress::smtp::ListenAddress;
 use crate::outbound::relay::probe::probe;
-use crate::run::{Exit, ExitError};
+use crate::run::{Exit, ExitError, disk_space};
 use crate::tls::{Certificate, Certificates};
 
 /// Arguments of `doctor`.
@@ -46,9 +46,15 @@ struct DoctorFinding {
 impl DoctorArgs {
     /// Prints the report. A line with `fail` makes the command fail.
     pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), ExitError> {
+        let named = file.clone();
         let loaded = super::load(file, Purpose::Look)?;
         let config = &loaded.config;
-        let mut findings = vec![ok("configuration: can be used")];
+        let used = match (&named, config.development) {
+            (Some(file), _) => ok(format!("configuration: {} can be used", file.display())),
+            (None, true) => warn("configuration: none found, checking development mode"),
+            (None, false) => ok("configuration: the environment can be used"),
+        };
+        let mut findings = vec![used];
         for warning in &loaded.warnings {
             findings.push(warn(format!("configuration: {warning}")));
         }
@@ -58,7 +64,7 @@ impl DoctorArgs {
         } else {
             warn("server: does not run")
         });
-        findings.push(folder(&config.data_dir));
+        findings.push(folder(&config.data_dir, config.store.free_bytes_min));
         findings.extend(ports(config, runs));
         findings.extend(certificates(config));
         for route in &config.routes {
@@ -102,7 +108,8 @@ fn finding(state: CheckState, what: impl Into<String>) -> DoctorFinding {
     DoctorFinding { state, text: what }
 }
 
-fn folder(path: &Path) -> DoctorFinding {
+/// Checks whether the data folder can be written and has free space.
+fn folder(path: &Path, free_bytes_min: u64) -> DoctorFinding {
     let name = format!("data folder {}", path.display());
     let meta = match fs::metadata(path) {
         Ok(meta) if meta.is_dir() => meta,
@@ -118,10 +125,37 @@ fn folder(path: &Path) -> DoctorFinding {
     if let Err(error) = written {
         return fail(format!("{name}: cannot be written: {error}"));
     }
+    match disk_space::free_bytes(path) {
+        Ok(free) if free < free_bytes_min => {
+            let (free, min) = (show_size(free), show_size(free_bytes_min));
+            let what = "free, less than store.free_bytes_min";
+            return fail(format!(
+                "{name}: only {free} {what} ({min}): mail is refused"
+            ));
+        }
+        Ok(free) if free < free_bytes_min.saturating_mul(2) => {
+            let free = show_size(free);
+            return warn(format!(
+                "{name}: only {free} free: mail will soon be refused"
+            ));
+        }
+        Ok(_) => {}
+        Err(error) => return fail(format!("{name}: the free space is unknown: {error}")),
+    }
     if meta.permissions().mode() & 0o007 != 0 {
         return warn(format!("{name}: open to other users; it holds mail"));
     }
     ok(format!("{name}: can be written"))
+}
+
+/// A number of octets for people, as 1.5 GiB.
+fn show_size(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let unit = UNITS.iter().find(|(_, size)| bytes >= *size);
+    match unit {
+        Some((name, size)) => format!("{}.{} {name}", bytes / size, bytes % size * 10 / size),
+        None => format!("{bytes} B"),
+    }
 }
 
 /// Checks whether each relay would accept mail; nothing is sent.

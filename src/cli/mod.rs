@@ -16,7 +16,8 @@ mod terminal;
 mod token;
 
 use std::env;
-use std::io::Write;
+use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -25,6 +26,10 @@ use clap::{Parser, Subcommand};
 use crate::config::{self, Loaded, Purpose};
 use crate::run::{Exit, ExitError};
 
+/// The folder of an installation's configuration, and the file in it.
+const CONFIG_FOLDER: &str = "/etc/postern";
+const CONFIG_FILE: &str = "postern.toml";
+
 /// An e-mail gateway for products that have conversations: mail in, message out.
 ///
 /// Without a command it serves. Without a configuration it serves in development mode: on loopback
@@ -32,7 +37,8 @@ use crate::run::{Exit, ExitError};
 #[derive(Debug, Parser)]
 #[command(name = "postern", version, max_term_width = 100)]
 pub struct Arguments {
-    /// The configuration file; also set by the variable POSTERN_CONFIG
+    /// The configuration file; also set by POSTERN_CONFIG, by default /etc/postern/postern.toml if
+    /// there is one
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -81,10 +87,13 @@ impl Arguments {
     /// # Errors
     /// The reason why the command failed, and the exit code.
     pub fn run(self, out: &mut impl Write) -> Result<(), ExitError> {
-        let file = self.config.or_else(|| {
-            let named = env::var_os("POSTERN_CONFIG").filter(|name| !name.is_empty());
-            named.map(PathBuf::from)
-        });
+        let file = self
+            .config
+            .or_else(|| variable("POSTERN_CONFIG").map(PathBuf::from));
+        let file = match file {
+            None if self.command.as_ref().is_none_or(CliCommand::needs_config) => installed()?,
+            file => file,
+        };
         match self.command {
             None | Some(CliCommand::Serve) => serve::serve(file, out),
             Some(CliCommand::CheckConfig(check)) => check.run(file, out),
@@ -94,6 +103,30 @@ impl Arguments {
             Some(CliCommand::Doctor(doctor)) => doctor.run(file, out),
         }
     }
+}
+
+impl CliCommand {
+    /// False if the command names its configuration itself.
+    fn needs_config(&self) -> bool {
+        !matches!(self, Self::CheckConfig(check) if check.names_file())
+    }
+}
+
+/// The configuration file of an installation, which is used where none is named: in the folder that
+/// systemd names, or in its usual place. A line on standard error says so. A file that only others may
+/// read counts too: whoever cannot read it must not get a server for development instead.
+fn installed() -> Result<Option<PathBuf>, ExitError> {
+    let folder = variable("CONFIGURATION_DIRECTORY").unwrap_or_else(|| CONFIG_FOLDER.into());
+    let file = PathBuf::from(folder).join(CONFIG_FILE);
+    if matches!(file.try_exists(), Ok(false)) {
+        return Ok(None);
+    }
+    writeln!(io::stderr(), "postern: using {}", file.display())?;
+    Ok(Some(file))
+}
+
+fn variable(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// Loads the configuration from `file` and the environment.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::control::ControlClient;
@@ -156,7 +156,18 @@ fn inspect(
         }
         Err(error) => return Err(ExitError::new(Exit::Malformed, error)),
     };
-    let lines = claim_lines(route, &claims);
+    let mut lines = claim_lines(route, &claims).to_vec();
+    // Without a data folder there is no server that could have revoked it.
+    if config.data_dir.exists() {
+        let known = known_to_store(config, address)?;
+        if known["revoked"] == true {
+            return Err(ExitError::with_message(Exit::Malformed, "token is revoked"));
+        }
+        if let Some(thread) = known["thread"].as_str() {
+            let named = lines.iter_mut().filter(|(name, _)| *name == "thread");
+            named.for_each(|(_, value)| thread.clone_into(value));
+        }
+    }
     if json {
         let object: serde_json::Map<_, _> = lines
             .into_iter()
@@ -169,6 +180,15 @@ fn inspect(
         writeln!(out, "{name}: {}", printable(&value))?;
     }
     Ok(())
+}
+
+/// What only the store knows of a token.
+fn known_to_store(config: &Config, address: &Address) -> Result<Value, ExitError> {
+    let body = json!({ "address": address.to_string() }).to_string();
+    let client = ControlClient::open(config)?;
+    let known = client.request(Method::POST, "/tokens/inspect", body.into_bytes());
+    client.close();
+    Ok(known?["data"].clone())
 }
 
 /// The claims of a verified token, as names and values.

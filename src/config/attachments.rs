@@ -27,6 +27,8 @@ pub(super) struct AttachmentDefaults<'a> {
     pub(super) secrets: Vec<Secret>,
     /// Octets that stay free on the disk of the data folder.
     pub(super) free_bytes_min: u64,
+    /// True if a Messages API is not on this machine.
+    pub(super) is_product_remote: bool,
 }
 
 /// Reads the table. `None` if it is not usable; the findings have the reason.
@@ -52,6 +54,16 @@ pub(super) fn read(
     };
     let bounds = bounds(&mut section);
     let base_url = section.parsed("base_url", url);
+    if base_url.is_none()
+        && defaults
+            .http
+            .is_some_and(|address| address.ip().is_loopback())
+        && defaults.is_product_remote
+    {
+        let what = "not set: the links to attachments lead to this machine's loopback address, which \
+                    the product cannot reach";
+        section.warn("base_url", what);
+    }
     let base_url = base_url.or_else(|| own_url(defaults));
     let own_secrets = strong_secrets(&mut section, "secret");
     let spans = Duration::from_secs(60)..=3650 * DAY;

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::reader::Section;
+use super::reader::{Section, read_fields};
 use crate::ingress::imap::{
     AfterFetch, FOLDERS_MAX, ImapCredential, ImapSecurity, InitialFetch, Settings,
 };
@@ -105,31 +105,21 @@ fn read_security(section: &mut Section<'_>, settings: Settings) -> Settings {
     }
 }
 
-fn read_bounds(section: &mut Section<'_>, defaults: Settings) -> Settings {
+fn read_bounds(section: &mut Section<'_>, mut settings: Settings) -> Settings {
     let secs = Duration::from_secs;
     let waits = Duration::from_millis(10)..=secs(24 * 60 * 60);
-    let mail_bytes_max =
-        section.length("mail_bytes_max", defaults.mail_bytes_max, 1024..=512 << 20);
-    let mut retry = defaults.retry;
-    retry.wait_first = section.duration("retry_wait_first", retry.wait_first, waits.clone());
-    retry.wait_max = section.duration("retry_wait_max", retry.wait_max, waits);
-    Settings {
-        poll_interval: section.duration(
-            "poll_interval",
-            defaults.poll_interval,
-            secs(1)..=secs(24 * 60 * 60),
-        ),
-        uses_idle: section.switch("idle", defaults.uses_idle),
-        mail_bytes_max,
-        bytes_in_flight_max: section.length(
-            "bytes_in_flight_max",
-            defaults.bytes_in_flight_max,
-            1 << 20..=1 << 40,
-        ),
-        read_timeout: section.duration("timeout", defaults.read_timeout, secs(1)..=secs(600)),
-        retry,
-        ..defaults
-    }
+    settings.uses_idle = section.switch("idle", settings.uses_idle);
+    read_fields!(section => settings;
+        poll_interval: duration(secs(1)..=secs(24 * 60 * 60)),
+        mail_bytes_max: length(1024..=512 << 20),
+        bytes_in_flight_max: length(1 << 20..=1 << 40),
+        read_timeout as "timeout": duration(secs(1)..=secs(600)),
+    );
+    read_fields!(section => settings.retry;
+        wait_first as "retry_wait_first": duration(waits),
+        wait_max as "retry_wait_max": duration(waits),
+    );
+    settings
 }
 
 fn read_folders(section: &mut Section<'_>) -> Vec<String> {

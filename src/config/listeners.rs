@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::reader::Section;
+use super::reader::{Section, read_fields};
 use super::value;
 use crate::ingress::smtp::{Listen, ListenAddress, Settings};
 use crate::mail::envelope::Door;
@@ -129,34 +129,19 @@ fn address(text: &str) -> Result<ListenAddress, String> {
     value::listen(text).map(ListenAddress::Tcp)
 }
 
-fn session(section: &mut Section<'_>, defaults: session::Settings) -> session::Settings {
-    let mail_bytes = 64 << 10..=1 << 30;
-    let line_bytes = 1000..=16 << 20;
-    let header_bytes = 1 << 10..=16 << 20;
-    session::Settings {
-        mail_bytes_max: section.size("mail_bytes_max", defaults.mail_bytes_max, mail_bytes),
-        mail_line_bytes_max: section.length(
-            "mail_line_bytes_max",
-            defaults.mail_line_bytes_max,
-            line_bytes,
-        ),
-        header_bytes_max: section.length(
-            "header_bytes_max",
-            defaults.header_bytes_max,
-            header_bytes,
-        ),
-        header_fields_max: section.count(
-            "header_fields_max",
-            defaults.header_fields_max,
-            10..=100_000,
-        ),
-        received_max: section.count("received_max", defaults.received_max, 1..=1000),
-        rcpt_max: section.count("rcpt_max", defaults.rcpt_max, 1..=10_000),
-        errors_max: section.count("errors_max", defaults.errors_max, 1..=1000),
-        junk_max: section.count("junk_max", defaults.junk_max, 1..=10_000),
-        refused_max: section.count("refused_max", defaults.refused_max, 1..=10_000),
-        ..defaults
-    }
+fn session(section: &mut Section<'_>, mut settings: session::Settings) -> session::Settings {
+    read_fields!(section => settings;
+        mail_bytes_max: size(64 << 10..=1 << 30),
+        mail_line_bytes_max: length(1000..=16 << 20),
+        header_bytes_max: length(1 << 10..=16 << 20),
+        header_fields_max: count(10..=100_000),
+        received_max: count(1..=1000),
+        rcpt_max: count(1..=10_000),
+        errors_max: count(1..=1000),
+        junk_max: count(1..=10_000),
+        refused_max: count(1..=10_000),
+    );
+    settings
 }
 
 fn connections(
@@ -166,47 +151,30 @@ fn connections(
 ) -> Settings {
     let mail = session.mail_bytes_max;
     let waits = secs(1)..=secs(3600);
-    let settings = Settings {
-        connections_max: section.count("connections_max", defaults.connections_max, 1..=1_000_000),
-        connections_per_network_max: section.count(
-            "connections_per_network_max",
-            defaults.connections_per_network_max,
-            1..=1_000_000,
-        ),
-        bytes_in_flight_max: section.length(
-            "bytes_in_flight_max",
-            defaults.bytes_in_flight_max,
-            1 << 20..=1 << 40,
-        ),
-        greeting_wait: section.duration(
-            "greeting_wait",
-            defaults.greeting_wait,
-            secs(0)..=secs(60),
-        ),
-        idle_max: section.duration("idle_timeout", defaults.idle_max, waits.clone()),
-        idle_crowded_max: section.duration(
-            "idle_crowded_timeout",
-            defaults.idle_crowded_max,
-            waits.clone(),
-        ),
-        crowded_percent: section.count("crowded_percent", defaults.crowded_percent, 1..=100),
-        session_max: section.duration("timeout", defaults.session_max, secs(10)..=secs(86_400)),
+    let mut settings = Settings {
         // The limit of a session must follow when the limit of one mail is raised.
-        session_bytes_max: section.size("bytes_max", 8 * mail, 1 << 20..=1 << 43),
-        write_max: section.duration("write_timeout", defaults.write_max, waits.clone()),
-        handshake_max: section.duration("handshake_timeout", defaults.handshake_max, waits.clone()),
-        proxy_header_max: section.duration(
-            "proxy_header_timeout",
-            defaults.proxy_header_max,
-            waits.clone(),
-        ),
-        rate_grace: section.duration("rate_grace", defaults.rate_grace, waits.clone()),
-        rate_min: section.count("rate_min", defaults.rate_min, 0..=1 << 30),
-        store_max: section.duration("store_timeout", defaults.store_max, waits.clone()),
-        linger_max: section.duration("linger_timeout", defaults.linger_max, waits),
+        session_bytes_max: 8 * mail,
         session,
         ..defaults
     };
+    read_fields!(section => settings;
+        connections_max: count(1..=1_000_000),
+        connections_per_network_max: count(1..=1_000_000),
+        bytes_in_flight_max: length(1 << 20..=1 << 40),
+        greeting_wait: duration(secs(0)..=secs(60)),
+        idle_max as "idle_timeout": duration(waits),
+        idle_crowded_max as "idle_crowded_timeout": duration(waits),
+        crowded_percent: count(1..=100),
+        session_max as "timeout": duration(secs(10)..=secs(86_400)),
+        session_bytes_max as "bytes_max": size(1 << 20..=1 << 43),
+        write_max as "write_timeout": duration(waits),
+        handshake_max as "handshake_timeout": duration(waits),
+        proxy_header_max as "proxy_header_timeout": duration(waits),
+        rate_grace: duration(waits),
+        rate_min: count(0..=1 << 30),
+        store_max as "store_timeout": duration(waits),
+        linger_max as "linger_timeout": duration(waits),
+    );
     for (key, bytes) in [
         ("bytes_max", settings.session_bytes_max),
         ("bytes_in_flight_max", settings.bytes_in_flight_max as u64),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 use super::outbound_api::{self, OutboundApiConfig};
-use super::reader::Section;
+use super::reader::{Section, read_fields};
 use super::route::RouteConfig;
 use super::secret::Secret;
 use crate::client::{TrustError, TrustedRoots, client_config};
@@ -171,16 +171,16 @@ fn worker(
 }
 
 fn timeouts(section: &mut Section<'_>) -> RelayTimeouts {
-    let defaults = RelayTimeouts::default();
     let bounds = Duration::from_millis(100)..=Duration::from_secs(3_600);
-    let mut span = |key: &str, default| section.duration(key, default, bounds.clone());
-    RelayTimeouts {
-        connect: span("connect_timeout", defaults.connect),
-        greeting: span("greeting_timeout", defaults.greeting),
-        command: span("command_timeout", defaults.command),
-        end: span("end_timeout", defaults.end),
-        attempt: span("attempt_timeout", defaults.attempt),
-    }
+    let mut timeouts = RelayTimeouts::default();
+    read_fields!(section => timeouts;
+        connect as "connect_timeout": duration(bounds),
+        greeting as "greeting_timeout": duration(bounds),
+        command as "command_timeout": duration(bounds),
+        end as "end_timeout": duration(bounds),
+        attempt as "attempt_timeout": duration(bounds),
+    );
+    timeouts
 }
 
 /// Reads the relay of the table itself, then those of its list.

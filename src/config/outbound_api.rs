@@ -55,10 +55,10 @@ pub(super) fn read(
         keys.extend(of_route.filter(|key| key.weakness().is_none()));
         secrets.extend(context.webhook_secrets.iter().cloned());
     }
-    if context.enabled && !is_given && keys.is_empty() && secrets.is_empty() {
-        let what =
-            "missing, and the Messages API's key is too weak to be taken: nobody can ask for mail";
-        section.warn("key", what);
+    if context.enabled && keys.is_empty() {
+        let what = "missing, and MESSAGES_API_KEY has less than 32 characters: nobody could open \
+                    /admin or ask for jobs";
+        section.problem("key", what);
     }
     let defaults = GatewaySettings::default();
     let ages = webhook::AGES;

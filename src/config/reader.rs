@@ -16,6 +16,23 @@ use super::findings::{ConfigFindings, ConfigKey, ConfigProblem};
 use super::secret::{Secret, is_open_to_others};
 use super::value;
 
+/// Reads fields of a settings struct from a table, each with its value as the default and within its
+/// bounds. The key is the name of the field, or stands behind `as`.
+macro_rules! read_fields {
+    (@key $field:ident) => { stringify!($field) };
+    (@key $field:ident $key:literal) => { $key };
+    ($section:ident => $settings:expr; $(
+        $field:ident $(as $key:literal)?: $reader:ident($bounds:expr),
+    )*) => {$(
+        $settings.$field = $section.$reader(
+            read_fields!(@key $field $($key)?),
+            $settings.$field,
+            ($bounds).clone(),
+        );
+    )*};
+}
+pub(super) use read_fields;
+
 /// A table of the configuration while it is read.
 pub(super) struct Section<'l> {
     path: String,
@@ -129,6 +146,11 @@ impl<'l> Section<'l> {
 
     pub(super) fn warn(&self, key: &str, what: impl Into<String>) {
         self.findings.warn(&self.path(key), what);
+    }
+
+    /// The file that the table comes from.
+    pub(super) fn file(&self) -> Option<&'l Path> {
+        self.findings.file.as_deref()
     }
 
     /// True if `key` is set.

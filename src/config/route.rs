@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +70,18 @@ impl RouteConfig {
     /// recognised in addition.
     pub fn marker(&self) -> &str {
         self.reply_marker.as_deref().unwrap_or(MARKER_DEFAULT)
+    }
+
+    /// True if the Messages API is not on this machine, as far as its URL says.
+    pub(super) fn is_product_remote(&self) -> bool {
+        let url = reqwest::Url::parse(&self.api.base_url).ok();
+        let host = url.as_ref().and_then(reqwest::Url::host_str);
+        let is_local = |host: &str| {
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            let is_loopback = host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+            is_loopback || host == "localhost" || host.ends_with(".localhost")
+        };
+        host.is_some_and(|host| !is_local(host))
     }
 
     /// The secrets of the keys, the newest first.

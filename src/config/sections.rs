@@ -2,6 +2,7 @@
 //!
 //! Does not read routes, the doors mail comes in by, nor the tables of parts that are not built.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use super::events::{self, EventsConfig};
-use super::reader::Section;
+use super::reader::{Section, read_fields};
 use super::route::{self, RouteConfig};
 use super::secret::Secret;
 use super::{attachments, auth as senders, development, imap, listeners, outbound, value, webhook};
@@ -22,8 +23,10 @@ use crate::ingress::webhook as webhooks;
 use crate::mail::address::Domain;
 use crate::mail::envelope::Door;
 use crate::objects;
-use crate::retry;
 use crate::store;
+
+/// The folder of certificates beside the configuration file.
+const CERTIFICATES_FOLDER: &str = "certs";
 
 /// The checked settings of every part.
 #[derive(Clone, Debug)]
@@ -56,7 +59,8 @@ pub struct Config {
     pub https_listen: Vec<SocketAddr>,
     /// The limits of the HTTP addresses.
     pub http_server: ServerSettings,
-    /// The folder of certificates; `None` makes a self-signed one in the data folder.
+    /// The configured folder of certificates, or the one beside the configuration file; `None` makes a
+    /// self-signed one in the data folder.
     pub certificate_folder: Option<PathBuf>,
     /// The key of the embedded Messages API, if it is enabled.
     pub embedded_api: Option<Secret>,
@@ -117,6 +121,7 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
         hostname: hostname.as_ref(),
         http: http_listen.first(),
         https: https_listen.first(),
+        is_product_remote: routes.iter().any(RouteConfig::is_product_remote),
         secrets: routes
             .iter()
             .take(1)
@@ -166,8 +171,17 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
 
 fn tls(mut section: Section<'_>) -> Option<PathBuf> {
     let folder = section.path_maybe("folder");
+    let folder = folder.or_else(|| certificates_beside(section.file()?));
     section.end();
     folder
+}
+
+/// The folder `certs` beside the configuration file, if it has a certificate of any host.
+fn certificates_beside(file: &Path) -> Option<PathBuf> {
+    let folder = file.parent()?.join(CERTIFICATES_FOLDER);
+    let hosts = fs::read_dir(&folder).ok()?;
+    let has_chain = |host: fs::DirEntry| host.path().join("fullchain.pem").exists();
+    hosts.flatten().any(has_chain).then_some(folder)
 }
 
 /// Reads IMAP's table; `None` if it is not enabled.
@@ -214,9 +228,7 @@ impl ServerSection {
             Ok(domain) if text.starts_with('[') => Err(format!("{domain} is no name")),
             parsed => parsed.map_err(|error| error.to_string()),
         };
-        let log = section.parsed_or("log", "info", |text| {
-            EnvFilter::try_new(text).map(|_| text.to_owned())
-        });
+        let log = section.parsed_or("log", "info", log_filter);
         let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
         let stop = Duration::from_secs(1)..=Duration::from_secs(600);
         let receivers = section.list("inbound", Some(&["smtp", "lmtp"]), listeners::parse_inbound);
@@ -233,6 +245,24 @@ impl ServerSection {
         };
         section.end();
         read
+    }
+}
+
+/// Parses a log filter. A lone word that is no level would be the name of a module, and nothing else would
+/// be logged: it must be written with a level.
+fn log_filter(text: &str) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+    let is_word = |part: &&str| !part.contains(['=', '[', ':']) && part.parse::<u8>().is_err();
+    let is_level = |part: &str| LEVELS.contains(&part.to_ascii_lowercase().as_str());
+    let mut parts = text.split(',').map(str::trim).filter(is_word);
+    match parts.find(|part| !part.is_empty() && !is_level(part)) {
+        Some(part) => Err(format!(
+            "\"{}\" is not one of {}; a module is written as postern=debug",
+            part.escape_debug(),
+            LEVELS.join(", ")
+        )),
+        None => Ok(text.to_owned()),
     }
 }
 
@@ -257,29 +287,16 @@ fn http(
     for address in taken.filter(|address| address.port() != 0) {
         section.problem("tls_listen", format!("\"{address}\": taken by http.listen"));
     }
-    let defaults = ServerSettings::default();
     let waits = Duration::from_secs(1)..=Duration::from_secs(3600);
-    let settings = ServerSettings {
-        connections_max: section.count("connections_max", defaults.connections_max, 1..=100_000),
-        connections_per_network_max: section.count(
-            "connections_per_network_max",
-            defaults.connections_per_network_max,
-            1..=100_000,
-        ),
-        handshake_wait: section.duration(
-            "handshake_timeout",
-            defaults.handshake_wait,
-            waits.clone(),
-        ),
-        header_wait: section.duration("header_timeout", defaults.header_wait, waits.clone()),
-        connection_age_max: section.duration(
-            "connection_age_max",
-            defaults.connection_age_max,
-            waits,
-        ),
-        grace: defaults.grace.min(stop_max),
-        ..defaults
-    };
+    let mut settings = ServerSettings::default();
+    settings.grace = settings.grace.min(stop_max);
+    read_fields!(section => settings;
+        connections_max: count(1..=100_000),
+        connections_per_network_max: count(1..=100_000),
+        handshake_wait as "handshake_timeout": duration(waits),
+        header_wait as "header_timeout": duration(waits),
+        connection_age_max: duration(waits),
+    );
     section.end();
     (
         listen.unwrap_or_default(),
@@ -307,56 +324,43 @@ fn delivery(
     store: &store::Settings,
     stop_max: Duration,
 ) -> DeliverySettings {
-    let defaults = DeliverySettings::default();
-    let retry = defaults.retry;
     let waits = Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60);
     let ages = Duration::from_secs(60)..=Duration::from_secs(365 * 24 * 60 * 60);
-    let settings = DeliverySettings {
-        concurrency: section.count("concurrency", defaults.concurrency, 1..=10_000),
-        queued_max: section.count("held_max", defaults.queued_max, 1..=100_000_000),
-        retry: retry::Settings {
-            wait_first: section.duration("retry_wait_first", retry.wait_first, waits.clone()),
-            wait_max: section.duration("retry_wait_max", retry.wait_max, waits),
-            max_age: section.duration("age_max", retry.max_age, ages),
-        },
+    let mut settings = DeliverySettings {
         subject_window: store.subject_window,
-        suppress_for: defaults.suppress_for,
-        grace: defaults.grace.min(stop_max),
+        ..DeliverySettings::default()
     };
+    settings.grace = settings.grace.min(stop_max);
+    read_fields!(section => settings;
+        concurrency: count(1..=10_000),
+        queued_max as "held_max": count(1..=100_000_000),
+    );
+    read_fields!(section => settings.retry;
+        wait_first as "retry_wait_first": duration(waits),
+        wait_max as "retry_wait_max": duration(waits),
+        max_age as "age_max": duration(ages),
+    );
     section.end();
     settings
 }
 
 fn store(mut section: Section<'_>, data_dir: &Path) -> store::Settings {
-    let defaults = store::Settings::new(data_dir.to_owned());
     let windows = Duration::from_secs(60)..=Duration::from_secs(3650 * 24 * 60 * 60);
-    let settings = store::Settings {
-        segment_bytes: section.size("segment_bytes", defaults.segment_bytes, 1 << 20..=4 << 30),
-        waiting_max: section.number("waiting_max", defaults.waiting_max, 1..=100_000_000),
-        waiting_bytes_max: section.size(
-            "waiting_bytes_max",
-            defaults.waiting_bytes_max,
-            1 << 20..=1 << 50,
-        ),
-        free_bytes_min: section.size("free_bytes_min", defaults.free_bytes_min, 0..=1 << 50),
-        dedupe_window: section.duration("dedupe_window", defaults.dedupe_window, windows.clone()),
-        subject_window: section.duration(
-            "subject_window",
-            defaults.subject_window,
-            windows.clone(),
-        ),
-        outbox_max: section.number("outbox_max", defaults.outbox_max, 1..=100_000_000),
-        outbox_bytes_max: section.size(
-            "outbox_bytes_max",
-            defaults.outbox_bytes_max,
-            1 << 20..=1 << 50,
-        ),
-        sent_kept: section.number("sent_kept", defaults.sent_kept, 1..=100_000_000),
-        failed_kept: section.count("failed_kept", defaults.failed_kept, 1..=1_000_000),
-        failed_age_max: section.duration("failed_age_max", defaults.failed_age_max, windows),
-        captured_kept: section.count("captured_kept", defaults.captured_kept, 1..=1_000_000),
-        folder: defaults.folder,
-    };
+    let mut settings = store::Settings::new(data_dir.to_owned());
+    read_fields!(section => settings;
+        segment_bytes: size(1 << 20..=4 << 30),
+        waiting_max: number(1..=100_000_000),
+        waiting_bytes_max: size(1 << 20..=1 << 50),
+        free_bytes_min: size(0..=1 << 50),
+        dedupe_window: duration(windows),
+        subject_window: duration(windows),
+        outbox_max: number(1..=100_000_000),
+        outbox_bytes_max: size(1 << 20..=1 << 50),
+        sent_kept: number(1..=100_000_000),
+        failed_kept: count(1..=1_000_000),
+        failed_age_max: duration(windows),
+        captured_kept: count(1..=1_000_000),
+    );
     section.end();
     settings
 }

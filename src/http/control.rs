@@ -100,6 +100,7 @@ pub fn router(control: ControlParts) -> Router {
             .route("/queue/{id}/drop", routing::post(drop_parked))
             .route("/mail", routing::post(inject).layer(wide))
             .route("/tokens", routing::post(mint))
+            .route("/tokens/inspect", routing::post(inspect))
             .route("/tokens/revoke", routing::post(revoke)),
     )
     .with_state(control)
@@ -266,37 +267,53 @@ async fn mint(State(control): State<ControlParts>, body: Bytes) -> Result<Respon
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RevokeRequest {
+struct TokenRequest {
     address: String,
 }
 
+/// What only the store knows of a token: whether it is revoked, and the thread it was issued for.
+async fn inspect(State(control): State<ControlParts>, body: Bytes) -> Result<Response, HttpError> {
+    let request: TokenRequest = read_json(&body)?;
+    let token = control.token(&request.address).await?.0;
+    let answer = json!({
+        "revoked": control.store.is_revoked(token).await?,
+        "thread": control.store.thread_by_token(token).await?,
+    });
+    Ok(success(StatusCode::OK, answer))
+}
+
 async fn revoke(State(control): State<ControlParts>, body: Bytes) -> Result<Response, HttpError> {
-    let request: RevokeRequest = read_json(&body)?;
-    let address = parse_address("address", &request.address)?;
-    let now = clock::now();
-    let mut found = None;
-    for route in control.routes.iter() {
-        found = match route.keys.verify(&address, now) {
-            Ok(claims) => Some(claims.digest),
-            Err(TokenError::CaseLost(digest)) => {
-                let known = control.store.thread_by_token(digest).await?;
-                known.map(|_| digest)
-            }
-            Err(_) => None,
-        };
-        if found.is_some() {
-            break;
-        }
-    }
-    let token =
-        found.ok_or_else(|| HttpError::invalid_field("address", "has no valid token of ours"))?;
-    let fact = Fact::Revoked { token, at: now };
-    control.store.record(vec![fact]).await?;
+    let request: TokenRequest = read_json(&body)?;
+    let (token, address) = control.token(&request.address).await?;
+    let at = clock::now();
+    control
+        .store
+        .record(vec![Fact::Revoked { token, at }])
+        .await?;
     info!(domain = %address.domain(), "token revoked");
     Ok(success(StatusCode::OK, json!({ "revoked": true })))
 }
 
 impl ControlParts {
+    /// The digest of the valid token in an address.
+    async fn token(&self, text: &str) -> Result<([u8; 16], Address), HttpError> {
+        let address = parse_address("address", text)?;
+        let now = clock::now();
+        for route in self.routes.iter() {
+            match route.keys.verify(&address, now) {
+                Ok(claims) => return Ok((claims.digest, address)),
+                Err(TokenError::CaseLost(digest)) => {
+                    if self.store.thread_by_token(digest).await?.is_some() {
+                        return Ok((digest, address));
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        let why = "has no valid token of ours";
+        Err(HttpError::invalid_field("address", why))
+    }
+
     fn route(&self, name: Option<&str>) -> Result<&TokenRoute, HttpError> {
         let mut routes = self.routes.iter();
         let found = match name {

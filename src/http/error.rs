@@ -42,7 +42,7 @@ impl HttpError {
 
     /// 401: the key is missing or wrong.
     pub fn unauthorized() -> Self {
-        let message = "Authorization: Bearer with a key is required";
+        let message = "a valid key is required, as Authorization: Bearer";
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
     }
 
@@ -110,6 +110,7 @@ impl IntoResponse for HttpError {
         let more = match self.status {
             StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),
             StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, "30")),
+            StatusCode::TOO_MANY_REQUESTS => Some((header::RETRY_AFTER, "60")),
             _ => None,
         };
         if let Some((name, value)) = more {

@@ -5,18 +5,21 @@
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::{Router, routing};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::auth_failures::{AuthFailures, ProtectedArea};
 use super::endpoint::{Endpoint, mount};
 use super::error::{HttpError, success};
 use super::extract::{PathId, whole_body};
 use super::idempotency;
 use super::keys::AccessKeys;
 use super::page::{PageQuery, page_response};
+use super::schema::validate;
+use super::server::client_ip;
 use crate::clock;
 use crate::store::{EmbeddedMessages, PageLimit};
 
@@ -26,8 +29,6 @@ pub const BASE_PATH: &str = "/api/v1/messages";
 const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Octets after which a page ends; the item that exceeds them is its last.
 const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Octets of a one-line field, such as an address or a subject.
-const LINE_BYTES_MAX: usize = 4096;
 
 /// The embedded Messages API: its store and its key.
 #[derive(Clone)]
@@ -47,8 +48,8 @@ impl EmbeddedApi {
 }
 
 /// The routes of the embedded API. The key is checked before a byte of the body is read.
-pub(super) fn router(api: EmbeddedApi) -> Router {
-    let guard = middleware::from_fn_with_state(api.clone(), authorize);
+pub(super) fn router(api: EmbeddedApi, failures: AuthFailures) -> Router {
+    let guard = middleware::from_fn_with_state((api.clone(), failures), authorize);
     mount(routes()).route_layer(guard).with_state(api)
 }
 
@@ -72,11 +73,18 @@ pub(super) fn routes() -> Vec<Endpoint<EmbeddedApi>> {
 }
 
 /// Lets a request pass if it has the key.
-async fn authorize(State(api): State<EmbeddedApi>, request: Request, next: Next) -> Response {
+async fn authorize(
+    State((api, failures)): State<(EmbeddedApi, AuthFailures)>,
+    request: Request,
+    next: Next,
+) -> Result<Response, HttpError> {
     if api.keys.admits_bearer(request.headers()) {
-        return next.run(request).await;
+        return Ok(next.run(request).await);
     }
-    HttpError::unauthorized().into_response()
+    if request.headers().contains_key(header::AUTHORIZATION) {
+        failures.record(ProtectedArea::Messages, client_ip(request.extensions()));
+    }
+    Err(HttpError::unauthorized())
 }
 
 async fn create_thread(
@@ -85,15 +93,8 @@ async fn create_thread(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, HttpError> {
     let key = idempotency::key(&headers)?;
-    let mut thread = object(body)?;
-    thread
-        .required("sourceType")?
-        .one_of("sourceType", &["email"])?;
-    thread.required("identityEmail")?.line("identityEmail")?;
-    thread.line("mailbox")?;
-    thread.one_of("priority", &["vip", "priority", "standard", "general"])?;
-    thread.object("metadata")?;
-    let made = api.book.make_thread(key, thread.into_value(), clock::now());
+    let thread = object(body, "NewThread")?;
+    let made = api.book.make_thread(key, thread, clock::now());
     Ok(success(StatusCode::CREATED, made.await?))
 }
 
@@ -104,33 +105,10 @@ async fn add_message(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, HttpError> {
     let key = idempotency::key(&headers)?;
-    let mut message = object(body)?;
-    message
-        .required("sourceType")?
-        .one_of("sourceType", &["email"])?;
-    message.required("senderEmail")?.line("senderEmail")?;
-    message.required("body")?.text("body")?;
-    for name in ["bodyHtml", "quotedText"] {
-        message.text(name)?;
-    }
-    for name in [
-        "senderName",
-        "subject",
-        "emailMessageId",
-        "inReplyTo",
-        "receivedAt",
-        "kind",
-    ] {
-        message.line(name)?;
-    }
-    for name in ["authentication", "match"] {
-        message.object(name)?;
-    }
-    message.list("attachments")?;
-    message.list("flags")?;
+    let message = object(body, "NewMessage")?;
     let added = api
         .book
-        .add_message(&id, key, message.into_value(), clock::now())
+        .add_message(&id, key, message, clock::now())
         .await?;
     let added = added.ok_or_else(|| HttpError::not_found("thread"))?;
     Ok(success(StatusCode::CREATED, added))
@@ -144,9 +122,7 @@ async fn patch_thread(
 ) -> Result<Response, HttpError> {
     // Merging twice has the effect of merging once: the key is checked but need not be kept.
     idempotency::key(&headers)?;
-    let mut patch = object(body)?;
-    patch.required("metadata")?.object("metadata")?;
-    let metadata = patch.0.remove("metadata").unwrap_or_default();
+    let metadata = object(body, "Patch")?["metadata"].take();
     let patched = api.book.patch_thread(&id, metadata, clock::now()).await?;
     let patched = patched.ok_or_else(|| HttpError::not_found("thread"))?;
     Ok(success(StatusCode::OK, patched))
@@ -191,67 +167,17 @@ const fn page_limit(items: usize) -> PageLimit {
     }
 }
 
-/// A JSON object whose fields are checked one by one.
-struct ObjectFields(Map<String, Value>);
-
-fn object(body: Result<Bytes, BytesRejection>) -> Result<ObjectFields, HttpError> {
-    match serde_json::from_slice(&whole_body(body)?) {
-        Ok(Value::Object(fields)) => Ok(ObjectFields(fields)),
-        Ok(_) => Err(HttpError::bad_request("the body is not a JSON object")),
-        Err(error) => Err(HttpError::bad_request(format!(
-            "the body is not JSON: {error}"
-        ))),
+/// The body as JSON that fits the schema of this name, without the names that the store assigns itself.
+fn object(body: Result<Bytes, BytesRejection>, schema: &str) -> Result<Value, HttpError> {
+    let mut value: Value = serde_json::from_slice(&whole_body(body)?)
+        .map_err(|error| HttpError::bad_request(format!("the body is not JSON: {error}")))?;
+    let Some(fields) = value.as_object_mut() else {
+        return Err(HttpError::bad_request("the body is not a JSON object"));
+    };
+    for name in ["id", "createdAt", "updatedAt", "threadId"] {
+        fields.remove(name);
     }
-}
-
-impl ObjectFields {
-    /// Requires the field to be present and not null.
-    fn required(&mut self, name: &str) -> Result<&mut Self, HttpError> {
-        if self.0.get(name).is_none_or(Value::is_null) {
-            return Err(HttpError::invalid_field(name, "is required"));
-        }
-        Ok(self)
-    }
-
-    fn check(&self, name: &str, why: &str, fits: impl Fn(&Value) -> bool) -> Result<(), HttpError> {
-        match self.0.get(name) {
-            None | Some(Value::Null) => Ok(()),
-            Some(value) if fits(value) => Ok(()),
-            Some(_) => Err(HttpError::invalid_field(name, why)),
-        }
-    }
-
-    fn text(&self, name: &str) -> Result<(), HttpError> {
-        self.check(name, "is not a string", Value::is_string)
-    }
-
-    fn line(&self, name: &str) -> Result<(), HttpError> {
-        let why = format!("is not a string of at most {LINE_BYTES_MAX} bytes");
-        self.check(name, &why, |value| {
-            value.as_str().is_some_and(|s| s.len() <= LINE_BYTES_MAX)
-        })
-    }
-
-    fn one_of(&self, name: &str, words: &[&str]) -> Result<(), HttpError> {
-        let why = format!("is not one of {}", words.join(", "));
-        self.check(name, &why, |value| {
-            value.as_str().is_some_and(|s| words.contains(&s))
-        })
-    }
-
-    fn object(&self, name: &str) -> Result<(), HttpError> {
-        self.check(name, "is not an object", Value::is_object)
-    }
-
-    fn list(&self, name: &str) -> Result<(), HttpError> {
-        self.check(name, "is not a list", Value::is_array)
-    }
-
-    /// The object without the names that the store assigns itself.
-    fn into_value(mut self) -> Value {
-        for name in ["id", "createdAt", "updatedAt", "threadId"] {
-            self.0.remove(name);
-        }
-        Value::Object(self.0)
-    }
+    validate(schema, &value)
+        .map_err(|violation| HttpError::invalid_field(&violation.field, &violation.why))?;
+    Ok(value)
 }

@@ -5,24 +5,50 @@
 use std::fmt;
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{Method, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing;
+use axum::{Router, routing};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::endpoint::Endpoint;
+use super::auth_failures::{AuthFailures, ProtectedArea};
+use super::endpoint::{Endpoint, mount};
 use super::error::HttpError;
+use super::keys::AccessKeys;
+use super::server::{OverTls, client_ip};
 use crate::store::Store;
 
 /// Registers `postern_ledger_*` and `postern_outbox_*`, the number of mails in each state, incoming
 /// and outgoing. They are read from the store at each scrape.
 pub fn register_ledger(registry: &mut Registry, store: Store) {
     registry.register_collector(Box::new(LedgerGauges { store }));
+}
+
+/// The route of the metrics. Over TLS, where strangers are, it requires one of the keys.
+pub(super) fn router(registry: Arc<Registry>, keys: AccessKeys, failures: AuthFailures) -> Router {
+    let guard = middleware::from_fn_with_state((keys, failures), require_key_over_tls);
+    mount(routes()).route_layer(guard).with_state(registry)
+}
+
+async fn require_key_over_tls(
+    State((keys, failures)): State<(AccessKeys, AuthFailures)>,
+    request: Request,
+    next: Next,
+) -> Result<Response, HttpError> {
+    let is_over_tls = request.extensions().get() == Some(&OverTls(true));
+    let headers = request.headers();
+    if is_over_tls && !keys.admits_bearer(headers) && !keys.admits_password(headers) {
+        if headers.contains_key(header::AUTHORIZATION) {
+            failures.record(ProtectedArea::Metrics, client_ip(request.extensions()));
+        }
+        return Err(HttpError::unauthorized());
+    }
+    Ok(next.run(request).await)
 }
 
 pub(super) fn routes() -> Vec<Endpoint<Arc<Registry>>> {
@@ -43,6 +69,24 @@ async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
     let form = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, form)], body).into_response()
 }
+
+/// The rules by which deliveries are dropped: the kinds of mail that may be, and the others.
+const DROP_RULES: [&str; 14] = [
+    "person",
+    "auto_reply",
+    "bounce",
+    "delay_notice",
+    "feedback_report",
+    "read_receipt",
+    "list",
+    "calendar",
+    "loop",
+    "duplicate",
+    "loop_breaker",
+    "null_sender",
+    "bounce_address",
+    "operator",
+];
 
 struct LedgerGauges {
     store: Store,
@@ -95,9 +139,14 @@ impl Collector for LedgerGauges {
             None,
             MetricType::Gauge,
         )?;
-        for (rule, count) in &ledger.dropped {
-            let labels = [("rule", rule.as_str())];
-            ConstGauge::new(count.cast_signed()).encode(dropped.encode_family(&labels)?)?;
+        // Each rule has a series from the start, so that sums over the rules are never empty.
+        let unused = DROP_RULES
+            .iter()
+            .filter(|rule| !ledger.dropped.contains_key(**rule));
+        let used = ledger.dropped.iter();
+        let used = used.map(|(rule, count)| (rule.as_str(), count.cast_signed()));
+        for (rule, count) in used.chain(unused.map(|rule| (*rule, 0))) {
+            ConstGauge::new(count).encode(dropped.encode_family(&[("rule", rule)])?)?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 
 pub mod admin;
 mod attachments;
+pub mod auth_failures;
 #[cfg(test)]
 mod contract;
 pub mod control;
@@ -19,6 +20,7 @@ pub mod metrics;
 pub mod outbound;
 mod page;
 pub mod router;
+mod schema;
 pub mod server;
 pub mod stream;
 pub mod webhook;

@@ -16,12 +16,15 @@ use tokio::time;
 
 use super::admin::{self, Admin};
 use super::attachments;
+use super::auth_failures::AuthFailures;
 use super::endpoint::{Endpoint, mount};
 use super::error::HttpError;
 use super::health::{self, Health};
+use super::keys::AccessKeys;
 use super::messages::{self, EmbeddedApi};
 use super::metrics;
 use super::outbound::{self, Gateway};
+use super::schema::OPENAPI;
 use super::stream::{self, EventStreams};
 use super::webhook::{self, WebhookGateway};
 use crate::objects::Objects;
@@ -50,13 +53,22 @@ pub struct App {
     pub listeners: Option<EventStreams>,
     /// The pages for people.
     pub admin: Option<Admin>,
+    /// The keys of the gateway, which open the metrics over TLS too.
+    pub keys: AccessKeys,
+    /// The record of failed log-ins.
+    pub auth_failures: AuthFailures,
 }
 
 /// The routes of the HTTP address.
 pub fn router(app: App) -> Router {
     let mut router = mount(routes())
         .merge(mount(health::routes()).with_state(app.health))
-        .merge(mount(metrics::routes()).with_state(app.registry));
+        .merge(metrics::router(
+            app.registry,
+            app.keys,
+            app.auth_failures.clone(),
+        ))
+        .route("/", routing::get(index));
     if let Some(objects) = app.objects {
         router = router.merge(mount(attachments::routes()).with_state(objects));
     }
@@ -67,13 +79,13 @@ pub fn router(app: App) -> Router {
         router = router.merge(mount(stream::routes()).with_state(streams));
     }
     if let Some(admin) = app.admin {
-        router = router.merge(admin::router(admin));
+        router = router.merge(admin::router(admin, app.auth_failures.clone()));
     }
     if let Some(gateway) = app.gateway {
-        router = router.merge(outbound::router(gateway));
+        router = router.merge(outbound::router(gateway, app.auth_failures.clone()));
     }
     if let Some(messages) = app.messages {
-        router = router.merge(messages::router(messages));
+        router = router.merge(messages::router(messages, app.auth_failures));
     }
     with_common_layers(router)
 }
@@ -99,8 +111,10 @@ pub(super) fn routes() -> Vec<Endpoint<()>> {
     )]
 }
 
-/// The contract of the HTTP address (OpenAPI 3.1).
-pub const OPENAPI: &str = include_str!("openapi.json");
+/// `GET /`: the way to everything else, for a person who looks.
+async fn index() -> &'static str {
+    "Postern\n\n/admin         pages\n/openapi.json  API\n/healthz       health\n/readyz        readiness\n/metrics       metrics\n"
+}
 
 async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()

@@ -1,6 +1,6 @@
-//! Owns the sockets HTTP is served on: accepting, TLS, bounds on connections and time, going down.
+//! Owns the sockets that HTTP is served on: accepting, TLS, limits on connections and time, shutdown.
 //!
-//! Does not know what is served: a router is an argument.
+//! Does not know what is served: the router is an argument.
 
 use std::convert::Infallible;
 use std::fs;
@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::http::Extensions;
 use axum::serve::{Listener, ListenerExt};
 use bytes::Bytes;
 use hyper::Request;
@@ -34,26 +35,26 @@ use crate::limits::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, LoadM
 use crate::network::{Network, rate_limit_key};
 use crate::tls::{CertificateError, Certificates};
 
-/// Bounds of one listening socket.
+/// Limits of one listening socket.
 #[derive(Clone, Debug)]
 pub struct ServerSettings {
-    /// Connections at a time, over all addresses of a server. One more takes the place of the stranger
-    /// that is idle for longest, or waits for a place. Exempt clients have an eighth more.
+    /// Connections at a time, over all addresses of a server. A further one replaces the stranger that
+    /// has been idle for longest, or waits. Exempt clients have an eighth more.
     pub connections_max: usize,
-    /// Connections at a time from one IPv4 address or IPv6 /64. One more hears 503, or by TLS
-    /// nothing.
+    /// Connections at a time from one IPv4 address or IPv6 /64. A further client receives 503, or
+    /// nothing over TLS.
     pub connections_per_network_max: usize,
-    /// Networks to which that bound does not apply: reverse proxies, say.
+    /// Networks without that limit, for example reverse proxies.
     pub exempt: Vec<Network>,
-    /// The longest a TLS handshake may take.
+    /// Time that a TLS handshake may take.
     pub handshake_wait: Duration,
-    /// The longest a head of a request may take, and the longest an idle connection is kept.
+    /// Time that the head of a request may take, and that an idle connection is kept.
     pub header_wait: Duration,
     /// The age at which a connection ends, once the request in flight is answered.
     pub connection_age_max: Duration,
-    /// The longest that a request may go on past that age.
+    /// Time that a request may go on past that age.
     pub request_grace: Duration,
-    /// The longest wait for requests in flight when the server stops.
+    /// Time that a shutdown waits for requests in flight.
     pub grace: Duration,
 }
 
@@ -141,7 +142,7 @@ impl RefusalLog {
 }
 
 impl From<ServerSettings> for HttpOptions {
-    /// Plain HTTP with places of its own.
+    /// Plain HTTP with a connection limit of its own.
     fn from(settings: ServerSettings) -> Self {
         Self {
             limiter: ConnectionLimiter::new(
@@ -159,26 +160,34 @@ impl From<ServerSettings> for HttpOptions {
     }
 }
 
-/// The shortest time between two log lines about refused connections.
+/// Interval between log lines about refused connections.
 const REFUSALS_LOGGED_EVERY: Duration = Duration::from_secs(60);
-/// Connections that wait for a place at a time. One more is closed at once.
+/// Connections that wait for a permit at a time. A further one is closed at once.
 const WAITING_MAX: usize = 128;
-/// How long a connection waits for a place.
+/// Time that a connection waits for a permit.
 const PLACE_WAIT: Duration = Duration::from_secs(30);
-/// The answer to a client that gets no place.
+/// The response to a client above the limit.
 const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 30\r\n\
     Content-Length: 0\r\nConnection: close\r\n\r\n";
-/// How long that may take.
+/// Time that writing that response may take.
 const REFUSAL_WAIT: Duration = Duration::from_secs(1);
-/// A head of a request has at most so many bytes; hyper allows 100 fields in it.
+/// Octets of a request's head; hyper allows 100 fields in it.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 
-/// Who is at the other end of a connection, as every request on it carries it; `None` on a unix
-/// socket.
+/// The IP address of the client, as an extension of every request; `None` on a unix socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientIp(pub Option<IpAddr>);
 
-/// An address a connection comes from.
+/// The IP address of a request's client, by the request's extensions.
+pub(super) fn client_ip(extensions: &Extensions) -> Option<IpAddr> {
+    extensions.get::<ClientIp>().and_then(|ip| ip.0)
+}
+
+/// True if the request came over TLS, as an extension of every request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OverTls(pub(super) bool);
+
+/// The address of a client.
 pub trait RemoteAddress {
     /// Its IP address, if it has one.
     fn ip(&self) -> Option<IpAddr>;
@@ -227,6 +236,7 @@ pub async fn serve<L>(
         let client = HttpClient {
             io,
             ip: ClientIp(address.ip()),
+            is_over_tls: OverTls(false),
             drain: drain.clone(),
         };
         let counted = terms.counted(client.ip);
@@ -264,6 +274,7 @@ pub async fn serve<L>(
 struct HttpClient<I> {
     io: I,
     ip: ClientIp,
+    is_over_tls: OverTls,
     /// True once the server stops.
     drain: watch::Receiver<bool>,
 }
@@ -280,7 +291,7 @@ where
         }
     }
 
-    /// Shakes hands, where TLS is asked for, and answers requests.
+    /// Performs the TLS handshake, if there is one, and answers requests.
     async fn serve(mut self, router: Router, terms: &HttpOptions, permit: ConnectionPermit) {
         permit.set_idle();
         let Some(tls) = &terms.tls else {
@@ -297,14 +308,15 @@ where
                 let client = HttpClient {
                     io,
                     ip: self.ip,
+                    is_over_tls: OverTls(true),
                     drain: self.drain,
                 };
                 client
                     .answer_requests(router, &terms.settings, permit)
                     .await;
             }
-            Ok(Err(error)) => debug!(protocol = "http", %error, "no TLS with this peer"),
-            Err(_) => debug!(protocol = "http", "no TLS handshake in time"),
+            Ok(Err(error)) => debug!(protocol = "http", %error, "the TLS handshake failed"),
+            Err(_) => debug!(protocol = "http", "the TLS handshake timed out"),
         }
     }
 
@@ -314,13 +326,19 @@ where
         settings: &ServerSettings,
         permit: ConnectionPermit,
     ) {
-        let Self { io, ip, mut drain } = self;
+        let Self {
+            io,
+            ip,
+            is_over_tls,
+            mut drain,
+        } = self;
         let permit = Arc::new(permit);
         let router = TowerToHyperService::new(router);
         let busy = Arc::clone(&permit);
         let service = service::service_fn(move |mut request: Request<Incoming>| {
             busy.set_busy();
             request.extensions_mut().insert(ip);
+            request.extensions_mut().insert(is_over_tls);
             let (answered, busy) = (router.call(request), Arc::clone(&busy));
             async move {
                 let response = answered.await?;
@@ -337,7 +355,7 @@ where
         let (mut is_old, mut is_draining) = (false, false);
         loop {
             tokio::select! {
-                // An error here is the client's affair: it went away or spoke no HTTP.
+                // The client went away or did not speak HTTP: neither is our error.
                 _ = connection.as_mut() => return,
                 () = &mut ends => {
                     if is_old {

@@ -141,6 +141,15 @@ impl JobRunner {
             // The runtime is shutting down; the next start finds the job begun.
             Err(_) => return JobEnd::Pause(RECORD_RETRY_INTERVAL),
         };
+        // A person retried the job, perhaps because a relay's policy was fixed: a kept connection may still
+        // be served by a process with the old one.
+        if record
+            .history
+            .last()
+            .is_some_and(|last| last.what == "retried")
+        {
+            self.relays.close_idle(true).await;
+        }
         let (outcome, relay) = match prepared {
             Ok(mail) => self.send(&record, &mail).await,
             Err(outcome) => (outcome, None),

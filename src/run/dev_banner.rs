@@ -85,6 +85,8 @@ pub(super) async fn print(
          \n\
          curl -sS -H \"Authorization: Bearer $(cat {folder}/messages-api-key)\" http://{http}/gateway/outbound -d '{answer}'\n\
          curl -sS -H \"Authorization: Bearer $(cat {folder}/messages-api-key)\" http://{http}/gateway/jobs\n\
+         \n\
+         See it as it would look: http://{http}/admin/outbox\n\
          \n"
     )?;
     out.flush()?;

@@ -4,6 +4,7 @@
 //! Does none of the parts' work.
 
 mod dev_banner;
+pub mod disk_space;
 mod exit;
 mod file_limit;
 mod gateway;
@@ -43,7 +44,7 @@ pub use exit::{Exit, ExitError};
 use parts::CERTIFICATES_FOLDER;
 pub use parts::{control_parts, ingress_routes, open_store};
 use services::Services;
-pub use services::delivery_routes;
+pub use services::{check, delivery_routes};
 use signals::{Signal, Signals};
 use tasks::Tasks;
 

@@ -4,10 +4,12 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use axum::Router;
 use prometheus_client::registry::Registry;
 use tracing::info;
 
+use super::disk_space;
 use super::exit::{Exit, ExitError};
 use super::gateway;
 use super::parts::{
@@ -20,6 +22,7 @@ use crate::config::{Config, Secret};
 use crate::delivery;
 use crate::events::{self, EventSink, Subscriber, SubscriberSettings};
 use crate::http::admin::Admin;
+use crate::http::auth_failures::AuthFailures;
 use crate::http::control::{self, ControlParts};
 use crate::http::health::Health;
 use crate::http::keys::AccessKeys;
@@ -74,6 +77,7 @@ impl Services {
         let delivery_metrics = Arc::new(delivery::metrics::Metrics::register(&mut registry));
         store.metrics().register(&mut registry);
         metrics::register_ledger(&mut registry, store.clone());
+        disk_space::register(&mut registry, config.data_dir.clone());
         let worker = delivery::worker::DeliveryWorker::new(
             store.clone(),
             delivery_routes(config)?,
@@ -90,6 +94,8 @@ impl Services {
         let gateway = gateway::open(config, &store, worker.in_flight(), &mut registry)?;
         let imap = imap(config, &store, &mut registry)?;
         let jobs = gateway.jobs();
+        let auth_failures = AuthFailures::default();
+        auth_failures.register(&mut registry);
         let app = App {
             health: Health {
                 store: store.clone(),
@@ -104,7 +110,9 @@ impl Services {
             gateway: Some(Arc::new(gateway)),
             objects: Some(objects.clone()),
             listeners: Some(listeners.clone()),
-            admin: Some(Admin::new(jobs, keys, config.development)),
+            admin: Some(Admin::new(jobs, keys.clone(), config.development)),
+            keys,
+            auth_failures,
         };
         Ok(Self {
             control_router: control::router(live_control_parts(config, &store, &worker)?),
@@ -122,6 +130,31 @@ impl Services {
             subscribers,
         })
     }
+}
+
+/// Checks everything about a configuration that would stop a server at its start, except for what only
+/// the start itself can find: addresses in use, and a data folder that is not usable.
+///
+/// # Errors
+/// The first part that cannot be created.
+pub fn check(config: &Config) -> Result<(), ExitError> {
+    if let Some(folder) = &config.certificate_folder {
+        let loaded = Certificates::load(folder, &config.hostname.ascii());
+        loaded.context("tls.folder").map_err(config_error)?;
+    }
+    ingress_routes(config)?;
+    delivery_routes(config)?;
+    if let Some(webhooks) = &config.webhooks {
+        let buckets = ReadableBuckets::new(&webhooks.buckets);
+        buckets
+            .context("webhook.ses.bucket")
+            .map_err(config_error)?;
+    }
+    Ok(())
+}
+
+fn config_error(error: anyhow::Error) -> ExitError {
+    ExitError::new(Exit::Config, error)
 }
 
 /// Binds the listeners for mail.
@@ -231,10 +264,10 @@ fn webhook_receivers(
     Ok(Some(receiver))
 }
 
-/// The keys for the event stream and the pages: those of the gateway.
+/// The keys for the event stream and the pages: those of the gateway. The key of the embedded Messages
+/// API opens nothing else.
 fn access_keys(config: &Config) -> AccessKeys {
-    let keys = config.outbound.api.keys.iter();
-    AccessKeys::new(keys.chain(&config.embedded_api).map(Secret::reveal))
+    AccessKeys::new(config.outbound.api.keys.iter().map(Secret::reveal))
 }
 
 /// Creates the subscribers to events.

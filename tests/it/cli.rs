@@ -460,3 +460,111 @@ fn a_certificate_past_its_end_is_found() {
         assert!(report.out.contains(line), "{report:?}");
     }
 }
+
+#[test]
+fn commands_find_an_installation_by_themselves() {
+    let (home, file) = configured();
+    let folder = home.path("etc");
+    std::fs::create_dir(&folder).unwrap();
+    let installed = folder.join("postern.toml");
+    std::fs::copy(&file, &installed).unwrap();
+    std::fs::create_dir(home.path("data")).unwrap();
+    let etc = [("CONFIGURATION_DIRECTORY", folder.to_str().unwrap())];
+    let listed = home.run_with(&["queue", "list"], &etc);
+    assert_eq!(listed.code, Some(0), "{listed:?}");
+    let using = format!("postern: using {}\n", installed.display());
+    assert_eq!(listed.err, using);
+    let named = home.run_with(&["queue", "list", "--config", &file], &etc);
+    assert_eq!((named.code, named.err.as_str()), (Some(0), ""));
+    let report = home.run_with(&["doctor"], &etc);
+    assert!(
+        report.out.contains(&format!(
+            "configuration: {} can be used",
+            installed.display()
+        )),
+        "{report:?}"
+    );
+    // An installation that cannot be used is no reason to start a server for development.
+    std::fs::write(&installed, "colour = 1\n").unwrap();
+    let served = home.run_with(&[], &etc);
+    assert_eq!(served.code, Some(78), "{served:?}");
+    assert!(served.err.contains("colour: unknown key"), "{served:?}");
+    assert!(!home.path("data/reply-secret").exists());
+}
+
+#[test]
+fn a_revoked_token_is_inspected_as_revoked() {
+    let (home, file) = configured();
+    std::fs::create_dir(home.path("data")).unwrap();
+    let mint = |thread: &str| {
+        let minted = home.run(&["token", "mint", "--thread", thread, "--config", &file]);
+        minted.ok().trim_end().to_owned()
+    };
+    let inspect = |address: &str| home.run(&["token", "inspect", address, "--config", &file]);
+    let (uuid, named) = (mint(THREAD), mint("order-7"));
+    assert!(inspect(&named).ok().contains("thread: order-7\n"));
+    home.run(&["token", "revoke", &uuid, "--config", &file])
+        .ok();
+    let revoked = inspect(&uuid);
+    assert_eq!(revoked.code, Some(65), "{revoked:?}");
+    assert_eq!(revoked.err, "postern: token is revoked\n");
+    assert_eq!(inspect(&named).code, Some(0));
+}
+
+#[test]
+fn the_doctor_sees_a_full_disk() {
+    let (home, file) = configured();
+    std::fs::create_dir(home.path("data")).unwrap();
+    let text = std::fs::read_to_string(&file).unwrap();
+    let full = format!("{text}[store]\nfree_bytes_min = \"1024TiB\"\n");
+    let full = home.write("full.toml", &full);
+    let report = home.run(&["doctor", "--config", full.to_str().unwrap()]);
+    assert_ne!(report.code, Some(0), "{report:?}");
+    let line = report.out.lines().find(|line| line.contains("data folder"));
+    let line = line.unwrap();
+    assert!(
+        line.starts_with("fail") && line.contains("mail is refused"),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_check_refuses_what_the_server_refuses() {
+    let (home, file) = configured();
+    let text = std::fs::read_to_string(&file).unwrap();
+    let certs = home.path("certs-of-nobody");
+    for is_there in [false, true] {
+        if is_there {
+            std::fs::create_dir(&certs).unwrap();
+        }
+        let tls = format!("[tls]\nfolder = \"{}\"\n{text}", certs.display());
+        let tls = home.write("tls.toml", &tls);
+        let checked = home.run(&["check-config", tls.to_str().unwrap()]);
+        let served = home.run(&["serve", "--config", tls.to_str().unwrap()]);
+        assert_eq!(
+            (checked.code, served.code),
+            (Some(78), Some(78)),
+            "{checked:?}"
+        );
+        assert!(
+            checked.err.starts_with("postern: tls.folder: "),
+            "{checked:?}"
+        );
+    }
+}
+
+#[test]
+fn certificates_beside_the_configuration_are_used() {
+    let (home, file) = configured();
+    let host = home.path("certs/mx.example.com");
+    std::fs::create_dir_all(&host).unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["mx.example.com".to_owned()]).unwrap();
+    std::fs::write(host.join("fullchain.pem"), made.cert.pem()).unwrap();
+    std::fs::write(host.join("privkey.pem"), made.signing_key.serialize_pem()).unwrap();
+    let report = home.run(&["doctor", "--config", &file]);
+    assert!(
+        report.out.contains("certificate mx.example.com: "),
+        "{report:?}"
+    );
+    assert!(!report.out.contains("self-signed"), "{report:?}");
+}

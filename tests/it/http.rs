@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use postern::clock;
 use postern::http::admin::Admin;
+use postern::http::auth_failures::AuthFailures;
 use postern::http::health::Health;
 use postern::http::keys::AccessKeys;
 use postern::http::messages::{BASE_PATH, EmbeddedApi};
@@ -68,6 +69,8 @@ impl Server {
                 AccessKeys::new([KEY]),
                 false,
             )),
+            keys: AccessKeys::new([KEY]),
+            auth_failures: AuthFailures::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -105,6 +108,12 @@ impl Server {
         let response = request.send().await.unwrap();
         let status = response.status().as_u16();
         (status, response.json().await.unwrap_or_default())
+    }
+
+    async fn text(&self, path: &str) -> (u16, String) {
+        let url = format!("http://{}{path}", self.address);
+        let response = self.client.get(url).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
     }
 
     async fn say(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
@@ -635,4 +644,105 @@ async fn a_store_that_takes_nothing_is_not_ready() {
     );
     let (status, _) = server.call(Method::GET, "/healthz", "", "").await;
     assert_eq!(status, 200);
+}
+
+#[tokio::test]
+async fn wrong_passwords_are_counted_and_then_not_examined() {
+    let server = Server::start().await;
+    let page = format!("http://{}/admin/outbox", server.address);
+    let try_with = |password: &'static str| {
+        let request = server.client.get(&page).basic_auth("admin", Some(password));
+        async move { request.send().await.unwrap().status().as_u16() }
+    };
+    assert_eq!(try_with(KEY).await, 200);
+    for _ in 0..30 {
+        assert_eq!(try_with("wrong").await, 401);
+    }
+    assert_eq!(try_with("wrong").await, 429);
+    assert_eq!(try_with(KEY).await, 429, "a guess is not examined");
+    let without = server.client.get(&page).send().await.unwrap();
+    assert_eq!(without.status(), 401, "a browser asks first");
+    let (_, body) = server.text("/metrics").await;
+    assert!(
+        body.contains("postern_http_auth_failures_total{area=\"admin\"} 30"),
+        "{body}"
+    );
+}
+
+#[tokio::test]
+async fn every_rule_has_a_series_before_its_first_drop() {
+    let server = Server::start().await;
+    let (_, body) = server.text("/metrics").await;
+    for rule in ["auto_reply", "duplicate", "operator"] {
+        let series = format!("postern_ledger_dropped{{rule=\"{rule}\"}} 0");
+        assert!(body.contains(&series), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_asked_wrongly_is_refused_in_our_form() {
+    let server = Server::start().await;
+    let (_, made) = server.say(Method::POST, THREADS, a_thread()).await;
+    let messages = format!(
+        "{THREADS}/{}/messages",
+        made["data"]["id"].as_str().unwrap()
+    );
+    for query in ["?page=2", "?limit=1&limit=2", "?state=sent"] {
+        let (status, fault) = server
+            .call(Method::GET, &format!("{THREADS}{query}"), "", "")
+            .await;
+        assert_eq!(status, 400, "{query}: {fault}");
+        assert_eq!(fault["success"], false, "{query}: {fault}");
+    }
+    let events = "/gateway/events?after=1&after=2";
+    for path in [
+        events,
+        "/gateway/attachments/%ff?x=1",
+        "/api/v1/messages/threads/%ff",
+    ] {
+        let (status, fault) = server.call(Method::GET, path, "", "").await;
+        assert!((400..404).contains(&status), "{path}: {status}");
+        assert_eq!(fault["success"], false, "{path}: {fault}");
+    }
+    let without = server
+        .client
+        .get(format!("http://{}{events}", server.address));
+    assert_eq!(without.send().await.unwrap().status(), 401);
+    for (field, value) in [
+        ("match", json!("text")),
+        ("match", json!({ "reason": 7 })),
+        ("attachments", json!([{ "filename": 1 }])),
+        ("authentication", json!({ "identity": "sure" })),
+    ] {
+        let mut message = a_message("hi");
+        message[field] = value;
+        let (status, fault) = server.say(Method::POST, &messages, message).await;
+        assert_eq!(status, 422, "{fault}");
+        let named = fault["error"]["field"].as_str().unwrap();
+        assert!(named.starts_with(field), "{fault}");
+    }
+}
+
+#[tokio::test]
+async fn a_person_who_looks_finds_the_pages() {
+    let server = Server::start().await;
+    let (status, body) = server.text("/").await;
+    assert_eq!(status, 200);
+    assert!(body.contains("/admin"), "{body}");
+    let page = server
+        .client
+        .get(format!("http://{}/admin/", server.address))
+        .basic_auth("admin", Some(KEY))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(page.status(), 200);
+    let policy = page.headers()["content-security-policy"].to_str().unwrap();
+    assert!(!policy.contains("unsafe-inline"), "{policy}");
+    assert!(policy.contains("style-src 'self'"), "{policy}");
+    let text = page.text().await.unwrap();
+    assert!(
+        !text.contains("<style") && !text.contains("style=\""),
+        "{text}"
+    );
 }

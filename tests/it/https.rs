@@ -54,12 +54,16 @@ impl Secured {
     }
 
     fn curl(&self, trusted: &Path, more: &[&str]) -> Output {
+        self.curl_path(trusted, more, "/healthz")
+    }
+
+    fn curl_path(&self, trusted: &Path, more: &[&str], path: &str) -> Output {
         Command::new("curl")
             .args(["-sS", "-v", "--max-time", "60", "--noproxy", "*"])
             .args(["--resolve", &format!("{HOST}:{}:127.0.0.1", self.port)])
             .args(["--cacert", &trusted.display().to_string()])
             .args(more)
-            .arg(format!("https://{HOST}:{}/healthz", self.port))
+            .arg(format!("https://{HOST}:{}{path}", self.port))
             .output()
             .unwrap()
     }
@@ -209,4 +213,22 @@ fn one_address_cannot_take_all_places() {
         log.contains("too many connections from one network"),
         "{log}"
     );
+}
+
+#[test]
+fn metrics_need_a_key_where_strangers_are() {
+    let secured = Secured::start("", "");
+    let trusted = secured.certify();
+    signal("HUP", secured.postern.pid());
+    eventually("the certificate is shown", || {
+        secured.curl(&trusted, &[]).status.success()
+    });
+    let code = |more: &[&str], path: &str| {
+        let more = [&["-o", "/dev/null", "-w", "%{http_code}"], more].concat();
+        let answered = secured.curl_path(&trusted, &more, path);
+        String::from_utf8(answered.stdout).unwrap()
+    };
+    assert_eq!(code(&[], "/metrics"), "401");
+    assert_eq!(code(&["-u", "x:wrong"], "/metrics"), "401");
+    assert_eq!(code(&[], "/readyz"), "200");
 }

@@ -19,11 +19,12 @@ use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::{Router, routing};
 use bytes::Bytes;
 
+use super::auth_failures::{AuthFailures, ProtectedArea};
 use super::endpoint::{Endpoint, mount};
 use super::error::HttpError;
 use super::extract::{PathId, named_parameters};
 use super::keys::AccessKeys;
-use super::server::ClientIp;
+use super::server::{OverTls, client_ip};
 use crate::mail::job_id::JobId;
 use crate::mail::view::View;
 use crate::queue::JobQueue;
@@ -57,14 +58,11 @@ impl Admin {
 
     fn admits(&self, request: &Request) -> bool {
         let headers = request.headers();
-        let peer = request
-            .extensions()
-            .get::<ClientIp>()
-            .and_then(|peer| peer.0);
+        let client = client_ip(request.extensions());
         // Without this check, a foreign page could reach us through a DNS name that resolves to
         // this machine.
         let near = self.open_to_loopback
-            && peer.is_some_and(|ip| ip.is_loopback())
+            && client.is_some_and(|ip| ip.is_loopback())
             && is_loopback_host(headers);
         near || self.keys.admits_password(headers)
     }
@@ -84,6 +82,12 @@ pub(super) fn routes() -> Vec<Endpoint<Admin>> {
             "/admin",
             routing::get(|| async { Redirect::to("/admin/outbox") }),
         ),
+        row(
+            Method::GET,
+            "/admin/",
+            routing::get(|| async { Redirect::to("/admin/outbox") }),
+        ),
+        row(Method::GET, "/admin/style.css", routing::get(style)),
         row(Method::GET, "/admin/outbox", routing::get(list)),
         row(Method::GET, "/admin/outbox/{id}", routing::get(show)),
         row(Method::GET, "/admin/outbox/{id}/html", routing::get(html)),
@@ -105,21 +109,35 @@ pub(super) fn routes() -> Vec<Endpoint<Admin>> {
     ]
 }
 
-/// Requires the password before anything else, and accepts changes only from our own pages.
-async fn require_password(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+/// Requires the password before anything else, and accepts changes only from our own pages. A network
+/// that guesses is refused for a while, whatever it presents.
+async fn require_password(
+    State((admin, failures)): State<(Admin, AuthFailures)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let has_credentials = request.headers().contains_key(header::AUTHORIZATION);
+    let client = client_ip(request.extensions());
+    if has_credentials && failures.is_paused(client) {
+        let message = "too many wrong passwords, retry later";
+        return HttpError::new(StatusCode::TOO_MANY_REQUESTS, "paused", message).into_response();
+    }
     if !admin.admits(&request) {
+        if has_credentials {
+            failures.record(ProtectedArea::Admin, client);
+        }
         let mut response = HttpError::unauthorized().into_response();
         let ask = HeaderValue::from_static("Basic realm=\"Postern\", charset=\"UTF-8\"");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, ask);
         return response;
     }
-    if *request.method() != Method::GET && !is_same_origin(request.headers()) {
+    if *request.method() != Method::GET && !is_same_origin(&request) {
         let message = "changes are accepted only from the pages themselves";
         return HttpError::new(StatusCode::FORBIDDEN, "foreign", message).into_response();
     }
     let mut response = next.run(request).await;
     let policy = HeaderValue::from_static(
-        "default-src 'none'; style-src 'unsafe-inline'; frame-src 'self'; form-action 'self'; \
+        "default-src 'none'; style-src 'self'; frame-src 'self'; form-action 'self'; \
          base-uri 'none'; frame-ancestors 'none'",
     );
     let headers = response.headers_mut();
@@ -130,9 +148,14 @@ async fn require_password(State(admin): State<Admin>, request: Request, next: Ne
 }
 
 /// The routes of the pages, all of them guarded.
-pub(super) fn router(admin: Admin) -> Router {
-    let guard = middleware::from_fn_with_state(admin.clone(), require_password);
+pub(super) fn router(admin: Admin, failures: AuthFailures) -> Router {
+    let guard = middleware::from_fn_with_state((admin.clone(), failures), require_password);
     mount(routes()).route_layer(guard).with_state(admin)
+}
+
+async fn style() -> Response {
+    let fields = [(header::CONTENT_TYPE, "text/css; charset=utf-8")];
+    (fields, include_str!("style.css")).into_response()
 }
 
 async fn list(State(admin): State<Admin>, uri: Uri) -> Result<Response, HttpError> {
@@ -231,21 +254,33 @@ fn is_loopback_host(headers: &HeaderMap) -> bool {
     matches!(name, Some("localhost" | "127.0.0.1" | "[::1]"))
 }
 
-/// True if the request comes from one of our own pages, by the browser's statement.
-fn is_same_origin(headers: &HeaderMap) -> bool {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+/// True if the request comes from one of our own pages, by the browser's statement: its origin has our
+/// host, and the scheme that the page was fetched with. A proxy that ends TLS before us names it in
+/// `X-Forwarded-Proto`, which no foreign page can set.
+fn is_same_origin<B>(request: &hyper::Request<B>) -> bool {
+    let text = |name| {
+        let value = request.headers().get(name);
+        value.and_then(|value| value.to_str().ok())
+    };
     let Some(host) = text(header::HOST) else {
         return false;
     };
+    let is_over_tls = request.extensions().get() == Some(&OverTls(true));
+    let scheme = match text(FORWARDED_PROTO) {
+        _ if is_over_tls => "https",
+        Some(scheme) => scheme,
+        None => "http",
+    };
     match text(header::ORIGIN) {
-        Some(origin) => origin
-            .split_once("://")
-            .is_some_and(|(_, name)| name == host),
+        Some(origin) => origin.split_once("://") == Some((scheme, host)),
         // A browser sends Origin with every such request: this client is a program that has the
         // password.
         None => text(header::HeaderName::from_static("sec-fetch-site")).is_none(),
     }
 }
+
+/// The scheme of a client's request to a proxy before us.
+const FORWARDED_PROTO: header::HeaderName = header::HeaderName::from_static("x-forwarded-proto");
 
 #[cfg(test)]
 mod tests {
@@ -282,21 +317,26 @@ mod tests {
 
     #[test]
     fn changes_come_from_our_own_pages() {
+        let is_own = |is_over_tls: bool, fields: &[(&'static str, &str)]| {
+            let mut request = hyper::Request::new(());
+            *request.headers_mut() = headers(fields);
+            request.extensions_mut().insert(OverTls(is_over_tls));
+            is_same_origin(&request)
+        };
         let host = ("host", "mail.example:8080");
-        assert!(is_same_origin(&headers(&[
-            host,
-            ("origin", "http://mail.example:8080")
-        ])));
-        assert!(is_same_origin(&headers(&[host])));
+        let plain = ("origin", "http://mail.example:8080");
+        let secured = ("origin", "https://mail.example:8080");
+        let proxied = ("x-forwarded-proto", "https");
+        assert!(is_own(false, &[host, plain]));
+        assert!(is_own(true, &[host, secured]));
+        assert!(is_own(false, &[host, secured, proxied]));
+        assert!(is_own(false, &[host]));
+        assert!(!is_own(false, &[host, secured]));
+        assert!(!is_own(true, &[host, plain]));
+        assert!(!is_own(true, &[host, plain, ("x-forwarded-proto", "http")]));
         for foreign in ["http://evil.example", "null", "", "http://mail.example"] {
-            assert!(
-                !is_same_origin(&headers(&[host, ("origin", foreign)])),
-                "{foreign}"
-            );
+            assert!(!is_own(false, &[host, ("origin", foreign)]), "{foreign}");
         }
-        assert!(!is_same_origin(&headers(&[
-            host,
-            ("sec-fetch-site", "cross-site")
-        ])));
+        assert!(!is_own(false, &[host, ("sec-fetch-site", "cross-site")]));
     }
 }

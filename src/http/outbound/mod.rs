@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, routing};
@@ -29,10 +29,11 @@ use tokio::time;
 pub use call_auth::CallAuth;
 pub use draft_body::field_name;
 
+use super::auth_failures::{AuthFailures, ProtectedArea};
 use super::endpoint::{Endpoint, mount};
 use super::error::{HttpError, success};
 use super::idempotency;
-use super::server::ClientIp;
+use super::server::client_ip;
 use crate::clock;
 use crate::limits::{Holder, LoadMonitor, MemoryBudget, MemoryLimits, MemoryPermit};
 use crate::mail::draft::{Draft, DraftCall, DraftKey};
@@ -186,7 +187,7 @@ impl Gateway {
             ));
         };
         let given = idempotency::key(&head.headers)?;
-        let ip = head.extensions.get::<ClientIp>().and_then(|ip| ip.0);
+        let ip = client_ip(&head.extensions);
         let holder = match ip {
             Some(ip) if !claim.is_proven() => Holder::Stranger(ip),
             _ => Holder::Trusted,
@@ -263,10 +264,12 @@ enum CallResult {
 }
 
 /// The routes of the gateway.
-pub(super) fn router(gateway: Arc<Gateway>) -> Router {
+pub(super) fn router(gateway: Arc<Gateway>, failures: AuthFailures) -> Router {
     let guard = middleware::from_fn_with_state(Arc::clone(&gateway), authorize);
     let keyed = mount(keyed_routes()).route_layer(guard);
-    mount(routes()).merge(keyed).with_state(gateway)
+    let record = middleware::from_fn_with_state(failures, record_failure);
+    let routes = mount(routes()).merge(keyed).route_layer(record);
+    routes.with_state(gateway)
 }
 
 /// The calls that request a mail. They authenticate their callers themselves.
@@ -282,6 +285,24 @@ pub(super) fn keyed_routes() -> Vec<Endpoint<Arc<Gateway>>> {
     let mut routes = jobs::routes();
     routes.extend(suppressions::routes());
     routes
+}
+
+/// Records requests whose key or signature is wrong.
+async fn record_failure(
+    State(failures): State<AuthFailures>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let client = client_ip(request.extensions());
+    let headers = request.headers();
+    let has_credentials = headers.contains_key(header::AUTHORIZATION)
+        || headers.contains_key("x-webhook-signature")
+        || headers.contains_key("webhook-signature");
+    let response = next.run(request).await;
+    if has_credentials && response.status() == StatusCode::UNAUTHORIZED {
+        failures.record(ProtectedArea::Gateway, client);
+    }
+    response
 }
 
 /// Lets a request pass if it has a key.

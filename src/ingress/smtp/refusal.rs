@@ -2,7 +2,7 @@
 //!
 //! Does not choose the refusal.
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::SmtpContext;
 use super::peer::SmtpPeer;
@@ -35,13 +35,22 @@ pub(super) fn log_refused(
 ) {
     if throttle.allow() {
         let recipient = recipient.map(|address| redact::masked(address, false));
-        info!(
-            refusal = refusal.name(),
-            connection = peer.number,
-            protocol = peer.protocol_name(),
-            peer = %peer.log_address(),
-            recipient,
-            "refused"
-        );
+        macro_rules! log {
+            ($level:ident) => {
+                $level!(
+                    refusal = refusal.name(),
+                    connection = peer.number,
+                    protocol = peer.protocol_name(),
+                    peer = %peer.log_address(),
+                    recipient,
+                    "refused"
+                )
+            };
+        }
+        // A full store refuses every mail until a person makes room.
+        match refusal {
+            Refusal::StoreFull => log!(warn),
+            _ => log!(info),
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The outbox emptied by its worker: once, in order, tried again or given up, and told of.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -520,5 +521,37 @@ async fn what_is_called_back_is_not_sent() {
     sending.enqueue(&job(2, "ann@example.com")).await;
     sending.over().await;
     assert_eq!(fake.taken().len(), 1);
+    sending.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_s_retry_speaks_to_the_relay_anew() {
+    let greeted = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&greeted);
+    // As with Postfix, where a running process keeps the policy it began with.
+    let fake = Fake::start(move |step, _| match step {
+        Step::Greeting => {
+            count.fetch_add(1, Ordering::SeqCst);
+            Act::Usual
+        }
+        Step::Rcpt if count.load(Ordering::SeqCst) == 1 => say("554 5.7.1 access denied\r\n"),
+        _ => Act::Usual,
+    });
+    let sending = Sending::start(vec![relay(fake.port)], settings());
+    let job = job(1, "ann@example.com");
+    sending.enqueue(&job).await;
+    sending.over().await;
+    let reason = "554 5.7.1 access denied".to_owned();
+    assert_eq!(sending.record(1).state, JobState::Failed { reason });
+    let at = clock::now();
+    let retried = Fact::Retried {
+        job: job.id,
+        at,
+        ends_at: at.plus(Duration::from_secs(3600)),
+    };
+    sending.store.record(vec![retried]).await.unwrap();
+    sending.over().await;
+    assert_eq!(sending.record(1).state, JobState::Sent);
+    assert_eq!(greeted.load(Ordering::SeqCst), 2);
     sending.stop().await;
 }

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use postern::http::auth_failures::AuthFailures;
 use postern::http::health::Health;
+use postern::http::keys::AccessKeys;
 use postern::http::router::{self, App};
 use postern::http::server::{self, ServerSettings};
 use postern::ingress::webhook::{
@@ -46,6 +48,8 @@ impl Served {
             objects: None,
             listeners: None,
             admin: None,
+            keys: AccessKeys::new([]),
+            auth_failures: AuthFailures::default(),
         };
         let (stop, stopped) = watch::channel(false);
         let router = router::router(app);

@@ -107,8 +107,7 @@ pub(super) fn read_suppression(body: &[u8]) -> Result<NewSuppression, HttpError>
     let mailbox = fields.mailbox("address")?;
     let (_, address) = mailbox.ok_or_else(|| HttpError::invalid_field("address", "is required"))?;
     let days = fields.take("days").map(|days| {
-        days.as_u64()
-            .ok_or_else(|| HttpError::invalid_field("days", "is not a whole number"))
+        whole_number(&days).ok_or_else(|| HttpError::invalid_field("days", "is not a whole number"))
     });
     Ok(NewSuppression {
         address,
@@ -402,6 +401,12 @@ impl DraftFields {
             (Some(_), _) => Err(self.invalid("automatic", "is neither true nor false")),
         }
     }
+}
+
+/// A whole number, which JSON may write as `3.0` too.
+fn whole_number(value: &Value) -> Option<u64> {
+    let whole = |number: f64| (number.fract() == 0.0 && number >= 0.0).then_some(number as u64);
+    value.as_u64().or_else(|| value.as_f64().and_then(whole))
 }
 
 fn mailbox(text: &str) -> Result<(Option<String>, Address), String> {
