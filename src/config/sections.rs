@@ -101,11 +101,8 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
     let name = hostname.as_ref().map(Domain::ascii).unwrap_or_default();
     let (auth, auth_enabled) = senders::read(root.table("auth"), &name);
     let taken = [http_listen.as_slice(), &https_listen].concat();
-    let ingress = listeners::read(root, name, &server.inbound, &taken);
-    let ingress = ingress::Settings {
-        drain_max: server.stop_max,
-        ..ingress
-    };
+    let mut ingress = listeners::read(root, name, &server.inbound, &taken);
+    ingress.drain_max = server.stop_max;
     let store = store(root.table("store"), &server.data_dir);
     let delivery = delivery(root.table("delivery"), &store, server.stop_max);
     let (webhooks, webhook_own) = webhooks(root, &server.inbound);
@@ -116,18 +113,14 @@ pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> 
         exempt: ingress.exempt.iter().chain(proxies).copied().collect(),
         ..http
     };
+    let link_secrets = routes.iter().take(1).flat_map(RouteConfig::secrets);
     let context = attachments::AttachmentDefaults {
         data_dir: &server.data_dir,
         hostname: hostname.as_ref(),
         http: http_listen.first(),
         https: https_listen.first(),
         is_product_remote: routes.iter().any(RouteConfig::is_product_remote),
-        secrets: routes
-            .iter()
-            .take(1)
-            .flat_map(RouteConfig::secrets)
-            .cloned()
-            .collect(),
+        secrets: link_secrets.cloned().collect(),
         free_bytes_min: store.free_bytes_min,
     };
     let attachments = attachments::read(root.table("attachments"), &context);

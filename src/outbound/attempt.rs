@@ -83,16 +83,7 @@ impl JobRunner {
         let job = &record.job;
         let now = clock::now();
         if self.capture {
-            let outcome = JobOutcome::Captured;
-            let job = job.id;
-            info!(%job, "captured: kept to be looked at, not sent");
-            return self
-                .record(vec![Fact::Ended {
-                    job,
-                    outcome,
-                    at: now,
-                }])
-                .await;
+            return self.keep_captured(job.id, now).await;
         }
         match self.local_refusal(job, now).await {
             Ok(None) => {}
@@ -143,11 +134,8 @@ impl JobRunner {
         };
         // A person retried the job, perhaps because a relay's policy was fixed: a kept connection may still
         // be served by a process with the old one.
-        if record
-            .history
-            .last()
-            .is_some_and(|last| last.what == "retried")
-        {
+        let last = record.history.last();
+        if last.is_some_and(|last| last.what == "retried") {
             self.relays.close_idle(true).await;
         }
         let (outcome, relay) = match prepared {
@@ -160,6 +148,13 @@ impl JobRunner {
             ..record
         };
         self.conclude(&record, outcome, relay).await
+    }
+
+    /// Ends a job whose mail is only to be looked at.
+    async fn keep_captured(&self, job: JobId, at: Timestamp) -> JobEnd {
+        info!(%job, "captured: kept to be looked at, not sent");
+        let outcome = JobOutcome::Captured;
+        self.record(vec![Fact::Ended { job, outcome, at }]).await
     }
 
     /// The time at which a job expires, by the wall clock as it is now.

@@ -37,6 +37,7 @@ use crate::http::server::{self, HttpOptions};
 use crate::ingress::imap::ImapFetcher;
 use crate::ingress::smtp as ingress;
 use crate::ingress::webhook::WebhookReceiver;
+use crate::objects::Objects;
 use crate::store::{EmbeddedMessages, Store};
 use crate::tls::{self, Certificates};
 
@@ -101,15 +102,7 @@ impl Services {
         let (stop_mail, mail) = watch::channel(false);
         let (stop_http, http) = watch::channel(false);
         let mut http_tasks = http_servers(config, [app, control], &certificates, &http).await?;
-        let watched = Arc::clone(&certificates);
-        http_tasks.spawn(CERTIFICATES_FOLDER, async move {
-            watched.watch(tls::POLL_WAIT).await;
-            Ok(())
-        });
-        http_tasks.spawn(ATTACHMENTS_TASK, async move {
-            objects.sweep_forever().await;
-            Ok(())
-        });
+        start_upkeep(&mut http_tasks, Arc::clone(&certificates), objects);
         watch_store(&mut http_tasks, &store, book.as_ref());
         start_subscribers(&mut http_tasks, subscribers, &http);
         let mut mail_tasks = start_ingress(ingress, webhooks, imap, &mail);
@@ -238,6 +231,18 @@ async fn http_servers(
     let task = serve_listener(listener, control, terms, stop.clone());
     http_tasks.spawn("control", task);
     Ok(http_tasks)
+}
+
+/// Starts what reads certificates again, and what removes files that are too old.
+fn start_upkeep(http_tasks: &mut Tasks, certificates: Arc<Certificates>, objects: Objects) {
+    http_tasks.spawn(CERTIFICATES_FOLDER, async move {
+        certificates.watch(tls::POLL_WAIT).await;
+        Ok(())
+    });
+    http_tasks.spawn(ATTACHMENTS_TASK, async move {
+        objects.sweep_forever().await;
+        Ok(())
+    });
 }
 
 /// Ends the process when a disk has failed: it is not trusted again, and the next start reads what

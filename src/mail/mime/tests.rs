@@ -88,7 +88,7 @@ fn parser_input_is_cut_before_the_bound() {
     let words = "=?utf-8?q?a?= =?koi8-r?q?a?= ".repeat(ENCODED_WORDS_MAX / 2 + 1);
     let input = parser_input(words.as_bytes(), None, &mut flags);
     assert_eq!(
-        input.windows(2).filter(|two| two == b"=?").count(),
+        memchr::memmem::find_iter(&input, b"=?utf-8?B?").count(),
         ENCODED_WORDS_MAX
     );
     let parameters = format!("a/b{}", "; c*1=d".repeat(PARAMETERS_MAX + 1));

@@ -281,19 +281,23 @@ impl<'a> FieldReader<'a> {
 fn with_whole_names(found: impl Iterator<Item = HeaderAddress>) -> Vec<HeaderAddress> {
     let mut all: Vec<HeaderAddress> = Vec::new();
     for mut next in found {
-        let is_piece = |last: &HeaderAddress| {
-            let is_bare = last.address.is_none() && last.name.is_none();
-            is_bare && !last.text.is_empty() && !last.text.contains(['@', '<'])
-        };
         if next.address.is_some()
-            && let Some(name) = next.name.take_if(|_| all.last().is_some_and(is_piece))
-            && let Some(piece) = all.pop()
+            && let Some(piece) = all.last().and_then(piece_of_name)
+            && let Some(name) = next.name.take()
         {
-            next.name = Some(cleaned(&format!("{}, {name}", piece.text)));
+            next.name = Some(cleaned(&format!("{piece}, {name}")));
+            all.pop();
         }
         all.push(next);
     }
     all
+}
+
+/// The text of an address that is only the beginning of a name.
+fn piece_of_name(address: &HeaderAddress) -> Option<String> {
+    let text = address.name.as_ref().unwrap_or(&address.text);
+    let is_piece = address.address.is_none() && !text.is_empty() && !text.contains(['@', '<']);
+    is_piece.then(|| text.clone())
 }
 
 fn is_message_id(id: &str) -> bool {

@@ -320,17 +320,18 @@ impl Contents {
         }
     }
 
-    /// The first waiting job of each thread, by when it is due.
+    /// The first waiting job of each thread and recipient, by when it is due.
     fn due(&self) -> Vec<(Timestamp, JobId, Arc<str>)> {
-        let mut firsts: HashMap<(String, Option<String>, Option<JobId>), (u64, &JobRecord)> =
-            HashMap::new();
+        let mut firsts: HashMap<[Option<String>; 3], (u64, &JobRecord)> = HashMap::new();
         for job in self.in_state(JobStateKind::Waiting) {
             let record = &job.stored.record;
             let thread = record.job.thread_id.clone();
-            let alone = thread.is_none().then_some(record.job.id);
-            let first = firsts
-                .entry((record.job.route.clone(), thread, alone))
-                .or_insert((job.stored.order, record));
+            let last = match thread {
+                Some(_) => record.job.recipient.folded(),
+                None => record.job.id.to_string(),
+            };
+            let order = [Some(record.job.route.clone()), thread, Some(last)];
+            let first = firsts.entry(order).or_insert((job.stored.order, record));
             if job.stored.order < first.0 {
                 *first = (job.stored.order, record);
             }

@@ -51,7 +51,7 @@ fn what_is_written_is_read_now_and_after_a_reopen() {
         );
         assert_eq!(
             run(book.messages(&name, None, ALL)).unwrap().unwrap().items,
-            [message.clone()]
+            std::slice::from_ref(&message)
         );
         assert_eq!(run(book.messages("none", None, ALL)), Ok(None));
     };
