@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use super::reader::Section;
 use super::secret::Secret;
-use super::webhook::strong_secrets;
 use crate::mail::address::Domain;
 use crate::objects::{
     AttachmentLimits, BLOCKED_NAMES, BLOCKED_TYPES, LinkSigner, S3Bucket, Settings, StorageLocation,
@@ -65,7 +64,7 @@ pub(super) fn read(
         section.warn("base_url", what);
     }
     let base_url = base_url.or_else(|| own_url(defaults));
-    let own_secrets = strong_secrets(&mut section, "secret");
+    let own_secrets = section.strong_secrets("secret");
     let spans = Duration::from_secs(60)..=3650 * DAY;
     let lifetime = section.duration("link_lifetime", 30 * DAY, spans.clone());
     let age_max = section.duration("age_max", 365 * DAY, spans);

@@ -47,8 +47,8 @@ pub(super) fn read(
     let is_given = ["key", "key_old", "secret", "secret_old"]
         .into_iter()
         .any(says);
-    let mut keys = webhook::strong_secrets(&mut section, "key");
-    let mut secrets = webhook::strong_secrets(&mut section, "secret");
+    let mut keys = section.strong_secrets("key");
+    let mut secrets = section.strong_secrets("secret");
     if !is_given {
         let of_route = context.routes.first().map(|route| &route.api.key);
         let of_route = of_route.map(|key| Secret::new(key.clone()));

@@ -341,6 +341,20 @@ impl<'l> Section<'l> {
         (list.len() == values.len()).then_some(list)
     }
 
+    /// Reads a secret that the operator generates and the one before it, and finds the weak ones.
+    pub(super) fn strong_secrets(&mut self, key: &str) -> Vec<Secret> {
+        let mut secrets = Vec::new();
+        for key in [key.to_owned(), format!("{key}_old")] {
+            if let Some(secret) = self.secret(&key) {
+                if let Some(why) = secret.weakness() {
+                    self.problem(&key, why);
+                }
+                secrets.push(secret);
+            }
+        }
+        secrets
+    }
+
     /// A secret: set in `key`, or in the file that `key_file` names, never in both.
     pub(super) fn secret(&mut self, key: &str) -> Option<Secret> {
         let file_key = format!("{key}_file");

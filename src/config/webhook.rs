@@ -37,7 +37,7 @@ pub(super) fn read(mut section: Section<'_>) -> (Option<Settings>, GenericScheme
     let (brevo, brevo_key) = brevo(section.table("brevo"));
     let (ses, buckets) = ses(section.table("ses"));
     let own = GenericScheme {
-        secrets: strong_secrets(&mut section, "secret"),
+        secrets: section.strong_secrets("secret"),
         age_max: age(&mut section, Generic::AGE_MAX),
     };
     let adapters = [
@@ -353,20 +353,6 @@ fn secrets(section: &mut Section<'_>, key: &str) -> Vec<Secret> {
             Some(secret) if secret.reveal().is_empty() => section.problem(&key, "empty"),
             Some(secret) => secrets.push(secret),
             None => {}
-        }
-    }
-    secrets
-}
-
-/// The same as [`secrets`], for secrets that the operator generates: they must be strong.
-pub(super) fn strong_secrets(section: &mut Section<'_>, key: &str) -> Vec<Secret> {
-    let mut secrets = Vec::new();
-    for key in [key.to_owned(), format!("{key}_old")] {
-        if let Some(secret) = section.secret(&key) {
-            if let Some(why) = secret.weakness() {
-                section.problem(&key, why);
-            }
-            secrets.push(secret);
         }
     }
     secrets

@@ -2,19 +2,18 @@
 //!
 //! Does not run once the store is open.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::disk::Disk;
+use super::folder::{FolderLock, check_version, lock, make_folder, sync_folder, write_version};
 use super::frame::FrameRow;
 use super::index::{Index, IndexError, IndexMeta};
 use super::journal::Journal;
-use super::journal_writer::{JournalWriter, StateRecord, WriteRequest};
+use super::journal_writer::{JournalWriter, Maintenance, StateRecord, WriteRequest};
 use super::location::RecordLocation;
-use super::maintenance::Maintenance;
 use super::open_mail::LedgerTotals;
 use super::segment::SegmentKind;
 use super::shared::StoreShared;
@@ -24,9 +23,6 @@ use crate::store::error::OpenError;
 use crate::store::id::MailId;
 use crate::store::metrics::Metrics;
 use crate::store::settings::Settings;
-
-/// The form of what lies in the folder.
-const VERSION: &str = "1";
 
 /// Opens a folder and starts the threads.
 pub(super) fn open(
@@ -240,7 +236,7 @@ fn rebuild(
 ) -> Result<(Index, StoreState), OpenError> {
     let path = folder.index();
     if path.exists() {
-        std::fs::remove_dir_all(&path).map_err(|e| OpenError::io(&path, e))?;
+        fs::remove_dir_all(&path).map_err(|e| OpenError::io(&path, e))?;
     }
     let unmade = |error: IndexError| OpenError::Index {
         path: path.clone(),
@@ -414,93 +410,5 @@ fn unreadable(
         path: PathBuf::from(kind.file_name(segment)),
         record: row.seq,
         source: error,
-    }
-}
-
-/// Makes a folder only its owner may enter, unless it is there.
-pub(super) fn make_folder(path: &Path) -> Result<(), OpenError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|e| OpenError::io(path, e))?;
-    match path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        Some(parent) => sync_folder(parent),
-        None => Ok(()),
-    }
-}
-
-/// The lock on a folder. It is given back when this is dropped, even if a child process that is just
-/// being started still has a copy of the descriptor.
-#[derive(Debug)]
-pub(super) struct FolderLock(File);
-
-impl Drop for FolderLock {
-    fn drop(&mut self) {
-        // Closing the file gives it back too, if no copy is left.
-        let _ = self.0.unlock();
-    }
-}
-
-/// Takes the folder for this process alone.
-pub(super) fn lock(folder: &Path) -> Result<FolderLock, OpenError> {
-    let path = folder.join("lock");
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(|e| OpenError::io(&path, e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(FolderLock(file)),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Locked {
-            path: folder.to_owned(),
-        }),
-        Err(TryLockError::Error(error)) => Err(OpenError::io(&path, error)),
-    }
-}
-
-/// False if the folder has no version yet.
-pub(super) fn check_version(folder: &Path) -> Result<bool, OpenError> {
-    let path = folder.join("version");
-    match std::fs::read_to_string(&path) {
-        Ok(text) if text.trim() == VERSION => Ok(true),
-        Ok(text) => Err(OpenError::Version {
-            path,
-            version: text.trim().chars().take(20).collect(),
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(OpenError::io(&path, error)),
-    }
-}
-
-pub(super) fn write_version(folder: &Path) -> Result<(), OpenError> {
-    let draft = folder.join("new-version");
-    let write = || {
-        std::fs::write(&draft, format!("{VERSION}\n"))?;
-        File::open(&draft)?.sync_all()?;
-        std::fs::rename(&draft, folder.join("version"))
-    };
-    write().map_err(|e| OpenError::io(&draft, e))?;
-    sync_folder(folder)
-}
-
-fn sync_folder(folder: &Path) -> Result<(), OpenError> {
-    File::open(folder)
-        .and_then(|f| f.sync_all())
-        .map_err(|e| OpenError::io(folder, e))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_copy_of_the_descriptor_does_not_keep_the_folder_locked() {
-        let folder = tempfile::tempdir().unwrap();
-        let held = lock(folder.path()).unwrap();
-        assert!(matches!(lock(folder.path()), Err(OpenError::Locked { .. })));
-        // As a child process has one between its fork and its exec.
-        let copy = held.0.try_clone().unwrap();
-        drop(held);
-        assert!(lock(folder.path()).is_ok());
-        drop(copy);
     }
 }

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
+use super::folder::FolderLock;
 use super::index::{Index, IndexError};
 use super::location::RecordReader;
-use super::opening::FolderLock;
 use super::segment::SegmentKind;
 use super::state::StoreState;
 use super::writer_thread::WriterStopped;

@@ -75,7 +75,7 @@ fn resolved(module: &Module, path: &[String], all: &BTreeMap<Module, &str>) -> O
     }
     for name in rest {
         at.push(name.clone());
-        if !all.contains_key(&at) {
+        if !all.keys().any(|module| module.starts_with(&at)) {
             at.pop();
             break;
         }

@@ -12,10 +12,10 @@ use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
 use super::disk::Disk;
+use super::folder::{self as data_folder, FolderLock};
 use super::frame::Record;
 use super::journal::{AppendError, Journal};
 use super::location::{RecordLocation, RecordReader};
-use super::opening::{self, FolderLock};
 use super::readers::Readers;
 use super::segment::SegmentKind;
 use super::writer_thread::{BatchWriter, WriterHandle, WriterStopped};
@@ -63,11 +63,11 @@ impl EmbeddedMessages {
     /// The folder is in use, damaged, or of a newer version; or the disk fails.
     pub fn open(folder: PathBuf, now: Timestamp) -> Result<Self, OpenError> {
         const SEGMENT_BYTES: u64 = 16 << 20;
-        opening::make_folder(&folder)?;
+        data_folder::make_folder(&folder)?;
         let journal_folder = folder.join("journal");
-        opening::make_folder(&journal_folder)?;
-        let lock = opening::lock(&folder)?;
-        let used = opening::check_version(&folder)?;
+        data_folder::make_folder(&journal_folder)?;
+        let lock = data_folder::lock(&folder)?;
+        let used = data_folder::check_version(&folder)?;
         let metrics = Metrics::default();
         let journal = Journal::open(&journal_folder, SEGMENT_BYTES, Disk::default(), metrics)?;
         // Nothing of a book is ever given up.
@@ -93,7 +93,7 @@ impl EmbeddedMessages {
             Ok(())
         })?;
         if !used {
-            opening::write_version(&folder)?;
+            data_folder::write_version(&folder)?;
         }
         contents.forget_keys(now);
         let shelf = Arc::new(DocumentStore {

@@ -1,6 +1,6 @@
 //! Owns what happens on the writer's thread of a store: writing what was asked for, applying it, answering.
 //!
-//! Does not clean up: that is `upkeep`.
+//! Does not clean up: that is `maintenance`.
 
 use std::cell::OnceCell;
 use std::collections::VecDeque;
@@ -16,7 +16,6 @@ use tokio::sync::oneshot;
 use super::frame::Record;
 use super::index::{Index, IndexError};
 use super::journal::{AppendError, Appended, Journal};
-use super::maintenance::Maintenance;
 use super::open_mail::LedgerTotals;
 use super::shared::StoreShared;
 use super::state::{ApplyContext, partitions};
@@ -30,6 +29,10 @@ use crate::store::fact::Fact;
 use crate::store::id::EventId;
 use crate::store::id::MailId;
 use crate::store::job::EnqueueResult;
+
+pub(super) use maintenance::Maintenance;
+
+mod maintenance;
 
 /// A record of a state segment.
 #[derive(Debug, Serialize, Deserialize)]

@@ -16,14 +16,14 @@ mod live_records;
 
 use std::collections::BTreeSet;
 
-use super::frame::Record;
-use super::journal::AppendError;
-use super::journal_writer::{JournalWriter, StateRecord};
-use super::segment::SegmentKind;
-use super::state::ApplyContext;
-use super::writer_thread::WriterStopped;
+use super::{JournalWriter, StateRecord};
 use crate::clock::Timestamp;
 use crate::mail::job_id::JobId;
+use crate::store::embedded::frame::Record;
+use crate::store::embedded::journal::AppendError;
+use crate::store::embedded::segment::SegmentKind;
+use crate::store::embedded::state::ApplyContext;
+use crate::store::embedded::writer_thread::WriterStopped;
 
 use compaction::Compaction;
 
@@ -32,7 +32,7 @@ const JOBS_ONCE: usize = 64;
 
 /// The progress of the maintenance.
 #[derive(Debug, Default)]
-pub(super) struct Maintenance {
+pub(in crate::store::embedded) struct Maintenance {
     compaction: Option<Compaction>,
     /// A state segment cannot be read: no further round is begun.
     compaction_stuck: bool,
