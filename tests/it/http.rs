@@ -50,6 +50,8 @@ impl Server {
         let book = EmbeddedMessages::open(folder.path().join("messages"), clock::now()).unwrap();
         let mut registry = Registry::default();
         register_ledger(&mut registry, store.clone());
+        let auth_failures = AuthFailures::default();
+        auth_failures.register(&mut registry);
         let paused = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&paused);
         let app = App {
@@ -70,7 +72,7 @@ impl Server {
                 false,
             )),
             keys: AccessKeys::new([KEY]),
-            auth_failures: AuthFailures::default(),
+            auth_failures,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
