@@ -141,12 +141,17 @@ async fn machines_are_stopped_after_five_and_people_are_not() {
 #[tokio::test]
 async fn the_same_words_to_whatever_we_say_are_held_and_other_words_are_not() {
     const AWAY: &str = "I am on the beach and read no mail.";
-    // Do we say something before each of hers, and what she says: what of it is posted and held.
-    for (answered, words, posted, parked) in [
-        (true, AWAY, 5, 2),
-        (false, AWAY, 7, 0),
-        (true, "Thank you!", 7, 0),
-        (true, "My question, which is not short, is #", 7, 0),
+    const HOUR: u64 = 60 * 60;
+    // Do we say something before each of hers, how many seconds before, and what she says: what of it is
+    // posted and held.
+    for (answered, before, words, posted, parked) in [
+        (true, HOUR, AWAY, 5, 2),
+        (false, HOUR, AWAY, 7, 0),
+        (true, HOUR, "Thank you!", 7, 0),
+        (true, HOUR, "My question, which is not short, is ?", 7, 0),
+        // A counter makes no other words, and no person answers at once again and again.
+        (true, HOUR, "Your ticket, which is quite new, is #", 5, 2),
+        (true, 0, "Thank you!", 5, 2),
     ] {
         let fake = Fake::start(|_, _| Play::Good).await;
         let bench = bench(&fake, RoutePolicy::shipped().unwrap()).await;
@@ -160,7 +165,9 @@ async fn the_same_words_to_whatever_we_say_are_held_and_other_words_are_not() {
                 let said = LastMessage {
                     by_us: true,
                     name: None,
-                    at: clock::now().plus(Duration::from_secs(number as u64)),
+                    at: clock::now()
+                        .minus(Duration::from_secs(before))
+                        .plus(Duration::from_secs(number as u64)),
                     text: format!("Answer {number}."),
                 };
                 bench
@@ -172,7 +179,8 @@ async fn the_same_words_to_whatever_we_say_are_held_and_other_words_are_not() {
                     .await
                     .unwrap();
             }
-            let words = words.replace('#', &number.to_string());
+            let letter = ["a", "b", "c", "d", "e", "f", "g"][number];
+            let words = words.replace('#', &number.to_string()).replace('?', letter);
             bench.put(token(THREAD), &mail(number, &words)).await;
             bench.drained().await;
         }
@@ -189,8 +197,8 @@ async fn the_same_words_to_whatever_we_say_are_held_and_other_words_are_not() {
 }
 
 #[tokio::test]
-async fn a_mail_whose_sender_nobody_told_is_a_persons_and_that_of_nobody_is_not() {
-    for (untold, fates) in [(true, [1, 0, 0]), (false, [0, 0, 1])] {
+async fn a_mail_whose_sender_nobody_told_is_a_persons_and_that_of_nobody_is_held() {
+    for (untold, fates) in [(true, [1, 0, 0]), (false, [0, 1, 0])] {
         let fake = Fake::start(|_, _| Play::Good).await;
         let bench = bench(&fake, RoutePolicy::shipped().unwrap()).await;
         let mut envelope = envelope(None, vec![token(THREAD)], clock::now());

@@ -23,19 +23,20 @@ fn answered(gateway: &Gateway, heard: &Kept, style: &str, words: &str, count: us
     gateway.told(count).1
 }
 
-/// A conversation that Ann has begun: its thread.
-fn begun(gateway: &Gateway) -> String {
+/// A conversation that Ann begins with the `count`th message: its thread. She answers at once, as no
+/// person does for long, so each has few answers.
+fn begun(gateway: &Gateway, count: usize) -> String {
     let general = format!("general@{DOMAIN}");
-    let start = letter(ANN, &general, "a0@sink.test", "I wait for it.");
+    let id = format!("b{count}@sink.test");
+    let start = letter(ANN, &general, &id, "I wait for it.");
     gateway.swaks(ANN, &general, &start);
-    gateway.told(1).0
+    gateway.told(count).0
 }
 
 #[test]
 fn who_says_our_very_words_has_said_them() {
     let sink = Sink::start();
     let (gateway, _postfix, _folder) = with_postfix(&sink, "");
-    let thread = begun(&gateway);
     let short = "It left us today.";
     let long = "It left us today.\n\nDo you want it left with a neighbour on Monday?";
     let answers = [
@@ -52,13 +53,15 @@ fn who_says_our_very_words_has_said_them() {
             "You ask me this.\n\nDo you want it left with a neighbour on Monday?",
         ),
     ];
-    let mut count = 0;
+    let (mut sent, mut told) = (0, 0);
     for (ours, words) in answers {
+        told += 1;
+        let thread = begun(&gateway, told);
         for style in STYLES {
-            count += 1;
-            gateway.say(&event(&thread, &format!("m{count}"), ours));
-            let heard = arrived(&sink, count);
-            let message = answered(&gateway, &heard, style, words, count + 1);
+            (sent, told) = (sent + 1, told + 1);
+            gateway.say(&event(&thread, &format!("m{sent}"), ours));
+            let heard = arrived(&sink, sent);
+            let message = answered(&gateway, &heard, style, words, told);
             assert_eq!(message["body"], words, "{style}: {message}");
         }
     }
@@ -68,15 +71,16 @@ fn who_says_our_very_words_has_said_them() {
 fn who_only_quotes_is_not_told_as_silence() {
     let sink = Sink::start();
     let (gateway, _postfix, _folder) = with_postfix(&sink, "");
-    let thread = begun(&gateway);
-    let mut count = 0;
+    let (mut sent, mut told) = (0, 0);
     // What the mail program signs with is nothing a person said.
     for words in ["", "-- \nAnn"] {
+        told += 1;
+        let thread = begun(&gateway, told);
         for style in STYLES {
-            count += 1;
-            gateway.say(&event(&thread, &format!("m{count}"), "It left us today."));
-            let heard = arrived(&sink, count);
-            let message = answered(&gateway, &heard, style, words, count + 1);
+            (sent, told) = (sent + 1, told + 1);
+            gateway.say(&event(&thread, &format!("m{sent}"), "It left us today."));
+            let heard = arrived(&sink, sent);
+            let message = answered(&gateway, &heard, style, words, told);
             let body = message["body"].as_str().unwrap();
             assert!(body.contains("It left us today."), "{style}: {message}");
         }
