@@ -73,7 +73,9 @@ fn behind_the_readmes_postfix_a_forged_address_causes_no_bounce() {
     let answer = client.mail(BYSTANDER, &late, &mail("3@peer.test")).unwrap();
     assert!(answer.starts_with("450 "), "{answer}");
     postern.start();
-    let answer = verified(&postfix, "3@peer.test", &late);
+    // Postfix asks about the same address again only after a quarter of an hour.
+    let next = postern.mint("00000000-0000-4000-8000-000000000002");
+    let answer = verified(&postfix, "4@peer.test", &next);
     assert!(answer.starts_with("250 "), "{answer}");
     eventually("it is told", || product.messages().len() == 2);
 
