@@ -226,7 +226,7 @@ mod tests {
             (
                 "NewMessage",
                 mail("attachments", json!([{}, 1])),
-                "attachments[0].contentType",
+                "attachments[0].filename",
             ),
             (
                 "NewMessage",

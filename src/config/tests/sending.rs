@@ -3,8 +3,9 @@
 use super::*;
 use crate::mail::job_id::JobId;
 
-const SENDING: [(&str, &str); 3] = [
+const SENDING: [(&str, &str); 4] = [
     ("EMAIL_OUTBOUND_ENABLED", "true"),
+    ("MESSAGES_API_KEY", SECRET),
     ("SMTP_FROM", "us@example.com"),
     ("SMTP_HOST", "smtp.example.com"),
 ];
@@ -33,7 +34,7 @@ fn the_environment_alone_is_enough_to_send() {
         lines,
         ["outbound.password: missing: set it, password_file, or SMTP_PASS"]
     );
-    let enabled = [NEEDED.as_slice(), &SENDING[..1]].concat();
+    let enabled = [NEEDED.as_slice(), &SENDING[..2]].concat();
     let lines = load_text("", &enabled).unwrap_err();
     assert_eq!(
         lines,
