@@ -96,7 +96,9 @@ fn a_conversation_goes_on_in_one_thread_whatever_mail_program_is_used() {
         );
         assert_eq!(heard.to, [ANN]);
         both_signatures_hold(&heard.bytes, &records);
-        let words = format!("Yes please, number {n}.\n\nWith the green door.");
+        // A number alone does not tell a person's words from a robot's.
+        let count = ["one", "two", "three", "four", "five", "six"][n];
+        let words = format!("Yes please, number {count}.\n\nWith the green door.");
         let id = format!("<a{}@sink.test>", n + 1);
         let wish = json!({
             "style": style, "words": words, "from": format!("Ann Smith <{ANN}>"), "id": id,
