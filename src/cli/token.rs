@@ -182,7 +182,7 @@ fn inspect(
     Ok(())
 }
 
-/// What only the store knows of a token.
+/// The facts of a token that only the store knows.
 fn known_to_store(config: &Config, address: &Address) -> Result<Value, ExitError> {
     let body = json!({ "address": address.to_string() }).to_string();
     let client = ControlClient::open(config)?;

@@ -93,7 +93,7 @@ pub struct ParkReason {
     pub text: String,
 }
 
-/// How a mail is posted.
+/// The way in which a mail is posted.
 #[derive(Clone, Debug)]
 pub struct PostPlan {
     /// Everything that the calls say besides the mail itself.

@@ -271,7 +271,7 @@ struct TokenRequest {
     address: String,
 }
 
-/// What only the store knows of a token: whether it is revoked, and the thread it was issued for.
+/// The facts of a token that only the store knows: whether it is revoked, and the thread it was issued for.
 async fn inspect(State(control): State<ControlParts>, body: Bytes) -> Result<Response, HttpError> {
     let request: TokenRequest = read_json(&body)?;
     let token = control.token(&request.address).await?.0;

@@ -13,7 +13,7 @@ use crate::ingress::accept::{AcceptError, AcceptedVia, accept, envelope_without_
 use crate::mail::envelope::{Door, Envelope};
 use crate::store::{MailId, Store};
 
-/// How long the store may take for a mail.
+/// The time that the store may take for a mail.
 const STORE_WAIT: Duration = Duration::from_secs(60);
 
 /// The function behind `mail inject`, over this store.

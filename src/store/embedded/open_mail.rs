@@ -57,7 +57,7 @@ pub(super) struct OpenMail {
     #[serde(rename = "location")]
     pub(super) location: RecordLocation,
     pub(super) open: Vec<OpenDelivery>,
-    /// Whether the mail was carried forward, so that there is, or was, another copy.
+    /// True if the mail was carried forward, so that there is, or was, another copy.
     #[serde(rename = "carried")]
     pub(super) relocated: bool,
     /// The index on disk has it.

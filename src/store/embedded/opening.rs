@@ -69,7 +69,7 @@ pub(super) fn open(
 struct DataFolder {
     path: PathBuf,
     lock: FolderLock,
-    /// Whether the folder was never used before.
+    /// True if the folder was never used before.
     new: bool,
 }
 

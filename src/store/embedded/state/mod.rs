@@ -31,7 +31,7 @@ mod pending;
 pub(super) struct ApplyContext {
     /// The number it had when it was first written.
     pub(super) origin: u64,
-    /// Whether the record was written for the first time, so that no totals count it yet.
+    /// True if the record was written for the first time, so that no totals count it yet.
     pub(super) counts: bool,
     /// A later fact may have been applied already.
     pub(super) replayed: bool,
