@@ -1,23 +1,24 @@
-//! Owns addresses as an envelope carries them: parse once, compare right, print back.
+//! Owns envelope addresses: parsing, comparison and output.
 //!
-//! Does not read header fields (display names, groups, comments): that is the parsed view's work.
+//! Does not read header fields (display names, groups, comments); the parsed view does.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A local part may have 64 octets (RFC 5321 section 4.5.3.1.1): what we make ourselves keeps to it.
+/// The length of a local part in octets (RFC 5321 section 4.5.3.1.1) that Postern keeps to in the addresses
+/// it makes.
 pub const LOCAL_BYTES_MAX: usize = 64;
-/// Octets of a local part that are accepted. RFC 5321 section 4.5.3.1 asks for more than its
-/// minimum where it can be had, and products have sent reply addresses of 96 octets (v1 tokens),
-/// which people answer for a year.
+/// The length of a local part in octets that Postern accepts. RFC 5321 section 4.5.3.1 asks for more than
+/// its minimum where possible, and products have sent reply addresses of 96 octets (v1 tokens) that people
+/// answer for a year.
 pub const LOCAL_BYTES_RECEIVED_MAX: usize = 128;
-/// A domain may have 255 octets (RFC 5321 section 4.5.3.1.2).
+/// The length of a domain in octets (RFC 5321 section 4.5.3.1.2).
 pub const DOMAIN_BYTES_MAX: usize = 255;
 
-/// The beginning of `text`, at most `bytes_max` octets of it, that ends within no address: half of one
-/// is recognised by nobody, and its local part may be a secret.
+/// The longest beginning of `text` of at most `bytes_max` octets that does not end within an address: half
+/// an address is not found by the redaction, and its local part may be a secret.
 pub fn cut_between_addresses(text: &str, bytes_max: usize) -> &str {
     if text.len() <= bytes_max {
         return text;
@@ -31,9 +32,9 @@ pub fn cut_between_addresses(text: &str, bytes_max: usize) -> &str {
 
 /// A mailbox of RFC 5321 section 4.1.2 (and RFC 6531 section 3.3 for UTF-8): `local@domain`.
 ///
-/// The local part is kept unquoted and as it came, for its case is its host's affair; the domain is
-/// kept lower-cased. Two addresses are equal if their local parts are the same bytes and their
-/// domains the same name.
+/// The local part is kept unquoted and as it came, because only its host knows if case matters; the domain
+/// is lower-cased. Two addresses are equal if their local parts are the same bytes and their domains the
+/// same name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Address {
@@ -45,7 +46,7 @@ impl Address {
     /// Reads `local@domain`, where the local part is a dot-string or a quoted string.
     ///
     /// # Errors
-    /// Says what of the grammar of RFC 5321 section 4.1.2 the text breaks, or which bound.
+    /// Names the rule of the grammar (RFC 5321 section 4.1.2) or the bound that the text breaks.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         let (local, rest) = if text.starts_with('"') {
             quoted_local(text)?
@@ -63,7 +64,7 @@ impl Address {
         })
     }
 
-    /// The local part, unquoted, in the case it came in.
+    /// The local part, unquoted, in its original case.
     pub fn local(&self) -> &str {
         &self.local
     }
@@ -73,20 +74,20 @@ impl Address {
         &self.domain
     }
 
-    /// True if an envelope needs SMTPUTF8 to carry it (RFC 6531).
+    /// True if an envelope with this address needs SMTPUTF8 (RFC 6531).
     pub fn is_utf8(&self) -> bool {
         !self.local.is_ascii() || !self.domain.0.is_ascii()
     }
 
-    /// The form that two spellings of one person's address share: lower-cased, with the domain as
-    /// A-labels. People are looked up and compared by this form; no mail is sent to it.
+    /// The form that all spellings of one person's address share: lower-cased, with the domain as A-labels.
+    /// People are looked up and compared by this form; no mail is sent to it.
     pub fn folded(&self) -> String {
         format!("{}@{}", self.local.to_lowercase(), self.domain.ascii())
     }
 }
 
 impl fmt::Display for Address {
-    /// Writes the address as RFC 5321 wants it on the wire, the local part quoted where it must be.
+    /// Writes the address in the wire form of RFC 5321, with the local part quoted where necessary.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if is_dot_string(&self.local) {
             return write!(f, "{}@{}", self.local, self.domain);
@@ -125,9 +126,9 @@ impl Domain {
     /// Reads a domain or an address literal. Case is folded; nothing else is changed.
     ///
     /// # Errors
-    /// Says what of the grammar of RFC 5321 section 4.1.2 the text breaks, or which bound.
+    /// Names the rule of the grammar (RFC 5321 section 4.1.2) or the bound that the text breaks.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
-        // Some letters grow when they are folded. The bounds are those of what is kept, for it is
+        // Some letters grow when they are folded. The bounds apply to the folded form, because it is
         // written to disk and must be read back.
         let folded = text.to_lowercase();
         if folded.len() > DOMAIN_BYTES_MAX {
@@ -143,7 +144,7 @@ impl Domain {
             }
             return Ok(Self(text.to_ascii_lowercase()));
         }
-        // An underscore is no host name's (RFC 1123 section 2.1), but domains that send mail have it.
+        // Host names have no underscore (RFC 1123 section 2.1), but some domains that send mail do.
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_') || !c.is_ascii();
         let label = |l: &str| {
             (1..=63).contains(&l.len())
@@ -157,12 +158,12 @@ impl Domain {
         Ok(Self(folded))
     }
 
-    /// The domain as it was written, lower-cased.
+    /// The domain, lower-cased.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The domain in A-labels (RFC 5890), or as it stands where it has no such form.
+    /// The domain in A-labels (RFC 5890), or unchanged if it has no such form.
     pub fn ascii(&self) -> String {
         if self.0.is_ascii() {
             return self.0.clone();
@@ -203,7 +204,7 @@ impl From<Domain> for String {
     }
 }
 
-/// A fault in the text of an address.
+/// An error in the text of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum AddressError {
     /// The domain has more than [`DOMAIN_BYTES_MAX`] octets.
@@ -292,14 +293,15 @@ mod tests {
         ] {
             assert_eq!(cut_between_addresses(text, 16), wanted);
         }
-        // What is longer than any address is none, but its end may be one.
+        // A word longer than any address is not one, but its end may be an address.
         let long = "é".repeat(600);
         assert_eq!(cut_between_addresses(&long, 1_001).len(), 1_000 - 384);
     }
 
     #[test]
     fn what_is_read_is_read_back() {
-        // Two octets that are three in lower case: what fits must still fit once it is folded.
+        // These letters have two octets, and three in lower case: an address that fits must still fit once
+        // it is folded.
         for (letter, folded) in [('Ⱥ', 'ⱥ'), ('Ⱦ', 'ⱦ')] {
             let domain = |count: usize| format!("a@{}.example", letter.to_string().repeat(count));
             let address = Address::parse(&domain(21)).unwrap();

@@ -1,23 +1,23 @@
-//! Owns the way from octets to text: which charset they are in, and their characters.
+//! Owns the conversion of octets to text: finding the charset and decoding it.
 //!
-//! Does not trust a label that the octets contradict, and never fails: an octet that means nothing
-//! becomes U+FFFD.
+//! Does not trust a label that the octets contradict, and never fails: an octet without meaning becomes
+//! U+FFFD.
 
 use mail_parser::decoders::charsets::DecoderFnc;
 use mail_parser::decoders::charsets::map::charset_decoder;
 use memchr::memmem;
 
-/// Octets of a page in which its charset is looked for (HTML standard 13.2.3.2).
+/// The number of octets of an HTML page in which a charset declaration is looked for (HTML standard
+/// 13.2.3.2).
 const META_BYTES_MAX: usize = 1_024;
 /// Octets of the longest charset name.
 const NAME_BYTES_MAX: usize = 45;
 
-/// The text that octets stand for. `label` is the charset they are said to be in; `hint` one that the
-/// rest of the mail uses.
+/// Decodes octets. `label` is the declared charset; `hint` is a charset that the rest of the mail uses.
 ///
-/// A byte order mark and the escape sequences of ISO-2022 are believed first, then the label unless the
-/// octets contradict it, then UTF-8, the hint and windows-1252. `us-ascii` is no label: programs say it
-/// that do not know better.
+/// A byte order mark and the escape sequences of ISO-2022 win; then the label unless the octets contradict
+/// it, then UTF-8, the hint and windows-1252. The label `us-ascii` is ignored, because programs write it
+/// without knowing the charset.
 pub fn decode(octets: &[u8], label: Option<&str>, hint: Option<&str>) -> String {
     let text = decode_marked(octets, label, hint);
     match text.strip_prefix('\u{feff}') {
@@ -26,12 +26,12 @@ pub fn decode(octets: &[u8], label: Option<&str>, hint: Option<&str>) -> String 
     }
 }
 
-/// True if the name is one of a charset that [`decode`] knows, other than `us-ascii`.
+/// True if [`decode`] knows the charset of this name; false for `us-ascii`.
 pub fn is_known(name: &str) -> bool {
     Charset::named(name).is_some()
 }
 
-/// The charset that a page names in its first KiB: `<meta charset=…>` or its older form.
+/// The charset that an HTML page declares in its first KiB: `<meta charset=…>` or its older form.
 pub fn of_page(html: &[u8]) -> Option<String> {
     let start = html[..html.len().min(META_BYTES_MAX)].to_ascii_lowercase();
     let meta = memmem::find(&start, b"<meta")?;
@@ -48,7 +48,7 @@ pub fn of_page(html: &[u8]) -> Option<String> {
     is_known(&name).then_some(name)
 }
 
-/// A charset by the way it is decoded.
+/// A charset, grouped by the way to decode it.
 #[derive(Clone, Copy)]
 enum Charset {
     Utf8,
@@ -56,13 +56,13 @@ enum Charset {
     Japanese,
     /// ISO-2022-KR (RFC 1557).
     Korean,
-    /// ISO-2022-CN (RFC 1922), of which GB 2312 is read.
+    /// ISO-2022-CN (RFC 1922); only GB 2312 is supported.
     Chinese,
     /// HZ-GB-2312 (RFC 1843).
     Hz,
     Other {
         decoder: DecoderFnc,
-        /// Each octet is a character.
+        /// True if each octet is a character.
         is_single: bool,
     },
 }
@@ -156,7 +156,7 @@ fn decode_marked(octets: &[u8], label: Option<&str>, hint: Option<&str>) -> Stri
     }
 }
 
-/// The charset that the escape sequences of ISO-2022 name, if all octets have seven bits.
+/// The charset that ISO-2022 escape sequences name, if all octets have seven bits.
 fn by_escapes(octets: &[u8]) -> Option<Charset> {
     let at = memchr::memchr(0x1b, octets)?;
     if !octets.is_ascii() {
@@ -179,7 +179,7 @@ const fn is_seven_bit(charset: Charset) -> bool {
     )
 }
 
-/// True if octets that are UTF-8 are so beyond chance, whatever the label says.
+/// True if the octets are valid UTF-8 beyond chance, so that the label must be wrong.
 fn contradicts(text: &str, charset: Charset) -> bool {
     let (mut twos, mut more) = (0, 0);
     for c in text.chars() {
@@ -199,12 +199,12 @@ fn contradicts(text: &str, charset: Charset) -> bool {
     more > 0 || twos >= if is_single { 1 } else { 4 }
 }
 
-/// True if some of the octets are characters of several octets in UTF-8.
+/// True if the octets contain a character of several octets in UTF-8.
 fn has_unicode_letters(octets: &[u8]) -> bool {
     octets.utf8_chunks().any(|chunk| !chunk.valid().is_ascii())
 }
 
-/// Octets of which nobody says what they are, and that are no UTF-8.
+/// Decodes octets that have no valid label and are not UTF-8.
 fn guessed(octets: &[u8], hint: Option<&str>) -> String {
     let hinted = hint
         .and_then(Charset::named)
@@ -214,8 +214,8 @@ fn guessed(octets: &[u8], hint: Option<&str>) -> String {
         .unwrap_or_else(|| named_text("windows-1252", octets))
 }
 
-/// The octets without escape sequences that another one follows at once: the decoder takes them for an
-/// error, and programs that encode run by run write them.
+/// The octets without an escape sequence that another one follows at once: the decoder treats it as an
+/// error, and programs that encode run by run write it.
 fn without_empty_shifts(octets: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(octets.len());
     let mut rest = octets;
@@ -242,8 +242,8 @@ fn escape_len(octets: &[u8]) -> usize {
     }
 }
 
-/// The octets between shift out and shift in with their eighth bit set, as the eight-bit form of the
-/// charset has them. A line begins shifted in.
+/// The octets with the eighth bit set between shift-out and shift-in, as in the eight-bit form of the
+/// charset. Each line begins shifted in.
 fn unshifted(octets: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(octets.len());
     let mut is_out = false;
@@ -269,7 +269,7 @@ fn unshifted(octets: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The same for the braces of HZ.
+/// The same conversion for the braces of HZ.
 fn hz_unshifted(octets: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(octets.len());
     let mut is_out = false;

@@ -1,16 +1,16 @@
-//! Owns the draft: what the product asks to have sent, read and bounded, before it is a mail.
+//! Owns the draft: the mail that the product asks Postern to send, parsed and bounded.
 //!
-//! Does not fill in what it leaves out, and makes no mail of it.
+//! Does not fill in missing parts and does not compose the mail.
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::address::Address;
 
-/// People in the copy of one draft: each of them gets a mail of their own.
+/// The upper bound of copy recipients in one draft: each of them gets a separate mail.
 pub const CC_MAX: usize = 10;
 
-/// The two calls a draft comes by.
+/// The two calls that carry a draft.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DraftCall {
     /// The event `message.created`.
@@ -20,7 +20,7 @@ pub enum DraftCall {
 }
 
 impl DraftCall {
-    /// The last part of the call's path.
+    /// The last segment of the call's path.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Event => "events",
@@ -29,16 +29,16 @@ impl DraftCall {
     }
 }
 
-/// The identity of a request, by which a repetition is recognised.
+/// The identity of a request, by which a repeated request is recognised.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DraftKey {
-    /// By the key it was given.
+    /// A key that the request gave.
     Given(String),
-    /// By the product's own id of the message.
+    /// The product's own id of the message.
     Message(String),
-    /// The input of the request's signature: a repetition is the very same request.
+    /// The input of the request's signature: only the very same request repeats it.
     Signed(String),
-    /// By nothing: each request is a mail of its own.
+    /// No identity: each request is a separate mail.
     Random([u8; 16]),
 }
 
@@ -53,17 +53,17 @@ pub struct DraftFile {
     pub bytes: Bytes,
 }
 
-/// A mail that the product asks to have sent. Lines of text have no control characters; a field
-/// that is left out is `None` or empty.
+/// A mail that the product asks to have sent. Header texts have no control characters; an absent field is
+/// `None` or empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
-    /// The call that the draft came by.
+    /// The call that carried the draft.
     pub call: DraftCall,
-    /// The key that identifies a repetition, beside the id of the message.
+    /// The key that identifies a repeated request, beside the id of the message.
     pub key: DraftKey,
-    /// The route it is for, by name.
+    /// The name of the route.
     pub route: Option<String>,
-    /// The thread it belongs to.
+    /// The id of the thread.
     pub thread_id: String,
     /// The product's own id of the message.
     pub message_id: Option<String>,
@@ -71,30 +71,29 @@ pub struct Draft {
     pub recipient: Option<Address>,
     /// The recipient's display name.
     pub recipient_name: Option<String>,
-    /// The recipients of a copy: at most [`CC_MAX`], none of them twice, none of them the
-    /// recipient.
+    /// The recipients of a copy: at most [`CC_MAX`], without duplicates and without the recipient.
     pub cc: Vec<Address>,
     /// The subject.
     pub subject: Option<String>,
     /// The display name of the sender.
     pub sender_name: Option<String>,
-    /// The words, as plain text.
+    /// The message as plain text.
     pub text: String,
-    /// The same in HTML.
+    /// The message as HTML.
     pub html: Option<String>,
-    /// The files that go with it.
+    /// The attached files.
     pub files: Vec<DraftFile>,
     /// Extra header fields: name and value.
     pub headers: Vec<(String, String)>,
-    /// The language of the fixed words, as a tag.
+    /// The language tag of the fixed texts.
     pub locale: Option<String>,
-    /// No person wrote it.
+    /// True if no person wrote the message.
     pub is_automatic: bool,
-    /// The Message-ID of the newest mail of the thread that the product knows.
+    /// The Message-ID of the thread's newest mail that the product knows.
     pub last_message_id: Option<String>,
 }
 
-/// A part of a draft that can be at fault.
+/// A part of a draft that can be invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DraftPart {
     /// The files.
@@ -113,16 +112,16 @@ pub enum DraftPart {
     SenderName,
     /// The subject.
     Subject,
-    /// The words.
+    /// The message text.
     Text,
     /// The thread.
     ThreadId,
 }
 
 impl Draft {
-    /// The names of the job for `to` on `route`: by the request's key, and, if that is another, by the id of
-    /// the message, for who repeats a request may make up a key each time. The same request for the same
-    /// person has the same ones; a call, a route and a kind of key have each their own.
+    /// The names of the job for `to` on `route`: by the key of the request and, if it differs, by the id of
+    /// the message, because a client that repeats a request may make up a new key each time. A repeated
+    /// request for the same person has the same names; each call, route and kind of key has its own.
     pub fn job_keys(&self, route: &str, to: &Address) -> ([u8; 16], Option<[u8; 16]>) {
         let (kind, key): (&str, &[u8]) = match &self.key {
             DraftKey::Given(key) => ("given", key.as_bytes()),
@@ -138,7 +137,7 @@ impl Draft {
     }
 
     fn job_key(&self, route: &str, to: &Address, kind: &str, key: &[u8]) -> [u8; 16] {
-        // Who gets a copy is part of the name; the recipient is not, for he may be filled in.
+        // The copy recipients are part of the name; the recipient is not, because Postern may fill it in.
         let copy = if self.cc.contains(to) {
             to.folded()
         } else {
@@ -153,7 +152,7 @@ impl Draft {
         sum.end()
     }
 
-    /// The digest of all that is asked for, but for the key.
+    /// The digest of the request's content, without its key.
     pub fn content_digest(&self) -> [u8; 16] {
         let mut sum = DigestBuilder::new("postern draft v1");
         sum.add(self.call.name().as_bytes());
@@ -194,7 +193,7 @@ impl Draft {
     }
 }
 
-/// The word by which a message that Postern itself posted into a thread of a route is known again.
+/// The digest by which a message that Postern itself posted into a thread of a route is recognised.
 pub fn posted_marker(route: &str, thread_id: &str, message_id: &str) -> [u8; 16] {
     let mut sum = DigestBuilder::new("postern posted message v1");
     for part in [route, thread_id, message_id] {
@@ -203,7 +202,7 @@ pub fn posted_marker(route: &str, thread_id: &str, message_id: &str) -> [u8; 16]
     sum.end()
 }
 
-/// A digest of parts, each with its length before it, so that none runs into the next.
+/// A digest of parts, each preceded by its length, so that the boundaries between parts are unambiguous.
 struct DigestBuilder(Sha256);
 
 impl DigestBuilder {
@@ -316,7 +315,7 @@ mod tests {
         others.sort_unstable();
         others.dedup();
         assert_eq!(others.len(), 8);
-        // A key that was given does not hide the message's.
+        // A given key does not replace the message id.
         let given = DraftKey::Given("k".to_owned());
         let (given, also) = Draft {
             key: given,

@@ -1,5 +1,5 @@
-//! Owns the envelope: who sends, who receives, through which door a mail came and what is known of
-//! the peer.
+//! Owns the envelope: sender, recipients, the door through which a mail came, and the known facts about the
+//! peer.
 //!
 //! Does not hold the mail's bytes, and decides nothing.
 
@@ -16,18 +16,19 @@ use crate::clock::Timestamp;
 /// The envelope of a mail, kept on disk beside its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope {
-    /// The reverse-path; `None` is the null sender `<>` (RFC 5321 section 4.5.5), unless it is not known.
+    /// The reverse-path; `None` is the null sender `<>` (RFC 5321 section 4.5.5), unless `sender_untold` is
+    /// set.
     pub sender: Option<Address>,
     /// True if the reverse-path is not known: the door has none, or gave no address.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sender_untold: bool,
-    /// The recipients, at least one, of which each becomes a delivery of its own.
+    /// The recipients, at least one; each becomes a separate delivery.
     pub recipients: Vec<Recipient>,
     /// The peer that handed the mail in.
     pub peer: Peer,
-    /// Time at which the mail was received whole.
+    /// The time at which the whole mail was received.
     pub received_at: Timestamp,
-    /// The transaction used SMTPUTF8 (RFC 6531).
+    /// True if the transaction used SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
     /// The results of the provider that handed the mail in; `None` at every other door.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -37,17 +38,17 @@ pub struct Envelope {
     pub verdict: Option<Box<Verdict>>,
 }
 
-/// The results that a provider reports of a mail. Nothing of them was checked here.
+/// The check results that a provider reports for a mail. Postern does not verify them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderVerdict {
-    /// The provider's name, as `sendgrid`.
+    /// The provider's name, for example `sendgrid`.
     pub by: String,
-    /// The results, in its order. At most [`ProviderVerdict::CHECKS_MAX`].
+    /// The results, in the provider's order; at most [`ProviderVerdict::CHECKS_MAX`].
     pub checks: Vec<ProviderCheck>,
 }
 
 impl ProviderVerdict {
-    /// Results that are kept at most.
+    /// The upper bound of results that are kept.
     pub const CHECKS_MAX: usize = 32;
 }
 
@@ -63,15 +64,15 @@ pub struct ProviderCheck {
     pub result: String,
 }
 
-/// A recipient, with the meaning its address had when it was accepted.
+/// A recipient, with the meaning of its address at the time of acceptance.
 ///
-/// The meaning is kept, not looked up again: a key taken out of use between the 250 and the delivery
-/// must not lose a mail.
+/// The meaning is stored and not looked up again: a mail must not be lost when a key is retired between the
+/// 250 and the delivery.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Recipient {
     /// The forward-path as the peer gave it.
     pub address: Address,
-    /// The name of the route whose domain it is.
+    /// The name of the route that owns the domain.
     pub route: String,
     /// The meaning of the address.
     pub target: RecipientTarget,
@@ -81,32 +82,32 @@ pub struct Recipient {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecipientTarget {
-    /// A mailbox by its name: threads are found by headers, or begun.
+    /// A mailbox by its name: the thread is found by headers, or a new one begins.
     Mailbox(String),
     /// A verified token: the thread is known.
     Thread(Claims),
-    /// A verified return path: a mail of ours came back, or a report on it did.
+    /// A verified return path: a bounce of one of our mails, or a report about one.
     Return(JobId),
 }
 
 /// The peer that handed a mail in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
-    /// The door it came through.
+    /// The door through which the mail came.
     pub door: Door,
     /// The address of the peer; `None` on a unix socket and where the door does not tell.
     pub ip: Option<IpAddr>,
-    /// The name given in EHLO, HELO or LHLO, as it came; empty where the door has no such thing.
+    /// The name given in EHLO, HELO or LHLO, unchanged; empty at doors without a greeting.
     pub helo: String,
-    /// The TLS version and cipher suite, where the connection had TLS.
+    /// The TLS version and cipher suite, if the connection had TLS.
     pub tls: Option<String>,
 }
 
-/// The ways a mail gets in.
+/// The ways by which a mail comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Door {
-    /// A mailbox that is polled.
+    /// A polled mailbox.
     Imap,
     /// The operator's `mail inject`.
     Inject,

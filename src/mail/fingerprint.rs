@@ -1,6 +1,6 @@
-//! Owns the fingerprint: by what a mail is known again when it comes a second time.
+//! Owns the fingerprint, by which a second copy of a mail is recognised.
 //!
-//! Does not remember fingerprints, nor say for how long one counts.
+//! Does not store fingerprints and does not know how long one is valid.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -10,17 +10,16 @@ use super::view::{HeaderAddress, View};
 
 /// The fingerprint of a mail for one recipient: the first 16 bytes of a SHA-256.
 ///
-/// The fingerprint covers what stays the same when one mail comes twice, be it by SMTP and again by a webhook: who
-/// wrote it, its Message-ID and date, and the words of its body, decoded. Trace and authentication
-/// fields, transfer encodings, charsets and the breaking of lines are no part of it. Of a mail without
-/// a Message-ID, which no program promised to be the only one of its kind, subject and attachments
-/// count too.
+/// The fingerprint covers the parts that stay the same when one mail arrives twice, for example by SMTP and
+/// by a webhook: the author, Message-ID, date, and the decoded words of the body. It excludes trace and
+/// authentication fields, transfer encodings, charsets and line breaks. Without a Message-ID, which is
+/// supposed to be unique, subject and attachments are included too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Fingerprint(pub [u8; 16]);
 
 impl Fingerprint {
-    /// The fingerprint of the mail that `view` shows, for `recipient`: for its thread where it has
-    /// one, whichever of the thread's tokens the mail was sent to.
+    /// The fingerprint of the mail in `view` for `recipient`. For a token it covers the thread, so that all
+    /// tokens of a thread give the same one.
     pub fn of(recipient: &Recipient, view: &View) -> Self {
         let header = &view.header;
         let mut authors: Vec<String> = header.from.iter().map(folded).collect();
@@ -28,7 +27,7 @@ impl Fingerprint {
         let date = header.date.map(|date| date.as_secs().to_string());
 
         let mut hash = Sha256::new();
-        // A count before each list and a zero behind each word, so that no two mails feed the same.
+        // A count before each list and a zero after each word keep the inputs of different mails different.
         match &recipient.target {
             RecipientTarget::Mailbox(_) => add_all(&mut hash, [recipient.address.folded()]),
             RecipientTarget::Return(job) => {
@@ -44,7 +43,7 @@ impl Fingerprint {
         add_all(&mut hash, authors);
         add_all(&mut hash, &header.message_id);
         add_all(&mut hash, date);
-        // A blank text beside HTML says nothing, and some servers on the way make one up.
+        // A blank text beside HTML carries no content, and some servers on the way add one.
         let text = view.text.as_deref().filter(|text| !text.trim().is_empty());
         let body = text.or(view.html.as_deref());
         add_all(&mut hash, body.unwrap_or_default().split_whitespace());
@@ -70,7 +69,7 @@ fn folded(correspondent: &HeaderAddress) -> String {
 fn add_all(hash: &mut Sha256, words: impl IntoIterator<Item = impl AsRef<str>>) {
     let mut count = 0u64;
     for word in words {
-        // A word holds no zero: the view leaves controls out.
+        // A word contains no zero: the view removes control characters.
         hash.update(word.as_ref());
         hash.update([0]);
         count += 1;

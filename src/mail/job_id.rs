@@ -1,6 +1,7 @@
-//! Owns the name of a mail we send: the job, and the signed words by which it is known on the wire.
+//! Owns the name of an outgoing mail (its job) and the signed forms of that name in Message-IDs and return
+//! paths.
 //!
-//! Does not make mails and draws no randomness.
+//! Does not compose mails and draws no randomness.
 
 use std::fmt;
 use std::str::FromStr;
@@ -32,8 +33,8 @@ const LOOP_LABEL: &[u8] = b"postern loop mark v1\0";
 /// Bytes of HMAC-SHA256 in a loop mark.
 const LOOP_BYTES: usize = 10;
 
-/// The name of one mail to one recipient that we send or sent. The name is unguessable where its
-/// bytes are random, and may be shown.
+/// The name of one outgoing mail to one recipient. The name is unguessable if its bytes are random, and it
+/// may be shown.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct JobId(pub [u8; JOB_BYTES]);
@@ -54,7 +55,7 @@ impl fmt::Debug for JobId {
 impl FromStr for JobId {
     type Err = JobIdError;
 
-    /// Reads what [`Display`](fmt::Display) writes, and nothing else.
+    /// Reads the output of [`Display`](fmt::Display) and nothing else.
     fn from_str(text: &str) -> Result<Self, JobIdError> {
         let job = Self(Uuid::try_parse(text).map_err(|_| JobIdError)?.into_bytes());
         if job.to_string() == text {
@@ -79,21 +80,21 @@ impl From<JobId> for String {
     }
 }
 
-/// The text is not a [`JobId`]'s.
+/// The text is not the form of a [`JobId`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("job id is not a hyphenated UUID in lower case")]
 pub struct JobIdError;
 
-/// The name of the job that takes to `copied` the mail of the job `first`: a mail to several people
-/// has one Message-ID, and a job for each. The name is made with the newest key, so it can be
-/// derived only until the keys change.
+/// The name of the job for the copy to `copied` of the mail of the job `first`: a mail to several people
+/// has one Message-ID, and a job for each. The newest key makes the name, so it can be derived again only
+/// until the keys change.
 pub fn copy_of(keys: &KeyRing, first: JobId, copied: &Address) -> JobId {
     let mac = keys.signature(&[COPY_LABEL, &first.0, copied.folded().as_bytes()]);
     JobId(std::array::from_fn(|at| mac[at]))
 }
 
-/// The Message-ID of the mail of `job` (RFC 5322 section 3.6.4), in angle brackets:
-/// `<BASE32(job ‖ MAC)@domain>`, signed with the newest key. The same for every attempt.
+/// The Message-ID of the mail of `job` (RFC 5322 section 3.6.4), in angle brackets: `<BASE32(job ‖
+/// MAC)@domain>`, signed with the newest key. Every attempt uses the same one.
 pub fn message_id(keys: &KeyRing, domain: &Domain, job: JobId) -> String {
     format!(
         "<{}@{}>",
@@ -102,8 +103,9 @@ pub fn message_id(keys: &KeyRing, domain: &Domain, job: JobId) -> String {
     )
 }
 
-/// The job whose mail has this Message-ID, in brackets or without, in any case; of a mail to several people
-/// its recipient's. `None` if no key of the ring signed it for this domain.
+/// The job whose mail has this Message-ID, with or without brackets, in any case. For a mail to several
+/// people it is the job of the recipient, not of a copy. `None` if no key of the ring signed it for this
+/// domain.
 pub fn job_of_message_id(keys: &KeyRing, domain: &Domain, text: &str) -> Option<JobId> {
     let text = text.trim();
     let inner = text.strip_prefix('<').and_then(|id| id.strip_suffix('>'));
@@ -111,17 +113,17 @@ pub fn job_of_message_id(keys: &KeyRing, domain: &Domain, text: &str) -> Option<
     is_domain(domain, host).then(|| job_of_signed_id(keys, MESSAGE_ID_LABEL, domain, word))?
 }
 
-/// The return path of the mail of `job`: `bounce+BASE32(job ‖ MAC)@domain`, signed with the newest
-/// key. A bounce to it names the very mail, whatever its text says.
+/// The return path of the mail of `job`: `bounce+BASE32(job ‖ MAC)@domain`, signed with the newest key. A
+/// bounce to it names exactly one mail, whatever the text of the bounce says.
 ///
 /// # Errors
-/// None for a domain that was read from text: the local part always fits 64 octets.
+/// Never for a domain that was parsed from text: the local part always fits 64 octets.
 pub fn return_path(keys: &KeyRing, domain: &Domain, job: JobId) -> Result<Address, AddressError> {
     let word = signed_id(keys, RETURN_PATH_LABEL, domain, job);
     Address::parse(&format!("{RETURN_PREFIX}+{word}@{}", domain.ascii()))
 }
 
-/// The job whose mail has this return path, written `bounce+WORD@` or `bounce-WORD@` in any case;
+/// The job whose mail has this return path, in the form `bounce+WORD@` or `bounce-WORD@` in any case;
 /// `None` if no key of the ring signed it for this domain.
 pub fn job_of_return_path(keys: &KeyRing, domain: &Domain, address: &Address) -> Option<JobId> {
     if address.domain() != domain {
@@ -135,8 +137,8 @@ pub fn job_of_return_path(keys: &KeyRing, domain: &Domain, address: &Address) ->
     job_of_signed_id(keys, RETURN_PATH_LABEL, domain, word)
 }
 
-/// True if the address has a return path's form, whoever made it: behind `bounce+` nothing else can
-/// stand, and behind `bounce-` no mailbox has a name as long as a signed word.
+/// True if the address has the form of a return path, signed or not: only a signed word follows `bounce+`,
+/// and no mailbox that begins with `bounce-` has a name as long as a signed word.
 pub fn is_return_path_form(address: &Address) -> bool {
     let Some((prefix, rest)) = address.local().split_at_checked(RETURN_PREFIX.len()) else {
         return false;
@@ -145,9 +147,9 @@ pub fn is_return_path_form(address: &Address) -> bool {
         && (rest.starts_with('+') || (rest.starts_with('-') && rest.len() == 1 + SIGNED_ID_CHARS))
 }
 
-/// The value of [`LOOP_FIELD`](super::kind::LOOP_FIELD) on mail from `domain`: a digest that nobody
-/// without the key can know beforehand. The newest key makes it, so older mail is known by its
-/// Message-ID alone after a rotation.
+/// The value of [`LOOP_FIELD`](super::kind::LOOP_FIELD) on mail from `domain`: a digest that cannot be
+/// predicted without the key. The newest key makes it, so after a rotation older mail is recognised only by
+/// its Message-ID.
 pub fn loop_mark(keys: &KeyRing, domain: &Domain) -> String {
     let mac = keys.signature(&[LOOP_LABEL, domain.ascii().as_bytes()]);
     BASE32_NOPAD.encode(&mac[..LOOP_BYTES]).to_ascii_lowercase()
@@ -168,7 +170,8 @@ fn job_of_signed_id(keys: &KeyRing, label: &[u8], domain: &Domain, word: &str) -
     if word.len() != SIGNED_ID_CHARS {
         return None;
     }
-    // Strict about the last character's spare bits: a job has one word, but for its case.
+    // The spare bits of the last character must be zero, so that a job has exactly one word apart from
+    // case.
     let bytes = BASE32_NOPAD_NOCASE.decode(word.as_bytes()).ok()?;
     let (job, mac) = bytes.split_at_checked(JOB_BYTES)?;
     let domain = domain.ascii();
@@ -209,7 +212,7 @@ mod tests {
         BASE32_NOPAD.encode(&bytes).to_ascii_lowercase()
     }
 
-    /// Computed with Python's hmac, hashlib and base64, from the description alone.
+    /// The expected values are computed with Python's hmac, hashlib and base64, from the description alone.
     #[test]
     fn known_answers() {
         let (keys, domain) = (ring(&[(3, OLD)]), domain("inbox.example.com"));
@@ -250,7 +253,7 @@ mod tests {
             let forged = at(&format!("bounce+{}", flipped(word, bit)), &domain);
             prop_assert_eq!(job_of_return_path(&keys, &domain, &forged), None);
 
-            // One is never the other.
+            // A word of one kind is not valid as the other.
             let crossed = at(&format!("bounce+{id_word}"), &domain);
             prop_assert_eq!(job_of_return_path(&keys, &domain, &crossed), None);
             let crossed = format!("<{word}@{domain}>");

@@ -1,11 +1,10 @@
-//! Owns what HTML may hold in a mail, whoever wrote it: elements, attributes, schemes, and text written
-//! as HTML.
+//! Owns the HTML allowed in a mail: elements, attributes and URL schemes; and the escaping of text.
 //!
-//! Does not say whose images are shown or how deep elements nest: who cleans does.
+//! Does not decide which images are shown or how deep elements may nest; the caller does.
 
 use std::collections::{HashMap, HashSet};
 
-/// The elements that say how words are meant; none that acts, or changes what stands around it.
+/// The elements that format text; none that runs code or affects the page around it.
 pub const ELEMENTS: [&str; 44] = [
     "a",
     "b",
@@ -53,8 +52,8 @@ pub const ELEMENTS: [&str; 44] = [
     "ul",
 ];
 
-/// A sanitiser that keeps [`ELEMENTS`] without styles, classes and ids, and links on http, https,
-/// mailto and tel. The sources of images are not looked at yet.
+/// A sanitiser that keeps [`ELEMENTS`] without styles, classes and ids, and links on http, https, mailto
+/// and tel. It does not check the sources of images.
 pub fn cleaner() -> ammonia::Builder<'static> {
     let mut builder = ammonia::Builder::default();
     builder
@@ -73,7 +72,7 @@ pub fn cleaner() -> ammonia::Builder<'static> {
     builder
 }
 
-/// Writes text with the characters written out that HTML reads, also within quoted attributes.
+/// Appends `text` to `out` with the special characters of HTML escaped, also for use in quoted attributes.
 pub fn escape(text: &str, out: &mut String) {
     for c in text.chars() {
         match c {

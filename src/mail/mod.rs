@@ -1,4 +1,4 @@
-//! Owns what a mail is and what it says: addresses, envelope, tokens, threads, reply, kind.
+//! Owns the structure and the meaning of a mail: addresses, envelope, tokens, threads, reply, kind.
 //!
 //! Does no I/O, reads no clock, logs nothing and awaits nothing: time is an argument.
 

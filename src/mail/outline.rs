@@ -1,8 +1,8 @@
-//! Owns the outline of a mail: its header fields and the text of its parts, which is what telling
-//! kinds apart and reading reports needs.
+//! Owns the outline of a mail: its header fields and the text of its parts, from which the kind is
+//! determined and reports are read.
 //!
-//! Never looks into a mail that is attached to the mail: what a person forwards says nothing of the
-//! mail it is forwarded in. Decides nothing.
+//! Does not look into attached mails, because a forwarded mail says nothing about the mail that carries it.
+//! Decides nothing.
 
 use std::borrow::Cow;
 
@@ -10,12 +10,12 @@ use super::html;
 use super::text::cut;
 use super::view::{Part, PartContent, View};
 
-/// Parts beyond this many are not read. A report has three; a person's mail may have any number.
+/// The number of parts that are read. A report has three; a person's mail may have any number.
 const PARTS_MAX: usize = 64;
-/// Bytes of each part that are read.
+/// The bytes of each part that are read.
 const PART_BYTES_MAX: usize = 128 * 1024;
 
-/// A mail's header and the leaves of its body, in the order they came.
+/// The header of a mail and the leaves of its body, in order.
 #[derive(Clone, Debug)]
 pub(super) struct Outline<'a> {
     view: &'a View,
@@ -26,7 +26,7 @@ impl<'a> Outline<'a> {
     /// Reads the outline of a mail.
     pub(super) fn of(view: &'a View) -> Self {
         let is_leaf = |(at, part): &(usize, &'a Part)| {
-            // A multipart in which no boundary was ever found is text.
+            // A multipart without any boundary counts as text.
             !part.content.is_multipart() || view.children(*at).next().is_none()
         };
         let parts = view.parts.iter().enumerate().filter(is_leaf);
@@ -44,12 +44,12 @@ impl<'a> Outline<'a> {
         self.view.header.subject.as_deref().unwrap_or_default()
     }
 
-    /// The content of the mail as a whole, by its header.
+    /// The content of the mail as a whole, from its header.
     pub(super) fn content(&self) -> &'a PartContent {
         &self.view.header.content
     }
 
-    /// The leaves: all parts but multiparts. An attached mail is one leaf.
+    /// The leaves: all parts except multiparts. An attached mail is one leaf.
     pub(super) fn leaves(&self) -> &[Leaf<'a>] {
         &self.leaves
     }
@@ -59,7 +59,7 @@ impl<'a> Outline<'a> {
         self.view.header.header(name)
     }
 
-    /// All fields of that name, in the order they came.
+    /// All fields of that name, in order.
     pub(super) fn all<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a str> + 's {
         let fields = self.view.header.fields().iter();
         fields
@@ -67,7 +67,7 @@ impl<'a> Outline<'a> {
             .map(|field| field.value.as_str())
     }
 
-    /// Is there such a field, and does it say something?
+    /// True if there is such a field with a value.
     pub(super) fn has(&self, name: &str) -> bool {
         self.all(name).any(|value| !value.is_empty())
     }
@@ -80,8 +80,8 @@ impl<'a> Outline<'a> {
             .map(|leaf| leaf.text.as_str())
     }
 
-    /// The first words a reader sees: the plain text, else the text within the HTML, at most
-    /// `bytes_max` bytes of it.
+    /// The beginning of the visible text: the plain text, else the text of the HTML; at most `bytes_max`
+    /// bytes.
     pub(super) fn opening(&self, bytes_max: usize) -> Cow<'_, str> {
         let inline = |leaf: &&Leaf<'_>| !leaf.content.is_attachment;
         let mut leaves = self.leaves.iter().filter(inline);
@@ -96,11 +96,11 @@ impl<'a> Outline<'a> {
 /// A part that is no multipart.
 #[derive(Clone, Debug)]
 pub(super) struct Leaf<'a> {
-    /// The content, by the part's header.
+    /// The content, from the header of the part.
     pub(super) content: &'a PartContent,
     /// The media type; `text/plain` for a multipart without parts.
     pub(super) media: &'a str,
-    /// The text, decoded; for an attached mail, that mail as it came.
+    /// The decoded text; for an attached mail, its bytes as text.
     pub(super) text: String,
 }
 
@@ -128,7 +128,7 @@ impl<'a> Leaf<'a> {
     }
 }
 
-/// The words in HTML, of which `bytes_max` bytes are read.
+/// The text of the HTML, of which `bytes_max` bytes are read.
 pub(super) fn text_of_html(html: &str, bytes_max: usize) -> String {
     html::parse(cut(html, bytes_max)).words()
 }

@@ -1,6 +1,6 @@
-//! Owns the name of the line a delivery stands in: mails of one line are told one after the other.
+//! Owns the name of a partition: the mails of one partition are delivered one after the other.
 //!
-//! Does not keep the lines, nor say which one may move.
+//! Does not store the queues, and does not decide which mail is next.
 
 use std::fmt;
 
@@ -9,14 +9,13 @@ use sha2::{Digest, Sha256};
 
 use super::envelope::{Envelope, Recipient, RecipientTarget};
 
-/// The name of a partition: that of a token's thread, that of a mail of ours that came back, or
-/// that of a sender to a route's mailboxes. The name is a hash, so that a long address costs no
-/// more than a short one.
+/// The name of a partition: of a token's thread, of a returned mail, or of a sender to a route's mailboxes.
+/// The name is a hash, so that a long address costs no more than a short one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PartitionKey(pub u128);
 
 impl PartitionKey {
-    /// The line in which a mail with this envelope stands for this recipient.
+    /// The partition of a mail with this envelope for this recipient.
     pub fn of(envelope: &Envelope, recipient: &Recipient) -> Self {
         let mut hash = Sha256::new();
         hash.update(recipient.route.as_bytes());

@@ -1,35 +1,36 @@
-//! Owns the `Received` field that goes on top of a mail we took (RFC 5321 section 4.4).
+//! Owns the `Received` field that Postern adds on top of an accepted mail (RFC 5321 section 4.4).
 //!
-//! Does not add it: the mail is kept as it came, the field is for what is handed on.
+//! Does not add the field to the stored mail, which stays as it came; only copies that are handed on have
+//! it.
 
 use std::net::IpAddr;
 
 use super::address::Domain;
 use super::envelope::{Door, Envelope, RecipientTarget};
 
-/// Characters of what a peer says of itself that are repeated where it is no domain.
+/// The number of characters of a peer's greeting that are repeated if it is not a domain.
 const HELO_CHARS_MAX: usize = 64;
-/// Characters of a queue id that are written.
+/// The number of characters of a queue id that are written.
 const ID_CHARS_MAX: usize = 64;
 
-/// One hop of a mail: into this host.
+/// One hop of a mail: its reception by this host.
 #[derive(Clone, Copy, Debug)]
 pub struct Hop<'a> {
     /// The envelope: peer, recipients and time.
     pub envelope: &'a Envelope,
     /// The name of this host.
     pub hostname: &'a str,
-    /// The mail's name in our queue.
+    /// The id of the mail in our queue.
     pub id: &'a str,
     /// True if the peer used EHLO, not HELO. LMTP is always extended.
     pub is_extended: bool,
 }
 
 impl Hop<'_> {
-    /// The whole field, folded and with its line end.
+    /// The whole field, folded, with its line end.
     ///
-    /// A `for` clause is written only for a single recipient that is a mailbox: with several it would
-    /// tell one of the others (RFC 5321 section 7.2), and a token is nobody's to read.
+    /// The field has a `for` clause only for a single recipient that is a mailbox: with several it would
+    /// disclose one recipient to the others (RFC 5321 section 7.2), and a token is confidential.
     pub fn received(&self) -> String {
         let envelope = self.envelope;
         let mut field = format!("Received: from {}", self.peer());
@@ -59,8 +60,7 @@ impl Hop<'_> {
         field
     }
 
-    /// The registered name of the protocol (RFC 3848, RFC 6531 section 4.3); `None` for the doors
-    /// that have none.
+    /// The registered name of the protocol (RFC 3848, RFC 6531 section 4.3); `None` for doors without one.
     pub fn protocol(&self) -> Option<&'static str> {
         let has_tls = self.envelope.peer.tls.is_some();
         match (self.envelope.peer.door, self.envelope.smtputf8, has_tls) {
@@ -77,7 +77,7 @@ impl Hop<'_> {
         }
     }
 
-    /// `helo ([ip])`, or `unknown ([ip] said "…")` where the peer's greeting is no domain.
+    /// `helo ([ip])`, or `unknown ([ip] said "…")` if the peer's greeting is not a domain.
     fn peer(&self) -> String {
         let peer = &self.envelope.peer;
         let literal = match peer.ip {
@@ -110,7 +110,8 @@ fn domain(text: &str) -> Option<String> {
     domain.is_ascii().then_some(domain)
 }
 
-/// Text fit for a comment (RFC 5322 section 3.2.2): printable ASCII without what ends or opens one.
+/// Text that is safe in a comment (RFC 5322 section 3.2.2): printable ASCII without parentheses and
+/// backslashes.
 fn comment_text(text: &str) -> String {
     text.chars()
         .take(HELO_CHARS_MAX)

@@ -1,33 +1,34 @@
-//! Owns what a subject is about: the words left when all that mail programs put before them is gone.
+//! Owns the normalised subject: the words left without the prefixes and tags that mail programs, lists and
+//! gateways add.
 //!
-//! Does not decode: it takes the subject as the view gives it.
+//! Does not decode: it takes the decoded subject from the view.
 
-/// Characters of a subject that are looked at.
+/// The number of characters of a subject that are read.
 const CHARS_MAX: usize = 1_000;
-/// Characters of a title.
+/// The number of characters of a title.
 const TITLE_CHARS_MAX: usize = 250;
-/// Characters a prefix word may have, its counter included.
+/// The number of characters of a prefix word, its counter included.
 const PREFIX_CHARS_MAX: usize = 24;
-/// Characters a tag in brackets may have.
+/// The number of characters of a tag in brackets.
 const TAG_CHARS_MAX: usize = 60;
 
-/// A subject without what mail programs, lists and gateways put before it.
+/// A subject without the marks of mail programs, lists and gateways.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subject {
-    /// Lower-cased, each run of white space one space. Two mails of a conversation have the same;
-    /// empty, it says nothing. A tag with a number in it (`[#42]`) stays, at the start: it tells
-    /// conversations apart.
+    /// The subject lower-cased, with each run of white space as one space. All mails of a conversation have
+    /// the same; an empty one identifies nothing. A tag with a number in it (`[#42]`) stays at the start,
+    /// because it distinguishes conversations.
     pub normalised: String,
-    /// As people read it, marks and all, on one line; at most 250 characters.
+    /// The subject as people read it, with its marks, on one line; at most 250 characters.
     pub title: String,
-    /// A reply's prefix stood before it, in any of the languages known.
+    /// True if the prefix of a reply stood before it, in any of the known languages.
     pub is_reply: bool,
-    /// A forward's prefix stood before it, or `(fwd)` behind.
+    /// True if the prefix of a forward stood before it, or `(fwd)` after it.
     pub is_forward: bool,
 }
 
 impl Subject {
-    /// Takes a subject apart. Doing it again to [`Self::normalised`] changes nothing.
+    /// Parses a subject. Parsing [`Self::normalised`] again changes nothing.
     pub fn of(text: &str) -> Self {
         let folded = folded(text);
         let mut subject = Self {
@@ -36,7 +37,7 @@ impl Subject {
         };
         let mut kept: Vec<&str> = Vec::new();
         let mut rest = folded.as_str();
-        // Each turn takes at least a character away.
+        // Each turn removes at least one character.
         while let Some((shorter, mark)) = stripped(rest) {
             match mark {
                 SubjectMark::Forward => subject.is_forward = true,
@@ -54,10 +55,10 @@ impl Subject {
     }
 }
 
-/// A mark before or behind a subject.
+/// A mark before or after a subject.
 enum SubjectMark<'a> {
     Forward,
-    /// A tag that tells conversations apart.
+    /// A tag that distinguishes conversations.
     Numbered(&'a str),
     Reply,
     Tag,
@@ -77,8 +78,8 @@ fn stripped(text: &str) -> Option<(&str, SubjectMark<'_>)> {
     tag(text).or_else(|| prefix(text))
 }
 
-/// A tag in brackets or stars at the start: a list's name, `[external]`, `***spam***`. A tag that
-/// is the whole subject is the subject.
+/// A tag in brackets or stars at the start: a list's name, `[external]`, `***spam***`. If there is nothing
+/// but the tag, the tag is the subject.
 fn tag(text: &str) -> Option<(&str, SubjectMark<'_>)> {
     let close = match text.chars().next()? {
         '[' => ']',
@@ -156,7 +157,8 @@ fn title(text: &str) -> String {
     seen.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Lower-cased, full-width forms made plain, what cannot be seen left out, spaces folded.
+/// The text lower-cased, with full-width forms as ASCII, without invisible characters, and with single
+/// spaces.
 fn folded(text: &str) -> String {
     let lower: String = text
         .chars()
@@ -187,9 +189,9 @@ const fn is_invisible(c: char) -> bool {
     )
 }
 
-/// Words that mail programs write before the subject of a reply; commas divide the words of a group
-/// of languages. `vs` is a reply in Finnish and a forward in Danish and Norwegian; it counts as a
-/// reply, for replies are what comes here.
+/// Words that mail programs write before the subject of a reply; a comma separates the words of a group of
+/// languages. `vs` is a reply in Finnish and a forward in Danish and Norwegian; it counts as a reply,
+/// because most incoming mail is replies.
 const REPLY_WORDS: &[&str] = &[
     "re,réf,rép,reply",                   // Latin, French, English
     "aw,antw,antwort,antwoord",           // German, Dutch
@@ -208,7 +210,7 @@ const REPLY_WORDS: &[&str] = &[
     "回复,回覆,答复,答覆,返信,회신,답장", // Chinese, Japanese, Korean
 ];
 
-/// Words that mail programs write before the subject of a mail sent on.
+/// Words that mail programs write before the subject of a forwarded mail.
 const FORWARD_WORDS: &[&str] = &[
     "fw,fwd,forward,forwarded",             // English
     "wg,weitergeleitet,doorst",             // German, Dutch

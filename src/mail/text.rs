@@ -1,4 +1,4 @@
-//! Owns small operations on text that strangers wrote: cutting, cleaning, unwrapping.
+//! Owns small operations on untrusted text: cutting, cleaning, unwrapping.
 //!
 //! Does not know what the text means.
 
@@ -7,8 +7,8 @@ pub fn cut(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]
 }
 
-/// True of a control character, and of the line and paragraph separators that some programs take for
-/// a line end.
+/// True for a control character, and for the line and paragraph separators that some programs treat as line
+/// ends.
 pub fn breaks_line(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }

@@ -1,6 +1,6 @@
-//! Owns the decision which conversation a mail belongs to, and why.
+//! Owns the decision to which conversation a mail belongs, and the reason for it.
 //!
-//! Does not look anything up: the caller asks the store and hands in what it found.
+//! Does not look anything up: the caller queries the store and passes the results.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use super::address::Address;
 use super::view::HeaderView;
 use crate::clock::Timestamp;
 
-/// Message-IDs of one mail that are looked up.
+/// The number of Message-IDs of one mail that are looked up.
 const LOOKUPS_MAX: usize = 50;
 
-/// A thread that something in the mail points to.
+/// A thread to which something in the mail points.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ThreadCandidate {
     /// The product's id of the thread.
@@ -26,7 +26,7 @@ pub struct ThreadCandidate {
     pub reason: ThreadReason,
 }
 
-/// The reason why a mail belongs to a thread. The first ones outrank the later.
+/// The reason why a mail belongs to a thread. Earlier variants outrank later ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ThreadReason {
@@ -36,18 +36,18 @@ pub enum ThreadReason {
     InReplyTo,
     /// `References` names a mail we sent.
     References,
-    /// Either names a mail that came in before.
+    /// `In-Reply-To` or `References` names a mail that came in before.
     StoredMessageId,
     /// The same sender wrote under the same subject.
     Subject,
-    /// Headers or subject point only to threads of somebody else, or of nobody known.
+    /// Headers or subject point only to threads of other participants, or of unknown ones.
     OtherParticipant,
     /// No thread is indicated.
     None,
 }
 
 impl ThreadReason {
-    /// The name the reason has in messages, metrics and the log: `in_reply_to`.
+    /// The name of the reason in messages, metrics and the log, for example `in_reply_to`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Token => "token",
@@ -64,46 +64,47 @@ impl ThreadReason {
 /// The facts of a mail that the decision rests on.
 #[derive(Clone, Copy, Debug)]
 pub struct ThreadFacts<'a> {
-    /// The one address of the one `From` field; without it only a token finds a thread.
+    /// The single address of the single `From` field; without it only a token finds a thread.
     pub author: Option<&'a Address>,
-    /// The author's domain vouches for the mail.
+    /// True if the author's domain vouches for the mail.
     pub is_authenticated: bool,
-    /// The subject, normalised. An empty one says nothing.
+    /// The normalised subject. An empty one identifies nothing.
     pub subject: &'a str,
     /// Time at which the mail was received.
     pub now: Timestamp,
-    /// Time after the last change of a thread within which its subject finds it.
+    /// The time after a thread's last change in which its subject still finds it.
     pub subject_window: Duration,
 }
 
-/// The thread a mail belongs to.
+/// The thread to which a mail belongs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ThreadDecision {
-    /// To this thread.
+    /// An existing thread.
     Existing {
         /// The product's id of the thread.
         thread_id: String,
         /// The reason for the thread.
         reason: ThreadReason,
     },
-    /// To a thread that is yet to be made.
+    /// A new thread.
     New {
         /// [`ThreadReason::None`], or [`ThreadReason::OtherParticipant`].
         reason: ThreadReason,
     },
-    /// To one of several threads that have an equal claim: a person decides.
+    /// One of several threads with an equal claim: a person decides.
     Conflict {
         /// The reason that several threads share.
         reason: ThreadReason,
     },
 }
 
-/// Decides where a mail belongs.
+/// Decides to which thread a mail belongs.
 ///
-/// The best reason decides: token, then a Message-ID we sent (`In-Reply-To` before `References`),
-/// then a Message-ID that came in, then sender and subject. A token always counts, whoever writes;
-/// all else only leads to a thread of the author's own, so that knowing a Message-ID opens nobody's
-/// conversation. Two threads with the same reason are not guessed between.
+/// The strongest reason decides: token, then a Message-ID of a mail we sent (`In-Reply-To` before
+/// `References`), then a Message-ID of a mail that came in, then sender and subject. A token always counts,
+/// whoever writes; every other reason leads only to a thread of the author, so that knowledge of a
+/// Message-ID opens no other person's conversation. If two threads have the same reason, the result is a
+/// conflict, not a guess.
 pub fn decide(facts: &ThreadFacts<'_>, candidates: &[ThreadCandidate]) -> ThreadDecision {
     let Some(best) = candidates
         .iter()
@@ -132,8 +133,8 @@ pub fn decide(facts: &ThreadFacts<'_>, candidates: &[ThreadCandidate]) -> Thread
     }
 }
 
-/// The Message-IDs to look up for a mail, each once and with the reason it gives if we sent the mail
-/// it names: those of `In-Reply-To`, then those of `References`, newest first.
+/// The Message-IDs to look up for a mail, each once, with the reason that applies if we sent the mail it
+/// names: first those of `In-Reply-To`, then those of `References`, newest first.
 pub fn message_ids_to_look_up(header: &HeaderView) -> Vec<(&str, ThreadReason)> {
     let in_reply_to = header
         .in_reply_to

@@ -1,19 +1,20 @@
-//! Owns what is known of who sent a mail: one plain value, kept on disk with it and shown to people.
+//! Owns the verdict: the results of the sender checks of a mail, as a plain value that is stored with the
+//! mail and shown to people.
 //!
-//! Does not find it out, and decides nothing by it.
+//! Does not run the checks, and decides nothing from them.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// The results of checking one mail, in the words of RFC 8601.
+/// The results of the checks of one mail, in the terms of RFC 8601.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Verdict {
-    /// The party that checked.
+    /// The party that made the checks.
     pub source: VerdictSource,
-    /// SPF of the MAIL FROM identity (RFC 7208 section 2.4): of HELO where the sender is null.
+    /// SPF of the MAIL FROM identity (RFC 7208 section 2.4); for the null sender, of HELO.
     pub spf: SpfVerdict,
     /// SPF of the HELO identity (RFC 7208 section 2.3).
     pub helo: SpfVerdict,
@@ -23,23 +24,23 @@ pub struct Verdict {
     pub dmarc: DmarcVerdict,
     /// The ARC chain.
     pub arc: ArcVerdict,
-    /// The peer's name (RFC 8601 section 2.7.3).
+    /// The reverse DNS name of the peer (RFC 8601 section 2.7.3).
     pub iprev: IprevVerdict,
-    /// The problem of the From field; without a named sender nothing can be said of one.
+    /// The problem of the From field; without a single author no result can be about one.
     pub from_problem: Option<FromProblem>,
 }
 
 impl Verdict {
-    /// True if the From domain itself vouches for this mail: by DMARC here, or at a trusted ARC
-    /// sealer before the mail was changed on its way.
+    /// True if the From domain itself vouches for this mail: by DMARC here, or by a trusted ARC sealer
+    /// before the mail was changed on its way.
     pub fn is_aligned(&self) -> bool {
         self.from_problem.is_none()
             && self.dmarc.domain.is_some()
             && (self.dmarc.result == AuthResult::Pass || self.arc.vouches_for_from)
     }
 
-    /// The result of all signatures together: a pass if there is one, else the result of the
-    /// signature nearest to the From domain.
+    /// The result of all signatures together: pass if there is one, else the result of the signature
+    /// nearest to the From domain.
     pub fn dkim_result(&self) -> AuthResult {
         let mut results = self.dkim.iter().map(|dkim| dkim.result);
         let first = results.clone().next().unwrap_or_default();
@@ -49,16 +50,16 @@ impl Verdict {
     }
 }
 
-/// The party that came to a verdict.
+/// The party that made the checks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum VerdictSource {
     /// No check was made.
     #[default]
     Nobody,
-    /// We did.
+    /// Postern made them.
     Postern,
-    /// A trusted server before us, by its authserv-id (RFC 8601 section 2.5).
+    /// A trusted server before Postern, by its authserv-id (RFC 8601 section 2.5).
     Relay(String),
     /// The provider whose webhook brought the mail, by its name.
     Provider(String),
@@ -71,17 +72,17 @@ pub enum AuthResult {
     /// There was nothing to check.
     #[default]
     None,
-    /// The check holds.
+    /// The check passed.
     Pass,
-    /// The check does not hold.
+    /// The check failed.
     Fail,
-    /// SPF: it probably does not hold.
+    /// SPF: the check probably failed.
     Softfail,
-    /// The domain says nothing either way, or the result is unknown.
+    /// The domain makes no statement, or the result is unknown.
     Neutral,
-    /// The check holds, but in a way that is not accepted here.
+    /// The check passed, but in a way that local policy does not accept.
     Policy,
-    /// A temporary error: the result could not be found out now.
+    /// A temporary error prevented the check.
     Temperror,
     /// A permanent error: a record or field is malformed.
     Permerror,
@@ -102,7 +103,7 @@ impl AuthResult {
         }
     }
 
-    /// The outcome this word of RFC 8601 means, in any case.
+    /// Parses the word of RFC 8601, in any case.
     pub fn parse(word: &str) -> Option<Self> {
         [
             Self::None,
@@ -131,11 +132,11 @@ impl fmt::Display for AuthResult {
 pub struct SpfVerdict {
     /// The result.
     pub result: AuthResult,
-    /// The domain that was asked, as A-labels; empty if there was none.
+    /// The domain that was checked, as A-labels; empty if there was none.
     pub domain: String,
     /// The explanation, where the result alone does not give it.
     pub reason: Option<String>,
-    /// A pass that any host of the world would get, so it vouches for nobody.
+    /// True if any host would pass, so that the pass proves nothing.
     pub passes_all: bool,
 }
 
@@ -161,9 +162,9 @@ pub struct DmarcVerdict {
     pub result: AuthResult,
     /// The policy of the domain for mail that fails.
     pub policy: DomainPolicy,
-    /// The From domain this is about, as A-labels; `None` if From names no single domain.
+    /// The From domain that was checked, as A-labels; `None` if From names no single domain.
     pub domain: Option<String>,
-    /// The domain that was authenticated in alignment with it, where there is one.
+    /// The authenticated domain that is aligned with it, if there is one.
     pub aligned: Option<String>,
     /// The explanation, where the result alone does not give it.
     pub reason: Option<String>,
@@ -201,14 +202,14 @@ pub struct ArcVerdict {
     pub result: AuthResult,
     /// The sealers, oldest first; as far as the chain passes.
     pub sealers: Vec<String>,
-    /// A trusted sealer says, in a chain that passes, that the From domain passed DMARC when the mail
-    /// came to it.
+    /// True if a trusted sealer states, in a chain that passes, that the From domain passed DMARC when the
+    /// mail came to the sealer.
     pub vouches_for_from: bool,
     /// The explanation, where the result alone does not give it.
     pub reason: Option<String>,
 }
 
-/// The name of the peer's address, there and back (RFC 8601 section 2.7.3).
+/// The result of the reverse and forward look-up of the peer's address (RFC 8601 section 2.7.3).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IprevVerdict {
@@ -216,7 +217,7 @@ pub struct IprevVerdict {
     pub result: AuthResult,
     /// The address of the peer.
     pub ip: Option<IpAddr>,
-    /// The name that leads back to the address.
+    /// The name that resolves to the address again.
     pub name: Option<String>,
 }
 
@@ -232,7 +233,7 @@ pub enum FromProblem {
     NoAddress,
     /// The From field has several addresses.
     SeveralAddresses,
-    /// The text in the From field is no address, or has bytes that readers read differently.
+    /// The text in the From field is not an address, or has bytes that programs interpret differently.
     Unreadable,
 }
 

@@ -11,7 +11,7 @@ use crate::mail::address::Address;
 use crate::mail::outline::{Leaf, Outline};
 use crate::mail::text::bare_message_id;
 
-/// Lines of fields beyond this many are not read.
+/// The number of lines of fields that are read.
 const LINES_MAX: usize = 10_000;
 
 const DELIVERY: &[&str] = &["message/delivery-status", "message/global-delivery-status"];
@@ -33,7 +33,7 @@ pub(super) fn read_delivery(mail: &Outline<'_>) -> Option<Report> {
         groups.extend(self::groups(&part.text));
     }
     if !found {
-        // Some mail systems set the fields into the text, or break the multipart around them.
+        // Some mail systems put the fields into the text, or break the multipart around them.
         let text = mail
             .leaves()
             .iter()
@@ -45,7 +45,7 @@ pub(super) fn read_delivery(mail: &Outline<'_>) -> Option<Report> {
         }
     }
     let mut report = Report {
-        // A program that forwards a report in a mail of its own takes the parts with it.
+        // A program that forwards a report in a mail of its own also attaches the parts of the report.
         form: if mail.content().media_type == "multipart/report" {
             ReportForm::Delivery
         } else {
@@ -133,7 +133,7 @@ fn groups(text: &str) -> Vec<FieldGroup> {
         let folded = line.starts_with([' ', '\t']);
         match field_line(line.trim_start()) {
             Some((name, value)) if !folded || is_report_field(name) => {
-                // Two recipients without a blank line between them.
+                // Two recipients may follow each other without a blank line.
                 let again =
                     name.eq_ignore_ascii_case("Final-Recipient") && group.value(name).is_some();
                 let field = (name.to_owned(), value.to_owned());
@@ -174,7 +174,7 @@ fn is_report_field(name: &str) -> bool {
     NAMES.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
-/// Groups that name a recipient, each with what strayed into a group beside it.
+/// The groups that name a recipient, each merged with the fields that a stray blank line separated from it.
 fn joined(groups: Vec<FieldGroup>) -> Vec<FieldGroup> {
     let mut joined: Vec<FieldGroup> = Vec::new();
     let mut stray: Vec<(String, String)> = Vec::new();
@@ -225,7 +225,7 @@ fn recipient(group: &FieldGroup, original: &OriginalMail) -> Option<ReportedReci
     })
 }
 
-/// `smtp; 550 no` without the type (RFC 3464 section 2.3.6).
+/// A value without its type, such as `smtp; 550 no` (RFC 3464 section 2.3.6).
 fn untyped(value: &str) -> &str {
     let is_type = |kind: &str| {
         kind.len() <= 20 && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
@@ -247,8 +247,8 @@ fn action_of(status: Option<EnhancedStatus>) -> DsnAction {
     }
 }
 
-/// `rfc822; a@b` (RFC 3464 section 2.3.2); the type is often left out. `xtext` is decoded where an
-/// `Original-Recipient` still carries it (RFC 3461 section 4).
+/// The address in `rfc822; a@b` (RFC 3464 section 2.3.2); the type is often left out. `xtext` is decoded,
+/// because some systems leave it in `Original-Recipient` (RFC 3461 section 4).
 fn typed_address(value: &str) -> Option<Address> {
     let (kind, rest) = value.split_once(';').unwrap_or(("", value));
     let rest = if kind.contains('@') { value } else { rest };
@@ -257,7 +257,8 @@ fn typed_address(value: &str) -> Option<Address> {
     Address::parse(rest).ok().or_else(|| scan::first(rest))
 }
 
-/// `dns; mx.example.com` (RFC 3464 section 2.2.2), without the type and what stands behind the name.
+/// The host name in `dns; mx.example.com` (RFC 3464 section 2.2.2), without the type and any text after the
+/// name.
 fn mta(value: &str) -> Option<String> {
     let name = value.split_once(';').map_or(value, |(_, name)| name);
     let name = name.trim();
@@ -346,7 +347,8 @@ pub(super) fn read_feedback(mail: &Outline<'_>) -> Option<Report> {
     })
 }
 
-/// Microsoft's programme sends the mail complained about as it is, with a subject of its own.
+/// True for a report of Microsoft's programme, which sends the reported mail unchanged, under a subject of
+/// its own.
 fn is_junk_report(mail: &Outline<'_>) -> bool {
     let from = mail.field("From").unwrap_or_default().to_ascii_lowercase();
     let reporter = from.contains("staff@hotmail.com") || from.contains("email-abuse.amazonses.com");

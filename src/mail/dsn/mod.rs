@@ -1,8 +1,8 @@
-//! Owns what a report on a mail says: who did not get it and why, who complained, who read it.
+//! Owns the parsing of reports about a mail: failed recipients and reasons, complaints, read receipts.
 //!
-//! Reads delivery reports (RFC 3464), what mail systems write instead of them, complaints (RFC 5965)
-//! and receipts (RFC 8098). Believes nothing: anyone can write a report, so the caller decides by a
-//! signed address whether it concerns a mail of ours.
+//! Reads delivery reports (RFC 3464), their non-standard replacements, complaints (RFC 5965) and receipts
+//! (RFC 8098). Trusts nothing: anyone can write a report, so the caller decides by a signed address whether
+//! it concerns a mail of ours.
 
 mod fields;
 mod notification;
@@ -25,9 +25,9 @@ pub use self::status::EnhancedStatus;
 use super::address::{Address, cut_between_addresses};
 use super::outline::Outline;
 
-/// A report names at most this many recipients here; what follows is left out.
+/// The upper bound of recipients in a parsed report; further ones are left out.
 pub const RECIPIENTS_MAX: usize = 100;
-/// Bytes of a mail system's words that are kept.
+/// Bytes of a mail system's diagnostic text that are kept.
 pub const DIAGNOSTIC_BYTES_MAX: usize = 1_024;
 /// Bytes of a mail system's name that are kept.
 pub const MTA_BYTES_MAX: usize = 255;
@@ -37,11 +37,11 @@ pub const MTA_BYTES_MAX: usize = 255;
 pub struct Report {
     /// The form in which the report was written.
     pub form: ReportForm,
-    /// The recipients it speaks of, at most [`RECIPIENTS_MAX`].
+    /// The reported recipients, at most [`RECIPIENTS_MAX`].
     pub recipients: Vec<ReportedRecipient>,
     /// The mail system that reports.
     pub reporting_mta: Option<String>,
-    /// The mail reported on.
+    /// The mail that the report is about.
     pub original: OriginalMail,
     /// The fields of a complaint.
     pub feedback: Option<Feedback>,
@@ -50,8 +50,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// Reads a report that is written in fields. A report of [`ReportForm::Prose`] must be weighed
-    /// by its sender: a forwarded report has the same fields.
+    /// Reads a report in fields. The caller must check the sender of a report of form
+    /// [`ReportForm::Prose`]: a forwarded report has the same fields.
     pub(super) fn read(mail: &Outline<'_>) -> Option<Self> {
         notification::read(mail)
             .or_else(|| fields::read_feedback(mail))
@@ -59,13 +59,13 @@ impl Report {
             .or_else(|| fields::read_delivery(mail))
     }
 
-    /// Reads a report that is written in words. The mail must be known to be a report: whoever
-    /// quotes one writes the same words.
+    /// Reads a report in prose. The caller must know that the mail is a report: a mail that quotes a report
+    /// has the same words.
     pub(super) fn read_words(mail: &Outline<'_>) -> Self {
         prose::read(mail)
     }
 
-    /// The outcome of the mail over all recipients: one failure makes it failed.
+    /// The outcome over all recipients: one failure makes it failed.
     pub fn outcome(&self) -> ReportOutcome {
         let any = |outcome| {
             self.recipients
@@ -86,9 +86,9 @@ impl Report {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReportForm {
-    /// In the fields of RFC 3464, or a provider's JSON.
+    /// In the fields of RFC 3464, or in a provider's JSON.
     Delivery,
-    /// In words, for people.
+    /// In prose, for people.
     Prose,
     /// A complaint (RFC 5965).
     Feedback,
@@ -100,11 +100,11 @@ pub enum ReportForm {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReportOutcome {
-    /// A recipient will not get the mail.
+    /// A recipient will not receive the mail.
     Failed,
     /// The mail still waits.
     Delayed,
-    /// The mail arrived, or went on to a place that reports nothing.
+    /// The mail arrived, or was relayed to a system that sends no reports.
     Delivered,
 }
 
@@ -113,25 +113,25 @@ pub enum ReportOutcome {
 pub struct ReportedRecipient {
     /// The address that was tried last.
     pub address: Address,
-    /// The address the mail was sent to, where it is another.
+    /// The address to which the mail was sent, if it differs.
     pub original: Option<Address>,
     /// The action of the mail system.
     pub action: DsnAction,
-    /// The status the report gives, else the one its words mean.
+    /// The status in the report, else the one that its words indicate.
     pub status: Option<EnhancedStatus>,
-    /// The report gives no status; it was derived from the words.
+    /// True if the report gives no status and it was derived from the words.
     pub derived: bool,
-    /// The reason, as far as the words tell.
+    /// The reason, as far as the words indicate one.
     pub reason: FailureReason,
-    /// The words of the mail system that refused, at most [`DIAGNOSTIC_BYTES_MAX`] bytes.
+    /// The text of the system that refused the mail, at most [`DIAGNOSTIC_BYTES_MAX`] bytes.
     pub diagnostic: Option<String>,
-    /// The mail system that refused.
+    /// The system that refused the mail.
     pub remote_mta: Option<String>,
 }
 
 impl ReportedRecipient {
-    /// The class of the failure, by its status. A permanent failure does not yet make the address a
-    /// bad one: see [`FailureReason::blames_address`].
+    /// The class of the failure, from the status. A permanent failure alone does not condemn the address:
+    /// see [`FailureReason::blames_address`].
     pub fn hardness(&self) -> Hardness {
         match (self.action.outcome(), self.status) {
             (ReportOutcome::Failed, Some(status)) if status.class() == 4 => Hardness::Soft,
@@ -157,13 +157,13 @@ pub enum Hardness {
 pub enum DsnAction {
     /// The system gave up.
     Failed,
-    /// The system goes on trying.
+    /// The system is still trying.
     Delayed,
     /// The system delivered the mail.
     Delivered,
     /// The system passed the mail to one that sends no reports.
     Relayed,
-    /// The system sent the mail on to several addresses.
+    /// The system forwarded the mail to several addresses.
     Expanded,
 }
 
@@ -195,19 +195,19 @@ impl DsnAction {
 /// A complaint (RFC 5965 section 3).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Feedback {
-    /// `abuse`, `fraud`, `opt-out`, `not-spam`, `auth-failure`, …, lower-cased.
+    /// The type in lower case: `abuse`, `fraud`, `opt-out`, `not-spam`, `auth-failure`, …
     pub kind: String,
     /// The program that made the report.
     pub user_agent: Option<String>,
-    /// The host the mail came from.
+    /// The host from which the mail came.
     pub source_ip: Option<String>,
-    /// The domain complained about.
+    /// The domain of the complaint.
     pub reported_domain: Option<String>,
 }
 
-/// `text` without control characters, its white space made single, cut to `bytes_max` within no address.
+/// `text` without control characters, with single spaces, cut to `bytes_max` but not within an address.
 fn tidy(text: &str, bytes_max: usize) -> Option<String> {
-    // What is cut off is not worth walking through.
+    // Only a bounded part of the text is processed.
     let text = cut_between_addresses(text, bytes_max.saturating_mul(4));
     let mut tidy = String::new();
     for word in text.split(|c: char| c.is_whitespace() || c.is_control()) {

@@ -1,4 +1,4 @@
-//! Owns the reports Amazon SES sends as JSON through SNS, by mail.
+//! Owns the reports that Amazon SES sends as JSON through SNS, by mail.
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ use crate::mail::address::Address;
 use crate::mail::outline::Outline;
 use crate::mail::text::bare_message_id;
 
-/// Reads such a report. The text may hold other words behind the JSON.
+/// Reads such a report. Other text may follow the JSON.
 pub(super) fn read(mail: &Outline<'_>) -> Option<Report> {
     if !mail.has("x-amz-sns-message-id") {
         return None;

@@ -1,8 +1,7 @@
-//! Owns the reports that mail systems write in words: finds who is meant, and which words are about
-//! whom.
+//! Owns reports in prose: finds the failed recipients and the words about each.
 //!
-//! Knows no mail system by name. All of them write an address at the head of a line, or behind a word
-//! that announces it, and what is wrong with it beside or below.
+//! Does not know individual mail systems. All of them write the address at the start of a line or after a
+//! label, and the reason beside it or below.
 
 use super::reason::{self, FailureReason};
 use super::returned;
@@ -15,15 +14,15 @@ use crate::mail::address::Address;
 use crate::mail::outline::{Outline, text_of_html};
 use crate::mail::text::cut;
 
-/// Bytes of a report's words that are read.
+/// Bytes of a report's text that are read.
 const WORDS_BYTES_MAX: usize = 32 * 1024;
-/// Below an address, this many lines may be about it.
+/// The number of lines below an address that may be about it.
 const LINES_ABOUT_MAX: usize = 14;
-/// Lines of words beyond this many are not read.
+/// The number of lines that are read.
 const LINES_MAX: usize = 600;
 
-/// Reads a report out of its words. The mail must be known to be one: whoever quotes a report writes
-/// the same words.
+/// Reads a report from its words. The caller must know that the mail is a report: a mail that quotes a
+/// report has the same words.
 pub(super) fn read(mail: &Outline<'_>) -> Report {
     let mut report = Report {
         form: ReportForm::Prose,
@@ -37,8 +36,7 @@ pub(super) fn read(mail: &Outline<'_>) -> Report {
     report
 }
 
-/// Adds to a report what only its words tell: recipients where there are none, and the words where a
-/// field is missing.
+/// Completes a report from its words: the recipients if it has none, and the missing fields of each.
 pub(super) fn complete(mail: &Outline<'_>, report: &mut Report) {
     let words = words(mail);
     if report.reporting_mta.is_none() {
@@ -53,7 +51,7 @@ pub(super) fn complete(mail: &Outline<'_>, report: &mut Report) {
         let failed = mail.all("X-Failed-Recipients").flat_map(scan::addresses);
         let failed: Vec<Address> = failed.map(|found| found.address).collect();
         let named = named(mail, &words, &report.original, failed);
-        // What is said in general is not of one among many.
+        // General words are assigned only if there is a single recipient.
         let general = if named.len() == 1 { words.as_str() } else { "" };
         let of = |one: NamedAddress| one.recipient(general, action);
         report.recipients = named.into_iter().map(of).collect();
@@ -79,7 +77,7 @@ pub(super) fn complete(mail: &Outline<'_>, report: &mut Report) {
     }
 }
 
-/// True if the words say the mail still waits, and none says that it failed for good.
+/// True if the words say that the mail still waits, and none say that it failed permanently.
 pub(in crate::mail) fn speaks_of_delay(subject: &str, words: &str) -> bool {
     const WAITING: &[&str] = &[
         "this is a warning message only",
@@ -119,7 +117,7 @@ pub(in crate::mail) fn speaks_of_delay(subject: &str, words: &str) -> bool {
     has(WAITING) && !has(ENDED)
 }
 
-/// The words for people: the text parts, without what they return of the mail.
+/// The human-readable text: the text parts, without the returned mail.
 pub(in crate::mail) fn words(mail: &Outline<'_>) -> String {
     let mut words = String::new();
     for part in mail
@@ -129,7 +127,7 @@ pub(in crate::mail) fn words(mail: &Outline<'_>) -> String {
     {
         let (text, returned) = returned::split(&part.text);
         append(&mut words, text);
-        // What follows a returned mail is that mail's.
+        // Parts after a returned mail belong to that mail.
         if returned.is_some() {
             break;
         }
@@ -149,16 +147,16 @@ fn append(words: &mut String, text: &str) {
     words.push('\n');
 }
 
-/// An address the words speak of.
+/// An address in the words.
 struct NamedAddress {
     address: Address,
-    /// Words about it; empty if they do not stand by it.
+    /// The words about the address; empty if none are beside it.
     about: String,
 }
 
 impl NamedAddress {
     fn recipient(self, words: &str, action: DsnAction) -> ReportedRecipient {
-        // What does not stand by the address may stand before it, or at the end.
+        // Words that are not beside the address may be before it, or at the end.
         let own = FailureReason::of(None, &self.about);
         let status = reason::status(&self.about, action).filter(|status| !status.is_vague());
         let whole = || reason::status(words, action);
@@ -184,16 +182,16 @@ impl NamedAddress {
     }
 }
 
-/// The certainty that an address in the words is one of those that did not get the mail.
+/// The certainty that an address in the words is a failed recipient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Sureness {
-    /// The address is the sender's, or one to turn to.
+    /// The address is the sender's, or a contact.
     Other,
     /// The address stands within a sentence.
     Mentioned,
-    /// A word announces an address.
+    /// The address follows a label.
     Labelled,
-    /// The address heads a line, or stands where the mail system said `RCPT TO`.
+    /// The address begins a line, or follows `RCPT TO`.
     Head,
 }
 
@@ -240,7 +238,7 @@ fn named(
         let of_best = seen.iter().filter(|(sureness, ..)| *sureness == best);
         of_best.map(|(_, _, found)| found.address.clone()).collect()
     } else if original.recipients.is_empty() {
-        // Someone wrote to himself.
+        // The author may have written to their own address.
         seen.iter()
             .map(|(_, _, found)| found.address.clone())
             .take(1)
@@ -273,11 +271,11 @@ fn about(words: &str, address: &Address) -> Option<String> {
     (!text.trim().is_empty()).then_some(text)
 }
 
-/// The words behind and below an address, up to the next address that heads a line.
+/// The words after and below an address, up to the next address that begins a line.
 fn about_in(lines: &[&str], seen: &[(Sureness, usize, FoundAddress)], address: &Address) -> String {
     let is_it = |found: &FoundAddress| found.address.folded() == address.folded();
     let mut here = seen.iter().filter(|(_, _, found)| is_it(found));
-    // Of equals the first.
+    // The first of equal matches wins.
     let best = here.clone().map(|(sureness, ..)| *sureness).max();
     let Some((_, index, found)) = here.find(|(sureness, ..)| Some(*sureness) == best) else {
         return String::new();
@@ -289,7 +287,7 @@ fn about_in(lines: &[&str], seen: &[(Sureness, usize, FoundAddress)], address: &
         })
         .map_or(usize::MAX, |(_, line, _)| *line);
     let line = lines[*index];
-    // A mail system that sets the code first sets it before the address (`550 <a@b>... User unknown`).
+    // A mail system that writes the code first puts it before the address (`550 <a@b>... User unknown`).
     let mut about = if reason::status(&line[..found.start], DsnAction::Failed)
         .is_some_and(|s| !s.is_vague())
         || super::status::find_code(&line[..found.start]).is_some()
@@ -350,7 +348,7 @@ fn sureness(line: &str, above: &[&str], found: &FoundAddress) -> Sureness {
     }
 }
 
-/// Words behind which the mail system names whom it means.
+/// Phrases after which the mail system lists the failed recipients.
 #[rustfmt::skip]
 const HEADS: &[&str] = &[
     "rcpt to:", "rcpt to :", "recipient address:", "recipient:", "recipients:",
@@ -358,7 +356,7 @@ const HEADS: &[&str] = &[
     "rejected recipient",
 ];
 
-/// Words behind which an address stands.
+/// Labels that precede an address.
 #[rustfmt::skip]
 const LABELS: &[&str] = &[
     "delivered to", "deliver to", "message to", "mail to", "e-mail to", "email to",
@@ -366,7 +364,7 @@ const LABELS: &[&str] = &[
     "to recipient", "user", "mailbox", "address", "to", "for", "account",
 ];
 
-/// True if the words before an address announce the sender's, or whom to turn to.
+/// True if the words before an address say that it is the sender's or a contact.
 fn is_sender_label(label: &str) -> bool {
     const WORDS: &[&str] = &[
         "mail from",
@@ -412,7 +410,7 @@ fn is_role(address: &Address) -> bool {
     LOCALS.contains(&local.as_str())
 }
 
-/// The host that speaks, where it says so.
+/// The reporting host, if the words name it.
 fn reporter(words: &str) -> Option<String> {
     const WORDS: &[&str] = &[
         "mail system at host ",
@@ -428,7 +426,7 @@ fn reporter(words: &str) -> Option<String> {
     host_behind(words, WORDS)
 }
 
-/// The host that refused, where the words tell.
+/// The refusing host, if the words name it.
 fn remote(words: &str) -> Option<String> {
     const WORDS: &[&str] = &[
         "while talking to ",

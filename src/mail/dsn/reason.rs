@@ -1,4 +1,4 @@
-//! Owns what the words of a refusal mean, where a status code is missing or vague.
+//! Owns the meaning of the words of a refusal, used where the status code is missing or vague.
 
 use serde::Serialize;
 
@@ -15,13 +15,13 @@ const WORDS_BYTES_MAX: usize = 4_096;
 pub enum FailureReason {
     /// A complaint, which is not a failure.
     Complaint,
-    /// The content is refused: spam, a virus, a forbidden attachment, a broken form.
+    /// The content was refused: spam, a virus, a forbidden attachment, a broken structure.
     Content,
-    /// The mail was retried until its lifetime was over.
+    /// The mail was retried until it expired.
     Expired,
-    /// The domain does not exist or takes no mail.
+    /// The domain does not exist or accepts no mail.
     HostUnknown,
-    /// The mail went round in circles.
+    /// The mail was in a loop.
     Loop,
     /// The mailbox is disabled.
     MailboxDisabled,
@@ -31,28 +31,28 @@ pub enum FailureReason {
     Moved,
     /// The host cannot be reached.
     Network,
-    /// The sending host or domain is refused, by reputation or for want of authentication.
+    /// The sending host or domain was refused, for its reputation or because it is not authenticated.
     Policy,
-    /// Too much mail at once.
+    /// The sender exceeded a rate limit.
     RateLimited,
-    /// The host does not take mail for this domain.
+    /// The host does not accept mail for this domain.
     RelayDenied,
-    /// The sender's address is refused.
+    /// The sender's address was refused.
     SenderRejected,
-    /// The address is not one.
+    /// The address is malformed.
     Syntax,
-    /// The mail system is ill.
+    /// The mail system has a fault.
     SystemTrouble,
-    /// The mail is too big.
+    /// The mail is too large.
     TooBig,
-    /// The words do not tell.
+    /// The words do not indicate a reason.
     Unknown,
     /// The mailbox does not exist.
     UserUnknown,
 }
 
 impl FailureReason {
-    /// True if another mail to the same address would fare no better: it is the address that is bad.
+    /// True if another mail to the same address would fail too, because the address itself is bad.
     pub const fn blames_address(self) -> bool {
         matches!(
             self,
@@ -64,7 +64,7 @@ impl FailureReason {
         )
     }
 
-    /// The reason by the words; else by the status given, else by one within the words.
+    /// The reason from the words; else from the given status, else from a status within the words.
     pub(super) fn of(given: Option<EnhancedStatus>, words: &str) -> Self {
         let words = cut(words, WORDS_BYTES_MAX);
         let precise = given
@@ -76,7 +76,7 @@ impl FailureReason {
             .unwrap_or(Self::Unknown)
     }
 
-    /// The status this reason has when nothing better is known (RFC 3463).
+    /// The default status of this reason (RFC 3463).
     const fn status(self, class: u8) -> EnhancedStatus {
         let (subject, detail) = match self {
             Self::UserUnknown => (1, 1),
@@ -100,8 +100,8 @@ impl FailureReason {
     }
 }
 
-/// The status the words mean: a code in them, else their sense in the class of an SMTP code in them,
-/// else in the class of the action.
+/// The status from the words: a status code in them, else their reason in the class of an SMTP code in
+/// them, else in the class of the action.
 pub(super) fn status(words: &str, action: DsnAction) -> Option<EnhancedStatus> {
     let words = cut(words, WORDS_BYTES_MAX);
     if action.outcome() == ReportOutcome::Delivered {
@@ -150,8 +150,8 @@ fn of_words(words: &str, table: &[(FailureReason, &[&str])]) -> Option<FailureRe
     row.map(|(reason, _)| *reason)
 }
 
-/// Phrases of mail systems, lower-cased. The first line that fits decides, so precise phrases stand
-/// above those that go with several reasons.
+/// Phrases of mail systems, lower-cased. The first line that matches decides, so precise phrases stand
+/// above ambiguous ones.
 #[rustfmt::skip]
 const TABLE: &[(FailureReason, &[&str])] = &[
     (FailureReason::MailboxFull, &[
@@ -282,7 +282,7 @@ const TABLE: &[(FailureReason, &[&str])] = &[
         ],
     ),];
 
-/// Phrases that say less than a status code does.
+/// Phrases that are less precise than a status code.
 #[rustfmt::skip]
 const VAGUE_TABLE: &[(FailureReason, &[&str])] = &[
     (FailureReason::MailboxFull, &[

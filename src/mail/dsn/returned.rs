@@ -1,4 +1,4 @@
-//! Owns what a report returns of the mail it reports on: its header.
+//! Owns the returned header of the mail that a report is about.
 
 use std::fmt;
 
@@ -9,37 +9,37 @@ use crate::mail::address::Address;
 use crate::mail::outline::{Leaf, Outline};
 use crate::mail::text::cut;
 
-/// Bytes of a returned mail that are read: enough for any header we write.
+/// Bytes of a returned mail that are read: enough for any header that Postern writes.
 const HEADER_BYTES_MAX: usize = 64 * 1024;
-/// Lines of a returned header beyond this many are not read.
+/// The number of lines of a returned header that are read.
 const LINES_MAX: usize = 2_000;
-/// At most this many addresses that may hold a token are kept.
+/// The upper bound of kept addresses that may contain a token.
 const REPLY_ADDRESSES_MAX: usize = 16;
-/// A Message-ID longer than a line may be (RFC 5322 section 2.1.1) is nobody's.
+/// The upper bound of a Message-ID: longer than a line may be (RFC 5322 section 2.1.1) is invalid.
 const MESSAGE_ID_BYTES_MAX: usize = 998;
 
-/// The mail that a report is about, as far as the report tells.
+/// The mail that a report is about, as far as the report describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct OriginalMail {
     /// The Message-ID, without angle brackets.
     pub message_id: Option<String>,
-    /// The recipients, by the mail's own header.
+    /// The recipients, from the returned header.
     pub recipients: Vec<Address>,
     /// The subject, as it stands in the header.
     pub subject: Option<String>,
-    /// The addresses under which it could be answered or bounced: one of them may hold a reply token.
-    /// Not verified. In the order `Reply-To`, `Return-Path`, `From` and the like.
+    /// The addresses to which a reply or a bounce would go: one of them may contain a reply token. They are
+    /// not verified. The order is `Reply-To`, `Return-Path`, `From` and similar fields.
     pub reply_addresses: Vec<ReplyAddress>,
     /// `Original-Envelope-Id` (RFC 3464 section 2.2.1).
     pub envelope_id: Option<String>,
 }
 
-/// An address that may hold a reply token. Never printed.
+/// An address that may contain a reply token. `Debug` does not print it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ReplyAddress(String);
 
 impl ReplyAddress {
-    /// The address, which may hold a secret.
+    /// The address, which may contain a secret.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -58,8 +58,8 @@ impl Serialize for ReplyAddress {
 }
 
 impl OriginalMail {
-    /// Reads what the mail returns: an attached mail or header, else one that stands in the text
-    /// behind the words, else what the report's own header says of it.
+    /// Reads the returned header: an attached mail or header, else one in the text after the words, else
+    /// the values in the report's own header.
     pub(super) fn of(mail: &Outline<'_>) -> Self {
         let mut original = Self::default();
         for part in mail.leaves() {
@@ -161,7 +161,7 @@ impl OriginalMail {
         }
     }
 
-    /// Keeps addresses as text: an old token is longer than a local part may be.
+    /// Keeps addresses as text, because an old token is longer than a local part may be.
     fn take_reply(&mut self, value: &str, first: bool) {
         let separators =
             |c: char| c.is_whitespace() || matches!(c, '<' | '>' | ',' | '"' | ';' | '(' | ')');
@@ -200,18 +200,19 @@ fn message_id(value: &str) -> Option<String> {
     (!id.is_empty() && id.len() <= MESSAGE_ID_BYTES_MAX).then_some(id)
 }
 
-/// `Name: value`, where the name is one of a header field (RFC 5322 section 2.2).
+/// The name and value of a line `Name: value` whose name is valid for a header field (RFC 5322 section
+/// 2.2).
 pub(super) fn field_line(line: &str) -> Option<(&str, &str)> {
     let (name, value) = line.split_once(':')?;
     let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     (!name.is_empty() && name.len() <= 64 && name.bytes().all(fits)).then_some((name, value))
 }
 
-/// Splits a text into the words for people and the returned mail behind them, if there is one. The
-/// returned mail begins at the first run of lines that are a mail's header.
+/// Splits a text into the words for people and the returned mail after them, if there is one. The returned
+/// mail begins at the first run of lines that form a mail header.
 pub(super) fn split(text: &str) -> (&str, Option<&str>) {
     let mut at = 0;
-    // Where the blank lines, rules and announcements right above begin.
+    // The start of the blank lines, rules and announcements just above.
     let mut break_at = Some(0);
     for line in text.split_inclusive('\n').take(LINES_MAX) {
         let start = at;
@@ -228,20 +229,20 @@ pub(super) fn split(text: &str) -> (&str, Option<&str>) {
         }
         break_at = None;
     }
-    // An announcement with nothing behind it is no word for people either.
+    // An announcement without a following mail is not part of the words either.
     (
         &text[..break_at.unwrap_or(text.len()).min(text.len())],
         None,
     )
 }
 
-/// A line of dashes and the like, with or without words in it.
+/// True for a line of dashes or similar characters, with or without words in it.
 fn is_rule(line: &str) -> bool {
     let marks = |c: char| matches!(c, '-' | '=' | '*' | '_' | '+');
     line.chars().take(3).all(marks) && line.chars().count() >= 3
 }
 
-/// Words that announce the returned mail.
+/// True for words that announce the returned mail.
 fn announces(line: &str) -> bool {
     const WORDS: &[&str] = &[
         "original message",
@@ -263,8 +264,8 @@ fn announces(line: &str) -> bool {
     WORDS.iter().any(|words| line.contains(words))
 }
 
-/// True if at least two of the next lines are fields only a mail's header has. A summary for people
-/// (`Subject:`, `To:`, `Sent:`) is none, for nothing of transport is in it.
+/// True if at least two of the next lines are transport fields. A summary for people (`Subject:`, `To:`,
+/// `Sent:`) has none.
 fn begins_header(text: &str) -> bool {
     const TRANSPORT: &[&str] = &[
         "received",

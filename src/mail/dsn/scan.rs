@@ -2,22 +2,21 @@
 
 use crate::mail::address::Address;
 
-/// Addresses beyond this many in one text are not looked for.
+/// The upper bound of addresses found in one text.
 const ADDRESSES_MAX: usize = 500;
 
-/// An address in a text, and where it stands.
+/// An address in a text, and its position.
 #[derive(Clone, Debug)]
 pub(super) struct FoundAddress {
     /// The address.
     pub(super) address: Address,
     /// Byte offset of its first character.
     pub(super) start: usize,
-    /// Byte offset behind its last character.
+    /// Byte offset after its last character.
     pub(super) end: usize,
 }
 
-/// All addresses in `text`, from left to right. No part of a URL or a Message-ID's bracketed text is
-/// told apart here.
+/// All addresses in `text`, from left to right, also those within URLs and Message-IDs.
 pub(super) fn addresses(text: &str) -> Vec<FoundAddress> {
     let mut found = Vec::new();
     let mut from = 0;
@@ -44,8 +43,8 @@ pub(super) fn first(text: &str) -> Option<Address> {
         .map(|found| found.address)
 }
 
-/// The address whose `@` stands at `at`, reaching back to `from` at most. A local part has 64 octets
-/// and a domain 255, so both walks are short.
+/// The address with the `@` at offset `at`, beginning at `from` or later. A local part has 64 octets and a
+/// domain 255, so both scans are short.
 fn address_around(text: &str, from: usize, at: usize) -> Option<FoundAddress> {
     const REACH_MAX: usize = 320;
     let floor = text
@@ -101,7 +100,7 @@ fn is_domain(c: char) -> bool {
     c.is_alphanumeric() || matches!(c, '-' | '.' | '_')
 }
 
-/// A name with a dot whose last label is no number, or a bare host name.
+/// True for a name with a dot whose last label is not a number, and for a bare host name.
 fn is_plausible(domain: &str) -> bool {
     let last = domain.rsplit('.').next().unwrap_or_default();
     !domain.is_empty() && !last.is_empty() && !last.bytes().all(|b| b.is_ascii_digit())

@@ -1,6 +1,6 @@
-//! Owns status codes: reads them, and finds them and SMTP codes in words.
+//! Owns status codes: parses them, and finds them and SMTP codes in text.
 //!
-//! Does not know what words mean: that is `reason`'s.
+//! Does not interpret words; `reason` does.
 
 use std::fmt;
 
@@ -43,17 +43,17 @@ impl EnhancedStatus {
         self.subject
     }
 
-    /// The precise matter within the subject.
+    /// The detail within the subject.
     pub const fn detail(self) -> u16 {
         self.detail
     }
 
-    /// True of x.0.0, which says nothing but the class.
+    /// True for x.0.0, which gives only the class.
     pub const fn is_vague(self) -> bool {
         self.subject == 0 && self.detail == 0
     }
 
-    /// The same matter in another class.
+    /// The same subject and detail in another class.
     pub(super) const fn in_class(self, class: u8) -> Self {
         Self::new(class, self.subject, self.detail)
     }
@@ -81,7 +81,7 @@ impl Serialize for EnhancedStatus {
     }
 }
 
-/// A number of one to three digits (RFC 3463 section 2), and the text behind it.
+/// A number of one to three digits (RFC 3463 section 2), and the text after it.
 fn number(text: &str) -> Option<(u16, &str)> {
     let end = text
         .find(|c: char| !c.is_ascii_digit())
@@ -92,13 +92,13 @@ fn number(text: &str) -> Option<(u16, &str)> {
     Some((text[..end].parse().ok()?, &text[end..]))
 }
 
-/// The first status code in `text` that says more than its class, else the first at all. Addresses
-/// of hosts and versions of programs have four or more numbers, or a letter at their side.
+/// The first status code in `text` that gives more than its class, else the first one. Addresses and
+/// versions are excluded: they have four or more numbers, or a letter beside them.
 pub(super) fn find_status(text: &str) -> Option<EnhancedStatus> {
     find(text, &['4', '5'])
 }
 
-/// The same of a success.
+/// The first status code of a success, by the same rules.
 pub(super) fn find_success(text: &str) -> Option<EnhancedStatus> {
     find(text, &['2'])
 }
@@ -132,7 +132,7 @@ fn find(text: &str, classes: &[char]) -> Option<EnhancedStatus> {
     vague
 }
 
-/// True behind `550-`: the dash of a reply of several lines (RFC 5321 section 4.2.1).
+/// True after `550-`: the dash of a multi-line reply (RFC 5321 section 4.2.1).
 fn follows_code(before: &str) -> bool {
     before.strip_suffix('-').is_some_and(|rest| {
         rest.len() >= 3 && rest.bytes().rev().take(3).all(|b| b.is_ascii_digit())

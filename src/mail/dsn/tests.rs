@@ -246,7 +246,7 @@ fn a_long_diagnostic_ends_within_no_address() {
 
 #[test]
 fn a_long_text_without_words_is_walked_once() {
-    // Each would take minutes if any walk were quadratic.
+    // Each text would take minutes if any scan were quadratic.
     for text in [
         "@".repeat(200_000),
         "a@".repeat(100_000),

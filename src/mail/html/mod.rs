@@ -1,6 +1,6 @@
-//! Owns reading HTML: any text becomes a tree, in time linear in the text, and the tree its words.
+//! Owns the parsing of HTML: any text becomes a tree in linear time, and a tree becomes plain words.
 //!
-//! Does not judge what an element is for.
+//! Does not interpret the purpose of an element.
 
 mod text;
 mod tokens;
@@ -11,7 +11,7 @@ pub use tree::{BLOCKS, HtmlNode, HtmlTree};
 /// Bytes of HTML that are read.
 const HTML_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Reads HTML. Text beyond 8 MiB is left out, and [`HtmlTree::truncated`] is set.
+/// Parses HTML. Text beyond 8 MiB is left out, and [`HtmlTree::truncated`] is set.
 pub fn parse(html: &str) -> HtmlTree {
     let end = html.floor_char_boundary(HTML_BYTES_MAX);
     let mut builder = tree::TreeBuilder::new();

@@ -1,16 +1,16 @@
-//! Owns the plain words of a page: blocks on lines of their own, cells apart.
+//! Owns the plain words of a page, with blocks on separate lines and cells separated.
 //!
-//! Does not render for people: no list marks, no links, no quote marks.
+//! Does not format for people: no list marks, no links, no quote marks.
 
 use super::tree::{BLOCKS, HtmlTree};
 
-/// Elements whose content no reader sees.
+/// Elements with content that is not displayed.
 const HIDDEN: &[&str] = &[
     "head", "noscript", "script", "style", "svg", "template", "title",
 ];
 
 impl HtmlTree {
-    /// The words of the page, lines parted by `\n`, without blank lines.
+    /// The words of the page, with lines separated by `\n`, without blank lines.
     pub fn words(&self) -> String {
         let mut out = String::new();
         self.write_words(0, &mut out);
@@ -18,7 +18,7 @@ impl HtmlTree {
         out
     }
 
-    /// Recursion is bounded by the depth of the tree.
+    /// The recursion is bounded by the depth of the tree.
     fn write_words(&self, at: usize, out: &mut String) {
         for child in self.children(at) {
             let node = &self.nodes[child];

@@ -1,6 +1,6 @@
-//! Owns how html5gum's tokens become nodes: the names that are known, and the bounds of what is kept.
+//! Owns the conversion of html5gum's tokens to nodes: the known names, and the size bounds.
 //!
-//! Does not decide where a node stands in the tree.
+//! Does not place nodes in the tree.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -10,11 +10,11 @@ use html5gum::{Emitter, Error, State, Tokenizer};
 
 use super::tree::{Attributes, TreeBuilder, words};
 
-/// Attributes of one element that are kept.
+/// The number of attributes of one element that are kept.
 const ATTRIBUTES_MAX: usize = 24;
-/// Bytes of the longest name that is known, of an element or an attribute.
+/// Bytes of the longest known name of an element or an attribute.
 const NAME_BYTES_MAX: usize = 24;
-/// Bytes of one attribute value. An image within the mail may be longer than any other.
+/// Bytes of one attribute value; an embedded image has its own bound.
 const VALUE_BYTES_MAX: usize = 4 * 1024;
 /// Bytes of a `data:` image.
 const DATA_BYTES_MAX: usize = 96 * 1024;
@@ -32,7 +32,7 @@ pub(super) fn feed(html: &str, builder: &mut TreeBuilder) {
 
 struct TreeEmitter<'b> {
     builder: &'b mut TreeBuilder,
-    /// The text since the last tag. A character may come in pieces.
+    /// The text since the last tag. A character may arrive in pieces.
     text: Vec<u8>,
     tag: CurrentTag,
     /// The open element whose content is neither markup nor text, such as `script`; empty if there is none.
@@ -49,7 +49,7 @@ struct CurrentTag {
     value: BoundedBytes<DATA_BYTES_MAX>,
 }
 
-/// At most `MAX` bytes. A longer text is none.
+/// A text of at most `MAX` bytes. A longer one counts as absent.
 #[derive(Default)]
 struct BoundedBytes<const MAX: usize> {
     bytes: Vec<u8>,
@@ -69,7 +69,7 @@ impl<const MAX: usize> BoundedBytes<MAX> {
         }
     }
 
-    /// The spelling in `names`, or an empty one for a name that is not among them.
+    /// The spelling in `names`, or the empty text for an unknown name.
     fn known_in(&self, names: &HashSet<&'static str>) -> &'static str {
         str::from_utf8(&self.bytes)
             .ok()
@@ -88,7 +88,7 @@ impl CurrentTag {
         self.value.clear();
     }
 
-    /// Keeps the attribute that was read, if its name is known and new, and its value within the bounds.
+    /// Keeps the current attribute if its name is known and new, and its value within the bounds.
     fn end_attribute(&mut self) {
         let name = self.attribute.known_in(&ATTRIBUTES);
         let bytes_max = if self.value.bytes.starts_with(b"data:") {
@@ -212,7 +212,7 @@ impl Emitter for TreeEmitter<'_> {
     }
 }
 
-/// Elements whose content is no markup.
+/// Elements with content that is not markup.
 const RAW_TAGS: &[&str] = &[
     "script", "style", "title", "iframe", "noembed", "noframes", "xmp",
 ];

@@ -1,15 +1,16 @@
 //! Owns the tree of an HTML part: a lenient builder, linear and bounded.
 //!
-//! html5ever is not used to read mail: its tokenizer compares every attribute of a tag with all
-//! before it and its tree builder walks the whole stack of open elements, so a hostile megabyte
-//! costs minutes. The sanitiser runs on what this tree writes, which is small, shallow and tidy.
+//! html5ever does not read mail here: its tokenizer compares every attribute of a tag with all before it
+//! and its tree builder walks the whole stack of open elements, so a hostile megabyte costs minutes. The
+//! sanitiser, which uses html5ever, runs on the output of this tree, which is small, shallow and tidy.
 
 use std::sync::LazyLock;
 
-/// Elements nested deeper are left out; their content goes to the last one that was opened.
+/// The depth of nesting. Deeper elements are left out; their content goes to the last element that was
+/// opened.
 const DEPTH_MAX: usize = 200;
 
-/// Nodes of a tree; what comes behind is appended as text only.
+/// The nodes of a tree; further content is appended as text only.
 const NODES_MAX: usize = 40_000;
 
 /// The attributes of an element: name and value, each name once.
@@ -17,16 +18,16 @@ pub(super) type Attributes = Vec<(&'static str, String)>;
 
 /// A parsed HTML part. Node 0 is the root.
 pub struct HtmlTree {
-    /// All nodes, each behind its parent.
+    /// All nodes, each after its parent.
     pub nodes: Vec<HtmlNode>,
-    /// The part was longer than is read.
+    /// True if the part was too long and was cut.
     pub truncated: bool,
 }
 
 /// An element, or a run of text.
 #[derive(Default)]
 pub struct HtmlNode {
-    /// The element's name if it is one we know, else empty.
+    /// The name of a known element, else empty.
     pub tag: &'static str,
     /// The text of a text node.
     pub text: String,
@@ -39,7 +40,7 @@ pub struct HtmlNode {
 }
 
 impl HtmlNode {
-    /// The value of an attribute, empty if it has none.
+    /// The value of an attribute, or the empty text if the element has none of that name.
     pub fn attribute(&self, name: &str) -> &str {
         self.attributes
             .iter()
@@ -60,11 +61,11 @@ impl HtmlTree {
     }
 }
 
-/// The tree while its tokens are read.
+/// The tree under construction.
 pub(super) struct TreeBuilder {
     nodes: Vec<HtmlNode>,
     stack: Vec<usize>,
-    /// Elements that were too deep to be opened.
+    /// The number of open elements that were too deep for the tree.
     overflow: usize,
 }
 
@@ -103,7 +104,7 @@ impl TreeBuilder {
         let last = self.nodes[self.top()].last;
         let at = match last {
             Some(last) if self.nodes[last].is_text() => last,
-            // Text is never lost, so it may go beyond the bound by one node an element.
+            // Text is never lost, so the bound may be exceeded by one node per element.
             _ => self.append(HtmlNode::default()),
         };
         self.nodes[at].text.push_str(text);
@@ -146,14 +147,14 @@ impl TreeBuilder {
                 self.stack.truncate(depth);
                 return;
             }
-            // An end tag inside a cell does not close what stands outside of the table.
+            // An end tag inside a cell does not close elements outside of the table.
             if CELLS.contains(&open) && !wall.is_empty() {
                 return;
             }
         }
     }
 
-    /// End tags that HTML lets people leave out.
+    /// Adds the end tags that HTML allows to omit.
     fn imply_ends(&mut self, tag: &str) {
         let (ends, walls): (&[&str], &[&str]) = match tag {
             "li" => (&["li"], &["ul", "ol", "menu", "table", "td", "th"]),
@@ -189,13 +190,13 @@ impl TreeBuilder {
 }
 
 impl HtmlNode {
-    /// True of a run of text.
+    /// True for a run of text.
     pub fn is_text(&self) -> bool {
         self.tag.is_empty()
     }
 }
 
-/// The names of a list parted by spaces.
+/// The names of a list separated by spaces.
 pub(super) fn words<C: FromIterator<&'static str>>(list: &'static str) -> C {
     list.split_ascii_whitespace().collect()
 }
@@ -207,7 +208,7 @@ const VOID: &[&str] = &[
 
 const CELLS: &[&str] = &["td", "th"];
 
-/// Elements that stand on lines of their own.
+/// Elements that are displayed as separate blocks.
 pub static BLOCKS: LazyLock<Vec<&str>> = LazyLock::new(|| {
     words(
         "

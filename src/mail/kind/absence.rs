@@ -1,18 +1,18 @@
-//! Owns the subjects by which absence notes and other automatic answers are known when no header
-//! field tells, in the languages mail programs speak.
+//! Owns the subjects of absence notes and other automatic answers, in many languages, for mail without a
+//! telling header field.
 //!
-//! A person who answers such a subject (`Re: Out of office`), or writes about an absence, is a
-//! person: the words must stand first, and must stand as a mail program sets them.
+//! A person may answer such a subject (`Re: Out of office`) or write about an absence: so the phrase must
+//! stand first, and in the form in which mail programs write it.
 
 use super::{Classification, MailKind};
 use crate::mail::outline::Outline;
 
 /// Bytes of the text that are searched.
 const OPENING_BYTES_MAX: usize = 3_072;
-/// Characters of a text that says no more than that its author is away.
+/// The number of characters of a text that says only that its author is away.
 const SHORT_NOTE_CHARS_MAX: usize = 40;
 
-/// Finds an automatic answer by its subject.
+/// Recognises an automatic answer by its subject.
 pub(super) fn find(mail: &Outline<'_>) -> Option<Classification> {
     let subject = mail.subject().to_lowercase();
     let subject = subject.trim_start_matches(['[', '(', '*', '"', '<', '«', '【', ' ']);
@@ -38,15 +38,15 @@ pub(super) fn find(mail: &Outline<'_>) -> Option<Classification> {
     })
 }
 
-/// The signs of an absence note whose subject could be a topic, as `Urlaub` is at a travel firm: the subject
-/// with a text that speaks of an absence; and a text that speaks of it twice, or of nothing else, and asks
-/// nothing.
+/// The signs of an absence note whose subject could be a topic (`Urlaub` at a travel firm): such a subject
+/// with a text that mentions an absence; and a text that mentions it twice, or mentions nothing else, and
+/// asks no question.
 pub(super) fn signs(mail: &Outline<'_>) -> impl Iterator<Item = Classification> {
     let subject = mail.subject().to_lowercase();
     let subject = subject.trim_start_matches(['[', '(', '*', '"', '<', '«', '【', ' ']);
     let is_topic =
         split(subject, ABSENCES).is_some_and(|(_, rest)| SubjectRemainder::of(rest).is_set_apart());
-    // A person who announces a holiday begins a mail; one who answers keeps the `Re:`.
+    // A person who announces a holiday starts a new mail; an answer keeps the `Re:`.
     let phrases = if is_topic && is_answer(mail) {
         absent_phrases(mail)
     } else {
@@ -63,7 +63,7 @@ pub(super) fn signs(mail: &Outline<'_>) -> impl Iterator<Item = Classification> 
         .map(|sign| Classification::new(MailKind::AutoReply, "absence_subject").with_evidence(sign))
 }
 
-/// The longest of `words` that `subject` begins with, and what follows it.
+/// The longest of `words` that begins `subject`, and the rest of the subject.
 fn split<'a>(subject: &'a str, words: &[&'static str]) -> Option<(&'static str, &'a str)> {
     words
         .iter()
@@ -71,7 +71,7 @@ fn split<'a>(subject: &'a str, words: &[&'static str]) -> Option<(&'static str, 
         .max_by_key(|(word, _)| word.len())
 }
 
-/// The text behind the words in the subject.
+/// The text after the phrase in the subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SubjectRemainder {
     /// No text follows.
@@ -80,7 +80,7 @@ enum SubjectRemainder {
     Subject,
     /// The subject of an answer, with its `Re:`.
     Answer,
-    /// The words are the beginning of a sentence.
+    /// The phrase begins a sentence.
     Sentence,
 }
 
@@ -103,7 +103,8 @@ impl SubjectRemainder {
         if trimmed.starts_with([':', '：', ']', ')', '】', '»', '>']) {
             return Self::Subject;
         }
-        // "On holiday until 10 March: Re: our subject" is a program's, if the text says so too.
+        // A program writes "On holiday until 10 March: Re: our subject" if the text mentions an absence
+        // too.
         let mut behind = body
             .match_indices(": ")
             .map(|(at, colon)| &body[at + colon.len()..]);
@@ -122,15 +123,14 @@ fn is_answer(mail: &Outline<'_>) -> bool {
     mail.has("In-Reply-To") || mail.has("References")
 }
 
-/// The number of phrases by which the text says that its author is away.
+/// The number of phrases in the text that state an absence.
 fn absent_phrases(mail: &Outline<'_>) -> usize {
     let text = mail.opening(OPENING_BYTES_MAX).to_lowercase();
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     AWAY.iter().filter(|words| text.contains(**words)).count()
 }
 
-/// Names that mail programs give to an automatic answer. No person begins a subject so and then
-/// sets a colon.
+/// Names of automatic answers in mail programs. No person begins a subject with such a name and a colon.
 #[rustfmt::skip]
 const ANSWERS: &[&str] = &[
     "automatic reply", "automatic response", "automated reply", "automated response", "auto reply",
@@ -152,7 +152,7 @@ const ANSWERS: &[&str] = &[
     "jawapan automatik",
 ];
 
-/// Names that programs give to an absence note.
+/// Names of absence notes in mail programs.
 #[rustfmt::skip]
 const NOTES: &[&str] = &[
     "out of office", "out of the office", "out-of-office", "ooo", "away from my mail",
@@ -169,7 +169,7 @@ const NOTES: &[&str] = &[
     "不在通知", "不在応答", "不在办公室", "부재중",
 ];
 
-/// Names that people and programs give to an absence.
+/// Words for an absence that both people and programs use.
 #[rustfmt::skip]
 const ABSENCES: &[&str] = &[
     "away from office", "away from the office", "i am away", "on vacation", "on annual leave",
@@ -182,7 +182,7 @@ const ABSENCES: &[&str] = &[
     "у відпустці", "izindeyim", "不在", "休暇中", "外出", "休假", "休假中", "휴가", "외출 중",
 ];
 
-/// Phrases by which an absent person's text says so.
+/// Phrases that state an absence.
 #[rustfmt::skip]
 const AWAY: &[&str] = &[
     "out of the office", "out of office", "away from the office", "away from my desk", "i am away",

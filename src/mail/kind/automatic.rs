@@ -1,5 +1,5 @@
-//! Owns the header fields by which machines say what they are: those that prove it, and those that are only
-//! a sign of it.
+//! Owns the header fields that identify automatic mail: those that prove it, and those that are only a sign
+//! of it.
 //!
 //! | sign | weight | source |
 //! | --- | --- | --- |
@@ -28,7 +28,7 @@ pub(super) fn find(mail: &Outline<'_>, traits: &SenderTraits) -> Option<Classifi
         .or_else(|| machine_sender(mail, traits))
 }
 
-/// The signs that no person wrote this mail. One alone proves nothing.
+/// The signs that no person wrote this mail. A single sign proves nothing.
 pub(super) fn signs(
     mail: &Outline<'_>,
     traits: &SenderTraits,
@@ -41,7 +41,8 @@ pub(super) fn signs(
         .flatten()
 }
 
-/// RFC 3834 section 5: anything but `no`. Parameters and comments may follow the word.
+/// A value of `Auto-Submitted` other than `no` (RFC 3834 section 5). Parameters and comments may follow the
+/// word.
 fn auto_submitted(mail: &Outline<'_>) -> Option<Classification> {
     let word = |value: &str| {
         let end = value.find([';', '(', ' ', '\t']).unwrap_or(value.len());
@@ -55,7 +56,7 @@ fn auto_submitted(mail: &Outline<'_>) -> Option<Classification> {
 
 /// Fields that only automatic answers carry.
 fn vendor_field(mail: &Outline<'_>) -> Option<Classification> {
-    /// Being there is enough, unless the value says no.
+    /// The presence of the field is enough, unless its value negates it.
     const FIELDS: &[&str] = &[
         "X-Autoreply",
         "X-Auto-Reply",
@@ -117,8 +118,8 @@ fn vendor_field(mail: &Outline<'_>) -> Option<Classification> {
         })
 }
 
-/// RFC 2369, RFC 2919 and what lists wrote before. A person's answer to a mail of ours that came by
-/// way of a list stays a person's.
+/// The list fields of RFC 2369, RFC 2919 and before. A person's answer to a mail of ours that came through
+/// a list stays a person's mail.
 fn list(mail: &Outline<'_>, traits: &SenderTraits) -> Option<Classification> {
     const FIELDS: &[&str] = &[
         "List-Id",
@@ -135,7 +136,7 @@ fn list(mail: &Outline<'_>, traits: &SenderTraits) -> Option<Classification> {
     if let Some(name) = FIELDS.iter().find(|name| mail.has(name)) {
         return Some(Classification::new(MailKind::List, "list_field").with_evidence(name));
     }
-    // A way out alone is not enough: sales people's programs write it into mail to one person.
+    // An unsubscribe link alone is not enough: sales software adds it to mail for a single person.
     let mass = mail.has("List-Unsubscribe-Post") || mail.has("Feedback-ID") || is_bulk(mail);
     (mail.has("List-Unsubscribe") && mass && !mail.has("In-Reply-To")).then(|| {
         Classification::new(MailKind::List, "list_unsubscribe").with_evidence("List-Unsubscribe")
@@ -169,8 +170,8 @@ fn bulk_precedence(mail: &Outline<'_>) -> Option<Classification> {
     )
 }
 
-/// `X-Auto-Response-Suppress` ([MS-OXCMAIL] section 2.2.3.2.14) as an automatic answer writes it. To
-/// suppress receipts alone is any sender's wish.
+/// `X-Auto-Response-Suppress` ([MS-OXCMAIL] section 2.2.3.2.14) as an automatic answer writes it. A
+/// person's mail may suppress receipts.
 fn suppressed(mail: &Outline<'_>) -> Option<Classification> {
     const NAME: &str = "X-Auto-Response-Suppress";
     let automatic = |word: &str| {
@@ -186,7 +187,7 @@ fn suppressed(mail: &Outline<'_>) -> Option<Classification> {
         })
 }
 
-/// A mail program that leaves a list in its user's name.
+/// An opt-out: the mail program unsubscribes its user from a list.
 fn opt_out(mail: &Outline<'_>) -> Option<Classification> {
     mail.has("X-Apple-Unsubscribe").then(|| {
         Classification::new(MailKind::FeedbackReport, "opt_out")
@@ -194,8 +195,8 @@ fn opt_out(mail: &Outline<'_>) -> Option<Classification> {
     })
 }
 
-/// Addresses no person writes from. A contact form may use one and name the person in `Reply-To`, so
-/// that keeps the mail a person's.
+/// Addresses from which no person writes. A contact form may use one and name the person in `Reply-To`;
+/// that field makes the mail a person's.
 fn machine_sender(mail: &Outline<'_>, traits: &SenderTraits) -> Option<Classification> {
     const LOCALS: &[&str] = &[
         "no-reply",

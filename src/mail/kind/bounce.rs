@@ -1,17 +1,17 @@
-//! Owns the bounces that say so only in words: those written before RFC 3464, and since, beside it.
+//! Owns bounces in prose: those from before RFC 3464, and newer ones that ignore it.
 //!
-//! Words are believed only from a machine's address: people quote and forward bounces.
+//! Trusts the words only if the sender's address is a machine's: people quote and forward bounces.
 
 use super::{Classification, MailKind, SenderTraits};
 use crate::mail::dsn::{Report, ReportOutcome, ReportedRecipient, speaks_of_delay, words};
 use crate::mail::outline::Outline;
 
-/// Bytes of the text that are searched for the words of a bounce.
+/// Bytes of the text that are searched for the phrases of a bounce.
 const OPENING_BYTES_MAX: usize = 4_096;
 
-/// A bounce whose form no report parser knows, and what its words say.
+/// A bounce in no form that a report parser knows, and the report in its words.
 pub(super) fn find(mail: &Outline<'_>, traits: &SenderTraits) -> Option<(Classification, Report)> {
-    // Exim and its like; nothing else writes it.
+    // Exim and related servers write this field, and no other program does.
     if mail.has("X-Failed-Recipients") {
         return Some(from_words(
             mail,
@@ -35,7 +35,7 @@ pub(super) fn find(mail: &Outline<'_>, traits: &SenderTraits) -> Option<(Classif
         MachineCertainty::Nobody => {
             (subject || opening).then(|| from_words(mail, "bounce_words", "Return-Path"))
         }
-        // Some person may read, and write from, such an address: one sign is not enough.
+        // A person may use such an address: one sign is not enough.
         MachineCertainty::Role => {
             let found = (subject || opening).then(|| from_words(mail, "bounce_words", "Subject"));
             found
@@ -53,14 +53,14 @@ fn from_words(mail: &Outline<'_>, rule: &'static str, seen: &str) -> (Classifica
     )
 }
 
-/// Do the words name someone, and say precisely what was wrong?
+/// True if the words name a recipient and a precise reason.
 fn names_refusal(report: &Report) -> bool {
     let precise =
         |recipient: &ReportedRecipient| recipient.status.is_some_and(|status| !status.is_vague());
     report.recipients.iter().any(precise)
 }
 
-/// A delivery report that is no `multipart/report`, or stands in the text.
+/// A delivery report that is not a `multipart/report`, or stands in the text.
 pub(super) fn find_loose(
     mail: &Outline<'_>,
     report: &Report,
@@ -88,9 +88,9 @@ pub(super) fn find_loose(
 enum MachineCertainty {
     /// The mail system itself.
     Daemon,
-    /// An address that takes no reports: `<>` in the envelope, or no sender at all.
+    /// An address that accepts no reports: `<>` in the envelope, or no sender.
     Nobody,
-    /// A role.
+    /// A role address.
     Role,
 }
 
@@ -121,7 +121,7 @@ const DAEMONS: &[&str] = &[
     "mail-delivery-subsystem", "maildelivery",
 ];
 
-/// Local parts some person may write from, too.
+/// Local parts that a person may use too.
 #[rustfmt::skip]
 const ROLES: &[&str] = &[
     "postmaster", "post_master", "post-master", "poostmaster", "postmast", "mailer", "mta",
@@ -132,13 +132,13 @@ const ROLES: &[&str] = &[
     "quarantine",
 ];
 
-/// The programs that run lists.
+/// Suffixes of the addresses of list software.
 #[rustfmt::skip]
 const SUFFIXES: &[&str] = &[
     "-admin", "-owner", "-bounces", "-request",
 ];
 
-/// Names that mail systems use beside the address.
+/// Display names of mail systems.
 #[rustfmt::skip]
 const NAMES: &[&str] = &[
     "mail delivery s", "mail deliver system", "mailer-daemon", "mailer daemon", "postmaster",
@@ -146,7 +146,7 @@ const NAMES: &[&str] = &[
     "mcafee", "symantec", "mail router", "mail gateway",
 ];
 
-/// Does the subject say that someone answers, or sends on?
+/// True if the subject marks an answer or a forward.
 fn is_forwarded(mail: &Outline<'_>) -> bool {
     const MARKS: &[&str] = &[
         "re", "fw", "fwd", "aw", "wg", "tr", "sv", "vs", "rv", "res", "enc", "i", "rif", "antw",
@@ -199,7 +199,7 @@ const SUBJECTS: &[&str] = &[
     "配信エラー", "エラーメール", "退信", "配信できません", "配信に失敗", "送信に失敗", "届けられません", "配達不能", "there was an error sending", "投递失败", "無法傳遞", "无法送达", "전송 실패", "반송",
 ];
 
-/// Words bounces begin with, lower-cased, single spaces.
+/// The first words of bounces, lower-cased, with single spaces.
 #[rustfmt::skip]
 const OPENINGS: &[&str] = &[
     "this is the qmail-send program", "i wasn't able to deliver your message",

@@ -1,8 +1,8 @@
-//! Owns what sort of mail a mail is: a person's words, or a machine's.
+//! Owns the kind of a mail: written by a person, or by a machine.
 //!
-//! Decides nothing about what is done with it. A person's mail taken for a machine's loses words
-//! nobody will write again, so a rule here speaks only where the mail itself says that no person
-//! wrote it; what is doubtful is a person's.
+//! Does not decide how a kind is treated. If a person's mail were taken for a machine's, its words would be
+//! lost; so a rule applies only if the mail itself shows that no person wrote it, and a doubtful mail is a
+//! person's.
 
 mod absence;
 mod automatic;
@@ -22,33 +22,33 @@ use super::outline::Outline;
 use super::text::without_controls;
 use super::view::View;
 
-/// The field with our own mark on mail that goes out. The value names the instance.
+/// The field with the loop mark on outgoing mail. The value names the instance.
 pub const LOOP_FIELD: &str = "X-Postern-Loop";
-/// A mail with more `Received` fields than this goes round in circles (RFC 5321 section 6.3).
+/// A mail with more `Received` fields is in a loop (RFC 5321 section 6.3).
 pub const HOPS_MAX: usize = 50;
 
 /// The kind of a mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MailKind {
-    /// A person wrote the mail. Mail that no rule knows is of this kind.
+    /// A person wrote the mail. Mail that matches no rule is of this kind.
     Person,
-    /// A machine answers or notifies: absence notes, receipts of tickets, alarms (RFC 3834).
+    /// An automatic answer or notification: absence notes, ticket receipts, alarms (RFC 3834).
     AutoReply,
-    /// A report on the delivery of a mail: it failed, or its sender asked to hear that it arrived.
-    /// [`Report::outcome`] says which.
+    /// A report on the delivery of a mail: a failure, or a success that its sender asked to have reported.
+    /// [`Report::outcome`] distinguishes them.
     Bounce,
-    /// A report that a mail is still waiting somewhere; the mail is not lost yet.
+    /// A report that a mail is still waiting and not yet lost.
     DelayNotice,
-    /// A complaint about a mail (RFC 5965), or an opt-out a mail program sends.
+    /// A complaint about a mail (RFC 5965), or an opt-out that a mail program sends.
     FeedbackReport,
     /// A report that a mail was, or was not, displayed (RFC 8098).
     ReadReceipt,
-    /// A mailing list's or a mass mailer's.
+    /// The mail of a mailing list or a mass mailer.
     List,
     /// The answer to an invitation (RFC 6047).
     Calendar,
-    /// Our own mail come back.
+    /// A mail of ours that came back.
     Loop,
 }
 
@@ -66,7 +66,7 @@ impl MailKind {
         Self::Loop,
     ];
 
-    /// The name in logs, in JSON and in rules.
+    /// The name in logs, JSON and rules.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Person => "person",
@@ -81,7 +81,7 @@ impl MailKind {
         }
     }
 
-    /// True if someone wrote it.
+    /// True if a person wrote the mail.
     pub const fn is_person(self) -> bool {
         matches!(self, Self::Person)
     }
@@ -93,17 +93,17 @@ impl fmt::Display for MailKind {
     }
 }
 
-/// A kind, and why.
+/// A kind, and the reason for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Classification {
     /// The kind.
     pub kind: MailKind,
-    /// The rule that decided, in snake case. Stable: people search logs for it.
+    /// The name of the rule that decided, in snake case. It is stable, because operators search logs for
+    /// it.
     pub rule: &'static str,
     /// The evidence: the names of fields, sometimes their values, never an address.
     pub evidence: Option<String>,
-    /// False if a single sign that proves nothing is the only reason for the kind. Such mail is not
-    /// dropped.
+    /// False if the only evidence is a single sign. Such mail is not dropped.
     pub is_certain: bool,
 }
 
@@ -123,10 +123,11 @@ impl Classification {
     }
 }
 
-/// The sender in the envelope, as far as it is known.
+/// The envelope sender, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReversePath<'a> {
-    /// There was no envelope, as in a mailbox that is polled, or it does not tell: the mail's `Return-Path` does.
+    /// There is no envelope, as in a polled mailbox, or it gives no sender: the mail's `Return-Path`
+    /// counts.
     Unknown,
     /// The null sender `<>`: no report may be sent (RFC 5321 section 4.5.5).
     Null,
@@ -144,7 +145,7 @@ impl<'a> From<&'a Envelope> for ReversePath<'a> {
 }
 
 impl<'a> From<Option<&'a Address>> for ReversePath<'a> {
-    /// Reads the sender of an envelope, where none means the null sender.
+    /// Converts an envelope sender; `None` is the null sender.
     fn from(sender: Option<&'a Address>) -> Self {
         sender.map_or(Self::Null, Self::Address)
     }
@@ -153,20 +154,20 @@ impl<'a> From<Option<&'a Address>> for ReversePath<'a> {
 /// The context of a mail, beside its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct ClassifyContext<'a> {
-    /// The sender in the envelope.
+    /// The envelope sender.
     pub sender: ReversePath<'a>,
-    /// The value our instance writes into [`LOOP_FIELD`].
+    /// The value that our instance writes into [`LOOP_FIELD`].
     pub loop_mark: Option<&'a str>,
-    /// Domains in which only we make Message-IDs. A domain whose people write mail of their own
-    /// must not stand here.
+    /// Domains in which only Postern makes Message-IDs. A domain whose people send other mail must not be
+    /// listed.
     pub message_id_domains: &'a [Domain],
-    /// The ids (RFC 2919) of lists by which people write to us, such as a shared mailbox that is a
-    /// group: what they bring is people's.
+    /// The ids (RFC 2919) of lists that forward people's mail to us, such as a group used as a shared
+    /// mailbox: their mail counts as people's.
     pub own_lists: &'a [String],
 }
 
 impl ClassifyContext<'_> {
-    /// A context in which nothing is known.
+    /// A context without any knowledge.
     pub const UNKNOWN: ClassifyContext<'static> = ClassifyContext {
         sender: ReversePath::Unknown,
         loop_mark: None,
@@ -175,7 +176,7 @@ impl ClassifyContext<'_> {
     };
 }
 
-/// Tells the kind of a mail, and what it reports if it is a report.
+/// Determines the kind of a mail, and parses the report if it is one.
 pub fn classify(view: &View, context: &ClassifyContext<'_>) -> (Classification, Option<Report>) {
     let mail = &Outline::of(view);
     let traits = SenderTraits::of(mail, context);
@@ -200,7 +201,7 @@ pub fn classify(view: &View, context: &ClassifyContext<'_>) -> (Classification, 
     (finding, None)
 }
 
-/// Weighs the signs that are no proof. Two are believed. A single one is not believed of an answer that
+/// Combines the signs that are no proof. Two signs decide. A single sign does not decide for an answer that
 /// has words; any other mail with one is in doubt.
 fn weigh_signs(mail: &Outline<'_>, traits: &SenderTraits) -> Option<Classification> {
     const WORDS_BYTES_MAX: usize = 4_096;
@@ -223,16 +224,16 @@ fn weigh_signs(mail: &Outline<'_>, traits: &SenderTraits) -> Option<Classificati
     Some(found.with_evidence(&evidence))
 }
 
-/// Traits of the sender that several rules ask about.
+/// Traits of the sender that several rules use.
 struct SenderTraits {
-    /// The envelope's sender is `<>`, or there is no envelope and the `Return-Path` is.
+    /// True if the envelope sender is `<>`, or there is no envelope and the `Return-Path` is `<>`.
     null_sender: bool,
-    /// The same path names the mail system.
+    /// True if that path names the mail system.
     path_is_daemon: bool,
     /// The local part of the `From` address, lower-cased; empty if it has none.
     from_local: String,
-    /// True if a list, where there is one, brought the mail to us: the mail answers one of ours by
-    /// its own header, or the list is our own.
+    /// True if a list, if there is one, forwarded the mail to us: its header answers a mail of ours, or the
+    /// list is our own.
     is_for_us: bool,
 }
 
@@ -281,7 +282,7 @@ fn is_null_path(value: &str) -> bool {
         .eq("<>".chars())
 }
 
-/// The local part of the address in a `From` field, lower-cased. Old mailers write it alone.
+/// The local part of the address in a `From` field, lower-cased. Old mailers write a local part alone.
 fn local_of(value: &str) -> String {
     let address = match (value.rfind('<'), value.rfind('>')) {
         (Some(open), Some(close)) if open < close => &value[open + 1..close],
@@ -310,8 +311,8 @@ fn loop_by_mark(mail: &Outline<'_>, context: &ClassifyContext<'_>) -> Option<Cla
         .then(|| Classification::new(MailKind::Loop, "loop_mark").with_evidence(LOOP_FIELD))
 }
 
-/// Runs after the reports: a report's own Message-ID may be in our domain where the mail server that
-/// reports shares our name, and a report from far away is still a report.
+/// Runs after the report rules: the Message-ID of a report may be in our domain if the reporting server
+/// shares our name, and such a report is still a report.
 fn loop_by_trace(mail: &Outline<'_>, context: &ClassifyContext<'_>) -> Option<Classification> {
     if mail.all("Received").count() > HOPS_MAX {
         return Some(
@@ -340,7 +341,7 @@ fn classify_report(
     Some(Classification::new(kind, rule).with_evidence(&mail.content().media_type))
 }
 
-/// An answer to an invitation. An invitation itself is a person's: it asks for something.
+/// An answer to an invitation. An invitation itself is a person's mail, because it asks for an answer.
 fn calendar(mail: &Outline<'_>) -> Option<Classification> {
     let answer =
         |method: &str| matches!(method, "reply" | "counter" | "refresh" | "declinecounter");
@@ -359,8 +360,8 @@ fn calendar(mail: &Outline<'_>) -> Option<Classification> {
         })
 }
 
-/// The `METHOD` property of an iCalendar object (RFC 5545 section 3.7.2). The property stands
-/// before the first component, so few lines are read.
+/// The `METHOD` property of an iCalendar object (RFC 5545 section 3.7.2). It stands before the first
+/// component, so few lines are read.
 fn method_of(text: &str) -> Option<String> {
     text.lines().take(20).find_map(|line| {
         line.trim()

@@ -1,14 +1,13 @@
-//! Owns the receipts that are no `multipart/report`: what Outlook and its like write into a plain
-//! mail when someone has read one.
+//! Owns the read receipts that are not a `multipart/report`: Outlook and others send them as plain mail.
 //!
-//! Receipts after RFC 8098 are read with the other reports.
+//! Does not read receipts of RFC 8098; the report parser does.
 
 use super::{Classification, MailKind};
 use crate::mail::outline::Outline;
 
 const OPENING_BYTES_MAX: usize = 2_048;
 
-/// A subject alone proves nothing ("Read: the news"): the text must be a receipt's too, and short.
+/// A subject alone proves nothing ("Read: the news"): the text must match too, and be short.
 pub(super) fn find(mail: &Outline<'_>) -> Option<Classification> {
     let subject = mail.subject().to_lowercase();
     let subject = SUBJECTS.iter().any(|words| {
@@ -76,7 +75,7 @@ const SUBJECTS: &[&str] = &[
     "읽음",
 ];
 
-/// Pairs of phrases: the beginning of the text, and words some way behind it.
+/// Pairs of phrases: the beginning of the text, and a phrase some way after it.
 const TEXTS: &[(&str, &str)] = &[
     ("your message", "was read on"),
     ("your message", "was deleted without being read"),

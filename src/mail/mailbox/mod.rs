@@ -1,7 +1,7 @@
-//! Owns which mailbox of the product a mail belongs in and how urgent it is, by rules that are data.
+//! Owns the choice of the product's mailbox and of the priority of a mail, by configurable rules.
 //!
-//! Does not read mail: what the rules ask about is given. Trusts a sender's address only where the
-//! caller says it was verified.
+//! Does not read mail: the caller supplies the facts. Trusts a sender's address only if the caller says
+//! that it was verified.
 
 mod rules;
 #[cfg(test)]
@@ -18,7 +18,7 @@ pub use self::rules::{
 use super::address::Address;
 use super::kind::MailKind;
 
-/// The rules that are shipped.
+/// The default rules.
 pub const SHIPPED: &str = include_str!("../../../config/rules.toml");
 /// Bytes of a text that are searched for words.
 pub const TEXT_BYTES_MAX: usize = 64 * 1024;
@@ -29,13 +29,13 @@ pub const TEXT_BYTES_MAX: usize = 64 * 1024;
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Mailbox {
-    /// Claims of rights, and what comes from lawyers.
+    /// Copyright claims, and mail from lawyers.
     Dmca,
     /// Offers, bookings, press, partners.
     Business,
-    /// People who like what is done.
+    /// Mail from fans.
     Fans,
-    /// All else.
+    /// All other mail.
     #[default]
     General,
 }
@@ -64,19 +64,19 @@ impl fmt::Display for Mailbox {
     }
 }
 
-/// The urgency of a mail.
+/// The priority of a mail.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
-    /// A person on the list of those who never wait.
+    /// A sender on the list of important people.
     Vip,
     /// Before the others.
     Priority,
-    /// In its turn.
+    /// The normal priority.
     Standard,
-    /// Last, after all others.
+    /// After all others.
     #[default]
     General,
 }
@@ -102,33 +102,33 @@ impl fmt::Display for Priority {
 /// The facts by which a mail is sorted.
 #[derive(Clone, Copy, Debug)]
 pub struct SortingFacts<'a> {
-    /// The recipient, by the envelope.
+    /// The recipient, from the envelope.
     pub recipient: Option<&'a Address>,
-    /// The author, by `From`.
+    /// The author, from `From`.
     pub sender: Option<&'a Address>,
-    /// The sender's domain vouches for the mail, or it came with the sender's own token.
+    /// True if the sender's domain vouches for the mail, or it came with the sender's own token.
     pub verified: bool,
     /// The kind of the mail.
     pub kind: MailKind,
     /// The subject, decoded.
     pub subject: &'a str,
-    /// The words that are new in it: no quotes.
+    /// The new words of the mail, without quotes.
     pub body: &'a str,
-    /// The mailbox its recipient's address stands for, if it is one of ours: where the mail lies if
-    /// neither a rule nor its conversation says otherwise.
+    /// The mailbox of the recipient's address, if it is one of ours: the default when neither a rule nor
+    /// the thread decides.
     pub mailbox: Option<Mailbox>,
-    /// The conversation it belongs to, if there is one already.
+    /// The thread of the mail, if it exists already.
     pub thread: Option<KnownThread>,
 }
 
-/// The state of a known conversation.
+/// The state of a known thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownThread {
-    /// The mailbox it lies in.
+    /// The mailbox of the thread.
     pub mailbox: Mailbox,
-    /// The priority of the conversation.
+    /// The priority of the thread.
     pub priority: Priority,
-    /// The number of messages in the conversation.
+    /// The number of messages in the thread.
     pub messages: u32,
 }
 

@@ -1,4 +1,4 @@
-//! Owns the rules: reads them, checks them, applies them. The first that fits decides.
+//! Owns the sorting rules: parses, checks and applies them. The first rule that matches decides.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -11,13 +11,13 @@ use crate::mail::address::Address;
 use crate::mail::kind::MailKind;
 use crate::mail::text::cut;
 
-/// A file has at most this many rules.
+/// The number of rules in a file.
 pub const RULES_MAX: usize = 500;
-/// A condition has at most this many values.
+/// The number of values in a condition.
 pub const VALUES_MAX: usize = 2_000;
-/// A list of senders has at most this many.
+/// The number of entries in a list of senders.
 pub const LIST_MAX: usize = 50_000;
-/// The file has at most this many bytes.
+/// The size of a file in bytes.
 pub const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Checked rules, ready to be applied.
@@ -29,10 +29,10 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Reads rules from TOML: `[[rule]]` tables, and `[lists]` of senders.
+    /// Parses rules from TOML: `[[rule]]` tables, and `[lists]` of senders.
     ///
     /// # Errors
-    /// Says on one line which rule, which condition and which value is wrong.
+    /// Names the rule, the condition and the invalid value, on one line.
     pub fn parse(text: &str) -> Result<Self, RulesError> {
         if text.len() > FILE_BYTES_MAX {
             return Err(RulesError::TooLong);
@@ -44,17 +44,16 @@ impl Rules {
         Self::check(file)
     }
 
-    /// The rules that are shipped.
+    /// The default rules.
     ///
     /// # Errors
-    /// None in a release: a test reads them.
+    /// Never in a release: a test parses them.
     pub fn shipped() -> Result<Self, RulesError> {
         Self::parse(super::SHIPPED)
     }
 
-    /// Sorts a mail. If no rule fits, or the rule that fits leaves something out, the thread's
-    /// mailbox and priority stay; a mail without a thread lies where its address says, else in
-    /// `general`.
+    /// Sorts a mail. If no rule matches, or the matching rule leaves a part out, the thread's mailbox and
+    /// priority apply; a mail without a thread goes to the mailbox of its address, else to `general`.
     pub fn choose(&self, facts: &SortingFacts<'_>) -> MailboxChoice {
         let seen = RuleInput {
             facts,
@@ -88,7 +87,7 @@ impl Rules {
             if entries.len() > LIST_MAX {
                 return Err(wrong("…", "more senders than a list may have"));
             }
-            // A local part alone would put everyone of that name on the list.
+            // A local part alone would put all people of that name on the list.
             if let Some(value) = entries.iter().find(|value| !value.contains('@')) {
                 return Err(wrong(value, "neither an address nor @domain"));
             }
@@ -116,7 +115,7 @@ impl Rules {
     }
 }
 
-/// A fault in the rules.
+/// An error in the rules.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RulesError {
     /// The text is not TOML, or names an unknown key.
@@ -177,13 +176,13 @@ struct RulesFile {
     rule: Vec<SortingRule>,
 }
 
-/// A rule as it is written.
+/// A rule, as written in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SortingRule {
-    /// Names it in logs. Unique.
+    /// The unique name of the rule, for logs.
     pub name: String,
-    /// The conditions; a rule without any always fits.
+    /// The conditions; a rule without any always matches.
     #[serde(default)]
     pub when: RuleConditions,
     /// The mailbox; if left out, the thread's.
@@ -192,18 +191,18 @@ pub struct SortingRule {
     pub priority: Option<Priority>,
 }
 
-/// The conditions of a rule. All that are given must hold; of several values of one condition, one
-/// must.
+/// The conditions of a rule. All given conditions must hold; a condition with several values holds if one
+/// of them does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RuleConditions {
-    /// `local` (with or without `+detail`), `local@domain` or `@domain`.
+    /// The recipient: `local` (with or without `+detail`), `local@domain` or `@domain`.
     pub recipient: Vec<String>,
-    /// `local`, `local@domain` or `@domain`.
+    /// The sender: `local`, `local@domain` or `@domain`.
     pub sender: Vec<String>,
-    /// A domain; the domains below it count too.
+    /// The sender's domain; its subdomains match too.
     pub sender_domain: Vec<String>,
-    /// Names of `[lists]`.
+    /// Names of `[lists]` that contain the sender.
     pub sender_list: Vec<String>,
     /// True if the sender must be verified, false if the sender must not be.
     pub verified: Option<bool>,
@@ -215,15 +214,15 @@ pub struct RuleConditions {
     pub words: Vec<String>,
     /// Kinds of mail.
     pub kind: Vec<MailKind>,
-    /// True if the mail must belong to a known conversation, false if it must not.
+    /// True if the mail must belong to a known thread, false if it must not.
     pub known_thread: Option<bool>,
-    /// The mailbox that conversation lies in.
+    /// The mailbox of that thread.
     pub thread_mailbox: Vec<Mailbox>,
-    /// The conversation has at least this many messages.
+    /// The minimum number of messages in the thread.
     pub thread_messages_min: Option<u32>,
 }
 
-/// A mail, and the words found in it.
+/// A mail, and the phrases found in it.
 struct RuleInput<'a> {
     facts: &'a SortingFacts<'a>,
     subject: BTreeSet<usize>,
@@ -349,7 +348,7 @@ impl CompiledRule {
     }
 }
 
-/// Checks what can be checked without reading the values.
+/// Checks the numbers of values, without parsing them.
 fn within_bounds(
     rule: &str,
     when: &RuleConditions,
@@ -389,15 +388,15 @@ fn within_bounds(
     Ok(())
 }
 
-/// Patterns of addresses, folded.
+/// Address patterns, folded.
 #[derive(Clone, Debug, Default)]
 struct SenderPatterns {
-    /// Whole addresses, local parts, and domains behind an `@`: no two of these look alike.
+    /// Whole addresses, local parts, and domains with a leading `@`; no two of these can be confused.
     patterns: HashSet<String>,
 }
 
 impl SenderPatterns {
-    /// Fails with the first value that is none.
+    /// Parses the patterns; the error is the first invalid value.
     fn of(values: &[String]) -> Result<Self, &str> {
         let mut patterns = HashSet::with_capacity(values.len());
         for value in values {

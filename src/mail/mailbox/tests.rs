@@ -33,7 +33,7 @@ impl ShortMail {
 const FAN: &str = "ann@mail.example";
 const INBOX: &str = "hello-there@inbox.example";
 
-/// Cases of the shipped rules: mailbox, rule, mail.
+/// Cases of the default rules: mailbox, rule, mail.
 #[rustfmt::skip]
 const MAILS: &[(Mailbox, &str, ShortMail)] = &[
     (Dmca, "dmca-address", ShortMail("dmca@inbox.example", FAN, "Hello", "You use my song.")),
@@ -70,7 +70,7 @@ const MAILS: &[(Mailbox, &str, ShortMail)] = &[
     (Fans, "fans", ShortMail(INBOX, FAN, "I love your work", "You are the best!")),
     (Fans, "fans", ShortMail("fans@inbox.example", FAN, "Hi", "Greetings from Oslo")),
     (Fans, "fans", ShortMail(INBOX, FAN, "", "")),
-    // Words that only look like the others.
+    // Words that only resemble the words of a rule.
     (Fans, "fans", ShortMail(INBOX, FAN, "My business trip", "I heard your song on a business trip.")),
     (Fans, "fans", ShortMail(INBOX, FAN, "Pressing question", "Who drew the press in episode 3?")),
     (Fans, "fans", ShortMail(INBOX, FAN, "Taking down notes", "I take down every word you say.")),

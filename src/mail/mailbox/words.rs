@@ -1,11 +1,11 @@
-//! Owns finding words in a text: whole words, in any case, in any script, in one walk.
+//! Owns the search for phrases in a text: whole words, in any case and script, in one pass.
 //!
 //! Knows nothing of rules.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
-/// A phrase has at most this many words, so that the walk stays linear.
+/// The number of words in a phrase, so that the search stays linear.
 pub(super) const PHRASE_WORDS_MAX: usize = 16;
 
 /// Phrases, each with a number.
@@ -16,8 +16,8 @@ pub(super) struct PhraseIndex {
 }
 
 impl PhraseIndex {
-    /// The number of a phrase; the same phrase has the same number. `None` if it holds no word, or
-    /// more than [`PHRASE_WORDS_MAX`].
+    /// Adds a phrase and returns its number; equal phrases have the same number. `None` if it has no word,
+    /// or more than [`PHRASE_WORDS_MAX`].
     pub(super) fn add(&mut self, phrase: &str) -> Option<usize> {
         let text = FoldedText::of(phrase);
         if text.words.is_empty() || text.words.len() > PHRASE_WORDS_MAX {
@@ -43,7 +43,7 @@ impl PhraseIndex {
     }
 }
 
-/// A text as words, folded, one space between them.
+/// A text as folded words with single spaces.
 struct FoldedText {
     folded: String,
     words: Vec<Range<usize>>,
@@ -58,7 +58,7 @@ impl FoldedText {
         for c in text.chars() {
             let joins = is_joiner(c) && open && previous.is_alphanumeric();
             if !c.is_alphanumeric() && !is_mark(c) {
-                // "don't" is one word, and so is "donʼt"; "rock'n" too, but not "'rock'".
+                // "don't" and "donʼt" are one word each; "rock'n" too, but not "'rock'".
                 open = joins;
                 previous = c;
                 continue;
@@ -83,12 +83,12 @@ impl FoldedText {
     }
 }
 
-/// Simple case folding, with the two letters whose lower case depends on where they stand.
+/// Simple case folding, with the two letters whose lower case depends on the position.
 fn fold(c: char, folded: &mut String) {
     match c {
         'ß' | 'ẞ' => folded.push_str("ss"),
         'ς' => folded.push('σ'),
-        // A dot that only the upper case of a Turkish letter carries.
+        // This combining dot exists only in the lower case of a Turkish letter.
         'İ' => folded.push('i'),
         '\u{ff01}'..='\u{ff5e}' => {
             let narrow = char::from_u32(u32::from(c) - 0xfee0).unwrap_or(c);
@@ -102,14 +102,14 @@ const fn is_joiner(c: char) -> bool {
     matches!(c, '\'' | '’' | 'ʼ' | '＇')
 }
 
-/// Marks that combine with the letter before them, where the text was not composed.
+/// True for a mark that combines with the letter before it, in text that was not composed.
 const fn is_mark(c: char) -> bool {
     matches!(c, '\u{300}'..='\u{36f}' | '\u{591}'..='\u{5c7}' | '\u{64b}'..='\u{65f}' | '\u{200c}' | '\u{200d}'
         | '\u{900}'..='\u{903}' | '\u{93a}'..='\u{94f}' | '\u{e31}' | '\u{e34}'..='\u{e3a}' | '\u{e47}'..='\u{e4e}')
 }
 
-/// Scripts that set no space between words: each character counts as a word, so that a phrase in
-/// them is found wherever it stands.
+/// True for scripts without spaces between words: each character counts as a word, so that a phrase is
+/// found at any position.
 const fn is_unspaced(c: char) -> bool {
     matches!(c, '\u{e00}'..='\u{eff}' | '\u{1000}'..='\u{109f}' | '\u{1780}'..='\u{17ff}' | '\u{3040}'..='\u{30ff}'
         | '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{3ffff}')

@@ -1,6 +1,6 @@
-//! Owns what a part's header says of its content: type, encoding, disposition.
+//! Owns the description of a part in its header: type, encoding, disposition.
 //!
-//! Does not look at the content.
+//! Does not read the content.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -16,16 +16,16 @@ use crate::mail::text::bare_message_id;
 pub struct PartContent {
     /// Type and subtype, lower-cased: `text/plain`.
     pub media_type: String,
-    /// `Content-Disposition: attachment`.
+    /// True for `Content-Disposition: attachment`.
     pub is_attachment: bool,
-    /// `Content-Disposition: inline`.
+    /// True for `Content-Disposition: inline`.
     pub is_inline: bool,
-    /// The file name as it came, from Content-Disposition or else Content-Type.
+    /// The unchanged file name, from Content-Disposition or else Content-Type.
     pub raw_filename: Option<String>,
     /// Content-ID without its angle brackets.
     pub content_id: Option<String>,
     pub(in crate::mail) encoding: TransferEncoding,
-    /// Names lower-cased.
+    /// The parameters, with lower-cased names.
     parameters: Vec<(String, String)>,
 }
 
@@ -33,13 +33,13 @@ pub struct PartContent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::mail) enum TransferEncoding {
     Base64,
-    /// `7bit`, `8bit`, `binary`, none, and those nobody knows.
+    /// `7bit`, `8bit`, `binary`, no encoding, or an unknown one.
     Identity,
     QuotedPrintable,
 }
 
 impl PartContent {
-    /// The content of a mail that is attached as it came.
+    /// The content of a mail that is attached unchanged.
     pub(in crate::mail) fn raw_mail() -> Self {
         Self {
             media_type: "message/rfc822".to_owned(),
@@ -65,8 +65,8 @@ impl PartContent {
         self.media_type.starts_with("multipart/")
     }
 
-    /// Reads the fields that describe a part. The first of two equal fields counts. In a
-    /// `multipart/digest` a part is a mail unless it says otherwise (RFC 2046 section 5.1.5).
+    /// Reads the fields that describe a part. The first of two equal fields counts. In a `multipart/digest`
+    /// a part is a mail unless it declares another type (RFC 2046 section 5.1.5).
     pub(in crate::mail) fn read(
         mail: &[u8],
         header: &HeaderBlock,
@@ -116,7 +116,7 @@ impl PartContent {
 
 impl TransferEncoding {
     fn of(value: &str) -> Self {
-        // Some write `quoted printable`, some a semicolon behind.
+        // Some programs write `quoted printable`, some a trailing semicolon.
         let letters = value.chars().filter(char::is_ascii_alphanumeric);
         match letters.collect::<String>().to_ascii_lowercase().as_str() {
             "base64" => Self::Base64,

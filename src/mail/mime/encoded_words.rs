@@ -1,15 +1,15 @@
-//! Owns making header values readable for the parser: encoded words (RFC 2047) of one charset that stand
-//! next to each other become one, and all octets UTF-8.
+//! Owns the preparation of header values for the parser: adjacent encoded words (RFC 2047) of one charset
+//! become one word, and all octets become UTF-8.
 //!
-//! Does not decode words into the value: what they hold must not look like structure.
+//! Does not decode words into the value, because decoded text must not be parsed as structure.
 
 use data_encoding::BASE64;
 use memchr::memmem;
 
 use crate::mail::charset;
 
-/// The value with each run of encoded words of one charset as one word in UTF-8, and octets outside of
-/// words that are no UTF-8 read in `hint`, or in the charset of the value's words.
+/// The value with each run of encoded words of one charset as one word in UTF-8. Octets outside of words
+/// that are not UTF-8 are decoded by `hint`, or by the charset of the value's words.
 pub(super) fn normalised(value: &[u8], hint: Option<&str>) -> Vec<u8> {
     if value.is_ascii() && memmem::find(value, b"=?").is_none() {
         return value.to_vec();
@@ -54,7 +54,7 @@ pub(in crate::mail) fn first_charset(value: &[u8]) -> Option<&str> {
         .find(|name| charset::is_known(name))
 }
 
-/// Words of one charset that stand next to each other.
+/// Adjacent words of one charset.
 #[derive(Default)]
 struct Run<'a> {
     charset: Option<&'a str>,
@@ -86,16 +86,16 @@ impl<'a> Run<'a> {
     }
 }
 
-/// An encoded word, its transfer encoding undone.
+/// An encoded word after its transfer encoding is decoded.
 struct EncodedWord<'a> {
     charset: &'a str,
     octets: Vec<u8>,
 }
 
 impl<'a> EncodedWord<'a> {
-    /// Reads the word that the value begins with, and gives the rest. `None` if it is none.
+    /// Parses the word at the start of the value, and returns the rest; `None` if there is none.
     fn read(value: &'a [u8]) -> Option<(Self, &'a [u8])> {
-        /// RFC 2047 section 2 allows 75; some programs write a whole line.
+        /// The length of an encoded word. RFC 2047 section 2 allows 75; some programs write a whole line.
         const WORD_BYTES_MAX: usize = 1_000;
         let window = &value[2..value.len().min(WORD_BYTES_MAX)];
         let mut parts = window.splitn(3, |b| *b == b'?');
@@ -119,7 +119,7 @@ impl<'a> EncodedWord<'a> {
     }
 }
 
-/// Base64 with or without its padding; `None` if it is none.
+/// Decodes base64 with or without padding; `None` if the text is not base64.
 fn base64(text: &[u8]) -> Option<Vec<u8>> {
     let mut octets = Vec::with_capacity(text.len() / 4 * 3 + 3);
     let (mut held, mut bits) = (0u32, 0);
@@ -143,7 +143,7 @@ fn base64(text: &[u8]) -> Option<Vec<u8>> {
     Some(octets)
 }
 
-/// The Q encoding (RFC 2047 section 4.2).
+/// Decodes the Q encoding (RFC 2047 section 4.2).
 fn quoted(text: &[u8]) -> Vec<u8> {
     let mut octets = Vec::with_capacity(text.len());
     let mut rest = text;

@@ -1,4 +1,4 @@
-//! Owns how a header block falls into fields.
+//! Owns the division of a header block into fields.
 //!
 //! Does not read their values.
 
@@ -11,16 +11,16 @@ use super::{
     next_line,
 };
 
-/// Octets of a part's header that are read; only what describes the part is of use in it.
+/// Octets of a part's header that are read; only the description of the part matters.
 const PART_HEADER_BYTES_MAX: usize = 64 * 1024;
-/// Fields of a part's header that are read.
+/// The number of fields of a part's header that are read.
 const PART_FIELDS_MAX: usize = 100;
-/// A longer name is no field's: RFC 5322 section 2.1.1 would not have it on a line with its value.
+/// The length of a field name: RFC 5322 section 2.1.1 does not allow a longer one on a line with its value.
 const NAME_BYTES_MAX: usize = 255;
 
-/// A block of more fields than this is a header, whatever their names.
+/// A block of more fields is a header, whatever their names.
 const PROSE_FIELDS_MAX: usize = 50;
-/// Names of fields that a mail's header has, one of them at least.
+/// Field names of which a mail header has at least one.
 const NAMES: [&[u8]; 21] = [
     b"from",
     b"to",
@@ -44,7 +44,7 @@ const NAMES: [&[u8]; 21] = [
     b"organization",
     b"newsgroups",
 ];
-/// Beginnings of the names of others.
+/// Prefixes of further such names.
 const PREFIXES: [&[u8]; 9] = [
     b"x-",
     b"content-",
@@ -57,8 +57,8 @@ const PREFIXES: [&[u8]; 9] = [
     b"thread-",
 ];
 
-/// True if a mail that begins with fields of these names begins with no header at all: "Thanks :-)"
-/// and "One: this is what I have." look like fields, and are a person's words.
+/// True if a mail that begins with fields of these names has no header at all: "Thanks :-)" and "One: this
+/// is what I have." look like fields, but are a person's words.
 pub fn begins_without_header<'a>(mut names: impl ExactSizeIterator<Item = &'a [u8]>) -> bool {
     let is_known = |name: &[u8]| {
         let name = name.to_ascii_lowercase();
@@ -76,7 +76,7 @@ pub(in crate::mail) struct HeaderBlock {
     pub(in crate::mail) flags: BTreeSet<Flag>,
 }
 
-/// The place of a field: its name, and its value with the folds.
+/// The position of a field: its name, and its value with the folds.
 #[derive(Debug)]
 pub(in crate::mail) struct FieldSpan {
     pub(in crate::mail) name: Range<usize>,
@@ -84,17 +84,17 @@ pub(in crate::mail) struct FieldSpan {
 }
 
 struct HeaderBounds {
-    /// Offset that the last line read may not go beyond.
+    /// The offset at which the last line must end.
     end_max: usize,
     fields_max: usize,
-    /// True if the header goes on behind a line that is no field, as a mail's does, for broken
-    /// programs write such lines. A part's header ends there, for the line may be a delimiter.
+    /// True if the header continues after a line that is not a field. A mail's header does, because broken
+    /// programs write such lines. A part's header ends there, because the line may be a delimiter.
     skips_junk: bool,
 }
 
 impl HeaderBlock {
-    /// The header of a whole mail. Text that does not begin with a field has none, nor has one of whose
-    /// fields none is a mail's.
+    /// The header of a whole mail. A text that does not begin with a field, or has only fields that mail
+    /// does not have, has no header.
     pub(in crate::mail) fn of_mail(mail: &[u8]) -> Self {
         let is_mbox_line = mail.starts_with(b"From ") || mail.starts_with(b">From ");
         let start = if is_mbox_line { next_line(mail, 0) } else { 0 };
@@ -157,7 +157,7 @@ impl HeaderBlock {
         block
     }
 
-    /// Adds the field whose first line this is, unless a bound forbids it.
+    /// Adds the field that begins with this line, unless a bound forbids it.
     fn add(
         &mut self,
         mail: &[u8],
@@ -202,8 +202,8 @@ impl FieldSpan {
     }
 }
 
-/// Octets of the field name a line begins with. RFC 5322 section 4.5 lets white space stand before
-/// the colon.
+/// The length in octets of the field name that begins a line. RFC 5322 section 4.5 allows white space
+/// before the colon.
 fn name_of(line: &[u8]) -> Option<usize> {
     let colon = line
         .iter()
@@ -213,7 +213,7 @@ fn name_of(line: &[u8]) -> Option<usize> {
     (!name.is_empty() && name.iter().all(u8::is_ascii_graphic)).then_some(name.len())
 }
 
-/// The value on one line, its folds undone (RFC 5322 section 2.2.3), without space around it.
+/// The value on one line, unfolded (RFC 5322 section 2.2.3), without space around it.
 pub(in crate::mail) fn unfolded(value: &[u8]) -> String {
     let line: Vec<u8> = value
         .iter()
@@ -223,9 +223,9 @@ pub(in crate::mail) fn unfolded(value: &[u8]) -> String {
     String::from_utf8_lossy(line.trim_ascii()).into_owned()
 }
 
-/// The value as the parser wants it: in UTF-8, ended by a line end, and cut where its encoded words or its
-/// parameters go beyond their bounds, for those take the parser more than linear time. `hint` is the
-/// charset of the rest of the mail.
+/// The value in the form that the parser needs: in UTF-8, with a line end, and cut at the bounds of encoded
+/// words and parameters, because these take the parser more than linear time. `hint` is the charset of the
+/// rest of the mail.
 pub(in crate::mail) fn parser_input(
     value: &[u8],
     hint: Option<&str>,

@@ -1,8 +1,8 @@
-//! Owns the shape of a mail: where its header fields and MIME parts lie, found in one pass that is
-//! bounded in depth, parts, fields and sizes.
+//! Owns the structure of a mail: the positions of header fields and MIME parts, found in one pass with
+//! bounds on depth, parts, fields and sizes.
 //!
-//! Does not decode anything, and never opens a mail within a mail: a `message/rfc822` part is bytes.
-//! So nothing that is nested can make a parser recurse, however it is encoded.
+//! Does not decode anything, and never opens an attached mail: a `message/rfc822` part is bytes. So no
+//! nesting can make a parser recurse, however it is encoded.
 
 mod content;
 mod encoded_words;
@@ -19,26 +19,26 @@ pub(super) use encoded_words::first_charset;
 pub use fields::begins_without_header;
 pub(super) use fields::{FieldSpan, HeaderBlock, parser_input, unfolded};
 
-/// Multiparts within multiparts that are opened.
+/// The depth of nested multiparts that are opened.
 pub const DEPTH_MAX: usize = 32;
-/// Parts that are found, multiparts counted too.
+/// The number of parts that are found, including multiparts.
 pub const PARTS_MAX: usize = 1_000;
 /// Octets of a mail's header block that are read.
 pub const HEADER_BYTES_MAX: usize = 256 * 1024;
-/// Fields of a mail's header that are read.
+/// The number of fields of a mail's header that are read.
 pub const FIELDS_MAX: usize = 1_000;
 /// Octets of one header field that are read.
 pub const FIELD_BYTES_MAX: usize = 32 * 1024;
-/// Encoded words (RFC 2047) of one header field that are read.
+/// The number of encoded words (RFC 2047) of one header field that are read.
 pub const ENCODED_WORDS_MAX: usize = 200;
-/// Parameters of one header field that are read, continuations (RFC 2231 section 3) counted too.
+/// The number of parameters of one header field that are read, including continuations (RFC 2231 section
+/// 3).
 pub const PARAMETERS_MAX: usize = 100;
 
-/// RFC 2046 section 5.1.1 allows 70; some send more.
+/// The length of a boundary. RFC 2046 section 5.1.1 allows 70; some programs send more.
 const BOUNDARY_BYTES_MAX: usize = 255;
 
-/// A bound that a mail exceeds. The content within the bound was read, the rest was not; the raw
-/// mail holds all.
+/// A bound that a mail exceeds. Content beyond the bound was not read; the raw mail has all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Flag {
@@ -46,11 +46,11 @@ pub enum Flag {
     FieldTooLong,
     /// The header block has more than [`HEADER_BYTES_MAX`] octets.
     HeaderTooLong,
-    /// The text or HTML body is longer than what is given on, and was cut.
+    /// The text or HTML body was too long and was cut.
     TextCut,
-    /// Multiparts lie deeper than [`DEPTH_MAX`]; the deeper ones are attachments of bytes.
+    /// Multiparts are nested deeper than [`DEPTH_MAX`]; the deeper ones become attachments.
     TooDeep,
-    /// An address field has more addresses than are given on.
+    /// An address field has too many addresses, and the list was cut.
     TooManyAddresses,
     /// A header field has more than [`ENCODED_WORDS_MAX`] encoded words.
     TooManyEncodedWords,
@@ -78,7 +78,7 @@ impl Flag {
         }
     }
 
-    /// True if content was left out that only the raw mail still holds.
+    /// True if content was left out that only the raw mail has.
     pub(super) const fn needs_raw_mail(self) -> bool {
         matches!(
             self,
@@ -87,7 +87,7 @@ impl Flag {
     }
 }
 
-/// The places of header fields and parts in a mail.
+/// The positions of header fields and parts in a mail.
 #[derive(Debug)]
 pub(super) struct MailStructure {
     /// The mail's own header.
@@ -97,13 +97,13 @@ pub(super) struct MailStructure {
     pub(super) flags: BTreeSet<Flag>,
 }
 
-/// The place of one part, and the description in its header.
+/// The position of one part, and the description in its header.
 #[derive(Debug)]
 pub(super) struct PartSpan {
     pub(super) content: PartContent,
-    /// The body, without the line end that belongs to the delimiter behind it.
+    /// The body, without the line end that belongs to the following delimiter.
     pub(super) body: Range<usize>,
-    /// The multipart it lies in: an index into the parts.
+    /// The enclosing multipart: an index into the parts.
     pub(super) parent: Option<usize>,
 }
 
@@ -127,13 +127,13 @@ impl MailStructure {
     }
 }
 
-/// One pass over the lines of a mail, with the multiparts that are open at this place.
+/// One pass over the lines of a mail, with the multiparts that are open at the current line.
 struct MimeWalk<'a> {
     mail: &'a [u8],
     parts: Vec<PartSpan>,
-    /// Innermost last. Bounded by [`DEPTH_MAX`].
+    /// The open multiparts, innermost last. Bounded by [`DEPTH_MAX`].
     open: Vec<OpenMultipart>,
-    /// The part whose body this line belongs to; `None` in a preamble or an epilogue.
+    /// The part whose body contains the current line; `None` in a preamble or an epilogue.
     leaf: Option<usize>,
 }
 
@@ -185,7 +185,7 @@ impl MimeWalk<'_> {
         }
         self.leaf = Some(part);
         if let Some(boundary) = boundary.filter(|_| !deep) {
-            // Spaces at a boundary's end are no part of it (RFC 2046 section 5.1.1).
+            // Trailing spaces are not part of a boundary (RFC 2046 section 5.1.1).
             let boundary = boundary.trim_end().to_owned();
             self.open.push(OpenMultipart { part, boundary });
             self.leaf = None;
@@ -197,8 +197,8 @@ impl MimeWalk<'_> {
         });
     }
 
-    /// The open multipart that has this line for a delimiter, and whether the line ends it. The
-    /// innermost is asked first; an outer delimiter ends all within (RFC 2046 section 5.1.2).
+    /// The open multipart whose delimiter is this line, and whether the line closes it. The innermost is
+    /// tried first; an outer delimiter ends all multiparts within (RFC 2046 section 5.1.2).
     fn delimiter(&self, line: &[u8]) -> Option<(usize, bool)> {
         let line = line.strip_prefix(b"--")?.trim_ascii_end();
         self.open
@@ -214,7 +214,7 @@ impl MimeWalk<'_> {
             })
     }
 
-    /// Ends the part at hand and the multiparts within `level` before the delimiter at `at`.
+    /// Ends the current part and the multiparts within `level` before the delimiter at `at`.
     fn end_parts(&mut self, level: usize, at: usize) {
         let mut end = at;
         for byte in [b'\n', b'\r'] {
@@ -230,7 +230,7 @@ impl MimeWalk<'_> {
     }
 }
 
-/// Offset of the line behind the one at `at`.
+/// The offset of the line after the one at `at`.
 fn next_line(bytes: &[u8], at: usize) -> usize {
     bytes[at..]
         .iter()

@@ -1,6 +1,6 @@
-//! Owns finding addresses of ours in text, however they are spelled, and taking out their local parts.
+//! Owns the search for our addresses in text, in any spelling, and the removal of their local parts.
 //!
-//! Does not verify tokens: a token of an old key, or a revoked one, is nobody else's business either.
+//! Does not verify tokens: a token of an old key and a revoked token are removed too.
 
 use std::borrow::Cow;
 
@@ -8,19 +8,19 @@ use super::spelling::{BREAK, Unit, units};
 use super::{ELLIPSIS, TOKEN_CHARS_MIN};
 use crate::mail::address::Domain;
 
-/// Characters of a v2 token and of a return path's identifier.
+/// The number of characters of a v2 token and of a return path's identifier.
 const BARE_CHARS: [usize; 2] = [58, 52];
-/// Characters before an `@` that are examined.
+/// The number of characters before an `@` that are examined.
 const LOCAL_CHARS_MAX: usize = 200;
-/// Line ends within one local part.
+/// The number of line ends within one local part.
 const BREAKS_MAX: usize = 4;
-/// The text in place of a local part with a token.
+/// The replacement of a local part with a token.
 const NEUTRAL: &str = "reply";
 
-/// The text with each address of the forms `reply+TOKEN@`, `reply-TOKEN@` and `TOKEN@` of one of
-/// `domains` made `reply@`. Addresses are found in any case, with the `@` or the `+` percent-encoded, as
-/// HTML entities or in quoted-printable, and broken by line ends, quote marks or invisible characters.
-/// Linear in the text.
+/// The text with each address of the forms `reply+TOKEN@`, `reply-TOKEN@` and `TOKEN@` at one of `domains`
+/// replaced by `reply@`. Addresses are found in any case, with the `@` or the `+` percent-encoded, as HTML
+/// entities or in quoted-printable, and broken by line ends, quote marks or invisible characters. Linear in
+/// the text.
 pub fn reply_addresses<'a>(text: &'a str, domains: &[Domain]) -> Cow<'a, str> {
     let search = Search {
         is_name: false,
@@ -29,7 +29,7 @@ pub fn reply_addresses<'a>(text: &'a str, domains: &[Domain]) -> Cow<'a, str> {
     search.redacted(text, domains)
 }
 
-/// As [`reply_addresses`], but for the name of a file, where its kind may stand behind a domain's full stop.
+/// Like [`reply_addresses`], but for a file name, in which an extension may follow the domain.
 pub fn reply_addresses_in_name<'a>(name: &'a str, domains: &[Domain]) -> Cow<'a, str> {
     let search = Search {
         is_name: true,
@@ -38,7 +38,7 @@ pub fn reply_addresses_in_name<'a>(name: &'a str, domains: &[Domain]) -> Cow<'a,
     search.redacted(name, domains)
 }
 
-/// The text with the local part of every address at one of `domains` made `…`, in any spelling that
+/// The text with the local part of every address at one of `domains` replaced by `…`, in any spelling that
 /// [`reply_addresses`] finds. Linear in the text.
 pub fn local_parts<'a>(text: &'a str, domains: &[Domain]) -> Cow<'a, str> {
     let search = Search {
@@ -48,12 +48,12 @@ pub fn local_parts<'a>(text: &'a str, domains: &[Domain]) -> Cow<'a, str> {
     search.redacted(text, domains)
 }
 
-/// The addresses that are looked for.
+/// The addresses to search for.
 #[derive(Clone, Copy)]
 struct Search {
     /// True if a domain may be the beginning of a longer name.
     is_name: bool,
-    /// True if every local part goes, false if only tokens go.
+    /// True if every local part is removed, false if only tokens are.
     takes_all: bool,
 }
 
@@ -93,7 +93,7 @@ impl Search {
         Cow::Owned(out)
     }
 
-    /// Index at which the local part begins that ends these units.
+    /// The index of the start of the local part that ends at the end of these units.
     fn local_before(self, units: &[Unit]) -> Option<usize> {
         if !self.takes_all {
             return token_before(units);
@@ -117,7 +117,7 @@ fn patterns(domains: &[Domain]) -> Vec<Vec<char>> {
     names
 }
 
-/// True if the whole domain `name` stands here. With `any_end` it may be the beginning of a longer one.
+/// True if the whole domain `name` follows. With `any_end` it may be the beginning of a longer name.
 fn stands_behind(units: &[Unit], name: &[char], any_end: bool) -> bool {
     let mut name = name.iter();
     let mut wanted = name.next();
@@ -126,7 +126,7 @@ fn stands_behind(units: &[Unit], name: &[char], any_end: bool) -> bool {
             continue;
         }
         let Some(next) = wanted else {
-            // A longer name is another domain; a full stop is not.
+            // A longer name is another domain; a trailing full stop is not part of it.
             let follows = units.get(at + 1).map_or(BREAK, |unit| unit.c);
             let goes_on = unit.c.is_alphanumeric()
                 || unit.c == '-'
@@ -142,10 +142,10 @@ fn stands_behind(units: &[Unit], name: &[char], any_end: bool) -> bool {
     wanted.is_none()
 }
 
-/// Index at which the local part with a token begins that ends these units.
+/// The index of the start of the local part with a token that ends at the end of these units.
 fn token_before(units: &[Unit]) -> Option<usize> {
     let mut ats = Vec::new();
-    // The number of characters behind the last line end: those of this line.
+    // The number of characters after the last line end, on the line of the `@`.
     let mut whole_line = None;
     let mut breaks = 0;
     for (at, unit) in units.iter().enumerate().rev().take(LOCAL_CHARS_MAX) {
@@ -168,8 +168,9 @@ fn token_before(units: &[Unit]) -> Option<usize> {
     ats.get(first).copied()
 }
 
-/// Offset in the word at which the address begins, if it has a token's form. The last `line` characters of it
-/// stand in one line; `is_next` says whether the character at an index and the next do.
+/// The offset in the word at which the address begins, if it has the form of a token. The last `line`
+/// characters of the word are on one line; `is_next` tells whether the character at an index and the next
+/// one are adjacent.
 fn start(word: &str, line: usize, is_next: impl Fn(usize) -> bool) -> Option<usize> {
     if let Some(plus) = word
         .rfind('+')
@@ -185,7 +186,7 @@ fn start(word: &str, line: usize, is_next: impl Fn(usize) -> bool) -> Option<usi
     if word.len() < TOKEN_CHARS_MIN {
         return None;
     }
-    // The end of the line above may be of another word.
+    // The end of the line above may belong to another word.
     if let Some(prefix) = ["reply-", "bounce-"].iter().find_map(|p| word.rfind(p)) {
         return Some(prefix);
     }
@@ -193,7 +194,7 @@ fn start(word: &str, line: usize, is_next: impl Fn(usize) -> bool) -> Option<usi
     if BARE_CHARS.contains(&word.len()) && is_base32(word) {
         return Some(0);
     }
-    // A token's last line may be short, but what is above it fills a line.
+    // The last line of a token may be short, but the lines above are full.
     (word.len() > 2 * TOKEN_CHARS_MIN && !word.contains('.')).then_some(0)
 }
 
@@ -305,7 +306,7 @@ mod tests {
         let one = format!("reply+{V2}@inbox.example.com ");
         let many = one.repeat(12_000);
         assert_eq!(redacted(&many), "reply@inbox.example.com ".repeat(12_000));
-        // Nothing but candidates that are none.
+        // Each text consists only of candidates that are not addresses.
         for text in [
             "@",
             "&amp;",

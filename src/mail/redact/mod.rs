@@ -1,6 +1,7 @@
-//! Owns taking reply tokens out of text: whoever holds one can write into a thread in another's name.
+//! Owns the removal of reply tokens from text: anyone with a token can write into a thread in another
+//! person's name.
 //!
-//! Does not verify tokens: every text that has a token's form goes.
+//! Does not verify tokens: every text in the form of a token is removed.
 
 mod addresses;
 mod spelling;
@@ -10,19 +11,19 @@ use super::address::Address;
 pub use addresses::{local_parts, reply_addresses, reply_addresses_in_name};
 pub use words::token_words;
 
-/// Characters of the shortest token; the names of mailboxes are shorter.
+/// The number of characters of the shortest token; mailbox names are shorter.
 const TOKEN_CHARS_MIN: usize = 40;
-/// The mark in place of a token.
+/// The replacement of a token.
 const ELLIPSIS: char = '…';
-/// Characters of a local part that a log line shows.
+/// The number of characters of a local part that a log line shows.
 const LOCAL_SHOWN_MAX: usize = 24;
 
-/// The address as log lines show it, without what may be a token: `reply+…@example.com`. With
-/// `has_token` a short local part goes too.
+/// The address for log lines, without any part that may be a token: `reply+…@example.com`. With `has_token`
+/// a short local part is replaced too.
 pub fn masked(address: &Address, has_token: bool) -> String {
     let local = address.local();
     let domain = address.domain().as_str().escape_debug();
-    // A token has a separator before it or is long.
+    // A token follows a separator or is long.
     let shown = match local.find(['+', '-']) {
         Some(at) if at < LOCAL_SHOWN_MAX => &local[..=at],
         None if !has_token && local.chars().count() <= LOCAL_SHOWN_MAX => {

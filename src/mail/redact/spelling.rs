@@ -1,16 +1,16 @@
-//! Owns text as a reader sees it: encodings undone, line ends and quote marks kept apart from letters.
+//! Owns text as it is displayed: encodings decoded, line ends and quote marks distinguished from letters.
 //!
 //! Does not know addresses.
 
-/// Encodings over one another that are undone.
+/// The number of nested encodings that are decoded.
 const LAYERS_MAX: usize = 8;
 
-/// A character as a reader sees it.
+/// A displayed character.
 #[derive(Clone, Copy)]
 pub(super) struct Unit {
     /// The character in lower case; [`BREAK`] for a line end with the marks around it.
     pub(super) c: char,
-    /// Offset of its spelling in the text.
+    /// The offset of its spelling in the text.
     pub(super) at: usize,
 }
 
@@ -30,8 +30,8 @@ pub(super) fn units(text: &str) -> Vec<Unit> {
     units
 }
 
-/// The first character of the text as a reader sees it, `None` if it is invisible; and the length of its
-/// spelling in bytes.
+/// The first displayed character of the text, `None` if it is invisible; and the length of its spelling in
+/// bytes.
 fn unit(text: &str) -> Option<(Option<char>, usize)> {
     let first = text.chars().next()?;
     let spelled = match first {
@@ -52,7 +52,7 @@ fn unit(text: &str) -> Option<(Option<char>, usize)> {
     Some((seen(c), bytes))
 }
 
-/// The character in lower case and plain width; `None` if it is invisible.
+/// The character in lower case and normal width; `None` if it is invisible.
 fn seen(c: char) -> Option<char> {
     match c {
         '\u{ad}'
@@ -65,7 +65,7 @@ fn seen(c: char) -> Option<char> {
     }
 }
 
-/// Octets of a line end, and of the spaces and quote marks at the start of the next line.
+/// The length in octets of a line end and of the spaces and quote marks at the start of the next line.
 fn line_end(text: &str) -> usize {
     text.find(|c: char| !matches!(c, '\r' | '\n' | ' ' | '\t' | '>' | '|'))
         .unwrap_or(text.len())
@@ -78,7 +78,7 @@ fn soft_break(text: &str) -> Option<(char, usize)> {
     (spaces < 76 && rest.starts_with(['\r', '\n'])).then(|| (BREAK, 1 + spaces + line_end(rest)))
 }
 
-/// Two hex digits at `at` that stand for a character that can be seen.
+/// The character of two hex digits at `at`, if it is visible.
 fn hex(text: &str, at: usize) -> Option<(char, usize)> {
     let digits = text.get(at..at + 2)?;
     let fits = digits.bytes().all(|b| b.is_ascii_hexdigit());
@@ -86,7 +86,7 @@ fn hex(text: &str, at: usize) -> Option<(char, usize)> {
     byte.is_ascii_graphic().then(|| (char::from(byte), at + 2))
 }
 
-/// Octets of `layer` said again and again at the start of the text.
+/// The length in octets of the repetitions of `layer` at the start of the text.
 fn layers(text: &str, layer: &str) -> usize {
     let mut bytes = 0;
     for _ in 0..LAYERS_MAX {

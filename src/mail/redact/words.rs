@@ -1,7 +1,8 @@
-//! Owns taking words out of foreign text that may be a token, or the identifier of a return path, wherever
-//! they stand: a relay repeats what it refuses, and a reader of that could answer in another's name.
+//! Owns the removal of words that may be a token or a return path's identifier from foreign text: a relay
+//! repeats parts of the mail it refuses, and a token in that text would let its readers answer in another
+//! person's name.
 //!
-//! Does not verify them, and does not look for their addresses.
+//! Does not verify tokens, and does not look for addresses.
 
 use std::borrow::Cow;
 
@@ -9,10 +10,10 @@ use data_encoding::BASE64URL_NOPAD;
 
 use super::{ELLIPSIS, TOKEN_CHARS_MIN};
 
-/// Characters from which a word goes whatever it is made of: a relay may have folded the case of a token.
+/// The number of characters from which any word is removed: a relay may have changed the case of a token.
 const ANY_WORD_CHARS_MIN: usize = 64;
 
-/// The text with every word that may be a token made `…`. Linear in the text.
+/// The text with every word that may be a token replaced by `…`. Linear in the text.
 pub fn token_words(text: &str) -> Cow<'_, str> {
     if !text
         .split(|c| !is_of_word(c))
@@ -41,7 +42,7 @@ const fn is_of_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '_')
 }
 
-/// True of a v1 token, whole or cut: base64 of words with colons between them.
+/// True for a v1 token, whole or cut: base64 of words with colons between them.
 fn is_old_token(word: &str) -> bool {
     if word.len() < TOKEN_CHARS_MIN {
         return false;
@@ -52,7 +53,7 @@ fn is_old_token(word: &str) -> bool {
         .is_ok_and(|text| text.contains(&b':') && text.iter().all(u8::is_ascii_graphic))
 }
 
-/// A word without what of it is base32, in any case, for long enough. Another mark may stand before it.
+/// Appends the word without long runs of base32, in any case. Another mark may precede a run.
 fn without_base32(word: &str, out: &mut String) {
     let is_base32 = |c: char| matches!(c, 'a'..='z' | 'A'..='Z' | '2'..='7');
     let mut rest = word;

@@ -1,7 +1,7 @@
-//! Owns attributions: the "On … wrote:" above a quote, in any language and wrapped anyhow.
+//! Owns the recognition of attributions: the "On … wrote:" above a quote, in any language and wrapped at
+//! any place.
 //!
-//! Does not decide what goes. Date, address and colon together are believed in a language
-//! nobody taught it.
+//! Does not decide which lines are cut. Date, address and colon together are evidence in any language.
 
 use std::sync::LazyLock;
 
@@ -13,10 +13,10 @@ use super::phrases::is_apart;
 use super::shapes::{ADDRESS, BRACKETED, DATE, TIME, is_barred};
 use super::text::{BodyLine, LineMark};
 
-/// Lines a wrapped attribution may span.
+/// The number of lines of a wrapped attribution.
 const ATTRIBUTION_LINES_MAX: usize = 6;
 
-/// Characters of an attribution.
+/// The number of characters of an attribution.
 const ATTRIBUTION_CHARS_MAX: usize = 420;
 
 /// An attribution: lines `first..=last`.
@@ -24,11 +24,11 @@ const ATTRIBUTION_CHARS_MAX: usize = 420;
 pub(super) struct Attribution {
     pub(super) first: usize,
     pub(super) last: usize,
-    /// Verb, date and address together: nothing a person types by hand.
+    /// True if it has verb, date and address, which no person types by hand.
     pub(super) certain: bool,
 }
 
-/// A cheap look whether an attribution may end with line `last`, so that most lines cost nothing.
+/// A cheap test for lines that cannot end an attribution, which are most.
 pub(super) fn is_candidate(lines: &[BodyLine], last: usize, floor: usize) -> bool {
     let Some(end) = lines.get(last) else {
         return false;
@@ -41,8 +41,8 @@ pub(super) fn is_candidate(lines: &[BodyLine], last: usize, floor: usize) -> boo
     may_end(&end.fold) && (quote_follows(lines, last) || above.any(|at| told(&lines[at])))
 }
 
-/// Finds the attribution that ends with line `last`, a candidate; `floor` is the first line it may
-/// use.
+/// Finds the attribution that ends with the candidate line `last`; `floor` is the first line that it may
+/// include.
 pub(super) fn attribution(lines: &[BodyLine], last: usize, floor: usize) -> Option<Attribution> {
     let quote_follows = quote_follows(lines, last);
     let mut joined = String::new();
@@ -66,7 +66,7 @@ pub(super) fn attribution(lines: &[BodyLine], last: usize, floor: usize) -> Opti
                 last,
                 certain: evidence.is_certain(),
             };
-            // Going up must bring something: the verb, the address, or "On Tue, 4 Mar".
+            // A line above is added only for more evidence: the verb, the address, or "On Tue, 4 Mar".
             let rank = (evidence.rank(), start);
             if best.is_none_or(|(kept, _)| rank.0 > kept.0 || rank.0 == kept.0 && start > kept.1) {
                 best = Some((rank, found));
@@ -90,7 +90,7 @@ pub(super) fn attribution(lines: &[BodyLine], last: usize, floor: usize) -> Opti
     })
 }
 
-/// True if a line that begins with date and time stands right above or below another: a log, not
+/// True if a line that begins with date and time stands just above or below another such line: a log, not
 /// the head of a mail.
 fn is_listed(lines: &[BodyLine], found: Attribution, floor: usize) -> bool {
     let dated = |at: usize| {
@@ -105,10 +105,10 @@ fn is_listed(lines: &[BodyLine], found: Attribution, floor: usize) -> bool {
     dated(found.first) && (above || dated(found.last + 1))
 }
 
-/// Characters in which a line of a log says when.
+/// The number of characters at the start of a log line that contain its time.
 const LOG_HEAD_CHARS: usize = 24;
 
-/// A long name in front of the address may fill lines of its own.
+/// A long name before the address may fill separate lines.
 fn name_above(lines: &[BodyLine], first: usize, floor: usize, start: LineStart) -> usize {
     if start == LineStart::Opener {
         return first;
@@ -124,7 +124,7 @@ fn name_above(lines: &[BodyLine], first: usize, floor: usize, start: LineStart) 
         .last();
     let Some(top) = top else { return first };
     let torn = lines[first].fold.starts_with('<') || lines[first - 1].fold.ends_with('<');
-    // A paragraph of its own is taken whole; words of the person may stand right above others.
+    // A separate paragraph is taken whole; otherwise the person's words may stand just above.
     if first - top <= NAME_LINES_MAX
         && top > floor
         && lines[top - 1].is_blank()
@@ -140,10 +140,10 @@ fn name_above(lines: &[BodyLine], first: usize, floor: usize, start: LineStart) 
         .unwrap_or(first)
 }
 
-/// Lines of a name.
+/// The number of lines of a name.
 const NAME_LINES_MAX: usize = 2;
 
-/// Only capitalised words, or "Message from" and such, as names are written.
+/// True for only capitalised words, or "Message from" and similar words.
 fn is_titled(line: &BodyLine) -> bool {
     let titled = line.raw.split_whitespace().all(|word| {
         let first = word.chars().find(|c| c.is_alphabetic());
@@ -159,7 +159,7 @@ fn is_titled(line: &BodyLine) -> bool {
     line.words() >= 2 && (titled || opened)
 }
 
-/// True if the last line of an attribution may end so.
+/// True if an attribution may end with this line.
 fn may_end(fold: &str) -> bool {
     let tail = fold.trim_end_matches(['-', ' ', '*', '_', '"', '=', '|']);
     tail.ends_with([':', '>', ')', ']', '：'])
@@ -169,8 +169,8 @@ fn may_end(fold: &str) -> bool {
         || fold.starts_with("----") && tail.len() < fold.len()
 }
 
-/// The line an attribution may go on with upwards: the next one, or one across a blank when
-/// the bracket of the address was torn off.
+/// The line above with which an attribution may continue: the next one, or one across a blank line if the
+/// bracket of the address was torn off.
 fn line_above(lines: &[BodyLine], first: usize, floor: usize, joined: &str) -> Option<usize> {
     let mut above = first.checked_sub(1)?;
     if above < floor {
@@ -191,7 +191,7 @@ fn line_above(lines: &[BodyLine], first: usize, floor: usize, joined: &str) -> O
     (!ends_sentence(&line.fold)).then_some(above)
 }
 
-/// "I will let you know then..." ends a sentence; "Fr., 28." and "Apr." do not.
+/// True for the end of a sentence, such as "I will let you know then..."; false for "Fr., 28." and "Apr.".
 fn ends_sentence(fold: &str) -> bool {
     if fold.ends_with(['!', '?', '。', '！', '？', '…']) {
         return true;
@@ -204,7 +204,7 @@ fn ends_sentence(fold: &str) -> bool {
     !(short || word.ends_with(|c: char| c.is_ascii_digit()))
 }
 
-/// The look of a line that may begin an attribution.
+/// The form of a line that may begin an attribution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum LineStart {
     Other,
@@ -244,11 +244,11 @@ struct AttributionEvidence {
     date: bool,
     time: bool,
     address: bool,
-    /// The address stands in brackets, as programs write it.
+    /// True if the address is in brackets, as programs write it.
     bracketed: bool,
     colon: bool,
     own: bool,
-    /// A sentence ends behind the address and another begins.
+    /// True if a sentence ends after the address and another begins.
     goes_on: bool,
     words: usize,
 }
@@ -259,7 +259,7 @@ impl AttributionEvidence {
     fn of(joined: &str) -> Self {
         let tail = joined.trim_end_matches(['-', ' ', '*', '_', '"', '=', '|']);
         Self {
-            // People say "he said"; programs that say it give the address.
+            // People write "he said"; programs that write it add the address.
             verb: has_verb(joined) || has_word(joined, "said") && BRACKETED.is_match(joined),
             date: DATE.is_match(joined),
             time: TIME.is_match(joined),

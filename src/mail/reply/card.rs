@@ -1,6 +1,6 @@
-//! Owns contact cards: name, title, telephone under a reply, and the closing words above them.
+//! Owns contact cards (name, title, telephone) below a reply, and the closing words above them.
 //!
-//! Knows no delimiters and no disclaimers.
+//! Does not know delimiters and disclaimers.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -11,10 +11,10 @@ use super::fold::pattern;
 use super::languages::CLOSINGS;
 use super::text::BodyLine;
 
-/// Non-blank lines of a card.
+/// The number of non-blank lines of a card.
 pub(super) const CARD_LINES_MAX: usize = 15;
 
-/// "-Ann" or "—Ann Smith": a name signed with a dash, no list item ("- Ann").
+/// True for "-Ann" or "—Ann Smith", a name signed with a dash; false for a list item ("- Ann").
 pub(super) fn is_dashed_name(raw: &str) -> bool {
     let Some(name) = raw.strip_prefix(['-', '–', '—', '~']) else {
         return false;
@@ -46,7 +46,7 @@ static LABEL: LazyLock<Regex> = LazyLock::new(|| {
 static URL: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"(?:https?://|www\.)\S+|[^\s@<>]+@[^\s@<>]+\.[a-z]{2,}"));
 
-/// A telephone number, a labelled number, or little but an address.
+/// True for a telephone number, a labelled number, or little more than an address.
 pub(super) fn is_contact(fold: &str) -> bool {
     if fold.chars().count() > 160 {
         return false;
@@ -65,7 +65,7 @@ pub(super) fn is_prose(fold: &str) -> bool {
     words >= 14 || words >= 7 && fold.ends_with(['.', '?', '!', ':', '…']) && !is_contact(fold)
 }
 
-/// Two to four capitalised words, and nothing else but a title behind a bar or a comma.
+/// True for two to four capitalised words, optionally with a title after a bar or a comma.
 pub(super) fn is_name(raw: &str) -> bool {
     let raw = raw
         .split(['|', ',', '/', '–', '·', '•'])
@@ -83,7 +83,7 @@ pub(super) fn is_name(raw: &str) -> bool {
         && !raw.ends_with('.')
 }
 
-/// A contact card at the end: the first line of the part that goes.
+/// The first line of a contact card at the end of the block.
 pub(super) fn card(lines: &[BodyLine], floor: usize, block: Range<usize>) -> Option<usize> {
     if let Some(from) = card_under_closing(lines, floor, block.end) {
         return Some(from);
@@ -113,7 +113,7 @@ pub(super) fn card(lines: &[BodyLine], floor: usize, block: Range<usize>) -> Opt
     let above = (floor..block.start)
         .rev()
         .find(|at| !lines[*at].is_blank())?;
-    // "Please write to" asks for the card to be read; a card of one's own follows an end.
+    // A card after "Please write to" is meant to be read; a signature's card follows the end of a sentence.
     let ended = lines[above]
         .raw
         .trim_end()
@@ -121,7 +121,7 @@ pub(super) fn card(lines: &[BodyLine], floor: usize, block: Range<usize>) -> Opt
     (ended || is_closing(&lines[above].fold)).then_some(block.start)
 }
 
-/// Under "Best regards," and a name: everything, if it is a contact card.
+/// The first line of a contact card under "Best regards," and a name.
 fn card_under_closing(lines: &[BodyLine], floor: usize, end: usize) -> Option<usize> {
     let mut seen = 0;
     let closing = (floor..end).rev().find_map(|at| {
@@ -135,7 +135,8 @@ fn card_under_closing(lines: &[BodyLine], floor: usize, end: usize) -> Option<us
     if is_closing(&lines[closing].fold) {
         let name = below.next()?;
         if lines[name].fold.starts_with("[image") {
-            // A logo stands beside a card, never above what somebody wrote.
+            // A logo belongs to a card only if a contact line follows; else it is part of the person's
+            // text.
             return below.any(|at| is_contact(&lines[at].fold)).then_some(name);
         }
         if lines[name].words() > 5 || is_contact(&lines[name].fold) {
@@ -150,13 +151,13 @@ fn card_under_closing(lines: &[BodyLine], floor: usize, end: usize) -> Option<us
     (!postscript && rest.iter().any(|at| is_contact(&lines[*at].fold))).then_some(first)
 }
 
-/// "Best regards," alone on its line.
+/// True for "Best regards," alone on its line.
 fn is_closing(fold: &str) -> bool {
     let text = fold.trim_matches([',', '.', '!', ' ', '-', '–', '*', '、', '。', ';', ':', '~']);
     CLOSINGS.contains(&text)
 }
 
-/// "Best regards, Ann Smith" on one line.
+/// True for "Best regards, Ann Smith" on one line.
 fn closes_with_name(fold: &str) -> bool {
     fold.split_once([',', '!', '.'])
         .is_some_and(|(closing, name)| {
@@ -164,7 +165,7 @@ fn closes_with_name(fold: &str) -> bool {
         })
 }
 
-/// True if lines left under a quote are a signature and not an answer.
+/// True if the lines left under a quote are a signature and not an answer.
 pub(super) fn is_residue(lines: &[BodyLine], below: &[usize]) -> bool {
     let short = below.len() <= CARD_LINES_MAX && below.iter().all(|at| !is_prose(&lines[*at].fold));
     let contact = below.iter().any(|at| is_contact(&lines[*at].fold));

@@ -1,6 +1,6 @@
-//! Owns what becomes of each line once the quotes are known: kept, quoted, signature.
+//! Owns the final class of each line after the quotes are found: kept, quoted, signature.
 //!
-//! Every line gets exactly one fate, so nothing is lost. Does not look for quotes.
+//! Every line gets exactly one class, so none is lost. Does not look for quotes.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use super::text::LineMark;
 use super::{Confidence, Method};
 
 impl Cutter<'_> {
-    /// Decides the fates.
+    /// Decides the classes.
     pub(super) fn finish(mut self) -> Cut {
         let count = self.lines.len();
         let mut gone = vec![false; count];
@@ -50,8 +50,8 @@ impl Cutter<'_> {
         !(0..fates.len()).any(|at| fates[at] == LineClass::Text && !self.lines[at].is_blank())
     }
 
-    /// Some people answer inside the signature their mail program made, begin with dashes or ask
-    /// about a footer: gives it back when nothing else is there and it reads like a letter.
+    /// Some people answer inside their signature, begin with dashes or ask about a footer: restores it if
+    /// no other text is left and it reads like a letter.
     fn typed_into_signature(&mut self, fates: &mut [LineClass]) -> bool {
         if !fates.contains(&LineClass::Quoted) {
             return false;
@@ -109,7 +109,7 @@ impl Cutter<'_> {
         zones
     }
 
-    /// A single `>` line right under a person's line, before any other quote, is the person's.
+    /// A single `>` line just below a person's line, before any other quote, is the person's text.
     fn lone_quote_mark(&mut self, gone: &[bool]) {
         let is_quote = |kinds: &[LineKind], at: usize| {
             kinds
@@ -132,7 +132,7 @@ impl Cutter<'_> {
         }
     }
 
-    /// Keeps the quotes that are answered below them.
+    /// Keeps the quotes that have an answer below them.
     fn keep_answered(&mut self, fates: &mut [LineClass], unmarked: &mut [bool]) {
         let own: Vec<usize> = (0..self.lines.len())
             .filter(|at| fates[*at] == LineClass::Text && self.kinds[*at] == LineKind::Text)
@@ -170,7 +170,7 @@ impl Cutter<'_> {
         self.keep(0..last, fates, unmarked);
     }
 
-    /// With one quote only between own words: the first own line below it.
+    /// With a single quote between own words: the first own line below it.
     fn single_answer(&self, own: &[usize]) -> Option<usize> {
         let mut below = None;
         for pair in own.windows(2) {
@@ -204,7 +204,7 @@ impl Cutter<'_> {
         }
     }
 
-    /// Apple marks the attribution like the quote: the line after it when a quote begins so.
+    /// Apple quotes the attribution too: returns the line after it if a quote begins with one.
     fn attribution_in_quote(&self, at: usize) -> usize {
         let begins = self.kinds[at] == LineKind::Quote
             && self.lines[at].depth > 0
@@ -225,7 +225,7 @@ impl Cutter<'_> {
             })
     }
 
-    /// "Hi Bob," and "see my answers below" announce answers between the quotes.
+    /// True for "Hi Bob," and "see my answers below", which announce answers between the quotes.
     pub(super) fn invites_answers(&self, above: &[usize]) -> bool {
         let greeting = above.len() <= 2
             && above.iter().all(|at| self.lines[*at].words() <= 4)
@@ -248,7 +248,7 @@ impl Cutter<'_> {
             })
     }
 
-    /// Names what the cut rests on.
+    /// Sets the method and the confidence of the cut.
     fn name_evidence(&mut self, fates: &[LineClass]) {
         let count = self.lines.len();
         let gone =
@@ -263,7 +263,7 @@ impl Cutter<'_> {
             .filter(|at| self.kinds[*at] == LineKind::Text)
             .collect();
         if !above.is_empty() && self.announces_answers(&above) {
-            // Answers may hide in the old mail, and nothing tells them from it.
+            // Answers may be mixed into the old mail, where they cannot be recognised.
             self.confidence = Confidence::Low;
         }
         if self.method != Method::None {

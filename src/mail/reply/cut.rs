@@ -1,6 +1,6 @@
-//! Owns the walk over the lines of a body: where quotes begin, where old mail begins.
+//! Owns the scan over the lines of a body: where quotes and old mail begin.
 //!
-//! Does not read HTML, and leaves to `fates` what becomes of each line.
+//! Does not read HTML, and leaves the final class of each line to `classes`.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -14,10 +14,10 @@ use super::shapes;
 use super::text::{BodyLine, LineMark};
 use super::{Confidence, Method};
 
-/// Lines at the top that may hold a banner of the mail system.
+/// The number of lines at the top that may contain a banner of the mail system.
 const BANNER_LINES_MAX: usize = 6;
 
-/// Lines that are looked at closely for an attribution.
+/// The number of lines that are examined for an attribution.
 const CANDIDATES_MAX: u32 = 1500;
 
 /// The class of a line.
@@ -28,16 +28,16 @@ pub(super) enum LineClass {
     Signature,
 }
 
-/// The fates of all lines, and why.
+/// The classes of all lines, and the evidence.
 pub(super) struct Cut {
     pub(super) classes: Vec<LineClass>,
     pub(super) method: Method,
     pub(super) confidence: Confidence,
-    /// Lines of ours that are kept and need a quote mark to be told from the answer.
+    /// Kept lines of our own mail that need a quote mark to distinguish them from the answer.
     pub(super) unmarked: Vec<bool>,
 }
 
-/// Decides the fate of every line.
+/// Decides the class of every line.
 pub(super) fn cut(lines: &mut Vec<BodyLine>, known: &[&str], marker: &str, forward: bool) -> Cut {
     let marker = fold(marker);
     let marker = marker.as_str();
@@ -45,8 +45,8 @@ pub(super) fn cut(lines: &mut Vec<BodyLine>, known: &[&str], marker: &str, forwa
     if !known.lines.contains(&true) {
         return Cutter::new(lines, known, marker, forward).cut();
     }
-    // Somebody may answer in our very words ("Yes, keep my subscription for another year"):
-    // what stands above the quote is the person's.
+    // An answer may repeat our very words ("Yes, keep my subscription for another year"): the text above
+    // the quote is the person's.
     let untouched = lines.clone();
     let marked = (0..lines.len()).any(|at| known.lines[at] && lines[at].depth > 0);
     let end = if marked {
@@ -85,18 +85,18 @@ pub(super) struct Cutter<'a> {
     pub(super) kinds: Vec<LineKind>,
     pub(super) known: KnownLines,
     pub(super) marker: &'a str,
-    /// The subject says "Fwd:".
+    /// True if the subject begins with "Fwd:".
     pub(super) forward: bool,
-    /// The first evidence found, the strongest of its place.
+    /// The first evidence that was found; at one place, the strongest.
     pub(super) method: Method,
     pub(super) confidence: Confidence,
-    /// Everything from here on is old mail without quote marks.
+    /// The line from which everything is old mail without quote marks.
     pub(super) old_mail_from: Option<usize>,
-    /// A whole mail begins here with nothing written above it.
+    /// True if a whole mail begins here with no text above it.
     pub(super) forwarded: bool,
-    /// The number of lines that may still be examined for the end of an attribution.
+    /// The number of lines that may still be examined as the end of an attribution.
     candidates: Cell<u32>,
-    /// No header block begins above this line.
+    /// The line above which no header block begins.
     no_header_above: usize,
 }
 
@@ -140,13 +140,13 @@ impl<'a> Cutter<'a> {
         self.finish()
     }
 
-    /// "This mail originated outside": put there by a mail system, not by the person.
+    /// Marks "This mail originated outside": the mail system wrote it, not the person.
     fn mark_banner(&mut self) {
         let filled: Vec<usize> = (0..self.lines.len())
             .filter(|at| !self.lines[*at].is_blank())
             .take(BANNER_LINES_MAX)
             .collect();
-        // Under the head of old mail stands the banner that the old mail came with.
+        // A banner below the header of old mail belongs to the old mail.
         let old = filled.iter().position(|at| self.begins_old_mail(*at));
         let top = &filled[..old.unwrap_or(filled.len())];
         let hit = top.iter().position(|at| {
@@ -170,7 +170,7 @@ impl<'a> Cutter<'a> {
             || self.attribution_above(at, 0).is_some()
     }
 
-    /// Walks the unquoted lines down to the first place under which all is old mail.
+    /// Scans the unquoted lines down to the first place below which everything is old mail.
     fn scan(&mut self) {
         let mut first_text: Option<usize> = None;
         let mut floor = 0;
@@ -195,7 +195,7 @@ impl<'a> Cutter<'a> {
             if let Some((from, end, method)) = self.whole_mail(at) {
                 let own = first_text.is_some_and(|text| text < from);
                 if self.quoted_at(end) && method != Method::Marker {
-                    // Quote marks below: the header is but the head of a quote.
+                    // With quote marks below, the header only introduces a quote.
                     self.attribute(from..end);
                     self.note_evidence(method, Confidence::High);
                     floor = end;
@@ -235,8 +235,8 @@ impl<'a> Cutter<'a> {
         }
     }
 
-    /// True if the attribution at `at`, with nothing written above it, is part of a person's story:
-    /// nothing marked as old mail follows it.
+    /// True if the attribution at `at`, with no text above it, belongs to the person's own text, because no
+    /// old mail follows it.
     fn is_narrated(&self, at: usize, end: usize) -> bool {
         self.kinds[at] != LineKind::Attribution
             && self.unquoted_at(end)
@@ -245,7 +245,7 @@ impl<'a> Cutter<'a> {
                 .is_some_and(|next| self.kinds[next] == LineKind::Text)
     }
 
-    /// A separator or a header block at `at`: where it begins, the line after it, its name.
+    /// A separator or a header block at `at`: its start, the line after it, and the method.
     fn whole_mail(&mut self, at: usize) -> Option<(usize, usize, Method)> {
         let next = self.next_filled(at + 1);
         let header_follows =
@@ -272,12 +272,12 @@ impl<'a> Cutter<'a> {
         Some((at, end, method))
     }
 
-    /// A header block that begins at `at`: the line after it.
+    /// The line after the header block that begins at `at`.
     fn header_block(&mut self, at: usize, ruled_off: bool) -> Option<usize> {
         if at < self.no_header_above && !ruled_off {
             return None;
         }
-        // The rest of a block that says too little says even less.
+        // Any later part of a block that has too little evidence has even less.
         let found = quotes::header_block(self.lines, at, ruled_off);
         found.map_err(|end| self.no_header_above = end).ok()
     }
@@ -303,7 +303,7 @@ impl<'a> Cutter<'a> {
         attribution::attribution(self.lines, last, floor)
     }
 
-    /// True if a rule stands right above.
+    /// True if a rule stands just above.
     fn ruled_off(&self, at: usize) -> bool {
         self.lines[..at]
             .iter()
@@ -338,8 +338,7 @@ impl<'a> Cutter<'a> {
         }
     }
 
-    /// Some mailers mark quotes with bars or initials ("AS> "); believed only under an
-    /// attribution.
+    /// Some mailers mark quotes with bars or initials ("AS> "), which count only below an attribution.
     pub(super) fn barred_quotes(&mut self, from: usize) {
         let Some(first) = self.next_filled(from) else {
             return;
@@ -360,10 +359,10 @@ impl<'a> Cutter<'a> {
         }
     }
 
-    /// Everything from `head` on is old mail; `head` is what introduces it.
+    /// Marks all lines from `head` on as old mail; `head` is its introduction.
     pub(super) fn cut_at(&mut self, head: Range<usize>, own: bool, method: Method) {
         if !own {
-            // Nothing above: the mail below is what this mail is about.
+            // Without text above, the old mail is the content of this mail.
             self.forwarded |= method != Method::Marker;
             if self.forwarded {
                 self.note_evidence(method, Confidence::Medium);
@@ -394,8 +393,7 @@ impl<'a> Cutter<'a> {
         }
     }
 
-    /// The paragraph above `from` if it has a date or an address: an attribution in words
-    /// nobody taught us.
+    /// The paragraph above `from` if it has a date or an address: an attribution in unknown words.
     pub(super) fn dated_above(&self, from: usize) -> Option<usize> {
         let last = (0..from)
             .rev()
@@ -415,7 +413,7 @@ impl<'a> Cutter<'a> {
         (short && first > 0 && shapes::is_dated(&joined)).then_some(first)
     }
 
-    /// Marks above the attribution are the person's: programs put theirs below it.
+    /// Quote marks above the attribution are the person's: programs write theirs below it.
     fn marks_of_author(&mut self) {
         let attributed = self
             .kinds
@@ -438,7 +436,7 @@ impl<'a> Cutter<'a> {
         }
     }
 
-    /// A word or two, or a link, that fell out of a quoted line when it was wrapped again.
+    /// Marks a word or two, or a link, that rewrapping moved out of a quoted line.
     fn wrapped_remnants(&mut self) {
         for at in 1..self.lines.len().saturating_sub(1) {
             let line = &self.lines[at];

@@ -1,17 +1,17 @@
-//! Owns the folded form of a line, in which all comparing is done, and the patterns made for it.
+//! Owns the folded form of a line, used in all comparisons, and the patterns for it.
 //!
-//! Does not know what any word means.
+//! Does not interpret words.
 
 use regex::Regex;
 
-/// Characters of a line that are looked at; what stands behind them is carried, not judged.
+/// The number of characters of a line that are compared; the rest is kept but not examined.
 const FOLD_CHARS_MAX: usize = 600;
 
 /// Lower case, one plain space between words, ASCII digits and brackets, no invisible marks.
 pub(super) fn fold(text: &str) -> String {
     let mut out = String::with_capacity(text.len().min(FOLD_CHARS_MAX));
     let mut space = false;
-    // Some programs leave this reference in plain text.
+    // Some programs leave this character reference in plain text.
     let spaced;
     let mut text = text;
     if text.contains("&nbsp;") {
@@ -66,14 +66,14 @@ fn digit(c: char, zero: char) -> char {
     char::from_digit(u32::from(c) - u32::from(zero), 10).unwrap_or(c)
 }
 
-/// Marks that steer direction or joining and cannot be seen.
+/// True for invisible characters that control direction or joining.
 pub(super) fn is_invisible(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
         | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{206f}' | '\u{feff}' | '\u{0}'..='\u{8}' | '\u{fe0f}')
 }
 
-/// Compiles a pattern of this module; the tests touch every one.
+/// Compiles a pattern of this module; the tests compile every one.
 #[expect(
     clippy::expect_used,
     reason = "the patterns are constants, compiled by the tests"

@@ -1,6 +1,6 @@
-//! Owns the recognition of our own words in a mail: what we sent is known.
+//! Owns the recognition of our own text in a mail, by comparison with the mails we sent.
 //!
-//! Needs no language and no quote marks. Does not decide what goes.
+//! Works in any language and without quote marks. Does not decide which lines are cut.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,30 +9,29 @@ use super::shapes::is_barred;
 use super::text::BodyLine;
 use crate::mail::text::cut;
 
-/// Words in a row that are compared.
+/// The number of consecutive words that are compared.
 const SHINGLE: usize = 4;
 
-/// Words in a row that are too many for chance.
+/// The number of consecutive matching words that cannot be chance.
 const RUN_MIN: usize = 8;
 
-/// Texts that are looked at, newest first.
+/// The number of texts that are compared, newest first.
 const TEXTS_MAX: usize = 16;
 
-/// Bytes of one text that are looked at.
+/// Bytes of one text that are compared.
 const TEXT_BYTES_MAX: usize = 256 * 1024;
 
-/// The lines that are ours.
+/// The lines that contain our text.
 pub(super) struct KnownLines {
-    /// For each line: it is a line we sent.
+    /// For each line: true if we sent it.
     pub(super) lines: Vec<bool>,
-    /// For each line: half of it or more is ours, so it is no answer.
+    /// For each line: true if half of it or more is ours, so it is no answer.
     pub(super) partly: Vec<bool>,
-    /// Most of one of our texts was found again.
+    /// True if most of one of our texts was found.
     pub(super) found_most: bool,
-    /// Nearly all of one of our texts was found again.
+    /// True if nearly all of one of our texts was found.
     pub(super) found_nearly_all: bool,
-    /// The line below which a line of ours stands more often than we wrote it: earlier mail begins
-    /// above.
+    /// The line from which our lines occur more often than we wrote them: an earlier mail begins above.
     pub(super) repeated_from: Option<usize>,
 }
 
@@ -101,7 +100,7 @@ pub(super) fn find(lines: &[BodyLine], texts: &[&str]) -> KnownLines {
     }
 }
 
-/// The first of the lines `found` that no line of ours is left for.
+/// The first line in `found` that occurs more often than our texts contain it.
 fn first_repeated(mail: &[(u64, usize)], lines: &[Vec<u64>], found: &[bool]) -> Option<usize> {
     let mut left: HashMap<&[u64], usize> = HashMap::new();
     for line in lines {
@@ -123,7 +122,7 @@ fn first_repeated(mail: &[(u64, usize)], lines: &[Vec<u64>], found: &[bool]) -> 
         .map(|line| line[0].1)
 }
 
-/// Places of a table of the words a text of ours has.
+/// The number of bits in a table of the words of one text.
 const FIRST_BITS: usize = 1 << 14;
 
 fn bit_of(word: u64) -> usize {
@@ -140,7 +139,7 @@ fn cover(mail: &[(u64, usize)], text: &[u64]) -> Vec<bool> {
     let shingles: HashSet<&[u64]> = text.windows(size).collect();
     let plain: Vec<u64> = mail.iter().map(|(word, _)| *word).collect();
     let mut covered = vec![false; mail.len()];
-    // Most words of a mail are none of ours, which one bit of each tells.
+    // Most words of a mail are not ours, which one bit per word shows quickly.
     let mut bits = vec![false; FIRST_BITS];
     for shingle in &shingles {
         bits[bit_of(shingle[0])] = true;
@@ -153,8 +152,8 @@ fn cover(mail: &[(u64, usize)], text: &[u64]) -> Vec<bool> {
     covered
 }
 
-/// Takes the runs that are too long for chance; when the text was found whole, also the short
-/// ones behind the first of them (answers stand between).
+/// Accepts the runs that are too long for chance; if the text was found whole, also the short runs after
+/// the first of them, because answers stand between.
 fn accept_runs(covered: &[bool], run_min: usize, found: bool, ours: &mut [bool]) {
     let mut start = 0;
     let mut anchored = false;
@@ -168,7 +167,7 @@ fn accept_runs(covered: &[bool], run_min: usize, found: bool, ours: &mut [bool])
     }
 }
 
-/// Below the first line of ours, lines too short for a shingle count when they are the same.
+/// Below our first line, lines too short for a shingle are ours if they are equal.
 fn short_lines(mail: &[(u64, usize)], whole_lines: &HashSet<Vec<u64>>, found: &mut [bool]) {
     let Some(first) = found.iter().position(|found| *found) else {
         return;
@@ -182,7 +181,7 @@ fn short_lines(mail: &[(u64, usize)], whole_lines: &HashSet<Vec<u64>>, found: &m
     }
 }
 
-/// A line is ours when it begins and ends with our words and nearly all between are ours.
+/// A line is ours if it begins and ends with our words and nearly all between are ours.
 fn by_line(mail: &[(u64, usize)], ours: &[bool], count: usize) -> (Vec<bool>, Vec<bool>) {
     let mut known = vec![false; count];
     let mut partly = vec![false; count];
@@ -197,7 +196,7 @@ fn by_line(mail: &[(u64, usize)], ours: &[bool], count: usize) -> (Vec<bool>, Ve
     (known, partly)
 }
 
-/// Lower-case words without punctuation; in scripts that do not part words, each character.
+/// Lower-case words without punctuation; in scripts without spaces between words, each character.
 fn words(text: &str) -> Vec<u64> {
     let mut words = Vec::new();
     let mut word = String::new();
@@ -225,8 +224,8 @@ fn words(text: &str) -> Vec<u64> {
     words
 }
 
-/// True if a character is part of a word: any but space, punctuation and symbols of the scripts
-/// that mails are written in. The tables of Unicode are more exact and take ten times as long.
+/// True for a character of a word: any but space, punctuation and symbols of the usual scripts. The tables
+/// of Unicode are more exact and take ten times as long.
 fn is_letter(c: char) -> bool {
     match u32::from(c) {
         0..=0x7f => c.is_ascii_alphanumeric(),
@@ -243,8 +242,7 @@ fn is_unspaced(c: char) -> bool {
     matches!(u32::from(c), 0x0e00..=0x0eff | 0x1000..=0x109f | 0x1780..=0x17ff | 0x3040..=0x30ff | 0x3400..=0x9fff | 0xf900..=0xfaff | 0x2_0000..=0x3_ffff)
 }
 
-/// The FNV-1a hash of a word. A sender who makes words collide only has their own words taken for
-/// ours.
+/// The FNV-1a hash of a word. A sender who constructs collisions only has their own words taken for ours.
 fn hash(word: &str) -> u64 {
     word.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)

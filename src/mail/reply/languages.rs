@@ -1,15 +1,15 @@
-//! Owns the words mail programs put around a quote, in the languages they speak.
+//! Owns the words that mail programs put around a quote, in many languages.
 //!
-//! Does not judge lines: whether a word makes an attribution, a header block or a signature is
-//! decided next door. Everything here is lower case and folded as `fold::fold` folds.
+//! Does not classify lines: other modules decide if a word makes an attribution, a header block or a
+//! signature. All entries are lower case and folded as by `fold::fold`.
 //!
-//! The lists are written as text, words parted by bars, because there are some thousands of them.
+//! The lists are text, with words separated by bars, because there are thousands of them.
 
 use std::sync::LazyLock;
 
 use super::phrases::PhraseList;
 
-/// The words of one list, to be looked for all at once.
+/// The words of one list, for a single search.
 fn phrases(list: &'static str) -> PhraseList {
     PhraseList::new(words(list))
 }
@@ -24,7 +24,7 @@ fn words(list: &'static str) -> Vec<&'static str> {
 
 /// Verbs that close or open an attribution: "wrote", "a écrit", "schrieb".
 ///
-/// A word bounded by letters does not match ("wrote" is not in "rewrote").
+/// Matches only whole words ("wrote" is not in "rewrote").
 pub(super) static WROTE: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
@@ -44,7 +44,7 @@ pub(super) static WROTE: LazyLock<PhraseList> = LazyLock::new(|| {
     )
 });
 
-/// The same for scripts that do not part their words: matched anywhere in the line.
+/// Such verbs in scripts without spaces between words: matched anywhere in the line.
 pub(super) static WROTE_UNSPACED: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
@@ -67,7 +67,7 @@ pub(super) static OPENERS: LazyLock<Vec<&str>> = LazyLock::new(|| {
     )
 });
 
-/// First words that tell a person speaking of themselves, not a mail program.
+/// First words of a person's sentence, which no mail program writes.
 pub(super) static FIRST_PERSON: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
@@ -87,7 +87,7 @@ pub(super) enum HeaderLabel {
     Sent,
     To,
     Subject,
-    /// Cc, Reply-To, Importance, Attachments: never evidence alone.
+    /// Cc, Reply-To, Importance, Attachments: no evidence alone.
     Other,
 }
 
@@ -229,7 +229,7 @@ pub(super) static FORWARDED: LazyLock<Vec<&str>> = LazyLock::new(|| {
     )
 });
 
-/// Ways to say "sent from" at the head of a line a mail program adds.
+/// Ways to say "sent from" at the start of a line that a mail program adds.
 pub(super) static SENT_FROM: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
@@ -276,7 +276,7 @@ pub(super) static SENT_FROM: LazyLock<PhraseList> = LazyLock::new(|| {
     )
 });
 
-/// The same at the end of a line: "von meinem iPhone gesendet", "iPhoneから送信".
+/// Such phrases at the end of a line: "von meinem iPhone gesendet", "iPhoneから送信".
 pub(super) static SENT_FROM_END: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
@@ -290,7 +290,7 @@ pub(super) static SENT_FROM_END: LazyLock<PhraseList> = LazyLock::new(|| {
     )
 });
 
-/// Devices and programs that name themselves in such a line.
+/// Devices and programs named in such a line.
 pub(super) static DEVICES: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
@@ -318,7 +318,7 @@ pub(super) static DEVICES: LazyLock<PhraseList> = LazyLock::new(|| {
     )
 });
 
-/// Words that go with an excuse after "sent from my phone".
+/// Words of an excuse after "sent from my phone".
 pub(super) static EXCUSES: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
@@ -364,7 +364,7 @@ pub(super) static CLOSINGS: LazyLock<Vec<&str>> = LazyLock::new(|| {
     )
 });
 
-/// Words that only legal language below a signature has.
+/// Phrases that occur only in legal notices below a signature.
 pub(super) static LEGAL: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
@@ -383,7 +383,7 @@ pub(super) static LEGAL: LazyLock<PhraseList> = LazyLock::new(|| {
     )
 });
 
-/// Words that go with it, and that people use too.
+/// Phrases of legal notices that people use too.
 pub(super) static LEGAL_TOO: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
@@ -405,7 +405,7 @@ pub(super) static LEGAL_TOO: LazyLock<PhraseList> = LazyLock::new(|| {
     )
 });
 
-/// Headings of legal language.
+/// Headings of legal notices.
 pub(super) static LEGAL_HEADINGS: LazyLock<Vec<&str>> = LazyLock::new(|| {
     words(
         "
@@ -415,7 +415,7 @@ pub(super) static LEGAL_HEADINGS: LazyLock<Vec<&str>> = LazyLock::new(|| {
     )
 });
 
-/// "Sent from my …", in words that need no device to be believed.
+/// "Sent from my …", in phrases that are certain without a device.
 pub(super) static SENT_FROM_MINE: LazyLock<Vec<&str>> = LazyLock::new(|| {
     words(
         "
@@ -425,7 +425,7 @@ pub(super) static SENT_FROM_MINE: LazyLock<Vec<&str>> = LazyLock::new(|| {
     )
 });
 
-/// Lines with which a mailing list, a scanner or a tracker signs (anywhere in the line).
+/// Footers of mailing lists, scanners and trackers (anywhere in the line).
 pub(super) static FOOTERS: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
@@ -458,7 +458,7 @@ pub(super) static FOOTERS: LazyLock<PhraseList> = LazyLock::new(|| {
     )
 });
 
-/// Banners a mail system puts at the head of what comes from outside.
+/// Banners that a mail system puts at the top of external mail.
 pub(super) static BANNERS: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
@@ -471,7 +471,7 @@ pub(super) static BANNERS: LazyLock<PhraseList> = LazyLock::new(|| {
     )
 });
 
-/// Our own line above a notification, as other systems word it too.
+/// Our own line above a notification, and the wordings of other systems.
 pub(super) static MARKERS: LazyLock<PhraseList> = LazyLock::new(|| {
     phrases(
         "
@@ -487,7 +487,7 @@ pub(super) static MARKERS: LazyLock<PhraseList> = LazyLock::new(|| {
     )
 });
 
-/// Words a person uses above answers that stand between the quotes.
+/// Words with which a person announces answers between the quotes.
 pub(super) static SEE_BELOW: LazyLock<Vec<&str>> = LazyLock::new(|| {
     words(
         "

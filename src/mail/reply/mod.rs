@@ -1,11 +1,11 @@
-//! Owns cutting out of a mail the words a person wrote.
+//! Owns the extraction of the words that a person wrote from a mail.
 //!
-//! Does not fetch, store or post anything, and does not parse MIME: it takes the text and the
-//! HTML part as decoded strings and never trusts either of them blindly.
+//! Does not fetch, store or post anything, and does not parse MIME: it takes the text and the HTML part as
+//! decoded strings, which may contradict each other.
 //!
-//! Every line of the part that is chosen ends in exactly one of `text`, `quoted` and
-//! `signature`. Quotes with an answer under them stay with the answer; closing words and the
-//! name under them ("Best regards, Ann") are the person's own and stay.
+//! Every line of the chosen part is in exactly one of `text`, `quoted` and `signature`. Quotes with an
+//! answer below them stay with the answer; closing words and the name below them ("Best regards, Ann") are
+//! the person's own and stay.
 
 mod attribution;
 mod card;
@@ -25,26 +25,26 @@ mod text;
 use cut::{Cut, LineClass};
 use text::{BodyLine, LineMark};
 
-/// Bytes of a part that are read; what stands behind them is left out (`Reply::truncated`).
+/// Bytes of a part that are read; the rest is left out (`Reply::truncated`).
 pub const TEXT_BYTES_MAX: usize = 1024 * 1024;
 
-/// The marker that notifications carry unless the product says otherwise.
+/// The default marker of notifications.
 pub const MARKER_DEFAULT: &str = "Reply above this line";
 
-/// A mail's body as the MIME parser decoded it, and what we know of its thread.
+/// A mail's body as the MIME parser decoded it, and the known facts of its thread.
 #[derive(Debug, Clone, Copy)]
 pub struct ReplyInput<'a> {
     /// The `text/plain` part.
     pub text: Option<&'a str>,
     /// The `text/html` part.
     pub html: Option<&'a str>,
-    /// The subject, which tells forwards.
+    /// The subject, which identifies forwards.
     pub subject: &'a str,
     /// The texts we sent earlier in this thread, newest first.
     pub known: &'a [&'a str],
-    /// True if the mail answers nothing: its quotes are its author's own, for there is no mail to quote back.
+    /// True if the mail is no answer: its quotes are the author's text, because there is no mail to quote.
     pub answers_nothing: bool,
-    /// The line under which nothing is reply, as our notifications word it.
+    /// The line of our notifications below which nothing is reply.
     pub marker: &'a str,
 }
 
@@ -61,27 +61,26 @@ impl Default for ReplyInput<'_> {
     }
 }
 
-/// The words a person wrote, and the text that was cut away.
+/// The words that a person wrote, and the text that was cut.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reply {
-    /// The words the person wrote, with the quotes they answer. Never empty unless the mail is.
+    /// The person's words, with the quotes they answer. Empty only if the mail is.
     pub text: String,
-    /// The same as sanitised HTML, if the mail had an HTML part. None of more than 256 KiB of it,
-    /// which `text` still has.
+    /// The same content as sanitised HTML, if the mail had an HTML part; `None` above 256 KiB.
     pub html: Option<String>,
-    /// Old mail that was cut away, with its attribution.
+    /// Old mail that was cut, with its attribution.
     pub quoted: String,
     /// Signature, "sent from" lines, disclaimers, list footers.
     pub signature: String,
-    /// The evidence that the cut rests on.
+    /// The evidence for the cut.
     pub method: Method,
     /// The certainty of the cut.
     pub confidence: Confidence,
-    /// The part was longer than [`TEXT_BYTES_MAX`]; its end is in none of the fields.
+    /// True if the part was longer than [`TEXT_BYTES_MAX`]; its end is in none of the fields.
     pub truncated: bool,
 }
 
-/// The evidence a cut rests on.
+/// The evidence for a cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Method {
     /// No text was cut.
@@ -89,26 +88,26 @@ pub enum Method {
     None,
     /// Our "reply above this line".
     Marker,
-    /// Words we sent were found again.
+    /// Text that we sent was found.
     Known,
     /// "On … wrote:".
     Attribution,
     /// `From: … Sent: … To: …`, or "-----Original Message-----".
     HeaderBlock,
-    /// Elements a mail program puts around quotes.
+    /// Elements that a mail program puts around quotes.
     HtmlStructure,
     /// `>` marks alone.
     QuotePrefix,
     /// Only a signature was cut.
     Signature,
-    /// A forwarded mail: cut when words stand above it, else kept whole.
+    /// A forwarded mail: cut if words stand above it, else kept whole.
     Forward,
     /// The whole body, because only quotes or a signature were found in it.
     FullBody,
 }
 
 impl Method {
-    /// The word used in JSON and logs.
+    /// The name in JSON and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -128,17 +127,17 @@ impl Method {
 /// The certainty of a cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Confidence {
-    /// A guess: show the whole mail beside it.
+    /// A guess: the product should show the whole mail too.
     Low,
     /// Likely.
     Medium,
-    /// As sure as mail can be.
+    /// As certain as possible.
     #[default]
     High,
 }
 
 impl Confidence {
-    /// The word used in JSON and logs.
+    /// The name in JSON and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Low => "low",
@@ -148,7 +147,7 @@ impl Confidence {
     }
 }
 
-/// Cuts the reply out of a mail. Linear in the size of the parts; never panics.
+/// Extracts the reply from a mail. Linear in the size of the parts; never panics.
 pub fn extract(input: &ReplyInput<'_>) -> Reply {
     let plain = input
         .text
@@ -210,7 +209,7 @@ impl PartReply {
         }
     }
 
-    /// Words of the whole part.
+    /// The number of words of the whole part.
     fn words(&self) -> usize {
         let reply = &self.reply;
         let parts = [&reply.text, &reply.quoted, &reply.signature];
@@ -221,7 +220,7 @@ impl PartReply {
     }
 }
 
-/// Keeps quotes that no attribution, header block or text of ours explains, in a mail that answers nothing.
+/// Keeps quotes without attribution, header block or known text, in a mail that is no answer.
 fn keep_own_quotes(cut: &mut Cut, input: &ReplyInput<'_>) {
     if input.answers_nothing && matches!(cut.method, Method::QuotePrefix | Method::HtmlStructure) {
         for class in &mut cut.classes {
@@ -233,7 +232,7 @@ fn keep_own_quotes(cut: &mut Cut, input: &ReplyInput<'_>) {
     }
 }
 
-/// "Fwd:" and its kin in front of a subject.
+/// True if the subject begins with "Fwd:" or a similar prefix.
 fn is_forward(subject: &str) -> bool {
     let subject = fold::fold(subject);
     [
@@ -262,7 +261,7 @@ fn is_forward(subject: &str) -> bool {
     .any(|prefix| subject.starts_with(prefix))
 }
 
-/// Puts the lines together again by fate.
+/// Joins the lines of each class.
 fn assemble(lines: &[BodyLine], cut: &Cut) -> Reply {
     let mut parts = [String::new(), String::new(), String::new()];
     let mut gap = [false; 3];
@@ -316,7 +315,7 @@ fn html_is_better(plain: &PartReply, html: &PartReply) -> bool {
     if html.reply.text.is_empty() {
         return false;
     }
-    // "Your mail program cannot show HTML": a text part that says nothing of the mail.
+    // A text part may only say "Your mail program cannot show HTML".
     let (plain_words, html_words) = (plain.words(), html.words());
     if plain_words * 4 < html_words && plain_words < 60 {
         return true;
@@ -326,7 +325,7 @@ fn html_is_better(plain: &PartReply, html: &PartReply) -> bool {
     }
     let same = letters(&plain.reply.text).eq(letters(&html.reply.text));
     if same {
-        // The same words: HTML has whole paragraphs where text is wrapped.
+        // With equal words, HTML is preferred if it has whole paragraphs where the text is wrapped.
         return html.reply.text.lines().count() < plain.reply.text.lines().count();
     }
     match html.reply.confidence.cmp(&plain.reply.confidence) {

@@ -1,7 +1,6 @@
-//! Owns what follows from having found our own words in a mail: where they are cut, and which lines
-//! between them are answers.
+//! Owns the use of our own text found in a mail: where it is cut, and which lines between it are answers.
 //!
-//! Does not find them: `known` does.
+//! Does not find the text; `known` does.
 
 use super::Method;
 use super::cut::{Cutter, LineKind};
@@ -9,12 +8,12 @@ use super::quotes;
 use super::shapes;
 use super::text::LineMark;
 
-/// Words of a line that introduces what we wrote.
+/// The number of words in a line that introduces our text.
 const HEAD_WORDS_MAX: usize = 12;
 
 impl Cutter<'_> {
-    /// Marks a single line that ends with a colon, above our words and below nothing: it introduces
-    /// them, in whatever language.
+    /// Marks a single line that ends with a colon and stands directly above our text, with nothing above
+    /// it: it introduces the text in any language.
     pub(super) fn head_of_own_words(&mut self) {
         let head = (0..self.lines.len()).find(|at| !self.lines[*at].is_blank());
         let Some(head) = head.filter(|at| self.kinds[*at] == LineKind::Text) else {
@@ -29,7 +28,7 @@ impl Cutter<'_> {
         }
     }
 
-    /// Our own words, found without quote marks under the answer.
+    /// Cuts our text that stands without quote marks below the answer.
     pub(super) fn own_words_without_marks(&mut self) {
         if self.old_mail_from.is_some() {
             return;
@@ -59,9 +58,9 @@ impl Cutter<'_> {
         self.cut_at(from..first, true, Method::Known);
     }
 
-    /// Answers a person wrote into our text: what stands between our lines, as deep as they
-    /// are, and is not ours. Under quote marks (phones type there) it must be our text whole. Below it
-    /// the mail we sent tells what was said earlier, which is no answer.
+    /// Keeps answers that a person wrote into our text: lines between ours, at the same depth, that are not
+    /// ours. Below quote marks (where phones place the cursor) our whole text must be present. Text below
+    /// it is earlier mail of the thread and no answer.
     pub(super) fn answers_between(&mut self) {
         let ours: Vec<usize> = (0..self.lines.len())
             .take_while(|at| self.known.repeated_from != Some(*at))

@@ -1,6 +1,6 @@
-//! Owns looking for many words at once: one pass over a line, however long the list is.
+//! Owns the search for many phrases at once: one pass over a line, however long the list is.
 //!
-//! Does not know what the words mean.
+//! Does not interpret the phrases.
 
 use std::ops::{Deref, Range};
 use std::sync::OnceLock;
@@ -33,19 +33,19 @@ impl PhraseList {
         self.any_where(text, |place| is_apart(text, place))
     }
 
-    /// True if a phrase stands in `text` at a place that `pleases` accepts.
-    pub(super) fn any_where(&self, text: &str, pleases: impl Fn(Range<usize>) -> bool) -> bool {
+    /// True if a phrase stands in `text` at a place that `accepts` allows.
+    pub(super) fn any_where(&self, text: &str, accepts: impl Fn(Range<usize>) -> bool) -> bool {
         let mut from = 0;
         while let Some(found) = self.any().find_at(text, from) {
             let (start, end) = (found.start(), found.end());
             let rest = &text[start..];
-            if pleases(start..end) {
+            if accepts(start..end) {
                 return true;
             }
             let mut shorter = self.list.iter();
             if shorter.any(|word| {
                 let end_of_it = start + word.len();
-                end_of_it < end && rest.starts_with(word) && pleases(start..end_of_it)
+                end_of_it < end && rest.starts_with(word) && accepts(start..end_of_it)
             }) {
                 return true;
             }
@@ -54,7 +54,7 @@ impl PhraseList {
         false
     }
 
-    /// All of them in one pattern, the longer ones first.
+    /// All phrases in one pattern, the longer ones first.
     fn any(&self) -> &Regex {
         self.any.get_or_init(|| {
             let mut words: Vec<String> = self.list.iter().map(|word| regex::escape(word)).collect();

@@ -1,6 +1,6 @@
-//! Owns the other marks of a quote: header blocks, "original message" lines, our marker, rules.
+//! Owns the other signs of a quote: header blocks, "original message" lines, our marker, rules.
 //!
-//! Does not decide what goes: it says what a line is, `cut` decides.
+//! Does not decide what is cut: it classifies lines, and `cut` decides.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -12,10 +12,10 @@ use super::languages::{FORWARDED, HEADERS, HeaderLabel, MARKERS, ORIGINAL};
 use super::shapes::{ADDRESS, BRACKETED, DATE, TIME};
 use super::text::BodyLine;
 
-/// Lines of a header block that are read.
+/// The number of lines of a header block that are read.
 const BLOCK_LINES_MAX: usize = 24;
 
-/// A line longer than this is never a header, a separator or a marker.
+/// The number of characters of a header, a separator or a marker; a longer line is none of them.
 const SHORT_CHARS_MAX: usize = 300;
 
 static NOTES: LazyLock<Regex> = LazyLock::new(|| {
@@ -26,7 +26,7 @@ static NOTES: LazyLock<Regex> = LazyLock::new(|| {
 
 static GROUPWISE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^>>> .*[0-9].* >>>$"));
 
-/// A line that says a mail follows whole.
+/// A line that introduces a whole mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MailSeparator {
     Original,
@@ -35,7 +35,7 @@ pub(super) enum MailSeparator {
     Marker,
 }
 
-/// The separator that `line` is, if the line announces a whole mail; `marker` is folded.
+/// The kind of separator, if the line introduces a whole mail; `marker` is folded.
 pub(super) fn separator(
     line: &BodyLine,
     marker: &str,
@@ -95,7 +95,7 @@ pub(super) fn separator(
     if announced(&FORWARDED) {
         return Some(MailSeparator::Forwarded);
     }
-    // QQ Mail and WeChat say no more than this.
+    // QQ Mail and WeChat write only this word.
     if dashed && header_follows && inner == "original" {
         return Some(MailSeparator::Original);
     }
@@ -115,14 +115,14 @@ fn is_marker(text: &str, marker: &str) -> bool {
         || words <= 20 && is_hashed(text)
 }
 
-/// Zendesk puts its marker, in whatever language, between `##-` and `-##`.
+/// Zendesk puts its marker, in any language, between `##-` and `-##`.
 fn is_hashed(text: &str) -> bool {
     text.strip_prefix("##-")
         .and_then(|rest| rest.strip_suffix("-##"))
         .is_some_and(|inner| inner.contains(char::is_alphabetic))
 }
 
-/// Others' markers are believed only when ruled off ("##- … -##") or nothing but the marker.
+/// Markers of other systems count only between rules ("##- … -##") or alone on the line.
 fn is_ruled_or_short(text: &str) -> bool {
     text.starts_with(['-', '#', '=', '*', '_', '+', '~', '<', '>', '—', '–'])
         || MARKERS.iter().any(|known| {
@@ -164,7 +164,7 @@ static KEYS: LazyLock<HashMap<&'static str, HeaderLabel>> = LazyLock::new(|| {
     keys
 });
 
-/// Reads `From: Ann` (also `*From:* Ann`, `From : Ann`), giving kind and value.
+/// Parses `From: Ann` (also `*From:* Ann`, `From : Ann`) to label and value.
 pub(super) fn header(fold: &str) -> Option<(HeaderLabel, &str)> {
     if fold.len() > SHORT_CHARS_MAX * 2 {
         return None;
@@ -175,20 +175,20 @@ pub(super) fn header(fold: &str) -> Option<(HeaderLabel, &str)> {
     }
     let key = key.trim_matches(['*', '_', ' ', '|', '[', '·', '•']);
     let kind = KEYS.get(key).or_else(|| {
-        // "보 낸 사 람" and "主 题" are spaced out by some programs.
+        // Some programs put spaces into "보 낸 사 람" and "主 题".
         KEYS.get(key.replace([' ', '\u{3000}'], "").as_str())
     })?;
     Some((*kind, value.trim_matches(['*', '_', ' '])))
 }
 
-/// A line of a block whose name we do not know: with date and time it says when.
+/// A line of a block with an unknown label: with date and time it is the date line.
 fn dated_header(fold: &str) -> Option<(HeaderLabel, &str)> {
     let (key, value) = fold.split_once(':')?;
     let named = key.chars().count() <= 25 && !key.contains(|c: char| c.is_ascii_digit());
     (named && DATE.is_match(value) && TIME.is_match(value)).then_some((HeaderLabel::Sent, value))
 }
 
-/// A header block that begins with line `first`: the line after it. If there is none: the line above
+/// The line after the header block that begins with line `first`; or, if there is no block, the line above
 /// which none begins.
 pub(super) fn header_block(
     lines: &[BodyLine],
@@ -234,7 +234,8 @@ pub(super) fn header_block(
     block.suffices(ruled_off).then_some(end).ok_or(end)
 }
 
-/// Under a rule: three lines or more with colons, one with an address and one with a date.
+/// The line after a block with unknown labels below a rule: three lines or more with colons, one with an
+/// address and one with a date.
 fn unknown_block(lines: &[BodyLine], first: usize) -> Option<usize> {
     let rows: Vec<&str> = lines[first..]
         .iter()
@@ -250,7 +251,7 @@ fn unknown_block(lines: &[BodyLine], first: usize) -> Option<usize> {
     (rows.len() >= 3 && sent && from).then_some(first + rows.len())
 }
 
-/// `From: Ann Sent: Tuesday To: Bob Subject: Hi` on one line, as bad converters write.
+/// True for `From: Ann Sent: Tuesday To: Bob Subject: Hi` on one line, which some converters write.
 fn one_line_block(fold: &str) -> bool {
     let mut block = BlockEvidence::default();
     let words: Vec<&str> = fold.split(' ').collect();
@@ -275,9 +276,9 @@ struct BlockEvidence {
     kinds: Vec<HeaderLabel>,
     last: Option<HeaderLabel>,
     wrapped: usize,
-    /// An address or a date, as programs write them.
+    /// True if there is an address or a date as programs write them.
     exact: bool,
-    /// An address or a time of day.
+    /// True if there is an address or a time of day.
     timed: bool,
 }
 
@@ -298,7 +299,7 @@ impl BlockEvidence {
     }
 
     fn continue_line(&mut self, fold: &str) {
-        // Prose under "Subject:" is the body already; a recipient list has addresses.
+        // Prose under "Subject:" is already the body; a recipient list has addresses.
         self.wrapped += if ADDRESS.is_match(fold) { 1 } else { 3 };
         self.exact |= BRACKETED.is_match(fold);
     }
@@ -308,7 +309,7 @@ impl BlockEvidence {
         let who = has(HeaderLabel::From) || has(HeaderLabel::Sent);
         match self.kinds.len() {
             4.. => true,
-            // People paste From, To and Subject; the date comes with mail programs.
+            // People paste From, To and Subject; only mail programs add the date.
             3 => {
                 who && (ruled_off
                     || has(HeaderLabel::Sent) && (self.exact || has(HeaderLabel::Subject)))

@@ -1,6 +1,6 @@
-//! Owns the shapes a folded line has in any language: dates, times, addresses, quote bars.
+//! Owns the language-independent patterns of a folded line: dates, times, addresses, quote bars.
 //!
-//! Does not judge what a line with such a shape is.
+//! Does not interpret a line with such a pattern.
 
 use std::sync::LazyLock;
 
@@ -27,12 +27,12 @@ pub(super) static BRACKETED: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r"[<(\[]\s*(?:mailto:)?[^\s<>()\[\]]+@[^\s<>()\[\]]+\s*(?:<mailto:[^<>]*>)?\s*[>)\]]")
 });
 
-/// True if a folded text has a date, a time or a bracketed address in it.
+/// True if a folded text contains a date, a time or a bracketed address.
 pub(super) fn is_dated(joined: &str) -> bool {
     DATE.is_match(joined) || TIME.is_match(joined) || BRACKETED.is_match(joined)
 }
 
-/// A line marked as quote by a bar or by initials ("AS> ").
+/// True for a line that a bar or initials ("AS> ") mark as a quote.
 pub(super) fn is_barred(fold: &str) -> bool {
     let initials = fold.trim_start_matches(|c: char| c.is_alphabetic());
     fold.starts_with('|')

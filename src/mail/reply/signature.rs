@@ -1,7 +1,7 @@
-//! Owns what stands under a reply: signatures, "sent from" lines, disclaimers, list footers.
+//! Owns the text below a reply: signatures, "sent from" lines, disclaimers, list footers.
 //!
-//! Closing words and the name below them ("Best regards, Ann") are the person's own words and
-//! stay with the reply; the contact card under them goes.
+//! Closing words and the name below them ("Best regards, Ann") are the person's own words and stay with the
+//! reply; the contact card below them is cut.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -17,10 +17,10 @@ use super::languages::{
 use super::quotes::is_rule;
 use super::text::{BodyLine, LineMark};
 
-/// Non-blank lines of a signature, disclaimers included.
+/// The number of non-blank lines of a signature, disclaimers included.
 const SIGNATURE_LINES_MAX: usize = 40;
 
-/// Blocks that may lie below a reply.
+/// The number of blocks below a reply.
 const BLOCKS_MAX: usize = 24;
 
 /// Marks in `gone` the lines of `zone` (a run of lines without quotes) that are signature.
@@ -90,7 +90,7 @@ fn tail_of(
     if sent_from || (is_rule(&last.fold) && block.len() == 1 && block.start > floor) {
         return Some(block.end - 1);
     }
-    // The program's address may stand on a line of its own below its name.
+    // The program's web address may stand on a separate line below its name.
     if block.len() >= 2
         && is_link(&last.fold)
         && sent_from_line(&lines[block.end - 2].fold) == Some(Strength::Certain)
@@ -114,7 +114,7 @@ fn tail_of(
     Some(from)
 }
 
-/// PGP armour around the words.
+/// Marks the PGP armour around the words.
 fn mark_pgp_armour(lines: &[BodyLine], zone: Range<usize>, gone: &mut [bool]) {
     let mut inside = false;
     let mut head = false;
@@ -139,7 +139,7 @@ fn mark_pgp_armour(lines: &[BodyLine], zone: Range<usize>, gone: &mut [bool]) {
     }
 }
 
-/// The `-- ` (or its kin) under which the zone holds nothing but a signature.
+/// The line of `-- ` or a similar delimiter below which the zone has only a signature.
 fn delimiter(lines: &[BodyLine], zone: Range<usize>, gone: &[bool]) -> Option<usize> {
     let mut found = None;
     let mut below = BelowDelimiter::default();
@@ -163,12 +163,12 @@ fn delimiter(lines: &[BodyLine], zone: Range<usize>, gone: &[bool]) -> Option<us
     found
 }
 
-/// The degree to which the text below must back a delimiter.
+/// How much evidence below it a delimiter needs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Strictness {
-    /// `-- `, RFC 3676 4.3.
+    /// `-- ` (RFC 3676 section 4.3).
     Standard,
-    /// A rule that may also part two paragraphs.
+    /// A rule, which may also separate two paragraphs.
     Rule,
 }
 
@@ -194,10 +194,10 @@ struct BelowDelimiter {
     prose: usize,
     contact: bool,
     legal: bool,
-    /// The line right under the delimiter.
+    /// True if the line just below the delimiter is a name.
     first_is_name: bool,
     first_is_prose: bool,
-    /// A blank line stands between.
+    /// True if a blank line follows the delimiter.
     gap: bool,
 }
 
@@ -237,20 +237,20 @@ impl BelowDelimiter {
 pub(super) enum Strength {
     /// The line names a device or a mail program.
     Certain,
-    /// Believed only as the last line.
+    /// The line counts only as the last one.
     Likely,
 }
 
 static LINK: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"[<(\[]?(?:https?://|www\.)[^\s<>()\[\]]*[>)\]]?"));
 
-/// True if a line is a link and nothing else.
+/// True if a line is only a link.
 fn is_link(fold: &str) -> bool {
     LINK.find(fold)
         .is_some_and(|link| link.range() == (0..fold.len()))
 }
 
-/// "Sent from my iPhone", in the languages known.
+/// The certainty of a line like "Sent from my iPhone", in the known languages.
 pub(super) fn sent_from_line(fold: &str) -> Option<Strength> {
     if fold.len() < 8 || fold.len() > 400 {
         return None;
@@ -288,7 +288,8 @@ pub(super) fn sent_from_line(fold: &str) -> Option<Strength> {
         .min()
         .unwrap_or(text.len());
     let (head, tail) = text.split_at(head_end);
-    // "…, please excuse typos" and "Verizon, Samsung Galaxy" go on; other words are a sentence.
+    // After the device "…, please excuse typos" and "Verizon, Samsung Galaxy" may follow; other words make
+    // it a sentence.
     let brief = tail.split(' ').count() <= 5 && names_device(tail);
     if tail.split(' ').count() > 1 && !brief && !EXCUSES.are_in(tail) {
         return None;
@@ -328,10 +329,10 @@ fn names_device(text: &str) -> bool {
     })
 }
 
-/// Mailing-list and scanner footers: the first line of the footer in the block.
+/// The first line of a mailing-list or scanner footer in the block.
 fn footer(lines: &[BodyLine], block: Range<usize>) -> Option<usize> {
     let hit = block.clone().find(|at| FOOTERS.are_in(&lines[*at].fold))?;
-    // The rule or the dash above a footer is part of it, and so is what stands between.
+    // The rule or the dash above a footer is part of it, with the lines between.
     let ruled = block
         .clone()
         .take_while(|at| *at <= hit)
@@ -341,7 +342,7 @@ fn footer(lines: &[BodyLine], block: Range<usize>) -> Option<usize> {
     (prose == 0).then_some(start)
 }
 
-/// Legal language over the whole block, or the rest of it under a block that surely is.
+/// True if the whole block is a legal notice, or its rest continues one.
 fn is_legal(lines: &[BodyLine], floor: usize, block: Range<usize>) -> bool {
     let (sure, other, words) = legal_weight(lines, block.clone());
     if sure > 0 && (sure + other >= 2 && words >= 12 || words <= 3) {
@@ -370,7 +371,7 @@ fn is_legal(lines: &[BodyLine], floor: usize, block: Range<usize>) -> bool {
     sure > 0 && sure + other >= 2 && words >= 12
 }
 
-/// Sure terms, other terms and words of a block.
+/// The numbers of legal phrases, of ambiguous phrases and of words in a block.
 fn legal_weight(lines: &[BodyLine], block: Range<usize>) -> (usize, usize, usize) {
     let text = block
         .map(|at| lines[at].fold.as_str())
@@ -385,13 +386,13 @@ fn legal_weight(lines: &[BodyLine], block: Range<usize>) -> (usize, usize, usize
     )
 }
 
-/// The first line of the legal language: words of the person may stand right above it.
+/// The first line of the legal notice: the person's words may stand just above it.
 fn legal_start(lines: &[BodyLine], block: Range<usize>) -> usize {
     let first = block
         .clone()
         .find(|at| is_legal_line(&lines[*at].fold))
         .unwrap_or(block.start);
-    // A long line without an end is the same paragraph, wrapped.
+    // A long line without a sentence end is the same paragraph, wrapped.
     (block.start..first)
         .rev()
         .take_while(|at| {
@@ -401,7 +402,7 @@ fn legal_start(lines: &[BodyLine], block: Range<usize>) -> usize {
         .unwrap_or(first)
 }
 
-/// A sentence that may be a person's, though it speaks of lists or of what is confidential.
+/// True for a sentence that may be a person's, although it mentions lists or confidentiality.
 pub(super) fn is_own_prose(fold: &str) -> bool {
     is_prose(fold) && sent_from_line(fold).is_none()
 }

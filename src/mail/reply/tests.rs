@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Lines that mean something to the cutter, and some that do not.
+/// Lines with a meaning for the extraction, and some without.
 const LINES: &[&str] = &[
     "",
     "  ",
@@ -60,7 +60,7 @@ fn what_was_said_earlier_is_no_answer_though_our_words_stand_in_it_again() {
         ..ReplyInput::default()
     });
     assert_eq!(reply.text, "Yes please.");
-    // What is typed into our words is one.
+    // Text typed into our words is an answer.
     let html = html.replacen("<p>Best", "<p>Not here, to my neighbour.</p><p>Best", 1);
     let reply = extract(&ReplyInput {
         html: Some(&html),
@@ -156,7 +156,7 @@ proptest! {
     #[test]
     fn any_bytes_as_html_leave_safe(body in "(<(a|b|img|svg|math|style|p|div|td|blockquote|script)( (href|src|onclick|style)=\"?(javascript:x|//e|cid:1|x)\"?)?>?|</(a|p|svg|td|div|style)>|[a-z <>&\"'=/]{0,6}){0,40}") {
         let html = cut_html(&body).html.unwrap_or_default();
-        // In quotes anything may stand, but for the schemes.
+        // Quoted attribute values may contain anything except the forbidden schemes.
         let bare = fold::pattern("\"[^\"]*\"").replace_all(&html, "");
         for bad in ["<script", "<svg", "<math", "<style", "onclick=", "style="] {
             prop_assert!(!bare.contains(bad), "{bad} in {html}");
@@ -238,7 +238,7 @@ fn the_part_that_says_more_is_chosen() {
     assert_eq!(both("a  b", "<p>a b</p>"), "a  b");
 }
 
-/// Far more lines and elements than are judged one by one.
+/// The input exceeds the number of lines and elements that are examined one by one.
 #[test]
 fn what_lies_beyond_the_bounds_is_kept() {
     let lines = 3 * text::LINES_MAX;

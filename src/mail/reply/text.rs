@@ -1,6 +1,6 @@
-//! Owns the lines of a plain text body: how deep each is quoted, and its folded form.
+//! Owns the lines of a plain text body: the quote depth of each, and its folded form.
 //!
-//! Does not decide what is reply and what is quote.
+//! Does not distinguish reply and quote.
 
 use std::sync::LazyLock;
 
@@ -9,28 +9,28 @@ use regex::Regex;
 use super::fold::{fold, pattern};
 use super::languages::{FORWARDED, ORIGINAL, WROTE, WROTE_UNSPACED};
 
-/// Deepest quote level that is counted.
+/// The quote depth that is counted.
 const DEPTH_MAX: u8 = 250;
 
-/// Blank lines kept in a row.
+/// The number of consecutive blank lines that are kept.
 const BLANKS_MAX: u32 = 3;
 
-/// Lines of a part that are judged one by one; all that stands behind them is judged as one line.
+/// The number of lines of a part that are classified one by one; the rest is treated as one line.
 pub(super) const LINES_MAX: usize = 10_000;
 
 /// A line of a body.
 #[derive(Debug, Clone)]
 pub(super) struct BodyLine {
-    /// As it is shown, with its quote marks.
+    /// The displayed line, with its quote marks.
     pub(super) raw: String,
     /// Lower case, plain spaces, no direction marks, no quote marks, cut after
     /// 600 characters.
     pub(super) fold: String,
     /// Number of quote marks before it.
     pub(super) depth: u8,
-    /// The mark that the HTML gives the line.
+    /// The mark from the HTML structure.
     pub(super) mark: LineMark,
-    /// Inside a code fence or `<pre>`: nothing in it is a delimiter.
+    /// True inside a code fence or `<pre>`, where no line is a delimiter.
     pub(super) code: bool,
 }
 
@@ -41,16 +41,16 @@ pub(super) enum LineMark {
     None,
     /// The line above a quote.
     Attribution,
-    /// A signature the mail program put there.
+    /// A signature that the mail program inserted.
     Signature,
     /// Old mail without quote marks.
     Quote,
-    /// The first line of old mail that goes on to the end.
+    /// The first line of old mail that continues to the end.
     Cut,
 }
 
 impl BodyLine {
-    /// A line of plain text: quote marks are read from it.
+    /// A line of plain text, from which the quote marks are parsed.
     fn plain(raw: &str) -> Self {
         let (depth, rest) = quote_marks(raw);
         Self {
@@ -62,7 +62,7 @@ impl BodyLine {
         }
     }
 
-    /// A line the HTML renderer made, `depth` quotes deep.
+    /// A line from the HTML renderer, `depth` quotes deep.
     pub(super) fn rendered(content: &str, depth: u8, mark: LineMark, code: bool) -> Self {
         let mut raw = String::with_capacity(content.len() + usize::from(depth) + 1);
         for _ in 0..depth {
@@ -81,14 +81,14 @@ impl BodyLine {
         }
     }
 
-    /// The content of a rendered line, if its depth and mark are the given ones.
+    /// The content of a rendered line, if it has the given depth and mark.
     pub(super) fn content_at(&self, depth: u8, mark: LineMark) -> Option<String> {
         let marks = usize::from(depth) + usize::from(depth > 0);
         (self.depth == depth && self.mark == mark)
             .then(|| self.raw.get(marks..).unwrap_or_default().to_owned())
     }
 
-    /// Takes the quote marks off.
+    /// Removes the quote marks.
     pub(super) fn unquote(&mut self) {
         self.raw = quote_marks(&self.raw).1.trim_start().to_owned();
         self.depth = 0;
@@ -99,13 +99,13 @@ impl BodyLine {
         self.fold.is_empty()
     }
 
-    /// Words of the folded line.
+    /// The number of words of the folded line.
     pub(super) fn words(&self) -> usize {
         self.fold.split(' ').filter(|w| !w.is_empty()).count()
     }
 }
 
-/// Cuts a plain text body into lines.
+/// Divides a plain text body into lines.
 pub(super) fn lines(body: &str) -> Vec<BodyLine> {
     let mut lines: Vec<BodyLine> = Vec::new();
     let mut blanks = 0;
@@ -151,7 +151,7 @@ pub(super) fn lines(body: &str) -> Vec<BodyLine> {
     lines
 }
 
-/// `>From ` is the escape of mbox files (RFC 4155) where no quote stands next to it.
+/// `>From ` is the escape of mbox files (RFC 4155), unless a quote stands next to it.
 fn unescape_from(lines: &mut [BodyLine]) {
     for at in 0..lines.len() {
         let is_quoted = |at: Option<usize>| {
@@ -165,7 +165,7 @@ fn unescape_from(lines: &mut [BodyLine]) {
     }
 }
 
-/// Puts what stands beyond the bound to the last line that is judged.
+/// Appends text beyond the bound to the last line.
 pub(super) fn append(lines: &mut [BodyLine], raw: &str) {
     if let Some(last) = lines.last_mut() {
         last.raw.push('\n');
@@ -179,10 +179,10 @@ fn split(body: &str) -> impl Iterator<Item = &str> {
         .flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
 }
 
-/// Characters of a line that is searched for a glued attribution.
+/// The number of characters of a line that are searched for an attribution glued to it.
 const GLUED_CHARS_MAX: usize = 4000;
 
-/// Lines that are searched for one.
+/// The number of lines that are searched for one.
 const GLUED_LINES_MAX: usize = 500;
 
 static GLUED: LazyLock<Regex> = LazyLock::new(|| {
@@ -203,7 +203,7 @@ static GLUED_RULE: LazyLock<Regex> = LazyLock::new(|| {
     ))
 });
 
-/// Some programs write reply, attribution and quote on one line: parts them again.
+/// Splits a line into which a program wrote reply, attribution and quote.
 fn split_glued<'a>(raw: &'a str, left: &mut usize) -> impl Iterator<Item = &'a str> + use<'a> {
     let parts = if *left > 0 && raw.len() <= GLUED_CHARS_MAX && may_be_glued(raw) {
         *left -= 1;
@@ -215,14 +215,14 @@ fn split_glued<'a>(raw: &'a str, left: &mut usize) -> impl Iterator<Item = &'a s
     first.chain(parts.into_iter().skip(1).filter(|part| !part.is_empty()))
 }
 
-/// Cheap look, so that most lines cost nothing.
+/// A cheap test for lines that need no split, which are most.
 fn may_be_glued(raw: &str) -> bool {
     let quoted = raw.trim_start().starts_with(['>', '|']);
     let addressed = raw.contains('@') && raw.contains('<') && raw.contains(':');
     !quoted && (addressed || raw.contains("----"))
 }
 
-/// The parts of a line; those that are not there are empty.
+/// The parts of a line; absent parts are empty.
 fn split_parts(raw: &str) -> [&str; 3] {
     if raw.contains('@')
         && let Some(found) = GLUED.captures(raw)
@@ -255,7 +255,7 @@ fn is_torn_tail(fold: &str) -> bool {
     head.is_empty() || WROTE.contains(&head) || WROTE_UNSPACED.contains(&head)
 }
 
-/// Counts `>` marks, also `> >`, `>>`, `＞` and `&gt;`, and gives what stands behind them.
+/// Counts `>` marks, also `> >`, `>>`, `＞` and `&gt;`, and returns the rest of the line.
 fn quote_marks(raw: &str) -> (u8, &str) {
     let mut rest = raw;
     let mut depth = 0u8;
@@ -282,7 +282,7 @@ fn quote_marks(raw: &str) -> (u8, &str) {
     }
 }
 
-/// `>:(` and `>_<` and `>=` are no quotes.
+/// True for `>:(`, `>_<` and `>=`, which are no quotes.
 fn is_face(text: &str) -> bool {
     [
         ">:(", ">:)", ">:-", ">:[", ">:D", ">_<", ">.<", ">_>", ">.>", ">=", ">;",
@@ -291,7 +291,7 @@ fn is_face(text: &str) -> bool {
     .any(|face| text.starts_with(face))
 }
 
-/// Lines between ``` fences are code. A fence that is never closed is a line like any other.
+/// Marks lines between ``` fences as code. A fence without an end is an ordinary line.
 fn mark_fences(lines: &mut [BodyLine]) {
     let mut open: Option<usize> = None;
     for i in 0..lines.len() {

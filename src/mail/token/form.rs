@@ -1,6 +1,6 @@
-//! Owns what a token looks like in a local part: its layout and its two alphabets.
+//! Owns the form of a token in a local part: its layout and its two alphabets.
 //!
-//! Does not judge who signed it.
+//! Does not verify signatures.
 
 use data_encoding::{BASE32_NOPAD, BASE32_NOPAD_NOCASE, BASE64URL_NOPAD};
 
@@ -18,17 +18,17 @@ pub(super) const V2_VERSION: u8 = 2;
 pub(super) const V1_SIGNATURE_DIGITS: usize = 16;
 
 const V2_CHARS: usize = (V2_BYTES * 8).div_ceil(5);
-/// The colon behind a v1 token's thread id, counted from the last byte. Thirteen digits of
+/// The position of the colon after a v1 token's thread id, counted from the last byte. Thirteen digits of
 /// milliseconds last from 2001 to 2286.
 const V1_ID_COLON: usize = V1_SIGNATURE_DIGITS + 1 + 13;
-/// A thread id of one character, and what follows it.
+/// The length of a token with a thread id of one character.
 const V1_CHARS_MIN: usize = ((V1_ID_COLON + 2) * 4).div_ceil(3);
 
 /// A local part that has a token's form.
 pub(super) enum TokenShape {
     V1(V1Token),
     V2([u8; V2_BYTES]),
-    /// A v1 token but for its case.
+    /// A v1 token whose case was changed.
     CaseLost,
 }
 
@@ -43,16 +43,16 @@ pub(super) struct V1Token {
     pub(super) signature: [u8; V1_SIGNATURE_DIGITS],
 }
 
-/// A local part taken apart.
+/// A local part, parsed.
 pub(super) struct TokenCandidate<'a> {
     /// The text that may be a token.
     pub(super) text: &'a str,
-    /// The reply prefix stood before it: then it is a token or nothing.
+    /// True if the reply prefix stood before it: then it must be a token.
     pub(super) prefixed: bool,
 }
 
 impl<'a> TokenCandidate<'a> {
-    /// Takes `prefix+TOKEN`, `prefix-TOKEN` or `TOKEN` apart. The prefix matches in any ASCII case.
+    /// Parses `prefix+TOKEN`, `prefix-TOKEN` or `TOKEN`. The prefix matches in any ASCII case.
     pub(super) fn of(local: &'a str, prefix: &str) -> Self {
         let rest = local
             .split_at_checked(prefix.len())
@@ -64,8 +64,9 @@ impl<'a> TokenCandidate<'a> {
         }
     }
 
-    /// The forms the text has, none or up to two: a v1 token of 58 characters may be base32 too, and only
-    /// its signature tells. Percent-encoding is not decoded: no mail system of ours put it there.
+    /// The possible forms of the text, none or up to two: a v1 token of 58 characters may be base32 too,
+    /// and only its signature distinguishes them. Percent-encoding is not decoded, because Postern never
+    /// writes it.
     pub(super) fn shapes(&self) -> impl Iterator<Item = TokenShape> {
         self.v2().into_iter().chain(self.v1())
     }
@@ -74,7 +75,7 @@ impl<'a> TokenCandidate<'a> {
         if self.text.len() != V2_CHARS {
             return None;
         }
-        // Byte-wise ASCII folding only: a Kelvin sign is no `k`.
+        // Only ASCII is folded: a Kelvin sign is not a `k`.
         let bytes = BASE32_NOPAD_NOCASE.decode(self.text.as_bytes()).ok()?;
         let is_v2 = bytes.len() == V2_BYTES && bytes[0] >> 4 == V2_VERSION;
         is_v2.then(|| TokenShape::V2(first_of(&bytes)))
@@ -123,9 +124,9 @@ pub(super) fn write(format: Format, bytes: &[u8]) -> String {
 
 /// True if the text could be a v1 token with all its letters folded to one case.
 ///
-/// Each byte of base64 comes from two characters, and a folded letter may stand for either case: the
-/// text fits if every byte can be what a v1 token has at its place. So a mailbox with a long name is
-/// not taken for a token.
+/// Each byte of base64 comes from two characters, and a folded letter may stand for either case: the text
+/// matches if every byte can be valid at its place in a v1 token. So a mailbox with a long name is not
+/// mistaken for a token.
 fn is_v1_but_for_case(text: &str) -> bool {
     let chars = text.as_bytes();
     let lower = chars.iter().any(u8::is_ascii_lowercase);
@@ -144,7 +145,7 @@ fn is_v1_but_for_case(text: &str) -> bool {
     })
 }
 
-/// May a v1 token have `byte` at this many bytes before its last?
+/// True if a v1 token may have `byte` at this distance from its last byte.
 fn fits_v1(byte: u8, before_last: usize) -> bool {
     match before_last {
         0..V1_SIGNATURE_DIGITS => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
@@ -154,7 +155,7 @@ fn fits_v1(byte: u8, before_last: usize) -> bool {
     }
 }
 
-/// The six-bit values of a base64url character, taken in either case.
+/// The six-bit values of a base64url character, in either case.
 fn values(char: u8) -> impl Iterator<Item = u8> {
     let cases = [char.to_ascii_lowercase(), char.to_ascii_uppercase()];
     cases.into_iter().filter_map(value)

@@ -1,4 +1,4 @@
-//! Owns a route's keys: minting with the newest, verifying with all, in constant time.
+//! Owns the keys of a route: the newest mints, all verify, in constant time.
 //!
 //! Does not read configuration and draws no randomness.
 
@@ -16,15 +16,15 @@ use crate::clock::Timestamp;
 use crate::mail::address::{Address, AddressError, Domain, LOCAL_BYTES_MAX};
 use crate::signature::HmacKey;
 
-/// A secret must have this many bytes: what HMAC-SHA256 can use to the full (RFC 2104 section 3).
+/// The minimum length of a secret in bytes: the output size of HMAC-SHA256 (RFC 2104 section 3).
 const SECRET_BYTES_MIN: usize = 32;
-/// A key id is a nibble of the token.
+/// The largest key id, which is a nibble of the token.
 const KEY_ID_MAX: u8 = 15;
-/// The prefix word may have this many characters, so that word, separator and v2 token fit 64.
+/// The length of the prefix word in characters, so that word, separator and v2 token fit 64 octets.
 const PREFIX_CHARS_MAX: usize = 5;
-/// The time that the clock of the minting node may be ahead of ours.
+/// How far the clock of the minting node may be ahead of ours.
 const AHEAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// Addresses of one mail that are looked at for tokens, where headers count at all.
+/// The number of addresses of one mail that are searched for tokens in its header.
 const ADDRESSES_MAX: usize = 200;
 
 const V2_LABEL: &[u8] = b"postern reply token v2\0";
@@ -32,7 +32,7 @@ const PARTICIPANT_LABEL: &[u8] = b"participant\0";
 
 /// The keys of one route: the newest mints, all verify.
 pub struct KeyRing {
-    /// Newest first; never empty.
+    /// The keys, newest first; never empty.
     keys: Vec<RingKey>,
     lifetime: Duration,
     prefix: String,
@@ -46,7 +46,7 @@ impl KeyRing {
     /// Tokens expire when they are older than `lifetime`. The prefix word is `reply`.
     ///
     /// # Errors
-    /// Names the key that is refused, never its secret.
+    /// Names the invalid key, never its secret.
     pub fn new(keys: Vec<(u8, Vec<u8>)>, lifetime: Duration) -> Result<Self, KeyError> {
         let mut ids = BTreeSet::new();
         let keys = keys
@@ -71,7 +71,7 @@ impl KeyRing {
         })
     }
 
-    /// The ring with another prefix word than `reply`: 1 to 5 ASCII letters or digits.
+    /// Replaces the prefix word `reply` by 1 to 5 ASCII letters or digits.
     ///
     /// # Errors
     /// [`KeyError::Prefix`] if the word is longer or has other characters.
@@ -85,8 +85,8 @@ impl KeyRing {
         Ok(self)
     }
 
-    /// Mints the token (not the address). `domain` is the reply domain it will stand before; a v2
-    /// token is good at no other. A v1 token is bound to neither domain nor participant.
+    /// Mints the token (not the address). `domain` is the domain of the reply address; a v2 token is valid
+    /// at no other. A v1 token is bound to neither domain nor participant.
     #[expect(
         clippy::too_many_arguments,
         reason = "each is one fact the token is made of, and none has a default"
@@ -122,10 +122,10 @@ impl KeyRing {
         }
     }
 
-    /// Mints a token and makes the whole reply address of it: `reply+TOKEN@domain`.
+    /// Mints a token and returns the whole reply address: `reply+TOKEN@domain`.
     ///
-    /// With v2 the local part always fits the 64 octets of RFC 5321 section 4.5.3.1.1. With v1 it has
-    /// 96 for a UUID; most systems carry that, none must.
+    /// With v2 the local part always fits the 64 octets of RFC 5321 section 4.5.3.1.1. With v1 it has 96
+    /// for a UUID; most systems accept that, but none has to.
     ///
     /// # Errors
     /// [`AddressError::LocalTooLong`] for a v1 token of a thread id of more than about 60 octets.
@@ -147,8 +147,8 @@ impl KeyRing {
         Address::parse(&format!("{local}@{domain}"))
     }
 
-    /// Does the tag in `claims` belong to `address`? Every key is tried, for the one that minted may
-    /// have been replaced since. A token bound to nobody belongs to nobody.
+    /// True if the participant tag in `claims` belongs to `address`. Every key is tried, because the
+    /// minting key may have been replaced. A token without a participant belongs to no address.
     pub fn is_participant(&self, claims: &Claims, address: &Address) -> bool {
         let Some(tag) = claims.participant else {
             return false;
@@ -162,11 +162,11 @@ impl KeyRing {
     /// Finds and verifies a token in a local part: `reply+TOKEN`, `reply-TOKEN` or `TOKEN`, for
     /// systems without plus addresses.
     ///
-    /// Arithmetic alone: no database is asked, so whether the token was revoked is still open.
+    /// Reads no store, so the caller must still check if the token was revoked.
     ///
     /// # Errors
-    /// Behind the reply prefix whatever is not a token of ours is [`TokenError::Forged`]; a bare
-    /// local part without a token's form is [`TokenError::Absent`], for it may be a mailbox.
+    /// After the reply prefix anything but a token of ours is [`TokenError::Forged`]; a bare local part
+    /// without a token's form is [`TokenError::Absent`], because it may be a mailbox.
     pub fn verify(&self, address: &Address, now: Timestamp) -> Result<Claims, TokenError> {
         let candidate = TokenCandidate::of(address.local(), &self.prefix);
         let mut claims = None;
@@ -199,15 +199,15 @@ impl KeyRing {
         Ok(claims)
     }
 
-    /// Is a token of that moment too old? [`KeyRing::verify`] asks it itself; it is to be asked for a
-    /// token whose case was lost, whose time the store knows.
+    /// True if a token of that moment is too old. [`KeyRing::verify`] checks it too; the caller needs it
+    /// for a token whose case was lost, whose time is in the store.
     pub fn is_expired(&self, issued_at: Timestamp, now: Timestamp) -> bool {
-        // At the precision of v2: a token is good through the whole of its last second.
+        // Compares at the precision of v2: a token is valid to the end of its last second.
         now.as_secs().saturating_sub(issued_at.as_secs()) > self.lifetime.as_secs()
     }
 
-    /// Looks for tokens in the addresses of header fields, for sources that have no envelope: those
-    /// at `domain`, at most 200, each token once, in the order they came.
+    /// Finds tokens in the addresses of header fields, for sources without an envelope: those at `domain`,
+    /// at most 200 addresses, each token once, in order.
     pub fn find<'a>(
         &self,
         domain: &Domain,
@@ -228,14 +228,14 @@ impl KeyRing {
             .collect()
     }
 
-    /// The newest key's HMAC-SHA256 over `pieces`, for the other words we sign. The first piece is a
-    /// label that no other kind of word has.
+    /// The newest key's HMAC-SHA256 over `pieces`, for other signed words. The first piece is a label that
+    /// is unique to the kind of word.
     pub(in crate::mail) fn signature(&self, pieces: &[&[u8]]) -> [u8; 32] {
         self.keys[0].hmac(pieces)
     }
 
-    /// True if one of the keys made `signature`, the whole HMAC or the first bytes of it, over
-    /// `pieces`. Takes the same time whatever it says; an empty signature is nobody's.
+    /// True if one of the keys made `signature`, the whole HMAC or its first bytes, over `pieces`. The time
+    /// does not depend on the result; an empty signature never matches.
     pub(in crate::mail) fn is_signature(&self, pieces: &[&[u8]], signature: &[u8]) -> bool {
         let made = |key: &RingKey| {
             let whole = key.hmac(pieces);
@@ -266,8 +266,7 @@ impl KeyRing {
         digest: [u8; 16],
     ) -> Option<Claims> {
         let (signed, mac) = bytes.split_at(form::V2_SIGNED_BYTES);
-        // The key id is a matter of the MAC too, so every key does the same work whether or not the
-        // id is one of ours.
+        // The MAC covers the key id, so every key does the same work whether or not the id is one of ours.
         let signed_by = |key: &RingKey| {
             key.v2_mac(domain, signed)[..].ct_eq(mac) & key.id.ct_eq(&(bytes[0] & 0x0f))
         };
@@ -284,11 +283,11 @@ impl KeyRing {
         })
     }
 
-    /// True if any key says yes. All are asked, so time does not tell which did.
-    fn any_key(&self, says_yes: impl Fn(&RingKey) -> Choice) -> bool {
+    /// True if any key matches. All are tried, so that the time does not depend on the matching key.
+    fn any_key(&self, matches: impl Fn(&RingKey) -> Choice) -> bool {
         let mut any = 0u8;
         for key in &self.keys {
-            any.conditional_assign(&1, says_yes(key));
+            any.conditional_assign(&1, matches(key));
         }
         any == 1
     }
@@ -308,7 +307,7 @@ impl fmt::Debug for KeyRing {
 /// A token found in a header field's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundToken<'a> {
-    /// The address it stands in.
+    /// The address that contains it.
     pub address: &'a Address,
     /// The claims, or the reason why there are none (never [`TokenError::Absent`]).
     pub outcome: Result<Claims, TokenError>,
@@ -362,7 +361,7 @@ impl RingKey {
     }
 
     fn v2_mac(&self, domain: &Domain, signed: &[u8]) -> [u8; form::V2_MAC_BYTES] {
-        // A-labels, so that a domain written either way has one MAC.
+        // With A-labels a domain has one MAC in either notation.
         let domain = domain.ascii();
         first_of(&self.hmac(&[V2_LABEL, domain.as_bytes(), b"\0", signed]))
     }

@@ -10,7 +10,7 @@ const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 const OTHER: &[u8] = b"fedcba9876543210fedcba9876543210";
 const THREAD: &str = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff";
 const NOW: Timestamp = Timestamp::from_millis(1_769_903_999_042);
-// Computed with Python's hmac, hashlib and base64, from the scheme's description alone.
+// Computed with Python's hmac, hashlib and base64, from the description of the scheme alone.
 const V1: &str =
     "NmY5NjE5ZmYtOGI4Ni00ZDAxLWI0MmQtMDBjZjRmYzk2NGZmOjE3Njk5MDM5OTkwNDI6ZDkwOTgwYTEyY2MzYmE4Mw";
 const V1_NO_UUID: &str = "dGlja2V0OjQyOjE3Njk5MDM5OTkwNDI6NjMxNTA0YmM3MTlhNDRhOQ";
@@ -308,7 +308,7 @@ fn every_flipped_bit_is_refused() {
     }
 }
 
-/// Cases of each property: many with `POSTERN_LONG_TESTS=1`.
+/// The number of cases of each property: many with `POSTERN_LONG_TESTS=1`.
 fn cases() -> ProptestConfig {
     let is_long = std::env::var_os("POSTERN_LONG_TESTS").is_some();
     ProptestConfig::with_cases(if is_long { 100_000 } else { 256 })

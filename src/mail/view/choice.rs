@@ -1,6 +1,6 @@
-//! Owns which parts of a mail are its text, which its HTML, and which are attachments.
+//! Owns the choice of parts: text, HTML and attachments.
 //!
-//! Does not decode them but to join them.
+//! Decodes only the chosen texts, to join them.
 
 use std::collections::BTreeSet;
 
@@ -28,8 +28,7 @@ impl BodyChoice {
         choice
     }
 
-    /// The chosen texts in a row, an empty line between two. Parts that are not given on whole are added to
-    /// `cut`.
+    /// The chosen texts joined, with an empty line between them. Parts that were cut are added to `cut`.
     pub(super) fn joined(
         &self,
         parts: &[Part],
@@ -58,7 +57,7 @@ impl BodyChoice {
         whole
     }
 
-    /// Recursion goes no deeper than the bound on open multiparts.
+    /// The recursion is bounded by the number of open multiparts.
     fn of_part(parts: &[Part], children: &[Vec<usize>], at: usize) -> Self {
         let part = &parts[at];
         if children[at].is_empty() {
@@ -82,7 +81,7 @@ impl BodyChoice {
         match content.media_type.as_str() {
             "text/plain" if is_root || !is_file => choice.text.push(at),
             "text/html" if is_root || !is_file => choice.html.push(at),
-            // No boundary, or one that never comes: what is there was meant to be read.
+            // A multipart without any boundary is shown as text.
             _ if content.is_multipart() && is_root => choice.text.push(at),
             _ if content.is_multipart() && part.body.is_empty() => {}
             _ => choice.attachments.push(at),
@@ -90,7 +89,7 @@ impl BodyChoice {
         choice
     }
 
-    /// A mail without any text may have given its text a file name: then that is no file.
+    /// If a mail has no other text, its text with a file name is not an attachment.
     fn promote(&mut self, parts: &[Part]) {
         if !self.text.is_empty() || !self.html.is_empty() {
             return;
@@ -107,8 +106,8 @@ impl BodyChoice {
         }
     }
 
-    /// Two forms of the same (RFC 2046 section 5.1.4): of plain texts the first, of HTML the last,
-    /// which is the richest; what is left of the other forms is not the mail's text.
+    /// Two alternative forms (RFC 2046 section 5.1.4): of plain texts the first, of HTML the last, which is
+    /// the richest; further forms are not the text of the mail.
     fn or(mut self, other: Self) -> Self {
         if self.text.is_empty() {
             self.text = other.text;
@@ -120,7 +119,7 @@ impl BodyChoice {
         self
     }
 
-    /// A document and what it refers to (RFC 2387): the texts are those of its first part.
+    /// A document and its resources (RFC 2387): the texts are those of the first part.
     fn with_resource(mut self, other: Self) -> Self {
         if self.text.is_empty() && self.html.is_empty() {
             return self.then(other);
@@ -131,7 +130,7 @@ impl BodyChoice {
         self
     }
 
-    /// The texts and files of two parts in a row.
+    /// The texts and files of two consecutive parts.
     fn then(mut self, other: Self) -> Self {
         self.text.extend(other.text);
         self.html.extend(other.html);

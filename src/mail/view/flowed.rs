@@ -1,20 +1,20 @@
-//! Owns flowed text: the paragraphs of `format=flowed` put together again (RFC 3676).
+//! Owns flowed text: joining the lines of `format=flowed` to paragraphs (RFC 3676).
 //!
-//! Does not tell whose words a quoted line holds.
+//! Does not interpret quotes.
 
-/// Joins the lines that were broken for transport, and takes away the spaces put before lines. Quoted
-/// lines keep their marks, written `> ` or `>> ` before each. With `deletes_space` (`DelSp=yes`) the
-/// space that marks a break is not one of the text.
+/// Joins the lines that were broken for transport, and removes the stuffed spaces. Quoted lines keep their
+/// marks, written `> ` or `>> ` before each. With `deletes_space` (`DelSp=yes`) the space that marks a
+/// break is not part of the text.
 pub(super) fn unflowed(text: &str, deletes_space: bool) -> String {
     let mut out = String::with_capacity(text.len());
-    // The quote depth of the paragraph that goes on, if one does.
+    // The quote depth of the open paragraph.
     let mut open: Option<usize> = None;
     let ends_in_line = text.ends_with('\n');
     for line in text.strip_suffix('\n').unwrap_or(text).split('\n') {
         let unquoted = line.trim_start_matches('>');
         let depth = line.len() - unquoted.len();
         let words = unstuffed(unquoted, depth);
-        // RFC 3676 section 4.3: this line is never flowed, nor joined to one.
+        // This line is never flowed, nor joined to one (RFC 3676 section 4.3).
         let is_signature_mark = words == "-- ";
         if open != Some(depth) || is_signature_mark {
             if open.is_some() {
@@ -45,14 +45,14 @@ pub(super) fn unflowed(text: &str, deletes_space: bool) -> String {
     out
 }
 
-/// Ends a paragraph whose last line promised another.
+/// Ends a paragraph that a further line was expected to continue.
 fn end_line(out: &mut String) {
     out.truncate(out.trim_end_matches(' ').len());
     out.push('\n');
 }
 
-/// The line without the space that was put before it (RFC 3676 section 4.4). The space stays where
-/// it alone tells a written `>` from a quote mark.
+/// The line without its stuffed space (RFC 3676 section 4.4). The space stays if only it distinguishes a
+/// typed `>` from a quote mark.
 fn unstuffed(line: &str, depth: usize) -> &str {
     match line.strip_prefix(' ') {
         Some(rest) if depth > 0 || !rest.starts_with('>') => rest,

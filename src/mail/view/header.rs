@@ -1,6 +1,6 @@
-//! Owns the view of a mail's header: who, when, what about, in answer to what.
+//! Owns the view of a mail's header: people, date, subject, references.
 //!
-//! Does not touch the body, so it is cheap enough for the time before the 250.
+//! Does not read the body, so it is cheap enough before the 250.
 
 use std::collections::BTreeSet;
 
@@ -13,28 +13,29 @@ use crate::clock::Timestamp;
 use crate::mail::address::Address;
 use crate::mail::mime::{FieldSpan, Flag, HeaderBlock, PartContent, parser_input, unfolded};
 
-/// Addresses of one kind of field (`To`, `Cc`, …) that are given on.
+/// The number of addresses of one kind of field (`To`, `Cc`, …) in the view.
 pub const ADDRESSES_MAX: usize = 200;
-/// Message-IDs of `References` that are given on: the newest, which stand last.
+/// The number of Message-IDs of `References` in the view: the newest, which stand last.
 pub const REFERENCES_MAX: usize = 100;
-/// A Message-ID stands on one line (RFC 5322 section 2.1.1); what is longer is none.
+/// The length of a Message-ID, which stands on one line (RFC 5322 section 2.1.1); a longer one is invalid.
 const MESSAGE_ID_BYTES_MAX: usize = 998;
-/// Characters of a subject or a display name that are given on.
+/// The number of characters of a subject or a display name in the view.
 const LINE_CHARS_MAX: usize = 1_000;
 
-/// The header of a mail. The first of two fields that may stand only once counts; addresses are
-/// gathered from all.
+/// The header of a mail. Of a repeated field that may occur only once, the first counts; addresses are
+/// collected from all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderView {
-    /// Without angle brackets, in the case it came; `None` too if it has white space or controls.
+    /// The Message-ID without angle brackets, in its original case; `None` also if it has white space or
+    /// controls.
     pub message_id: Option<String>,
-    /// The Message-IDs of `In-Reply-To`, in their order.
+    /// The Message-IDs of `In-Reply-To`, in order.
     pub in_reply_to: Vec<String>,
     /// The Message-IDs of `References`, newest last, at most [`REFERENCES_MAX`].
     pub references: Vec<String>,
     /// The addresses of every `From` field.
     pub from: Vec<HeaderAddress>,
-    /// Number of `From` fields: any but one is against RFC 5322 section 3.6.
+    /// The number of `From` fields: RFC 5322 section 3.6 requires exactly one.
     pub from_fields: usize,
     /// The addresses of `Sender`.
     pub sender: Vec<HeaderAddress>,
@@ -44,41 +45,41 @@ pub struct HeaderView {
     pub to: Vec<HeaderAddress>,
     /// The addresses of `Cc`.
     pub cc: Vec<HeaderAddress>,
-    /// Decoded, on one line, without controls; `None` if there is no such field.
+    /// The decoded subject on one line, without controls; `None` if there is no such field.
     pub subject: Option<String>,
     /// The time in `Date`. The author chose it, so no logic may trust it.
     pub date: Option<Timestamp>,
-    /// Number of `Received` fields.
+    /// The number of `Received` fields.
     pub received_count: usize,
-    /// The content of the body, by the header.
+    /// The content of the body, from the header.
     pub content: PartContent,
-    /// The bounds this header goes beyond.
+    /// The bounds that this header exceeds.
     pub flags: BTreeSet<Flag>,
     fields: Vec<HeaderField>,
 }
 
-/// An address of a header field, with the name that was written to it.
+/// An address of a header field, with its display name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderAddress {
-    /// The display name, decoded, without controls, which proves nothing.
+    /// The display name, decoded, without controls. It proves nothing.
     pub name: Option<String>,
-    /// The address; `None` if what stands in its place is none.
+    /// The address; `None` if the text is not an address.
     pub address: Option<Address>,
-    /// The text in the address's place, as it came but for controls.
+    /// The text of the address, unchanged except for controls.
     pub text: String,
 }
 
-/// A header field as it came: its value on one line, not decoded.
+/// A header field with its value on one line, not decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderField {
-    /// In the case it came.
+    /// The name in its original case.
     pub name: String,
-    /// Folds undone, no space around it; bytes that are no UTF-8 replaced.
+    /// The value, unfolded, without space around it; bytes that are not UTF-8 are replaced.
     pub value: String,
 }
 
 impl HeaderView {
-    /// Reads the header block at the start of `mail`; what follows it is not looked at.
+    /// Parses the header block at the start of `mail`; the rest is not read.
     pub fn parse(mail: &[u8]) -> Self {
         Self::of_block(mail, &HeaderBlock::of_mail(mail))
     }
@@ -104,7 +105,7 @@ impl HeaderView {
         &self.fields
     }
 
-    /// The one author's address: `None` unless there is one `From` field with one address.
+    /// The author's address: `None` unless there is one `From` field with one address.
     pub fn author(&self) -> Option<&Address> {
         match self.from.as_slice() {
             [only] if self.from_fields == 1 => only.address.as_ref(),
@@ -112,7 +113,7 @@ impl HeaderView {
         }
     }
 
-    /// The addresses a mail may have been sent to, for sources that have no envelope: those of
+    /// The addresses to which a mail may have been sent, for sources without an envelope: those of
     /// `Delivered-To`, `X-Original-To` and `Envelope-To`, then of `To` and `Cc`. The sender may have
     /// written any of them.
     pub fn recipients(&self) -> Vec<Address> {
@@ -170,8 +171,9 @@ impl HeaderAddress {
                 .as_deref()
                 .map(cleaned)
                 .filter(|name| !name.is_empty()),
-            // What had controls in it was no address, however it looks without them. In quotes the parser
-            // takes backslashes and what looks like a comment out, which leaves somebody else's address.
+            // A text with controls is not an address, even if it looks like one without them. The parser
+            // removes backslashes and apparent comments within quotes, which could leave another person's
+            // address.
             address: addr
                 .address
                 .as_deref()
@@ -187,7 +189,7 @@ impl HeaderAddress {
 struct FieldReader<'a> {
     mail: &'a [u8],
     block: &'a HeaderBlock,
-    /// The charset of the body, for octets that are no UTF-8.
+    /// The charset of the body, for octets that are not UTF-8.
     charset: Option<String>,
     flags: BTreeSet<Flag>,
 }
@@ -201,7 +203,7 @@ impl<'a> FieldReader<'a> {
             .filter(move |field| field.is_named(mail, name))
     }
 
-    /// The value of `field` as the parser wants it.
+    /// The value of `field` in the form that the parser needs.
     fn input(&mut self, field: &FieldSpan) -> Vec<u8> {
         parser_input(
             field.raw(self.mail, &mut self.flags),
@@ -257,7 +259,7 @@ impl<'a> FieldReader<'a> {
     fn date(&mut self) -> Option<Timestamp> {
         let input = self.input(self.named("Date").next()?);
         let date = MessageStream::new(&input).parse_date().into_datetime()?;
-        // The library counts days of any numbers; only a real date has a place in time.
+        // The library converts days of any number; only a valid date has a timestamp.
         let is_real = date.is_valid() && (1970..=9999).contains(&date.year);
         let secs = is_real.then(|| date.to_timestamp())?;
         Some(Timestamp::from_secs(secs.try_into().ok()?))
@@ -276,8 +278,8 @@ impl<'a> FieldReader<'a> {
     }
 }
 
-/// The addresses of one field, where a comma in a name was not quoted (`Müller, Anna <anna@…>`): a piece
-/// without any `@` names nobody, and is the beginning of the next one's name.
+/// The addresses of one field in which a comma in a name was not quoted (`Müller, Anna <anna@…>`): a piece
+/// without `@` is no address, but the beginning of the next name.
 fn with_whole_names(found: impl Iterator<Item = HeaderAddress>) -> Vec<HeaderAddress> {
     let mut all: Vec<HeaderAddress> = Vec::new();
     for mut next in found {
@@ -305,7 +307,7 @@ fn is_message_id(id: &str) -> bool {
     (1..=MESSAGE_ID_BYTES_MAX).contains(&id.len()) && id.chars().all(fits)
 }
 
-/// The text on one line: controls are spaces, spaces at the ends are nothing.
+/// The text on one line: controls become spaces, and spaces at the ends are removed.
 fn cleaned(text: &str) -> String {
     let line: String = text
         .chars()

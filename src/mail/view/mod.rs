@@ -1,6 +1,6 @@
-//! Owns the read-only view of a mail: its header, its text, its attachments, as plain values.
+//! Owns the read-only view of a mail: its header, its text and its attachments, as plain values.
 //!
-//! Does not judge what the mail is or which words in it are new; and never opens a mail within it.
+//! Does not determine the kind of the mail or its new words; and never opens an attached mail.
 
 mod choice;
 mod flowed;
@@ -18,34 +18,32 @@ pub use super::mime::{Flag, PartContent};
 use super::mime::{MailStructure, first_charset};
 pub use header::{ADDRESSES_MAX, HeaderAddress, HeaderField, HeaderView, REFERENCES_MAX};
 
-/// Octets of text, and of HTML, that are given on.
+/// Octets of text, and of HTML, in the view.
 pub const TEXT_BYTES_MAX: usize = 1024 * 1024;
-/// Characters of an attachment's name that are given on; file systems stop at 255 octets.
+/// The number of characters of an attachment's name; file systems stop at 255 octets.
 const FILENAME_CHARS_MAX: usize = 120;
 
-/// A mail as it reads.
+/// The parsed mail.
 #[derive(Clone, Debug)]
 pub struct View {
     /// The header.
     pub header: HeaderView,
-    /// The plain text somebody wrote, line ends as `\n`, flowed paragraphs whole; several texts in a
-    /// row are joined.
+    /// The plain text, with line ends as `\n` and flowed paragraphs joined; consecutive texts are joined.
     pub text: Option<String>,
-    /// The HTML somebody wrote, as it came and not made safe; several in a row are joined.
+    /// The HTML, unchanged and not sanitised; consecutive parts are joined.
     pub html: Option<String>,
-    /// All that is neither text nor HTML of the mail, in its order; then, where a bound was exceeded, the
+    /// All parts that are neither text nor HTML of the mail, in order; then, if a bound was exceeded, the
     /// texts that were cut, or the mail itself, whole.
     pub attachments: Vec<Attachment>,
-    /// Every part, multiparts too, in the order of the mail. The first is the whole body.
+    /// Every part, including multiparts, in order. The first is the whole body.
     pub parts: Vec<Part>,
-    /// The bounds this mail goes beyond, those of the header included.
+    /// The bounds that this mail exceeds, including those of the header.
     pub flags: BTreeSet<Flag>,
 }
 
 impl View {
-    /// Reads a mail, and never fails. Broken content is read as far as it makes sense; content
-    /// beyond a bound is left out and flagged. Bytes that do not begin with a header field are a
-    /// plain text without header.
+    /// Parses a mail, and never fails. Broken content is read as far as possible; content beyond a bound is
+    /// left out and flagged. Bytes that do not begin with a header field are a plain text without header.
     pub fn parse(mail: &Bytes) -> Self {
         let shape = MailStructure::of(mail);
         let header = HeaderView::of_block(mail, &shape.header);
@@ -79,7 +77,7 @@ impl View {
         }
         let files = choice.attachments.iter();
         let mut attachments: Vec<_> = files.map(|&at| Attachment::of(&parts[at])).collect();
-        // Whatever was not read whole goes along whole.
+        // A text that was cut is also attached whole.
         attachments.extend(cut.iter().map(|&at| Attachment::whole_text(&parts[at])));
         if !cut.is_empty() {
             flags.insert(Flag::TextCut);
@@ -97,7 +95,7 @@ impl View {
         }
     }
 
-    /// The parts directly within the part at this index.
+    /// The direct children of the part at this index.
     pub fn children(&self, part: usize) -> impl Iterator<Item = &Part> {
         self.parts
             .iter()
@@ -108,9 +106,9 @@ impl View {
 /// One MIME part (RFC 2046).
 #[derive(Clone, Debug)]
 pub struct Part {
-    /// The content, by the part's header.
+    /// The content, from the header of the part.
     pub content: PartContent,
-    /// The multipart it lies in, as an index into [`View::parts`]; `None` for the first.
+    /// The enclosing multipart, as an index into [`View::parts`]; `None` for the first.
     pub parent: Option<usize>,
     body: Bytes,
     /// A charset that the rest of the mail uses.
@@ -118,8 +116,7 @@ pub struct Part {
 }
 
 impl Part {
-    /// The bytes, transfer encoding undone: shared with the mail where there is none, else made
-    /// anew.
+    /// The decoded bytes: shared with the mail if there is no transfer encoding, else a new buffer.
     pub fn bytes(&self) -> Bytes {
         match transfer::decoded(&self.body, self.content.encoding) {
             Cow::Borrowed(_) => self.body.clone(),
@@ -127,10 +124,10 @@ impl Part {
         }
     }
 
-    /// The text in the part's charset, with line ends as `\n`, without controls, flowed paragraphs
-    /// (RFC 3676) whole, at most [`TEXT_BYTES_MAX`] octets; and whether it had to be cut.
+    /// The text in the part's charset, with line ends as `\n`, without controls, with flowed paragraphs
+    /// (RFC 3676) joined, at most [`TEXT_BYTES_MAX`] octets; and true if it was cut.
     pub fn text(&self) -> (String, bool) {
-        // No encoding needs more than three octets for one, and no charset more than four.
+        // No transfer encoding needs more than three octets for one, and no charset more than four.
         let enough = self.body.len().min(4 * TEXT_BYTES_MAX);
         let bytes = transfer::decoded(&self.body[..enough], self.content.encoding);
         let label = self.content.parameter("charset");
@@ -153,30 +150,29 @@ impl Part {
     }
 }
 
-/// A part that is not the mail's text: a file, a picture, another mail.
+/// A part that is not the text of the mail: a file, a picture, another mail.
 #[derive(Clone, Debug)]
 pub struct Attachment {
-    /// The name without any path, controls or bidirectional overrides; `None` if the part came
-    /// without one.
+    /// The name without path, controls and bidirectional overrides; `None` if the part has none.
     pub filename: Option<String>,
-    /// Type and subtype as the sender says, lower-cased: a claim, not a finding.
+    /// Type and subtype as the sender declares them, lower-cased and not verified.
     pub content_type: String,
-    /// The size in octets, transfer encoding undone.
+    /// The decoded size in octets.
     pub size: usize,
-    /// Meant to be shown within the text.
+    /// True if the part is to be displayed within the text.
     pub inline: bool,
-    /// Content-ID without angle brackets: what `cid:` in the HTML names.
+    /// The Content-ID without angle brackets, to which `cid:` in the HTML refers.
     pub content_id: Option<String>,
     part: Part,
 }
 
 impl Attachment {
-    /// The bytes, transfer encoding undone. Every call decodes them anew.
+    /// The decoded bytes. Every call decodes them anew.
     pub fn bytes(&self) -> Bytes {
         self.part.bytes()
     }
 
-    /// A text of the mail that was not given on whole.
+    /// A text of the mail that was cut in the view.
     fn whole_text(part: &Part) -> Self {
         let ending = if part.content.media_type == "text/html" {
             "html"
@@ -191,7 +187,7 @@ impl Attachment {
         }
     }
 
-    /// The mail itself, of which not all was read.
+    /// The mail itself, if not all of it was read.
     fn raw_mail(mail: &Bytes) -> Self {
         Self::of(&Part {
             content: PartContent::raw_mail(),
@@ -214,8 +210,8 @@ impl Attachment {
     }
 }
 
-/// True if a text is a whole page, or begins with a block of one and ends with its end: some programs send
-/// HTML as plain text. A person who types tags begins with words.
+/// True if a text is a whole HTML page, or begins and ends with an HTML block: some programs send HTML as
+/// plain text. A person who types tags begins with words.
 fn is_page(text: &str) -> bool {
     const STARTS: [&str; 7] = [
         "<!doctype html",
@@ -239,7 +235,7 @@ fn is_page(text: &str) -> bool {
     end.ends_with('>') && (end.contains("</html") || end.contains(&format!("</{name}")))
 }
 
-/// A name that says nothing of folders and cannot turn its letters round: a sender chose it.
+/// A name without folders and direction overrides: the sender chose it.
 fn filename(raw: &str) -> Option<String> {
     let name: String = raw
         .rsplit(['/', '\\'])
@@ -252,7 +248,7 @@ fn filename(raw: &str) -> Option<String> {
     if length <= FILENAME_CHARS_MAX {
         return (!name.is_empty()).then(|| name.to_owned());
     }
-    // The end tells the kind of file, so a name is cut before it.
+    // The extension shows the type, so a name is cut before it.
     let (stem, ending) = name.rsplit_once('.').unwrap_or((name, ""));
     let ending: String = ending.chars().take(10).collect();
     let stem: String = stem.chars().take(FILENAME_CHARS_MAX - 11).collect();
@@ -278,7 +274,8 @@ fn is_clean(c: char) -> bool {
     !c.is_control() || matches!(c, '\n' | '\t')
 }
 
-/// Controls of the bidirectional algorithm (Unicode Standard Annex 9): `exe.gpj` reads `jpg.exe`.
+/// True for controls of the bidirectional algorithm (Unicode Standard Annex 9), with which `exe.gpj` reads
+/// `jpg.exe`.
 const fn is_directional(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -1,13 +1,12 @@
-//! Owns the transfer encodings: the bytes that a part's body stands for.
+//! Owns the decoding of transfer encodings.
 //!
-//! Does not give up: what is broken in an encoding is passed over, for people write with broken
-//! programs too.
+//! Does not fail: broken encoding is skipped, because people use broken programs.
 
 use std::borrow::Cow;
 
 use crate::mail::mime::TransferEncoding;
 
-/// The bytes a part's body stands for.
+/// Decodes the body of a part.
 pub(super) fn decoded(body: &[u8], encoding: TransferEncoding) -> Cow<'_, [u8]> {
     if encoding == TransferEncoding::Identity {
         return Cow::Borrowed(body);
@@ -17,7 +16,7 @@ pub(super) fn decoded(body: &[u8], encoding: TransferEncoding) -> Cow<'_, [u8]> 
     Cow::Owned(bytes)
 }
 
-/// The number of bytes that [`decoded`] gives.
+/// The number of bytes that [`decoded`] returns.
 pub(super) fn decoded_len(body: &[u8], encoding: TransferEncoding) -> usize {
     if encoding == TransferEncoding::Identity {
         return body.len();
@@ -35,8 +34,8 @@ fn decode(body: &[u8], encoding: TransferEncoding, sink: impl FnMut(u8)) {
     }
 }
 
-/// RFC 2045 section 6.8: characters outside the alphabet are passed over. Padding ends a run, and
-/// another may follow.
+/// Decodes base64 (RFC 2045 section 6.8): characters outside the alphabet are skipped. Padding ends a run,
+/// and another may follow.
 fn base64(body: &[u8], mut sink: impl FnMut(u8)) {
     let (mut held, mut bits) = (0u32, 0);
     for &byte in body {
@@ -61,8 +60,8 @@ fn base64(body: &[u8], mut sink: impl FnMut(u8)) {
     }
 }
 
-/// RFC 2045 section 6.7: white space at a line's end is no part of it, and a `=` that begins nothing
-/// is itself.
+/// Decodes quoted-printable (RFC 2045 section 6.7): white space at a line's end is dropped, and a `=` that
+/// begins no escape stands for itself.
 fn quoted_printable(body: &[u8], mut sink: impl FnMut(u8)) {
     for line in body.split_inclusive(|&byte| byte == b'\n') {
         let text = line.trim_ascii_end();
@@ -78,7 +77,7 @@ fn quoted_printable(body: &[u8], mut sink: impl FnMut(u8)) {
                     sink(hex(*high).unwrap_or(0) << 4 | hex(*low).unwrap_or(0));
                     rest = &rest[3..];
                 }
-                // A soft line break: the next line goes on here.
+                // A soft line break: the line continues.
                 [b'='] => break,
                 [byte, ..] => {
                     sink(*byte);

@@ -1,8 +1,8 @@
-//! Owns the HTML that leaves: the reply part of a tree, written small and sanitised.
+//! Owns the HTML output: the reply part of a tree, sanitised.
 //!
-//! Images: only `cid:` (parts of the same mail) and `data:` bitmaps keep their source; an image
-//! from elsewhere loses it and shows its `alt` text, so opening a reply never calls home.
-//! Styles, classes, ids and `target` go; links are http, https, mailto and tel, and carry `rel`.
+//! Only `cid:` images (parts of the same mail) and `data:` bitmaps keep their source; any other image shows
+//! its `alt` text, so that opening a reply contacts no server. Styles, classes, ids and `target` are
+//! removed; links are http, https, mailto and tel, and have `rel`.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -22,7 +22,7 @@ static CLEANER: LazyLock<ammonia::Builder<'static>> = LazyLock::new(|| {
     builder
 });
 
-/// Written by the writer below: anything else is opened up to its content.
+/// True for elements that are written; any other is replaced by its content.
 fn is_kept(tag: &str) -> bool {
     markup::ELEMENTS.contains(&tag) || ["center", "u", "thead", "tfoot"].contains(&tag)
 }
@@ -46,11 +46,11 @@ fn safe(element: &str, attribute: &str, value: &str) -> bool {
     }
 }
 
-/// Bytes of a reply as HTML, inline images not counted. The sanitiser takes time that grows with
-/// the square of one run of text.
+/// Bytes of a reply as HTML, without inline images. The sanitiser's time grows with the square of one run
+/// of text.
 const CLEAN_BYTES_MAX: usize = 256 * 1024;
 
-/// Writes the nodes `kept` and sanitises them; `None` if that is more than anybody writes.
+/// Writes the nodes `kept` and sanitises them; `None` if the result is too large.
 pub(super) fn clean(tree: &HtmlTree, kept: &[bool]) -> Option<String> {
     let images = (0..kept.len()).filter(|at| kept[*at]);
     let images: usize = images.map(|at| tree.nodes[at].attribute("src").len()).sum();
@@ -64,7 +64,7 @@ pub(super) fn clean(tree: &HtmlTree, kept: &[bool]) -> Option<String> {
     Some(CLEANER.clean(out.trim()).to_string())
 }
 
-/// Recursion is bounded by the tree's depth.
+/// The recursion is bounded by the depth of the tree.
 fn write(tree: &HtmlTree, kept: &[bool], at: usize, out: &mut String) {
     let node = &tree.nodes[at];
     if node.is_text() {
@@ -73,7 +73,7 @@ fn write(tree: &HtmlTree, kept: &[bool], at: usize, out: &mut String) {
         }
         return;
     }
-    // A row keeps its empty cells, or its columns would shift.
+    // A row keeps its empty cells, so that its columns do not shift.
     let cell = matches!(node.tag, "td" | "th");
     if !kept[at] && !cell {
         return;

@@ -1,7 +1,7 @@
 //! Owns the HTML part: its tree, its text, and the sanitised HTML of the reply.
 //!
-//! Does not decide what is reply: it gives lines with what the structure says of them, and
-//! later writes the nodes whose lines were kept.
+//! Does not decide which lines are the reply: it renders lines with the marks of the structure, and later
+//! writes the nodes whose lines were kept.
 
 mod clean;
 mod roles;
@@ -12,13 +12,13 @@ use super::text::{self, BodyLine, LINES_MAX, LineMark};
 use crate::mail::html::{self, BLOCKS, HtmlTree};
 use roles::ElementRole;
 
-/// Deepest list that is indented.
+/// The depth of nested lists that are indented.
 const LIST_DEPTH_MAX: usize = 8;
 
-/// Deepest quote that is counted.
+/// The depth of nested quotes that are counted.
 const QUOTE_DEPTH_MAX: u8 = 200;
 
-/// Blank lines kept in a row.
+/// The number of consecutive blank lines that are kept.
 const BLANKS_MAX: usize = 2;
 
 /// An HTML part as lines, with the nodes they came from.
@@ -51,7 +51,7 @@ impl RenderedHtml {
         }
     }
 
-    /// The sanitised HTML of the lines whose fate is text, if it is not too much of it.
+    /// The sanitised HTML of the lines whose class is text; `None` if it is too large.
     pub(super) fn cleaned(&self, fates: &[LineClass]) -> Option<String> {
         let mut kept = vec![false; self.tree.nodes.len()];
         for (node, line) in &self.owners {
@@ -63,7 +63,7 @@ impl RenderedHtml {
         clean::clean(&self.tree, &kept)
     }
 
-    /// An element is kept when something in it is. Children come after their parents.
+    /// An element is kept if something in it is. Children come after their parents.
     fn keep_parents(&self, kept: &mut [bool]) {
         let mut parents = vec![0; kept.len()];
         for at in 0..kept.len() {
@@ -102,18 +102,18 @@ struct Renderer<'a> {
     tree: &'a HtmlTree,
     lines: Vec<BodyLine>,
     owners: Vec<(usize, usize)>,
-    /// Nodes in the line being written.
+    /// The nodes in the current line.
     pending: Vec<usize>,
-    /// The line being written.
+    /// The current line.
     line: String,
     place: RenderContext,
-    /// A space is due before the next word.
+    /// True if a space must precede the next word.
     space_due: bool,
-    /// A blank line is due before the next line.
+    /// True if a blank line must precede the next line.
     blank_due: bool,
-    /// The next line is the first of the old mail.
+    /// True if the next line is the first of the old mail.
     cut: bool,
-    /// The next element is a signature.
+    /// True if the next element is a signature.
     sign_next: bool,
     bytes: usize,
     full: bool,
@@ -137,7 +137,7 @@ impl<'a> Renderer<'a> {
         }
     }
 
-    /// Recursion is bounded by the tree's depth.
+    /// The recursion is bounded by the depth of the tree.
     fn children(&mut self, at: usize, place: RenderContext) {
         let tree = self.tree;
         let mut item = tree.nodes[at].attribute("start").parse().unwrap_or(1u32);
@@ -228,7 +228,7 @@ impl<'a> Renderer<'a> {
         self.space_due = false;
     }
 
-    /// Cells of a row stand on one line with bars between, unless they hold lines themselves.
+    /// Cells of a row stand on one line with bars between, unless they contain several lines.
     fn cell(&mut self, at: usize, place: RenderContext) {
         let row = std::mem::take(&mut self.line);
         let row_owners = std::mem::take(&mut self.pending);
@@ -269,7 +269,7 @@ impl<'a> Renderer<'a> {
         self.space_due = false;
     }
 
-    /// Puts the row written so far above the lines a cell has made.
+    /// Inserts the row written so far above the lines of a cell.
     fn row_above(&mut self, first: usize, row: &str, owners: Vec<usize>, place: RenderContext) {
         let content = row.trim_end_matches([' ', '|']);
         if content.trim().is_empty() {
@@ -424,7 +424,7 @@ impl<'a> Renderer<'a> {
         self.line.push_str(&word.replace('\u{a0}', " "));
     }
 
-    /// Notes that `node` writes into the line being written (a break: that it ends it).
+    /// Records that `node` writes into the current line, or, if it is a break, ends it.
     fn own_node(&mut self, node: usize) {
         self.pending.push(node);
     }
@@ -479,7 +479,7 @@ impl<'a> Renderer<'a> {
     }
 }
 
-/// Space that HTML folds; a no-break space is not.
+/// True for the spaces that HTML collapses; false for a no-break space.
 fn is_html_space(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\n' | '\r' | '\u{c}')
 }

@@ -1,6 +1,6 @@
-//! Owns what mail programs say by their elements: this is a quote, this a signature.
+//! Owns the meaning of mail programs' elements: quote, signature, attribution.
 //!
-//! Does not read words.
+//! Does not interpret text.
 
 use crate::mail::html::HtmlNode;
 
@@ -11,7 +11,7 @@ pub(super) enum ElementRole {
     Plain,
     /// A quote: one level deeper.
     Quote,
-    /// From here to the end of the mail all is old.
+    /// Everything from here to the end of the mail is old.
     Cut,
     /// The line above a quote.
     Attribution,
@@ -19,7 +19,7 @@ pub(super) enum ElementRole {
     Signature,
     /// The element after it is a signature (iOS).
     SignatureNext,
-    /// Not shown.
+    /// An element that is not displayed.
     Hidden,
 }
 
@@ -60,8 +60,8 @@ impl ElementRole {
     }
 }
 
-/// Elements that hold a quoted mail whole. `div.gmail_quote` and `div.protonmail_quote` are not
-/// here: answers stand between the blockquotes in them.
+/// Elements that contain a whole quoted mail. `div.gmail_quote` and `div.protonmail_quote` are not here:
+/// answers may stand between the blockquotes in them.
 const QUOTES: &[&str] = &[
     "yahoo_quoted",
     "tutanota_quote",
@@ -119,7 +119,7 @@ fn is_cut(node: &HtmlNode, id: &str, class: &str, style: &str) -> bool {
     if node.attribute("data-marker") == "__DIVIDER__" {
         return true;
     }
-    // Outlook desktop and Windows Mail rule off the old mail with a line of their own colour.
+    // Outlook desktop and Windows Mail put a coloured rule above the old mail.
     let ruled = [
         "e1e1e1",
         "b5c4df",
@@ -162,7 +162,7 @@ fn is_signature_word(word: &str) -> bool {
             && word != "x_signature"
 }
 
-/// Gmail and Apple indent with a blockquote that has no border.
+/// True for a blockquote without a border, with which Gmail and Apple indent text.
 fn is_indent(node: &HtmlNode, class: &str, style: &str) -> bool {
     class.contains("indent")
         || style.contains("border:none")
