@@ -1,10 +1,10 @@
-//! Owns the reading of base64 (RFC 4648 section 4) that others have written, with or without padding.
+//! Owns the decoding of base64 (RFC 4648 section 4) from input, with or without padding.
 //!
 //! Does not encode.
 
 use data_encoding::{BASE64, BASE64_NOPAD};
 
-/// The octets of base64 with or without its padding; `None` if the text is not base64.
+/// Decodes base64 with or without padding; `None` if the text is not base64.
 pub fn decode(text: &str) -> Option<Vec<u8>> {
     let padded = BASE64.decode(text.as_bytes());
     padded
@@ -12,7 +12,7 @@ pub fn decode(text: &str) -> Option<Vec<u8>> {
         .ok()
 }
 
-/// The octets of base64 that may be broken into lines and have blanks in it.
+/// Decodes base64 that may contain line ends and spaces; `None` if the rest is not base64.
 pub fn decode_lines(text: &str) -> Option<Vec<u8>> {
     if text.bytes().any(|byte| byte.is_ascii_whitespace()) {
         let whole: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();

@@ -1,4 +1,4 @@
-//! Owns the one place that reads the wall clock, and [`Timestamp`], the form time has everywhere.
+//! Owns the only read of the wall clock, and [`Timestamp`], the representation of time everywhere.
 //!
 //! Does not measure waits: timeouts and back-off use the runtime's monotonic clock, so a step of the
 //! wall clock never stretches or cuts them.
@@ -79,7 +79,7 @@ impl Timestamp {
     }
 
     fn date_time(self) -> DateTime {
-        // The year 9999: past it neither RFC has a form for the date.
+        // Neither RFC has a form for a date after the year 9999.
         const LAST: u64 = 253_402_300_799;
         DateTime::from_timestamp(self.as_secs().min(LAST).cast_signed())
     }
@@ -91,7 +91,7 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// The wall clock's reading. A clock set before 1970 reads as the epoch.
+/// The reading of the wall clock. A clock set before 1970 reads as the epoch.
 #[expect(
     clippy::disallowed_methods,
     reason = "this is the one place that reads the wall clock"

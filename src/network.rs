@@ -1,4 +1,4 @@
-//! Owns networks as they are configured (`10.0.0.0/8`, `::1`) and the network a stranger counts by.
+//! Owns networks as they are configured (`10.0.0.0/8`, `::1`) and the key by which peers are counted.
 //!
 //! Does not resolve names.
 
@@ -78,8 +78,8 @@ impl fmt::Display for Network {
 #[error("{0:?}: not an address or address/bits")]
 pub struct NetworkError(String);
 
-/// The key by which a stranger is counted: an IPv4 address, or the /64 of an IPv6 address, which
-/// one customer has whole.
+/// The key by which a peer is counted: an IPv4 address, or the /64 of an IPv6 address, since one customer
+/// usually has a whole /64.
 pub fn rate_limit_key(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),

@@ -1,8 +1,8 @@
-//! Owns random numbers for waits that must differ between callers.
+//! Owns random numbers for waits that should differ between callers.
 //!
-//! Does not make keys: a number of this module may be zero when the system has no randomness.
+//! Does not make keys: the number may be zero when the system has no randomness.
 
-/// A random number, or zero where the system gives none: then all waits are equally long.
+/// A random number, or zero if the system gives none: then all waits are equally long.
 pub fn number() -> u64 {
     getrandom::u64().unwrap_or_default()
 }

@@ -1,5 +1,5 @@
-//! Owns the one decision what comes after an attempt that did not succeed: another, and when, or a
-//! person; for mail that came in, and for mail that goes out.
+//! Owns the decision after a failed attempt, for incoming and outgoing mail: another attempt and its time,
+//! or parking the mail for a person.
 //!
 //! Does not wait, draws no random number and knows neither mail nor HTTP.
 
@@ -9,9 +9,9 @@ use mail_parser::DateTime;
 
 use crate::clock::Timestamp;
 
-/// No wait is shorter, whatever was set or wished.
+/// The lower bound of every wait, whatever is configured or requested.
 const WAIT_MIN: Duration = Duration::from_millis(10);
-/// Doubling stops to matter long before: a `u32` of milliseconds is 49 days.
+/// The bound on doublings, which every real limit reaches earlier: 2^32 milliseconds are 49 days.
 const DOUBLINGS_MAX: u32 = 32;
 
 /// The limits and the pace of retries.
@@ -19,7 +19,7 @@ const DOUBLINGS_MAX: u32 = 32;
 pub struct Settings {
     /// The wait after the first attempt; it doubles with each.
     pub wait_first: Duration,
-    /// No wait is longer.
+    /// The upper bound of every wait.
     pub wait_max: Duration,
     /// The age at which a job is parked.
     pub max_age: Duration,
@@ -28,12 +28,12 @@ pub struct Settings {
 /// The failure of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttemptFailure {
-    /// A failure that no further attempt would mend.
+    /// A failure that no further attempt would repair.
     Permanent {
-        /// The reason, for the person who looks at it.
+        /// The reason, for the operator.
         reason: String,
     },
-    /// A failure that may pass.
+    /// A failure that may be temporary.
     Transient {
         /// The wait that the other side asked for (`Retry-After`).
         retry_after: Option<Duration>,
@@ -45,7 +45,7 @@ pub enum AttemptFailure {
 pub enum NextStep {
     /// Another attempt.
     Retry {
-        /// The time until then.
+        /// The wait before it.
         after: Duration,
     },
     /// No more attempts: a person decides.
@@ -55,15 +55,15 @@ pub enum NextStep {
     },
 }
 
-/// Decides what comes after an attempt that did not succeed.
+/// Decides the step after a failed attempt.
 ///
-/// `attempts` counts those made, this one included; `age` is the job's since it was taken on;
+/// `attempts` counts all attempts including this one; `age` is the time since the job was accepted;
 /// `random` is any number, drawn anew each time.
 ///
-/// The wait is drawn from the upper half of `wait_first` doubled with each attempt, up to `wait_max`,
-/// so that jobs that failed together do not come back together. `retry_after` replaces it: not shorter than
-/// `wait_first`, for a peer that says 0 has failed all the same, nor longer than `wait_max`, and up to
-/// a tenth longer than asked for. The last attempt is made at `max_age`, and what fails then is parked.
+/// The wait is drawn from the upper half of `wait_first` doubled with each attempt, up to `wait_max`, so
+/// that jobs that failed together do not come back together. `retry_after` replaces it, with at least
+/// `wait_first` (a peer that asks for 0 has failed all the same), at most `wait_max`, and up to a tenth
+/// more than asked for. The last attempt is made at `max_age`; if it fails, the job is parked.
 pub fn next_step(
     settings: &Settings,
     outcome: AttemptFailure,
@@ -98,12 +98,12 @@ pub fn next_step(
     }
 }
 
-/// Attempts with an unknown outcome after which a mail is not sent again.
+/// The number of attempts with an unknown outcome after which a mail is not sent again.
 pub const UNKNOWN_OUTCOMES_MAX: u32 = 3;
-/// Attempts that one with an unknown outcome counts as, when the wait is computed.
+/// The number of attempts that one with an unknown outcome counts as when the wait is computed.
 const UNKNOWN_OUTCOME_WEIGHT: u32 = 4;
 
-/// The number of times that a mail that goes out was tried.
+/// The number of attempts to send an outgoing mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SendAttempts {
     /// All attempts.
@@ -112,19 +112,19 @@ pub struct SendAttempts {
     pub unknown_outcomes: u32,
 }
 
-/// The schedule of attempts for a mail that goes out.
+/// The schedule of attempts for an outgoing mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SendSchedule {
     /// The wait after the first attempt; it doubles with each.
     pub wait_first: Duration,
-    /// The wait stops to double there.
+    /// The upper bound of the doubled wait.
     pub wait_max: Duration,
-    /// Attempts after the first one at most; `None` leaves it to the age alone.
+    /// The upper bound of attempts after the first; `None` leaves only the age.
     pub retries_max: Option<u32>,
 }
 
 impl SendSchedule {
-    /// The longest wait there is, its random part included.
+    /// The longest possible wait, its random part included.
     pub fn longest_wait(&self) -> Duration {
         let longest = self.wait_max.max(self.wait_first).max(WAIT_MIN);
         longest + longest / 10
@@ -134,10 +134,11 @@ impl SendSchedule {
 /// The time from a failed attempt to send a mail until the next one, or `None` if the mail is given
 /// up.
 ///
-/// `tries` counts those made, this one included; `left` is what the mail has until it is given up;
-/// `random` is any number, drawn anew each time. The wait is `wait_first` doubled with each attempt, an unknown outcome
-/// counting as four more, up to `wait_max`, and up to a tenth longer. The last attempt is made when nothing is
-/// left. After [`UNKNOWN_OUTCOMES_MAX`] of these there is none: each attempt may be one more copy.
+/// `tries` counts all attempts including this one; `left` is the time until the mail is given up; `random`
+/// is any number, drawn anew each time. The wait is `wait_first` doubled with each attempt, up to
+/// `wait_max`, and up to a tenth longer; an attempt with an unknown outcome counts as four more. The last
+/// attempt is made when no time is left. After [`UNKNOWN_OUTCOMES_MAX`] attempts with an unknown outcome
+/// there is no other, because each may have sent a copy.
 pub fn next_send_after(
     patience: &SendSchedule,
     tries: SendAttempts,
@@ -159,7 +160,7 @@ pub fn next_send_after(
     Some((whole + jitter(whole / 10, random)).min(left))
 }
 
-/// A part of `span`, from none to all of it, as `random` is small or large.
+/// A random part of `span`, between none and all of it, in proportion to `random`.
 fn jitter(span: Duration, random: u64) -> Duration {
     let nanos = span.as_nanos().saturating_mul(u128::from(random)) >> 64;
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
@@ -176,15 +177,14 @@ fn in_words(age: Duration) -> String {
 
 /// The shortest wait that a `Retry-After` can ask for.
 pub const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
-/// The longest wait that a `Retry-After` can ask for: a longer one is more likely a mistake than a
-/// plan.
+/// The longest wait that a `Retry-After` can ask for: a longer one is probably a mistake.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
 /// The wait of a `Retry-After`: seconds or an HTTP date (RFC 9110 section 10.2.3), clamped.
 pub fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     let text = text.trim();
     let wait = if text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
-        // A number with more digits than fit is still a long wait.
+        // A number with too many digits is still a long wait.
         Duration::from_secs(text.parse().unwrap_or(u64::MAX))
     } else {
         let date = DateTime::parse_rfc822(text).filter(DateTime::is_valid)?;

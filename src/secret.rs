@@ -23,7 +23,7 @@ impl Secret {
         &self.0
     }
 
-    /// True for the empty text, which everybody knows: it never matches anything.
+    /// True for the empty text, which is no secret: it never matches anything.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -35,8 +35,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// True if `shown` is one of `secrets`. The time taken depends on the number of secrets and the length
-/// of `shown` alone: digests are compared, so neither the content nor the length of a secret shows.
+/// True if `shown` is one of `secrets`. The time taken depends only on the number of secrets and the length
+/// of `shown`: digests are compared, so neither the content nor the length of a secret leaks.
 pub fn matches_any<'s>(secrets: impl IntoIterator<Item = &'s Secret>, shown: &[u8]) -> bool {
     let shown = digest::digest(&digest::SHA256, shown);
     let known = secrets.into_iter().filter(|secret| !secret.is_empty());

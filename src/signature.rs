@@ -1,7 +1,7 @@
 //! Owns HMAC signatures (RFC 2104) and the Standard Webhooks scheme made of them: signing, and
 //! verifying in constant time.
 //!
-//! Does not know who signs what, how old a signature may be, or how a request carries it.
+//! Does not know the purpose of a signature, its age limit, or how a request carries it.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ pub const STANDARD_PREFIX: &str = "whsec_";
 /// The prefix of a Standard Webhooks signature made with HMAC-SHA256.
 const VERSION_PREFIX: &str = "v1,";
 
-/// A key of HMAC-SHA256, or of HMAC-SHA1 for providers that know no other. `Debug` prints no key.
+/// A key of HMAC-SHA256, or of HMAC-SHA1 for providers that offer no other. `Debug` prints no key.
 #[derive(Clone)]
 pub struct HmacKey(hmac::Key);
 
@@ -37,7 +37,7 @@ impl HmacKey {
         standard_key(secret).map(|key| Self::new(&key))
     }
 
-    /// The signature of `parts` put end to end: 32 octets, or 20 of HMAC-SHA1.
+    /// The signature of the concatenated `parts`: 32 octets, or 20 for HMAC-SHA1.
     pub fn sign(&self, parts: &[&[u8]]) -> hmac::Tag {
         let mut context = hmac::Context::with_key(&self.0);
         for part in parts {
@@ -68,7 +68,8 @@ impl fmt::Debug for HmacKey {
     }
 }
 
-/// True if one of `keys` made `signature` of `parts`. All keys are tried, whichever matches.
+/// True if one of `keys` made `signature` of `parts`. All keys are tried, so that the time does not depend
+/// on the matching one.
 pub fn verify_any<'k>(
     keys: impl IntoIterator<Item = &'k HmacKey>,
     parts: &[&[u8]],
@@ -87,8 +88,8 @@ pub fn standard_key(secret: &str) -> Option<Vec<u8>> {
     base64::decode(encoded).filter(|key| !key.is_empty())
 }
 
-/// The signature in one word of a `webhook-signature` field; `None` if it is of another version than
-/// `v1`, or not base64.
+/// The signature in one word of a `webhook-signature` field; `None` if its version is not `v1` or it is not
+/// base64.
 pub fn parse_standard(word: &str) -> Option<Vec<u8>> {
     base64::decode(word.strip_prefix(VERSION_PREFIX)?)
 }
@@ -96,7 +97,7 @@ pub fn parse_standard(word: &str) -> Option<Vec<u8>> {
 /// The message that the Standard Webhooks scheme signs: `{id}.{timestamp}.{body}`.
 #[derive(Clone, Copy, Debug)]
 pub struct StandardMessage<'m> {
-    /// The name of the message (`webhook-id`).
+    /// The id of the message (`webhook-id`).
     pub id: &'m str,
     /// The time of the attempt as it is written (`webhook-timestamp`): Unix seconds.
     pub timestamp: &'m str,
@@ -105,7 +106,7 @@ pub struct StandardMessage<'m> {
 }
 
 impl<'m> StandardMessage<'m> {
-    /// The parts that are signed, in their order.
+    /// The signed parts, in order.
     pub const fn parts(self) -> [&'m [u8]; 5] {
         let (id, timestamp) = (self.id.as_bytes(), self.timestamp.as_bytes());
         [id, b".", timestamp, b".", self.body]
