@@ -1,6 +1,6 @@
-//! Owns the claim of one worker: asked for, renewed, and used to finish work.
+//! Owns a worker's claim: obtained, renewed, and used to finish work.
 //!
-//! Does not decide what may be claimed: that is the backend's.
+//! Does not decide what a worker may claim; the backend does.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -18,7 +18,7 @@ pub struct WorkClaim {
 }
 
 impl WorkClaim {
-    /// A worker that has claimed nothing yet.
+    /// A worker without a claim.
     pub const fn new(store: Store, work: Work) -> Self {
         Self {
             store,
@@ -40,7 +40,7 @@ impl WorkClaim {
     /// Records facts under the claim.
     ///
     /// # Errors
-    /// Nothing was promised.
+    /// Nothing was recorded.
     pub async fn finish(&self, facts: Vec<Fact>) -> Result<(), StoreError> {
         let claim = match self.held() {
             Some(claim) => claim,

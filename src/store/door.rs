@@ -1,23 +1,23 @@
-//! Owns the store's door: what the rest of the program asks of a store, in four parts.
+//! Owns the store's interface, in four parts.
 //!
-//! Does not say how anything is kept: that is the business of whatever stands behind the door.
+//! Does not prescribe the storage; each backend chooses its own.
 //!
 //! ```text
 //! MailQueue   mail that came in: accepted, waiting, parked, settled
-//! Threads     mappings, links, tokens, the last words of a conversation
+//! Threads      mappings, links, tokens, the last messages of a conversation
 //! Outbox      jobs that go out, and the addresses nothing is sent to
 //! EventLog    what the product is told, in order, and how far each subscriber is
 //! StoreBackend     the four parts, and the facts that change them
 //! ```
 //!
-//! Writes are facts: those of one call are kept all or none, whichever parts they concern. Questions
-//! are asynchronous, for the answer may lie on a disk or in another process; four that have to be
-//! answered at once ([`MailQueue::has_room`], the two ledgers, [`EventLog::newest_event`]) are
-//! answered from memory, and a shared store answers them from what it saw last.
+//! All writes are facts: the facts of one call are recorded atomically, whichever parts they concern.
+//! Questions are asynchronous, because the answer may be on a disk or in another process; four that need an
+//! immediate answer ([`MailQueue::has_room`], the two ledgers, [`EventLog::newest_event`]) are answered
+//! from memory, and a shared store would answer them from its latest known state.
 //!
 //! The parts are object-safe traits behind [`Store`](super::Store), an `Arc<dyn StoreBackend>`: a second
-//! implementation is one more type that implements them, chosen when the program starts, and no
-//! caller is generic over it. The one allocation per call that this costs is small beside a sync.
+//! backend is another type that implements them, chosen at the start, and no caller is generic over it. The
+//! one allocation per call is cheap compared with a sync.
 
 use std::any::Any;
 use std::fmt;
@@ -44,28 +44,28 @@ use crate::mail::job_id::JobId;
 use crate::mail::partition::PartitionKey;
 use crate::mail::token::ThreadKey;
 
-/// Mail that came in, until it is settled for each of its recipients.
+/// Incoming mail, until it is settled for each of its recipients.
 ///
 /// # Errors
-/// Every question fails with [`StoreError::Unavailable`] if the answer cannot be had now,
-/// [`StoreError::Damaged`] if it lies in a record that cannot be read any more, and
-/// [`StoreError::Dead`] if the store has stopped. The same holds for the other three parts.
+/// Every question fails with [`StoreError::Unavailable`] if the answer is not available now,
+/// [`StoreError::Damaged`] if it is in an unreadable record, and [`StoreError::Dead`] if the store has
+/// stopped. The same holds for the other three parts.
 #[async_trait]
 pub trait MailQueue: Send + Sync {
-    /// Checks that another mail of `bytes` bytes may come in now. Answered from memory.
+    /// Checks that another mail of `bytes` bytes would be accepted now. Answered from memory.
     fn has_room(&self, bytes: u64) -> Result<(), StoreError>;
 
-    /// Takes responsibility for a mail, which is on disk when this returns. If the caller goes away
-    /// before, the mail may or may not be kept.
+    /// Accepts a mail, which is on disk when this returns. If the caller is cancelled before, the mail may
+    /// or may not be kept.
     ///
     /// # Errors
-    /// Nothing was promised.
+    /// Nothing was accepted.
     ///
     /// # Panics
-    /// Panics unless there are 1 to [`RECIPIENTS_MAX`](super::RECIPIENTS_MAX) recipients.
+    /// If there are not 1 to [`RECIPIENTS_MAX`](super::RECIPIENTS_MAX) recipients.
     async fn accept(&self, envelope: Envelope, bytes: Bytes) -> Result<MailId, StoreError>;
 
-    /// Number of deliveries in each state, of all that were ever accepted. Answered from memory.
+    /// The number of deliveries in each state, of all that were ever accepted. Answered from memory.
     fn ledger(&self) -> Ledger;
 
     /// The next waiting deliveries after `after`, in order of arrival, at most `count`.
@@ -82,17 +82,17 @@ pub trait MailQueue: Send + Sync {
         count: usize,
     ) -> Result<Vec<Delivery>, StoreError>;
 
-    /// A delivery that waits or is parked; `None` if it is over or never existed.
+    /// A delivery that waits or is parked; `None` if it is settled or never existed.
     async fn delivery(&self, id: DeliveryId) -> Result<Option<Delivery>, StoreError>;
 
-    /// The mail's bytes as they were received.
+    /// The bytes of the mail as received.
     ///
     /// # Errors
     /// The mail is settled for all its recipients, or cannot be read.
     async fn mail_bytes(&self, id: MailId) -> Result<Bytes, ReadError>;
 
-    /// The delivery as which a mail with this fingerprint was settled, if that was within the window
-    /// before `now`. A delivery that was parked and released finds itself.
+    /// The settled delivery of a mail with this fingerprint, if it was settled within the deduplication
+    /// window before `now`. A delivery that was parked and released finds itself.
     async fn find_duplicate(
         &self,
         fingerprint: Fingerprint,
@@ -100,7 +100,7 @@ pub trait MailQueue: Send + Sync {
     ) -> Result<Option<DeliveryId>, StoreError>;
 
     /// The next waiting deliveries of a claim after `after`, in order of arrival, at most `count`, each
-    /// with its partition; the partition is `None` where only the mail's envelope tells it.
+    /// with its partition, which is `None` if only the mail's envelope contains it.
     async fn waiting_with_partitions(
         &self,
         claim: &Claim,
@@ -108,35 +108,36 @@ pub trait MailQueue: Send + Sync {
         count: usize,
     ) -> Result<Vec<(DeliveryId, Option<PartitionKey>)>, StoreError>;
 
-    /// Resolves when a delivery was accepted or released since the last call. For one caller: of
-    /// several that wait, one wakes.
+    /// Resolves when a delivery was accepted or released since the last call. For one caller: of several
+    /// waiters only one wakes.
     async fn mail_arrived(&self);
 
-    /// Position up to which a folder of an IMAP server was read, as last recorded.
+    /// The last recorded position in a folder of an IMAP server.
     async fn imap_position(&self, mailbox: &str) -> Result<Option<ImapPosition>, StoreError>;
 
-    /// Binds a nonce to the content it first came with, on disk when this returns. The same nonce with
-    /// the same content is a retry, and welcome; `false`: it is bound to other content.
+    /// Binds a nonce to the content of its first use; the binding is on disk when this returns. The same
+    /// nonce with the same content is a retry and returns true; `false` means that the nonce is bound to
+    /// other content.
     async fn bind_nonce(&self, nonce: Nonce) -> Result<bool, StoreError>;
 
-    /// The digest of the content that a nonce is bound to.
+    /// The digest of the content to which a nonce is bound.
     async fn nonce_used(&self, nonce: [u8; 16]) -> Result<Option<[u8; 16]>, StoreError>;
 }
 
-/// Conversations in the product, and how a mail's thread is found.
+/// The conversations in the product, and the ways to find a mail's thread.
 #[async_trait]
 pub trait Threads: Send + Sync {
-    /// The thread of a route that a token's key stands for.
+    /// The thread of a route for a token's key.
     async fn thread(&self, route: &str, key: ThreadKey) -> Result<Option<Mapping>, StoreError>;
 
-    /// The thread of a route that a Message-ID belongs to, and whether we sent that mail.
+    /// The thread of a route for a Message-ID, and true if we sent that mail.
     async fn thread_by_message_id(
         &self,
         route: &str,
         message_id: &str,
     ) -> Result<Option<(Mapping, bool)>, StoreError>;
 
-    /// The newest thread of this sender with this normalised subject, if it was changed at `since` or
+    /// The newest thread of this sender with this normalised subject, if its last change was at `since` or
     /// later.
     async fn thread_by_subject(
         &self,
@@ -146,13 +147,13 @@ pub trait Threads: Send + Sync {
         since: Timestamp,
     ) -> Result<Option<Mapping>, StoreError>;
 
-    /// The thread's id and the time of issue that were recorded for a token's digest.
+    /// The thread id and the time of issue that were recorded for a token's digest.
     async fn issued_token(
         &self,
         token: [u8; 16],
     ) -> Result<Option<(String, Timestamp)>, StoreError>;
 
-    /// The thread's id that was recorded for a token's digest.
+    /// The thread id that was recorded for a token's digest.
     async fn thread_by_token(&self, token: [u8; 16]) -> Result<Option<String>, StoreError> {
         Ok(self.issued_token(token).await?.map(|(thread, _)| thread))
     }
@@ -160,28 +161,27 @@ pub trait Threads: Send + Sync {
     /// True if the token with this digest was revoked.
     async fn is_revoked(&self, token: [u8; 16]) -> Result<bool, StoreError>;
 
-    /// The last message of a conversation: ours, or the person's.
+    /// The last message of one side of a conversation.
     async fn last_message(
         &self,
         conversation: &ConversationKey,
         by_us: bool,
     ) -> Result<Option<LastMessage>, StoreError>;
 
-    /// Waits for the lock on a thread. Whoever changes a mapping holds it from reading the mapping to
-    /// recording the change.
+    /// Waits for the lock on a thread. A caller that changes a mapping must hold it from reading the
+    /// mapping until the change is recorded.
     async fn lock_thread(&self, key: ThreadKey) -> Result<Lease, StoreError>;
 }
 
-/// Mail that goes out: one job for each mail to one person.
+/// Outgoing mail: one job for each mail to one person.
 #[async_trait]
 pub trait Outbox: Send + Sync {
-    /// Takes responsibility for sending `mail`, which is on disk when this says
-    /// [`EnqueueResult::New`]. `facts` are recorded with it, all or none: if the job exists already,
-    /// none of them is.
+    /// Accepts `mail` for sending; it is on disk when this returns [`EnqueueResult::New`]. `facts` are
+    /// recorded atomically with it; if the job exists already, none is.
     ///
     /// # Errors
-    /// `Full` if too many jobs or too many bytes of mail wait, or the disk has no room. Nothing was
-    /// promised.
+    /// `Full` if too many jobs or too many bytes of mail are waiting, or the disk is full. Nothing was
+    /// recorded.
     async fn enqueue(
         &self,
         job: Job,
@@ -189,24 +189,24 @@ pub trait Outbox: Send + Sync {
         facts: Vec<Fact>,
     ) -> Result<EnqueueResult, StoreError>;
 
-    /// Cancels a job, which is over when this says `true`. `false`: an attempt may be in progress,
-    /// the job does not wait, or there is none; then nothing is done.
+    /// Cancels a job. `true` means that it is cancelled; `false` means that an attempt may be in progress,
+    /// or no such job is waiting, and nothing was changed.
     async fn cancel(&self, job: JobId, at: Timestamp) -> Result<bool, StoreError>;
 
-    /// A job, if it is still known.
+    /// A job, if it is still stored.
     async fn job(&self, id: JobId) -> Result<Option<JobRecord>, StoreError>;
 
-    /// The job that has this key, if it is still known.
+    /// The job with this key, if it is still stored.
     async fn job_by_key(&self, key: [u8; 16]) -> Result<Option<JobRecord>, StoreError>;
 
-    /// The mail of a job that waits, failed or was captured, as it was composed.
+    /// The composed mail of a job that is waiting, failed or captured.
     ///
     /// # Errors
-    /// The job is over or not known, or its mail cannot be read.
+    /// The job is over or not stored, or its mail cannot be read.
     async fn job_mail(&self, id: JobId) -> Result<Bytes, ReadError>;
 
-    /// The jobs in this state (`None`: in any), newest first, at most `count` after `after`. Of those
-    /// whose mail is gone only the last thousand are listed; nothing follows a job that is not known.
+    /// The jobs in this state (`None`: in any), newest first, at most `count` after `after`. Of the jobs
+    /// without a stored mail only the last thousand are listed; nothing follows an unknown job.
     async fn jobs(
         &self,
         state: Option<JobStateKind>,
@@ -215,8 +215,8 @@ pub trait Outbox: Send + Sync {
     ) -> Result<Vec<JobRecord>, StoreError>;
 
     /// The jobs of a claim that are due at `now`, the longest overdue first, at most `count`, without
-    /// those that are leased. Of the jobs of one thread only the oldest is ever due. A job that would wait for more than a week is due too, for then the
-    /// clock was set back.
+    /// leased ones. Of the jobs of one thread only the oldest can be due. A job that would wait for more
+    /// than a week counts as due, because the clock must have been set back.
     async fn due_jobs(
         &self,
         claim: &Claim,
@@ -224,9 +224,8 @@ pub trait Outbox: Send + Sync {
         count: usize,
     ) -> Result<Vec<JobRecord>, StoreError>;
 
-    /// The first job of a claim due at `now` to each recipient domain, with the domain in A-labels, at
-    /// most `count`, the longest overdue first. Left out are the domains in `closed` and jobs that are
-    /// leased.
+    /// The first job of a claim due at `now` to each recipient domain, with the domain in A-labels, at most
+    /// `count`, the longest overdue first. The domains in `closed` and leased jobs are left out.
     async fn due_by_domain(
         &self,
         claim: &Claim,
@@ -235,15 +234,15 @@ pub trait Outbox: Send + Sync {
         closed: &Domains,
     ) -> Result<Vec<(JobId, Arc<str>)>, StoreError>;
 
-    /// Time at which the next job is due that [`Outbox::due_by_domain`] would give.
+    /// The time at which the next job is due that [`Outbox::due_by_domain`] would return.
     async fn next_due(
         &self,
         claim: &Claim,
         closed: &Domains,
     ) -> Result<Option<Timestamp>, StoreError>;
 
-    /// Leases a job for one attempt. `None` if it is leased already, or if `domain_max` jobs to its
-    /// domain are.
+    /// Leases a job for one attempt; `None` if it is leased already, or if `domain_max` jobs to its domain
+    /// are.
     async fn lease_job(
         &self,
         claim: &Claim,
@@ -252,10 +251,10 @@ pub trait Outbox: Send + Sync {
         domain_max: usize,
     ) -> Result<Option<Lease>, StoreError>;
 
-    /// Resolves when a job was taken or released since the last call. For one caller.
+    /// Resolves when a job was enqueued or released since the last call. For one caller.
     async fn job_arrived(&self);
 
-    /// Number of jobs in each state. Answered from memory.
+    /// The number of jobs in each state. Answered from memory.
     fn outbox_ledger(&self) -> OutboxLedger;
 
     /// The entry of an address on the suppression list, if it is valid at `now`.
@@ -265,7 +264,7 @@ pub trait Outbox: Send + Sync {
         now: Timestamp,
     ) -> Result<Option<Suppression>, StoreError>;
 
-    /// The suppression list, in an order that stays, at most `count` after the address `after`.
+    /// The suppression list in a stable order, at most `count` after the address `after`.
     async fn suppressions(
         &self,
         after: Option<&str>,
@@ -286,80 +285,80 @@ pub trait EventLog: Send + Sync {
     /// An event, if it is still kept.
     async fn event(&self, id: EventId) -> Result<Option<Arc<Event>>, StoreError>;
 
-    /// The oldest event that is kept; whoever read less may have missed some.
+    /// The oldest event that is kept; a subscriber that is further behind may have missed some.
     async fn oldest_event(&self) -> Result<Option<EventId>, StoreError>;
 
-    /// True if events that followed `read` may have been given up before they were read.
+    /// True if events after `read` may have been deleted unread.
     async fn has_gap_after(&self, read: EventId) -> Result<bool, StoreError>;
 
-    /// The newest event, now and whenever one more is recorded. Answered from memory.
+    /// The newest event, and each newer one when it is recorded. Answered from memory.
     fn newest_event(&self) -> watch::Receiver<EventId>;
 
     /// The position of a subscriber, if it ever received an event.
     async fn cursor(&self, subscriber: &str) -> Result<Option<Cursor>, StoreError>;
 }
 
-/// One implementation of the whole door.
+/// A complete backend.
 #[async_trait]
 pub trait StoreBackend: MailQueue + Threads + Outbox + EventLog + fmt::Debug {
-    /// Records facts: they are on disk, and seen by every question, when this returns. All facts of
-    /// one call survive a crash, or none.
+    /// Records facts atomically: when this returns they are on disk, and visible to every question.
     ///
     /// # Errors
-    /// Nothing was promised.
+    /// Nothing was recorded.
     async fn record(&self, facts: Vec<Fact>) -> Result<(), StoreError>;
 
-    /// Records facts that finish, or go on with, work taken under `claim`.
+    /// Records facts that finish or continue work under `claim`.
     ///
     /// # Errors
-    /// The errors of [`StoreBackend::record`]; and `Unavailable` if the claim has lapsed: claim again, then repeat.
+    /// The errors of [`StoreBackend::record`]; and `Unavailable` if the claim has lapsed: then the caller
+    /// must claim again and repeat.
     async fn finish(&self, claim: &Claim, facts: Vec<Fact>) -> Result<(), StoreError>;
 
-    /// Claims the work of as many shards of threads as this worker may have. Asked again, it renews
-    /// the claim. The embedded store, whose folder is one process's, grants all shards at once and for
+    /// Claims the work of as many shards of threads as this worker may have; a further call renews the
+    /// claim. The embedded store, whose folder belongs to one process, grants all shards at once and for
     /// ever.
     async fn claim(&self, work: Work) -> Result<Claim, StoreError>;
 
-    /// Waits until nobody else holds this name, and holds it until the lease is dropped.
+    /// Waits until no other caller holds this name, and holds it until the lease is dropped.
     async fn lease(&self, name: LeaseName) -> Result<Lease, StoreError>;
 
     /// The store's counters.
     fn metrics(&self) -> &Metrics;
 
-    /// Resolves when the store can record nothing any more: it was closed, or the disk failed.
+    /// Resolves when the store can no longer record: it was closed, or the disk failed.
     async fn ended(&self);
 
-    /// Writes what is left to write and stops.
+    /// Writes pending changes and stops.
     async fn close(&self);
 }
 
 /// Recipient domains, in A-labels.
 pub type Domains = std::collections::HashSet<Arc<str>>;
 
-/// A value that is good once, and the content it came with, both as digests.
+/// A value that may be used once, with the content of its use, both as digests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nonce {
     /// The nonce's digest.
     pub digest: [u8; 16],
     /// The content's digest.
     pub content: [u8; 16],
-    /// Time after which nobody accepts the nonce any more, so that it can be forgotten.
+    /// The time after which the nonce is refused for its age, so that it can be forgotten.
     pub until: Timestamp,
 }
 
 /// The two kinds of work that workers claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Work {
-    /// Deliveries that wait, by the shard of their partition.
+    /// Waiting deliveries, by the shard of their partition.
     Deliveries,
-    /// Jobs that wait, by the shard of their thread.
+    /// Waiting jobs, by the shard of their thread.
     Jobs,
 }
 
-/// The right to do the work of some shards, given to one worker at a time.
+/// The right to work on some shards, given to one worker at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// First and last shard, of 256.
+    /// The first and the last shard, of 256.
     shards: (u8, u8),
 }
 
@@ -369,39 +368,39 @@ impl Claim {
         shards: (0, u8::MAX),
     };
 
-    /// True if the claim is to the work of this shard: the first octet of a partition or of a thread's
+    /// True if the claim covers this shard, which is the first octet of a partition or of a thread's
     /// digest.
     pub const fn covers(&self, shard: u8) -> bool {
         self.shards.0 <= shard && shard <= self.shards.1
     }
 
-    /// True if the claim is to the deliveries of this partition.
+    /// True if the claim covers the deliveries of this partition.
     pub const fn covers_partition(&self, partition: PartitionKey) -> bool {
         self.covers(partition.0.to_be_bytes()[0])
     }
 }
 
-/// The object of a lease. A holder of several takes them in the order of this list, so that no
-/// two wait for each other; the embedded store checks it in builds with debug assertions.
+/// The object of a lease. A caller that needs several takes them in the order of this list, so that no two
+/// callers wait for each other; the embedded store checks the order in builds with debug assertions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LeaseName {
-    /// Reading one account of an IMAP server: `USER@HOST`.
+    /// Polling one account of an IMAP server: `USER@HOST`.
     Mailbox(String),
     /// Delivering one of several copies of a mail.
     Copy(Fingerprint),
     /// Composing the mails of a thread.
     Composing(ThreadKey),
-    /// Posting into a thread of the product, or making one.
+    /// Posting into a thread of the product, or creating one.
     Posting(String),
-    /// Recording what a notice says of a job.
+    /// Recording a notice about a job.
     Notice(JobId),
-    /// Changing the entry of an address on the suppression list.
+    /// Changing the suppression of an address.
     Address(String),
     /// Changing a thread's mapping.
     Thread(ThreadKey),
 }
 
-/// A name that is held until this is dropped.
+/// A name that is held until the lease is dropped.
 pub struct Lease(#[expect(dead_code, reason = "held for its drop")] Box<dyn Any + Send + Sync>);
 
 impl Lease {

@@ -1,6 +1,6 @@
-//! Owns why something could not be opened, recorded or read.
+//! Owns the reasons why something could not be opened, recorded or read.
 //!
-//! Does not log it.
+//! Does not log them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,22 +10,22 @@ use thiserror::Error;
 use super::id::MailId;
 use crate::mail::job_id::JobId;
 
-/// The reason for which a store cannot be opened.
+/// The reason why a store cannot be opened.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// The journal has lost records at its end that the index had seen on disk.
+    /// The end of the journal lacks records that the index has.
     #[error("{}: ends at record {last}, but record {known} was there: mail or facts are lost; restore it, or remove {} to go on without them", path.display(), index.display())]
     CutShort {
         /// The journal's folder.
         path: PathBuf,
-        /// The last record that is there.
+        /// The last record in the journal.
         last: u64,
-        /// The last record that was there.
+        /// The last record in the index.
         known: u64,
-        /// The index that knows.
+        /// The index.
         index: PathBuf,
     },
-    /// Something in the journal is not as it was written, and it is not a torn tail.
+    /// Part of the journal differs from what was written, and it is not a torn tail.
     #[error("{}: at byte {offset}: {what}", path.display())]
     Damaged {
         /// The segment.
@@ -35,15 +35,15 @@ pub enum OpenError {
         /// The kind of damage.
         what: &'static str,
     },
-    /// The index can be neither used nor made again.
+    /// The index can be neither used nor rebuilt.
     #[error("{}: {reason}", path.display())]
     Index {
-        /// Its folder.
+        /// The folder of the index.
         path: PathBuf,
         /// The index's own message.
         reason: String,
     },
-    /// The file system says no.
+    /// The file system reports an error.
     #[error("{}", path.display())]
     Io {
         /// The file or folder.
@@ -57,23 +57,23 @@ pub enum OpenError {
         /// The folder.
         path: PathBuf,
     },
-    /// The journal does not hold all the mail it should.
+    /// The journal lacks mail.
     #[error("{}: {expected} deliveries and jobs should wait or be parked, {found} do: segments are missing", path.display())]
     Lost {
         /// The journal's folder.
         path: PathBuf,
-        /// Deliveries and jobs that should be there.
+        /// The expected number of deliveries and jobs.
         expected: u64,
-        /// Deliveries and jobs that are there.
+        /// The number of deliveries and jobs found.
         found: u64,
     },
-    /// A segment that is needed is not there.
+    /// A required segment is missing.
     #[error("{}: missing", path.display())]
     Missing {
         /// The segment.
         path: PathBuf,
     },
-    /// A record is whole but has no form we know.
+    /// A record is intact but has an unknown form.
     #[error("{}: record {record}", path.display())]
     Unreadable {
         /// The segment.
@@ -86,9 +86,9 @@ pub enum OpenError {
     /// A newer version wrote the folder.
     #[error("{}: version {version}, but this program knows version 1 only", path.display())]
     Version {
-        /// The file that says so.
+        /// The file with the version.
         path: PathBuf,
-        /// The version it tells.
+        /// The version in it.
         version: String,
     },
 }
@@ -102,34 +102,33 @@ impl OpenError {
     }
 }
 
-/// The reason for which a store does not do or answer what it was asked.
+/// The reason why a store does not record or answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum StoreError {
-    /// The record that holds the answer is not as it was written. It is in the log, and asking again
-    /// does not help.
+    /// The record with the answer is damaged. The damage is logged, and a retry does not help.
     #[error("a record of the store is damaged")]
     Damaged,
-    /// The disk failed, or the store was closed. Final until a restart.
+    /// The disk failed, or the store was closed. This is final until a restart.
     #[error("the store has stopped")]
     Dead,
-    /// The disk or the queue has no room. It may pass.
+    /// The disk or the queue is full. This may be temporary.
     #[error("the store is full")]
     Full,
-    /// The store cannot answer now. It may pass: try again.
+    /// The store has no answer now. This may be temporary: try again.
     #[error("the store is unavailable")]
     Unavailable,
 }
 
-/// The reason for which a mail cannot be read.
+/// The reason why a mail cannot be read.
 #[derive(Debug, Error)]
 pub enum ReadError {
-    /// The mail is settled for all its recipients, or there never was one.
+    /// The mail is settled for all its recipients, or never existed.
     #[error("mail {0} is settled")]
     Settled(MailId),
-    /// The job is over, or there never was one.
+    /// The job is over, or never existed.
     #[error("job {0} is over")]
     NoJob(JobId),
-    /// The disk does not give back the mail of a job.
+    /// The mail of a job cannot be read from disk.
     #[error("the mail of job {job} cannot be read")]
     Job {
         /// The job.
@@ -137,7 +136,7 @@ pub enum ReadError {
         /// Cause reported by the file system.
         source: io::Error,
     },
-    /// The disk does not give back what was written.
+    /// The mail cannot be read from disk.
     #[error("mail {mail} cannot be read")]
     Disk {
         /// The mail.
@@ -145,7 +144,7 @@ pub enum ReadError {
         /// Cause reported by the file system.
         source: io::Error,
     },
-    /// The store does not answer.
+    /// The store has no answer.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

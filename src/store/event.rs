@@ -1,6 +1,6 @@
-//! Owns the form of an event: what the product is told of, in the order in which it happened.
+//! Owns the form of an event, by which the product is notified.
 //!
-//! Does not tell it to anybody.
+//! Does not send it.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,31 +10,31 @@ use crate::clock::Timestamp;
 /// The kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum EventKind {
-    /// The product has a new thread.
+    /// The product has created a thread.
     #[serde(rename = "email.thread.created")]
     ThreadCreated,
-    /// The product has a new message.
+    /// The product has accepted a message.
     #[serde(rename = "email.message.created")]
     MessageCreated,
-    /// A mail is dealt with.
+    /// A mail is settled.
     #[serde(rename = "email.processed")]
     Processed,
     /// A mail waits for a person.
     #[serde(rename = "email.parked")]
     Parked,
-    /// A job was taken.
+    /// A job was accepted.
     #[serde(rename = "email.outbound.queued")]
     OutboundQueued,
-    /// A relay took a job's mail.
+    /// A relay accepted a job's mail.
     #[serde(rename = "email.outbound.sent")]
     OutboundSent,
-    /// An attempt failed, and there will be another.
+    /// An attempt failed, and another follows.
     #[serde(rename = "email.outbound.deferred")]
     OutboundDeferred,
-    /// A job was given up.
+    /// A job failed.
     #[serde(rename = "email.outbound.failed")]
     OutboundFailed,
-    /// A job's mail came back.
+    /// A job's mail was returned.
     #[serde(rename = "email.outbound.bounced")]
     OutboundBounced,
 }
@@ -53,7 +53,7 @@ impl EventKind {
         Self::OutboundBounced,
     ];
 
-    /// Its name, as `email.processed`.
+    /// The name, for example `email.processed`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::ThreadCreated => "email.thread.created",

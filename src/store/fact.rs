@@ -1,6 +1,6 @@
-//! Owns the words the store is spoken to in: ids, facts, outcomes, mappings, the ledger.
+//! Owns the vocabulary of the store: ids, facts, outcomes, mappings, the ledger.
 //!
-//! Does not keep them.
+//! Does not store them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,19 +21,19 @@ use crate::mail::subject::Subject;
 use crate::mail::text::bare_message_id;
 use crate::mail::thread::ThreadReason;
 
-/// The memory of one thread.
+/// The stored data of one thread.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mapping {
     /// The thread's id in the product.
     pub thread_id: String,
     /// The name of the thread's route.
     pub route: String,
-    /// The address that began the thread or that a token was issued for.
+    /// The address that began the thread or for which a token was issued.
     pub participant: Option<Address>,
     /// The normalised subject.
     pub subject: String,
-    /// The subject as people read it, bounded as [`Subject::title`] is; `None` where only the normalised
-    /// one is known.
+    /// The subject as people read it, bounded as [`Subject::title`] is; `None` if only the normalised one
+    /// is known.
     #[serde(default)]
     pub title: Option<String>,
     /// The mailbox of the thread's first mail.
@@ -60,7 +60,7 @@ impl Mapping {
     /// Upper bound of the Message-IDs that are kept of a thread.
     pub const REFERENCES_MAX: usize = 32;
 
-    /// A thread of which only the participant is known yet.
+    /// A thread with only the participant known.
     pub fn new(
         route: &str,
         thread_id: &str,
@@ -83,8 +83,8 @@ impl Mapping {
         }
     }
 
-    /// The mail `id`, without brackets, is now the newest of the thread. Of those before it the newest are
-    /// kept, and the first, by which mail programs know the thread: that one stays where it is.
+    /// Makes the mail `id`, without brackets, the newest of the thread. The first id stays, because mail
+    /// programs identify the thread by it, and otherwise the newest are kept.
     pub fn add_reference(&mut self, id: &str) {
         let is_same = |known: &String| bare_message_id(known) == id;
         if self.references.first().is_some_and(is_same) {
@@ -96,7 +96,7 @@ impl Mapping {
         self.references.drain(1..1 + surplus);
     }
 
-    /// Takes `subject` for the thread's own, if it has none, and its title where that alone is missing.
+    /// Sets `subject` as the thread's own, if it has none, and its title if only that is missing.
     pub fn adopt_subject(&mut self, subject: &Subject) {
         if self.subject.is_empty() {
             self.subject.clone_from(&subject.normalised);
@@ -112,7 +112,7 @@ impl Mapping {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fact {
-    /// The thread has this mapping now. The sender and the subject find the thread too.
+    /// Sets the mapping of the thread, which is also found by sender and subject.
     Mapped(Mapping),
     /// The Message-ID belongs to the thread.
     Linked {
@@ -123,25 +123,25 @@ pub enum Fact {
         message_id: String,
         /// The thread's id in the product.
         thread_id: String,
-        /// Whether Postern sent the mail. A Message-ID of a sent mail is never taken over by one that came
-        /// in, because anyone can write any header.
+        /// True if Postern sent the mail. A Message-ID of a sent mail is never taken over by an incoming
+        /// one, because anyone can write any header.
         sent_by_us: bool,
     },
-    /// A step of a delivery is done and must not be done again in another way. Ignored for a
-    /// delivery that is settled.
+    /// A step of a delivery is finished and must not be repeated differently. Ignored for a settled
+    /// delivery.
     Advanced {
         /// The delivery.
         delivery: DeliveryId,
         /// The finished step.
         step: DeliveryStep,
     },
-    /// The delivery is over or waits for a person. Ignored for a delivery that is over already.
+    /// The delivery is settled or waits for a person. Ignored for a settled delivery.
     Settled {
         /// The delivery.
         delivery: DeliveryId,
         /// The end of the delivery.
         outcome: DeliveryOutcome,
-        /// The fingerprint by which `MailQueue::seen` finds the delivery.
+        /// The fingerprint by which `MailQueue::find_duplicate` finds the delivery.
         fingerprint: Option<Fingerprint>,
         /// Time of the end.
         at: Timestamp,
@@ -153,14 +153,14 @@ pub enum Fact {
         /// Time of the release.
         at: Timestamp,
     },
-    /// The token is void.
+    /// The token is revoked.
     Revoked {
         /// The token's digest.
         token: [u8; 16],
         /// Time of the revocation.
         at: Timestamp,
     },
-    /// The thread of a token whose own bytes do not tell it: a token whose thread id is no UUID, or a
+    /// The thread of a token that does not contain it: a token of a thread id that is not a UUID, or a
     /// lower-cased v1 token.
     #[serde(rename = "minted")]
     TokenIssued {
@@ -171,16 +171,16 @@ pub enum Fact {
         /// Time of issue, from which the token's age counts.
         at: Timestamp,
     },
-    /// A job was taken. Ignored if a job with the same id or key exists. The mail is the record's body.
+    /// A job was accepted. Ignored if a job with the same id or key exists. The mail is the record's body.
     Enqueued(Box<Job>),
-    /// An attempt to send a job begins. Ignored for a job that does not wait.
+    /// An attempt to send a job begins. Ignored for a job that is not waiting.
     Begun {
         /// The job.
         job: JobId,
         /// Start of the attempt.
         at: Timestamp,
     },
-    /// An attempt failed and there will be another. Ignored for a job that does not wait.
+    /// An attempt failed and another follows. Ignored for a job that is not waiting.
     Deferred {
         /// The job.
         job: JobId,
@@ -192,11 +192,11 @@ pub enum Fact {
         relay: Option<String>,
         /// The relay's reply, or the cause.
         reply: String,
-        /// Whether the mail may have been sent all the same.
+        /// True if the mail may have been sent all the same.
         #[serde(default)]
         in_doubt: bool,
     },
-    /// A job is over, or waits for a person. Ignored for a job that does not wait.
+    /// A job is over, or waits for a person. Ignored for a job that is not waiting.
     Ended {
         /// The job.
         job: JobId,
@@ -205,7 +205,7 @@ pub enum Fact {
         /// Time of the end.
         at: Timestamp,
     },
-    /// A person has a failed or captured job tried again. Ignored for any other.
+    /// A person retries a failed or captured job. Ignored for any other.
     Retried {
         /// The job.
         job: JobId,
@@ -214,7 +214,7 @@ pub enum Fact {
         /// The new time at which the job is given up.
         ends_at: Timestamp,
     },
-    /// A notice about a job that was sent came back. Ignored for a job that is not known any more.
+    /// A notice about a sent job arrived. Ignored for an unknown job.
     #[serde(rename = "came_back")]
     NoticeReceived {
         /// The job.
@@ -225,9 +225,9 @@ pub enum Fact {
         /// Time of arrival.
         at: Timestamp,
     },
-    /// Nothing is sent to this address, or more came back from it.
+    /// The address is suppressed, or bounced again.
     Suppressed(Suppression),
-    /// Mail is sent to this address again.
+    /// The address is no longer suppressed.
     Unsuppressed {
         /// The folded address.
         address: String,
@@ -237,7 +237,7 @@ pub enum Fact {
     /// The last message of one side of a conversation.
     #[serde(rename = "spoken")]
     MessageRecorded {
-        /// The two sides; the empty key if the record has none.
+        /// The two sides; the empty key in old records.
         #[serde(default, rename = "talk")]
         conversation: ConversationKey,
         /// The message.
@@ -300,13 +300,13 @@ impl Fact {
 /// The position up to which a folder of an IMAP server was read (RFC 3501 section 2.3.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImapPosition {
-    /// The folder's UIDVALIDITY: with another, its UIDs mean other mails.
+    /// The folder's UIDVALIDITY: with another one, its UIDs belong to other mails.
     pub uid_validity: u32,
-    /// The last UID that was looked at; 0 before the first.
+    /// The last UID that was processed; 0 before the first.
     pub uid: u32,
-    /// Mails below this UID were in the folder when it was first read, and may be old.
+    /// Mails below this UID were in the folder at the first poll, and may be old.
     pub old_below: u32,
-    /// Earliest arrival of an old, already read mail that is still taken.
+    /// The earliest arrival of an old, already read mail that is still fetched.
     pub since: Timestamp,
 }
 
@@ -337,26 +337,26 @@ impl ImapPosition {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeliveryStep {
-    /// The product made this thread for it.
+    /// The product created this thread for the delivery.
     ThreadMade {
         /// The thread's id in the product.
         thread_id: String,
     },
-    /// The product has the message.
+    /// The product accepted the message.
     MessagePosted {
         /// The thread's id in the product.
         thread_id: String,
         /// The message's id in the product.
         message_id: String,
     },
-    /// A person released the parked delivery, which confirms what the delivery waited for.
+    /// A person released the parked delivery, which approves the mail.
     Approved,
-    /// How the mail is posted, decided once before the first call to the product.
+    /// The content of the post, decided once before the first call to the product.
     Planned(Box<PlannedPost>),
 }
 
-/// How a mail is posted. It holds everything that the calls to the product say besides the mail and its
-/// envelope, so that a repeated call says the same, whatever has changed since.
+/// The content of the post. It holds everything that the calls to the product contain besides the mail and
+/// its envelope, so that a repeated call is identical, whatever has changed since.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedPost {
     /// The product's id of the thread; `None` if the thread is to be created.
@@ -381,7 +381,7 @@ pub struct PlannedPost {
     /// Digests of the pictures that earlier mails of the thread have shown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub known_images: Vec<[u8; 8]>,
-    /// The last message of ours to the author, which the mail may quote.
+    /// Our last message to the author, which the mail may quote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quoted: Option<QuotedMessage>,
 }
@@ -396,7 +396,7 @@ pub struct QuotedMessage {
 }
 
 impl QuotedMessage {
-    /// The most bytes of the text: a step is held in memory while its delivery waits.
+    /// Upper bound of the text in bytes: a step is held in memory while its delivery waits.
     pub const TEXT_BYTES_MAX: usize = 8 * 1024;
 }
 
@@ -409,11 +409,11 @@ impl From<LastMessage> for QuotedMessage {
     }
 }
 
-/// The end of a delivery, or its wait for a person.
+/// The end of a delivery, or its parking for a person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeliveryOutcome {
-    /// The product has the mail.
+    /// The product accepted the mail.
     Delivered {
         /// The thread's id in the product.
         thread_id: String,
@@ -425,9 +425,9 @@ pub enum DeliveryOutcome {
         /// The reason, for the person.
         reason: String,
     },
-    /// A rule says that the mail is not posted.
+    /// A rule prevents posting the mail.
     Dropped {
-        /// The rule's name: one of a few, for each has a number of its own in the ledger.
+        /// The rule's name, from a small fixed set, because the ledger has a counter for each.
         rule: String,
     },
 }
@@ -443,7 +443,7 @@ pub struct Delivery {
     pub recipient: Recipient,
     /// The finished steps, one of a kind, oldest first.
     pub steps: Vec<DeliveryStep>,
-    /// The reason for which the delivery is parked, if it is.
+    /// The reason for which the delivery is parked; `None` if it is not.
     pub parked: Option<String>,
     /// Size of the mail in bytes.
     pub bytes: u64,
@@ -454,15 +454,15 @@ pub struct Delivery {
 /// `received` is always the sum of all the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Ledger {
-    /// Accepted.
+    /// Accepted deliveries.
     pub received: u64,
-    /// Not settled yet.
+    /// Deliveries that are not settled.
     pub waiting: u64,
-    /// In the product.
+    /// Deliveries that the product accepted.
     pub delivered: u64,
-    /// With a person.
+    /// Deliveries that wait for a person.
     pub parked: u64,
-    /// Dropped, by rule.
+    /// Dropped deliveries, by rule.
     pub dropped: BTreeMap<String, u64>,
 }
 

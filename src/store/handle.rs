@@ -1,6 +1,6 @@
-//! Owns the handle by which the rest of the program holds a store.
+//! Owns the handle to a store.
 //!
-//! Does not know what stands behind it once it is open.
+//! Does not know the backend after opening.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -19,8 +19,8 @@ use crate::clock::Timestamp;
 pub struct Store(Arc<dyn StoreBackend>);
 
 impl Store {
-    /// Opens the embedded store in `settings.folder`, or begins one there. Blocks while the journal's
-    /// last segments, and what the index has not seen, are read.
+    /// Opens the embedded store in `settings.folder`, or creates one there. Blocks while the last segments
+    /// of the journal, and records that the index lacks, are read.
     ///
     /// # Errors
     /// The folder is in use, damaged, or of a newer version; or the disk fails.
@@ -29,13 +29,13 @@ impl Store {
         Ok(Self::of(Arc::new(opened)))
     }
 
-    /// A handle to any other implementation.
+    /// A handle to any other backend.
     pub(super) fn of(backend: Arc<dyn StoreBackend>) -> Self {
         Self(backend)
     }
 
-    /// Writes what is left to write and stops. The folder is free for another process when this
-    /// returns and no other clone is left.
+    /// Writes pending changes and stops. The folder is free for another process when this returns and no
+    /// other clone is left.
     pub async fn close(self) {
         self.0.close().await;
     }

@@ -1,6 +1,6 @@
-//! Owns the names the store gives, and how they are written and read.
+//! Owns the ids of mails, deliveries and events, and their text form.
 //!
-//! Does not give them.
+//! Does not assign them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Name of a mail, printed in decimal: the number of its record in the journal.
+/// The id of a mail, printed in decimal: the number of its record in the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MailId(pub u64);
@@ -27,12 +27,12 @@ impl FromStr for MailId {
     }
 }
 
-/// Name of a delivery: one mail for one recipient. Printed `1042.0`, and read back from that.
+/// The id of a delivery: one mail for one recipient. Printed and parsed as `1042.0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DeliveryId {
     /// The mail.
     pub mail: MailId,
-    /// Index of the recipient in the envelope, from 0.
+    /// The index of the recipient in the envelope, from 0.
     pub recipient: u16,
 }
 
@@ -54,7 +54,7 @@ impl FromStr for DeliveryId {
     }
 }
 
-/// Name of an event. It is opaque, and ordered: a later event has a larger name, names have gaps, and
+/// The id of an event. It is opaque and ordered: a later event has a larger id, ids have gaps, and
 /// [`EventId::default`] is before all of them.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
@@ -69,7 +69,7 @@ impl EventId {
         Self(number)
     }
 
-    /// The name right before this one: every event up to it came before this one.
+    /// The id directly before this one: every event up to it came before this one.
     #[must_use]
     pub const fn just_before(self) -> Self {
         Self(self.0.saturating_sub(1))
@@ -90,12 +90,12 @@ impl FromStr for EventId {
     }
 }
 
-/// The text is no name of a mail or a delivery.
+/// The text is not the id of a mail or a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("not of the form 1042 (a mail) or 1042.0 (a delivery)")]
 pub struct IdError;
 
-/// Reads a number that has nothing but its digits.
+/// Parses a number of digits only.
 fn parse_number<N: FromStr>(text: &str) -> Result<N, IdError> {
     if text.bytes().all(|b| b.is_ascii_digit()) {
         return text.parse().map_err(|_| IdError);

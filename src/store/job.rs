@@ -24,9 +24,9 @@ pub struct Job {
     pub product_message_id: Option<String>,
     /// The mail's Message-ID, in its angle brackets.
     pub message_id: String,
-    /// The envelope's one recipient.
+    /// The single recipient of the envelope.
     pub recipient: Address,
-    /// The envelope's sender, where bounces go; `None` is the null sender.
+    /// The sender of the envelope, to which bounces go; `None` is the null sender.
     pub return_path: Option<Address>,
     /// The mail's subject.
     pub subject: String,
@@ -35,7 +35,7 @@ pub struct Job {
     /// A second key by which a repeated request is recognised.
     #[serde(default)]
     pub also: Option<[u8; 16]>,
-    /// The digest of what was asked for: another request under the same key differs in it.
+    /// The digest of the request's content, which identifies a different request under the same key.
     pub content: [u8; 16],
     /// Time of acceptance.
     pub made_at: Timestamp,
@@ -55,11 +55,11 @@ impl Job {
 pub enum EnqueueResult {
     /// The job is on disk.
     New,
-    /// A job with one of its keys is there already, and nothing was done.
+    /// A job with one of its keys exists, and nothing was changed.
     Exists {
         /// The id of the existing job.
         id: JobId,
-        /// Whether the existing job has the same content.
+        /// True if the existing job has the same content.
         same: bool,
     },
 }
@@ -84,7 +84,7 @@ pub enum JobState {
     },
     /// The job was cancelled before it was sent.
     Cancelled,
-    /// The mail was sent and came back.
+    /// The mail was sent and returned.
     Bounced {
         /// The diagnostic of the other side.
         reason: String,
@@ -92,7 +92,7 @@ pub enum JobState {
 }
 
 impl JobState {
-    /// The state without its reason or moment.
+    /// The state without its reason or time.
     pub const fn kind(&self) -> JobStateKind {
         match self {
             Self::Waiting { .. } => JobStateKind::Waiting,
@@ -104,7 +104,7 @@ impl JobState {
         }
     }
 
-    /// The state's name, as programs ask for it and pages show it.
+    /// The state's name in the API and on the pages.
     pub const fn name(&self) -> &'static str {
         self.kind().name()
     }
@@ -123,7 +123,7 @@ pub enum JobStateKind {
     Failed,
     /// The job was cancelled before it was sent.
     Cancelled,
-    /// The mail was sent and came back.
+    /// The mail was sent and returned.
     Bounced,
 }
 
@@ -138,7 +138,7 @@ impl JobStateKind {
         Self::Bounced,
     ];
 
-    /// The state's name, as programs ask for it and pages show it.
+    /// The state's name in the API and on the pages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
@@ -180,8 +180,8 @@ pub struct JobRecord {
     pub begun_at: Option<Timestamp>,
     /// Number of attempts.
     pub attempts: u32,
-    /// Number of attempts, since a person last retried the job, that ended without an answer to the end of
-    /// the mail, so that the mail may have been sent.
+    /// The number of attempts, since a person last retried the job, that ended without a reply to the end
+    /// of the mail, so that the mail may have been sent.
     #[serde(default)]
     pub doubts: u32,
     /// The entries, oldest first; at most [`HISTORY_MAX`].
@@ -201,7 +201,7 @@ pub enum JobOutcome {
     },
     /// The mail is kept for viewing.
     Captured,
-    /// The job is given up: a permanent refusal, or its time is over.
+    /// The job failed: a permanent refusal, or it expired.
     Failed {
         /// The relay as `host:port`, if one was reached.
         relay: Option<String>,
@@ -212,14 +212,14 @@ pub enum JobOutcome {
     Cancelled,
 }
 
-/// A notice that came back about a job that was sent.
+/// A notice about a sent job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DsnSummary {
-    /// Whether the delivery failed; otherwise it is only delayed.
+    /// True if the delivery failed; otherwise it is only delayed.
     pub failed: bool,
-    /// Whether the failure is permanent for the address.
+    /// True if the failure is permanent for the address.
     pub hard: bool,
-    /// The enhanced status, as `5.1.1` (RFC 3463).
+    /// The enhanced status, for example `5.1.1` (RFC 3463).
     pub status: Option<String>,
     /// The other side's diagnostic; at most 1 KiB.
     pub reason: String,
@@ -227,16 +227,16 @@ pub struct DsnSummary {
     pub remote_mta: Option<String>,
 }
 
-/// An address to which nothing is sent.
+/// An address to which Postern sends nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Suppression {
     /// The address, folded.
     pub address: String,
     /// The reason.
     pub reason: String,
-    /// The job whose mail came back last.
+    /// The job whose mail bounced last.
     pub job: Option<JobId>,
-    /// Number of jobs whose mail came back for good; 0 if a person suppressed the address.
+    /// The number of jobs whose mail bounced permanently; 0 if a person suppressed the address.
     pub bounces: u32,
     /// Start of the suppression.
     pub at: Timestamp,
@@ -244,8 +244,9 @@ pub struct Suppression {
     pub until: Timestamp,
 }
 
-/// The two sides of a conversation: Postern and one person, in one thread of one route. Two products may
-/// have threads of the same id, and several people in one thread may not be allowed to read each other.
+/// The two sides of a conversation: Postern and one person, in one thread of one route. The route
+/// distinguishes equal thread ids of two products, and the person keeps the messages to several people of
+/// one thread apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConversationKey {
     /// The route's name.
@@ -259,7 +260,7 @@ pub struct ConversationKey {
 /// The last message of one side of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastMessage {
-    /// Whether Postern sent the message.
+    /// True if Postern sent the message.
     pub by_us: bool,
     /// The author's name, if known.
     pub name: Option<String>,
@@ -281,18 +282,18 @@ pub struct OutboxLedger {
     pub taken: u64,
     /// Jobs that wait for an attempt.
     pub waiting: u64,
-    /// Jobs whose mail a relay accepted, including those that came back later.
+    /// Jobs whose mail a relay accepted, including those that bounced later.
     pub sent: u64,
     /// Jobs whose mail is kept for viewing.
     pub captured: u64,
-    /// Jobs that were given up.
+    /// Jobs that failed.
     pub failed: u64,
     /// Jobs that were cancelled.
     pub cancelled: u64,
 }
 
 impl OutboxLedger {
-    /// Whether every accepted job is in one state.
+    /// True if the counts of all states add up.
     pub(super) const fn adds_up(&self) -> bool {
         self.taken == self.waiting + self.sent + self.captured + self.failed + self.cancelled
     }

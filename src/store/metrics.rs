@@ -1,6 +1,6 @@
-//! Owns what the store counts about itself.
+//! Owns the counters of the store's own work.
 //!
-//! Does not count fates of mail: those are the ledger's.
+//! Does not count mail by state; the ledger does.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Makes the numbers visible under `postern_journal_*`.
+    /// Registers the numbers under `postern_journal_*`.
     pub fn register(&self, registry: &mut Registry) {
         let journal = registry.sub_registry_with_prefix("postern_journal");
         let seconds = Unit::Seconds;

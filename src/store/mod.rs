@@ -1,12 +1,12 @@
-//! Owns what must survive a crash: accepted mail and what is known about it, behind one door.
+//! Owns everything that must survive a crash: accepted mail and the data about it, behind one interface.
 //!
 //! Does not interpret mail, post it or send it; knows nothing of SMTP or HTTP.
 //!
 //! ```text
-//! handle             Store: what the rest of the program holds
-//! door               what may be asked, in four parts, whatever stands behind
-//! fact, job, event   the words: what is recorded, and what is answered
-//! id, error          names, and why there is no answer
+//! handle             Store: the handle for the rest of the program
+//! door               the interface, in four parts, independent of the backend
+//! fact, job, event   the vocabulary: recorded facts and answers
+//! id, error          ids, and the reasons for errors
 //! claim              a worker's claim, renewed as it works
 //! embedded           the store in one folder, for one process
 //! ```
@@ -49,5 +49,5 @@ pub use job::{
 pub use metrics::Metrics;
 pub use settings::Settings;
 
-/// Recipients one mail may have here.
+/// The largest number of recipients of one mail.
 pub const RECIPIENTS_MAX: usize = 1000;

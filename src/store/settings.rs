@@ -1,6 +1,6 @@
 //! Owns the settings of a store.
 //!
-//! Does not read them from anywhere.
+//! Does not read them from a file.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,38 +8,36 @@ use std::time::Duration;
 /// Settings of the embedded store.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Folder that holds everything. It is made if it is not there.
+    /// The folder of the store. It is made if it does not exist.
     pub folder: PathBuf,
-    /// Bytes of a segment of the journal, set aside on disk when it is begun.
+    /// The size of a journal segment in bytes, allocated on disk at its start.
     pub segment_bytes: u64,
-    /// Greatest number of waiting deliveries; beyond it [`accept`](super::MailQueue::accept) says
-    /// `Full`.
+    /// The number of waiting deliveries above which [`accept`](super::MailQueue::accept) returns `Full`.
     pub waiting_max: u64,
-    /// Greatest number of bytes of waiting mail, counted once for each delivery.
+    /// The largest number of bytes of waiting mail, counted once for each delivery.
     pub waiting_bytes_max: u64,
     /// Free bytes on the disk below which nothing more is accepted.
     pub free_bytes_min: u64,
-    /// Time for which settled mail and jobs are recognised when they come again.
+    /// The time in which a repeated mail or job is recognised after the first was settled.
     pub dedupe_window: Duration,
-    /// Age of the oldest change by which a thread is still found by its subject.
+    /// The age of the last change up to which a thread is still found by its subject.
     pub subject_window: Duration,
-    /// Greatest number of waiting jobs; beyond it [`enqueue`](super::Outbox::enqueue) says `Full`.
+    /// The number of waiting jobs above which [`enqueue`](super::Outbox::enqueue) returns `Full`.
     pub outbox_max: u64,
-    /// Greatest number of bytes of mail of waiting jobs.
+    /// The largest number of bytes of mail of waiting jobs.
     pub outbox_bytes_max: u64,
-    /// Number of finished jobs that are still known, within `dedupe_window`; a few of the oldest more
-    /// or less.
+    /// The approximate number of settled jobs that are kept, within `dedupe_window`.
     pub sent_kept: u64,
-    /// Number of failed jobs that can be tried again: the newest.
+    /// The number of the newest failed jobs that can be retried.
     pub failed_kept: usize,
-    /// Time for which a failed job can be tried again.
+    /// The time for which a failed job can be retried.
     pub failed_age_max: Duration,
-    /// Number of captured jobs that can be looked at: the newest.
+    /// The number of the newest captured jobs that can be viewed.
     pub captured_kept: usize,
 }
 
 impl Settings {
-    /// Settings for most servers, with everything in this folder.
+    /// The default settings, with everything in this folder.
     pub const fn new(folder: PathBuf) -> Self {
         const DAY: u64 = 24 * 60 * 60;
         Self {

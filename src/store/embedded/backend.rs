@@ -1,6 +1,6 @@
-//! Owns the embedded store as one type: what its callers, its writer and its readers share.
+//! Owns the embedded store as one type, shared by callers, writer and readers.
 //!
-//! Does not answer the four parts' questions: each part has a file of its own.
+//! Does not implement the four parts; each has its own module.
 
 use std::fmt;
 use std::sync::Arc;
@@ -45,8 +45,8 @@ impl fmt::Debug for EmbeddedStore {
 }
 
 impl EmbeddedStore {
-    /// Opens the folder, or begins one there. Blocks while the journal's last segments, and what the
-    /// index has not seen, are read.
+    /// Opens the folder, or creates a store there. Blocks while the last segments of the journal, and
+    /// records that the index lacks, are read.
     pub(in crate::store) fn open(
         settings: Settings,
         now: Timestamp,
@@ -54,7 +54,7 @@ impl EmbeddedStore {
     ) -> Result<Self, OpenError> {
         let folder = settings.folder.clone();
         let (shared, writer) = opening::open(settings, disk)?;
-        // The journal's own time is what its newest fact says, and that clock may have been wrong.
+        // The journal's time is that of its newest fact, and that clock may have been wrong.
         shared.state_mut().newest_at = now;
         let readers = Readers::start("postern-read").map_err(|e| OpenError::io(&folder, e))?;
         Ok(Self {
@@ -67,14 +67,14 @@ impl EmbeddedStore {
         })
     }
 
-    /// The index fails now.
+    /// Makes the index fail, as a test of the shutdown.
     #[cfg(test)]
     pub(in crate::store) fn fail_index(&self) {
         let error = super::index::IndexError::damaged("a test's index");
         self.shared.index_failed(&error);
     }
 
-    /// Asks on a reader thread.
+    /// Runs a question on a reader thread.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         question: impl FnOnce(&StoreShared) -> Result<T, ReadFault> + Send + 'static,
@@ -83,7 +83,7 @@ impl EmbeddedStore {
             .await?
     }
 
-    /// Variant of [`EmbeddedStore::read`] for an answer that has errors of its own.
+    /// A variant of [`EmbeddedStore::read`] for questions with their own error type.
     pub(super) async fn read_raw<T: Send + 'static>(
         &self,
         question: impl FnOnce(&StoreShared) -> T + Send + 'static,
@@ -94,7 +94,7 @@ impl EmbeddedStore {
         let shared = Arc::clone(&self.shared);
         let ask = move || {
             let answer = question(&shared);
-            // Before the caller hears: it may let the store go at once.
+            // Dropped before the answer: the caller may close the store at once.
             drop(shared);
             answer
         };

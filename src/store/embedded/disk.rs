@@ -1,6 +1,6 @@
-//! Owns every change to the disk that the journal makes, one call each, so that a test can fail any of them.
+//! Owns every disk change of the journal, one call each, so that a test can make any of them fail.
 //!
-//! Does not know what is written, and never tries twice.
+//! Does not interpret the data, and never retries.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,7 +10,7 @@ use std::path::Path;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-/// The real disk; under test, one that can fail or stop at a chosen call.
+/// The real disk; in tests, one that can fail or stop at a chosen call.
 #[derive(Clone, Debug, Default)]
 pub(in crate::store) struct Disk {
     #[cfg(test)]
@@ -18,7 +18,7 @@ pub(in crate::store) struct Disk {
 }
 
 impl Disk {
-    /// Makes a file of `bytes` bytes whose space is set aside; one of that name is overwritten.
+    /// Creates a file with `bytes` bytes allocated, replacing one of that name.
     pub(super) fn create(&self, path: &Path, bytes: u64) -> io::Result<File> {
         self.change(DiskChange::Create)?;
         let file = OpenOptions::new()
@@ -30,7 +30,7 @@ impl Disk {
             .open(path)?;
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
             Ok(()) => Ok(file),
-            // The file system cannot set space aside: the file grows as it is written.
+            // The file system cannot allocate in advance: the file grows as it is written.
             Err(Errno::OPNOTSUPP) => {
                 file.set_len(bytes)?;
                 Ok(file)
@@ -45,14 +45,14 @@ impl Disk {
 
     pub(super) fn write_at(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
         if let Err(error) = self.change(DiskChange::Write) {
-            // A write that fails may have been done in part.
+            // A failed write may have been done in part.
             file.write_all_at(&bytes[..bytes.len() / 2], at)?;
             return Err(error);
         }
         file.write_all_at(bytes, at)
     }
 
-    /// Brings the contents and the length of `file` to the disk.
+    /// Syncs the contents and the length of `file`.
     pub(super) fn sync(&self, file: &File) -> io::Result<()> {
         self.change(DiskChange::Sync)?;
         file.sync_data()
@@ -73,7 +73,7 @@ impl Disk {
         std::fs::remove_file(path)
     }
 
-    /// The names in `folder` are on the disk when this returns `Ok`.
+    /// Syncs the names in `folder`.
     pub(super) fn sync_folder(&self, folder: &Path) -> io::Result<()> {
         self.change(DiskChange::Sync)?;
         File::open(folder)?.sync_all()
@@ -92,7 +92,7 @@ impl Disk {
     }
 }
 
-/// The kinds of change, as faults are aimed at them.
+/// The kinds of change that a test can make fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum DiskChange {
     Create,
@@ -110,7 +110,7 @@ pub(in crate::store) mod faults {
 
     use super::DiskChange;
 
-    /// The failures to come.
+    /// The planned failures.
     #[derive(Debug, Default)]
     pub(in crate::store) struct DiskFaults(Mutex<FaultPlan>);
 
@@ -122,7 +122,7 @@ pub(in crate::store) mod faults {
     }
 
     impl DiskFaults {
-        /// From the `count`-th change from now on every change fails, as if the process had died.
+        /// Every change from the `count`-th on fails, as if the process had died.
         pub(in crate::store) fn stop_after(&self, count: u64) {
             let mut plan = self.0.lock().unwrap();
             plan.stop_at = Some(plan.met + count);

@@ -1,6 +1,6 @@
-//! Owns when the jobs that may leave next are due, in all and of each recipient domain.
+//! Owns the due times of the jobs that are next, in total and for each recipient domain.
 //!
-//! Does not know which jobs those are (`outbox` does), and holds nothing that it was not given.
+//! Does not choose those jobs (`outbox_state` does), and holds only what it is given.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -9,23 +9,23 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::mail::job_id::JobId;
 
-/// No wait for the next attempt is longer: who has to wait longer was put off by a clock that was wrong.
+/// The longest wait for the next attempt; a longer one comes from a wrong clock.
 const WAIT_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// A job, by when it is due.
+/// A job, ordered by its due time.
 type DueJob = (Timestamp, JobId);
 
-/// Jobs by when they are due. A domain that has many of them is walked past in one step.
+/// Jobs by due time. A domain with many jobs is skipped in one step.
 #[derive(Debug, Default)]
 pub(super) struct DueQueue {
     all: BTreeMap<DueJob, Arc<str>>,
     domains: HashMap<Arc<str>, BTreeSet<DueJob>>,
-    /// The first of each domain.
+    /// The first job of each domain.
     firsts: BTreeMap<DueJob, Arc<str>>,
 }
 
 impl DueQueue {
-    /// The one name all jobs of a domain share.
+    /// The shared name for all jobs of a domain.
     pub(super) fn intern_domain(&self, domain: &str) -> Arc<str> {
         let known = self.domains.get_key_value(domain);
         known.map_or_else(|| Arc::from(domain), |(name, _)| Arc::clone(name))
@@ -43,7 +43,7 @@ impl DueQueue {
         }
     }
 
-    /// False if it was not there.
+    /// Removes a job; false if it was not there.
     pub(super) fn remove(&mut self, at: Timestamp, id: JobId) -> bool {
         let entry = (at, id);
         let Some(domain) = self.all.remove(&entry) else {
@@ -73,8 +73,8 @@ impl DueQueue {
             .map(|(_, id)| *id)
     }
 
-    /// Of each domain that `is_open` the first job that `is_free` and due at `now`, the longest overdue first,
-    /// at most `count`.
+    /// For each domain that `is_open` the first job that `is_free` and due at `now`, the longest overdue
+    /// first, at most `count`.
     pub(super) fn first_by_domain(
         &self,
         now: Timestamp,
@@ -96,7 +96,7 @@ impl DueQueue {
         overdue.chain(put_off).take(count).collect()
     }
 
-    /// Time at which the next job is due that `is_free`, of the domains that are open.
+    /// The time at which the next job that `is_free` is due, of the domains that are open.
     pub(super) fn next_due(
         &self,
         is_free: impl Fn(JobId) -> bool,
@@ -122,7 +122,7 @@ impl DueQueue {
         same.find(|(_, id)| is_free(*id)).copied()
     }
 
-    /// The jobs that would wait for longer than any job has to.
+    /// The jobs with a wait beyond the maximum.
     fn too_far_ahead(&self, now: Timestamp) -> impl Iterator<Item = (&DueJob, &Arc<str>)> {
         let last = (now.plus(WAIT_MAX), JobId([u8::MAX; 16]));
         let latest = self.all.iter().rev();
@@ -186,7 +186,7 @@ mod tests {
             let mut found = due.first_by_domain(at(now), 3, is_free, is_open);
             let some = due.first_by_domain(at(now), count, is_free, is_open);
             prop_assert_eq!(&some[..], &found[..count.min(found.len())]);
-            // A domain whose first job is busy stands where that one would.
+            // A domain whose first job is busy keeps the position of that job.
             found.sort_by_key(|(_, domain)| domain.clone());
             firsts.sort_by_key(|(_, domain)| *domain);
             let found: Vec<_> = found.iter().map(|(id, domain)| (*id, &**domain)).collect();

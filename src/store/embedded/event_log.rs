@@ -1,6 +1,6 @@
 //! Owns the embedded store's event log.
 //!
-//! Does not write: that is the writer's thread; and tells nobody of an event.
+//! Does not write (the writer thread does), and sends no events.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ impl EventLog for EmbeddedStore {
                 };
                 match event {
                     Ok(event) => found.extend(event.map(|event| (id, event))),
-                    // One that is damaged must not keep those behind it back.
+                    // A damaged event must not hold back those after it.
                     Err(StoreError::Damaged) => {
                         tracing::error!(event = %id, "store: an event is damaged, and left out");
                     }

@@ -1,6 +1,6 @@
 //! Owns the store's folder: its lock, its version, and the folders within.
 //!
-//! Does not read what lies in them.
+//! Does not read their contents.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
@@ -9,10 +9,10 @@ use std::path::Path;
 
 use crate::store::error::OpenError;
 
-/// The form of what lies in the folder.
+/// The version of the folder's format.
 const VERSION: &str = "1";
 
-/// Makes a folder only its owner may enter, unless it is there.
+/// Makes a folder that only its owner may enter, unless it exists.
 pub(super) fn make_folder(path: &Path) -> Result<(), OpenError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|e| OpenError::io(path, e))?;
@@ -22,19 +22,19 @@ pub(super) fn make_folder(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// The lock on a folder. It is given back when this is dropped, even if a child process that is just
-/// being started still has a copy of the descriptor.
+/// The lock on a folder. It is released on drop, even if a child process between fork and exec still has a
+/// copy of the descriptor.
 #[derive(Debug)]
 pub(super) struct FolderLock(File);
 
 impl Drop for FolderLock {
     fn drop(&mut self) {
-        // Closing the file gives it back too, if no copy is left.
+        // Closing the file would release it too, if there is no copy.
         let _ = self.0.unlock();
     }
 }
 
-/// Takes the folder for this process alone.
+/// Locks the folder for this process.
 pub(super) fn lock(folder: &Path) -> Result<FolderLock, OpenError> {
     let path = folder.join("lock");
     let file = OpenOptions::new()
@@ -92,7 +92,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let held = lock(folder.path()).unwrap();
         assert!(matches!(lock(folder.path()), Err(OpenError::Locked { .. })));
-        // As a child process has one between its fork and its exec.
+        // A child process has such a copy between its fork and its exec.
         let copy = held.0.try_clone().unwrap();
         drop(held);
         assert!(lock(folder.path()).is_ok());

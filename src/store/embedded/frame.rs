@@ -1,4 +1,4 @@
-//! Owns the form of a batch on disk: one frame with one checksum for all its records.
+//! Owns the on-disk format of a batch: one frame with one checksum for all its records.
 //!
 //! Does not read or write files.
 //!
@@ -8,29 +8,29 @@
 //! heads               one after another
 //! bodies              one after another, then zeros to a multiple of ALIGN
 //! ```
-//! The opening's checksum covers opening, rows and heads; each head and body has its own too, so that
-//! a record can be read alone and a walk need not read bodies. All numbers are little-endian.
+//! The opening's checksum covers opening, rows and heads; each head and body has its own too, so that a
+//! record can be read alone and a scan need not read bodies. All numbers are little-endian.
 
 use bytes::Bytes;
 
-/// Frames begin at multiples of this many bytes, which makes a search for one fast.
+/// The alignment of frames in bytes, which makes searching for one fast.
 pub(super) const ALIGN: u64 = 16;
 /// Bytes of a frame before its rows.
 pub(super) const FRAME_HEADER_BYTES: usize = 48;
-/// Bytes one record may have, head and body; a frame's lengths are 32 bits wide.
+/// The largest size of a record in bytes, head and body; the lengths in a frame have 32 bits.
 pub(super) const RECORD_BYTES_MAX: usize = 512 << 20;
 const ROW_BYTES: usize = 24;
 const MAGIC: [u8; 4] = *b"PsBa";
 const FLAG_SEAL: u32 = 1;
 
-/// One record before it is written.
+/// A record that is not written yet.
 #[derive(Clone, Debug)]
 pub(super) struct Record {
-    /// The number the record had when it was first written; 0 if this is the first time.
+    /// The record's number when it was first written; 0 for the first time.
     pub(super) origin: u64,
-    /// Read at every replay: keep it small.
+    /// The head, which every replay reads: it must be small.
     pub(super) head: Vec<u8>,
-    /// Read only when asked for.
+    /// The body, which is read only on request.
     pub(super) body: Bytes,
     body_crc: u32,
 }
@@ -47,7 +47,7 @@ impl Record {
         }
     }
 
-    /// The same record written again, further on.
+    /// A copy of a record, written again later in the journal.
     pub(super) fn relocated(origin: u64, head: Vec<u8>, body: Bytes) -> Self {
         Self {
             origin,
@@ -60,25 +60,25 @@ impl Record {
     }
 }
 
-/// One record as found in a segment.
+/// A record as found in a segment.
 #[derive(Clone, Debug)]
 pub(super) struct FrameRow {
     /// The record's own number.
     pub(super) seq: u64,
-    /// The number of the first copy: `seq` unless the record was carried here.
+    /// The number of the first copy: equal to `seq` unless the record was relocated here.
     pub(super) origin: u64,
     pub(super) head: Vec<u8>,
     pub(super) span: RecordSpan,
 }
 
 impl FrameRow {
-    /// True if an earlier record says the same and this one was carried from there.
+    /// True if this record is a copy of an earlier one.
     pub(super) const fn is_relocated(&self) -> bool {
         self.seq != self.origin
     }
 }
 
-/// The place of a record's parts in a segment.
+/// The position of a record's parts in a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RecordSpan {
     pub(super) head_at: u64,
@@ -89,7 +89,8 @@ pub(super) struct RecordSpan {
     pub(super) body_crc: u32,
 }
 
-/// The ties of a frame to its place: the segment's life, the frame's turn in it, its first record's number.
+/// The values that bind a frame to its place: the salt of the segment's life, the index of the frame in it,
+/// the number of its first record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FrameStamp {
     pub(super) salt: u64,
@@ -97,7 +98,7 @@ pub(super) struct FrameStamp {
     pub(super) first_seq: u64,
 }
 
-/// The first bytes of a frame, not yet proven by their checksum.
+/// The first bytes of a frame, before the checksum is verified.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FrameHeader {
     pub(super) stamp: FrameStamp,
@@ -109,7 +110,7 @@ pub(super) struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// Reads an opening if `bytes` begin like a frame of the segment life `salt`.
+    /// Parses an opening if `bytes` begin like a frame of the segment life `salt`.
     pub(super) fn parse(bytes: &[u8], salt: u64) -> Option<Self> {
         if !has_magic(bytes, salt) || bytes.len() < FRAME_HEADER_BYTES {
             return None;
@@ -139,7 +140,7 @@ impl FrameHeader {
         (self.front_bytes() + self.bodies_bytes as u64).next_multiple_of(ALIGN)
     }
 
-    /// Proves the front of the frame that stands at `at`, and reads its rows.
+    /// Verifies the front of the frame at `at`, and parses its rows.
     pub(super) fn rows(&self, front: &[u8], at: u64) -> Option<Vec<FrameRow>> {
         if front.len() as u64 != self.front_bytes() || self.crc != front_crc(front) {
             return None;
@@ -185,7 +186,7 @@ pub(super) fn encode_front(stamp: FrameStamp, records: &[Record]) -> Vec<u8> {
     encode_front_with(stamp, records, 0)
 }
 
-/// The frame that says: nothing follows in this segment.
+/// The frame that marks the end of the segment.
 pub(super) fn encode_seal(stamp: FrameStamp) -> Vec<u8> {
     encode_front_with(stamp, &[], FLAG_SEAL)
 }
@@ -196,7 +197,7 @@ pub(super) fn frame_bytes(records: &[Record]) -> u64 {
     ((FRAME_HEADER_BYTES + rows) as u64).next_multiple_of(ALIGN)
 }
 
-/// The places of the parts of `records` in a frame at `at`.
+/// The positions of the parts of `records` in a frame at `at`.
 pub(super) fn spans(records: &[Record], at: u64) -> Vec<RecordSpan> {
     let heads: u64 = records.iter().map(|r| r.head.len() as u64).sum();
     let mut head_at = at + (FRAME_HEADER_BYTES + records.len() * ROW_BYTES) as u64;
@@ -245,7 +246,7 @@ fn encode_front_with(stamp: FrameStamp, records: &[Record], flags: u32) -> Vec<u
     out
 }
 
-/// The checksum of a front, whose own four bytes are left out.
+/// The checksum of a front, without its own four bytes.
 fn front_crc(front: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&front[..44]);
@@ -261,7 +262,7 @@ fn to_u32(bytes: usize) -> u32 {
     u32::try_from(bytes).expect("a batch has less than 4 GiB")
 }
 
-/// The little-endian number that stands at `at`.
+/// The little-endian number at `at`.
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes[at..at + 4]
         .iter()
@@ -269,7 +270,7 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
         .fold(0, |number, &byte| number << 8 | u32::from(byte))
 }
 
-/// The little-endian number that stands at `at`.
+/// The little-endian number at `at`.
 pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }

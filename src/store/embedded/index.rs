@@ -1,6 +1,6 @@
-//! Owns the index on disk, and is the only file that names sled.
+//! Owns the index on disk; no other module uses sled.
 //!
-//! Does not decide what is true: all that it holds can be told again from the journal.
+//! Is not the source of truth: all of it can be rebuilt from the journal.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -19,25 +19,27 @@ use crate::store::id::EventId;
 use crate::store::id::MailId;
 use crate::store::job::ConversationKey;
 
-/// Entries written as one atom: more make look-ups wait longer, fewer cost more each.
+/// Entries in one atomic write: with more, look-ups wait longer; with fewer, each costs more.
 const BATCH_ENTRIES_MAX: usize = 128;
-/// Another name when the entries get another form: an index of the old form is then made again.
+/// A new format of entries needs a new name here; an index of the old format is then rebuilt.
 const META: &[u8] = b"!5";
 
-/// A piece of the index: entries in the order of their names; `None` is one that was removed.
+/// A part of the index: entries in key order; `None` is a removed one.
 pub(super) type IndexEntries = BTreeMap<IndexKey, Option<Vec<u8>>>;
 
-/// The name of an entry: what it is, and 16 bytes.
+/// The key of an entry: its kind, and 16 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::store) struct IndexKey([u8; 17]);
 
 impl IndexKey {
-    /// Products of two routes may use the same ids.
+    /// The key of a thread's mapping. It includes the route, because products of two routes may use the
+    /// same ids.
     pub(super) fn thread(route: &str, key: ThreadKey) -> Self {
         Self::tagged(b't', digest(&[route.as_bytes(), &key.0]))
     }
 
-    /// Mails that came in have entries of their own, so that they never touch those of ours.
+    /// The key of a Message-ID. Incoming mails have separate entries, so that they never replace those of
+    /// sent mails.
     pub(super) fn message_id(route: &str, message_id: &str, sent_by_us: bool) -> Self {
         let bare = bare_message_id(message_id);
         let tag = if sent_by_us { b'o' } else { b'i' };
@@ -68,12 +70,12 @@ impl IndexKey {
         Self::tagged(b'f', fingerprint)
     }
 
-    /// A mail that is not settled for all its recipients.
+    /// The key of a mail that is not settled for all its recipients.
     pub(super) const fn open_mail(mail: MailId) -> Self {
         Self::numbered(b'a', mail.0)
     }
 
-    /// A settled mail of which a carried copy is still on disk.
+    /// The key of a settled mail with a relocated copy on disk.
     pub(super) const fn tombstone(mail: MailId) -> Self {
         Self::numbered(b'g', mail.0)
     }
@@ -83,22 +85,22 @@ impl IndexKey {
     pub(super) const RECENT: u8 = b'q';
     pub(super) const SUPPRESSED: u8 = b'u';
 
-    /// A job that waits, failed or was captured.
+    /// The key of a job that is waiting, failed or captured.
     pub(super) const fn open_job(id: JobId) -> Self {
         Self::tagged(Self::OPEN_JOB, id.0)
     }
 
-    /// A job whose mail is gone.
+    /// The key of a job without a stored mail.
     pub(super) const fn settled_job(id: JobId) -> Self {
         Self::tagged(b'z', id.0)
     }
 
-    /// A job by what the same request is known by.
+    /// The key of a job by its request key.
     pub(super) const fn job_key(key: [u8; 16]) -> Self {
         Self::tagged(b'y', key)
     }
 
-    /// One of the jobs settled last, by the number of the fact that settled it.
+    /// The key of a recently settled job, by the number of the fact that settled it.
     pub(super) const fn recent_job(seq: u64) -> Self {
         Self::numbered(Self::RECENT, seq)
     }
@@ -121,7 +123,7 @@ impl IndexKey {
         Self::tagged(b'h', digest_text(&[subscriber]))
     }
 
-    /// Keys before and after all entries of a kind.
+    /// The bounds of all keys of a kind.
     pub(super) const fn bounds(tag: u8) -> (Self, Self) {
         (Self::tagged(tag, [0; 16]), Self::tagged(tag, [u8::MAX; 16]))
     }
@@ -148,13 +150,13 @@ impl IndexKey {
     }
 }
 
-/// The index's description of itself, written with the entries it is true for.
+/// The index's description of itself, written with the entries for which it is valid.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::store) struct IndexMeta {
     /// The number of the last record applied.
     pub(super) seq: u64,
     pub(super) totals: LedgerTotals,
-    /// The newest state segment of which the index has a fact; 0 if that was not noted.
+    /// The newest state segment with a fact in the index; 0 if that is not recorded.
     #[serde(default)]
     pub(super) state_segment: u64,
 }
@@ -165,7 +167,7 @@ pub(in crate::store) struct IndexMeta {
 pub(in crate::store) struct IndexError(String);
 
 impl IndexError {
-    /// `what` has no form we know.
+    /// `what` has an unknown format.
     pub(super) fn damaged(what: &str) -> Self {
         Self(format!("{what} is damaged"))
     }
@@ -178,7 +180,7 @@ pub(in crate::store) struct Index {
 }
 
 impl Index {
-    /// Opens what is in `folder`, or begins an empty index there.
+    /// Opens the index in `folder`, or creates an empty one there.
     ///
     /// # Errors
     /// The folder's contents are damaged.
@@ -189,7 +191,7 @@ impl Index {
             .cache_capacity(CACHE_BYTES)
             .flush_every_ms(None)
             .mode(sled::Mode::HighThroughput);
-        // sled panics on some damage, and what it panics on is thrown away whole.
+        // sled panics on some damage; an index on which it panics is discarded.
         let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
         let tree = opened
             .map_err(|_| IndexError("a panic while it was opened".to_owned()))?
@@ -197,7 +199,7 @@ impl Index {
         Ok(Self { tree })
     }
 
-    /// `None` if the index was never finished.
+    /// `None` if the index was never completed.
     pub(super) fn meta(&self) -> Result<Option<IndexMeta>, IndexError> {
         let Some(bytes) = catch_panic(|| self.tree.get(META))? else {
             return Ok(None);
@@ -212,9 +214,9 @@ impl Index {
         Ok(found.map(|bytes| bytes.to_vec()))
     }
 
-    /// Writes entries (`None`: takes them away). `meta` is written with the last of them.
+    /// Writes entries (`None` removes one). `meta` is written with the last of them.
     ///
-    /// The write is not atomic. After a stop halfway the old meta stands, and applying the same records
+    /// The write is not atomic. After an interruption the old meta is valid, and applying the same records
     /// again gives the same entries.
     pub(in crate::store) fn apply<'a>(
         &self,
@@ -253,7 +255,7 @@ impl Index {
             .collect()
     }
 
-    /// Hands everything to the kernel. A power cut may still lose some of it.
+    /// Passes all writes to the kernel. A power failure may still lose some of them.
     pub(in crate::store) fn flush(&self) -> Result<(), IndexError> {
         self.tree.flush().map(|_| ()).map_err(index_error)
     }
@@ -266,7 +268,7 @@ impl Index {
         self.numbered(b'a', read)
     }
 
-    /// Every settled mail of which a carried copy is on disk, with the copy's segment.
+    /// Every settled mail with a relocated copy on disk, with the copy's segment.
     pub(super) fn tombstones(&self) -> Result<Vec<(MailId, u64)>, IndexError> {
         let read = |value: &[u8]| match value.first_chunk::<8>() {
             Some(number) => Ok(u64::from_le_bytes(*number)),
@@ -275,7 +277,8 @@ impl Index {
         self.numbered(b'g', read)
     }
 
-    /// Shows every entry of a kind: its number and its payload. `None` from `show`: it is damaged.
+    /// Passes every entry of a kind to `show`: its number and its payload. If `show` returns `None`, the
+    /// entry is damaged.
     pub(super) fn for_each(
         &self,
         tag: u8,
@@ -316,8 +319,8 @@ impl Index {
         range.take(count).map(entry).collect()
     }
 
-    /// The next entries of a kind after `after`, of which at most `count` are in the index, with those
-    /// that are `pending` laid over them.
+    /// The next entries of a kind after `after`, of which at most `count` are in the index, with the
+    /// `pending` ones merged in.
     pub(super) fn merged_after(
         &self,
         tag: u8,
@@ -370,7 +373,7 @@ fn digest_text(parts: &[&str]) -> [u8; 16] {
     digest(&parts)
 }
 
-/// 16 bytes of a SHA-256 of the parts, each with an end of its own so that no two lists run together.
+/// 16 bytes of a SHA-256 of the parts, each with its own end mark so that no two lists collide.
 fn digest(parts: &[&[u8]]) -> [u8; 16] {
     let mut hash = Sha256::new();
     for part in parts {

@@ -1,6 +1,6 @@
 //! Owns the embedded store's outbox.
 //!
-//! Does not write: that is the writer's thread; and sends no mail.
+//! Does not write (the writer thread does), and sends no mail.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::store::job::{
     EnqueueResult, Job, JobOutcome, JobRecord, JobState, JobStateKind, OutboxLedger, Suppression,
 };
 
-/// Jobs whose names are taken out of the state at a time, to be read without its lock.
+/// The number of jobs that are listed at a time under the state's lock, and read without it.
 const NAMES_ONCE: usize = 256;
 
 #[async_trait]
@@ -109,7 +109,7 @@ impl Outbox for EmbeddedStore {
             let mut found = Vec::with_capacity(due.len());
             for id in due {
                 let record = shared.job_record(id)?;
-                // One that is over by now does not wait any more.
+                // A job that was settled in the meantime is no longer waiting.
                 found.extend(record.filter(|r| matches!(r.state, JobState::Waiting { .. })));
             }
             Ok(found)
@@ -224,7 +224,7 @@ impl StoreShared {
                 if found.len() >= count {
                     return Ok(found);
                 }
-                // A job changes its list while the lists are read.
+                // A job may move to another list while the lists are read.
                 let record = self.job_record(id)?.filter(wanted);
                 found.extend(record.filter(|_| known.insert(id)));
             }
@@ -232,7 +232,7 @@ impl StoreShared {
     }
 }
 
-/// The lists that jobs in this state stand in.
+/// The lists that contain jobs in this state.
 const fn lists_of(state: Option<JobStateKind>) -> &'static [JobList] {
     use JobList::{Captured, Failed, Settled, Waiting};
     match state {

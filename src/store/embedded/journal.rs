@@ -1,6 +1,6 @@
-//! Owns the journal: the folder of segments, the numbers of records, what is appended and what is given up.
+//! Owns the journal: the folder of segments, the numbers of records, appending and deleting.
 //!
-//! Does not know what records mean, and starts no thread.
+//! Does not interpret records, and starts no thread.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,27 +17,27 @@ use super::segment::{
 use crate::store::error::OpenError;
 use crate::store::metrics::Metrics;
 
-/// Files of given-up segments kept to be written over: twice as fast as growing a new one.
+/// Deleted segment files that are kept for reuse: overwriting is twice as fast as growing a new file.
 const SPARES_MAX: usize = 3;
-/// Bytes at the end of a state segment kept for facts that make room.
+/// Bytes reserved at the end of a state segment for facts that free space.
 const RESERVE_BYTES_MAX: u64 = 4096;
 
-/// The reason for which nothing was appended.
+/// The reason why nothing was appended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum AppendError {
-    /// There was no room for another segment, or no file for it. It may pass.
+    /// There was no space for another segment, or no file descriptor. This may be temporary.
     Full,
-    /// The disk failed. What is on it is not known any more, so nothing may be appended again.
+    /// The disk failed. Its contents are no longer known, so nothing may be appended again.
     Dead,
 }
 
-/// The numbers and places of what was appended.
+/// The numbers and positions of the appended records.
 #[derive(Debug, Default)]
 pub(super) struct Appended {
-    /// The number of the first mail; the others follow.
+    /// The number of the first mail; the others are consecutive.
     pub(super) mail_seq: u64,
     pub(super) mails: Vec<RecordLocation>,
-    /// The number of the first fact; the others follow.
+    /// The number of the first fact; the others are consecutive.
     pub(super) fact_seq: u64,
     pub(super) facts: Vec<RecordLocation>,
 }
@@ -53,7 +53,7 @@ pub(super) struct Journal {
     spare_files: Vec<PathBuf>,
     spares_made: u64,
     last_seq: u64,
-    /// More than one above `last_seq` after a batch that failed.
+    /// The next number; more than one above `last_seq` after a batch that failed.
     next_seq: u64,
     metrics: Metrics,
 }
@@ -66,20 +66,20 @@ struct SegmentStream {
     next_number: u64,
 }
 
-/// A segment that is not written any more.
+/// A segment that is no longer written.
 #[derive(Clone, Debug)]
 pub(super) struct SealedSegment {
     pub(super) header: SegmentHeader,
-    /// No record in it has a higher number.
+    /// The upper bound of the numbers of its records.
     pub(super) last_seq: u64,
     pub(super) bytes: u64,
 }
 
 impl Journal {
-    /// Reads what there is. A torn tail is cut, with a warning.
+    /// Reads the folder. A torn tail is cut, with a warning.
     ///
     /// # Errors
-    /// A file that cannot be read, or damage elsewhere than at the tail.
+    /// A file that cannot be read, or damage that is not a torn tail.
     pub(super) fn open(
         folder: &Path,
         segment_bytes: u64,
@@ -110,7 +110,7 @@ impl Journal {
         self.last_seq
     }
 
-    /// The segments of a kind that are not written any more.
+    /// The sealed segments of a kind.
     pub(super) const fn sealed(&self, kind: SegmentKind) -> &BTreeMap<u64, SealedSegment> {
         match kind {
             SegmentKind::Mail => &self.mail.sealed,
@@ -118,7 +118,7 @@ impl Journal {
         }
     }
 
-    /// The header of the segment of a kind that is being written, if there is one.
+    /// The header of the open segment of a kind, if there is one.
     pub(super) fn open_header(&self, kind: SegmentKind) -> Option<SegmentHeader> {
         let stream = match kind {
             SegmentKind::Mail => &self.mail,
@@ -137,9 +137,9 @@ impl Journal {
         sealed + open.as_ref().map_or(0, Segment::end)
     }
 
-    /// Shows every row of a kind whose number is above `after`, in the order they were written.
+    /// Passes every row of a kind with a number above `after` to the caller, in the order of writing.
     ///
-    /// Only for a journal just opened: then every segment is sealed.
+    /// Only for a journal that was just opened: then every segment is sealed.
     pub(super) fn replay(
         &self,
         kind: SegmentKind,
@@ -168,7 +168,7 @@ impl Journal {
         Ok(())
     }
 
-    /// A walk over a segment of this journal.
+    /// A scan of a segment of this journal.
     pub(super) fn walk(&self, kind: SegmentKind, number: u64) -> io::Result<SegmentWalk> {
         let sealed = self
             .sealed(kind)
@@ -177,7 +177,7 @@ impl Journal {
         SegmentWalk::begin(sealed.header, &self.folder.join(kind.file_name(number)))
     }
 
-    /// Writes mails and facts, each kind one frame; all are on disk when this returns `Ok`.
+    /// Writes mails and facts, each kind as one frame; all are on disk when this returns `Ok`.
     pub(super) fn append(
         &mut self,
         mails: &[Record],
@@ -190,7 +190,7 @@ impl Journal {
         )
     }
 
-    /// Writes one fact that makes room: a full disk leaves enough for a few of them.
+    /// Writes one fact that frees space: a full disk has a reserve for a few of them.
     pub(super) fn append_from_reserve(&mut self, fact: Record) -> Result<Appended, AppendError> {
         self.append_with_reserve(&[], &[fact], 0)
     }
@@ -202,7 +202,7 @@ impl Journal {
         reserve: u64,
     ) -> Result<Appended, AppendError> {
         let (mail_seq, fact_seq) = (self.next_seq, self.next_seq + mails.len() as u64);
-        // A batch that fails may still turn up at the next start: its numbers are not used again.
+        // A failed batch may still appear at the next start: its numbers are not reused.
         self.next_seq = fact_seq + facts.len() as u64;
         let mut written = Appended {
             mail_seq,
@@ -242,8 +242,8 @@ impl Journal {
         Ok(written)
     }
 
-    /// Gives segments up, in this order: their files are kept to be written over, or removed. What
-    /// cannot be removed is left for another time.
+    /// Deletes segments, in this order: their files are kept for reuse, or removed. A file that cannot be
+    /// removed is left for the next time.
     ///
     /// # Errors
     /// `Dead` if the folder cannot be synced.
@@ -256,7 +256,7 @@ impl Journal {
                 break;
             }
             self.stream(kind).sealed.remove(&number);
-            // One by one, for a later one gone before an earlier one would look like a loss.
+            // One by one, because a missing later segment would look like a loss.
             self.disk
                 .sync_folder(&folder)
                 .map_err(|error| disk_failed(&folder, &error))?;
@@ -264,7 +264,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Seals what is open, so that the next start finds no tail to mend.
+    /// Seals the open segments, so that the next start finds no tail to repair.
     pub(super) fn close(&mut self) -> Result<(), AppendError> {
         let next_seq = self.next_seq;
         self.seal(SegmentKind::Mail, next_seq)?;
@@ -301,7 +301,7 @@ impl Journal {
             if let Some((kind, number)) = SegmentKind::parse(&name) {
                 found.push((kind, number, bytes));
             } else if name.starts_with("spare-") || name.starts_with("new-") {
-                // Half made, or given up: nothing in it counts.
+                // An incomplete or deleted segment: its content does not count.
                 self.disk.remove(&entry.path()).map_err(unread)?;
             }
         }
@@ -322,7 +322,7 @@ impl Journal {
         self.check_numbers()
     }
 
-    /// State segments are given up oldest first, so a gap between them is a loss.
+    /// Checks for missing segments: state segments are deleted oldest first, so a gap is a loss.
     fn check_numbers(&self) -> Result<(), OpenError> {
         let numbers: Vec<u64> = self.state.sealed.keys().copied().collect();
         for pair in numbers.windows(2) {
@@ -336,7 +336,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Walks the last segment of a kind to its end, cuts what is torn, seals it if it is not.
+    /// Scans the last segment of a kind to its end, cuts a torn tail, and seals the segment if necessary.
     fn repair_tail(&mut self, kind: SegmentKind) -> Result<(), OpenError> {
         let Some(&number) = self.stream(kind).sealed.keys().next_back() else {
             return Ok(());
@@ -402,7 +402,7 @@ impl Journal {
                 let location = |span| RecordLocation::new(number, span);
                 Ok(spans.into_iter().map(location).collect())
             }
-            // Nothing was promised yet, and the next frame is written over what was begun.
+            // Nothing was acknowledged yet, and the next frame overwrites the incomplete one.
             Err(error) if is_transient(&error) => Err(disk_full(&segment.path, &error)),
             Err(error) => Err(disk_failed(&segment.path, &error)),
         }
@@ -413,7 +413,7 @@ impl Journal {
         let metrics = self.metrics.clone();
         let segment = self.stream(kind).open.as_mut().ok_or(AppendError::Dead)?;
         let begun = Instant::now();
-        // After a failed sync the kernel may say yes to the next one though the bytes are gone.
+        // After a failed sync the kernel may report success for the next one although the bytes are lost.
         segment
             .sync(&disk)
             .map_err(|error| disk_failed(&segment.path, &error))?;
@@ -429,7 +429,7 @@ impl Journal {
         let Some(mut segment) = stream.open.take() else {
             return Ok(());
         };
-        // What is nearly full may be written over one day; what is not gives its room back now.
+        // A nearly full segment may be reused later; any other frees its unused space now.
         let shorten = segment.end() < segment.bytes_max() / 2 && !segment.header.reused;
         segment
             .seal(&disk, next_seq, shorten)
@@ -447,9 +447,9 @@ impl Journal {
         Ok(())
     }
 
-    /// Makes the next segment. Its room is set aside before the one before is sealed, so that a
-    /// full disk leaves that one in use; its header is on disk before its name is, so a segment
-    /// without a header is always damage.
+    /// Makes the next segment. Its space is allocated before the previous one is sealed, so that a full
+    /// disk leaves that one in use; its header is on disk before its name, so a segment without a header is
+    /// always damage.
     fn begin_segment(
         &mut self,
         kind: SegmentKind,
@@ -513,7 +513,7 @@ impl SegmentStream {
     }
 }
 
-/// True of errors that say there is no room or no file, and leave the disk trustworthy.
+/// True for errors that mean no space or no file descriptor, after which the disk is still reliable.
 fn is_transient(error: &io::Error) -> bool {
     const EMFILE: i32 = 24;
     const ENFILE: i32 = 23;

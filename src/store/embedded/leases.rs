@@ -1,6 +1,6 @@
 //! Owns the leases of one process: names held one at a time, and jobs with their domains.
 //!
-//! Does not decide who takes which.
+//! Does not decide which caller takes which.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use tokio::sync::OwnedMutexGuard;
 use crate::mail::job_id::JobId;
 use crate::store::door::{Lease, LeaseName};
 
-/// Names that somebody holds or waits for: never more than there are holders.
+/// Names that are held or waited for: never more than there are callers.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Leases {
     names: Mutex<HashMap<LeaseName, Arc<tokio::sync::Mutex<()>>>>,
@@ -19,12 +19,12 @@ pub(in crate::store) struct Leases {
 }
 
 impl Leases {
-    /// Waits until nobody else holds the name.
+    /// Waits until no other caller holds the name.
     pub(in crate::store) async fn take(self: &Arc<Self>, name: LeaseName) -> Lease {
         #[cfg(debug_assertions)]
         let ordered = order::Entered::new(Arc::clone(self), &name);
         let lock = Arc::clone(self.names().entry(name.clone()).or_default());
-        // Made before the wait: who gives up while it waits must leave no entry behind.
+        // Made before the wait: a cancelled waiter must leave no entry behind.
         let mut held = HeldName {
             leases: Arc::clone(self),
             name,
@@ -63,7 +63,7 @@ impl Drop for HeldName {
     }
 }
 
-/// The order of names within one task, checked where debug assertions are on.
+/// The order of names within one task, checked if debug assertions are on.
 #[cfg(debug_assertions)]
 mod order {
     use std::collections::HashMap;
@@ -74,10 +74,10 @@ mod order {
     use super::Leases;
     use crate::store::door::LeaseName;
 
-    /// The names each task holds or waits for.
+    /// The names that each task holds or waits for.
     pub(super) type Held = HashMap<Id, Vec<LeaseName>>;
 
-    /// One name of one task, entered until this is dropped.
+    /// One name of one task, registered until this is dropped.
     pub(super) struct Entered {
         leases: Arc<Leases>,
         entry: Option<(Id, LeaseName)>,
@@ -120,7 +120,7 @@ mod order {
     }
 }
 
-/// Jobs of which an attempt is in progress, and how many there are to each domain.
+/// Jobs with an attempt in progress, and their number for each domain.
 #[derive(Debug, Default)]
 pub(in crate::store) struct JobLeases(Mutex<BusyJobs>);
 
@@ -137,7 +137,7 @@ impl BusyJobs {
 }
 
 impl JobLeases {
-    /// Takes a job for one attempt, unless it is taken or `domain_max` jobs of its domain are.
+    /// Leases a job for one attempt, unless it is leased or `domain_max` jobs of its domain are.
     pub(in crate::store) fn take(
         self: &Arc<Self>,
         job: JobId,
@@ -163,7 +163,7 @@ impl JobLeases {
     }
 }
 
-/// A job, held until this is dropped.
+/// A leased job, held until this is dropped.
 struct HeldJob {
     leases: Arc<JobLeases>,
     job: JobId,

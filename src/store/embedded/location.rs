@@ -1,4 +1,4 @@
-//! Owns where a record stands in the journal, and reading it there.
+//! Owns the location of a record in the journal, and reading it from there.
 //!
 //! Does not write.
 
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::frame::{RecordSpan, u32_at, u64_at};
 use super::segment::SegmentKind;
 
-/// The place of a record in the journal.
+/// The location of a record in the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RecordLocation {
     pub(super) segment: u64,
@@ -40,7 +40,7 @@ impl RecordLocation {
 }
 
 impl RecordLocation {
-    /// The bytes of a place of which only the head counts.
+    /// The bytes of a location of which only the head is needed.
     pub(super) fn encode_head(self) -> [u8; 24] {
         let mut bytes = [0; 24];
         bytes[..8].copy_from_slice(&self.segment.to_le_bytes());
@@ -50,7 +50,7 @@ impl RecordLocation {
         bytes
     }
 
-    /// Reads what [`RecordLocation::encode_head`] gave.
+    /// Parses the output of [`RecordLocation::encode_head`].
     pub(super) fn decode_head(bytes: &[u8]) -> Option<Self> {
         (bytes.len() == 24).then(|| Self {
             segment: u64_at(bytes, 0),
@@ -64,7 +64,7 @@ impl RecordLocation {
     }
 }
 
-/// Reads records of one journal by their place, from any thread.
+/// Reads records of one journal by location, from any thread.
 #[derive(Clone, Debug)]
 pub(super) struct RecordReader {
     folder: PathBuf,
@@ -76,7 +76,8 @@ impl RecordReader {
         Self { folder, kind }
     }
 
-    /// The body of the record at `place`; an error of kind `InvalidData` if it is not what was written.
+    /// The body of the record at `location`; an error of kind `InvalidData` if it differs from what was
+    /// written.
     pub(super) fn body(&self, location: RecordLocation) -> io::Result<Bytes> {
         let bytes = self.read(location, location.body_at, location.body_bytes)?;
         if crc32fast::hash(&bytes) != location.body_crc {
@@ -85,7 +86,7 @@ impl RecordReader {
         Ok(bytes.into())
     }
 
-    /// The head of the record at `place`; an error of kind `InvalidData` as for bodies.
+    /// The head of the record at `location`; an error of kind `InvalidData` as for bodies.
     pub(super) fn head(&self, location: RecordLocation) -> io::Result<Vec<u8>> {
         let bytes = self.read(location, location.head_at, location.head_bytes)?;
         if crc32fast::hash(&bytes) != location.head_crc {

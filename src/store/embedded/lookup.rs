@@ -1,7 +1,7 @@
-//! Owns the questions that entries of the index answer, whoever holds the entries.
+//! Owns the questions that entries of the index answer, independent of where the entries are.
 //!
-//! Does not read the journal, nor say where the entries come from: the writer asks the state itself,
-//! everybody else asks without keeping the state locked while the index is read.
+//! Does not read the journal: the writer uses the state itself, all others use the index without holding
+//! the state's lock.
 
 use super::index::{IndexEntries, IndexError, IndexKey};
 use super::location::RecordLocation;
@@ -15,7 +15,7 @@ use crate::store::fact::ImapPosition;
 use crate::store::id::{DeliveryId, EventId, MailId};
 use crate::store::job::{ConversationKey, Suppression};
 
-/// Entries of the index, those included that are not written there yet.
+/// Entries of the index, including those that are not written to it yet.
 pub(super) trait Lookup {
     /// The value of an entry.
     fn get(&self, key: IndexKey) -> Result<Option<Vec<u8>>, IndexError>;
@@ -60,13 +60,13 @@ pub(super) trait Lookup {
         self.location(IndexKey::last_message(conversation, by_us))
     }
 
-    /// The location that an entry holds.
+    /// The location in an entry.
     fn location(&self, key: IndexKey) -> Result<Option<RecordLocation>, IndexError> {
         let entry = self.entry(key)?;
         Ok(entry.and_then(|(_, payload)| RecordLocation::decode_head(&payload)))
     }
 
-    /// The thread of a route that a Message-ID belongs to, and whether we sent it.
+    /// The thread of a route for a Message-ID, and true if we sent it.
     fn link(&self, route: &str, message_id: &str) -> Result<Option<(ThreadKey, bool)>, IndexError> {
         for sent_by_us in [true, false] {
             let entry = self.entry(IndexKey::message_id(route, message_id, sent_by_us))?;
@@ -77,7 +77,7 @@ pub(super) trait Lookup {
         Ok(None)
     }
 
-    /// Time at which a mail with this fingerprint was settled, and the delivery.
+    /// The time at which a mail with this fingerprint was settled, and the delivery.
     fn fingerprint(
         &self,
         fingerprint: Fingerprint,
@@ -95,7 +95,7 @@ pub(super) trait Lookup {
         }))
     }
 
-    /// The thread a token was issued for, and the time of issue.
+    /// The thread for which a token was issued, and the time of issue.
     fn issued_token(&self, token: [u8; 16]) -> Result<Option<(String, Timestamp)>, IndexError> {
         let entry = self.entry(IndexKey::issued_token(token))?;
         Ok(entry.and_then(|(_, mut payload)| {
@@ -106,19 +106,19 @@ pub(super) trait Lookup {
         }))
     }
 
-    /// Position up to which a folder of an IMAP server was read.
+    /// The recorded position in a folder of an IMAP server.
     fn imap_position(&self, mailbox: &str) -> Result<Option<ImapPosition>, IndexError> {
         let entry = self.entry(IndexKey::imap_position(mailbox))?;
         Ok(entry.and_then(|(_, payload)| ImapPosition::decode(&payload)))
     }
 
-    /// A job, if it is still known.
+    /// A job, if it is still stored.
     fn job(&self, id: JobId) -> Result<Option<IndexedJob>, IndexError> {
         let found = self.indexed_job(id)?;
         Ok(found.filter(|indexed| self.is_remembered(&indexed.stored)))
     }
 
-    /// The job that was taken under this key, if it is still known.
+    /// The job that was enqueued under this key, if it is still stored.
     fn job_by_key(&self, key: [u8; 16]) -> Result<Option<IndexedJob>, IndexError> {
         let Some((_, id)) = self.entry(IndexKey::job_key(key))? else {
             return Ok(None);
@@ -128,7 +128,7 @@ pub(super) trait Lookup {
         Ok(found.filter(|indexed| indexed.stored.record.job.keys().any(|known| known == key)))
     }
 
-    /// A job, even one so old that nobody is told of it.
+    /// A job, even one that is too old to be visible.
     fn indexed_job(&self, id: JobId) -> Result<Option<IndexedJob>, IndexError> {
         let read = |key| match self.entry(key)? {
             Some((seq, payload)) => match IndexedJob::decode(seq, &payload) {
@@ -137,13 +137,13 @@ pub(super) trait Lookup {
             },
             None => Ok(None),
         };
-        // In this order: a job moves from the first to the second, and is written there before it is
-        // removed here.
+        // In this order, because a job moves from the first to the second, and is written there before it
+        // is removed here.
         let both = [
             read(IndexKey::open_job(id))?,
             read(IndexKey::settled_job(id))?,
         ];
-        // An index that was left while it was written may have the job twice.
+        // An index whose writing was interrupted may have the job twice.
         Ok(both.into_iter().flatten().max_by_key(|indexed| indexed.seq))
     }
 
@@ -155,8 +155,7 @@ pub(super) trait Lookup {
         }
     }
 
-    /// The suppression list behind the entry of `after`, at most `count`, in the order of the names in
-    /// the index.
+    /// The suppression list after the entry of `after`, at most `count`, in key order.
     fn suppressions(
         &self,
         after: Option<&str>,

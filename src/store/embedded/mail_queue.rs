@@ -1,6 +1,6 @@
 //! Owns the embedded store's mail queue.
 //!
-//! Does not write: that is the writer's thread.
+//! Does not write; the writer thread does.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -167,7 +167,7 @@ impl MailQueue for EmbeddedStore {
 }
 
 impl EmbeddedStore {
-    /// Deliveries one after the other. One whose envelope is damaged is left out: it is in the log.
+    /// Lists deliveries one by one. One with a damaged envelope is logged and left out.
     async fn list(
         &self,
         after: Option<DeliveryId>,

@@ -1,27 +1,27 @@
 //! Owns the embedded store: everything in one folder that belongs to one process.
 //!
-//! Does not know who asks: the door is the parent's.
+//! Does not define the interface; the parent module does.
 //!
-//! The journal is the truth: append-only segments of checksummed batches, one sync for all who wait.
-//! The index is what the facts add up to, and can be made again from the journal. What waits is in
-//! memory.
+//! The journal is the truth: append-only segments of checksummed batches, with one sync for all waiting
+//! callers. The index holds the result of the facts, and can be rebuilt from the journal. Waiting mail and
+//! jobs are in memory.
 //!
 //! ```text
 //! FOLDER/lock                            one process at a time
 //! FOLDER/version                         the version of the format
 //! FOLDER/journal/mail-NUMBER.segment     accepted mail: envelope and bytes
 //! FOLDER/journal/state-NUMBER.segment    facts, one JSON object each, with the mail of a job beside it
-//! FOLDER/journal/indexed                 an index was finished once
+//! FOLDER/journal/indexed                 present after an index was completed once
 //! FOLDER/index/                          sled
 //! ```
 //!
 //! ```text
 //! backend                                one type for callers, writer and readers
 //! mail_queue, threads, jobs, event_log   the four parts of the door
-//! questions, lookup, readers             reading, on threads of its own
-//! leases, nonces                         what two callers must not do at once
+//! questions, lookup, readers             reading, on separate threads
+//! leases, nonces                         mutual exclusion of callers
 //! journal_writer, validator, maintenance the writer's thread
-//! state, outbox_state, due, stored_job   what the facts add up to
+//! state, outbox_state, due, stored_job   the result of all facts
 //! journal, segment, frame, location, disk the files
 //! index, pending_writes, shared          the index and its thread
 //! opening                                the start

@@ -1,17 +1,17 @@
-//! Owns the nonces seen lately: where two requests with one nonce meet before either is on disk.
+//! Owns the recent nonces, so that two concurrent requests with one nonce meet before either is on disk.
 //!
-//! Does not write them down.
+//! Does not write them to disk.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use crate::store::door::Nonce;
 
-/// Nonces kept in memory; the index has them all. There can never be as many requests at a time, so
-/// none is given up while it is being bound.
+/// The number of nonces in memory; the index has them all. There are never as many concurrent requests, so
+/// none is evicted while it is being bound.
 const NONCES_MAX: usize = 20_000;
 
-/// The nonces seen lately.
+/// The recent nonces.
 #[derive(Debug, Default)]
 pub(super) struct NonceCache(Mutex<Nonces>);
 
@@ -30,18 +30,18 @@ struct BoundContent {
 /// The state of a nonce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NonceState {
-    /// The nonce came with other content.
+    /// The nonce was used with other content.
     Taken,
     /// The nonce is on disk with this content.
     Bound,
-    /// The nonce has this content, and is not on disk yet.
+    /// The nonce has this content, but is not on disk yet.
     Claimed,
-    /// Nothing is known in memory.
+    /// The nonce is not in memory.
     Unknown,
 }
 
 impl NonceCache {
-    /// The state of a nonce as far as memory has it.
+    /// The state of a nonce in memory.
     pub(super) fn look(&self, nonce: &Nonce) -> NonceState {
         match self.nonces().contents.get(&nonce.digest) {
             None => NonceState::Unknown,
@@ -51,8 +51,8 @@ impl NonceCache {
         }
     }
 
-    /// Takes the nonce for its content, unless somebody did since it was looked at. `stored` is the
-    /// digest of the content that it has on disk.
+    /// Claims the nonce for its content, unless another request did since the look-up. `stored` is the
+    /// digest of its content on disk.
     pub(super) fn claim(&self, nonce: &Nonce, stored: Option<[u8; 16]>) -> NonceState {
         let mut nonces = self.nonces();
         if !nonces.contents.contains_key(&nonce.digest) {
@@ -64,7 +64,7 @@ impl NonceCache {
         self.look(nonce)
     }
 
-    /// The nonce is on disk with its content.
+    /// Records that the nonce is on disk with its content.
     pub(super) fn written(&self, nonce: &Nonce) {
         let bound = BoundContent {
             digest: nonce.content,

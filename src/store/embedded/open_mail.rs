@@ -1,6 +1,6 @@
-//! Owns what is kept in memory of each mail not settled, and the counters of those that are.
+//! Owns the data in memory about each open mail, and the counters of settled ones.
 //!
-//! Does not say when they change: that is `state`.
+//! Does not decide when they change; `state` does.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -14,38 +14,38 @@ use crate::mail::partition::PartitionKey;
 use crate::store::fact::DeliveryStep;
 use crate::store::id::MailId;
 
-/// Counters that cannot be told from the entries.
+/// Counters that cannot be derived from the entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::store) struct LedgerTotals {
     pub(in crate::store) received: u64,
     pub(in crate::store) delivered: u64,
     pub(in crate::store) dropped: BTreeMap<String, u64>,
-    /// Segments with records up to this number may be gone: an index older than that is of no use.
+    /// Segments with records up to this number may be removed: an older index is useless.
     pub(in crate::store) gone_to: u64,
-    /// Bytes of all that lived in the state segments when they were last compacted.
+    /// Live bytes in the state segments at the last compaction.
     pub(in crate::store) compact_bytes: u64,
     #[serde(default)]
     pub(in crate::store) jobs: JobTotals,
 }
 
-/// Counters of the outbox that cannot be told from the entries.
+/// Counters of the outbox that cannot be derived from the entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::store) struct JobTotals {
     pub(in crate::store) taken: u64,
     pub(in crate::store) sent: u64,
     pub(in crate::store) cancelled: u64,
-    /// Captured, and kept no more.
+    /// Captured jobs whose mail was deleted.
     pub(in crate::store) captured_gone: u64,
-    /// Given up, and kept no more.
+    /// Failed jobs whose mail was deleted.
     pub(in crate::store) failed_gone: u64,
-    /// Jobs settled by facts up to this number are forgotten: there were too many after them.
+    /// Jobs settled by facts up to this number are forgotten, because there were too many after them.
     pub(in crate::store) settled_gone_to: u64,
-    /// Some facts that settled a job, and how many were settled then, oldest first.
+    /// Some facts that settled a job, with the count of settled jobs at that time, oldest first.
     pub(in crate::store) milestones: VecDeque<(u64, u64)>,
 }
 
 impl LedgerTotals {
-    /// Deliveries that are over.
+    /// The number of settled deliveries.
     pub(super) fn settled_count(&self) -> u64 {
         self.delivered + self.dropped.values().sum::<u64>()
     }
@@ -57,35 +57,35 @@ pub(super) struct OpenMail {
     #[serde(rename = "location")]
     pub(super) location: RecordLocation,
     pub(super) open: Vec<OpenDelivery>,
-    /// True if the mail was carried forward, so that there is, or was, another copy.
+    /// True if the mail was relocated, so that another copy exists or existed.
     #[serde(rename = "carried")]
     pub(super) relocated: bool,
-    /// The index on disk has it.
+    /// True if the index on disk has the mail.
     #[serde(skip)]
     pub(super) indexed: bool,
 }
 
-/// A delivery that is not over.
+/// A delivery that is not settled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OpenDelivery {
     pub(super) recipient: u16,
-    /// The number of the fact that last parked or released it, or 0.
+    /// The number of the fact that last parked or released the delivery, or 0.
     pub(super) seq: u64,
     pub(super) parked: Option<Box<str>>,
     pub(super) steps: Vec<DeliveryStep>,
-    /// The line it stands in; `None` in an entry written before lines were kept.
+    /// The partition; `None` in an old entry without one.
     #[serde(default, rename = "lane")]
     pub(super) partition: Option<PartitionKey>,
 }
 
-/// Mails of one segment that are not settled.
+/// The open mails of one segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SegmentUsage {
     pub(super) mails: u64,
     pub(super) bytes: u64,
 }
 
-/// The mails accepted last, so that a worker that keeps up reads nothing from disk.
+/// The most recently accepted mails, so that a worker that keeps up reads nothing from disk.
 #[derive(Debug, Default)]
 pub(super) struct RecentMails {
     pub(super) mails: BTreeMap<MailId, (Arc<Envelope>, Bytes)>,

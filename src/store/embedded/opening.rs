@@ -1,6 +1,6 @@
-//! Owns the start of a store: lock, version, journal, index; and the index's rebuilding where it is not to be believed.
+//! Owns the start of a store: lock, version, journal, index; and the rebuilding of an unusable index.
 //!
-//! Does not run once the store is open.
+//! Does not run after the store is open.
 
 use std::fs::{self, File};
 use std::io;
@@ -65,7 +65,7 @@ pub(super) fn open(
     Ok((shared, writer))
 }
 
-/// A folder that is ours alone.
+/// A folder that this process has locked.
 struct DataFolder {
     path: PathBuf,
     lock: FolderLock,
@@ -94,7 +94,7 @@ impl DataFolder {
         self.path.join("index")
     }
 
-    /// Says that an index was finished once, so that its absence is seen to be a loss.
+    /// The file that records that an index was completed once, so that its absence is recognised as a loss.
     fn index_mark(&self) -> PathBuf {
         self.journal().join("indexed")
     }
@@ -120,7 +120,7 @@ impl DataFolder {
     }
 }
 
-/// The index and the state that journal and index add up to.
+/// The index, and the state from journal and index.
 fn load(
     folder: &DataFolder,
     journal: &mut Journal,
@@ -147,7 +147,7 @@ fn load(
     rebuild(folder, journal, limits)
 }
 
-/// The reason for which an index is made again.
+/// The reason why an index is rebuilt.
 #[derive(Debug, thiserror::Error)]
 enum RebuildReason {
     #[error("it is gone")]
@@ -162,7 +162,7 @@ enum RebuildReason {
     Damaged(#[from] IndexError),
 }
 
-/// Takes the index as it is and applies what it has not seen.
+/// Takes the index as it is and applies the records that it lacks.
 fn catch_up(
     folder: &DataFolder,
     journal: &mut Journal,
@@ -212,8 +212,8 @@ fn catch_up(
     Ok(Ok((index, state)))
 }
 
-/// The newest state segment is never given up. Mails that came later may hide its absence from the
-/// record numbers, and without its facts settled mail would be delivered again.
+/// The newest state segment is never deleted. Later mails may hide its absence from the record numbers, and
+/// without its facts settled mail would be delivered again.
 fn check_state_segment(
     folder: &DataFolder,
     journal: &Journal,
@@ -228,7 +228,7 @@ fn check_state_segment(
     Ok(())
 }
 
-/// Makes the index anew from all of the journal.
+/// Rebuilds the index from the whole journal.
 fn rebuild(
     folder: &DataFolder,
     journal: &mut Journal,
@@ -286,7 +286,7 @@ fn adds_up(state: &StoreState) -> bool {
     state.totals.received == state.totals.settled_count() + open && state.outbox_ledger().adds_up()
 }
 
-/// The totals that were written last, and their number.
+/// The most recently written totals, and their number.
 fn newest_totals(journal: &Journal) -> Result<(u64, LedgerTotals), OpenError> {
     let mut newest = (0, LedgerTotals::default());
     journal.replay(SegmentKind::State, 0, |_, row| {
@@ -300,7 +300,7 @@ fn newest_totals(journal: &Journal) -> Result<(u64, LedgerTotals), OpenError> {
     Ok(newest)
 }
 
-/// Applying the journal's records to a state that has not seen them.
+/// The application of the journal's records to a state that lacks them.
 struct Replay {
     state: StoreState,
     /// The state has all records up to this number.
@@ -308,13 +308,13 @@ struct Replay {
     /// The totals count all records up to this number.
     counted: u64,
     failed: Option<IndexError>,
-    /// Everything is replayed, into an empty index.
+    /// True if everything is replayed, into an empty index.
     whole: bool,
 }
 
 impl Replay {
-    /// All mails first: whatever a fact says of one, it was accepted before, but its copy may stand
-    /// behind the fact.
+    /// Replays all mails first: a mail was accepted before any fact about it, but its copy may be located
+    /// after the fact.
     fn run(&mut self, journal: &Journal) -> Result<(), OpenError> {
         journal.replay(SegmentKind::Mail, self.seen, |segment, row| {
             self.apply_mail(segment, &row)
@@ -341,7 +341,7 @@ impl Replay {
         let mail = MailId(row.origin);
         let held = self.state.open_mail(mail).is_some();
         if row.is_relocated() && !self.whole && row.origin <= self.seen && !held {
-            // The index knew the mail and let it go: it is settled.
+            // The index had the mail and removed it: it is settled.
             return Ok(());
         }
         let partitions = if held && row.is_relocated() {
@@ -359,8 +359,8 @@ impl Replay {
     }
 
     fn apply_record(&mut self, segment: u64, row: &FrameRow) -> Result<(), serde_json::Error> {
-        // Entries kept in memory before they are written to the index.
-        // The more, the closer together they lie in the index, which makes it several times faster.
+        // Entries that are collected in memory before they are written to the index. More entries are
+        // closer together in the index, which makes it several times faster.
         const ENTRIES_MAX: usize = 1_000_000;
         const ENTRY_BYTES_MAX: usize = 64 << 20;
         let stamp = ApplyContext {

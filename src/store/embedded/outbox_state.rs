@@ -1,7 +1,7 @@
-//! Owns what is kept in memory of the outbox: which jobs wait and when they are due, which are kept
-//! for a person, the newest that are over, and where the events stand.
+//! Owns the data in memory about the outbox: waiting jobs and their due times, retained jobs, the newest
+//! settled ones, and the locations of events.
 //!
-//! Does not say when any of it changes (`sending` does), and holds nothing that the index does not.
+//! Does not decide when any of it changes (`state::outbox` does), and holds nothing that the index lacks.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
@@ -18,37 +18,37 @@ use crate::store::event::Event;
 use crate::store::id::EventId;
 use crate::store::job::{Job, JobState};
 
-/// Events that are kept for those who listen.
+/// The number of events that are kept for subscribers.
 pub(super) const EVENTS_MAX: usize = 50_000;
-/// Jobs that are over and can still be listed.
+/// The number of settled jobs that can still be listed.
 const SETTLED_LISTED_MAX: usize = 1000;
-/// Events kept in memory whole, so that a listener who keeps up has nothing read from disk.
+/// The number of whole events in memory, so that subscribers that keep up need no disk reads.
 const RECENT_EVENTS_MAX: usize = 1024;
 
-/// The jobs that are not settled, and what goes with them.
+/// The jobs that are not settled, and related data.
 #[derive(Debug, Default)]
 pub(super) struct OutboxState {
     waiting: HashMap<JobId, WaitingJob>,
-    /// The jobs that wait, thread by thread, oldest first.
+    /// The waiting jobs, thread by thread, oldest first.
     by_order: BTreeSet<(OrderKey, u64, JobId)>,
-    /// The first job of each line.
+    /// The first job of each thread.
     due: DueQueue,
     mail_bytes: u64,
     retained: HashMap<JobId, RetainedJob>,
-    /// By when they ended.
+    /// The failed jobs, by the time of their end.
     failed: BTreeSet<(Timestamp, JobId)>,
     captured: BTreeSet<(Timestamp, JobId)>,
-    /// All jobs that can be listed, by when they were taken.
+    /// All jobs that can be listed, by the time of acceptance.
     by_age: [BTreeSet<(Timestamp, JobId)>; 4],
-    /// The newest that are settled, by the number of the fact that settled them.
+    /// The newest settled jobs, by the number of the fact that settled them.
     recent_settled: BTreeMap<u64, (Timestamp, JobId)>,
     events: BTreeMap<EventId, RecordLocation>,
     recent_events: VecDeque<(EventId, Arc<Event>)>,
-    /// The newest event that is kept no more.
+    /// The newest event that was deleted.
     given_up: Option<EventId>,
 }
 
-/// The list that holds a job.
+/// The list that contains a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum JobList {
     Waiting,
@@ -57,7 +57,7 @@ pub(super) enum JobList {
     Settled,
 }
 
-/// A job that waits.
+/// A waiting job.
 #[derive(Clone, Debug)]
 struct WaitingJob {
     due_at: Timestamp,
@@ -78,13 +78,13 @@ struct RetainedJob {
     captured: bool,
 }
 
-/// Jobs that leave one after the other: 16 bytes of a SHA-256 of what they have in common.
+/// The key of jobs that are sent in order: 16 bytes of a SHA-256 of their common properties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct OrderKey([u8; 16]);
 
 impl OrderKey {
-    /// The jobs to one recipient in one thread of one route; a job without a thread has a key of its
-    /// own. Recipients do not wait for each other.
+    /// The key of the jobs to one recipient in one thread of one route; a job without a thread has a
+    /// separate key. Recipients do not wait for each other.
     fn of(job: &Job) -> Self {
         let mut hash = Sha256::new();
         match &job.thread_id {
@@ -110,7 +110,7 @@ impl OrderKey {
 impl OutboxState {
     // Changes.
 
-    /// The job is now this; whatever was known of it before.
+    /// Replaces all data about the job.
     pub(super) fn update(&mut self, filed: &IndexedJob) {
         let record = &filed.stored.record;
         let (id, made_at) = (record.job.id, record.job.made_at);
@@ -169,7 +169,7 @@ impl OutboxState {
         }
     }
 
-    /// A job was settled by the fact `seq`. Gives the number of the one that can be listed no more.
+    /// Records that the fact `seq` settled a job. Returns the number of the job that is no longer listed.
     pub(super) fn add_settled(&mut self, seq: u64, made_at: Timestamp, id: JobId) -> Option<u64> {
         let shelf = JobList::Settled as usize;
         self.recent_settled.insert(seq, (made_at, id));
@@ -182,7 +182,7 @@ impl OutboxState {
         Some(gone)
     }
 
-    /// An event stands at `place`. Gives the one that is kept no more.
+    /// Records the location of an event. Returns the event that is no longer kept.
     pub(super) fn add_event(
         &mut self,
         id: EventId,
@@ -205,7 +205,8 @@ impl OutboxState {
         Some(given_up)
     }
 
-    /// Everything that the index has is loaded: with as many events as are kept there were more.
+    /// Called when everything in the index is loaded: if the maximum number of events is kept, older ones
+    /// were deleted.
     pub(super) fn loaded(&mut self) {
         if self.events.len() >= EVENTS_MAX
             && let Some(oldest) = self.oldest_event()
@@ -216,12 +217,12 @@ impl OutboxState {
 
     // Questions.
 
-    /// The jobs that may be next, by when they are due.
+    /// The jobs that may be next, by due time.
     pub(super) const fn due(&self) -> &DueQueue {
         &self.due
     }
 
-    /// The jobs of some shelves that were taken before `before`, newest first.
+    /// The jobs of some lists that were accepted before `before`, newest first.
     pub(super) fn list<'s>(
         &'s self,
         shelves: &'s [JobList],
@@ -242,7 +243,7 @@ impl OutboxState {
         })
     }
 
-    /// `None`: the job does not wait. True: an attempt began, and nothing is known of its end.
+    /// `None` if the job is not waiting; true if an attempt began and its end is unknown.
     pub(super) fn begun(&self, id: JobId) -> Option<bool> {
         self.waiting.get(&id).map(|waiting| waiting.begun)
     }
@@ -251,22 +252,22 @@ impl OutboxState {
         self.retained.contains_key(&id)
     }
 
-    /// Jobs that wait.
+    /// The number of waiting jobs.
     pub(super) fn waiting(&self) -> u64 {
         self.waiting.len() as u64
     }
 
-    /// Bytes of their mails.
+    /// The bytes of their mails.
     pub(super) const fn mail_bytes(&self) -> u64 {
         self.mail_bytes
     }
 
-    /// Jobs that failed and can be tried again, by when they ended.
+    /// The failed jobs that can be retried, by the time of their end.
     pub(super) const fn failed(&self) -> &BTreeSet<(Timestamp, JobId)> {
         &self.failed
     }
 
-    /// Jobs that were captured and can be looked at, by when they ended.
+    /// The captured jobs that can be viewed, by the time of their end.
     pub(super) const fn captured(&self) -> &BTreeSet<(Timestamp, JobId)> {
         &self.captured
     }
@@ -276,17 +277,17 @@ impl OutboxState {
         self.events.range(behind).map(|(id, _)| *id)
     }
 
-    /// Location of an event, if it is kept.
+    /// The location of an event, if it is kept.
     pub(super) fn event_location(&self, id: EventId) -> Option<RecordLocation> {
         self.events.get(&id).copied()
     }
 
-    /// The newest event that is kept no more, if any was given up.
+    /// The newest event that was deleted, if any.
     pub(super) const fn newest_given_up(&self) -> Option<EventId> {
         self.given_up
     }
 
-    /// The shard of a waiting job: the first octet of what its thread is ordered by.
+    /// The shard of a waiting job: the first octet of its order key.
     pub(super) fn shard(&self, id: JobId) -> u8 {
         self.waiting.get(&id).map_or(0, |job| job.order_key.0[0])
     }

@@ -1,6 +1,6 @@
 //! Owns changes on their way from the state to the index.
 //!
-//! Does not decide when they go.
+//! Does not decide when they are written.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::index::{Index, IndexError, IndexKey, IndexMeta};
 use super::open_mail::OpenMail;
 
-/// Changes taken out of the state to be written to the index.
+/// Changes taken from the state for writing to the index.
 #[derive(Debug)]
 pub(super) struct PendingWrites {
     pub(super) entries: Arc<HashMap<IndexKey, Option<Vec<u8>>>>,
@@ -17,7 +17,7 @@ pub(super) struct PendingWrites {
 }
 
 impl PendingWrites {
-    /// Writes the changes, and last what they are true for.
+    /// Writes the changes, and last the meta that makes them valid.
     pub(super) fn write(&self, index: &Index) -> Result<(), IndexError> {
         let json = |held: &OpenMail| serde_json::to_vec(held).ok();
         let mails: Vec<(IndexKey, Option<Vec<u8>>)> = self
@@ -31,9 +31,8 @@ impl PendingWrites {
     }
 }
 
-/// In the order of their keys, which the index takes faster than any other; what goes comes last. A job
-/// that moves from one place to the other is then in both if this stops halfway, and never in none: the
-/// facts that follow would find nobody.
+/// The changes in key order, which is fastest for the index, with removals last. So a job that moves from
+/// one key to another is in both after an interruption, and never in none, where later facts would miss it.
 pub(in crate::store) fn sorted(
     entries: &HashMap<IndexKey, Option<Vec<u8>>>,
 ) -> impl Iterator<Item = (IndexKey, Option<&[u8]>)> {

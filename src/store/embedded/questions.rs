@@ -1,6 +1,6 @@
-//! Owns what is asked of the index and the journal together. All of it may read from disk.
+//! Owns the questions that need both index and journal. All of them may read from disk.
 //!
-//! Does not choose the thread it runs on, and never keeps the state locked while it reads.
+//! Does not choose its thread, and never holds the state's lock while it reads.
 
 use std::io;
 use std::sync::Arc;
@@ -25,11 +25,11 @@ use crate::store::fact::{Delivery, DeliveryStep, Fact, Mapping};
 use crate::store::id::{DeliveryId, EventId, MailId};
 use crate::store::job::{ConversationKey, JobRecord, LastMessage};
 
-/// Reads of one record until it counts as unreadable. It may be relocated while it is read, and a
-/// disk may fail once.
+/// The number of reads before a record counts as unreadable. It may be relocated during a read, and a disk
+/// may fail once.
 const TRIES: usize = 3;
 
-/// The reason for which a question has no answer.
+/// The reason why a question has no answer.
 #[derive(Debug)]
 pub(super) enum ReadFault {
     Index(IndexError),
@@ -43,7 +43,7 @@ impl From<IndexError> for ReadFault {
     }
 }
 
-/// True of errors that say that the bytes are not those that were written; others may pass.
+/// True for errors that mean that the bytes differ from those that were written; others may be temporary.
 fn is_damage(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -53,7 +53,7 @@ fn is_damage(error: &io::Error) -> bool {
 
 impl Lookup for StoreShared {
     fn get(&self, key: IndexKey) -> Result<Option<Vec<u8>>, IndexError> {
-        // The lock is gone before the index is read. An entry that was not pending may have been
+        // The lock is released before the index is read. An entry that was not pending may have been
         // written meanwhile; then the newer one is found.
         let pending = self.state().pending_entry(key);
         match pending {
@@ -82,8 +82,8 @@ impl Lookup for StoreShared {
 }
 
 impl StoreShared {
-    /// The caller's error for a fault. An index that cannot be read ends the store, for an answer it
-    /// does not give is no answer; a record that cannot be read is that record's own trouble.
+    /// The caller's error for a fault. An unreadable index stops the store, because a missing answer would
+    /// be wrong; an unreadable record affects only its own question.
     pub(super) fn judge(&self, fault: ReadFault) -> StoreError {
         match fault {
             ReadFault::Index(error) => {
@@ -143,7 +143,7 @@ impl StoreShared {
         let Some(mapping) = self.mapping(route, ThreadKey(key))? else {
             return Ok(None);
         };
-        // The thread may have gone to another subject since.
+        // The thread may have another subject by now.
         let participant = mapping.participant.as_ref();
         let fits = mapping.subject == subject && participant.is_some_and(|p| p.folded() == folded);
         let newest = self.newest_at().max(mapping.changed_at);
@@ -183,7 +183,7 @@ impl StoreShared {
         Ok(self.job(id)?.map(|indexed| indexed.stored.record))
     }
 
-    /// The mail of a job whose mail is still there.
+    /// The mail of a job, if it is still stored.
     pub(super) fn job_mail(&self, id: JobId) -> Result<Bytes, ReadError> {
         let is_kept = |indexed: &IndexedJob| indexed.stored.settled.is_none();
         let location = || {
@@ -202,7 +202,7 @@ impl StoreShared {
         }
     }
 
-    /// The bytes of a mail that is not settled.
+    /// The bytes of an open mail.
     pub(super) fn mail_bytes(&self, id: MailId) -> Result<Bytes, ReadError> {
         let location = || Ok(self.state().open_mail(id).map(|mail| mail.location));
         match self.record_at(location, |at| self.mail_reader.body(at)) {
@@ -231,7 +231,7 @@ impl StoreShared {
         Err(ReadFault::Record(error))
     }
 
-    /// The fact whose record stands at `location`, if `take` knows it.
+    /// The fact in the record at `location`, if `take` accepts it.
     fn fact_at<T>(
         &self,
         location: impl Fn() -> Result<Option<RecordLocation>, IndexError>,
@@ -249,7 +249,7 @@ impl StoreShared {
         self.record_at(location, read)
     }
 
-    /// Reads what stands at `location`, which may be another one a moment later.
+    /// Reads the record at the current location, which may change meanwhile.
     fn record_at<T>(
         &self,
         location: impl Fn() -> Result<Option<RecordLocation>, IndexError>,
@@ -291,7 +291,7 @@ impl UnreadDelivery {
         })
     }
 
-    /// True if the envelope is in memory, so that filling it reads nothing.
+    /// True if the envelope is in memory, so that no read is needed.
     pub(super) const fn is_in_memory(&self) -> bool {
         self.envelope.is_some()
     }

@@ -1,6 +1,6 @@
-//! Owns the threads that read from disk for callers that must not block.
+//! Owns the threads that read from disk for async callers.
 //!
-//! Does not know what is read.
+//! Does not know the content.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,13 +11,13 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::store::StoreError;
 
-/// Threads of one store, and so reads at a time. They are its own: whatever fills the runtime's
-/// blocking threads, mail is still accepted and looked up.
+/// The number of threads of one store, and so of concurrent reads. They are separate from the runtime's
+/// blocking threads, so that mail is accepted and looked up even if those are all busy.
 const READERS: u32 = 8;
 
 type Read = Box<dyn FnOnce() + Send>;
 
-/// The way to the reader threads, which end when it is dropped.
+/// The handle to the reader threads, which end when it is dropped.
 #[derive(Debug)]
 pub(in crate::store) struct Readers {
     sender: Sender<Read>,
@@ -42,7 +42,7 @@ impl Readers {
         })
     }
 
-    /// Reads on one of the threads. If the caller goes away, the read ends all the same.
+    /// Runs a read on one of the threads. If the caller is cancelled, the read is still completed.
     ///
     /// # Errors
     /// `Dead` after [`Readers::close`]; `Unavailable` if the read panicked.
@@ -54,7 +54,7 @@ impl Readers {
         let permit = permit.map_err(|_| StoreError::Dead)?;
         let (answer, answered) = oneshot::channel();
         let read = move || {
-            // A panic is in the log already, and the caller hears that there is no answer.
+            // A panic is in the log already, and the caller receives the error that there is no answer.
             if let Ok(found) = catch_unwind(AssertUnwindSafe(read)) {
                 let _ = answer.send(found);
             }
@@ -65,7 +65,7 @@ impl Readers {
         answered.await.map_err(|_| StoreError::Unavailable)
     }
 
-    /// Waits for the reads in progress, and refuses those that come later.
+    /// Waits for the reads in progress, and refuses later ones.
     pub(in crate::store) async fn close(&self) {
         // Closed already: nothing is in progress.
         let all = self.permits.acquire_many(READERS).await;

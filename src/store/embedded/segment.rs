@@ -1,6 +1,6 @@
-//! Owns one segment: its name, its header, appending a frame, walking its frames.
+//! Owns one segment: its name, its header, appending frames, scanning frames.
 //!
-//! Does not know what records mean, nor what other segments there are.
+//! Does not interpret records, and does not know other segments.
 
 use std::fs::File;
 use std::io;
@@ -51,7 +51,7 @@ impl SegmentKind {
         format!("{}-{number:010}.segment", self.name())
     }
 
-    /// Reads a name that [`SegmentKind::file_name`] wrote.
+    /// Parses the output of [`SegmentKind::file_name`].
     pub(super) fn parse(name: &str) -> Option<(Self, u64)> {
         let (kind, number) = name.strip_suffix(".segment")?.split_once('-')?;
         let kind = [Self::Mail, Self::State]
@@ -67,11 +67,11 @@ impl SegmentKind {
 pub(super) struct SegmentHeader {
     pub(super) kind: SegmentKind,
     pub(super) number: u64,
-    /// Told anew for each life of a file, so that frames of an earlier life are none in this one.
+    /// A new random value for each reuse of the file, so that old frames are invalid.
     pub(super) salt: u64,
-    /// No record in this segment has a lower number.
+    /// The lower bound of the numbers of its records.
     pub(super) first_seq: u64,
-    /// The file had an earlier life: what follows the last frame is no sign of a torn one.
+    /// True if the file was reused: bytes after the last frame do not indicate a torn one.
     pub(super) reused: bool,
 }
 
@@ -92,7 +92,7 @@ impl SegmentHeader {
         out
     }
 
-    /// Reads the header of the segment at `path` and checks that it is the one its name says.
+    /// Reads the header of the segment at `path` and checks that it matches the name.
     pub(super) fn read(path: &Path, kind: SegmentKind, number: u64) -> Result<Self, OpenError> {
         let damaged = |what| OpenError::Damaged {
             path: path.to_owned(),
@@ -129,20 +129,20 @@ impl SegmentHeader {
     }
 }
 
-/// The segment that is being written.
+/// The open segment.
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) header: SegmentHeader,
     pub(super) path: PathBuf,
     file: File,
-    /// Offset of the next frame.
+    /// The offset of the next frame.
     end: u64,
     batch: u64,
     bytes_max: u64,
 }
 
 impl Segment {
-    /// A segment whose header is on disk, and nothing else.
+    /// A segment with only its header on disk.
     pub(super) const fn begin(
         header: SegmentHeader,
         path: PathBuf,
@@ -159,7 +159,7 @@ impl Segment {
         }
     }
 
-    /// The segment as a walk left it: what is written next follows the last frame found.
+    /// The segment after a scan: the next frame follows the last one found.
     pub(super) fn resume(walk: SegmentWalk, bytes_max: u64) -> Self {
         Self {
             header: walk.header,
@@ -171,7 +171,7 @@ impl Segment {
         }
     }
 
-    /// True if a frame of `bytes` fits, and the seal after it.
+    /// True if a frame of `bytes` fits, with the seal after it.
     pub(super) const fn fits(&self, bytes: u64) -> bool {
         self.end + bytes + SEAL_BYTES <= self.bytes_max
     }
@@ -184,17 +184,16 @@ impl Segment {
         self.bytes_max
     }
 
-    /// Writes one frame, without waiting for the disk, and says where its records stand.
+    /// Writes one frame, without a sync, and returns the locations of its records.
     ///
-    /// The frame counts only once [`Segment::advance`] was called; until then the next one is
-    /// written over it.
+    /// The frame counts only after [`Segment::advance`]; until then the next one overwrites it.
     pub(super) fn write(
         &self,
         disk: &Disk,
         first_seq: u64,
         records: &[Record],
     ) -> io::Result<Vec<RecordSpan>> {
-        // Copying a small body costs less than a call to write it alone.
+        // Copying a small body costs less than a separate write.
         const BODY_ALONE_BYTES: usize = 64 << 10;
         let mut bytes = frame::encode_front(self.stamp(first_seq), records);
         let mut at = self.end;
@@ -221,14 +220,13 @@ impl Segment {
         disk.sync(&self.file)
     }
 
-    /// The frame of `bytes` bytes that was written is on the disk: the next one goes behind it.
+    /// Records that the frame of `bytes` bytes is on disk: the next one follows it.
     pub(super) const fn advance(&mut self, bytes: u64) {
         self.end += bytes;
         self.batch += 1;
     }
 
-    /// Ends the segment for good, on disk when this returns, and gives back the room not used if
-    /// `shorten`.
+    /// Ends the segment permanently, and frees the unused space if `shorten`; on disk when this returns.
     pub(super) fn seal(&mut self, disk: &Disk, next_seq: u64, shorten: bool) -> io::Result<()> {
         let seal = frame::encode_seal(self.stamp(next_seq));
         disk.write_at(&self.file, &seal, self.end)?;
@@ -249,26 +247,26 @@ impl Segment {
     }
 }
 
-/// The next thing that a walk meets.
+/// The next item of a scan.
 #[derive(Debug)]
 pub(super) enum WalkStep {
     Frame(Vec<FrameRow>),
-    /// The segment ends here, as it was meant to.
+    /// The segment ends here with a seal.
     Seal,
-    /// The bytes here are no frame of this segment.
+    /// The bytes here are not a frame of this segment.
     End,
 }
 
-/// A walk over the frames of a segment, from its beginning.
+/// A scan of the frames of a segment, from its beginning.
 #[derive(Debug)]
 pub(super) struct SegmentWalk {
     pub(super) header: SegmentHeader,
     pub(super) path: PathBuf,
     file: File,
     file_bytes: u64,
-    /// Offset at which the next frame is expected.
+    /// The offset of the expected next frame.
     at: u64,
-    /// The turn the next frame must have.
+    /// The index that the next frame must have.
     batch: u64,
     window: Vec<u8>,
     window_at: u64,
@@ -293,7 +291,7 @@ impl SegmentWalk {
         self.at
     }
 
-    /// The next frame; its bodies are checked too if `whole`.
+    /// The next frame; its bodies are verified too if `whole`.
     pub(super) fn next(&mut self, whole: bool) -> io::Result<WalkStep> {
         let Some((opening, rows)) = self.frame_at(self.at)? else {
             return Ok(WalkStep::End);
@@ -318,8 +316,8 @@ impl SegmentWalk {
         Ok(WalkStep::Frame(rows))
     }
 
-    /// Looks behind the place where frames ended for one that was written after it. A frame is
-    /// written only when the one before is on disk, so such a frame proves damage, not a torn tail.
+    /// Searches for a later frame after the end of the valid ones. A frame is written only after the
+    /// previous one is on disk, so such a frame proves damage, not a torn tail.
     pub(super) fn has_later_frame(&mut self) -> io::Result<bool> {
         let mut at = self.at + ALIGN;
         while at + FRAME_HEADER_BYTES as u64 <= self.file_bytes {
@@ -335,7 +333,7 @@ impl SegmentWalk {
         Ok(false)
     }
 
-    /// True if something was begun where frames end: then the tail is torn, not clean.
+    /// True if bytes follow the last frame: then the tail is torn, not clean.
     pub(super) fn is_torn(&mut self) -> io::Result<bool> {
         let (salt, reused) = (self.header.salt, self.header.reused);
         let tail = self.bytes(self.at, ALIGN)?;
@@ -362,7 +360,7 @@ impl SegmentWalk {
         Ok(rows.map(|rows| (opening, rows)))
     }
 
-    /// The bytes at `at`, read in large pieces; `None` if the file ends before.
+    /// The bytes at `at`, read in large blocks; `None` if the file ends before.
     fn bytes(&mut self, at: u64, bytes: u64) -> io::Result<Option<&[u8]>> {
         const WINDOW_BYTES: u64 = 256 << 10;
         if at + bytes > self.file_bytes {

@@ -1,4 +1,5 @@
-//! Owns what the threads of a store share: the state behind its lock, the room left, the index thread's progress.
+//! Owns the data shared by the threads of a store: the locked state, the capacity, the index thread's
+//! progress.
 //!
 //! Does not write to the journal.
 
@@ -22,14 +23,14 @@ use crate::store::id::EventId;
 use crate::store::metrics::Metrics;
 use crate::store::settings::Settings;
 
-/// Changes the index may be behind before the writer waits for it.
+/// The number of changes by which the index may be behind before the writer waits for it.
 const BEHIND_MAX: usize = 16 << 10;
-/// Changes that are worth a writing to the index at once; fewer wait a little for company.
+/// The number of changes that are written to the index at once; fewer wait a short time for more.
 const BEHIND_ENOUGH: usize = 2048;
-// Tests want everything that follows from a writing to happen at once.
+// Tests need all effects of a write at once.
 const GATHER_WAIT: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 250 });
 
-/// Shortest time between two hand-overs of index writes to the kernel.
+/// The shortest time between two flushes of the index to the kernel.
 const FLUSH_EVERY: Duration = GATHER_WAIT;
 
 /// The state that the threads of a store share.
@@ -45,7 +46,7 @@ pub(super) struct StoreShared {
     pub(super) job_arrived: Notify,
     pub(super) newest_event: watch::Sender<EventId>,
     pub(super) capacity: Capacity,
-    /// Held as long as anything of the store is: two processes would destroy each other's journal.
+    /// Held as long as any part of the store exists: two processes would destroy each other's journal.
     _lock: FolderLock,
     state: RwLock<StoreState>,
     progress: Mutex<IndexProgress>,
@@ -56,7 +57,7 @@ pub(super) struct StoreShared {
 #[derive(Debug, Default)]
 struct IndexProgress {
     behind: usize,
-    /// The number of the last record whose changes are in the index and with the kernel.
+    /// The number of the last record whose changes are in the index and flushed.
     flushed: u64,
     failed: bool,
     closing: bool,
@@ -94,7 +95,8 @@ impl StoreShared {
         shared
     }
 
-    // A panic while the state was changed ends the writer, so nothing is built on it; it may be read.
+    // After a panic during a change the writer stops, so nothing is built on the state; reading it is
+    // harmless.
     pub(super) fn state(&self) -> RwLockReadGuard<'_, StoreState> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -107,7 +109,7 @@ impl StoreShared {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// To be told after every change of the state.
+    /// Called after every change of the state.
     pub(super) fn publish_state(&self, state: &StoreState) {
         self.capacity
             .waiting
@@ -144,12 +146,12 @@ impl StoreShared {
         }
     }
 
-    /// The number of the last record whose changes are in the index and with the kernel.
+    /// The number of the last record whose changes are in the index and flushed.
     pub(super) fn flushed(&self) -> u64 {
         self.progress().flushed
     }
 
-    /// The index cannot be used any more: so the store cannot.
+    /// Records that the index is unusable, and so the store.
     pub(super) fn index_failed(&self, error: &IndexError) -> WriterStopped {
         let mut progress = self.progress();
         if !progress.failed {
@@ -161,18 +163,18 @@ impl StoreShared {
         WriterStopped
     }
 
-    /// Nothing more can be believed: the index failed.
+    /// True if the index failed.
     pub(super) fn has_failed(&self) -> bool {
         self.progress().failed
     }
 
-    /// The index failed, and the next start has room to make it again. On a full disk it is better to
-    /// go on refusing than to end: nobody would start us a hundred times.
+    /// True if the index failed and the next start has space to rebuild it. On a full disk it is better to
+    /// refuse mail than to end, because restarts would fail repeatedly.
     pub(super) fn must_end(&self) -> bool {
         self.has_failed() && !self.capacity.is_short()
     }
 
-    /// Has the index thread write what it is behind and end.
+    /// Makes the index thread write its pending changes and end.
     pub(super) fn close_index(&self) {
         let mut progress = self.progress();
         progress.closing = true;
@@ -185,9 +187,9 @@ impl StoreShared {
         }
     }
 
-    /// The index thread: writes the state's changes to the index, many at a time, until told to close.
+    /// The index thread: writes the state's changes to the index, in large batches, until it is closed.
     pub(super) fn run_index(&self, index: &Index, nudge: impl Fn()) {
-        // However this ends, a writer that waits for it must wake.
+        // However this ends, a waiting writer must wake.
         let _end = IndexThreadEnd(self);
         let (mut flushed_at, mut unflushed) = (Instant::now(), false);
         loop {
@@ -217,14 +219,14 @@ impl StoreShared {
             }
             if self.has_failed() {
                 self.wait_for_room();
-                // The writer sees that it is over.
+                // The writer checks for the failure.
                 nudge();
                 return;
             }
         }
     }
 
-    /// Waits until the disk has room, or until told to close.
+    /// Waits until the disk has space, or until it is closed.
     fn wait_for_room(&self) {
         const LOOK_EVERY: Duration = Duration::from_secs(1);
         let mut progress = self.progress();
@@ -234,7 +236,7 @@ impl StoreShared {
         }
     }
 
-    /// Waits for something to write, or to flush. True: it is time to end.
+    /// Waits for changes to write, or to flush; true when it is time to end.
     fn wait_for_changes(&self, unflushed: bool) -> bool {
         let mut progress = self.progress();
         while progress.behind == 0 && !progress.closing && !progress.failed && !unflushed {
@@ -276,14 +278,14 @@ impl Drop for IndexThreadEnd<'_> {
     fn drop(&mut self) {
         let mut progress = self.0.progress();
         progress.ended = true;
-        // A thread that ended while nobody asked it to has failed.
+        // A thread that ended without a close has failed.
         progress.failed |= !progress.closing;
         drop(progress);
         self.0.progressed.notify_all();
     }
 }
 
-/// The measure of whether more mail may come in.
+/// The decision whether more mail is accepted.
 #[derive(Debug)]
 pub(super) struct Capacity {
     folder: PathBuf,
@@ -294,7 +296,7 @@ pub(super) struct Capacity {
     free_bytes: AtomicU64,
     free_bytes_min: u64,
     begun: Instant,
-    /// Time of the next look at the disk, in milliseconds after `begun`.
+    /// The time of the next check of the disk, in milliseconds after `begun`.
     sample_at: AtomicU64,
 }
 
@@ -324,7 +326,7 @@ impl Capacity {
         self.admit_on_disk(bytes)
     }
 
-    /// Has the disk room for so many bytes?
+    /// Checks that the disk has space for `bytes`.
     pub(super) fn admit_on_disk(&self, bytes: u64) -> Result<(), StoreError> {
         match self.free_bytes().saturating_sub(bytes) < self.free_bytes_min {
             true => Err(StoreError::Full),
@@ -332,22 +334,22 @@ impl Capacity {
         }
     }
 
-    /// The disk has less than the floor, as it tells now.
+    /// True if the free space is below the minimum, by a new check.
     fn is_short(&self) -> bool {
         self.sample_at.store(0, Ordering::Relaxed);
         self.free_bytes() < self.free_bytes_min
     }
 
-    /// So many bytes will be written before the disk is asked again.
+    /// Reserves `bytes` until the next check of the disk.
     pub(super) fn reserve(&self, bytes: u64) {
         let less = |free: u64| Some(free.saturating_sub(bytes));
-        // The closure never says no.
+        // The closure always returns a value.
         let _ = self
             .free_bytes
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
-    /// Free bytes on the disk, as told at most a second ago, less what was taken since.
+    /// The free bytes at the last check, at most a second ago, less the reserved ones.
     fn free_bytes(&self) -> u64 {
         const SAMPLE_MILLIS: u64 = 1000;
         let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);

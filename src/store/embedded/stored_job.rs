@@ -1,6 +1,6 @@
-//! Owns the form in which a job is kept, and what each fact about it makes of it.
+//! Owns the stored form of a job, and the effect of each fact on it.
 //!
-//! Does not keep it. Pure: the same facts in the same order always give the same job.
+//! Does not store it. Pure: the same facts in the same order always give the same job.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,32 +11,32 @@ use crate::store::job::{
     AttemptRecord, DsnSummary, HISTORY_MAX, Job, JobOutcome, JobRecord, JobState,
 };
 
-/// A job, and what of it is no business of those who ask.
+/// A job, with internal data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::store) struct StoredJob {
     pub(in crate::store) record: JobRecord,
-    /// The number of the fact that last had it wait: of one thread the lowest leaves first.
+    /// The number of the fact that last made it wait: the lowest of a thread is sent first.
     pub(in crate::store) order: u64,
-    /// Time of the last end.
+    /// The time of the last end.
     pub(in crate::store) over_at: Option<Timestamp>,
-    /// The number of the fact that took its mail away: it is over for good, and soon forgotten.
+    /// The number of the fact that deleted its mail: the job is settled, and forgotten later.
     pub(in crate::store) settled: Option<u64>,
 }
 
-/// A job as the index has it.
+/// A job in the index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct IndexedJob {
     pub(super) stored: StoredJob,
-    /// The number of the last fact about it.
+    /// The number of the last fact about the job.
     pub(super) seq: u64,
-    /// The number of the record from which on all is known of it.
+    /// The number of the record from which all data of the job can be read.
     pub(super) base: u64,
-    /// Location of that record, whose body is the mail unless the job is settled.
+    /// The location of that record, whose body is the mail unless the job is settled.
     pub(super) location: RecordLocation,
 }
 
 impl IndexedJob {
-    /// A job that was just taken.
+    /// A new job.
     pub(super) const fn new(job: Job, seq: u64, location: RecordLocation) -> Self {
         Self {
             stored: StoredJob::new(job, seq),
@@ -46,13 +46,13 @@ impl IndexedJob {
         }
     }
 
-    /// The entry's form in the index, behind the number.
+    /// The form of the entry in the index, after the number.
     pub(super) fn encode(&self) -> Vec<u8> {
-        // Every part of it has a JSON form; what has none would be read back as damage.
+        // All its parts have a JSON form; a failure would be read back as damage.
         serde_json::to_vec(&(self.base, self.location, &self.stored)).unwrap_or_default()
     }
 
-    /// Reads what [`IndexedJob::encode`] gave.
+    /// Parses the output of [`IndexedJob::encode`].
     pub(super) fn decode(seq: u64, payload: &[u8]) -> Option<Self> {
         let (base, location, kept) = serde_json::from_slice(payload).ok()?;
         Some(Self {
@@ -65,7 +65,7 @@ impl IndexedJob {
 }
 
 impl StoredJob {
-    /// A job that was just taken by the fact `seq`.
+    /// A new job, from the fact `seq`.
     pub(in crate::store) const fn new(job: Job, seq: u64) -> Self {
         let state = JobState::Waiting {
             due_at: job.made_at,
@@ -86,7 +86,7 @@ impl StoredJob {
         }
     }
 
-    /// Applies the fact `seq` to the job. Facts about other things change nothing.
+    /// Applies the fact `seq` to the job. Other facts change nothing.
     pub(in crate::store) fn apply(&mut self, fact: Fact, seq: u64) {
         match fact {
             Fact::Begun { at, .. } => {
@@ -124,7 +124,7 @@ impl StoredJob {
         }
     }
 
-    /// Its mail is given up, and what is left is only remembered.
+    /// Settles the job: its mail is deleted, and the rest is kept for a while.
     pub(in crate::store) const fn settle(&mut self, seq: u64) {
         self.settled = Some(seq);
     }
@@ -176,7 +176,7 @@ impl StoredJob {
         });
     }
 
-    /// Adds a line to the history; the first and the newest are kept.
+    /// Adds an entry to the history; the first and the newest ones are kept.
     fn add_history(&mut self, trial: AttemptRecord) {
         if self.record.history.len() >= HISTORY_MAX {
             self.record.history.remove(HISTORY_MAX / 4);

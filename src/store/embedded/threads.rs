@@ -1,6 +1,6 @@
 //! Owns the embedded store's threads.
 //!
-//! Does not write: that is the writer's thread.
+//! Does not write; the writer thread does.
 
 use async_trait::async_trait;
 

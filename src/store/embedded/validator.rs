@@ -1,4 +1,4 @@
-//! Owns which facts mean something, when those before them in the batch are not applied yet.
+//! Owns the decision which facts take effect, while earlier facts of the batch are not applied yet.
 //!
 //! Does not write or apply them.
 
@@ -15,19 +15,19 @@ use crate::store::id::DeliveryId;
 use crate::store::job::{EnqueueResult, Job, JobOutcome, JobState};
 use crate::store::settings::Settings;
 
-/// Facts that are told at once, each with its record.
+/// The facts of one call, each with its record.
 pub(super) type EncodedFacts = Vec<(Fact, Record)>;
 
-/// Tells which facts mean something.
+/// Decides which facts take effect.
 #[derive(Debug)]
 pub(super) struct Validator<'s> {
     state: &'s StoreState,
     settings: &'s Settings,
     deliveries: BTreeMap<DeliveryId, DeliveryStatus>,
     jobs: HashMap<JobId, JobStatus>,
-    /// Whose each key is, and what was asked for.
+    /// For each key its job, and the digest of the request.
     keys: HashMap<[u8; 16], (JobId, [u8; 16])>,
-    /// Jobs taken in this batch, and the bytes of their mails.
+    /// The number of jobs accepted in this batch, and the bytes of their mails.
     taken: u64,
     taken_bytes: u64,
 }
@@ -44,12 +44,12 @@ enum JobStatus {
     Waiting {
         begun: bool,
     },
-    /// Failed or captured.
+    /// The job is failed or captured.
     Retained,
     Sent,
     Bounced,
     Cancelled,
-    /// Its mail is gone, and it was never sent.
+    /// The mail was deleted, and it was never sent.
     Gone,
     Unknown,
 }
@@ -75,9 +75,9 @@ impl<'s> Validator<'s> {
         }
     }
 
-    /// Of the facts of one call those that mean something. An event goes with the facts that made it
-    /// so: if one about a job is left out, the events about sending are too, and so is what was
-    /// concluded about an address; if one about a delivery is, the other events are.
+    /// Returns the facts of one call that take effect. An event depends on the facts that caused it: if one
+    /// about a job is dropped, the sending events and the suppressions are too; if one about a delivery is
+    /// dropped, the other events are.
     pub(super) fn filter_facts(&mut self, told: EncodedFacts) -> Result<EncodedFacts, IndexError> {
         let (mut job_refused, mut delivery_refused) = (false, false);
         let mut taken = Vec::with_capacity(told.len());
@@ -100,7 +100,7 @@ impl<'s> Validator<'s> {
         Ok(taken)
     }
 
-    /// A job with its facts, the first of which is its `Enqueued`: all of them or none.
+    /// Decides on a job with its facts, the first of which is its `Enqueued`: all of them or none.
     pub(super) fn decide_enqueue(
         &mut self,
         told: EncodedFacts,
@@ -122,7 +122,7 @@ impl<'s> Validator<'s> {
         Ok(EnqueueDecision::New(self.filter_facts(told)?))
     }
 
-    /// May this job be called back? Not while an attempt may be under way.
+    /// True if this job may be cancelled, which is not so while an attempt may be in progress.
     pub(super) fn may_cancel(&self, job: JobId) -> Result<bool, IndexError> {
         Ok(self.job_status(job)? == JobStatus::Waiting { begun: false })
     }
@@ -151,7 +151,7 @@ impl<'s> Validator<'s> {
         }
     }
 
-    /// A fact about a job that was taken.
+    /// Decides on a fact about an accepted job.
     fn accept_job_fact(&mut self, fact: &Fact) -> Result<bool, IndexError> {
         let Some(id) = fact.job() else {
             return Ok(false);
@@ -169,7 +169,7 @@ impl<'s> Validator<'s> {
             Fact::Retried { .. } if standing == JobStatus::Retained => {
                 JobStatus::Waiting { begun: false }
             }
-            // A notice that it failed counts once.
+            // A notice of a failure counts once.
             Fact::NoticeReceived { notice, .. } if notice.failed => match standing {
                 JobStatus::Bounced | JobStatus::Unknown => return Ok(false),
                 JobStatus::Sent => JobStatus::Bounced,
@@ -182,7 +182,7 @@ impl<'s> Validator<'s> {
         Ok(true)
     }
 
-    /// A fact about a delivery, or one that always means something.
+    /// Decides on a fact about a delivery, or on one that always takes effect.
     fn accept_delivery_fact(&mut self, fact: &Fact) -> bool {
         match fact {
             Fact::Advanced { delivery, .. } => {
@@ -214,7 +214,7 @@ impl<'s> Validator<'s> {
         }
     }
 
-    /// The job that has one of this one's keys, or else its id; and whether it is the same request.
+    /// The job with one of this job's keys, or else its id; and true if it is the same request.
     fn existing_job(&self, job: &Job) -> Result<Option<(JobId, bool)>, IndexError> {
         for key in job.keys() {
             if let Some((id, content)) = self.keys.get(&key) {

@@ -1,40 +1,41 @@
-//! Owns the writer thread: it takes whatever waits, has it written as one batch, and stops for good when the disk fails.
+//! Owns the writer thread: it collects waiting requests, writes them as one batch, and stops permanently
+//! when the disk fails.
 //!
-//! Does not know what is written.
+//! Does not interpret the requests.
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::store::error::StoreError;
 
-/// Requests that may wait for the writer; who comes then waits to be let in.
+/// The number of queued requests; further callers wait.
 const QUEUE_MAX: usize = 1024;
-/// Requests, and about as many bytes, taken into one batch.
+/// The number of requests in one batch; their bytes are bounded too.
 const BATCH_REQUESTS_MAX: usize = 1024;
 const BATCH_BYTES_MAX: usize = 8 << 20;
 
-/// Whoever owns a journal: what is done on the writer's thread.
+/// The owner of a journal: its work on the writer thread.
 pub(super) trait BatchWriter: Send + 'static {
     /// A request, with the channel for its answer.
     type Request: Send + 'static;
 
-    /// About how many bytes a request writes.
+    /// The approximate number of bytes that a request writes.
     fn request_bytes(request: &Self::Request) -> usize;
 
     /// Writes the requests as one batch and answers them.
     fn commit(&mut self, requests: Vec<Self::Request>) -> Result<(), WriterStopped>;
 
-    /// One small piece of what can wait; true if there is more to do now.
+    /// One small step of work that can wait; true if there is more to do now.
     fn maintain(&mut self) -> Result<bool, WriterStopped>;
 
-    /// Leaves everything so that the next start has little to do.
+    /// Prepares for a fast next start.
     fn close(self);
 }
 
-/// The disk failed: the writer stops. It was told to the log where it happened.
+/// The disk failed: the writer stops. The error was logged where it occurred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct WriterStopped;
 
-/// The way to a writer thread. Its last clone gone, the thread closes the journal and ends.
+/// The handle to a writer thread. When the last clone is dropped, the thread closes the journal and ends.
 #[derive(Debug)]
 pub(super) struct WriterHandle<R> {
     sender: mpsc::Sender<WriterMessage<R>>,
@@ -61,7 +62,7 @@ impl<R: Send + 'static> WriterHandle<R> {
         Ok(Self { sender })
     }
 
-    /// Has one request written: `make` gets the place to answer.
+    /// Submits one request: `make` gets the channel for the answer.
     pub(super) async fn submit<T>(
         &self,
         make: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> R,
@@ -73,35 +74,35 @@ impl<R: Send + 'static> WriterHandle<R> {
         answered.await.unwrap_or(Err(StoreError::Dead))
     }
 
-    /// Resolves when the thread has ended, for whatever reason.
+    /// Resolves when the thread has ended, for any reason.
     pub(super) async fn ended(&self) {
         self.sender.closed().await;
     }
 
-    /// Has the thread ended, for whatever reason?
+    /// True if the thread has ended, for any reason.
     pub(super) fn has_ended(&self) -> bool {
         self.sender.is_closed()
     }
 
-    /// Has the thread do its upkeep and end, and waits for it.
+    /// Makes the thread do its maintenance and end, and waits for it.
     pub(super) async fn close(&self) {
         if self.sender.send(WriterMessage::Close).await.is_ok() {
             self.ended().await;
         }
     }
 
-    /// A way to wake the thread that does not keep it alive.
+    /// A handle to wake the thread that does not keep it alive.
     pub(super) fn waker(&self) -> WriterWaker<R> {
         WriterWaker(self.sender.downgrade())
     }
 }
 
-/// Wakes a writer that may have upkeep to do.
+/// Wakes a writer that may have maintenance to do.
 #[derive(Debug)]
 pub(super) struct WriterWaker<R>(mpsc::WeakSender<WriterMessage<R>>);
 
 impl<R> WriterWaker<R> {
-    /// Wakes the writer, if it is not awake anyway.
+    /// Wakes the writer, unless it is awake.
     pub(super) fn wake(&self) {
         if let Some(sender) = self.0.upgrade() {
             // A full queue wakes it too.
@@ -145,11 +146,11 @@ fn run<S: BatchWriter>(mut scribe: S, mut receiver: mpsc::Receiver<WriterMessage
     } else {
         drop(scribe);
     }
-    // The receiver goes last: whoever waits for the end finds the journal closed.
+    // The receiver is dropped last, so that callers who wait for the end find the journal closed.
     drop(receiver);
 }
 
-/// Takes what waits behind `first`, up to a batch. True: it was asked to close.
+/// Collects the requests after `first`, up to a batch; true if a close was requested.
 fn collect_batch<S: BatchWriter>(
     first: Option<WriterMessage<S::Request>>,
     receiver: &mut mpsc::Receiver<WriterMessage<S::Request>>,

@@ -1,4 +1,4 @@
-//! Leases, claims, nonces and the order of events: what two workers must be able to rely on.
+//! Leases, claims, nonces and the order of events, on which concurrent workers rely.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ fn a_nonce_is_bound_to_its_first_content<S: Subject>() {
             ] {
                 assert_eq!(store.bind_nonce(nonce).await, Ok(taken), "{nonce:?}");
             }
-            // Two at once: one of the contents wins, and keeps winning.
+            // With two concurrent bindings one of the contents wins, permanently.
             let (one, other) =
                 tokio::join!(store.bind_nonce(nonce(3, 1)), store.bind_nonce(nonce(3, 2)));
             assert_ne!(one.unwrap(), other.unwrap());
@@ -76,7 +76,7 @@ fn claimed_deliveries_are_finished_under_their_claim<S: Subject>() {
             .await
             .unwrap();
         assert_eq!(left[..], page[1..]);
-        // Once more for what is over means nothing.
+        // A second settlement has no effect.
         let again = super::settled(page[0].0, 2, None);
         store.finish(&claim, vec![again]).await.unwrap();
         assert_eq!(store.ledger().dropped.len(), 0);

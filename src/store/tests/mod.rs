@@ -1,10 +1,10 @@
-//! The conformance kit: what is asked of every store behind the door, and of the embedded one alone.
+//! The conformance tests: those for every backend, and those for the embedded one.
 //!
 //! ```text
-//! queue, outbox   models of the two, and whatever is done to a store checked against them
+//! queue, outbox   models of the two, against which every action on a store is checked
 //! bounds, door    single rules
-//! memory          a second store, which only tests have
-//! embedded        what is about the disk, the index and the journal's files
+//! memory          a second backend, only for tests
+//! embedded        the disk, the index and the journal's files
 //! ```
 
 use std::net::IpAddr;
@@ -113,19 +113,19 @@ fn settled(delivery: DeliveryId, end: u8, fingerprint: Option<u8>) -> Fact {
 
 /// A store of one kind, as the kit uses it.
 trait Subject {
-    /// An empty store with these settings; the folder is the store's own.
+    /// An empty store with these settings, in its own folder.
     fn begin(settings: impl FnOnce(&Path) -> Settings) -> Self;
 
     fn store(&self) -> &Store;
 
-    /// Ends the process that has the store, and begins another.
+    /// Ends the process of the store, and begins another.
     fn reopen(&mut self);
 
-    /// As `reopen`, and what can be made again from elsewhere is lost.
+    /// Like `reopen`, and data that can be rebuilt is lost.
     fn lose_index(&mut self);
 }
 
-/// A store that is closed, opened again and rebuilt, on a disk that can fail.
+/// A store that is closed, reopened and rebuilt, on a disk that can fail.
 struct TestStore {
     folder: tempfile::TempDir,
     settings: Settings,
@@ -179,7 +179,7 @@ impl TestStore {
     }
 }
 
-/// A store in memory, which outlives what uses it as a shared store does.
+/// A store in memory, which outlives its users as a shared store does.
 struct TestMemory(Store);
 
 impl Subject for TestMemory {
@@ -215,7 +215,7 @@ fn a_mapping_keeps_its_first_mail_and_the_newest() {
     let mut thread = mapping(0, 0);
     for n in 0..100 {
         thread.add_reference(&format!("{n}@x"));
-        // One that comes again is the newest again, but for the first.
+        // A repeated id becomes the newest again, except the first.
         thread.add_reference("0@x");
         thread.add_reference(&format!("{n}@x"));
         assert!(thread.references.len() <= Mapping::REFERENCES_MAX);

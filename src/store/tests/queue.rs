@@ -29,7 +29,7 @@ impl<S: Subject> ModelledStore<S> {
         answers.assert_are(&self.model.answers);
     }
 
-    /// False: the store refused, and whether it was done will be known after a reopen.
+    /// False if the store returned an error; a reopen shows if the action was done.
     pub(super) fn act(&mut self, deed: &QueueAction) -> bool {
         match deed {
             QueueAction::Accept { recipients, bytes } => {
@@ -56,7 +56,7 @@ impl<S: Subject> ModelledStore<S> {
         true
     }
 
-    /// After a deed that failed and a reopen: it was done whole or not at all.
+    /// After a failed action and a reopen: it was done completely or not at all.
     pub(super) fn settle_doubt(&mut self, deed: &QueueAction) {
         let answers = QueueAnswers::of(self.real.store());
         assert!(answers.adds_up(), "{:?}", answers.ledger);
@@ -85,7 +85,7 @@ impl<S: Subject> ModelledStore<S> {
     }
 }
 
-/// Few cases, for each opens a store several times.
+/// Few cases, because each opens a store several times.
 pub(super) fn runner(max_shrink_iters: u32) -> TestRunner {
     TestRunner::new(ProptestConfig {
         cases: 40,
@@ -95,7 +95,8 @@ pub(super) fn runner(max_shrink_iters: u32) -> TestRunner {
     })
 }
 
-/// Whatever is done, closed, reopened and rebuilt, with segments so small that they go all the time.
+/// Any sequence of actions, closings, reopenings and rebuilds, with segments so small that they are deleted
+/// all the time.
 fn answers_are_what_was_told<S: Subject>() {
     let actions = proptest::collection::vec(queue_action(), 1..120);
     let tried = runner(200).run(&(actions, 300u64..6000), |(actions, segment_bytes)| {

@@ -1,4 +1,4 @@
-//! What is done to a store in tests, what it answers, and what it must answer.
+//! The actions on a store in tests, its answers, and the expected answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::store::{
     DeliveryId, DeliveryOutcome, DeliveryStep, Fact, Ledger, MailId, Mapping, Store,
 };
 
-/// What a test does to a store.
+/// An action of a test on a store.
 #[derive(Clone, Debug)]
 pub(super) enum QueueAction {
     Accept {
@@ -71,11 +71,11 @@ pub(super) fn queue_action() -> impl Strategy<Value = QueueAction> {
     ]
 }
 
-/// What a store answers to everything a test can ask.
+/// The answers of a store to all questions of a test.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct QueueAnswers {
     pub(super) ledger: Ledger,
-    /// Steps, why parked, checksum of the mail.
+    /// Steps, reason for parking, checksum of the mail.
     pub(super) open: BTreeMap<DeliveryId, (Vec<DeliveryStep>, Option<String>, u32)>,
     pub(super) mappings: BTreeMap<String, Mapping>,
     pub(super) subjects: BTreeMap<u8, String>,
@@ -147,7 +147,7 @@ impl QueueAnswers {
     }
 }
 
-/// What a store must answer.
+/// The expected answers of a store.
 #[derive(Clone, Debug, Default)]
 pub(super) struct QueueModel {
     pub(super) answers: QueueAnswers,
@@ -157,7 +157,7 @@ pub(super) struct QueueModel {
 }
 
 impl QueueModel {
-    /// The facts a deed records now.
+    /// The facts that an action records now.
     pub(super) fn facts(&self, deed: &QueueAction) -> Vec<Fact> {
         let ids: Vec<DeliveryId> = self.answers.open.keys().copied().collect();
         let pick = |nth: usize| (!ids.is_empty()).then(|| ids[nth % ids.len()]);
@@ -185,7 +185,7 @@ impl QueueModel {
                 .into_iter()
                 .collect(),
             QueueAction::Map { thread, subject } => vec![Fact::Mapped(mapping(thread, subject))],
-            // A link to a thread that is not mapped would not be seen.
+            // A link to an unmapped thread would not be visible.
             QueueAction::Link { id, thread, ours } => {
                 let thread_id = format!("thread-{thread}");
                 let link = Fact::Linked {
@@ -264,7 +264,7 @@ impl QueueModel {
                         .mappings
                         .insert(mapping.thread_id.clone(), mapping.clone());
                 }
-                // The model's deeds tell no others.
+                // The model's actions record no other facts.
                 _ => {}
             }
         }

@@ -1,6 +1,6 @@
-//! Owns what happens on the writer's thread of a store: writing what was asked for, applying it, answering.
+//! Owns the work of a store's writer thread: writing requests, applying them, answering.
 //!
-//! Does not clean up: that is `maintenance`.
+//! Does not free space; `maintenance` does.
 
 use std::cell::OnceCell;
 use std::collections::VecDeque;
@@ -40,10 +40,10 @@ mod maintenance;
 pub(super) enum StateRecord {
     Fact(Fact),
     Totals(LedgerTotals),
-    /// All that is known of a job, written when the records that told it go. The mail is the
-    /// record's body, unless the job is settled.
+    /// The whole job, written before its older records are removed. The mail is the record's body, unless
+    /// the job is settled.
     Job(Box<StoredJob>),
-    /// A failed or captured job is not kept for a person any more.
+    /// A failed or captured job has expired.
     JobGone {
         job: JobId,
         captured: bool,
@@ -73,12 +73,12 @@ pub(super) enum WriteRequest {
         facts: EncodedFacts,
         answer: oneshot::Sender<Result<(), StoreError>>,
     },
-    /// A job and what goes with it, the job first.
+    /// A job and its facts, the job first.
     Enqueue {
         facts: EncodedFacts,
         answer: oneshot::Sender<Result<EnqueueResult, StoreError>>,
     },
-    /// The facts mean something only if the job may be called back.
+    /// The facts are recorded only if the job may be cancelled.
     Cancel {
         job: JobId,
         facts: EncodedFacts,
@@ -87,7 +87,7 @@ pub(super) enum WriteRequest {
 }
 
 impl WriteRequest {
-    /// Nobody waits for the answer, and nobody was promised anything.
+    /// True if the caller no longer waits, so that nothing was acknowledged.
     fn is_given_up(&self) -> bool {
         match self {
             Self::Accept { answer, .. } => answer.is_closed(),
@@ -97,7 +97,7 @@ impl WriteRequest {
     }
 }
 
-/// The store's side of the writer thread.
+/// The writer thread's part of the store.
 #[derive(Debug)]
 pub(super) struct JournalWriter {
     pub(super) journal: Journal,
@@ -111,7 +111,7 @@ impl Drop for JournalWriter {
     fn drop(&mut self) {
         self.shared.close_index();
         if let Some(thread) = self.indexing.take() {
-            // Its panic is in the log already.
+            // The panic is in the log already.
             let _ = thread.join();
         }
     }
@@ -130,7 +130,7 @@ impl BatchWriter for JournalWriter {
     }
 
     fn commit(&mut self, requests: Vec<WriteRequest>) -> Result<(), WriterStopped> {
-        // Who waits for an answer hears that the store is dead if there is none.
+        // A caller without an answer receives the error that the store is dead.
         let sorted = self.build_batch(requests);
         let mut batch = sorted.map_err(|error| self.shared.index_failed(&error))?;
         match self.journal.append(&batch.mails, &batch.facts) {
@@ -151,7 +151,7 @@ impl BatchWriter for JournalWriter {
     }
 
     fn close(mut self) {
-        // What fails here is in the log, and the next start mends it.
+        // An error here is in the log, and the next start repairs it.
         let _ = self.journal.close();
     }
 }
@@ -166,7 +166,7 @@ struct WriteBatch {
     answers: Vec<FactAnswer>,
 }
 
-/// Whoever told facts, and what he hears when all is on disk.
+/// The recipient of an answer after facts are on disk.
 #[derive(Debug)]
 enum FactAnswer {
     Recorded(oneshot::Sender<Result<(), StoreError>>),
@@ -178,7 +178,7 @@ enum FactAnswer {
 }
 
 impl FactAnswer {
-    // Whoever went away does not hear it.
+    // A caller that was cancelled receives no answer.
     fn answer(self, written: Result<(), StoreError>) {
         match self {
             Self::Recorded(answer) => {
@@ -194,7 +194,7 @@ impl FactAnswer {
     }
 }
 
-/// Whoever handed a mail in.
+/// The recipient of the answer to an accepted mail.
 #[derive(Debug)]
 struct AcceptAnswer {
     envelope: Arc<Envelope>,
@@ -225,7 +225,7 @@ impl JournalWriter {
         let shared = Arc::clone(&clerk.shared);
         let (nudge, nudged) = sync_channel::<WriterWaker<WriteRequest>>(1);
         let keep = move || {
-            // The writer is started after this thread; until then there is nobody to wake.
+            // The writer is started after this thread; until then there is none to wake.
             let nudge = OnceCell::new();
             shared.run_index(&index, || {
                 if nudge.get().is_none()
@@ -247,7 +247,7 @@ impl JournalWriter {
         Ok(writer)
     }
 
-    /// Leaves out what nobody waits for any more, and the facts that mean nothing.
+    /// Leaves out requests that were cancelled, and facts without effect.
     fn build_batch(&self, requests: Vec<WriteRequest>) -> Result<WriteBatch, IndexError> {
         let mut batch = WriteBatch::default();
         let state = self.shared.state();

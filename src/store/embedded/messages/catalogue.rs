@@ -1,4 +1,4 @@
-//! Owns where each thread, message and idempotency key of a book stands.
+//! Owns the locations of the threads, messages and idempotency keys of the embedded Messages API.
 //!
 //! Does not hold the documents.
 
@@ -10,16 +10,16 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::store::embedded::location::RecordLocation;
 
-/// Idempotency keys remembered at most, the newest,
+/// The number of the newest idempotency keys that are remembered,
 const KEYS_MAX: usize = 1_000_000;
-/// and no longer than this.
+/// and their age limit.
 pub(super) const KEY_WINDOW: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The head of a record; the document is its body.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct DocumentHead {
     pub(super) thread: String,
-    /// The message's id; a thread's document has none.
+    /// The message's id; `None` for a thread.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) message: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]

@@ -1,7 +1,7 @@
-//! Owns the embedded Messages API's threads and messages, in a journal of their own.
+//! Owns the embedded Messages API's threads and messages, in a separate journal.
 //!
-//! Does not speak HTTP, and does not look into a message: a document is kept as it was given, with
-//! an id and a time.
+//! Does not speak HTTP, and does not interpret messages: a document is stored unchanged, with an id and a
+//! time.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -33,13 +33,13 @@ mod tests;
 /// Bounds of a page of documents.
 #[derive(Clone, Copy, Debug)]
 pub struct PageLimit {
-    /// Greatest number of documents.
+    /// The number of documents.
     pub items: usize,
-    /// Bytes of JSON beyond which a page ends: with the document that brings it over them.
+    /// The size of the JSON in bytes above which a page ends, including the document that exceeds it.
     pub bytes: usize,
 }
 
-/// A piece of a list of documents.
+/// A page of documents.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DocumentPage {
     /// The documents.
@@ -57,7 +57,7 @@ pub struct EmbeddedMessages {
 }
 
 impl EmbeddedMessages {
-    /// Opens the book in `folder`, or begins one there. Blocks while it is read.
+    /// Opens the documents in `folder`, or creates the folder. Blocks while they are read.
     ///
     /// # Errors
     /// The folder is in use, damaged, or of a newer version; or the disk fails.
@@ -70,7 +70,7 @@ impl EmbeddedMessages {
         let used = data_folder::check_version(&folder)?;
         let metrics = Metrics::default();
         let journal = Journal::open(&journal_folder, SEGMENT_BYTES, Disk::default(), metrics)?;
-        // Nothing of a book is ever given up.
+        // Documents are never deleted.
         if journal
             .sealed(SegmentKind::State)
             .keys()
@@ -116,7 +116,7 @@ impl EmbeddedMessages {
     }
 
     /// Makes a thread unless `key` (the Idempotency-Key) already made one; returns it, with `id` and
-    /// `createdAt`, when it is on disk.
+    /// `createdAt`, after it is on disk.
     ///
     /// # Errors
     /// `Full`, or `Dead`.
@@ -132,7 +132,7 @@ impl EmbeddedMessages {
     }
 
     /// Adds a message to a thread unless `key` already did; returns it, with `id`, `threadId` and
-    /// `createdAt`, when it is on disk. `None`: there is no such thread.
+    /// `createdAt`, after it is on disk; `None` if there is no such thread.
     ///
     /// # Errors
     /// `Full`, or `Dead`.
@@ -148,8 +148,7 @@ impl EmbeddedMessages {
             .await
     }
 
-    /// Merges `metadata` into the thread's; a `null` takes a field away. `None`: there is no such
-    /// thread.
+    /// Merges `metadata` into the thread's; a `null` removes a field. `None` if there is no such thread.
     ///
     /// # Errors
     /// `Full`, or `Dead`.
@@ -164,8 +163,8 @@ impl EmbeddedMessages {
             .await
     }
 
-    /// The threads made after `after` (a thread's id; `None`: from the first), oldest first. Empty if
-    /// there is no thread `after`.
+    /// The threads made after `after` (a thread's id; `None`: from the first), oldest first. Empty if there
+    /// is no thread `after`.
     ///
     /// # Errors
     /// The documents cannot be read now.
@@ -203,8 +202,8 @@ impl EmbeddedMessages {
             .await
     }
 
-    /// A thread's messages after `after` (a message's id; `None`: from the first), oldest first.
-    /// `None`: there is no such thread.
+    /// The messages of a thread after `after` (a message's id; `None`: from the first), oldest first;
+    /// `None` if there is no such thread.
     ///
     /// # Errors
     /// The documents cannot be read now.
@@ -231,7 +230,7 @@ impl EmbeddedMessages {
         .await
     }
 
-    /// Reads documents on a thread that may wait for the disk.
+    /// Reads documents on a thread that may block on the disk.
     async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&DocumentStore) -> T + Send + 'static,
@@ -239,20 +238,20 @@ impl EmbeddedMessages {
         let documents = Arc::clone(&self.documents);
         let read = move || {
             let answer = read(&documents);
-            // Before the caller hears: it may let the documents go at once.
+            // Dropped before the answer: the caller may close the store at once.
             drop(documents);
             answer
         };
         self.readers.run(read).await
     }
 
-    /// Resolves when the book can record nothing any more: it was closed, or the disk failed.
+    /// Resolves when no further document can be stored: the store was closed, or the disk failed.
     pub async fn ended(&self) {
         self.writer.ended().await;
     }
 
-    /// Writes what is left to write and stops. The folder is free for another process when this
-    /// returns and no other clone is left.
+    /// Writes pending changes and stops. The folder is free for another process when this returns and no
+    /// other clone is left.
     pub async fn close(self) {
         self.writer.close().await;
         self.readers.close().await;
@@ -309,8 +308,8 @@ impl DocumentStore {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The documents at these locations, as many as a page takes. One that cannot be read is left out:
-    /// it is in the log.
+    /// The documents at these locations, up to the bounds of a page. An unreadable one is logged and left
+    /// out.
     fn page(&self, locations: Vec<RecordLocation>, limit: PageLimit) -> DocumentPage {
         let mut page = DocumentPage::default();
         let mut bytes = 0;
@@ -342,11 +341,11 @@ impl DocumentStore {
     }
 }
 
-/// A document that is there cannot be read; it was told to the log where it happened.
+/// A stored document cannot be read; the error was logged where it occurred.
 #[derive(Debug)]
 struct UnreadableDocument;
 
-/// The book's side of the writer thread.
+/// The writer thread's part.
 #[derive(Debug)]
 struct DocumentWriter {
     journal: Journal,
@@ -357,7 +356,7 @@ impl BatchWriter for DocumentWriter {
     type Request = DocumentRequest;
 
     fn request_bytes(request: &DocumentRequest) -> usize {
-        // Documents are parsed already; a guess serves to keep batches small.
+        // Documents are parsed already; an estimate is enough to keep batches small.
         const DOCUMENT_BYTES: usize = 16 << 10;
         request.key.as_ref().map_or(0, String::len) + DOCUMENT_BYTES
     }
@@ -397,7 +396,7 @@ impl BatchWriter for DocumentWriter {
     }
 
     fn close(mut self) {
-        // What fails here is in the log, and the next start mends it.
+        // An error here is in the log, and the next start repairs it.
         let _ = self.journal.close();
     }
 }
@@ -413,7 +412,7 @@ struct DocumentBatch {
     keys: HashMap<String, Value>,
 }
 
-/// An answer that is sent when the batch is on disk.
+/// An answer that is sent after the batch is on disk.
 struct DocumentAnswer {
     to: oneshot::Sender<Result<Option<Value>, StoreError>>,
     document: Option<Value>,
@@ -427,7 +426,8 @@ impl DocumentBatch {
             now,
             answer,
         } = request;
-        // A key is one deed's on one thread, so that two deeds with one key do not meet.
+        // A key belongs to one operation on one thread, so that two operations with the same key do not
+        // collide.
         let key = key.map(|key| match &deed {
             DocumentCommand::AddMessage { thread, .. } => format!("message {thread} {key}"),
             DocumentCommand::MakeThread { .. } | DocumentCommand::Patch { .. } => {
@@ -445,7 +445,7 @@ impl DocumentBatch {
         let (mut entry, document) = match applied {
             Ok(Some(applied)) => applied,
             Ok(None) => return self.answer(answer, None),
-            // To go on would do twice what was done, or deny what is there.
+            // To continue would repeat an operation, or deny an existing document.
             Err(UnreadableDocument) => {
                 let _ = answer.send(Err(StoreError::Full));
                 return;
@@ -481,7 +481,7 @@ impl DocumentBatch {
         location.map(|location| shelf.read(location)).transpose()
     }
 
-    /// `None`: there is no such thread.
+    /// `None` if there is no such thread.
     fn apply(
         &mut self,
         shelf: &DocumentStore,
@@ -528,7 +528,7 @@ impl DocumentBatch {
     }
 }
 
-/// The given object with fields of ours; whatever is no object becomes an empty one.
+/// The given object with our fields added; any other value is replaced by an empty object.
 fn document(given: Value, ours: &[(&str, &str)], now: Timestamp) -> Value {
     let mut fields = match given {
         Value::Object(fields) => fields,

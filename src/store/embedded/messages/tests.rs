@@ -1,4 +1,4 @@
-//! The book, written, read and reopened.
+//! The documents of the Messages API, written, read and reopened.
 
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ fn a_key_does_its_deed_once() {
     let thread = run(book.make_thread(key(), json!({"n": 1}), NOW)).unwrap();
     let again = run(book.make_thread(key(), json!({"n": 2}), NOW)).unwrap();
     assert_eq!(thread, again);
-    // The same key on a message is another deed, and on another thread too.
+    // The same key on a message is another operation, and on another thread too.
     let other = run(book.make_thread(None, json!({}), NOW)).unwrap();
     let mut ids = Vec::new();
     for thread in [&thread, &other, &thread] {
@@ -165,7 +165,7 @@ fn lists_come_in_pages() {
         list(Some(&threads[2]), 2, 1 << 20),
         (threads[3..].to_vec(), false)
     );
-    // A page ends with the document that brings it over its bytes.
+    // A page ends with the document that exceeds its bytes.
     assert_eq!(list(None, 5, 0), (threads[..1].to_vec(), true));
     assert_eq!(list(Some(&threads[4]), 2, 1 << 20), (Vec::new(), false));
     assert_eq!(list(Some("none"), 2, 1 << 20), (Vec::new(), false));

@@ -1,6 +1,6 @@
-//! Owns what the facts add up to: the mails not settled, the ledger, and the changes on their way to the index.
+//! Owns the result of all facts: the open mails, the ledger, and the pending changes of the index.
 //!
-//! Does not write to any disk. The same records applied in the same order always give the same state.
+//! Does not write to disk. The same records applied in the same order always give the same state.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::{Bound, RangeInclusive};
@@ -29,23 +29,23 @@ mod pending;
 /// The circumstances in which a fact is applied.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ApplyContext {
-    /// The number it had when it was first written.
+    /// The fact's number when it was first written.
     pub(super) origin: u64,
-    /// True if the record was written for the first time, so that no totals count it yet.
+    /// True if the record is not a copy, so that no totals count it yet.
     pub(super) counts: bool,
-    /// A later fact may have been applied already.
+    /// True if a later fact may have been applied already.
     pub(super) replayed: bool,
     /// Location of the fact's record.
     pub(super) location: RecordLocation,
 }
 
-/// The line each delivery of a mail stands in.
+/// The partition of each delivery of a mail.
 pub(super) fn partitions(envelope: &Envelope) -> Vec<PartitionKey> {
     let partition = |recipient| PartitionKey::of(envelope, recipient);
     envelope.recipients.iter().map(partition).collect()
 }
 
-/// The sum of all facts.
+/// The result of all facts.
 #[derive(Debug)]
 pub(super) struct StoreState {
     index: Index,
@@ -57,15 +57,15 @@ pub(super) struct StoreState {
     relocated: BTreeSet<MailId>,
     tombstones: BTreeMap<MailId, u64>,
     pub(super) totals: LedgerTotals,
-    /// The moment the newest fact speaks of: the journal's own idea of now.
+    /// The time of the newest fact: the journal's own time.
     pub(super) newest_at: Timestamp,
     recent_mails: RecentMails,
     /// The number of the last record applied.
     pub(super) seq: u64,
-    /// The newest state segment of which a fact was applied.
+    /// The newest state segment with an applied fact.
     state_segment: u64,
     pending: HashMap<IndexKey, Option<Vec<u8>>>,
-    /// About how many bytes those are: what is written over is counted too.
+    /// The approximate size of those entries in bytes, overwritten ones included.
     pending_bytes: usize,
     writing: Arc<HashMap<IndexKey, Option<Vec<u8>>>>,
     dirty_mails: BTreeSet<MailId>,
@@ -73,11 +73,11 @@ pub(super) struct StoreState {
     limits: RetentionLimits,
 }
 
-/// The bounds of what is kept of settled jobs.
+/// The bounds of settled jobs that are kept.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RetentionLimits {
     pub(super) dedupe_window: Duration,
-    /// Number of settled jobs that are kept.
+    /// The number of settled jobs that are kept.
     pub(super) sent_kept: u64,
 }
 
@@ -114,7 +114,7 @@ impl Lookup for StoreState {
 }
 
 impl StoreState {
-    /// The state as the index has it.
+    /// The state from the index.
     pub(super) fn load(
         index: Index,
         meta: IndexMeta,
@@ -149,14 +149,14 @@ impl StoreState {
         Ok(state)
     }
 
-    /// The index, to be read without the state's lock.
+    /// The index, for reading without the state's lock.
     pub(super) fn index(&self) -> Index {
         self.index.clone()
     }
 
     // Changes.
 
-    /// A mail was accepted. Nothing happens if it is held already, but that its newest place counts.
+    /// Adds an accepted mail. For a known one only the newest location is recorded.
     pub(super) fn accept(
         &mut self,
         mail: MailId,
@@ -187,7 +187,7 @@ impl StoreState {
         self.dirty_mails.insert(mail);
     }
 
-    /// The mail's bytes stand in another segment too, from now on read there.
+    /// Records another location of the mail's bytes, from which they are now read.
     pub(super) fn relocate(&mut self, mail: MailId, location: RecordLocation) {
         let Some(held) = self.open_mails.get_mut(&mail) else {
             return;
@@ -200,7 +200,7 @@ impl StoreState {
         }
     }
 
-    /// The copy found at a replay: the mail was carried, wherever its first place was.
+    /// Marks a mail as relocated when a replay finds the copy.
     pub(super) fn mark_relocated(&mut self, mail: MailId) {
         if let Some(held) = self.open_mails.get_mut(&mail) {
             held.relocated = true;
@@ -286,7 +286,7 @@ impl StoreState {
         self.set_entry(key, None);
     }
 
-    /// A mail segment is given up: so are the copies in it.
+    /// Removes a mail segment and the copies in it.
     pub(super) fn segment_removed(&mut self, number: u64) {
         self.usage.remove(&number);
         let gone: Vec<MailId> = self
@@ -303,7 +303,7 @@ impl StoreState {
 
     // Questions.
 
-    /// An entry that is not written to the index yet; `None`: the index has it as it is.
+    /// An entry that is not written to the index yet; `None` if the index is current.
     pub(super) fn pending_entry(&self, key: IndexKey) -> Option<Option<Vec<u8>>> {
         let found = self.pending.get(&key).or_else(|| self.writing.get(&key));
         found.cloned()
@@ -322,18 +322,18 @@ impl StoreState {
         entries
     }
 
-    /// Name of the entry by which a mapping is found by its sender and subject.
+    /// The key of the entry that finds a mapping by its sender and subject.
     pub(super) fn subject_key(mapping: &Mapping) -> Option<IndexKey> {
         let sender = mapping.participant.as_ref()?.folded();
         Some(IndexKey::subject(&mapping.route, &sender, &mapping.subject))
     }
 
-    /// The next waiting delivery from here on.
+    /// The first waiting delivery in the range from `from`.
     pub(super) fn next_waiting(&self, from: Bound<DeliveryId>) -> Option<DeliveryId> {
         self.waiting.range((from, Bound::Unbounded)).next().copied()
     }
 
-    /// The next parked delivery from here on.
+    /// The first parked delivery in the range from `from`.
     pub(super) fn next_parked(&self, from: Bound<DeliveryId>) -> Option<DeliveryId> {
         self.parked.range((from, Bound::Unbounded)).next().copied()
     }
@@ -364,13 +364,13 @@ impl StoreState {
         self.waiting_bytes
     }
 
-    /// The mail segments that hold mails not settled.
+    /// The mail segments with open mails.
     pub(super) const fn usage(&self) -> &BTreeMap<u64, SegmentUsage> {
         &self.usage
     }
 
-    /// The mails not settled that stand in a segment, at most `count`. `own` are the numbers of the
-    /// records written there for the first time.
+    /// The open mails in a segment, at most `count`. `own` are the numbers of the records first written
+    /// there.
     pub(super) fn open_mails_in(
         &self,
         segment: u64,
@@ -437,7 +437,7 @@ impl StoreState {
         Ok(())
     }
 
-    /// Writes an entry as the fact `seq` has it.
+    /// Writes an entry for the fact `seq`.
     fn insert_entry(&mut self, key: IndexKey, seq: u64, payload: &[u8]) {
         let mut value = Vec::with_capacity(8 + payload.len());
         value.extend_from_slice(&seq.to_le_bytes());
@@ -539,7 +539,7 @@ impl StoreState {
         self.recent_mails.remove(mail);
         self.remove_usage(held.location);
         if !held.indexed {
-            // It came and went between two writings to the index, which need not hear of it.
+            // The mail came and was settled between two writes to the index, which needs neither.
             self.dirty_mails.remove(&mail);
         }
         if self.relocated.remove(&mail) {

@@ -1,6 +1,6 @@
-//! Owns what the facts about jobs, addresses, words and events do to the state, and what is known of them.
+//! Owns the effects of facts about jobs, addresses, messages and events on the state.
 //!
-//! Does not decide whether a fact means anything: that is `validator`, before it is written.
+//! Does not decide whether a fact takes effect; `validator` does, before it is written.
 
 use super::{ApplyContext, StoreState};
 use crate::clock::Timestamp;
@@ -14,13 +14,13 @@ use crate::store::fact::Fact;
 use crate::store::id::EventId;
 use crate::store::job::{Job, JobOutcome, OutboxLedger, Suppression};
 
-/// Resolution of the age of settled jobs: one part in this many of all that are kept.
+/// The resolution of the age of settled jobs: one part in this many of all kept ones.
 const MILESTONES: u64 = 64;
 
 impl StoreState {
     // Changes.
 
-    /// The jobs, events and counters as the index has them.
+    /// The jobs, events and counters from the index.
     pub(super) fn load_outbox(&mut self) -> Result<(), IndexError> {
         let index = self.index.clone();
         index.for_each(IndexKey::OPEN_JOB, |seq, payload| {
@@ -42,7 +42,7 @@ impl StoreState {
         Ok(())
     }
 
-    /// Applies a fact about the outbox; those about other things change nothing.
+    /// Applies a fact about the outbox; other facts change nothing.
     pub(super) fn apply_outbox_fact(
         &mut self,
         fact: Fact,
@@ -96,7 +96,7 @@ impl StoreState {
                     last: event,
                     gaps: open,
                 };
-                // Not by the fact's age: one that says less may have been told later.
+                // Decided by content and not by age, because an older position may be recorded later.
                 let is_less = |known: Cursor| {
                     let location = known.last.cmp(&said.last);
                     location
@@ -117,7 +117,7 @@ impl StoreState {
         }
     }
 
-    /// A record that tells all that is known of a job.
+    /// Applies a record with all data of a job.
     pub(in crate::store) fn apply_job_snapshot(
         &mut self,
         kept: StoredJob,
@@ -132,7 +132,7 @@ impl StoreState {
         self.restore_job(filed, stamp)
     }
 
-    /// All that is known of a job stands in the record `seq` now.
+    /// Records that all data of a job is now in the record `seq`.
     pub(in crate::store) fn relocate_job(
         &mut self,
         id: JobId,
@@ -151,7 +151,7 @@ impl StoreState {
         Ok(())
     }
 
-    /// A job that was kept for a person is kept no more: its mail goes, and it is over for good.
+    /// Deletes the mail of a retained job, which settles it.
     pub(in crate::store) fn drop_job_mail(
         &mut self,
         id: JobId,
@@ -168,7 +168,7 @@ impl StoreState {
         self.change_indexed_job(id, stamp, |kept| kept.settle(stamp.origin))
     }
 
-    /// Forgets a job and what it is found by.
+    /// Forgets a job and its keys.
     pub(in crate::store) fn forget_job(&mut self, id: JobId) -> Result<(), IndexError> {
         let Some(filed) = self.indexed_job(id)? else {
             return Ok(());
@@ -183,7 +183,8 @@ impl StoreState {
         Ok(())
     }
 
-    /// The mapping, the words or the event that the fact `origin` told stand in another place too, from now on read there.
+    /// Records another location of the mapping, message or event of the fact `origin`, from which it is now
+    /// read.
     pub(in crate::store) fn relocate_entry(
         &mut self,
         key: IndexKey,
@@ -219,8 +220,8 @@ impl StoreState {
 
     // Inside.
 
-    /// Sets the time to `at`. Time goes back with the clock: one that was a year ahead for a moment must not
-    /// have everything forgotten for good. Replayed facts may be older than the time that was set.
+    /// Sets the time to `at`, also backwards: a clock that was a year ahead for a moment must not make the
+    /// store forget everything. Replayed facts may be older than the current time.
     pub(super) fn advance_clock(&mut self, at: Timestamp, stamp: ApplyContext) {
         self.newest_at = match stamp.replayed {
             true => self.newest_at.max(at),
@@ -244,7 +245,7 @@ impl StoreState {
         self.change_indexed_job(id, stamp, |kept| kept.apply(fact, stamp.origin))
     }
 
-    /// Changes a job that does not have the fact yet; one that is not there was forgotten.
+    /// Changes a job that lacks the fact; a missing job was forgotten.
     fn change_indexed_job(
         &mut self,
         id: JobId,
@@ -267,7 +268,7 @@ impl StoreState {
         Ok(())
     }
 
-    /// Takes a job as it is told, unless more is known.
+    /// Restores a job from a record, unless newer data is known.
     fn restore_job(&mut self, filed: IndexedJob, stamp: ApplyContext) -> Result<(), IndexError> {
         let Job { id, key, also, .. } = filed.stored.record.job;
         match self.indexed_job(id)? {
@@ -280,7 +281,7 @@ impl StoreState {
         Ok(())
     }
 
-    /// Writes a job to where it belongs. `elsewhere`: it may be in the other place too.
+    /// Writes a job under its key. If `elsewhere`, it may also be under the other key.
     fn put_job(&mut self, filed: &IndexedJob, elsewhere: bool) {
         let job = &filed.stored.record.job;
         let (id, settled) = (job.id, filed.stored.settled);
@@ -310,7 +311,7 @@ impl StoreState {
         }
     }
 
-    /// One more job is settled: those that are too many are forgotten, the oldest first.
+    /// Counts one more settled job, and forgets the oldest above the bound.
     fn count_settled(&mut self, seq: u64) {
         let most = self.limits.sent_kept.max(1);
         let jobs = &mut self.totals.jobs;
@@ -328,7 +329,7 @@ impl StoreState {
     }
 }
 
-/// The moment a fact about the outbox speaks of.
+/// The time of a fact about the outbox.
 fn time_of(fact: &Fact) -> Option<Timestamp> {
     Some(match fact {
         Fact::Enqueued(job) => job.made_at,
@@ -343,6 +344,6 @@ fn time_of(fact: &Fact) -> Option<Timestamp> {
 }
 
 fn json(suppression: &Suppression) -> Vec<u8> {
-    // Every part of it has a JSON form; what has none would be read back as damage.
+    // All its parts have a JSON form; a failure would be read back as damage.
     serde_json::to_vec(suppression).unwrap_or_default()
 }

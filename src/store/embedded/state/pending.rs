@@ -1,6 +1,6 @@
-//! Owns the way of the state's changes to the index: taken out, still seen, and forgotten.
+//! Owns the pending changes of the index: taken, still visible, and dropped after the write.
 //!
-//! Does not write them there.
+//! Does not write them.
 
 use std::sync::Arc;
 
@@ -9,17 +9,17 @@ use crate::store::embedded::index::{IndexError, IndexKey, IndexMeta};
 use crate::store::embedded::pending_writes::{PendingWrites, sorted};
 
 impl StoreState {
-    /// Number of changes that the index does not have.
+    /// The number of changes that the index lacks.
     pub(in crate::store) fn pending_count(&self) -> usize {
         self.pending.len() + self.dirty_mails.len()
     }
 
-    /// Number of index entries among them, and their approximate size in bytes.
+    /// The number of index entries among them, and their approximate size in bytes.
     pub(in crate::store) fn pending_entries(&self) -> (usize, usize) {
         (self.pending.len(), self.pending_bytes)
     }
 
-    /// Takes the changes out. Questions still see them until [`StoreState::pending_written`].
+    /// Takes the changes. Questions still see them until [`StoreState::pending_written`].
     pub(in crate::store) fn take_pending(&mut self) -> PendingWrites {
         self.writing = Arc::new(std::mem::take(&mut self.pending));
         self.pending_bytes = 0;
@@ -42,15 +42,15 @@ impl StoreState {
         }
     }
 
-    /// Writes the entries to the index at once, but not yet what they are true for: for a rebuild,
-    /// which would not fit into memory.
+    /// Writes the entries to the index at once, without the meta: for a rebuild, which would not fit into
+    /// memory.
     pub(in crate::store) fn write_entries(&mut self) -> Result<(), IndexError> {
         let entries = std::mem::take(&mut self.pending);
         self.pending_bytes = 0;
         self.index.apply(sorted(&entries), None)
     }
 
-    /// Marks the changes that were taken out as written.
+    /// Marks the changes that were taken as written.
     pub(in crate::store) fn pending_written(&mut self) {
         self.writing = Arc::default();
     }

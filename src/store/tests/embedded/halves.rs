@@ -1,4 +1,4 @@
-//! An index that was left while it was written.
+//! An index whose writing was interrupted.
 
 use std::collections::HashMap;
 use std::fs;
@@ -31,7 +31,7 @@ fn entries(folder: &Path) -> HashMap<IndexKey, Vec<u8>> {
     Index::open(&folder.join("index")).unwrap().entries()
 }
 
-/// All that is known of what the test does.
+/// All answers about the actions of the test.
 fn answers(store: &Store) -> String {
     let jobs: Vec<_> = (0..5).map(|nth| ask(store.job(id(nth)))).collect();
     let keys: Vec<_> = (0..5).map(|key| ask(store.job_by_key([key; 16]))).collect();
@@ -44,7 +44,7 @@ fn answers(store: &Store) -> String {
     )
 }
 
-/// What is done before the index is whole, and what is done behind it.
+/// The actions before the index is complete, and those after.
 fn begin(store: &Store) {
     run(async {
         for nth in 0..4 {

@@ -1,4 +1,4 @@
-//! What is about the embedded store's disk: writes that fail, a process that stops anywhere, a lock.
+//! The embedded store's disk: failing writes, a process that stops at any point, a lock.
 
 use proptest::prelude::*;
 
@@ -18,7 +18,7 @@ const EIO: i32 = 5;
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// The disk stops at any change, in the middle of a write, of compaction, of giving segments up.
+    /// The disk stops at any change: within a write, a compaction, a deletion of segments.
     #[test]
     fn a_stop_at_any_point_loses_nothing(
         rounds in proptest::collection::vec((proptest::collection::vec(queue_action(), 1..40), 0u64..120), 1..6),
@@ -40,7 +40,7 @@ proptest! {
         pair.check();
     }
 
-    /// The disk stops at any change, in the middle of a write, of compaction, of giving segments up.
+    /// The disk stops at any change: within a write, a compaction, a deletion of segments.
     #[test]
     fn a_stop_at_any_point_loses_no_job(
         rounds in proptest::collection::vec((proptest::collection::vec(outbox_action(), 1..40), 0u64..120), 1..6),
@@ -74,7 +74,7 @@ fn a_failed_sync_is_final() {
     pair.real.disk.faults.fail_once(DiskChange::Sync, EIO);
     let answer = run(pair.real.store().accept(envelope(1), mail(1, 10)));
     assert_eq!(answer, Err(StoreError::Dead));
-    // The disk would say yes now, but what it says is worth nothing.
+    // The disk would report success now, but it is no longer reliable.
     let answer = run(pair.real.store().accept(envelope(1), mail(9, 10)));
     assert_eq!(answer, Err(StoreError::Dead));
     assert_eq!(
@@ -97,7 +97,7 @@ fn a_failed_index_ends_the_store() {
         bytes: 100,
     }));
     pair.real.embedded.as_ref().unwrap().fail_index();
-    // At once, though the writer has not heard of it yet: no token may pass for lack of an answer.
+    // At once, although the writer has not noticed yet: no token may pass for lack of an answer.
     assert_eq!(pair.real.store().has_room(1), Err(StoreError::Dead));
     run(pair.real.store().ended());
     pair.real.reopen();

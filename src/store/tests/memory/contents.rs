@@ -1,12 +1,12 @@
-//! Owns what facts change in the store in memory, and what its records say.
+//! Owns the effects of facts in the store in memory, and the content of its records.
 //!
-//! Does not answer the door.
+//! Does not implement the interface.
 
 use super::*;
 
 impl Contents {
-    /// Applies the facts of one call that mean something. An event goes with the facts about a job or a
-    /// delivery beside it, and so does what was concluded about an address.
+    /// Applies the facts of one call that take effect. An event depends on the facts about a job or a
+    /// delivery beside it, and so does a suppression.
     pub(super) fn record(&mut self, facts: Vec<(Fact, Bytes)>) {
         let (mut job_refused, mut delivery_refused) = (false, false);
         let mut follow = Vec::new();
@@ -42,7 +42,7 @@ impl Contents {
         }
     }
 
-    /// False: the fact means nothing.
+    /// False if the fact has no effect.
     pub(super) fn apply(&mut self, fact: Fact, mail: Bytes) -> bool {
         match fact {
             Fact::Mapped(mapping) => {
@@ -197,7 +197,7 @@ impl Contents {
         means
     }
 
-    /// The job that has one of this one's keys, or its name.
+    /// The job with one of this job's keys, or its id.
     pub(super) fn holder(&self, job: &Job) -> Option<&JobRecord> {
         let keys: Vec<[u8; 16]> = job.keys().collect();
         let has_key = |known: &&JobRecord| known.job.keys().any(|key| keys.contains(&key));
@@ -212,7 +212,7 @@ impl Contents {
         jobs.filter(move |job| job.stored.record.state.kind() == state)
     }
 
-    /// Gives up the mails of failed and captured jobs that are too many, the oldest first.
+    /// Deletes the mails of the oldest failed and captured jobs above the bound.
     pub(super) fn drop_surplus(&mut self, settings: &Settings) {
         for (state, most) in [
             (JobStateKind::Failed, settings.failed_kept),
@@ -234,7 +234,7 @@ impl Contents {
         }
     }
 
-    /// The first waiting job of each thread and recipient, by when it is due.
+    /// The first waiting job of each thread and recipient, by due time.
     pub(super) fn due(&self) -> Vec<(Timestamp, JobId, Arc<str>)> {
         let mut firsts: HashMap<[Option<String>; 3], (u64, &JobRecord)> = HashMap::new();
         for job in self.in_state(JobStateKind::Waiting) {

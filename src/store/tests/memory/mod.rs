@@ -1,4 +1,4 @@
-//! A store in memory alone, so that what the conformance tests ask of the door has a second answer.
+//! A store only in memory, as a second backend for the conformance tests.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -118,7 +118,7 @@ impl MemoryStore {
         }
     }
 
-    /// Tells whoever waits what the facts changed.
+    /// Notifies the waiters of the facts' changes.
     fn notify(&self, contents: &Contents) {
         let newest = contents.events.keys().next_back().copied();
         let newest = newest.unwrap_or_default();
@@ -508,7 +508,7 @@ impl MemoryStore {
         let busy = self.job_leases.busy();
         let mut due = contents.due();
         due.retain(|(_, id, domain)| {
-            // A job's name serves as its shard: any other rule that stays the same would do.
+            // The job's id serves as its shard: any other stable rule would do.
             !busy.has(*id) && !closed.contains(domain) && claim.covers(id.0[0])
         });
         due
@@ -582,7 +582,7 @@ impl StoreBackend for MemoryStore {
     }
 
     async fn ended(&self) {
-        // The sender is this store's own, so the channel is never closed.
+        // The sender belongs to this store, so the channel is never closed.
         let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
     }
 

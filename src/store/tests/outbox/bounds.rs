@@ -1,4 +1,4 @@
-//! What the embedded store keeps no longer.
+//! The retention bounds of the embedded store.
 
 use super::super::run;
 use super::rules::{ended, sent};
@@ -37,7 +37,7 @@ fn jobs_that_are_over_are_known_for_a_time_and_a_number_of_them() {
         }
         store = open(bounded());
     }
-    // A key that is forgotten can be used again; so can one whose time is over.
+    // A forgotten key can be used again; so can an expired one.
     let again = run(store.enqueue(job(30, 3, None), letter(30, 10), Vec::new()));
     assert_eq!(again, Ok(EnqueueResult::New));
     let month = later(31 * 24 * 60 * 60);

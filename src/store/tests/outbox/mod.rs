@@ -69,7 +69,7 @@ pub(super) fn letter(nth: usize, bytes: usize) -> Bytes {
     vec![u8::try_from(nth % 251).unwrap(); bytes].into()
 }
 
-/// An event that is told by its number.
+/// An event that carries its number.
 pub(super) fn happened(serial: u64) -> Fact {
     let mut data = serde_json::Map::new();
     data.insert("serial".to_owned(), serial.into());
@@ -106,10 +106,10 @@ impl<S: Subject> ModelledOutbox<S> {
         }
     }
 
-    /// The answers, once the writer has given up what is too much.
+    /// The answers, after the writer has enforced its bounds.
     pub(super) fn answers(&self) -> OutboxAnswers {
         for _ in 0..2 {
-            // A disk that has stopped says no, and has nothing to give up.
+            // A stopped disk returns an error, and there is nothing to enforce.
             let _ = run(self.real.store().record(Vec::new()));
         }
         OutboxAnswers::of(self.real.store(), self.model.jobs.len() + 1)
@@ -124,7 +124,7 @@ impl<S: Subject> ModelledOutbox<S> {
         }
     }
 
-    /// False: the store refused, and whether it was done will be known after a reopen.
+    /// False if the store returned an error; a reopen shows if the action was done.
     pub(super) fn act(&mut self, deed: &OutboxAction) -> bool {
         let done = match *deed {
             OutboxAction::Reopen => {
@@ -192,7 +192,7 @@ impl<S: Subject> ModelledOutbox<S> {
         last.pop()
     }
 
-    /// After a deed that failed and a reopen: it was done whole or not at all.
+    /// After a failed action and a reopen: it was done completely or not at all.
     pub(super) fn settle_doubt(&mut self, deed: &OutboxAction) {
         if self.answers() != self.model.answers {
             self.told(deed);
@@ -200,7 +200,8 @@ impl<S: Subject> ModelledOutbox<S> {
     }
 }
 
-/// Whatever is done, closed, reopened and rebuilt, with segments so small that they go all the time.
+/// Any sequence of actions, closings, reopenings and rebuilds, with segments so small that they are deleted
+/// all the time.
 fn the_outbox_is_what_was_told<S: Subject>() {
     let actions = proptest::collection::vec(outbox_action(), 1..120);
     let tried = runner(300).run(&(actions, 300u64..6000), |(actions, segment_bytes)| {
@@ -236,7 +237,7 @@ fn what_is_open_below_a_place_outlives_reopening_and_compaction<S: Subject>() {
         open: reach.gaps,
         at: NOW,
     };
-    // As it was written when nothing could be open below a place.
+    // The old form, from before events could be open below a position.
     let old = serde_json::to_value(heard(place(3, &[]))).unwrap();
     assert!(!old.to_string().contains("open"), "{old}");
     let old: Fact = serde_json::from_value(old).unwrap();
@@ -246,7 +247,7 @@ fn what_is_open_below_a_place_outlives_reopening_and_compaction<S: Subject>() {
     for (said, known) in [
         (place(8, &[2, 5]), place(8, &[2, 5])),
         (place(8, &[5]), newest.clone()),
-        // What says less changes nothing, whenever it is told.
+        // An older position changes nothing, whenever it is recorded.
         (place(8, &[2, 5]), newest.clone()),
         (place(7, &[]), newest.clone()),
     ] {

@@ -1,4 +1,4 @@
-//! What is done to an outbox in tests, what it answers, and what it must answer.
+//! The actions on an outbox in tests, its answers, and the expected answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use crate::store::{
     OutboxLedger, Store, Work,
 };
 
-/// What is done to an outbox.
+/// An action on an outbox.
 #[derive(Clone, Debug)]
 pub(in crate::store::tests) enum OutboxAction {
     Enqueue {
@@ -59,7 +59,7 @@ pub(in crate::store::tests) fn outbox_action() -> impl Strategy<Value = OutboxAc
     ]
 }
 
-/// What is known of one job.
+/// The known data of one job.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct KnownJob {
     pub(super) state: JobState,
@@ -71,7 +71,7 @@ pub(super) struct KnownJob {
     pub(super) ends_at: Timestamp,
 }
 
-/// What an outbox answers to everything a test can ask.
+/// The answers of an outbox to all questions of a test.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(in crate::store::tests) struct OutboxAnswers {
     pub(super) ledger: OutboxLedger,
@@ -83,7 +83,7 @@ pub(in crate::store::tests) struct OutboxAnswers {
     pub(super) suppressed: BTreeSet<u8>,
     pub(super) said: BTreeMap<(u8, bool), String>,
     pub(super) events: Vec<u64>,
-    /// The last event each has, and those before that it does not have.
+    /// The last event of each subscriber, and the earlier ones that it lacks.
     pub(super) heard: BTreeMap<u8, (u64, Vec<u64>)>,
 }
 
@@ -155,7 +155,7 @@ impl OutboxAnswers {
     }
 }
 
-/// All jobs, a few at a time.
+/// All jobs, page by page.
 fn pages(store: &Store) -> Vec<JobId> {
     let mut all: Vec<JobId> = Vec::new();
     loop {
@@ -167,12 +167,12 @@ fn pages(store: &Store) -> Vec<JobId> {
     }
 }
 
-/// What an outbox must answer.
+/// The expected answers of an outbox.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OutboxModel {
     pub(super) jobs: Vec<ModelledJob>,
     pub(super) serial: u64,
-    /// Counts the facts that move a job in its line or end it.
+    /// Counts the facts that change a job's order or end it.
     pub(super) turn: u64,
     pub(super) answers: OutboxAnswers,
     pub(super) event_ids: BTreeMap<u64, EventId>,
@@ -261,7 +261,7 @@ impl OutboxModel {
         facts
     }
 
-    /// What the deed changes; nothing of it if it means nothing.
+    /// Applies the action; one without effect changes nothing.
     pub(super) fn told(&mut self, deed: &OutboxAction) {
         self.turn += 1;
         let means = match *deed {
@@ -284,7 +284,7 @@ impl OutboxModel {
                 if !begun {
                     self.end(nth, 3);
                 }
-                // It tells no event.
+                // The action has no event.
                 false
             }
             OutboxAction::Retry(nth) => self.retry(nth),
@@ -298,7 +298,7 @@ impl OutboxModel {
         self.count();
     }
 
-    /// The event so far back, and at times some before it that are open.
+    /// The event `back` steps ago, and sometimes open events before it.
     fn position(&self, back: u8) -> Option<(u64, Vec<u64>)> {
         let events = &self.answers.events;
         let nth = events.len().checked_sub(1 + usize::from(back))?;
@@ -397,7 +397,7 @@ impl OutboxModel {
         ended
     }
 
-    /// All ended in the same moment, so of those too many the lowest names go.
+    /// All ended at the same time, so the lowest ids above the bound are dropped.
     fn let_go(&mut self, captured: bool, most: usize) {
         let kept = |job: &&mut ModelledJob| {
             let shelved = match job.known.state {

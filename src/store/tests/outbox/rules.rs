@@ -38,7 +38,7 @@ fn of_two_at_once_with_one_key_one_is_taken_and_nothing_of_the_other<S: Subject>
         let answers = tokio::join!(first, second, third);
         let answers = [answers.0, answers.1, answers.2].map(Result::unwrap);
         let is_new = |answer: &EnqueueResult| matches!(answer, EnqueueResult::New);
-        // Which of them comes first is open.
+        // Either of them may come first.
         let taken = answers.iter().position(is_new).unwrap();
         let content = |n: usize| n / 2;
         for (n, answer) in answers.iter().enumerate().filter(|(n, _)| *n != taken) {
@@ -88,7 +88,7 @@ fn too_many_bytes_of_mail_are_refused_until_some_are_sent<S: Subject>() {
     };
     assert_eq!(enqueue(0), Ok(EnqueueResult::New));
     assert_eq!(enqueue(1), Err(StoreError::Full));
-    // What is known is no more to keep.
+    // A known job needs no further space.
     assert!(matches!(enqueue(0), Ok(EnqueueResult::Exists { .. })));
     run(store.record(vec![ended(0, sent(), NOW)])).unwrap();
     assert_eq!(enqueue(1), Ok(EnqueueResult::New));

@@ -1,6 +1,6 @@
-//! Owns the rounds through the state segments: what still means something is written again further on.
+//! Owns the compaction of state segments: records that are still needed are written again.
 //!
-//! Does not know what still means something, which is `living`, nor removes a segment.
+//! Does not decide which records are needed (`live_records` does), nor removes a segment.
 
 use super::WorkLeft;
 use super::live_records::Relocation;
@@ -10,25 +10,26 @@ use crate::store::embedded::journal_writer::JournalWriter;
 use crate::store::embedded::segment::{SegmentKind, SegmentWalk, WalkStep};
 use crate::store::embedded::writer_thread::WriterStopped;
 
-/// Rows of an old state segment looked at in one piece.
+/// Rows of an old state segment that are processed in one step.
 const ROWS_ONCE: usize = 256;
-/// Bytes of mails of jobs passed in one piece, or a little more.
+/// Bytes of job mails that are processed in one step, or slightly more.
 const JOB_BYTES_ONCE: u64 = 8 << 20;
-/// State segments beyond twice what lived at the last compaction before the next one begins.
+/// The number of state segments, beyond twice the live size at the last compaction, at which the next one
+/// begins.
 const STATE_SEGMENTS_SLACK: u64 = 4;
 
-/// One round through the state segments, oldest first.
+/// One pass over the state segments, oldest first.
 #[derive(Debug)]
 pub(super) struct Compaction {
     walk: SegmentWalk,
     number: u64,
     last: u64,
-    /// Bytes of what was carried so far.
+    /// Bytes that were relocated so far.
     bytes: u64,
 }
 
 impl JournalWriter {
-    /// One piece of the round that is under way, or of a new one if it is time.
+    /// One step of the current pass, or of a new one if it is due.
     pub(super) fn compact(&mut self) -> Result<WorkLeft, WriterStopped> {
         let Some(mut compaction) = self.compaction() else {
             return Ok(WorkLeft::Nothing);
@@ -63,7 +64,7 @@ impl JournalWriter {
                 compaction.bytes += records.iter().map(|r| r.bytes() as u64).sum::<u64>();
                 self.relocated(&records, moves, &written)?;
             }
-            // Begun again when there is room. What was carried twice means nothing new.
+            // The pass starts again when there is space. Relocated duplicates do no harm.
             Err(AppendError::Full) => return Ok(WorkLeft::Nothing),
             Err(AppendError::Dead) => return Err(WriterStopped),
         }
@@ -73,7 +74,8 @@ impl JournalWriter {
         }
         self.maintenance.relocated.insert(compaction.number);
         if compaction.number == compaction.last {
-            // Not what others wrote meanwhile: how much of that lives nobody knows.
+            // Records that other callers wrote meanwhile do not count, because their live share is not
+            // known.
             self.shared.state_mut().totals.compact_bytes = compaction.bytes;
             return Ok(WorkLeft::Nothing);
         }
@@ -87,7 +89,7 @@ impl JournalWriter {
         }
     }
 
-    /// Records stand further on now.
+    /// Applies the new locations of the records.
     fn relocated(
         &self,
         records: &[Record],
@@ -112,7 +114,7 @@ impl JournalWriter {
         Ok(())
     }
 
-    /// The round that is under way, or a new one if it is time.
+    /// The current pass, or a new one if it is due.
     fn compaction(&mut self) -> Option<Compaction> {
         if let Some(compaction) = self.maintenance.compaction.take() {
             return Some(compaction);
@@ -147,7 +149,7 @@ impl JournalWriter {
         }
     }
 
-    /// A segment that cannot be read is kept, and so are all after it: nothing is lost but room.
+    /// An unreadable segment is kept, with all after it: only space is lost.
     fn leave_segment(&mut self, compaction: &Compaction, why: &str) -> WorkLeft {
         self.maintenance.compaction_stuck = true;
         let (path, offset) = (compaction.walk.path.display(), compaction.walk.at());

@@ -1,5 +1,4 @@
-//! Owns the emptying of mail segments that are nearly all settled: the mails left in one are carried
-//! forward.
+//! Owns the evacuation of mail segments that are nearly all settled: the remaining mails are relocated.
 //!
 //! Does not settle a mail, nor remove a segment.
 
@@ -13,16 +12,16 @@ use crate::store::embedded::segment::SegmentKind;
 use crate::store::embedded::writer_thread::WriterStopped;
 use crate::store::id::MailId;
 
-/// Mails carried forward in one piece, and about as many bytes.
+/// Mails that are relocated in one step; their bytes are bounded too.
 const MAILS_ONCE: usize = 64;
 const MAIL_BYTES_ONCE: u64 = 2 << 20;
-/// A mail segment is emptied when less than one part in this many of it is not settled,
+/// A mail segment is evacuated when less than one part in this many of it is not settled,
 const LIVE_FRACTION: u64 = 4;
-/// and this many have been begun since.
+/// and this many segments were begun after it.
 const MAIL_SEGMENTS_YOUNG: u64 = 4;
 
 impl JournalWriter {
-    /// Carries mails forward out of an old segment that is nearly all settled.
+    /// Relocates mails from an old segment that is nearly all settled.
     pub(super) fn evacuate_mails(&mut self) -> Result<WorkLeft, WriterStopped> {
         let Some(number) = self.segment_to_evacuate() else {
             return Ok(WorkLeft::Nothing);
@@ -58,7 +57,7 @@ impl JournalWriter {
         Ok(WorkLeft::More)
     }
 
-    /// The oldest mail segment that is worth emptying.
+    /// The oldest mail segment that is worth evacuating.
     fn segment_to_evacuate(&self) -> Option<u64> {
         let state = self.shared.state();
         let sealed = self.journal.sealed(SegmentKind::Mail);

@@ -1,7 +1,7 @@
-//! Owns the question which records of an old state segment still mean something, and what is found by
-//! where they stand.
+//! Owns the decision which records of an old state segment are still needed, and which references depend on
+//! their location.
 //!
-//! Does not write them again: that is `compaction`.
+//! Does not write them again; `compaction` does.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use crate::store::fact::{DeliveryOutcome, Fact, Mapping};
 use crate::store::id::EventId;
 use crate::store::id::MailId;
 
-/// A record that still means something, to be written again.
+/// A record that is still needed, to be written again.
 pub(super) struct LiveRecord {
     pub(super) record: Record,
     pub(super) relocation: Relocation,
@@ -27,9 +27,9 @@ pub(super) struct LiveRecord {
 /// The references to a record's location.
 pub(super) enum Relocation {
     Nothing,
-    /// A mapping, words or an event.
+    /// A mapping, a message or an event.
     Entry(IndexKey),
-    /// All that is known of this job.
+    /// The whole record of this job.
     Job(JobId),
 }
 
@@ -51,11 +51,11 @@ fn mapping_key(mapping: &Mapping) -> IndexKey {
     IndexKey::thread(&mapping.route, ThreadKey::of(&mapping.thread_id))
 }
 
-/// A mail that must be carried on cannot be read.
+/// The mail of a live job cannot be read.
 struct UnreadableJobMail;
 
 impl JournalWriter {
-    /// The rows that still mean something. `None`: one cannot be read.
+    /// The rows that are still needed; `None` if one cannot be read.
     pub(super) fn live_records(
         &self,
         rows: Vec<FrameRow>,
@@ -69,7 +69,7 @@ impl JournalWriter {
                 return Ok(None);
             };
             let about = match &note {
-                // Newer totals are written before a segment goes.
+                // Newer totals are written before a segment is removed.
                 StateRecord::Totals(_) => continue,
                 StateRecord::Fact(fact) => fact.job(),
                 StateRecord::Job(kept) => Some(kept.record.job.id),
@@ -108,8 +108,8 @@ impl JournalWriter {
         Ok(Some(records))
     }
 
-    /// A job of which the record `newest` tells something: all that is known of it, unless that stands
-    /// further on already. One that nobody is told of any more is forgotten.
+    /// The complete record of a job to which the record `newest` belongs, unless a later record has it
+    /// already. A job that is no longer visible is forgotten.
     fn live_job_record(
         &self,
         id: JobId,
@@ -185,7 +185,7 @@ impl JournalWriter {
             } => stands(IndexKey::last_message(conversation, message.by_us)),
             Fact::Happened(_) => Ok(state.outbox.event_location(EventId(origin)).is_some()),
             Fact::CursorAdvanced { subscriber, .. } => stands(IndexKey::cursor(subscriber)),
-            // What it took away is nowhere any more, and jobs are told as a whole.
+            // The entry is removed already, and jobs are written as a whole.
             Fact::Unsuppressed { .. }
             | Fact::Enqueued(_)
             | Fact::Begun { .. }
@@ -196,7 +196,7 @@ impl JournalWriter {
             Fact::Advanced { delivery, step } => Ok(state
                 .open_delivery(*delivery)
                 .is_some_and(|o| o.steps.contains(step))),
-            // The fact that parked it may live on for its fingerprint's sake.
+            // The fact that parked the delivery may still be needed for its fingerprint.
             Fact::Released { delivery, .. } => Ok(state.status_seq(*delivery) == Some(origin)),
             Fact::Settled {
                 delivery,
@@ -216,7 +216,7 @@ impl JournalWriter {
                 }
                 Ok(match outcome {
                     DeliveryOutcome::Parked { .. } => state.status_seq(*delivery) == Some(origin),
-                    // As long as the mail can be found in a segment, its end must be too.
+                    // As long as the mail is in a segment, its settlement must be too.
                     DeliveryOutcome::Delivered { .. } | DeliveryOutcome::Dropped { .. } => {
                         self.is_on_disk(state, delivery.mail)
                     }

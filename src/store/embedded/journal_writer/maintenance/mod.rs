@@ -1,13 +1,13 @@
-//! Owns what keeps the journal small: facts that still mean something and mails not settled are
-//! written again further on, then the old segments go.
+//! Owns the maintenance of the journal's size: live facts and open mails are written again, then the old
+//! segments are removed.
 //!
-//! Does all of it on the writer's thread, in small pieces, so that no fact can come between the
-//! question whether an old one still means something and the writing of it.
+//! Does all of it on the writer thread, in small steps, so that no other fact can come between the decision
+//! about a record and its relocation.
 //!
 //! ```text
-//! compaction   rounds through the state segments
-//!   living     what of them still means something
-//! emptying     mail segments that are nearly all settled
+//! compaction   passes over the state segments
+//!   live_records which of their records are still needed
+//! evacuation   mail segments that are nearly all settled
 //! ```
 
 mod compaction;
@@ -27,31 +27,31 @@ use crate::store::embedded::writer_thread::WriterStopped;
 
 use compaction::Compaction;
 
-/// Failed and captured jobs given up in one piece.
+/// Failed and captured jobs whose mail is deleted in one step.
 const JOBS_ONCE: usize = 64;
 
 /// The progress of the maintenance.
 #[derive(Debug, Default)]
 pub(in crate::store::embedded) struct Maintenance {
     compaction: Option<Compaction>,
-    /// A state segment cannot be read: no further round is begun.
+    /// True if a state segment cannot be read: then no further pass begins.
     compaction_stuck: bool,
-    /// State segments of which all that lives was carried on.
+    /// State segments whose live records were all relocated.
     relocated: BTreeSet<u64>,
-    /// Mail segments that cannot be read, and so not emptied.
+    /// Mail segments that cannot be read, and so not evacuated.
     stuck: BTreeSet<u64>,
-    /// The index was this far when it was last seen that there is nothing to do.
+    /// The progress of the index when there was last nothing to do.
     seen: u64,
 }
 
-/// The result of one piece of maintenance.
+/// The result of one step of maintenance.
 enum WorkLeft {
     More,
     Nothing,
 }
 
 impl JournalWriter {
-    /// One piece of upkeep; true if there is more to do now.
+    /// One step of maintenance; true if there is more to do now.
     pub(super) fn run_maintenance(&mut self) -> Result<bool, WriterStopped> {
         if self.shared.must_end() {
             return Err(WriterStopped);
@@ -74,7 +74,7 @@ impl JournalWriter {
         Ok(more)
     }
 
-    /// Gives up the mails of the oldest failed and captured jobs, if there are too many, or they are too old.
+    /// Deletes the mails of the oldest failed and captured jobs above the bounds on number and age.
     fn drop_expired_job_mail(&mut self) -> Result<WorkLeft, WriterStopped> {
         let jobs = self.expired_jobs();
         if jobs.is_empty() {
@@ -103,7 +103,7 @@ impl JournalWriter {
         Ok(WorkLeft::More)
     }
 
-    /// The failed and captured jobs that are kept no longer, and whether they were captured.
+    /// The failed and captured jobs that have expired, and true for each captured one.
     fn expired_jobs(&self) -> Vec<(JobId, bool)> {
         let settings = &self.shared.settings;
         let state = self.shared.state();
@@ -118,7 +118,7 @@ impl JournalWriter {
         failed.chain(captured).take(JOBS_ONCE).collect()
     }
 
-    /// Gives up the segments that nothing needs, once the index knows all that they said.
+    /// Removes the segments that are no longer needed, after the index has all their facts.
     fn retire(&mut self, flushed: u64) -> Result<(), WriterStopped> {
         let mut gone_to = 0;
         let (mails, states) = {
@@ -176,7 +176,7 @@ impl JournalWriter {
         retired.map_err(|_| WriterStopped)
     }
 
-    /// Makes the appended records part of the state.
+    /// Applies the appended records to the state.
     fn publish(&self) {
         let mut state = self.shared.state_mut();
         state.seq = self.journal.last_seq();
