@@ -1,6 +1,6 @@
-//! Owns the reading of one mail behind DATA: where it ends, its dots, and its bounds.
+//! Owns the reading of the mail after DATA: its end, dot-unstuffing, and bounds.
 //!
-//! Does not understand the mail; of its header it counts octets, fields and hops.
+//! Does not parse the mail; counts only the octets, fields and hops of its header.
 
 use bytes::Bytes;
 use memchr::memchr3;
@@ -8,25 +8,24 @@ use memchr::memchr3;
 use super::response::Refusal;
 use super::settings::{BareNewline, Settings};
 
-/// The smallest step in which the room for a mail grows, after its first piece.
+/// The smallest step in octets by which the buffer of a mail grows, after its first piece.
 const GROWTH_MIN: usize = 4 * 1024;
 
-/// Reads a mail octet by octet exact, and keeps it without the dots that were stuffed in
-/// (RFC 5321 section 4.5.2).
+/// Reads a mail octet by octet, and keeps it with the stuffed dots removed (RFC 5321 section 4.5.2).
 ///
-/// A mail that breaks a bound is read to its end and refused there: to stop sooner would take the
-/// rest of it for commands. From then on nothing of it is kept.
+/// A mail that exceeds a bound is read to its end and refused there, because an earlier stop would
+/// interpret its rest as commands. Nothing of it is kept from then on.
 #[derive(Debug)]
 pub(super) struct DataReader {
     position: LinePosition,
     kept: Vec<u8>,
     /// Octets of the mail so far, kept or not.
     bytes: u64,
-    /// Octets of the line so far, its dot left out.
+    /// Octets of the line so far, without its stuffed dot.
     line_bytes: usize,
-    /// `None` once the empty line has come.
+    /// `None` after the empty line.
     header: Option<HeaderCounts>,
-    /// The first fault found. The size of a mail that is too big as well counts before it.
+    /// The first error found. If the mail is also too large, the response names that instead.
     fault: Option<Refusal>,
     bounds: DataBounds,
 }
@@ -34,26 +33,26 @@ pub(super) struct DataReader {
 /// The end of a mail.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum DataEnd {
-    /// A CR or LF stood alone. The session cannot go on.
+    /// A bare CR or LF. The session cannot continue.
     BareNewline,
-    /// The mail is over, and breaks a bound.
+    /// The mail has ended, and exceeds a bound.
     Refused(Refusal),
-    /// The mail is over, and whole.
+    /// The mail has ended without error.
     Whole(Bytes),
 }
 
-/// The place in the mail where the reader stands.
+/// The position of the reader in the mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LinePosition {
-    /// Behind a line end, which was CRLF or, where that is mended, a bare LF.
+    /// After a line end, which was CRLF or, if those are repaired, a bare LF.
     LineStart { crlf: bool },
-    /// Behind CRLF and a dot.
+    /// After CRLF and a dot.
     Dot,
-    /// Behind CRLF, a dot and a CR.
+    /// After CRLF, a dot and a CR.
     DotReturn,
     /// In a line.
     Text,
-    /// Behind a CR in a line.
+    /// After a CR in a line.
     Return,
 }
 
@@ -95,24 +94,24 @@ impl DataReader {
         }
     }
 
-    /// Octets of memory held.
+    /// Octets of memory in use.
     pub(super) const fn bytes_held(&self) -> usize {
         self.kept.capacity()
     }
 
-    /// Throws away what is kept and what comes; the end is answered with `refusal`, unless a fault of the mail's
-    /// own has come before.
+    /// Discards the mail so far and its rest; the response at the end is `refusal`, unless the mail already
+    /// had an error of its own.
     pub(super) fn refuse(&mut self, refusal: Refusal) {
         self.fault.get_or_insert(refusal);
         self.kept = Vec::new();
         self.header = None;
     }
 
-    /// Reads `input` to the end of the mail. `None`: `input` is used up and the mail goes on.
+    /// Reads `input` up to the end of the mail; `None` if the input is used up and the mail continues.
     pub(super) fn read(&mut self, input: &mut &[u8]) -> Option<DataEnd> {
         let strict = self.bounds.bare_newline == BareNewline::Refuse;
         if self.kept.capacity() == 0 && self.bytes == 0 {
-            // Line by line it would grow in many small steps.
+            // Line by line the buffer would grow in many small steps.
             self.kept.reserve(input.len());
         }
         while let Some(&next) = input.first() {
@@ -164,8 +163,8 @@ impl DataReader {
         None
     }
 
-    /// Reads, and keeps in one copy, text and whole lines up to what needs thought: a dot at the start
-    /// of a line, a NUL, a CR or LF that is not surely half of a CRLF, the end of a header line.
+    /// Reads text and whole lines, with a single copy, up to an octet that needs a decision: a dot at the
+    /// start of a line, a NUL, a CR or LF that may not be half of a CRLF, the end of a header line.
     fn read_text(&mut self, input: &mut &[u8]) {
         let bytes = *input;
         let mut used = 0;
@@ -200,8 +199,8 @@ impl DataReader {
         }
     }
 
-    /// Makes room in steps of an eighth: a vector that doubles would hold up to twice the mail, and the
-    /// room is counted against the server's memory.
+    /// Grows the buffer in steps of an eighth: a doubling vector would hold up to twice the mail, and the
+    /// buffer counts against the server's memory budget.
     fn reserve(&mut self, octets: usize) {
         if self.kept.capacity() - self.kept.len() < octets {
             let left = self
@@ -233,7 +232,7 @@ impl DataReader {
         let Some(header) = &mut self.header else {
             return;
         };
-        // Without a fault all octets are kept, so the line is there whole.
+        // Without an error all octets are kept, so the whole line is in the buffer.
         let line = &self.kept[self.kept.len() - self.line_bytes..];
         if line == b"\r\n" {
             self.header = None;
@@ -284,14 +283,14 @@ mod tests {
         DataReader::new(&settings)
     }
 
-    /// The end that `sent` has, and the number of octets left behind it.
+    /// The result for `sent`, and the number of octets left after it.
     fn read(sent: &[u8], bare_newline: BareNewline, cut: usize) -> (Option<DataEnd>, usize) {
         let mut body = body(bare_newline);
         for (number, piece) in sent.chunks(cut).enumerate() {
             let mut input = piece;
             let end = body.read(&mut input);
             let read = number * cut + piece.len() - input.len();
-            // What breaks a mail off need not be taken off the input: nothing is read any more.
+            // After an abort the rest of the input does not matter, because nothing is read any more.
             if end == Some(DataEnd::BareNewline) {
                 return (end, 0);
             }
@@ -303,7 +302,7 @@ mod tests {
         (None, 0)
     }
 
-    /// The same by looking at all of `sent` at once, without a state.
+    /// The same result, computed from all of `sent` at once, without a state.
     fn model(sent: &[u8], bare_newline: BareNewline) -> (Option<DataEnd>, usize) {
         const END: &[u8] = b"\r\n.\r\n";
         let whole = [b"\r\n", sent].concat();

@@ -1,34 +1,34 @@
-//! Owns what a relay tells of the client behind it: the attributes of XCLIENT and XFORWARD, as Postfix
-//! defines them.
+//! Owns the attributes of XCLIENT and XFORWARD, by which a relay describes its client, as Postfix defines
+//! them.
 //!
-//! Does not know who may tell.
+//! Does not know which peers may send them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::response::Refusal;
 
-/// The attributes that are offered and taken.
+/// The supported attributes.
 pub(super) const ATTRIBUTE_NAMES: &str = "NAME ADDR HELO";
-/// Octets of a value, its xtext undone: as many as a domain may have.
+/// Octets of a value after xtext decoding: the length of a domain.
 const VALUE_BYTES_MAX: usize = 255;
 
 /// The client behind a relay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RelayedClient {
-    /// The address; `None` where the relay does not know it.
+    /// The address; `None` if the relay does not know it.
     pub ip: Option<IpAddr>,
     /// The name given in EHLO or HELO, bounded as [`Transaction::helo`] is.
     ///
     /// [`Transaction::helo`]: super::transaction::Transaction::helo
     pub helo: Option<String>,
-    /// True if the client receives our responses, as it does behind a proxy that speaks XCLIENT.
-    /// Behind XFORWARD the relay receives them.
+    /// True if the client receives our responses, as it does through a proxy that sends XCLIENT. With
+    /// XFORWARD the relay receives them.
     pub receives_responses: bool,
 }
 
 impl RelayedClient {
-    /// Applies the attributes of one command: `NAME=value …`, at least one, each at most once. A
-    /// list with a fault changes nothing.
+    /// Applies the attributes of one command: `NAME=value …`, at least one, each at most once. A malformed
+    /// list changes nothing.
     pub(super) fn apply(&mut self, attributes: &str) -> Result<(), Refusal> {
         let mut taken = self.clone();
         let mut seen: Vec<String> = Vec::new();
@@ -41,7 +41,7 @@ impl RelayedClient {
             match name.as_str() {
                 "ADDR" => taken.ip = value.as_deref().map(address).transpose()?,
                 "HELO" => taken.helo = value,
-                // What it says is not needed: names are looked up by the address.
+                // The value is not needed: names are looked up by the address.
                 "NAME" => {}
                 _ => return Err(Refusal::ArgumentMalformed),
             }
@@ -58,8 +58,8 @@ impl RelayedClient {
     }
 }
 
-/// The value behind its xtext (RFC 3461 section 4): `Some(None)` if the relay does not know it, `None`
-/// if it is malformed.
+/// Decodes an xtext value (RFC 3461 section 4): `Some(None)` if the relay does not know it, `None` if it is
+/// malformed.
 #[expect(
     clippy::option_option,
     reason = "a value that is unknown is not one that is wrong"
@@ -89,7 +89,7 @@ fn value_of(text: &str) -> Option<Option<String>> {
     fits.then_some(Some(value))
 }
 
-/// `192.0.2.1` or `IPv6:2001:db8::1`.
+/// Parses `192.0.2.1` or `IPv6:2001:db8::1`.
 fn address(text: &str) -> Result<IpAddr, Refusal> {
     const MARK: &str = "IPv6:";
     let ip = match text.split_at_checked(MARK.len()) {

@@ -1,6 +1,6 @@
-//! Owns the grammar of commands: one line in, one [`SmtpCommand`] out.
+//! Owns the grammar of commands: parses one line to one [`SmtpCommand`].
 //!
-//! Does not know what may be said when, nor which recipients are ours.
+//! Does not know the order of commands, nor which recipients are ours.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use super::response::Refusal;
 
 /// Octets of a path with its brackets (RFC 5321 section 4.5.3.1.3).
 const PATH_BYTES_MAX: usize = 256;
-/// Octets of the name in a hello: as many as a domain may have.
+/// Octets of the name in a greeting: the length of a domain.
 const HELLO_NAME_BYTES_MAX: usize = 255;
 
 /// A well-formed command.
@@ -29,8 +29,7 @@ pub(super) enum SmtpCommand {
     Rset,
     StartTls,
     Vrfy,
-    /// The attributes, not yet read: a peer that may not send them shall not learn whether they are
-    /// good.
+    /// The attributes, not yet parsed: a peer that may not send them must not learn if they are valid.
     Xclient(String),
     Xforward(String),
 }
@@ -40,11 +39,11 @@ pub(super) enum SmtpCommand {
 pub(super) struct MailFrom {
     /// `None` is the null sender.
     pub(super) sender: Option<Address>,
-    /// SIZE (RFC 1870), clamped to what a `u64` holds.
+    /// SIZE (RFC 1870), clamped to the range of `u64`.
     pub(super) size: Option<u64>,
     /// SMTPUTF8 (RFC 6531).
     pub(super) smtputf8: bool,
-    /// BODY (RFC 6152). Either value is taken as 8BITMIME: it is kept only to find a second one.
+    /// BODY (RFC 6152). Both values are treated as 8BITMIME; the field only detects a repetition.
     body: bool,
 }
 
@@ -53,12 +52,12 @@ pub(super) struct MailFrom {
 pub enum ForwardPath {
     /// `<local@domain>`.
     Mailbox(Address),
-    /// `<postmaster>` without a domain: this host's own (RFC 5321 section 4.5.1).
+    /// `<postmaster>` without a domain, which every host has (RFC 5321 section 4.5.1).
     Postmaster,
 }
 
 impl fmt::Debug for ForwardPath {
-    /// Leaves out the address, which may hold a token.
+    /// Leaves out the address, which may contain a token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Mailbox(_) => "Mailbox(..)",
@@ -68,7 +67,7 @@ impl fmt::Debug for ForwardPath {
 }
 
 impl SmtpCommand {
-    /// Reads a command line that has lost its line end.
+    /// Parses a command line without its line end.
     pub(super) fn parse(line: &str) -> Result<Self, Refusal> {
         let line = line.trim_end_matches(' ');
         let (verb, argument) = line.split_once(' ').unwrap_or((line, ""));
@@ -169,7 +168,7 @@ fn parse_rcpt(argument: &str) -> Result<ForwardPath, Refusal> {
         ForwardPath::Mailbox(parse_mailbox(path).ok_or(Refusal::RecipientSyntax)?)
     };
     if let Some(parameter) = parameters.split(' ').find(|p| !p.is_empty()) {
-        // None of the extensions offered has a parameter here.
+        // None of the supported extensions has a parameter here.
         keyword_and_value(parameter)?;
         return Err(Refusal::ParameterUnknown);
     }
@@ -183,10 +182,10 @@ fn after_keyword<'l>(argument: &'l str, keyword: &str) -> Result<&'l str, Refusa
     }
 }
 
-/// Cuts `<path>` off the start: what is in the brackets, and the parameters behind them.
+/// Splits `<path>` from the start: returns the text in the brackets, and the parameters after them.
 ///
-/// A bracket in a quoted local part does not end the path. Spaces before the path are none of the
-/// grammar, but old clients send one.
+/// A bracket in a quoted local part does not end the path. The grammar has no space before the path, but
+/// old clients send one.
 fn split_path(text: &str) -> Option<(&str, &str)> {
     let inner = text.trim_start_matches(' ').strip_prefix('<')?;
     let (mut quoted, mut escaped) = (false, false);
@@ -206,11 +205,11 @@ fn split_path(text: &str) -> Option<(&str, &str)> {
     None
 }
 
-/// Reads a mailbox behind its source route, which is stripped (RFC 5321 section 4.1.1.3).
+/// Parses a mailbox after its source route, which is dropped (RFC 5321 section 4.1.1.3).
 fn parse_mailbox(path: &str) -> Option<Address> {
     let mut rest = path;
     while let Some(hop) = rest.strip_prefix('@') {
-        // The colon that ends a route is not one of those in an address literal.
+        // The colons of an address literal do not end the route.
         let literal = if hop.starts_with('[') {
             hop.find(']')?
         } else {
@@ -220,7 +219,7 @@ fn parse_mailbox(path: &str) -> Option<Address> {
         Domain::parse(&hop[..end]).ok()?;
         rest = &hop[end + 1..];
         let last = hop[end..].starts_with(':');
-        // A comma has another hop behind it, a colon the mailbox.
+        // Another hop follows a comma, the mailbox follows a colon.
         if last == rest.starts_with('@') {
             return None;
         }
@@ -228,7 +227,7 @@ fn parse_mailbox(path: &str) -> Option<Address> {
     Address::parse(rest).ok()
 }
 
-/// Reads `KEYWORD` or `KEYWORD=value` (RFC 5321 section 4.1.2, esmtp-param).
+/// Parses `KEYWORD` or `KEYWORD=value` (RFC 5321 section 4.1.2, esmtp-param).
 fn keyword_and_value(parameter: &str) -> Result<(String, Option<&str>), Refusal> {
     let (keyword, value) = match parameter.split_once('=') {
         Some((keyword, value)) => (keyword, Some(value)),
@@ -244,11 +243,11 @@ fn keyword_and_value(parameter: &str) -> Result<(String, Option<&str>), Refusal>
     Ok((keyword.to_ascii_uppercase(), value))
 }
 
-/// Reads the value of SIZE, 1 to 20 digits (RFC 1870 section 3).
+/// Parses the value of SIZE, 1 to 20 digits (RFC 1870 section 3).
 fn parse_size(value: &str) -> Option<u64> {
     const DIGITS_MAX: usize = 20;
     let fits = (1..=DIGITS_MAX).contains(&value.len()) && value.bytes().all(|d| d.is_ascii_digit());
-    // Twenty digits can exceed a u64; what does is beyond any bound all the same.
+    // Twenty digits can exceed a u64, but such a number exceeds every bound anyway.
     fits.then(|| value.parse().unwrap_or(u64::MAX))
 }
 

@@ -1,6 +1,6 @@
-//! Owns the cutting of bytes into command lines.
+//! Owns the splitting of bytes into command lines.
 //!
-//! Does not know what a command means, and does not read mails.
+//! Does not parse commands, and does not read mails.
 
 use std::borrow::Cow;
 
@@ -15,27 +15,27 @@ const COMMAND_BYTES_MAX: usize = 2048;
 /// The type of a TLS handshake record, with which a ClientHello begins.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Cuts command lines, and holds the one that has not ended yet.
+/// Splits command lines, and holds an incomplete one.
 pub(super) struct LineReader {
     partial: Vec<u8>,
     bare_newline: BareNewline,
     /// True until the first line was read.
     at_start: bool,
-    /// In the rest of a line that was too long.
+    /// True within the rest of a line that was too long.
     skipping_line: bool,
-    /// The last octet that was skipped is a CR.
+    /// True if the last octet that was skipped is a CR.
     skipped_return: bool,
-    /// The line before ended in a bare LF that is refused: the text behind it, up to the next CRLF, is the
-    /// rest of what the peer sent as one line, and must not run.
+    /// True if the line before ended in a bare LF that is refused: the text up to the next CRLF belongs to
+    /// what the peer sent as one line, and must not run as a command.
     tainted: bool,
 }
 
-/// The reason why a line is no command line.
+/// The reason why a line is not a command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LineError {
     /// The peer speaks HTTP, TLS or SSH.
     Foreign,
-    /// A bare CR or LF, a control character, or no UTF-8.
+    /// The line has a bare CR or LF, a control character, or is not UTF-8.
     Malformed,
     /// The line has more than [`COMMAND_BYTES_MAX`] octets. The rest of it is skipped.
     TooLong,
@@ -53,10 +53,10 @@ impl LineReader {
         }
     }
 
-    /// Takes the next line off `input`, without its line end. `None`: `input` is used up.
+    /// Takes the next line from `input`, without its line end; `None` if the input is used up.
     ///
-    /// A line ends at LF, so that a peer that sends bare line feeds receives an answer to each of its
-    /// lines rather than silence; whether a bare one is an error is the setting's choice.
+    /// A line ends at LF, so that a peer that sends bare line feeds receives a response to each line
+    /// instead of none; the settings decide if a bare one is an error.
     pub(super) fn next<'i>(
         &mut self,
         input: &mut &'i [u8],
@@ -76,7 +76,7 @@ impl LineReader {
             self.tainted = !self.skipped_return && self.bare_newline == BareNewline::Refuse;
         }
         if self.at_start {
-            // A ClientHello need not contain a line feed, so it is told by its first octet.
+            // A ClientHello need not contain a line feed, so its first octet identifies it.
             let first = *input.first()?;
             self.at_start = false;
             if first == TLS_HANDSHAKE {
@@ -100,14 +100,14 @@ impl LineReader {
         Some(self.text(&whole).map(|text| Cow::Owned(text.to_owned())))
     }
 
-    /// Forgets what was held of an unfinished line.
+    /// Discards an incomplete line.
     pub(super) fn clear(&mut self) {
         self.partial = Vec::new();
         self.skipping_line = false;
         self.tainted = false;
     }
 
-    /// The text of a line that ends in LF, unless a bare LF stood right before it.
+    /// The text of a line that ends in LF, unless a bare LF stood just before it.
     fn text<'l>(&mut self, line: &'l [u8]) -> Result<&'l str, LineError> {
         let is_bare = self.bare_newline == BareNewline::Refuse && !line.ends_with(b"\r\n");
         let was_tainted = std::mem::replace(&mut self.tainted, is_bare);
@@ -146,8 +146,8 @@ fn text(line: &[u8], bare_newline: BareNewline) -> Result<&str, LineError> {
     Ok(text)
 }
 
-/// True for the first words of protocols whose peers can be tricked into speaking to a mail port
-/// (ALPACA, <https://alpaca-attack.com>): lines of theirs must not run as commands.
+/// True for the first words of protocols whose clients can be tricked into connecting to a mail port
+/// (ALPACA, <https://alpaca-attack.com>): their lines must not run as commands.
 fn is_foreign(line: &[u8]) -> bool {
     const STARTS: [&[u8]; 12] = [
         b"CONNECT ",

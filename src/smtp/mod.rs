@@ -1,7 +1,7 @@
-//! Owns the wire: one SMTP or LMTP conversation as a machine of bytes in, bytes out.
+//! Owns the SMTP and LMTP dialogue as a state machine over bytes.
 //!
-//! Touches no socket and no clock, keeps no mail, and decides neither who is a recipient nor whether
-//! a mail may be stored: it asks.
+//! Uses no socket and no clock, stores no mail, and decides neither about recipients nor about acceptance:
+//! it asks the caller.
 
 mod body;
 mod client;

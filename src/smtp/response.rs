@@ -1,15 +1,15 @@
-//! Owns every word a peer can hear.
+//! Owns every response that a peer can receive.
 //!
-//! Does not decide when one is said. No text comes from a peer or a mail.
+//! Does not decide when a response is sent. No text of a peer or a mail is in one.
 
 use std::fmt;
 
-/// A response: a code, its enhanced code where RFC 2034 wants one, and words.
+/// A response: a code, an enhanced code if RFC 2034 requires one, and a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Response {
     code: u16,
     /// Subject and detail (RFC 3463). The class is the first digit of `code`, so that the two cannot
-    /// disagree.
+    /// contradict each other.
     enhanced: Option<[u16; 2]>,
     text: &'static str,
 }
@@ -28,7 +28,7 @@ impl Response {
         self.code
     }
 
-    /// The words.
+    /// The text.
     pub const fn text(self) -> &'static str {
         self.text
     }
@@ -54,10 +54,10 @@ macro_rules! refusals {
         }
 
         impl Refusal {
-            /// All of them, in the order of the table.
+            /// All refusals, in the order of the table.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-            /// The name in metrics and logs, which never changes.
+            /// The stable name in metrics and logs.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$name => $metric,)*
@@ -75,7 +75,7 @@ macro_rules! refusals {
 }
 
 refusals! {
-    /// A command without the argument it needs, or with one it does not take.
+    /// A command without a required argument, or with an unexpected one.
     ArgumentMalformed = "argument_malformed" 501 5 4 "syntax error in the argument";
     /// The mail's sender fails its own domain's DMARC policy.
     AuthenticationFailed = "authentication_failed" 550 7 26 "the sender's domain asks to refuse mail that fails its checks";
@@ -83,27 +83,28 @@ refusals! {
     AuthorUnclear = "author_unclear" 550 7 1 "the From field must name one author";
     /// A mail by an author who may not be allowed to write here.
     AuthorUnverified = "author_unverified" 550 7 1 "the author of this mail could not be verified";
-    /// A CR or LF alone in a mail. There is no safe way to go on: what follows may be smuggled.
+    /// A bare CR or LF in a mail. The session cannot continue safely, because the following bytes may be
+    /// smuggled.
     BareNewline = "bare_newline" 521 5 2 "lines end in CRLF and nothing else, closing";
-    /// A mail from a network whose bare LF are mended has a bare CR, which is not.
+    /// A bare CR in a mail from a network whose bare LF are repaired; a bare CR is not.
     BareReturn = "bare_return" 550 6 0 "the mail has a carriage return without a line feed";
     /// Too much mail is in flight.
     Busy = "busy" 452 3 1 "too much mail at once, try again later";
-    /// The work between the end of a mail and its answer took too long; the mail was not stored.
+    /// The checks between the end of a mail and its response took too long; the mail was not stored.
     CheckTooSlow = "check_too_slow" 451 4 5 "could not check the mail in time, try again later";
-    /// BDAT, which is not offered. The chunk behind it must not run as commands.
+    /// BDAT, which is not supported. The following chunk must not run as commands.
     ChunkingNotOffered = "chunking_not_offered" 502 5 1 "BDAT is not offered, closing";
-    /// A command line with a bare CR or LF, a control character, or no UTF-8.
+    /// A command line with a bare CR or LF, a control character, or invalid UTF-8.
     CommandMalformed = "command_malformed" 500 5 2 "not a command line";
-    /// A command line beyond the bound.
+    /// A command line that is too long.
     CommandTooLong = "command_too_long" 500 5 2 "command line too long";
-    /// A command known but not offered.
+    /// A known command that is not supported.
     CommandUnavailable = "command_unavailable" 502 5 1 "command not offered";
-    /// A command not known, or of the other protocol.
+    /// An unknown command, or one of the other protocol.
     CommandUnknown = "command_unknown" 500 5 1 "command not known";
-    /// A mail that comes slower than the least rate.
+    /// A mail that arrives more slowly than the minimum rate.
     DataTooSlow = "data_too_slow" 421 4 2 "the mail comes too slowly, closing";
-    /// HTTP, TLS or SSH.
+    /// A client that speaks HTTP, TLS or SSH.
     ForeignProtocol = "foreign_protocol" 554 5 0 "only mail is spoken here, closing";
     /// A header block with too many octets or fields.
     HeaderTooBig = "header_too_big" 552 3 4 "the mail's header is too big";
@@ -111,15 +112,15 @@ refusals! {
     HelloMissing = "hello_missing" 503 5 1 "say hello first";
     /// EHLO, HELO or LHLO without a name, or with one too long.
     HelloNameMalformed = "hello_name_malformed" 501 5 4 "say hello with the name of your host";
-    /// The peer was idle for too long.
+    /// A peer that was idle for too long.
     IdleTooLong = "idle_too_long" 421 4 2 "nothing heard for too long, closing";
-    /// A fault of ours.
+    /// An internal error.
     InternalError = "internal_error" 421 3 0 "internal error, closing, try again later";
     /// A mail that has passed too many hosts.
     LoopDetected = "loop_detected" 554 4 6 "too many hops, the mail goes round in a loop";
-    /// A mail of no octets.
+    /// A mail without any octet.
     MailEmpty = "mail_empty" 550 6 0 "the mail is empty";
-    /// A line of a mail beyond the bound.
+    /// A line of a mail that is too long.
     MailLineTooLong = "mail_line_too_long" 550 6 0 "the mail has a line that is too long";
     /// A NUL in a mail.
     MailNul = "mail_nul" 550 6 0 "the mail has a NUL octet";
@@ -127,78 +128,78 @@ refusals! {
     MailNested = "mail_nested" 503 5 1 "a sender is already given";
     /// RCPT or DATA before MAIL.
     MailMissing = "mail_missing" 503 5 1 "give a sender first";
-    /// A mail beyond the bound.
+    /// A mail that is too large.
     MailTooBig = "mail_too_big" 552 3 4 "the mail exceeds the size limit";
-    /// A null sender with more than one recipient: no bounce has two (RFC 5321 section 4.5.5).
+    /// A null sender with more than one recipient: a bounce has only one (RFC 5321 section 4.5.5).
     NullSenderRecipients = "null_sender_recipients" 452 5 3 "one recipient at a time for the null sender";
-    /// A parameter with a value it cannot have, or given twice.
+    /// A parameter with an invalid value, or given twice.
     ParameterMalformed = "parameter_malformed" 501 5 4 "bad parameter value";
-    /// A parameter of no extension that is offered.
+    /// A parameter of an extension that is not supported.
     ParameterUnknown = "parameter_unknown" 555 5 4 "parameter not known";
-    /// A peer that is not let in at all.
+    /// A peer that is denied access.
     PeerDenied = "peer_denied" 554 7 1 "access denied";
-    /// XCLIENT from a peer that is not trusted with it.
+    /// XCLIENT or XFORWARD from a peer that is not trusted.
     PeerUntrusted = "peer_untrusted" 550 7 0 "not allowed to you";
-    /// DATA without a recipient that was accepted.
+    /// DATA without an accepted recipient.
     RecipientMissing = "recipient_missing" 503 5 1 "no valid recipient";
-    /// A forward-path that is none.
+    /// A malformed forward-path.
     RecipientSyntax = "recipient_syntax" 501 1 3 "bad recipient address syntax";
-    /// An address of ours that nobody has.
+    /// An unknown address in one of our domains.
     RecipientUnknown = "recipient_unknown" 550 1 1 "no such recipient";
-    /// One recipient more than a mail may have.
+    /// A recipient beyond the limit of a mail.
     RecipientsTooMany = "recipients_too_many" 452 5 3 "too many recipients";
-    /// A recipient of a domain that is not ours.
+    /// A recipient in a foreign domain.
     RelayDenied = "relay_denied" 550 7 1 "relay access denied";
-    /// The sender's domain does not exist or takes no mail.
+    /// The sender's domain does not exist or accepts no mail.
     SenderDomainMissing = "sender_domain_missing" 550 1 8 "the sender's domain does not exist";
-    /// The sender's domain says that it has no mail (RFC 7505).
+    /// The sender's domain declares that it accepts no mail (RFC 7505).
     SenderDomainNullMx = "sender_domain_null_mx" 550 7 27 "the sender's domain takes no mail";
     /// The sender's domain could not be looked up.
     SenderDomainUnsure = "sender_domain_unsure" 451 1 8 "could not look up the sender's domain, try again later";
-    /// A sender that is not let in.
+    /// A sender that is denied.
     SenderDenied = "sender_denied" 550 7 1 "sender denied";
-    /// A reverse-path that is none.
+    /// A malformed reverse-path.
     SenderSyntax = "sender_syntax" 501 1 7 "bad sender address syntax";
-    /// All places are taken.
+    /// The limit of connections is reached.
     ServerFull = "server_full" 421 3 2 "too many connections, try again later";
     /// The session as a whole took too long.
     SessionTooLong = "session_too_long" 421 4 2 "the session takes too long, closing";
-    /// We are going down.
+    /// The server is shutting down.
     ShuttingDown = "shutting_down" 421 3 2 "shutting down, try again later";
-    /// Bytes where the peer had to wait: before the greeting, or a mail before the 354 (RFC 2920
+    /// Bytes sent when the peer had to wait: before the greeting, or a mail before the 354 (RFC 2920
     /// section 3.1).
     SpokeTooEarly = "spoke_too_early" 554 5 0 "wait for the answer before you go on, closing";
-    /// The disk is full or nearly so.
+    /// The disk is full or nearly full.
     StoreFull = "store_full" 452 3 1 "no room for mail now, try again later";
-    /// The store cannot take a mail now.
+    /// The store cannot accept a mail now.
     StoreUnavailable = "store_unavailable" 451 3 0 "cannot store mail now, try again later";
-    /// STARTTLS in TLS.
+    /// STARTTLS within TLS.
     TlsNested = "tls_nested" 503 5 1 "TLS is already on";
-    /// TLS could not be begun.
+    /// TLS could not be started.
     TlsUnavailable = "tls_unavailable" 454 7 0 "TLS is not available now";
-    /// A token that is ours, but too old.
+    /// A token of ours that has expired.
     TokenExpired = "token_expired" 550 7 1 "this reply address has expired, please write to us anew";
-    /// A token that is not ours. The words are those of an unknown recipient, so that a guesser
-    /// learns nothing.
+    /// A token that is not ours. The text is that of an unknown recipient, so that an attacker learns
+    /// nothing.
     TokenForged = "token_forged" 550 1 1 "no such recipient";
     /// A token of ours, minted more than a day ahead of our clock: the sender should try again.
     TokenNotYetValid = "token_not_yet_valid" 451 7 1 "this reply address is not valid yet, try again later";
-    /// A token that was made void.
+    /// A revoked token.
     TokenRevoked = "token_revoked" 550 7 1 "this reply address is no longer in use, please write to us anew";
-    /// The peer's address or network has all the places it may have.
+    /// The connection limit of the peer's address or network is reached.
     TooManyConnections = "too_many_connections" 421 7 0 "too many connections from your network, try again later";
-    /// The bound of broken commands is reached.
+    /// The limit of invalid commands is reached.
     TooManyErrors = "too_many_errors" 421 7 0 "too many errors, closing";
-    /// The bound of commands that bring no mail forward is reached.
+    /// The limit of commands without a mail is reached.
     TooManyJunk = "too_many_junk" 421 7 0 "too many commands without a mail, closing";
-    /// The bound of refused senders and recipients is reached.
+    /// The limit of refused senders and recipients is reached.
     TooManyRefused = "too_many_refused" 421 7 0 "too many refused addresses, closing";
     /// A UTF-8 address in a transaction without SMTPUTF8 (RFC 6531 section 3.5).
     Utf8Unannounced = "utf8_unannounced" 553 6 7 "a UTF-8 address needs SMTPUTF8";
 }
 
 impl Refusal {
-    /// True if the session ends with it.
+    /// True if the session ends with this response.
     pub const fn closes(self) -> bool {
         matches!(self.response().code, 421 | 521)
             || matches!(
@@ -210,7 +211,7 @@ impl Refusal {
             )
     }
 
-    /// True if the peer should not try the same again (5xx).
+    /// True if the peer should not retry (5xx).
     pub const fn is_permanent(self) -> bool {
         self.response().code >= 500
     }
@@ -221,7 +222,7 @@ impl Refusal {
     }
 }
 
-/// Every yes of one line and fixed words.
+/// The positive responses of one line and fixed text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PositiveResponse {
     Bye,
@@ -241,7 +242,7 @@ impl PositiveResponse {
         match self {
             Self::Bye => Response::new(221, 0, 0, "goodbye"),
             Self::Cleared => Response::new(250, 0, 0, "cleared"),
-            // RFC 2034 gives no enhanced code to 3xx.
+            // RFC 2034 defines no enhanced code for 3xx.
             Self::DataWanted => Response {
                 code: 354,
                 enhanced: None,
@@ -262,7 +263,7 @@ impl PositiveResponse {
     }
 }
 
-/// Appends the yes to a mail, with the name it has in our queue.
+/// Appends the positive response to a mail, with its id in our queue.
 pub(super) fn write_stored(name: &str, out: &mut Vec<u8>) {
     const NAME_BYTES_MAX: usize = 64;
     let sayable = (1..=NAME_BYTES_MAX).contains(&name.len())
@@ -275,8 +276,8 @@ pub(super) fn write_stored(name: &str, out: &mut Vec<u8>) {
     write_line(&line, out);
 }
 
-/// Appends the greeting or the answer to a hello: `lines` under one code, without enhanced codes
-/// (RFC 2034 section 4).
+/// Appends the greeting or the response to EHLO, HELO or LHLO: `lines` under one code, without enhanced
+/// codes (RFC 2034 section 4).
 pub(super) fn write_lines(code: u16, lines: &[String], out: &mut Vec<u8>) {
     for (at, line) in lines.iter().enumerate() {
         let mark = if at + 1 == lines.len() { ' ' } else { '-' };
@@ -295,7 +296,7 @@ mod tests {
 
     use super::*;
 
-    /// A reply line has at most 512 octets (RFC 5321 section 4.5.3.1.5).
+    /// Octets of a reply line (RFC 5321 section 4.5.3.1.5).
     const LINE_BYTES_MAX: usize = 512;
 
     #[test]

@@ -1,4 +1,4 @@
-//! Owns the limits and words of one listener.
+//! Owns the limits and the names of one listener.
 //!
 //! Does not read configuration.
 
@@ -7,13 +7,13 @@
 pub struct Settings {
     /// The name in the greeting: a domain of at most 255 octets.
     pub hostname: String,
-    /// The protocol that is spoken.
+    /// The protocol of the listener.
     pub protocol: Protocol,
-    /// STARTTLS is offered (RFC 3207). Leave it off where the connection begins in TLS.
+    /// True if STARTTLS is offered (RFC 3207); false for connections that begin in TLS.
     pub offer_starttls: bool,
-    /// The peer is a relay that may say with XCLIENT and XFORWARD who the client is.
+    /// True if the peer is a relay that may name its client with XCLIENT and XFORWARD.
     pub trusts_relay: bool,
-    /// The treatment of a line feed that has no carriage return before it.
+    /// The treatment of a bare LF.
     pub bare_newline: BareNewline,
     /// Octets of one mail, as SIZE counts them (RFC 1870 section 5).
     pub mail_bytes_max: u64,
@@ -23,16 +23,16 @@ pub struct Settings {
     pub header_bytes_max: usize,
     /// Fields of a mail's header block.
     pub header_fields_max: usize,
-    /// Received fields, beyond which a mail is taken to go round in a loop (RFC 5321 section 6.3).
+    /// The number of Received fields above which a mail is in a loop (RFC 5321 section 6.3).
     pub received_max: usize,
     /// Recipients of one mail. RFC 5321 section 4.5.3.1.8 asks for 100.
     pub rcpt_max: usize,
-    /// Broken, unknown or misplaced commands until the session is ended.
+    /// Invalid, unknown or misplaced commands after which the session ends.
     pub errors_max: u32,
-    /// Commands that bring no mail forward until the session is ended; a stored mail clears the count.
+    /// Commands without a mail after which the session ends; a stored mail resets the count.
     pub junk_max: u32,
-    /// Senders and recipients, refused for good or beyond the limit of a mail, after which the session is
-    /// ended.
+    /// Senders and recipients, refused permanently or above the limit of a mail, after which the session
+    /// ends.
     pub refused_max: u32,
 }
 
@@ -58,7 +58,7 @@ impl Settings {
     }
 }
 
-/// The two protocols a session can speak.
+/// The two protocols of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// LMTP (RFC 2033).
@@ -67,21 +67,20 @@ pub enum Protocol {
     Smtp,
 }
 
-/// The treatment of a line feed that has no carriage return before it.
+/// The treatment of a bare LF, without a carriage return before it.
 ///
-/// Servers that disagree on where a line ends disagree on where a mail ends, and in the gap a second
-/// mail is smuggled. So with either choice a mail ends at the five octets CR LF `.` CR LF and nowhere
-/// else.
+/// If two servers disagree on the end of a line, they disagree on the end of a mail, and a second mail can
+/// be smuggled in between. So with either choice a mail ends only at the five octets CR LF `.` CR LF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BareNewline {
-    /// In a mail: 521, and the session ends. In a command: 500, to that line and to the next one up to
+    /// In a mail: 521, and the session ends. In a command: 500, for that line and for the next one up to
     /// its CRLF.
     Refuse,
-    /// For networks the operator names, whose programs cannot do better.
+    /// For configured networks with programs that cannot be corrected.
     ///
-    /// A bare LF ends a command line. In a mail it ends a line of text, is kept as CRLF, and a dot
-    /// that begins the next line is removed as it is on any line (RFC 5321 section 4.5.2); but
-    /// a dot alone between two line ends of which one is a bare LF is an empty line, never the
-    /// end. A bare CR is not mended: the mail is read to its end and refused there.
+    /// A bare LF ends a command line. In a mail it ends a line of text and is stored as CRLF, and a dot at
+    /// the start of the next line is removed as on any line (RFC 5321 section 4.5.2); but a single dot
+    /// between two line ends of which one is a bare LF is an empty line, never the end. A bare CR is not
+    /// repaired: the mail is read to its end and refused there.
     Normalize,
 }

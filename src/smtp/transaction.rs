@@ -1,6 +1,6 @@
 //! Owns the mail transaction: the sender and the recipients accepted so far.
 //!
-//! Does not know the mail's bytes until it is over.
+//! Does not have the mail's bytes until its end.
 
 use std::fmt;
 
@@ -10,28 +10,28 @@ use super::client::RelayedClient;
 use crate::mail::address::Address;
 use crate::mail::envelope::Recipient;
 
-/// A whole mail and its envelope, handed over to be stored.
+/// A complete mail and its envelope, to be stored.
 #[derive(Clone)]
 pub struct Transaction {
     /// The reverse-path; `None` is the null sender.
     pub sender: Option<Address>,
-    /// The recipients accepted, at least one, in the order of their first RCPT and each once.
+    /// The accepted recipients, at least one, in the order of their first RCPT and each once.
     pub recipients: Vec<Recipient>,
-    /// The transaction used SMTPUTF8 (RFC 6531).
+    /// True if the transaction used SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
-    /// The name in the hello of the peer, as it came: UTF-8 without control characters, at most 255
-    /// octets, and nothing else is sure about it.
+    /// The peer's name in EHLO, HELO or LHLO, unchanged: UTF-8 without control characters, at most 255
+    /// octets, otherwise not checked.
     pub helo: String,
     /// True if the peer used EHLO or LHLO, not HELO: "with ESMTP", not "with SMTP" (RFC 3848).
     pub extended: bool,
-    /// The client behind the peer, where the peer is a relay and named one.
+    /// The peer's client, if the peer is a relay and named one.
     pub client: Option<RelayedClient>,
-    /// The mail's bytes, its dots unstuffed.
+    /// The mail's bytes, dot-unstuffed.
     pub bytes: Bytes,
 }
 
 impl fmt::Debug for Transaction {
-    /// Leaves out the addresses of recipients, which hold tokens, and the mail.
+    /// Leaves out the recipients' addresses, which contain tokens, and the mail.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transaction")
             .field("sender", &self.sender)
@@ -41,12 +41,12 @@ impl fmt::Debug for Transaction {
     }
 }
 
-/// A mail on its way: from MAIL to the end of DATA.
+/// An incomplete mail: from MAIL to the end of DATA.
 pub(super) struct OpenTransaction {
     pub(super) sender: Option<Address>,
     pub(super) smtputf8: bool,
     pub(super) recipients: Vec<Recipient>,
-    /// For each RCPT accepted, its place in `recipients`. LMTP answers once a RCPT, also where two
+    /// For each accepted RCPT, its index in `recipients`. LMTP sends one response per RCPT, also if two
     /// name the same recipient (RFC 2033 section 4.2).
     pub(super) recipient_indices: Vec<usize>,
 }

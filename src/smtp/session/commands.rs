@@ -1,6 +1,6 @@
-//! Owns what each command does to a session, and in which order commands may come.
+//! Owns the effect of each command on a session, and the order of commands.
 //!
-//! Does not know their grammar.
+//! Does not parse commands.
 
 use super::super::body::DataReader;
 use super::super::client::{ATTRIBUTE_NAMES, RelayedClient};
@@ -47,7 +47,7 @@ impl Session {
         LineProgress::GoesOn
     }
 
-    /// `extended`: the protocol whose hello it is; `None` is HELO.
+    /// `extended` is the protocol of EHLO or LHLO; `None` is HELO.
     fn run_hello(&mut self, name: String, extended: Option<Protocol>, out: &mut Vec<u8>) {
         let Settings {
             protocol, hostname, ..
@@ -89,7 +89,7 @@ impl Session {
             .size
             .is_some_and(|size| size > self.settings.mail_bytes_max)
         {
-            // It asked before it sent, as it should: that is no error.
+            // The peer asked before it sent the mail, as it should: this is not an error.
             self.respond(Refusal::MailTooBig, out);
             self.count_junk(out);
             return LineProgress::GoesOn;
@@ -111,7 +111,7 @@ impl Session {
             None if self.hello.is_none() => Refusal::HelloMissing,
             None => Refusal::MailMissing,
             Some(draft) if is_utf8 && !draft.smtputf8 => Refusal::Utf8Unannounced,
-            // The peer may go on with the recipients it has, but not ask without end.
+            // The peer may continue with its recipients, but the number of further requests is limited.
             Some(draft) if draft.sender.is_none() && !draft.recipient_indices.is_empty() => {
                 self.refuse_surplus(Refusal::NullSenderRecipients, out);
                 return LineProgress::GoesOn;
@@ -132,8 +132,8 @@ impl Session {
     fn run_data(&mut self, last: bool, out: &mut Vec<u8>) {
         let draft = self.transaction.as_ref();
         let refusal = if !last {
-            // DATA ends a group of pipelined commands, whatever its answer (RFC 2920 section 3.1). Who
-            // sends more is not listening, and its mail would run as commands were DATA refused.
+            // DATA ends a group of pipelined commands, whatever its response (RFC 2920 section 3.1). A peer
+            // that sends more does not wait, and its mail would run as commands if DATA were refused.
             Refusal::SpokeTooEarly
         } else if self.hello.is_none() {
             Refusal::HelloMissing
@@ -166,7 +166,7 @@ impl Session {
         LineProgress::GoesOn
     }
 
-    /// The session begins anew, as the client that XCLIENT names would begin it.
+    /// Restarts the session as that of the client which XCLIENT names.
     fn run_xclient(&mut self, attributes: &str, out: &mut Vec<u8>) {
         let mut client = self.client.clone().unwrap_or_default();
         if let Err(refusal) = self.take_client(&mut client, attributes) {

@@ -1,8 +1,8 @@
-//! Owns the server's side of one SMTP or LMTP conversation, from greeting to goodbye.
+//! Owns the server side of one SMTP or LMTP session, from greeting to close.
 //!
-//! Bytes go in, bytes come out; no clock and no socket is ever touched. When a decision belongs to
-//! someone else, the session asks and reads nothing more until it is answered: what was pipelined
-//! behind the question stays in `input`.
+//! Bytes go in and bytes come out, without clock or socket. If a decision belongs to the caller, the
+//! session asks and reads nothing more until the answer: pipelined bytes after the question stay in
+//! `input`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,13 +22,13 @@ pub use super::command::ForwardPath;
 pub use super::settings::{BareNewline, Protocol, Settings};
 pub use super::transaction::Transaction;
 
-/// The server's side of one conversation.
+/// The server side of one session.
 ///
-/// The order of calls: [`greet`](Self::greet), then [`feed`](Self::feed) until the end, doing after each
-/// what its [`SessionStep`] says. Whatever the step, `out` is to be sent sooner or later, in order; before
-/// waiting for bytes it must be. Where the step is a question, the `answer_*` method of its kind comes
-/// before the next `feed`, which goes on with what is left of the input, be it nothing: the answer may
-/// have ended the session.
+/// The order of calls: [`greet`](Self::greet), then [`feed`](Self::feed) until the end; after each the
+/// caller does what the [`SessionStep`] requires. `out` must be sent, in order, before the caller waits for
+/// more bytes. If the step is a question, the matching `answer_*` method must be called before the next
+/// `feed`, which continues with the rest of the input, even if that is empty, because the answer may have
+/// ended the session.
 pub struct Session {
     settings: Arc<Settings>,
     state: SessionState,
@@ -47,35 +47,35 @@ pub struct Session {
     refusals: Vec<Refusal>,
 }
 
-/// The next step, as the session wants it.
+/// The next step that the session requires.
 #[derive(Debug)]
 pub enum SessionStep {
-    /// All of `input` is used up: send `out`, bring more bytes.
+    /// All of `input` is used up: send `out` and read more bytes.
     NeedInput,
-    /// `out` has grown to its bound: send it, empty it, and feed what is left of `input`.
+    /// `out` has reached its bound: send and clear it, and feed the rest of `input`.
     Flush,
-    /// A decision that belongs to the caller. The session reads nothing until the matching
-    /// `answer_*` call; `out` may be sent before or after it.
+    /// A decision of the caller. The session reads nothing until the matching `answer_*` call; `out` may be
+    /// sent before or after it.
     Ask(SessionQuestion),
-    /// Send `out`, then close. `input` is of no more use.
+    /// Send `out`, then close. The rest of `input` is discarded.
     Close,
 }
 
 /// A question that the session cannot answer alone.
 #[derive(Debug)]
 pub enum SessionQuestion {
-    /// MAIL is well-formed: may a mail come now?
+    /// MAIL is well-formed: may this sender begin a mail?
     Sender {
         /// The reverse-path; `None` is the null sender.
         sender: Option<Address>,
-        /// Octets the mail will have, if the peer named it.
+        /// The size in octets that the peer declared, if any.
         size: Option<u64>,
     },
     /// Is this recipient ours?
     Recipient(ForwardPath),
-    /// The mail is whole. Put it on disk before you say yes: one answer for each of its recipients.
+    /// The mail is complete. It must be on disk before the answer; one answer is needed for each recipient.
     Store(Transaction),
-    /// Send `out` (it is plain text), drop what is left in `input` unread, shake hands, then call
+    /// Send `out` (in plain text), discard the rest of `input` unread, do the handshake, then call
     /// [`Session::tls_started`]. If the handshake fails, close.
     StartTls,
 }
@@ -91,7 +91,7 @@ enum OpenQuestion {
     Recipient,
     Sender(OpenTransaction),
     StartTls,
-    /// For each answer owed, its place among the mail's recipients.
+    /// For each pending response, the index of the recipient.
     Store(Vec<usize>),
 }
 
@@ -141,13 +141,13 @@ impl Session {
         );
     }
 
-    /// Reads `input`, advancing it past what was used, up to the next step.
+    /// Reads `input`, advancing it past the used bytes, up to the next step.
     ///
     /// # Panics
     /// If a question is open.
     pub fn feed(&mut self, input: &mut &[u8], out: &mut Vec<u8>) -> SessionStep {
-        // A peer that pipelines and does not read must not make us hold its answers. One command adds
-        // less than 1 KiB, the end of a mail at most one line of 512 octets a recipient.
+        // A peer that pipelines without reading must not make us buffer its responses. One command adds
+        // less than 1 KiB, the end of a mail at most one line of 512 octets per recipient.
         const OUT_BYTES_MAX: usize = 16 * 1024;
         loop {
             let progress = match &mut self.state {
@@ -178,7 +178,7 @@ impl Session {
     /// Answers [`SessionQuestion::Sender`].
     ///
     /// # Panics
-    /// If that is not the question open.
+    /// If another question, or none, is open.
     pub fn answer_sender(&mut self, answer: Result<(), Refusal>, out: &mut Vec<u8>) {
         let SessionState::Asked(OpenQuestion::Sender(draft)) = self.take_question() else {
             panic!("no question about a sender is open");
@@ -198,7 +198,7 @@ impl Session {
     /// Answers [`SessionQuestion::Recipient`].
     ///
     /// # Panics
-    /// If that is not the question open.
+    /// If another question, or none, is open.
     pub fn answer_recipient(&mut self, answer: Result<Recipient, Refusal>, out: &mut Vec<u8>) {
         let SessionState::Asked(OpenQuestion::Recipient) = self.take_question() else {
             panic!("no question about a recipient is open");
@@ -213,14 +213,14 @@ impl Session {
         }
     }
 
-    /// Answers [`SessionQuestion::Store`]: one answer a recipient of the transaction, in order. `Ok` holds
-    /// the mail's name in our queue, which stands in the 250.
+    /// Answers [`SessionQuestion::Store`]: one answer for each recipient of the transaction, in order. `Ok`
+    /// is the mail's id in our queue, which the 250 contains.
     ///
-    /// SMTP has one answer for all, the first refusal if there is one. LMTP has one for each RCPT.
-    /// A recipient without an answer is answered that mail cannot be stored now.
+    /// SMTP sends one response for all recipients: the first refusal, if there is one. LMTP sends one for
+    /// each RCPT. A recipient without an answer gets the response that mail cannot be stored now.
     ///
     /// # Panics
-    /// If that is not the question open.
+    /// If another question, or none, is open.
     pub fn answer_store(&mut self, answers: &[Result<String, Refusal>], out: &mut Vec<u8>) {
         let SessionState::Asked(OpenQuestion::Store(places)) = self.take_question() else {
             panic!("no question about a mail is open");
@@ -247,8 +247,8 @@ impl Session {
         }
     }
 
-    /// The handshake is done. Everything the peer sent before is forgotten (RFC 3207 section 4.2), and
-    /// STARTTLS is no longer offered. For a connection that begins in TLS, call it before
+    /// Records the end of the handshake. Everything that the peer sent before is forgotten (RFC 3207
+    /// section 4.2), and STARTTLS is no longer offered. For a connection that begins in TLS, call it before
     /// [`greet`](Self::greet).
     pub fn tls_started(&mut self) {
         self.tls = true;
@@ -262,8 +262,7 @@ impl Session {
         }
     }
 
-    /// Octets of memory that the mail in DATA holds now: what the caller counts against its budget.
-    /// 0 outside DATA.
+    /// Octets of memory that the mail in DATA uses now, for the caller's memory budget; 0 outside DATA.
     pub fn data_bytes(&self) -> usize {
         match &self.state {
             SessionState::Body(body) => body.bytes_held(),
@@ -276,7 +275,7 @@ impl Session {
         matches!(self.state, SessionState::Body(_))
     }
 
-    /// True from an accepted MAIL to the answer to its mail: a shutdown may wait for it.
+    /// True from an accepted MAIL to the response to its mail: a shutdown may wait for it.
     pub const fn in_transaction(&self) -> bool {
         self.transaction.is_some()
             || matches!(
@@ -285,28 +284,27 @@ impl Session {
             )
     }
 
-    /// True once the conversation has ended.
+    /// True after the session has ended.
     pub const fn is_closed(&self) -> bool {
         matches!(self.state, SessionState::Closed)
     }
 
-    /// The name in the hello of the peer, as it came. See [`Transaction::helo`].
+    /// The peer's name in EHLO, HELO or LHLO, unchanged. See [`Transaction::helo`].
     pub fn helo(&self) -> Option<&str> {
         self.hello.as_ref().map(|hello| hello.name.as_str())
     }
 
-    /// Refuses the mail in DATA for want of room: the rest of it is read and thrown away, and its
-    /// end is answered with `refusal`, unless the mail has a fault of its own. Outside DATA the
-    /// call has no effect.
+    /// Refuses the mail in DATA for lack of memory: the rest is read and discarded, and the response at its
+    /// end is `refusal`, unless the mail has an error of its own. Outside DATA the call has no effect.
     pub fn refuse_data(&mut self, refusal: Refusal) {
         if let SessionState::Body(body) = &mut self.state {
             body.refuse(refusal);
         }
     }
 
-    /// Says `refusal` (a 421) and is closed, whatever was going on: a question that is open must not
-    /// be answered any more. In place of [`greet`](Self::greet) it turns a peer away. Says nothing if
-    /// it was closed already.
+    /// Sends `refusal` (a 421) and closes, in any state: an open question must not be answered any more. In
+    /// place of [`greet`](Self::greet) it rejects a connection. Sends nothing if the session was closed
+    /// already.
     pub fn close(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
         if !self.is_closed() {
             self.respond(refusal, out);
@@ -314,8 +312,8 @@ impl Session {
         }
     }
 
-    /// The refusals since the last call, in order, for counters and the log: answers passed in and
-    /// refusals of the session's own. At most 256 are kept.
+    /// The refusals since the last call, in order, for counters and the log: those of the caller and those
+    /// of the session. At most 256 are kept.
     pub fn take_refusals(&mut self) -> Vec<Refusal> {
         std::mem::take(&mut self.refusals)
     }
@@ -326,7 +324,7 @@ impl Session {
 
     fn end_body(&mut self, end: DataEnd, out: &mut Vec<u8>) -> LineProgress {
         self.state = SessionState::Commands;
-        // DATA is read only with a hello and a draft.
+        // DATA is read only after EHLO, HELO or LHLO and MAIL.
         let (Some(draft), Some(hello)) = (self.transaction.take(), self.hello.clone()) else {
             self.close(Refusal::InternalError, out);
             return LineProgress::GoesOn;
@@ -352,7 +350,7 @@ impl Session {
             Protocol::Lmtp => draft.recipient_indices.len(),
             Protocol::Smtp => 1,
         };
-        // Said for every recipient, or an LMTP client waits for the rest; told once.
+        // Sent for every recipient, because an LMTP client waits for all responses; counted once.
         (1..answers).for_each(|_| refusal.write(out));
         self.respond(refusal, out);
         LineProgress::GoesOn
@@ -413,7 +411,7 @@ impl Session {
 }
 
 impl fmt::Debug for Session {
-    /// Leaves out the peer's words, which hold addresses and so tokens.
+    /// Leaves out the peer's input, which contains addresses and so tokens.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
             .field("protocol", &self.settings.protocol)

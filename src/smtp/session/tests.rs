@@ -36,7 +36,7 @@ impl Play {
             let mut out = Vec::new();
             let step = self.session.feed(&mut input, &mut out);
             assert!(out.len() < 32 * 1024, "the output is not bounded");
-            // The room grows by an eighth, and by 4 KiB at least.
+            // The buffer grows by an eighth, and by at least 4 KiB.
             assert!(self.session.data_bytes() <= 2 * self.fed + 4 * 1024);
             match step {
                 SessionStep::NeedInput => {
@@ -139,7 +139,7 @@ fn a_command_behind_a_bare_line_feed_does_not_run() {
         assert_eq!(codes, ["250", "500", "500", "503", "250"], "{piece}: {out}");
         assert_eq!(play.record.asked, Vec::<String>::new());
     }
-    // Behind a line that was too long, too.
+    // The same after a line that was too long.
     let mut play = Play::new(settings(Protocol::Smtp, BareNewline::Refuse));
     let long = "x".repeat(3_000);
     play.feed(format!("EHLO x\r\n{long}\nMAIL FROM:<a@b.test>\r\nNOOP\r\n").as_bytes());
@@ -223,7 +223,7 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// A conversation that gets somewhere, with anything thrown in.
+/// A dialogue that reaches a mail, with arbitrary bytes inserted.
 fn talk() -> impl Strategy<Value = Vec<u8>> {
     let opening = prop::sample::select(vec![
         &b""[..],
@@ -234,7 +234,7 @@ fn talk() -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|(opening, pieces)| [opening, &pieces.concat()].concat())
 }
 
-/// The pieces that bytes are always cut into: behind DATA, whose 354 the peer has to wait for.
+/// The pieces at which bytes are always split: after DATA, because the peer must wait for the 354.
 fn turns(sent: &[u8]) -> Vec<&[u8]> {
     let mut turns = Vec::new();
     let mut start = 0;
