@@ -1,6 +1,6 @@
-//! Owns ARC (RFC 8617): what those who handed a mail on say of it.
+//! Owns ARC (RFC 8617): the authentication results that intermediaries sealed.
 //!
-//! Does not take anybody's word: only the sealers the operator trusts are listened to.
+//! Trusts only the sealers in the configuration.
 
 use std::collections::BTreeMap;
 
@@ -17,22 +17,22 @@ use super::tags::{TagList, base64};
 use crate::mail::mime;
 use crate::mail::verdict::{ArcVerdict, AuthResult};
 
-/// Sets of one chain (RFC 8617 section 4.2.1).
+/// The number of sets in one chain (RFC 8617 section 4.2.1).
 const SETS_MAX: u8 = 50;
 
-/// The trusted sealers, and the domain in question.
+/// The trusted sealers, and the From domain.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TrustedSealers<'a> {
-    /// Domains whose seals are believed.
+    /// Domains whose seals are trusted.
     pub(super) sealers: &'a [String],
     /// The From domain as A-labels.
     pub(super) from_domain: Option<&'a str>,
 }
 
-/// The chain of one mail, read but not checked. No sets, no chain.
+/// The chain of one mail, parsed but not verified. Without sets there is no chain.
 pub(super) struct ArcChain<'a>(Result<Vec<ArcSet<'a>>, SignatureProblem>);
 
-/// The fields that one handler added.
+/// The fields that one intermediary added.
 struct ArcSet<'a> {
     results: &'a RawField<'a>,
     message: &'a RawField<'a>,
@@ -55,7 +55,7 @@ impl<'a> ArcChain<'a> {
         Self(read(header))
     }
 
-    /// The body forms the newest signature is over: simple, relaxed.
+    /// The canonical body forms that the newest signature needs: simple, relaxed.
     pub(super) fn body_forms(&self) -> (bool, bool) {
         let newest = self.0.as_ref().ok().and_then(|sets| sets.last());
         newest.map_or((false, false), |newest| {
@@ -90,7 +90,7 @@ impl<'a> ArcChain<'a> {
     }
 }
 
-/// RFC 8617 section 5.2 knows pass and fail; a DNS failure is kept apart from a fail.
+/// RFC 8617 section 5.2 has only pass and fail; a DNS failure is distinguished from a fail.
 fn failed(problem: SignatureProblem) -> ArcVerdict {
     ArcVerdict {
         result: match problem.outcome {
@@ -181,8 +181,8 @@ async fn check(
     Ok(())
 }
 
-/// From the newest set backwards, as long as its sealer is trusted: does one say that the From
-/// domain passed DMARC when the mail came to it?
+/// True if a set, from the newest backwards and as long as its sealer is trusted, states that the From
+/// domain passed DMARC when the mail came to the sealer.
 fn vouches(sets: &[ArcSet<'_>], trust: TrustedSealers<'_>) -> bool {
     let Some(from) = trust.from_domain else {
         return false;
@@ -198,7 +198,7 @@ fn vouches(sets: &[ArcSet<'_>], trust: TrustedSealers<'_>) -> bool {
     })
 }
 
-/// The fields of a name by their `i=`.
+/// The fields of a name by their instance (`i=`).
 fn by_instance<'a>(
     header: &'a RawHeader<'a>,
     name: &'static str,
@@ -220,7 +220,7 @@ fn by_instance<'a>(
 fn instance(field: &RawField<'_>, name: &str) -> Option<u8> {
     let text = str::from_utf8(bounded_value(field)?).ok()?;
     let digits = if name == "ARC-Authentication-Results" {
-        // No tag list: what follows the instance are results (RFC 8617 section 4.1.1).
+        // The field is not a tag list: results follow the instance (RFC 8617 section 4.1.1).
         let (first, _) = text.split_once(';')?;
         let (tag, digits) = first.split_once('=')?;
         (tag.trim() == "i").then_some(digits.trim())?
@@ -243,8 +243,8 @@ fn tags<'a>(field: &RawField<'a>) -> Result<TagList<'a>, SignatureProblem> {
         .ok_or_else(|| SignatureProblem::failure("an ARC field is no list of tags"))
 }
 
-/// Reads an ARC-Message-Signature (RFC 8617 section 4.1.2): a DKIM signature that must not sign
-/// seals. The default form is relaxed, as in the authors' test suite.
+/// Parses an ARC-Message-Signature (RFC 8617 section 4.1.2): a DKIM signature that must not sign seals. The
+/// default canonical form is relaxed, as in the test suite of the RFC's authors.
 fn message_signature(tags: &TagList<'_>) -> Result<DkimSignature, SignatureProblem> {
     let signature = DkimSignature::parse(tags, "relaxed/relaxed")?;
     if signature.signs("ARC-Seal") {

@@ -1,7 +1,7 @@
-//! Owns DMARC (RFC 9989): does the From domain vouch for this mail, and what if not?
+//! Owns DMARC (RFC 9989): whether the From domain vouches for this mail, and its policy if not.
 //!
-//! Does not use mail-auth's evaluator, which does not say which domain was aligned, takes the first
-//! of several records, and asks the DNS by itself; its record parser is used.
+//! Does not use mail-auth's evaluator, which does not return the aligned domain, uses the first of several
+//! records, and makes its own DNS queries; its record parser is used.
 
 use mail_auth::common::parse::TxtRecordParser;
 use mail_auth::dmarc::{Alignment, Dmarc, Policy, Psd};
@@ -9,11 +9,11 @@ use mail_auth::dmarc::{Alignment, Dmarc, Policy, Psd};
 use super::dns::{DnsFailure, QueryBudget};
 use crate::mail::verdict::{AuthResult, DkimVerdict, DmarcVerdict, DomainPolicy, SpfVerdict};
 
-/// Labels that a tree walk goes on with after the first query (RFC 9989 section 4.10): so it asks
-/// at most eight times.
+/// The number of labels of a tree walk after the first query (RFC 9989 section 4.10), so that it makes at
+/// most eight queries.
 const WALK_LABELS_MAX: usize = 7;
 
-/// The evidence on a From domain.
+/// The evidence for a From domain.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DmarcEvidence<'a> {
     /// SPF of the MAIL FROM identity.
@@ -48,7 +48,7 @@ async fn evaluate(
     let walk = walk(budget, domain).await?;
     let organization = organization(&walk, domain);
     let own = walk.iter().find(|step| step.name == domain);
-    // RFC 9989 section 4.10.1: the domain's own record, the organization's, or the suffix's above.
+    // The domain's own record, the organization's, or that of the suffix above (RFC 9989 section 4.10.1).
     let of_organization = || walk.iter().find(|step| step.name == organization);
     let Some(step) = own.or_else(of_organization).or_else(|| walk.last()) else {
         verdict.reason = Some("the domain has no DMARC record".to_owned());
@@ -81,7 +81,7 @@ async fn evaluate(
     Ok(())
 }
 
-/// The domains that passed, or may yet pass, with the alignment that is asked of them.
+/// The domains that passed, or may yet pass, with the required alignment.
 fn aligned_candidates<'a>(
     evidence: DmarcEvidence<'a>,
     record: &Dmarc,
@@ -91,7 +91,7 @@ fn aligned_candidates<'a>(
         .dkim
         .iter()
         .map(move |dkim| (dkim.domain.as_str(), dkim.result, adkim));
-    // `+all` vouches for every host there is, so for none.
+    // `+all` passes every host, so it proves nothing.
     let spf = Some(evidence.spf).filter(|spf| !spf.passes_all);
     let spf = spf.map(|spf| (spf.domain.as_str(), spf.result, aspf));
     dkim.chain(spf).filter(|(domain, outcome, _)| {
@@ -107,7 +107,7 @@ async fn policy(
 ) -> Option<DomainPolicy> {
     let record = &step.record;
     let wish = if record.p == Policy::Unspecified {
-        // RFC 9989 section 4.7: without a policy a record is only for reports.
+        // Without a policy a record is only for reports (RFC 9989 section 4.7).
         (!record.rua.is_empty()).then_some(Policy::None)?
     } else if step.name == domain {
         record.p
@@ -118,13 +118,13 @@ async fn policy(
     };
     Some(match (wish, record.t) {
         (Policy::Reject, false) => DomainPolicy::Reject,
-        // A policy that is only tried out counts one level less (RFC 9989 section 4.7, `t=`).
+        // A policy in test mode counts one level less (RFC 9989 section 4.7, `t=`).
         (Policy::Reject, true) | (Policy::Quarantine, false) => DomainPolicy::Quarantine,
         _ => DomainPolicy::None,
     })
 }
 
-/// False only if the DNS says that there is no such name (RFC 8020).
+/// False only if the DNS states that the name does not exist (RFC 8020).
 async fn exists(budget: &QueryBudget<'_>, domain: &str) -> bool {
     let found = budget.addresses_v4(domain).await;
     found.map_or(true, |found| found.is_name_known)
@@ -148,7 +148,7 @@ async fn is_aligned(
     Ok(self::organization(&walk, signer) == organization)
 }
 
-/// A DMARC record on the way from a domain to the root.
+/// A DMARC record found on the way from a domain to the root.
 struct WalkedRecord<'a> {
     name: &'a str,
     record: Dmarc,
@@ -182,7 +182,7 @@ async fn walk<'a>(
     }
 }
 
-/// The record right at a name; several are as none (RFC 9989 section 4.10).
+/// The record at a name; several records count as none (RFC 9989 section 4.10).
 async fn record(budget: &QueryBudget<'_>, name: &str) -> Result<Option<Dmarc>, DnsFailure> {
     let texts = budget.texts(&format!("_dmarc.{name}")).await?;
     let mut records = texts
@@ -194,9 +194,9 @@ async fn record(budget: &QueryBudget<'_>, name: &str) -> Result<Option<Dmarc>, D
     }
 }
 
-/// The organizational domain (RFC 9989 section 4.10.2): the domain itself if nothing says otherwise.
+/// The organizational domain (RFC 9989 section 4.10.2); by default the domain itself.
 fn organization<'a>(walk: &[WalkedRecord<'a>], domain: &'a str) -> &'a str {
-    // A name of one label is a registry's, whatever its record says.
+    // A name of one label is a registry's, whatever its record states.
     let named = |step: &&WalkedRecord<'_>| step.name.contains('.');
     for step in walk {
         match step.record.psd {

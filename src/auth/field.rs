@@ -1,35 +1,34 @@
-//! Owns the header of a mail as raw fields, for what is signed byte for byte.
+//! Owns the header of a mail as raw fields, for signatures over its bytes.
 //!
-//! Does not read them: who the author is, the parsed view says. Both see the same fields, a test
-//! holds them to it.
+//! Does not parse values; the parsed view does. A test proves that both see the same fields.
 
 use std::ops::Range;
 
 use crate::mail::mime;
 
-/// A longer name is no field's, as the view has it.
+/// The length of a field name, as in the view.
 const NAME_BYTES_MAX: usize = 255;
 
-/// The fields of a mail's header and the place of its body.
+/// The fields of a mail's header and the position of its body.
 #[derive(Debug)]
 pub(super) struct RawHeader<'a> {
     pub(super) fields: Vec<RawField<'a>>,
     /// Offset of the body.
     pub(super) body: usize,
-    /// Every line of it is a field's: no other reader can find another field in it.
+    /// True if every line belongs to a field, so that no other program can find another field in it.
     pub(super) is_plain: bool,
-    /// The line on top reads as an mbox separator to the view, and as a From field to others.
+    /// True if the first line is an mbox separator to the view, but a From field to other programs.
     pub(super) hides_from: bool,
 }
 
 /// A header field.
 #[derive(Clone, Debug)]
 pub(super) struct RawField<'a> {
-    /// As it came.
+    /// The name, unchanged.
     pub(super) name: &'a [u8],
-    /// All behind the colon, folds and the line end too.
+    /// Everything after the colon, including folds and the line end.
     pub(super) value: &'a [u8],
-    /// The place in the mail, line end included.
+    /// The position in the mail, including the line end.
     pub(super) span: Range<usize>,
 }
 
@@ -40,7 +39,7 @@ impl RawField<'_> {
 }
 
 impl<'a> RawHeader<'a> {
-    /// Reads what stands before the first empty line, within the bounds of the view.
+    /// Reads the lines before the first empty one, within the bounds of the view.
     pub(super) fn read(mail: &'a [u8]) -> Self {
         let header = Self::scan(mail);
         if !mime::begins_without_header(header.fields.iter().map(|field| field.name)) {
@@ -124,7 +123,7 @@ impl<'a> RawField<'a> {
     }
 }
 
-/// Offset of the line behind the one at `at`.
+/// The offset of the line after the one at `at`.
 fn line_end(bytes: &[u8], at: usize) -> usize {
     bytes[at..]
         .iter()

@@ -1,6 +1,6 @@
-//! Owns the question whose mail this is: the one author of From, as the parsed view sees it.
+//! Owns the determination of the single author in From, as in the parsed view.
 //!
-//! Does not look at Sender or Reply-To: they are nobody's identity.
+//! Does not read Sender or Reply-To, which identify no author.
 
 use super::field::RawHeader;
 use crate::mail::address::Address;
@@ -10,7 +10,7 @@ use crate::mail::view::HeaderView;
 /// The author's address.
 ///
 /// # Errors
-/// Why the From field names no single author.
+/// The reason why the From field names no single author.
 pub(super) fn author<'a>(
     view: &'a HeaderView,
     header: &RawHeader<'_>,
@@ -20,7 +20,7 @@ pub(super) fn author<'a>(
         1 if !header.hides_from => {}
         _ => return Err(FromProblem::SeveralFields),
     }
-    // Where one reader stops at a NUL, another reads on.
+    // At a NUL some programs stop and others continue.
     if header.named("From").any(|field| has_odd_bytes(field.value)) {
         return Err(FromProblem::Unreadable);
     }
@@ -35,7 +35,7 @@ pub(super) fn author<'a>(
     }
 }
 
-/// Controls other than tabs and line ends.
+/// True for controls other than tabs and line ends.
 fn has_odd_bytes(value: &[u8]) -> bool {
     let is_odd = |(at, byte): (usize, &u8)| match byte {
         b'\t' | b'\n' => false,
@@ -49,7 +49,7 @@ fn has_odd_bytes(value: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// G1 and G2 of the hostile list, as far as one field can tell.
+    /// Forged From fields that a single field reveals.
     #[test]
     fn from_names_one_author_or_none() {
         use FromProblem::{NoAddress, NoField, SeveralAddresses, SeveralFields, Unreadable};

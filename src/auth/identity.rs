@@ -1,6 +1,6 @@
-//! Owns the answer to: may this reply stand under the participant's name?
+//! Owns the decision whether a reply may appear under the participant's name.
 //!
-//! Does not know tokens or threads: who holds one and who takes part is told by the caller.
+//! Does not know tokens or threads: the caller supplies the facts.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ use crate::mail::verdict::Verdict;
 pub enum Identity {
     /// The From domain vouches for the mail, and From is the participant.
     Verified,
-    /// A holder of the thread's token. A token leaks with every forwarded mail, so the holder need
+    /// The author has a token of the thread. A token leaks with every forwarded mail, so the author need
     /// not be the participant.
     TokenHolder,
     /// An unknown author.
@@ -21,7 +21,7 @@ pub enum Identity {
 }
 
 impl Identity {
-    /// The word the Messages API has for it.
+    /// The name in the Messages API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Verified => "verified",
@@ -30,16 +30,16 @@ impl Identity {
         }
     }
 
-    /// The identity of this word of the Messages API.
+    /// The identity of this name in the Messages API.
     pub fn of_name(name: &str) -> Option<Self> {
         let all = [Self::Verified, Self::TokenHolder, Self::Unverified];
         all.into_iter().find(|identity| identity.as_str() == name)
     }
 }
 
-/// Judges a reply. `author` is the one address of From ([`HeaderView::author`]), never Reply-To or
-/// Sender; `is_participant` says that it is the address the token is bound to, or, without a bound
-/// token, the thread's known sender; `has_token` that the envelope carries a valid token.
+/// Decides the identity of a reply. `author` is the single address of From ([`HeaderView::author`]), never
+/// Reply-To or Sender; `is_participant` is true if it is the address bound to the token or, without a bound
+/// token, the thread's known sender; `has_token` is true if the envelope has a valid token.
 ///
 /// [`HeaderView::author`]: crate::mail::view::HeaderView::author
 pub fn identity(
@@ -48,7 +48,7 @@ pub fn identity(
     is_participant: bool,
     has_token: bool,
 ) -> Identity {
-    // The verdict must be about this very author: it may have been read from somebody's header.
+    // The verdict must be about this author: it may have been read from another header.
     let is_vouched_for = author.is_some_and(|author| {
         verdict.is_aligned()
             && verdict
@@ -87,13 +87,13 @@ mod tests {
         let judge = |verdict: &Verdict, is_participant, has_token| {
             identity(verdict, Some(&ann), is_participant, has_token)
         };
-        // H1, and a reply without a token by the thread's known sender.
+        // A verified reply with a token, and one without by the thread's known sender.
         assert_eq!(judge(&pass, true, true), Identity::Verified);
         assert_eq!(judge(&pass, true, false), Identity::Verified);
-        // H2: somebody else who got hold of the token.
+        // Another person who obtained the token.
         assert_eq!(judge(&pass, false, true), Identity::TokenHolder);
         assert_eq!(judge(&pass, false, false), Identity::Unverified);
-        // H3: the participant's address, but nothing vouches for it.
+        // The participant's address without authentication.
         for result in [
             AuthResult::None,
             AuthResult::Fail,

@@ -1,13 +1,13 @@
-//! Owns the check that an address has a name that leads back to it (RFC 8601 section 2.7.3).
+//! Owns the check that an address has a name that resolves to the address again (RFC 8601 section 2.7.3).
 //!
-//! Does not judge the name.
+//! Does not rate the name.
 
 use std::net::IpAddr;
 
 use super::dns::QueryBudget;
 use crate::mail::verdict::{AuthResult, IprevVerdict};
 
-/// Names of one address that are tried.
+/// The number of names of one address that are looked up.
 const NAMES_MAX: usize = 5;
 
 pub(super) async fn check(budget: &QueryBudget<'_>, ip: Option<IpAddr>) -> IprevVerdict {

@@ -1,7 +1,7 @@
-//! Owns the answer to who is speaking: SPF, DKIM, DMARC, ARC and iprev as one verdict, the identity
-//! of a reply, and what a route makes of both.
+//! Owns sender authentication: SPF, DKIM, DMARC, ARC and iprev as one verdict, the identity of a reply, and
+//! a route's policy for both.
 //!
-//! Does not refuse or hold anything itself, and logs nothing: the door that took the mail does.
+//! Does not refuse or hold mail itself, and logs nothing; the caller does.
 
 mod arc;
 mod dkim;
@@ -44,23 +44,23 @@ use crate::mail::view::HeaderView;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// The name that `Authentication-Results` of ours carry; empty means the host's name, which the
-    /// caller puts here.
+    /// The authserv-id of our `Authentication-Results`; the caller replaces an empty one by the host's
+    /// name.
     pub authserv_id: String,
     /// The settings of DNS look-ups.
     pub dns: DnsSettings,
-    /// Domains whose ARC seals are believed, with what they say of DMARC.
+    /// Domains whose ARC seals, and the DMARC results in them, are trusted.
     pub arc_sealers: Vec<String>,
-    /// The authserv-ids of servers before us whose `Authentication-Results` are believed where we
-    /// cannot check for ourselves (LMTP, IMAP).
+    /// The authserv-ids of upstream servers whose `Authentication-Results` are trusted where Postern cannot
+    /// check itself (LMTP, IMAP).
     pub relay_authserv_ids: Vec<String>,
-    /// Number of `Received` fields that may stand above such a field: those that servers of the
-    /// operator's own write on top of it. A field further down may have come with the mail. Milters
-    /// of Postfix write theirs right below its `Received`: that is 1, and is safe only if that
-    /// server takes away fields of its own name that come in (RFC 8601 section 5).
+    /// The number of `Received` fields that may stand above such a field: those that the operator's own
+    /// servers add on top of it. A field further down may have come with the mail. Milters of Postfix write
+    /// theirs just below its `Received`: that is 1, and is safe only if that server removes incoming fields
+    /// with its own authserv-id (RFC 8601 section 5).
     pub relay_received_above_max: usize,
-    /// The age at which a DKIM signature counts for nothing, in seconds: a mail may wait in queues
-    /// for days (RFC 5321 section 4.5.4.1), but what is much older was kept to be sent again.
+    /// The age in seconds from which a DKIM signature does not count: a mail may be queued for days (RFC
+    /// 5321 section 4.5.4.1), but a much older one was probably kept for a replay.
     pub signature_age_max_secs: u64,
 }
 
@@ -77,30 +77,30 @@ impl Default for Settings {
     }
 }
 
-/// A mail to check, with what is known of its way in.
+/// A mail to check, with the known facts of its arrival.
 #[derive(Clone, Copy, Debug)]
 pub struct AuthInput<'a> {
-    /// The address of the sender's host; `None` where it is not known: then SPF and iprev have nothing
-    /// to say, and DKIM alone can vouch.
+    /// The address of the sender's host; `None` if it is not known: then SPF and iprev have no result, and
+    /// only DKIM can vouch.
     pub ip: Option<IpAddr>,
     /// The name given in EHLO or HELO.
     pub helo: &'a str,
     /// The reverse-path; `None` is the null sender.
     pub mail_from: Option<&'a Address>,
-    /// The mail as it came.
+    /// The unchanged mail.
     pub bytes: &'a Bytes,
-    /// Time at which the mail was received whole.
+    /// The time at which the whole mail was received.
     pub received_at: Timestamp,
 }
 
-/// The checker of mails, shared by all connections together with its cache.
+/// The authenticator with its DNS cache, shared by all connections.
 pub struct Authenticator {
     settings: Settings,
     dns: Dns,
 }
 
 impl Authenticator {
-    /// Asks nothing yet: without a DNS the start goes on, and checks come out as temperror.
+    /// Makes no query: without DNS the start continues, and checks result in temperror.
     pub fn new(settings: Settings) -> Self {
         Self {
             dns: Dns::new(settings.dns.clone()),
@@ -113,8 +113,8 @@ impl Authenticator {
         &self.settings
     }
 
-    /// Checks a mail. The check never fails and ends within [`DnsSettings::mail_ms`] and the time
-    /// of the computing; a result that could not be found out by then is a temperror.
+    /// Checks a mail. The check never fails and ends within [`DnsSettings::mail_ms`] plus computing time; a
+    /// result that is not known by then is a temperror.
     pub async fn check(&self, input: AuthInput<'_>) -> Verdict {
         let header = RawHeader::read(input.bytes);
         let view = HeaderView::parse(&input.bytes[..header.body]);
@@ -165,8 +165,8 @@ impl Authenticator {
         }
     }
 
-    /// SPF alone: of `sender` (`local@domain`, or empty for the null sender) and the peer that says
-    /// `helo`. The parts need not be well-formed.
+    /// Checks only SPF, of `sender` (`local@domain`, or empty for the null sender) and the HELO name
+    /// `helo`. The values need not be well-formed.
     pub async fn check_spf(&self, ip: IpAddr, helo: &str, sender: &str) -> SpfVerdict {
         let (local, domain) = sender.rsplit_once('@').unwrap_or(("", sender));
         let domain = if domain.is_empty() { helo } else { domain };
@@ -180,9 +180,9 @@ impl Authenticator {
         spf::check(&self.dns.budget(), sender).await
     }
 
-    /// The verdict of a trusted server before us, read from the mail: for doors where the peer is
-    /// not the sender's (LMTP, IMAP). Only the From field is examined here. Without a trusted field
-    /// the verdict is empty, by [`VerdictSource::Nobody`].
+    /// The verdict of a trusted upstream server, read from the mail: for doors where the peer is not the
+    /// sender's host (LMTP, IMAP). Only the From field is checked here. Without a trusted field the verdict
+    /// is empty, with [`VerdictSource::Nobody`].
     pub fn relay_verdict(&self, mail: &[u8]) -> Verdict {
         let header = RawHeader::read(mail);
         let view = HeaderView::parse(&mail[..header.body]);
@@ -208,26 +208,26 @@ impl Authenticator {
     }
 }
 
-/// The one author of a mail's From field, for doors whose verdicts come from others: a provider's word
-/// about SPF or DKIM is of no use without it.
+/// The single author in a mail's From field, for doors whose verdicts come from others: a provider's SPF or
+/// DKIM result is useless without it.
 ///
 /// # Errors
-/// Why the From field names no single author.
+/// The reason why the From field names no single author.
 pub fn author(mail: &[u8]) -> Result<Address, FromProblem> {
     let header = RawHeader::read(mail);
     let view = HeaderView::parse(&mail[..header.body]);
     from::author(&view, &header).cloned()
 }
 
-/// The verdict of the provider whose webhook brought a mail, marked as the provider's.
+/// The verdict from a provider's webhook, marked as the provider's.
 pub fn provider_verdict(told: &ProviderVerdict, mail: &[u8]) -> Verdict {
     provider::verdict(told, author(mail).as_ref().map_err(|problem| *problem))
 }
 
-/// The local part that stands for a sender without one (RFC 7208 section 4.3).
+/// The local part for a sender without one (RFC 7208 section 4.3).
 const POSTMASTER: &str = "postmaster";
 
-/// RFC 7208 section 2.4: a null sender is postmaster at the HELO domain.
+/// Checks the sender; for a null sender, postmaster at the HELO domain (RFC 7208 section 2.4).
 async fn spf_of_sender(budget: &QueryBudget<'_>, input: &AuthInput<'_>) -> SpfVerdict {
     let Some(mail_from) = input.mail_from else {
         return spf_of_helo(budget, input).await;
@@ -258,7 +258,7 @@ async fn spf_of_helo(budget: &QueryBudget<'_>, input: &AuthInput<'_>) -> SpfVerd
     spf::check(budget, sender).await
 }
 
-/// False for address literals and what has no A-labels.
+/// False for address literals and for domains without A-labels.
 fn is_name(domain: &str) -> bool {
     domain.is_ascii() && !domain.starts_with('[')
 }
@@ -281,7 +281,7 @@ mod tests {
         fn any_header_is_judged(fields in proptest::collection::vec((NAMES, VALUES), 0..12)) {
             let lines = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
             let mail = Bytes::from(format!("{}\r\nbody\r\n", lines.collect::<String>()));
-            // Without a name server nothing can pass.
+            // Without a name server no check can pass.
             let settings = Settings {
                 dns: DnsSettings {
                     queries_max: 0,

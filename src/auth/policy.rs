@@ -1,17 +1,17 @@
-//! Owns what becomes of a mail for who sent it: taken, held for a person, or refused.
+//! Owns the route's policy for a mail by its sender: accept, hold for a person, or refuse.
 //!
-//! Does not check anything itself, and knows no SMTP: a refusal's words are the response table's.
+//! Does not run checks, and knows no SMTP: the response table has the texts.
 
 use serde::{Deserialize, Serialize};
 
 use super::identity::Identity;
 use crate::mail::verdict::{AuthResult, DomainPolicy, FromProblem, Verdict, VerdictSource};
 
-/// A route's policy for mail whose sender is not known for sure.
+/// A route's policy for mail whose sender is not verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthPolicy {
-    /// The weight of a From domain's own DMARC policy.
+    /// The effect of the From domain's own DMARC policy.
     pub dmarc: DmarcPolicy,
     /// The treatment of a mail by [`Identity::Unverified`].
     pub unverified: Treatment,
@@ -22,7 +22,7 @@ pub struct AuthPolicy {
 }
 
 impl Default for AuthPolicy {
-    /// DMARC is honoured, the rest is posted with a label, a broken From is refused.
+    /// DMARC is enforced, other mail is posted with its identity, a broken From is refused.
     fn default() -> Self {
         Self {
             dmarc: DmarcPolicy::Honour,
@@ -34,9 +34,8 @@ impl Default for AuthPolicy {
 }
 
 impl AuthPolicy {
-    /// Decides on one delivery. A refusal that would come too late to be our answer to the peer (the
-    /// verdict is not ours: the mail is past its border already) is a hold, for a bounce would go to
-    /// whoever was forged.
+    /// Decides on one delivery. If the verdict is not ours, the mail has passed its border already, and a
+    /// refusal would become a bounce to a forged sender; so such a mail is held instead.
     pub fn decide(self, verdict: &Verdict, identity: Identity) -> PolicyDecision {
         let decision = self.preferred_decision(verdict, identity);
         match decision {
@@ -77,13 +76,13 @@ impl AuthPolicy {
     }
 }
 
-/// The weight of a From domain's DMARC policy.
+/// The effect of a From domain's DMARC policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DmarcPolicy {
     /// `reject` refuses, `quarantine` holds.
     Honour,
-    /// The result is recorded, no more.
+    /// The result is only recorded.
     Record,
 }
 
@@ -91,7 +90,7 @@ pub enum DmarcPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Treatment {
-    /// The mail is posted with its label, never under the participant's name.
+    /// The mail is posted with its identity, never under the participant's name.
     Flag,
     /// The mail is parked until a person releases it.
     Hold,
@@ -126,16 +125,16 @@ pub enum PolicyDecision {
 pub enum HoldReason {
     /// From names no single author.
     BadFrom(FromProblem),
-    /// The From domain wants failing mail put aside.
+    /// The From domain asks to quarantine failing mail.
     DmarcQuarantine,
-    /// The From domain wants failing mail refused, but it cannot be any more.
+    /// The From domain asks to reject failing mail, but it is too late for a refusal.
     DmarcReject,
-    /// The route holds mail by such authors.
+    /// The route holds mail of this identity.
     Identity(Identity),
 }
 
 impl HoldReason {
-    /// A short name, one of a few: `dmarc_reject`, `unverified`.
+    /// A short name from a fixed set, for example `dmarc_reject` or `unverified`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::BadFrom(_) => "bad_from",
@@ -145,7 +144,7 @@ impl HoldReason {
         }
     }
 
-    /// The reason in words, for whoever releases it.
+    /// The reason in words, for the person who decides.
     pub fn reason(self) -> String {
         match self {
             Self::BadFrom(problem) => problem.as_str().to_owned(),
@@ -171,9 +170,9 @@ impl From<PolicyRefusal> for HoldReason {
 pub enum PolicyRefusal {
     /// 550 5.7.1: From names no single author.
     BadFrom(FromProblem),
-    /// 550 5.7.26: the From domain wants failing mail refused (RFC 7372 section 3.3).
+    /// 550 5.7.26: the From domain asks to reject failing mail (RFC 7372 section 3.3).
     DmarcReject,
-    /// 550 5.7.1: the route wants no mail by such authors.
+    /// 550 5.7.1: the route refuses mail of this identity.
     Identity(Identity),
 }
 

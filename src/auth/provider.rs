@@ -1,6 +1,6 @@
-//! Owns the verdict of a provider whose webhook brought a mail: its words, marked as its.
+//! Owns the verdict from a provider's webhook, marked as the provider's.
 //!
-//! Does not check any of them.
+//! Does not verify any result.
 
 use super::SIGNATURES_MAX;
 use crate::mail::address::Address;
@@ -9,8 +9,8 @@ use crate::mail::verdict::{
     AuthResult, DkimVerdict, DmarcVerdict, FromProblem, Verdict, VerdictSource,
 };
 
-/// The verdict of a provider on a mail by this author. Words that RFC 8601 does not have count for
-/// nothing. DMARC is about the From domain, also where the provider does not name it.
+/// The verdict of a provider on a mail by this author. Results that RFC 8601 does not define are ignored.
+/// DMARC is about the From domain, even if the provider does not name it.
 pub(super) fn verdict(told: &ProviderVerdict, author: Result<&Address, FromProblem>) -> Verdict {
     let mut verdict = Verdict {
         source: VerdictSource::Provider(told.by.clone()),

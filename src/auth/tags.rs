@@ -1,17 +1,17 @@
 //! Owns tag lists (RFC 6376 section 3.2): `a=b; c=d`.
 //!
-//! Does not know what any tag means.
+//! Does not interpret tags.
 
-/// More tags than any RFC defines.
+/// The number of tags, which is more than any RFC defines.
 const TAGS_MAX: usize = 64;
 
-/// The tags of one list in its order.
+/// The tags of one list, in order.
 #[derive(Debug)]
 pub(super) struct TagList<'a>(Vec<(&'a str, &'a str)>);
 
 impl<'a> TagList<'a> {
-    /// Reads a list. `None` if it breaks the grammar, names a tag twice (a list that two readers
-    /// could read differently is no list), or has more than [`TAGS_MAX`].
+    /// Parses a list; `None` if it breaks the grammar, has a tag twice (programs would interpret it
+    /// differently), or has more than [`TAGS_MAX`].
     pub(super) fn parse(text: &'a str) -> Option<Self> {
         let mut tags: Vec<(&str, &str)> = Vec::new();
         let mut pieces = text.split(';').peekable();
@@ -32,7 +32,7 @@ impl<'a> TagList<'a> {
         Some(Self(tags))
     }
 
-    /// The value of a tag as it stands, without space around it.
+    /// The value of a tag, without space around it.
     pub(super) fn value(&self, name: &str) -> Option<&'a str> {
         let mut tags = self.0.iter();
         tags.find(|(other, _)| *other == name).map(|tag| tag.1)
@@ -50,10 +50,10 @@ impl<'a> TagList<'a> {
     }
 }
 
-/// White space that may stand between the parts of a list, folds included.
+/// White space between the parts of a list, including folds.
 pub(super) const FWS: [char; 4] = [' ', '\t', '\r', '\n'];
 
-/// The octets a base64 value stands for, white space in it ignored.
+/// Decodes a base64 value, ignoring white space.
 pub(super) fn base64(value: &str) -> Option<Vec<u8>> {
     let text: String = value.chars().filter(|c| !FWS.contains(c)).collect();
     data_encoding::BASE64.decode(text.as_bytes()).ok()

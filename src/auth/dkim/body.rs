@@ -1,17 +1,17 @@
 //! Owns the canonical forms of a mail's body (RFC 6376 sections 3.4.3 and 3.4.4) and their hashes.
 //!
-//! Does not use mail-auth's relaxed form, which keeps lines of white space at the end of a body that
-//! the RFC takes away: common mails would not verify.
+//! Does not use mail-auth's relaxed form, which keeps trailing lines of white space that the RFC removes:
+//! common mails would not verify.
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-/// A body beyond it is hashed off the async threads.
+/// A larger body is hashed off the async threads.
 const BYTES_INLINE: usize = 128 * 1024;
-/// Octets that are gathered before they are hashed.
+/// Octets that are collected before they are hashed.
 const CHUNK_BYTES: usize = 8 * 1024;
 
-/// The hashes of a mail's body in the forms that are needed.
+/// The hashes of a mail's body in the required forms.
 #[derive(Debug, Default)]
 pub(in crate::auth) struct BodyHashes {
     simple: Option<Vec<u8>>,
@@ -19,7 +19,7 @@ pub(in crate::auth) struct BodyHashes {
 }
 
 impl BodyHashes {
-    /// Hashes the body at `start` in the forms wanted: simple, relaxed.
+    /// Hashes the body at `start` in the required forms: simple, relaxed.
     pub(in crate::auth) async fn compute(
         mail: &Bytes,
         start: usize,
@@ -34,7 +34,7 @@ impl BodyHashes {
         if !is_big {
             return work();
         }
-        // Without hashes no signature fits: the mail is taken as unsigned.
+        // Without hashes no signature verifies: the mail counts as unsigned.
         tokio::task::spawn_blocking(work).await.unwrap_or_default()
     }
 
@@ -57,7 +57,7 @@ fn hash(body: &[u8], is_relaxed: bool) -> Vec<u8> {
     sha256.finalize().to_vec()
 }
 
-/// Gives the canonical body to `sink` piece by piece. A bare LF counts as a line end.
+/// Passes the canonical body to `sink` piece by piece. A bare LF counts as a line end.
 fn canonical(body: &[u8], is_relaxed: bool, out: &mut Vec<u8>, mut sink: impl FnMut(&[u8])) {
     let mut empty_lines = 0_usize;
     let mut has_lines = false;
@@ -86,7 +86,7 @@ fn canonical(body: &[u8], is_relaxed: bool, out: &mut Vec<u8>, mut sink: impl Fn
         has_lines = true;
         flush(out, CHUNK_BYTES, &mut sink);
     }
-    // Only the simple form of an empty body is one line end.
+    // An empty body is one line end in the simple form only.
     if !is_relaxed && !has_lines {
         out.extend_from_slice(b"\r\n");
     }
@@ -135,7 +135,7 @@ mod tests {
         String::from_utf8(whole).unwrap()
     }
 
-    /// The example of RFC 6376 section 3.4.5, and the ends of bodies.
+    /// The example of RFC 6376 section 3.4.5, and different ends of bodies.
     #[test]
     fn bodies_have_two_forms() {
         for (body, relaxed, simple) in [
@@ -163,7 +163,7 @@ mod tests {
             prop_assert_eq!(form(&once, is_relaxed), once);
         }
 
-        /// Lines of white space at the end, and runs of it, change nothing in the relaxed form.
+        /// Trailing lines of white space, and runs of white space, do not change the relaxed form.
         #[test]
         fn white_space_is_relaxed(lines in proptest::collection::vec("[ab]{1,3}( [ab]{1,3}){0,3}", 0..8)) {
             let tidy: String = lines.iter().map(|line| format!("{line}\r\n")).collect();

@@ -1,6 +1,6 @@
-//! Owns keys that domains publish for their signatures (RFC 6376 section 3.6).
+//! Owns the keys that domains publish for their signatures (RFC 6376 section 3.6).
 //!
-//! Does not say which key is meant.
+//! Does not choose the key.
 
 use mail_auth::common::crypto::{Algorithm, VerifyingKey};
 use mail_auth::common::parse::TxtRecordParser;
@@ -12,23 +12,23 @@ use crate::auth::dns::QueryBudget;
 use crate::auth::tags::TagList;
 use crate::mail::verdict::AuthResult;
 
-/// Bits that an RSA key must have (RFC 8301 section 3.2).
+/// The minimum length of an RSA key in bits (RFC 8301 section 3.2).
 const RSA_BITS_MIN: usize = 1_024;
-/// Bits that an RSA key may have: more costs too much time.
+/// The maximum length of an RSA key in bits: a longer one takes too much time.
 const RSA_BITS_MAX: usize = 8_192;
 
 /// A public key that may be used for mail.
 pub(in crate::auth) struct DkimKey {
-    /// The domain only tries its signatures out (`t=y`): they must count for nothing.
+    /// True if the domain only tests its signatures (`t=y`): then they must not count.
     pub(in crate::auth) is_testing: bool,
-    /// The key is not for the domains below (`t=s`).
+    /// True if the key is not valid for subdomains (`t=s`).
     pub(super) is_for_domain_only: bool,
     is_rsa: bool,
     key: Box<dyn VerifyingKey + Send + Sync>,
 }
 
 impl DkimKey {
-    /// Asks for the key of a selector and a domain.
+    /// Looks up the key of a selector and a domain.
     pub(in crate::auth) async fn fetch(
         budget: &QueryBudget<'_>,
         selector: &str,
@@ -50,7 +50,7 @@ impl DkimKey {
         match (records.next(), records.next()) {
             (None, _) => Err(SignatureProblem::permanent(format!("no key at {name}"))),
             (Some(record), None) => Self::parse(record),
-            // RFC 6376 section 3.6.2.2 leaves open which one counts, so none does.
+            // RFC 6376 section 3.6.2.2 does not define which record counts, so none does.
             (Some(_), Some(_)) => Err(SignatureProblem::permanent(format!(
                 "several keys at {name}"
             ))),

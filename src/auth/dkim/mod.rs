@@ -1,7 +1,7 @@
-//! Owns DKIM (RFC 6376): which domains signed this mail as it is.
+//! Owns DKIM (RFC 6376): the verified signatures of a mail.
 //!
-//! Does not canonicalise headers or compute: mail-auth does. It is not handed the mail whole, for it
-//! tries any number of signatures, takes several that are not taken here, and asks the DNS by itself.
+//! Does not canonicalise headers or do cryptography; mail-auth does. mail-auth does not receive the whole
+//! mail, because it accepts any number of signatures and some invalid ones, and makes its own DNS queries.
 
 mod body;
 mod key;
@@ -23,10 +23,10 @@ use crate::mail::mime;
 use crate::mail::verdict::{AuthResult, DkimVerdict};
 use crate::mail::view::HeaderView;
 
-/// Signatures of one mail that are looked at.
+/// The number of signatures of one mail that are verified.
 pub const SIGNATURES_MAX: usize = 8;
 
-/// A signature that does not count, and why.
+/// The reason why a signature does not count.
 #[derive(Debug)]
 pub(super) struct SignatureProblem {
     pub(super) outcome: AuthResult,
@@ -56,7 +56,7 @@ impl SignatureProblem {
     }
 }
 
-/// The DKIM signatures of one mail, read but not checked.
+/// The DKIM signatures of one mail, parsed but not verified.
 pub(super) struct DkimSignatures<'a> {
     found: Vec<ReadSignature<'a>>,
 }
@@ -69,7 +69,7 @@ struct ReadSignature<'a> {
 }
 
 impl<'a> DkimSignatures<'a> {
-    /// Reads at most [`SIGNATURES_MAX`], those nearest to the From domain first.
+    /// Parses at most [`SIGNATURES_MAX`], those nearest to the From domain first.
     pub(super) fn read(header: &'a RawHeader<'a>, from_domain: Option<&str>) -> Self {
         let mut found: Vec<ReadSignature<'a>> = header
             .named("DKIM-Signature")
@@ -82,7 +82,7 @@ impl<'a> DkimSignatures<'a> {
         Self { found }
     }
 
-    /// The body forms its signatures are over: simple, relaxed.
+    /// The canonical body forms that the signatures need: simple, relaxed.
     pub(super) fn body_forms(&self) -> (bool, bool) {
         let forms = self.found.iter().filter_map(|found| {
             let signature = found.signature.as_ref().ok()?;
@@ -122,18 +122,18 @@ impl<'a> DkimSignatures<'a> {
     }
 }
 
-/// The mail that signatures are checked against.
+/// The mail against which signatures are verified.
 pub(super) struct SignedMail<'a> {
     pub(super) header: &'a RawHeader<'a>,
     pub(super) view: &'a HeaderView,
     pub(super) hashes: &'a BodyHashes,
     pub(super) now: Timestamp,
-    /// Older signatures count for nothing: who kept a mail can send it again (G9 of the hostile list).
+    /// The age from which a signature does not count, because an old signed mail may be replayed.
     pub(super) age_max: Duration,
 }
 
 impl SignedMail<'_> {
-    /// True if the mail was signed too long ago: by `t=`, or else by a signed `Date`.
+    /// True if the mail was signed too long ago, by `t=` or else by a signed `Date`.
     pub(super) fn is_stale(&self, signature: &DkimSignature) -> bool {
         let date = self.view.date.filter(|_| signature.signs("Date"));
         signature
@@ -195,7 +195,7 @@ impl<'a> ReadSignature<'a> {
     }
 }
 
-/// The distance of a signer from the From domain: the domain itself, above or below it, elsewhere.
+/// The distance of a signing domain from the From domain: equal, a parent or subdomain, or unrelated.
 fn alignment_distance(signer: &str, from: &str) -> u8 {
     let is_below = |name: &str, domain: &str| {
         let above = name.strip_suffix(domain);

@@ -1,8 +1,8 @@
-//! Owns what a DKIM-Signature or an ARC-Message-Signature says (RFC 6376 section 3.5), and its check
-//! against the mail with a key.
+//! Owns the parsing of DKIM-Signature and ARC-Message-Signature (RFC 6376 section 3.5), and their
+//! verification with a key.
 //!
-//! Does not fetch keys, and takes less than the RFC allows: what other readers could read otherwise,
-//! or what leaves parts of the mail unsigned, is refused.
+//! Does not look up keys, and accepts less than the RFC allows: a signature that programs could interpret
+//! differently, or that leaves parts of the mail unsigned, is refused.
 
 use std::time::Duration;
 
@@ -17,12 +17,12 @@ use crate::clock::Timestamp;
 use crate::mail::address::Domain;
 use crate::mail::verdict::AuthResult;
 
-/// Fields that a signature may name: each is looked for in the whole header.
+/// The number of fields that a signature may name: each needs a search of the whole header.
 const SIGNED_FIELDS_MAX: usize = 150;
-/// The time that a signer's clock may be ahead of ours.
+/// How far a signer's clock may be ahead of ours.
 const CLOCK_SKEW: Duration = Duration::from_hours(1);
 
-/// A signature that is worth looking at.
+/// A signature that may be valid.
 #[derive(Debug)]
 pub(in crate::auth) struct DkimSignature {
     pub(in crate::auth) domain: String,
@@ -40,7 +40,7 @@ pub(in crate::auth) struct DkimSignature {
 }
 
 impl DkimSignature {
-    /// Reads the tags that DKIM and ARC have in common; `form` is meant where there is no `c=`.
+    /// Parses the tags that DKIM and ARC share; `form` is the default of `c=`.
     pub(in crate::auth) fn parse(tags: &TagList<'_>, form: &str) -> Result<Self, SignatureProblem> {
         let need = |name: &str| {
             let value = tags.value(name).filter(|value| !value.is_empty());
@@ -89,7 +89,7 @@ impl DkimSignature {
         })
     }
 
-    /// Reads a DKIM-Signature.
+    /// Parses a DKIM-Signature.
     pub(in crate::auth) fn parse_dkim(tags: &TagList<'_>) -> Result<Self, SignatureProblem> {
         if tags.value("v") != Some("1") {
             return Err(SignatureProblem::permanent("v= is not 1"));
@@ -113,12 +113,12 @@ impl DkimSignature {
             .any(|signed| signed.eq_ignore_ascii_case(name))
     }
 
-    /// True if the body must be hashed in the simple form for it.
+    /// True if the signature needs the simple form of the body.
     pub(in crate::auth) fn needs_simple_body(&self) -> bool {
         self.body_form == Canonicalization::Simple
     }
 
-    /// Checks its times: expired (RFC 6376 section 3.5, `x=`), or signed in the future.
+    /// Checks the times: the signature is expired (RFC 6376 section 3.5, `x=`), or made in the future.
     pub(in crate::auth) fn check_times(&self, now: Timestamp) -> Result<(), SignatureProblem> {
         let signed_at = self.signed_at.unwrap_or_default();
         if let Some(expires_at) = self.expires_at {
@@ -142,7 +142,7 @@ impl DkimSignature {
         Err(SignatureProblem::failure("the body was changed"))
     }
 
-    /// Checks the header with the key. `field` is the field the signature stands in.
+    /// Verifies the signature over the header with the key. `field` is the field of the signature.
     pub(in crate::auth) fn check_header(
         &self,
         header: &RawHeader<'_>,
@@ -159,7 +159,8 @@ impl DkimSignature {
         key.verify(&mut all, &self.value, (self.header_form, self.algorithm))
     }
 
-    /// The agent must be of the signing domain; of the very domain if the key says so (section 3.6.1).
+    /// Checks that the agent belongs to the signing domain, or is equal to it if the key requires that
+    /// (section 3.6.1).
     fn check_agent(&self, key: &DkimKey) -> Result<(), SignatureProblem> {
         let Some(agent) = &self.agent else {
             return Ok(());
@@ -176,7 +177,7 @@ impl DkimSignature {
         Err(SignatureProblem::permanent("i= is not of the domain of d="))
     }
 
-    /// The fields that are signed: of each name the last first, each once (section 5.4.2).
+    /// The signed fields: for each name the last one first, each once (section 5.4.2).
     fn signed_fields<'a>(&self, header: &'a RawHeader<'a>) -> Vec<&'a RawField<'a>> {
         let mut taken = vec![false; header.fields.len()];
         let mut signed = Vec::new();
@@ -196,8 +197,8 @@ impl DkimSignature {
     }
 }
 
-/// The value of a signature's field with the value of `b=` cut out and without the line end at its
-/// end: what the signature itself signs (RFC 6376 section 3.7).
+/// The value of a signature's field without the value of `b=` and without the final line end, which the
+/// signature covers (RFC 6376 section 3.7).
 pub(in crate::auth) fn without_signature(value: &[u8]) -> Vec<u8> {
     let value = value.strip_suffix(b"\n").unwrap_or(value);
     let value = value.strip_suffix(b"\r").unwrap_or(value);
@@ -215,7 +216,7 @@ pub(in crate::auth) fn without_signature(value: &[u8]) -> Vec<u8> {
     unsigned
 }
 
-/// RFC 8301 forbids rsa-sha1.
+/// The algorithm of `a=`. RFC 8301 forbids rsa-sha1.
 pub(in crate::auth) fn algorithm(name: &str) -> Result<Algorithm, SignatureProblem> {
     match name {
         "rsa-sha256" => Ok(Algorithm::RsaSha256),
@@ -302,7 +303,7 @@ mod tests {
             ("c=relaxed", "c=relaxed; t=-1", AuthResult::Permerror),
             ("d=Example.com", "d=com", AuthResult::Permerror),
             ("d=Example.com", "d=exa mple.com", AuthResult::Permerror),
-            // What a careless reader would cut off at, so that it asks elsewhere (espoofer).
+            // A careless parser would cut the name here and query another domain (espoofer).
             (
                 "d=Example.com",
                 "d=bank.example\0.evil.example",

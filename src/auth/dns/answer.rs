@@ -1,6 +1,6 @@
-//! Owns what is asked of the DNS and what it answers, as plain values.
+//! Owns DNS questions and answers as plain values.
 //!
-//! Does not ask.
+//! Does not make queries.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use mail_auth::hickory_resolver::proto::rr::{Name, RData, RecordType};
 
 use super::{DnsFailure, LABEL_BYTES_MAX, NAME_BYTES_MAX};
 
-/// A question: a record type, and a lower-case name without the dot at its end.
+/// A question: a record type, and a lower-case name without trailing dot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct DnsQuery {
     pub(super) query_type: QueryType,
@@ -50,16 +50,16 @@ impl QueryType {
     }
 }
 
-/// The records of a type under a name; none, if the answer is void.
+/// The records of a type at a name; none if the answer is void.
 #[derive(Clone, Debug)]
 pub(in crate::auth) struct DnsAnswer {
-    /// The name exists, be it with other kinds of records.
+    /// True if the name exists, perhaps only with records of other types.
     pub(in crate::auth) is_name_known: bool,
     pub(super) records: Arc<[DnsRecord]>,
 }
 
 impl DnsAnswer {
-    /// There is nothing (RFC 7208 section 4.6.4).
+    /// True if there are no records (RFC 7208 section 4.6.4).
     pub(in crate::auth) fn is_void(&self) -> bool {
         self.records.is_empty()
     }
@@ -139,8 +139,8 @@ impl DnsRecord {
     }
 }
 
-/// A name as text, lower-cased, without the dot at its end and without escapes; `None` if a label has
-/// what would need them to be told from the dots between labels.
+/// A name as text, lower-cased, without trailing dot and escapes; `None` if a label has a character that
+/// would need an escape.
 fn text_of(name: &Name) -> Option<String> {
     let mut labels = Vec::new();
     for label in name.iter() {

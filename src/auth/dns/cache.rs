@@ -1,6 +1,6 @@
-//! Owns the answers that are kept: by question, bounded in number and octets.
+//! Owns the cached answers: by question, bounded in number and octets.
 //!
-//! Does not say how long one is kept.
+//! Does not decide how long an answer is valid.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::{DnsFailure, DnsSettings};
 /// The cost of an entry in bytes, besides its records.
 const ENTRY_BYTES: usize = 256;
 
-/// Answers by question, oldest thrown out first.
+/// Answers by question; the oldest is removed first.
 #[derive(Default)]
 pub(super) struct DnsCache {
     slots: HashMap<DnsQuery, CacheSlot>,
@@ -34,7 +34,7 @@ pub(super) struct CachedAnswer {
 }
 
 impl DnsCache {
-    /// The place of this question's answer, emptied if what it holds is too old.
+    /// The slot of this question's answer, cleared if its content has expired.
     pub(super) fn slot(
         &mut self,
         question: &DnsQuery,
@@ -59,7 +59,7 @@ impl DnsCache {
         cell
     }
 
-    /// Counts what was found.
+    /// Accounts for the size of an answer.
     pub(super) fn account_bytes(
         &mut self,
         question: &DnsQuery,

@@ -1,6 +1,6 @@
-//! Owns the questions asked of the DNS: bounded in time and number, every answer and failure cached.
+//! Owns DNS queries: bounded in time and number, with every answer and failure cached.
 //!
-//! Does not know what the answers mean.
+//! Does not interpret the answers.
 
 mod answer;
 mod cache;
@@ -26,38 +26,38 @@ pub(super) use self::answer::DnsAnswer;
 use self::answer::{DnsQuery, QueryType};
 use self::cache::{CachedAnswer, DnsCache};
 
-/// Octets of a name (RFC 1035 section 3.1), without the dot at its end.
+/// Octets of a name (RFC 1035 section 3.1), without trailing dot.
 pub(super) const NAME_BYTES_MAX: usize = 253;
 /// Octets of a label (RFC 1035 section 3.1).
 pub(super) const LABEL_BYTES_MAX: usize = 63;
-/// Queries that may be on their way to one server; hickory answers "busy" beyond it.
+/// The number of concurrent queries to one server; hickory answers "busy" above it.
 const IN_FLIGHT_MAX: usize = 1_024;
-/// Octets of a UDP answer: what passes the internet unfragmented (DNS flag day 2020).
+/// Octets of a UDP answer: the size that passes the internet unfragmented (DNS flag day 2020).
 const UDP_BYTES_MAX: u16 = 1_232;
 
 /// The settings of DNS look-ups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DnsSettings {
-    /// The servers to ask; none means the system's (`/etc/resolv.conf`).
+    /// The servers to query; an empty list means the system's (`/etc/resolv.conf`).
     pub servers: Vec<SocketAddr>,
     /// The time limit of one query, in milliseconds.
     pub query_ms: u64,
     /// The time limit of all queries for one mail together, in milliseconds.
     pub mail_ms: u64,
-    /// Queries that may be sent for one mail; what the cache knows costs none.
+    /// The number of queries for one mail; cached answers do not count.
     pub queries_max: usize,
-    /// Answers that are kept.
+    /// The number of cached answers.
     pub cache_entries_max: usize,
-    /// Octets that the kept answers may have together.
+    /// Octets of all cached answers together.
     pub cache_bytes_max: usize,
-    /// The shortest time an answer is kept, in seconds.
+    /// The shortest time an answer is cached, in seconds.
     pub ttl_min_secs: u64,
-    /// The longest time an answer is kept, in seconds.
+    /// The longest time an answer is cached, in seconds.
     pub ttl_max_secs: u64,
-    /// The longest time "there is no such thing" is kept, in seconds.
+    /// The longest time a negative answer is cached, in seconds.
     pub negative_ttl_max_secs: u64,
-    /// The time a failure is kept, in seconds.
+    /// The time a failure is cached, in seconds.
     pub failure_ttl_secs: u64,
 }
 
@@ -81,7 +81,7 @@ impl Default for DnsSettings {
 /// The resolver and its cache, shared by all mails.
 pub(super) struct Dns {
     settings: DnsSettings,
-    /// Made when the first question is asked: a system without a resolver must not stop the start.
+    /// Created with the first query: a system without a resolver must not prevent the start.
     resolver: OnceCell<TokioResolver>,
     cache: Mutex<DnsCache>,
 }
@@ -95,7 +95,7 @@ impl Dns {
         }
     }
 
-    /// The questions of one mail: all of them within one budget from now.
+    /// The query budget of one mail, from now.
     pub(super) fn budget(&self) -> QueryBudget<'_> {
         QueryBudget {
             dns: self,
@@ -124,7 +124,7 @@ impl Dns {
         }
     }
 
-    /// The answer, and the seconds it says it holds.
+    /// The answer, and its time to live in seconds.
     async fn ask(&self, question: &DnsQuery) -> Result<(DnsAnswer, u64), DnsFailure> {
         let name = question.wire_name()?;
         let resolver = self
@@ -164,7 +164,7 @@ impl Dns {
             (config, ResolverOpts::default())
         };
         options.timeout = Duration::from_millis(self.settings.query_ms);
-        // One retry, for lost packets; the whole is cut off by the time of a query.
+        // One retry, for lost packets; the time limit of a query bounds the whole.
         options.attempts = 1;
         options.cache_size = 0;
         options.use_hosts_file = ResolveHosts::Never;
@@ -178,12 +178,12 @@ impl Dns {
     }
 
     fn cache(&self) -> MutexGuard<'_, DnsCache> {
-        // Nothing panics while it holds the lock; if it did, the cache is still a cache.
+        // No code panics while it holds the lock; if it did, the cache would still be valid.
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The questions of one mail.
+/// The query budget of one mail.
 pub(super) struct QueryBudget<'a> {
     dns: &'a Dns,
     deadline: Instant,
@@ -191,12 +191,12 @@ pub(super) struct QueryBudget<'a> {
 }
 
 impl QueryBudget<'_> {
-    /// The texts of a name's TXT records, strings joined (RFC 7208 section 3.3).
+    /// The texts of a name's TXT records, with their strings joined (RFC 7208 section 3.3).
     pub(super) async fn texts(&self, name: &str) -> Result<DnsAnswer, DnsFailure> {
         self.lookup(QueryType::Txt, name).await
     }
 
-    /// The addresses of a name, of the family `like` is of.
+    /// The addresses of a name, in the address family of `like`.
     pub(super) async fn addresses(
         &self,
         name: &str,
@@ -225,7 +225,7 @@ impl QueryBudget<'_> {
         self.lookup(QueryType::Ptr, &reverse_name(ip)).await
     }
 
-    /// Asks once for all who want to know the same at the same time.
+    /// Makes one query for all concurrent look-ups of the same question.
     async fn lookup(&self, kind: QueryType, name: &str) -> Result<DnsAnswer, DnsFailure> {
         let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         let question = DnsQuery {
@@ -233,7 +233,7 @@ impl QueryBudget<'_> {
             name,
         };
         if !question.is_name() {
-            // No such name can exist.
+            // Such a name cannot exist.
             return Ok(DnsAnswer {
                 is_name_known: false,
                 records: [].into(),
@@ -270,7 +270,7 @@ impl QueryBudget<'_> {
     }
 }
 
-/// The DNS could not say: worth another try later.
+/// The DNS gave no answer; a later query may succeed.
 #[derive(Clone, Debug)]
 pub(super) struct DnsFailure(Arc<str>);
 
@@ -288,7 +288,7 @@ fn name_server(address: &SocketAddr) -> NameServerConfig {
     NameServerConfig::new(address.ip(), true, connections.into())
 }
 
-/// The name that the names of an address stand under (RFC 1035 section 3.5, RFC 3596 section 2.5).
+/// The name for the reverse look-up of an address (RFC 1035 section 3.5, RFC 3596 section 2.5).
 fn reverse_name(ip: IpAddr) -> String {
     match ip {
         IpAddr::V4(ip) => {

@@ -1,7 +1,7 @@
-//! Owns the `Authentication-Results` field (RFC 8601): writes ours, takes away those that pretend to
-//! be ours.
+//! Owns the `Authentication-Results` field (RFC 8601): writes ours, and removes those that claim to be
+//! ours.
 //!
-//! Does not touch the mail that is stored: both are for what is handed on.
+//! Does not change the stored mail; both apply to copies that are handed on.
 
 mod read;
 
@@ -11,10 +11,10 @@ use super::field::{RawField, RawHeader};
 use crate::mail::verdict::{AuthResult, SpfVerdict, Verdict};
 pub(super) use read::{read, says_dmarc_pass};
 
-/// Characters of a value that are written.
+/// The number of characters of a value that are written.
 const VALUE_CHARS_MAX: usize = 200;
 
-/// The field for a verdict of ours, folded, with its line end.
+/// The field for our verdict, folded, with its line end.
 pub fn field(verdict: &Verdict, authserv_id: &str) -> String {
     let mut results = Vec::new();
     results.extend(spf(&verdict.spf, "smtp.mailfrom"));
@@ -54,8 +54,8 @@ pub fn field(verdict: &Verdict, authserv_id: &str) -> String {
     )
 }
 
-/// The mail as it is handed on, in pieces that share its bytes: `on_top` (our own fields), then all
-/// of the mail but the fields that claim to be written by us (RFC 8601 section 5).
+/// The mail for handing on, in pieces that share its bytes: `on_top` (our own fields), then the mail
+/// without the fields that claim to be ours (RFC 8601 section 5).
 pub fn with_fields_on_top(mail: &Bytes, on_top: String, authserv_id: &str) -> Vec<Bytes> {
     let header = RawHeader::read(mail);
     let mut pieces = vec![Bytes::from(on_top)];
@@ -71,13 +71,13 @@ pub fn with_fields_on_top(mail: &Bytes, on_top: String, authserv_id: &str) -> Ve
     pieces
 }
 
-/// True if a field says it was written by this authserv-id.
+/// True if a field claims this authserv-id.
 fn claims_authserv_id(field: &RawField<'_>, authserv_id: &str) -> bool {
     let text = String::from_utf8_lossy(field.value);
     if field.is_named("Authentication-Results") {
         return read::authserv_id(&text).is_some_and(|id| id.eq_ignore_ascii_case(authserv_id));
     }
-    // RFC 7208 section 9.1: `receiver=` names who wrote it.
+    // `receiver=` names the writer (RFC 7208 section 9.1).
     field.is_named("Received-SPF")
         && text
             .split([';', ' ', '\t', '\r', '\n'])
@@ -110,7 +110,7 @@ fn push_property(result: &mut String, name: &str, text: &str) {
     }
 }
 
-/// A value as it stands if it is a token (RFC 2045 section 5.1) of harmless characters, else quoted.
+/// A value unchanged if it is a token (RFC 2045 section 5.1) of harmless characters, else quoted.
 fn value(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     if text.chars().all(is_plain) && (1..=VALUE_CHARS_MAX).contains(&text.len()) {

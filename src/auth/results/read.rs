@@ -1,6 +1,6 @@
-//! Owns reading what others wrote into `Authentication-Results` (RFC 8601).
+//! Owns the parsing of `Authentication-Results` (RFC 8601) from other servers.
 //!
-//! Does not believe it: who is trusted, and where such a field must stand, is told by the caller.
+//! Does not decide about trust: the caller names the trusted servers and the valid position of the field.
 
 use super::super::dkim::SIGNATURES_MAX;
 use super::super::field::RawHeader;
@@ -11,15 +11,14 @@ use crate::mail::verdict::{
     Verdict, VerdictSource,
 };
 
-/// Results of one field that are read.
+/// The number of results of one field that are read.
 const RESULTS_MAX: usize = 50;
 /// Octets of a value that are kept.
 const VALUE_BYTES_MAX: usize = 255;
 
-/// The results that trusted servers wrote, as a verdict of theirs: from the fields whose
-/// authserv-id is one of `trusted` and that have at most `received_above_max` `Received` fields
-/// above them. A field further down may have come with the mail. The topmost result of each method
-/// counts. `None` if there is no such field.
+/// The results of trusted servers as their verdict: from the fields whose authserv-id is one of `trusted`
+/// and that have at most `received_above_max` `Received` fields above them. A field further down may have
+/// come with the mail. The topmost result of each method counts. `None` if there is no such field.
 pub(in crate::auth) fn read(
     header: &RawHeader<'_>,
     trusted: &[String],
@@ -52,8 +51,8 @@ pub(in crate::auth) fn read(
     verdict
 }
 
-/// True if these results (a field's, without authserv-id and instance) say that a mail with this From
-/// domain passed DMARC, and none says otherwise.
+/// True if these results (of a field, without authserv-id and instance) state that a mail with this From
+/// domain passed DMARC, and no result contradicts.
 pub(in crate::auth) fn says_dmarc_pass(text: &str, from_domain: &str) -> bool {
     let Some((_, results)) = parse(text) else {
         return false;
@@ -69,7 +68,7 @@ pub(in crate::auth) fn says_dmarc_pass(text: &str, from_domain: &str) -> bool {
         })
 }
 
-/// The authserv-id a field begins with, however broken the rest is.
+/// The authserv-id at the start of a field, even if the rest is malformed.
 pub(super) fn authserv_id(text: &str) -> Option<String> {
     let text = without_comments(text);
     let id = text.split(';').next()?.split_whitespace().next()?;
@@ -94,7 +93,7 @@ impl MethodResult {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The domain a property names, by itself or behind an `@`.
+    /// The domain in a property, alone or after an `@`.
     fn domain(&self, name: &str) -> Option<String> {
         let value = self.property(name)?;
         let domain = value.rsplit_once('@').map_or(value, |(_, domain)| domain);
@@ -110,12 +109,12 @@ fn parse(text: &str) -> Option<(String, Vec<MethodResult>)> {
     Some((id, results.filter_map(|text| result(text)).collect()))
 }
 
-/// Reads one `method=result [reason=…] [ptype.property=value …]`.
+/// Parses one `method=result [reason=…] [ptype.property=value …]`.
 fn result(text: &str) -> Option<MethodResult> {
     let mut pairs = pairs(text).into_iter();
     let (method, word) = pairs.next()?;
     let method = method.split('/').next()?.to_ascii_lowercase();
-    // RFC 7601 had `hardfail`; some still write it.
+    // RFC 7601 defined `hardfail`, which some servers still write.
     let outcome = match word.to_ascii_lowercase().as_str() {
         "hardfail" => AuthResult::Fail,
         word => AuthResult::parse(word)?,
@@ -137,8 +136,7 @@ fn result(text: &str) -> Option<MethodResult> {
     Some(found)
 }
 
-/// The `name=value` pairs of a text, in which space may stand around the `=` and values may be
-/// quoted.
+/// The `name=value` pairs of a text, with optional space around the `=` and optional quotes.
 fn pairs(text: &str) -> Vec<(String, String)> {
     let mut pairs = Vec::new();
     let mut name = String::new();
@@ -169,7 +167,7 @@ fn pairs(text: &str) -> Vec<(String, String)> {
     pairs
 }
 
-/// The rest of a quoted string, its quotes and escapes undone.
+/// The rest of a quoted string, without quotes and escapes.
 fn quoted(chars: &mut impl Iterator<Item = char>) -> String {
     let mut value = String::new();
     while let Some(c) = chars.next() {
@@ -216,7 +214,7 @@ fn without_comments(text: &str) -> String {
     out
 }
 
-/// The pieces between semicolons that stand in no quoted string.
+/// The parts between semicolons outside of quoted strings.
 fn split_unquoted(text: &str) -> Vec<&str> {
     let mut is_quoted = false;
     let mut is_escaped = false;
@@ -286,7 +284,7 @@ fn verdict_of(results: &[MethodResult]) -> Verdict {
     verdict
 }
 
-/// A pass counts only if no other result stands beside it.
+/// A pass counts only if there is no other result beside it.
 fn dmarc(result: &MethodResult, before: &DmarcVerdict) -> DmarcVerdict {
     let mut words = ["policy.dmarc", "policy.published-domain-policy"].into_iter();
     let word = words.find_map(|name| result.property(name));
@@ -315,7 +313,7 @@ fn dmarc(result: &MethodResult, before: &DmarcVerdict) -> DmarcVerdict {
     }
 }
 
-/// Adds what was not known yet.
+/// Adds the results that are still missing.
 fn merge(verdict: &mut Verdict, theirs: Verdict) {
     if verdict.spf.result == AuthResult::None {
         verdict.spf = theirs.spf;

@@ -1,12 +1,12 @@
-//! Owns domain-specs and the macros in them (RFC 7208 section 7).
+//! Owns domain-specs and their macros (RFC 7208 section 7).
 //!
-//! Does not ask the DNS: the validated name for `%{p}` is told.
+//! Makes no DNS query: the caller supplies the validated name for `%{p}`.
 
 use std::net::IpAddr;
 
 use crate::auth::dns::NAME_BYTES_MAX;
 
-/// A domain name with macros in it.
+/// A domain name with macros.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct DomainSpec(Vec<SpecPiece>);
 
@@ -18,11 +18,11 @@ enum SpecPiece {
 
 #[derive(Debug, PartialEq, Eq)]
 struct SpfMacro {
-    /// Lower-cased.
+    /// The letter, lower-cased.
     letter: char,
     /// True if the letter was upper-case: the value is escaped.
     is_escaped: bool,
-    /// Number of labels, from the right, that are kept.
+    /// The number of labels, from the right, that are kept.
     keep: Option<usize>,
     is_reversed: bool,
     delimiters: String,
@@ -43,12 +43,12 @@ pub(super) struct MacroValues<'a> {
 }
 
 impl DomainSpec {
-    /// Reads a domain-spec (section 12): a macro-string that ends in a top label or a macro.
+    /// Parses a domain-spec (section 12): a macro-string that ends in a top label or a macro.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let pieces = pieces(text)?;
         let is_ended = match pieces.last()? {
             SpecPiece::Macro(_) => true,
-            // `%%`, `%_` and `%-` are macros too, though they stand for text.
+            // `%%`, `%_` and `%-` are macros too, although they produce plain text.
             SpecPiece::Literal(_) if ["%%", "%_", "%-"].iter().any(|end| text.ends_with(end)) => {
                 true
             }
@@ -57,19 +57,19 @@ impl DomainSpec {
         is_ended.then_some(Self(pieces))
     }
 
-    /// Checks a macro-string of which nothing else is known.
+    /// Checks only the syntax of a macro-string.
     pub(super) fn check_macros(text: &str) -> Option<()> {
         pieces(text).map(drop)
     }
 
-    /// True if `%{p}` is in it, which the DNS must be asked for.
+    /// True if `%{p}` is in it, which needs a DNS query.
     pub(super) fn needs_validated(&self) -> bool {
         let is_p =
             |piece: &SpecPiece| matches!(piece, SpecPiece::Macro(SpfMacro { letter: 'p', .. }));
         self.0.iter().any(is_p)
     }
 
-    /// The name, macros replaced, cut from the left to what a name may have (section 7.3).
+    /// The name with its macros replaced, cut from the left to the maximum length of a name (section 7.3).
     pub(super) fn expand(&self, values: &MacroValues<'_>) -> String {
         let mut name = String::new();
         for piece in &self.0 {
@@ -90,11 +90,11 @@ impl DomainSpec {
 }
 
 impl SpfMacro {
-    /// Reads what stands between `%{` and `}`.
+    /// Parses the text between `%{` and `}`.
     fn parse(text: &str) -> Option<Self> {
         let letter = text.chars().next()?;
         let rest = &text[letter.len_utf8()..];
-        // `c`, `r` and `t` are for explanations, which are not given here.
+        // `c`, `r` and `t` are for explanations, which are not supported.
         if !"slodiphv".contains(letter.to_ascii_lowercase()) {
             return None;
         }
@@ -102,7 +102,7 @@ impl SpfMacro {
         let (digits, rest) = rest.split_at(digits);
         let keep = match digits {
             "" => None,
-            // A number beyond any count of labels keeps all of them.
+            // A number above any count of labels keeps all of them.
             digits => Some(digits.parse().unwrap_or(usize::MAX)).filter(|&keep| keep > 0),
         };
         if keep.is_none() && !digits.is_empty() {
@@ -159,7 +159,7 @@ impl SpfMacro {
     }
 }
 
-/// More macros than a name can have labels make no name.
+/// The number of macros. A name has at most as many labels.
 const PIECES_MAX: usize = 128;
 
 fn pieces(text: &str) -> Option<Vec<SpecPiece>> {
@@ -198,7 +198,7 @@ fn pieces(text: &str) -> Option<Vec<SpecPiece>> {
     (pieces.len() <= PIECES_MAX).then_some(pieces)
 }
 
-/// `"." toplabel ["."]` at the end (section 12): a top label has a letter or an inner hyphen.
+/// True if the text ends in `"." toplabel ["."]` (section 12): a top label has a letter or an inner hyphen.
 fn ends_in_top_label(literal: &str) -> bool {
     let literal = literal.strip_suffix('.').unwrap_or(literal);
     let Some((_, label)) = literal.rsplit_once('.') else {
@@ -212,7 +212,7 @@ fn ends_in_top_label(literal: &str) -> bool {
         && !label.chars().all(|c| c.is_ascii_digit())
 }
 
-/// The form of `%{i}`: IPv6 as dotted nibbles (section 7.3).
+/// The value of `%{i}`: IPv6 as dotted nibbles (section 7.3).
 fn dotted(ip: IpAddr) -> String {
     match ip {
         IpAddr::V4(ip) => ip.to_string(),

@@ -1,7 +1,7 @@
-//! Owns SPF (RFC 7208): may this host send for that domain?
+//! Owns SPF (RFC 7208): whether a host may send for a domain.
 //!
-//! Does not use mail-auth's evaluator, which counts no void lookups, takes malformed records and
-//! differs from the RFC's test suite. Does not fetch explanations: peers hear our words only.
+//! Does not use mail-auth's evaluator, which counts no void look-ups, accepts malformed records and differs
+//! from the RFC's test suite. Does not fetch explanations: peers receive only our own texts.
 
 mod macros;
 mod record;
@@ -13,23 +13,23 @@ use self::record::{PrefixLengths, SpfDirective, SpfMechanism, SpfRecord};
 use super::dns::{DnsAnswer, DnsFailure, LABEL_BYTES_MAX, NAME_BYTES_MAX, QueryBudget};
 use crate::mail::verdict::{AuthResult, SpfVerdict};
 
-/// Terms that ask the DNS (RFC 7208 section 4.6.4).
+/// The number of terms with DNS queries (RFC 7208 section 4.6.4).
 const LOOKUPS_MAX: usize = 10;
-/// Terms whose lookups find nothing (RFC 7208 section 4.6.4).
+/// The number of terms with void look-ups (RFC 7208 section 4.6.4).
 const VOIDS_MAX: usize = 2;
-/// Exchangers of one `mx`, and names of one `ptr` (RFC 7208 section 4.6.4).
+/// The number of exchangers of one `mx`, and of names of one `ptr` (RFC 7208 section 4.6.4).
 const HOSTS_MAX: usize = 10;
 
-/// One identity to check.
+/// An identity to check.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SpfIdentity<'a> {
     /// The peer's address.
     pub(super) ip: IpAddr,
     /// The name given in EHLO or HELO.
     pub(super) helo: &'a str,
-    /// The local part of the sender, `postmaster` where there is none.
+    /// The local part of the sender, or `postmaster` if there is none.
     pub(super) local: &'a str,
-    /// The sender's domain as A-labels: its record is asked for.
+    /// The sender's domain as A-labels, whose record is looked up.
     pub(super) domain: &'a str,
 }
 
@@ -75,20 +75,20 @@ impl SpfError {
     }
 }
 
-/// An evaluation, with the look-ups it has spent.
+/// An evaluation, with the look-ups made so far.
 struct SpfEvaluation<'a> {
     budget: &'a QueryBudget<'a>,
     sender: SpfIdentity<'a>,
     lookups: usize,
     voids: usize,
-    /// The names that `%{p}` is chosen from, once they were needed.
+    /// The candidates for `%{p}`, after the first use.
     validated: Option<Vec<String>>,
-    /// True if the term that matched last would match any host.
+    /// True if the last matching term matches any host.
     passes_all: bool,
 }
 
 impl SpfEvaluation<'_> {
-    /// The depth of its recursion is bounded by [`LOOKUPS_MAX`].
+    /// The recursion is bounded by [`LOOKUPS_MAX`].
     async fn check_host(&mut self, domain: String) -> Result<AuthResult, SpfError> {
         let Some(record) = self.record(&domain).await? else {
             return Ok(AuthResult::None);
@@ -192,8 +192,8 @@ impl SpfEvaluation<'_> {
         Ok(false)
     }
 
-    /// The names of the peer's address that lead back to it (section 5.5). Names whose look-up
-    /// fails are left out.
+    /// The names of the peer's address that resolve to it again (section 5.5). Names with failed look-ups
+    /// are left out.
     async fn validated_names(&mut self) -> Result<Vec<String>, SpfError> {
         let ip = self.sender.ip;
         let Ok(names) = self.budget.names(ip).await else {
@@ -232,7 +232,7 @@ impl SpfEvaluation<'_> {
             self.validated = Some(self.validated_names().await?);
         }
         let names = self.validated.as_deref().unwrap_or_default();
-        // Section 7.3: the domain itself, else one below it, else any.
+        // The domain itself is preferred, then a subdomain, then any name (section 7.3).
         let validated = names
             .iter()
             .find(|name| name.eq_ignore_ascii_case(domain))
@@ -278,7 +278,7 @@ fn temporary(failure: &DnsFailure, name: &str) -> SpfError {
     SpfError::Temp(failure.reason(name))
 }
 
-/// True if the directive lets any host of the world pass.
+/// True if the directive passes every host.
 const fn is_for_all(directive: &SpfDirective) -> bool {
     matches!(
         directive.mechanism,

@@ -1,4 +1,4 @@
-//! Owns the grammar of SPF records (RFC 7208 sections 4.6, 5, 6, 12): text in, terms out.
+//! Owns the grammar of SPF records (RFC 7208 sections 4.6, 5, 6, 12).
 //!
 //! Does not evaluate them.
 
@@ -7,21 +7,21 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use super::macros::DomainSpec;
 use crate::mail::verdict::AuthResult;
 
-/// A record whose every term is well-formed.
+/// A record with only well-formed terms.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SpfRecord {
     pub(super) directives: Vec<SpfDirective>,
     pub(super) redirect: Option<DomainSpec>,
 }
 
-/// A mechanism, and what it means that it matches.
+/// A mechanism, and the result if it matches.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SpfDirective {
     pub(super) outcome: AuthResult,
     pub(super) mechanism: SpfMechanism,
 }
 
-/// A mechanism (RFC 7208 section 5). Without a domain-spec the current domain is meant.
+/// A mechanism (RFC 7208 section 5). Without a domain-spec it applies to the current domain.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum SpfMechanism {
     All,
@@ -34,7 +34,7 @@ pub(super) enum SpfMechanism {
     Exists(DomainSpec),
 }
 
-/// Number of leading bits of an address that count.
+/// The number of significant leading bits of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PrefixLengths {
     pub(super) v4: u8,
@@ -42,7 +42,7 @@ pub(super) struct PrefixLengths {
 }
 
 impl SpfRecord {
-    /// True if a TXT record is an SPF record at all (RFC 7208 section 4.5).
+    /// True if a TXT record is an SPF record (RFC 7208 section 4.5).
     pub(super) fn is_spf_record(text: &[u8]) -> bool {
         let Some((version, rest)) = text.split_at_checked(VERSION.len()) else {
             return false;
@@ -50,10 +50,10 @@ impl SpfRecord {
         version.eq_ignore_ascii_case(VERSION) && matches!(rest.first(), None | Some(b' '))
     }
 
-    /// Reads a record that [`SpfRecord::is_spf_record`].
+    /// Parses a record for which [`SpfRecord::is_spf_record`] is true.
     ///
     /// # Errors
-    /// The first term that breaks the grammar, which makes the whole record worthless (section 4.6).
+    /// The first term that breaks the grammar, which invalidates the whole record (section 4.6).
     pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
         let Ok(text) = str::from_utf8(text) else {
             return Err("the record is not ASCII".to_owned());
@@ -133,7 +133,7 @@ impl SpfDirective {
 impl PrefixLengths {
     const WHOLE: Self = Self { v4: 32, v6: 128 };
 
-    /// Takes a dual-cidr-length off the end (section 12). `None` if it is malformed.
+    /// Splits a dual-cidr-length from the end (section 12); `None` if it is malformed.
     fn split_off(text: &str) -> Option<(&str, Self)> {
         let mut prefix = Self::WHOLE;
         let mut rest = text;
@@ -160,7 +160,7 @@ fn split_digits(text: &str) -> Option<(&str, &str)> {
     (start < text.len()).then(|| text.split_at(start))
 }
 
-/// `ip[/bits]`
+/// Parses `ip[/bits]`.
 fn network(text: &str, most: u8) -> Option<(&str, u8)> {
     match text.split_once('/') {
         Some((ip, digits)) => Some((ip, bits(digits, most)?)),
@@ -168,7 +168,7 @@ fn network(text: &str, most: u8) -> Option<(&str, u8)> {
     }
 }
 
-/// A prefix length: no sign, no leading zero (section 12).
+/// Parses a prefix length: no sign, no leading zero (section 12).
 fn bits(digits: &str, most: u8) -> Option<u8> {
     let is_canonical = digits == "0"
         || (!digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit()));
@@ -176,7 +176,7 @@ fn bits(digits: &str, most: u8) -> Option<u8> {
     (is_canonical && bits <= most).then_some(bits)
 }
 
-/// `[":" domain-spec]`; the outer `None` is a syntax error.
+/// Parses `[":" domain-spec]`; the outer `None` is a syntax error.
 fn optional_spec(rest: &str) -> Option<Option<DomainSpec>> {
     match rest.strip_prefix(':') {
         Some(spec) => Some(Some(DomainSpec::parse(spec)?)),
@@ -185,7 +185,7 @@ fn optional_spec(rest: &str) -> Option<Option<DomainSpec>> {
     }
 }
 
-/// `name=value`, if the term is a modifier; a known name lower-cased (section 6).
+/// The name and value if the term is a modifier; a known name is lower-cased (section 6).
 fn modifier(term: &str) -> Option<(&str, &str)> {
     let (name, value) = term.split_once('=')?;
     let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -199,7 +199,7 @@ fn modifier(term: &str) -> Option<(&str, &str)> {
     is_name.then_some((known.unwrap_or(name), value))
 }
 
-/// A stranger's term, fit to be shown.
+/// An untrusted term in printable form.
 fn printable_term(term: &str) -> String {
     const CHARS_MAX: usize = 60;
     term.chars()
