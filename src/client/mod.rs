@@ -1,4 +1,4 @@
-//! Owns what the clients of mail servers share: the certificates they trust, SASL responses and token
+//! Owns the common parts of the SMTP and IMAP clients: trusted certificates, SASL responses and token
 //! files.
 //!
 //! Does not connect, and speaks no protocol.

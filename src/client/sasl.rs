@@ -1,5 +1,4 @@
-//! Owns the SASL responses with which a client logs in, in base64 as SMTP (RFC 4954) and IMAP
-//! (RFC 3501) carry them.
+//! Owns SASL responses, in base64 as in SMTP (RFC 4954) and IMAP (RFC 3501).
 //!
 //! Does not choose the mechanism.
 
@@ -21,12 +20,12 @@ mod tests {
 
     #[test]
     fn responses_are_those_of_the_documents() {
-        // RFC 4616 section 4, the second example.
+        // The second example of RFC 4616 section 4.
         assert_eq!(
             plain_response("tim", "tanstaaftanstaaf"),
             "AHRpbQB0YW5zdGFhZnRhbnN0YWFm"
         );
-        // Google's description of XOAUTH2.
+        // The example in Google's description of XOAUTH2.
         assert_eq!(
             xoauth2_response(
                 "someuser@example.com",

@@ -1,6 +1,6 @@
-//! Owns the reading of token files: an access token that another program keeps fresh.
+//! Owns the reading of token files, which contain an access token that another program renews.
 //!
-//! Does not keep the token.
+//! Does not cache the token.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -9,10 +9,11 @@ use std::path::Path;
 /// Bytes of a token file. Microsoft's tokens have about two thousand.
 const TOKEN_BYTES_MAX: u64 = 16 * 1024;
 
-/// Reads the one token of a file; white space around it does not count.
+/// Reads the token of a file; white space around it is ignored.
 ///
 /// # Errors
-/// The file cannot be read, is longer than 16 KiB, is empty, or holds a character that no token has.
+/// The file cannot be read, is longer than 16 KiB, is empty, or contains a character that is not allowed in
+/// a token.
 pub async fn read_token_file(path: &Path) -> io::Result<String> {
     let path = path.to_owned();
     let read = tokio::task::spawn_blocking(move || read(&path)).await;
@@ -28,7 +29,7 @@ fn read(path: &Path) -> io::Result<String> {
         return Err(invalid(format!("longer than {TOKEN_BYTES_MAX} octets")));
     }
     let token = text.trim();
-    // A control character could end the SASL field that holds the token.
+    // A control character could end the SASL field of the token.
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         let what = "no token: it is empty, or has characters none has";
         return Err(invalid(what.to_owned()));

@@ -1,6 +1,6 @@
-//! Owns which certificates a client trusts.
+//! Owns the certificate authorities that a client trusts.
 //!
-//! Does not read files, and shows no certificate of its own.
+//! Does not read files, and presents no client certificate.
 
 use std::sync::Arc;
 
@@ -11,18 +11,18 @@ use thiserror::Error;
 
 use crate::tls::provider;
 
-/// The certificate authorities that may vouch for a server.
+/// The certificate authorities that are trusted for servers.
 #[derive(Clone, Copy, Debug)]
 pub enum TrustedRoots<'a> {
-    /// The public ones, which come with the program.
+    /// The public ones, which are built in.
     Public,
-    /// The public ones, and those of this PEM text.
+    /// The public ones, and those in this PEM text.
     PublicAnd(&'a [u8]),
-    /// Those of this PEM text alone.
+    /// Only those in this PEM text.
     Only(&'a [u8]),
 }
 
-/// A reason why no client can be set up with these authorities.
+/// The reason why no client can be made with these authorities.
 #[derive(Debug, Error)]
 pub enum TrustError {
     /// One of the certificates cannot be used as an authority.
@@ -34,12 +34,12 @@ pub enum TrustError {
     /// The text is not PEM.
     #[error("no certificates in PEM form")]
     Pem(#[source] pem::Error),
-    /// The crypto provider cannot do TLS 1.2 and 1.3, which is a fault of the build.
+    /// The crypto provider lacks TLS 1.2 and 1.3, which is an error of the build.
     #[error("TLS cannot be used")]
     Versions(#[source] rustls::Error),
 }
 
-/// A TLS client (1.2 and 1.3) that trusts these authorities and shows no certificate.
+/// A TLS client (1.2 and 1.3) that trusts these authorities and presents no certificate.
 ///
 /// # Errors
 /// One of the certificates cannot be used, or there is none.

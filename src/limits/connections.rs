@@ -1,7 +1,7 @@
-//! Owns the connection limit: how many connections a server has at a time, in all and from one
-//! network, and which idle one gives up its place when there is none left.
+//! Owns the connection limit: the number of concurrent connections, in all and from one network, and the
+//! eviction of idle connections when the limit is reached.
 //!
-//! Does not close connections, and does not answer clients that get no place.
+//! Does not close connections, and does not respond to rejected clients.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -16,24 +16,24 @@ use crate::network::rate_limit_key;
 /// The bounds of a [`ConnectionLimiter`].
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionLimits {
-    /// Connections at a time. Beyond them an eighth more is for exempt clients alone, and another
-    /// eighth for connections that were told to give up their place.
+    /// The number of concurrent connections. Above it an eighth more is reserved for exempt clients, and
+    /// another eighth for connections that are being evicted.
     pub connections_max: usize,
-    /// Connections at a time from one network, as [`rate_limit_key`] counts.
+    /// The number of concurrent connections from one network, as [`rate_limit_key`] defines it.
     pub per_network_max: usize,
-    /// Percent of the places above which the server counts as crowded.
+    /// The percentage of places in use above which the server counts as crowded.
     pub crowded_percent: usize,
 }
 
 impl ConnectionLimits {
-    /// Places that are for exempt clients alone, and those of evicted connections.
+    /// The places reserved for exempt clients, and equally many for evicted connections.
     const fn extra(&self) -> usize {
         self.connections_max / 8
     }
 }
 
-/// The places for connections. A network is remembered only while it has one, so that the map is
-/// never longer than there are connections.
+/// The places for connections. A network is remembered only while it has one, so that the map is never
+/// longer than the number of connections.
 #[derive(Debug)]
 pub struct ConnectionLimiter {
     limits: ConnectionLimits,
@@ -47,16 +47,16 @@ pub struct ConnectionLimiter {
 struct Places {
     open: usize,
     by_network: HashMap<IpAddr, usize>,
-    /// The idle connections of clients that are not exempt, the one that is idle for longest first.
+    /// The idle connections of clients that are not exempt, longest idle first.
     idle: BTreeMap<u64, Arc<Notify>>,
-    /// Times a connection became idle: the next key of `idle`.
+    /// The number of times that a connection became idle: the next key of `idle`.
     idle_count: u64,
-    /// Connections that were told to give up their place, and have not ended yet.
+    /// The evicted connections that have not ended yet.
     evicted: usize,
 }
 
 impl ConnectionLimiter {
-    /// A limiter without connections. `load` is told when most places are taken.
+    /// A limiter without connections. `load` is updated when the crowded state changes.
     pub fn new(limits: ConnectionLimits, load: LoadMonitor) -> Arc<Self> {
         Arc::new(Self {
             mark: Mark::new(limits.connections_max, limits.crowded_percent),
@@ -67,8 +67,7 @@ impl ConnectionLimiter {
         })
     }
 
-    /// A place, if one is free or an idle connection can give up its own. It is given back when it is
-    /// dropped.
+    /// A place, if one is free or an idle connection can be evicted. Dropping the permit frees it.
     pub fn try_acquire(self: &Arc<Self>, is_exempt: bool) -> Option<ConnectionPermit> {
         let ConnectionLimits {
             connections_max, ..
@@ -95,7 +94,7 @@ impl ConnectionLimiter {
     pub async fn acquire(self: &Arc<Self>, is_exempt: bool) -> ConnectionPermit {
         loop {
             let mut freed = pin!(self.freed.notified());
-            // Registered before the look, so that no place becomes free unnoticed between the two.
+            // Registered before the check, so that a place that is freed in between is noticed.
             freed.as_mut().enable();
             if let Some(permit) = self.try_acquire(is_exempt) {
                 return permit;
@@ -104,7 +103,7 @@ impl ConnectionLimiter {
         }
     }
 
-    /// Connections that have a place.
+    /// The number of connections with a place.
     pub fn open(&self) -> usize {
         self.places().open
     }
@@ -115,8 +114,8 @@ impl ConnectionLimiter {
 }
 
 impl Places {
-    /// Takes the place of the connection that is idle for longest. False if there is none, or if too
-    /// many of those that were told to go are still there.
+    /// Evicts the connection that has been idle longest. False if there is none, or if too many evicted
+    /// connections are still open.
     fn evict(&mut self, evicted_max: usize) -> bool {
         if self.evicted >= evicted_max {
             return false;
@@ -135,7 +134,7 @@ impl Places {
 #[derive(Debug)]
 pub struct ConnectionPermit {
     limiter: Arc<ConnectionLimiter>,
-    /// No other connection takes the place, however long this one is idle.
+    /// True if this connection is never evicted.
     is_exempt: bool,
     evicted: Arc<Notify>,
     state: Mutex<PermitState>,
@@ -144,14 +143,14 @@ pub struct ConnectionPermit {
 #[derive(Debug, Default)]
 struct PermitState {
     network: Option<IpAddr>,
-    /// The key among the idle ones.
+    /// The key in the list of idle connections.
     idle: Option<u64>,
     is_busy: bool,
 }
 
 impl ConnectionPermit {
-    /// Counts the place for the network of `ip`. False if that network has all it may have: then the
-    /// place is still held, but counts for no network.
+    /// Counts the place for the network of `ip`. False if that network has reached its limit: then the
+    /// place is still held, but not counted for a network.
     pub fn count_network(&self, ip: IpAddr) -> bool {
         let network = rate_limit_key(ip);
         let mut state = self.state();
@@ -166,8 +165,7 @@ impl ConnectionPermit {
         true
     }
 
-    /// The connection waits for its client. It stays idle from the first call to
-    /// [`ConnectionPermit::set_busy`].
+    /// Marks the connection as idle, while it waits for its client, until [`ConnectionPermit::set_busy`].
     pub fn set_idle(&self) {
         let mut state = self.state();
         state.is_busy = false;
@@ -181,8 +179,8 @@ impl ConnectionPermit {
         state.idle = Some(key);
     }
 
-    /// The connection has work to do. False if its place was taken while it was idle: then it should
-    /// end after that work.
+    /// Marks the connection as busy. False if it was evicted while it was idle: then it should end after
+    /// this work.
     pub fn set_busy(&self) -> bool {
         let mut state = self.state();
         state.is_busy = true;
@@ -198,12 +196,12 @@ impl ConnectionPermit {
         }
     }
 
-    /// False from [`ConnectionPermit::set_busy`] until it is idle again.
+    /// False from [`ConnectionPermit::set_busy`] until the next [`ConnectionPermit::set_idle`].
     pub fn is_idle(&self) -> bool {
         !self.state().is_busy
     }
 
-    /// Resolves once another connection has taken the place: this one should end soon.
+    /// Resolves after another connection has taken the place: this one should end soon.
     pub fn evicted(&self) -> impl Future<Output = ()> + use<> {
         let evicted = Arc::clone(&self.evicted);
         async move { evicted.notified().await }
@@ -346,7 +344,7 @@ mod tests {
         held[3].set_idle();
         assert!(held[1].set_busy());
         held[1].set_idle();
-        // An eighth of the places: no more connections than that are on their way out.
+        // At most an eighth of the places may belong to evicted connections.
         let _fourth = limiter.try_acquire(false).unwrap();
         held[3].evicted().await;
         assert!(!held[3].set_busy());

@@ -1,4 +1,4 @@
-//! Owns the load level of a server: whether it is crowded, and whether it stops.
+//! Owns the load level of a server: crowded or not, and stopping or not.
 //!
 //! Does not measure the load. The connection limiter and the memory budget report it.
 
@@ -9,16 +9,16 @@ use tokio::sync::watch;
 /// The state of a server that each of its connections must know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoadLevel {
-    /// Most connection places are taken.
+    /// True if most connection places are taken.
     pub connections_crowded: bool,
-    /// Most of the memory budget is in use.
+    /// True if most of the memory budget is in use.
     pub memory_crowded: bool,
-    /// The server stops.
+    /// True if the server is stopping.
     pub closing: bool,
 }
 
 impl LoadLevel {
-    /// True if idle clients have to go sooner than usual.
+    /// True if idle clients must be closed sooner than usual.
     pub const fn is_crowded(self) -> bool {
         self.connections_crowded || self.memory_crowded
     }
@@ -34,12 +34,12 @@ impl LoadMonitor {
         self.0.subscribe()
     }
 
-    /// The level now.
+    /// The current level.
     pub fn level(&self) -> LoadLevel {
         *self.0.borrow()
     }
 
-    /// Tells every connection that the server stops.
+    /// Tells every connection that the server is stopping.
     pub fn close(&self) {
         self.0.send_modify(|level| level.closing = true);
     }
@@ -63,9 +63,10 @@ impl LoadMonitor {
     }
 }
 
-/// The amount above which a limit counts as crowded, and the lower one at which it is calm again.
+/// The amount above which a limit counts as crowded, and the lower one at which it no longer does.
 ///
-/// With a single mark, a connection that comes and goes at the mark would wake all others each time.
+/// With a single threshold, a connection that comes and goes at the threshold would wake all others each
+/// time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
     crowded_above: usize,
@@ -73,7 +74,7 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// A mark at `percent` of `most`; calm is a tenth of `most` lower.
+    /// A mark at `percent` of `most`; the lower threshold is a tenth of `most` below it.
     pub(super) fn new(most: usize, percent: usize) -> Self {
         let share = u128::try_from(most).unwrap_or(u128::MAX) * percent.min(100) as u128 / 100;
         // A share of `most` is not above it.

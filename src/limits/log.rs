@@ -1,4 +1,4 @@
-//! Owns the bound on log lines that strangers can cause.
+//! Owns the bound on log lines that untrusted peers can cause.
 //!
 //! Does not write those lines.
 
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-/// A bound on log lines per second. What is beyond it is counted, and the count is logged.
+/// A bound on log lines per second. Suppressed lines are counted, and the count is logged.
 #[derive(Debug)]
 pub struct LogThrottle {
     lines_max: u32,
@@ -20,7 +20,7 @@ pub struct LogThrottle {
 impl LogThrottle {
     const WINDOW: Duration = Duration::from_secs(1);
 
-    /// A throttle that lets `lines_max` lines pass in each second.
+    /// A throttle that allows `lines_max` lines in each second.
     pub fn new(lines_max: u32) -> Self {
         Self {
             lines_max,
@@ -53,7 +53,7 @@ impl LogThrottle {
 }
 
 impl Default for LogThrottle {
-    /// 50 lines a second: about 4 million a day at the worst.
+    /// 50 lines a second: about 4 million a day at most.
     fn default() -> Self {
         Self::new(50)
     }

@@ -1,5 +1,5 @@
-//! Owns the memory budget: the number of bytes of other people's data that a server holds at a time, and
-//! its division among them.
+//! Owns the memory budget: the bytes of received data that a server holds at a time, and their division
+//! among peers.
 //!
 //! Does not hold the bytes themselves.
 
@@ -13,7 +13,7 @@ use tokio::sync::{Mutex as AsyncMutex, Notify};
 use super::load::{LoadMonitor, Mark};
 use crate::network::rate_limit_key;
 
-/// Bytes of a permit up to which it may use what is kept for small ones.
+/// Bytes of a permit up to which it may use the share for small ones.
 pub const SMALL_BYTES_MAX: usize = 256 * 1024;
 
 /// The division of a budget.
@@ -21,11 +21,11 @@ pub const SMALL_BYTES_MAX: usize = 256 * 1024;
 pub struct MemoryLimits {
     /// Bytes of all permits together.
     pub bytes_max: usize,
-    /// Bytes of all permits of one network of strangers together.
+    /// Bytes of all permits of one untrusted network together.
     pub network_bytes_max: usize,
-    /// Bytes of the budget that are for trusted holders alone.
+    /// Bytes of the budget that are reserved for trusted holders.
     pub trusted_bytes: usize,
-    /// Bytes of the budget, beside those, that strangers have only for the first [`SMALL_BYTES_MAX`] of
+    /// Further bytes of the budget that untrusted holders may use only for the first [`SMALL_BYTES_MAX`] of
     /// each permit.
     pub small_bytes: usize,
 }
@@ -41,9 +41,9 @@ impl MemoryLimits {
         }
     }
 
-    /// A budget with shares, for items of up to `item_bytes_max` each: an eighth of it, but at least
-    /// one item, is what one network may have; a quarter is for trusted holders alone, and an eighth
-    /// beside that for small permits. A budget that is little longer than one item keeps less back.
+    /// A budget with shares, for items of up to `item_bytes_max` each: an eighth, but at least one item, is
+    /// the limit of one network; a quarter is reserved for trusted holders, and a further eighth for small
+    /// permits. A budget that is little larger than one item reserves less.
     pub fn shared(bytes_max: usize, item_bytes_max: usize) -> Self {
         let spare = bytes_max.saturating_sub(item_bytes_max);
         Self {
@@ -54,23 +54,23 @@ impl MemoryLimits {
         }
     }
 
-    /// Bytes that strangers together may have in permits of any size.
+    /// Bytes that all untrusted holders together may have in permits of any size.
     const fn bulk_bytes_max(&self) -> usize {
         let kept = self.trusted_bytes.saturating_add(self.small_bytes);
         self.bytes_max.saturating_sub(kept)
     }
 }
 
-/// The caller that bytes are held for.
+/// The caller for which bytes are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// A caller at this address that has not proven who it is.
+    /// An unauthenticated caller at this address.
     Stranger(IpAddr),
-    /// A caller that has proven who it is, or to whom no limit of strangers applies.
+    /// An authenticated caller, or one that is exempt from the limits of strangers.
     Trusted,
 }
 
-/// A number of bytes that all connections of a server share.
+/// A number of bytes shared by all connections of a server.
 #[derive(Debug)]
 pub struct MemoryBudget {
     limits: MemoryLimits,
@@ -78,12 +78,12 @@ pub struct MemoryBudget {
     gauge: Gauge,
     load: LoadMonitor,
     mark: Mark,
-    /// Held by the first of those that wait, so that a large request is not overtaken for ever.
+    /// Held by the first waiter, so that a large request is not overtaken for ever.
     queue: AsyncMutex<()>,
     freed: Notify,
 }
 
-/// The bytes in use. A network is remembered only while it has some.
+/// The bytes in use. A network is remembered only while it uses some.
 #[derive(Debug, Default)]
 struct Usage {
     bytes: usize,
@@ -91,11 +91,11 @@ struct Usage {
 }
 
 impl MemoryBudget {
-    /// Percent of what strangers may have, above which the memory counts as crowded.
+    /// The percentage of the untrusted share above which the memory counts as crowded.
     const CROWDED_PERCENT: usize = 80;
 
-    /// A budget of which nothing is in use. `gauge` shows the bytes in use, and `load` is told when
-    /// most of them are.
+    /// An unused budget. `gauge` shows the bytes in use, and `load` is updated when the crowded state
+    /// changes.
     pub fn new(limits: MemoryLimits, gauge: Gauge, load: LoadMonitor) -> Arc<Self> {
         Arc::new(Self {
             mark: Mark::new(limits.bulk_bytes_max(), Self::CROWDED_PERCENT),
@@ -108,7 +108,7 @@ impl MemoryBudget {
         })
     }
 
-    /// A permit for no bytes yet.
+    /// A permit for zero bytes.
     pub fn permit(self: &Arc<Self>, holder: Holder) -> MemoryPermit {
         MemoryPermit {
             budget: Arc::clone(self),
@@ -117,7 +117,8 @@ impl MemoryBudget {
         }
     }
 
-    /// Waits for `bytes`, in the order of the calls. More than the whole budget is as much as it has.
+    /// Waits for `bytes`, in the order of the calls. A request above the whole budget waits for the whole
+    /// budget.
     pub async fn acquire(self: &Arc<Self>, bytes: usize) -> MemoryPermit {
         let bytes = bytes.min(self.limits.bytes_max);
         let mut permit = self.permit(Holder::Trusted);
@@ -131,7 +132,7 @@ impl MemoryBudget {
         }
     }
 
-    /// True if a new permit of `bytes` would be given now. The answer promises nothing.
+    /// True if a new permit of `bytes` would succeed now. Nothing is reserved.
     pub fn fits(&self, holder: Holder, bytes: usize) -> bool {
         self.allows(&self.usage(), network_of(holder), 0, bytes)
     }
@@ -141,7 +142,7 @@ impl MemoryBudget {
         self.usage().bytes
     }
 
-    /// May a permit of `network` grow from `before` to `bytes`?
+    /// True if a permit of `network` may grow from `before` to `bytes`.
     fn allows(&self, usage: &Usage, network: Option<IpAddr>, before: usize, bytes: usize) -> bool {
         let limits = &self.limits;
         let fits = |used: usize, most: usize| {
@@ -165,17 +166,17 @@ impl MemoryBudget {
     }
 }
 
-/// The bytes one holder has of a budget. They are given back when it is dropped.
+/// The bytes of one holder. Dropping the permit frees them.
 #[derive(Debug)]
 pub struct MemoryPermit {
     budget: Arc<MemoryBudget>,
-    /// The network the bytes count for; `None` for a trusted holder.
+    /// The network for which the bytes count; `None` for a trusted holder.
     network: Option<IpAddr>,
     bytes: usize,
 }
 
 impl MemoryPermit {
-    /// Makes the permit one for `bytes`. False, and nothing is changed, if the budget does not allow it.
+    /// Resizes the permit to `bytes`. False, without a change, if the budget does not allow it.
     pub fn resize(&mut self, bytes: usize) -> bool {
         let budget = &*self.budget;
         let mut usage = budget.usage();
@@ -192,7 +193,7 @@ impl MemoryPermit {
         }
         let is_less = bytes < self.bytes;
         self.bytes = bytes;
-        // Within the lock, so that the last to report has the last number.
+        // The gauge is set within the lock, so that the last report is the last value.
         let shown = i64::try_from(usage.bytes).unwrap_or(i64::MAX);
         budget.gauge.set(shown);
         budget.load.report_memory(budget.mark, usage.bytes);
@@ -203,7 +204,7 @@ impl MemoryPermit {
         true
     }
 
-    /// Adds `more` bytes. False, and nothing is changed, if the budget does not allow it.
+    /// Adds `more` bytes. False, without a change, if the budget does not allow it.
     pub fn grow(&mut self, more: usize) -> bool {
         let bytes = self.bytes.checked_add(more);
         bytes.is_some_and(|bytes| self.resize(bytes))
@@ -277,7 +278,7 @@ mod tests {
         assert!(!ann_again.resize(101 * KIB) && ann_again.resize(100 * KIB));
         let mut bob = budget.permit(stranger(2));
         assert!(!bob.resize(301 * KIB) && bob.resize(300 * KIB));
-        // All that strangers have in large permits is in use; small ones have room.
+        // The share for large permits is used up; small ones still fit.
         assert!(budget.load.level().memory_crowded);
         assert!(!budget.fits(stranger(3), 257 * KIB));
         let mut eve = budget.permit(stranger(3));

@@ -1,7 +1,7 @@
-//! Owns the limits that callers share: bytes in memory, connections at a time, events a second.
+//! Owns the shared limits: bytes in memory, concurrent connections, events a second.
 //!
-//! Does not answer callers that are over a limit, does no I/O, and reads no clock except for the
-//! second in which log lines are counted.
+//! Does not respond to callers over a limit, does no I/O, and reads no clock except for the second in which
+//! log lines are counted.
 
 mod connections;
 mod load;

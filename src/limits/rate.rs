@@ -1,5 +1,5 @@
-//! Owns the rate limiter: how many events a second are let through for one key, and for all keys
-//! together (GCRA, the generic cell rate algorithm of ITU-T I.371).
+//! Owns the rate limiter: the events a second that are allowed for one key, and for all keys together
+//! (GCRA, the generic cell rate algorithm of ITU-T I.371).
 //!
 //! Does not wait and reads no clock: the time is an argument.
 
@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// A rate, and how far ahead of it events may come.
+/// A rate, with a burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// Events a second; zero counts as one.
     pub per_second: u32,
-    /// Events that may come at once after a rest; zero counts as one.
+    /// Events that may come at once after a pause; zero counts as one.
     pub burst: u32,
 }
 
@@ -40,8 +40,8 @@ pub enum RateExceeded {
     Key(Instant),
 }
 
-/// Counts events by key and in all. At most `keys_max` keys are remembered; keys at rest are forgotten
-/// first, and an event of a key that finds no place counts against the rate of all alone.
+/// Counts events by key and in total. At most `keys_max` keys are remembered; idle keys are forgotten
+/// first, and an event whose key finds no place counts only against the total rate.
 #[derive(Debug)]
 pub struct RateLimiter<K> {
     all: Rate,
@@ -52,7 +52,7 @@ pub struct RateLimiter<K> {
 }
 
 impl<K: Eq + Hash> RateLimiter<K> {
-    /// A limiter that has counted nothing yet.
+    /// A limiter without any events.
     pub fn new(all: Rate, each: Rate, keys_max: usize) -> Self {
         Self {
             all,
@@ -63,11 +63,11 @@ impl<K: Eq + Hash> RateLimiter<K> {
         }
     }
 
-    /// Lets an event pass and counts it, or says which rate it exceeds. Without a key only the rate of
-    /// all counts.
+    /// Counts an event if it is allowed, or returns the rate that it exceeds. Without a key only the total
+    /// rate applies.
     ///
     /// # Errors
-    /// The event is over a rate, and was not counted.
+    /// The event exceeds a rate, and was not counted.
     pub fn try_acquire<Q>(&mut self, key: Option<&Q>, now: Instant) -> Result<(), RateExceeded>
     where
         K: Borrow<Q>,
@@ -91,7 +91,7 @@ impl<K: Eq + Hash> RateLimiter<K> {
     }
 }
 
-/// The time at which the rate has caught up with what was counted; `None` before the first event.
+/// The time at which the rate has caught up with the counted events; `None` before the first event.
 #[derive(Clone, Copy, Debug, Default)]
 struct Bucket {
     due: Option<Instant>,
@@ -102,7 +102,7 @@ impl Bucket {
         self.due.is_none_or(|due| due <= now)
     }
 
-    /// `Err` has the time from which it is ready.
+    /// `Err` has the time from which the next event is allowed.
     fn ready(self, rate: Rate, now: Instant) -> Result<(), Instant> {
         let step = rate.step();
         let ahead = step * rate.burst.max(1);

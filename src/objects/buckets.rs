@@ -1,6 +1,6 @@
-//! Owns the reading of objects that others have put into buckets, of listed buckets alone.
+//! Owns the reading of objects from the configured external buckets.
 //!
-//! Does not write, and bounds no time: the caller does.
+//! Does not write, and has no time limit; the caller sets one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,20 +14,20 @@ use thiserror::Error;
 
 use super::{ObjectError, S3Bucket, bucket_client};
 
-/// Metadata that Amazon's encryption client writes beside an object it has encrypted.
+/// Metadata that Amazon's encryption client adds to an encrypted object.
 const ENCRYPTION_METADATA: [&str; 2] = ["x-amz-key-v2", "x-amz-key"];
-/// Octets that are allocated at once for an object, whatever its length.
+/// Octets that are allocated initially for an object, whatever its length.
 const INITIAL_CAPACITY_MAX: u64 = 1 << 20;
 
-/// The buckets that may be read. Clones are the same.
+/// The buckets that may be read. Clones share them.
 #[derive(Clone)]
 pub struct ReadableBuckets(Arc<[(String, Arc<dyn ObjectStore>)]>);
 
 impl ReadableBuckets {
-    /// Prepares clients for these buckets, to which nothing is sent yet. Their prefixes are not used.
+    /// Prepares clients for these buckets, without a request. Their prefixes are not used.
     ///
     /// # Errors
-    /// The settings of one cannot be used.
+    /// The settings of a bucket are invalid.
     pub fn new(buckets: &[S3Bucket]) -> Result<Self, ObjectError> {
         let mut list: Vec<(String, Arc<dyn ObjectStore>)> = Vec::new();
         for bucket in buckets {
@@ -36,15 +36,15 @@ impl ReadableBuckets {
         Ok(Self(list.into()))
     }
 
-    /// Opens an object. For a bucket that is not listed nothing is sent.
+    /// Opens an object. For an unlisted bucket no request is sent.
     ///
     /// # Errors
-    /// The object cannot be read, or not now.
+    /// The object cannot be read, permanently or now.
     pub async fn open(&self, bucket: &str, key: &str) -> Result<BucketObject, BucketError> {
         let listed = self.0.iter().find(|(name, _)| name == bucket);
         let (_, store) = listed.ok_or_else(|| BucketError::Unlisted(bucket.to_owned()))?;
         let path = Path::parse(key).map_err(|_| BucketError::InvalidKey)?;
-        // Without a key the answer would be the list of the objects in the bucket.
+        // Without a key the response would be a list of the objects in the bucket.
         if key.is_empty() || path.as_ref() != key {
             return Err(BucketError::InvalidKey);
         }
@@ -70,14 +70,14 @@ impl fmt::Debug for ReadableBuckets {
     }
 }
 
-/// An object that was opened and not read yet.
+/// An object that is open and not yet read.
 pub struct BucketObject {
     bytes: u64,
     stream: BoxStream<'static, Result<Bytes, object_store::Error>>,
 }
 
 impl BucketObject {
-    /// Length of the object in octets, as the bucket tells it.
+    /// The length of the object in octets, as the bucket reports it.
     pub const fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -85,7 +85,7 @@ impl BucketObject {
     /// Reads the whole object.
     ///
     /// # Errors
-    /// The object does not arrive, or has another length than the bucket told.
+    /// The object does not arrive, or its length differs from the reported one.
     pub async fn read_all(mut self) -> Result<Bytes, BucketError> {
         let first = usize::try_from(self.bytes.min(INITIAL_CAPACITY_MAX)).unwrap_or_default();
         let mut whole = BytesMut::with_capacity(first);
@@ -114,19 +114,19 @@ impl fmt::Debug for BucketObject {
 /// The reason why an object in a bucket cannot be read.
 #[derive(Debug, Error)]
 pub enum BucketError {
-    /// The name is not one that an object can have here.
+    /// The name is invalid for an object.
     #[error("object key: malformed")]
     InvalidKey,
-    /// More or fewer octets arrived than the bucket told.
+    /// More or fewer octets arrived than the bucket reported.
     #[error("object: not of the length that the bucket told")]
     LengthMismatch,
     /// Amazon's encryption client has encrypted the object.
     #[error("object: encrypted by a client; let the receipt rule not encrypt")]
     Encrypted,
-    /// The bucket did not give the object.
+    /// The bucket did not return the object.
     #[error("bucket")]
     Store(#[from] object_store::Error),
-    /// The bucket is not one of ours.
+    /// The bucket is not in the configured list.
     #[error("bucket {0:?}: not listed")]
     Unlisted(String),
 }

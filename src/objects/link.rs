@@ -1,9 +1,10 @@
-//! Owns links to kept files: a link opens its file, without any other key, until it expires.
+//! Owns signed links to stored files: a link gives access to its file, without other credentials, until it
+//! expires.
 //!
-//! Does not know whether the file is there.
+//! Does not know whether the file exists.
 //!
-//! The name and type of the file stand in the link, since one file may have come under many names. The
-//! signature covers them, so that nobody can give a file a name that its sender did not give it.
+//! The link contains the name and type of the file, because one file may have arrived under many names. The
+//! signature covers them, so that they cannot be changed.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -17,16 +18,16 @@ use crate::clock::Timestamp;
 use crate::secret::Secret;
 use crate::signature::{self, HmacKey};
 
-/// The path below which files are served; the id follows.
+/// The path of served files; the id follows.
 pub const LINK_PATH: &str = "/gateway/attachments/";
-/// Label that makes keys of their own of the secrets, so that no signature of a link is taken for another.
+/// A label for deriving link keys from the secrets, so that no other signature is valid for a link.
 const KEY_LABEL: &[u8] = b"postern attachment links v1";
 
-/// Makes links and verifies them.
+/// Makes and verifies links.
 #[derive(Clone)]
 pub struct LinkSigner {
     base_url: String,
-    /// Keys of which the first signs and any verifies.
+    /// The keys: the first signs, all verify.
     keys: Vec<HmacKey>,
     lifetime: Duration,
 }
@@ -36,28 +37,28 @@ pub struct LinkSigner {
 pub struct AttachmentLink<'a> {
     /// Id of the file.
     pub id: ObjectId,
-    /// Name of the file; may be empty.
+    /// The name of the file; may be empty.
     pub name: &'a str,
-    /// Media type that the sender claims.
+    /// The media type that the sender claims.
     pub media_type: &'a str,
-    /// Time at which the link expires, in Unix seconds.
+    /// The time at which the link expires, in Unix seconds.
     pub expires: u64,
 }
 
 /// The reason why a link is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum LinkError {
-    /// The link was valid once.
+    /// The link has expired.
     #[error("link expired")]
     Expired,
-    /// The link was not made here.
+    /// The signature is invalid.
     #[error("link forged")]
     Forged,
 }
 
 impl LinkSigner {
-    /// Links below this URL, good for `lifetime` after their mail was received. A key made of the first of
-    /// `secrets` signs; links signed with the others are still accepted.
+    /// Links below this URL, valid for `lifetime` after their mail was received. A key derived from the
+    /// first of `secrets` signs; links signed with the others are still accepted.
     pub fn new(base_url: &str, secrets: &[Secret], lifetime: Duration) -> Self {
         let key = |secret: &Secret| {
             let key = HmacKey::new(secret.reveal().as_bytes()).sign(&[KEY_LABEL]);
@@ -70,8 +71,8 @@ impl LinkSigner {
         }
     }
 
-    /// The URL of a file that came at `received_at`: always the same for the same mail. Without a key the
-    /// URL has an empty signature, which nobody accepts.
+    /// The URL of a file that came at `received_at`; it is the same each time. Without a key the URL has an
+    /// empty signature, which is never valid.
     pub fn url(
         &self,
         id: ObjectId,
@@ -101,10 +102,10 @@ impl LinkSigner {
         url
     }
 
-    /// Verifies a link, in a time that tells nothing about the signature.
+    /// Verifies a link, in a time that reveals nothing about the signature.
     ///
     /// # Errors
-    /// The link was not made here, or has expired.
+    /// The signature is invalid, or the link has expired.
     pub fn verify(
         &self,
         link: &AttachmentLink<'_>,
@@ -125,7 +126,7 @@ impl LinkSigner {
     }
 }
 
-/// Gives the parts of a link that are signed to `work`.
+/// Passes the signed parts of a link to `work`.
 fn with_signed<T>(link: &AttachmentLink<'_>, work: impl FnOnce(&[&[u8]]) -> T) -> T {
     work(&[
         &link.id.0,
@@ -152,7 +153,7 @@ fn percent_encode(into: &mut String, text: &str) {
                 into.push(char::from(byte));
             }
             _ => {
-                // Writing into a text does not fail.
+                // Writing to a string does not fail.
                 let _ = write!(into, "%{byte:02X}");
             }
         }

@@ -1,6 +1,6 @@
-//! Owns the files that came with mail: each kept once under the hash of its octets, in a local folder or in
-//! an S3-compatible bucket, for a time; the signed links to them; and the reading of objects that others have
-//! put into buckets.
+//! Owns the files of mails: each stored once under the hash of its octets, in a local folder or in an
+//! S3-compatible bucket, for a limited time; the signed links to them; and the reading of objects from
+//! external buckets.
 //!
 //! Does not read mail, and does not serve HTTP.
 
@@ -42,20 +42,20 @@ pub use link::{AttachmentLink, LINK_PATH, LinkError, LinkSigner};
 pub use screen::{AttachmentLimits, BLOCKED_NAMES, BLOCKED_TYPES, SkipReason};
 pub use sniff::sniff;
 
-/// Name of the folder, in the folder of files, of files that are not whole yet.
+/// The folder, within the folder of files, for incomplete files.
 const STAGING: &str = "new";
-/// Age of a file that is not whole, past which a crash has left it behind.
+/// The age from which an incomplete file is the remainder of a crash.
 const STAGING_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Time that one call to a bucket may take.
+/// The time limit of one call to a bucket.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time that a connection to a bucket may take.
+/// The time limit of a connection to a bucket.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Times that a call that failed is made again at once.
+/// The number of immediate retries of a failed call.
 const RETRIES_MAX: usize = 2;
-/// Time between two searches for files past their age.
+/// The interval between two searches for expired files.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// Settings of the kept files.
+/// The settings of the stored files.
 #[derive(Clone)]
 pub struct Settings {
     /// Location of the files.
@@ -64,40 +64,40 @@ pub struct Settings {
     pub bounds: AttachmentLimits,
     /// Signer of the links.
     pub links: LinkSigner,
-    /// Time for which a file is kept after a mail last brought it.
+    /// The time for which a file is kept after the last mail with it.
     pub age_max: Duration,
-    /// Octets that stay free on the disk of a folder: the journal needs them.
+    /// Octets that stay free on the disk of the folder, for the journal.
     pub free_bytes_min: u64,
 }
 
 /// The location of the files.
 #[derive(Clone)]
 pub enum StorageLocation {
-    /// A folder of this machine, which is created if it is not there.
+    /// A local folder, which is created if it does not exist.
     Folder(PathBuf),
     /// A bucket.
     Bucket(S3Bucket),
 }
 
-/// A bucket of S3, or of a server with the same protocol.
+/// A bucket of S3, or of a compatible server.
 #[derive(Clone)]
 pub struct S3Bucket {
-    /// Name of the bucket.
+    /// The name of the bucket.
     pub name: String,
-    /// URL of the server; `None` is Amazon's own.
+    /// The URL of the server; `None` is Amazon's own.
     pub endpoint: Option<String>,
-    /// Region that requests are signed for.
+    /// The region for signing requests.
     pub region: String,
-    /// Prefix of each file's name; may be empty.
+    /// The prefix of each file's name; may be empty.
     pub prefix: String,
-    /// Id of the access key.
+    /// The id of the access key.
     pub key_id: String,
-    /// Secret access key.
+    /// The secret access key.
     pub key: Secret,
 }
 
 impl fmt::Debug for S3Bucket {
-    /// The key is not shown.
+    /// Does not print the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("S3Bucket")
             .field("name", &self.name)
@@ -119,7 +119,7 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// The name of a kept file: the SHA-256 of its octets. `Display` is lower-case hex.
+/// The name of a stored file: the SHA-256 of its octets. `Display` writes lower-case hex.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ObjectId([u8; 32]);
 
@@ -146,7 +146,7 @@ impl FromStr for ObjectId {
     }
 }
 
-/// The reason why a file cannot be kept, read or removed. The source says more.
+/// The reason why a file cannot be stored, read or removed. The source has details.
 #[derive(Debug, Error)]
 pub enum ObjectError {
     /// The folder or a file in it failed.
@@ -168,15 +168,15 @@ pub enum ObjectError {
     Store(#[from] object_store::Error),
 }
 
-/// The octets of a file, or of a part of it, as they arrive.
+/// The octets of a file, or of a range of it, as they arrive.
 pub struct ObjectStream {
-    /// Range of the octets within the file.
+    /// The range of the octets within the file.
     pub range: Range<u64>,
     /// The octets.
     pub stream: BoxStream<'static, Result<Bytes, object_store::Error>>,
 }
 
-/// The kept files. Clones are the same.
+/// The stored files. Clones share them.
 #[derive(Clone)]
 pub struct Objects {
     shared: Arc<ObjectsState>,
@@ -184,21 +184,21 @@ pub struct Objects {
 
 struct ObjectsState {
     store: Arc<dyn ObjectStore>,
-    /// The folder, where the files are in one.
+    /// The folder, if the files are in one.
     folder: Option<PathBuf>,
     prefix: String,
     settings: Settings,
-    /// Held shared to keep a file, and alone to remove one: a file that is kept again in the meantime is not
-    /// removed.
+    /// Held shared while a file is stored, and exclusively while one is removed, so that a file that is
+    /// stored again in the meantime is not removed.
     sweep_lock: RwLock<()>,
 }
 
 impl Objects {
-    /// Opens the folder, which is created if it is not there, or prepares a client for the bucket, to which
-    /// nothing is sent yet.
+    /// Opens the folder, which is created if it does not exist, or prepares a client for the bucket,
+    /// without a request.
     ///
     /// # Errors
-    /// The folder cannot be created, or the bucket's settings cannot be used.
+    /// The folder cannot be created, or the bucket's settings are invalid.
     pub fn open(settings: Settings) -> Result<Self, ObjectError> {
         let (store, folder, prefix): (Arc<dyn ObjectStore>, _, _) = match &settings.location {
             StorageLocation::Folder(folder) => {
@@ -234,8 +234,8 @@ impl Objects {
         &self.shared.settings.links
     }
 
-    /// Keeps octets under their own hash. On success they survive a crash. The age of octets that are kept
-    /// already begins anew.
+    /// Stores octets under their hash. On success they survive a crash. If the file exists already, its age
+    /// starts again.
     ///
     /// # Errors
     /// The octets cannot be written now.
@@ -251,7 +251,7 @@ impl Objects {
             return Ok(());
         }
         self.ensure_space(folder, bytes.len()).await?;
-        // The file gets its name once it is whole and on disk, so that no name stands for half a file.
+        // The file gets its name when it is complete and on disk, so that no name refers to a partial file.
         let fresh = format!("{STAGING}/{id}-{}", uuid::Uuid::new_v4());
         let fresh = Path::from(fresh);
         shared.store.put(&fresh, bytes.into()).await?;
@@ -260,7 +260,7 @@ impl Objects {
         sync_path(folder.clone()).await
     }
 
-    /// Checks that the disk of `folder` has enough free space after `bytes` more.
+    /// Checks that the disk of `folder` has enough free space for `bytes` more.
     async fn ensure_space(&self, folder: &FsPath, bytes: usize) -> Result<(), ObjectError> {
         let disk = with_file(folder.to_owned(), |path| Ok(rustix::fs::statvfs(path)?)).await?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
@@ -272,26 +272,26 @@ impl Objects {
         }
     }
 
-    /// The size of a kept file in octets; `None` if there is none of this name.
+    /// The size of a stored file in octets; `None` if there is none of this name.
     ///
     /// # Errors
-    /// The storage does not answer.
+    /// The storage does not respond.
     pub async fn size(&self, id: ObjectId) -> Result<Option<u64>, ObjectError> {
         let found = self.shared.head(&self.shared.path(id)).await?;
         Ok(found.map(|meta| meta.size))
     }
 
-    /// The octets of a kept file in `range`; `None` if there is none of this name.
+    /// The octets of a stored file in `range`; `None` if there is none of this name.
     ///
     /// # Errors
-    /// The storage does not give them.
+    /// The storage does not return them.
     pub async fn read(
         &self,
         id: ObjectId,
         range: Range<u64>,
     ) -> Result<Option<ObjectStream>, ObjectError> {
         let options = GetOptions {
-            // An empty range cannot be asked for.
+            // The storage does not accept an empty range.
             range: (!range.is_empty()).then_some(GetRange::Bounded(range)),
             ..GetOptions::default()
         };
@@ -310,10 +310,10 @@ impl Objects {
         }
     }
 
-    /// Removes the files past their age at `now`; the number of them.
+    /// Removes the files that have expired at `now`, and returns their number.
     ///
     /// # Errors
-    /// The storage does not list or remove. The files that are left are found the next time.
+    /// The storage cannot list or remove files. The next call finds the remaining ones.
     pub async fn sweep(&self, now: Timestamp) -> Result<u64, ObjectError> {
         let shared = &self.shared;
         let prefix = (!shared.prefix.is_empty()).then(|| Path::from(shared.prefix.as_str()));
@@ -326,7 +326,7 @@ impl Objects {
             }
             let location = found.location;
             let _alone = shared.sweep_lock.write().await;
-            // The file may have been kept once more since it was listed.
+            // The file may have been stored again since it was listed.
             let Some(meta) = shared.head(&location).await? else {
                 continue;
             };
@@ -338,7 +338,7 @@ impl Objects {
         Ok(removed)
     }
 
-    /// Removes the files past their age, again and again.
+    /// Removes expired files, periodically.
     pub async fn sweep_forever(&self) {
         loop {
             match self.sweep(clock::now()).await {
@@ -371,7 +371,7 @@ impl ObjectsState {
         }
     }
 
-    /// True for a file past its age. A file whose name is not one of ours never is.
+    /// True for an expired file. A file with a foreign name never expires.
     fn is_old(&self, meta: &ObjectMeta, now: Timestamp) -> bool {
         let millis = u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or_default();
         let age = now.since(Timestamp::from_millis(millis));
@@ -386,7 +386,7 @@ impl ObjectsState {
 }
 
 fn bucket_client(bucket: &S3Bucket) -> Result<impl ObjectStore, ObjectError> {
-    // A mail whose files cannot be kept is deferred and tried again, so few retries are enough here.
+    // A mail whose files cannot be stored is deferred and retried, so few retries are enough here.
     let retry = RetryConfig {
         max_retries: RETRIES_MAX,
         retry_timeout: CALL_TIMEOUT,
@@ -409,7 +409,7 @@ fn bucket_client(bucket: &S3Bucket) -> Result<impl ObjectStore, ObjectError> {
     Ok(builder.build()?)
 }
 
-/// Connects to the server that is configured, and follows no redirect.
+/// Connects to the configured server, and follows no redirect.
 #[derive(Debug)]
 struct DirectConnector {
     allow_http: bool,
@@ -450,7 +450,7 @@ fn create_folder(folder: &FsPath) -> Result<(), ObjectError> {
     })
 }
 
-/// Begins the age of a whole file at `path` anew; false if there is none.
+/// Restarts the age of a complete file at `path`; false if there is none.
 async fn refresh_existing(path: PathBuf, length: usize) -> Result<bool, ObjectError> {
     let now = SystemTime::UNIX_EPOCH + Duration::from_millis(clock::now().as_millis());
     with_file(path, move |path| {
@@ -472,7 +472,7 @@ async fn sync_path(path: PathBuf) -> Result<(), ObjectError> {
     with_file(path, |path| File::open(path)?.sync_all()).await
 }
 
-/// Works on a file off the async threads.
+/// Runs file operations off the async threads.
 async fn with_file<T: Send + 'static>(
     path: PathBuf,
     work: impl FnOnce(&FsPath) -> io::Result<T> + Send + 'static,

@@ -1,8 +1,8 @@
-//! Owns the decision which files are kept: limits on their number and size, and blocked types and names.
+//! Owns the decision which files are stored: limits on number and size, and blocked types and names.
 //!
-//! Does not look for harm in a file: a file that is kept may be harmful all the same.
+//! Does not scan for malware: a stored file may be harmful.
 
-/// Endings of names that are blocked by default: those that a double click would run.
+/// File name extensions that are blocked by default, because a double click would run such a file.
 pub const BLOCKED_NAMES: [&str; 34] = [
     "apk", "app", "appx", "bat", "cab", "chm", "cmd", "com", "cpl", "dll", "exe", "hta", "ins",
     "iso", "jar", "js", "jse", "lnk", "mde", "msc", "msi", "msp", "mst", "pif", "ps1", "reg",
@@ -20,13 +20,13 @@ pub const BLOCKED_TYPES: [&str; 5] = [
 /// Limits on the files of one mail.
 #[derive(Clone, Debug)]
 pub struct AttachmentLimits {
-    /// Files of one mail; more are named and not kept.
+    /// The number of files of one mail; further ones are listed but not stored.
     pub count_max: usize,
     /// Octets of one file.
     pub bytes_max: u64,
     /// Octets of all files of one mail.
     pub total_bytes_max: u64,
-    /// Blocked endings of names, in lower case, without the dot.
+    /// Blocked file name extensions, in lower case, without the dot.
     pub blocked_names: Vec<String>,
     /// Blocked media types, in lower case.
     pub blocked_types: Vec<String>,
@@ -44,20 +44,20 @@ impl Default for AttachmentLimits {
     }
 }
 
-/// The reason why a file is not kept.
+/// The reason why a file is not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SkipReason {
-    /// The ending of the name is blocked.
+    /// The file name extension is blocked.
     BlockedName,
     /// The type, claimed or detected, is blocked.
     BlockedType,
-    /// The octets are not in the mail, which only says where they are (RFC 2046 section 5.2.3).
+    /// The mail contains only a reference to the file (RFC 2046 section 5.2.3).
     ExternalBody,
-    /// The file is larger than one file may be.
+    /// The file exceeds the size limit.
     TooLarge,
-    /// As many files as allowed are kept already.
+    /// The mail exceeds the limit of files.
     TooMany,
-    /// The file and those before it are larger than all may be.
+    /// The file and those before it exceed the total limit.
     TotalTooLarge,
 }
 
@@ -76,8 +76,8 @@ impl SkipReason {
 }
 
 impl AttachmentLimits {
-    /// True if Windows would run a file of this name: dots and spaces at its end are dropped there, and the
-    /// text behind a colon names a stream of the file before it (`a.js::$DATA`).
+    /// True if Windows would run a file of this name: it drops trailing dots and spaces, and the text after
+    /// a colon names a stream of the file (`a.js::$DATA`).
     fn is_name_blocked(&self, name: &str) -> bool {
         let file = name.split(':').next().unwrap_or_default();
         [name, file].into_iter().any(|name| {
@@ -87,8 +87,8 @@ impl AttachmentLimits {
         })
     }
 
-    /// The reason not to keep a file, if there is one. `types` are the claimed and the detected one; `before` is
-    /// the number and the octets of the files that are kept already.
+    /// The reason not to store a file, if there is one. `types` are the claimed and the detected one;
+    /// `before` is the number and the octets of the files that are stored already.
     pub fn screen(
         &self,
         name: Option<&str>,
@@ -97,7 +97,7 @@ impl AttachmentLimits {
         before: (usize, u64),
     ) -> Option<SkipReason> {
         let is_name_blocked = name.is_some_and(|name| self.is_name_blocked(name));
-        // RFC 2046 section 5.2.3.
+        // The content of this type is elsewhere (RFC 2046 section 5.2.3).
         let external = "message/external-body";
         if types[0].is_some_and(|claimed| claimed.eq_ignore_ascii_case(external)) {
             return Some(SkipReason::ExternalBody);

@@ -1,10 +1,10 @@
-//! Owns the detection of a file's type by its first octets.
+//! Owns the detection of a file's type from its first octets.
 //!
-//! Does not prove anything: a file can be of two types at once.
+//! Proves nothing: a file can have two types at once.
 
-/// The media type of a file that begins with these octets, of a few that are known; `None` says nothing.
+/// The media type of a file that begins with these octets, for a few known types; else `None`.
 pub fn sniff(bytes: &[u8]) -> Option<&'static str> {
-    // In formats that share a beginning with others the name follows further on.
+    // Some formats share their first octets; the name follows further on.
     let at = |offset: usize, wanted: &[u8]| {
         bytes
             .get(offset..)

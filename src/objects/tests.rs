@@ -62,7 +62,7 @@ async fn the_floor_of_free_space_is_kept() {
     assert!(matches!(refused, ObjectError::Full { .. }), "{refused}");
     assert_eq!(full.size(id).await.unwrap(), None);
     open(folder.path()).put(id, bytes.clone()).await.unwrap();
-    // What is kept already takes no more space.
+    // A file that is stored already takes no more space.
     full.put(id, bytes).await.unwrap();
 }
 

@@ -1,6 +1,6 @@
-//! Owns the operations on incoming deliveries that wait or are parked.
+//! Owns the operations on incoming deliveries that are waiting or parked.
 //!
-//! Does not touch settled deliveries.
+//! Does not change settled deliveries.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::store::{
 
 /// Octets of a Message-ID in an event.
 const MESSAGE_ID_BYTES_MAX: usize = 1024;
-/// The name of the rule by which a person drops a delivery.
+/// The rule name for deliveries that a person drops.
 const OPERATOR_RULE: &str = "operator";
 
 /// The state of a delivery that is not settled.
@@ -33,14 +33,14 @@ pub enum QueueState {
     Waiting,
 }
 
-/// The next attempt of a delivery that was attempted before.
+/// The next attempt of a delivery that was tried before.
 #[derive(Clone, Debug)]
 pub struct PendingRetry {
-    /// Number of attempts so far.
+    /// The number of attempts so far.
     pub attempts: u32,
-    /// Reason why the last attempt failed.
+    /// The reason why the last attempt failed.
     pub reason: String,
-    /// Time of the next attempt.
+    /// The time of the next attempt.
     pub due_at: Timestamp,
 }
 
@@ -50,9 +50,9 @@ pub type RetryLookup = Arc<dyn Fn(DeliveryId) -> Option<PendingRetry> + Send + S
 /// A delivery that is not settled.
 #[derive(Clone, Debug)]
 pub struct QueuedMail {
-    /// The delivery as the store has it.
+    /// The delivery in the store.
     pub delivery: Delivery,
-    /// Its next attempt, where one failed before.
+    /// Its next attempt, if one failed before.
     pub pending_retry: Option<PendingRetry>,
 }
 
@@ -63,13 +63,13 @@ pub struct MailQueue {
     pending_retry: RetryLookup,
     hostname: String,
     authserv_id: String,
-    /// Held from the check of a delivery's state to the fact that changes it.
+    /// Held from the check of a delivery's state to the write of the fact that changes it.
     changes: Arc<Mutex<()>>,
 }
 
 impl MailQueue {
-    /// A queue over this store. `hostname` names us in the Received field of a mail that is shown,
-    /// `authserv_id` in its Authentication-Results field.
+    /// A queue over this store. `hostname` and `authserv_id` are for the Received and
+    /// Authentication-Results fields of a mail that is shown.
     pub fn new(store: Store, hostname: String, authserv_id: String) -> Self {
         Self {
             store,
@@ -80,7 +80,7 @@ impl MailQueue {
         }
     }
 
-    /// The same queue, with what a running worker knows of the next attempts.
+    /// The queue, with a look-up of the running worker's next attempts.
     pub fn with_retries(self, pending_retry: RetryLookup) -> Self {
         Self {
             pending_retry,
@@ -115,8 +115,8 @@ impl MailQueue {
         Ok(self.queued(found))
     }
 
-    /// The mail as it is handed on: with our Authentication-Results and Received fields on top, and
-    /// without fields that falsely claim to be ours. The stored bytes stay as they arrived.
+    /// The mail for handing on: with our Authentication-Results and Received fields on top, and without
+    /// fields that falsely claim to be ours. The stored bytes stay unchanged.
     ///
     /// # Errors
     /// [`QueueError::NotFound`], [`QueueError::Unreadable`].
@@ -130,7 +130,7 @@ impl MailQueue {
             is_extended: true,
         };
         let mut on_top = String::new();
-        // The findings of a relay or a provider are theirs to state.
+        // The results of a relay or a provider are not repeated as ours.
         if let Some(verdict) = &delivery.envelope.verdict
             && verdict.source == VerdictSource::Postern
         {
@@ -141,7 +141,7 @@ impl MailQueue {
         Ok(pieces.concat().into())
     }
 
-    /// Sends a parked delivery back to be attempted, with the person's approval.
+    /// Releases a parked delivery for another attempt, with the person's approval.
     ///
     /// # Errors
     /// [`QueueError::NotFound`], [`QueueError::WrongState`], [`QueueError::Store`].
@@ -161,7 +161,7 @@ impl MailQueue {
         Ok(())
     }
 
-    /// Drops a parked delivery for good, and records the event of it.
+    /// Drops a parked delivery permanently, and records the event.
     ///
     /// # Errors
     /// [`QueueError::NotFound`], [`QueueError::WrongState`], [`QueueError::Store`].
@@ -220,7 +220,7 @@ impl MailQueue {
     }
 }
 
-/// The event of a delivery that a person dropped. Its kind is null, because nobody asked for it.
+/// The event of a delivery that a person dropped. Its kind is null, because it was not determined.
 fn dropped_event(delivery: DeliveryId, message_id: Option<String>) -> Map<String, Value> {
     let fields = [
         ("mailId", json!(delivery.to_string())),

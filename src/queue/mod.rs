@@ -13,10 +13,10 @@ use crate::store::StoreError;
 pub use incoming::{MailQueue, PendingRetry, QueueState, QueuedMail, RetryLookup};
 pub use outgoing::JobQueue;
 
-/// The reason why an operation was not carried out. Nothing has changed.
+/// The reason why an operation failed. Nothing has changed.
 #[derive(Debug, Error)]
 pub enum QueueError {
-    /// There is no delivery, job or mail of this name; the text says which of these.
+    /// There is no delivery, job or mail of this name; the text names which.
     #[error("no such {0}")]
     NotFound(&'static str),
     /// The state of the delivery or job does not allow the operation; the text says why.

@@ -20,12 +20,12 @@ use crate::store::{Fact, JobRecord, JobState, JobStateKind, OutboxLedger, ReadEr
 pub struct JobQueue {
     store: Store,
     age_max: Duration,
-    /// Held from the check of a job's state to the fact that changes it.
+    /// Held from the check of a job's state to the write of the fact that changes it.
     changes: Arc<Mutex<()>>,
 }
 
 impl JobQueue {
-    /// The jobs of this store. A retried job is given up `age_max` after the retry.
+    /// The jobs of this store. A retried job expires `age_max` after the retry.
     pub fn new(store: Store, age_max: Duration) -> Self {
         Self {
             store,
@@ -34,12 +34,12 @@ impl JobQueue {
         }
     }
 
-    /// Number of jobs in each state.
+    /// The number of jobs in each state.
     pub fn ledger(&self) -> OutboxLedger {
         self.store.outbox_ledger()
     }
 
-    /// Up to `limit` jobs after `after`, newest first; of those in this state, or of all.
+    /// Up to `limit` jobs after `after`, newest first, in this state or in any.
     ///
     /// # Errors
     /// [`QueueError::Store`].
@@ -60,7 +60,7 @@ impl JobQueue {
         self.store.job(id).await?.ok_or(QueueError::NotFound("job"))
     }
 
-    /// The mail as it was composed. It is kept while the job is waiting, failed or captured.
+    /// The composed mail. It is kept while the job is waiting, failed or captured.
     ///
     /// # Errors
     /// [`QueueError::NotFound`], [`QueueError::Unreadable`].
@@ -85,7 +85,7 @@ impl JobQueue {
         }
     }
 
-    /// Cancels a waiting job. A job that is cancelled already stays so.
+    /// Cancels a waiting job. A cancelled job stays cancelled.
     ///
     /// # Errors
     /// [`QueueError::NotFound`], [`QueueError::WrongState`], [`QueueError::Store`].

@@ -1,7 +1,6 @@
-//! Owns the reading of X.509 certificates and public keys (RFC 5280): the key, and the span of
-//! validity.
+//! Owns the parsing of X.509 certificates and public keys (RFC 5280): the key, and the period of validity.
 //!
-//! Does not check who signed a certificate.
+//! Does not verify the issuer of a certificate.
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
@@ -13,10 +12,10 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 use crate::base64;
 use crate::clock::Timestamp;
 
-/// The public key of a certificate and its span of validity.
+/// The public key of a certificate and its period of validity.
 #[derive(Clone, Debug)]
 pub struct Certificate {
-    /// The key whose owner the certificate names.
+    /// The public key.
     pub key: PublicKey,
     /// The first time at which the certificate is valid.
     pub not_before: Timestamp,
@@ -25,12 +24,12 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Reads the first certificate of a PEM text. `None` if there is none that can be read.
+    /// Parses the first certificate of a PEM text; `None` if there is none that can be parsed.
     pub fn from_pem(pem: &[u8]) -> Option<Self> {
         Self::from_der(&CertificateDer::from_pem_slice(pem).ok()?)
     }
 
-    /// Reads a certificate as it is sent in TLS. `None` if it cannot be read.
+    /// Parses a certificate as it is sent in TLS; `None` if it cannot be parsed.
     pub fn from_der(der: &[u8]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let validity = certificate.validity();
@@ -42,15 +41,15 @@ impl Certificate {
     }
 }
 
-/// A public key that signatures are verified with.
+/// A public key for verifying signatures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicKey {
     bits: Vec<u8>,
 }
 
 impl PublicKey {
-    /// Reads a SubjectPublicKeyInfo: PEM, or its base64 alone. A `\n` spelled out, as in an environment
-    /// variable, is a line end. `None` if it cannot be read.
+    /// Parses a SubjectPublicKeyInfo: PEM, or only its base64. A literal `\n`, as in an environment
+    /// variable, is a line end. `None` if it cannot be parsed.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.replace("\\n", "\n");
         let der = match SubjectPublicKeyInfoDer::from_pem_slice(text.as_bytes()) {
@@ -61,7 +60,7 @@ impl PublicKey {
         Self::of(&info)
     }
 
-    /// The content of the key's `BIT STRING`, as signature verification takes it.
+    /// The content of the key's `BIT STRING`, for signature verification.
     pub fn bits(&self) -> &[u8] {
         &self.bits
     }

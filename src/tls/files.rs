@@ -1,4 +1,4 @@
-//! Owns the files of certificates: listing, reading, and the self-signed one of development.
+//! Owns the certificate files: listing, reading, and the self-signed one for development.
 //!
 //! Does not choose between hosts.
 
@@ -14,16 +14,16 @@ use rustls::sign::CertifiedKey;
 
 use super::{CertificateError, provider};
 
-/// Hosts in one folder at most: it bounds the work of a reload.
+/// The number of hosts in one folder, which bounds the work of a reload.
 pub(super) const HOSTS_MAX: usize = 1_000;
-/// Bytes of one PEM file at most. A chain of ten certificates has about 20 KiB.
+/// Bytes of one PEM file. A chain of ten certificates has about 20 KiB.
 pub(super) const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 const CHAIN: &str = "fullchain.pem";
 const KEY: &str = "privkey.pem";
 
-/// The metadata of a host's two files. They differ after every change that a renewal
-/// makes: new files have new inodes, files written in place a new time or length.
+/// The metadata of a host's two files. They change with every renewal: new files have new inodes, files
+/// written in place a new time or length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HostStamp {
     files: [Option<FileStamp>; 2],
@@ -36,7 +36,7 @@ struct FileStamp {
     bytes: u64,
 }
 
-/// The hosts of `folder`: its folders that hold at least one of the two files.
+/// The hosts of `folder`: its subfolders with at least one of the two files.
 pub(super) fn list_hosts(folder: &Path) -> Result<BTreeMap<String, HostStamp>, CertificateError> {
     let broken = |error| CertificateError::Io(folder.to_owned(), error);
     let mut hosts = BTreeMap::new();
@@ -60,7 +60,7 @@ pub(super) fn list_hosts(folder: &Path) -> Result<BTreeMap<String, HostStamp>, C
     Ok(hosts)
 }
 
-/// Reads the pair of files in `folder`, and sees that the key belongs to the certificate.
+/// Reads the pair of files in `folder`, and checks that the key belongs to the certificate.
 pub(super) fn read_pair(folder: &Path) -> Result<CertifiedKey, CertificateError> {
     let chain_path = folder.join(CHAIN);
     let chain = read_bounded(&chain_path)?;
@@ -78,7 +78,7 @@ pub(super) fn read_pair(folder: &Path) -> Result<CertifiedKey, CertificateError>
         .map_err(|error| CertificateError::Pair(chain_path, error))
 }
 
-/// Makes `<folder>/<host>` with a new self-signed pair, unless it is there.
+/// Makes `<folder>/<host>` with a new self-signed pair, unless it exists.
 pub(super) fn self_sign(folder: &Path, host: &str) -> Result<(), CertificateError> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
     if host.is_empty() || host.starts_with('.') || !host.chars().all(fits) {
@@ -90,7 +90,7 @@ pub(super) fn self_sign(folder: &Path, host: &str) -> Result<(), CertificateErro
     }
     let made = rcgen::generate_simple_self_signed(vec![host.to_owned()])
         .map_err(|error| CertificateError::SelfSign(host.to_owned(), error))?;
-    // Made beside and renamed, so that a crash never leaves half a pair behind.
+    // The pair is made in another folder and renamed, so that a crash never leaves half of it.
     let half = folder.join(format!(".{host}.new"));
     fs::create_dir_all(&half).map_err(|error| CertificateError::Io(half.clone(), error))?;
     write_new_file(&half.join(KEY), 0o600, &made.signing_key.serialize_pem())?;
@@ -125,7 +125,7 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>, CertificateError> {
 
 fn write_new_file(path: &Path, mode: u32, text: &str) -> Result<(), CertificateError> {
     let broken = |error| CertificateError::Io(path.to_owned(), error);
-    // What an earlier, cut-off start left behind may have another mode.
+    // A file from an interrupted start may have another mode.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(broken(error)),
         _ => {}

@@ -1,8 +1,8 @@
-//! Owns the certificates the servers show: read from `<folder>/<host>/{fullchain,privkey}.pem`,
-//! chosen by the name a client asks for (SNI, RFC 6066 section 3), read again when they change.
+//! Owns the server certificates: read from `<folder>/<host>/{fullchain,privkey}.pem`, chosen by the name
+//! that a client requests (SNI, RFC 6066 section 3), and reloaded when they change.
 //!
-//! Does not open a connection, and never turns a name from the network into a path: a client's name
-//! is only looked up in the map made from the folder's listing.
+//! Does not open a connection, and never makes a path from a name of a client: the name is only looked up
+//! in the map of the folder's hosts.
 
 mod certificate;
 mod files;
@@ -27,28 +27,28 @@ use files::HostStamp;
 
 pub use certificate::{Certificate, PublicKey};
 
-/// The time between two looks at the files for a change.
+/// The interval between two checks of the files for a change.
 pub const POLL_WAIT: Duration = Duration::from_secs(30);
 
-/// The certificates of every host, and which of them a client is shown.
+/// The certificates of every host, and the choice for a client.
 ///
-/// The map is swapped whole: a handshake sees the certificates from before a reload or from after it.
+/// The map is replaced as a whole: a handshake sees the certificates either from before a reload or from
+/// after it.
 pub struct Certificates {
     folder: PathBuf,
     default_host: String,
     hosts: RwLock<Arc<BTreeMap<String, Arc<CertifiedKey>>>>,
-    /// The metadata of the files when they were last read. Locked while reading, so that two
-    /// reloads never mix.
+    /// The metadata of the files at the last reading. Locked while reading, so that two reloads do not mix.
     stamps: Mutex<BTreeMap<String, HostStamp>>,
 }
 
 impl Certificates {
-    /// Reads every `<folder>/<host>/{fullchain,privkey}.pem`. A client that names no host of these
-    /// is shown the certificate of `hostname`, or of the first host by the alphabet. A folder with
-    /// neither file, and one whose name begins with a dot, is passed over.
+    /// Reads every `<folder>/<host>/{fullchain,privkey}.pem`. A client that requests none of these hosts
+    /// gets the certificate of `hostname`, or of the first host in alphabetical order. A subfolder with
+    /// neither file, and one whose name begins with a dot, is ignored.
     ///
     /// # Errors
-    /// Says which file cannot be read or used, or that there is no certificate at all.
+    /// Names the file that is unreadable or invalid, or states that there is no certificate.
     pub fn load(folder: &Path, hostname: &str) -> Result<Self, CertificateError> {
         let seen = files::list_hosts(folder)?;
         let mut hosts = BTreeMap::new();
@@ -69,20 +69,20 @@ impl Certificates {
         })
     }
 
-    /// As [`Certificates::load`], after making a self-signed certificate for `hostname` where there
-    /// is none yet. Its key is stored with mode 0600. For development: no stranger can verify it.
+    /// Like [`Certificates::load`], after making a self-signed certificate for `hostname` if there is none.
+    /// Its key is stored with mode 0600. For development: other hosts cannot verify it.
     ///
     /// # Errors
-    /// As `load`, and where the certificate cannot be made or written.
+    /// Like `load`; also if the certificate cannot be made or written.
     pub fn load_or_self_sign(folder: &Path, hostname: &str) -> Result<Self, CertificateError> {
         files::self_sign(folder, &hostname.to_ascii_lowercase())?;
         Self::load(folder, hostname)
     }
 
-    /// Reads all files again. A host whose new files are bad keeps the certificate it has; a host
-    /// whose folder is gone is shown no more, unless nothing would be left.
+    /// Reads all files again. A host whose new files are invalid keeps its certificate; a host whose folder
+    /// was removed loses it, unless none would be left.
     ///
-    /// Blocks on the disk. Returns what was wrong, one error a host; empty if all is well.
+    /// Blocks on the disk. Returns one error per host; empty if there is none.
     pub fn reload(&self) -> Vec<CertificateError> {
         let mut seen = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
         match files::list_hosts(&self.folder) {
@@ -91,8 +91,8 @@ impl Certificates {
         }
     }
 
-    /// As [`Certificates::reload`], but only if a file looks changed since it was last read.
-    /// `None` if nothing changed.
+    /// Like [`Certificates::reload`], but only if a file has changed since it was last read; `None` if
+    /// nothing changed.
     pub fn reload_if_changed(&self) -> Option<Vec<CertificateError>> {
         let mut seen = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
         match files::list_hosts(&self.folder) {
@@ -102,15 +102,15 @@ impl Certificates {
         }
     }
 
-    /// Looks for changed files every `wait` and logs the result, for ever. The disk is read
-    /// off the async threads.
+    /// Checks for changed files every `wait` and logs the result, for ever. The disk is read off the async
+    /// threads.
     pub async fn watch(self: Arc<Self>, wait: Duration) {
         loop {
             tokio::time::sleep(wait).await;
             let this = Arc::clone(&self);
             let Ok(outcome) = tokio::task::spawn_blocking(move || this.reload_if_changed()).await
             else {
-                // The runtime is shutting down, or the reader panicked, which the panic hook told.
+                // The runtime is shutting down, or the reader panicked, which the panic hook logged.
                 continue;
             };
             match outcome {
@@ -127,11 +127,11 @@ impl Certificates {
         }
     }
 
-    /// The settings of a TLS server that shows these certificates: TLS 1.2 and 1.3, no client
-    /// certificates, no ALPN.
+    /// The settings of a TLS server with these certificates: TLS 1.2 and 1.3, no client certificates, no
+    /// ALPN.
     ///
     /// # Errors
-    /// If the crypto provider lacks what these versions need, which is a fault of the build.
+    /// If the crypto provider lacks these versions, which is an error of the build.
     pub fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, CertificateError> {
         let resolver: Arc<dyn ResolvesServerCert> = Arc::clone(self) as _;
         let config = ServerConfig::builder_with_provider(Arc::new(provider()))
@@ -142,7 +142,7 @@ impl Certificates {
         Ok(Arc::new(config))
     }
 
-    /// The names of the hosts there are certificates for, by the alphabet.
+    /// The names of the hosts with certificates, in alphabetical order.
     pub fn hosts(&self) -> Vec<String> {
         self.current().keys().cloned().collect()
     }
@@ -208,28 +208,27 @@ impl fmt::Debug for Certificates {
     }
 }
 
-/// The one crypto provider of every TLS connection in this program: `ring`, named, never whatever
-/// the process has as its default.
+/// The crypto provider of every TLS connection: always `ring`, never the default of the process.
 pub fn provider() -> CryptoProvider {
     ring::default_provider()
 }
 
-/// A reason why a certificate cannot be used.
+/// The reason why a certificate cannot be used.
 #[derive(Debug, Error)]
 pub enum CertificateError {
-    /// The folder has more hosts than are read.
+    /// The folder has too many hosts.
     #[error("{}: more than {} hosts", .0.display(), files::HOSTS_MAX)]
     HostsTooMany(PathBuf),
     /// A file or folder cannot be read or written.
     #[error("{}", .0.display())]
     Io(PathBuf, #[source] io::Error),
-    /// The name of the host cannot be the name of a folder, or not stand in a certificate.
+    /// The name of the host is invalid as a folder name, or in a certificate.
     #[error("{0:?}: no name for a certificate's host")]
     HostName(String),
-    /// The key does not belong to the first certificate of the chain, or one of them is broken.
+    /// The key does not belong to the first certificate of the chain, or one of them is invalid.
     #[error("{}: certificate and key are not a pair that can be used", .0.display())]
     Pair(PathBuf, #[source] rustls::Error),
-    /// The file is not PEM, or holds nothing of the kind looked for.
+    /// The file is not PEM, or lacks the expected content.
     #[error("{}: no usable PEM", .0.display())]
     Pem(PathBuf, #[source] pem::Error),
     /// The folder has no host with both files.
@@ -238,10 +237,10 @@ pub enum CertificateError {
     /// A self-signed certificate cannot be made.
     #[error("self-signed certificate for {0:?}")]
     SelfSign(String, #[source] rcgen::Error),
-    /// The file is longer than a certificate or key may be.
+    /// The file is too long for a certificate or key.
     #[error("{}: longer than {} bytes", .0.display(), files::FILE_BYTES_MAX)]
     TooLong(PathBuf),
-    /// The crypto provider cannot do TLS 1.2 and 1.3.
+    /// The crypto provider lacks TLS 1.2 and 1.3.
     #[error("TLS versions")]
     Versions(#[source] rustls::Error),
 }

@@ -22,8 +22,8 @@ fn shown(certificates: &Certificates, name: Option<&str>) -> CertificateDer<'sta
     certificates.choose(name).unwrap().cert[0].clone()
 }
 
-/// What a client without any trust gets to see, through a whole `ClientHello` that `change` may
-/// rewrite on the way.
+/// The result that a client without any trust sees, with a whole `ClientHello` that `change` may rewrite on
+/// the way.
 fn hello(certificates: &Arc<Certificates>, change: impl Fn(&mut Vec<u8>)) -> Result<(), String> {
     let config = ClientConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(&[&TLS13, &TLS12])
@@ -96,8 +96,8 @@ fn odd_names_in_a_client_hello_harm_nobody() {
         b"127.00.00.01",
         b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
     ] {
-        // Whether the handshake goes on or ends with an alert is rustls' affair; it must only not
-        // show anything but the default, which `choose` proves, and not panic.
+        // rustls decides if the handshake continues or ends with an alert; it must only not present another
+        // certificate than the default, which `choose` proves, and not panic.
         let _ = hello(&certificates, |wire| {
             let at = wire
                 .windows(12)
