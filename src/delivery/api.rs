@@ -1,7 +1,6 @@
 //! Owns the calls to a product's Messages API: three calls, each bounded in time and bytes.
 //!
-//! Does not retry and does not decide what becomes of a mail: the result is a value,
-//! [`ApiOutcome`].
+//! Does not retry and does not decide how a mail ends: the result is a value, [`ApiOutcome`].
 
 use std::error::Error;
 use std::fmt;
@@ -18,7 +17,7 @@ use super::api_outcome::{
 };
 use crate::clock;
 
-/// The address, the key and the time-outs of a Messages API.
+/// The address, the key and the timeouts of a Messages API.
 #[derive(Clone)]
 pub struct ApiSettings {
     /// The base URL, such as `http://localhost:3000/api/v1/messages`.
@@ -27,14 +26,14 @@ pub struct ApiSettings {
     pub key: String,
     /// The longest wait for a connection, TLS included.
     pub connect_timeout: Duration,
-    /// The longest silence within a response.
+    /// The longest pause within a response.
     pub read_timeout: Duration,
     /// The longest time of a whole call.
     pub total_timeout: Duration,
 }
 
 impl ApiSettings {
-    /// Settings with the default time-outs: 5 s to connect, 15 s of silence, 30 s in all.
+    /// Settings with the default timeouts: 5 s to connect, 15 s between reads, 30 s in all.
     pub fn new(base_url: impl Into<String>, key: impl Into<String>) -> Self {
         Self {
             base_url: base_url.into(),
@@ -69,7 +68,7 @@ impl Api {
     /// Checks the settings without connecting.
     ///
     /// # Errors
-    /// Says which setting cannot be used, without the key.
+    /// Names the invalid setting, without the key.
     pub fn new(settings: &ApiSettings) -> Result<Self, ApiError> {
         let base = parse_base_url(&settings.base_url)?;
         let mut bearer =
@@ -193,7 +192,7 @@ struct ApiRequest<'a> {
 
 fn parse_base_url(text: &str) -> Result<Url, ApiError> {
     let wrong = || ApiError::Base(text.to_owned());
-    // A URL with a password is not shown.
+    // A URL with a password must not be printed.
     let url = Url::parse(text).map_err(|_| wrong())?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(ApiError::Base("…@…".to_owned()));

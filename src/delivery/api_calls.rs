@@ -1,7 +1,7 @@
 //! Owns the calls to the product for one mail: thread, message, metadata, each recorded before the
 //! next.
 //!
-//! Does not decide whether and where a mail is posted.
+//! Does not decide if and where a mail is posted.
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ impl DeliveryAttempt<'_> {
     ) -> Result<String, AttemptError> {
         let key = idempotency_key(mail.fingerprint, "message");
         let body = message::message_body(mail, facts);
-        // Until the message's id is on disk.
+        // The guard is held until the message's id is on disk.
         let _posting = self
             .context
             .in_flight

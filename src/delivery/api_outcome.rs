@@ -10,11 +10,11 @@ use serde_json::Value;
 use crate::clock::Timestamp;
 use crate::retry::parse_retry_after;
 
-/// The most bytes of a response body that are read. An id and a reason are far shorter.
+/// The number of bytes of a response body that are read. An id and a reason are far shorter.
 pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// The most characters of an error body in a log line or in a parked mail's reason.
+/// The maximum length in characters of an error body in a log line or in a parked mail's reason.
 pub const EXCERPT_CHARS_MAX: usize = 200;
-/// The most bytes of an id of the API, which becomes a path segment and a key of the store.
+/// The maximum length in bytes of an id of the API, which becomes a path segment and a key of the store.
 pub(super) const ID_BYTES_MAX: usize = 256;
 /// The outcome of one call to the Messages API.
 ///
@@ -32,11 +32,11 @@ pub(super) const ID_BYTES_MAX: usize = 256;
 /// | 1xx, 3xx, every other 4xx  |                             | final        |
 /// | none: refused, reset, slow |                             | passing      |
 ///
-/// A redirect is final, for none is followed: a key must not be carried to where a body points. A
-/// 2xx without an id is passing, for the same `Idempotency-Key` finds out what became of it.
+/// A redirect is final, because a key must not be sent to another address. A 2xx without an id is
+/// transient, because a call with the same `Idempotency-Key` returns its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ApiOutcome {
-    /// The call had its effect, now or in an earlier attempt.
+    /// The call took effect, now or in an earlier attempt.
     Done {
         /// The id of the created object, or of the patched thread.
         id: String,
@@ -45,7 +45,7 @@ pub enum ApiOutcome {
     Transient {
         /// The reason for a person; bounded and escaped.
         reason: String,
-        /// The wait that the API asked for, bounded by [`parse_retry_after`].
+        /// The wait that the API requested, bounded by [`parse_retry_after`].
         retry_after: Option<Duration>,
     },
     /// The API refuses the key: no call will succeed until a person changes something.
@@ -53,7 +53,7 @@ pub enum ApiOutcome {
         /// The reason for a person; bounded and escaped.
         reason: String,
     },
-    /// The API refuses this call. Either the key may do nothing, or only this thread is closed to it.
+    /// The API refuses this call. Either the key lacks the permission, or only this thread is forbidden.
     Forbidden {
         /// The reason for a person; bounded and escaped.
         reason: String,
@@ -198,7 +198,7 @@ fn created_id(heard: &ApiResponse) -> Option<String> {
     is_id(&id).then_some(id)
 }
 
-/// Tells whether the text can be an id, which must be able to stand as one segment of a path.
+/// True if the text can be an id, which must be a single segment of a path.
 pub(super) fn is_id(text: &str) -> bool {
     (1..=ID_BYTES_MAX).contains(&text.len())
         && !matches!(text, "." | "..")

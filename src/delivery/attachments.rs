@@ -1,4 +1,4 @@
-//! Owns the description of a mail's files for the product, and the choice which of them are stored.
+//! Owns the description of a mail's files for the product, and the choice of those to store.
 //!
 //! Does not store them.
 
@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 use crate::mail::view::View;
 use crate::objects::{AttachmentLimits, LinkSigner, ObjectId, sniff};
 
-/// The most attachments that a message describes.
+/// The maximum number of attachments that a message describes.
 const ATTACHMENTS_MAX: usize = 1000;
 
 /// The files of a mail.
@@ -109,7 +109,7 @@ impl Files {
         self.to_store = kept.collect();
     }
 
-    /// The digests of the described pictures that belong to a page, as a thread remembers them.
+    /// The digests of the pictures in the HTML, for the thread's record.
     pub(super) fn image_digests(&self) -> impl Iterator<Item = [u8; 8]> + '_ {
         self.listed.iter().filter_map(image_digest)
     }
@@ -125,8 +125,8 @@ impl Files {
     }
 }
 
-/// Tells whether an inline part is really shown within the text: some programs call every picture
-/// or every file inline, but the HTML refers to the shown ones. Without HTML the claim is believed.
+/// True if an inline part is really shown within the text: some programs mark every picture or file as
+/// inline, but the HTML refers only to the shown ones. Without HTML the mark counts.
 fn is_embedded(view: &View, content_id: Option<&str>) -> bool {
     let Some(html) = &view.html else {
         return true;
@@ -137,7 +137,7 @@ fn is_embedded(view: &View, content_id: Option<&str>) -> bool {
     html_references(html, id)
 }
 
-/// Tells whether the HTML refers to the part with this id.
+/// True if the HTML refers to the part with this id.
 fn html_references(html: &str, id: &str) -> bool {
     let encoded = id.replace('%', "%25").replace('@', "%40");
     [id, &encoded]
@@ -145,7 +145,7 @@ fn html_references(html: &str, id: &str) -> bool {
         .any(|id| html.contains(&format!("cid:{id}")))
 }
 
-/// The beginning of the hash of a picture that belongs to a page.
+/// The first octets of the hash of a picture in the HTML.
 fn image_digest(told: &MessageAttachment) -> Option<[u8; 8]> {
     let is_picture = told.inline && told.content_type.starts_with("image/");
     let start = told.sha256.get(..16).filter(|_| is_picture)?;

@@ -1,6 +1,6 @@
 //! Owns one attempt at one delivery: from the bytes in the journal to a message in the product.
 //!
-//! Does not decide what is done (`plan`), when to retry, nor what becomes of a delivery that cannot be
+//! Does not decide the action (`plan`), the time of retries, nor the end of a delivery that cannot be
 //! completed (`runner`).
 //!
 //! A crash may happen between any two steps. Each call to the product carries a key made of the
@@ -44,7 +44,7 @@ pub(super) enum AttemptError {
     Unauthorized(String),
     /// The Messages API refuses calls about this thread, or the key.
     Forbidden(String),
-    /// The store accepts nothing any more.
+    /// The store no longer accepts anything.
     StoreDead,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct DeliveryAttempt<'a> {
     pub(super) delivery: &'a Delivery,
     pub(super) verdict: Verdict,
     pub(super) api_health: ApiHealth,
-    /// True once the product has the message.
+    /// True after the product has accepted the message.
     pub(super) is_told: bool,
 }
 
@@ -90,7 +90,7 @@ impl DeliveryAttempt<'_> {
         };
         let thread = match &post.post.thread_id {
             Some(thread) => format!("thread {thread}"),
-            // A thread that is yet to be created is used by nobody else.
+            // A thread that is yet to be created has no other users.
             None => format!("new {}", HEXLOWER.encode(&mail.fingerprint.0)),
         };
         let _thread = self.lease(LeaseName::Posting(thread)).await?;
@@ -134,8 +134,8 @@ impl DeliveryAttempt<'_> {
         self.settle_delivered(mail, &facts, (thread, message)).await
     }
 
-    /// Passes on the result of the metadata call if it is worth another attempt. A mail that the product
-    /// has is never parked because of its metadata.
+    /// Returns the error of the metadata call if another attempt is useful. A mail that the product has is
+    /// never parked because of its metadata.
     fn tolerate(&self, patched: Result<(), AttemptError>) -> Result<(), AttemptError> {
         let age = clock::now().since(self.delivery.envelope.received_at);
         let reason = match patched {
@@ -150,7 +150,7 @@ impl DeliveryAttempt<'_> {
         Ok(())
     }
 
-    /// Parses the mail, but for its reply.
+    /// Parses the mail, without its reply.
     async fn read_mail(&self) -> Result<(View, ParsedMail), AttemptError> {
         let id = self.delivery.id;
         let bytes = match self.context.store.mail_bytes(id.mail).await {
@@ -233,7 +233,7 @@ impl DeliveryAttempt<'_> {
         let detector = &self.context.loop_detector;
         let admit =
             |conversation: &String| detector.admit(&mail.sender_email, conversation, counted, at);
-        // Each conversation is counted, whatever the others come to.
+        // Each conversation is counted, whatever the result for the others.
         let admitted = check.conversations.iter().map(admit);
         admitted.fold(true, |all, is_admitted| all & is_admitted)
     }
@@ -246,7 +246,7 @@ impl DeliveryAttempt<'_> {
         AttemptError::Park(reason.text)
     }
 
-    /// Stores the files of a mail before the product is told of them, and frees their bytes.
+    /// Stores the files of a mail before the product is notified of them, and frees their bytes.
     async fn store_files(&self, mail: &mut ParsedMail) -> Result<(), AttemptError> {
         let Some(objects) = &self.context.objects else {
             return Ok(());
@@ -331,7 +331,7 @@ impl DeliveryAttempt<'_> {
         Ok(())
     }
 
-    /// Drops a mail, and records what was learnt from it in the same call.
+    /// Drops a mail, and records the related facts in the same call.
     pub(super) async fn drop_with_facts(
         &self,
         rule: &str,
@@ -357,7 +357,7 @@ impl DeliveryAttempt<'_> {
         Ok(())
     }
 
-    /// The events of this delivery, as of now.
+    /// The events of this delivery, at the current time.
     pub(super) fn event_facts(&self) -> EventFacts<'_> {
         EventFacts {
             delivery: self.delivery,
@@ -371,7 +371,7 @@ impl DeliveryAttempt<'_> {
     }
 }
 
-/// Runs `work` outside the async threads: parsing a large mail takes a while. A panic goes on here.
+/// Runs `work` off the async threads: parsing a large mail takes long. A panic is propagated.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, AttemptError> {

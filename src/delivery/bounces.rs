@@ -1,11 +1,10 @@
-//! Owns bounces of mail that we sent: the job that a notice is about, and the facts recorded of it.
+//! Owns bounces of mail that we sent: the job that a notice is about, and the facts to record.
 //!
 //! Does not parse the notice (`mail::dsn` does), and never makes a message of one.
 //!
-//! Anyone can write a notice. Only a notice to a return path that we signed suppresses an address:
-//! nobody but the systems that handled the mail knows that path. A notice that only names our
-//! Message-ID, which every answer to the mail shows to others, marks the job, and only if it names
-//! the job's own recipient too.
+//! Anyone can write a notice. Only a notice to a return path that we signed suppresses an address, because
+//! only the systems that handled the mail know that path. A notice that only names our Message-ID, which
+//! every answer to the mail discloses, marks the job, and only if it also names the recipient of the job.
 
 use std::time::Duration;
 
@@ -27,16 +26,16 @@ use crate::store::{
     DsnSummary, Fact, Job, JobRecord, JobState, LeaseName, Store, StoreError, Suppression,
 };
 
-/// The most delays that are recorded for a job: a mail system reports one a day, a forger any
-/// number.
+/// The maximum number of delays that are recorded for a job: a mail system reports one a day, but a forger
+/// any number.
 const DELAYS_MAX: usize = 8;
 /// The longest wait for the end of an attempt: a notice may arrive before the fact that the mail
 /// was sent.
 const ATTEMPT_END_WAIT_MAX: Duration = Duration::from_secs(600);
-/// The reason where a notice gives none.
+/// The reason if a notice gives none.
 const NO_REASON: &str = "the notice gives no reason";
 
-/// The data to find out what a notice is about.
+/// The data for finding the job of a notice.
 pub struct BounceLookup<'a> {
     /// The store.
     pub store: &'a Store,
@@ -69,16 +68,15 @@ pub(super) struct BounceNotice {
 pub(super) enum NoticeAction {
     /// These facts are recorded.
     Record(Vec<Fact>),
-    /// Nothing is recorded, because it was known before or cannot be.
+    /// Nothing is recorded, because it was known before or the job is unknown.
     Ignore(&'static str),
     /// The job is being sent: the notice is examined again later.
     Retry,
 }
 
 impl BounceLookup<'_> {
-    /// The job that a mail is about: by the return path it was sent to, otherwise by the returned
-    /// mail in it. Of a mail to several people it is the job of the recipient that the notice
-    /// names.
+    /// The job that a mail is about: by the return path it was sent to, otherwise by the returned mail in
+    /// it. For a mail to several people it is the job of the recipient that the notice names.
     ///
     /// # Errors
     /// The store gives no answer.
@@ -215,8 +213,8 @@ impl BounceLookup<'_> {
 }
 
 impl BounceNotice {
-    /// The notice in a mail about a job; `None` if it is about another recipient than the job's,
-    /// and only its own text says otherwise.
+    /// The notice in a mail about a job; `None` if only its own text names a recipient, and that is not the
+    /// job's.
     pub(super) fn of(
         mail: &ParsedMail,
         job: &Job,
@@ -228,7 +226,7 @@ impl BounceNotice {
         if recipient.is_none() && !signed {
             return None;
         }
-        // A mail of ours has one recipient: the failure is the job's, wherever the mail was
+        // A mail of ours has one recipient: the failure belongs to the job, wherever the mail was
         // forwarded.
         let recipient = recipient.or_else(|| report.and_then(worst_recipient));
         let outcome = match recipient {
@@ -253,8 +251,7 @@ impl BounceNotice {
 }
 
 impl DeliveryAttempt<'_> {
-    /// Records what a notice says about a job, and settles it as its route wants, but never as a
-    /// message.
+    /// Records a notice about a job, and settles it by the route's policy, but never as a message.
     pub(super) async fn record_notice(&self, mail: &ParsedMail) -> Result<(), AttemptError> {
         let returns = BounceLookup {
             store: &self.context.store,
@@ -295,7 +292,7 @@ impl DeliveryAttempt<'_> {
         info!(delivery = %self.delivery.id, kind = mail.kind.name(), about, "notice");
         match mail.disposition {
             Disposition::Drop(rule) => self.drop_with_facts(rule, mail, facts).await,
-            // A notice that was recorded is not recorded again when a person releases it.
+            // A notice that was recorded is not recorded again after a person releases it.
             Disposition::Hold(rule) => {
                 self.record(facts).await?;
                 Err(self.park(ParkReason::rule(rule)))
@@ -319,7 +316,7 @@ impl DeliveryAttempt<'_> {
     }
 }
 
-/// True if the address will never work. A permanent refusal may also be about the mail.
+/// True if the address will never work. A permanent refusal may also concern only the mail.
 fn is_hard(recipient: &ReportedRecipient) -> bool {
     recipient.hardness() == Hardness::Hard && recipient.reason.blames_address()
 }

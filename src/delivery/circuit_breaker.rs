@@ -1,4 +1,4 @@
-//! Owns the circuit breaker of a route: calls are allowed, or none but one probe at a time.
+//! Owns the circuit breaker of a route: calls are allowed, or only one probe at a time.
 //!
 //! Does not call and reads no clock.
 
@@ -8,11 +8,11 @@ use tokio::time::Instant;
 
 use crate::mail::partition::PartitionKey;
 
-/// The number of consecutive failures that open the circuit. Otherwise every partition would find
-/// the failure by itself, and all of them would call at once when the API recovers.
+/// The number of consecutive failures that open the circuit. Without it every partition would meet the
+/// failure separately, and all would call at once when the API recovers.
 pub(super) const FAILURES_MAX: u32 = 32;
-/// The number of partitions that are refused in a row, with no success between, that speak against the
-/// key instead of the threads.
+/// The number of partitions that are refused in a row, without a success between, that indicate the key and
+/// not the threads.
 const FORBIDDEN_MAX: usize = 3;
 /// The wait before the first probe.
 const PROBE_FIRST: Duration = Duration::from_secs(1);
@@ -28,11 +28,11 @@ pub(super) enum ApiHealth {
     Unknown,
     /// The API works: it answered, even with a refusal.
     Alive,
-    /// The API fails for now.
+    /// The API fails temporarily.
     Failing,
     /// The API refuses the key.
     Unauthorized,
-    /// The API refuses calls about one thread: it may be the thread, or the key.
+    /// The API refuses calls about one thread, because of the thread or of the key.
     Forbidden,
 }
 
@@ -74,7 +74,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// Tells whether a delivery may begin now.
+    /// True if a delivery may begin now.
     pub(super) fn allows_call(&self, now: Instant) -> bool {
         self.open
             .as_ref()

@@ -1,4 +1,4 @@
-//! Owns what the attempts of all deliveries share.
+//! Owns the data shared by all attempts.
 //!
 //! Does not make attempts.
 
@@ -16,7 +16,7 @@ use crate::objects::Objects;
 use crate::retry;
 use crate::store::{Store, Work, WorkClaim};
 
-/// Everything that attempts share.
+/// The data shared by all attempts.
 pub(super) struct DeliveryContext {
     pub(super) store: Store,
     pub(super) routes: Vec<DeliveryRoute>,

@@ -1,4 +1,4 @@
-//! Owns the events of delivery: what the product is told about threads, messages, mails and jobs.
+//! Owns the events of delivery about threads, messages, mails and jobs.
 //!
 //! Does not record them. Each event is recorded in one call with the fact that caused it, so that
 //! both survive a crash or neither.
@@ -13,10 +13,9 @@ use crate::mail::redact;
 use crate::mail::text::bare_message_id;
 use crate::store::{Delivery, DeliveryId, DsnSummary, Event, EventKind, Fact, Job};
 
-/// The most bytes of an event's JSON.
+/// The maximum length in bytes of an event's JSON.
 const JSON_BYTES_MAX: usize = 4 * 1024;
-/// Bounds for the bytes of a text; the next one applies where the one before leaves the whole too
-/// long.
+/// Bounds in bytes for the text of a field; the next one applies if the event is still too long.
 const TEXT_BYTES: [usize; 3] = [1024, 256, 64];
 
 /// The events of one delivery.
@@ -116,7 +115,7 @@ impl EventFacts<'_> {
             Value::Object(data) => data,
             _ => Map::new(),
         };
-        // An id of ours is not an address: it contains no secret, and must stay unchanged.
+        // A Message-ID of ours is not an address: it contains no secret, and must stay unchanged.
         for (name, value) in &mut data {
             if name != "emailMessageId"
                 && let Value::String(text) = value
@@ -143,7 +142,7 @@ impl EventFacts<'_> {
     }
 }
 
-/// The event of a delivery that is parked though nothing can be read of it.
+/// The event of a delivery that is parked although its mail cannot be read.
 pub(super) fn parked_unread(delivery: DeliveryId, reason: &str, at: Timestamp) -> Fact {
     let mut data = Map::new();
     data.insert("mailId".to_owned(), delivery.to_string().into());

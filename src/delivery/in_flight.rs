@@ -1,5 +1,5 @@
-//! Owns the messages that are being posted at this moment: the product may report them before it
-//! has returned their ids.
+//! Owns the messages that are being posted now: the product may report them before it has returned their
+//! ids.
 //!
 //! Does not remember posted messages.
 
@@ -22,8 +22,8 @@ struct ThreadRef {
 }
 
 impl InFlightMessages {
-    /// Tells whether a message of exactly `text`, apart from white space, is being posted into this
-    /// thread; `None` if no message is.
+    /// True if a message of exactly `text`, apart from white space, is being posted into this thread;
+    /// `None` if no message is.
     pub fn contains_text(&self, route: &str, thread: &str, text: &str) -> Option<bool> {
         let thread = ThreadRef {
             route: route.to_owned(),

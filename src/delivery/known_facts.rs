@@ -1,7 +1,6 @@
-//! Owns gathering the facts that a plan depends on from the store.
+//! Owns the collection of the facts from the store that a plan depends on.
 //!
-//! Does not decide anything. `mail explain` may do without a store: then only the mail and its token
-//! speak.
+//! Does not decide anything. `mail explain` works without a store: then only the mail and its token count.
 
 use super::parsed_mail::ParsedMail;
 use super::plan::{KnownCandidate, KnownFacts, Planner};
@@ -13,14 +12,14 @@ use crate::store::{ConversationKey, DeliveryId, LastMessage, Mapping, Store, Sto
 /// Reads the facts for one mail.
 #[derive(Clone, Copy)]
 pub struct FactReader<'a> {
-    /// The store; `None` if there is none to ask.
+    /// The store; `None` if there is none.
     pub store: Option<&'a Store>,
     /// The circumstances of the mail.
     pub planner: Planner<'a>,
 }
 
 impl FactReader<'_> {
-    /// The facts for a mail. `own` is its delivery, which is no duplicate of itself.
+    /// The facts for a mail. `own` is its delivery, which does not count as its duplicate.
     ///
     /// # Errors
     /// The store gives no answer.
@@ -44,7 +43,7 @@ impl FactReader<'_> {
             return Ok(known);
         }
         match self.planner.token_claims() {
-            // A token always counts: nothing else needs to be asked.
+            // A token always counts: no other fact is needed.
             Some(claims) => match self.candidate_of_token(claims).await? {
                 Some(candidate) => known.candidates.push(candidate),
                 None => known.unknown_token = true,
@@ -54,8 +53,8 @@ impl FactReader<'_> {
         Ok(known)
     }
 
-    /// The last message of ours in the thread of a mail: to its author, or else to the participant of
-    /// the thread, who may have forwarded it.
+    /// Our last message in the thread of a mail: to its author, or else to the participant of the thread,
+    /// who may have forwarded it.
     ///
     /// # Errors
     /// The store gives no answer.
@@ -147,7 +146,7 @@ impl FactReader<'_> {
         Ok(found)
     }
 
-    /// The thread of the job that a Message-ID of ours contains, for when its link is forgotten.
+    /// The thread of our job in a Message-ID, in case the link of the Message-ID was deleted.
     async fn candidate_of_job(
         &self,
         store: &Store,

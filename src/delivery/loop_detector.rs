@@ -1,7 +1,7 @@
 //! Owns loop detection: two machines that answer each other are stopped after a few mails.
 //!
-//! Does not decide which mail is counted, nor what becomes of a mail that exceeds the limit. Its
-//! memory ends with the process, since a loop is detected again soon enough.
+//! Does not decide which mail is counted, nor the treatment of a mail above the limit. The counts end with
+//! the process, because a loop is soon detected again.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -12,26 +12,26 @@ use sha2::{Digest, Sha256};
 use crate::clock::Timestamp;
 use crate::store::DeliveryId;
 
-/// The most mails of machines from a sender into a thread within [`WINDOW`].
+/// The maximum number of machines' mails from a sender into a thread within [`WINDOW`].
 const MAILS_MAX: usize = 5;
 /// The time over which mails are counted.
 const WINDOW: Duration = Duration::from_secs(3600);
-/// The most pairs of sender and thread that are tracked, at a few hundred bytes each. Of two pairs
-/// in the same slot the older is forgotten.
+/// The maximum number of tracked pairs of sender and thread, at a few hundred bytes each. Of two pairs in
+/// the same slot the older is dropped.
 const PAIRS_TRACKED_MAX: u64 = 4096;
 
-/// Bytes of words that nobody says again and again by chance.
+/// The length in bytes of a text that people do not repeat by chance.
 const LONG_WORDS_BYTES_MIN: usize = 32;
-/// The delay within which short words count too.
+/// The delay within which repeated short texts count too.
 const SOON: Duration = Duration::from_secs(60);
-/// The delay within which any words count.
+/// The delay within which any text counts.
 const AT_ONCE: Duration = Duration::from_secs(10);
 /// The sign of an answer within [`AT_ONCE`].
 const AT_ONCE_SIGN: &str = "at once";
-/// The most answers at once within [`WINDOW`]: whoever tries the gate by hand sends a few.
+/// The maximum number of answers at once within [`WINDOW`]: a person who tests by hand sends a few.
 const AT_ONCE_MAX: usize = 20;
 
-/// Counts mails of machines by sender and thread.
+/// Counts machines' mails by sender and thread.
 #[derive(Debug, Default)]
 pub(super) struct LoopDetector(Mutex<HashMap<u64, SenderThread>>);
 
@@ -51,8 +51,8 @@ pub(super) enum Counted {
 }
 
 impl LoopDetector {
-    /// Counts a mail that was received at `at`; false if the limit is exceeded. A mail that was
-    /// admitted once is admitted in every further attempt.
+    /// Counts a mail that was received at `at`; false above the limit. A mail that was admitted once is
+    /// admitted in every further attempt.
     pub(super) fn admit(
         &self,
         sender: &str,
@@ -71,7 +71,7 @@ impl LoopDetector {
         if pair.counted.iter().any(|(_, seen)| *seen == counted) {
             return true;
         }
-        // A mail that waited long counts among those it was received with.
+        // A mail that waited long counts in the window of its reception.
         pair.counted
             .retain(|(seen, _)| at.since(*seen).max(seen.since(at)) < WINDOW);
         let most = match thread.ends_with(AT_ONCE_SIGN) {
@@ -86,12 +86,12 @@ impl LoopDetector {
     }
 }
 
-/// The signs by which an answer to our mail, `delay` after it, may be a robot's that no header field
-/// betrays; more than five of one sign in an hour are a loop, or twenty at once. `words` are those of a mail without files.
+/// The signs that an answer to our mail, `delay` after it, may come from a robot without telling header
+/// fields; more than five of one sign in an hour are a loop, or twenty at once. `words` are those of a mail
+/// without files.
 ///
-/// The same words again and again are a sign, whatever number is in them, if they are many or come soon:
-/// people say "thank you" to everything. Any words within seconds are one: nobody reads and writes so fast
-/// all the time.
+/// Repeated text, apart from its numbers, is a sign if it is long or comes soon: people answer "thank you"
+/// to everything. Any text within seconds is a sign too, because people do not write so fast repeatedly.
 pub(super) fn robot_signs(
     words: Option<&str>,
     delay: Duration,

@@ -69,7 +69,7 @@ pub fn message_body(mail: &ParsedMail, found: &MessageFacts<'_>) -> Value {
         },
         "match": { "reason": found.post.reason },
     });
-    // Only on the few mails that exceed a bound.
+    // Present only on mails that exceed a bound.
     if !mail.flags.is_empty() {
         let flags = mail.flags.iter().map(|flag| flag.name());
         body["flags"] = flags.collect();
@@ -198,7 +198,7 @@ mod tests {
         }
     }
 
-    /// A golden text is compared as JSON, so that its layout is free and its fields are not.
+    /// An expected text is compared as JSON, so that its layout does not matter but its fields do.
     fn golden(text: &str) -> Value {
         serde_json::from_str(text).unwrap()
     }

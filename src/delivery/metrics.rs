@@ -1,6 +1,6 @@
 //! Owns the counters of delivery.
 //!
-//! Does not count mails by state: the ledger does.
+//! Does not count mails by state; the ledger does.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -15,8 +15,7 @@ use prometheus_client::registry::Registry;
 
 use super::api_outcome::ApiOutcome;
 
-/// Buckets for the seconds from received to delivered: under a second normally, days after an
-/// outage.
+/// Buckets for the seconds from received to delivered: normally under a second, days after an outage.
 const BUCKETS: [f64; 12] = [
     0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3_600.0, 21_600.0, 86_400.0, 432_000.0,
 ];
@@ -98,7 +97,7 @@ impl Metrics {
             "Delivered mail by who wrote it: verified, token-holder, unverified",
             metrics.identities.clone(),
         );
-        // Not `held`, which is a gauge here.
+        // Not named `held`, which is a gauge here.
         ours.register(
             "holds",
             "Mail parked for what it is or who wrote it, by why",
@@ -151,7 +150,7 @@ impl Metrics {
         self.identities.get_or_create(&labels).inc();
     }
 
-    /// Counts a mail that is parked for what it is or who wrote it; `reason` is one of a few.
+    /// Counts a mail that is parked for its kind or its sender; `reason` is from a small fixed set.
     pub(super) fn count_hold(&self, route: &str, reason: &'static str) {
         let labels = HoldLabels {
             route: route.to_owned(),

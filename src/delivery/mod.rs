@@ -1,4 +1,4 @@
-//! Owns the way from the journal to the Messages API: every waiting delivery, once, in order.
+//! Owns the path from the journal to the Messages API: every waiting delivery, once, in order.
 //!
 //! Does not accept mail.
 

@@ -1,6 +1,6 @@
-//! Owns the meaning of one mail for one recipient: the parts of `mail` put together.
+//! Owns the interpretation of one mail for one recipient, by the modules of `mail`.
 //!
-//! Does no I/O. A large mail takes a while, so this runs outside the async threads.
+//! Does no I/O. A large mail takes long, so this runs off the async threads.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +28,7 @@ pub struct MailContext<'a> {
     pub recipient: &'a Recipient,
     /// The route of the recipient.
     pub route: &'a DeliveryRoute,
-    /// The limits for stored files; `None` stores none.
+    /// The limits for stored files; with `None` no file is stored.
     pub limits: Option<&'a AttachmentLimits>,
 }
 
@@ -47,9 +47,9 @@ pub struct ParsedMail {
     pub disposition: Disposition,
     /// The report on another mail, if the mail is one.
     pub report: Option<Report>,
-    /// The one author in the header.
+    /// The single author in the header.
     pub author: Option<Address>,
-    /// The author's address; without one author the envelope sender, or else the text of `From`.
+    /// The author's address; without a single author the envelope sender, or else the text of `From`.
     pub sender_email: String,
     /// The author's display name.
     pub sender_name: Option<String>,
@@ -67,7 +67,7 @@ pub struct ParsedMail {
     pub files: Files,
     /// The bounds that the mail exceeds: content beyond them is only in its attachments.
     pub flags: BTreeSet<Flag>,
-    /// True if nothing says that the mail answers another.
+    /// True if no sign shows that the mail answers another.
     pub answers_nothing: bool,
     /// The message of ours that the reply was compared with.
     pub quoted_message: Option<QuotedMessage>,
@@ -76,7 +76,7 @@ pub struct ParsedMail {
 }
 
 impl ParsedMail {
-    /// Parses a mail, but for its reply.
+    /// Parses a mail, without its reply.
     pub fn parse(view: &View, context: &MailContext<'_>) -> Self {
         let route = context.route;
         let path = ReversePath::from(context.envelope);
@@ -129,8 +129,8 @@ impl ParsedMail {
         }
     }
 
-    /// Extracts the words that the author wrote. Quotes of `quoted_message` are recognised without
-    /// marks; `marker` is the line above which people answer.
+    /// Extracts the words that the author wrote. Quotes of `quoted_message` are recognised without marks;
+    /// `marker` is the line above which people reply.
     pub fn extract_reply(&mut self, view: &View, marker: &str) {
         let known: Vec<&str> = self
             .quoted_message
@@ -156,7 +156,7 @@ impl ParsedMail {
     }
 }
 
-/// True if nothing says that the mail answers another: no token, no field, no mark in the subject.
+/// True if no sign shows that the mail answers another: no token, no field, no reply prefix.
 fn answers_nothing(view: &View, recipient: &Recipient) -> bool {
     let header = &view.header;
     let subject = header.subject.as_deref().unwrap_or_default();

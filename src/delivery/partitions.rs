@@ -1,12 +1,11 @@
-//! Owns the order of deliveries: which may run now, which must wait, and for what.
+//! Owns the order of deliveries: which may run now, which must wait, and until when.
 //!
 //! Holds ids only, neither mails nor envelopes; runs nothing and reads no clock.
 //!
-//! A partition is a queue of deliveries that must stay in order: those of one token's thread, or
-//! those of one sender to a mailbox. At most one delivery of a partition runs. A delivery that must
-//! wait delays its own partition and no other. A partition with more than [`PARTITION_QUEUED_MAX`]
-//! deliveries is held in part and marked, and the scan of the store continues behind it: however
-//! long one partition grows, deliveries behind it are found.
+//! A partition is a queue of deliveries that must stay in order: those of one token's thread, or those of
+//! one sender to a mailbox. At most one delivery of a partition runs. A delivery that must wait delays only
+//! its own partition. A partition with more than [`PARTITION_QUEUED_MAX`] deliveries is queued in part and
+//! marked, and the scan of the store continues after it, so that a long partition does not hide others.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -15,7 +14,7 @@ use tokio::time::Instant;
 use crate::mail::partition::PartitionKey;
 use crate::store::DeliveryId;
 
-/// The most deliveries of one partition that are held; the others are found again in the store.
+/// The maximum number of queued deliveries of one partition; the others stay in the store.
 pub(super) const PARTITION_QUEUED_MAX: usize = 4096;
 
 /// The result of offering a delivery.
@@ -25,7 +24,7 @@ pub(super) enum OfferResult {
     Queued,
     /// The partition is full or has overflowed before: the delivery must be offered again.
     Overflowed,
-    /// No further delivery can be queued at all.
+    /// No further delivery can be queued.
     Full,
 }
 
@@ -33,8 +32,8 @@ pub(super) enum OfferResult {
 #[derive(Debug)]
 pub(super) struct Partitions {
     partitions: HashMap<PartitionKey, Partition>,
-    /// Partitions whose first delivery may run, by route, in the order they became ready: the order
-    /// of arrival for those never tried; a deferred one rejoins at the end.
+    /// Partitions whose first delivery may run, by route, in the order in which they became ready: the
+    /// order of arrival for new ones; a deferred one rejoins at the end.
     ready: Vec<VecDeque<PartitionKey>>,
     /// Partitions that wait, by the time at which they may run again.
     timers: BTreeSet<(Instant, PartitionKey)>,
@@ -49,7 +48,7 @@ pub(super) struct Partitions {
 #[derive(Debug)]
 struct Partition {
     route: usize,
-    /// The ids in order of arrival, without the one that runs.
+    /// The ids in order of arrival, without the running one.
     queue: VecDeque<DeliveryId>,
     state: PartitionState,
     attempts: u32,
@@ -63,8 +62,7 @@ enum PartitionState {
 }
 
 impl Partitions {
-    /// Empty partitions for this number of routes, with at most `held_max` queued deliveries in
-    /// all.
+    /// Empty partitions for this number of routes, with at most `held_max` queued deliveries in all.
     pub(super) fn new(routes: usize, held_max: usize) -> Self {
         Self {
             partitions: HashMap::new(),
@@ -132,8 +130,8 @@ impl Partitions {
         OfferResult::Queued
     }
 
-    /// The scan of the store restarts after `at`: overflowed deliveries from there on will be
-    /// offered again.
+    /// Restarts the scan of the store after `at`: overflowed deliveries from there on will be offered
+    /// again.
     pub(super) fn rewind(&mut self, at: Option<DeliveryId>) {
         self.overflow
             .retain(|_, first| at.is_some_and(|at| *first <= at));
@@ -282,7 +280,7 @@ mod tests {
         assert_eq!(lanes.start_next(0), Some((key(2), id(5_000))));
     }
 
-    /// A walk over a store of few lanes with tiny bounds, against what must hold.
+    /// A random run over a store of few partitions with tiny bounds, with all invariants checked.
     fn play(arrivals: &[u8], choices: &[u8]) -> Result<(), TestCaseError> {
         let mut lanes = Partitions::new(1, 6);
         lanes.partition_queued_max = 2;

@@ -1,7 +1,6 @@
-//! Owns the plan for one mail: what will be done with it and why, as a pure function of the mail and
-//! the known facts.
+//! Owns the plan for one mail and the reasons for it, as a pure function of the mail and the known facts.
 //!
-//! Does no I/O, reads no clock and carries nothing out: delivery does, and `mail explain` shows the
+//! Does no I/O, reads no clock and does not execute the plan: delivery does, and `mail explain` shows the
 //! same plan.
 
 use std::time::Duration;
@@ -24,7 +23,7 @@ use crate::store::{DeliveryId, DeliveryStep, Mapping, PlannedPost};
 
 /// The rule by which a mail that the product already has is dropped.
 pub const DUPLICATE_RULE: &str = "duplicate";
-/// The rule by which too frequent mail of machines is not posted.
+/// The rule by which machines' mail above the limit is not posted.
 pub const LOOP_RULE: &str = "loop_breaker";
 /// The rule by which mail to a return path that is not a notice is not posted.
 pub const BOUNCE_ADDRESS_RULE: &str = "bounce_address";
@@ -53,15 +52,15 @@ pub struct Planner<'a> {
 pub struct KnownFacts {
     /// Another delivery of the same mail that the product already has.
     pub duplicate_of: Option<DeliveryId>,
-    /// The threads that the token or the header of the mail lead to.
+    /// The threads to which the token or the header of the mail leads.
     pub candidates: Vec<KnownCandidate>,
     /// The mapping of the thread that an earlier attempt has used.
     pub begun: Option<Mapping>,
-    /// The token of the recipient, if it names a thread that this store does not know.
+    /// True if the recipient's token names a thread that this store does not know.
     pub unknown_token: bool,
 }
 
-/// A candidate for the thread of a mail, with its mapping where there is one.
+/// A candidate for the thread of a mail, with its mapping if there is one.
 #[derive(Clone, Debug)]
 pub struct KnownCandidate {
     /// The candidate.
@@ -73,8 +72,8 @@ pub struct KnownCandidate {
 /// The plan for one mail.
 #[derive(Clone, Debug)]
 pub enum Plan {
-    /// The mail is a notice about mail of ours: it is recorded with the job it is about, and settled
-    /// by its disposition, but never posted.
+    /// The mail is a notice about mail of ours: it is recorded with its job, and settled by its
+    /// disposition, but never posted.
     Notice,
     /// The mail is dropped by this rule.
     Drop(&'static str),
@@ -93,10 +92,10 @@ pub struct ParkReason {
     pub text: String,
 }
 
-/// The way in which a mail is posted.
+/// The content of the posted message and its checks.
 #[derive(Clone, Debug)]
 pub struct PostPlan {
-    /// Everything that the calls say besides the mail itself.
+    /// The content of the calls besides the mail itself.
     pub post: PlannedPost,
     /// The identity of the author.
     pub identity: Identity,
@@ -107,13 +106,13 @@ pub struct PostPlan {
 /// A check of a mail by the loop detector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoopCheck {
-    /// The conversations that are counted, each by itself: a thread or a subject, for a person with a
-    /// sign of a robot.
+    /// The conversations that are counted separately: a thread or a subject, and for a person's mail each
+    /// with a sign of a robot.
     pub conversations: Vec<String>,
     /// Time of the message of ours that a repeated text answers; `None` counts each mail.
     pub answers: Option<Timestamp>,
-    /// True if a mail over the limit is parked, false if it is dropped. People write to lists, and
-    /// repeat themselves: their words are not dropped.
+    /// True if a mail above the limit is parked, false if it is dropped. People write to lists, and repeat
+    /// themselves: their mail is not dropped.
     pub parks: bool,
 }
 
@@ -128,8 +127,8 @@ impl ParkReason {
 }
 
 impl Planner<'_> {
-    /// The plan for mail that concerns mail of ours: a notice, or other mail to a return path. `None`
-    /// if the mail is handled like any other. No facts are needed.
+    /// The plan for mail that concerns mail of ours: a notice, or other mail to a return path. `None` for
+    /// any other mail. No facts are needed.
     pub fn plan_return(&self, mail: &ParsedMail) -> Option<Plan> {
         if matches!(mail.kind, MailKind::Bounce | MailKind::DelayNotice) {
             return Some(Plan::Notice);
@@ -154,7 +153,7 @@ impl Planner<'_> {
         if let Some(plan) = self.plan_return(mail) {
             return plan;
         }
-        // A mail that was already begun is completed, whatever became of a copy since.
+        // A delivery that has begun is completed, whatever the state of a copy.
         if known.duplicate_of.is_some() && self.begun_thread().is_none() {
             return Plan::Drop(DUPLICATE_RULE);
         }
@@ -264,7 +263,7 @@ impl Planner<'_> {
         Ok((post, who))
     }
 
-    /// The identity of the author, in the thread that the mail belongs to.
+    /// The identity of the author in the thread of the mail.
     pub fn identity(&self, mail: &ParsedMail, known: &KnownFacts) -> Identity {
         let thread = self.current_thread(mail, known);
         self.identity_in(mail, thread.and_then(|(_, mapping)| mapping))
@@ -291,7 +290,7 @@ impl Planner<'_> {
         thread: Option<&str>,
         mapping: Option<&Mapping>,
     ) -> MailboxAssignment {
-        // A thread that this very mail began has no history.
+        // A thread that this mail itself began has no history.
         let is_begun = self.begun_thread().is_some();
         let is_old = thread.is_some() && (mapping.is_some() || !is_begun);
         let history = is_old.then(|| ThreadHistory::of(mapping));
@@ -302,7 +301,7 @@ impl Planner<'_> {
     /// The thread of a mail and the reason for it; `None` if the thread is to be created.
     ///
     /// # Errors
-    /// The reason why only a person can decide.
+    /// The reason why a person must decide.
     pub fn decide_thread(
         &self,
         mail: &ParsedMail,
@@ -361,8 +360,8 @@ impl Planner<'_> {
         assign(&self.route.policy.rules, &facts, named, history)
     }
 
-    /// True if the author takes part in the thread: the token was issued for them, or they are its
-    /// known participant. Without a token, an author begins a thread in which nobody is known.
+    /// True if the author is a participant of the thread: the token was issued for them, or they are its
+    /// known participant. Without a token, an author begins a thread that has no known participant.
     fn is_participant(&self, author: &Address, mapping: Option<&Mapping>) -> bool {
         let claims = self.token_claims();
         if let Some(claims) = claims.filter(|claims| claims.participant.is_some()) {
@@ -375,8 +374,8 @@ impl Planner<'_> {
         known.is_some_and(|known| known.folded() == author.folded())
     }
 
-    /// True if the author becomes the participant of a thread without one. The holder of a token that
-    /// is bound to nobody does only if their domain vouches for the mail, or if nobody could check it.
+    /// True if the author becomes the participant of a thread without one. The holder of an unbound token
+    /// does so only if their domain vouches for the mail, or if no check was possible.
     fn may_introduce_author(&self, mail: &ParsedMail) -> bool {
         let Some(claims) = self.token_claims() else {
             return true;
@@ -388,8 +387,8 @@ impl Planner<'_> {
         self.verdict.source == VerdictSource::Nobody || self.verdict.is_aligned()
     }
 
-    /// The reason to hold the mail for its sender, unless a person has released it or an attempt has
-    /// begun. Mail that the door could have refused is held, because no peer waits for an answer any
+    /// The reason to hold the mail for its sender, unless a person has released it or an attempt has begun.
+    /// Mail that could have been refused at the door is held, because no peer waits for a response any
     /// more.
     fn sender_hold(&self, identity: Identity) -> Option<HoldReason> {
         if !self.steps.is_empty() {
@@ -402,8 +401,8 @@ impl Planner<'_> {
         }
     }
 
-    /// The check for loops: of mail of machines, and of people's mail with the signs of a robot. Mail that a person released, or that an attempt began, is
-    /// not checked.
+    /// The check for loops: of machines' mail, and of people's mail with the signs of a robot. Mail that a
+    /// person released, or that an attempt began, is not checked.
     fn loop_check(&self, mail: &ParsedMail, post: &PlannedPost) -> Option<LoopCheck> {
         if !self.steps.is_empty() {
             return None;
@@ -415,7 +414,7 @@ impl Planner<'_> {
         let (mut conversations, mut answers) = (vec![thread.clone()], None);
         if mail.kind.is_person() {
             let sent_at = mail.quoted_message.as_ref()?.at;
-            // People send pictures one a mail, with no words.
+            // People send pictures one per mail, without words.
             let words = mail
                 .files
                 .listed

@@ -1,7 +1,6 @@
-//! Owns what a route wants done with its mail: the rules that sort it, and the action for each
-//! kind.
+//! Owns a route's policy for its mail: the rules for sorting, and the action for each kind.
 //!
-//! Does not read settings and carries nothing out.
+//! Does not read settings and does not execute actions.
 
 use std::sync::Arc;
 
@@ -21,7 +20,7 @@ impl RoutePolicy {
     /// The built-in rules, and the default action for each kind.
     ///
     /// # Errors
-    /// None in a release: a test parses the built-in rules.
+    /// Never in a release: a test parses the built-in rules.
     pub fn shipped() -> Result<Self, RulesError> {
         Ok(Self {
             rules: Arc::new(Rules::shipped()?),
@@ -35,7 +34,7 @@ impl RoutePolicy {
 pub enum KindAction {
     /// The mail becomes a message like any person's.
     Post,
-    /// The mail becomes a message that names its kind.
+    /// The mail becomes a message with its kind in it.
     PostTyped,
     /// The mail is dropped, and the ledger counts it under its kind.
     Drop,
@@ -65,8 +64,8 @@ impl KindActions {
         self.0[kind as usize]
     }
 
-    /// Sets the action for mail of this kind. `None`, without a change, if such mail must never be
-    /// posted: a report on a mail of ours is no message, and our own mail that returned would loop.
+    /// Sets the action for mail of this kind. `None`, without a change, if such mail must never be posted:
+    /// a report on a mail of ours is not a message, and our own mail that returned would loop.
     #[must_use = "a wish may be refused"]
     pub fn set(&mut self, kind: MailKind, action: KindAction) -> Option<()> {
         if !Self::is_allowed(kind, action) {
@@ -76,7 +75,7 @@ impl KindActions {
         Some(())
     }
 
-    /// Tells whether the action is allowed for mail of this kind.
+    /// True if the action is allowed for mail of this kind.
     pub const fn is_allowed(kind: MailKind, action: KindAction) -> bool {
         let is_never_posted = matches!(
             kind,
@@ -110,8 +109,8 @@ pub enum Disposition {
 }
 
 impl Disposition {
-    /// The decision on a mail by its kind; `from_nobody` if the envelope sender is the null sender.
-    /// Mail whose kind is in doubt is held where it would be dropped.
+    /// The decision on a mail by its kind; `from_nobody` is true for the null sender. Mail whose kind is in
+    /// doubt is held if it would otherwise be dropped.
     pub const fn of(kinds: &KindActions, found: &Classification, from_nobody: bool) -> Self {
         let kind = found.kind;
         match kinds.action(kind) {

@@ -1,7 +1,7 @@
-//! Owns what is known of deferred deliveries: the number of attempts, the reason, and the time of
-//! the next one.
+//! Owns the status of deferred deliveries: the number of attempts, the reason, and the time of the next
+//! one.
 //!
-//! Serves only display: nothing depends on it, and it ends with the process.
+//! Only for display: no decision depends on it, and it ends with the process.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::clock::Timestamp;
 use crate::store::DeliveryId;
 
-/// The most deliveries that are remembered, at about 200 bytes each.
+/// The maximum number of statuses, at about 200 bytes each.
 const STATUSES_MAX: usize = 10_000;
 
 /// The reason why a delivery waits.

@@ -1,7 +1,7 @@
-//! Owns the start and the end of an attempt: the delivery is read, tried, and settled, deferred or
-//! parked by the result.
+//! Owns the start and the end of an attempt: the delivery is read, attempted, and then settled, deferred or
+//! parked.
 //!
-//! Does not know the steps of an attempt, nor what runs at the same time.
+//! Does not know the steps of an attempt, nor concurrency.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use super::retry_status::RetryStatus;
 use crate::store::{Delivery, DeliveryId, DeliveryOutcome, Fact, StoreError};
 use crate::{clock, random, retry};
 
-/// The number of attempts after which a refusal of one thread is believed to last.
+/// The number of attempts after which a refusal of one thread counts as permanent.
 const FORBIDDEN_ATTEMPTS_MAX: u32 = 3;
-/// A little more than the shortest wait between attempts.
+/// Slightly more than the shortest wait between attempts.
 const EXPIRY_SLACK: Duration = Duration::from_millis(50);
 
 /// The result of an attempt, for the worker.
@@ -43,12 +43,12 @@ pub(super) enum AttemptEnd {
     Done,
     /// The same delivery runs again after this time.
     Retry(Duration),
-    /// The store accepts nothing any more.
+    /// The store no longer accepts anything.
     StoreDead,
 }
 
 impl DeliveryContext {
-    /// One attempt; `attempts` counts those made, this one included.
+    /// Makes one attempt; `attempts` counts all attempts including this one.
     pub(super) async fn deliver(&self, id: DeliveryId, attempts: u32) -> AttemptReport {
         let found = match self.store.delivery(id).await {
             Ok(found) => found,
@@ -87,7 +87,7 @@ impl DeliveryContext {
                     self.handle_error(&delivery, error, attempts).await
                 }
             }
-            // The product has the message: the metadata is tried once more, then given up.
+            // The product has the message: the metadata call is repeated once, then given up.
             Err(AttemptError::Retry(reason, wait)) if is_told && self.is_expired(&delivery) => {
                 info!(delivery = %delivery.id, reason, "deferred for the last time");
                 AttemptEnd::Retry(wait.unwrap_or(self.retry.wait_first))
@@ -111,7 +111,8 @@ impl DeliveryContext {
         AttemptReport::without_call(end)
     }
 
-    /// Another thread's calls succeed, so after a few attempts the refusal concerns this thread alone.
+    /// Calls about other threads succeed, so after a few attempts the refusal must concern only this
+    /// thread.
     async fn handle_forbidden(
         &self,
         delivery: &Delivery,
@@ -146,7 +147,7 @@ impl DeliveryContext {
             AttemptError::Retry(reason, wish) => (reason, wish, false),
         };
         let age = if is_refused {
-            // The mail is not the cause, and a person is told already: it waits however old it grows.
+            // The mail is not the cause, and a person was notified already: it waits regardless of its age.
             Duration::ZERO
         } else {
             clock::now().since(delivery.envelope.received_at)
@@ -188,7 +189,7 @@ impl DeliveryContext {
             outcome: DeliveryOutcome::Parked {
                 reason: reason.clone(),
             },
-            // A copy of a parked mail is no duplicate: nobody has read it yet.
+            // A copy of a parked mail is not a duplicate, because the product does not have it yet.
             fingerprint: None,
             at: now,
         };
@@ -203,8 +204,8 @@ impl DeliveryContext {
         }
     }
 
-    /// Handles a delivery whose envelope the store does not give. A damaged one waits for a person,
-    /// because nobody can say whose it is.
+    /// Handles a delivery whose envelope cannot be read. A damaged one is parked for a person, because its
+    /// route is unknown.
     async fn unreadable(&self, id: DeliveryId, error: StoreError) -> AttemptEnd {
         match error {
             StoreError::Dead => return AttemptEnd::StoreDead,

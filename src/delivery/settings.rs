@@ -9,11 +9,10 @@ use crate::retry;
 /// Bounds of the worker.
 #[derive(Clone, Debug)]
 pub struct DeliverySettings {
-    /// The most concurrent deliveries.
+    /// The maximum number of concurrent deliveries.
     pub concurrency: usize,
-    /// The most waiting deliveries that are queued: 16 bytes each, about 200 where each is a
-    /// partition of its own. With as many as the store allows to wait, none can be hidden behind
-    /// others.
+    /// The maximum number of queued deliveries: 16 bytes each, about 200 if each has a separate partition.
+    /// If it equals the store's limit of waiting deliveries, none can be hidden behind others.
     pub queued_max: usize,
     /// The schedule of retries, and the age at which a mail is parked.
     pub retry: retry::Settings,

@@ -1,12 +1,12 @@
 //! Owns the sorting of one mail: its mailbox in the product, its priority, and the rule that
 //! decided.
 //!
-//! Does not have rules of its own: [`crate::mail::mailbox`] applies them.
+//! Has no rules of its own: [`crate::mail::mailbox`] applies them.
 //!
-//! The rules decide, because the recipient's address is one of their inputs: a legal claim that was
-//! sent to `business@` is still a legal claim. The mailbox of the address counts where no rule
-//! names one, and always where the rules do not know it. A conversation stays in its first mailbox;
-//! the result for a later mail is part of the thread's metadata.
+//! The rules have priority, because the recipient's address is one of their inputs: a legal claim that was
+//! sent to `business@` is still a legal claim. The mailbox of the address counts if no rule names one, and
+//! always if the rules do not know it. A thread stays in its first mailbox; the result for a later mail is
+//! part of the thread's metadata.
 
 use crate::mail::mailbox::{KnownThread, Mailbox, Priority, Rules, SortingFacts};
 use crate::store::Mapping;
@@ -22,7 +22,7 @@ pub struct MailboxAssignment {
     pub rule: Option<String>,
 }
 
-/// The known history of the conversation that a mail belongs to.
+/// The known history of the thread of a mail.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ThreadHistory {
     mailbox: Option<String>,
@@ -31,8 +31,7 @@ pub struct ThreadHistory {
 }
 
 impl ThreadHistory {
-    /// The history as far as it is remembered: that of a conversation begun by the product may not
-    /// be.
+    /// The stored part of the history: a thread that the product began may have none.
     pub fn of(mapping: Option<&Mapping>) -> Self {
         let Some(mapping) = mapping else {
             return Self::default();
@@ -40,7 +39,7 @@ impl ThreadHistory {
         Self {
             mailbox: mapping.mailbox.clone(),
             priority: mapping.priority,
-            // The remembered Message-IDs, which are the newest ones, stand for the messages.
+            // The stored Message-IDs, which are the newest ones, are counted instead of the messages.
             messages: u32::try_from(mapping.references.len()).unwrap_or(u32::MAX),
         }
     }
@@ -55,8 +54,8 @@ impl ThreadHistory {
     }
 }
 
-/// Sorts a mail. `facts` describe the mail; `named` is the mailbox of its address, `past` the
-/// conversation that it continues.
+/// Sorts a mail. `facts` describe the mail; `named` is the mailbox of its address, `past` the thread that
+/// it continues.
 pub fn assign(
     rules: &Rules,
     facts: &SortingFacts<'_>,

@@ -12,9 +12,9 @@ use crate::mail::text::cut;
 use crate::mail::token::ThreadKey;
 use crate::store::{ConversationKey, Fact, LastMessage, Mapping, PlannedPost, StoreError};
 
-/// The most bytes of a name that are remembered.
+/// The maximum length in bytes of a stored name.
 const NAME_BYTES_MAX: usize = 256;
-/// The most pictures of a thread that are remembered, the newest ones: a signature has a few.
+/// The maximum number of stored pictures of a thread, the newest ones: a signature has a few.
 const IMAGES_MAX: usize = 16;
 
 impl DeliveryAttempt<'_> {
@@ -61,7 +61,7 @@ impl DeliveryAttempt<'_> {
         }
         facts.push(Fact::Mapped(mapping));
         facts.extend(self.issued_token_fact(thread).await?);
-        // Words that anyone could have written under this address are never sent to it as its own.
+        // Text that anyone could have written under this address is never quoted to it as its own.
         let may_be_quoted = mail.kind.is_person() && post.identity != Identity::Unverified.as_str();
         if let Some(author) = mail.author.as_ref().filter(|_| may_be_quoted) {
             facts.push(Fact::MessageRecorded {
@@ -76,7 +76,7 @@ impl DeliveryAttempt<'_> {
         Ok(facts)
     }
 
-    /// A fact that remembers a complete v1 token: the same token may arrive in lower case one day.
+    /// A fact that stores the digest of a complete v1 token: the same token may arrive in lower case later.
     async fn issued_token_fact(&self, thread: &str) -> Result<Option<Fact>, StoreError> {
         let RecipientTarget::Thread(claims) = &self.delivery.recipient.target else {
             return Ok(None);
@@ -93,7 +93,7 @@ impl DeliveryAttempt<'_> {
     }
 }
 
-/// The text of a mail, as it is shown below the next one that we send.
+/// The text of a mail, as it is quoted below our next one.
 fn last_message(mail: &ParsedMail, at: Timestamp) -> LastMessage {
     LastMessage {
         by_us: false,

@@ -28,12 +28,12 @@ use crate::mail::partition::PartitionKey;
 use crate::objects::Objects;
 use crate::store::{DeliveryId, Store, StoreError};
 
-/// The most deliveries that are read at a time.
+/// The maximum number of deliveries that are read at a time.
 const PAGE: usize = 256;
 /// The shortest time from the end of a full scan to the next one, which finds released mail.
 const SCAN_INTERVAL_MIN: Duration = Duration::from_secs(1);
-/// The least ratio of the pause between full scans to their duration, so that scanning costs at
-/// most 2 % of a core.
+/// The minimum ratio of the pause between full scans to their duration, so that scanning costs at most 2 %
+/// of a core.
 const SCAN_COST_FACTOR: u32 = 50;
 /// The longest time between the beginnings of two full scans.
 const SCAN_INTERVAL_MAX: Duration = Duration::from_secs(300);
@@ -56,7 +56,7 @@ pub struct DeliveryWorker {
 struct StoreScan {
     /// The last delivery that was read.
     cursor: Option<DeliveryId>,
-    /// True if there may be more behind the cursor.
+    /// True if there may be more after the cursor.
     has_more: bool,
     /// True if something before the cursor may have changed, such as a released delivery.
     restart_requested: bool,
@@ -112,18 +112,17 @@ struct RunningDelivery {
     is_probe: bool,
 }
 
-/// The reason why the worker ended by itself.
+/// The reason why the worker ended without a stop.
 #[derive(Debug, Error)]
 pub enum DeliveryWorkerError {
-    /// The store accepts nothing any more, so nothing can be delivered without being delivered
-    /// again later.
+    /// The store no longer accepts anything, so every delivery would be repeated later.
     #[error("store takes no more facts")]
     StoreDead,
 }
 
 impl DeliveryWorker {
-    /// A worker for these routes. It does nothing before [`DeliveryWorker::run`]. Without `objects`
-    /// the files of a mail are described and not stored.
+    /// A worker for these routes. It does nothing before [`DeliveryWorker::run`]. Without `objects` the
+    /// files of a mail are described but not stored.
     pub fn new(
         store: Store,
         routes: Vec<DeliveryRoute>,
@@ -159,18 +158,18 @@ impl DeliveryWorker {
         Arc::clone(&self.context.in_flight)
     }
 
-    /// Delivers until `stop` is true or its sender is gone; then lets running attempts end within
-    /// the grace. The others are taken up again at the next start.
+    /// Delivers until `stop` is true or its sender is dropped; then running attempts may end within the
+    /// grace period. The others continue at the next start.
     ///
     /// # Errors
-    /// The store is dead; the process should end.
+    /// The store is dead; the process must end.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), DeliveryWorkerError> {
         let store = self.context.store.clone();
         let mut stopped = pin!(async { drop(stop.wait_for(|stop| *stop).await) });
         let mut arrival = pin!(store.mail_arrived());
         loop {
-            // The notification is polled before the store is read, so that mail that arrives
-            // between the two is not missed.
+            // The notification is polled before the store is read, so that mail that arrives in between is
+            // not missed.
             if poll_fn(|cx| Poll::Ready(arrival.as_mut().poll(cx).is_ready())).await {
                 arrival.set(store.mail_arrived());
                 self.scan.has_more = true;
@@ -273,8 +272,8 @@ impl DeliveryWorker {
                 let route = self.context.route_index(&delivery.recipient.route);
                 Some((partition, route))
             }
-            // Its attempt finds out more; until then it stands in a partition of its own, with the mail
-            // of no route.
+            // The attempt will find the error; until then the delivery has a separate partition, without a
+            // route.
             Err(_) => {
                 let alone = (u128::from(id.mail.0) << 64) | u128::from(id.recipient);
                 Some((PartitionKey(alone), self.context.routes.len()))
@@ -282,7 +281,7 @@ impl DeliveryWorker {
         }
     }
 
-    /// Starts what may run, one route after the other, while there are free slots.
+    /// Starts the ready deliveries, alternating between routes, while there are free slots.
     fn start_ready(&mut self, now: Instant) {
         self.partitions.wake(now);
         let mut any = true;
@@ -356,7 +355,7 @@ impl DeliveryWorker {
         Ok(())
     }
 
-    /// Parks the mail of an attempt that panicked: the same mail would do the same at every start.
+    /// Parks the mail of an attempt that panicked: it would panic again at every start.
     async fn park_panicked(&self, error: &JoinError) -> AttemptReport {
         let Some(running) = self.running.get(&error.id()) else {
             return AttemptReport::without_call(AttemptEnd::Done);
@@ -470,7 +469,7 @@ mod tests {
                 .unwrap();
         }
         worker.scan_page().await;
-        // The first attempt is simulated: it panics where a real one would run.
+        // The first attempt is simulated: it panics instead of running.
         let (partition, id) = worker.partitions.start_next(0).unwrap();
         let task = worker.tasks.spawn(async { panic!("an attempt panics") });
         let running = RunningDelivery {
