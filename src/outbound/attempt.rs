@@ -1,5 +1,4 @@
-//! Owns one attempt at one job: whether it may be sent, the sending, and the facts recorded about
-//! it.
+//! Owns one attempt at one job: the permission to send, the sending, and the facts recorded about it.
 //!
 //! Does not choose the job, nor the time.
 
@@ -27,19 +26,19 @@ use crate::store::{
     StoreError, WorkClaim,
 };
 
-/// The pause when the store has no room to record the beginning of an attempt.
+/// The pause if the store has no space to record the beginning of an attempt.
 const STORE_FULL_PAUSE: Duration = Duration::from_secs(10);
 /// The time between two tries to record a result while the store is full.
 const RECORD_RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// The most octets of the product's own ids in an event.
+/// The maximum length in octets of the product's own ids in an event.
 const NAME_BYTES_MAX: usize = 256;
-/// The most interrupted jobs that are named in the log at a start.
+/// The maximum number of interrupted jobs that are named in the log at a start.
 const INTERRUPTED_LOGGED_MAX: usize = 100;
 
 /// Everything that attempts need.
 pub(super) struct JobRunner {
     pub(super) store: Store,
-    /// The right to the jobs that are tried.
+    /// The claim to the jobs that are attempted.
     pub(super) claim: WorkClaim,
     pub(super) relays: RelayPool,
     pub(super) signers: Arc<[DkimSigningKey]>,
@@ -51,15 +50,15 @@ pub(super) struct JobRunner {
     pub(super) own_domains: Vec<Domain>,
     /// True if jobs are kept for inspection and none is sent.
     pub(super) capture: bool,
-    /// True once attempts are cancelled whose mail has not begun to end.
+    /// True after the stop: then attempts are cancelled unless the end of their mail is being sent.
     pub(super) stopping: watch::Sender<bool>,
-    /// Milliseconds by which the wall clock has jumped ahead: jobs get this time in addition.
+    /// Milliseconds by which the wall clock has jumped ahead: jobs expire later by this time.
     pub(super) clock_ahead: AtomicU64,
 }
 
-/// A mail as it goes over the wire.
+/// A mail in the form that is sent to the relay.
 struct PreparedMail {
-    /// The mail with its signatures, stuffed and with its end.
+    /// The mail with its signatures, dot-stuffed and terminated.
     wire: Vec<u8>,
     /// Octets of the mail itself.
     bytes: usize,
@@ -73,7 +72,7 @@ pub(super) enum JobEnd {
     Recorded,
     /// Nothing was done; no job may begin before this time has passed.
     Pause(Duration),
-    /// The store accepts nothing any more.
+    /// The store no longer accepts anything.
     StoreDead,
 }
 
@@ -97,13 +96,13 @@ impl JobRunner {
         let mail = match self.store.job_mail(job.id).await {
             Ok(mail) => mail,
             Err(ReadError::Store(StoreError::Dead)) => return JobEnd::StoreDead,
-            // One that is hard to read must not hold the others back.
+            // An unreadable job must not hold back the others.
             Err(ReadError::Store(error)) => {
                 let reply = format!("internal: its mail cannot be read now: {error}");
                 let outcome = SendOutcome::TemporaryFailure { reply };
                 return self.conclude(&record, outcome, None).await;
             }
-            // It was cancelled a moment ago.
+            // The job was cancelled a moment ago.
             Err(ReadError::NoJob(_)) => return JobEnd::Recorded,
             Err(error) => {
                 error!(job = %job.id, %error, "the mail of a job cannot be read");
@@ -133,7 +132,7 @@ impl JobRunner {
             Err(_) => return JobEnd::Pause(RECORD_RETRY_INTERVAL),
         };
         // A person retried the job, perhaps because a relay's policy was fixed: a kept connection may still
-        // be served by a process with the old one.
+        // belong to a relay process with the old one.
         let last = record.history.last();
         if last.is_some_and(|last| last.what == "retried") {
             self.relays.close_idle(true).await;
@@ -150,7 +149,7 @@ impl JobRunner {
         self.conclude(&record, outcome, relay).await
     }
 
-    /// Ends a job whose mail is only to be looked at.
+    /// Ends a job whose mail is only for viewing.
     async fn keep_captured(&self, job: JobId, at: Timestamp) -> JobEnd {
         info!(%job, "captured: kept to be looked at, not sent");
         let outcome = JobOutcome::Captured;
@@ -163,7 +162,7 @@ impl JobRunner {
         job.ends_at.plus(Duration::from_millis(ahead))
     }
 
-    /// Gives up a job that has expired while no relay is available.
+    /// Fails a job that has expired while no relay is available.
     pub(super) async fn give_up(self: Arc<Self>, record: JobRecord) -> JobEnd {
         let last = record.history.last();
         let last = last.map_or("no relay can be spoken to", |trial| trial.reply.as_str());
@@ -233,7 +232,7 @@ impl JobRunner {
         let Some(suppression) = self.store.suppression(&job.recipient, now).await? else {
             return Ok(None);
         };
-        // An entry made by a person counts at once, bounces count from a number of them.
+        // A person's entry suppresses the address at once, bounces do from a number of them.
         let bounces = suppression.bounces;
         if bounces != 0 && bounces < self.suppress_after {
             return Ok(None);
@@ -397,7 +396,7 @@ impl JobRunner {
         self.record(vec![ended, Fact::Happened(event)]).await
     }
 
-    /// Records facts, and waits while the disk is full: an unrecorded attempt would be made again.
+    /// Records facts, and waits while the disk is full: an unrecorded attempt would be repeated.
     async fn record(&self, facts: Vec<Fact>) -> JobEnd {
         let mut is_told = false;
         loop {

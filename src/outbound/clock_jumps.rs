@@ -1,7 +1,7 @@
-//! Owns how far the wall clock has jumped ahead while the process runs.
+//! Owns the measurement of the wall clock's jumps while the process runs.
 //!
 //! Does not read a clock: both times are arguments. A jump before the start of the process cannot be
-//! told.
+//! detected.
 
 use std::time::{Duration, Instant};
 
@@ -25,8 +25,8 @@ impl ClockJumps {
         }
     }
 
-    /// Compares the clocks, and returns by how much the wall clock is ahead of the time that has really
-    /// passed. True if a jump ahead was found now.
+    /// Compares the clocks, and returns the time by which the wall clock is ahead of the real elapsed time,
+    /// and true if a new jump was found.
     pub(super) fn update(&mut self, wall: Timestamp, now: Instant) -> (Duration, bool) {
         let (last_wall, last) = std::mem::replace(&mut self.last, (wall, now));
         let expected = last_wall.plus(now.saturating_duration_since(last));

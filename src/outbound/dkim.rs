@@ -13,8 +13,8 @@ use thiserror::Error;
 
 use crate::mail::address::Domain;
 
-/// The fields that are signed if they are present. Their absence is signed too, so that none can be
-/// added. From is signed once more often than it occurs.
+/// The fields that are signed if they are present. Their absence is signed too, so that none can be added.
+/// From is signed once more often than it occurs.
 const FIELDS: [&str; 17] = [
     "From",
     "From",
@@ -35,7 +35,7 @@ const FIELDS: [&str; 17] = [
     "List-Unsubscribe-Post",
 ];
 
-/// The most keys; each one costs every mail a signature.
+/// The maximum number of keys; each one adds a signature to every mail.
 pub const KEYS_MAX: usize = 4;
 
 /// The reason why a key or a signature could not be made.
@@ -77,7 +77,7 @@ impl DkimSigningKey {
     /// Reads a key in PEM form, whose public half is at `selector._domainkey.domain`.
     ///
     /// # Errors
-    /// The key or the selector cannot be used. The key is not shown.
+    /// The key or the selector is invalid. The error does not contain the key.
     pub fn new(domain: Domain, selector: &str, pem: &str) -> Result<Self, DkimSignError> {
         let is_name = Domain::parse(selector).is_ok_and(|name| name.as_str().is_ascii());
         if !is_name || selector.starts_with('[') {
@@ -111,8 +111,7 @@ impl DkimSigningKey {
         &self.domain
     }
 
-    /// Tells whether DMARC aligns this signature with the domain of `from`: it is the same domain
-    /// or a parent.
+    /// True if DMARC aligns this signature with the domain of `from`: it is the same domain or a parent.
     pub fn is_aligned(&self, from: &Domain) -> bool {
         let (ours, theirs) = (self.domain.ascii(), from.ascii());
         let below = theirs.strip_suffix(&ours);
@@ -134,8 +133,7 @@ impl DkimSigningKey {
         };
         let signature = signature.map_err(|error| DkimSignError::Crypto(error.to_string()))?;
         let field = signature.to_header();
-        // Some verifiers, such as dkimpy, take a fold behind the signature for a part of the signed
-        // text.
+        // Some verifiers, such as dkimpy, treat a fold after the signature as part of the signed text.
         Ok(match field.trim_end().strip_suffix("\r\n\t;") {
             Some(signed) => format!("{signed};\r\n"),
             None => field,
@@ -167,9 +165,8 @@ pub fn signature_fields(signers: &[DkimSigningKey], mail: &[u8]) -> Result<Strin
         .collect()
 }
 
-/// The mail without the white space at the end of its body, which the relaxed canonicalisation
-/// leaves out anyway (RFC 6376 section 3.4.4). `mail-auth` 0.13.3 keeps blank lines above a last
-/// line of spaces.
+/// The mail without trailing white space in its body, which the relaxed canonicalisation leaves out anyway
+/// (RFC 6376 section 3.4.4). `mail-auth` 0.13.3 keeps blank lines above a last line of spaces.
 fn trimmed(mail: &[u8]) -> Vec<u8> {
     let head = memchr::memmem::find(mail, b"\r\n\r\n").map_or(mail.len(), |at| at + 4);
     let (head, body) = mail.split_at(head);

@@ -1,6 +1,6 @@
 //! Owns the counters of outgoing mail.
 //!
-//! Does not count jobs by state: the outbox ledger does.
+//! Does not count jobs by state; the outbox ledger does.
 
 use std::time::Duration;
 
@@ -11,10 +11,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-/// Buckets for the seconds of an attempt: a hundredth on the same machine, minutes with a slow
-/// relay.
+/// Buckets for the seconds of an attempt: a hundredth on the same machine, minutes with a slow relay.
 const ATTEMPT_BUCKETS: [f64; 10] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 60.0, 300.0, 900.0];
-/// Buckets for the seconds from accepted to sent: under a second normally, days after an outage.
+/// Buckets for the seconds from accepted to sent: normally under a second, days after an outage.
 const AGE_BUCKETS: [f64; 10] = [
     0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3_600.0, 21_600.0, 86_400.0, 259_200.0,
 ];

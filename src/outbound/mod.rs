@@ -1,5 +1,4 @@
-//! Owns the way back: an answer of the product becomes a mail, waits in the outbox and goes to a
-//! relay.
+//! Owns outgoing mail: a message of the product becomes a mail, waits in the outbox and goes to a relay.
 //!
 //! Does not know HTTP, and reads no incoming mail.
 

@@ -1,10 +1,10 @@
 //! Owns the rate limits of outgoing mail: for all mail together and for each domain.
 //!
-//! Does not count mails: that is a [`RateLimiter`].
+//! Does not count mails; a [`RateLimiter`] does.
 
 use crate::limits::{Rate, RateLimiter};
 
-/// The most domains that are tracked. Idle ones are removed first.
+/// The maximum number of tracked domains. Idle ones are removed first.
 const DOMAINS_MAX: usize = 10_000;
 
 /// Rate limits of outgoing mail. A burst of one second's worth is allowed after a pause.

@@ -1,7 +1,6 @@
-//! Owns the loop that empties the outbox into the relays: which jobs may be sent now, and how many
-//! at once.
+//! Owns the loop that sends the jobs of the outbox: which may run now, and how many at once.
 //!
-//! Does not know how one job is sent (`attempt`), nor the protocol (`relay`).
+//! Does not know the steps of an attempt (`attempt`), nor the protocol (`relay`).
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
@@ -30,28 +29,28 @@ use crate::store::{
     Claim, Domains, JobRecord, JobState, Lease, Store, StoreError, Work, WorkClaim,
 };
 
-/// The most domains or jobs that are read at a time.
+/// The maximum number of domains or jobs that are read at a time.
 const PAGE: usize = 64;
-/// The longest time between two looks at the outbox, because the wall clock may have been set.
+/// The longest time between two checks of the outbox, because the wall clock may have been set.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
 /// The time for which a domain with enough concurrent attempts is closed; the end of one attempt
 /// opens it earlier.
 const BUSY_DOMAIN_WAIT: Duration = Duration::from_secs(60);
-/// A job that is due later than any wait plus this slack was deferred by a clock that has been set
-/// back since.
+/// The wait before the store is read again after an error.
 const STORE_RETRY_WAIT: Duration = Duration::from_secs(1);
-/// A job that is due later than any wait is long was put off by a clock that has been set back.
+/// The slack of due times: a job that is due later than any wait plus this slack was deferred by a clock
+/// that has been set back.
 const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
-/// The time in which a cancelled attempt is recorded.
+/// The time for recording a cancelled attempt.
 const CANCEL_WAIT: Duration = Duration::from_secs(1);
 
 /// Bounds of the worker.
 #[derive(Clone, Debug)]
 pub struct OutboundSettings {
-    /// The most concurrent attempts, each with a connection.
+    /// The maximum number of concurrent attempts, each with a connection.
     pub connections: usize,
-    /// The most concurrent attempts to one domain.
+    /// The maximum number of concurrent attempts to one domain.
     pub domain_connections: usize,
     /// The rate limits.
     pub rates: SendRates,
@@ -67,10 +66,10 @@ pub struct OutboundSettings {
     pub grace: Duration,
 }
 
-/// The reason why the worker ended by itself.
+/// The reason why the worker ended without a stop.
 #[derive(Debug, Error)]
 pub enum OutboundWorkerError {
-    /// The store accepts nothing any more, so nothing can be sent without being sent again later.
+    /// The store no longer accepts anything, so every mail would be sent again later.
     #[error("store takes no more facts")]
     StoreDead,
 }
@@ -81,11 +80,9 @@ pub struct OutboundWorker {
     settings: OutboundSettings,
     rate_limiter: RateLimiter<String>,
     tasks: JoinSet<JobEnd>,
-    /// Concurrent attempts by domain.
-    /// Domains that must wait, and until when: for their rate limit, or because enough attempts are
-    /// running.
+    /// The running attempts, each with its job, domain and lease.
     running: HashMap<Id, (JobId, Arc<str>, Lease)>,
-    /// Domains that have enough, and until when: of those a pace is kept of, or mail is on its way to.
+    /// Domains that must wait, with the time: for their rate limit, or because enough attempts are running.
     closed_domains: HashMap<Arc<str>, Instant>,
     /// The domains of the last attempts, at most [`PAGE`], the latest at the end.
     recent_domains: VecDeque<Arc<str>>,
@@ -131,12 +128,12 @@ impl OutboundWorker {
         }
     }
 
-    /// Sends until `stop` is true or its sender is gone; then lets running attempts end within the
-    /// grace, and cancels those whose mail has not begun to end. The others are found by the next start
-    /// as begun, and sent again.
+    /// Sends until `stop` is true or its sender is dropped; then running attempts may end within the grace
+    /// period, and those are cancelled whose end of mail is not being sent. An interrupted job is found at
+    /// the next start and sent again.
     ///
     /// # Errors
-    /// The store is dead; the process should end.
+    /// The store is dead; the process must end.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), OutboundWorkerError> {
         let desk = Arc::clone(&self.runner);
         let store = desk.store.clone();
@@ -158,7 +155,7 @@ impl OutboundWorker {
             }
         }
         self.wait_for_tasks(self.settings.grace).await?;
-        // An attempt whose mail has not begun to end can be cancelled without a doubt.
+        // An attempt can be cancelled without a doubt until the end of its mail is being sent.
         desk.stopping.send_replace(true);
         self.wait_for_tasks(CANCEL_WAIT).await?;
         let left = self.tasks.len();
@@ -184,7 +181,7 @@ impl OutboundWorker {
         Ok(())
     }
 
-    /// Starts the jobs that may run, and returns the time of the next look.
+    /// Starts the jobs that may run, and returns the time of the next check.
     async fn start_due(&mut self) -> Instant {
         let now = Instant::now();
         let wake = now + POLL_INTERVAL;
@@ -239,7 +236,7 @@ impl OutboundWorker {
         Ok(opens.map_or(wake, |opens| wake.min(*opens)))
     }
 
-    /// A clock that jumps ahead must not make all jobs expire at once.
+    /// Detects jumps of the clock: after one, jobs must not all expire at once.
     fn watch_clock(&mut self, wall: Timestamp, now: Instant) {
         let (ahead, has_jumped) = self.clock_jumps.update(wall, now);
         let millis = u64::try_from(ahead.as_millis()).unwrap_or(u64::MAX);
@@ -253,8 +250,8 @@ impl OutboundWorker {
         }
     }
 
-    /// One due job for each domain that may have one, in the order of their last attempts, so that
-    /// a domain with many jobs does not delay the others.
+    /// One due job for each domain that may have one, in the order of their last attempts, so that a domain
+    /// with many jobs does not delay the others.
     async fn next_job_per_domain(
         &self,
         claim: &Claim,
@@ -272,7 +269,7 @@ impl OutboundWorker {
         self.closed_domains.keys().cloned().collect()
     }
 
-    /// Gives up the expired jobs while no relay is available.
+    /// Fails the expired jobs while no relay is available.
     async fn give_up(
         &mut self,
         claim: &Claim,
@@ -297,7 +294,6 @@ impl OutboundWorker {
 
     /// Starts a job or closes its domain; false if the job is gone. The error is a time before
     /// which no job may start.
-    // A job that was settled since is not waiting any more.
     async fn start_job(
         &mut self,
         claim: &Claim,
@@ -316,7 +312,7 @@ impl OutboundWorker {
             return Ok(Ok(true));
         };
         let record = store.job(id).await?;
-        // One that is over by now does not wait any more.
+        // A job that was settled in the meantime is no longer waiting.
         let Some(record) = record.filter(|r| matches!(r.state, JobState::Waiting { .. })) else {
             return Ok(Ok(false));
         };
@@ -380,7 +376,7 @@ impl OutboundWorker {
         Ok(())
     }
 
-    /// Closes connections that have been idle for too long, beside the loop.
+    /// Closes connections that have been idle for too long, in a separate task.
     fn close_idle_connections(&mut self) {
         if self.cleaned_up_at.elapsed() < POLL_INTERVAL {
             return;
@@ -393,7 +389,7 @@ impl OutboundWorker {
     }
 
     fn has_capacity(&self) -> bool {
-        // A failed relay is tried with one mail, not with all.
+        // After failures a relay is tested with one mail, not with all.
         let doubtful = !self.settings.capture && self.runner.relays.all_failing();
         let most = if doubtful {
             1

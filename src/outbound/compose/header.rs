@@ -1,6 +1,6 @@
-//! Owns the header of an outgoing mail: types that cannot hold a line end, encoding and folding.
+//! Owns the header of an outgoing mail: types that cannot contain a line end, encoding and folding.
 //!
-//! Does not know which fields a mail has.
+//! Does not choose the fields of a mail.
 
 use std::fmt;
 
@@ -11,22 +11,22 @@ use crate::mail::address::{Address, Domain};
 use crate::mail::job_id::JobId;
 use crate::mail::text::breaks_line;
 
-/// The most characters in the name of an extra field.
+/// The maximum length in characters of the name of an extra field.
 const NAME_CHARS_MAX: usize = 40;
-/// The most octets in the value of an extra field.
+/// The maximum length in octets of the value of an extra field.
 const TEXT_BYTES_MAX: usize = 900;
 /// Characters of a line before it is folded (RFC 2047 section 2, for lines with encoded words).
 const LINE_CHARS: usize = 76;
-/// The most characters of a word without a space that is written as it is; a longer one is encoded,
-/// so that it can be folded.
+/// The maximum length in characters of a word that is written unencoded; a longer one is encoded, so that
+/// it can be folded.
 const WORD_CHARS_MAX: usize = 60;
-/// The most octets of a foreign Message-ID that is repeated in a field.
+/// The maximum length in octets of a foreign Message-ID that is repeated in a field.
 const MESSAGE_ID_BYTES_MAX: usize = 250;
 /// Message-IDs kept from the end of a long References field; the first one is kept too.
 const REFERENCES_LAST: usize = 19;
-/// The most octets of all Message-IDs in a References field.
+/// The maximum length in octets of all Message-IDs in a References field.
 const REFERENCES_BYTES_MAX: usize = 2_000;
-/// The most octets of a web address in a field.
+/// The maximum length in octets of a web address in a field.
 const URL_BYTES_MAX: usize = 900;
 
 /// Names of the extra fields that may be given besides `X-…`.
@@ -42,7 +42,7 @@ const ALLOWED: [&str; 9] = [
     "priority",
 ];
 
-/// Beginnings of `X-…` names that are reserved: they describe the mail's path or Postern itself.
+/// Prefixes of `X-…` names that are reserved, because they describe the mail's path or Postern itself.
 const RESERVED: [&str; 9] = [
     "x-auto",
     "x-envelope",
@@ -55,8 +55,8 @@ const RESERVED: [&str; 9] = [
     "x-spam",
 ];
 
-/// The name of an extra field: `X-…`, or one of a few descriptive fields. No field that gives a
-/// mail's path, sender, structure or thread is allowed.
+/// The name of an extra field: `X-…`, or one of a few descriptive fields. No field that gives a mail's
+/// path, sender, structure or thread is allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderName(String);
 
@@ -83,7 +83,7 @@ impl HeaderName {
         Ok(Self(text.to_owned()))
     }
 
-    /// The name as it was given.
+    /// The name, as given.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -111,7 +111,7 @@ impl HeaderText {
     /// The text with each run of white space and controls as one space, without controls that
     /// change the writing direction, cut to `chars_max` characters.
     pub fn cleaned(text: &str, chars_max: usize) -> Self {
-        // More is read than is kept, because much of it may be left out.
+        // More characters are read than kept, because many may be left out.
         let looked_at = text.chars().take(chars_max.saturating_mul(8));
         let plain: String = looked_at
             .filter(|c| !is_bidi_control(*c))
@@ -134,7 +134,7 @@ impl HeaderText {
     }
 }
 
-/// A web address that takes a one-click POST (RFC 8058): `https://` and printable ASCII.
+/// A web address for a one-click POST (RFC 8058): `https://` and printable ASCII.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebAddress(String);
 
@@ -173,7 +173,7 @@ const JOB: &str = "{job}";
 pub struct WebAddressForm(String);
 
 impl WebAddressForm {
-    /// Parses an address that has at most 900 octets once the job id is filled in.
+    /// Parses an address that has at most 900 octets with the job id filled in.
     ///
     /// # Errors
     /// As [`WebAddress::parse`].
@@ -193,7 +193,7 @@ impl WebAddressForm {
 /// The reason why a field cannot be written.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum HeaderFieldError {
-    /// The address cannot be written without SMTPUTF8 (RFC 6531), which most relays do not have.
+    /// The address cannot be written without SMTPUTF8 (RFC 6531), which most relays lack.
     #[error("local part is not ASCII")]
     LocalNotAscii,
     /// The domain has no form in A-labels.
@@ -202,7 +202,7 @@ pub enum HeaderFieldError {
     /// The name has characters other than letters, digits and dashes, or is too long.
     #[error("field name {0:?}: not 1 to {NAME_CHARS_MAX} letters, digits and dashes")]
     Name(String),
-    /// The caller may not set the field.
+    /// The field is reserved.
     #[error("field name {0:?}: neither X-… nor one that may be set")]
     Reserved(String),
     /// The text has a line end or another control character.
@@ -211,7 +211,7 @@ pub enum HeaderFieldError {
     /// The text is too long.
     #[error("text longer than {TEXT_BYTES_MAX} octets")]
     TextTooLong,
-    /// The text is not a Message-ID that Postern would write.
+    /// The text is not a valid Message-ID.
     #[error("not a Message-ID")]
     MessageId,
     /// The text is not a web address for a one-click POST.
@@ -268,8 +268,8 @@ impl WritableMessageId {
     }
 }
 
-/// The Message-IDs of a References field (RFC 5322 section 3.6.4): each one once; of a chain that
-/// is too long the first and the last ones.
+/// The Message-IDs of a References field (RFC 5322 section 3.6.4), each once; if the chain is too long, the
+/// first and the last ones.
 pub(super) fn references_chain(
     references: &[String],
     in_reply_to: Option<&WritableMessageId>,
@@ -401,8 +401,8 @@ impl OutgoingHeader {
     }
 }
 
-/// Tells whether the text may stand unencoded. Text that looks like an encoded word is encoded,
-/// because readers would decode it.
+/// True if the text may stand unencoded. Text that looks like an encoded word is encoded, because mail
+/// programs would decode it.
 fn is_plain(text: &str) -> bool {
     text.bytes().all(|b| matches!(b, b' '..=b'~'))
         && !text.contains("=?")
@@ -464,8 +464,8 @@ fn push_phrase(out: &mut String, column: usize, text: &str) {
     push_folded(out, column, &quoted);
 }
 
-/// Tells whether the character is a bidirectional control with an effect beyond itself (Unicode
-/// Standard Annex 9).
+/// True if the character is a bidirectional control with an effect beyond itself (Unicode Standard Annex
+/// 9).
 const fn is_bidi_control(c: char) -> bool {
     matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

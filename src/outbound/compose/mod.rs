@@ -1,4 +1,4 @@
-//! Owns how an outgoing mail is composed: from its content to the bytes that are sent.
+//! Owns the composition of an outgoing mail: from its content to the bytes that are sent.
 //!
 //! Does not send, sign or store mails, and decides nothing: [`OutgoingMail`] holds every decision.
 
@@ -24,28 +24,28 @@ use crate::mail::kind::LOOP_FIELD;
 use crate::mail::redact;
 use crate::mail::subject::Subject;
 
-/// The most octets in the text of a mail.
+/// The maximum length in octets of the text of a mail.
 pub const TEXT_BYTES_MAX: usize = 1024 * 1024;
-/// The most octets in the HTML of a mail.
+/// The maximum length in octets of the HTML of a mail.
 pub const HTML_BYTES_MAX: usize = 512 * 1024;
-/// The most earlier messages that are shown below the text.
+/// The maximum number of earlier messages that are shown below the text.
 pub const HISTORY_MAX: usize = 3;
-/// The most characters shown of an earlier message.
+/// The maximum number of characters shown of an earlier message.
 const EARLIER_CHARS_MAX: usize = 600;
-/// The most addresses in Cc.
+/// The maximum number of addresses in Cc.
 pub const CC_MAX: usize = 50;
-/// The most attachments of a mail.
+/// The maximum number of attachments of a mail.
 pub const ATTACHMENTS_MAX: usize = 100;
-/// The most extra fields of a mail.
+/// The maximum number of extra fields of a mail.
 pub const FIELDS_MAX: usize = 50;
-/// The most Message-IDs of a chain that are read, counted from its ends.
+/// The maximum number of Message-IDs of a chain that are read, counted from its ends.
 const REFERENCES_MAX: usize = 1_000;
 const SUBJECT_CHARS_MAX: usize = 400;
 const NAME_CHARS_MAX: usize = 100;
-/// The most octets of a name or a subject that are read; fewer can be shown.
+/// The maximum length in octets of a name or a subject that is read; less may be shown.
 const SHORT_BYTES_MAX: usize = 16 * 1024;
 const MARKER_CHARS_MAX: usize = 120;
-/// The most octets of a subject's reply prefix, its colon included.
+/// The maximum length in octets of a subject's reply prefix, its colon included.
 const PREFIX_BYTES_MAX: usize = 60;
 const FILENAME_CHARS_MAX: usize = 120;
 
@@ -56,13 +56,13 @@ pub struct OutgoingMail {
     pub from: Address,
     /// The author's display name; empty if the product itself writes.
     pub sender_name: String,
-    /// The product's name; with an author's name it makes "Name via Product".
+    /// The product's name; with an author's name it forms "Name via Product".
     pub product_name: String,
     /// The recipient.
     pub to: HeaderMailbox,
     /// Other recipients to name in Cc; at most [`CC_MAX`].
     pub cc: Vec<HeaderMailbox>,
-    /// The address that answers go to; it has the reply token.
+    /// The address for replies, with the reply token.
     pub reply_to: Address,
     /// The subject, with or without a reply prefix.
     pub subject: String,
@@ -73,24 +73,22 @@ pub struct OutgoingMail {
     pub html: Option<String>,
     /// Earlier messages of the conversation, newest first; [`HISTORY_MAX`] of them are shown.
     pub history: Vec<EarlierMessage>,
-    /// The line above which people answer; `None` is the default of the language, an empty one
-    /// means no line.
+    /// The line above which people reply; `None` is the default of the language, an empty one means no
+    /// line.
     pub marker: Option<String>,
     /// The attachments; at most [`ATTACHMENTS_MAX`]. The caller bounds their total size.
     pub attachments: Vec<OutgoingAttachment>,
-    /// The Message-ID of the mail that this one answers. A value that cannot be repeated is left
-    /// out.
+    /// The Message-ID of the mail that this one answers. An invalid value is left out.
     pub in_reply_to: Option<String>,
     /// The Message-IDs of the conversation, oldest first. The first and the last ones are written.
     pub references: Vec<String>,
     /// The Message-ID of the mail.
     pub message_id: String,
-    /// The return path. It is not part of the mail; it is only checked for a form that a relay
-    /// accepts.
+    /// The return path. It is not part of the mail; only its form is checked here.
     pub return_path: Address,
     /// Time of composition, for the Date field.
     pub date: Timestamp,
-    /// The list that the mail belongs to (RFC 2919), as a domain.
+    /// The list to which the mail belongs (RFC 2919), as a domain.
     pub list_id: Option<Domain>,
     /// The address that accepts the one-click unsubscribe POST (RFC 8058).
     pub list_unsubscribe: Option<WebAddress>,
@@ -98,7 +96,7 @@ pub struct OutgoingMail {
     pub is_automatic: bool,
     /// The loop mark, by which Postern recognises its own mail if it returns.
     pub loop_mark: HeaderText,
-    /// The language of the fixed words.
+    /// The language of the fixed texts.
     pub locale: Locale,
     /// The reply domains, whose tokens are removed from text, HTML and history.
     pub reply_domains: Vec<Domain>,
@@ -143,7 +141,7 @@ pub struct OutgoingAttachment {
 pub struct Composed {
     /// The mail (RFC 5322): ASCII, with every line ended by CRLF and at most 998 octets long.
     pub bytes: Bytes,
-    /// The text as it was sent, without earlier messages: quotes of it are recognised by this.
+    /// The text as it was sent, without earlier messages; quotes of it are recognised later.
     pub text: String,
     /// The HTML alternative.
     pub html: String,
@@ -159,7 +157,7 @@ pub enum ComposeError {
     Header {
         /// The name of the field.
         field: &'static str,
-        /// The fault of its value.
+        /// The reason why the value is invalid.
         fault: HeaderFieldError,
     },
     /// The HTML nests its elements too deeply.
@@ -181,13 +179,13 @@ pub enum ComposeError {
         /// Its bound, in entries.
         max: usize,
     },
-    /// The template failed on this mail.
+    /// The template failed for this mail.
     #[error(transparent)]
     Template(#[from] TemplateError),
 }
 
 impl ComposeError {
-    /// The name of the field at fault; `None` if no field is.
+    /// The name of the invalid field; `None` if no field is invalid.
     pub fn field(&self) -> Option<&'static str> {
         match self {
             Self::Header { field, .. }
@@ -202,7 +200,7 @@ impl ComposeError {
 /// Composes the mail. The same input gives the same bytes.
 ///
 /// # Errors
-/// Names the field that cannot be written or exceeds its bound.
+/// Names the field that is invalid or exceeds its bound.
 pub fn compose(letter: &OutgoingMail, templates: &Templates) -> Result<Composed, ComposeError> {
     check_length("text", letter.text.len(), TEXT_BYTES_MAX)?;
     let html = letter.html.as_ref().map_or(0, String::len);
@@ -245,7 +243,7 @@ fn header_block(
 ) -> Result<OutgoingHeader, ComposeError> {
     let no_name = HeaderText::default();
     let spelled = |field, address| in_field(field, AsciiAddress::of(address));
-    // Bounces must find their way too.
+    // The return path must be writable too, or bounces would be lost.
     spelled("return_path", &letter.return_path)?;
     let mut block = OutgoingHeader::default();
     block.mailboxes(
@@ -393,7 +391,7 @@ fn without_prefix(subject: &str) -> Option<&str> {
     is_prefix.then(|| subject[end..].trim_start())
 }
 
-/// The two alternatives of a mail as a person sees them.
+/// The two alternatives of a mail's text.
 struct RenderedBody {
     text: String,
     plain: String,
@@ -477,7 +475,7 @@ impl RenderedBody {
     }
 }
 
-/// The text with `\n` as line end and no control characters but tabs.
+/// The text with `\n` as line end and no control characters except tabs.
 fn normalise_text(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
@@ -505,7 +503,7 @@ fn excerpt(text: &str) -> String {
     format!("{} …", kept[..word.unwrap_or(end)].trim_end())
 }
 
-/// Date and time in a form that readers of every language understand.
+/// Date and time in a form that people of every language understand.
 fn format_date(at: Timestamp) -> String {
     let text = at.to_rfc3339();
     let minutes = text.get(..16).unwrap_or_default().replace('T', " ");

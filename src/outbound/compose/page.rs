@@ -1,6 +1,6 @@
 //! Owns the HTML within an outgoing mail: made from text, or the product's own sanitised.
 //!
-//! Does not lay out the mail around it: the templates do.
+//! Does not lay out the rest of the mail; the templates do.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -8,10 +8,9 @@ use std::sync::LazyLock;
 
 use crate::mail::markup::{self, escape};
 
-/// The deepest nesting of elements in the product's HTML. The time to parse it grows with the
-/// depth.
+/// The maximum depth of elements in the product's HTML. The time to parse it grows with the depth.
 pub(super) const DEPTH_MAX: usize = 100;
-/// The most characters of an address in a text that becomes a link.
+/// The maximum length in characters of an address in a text that becomes a link.
 const URL_CHARS_MAX: usize = 2_000;
 
 static CLEANER: LazyLock<ammonia::Builder<'static>> = LazyLock::new(|| {
@@ -51,8 +50,8 @@ pub(super) fn sanitise(html: &str) -> Result<String, TooDeep> {
     Ok(CLEANER.clean(html).to_string())
 }
 
-/// The deepest nesting of elements, never underestimated: an element counts as open until it is
-/// closed by name, except those that have no end tag or end with the next one of their kind.
+/// The maximum depth of elements, never underestimated: an element counts as open until it is closed by
+/// name, except those without an end tag or with an implied end.
 fn nesting_depth(html: &str) -> usize {
     let has_foreign = has_tag(html, "<svg") || has_tag(html, "<math");
     let mut open: Vec<&str> = Vec::new();
@@ -135,7 +134,7 @@ fn push_line(line: &str, out: &mut String) {
         });
     }
     for (at, word) in words.split(' ').enumerate() {
-        // A run of spaces is an intended alignment.
+        // A run of spaces is intended alignment.
         if at > 0 {
             out.push_str(if word.is_empty() { "&nbsp;" } else { " " });
         }

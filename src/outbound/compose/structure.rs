@@ -12,8 +12,8 @@ use super::{FILENAME_CHARS_MAX, OutgoingAttachment, OutgoingMail, SHORT_BYTES_MA
 use crate::mail::address::Domain;
 use crate::mail::redact;
 
-/// Boundaries that occur in no encoded body: there `=` is followed by two hex digits or a line end,
-/// and `_` never occurs after it.
+/// Boundaries that cannot occur in an encoded body: there `=` is followed by two hex digits or a line end,
+/// and never by `_`.
 const MIXED_BOUNDARY: &str = "=_postern_mixed_=";
 const ALTERNATIVE_BOUNDARY: &str = "=_postern_alternative_=";
 const MEDIA_TYPE_BYTES_MAX: usize = 100;
@@ -36,8 +36,8 @@ pub(super) fn write_parts(out: &mut Vec<u8>, plain: &str, html: &str, letter: &O
     out.extend(whole.formatted());
 }
 
-/// A part with text, which is always encoded: so no line is too long, begins with a dot or `From `,
-/// or ends the part.
+/// A text part, which is always encoded: so no line is too long, begins with a dot or `From `, or ends the
+/// part.
 fn text_part(kind: ContentType, text: &str) -> SinglePart {
     let mut lines = String::with_capacity(text.len() + text.len() / 16);
     for line in text.lines() {
@@ -80,8 +80,8 @@ fn base64(bytes: &[u8]) -> Vec<u8> {
     data_encoding::BASE64_MIME.encode(bytes).into_bytes()
 }
 
-/// A file without reply addresses, if it is text: a mail or a page saved as a file shows them too.
-/// Other files are left as they are, octet by octet.
+/// A file without reply addresses, if it is text: a mail or a page saved as a file may contain them. Other
+/// files stay unchanged.
 fn without_tokens<'f>(bytes: &'f [u8], domains: &[Domain]) -> Cow<'f, [u8]> {
     let is_binary = memchr::memchr(0, bytes).is_some();
     if is_binary {
@@ -93,7 +93,7 @@ fn without_tokens<'f>(bytes: &'f [u8], domains: &[Domain]) -> Cow<'f, [u8]> {
             Cow::Owned(text) => Cow::Owned(text.into_bytes()),
         };
     }
-    // Text of another charset: each octet as the character of its number, and back.
+    // Text of another charset: each octet is mapped to the character of its number, and back.
     let text: String = bytes.iter().copied().map(char::from).collect();
     match redact::reply_addresses(&text, domains) {
         Cow::Borrowed(_) => Cow::Borrowed(bytes),
@@ -142,14 +142,14 @@ pub(super) fn filename(file: &OutgoingAttachment, domains: &[Domain]) -> String 
     if name.chars().count() <= FILENAME_CHARS_MAX {
         return name.to_owned();
     }
-    // The extension tells the kind of file, so a name is cut before it.
+    // The extension shows the type, so a name is cut before it.
     let (stem, ending) = name.rsplit_once('.').unwrap_or((name, ""));
     let ending: String = ending.chars().take(10).collect();
     let stem: String = stem.chars().take(FILENAME_CHARS_MAX - 11).collect();
     format!("{stem}.{ending}").trim_end_matches('.').to_owned()
 }
 
-/// Tells whether file systems reject the character in a name, or it changes the writing direction.
+/// True if file systems reject the character in a name, or it changes the writing direction.
 const fn is_left_out(c: char) -> bool {
     matches!(
         c,

@@ -1,6 +1,6 @@
-//! Owns the templates: the built-in ones, an operator's own, and the check that they can be used.
+//! Owns the templates: the built-in ones, an operator's own, and the check that they are usable.
 //!
-//! Does not know what a mail is: it renders text from a page's values.
+//! Does not know mails: it renders text from given values.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -10,18 +10,17 @@ use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
 use thiserror::Error;
 
-/// Names of the templates of a mail's two alternatives.
+/// The names of the templates of a mail's two alternatives.
 const HTML: &str = "message.html.jinja";
 const TEXT: &str = "message.txt.jinja";
 const TEMPLATE_SUFFIX: &str = ".jinja";
-/// The most files of a folder that are read: the two templates and the files they include.
+/// The maximum number of files of a folder: the two templates and the files they include.
 const FILES_MAX: usize = 32;
-/// The most octets of one file.
+/// The maximum length in octets of one file.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
-/// The most that rendering one alternative may cost: instructions, and one unit for each 64 octets
-/// of text.
+/// The maximum cost of rendering one alternative: instructions, and one unit for each 64 octets of text.
 const FUEL: u64 = 1_000_000;
-/// The most octets of one alternative of a mail.
+/// The maximum length in octets of one alternative of a mail.
 const PAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A word of the sample mail that both alternatives must show.
 const SAMPLE_WORD: &str = "sampleword";
@@ -35,12 +34,12 @@ pub struct Templates {
 }
 
 impl Templates {
-    /// Loads the built-in templates, replaced by those of `folder` with the names
-    /// `message.html.jinja` and `message.txt.jinja`. These may include other files there that end
-    /// in `.jinja`. Sample mails are rendered, so that a template that would fail later fails here.
+    /// Loads the built-in templates, replaced by those of `folder` with the names `message.html.jinja` and
+    /// `message.txt.jinja`. These may include other files there that end in `.jinja`. Sample mails are
+    /// rendered, so that an invalid template fails here and not later.
     ///
     /// # Errors
-    /// Names the file, the line where it is known, and the fault.
+    /// Names the file, the line if it is known, and the error.
     pub fn load(folder: Option<&Path>) -> Result<Self, TemplateError> {
         let mut templates = Self {
             environment: environment(),
@@ -113,7 +112,7 @@ impl Templates {
         }
     }
 
-    /// The path of a template as it is shown to a person.
+    /// The path of a template, for messages.
     fn template_path(&self, name: &str) -> PathBuf {
         let own = self.folder.as_ref().map(|folder| folder.join(name));
         own.filter(|path| path.exists())
@@ -127,7 +126,7 @@ pub enum TemplateError {
     /// The folder or a file in it cannot be read.
     #[error("{}: cannot be read", .0.display())]
     Unreadable(PathBuf, #[source] io::Error),
-    /// A file is too big.
+    /// A file is too large.
     #[error("{}: more than {FILE_BYTES_MAX} octets", .0.display())]
     TooBig(PathBuf),
     /// There are too many files.
@@ -143,7 +142,7 @@ pub enum TemplateError {
         file: PathBuf,
         /// The line, counted from 1; 0 if it is not known.
         line: usize,
-        /// The description of the fault.
+        /// The description of the error.
         what: String,
     },
     /// The template renders a mail without the text of the message.

@@ -1,13 +1,13 @@
-//! Owns the fixed words of outgoing mail, language by language.
+//! Owns the fixed texts of outgoing mail, by language.
 //!
 //! Does not translate the content of a mail.
 
-/// A language of the fixed words. The reply extraction knows the marker of every language.
+/// A language of the fixed texts. The reply extraction knows the marker of every language.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Locale {
     /// Dutch.
     Dutch,
-    /// English, which also stands for every language that is not in this list.
+    /// English, also the default for unsupported languages.
     #[default]
     English,
     /// French.
@@ -65,7 +65,7 @@ impl Locale {
         self.row().1
     }
 
-    /// The fixed words of the language.
+    /// The fixed texts of the language.
     pub fn words(self) -> LocaleWords {
         self.row().2
     }
@@ -76,10 +76,10 @@ impl Locale {
     }
 }
 
-/// The fixed words of one language.
+/// The fixed texts of one language.
 #[derive(Clone, Copy, Debug)]
 pub struct LocaleWords {
-    /// The line above which people answer.
+    /// The line above which people reply.
     pub marker: &'static str,
     /// The word between an author's name and the product's: "Ann via Example".
     pub via: &'static str,
@@ -257,7 +257,7 @@ mod tests {
     fn every_marker_is_known_to_the_cutting_of_replies() {
         for locale in Locale::ALL {
             let text = format!("Yes.\n\n— {} —\n\nold words", locale.words().marker);
-            // The markers stay known whatever line the operator has chosen since.
+            // The markers stay recognised after the operator has configured another line.
             for marker in [reply::MARKER_DEFAULT, "An operator's own line"] {
                 let reply = reply::extract(&reply::ReplyInput {
                     text: Some(&text),

@@ -1,7 +1,7 @@
-//! Owns the way of a draft into the outbox: missing parts are filled in, the mail of each recipient
-//! is composed and stored with everything that is to be remembered of it.
+//! Owns the path of a draft into the outbox: missing parts are filled in, and the mail of each recipient is
+//! composed and stored with all related facts.
 //!
-//! Does not send, and does not know how a draft arrived.
+//! Does not send, and does not know the origin of a draft.
 
 mod plan;
 
@@ -20,9 +20,8 @@ use crate::mail::token::{Format, KeyRing, ThreadKey};
 use crate::store::{Job, LeaseName, Mapping, Store, StoreError, Suppression};
 use plan::DraftPlan;
 
-/// Locks shared by all threads; two drafts of one thread always use the same lock.
-/// The interval and the number of checks while a message is being posted into the thread. Without a
-/// bound, a product that reports the message before it answers would wait for itself.
+/// The interval of the checks while a message is being posted into the thread. Their number is bounded,
+/// because a product that reports the message before it responds would wait for itself.
 const IN_FLIGHT_WAIT: Duration = Duration::from_millis(50);
 const IN_FLIGHT_WAITS_MAX: u32 = 40;
 
@@ -39,7 +38,7 @@ pub struct OutboundRoute {
     pub format: Format,
     /// The mark by which Postern recognises its own mail.
     pub loop_mark: HeaderText,
-    /// The line above which people answer; `None` is the default of the language.
+    /// The line above which people reply; `None` is the default of the language.
     pub marker: Option<String>,
 }
 
@@ -54,9 +53,9 @@ pub struct IntakeSettings {
     pub age_max: Duration,
     /// The number of hard bounces that suppress an address.
     pub suppress_after: u32,
-    /// The list that all mail belongs to.
+    /// The list to which all mail belongs.
     pub list_id: Option<Domain>,
-    /// The address that accepts the one-click unsubscribe POST.
+    /// The address for the one-click unsubscribe POST.
     pub list_unsubscribe: Option<WebAddressForm>,
 }
 
@@ -70,10 +69,10 @@ pub struct OutboundIntake {
     in_flight: Arc<dyn InFlightCheck>,
 }
 
-/// Knows the messages that are being posted to the product at this moment.
+/// Knows the messages that are being posted to the product now.
 pub trait InFlightCheck: Send + Sync {
-    /// Tells whether a message of exactly `text` is being posted into this thread; `None` if no
-    /// message is, and the store knows each one by its id.
+    /// True if a message of exactly `text` is being posted into this thread; `None` if no message is, so
+    /// that the store knows each one by its id.
     fn contains_text(&self, route: &str, thread: &str, text: &str) -> Option<bool>;
 }
 
@@ -92,7 +91,7 @@ pub enum IntakeError {
     /// One of the idempotency keys was used before with other content.
     #[error("the key was used for other content, by job {0}")]
     Conflict(JobId),
-    /// A mail could not be composed, and no part of the draft is the cause.
+    /// A mail could not be composed, but the draft is valid.
     #[error("mail cannot be made")]
     Compose(#[source] ComposeError),
     /// The composition of the mail panicked.
@@ -117,7 +116,7 @@ pub enum IntakeError {
     /// A part of the draft is invalid.
     #[error("{why}")]
     Invalid {
-        /// The part at fault.
+        /// The invalid part.
         part: DraftPart,
         /// The explanation for the product.
         why: String,
@@ -125,7 +124,7 @@ pub enum IntakeError {
 }
 
 impl OutboundIntake {
-    /// An intake into `store`. At least one route is needed: without one no draft is accepted.
+    /// An intake into `store`. Without any route no draft is accepted.
     pub fn new(
         store: Store,
         routes: Vec<OutboundRoute>,
@@ -142,17 +141,17 @@ impl OutboundIntake {
         }
     }
 
-    /// Composes the mails of a draft and stores them: every returned job is on disk. The same draft
-    /// again returns the same jobs, whatever became of them. `None` means that the product reports
-    /// a message that Postern posted, whose author needs no mail with their own words.
+    /// Composes the mails of a draft and stores them: every returned job is on disk. A repeated draft
+    /// returns the same jobs in any state. `None` means that the product reports a message that Postern
+    /// posted, whose author needs no copy.
     ///
     /// # Errors
-    /// Says which part of the draft is at fault, or why nothing is accepted now. Copies are stored
+    /// Names the invalid part of the draft, or the reason why nothing is accepted now. Copies are stored
     /// one by one: another call with the same key completes the missing ones.
     pub async fn accept(&self, draft: Draft) -> Result<Option<QueuedJobs>, IntakeError> {
         let (route, mapping) = self.route_for(&draft).await?;
         let routes = match (&draft.route, mapping) {
-            // Nothing is known of a thread while its first message is being posted.
+            // Nothing is known about a thread while its first message is being posted.
             (None, None) => &self.routes,
             _ => std::slice::from_ref(route),
         };
@@ -162,8 +161,8 @@ impl OutboundIntake {
         self.enqueue_draft(draft).await.map(Some)
     }
 
-    /// Tells whether Postern itself posted the message that the product reports. While a message
-    /// without an id yet is being posted into the thread, this waits; after that the text decides.
+    /// True if Postern itself posted the message that the product reports. While a message without an id
+    /// yet is being posted into the thread, this waits; after that the text decides.
     async fn is_own_message(
         &self,
         routes: &[OutboundRoute],
@@ -203,7 +202,7 @@ impl OutboundIntake {
 
     async fn enqueue_draft(&self, mut draft: Draft) -> Result<QueuedJobs, IntakeError> {
         let key = ThreadKey::of(&draft.thread_id);
-        // The next mail of the thread refers to what this one records.
+        // The next mail of the thread refers to the facts of this one.
         let _composing = self.store.lease(LeaseName::Composing(key)).await?;
         let (route, mapping) = self.route_for(&draft).await?;
         let content = draft.content_digest();
@@ -349,7 +348,7 @@ impl OutboundIntake {
         }
     }
 
-    /// Tells whether the entry holds mail back: a person made it, or there were enough bounces.
+    /// True if the entry prevents sending: a person made it, or there were enough bounces.
     const fn is_suppressing(&self, suppression: &Suppression) -> bool {
         suppression.bounces == 0 || suppression.bounces >= self.settings.suppress_after
     }

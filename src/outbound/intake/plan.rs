@@ -1,6 +1,6 @@
-//! Owns everything that is decided for all mails of one draft, and the composition of each.
+//! Owns the decisions for all mails of one draft, and the composition of each.
 //!
-//! Does not decide whether a mail is composed.
+//! Does not decide if a mail is composed.
 
 use std::sync::Arc;
 
@@ -25,10 +25,10 @@ use crate::store::{
     ConversationKey, EnqueueResult, Event, EventKind, Fact, Job, LastMessage, Mapping, StoreError,
 };
 
-/// The most octets of a subject in an event or a job.
+/// The maximum length in octets of a subject in an event or a job.
 const SUBJECT_BYTES_MAX: usize = 998;
 
-/// A draft with all decisions made but the recipient of one mail.
+/// A draft with all decisions except the recipient of one mail.
 pub(super) struct DraftPlan<'a> {
     pub(super) intake: &'a OutboundIntake,
     pub(super) draft: Arc<Draft>,
@@ -51,13 +51,13 @@ impl DraftPlan<'_> {
         let id = match (is_copy, self.is_resumed) {
             (false, _) => self.first_job,
             (true, false) => job_id::copy_of(&self.route.keys, self.first_job, to),
-            // An earlier first job may have had this id, and be forgotten.
+            // An earlier first job may have had this id and be deleted.
             (true, true) => random_job_id()?,
         };
         let letter = self.outgoing_mail(id, to).await?;
         let minted = self.issued_token_fact(&letter.reply_to);
         let (message_id, return_path) = (letter.message_id.clone(), letter.return_path.clone());
-        // The job is shown to people; the mail itself is redacted when it is composed.
+        // Pages show the job's subject; the mail itself is redacted when it is composed.
         let subject = redact::reply_addresses(&letter.subject, &letter.reply_domains).into_owned();
         let templates = Arc::clone(&self.intake.templates);
         let made = tokio::task::spawn_blocking(move || compose(&letter, &templates));
@@ -176,8 +176,8 @@ impl DraftPlan<'_> {
             })
     }
 
-    /// The Message-ID of the newest mail of the thread. The product may not know yet of a mail sent
-    /// a moment ago, so its value counts only if it is not known here.
+    /// The Message-ID of the newest mail of the thread. The product may not know a mail of a moment ago, so
+    /// its value counts only if it is not known here.
     fn in_reply_to(&self) -> Option<String> {
         let mapping = self.mapping.as_ref();
         let ours = match mapping.map(|mapping| (mapping, self.own_position(mapping))) {
@@ -209,7 +209,7 @@ impl DraftPlan<'_> {
         mapping.references[..own.unwrap_or(mapping.references.len())].to_vec()
     }
 
-    /// The position of this very mail in the thread, if another recipient got it before.
+    /// The position of this mail in the thread, if another recipient received it before.
     fn own_position(&self, mapping: &Mapping) -> Option<usize> {
         let mut known = mapping.references.iter();
         known.position(|id| bare_message_id(id) == bare_message_id(&self.message_id))
@@ -223,15 +223,15 @@ impl DraftPlan<'_> {
         }
     }
 
-    /// The last messages between Postern and `to`, newest first. Messages of others in the thread
-    /// are not theirs to read.
+    /// The last messages between Postern and `to`, newest first. Messages of others in the thread are
+    /// private to them.
     async fn history(&self, to: &Address) -> Result<Vec<compose::EarlierMessage>, StoreError> {
         let (store, talk) = (&self.intake.store, self.conversation_key(to));
         let mut said: Vec<LastMessage> = Vec::new();
         for by_us in [false, true] {
             match store.last_message(&talk, by_us).await {
                 Ok(message) => said.extend(message),
-                // What cannot be quoted any more is left out: the mail says what it has to say.
+                // A damaged message is left out, because the mail is complete without quotes.
                 Err(StoreError::Damaged) => {}
                 Err(error) => return Err(error),
             }
@@ -247,8 +247,8 @@ impl DraftPlan<'_> {
             .collect())
     }
 
-    /// A fact that remembers a token whose bytes do not contain the thread's id, or whose case mail
-    /// systems may change.
+    /// A fact that stores a token that does not contain the thread's id, or whose case mail systems may
+    /// change.
     fn issued_token_fact(&self, reply_to: &Address) -> Option<Fact> {
         let thread = &self.draft.thread_id;
         let is_uuid = Uuid::try_parse(thread).is_ok_and(|uuid| uuid.to_string() == *thread);
@@ -308,8 +308,8 @@ impl DraftPlan<'_> {
         Ok(facts)
     }
 
-    /// The mapping of the thread after this mail. A thread of which nothing was known belongs to
-    /// the recipient.
+    /// The mapping of the thread after this mail. For an unknown thread the recipient becomes the
+    /// participant.
     async fn updated_mapping(&self, own_id: String) -> Result<Mapping, StoreError> {
         let key = ThreadKey::of(&self.draft.thread_id);
         let known = self.intake.store.thread(&self.route.name, key).await?;
@@ -332,7 +332,7 @@ impl DraftPlan<'_> {
         Ok(mapping)
     }
 
-    /// Maps a field at fault to the part of the draft, or to an internal error.
+    /// Maps an invalid field to the part of the draft, or to an internal error.
     fn compose_failure(&self, error: ComposeError) -> IntakeError {
         let part = match error.field() {
             Some("to") => DraftPart::Recipient,

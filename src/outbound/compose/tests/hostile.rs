@@ -83,7 +83,7 @@ fn good_address() -> impl Strategy<Value = Address> {
         .prop_filter("no ASCII form", |address| AsciiAddress::of(address).is_ok())
 }
 
-/// An address of which much cannot be written.
+/// An address that often cannot be written.
 fn an_address() -> impl Strategy<Value = Address> {
     "([a-zé.+]{1,20}|\"[ -~é]{1,20}\")@[a-zé0-9＞，＠＜．；.-]{1,30}"
         .prop_filter_map("no address", |text| Address::parse(&text).ok())
@@ -167,7 +167,7 @@ proptest! {
             };
             assert_sound(&mail.bytes);
             let view = View::parse(&mail.bytes);
-            // What is quoted our reader of addresses knows as it is, or not at all; but it ends one at a
+            // Our address parser keeps quoted text unchanged, or rejects it; but it ends an address at a
             // bracket.
             let (author, local) = (view.header.author(), address.local());
             let is_hard = local.contains(['\\', '"', '(', ')']) && author.is_none();

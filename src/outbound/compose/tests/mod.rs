@@ -53,7 +53,7 @@ fn composed(letter: &OutgoingMail) -> Composed {
     compose(letter, &TEMPLATES).unwrap()
 }
 
-/// The header's lines, folded ones joined.
+/// The lines of the header, unfolded.
 fn fields(mail: &Bytes) -> Vec<String> {
     let text = str::from_utf8(mail).unwrap();
     let (head, _) = text.split_once("\r\n\r\n").unwrap();
@@ -70,7 +70,7 @@ fn field(mail: &Bytes, name: &str) -> Option<String> {
     first
 }
 
-/// What every mail keeps, whatever it is made of.
+/// The invariants of every mail, whatever its content.
 fn assert_sound(mail: &Bytes) {
     assert!(mail.is_ascii(), "not ASCII");
     assert!(mail.ends_with(b"\r\n"));
@@ -154,7 +154,7 @@ fn new_text_then_history_then_the_marker() {
         assert!(form.contains("word …") && form.contains("2026-01-31 23:59 UTC"));
         assert!(form.matches("word ").count() < 130);
     }
-    // Whose name nobody knows has none.
+    // A message without a known author has no name.
     let nameless = "\n\n2026-01-31 23:59 UTC\n> third of them\n";
     assert!(mail.plain.contains(nameless), "{}", mail.plain);
     assert_eq!(mail.html.matches("<strong").count(), 3, "{}", mail.html);
@@ -240,7 +240,7 @@ fn a_chain_is_bounded_and_keeps_its_ends() {
     let references = field(&composed(&letter).bytes, "References").unwrap();
     assert!(references.len() < 2048, "{}", references.len());
     assert!(references.starts_with("<0x") && references.ends_with("<q1@mail.example.org>"));
-    // Twice, without brackets, and such as no field of ours can hold.
+    // Repeated, without brackets, and invalid in a field.
     letter.references = [
         "<a@b>",
         "c@d",
@@ -386,7 +386,7 @@ fn a_reply_to_our_mail_has_only_the_new_words() {
     }
 }
 
-/// As web mail and Outlook quote it.
+/// The mail is quoted as web mail and Outlook do.
 fn assert_html_is_cut(ours: &Composed, locale: Locale) {
     let html = format!(
         "<div dir=\"ltr\">Thanks, Monday is fine.</div><br><div class=\"gmail_quote\"><div dir=\"ltr\" \
@@ -427,7 +427,7 @@ fn what_cannot_be_written_is_refused_by_name() {
         ("return_path: local part is not ASCII", |l| {
             l.return_path = address("ü@example.org")
         }),
-        // Full-width letters that A-labels make plain.
+        // A-labels turn full-width letters into ASCII ones.
         ("to: domain \"a,b.example\" has no ASCII form", |l| {
             l.to.address = address("x@a，b.example")
         }),
