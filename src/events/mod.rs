@@ -1,13 +1,11 @@
-//! Owns telling the product what happened: each event, in order, to each subscriber's webhook and
-//! to the log.
+//! Owns the notification of subscribers: each event, in order, to each subscriber's webhook and to the log.
 //!
-//! Does not decide what is an event: the facts in the store do. Does not serve the event stream,
-//! which is `http`'s.
+//! Does not define events: the facts in the store do. Does not serve the event stream; `http` does.
 //!
-//! Each subscriber has a cursor in the store: all events up to it were delivered or given up,
-//! except a few that are listed. Events delivered beyond the cursor when the process ended are
-//! delivered again under the same `webhook-id`. Events of one thread are delivered one after the
-//! other; those of different threads may overtake each other.
+//! Each subscriber has a cursor in the store: all events up to it were delivered or given up, except a few
+//! that are listed. Events delivered beyond the cursor before the process ended are delivered again under
+//! the same `webhook-id`. Events of one thread are delivered one after the other; those of different
+//! threads may overtake each other.
 
 mod metrics;
 mod order;

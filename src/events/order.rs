@@ -1,5 +1,4 @@
-//! Owns the order of delivery to a subscriber: one event of a thread at a time, the next one when
-//! the last is done.
+//! Owns the order of delivery to a subscriber: one event of a thread at a time.
 //!
 //! Does not deliver, and reads no clock.
 
@@ -11,22 +10,21 @@ use crate::store::{CURSOR_GAPS_MAX, Cursor, Event, EventId};
 /// An event to be delivered.
 pub(super) type QueuedEvent = (EventId, Arc<Event>);
 
-/// The events that are not done, up to the newest one read.
+/// The unfinished events, up to the newest one read.
 #[derive(Debug, Default)]
 pub(super) struct EventOrder {
     /// The newest event that was read.
     read: EventId,
-    /// Ids of the events that are not done.
+    /// The ids of the unfinished events.
     open: BTreeSet<EventId>,
-    /// Events that have not begun, by thread: they wait for the one of the thread that is being
-    /// delivered.
+    /// Events that have not begun, by thread: they wait for the running event of their thread.
     blocked: HashMap<String, VecDeque<QueuedEvent>>,
     /// Events that may begin.
     ready: VecDeque<QueuedEvent>,
 }
 
 impl EventOrder {
-    /// The order at a start: all events up to `event` are done, except the given ones.
+    /// The order at a start: all events up to `event` are finished, except the given ones.
     pub(super) fn new(event: EventId, open: Vec<QueuedEvent>) -> Self {
         let mut order = Self::default();
         for told in open {
@@ -41,7 +39,7 @@ impl EventOrder {
         self.read
     }
 
-    /// The number of events that are not done.
+    /// The number of unfinished events.
     pub(super) fn open(&self) -> usize {
         self.open.len()
     }
@@ -67,7 +65,7 @@ impl EventOrder {
         }
     }
 
-    /// Adds the next event; `wanted` tells whether the subscriber wants it.
+    /// Adds the next event; `wanted` is true if the subscriber wants it.
     pub(super) fn push(&mut self, (id, event): QueuedEvent, wanted: bool) {
         self.read = id;
         if !wanted {
@@ -91,7 +89,7 @@ impl EventOrder {
         self.ready.pop_front()
     }
 
-    /// Marks an event as delivered or given up, and frees the next one of its thread.
+    /// Marks an event as delivered or given up, and releases the next one of its thread.
     pub(super) fn complete(&mut self, id: EventId, event: &Event) {
         self.open.remove(&id);
         let Some(thread) = &event.thread_id else {
@@ -161,8 +159,8 @@ mod tests {
     }
 
     proptest! {
-        /// In whatever order attempts end, each event is delivered once, threads keep their order,
-        /// and the cursor never passes an event that is not done.
+        /// In whatever order attempts end, each event is delivered once, threads keep their order, and the
+        /// cursor never passes an unfinished event.
         #[test]
         fn threads_keep_their_order(
             events in proptest::collection::vec((proptest::option::of(0u8..4), any::<bool>()), 0..40),

@@ -1,6 +1,6 @@
 //! Owns the loop of one subscriber: from the store's events to its webhook, and the cursor between.
 //!
-//! Does not make the requests: `webhook` does.
+//! Does not make the requests; `webhook` does.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -21,22 +21,22 @@ use crate::random;
 use crate::retry::{self, AttemptFailure, NextStep};
 use crate::store::{Cursor, Event, EventId, EventKind, Fact, Store, StoreError};
 
-/// Fields of an event's data that hold an address.
+/// Fields of an event's data that contain an address.
 const ADDRESS_FIELDS: [&str; 2] = ["from", "recipient"];
-/// The most events that are read and not done: they bound the memory.
+/// The maximum number of unfinished events that are read, which bounds the memory.
 const OPEN_MAX: usize = 1000;
-/// The most concurrent requests to one subscriber.
+/// The maximum number of concurrent requests to one subscriber.
 const CONCURRENCY: usize = 8;
 /// The shortest time between two records of the cursor. Events delivered since the last one are
 /// delivered again after a crash.
 const CURSOR_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The name, the wishes and the retry schedule of a subscriber.
+/// The name, the selected events and the retry schedule of a subscriber.
 #[derive(Clone, Debug)]
 pub struct SubscriberSettings {
-    /// The name that the cursor is kept under.
+    /// The name under which the cursor is stored.
     pub name: String,
-    /// The kinds of events that are wanted; empty means all.
+    /// The kinds of events to deliver; empty means all.
     pub kinds: Vec<EventKind>,
     /// The schedule of retries, and the age at which an event is given up.
     pub retry: retry::Settings,
@@ -80,7 +80,7 @@ impl EventSink {
     }
 }
 
-/// The data of an event for the log, where only the domains of people's addresses may stand.
+/// The data of an event for the log, which may contain only the domains of people's addresses.
 fn without_people(data: &Map<String, Value>) -> Map<String, Value> {
     let mut data = data.clone();
     for name in ADDRESS_FIELDS {
@@ -118,10 +118,10 @@ impl Subscriber {
         }
     }
 
-    /// Delivers events until `stop` is true. A new subscriber begins with the events from now on.
+    /// Delivers events until `stop` is true. A new subscriber receives the events from now on.
     ///
     /// # Errors
-    /// The store records nothing any more.
+    /// The store no longer records anything.
     pub async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), StoreError> {
         let mut newest = self.store.newest_event();
         let now = *newest.borrow_and_update();
@@ -214,7 +214,7 @@ impl Subscriber {
         self.settings.kinds.is_empty() || self.settings.kinds.contains(&kind)
     }
 
-    /// Reads further events as far as there is room.
+    /// Reads further events while there is space.
     async fn read_events(&self, order: &mut EventOrder) -> Result<(), StoreError> {
         const COUNT: usize = 100;
         while order.open() < OPEN_MAX {
@@ -232,7 +232,7 @@ impl Subscriber {
         Ok(())
     }
 
-    /// Warns that a subscriber is so far behind that events were removed before it had them.
+    /// Warns that a subscriber is so far behind that events were deleted before their delivery.
     async fn report_gap(&self, read: EventId) -> Result<(), StoreError> {
         if read == EventId::default() || !self.store.has_gap_after(read).await? {
             return Ok(());
@@ -244,7 +244,7 @@ impl Subscriber {
         Ok(())
     }
 
-    /// Delivers one event, in as many attempts as it takes.
+    /// Delivers one event, with all its attempts.
     async fn deliver(&self, id: EventId, event: &Event, slots: &Semaphore) {
         let name = &self.settings.name;
         for attempts in 1.. {
@@ -295,7 +295,7 @@ impl Subscriber {
         Ok(position)
     }
 
-    /// A full disk is tolerated: more events are then delivered again after a crash.
+    /// Records the cursor. A full disk is tolerated: more events are then delivered again after a crash.
     async fn record(&self, position: Cursor) -> Result<(), StoreError> {
         let fact = Fact::CursorAdvanced {
             subscriber: self.settings.name.clone(),

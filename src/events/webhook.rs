@@ -1,5 +1,5 @@
-//! Owns one request to a subscriber's webhook: its signature by the Standard Webhooks scheme, and
-//! the meaning of the response.
+//! Owns one request to a subscriber's webhook: its signature by the Standard Webhooks scheme, and the
+//! meaning of the response.
 //!
 //! Does not retry.
 
@@ -17,7 +17,7 @@ use crate::store::{Event, EventId};
 
 /// Octets of a signing key after decoding (Standard Webhooks asks for 24 to 64).
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
-/// The most octets of a response body that are read; its content is ignored.
+/// The number of octets of a response body that are read; its content is ignored.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// A signing key of the Standard Webhooks scheme, version `v1`. It is never printed.
@@ -45,7 +45,7 @@ impl WebhookSigner {
     }
 }
 
-/// The secret has not the form of the scheme.
+/// The secret does not have the form of the scheme.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("not the base64 of 24 to 64 octets, as whsec_…")]
 pub struct WebhookSignerError;
@@ -72,7 +72,7 @@ pub struct EventWebhook {
 /// The reason why a webhook cannot be used.
 #[derive(Debug, Error)]
 pub enum EventWebhookError {
-    /// The URL cannot be requested.
+    /// The URL is invalid.
     #[error("URL is not http:// or https:// with a host and without user, password and fragment")]
     Url,
     /// The HTTP client could not be set up.
@@ -96,7 +96,7 @@ impl EventWebhook {
     /// Checks the settings without connecting.
     ///
     /// # Errors
-    /// Says which setting cannot be used.
+    /// Names the invalid setting.
     pub fn new(settings: EventWebhookSettings) -> Result<Self, EventWebhookError> {
         let url = Url::parse(&settings.url).map_err(|_| EventWebhookError::Url)?;
         let plain = url.username().is_empty()
