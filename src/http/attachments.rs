@@ -1,7 +1,7 @@
 //! Owns `GET /gateway/attachments/{id}`: a stored attachment for holders of a valid link.
 //!
-//! Does not let an attachment execute: browsers receive a download of a harmless media type,
-//! whatever the sender declared, and a page that renders it nevertheless has no rights.
+//! Does not let an attachment execute: browsers receive a download of a harmless media type, whatever the
+//! sender declared, and a page that renders it nevertheless has no rights.
 
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -124,7 +124,7 @@ fn unreadable(error: &ObjectError) -> HttpError {
     HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
 }
 
-/// The bytes that a request asks for.
+/// The range that a request asks for.
 #[derive(Debug, PartialEq, Eq)]
 enum RequestedRange {
     All,

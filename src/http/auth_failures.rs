@@ -1,4 +1,4 @@
-//! Owns the record of failed log-ins: a metric, a log line, and a pause for networks that guess.
+//! Owns the record of failed logins: a metric, a log line, and a pause for networks that guess keys.
 //!
 //! Does not compare keys.
 
@@ -15,11 +15,12 @@ use tracing::warn;
 
 use crate::network::rate_limit_key;
 
-/// Failures of one network within the window after which its further attempts are not examined.
+/// The number of failures of one network within the window after which its further attempts are not
+/// examined.
 const FAILURES_MAX: u32 = 30;
-/// Time after the first failure for which failures count.
+/// The time after the first failure for which failures count.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Networks that are remembered at a time.
+/// The number of networks that are remembered.
 const NETWORKS_MAX: usize = 10_000;
 
 /// The protected parts of the HTTP address.
@@ -48,7 +49,7 @@ impl ProtectedArea {
     }
 }
 
-/// The failed log-ins. Clones share the record.
+/// The failed logins. Clones share the record.
 #[derive(Clone, Debug, Default)]
 pub struct AuthFailures {
     counters: Family<AuthFailureLabels, Counter>,
@@ -79,15 +80,15 @@ impl AuthFailures {
         );
     }
 
-    /// True if the network of this client guesses: its attempts are not examined for a while.
+    /// True if the network of this client guesses keys: its attempts are not examined for a while.
     pub(super) fn is_paused(&self, client: Option<IpAddr>) -> bool {
         let networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
         let window = networks.get(&network_of(client));
         window.is_some_and(|window| window.is_open() && window.failures >= FAILURES_MAX)
     }
 
-    /// Records a request with a wrong key or password. The first of a network in each window is
-    /// logged, and the one that pauses it.
+    /// Records a request with a wrong key or password. The first one of a network in each window is logged,
+    /// and the one that pauses it.
     pub(super) fn record(&self, area: ProtectedArea, client: Option<IpAddr>) {
         self.counter(area).inc();
         let network = network_of(client);
@@ -128,7 +129,7 @@ impl FailureWindow {
     }
 }
 
-/// The network that a client counts by; clients of a unix socket share one.
+/// The network by which a client is counted; clients of a unix socket share one.
 fn network_of(client: Option<IpAddr>) -> IpAddr {
     client.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), rate_limit_key)
 }

@@ -1,5 +1,5 @@
-//! Owns the control socket, by which the command line talks to a running Postern: the queue,
-//! injected mail, tokens.
+//! Owns the control socket, by which the command line uses a running Postern: the queue, injected mail,
+//! tokens.
 //!
 //! Does not authenticate: only the owner can open the socket ([`super::server::listen_private`]).
 
@@ -30,7 +30,7 @@ use crate::store::{DeliveryId, Fact, MailId, Mapping, Store};
 
 /// The name of the control socket in the data folder.
 pub const SOCKET_NAME: &str = "control.sock";
-/// Recipients of an injected mail.
+/// The number of recipients of an injected mail.
 const RECIPIENTS_MAX: usize = 100;
 /// Octets of a thread id, which must fit a path segment of the Messages API.
 const THREAD_BYTES_MAX: usize = 256;
@@ -38,13 +38,13 @@ const THREAD_BYTES_MAX: usize = 256;
 /// The parts that the control socket works on.
 #[derive(Clone)]
 pub struct ControlParts {
-    /// The store that mail is injected into and tokens are recorded in.
+    /// The store for injected mail and tokens.
     pub store: Store,
     /// The queue that is shown and changed.
     pub queue: MailQueue,
-    /// The routes that tokens are issued for; the first is the default.
+    /// The routes for minting tokens; the first is the default.
     pub routes: Arc<[TokenRoute]>,
-    /// Resolves an address as RCPT does, or says why it is refused.
+    /// Resolves an address like RCPT, or returns the refusal.
     #[expect(
         clippy::type_complexity,
         reason = "one closure in one place needs no name"
@@ -76,7 +76,7 @@ pub struct InjectedMail {
     pub bytes: Bytes,
 }
 
-/// A route, as far as tokens are concerned.
+/// The properties of a route for tokens.
 pub struct TokenRoute {
     /// The route's name.
     pub name: String,
@@ -271,7 +271,7 @@ struct TokenRequest {
     address: String,
 }
 
-/// The facts of a token that only the store knows: whether it is revoked, and the thread it was issued for.
+/// The facts of a token that only the store knows: revocation, and the thread for which it was issued.
 async fn inspect(State(control): State<ControlParts>, body: Bytes) -> Result<Response, HttpError> {
     let request: TokenRequest = read_json(&body)?;
     let token = control.token(&request.address).await?.0;
@@ -338,7 +338,7 @@ fn parse_address(field: &str, text: &str) -> Result<Address, HttpError> {
     Address::parse(text).map_err(|error| HttpError::invalid_field(field, &error.to_string()))
 }
 
-/// A delivery as JSON. The token is not shown: its holder can write into the thread.
+/// A delivery as JSON, without the token, because its holder can write into the thread.
 fn delivery_json(queued: &QueuedMail) -> Value {
     let delivery = &queued.delivery;
     let envelope = &delivery.envelope;

@@ -1,5 +1,5 @@
-//! Owns the form of every error response: `{"success":false,"error":{"code","message"}}`, with the
-//! `field` at fault where there is one.
+//! Owns the form of every error response: `{"success":false,"error":{"code","message"}}`, with the invalid
+//! `field` if there is one.
 //!
 //! Does not log: internal errors are logged where they happen.
 
@@ -11,16 +11,16 @@ use serde_json::json;
 use crate::queue::QueueError;
 use crate::store::StoreError;
 
-/// The reason why a request failed. It reveals nothing internal.
+/// The reason why a request failed. It discloses nothing internal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpError {
     /// The HTTP status.
     pub status: StatusCode,
-    /// A word for programs.
+    /// A code for programs.
     pub code: &'static str,
     /// A sentence for people, without anything secret.
     pub message: String,
-    /// The field of the request that is at fault.
+    /// The invalid field of the request.
     pub field: Option<String>,
 }
 
@@ -35,7 +35,7 @@ impl HttpError {
         }
     }
 
-    /// 400: the request cannot be understood; `message` names the part.
+    /// 400: the request is malformed; `message` names the part.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
     }
@@ -46,7 +46,7 @@ impl HttpError {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
     }
 
-    /// 404: there is no such thing.
+    /// 404: no such object exists.
     pub fn not_found(what: &str) -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
@@ -55,12 +55,12 @@ impl HttpError {
         )
     }
 
-    /// 409: the current state does not allow this.
+    /// 409: the current state does not allow the request.
     pub fn conflict(message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "wrong_state", message)
     }
 
-    /// 422: the value of this field is not accepted, and why.
+    /// 422: the value of this field is invalid; `why` is the reason.
     pub fn invalid_field(name: &str, why: &str) -> Self {
         let message = format!("{name}: {why}");
         Self {

@@ -10,10 +10,10 @@ use axum::http::request::Parts;
 
 use super::error::HttpError;
 
-/// Characters of a parameter's name in an error.
+/// The number of characters of a parameter's name in an error.
 const NAME_CHARS_MAX: usize = 40;
 
-/// The parameter of a path, as `id` in `/jobs/{id}`.
+/// The parameter of a path, such as `id` in `/jobs/{id}`.
 pub(super) struct PathId(pub(super) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for PathId {
@@ -26,7 +26,7 @@ impl<S: Send + Sync> FromRequestParts<S> for PathId {
     }
 }
 
-/// The parameters of a query, in their order.
+/// The parameters of a query, in order.
 ///
 /// # Errors
 /// The query is malformed.

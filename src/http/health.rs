@@ -1,4 +1,4 @@
-//! Owns the health checks: whether the process is alive, and whether it can accept mail.
+//! Owns the health checks: liveness, and readiness to accept mail.
 //!
 //! Does not repair anything.
 
@@ -25,7 +25,7 @@ pub struct Health {
     pub embedded: Option<EmbeddedMessages>,
 }
 
-/// Octets of the smallest mail; without room for it there is none.
+/// The size in octets of the smallest mail, for the readiness check.
 const PROBE_MAIL_BYTES: u64 = 1;
 
 pub(super) fn routes() -> Vec<Endpoint<Health>> {
@@ -35,15 +35,15 @@ pub(super) fn routes() -> Vec<Endpoint<Health>> {
     ]
 }
 
-/// `GET /healthz`: 200 as long as the process answers at all.
+/// `GET /healthz`: 200 as long as the process responds.
 async fn healthz() -> Response {
     Json(json!({ "status": "live" })).into_response()
 }
 
 /// `GET /readyz`: 200 if mail can be accepted, otherwise 503 with the reasons.
 ///
-/// A paused route is reported but does not make the process unready: its mail waits on disk, and
-/// refusing senders would not bring the Messages API back.
+/// A paused route is reported but does not make the process unready: its mail waits on disk, and refusing
+/// senders would not restore the Messages API.
 async fn readyz(State(health): State<Health>) -> Response {
     let mut reasons = Vec::new();
     match health.store.has_room(PROBE_MAIL_BYTES) {
@@ -75,6 +75,6 @@ async fn readyz(State(health): State<Health>) -> Response {
 
 /// True if the embedded API can store nothing more.
 fn has_ended(embedded: &EmbeddedMessages) -> bool {
-    // One poll suffices: either it has ended or it has not.
+    // One poll is enough, because the future does not wait if it has ended.
     embedded.ended().now_or_never().is_some()
 }

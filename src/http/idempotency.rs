@@ -1,6 +1,6 @@
 //! Owns the `Idempotency-Key` of a request and its bounds.
 //!
-//! Does not remember keys: the handlers do.
+//! Does not store keys; the handlers do.
 
 use axum::http::HeaderMap;
 
@@ -14,7 +14,7 @@ const KEY_BYTES_MAX: usize = 255;
 /// The key of a request.
 ///
 /// # Errors
-/// There are several, or the value is empty, longer than 255 octets or not ASCII.
+/// There are several keys, or the value is empty, longer than 255 octets or not ASCII.
 pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, HttpError> {
     let mut values = headers.get_all(NAME).iter();
     let Some(value) = values.next() else {

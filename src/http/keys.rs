@@ -1,6 +1,6 @@
-//! Owns the keys that callers present, and their comparison in constant time.
+//! Owns the access keys, and their comparison in constant time.
 //!
-//! Does not decide what a key opens.
+//! Does not decide what a key permits.
 
 use std::fmt;
 use std::sync::Arc;

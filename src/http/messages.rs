@@ -1,4 +1,4 @@
-//! Owns the embedded Messages API: the contract that a product implements, kept in a durable store.
+//! Owns the embedded Messages API: the contract that a product implements, with durable storage.
 //!
 //! Does not know that Postern itself is its client: it serves every holder of the key.
 
@@ -25,7 +25,7 @@ use crate::store::{EmbeddedMessages, PageLimit};
 
 /// The path of the embedded API.
 pub const BASE_PATH: &str = "/api/v1/messages";
-/// Octets of a message's JSON: a mail of 25 MiB, and the growth by escaping.
+/// Octets of a message's JSON: a mail of 25 MiB, plus the growth by escaping.
 const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Octets after which a page ends; the item that exceeds them is its last.
 const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -120,7 +120,7 @@ async fn patch_thread(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, HttpError> {
-    // Merging twice has the effect of merging once: the key is checked but need not be kept.
+    // Merging twice has the same effect as merging once: the key is checked but need not be stored.
     idempotency::key(&headers)?;
     let metadata = object(body, "Patch")?["metadata"].take();
     let patched = api.book.patch_thread(&id, metadata, clock::now()).await?;
@@ -159,7 +159,7 @@ async fn list_messages(
     Ok(page_response(&found.items, found.has_more))
 }
 
-/// The limit of a page: a hundred long messages in each of a hundred requests would not fit into memory.
+/// The limit of a page: a hundred requests with a hundred long messages each would not fit into memory.
 const fn page_limit(items: usize) -> PageLimit {
     PageLimit {
         items,
@@ -167,7 +167,7 @@ const fn page_limit(items: usize) -> PageLimit {
     }
 }
 
-/// The body as JSON that fits the schema of this name, without the names that the store assigns itself.
+/// The body as JSON that matches the schema of this name, without the fields that the store assigns.
 fn object(body: Result<Bytes, BytesRejection>, schema: &str) -> Result<Value, HttpError> {
     let mut value: Value = serde_json::from_slice(&whole_body(body)?)
         .map_err(|error| HttpError::bad_request(format!("the body is not JSON: {error}")))?;

@@ -1,6 +1,6 @@
 //! Owns `/metrics`: the registry in OpenMetrics text format, and the gauges of the ledger.
 //!
-//! Does not count: each part counts for itself and registers here.
+//! Does not count: each part counts its own work and registers here.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,13 +23,13 @@ use super::keys::AccessKeys;
 use super::server::{OverTls, client_ip};
 use crate::store::Store;
 
-/// Registers `postern_ledger_*` and `postern_outbox_*`, the number of mails in each state, incoming
-/// and outgoing. They are read from the store at each scrape.
+/// Registers `postern_ledger_*` and `postern_outbox_*`, the number of mails in each state, incoming and
+/// outgoing. They are read from the store at each scrape.
 pub fn register_ledger(registry: &mut Registry, store: Store) {
     registry.register_collector(Box::new(LedgerGauges { store }));
 }
 
-/// The route of the metrics. Over TLS, where strangers are, it requires one of the keys.
+/// The route of the metrics. Over TLS, which is reachable from outside, it requires one of the keys.
 pub(super) fn router(registry: Arc<Registry>, keys: AccessKeys, failures: AuthFailures) -> Router {
     let guard = middleware::from_fn_with_state((keys, failures), require_key_over_tls);
     mount(routes()).route_layer(guard).with_state(registry)
@@ -70,7 +70,7 @@ async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
     ([(header::CONTENT_TYPE, form)], body).into_response()
 }
 
-/// The rules by which deliveries are dropped: the kinds of mail that may be, and the others.
+/// The rules by which deliveries are dropped: kinds of mail, and others.
 const DROP_RULES: [&str; 14] = [
     "person",
     "auto_reply",

@@ -1,5 +1,5 @@
-//! Owns everything served over HTTP: health, metrics, the embedded Messages API, webhooks, the
-//! event stream, the pages for people, and the control socket of the command line.
+//! Owns everything served over HTTP: health, metrics, the embedded Messages API, webhooks, the event
+//! stream, the pages for operators, and the control socket of the command line.
 //!
 //! Does not deliver, and does not interpret the mail it receives.
 

@@ -1,6 +1,6 @@
 //! Owns lists in pages: the query of a page, its bounds, and its response.
 //!
-//! Does not look anything up.
+//! Does not query anything.
 
 use axum::Json;
 use axum::http::Uri;
@@ -10,23 +10,24 @@ use serde_json::{Value, json};
 use super::error::HttpError;
 use super::extract::named_parameters;
 
-/// Items of a page by default and at most.
+/// The default and the maximum number of items of a page.
 const PAGE_ITEMS_DEFAULT: usize = 50;
 const PAGE_ITEMS_MAX: usize = 100;
 
 /// The query of a page.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct PageQuery {
-    /// The last item of the page before.
+    /// The last item of the previous page.
     pub(super) after: Option<String>,
-    /// Number of items, within the bounds.
+    /// The number of items, within the bounds.
     pub(super) limit: usize,
-    /// The state that the items must have, one of the list's own.
+    /// The state to filter by, one of the list's own.
     pub(super) state: Option<String>,
 }
 
 impl PageQuery {
-    /// Reads the query of a list whose items have these states; none if it has no such filter.
+    /// Parses the query of a list whose items have these states; an empty list of states means no such
+    /// filter.
     ///
     /// # Errors
     /// A parameter is unknown, given twice or out of bounds.
@@ -61,7 +62,7 @@ impl PageQuery {
     }
 }
 
-/// A list, and the id to pass as `after` if there are more.
+/// A page of a list, and the id to pass as `after` if there are more items.
 pub(super) fn page_response(items: &[Value], more: bool) -> Response {
     let next = items.last().filter(|_| more).map(|item| &item["id"]);
     Json(json!({ "success": true, "data": items, "next": next })).into_response()

@@ -29,9 +29,9 @@ use super::stream::{self, EventStreams};
 use super::webhook::{self, WebhookGateway};
 use crate::objects::Objects;
 
-/// Time that one request may take, its body included.
+/// The time limit of one request, including its body.
 const REQUEST_WAIT: Duration = Duration::from_secs(60);
-/// Octets of a body, for requests that do not set their own limit.
+/// Octets of a body, for requests without a separate limit.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// The parts that serve requests on the HTTP address.
@@ -51,11 +51,11 @@ pub struct App {
     pub objects: Option<Objects>,
     /// The event streams, if there are keys for them.
     pub listeners: Option<EventStreams>,
-    /// The pages for people.
+    /// The pages for operators.
     pub admin: Option<Admin>,
-    /// The keys of the gateway, which open the metrics over TLS too.
+    /// The keys of the gateway, which also permit the metrics over TLS.
     pub keys: AccessKeys,
-    /// The record of failed log-ins.
+    /// The record of failed logins.
     pub auth_failures: AuthFailures,
 }
 
@@ -111,7 +111,7 @@ pub(super) fn routes() -> Vec<Endpoint<()>> {
     )]
 }
 
-/// `GET /`: the way to everything else, for a person who looks.
+/// `GET /`: an index of the other paths, for people.
 async fn index() -> &'static str {
     "Postern\n\n/admin         pages\n/openapi.json  API\n/healthz       health\n/readyz        readiness\n/metrics       metrics\n"
 }
@@ -140,7 +140,7 @@ async fn apply_limits(request: Request, next: Next) -> Response {
             "same-origin",
         ),
     ] {
-        // A policy of the path's own takes precedence.
+        // The path's own policy has priority.
         let headers = response.headers_mut();
         headers
             .entry(name)

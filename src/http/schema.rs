@@ -1,7 +1,7 @@
-//! Owns the validation of JSON by the schemas of the OpenAPI document, so that what is accepted and
-//! what is documented cannot differ.
+//! Owns the validation of JSON by the schemas of the OpenAPI document, so that documentation and validation
+//! cannot differ.
 //!
-//! Does not support more of JSON Schema than the document uses: an unknown keyword is an error.
+//! Supports only the part of JSON Schema that the document uses: an unknown keyword is an error.
 
 use std::sync::LazyLock;
 
@@ -17,7 +17,7 @@ static DOCUMENT: LazyLock<Value> =
 /// The place and the reason of a violation.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Violation {
-    /// The path of the field, as `attachments[0].size`; empty for the value itself.
+    /// The path of the field, such as `attachments[0].size`; empty for the value itself.
     pub(super) field: String,
     /// The reason, as the end of a sentence about the field.
     pub(super) why: String,
@@ -74,7 +74,7 @@ pub(super) fn check(
     Ok(())
 }
 
-/// Checks a keyword that leads to other schemas.
+/// Checks a keyword with subschemas.
 fn parts(
     document: &Value,
     keyword: &str,
@@ -102,7 +102,7 @@ fn parts(
             .iter()
             .enumerate()
             .try_for_each(|(index, item)| check(document, schema, item, &format!("{at}[{index}]"))),
-        // A value of another type is the affair of `type`.
+        // The keyword `type` reports a value of another type.
         _ => Ok(()),
     }
 }

@@ -1,6 +1,6 @@
-//! Owns the sockets that HTTP is served on: accepting, TLS, limits on connections and time, shutdown.
+//! Owns the HTTP sockets: accepting, TLS, limits on connections and time, shutdown.
 //!
-//! Does not know what is served: the router is an argument.
+//! Does not know the content: the router is an argument.
 
 use std::convert::Infallible;
 use std::fs;
@@ -38,23 +38,23 @@ use crate::tls::{CertificateError, Certificates};
 /// Limits of one listening socket.
 #[derive(Clone, Debug)]
 pub struct ServerSettings {
-    /// Connections at a time, over all addresses of a server. A further one replaces the stranger that
-    /// has been idle for longest, or waits. Exempt clients have an eighth more.
+    /// The number of concurrent connections, over all addresses of a server. Above it a new one replaces
+    /// the longest idle connection that is not exempt, or waits. Exempt clients have an eighth more.
     pub connections_max: usize,
-    /// Connections at a time from one IPv4 address or IPv6 /64. A further client receives 503, or
-    /// nothing over TLS.
+    /// The number of concurrent connections from one IPv4 address or IPv6 /64. A further client receives
+    /// 503, or over TLS a closed connection.
     pub connections_per_network_max: usize,
     /// Networks without that limit, for example reverse proxies.
     pub exempt: Vec<Network>,
-    /// Time that a TLS handshake may take.
+    /// The time limit of a TLS handshake.
     pub handshake_wait: Duration,
-    /// Time that the head of a request may take, and that an idle connection is kept.
+    /// The time limit for the head of a request, and of an idle connection.
     pub header_wait: Duration,
-    /// The age at which a connection ends, once the request in flight is answered.
+    /// The age at which a connection ends, after the current request is answered.
     pub connection_age_max: Duration,
-    /// Time that a request may go on past that age.
+    /// The time for which a request may continue beyond that age.
     pub request_grace: Duration,
-    /// Time that a shutdown waits for requests in flight.
+    /// The time for which a shutdown waits for running requests.
     pub grace: Duration,
 }
 
@@ -73,7 +73,7 @@ impl Default for ServerSettings {
     }
 }
 
-/// How one listening socket is served. Clones share their places.
+/// The options of one listening socket. Clones share their connection limit.
 #[derive(Clone)]
 pub struct HttpOptions {
     settings: ServerSettings,
@@ -83,11 +83,11 @@ pub struct HttpOptions {
 }
 
 impl HttpOptions {
-    /// The same places and bounds, behind TLS with these certificates, as they are at each
-    /// connection. HTTP/1.1 is the only protocol of the TLS handshake (ALPN, RFC 7301).
+    /// The same options with TLS, using the certificates that are current at each connection. HTTP/1.1 is
+    /// the only protocol of the TLS handshake (ALPN, RFC 7301).
     ///
     /// # Errors
-    /// As [`Certificates::server_config`].
+    /// Like [`Certificates::server_config`].
     pub fn over_tls(&self, certificates: &Arc<Certificates>) -> Result<Self, CertificateError> {
         let mut config = Arc::unwrap_or_clone(certificates.server_config()?);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -99,7 +99,7 @@ impl HttpOptions {
 }
 
 impl HttpOptions {
-    /// The address that a client counts by; `None` if it is exempt.
+    /// The address by which a client is counted; `None` if it is exempt.
     fn counted(&self, client: ClientIp) -> Option<IpAddr> {
         let is_exempt = |ip: IpAddr| self.settings.exempt.iter().any(|one| one.contains(ip));
         client.0.filter(|ip| !is_exempt(*ip))
@@ -110,7 +110,7 @@ impl HttpOptions {
         time::timeout(PLACE_WAIT, acquired).await.ok()
     }
 
-    /// Counts a place for the network of `ip`. False if that network has all it may have.
+    /// Counts a place for the network of `ip`; false if that network has reached its limit.
     fn counts(&self, permit: &ConnectionPermit, ip: Option<IpAddr>) -> bool {
         let Some(ip) = ip else {
             return true;
@@ -123,7 +123,7 @@ impl HttpOptions {
     }
 }
 
-/// Connections that were refused because their network had too many. The log tells of them once in
+/// Connections that were refused because their network had too many. They are logged once in
 /// [`REFUSALS_LOGGED_EVERY`].
 #[derive(Debug, Default)]
 struct RefusalLog(Mutex<(u64, Option<Instant>)>);
@@ -142,7 +142,7 @@ impl RefusalLog {
 }
 
 impl From<ServerSettings> for HttpOptions {
-    /// Plain HTTP with a connection limit of its own.
+    /// Plain HTTP with a separate connection limit.
     fn from(settings: ServerSettings) -> Self {
         Self {
             limiter: ConnectionLimiter::new(
@@ -162,14 +162,14 @@ impl From<ServerSettings> for HttpOptions {
 
 /// Interval between log lines about refused connections.
 const REFUSALS_LOGGED_EVERY: Duration = Duration::from_secs(60);
-/// Connections that wait for a permit at a time. A further one is closed at once.
+/// The number of connections that may wait for a place. A further one is closed at once.
 const WAITING_MAX: usize = 128;
-/// Time that a connection waits for a permit.
+/// The time limit for waiting for a place.
 const PLACE_WAIT: Duration = Duration::from_secs(30);
 /// The response to a client above the limit.
 const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 30\r\n\
     Content-Length: 0\r\nConnection: close\r\n\r\n";
-/// Time that writing that response may take.
+/// The time limit for writing that response.
 const REFUSAL_WAIT: Duration = Duration::from_secs(1);
 /// Octets of a request's head; hyper allows 100 fields in it.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -187,7 +187,7 @@ pub(super) fn client_ip(extensions: &Extensions) -> Option<IpAddr> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OverTls(pub(super) bool);
 
-/// The address of a client.
+/// A socket address of a client.
 pub trait RemoteAddress {
     /// Its IP address, if it has one.
     fn ip(&self) -> Option<IpAddr>;
@@ -205,10 +205,10 @@ impl RemoteAddress for unix::SocketAddr {
     }
 }
 
-/// Serves `router` until `stop` is true or its sender is gone, then finishes what is in flight
-/// within the grace.
+/// Serves `router` until `stop` is true or its sender is dropped, then finishes running requests within the
+/// grace period.
 ///
-/// A failed accept (no file descriptors left, say) is waited out, never the end.
+/// A failed accept (for example without free file descriptors) is retried and never ends the server.
 pub async fn serve<L>(
     mut listener: L,
     router: Router,
@@ -245,7 +245,7 @@ pub async fn serve<L>(
             Some(_) => None,
             None => match Arc::clone(&waiting).try_acquire_owned() {
                 Ok(turn) => Some(turn),
-                // Too many wait for a place already.
+                // Too many connections are waiting already.
                 Err(_) => continue,
             },
         };
@@ -270,12 +270,12 @@ pub async fn serve<L>(
     }
 }
 
-/// A connection that was accepted.
+/// An accepted connection.
 struct HttpClient<I> {
     io: I,
     ip: ClientIp,
     is_over_tls: OverTls,
-    /// True once the server stops.
+    /// True after the server began to stop.
     drain: watch::Receiver<bool>,
 }
 
@@ -286,19 +286,19 @@ where
     async fn refuse(mut self, terms: &HttpOptions) {
         if terms.tls.is_none() {
             let sent = self.io.write_all(TOO_MANY_CONNECTIONS);
-            // A client that does not read is not waited for.
+            // The server does not wait for a client that does not read.
             drop(time::timeout(REFUSAL_WAIT, sent).await);
         }
     }
 
-    /// Performs the TLS handshake, if there is one, and answers requests.
+    /// Does the TLS handshake, if there is one, and serves requests.
     async fn serve(mut self, router: Router, terms: &HttpOptions, permit: ConnectionPermit) {
         permit.set_idle();
         let Some(tls) = &terms.tls else {
             return self.answer_requests(router, &terms.settings, permit).await;
         };
         let shaken = tokio::select! {
-            // A handshake needs no orderly end.
+            // A handshake may be aborted.
             _ = self.drain.wait_for(|drain| *drain) => return,
             () = permit.evicted() => return,
             shaken = time::timeout(terms.settings.handshake_wait, tls.accept(self.io)) => shaken,
@@ -355,13 +355,13 @@ where
         let (mut is_old, mut is_draining) = (false, false);
         loop {
             tokio::select! {
-                // The client went away or did not speak HTTP: neither is our error.
+                // The client disconnected or did not speak HTTP: neither is our error.
                 _ = connection.as_mut() => return,
                 () = &mut ends => {
                     if is_old {
                         return;
                     }
-                    // The request in flight is answered, and then the connection ends.
+                    // The current request is answered, and then the connection ends.
                     is_old = true;
                     ends.as_mut().reset(time::Instant::now() + settings.request_grace);
                     connection.as_mut().graceful_shutdown();
@@ -381,7 +381,7 @@ where
     }
 }
 
-/// The body of a response. The connection is idle again once it is gone.
+/// The body of a response. The connection is idle again after it is dropped.
 struct BusyBody {
     body: axum::body::Body,
     busy: Arc<ConnectionPermit>,
@@ -416,19 +416,19 @@ impl Drop for BusyBody {
 /// Listens on a TCP address.
 ///
 /// # Errors
-/// Those of the system: the address is taken or not ours.
+/// Errors of the system, for example if the address is in use or not local.
 pub async fn listen(address: SocketAddr) -> io::Result<impl Listener<Addr = SocketAddr>> {
     let listener = TcpListener::bind(address).await?;
-    // Without it a small answer waits for the peer's acknowledgement.
+    // Otherwise a small response waits for the peer's acknowledgement.
     Ok(listener.tap_io(|stream| drop(stream.set_nodelay(true))))
 }
 
-/// Listens on a unix socket that only this user (and root) can talk to.
+/// Listens on a unix socket that only this user and root can use.
 ///
-/// A socket file left behind at `path` is replaced: whoever calls holds the data folder's lock.
+/// An old socket file at `path` is replaced: the caller holds the lock of the data folder.
 ///
 /// # Errors
-/// Those of the system; also if something that is no socket stands at `path`.
+/// Errors of the system; also if `path` exists and is not a socket.
 pub fn listen_private(path: &Path) -> io::Result<PrivateSocket> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
@@ -442,9 +442,9 @@ pub fn listen_private(path: &Path) -> io::Result<PrivateSocket> {
     Ok(PrivateSocket { listener, owner })
 }
 
-/// A unix socket that hangs up on other users.
+/// A unix socket that closes connections of other users.
 ///
-/// The file's mode alone would not do: between bind and chmod it is what the umask makes it.
+/// The mode of the file is not enough: between bind and chmod it depends on the umask.
 #[derive(Debug)]
 pub struct PrivateSocket {
     listener: UnixListener,

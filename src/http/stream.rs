@@ -1,7 +1,7 @@
 //! Owns the event stream: `GET /gateway/events` as server-sent events, resumed with
 //! `Last-Event-ID`.
 //!
-//! Does not decide what is an event, and stores no cursor: the client does.
+//! Does not define events, and stores no cursor; the client does.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -22,11 +22,11 @@ use super::extract::named_parameters;
 use super::keys::AccessKeys;
 use crate::store::{EventId, Store};
 
-/// Streams at a time.
+/// The number of concurrent streams.
 const LISTENERS_MAX: usize = 64;
-/// Events read from the store at once.
+/// The number of events read from the store at once.
 const EVENTS_READ_MAX: usize = 100;
-/// Interval of the comments that show an idle stream to be alive.
+/// The interval of the comments that keep an idle stream alive.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// The event streams.
@@ -128,10 +128,11 @@ impl EventStream {
             if let Some(event) = self.pending.pop_front() {
                 return Some(event);
             }
-            // Marked as seen before the store is asked, so that no event is missed in between.
+            // The newest event is marked as seen before the store is read, so that none is missed in
+            // between.
             self.newest.borrow_and_update();
             let Ok(events) = self.store.events_after(self.after, EVENTS_READ_MAX).await else {
-                // The listener comes again with the last id it has.
+                // The client reconnects with its last id.
                 return None;
             };
             for (id, event) in events {

@@ -1,8 +1,8 @@
-//! Owns the way of a provider's request through HTTP: the head is checked before the body, and the body is
-//! read within bounds of octets and time.
+//! Owns the HTTP part of a provider's request: the head is checked before the body, and the body is read
+//! within bounds of octets and time.
 //!
-//! Does not know providers, except for one that needs a path of its own: a [`WebhookGateway`], built where they
-//! are known, decides what is read and what is answered.
+//! Does not know providers, except for one that needs a separate path: a [`WebhookGateway`], built
+//! elsewhere, decides what is read and what the response is.
 
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
@@ -21,19 +21,19 @@ use super::endpoint::Endpoint;
 use super::extract::PathId;
 use super::server::ClientIp;
 
-/// Time that a body may take to arrive. With the time of the gateway after it (ten seconds for a fetch, ten for
-/// the store) it is less than a request may take: some providers give up after the router's own answer to a
-/// slow request.
+/// The time limit for receiving a body. Together with the time of the gateway (ten seconds for a fetch, ten
+/// for the store) it is less than the limit of a request, because some providers give up after the router's
+/// own response to a slow request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(35);
-/// Octets that are allocated for a body at once, whatever its head promises.
+/// Octets allocated initially for a body, whatever its declared length.
 const INITIAL_CAPACITY_MAX: usize = 256 * 1024;
 
-/// Takes providers' requests.
+/// Accepts providers' requests.
 pub trait WebhookGateway: Send + Sync {
-    /// Checks a request before its body is read. `provider` is the one that the path names.
+    /// Checks a request before its body is read. `provider` is the name in the path.
     ///
     /// # Errors
-    /// The response to a request that is not let in.
+    /// The response to a rejected request.
     fn admit(
         &self,
         provider: Option<&str>,
@@ -42,12 +42,12 @@ pub trait WebhookGateway: Send + Sync {
     ) -> Result<Box<dyn AdmittedWebhook>, Box<Response>>;
 }
 
-/// A request that was let in.
+/// An admitted request.
 pub trait AdmittedWebhook: Send {
     /// Reserves memory for more octets of the body.
     ///
     /// # Errors
-    /// The response to a request that is too long, or for which there is no memory now.
+    /// The response to a request that is too long, or that exceeds the available memory.
     fn reserve(&mut self, bytes: usize) -> Result<(), Box<Response>>;
 
     /// The response to a request whose body did not arrive in time.
@@ -60,7 +60,7 @@ pub trait AdmittedWebhook: Send {
     fn receive(self: Box<Self>, body: Bytes) -> Pin<Box<dyn Future<Output = Response> + Send>>;
 }
 
-/// The gateway that the webhook routes hand requests to.
+/// The gateway that the webhook routes pass requests to.
 type Gateway = Arc<dyn WebhookGateway>;
 
 pub(super) fn routes() -> Vec<Endpoint<Gateway>> {

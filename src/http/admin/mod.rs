@@ -1,6 +1,6 @@
-//! Owns the pages for people: outgoing jobs, their history, and each mail as it looks.
+//! Owns the pages for operators: outgoing jobs, their history, and a preview of each mail.
 //!
-//! Does not compose or send: a person's command (retry, cancel) goes to the job queue.
+//! Does not compose or send: commands (retry, cancel) go to the job queue.
 //!
 //! Every page requires a password (a key of the gateway, with any user name). In development mode
 //! the pages are also open to clients on this machine that address it by a loopback name. Templates
@@ -31,7 +31,7 @@ use crate::queue::JobQueue;
 use crate::store::JobStateKind;
 use pages::AdminPages;
 
-/// Jobs on one page.
+/// The number of jobs on one page.
 const PAGE_JOBS: usize = 50;
 
 /// The jobs, keys and templates of the pages.
@@ -109,8 +109,8 @@ pub(super) fn routes() -> Vec<Endpoint<Admin>> {
     ]
 }
 
-/// Requires the password before anything else, and accepts changes only from our own pages. A network
-/// that guesses is refused for a while, whatever it presents.
+/// Requires the password before anything else, and accepts changes only from our own pages. A network with
+/// too many failures is refused for a while, whatever it presents.
 async fn require_password(
     State((admin, failures)): State<(Admin, AuthFailures)>,
     request: Request,
@@ -254,8 +254,8 @@ fn is_loopback_host(headers: &HeaderMap) -> bool {
     matches!(name, Some("localhost" | "127.0.0.1" | "[::1]"))
 }
 
-/// True if the request comes from one of our own pages, by the browser's statement: its origin has our
-/// host, and the scheme that the page was fetched with. A proxy that ends TLS before us names it in
+/// True if the browser states that the request comes from one of our own pages: its origin has our host,
+/// and the scheme with which the page was fetched. A proxy that ends TLS before us names the scheme in
 /// `X-Forwarded-Proto`, which no foreign page can set.
 fn is_same_origin<B>(request: &hyper::Request<B>) -> bool {
     let text = |name| {
@@ -273,13 +273,12 @@ fn is_same_origin<B>(request: &hyper::Request<B>) -> bool {
     };
     match text(header::ORIGIN) {
         Some(origin) => origin.split_once("://") == Some((scheme, host)),
-        // A browser sends Origin with every such request: this client is a program that has the
-        // password.
+        // A browser sends Origin with every such request: this client is a program with the password.
         None => text(header::HeaderName::from_static("sec-fetch-site")).is_none(),
     }
 }
 
-/// The scheme of a client's request to a proxy before us.
+/// The scheme of the request that a proxy received.
 const FORWARDED_PROTO: header::HeaderName = header::HeaderName::from_static("x-forwarded-proto");
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! Owns the values that the pages show, and the templates that show them.
+//! Owns the values and the templates of the pages.
 //!
-//! Does not look anything up.
+//! Does not query anything.
 
 use minijinja::value::{Serde, Value};
 use minijinja::{AutoEscape, Environment, context};
@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::mail::view::View;
 use crate::store::{AttemptRecord, JobRecord, JobState, OutboxLedger};
 
-/// Characters of a mail's text that a page shows.
+/// The number of characters of a mail's text that a page shows.
 const TEXT_CHARS_MAX: usize = 20_000;
 
 /// The templates of the pages.

@@ -1,7 +1,6 @@
-//! Owns the authentication of the gateway's callers: keys, and the secrets that requests may be
-//! signed with instead.
+//! Owns the authentication of the gateway's callers: keys, and the secrets for signed requests.
 //!
-//! Does not look at what is requested.
+//! Does not know the requested operation.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,9 +16,9 @@ use crate::http::error::HttpError;
 use crate::http::keys::AccessKeys;
 use crate::signature::{HmacKey, STANDARD_PREFIX, parse_standard};
 
-/// Signatures in one `webhook-signature`, one for each secret of the sender.
+/// The number of signatures in one `webhook-signature`, one for each secret of the sender.
 const SIGNATURES_MAX: usize = 10;
-/// Signed requests that are remembered at a time with their `Idempotency-Key`.
+/// The number of signed requests whose `Idempotency-Key` is remembered.
 const SEEN_CALLS_MAX: usize = 100_000;
 /// Octets of a `webhook-id`.
 const ID_BYTES_MAX: usize = 255;
@@ -45,7 +44,7 @@ struct SeenCall {
     at: Timestamp,
 }
 
-/// A secret that requests are signed with.
+/// A secret for signed requests.
 struct CallSecret {
     /// Key of the generic scheme: the secret as it is written.
     generic: HmacKey,
@@ -70,7 +69,7 @@ pub(super) enum CallCredential {
 }
 
 impl CallCredential {
-    /// True if the caller has proven itself before its body is read.
+    /// True if the caller is authenticated before its body is read.
     pub(super) const fn is_proven(&self) -> bool {
         matches!(self, Self::Key)
     }
@@ -221,10 +220,10 @@ impl CallAuth {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if signed.len() >= SEEN_CALLS_MAX {
-            // A signature is fresh for as long before its timestamp as after it.
+            // A signature is valid for the same time before its timestamp as after it.
             signed.retain(|_, known| now.since(known.at) <= self.age_max * 2);
             if signed.len() >= SEEN_CALLS_MAX && key.is_none() {
-                // By its signature alone it is one mail, however often it is repeated.
+                // Identified only by its signature, it is one mail, however often it is repeated.
                 return Ok(());
             }
             if signed.len() >= SEEN_CALLS_MAX {
@@ -243,7 +242,7 @@ impl CallAuth {
     }
 }
 
-/// Hex HMAC-SHA256 of `{timestamp}.{body}`, the timestamp in milliseconds.
+/// The generic scheme: hex HMAC-SHA256 of `{timestamp}.{body}`, with the timestamp in milliseconds.
 fn generic(headers: &HeaderMap) -> Result<(CallCredential, Timestamp), HttpError> {
     const TIMESTAMP: &str = "X-Webhook-Timestamp";
     let timestamp = single_header(headers, TIMESTAMP)?;
@@ -266,7 +265,7 @@ fn generic(headers: &HeaderMap) -> Result<(CallCredential, Timestamp), HttpError
     Ok((claim, Timestamp::from_millis(millis)))
 }
 
-/// Standard Webhooks: base64 HMAC-SHA256 of `{id}.{timestamp}.{body}`, the timestamp in seconds.
+/// Standard Webhooks: base64 HMAC-SHA256 of `{id}.{timestamp}.{body}`, with the timestamp in seconds.
 fn standard(headers: &HeaderMap) -> Result<(CallCredential, Timestamp), HttpError> {
     let id = single_header(headers, "webhook-id")?;
     let timestamp = single_header(headers, "webhook-timestamp")?;
@@ -442,7 +441,7 @@ mod tests {
                 .bind_idempotency_key(&caller(None), Some("k3"), NOW)
                 .is_ok()
         );
-        // Nor can a copy of one that came without a key be given one.
+        // A copy of a request without a key cannot be given one either.
         let bare = caller(Some([3; 32]));
         assert!(callers.bind_idempotency_key(&bare, None, NOW).is_ok());
         assert!(callers.bind_idempotency_key(&bare, None, NOW).is_ok());

@@ -52,7 +52,7 @@ async fn show(
     Ok(success(StatusCode::OK, job_json(&record)))
 }
 
-/// The mail as it was composed. It is a download, because it contains foreign text.
+/// The composed mail. It is a download, because it contains foreign text.
 async fn mail(
     State(gateway): State<Arc<Gateway>>,
     PathId(id): PathId,

@@ -1,4 +1,4 @@
-//! Owns the product's calls to the gateway: requests for mail, and questions about them.
+//! Owns the product's calls to the gateway: requests for mail, and queries about them.
 //!
 //! Does not compose mail: a [`DraftIntake`], built by the caller, accepts the drafts.
 
@@ -42,17 +42,16 @@ use crate::queue::JobQueue;
 use crate::store::Store;
 use draft_body::ParsedCall;
 
-/// Time in which a body must arrive.
+/// The time limit for receiving a body.
 const BODY_WAIT: Duration = Duration::from_secs(35);
-/// Octets allocated for a body at once, whatever its head announces.
+/// Octets allocated initially for a body, whatever its declared length.
 const BODY_CAPACITY: usize = 64 * 1024;
 
 /// Accepts drafts.
 pub trait DraftIntake: Send + Sync {
     /// Composes the mails of a draft and stores them: the returned jobs are on disk.
     ///
-    /// `None` if nothing is to be sent, because the draft repeats a message that Postern posted
-    /// itself.
+    /// `None` if nothing is sent, because the draft repeats a message that Postern posted itself.
     ///
     /// # Errors
     /// The error response for the product.
@@ -76,13 +75,13 @@ pub struct QueuedDraft {
 pub struct GatewaySettings {
     /// Octets of a request's body.
     pub body_bytes_max: usize,
-    /// Octets of all bodies that are being read or made into mails.
+    /// Octets of all bodies that are being read or composed.
     pub bytes_in_flight_max: usize,
-    /// Time for which a job is attempted after a person retried it.
+    /// The time for which a job is attempted after a person retried it.
     pub age_max: Duration,
-    /// Number of permanent bounces after which an address is suppressed.
+    /// The number of permanent bounces after which an address is suppressed.
     pub suppress_after: u32,
-    /// Time for which an address stays suppressed.
+    /// The time for which an address stays suppressed.
     pub suppression_age: Duration,
 }
 
@@ -118,7 +117,7 @@ struct GatewayLabels {
 }
 
 impl Gateway {
-    /// Creates a gateway that hands drafts to `intake`; without one it refuses them.
+    /// Creates a gateway that passes drafts to `intake`; without one it refuses them.
     pub fn new(
         store: Store,
         intake: Option<Arc<dyn DraftIntake>>,
@@ -220,7 +219,7 @@ impl Gateway {
         Ok(answer)
     }
 
-    /// Reads the whole body. The permit covers its memory while it is held.
+    /// Reads the whole body. The permit accounts for its memory.
     async fn read_body(
         &self,
         holder: Holder,
@@ -287,7 +286,7 @@ pub(super) fn keyed_routes() -> Vec<Endpoint<Arc<Gateway>>> {
     routes
 }
 
-/// Records requests whose key or signature is wrong.
+/// Records requests with a wrong key or signature.
 async fn record_failure(
     State(failures): State<AuthFailures>,
     request: Request,
@@ -305,7 +304,7 @@ async fn record_failure(
     response
 }
 
-/// Lets a request pass if it has a key.
+/// Admits requests with a key.
 async fn authorize(
     State(gateway): State<Arc<Gateway>>,
     request: Request,

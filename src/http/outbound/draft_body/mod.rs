@@ -1,6 +1,6 @@
-//! Owns the parsing of a call's body: JSON becomes a [`Draft`], or the field at fault is named.
+//! Owns the parsing of a call's body: JSON becomes a [`Draft`], or an error names the invalid field.
 //!
-//! Does not know threads: fields that are left out stay empty.
+//! Does not know threads: absent fields stay empty.
 
 use axum::http::StatusCode;
 use data_encoding::{BASE64, BASE64_NOPAD};
@@ -11,21 +11,21 @@ use crate::mail::address::Address;
 use crate::mail::draft::{CC_MAX, Draft, DraftCall, DraftFile, DraftKey, DraftPart};
 use crate::mail::text::breaks_line;
 
-/// The only event that is acted on.
+/// The only event that causes a mail.
 const MESSAGE_CREATED: &str = "message.created";
 /// Octets of the text.
 pub(super) const TEXT_BYTES_MAX: usize = 1024 * 1024;
-/// Octets of the HTML, as many as a mail may be composed of.
+/// Octets of the HTML, the limit of composing.
 pub(super) const HTML_BYTES_MAX: usize = 512 * 1024;
-/// Attachments of a draft.
+/// The number of attachments of a draft.
 const FILES_MAX: usize = 20;
 /// Octets of all attachments together.
 const FILES_BYTES_MAX: usize = 20 * 1024 * 1024;
-/// Extra header fields.
+/// The number of extra header fields.
 const HEADERS_MAX: usize = 20;
 /// Octets of an id of the product.
 const ID_BYTES_MAX: usize = 256;
-/// Octets of a line: a subject, a header's value, a Message-ID.
+/// Octets of a single-line value: a subject, a header's value, a Message-ID.
 const LINE_BYTES_MAX: usize = 900;
 /// Octets of a name.
 const NAME_BYTES_MAX: usize = 256;
@@ -37,13 +37,13 @@ const LOCALE_BYTES_MAX: usize = 35;
 /// The meaning of a body.
 #[derive(Debug)]
 pub(super) enum ParsedCall {
-    /// A mail is to be sent.
+    /// A mail to send.
     Mail(Box<Draft>),
-    /// Nothing is to be sent, for this reason.
+    /// Nothing to send, for this reason.
     Ignored(String),
 }
 
-/// Parses the body of `call`. `key` is the identity that the request's head gives it.
+/// Parses the body of `call`. `key` is the identity from the request's head.
 pub(super) fn read(
     call: DraftCall,
     body: &[u8],
@@ -69,7 +69,7 @@ pub(super) fn read(
     }
 }
 
-/// The name of the field that a part of a draft is read from.
+/// The name of the field for a part of a draft.
 pub fn field_name(call: DraftCall, part: DraftPart) -> &'static str {
     let (event, direct) = match part {
         DraftPart::Attachments => ("attachments", "attachments"),
@@ -143,8 +143,8 @@ fn read_event(object: Map<String, Value>, key: Option<DraftKey>) -> Result<Parse
     Ok(ParsedCall::Mail(Box::new(draft)))
 }
 
-/// The event's name and its fields, which stand in `data` beside the name, or alone. A word without
-/// a dot beside the fields belongs to the message.
+/// The event's name and its fields, which stand in `data` or beside the name. A `type` without a dot beside
+/// the fields belongs to the message.
 fn event_fields(mut object: Map<String, Value>) -> Result<(String, Map<String, Value>), HttpError> {
     let name = ["type", "event"]
         .into_iter()
@@ -180,8 +180,7 @@ fn read_common(
     let text = fields.text(text_name, TEXT_BYTES_MAX)?;
     let text = text.filter(|text| !text.trim().is_empty());
     let text = text.ok_or_else(|| HttpError::invalid_field(text_name, "is required"))?;
-    // A key given for this request takes precedence; an identity that only recognises the repeated
-    // request comes last.
+    // A key given for this request has priority; the digest of a signed request comes last.
     let key = match (key, &message_id) {
         (Some(key @ DraftKey::Given(_)), _) => key,
         (_, Some(id)) => DraftKey::Message(id.clone()),
@@ -305,7 +304,7 @@ impl DraftFields {
         let mut copied: Vec<Address> = Vec::new();
         let mut seen: Vec<String> = recipient.map(Address::folded).into_iter().collect();
         for (at, item) in self.list("cc", CC_MAX)?.into_iter().enumerate() {
-            // Read as a field of its own, so that the error names the entry.
+            // Parsed as a separate field, so that the error names the entry.
             let name = format!("cc[{at}]");
             let mut one = Self::new(Map::from_iter([(name.clone(), item)]), self.path.clone());
             let read = one.mailbox(&name)?;

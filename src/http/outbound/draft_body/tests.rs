@@ -94,7 +94,7 @@ fn no_line(bytes: usize) -> Vec<Value> {
     wrong
 }
 
-/// Puts a value into both calls and checks which field is at fault.
+/// Puts a value into both calls and checks which field is reported.
 fn faulty(place: &str, value: &Value, field: &str) {
     let put = |body: &mut Value| body[place] = value.clone();
     for asked in [event(put), direct(put)] {
