@@ -1,6 +1,6 @@
 //! Owns `check-config`: reports every error of a configuration, or that it is usable.
 //!
-//! Does not check ports, disks, relays and the Messages API: that is `doctor`.
+//! Does not check ports, disks, relays and the Messages API; `doctor` does.
 
 use std::io::Write;
 use std::path::PathBuf;

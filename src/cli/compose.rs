@@ -1,6 +1,6 @@
-//! Owns `mail compose`: prints the mail that a message would become.
+//! Owns `mail compose`: prints the mail for a message.
 //!
-//! Does not send or keep anything; its tokens are real, like those of `token mint`.
+//! Does not send or store anything; its tokens are valid, like those of `token mint`.
 
 use std::fs::File;
 use std::io::{Read as _, Write};
@@ -68,7 +68,7 @@ pub(super) struct ComposeArgs {
     /// The sender's address; by default support@ the route's first reply domain
     #[arg(long, value_name = "ADDRESS")]
     from: Option<String>,
-    /// The language of the fixed phrases, for example de or pt-BR
+    /// The language of the fixed texts, for example de or pt-BR
     #[arg(long, value_name = "LOCALE", default_value = "en")]
     locale: String,
     /// A file with an earlier message, newest first; may be repeated

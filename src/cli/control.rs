@@ -1,5 +1,5 @@
-//! Owns the connection to a running server: HTTP on the control socket in its data folder. If no
-//! server runs, the same requests are answered in this process from the store.
+//! Owns the connection to a running server: HTTP on the control socket in its data folder. If no server
+//! runs, this process answers the same requests from the store.
 //!
 //! Does not know the commands.
 
@@ -22,11 +22,11 @@ use crate::http::control::{self, SOCKET_NAME};
 use crate::run::{self, Exit, ExitError};
 use crate::store::Store;
 
-/// Time that a request may take.
+/// The time limit of a request.
 const ANSWER_WAIT: Duration = Duration::from_secs(60);
 /// Octets of a response.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Octets of a mail: more than any configuration allows, plus our own fields.
+/// Octets of a mail: above every configurable limit, plus our own fields.
 const MAIL_BYTES_MAX: usize = (1 << 30) + (1 << 20);
 
 /// The client of a running server, or of the store itself.
@@ -136,7 +136,7 @@ impl InProcess {
     }
 }
 
-/// Opens the store of a server that does not run, in a way that the server can open it afterwards.
+/// Opens the store while no server runs, in such a way that the server can open it afterwards.
 pub(super) fn open_store(config: &Config) -> Result<Store, ExitError> {
     let folder = config.data_dir.display();
     let Ok(meta) = fs::metadata(&config.data_dir) else {
@@ -156,7 +156,7 @@ pub(super) fn open_store(config: &Config) -> Result<Store, ExitError> {
     run::open_store(config)
 }
 
-/// True if files written by this user could not be opened by the server.
+/// True if the server could not open files written by this user.
 const fn would_lock_out(ours: u32, owner: u32) -> bool {
     ours == 0 && owner != 0
 }

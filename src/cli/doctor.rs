@@ -1,6 +1,6 @@
-//! Owns `doctor`: checks whether everything the server needs is there, one line each.
+//! Owns `doctor`: checks everything that the server needs, with one line for each.
 //!
-//! Does not repair anything, and posts nothing to anyone.
+//! Does not repair anything, and posts nothing.
 
 use std::fs;
 use std::io::{self, Write};
@@ -108,7 +108,7 @@ fn finding(state: CheckState, what: impl Into<String>) -> DoctorFinding {
     DoctorFinding { state, text: what }
 }
 
-/// Checks whether the data folder can be written and has free space.
+/// Checks that the data folder is writable and has free space.
 fn folder(path: &Path, free_bytes_min: u64) -> DoctorFinding {
     let name = format!("data folder {}", path.display());
     let meta = match fs::metadata(path) {
@@ -119,7 +119,7 @@ fn folder(path: &Path, free_bytes_min: u64) -> DoctorFinding {
         }
         Err(error) => return fail(format!("{name}: {error}")),
     };
-    // The mode does not show read-only mounts and quotas: only writing does.
+    // The mode does not show read-only mounts and quotas, so the check writes a file.
     let probe = path.join(".doctor");
     let written = fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe));
     if let Err(error) = written {
@@ -158,7 +158,7 @@ fn show_size(bytes: u64) -> String {
     }
 }
 
-/// Checks whether each relay would accept mail; nothing is sent.
+/// Checks that each relay would accept mail; nothing is sent.
 fn relays(config: &Config) -> Vec<DoctorFinding> {
     let settings = &config.outbound;
     if !settings.enabled || settings.capture {
@@ -180,7 +180,7 @@ fn relays(config: &Config) -> Vec<DoctorFinding> {
     relays.collect()
 }
 
-/// Checks whether each address is free, or in use if the server runs.
+/// Checks that each address is free, or in use if the server runs.
 fn ports(config: &Config, runs: bool) -> Vec<DoctorFinding> {
     let listeners = config.ingress.listen.iter();
     let listeners = listeners.filter_map(|listen| match &listen.address {
@@ -234,7 +234,8 @@ fn certificates(config: &Config) -> Vec<DoctorFinding> {
 }
 
 fn expiry(folder: &Path, host: &str) -> DoctorFinding {
-    /// Let's Encrypt renews a month before the end: after half of that something is wrong.
+    /// Let's Encrypt certificates are renewed a month before the end: half of that time later something is
+    /// wrong.
     const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
     let chain = folder.join(host).join("fullchain.pem");
     let first = CertificateDer::from_pem_file(&chain);
@@ -252,8 +253,8 @@ fn expiry(folder: &Path, host: &str) -> DoctorFinding {
     }
 }
 
-/// Checks whether the Messages API answers. The list of threads is requested, which changes
-/// nothing; a product without that list answers 404 or 405, which counts as an answer.
+/// Checks that the Messages API responds. The list of threads is requested, which changes nothing; a
+/// product without that list answers 404 or 405, which counts as a response.
 fn api(config: &Config, route: &RouteConfig, runs: bool) -> DoctorFinding {
     let name = format!("Messages API of route {}", route.name);
     if config.development && !runs {

@@ -1,7 +1,7 @@
-//! Owns `mail explain`: what would be done with a mail, and why.
+//! Owns `mail explain`: the plan for a mail, and the reasons.
 //!
-//! Does not store, post or send anything. The plan is the one that delivery makes (`delivery::plan`),
-//! and the SMTP responses are those of the doors. The network is asked about the sender only on request.
+//! Does not store, post or send anything. The plan is the one of delivery (`delivery::plan`), and the SMTP
+//! responses are those of the doors. The DNS is queried only on request.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -42,15 +42,15 @@ pub(super) struct ExplainArgs {
     /// The recipient; without it the header decides
     #[arg(long, value_name = "ADDRESS")]
     rcpt: Option<String>,
-    /// The envelope sender; <> is the null sender. Without it the author in From is taken
+    /// The envelope sender; <> is the null sender. By default the author in From
     #[arg(long, value_name = "ADDRESS")]
     from: Option<String>,
     #[command(flatten)]
     sender: SenderArgs,
-    /// Prints one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Looks for the thread in the store too; no server may be running
+    /// Look for the thread in the store too; no server may be running
     #[arg(long)]
     store: bool,
 }
@@ -119,7 +119,7 @@ struct ExplainContext<'a> {
     doors: Routes,
     store: Option<&'a Store>,
     view: &'a View,
-    /// The results of the sender checks; `None` if nothing was checked.
+    /// The results of the sender checks; `None` without checks.
     verdict: Option<&'a Verdict>,
     /// The envelope sender.
     sender: Option<Address>,
@@ -390,7 +390,7 @@ fn reply_json(reply: &Reply) -> Value {
     })
 }
 
-/// The object in words, for a person at a terminal.
+/// The explanation in words, for a terminal.
 fn words(
     explained: &Value,
     verdict: Option<&Verdict>,
@@ -466,7 +466,7 @@ fn words(
     Ok(())
 }
 
-/// The ruling in words, with its rule or reason.
+/// The decision in words, with its rule or reason.
 fn ruling_words(ruling: &Value) -> String {
     let text = |name: &str| {
         ruling[name]

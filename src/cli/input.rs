@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::run::{Exit, ExitError};
 
-/// Octets of a mail file; no configuration allows more.
+/// Octets of a mail file, above every configurable limit.
 const MAIL_BYTES_MAX: u64 = 1 << 30;
 
 /// The bytes of the file at `path`, or of standard input for `-`.

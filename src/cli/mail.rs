@@ -1,4 +1,4 @@
-//! Owns `mail`: shows what a mail would become, and injects one by hand.
+//! Owns `mail`: explains a mail, composes one, and injects one by hand.
 //!
 //! Does not deliver anything: an injected mail waits for the server like any other.
 
@@ -25,7 +25,7 @@ pub(super) enum MailSubcommand {
     Explain(ExplainArgs),
     /// Accept a mail as if it had arrived by SMTP
     Inject(InjectArgs),
-    /// Print the mail that a message would become, without sending it
+    /// Print the mail for a message, without sending it
     Compose(Box<ComposeArgs>),
 }
 

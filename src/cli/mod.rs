@@ -1,6 +1,6 @@
-//! Owns the command line: the commands, and what each prints.
+//! Owns the command line: the commands, and their output.
 //!
-//! Does not serve mail: `serve` hands over to `run`. Each command has its own file.
+//! Does not serve mail: `serve` calls `run`. Each command has a separate file.
 
 mod check;
 mod compose;
@@ -32,8 +32,8 @@ const CONFIG_FILE: &str = "postern.toml";
 
 /// An e-mail gateway for products that have conversations: mail in, message out.
 ///
-/// Without a command it serves. Without a configuration it serves in development mode: on loopback
-/// only, with generated secrets, and with its data in ./data.
+/// Without a command it serves. Without a configuration it serves in development mode: on loopback only,
+/// with generated secrets, and with its data in ./data.
 #[derive(Debug, Parser)]
 #[command(name = "postern", version, max_term_width = 100)]
 pub struct Arguments {
@@ -58,10 +58,10 @@ enum CliCommand {
     /// Explain a mail, inject one, or print one that would be sent
     #[command(subcommand)]
     Mail(mail::MailSubcommand),
-    /// Show and settle the mail that waits
+    /// Show, release and drop the mail that is not settled
     #[command(subcommand)]
     Queue(queue::QueueSubcommand),
-    /// Check whether everything the server needs is there
+    /// Check everything that the server needs
     Doctor(doctor::DoctorArgs),
 }
 
@@ -72,7 +72,7 @@ impl Arguments {
     /// The exit code, after the help or the error has been printed.
     pub fn read() -> Result<Self, ExitCode> {
         Self::try_parse().map_err(|error| {
-            // Nothing is left to do if even this cannot be printed.
+            // If even the error cannot be printed, there is no other place for it.
             let _ = error.print();
             if error.use_stderr() {
                 ExitCode::from(Exit::Usage.code())
@@ -112,9 +112,9 @@ impl CliCommand {
     }
 }
 
-/// The configuration file of an installation, which is used where none is named: in the folder that
-/// systemd names, or in its usual place. A line on standard error says so. A file that only others may
-/// read counts too: whoever cannot read it must not get a server for development instead.
+/// The configuration file of an installation, which is the default: in the folder that systemd names, or in
+/// its usual place. A line on standard error names it. A file without permission to read it counts too,
+/// because its reader must not get a development server instead.
 fn installed() -> Result<Option<PathBuf>, ExitError> {
     let folder = variable("CONFIGURATION_DIRECTORY").unwrap_or_else(|| CONFIG_FOLDER.into());
     let file = PathBuf::from(folder).join(CONFIG_FILE);

@@ -1,6 +1,6 @@
 //! Owns `queue`: lists, shows, releases and drops the mail that is not settled.
 //!
-//! Does not touch settled mail.
+//! Does not change settled mail.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -26,11 +26,11 @@ pub(super) enum QueueSubcommand {
         /// Print one JSON object per line
         #[arg(long)]
         json: bool,
-        /// The largest number of each state
+        /// The maximum number of each state
         #[arg(long, default_value_t = 1000)]
         limit: usize,
     },
-    /// Show everything that is known of one delivery, as JSON
+    /// Show everything known about one delivery, as JSON
     Show {
         /// The delivery, for example 1042.0
         id: String,
@@ -38,7 +38,7 @@ pub(super) enum QueueSubcommand {
         #[arg(long)]
         raw: bool,
     },
-    /// Release a parked delivery to be attempted again
+    /// Release a parked delivery for another attempt
     Retry {
         /// The delivery, for example 1042.0
         id: String,
@@ -46,14 +46,14 @@ pub(super) enum QueueSubcommand {
         #[arg(long)]
         reparse: bool,
     },
-    /// Drop a parked delivery for good
+    /// Drop a parked delivery permanently
     Drop {
         /// The delivery, for example 1042.0
         id: String,
     },
 }
 
-/// The mail that is listed.
+/// The states that can be listed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum ListedState {
     /// Mail that waits for a person

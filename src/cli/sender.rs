@@ -1,6 +1,6 @@
-//! Owns what `mail explain` says of who sent a mail: it asks the DNS as the server would.
+//! Owns the sender checks of `mail explain`: it queries the DNS as the server would.
 //!
-//! Does not know threads: who takes part in one is told by the caller.
+//! Does not know threads: the caller supplies the participant.
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -21,22 +21,22 @@ use crate::run::{Exit, ExitError};
 /// The port of name servers.
 const DNS_PORT: u16 = 53;
 
-/// How the sender is checked.
+/// The options for checking the sender.
 #[derive(Debug, Args)]
 pub(super) struct SenderArgs {
-    /// Checks who sent it with this name server (ADDRESS or ADDRESS:PORT), or with "system"
+    /// Check the sender with this name server (ADDRESS or ADDRESS:PORT), or with "system"
     #[arg(long, value_name = "SERVER")]
     dns: Option<String>,
-    /// The address of the host it came from
+    /// The address of the sending host
     #[arg(long, value_name = "ADDRESS", requires = "dns")]
     ip: Option<IpAddr>,
-    /// What that host said in EHLO
+    /// The name that the sending host gave in EHLO
     #[arg(long, value_name = "NAME", requires = "dns", default_value = "")]
     helo: String,
 }
 
 impl SenderArgs {
-    /// Checks the mail, if a name server was named. `sender` is the envelope's.
+    /// Checks the mail, if a name server was given. `sender` is the envelope's.
     pub(super) fn check(
         &self,
         settings: &Settings,
@@ -75,8 +75,8 @@ fn server(text: &str) -> Result<SocketAddr, ExitError> {
     })
 }
 
-/// What is found, as JSON: the words of the Messages API; and where the DNS was asked, all of the verdict
-/// and what the route makes of it.
+/// The results as JSON: the fields of the Messages API; and, if the DNS was queried, the whole verdict and
+/// the route's decision.
 pub(super) fn findings_json(
     verdict: Option<&Verdict>,
     identity: Identity,
@@ -104,7 +104,7 @@ pub(super) fn findings_json(
     found
 }
 
-/// The verdict in words, a line each check.
+/// The verdict in words, one line for each check.
 pub(super) fn print_verdict(
     verdict: &Verdict,
     found: &Value,

@@ -1,6 +1,6 @@
 //! Owns `serve`, which is also the default command.
 //!
-//! Does not wire anything: that is `run`.
+//! Does not assemble the parts; `run` does.
 
 use std::io::Write;
 use std::path::PathBuf;

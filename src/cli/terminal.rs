@@ -6,8 +6,8 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-/// The text with every character escaped that controls a terminal or reorders text: a mail's
-/// subject must not be able to clear the screen it is listed on.
+/// The text with every character escaped that controls a terminal or reorders text: a mail's subject must
+/// not be able to clear the screen.
 pub(super) fn printable(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_terminal_control) {
         return Cow::Borrowed(text);
@@ -23,7 +23,7 @@ pub(super) fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// The same as [`printable`] for text of several lines, whose line ends stay.
+/// Like [`printable`] for text of several lines, with line ends kept.
 pub(super) fn printable_lines(text: &str) -> String {
     let lines: Vec<_> = text.lines().map(printable).collect();
     lines.join("\n")

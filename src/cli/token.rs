@@ -25,7 +25,7 @@ use crate::run::{Exit, ExitError};
 pub(super) enum TokenSubcommand {
     /// Mint a reply address for a thread and print it
     Mint(MintArgs),
-    /// Print what the token in an address says, or why it is not valid
+    /// Print the claims of the token in an address, or the reason why it is not valid
     Inspect {
         /// The reply address
         address: String,
@@ -49,7 +49,7 @@ pub(super) struct MintArgs {
     /// Bind the token to the person with this address
     #[arg(long, value_name = "ADDRESS")]
     participant: Option<String>,
-    /// The route to mint for; by default the first one
+    /// The route of the token; by default the first one
     #[arg(long, value_name = "NAME")]
     route: Option<String>,
 }
@@ -92,8 +92,8 @@ impl MintArgs {
             .map(|address| parse_address("participant", address))
             .transpose()?;
         let route = find_route(config, self.route.as_deref())?;
-        // A token contains the whole UUID, so no store is needed. Of any other id it has only a
-        // digest, which the store must map; a running server records both.
+        // A token contains the whole UUID, so no store is needed. For any other id it has only a digest,
+        // which the store must map; a running server records both.
         let is_uuid = Uuid::try_parse(&self.thread)
             .is_ok_and(|uuid| uuid.hyphenated().to_string() == self.thread);
         let address = if is_uuid && !config.data_dir.join(SOCKET_NAME).exists() {
@@ -157,7 +157,7 @@ fn inspect(
         Err(error) => return Err(ExitError::new(Exit::Malformed, error)),
     };
     let mut lines = claim_lines(route, &claims).to_vec();
-    // Without a data folder there is no server that could have revoked it.
+    // Without a data folder no server can have revoked it.
     if config.data_dir.exists() {
         let known = known_to_store(config, address)?;
         if known["revoked"] == true {

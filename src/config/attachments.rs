@@ -22,7 +22,7 @@ pub(super) struct AttachmentDefaults<'a> {
     pub(super) hostname: Option<&'a Domain>,
     pub(super) http: Option<&'a SocketAddr>,
     pub(super) https: Option<&'a SocketAddr>,
-    /// Secrets of replies, the newest first: they sign links that have no secret of their own.
+    /// The reply secrets, newest first: they sign links if there is no separate secret.
     pub(super) secrets: Vec<Secret>,
     /// Octets that stay free on the disk of the data folder.
     pub(super) free_bytes_min: u64,
@@ -30,7 +30,7 @@ pub(super) struct AttachmentDefaults<'a> {
     pub(super) is_product_remote: bool,
 }
 
-/// Reads the table. `None` if it is not usable; the findings have the reason.
+/// Reads the table; `None` if it is not usable, with the reason in the findings.
 pub(super) fn read(
     mut section: Section<'_>,
     defaults: &AttachmentDefaults<'_>,
@@ -72,7 +72,7 @@ pub(super) fn read(
         section.problem("link_lifetime", "longer than age_max: links to nothing");
     }
     section.end();
-    // Links that were signed before the secret changed stay good.
+    // Links that were signed before the secret changed stay valid.
     let own_secrets = own_secrets.iter();
     let secrets: Vec<Secret> = own_secrets.chain(&defaults.secrets).cloned().collect();
     if secrets.is_empty() {
@@ -102,7 +102,7 @@ fn bounds(section: &mut Section<'_>) -> AttachmentLimits {
     }
 }
 
-/// The error of a bucket that is already reported.
+/// The error of a bucket, after it was reported.
 struct InvalidBucket;
 
 fn bucket(mut section: Section<'_>) -> Result<Option<S3Bucket>, InvalidBucket> {

@@ -1,6 +1,6 @@
 //! Owns development mode: the values that are used without any configuration.
 //!
-//! Does not create a thread or an address to try: that requires a running server.
+//! Does not create a sample thread or address, which needs a running server.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -15,7 +15,7 @@ use super::secret::Secret;
 
 /// The data folder, in the working directory.
 pub(super) const DATA_FOLDER: &str = "data";
-/// The reply domain. It never leaves the machine (RFC 6761 section 6.3).
+/// The reply domain, which cannot exist outside this machine (RFC 6761 section 6.3).
 pub(super) const DOMAIN: &str = "inbox.localhost";
 /// The URL of the embedded Messages API.
 pub(super) const API_URL: &str = "http://127.0.0.1:8080/api/v1/messages";
@@ -61,7 +61,7 @@ pub(super) fn fill(root: &mut Table, purpose: Purpose) -> Result<(), ConfigProbl
         ("from", text(&format!("support@{DOMAIN}"))),
     ]);
     root.insert("outbound".to_owned(), outbound);
-    // The mail comes from this machine, and no domain authenticates it.
+    // The mail comes from this machine, so no domain can authenticate it.
     let unchecked = table([("enabled", Value::Boolean(false))]);
     root.insert("auth".to_owned(), unchecked);
     let server = root

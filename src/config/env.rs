@@ -1,6 +1,6 @@
-//! Owns the environment variables: their names, and the key of the file that each one sets.
+//! Owns the environment variables: their names, and the configuration key that each one sets.
 //!
-//! Does not judge the values: they are merged into the file's table and read like the rest of it.
+//! Does not check the values: they are merged into the table of the file and read like the rest of it.
 
 use toml::{Table, Value};
 
@@ -11,7 +11,7 @@ use super::findings::{ConfigFindings, ConfigProblem};
 pub struct Variable {
     /// The variable's name.
     pub name: &'static str,
-    /// The key it sets. `route` means the first route of the file, or a new one if it has none.
+    /// The key. `route` means the first route of the file, or a new one if it has none.
     pub key: &'static str,
     form: VariableForm,
 }
@@ -74,7 +74,7 @@ const fn variable(name: &'static str, key: &'static str, form: VariableForm) -> 
     Variable { name, key, form }
 }
 
-/// The variables that are set, with their texts, as `lookup` finds them.
+/// The variables that are set, with their values from `lookup`.
 ///
 /// # Errors
 /// Each variable whose text is not UTF-8.
@@ -118,7 +118,7 @@ pub(super) fn overlay(set: Vec<(Variable, String)>, table: &mut Table, log: &mut
 }
 
 impl Variable {
-    /// True if the variable only sets a location: it does not end development mode.
+    /// True if the variable only sets a location, which does not end development mode.
     pub(super) fn is_location_only(&self) -> bool {
         self.key == "server.data_dir"
     }
@@ -161,7 +161,7 @@ impl Variable {
         })
     }
 
-    /// Inserts `value` at the variable's key and returns the path that findings will show for it.
+    /// Inserts `value` at the variable's key and returns the path for findings.
     fn insert(&self, root: &mut Table, value: Value) -> String {
         let mut names: Vec<_> = self.key.split('.').collect();
         let last = names.pop().unwrap_or_default();
@@ -183,7 +183,7 @@ impl Variable {
                 other => other,
             };
             if !inner.is_table() {
-                // A value of the wrong type in the file is replaced: the environment wins.
+                // A value of the wrong type in the file is replaced: the environment has priority.
                 *inner = Value::Table(Table::new());
             }
             let Value::Table(next) = inner else {

@@ -11,7 +11,7 @@ use crate::store::EventKind;
 
 /// Characters of a subscriber's name.
 const NAME_CHARS_MAX: usize = 64;
-/// Subscribers at most: each has its own requests and memory.
+/// The maximum number of subscribers: each has separate requests and memory.
 const SUBSCRIBERS_MAX: usize = 16;
 
 /// The subscribers to events.

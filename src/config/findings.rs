@@ -1,4 +1,4 @@
-//! Owns the findings of reading a configuration: errors, warnings, and every key that was read.
+//! Owns the findings about a configuration: errors, warnings, and every key that was read.
 //!
 //! Does not read anything.
 
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use toml::Value;
 
-/// An error or a doubt about one place of the configuration. It prints as one line.
+/// An error or a warning about one place of the configuration. It prints as one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigProblem {
     location: String,
@@ -34,20 +34,20 @@ impl Display for ConfigProblem {
 /// A key that was read, with its default and its value.
 #[derive(Clone, Debug)]
 pub struct ConfigKey {
-    /// The key with its tables, as in `smtp.mail_bytes_max`.
+    /// The key with its tables, for example `smtp.mail_bytes_max`.
     pub path: String,
     /// The default; `None` if there is none.
     pub default: Option<Value>,
     /// The configured value for display; `None` if there is none, `(set)` for a secret.
     pub given: Option<String>,
-    /// The environment variable that set it, if one did.
+    /// The environment variable that set it, if any.
     pub variable: Option<&'static str>,
 }
 
 /// The findings so far.
 #[derive(Default)]
 pub(super) struct ConfigFindings {
-    /// The file that the tables come from, for messages.
+    /// The file of the tables, for messages.
     pub(super) file: Option<PathBuf>,
     /// Keys that an environment variable has set.
     pub(super) variables: BTreeMap<String, &'static str>,

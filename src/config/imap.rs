@@ -1,4 +1,4 @@
-//! Owns `[imap]`: the account that mail is fetched from, and how.
+//! Owns `[imap]`: the account from which mail is fetched, and the way to fetch it.
 //!
 //! Does not connect, and does not read certificate and token files, which may change.
 
@@ -15,7 +15,7 @@ const PORT_MAX: u64 = 65_535;
 /// The default port of STARTTLS.
 const PORT_PLAIN: u64 = 143;
 
-/// Reads the table. `None` if IMAP is not enabled, or a required key is missing.
+/// Reads the table; `None` if IMAP is not enabled, or a required key is missing.
 pub(super) fn read(mut section: Section<'_>, is_open: bool) -> Option<Settings> {
     if !is_open {
         for key in section.given_keys() {

@@ -1,6 +1,6 @@
 //! Owns `[smtp]`, `[lmtp]`, `[session]` and `[networks]`: the listeners for mail and their limits.
 //!
-//! Does not decide which mail is accepted: the routes do.
+//! Does not decide which mail is accepted; the routes do.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,7 +27,7 @@ pub(super) fn parse_inbound(text: &str) -> Result<Door, &'static str> {
     }
 }
 
-/// Reads the four tables. `http` has the addresses that HTTP uses already.
+/// Reads the four tables. `http` has the addresses that HTTP already uses.
 pub(super) fn read(
     root: &mut Section<'_>,
     hostname: String,
@@ -96,14 +96,14 @@ fn listen(root: &mut Section<'_>, inbound: &[Door], http: &[SocketAddr]) -> Vec<
             section.problem("listen", "empty, but server.inbound requires an address");
         }
         for address in addresses.unwrap_or_default() {
-            // The system chooses another port 0 each time.
+            // The system chooses another port for each port 0.
             let chosen = matches!(&address, ListenAddress::Tcp(tcp) if tcp.port() == 0);
             if let Some(other) = taken.insert(address.to_string(), key)
                 && !chosen
             {
                 section.problem("listen", format!("\"{address}\": taken by {other}"));
             }
-            // RFC 2033 section 5: port 25 is reserved for SMTP.
+            // Port 25 is reserved for SMTP (RFC 2033 section 5).
             let at_25 = matches!(&address, ListenAddress::Tcp(tcp) if tcp.port() == 25);
             if at_25 && protocol == Protocol::Lmtp {
                 section.problem(
@@ -152,7 +152,7 @@ fn connections(
     let mail = session.mail_bytes_max;
     let waits = secs(1)..=secs(3600);
     let mut settings = Settings {
-        // The limit of a session must follow when the limit of one mail is raised.
+        // The limit of a session must grow with the limit of one mail.
         session_bytes_max: 8 * mail,
         session,
         ..defaults

@@ -1,5 +1,5 @@
-//! Owns the configuration: a TOML file and the environment become checked settings, or a list of
-//! every error in them.
+//! Owns the configuration: a TOML file and the environment become checked settings, or a list of all
+//! errors.
 //!
 //! Does not start anything. Each part has its own `Settings` with its own defaults; the configured
 //! values override them here.
@@ -48,19 +48,18 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 pub struct Loaded {
     /// The settings.
     pub config: Config,
-    /// Doubtful but allowed values; one line each.
+    /// Warnings about doubtful but allowed values.
     pub warnings: Vec<ConfigProblem>,
     /// Every key with its default and its configured value.
     pub keys: Vec<ConfigKey>,
 }
 
-/// The permission to write to the disk while loading.
+/// The purpose of loading, which decides about writing to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Loading for inspection: in development mode, missing secrets are generated and forgotten.
     Look,
-    /// Loading for a server: in development mode, secrets are generated once and kept in the data
-    /// folder.
+    /// Loading for a server: in development mode, secrets are generated once and stored in the data folder.
     Run,
 }
 
@@ -144,7 +143,7 @@ fn read(file: &Path) -> Result<Table, ConfigProblem> {
         return Err(ConfigProblem::new(&name, what));
     }
     text.parse().map_err(|error: toml::de::Error| {
-        // The error's own text quotes the faulty line, which may contain a secret.
+        // The error's own text quotes the line, which may contain a secret.
         let what = error.message().replace('\n', ", ");
         let Some(at) = error.span() else {
             return ConfigProblem::new(&name, what);

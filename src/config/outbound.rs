@@ -32,7 +32,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const PORT: u16 = 587;
 /// The port that uses TLS from the first octet (RFC 8314).
 const PORT_IMPLICIT: u16 = 465;
-/// Relays at most.
+/// The maximum number of relays.
 const RELAYS_MAX: usize = 16;
 /// Octets of a CA file.
 const CA_BYTES_MAX: u64 = 1 << 20;
@@ -50,15 +50,15 @@ pub struct OutboundConfig {
     pub from_name: Option<String>,
     /// The relays in order of preference; at least one if `enabled` and not `capture`.
     pub relays: Vec<Relay>,
-    /// Time that each step with a relay may take.
+    /// The time limit of each step with a relay.
     pub timeouts: RelayTimeouts,
     /// The keys, each of which signs every mail.
     pub signers: Arc<[DkimSigningKey]>,
     /// The limits of the worker.
     pub worker: OutboundSettings,
-    /// Time for which a job is attempted.
+    /// The time for which a job is attempted.
     pub max_age: Duration,
-    /// Time for which an address with too many bounces is suppressed.
+    /// The time for which an address with too many bounces is suppressed.
     pub suppress_for: Duration,
     /// The templates of the mails.
     pub templates: Arc<Templates>,
@@ -77,11 +77,11 @@ pub(super) struct OutboundContext<'a> {
     pub(super) development: bool,
     /// The secrets of `[webhook]`.
     pub(super) webhook_secrets: &'a [Secret],
-    /// Age of a request of the generic webhook scheme.
+    /// The maximum age of a request of the generic webhook scheme.
     pub(super) webhook_age_max: Duration,
 }
 
-/// Reads the table. `None` if it is not usable; the errors are reported.
+/// Reads the table; `None` if it is not usable, with the errors reported.
 pub(super) fn read(
     mut section: Section<'_>,
     context: &OutboundContext<'_>,
@@ -204,7 +204,7 @@ fn relays(section: &mut Section<'_>, wanted: bool) -> Vec<Relay> {
     found
 }
 
-/// Reads the keys of a relay. `None` without a host, or if they are not usable, which is reported.
+/// Reads the keys of a relay; `None` without a host, or if they are invalid, which is reported.
 fn relay(section: &mut Section<'_>) -> Option<Relay> {
     let host = section.parsed("host", host);
     let port = section.count("port", PORT, 1..=65_535);
@@ -252,7 +252,7 @@ fn with_cause(error: TrustError) -> String {
     }
 }
 
-/// The error of a login that is already reported.
+/// The error of a login, after it was reported.
 struct InvalidLogin;
 
 /// The mechanism of a login.
@@ -384,10 +384,10 @@ fn is_this_machine(host: &str) -> bool {
     is_name || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
-/// Parses an https URL in which each `{job}` stays.
+/// Parses an https URL that may contain `{job}`.
 fn https(text: &str) -> Result<WebAddressForm, String> {
     const JOB: &str = "{job}";
-    // A word that is the same in every component of a URL.
+    // A job id has only characters that are unchanged in every component of a URL.
     let word = JobId([0; 16]).to_string();
     let filled = text.replace(JOB, &word);
     if filled.contains(['{', '}']) {

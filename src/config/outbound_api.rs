@@ -1,4 +1,4 @@
-//! Owns `[outbound.api]`: the callers that may request mail, and the size of their requests.
+//! Owns `[outbound.api]`: the callers that may request mail, and the limits of their requests.
 //!
 //! Does not send anything.
 
@@ -15,13 +15,13 @@ use crate::http::outbound::GatewaySettings;
 pub struct OutboundApiConfig {
     /// The accepted keys.
     pub keys: Vec<Secret>,
-    /// The secrets that calls may be signed with.
+    /// The secrets for signed calls.
     pub secrets: Vec<Secret>,
-    /// Age of a signed call, or its distance in the future.
+    /// The maximum age of a signed call, or its distance in the future.
     pub age_max: Duration,
     /// Octets of a request's body.
     pub body_bytes_max: usize,
-    /// Octets of all bodies at a time.
+    /// Octets of all concurrent bodies.
     pub bytes_in_flight_max: usize,
 }
 
@@ -32,13 +32,12 @@ pub(super) struct OutboundApiContext<'a> {
     pub(super) routes: &'a [RouteConfig],
     /// The secrets of `[webhook]`.
     pub(super) webhook_secrets: &'a [Secret],
-    /// Age of a request of the generic webhook scheme.
+    /// The maximum age of a request of the generic webhook scheme.
     pub(super) webhook_age_max: Duration,
 }
 
-/// Reads the table. If it has neither key nor secret, the key of the first route's Messages API is
-/// used, provided it is strong, and the secrets of the generic webhook scheme: their holder is the
-/// product.
+/// Reads the table. If it has neither key nor secret, the key of the first route's Messages API is used,
+/// provided it is strong, and the secrets of the generic webhook scheme: the product holds them.
 pub(super) fn read(
     mut section: Section<'_>,
     context: &OutboundApiContext<'_>,

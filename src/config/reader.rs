@@ -1,9 +1,9 @@
 //! Owns the reading of a configuration table: each key is taken once, with its default.
 //!
-//! Does not stop at the first error: all are collected, each with its key and its value. Keys that
-//! are left in a table when its reader is done are unknown. Every requested key is recorded with
-//! its default, so that the example file can be compared with the code. A deserialiser such as
-//! serde would stop at the first error and know no defaults to show.
+//! Does not stop at the first error: all are collected, each with its key and its value. Keys that are left
+//! in a table after reading are unknown. Every requested key is recorded with its default, so that the
+//! example file can be compared with the code. A deserialiser such as serde would stop at the first error
+//! and know no defaults.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -17,7 +17,7 @@ use super::secret::{Secret, is_open_to_others};
 use super::value;
 
 /// Reads fields of a settings struct from a table, each with its value as the default and within its
-/// bounds. The key is the name of the field, or stands behind `as`.
+/// bounds. The key is the name of the field, or stands after `as`.
 macro_rules! read_fields {
     (@key $field:ident) => { stringify!($field) };
     (@key $field:ident $key:literal) => { $key };
@@ -33,7 +33,7 @@ macro_rules! read_fields {
 }
 pub(super) use read_fields;
 
-/// A table of the configuration while it is read.
+/// A table of the configuration that is being read.
 pub(super) struct Section<'l> {
     path: String,
     table: Table,
@@ -68,9 +68,8 @@ impl<'l> Section<'l> {
         }
     }
 
-    /// The tables under `[[key]]`; none if the key is missing, `None` if it is something else. In
-    /// messages, a single table has the bare key as its path, and several have `key[0]`, `key[1]`
-    /// and so on.
+    /// The tables under `[[key]]`; empty if the key is missing, `None` if it has another type. In messages,
+    /// a single table has the bare key as its path, and several have `key[0]`, `key[1]` and so on.
     pub(super) fn tables(&mut self, key: &str) -> Option<Vec<Self>> {
         let path = self.path(key);
         let values = match self.table.remove(key) {
@@ -104,7 +103,7 @@ impl<'l> Section<'l> {
         (sections.len() == count).then_some(sections)
     }
 
-    /// Ends the reading of this table: the keys that are left in it are unknown.
+    /// Ends the reading of this table: the remaining keys are unknown.
     pub(super) fn end(self) {
         for (key, _) in &self.table {
             let path = self.path(key);
@@ -148,7 +147,7 @@ impl<'l> Section<'l> {
         self.findings.warn(&self.path(key), what);
     }
 
-    /// The file that the table comes from.
+    /// The file of the table.
     pub(super) fn file(&self) -> Option<&'l Path> {
         self.findings.file.as_deref()
     }
@@ -193,7 +192,7 @@ impl<'l> Section<'l> {
         })
     }
 
-    /// The same as [`Section::parsed`], with a default that `parse` accepts.
+    /// Like [`Section::parsed`], with a default that `parse` accepts.
     pub(super) fn parsed_or<T, E: Display>(
         &mut self,
         key: &str,
@@ -227,7 +226,7 @@ impl<'l> Section<'l> {
         .unwrap_or(default)
     }
 
-    /// The same as [`Section::number`], in the caller's type.
+    /// Like [`Section::number`], in the caller's type.
     pub(super) fn count<T>(&mut self, key: &str, default: T, bounds: RangeInclusive<u64>) -> T
     where
         T: Copy + TryFrom<u64> + TryInto<u64>,
@@ -236,7 +235,7 @@ impl<'l> Section<'l> {
         T::try_from(self.number(key, shown, bounds)).unwrap_or(default)
     }
 
-    /// The same as [`Section::size`], for memory.
+    /// Like [`Section::size`], for memory.
     pub(super) fn length(
         &mut self,
         key: &str,
@@ -341,7 +340,7 @@ impl<'l> Section<'l> {
         (list.len() == values.len()).then_some(list)
     }
 
-    /// Reads a secret that the operator generates and the one before it, and finds the weak ones.
+    /// Reads a secret that the operator generates and the previous one, and reports weak ones.
     pub(super) fn strong_secrets(&mut self, key: &str) -> Vec<Secret> {
         let mut secrets = Vec::new();
         for key in [key.to_owned(), format!("{key}_old")] {
@@ -437,7 +436,7 @@ impl<'l> Section<'l> {
     }
 }
 
-/// A value as messages show it: short, and without control characters.
+/// A value for messages: short, and without control characters.
 fn display_value(value: &Value) -> String {
     const SHOWN_MAX: usize = 80;
     let text = match value {
@@ -459,10 +458,9 @@ fn within(number: i64, bounds: &RangeInclusive<u64>) -> Result<u64, String> {
         .ok_or_else(|| format!("out of bounds: {} to {}", bounds.start(), bounds.end()))
 }
 
-/// True for a likely typing error: at most two letters added, removed or changed, but not all of
-/// them.
+/// True for a likely typing error: at most two letters added, removed or changed, but not all of them.
 fn is_near(known: &str, key: &str) -> bool {
-    // The last row of Wagner and Fischer's table of edit distances.
+    // The last row of the edit distance table (Wagner and Fischer).
     let known: Vec<char> = known.chars().take(64).collect();
     let mut row: Vec<usize> = (0..=known.len()).collect();
     for (at, c) in key.chars().take(64).enumerate() {

@@ -1,6 +1,6 @@
 //! Owns `[[route]]`: a reply domain with its keys, its mailboxes and its Messages API.
 //!
-//! Does not create key rings or clients: the parts that use a route do.
+//! Does not create key rings or clients; the parts that use a route do.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,21 +25,20 @@ use crate::mail::token::{Format, KeyError, KeyRing};
 const NAME_DEFAULT: &str = "default";
 /// The mailboxes of a route without configured ones.
 const MAILBOXES_DEFAULT: [&str; 4] = ["general", "business", "fans", "dmca"];
-/// The mailbox for mail to postmaster, if there is one of this name.
+/// The mailbox for mail to postmaster, if a mailbox has this name.
 const POSTMASTER_DEFAULT: &str = "general";
-/// Characters of a marker: a shorter one would occur in many mails.
+/// The minimum length of a marker in characters: a shorter one would occur in many mails.
 const MARKER_CHARS_MIN: usize = 8;
 const MARKER_CHARS_MAX: usize = 100;
 /// Key ids have four bits in a token.
 const KEY_ID_MAX: u64 = 15;
 
-/// A reply domain, or several that are equivalent, with everything that belongs to it.
+/// A reply domain, or several equivalent ones, with all related settings.
 #[derive(Clone)]
 pub struct RouteConfig {
     /// The unique name.
     pub name: String,
-    /// The reply domains; at least one, and none of them another route's. Tokens are issued in the
-    /// first.
+    /// The reply domains; at least one, and none of another route. Tokens are issued in the first.
     pub domains: Vec<Domain>,
     /// The signing keys by id, newest first; at least one.
     keys: Vec<(u8, Secret)>,
@@ -47,7 +46,7 @@ pub struct RouteConfig {
     prefix: String,
     /// The format of new tokens.
     pub token_format: Format,
-    /// Time for which a token is valid.
+    /// The time for which a token is valid.
     pub token_lifetime: Duration,
     /// The local parts that are mailboxes.
     pub mailboxes: Vec<String>,
@@ -55,7 +54,7 @@ pub struct RouteConfig {
     pub catch_all: Option<String>,
     /// The mailbox for mail to postmaster (RFC 5321 section 4.5.1).
     pub postmaster: String,
-    /// The line of our mails above which people reply, if one is configured.
+    /// The line of our mails above which people reply, if configured.
     pub reply_marker: Option<String>,
     /// The rules for mailboxes, and the action for each kind of mail.
     pub policy: RoutePolicy,
@@ -66,13 +65,13 @@ pub struct RouteConfig {
 }
 
 impl RouteConfig {
-    /// The line above which people reply, for reply extraction. The marker of each language is
-    /// recognised in addition.
+    /// The line above which people reply, for the reply extraction. The default marker of each language is
+    /// recognised too.
     pub fn marker(&self) -> &str {
         self.reply_marker.as_deref().unwrap_or(MARKER_DEFAULT)
     }
 
-    /// True if the Messages API is not on this machine, as far as its URL says.
+    /// True if the Messages API is not on this machine, according to its URL.
     pub(super) fn is_product_remote(&self) -> bool {
         let url = reqwest::Url::parse(&self.api.base_url).ok();
         let host = url.as_ref().and_then(reqwest::Url::host_str);
@@ -89,10 +88,10 @@ impl RouteConfig {
         self.keys.iter().map(|(_, secret)| secret)
     }
 
-    /// Creates a key ring of the route's keys. Each part that verifies tokens has its own.
+    /// Creates a key ring of the route's keys. Each part that verifies tokens has a separate one.
     ///
     /// # Errors
-    /// None for a route returned by [`load`](super::load), which has tried it.
+    /// Never for a route returned by [`load`](super::load), which has tested it.
     pub fn key_ring(&self) -> Result<KeyRing, KeyError> {
         let keys = self.keys.iter();
         let keys = keys.map(|(id, secret)| (*id, secret.reveal().as_bytes().to_vec()));
@@ -191,7 +190,7 @@ fn read_one(
     match route.key_ring() {
         Ok(_) => {}
         Err(error @ KeyError::Prefix(_)) => section.problem("reply_prefix", error.to_string()),
-        // The reader of the keys has reported this one.
+        // The reader of the keys has reported this error.
         Err(KeyError::IdRepeated(_) | KeyError::SecretTooShort { .. }) => {}
         Err(error) => section.problem("secrets", error.to_string()),
     }
@@ -255,7 +254,7 @@ fn read_keys(section: &mut Section<'_>) -> Vec<(u8, Secret)> {
 /// The rules in the configured file, or the built-in ones.
 fn read_rules(section: &mut Section<'_>) -> Option<Rules> {
     if !section.is_given("rules") {
-        // Read nevertheless, so that the key is recorded.
+        // Read in any case, so that the key is recorded.
         section.path_maybe("rules");
         return Rules::shipped().ok();
     }
@@ -290,7 +289,7 @@ fn read_kinds(mut section: Section<'_>) -> KindActions {
             }
         }
         let action = section.choice(kind.name(), &words);
-        // The words are the allowed actions only.
+        // Only allowed actions are in the list.
         let _ = kinds.set(kind, action);
     }
     section.end();
@@ -335,8 +334,7 @@ fn read_api(mut section: Section<'_>) -> Option<ApiSettings> {
     api
 }
 
-/// Parses a marker: one line that nobody writes by chance, because a reply loses everything below
-/// it.
+/// Parses a marker: one line that people do not write by chance, because a reply loses everything below it.
 fn marker(text: &str) -> Result<String, &'static str> {
     if !(MARKER_CHARS_MIN..=MARKER_CHARS_MAX).contains(&text.trim().chars().count()) {
         return Err("must have 8 to 100 characters");

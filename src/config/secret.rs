@@ -11,9 +11,9 @@ use data_encoding::BASE64URL_NOPAD;
 
 pub use crate::secret::Secret;
 
-/// Octets of a signing key at least: the width of SHA-256, on which the HMAC is based.
+/// The minimum length of a signing key in octets: the output size of SHA-256, on which the HMAC is based.
 pub const KEY_BYTES_MIN: usize = 32;
-/// Octets of a secret at most. A longer file is not a secret.
+/// The maximum length of a secret in octets. A longer file is not a secret.
 const SECRET_BYTES_MAX: usize = 4096;
 
 impl Secret {
@@ -27,7 +27,7 @@ impl Secret {
         Ok(Self::new(BASE64URL_NOPAD.encode(&bytes)))
     }
 
-    /// Reads a file that contains one secret; the line end after it is not part of it.
+    /// Reads a file with one secret; a final line end is not part of it.
     pub(super) fn read(path: &Path) -> io::Result<Self> {
         let mut text = String::new();
         let mut file = File::open(path)?.take(SECRET_BYTES_MAX as u64 + 1);
@@ -47,7 +47,7 @@ impl Secret {
             return Self::read(path);
         }
         let secret = Self::random()?;
-        // Written under another name first: a crash must not leave half a key.
+        // Written under another name first: a crash must not leave an incomplete key.
         let fresh = path.with_extension("new");
         let mut file = OpenOptions::new()
             .write(true)
@@ -62,8 +62,8 @@ impl Secret {
         Ok(secret)
     }
 
-    /// The reason why it must not sign anything, if there is one. A repeated character is typical
-    /// of an example.
+    /// The reason why the secret is too weak for signing, if it is. A repeated character is typical of an
+    /// example.
     pub(super) fn weakness(&self) -> Option<String> {
         let mut characters = self.reveal().chars();
         let first = characters.next();

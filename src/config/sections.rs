@@ -1,6 +1,7 @@
-//! Owns the tables of the configuration that stand alone, and [`Config`], what all of them add up to.
+//! Owns the tables of the configuration without a separate module, and [`Config`], which holds all
+//! settings.
 //!
-//! Does not read routes, the doors mail comes in by, nor the tables of parts that are not built.
+//! Does not read the tables that have a module of their own.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -41,7 +42,7 @@ pub struct Config {
     pub log_filter: String,
     /// The format of log lines.
     pub log_format: LogFormat,
-    /// Time that a shutdown waits for work in flight.
+    /// The time for which a shutdown waits for running work.
     pub stop_max: Duration,
     /// The SMTP and LMTP listeners, and their limits.
     pub ingress: ingress::Settings,
@@ -87,14 +88,14 @@ pub enum LogFormat {
     Text,
 }
 
-/// Reads every table. `None` if the errors leave no configuration at all; the findings have them.
+/// Reads every table; `None` if the errors leave no configuration at all, with the errors in the findings.
 pub(super) fn read(root: &mut Section<'_>, development: bool) -> Option<Config> {
     let server = ServerSection::read(root.table("server"));
     let certificates = tls(root.table("tls"));
     let (http_listen, https_listen, http) = http(root.table("http"), server.stop_max);
     let embedded_api = embedded_api(root.table("embedded_api"));
     let routes = route::read(root);
-    // The greeting needs a name, and the reply domain certainly leads here.
+    // The greeting needs a name, and the reply domain resolves to this host.
     let hostname = server
         .hostname
         .or_else(|| routes.first()?.domains.first().cloned());
@@ -169,7 +170,7 @@ fn tls(mut section: Section<'_>) -> Option<PathBuf> {
     folder
 }
 
-/// The folder `certs` beside the configuration file, if it has a certificate of any host.
+/// The folder `certs` beside the configuration file, if it contains a certificate.
 fn certificates_beside(file: &Path) -> Option<PathBuf> {
     let folder = file.parent()?.join(CERTIFICATES_FOLDER);
     let hosts = fs::read_dir(&folder).ok()?;
@@ -192,7 +193,7 @@ fn imap(
     })
 }
 
-/// Reads the webhooks' table and the generic scheme in it; no settings if webhooks are not enabled.
+/// Reads the webhooks' table and the generic scheme in it; `None` if webhooks are not enabled.
 fn webhooks(
     root: &mut Section<'_>,
     inbound: &[Door],
@@ -241,8 +242,8 @@ impl ServerSection {
     }
 }
 
-/// Parses a log filter. A lone word that is no level would be the name of a module, and nothing else would
-/// be logged: it must be written with a level.
+/// Parses a log filter. A single word that is not a level would be the name of a module, and nothing else
+/// would be logged; so it must have a level.
 fn log_filter(text: &str) -> Result<String, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     EnvFilter::try_new(text).map_err(|error| error.to_string())?;
@@ -276,7 +277,7 @@ fn http(
     }
     let is_plain = |address: &&SocketAddr| listen.iter().flatten().any(|plain| plain == *address);
     let taken = over_tls.iter().flatten().filter(is_plain);
-    // The system chooses another port 0 each time.
+    // The system chooses another port for each port 0.
     for address in taken.filter(|address| address.port() != 0) {
         section.problem("tls_listen", format!("\"{address}\": taken by http.listen"));
     }

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// Parses a number of octets, as `25MiB`.
+/// Parses a number of octets, for example `25MiB`.
 ///
 /// # Errors
 /// A description of the expected form.
@@ -37,7 +37,7 @@ pub(super) fn show_size(bytes: u64) -> String {
     format!("{bytes}B")
 }
 
-/// Parses a duration, as `90s`, `5m`, `1h30m` or `365d`.
+/// Parses a duration, for example `90s`, `5m`, `1h30m` or `365d`.
 ///
 /// # Errors
 /// A description of the expected form.
@@ -98,8 +98,8 @@ pub(super) fn server(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-/// Parses a listening address: an IP address and a port, as `127.0.0.1:25` or `[::1]:25`. With port 0
-/// the system chooses one.
+/// Parses a listening address: an IP address and a port, for example `127.0.0.1:25` or `[::1]:25`. With
+/// port 0 the system chooses one.
 ///
 /// # Errors
 /// A description of the missing part.

@@ -19,18 +19,18 @@ use crate::network::Network;
 use crate::objects::S3Bucket;
 use crate::tls::PublicKey;
 
-/// The allowed ages of a signed request.
+/// The allowed values for the maximum age of a signed request.
 pub(super) const AGES: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 60 * 60);
 
-/// The generic scheme, with which the product's other calls may be signed too.
+/// The generic scheme, which may also sign the product's other calls.
 pub(super) struct GenericScheme {
     pub(super) secrets: Vec<Secret>,
-    /// Age of a request, or its distance in the future.
+    /// The maximum age of a request, or its distance in the future.
     pub(super) age_max: Duration,
 }
 
-/// Reads the table. `None` if no provider is configured.
+/// Reads the table; the settings are `None` if no provider is configured.
 pub(super) fn read(mut section: Section<'_>) -> (Option<Settings>, GenericScheme) {
     // In the order in which providers are recognised: the most certain first.
     let (resend, resend_key) = resend(section.table("resend"));
@@ -178,7 +178,7 @@ fn ses(mut section: Section<'_>) -> (Option<Arc<dyn Adapter>>, Vec<S3Bucket>) {
     (adapter, buckets)
 }
 
-/// The buckets that SES puts mail into: they share their server and key.
+/// The buckets of SES, which share their server and key.
 fn buckets(mut section: Section<'_>) -> Vec<S3Bucket> {
     let is_enabled = is_given(&section);
     let names = section.list("names", None, |name| match name.is_empty() {
@@ -322,12 +322,12 @@ fn mailjet(mut section: Section<'_>) -> Option<Arc<dyn Adapter>> {
     )
 }
 
-/// True if a key of this table is set: then the provider is meant to be enabled.
+/// True if a key of this table is set, so that the provider must be meant to be enabled.
 fn is_given(section: &Section<'_>) -> bool {
     !section.given_keys().is_empty()
 }
 
-/// The adapter, if the table is set. A key to authenticate requests with is required.
+/// The adapter, if the table is set. A key for authenticating requests is required.
 fn finish_adapter(
     section: Section<'_>,
     is_enabled: bool,
@@ -359,7 +359,7 @@ fn secrets(section: &mut Section<'_>, key: &str) -> Vec<Secret> {
 }
 
 fn accounts(section: &mut Section<'_>) -> Vec<BasicAccount> {
-    /// Octets of a password, which must not be guessed.
+    /// The minimum length in octets of a password, so that it cannot be guessed.
     const PASSWORD_BYTES_MIN: usize = 16;
     let user = section.parsed_or("user", "postern", |user| match user.contains(':') {
         true => Err("has a colon"),

@@ -15,9 +15,9 @@ use crate::ingress::smtp::ListenAddress;
 use crate::smtp::session::Protocol;
 use crate::store::EmbeddedMessages;
 
-/// The idempotency key of the thread to try: one thread per data folder.
+/// The idempotency key of the sample thread: one thread per data folder.
 const THREAD_KEY: &str = "development-trial-thread";
-/// The author in the commands to paste.
+/// The author in the printed commands.
 const SENDER: &str = "ann@example.com";
 
 /// Creates a thread, mints a reply address for it and prints both with instructions.

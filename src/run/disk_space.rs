@@ -1,6 +1,6 @@
-//! Owns the free space of the disk that holds the data: for `doctor`, and as a metric.
+//! Owns the free space of the data folder's disk: for `doctor`, and as a metric.
 //!
-//! Does not refuse mail: the store does.
+//! Does not refuse mail; the store does.
 
 use std::fmt;
 use std::io;
@@ -12,10 +12,10 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use rustix::fs::statvfs;
 
-/// Octets that an ordinary user can still write to the disk of this folder.
+/// The octets that an unprivileged user can still write to the disk of this folder.
 ///
 /// # Errors
-/// Those of the system.
+/// Errors of the system.
 pub fn free_bytes(folder: &Path) -> io::Result<u64> {
     let found = statvfs(folder)?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))

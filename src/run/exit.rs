@@ -1,4 +1,4 @@
-//! Owns the end of a failed program: an exit code of sysexits(3) and lines for a person.
+//! Owns the exit of a failed program: an exit code of sysexits(3) and lines for a person.
 //!
 //! Does not print them.
 
@@ -69,7 +69,7 @@ impl ExitError {
         Self::new(exit, anyhow::anyhow!("{line}"))
     }
 
-    /// The lines for a person; none if nobody reads them any more.
+    /// The lines for a person; empty if the reader of the output has gone.
     pub fn lines(&self) -> &[String] {
         &self.lines
     }
@@ -94,9 +94,7 @@ impl From<io::Error> for ExitError {
     fn from(error: io::Error) -> Self {
         let is_enough = error.kind() == io::ErrorKind::BrokenPipe;
         let mut failure = Self::new(Exit::InputOutput, error);
-        // The reader of the output has seen enough, as in `postern queue list
-        //
-        //  head`.
+        // The reader of the output has closed it, like `head` in a pipe.
         if is_enough {
             failure.lines.clear();
         }

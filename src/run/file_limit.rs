@@ -8,18 +8,18 @@ use tracing::warn;
 
 use crate::config::Config;
 
-/// Open files besides the clients' connections: journals, index, calls to the Messages API,
-/// listeners, and files that are read briefly.
+/// The number of open files besides the clients' connections: journals, index, calls to the Messages API,
+/// listeners, and files that are open briefly.
 const DESCRIPTORS_OWN: usize = 256;
 
-/// Raises the soft limit as far as needed and as the hard limit allows. Shells and containers often
-/// set 1024, and without a descriptor the store cannot read: a crowd of idle connections must not
-/// get that far.
+/// Raises the soft limit as far as needed and allowed by the hard limit. Shells and containers often set
+/// 1024, and without a free descriptor the store cannot read: idle connections must not be able to cause
+/// that.
 pub(super) fn raise(config: &Config) {
-    // All HTTP addresses share their limit; the control socket has the same for itself.
+    // All HTTP addresses share one limit; the control socket has a separate, equal one.
     let http = config.http_server.connections_max.saturating_mul(2);
     let connections = config.ingress.connections_max.saturating_add(http);
-    // An eighth more is for exempt clients, and one for connections that give up their place.
+    // An eighth more is for exempt clients, and another for connections that are being evicted.
     let wanted = connections
         .saturating_add(connections / 4)
         .saturating_add(DESCRIPTORS_OWN);

@@ -1,4 +1,4 @@
-//! Owns how a mail of the control socket is accepted: as a mail of any other door.
+//! Owns the acceptance of a mail from the control socket, like a mail of any other door.
 //!
 //! Does not read the request.
 
@@ -13,7 +13,7 @@ use crate::ingress::accept::{AcceptError, AcceptedVia, accept, envelope_without_
 use crate::mail::envelope::{Door, Envelope};
 use crate::store::{MailId, Store};
 
-/// The time that the store may take for a mail.
+/// The time limit of the store for a mail.
 const STORE_WAIT: Duration = Duration::from_secs(60);
 
 /// The function behind `mail inject`, over this store.

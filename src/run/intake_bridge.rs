@@ -1,5 +1,5 @@
-//! Owns the bridges of the outbox's intake: to the HTTP server, and to the delivery whose messages
-//! it must recognise.
+//! Owns the bridges of the outbox's intake: to the HTTP server, and to the delivery, whose messages it must
+//! recognise.
 //!
 //! Does not decide anything.
 

@@ -1,5 +1,4 @@
-//! Owns the wiring: the only place that knows every part. It opens, binds, starts, reports
-//! readiness, waits, and drains.
+//! Owns the assembly of all parts: opens, binds, starts, reports readiness, waits, and shuts down.
 //!
 //! Does none of the parts' work.
 
@@ -53,13 +52,13 @@ use tasks::Tasks;
 const ATTACHMENTS_TASK: &str = "attachments";
 /// The task that ends when a journal can no longer be written.
 const STORE_TASK: &str = "store";
-/// Time that a shutdown may take beyond the parts' own grace periods before the rest is aborted.
+/// The time that a shutdown may take beyond the parts' own grace periods before the rest is aborted.
 const STOP_SLACK: Duration = Duration::from_secs(5);
 
 /// Serves until a signal stops it. Development mode prints its banner to `out`.
 ///
 /// # Errors
-/// The reason why the start failed, or the part that ended by itself.
+/// The reason why the start failed, or the part that ended unexpectedly.
 pub fn serve(
     config: Config,
     warnings: &[ConfigProblem],
@@ -98,7 +97,7 @@ impl Services {
             public_router: app,
             control_router: control,
         } = self;
-        // HTTP outlives the worker: in development mode the worker posts to our own Messages API.
+        // HTTP is stopped after the worker: in development mode the worker posts to our own Messages API.
         let (stop_mail, mail) = watch::channel(false);
         let (stop_http, http) = watch::channel(false);
         let mut http_tasks = http_servers(config, [app, control], &certificates, &http).await?;
@@ -233,7 +232,7 @@ async fn http_servers(
     Ok(http_tasks)
 }
 
-/// Starts what reads certificates again, and what removes files that are too old.
+/// Starts the reloading of certificates and the removal of expired attachments.
 fn start_upkeep(http_tasks: &mut Tasks, certificates: Arc<Certificates>, objects: Objects) {
     http_tasks.spawn(CERTIFICATES_FOLDER, async move {
         certificates.watch(tls::POLL_WAIT).await;
@@ -245,8 +244,7 @@ fn start_upkeep(http_tasks: &mut Tasks, certificates: Arc<Certificates>, objects
     });
 }
 
-/// Ends the process when a disk has failed: it is not trusted again, and the next start reads what
-/// is really there.
+/// Ends the process when a disk has failed: the next start reads the state that is really on disk.
 fn watch_store(http_tasks: &mut Tasks, store: &Store, book: Option<&EmbeddedMessages>) {
     let store = store.clone();
     http_tasks.spawn(STORE_TASK, async move {

@@ -1,5 +1,5 @@
-//! Owns the parts that a running server and a command on the store have in common, and the helpers to
-//! create parts from the configuration.
+//! Owns the parts that a running server and an offline command share, and the creation of parts from the
+//! configuration.
 //!
 //! Starts nothing.
 
@@ -22,9 +22,9 @@ use crate::store::{OpenError, Store};
 
 /// The folder of the embedded Messages API, in the data folder.
 pub(super) const EMBEDDED_FOLDER: &str = "messages";
-/// The folder of notes about mails that are still to be fetched, in the data folder.
+/// The folder of notes about deferred fetches, in the data folder.
 pub(super) const DEFERRED_FOLDER: &str = "errands";
-/// The folder of webhook items that cannot be read, in the data folder.
+/// The folder of unreadable webhook items, in the data folder.
 pub(super) const SET_ASIDE_FOLDER: &str = "set-aside";
 /// The folder of the self-signed certificate, in the data folder.
 pub(super) const CERTIFICATES_FOLDER: &str = "certs";
@@ -38,8 +38,8 @@ pub fn open_store(config: &Config) -> Result<Store, ExitError> {
     Store::open(config.store.clone(), clock::now()).map_err(store_open_error)
 }
 
-/// Creates the parts of the control socket: the same for a running server and for a command that
-/// works on the store itself.
+/// Creates the parts of the control socket: the same for a running server and for a command that uses the
+/// store itself.
 ///
 /// # Errors
 /// A route's keys are not usable.
@@ -94,7 +94,7 @@ pub(super) fn store_open_error(error: OpenError) -> ExitError {
     ExitError::new(exit, error)
 }
 
-/// The routes as the entrances for mail use them.
+/// The routes, as the doors for mail use them.
 ///
 /// # Errors
 /// A route's keys are not usable.

@@ -132,8 +132,8 @@ impl Services {
     }
 }
 
-/// Checks everything about a configuration that would stop a server at its start, except for what only
-/// the start itself can find: addresses in use, and a data folder that is not usable.
+/// Checks everything about a configuration that would prevent a start, except for problems that only the
+/// start itself can find: addresses in use, and an unusable data folder.
 ///
 /// # Errors
 /// The first part that cannot be created.
@@ -264,8 +264,8 @@ fn webhook_receivers(
     Ok(Some(receiver))
 }
 
-/// The keys for the event stream and the pages: those of the gateway. The key of the embedded Messages
-/// API opens nothing else.
+/// The keys for the event stream and the pages: those of the gateway. The key of the embedded Messages API
+/// permits nothing else.
 fn access_keys(config: &Config) -> AccessKeys {
     AccessKeys::new(config.outbound.api.keys.iter().map(Secret::reveal))
 }
@@ -332,7 +332,7 @@ fn authenticator(config: &Config) -> Option<Arc<Authenticator>> {
 /// The routes as delivery uses them.
 ///
 /// # Errors
-/// The keys or the Messages API of a route cannot be used.
+/// The keys or the Messages API of a route are invalid.
 pub fn delivery_routes(config: &Config) -> Result<Vec<delivery::route::DeliveryRoute>, ExitError> {
     let mut list = Vec::new();
     for route in &config.routes {

@@ -9,7 +9,7 @@ use tokio::signal::unix::{self, SignalKind};
 /// The request of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
-    /// SIGHUP: read the certificates again.
+    /// SIGHUP: reload the certificates.
     Reload,
     /// SIGTERM or SIGINT, by name: finish and exit.
     Stop(&'static str),

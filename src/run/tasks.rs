@@ -1,6 +1,6 @@
-//! Owns the long-lived tasks: the end of each is noticed.
+//! Owns the long-lived tasks, and notices when one ends.
 //!
-//! Does not restart them: a part that panicked is in an unknown state.
+//! Does not restart them, because a part that panicked is in an unknown state.
 
 use std::collections::HashMap;
 
@@ -26,8 +26,7 @@ impl Tasks {
         self.names.insert(handle.id(), (name, handle));
     }
 
-    /// Waits until a task ends, which none of them should, and describes the end. Never resolves
-    /// without tasks.
+    /// Waits until a task ends, which is unexpected, and describes the end. Never resolves without tasks.
     pub(super) async fn next(&mut self) -> anyhow::Error {
         match self.set.join_next_with_id().await {
             Some(ended) => self.describe_end(ended),

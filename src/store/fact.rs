@@ -443,7 +443,7 @@ pub struct Delivery {
     pub recipient: Recipient,
     /// The finished steps, one of a kind, oldest first.
     pub steps: Vec<DeliveryStep>,
-    /// The reason for which the delivery is parked; `None` if it is not.
+    /// The reason why the delivery is parked; `None` if it is not.
     pub parked: Option<String>,
     /// Size of the mail in bytes.
     pub bytes: u64,

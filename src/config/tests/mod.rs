@@ -94,7 +94,7 @@ fn the_example_can_be_used_as_it_is_and_with_every_key_set() {
     let folder = TempDir::new().unwrap();
     let set = load_text(&uncommented(folder.path()), &[]).unwrap();
     assert_eq!(set.config.hostname.as_str(), "mx.example.com");
-    // The example lacks the keys without a default, all of which the environment can set.
+    // The example leaves out the keys without a default, all of which the environment can set.
     assert!(load_text(EXAMPLE, &[]).is_err());
     let bare = load_text(EXAMPLE, &NEEDED).unwrap();
     assert_eq!(bare.config.hostname.as_str(), "inbox.example.com");
@@ -129,7 +129,7 @@ events = { webhook = [{}] }
         }
     }
     for (path, default) in known {
-        // A secret may stand in place of its file; the example shows the better way.
+        // A secret may be given directly instead of its file; the example shows the file.
         let shown = example.contains_key(&path) || example.contains_key(&format!("{path}_file"));
         assert!(shown, "{path} is missing in the example");
         if default.is_none() && !path.starts_with("route.secrets.") {

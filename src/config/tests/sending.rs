@@ -159,7 +159,7 @@ fn what_is_kept_of_the_outbox_is_the_operators() {
     assert_eq!((store.outbox_max, store.outbox_bytes_max), (7, 2 << 20));
     assert_eq!((store.sent_kept, store.failed_kept), (8, 9));
     assert_eq!((store.failed_age_max, store.captured_kept), (days(10), 11));
-    // The age is the same whoever suppresses an address.
+    // The time is the same for suppressions by bounces and by people.
     assert_eq!(config.outbound.suppress_for, days(12));
     assert_eq!(config.delivery.suppress_for, days(12));
 }
