@@ -1,7 +1,7 @@
-//! Owns the one step with which every door accepts a mail: recipients that mean the same are merged,
-//! the store gets its time, and a log line tells that we took responsibility.
+//! Owns the step with which every door accepts a mail: equivalent recipients are merged, the mail is stored
+//! within a time limit, and a log line records the acceptance.
 //!
-//! Does not decide whose a mail is, and does not answer the client.
+//! Does not resolve recipients, and does not answer the client.
 
 use std::time::Duration;
 
@@ -16,39 +16,39 @@ use crate::mail::address::Address;
 use crate::mail::envelope::{Door, Envelope, Peer, Recipient};
 use crate::store::{MailId, Store, StoreError};
 
-/// A reason why a mail was not accepted. The client may bring it again.
+/// The reason why a mail was not accepted. The client may send it again.
 #[derive(Debug, Error)]
 pub enum AcceptError {
-    /// The store takes no mail.
+    /// The store did not accept the mail.
     #[error("store")]
     Store(#[from] StoreError),
-    /// The store did not answer in time. It may still keep the mail: then the mail is there twice
-    /// once it comes again, which its fingerprint tells; it is never lost.
+    /// The store did not answer in time. It may still keep the mail: then a second copy is recognised by
+    /// its fingerprint; the mail is never lost.
     #[error("the store is too slow")]
     TimedOut,
 }
 
-/// The words of the log line beside the envelope. Each door fills in those it knows.
+/// The fields of the log line besides the envelope. Each door fills in the known ones.
 #[derive(Clone, Debug, Default)]
 pub struct AcceptedVia<'a> {
-    /// Number of the connection.
+    /// The number of the connection.
     pub connection: Option<u64>,
-    /// Address of the peer, or `local`.
+    /// The address of the peer, or `local`.
     pub peer: Option<String>,
-    /// Address of the client behind the peer, where that told one.
+    /// The address of the client behind the peer, if the peer named it.
     pub client: Option<String>,
     /// True if the connection had TLS.
     pub tls: Option<bool>,
-    /// Name of the webhook provider.
+    /// The name of the webhook provider.
     pub provider: Option<&'a str>,
     /// The provider's id of the mail.
     pub id: Option<&'a str>,
 }
 
-/// Puts a mail on disk within `limit`: with `Ok` it is our responsibility.
+/// Stores a mail within `limit`; after `Ok` it is on disk.
 ///
 /// # Errors
-/// The store took it not, or not in time.
+/// The store did not accept it, or not in time.
 pub async fn accept(
     store: &Store,
     limit: Duration,
@@ -83,7 +83,7 @@ pub async fn accept(
     Ok(mail)
 }
 
-/// The envelope of a mail that came without an SMTP dialogue. Nobody has checked its sender yet.
+/// The envelope of a mail that came without an SMTP dialogue. Its sender is not checked yet.
 pub fn envelope_without_dialogue(
     door: Door,
     sender: Option<Address>,
@@ -108,8 +108,8 @@ pub fn envelope_without_dialogue(
     }
 }
 
-/// Keeps the first of recipients that mean the same, such as one named twice, or one token in two
-/// forms of an address. Each that stays becomes a delivery of its own.
+/// Keeps the first of equivalent recipients, such as one named twice, or one token in two forms of an
+/// address. Each remaining one becomes a separate delivery.
 pub fn merge_duplicates(recipients: &mut Vec<Recipient>) {
     let mut kept: Vec<Recipient> = Vec::with_capacity(recipients.len());
     for recipient in recipients.drain(..) {

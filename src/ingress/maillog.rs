@@ -1,17 +1,17 @@
-//! Owns how the addresses of a mail look in log lines.
+//! Owns the form of a mail's addresses in log lines.
 //!
-//! Does not write the lines. No token is ever in one.
+//! Does not write the lines. They never contain a token.
 
 use crate::mail::envelope::{Recipient, RecipientTarget};
 use crate::mail::redact;
 
-/// The null sender, as log lines have it.
+/// The null sender in log lines.
 pub(super) const NULL_SENDER: &str = "<>";
 
-/// Recipients named in one line at most.
+/// The maximum number of recipients in one line.
 const NAMED_MAX: usize = 10;
 
-/// The first recipients, and how many more there are.
+/// The first recipients, and the number of the others.
 pub(super) fn masked_recipients(recipients: &[Recipient]) -> String {
     let named = recipients.iter().take(NAMED_MAX).map(|recipient| {
         let has_token = match &recipient.target {

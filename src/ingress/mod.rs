@@ -1,6 +1,6 @@
-//! Owns the doors mail comes in by.
+//! Owns the doors for incoming mail.
 //!
-//! Does not keep mail: every door hands it to the store before it answers that it was taken.
+//! Does not keep mail: every door stores a mail before it reports the acceptance.
 
 pub mod accept;
 pub mod imap;

@@ -1,6 +1,6 @@
-//! Owns the routes: the domains that are ours, and the meaning of an address at one of them.
+//! Owns the routes: our domains, and the meaning of the addresses in them.
 //!
-//! Does not decide a client's response, nor the thread of a mail without a token.
+//! Does not choose a client's response, nor the thread of a mail without a token.
 
 use std::collections::HashMap;
 
@@ -16,10 +16,10 @@ use crate::mail::verdict::Verdict;
 use crate::smtp::response::Refusal;
 use crate::store::{Store, StoreError};
 
-/// The mailbox a route files mail for its postmaster under, where nothing else is configured.
+/// The default mailbox for a postmaster's mail.
 pub const POSTMASTER_MAILBOX: &str = "general";
 
-/// All routes, found by the domain of an address.
+/// All routes, by domain.
 pub struct Routes {
     list: Vec<Route>,
     by_domain: HashMap<Domain, usize>,
@@ -27,30 +27,30 @@ pub struct Routes {
     postmaster: Address,
 }
 
-/// One reply domain (or several that mean the same) with its keys and mailboxes.
+/// A reply domain, or several equivalent ones, with its keys and mailboxes.
 pub struct Route {
-    /// The name that is kept with every mail of this route.
+    /// The name that is stored with every mail of this route.
     pub name: String,
-    /// The domains whose addresses are this route's. At least one; no other route has them.
+    /// The domains of this route; at least one, and none of another route.
     pub domains: Vec<Domain>,
-    /// The keys that its tokens are verified with.
+    /// The keys for verifying its tokens.
     pub keys: KeyRing,
-    /// The local parts that are mailboxes, which are their names too. Case does not matter.
+    /// The local parts that are mailboxes, which are also their names. Case is ignored.
     pub mailboxes: Vec<String>,
-    /// The mailbox for every local part that is neither token nor mailbox; `None` refuses those.
+    /// The mailbox for every other local part; `None` refuses those.
     pub catch_all: Option<String>,
     /// The mailbox for `postmaster` (RFC 5321 section 4.5.1).
     pub postmaster: String,
-    /// The policy for mail whose sender is not known for sure.
+    /// The policy for mail whose sender is not verified.
     pub policy: AuthPolicy,
 }
 
 impl Routes {
-    /// Puts the routes in order. The first is the default: it has the postmaster of `hostname`, the
-    /// server's own name.
+    /// Creates the routes. The first one is the default: it has the postmaster of `hostname`, the server's
+    /// own name.
     ///
     /// # Errors
-    /// If there is no route, a route without domain, or a domain that two routes have.
+    /// There is no route, a route has no domain, or two routes have the same domain.
     pub fn new(list: Vec<Route>, hostname: &Domain) -> Result<Self, RoutesError> {
         if list.is_empty() {
             return Err(RoutesError::Empty);
@@ -74,12 +74,12 @@ impl Routes {
         })
     }
 
-    /// The routes in their order.
+    /// The routes, in order.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
         self.list.iter()
     }
 
-    /// The route that has this domain.
+    /// The route of this domain.
     pub fn by_domain(&self, domain: &Domain) -> Option<&Route> {
         self.by_domain.get(domain).map(|at| &self.list[*at])
     }
@@ -89,12 +89,11 @@ impl Routes {
         self.list.iter().find(|route| route.name == name)
     }
 
-    /// The recipient that `address` stands for: a thread, by its verified token, a mail we sent, by its
-    /// verified return path, or a mailbox. `store` knows the tokens that were revoked and those whose
-    /// letters lost their case on the way.
+    /// The recipient that `address` means: a thread by its verified token, a mail of ours by its verified
+    /// return path, or a mailbox. `store` knows revoked tokens and those whose case was lost.
     ///
     /// # Errors
-    /// The reason why the address is not ours.
+    /// The reason why the address is refused.
     pub async fn resolve(
         &self,
         store: &Store,
@@ -104,11 +103,11 @@ impl Routes {
         self.resolve_with(Some(store), address, now).await
     }
 
-    /// As [`Routes::resolve`]; without a store no token is revoked, and a token in lower case is
+    /// Like [`Routes::resolve`]; without a store no token counts as revoked, and a lower-cased token is
     /// unknown.
     ///
     /// # Errors
-    /// Says why the address is not ours to take.
+    /// The reason why the address is refused.
     pub async fn resolve_with(
         &self,
         store: Option<&Store>,
@@ -123,8 +122,7 @@ impl Routes {
         })
     }
 
-    /// The recipient of mail to the bare `<postmaster>`, which every server must take (RFC 5321
-    /// section 4.5.1).
+    /// The recipient of mail to `<postmaster>`, which every server must accept (RFC 5321 section 4.5.1).
     pub fn postmaster(&self) -> Recipient {
         let route = &self.list[0];
         Recipient {
@@ -134,10 +132,10 @@ impl Routes {
         }
     }
 
-    /// The policy's decision about a mail for this recipient, by its sender. `author` is the one address
+    /// The policy's decision about a mail for this recipient, by its sender. `author` is the single address
     /// of its From field.
     /// # Errors
-    /// The store does not tell whose the thread is.
+    /// The store has no answer about the thread.
     pub async fn apply_policy(
         &self,
         store: &Store,
@@ -145,9 +143,9 @@ impl Routes {
         verdict: &Verdict,
         author: Option<&Address>,
     ) -> Result<PolicyDecision, StoreError> {
-        // The default route is asked for what is recipient to none: nothing that was made here is.
+        // A recipient without a known route uses the policy of the default route.
         let route = self.by_name(&recipient.route).unwrap_or(&self.list[0]);
-        // Whoever reports on a mail vouches for nothing, and whatever else comes there is not posted.
+        // A notice authenticates no author, and other mail to a return path is never posted.
         if matches!(recipient.target, RecipientTarget::Return(_)) {
             return Ok(PolicyDecision::Accept);
         }
@@ -203,9 +201,9 @@ impl Routes {
 }
 
 impl Route {
-    /// True if `author` is whom the token was minted for, or else the thread's known sender. To which
-    /// thread a mail without a token belongs is found later, and then this is asked again: until
-    /// then it may be the author's.
+    /// True if `author` is the person for whom the token was minted, or else the thread's known sender. For
+    /// a mail without a token the thread is determined later, and the check is repeated: until then the
+    /// thread may be the author's.
     async fn is_participant(
         &self,
         store: &Store,
@@ -219,7 +217,7 @@ impl Route {
             return Ok(self.keys.is_participant(claims, author));
         }
         let known = match store.thread(&self.name, claims.thread).await {
-            // Nobody can say whose it is, so it is not taken for this author's.
+            // The participant is unknown, so the author does not count as the participant.
             Err(StoreError::Damaged) => None,
             found => found?,
         };
@@ -232,8 +230,8 @@ impl Route {
         if let Some(name) = self.mailboxes.iter().find(named) {
             return Ok(name.clone());
         }
-        // Source routes in disguise (RFC 5321 section 3.9.1 and appendix F.2 tell of the `%` and
-        // `!` hacks). A catch-all must not look like a relay that obeys them.
+        // Hidden source routes (RFC 5321 section 3.9.1 and appendix F.2 describe the `%` and `!` hacks). A
+        // catch-all must not look like a relay that follows them.
         if local.contains(['%', '!', '@']) {
             return Err(Unroutable::Foreign);
         }
@@ -241,16 +239,16 @@ impl Route {
     }
 }
 
-/// A reason why an address is not ours.
+/// The reason why an address is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Unroutable {
-    /// The token is ours, but too old.
+    /// The token is ours, but has expired.
     #[error("token expired")]
     Expired,
     /// The address has a token's form, but no key of the route signed it.
     #[error("token forged")]
     Forged,
-    /// The address is at a domain that is not ours, or asks to be sent on to one.
+    /// The domain of the address is not ours, or the address asks for relaying to another one.
     #[error("domain not ours")]
     Foreign,
     /// A token of ours, minted ahead of our clock.
@@ -259,10 +257,10 @@ pub enum Unroutable {
     /// The token was revoked.
     #[error("token revoked")]
     Revoked,
-    /// The store is needed to tell, and gives no answer.
+    /// The store is needed for the decision, and has no answer.
     #[error("no answer of the store")]
     Store(#[from] StoreError),
-    /// The address is at a domain of ours, but neither a token nor a mailbox.
+    /// The domain is ours, but the address is neither a token nor a mailbox.
     #[error("no such mailbox")]
     Unknown,
 }
@@ -290,16 +288,16 @@ pub const fn policy_response(refusal: PolicyRefusal) -> Refusal {
     }
 }
 
-/// The fault of a list of routes.
+/// The reason why routes are invalid.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RoutesError {
-    /// Two routes (or one twice) have this domain.
+    /// Two routes have this domain, or one has it twice.
     #[error("{0}: domain in two routes")]
     DomainTwice(Domain),
     /// There is no route at all.
     #[error("no route")]
     Empty,
-    /// The server's name cannot stand in an address.
+    /// The server's name is invalid in an address.
     #[error("host name")]
     Hostname(#[source] AddressError),
     /// The route of this name has no domain.
@@ -317,8 +315,8 @@ async fn ensure_not_revoked(store: Option<&Store>, claims: Claims) -> Result<Cla
     Ok(claims)
 }
 
-/// A lower-cased token has no signature left to check. It is as good as its digest: nobody but those
-/// who were sent the token can know it. It grows old as it would have with its case.
+/// Verifies a lower-cased token by its digest, because its signature cannot be checked: only people who
+/// received the token can know it. It expires like the original.
 async fn claims_by_digest(
     store: Option<&Store>,
     keys: &KeyRing,

@@ -1,7 +1,7 @@
 //! Owns a session with an IMAP server: its commands, and the result of each one (RFC 3501, 2177,
 //! 4315, 6851).
 //!
-//! Does not decide which mail is fetched, nor its fate.
+//! Does not decide which mail is fetched, nor how it is treated.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,13 +17,14 @@ use super::transport::{ImapFault, ImapStream, ImapTransport};
 use crate::client::{plain_response, xoauth2_response};
 use crate::clock::Timestamp;
 
-/// The longest time of one command as a whole, however steadily its responses come.
+/// The maximum time of one command as a whole, however steadily its responses arrive.
 const COMMAND_MAX: Duration = Duration::from_secs(15 * 60);
-/// Untagged responses to one command. The longest is the listing of a wide span of UIDs.
+/// The maximum number of untagged responses to one command. The longest is the listing of a wide span of
+/// UIDs.
 const RESPONSES_MAX: usize = 1_000_000;
-/// Mails of one listing that are kept, the lowest UIDs.
+/// The maximum number of listed mails that are kept, lowest UIDs first.
 pub(super) const LISTED_MAX: usize = 5_000;
-/// Octets of literals that a command has which asks for none.
+/// Octets of literals allowed for a command that requests none.
 const LITERAL_BYTES_MIN: usize = 4 * 1024;
 
 /// A session with a server.
@@ -32,15 +33,15 @@ pub(super) struct ImapClient {
     read_timeout: Duration,
     tags: u64,
     capabilities: Vec<String>,
-    /// True if the server has announced mail since the folder was selected last.
+    /// True if the server has announced mail since the folder was last selected.
     has_new_mail: bool,
 }
 
-/// The properties of a folder that is selected.
+/// The properties of a selected folder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SelectedFolder {
     pub(super) uid_validity: u32,
-    /// `None` where the server does not tell.
+    /// `None` if the server does not report it.
     pub(super) uid_next: Option<u32>,
     pub(super) is_read_only: bool,
 }
@@ -64,7 +65,7 @@ impl ImapClient {
         }
     }
 
-    /// Reads the greeting. True if the server knows us already (PREAUTH).
+    /// Reads the greeting; true if the server has authenticated us already (PREAUTH).
     pub(super) async fn read_greeting(&mut self) -> Result<bool, ImapFault> {
         let until = Instant::now() + self.read_timeout;
         let raw = self.transport.read_response(0, until).await?;
@@ -79,7 +80,7 @@ impl ImapClient {
         }
     }
 
-    /// Asks for the server's capabilities.
+    /// Requests the server's capabilities.
     pub(super) async fn request_capabilities(&mut self) -> Result<(), ImapFault> {
         self.capabilities.clear();
         self.command("CAPABILITY", "CAPABILITY").await
@@ -89,7 +90,7 @@ impl ImapClient {
         self.capabilities.iter().any(|word| word == capability)
     }
 
-    /// Asks for TLS, and returns the stream to speak it over.
+    /// Requests TLS, and returns the stream for the handshake.
     pub(super) async fn start_tls(mut self) -> Result<Box<dyn ImapStream>, ImapFault> {
         self.command("STARTTLS", "STARTTLS").await?;
         self.transport.into_stream()
@@ -98,7 +99,7 @@ impl ImapClient {
     pub(super) async fn login(&mut self, user: &str, password: &str) -> Result<(), ImapFault> {
         let plain = user.is_ascii() && password.is_ascii();
         if !plain || self.has_capability("LOGINDISABLED") {
-            // LOGIN has no letters but those of ASCII.
+            // LOGIN is limited to ASCII.
             return self
                 .authenticate("PLAIN", plain_response(user, password))
                 .await;
@@ -132,7 +133,7 @@ impl ImapClient {
         let until = Instant::now() + COMMAND_MAX;
         for _ in 0..RESPONSES_MAX {
             match self.read_response(LITERAL_BYTES_MIN, until).await? {
-                // A second question tells of an error, and the end comes after an empty answer.
+                // A second challenge carries an error, and the result follows an empty response.
                 ImapResponse::Continuation => {
                     let line = format!("{}\r\n", response.take().unwrap_or_default());
                     self.transport.send(line.as_bytes()).await?;
@@ -147,7 +148,7 @@ impl ImapClient {
         Err(ImapFault::TooManyResponses(RESPONSES_MAX))
     }
 
-    /// Opens a folder, also one that is open.
+    /// Selects a folder, even if it is already selected.
     pub(super) async fn select(&mut self, folder: &str) -> Result<SelectedFolder, ImapFault> {
         let mut selected = SelectedFolder::default();
         let mut uid_validity = None;
@@ -164,7 +165,7 @@ impl ImapClient {
         let code = self.command_with("SELECT", &command, &mut take).await?;
         selected.is_read_only = code == ResponseCode::ReadOnly;
         selected.uid_validity = uid_validity.ok_or(ImapFault::NotOffered("UIDVALIDITY"))?;
-        // What was said before is in what is listed now.
+        // Earlier announcements are covered by the next listing.
         self.has_new_mail = false;
         Ok(selected)
     }
@@ -205,7 +206,7 @@ impl ImapClient {
         Ok(listed)
     }
 
-    /// The mails of these UIDs, as far as the server gives them; flags stay as they are.
+    /// The mails of these UIDs that the server returns; flags stay unchanged.
     pub(super) async fn fetch_bodies(
         &mut self,
         uids: &[u32],
@@ -230,7 +231,7 @@ impl ImapClient {
                     body: Some(body),
                     ..
                 })) => {
-                    // What is not kept counts too: it was in memory.
+                    // A mail that is not kept counts too, because it was in memory.
                     room = room.saturating_sub(body.len());
                     if uids.contains(&uid) {
                         bodies.entry(uid).or_insert(body);
@@ -250,8 +251,8 @@ impl ImapClient {
         self.command("STORE", &command).await
     }
 
-    /// Moves mails to a folder, which is made if it is not there. False if they were only copied,
-    /// and marked as deleted.
+    /// Moves mails to a folder, which is created if it does not exist. False if they were only copied, and
+    /// marked as deleted.
     pub(super) async fn move_to(&mut self, uids: &[u32], folder: &str) -> Result<bool, ImapFault> {
         let (set, name) = (syntax::uid_set(uids), wire_name(folder)?);
         let moves = self.has_capability("MOVE");
@@ -269,8 +270,8 @@ impl ImapClient {
         }
     }
 
-    /// Deletes mails for good. False if they are only marked as deleted: without UIDPLUS, to remove
-    /// them would remove what somebody else has marked, too.
+    /// Deletes mails permanently. False if they are only marked as deleted: without UIDPLUS, an expunge
+    /// would also remove mails that other clients have marked.
     pub(super) async fn delete(&mut self, uids: &[u32]) -> Result<bool, ImapFault> {
         self.add_flag(uids, "\\Deleted").await?;
         if !self.has_capability("UIDPLUS") {
@@ -281,13 +282,13 @@ impl ImapClient {
         Ok(true)
     }
 
-    /// True if the server has told of new mail since the folder was selected.
+    /// True if the server has announced mail since the folder was selected.
     pub(super) const fn has_new_mail(&self) -> bool {
         self.has_new_mail
     }
 
-    /// Waits with IDLE until the server tells of new mail, or until `until`. It may be given up: then
-    /// this conversation is of no more use.
+    /// Waits with IDLE until the server announces mail, or until `until`. If the future is dropped, the
+    /// session can no longer be used.
     pub(super) async fn idle(&mut self, until: Instant) -> Result<(), ImapFault> {
         let tag = self.send_command("IDLE").await?;
         let mut is_idle = false;
@@ -302,7 +303,7 @@ impl ImapClient {
                 ImapResponse::Continuation => is_idle = true,
                 ImapResponse::Untagged(news) => self.record_untagged(news)?,
                 ImapResponse::Tagged { status, .. } => {
-                    // RFC 2177: nothing but a refusal ends it before we do.
+                    // Only a refusal ends IDLE before DONE (RFC 2177).
                     return Err(ImapFault::Refused {
                         what: "IDLE",
                         said: status.text,
@@ -363,7 +364,7 @@ impl ImapClient {
         self.check_status(what, status)
     }
 
-    /// Reads responses until the command with this tag is over.
+    /// Reads responses until the tagged one of this command.
     async fn read_until_tagged(
         &mut self,
         tag: &str,
@@ -433,7 +434,7 @@ impl ImapClient {
     }
 }
 
-/// The end of a command whose folder may not exist.
+/// The result of a command whose folder may not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FolderCommand {
     Done,

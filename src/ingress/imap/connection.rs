@@ -1,6 +1,6 @@
-//! Owns the way to a server: address, TLS, greeting, login.
+//! Owns connecting to a server: address, TLS, greeting, login.
 //!
-//! Does not try again: that is `poller`.
+//! Does not retry; `poller` does.
 
 use std::io;
 use std::path::PathBuf;
@@ -16,10 +16,10 @@ use super::settings::{ImapCredential, ImapSecurity, Settings};
 use super::transport::{ImapFault, ImapStream};
 use crate::client::{TrustError, TrustedRoots, client_config, read_token_file};
 
-/// Addresses of a name that are tried.
+/// The maximum number of addresses of a name that are tried.
 const ADDRESSES_MAX: usize = 8;
 
-/// The TLS settings that connections are made with.
+/// The TLS settings for connections.
 pub(super) struct ImapConnector {
     tls: TlsConnector,
     name: ServerName<'static>,
@@ -29,7 +29,7 @@ impl ImapConnector {
     /// Reads the certificates.
     ///
     /// # Errors
-    /// The certificates cannot be read, or the host has no name that a certificate could have.
+    /// The certificates cannot be read, or the host name is invalid in a certificate.
     pub(super) fn new(settings: &Settings) -> Result<Self, ImapSetupError> {
         let config = match &settings.ca_file {
             Some(file) => {
@@ -74,7 +74,7 @@ impl ImapConnector {
         client.request_capabilities().await?;
         if !is_known {
             log_in(&mut client, settings).await?;
-            // A server may offer more to clients it knows.
+            // A server may offer more after the login.
             client.request_capabilities().await?;
         }
         Ok(client)
@@ -86,7 +86,7 @@ impl ImapConnector {
         settings: &Settings,
     ) -> Result<ImapClient, ImapFault> {
         let mut open = ImapClient::new(stream, settings.read_timeout);
-        // A server that knows us already cannot be asked for TLS any more (RFC 3501 section 6.2.1).
+        // After PREAUTH STARTTLS is not allowed (RFC 3501 section 6.2.1).
         if open.read_greeting().await? {
             return Err(ImapFault::NotOffered("STARTTLS"));
         }
@@ -114,7 +114,7 @@ impl ImapConnector {
     }
 }
 
-/// A reason why no connection can be made, whatever the server does.
+/// The reason why no connection can be made, independent of the server.
 #[derive(Debug, Error)]
 pub enum ImapSetupError {
     /// The file with the certificates cannot be used.

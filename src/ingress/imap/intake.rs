@@ -1,7 +1,6 @@
-//! Owns the way of a fetched mail into the store: its recipients, the envelope it never had, and who
-//! vouches for it.
+//! Owns the acceptance of a fetched mail: its recipients, its envelope, and the verdict on its sender.
 //!
-//! Does not talk to the server.
+//! Does not communicate with the server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,30 +17,30 @@ use crate::mail::envelope::{Door, Envelope, Recipient, RecipientTarget};
 use crate::mail::view::HeaderView;
 use crate::store::{RECIPIENTS_MAX, Store, StoreError};
 
-/// Addresses of one mail that are looked at.
+/// The maximum number of addresses of one mail that are examined.
 const ADDRESSES_MAX: usize = 600;
 
-/// The parts that mails are accepted with.
+/// The parts for accepting mails.
 pub(super) struct ImapIntake {
     pub(super) store: Store,
     pub(super) routes: Arc<Routes>,
     pub(super) auth: Option<Arc<Authenticator>>,
     pub(super) store_max: Duration,
-    /// The user who logs in: the address of last resort where a route takes everything.
+    /// The user who logs in: the last resort as recipient, for a route with a catch-all.
     pub(super) user: String,
 }
 
-/// The recipients of a mail, as its header names them.
+/// The recipients of a mail, from its header.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ownership {
-    /// The mail is for these recipients of ours.
+    /// The mail has these recipients.
     Ours(Vec<Recipient>),
-    /// The mail is for nobody here; the reason as metrics name it.
+    /// The mail has no recipient here; the text is the reason in metrics.
     NotOurs(&'static str),
 }
 
 impl ImapIntake {
-    /// Finds the recipients of a mail in its header, for there is no envelope.
+    /// Finds the recipients of a mail in its header, because there is no envelope.
     pub(super) async fn find_recipients(&self, bytes: &[u8]) -> Result<Ownership, StoreError> {
         let now = clock::now();
         let mut found: Vec<Recipient> = Vec::new();
@@ -65,14 +64,14 @@ impl ImapIntake {
         if !chosen.is_empty() {
             return Ok(Ownership::Ours(chosen));
         }
-        // An address of ours that is void must not be filed as if it had been none.
+        // An invalid address of ours must not be treated like a foreign one.
         match self.catch_all_recipient().filter(|_| why == "not_ours") {
             Some(recipient) => Ok(Ownership::Ours(vec![recipient])),
             None => Ok(Ownership::NotOurs(why)),
         }
     }
 
-    /// Puts a mail on disk.
+    /// Stores a mail.
     pub(super) async fn accept(&self, to: Vec<Recipient>, bytes: Bytes) -> Result<(), ImapFault> {
         let (sender, sender_untold) = envelope_sender(&bytes);
         let auth = self.auth.as_ref();
@@ -86,8 +85,7 @@ impl ImapIntake {
         Ok(())
     }
 
-    /// The recipient of a mail that names no address of ours: whoever takes everything, if there is
-    /// such a route.
+    /// The recipient of a mail without an address of ours: the catch-all, if a route has one.
     fn catch_all_recipient(&self) -> Option<Recipient> {
         let mut routes = self.routes.iter();
         let (route, mailbox) = routes.find_map(|route| Some((route, route.catch_all.as_ref()?)))?;
@@ -101,9 +99,8 @@ impl ImapIntake {
     }
 }
 
-/// The recipients that the mail was sent for, of all that a header names. A token is meant; beside
-/// it a mailbox is only where the server filed the mail, and a name that only a catch-all knows
-/// even less.
+/// The recipients for whom the mail was sent, of all in its header. If there is a token, a mailbox only
+/// shows where the server filed the mail; a catch-all address counts even less.
 fn choose_recipients(mut found: Vec<Recipient>) -> Vec<Recipient> {
     let is_signed = |to: &Recipient| match to.target {
         RecipientTarget::Thread(_) | RecipientTarget::Return(_) => true,
@@ -123,8 +120,8 @@ fn choose_recipients(mut found: Vec<Recipient>) -> Vec<Recipient> {
     found
 }
 
-/// The reverse-path as the server that delivered the mail wrote it down (RFC 5321 section 4.4), or
-/// else the author's address. With neither it is untold (true), and not known to be the null sender.
+/// The reverse-path that the delivering server recorded (RFC 5321 section 4.4), or else the author's
+/// address. Without either it is unknown (true), which is not the null sender.
 fn envelope_sender(bytes: &[u8]) -> (Option<Address>, bool) {
     let view = HeaderView::parse(bytes);
     match view.header("Return-Path").map(str::trim) {
@@ -140,7 +137,7 @@ fn envelope_sender(bytes: &[u8]) -> (Option<Address>, bool) {
     }
 }
 
-/// The reason that tells more, of two.
+/// The more specific of two reasons.
 const fn more_specific_reason(known: &'static str, error: Unroutable) -> &'static str {
     match error {
         Unroutable::Expired => "expired",

@@ -1,4 +1,4 @@
-//! Owns what is counted where mail is fetched from an IMAP server.
+//! Owns the counters of fetching mail from an IMAP server.
 //!
 //! Does not log.
 
@@ -8,7 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-/// The counters. Clones count together.
+/// The counters. Clones share their numbers.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     connected: Gauge,
@@ -52,7 +52,7 @@ impl Metrics {
         );
     }
 
-    /// Counts a connection for as long as what is given back lives.
+    /// Counts a connection until the returned guard is dropped.
     pub(super) fn connected(&self) -> ConnectedGuard {
         self.connected.inc();
         ConnectedGuard(self.connected.clone())
@@ -82,7 +82,7 @@ impl Metrics {
     }
 }
 
-/// A connection that is counted.
+/// A counted connection.
 #[derive(Debug)]
 pub(super) struct ConnectedGuard(Gauge);
 

@@ -1,17 +1,17 @@
-//! Owns the door by which mail is fetched from the folders of an IMAP server (RFC 3501).
+//! Owns fetching mail from the folders of an IMAP server (RFC 3501).
 //!
-//! Does not post mail, nor read its content. Nothing is done to a mail at the server before it is on our
+//! Does not post mail, nor interpret its content. A mail is not changed at the server before it is on our
 //! disk.
 //!
 //! ```text
-//! poller      one folder for ever: connect, poll, wait, and again after a fault
+//! poller      one folder in a loop: connect, poll, wait, and again after a failure
 //!   connection   address, TLS, login
-//!   client       commands and their results          transport: octets, bounded and in time
+//!   client       commands and their results          transport: octets, with bounds and time limits
 //!   transfer     a few mails: fetch, store, mark     response: the meaning of a line
 //!   intake       the recipients → accept
 //! ```
 //!
-//! The server may be anybody, and say anything: every line, literal, list and wait has a bound.
+//! The server is not trusted: every line, literal, list and wait has a bound.
 
 mod client;
 mod connection;
@@ -44,7 +44,7 @@ use intake::ImapIntake;
 use poller::FolderPoller;
 use transfer::ImapAccount;
 
-/// Time until an account is claimed again that could not be.
+/// The time until another attempt to claim an account.
 const LEASE_RETRY_WAIT: Duration = Duration::from_secs(10);
 
 pub use connection::ImapSetupError;
@@ -52,29 +52,28 @@ pub use metrics::Metrics;
 pub use settings::{AfterFetch, FOLDERS_MAX, ImapCredential, ImapSecurity, InitialFetch, Settings};
 pub use transport::ImapFault;
 
-/// The parts the fetcher works with.
+/// The parts that the fetcher needs.
 pub struct ImapParts {
-    /// The store that mail goes into.
+    /// The store for the mail.
     pub store: Store,
-    /// The routes, which know the recipients that are ours.
+    /// The routes, which know our recipients.
     pub routes: Arc<Routes>,
-    /// The authenticator, which knows the servers before us that are trusted; `None` if senders are not
-    /// checked.
+    /// The authenticator, which knows the trusted upstream servers; `None` if senders are not checked.
     pub auth: Option<Arc<Authenticator>>,
-    /// The metrics that are counted into.
+    /// The metrics of the fetcher.
     pub metrics: Metrics,
 }
 
-/// An account whose folders are looked through.
+/// An account whose folders are polled.
 pub struct ImapFetcher {
     account: Arc<ImapAccount>,
 }
 
 impl ImapFetcher {
-    /// Prepares the fetcher; no connection is made yet.
+    /// Prepares the fetcher, without a connection.
     ///
     /// # Errors
-    /// The certificates cannot be read, or the host has no name.
+    /// The certificates cannot be read, or the host name is invalid.
     pub fn new(settings: Settings, parts: ImapParts) -> Result<Self, ImapSetupError> {
         let ImapParts {
             store,
@@ -105,7 +104,7 @@ impl ImapFetcher {
         })
     }
 
-    /// Fetches mail until `stop` is true. What is under way is ended first.
+    /// Fetches mail until `stop` is true. Running transfers are finished first.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let Some(_account) = self.lease(&mut stop).await else {
             return;
@@ -117,7 +116,7 @@ impl ImapFetcher {
         join_all(walks).await;
     }
 
-    /// Waits until no other process reads the account; `None`: until `stop` was true.
+    /// Waits until no other process polls the account; `None` if `stop` became true first.
     async fn lease(&self, stop: &mut watch::Receiver<bool>) -> Option<Lease> {
         let Settings { host, user, .. } = &self.account.settings;
         let store = &self.account.intake.store;

@@ -1,7 +1,7 @@
-//! Owns the polling of one folder: from the last UID on, in groups, each on disk before anything is
-//! done to it at the server; and the waits between polls and between connections.
+//! Owns the polling of one folder: from the last UID on, in groups, each stored before it is marked at the
+//! server; and the waits between polls and between connections.
 //!
-//! Does not know IMAP's syntax: that is `client`.
+//! Does not know IMAP's syntax; `client` does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,21 +21,22 @@ use crate::random;
 use crate::retry::{self, NextStep};
 use crate::store::{Fact, ImapPosition};
 
-/// UIDs that are listed at a time. The span doubles where there is no mail.
+/// The number of UIDs that are listed at a time. The span doubles if it contains no mail.
 const SPAN: u32 = 1_000;
-/// Mails that are fetched with one command.
+/// The number of mails that are fetched with one command.
 const GROUP_MAX: usize = 16;
-/// Octets of mails that are fetched with one command; a longer mail comes alone.
+/// Octets of mails that are fetched with one command; a longer mail is fetched alone.
 const GROUP_BYTES_MAX: u64 = 1 << 20;
-/// Mails after which the position is recorded.
+/// The number of mails after which the position is recorded.
 const UNRECORDED_MAX: usize = 100;
-/// Faults in a row at one mail, after which it is left.
+/// The number of consecutive failures at one mail after which it is skipped.
 const ATTEMPTS_MAX: u32 = 5;
 /// The shortest wait between two polls.
 const POLL_WAIT_MIN: Duration = Duration::from_millis(100);
-/// A server may forget whoever is silent for half an hour (RFC 2177).
+/// The maximum wait: a server may disconnect a client that is idle for half an hour (RFC 2177).
 const WAIT_MAX: Duration = Duration::from_secs(25 * 60);
-/// A refused login is a step further in the waits: servers lock out who tries too often.
+/// The additional steps of back-off after a refused login, because servers lock out clients that try too
+/// often.
 const REFUSED_STEPS: u32 = 4;
 
 /// One folder.
@@ -45,21 +46,21 @@ pub(super) struct FolderPoller {
     /// The folder's name in the store.
     mailbox: String,
     stop: watch::Receiver<bool>,
-    /// The position that the store knows.
+    /// The recorded position.
     recorded: Option<ImapPosition>,
     suspects: Option<SuspectMails>,
-    /// Mails past the position that were skipped and logged already.
+    /// Mails after the position that were skipped and logged already.
     skipped: BTreeSet<u32>,
-    /// True if a poll ended well since the last fault.
+    /// True if a poll succeeded since the last failure.
     has_polled: bool,
 }
 
-/// Mails at which the last connection broke.
+/// Mails at which the last connection failed.
 #[derive(Clone, Copy, Debug)]
 struct SuspectMails {
     first: u32,
     last: u32,
-    /// Faults at `first`, fetched alone.
+    /// The number of failures at `first`, fetched alone.
     attempts: u32,
 }
 
@@ -88,7 +89,7 @@ impl FolderPoller {
         }
     }
 
-    /// Goes through the folder until it is stopped.
+    /// Polls the folder until it is stopped.
     pub(super) async fn run(mut self) {
         let mut attempts: u32 = 0;
         while !self.is_stopped() {
@@ -97,7 +98,7 @@ impl FolderPoller {
                 return;
             };
             self.account.metrics.reconnects();
-            // Whatever was achieved, however little, is no reason to wait longer.
+            // Any progress resets the back-off.
             if std::mem::take(&mut self.has_polled) || self.recorded != before {
                 attempts = 0;
             }
@@ -140,7 +141,7 @@ impl FolderPoller {
         }
     }
 
-    /// One connection, until it breaks or we are stopped.
+    /// Runs one connection, until it fails or the fetcher stops.
     async fn run_connection(&mut self) -> Result<(), ImapFault> {
         let account = Arc::clone(&self.account);
         let mut stop = self.stop.clone();
@@ -161,7 +162,7 @@ impl FolderPoller {
                 }
             }
             if self.is_stopped() {
-                // An IDLE that was given up cannot be ended in order, and need not be.
+                // After an interrupted IDLE the session cannot log out, and need not.
                 if !account.settings.uses_idle {
                     dialogue.logout().await;
                 }
@@ -170,7 +171,7 @@ impl FolderPoller {
         }
     }
 
-    /// Waits for the next look.
+    /// Waits for the next poll.
     async fn wait(&self, dialogue: &mut ImapClient) -> Result<(), ImapFault> {
         let settings = &self.account.settings;
         let until = Instant::now() + settings.poll_interval.min(WAIT_MAX);
@@ -185,7 +186,7 @@ impl FolderPoller {
         Ok(())
     }
 
-    /// Looks through the folder, from the last UID that was looked at to the end.
+    /// Polls the folder, from the last processed UID to the end.
     async fn poll(&mut self, dialogue: &mut ImapClient) -> Result<(), ImapFault> {
         let selected = dialogue.select(&self.folder).await?;
         if selected.is_read_only {
@@ -196,7 +197,7 @@ impl FolderPoller {
             unrecorded: 0,
         };
         let went = self.poll_range(dialogue, selected, &mut look).await;
-        // What was done is kept also where a fault ended it.
+        // The progress is recorded even after a failure.
         let recorded = self.record(&mut look).await;
         went.and(recorded)
     }
@@ -210,7 +211,7 @@ impl FolderPoller {
         let end = selected
             .uid_next
             .map_or(u32::MAX, |next| next.saturating_sub(1));
-        // A server that does not tell where the end is gets one question for all.
+        // Without UIDNEXT a single listing covers the whole folder.
         let span = selected.uid_next.map_or(u32::MAX, |_| SPAN);
         let mut width = span;
         let mut first = look.position.uid.saturating_add(1);
@@ -232,7 +233,7 @@ impl FolderPoller {
         Ok(())
     }
 
-    /// Takes what is to be taken of a listing, in the order of the UIDs.
+    /// Fetches the mails of a listing that are not skipped, in the order of their UIDs.
     async fn fetch_listed(
         &mut self,
         dialogue: &mut ImapClient,
@@ -252,7 +253,7 @@ impl FolderPoller {
                 continue;
             }
             let bytes: u64 = group.iter().map(|(_, bytes)| bytes).sum();
-            // What a fault came with is fetched one by one, until it shows where the fault lies.
+            // The mails of a failed group are fetched one by one, to find the cause.
             let has_trouble =
                 |first: &(u32, u64)| self.suspects.is_some_and(|trouble| first.0 <= trouble.last);
             let alone = group.first().is_some_and(has_trouble);
@@ -272,7 +273,7 @@ impl FolderPoller {
         self.record_if_due(look, listed.len() / 10).await
     }
 
-    /// The reason why a mail is not fetched at all.
+    /// The reason why a mail is skipped without fetching.
     fn skip_reason(
         &self,
         uid: u32,
@@ -306,7 +307,7 @@ impl FolderPoller {
         }
     }
 
-    /// Fetches a group, puts it on disk, and only then marks it at the server.
+    /// Fetches a group, stores it, and only then marks it at the server.
     async fn fetch_group(
         &mut self,
         dialogue: &mut ImapClient,
@@ -315,7 +316,7 @@ impl FolderPoller {
     ) -> Result<(), ImapFault> {
         let (first, last) = (group[0].0, group[group.len() - 1].0);
         let alone = self.suspects.is_some() && group.len() == 1;
-        // Some servers tell sizes that are wrong: a mail that failed may be as long as any may be.
+        // Some servers report wrong sizes: a mail that failed may have the maximum size.
         let told: u64 = group.iter().map(|(_, bytes)| bytes).sum();
         let bytes_max = match alone {
             true => self.account.settings.mail_bytes_max,
@@ -336,7 +337,7 @@ impl FolderPoller {
             Err(fault) => {
                 let again = self.suspects.filter(|trouble| trouble.first == first);
                 let tries = match &fault {
-                    // It is longer than any mail may be, and was told to be short.
+                    // The mail exceeds the size limit, although the server reported a smaller size.
                     ImapFault::LiteralTooLong if alone => ATTEMPTS_MAX,
                     _ if alone => again.map_or(1, |trouble| trouble.attempts + 1),
                     _ => 0,
@@ -353,14 +354,14 @@ impl FolderPoller {
         self.record_if_due(look, group.len()).await
     }
 
-    /// Everything up to `uid` is done.
+    /// Records that everything up to `uid` is processed.
     fn advance(&mut self, look: &mut PollProgress, uid: u32) {
         look.position.uid = uid;
         self.suspects = self.suspects.filter(|trouble| uid < trouble.last);
         self.skipped = self.skipped.split_off(&uid.saturating_add(1));
     }
 
-    /// From where on the folder is looked through.
+    /// The position from which the folder is polled.
     async fn start_position(
         &mut self,
         selected: SelectedFolder,
@@ -384,7 +385,7 @@ impl FolderPoller {
             Some(position) => {
                 warn!(protocol = "imap", folder = %self.folder.escape_debug(), was = position.uid_validity, is = selected.uid_validity, "UIDVALIDITY is another: all mail is looked at again");
                 self.account.metrics.started_over();
-                // What is younger than this the store knows again.
+                // The store recognises any newer mail.
                 let known = settings.dedupe_window - settings.dedupe_window / 10;
                 ImapPosition {
                     uid_validity: selected.uid_validity,
@@ -402,7 +403,7 @@ impl FolderPoller {
                 },
                 since: match settings.initial_fetch {
                     InitialFetch::All => Timestamp::default(),
-                    // An arrival has no parts of a second.
+                    // An arrival time has whole seconds.
                     InitialFetch::Unseen => Timestamp::from_secs(now.as_secs()),
                 },
             },
@@ -449,11 +450,11 @@ impl FolderPoller {
     }
 }
 
-/// The reason that is no news: the mail was there, and read, before the folder was met.
+/// The reason that is not logged: the mail was already there, and read, at the first poll of the folder.
 const REASON_OLD: &str = "old";
 
 async fn wait_stopped(stop: &mut watch::Receiver<bool>) {
-    // Nobody left to say stop: whoever waits is cut off.
+    // The sender of the stop is dropped: the wait is ended.
     if stop.wait_for(|stop| *stop).await.is_err() {
         std::future::pending::<()>().await;
     }
@@ -466,6 +467,6 @@ fn describe_fault(fault: &ImapFault) -> String {
         Some(cause) => format!("{fault}: {cause}"),
         None => fault.to_string(),
     };
-    // A certificate's names are the peer's words too.
+    // The names in a certificate are untrusted text too.
     one_line(&text, CHARS_MAX)
 }

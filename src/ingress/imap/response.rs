@@ -1,7 +1,6 @@
-//! Owns the meaning of a server's responses, as far as mail is fetched with them (RFC 3501 section 7).
+//! Owns the parsing of a server's responses, as far as fetching mail needs it (RFC 3501 section 7).
 //!
-//! Does not judge what it does not need: unknown responses, codes and attributes are passed over. No
-//! nesting makes it deeper: there is no recursion in here.
+//! Skips unknown responses, codes and attributes. There is no recursion, so nesting does no harm.
 
 use bytes::Bytes;
 
@@ -9,17 +8,17 @@ use super::syntax;
 use super::transport::{ImapFault, RawResponse};
 use crate::clock::Timestamp;
 
-/// Characters of a server's text that are kept.
+/// The number of characters of a server's text that are kept.
 const TEXT_CHARS_MAX: usize = 200;
 
 /// One response.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ImapResponse {
-    /// The server waits for more: `+`.
+    /// The server waits for more data: `+`.
     Continuation,
-    /// A command is over.
+    /// The result of a command.
     Tagged { tag: String, status: ImapStatus },
-    /// Data that was asked for, or that the server sends by itself.
+    /// Requested data, or data that the server sends unsolicited.
     Untagged(Untagged),
 }
 
@@ -38,11 +37,11 @@ pub(super) enum Untagged {
 pub(super) struct ImapStatus {
     pub(super) kind: StatusKind,
     pub(super) code: ResponseCode,
-    /// The server's words, escaped and cut.
+    /// The server's text, escaped and cut.
     pub(super) text: String,
 }
 
-/// The word of a status response.
+/// The kind of a status response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StatusKind {
     Bad,
@@ -52,7 +51,7 @@ pub(super) enum StatusKind {
     PreAuth,
 }
 
-/// The response codes that count here.
+/// The response codes that matter here.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ResponseCode {
     Capability(Vec<String>),
@@ -74,10 +73,10 @@ pub(super) struct FetchData {
     pub(super) body: Option<Bytes>,
 }
 
-/// Reads a response.
+/// Parses a response.
 ///
 /// # Errors
-/// The line has no form a response may have.
+/// The line is not a valid response.
 pub(super) fn parse(raw: RawResponse) -> Result<ImapResponse, ImapFault> {
     let line = &raw.line[..];
     if let Some(rest) = line.strip_prefix(b"* ") {
@@ -158,7 +157,7 @@ fn parse_code(inner: &[u8]) -> ResponseCode {
     }
 }
 
-/// Reads `(NAME value NAME value …)`.
+/// Parses `(NAME value NAME value …)`.
 fn parse_fetch(text: &[u8], literals: &[Bytes]) -> Option<FetchData> {
     let mut fetched = FetchData::default();
     let mut scan = FetchScanner {
@@ -199,7 +198,7 @@ enum FetchValue<'t> {
     Quoted(Vec<u8>),
 }
 
-/// The rest of a response while it is read.
+/// The rest of a response during parsing.
 struct FetchScanner<'t> {
     text: &'t [u8],
     literals: &'t [Bytes],
@@ -216,7 +215,7 @@ impl<'t> FetchScanner<'t> {
         cut
     }
 
-    /// An attribute's name, with what stands in its brackets: a field's name there may be a literal.
+    /// An attribute's name, including its brackets, in which a field name may be a literal.
     fn name(&mut self) -> Option<&'t [u8]> {
         let mut in_brackets = false;
         let end = self.text.iter().position(|byte| {
@@ -297,7 +296,7 @@ impl<'t> FetchScanner<'t> {
     }
 }
 
-/// The first word, and what follows the space behind it.
+/// The first word, and the text after the following space.
 fn split(text: &[u8]) -> (&[u8], &[u8]) {
     match memchr::memchr(b' ', text) {
         Some(at) => (&text[..at], &text[at + 1..]),

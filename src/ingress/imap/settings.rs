@@ -1,4 +1,4 @@
-//! Owns the settings of the mail that is fetched from an IMAP server.
+//! Owns the settings for fetching mail from an IMAP server.
 //!
 //! Does not read the configuration.
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::retry;
 
-/// Folders of an account at most: each has a connection of its own.
+/// The maximum number of folders of an account: each has a separate connection.
 pub const FOLDERS_MAX: usize = 16;
 
 /// An account, its folders, and the bounds.
@@ -21,8 +21,7 @@ pub struct Settings {
     pub port: u16,
     /// The protection of the connection.
     pub security: ImapSecurity,
-    /// The file with the certificate authorities that may vouch for the server; `None` for the public
-    /// ones.
+    /// The file with the certificate authorities for the server; `None` for the public ones.
     pub ca_file: Option<PathBuf>,
     /// The user who logs in.
     pub user: String,
@@ -30,30 +29,30 @@ pub struct Settings {
     pub credential: ImapCredential,
     /// The folders, at most [`FOLDERS_MAX`].
     pub folders: Vec<String>,
-    /// The time between two polls of a folder, where the server does not announce new mail by itself.
+    /// The interval between two polls of a folder if the server does not announce mail.
     pub poll_interval: Duration,
-    /// True if the server is asked to announce new mail (IDLE), if it can.
+    /// True if IDLE is used, provided the server supports it.
     pub uses_idle: bool,
-    /// The mails that are taken of a folder that is met for the first time.
+    /// The mails to fetch at the first poll of a folder.
     pub initial_fetch: InitialFetch,
-    /// The fate, at the server, of a mail that is on our disk.
+    /// The treatment of a stored mail at the server.
     pub after_fetch: AfterFetch,
-    /// Octets of a mail at most. A longer one stays where it is.
+    /// Octets of a mail. A longer one stays on the server.
     pub mail_bytes_max: usize,
     /// Octets of mails that all folders together hold in memory.
     pub bytes_in_flight_max: usize,
-    /// The longest time for a connection, and the longest silence within a response.
+    /// The time limit for connecting, and for a pause within a response.
     pub read_timeout: Duration,
-    /// The longest time the store may take for a mail.
+    /// The time limit of the store for a mail.
     pub store_max: Duration,
-    /// The time for which the store recognises a mail: a mail that is older is not posted a second time.
+    /// The deduplication window of the store: an older mail is not posted a second time.
     pub dedupe_window: Duration,
-    /// The waits between failed connections. There is no last attempt.
+    /// The back-off after failed connections. There is no last attempt.
     pub retry: retry::Settings,
 }
 
 impl Settings {
-    /// The settings that are right for most.
+    /// The default settings.
     pub fn new(host: String, user: String, credential: ImapCredential) -> Self {
         Self {
             host,
@@ -90,9 +89,9 @@ impl Settings {
 /// The protection of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImapSecurity {
-    /// No TLS: only to this machine.
+    /// No TLS, only to this machine.
     Plain,
-    /// TLS after STARTTLS, and no word of ours before.
+    /// TLS after STARTTLS; nothing else is sent before.
     StartTls,
     /// TLS from the first octet.
     Tls,
@@ -103,7 +102,7 @@ pub enum ImapSecurity {
 pub enum ImapCredential {
     /// A password.
     Password(String),
-    /// A file with an OAuth 2.0 access token that another program keeps fresh; it is read at each login.
+    /// A file with an OAuth 2.0 access token that another program renews; it is read at each login.
     TokenFile(PathBuf),
 }
 
@@ -116,16 +115,16 @@ impl fmt::Debug for ImapCredential {
     }
 }
 
-/// The mails that are taken of a folder that is met for the first time.
+/// The mails to fetch at the first poll of a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InitialFetch {
     /// All mails.
     All,
-    /// The mails that nobody has read.
+    /// The unread mails.
     Unseen,
 }
 
-/// The fate, at the server, of a mail that is on our disk.
+/// The treatment of a stored mail at the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AfterFetch {
     /// The mail is deleted.

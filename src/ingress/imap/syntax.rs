@@ -1,12 +1,12 @@
-//! Owns the forms of IMAP's words: quoted strings, names of folders, sets of UIDs and dates.
+//! Owns the syntax of IMAP strings: quoted strings, folder names, UID sets and dates.
 //!
-//! Does not know what they are used for.
+//! Does not know their use.
 
 use data_encoding::BASE64_NOPAD;
 
 use crate::clock::Timestamp;
 
-/// A string in quotes (RFC 3501 section 4.3); `None` if it holds what no string in quotes may.
+/// A quoted string (RFC 3501 section 4.3); `None` if the text has a character that is not allowed in one.
 pub(super) fn quoted(text: &str) -> Option<String> {
     if text.contains(['\r', '\n', '\0']) {
         return None;
@@ -15,7 +15,7 @@ pub(super) fn quoted(text: &str) -> Option<String> {
     Some(format!("\"{escaped}\""))
 }
 
-/// A folder's name as it goes over the wire: in modified UTF-7 (RFC 3501 section 5.1.3).
+/// A folder's name in modified UTF-7 (RFC 3501 section 5.1.3).
 pub(super) fn encode_folder(name: &str) -> String {
     let mut wire = String::new();
     let mut foreign: Vec<u8> = Vec::new();
@@ -44,7 +44,7 @@ pub(super) fn encode_folder(name: &str) -> String {
     wire
 }
 
-/// UIDs as a set, what follows one another as a range: `3:5,9`.
+/// A UID set, with consecutive UIDs as ranges: `3:5,9`.
 pub(super) fn uid_set(uids: &[u32]) -> String {
     let mut ranges: Vec<(u32, u32)> = Vec::new();
     for uid in uids {
@@ -60,8 +60,7 @@ pub(super) fn uid_set(uids: &[u32]) -> String {
     words.collect::<Vec<_>>().join(",")
 }
 
-/// The time of an INTERNALDATE: `17-Jul-1996 02:44:25 -0700`, its day perhaps with a space
-/// before one digit.
+/// Parses an INTERNALDATE: `17-Jul-1996 02:44:25 -0700`, with an optional space before a one-digit day.
 pub(super) fn parse_internal_date(text: &[u8]) -> Option<Timestamp> {
     const MONTHS: [&str; 12] = [
         "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
@@ -93,7 +92,7 @@ fn parse_up_to(digits: &str, most: i64) -> Option<i64> {
     number.filter(|number| *number <= most)
 }
 
-/// Days from 1970-01-01 to a day of the Gregorian calendar, counted in years that begin in March.
+/// The days from 1970-01-01 to a day of the Gregorian calendar, computed in years that begin in March.
 const fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let month = (month + 9) % 12;
@@ -152,7 +151,7 @@ mod tests {
     proptest! {
         #[test]
         fn dates_are_those_of_the_clock(secs in 0_u64..253_402_300_799) {
-            // RFC 5322: `Sat, 31 Jan 2026 23:59:59 +0000`.
+            // The form of RFC 5322: `Sat, 31 Jan 2026 23:59:59 +0000`.
             let text = Timestamp::from_secs(secs).to_rfc5322();
             let words: Vec<&str> = text.split_ascii_whitespace().skip(1).collect();
             let date = format!("{}-{}-{} {} {}", words[0], words[1], words[2], words[3], words[4]);

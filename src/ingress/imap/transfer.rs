@@ -1,6 +1,6 @@
-//! Owns the transfer of a few mails: from the server to our disk, and then their marking at the server.
+//! Owns the transfer of a few mails: fetching, storing, and then marking at the server.
 //!
-//! Does not choose the mails, nor remember how far a folder is done.
+//! Does not choose the mails, nor record the progress in a folder.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use super::settings::{AfterFetch, Settings};
 use super::transport::ImapFault;
 use crate::limits::MemoryBudget;
 
-/// Octets that a mail may be longer than its server says.
+/// Octets by which a mail may exceed its reported size.
 const SLACK_BYTES: usize = 64 << 10;
 
-/// The parts that all folders of an account share.
+/// The parts shared by all folders of an account.
 pub(super) struct ImapAccount {
     pub(super) settings: Settings,
     pub(super) connector: ImapConnector,
@@ -30,7 +30,7 @@ pub(super) struct ImapAccount {
     pub(super) memory: Arc<MemoryBudget>,
 }
 
-/// A mail that is left.
+/// A mail that is skipped.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SkippedMail {
     pub(super) uid: u32,
@@ -39,11 +39,11 @@ pub(super) struct SkippedMail {
 }
 
 impl ImapAccount {
-    /// Fetches mails, puts those that are ours on disk, and only then marks them at the server. Gives
-    /// back those that are left.
+    /// Fetches mails, stores those that are ours, and only then marks them at the server. Returns the
+    /// skipped ones.
     ///
     /// # Errors
-    /// The fault that ended the transfer. Some of the mails may be on disk, and none of the others is
+    /// The failure that ended the transfer. Some of the mails may be stored, and none of the others is
     /// marked.
     pub(super) async fn transfer(
         &self,
@@ -56,7 +56,7 @@ impl ImapAccount {
         let _permit = self.memory.acquire(bytes_max).await;
         let bodies = dialogue.fetch_bodies(uids, bytes_max + SLACK_BYTES).await?;
         for uid in uids {
-            // A mail that is gone meanwhile was removed by somebody else.
+            // A mail that is no longer listed was removed by another client.
             if !bodies.contains_key(uid) && dialogue.list_mails(*uid, *uid).await?.contains_key(uid)
             {
                 return Err(ImapFault::Missing(*uid));
@@ -76,7 +76,7 @@ impl ImapAccount {
         }
     }
 
-    /// Puts mails on disk, in the order of their UIDs. Gives back which are there, and which are left.
+    /// Stores mails in the order of their UIDs. Returns the stored and the skipped ones.
     async fn store_mails(
         &self,
         bodies: BTreeMap<u32, Bytes>,

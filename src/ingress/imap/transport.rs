@@ -1,7 +1,6 @@
-//! Owns the bytes to and from an IMAP server: lines and literals, each with a bound, and a limit to
-//! every wait.
+//! Owns the bytes to and from an IMAP server: lines and literals, with size bounds and time limits.
 //!
-//! Does not know the meaning of the lines: that is `response`.
+//! Does not interpret the lines; `response` does.
 
 use std::io;
 use std::time::Duration;
@@ -14,28 +13,28 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::ingress::accept::AcceptError;
 use crate::store::StoreError;
 
-/// Octets of a response at most, its literals not counted. Only lists of flags are long.
+/// Octets of a response without its literals. Only lists of flags are long.
 pub(super) const LINE_BYTES_MAX: usize = 64 * 1024;
-/// Literals in one response. We ask for one.
+/// The number of literals in one response. A request causes one.
 const LITERALS_MAX: usize = 8;
-/// Octets that are asked of the socket at a time.
+/// Octets that are read from the socket at a time.
 const READ_BYTES: usize = 16 * 1024;
 
-/// A stream that mail can be fetched over: a socket, with or without TLS.
+/// A stream for IMAP: a socket, with or without TLS.
 pub(super) trait ImapStream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> ImapStream for T {}
 
-/// A response as it came, cut into its line and its literals.
+/// A response, split into its line and its literals.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct RawResponse {
-    /// The line without its end. Where a literal stood, there is a NUL, which no line may hold.
+    /// The line without its end. A NUL, which is not allowed in a line, replaces each literal.
     pub(super) line: Vec<u8>,
-    /// The literals, in their order.
+    /// The literals, in order.
     pub(super) literals: Vec<Bytes>,
 }
 
-/// One connection's bytes.
+/// The buffered bytes of one connection.
 pub(super) struct ImapTransport {
     stream: Box<dyn ImapStream>,
     input: BytesMut,
@@ -43,7 +42,7 @@ pub(super) struct ImapTransport {
 }
 
 impl ImapTransport {
-    /// Nothing may be silent for longer than `silence_max`.
+    /// No pause in a response may be longer than `silence_max`.
     pub(super) fn new(stream: Box<dyn ImapStream>, silence_max: Duration) -> Self {
         Self {
             stream,
@@ -52,7 +51,7 @@ impl ImapTransport {
         }
     }
 
-    /// The stream again, for TLS. Bytes that came before it would be taken for protected ones.
+    /// The stream, for TLS. Bytes received before the handshake would be mistaken for protected ones.
     ///
     /// # Errors
     /// There are such bytes.
@@ -75,8 +74,8 @@ impl ImapTransport {
         }
     }
 
-    /// Waits until something has come, or `until`. True if something has. Nothing is lost if the wait
-    /// is given up.
+    /// Waits until data has arrived, or `until`; true if data has arrived. The future may be dropped
+    /// without loss.
     pub(super) async fn wait_input(&mut self, until: Instant) -> Result<bool, ImapFault> {
         if !self.input.is_empty() {
             return Ok(true);
@@ -90,8 +89,8 @@ impl ImapTransport {
         }
     }
 
-    /// The next response. `literal_bytes_max` bounds all its literals together; `until` is when it
-    /// must be whole.
+    /// The next response. `literal_bytes_max` bounds all its literals together; `until` is the deadline of
+    /// the whole response.
     pub(super) async fn read_response(
         &mut self,
         literal_bytes_max: usize,
@@ -132,7 +131,7 @@ impl ImapTransport {
                 self.input.advance(2);
                 return Ok(line);
             }
-            // The line end may be torn.
+            // The line end may be split.
             looked = self.input.len().saturating_sub(1);
             if looked > bytes_max {
                 return Err(ImapFault::LineTooLong);
@@ -170,8 +169,8 @@ impl ImapTransport {
     }
 }
 
-/// The place at which a literal is announced at the end of a line, and its octets (RFC 3501 section
-/// 4.3). Only message data has literals we may be sent; in another line such an end is mere text.
+/// The position at which a literal is announced at the end of a line, and its length (RFC 3501 section
+/// 4.3). Only message data may have literals; in another line such an end is plain text.
 fn literal_announcement(line: &[u8], is_first: bool) -> Option<(usize, usize)> {
     let is_message_data = !is_first || (line.starts_with(b"* ") && line.get(2)?.is_ascii_digit());
     let digits = line.strip_suffix(b"}").filter(|_| is_message_data)?;
@@ -180,38 +179,38 @@ fn literal_announcement(line: &[u8], is_first: bool) -> Option<(usize, usize)> {
         return None;
     }
     let number = std::str::from_utf8(&digits[at + 1..]).ok()?;
-    // What no number holds is longer than anything may be.
+    // A number that does not fit is above every bound.
     Some((at, number.parse().unwrap_or(usize::MAX)))
 }
 
-/// A reason why a session with the server cannot go on.
+/// The reason why a session cannot continue.
 #[derive(Debug, Error)]
 pub enum ImapFault {
-    /// The server says good-bye.
+    /// The server sent BYE.
     #[error("the server closes: {0}")]
     Bye(String),
     /// The connection is closed.
     #[error("connection closed")]
     Closed,
-    /// A line has no end.
+    /// A line is too long.
     #[error("a line longer than {LINE_BYTES_MAX} octets")]
     LineTooLong,
-    /// More untagged responses came than any command has.
+    /// The command has too many untagged responses.
     #[error("more than {0} responses to one command")]
     TooManyResponses(usize),
-    /// The data is not IMAP.
+    /// The data is not valid IMAP.
     #[error("not IMAP: {0}")]
     Protocol(&'static str),
     /// The network failed.
     #[error("network")]
     Io(#[from] io::Error),
-    /// A mail that is listed was not given.
+    /// A listed mail was not returned.
     #[error("UID {0} is listed, but not given")]
     Missing(u32),
-    /// The server cannot do what is needed.
+    /// The server lacks a required capability.
     #[error("the server offers no {0}")]
     NotOffered(&'static str),
-    /// A password must not go in the clear to another machine.
+    /// A password must not be sent in plain text to another machine.
     #[error("no TLS, and {0} is not this machine")]
     NotLoopback(std::net::IpAddr),
     /// A command was refused.
@@ -219,22 +218,22 @@ pub enum ImapFault {
     Refused {
         /// The command.
         what: &'static str,
-        /// The server's words, escaped and cut.
+        /// The server's text, escaped and cut.
         said: String,
     },
-    /// The server sends nothing.
+    /// The server sent nothing in time.
     #[error("the server is silent")]
     TimedOut,
-    /// The server sends too slowly.
+    /// The server sent too slowly.
     #[error("the server is too slow")]
     Slow,
-    /// Our own store takes no mail now.
+    /// Our own store accepts no mail now.
     #[error("store")]
     Store(#[from] StoreError),
-    /// Our own store does not answer in time.
+    /// Our own store did not answer in time.
     #[error("the store is too slow")]
     StoreTimedOut,
-    /// No TLS could be had.
+    /// TLS could not be established.
     #[error("TLS")]
     Tls(#[source] io::Error),
     /// The file with the token cannot be read.
@@ -245,7 +244,7 @@ pub enum ImapFault {
         /// The cause.
         source: io::Error,
     },
-    /// A literal is longer than what was asked for can be.
+    /// A literal is longer than the requested data can be.
     #[error("longer than announced")]
     LiteralTooLong,
 }

@@ -1,7 +1,7 @@
-//! Owns the answers to a session's questions: whether a mail may come, whether a recipient is ours, who
-//! sent a mail, and whether it is stored.
+//! Owns the answers to a session's questions: acceptance of a mail, validity of a recipient, authentication
+//! of the sender, and storing.
 //!
-//! Does not speak to the peer, and does not know connections.
+//! Does not communicate with the peer, and does not know connections.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,18 +20,18 @@ use crate::smtp::response::Refusal;
 use crate::smtp::session::ForwardPath;
 use crate::store::{MailId, Store, StoreError};
 
-/// The parts that the answers are taken from.
+/// The parts that the answers need.
 pub(super) struct SessionAnswers {
     pub(super) store: Store,
     pub(super) routes: Arc<Routes>,
-    /// The authenticator of senders; without it nobody checks them.
+    /// The authenticator; without it senders are not checked.
     pub(super) auth: Option<Arc<Authenticator>>,
     pub(super) memory: Arc<MemoryBudget>,
     pub(super) store_max: Duration,
 }
 
 impl SessionAnswers {
-    /// Says whether a mail may come. `size` is the number of bytes that the client declared (RFC 1870).
+    /// Decides if a mail may begin. `size` is the number of bytes that the client declared (RFC 1870).
     pub(super) fn sender(&self, holder: Holder, size: Option<u64>) -> Result<(), Refusal> {
         let size = size.unwrap_or(0);
         self.store.has_room(size).map_err(refusal_for)?;
@@ -42,7 +42,7 @@ impl SessionAnswers {
         Ok(())
     }
 
-    /// The recipient that an address stands for, or why it is not ours.
+    /// The recipient that an address means, or the refusal.
     pub(super) async fn recipient(
         &self,
         path: ForwardPath,
@@ -59,7 +59,7 @@ impl SessionAnswers {
         found.map_err(Refusal::from)
     }
 
-    /// Finds out who sent a mail, and whether it is refused for that. The checks are bounded in time.
+    /// Authenticates the sender of a mail, and applies the policy. The checks have a time limit.
     pub(super) async fn authenticate(
         &self,
         envelope: &Envelope,
@@ -88,8 +88,8 @@ impl SessionAnswers {
         (Some(verdict), answer)
     }
 
-    /// The refusal of the recipients' policies. There is one answer for all recipients, so a mail that
-    /// some of them take is not refused. The others hold it once it is delivered.
+    /// The refusal by the recipients' policies. There is one response for all recipients, so a mail that
+    /// some of them accept is not refused; the others hold it at delivery.
     async fn check_policy(
         &self,
         envelope: &Envelope,
@@ -110,7 +110,7 @@ impl SessionAnswers {
         first.map_or(Ok(()), |refusal| Err(policy_response(refusal)))
     }
 
-    /// Takes responsibility for a mail, or says why not.
+    /// Stores a mail, or returns the refusal.
     pub(super) async fn store(
         &self,
         envelope: Envelope,
@@ -125,15 +125,15 @@ impl SessionAnswers {
     }
 }
 
-/// The way of a mail from the host that brought it in from outside.
+/// The origin of a mail's client address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Provenance {
-    /// That host is the peer, and receives our responses.
+    /// The external host is the peer, and receives our responses.
     Direct,
-    /// A relay hands it in and names that host's address. A mail we refuse would come back as a bounce
-    /// to the forged sender.
+    /// The peer is a relay that named the external host. A refusal would become a bounce to the forged
+    /// sender.
     Forwarded,
-    /// A relay hands it in, and its address is all that is known.
+    /// The peer is a relay that did not name the external host.
     Relayed,
 }
 

@@ -1,7 +1,7 @@
-//! Owns one connection: it carries bytes between the socket and the session, holds both to their
-//! time, and has the session's questions answered.
+//! Owns one connection: it transfers bytes between socket and session, enforces the time limits, and
+//! answers the session's questions.
 //!
-//! Does not know the protocol: every response is the session's.
+//! Does not know the protocol: the session makes every response.
 
 use std::io;
 use std::sync::Arc;
@@ -30,17 +30,17 @@ use crate::smtp::session::{
     self, ForwardPath, Protocol, Session, SessionQuestion, SessionStep, Transaction,
 };
 
-/// Capacity of the response buffer that is kept while a client is quiet, in bytes.
+/// Capacity in bytes of the response buffer that is kept while a client is idle.
 const OUT_KEPT_BYTES: usize = 512;
-/// Bytes that are thrown away after the last response, until the client closes.
+/// Bytes that are discarded after the last response, until the client closes.
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
 
-/// A connection that has a place, before its first byte.
+/// A connection with a place, before its first byte.
 pub(super) struct SmtpConnection {
     pub(super) wire: SmtpStream,
     pub(super) peer: SmtpPeer,
     pub(super) permit: ConnectionPermit,
-    /// True if it comes from a proxy, and must begin with its header.
+    /// True if it comes from a proxy, and must begin with a PROXY header.
     pub(super) proxied: bool,
     pub(super) session: Arc<session::Settings>,
     pub(super) shared: Arc<SmtpContext>,
@@ -92,14 +92,13 @@ impl SmtpConnection {
             Ok(()) => linger(&mut wire, linger_max).await,
             Err(error) => debug!(connection = driver.peer.number, %error, "connection lost"),
         }
-        // A connection that is counted as closed has given its place back.
+        // The place must be free before the connection counts as closed.
         drop(driver);
         drop(open);
     }
 
-    /// Reads the proxy's header and takes the client's address from it. True if bytes came behind
-    /// it, which the client sent before our greeting; `None` if there is no good header, or no place
-    /// for the client.
+    /// Reads the proxy's header and sets the client's address. True if bytes followed it, which the client
+    /// sent before our greeting; `None` if there is no valid header, or no place for the client.
     async fn accept_proxy_header(&mut self) -> Option<bool> {
         let wait = self.shared.settings.proxy_header_max;
         let Ok(Some((client, early))) = timeout(wait, read_proxy_header(&mut self.wire)).await
@@ -121,16 +120,16 @@ impl SmtpConnection {
     }
 }
 
-/// The session of one connection, and the bytes of both directions.
+/// The session of one connection, and the bytes in both directions.
 struct SessionDriver<'s> {
     shared: &'s SmtpContext,
     peer: SmtpPeer,
     session: Session,
-    /// Responses not sent yet. All that one read brings about are sent with one write.
+    /// Unsent responses. All responses to one read are sent with one write.
     out: Vec<u8>,
-    /// Bytes the client sent behind something that had to be done first; at most one read's worth.
+    /// Bytes that the client sent after a command that must be finished first; at most one read's worth.
     pending: Vec<u8>,
-    /// True once that is done, so that the session may go on without more bytes.
+    /// True after that command is finished, so that the session may continue without more bytes.
     resumes: bool,
     /// The permit for the bytes of the mail that is arriving.
     memory: MemoryPermit,
@@ -139,13 +138,13 @@ struct SessionDriver<'s> {
     permit: ConnectionPermit,
 }
 
-/// The next step once the session has read the bytes there were.
+/// The next step after the session has processed the available bytes.
 enum NextAction {
     /// Send the responses, and wait for more bytes.
     AwaitInput,
-    /// Send the responses, then go on with the pending bytes.
+    /// Send the responses, then continue with the pending bytes.
     SendThenResume,
-    /// Find out whose this recipient is, then go on with what is pending.
+    /// Resolve this recipient, then continue with the pending bytes.
     Recipient(ForwardPath),
     Store(Transaction),
     StartTls,
@@ -153,12 +152,12 @@ enum NextAction {
     Close,
     /// Send this refusal, then close.
     CloseWith(Refusal),
-    /// The client closed.
+    /// The client closed the connection.
     PeerClosed,
 }
 
 impl SessionDriver<'_> {
-    /// Runs the session until one side closes. `Ok` means that the last response was ours.
+    /// Runs the session until one side closes. `Ok` means that we sent the last response.
     async fn run(&mut self, wire: &mut SmtpStream, early: bool) -> io::Result<()> {
         let mut load = self.shared.load.subscribe();
         if early || self.talks_early(wire).await {
@@ -193,7 +192,7 @@ impl SessionDriver<'_> {
         timeout(wait, wire.wait_for_data()).await.unwrap_or(false)
     }
 
-    /// Lets the session read pending bytes, or else sends the responses and waits for more.
+    /// Lets the session process pending bytes, or else sends the responses and waits for more.
     async fn next_action(
         &mut self,
         wire: &mut SmtpStream,
@@ -241,7 +240,7 @@ impl SessionDriver<'_> {
         self.process(bytes)
     }
 
-    /// Lets the session read `input`, and answers the questions that need no waiting.
+    /// Lets the session process `input`, and answers the questions that need no waiting.
     fn process(&mut self, mut input: &[u8]) -> NextAction {
         loop {
             let step = self.session.feed(&mut input, &mut self.out);
@@ -260,7 +259,7 @@ impl SessionDriver<'_> {
                     return NextAction::Recipient(path);
                 }
                 SessionStep::Ask(SessionQuestion::Store(transaction)) => {
-                    // The last piece of the mail has not been counted yet.
+                    // The last piece of the mail is not counted yet.
                     if self.memory.resize(transaction.bytes.len()) {
                         self.pending = input.to_vec();
                         return NextAction::Store(transaction);
@@ -307,8 +306,8 @@ impl SessionDriver<'_> {
         }
     }
 
-    /// Counts the bytes of a mail that the session holds. If the budget does not allow them, the rest
-    /// of the mail is read and thrown away.
+    /// Accounts for the bytes of a mail in the session. If the budget does not allow them, the rest of the
+    /// mail is read and discarded.
     fn update_memory_permit(&mut self) {
         if !self.session.in_data() {
             return;
@@ -339,7 +338,7 @@ impl SessionDriver<'_> {
         if stored.is_ok() {
             self.shared.metrics.accepted(self.peer.protocol, length);
         }
-        // The mail is stored whole or not at all, so the answer is the same for all recipients.
+        // The mail is stored completely or not at all, so the answer is the same for all recipients.
         let answers = vec![stored.map(|id| id.0.to_string()); asked];
         self.session.answer_store(&answers, &mut self.out);
         self.report_refusals(None);
@@ -350,7 +349,7 @@ impl SessionDriver<'_> {
         self.timeouts.set_in_data(false, &self.shared.settings, now);
     }
 
-    /// The words of the log line about an accepted mail.
+    /// The fields of the log line about an accepted mail.
     fn accepted_via(&self, envelope: &Envelope) -> AcceptedVia<'static> {
         let client = envelope.peer.ip.filter(|ip| Some(*ip) != self.peer.ip);
         AcceptedVia {
@@ -375,7 +374,7 @@ impl SessionDriver<'_> {
     }
 
     /// The envelope of a mail. If the relay named the client, the relay's own address and name are left
-    /// out, for they say nothing of it.
+    /// out, because they do not describe the client.
     fn envelope(&self, transaction: Transaction) -> Envelope {
         let (ip, helo) = match transaction.client {
             Some(client) if client.receives_responses => {
@@ -404,8 +403,8 @@ impl SessionDriver<'_> {
         }
     }
 
-    /// Shakes hands. Bytes the client sent behind STARTTLS before the handshake were not protected, so
-    /// they are dropped (RFC 3207 section 4.2; CVE-2011-0411).
+    /// Does the handshake. Bytes that the client sent after STARTTLS before the handshake were not
+    /// protected, so they are dropped (RFC 3207 section 4.2; CVE-2011-0411).
     async fn start_tls(&mut self, wire: &mut SmtpStream) -> io::Result<()> {
         self.send(wire).await?;
         let Some(acceptor) = &self.shared.acceptor else {
@@ -452,7 +451,7 @@ impl SessionDriver<'_> {
         Ok(())
     }
 
-    /// Counts and logs the refusals since the last call. `recipient` is the address that was refused.
+    /// Counts and logs the refusals since the last call. `recipient` is the refused address.
     fn report_refusals(&mut self, recipient: Option<&Address>) {
         let mut last = None;
         for refusal in self.session.take_refusals() {
@@ -464,8 +463,7 @@ impl SessionDriver<'_> {
     }
 }
 
-/// Reads a proxy's header. The flag is true if more bytes came behind it; `None` if there is no good
-/// header.
+/// Reads a proxy's header. The flag is true if more bytes followed it; `None` if there is no valid header.
 async fn read_proxy_header(wire: &mut SmtpStream) -> Option<(ProxiedClient, bool)> {
     let mut header = Vec::new();
     loop {
@@ -482,8 +480,8 @@ async fn read_proxy_header(wire: &mut SmtpStream) -> Option<(ProxiedClient, bool
     }
 }
 
-/// Waits for the client to close, so that it can read the last response: closing while bytes of the
-/// client are unread would make the kernel throw the response away.
+/// Waits for the client to close, so that it can read the last response: closing with unread bytes of the
+/// client would make the kernel discard the response.
 async fn linger(wire: &mut SmtpStream, wait: Duration) {
     let read_out = async {
         let mut left = LINGER_BYTES_MAX;

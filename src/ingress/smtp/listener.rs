@@ -1,6 +1,6 @@
-//! Owns one listening socket: it accepts connections, and refuses those that find no place.
+//! Owns one listening socket: it accepts connections, and rejects those above the limit.
 //!
-//! Does not speak SMTP beyond that refusal.
+//! Does not speak SMTP beyond that rejection.
 
 use std::fs;
 use std::io;
@@ -26,9 +26,9 @@ use crate::network::Network;
 use crate::smtp::response::Refusal;
 use crate::smtp::session::{self, BareNewline, Protocol};
 
-/// Connections that the kernel keeps until they are accepted.
+/// The number of connections that the kernel queues.
 const BACKLOG: i32 = 1_024;
-/// The port LMTP must keep away from (RFC 2033 section 5).
+/// The port that LMTP must not use (RFC 2033 section 5).
 const SMTP_PORT: u16 = 25;
 /// The first and the longest wait after the system had no descriptor for a connection.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
@@ -37,9 +37,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// One listening socket, and the settings of its sessions.
 pub(super) struct Listener {
     socket: ListenerSocket,
-    /// The settings for strangers and, second, for relays.
+    /// The settings for untrusted clients and, second, for relays.
     strict: [Arc<session::Settings>; 2],
-    /// The same for networks whose bare line feeds are mended.
+    /// The same for networks whose bare LF are repaired.
     lenient: [Arc<session::Settings>; 2],
 }
 
@@ -80,7 +80,7 @@ impl Listener {
         })
     }
 
-    /// The address with the port it really has.
+    /// The address, with the actual port.
     pub(super) fn address(&self) -> ListenAddress {
         match &self.socket {
             ListenerSocket::Tcp(_, at) => ListenAddress::Tcp(*at),
@@ -92,7 +92,7 @@ impl Listener {
         protocol_name(self.strict[0].protocol)
     }
 
-    /// Lets connections in until the server closes, then waits for those that are there.
+    /// Accepts connections until the server closes, then waits for the open ones.
     pub(super) async fn run(self, shared: Arc<SmtpContext>) {
         let mut load = shared.load.subscribe();
         let mut connections = JoinSet::new();
@@ -115,8 +115,8 @@ impl Listener {
                 }
                 Err(error) if is_client_fault(&error) => {}
                 Err(error) => {
-                    // Out of descriptors or memory. The connection stays in the backlog, so trying
-                    // again at once would only burn the processor.
+                    // Without descriptors or memory the connection stays in the backlog, so an immediate
+                    // retry would only use processor time.
                     shared.metrics.accept_failed();
                     if shared.throttle.allow() {
                         warn!(%error, address = %self.address(), "cannot accept a connection");
@@ -145,7 +145,7 @@ impl Listener {
             ip.is_some_and(|ip| networks.iter().any(|network| network.contains(ip)))
         };
         let proxied = is_in(&settings.proxies);
-        // The rights of a proxy's client do not depend on the proxy's address.
+        // A proxied client does not get the exemptions of the proxy's address.
         let exempt = ip.is_none() || (!proxied && is_in(&settings.exempt));
         let lenient = !proxied && is_in(&settings.lenient);
         let relay = match ip {
@@ -216,7 +216,7 @@ fn count_panic(shared: &SmtpContext, ended: Result<(), tokio::task::JoinError>) 
     }
 }
 
-/// True if the fault lies with the connection that was to be accepted. The next one may be fine.
+/// True if the error belongs to the connection that was to be accepted, so that the next one may succeed.
 fn is_client_fault(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -230,7 +230,7 @@ fn is_client_fault(error: &io::Error) -> bool {
 fn bind_tcp(at: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
     if at.is_ipv6() {
-        // So that `[::]` and `0.0.0.0` can both be bound, and an address is never of two kinds.
+        // So `[::]` and `0.0.0.0` can both be bound, and no address is IPv4-mapped.
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
@@ -240,8 +240,8 @@ fn bind_tcp(at: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// The socket is bound under another name and renamed, so that nobody can connect before its mode is
-/// set, and a stale file gives way without a gap.
+/// Binds under another name and renames the socket, so that no client can connect before its mode is set,
+/// and an old file is replaced without a gap.
 fn bind_unix(
     path: &Path,
     address: &ListenAddress,

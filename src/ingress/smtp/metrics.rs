@@ -1,6 +1,6 @@
 //! Owns the metrics of the SMTP and LMTP server.
 //!
-//! Does not serve them: the registry's owner does.
+//! Does not serve them; the owner of the registry does.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -13,7 +13,7 @@ use crate::mail::verdict::Verdict;
 use crate::smtp::response::Refusal;
 use crate::smtp::session::Protocol;
 
-/// The metrics of the server. Clones count together.
+/// The metrics of the server. Clones share their numbers.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     open: Family<ByProtocol, Gauge>,
@@ -56,7 +56,7 @@ struct ByResult {
 }
 
 impl Metrics {
-    /// Registers all families, named `ingress_…`; the registry's prefix comes before that.
+    /// Registers all families, named `ingress_…` after the registry's prefix.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "ingress_connections_open",
@@ -117,7 +117,7 @@ impl Metrics {
         );
     }
 
-    /// Counts a connection, and counts it as open while the returned value lives.
+    /// Counts a connection, and counts it as open until the returned value is dropped.
     pub(super) fn opened(&self, protocol: Protocol) -> OpenConnection {
         let label = ByProtocol {
             protocol: protocol_name(protocol),

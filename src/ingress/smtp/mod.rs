@@ -1,7 +1,6 @@
-//! Owns the SMTP and LMTP server: the listeners, the connections, and what answers their sessions.
+//! Owns the SMTP and LMTP server: the listeners, the connections, and the answers to their sessions.
 //!
-//! Does not know the grammar of either protocol (that is `smtp`) and keeps no mail (that is the
-//! store).
+//! Does not know the grammar of either protocol (`smtp` does) and keeps no mail (the store does).
 
 mod answers;
 mod connection;
@@ -39,17 +38,17 @@ use listener::Listener;
 pub use metrics::Metrics;
 pub use settings::{Listen, ListenAddress, ListenAddressError, Settings};
 
-/// The parts the server works with.
+/// The parts that the server needs.
 pub struct SmtpParts {
-    /// The store that mail goes into.
+    /// The store for the mail.
     pub store: Store,
-    /// The routes, which know the recipients that are ours.
+    /// The routes, which know our recipients.
     pub routes: Arc<Routes>,
-    /// The authenticator of senders; without it nobody checks them.
+    /// The authenticator; without it senders are not checked.
     pub auth: Option<Arc<Authenticator>>,
-    /// The certificates that STARTTLS shows; without them it is not offered.
+    /// The certificates for STARTTLS; without them it is not offered.
     pub certificates: Option<Arc<Certificates>>,
-    /// The metrics that the server counts into.
+    /// The metrics of the server.
     pub metrics: Metrics,
 }
 
@@ -60,8 +59,8 @@ pub struct SmtpServer {
 }
 
 impl SmtpServer {
-    /// Binds every address. Clients can connect from now on, and are answered once `run` runs.
-    /// Must be called within a tokio runtime.
+    /// Binds every address. Clients can connect from now on, and are served after `run` is called. Must be
+    /// called within a tokio runtime.
     ///
     /// # Errors
     /// Names the address that cannot be bound.
@@ -120,16 +119,16 @@ impl SmtpServer {
         })
     }
 
-    /// The addresses in the order of the settings, with the ports they really have.
+    /// The addresses in the order of the settings, with the actual ports.
     pub fn addresses(&self) -> Vec<ListenAddress> {
         self.listeners.iter().map(Listener::address).collect()
     }
 
-    /// Serves until `stop` resolves. Then nobody new is let in, clients between mails receive 421, and
-    /// mails on their way may finish until `drain_max` is over. The store must outlive this.
+    /// Serves until `stop` resolves. Then no client is accepted, clients between mails receive 421, and
+    /// running mails may finish until `drain_max` has passed. The store must outlive this.
     ///
     /// # Panics
-    /// If a listener panics: the process must not live on without its door.
+    /// If a listener panics, because the process must not continue without its listener.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { listeners, shared } = self;
         let mut tasks = JoinSet::new();
@@ -155,7 +154,7 @@ impl SmtpServer {
     }
 }
 
-/// The context that all connections share.
+/// The context shared by all connections.
 struct SmtpContext {
     settings: Settings,
     answers: SessionAnswers,
@@ -167,22 +166,22 @@ struct SmtpContext {
     throttle: LogThrottle,
 }
 
-/// A reason why the server does not start.
+/// The reason why the server does not start.
 #[derive(Debug, Error)]
 pub enum BindError {
     /// The address cannot be bound.
     #[error("{0}")]
     Address(ListenAddress, #[source] io::Error),
-    /// Another process listens at the unix socket.
+    /// Another process uses the unix socket.
     #[error("{0}: another process listens there")]
     InUse(ListenAddress),
-    /// LMTP must not be spoken at port 25 (RFC 2033 section 5).
+    /// LMTP must not use port 25 (RFC 2033 section 5).
     #[error("{0}: LMTP must not be spoken at port 25")]
     LmtpAtPort25(ListenAddress),
-    /// The file at the path of a unix socket is something else, and is left alone.
+    /// The file at the path of a unix socket is not a socket, and is left alone.
     #[error("{0}: there is something that is no socket")]
     NotSocket(ListenAddress),
-    /// The certificates cannot be used.
+    /// The certificates are invalid.
     #[error("TLS")]
     Tls(#[from] CertificateError),
 }

@@ -1,4 +1,4 @@
-//! Owns the end of a connection whose work panics: no other connection ends with it.
+//! Owns the end of a connection that panics: other connections continue.
 //!
 //! Does not hide the panic: the panic hook has logged it, and it is counted.
 
@@ -16,10 +16,10 @@ use super::metrics::Metrics;
 use super::stream::SmtpStream;
 use crate::smtp::response::Refusal;
 
-/// The longest time the last response may take.
+/// The time limit for the last response.
 const WRITE_MAX: Duration = Duration::from_secs(1);
 
-/// Runs `work` so that its panic ends nothing but it.
+/// Runs `work` and contains its panic.
 pub(super) async fn catch_panic<T>(
     work: impl Future<Output = T>,
 ) -> Result<T, Box<dyn Any + Send>> {
@@ -34,7 +34,7 @@ pub(super) async fn catch_panic<T>(
     .await
 }
 
-/// Sends 421 for a session that cannot send it any more, if the client takes it soon.
+/// Sends 421 for a session that has panicked, if the client reads it soon.
 pub(super) async fn send_internal_error(wire: &mut SmtpStream, metrics: &Metrics) {
     metrics.refused(Refusal::InternalError);
     let mut line = Vec::new();

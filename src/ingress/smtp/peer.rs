@@ -1,6 +1,6 @@
-//! Owns what is known of the other end of a connection.
+//! Owns the known facts about the peer of a connection.
 //!
-//! Does not know the clients behind a relay: those are the session's.
+//! Does not know the clients behind a relay; the session does.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,17 +9,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::limits::Holder;
 use crate::smtp::session::Protocol;
 
-/// The other end of a connection.
+/// The peer of a connection.
 #[derive(Clone, Debug)]
 pub(super) struct SmtpPeer {
-    /// Number of the connection since the start, which ties its log lines together.
+    /// The number of the connection since the start, which links its log lines.
     pub(super) number: u64,
     pub(super) protocol: Protocol,
-    /// Its address, or the one a proxy named; `None` on a unix socket.
+    /// The address of the peer, or the one that a proxy named; `None` on a unix socket.
     pub(super) ip: Option<IpAddr>,
-    /// True if the bounds for strangers do not apply.
+    /// True if the limits for untrusted peers do not apply.
     pub(super) exempt: bool,
-    /// True if it hands in the mail of other clients, which it may name.
+    /// True if the peer is a relay, which may name its clients.
     pub(super) relay: bool,
 }
 
@@ -35,7 +35,7 @@ impl SmtpPeer {
         }
     }
 
-    /// For whom the bytes of its mails are held in memory.
+    /// The holder of the memory for its mails.
     pub(super) const fn holder(&self) -> Holder {
         match self.ip {
             Some(ip) if !self.exempt => Holder::Stranger(ip),
@@ -47,14 +47,14 @@ impl SmtpPeer {
         protocol_name(self.protocol)
     }
 
-    /// The address as the log has it.
+    /// The address for the log.
     pub(super) fn log_address(&self) -> impl fmt::Display + use<> {
         self.ip
             .map_or_else(|| "local".to_owned(), |ip| ip.to_string())
     }
 }
 
-/// The protocol as log lines and metrics name it.
+/// The name of the protocol in log lines and metrics.
 pub(super) const fn protocol_name(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Lmtp => "lmtp",

@@ -1,4 +1,4 @@
-//! Owns the log lines of what was refused, and the one line that a client without a place receives.
+//! Owns the log lines about refusals, and the single line for a client above the connection limit.
 //!
 //! Does not choose the refusal.
 
@@ -12,7 +12,7 @@ use crate::mail::address::Address;
 use crate::mail::redact;
 use crate::smtp::response::Refusal;
 
-/// Sends one line to a client that is not let in, if that can be done without waiting.
+/// Sends one line to a rejected client, if that is possible without waiting.
 pub(super) fn refuse_connection(
     stream: &SmtpStream,
     peer: &SmtpPeer,
@@ -26,7 +26,7 @@ pub(super) fn refuse_connection(
     log_refused(&context.throttle, refusal, None, peer);
 }
 
-/// Logs a refusal. `recipient` is the address that was refused, where it was one.
+/// Logs a refusal. `recipient` is the refused address, if there is one.
 pub(super) fn log_refused(
     throttle: &LogThrottle,
     refusal: Refusal,
@@ -47,7 +47,7 @@ pub(super) fn log_refused(
                 )
             };
         }
-        // A full store refuses every mail until a person makes room.
+        // A full store refuses every mail until an operator frees space.
         match refusal {
             Refusal::StoreFull => log!(warn),
             _ => log!(info),

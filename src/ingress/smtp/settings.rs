@@ -16,67 +16,67 @@ use crate::smtp::session::{self, Protocol};
 /// The addresses of the server, and its bounds.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The addresses, each with the protocol spoken there.
+    /// The addresses, each with its protocol.
     pub listen: Vec<Listen>,
-    /// Offers and bounds of the sessions. The server itself sets the protocol, STARTTLS and bare
-    /// newlines of each connection, and allows no more recipients than the store takes.
+    /// Extensions and bounds of the sessions. The server itself sets the protocol, STARTTLS and bare
+    /// newlines of each connection, and limits the recipients to those that the store accepts.
     pub session: session::Settings,
-    /// Connections at a time, over all listeners. One more takes the place of the stranger that is idle
-    /// for longest, or receives 421 4.3.2. Exempt clients have an eighth more.
+    /// The maximum number of concurrent connections, over all listeners. A further one replaces the longest
+    /// idle connection that is not exempt, or receives 421 4.3.2. Exempt clients have an eighth more.
     pub connections_max: usize,
-    /// Connections at a time from one IPv4 address or IPv6 /64. One more receives 421 4.7.0.
+    /// The maximum number of concurrent connections from one IPv4 address or IPv6 /64. A further one
+    /// receives 421 4.7.0.
     pub connections_per_network_max: usize,
-    /// Networks to which that bound, those of a session's time and bytes, and the wait before the
-    /// greeting do not apply. An address that a proxy names is never one of them.
+    /// Networks without that limit, the limits of a session's time and bytes, and the wait before the
+    /// greeting. An address that a proxy names is never exempt.
     pub exempt: Vec<Network>,
     /// Networks of proxies: a connection from there must begin with a PROXY header, which gives the
-    /// client's address, and no trust.
+    /// client's address, but no trust.
     pub proxies: Vec<Network>,
-    /// Networks whose bare line feeds are mended ([`session::BareNewline::Normalize`]).
+    /// Networks whose bare LF are repaired ([`session::BareNewline::Normalize`]).
     pub lenient: Vec<Network>,
-    /// Networks of relays. Their XCLIENT and XFORWARD are believed; where they name no client, their
-    /// own address says nothing of who sent a mail.
+    /// Networks of relays. Their XCLIENT and XFORWARD are trusted; if they name no client, their own
+    /// address says nothing about the sender.
     pub relays: Vec<Network>,
-    /// True if clients of a unix socket are such relays too.
+    /// True if clients of a unix socket are relays too.
     pub unix_relays: bool,
-    /// Bytes of mail that all connections together hold in memory, divided as
-    /// [`MemoryLimits::shared`](crate::limits::MemoryLimits::shared) says. A mail beyond them receives
-    /// 452 4.3.1.
+    /// Bytes of mail that all connections together hold in memory, divided as in
+    /// [`MemoryLimits::shared`](crate::limits::MemoryLimits::shared). A mail above the limit receives 452
+    /// 4.3.1.
     pub bytes_in_flight_max: usize,
-    /// The time a stranger has to wait for the greeting. A client that speaks before it receives
-    /// 554 5.5.0. With zero only bytes that have already arrived are noticed.
+    /// The time that an untrusted client has to wait for the greeting. A client that sends data before it
+    /// receives 554 5.5.0. With zero only bytes that have already arrived are noticed.
     pub greeting_wait: Duration,
-    /// The longest time a client may take from one response to the end of its next command.
+    /// The time limit of a client from one response to the end of its next command.
     pub idle_max: Duration,
-    /// The same while the server is crowded.
+    /// The same limit while the server is crowded.
     pub idle_crowded_max: Duration,
-    /// Percent of the places for connections above which the server counts as crowded.
+    /// The percentage of connection places in use above which the server counts as crowded.
     pub crowded_percent: usize,
-    /// The longest time of a whole session.
+    /// The time limit of a session.
     pub session_max: Duration,
-    /// Bytes a session may read. It ends with 421 after the mail that reaches the bound.
+    /// Bytes that a session may read. It ends with 421 after the mail that reaches the limit.
     pub session_bytes_max: u64,
-    /// The longest time to write the responses to one read.
+    /// The time limit for writing the responses to one read.
     pub write_max: Duration,
-    /// The longest time of a TLS handshake.
+    /// The time limit of a TLS handshake.
     pub handshake_max: Duration,
-    /// The longest time a proxy may take for its header.
+    /// The time limit for a proxy's header.
     pub proxy_header_max: Duration,
-    /// The time over which the rate of a mail is measured. A pause may last as long.
+    /// The time over which the rate of a mail is measured, which is also the longest allowed pause.
     pub rate_grace: Duration,
-    /// Bytes per second that a mail must bring in any such time.
+    /// The minimum rate of a mail in bytes per second, over that time.
     pub rate_min: u32,
-    /// The longest time the store may take for a mail. After that the client receives 451 4.4.5.
+    /// The time limit of the store for a mail. After it the client receives 451 4.4.5.
     pub store_max: Duration,
-    /// The longest time in which connections may finish their mail once the server stops.
+    /// The time in which connections may finish their mail after the server begins to stop.
     pub drain_max: Duration,
-    /// The longest time the server waits for a client to close after the last response, so that the
-    /// client can read it.
+    /// The maximum wait for a client to close after the last response, so that the client can read it.
     pub linger_max: Duration,
 }
 
 impl Settings {
-    /// The default bounds, and no address yet.
+    /// The default limits, without an address.
     pub fn new(hostname: String) -> Self {
         let session = session::Settings::new(hostname, Protocol::Smtp);
         Self {
@@ -108,21 +108,21 @@ impl Settings {
     }
 }
 
-/// One address the server listens at.
+/// A listening address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
     /// The address.
     pub address: ListenAddress,
-    /// The protocol spoken there.
+    /// The protocol at the address.
     pub protocol: Protocol,
 }
 
-/// An address to listen at: `192.0.2.1:25`, `[::]:25` or `unix:/run/postern/lmtp.sock`.
+/// A listening address: `192.0.2.1:25`, `[::]:25` or `unix:/run/postern/lmtp.sock`.
 ///
-/// An IPv6 address takes no IPv4 connections: `0.0.0.0` and `[::]` are listed both.
+/// An IPv6 address accepts no IPv4 connections: `0.0.0.0` and `[::]` must both be listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddress {
-    /// An IP address and a TCP port; port 0 takes any free one.
+    /// An IP address and a TCP port; with port 0 the system chooses one.
     Tcp(SocketAddr),
     /// The path of a unix socket. It gets mode 0660.
     Unix(PathBuf),
@@ -150,7 +150,7 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// The text is no address to listen at.
+/// The text is not a listening address.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{0:?}: not of the form address:port, [address]:port or unix:/path")]
 pub struct ListenAddressError(String);

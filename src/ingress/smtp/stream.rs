@@ -1,7 +1,6 @@
-//! Owns the stream of one connection: TCP, unix or TLS, one type for all, and read without a buffer
-//! of its own.
+//! Owns the stream of one connection: one type for TCP, unix sockets and TLS, without a separate buffer.
 //!
-//! Does not know what the bytes mean.
+//! Does not interpret the bytes.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -15,7 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// Bytes read at once. Each thread has one buffer of this size, not each connection.
+/// Bytes of one read. Each thread has one buffer of this size, not each connection.
 const CHUNK_BYTES: usize = 64 * 1024;
 
 thread_local! {
@@ -27,15 +26,15 @@ thread_local! {
 pub(super) enum SmtpStream {
     Tcp(TcpStream),
     Unix(UnixStream),
-    /// TLS over TCP; boxed, for most connections wait in another form.
+    /// TLS over TCP; boxed, because most connections have another form.
     Tls(Box<TlsStream<TcpStream>>),
     /// A handshake failed, and took the stream with it.
     Closed,
 }
 
 impl SmtpStream {
-    /// Waits for bytes and gives them to `take`; none at all means that the peer closed its side.
-    /// Nothing is lost if this future is dropped before it is done.
+    /// Waits for bytes and passes them to `take`; no bytes mean that the peer closed its side. The future
+    /// may be dropped without loss.
     pub(super) async fn read_with<T>(&mut self, mut take: impl FnMut(&[u8]) -> T) -> io::Result<T> {
         poll_fn(|context| {
             CHUNK.with_borrow_mut(|chunk| {
@@ -47,18 +46,18 @@ impl SmtpStream {
         .await
     }
 
-    /// True if bytes have arrived that nobody asked for yet. Only TCP is looked at: no stranger uses a
-    /// unix socket.
+    /// True if bytes have arrived before they were requested. Only TCP is checked, because clients of a
+    /// unix socket are trusted.
     pub(super) fn has_early_data(&self) -> bool {
         let Self::Tcp(stream) = self else {
             return false;
         };
-        // Asked of the kernel itself, for the runtime may not have looked at this socket yet.
+        // The kernel is asked directly, because the runtime may not have polled this socket yet.
         let mut octet = [std::mem::MaybeUninit::uninit()];
         matches!(SockRef::from(stream).peek(&mut octet), Ok(1))
     }
 
-    /// Waits until bytes have arrived, or the peer is gone. On anything but TCP it never resolves.
+    /// Waits until bytes have arrived, or the peer has closed. Except on TCP it never resolves.
     pub(super) async fn wait_for_data(&self) -> bool {
         let Self::Tcp(stream) = self else {
             return std::future::pending().await;
@@ -66,7 +65,7 @@ impl SmtpStream {
         matches!(stream.peek(&mut [0]).await, Ok(1))
     }
 
-    /// Sends `line` if the kernel takes it at once. Whether it does is not told.
+    /// Sends `line` if the kernel accepts it at once; otherwise drops it.
     pub(super) fn try_send(&self, line: &[u8]) {
         let _ = match self {
             Self::Tcp(stream) => SockRef::from(stream).send(line),
@@ -75,7 +74,7 @@ impl SmtpStream {
         };
     }
 
-    /// Shakes hands as the server, and returns version and cipher suite. On an error the stream is
+    /// Does the handshake as the server, and returns version and cipher suite. On an error the stream is
     /// closed.
     pub(super) async fn start_tls(&mut self, acceptor: &TlsAcceptor) -> io::Result<String> {
         let stream = match std::mem::replace(self, Self::Closed) {

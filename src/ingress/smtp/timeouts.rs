@@ -1,4 +1,4 @@
-//! Owns the time-outs of a client: until its next command, for its mail, for the whole session.
+//! Owns the timeouts of a client: until its next command, for its mail, for the whole session.
 //!
 //! Reads no clock: every moment is an argument. Sends nothing itself.
 
@@ -14,20 +14,20 @@ use crate::smtp::response::Refusal;
 #[derive(Debug)]
 pub(super) struct SessionTimeouts {
     started: Instant,
-    /// The time at which the client last completed something: a command, or bytes of a mail. A command
-    /// that drips in is no progress before it is whole.
+    /// The time at which the client last completed something: a command, or bytes of a mail. A partial
+    /// command is no progress.
     progress: Instant,
     bytes: u64,
     data: Option<DataProgress>,
-    /// True if neither the bound of the session's time nor that of its bytes applies.
+    /// True if the limits of a session's time and bytes do not apply.
     exempt: bool,
 }
 
-/// The progress of a mail that is arriving.
+/// The progress of the current mail.
 #[derive(Debug)]
 struct DataProgress {
-    /// The time at which the mail is too slow if nothing more comes. Each byte defers it, but never by
-    /// more than the grace from then: a burst does not pay for a long silence.
+    /// The time at which the mail counts as too slow if nothing more arrives. Each byte extends it, but
+    /// never beyond the grace time from now: a burst does not pay for a long pause.
     due: Instant,
 }
 
@@ -42,7 +42,7 @@ impl SessionTimeouts {
         }
     }
 
-    /// The client sent `bytes`.
+    /// Records that the client sent `bytes`.
     pub(super) fn bytes_read(&mut self, bytes: usize, settings: &Settings, now: Instant) {
         self.bytes = self.bytes.saturating_add(bytes as u64);
         if let Some(data) = &mut self.data {
@@ -53,12 +53,12 @@ impl SessionTimeouts {
         }
     }
 
-    /// The session has a response, so a command is complete.
+    /// Records that a command is complete, because the session has a response.
     pub(super) const fn command_completed(&mut self, now: Instant) {
         self.progress = now;
     }
 
-    /// The client is (or is not) sending a mail now.
+    /// Records the beginning or the end of a mail.
     pub(super) fn set_in_data(&mut self, in_data: bool, settings: &Settings, now: Instant) {
         if !in_data {
             self.data = None;
@@ -68,12 +68,12 @@ impl SessionTimeouts {
         }
     }
 
-    /// True if the session may not begin another mail, for all that it has read.
+    /// True if the session has reached its byte limit and may not begin another mail.
     pub(super) const fn byte_limit_reached(&self, settings: &Settings) -> bool {
         !self.exempt && self.data.is_none() && self.bytes >= settings.session_bytes_max
     }
 
-    /// The time at which the session ends if nothing more comes, and the refusal sent then.
+    /// The time at which the session ends if nothing more arrives, and the refusal for that.
     pub(super) fn deadline(&self, settings: &Settings, load: LoadLevel) -> (Instant, Refusal) {
         let idle = if load.is_crowded() {
             settings.idle_crowded_max
@@ -165,12 +165,12 @@ mod tests {
         timeouts.bytes_read(25 << 20, &settings, start + secs(2));
         let due = (start + secs(32), Refusal::DataTooSlow);
         assert_eq!(timeouts.deadline(&settings, CALM), due);
-        // A drip keeps it alive for next to nothing.
+        // A trickle must not keep the session alive for ever.
         for second in [10, 20, 30] {
             timeouts.bytes_read(1, &settings, start + secs(second));
         }
         assert!(timeouts.deadline(&settings, CALM).0 < start + secs(33));
-        // At the lowest rate a mail goes on for ever.
+        // A mail at the minimum rate may continue for ever.
         let mut steady = SessionTimeouts::new(start, true);
         steady.set_in_data(true, &settings, start);
         for second in 1..10_000 {

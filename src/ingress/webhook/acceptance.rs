@@ -1,7 +1,7 @@
-//! Owns the way of a decoded mail into the store: whose it is, what is left out, and the log's line for
-//! each fate.
+//! Owns the acceptance of a decoded mail: its recipients, the ones left out, and the log line for each
+//! case.
 //!
-//! Does not decode, and answers nobody.
+//! Does not decode requests, and does not make responses.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -25,14 +25,14 @@ use crate::mail::envelope::{Door, Envelope, Recipient};
 use crate::mail::redact;
 use crate::store::{MailId, RECIPIENTS_MAX, Store, StoreError};
 
-/// Addresses of one mail that are looked at.
+/// The maximum number of addresses of one mail that are examined.
 const ADDRESSES_MAX: usize = 4 * RECIPIENTS_MAX;
-/// Lines in the log about the lost recipients of one mail.
+/// The maximum number of log lines about the unknown recipients of one mail.
 const LOG_LINES_MAX: usize = 20;
-/// Mails of one request that are written at a time.
+/// The maximum number of mails of one request that are written concurrently.
 const CONCURRENT_WRITES_MAX: usize = 64;
 
-/// Accepts mails for the store.
+/// Accepts mails into the store.
 #[derive(Clone)]
 pub(super) struct MailAcceptor {
     pub(super) store: Store,
@@ -42,7 +42,7 @@ pub(super) struct MailAcceptor {
     pub(super) mail_bytes_max: usize,
 }
 
-/// Origin of a request.
+/// The origin of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RequestOrigin {
     pub(super) provider: &'static str,
@@ -51,8 +51,8 @@ pub(super) struct RequestOrigin {
 }
 
 impl MailAcceptor {
-    /// Accepts all mails of a request, or says why the request must come again. Mails that were stored
-    /// before that are duplicates when it does.
+    /// Accepts all mails of a request, or returns the reason for which the request must be repeated. Mails
+    /// that were stored before are then duplicates.
     pub(super) async fn accept(
         &self,
         mails: Vec<IncomingMail>,
@@ -93,7 +93,7 @@ impl MailAcceptor {
         }
     }
 
-    /// The reason why a mail cannot be accepted, whoever it is for.
+    /// The reason why a mail cannot be accepted for any recipient.
     fn rejection(&self, mail: &IncomingMail) -> Option<(WebhookOutcome, &'static str)> {
         if mail.bytes.is_empty() {
             let empty = Malformed::new("mail: empty");
@@ -156,7 +156,7 @@ impl MailAcceptor {
         Ok(mail)
     }
 
-    /// Finds out which recipients are ours, and logs the others.
+    /// Resolves the recipients, and logs the unknown ones.
     async fn route_recipients(
         &self,
         mail: &IncomingMail,
@@ -189,7 +189,7 @@ impl MailAcceptor {
                 Err(why) => reasons.push((Some(address), reason_name(why))),
             }
         }
-        // In fields the sender wrote, other people's addresses are no loss of ours.
+        // In fields that the sender wrote, foreign addresses are normal.
         if matches!(mail.recipients, Recipients::Header(_)) && !sorted.recipients.is_empty() {
             reasons.retain(|(_, why)| !matches!(*why, "foreign" | "not_an_address"));
         }
@@ -258,7 +258,7 @@ fn envelope(mail: &IncomingMail, recipients: Vec<Recipient>, origin: &RequestOri
     envelope
 }
 
-/// The outcome of a request for which the store does not do its part.
+/// The outcome of a request for which the store has no answer.
 pub(super) const fn no_answer(error: StoreError) -> WebhookOutcome {
     WebhookOutcome::Unavailable(match error {
         StoreError::Damaged => "a record of the store is damaged",

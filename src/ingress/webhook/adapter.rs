@@ -1,6 +1,6 @@
-//! Owns what every provider's adapter does, and the facts about a provider that no setting changes.
+//! Owns the interface of every provider's adapter, and the fixed facts about a provider.
 //!
-//! Does not know a provider.
+//! Does not know any single provider.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,36 +14,36 @@ use super::request::{Authentic, WebhookRequest};
 use crate::clock::Timestamp;
 use crate::store::Nonce;
 
-/// Facts about a provider: one row of the table that all adapters make up together.
+/// Fixed facts about a provider.
 #[derive(Clone, Copy, Debug)]
 pub struct ProviderInfo {
-    /// Name of the provider, as the path has it.
+    /// The name of the provider in the path.
     pub name: &'static str,
-    /// Octets of a request body that are taken in any case.
+    /// Octets of a request body that are always accepted.
     pub body_bytes: usize,
-    /// The way a body carries a mail, which says how long a body with the longest mail can be.
+    /// The way a body contains a mail, which determines the length of a body with the longest mail.
     pub carries: Carries,
-    /// Statuses by which the provider decides whether to try again.
+    /// The statuses by which the provider decides about a retry.
     pub status_policy: StatusPolicy,
 }
 
-/// The way a request body carries a mail.
+/// The way a request body contains a mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carries {
-    /// The body has no mail in it, or the provider bounds the mail itself.
+    /// The body contains no mail, or the provider limits the mail itself.
     Nothing,
     /// The body is the mail.
     Mail,
-    /// The mail stands in the body as it is, beside other fields.
+    /// The mail stands unencoded in the body, beside other fields.
     PlainMail,
-    /// The mail stands in the body in base64, or in another form that is no longer.
+    /// The mail stands in the body in base64, or in a shorter form.
     EncodedMail,
-    /// The mail stands in the body in base64, and the files of it once more.
+    /// The mail stands in the body in base64, and its files a second time.
     EncodedMailAndFiles,
 }
 
 impl ProviderInfo {
-    /// Octets of a body at most, where a mail may have `mail_bytes_max`.
+    /// The maximum length of a body in octets, if a mail may have `mail_bytes_max`.
     pub const fn body_bytes_max(&self, mail_bytes_max: usize) -> usize {
         let needed = self.carries.body_bytes(mail_bytes_max);
         if needed > self.body_bytes {
@@ -55,11 +55,11 @@ impl ProviderInfo {
 }
 
 impl Carries {
-    /// Octets of a body for addresses, field names and the like.
+    /// Octets of a body for addresses, field names and similar data.
     const ENVELOPE_BYTES: usize = 1 << 20;
 
     const fn body_bytes(self, mail: usize) -> usize {
-        // Base64 makes four octets of three, and JSON writes each line end with two letters.
+        // Base64 makes four octets of three, and JSON writes each line end with two characters.
         let encoded = (mail / 5).saturating_mul(7);
         let encoded = encoded.saturating_add(Self::ENVELOPE_BYTES);
         match self {
@@ -72,12 +72,12 @@ impl Carries {
     }
 }
 
-/// A provider's requests: pure functions of octets and a time.
+/// The handling of a provider's requests: pure functions of octets and a time.
 pub trait Adapter: fmt::Debug + Send + Sync {
-    /// The provider's row.
+    /// The fixed facts about the provider.
     fn info(&self) -> &'static ProviderInfo;
 
-    /// Name of the provider, as the path has it.
+    /// The name of the provider in the path.
     fn name(&self) -> &'static str {
         self.info().name
     }
@@ -85,13 +85,13 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     /// True if the request looks like one of this provider. This proves nothing.
     fn is_recognised(&self, request: &WebhookRequest) -> bool;
 
-    /// True if the request only tests whether the URL answers.
+    /// True if the request only tests the URL.
     fn is_ping(&self, _: &WebhookRequest) -> bool {
         false
     }
 
-    /// Checks the form of a request before anybody vouches for it. A refusal must cost no mail,
-    /// whoever sends it.
+    /// Checks the form of a request before its authentication. A refusal must not lose a mail, whoever
+    /// sends the request.
     ///
     /// # Errors
     /// The outcome of a request in a form that this provider does not send.
@@ -99,7 +99,7 @@ pub trait Adapter: fmt::Debug + Send + Sync {
         Ok(())
     }
 
-    /// The URL of the certificate the request is signed with, where there is one. Its host was checked.
+    /// The URL of the certificate that signed the request, if there is one, with its host checked.
     ///
     /// # Errors
     /// The request cannot be authentic, so that nothing is fetched.
@@ -107,19 +107,19 @@ pub trait Adapter: fmt::Debug + Send + Sync {
         Ok(None)
     }
 
-    /// The proof that the head of a request gives by itself, before its body is read. A provider that signs
-    /// its requests gives none.
+    /// The proof in the head of a request, before its body is read. A provider that signs its requests has
+    /// none.
     ///
     /// # Errors
-    /// The reason why the head is not believed.
+    /// The reason why the head is not authentic.
     fn prove_head(&self, _: &Headers, _: Option<IpAddr>) -> Result<Proof, AuthenticationError> {
         Err(AuthenticationError::NoMatch)
     }
 
-    /// Verifies that somebody who knows a secret of ours sent the request.
+    /// Verifies that the sender of the request knows one of our secrets.
     ///
     /// # Errors
-    /// The reason why the request is not believed.
+    /// The reason why the request is not authentic.
     fn authenticate<'r>(
         &self,
         request: &'r WebhookRequest,
@@ -130,18 +130,18 @@ pub trait Adapter: fmt::Debug + Send + Sync {
         Ok(request.authenticated(proof))
     }
 
-    /// The nonce of the request, where its proof does not cover the content.
+    /// The nonce of the request, if its proof does not cover the content.
     ///
     /// # Errors
-    /// The request cannot be read.
+    /// The request is malformed.
     fn nonce(&self, _: Authentic<'_>) -> Result<Option<Nonce>, Malformed> {
         Ok(None)
     }
 
-    /// Reads the content of the request.
+    /// Decodes the content of the request.
     ///
     /// # Errors
-    /// The request cannot be read.
+    /// The request is malformed.
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed>;
 }
 
@@ -153,7 +153,7 @@ mod tests {
     fn a_mail_in_base64_fits_with_its_line_ends() {
         for mail in [0usize, 1, 1000, 50 << 20, 1 << 30] {
             let encoded = mail.div_ceil(3) * 4;
-            // Postal puts a line end after every sixty letters, and JSON writes it as two.
+            // Postal puts a line end after every sixty characters, and JSON writes it as two.
             let lined = encoded + encoded.div_ceil(60) * 2;
             assert!(Carries::EncodedMail.body_bytes(mail) > lined, "{mail}");
             let both = Carries::EncodedMailAndFiles.body_bytes(mail);

@@ -1,6 +1,6 @@
-//! Owns Brevo's inbound parsing: a batch of mails in parts, with an account or a bearer token.
+//! Owns Brevo's inbound parsing: a batch of mails in parts, authenticated by an account or a bearer token.
 //!
-//! Does not fetch the attachments, which Brevo keeps behind its API: it says where they are.
+//! Does not fetch the attachments, which Brevo keeps behind its API; it returns their URLs.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -24,12 +24,12 @@ use super::proof::{BasicAccount, Proof, basic_auth, shared_token};
 use super::request::{Authentic, WebhookRequest};
 use crate::secret::Secret;
 
-/// Files that are fetched for one request.
+/// The number of files that are fetched for one request.
 const FILES_MAX: usize = 500;
 /// Octets of the token of a file.
 const TOKEN_BYTES_MAX: usize = 2048;
 
-/// Facts about Brevo.
+/// Fixed facts about Brevo.
 pub(super) const INFO: ProviderInfo = ProviderInfo {
     name: "brevo",
     body_bytes: 30 << 20,
@@ -37,14 +37,14 @@ pub(super) const INFO: ProviderInfo = ProviderInfo {
     status_policy: StatusPolicy::RETRIES_FOR_LONG,
 };
 
-/// Brevo's adapter. A request must show a bearer token or an account.
+/// The adapter for Brevo. A request must have a bearer token or an account.
 #[derive(Clone, Debug)]
 pub struct Brevo {
-    /// Accounts of which any is accepted.
+    /// The accounts; each is accepted.
     pub accounts: Vec<BasicAccount>,
-    /// Whole values of `Authorization`, as in `Bearer …`, of which any is accepted.
+    /// Whole values of `Authorization`, such as `Bearer …`; each is accepted.
     pub authorizations: Vec<Secret>,
-    /// True if the files of a mail can be fetched; otherwise the mail names them as missing.
+    /// True if the files of a mail can be fetched; otherwise the mail lists them as missing.
     pub fetches_files: bool,
 }
 
@@ -87,12 +87,12 @@ impl Adapter for Brevo {
             let read = |item: &Json| parse_mail(item.object("items")?, &HashMap::new()).map(Some);
             return Decoded::batch(items(json)?, read, "no inbound mail");
         }
-        // The mails must be readable now: with their files they are read when those are fetched.
+        // The mails must be valid now; with their files they are decoded after the fetch.
         parse_mails(json, &HashMap::new())?;
         let body = authentic.request().body();
         let digest = digest::digest(&digest::SHA256, body);
         Ok(Decoded::Deferred(DeferredMail {
-            // The same request has the same id, so a repeated one is fetched once.
+            // A repeated request has the same id, so it is fetched once.
             id: format!("brevo-{}", HEXLOWER.encode(digest.as_ref())),
             recipients: Recipients::Header(Vec::new()),
             sender: None,
@@ -106,10 +106,10 @@ pub(super) fn attachment_url(token: &str) -> String {
     format!("https://api.brevo.com/v3/inbound/attachments/{token}")
 }
 
-/// The tokens of the files of a request's mails, each once; at most [`FILES_MAX`].
+/// The tokens of all files of a request's mails, each once; at most [`FILES_MAX`].
 ///
 /// # Errors
-/// As [`parse_mails`].
+/// Like [`parse_mails`].
 pub(super) fn attachment_tokens(json: &Json) -> Result<Vec<String>, Malformed> {
     let mut tokens: Vec<String> = Vec::new();
     for item in json.object("")?.required("items")?.list("items")? {
@@ -126,11 +126,10 @@ pub(super) fn attachment_tokens(json: &Json) -> Result<Vec<String>, Malformed> {
     Ok(tokens)
 }
 
-/// The mails of a request, with those of their files that are in `files` by their tokens. The others are
-/// named as missing.
+/// The mails of a request, with the files in `files` by their tokens. The others are listed as missing.
 ///
 /// # Errors
-/// The request cannot be read.
+/// The request is malformed.
 pub(super) fn parse_mails(
     json: &Json,
     files: &HashMap<String, Bytes>,
@@ -150,7 +149,7 @@ fn items(json: &Json) -> Result<&[Json], Malformed> {
     }
 }
 
-/// The token of a file, if it can be a part of a URL.
+/// The token of a file, if it is valid in a URL.
 fn attachment_token<'a>(file: JsonObject<'a>) -> Result<Option<&'a str>, Malformed> {
     let is_plain = |token: &&str| {
         let mut bytes = token.bytes();

@@ -1,7 +1,7 @@
-//! Owns the fetching of mails that a provider keeps, whole or in their files, and only announces: which
-//! is fetched when, and what becomes of it.
+//! Owns the fetching of mails, or files of mails, that a provider stores and only announces: the order, the
+//! attempts and their results.
 //!
-//! Does not keep the notes of them, nor the mails.
+//! Does not store the notes, nor the mails.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
@@ -30,34 +30,34 @@ use crate::random;
 use crate::retry::{self, AttemptFailure, NextStep};
 use crate::secret::Secret;
 
-/// Mails that are fetched from one provider at a time. Each may hold an answer in memory.
+/// The number of mails that are fetched from one provider concurrently. Each may hold a response in memory.
 const FETCHES_MAX: usize = 4;
-/// Octets of an answer, bodies in it.
+/// Octets of a response.
 const RESPONSE_BYTES_MAX: usize = 80 << 20;
-/// The least time between two readings of the folder.
+/// The minimum interval between two scans of the folder.
 const SCAN_INTERVAL_MIN: Duration = Duration::from_secs(1);
-/// The longest time between two readings of the folder: a person may have put a note back.
+/// The maximum interval between two scans of the folder, because a person may have put a note back.
 const SCAN_INTERVAL_MAX: Duration = Duration::from_secs(30);
-/// New notes that one reading takes up: meanwhile no fetch goes on.
+/// The number of new notes that one scan takes: meanwhile no fetch makes progress.
 const SCAN_NOTES_MAX: usize = 100;
 
-/// Keys of the providers' APIs. Without its key a provider's mails are not fetched.
+/// The keys of the providers' APIs. Without its key a provider's mails are not fetched.
 #[derive(Clone, Debug, Default)]
 pub struct ProviderApiKeys {
-    /// Key of Resend's API, for its mails.
+    /// The key of Resend's API, for its mails.
     pub resend: Option<Secret>,
-    /// Key of Brevo's API, for the files of its mails.
+    /// The key of Brevo's API, for the files of its mails.
     pub brevo: Option<Secret>,
 }
 
 impl ProviderApiKeys {
-    /// True if there is nothing that could be fetched.
+    /// True if there is no key.
     pub const fn is_empty(&self) -> bool {
         self.resend.is_none() && self.brevo.is_none()
     }
 }
 
-/// The mails that are still to be fetched, by their notes in a folder. Clones are the same queue.
+/// The mails that are still to be fetched, by their notes in a folder. Clones share the queue.
 #[derive(Clone, Debug)]
 pub struct FetchQueue {
     notes: NoteFolder,
@@ -74,8 +74,7 @@ enum Source {
 }
 
 impl Source {
-    /// The source that a note names. Notes of older versions name none: there a mail that came with its
-    /// request is Brevo's.
+    /// The source in a note. Notes of older versions have none: there a mail with its request is Brevo's.
     fn of(note: &FetchNote) -> Option<Self> {
         match note.provider.as_deref() {
             Some("brevo") => Some(Self::Brevo),
@@ -87,22 +86,22 @@ impl Source {
     }
 }
 
-/// The failure of an attempt that brought no mail.
+/// The failure of an attempt.
 enum FetchFailure {
     Final(String),
     Transient(String),
 }
 
-/// The end of an attempt: whose it was, and the wait for the next, if there must be one.
+/// The end of an attempt: its source and id, and the wait before the next one, if there is one.
 type Attempt<'a> = BoxFuture<'a, (Option<Source>, String, Option<Duration>)>;
 
-/// Notes by the time at which each is due, apart for each source, so that none waits for the mails of
-/// another. Notes that no source is known for have a row of their own.
+/// Notes by due time, separately for each source, so that no source waits for another. Notes without a
+/// known source have a separate queue.
 #[derive(Default)]
 struct Schedule {
     due: BTreeMap<Option<Source>, BTreeSet<(Instant, String)>>,
     running: BTreeMap<Option<Source>, usize>,
-    /// Attempts so far at each note. A restart begins to count anew, which does no harm.
+    /// The number of attempts at each note. A restart resets it, which does no harm.
     attempts: HashMap<String, u32>,
 }
 
@@ -112,7 +111,7 @@ impl Schedule {
         self.due.entry(source).or_default().insert((at, id));
     }
 
-    /// A note that is due, of a source that has a place free: its source, id and number of attempts.
+    /// A due note of a source with free capacity: its source, id and number of attempts.
     fn start(&mut self, now: Instant) -> Option<(Option<Source>, String, u32)> {
         for (source, due) in &mut self.due {
             let running = self.running.entry(*source).or_default();
@@ -150,7 +149,7 @@ impl Schedule {
         free.filter_map(|(_, due)| Some(due.first()?.0)).min()
     }
 
-    /// Forgets the notes that are not among `ids` any more, and says which of `ids` are new.
+    /// Removes the notes that are not among `ids`, and returns the new ones of `ids`.
     fn update(&mut self, ids: Vec<String>) -> Vec<String> {
         let (known, new): (Vec<_>, Vec<_>) = ids
             .into_iter()
@@ -171,7 +170,7 @@ impl Schedule {
 }
 
 impl FetchQueue {
-    /// The queue of the notes in `folder`, which is created if it is not there.
+    /// The queue of the notes in `folder`, which is created if it does not exist.
     ///
     /// # Errors
     /// Errors of the file system.
@@ -188,7 +187,7 @@ impl FetchQueue {
         })
     }
 
-    /// Makes a note that survives a crash. The same mail makes one note.
+    /// Stores a note that survives a crash. The same mail has one note.
     pub(super) async fn add(&self, mail: DeferredMail, origin: RequestOrigin) -> io::Result<()> {
         let note = FetchNote {
             at: origin.now,
@@ -200,7 +199,7 @@ impl FetchQueue {
         Ok(())
     }
 
-    /// Fetches for ever. An attempt that is cut off is made again after a restart.
+    /// Fetches for ever. An interrupted attempt is repeated after a restart.
     pub(super) async fn run(&self, acceptor: &MailAcceptor, fetch: &dyn Fetch) {
         let mut schedule = Schedule::default();
         let mut running: FuturesUnordered<Attempt<'_>> = FuturesUnordered::new();
@@ -236,8 +235,8 @@ impl FetchQueue {
         }
     }
 
-    /// Takes up what is new in the folder. If it cannot be read now, all stays as it is known. False if
-    /// there is more to take up.
+    /// Takes the new notes of the folder. If it cannot be read now, nothing changes. False if there are
+    /// more.
     async fn scan(&self, schedule: &mut Schedule) -> bool {
         let ids = match self.with_notes(NoteFolder::open_notes).await {
             Ok(ids) => ids,
@@ -251,14 +250,14 @@ impl FetchQueue {
         for id in new.into_iter().take(SCAN_NOTES_MAX) {
             let name = id.clone();
             let note = self.with_notes(move |notes| notes.read(&name)).await;
-            // A note that cannot be read is told of by the attempt at it.
+            // The attempt reports an unreadable note.
             let source = note.ok().as_ref().and_then(Source::of);
             schedule.add(source, id, Instant::now());
         }
         is_whole
     }
 
-    /// Makes one attempt; the wait for the next, if there must be one.
+    /// Makes one attempt; returns the wait before the next one, if there is one.
     async fn attempt(
         &self,
         id: &str,
@@ -327,12 +326,12 @@ impl FetchQueue {
         let url = resend::mail_url(&note.mail.id);
         let answer = fetch.get(&url, Some(ApiCredential::Bearer(key)), RESPONSE_BYTES_MAX);
         let answer = answer.await.map_err(|error| classify_error(&error, true))?;
-        // Resend puts the whole mail there some time after it announces the mail.
+        // Resend stores the whole mail some time after the announcement.
         let raw = resend::raw_url(&answer);
         let raw = raw.map_err(|error| FetchFailure::Transient(error.to_string()))?;
         drop(answer);
         let mail = fetch.get(&raw, None, RESPONSE_BYTES_MAX).await;
-        // The URL is good for an hour: the next attempt asks for another.
+        // The URL is valid for an hour: the next attempt requests another one.
         let bytes = mail.map_err(|error| classify_error(&error, false))?;
         let mail = IncomingMail {
             id: note.mail.id.clone(),
@@ -345,7 +344,7 @@ impl FetchQueue {
     }
 
     /// Fetches the files of a request's mails from Brevo and accepts the mails. A file that is gone or too
-    /// long is named as missing: the words of the mail must not wait for it.
+    /// long is listed as missing, because the text of the mail must not wait for it.
     async fn fetch_brevo_files(
         &self,
         note: &FetchNote,
@@ -356,7 +355,7 @@ impl FetchQueue {
         let request = note.mail.request.as_deref().unwrap_or_default();
         let unreadable = |error: Malformed| FetchFailure::Final(error.to_string());
         let json = Json::parse(request.as_bytes()).map_err(unreadable)?;
-        // In a mail a file has four octets for three, and line ends.
+        // In a mail a file takes four octets for three, plus line ends.
         let mut left = acceptor.mail_bytes_max / 3 * 2;
         let mut files: HashMap<String, Bytes> = HashMap::new();
         for token in brevo::attachment_tokens(&json).map_err(unreadable)? {
@@ -383,12 +382,12 @@ impl FetchQueue {
     async fn remove_note(&self, id: &str) {
         let name = id.to_owned();
         if let Err(error) = self.with_notes(move |notes| notes.remove(&name)).await {
-            // The mail is fetched once more, and is a duplicate by then.
+            // The mail will be fetched again, and is then a duplicate.
             warn!(id, %error, "the note of a fetched mail could not be removed");
         }
     }
 
-    /// Works on the folder off the async threads.
+    /// Runs folder operations off the async threads.
     async fn with_notes<T: Send + 'static>(
         &self,
         work: impl FnOnce(&NoteFolder) -> io::Result<T> + Send + 'static,
@@ -399,7 +398,7 @@ impl FetchQueue {
     }
 }
 
-/// The key; a missing one is waited for, since there was one when the note was made.
+/// The key; for a missing one the note waits, because there was a key when it was made.
 fn required_key(key: Option<&Secret>) -> Result<&Secret, FetchFailure> {
     let missing = || FetchFailure::Transient("there is no key of the provider's API".to_owned());
     key.ok_or_else(missing)
@@ -422,7 +421,7 @@ async fn accept_mails(
     }
 }
 
-/// Accepts the mails of a request whose files cannot be fetched. False if that failed too.
+/// Accepts the mails of a request whose files cannot be fetched; false if that failed too.
 async fn accept_without_files(request: &str, acceptor: &MailAcceptor) -> bool {
     let json = Json::parse(request.as_bytes());
     let mails = json.and_then(|json| brevo::parse_mails(&json, &HashMap::new()));

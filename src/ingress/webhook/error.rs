@@ -1,18 +1,18 @@
-//! Owns the reasons why a request is refused: it is not believed, or it cannot be read.
+//! Owns the reasons why a request is not authentic or malformed.
 //!
-//! Does not say what the provider is answered.
+//! Does not choose the response.
 
 use std::fmt;
 
 use thiserror::Error;
 
-/// Characters of a name from a request that an error shows.
+/// The number of characters of a name from a request that an error shows.
 const NAME_CHARS_MAX: usize = 80;
 
-/// The reason why a request is not believed. None of them tells a secret.
+/// The reason why a request is not authentic. It contains no secret.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum AuthenticationError {
-    /// The certificate that the request is signed with cannot be fetched, or is not valid now.
+    /// The certificate that signed the request cannot be fetched, or is not valid now.
     #[error("certificate not available")]
     NoCertificate,
     /// A field that must occur once occurs twice.
@@ -21,10 +21,10 @@ pub enum AuthenticationError {
     /// The request is from outside the networks of the provider.
     #[error("not from the provider's networks")]
     ForeignNetwork,
-    /// A field is not of the form it must have.
+    /// A field is malformed.
     #[error("{0}: malformed")]
     Malformed(&'static str),
-    /// A field that must be there is missing.
+    /// A required field is missing.
     #[error("{0}: missing")]
     Missing(&'static str),
     /// The request has no name and password.
@@ -33,13 +33,13 @@ pub enum AuthenticationError {
     /// No secret of ours matches.
     #[error("no secret matches")]
     NoMatch,
-    /// The nonce of the request came with another mail before.
+    /// The nonce of the request was used with another mail before.
     #[error("token used before for another mail")]
     NonceReused,
     /// The queue, topic or list of the request is not one of ours.
     #[error("{0}: not one of ours")]
     NotOurs(&'static str),
-    /// The generic scheme counts milliseconds, and this looks like seconds.
+    /// The generic scheme uses milliseconds, and this looks like seconds.
     #[error("timestamp looks like seconds, not milliseconds")]
     Seconds,
     /// The time of the request is so many seconds ahead of ours.
@@ -50,7 +50,7 @@ pub enum AuthenticationError {
     TooOld(u64),
 }
 
-/// The reason why an authentic request cannot be read. It names the place, never the content.
+/// The reason why an authentic request is malformed. It names the place, never the content.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{0}")]
 pub struct Malformed(String);

@@ -1,7 +1,7 @@
-//! Owns what is fetched while a provider waits for its answer: certificates, the confirmation of a
-//! subscription, a mail in a bucket.
+//! Owns the fetches during a provider's request: certificates, the confirmation of a subscription, a mail
+//! in a bucket.
 //!
-//! Does not decide whether to fetch: hosts, topics and signatures were checked before.
+//! Does not decide what to fetch: hosts, topics and signatures were checked before.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,26 +21,26 @@ use crate::tls::Certificate;
 
 /// Octets of a certificate.
 const CERTIFICATE_BYTES_MAX: usize = 64 * 1024;
-/// Octets of the answer to a confirmation.
+/// Octets of the response to a confirmation.
 const CONFIRMATION_BYTES_MAX: usize = 64 * 1024;
-/// Certificates, and failures to fetch one, that are kept. Amazon has one for each region, and changes it
-/// once a year.
+/// The number of certificates, and of failures to fetch one, that are cached. Amazon has one for each
+/// region, and changes it once a year.
 const CERTIFICATES_MAX: usize = 64;
-/// Time for which a certificate that could not be fetched is not asked for again.
+/// The time for which a failure to fetch a certificate is cached.
 const FAILURE_KEPT: Duration = Duration::from_secs(60);
-/// Characters of an error about a bucket that the log shows.
+/// The number of characters of an error about a bucket that the log shows.
 const ERROR_CHARS_MAX: usize = 300;
-/// Lines of the log in a second about certificates that could not be fetched.
+/// The number of log lines per second about failures to fetch a certificate.
 const LINES_MAX: u32 = 1;
 
-/// The time by which all that is fetched for one request must be there.
+/// The deadline for all fetches of one request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FetchDeadline {
     ends: Instant,
 }
 
 impl FetchDeadline {
-    /// SNS waits fifteen seconds for its answer.
+    /// SNS waits fifteen seconds for the response.
     const MAX: Duration = Duration::from_secs(10);
 
     pub(super) fn start() -> Self {
@@ -49,13 +49,13 @@ impl FetchDeadline {
         }
     }
 
-    /// The result of `work`, if it is there in time.
+    /// The result of `work`, if it arrives in time.
     pub(super) async fn run<T>(self, work: impl Future<Output = T>) -> Option<T> {
         timeout_at(self.ends, work).await.ok()
     }
 }
 
-/// Fetches from outside for requests that wait.
+/// Fetches for requests that wait for the response.
 pub(super) struct ExternalFetcher {
     pub(super) fetch: Arc<dyn Fetch>,
     pub(super) buckets: Option<ReadableBuckets>,
@@ -63,7 +63,7 @@ pub(super) struct ExternalFetcher {
     throttle: LogThrottle,
 }
 
-/// Certificates, and failures with the time until which they count, by URL.
+/// Certificates, and failures with their expiry, by URL.
 #[derive(Default)]
 struct CertificateCache {
     fetched: HashMap<String, Bytes>,
@@ -159,10 +159,10 @@ impl ExternalFetcher {
         WebhookOutcome::Unavailable("subscription not confirmed")
     }
 
-    /// Reads a mail from its bucket, after `permit` has room for all of it.
+    /// Reads a mail from its bucket, after `permit` has memory for all of it.
     ///
     /// # Errors
-    /// The outcome of the request: only a mail that is too long is not asked for again.
+    /// The outcome of the request: only a mail that is too long is refused permanently.
     pub(super) async fn read_bucket(
         &self,
         mail: &BucketMail,
@@ -190,7 +190,7 @@ impl ExternalFetcher {
 }
 
 fn bucket_unavailable(error: &BucketError) -> WebhookOutcome {
-    // The request names the bucket and the key, and the causes may show both.
+    // The request names the bucket and the key, and the causes may contain both.
     let short = |text: String| text.chars().take(ERROR_CHARS_MAX).collect::<String>();
     let cause = std::error::Error::source(error).map(|cause| short(cause.to_string()));
     let error = short(error.to_string());

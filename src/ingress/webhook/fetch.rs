@@ -1,7 +1,7 @@
-//! Owns the fetching of what an authentic request points to: over HTTPS, from public addresses, without
-//! redirects, bounded.
+//! Owns the fetching of data to which an authentic request refers: over HTTPS, from public addresses,
+//! without redirects, bounded.
 //!
-//! Does not know which hosts are right: the caller has checked that.
+//! Does not choose the hosts; the caller has checked them.
 
 use std::fmt;
 use std::future::Future;
@@ -17,23 +17,23 @@ use thiserror::Error;
 
 use crate::secret::Secret;
 
-/// Time that a fetch may take: a mail may be long.
+/// The time limit of a fetch, which is long because a mail may be long.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(120);
-/// Time for which nothing may arrive, and for a connection.
+/// The time limit of a pause, and of connecting.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The key of a provider's API, and the way to show it.
+/// The key of a provider's API, and the way to send it.
 #[derive(Clone, Copy, Debug)]
 pub enum ApiCredential<'k> {
-    /// Key in `Authorization: Bearer`.
+    /// The key in `Authorization: Bearer`.
     Bearer(&'k Secret),
-    /// Key in a header field of this name.
+    /// The key in a header field of this name.
     Header(&'static str, &'k Secret),
 }
 
-/// A client that fetches. Tests have their own.
+/// A client that fetches. Tests have another one.
 pub trait Fetch: fmt::Debug + Send + Sync {
-    /// Fetches the body at `url`, of `bytes_max` octets at most, with a `key` where one is needed.
+    /// Fetches the body at `url`, of `bytes_max` octets at most, with a `key` if one is needed.
     fn get<'f>(
         &'f self,
         url: &'f str,
@@ -49,7 +49,7 @@ pub struct HttpsFetcher {
 }
 
 impl HttpsFetcher {
-    /// A client that follows nothing and connects to public addresses only.
+    /// A client that follows no redirect and connects only to public addresses.
     ///
     /// # Errors
     /// TLS cannot be set up.
@@ -75,7 +75,7 @@ impl Fetch for HttpsFetcher {
         bytes_max: usize,
     ) -> Pin<Box<dyn Future<Output = Result<Bytes, FetchError>> + Send + 'f>> {
         Box::pin(async move {
-            // The resolver never sees an address in the place of a name.
+            // The resolver does not see an address in place of a name.
             if !is_host_allowed(url) {
                 return Err(FetchError::Private);
             }
@@ -86,7 +86,7 @@ impl Fetch for HttpsFetcher {
                 None => request,
             };
             let mut response = request.send().await?;
-            // The address that the connection has is what counts.
+            // The address of the connection decides.
             let peer = response.remote_addr().map(|peer| peer.ip());
             if !peer.is_some_and(is_public) {
                 return Err(FetchError::Private);
@@ -118,12 +118,12 @@ pub enum FetchError {
     /// The status is not 2xx.
     #[error("status {0}")]
     Status(u16),
-    /// The body is longer than asked for.
+    /// The body is too long.
     #[error("longer than allowed")]
     TooLong,
 }
 
-/// Resolves names to public addresses alone, so that the address that was checked is connected to.
+/// Resolves names only to public addresses, so that the checked address is also the connected one.
 #[derive(Debug)]
 struct PublicResolver;
 
@@ -150,7 +150,7 @@ fn is_host_allowed(url: &str) -> bool {
     })
 }
 
-/// True for an address anybody on the internet may have (the registries of RFC 6890).
+/// True for an address that may belong to any host on the internet (the registries of RFC 6890).
 fn is_public(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(v4) => is_public_v4(v4),
@@ -172,8 +172,8 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
         || (a == 198 && (b & 0xfe) == 18))
 }
 
-/// True for an address of 2000::/3, the only range given out, that neither wraps an IPv4 address nor is set
-/// aside.
+/// True for an address of 2000::/3, the only allocated range, that neither embeds an IPv4 address nor is
+/// reserved.
 fn is_public_v6(ip: Ipv6Addr) -> bool {
     let [first, second, ..] = ip.segments();
     let is_aside = first == 0x2002 || (first == 0x2001 && (second < 0x200 || second == 0xdb8));

@@ -1,12 +1,12 @@
-//! Owns the folder of notes about mails that a provider keeps: each is on disk before the provider is
-//! answered, and stays there until its mail is in the store.
+//! Owns the folder of notes about mails that a provider stores: each note is on disk before the response,
+//! and stays until its mail is in the store.
 //!
-//! Does not fetch, and does not keep mails.
+//! Does not fetch, and does not store mails.
 //!
 //! ```text
 //! FOLDER/ID.errand     a mail to fetch, as JSON
-//! FOLDER/ID.parked     a mail that cannot be fetched: a person may look, and rename the file back
-//! FOLDER/ID.N.new      a note that is being written
+//! FOLDER/ID.parked     a mail that cannot be fetched: an operator may inspect it, and rename the file back
+//! FOLDER/ID.N.new      an incomplete note
 //! ```
 
 use std::fs::{self, File};
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::incoming::DeferredMail;
 use crate::clock::Timestamp;
 
-/// Notes at most. The provider of one more is asked to come again.
+/// The number of notes. Above it the provider must retry.
 const NOTES_MAX: usize = 100_000;
 
 const OPEN: &str = "errand";
@@ -30,27 +30,27 @@ const UNFINISHED: &str = "new";
 /// A note about one mail to fetch.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct FetchNote {
-    /// Time at which the provider announced the mail.
+    /// The time at which the provider announced the mail.
     pub(super) at: Timestamp,
     pub(super) mail: DeferredMail,
-    /// Name of the provider that keeps the mail. Notes of older versions have none.
+    /// The name of the provider. Notes of older versions have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) provider: Option<String>,
 }
 
-/// The folder of notes. Clones are the same folder.
+/// The folder of notes. Clones share the folder.
 #[derive(Clone, Debug)]
 pub(super) struct NoteFolder {
     path: PathBuf,
-    /// Number of notes in the folder, the parked ones included.
+    /// The number of notes in the folder, including parked ones.
     count: Arc<AtomicUsize>,
-    /// Number of notes written by this process, which keeps the names of unfinished ones apart.
+    /// The number of notes written by this process, which makes the names of incomplete ones unique.
     written: Arc<AtomicUsize>,
 }
 
 impl NoteFolder {
-    /// The folder at `path`, which is created if it is not there. Unfinished notes of an earlier
-    /// process, which nobody was promised, are removed.
+    /// The folder at `path`, which is created if it does not exist. Incomplete notes of an earlier process,
+    /// which were not acknowledged, are removed.
     ///
     /// # Errors
     /// Errors of the file system.
@@ -71,30 +71,30 @@ impl NoteFolder {
         })
     }
 
-    /// Makes a note that survives a crash. The same mail makes one note.
+    /// Stores a note that survives a crash. The same mail has one note.
     ///
     /// # Errors
     /// Errors of the file system; [`io::ErrorKind::StorageFull`] if there are too many notes.
     pub(super) fn persist(&self, note: &FetchNote) -> io::Result<()> {
-        // The id was checked: it has letters, digits, `-` and `_`.
+        // The id was checked: it has only letters, digits, `-` and `_`.
         let id = &note.mail.id;
         let path = self.note_path(id, OPEN);
         if !path.exists() {
             if self.count.load(Ordering::Relaxed) >= NOTES_MAX {
                 return Err(io::ErrorKind::StorageFull.into());
             }
-            // Two requests about one mail at a time must not write to the same file.
+            // Two concurrent requests about one mail must not write to the same file.
             let number = self.written.fetch_add(1, Ordering::Relaxed);
             let unfinished = self.note_path(&format!("{id}.{number}"), UNFINISHED);
             let written = write_synced(&unfinished, note);
             if let Err(error) = written.and_then(|()| fs::rename(&unfinished, &path)) {
-                // Half a note is removed at the next start, if it cannot be now.
+                // If an incomplete note cannot be removed now, the next start does it.
                 let _ = fs::remove_file(&unfinished);
                 return Err(error);
             }
             self.count.fetch_add(1, Ordering::Relaxed);
         }
-        // A note that another request has just made may not be in the folder on disk yet.
+        // A note that another request has just made may not be synced yet.
         File::open(&self.path)?.sync_all()
     }
 
@@ -114,13 +114,13 @@ impl NoteFolder {
             {
                 match entry.metadata() {
                     Ok(metadata) => ids.push((metadata.modified()?, id.to_owned())),
-                    // The mail was taken in the meantime.
+                    // The mail was accepted in the meantime.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => return Err(error),
                 }
             }
         }
-        // Whatever a person has moved or removed counts from here on.
+        // Files that a person has moved or removed are counted from here on.
         self.count.store(count, Ordering::Relaxed);
         ids.sort();
         Ok(ids.into_iter().map(|(_, id)| id).collect())
@@ -135,21 +135,21 @@ impl NoteFolder {
         Ok(serde_json::from_slice(&bytes)?)
     }
 
-    /// Removes the open note of this id, whose mail is in the store.
+    /// Removes the open note of this id after its mail is in the store.
     ///
     /// # Errors
     /// Errors of the file system.
     pub(super) fn remove(&self, id: &str) -> io::Result<()> {
         fs::remove_file(self.note_path(id, OPEN))?;
         let one_less = |count: usize| Some(count.saturating_sub(1));
-        // The closure never says no.
+        // The closure always returns a value.
         let _ = self
             .count
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
         Ok(())
     }
 
-    /// Sets the open note of this id aside for a person.
+    /// Parks the open note of this id for a person.
     ///
     /// # Errors
     /// Errors of the file system.
@@ -204,7 +204,7 @@ mod tests {
                 for _ in 0..8 {
                     scope.spawn(|| {
                         notes.persist(&note(&id)).unwrap();
-                        // Whoever was promised the note finds it whole.
+                        // After the acknowledgement the note is complete.
                         assert_eq!(notes.read(&id).unwrap().mail, note(&id).mail);
                     });
                 }

@@ -1,23 +1,23 @@
-//! Owns the reading of HTML forms: `multipart/form-data` (RFC 7578) and
+//! Owns the parsing of HTML forms: `multipart/form-data` (RFC 7578) and
 //! `application/x-www-form-urlencoded`, as bytes, bounded.
 //!
-//! Does not guess charsets: a field is what came.
+//! Does not guess charsets: a field is bytes.
 
 use bytes::Bytes;
 
 use super::error::Malformed;
 use super::headers::Headers;
 
-/// Fields of one form at most. Mailgun posts each header field of a mail as one.
+/// The number of fields of one form. Mailgun posts each header field of a mail as one.
 const FIELDS_MAX: usize = 2_000;
-/// Octets of the header of one part at most.
+/// Octets of the header of one part.
 const PART_HEADER_BYTES_MAX: usize = 16 * 1024;
-/// Octets of a field's name at most.
+/// Octets of a field's name.
 const NAME_BYTES_MAX: usize = 1024;
-/// Octets of a boundary at most (RFC 2046 section 5.1.1).
+/// Octets of a boundary (RFC 2046 section 5.1.1).
 const BOUNDARY_BYTES_MAX: usize = 70;
 
-/// The fields of a form in their order.
+/// The fields of a form, in order.
 #[derive(Debug)]
 pub(super) struct Form(Vec<FormField>);
 
@@ -25,14 +25,14 @@ pub(super) struct Form(Vec<FormField>);
 #[derive(Clone, Debug)]
 pub(super) struct FormField {
     pub(super) name: String,
-    /// File name as it came: it may be hostile, and what is not UTF-8 is replaced.
+    /// The unchanged file name: it may be hostile, and invalid UTF-8 is replaced.
     pub(super) file_name: Option<String>,
     pub(super) media_type: Option<String>,
     pub(super) bytes: Bytes,
 }
 
 impl Form {
-    /// Reads a body as the form that its media type says it is.
+    /// Parses a body as a form, by its media type.
     pub(super) fn parse(headers: &Headers, body: &Bytes) -> Result<Self, Malformed> {
         match headers.media_type().as_str() {
             "multipart/form-data" => {
@@ -76,7 +76,7 @@ impl Form {
             .map_err(|_| Malformed::field(name, "not UTF-8"))
     }
 
-    /// As [`Form::text`], of a field that must be there.
+    /// Like [`Form::text`], for a required field.
     pub(super) fn required(&self, name: &str) -> Result<&str, Malformed> {
         self.text(name)?
             .ok_or_else(|| Malformed::field(name, "missing"))
@@ -142,8 +142,8 @@ fn percent_decode(text: &[u8]) -> Result<Vec<u8>, Malformed> {
     Ok(out)
 }
 
-/// The fields of a multipart body. The line end of the first line is that of all delimiters: some senders
-/// have bare line feeds.
+/// The fields of a multipart body. The line end of the first line is that of all delimiters, because some
+/// senders use bare LF.
 fn parse_multipart(body: &Bytes, boundary: &[u8]) -> Result<Vec<FormField>, Malformed> {
     let dashed = [b"--", boundary].concat();
     let start = if body.starts_with(&dashed) {
@@ -174,7 +174,7 @@ fn parse_multipart(body: &Bytes, boundary: &[u8]) -> Result<Vec<FormField>, Malf
         if !body[from..].starts_with(line_end) {
             return Err(Malformed::new("form: text behind a boundary"));
         }
-        // The line end stays: a part may be empty, and its delimiter begins with it.
+        // The line end stays, because a part may be empty, and its delimiter begins with the line end.
         let end = finder.find(&body[from..]);
         let end = from + end.ok_or_else(|| Malformed::new("form: cut off"))?;
         push(&mut fields, parse_part(body, from..end, line_end)?)?;
@@ -182,7 +182,7 @@ fn parse_multipart(body: &Bytes, boundary: &[u8]) -> Result<Vec<FormField>, Malf
     }
 }
 
-/// Reads the part in `span`, which begins with the line end of its boundary.
+/// Parses the part in `span`, which begins with the line end of its boundary.
 fn parse_part(
     body: &Bytes,
     span: std::ops::Range<usize>,
@@ -242,12 +242,12 @@ fn field_name(name: &[u8]) -> Result<String, Malformed> {
     if name.len() > NAME_BYTES_MAX {
         return Err(Malformed::new("form: field name too long"));
     }
-    // A name that is not UTF-8 is none that anybody asks for.
+    // A name that is not UTF-8 is never requested.
     Ok(String::from_utf8_lossy(name).into_owned())
 }
 
-/// The parameter of a header value: a token, or a quoted string in which browsers write `\"` and
-/// `%22` and old programs leave a backslash alone.
+/// The parameter of a header value: a token, or a quoted string in which browsers write `\"` and `%22` and
+/// old programs leave a backslash alone.
 fn parameter(value: &[u8], wanted: &str) -> Option<Vec<u8>> {
     let mut rest = &value[memchr::memchr(b';', value)? + 1..];
     loop {

@@ -1,5 +1,5 @@
-//! Owns raw mail over HTTP: `message/rfc822` with a name and password, which Rails' Action Mailbox calls
-//! a relay.
+//! Owns raw mail over HTTP: `message/rfc822` with a name and password, as in Rails' Action Mailbox (relay
+//! ingress).
 //!
 //! Does not interpret the mail.
 
@@ -21,7 +21,7 @@ const TO: &str = "x-envelope-to";
 const FROM: &str = "x-envelope-from";
 const RFC822: &str = "message/rfc822";
 
-/// Facts about the forwarder.
+/// Fixed facts about the forwarder.
 pub(super) const INFO: ProviderInfo = ProviderInfo {
     name: "relay",
     body_bytes: 40 << 20,
@@ -32,7 +32,7 @@ pub(super) const INFO: ProviderInfo = ProviderInfo {
 /// The adapter for raw mail.
 #[derive(Clone, Debug)]
 pub struct Forwarder {
-    /// Accounts of which any may hand mail in.
+    /// The accounts; each is accepted.
     pub accounts: Vec<BasicAccount>,
 }
 

@@ -1,7 +1,7 @@
 //! Owns our own scheme: `X-Webhook-Signature`, the HMAC-SHA256 of `{timestamp}.{body}` in hex, and
 //! `X-Webhook-Timestamp` in Unix milliseconds.
 //!
-//! Does not know what sends it.
+//! Does not know the sender.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ const TIMESTAMP: &str = "x-webhook-timestamp";
 /// The name of the hash, which many senders write before a signature.
 const HASH_PREFIX: &str = "sha256=";
 
-/// Facts about the scheme.
+/// Fixed facts about the scheme.
 pub(super) const INFO: ProviderInfo = ProviderInfo {
     name: "generic",
     body_bytes: 40 << 20,
@@ -32,9 +32,9 @@ pub(super) const INFO: ProviderInfo = ProviderInfo {
 /// The adapter for our own scheme.
 #[derive(Clone, Debug)]
 pub struct Generic {
-    /// Keys of the HMAC, of which any may have signed.
+    /// The keys of the HMAC; each is accepted.
     pub secrets: Vec<Secret>,
-    /// Age of a request at most, and time ahead of ours at most.
+    /// The maximum age of a request, and its maximum distance in the future.
     pub age_max: Duration,
 }
 
@@ -80,7 +80,7 @@ impl Adapter for Generic {
             encoding: SignatureEncoding::Hex,
             name: SIGNATURE,
             signature: signature.strip_prefix(HASH_PREFIX).unwrap_or(signature),
-            // The text as it came: a number that is written anew may be another text.
+            // The original text is used, because reformatting the number may change it.
             parts: &[timestamp.as_bytes(), b".", request.body()],
         };
         let proof = mac.verify(&self.secrets);

@@ -1,12 +1,12 @@
 //! Owns the header fields of a request.
 //!
-//! Does not know what any field means.
+//! Does not interpret any field.
 
 use std::fmt;
 
 use super::error::AuthenticationError;
 
-/// Header fields: names in lower case, values as octets, in their order.
+/// Header fields: names in lower case, values as octets, in order.
 #[derive(Clone, Default)]
 pub struct Headers(Vec<(String, Vec<u8>)>);
 
@@ -21,7 +21,7 @@ impl Headers {
         )
     }
 
-    /// True if there is a field of this name, which is in lower case.
+    /// True if there is a field of this name, which must be in lower case.
     pub fn contains(&self, name: &str) -> bool {
         self.0.iter().any(|(known, _)| known == name)
     }
@@ -29,7 +29,7 @@ impl Headers {
     /// The value of the only field of this name, in visible ASCII and spaces.
     ///
     /// # Errors
-    /// The field occurs twice, or has other octets: which of two readings is meant is not guessed.
+    /// The field occurs twice, so that programs could use different ones, or has other octets.
     pub fn single(&self, name: &'static str) -> Result<Option<&str>, AuthenticationError> {
         let mut found = self.all(name);
         let Some(value) = found.next() else {
@@ -45,15 +45,15 @@ impl Headers {
         }
     }
 
-    /// As [`Headers::single`], of a field that must be there.
+    /// Like [`Headers::single`], for a required field.
     ///
     /// # Errors
-    /// As there, or the field is missing.
+    /// The same; also if the field is missing.
     pub fn required(&self, name: &'static str) -> Result<&str, AuthenticationError> {
         self.single(name)?.ok_or(AuthenticationError::Missing(name))
     }
 
-    /// The values of all fields of this name, in their order.
+    /// The values of all fields of this name, in order.
     pub(super) fn all(&self, name: &str) -> impl DoubleEndedIterator<Item = &[u8]> {
         let named = self.0.iter().filter(move |(known, _)| known == name);
         named.map(|(_, value)| value.as_slice())
@@ -72,7 +72,7 @@ impl Headers {
 }
 
 impl fmt::Debug for Headers {
-    /// Values hold secrets and are not shown.
+    /// Does not print values, which contain secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
             .entries(self.0.iter().map(|(name, _)| name))

@@ -1,7 +1,6 @@
-//! Owns what an adapter makes of a request: mails with their envelopes, and what else a provider may
-//! want.
+//! Owns the decoded content of a request: mails with their envelopes, and other requests of a provider.
 //!
-//! Does not know which recipients are ours.
+//! Does not resolve recipients.
 
 use bytes::Bytes;
 use mail_parser::decoders::charsets::map::charset_decoder;
@@ -12,37 +11,37 @@ use super::json::Json;
 use crate::base64;
 use crate::mail::envelope::{ProviderCheck, ProviderVerdict};
 
-/// Mails one request may bring. Mandrill batches a thousand.
+/// The number of mails in one request. Mandrill batches a thousand.
 pub const MAILS_MAX: usize = 1000;
-/// Recipients one mail may have: as many as the store takes.
+/// The number of recipients of one mail: the limit of the store.
 pub const RECIPIENTS_MAX: usize = crate::store::RECIPIENTS_MAX;
-/// Items of a batch whose fault is named.
+/// The number of items of a batch whose errors are listed.
 const REASONS_MAX: usize = 20;
-/// Characters of a provider's id that are kept.
+/// The number of characters of a provider's id that are kept.
 const ID_CHARS_MAX: usize = 128;
 
 /// The content of an authentic request.
 #[derive(Debug)]
 pub enum Decoded {
-    /// Mails. At most [`MAILS_MAX`].
+    /// Mails; at most [`MAILS_MAX`].
     Mails(Vec<IncomingMail>),
-    /// The mails of a batch that can be read, at most [`MAILS_MAX`], and the items that cannot.
+    /// The valid mails of a batch, at most [`MAILS_MAX`], and the malformed items.
     Partial(Vec<IncomingMail>, Vec<UnreadableItem>),
-    /// Nothing to keep: a ping, a test, or news of something else, as the text says.
+    /// No mail: a ping, a test, or another event, which the text describes.
     Ignored(&'static str),
-    /// The confirmation of a subscription, by a `GET` of this URL. Its host was checked.
+    /// The confirmation of a subscription by a `GET` of this URL, with its host checked.
     Confirm(String),
-    /// A mail that the provider keeps, or whose files it keeps, to be fetched by their names there.
+    /// A mail that the provider stores, whole or in its files, to be fetched by name.
     Deferred(DeferredMail),
     /// A mail in a bucket.
     InBucket(BucketMail),
-    /// A mail that is not in this request, and that there is no way to fetch.
+    /// A mail that is not in this request, and that cannot be fetched.
     Unreachable(&'static str),
 }
 
 impl Decoded {
-    /// The content of a batch. Each of `items` is read by `read` as a mail or as news of something else
-    /// (`None`), or cannot be read; `ignored` describes a batch without mail.
+    /// The content of a batch. `read` decodes each of `items` as a mail or as another event (`None`), or
+    /// fails; `ignored` describes a batch without mail.
     pub(super) fn batch(
         items: &[Json],
         read: impl Fn(&Json) -> Result<Option<IncomingMail>, Malformed>,
@@ -72,19 +71,19 @@ impl Decoded {
     }
 }
 
-/// An item of a batch that can never be read.
+/// An item of a batch that is malformed.
 #[derive(Debug)]
 pub struct UnreadableItem {
-    /// Number of the item in its batch, from 1.
+    /// The number of the item in its batch, from 1.
     pub number: usize,
-    /// Fault of the item.
+    /// The error of the item.
     pub reason: Malformed,
-    /// Text of the item, in JSON.
+    /// The text of the item, in JSON.
     pub json: String,
 }
 
 impl UnreadableItem {
-    /// The faults of these items in one text.
+    /// The errors of these items in one text.
     pub(super) fn summary(items: &[Self]) -> Malformed {
         let reasons = items.iter().take(REASONS_MAX);
         let reasons = reasons.map(|item| format!("{}: {}", item.number, item.reason));
@@ -93,16 +92,16 @@ impl UnreadableItem {
     }
 }
 
-/// A mail that a provider keeps and only announces. The JSON of it is kept on disk.
+/// A mail that a provider stores and only announces. Its JSON is stored on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeferredMail {
-    /// Name of the mail at the provider: letters, digits, `-` and `_`.
+    /// The provider's id of the mail: letters, digits, `-` and `_`.
     pub id: String,
-    /// Recipients of the mail, as the provider tells them.
+    /// The recipients, as the provider reports them.
     pub recipients: Recipients,
-    /// Sender of the mail.
+    /// The sender of the mail.
     pub sender: Option<String>,
-    /// Body of the request that brought the mail without its files, where it did; it tells all the rest.
+    /// The body of the request that contained the mail without its files, if it did; it has all other data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
 }
@@ -110,38 +109,36 @@ pub struct DeferredMail {
 /// A mail that a provider has put into a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BucketMail {
-    /// Name of the bucket as the provider tells it: whether it is one of ours is not known.
+    /// The name of the bucket from the request; it may be foreign.
     pub bucket: String,
-    /// Name of the object in the bucket.
+    /// The name of the object in the bucket.
     pub key: String,
     /// The mail without its octets.
     pub mail: IncomingMail,
 }
 
-/// One mail as a provider hands it in.
+/// One mail in a provider's request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IncomingMail {
-    /// Name of the mail at the provider, for the log; may be empty.
+    /// The provider's id of the mail, for the log; may be empty.
     pub id: String,
-    /// Reverse-path as it is written: empty is the null sender, `None` is not told.
+    /// The unparsed reverse-path: empty is the null sender, `None` is unknown.
     pub sender: Option<String>,
-    /// Recipients of the mail.
+    /// The recipients of the mail.
     pub recipients: Recipients,
-    /// Octets of the mail, as the provider received them or put together again from their parts.
+    /// Octets of the mail, as the provider received them or rebuilt from their parts.
     pub bytes: Bytes,
-    /// Results of the provider's checks.
+    /// The results of the provider's checks.
     pub results: ProviderVerdict,
 }
 
-/// Recipients of a mail as text: which of them are ours, and whether they are addresses at all, is found
-/// out later.
+/// The recipients of a mail as unparsed text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Recipients {
     /// The forward-paths of the envelope.
     Envelope(Vec<String>),
-    /// Addresses in fields that the sender wrote, where there is no envelope. Those that are not ours
-    /// are nobody's loss.
+    /// Addresses in fields that the sender wrote, if there is no envelope. Foreign ones are normal.
     Header(Vec<String>),
 }
 
@@ -154,13 +151,13 @@ impl Recipients {
     }
 }
 
-/// A provider's name for a mail, cut to a form that is fit for the log.
+/// A provider's id of a mail, in a form that is safe for the log.
 pub(super) fn loggable_id(id: &str) -> String {
     let shown = id.chars().filter(|c| !c.is_control() && !c.is_whitespace());
     shown.take(ID_CHARS_MAX).collect()
 }
 
-/// The results of a provider's checks while they are collected.
+/// The results of a provider's checks, while they are collected.
 #[derive(Debug)]
 pub(super) struct ProviderResults(ProviderVerdict);
 
@@ -200,13 +197,13 @@ impl ProviderResults {
     }
 }
 
-/// The octets of base64 that a provider may have broken into lines. `name` is that of the field.
+/// Decodes base64 that may contain line ends. `name` is the name of the field.
 pub(super) fn decode_base64(text: &str, name: &str) -> Result<Vec<u8>, Malformed> {
     base64::decode_lines(text).ok_or_else(|| Malformed::field(name, "not base64"))
 }
 
-/// The text in a charset that a provider names, perhaps wrongly: UTF-8 where the octets are that, and
-/// windows-1252, in which everything can be read, where nothing else fits.
+/// Decodes text in a charset that a provider names, perhaps wrongly: UTF-8 if the octets are valid, and
+/// windows-1252, which can decode everything, as the last resort.
 pub(super) fn decode_charset(bytes: &[u8], charset: Option<&str>) -> String {
     if let Ok(text) = std::str::from_utf8(bytes)
         && (text.is_ascii() || charset.is_none_or(|c| c.eq_ignore_ascii_case("utf-8")))
@@ -232,7 +229,7 @@ fn is_utf8(label: Option<&str>) -> bool {
     label.is_some_and(|l| l.eq_ignore_ascii_case("utf-8") || l.eq_ignore_ascii_case("utf8"))
 }
 
-/// The addresses of a list with commas: the text in `<>` of each element that has one.
+/// The addresses of a comma-separated list: the text in `<>` of each element that has one.
 pub(super) fn parse_addresses(text: &str) -> Vec<String> {
     let mut list = Vec::new();
     let (mut quoted, mut from) = (false, 0);
@@ -256,7 +253,7 @@ pub(super) fn parse_addresses(text: &str) -> Vec<String> {
     list
 }
 
-/// The reverse-path in a provider's text: the null sender is empty. `None` if there is none.
+/// The reverse-path in a provider's text: the null sender is empty; `None` if there is none.
 pub(super) fn reverse_path(text: &str) -> Option<String> {
     match text.trim() {
         "" | "<>" => Some(String::new()),
@@ -264,7 +261,7 @@ pub(super) fn reverse_path(text: &str) -> Option<String> {
     }
 }
 
-/// The text in the last `<>`, or all of the text; `None` if that is empty.
+/// The text in the last `<>`, or the whole text; `None` if that is empty.
 pub(super) fn bare_address(text: &str) -> Option<String> {
     let inner = match (text.rfind('<'), text.rfind('>')) {
         (Some(open), Some(close)) if open < close => &text[open + 1..close],

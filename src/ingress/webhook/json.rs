@@ -1,7 +1,6 @@
-//! Owns the reading of JSON that a stranger may have written: bounded, and with nothing that can be
-//! read in two ways.
+//! Owns the parsing of untrusted JSON: bounded, and rejecting ambiguous content.
 //!
-//! Does not know what any member means.
+//! Does not interpret any member.
 
 use std::cell::Cell;
 use std::fmt;
@@ -11,11 +10,11 @@ use serde::ser::{Serialize, Serializer};
 
 use super::error::Malformed;
 
-/// Values in one document at most, members and elements alike. A batch of a thousand mails with a hundred
-/// header fields each has a fifth of them.
+/// The number of values in one document, members and elements alike. A batch of a thousand mails with a
+/// hundred header fields each has a fifth of them.
 const VALUES_MAX: usize = 500_000;
 
-/// A JSON value. Members of an object are kept as they came, even where a name occurs twice.
+/// A JSON value. The members of an object are all kept, even if a name occurs twice.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Json {
     Null,
@@ -27,13 +26,14 @@ pub(super) enum Json {
 }
 
 impl Json {
-    /// Reads a whole document. Depth is bounded by `serde_json` (128), values by [`VALUES_MAX`].
+    /// Parses a whole document. The depth is bounded by `serde_json` (128), the number of values by
+    /// [`VALUES_MAX`].
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
         if std::str::from_utf8(bytes).is_err() {
             return Err(Malformed::new("body: not UTF-8"));
         }
         match Self::parse_exact(bytes) {
-            // Some providers cut a text in the middle of a character. The mail must not be lost over it.
+            // Some providers cut a text in the middle of a character. The mail must not be lost for that.
             Err(error) => match repair_surrogates(bytes) {
                 Some(repaired) => Self::parse_exact(&repaired),
                 None => Err(error),
@@ -53,13 +53,13 @@ impl Json {
         })
     }
 
-    /// This value written as JSON, with members that occur twice.
+    /// This value as JSON text, including members that occur twice.
     pub(super) fn to_text(&self) -> String {
         // Texts and numbers can always be written.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// This value as an object; `name` stands for it in errors.
+    /// This value as an object; `name` is its name in errors.
     pub(super) fn object<'a>(&'a self, name: &'a str) -> Result<JsonObject<'a>, Malformed> {
         match self {
             Self::Object(members) => Ok(JsonObject { name, members }),
@@ -106,8 +106,8 @@ impl Serialize for Json {
     }
 }
 
-/// An object whose members are asked for by name. A member that occurs twice is an error once it is asked
-/// for: two readers would take two different ones.
+/// An object with access to members by name. A member that occurs twice is an error when it is accessed,
+/// because programs could use different ones.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct JsonObject<'a> {
     name: &'a str,
@@ -125,7 +125,7 @@ impl<'a> JsonObject<'a> {
         Ok(first.map(|(_, value)| value).filter(|v| **v != Json::Null))
     }
 
-    /// The member, which must be there.
+    /// The required member.
     pub(super) fn required(self, name: &str) -> Result<&'a Json, Malformed> {
         let missing = || Malformed::field(&self.path(name), "missing");
         self.member(name)?.ok_or_else(missing)
@@ -139,7 +139,7 @@ impl<'a> JsonObject<'a> {
             .transpose()
     }
 
-    /// The member as a text that must be there.
+    /// The required member as a text.
     pub(super) fn required_text(self, name: &str) -> Result<&'a str, Malformed> {
         self.required(name)?.text(&self.path(name))
     }
@@ -158,12 +158,12 @@ impl<'a> JsonObject<'a> {
             .transpose()
     }
 
-    /// The member as an object that must be there.
+    /// The required member as an object.
     pub(super) fn required_object(self, name: &'a str) -> Result<Self, Malformed> {
         self.required(name)?.object(name)
     }
 
-    /// The member as a text or a number, written out.
+    /// The member as a text or a number, in text form.
     pub(super) fn scalar(self, name: &str) -> Result<Option<String>, Malformed> {
         match self.member(name)? {
             None => Ok(None),
@@ -182,7 +182,8 @@ impl<'a> JsonObject<'a> {
     }
 }
 
-/// The document with each half surrogate (`\ud83d` without its other half) replaced; `None` if there is none.
+/// The document with each half surrogate (`\ud83d` without its other half) replaced; `None` if there is
+/// none.
 fn repair_surrogates(bytes: &[u8]) -> Option<Vec<u8>> {
     let unit = |at: usize| {
         let escape = bytes.get(at..at + 6).filter(|e| e.starts_with(b"\\u"))?;

@@ -1,6 +1,6 @@
 //! Owns MailerSend's inbound routes: JSON with the raw mail, and an HMAC of the body.
 //!
-//! Does not make up for MailerSend's retries: it waits three seconds and never tries again.
+//! Does not compensate for MailerSend's missing retries: it waits three seconds and never retries.
 
 use super::adapter::{Adapter, Carries, ProviderInfo};
 use super::error::{AuthenticationError, Malformed};
@@ -15,7 +15,7 @@ use crate::secret::Secret;
 
 const SIGNATURE: &str = "signature";
 
-/// Facts about MailerSend.
+/// Fixed facts about MailerSend.
 pub(super) const INFO: ProviderInfo = ProviderInfo {
     name: "mailersend",
     body_bytes: 110 << 20,
@@ -23,10 +23,10 @@ pub(super) const INFO: ProviderInfo = ProviderInfo {
     status_policy: StatusPolicy::RETRIES_ALL,
 };
 
-/// MailerSend's adapter.
+/// The adapter for MailerSend.
 #[derive(Clone, Debug)]
 pub struct MailerSend {
-    /// Secrets of the routes.
+    /// The secrets of the routes.
     pub secrets: Vec<Secret>,
 }
 
@@ -77,7 +77,7 @@ impl Adapter for MailerSend {
         let sender = sender.map(|sender| sender.text("email")).transpose()?;
         let mut results = ProviderResults::of(self.name());
         if let Some(spf) = mail.object("spf_check")? {
-            // The signs of SPF's own results (RFC 7208 section 4.6.2).
+            // The qualifiers of SPF (RFC 7208 section 4.6.2).
             let code = spf.text("code")?.map(|code| match code {
                 "+" => "pass",
                 "-" => "fail",

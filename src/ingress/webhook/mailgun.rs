@@ -1,8 +1,8 @@
-//! Owns Mailgun's routes: a form with the raw mail (`body-mime`) or its parts, and an HMAC of timestamp
-//! and token.
+//! Owns Mailgun's routes: a form with the raw mail (`body-mime`) or its parts, and an HMAC of timestamp and
+//! token.
 //!
-//! Does not trust the signature for the content, of which it covers nothing: each token is bound to the
-//! first content it came with.
+//! Does not trust the signature for the content, which it does not cover: each token is bound to the
+//! content of its first use.
 
 use std::time::Duration;
 
@@ -25,10 +25,10 @@ use crate::clock::Timestamp;
 use crate::secret::Secret;
 use crate::store::Nonce;
 
-/// Content-IDs that are looked at for each file.
+/// The number of Content-IDs that are examined for each file.
 const CONTENT_IDS_MAX: usize = 1_000;
 
-/// Facts about Mailgun: 406 is the only status after which it gives up. A mail has 25 MB, and a form may
+/// Fixed facts about Mailgun: it retries after every status except 406. A mail has 25 MB, and a form may
 /// need three octets for one.
 pub(super) const INFO: ProviderInfo = ProviderInfo {
     name: "mailgun",
@@ -41,20 +41,20 @@ pub(super) const INFO: ProviderInfo = ProviderInfo {
     },
 };
 
-/// Mailgun's adapter.
+/// The adapter for Mailgun.
 #[derive(Clone, Debug)]
 pub struct Mailgun {
-    /// Webhook signing keys, which are not the API keys.
+    /// The webhook signing keys, which differ from the API keys.
     pub keys: Vec<Secret>,
-    /// Age of a signature at most.
+    /// The maximum age of a signature.
     pub age_max: Duration,
 }
 
 impl Mailgun {
-    /// The time for which Mailgun tries with the signature it made first, and an hour.
+    /// The time for which Mailgun retries with its first signature, plus an hour.
     pub const AGE_MAX: Duration = Duration::from_secs(9 * 60 * 60);
 
-    /// The adapter with these keys and the usual age.
+    /// The adapter with these keys and the default age.
     pub const fn new(keys: Vec<Secret>) -> Self {
         Self {
             keys,
@@ -74,8 +74,9 @@ impl Adapter for Mailgun {
         form.is_ok_and(|form| names.iter().all(|name| form.contains(name)))
     }
 
-    /// Mailgun's routes send forms alone. Whatever else comes is asked for again, 415 included, so that
-    /// nothing is lost. News of sent mail is JSON and would come for hours, so it is refused for good.
+    /// Mailgun's routes send only forms. Any other request is answered so that Mailgun retries, including
+    /// by 415, so that nothing is lost. Events about sent mail are JSON and would be repeated for hours, so
+    /// they are refused permanently.
     fn check_form(&self, request: &WebhookRequest) -> Result<(), WebhookOutcome> {
         match request.headers().media_type().as_str() {
             "application/x-www-form-urlencoded" | "multipart/form-data" => Ok(()),

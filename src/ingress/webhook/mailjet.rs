@@ -1,6 +1,6 @@
 //! Owns Mailjet's Parse API: one mail in parts as JSON, with a name and password in the URL.
 //!
-//! Does not use `To`: `Recipient` is that of the envelope.
+//! Does not use `To`, because `Recipient` is the envelope's.
 
 use std::net::IpAddr;
 
@@ -17,10 +17,10 @@ use super::payload::copy_headers;
 use super::proof::{BasicAccount, Proof, basic_auth};
 use super::request::{Authentic, WebhookRequest};
 
-/// Parts that are looked at: each is looked up among all members.
+/// The number of parts that are read: each needs a search among all members.
 const PARTS_MAX: usize = 1_000;
 
-/// Facts about Mailjet.
+/// Fixed facts about Mailjet.
 pub(super) const INFO: ProviderInfo = ProviderInfo {
     name: "mailjet",
     body_bytes: 60 << 20,
@@ -28,10 +28,10 @@ pub(super) const INFO: ProviderInfo = ProviderInfo {
     status_policy: StatusPolicy::RETRIES_FOR_LONG,
 };
 
-/// Mailjet's adapter.
+/// The adapter for Mailjet.
 #[derive(Clone, Debug)]
 pub struct Mailjet {
-    /// Accounts in the URL, of which any is accepted.
+    /// The accounts in the URL; each is accepted.
     pub accounts: Vec<BasicAccount>,
 }
 
@@ -86,8 +86,7 @@ impl Adapter for Mailjet {
     }
 }
 
-/// The file that a part stands for. Its content is a member of the root, named by the part's
-/// `ContentRef`.
+/// The file of a part. Its content is a member of the root, named by the part's `ContentRef`.
 fn attachment(root: JsonObject<'_>, part: JsonObject<'_>) -> Result<Option<FilePart>, Malformed> {
     let name = part.text("ContentRef")?;
     let Some(name) = name.filter(|name| name.contains("Attachment")) else {

@@ -1,7 +1,7 @@
-//! Owns Mandrill's inbound webhook: a form with a batch of events, signed with HMAC-SHA1 over the URL it
-//! was set up with and the form.
+//! Owns Mandrill's inbound webhook: a form with a batch of events, signed with HMAC-SHA1 over the
+//! configured URL and the form.
 //!
-//! Does not make that URL from the request: it must be the very text that Mandrill has.
+//! Does not derive that URL from the request: it must be exactly the text that Mandrill has.
 
 use super::adapter::{Adapter, Carries, ProviderInfo};
 use super::error::{AuthenticationError, Malformed};
@@ -18,7 +18,7 @@ use crate::secret::Secret;
 const SIGNATURE: &str = "x-mandrill-signature";
 const EVENTS: &str = "mandrill_events";
 
-/// Facts about Mandrill.
+/// Fixed facts about Mandrill.
 pub(super) const INFO: ProviderInfo = ProviderInfo {
     name: "mandrill",
     body_bytes: 80 << 20,
@@ -26,12 +26,12 @@ pub(super) const INFO: ProviderInfo = ProviderInfo {
     status_policy: StatusPolicy::RETRIES_FOR_LONG,
 };
 
-/// Mandrill's adapter.
+/// The adapter for Mandrill.
 #[derive(Clone, Debug)]
 pub struct Mandrill {
-    /// Keys of the webhook.
+    /// The keys of the webhook.
     pub keys: Vec<Secret>,
-    /// URL of the webhook as Mandrill has it, with user and query if it has them.
+    /// The URL of the webhook as Mandrill has it, with user and query if present.
     pub public_url: String,
 }
 
@@ -52,7 +52,7 @@ impl Adapter for Mandrill {
         request.headers().contains(SIGNATURE) || has_events()
     }
 
-    /// Mandrill tries a URL with an empty batch before it gives out the key.
+    /// Mandrill tests a URL with an empty batch before it shows the key.
     fn is_ping(&self, request: &WebhookRequest) -> bool {
         let events = request.form().and_then(|form| form.text(EVENTS));
         events.is_ok_and(|events| events.is_some_and(|events| events.trim() == "[]"))
@@ -109,7 +109,8 @@ fn parse_mail(provider: &str, msg: JsonObject<'_>) -> Result<IncomingMail, Malfo
     }
     Ok(IncomingMail {
         id: loggable_id(msg.text("_id")?.unwrap_or_default()),
-        // Mandrill tells no reverse-path. Without the author in its place a mail would be a bounce.
+        // Mandrill reports no reverse-path. Without the author in its place the mail would count as a
+        // bounce.
         sender: msg.text("from_email")?.and_then(bare_address),
         recipients: Recipients::Envelope(vec![msg.required_text("email")?.to_owned()]),
         bytes: msg.required_text("raw_msg")?.to_owned().into(),

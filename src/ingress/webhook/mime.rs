@@ -1,7 +1,6 @@
-//! Owns the rebuilding of a mail (RFC 5322) from the fields that a provider took it apart into.
+//! Owns the rebuilding of a mail (RFC 5322) from the fields that a provider has split it into.
 //!
-//! Does not invent anything that changes from one time to the next: the same fields make the same octets, so
-//! that a mail which comes twice is a duplicate.
+//! Adds nothing that varies: the same fields make the same octets, so that a repeated mail is a duplicate.
 
 use std::fmt::Write as _;
 
@@ -9,25 +8,25 @@ use bytes::Bytes;
 use data_encoding::{BASE64, HEXLOWER};
 use ring::digest;
 
-/// Header fields that are copied at most.
+/// The number of header fields that are copied.
 const FIELDS_MAX: usize = 500;
 /// Octets of one header field that are copied.
 const FIELD_BYTES_MAX: usize = 16 * 1024;
-/// Octets of a field's name at most: a fold could not shorten a line with a longer one.
+/// Octets of a field's name: a line with a longer one could not be folded.
 const NAME_BYTES_MAX: usize = 128;
 /// Octets of a line, of which RFC 5322 section 2.1.1 allows 998.
 const LINE_BYTES_MAX: usize = 900;
-/// Attachments that are copied at most: more are not read later.
+/// The number of attachments that are copied; further ones would not be read later.
 const ATTACHMENTS_MAX: usize = 500;
 
-/// A mail while it is rebuilt.
+/// A mail under construction.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MimeBuilder {
     fields: Vec<(String, String)>,
     text: Option<String>,
     html: Option<String>,
     attachments: Vec<FilePart>,
-    /// Names of files that could not be fetched.
+    /// The names of files that could not be fetched.
     missing_files: Vec<String>,
 }
 
@@ -41,8 +40,8 @@ pub(super) struct FilePart {
 }
 
 impl MimeBuilder {
-    /// Copies a header field. A field about other octets than ours (the structure, the signatures) is left
-    /// out, and so is one whose name is not a field name; no line end of the value survives.
+    /// Copies a header field. A field about the original octets (structure, signatures) is left out, and so
+    /// is one with an invalid name; no line end of the value is kept.
     pub(super) fn field(&mut self, name: &str, value: &str) {
         const STRUCTURE: [&str; 5] = [
             "mime-version",
@@ -66,7 +65,7 @@ impl MimeBuilder {
         self.fields.push((name.to_owned(), words.join(" ")));
     }
 
-    /// As [`MimeBuilder::field`], unless there is one of this name or the value is empty.
+    /// Like [`MimeBuilder::field`], unless there is one of this name or the value is empty.
     pub(super) fn field_if_absent(&mut self, name: &str, value: Option<&str>) {
         if let Some(value) = value.filter(|value| !value.trim().is_empty())
             && !self.has_field(name)
@@ -122,8 +121,8 @@ impl MimeBuilder {
         }
     }
 
-    /// Names a file that could not be fetched as a body that is kept elsewhere (RFC 2046 section 5.2.3), so
-    /// that nobody takes the mail for whole.
+    /// Lists a file that could not be fetched as an external body (RFC 2046 section 5.2.3), so that the
+    /// mail is visibly incomplete.
     pub(super) fn add_missing_file(&mut self, file_name: Option<&str>) {
         if self.attachments.len() + self.missing_files.len() < ATTACHMENTS_MAX {
             self.missing_files
@@ -131,8 +130,9 @@ impl MimeBuilder {
         }
     }
 
-    /// The octets of the mail. `name` is the provider's name for it: a mail without Message-ID gets one made
-    /// of that name and the content, so that two short answers of one person are two mails.
+    /// The octets of the mail. `name` is the provider's id for it: a mail without Message-ID gets one
+    /// derived from that id and the content, so that two equal short answers of one person remain two
+    /// mails.
     pub(super) fn build(mut self, provider: &str, name: &str) -> Bytes {
         let digest = self.digest(name);
         if !self.has_field("message-id") {
@@ -144,7 +144,7 @@ impl MimeBuilder {
             write_field(&mut out, name, value);
         }
         out.push_str("MIME-Version: 1.0\r\n");
-        // Some providers send a blank text where the mail has HTML alone.
+        // Some providers send a blank text if the mail has only HTML.
         let is_blank = |text: &String| text.trim().is_empty();
         let text = self.text.as_ref();
         let text = text.filter(|text| self.html.is_none() || !is_blank(text));
@@ -202,8 +202,8 @@ impl MimeBuilder {
     }
 }
 
-/// Writes a field, folded at spaces where it is long (RFC 5322 section 2.2.3). A value that is not ASCII
-/// stays UTF-8 (RFC 6532).
+/// Writes a field, folded at spaces if it is long (RFC 5322 section 2.2.3). A value that is not ASCII stays
+/// UTF-8 (RFC 6532).
 fn write_field(out: &mut String, name: &str, value: &str) {
     out.push_str(name);
     out.push(':');
@@ -219,7 +219,8 @@ fn write_field(out: &mut String, name: &str, value: &str) {
                 line = 0;
                 continue;
             }
-            // No space to fold at: a line that is too long would be cut by others elsewhere.
+            // Without a space for folding the value is cut here, because other programs would cut a line
+            // that is too long elsewhere.
             let end = rest.floor_char_boundary(LINE_BYTES_MAX - 1);
             out.push(' ');
             out.push_str(&rest[..end]);
@@ -246,8 +247,8 @@ fn attachment_part(attachment: &FilePart) -> String {
     let is_media = media
         .split_once('/')
         .is_some_and(|(a, b)| is_token(a) && is_token(b));
-    // An attached mail must not be encoded (RFC 2046 section 5.2.1), and a multipart must not be a
-    // second structure within ours.
+    // An attached mail must not be encoded (RFC 2046 section 5.2.1), and a multipart must not be a second
+    // structure within ours.
     let lowered = media.to_ascii_lowercase();
     let is_simple = !lowered.starts_with("message/") && !lowered.starts_with("multipart/");
     let media = if is_media && is_simple {
@@ -287,7 +288,7 @@ fn add_file_name(part: &mut String, name: Option<&str>) {
     };
     part.push_str(";\r\n filename*=utf-8''");
     for byte in name.bytes().take(255) {
-        // RFC 8187 section 3.2.1, without the signs some programs stumble over.
+        // The characters of RFC 8187 section 3.2.1, without those that some programs cannot handle.
         if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_') {
             part.push(char::from(byte));
         } else {
@@ -305,7 +306,7 @@ fn is_token(text: &str) -> bool {
             .all(|b| matches!(b, b'!'..=b'~') && !special(b))
 }
 
-/// The boundary is a digest over all that is inside, and base64 has no `-`: no part can contain it.
+/// The boundary is a digest over the whole content, and base64 has no `-`: no part can contain it.
 fn multipart(kind: &str, boundary: &str, parts: &[String]) -> String {
     let mut out = format!("Content-Type: multipart/{kind}; boundary=\"{boundary}\"\r\n\r\n");
     for part in parts {

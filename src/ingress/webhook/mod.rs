@@ -1,15 +1,15 @@
-//! Owns what providers' webhooks bring: which providers there are, and what every one of them sends.
+//! Owns the webhooks of providers: the list of providers, and the handling of their requests.
 //!
 //! Does not speak HTTP: requests come in as their parts, and responses go out as theirs.
 //!
 //! ```text
-//! WebhookReceiver::admit(head)      which provider, may the request come in now?    503 413 415 404
-//! AdmittedRequest::reserve(bytes)   as the body comes                               503 413
+//! WebhookReceiver::admit(head)      finds the provider, checks the limits            503 413 415 404
+//! AdmittedRequest::reserve(bytes)   while the body arrives                          503 413
 //! AdmittedRequest::receive(body)    authenticate → decode → Routes → Store::accept → response
 //! ```
 //!
 //! The adapters are functions of octets. Only an [`Authentic`] request can be decoded, and only a
-//! comparison with a secret that succeeded makes one.
+//! successful comparison with a secret makes one.
 
 mod acceptance;
 mod adapter;
@@ -78,7 +78,7 @@ pub use settings::{Settings, WebhookHead, WebhookParts};
 pub use sparkpost::SparkPost;
 pub use standard::{Standard, StandardSigning};
 
-/// The names of all providers there are, set up or not.
+/// The names of all supported providers, configured or not.
 pub const NAMES: [&str; 14] = [
     brevo::INFO.name,
     generic::INFO.name,

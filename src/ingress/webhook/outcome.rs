@@ -1,5 +1,5 @@
-//! Owns what a provider is answered: the statuses by which it retries, the outcome of a request, and the
-//! response made of both.
+//! Owns the response to a provider: the statuses by which it retries, the outcome of a request, and the
+//! response for both.
 //!
 //! Does not decide the outcome.
 
@@ -10,24 +10,24 @@ use serde_json::json;
 use super::error::{AuthenticationError, Malformed};
 use crate::store::MailId;
 
-/// The statuses by which a provider decides whether to try again. All else is the same for all of them:
-/// 2xx means that the mail is taken, and after 503 with `Retry-After` every one of them tries again.
+/// The statuses by which a provider decides about a retry. Otherwise all providers agree: 2xx means that
+/// the mail is accepted, and after 503 with `Retry-After` every one retries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatusPolicy {
-    /// Status of a request that can never be read.
+    /// The status for a malformed request.
     pub malformed: u16,
-    /// Status of a mail that is for nobody here.
+    /// The status for a mail without a recipient here.
     pub unroutable: u16,
-    /// Status of a request that nobody vouches for: a wrong secret of ours must not cost a mail.
+    /// The status for a request that is not authentic: a wrong secret of ours must not lose a mail.
     pub unauthenticated: u16,
-    /// Status of a request that comes too slowly.
+    /// The status for a request that arrives too slowly.
     pub timed_out: u16,
     /// True if the provider sends its name and password only after a 401 with a challenge.
     pub challenges: bool,
 }
 
 impl StatusPolicy {
-    /// Policy for a provider that tries again after any status but 2xx.
+    /// The policy for a provider that retries after any status except 2xx.
     pub const RETRIES_ALL: Self = Self {
         malformed: 400,
         unroutable: 422,
@@ -35,12 +35,12 @@ impl StatusPolicy {
         timed_out: 408,
         challenges: false,
     };
-    /// The same, for a provider that would try for hours with a mail for nobody.
+    /// The same policy, for a provider that would retry a mail without recipient for hours.
     pub const RETRIES_FOR_LONG: Self = Self {
         unroutable: 200,
         ..Self::RETRIES_ALL
     };
-    /// Policy for a provider that gives a mail up after any 4xx.
+    /// The policy for a provider that gives up after any 4xx.
     pub const CLIENT_ERRORS_ARE_FINAL: Self = Self {
         malformed: 400,
         unroutable: 200,
@@ -55,29 +55,29 @@ impl StatusPolicy {
 pub enum WebhookOutcome {
     /// Mails of the request are on disk.
     Accepted {
-        /// Names of the mails.
+        /// The ids of the mails.
         mails: Vec<MailId>,
-        /// Number of recipients that were left out, each with a line in the log.
+        /// The number of recipients that were left out, each with a log line.
         dropped: usize,
     },
-    /// The request was about no mail.
+    /// The request contained no mail.
     Ignored(&'static str),
-    /// No recipient of the request is ours; each has its line in the log.
+    /// No recipient of the request is ours; each has a log line.
     Unroutable {
-        /// Number of recipients.
+        /// The number of recipients.
         dropped: usize,
     },
-    /// The request can never be read.
+    /// The request is malformed.
     Malformed(Malformed),
-    /// Nobody vouches for the request.
+    /// The request is not authentic.
     Unauthenticated(AuthenticationError),
-    /// The request may be taken later.
+    /// The request may be accepted later.
     Unavailable(&'static str),
-    /// The request is longer than those of its provider may be.
+    /// The request is longer than its provider's limit.
     TooLarge,
     /// The body of the request has a content encoding.
     ContentEncoded,
-    /// The body is of another media type than the provider sends, which is named.
+    /// The body has another media type than the named one of the provider.
     MediaType(&'static str),
     /// The request did not arrive in time.
     TimedOut,
@@ -119,7 +119,7 @@ impl WebhookOutcome {
             Self::Unauthenticated(why) => {
                 let status = match why {
                     AuthenticationError::NoAccount if policy.challenges => 401,
-                    // A retry of the same request can never be believed.
+                    // A retry of the same request can never be authentic.
                     AuthenticationError::NonceReused => policy.malformed,
                     _ => policy.unauthenticated,
                 };
@@ -148,18 +148,18 @@ impl WebhookOutcome {
 /// The response to a provider's request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebhookResponse {
-    /// HTTP status.
+    /// The HTTP status.
     pub status: u16,
-    /// Body, in JSON.
+    /// The body, in JSON.
     pub body: String,
     is_challenge: bool,
 }
 
 impl WebhookResponse {
-    /// The wait that a provider is asked for.
+    /// The requested wait before a retry.
     const RETRY_AFTER: Duration = Duration::from_secs(30);
 
-    /// The header fields, besides those that every response has.
+    /// The header fields, besides the common ones.
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let mut headers = vec![("content-type", "application/json".to_owned())];
         if self.is_challenge {

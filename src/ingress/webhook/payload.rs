@@ -1,6 +1,6 @@
-//! Owns the JSON of a mail that our own scheme and Standard Webhooks carry.
+//! Owns the JSON of a mail in our own scheme and in Standard Webhooks.
 //!
-//! Does not know how the JSON was signed.
+//! Does not know the signature of the JSON.
 
 use super::error::Malformed;
 use super::incoming::{
@@ -11,9 +11,9 @@ use super::json::{Json, JsonObject};
 use super::mime::{FilePart, MimeBuilder};
 use crate::mail::view::HeaderView;
 
-/// Reads `{"from","to","subject","text","html","headers"}`, or `{"raw"}` with the mail in base64;
-/// with `{"envelope":{"to","from"}}` where the sender has one. `name` tells this request from another with
-/// the same words.
+/// Decodes `{"from","to","subject","text","html","headers"}`, or `{"raw"}` with the mail in base64; with
+/// `{"envelope":{"to","from"}}` if the sender has one. `name` distinguishes this request from another with
+/// the same content.
 pub(super) fn decode(json: &Json, provider: &str, name: &str) -> Result<IncomingMail, Malformed> {
     let root = json.object("")?;
     let envelope = root.object("envelope")?;
@@ -55,7 +55,7 @@ pub(super) fn decode(json: &Json, provider: &str, name: &str) -> Result<Incoming
     })
 }
 
-/// The author of a mail, for requests that do not tell the sender.
+/// The author of a mail, for requests without a sender.
 pub(super) fn author(bytes: &[u8]) -> Option<String> {
     HeaderView::parse(bytes).author().map(ToString::to_string)
 }
@@ -138,8 +138,7 @@ pub(super) fn name_value(pair: &Json) -> Result<(&str, &str), Malformed> {
     Ok((either("name", "Name")?, either("value", "Value")?))
 }
 
-/// An address with the name of its person, as a header field has it. An address that has a name already
-/// keeps it.
+/// An address with a display name, as in a header field. An address that has a name already keeps it.
 pub(super) fn with_display_name(address: &str, name: Option<&str>) -> String {
     let name = name.unwrap_or_default().replace(['"', '\\'], "");
     if name.trim().is_empty() || address.contains('<') {
@@ -156,7 +155,7 @@ fn read_addresses(root: JsonObject<'_>, name: &str) -> Result<Vec<String>, Malfo
     for_each_person(json, name, &mut |written| parse_addresses(&written))
 }
 
-/// The same people as a header field shows them.
+/// The same addresses in the form of a header field.
 fn header_value(root: JsonObject<'_>, name: &str) -> Result<Option<String>, Malformed> {
     let Some(json) = root.member(name)? else {
         return Ok(None);

@@ -1,7 +1,7 @@
 //! Owns Postal's HTTP endpoints: JSON or a form, the raw mail or its parts, and an RSA signature of the
 //! body.
 //!
-//! Does not stop replays by time, for Postal sends none: a mail that comes again is a duplicate.
+//! Does not reject old requests, because Postal sends no time: a repeated mail is a duplicate.
 
 use super::adapter::{Adapter, Carries, ProviderInfo};
 use super::error::{AuthenticationError, Malformed};
@@ -20,7 +20,7 @@ use crate::tls::PublicKey;
 const SHA256: &str = "x-postal-signature-256";
 const SHA1: &str = "x-postal-signature";
 
-/// Facts about Postal: any 4xx, 429 included, makes it bounce the mail.
+/// Fixed facts about Postal: it bounces the mail after any 4xx, including 429.
 pub(super) const INFO: ProviderInfo = ProviderInfo {
     name: "postal",
     body_bytes: 60 << 20,
@@ -28,12 +28,12 @@ pub(super) const INFO: ProviderInfo = ProviderInfo {
     status_policy: StatusPolicy::CLIENT_ERRORS_ARE_FINAL,
 };
 
-/// Postal's adapter.
+/// The adapter for Postal.
 #[derive(Clone, Debug)]
 pub struct Postal {
-    /// Public keys of the Postal server.
+    /// The public keys of the Postal server.
     pub keys: Vec<PublicKey>,
-    /// True to accept signatures over SHA-1 too, which are all that old servers make.
+    /// True if signatures over SHA-1 are accepted too, which old servers make.
     pub allows_sha1: bool,
 }
 
@@ -102,8 +102,8 @@ impl Adapter for Postal {
     }
 }
 
-/// The fields of a form that are read. Attachments in a form have no settled names, so they need the
-/// raw format.
+/// The fields of a form that are read. Attachments in a form have no fixed names, so they need the raw
+/// format.
 const FIELDS: [&str; 17] = [
     "id",
     "rcpt_to",
@@ -148,7 +148,7 @@ fn build_mime(root: JsonObject<'_>) -> Result<MimeBuilder, Malformed> {
     ] {
         mime.field_if_absent(field, root.text(name)?);
     }
-    // Postal leaves the brackets out.
+    // Postal leaves out the brackets.
     for (field, name) in [("Message-ID", "message_id"), ("In-Reply-To", "in_reply_to")] {
         let id = root.text(name)?.map(|id| match id.contains('<') {
             true => id.to_owned(),

@@ -1,5 +1,5 @@
-//! Owns Postmark's inbound webhook: JSON, with the raw mail where the server is set to include it; a name
-//! and password, and Postmark's own addresses.
+//! Owns Postmark's inbound webhook: JSON, with the raw mail if the server is set to include it; a name and
+//! password, and Postmark's own addresses.
 //!
 //! Does not use `MailboxHash`: the token is read from the recipient.
 
@@ -20,8 +20,8 @@ use super::proof::{BasicAccount, Proof, basic_auth, from_networks};
 use super::request::{Authentic, WebhookRequest};
 use crate::network::Network;
 
-/// Facts about Postmark: 403 ends its tries, which a wrong password of ours must not. The 35 MB of
-/// attachments stand twice in base64 in the JSON.
+/// Fixed facts about Postmark: it gives up after 403, which a wrong password of ours must not cause. The 35
+/// MB of attachments stand twice in base64 in the JSON.
 pub(super) const INFO: ProviderInfo = ProviderInfo {
     name: "postmark",
     body_bytes: 110 << 20,
@@ -33,13 +33,13 @@ pub(super) const INFO: ProviderInfo = ProviderInfo {
     },
 };
 
-/// Postmark's adapter. Postmark signs nothing: a request must show an account, and come from one of the
-/// networks where any are set.
+/// The adapter for Postmark, which signs nothing: a request must have an account, and come from one of the
+/// networks if any are configured.
 #[derive(Clone, Debug)]
 pub struct Postmark {
-    /// Accounts in the URL, of which any is accepted.
+    /// The accounts in the URL; each is accepted.
     pub accounts: Vec<BasicAccount>,
-    /// Networks that Postmark posts from; empty for anywhere.
+    /// The networks from which Postmark posts; empty for any.
     pub networks: Vec<Network>,
 }
 
@@ -91,7 +91,7 @@ impl Adapter for Postmark {
         };
         let bytes = match root.text("RawEmail")?.filter(|raw| !raw.is_empty()) {
             Some(raw) => raw.to_owned().into(),
-            // Postmark's button "Check" gives every mail the id zero.
+            // Postmark's "Check" button sends mails with the id zero.
             None => build_mime(root)?.build(self.name(), id),
         };
         let mut results = ProviderResults::of(self.name());
@@ -115,8 +115,8 @@ impl Adapter for Postmark {
     }
 }
 
-/// The reverse-path: the first field if it is a `Return-Path`, which is Postmark's own. A later one is
-/// the sender's.
+/// The reverse-path: the first field if it is a `Return-Path`, which Postmark adds. A later one is the
+/// sender's.
 fn sender(root: JsonObject<'_>, fields: &[Json]) -> Result<Option<String>, Malformed> {
     let top = fields.first().and_then(|pair| name_value(pair).ok());
     match top.filter(|(name, _)| name.eq_ignore_ascii_case("return-path")) {
@@ -142,7 +142,7 @@ fn header_recipients(root: JsonObject<'_>) -> Result<Vec<String>, Malformed> {
     Ok(all)
 }
 
-/// A person as a header field shows one.
+/// An address with its display name, as in a header field.
 fn display_address(person: JsonObject<'_>) -> Result<Option<String>, Malformed> {
     let Some(address) = person.text("Email")? else {
         return Ok(None);
@@ -153,7 +153,7 @@ fn display_address(person: JsonObject<'_>) -> Result<Option<String>, Malformed> 
 fn build_mime(root: JsonObject<'_>) -> Result<MimeBuilder, Malformed> {
     let mut mime = MimeBuilder::default();
     copy_headers(&mut mime, root.member("Headers")?)?;
-    // Postmark takes these out of the list, and the author's name out of `From`.
+    // Postmark removes these from the list, and the author's name from `From`.
     let full = root.object("FromFull")?;
     let name = full.map(|from| from.text("Name")).transpose()?.flatten();
     let name = match name.filter(|name| !name.trim().is_empty()) {
@@ -182,7 +182,7 @@ fn build_mime(root: JsonObject<'_>) -> Result<MimeBuilder, Malformed> {
         let file = file.object("Attachments")?;
         let content = match file.text("Content")? {
             Some(content) => content,
-            // Postmark's button "Check" sends this name.
+            // Postmark's "Check" button sends this name.
             None => file.required_text("Data")?,
         };
         mime.add_file(FilePart {

@@ -1,6 +1,6 @@
-//! Owns the ways in which a request proves where it comes from: every comparison with a secret is here.
+//! Owns the authentication of requests: every comparison with a secret is here.
 //!
-//! Does not know which provider uses which way.
+//! Does not know which provider uses which method.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::tls::PublicKey;
 
 const AUTHORIZATION: &str = "authorization";
 
-/// A comparison with a secret that succeeded. Only the functions of this module make one.
+/// A successful comparison with a secret. Only the functions of this module make one.
 #[derive(Debug)]
 pub struct Proof(());
 
@@ -48,20 +48,21 @@ pub(super) enum SignatureEncoding {
     Hex,
 }
 
-/// An HMAC of parts of a request put end to end.
+/// An HMAC over concatenated parts of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RequestMac<'a> {
     pub(super) hash: SignatureHash,
     pub(super) encoding: SignatureEncoding,
-    /// Name of the field that gives the HMAC, for errors.
+    /// The name of the field with the HMAC, for errors.
     pub(super) name: &'static str,
-    /// Text of that field.
+    /// The text of that field.
     pub(super) signature: &'a str,
     pub(super) parts: &'a [&'a [u8]],
 }
 
 impl RequestMac<'_> {
-    /// Verifies that one of `secrets` made the HMAC. All are tried, whichever matches.
+    /// Verifies that one of `secrets` made the HMAC. All are tried, so that the time does not depend on the
+    /// matching one.
     pub(super) fn verify(&self, secrets: &[Secret]) -> Result<Proof, AuthenticationError> {
         let decoded = match self.encoding {
             SignatureEncoding::Hex => HEXLOWER_PERMISSIVE.decode(self.signature.as_bytes()).ok(),
@@ -97,7 +98,7 @@ pub(super) fn shared_token(
     proof_if(secret::matches_any(secrets, shown.as_bytes()))
 }
 
-/// Verifies that the `Authorization` field shows one of `accounts` (RFC 7617).
+/// Verifies that the `Authorization` field has one of `accounts` (RFC 7617).
 pub(super) fn basic_auth(
     headers: &Headers,
     accounts: &[BasicAccount],
@@ -127,7 +128,7 @@ pub(super) fn from_networks(
 }
 
 /// Verifies an ECDSA P-256 signature (ASN.1) of `message` by one of `keys`, each an uncompressed point.
-/// `signature` is in base64, and `name` that of its field.
+/// `signature` is in base64, and `name` is the name of its field.
 pub(super) fn ecdsa(
     keys: &[PublicKey],
     message: &[u8],
@@ -138,7 +139,7 @@ pub(super) fn ecdsa(
     verify_signature(keys, algorithm, message, signature, name)
 }
 
-/// Verifies an RSA signature (PKCS#1 v1.5) of `message` by one of `keys`, as [`ecdsa`] does.
+/// Verifies an RSA signature (PKCS#1 v1.5) of `message` by one of `keys`, like [`ecdsa`].
 pub(super) fn rsa(
     keys: &[PublicKey],
     hash: SignatureHash,
@@ -183,7 +184,7 @@ pub(super) fn check_age(
     Ok(())
 }
 
-/// A number of decimal digits and nothing else: no sign, no space, no fraction.
+/// Parses a number of decimal digits only: no sign, no space, no fraction.
 pub(super) fn parse_digits(text: &str, name: &'static str) -> Result<u64, AuthenticationError> {
     const DIGITS_MAX: usize = 16;
     let fits = (1..=DIGITS_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());

@@ -1,5 +1,4 @@
-//! Owns the way of a provider's request: which is let in, which provider sent it, what is fetched for it,
-//! and the response.
+//! Owns the processing of a provider's request: admission, the provider, fetches, and the response.
 //!
 //! Does not read sockets.
 
@@ -33,10 +32,10 @@ use crate::limits::{
 use crate::network::{Network, rate_limit_key};
 use crate::store::Nonce;
 
-/// Clients whose requests are counted at a time.
+/// The number of clients whose requests are counted.
 const CLIENTS_MAX: usize = 20_000;
 
-/// Receives the requests of all providers. Clones are the same receiver.
+/// Receives the requests of all providers. Clones share the receiver.
 #[derive(Clone)]
 pub struct WebhookReceiver(Arc<ReceiverState>);
 
@@ -87,8 +86,8 @@ impl WebhookReceiver {
         }))
     }
 
-    /// Fetches the mails that were announced but not brought, until `stop` resolves. Without
-    /// [`WebhookParts::deferred`] there are none.
+    /// Fetches the deferred mails, until `stop` resolves. Without [`WebhookParts::deferred`] there are
+    /// none.
     pub async fn run(&self, stop: impl Future<Output = ()>) {
         let Some(deferred) = &self.0.deferred else {
             return stop.await;
@@ -99,7 +98,7 @@ impl WebhookReceiver {
         }
     }
 
-    /// The names of the providers that are set up, as their paths have them.
+    /// The names of the configured providers, as in their paths.
     pub fn provider_names(&self) -> impl Iterator<Item = &'static str> {
         self.0.adapters.iter().map(|adapter| adapter.name())
     }
@@ -107,7 +106,7 @@ impl WebhookReceiver {
     /// Checks a request before an octet of its body is read.
     ///
     /// # Errors
-    /// The response to a request that is not let in.
+    /// The response to a rejected request.
     pub fn admit(&self, head: WebhookHead<'_>) -> Result<AdmittedRequest, WebhookResponse> {
         let state = &self.0;
         let peer = state.client_address(&head);
@@ -118,7 +117,7 @@ impl WebhookReceiver {
                 None => {
                     let known = super::NAMES.into_iter().find(|known| *known == name);
                     let outcome = match known {
-                        // The other side is set up already: its mail must not be lost.
+                        // The provider sends already: its mail must not be lost.
                         Some(_) => WebhookOutcome::Unavailable("this provider is not set up here"),
                         None => WebhookOutcome::UnknownProvider,
                     };
@@ -142,7 +141,7 @@ impl WebhookReceiver {
         if length.is_some_and(|length| length > bytes_max) {
             return Err(refuse(&WebhookOutcome::TooLarge));
         }
-        // A body that nobody vouches for yet must not take the memory of those who showed a secret.
+        // Unauthenticated bodies must not use up the memory of authenticated callers.
         let possible = match named {
             Some(at) => &state.adapters[at..=at],
             None => state.adapters.as_slice(),
@@ -166,7 +165,7 @@ impl WebhookReceiver {
     }
 }
 
-/// A request that was let in. The octets of its body count until it is dropped.
+/// An admitted request. The octets of its body count until it is dropped.
 pub struct AdmittedRequest {
     state: Arc<ReceiverState>,
     named: Option<usize>,
@@ -181,7 +180,7 @@ impl AdmittedRequest {
     /// Reserves memory for more octets of the body, before they are kept.
     ///
     /// # Errors
-    /// The response to a request that is too long, or for which there is no memory now.
+    /// The response to a request that is too long, or that exceeds the available memory.
     pub fn reserve(&mut self, bytes: usize) -> Result<(), WebhookResponse> {
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes > self.bytes_max {
@@ -193,23 +192,23 @@ impl AdmittedRequest {
         Ok(())
     }
 
-    /// The response to a request whose body did not come in time.
+    /// The response to a request whose body did not arrive in time.
     pub fn too_slow(self) -> WebhookResponse {
         self.finish(&WebhookOutcome::TimedOut)
     }
 
-    /// The response to a request that ended before its body did.
+    /// The response to a request with an incomplete body.
     pub fn cut_off(self) -> WebhookResponse {
         let cut_off = Malformed::new("body: cut off");
         self.finish(&WebhookOutcome::Malformed(cut_off))
     }
 
-    /// Takes the mail of the whole request. With a 2xx the mail is on disk.
+    /// Processes the whole request. After a 2xx the mail is on disk.
     pub async fn receive(self, body: Bytes) -> WebhookResponse {
         self.receive_at(body, clock::now()).await
     }
 
-    /// As [`AdmittedRequest::receive`], at a given time.
+    /// Like [`AdmittedRequest::receive`], at a given time.
     pub async fn receive_at(self, body: Bytes, now: Timestamp) -> WebhookResponse {
         let headers = self.headers.clone();
         let request = Arc::new(WebhookRequest::new(headers, body, self.peer));
@@ -233,22 +232,22 @@ impl AdmittedRequest {
 }
 
 impl ReceiverState {
-    /// Counts a request of this client. False if the request comes too soon.
+    /// Counts a request of this client; false if it exceeds a rate.
     fn is_within_rates(&self, peer: Option<IpAddr>) -> bool {
         let client = peer.map(rate_limit_key);
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
         rates.try_acquire(client.as_ref(), Instant::now()).is_ok()
     }
 
-    /// The address of the client: the peer, or what a proxy of ours says of it.
+    /// The address of the client: the peer, or the one that a trusted proxy reports.
     fn client_address(&self, head: &WebhookHead<'_>) -> Option<IpAddr> {
         let peer = head.peer?;
         let is_proxy = |ip: IpAddr| self.proxies.iter().any(|network| network.contains(ip));
         if !is_proxy(peer) {
             return Some(peer);
         }
-        // The last address that is not a proxy's: the client may have written all before it. Fields of the
-        // same name are one list (RFC 9110 section 5.3).
+        // The last address that is not a proxy's, because the client may have written all before it. Fields
+        // of the same name are one list (RFC 9110 section 5.3).
         let fields = head.headers.all("x-forwarded-for").rev();
         let fields = fields.map(|value| std::str::from_utf8(value).unwrap_or_default());
         let told = fields.flat_map(|list| list.rsplit(','));
@@ -256,8 +255,8 @@ impl ReceiverState {
         Some(told.find(|ip| !is_proxy(*ip)).unwrap_or(peer))
     }
 
-    /// The adapter of the provider that a path names. A request that is signed by our own scheme is taken by
-    /// that, if the provider is not set up: any path of a provider may be given to a product's own sender.
+    /// The adapter of the provider in the path. If that provider is not configured, a request signed by our
+    /// own scheme is handled by that scheme: a product's own sender may use any provider's path.
     fn adapter_named(&self, name: &str, headers: &Headers) -> Option<usize> {
         let position = |name| self.adapters.iter().position(|a| a.name() == name);
         position(name).or_else(|| {
@@ -266,7 +265,7 @@ impl ReceiverState {
         })
     }
 
-    /// Octets of a body at most, from this provider or, where none is named, from any.
+    /// The maximum octets of a body from this provider or, if none is named, from any.
     fn body_bytes_max(&self, named: Option<&dyn Adapter>) -> usize {
         let mail_bytes_max = self.acceptor.mail_bytes_max;
         let of = |adapter: &dyn Adapter| adapter.info().body_bytes_max(mail_bytes_max);
@@ -281,7 +280,7 @@ impl ReceiverState {
 
     async fn find_adapter(self: &Arc<Self>, request: &Arc<WebhookRequest>) -> Option<usize> {
         let (state, request) = (Arc::clone(self), Arc::clone(request));
-        // Some marks stand in the body, which may be long.
+        // Some features are in the body, which may be long.
         let recognised = tokio::task::spawn_blocking(move || {
             let mut adapters = state.adapters.iter();
             adapters.position(|adapter| adapter.is_recognised(&request))
@@ -320,7 +319,7 @@ impl ReceiverState {
             peer: request.peer(),
             now,
         };
-        // Signatures and base64 of a hundred megabytes must not hold up other requests.
+        // Signatures and base64 of a hundred megabytes must not delay other requests.
         let state = Arc::clone(self);
         let read = tokio::task::spawn_blocking(move || {
             let adapter = state.adapters[at].as_ref();
@@ -348,7 +347,7 @@ impl ReceiverState {
         self.take(decoded, origin, deadline).await
     }
 
-    /// Takes what an authentic request brings.
+    /// Processes the content of an authentic request.
     async fn take(
         &self,
         decoded: Decoded,
@@ -383,8 +382,8 @@ impl ReceiverState {
         }
     }
 
-    /// Sets the unreadable items of a batch aside, the rest of which is accepted. If they cannot be kept, the
-    /// batch is malformed: the mails that were accepted are duplicates when it comes again.
+    /// Sets the malformed items of a batch aside, the rest of which is accepted. If they cannot be stored,
+    /// the batch counts as malformed: the accepted mails are then duplicates in its repetition.
     async fn set_aside(
         &self,
         unreadable: Vec<UnreadableItem>,
@@ -423,7 +422,7 @@ impl ReceiverState {
         }
     }
 
-    /// True if the disk has room for files beside the journal.
+    /// True if the disk has space for files beside the journal.
     fn has_room(&self, bytes: usize) -> bool {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         self.acceptor.store.has_room(bytes).is_ok()
@@ -457,7 +456,7 @@ impl ReceiverState {
         }
     }
 
-    /// Makes a note of a mail to be fetched, on disk before the response says yes.
+    /// Stores a note of a mail to be fetched, before the positive response.
     async fn defer_fetch(&self, mail: DeferredMail, origin: RequestOrigin) -> WebhookOutcome {
         let Some(deferred) = &self.deferred else {
             return WebhookOutcome::Unavailable("mail kept at the provider is not fetched");
@@ -476,7 +475,7 @@ impl ReceiverState {
         }
     }
 
-    /// As [`ReceiverState::finish`], for the provider of an adapter.
+    /// Like [`ReceiverState::finish`], for the provider of an adapter.
     fn finish_for(
         &self,
         adapter: Option<&dyn Adapter>,

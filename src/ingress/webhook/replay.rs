@@ -1,7 +1,7 @@
-//! Owns the nonces of requests: each is bound to the first content it came with, on disk before its mail
-//! is taken.
+//! Owns the nonces of requests: each is bound to the content of its first use, on disk before its mail is
+//! accepted.
 //!
-//! Does not verify the signature that vouches for a nonce, and does not remember it: that is the store's.
+//! Does not verify signatures, and does not store nonces; the store does.
 
 use ring::digest;
 
@@ -11,8 +11,8 @@ use super::outcome::WebhookOutcome;
 use crate::clock::Timestamp;
 use crate::store::{Nonce, Store};
 
-/// The nonce `word` of a provider, and the content it came with. After `expires` a request with it is
-/// refused for its age.
+/// The nonce `word` of a provider, with the content of the request. After `expires` the nonce is refused
+/// for its age.
 pub(super) fn nonce_of(provider: &str, word: &str, content: &[u8], expires: Timestamp) -> Nonce {
     let short = |parts: &[&[u8]]| {
         let mut context = digest::Context::new(&digest::SHA256);
@@ -30,8 +30,8 @@ pub(super) fn nonce_of(provider: &str, word: &str, content: &[u8], expires: Time
     }
 }
 
-/// Binds the nonce to its content. On success the binding survives a crash. The same nonce with the
-/// same content is a retry, and welcome.
+/// Binds the nonce to its content. On success the binding survives a crash. The same nonce with the same
+/// content is a retry, and succeeds.
 pub(super) async fn bind(nonce: Nonce, store: &Store) -> Result<(), WebhookOutcome> {
     match store.bind_nonce(nonce).await {
         Ok(true) => Ok(()),

@@ -1,6 +1,6 @@
-//! Owns a provider's request as the adapters see it, and the type of one that is authentic.
+//! Owns a provider's request in the form for adapters, and the type of an authentic one.
 //!
-//! Does not know sockets, axum, or what any header field means.
+//! Does not know sockets and axum, and does not interpret header fields.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,8 +14,8 @@ use super::headers::Headers;
 use super::json::Json;
 use super::proof::Proof;
 
-/// A request with its whole body, which nobody has vouched for yet. The body is parsed once, whoever
-/// asks for it: recognition, the proof, and the decoding share the result.
+/// A request with its whole body, not yet authenticated. The body is parsed once: recognition,
+/// authentication and decoding share the result.
 pub struct WebhookRequest {
     headers: Headers,
     body: Bytes,
@@ -25,7 +25,7 @@ pub struct WebhookRequest {
 }
 
 impl WebhookRequest {
-    /// A request from `peer`; `None` where the address is not known.
+    /// A request from `peer`; `None` if the address is not known.
     pub const fn new(headers: Headers, body: Bytes, peer: Option<IpAddr>) -> Self {
         Self {
             headers,
@@ -41,12 +41,12 @@ impl WebhookRequest {
         &self.headers
     }
 
-    /// The body, octet for octet as it came: what a signature is made of.
+    /// The unchanged body, over which signatures are made.
     pub const fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// The body as the HTML form its media type says it is.
+    /// The body as an HTML form, by its media type.
     pub(super) fn form(&self) -> Result<&Form, Malformed> {
         let parsed = self
             .form
@@ -54,13 +54,13 @@ impl WebhookRequest {
         parsed.as_ref().map_err(Clone::clone)
     }
 
-    /// The body as JSON, whatever its media type says.
+    /// The body as JSON, whatever its media type.
     pub(super) fn json(&self) -> Result<&Json, Malformed> {
         let parsed = self.json.get_or_init(|| Json::parse(&self.body));
         parsed.as_ref().map_err(Clone::clone)
     }
 
-    /// True if these octets stand somewhere in the body.
+    /// True if the body contains these octets.
     pub(super) fn body_contains(&self, octets: &str) -> bool {
         memchr::memmem::find(&self.body, octets.as_bytes()).is_some()
     }
@@ -70,14 +70,14 @@ impl WebhookRequest {
         self.peer
     }
 
-    /// This request, for which `proof` vouches.
+    /// This request, authenticated by `proof`.
     pub const fn authenticated(&self, _proof: Proof) -> Authentic<'_> {
         Authentic { request: self }
     }
 }
 
 impl fmt::Debug for WebhookRequest {
-    /// Header values and body hold secrets and mail: neither is shown.
+    /// Does not print header values and body, which contain secrets and mail.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WebhookRequest")
             .field("headers", &self.headers)
@@ -87,8 +87,8 @@ impl fmt::Debug for WebhookRequest {
     }
 }
 
-/// A request that somebody who knows a secret of ours has sent. Only a [`Proof`] makes one, and only a
-/// comparison that succeeded makes a proof.
+/// A request whose sender knows one of our secrets. Only a [`Proof`] makes one, and only a successful
+/// comparison makes a proof.
 #[derive(Clone, Copy, Debug)]
 pub struct Authentic<'r> {
     request: &'r WebhookRequest,

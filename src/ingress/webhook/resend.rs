@@ -1,6 +1,6 @@
-//! Owns Resend's `email.received`: signed as Svix does, it names a mail that Resend keeps.
+//! Owns Resend's `email.received`, signed like Svix, which announces a mail that Resend stores.
 //!
-//! Does not fetch the mail: it says where the mail is and what the answer there means.
+//! Does not fetch the mail: it returns its URL and decodes the response.
 
 use super::adapter::{Adapter, Carries, ProviderInfo};
 use super::error::{AuthenticationError, Malformed};
@@ -13,7 +13,7 @@ use super::request::{Authentic, WebhookRequest};
 use super::standard::{SignatureHeaders, StandardSigning};
 use crate::clock::Timestamp;
 
-/// Facts about Resend.
+/// Fixed facts about Resend.
 pub(super) const INFO: ProviderInfo = ProviderInfo {
     name: "resend",
     body_bytes: 1 << 20,
@@ -21,10 +21,10 @@ pub(super) const INFO: ProviderInfo = ProviderInfo {
     status_policy: StatusPolicy::RETRIES_FOR_LONG,
 };
 
-/// Resend's adapter.
+/// The adapter for Resend.
 #[derive(Clone, Debug)]
 pub struct Resend {
-    /// Keys that requests are verified with.
+    /// The keys for verifying requests.
     pub signing: StandardSigning,
 }
 
@@ -40,8 +40,8 @@ pub(super) fn mail_url(id: &str) -> String {
     format!("https://api.resend.com/emails/receiving/{id}")
 }
 
-/// The URL of the whole mail in the answer of the API, if there is one and its host is Resend's or that
-/// of Resend's store.
+/// The URL of the whole mail in the response of the API, if there is one and its host is Resend's or that
+/// of Resend's storage.
 pub(super) fn raw_url(answer: &[u8]) -> Result<String, Malformed> {
     let json = Json::parse(answer)?;
     let raw = json.object("")?.required_object("raw")?;
@@ -88,7 +88,7 @@ impl Adapter for Resend {
         }
         let mail = root.required_object("data")?;
         let id = mail.required_text("email_id")?;
-        // The id becomes a part of a URL and of a file's name.
+        // The id becomes part of a URL and of a file name.
         let is_plain = id
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));

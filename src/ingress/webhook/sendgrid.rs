@@ -1,7 +1,7 @@
 //! Owns Twilio SendGrid's Inbound Parse: `multipart/form-data` with the raw mail or its parts, signed with
 //! ECDSA or sent with a name and password.
 //!
-//! Does not route by the `to` field: only the envelope says whom a mail is for.
+//! Does not use the `to` field for routing: only the envelope has the recipients.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -25,7 +25,7 @@ use crate::tls::PublicKey;
 const SIGNATURE: &str = "x-twilio-email-event-webhook-signature";
 const TIMESTAMP: &str = "x-twilio-email-event-webhook-timestamp";
 
-/// Facts about SendGrid, which sends 30 MB at most.
+/// Fixed facts about SendGrid, which sends 30 MB at most.
 pub(super) const INFO: ProviderInfo = ProviderInfo {
     name: "sendgrid",
     body_bytes: 40 << 20,
@@ -33,22 +33,23 @@ pub(super) const INFO: ProviderInfo = ProviderInfo {
     status_policy: StatusPolicy::CLIENT_ERRORS_ARE_FINAL,
 };
 
-/// SendGrid's adapter. A request must have a signature or show an account, whichever is set.
+/// The adapter for SendGrid. A request must have a signature or an account, as configured.
 #[derive(Clone, Debug)]
 pub struct SendGrid {
-    /// Keys that SendGrid shows for its signatures.
+    /// The public keys that SendGrid shows for its signatures.
     pub keys: Vec<PublicKey>,
-    /// Accounts in the URL, of which any is accepted.
+    /// The accounts in the URL; each is accepted.
     pub accounts: Vec<BasicAccount>,
-    /// Age of a signature at most. The signature covers the whole body, so a replay is a duplicate.
+    /// The maximum age of a signature. The signature covers the whole body, so a replay is a duplicate.
     pub age_max: Duration,
 }
 
 impl SendGrid {
-    /// The three days for which SendGrid tries, and an hour. Whether it signs each try anew is not told.
+    /// The three days for which SendGrid retries, plus an hour. It is not documented if each retry is
+    /// signed anew.
     pub const AGE_MAX: Duration = Duration::from_secs(73 * 60 * 60);
 
-    /// The adapter with these keys and accounts, and the usual age.
+    /// The adapter with these keys and accounts, and the default age.
     pub const fn new(keys: Vec<PublicKey>, accounts: Vec<BasicAccount>) -> Self {
         Self {
             keys,
@@ -57,7 +58,7 @@ impl SendGrid {
         }
     }
 
-    /// True if the signature of a request is what counts, and not an account.
+    /// True if a signature authenticates the request, and not an account.
     fn is_signed(&self, headers: &Headers) -> bool {
         !self.keys.is_empty() && (headers.contains(SIGNATURE) || self.accounts.is_empty())
     }
@@ -138,7 +139,7 @@ fn build_mime(form: &Form) -> Result<MimeBuilder, Malformed> {
             .into_iter()
             .filter_map(|(name, value)| Some((name, value.text("").ok()?.to_owned())))
             .collect(),
-        // The charsets only help to read the rest.
+        // The charsets only help to decode the rest.
         _ => BTreeMap::new(),
     };
     let decoded = |name: &str| -> Result<Option<String>, Malformed> {
@@ -168,7 +169,7 @@ fn build_mime(form: &Form) -> Result<MimeBuilder, Malformed> {
     Ok(mime)
 }
 
-/// A file with what `attachment-info` says of it, which may be missing or wrong.
+/// A file with its entry in `attachment-info`, which may be missing or wrong.
 fn attachment(file: &FormField, infos: Option<&Json>) -> FilePart {
     let info = infos.and_then(|infos| {
         infos
@@ -188,7 +189,7 @@ fn attachment(file: &FormField, infos: Option<&Json>) -> FilePart {
     }
 }
 
-/// Domains and results of `{@example.org : pass, @b.example : temperror}` or `none`, which is never JSON.
+/// The domains and results in `{@example.org : pass, @b.example : temperror}` or `none`, which is not JSON.
 fn parse_dkim(text: &str) -> Vec<(Option<&str>, &str)> {
     let parts = text.split([',', '{', '}']).map(str::trim);
     let parts = parts.filter(|part| !part.is_empty());

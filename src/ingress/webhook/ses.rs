@@ -1,7 +1,7 @@
 //! Owns Amazon SES over SNS: the signed envelope of SNS, the confirmation of a subscription, and the mail
 //! inside it.
 //!
-//! Does not fetch the certificate, nor a mail that SES has put into a bucket.
+//! Does not fetch the certificate, nor a mail in a bucket.
 
 use std::time::Duration;
 
@@ -22,14 +22,14 @@ use crate::clock::Timestamp;
 use crate::tls::Certificate;
 
 const TYPE: &str = "x-amz-sns-message-type";
-/// Octets of the URL of a certificate at most.
+/// Octets of the URL of a certificate.
 const CERTIFICATE_URL_BYTES_MAX: usize = 256;
-/// Octets of the URL that confirms a subscription at most: it has a long token.
+/// Octets of the URL that confirms a subscription: it has a long token.
 const SUBSCRIBE_URL_BYTES_MAX: usize = 2048;
-/// Octets of the name of a region at most.
+/// Octets of the name of a region.
 const REGION_BYTES_MAX: usize = 32;
 
-/// Facts about SES: SNS sends 256 KiB at most, escaped, and shows its account only after a challenge.
+/// Fixed facts about SES: SNS sends 256 KiB at most, escaped, and sends its account only after a challenge.
 pub(super) const INFO: ProviderInfo = ProviderInfo {
     name: "ses",
     body_bytes: 2 << 20,
@@ -41,22 +41,22 @@ pub(super) const INFO: ProviderInfo = ProviderInfo {
     },
 };
 
-/// SES's adapter.
+/// The adapter for SES.
 #[derive(Clone, Debug)]
 pub struct Ses {
-    /// ARNs of the topics whose mail is taken. A valid signature alone proves only that somebody has an
-    /// account at Amazon.
+    /// The ARNs of the accepted topics. A valid signature alone proves only that the sender has an account
+    /// at Amazon.
     pub topics: Vec<String>,
-    /// Accounts in the URL, of which one is needed beside the signature; empty for none.
+    /// The accounts in the URL, of which one is required beside the signature; empty for none.
     pub accounts: Vec<BasicAccount>,
-    /// True to refuse signatures over SHA-1, which a topic makes by default.
+    /// True if signatures over SHA-1, which a topic makes by default, are refused.
     pub needs_sha256: bool,
-    /// Age of a request at most. The time is that of the publishing, not of the try.
+    /// The maximum age of a request. The time is that of the publication, not of the attempt.
     pub age_max: Duration,
 }
 
 impl Ses {
-    /// The adapter with these topics and accounts, and the usual age.
+    /// The adapter with these topics and accounts, and the default age.
     pub const fn new(topics: Vec<String>, accounts: Vec<BasicAccount>) -> Self {
         Self {
             topics,
@@ -109,7 +109,7 @@ impl Ses {
     }
 }
 
-/// The members of a notification that are signed, in their order.
+/// The signed members of a notification, in order.
 const NOTIFICATION: [&str; 6] = [
     "Message",
     "MessageId",
@@ -118,7 +118,7 @@ const NOTIFICATION: [&str; 6] = [
     "TopicArn",
     "Type",
 ];
-/// The members of a subscription's confirmation that are signed, in their order.
+/// The signed members of a subscription's confirmation, in order.
 const CONFIRMATION: [&str; 7] = [
     "Message",
     "MessageId",
@@ -240,7 +240,7 @@ fn parse_mail(message: JsonObject<'_>) -> Result<Decoded, Malformed> {
     };
     match action.required_text("type")? {
         "SNS" => {}
-        // The object's key begins with the prefix of the rule already.
+        // The key of the object already begins with the prefix of the rule.
         "S3" => {
             return Ok(Decoded::InBucket(BucketMail {
                 bucket: action.required_text("bucketName")?.to_owned(),
@@ -277,8 +277,8 @@ fn sns_host(topic: &str) -> Option<String> {
     (service == "sns" && is_region).then(|| format!("sns.{region}.amazonaws.com{suffix}"))
 }
 
-/// The path and query of a URL at SNS in the region of `topic`; `None` for any other URL, one with a user or
-/// a port, and one of more than `bytes_max` octets.
+/// The path and query of a URL at SNS in the region of `topic`; `None` for any other URL, one with a user
+/// or a port, and one of more than `bytes_max` octets.
 fn sns_path<'u>(url: &'u str, topic: &str, bytes_max: usize) -> Option<&'u str> {
     let path = url
         .strip_prefix("https://")?
@@ -288,7 +288,7 @@ fn sns_path<'u>(url: &'u str, topic: &str, bytes_max: usize) -> Option<&'u str> 
     (path.starts_with('/') && is_plain && url.len() <= bytes_max).then_some(path)
 }
 
-/// The time in a text such as `2018-03-30T17:21:51.636Z`.
+/// Parses a time such as `2018-03-30T17:21:51.636Z`.
 fn parse_time(text: &str) -> Option<Timestamp> {
     let date = DateTime::parse_rfc3339(text)?;
     let secs = u64::try_from(date.to_timestamp()).ok()?;

@@ -1,10 +1,10 @@
-//! Owns the items of batches that can never be read, each in a file for a person to look at: what could be
-//! read of their batch is accepted, and the provider is not asked to repeat it.
+//! Owns the malformed items of batches, each in a file for a person: the valid items of their batch are
+//! accepted, and the provider does not repeat it.
 //!
 //! Does not read the files again.
 //!
 //! ```text
-//! FOLDER/PROVIDER-DIGEST.json     one item, as it came
+//! FOLDER/PROVIDER-DIGEST.json     one item, unchanged
 //! ```
 
 use std::fs::{self, File, OpenOptions};
@@ -16,19 +16,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use data_encoding::HEXLOWER;
 use ring::digest;
 
-/// Files that are kept at most.
+/// The number of files.
 const FILES_MAX: usize = 1_000;
-/// Octets of all files at most.
+/// Octets of all files.
 const BYTES_MAX: u64 = 256 << 20;
 
-/// The folder of items that could not be read. Clones are the same folder.
+/// The folder of malformed items. Clones share the folder.
 #[derive(Clone, Debug)]
 pub struct SetAside {
     folder: PathBuf,
     used: Arc<Mutex<Used>>,
 }
 
-/// The room that the files in the folder take.
+/// The space used by the files in the folder.
 #[derive(Debug, Default)]
 struct Used {
     files: usize,
@@ -36,7 +36,7 @@ struct Used {
 }
 
 impl SetAside {
-    /// The items in `folder`, which is created with the first of them.
+    /// The items in `folder`, which is created with the first one.
     ///
     /// # Errors
     /// Errors of the file system.
@@ -58,10 +58,11 @@ impl SetAside {
         })
     }
 
-    /// Keeps an item on disk; the name of its file. The same item has the same file.
+    /// Stores an item on disk; returns the name of its file. The same item has the same file.
     ///
     /// # Errors
-    /// Errors of the file system; [`io::ErrorKind::StorageFull`] if there are too many items, or too long ones.
+    /// Errors of the file system; [`io::ErrorKind::StorageFull`] if there are too many items, or too long
+    /// ones.
     pub(super) fn keep(&self, provider: &str, item: &str) -> io::Result<String> {
         let digest = digest::digest(&digest::SHA256, item.as_bytes());
         let name = format!("{provider}-{}", HEXLOWER.encode(&digest.as_ref()[..16]));

@@ -18,36 +18,36 @@ use crate::network::Network;
 use crate::objects::{ReadableBuckets, S3Bucket};
 use crate::store::Store;
 
-/// The providers that are set up, and the bounds of their requests.
+/// The configured providers, and the limits of their requests.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Adapters of the providers. Where the path names none, the first that recognises a request takes
-    /// it; a request that none recognises is taken by our own scheme, or by an only adapter.
+    /// The adapters of the providers. If the path names none, the first that recognises a request handles
+    /// it; a request that none recognises is handled by our own scheme, or by the only adapter.
     pub adapters: Vec<Arc<dyn Adapter>>,
-    /// Octets of a mail at most.
+    /// Octets of a mail.
     pub mail_bytes_max: usize,
     /// Octets of bodies that all requests together hold in memory. A mail in parts takes up to four times
-    /// its body while it is put together.
+    /// its body while it is rebuilt.
     pub bytes_in_flight_max: usize,
-    /// Rate of requests from one IPv4 address or one /64.
+    /// The rate of requests from one IPv4 address or one /64.
     pub rate_per_source: Rate,
-    /// Rate of all requests together.
+    /// The rate of all requests together.
     pub rate_total: Rate,
-    /// Time that the store may take for a mail.
+    /// The time limit of the store for a mail.
     pub store_max: Duration,
-    /// Keys of providers' APIs, for [`FetchQueue`].
+    /// The keys of providers' APIs, for [`FetchQueue`].
     pub api_keys: ProviderApiKeys,
-    /// Buckets that a provider may put mail into, for [`WebhookParts::buckets`].
+    /// The buckets into which a provider may put mail, for [`WebhookParts::buckets`].
     pub buckets: Vec<S3Bucket>,
-    /// Networks of reverse proxies, whose `X-Forwarded-For` is believed.
+    /// The networks of reverse proxies, whose `X-Forwarded-For` is trusted.
     pub proxies: Vec<Network>,
 }
 
 impl Settings {
-    /// Octets of a mail, where nothing is configured.
+    /// The default limit of a mail in octets.
     pub const MAIL_BYTES_MAX: usize = 50 << 20;
 
-    /// These adapters with the default bounds.
+    /// These adapters with the default limits.
     pub fn new(adapters: Vec<Arc<dyn Adapter>>) -> Self {
         Self {
             adapters,
@@ -69,31 +69,31 @@ impl Settings {
     }
 }
 
-/// The parts that a receiver works with.
+/// The parts that a receiver needs.
 pub struct WebhookParts {
-    /// Store of the mails.
+    /// The store for the mail.
     pub store: Store,
-    /// Recipients that are ours.
+    /// The routes, which know our recipients.
     pub routes: Arc<Routes>,
-    /// Client that fetches certificates and confirms subscriptions.
+    /// The client that fetches certificates and confirms subscriptions.
     pub fetch: Arc<dyn Fetch>,
-    /// Counters.
+    /// The metrics of the receiver.
     pub metrics: Metrics,
-    /// Mails that are still to be fetched. Without this, mail that a provider keeps is not taken.
+    /// The mails that are still to be fetched. Without it, mail that a provider stores is not accepted.
     pub deferred: Option<FetchQueue>,
-    /// Buckets that mail may be in. Without these, mail in a bucket is asked for again.
+    /// The buckets with mail. Without them, the provider must retry a mail in a bucket.
     pub buckets: Option<ReadableBuckets>,
-    /// Items of batches that cannot be read. Without these, the provider is told that its batch is malformed.
+    /// The malformed items of batches. Without it, the whole batch counts as malformed.
     pub set_aside: Option<SetAside>,
 }
 
 /// The head of a request.
 #[derive(Debug)]
 pub struct WebhookHead<'a> {
-    /// Provider that the path names.
+    /// The provider in the path.
     pub provider: Option<&'a str>,
-    /// Header fields.
+    /// The header fields.
     pub headers: Headers,
-    /// Address of the client.
+    /// The address of the client.
     pub peer: Option<IpAddr>,
 }

@@ -1,6 +1,6 @@
 //! Owns SparkPost's relay webhooks: a batch of raw mails in JSON, with a fixed token or an account.
 //!
-//! Does not remember the ids of batches: a mail that comes again is a duplicate.
+//! Does not store the ids of batches: a repeated mail is a duplicate.
 
 use std::net::IpAddr;
 
@@ -19,7 +19,7 @@ use crate::secret::Secret;
 const TOKEN: &str = "x-messagesystems-webhook-token";
 const BATCH: &str = "x-messagesystems-batch-id";
 
-/// Facts about SparkPost.
+/// Fixed facts about SparkPost.
 pub(super) const INFO: ProviderInfo = ProviderInfo {
     name: "sparkpost",
     body_bytes: 60 << 20,
@@ -27,12 +27,12 @@ pub(super) const INFO: ProviderInfo = ProviderInfo {
     status_policy: StatusPolicy::RETRIES_FOR_LONG,
 };
 
-/// SparkPost's adapter. A request must show a token or an account.
+/// The adapter for SparkPost. A request must have a token or an account.
 #[derive(Clone, Debug)]
 pub struct SparkPost {
-    /// Tokens that are set at SparkPost.
+    /// The tokens that are configured at SparkPost.
     pub tokens: Vec<Secret>,
-    /// Accounts of which any is accepted.
+    /// The accounts; each is accepted.
     pub accounts: Vec<BasicAccount>,
 }
 

@@ -1,7 +1,7 @@
 //! Owns Standard Webhooks and Svix, their older form: `webhook-id`, `webhook-timestamp` in seconds,
 //! `webhook-signature` with one or more `v1,` HMAC-SHA256 of `{id}.{timestamp}.{body}`.
 //!
-//! Does not verify `v1a` (ed25519): whoever sends it can send `v1`.
+//! Does not verify `v1a` (ed25519), because every sender of it can send `v1`.
 
 use std::time::Duration;
 
@@ -16,24 +16,24 @@ use super::request::{Authentic, WebhookRequest};
 use crate::clock::Timestamp;
 use crate::signature::{HmacKey, StandardMessage, parse_standard};
 
-/// Signatures in one header field. There is one for each secret of the sender.
+/// The number of signatures in one header field. There is one for each secret of the sender.
 const SIGNATURES_MAX: usize = 10;
 
-/// Keys of the Standard Webhooks scheme, and the age of a request that is accepted.
+/// The keys of the Standard Webhooks scheme, and the accepted age of a request.
 #[derive(Clone, Debug)]
 pub struct StandardSigning {
-    /// Keys of which any may have signed.
+    /// The keys; each is accepted.
     pub keys: Vec<HmacKey>,
-    /// Age of a request at most, and time ahead of ours at most. Each retry is signed anew, so five
-    /// minutes are enough.
+    /// The maximum age of a request, and its maximum distance in the future. Each retry is signed anew, so
+    /// five minutes are enough.
     pub age_max: Duration,
 }
 
 impl StandardSigning {
-    /// Reads secrets in base64, with or without `whsec_` before it.
+    /// Parses secrets in base64, with or without the prefix `whsec_`.
     ///
     /// # Errors
-    /// The index of the first secret that is not of that form.
+    /// The index of the first invalid secret.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Result<Self, usize> {
         let secrets = secrets.into_iter().enumerate();
         let keys = secrets.map(|(at, secret)| HmacKey::from_standard_secret(secret).ok_or(at));
@@ -71,7 +71,7 @@ impl StandardSigning {
 }
 
 impl Default for StandardSigning {
-    /// No key, so that nobody is believed, and five minutes.
+    /// No key, so that no request is authentic, and five minutes.
     fn default() -> Self {
         Self {
             keys: Vec::new(),
@@ -80,7 +80,7 @@ impl Default for StandardSigning {
     }
 }
 
-/// Names of the three header fields of the scheme.
+/// The names of the three header fields of the scheme.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SignatureHeaders {
     pub(super) id: &'static str,
@@ -100,7 +100,8 @@ impl SignatureHeaders {
         signature: "svix-signature",
     };
 
-    /// The names that Svix uses, where a request has one of them. The two sets are never mixed.
+    /// The names of Svix if a request has one of them, else those of Standard Webhooks. The two sets are
+    /// never mixed.
     pub(super) fn of(headers: &Headers) -> Self {
         let is_svix = [Self::SVIX.id, Self::SVIX.timestamp, Self::SVIX.signature]
             .iter()
@@ -113,7 +114,7 @@ impl SignatureHeaders {
     }
 }
 
-/// Facts about the scheme.
+/// Fixed facts about the scheme.
 pub(super) const INFO: ProviderInfo = ProviderInfo {
     name: "standard",
     body_bytes: 40 << 20,
@@ -124,7 +125,7 @@ pub(super) const INFO: ProviderInfo = ProviderInfo {
 /// The adapter for our own JSON, signed by the Standard Webhooks scheme.
 #[derive(Clone, Debug)]
 pub struct Standard {
-    /// Keys that requests are verified with.
+    /// The keys for verifying requests.
     pub signing: StandardSigning,
 }
 

@@ -1,5 +1,5 @@
-//! The corpus of the fuzzer, and mutations of it: what any server may say is read without a panic, and
-//! the same however it is cut.
+//! The fuzzer's corpus, and mutations of it: any data of a server is parsed without a panic, and equally
+//! for any split.
 
 use std::fs;
 use std::path::Path;
@@ -11,9 +11,9 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use super::feed::feed;
 use super::response::{ImapResponse, Untagged};
 
-/// Mutations of the corpus in one run, the same in each.
+/// The number of mutations of the corpus in one run, the same in each run.
 const MUTATIONS: u32 = 3_000;
-/// Words that mean something to the parser.
+/// Words with a meaning for the parser.
 const WORDS: &[&str] = &[
     "\r\n",
     "\r",
@@ -67,14 +67,14 @@ fn the_corpus_is_read_without_a_panic() {
     let has_body = |response: &ImapResponse| matches!(response, ImapResponse::Untagged(Untagged::Fetch(mail)) if mail.body.is_some());
     let fetched = all.iter().flat_map(|heard| &heard.responses);
     assert!(fetched.filter(|response| has_body(response)).count() >= 8);
-    // The commands are reached too: conversations go on to their end.
+    // Whole sessions are covered too.
     let ended = all
         .iter()
         .filter(|heard| heard.steps.contains(&"idle".to_owned()));
     assert!(ended.count() >= 3);
 }
 
-/// A change to a server's words: octets from one place on give way to others.
+/// A change to a server's data: octets from some position are replaced.
 fn change() -> impl Strategy<Value = (Index, usize, Vec<u8>)> {
     let word = prop::sample::select(WORDS).prop_map(|word| word.as_bytes().to_vec());
     let junk = prop::collection::vec(any::<u8>(), 0..4);

@@ -1,5 +1,5 @@
-//! Any octets as the words of a server, read whole and in pieces. The fuzzer takes this file and the
-//! parser as they are: `fuzz/fuzz_targets/imap.rs`.
+//! Arbitrary octets as a server's data, read whole and in pieces. The fuzzer includes this file and the
+//! parser: `fuzz/fuzz_targets/imap.rs`.
 
 use std::io;
 use std::pin::Pin;
@@ -14,27 +14,27 @@ use super::client::ImapClient;
 use super::response::{self, ImapResponse, ImapStatus, ResponseCode, Untagged};
 use super::transport::{ImapFault, ImapTransport, LINE_BYTES_MAX};
 
-/// Octets of literals in what is fetched here.
+/// Octets of literals in the fetched mails.
 const ROOM: usize = 1000;
-/// Nothing is waited for: what is not there yet never comes.
+/// There is no waiting: missing data never arrives.
 const FAR: Duration = Duration::from_secs(3600);
-/// The UIDs that the conversation asks for.
+/// The UIDs that the session requests.
 const UIDS: [u32; 3] = [1, 2, 7];
 
 thread_local! {
     static RUNTIME: io::Result<Runtime> = Builder::new_current_thread().enable_time().build();
 }
 
-/// How far a server was understood.
+/// The result of parsing a server's data.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct FeedTranscript {
-    /// Its responses, read one by one.
+    /// The responses, read one by one.
     pub(super) responses: Vec<ImapResponse>,
-    /// What each command of a conversation brought, until one failed.
+    /// The result of each command of a session, until one failed.
     pub(super) steps: Vec<String>,
 }
 
-/// The first octet chooses the size of the pieces, from 1 to 16; the rest is what the server says.
+/// The first octet selects the size of the pieces, from 1 to 16; the rest is the server's data.
 pub(super) fn feed(octets: &[u8]) -> FeedTranscript {
     let (choice, sent) = octets.split_first().unwrap_or((&0, octets));
     let piece = usize::from(*choice) % 16 + 1;
@@ -75,7 +75,7 @@ async fn heard(sent: &[u8], piece: usize) -> FeedTranscript {
     FeedTranscript { responses, steps }
 }
 
-/// Every command once. What is asked for alone may come of it.
+/// Sends every command once.
 async fn converse(sent: &[u8], piece: usize, steps: &mut Vec<String>) -> Result<(), ImapFault> {
     let mut dialogue = ImapClient::new(Box::new(ByteFeed::new(sent, piece)), FAR);
     steps.push(format!("known: {}", dialogue.read_greeting().await?));
@@ -102,7 +102,7 @@ async fn converse(sent: &[u8], piece: usize, steps: &mut Vec<String>) -> Result<
     Ok(())
 }
 
-/// A server's words come into logs and errors: they are short, and end no line.
+/// A server's text appears in logs and errors: it is short and has no line ends.
 fn check(response: &ImapResponse) {
     let (ImapResponse::Tagged { status, .. } | ImapResponse::Untagged(Untagged::Status(status))) =
         response
@@ -117,7 +117,7 @@ fn check(response: &ImapResponse) {
     }
 }
 
-/// What a server says, all of it at once or in pieces; whatever it hears it forgets.
+/// A server's data, all at once or in pieces; writes are discarded.
 struct ByteFeed {
     sent: Vec<u8>,
     at: usize,

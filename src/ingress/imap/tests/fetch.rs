@@ -1,4 +1,4 @@
-//! FETCH responses of any make-up: whatever stands beside an attribute, it has its own value.
+//! FETCH responses of any form: each attribute keeps its value, whatever is beside it.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -7,12 +7,12 @@ use super::response::{FetchData, ImapResponse, Untagged, parse};
 use super::syntax;
 use super::transport::RawResponse;
 
-/// An attribute as it is written, with its literals, and what it tells.
+/// An attribute in wire form, with its literals, and its meaning.
 fn attribute() -> impl Strategy<Value = (Vec<u8>, Vec<Bytes>, FetchData)> {
     let text = |text: String| text.into_bytes();
     let octets = || proptest::collection::vec(any::<u8>(), 0..9).prop_map(Bytes::from);
     let none = FetchData::default;
-    // With as many literals as there are holes.
+    // There are as many literals as placeholders.
     let strange = proptest::sample::select(vec![
         "X-GM-MSGID 12",
         "BODY[1] \0",

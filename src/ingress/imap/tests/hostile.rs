@@ -1,9 +1,9 @@
-//! Words that no honest server says, and what becomes of the mails all the same.
+//! Responses that no honest server sends, after which the mails must still arrive.
 
 use super::*;
 use crate::store::ask::wait;
 
-/// What a hostile server says to one command, in place of the answer.
+/// The responses of a hostile server to one command.
 const HOSTILE: [(&str, &[u8]); 15] = [
     ("an answer cut off", b"* 1 FETCH (UID 1 BODY[] {100}\r\nabc"),
     (
@@ -75,7 +75,7 @@ async fn hostile_words_end_a_connection_and_nothing_else() {
                     server.heard("SELECT") >= 2 && !house.deliveries().is_empty()
                 })
                 .await;
-            // Before it was marked it may come twice; the delivery knows it again.
+            // A mail that was not marked may come twice; the delivery recognises it.
             let count = house.deliveries().len();
             assert!((1..=2).contains(&count), "{name} to {command}: {count}");
             assert!(count == 1 || command == "UID STORE", "{name} to {command}");
@@ -124,7 +124,7 @@ async fn strange_orders_and_storms_change_nothing() {
         if !command.contains("BODY") {
             return Some([storm, answer].concat());
         }
-        // The mails backwards, one of them twice, and one that nobody asked for.
+        // The mails in reverse order, one of them twice, and one that was not requested.
         let mut parts = Vec::new();
         for uid in [9, 3, 2, 2, 1] {
             let bytes = mail(uid);

@@ -1,4 +1,4 @@
-//! The door against servers that are hostile, odd or slow, each with a script of its own on loopback.
+//! The fetcher against hostile, odd or slow servers, each a script on loopback.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -22,14 +22,14 @@ mod feed;
 mod fetch;
 mod hostile;
 
-/// Nothing in these tests takes this long.
+/// Longer than any step of these tests.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a server may be silent here.
+/// The allowed pause of a server in these tests.
 const SILENCE: Duration = Duration::from_millis(300);
-/// The bytes of an answer in which `TAG` is the command's tag; nothing hangs up, `HOLD` waits.
+/// The bytes of a response in which `TAG` is the command's tag; `None` disconnects, `HOLD` waits.
 type Script = Box<dyn FnMut(&str) -> Option<Vec<u8>> + Send>;
 
-/// A server that answers every command as its script says.
+/// A server that responds to every command by its script.
 struct ScriptedServer {
     port: u16,
     /// The commands of all connections, without tags; a connection begins with `(connected)`.
@@ -37,7 +37,7 @@ struct ScriptedServer {
 }
 
 impl ScriptedServer {
-    /// Each connection has the next script; the last one stays.
+    /// Each connection uses the next script; the last one is used repeatedly.
     async fn start(greeting: &'static [u8], mut scripts: VecDeque<Script>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -81,7 +81,7 @@ fn replaced(answer: &[u8], tag: &str) -> Vec<u8> {
     }
 }
 
-/// A folder whose mails are `(UID, bytes)`, served as it should be.
+/// A folder with mails `(UID, bytes)` on a correct server.
 fn orderly(mails: Vec<(u32, Vec<u8>)>) -> impl FnMut(&str) -> Option<Vec<u8>> + Send {
     move |command| {
         let words: Vec<&str> = command.split(' ').collect();
@@ -139,7 +139,7 @@ fn mails(uids: impl IntoIterator<Item = u32>) -> Vec<(u32, Vec<u8>)> {
     uids.into_iter().map(|uid| (uid, mail(uid))).collect()
 }
 
-/// A store and the door to it.
+/// A store and a fetcher for it.
 struct ImapBench {
     store: Store,
     metrics: Metrics,
@@ -196,7 +196,7 @@ impl ImapBench {
         ImapFetcher::new(settings, parts).unwrap()
     }
 
-    /// Runs the door until `holds`.
+    /// Runs the fetcher until `holds` returns true.
     async fn until(&self, door: ImapFetcher, holds: impl Fn() -> bool) {
         let wait = async {
             while !holds() {
@@ -239,7 +239,7 @@ async fn mails_are_taken_in_order_and_once() {
     assert_eq!(&last[..], mail(4_000_000_000));
     let position = ask(house.store.imap_position("u@127.0.0.1/INBOX")).unwrap();
     assert_eq!((position.uid_validity, position.uid), (7, 4_000_000_000));
-    // Another process goes on where this one stopped.
+    // Another process continues where this one stopped.
     let seen = server.heard("UID STORE");
     let looks = server.heard("SELECT");
     house
@@ -259,7 +259,7 @@ async fn what_cannot_be_had_blocks_nothing() {
     all[2].1 = vec![b'x'; 200_000];
     all[3].1 = b"To: ann@elsewhere.example\r\n\r\nhi\r\n".to_vec();
     let mut server_side = orderly(all);
-    // Whoever asks for the mail 6 loses the connection.
+    // A request for mail 6 breaks the connection.
     let script = move |command: &str| {
         let fetches = command.starts_with("UID FETCH") && command.contains("BODY");
         let asks = fetches && is_in(6, command.split(' ').nth(2).unwrap());
@@ -363,7 +363,7 @@ async fn a_token_is_read_at_each_login() {
     let (first, second) = (words("first-token"), words("second-token"));
     let mut server_side = orderly(mails([1]));
     let script = move |command: &str| {
-        // A line of the dialogue has no tag: what stands here is the base64 alone.
+        // A continuation line has no tag: this is only the base64.
         let said = |words: &str| data_encoding::BASE64.encode(words.as_bytes());
         if command == "AUTHENTICATE XOAUTH2" {
             return Some(b"+ \r\n".to_vec());
@@ -459,7 +459,7 @@ async fn news_come_by_idle() {
                     .into_bytes(),
             )
         }
-        // DONE has no tag, and the end has IDLE's, which counts up by what was said before.
+        // DONE has no tag, and the result has the tag of IDLE, which counts the commands.
         "DONE" => None,
         _ => inner.lock().unwrap()(command),
     };

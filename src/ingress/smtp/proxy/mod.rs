@@ -1,36 +1,35 @@
-//! Owns the header of the PROXY protocol, versions 1 and 2: the client's address, as a proxy in front
-//! of us names it (haproxy's `proxy-protocol.txt`, 2.1 and 2.2).
+//! Owns the parsing of the PROXY protocol, versions 1 and 2: the client's address, as a proxy in front of
+//! us names it (haproxy's `proxy-protocol.txt`, 2.1 and 2.2).
 //!
-//! Does not read a socket, and decides no trust in that address.
+//! Does not read a socket, and does not decide whether to trust the address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use thiserror::Error;
 
-/// The longest header that is read. The fixed part and the addresses of version 2 take 232 bytes at
+/// The maximum length of a header in bytes. The fixed part and the addresses of version 2 take 232 bytes at
 /// most; the rest is for extensions (TLVs).
 pub(super) const HEADER_BYTES_MAX: usize = 2_048;
 
-/// Version 1 takes 107 bytes at most, line end included.
+/// The maximum length of version 1 in bytes, line end included.
 const V1_BYTES_MAX: usize = 107;
 const V1_START: &[u8] = b"PROXY ";
 const V2_START: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const V2_FIXED_BYTES: usize = 16;
 
-/// The client, as a header names it.
+/// The client in a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ProxiedClient {
-    /// The proxy speaks for a client at this address.
+    /// The proxy connects for a client at this address.
     Address(SocketAddr),
-    /// The proxy speaks for itself, or does not know the client. The socket's address counts.
+    /// The proxy connects for itself, or does not know the client: the address of the socket counts.
     Unknown,
 }
 
-/// Reads a header from the start of `bytes`, and returns how many bytes it takes. `None` if it is not
-/// whole.
+/// Parses a header at the start of `bytes`, and returns its length; `None` if it is incomplete.
 ///
 /// # Errors
-/// If no header begins like this. More bytes would not help.
+/// The bytes are not the beginning of a header.
 pub(super) fn parse(bytes: &[u8]) -> Result<Option<(ProxiedClient, usize)>, ProxyHeaderError> {
     let begins = |start: &[u8]| {
         let both = bytes.len().min(start.len());
@@ -45,19 +44,19 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(ProxiedClient, usize)>, Prox
     Err(ProxyHeaderError::Signature)
 }
 
-/// The fault of a header.
+/// The error in a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(super) enum ProxyHeaderError {
-    /// The addresses do not have the form their family has.
+    /// The addresses do not have the form of their family.
     #[error("addresses malformed")]
     Addresses,
-    /// Version, command, family or protocol do not exist.
+    /// The version, command, family or protocol is invalid.
     #[error("unknown version, command or family")]
     Kind,
-    /// The header is longer than it may be, or its parts longer than the whole.
+    /// The header is too long, or a part is longer than the whole.
     #[error("length beyond bounds")]
     Length,
-    /// The bytes begin like neither version.
+    /// The bytes are the beginning of neither version.
     #[error("no signature")]
     Signature,
 }
@@ -75,7 +74,7 @@ fn parse_v1(bytes: &[u8]) -> Result<Option<(ProxiedClient, usize)>, ProxyHeaderE
     let client = match line.split_once(' ') {
         Some(("TCP4", rest)) => v1_address::<Ipv4Addr>(rest)?,
         Some(("TCP6", rest)) => v1_address::<Ipv6Addr>(rest)?,
-        // What follows UNKNOWN is to be ignored, whatever it is.
+        // The text after UNKNOWN must be ignored.
         Some(("UNKNOWN", _)) => ProxiedClient::Unknown,
         None if line == "UNKNOWN" => ProxiedClient::Unknown,
         _ => return Err(ProxyHeaderError::Kind),
@@ -120,11 +119,11 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(ProxiedClient, usize)>, ProxyHeaderE
         return Ok(None);
     };
     if local {
-        // Families and addresses of a LOCAL header are to be ignored (2.2).
+        // Family and addresses of a LOCAL header must be ignored (2.2).
         return Ok(Some((ProxiedClient::Unknown, whole)));
     }
     let (client, extensions) = match fixed[13] {
-        // AF_UNSPEC, and local sockets: there is no address to take.
+        // AF_UNSPEC and local sockets have no address.
         0x00 => (ProxiedClient::Unknown, body),
         0x31 | 0x32 => {
             let rest = body.get(216..).ok_or(ProxyHeaderError::Length)?;
@@ -153,15 +152,14 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(ProxiedClient, usize)>, ProxyHeaderE
                 rest,
             )
         }
-        // Datagrams, and what does not exist.
+        // Datagrams and undefined protocols.
         _ => return Err(ProxyHeaderError::Kind),
     };
     check_extensions(extensions)?;
     Ok(Some((client, whole)))
 }
 
-/// Checks that type, length and value of each extension lie within the header. Their values are not
-/// used.
+/// Checks that type, length and value of each extension are within the header. Their values are not used.
 fn check_extensions(mut rest: &[u8]) -> Result<(), ProxyHeaderError> {
     while !rest.is_empty() {
         let (head, after) = rest
