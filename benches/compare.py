@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Measures Postern side by side with Postfix and a server that throws mail away, in one run.
 
-Usage: benches/compare.py [--rounds 5] [--seconds 4] [--shared DIR] [--binary FILE] [--only rates|idle|trace]
+Usage: benches/compare.py [--rounds 5] [--seconds 4] [--shared DIR] [--binary FILE] [--before FILE]
+       [--only rates|idle|trace]
 
 Needs root, Postfix and strace from Debian. All traffic goes to loopback and is bounded in time. The three
 servers take turns within each round, because the machine is shared and noisy: what is printed as a
 result are ratios of medians; the rates beside them mean nothing elsewhere. Where mail is delivered as well,
 the rate counts from the first mail to the last delivery, and a mail that is not delivered ends the run.
+With --before an earlier build of Postern takes its turns as well, and the ratios of the two are printed.
 """
 
 import argparse
@@ -143,12 +145,13 @@ postlog unix-dgram n - n - 1 postlogd
 class Postern:
     """Postern, release build, everything durable. `api` is the Messages API: its own, or none that answers.
 
-    Senders are checked only with a name server, `dns`. `built` is a program to take instead of a build."""
+    Senders are checked only with a name server, `dns`. `built` is a program to take instead of a build, and
+    `binary` one for this server alone, which `label` tells apart."""
 
     built = None
 
-    def __init__(self, folder, embedded, wrap=(), dns=None):
-        self.name = "postern+delivery" if embedded else "postern"
+    def __init__(self, folder, embedded, wrap=(), dns=None, binary=None, label=""):
+        self.name = ("postern+delivery" if embedded else "postern") + label
         self.delivers = embedded
         self.accepted = 0
         self.folder = pathlib.Path(folder)
@@ -159,7 +162,7 @@ class Postern:
             domain=DOMAIN, secret=SECRET, base_url=base_url, embedded=str(embedded).lower(),
             checks=str(bool(dns)).lower(), dns=f'"{dns}"' if dns else ""))
         self.config = self.folder / "postern.toml"
-        self.binary = self.built or build(ROOT, ROOT / "target", "--bin", "postern") / "postern"
+        self.binary = binary or self.built or build(ROOT, ROOT / "target", "--bin", "postern") / "postern"
         self.wrap = list(wrap)
         self.start()
         self.recipients = [self.mint(self.thread(n)) for n in range(50)]
@@ -276,6 +279,9 @@ def rates(args, smtpload, folder):
 
     servers = [Postfix(place("postfix")), Sink(place("sink")), Postern(place("postern"), False),
                Postern(place("delivering"), True)]
+    if args.before:
+        servers += [Postern(place("before"), False, binary=args.before, label=" before"),
+                    Postern(place("delivering before"), True, binary=args.before, label=" before")]
     forms = {
         "20 sessions": dict(sessions=20),
         "20 sessions, pipelined": dict(sessions=20, extra=("--pipeline",)),
@@ -301,10 +307,12 @@ def rates(args, smtpload, folder):
             medians = {name: statistics.median(values) for name, values in results.items()}
             for name, values in results.items():
                 ordered = " ".join(f"{value:.0f}" for value in values)
-                print(f"{name:18} median {medians[name]:8.0f} mails/s   ({ordered})   last: {lines[name]}")
+                print(f"{name:23} median {medians[name]:8.0f} mails/s   ({ordered})   last: {lines[name]}")
             for name in ("postern", "postern+delivery"):
                 print(f"{name} / postfix = {medians[name] / medians['postfix']:.2f}"
                       f"   {name} / sink = {medians[name] / medians['sink']:.2f}")
+                if args.before:
+                    print(f"{name} / before = {medians[name] / medians[name + ' before']:.2f}")
     finally:
         for server in servers:
             server.stop()
@@ -347,6 +355,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--shared", type=pathlib.Path, default=ROOT.parent / "shared")
     parser.add_argument("--binary", type=pathlib.Path, help="a program to measure instead of a release build")
+    parser.add_argument("--before", type=pathlib.Path, help="an earlier build that takes turns with it")
     parser.add_argument("--only", choices=["rates", "idle", "trace"])
     args = parser.parse_args()
     Postern.built = args.binary
