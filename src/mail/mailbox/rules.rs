@@ -1,5 +1,6 @@
 //! Owns the sorting rules: parses, checks and applies them. The first rule that matches decides.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::Deserialize;
@@ -57,8 +58,9 @@ impl Rules {
     pub fn choose(&self, facts: &SortingFacts<'_>) -> MailboxChoice {
         let seen = RuleInput {
             facts,
-            subject: self.phrases.find(cut(facts.subject, TEXT_BYTES_MAX)),
-            body: self.phrases.find(cut(facts.body, TEXT_BYTES_MAX)),
+            phrases: &self.phrases,
+            subject: OnceCell::new(),
+            body: OnceCell::new(),
         };
         let rule = self.rules.iter().find(|rule| rule.fits(&seen, &self.lists));
         let of_rule = rule.map(|rule| (rule.mailbox, rule.priority));
@@ -222,11 +224,24 @@ pub struct RuleConditions {
     pub thread_messages_min: Option<u32>,
 }
 
-/// A mail, and the phrases found in it.
+/// A mail, and the phrases found in it. A text is searched only when a rule depends on it.
 struct RuleInput<'a> {
     facts: &'a SortingFacts<'a>,
-    subject: BTreeSet<usize>,
-    body: BTreeSet<usize>,
+    phrases: &'a PhraseIndex,
+    subject: OnceCell<BTreeSet<usize>>,
+    body: OnceCell<BTreeSet<usize>>,
+}
+
+impl RuleInput<'_> {
+    fn in_subject(&self, wanted: &BTreeSet<usize>) -> bool {
+        let find = || self.phrases.find(cut(self.facts.subject, TEXT_BYTES_MAX));
+        !self.subject.get_or_init(find).is_disjoint(wanted)
+    }
+
+    fn in_body(&self, wanted: &BTreeSet<usize>) -> bool {
+        let find = || self.phrases.find(cut(self.facts.body, TEXT_BYTES_MAX));
+        !self.body.get_or_init(find).is_disjoint(wanted)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -318,7 +333,6 @@ impl CompiledRule {
                         .is_some_and(|rest| rest.ends_with('.'))
             })
         };
-        let any = |wanted: &BTreeSet<usize>, found: &BTreeSet<usize>| !wanted.is_disjoint(found);
         let known = facts.thread.is_some();
         self.when
             .verified
@@ -330,12 +344,10 @@ impl CompiledRule {
             && (self.sender.is_empty() || facts.sender.is_some_and(|one| self.sender.has(one)))
             && (self.sender_domain.is_empty() || facts.sender.is_some_and(below))
             && (self.sender_list.is_empty() || facts.sender.is_some_and(listed))
-            && (self.subject_words.is_empty() || any(&self.subject_words, &seen.subject))
-            && (self.body_words.is_empty() || any(&self.body_words, &seen.body))
-            && (self.words.is_empty()
-                || any(&self.words, &seen.subject)
-                || any(&self.words, &seen.body))
             && self.fits_thread(facts)
+            && (self.subject_words.is_empty() || seen.in_subject(&self.subject_words))
+            && (self.body_words.is_empty() || seen.in_body(&self.body_words))
+            && (self.words.is_empty() || seen.in_subject(&self.words) || seen.in_body(&self.words))
     }
 
     fn fits_thread(&self, facts: &SortingFacts<'_>) -> bool {

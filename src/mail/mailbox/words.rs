@@ -12,7 +12,8 @@ pub(super) const PHRASE_WORDS_MAX: usize = 16;
 #[derive(Clone, Debug, Default)]
 pub(super) struct PhraseIndex {
     numbers: HashMap<String, usize>,
-    longest: usize,
+    /// The first words of the phrases, each with the number of words in its longest phrase.
+    longest: HashMap<String, usize>,
 }
 
 impl PhraseIndex {
@@ -23,7 +24,9 @@ impl PhraseIndex {
         if text.words.is_empty() || text.words.len() > PHRASE_WORDS_MAX {
             return None;
         }
-        self.longest = self.longest.max(text.words.len());
+        let first = text.folded[text.words[0].clone()].to_owned();
+        let longest = self.longest.entry(first).or_default();
+        *longest = text.words.len().max(*longest);
         let next = self.numbers.len();
         Some(*self.numbers.entry(text.folded).or_insert(next))
     }
@@ -33,7 +36,10 @@ impl PhraseIndex {
         let text = FoldedText::of(text);
         let mut found = BTreeSet::new();
         for (first, word) in text.words.iter().enumerate() {
-            for last in text.words[first..].iter().take(self.longest) {
+            let Some(longest) = self.longest.get(&text.folded[word.clone()]) else {
+                continue;
+            };
+            for last in text.words[first..].iter().take(*longest) {
                 if let Some(number) = self.numbers.get(&text.folded[word.start..last.end]) {
                     found.insert(*number);
                 }
@@ -52,7 +58,7 @@ struct FoldedText {
 impl FoldedText {
     fn of(text: &str) -> Self {
         let mut folded = String::with_capacity(text.len());
-        let mut words: Vec<Range<usize>> = Vec::new();
+        let mut words: Vec<Range<usize>> = Vec::with_capacity(text.len() / 8);
         let mut open = false;
         let mut previous = ' ';
         for c in text.chars() {
@@ -86,6 +92,7 @@ impl FoldedText {
 /// Simple case folding, with the two letters whose lower case depends on the position.
 fn fold(c: char, folded: &mut String) {
     match c {
+        c if c.is_ascii() => folded.push(c.to_ascii_lowercase()),
         'ß' | 'ẞ' => folded.push_str("ss"),
         'ς' => folded.push('σ'),
         // This combining dot exists only in the lower case of a Turkish letter.
