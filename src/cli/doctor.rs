@@ -12,8 +12,6 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::Args;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use tokio::runtime::Builder;
 
 use super::terminal::printable;
@@ -23,7 +21,7 @@ use crate::http::control::SOCKET_NAME;
 use crate::ingress::smtp::ListenAddress;
 use crate::outbound::relay::probe::probe;
 use crate::run::{Exit, ExitError, disk_space};
-use crate::tls::{Certificate, Certificates};
+use crate::tls::{Certificate, Certificates, Validity};
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
@@ -223,33 +221,29 @@ fn certificates(config: &Config) -> Vec<DoctorFinding> {
             return vec![fail(format!("certificates: {error:#}"))];
         }
     };
-    let hosts = certificates.hosts();
-    let mut findings: Vec<_> = hosts.iter().map(|host| expiry(folder, host)).collect();
-    if !hosts.contains(&name) {
-        let shown = &hosts[0];
+    let leaves = certificates.leaves();
+    let mut findings: Vec<_> = leaves
+        .iter()
+        .map(|(host, leaf)| expiry(host, leaf.as_ref()))
+        .collect();
+    if !leaves.iter().any(|(host, _)| *host == name) {
+        let shown = &leaves[0].0;
         let what = format!("certificates: none for {name}; clients are shown the one of {shown}");
         findings.push(warn(what));
     }
     findings
 }
 
-fn expiry(folder: &Path, host: &str) -> DoctorFinding {
-    /// Let's Encrypt certificates are renewed a month before the end: half of that time later something is
-    /// wrong.
-    const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
-    let chain = folder.join(host).join("fullchain.pem");
-    let first = CertificateDer::from_pem_file(&chain);
-    let certificate = first.ok().and_then(|der| Certificate::from_der(&der));
-    let Some(ends) = certificate.map(|certificate| certificate.not_after) else {
+fn expiry(host: &str, leaf: Option<&Certificate>) -> DoctorFinding {
+    let Some(leaf) = leaf else {
         return warn(format!("certificate {host}: its last day cannot be read"));
     };
-    let now = clock::now();
-    if ends <= now {
-        fail(format!("certificate {host}: ended {ends}"))
-    } else if ends <= now.plus(SOON) {
-        warn(format!("certificate {host}: ends {ends}"))
-    } else {
-        ok(format!("certificate {host}: good until {ends}"))
+    let (begins, ends) = (leaf.not_before, leaf.not_after);
+    match leaf.validity(clock::now()) {
+        Validity::Good => ok(format!("certificate {host}: good until {ends}")),
+        Validity::ExpiresSoon => warn(format!("certificate {host}: ends {ends}")),
+        Validity::Expired => fail(format!("certificate {host}: ended {ends}")),
+        Validity::NotYetValid => fail(format!("certificate {host}: begins {begins}")),
     }
 }
 

@@ -29,6 +29,7 @@ use tokio::sync::watch;
 use tokio::time;
 use tracing::{info, warn};
 
+use crate::clock;
 use crate::config::{Config, ConfigProblem, LogFormat};
 use crate::events::Subscriber;
 use crate::http::control::SOCKET_NAME;
@@ -307,6 +308,7 @@ async fn reload(certificates: &Arc<Certificates>) {
         }
         Err(error) => warn!("certificates not read: {error}"),
     }
+    certificates.log_validity(clock::now());
     notify_supervisor(&[NotifyState::Ready]);
 }
 

@@ -41,7 +41,7 @@ use crate::outbound::relay::RelayPool;
 use crate::outbound::relay::settings::RelayPoolSettings;
 use crate::queue::PendingRetry;
 use crate::store::{EmbeddedMessages, Store};
-use crate::tls::Certificates;
+use crate::tls::{self, Certificates};
 
 /// The parts of a running server.
 pub(super) struct Services {
@@ -78,6 +78,7 @@ impl Services {
         store.metrics().register(&mut registry);
         metrics::register_ledger(&mut registry, store.clone());
         disk_space::register(&mut registry, config.data_dir.clone());
+        tls::register_expiry(&mut registry, Arc::clone(&certificates));
         let worker = delivery::worker::DeliveryWorker::new(
             store.clone(),
             delivery_routes(config)?,

@@ -1,29 +1,76 @@
-//! Owns the parsing of X.509 certificates and public keys (RFC 5280): the key, and the period of validity.
+//! Owns the parsing of X.509 certificates and public keys (RFC 5280): the key, the names, and the period of
+//! validity.
 //!
 //! Does not verify the issuer of a certificate.
+
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use x509_parser::certificate::X509Certificate;
-use x509_parser::prelude::FromDer as _;
+use x509_parser::prelude::{FromDer as _, GeneralName};
 use x509_parser::time::ASN1Time;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::base64;
 use crate::clock::Timestamp;
 
-/// The public key of a certificate and its period of validity.
+/// Names of one certificate that are read.
+const NAMES_MAX: usize = 100;
+/// Certificates of one chain that are read.
+const CHAIN_MAX: usize = 10;
+
+/// The public key of a certificate, the names of its owner and its period of validity.
 #[derive(Clone, Debug)]
 pub struct Certificate {
     /// The public key.
     pub key: PublicKey,
+    /// The host names of the owner in lower case: the DNS names among the alternative names, then the common
+    /// names; at most 100.
+    pub names: Vec<String>,
     /// The first time at which the certificate is valid.
     pub not_before: Timestamp,
     /// The last time at which the certificate is valid.
     pub not_after: Timestamp,
 }
 
+/// The time before its end in which a certificate expires soon. Let's Encrypt renews a month before the
+/// end: after half of that something is wrong.
+const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
+/// The state of a certificate at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Validity {
+    /// The time lies within the period of validity, and 14 days later it still does.
+    Good,
+    /// The certificate is valid, but not 14 days later.
+    ExpiresSoon,
+    /// The period of validity is over.
+    Expired,
+    /// The period of validity has not begun.
+    NotYetValid,
+}
+
 impl Certificate {
+    /// The state of the certificate at `now`.
+    pub fn validity(&self, now: Timestamp) -> Validity {
+        if now < self.not_before {
+            Validity::NotYetValid
+        } else if now > self.not_after {
+            Validity::Expired
+        } else if now.plus(EXPIRES_SOON) > self.not_after {
+            Validity::ExpiresSoon
+        } else {
+            Validity::Good
+        }
+    }
+
+    /// The certificates of a PEM text up to the first that is no PEM, in their order; at most 10.
+    pub fn chain_from_pem(pem: &[u8]) -> Vec<CertificateDer<'static>> {
+        let all = CertificateDer::pem_slice_iter(pem);
+        all.map_while(Result::ok).take(CHAIN_MAX).collect()
+    }
+
     /// Parses the first certificate of a PEM text; `None` if there is none that can be parsed.
     pub fn from_pem(pem: &[u8]) -> Option<Self> {
         Self::from_der(&CertificateDer::from_pem_slice(pem).ok()?)
@@ -35,10 +82,28 @@ impl Certificate {
         let validity = certificate.validity();
         Some(Self {
             key: PublicKey::of(certificate.public_key())?,
+            names: names_of(&certificate),
             not_before: time(validity.not_before),
             not_after: time(validity.not_after),
         })
     }
+}
+
+fn names_of(certificate: &X509Certificate<'_>) -> Vec<String> {
+    // An extension that occurs twice counts as none.
+    let alternative = certificate.subject_alternative_name().ok().flatten();
+    let alternative = alternative.map(|extension| extension.value.general_names.as_slice());
+    let dns_names = alternative
+        .into_iter()
+        .flatten()
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some(*name),
+            _ => None,
+        });
+    let common_names = certificate.subject().iter_common_name();
+    let common_names = common_names.filter_map(|name| name.as_str().ok());
+    let names = dns_names.chain(common_names).take(NAMES_MAX);
+    names.map(str::to_ascii_lowercase).collect()
 }
 
 /// A public key for verifying signatures.
@@ -113,6 +178,23 @@ mod tests {
         ] {
             let read = Certificate::from_der(&certificate(year).0).unwrap();
             assert_eq!(read.not_after.to_rfc3339(), date);
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_good_until_fourteen_days_before_its_end() {
+        let certificate = Certificate::from_der(&certificate(2027).0).unwrap();
+        let (first, last) = (certificate.not_before, certificate.not_after);
+        let (soon, second) = (EXPIRES_SOON, Duration::from_secs(1));
+        for (now, validity) in [
+            (first.minus(second), Validity::NotYetValid),
+            (first, Validity::Good),
+            (last.minus(soon), Validity::Good),
+            (last.minus(soon).plus(second), Validity::ExpiresSoon),
+            (last, Validity::ExpiresSoon),
+            (last.plus(second), Validity::Expired),
+        ] {
+            assert_eq!(certificate.validity(now), validity, "{now}");
         }
     }
 

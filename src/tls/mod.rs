@@ -6,6 +6,7 @@
 
 mod certificate;
 mod files;
+mod metrics;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,11 +24,13 @@ use rustls::version::{TLS12, TLS13};
 use thiserror::Error;
 use tracing::{info, warn};
 
+use crate::clock::{self, Timestamp};
 use files::HostStamp;
 
-pub use certificate::{Certificate, PublicKey};
+pub use certificate::{Certificate, PublicKey, Validity};
+pub use metrics::register_expiry;
 
-/// The interval between two checks of the files for a change.
+/// The interval between two checks of the files for a change, and of the certificates for their end.
 pub const POLL_WAIT: Duration = Duration::from_secs(30);
 
 /// The certificates of every host, and the choice for a client.
@@ -37,9 +40,28 @@ pub const POLL_WAIT: Duration = Duration::from_secs(30);
 pub struct Certificates {
     folder: PathBuf,
     default_host: String,
-    hosts: RwLock<Arc<BTreeMap<String, Arc<CertifiedKey>>>>,
+    hosts: RwLock<Arc<BTreeMap<String, HostCertificate>>>,
     /// The metadata of the files at the last reading. Locked while reading, so that two reloads do not mix.
     stamps: Mutex<BTreeMap<String, HostStamp>>,
+    /// The validity of each host's certificate when it was last logged.
+    logged: Mutex<BTreeMap<String, Validity>>,
+}
+
+/// The certificate of a host: as it is shown, and as it is read.
+#[derive(Clone)]
+struct HostCertificate {
+    certified: Arc<CertifiedKey>,
+    leaf: Option<Certificate>,
+}
+
+impl From<CertifiedKey> for HostCertificate {
+    fn from(certified: CertifiedKey) -> Self {
+        let leaf = certified.cert.first();
+        Self {
+            leaf: leaf.and_then(|der| Certificate::from_der(der)),
+            certified: Arc::new(certified),
+        }
+    }
 }
 
 impl Certificates {
@@ -53,10 +75,7 @@ impl Certificates {
         let seen = files::list_hosts(folder)?;
         let mut hosts = BTreeMap::new();
         for host in seen.keys() {
-            hosts.insert(
-                host.clone(),
-                Arc::new(files::read_pair(&folder.join(host))?),
-            );
+            hosts.insert(host.clone(), files::read_pair(&folder.join(host))?.into());
         }
         if hosts.is_empty() {
             return Err(CertificateError::NoHost(folder.to_owned()));
@@ -66,6 +85,7 @@ impl Certificates {
             default_host: hostname.to_ascii_lowercase(),
             hosts: RwLock::new(Arc::new(lowercase_names(hosts))),
             stamps: Mutex::new(seen),
+            logged: Mutex::default(),
         })
     }
 
@@ -102,10 +122,11 @@ impl Certificates {
         }
     }
 
-    /// Checks for changed files every `wait` and logs the result, for ever. The disk is read off the async
-    /// threads.
+    /// Checks for changed files and for certificates that end every `wait`, and logs the result, for ever.
+    /// The disk is read off the async threads.
     pub async fn watch(self: Arc<Self>, wait: Duration) {
         loop {
+            self.log_validity(clock::now());
             tokio::time::sleep(wait).await;
             let this = Arc::clone(&self);
             let Ok(outcome) = tokio::task::spawn_blocking(move || this.reload_if_changed()).await
@@ -142,6 +163,52 @@ impl Certificates {
         Ok(Arc::new(config))
     }
 
+    /// Logs each certificate that is not good at `now`: once, and again when that changes and after each
+    /// reload.
+    pub fn log_validity(&self, now: Timestamp) {
+        for (host, certificate, validity) in self.validity_changes(now) {
+            let Certificate {
+                not_before,
+                not_after,
+                ..
+            } = certificate;
+            match validity {
+                Validity::Good => {}
+                Validity::ExpiresSoon => {
+                    warn!(host, %not_after, "the certificate expires soon");
+                }
+                Validity::Expired => {
+                    warn!(host, %not_after, "the certificate has expired: clients refuse it");
+                }
+                Validity::NotYetValid => {
+                    warn!(host, %not_before, "the certificate is not valid yet: clients refuse it");
+                }
+            }
+        }
+    }
+
+    /// The certificates whose validity is not the one that was given last.
+    fn validity_changes(&self, now: Timestamp) -> Vec<(String, Certificate, Validity)> {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let leaves = self.leaves().into_iter();
+        let changes = leaves.filter_map(|(host, leaf)| {
+            let leaf = leaf?;
+            let validity = leaf.validity(now);
+            let before = logged.insert(host.clone(), validity);
+            (before != Some(validity)).then_some((host, leaf, validity))
+        });
+        changes.collect()
+    }
+
+    /// The certificate that is shown for each host, in alphabetical order; `None` if its dates cannot be read.
+    pub fn leaves(&self) -> Vec<(String, Option<Certificate>)> {
+        let hosts = self.current();
+        let leaves = hosts.iter();
+        leaves
+            .map(|(host, shown)| (host.clone(), shown.leaf.clone()))
+            .collect()
+    }
+
     /// The names of the hosts with certificates, in alphabetical order.
     pub fn hosts(&self) -> Vec<String> {
         self.current().keys().cloned().collect()
@@ -158,11 +225,11 @@ impl Certificates {
         for host in now.keys() {
             match files::read_pair(&self.folder.join(host)) {
                 Ok(certified) => {
-                    hosts.insert(host.clone(), Arc::new(certified));
+                    hosts.insert(host.clone(), certified.into());
                 }
                 Err(error) => {
                     if let Some(kept) = old.get(&host.to_ascii_lowercase()) {
-                        hosts.insert(host.clone(), Arc::clone(kept));
+                        hosts.insert(host.clone(), kept.clone());
                     }
                     errors.push(error);
                 }
@@ -175,10 +242,13 @@ impl Certificates {
         }
         let mut current = self.hosts.write().unwrap_or_else(PoisonError::into_inner);
         *current = Arc::new(lowercase_names(hosts));
+        drop(current);
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.clear();
         errors
     }
 
-    fn current(&self) -> Arc<BTreeMap<String, Arc<CertifiedKey>>> {
+    fn current(&self) -> Arc<BTreeMap<String, HostCertificate>> {
         let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&hosts)
     }
@@ -189,7 +259,7 @@ impl Certificates {
         asked
             .or_else(|| hosts.get(&self.default_host))
             .or_else(|| hosts.values().next())
-            .cloned()
+            .map(|shown| Arc::clone(&shown.certified))
     }
 }
 
@@ -245,12 +315,10 @@ pub enum CertificateError {
     Versions(#[source] rustls::Error),
 }
 
-fn lowercase_names(
-    hosts: BTreeMap<String, Arc<CertifiedKey>>,
-) -> BTreeMap<String, Arc<CertifiedKey>> {
+fn lowercase_names(hosts: BTreeMap<String, HostCertificate>) -> BTreeMap<String, HostCertificate> {
     hosts
         .into_iter()
-        .map(|(name, certified)| (name.to_ascii_lowercase(), certified))
+        .map(|(name, shown)| (name.to_ascii_lowercase(), shown))
         .collect()
 }
 

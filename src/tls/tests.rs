@@ -134,6 +134,35 @@ fn a_reload_shows_the_new_certificate() {
 }
 
 #[test]
+fn a_change_of_validity_is_told_once_and_after_each_reload() {
+    let folder = TempDir::new().unwrap();
+    let host = folder.path().join(HOST);
+    fs::create_dir(&host).unwrap();
+    let mut params = rcgen::CertificateParams::new(vec![HOST.to_owned()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let made = params.self_signed(&key).unwrap();
+    fs::write(host.join("privkey.pem"), key.serialize_pem()).unwrap();
+    fs::write(host.join("fullchain.pem"), made.pem()).unwrap();
+    let certificates = Certificates::load(folder.path(), HOST).unwrap();
+    let last = certificates.leaves()[0].1.as_ref().unwrap().not_after;
+    let day = Duration::from_secs(24 * 60 * 60);
+    let told = |now| {
+        let changes = certificates.validity_changes(now).into_iter();
+        changes.map(|(_, _, validity)| validity).collect::<Vec<_>>()
+    };
+    assert_eq!(told(last.minus(30 * day)), [Validity::Good]);
+    assert_eq!(told(last.minus(15 * day)), []);
+    assert_eq!(told(last.minus(13 * day)), [Validity::ExpiresSoon]);
+    assert_eq!(told(last.minus(12 * day)), []);
+    assert_eq!(told(last.plus(day)), [Validity::Expired]);
+    assert_eq!(told(last.plus(2 * day)), []);
+    assert!(certificates.reload().is_empty());
+    assert_eq!(told(last.plus(2 * day)), [Validity::Expired]);
+}
+
+#[test]
 fn a_bad_new_certificate_keeps_the_old_one() {
     let folder = signed(&[HOST, "b.example.com"]);
     let certificates = Certificates::load(folder.path(), HOST).unwrap();

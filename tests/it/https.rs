@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use postern::clock;
+
 use crate::postern::{Postern, eventually, signal};
 use crate::wait::PATIENCE;
 
@@ -22,6 +24,14 @@ struct Secured {
 
 impl Secured {
     fn start(http: &str, extra: &str) -> Self {
+        let mut secured = Self::prepare(http, extra);
+        secured.certify();
+        secured.serve();
+        secured
+    }
+
+    /// The same without a certificate; it does not run yet.
+    fn prepare(http: &str, extra: &str) -> Self {
         let postern = Postern::new(Some("http://127.0.0.1:1/none"), "");
         let certs = postern.scratch("certs");
         let text = fs::read_to_string(postern.config()).unwrap();
@@ -29,27 +39,38 @@ impl Secured {
         let tls = format!("[tls]\nfolder = \"{}\"\n", certs.display());
         let text = format!("{extra}{tls}{}", text.replace("[http]\n", &listen));
         fs::write(postern.config(), text).unwrap();
-        let mut secured = Self {
+        Self {
             postern,
             port: 0,
             certs,
-        };
-        secured.certify();
-        secured.postern.start();
-        secured.port = secured.postern.https().expect("it listens");
-        secured
+        }
+    }
+
+    fn serve(&mut self) {
+        self.postern.start();
+        self.port = self.postern.https().expect("it listens");
     }
 
     /// Puts a new certificate in place of the one there is, if any; the file a client trusts.
     fn certify(&self) -> PathBuf {
-        let made = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).unwrap();
+        self.certify_for([0, 60_000_000_000])
+    }
+
+    /// The same with a certificate that is valid between these two times, in seconds since 1970.
+    fn certify_for(&self, span: [u64; 2]) -> PathBuf {
+        let mut params = rcgen::CertificateParams::new(vec![HOST.to_owned()]).unwrap();
+        let [first, last] = span.map(Duration::from_secs);
+        let epoch = rcgen::date_time_ymd(1970, 1, 1);
+        (params.not_before, params.not_after) = (epoch + first, epoch + last);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let made = params.self_signed(&key).unwrap();
         let folder = self.certs.join(HOST);
         fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("privkey.pem"), made.signing_key.serialize_pem()).unwrap();
-        fs::write(folder.join("fullchain.pem"), made.cert.pem()).unwrap();
+        fs::write(folder.join("privkey.pem"), key.serialize_pem()).unwrap();
+        fs::write(folder.join("fullchain.pem"), made.pem()).unwrap();
         let name = format!("trusted-{}.pem", getrandom::u64().unwrap());
         let trusted = self.postern.scratch(&name);
-        fs::write(&trusted, made.cert.pem()).unwrap();
+        fs::write(&trusted, made.pem()).unwrap();
         trusted
     }
 
@@ -128,6 +149,45 @@ fn curl_verifies_the_certificate_and_a_new_one_after_a_signal() {
         200,
         "plain HTTP beside it"
     );
+}
+
+#[test]
+fn a_certificate_that_is_not_good_is_warned_of_at_the_start_and_at_each_reload() {
+    const DAY: u64 = 24 * 60 * 60;
+    const EXPIRED: &str = "the certificate has expired";
+    let now = clock::now().as_secs();
+    let mut secured = Secured::prepare("", "");
+    secured.certify_for([now - 2 * DAY, now - DAY]);
+    secured.serve();
+    let told = |words: &str| secured.postern.log().matches(words).count();
+    let expiry = || {
+        let name = "postern_tls_certificate_expiry_timestamp_seconds";
+        let (_, metrics) = secured.postern.fetch("/metrics");
+        let line = metrics.lines().find(|line| line.starts_with(name));
+        line.unwrap_or_default().to_owned()
+    };
+    eventually("it is warned of", || told(EXPIRED) > 0);
+    let name = format!("postern_tls_certificate_expiry_timestamp_seconds{{name=\"{HOST}\"}}");
+    assert_eq!(expiry(), format!("{name} {}", now - DAY));
+    for (span, words) in [
+        ([now - DAY, now + DAY], "the certificate expires soon"),
+        (
+            [now + DAY, now + 90 * DAY],
+            "the certificate is not valid yet",
+        ),
+        ([now - DAY, now + 90 * DAY], "certificates read again"),
+    ] {
+        let before = told("certificates read again");
+        secured.certify_for(span);
+        signal("HUP", secured.postern.pid());
+        eventually("it is read again", || {
+            told("certificates read again") > before && told(words) > 0
+        });
+        assert_eq!(expiry(), format!("{name} {}", span[1]));
+    }
+    for words in [EXPIRED, "the certificate expires soon", "is not valid yet"] {
+        assert_eq!(told(words), 1, "{words}");
+    }
 }
 
 #[test]
