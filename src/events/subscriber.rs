@@ -218,8 +218,13 @@ impl Subscriber {
     async fn read_events(&self, order: &mut EventOrder) -> Result<(), StoreError> {
         const COUNT: usize = 100;
         while order.open() < OPEN_MAX {
-            self.report_gap(order.read()).await?;
-            let events = self.store.events_after(order.read(), COUNT).await?;
+            let read = order.read();
+            // Asked before the events are: one that is given up later was read.
+            let has_gap = read != EventId::default() && self.store.has_gap_after(read).await?;
+            let events = self.store.events_after(read, COUNT).await?;
+            if let (true, Some((oldest, _))) = (has_gap, events.first()) {
+                self.report_gap(read, *oldest);
+            }
             let last = events.len() < COUNT;
             for told in events {
                 let wanted = self.wants(told.1.kind);
@@ -233,15 +238,10 @@ impl Subscriber {
     }
 
     /// Warns that a subscriber is so far behind that events were deleted before their delivery.
-    async fn report_gap(&self, read: EventId) -> Result<(), StoreError> {
-        if read == EventId::default() || !self.store.has_gap_after(read).await? {
-            return Ok(());
-        }
-        let oldest = self.store.oldest_event().await?.unwrap_or_default();
+    fn report_gap(&self, read: EventId, oldest: EventId) {
         let name = &self.settings.name;
         self.metrics.count_attempt(name, "missed");
         warn!(subscriber = name, %read, %oldest, "too far behind: events between these two are not told");
-        Ok(())
     }
 
     /// Delivers one event, with all its attempts.

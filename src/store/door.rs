@@ -285,10 +285,7 @@ pub trait EventLog: Send + Sync {
     /// An event, if it is still kept.
     async fn event(&self, id: EventId) -> Result<Option<Arc<Event>>, StoreError>;
 
-    /// The oldest event that is kept; a subscriber that is further behind may have missed some.
-    async fn oldest_event(&self) -> Result<Option<EventId>, StoreError>;
-
-    /// True if events after `read` may have been deleted unread.
+    /// True if an event after `read` was deleted.
     async fn has_gap_after(&self, read: EventId) -> Result<bool, StoreError>;
 
     /// The newest event, and each newer one when it is recorded. Answered from memory.

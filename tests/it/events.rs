@@ -324,7 +324,7 @@ async fn after_a_restart_only_what_was_not_taken_is_told_again() {
 async fn who_is_too_far_behind_goes_on_and_a_person_hears_of_it() {
     const KEPT: u64 = 50_000;
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(settings_in(folder.path()), clock::now()).unwrap();
+    let mut store = Store::open(settings_in(folder.path()), clock::now()).unwrap();
     let facts = |from: u64, to: u64| {
         let fact = |n| event(EventKind::Processed, "thread", n);
         (from..to).map(fact).collect::<Vec<_>>()
@@ -336,9 +336,26 @@ async fn who_is_too_far_behind_goes_on_and_a_person_hears_of_it() {
         open: Vec::new(),
         at: clock::now(),
     };
+    store.record(vec![heard.clone()]).await.unwrap();
+    store.record(facts(1, 1_001)).await.unwrap();
+    // The newest event that will be gone. The next one does not have the number behind it.
+    let gone = *store.newest_event().borrow();
     store.record(vec![heard]).await.unwrap();
-    for from in (1..=KEPT + 1_000).step_by(1_000) {
+    for from in (1_001..=KEPT + 1).step_by(1_000) {
         store.record(facts(from, from + 1_000)).await.unwrap();
+        assert!(!store.has_gap_after(gone).await.unwrap(), "{from}");
+    }
+    for lost in [None, Some("index")] {
+        store.close().await;
+        if let Some(index) = lost {
+            std::fs::remove_dir_all(folder.path().join(index)).unwrap();
+        }
+        store = Store::open(settings_in(folder.path()), clock::now()).unwrap();
+        assert!(!store.has_gap_after(gone).await.unwrap(), "{lost:?}");
+        assert!(
+            store.has_gap_after(gone.just_before()).await.unwrap(),
+            "{lost:?}"
+        );
     }
     let (ear, address) = Ear::listen(|_| 200).await;
     let metrics = Metrics::default();
@@ -351,7 +368,7 @@ async fn who_is_too_far_behind_goes_on_and_a_person_hears_of_it() {
     .await;
     stop.send_replace(true);
     run.await.unwrap();
-    let oldest = ask(store.oldest_event()).unwrap();
+    let oldest = ask(store.events_after(EventId::default(), 1))[0].0;
     assert_eq!(ear.heard()[0].0, format!("evt_{oldest}"));
     let mut text = String::new();
     encode(&mut text, &registry).unwrap();

@@ -57,13 +57,8 @@ impl EventLog for EmbeddedStore {
         self.read(move |shared| shared.event(id)).await
     }
 
-    async fn oldest_event(&self) -> Result<Option<EventId>, StoreError> {
-        Ok(self.shared.state().outbox.oldest_event())
-    }
-
     async fn has_gap_after(&self, read: EventId) -> Result<bool, StoreError> {
-        let given_up = self.shared.state().outbox.newest_given_up();
-        Ok(given_up.is_some_and(|given_up| read < given_up))
+        Ok(read.0 < self.shared.state().totals.events_gone_to)
     }
 
     fn newest_event(&self) -> watch::Receiver<EventId> {

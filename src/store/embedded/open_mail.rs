@@ -26,6 +26,9 @@ pub(in crate::store) struct LedgerTotals {
     pub(in crate::store) compact_bytes: u64,
     #[serde(default)]
     pub(in crate::store) jobs: JobTotals,
+    /// The newest event that was deleted, or 0. Folders of older versions do not have it.
+    #[serde(default)]
+    pub(in crate::store) events_gone_to: u64,
 }
 
 /// Counters of the outbox that cannot be derived from the entries.

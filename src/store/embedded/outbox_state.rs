@@ -44,8 +44,6 @@ pub(super) struct OutboxState {
     recent_settled: BTreeMap<u64, (Timestamp, JobId)>,
     events: BTreeMap<EventId, RecordLocation>,
     recent_events: VecDeque<(EventId, Arc<Event>)>,
-    /// The newest event that was deleted.
-    given_up: Option<EventId>,
 }
 
 /// The list that contains a job.
@@ -200,19 +198,7 @@ impl OutboxState {
         if self.events.len() <= EVENTS_MAX {
             return None;
         }
-        let (given_up, _) = self.events.pop_first()?;
-        self.given_up = Some(given_up).max(self.given_up);
-        Some(given_up)
-    }
-
-    /// Called when everything in the index is loaded: if the maximum number of events is kept, older ones
-    /// were deleted.
-    pub(super) fn loaded(&mut self) {
-        if self.events.len() >= EVENTS_MAX
-            && let Some(oldest) = self.oldest_event()
-        {
-            self.given_up = Some(EventId(oldest.0.saturating_sub(1)));
-        }
+        self.events.pop_first().map(|(given_up, _)| given_up)
     }
 
     // Questions.
@@ -282,9 +268,9 @@ impl OutboxState {
         self.events.get(&id).copied()
     }
 
-    /// The newest event that was deleted, if any.
-    pub(super) const fn newest_given_up(&self) -> Option<EventId> {
-        self.given_up
+    /// True if there are as many events as are kept at most.
+    pub(super) fn is_event_log_full(&self) -> bool {
+        self.events.len() >= EVENTS_MAX
     }
 
     /// The shard of a waiting job: the first octet of its order key.

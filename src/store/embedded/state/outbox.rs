@@ -38,7 +38,13 @@ impl StoreState {
                 .add_settled(seq, made_at, JobId(id.try_into().ok()?));
             Some(())
         })?;
-        self.outbox.loaded();
+        // An older version did not note which events are gone: with so many there may have been more.
+        if self.totals.events_gone_to == 0
+            && self.outbox.is_event_log_full()
+            && let Some(oldest) = self.outbox.oldest_event()
+        {
+            self.totals.events_gone_to = oldest.0.saturating_sub(1);
+        }
         Ok(())
     }
 
@@ -307,6 +313,7 @@ impl StoreState {
     fn add_event(&mut self, id: EventId, location: RecordLocation, event: Option<Event>) {
         self.insert_entry(IndexKey::event(id), id.0, &location.encode_head());
         if let Some(gone) = self.outbox.add_event(id, location, event) {
+            self.totals.events_gone_to = self.totals.events_gone_to.max(gone.0);
             self.remove_entry(IndexKey::event(gone));
         }
     }

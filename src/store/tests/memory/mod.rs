@@ -536,10 +536,6 @@ impl EventLog for MemoryStore {
         Ok(self.contents().events.get(&id).cloned())
     }
 
-    async fn oldest_event(&self) -> Result<Option<EventId>, StoreError> {
-        Ok(self.contents().events.keys().next().copied())
-    }
-
     async fn has_gap_after(&self, _: EventId) -> Result<bool, StoreError> {
         Ok(false)
     }
