@@ -82,23 +82,45 @@ impl Adapter for Brevo {
     }
 
     fn decode(&self, authentic: Authentic<'_>) -> Result<Decoded, Malformed> {
-        let json = authentic.json()?;
-        if !self.fetches_files || attachment_tokens(json)?.is_empty() {
-            let read = |item: &Json| parse_mail(item.object("items")?, &HashMap::new()).map(Some);
-            return Decoded::batch(items(json)?, read, "no inbound mail");
-        }
+        let items = items(authentic.json()?)?;
+        let read = |item: &Json| parse_mail(item.object("items")?, &HashMap::new()).map(Some);
         // The mails must be valid now; with their files they are decoded after the fetch.
-        parse_mails(json, &HashMap::new())?;
+        let decoded = Decoded::batch(items, read, "no inbound mail")?;
+        let unreadable = match &decoded {
+            Decoded::Partial(_, unreadable) => unreadable.as_slice(),
+            _ => &[],
+        };
+        let is_readable = |at: usize| !unreadable.iter().any(|item| item.number == at + 1);
+        let readable = items.iter().enumerate().filter(|(at, _)| is_readable(*at));
+        let readable: Vec<_> = readable.map(|(_, item)| item).collect();
+        if !self.fetches_files || tokens_of(&readable)?.is_empty() {
+            return Ok(decoded);
+        }
         let body = authentic.request().body();
+        let request = match unreadable {
+            [] => String::from_utf8_lossy(body).into_owned(),
+            _ => request_of(&readable),
+        };
         let digest = digest::digest(&digest::SHA256, body);
-        Ok(Decoded::Deferred(DeferredMail {
+        let mail = DeferredMail {
             // A repeated request has the same id, so it is fetched once.
             id: format!("brevo-{}", HEXLOWER.encode(digest.as_ref())),
             recipients: Recipients::Header(Vec::new()),
             sender: None,
-            request: Some(String::from_utf8_lossy(body).into_owned()),
-        }))
+            request: Some(request),
+        };
+        let unreadable = match decoded {
+            Decoded::Partial(_, unreadable) => unreadable,
+            _ => Vec::new(),
+        };
+        Ok(Decoded::Deferred(mail, unreadable))
     }
+}
+
+/// A request of these items.
+fn request_of(items: &[&Json]) -> String {
+    let items = items.iter().copied().cloned().collect();
+    Json::Object(vec![("items".to_owned(), Json::List(items))]).to_text()
 }
 
 /// The URL of a file in Brevo's API, by its token.
@@ -111,8 +133,12 @@ pub(super) fn attachment_url(token: &str) -> String {
 /// # Errors
 /// Like [`parse_mails`].
 pub(super) fn attachment_tokens(json: &Json) -> Result<Vec<String>, Malformed> {
+    tokens_of(&items(json)?.iter().collect::<Vec<_>>())
+}
+
+fn tokens_of(items: &[&Json]) -> Result<Vec<String>, Malformed> {
     let mut tokens: Vec<String> = Vec::new();
-    for item in json.object("")?.required("items")?.list("items")? {
+    for item in items {
         for file in item.object("items")?.list("Attachments")? {
             let token = attachment_token(file.object("Attachments")?)?;
             if let Some(token) = token
@@ -183,12 +209,18 @@ fn parse_mail(
     mime.html(item.text("RawHtmlBody")?);
     for file in item.list("Attachments")? {
         let file = file.object("Attachments")?;
-        let name = file.text("Name")?;
+        // All is read whether the file is there or not: a mail that can be read without its files can be
+        // read with them.
+        let [name, media_type, content_id] = [
+            file.text("Name")?,
+            file.text("ContentType")?,
+            file.text("ContentID")?,
+        ];
         match attachment_token(file)?.and_then(|token| files.get(token)) {
             Some(bytes) => mime.add_file(FilePart {
                 file_name: name.map(str::to_owned),
-                media_type: file.text("ContentType")?.map(str::to_owned),
-                content_id: file.text("ContentID")?.map(str::to_owned),
+                media_type: media_type.map(str::to_owned),
+                content_id: content_id.map(str::to_owned),
                 bytes: bytes.clone(),
             }),
             None => mime.add_missing_file(name),

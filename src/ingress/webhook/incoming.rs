@@ -31,8 +31,9 @@ pub enum Decoded {
     Ignored(&'static str),
     /// The confirmation of a subscription by a `GET` of this URL, with its host checked.
     Confirm(String),
-    /// A mail that the provider stores, whole or in its files, to be fetched by name.
-    Deferred(DeferredMail),
+    /// A mail that the provider stores, or mails whose files it stores, to be fetched by name; and the
+    /// malformed items of their batch.
+    Deferred(DeferredMail, Vec<UnreadableItem>),
     /// A mail in a bucket.
     InBucket(BucketMail),
     /// A mail that is not in this request, and that cannot be fetched.

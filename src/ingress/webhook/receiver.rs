@@ -374,7 +374,14 @@ impl ReceiverState {
                     .await
             }
             Decoded::InBucket(mail) => self.receive_from_bucket(mail, origin, deadline).await,
-            Decoded::Deferred(mail) => self.defer_fetch(mail, origin).await,
+            Decoded::Deferred(mail, unreadable) => {
+                let outcome = self.defer_fetch(mail, origin).await;
+                let is_noted = matches!(outcome, WebhookOutcome::Ignored(_));
+                match is_noted && !unreadable.is_empty() {
+                    true => self.set_aside(unreadable, outcome, provider).await,
+                    false => outcome,
+                }
+            }
             Decoded::Unreachable(why) => {
                 error!(provider, "{why}");
                 WebhookOutcome::Unavailable(why)

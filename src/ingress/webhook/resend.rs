@@ -106,12 +106,13 @@ impl Adapter for Resend {
             envelope if !envelope.is_empty() => Recipients::Envelope(envelope),
             _ => Recipients::Header([list("to")?, list("cc")?, list("bcc")?].concat()),
         };
-        Ok(Decoded::Deferred(DeferredMail {
+        let mail = DeferredMail {
             id: id.to_owned(),
             recipients,
             sender: mail.text("from")?.and_then(bare_address),
             request: None,
-        }))
+        };
+        Ok(Decoded::Deferred(mail, Vec::new()))
     }
 }
 

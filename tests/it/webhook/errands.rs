@@ -248,3 +248,57 @@ async fn a_word_for_a_file_is_no_path() {
     assert_eq!(house.fetch.asked(), [format!("{FILES}t1")]);
     assert_eq!(files(&house).len(), 10);
 }
+
+#[tokio::test]
+async fn of_a_batch_with_files_the_sound_mails_are_fetched_and_the_rest_is_set_aside() {
+    let house = with_brevo(true);
+    let kit = KITS.iter().find(|kit| kit.name == "brevo").unwrap();
+    let Body::Json(mut body) = (kit.body)("general@in.example.com") else {
+        panic!("Brevo sends JSON");
+    };
+    let sound = body["items"][0].take();
+    let item = |id: &str, file: serde_json::Value| {
+        let mut item = sound.clone();
+        item["MessageId"] = json!(id);
+        item["Headers"] = json!({});
+        item["Attachments"] = json!([file]);
+        item
+    };
+    let file = json!({"Name": "a.txt", "ContentType": "text/plain", "DownloadToken": "t1"});
+    body["items"] = json!([
+        item("<a@x.example>", file.clone()),
+        item(
+            "<b@x.example>",
+            json!({"Name": "b.txt", "ContentType": 7, "DownloadToken": "t2"})
+        ),
+        item("<c@x.example>", json!("no object")),
+        item("<d@x.example>", file),
+    ]);
+    let post = kit.post(Body::Json(body.clone()), house.now);
+    for _ in 0..3 {
+        let heard = house.send(&post).await;
+        assert_eq!((heard.status, heard.mails()), (200, 0), "{heard:?}");
+    }
+    assert_eq!(notes(&house).len(), 1);
+    let kept = fs::read_dir(house.folder.path().join("set-aside")).unwrap();
+    let mut kept: Vec<_> = kept
+        .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap())
+        .collect();
+    kept.sort_by_key(|text| text.find("no object"));
+    assert_eq!(kept.len(), 2, "each once: {kept:?}");
+    assert!(kept[0].contains("<b@x.example>") && kept[1].contains("<c@x.example>"));
+    house.fetch.put(&format!("{FILES}t1"), "hi");
+    until(&house, || notes(&house).is_empty()).await;
+    assert_eq!(house.fetch.asked(), [format!("{FILES}t1")]);
+    assert_eq!(house.deliveries().len(), 2);
+    assert_eq!(files(&house), [("a.txt".to_owned(), None)]);
+    // The provider repeats the batch after all: it is fetched again, and nobody is told twice.
+    assert_eq!(house.send(&post).await.status, 200);
+    until(&house, || notes(&house).is_empty()).await;
+    assert_eq!((house.deliveries().len(), house.effects()), (4, 2));
+    // A batch that holds nothing else is answered as before.
+    body["items"] = json!([body["items"][1], body["items"][2]]);
+    let broken = kit.post(Body::Json(body), house.now);
+    assert_eq!(house.send(&broken).await.status, 400);
+    assert!(notes(&house).is_empty());
+}
