@@ -55,6 +55,10 @@ mod layers;
 #[cfg(test)]
 mod mails;
 #[cfg(test)]
+mod methods;
+#[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod nameserver;
 #[cfg(test)]
 mod needs;

@@ -8,6 +8,17 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+/// The reasons for which a mail is left at the server.
+const SKIP_REASONS: [&str; 7] = [
+    "expired",
+    "forged",
+    "not_ours",
+    "not_yet_valid",
+    "revoked",
+    "too_big",
+    "unreadable",
+];
+
 /// The counters. Clones share their numbers.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
@@ -34,6 +45,10 @@ impl Metrics {
         registry.register("mails", "Mails taken", self.mails.clone());
         let bytes = self.mail_bytes.clone();
         registry.register("mail_bytes", "Bytes of mails taken", bytes);
+        // Each reason has a series from the start, so that sums over the reasons are never empty.
+        for reason in SKIP_REASONS {
+            drop(self.left.get_or_create(&BySkipReason { reason }));
+        }
         let left = self.left.clone();
         registry.register("left", "Mails left at the server, untouched", left);
         let unmarked = self.unmarked.clone();
@@ -65,6 +80,7 @@ impl Metrics {
     }
 
     pub(super) fn skipped(&self, reason: &'static str) {
+        debug_assert!(SKIP_REASONS.contains(&reason), "{reason}");
         self.left.get_or_create(&BySkipReason { reason }).inc();
     }
 

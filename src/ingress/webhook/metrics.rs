@@ -8,6 +8,20 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+/// The reasons for which a recipient or a mail is left out.
+const DROP_REASONS: [&str; 10] = [
+    "empty",
+    "expired",
+    "foreign",
+    "forged",
+    "no_recipient",
+    "not_an_address",
+    "revoked",
+    "too_large",
+    "too_many",
+    "unknown",
+];
+
 /// The counters. Clones share their numbers.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
@@ -70,6 +84,20 @@ impl Metrics {
         );
     }
 
+    /// Begins the series of these providers at zero, so that sums over them are never empty.
+    pub(super) fn begin(&self, providers: impl Iterator<Item = &'static str>) {
+        for provider in providers {
+            let labels = ProviderLabels { provider };
+            for counters in [&self.mails, &self.mail_bytes, &self.set_aside] {
+                drop(counters.get_or_create(&labels));
+            }
+            for reason in DROP_REASONS {
+                let labels = DroppedLabels { provider, reason };
+                drop(self.dropped.get_or_create(&labels));
+            }
+        }
+    }
+
     pub(super) fn request_finished(&self, provider: &'static str, outcome: &'static str) {
         self.requests
             .get_or_create(&RequestLabels { provider, outcome })
@@ -85,6 +113,7 @@ impl Metrics {
     }
 
     pub(super) fn recipient_dropped(&self, provider: &'static str, reason: &'static str) {
+        debug_assert!(DROP_REASONS.contains(&reason), "{reason}");
         self.dropped
             .get_or_create(&DroppedLabels { provider, reason })
             .inc();

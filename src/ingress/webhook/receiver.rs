@@ -58,6 +58,8 @@ impl WebhookReceiver {
         let infos = settings.adapters.iter().map(|adapter| adapter.info());
         let bodies = infos.map(|info| info.body_bytes_max(settings.mail_bytes_max));
         let body_bytes_max = bodies.max();
+        let providers = settings.adapters.iter().map(|adapter| adapter.name());
+        parts.metrics.begin(providers);
         Self(Arc::new(ReceiverState {
             acceptor: MailAcceptor {
                 store: parts.store,
