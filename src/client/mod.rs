@@ -9,4 +9,4 @@ mod trust;
 
 pub use sasl::{plain_response, xoauth2_response};
 pub use token_file::read_token_file;
-pub use trust::{TrustError, TrustedRoots, client_config};
+pub use trust::{TrustError, TrustedRoots, client_config, is_trusted, public_roots};

@@ -1,14 +1,19 @@
-//! Owns the certificate authorities that a client trusts.
+//! Owns the certificate authorities that a client trusts, and the check that one of them vouches for a
+//! certificate.
 //!
 //! Does not read files, and presents no client certificate.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use rustls::pki_types::CertificateDer;
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
 
+use crate::clock::Timestamp;
 use crate::tls::provider;
 
 /// The certificate authorities that are trusted for servers.
@@ -44,10 +49,10 @@ pub enum TrustError {
 /// # Errors
 /// One of the certificates cannot be used, or there is none.
 pub fn client_config(roots: TrustedRoots<'_>) -> Result<Arc<ClientConfig>, TrustError> {
-    let mut store = RootCertStore::empty();
-    if !matches!(roots, TrustedRoots::Only(_)) {
-        store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
+    let mut store = match roots {
+        TrustedRoots::Only(_) => RootCertStore::empty(),
+        TrustedRoots::Public | TrustedRoots::PublicAnd(_) => public_roots(),
+    };
     if let TrustedRoots::PublicAnd(pem) | TrustedRoots::Only(pem) = roots {
         let mut is_empty = true;
         for certificate in CertificateDer::pem_slice_iter(pem) {
@@ -65,6 +70,27 @@ pub fn client_config(roots: TrustedRoots<'_>) -> Result<Arc<ClientConfig>, Trust
         .with_root_certificates(store)
         .with_no_client_auth();
     Ok(Arc::new(config))
+}
+
+/// The public certificate authorities, which are built in.
+pub fn public_roots() -> RootCertStore {
+    webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()
+}
+
+/// True if one of `roots` vouches for the first certificate of `chain` at `now`, by way of the others
+/// (RFC 5280 section 6). The name of the certificate is not looked at.
+pub fn is_trusted(chain: &[CertificateDer<'_>], roots: &RootCertStore, now: Timestamp) -> bool {
+    let Some((leaf, intermediates)) = chain.split_first() else {
+        return false;
+    };
+    let Ok(leaf) = ParsedCertificate::try_from(leaf) else {
+        return false;
+    };
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()));
+    let algorithms = provider().signature_verification_algorithms.all;
+    let verified =
+        verify_server_cert_signed_by_trust_anchor(&leaf, roots, intermediates, now, algorithms);
+    verified.is_ok()
 }
 
 #[cfg(test)]

@@ -3,10 +3,12 @@
 //!
 //! Does not fetch the certificate, nor a mail in a bucket.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use mail_parser::DateTime;
+use rustls::RootCertStore;
 
 use super::adapter::{Adapter, Carries, ProviderInfo};
 use super::error::{AuthenticationError, Malformed};
@@ -18,6 +20,7 @@ use super::json::{Json, JsonObject};
 use super::outcome::StatusPolicy;
 use super::proof::{BasicAccount, Proof, SignatureHash, basic_auth, check_age, rsa};
 use super::request::{Authentic, WebhookRequest};
+use crate::client::{is_trusted, public_roots};
 use crate::clock::Timestamp;
 use crate::tls::Certificate;
 
@@ -53,16 +56,44 @@ pub struct Ses {
     pub needs_sha256: bool,
     /// The maximum age of a request. The time is that of the publication, not of the attempt.
     pub age_max: Duration,
+    /// The certificate authorities of which one must vouch for a certificate of SNS that comes with its chain.
+    pub roots: Arc<RootCertStore>,
 }
 
 impl Ses {
-    /// The adapter with these topics and accounts, and the default age.
-    pub const fn new(topics: Vec<String>, accounts: Vec<BasicAccount>) -> Self {
+    /// The adapter with these topics and accounts, the default age and the public authorities.
+    pub fn new(topics: Vec<String>, accounts: Vec<BasicAccount>) -> Self {
         Self {
             topics,
             accounts,
             needs_sha256: false,
             age_max: Duration::from_secs(9 * 60 * 60),
+            roots: Arc::new(public_roots()),
+        }
+    }
+
+    /// Checks that a certificate is valid now and one of SNS in the region of the request's topic.
+    ///
+    /// SNS may serve a certificate without the one that vouches for it. Then nobody can say who vouches,
+    /// and the certificate is taken for what it is: it came from the host of SNS over HTTPS.
+    fn check_certificate(
+        &self,
+        root: JsonObject<'_>,
+        pem: &[u8],
+        now: Timestamp,
+    ) -> Result<Certificate, AuthenticationError> {
+        let certificate = Certificate::from_pem(pem);
+        let certificate = certificate.ok_or(AuthenticationError::NoCertificate)?;
+        if !(certificate.not_before..=certificate.not_after).contains(&now) {
+            return Err(AuthenticationError::NoCertificate);
+        }
+        let topic = root.text("TopicArn").ok().flatten().and_then(SnsRegion::of);
+        let topic = topic.ok_or(AuthenticationError::NotOurs("TopicArn"))?;
+        let chain = Certificate::chain_from_pem(pem);
+        let is_vouched_for = chain.len() < 2 || is_trusted(&chain, &self.roots, now);
+        match topic.signs_as(&certificate.names) && is_vouched_for {
+            true => Ok(certificate),
+            false => Err(AuthenticationError::ForeignCertificate),
         }
     }
 
@@ -85,9 +116,6 @@ impl Ses {
         let at = parse_time(text("Timestamp")?);
         let at = at.ok_or(AuthenticationError::Malformed("Timestamp"))?;
         check_age(at, now, self.age_max)?;
-        if !(certificate.not_before..=certificate.not_after).contains(&now) {
-            return Err(AuthenticationError::NoCertificate);
-        }
         let names: &[&'static str] = match text("Type")? {
             "Notification" => &NOTIFICATION,
             _ => &CONFIRMATION,
@@ -180,8 +208,8 @@ impl Adapter for Ses {
                 return Err(AuthenticationError::Malformed(header));
             }
         }
-        let certificate = certificate.and_then(Certificate::from_pem);
-        let certificate = certificate.ok_or(AuthenticationError::NoCertificate)?;
+        let pem = certificate.ok_or(AuthenticationError::NoCertificate)?;
+        let certificate = self.check_certificate(root, pem, now)?;
         Ok(request.authenticated(self.verify(root, &certificate, now)?))
     }
 
@@ -262,19 +290,47 @@ fn parse_mail(message: JsonObject<'_>) -> Result<Decoded, Malformed> {
     Ok(Decoded::Mails(vec![mail]))
 }
 
-/// The host of SNS in the region of a topic (`arn:PARTITION:sns:REGION:ACCOUNT:NAME`).
-fn sns_host(topic: &str) -> Option<String> {
-    let mut parts = topic.split(':').skip(1);
-    let (partition, service, region) = (parts.next()?, parts.next()?, parts.next()?);
-    let is_region = (3..=REGION_BYTES_MAX).contains(&region.len())
-        && region
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    let suffix = match partition {
-        "aws-cn" => ".cn",
-        _ => "",
-    };
-    (service == "sns" && is_region).then(|| format!("sns.{region}.amazonaws.com{suffix}"))
+/// The region of a topic.
+struct SnsRegion<'t> {
+    name: &'t str,
+    /// The domain of Amazon's hosts there.
+    domain: &'static str,
+}
+
+impl<'t> SnsRegion<'t> {
+    /// The region of a topic (`arn:PARTITION:sns:REGION:ACCOUNT:NAME`).
+    fn of(topic: &'t str) -> Option<Self> {
+        let mut parts = topic.split(':').skip(1);
+        let (partition, service, name) = (parts.next()?, parts.next()?, parts.next()?);
+        let is_region = (3..=REGION_BYTES_MAX).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let domain = match partition {
+            "aws-cn" => "amazonaws.com.cn",
+            _ => "amazonaws.com",
+        };
+        (service == "sns" && is_region).then_some(Self { name, domain })
+    }
+
+    /// The host of SNS.
+    fn host(&self) -> String {
+        format!("sns.{}.{}", self.name, self.domain)
+    }
+
+    /// True if one of the names is that of SNS when it signs. Older regions share one name, newer ones have
+    /// their own, and both regions of GovCloud have that of the first.
+    fn signs_as(&self, names: &[String]) -> bool {
+        let Self { name, domain } = self;
+        let accepted = [
+            format!("sns.{domain}"),
+            self.host(),
+            format!("sns-signing.{name}.{domain}"),
+            format!("sns-{name}.{domain}"),
+        ];
+        let is_government = name.starts_with("us-gov-");
+        names.iter().any(|name| {
+            accepted.contains(name) || (is_government && name == "sns-us-gov-west-1.amazonaws.com")
+        })
+    }
 }
 
 /// The path and query of a URL at SNS in the region of `topic`; `None` for any other URL, one with a user
@@ -282,7 +338,7 @@ fn sns_host(topic: &str) -> Option<String> {
 fn sns_path<'u>(url: &'u str, topic: &str, bytes_max: usize) -> Option<&'u str> {
     let path = url
         .strip_prefix("https://")?
-        .strip_prefix(sns_host(topic)?.as_str())?;
+        .strip_prefix(SnsRegion::of(topic)?.host().as_str())?;
     let is_plain =
         path.bytes().all(|b| matches!(b, b'!'..=b'~')) && !path.contains(['\\', '#', '@']);
     (path.starts_with('/') && is_plain && url.len() <= bytes_max).then_some(path)
@@ -345,8 +401,60 @@ mod tests {
             "arn:aws:sns::1:x",
             "arn:aws:sns:a.b/c:1:x",
         ] {
-            assert_eq!(sns_host(topic), None, "{topic}");
+            assert!(SnsRegion::of(topic).is_none(), "{topic}");
         }
+    }
+
+    #[test]
+    fn each_region_signs_under_its_names() {
+        for (partition, region, names) in [
+            (
+                "aws",
+                "us-east-1",
+                ["sns.amazonaws.com", "sns.us-east-1.amazonaws.com"],
+            ),
+            (
+                "aws",
+                "af-south-1",
+                [
+                    "sns-signing.af-south-1.amazonaws.com",
+                    "sns.af-south-1.amazonaws.com",
+                ],
+            ),
+            (
+                "aws-cn",
+                "cn-north-1",
+                [
+                    "sns-cn-north-1.amazonaws.com.cn",
+                    "sns.cn-north-1.amazonaws.com.cn",
+                ],
+            ),
+            (
+                "aws-us-gov",
+                "us-gov-east-1",
+                [
+                    "sns-us-gov-west-1.amazonaws.com",
+                    "sns.us-gov-east-1.amazonaws.com",
+                ],
+            ),
+        ] {
+            let topic = format!("arn:{partition}:sns:{region}:1:x");
+            let region = SnsRegion::of(&topic).unwrap();
+            for name in names {
+                assert!(region.signs_as(&[name.to_owned()]), "{name}");
+            }
+            for name in [
+                "amazonaws.com",
+                "s3.amazonaws.com",
+                "sns.amazonaws.com.evil.example",
+                "sns-signing.eu-west-9.amazonaws.com",
+                "sns.eu-west-9.amazonaws.com",
+                "",
+            ] {
+                assert!(!region.signs_as(&[name.to_owned()]), "{name}");
+            }
+        }
+        assert!(!SnsRegion::of(TOPIC).unwrap().signs_as(&[]));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use postern::ingress::webhook::{
 };
 use postern::secret::Secret;
 use postern::tls::PublicKey;
-use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256};
+use rcgen::{CertificateParams, Issuer, KeyPair, PKCS_RSA_SHA256};
 use ring::rand::SystemRandom;
 use ring::{hmac, signature};
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ use super::body::Body;
 
 const SECRET: &str = "test-secret-0123456789abcdef-0123";
 const SVIX_SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
-const TOPIC: &str = "arn:aws:sns:us-east-1:111111111111:inbound";
+pub(super) const TOPIC: &str = "arn:aws:sns:us-east-1:111111111111:inbound";
 pub(super) const CERTIFICATE_URL: &str = "https://sns.us-east-1.amazonaws.com/test.pem";
 const PUBLIC_URL: &str = "https://mail.example.com/gateway/inbound/mandrill?a=b";
 
@@ -133,6 +133,11 @@ fn spki(point: Vec<u8>) -> Vec<u8> {
 pub(super) fn certificate() -> String {
     let params = CertificateParams::new(vec!["sns.amazonaws.com".to_owned()]).unwrap();
     params.self_signed(&*RSA).unwrap().pem()
+}
+
+/// A certificate for the key SNS signs with, by an authority.
+pub(super) fn certificate_by(params: &CertificateParams, issuer: &Issuer<'_, KeyPair>) -> String {
+    params.signed_by(&*RSA, issuer).unwrap().pem()
 }
 
 fn rsa_signed(message: &[u8]) -> String {

@@ -16,6 +16,7 @@
 mod body;
 mod bombs;
 mod buckets;
+mod certificates;
 mod errands;
 mod feed;
 mod hostile;
