@@ -321,13 +321,6 @@ impl DeliveryAttempt<'_> {
                 "the mail exceeds a bound: the message has all of it only as an attachment"
             );
         }
-        if !mail.flags.is_empty() {
-            let flags: Vec<&str> = mail.flags.iter().map(|flag| flag.name()).collect();
-            warn!(
-                delivery = %self.delivery.id, route, flags = flags.join(" "),
-                "the mail exceeds a bound: the message has all of it only as an attachment"
-            );
-        }
         Ok(())
     }
 

@@ -213,7 +213,7 @@ fn a_thousand_hostile_parts_are_bounded() {
     ));
     // What was left out of the parts' headers is in the whole mail, which comes along.
     assert_eq!(view.attachments.len(), 301);
-    let whole = view.attachments.last().unwrap();
+    let whole = view.attachments.first().unwrap();
     assert_eq!(whole.filename.as_deref(), Some("message.eml"));
     assert!(has(&view, Flag::TooManyParameters));
 }

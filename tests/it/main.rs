@@ -9,6 +9,8 @@ mod bench;
 #[cfg(test)]
 mod bounces;
 #[cfg(test)]
+mod bounds;
+#[cfg(test)]
 mod buckets;
 #[cfg(test)]
 mod cli;

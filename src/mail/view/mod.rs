@@ -75,16 +75,17 @@ impl View {
         if html.is_none() && text.as_deref().is_some_and(is_page) {
             html = text.take();
         }
-        let files = choice.attachments.iter();
-        let mut attachments: Vec<_> = files.map(|&at| Attachment::of(&parts[at])).collect();
-        // A text that was cut is also attached whole.
-        attachments.extend(cut.iter().map(|&at| Attachment::whole_text(&parts[at])));
         if !cut.is_empty() {
             flags.insert(Flag::TextCut);
         }
-        if flags.iter().any(|flag| flag.needs_raw_mail()) {
-            attachments.push(Attachment::raw_mail(mail));
-        }
+        // A text that was cut is also attached whole, before the files: of many only the first are kept.
+        let needs_raw_mail = flags.iter().any(|flag| flag.needs_raw_mail());
+        let raw_mail = needs_raw_mail.then(|| Attachment::raw_mail(mail));
+        let whole_texts = cut.iter().map(|&at| Attachment::whole_text(&parts[at]));
+        let files = choice.attachments.iter();
+        let files = files.map(|&at| Attachment::of(&parts[at]));
+        let attachments = raw_mail.into_iter().chain(whole_texts).chain(files);
+        let attachments = attachments.collect();
         Self {
             attachments,
             header,

@@ -365,7 +365,7 @@ fn a_mail_of_which_not_all_was_read_goes_along_whole() {
     );
     let many = view(&mail);
     assert_eq!(flags(&many), [Flag::TooManyParts]);
-    let whole = many.attachments.last().unwrap();
+    let whole = many.attachments.first().unwrap();
     assert_eq!(whole.filename.as_deref(), Some("message.eml"));
     assert_eq!(whole.content_type, "message/rfc822");
     assert_eq!(whole.bytes(), mail.replace('\n', "\r\n"));
