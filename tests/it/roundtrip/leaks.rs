@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::routing::post;
 use data_encoding::BASE64;
+use postern::mail::view::View;
 use serde_json::json;
 use tokio::net::TcpListener;
 
@@ -202,6 +203,51 @@ fn nobody_sees_the_token_of_another() {
     shows_none("the page", &page, &all);
     // The product is told the words as they are: they are the person's.
     assert!(message["body"].as_str().unwrap().contains("Write to me"));
+}
+
+/// A product may pass the mail of one person on to another as a file.
+#[test]
+fn a_file_shows_nobody_the_token_of_another() {
+    let fake = Fake::start(|_, _| Act::Usual);
+    let gateway = Gateway::start(fake.port, "");
+    let job = gateway.say(&first("thread-bob", "m0", BOB));
+    gateway.becomes(&job, "sent");
+    let to_bob = fake.taken().pop().unwrap();
+    let bobs = words_of(&to_bob.bytes, &to_bob.from);
+    assert_eq!(bobs.len(), 2, "a reply address and a return path");
+    let seen = read(&to_bob.bytes, json!({}));
+    let address = field(&seen, "Reply-To").to_owned();
+    let page = format!("<p>Write to <a href=\"mailto:{address}\">{address}</a>.</p>");
+    let latin = [format!("He\u{e9} <{address}>").as_bytes(), b"\xe9"].concat();
+    let mut said = first("thread-ann", "m1", ANN);
+    let files: [(&str, &str, Vec<u8>); 4] = [
+        ("mail.eml", "message/rfc822", to_bob.bytes.clone()),
+        ("note.txt", "text/plain", format!("He is {address}.").into()),
+        ("page.html", "text/html", page.into()),
+        ("latin.txt", "text/plain; charset=iso-8859-1", latin),
+    ];
+    said["attachments"] = files
+        .iter()
+        .map(|(name, kind, bytes)| {
+            json!({"filename": name, "contentType": kind, "content": BASE64.encode(bytes)})
+        })
+        .collect();
+    let job = gateway.say(&said);
+    gateway.becomes(&job, "sent");
+    let to_ann = fake.taken().pop().unwrap();
+    let view = View::parse(&to_ann.bytes.into());
+    assert_eq!(view.attachments.len(), files.len());
+    for (file, (name, _, sent)) in view.attachments.iter().zip(&files) {
+        assert_eq!(file.filename.as_deref(), Some(*name));
+        let (shown, sent) = (file.bytes(), String::from_utf8_lossy(sent));
+        assert!(sent.contains("reply+"), "{name}");
+        let shown = String::from_utf8_lossy(&shown);
+        assert!(shown.contains("reply@inbox.test"), "{name}: {shown}");
+        shows_none(name, &shown, &bobs);
+    }
+    shows_none("the log", &gateway.postern.log(), &bobs);
+    shows_none("the job", &gateway.job(&job).to_string(), &bobs);
+    shows_none("the page", &gateway.page("/admin/outbox"), &bobs);
 }
 
 /// The answers of Ann quote what we sent to her, our address in it.

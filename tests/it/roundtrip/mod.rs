@@ -6,6 +6,7 @@ mod crash;
 mod leaks;
 mod products;
 mod relays;
+mod robots;
 mod submission;
 mod way;
 mod words;
