@@ -1,8 +1,8 @@
 //! A writer and a checker for a power-cut simulator.
 //!
-//! `powercut write FOLDER COUNT` does COUNT rounds (accept a mail, map a thread, settle an older
-//! mail, enqueue a job, send an older one) and prints `ACK n` when all of a round is durable. `powercut check FOLDER` opens what a
-//! cut left and prints of how many rounds everything is there.
+//! `powercut write FOLDER COUNT` does COUNT rounds (accept a mail, map a thread, settle an older mail,
+//! enqueue a job, send an older one) and prints `ACK n` when a whole round is durable. `powercut check
+//! FOLDER` opens the folder after a cut and prints the number of complete rounds.
 
 #![expect(
     clippy::print_stdout,
@@ -26,7 +26,7 @@ use postern::store::{
     JobState, MailId, Mapping, Settings, Store,
 };
 
-/// Rounds between a mail's arrival and its end.
+/// The number of rounds between the arrival of a mail and its settlement.
 const LAG: usize = 10;
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
@@ -35,7 +35,7 @@ async fn main() {
     let mut arguments = std::env::args().skip(1);
     let deed = arguments.next().expect("write or check");
     let folder = PathBuf::from(arguments.next().expect("a folder"));
-    // Small segments, so that they are sealed, emptied, compacted and reused all the time.
+    // Small segments, so that they are sealed, evacuated, compacted and reused all the time.
     let settings = Settings {
         segment_bytes: 16 << 10,
         free_bytes_min: 0,
@@ -76,7 +76,7 @@ async fn write(store: &Store, count: usize) {
     }
 }
 
-/// The rounds of which everything that must be there is there.
+/// The number of complete rounds.
 async fn check(store: &Store) -> usize {
     let ledger = store.ledger();
     assert_eq!(
@@ -130,7 +130,7 @@ async fn check(store: &Store) -> usize {
     accepted
 }
 
-/// The job of a round is there, under its key and with its mail.
+/// True if the job of a round exists, under its key and with its mail.
 async fn is_taken(store: &Store, round: usize) -> bool {
     let wanted = job(round);
     let found = store.job_by_key(wanted.key).await;

@@ -1,17 +1,17 @@
-//! Shows that cutting replies takes time linear in the mail, on input made to hurt.
+//! Shows that the reply extraction takes time linear in the mail, on hostile input.
 //!
-//! `cargo run --release --example reply_timing` prints milliseconds by size, the best of three; with
-//! a file name it prints what is cut out of that text (`.html`: of that HTML).
+//! `cargo run --release --example reply_timing` prints milliseconds by size, the best of three; with a file
+//! name it prints the parts of that text (`.html`: of that HTML).
 #![expect(clippy::print_stdout, reason = "printing is what this program is for")]
 
 use std::time::Instant;
 
 use postern::mail::reply::{ReplyInput, extract};
 
-/// Sizes that are measured.
+/// The sizes that are measured.
 const SIZES_KIB: [usize; 3] = [64, 256, 1024];
 
-/// Runs of each, of which the best counts: a busy machine only makes them slower.
+/// The number of runs of each size, of which the best counts: a busy machine only makes them slower.
 const RUNS: usize = 3;
 
 fn main() {
@@ -37,7 +37,7 @@ fn main() {
     println!("worst: {worst:.1}");
 }
 
-/// Milliseconds that a body takes.
+/// The time in milliseconds for a body.
 fn run(body: &str, html: bool) -> f64 {
     let started = Instant::now();
     let reply = extract(&ReplyInput {
@@ -50,7 +50,7 @@ fn run(body: &str, html: bool) -> f64 {
     started.elapsed().as_secs_f64() * 1000.0
 }
 
-/// A text that is repeated, and whether it is HTML.
+/// A text that is repeated, and true if it is HTML.
 type Case = (&'static str, String, bool);
 
 fn texts() -> Vec<Case> {

@@ -1,10 +1,10 @@
 //! Measures the store.
 //!
-//! `store_speed accept FOLDER CALLERS COUNT BYTES` accepts COUNT mails from CALLERS tasks;
-//! `store_speed settle FOLDER CALLERS COUNT BYTES` settles each too, with mapping and link;
-//! `store_speed map FOLDER COUNT` records COUNT mappings with a link each;
-//! `store_speed enqueue FOLDER CALLERS COUNT BYTES` enqueues COUNT jobs, and `send` ends each too;
-//! `store_speed open FOLDER` opens and asks. Each prints what it took.
+//! `store_speed accept FOLDER CALLERS COUNT BYTES` accepts COUNT mails from CALLERS tasks; `store_speed
+//! settle FOLDER CALLERS COUNT BYTES` settles each too, with mapping and link; `store_speed map FOLDER
+//! COUNT` records COUNT mappings with a link each; `store_speed enqueue FOLDER CALLERS COUNT BYTES`
+//! enqueues COUNT jobs, and `send` ends each too; `store_speed open FOLDER` opens and queries the store.
+//! Each prints its duration.
 
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 #![expect(clippy::expect_used, reason = "a failure ends the measurement")]

@@ -1,8 +1,8 @@
-//! Any octets as the words of an IMAP server, whole and in pieces: no panic, the same either way, and
-//! nothing that was not asked for.
+//! Arbitrary octets as the data of an IMAP server, whole and in pieces: no panic, the same result for any
+//! split, and no mail that was not requested.
 //!
-//! The first octet chooses the size of the pieces. `tests/corpus/imap` is a corpus to begin with. The
-//! parser is no part of the library's face, so its files are taken as they are.
+//! The first octet selects the size of the pieces. `tests/corpus/imap` is an initial corpus. The parser is
+//! not public in the library, so its files are included.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

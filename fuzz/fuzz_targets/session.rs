@@ -1,6 +1,7 @@
-//! Any bytes, cut anywhere, to a session: no panic, bounded output, and only whole mails stored.
+//! Arbitrary bytes, split anywhere, for a session: no panic, bounded output, and only complete mails
+//! stored.
 //!
-//! The first octet chooses the settings, the second the cut; what follows is sent.
+//! The first octet selects the settings, the second the split; the rest is sent.
 #![no_main]
 
 use std::sync::Arc;
@@ -33,7 +34,7 @@ fuzz_target!(|sent: &[u8]| {
     }
 });
 
-/// True once the session is over.
+/// True after the session has ended.
 fn feed(session: &mut Session, mut input: &[u8]) -> bool {
     loop {
         let mut out = Vec::new();

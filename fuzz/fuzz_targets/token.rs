@@ -1,4 +1,4 @@
-//! Any text as an address with a token: nothing verifies that was not minted.
+//! Arbitrary text as an address with a token: only minted tokens verify.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Any bytes as a mail: the view, the kind, the bounce report, the reply text and the fingerprint.
+//! Arbitrary bytes as a mail: the view, the kind, the bounce report, the reply text and the fingerprint.
 #![no_main]
 
 use bytes::Bytes;

@@ -1,7 +1,7 @@
-//! Any octets as a request to every provider's adapter: no panic.
+//! Arbitrary octets as a request to every provider's adapter: no panic.
 //!
-//! The first octet chooses one of the providers and modes of the tests, whose kits sign the request, so
-//! that decoding is reached at every door. `tests/corpus/webhook` is a corpus to begin with.
+//! The first octet selects one of the providers and modes of the tests, whose kits sign the request, so
+//! that all decoders are reached. `tests/corpus/webhook` is an initial corpus.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,6 +1,4 @@
-"""A bare LF in a command: what stands behind it must not run as a command of its own.
-
-Rows: A10."""
+"""A bare LF in a command: the text after it must not run as a separate command."""
 
 from kit import DOMAIN, Api, Postern, Smtp, check
 

@@ -1,7 +1,7 @@
 """A Messages API that loses its first answers and refuses another body under the same Idempotency-Key.
 
-Each kind of call is lost once, for mails that begin a thread and mails that go on with one. Every repeat must have
-the same octets, and every mail is told. Rows: I5, I6, G2 (crash points)."""
+Each kind of call is lost once, for mails that begin a thread and mails that continue one. Every repeated call must
+have the same octets, and every mail must be posted."""
 
 from kit import DOMAIN, Api, Postern, Smtp, check, eventually, letter
 

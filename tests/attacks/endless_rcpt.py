@@ -1,6 +1,4 @@
-"""Recipients without end: behind the last one that a mail may have, RCPT is refused, and at some time hung up on.
-
-Rows: C5."""
+"""Endless recipients: above the limit of a mail RCPT is refused, and finally the session ends."""
 
 from kit import DOMAIN, Api, Postern, Smtp, check
 

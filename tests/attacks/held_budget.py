@@ -1,7 +1,7 @@
-"""One address holds the whole mail budget with mails that it never ends.
+"""One address holds the whole memory budget for mail with mails that never end.
 
-16 connections of 127.0.0.1 send almost all of the budget and then one octet a while. A fresh client of another
-address must hand in a whole mail all the time. Rows: E3, G4 (session bounds), E2."""
+16 connections of 127.0.0.1 send almost all of the budget and then a slow trickle. A new client of another address
+must be able to send a whole mail all the time."""
 
 import statistics
 

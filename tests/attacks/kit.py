@@ -1,7 +1,7 @@
-"""What the attacks share: a Postern of their own, the servers it talks to, and plain clients.
+"""The shared parts of the attacks: a separate Postern, the servers it uses, and plain clients.
 
-Everything is on loopback and bounded: one folder, one process of Postern, which is ended by its id. Loopback
-counts as a stranger here (`[networks] exempt = []`), so 127.0.0.2 is another network than 127.0.0.1.
+Everything is on loopback and bounded: one folder, one process of Postern, which is ended by its id. Loopback is not
+exempt here (`[networks] exempt = []`), so 127.0.0.2 is another network than 127.0.0.1.
 """
 
 import hashlib

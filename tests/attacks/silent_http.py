@@ -1,7 +1,6 @@
-"""All places of HTTP are taken by connections that say nothing.
+"""All HTTP places are taken by silent connections.
 
-512 connections of five addresses are opened and opened again when they end. /healthz must answer all the time.
-Rows: I2 (slow requests), E1 for HTTP."""
+512 connections of five addresses are opened, and reopened when they end. /healthz must respond all the time."""
 
 import socket
 import statistics

@@ -1,7 +1,6 @@
-"""Notifications of SNS that name a certificate by a URL of 1.9 MB.
+"""SNS notifications with a certificate URL of 1.9 MB.
 
-Nothing proves who sends them, so what they cause in the log must stay small, and nothing may be fetched. Rows: E8,
-I4."""
+They are not authentic, so their log lines must stay short, and nothing may be fetched."""
 
 import json
 

@@ -1,7 +1,7 @@
-"""Mixed load for a while: every mail is told once, the ledger adds up, and memory stays flat once it is warm.
+"""Mixed load: every mail is posted once, the ledger adds up, and memory stays constant after the warm-up.
 
-Persons' mails, mails of machines, doubles, refused recipients, junk over HTTP, and a Messages API of which one call
-in five fails. `--seconds 600` is the long form. Rows: E8, E9 (short form), I5, K10."""
+People's mails, machines' mails, duplicates, refused recipients, junk over HTTP, and a Messages API of which one call
+in five fails. `--seconds 600` is the long form."""
 
 import argparse
 import random

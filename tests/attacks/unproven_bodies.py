@@ -1,7 +1,7 @@
-"""Callers without a key fill the room for request bodies.
+"""Callers without a key fill the memory for request bodies.
 
-Bodies with a signature that is wrong are sent but for their last octets, until the room of POST /gateway/outbound
-is taken. The product's own call with the right key must be taken all the time. Rows: I2, E3 for HTTP."""
+Bodies with a wrong signature are sent without their last octets, until the memory of POST /gateway/outbound is
+used up. The product's own call with the right key must be accepted all the time."""
 
 import json
 import socket

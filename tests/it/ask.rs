@@ -1,4 +1,4 @@
-//! Owns how a test asks the store from where it cannot await: it waits on its own thread.
+//! Owns the blocking calls of tests to the store, for code that cannot await.
 
 use std::fmt::Debug;
 use std::pin::pin;
@@ -14,13 +14,13 @@ impl Wake for Unpark {
     }
 }
 
-/// The answer to a question that the store must be able to answer.
+/// The answer to a question; it panics on an error.
 #[track_caller]
 pub(crate) fn ask<T, E: Debug>(question: impl Future<Output = Result<T, E>>) -> T {
     wait(question).unwrap()
 }
 
-/// What becomes of a future that needs no runtime.
+/// The output of a future that needs no runtime.
 pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut context = Context::from_waker(&waker);

@@ -1,6 +1,6 @@
-//! Owns the bench the worker is tried on: a real store, a fake Messages API, mails, a log.
+//! Owns the test bench of the worker: a real store, a fake Messages API, mails, a log.
 //!
-//! Does not try anything.
+//! Does not contain tests.
 use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -34,7 +34,7 @@ pub(crate) const THREAD: &str = "3f2b6c1e-8a4d-4f6e-9b7a-2d1c0e5f4a3b";
 pub(crate) const MARKER: &str = "Antwort bitte hier drüber";
 pub(crate) const OTHER: &str = "9d0c2a77-1111-4f6e-9b7a-2d1c0e5f4a3b";
 
-/// Settings of a small store in this folder.
+/// The settings of a small store in this folder.
 pub(crate) fn settings_in(folder: &Path) -> Settings {
     Settings {
         segment_bytes: 1 << 20,
@@ -47,7 +47,7 @@ pub(crate) fn settings_in(folder: &Path) -> Settings {
     }
 }
 
-/// Kept files in this folder, of which none is larger than 1000 bytes.
+/// The stored files in this folder, at most 1000 bytes each.
 pub(crate) fn objects_in(folder: &Path) -> Objects {
     let settings = postern::objects::Settings {
         location: StorageLocation::Folder(folder.join("attachments")),
@@ -62,7 +62,7 @@ pub(crate) fn objects_in(folder: &Path) -> Objects {
     Objects::open(settings).unwrap()
 }
 
-/// A worker over a store, posting to a fake.
+/// A worker on a store, posting to a fake API.
 pub(crate) struct Bench {
     pub(crate) store: Store,
     pub(crate) folder: tempfile::TempDir,
@@ -149,7 +149,7 @@ impl Bench {
         }
     }
 
-    /// As at a crash: what is under way ends nowhere.
+    /// Aborts the worker, like a crash.
     pub(crate) async fn kill(self) -> tempfile::TempDir {
         self.worked.abort();
         let _ = self.worked.await;
@@ -168,7 +168,7 @@ impl Bench {
         put(&self.store, target, mail).await;
     }
 
-    /// Waits until nothing waits any more.
+    /// Waits until no mail is waiting.
     pub(crate) async fn drained(&self) {
         self.until("drained", |store| store.ledger().waiting == 0)
             .await;
@@ -179,7 +179,7 @@ impl Bench {
         eventually_or(what, async || wanted(&self.store), ledger).await;
     }
 
-    /// Delivered, parked, dropped.
+    /// The numbers of delivered, parked and dropped mails.
     pub(crate) fn fates(&self) -> [u64; 3] {
         let ledger = self.store.ledger();
         let fates = [
@@ -195,7 +195,7 @@ impl Bench {
         fates
     }
 
-    /// Attempts begun so far.
+    /// The number of attempts so far.
     pub(crate) fn attempts(&self) -> u64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
@@ -251,7 +251,7 @@ pub(crate) async fn put(store: &Store, target: RecipientTarget, mail: &str) {
 
 pub(crate) fn token(thread: &str) -> RecipientTarget {
     let mut key = ThreadKey::of(thread);
-    // A token leads to a thread that the store does not know only if its id is a UUID.
+    // A token leads to an unknown thread only if the thread id is a UUID.
     key.0[6] = key.0[6] & 0x0f | 0x40;
     key.0[8] = key.0[8] & 0x3f | 0x80;
     RecipientTarget::Thread(Claims {

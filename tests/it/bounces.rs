@@ -34,7 +34,7 @@ fn bounce_address(job: JobId) -> String {
     return_path(&keys(), &domain(), job).unwrap().to_string()
 }
 
-/// Does something with the store of a program that does not run.
+/// Uses the store of a program that is not running.
 fn in_store<T>(data: &Path, work: impl AsyncFnOnce(&Store) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     runtime.unwrap().block_on(async {
@@ -45,7 +45,7 @@ fn in_store<T>(data: &Path, work: impl AsyncFnOnce(&Store) -> T) -> T {
     })
 }
 
-/// Leaves a job that was sent in the data folder.
+/// Adds a sent job to the data folder.
 fn seed(postern: &Postern) {
     let now = clock::now();
     let job = Job {
@@ -88,11 +88,11 @@ fn ours() -> String {
     )
 }
 
-/// An SMTP server that knows nobody.
+/// An SMTP server that rejects every recipient.
 fn sink() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    // It ends with the test's process; each conversation ends with its client.
+    // The server ends with the test's process; each session ends with its client.
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             thread::spawn(move || refuse(stream));
@@ -205,7 +205,7 @@ fn a_forged_return_path_is_refused_and_a_good_one_taken_from_anybody() {
 
 #[test]
 fn the_queue_tells_how_often_a_mail_was_tried_and_why_it_waits() {
-    // Nobody listens there.
+    // No program listens on this port.
     let base = format!("http://127.0.0.1:{}/api", crate::postfix::free_port());
     let mut postern = Postern::new(Some(&base), "");
     postern.start();

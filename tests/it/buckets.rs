@@ -1,5 +1,5 @@
-//! Kept files in a bucket, against a real server that speaks S3: `moto_server` of PyPI's `moto[server]`,
-//! which tests/run.sh installs.
+//! Stored files in a bucket, with a real S3 server: `moto_server` of PyPI's `moto[server]`, which
+//! tests/run.sh installs.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -56,7 +56,7 @@ impl Moto {
         Some(moto)
     }
 
-    /// Settings that reach a bucket of this name.
+    /// The settings for a bucket of this name.
     pub(crate) fn bucket(&self, name: &str, key: &str) -> S3Bucket {
         S3Bucket {
             name: name.to_owned(),
@@ -68,7 +68,7 @@ impl Moto {
         }
     }
 
-    /// Makes a bucket, or an object in one, with these fields in its head.
+    /// Makes a bucket, or an object in one, with these header fields.
     pub(crate) async fn put(&self, path: &str, bytes: Vec<u8>, fields: &[(&str, &str)]) {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let mut request = client.put(format!("{}/{path}", self.url)).body(bytes);

@@ -1,4 +1,4 @@
-//! The commands a person gives, through the real program.
+//! The commands of the command line, through the real program.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -14,7 +14,7 @@ const THREAD: &str = "6f1f9f3e-2b1c-4a53-9d0b-1f0d6f7a8b9c";
 /// A folder with a configuration.
 fn configured() -> (Home, String) {
     let home = Home::new();
-    // The server posts to itself, so it must know where that is.
+    // The server posts to itself, so its address must be known before.
     let text = config(&home.path("data"), [0, 0, reserve()]);
     let name = home.write("postern.toml", &text).display().to_string();
     (home, name)
@@ -160,8 +160,8 @@ fn a_mail_for_nobody_is_explained_too() {
     }
 }
 
-/// `mail explain` tells beforehand what delivery does: an answer to a mail joins its thread, and a copy and
-/// the mail of a machine are dropped.
+/// `mail explain` predicts the delivery: an answer to a mail joins its thread, and a copy and a machine's
+/// mail are dropped.
 #[test]
 fn explain_and_delivery_tell_one_story() {
     let (home, file) = configured();
@@ -265,7 +265,7 @@ fn the_queue_is_worked_with_and_without_a_server() {
     std::fs::create_dir(home.path("data")).unwrap();
     let mail = home.write("hi.eml", "From: ann@example.com\nSubject: hi\n\nHello\n");
     let inject = ["mail", "inject", mail.to_str().unwrap(), "--config", &file];
-    // The sender is who wrote it: as the null sender's it would be dropped.
+    // The sender is the author: with the null sender the mail would be dropped.
     let to = ["--rcpt", "general@inbox.example.com"];
     home.run(&[&inject[..], &to[..]].concat()).ok();
     let foreign = home.run(&[&inject[..], &["--rcpt", "a@elsewhere.example"]].concat());
@@ -330,8 +330,8 @@ fn a_reply_by_smtp_is_read_back_from_the_embedded_api() {
     assert_eq!(code, Some(0), "{log}");
 }
 
-/// Development mode has fixed ports. Where another process has one of them, what is asserted is that
-/// the line says so.
+/// Development mode has fixed ports. If another process uses one of them, the test asserts that the error
+/// line names it.
 #[test]
 fn development_mode_prints_what_to_try() {
     let home = Home::new();
@@ -372,7 +372,7 @@ fn development_mode_prints_what_to_try() {
     assert!(said.contains("\r\n250 2.0.0 "), "{said}");
     let messages = || get(8080, &target, Some(key.trim_end())).unwrap();
     eventually("the message is there", || messages().contains("It works!"));
-    // The line that answers is pasted as it is, in the folder it was printed in.
+    // The printed `curl` line is executed unchanged, in the folder of the server.
     let answer = find("curl ");
     assert!(answer.contains("/gateway/outbound"), "{answer}");
     let pasted = std::process::Command::new("sh")
@@ -392,8 +392,8 @@ fn development_mode_prints_what_to_try() {
     assert!(!log.contains(key.trim_end()), "{log}");
 }
 
-/// Says the commands, waits for the last answer to begin with 354 or to be a refusal, says the mail
-/// and gives back all that was heard.
+/// Sends the commands, waits for 354 or a refusal as the last response, sends the mail and returns all
+/// responses.
 fn converse(port: u16, commands: &str, mail: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let mut reader = BufReader::new(stream.try_clone().unwrap());
@@ -438,7 +438,7 @@ fn a_certificate_past_its_end_is_found() {
         std::fs::write(host.join("fullchain.pem"), signed.pem()).unwrap();
         std::fs::write(host.join("privkey.pem"), key.serialize_pem()).unwrap();
         let text = std::fs::read_to_string(&file).unwrap();
-        // A Messages API that is not there is a failure too: the server serves its own.
+        // An unreachable Messages API is a failure too: the server serves its own.
         let api = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = api.local_addr().unwrap().port();
         let answer = std::thread::spawn(move || {
@@ -484,7 +484,7 @@ fn commands_find_an_installation_by_themselves() {
         )),
         "{report:?}"
     );
-    // An installation that cannot be used is no reason to start a server for development.
+    // An unusable configuration must not start a development server.
     std::fs::write(&installed, "colour = 1\n").unwrap();
     let served = home.run_with(&[], &etc);
     assert_eq!(served.code, Some(78), "{served:?}");

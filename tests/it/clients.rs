@@ -1,6 +1,6 @@
-//! Real mail programs speak with the real program: swaks, smtp-source, Python's smtplib, curl, openssl.
+//! Real mail programs with the real program: swaks, smtp-source, Python's smtplib, curl, openssl.
 //!
-//! Does not test the dialogue itself: `dialogues` does.
+//! Does not test the dialogue itself; `dialogues` does.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -45,7 +45,7 @@ fn succeed(program: &str, arguments: &[&str], input: &str) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
-/// Waits for the one message there is.
+/// Waits for the single message.
 fn only_message(product: &Product) -> Value {
     eventually("the message is told", || !product.messages().is_empty());
     let messages = product.messages();

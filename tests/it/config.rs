@@ -1,4 +1,4 @@
-//! The answers to a configuration that does not fit, through the real program.
+//! The errors for invalid configurations, through the real program.
 
 use std::fs;
 use std::net::TcpListener;
@@ -19,7 +19,7 @@ const USABLE: [(&str, &str); 4] = [
     ("MESSAGES_API_KEY", "hunter2"),
 ];
 
-/// Each file in `tests/configs/bad` begins with the lines it must be answered with.
+/// Each file in `tests/configs/bad` begins with the expected error lines.
 #[test]
 fn every_bad_configuration_is_answered_with_its_lines() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configs/bad");
@@ -88,7 +88,7 @@ fn the_environment_is_enough_and_every_variable_has_an_effect() {
         variables.push((variable.name, value));
         if variable.name == "EMAIL_OUTBOUND_ENABLED" {
             variables.extend([("SMTP_FROM", "us@example.com"), ("SMTP_HOST", "127.0.0.1")]);
-            // Whoever may ask for mail needs a key that nobody guesses.
+            // The key for requesting mail must be strong.
             variables.push(("MESSAGES_API_KEY", "a-key-of-the-tests-with-32-characters"));
         }
         let out = home.run_with(&["check-config", "--show"], &variables).ok();
@@ -183,7 +183,7 @@ fn two_processes_do_not_share_a_folder() {
 #[test]
 fn a_folder_that_cannot_be_written_is_named() {
     let home = Home::new();
-    // Not even root can make a file there, where a mode would not stop it.
+    // Not even root can create a file there, although root ignores file modes.
     let sealed = Path::new("/proc");
     let file = home.write("sealed.toml", &config(sealed, [0; 3]));
     let refused = home.run(&["serve", "--config", file.to_str().unwrap()]);
@@ -219,7 +219,7 @@ fn a_file_that_shows_its_secrets_is_warned_of() {
 fn nothing_shown_is_a_secret() {
     let home = Home::new();
     let file = home.write("postern.toml", &config(&home.path("data"), [0; 3]));
-    // `Home` itself looks for the secret in all that is printed.
+    // `Home` itself searches all output for the secret.
     let out = home
         .run(&["check-config", "--show", file.to_str().unwrap()])
         .ok();

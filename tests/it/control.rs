@@ -1,4 +1,4 @@
-//! The control socket: what the command line asks of a running server.
+//! The control socket: the requests of the command line to a running server.
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -103,7 +103,7 @@ async fn the_control_socket_is_its_owners() {
     let desk = Desk::start(&server);
     let mode = std::fs::metadata(&desk.path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    // A socket left behind is replaced, anything else is not touched.
+    // An old socket is replaced, any other file is left alone.
     let other = server.folder.path().join("other.sock");
     drop(listen_private(&other).unwrap());
     listen_private(&other).unwrap();

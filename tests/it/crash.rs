@@ -1,4 +1,5 @@
-//! Kills the real program, cuts its power, breaks its disk and its index, and counts what is left.
+//! Kills the real program, simulates power failures, breaks its disk and its index, and counts the
+//! remaining mails.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -17,7 +18,7 @@ use crate::postern::{Client, Postern, binary, eventually, signal};
 use crate::postfix::Postfix;
 use crate::product::Product;
 
-/// A mail named `id`, as a person's mail program would write it.
+/// A mail with the id `id`, as a person's mail program writes it.
 pub(crate) fn mail(id: &str) -> String {
     format!(
         "From: Ann Smith <ann@peer.test>\r\nTo: us\r\nSubject: Re: your order\r\n\
@@ -33,7 +34,7 @@ pub(crate) fn addresses(postern: &Postern, count: usize) -> Vec<String> {
         .collect()
 }
 
-/// Senders that never give a mail up: each goes on with its next only after a 250.
+/// Senders that never give up a mail: each continues with its next only after a 250.
 struct Senders {
     stop: Arc<AtomicBool>,
     kept: Arc<Mutex<BTreeSet<String>>>,
@@ -58,7 +59,7 @@ impl Senders {
         }
     }
 
-    /// Lets each sender finish its last mail; the names of all that were answered 250.
+    /// Lets each sender finish its last mail; returns the ids of all mails with a 250.
     fn finish(self) -> BTreeSet<String> {
         self.stop.store(true, Ordering::SeqCst);
         for thread in self.threads {
@@ -94,13 +95,13 @@ fn send(
             }
             Some(answer) if answer.starts_with('4') => client = None,
             Some(answer) => panic!("{answer}"),
-            // It was aborted: the mail may be kept or not, so it is sent again.
+            // The session was aborted: the mail may be stored or not, so it is sent again.
             None => client = None,
         }
     }
 }
 
-/// Every message has its event, and none has two.
+/// Every message has exactly one event.
 fn assert_each_has_one_event(postern: &Postern, product: &Product) {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let told = runtime.unwrap().block_on(async {
@@ -126,7 +127,7 @@ fn assert_each_has_one_event(postern: &Postern, product: &Product) {
     assert!(silent.is_empty(), "no event: {silent:?}");
 }
 
-/// Every mail that was answered 250 has made one message, and no mail has made two.
+/// Every mail with a 250 has made one message, and no mail has made two.
 pub(crate) fn assert_each_told_once(product: &Product, kept: &BTreeSet<String>) {
     let effects = product.effects();
     let lost: Vec<_> = kept
@@ -152,8 +153,7 @@ pub(crate) fn assert_ledger_adds_up(postern: &Postern) {
     assert_eq!(postern.metric("postern_ledger_received"), sum);
 }
 
-/// Starts and kills the program again and again, never at the same moment of its work, and leaves it
-/// running.
+/// Starts and kills the program repeatedly, at different points of its work, and leaves it running.
 pub(crate) fn kill_often(postern: &mut Postern, cycles: u64) {
     for cycle in 0..cycles {
         postern.start();
@@ -245,7 +245,7 @@ fn postfix_hands_over_a_thousand_mails_while_we_die_and_restart() {
 #[test]
 fn a_power_cut_at_any_acknowledgement_loses_nothing() {
     const MAILS: usize = 300;
-    // No API answers, so that all that was taken still waits. Small segments, so that files come and go.
+    // No API responds, so that all accepted mail waits. Small segments are replaced often.
     let mut postern = Postern::new(
         Some("http://127.0.0.1:1/none"),
         "[store]\nsegment_bytes = \"1MiB\"\n",
@@ -273,7 +273,7 @@ fn a_power_cut_at_any_acknowledgement_loses_nothing() {
             .unwrap();
         assert!(answer.starts_with("250 2.0.0 "), "{answer}");
     }
-    // The signal is for Postern, not for strace.
+    // The signal must go to Postern, not to strace.
     let child = Command::new("pgrep")
         .args(["-P", &postern.pid().to_string()])
         .output()
@@ -320,7 +320,7 @@ fn an_index_that_is_gone_or_garbage_is_rebuilt() {
         postern.start();
         let mut client = Client::connect(postern.smtp, "EHLO load.test").unwrap();
         for number in 0..40 {
-            // Half of them are mails of the round before, sent again: they must not be told again.
+            // Half of them are mails of the round before, sent again: they must not be posted again.
             let id = format!("{}@load.test", round * 20 + number);
             let answer = client
                 .mail("ann@peer.test", &addresses[number % 5], &mail(&id))
@@ -365,7 +365,7 @@ fn a_failed_fsync_is_never_answered_250() {
     let mut postern = Postern::new(Some("http://127.0.0.1:1/none"), "");
     let address = addresses(&postern, 1).remove(0);
     let trace = postern.scratch("trace").display().to_string();
-    // Syncs go well while it opens; the data sync of the first mail and all after it fail once.
+    // Syncs succeed during the start; the data sync of the first mail and all after it fail once.
     postern.start();
     let tracer = Command::new("strace")
         .args([
@@ -387,7 +387,7 @@ fn a_failed_fsync_is_never_answered_250() {
         .mail("ann@peer.test", &address, &mail("1@load.test"))
         .unwrap();
     assert!(answer.starts_with("451"), "{answer}");
-    // The second sync would succeed, but what the first one dropped is gone: no 250 any more.
+    // The second sync would succeed, but the data of the first one is lost: no 250 may follow.
     for _ in 0..3 {
         let answer = Client::connect(postern.smtp, "EHLO load.test")
             .and_then(|mut client| client.mail("ann@peer.test", &address, &mail("2@load.test")));
@@ -404,13 +404,13 @@ fn a_failed_fsync_is_never_answered_250() {
 
 #[test]
 fn no_address_stops_the_next_start() {
-    // It grows when it is lower-cased, beyond what a label may have.
+    // The lower-cased domain is longer than a label may be.
     let domain = format!("{}.test", "Ⱥ".repeat(31));
     let product = Product::start();
     let mut postern = Postern::new(Some(&product.base_url()), "");
     postern.start();
     let mut client = Client::connect(postern.smtp, "EHLO peer.test").unwrap();
-    // As the envelope's sender it may be refused; as the header's it is read, whatever it is.
+    // As the envelope's sender it may be refused; in the header it is parsed in any case.
     let _ = client.say(&format!("MAIL FROM:<a@{domain}> SMTPUTF8"));
     client.say("RSET").unwrap();
     let text = format!("From: a@{domain}\r\nMessage-ID: <1@x.test>\r\n\r\nHello.\r\n");

@@ -1,5 +1,5 @@
-//! The worker between a real store and a fake Messages API: one effect for one mail, in order,
-//! whatever fails and wherever it is cut.
+//! The worker between a real store and a fake Messages API: one effect for each mail, in order, for every
+//! failure and interruption.
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -159,7 +159,7 @@ async fn no_machine_is_posted() {
         .await
         .unwrap();
     bench.drained().await;
-    // A null sender alone proves no machine: a person decides.
+    // A null sender alone does not prove a machine: a person decides.
     assert_eq!(bench.fates(), [0, 1, 2], "{:?}", bench.store.ledger());
     assert!(fake.seen().is_empty());
     bench.stop().await;
@@ -250,7 +250,7 @@ async fn what_is_counted_is_told() {
         prometheus_client::encoding::text::encode(&mut text, &bench.registry).unwrap();
         text
     };
-    // What is on disk is counted a moment later.
+    // The counters change a moment after the disk.
     bench
         .until("counted", |_| {
             told().contains("postern_delivery_seconds_count 1")
@@ -322,7 +322,7 @@ async fn a_released_mail_is_found_in_a_stream_of_new_ones() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     });
-    // The walk over all that waits is behind it by now, and none is due but for what arrives.
+    // The scan of waiting mail has passed by now, and only new mail is due.
     bench
         .until("a stream", |store| store.ledger().delivered >= 50)
         .await;
@@ -395,8 +395,8 @@ async fn more_than_can_be_held_is_delivered_all_the_same() {
 
 #[tokio::test]
 async fn neither_key_nor_token_nor_words_are_logged() {
-    // For the whole process: a subscriber of one thread misses lines when others begin beside it.
-    // So the secrets of all tests that run meanwhile are looked for too.
+    // The log of the whole process is used, because a subscriber of one thread misses lines when others
+    // start beside it. So the secrets of all concurrent tests are searched too.
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)

@@ -1,4 +1,4 @@
-//! The Messages API client against every way an API can misbehave.
+//! The Messages API client against every kind of misbehaving API.
 use std::time::Duration;
 
 use postern::delivery::api::{Api, ApiOutcome, ApiSettings};
@@ -123,7 +123,7 @@ async fn a_broken_connection_passes() {
         ("slow body", Play::Stall),
         ("late answer", Play::Late(Duration::from_secs(20))),
     ] {
-        // The fake hangs up after a raw answer because the client does.
+        // The fake closes after a raw response because the client does.
         let answer = post(play).await;
         assert_eq!(answer.class(), "passing", "{name}: {answer:?}");
     }

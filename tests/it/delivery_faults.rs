@@ -1,4 +1,4 @@
-//! The worker where things fail: the API in every way it can, the key, the clock, the process.
+//! The worker with failures: of the API in every way, of the key, the clock and the process.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -183,7 +183,7 @@ async fn a_token_of_another_store_is_parked_and_never_posted() {
     let RecipientTarget::Thread(mut claims) = token(THREAD) else {
         panic!("not a token");
     };
-    // The hash of an id that is no UUID.
+    // The key of an id that is not a UUID is a hash.
     claims.thread = ThreadKey::of("77");
     bench
         .put(RecipientTarget::Thread(claims), &mail(1, "hi"))
@@ -210,7 +210,7 @@ async fn a_mail_that_is_told_is_never_parked_for_its_metadata() {
         assert_eq!(bench.fates(), [1, 0, 0], "{status}: {:?}", bench.reasons());
         bench.stop().await;
     }
-    // A mail that is older than any retry.
+    // A mail that is older than the retry limit.
     let fake = Fake::start(|seen, _| match seen.call() {
         "metadata" => Play::Say(503, "", "down".to_owned()),
         _ => Play::Good,
@@ -226,7 +226,7 @@ async fn a_mail_that_is_told_is_never_parked_for_its_metadata() {
     bench.stop().await;
 }
 
-/// Each call is cut off in every way, and the history of its thread changes before it is repeated.
+/// Each call is interrupted in every way, and the history of its thread changes before it is repeated.
 #[tokio::test]
 async fn repeated_calls_say_the_same_over_kills() {
     for call in ["thread", "message", "metadata"] {
@@ -272,8 +272,8 @@ async fn an_api_that_is_down_is_asked_by_one_at_a_time_until_it_is_up() {
             .await;
     }
     fake.until("closed", |seen| seen.len() >= 32).await;
-    // Those under way when it opens end too; then comes one probe after the other. 200 partitions that
-    // each find out for themselves would ask at the same time, and thousands of times.
+    // Running calls end when the circuit opens; then probes come one by one. Without the circuit breaker
+    // 200 partitions would all call concurrently, thousands of times.
     fake.most_under_way();
     loop {
         let before = fake.seen().len();
@@ -395,7 +395,7 @@ async fn one_thread_that_always_fails_does_not_close_the_route() {
     .await;
     let bench = Bench::start(&fake).await;
     bench.put(token(THREAD), &mail(1, "stuck")).await;
-    // With the route closed they would come minutes apart.
+    // With an open circuit they would come minutes apart.
     fake.until("more failures than close a route", |seen| seen.len() > 45)
         .await;
     bench.put(token("another"), &mail(2, "fine")).await;

@@ -1,28 +1,30 @@
 //! Plays the scripts of `tests/dialogues`, each whole and one byte at a time.
 //!
-//! A script is lines; `#` begins a comment. First what the world is like:
+//! A script consists of lines; `#` begins a comment. It begins with the environment:
 //!
 //! - `PROTO: lmtp` or `both` (else SMTP); `SET name value` sets a field of `Settings`;
-//! - `SENDER: address refusal`, `RCPT: address refusal|ok` change what questions are answered. By
-//!   themselves every sender is fine, ann, bob, cat and postmaster at mx.test are recipients, others
-//!   there are unknown, and other domains are denied;
-//! - `STORE: answer answer …` are the answers to the next mail, else `ok`;
-//! - `CUTS: whole` is for what the arrival of bytes decides: bytes behind DATA before the 354 are an
-//!   early talker's if they came with it, and the mail if they came later.
+//! - `SENDER: address refusal`, `RCPT: address refusal|ok` change the answers to questions. By default
+//!   every sender is accepted, ann, bob, cat and postmaster at mx.test are recipients, others there are
+//!   unknown, and other domains are denied;
+//! - `STORE: answer answer …` are the answers to the next mail, by default `ok`;
+//! - `CUTS: whole` is for results that depend on the arrival of bytes: bytes after DATA before the 354 are
+//!   an error if they came with it, and the mail if they came later.
 //!
-//! Then the conversations, parted by `NEW` lines; each has the world of the first. Lines of the client up to the next of the server are sent at once:
+//! Then follow the dialogues, separated by `NEW` lines; each has the environment of the first. Lines of the
+//! client up to the next of the server are sent at once:
 //!
 //! - `C: text` sends a line with its CRLF; `C>: bytes` sends bytes and no CRLF;
 //! - `C*: 3 x "bytes" + "bytes"` repeats; `\r \n \t \0 \\ \" \xNN` stand for bytes everywhere;
-//! - `S: line` is heard exactly; `S: start...` is heard up to the dots;
-//! - `HELLO` is an EHLO or LHLO and its answer; `OPEN` is HELLO, a mail from eve@peer.test to ann, and
+//! - `S: line` expects exactly this line; `S: start...` expects a line that begins with the text before the
+//!   dots;
+//! - `HELLO` is an EHLO or LHLO and its response; `OPEN` is HELLO, a mail from eve@peer.test to ann, and
 //!   DATA up to the 354;
-//! - `TLS` shakes hands (bytes behind STARTTLS in its turn are dropped, as a driver must);
-//! - `ROOM: refusal` says that there is no room for the mail in DATA; `CLOSE: refusal` closes;
-//! - `CLOSED`: the session is over here, and nowhere else.
+//! - `TLS` does the handshake (bytes after STARTTLS in the same turn are dropped, as a driver must);
+//! - `ROOM: refusal` means that there is no memory for the mail in DATA; `CLOSE: refusal` closes;
+//! - `CLOSED`: the session has ended here, and must not end elsewhere.
 //!
-//! Mails stored are told in order by `STORED: payload` or `STORED from to,to: payload`. A mail that is
-//! stored and not told fails, as does one told and not stored.
+//! The stored mails are listed in order by `STORED: payload` or `STORED from to,to: payload`. An unlisted
+//! stored mail fails the script, as does a listed one that is not stored.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
@@ -75,7 +77,7 @@ fn dialogues() {
     assert!(played > 0);
 }
 
-/// The conversations of a script, each with the lines that set the world, and where it begins.
+/// The dialogues of a script, each with the environment lines and its line number.
 fn conversations(text: &str) -> Vec<(usize, String)> {
     let is_setting = |line: &&str| {
         ["SET ", "SENDER: ", "RCPT: ", "STORE: "]
@@ -96,7 +98,7 @@ fn conversations(text: &str) -> Vec<(usize, String)> {
     conversations
 }
 
-/// A session, and the world that answers its questions.
+/// A session, and the environment that answers its questions.
 struct Stage {
     session: Session,
     protocol: Protocol,
@@ -303,13 +305,14 @@ impl Stage {
         }
     }
 
-    /// Takes what was said apart into lines, each of which must be sound.
+    /// Splits the output into lines, each of which must be valid.
     fn hear(&mut self, out: &mut Vec<u8>) -> Result<(), String> {
         let text = String::from_utf8(std::mem::take(out)).map_err(|_| "said no UTF-8")?;
         for line in text.split_inclusive("\r\n") {
             let words = line.strip_suffix("\r\n").ok_or("a line without end")?;
             let sound = line.len() <= 512 && words.bytes().all(|b| (32..127).contains(&b));
-            // RFC 2034 section 4: all but greetings, answers to hello, and 3xx.
+            // All responses except greetings, responses to EHLO and 3xx need an enhanced code (RFC 2034
+            // section 4).
             let plain = words.starts_with("250-")
                 || words.starts_with("354 ")
                 || words == "250 mx.test"
@@ -399,7 +402,7 @@ fn payload(text: &str) -> Vec<u8> {
     terms.collect::<Vec<_>>().concat()
 }
 
-/// Text with its escapes undone.
+/// The text with its escapes decoded.
 fn bytes(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = text.bytes();

@@ -1,5 +1,5 @@
-//! Several doors of the real program at once, and the program killed behind them: what was answered
-//! with a yes is told once, whichever way it came and however often.
+//! Several doors of the real program at once, with the program killed meanwhile: every acknowledged mail is
+//! posted once, whichever door it came through and however often.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,7 +22,7 @@ use crate::product::Product;
 const SECRET: &str = "a webhook secret made for tests, worth nothing";
 const PASSWORD: &str = "a relay password made for tests";
 
-/// A Postern with the doors for SMTP, LMTP and webhooks open. It does not run yet.
+/// A Postern with the doors for SMTP, LMTP and webhooks enabled, not yet started.
 fn postern(product: &Product) -> Postern {
     let extra =
         format!("[webhook]\nsecret = \"{SECRET}\"\n[webhook.relay]\npassword = \"{PASSWORD}\"\n");
@@ -33,7 +33,7 @@ fn postern(product: &Product) -> Postern {
     postern
 }
 
-/// Posts a request and reads its status. `None`: the server is not there or went away.
+/// Posts a request and returns its status; `None` if the server is not there or disconnects.
 fn post(port: u16, path: &str, fields: &str, body: &[u8]) -> Option<u16> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream
@@ -50,7 +50,7 @@ fn post(port: u16, path: &str, fields: &str, body: &[u8]) -> Option<u16> {
     heard.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()
 }
 
-/// Posts to the generic door, signed now.
+/// Posts to the generic webhook, signed now.
 fn post_signed(port: u16, body: &Value) -> Option<u16> {
     let (at, body) = (clock::now().as_millis(), body.to_string());
     let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
@@ -76,7 +76,7 @@ fn parts(id: &str, to: &str) -> Value {
     })
 }
 
-/// Hands a mail in by every way there is, in this order, each until it is answered with a yes.
+/// Hands in a mail through every door, in this order, each until it is acknowledged.
 fn hand_in(doors: &[&str], ports: Ports, id: &str, to: &str, stop: &AtomicBool) -> bool {
     for door in doors {
         loop {
@@ -161,7 +161,7 @@ fn kill_9_while_webhooks_are_posted_loses_nothing_and_tells_nothing_twice() {
                 }
                 let id = format!("{sender}.{number}@load.test");
                 let to = &to[number % to.len()];
-                // At the end the server runs: what was begun is ended.
+                // At the end the server runs, so that everything is finished.
                 let never = AtomicBool::new(false);
                 if hand_in(ways, ports, &id, to, &never) {
                     kept.lock().unwrap().insert(id);
@@ -237,7 +237,8 @@ fn a_stranger_who_is_first_suppresses_nothing_and_trace_fields_make_nothing_new(
         assert_eq!(product.messages().len(), count);
     };
     let real = mail("1@load.test");
-    // What a stranger can know of a mail before it comes: its Message-ID, its author, its date.
+    // The facts that an attacker can know about a mail before it arrives: its Message-ID, its author, its
+    // date.
     for (at, forged) in [
         real.replace("ann@peer.test", "eve@peer.test"),
         real.replace("This is", "This is not"),
@@ -254,7 +255,7 @@ fn a_stranger_who_is_first_suppresses_nothing_and_trace_fields_make_nothing_new(
     told(4);
     let words = product.messages()[3].1["body"].as_str().unwrap().to_owned();
     assert_eq!(words.trim(), "This is mail 1@load.test.");
-    // The same mail over other ways, with what servers write on top and mend below.
+    // The same mail on other paths, with the fields that servers add on top and change below.
     for traced in [
         real.clone(),
         format!(

@@ -1,7 +1,7 @@
-//! Owns a Dovecot of the test's own: an instance in a temporary folder that serves one account by IMAP on
+//! Owns a Dovecot for a test: an instance in a temporary folder that serves one account by IMAP on
 //! loopback, with mail in Maildir folders that tests write to.
 //!
-//! Does not touch the machine's own Dovecot: configuration, mail, sockets and log lie in the folder.
+//! Does not use the machine's own Dovecot: configuration, mail, sockets and log are in the folder.
 
 use std::fs;
 use std::net::TcpStream;
@@ -16,26 +16,26 @@ use crate::ports::reserve;
 use crate::program::signal;
 use crate::wait::eventually;
 
-/// Name of the user who has the mailbox.
+/// The name of the user with the mailbox.
 pub(crate) const USER: &str = "inbox@inbox.test";
 /// Password of the user.
 pub(crate) const PASSWORD: &str = "a password \"of\" tests\\";
 
-/// A Dovecot; it may run or not. It is stopped when this is dropped.
+/// A Dovecot, running or not. It is stopped on drop.
 pub(crate) struct Dovecot {
     folder: TempDir,
-    /// Port of IMAP, with STARTTLS.
+    /// The port of IMAP, with STARTTLS.
     pub(crate) port: u16,
-    /// Port of IMAP over TLS.
+    /// The port of IMAP over TLS.
     pub(crate) port_tls: u16,
     child: Option<Child>,
 }
 
 impl Dovecot {
-    /// Starts one with an empty INBOX. `extra` lines stand at the end of its configuration.
+    /// Starts an instance with an empty INBOX. `extra` lines are appended to its configuration.
     pub(crate) fn start(extra: &str) -> Self {
         let folder = TempDir::new().unwrap();
-        // Dovecot's own users must get in.
+        // Dovecot's own users need access.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let mut dovecot = Self {
             folder,
@@ -98,12 +98,12 @@ impl Dovecot {
         }
     }
 
-    /// Puts a mail into INBOX, which nobody has read, as a delivery does.
+    /// Puts an unread mail into INBOX, as a delivery does.
     pub(crate) fn deliver(&self, name: &str, text: &str) {
         self.deliver_to("", name, text);
     }
 
-    /// As [`Dovecot::deliver`], into a folder by its Maildir name.
+    /// Like [`Dovecot::deliver`], into a folder by its Maildir name.
     pub(crate) fn deliver_to(&self, folder: &str, name: &str, text: &str) {
         let place = self.path("mail").join(folder);
         let (tmp, new) = (place.join("tmp").join(name), place.join("new").join(name));
@@ -125,7 +125,7 @@ impl Dovecot {
         names
     }
 
-    /// Has a mail of this name been read? `None` if it is not in INBOX.
+    /// True if the mail of this name has been read; `None` if it is not in INBOX.
     pub(crate) fn is_seen(&self, name: &str) -> Option<bool> {
         let names = self.names("");
         let found = names
@@ -138,13 +138,13 @@ impl Dovecot {
         })
     }
 
-    /// Moves a file within INBOX's Maildir, as a mail program does that marks it as read.
+    /// Moves a file within INBOX's Maildir, as a mail program does to mark it as read.
     pub(crate) fn rename(&self, from: &str, to: &str) {
         let mail = self.path("mail");
         fs::rename(mail.join(from), mail.join(to)).unwrap();
     }
 
-    /// As [`Dovecot::rename`], of a mail that arrived years ago.
+    /// Like [`Dovecot::rename`], for a mail that arrived years ago.
     pub(crate) fn age(&self, from: &str, to: &str) {
         let file = fs::File::open(self.path("mail").join(from)).unwrap();
         let then = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
@@ -152,7 +152,7 @@ impl Dovecot {
         self.rename(from, to);
     }
 
-    /// Forgets all UIDs: the folder gets another UIDVALIDITY. It must not run.
+    /// Forgets all UIDs, so that the folder gets another UIDVALIDITY. Dovecot must be stopped.
     pub(crate) fn renumber(&self) {
         assert!(self.child.is_none(), "it runs");
         for entry in fs::read_dir(self.path("mail")).unwrap() {
@@ -164,12 +164,12 @@ impl Dovecot {
         }
     }
 
-    /// The certificate of who vouches for it.
+    /// The CA certificate for it.
     pub(crate) fn ca(&self) -> PathBuf {
         self.path("ca.pem")
     }
 
-    /// The socket at which it tells mail servers whether a password is right.
+    /// The socket at which mail servers check passwords.
     pub(crate) fn sasl(&self) -> PathBuf {
         self.path("run/sasl")
     }

@@ -1,4 +1,4 @@
-//! Telling the product what happened: webhooks and the stream, over real sockets and a real store.
+//! Event delivery: webhooks and the stream, over real sockets and a real store.
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -51,12 +51,12 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
     eventually_or(what, async || done(), || ()).await;
 }
 
-/// The status of the answer to what is told.
+/// The status of the response to an event.
 trait Plan: FnMut(&Value) -> u16 + Send {}
 
 impl<F: FnMut(&Value) -> u16 + Send> Plan for F {}
 
-/// A subscriber's webhook: it remembers what it was told, and says what `plan` wants.
+/// A subscriber's webhook: it records the events, and responds by `plan`.
 #[derive(Clone)]
 struct Ear {
     heard: Arc<Mutex<Vec<(String, Value)>>>,
@@ -219,7 +219,7 @@ async fn one_thread_that_will_not_go_through_holds_back_no_other() {
     until("all is told", || whole(&ear)).await;
     stop.send_replace(true);
     run.await.unwrap();
-    // The same event has the same id each time.
+    // Each event keeps its id in every attempt.
     let mut ids: HashMap<u64, String> = HashMap::new();
     for (id, told) in ear.heard() {
         let n = told["data"]["n"].as_u64().unwrap();
@@ -227,7 +227,7 @@ async fn one_thread_that_will_not_go_through_holds_back_no_other() {
     }
 }
 
-/// Two events of one thread, of which the second waits for the first, and so many of others.
+/// Two events of one thread, of which the second waits for the first, and `others` further events.
 fn poison_and(others: u64) -> Vec<Fact> {
     let fact = |n| match n {
         0 | 1 => event(EventKind::Parked, "poison", n),
@@ -236,7 +236,7 @@ fn poison_and(others: u64) -> Vec<Fact> {
     (0..2 + others).map(fact).collect()
 }
 
-/// Ends a subscriber, or has it end where it is, as a crash does.
+/// Stops a subscriber, or aborts it like a crash.
 async fn end(stop: &watch::Sender<bool>, run: JoinHandle<()>, is_graceful: bool) {
     if is_graceful {
         stop.send_replace(true);
@@ -422,7 +422,7 @@ async fn a_stream_goes_on_where_the_listener_was() {
     let rest = listen(&server, Some(id.parse().unwrap()), 50).await;
     assert_eq!(rest, all[100..]);
 
-    // Without an id, what happens from now on.
+    // Without an id the stream begins with new events.
     let store = server.store.clone();
     let later = tokio::spawn(async move {
         for n in 150.. {
@@ -506,7 +506,7 @@ async fn pages_are_behind_the_password() {
             .basic_auth("a", Some(KEY));
         assert_eq!(request.send().await.unwrap().status(), status, "{path}");
     }
-    // A page of somebody else cannot press our buttons with the password the browser remembers.
+    // A foreign page cannot use our buttons with the password that the browser remembers.
     let foreign = client
         .post(format!("{url}/{id}/cancel"))
         .basic_auth("admin", Some(KEY))

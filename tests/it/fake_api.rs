@@ -1,6 +1,6 @@
 //! Owns a fake Messages API on a real socket that can misbehave in every way a network can.
 //!
-//! Does not check what it is sent: it remembers it.
+//! Does not check requests: it records them.
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -17,29 +17,29 @@ use crate::wait::eventually_or;
 /// The answer to a request.
 #[derive(Clone)]
 pub(crate) enum Play {
-    /// Do it, and say so.
+    /// Execute it, and respond.
     Good,
-    /// Do not do it; answer with this status, these header lines and this body.
+    /// Do not execute it; respond with this status, these header lines and this body.
     Say(u16, &'static str, String),
-    /// Do it, then hang up without an answer.
+    /// Execute it, then disconnect without a response.
     CommitThenDrop,
-    /// Hang up without doing it.
+    /// Disconnect without executing it.
     Drop,
-    /// Do it, but answer only after so long.
+    /// Execute it, but respond only after this time.
     Late(Duration),
-    /// Do it, then wait for [`Fake::open`] before the answer.
+    /// Execute it, then wait for [`Fake::open`] before the response.
     CommitThenHold,
-    /// Wait for [`Fake::open`], then do it.
+    /// Wait for [`Fake::open`], then execute it.
     HoldThenCommit,
-    /// Answer with these raw bytes.
+    /// Respond with these raw bytes.
     Raw(Vec<u8>),
-    /// 200 and a body of so many bytes.
+    /// Respond with 200 and a body of this many bytes.
     Endless(u64),
-    /// 200 and a body that never comes.
+    /// Respond with 200 and a body that never arrives.
     Stall,
 }
 
-/// A request as it came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) method: String,
@@ -60,7 +60,7 @@ impl Seen {
     }
 }
 
-/// A function that decides on the answers, given the request and the number of those before it.
+/// Decides on the response, given the request and the number of requests before it.
 trait Plan: FnMut(&Seen, usize) -> Play + Send {}
 
 impl<F: FnMut(&Seen, usize) -> Play + Send> Plan for F {}
@@ -68,15 +68,15 @@ impl<F: FnMut(&Seen, usize) -> Play + Send> Plan for F {}
 struct State {
     plan: Box<dyn Plan>,
     seen: Vec<Seen>,
-    /// Requests that were done, by key: done once, answered again.
+    /// Executed requests, by key, with their response for repetitions.
     done: HashMap<String, (Seen, String)>,
     order: Vec<String>,
-    /// Requests that are not answered yet: now, and the most at a time.
+    /// Requests without a response: now, and the maximum at a time.
     under_way: usize,
     most_under_way: usize,
 }
 
-/// The fake. Dropping it closes every socket.
+/// The fake API. Dropping it closes every socket.
 pub(crate) struct Fake {
     pub(crate) address: SocketAddr,
     state: Arc<Mutex<State>>,
@@ -85,7 +85,7 @@ pub(crate) struct Fake {
 }
 
 impl Fake {
-    /// A fake that answers by this plan: given the request and how many came before it.
+    /// A fake with this plan, which receives the request and the number of requests before it.
     pub(crate) async fn start(plan: impl FnMut(&Seen, usize) -> Play + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -118,12 +118,12 @@ impl Fake {
         format!("http://{}/api/v1/messages", self.address)
     }
 
-    /// From now on by another plan.
+    /// Replaces the plan.
     pub(crate) fn replan(&self, plan: impl FnMut(&Seen, usize) -> Play + Send + 'static) {
         self.state.lock().unwrap().plan = Box::new(plan);
     }
 
-    /// Lets everything that is held, or ever will be, go on.
+    /// Releases all held requests, and later ones.
     pub(crate) fn open(&self) {
         self.gate.add_permits(1_000_000);
     }
@@ -132,7 +132,7 @@ impl Fake {
         self.state.lock().unwrap().seen.clone()
     }
 
-    /// Requests that were done, in order, each once.
+    /// Executed requests, in order, each once.
     pub(crate) fn done(&self) -> Vec<Seen> {
         let state = self.state.lock().unwrap();
         state
@@ -142,27 +142,27 @@ impl Fake {
             .collect()
     }
 
-    /// The most requests at a time that waited for an answer since the last time this was asked.
+    /// The maximum number of concurrent requests without a response since the last call.
     pub(crate) fn most_under_way(&self) -> usize {
         let mut state = self.state.lock().unwrap();
         let now = state.under_way;
         std::mem::replace(&mut state.most_under_way, now)
     }
 
-    /// Number of times that each call was done: threads, messages, patches.
+    /// The number of executed requests by kind: threads, messages, patches.
     pub(crate) fn effects(&self) -> [usize; 3] {
         let done = self.done();
         ["thread", "message", "metadata"]
             .map(|call| done.iter().filter(|seen| seen.call() == call).count())
     }
 
-    /// Waits until it has seen what is wanted.
+    /// Waits until the requests satisfy `wanted`.
     pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&[Seen]) -> bool) {
         eventually_or(what, async || wanted(&self.seen()), || self.seen()).await;
     }
 }
 
-/// Counts one request as under way until it is dropped.
+/// Counts one request as unanswered until it is dropped.
 struct UnderWay(Arc<Mutex<State>>);
 
 impl UnderWay {
@@ -233,7 +233,7 @@ async fn talk(mut stream: TcpStream, state: Arc<Mutex<State>>, gate: Arc<Semapho
                 return;
             }
         };
-        // Whoever has the answer may ask again before this task goes on.
+        // The client may send its next request before this task continues.
         drop(under_way);
         if stream.write_all(&answer).await.is_err() {
             return;

@@ -28,7 +28,7 @@ use crate::bench::{Bench, KEY, mail, mailbox, objects_in, settings_in};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A running server over a store of its own.
+/// A running server over a separate store.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) store: Store,
@@ -367,7 +367,7 @@ async fn a_slow_head_is_hung_up_on_and_others_are_served() {
         stream.write_all(head.as_bytes()).await.unwrap();
         slow.push(stream);
     }
-    // Both slots are taken; this one waits for one of them to be given up.
+    // Both places are taken; this request waits for one.
     let (status, _) = server.call(Method::GET, "/healthz", "", "").await;
     assert_eq!(status, 200);
     for mut stream in slow {
@@ -394,7 +394,7 @@ async fn silent_connections_make_room() {
         let (status, _) = server.call(Method::GET, "/healthz", "", "").await;
         assert_eq!(status, 200);
     }
-    // The oldest was closed, not one that came late.
+    // The oldest connection was closed, not a late one.
     let mut rest = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(60), silent[0].read_to_end(&mut rest));
     let _ = read.await.expect("closed");
@@ -415,7 +415,7 @@ async fn an_old_connection_ends_after_the_answer_and_not_before() {
     );
     let (first, second) = request.as_bytes().split_at(request.len() - 10);
     let mut stream = TcpStream::connect(server.address).await.unwrap();
-    // There is a request in flight all the time: the next one begins before the last is answered.
+    // There is always a request in flight: the next one begins before the last is answered.
     stream.write_all(first).await.unwrap();
     for answered in 0.. {
         server.call(Method::GET, "/healthz", "", "").await;
@@ -429,7 +429,7 @@ async fn an_old_connection_ends_after_the_answer_and_not_before() {
     }
 }
 
-/// An answer, whole. What there is if the connection ends before.
+/// One whole response, or the part that arrived before the connection ended.
 async fn one_answer(stream: &mut TcpStream) -> String {
     let (mut answer, mut chunk) = (Vec::new(), [0; 4096]);
     loop {
@@ -457,7 +457,7 @@ async fn a_head_without_end_is_refused() {
         "GET /healthz HTTP/1.1\r\nhost: x\r\nx-long: {}",
         "x".repeat(100_000)
     );
-    // The server may hang up while this is still being written.
+    // The server may disconnect while this is still being written.
     let _ = stream.write_all(head.as_bytes()).await;
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
@@ -478,7 +478,7 @@ async fn stopping_lets_a_request_in_flight_end() {
     );
     stream.write_all(head.as_bytes()).await.unwrap();
     stream.write_all(&body.as_bytes()[..10]).await.unwrap();
-    // The request is under way once the server reads a second one's answer from another socket.
+    // The request has begun when the server answers another one on a second socket.
     server.call(Method::GET, "/healthz", "", "").await;
     server.stop.send_replace(true);
     stream.write_all(&body.as_bytes()[10..]).await.unwrap();
@@ -496,7 +496,7 @@ async fn a_mail_becomes_a_message_in_the_embedded_api() {
     for _ in 0..2 {
         bench.put(mailbox(), &mail(1, "Where is it?")).await;
     }
-    // It answers the first: the header leads to the thread that was made for it.
+    // The mail answers the first one: the header leads to the thread that was made for it.
     let second = mail(2, "Still nothing.")
         .replace("Subject:", "In-Reply-To: <m1@mail.example.com>\r\nSubject:");
     bench.put(mailbox(), &second).await;

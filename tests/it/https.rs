@@ -15,7 +15,7 @@ use crate::wait::PATIENCE;
 
 const HOST: &str = "mx.test";
 
-/// A Postern that speaks HTTPS at a port of its own.
+/// A Postern with HTTPS on a separate port.
 struct Secured {
     postern: Postern,
     port: u16,
@@ -51,7 +51,7 @@ impl Secured {
         self.port = self.postern.https().expect("it listens");
     }
 
-    /// Puts a new certificate in place of the one there is, if any; the file a client trusts.
+    /// Installs a new certificate; returns the file for the client's trust.
     fn certify(&self) -> PathBuf {
         self.certify_for([0, 60_000_000_000])
     }
@@ -96,7 +96,7 @@ impl Secured {
     }
 }
 
-/// The octets that come until the peer hangs up, in whichever way it does.
+/// The octets until the peer disconnects, in any way.
 fn rest(stream: &mut TcpStream) -> Vec<u8> {
     let mut heard = Vec::new();
     match stream.read_to_end(&mut heard) {
@@ -137,7 +137,7 @@ fn curl_verifies_the_certificate_and_a_new_one_after_a_signal() {
         secured.curl(&second, &[]).status.success()
     });
     assert!(!secured.curl(&first, &[]).status.success());
-    // A pair that does not fit leaves what there is.
+    // A mismatching pair leaves the old certificate in use.
     fs::write(secured.certs.join(HOST).join("privkey.pem"), "no key").unwrap();
     signal("HUP", secured.postern.pid());
     eventually("the fault is told", || {
@@ -200,7 +200,7 @@ fn who_speaks_no_tls_is_hung_up_on_and_the_others_are_served() {
         secured.curl(&trusted, &[]).status.success()
     });
     let mut silent: Vec<_> = (0..4).map(|_| secured.connect()).collect();
-    // All places are taken until the handshakes' time is over.
+    // All places are taken until the handshakes time out.
     assert!(secured.curl(&trusted, &[]).status.success());
     for stream in &mut silent {
         assert!(rest(stream).is_empty());
@@ -220,7 +220,7 @@ fn who_speaks_no_tls_is_hung_up_on_and_the_others_are_served() {
     assert_eq!(secured.postern.metric("postern_ledger_received"), 0.0);
 }
 
-/// Asks on a connection that may be used again, and is answered.
+/// Sends a request on a connection that stays open, and reads the response.
 fn ask(stream: &mut TcpStream) {
     stream
         .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -247,12 +247,12 @@ fn one_address_cannot_take_all_places() {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream
     };
-    // Both addresses share the places; who was answered has one.
+    // Both addresses share the places; an answered client has one.
     let (mut held, over_tls) = ([plain(), plain()], secured.connect());
     for stream in &mut held {
         ask(stream);
     }
-    // Whoever gets a place hears nothing, and must not wait for it until the others have lost theirs.
+    // A client with a place receives nothing, and must not wait until the others lose their places.
     let is_turned_away = |_| {
         let mut one_more = plain();
         one_more

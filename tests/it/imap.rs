@@ -1,5 +1,5 @@
-//! Mail that is fetched from a real Dovecot by the real program, and told to a product: exactly once,
-//! whatever stops in between.
+//! Mail fetched from a real Dovecot by the real program, and posted to a product exactly once, for every
+//! interruption.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,7 +21,7 @@ use crate::wait::drains;
 /// The secret that signs the webhook's requests.
 const SECRET: &str = "3f9a1c5e7b2d4068a9c1e3f5b7d90246";
 
-/// `[imap]` for a Dovecot, spoken to as `security` says, with `extra` keys.
+/// `[imap]` for a Dovecot, with this `security` and `extra` keys.
 fn imap(dovecot: &Dovecot, security: &str, extra: &str) -> String {
     let (port, ca) = match security {
         "tls" => (dovecot.port_tls, dovecot.ca()),
@@ -35,7 +35,7 @@ fn imap(dovecot: &Dovecot, security: &str, extra: &str) -> String {
     )
 }
 
-/// A Postern that fetches from `dovecot` and tells `product`. It does not run yet.
+/// A Postern that fetches from `dovecot` and posts to `product`, not yet started.
 fn postern(product: &Product, imap: &str) -> Postern {
     let postern = Postern::new(Some(&product.base_url()), imap);
     let path = postern.config();
@@ -49,8 +49,8 @@ fn postern(product: &Product, imap: &str) -> Postern {
     postern
 }
 
-/// Waits until a file that is written now is of a later second than the clock shows at first. The times
-/// of files lag some milliseconds behind the clock, and Dovecot takes the arrival of a mail from them.
+/// Waits until a file that is written now has a later second than the clock shows at first. The times of
+/// files lag some milliseconds behind the clock, and Dovecot uses them as the arrival time of a mail.
 fn another_second() {
     let begun = clock::now().as_secs();
     eventually("another second", || {
@@ -78,7 +78,7 @@ fn names(prefix: &str, count: usize) -> impl Iterator<Item = String> {
     (0..count).map(move |n| format!("{prefix}{n}"))
 }
 
-/// Waits until the product was told all of these, and looks that each was told once, and nothing else.
+/// Waits until the product has all of these, and checks that it has each once, and nothing else.
 fn told_once(product: &Product, postern: &Postern, names: impl IntoIterator<Item = String>) {
     let wanted: BTreeSet<String> = names
         .into_iter()
@@ -141,7 +141,7 @@ fn mail_comes_by_idle_and_by_polling_over_tls_and_starttls() {
 #[test]
 fn what_is_not_taken_stays_as_it_is() {
     let (dovecot, product) = (Dovecot::start(""), Product::start());
-    // Mails that somebody has read before we came are old.
+    // Mails that were read before the first poll are old.
     put(&dovecot, ["old".to_owned()]);
     let (from, to) = ("new/old", "cur/old:2,S");
     dovecot.rename(from, to);
@@ -172,7 +172,7 @@ fn what_is_not_taken_stays_as_it_is() {
     for name in ["foreign", "long", "noise"] {
         assert_eq!(dovecot.is_seen(name), Some(false), "{name}");
     }
-    // Another look, and another process, says no more of them.
+    // Another poll, and another process, logs them no more.
     postern.stop();
     postern.start();
     put(&dovecot, ["late".to_owned()]);
@@ -192,7 +192,7 @@ fn a_folder_that_is_renumbered_tells_nothing_twice() {
     let mut postern = postern(&product, &imap(&dovecot, "tls", extra));
     postern.start();
     told_once(&product, &postern, ["unread".to_owned()]);
-    // An arrival has no parts of a second, and these come after we did.
+    // An arrival time has whole seconds, and these arrive after the first poll.
     another_second();
     put(&dovecot, names("a", 5));
     let first = || names("a", 5).chain(["unread".to_owned()]);
@@ -202,11 +202,11 @@ fn a_folder_that_is_renumbered_tells_nothing_twice() {
     });
     dovecot.stop();
     dovecot.renumber();
-    // Read by a person while nobody looked: new all the same.
+    // This mail was read by a person between two polls: it is new all the same.
     put(&dovecot, ["read".to_owned()]);
     dovecot.rename("new/read", "cur/read:2,S");
     put(&dovecot, names("b", 2));
-    // Another UIDVALIDITY is another second.
+    // Another UIDVALIDITY needs another second.
     another_second();
     dovecot.resume();
     let all = || {
@@ -241,7 +241,7 @@ fn a_mail_that_finds_no_room_stays_unread() {
     eventually("it is full", || {
         postern.log().contains("store: the store is full")
     });
-    // The first group came in together, before any of it was counted.
+    // The first group was stored at once, before any of it was counted.
     let waiting = postern.metric("postern_ledger_waiting");
     assert!(waiting < 20.0, "{waiting}");
     let seen = names("a", 40).filter(|name| dovecot.is_seen(name) == Some(true));
@@ -267,7 +267,7 @@ fn a_wrong_password_is_told_and_can_be_mended() {
     assert!(product.effects().is_empty());
     dovecot.set_password(PASSWORD);
     told_once(&product, &postern, names("a", 1));
-    // Nobody vouches for this server but a CA of its own.
+    // Only its own CA certifies this server.
     postern.stop();
     let path = postern.config();
     let text = fs::read_to_string(&path).unwrap();
@@ -292,14 +292,14 @@ fn a_kill_at_any_moment_costs_no_mail_and_tells_none_twice() {
         put(&dovecot, fresh.clone());
         wanted.extend(fresh);
         postern.start();
-        // Somewhere between the first connection and the last mark.
+        // The kill comes at any time between the first connection and the last mark.
         thread::sleep(Duration::from_millis(round * 37 % 400));
         postern.kill();
         if round % 4 == 3 {
             dovecot.stop();
             dovecot.resume();
         }
-        // What is marked is on our disk: else nobody would ever fetch it again.
+        // A marked mail must be on our disk, because it is never fetched again.
         let on_disk = segments(&postern);
         for name in wanted
             .iter()
@@ -403,7 +403,7 @@ fn the_same_mail_by_smtp_webhook_and_imap_is_one_message() {
     postern.start();
     for name in names("a", 5) {
         let text = mail(&name, &token).replace('\n', "\r\n");
-        // What each way writes on top is no part of the mail.
+        // Fields that each path adds on top are not part of the mail.
         let trace = format!("X-Original-To: {token}\nDelivered-To: {USER}\n");
         dovecot.deliver(&name, &format!("{trace}{}", mail(&name, &token)));
         hook(&postern, &token, &format!("X-Hook: 1\r\n{text}"));

@@ -1,5 +1,5 @@
-//! Kinds and reports, told of mails in files: our own with what is expected of each, and bounces
-//! others have collected.
+//! Kinds and reports of mails in files: our own with expected results, and bounces that others have
+//! collected.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -48,7 +48,7 @@ fn values(bytes: &[u8], name: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The status fields of a report, without what stands behind the code.
+/// The status fields of a report, without the text after the code.
 fn statuses(bytes: &[u8]) -> BTreeSet<String> {
     let code = |value: String| {
         value
@@ -124,7 +124,7 @@ fn bounces_of_others_are_told() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The finding about a mail, in the words of `expected.json`.
+/// The result for a mail, in the form of `expected.json`.
 fn told(finding: &Classification, report: Option<&Report>, key: &str) -> Value {
     match key {
         "kind" => return json!(finding.kind),
@@ -184,7 +184,7 @@ fn golden_mails_are_told() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Every mail cut short at many places, and with bytes gone wrong: told or not, never a panic.
+/// Every mail cut short at many places, and with changed bytes: never a panic.
 #[test]
 fn broken_mails_do_no_harm() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mails/kind");

@@ -1,4 +1,4 @@
-//! The view of mails: others' odd mails from the shared folder, and bombs built here.
+//! The view of mails: odd mails of third parties from the shared folder, and bombs built here.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use postern::mail::view::{Flag, HeaderView, View};
 
 use crate::needs::fixtures;
 
-/// The mails of a folder of third parties' fixtures, by name; none where the folder is missing.
+/// The mails of a folder of third parties' fixtures, by name; empty if the folder is missing.
 fn mails(kind: &str) -> Vec<(String, Bytes)> {
     let Some(folder) = fixtures(kind) else {
         return Vec::new();
@@ -81,7 +81,7 @@ fn reports_come_apart() {
         let view = check(&name, &mail);
         assert!(view.flags.is_empty(), "{name}: {:?}", view.flags);
         if view.header.content.media_type == "multipart/report" {
-            // One of them lost its delimiters on the way: then all of it is text.
+            // One of them lost its delimiters: then all of it is text.
             let is_apart = view.children(0).count() >= 2;
             assert!(is_apart || view.text.is_some(), "{name}");
         }
@@ -99,7 +99,7 @@ fn has(view: &View, flag: Flag) -> bool {
 
 const MIB: usize = 1024 * 1024;
 
-/// As many of `piece` as make ten megabytes, each told its number.
+/// As many of `piece` as make ten megabytes, each with its number.
 fn ten_mib_of(piece: impl Fn(usize) -> String) -> String {
     let mut bomb = String::new();
     for number in 0.. {
@@ -211,7 +211,7 @@ fn a_thousand_hostile_parts_are_bounded() {
         "Content-Type: multipart/mixed; boundary=a\n\n{}",
         part.repeat(300)
     ));
-    // What was left out of the parts' headers is in the whole mail, which comes along.
+    // The parts' headers that were cut are in the whole mail, which is attached.
     assert_eq!(view.attachments.len(), 301);
     let whole = view.attachments.first().unwrap();
     assert_eq!(whole.filename.as_deref(), Some("message.eml"));

@@ -1,4 +1,4 @@
-//! The integration tests: everything that goes through a front door.
+//! The integration tests, through the front doors.
 
 #[cfg(test)]
 mod ask;

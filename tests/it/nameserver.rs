@@ -1,5 +1,5 @@
-//! A name server on loopback, UDP and TCP on one port, with zones made by the test; it can also be
-//! slow, silent, broken and endless.
+//! A name server on loopback, UDP and TCP on one port, with zones made by the test; it can also be slow,
+//! silent, broken and endless.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,7 +17,7 @@ const MX: u16 = 15;
 const TXT: u16 = 16;
 const AAAA: u16 = 28;
 
-/// Octets of the largest answer by UDP. A larger one goes by TCP.
+/// Octets of the largest UDP response. A larger one needs TCP.
 const UDP_BYTES_MAX: usize = 1_232;
 
 /// The records of a name server, and its behaviour.
@@ -30,17 +30,17 @@ pub(crate) struct Zone {
 /// The behaviour of the server about a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mood {
-    /// The answer comes after this time.
+    /// The response comes after this time.
     Slow(Duration),
-    /// No answer comes.
+    /// There is no response.
     Silent,
-    /// The answer has this response code.
+    /// The response has this code.
     Code(u8),
-    /// The answer has the response code 2 for kinds that have no records.
+    /// The response has the code 2 for types without records.
     FailOnOthers,
-    /// The answer is "too long, ask by TCP", by TCP too.
+    /// The response is truncated, by TCP too.
     Truncated,
-    /// The answer is one byte.
+    /// The response is one byte.
     Stub,
 }
 
@@ -103,7 +103,7 @@ impl Zone {
         self.add(name, PTR, wire_name(host));
     }
 
-    /// A name that exists, with nothing under it.
+    /// A name that exists without records.
     pub(crate) fn add_empty(&mut self, name: &str) {
         self.records.entry(name.to_ascii_lowercase()).or_default();
     }
@@ -117,7 +117,7 @@ impl Zone {
         self.records.entry(name).or_default().push((kind, wire));
     }
 
-    /// The answer to a query; nothing if there shall be none.
+    /// The response to a query; `None` for no response.
     fn answer(&self, query: &[u8], is_tcp: bool) -> Option<Vec<u8>> {
         let (name, end) = read_name(query, 12)?;
         let kind = u16::from_be_bytes([*query.get(end)?, *query.get(end + 1)?]);
@@ -154,7 +154,7 @@ impl Zone {
     }
 }
 
-/// A running server; it ends with this value.
+/// A running server; it ends on drop.
 pub(crate) struct NameServer {
     pub(crate) address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
@@ -165,7 +165,7 @@ impl NameServer {
     pub(crate) async fn start(zone: Zone) -> Self {
         let zone = Arc::new(zone);
         let asked = Arc::<Mutex<Vec<String>>>::default();
-        // The two ports must be the same, and the second may be taken.
+        // The two ports must be the same, and the second may be in use.
         let (udp, tcp) = loop {
             let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
             if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
@@ -184,7 +184,7 @@ impl NameServer {
         }
     }
 
-    /// The names that were asked for, in order.
+    /// The names of all queries, in order.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
     }
@@ -249,7 +249,7 @@ fn note(asked: &Mutex<Vec<String>>, query: &[u8]) {
     }
 }
 
-/// RFC 1035 section 4.1. All answers stand under the name asked for, with a TTL of a minute.
+/// The response (RFC 1035 section 4.1). All records have the name of the query and a TTL of a minute.
 fn response(
     query: &[u8],
     question: &[u8],
@@ -273,7 +273,7 @@ fn response(
     out
 }
 
-/// The name at `at`, lower-cased, and where it ends. Queries have no compression.
+/// The name at `at`, lower-cased, and the offset after it. Queries have no compression.
 fn read_name(message: &[u8], mut at: usize) -> Option<(String, usize)> {
     let mut labels = Vec::new();
     loop {

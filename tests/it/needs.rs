@@ -1,16 +1,15 @@
-//! Owns what becomes of a test whose input is missing: it says so past the test runner's capture and
-//! ends, or fails where POSTERN_REQUIRE_ALL=1 says that all must be there, as `.ci/run` does.
+//! Owns the handling of missing test inputs: a notice that the test runner does not capture, or a failure
+//! if POSTERN_REQUIRE_ALL=1 requires all inputs, as `.ci/run` does.
 //!
-//! There are two kinds of input. What the repository, Debian or PyPI can provide (node, chromium,
-//! moto_server) is installed by tests/run.sh, and is required. Mails and requests of third parties
-//! (`fixtures/` of the folder POSTERN_SHARED, or `../shared` beside the crate) are not part of the project:
-//! a clone does not have them, so a test that reads them is skipped loudly, and what it covers is covered
-//! by mails of our own as well.
+//! There are two kinds of input. Inputs from the repository, Debian or PyPI (node, chromium, moto_server)
+//! are installed by tests/run.sh, and are required. Mails and requests of third parties (`fixtures/` of the
+//! folder POSTERN_SHARED, or `../shared` beside the crate) are not part of the project: a clone lacks them,
+//! so a test that reads them is skipped with a notice, and its subject is also covered by mails of our own.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-/// Gives back what was found. If nothing was, a loud line says what is missing: `what`.
+/// Returns the input. If there is none, a notice names `what` is missing.
 #[track_caller]
 pub(crate) fn required<T>(found: Option<T>, what: &str) -> Option<T> {
     if found.is_none() {
@@ -24,7 +23,7 @@ pub(crate) fn required<T>(found: Option<T>, what: &str) -> Option<T> {
     found
 }
 
-/// A folder of third parties' fixtures, or `None` after a loud line.
+/// A folder of third parties' fixtures, or `None` after a notice.
 pub(crate) fn fixtures(kind: &str) -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
     let shared = std::env::var_os("POSTERN_SHARED").map_or(beside, PathBuf::from);
@@ -39,7 +38,7 @@ pub(crate) fn fixtures(kind: &str) -> Option<PathBuf> {
     None
 }
 
-/// Not by `println!` or `eprintln!`: what those print is hidden when a test passes.
+/// Written directly, because the output of `println!` and `eprintln!` is hidden when a test passes.
 fn skipped(what: &str) {
     let name = std::thread::current().name().unwrap_or("a test").to_owned();
     let line = format!("NOT TESTED: {name}: {what}\n");

@@ -1,21 +1,21 @@
-//! Owns the ports that a test must know before a program listens there: a peer's configuration names
-//! them, or the program is to come back to them.
+//! Owns ports that a test must know before a program listens there: a peer's configuration names them, or
+//! the program must use them again after a restart.
 //!
-//! Does not bind them for anybody. Whatever can choose its port by itself (`:0`) does, and says which.
+//! Does not bind them. A program that can choose its port itself (`:0`) does so and reports it.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::sync::Mutex;
 
-/// Ports below the range from which the system takes those of `:0` and of outgoing connections
-/// (32768 and above on Linux), so that nothing takes one between the promise and the bind.
+/// The first port, below the range that the system uses for `:0` and for outgoing connections (32768 and
+/// above on Linux), so that no process takes one between the reservation and the bind.
 const FIRST: u16 = 20_000;
 const COUNT: u16 = 12_000;
 
-/// Locks of the ports that this process has promised. They hold until it ends.
+/// The locks of the ports that this process has reserved. They are held until it ends.
 static PROMISED: Mutex<Vec<File>> = Mutex::new(Vec::new());
 
-/// A port at which nobody listens, and which no other test of this machine is given.
+/// A free port that no other test on this machine gets.
 pub(crate) fn reserve() -> u16 {
     let folder = std::env::temp_dir().join("postern-test-ports");
     fs::create_dir_all(&folder).unwrap();

@@ -1,6 +1,6 @@
-//! Owns a Postern as its operators run it: the real program, a configuration file, a data folder.
+//! Owns a Postern as operators run it: the real program, a configuration file, a data folder.
 //!
-//! Does not know what is inside: the tests speak SMTP, LMTP, HTTP and the command line with it.
+//! Does not know the internals: tests use SMTP, LMTP, HTTP and the command line.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -21,33 +21,33 @@ pub(crate) const DOMAIN: &str = "inbox.test";
 /// The secret of its route's key 0.
 pub(crate) const SECRET: &str = "a secret made for tests, worth nothing elsewhere";
 
-/// A Postern's folder, ports and configuration; the program may run or not.
+/// The folder, ports and configuration of a Postern, running or not.
 ///
-/// The program chooses its ports when it starts, and other ones when it starts again: until then they
-/// are 0 here. Where a peer must know them before, [`Postern::with_known_ports`] gives it its own for good.
+/// The program chooses new ports at every start: until then they are 0 here. If a peer must know them
+/// before, [`Postern::with_known_ports`] reserves fixed ones.
 pub(crate) struct Postern {
-    /// The program. The field stands first, so that it ends before its folder goes.
+    /// The program. The field stands first, so that it is dropped before its folder.
     running: Option<Running>,
     home: Home,
-    /// Port of SMTP.
+    /// The port of SMTP.
     pub(crate) smtp: u16,
-    /// Port of LMTP.
+    /// The port of LMTP.
     pub(crate) lmtp: u16,
-    /// Port of HTTP.
+    /// The port of HTTP.
     pub(crate) http: u16,
 }
 
 impl Postern {
     /// A Postern that posts to `base_url`, or to its own Messages API, with `extra` lines of TOML at the
-    /// end. It does not run yet.
+    /// end, not yet started.
     pub(crate) fn new(base_url: Option<&str>, extra: &str) -> Self {
         let home = Home::new();
-        // To post to itself it must be told where it will listen.
+        // To post to itself it must know its own port.
         let http = base_url.map_or_else(ports::reserve, |_| 0);
         let own = format!("http://127.0.0.1:{http}/api/v1/messages");
         let (enabled, url) = base_url.map_or((true, own.as_str()), |url| (false, url));
         let data = home.path("data");
-        // The tests' senders are in no DNS. A table can be opened only once.
+        // The tests' senders have no DNS records. A table can occur only once.
         let unchecked = match extra.contains("[auth]") {
             true => "",
             false => "[auth]\nenabled = false\n",
@@ -72,7 +72,7 @@ impl Postern {
         }
     }
 
-    /// The same with ports that are known before it starts and stay when it starts again.
+    /// The same with fixed ports that are known before the start.
     pub(crate) fn with_known_ports(mut self) -> Self {
         let mut text = fs::read_to_string(self.config()).unwrap();
         for (protocol, port) in [
@@ -90,7 +90,7 @@ impl Postern {
         self
     }
 
-    /// Adds lines to the configuration's end.
+    /// Appends lines to the configuration.
     pub(crate) fn configure(&self, lines: &str) {
         let mut text = fs::read_to_string(self.config()).unwrap();
         text.push_str(lines);
@@ -102,7 +102,8 @@ impl Postern {
         self.start_under(&[]);
     }
 
-    /// Starts the program as the last argument of `wrap` (strace, say), and waits until it is ready.
+    /// Starts the program as the last argument of `wrap` (strace, for example), and waits until it is
+    /// ready.
     pub(crate) fn start_under(&mut self, wrap: &[&str]) {
         assert!(self.running.is_none(), "it runs");
         let config = self.config();
@@ -112,7 +113,7 @@ impl Postern {
             ("lmtp", &mut self.lmtp),
             ("http", &mut self.http),
         ] {
-            // The configuration may have been rewritten so that it does not listen.
+            // A changed configuration may have disabled the listener.
             *port = running.port(protocol).unwrap_or_default();
         }
         self.running = Some(running);
@@ -122,7 +123,7 @@ impl Postern {
         self.running.as_ref().expect("it runs")
     }
 
-    /// Port of HTTPS, if it listens there.
+    /// The port of HTTPS, if it is enabled.
     pub(crate) fn https(&self) -> Option<u16> {
         self.running().port("https")
     }
@@ -132,19 +133,19 @@ impl Postern {
         self.running().pid()
     }
 
-    /// SIGKILL, and waits for the end.
+    /// Sends SIGKILL, and waits for the end.
     pub(crate) fn kill(&mut self) {
         drop(self.running.take().expect("it runs"));
     }
 
-    /// SIGTERM, and waits for the end, which must be a clean one.
+    /// Sends SIGTERM, and waits for the end, which must be a clean one.
     pub(crate) fn stop(&mut self) {
         self.metrics_show_no_secret();
         let (code, log) = self.running.take().expect("it runs").stop();
         assert_eq!(code, Some(0), "postern ended: {log}");
     }
 
-    /// Waits until the program has ended by itself; its exit code.
+    /// Waits until the program has ended by itself; returns its exit code.
     pub(crate) fn wait(&mut self) -> Option<i32> {
         self.running.take().expect("it runs").wait()
     }
@@ -156,7 +157,7 @@ impl Postern {
         self.home.output(&arguments)
     }
 
-    /// A fresh reply address for `thread`.
+    /// A new reply address for `thread`.
     pub(crate) fn mint(&self, thread: &str) -> String {
         let out = self.command(&["token", "mint", "--thread", thread]);
         assert!(out.status.success(), "token mint: {out:?}");
@@ -168,7 +169,7 @@ impl Postern {
             .to_owned()
     }
 
-    /// The answer to `GET path`: status and body, which may show no secret.
+    /// The response to `GET path`: status and body, which must contain no secret.
     pub(crate) fn fetch(&self, path: &str) -> (u16, String) {
         let (status, body) = program::fetch(self.http, path, None, 60);
         self.home.shows_no_secret(path, &body);
@@ -176,7 +177,7 @@ impl Postern {
     }
 
     fn metrics_show_no_secret(&self) {
-        // It may be too busy to answer, or about to end.
+        // The server may be too busy to respond, or about to end.
         let (_, metrics) = program::fetch(self.http, "/metrics", None, 5);
         self.home.shows_no_secret("/metrics", &metrics);
         program::shows_no_token("/metrics", &metrics);
@@ -213,7 +214,7 @@ impl Postern {
         self.home.path("data")
     }
 
-    /// A place for the test's own files.
+    /// A path for the test's own files.
     pub(crate) fn scratch(&self, name: &str) -> PathBuf {
         self.home.path(name)
     }
@@ -232,13 +233,13 @@ impl Drop for Postern {
     }
 }
 
-/// A small SMTP or LMTP client that reports each answer.
+/// A small SMTP or LMTP client that returns each response.
 pub(crate) struct Client {
     stream: BufReader<TcpStream>,
 }
 
 impl Client {
-    /// Connects and greets; `None` if the server is not there or goes away.
+    /// Connects and greets; `None` if the server is not there or disconnects.
     pub(crate) fn connect(port: u16, greeting: &str) -> Option<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
         stream
@@ -254,14 +255,14 @@ impl Client {
         Some(client)
     }
 
-    /// Sends one line and reads its answer's last line.
+    /// Sends one line and returns the last line of its response.
     pub(crate) fn say(&mut self, line: &str) -> Option<String> {
         self.send(format!("{line}\r\n").as_bytes())?;
         self.answer()
     }
 
-    /// Hands in one mail; the answer to its final dot, or the first refusal. `None`: the server went
-    /// away, so nobody knows.
+    /// Sends one mail; returns the response to its final dot, or the first refusal; `None` if the server
+    /// disconnected, so that the result is unknown.
     pub(crate) fn mail(&mut self, from: &str, to: &str, text: &str) -> Option<String> {
         for line in [format!("MAIL FROM:<{from}>"), format!("RCPT TO:<{to}>")] {
             let answer = self.say(&line)?;
@@ -277,12 +278,12 @@ impl Client {
         self.answer()
     }
 
-    /// Sends bytes as they are.
+    /// Sends bytes unchanged.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Option<()> {
         self.stream.get_mut().write_all(bytes).ok()
     }
 
-    /// Reads one answer, of one line or more; its last line.
+    /// Reads one response, and returns its last line.
     pub(crate) fn answer(&mut self) -> Option<String> {
         loop {
             let mut line = String::new();

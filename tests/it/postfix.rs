@@ -1,7 +1,7 @@
-//! Owns a Postfix of the test's own: an instance in a temporary folder that hands its mail to an LMTP
-//! server on loopback, or to the servers its transports name.
+//! Owns a Postfix for a test: an instance in a temporary folder that sends its mail to an LMTP server on
+//! loopback, or to the servers its transports name.
 //!
-//! Does not touch the machine's own Postfix: configuration, queue and log lie in the folder.
+//! Does not use the machine's own Postfix: configuration, queue and log are in the folder.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,15 +13,15 @@ use tempfile::TempDir;
 use crate::ports::reserve;
 use crate::wait::eventually;
 
-/// A running Postfix. It is stopped when this is dropped.
+/// A running Postfix. It is stopped on drop.
 pub(crate) struct Postfix {
     folder: TempDir,
     port: u16,
 }
 
 impl Postfix {
-    /// Starts a Postfix that takes mail for `domain` on a free port and hands it to
-    /// `lmtp:inet:127.0.0.1:LMTP_PORT`, at most 20 at a time, trying again after a second.
+    /// Starts a Postfix that accepts mail for `domain` on a free port and sends it to
+    /// `lmtp:inet:127.0.0.1:LMTP_PORT`, at most 20 at a time, with a retry after a second.
     pub(crate) fn start(domain: &str, lmtp_port: u16) -> Self {
         Self::start_with(domain, lmtp_port, "")
     }
@@ -34,8 +34,8 @@ impl Postfix {
         Self::start_for(&domains, extra)
     }
 
-    /// One that relays: it sends what is for each domain where its transport says, as
-    /// `smtp:[127.0.0.1]:2525`, trying again after a second.
+    /// A relay: it sends the mail of each domain by its transport, such as `smtp:[127.0.0.1]:2525`, with a
+    /// retry after a second.
     pub(crate) fn start_relaying(transports: &[(&str, String)], extra: &str) -> Self {
         let (domains, map): (Vec<_>, Vec<_>) = transports
             .iter()
@@ -49,10 +49,10 @@ impl Postfix {
         Self::start_for(&domains, extra)
     }
 
-    /// One with these lines in `main.cf` for its domains, and more.
+    /// A Postfix with these lines in `main.cf` for its domains, and more.
     pub(crate) fn start_for(domains: &str, extra: &str) -> Self {
         let folder = TempDir::new().unwrap();
-        // Postfix' own user must get in.
+        // Postfix' own user needs access.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let port = reserve();
         let postfix = Self { folder, port };
@@ -92,25 +92,25 @@ impl Postfix {
         postfix
     }
 
-    /// The port it takes mail on.
+    /// The port on which it accepts mail.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// Stops it for a while; its queue stays.
+    /// Stops it temporarily; its queue stays.
     pub(crate) fn rest(&self) {
         let stopped = self.command("postfix", &["stop"]);
         assert!(stopped.status.success(), "postfix stop: {stopped:?}");
     }
 
-    /// Goes on after a rest.
+    /// Continues after a stop.
     pub(crate) fn go_on(&self) {
         let started = self.command("postfix", &["start"]);
         assert!(started.status.success(), "postfix start: {started:?}");
         self.wait_until_it_listens();
     }
 
-    /// Number of mails in the queue.
+    /// The number of mails in the queue.
     pub(crate) fn queued(&self) -> usize {
         let listed = self.command("postqueue", &["-j"]);
         assert!(listed.status.success(), "postqueue: {listed:?}");

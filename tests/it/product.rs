@@ -1,7 +1,7 @@
-//! Owns a product's Messages API for the tests that run the real program: it honours idempotency keys
-//! and remembers what was told.
+//! Owns a product's Messages API for tests of the real program: it honours idempotency keys and records all
+//! messages.
 //!
-//! Does not misbehave: the tests of `delivery` have an API that does.
+//! Does not misbehave: the tests of `delivery` use an API that does.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -32,12 +32,12 @@ struct Told {
     echoes: Vec<(u16, Value)>,
 }
 
-/// The way in which a product tells of each new message, those that Postern posts among them.
+/// How a product reports each new message, including those that Postern posts.
 #[derive(Clone, Copy)]
 pub(crate) struct Echo {
-    /// Port of Postern's HTTP.
+    /// The port of Postern's HTTP.
     pub(crate) http: u16,
-    /// True if the product tells before it answers, false if beside it.
+    /// True if the product reports before it responds, false if concurrently.
     pub(crate) is_first: bool,
 }
 
@@ -74,22 +74,22 @@ impl Product {
         format!("http://127.0.0.1:{}/api", self.port)
     }
 
-    /// Every message that was made: its thread's id, and its JSON.
+    /// Every created message: its thread's id, and its JSON.
     pub(crate) fn messages(&self) -> Vec<(String, Value)> {
         self.told.lock().unwrap().messages.clone()
     }
 
-    /// Tells Postern of each message that is made from now on.
+    /// Reports each message to Postern from now on.
     pub(crate) fn echo(&self, echo: Echo) {
         self.told.lock().unwrap().echo = Some(echo);
     }
 
-    /// The answers of Postern when it was told of a message: status and body.
+    /// Postern's responses to those reports: status and body.
     pub(crate) fn echoes(&self) -> Vec<(u16, Value)> {
         self.told.lock().unwrap().echoes.clone()
     }
 
-    /// Number of messages that were made of each mail, by `emailMessageId`.
+    /// The number of messages made from each mail, by `emailMessageId`.
     pub(crate) fn effects(&self) -> HashMap<String, usize> {
         let mut effects = HashMap::new();
         for (_, message) in &self.told.lock().unwrap().messages {
@@ -103,7 +103,7 @@ impl Product {
 }
 
 impl Told {
-    /// The answer `key` had before, or `make`'s.
+    /// The earlier response for `key`, or the result of `make`.
     fn once(&mut self, headers: &HeaderMap, make: impl FnOnce(&mut Self) -> Value) -> Value {
         let key = headers["idempotency-key"].to_str().unwrap().to_owned();
         if let Some(answer) = self.answers.get(&key) {

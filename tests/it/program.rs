@@ -1,7 +1,7 @@
-//! Owns the program as a person runs it: the real binary, a folder of its own, nothing inherited. All
-//! that any run logs or prints is searched for the secrets it was given.
+//! Owns the program as a person runs it: the real binary, in a separate folder, without inherited
+//! environment. All logs and output of a run are searched for its secrets.
 //!
-//! Does not choose the configuration: `postern` does, for tests that need none of their own.
+//! Does not choose the configuration; `postern` does, for tests without one of their own.
 
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -15,7 +15,7 @@ use toml::Value;
 
 pub(crate) use crate::wait::eventually;
 
-/// A secret that signs.
+/// A signing secret.
 pub(crate) const SECRET: &str = "hunter2-3f9a1c5e7b2d4068a9c1e3f5";
 
 /// A folder to run the program in.
@@ -34,7 +34,7 @@ impl Home {
         self.folder.path().join(name)
     }
 
-    /// Writes a file that only its owner can read; its path.
+    /// Writes a file that only its owner can read; returns its path.
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         fs::write(&path, text).expect("a file in the temporary folder");
@@ -42,12 +42,12 @@ impl Home {
         path
     }
 
-    /// A command with these arguments in this folder, and an environment of these variables alone.
+    /// A command with these arguments in this folder, with only these environment variables.
     pub(crate) fn command(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
         self.command_under(&[], arguments, variables)
     }
 
-    /// The same as the last words of another command, `wrap`: strace, say.
+    /// The same as the last arguments of another command, `wrap`: strace, for example.
     fn command_under(
         &self,
         wrap: &[&str],
@@ -77,12 +77,12 @@ impl Home {
     pub(crate) fn run_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Outcome {
         let output = self.command(arguments, variables).output();
         let given = variables.iter().map(|(_, value)| (*value).to_owned());
-        // Of a variable only what the tests mark as a secret is one.
+        // Of the variables only those count that the tests mark as a secret.
         let given = given.filter(|value| value.contains("hunter2"));
         self.outcome(output.expect("the program runs"), given.collect())
     }
 
-    /// Runs a command with something on its standard input.
+    /// Runs a command with this standard input.
     pub(crate) fn run_fed(&self, arguments: &[&str], input: &[u8]) -> Outcome {
         let mut child = self
             .command(arguments, &[])
@@ -96,7 +96,7 @@ impl Home {
         self.outcome(output, Vec::new())
     }
 
-    /// Runs a command to its end; its output as it is.
+    /// Runs a command to its end; returns its output unchanged.
     pub(crate) fn output(&self, arguments: &[&str]) -> Output {
         let output = self.command(arguments, &[]).output();
         let output = output.expect("the program runs");
@@ -107,7 +107,7 @@ impl Home {
         output
     }
 
-    /// Fails if a text that people see shows a secret of the configurations in this folder.
+    /// Fails if a visible text contains a secret of the configurations in this folder.
     #[track_caller]
     pub(crate) fn shows_no_secret(&self, what: &str, text: &str) {
         shows_no_secret(what, text, &secrets_of(self.folder.path()));
@@ -126,12 +126,12 @@ impl Home {
         outcome
     }
 
-    /// Starts a server and waits until it is ready. Its log is the file `log`, to which it appends.
+    /// Starts a server and waits until it is ready. Its log is appended to the file `log`.
     pub(crate) fn serve(&self, arguments: &[&str]) -> Running {
         self.serve_under(&[], arguments)
     }
 
-    /// The same as the last words of another command.
+    /// The same as the last arguments of another command.
     pub(crate) fn serve_under(&self, wrap: &[&str], arguments: &[&str]) -> Running {
         let mut log = fs::OpenOptions::new();
         let log = log.create(true).append(true).open(self.path(LOG)).unwrap();
@@ -154,7 +154,7 @@ impl Home {
     }
 }
 
-/// Name of the file that servers log to.
+/// The name of the servers' log file.
 const LOG: &str = "log";
 
 /// The log of the servers in this folder, from this octet on.
@@ -169,7 +169,7 @@ fn log_of(folder: &Path, begun: u64) -> String {
     log
 }
 
-/// The end of a command.
+/// The result of a command.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) code: Option<i32>,
@@ -186,11 +186,11 @@ impl Outcome {
     }
 }
 
-/// A running server. It is killed when it is dropped.
+/// A running server. It is killed on drop.
 pub(crate) struct Running {
     child: Child,
     folder: PathBuf,
-    /// Octets of the log that were there before this server.
+    /// Octets of the log from before this server.
     begun: u64,
 }
 
@@ -206,7 +206,7 @@ impl Running {
         });
     }
 
-    /// The port at which it says it listens for `smtp`, `lmtp`, `http` or `https`, if it does on TCP.
+    /// The port that it logs for `smtp`, `lmtp`, `http` or `https`, if it listens there on TCP.
     pub(crate) fn port(&self, protocol: &str) -> Option<u16> {
         let log = self.log();
         let told = format!("protocol=\"{protocol}\"");
@@ -234,19 +234,19 @@ impl Running {
         fs::read_to_string(self.folder.join("out")).unwrap()
     }
 
-    /// Has it read its certificates again.
+    /// Makes it reload its certificates.
     pub(crate) fn hang_up(&self) {
         signal("HUP", self.pid());
     }
 
-    /// Asks it to stop and waits for its end: its exit code and its log.
+    /// Stops it and waits for its end; returns its exit code and its log.
     pub(crate) fn stop(mut self) -> (Option<i32>, String) {
         signal("TERM", self.pid());
         let status = self.child.wait().expect("it ends");
         (status.code(), self.log())
     }
 
-    /// Waits until it has ended by itself; its exit code.
+    /// Waits until it has ended by itself; returns its exit code.
     pub(crate) fn wait(mut self) -> Option<i32> {
         self.child.wait().expect("it ends").code()
     }
@@ -254,7 +254,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended already, and that is what is wanted.
+        // It may have ended already, which is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if !std::thread::panicking() {
@@ -277,7 +277,7 @@ pub(crate) fn signal(name: &str, pid: u32) {
     assert!(sent.success(), "kill -s {name} {pid}");
 }
 
-/// The answer to `GET target`: the status, 0 if nobody answers in so many seconds, and the body.
+/// The response to `GET target`: the status, 0 without a response in this many seconds, and the body.
 pub(crate) fn fetch(port: u16, target: &str, key: Option<&str>, seconds: u32) -> (u16, String) {
     let mut curl = Command::new("curl");
     curl.args(["-s", "--noproxy", "*", "--max-time"]);
@@ -294,13 +294,13 @@ pub(crate) fn fetch(port: u16, target: &str, key: Option<&str>, seconds: u32) ->
     (status.parse().expect("a number"), body.to_owned())
 }
 
-/// The body of an answer with status 200, or `None`.
+/// The body of a response with status 200, or `None`.
 pub(crate) fn get(port: u16, target: &str, key: Option<&str>) -> Option<String> {
     let (status, body) = fetch(port, target, key, 60);
     (status == 200).then_some(body)
 }
 
-/// The secrets that the configurations in a folder hold or name, and those that development mode made.
+/// The secrets in or named by the configurations in a folder, and those generated by development mode.
 fn secrets_of(folder: &Path) -> Vec<String> {
     let mut secrets = vec!["hunter2".to_owned()];
     for entry in fs::read_dir(folder).into_iter().flatten() {
@@ -317,14 +317,14 @@ fn secrets_of(folder: &Path) -> Vec<String> {
             secrets.push(secret.trim_end().to_owned());
         }
     }
-    // A shorter one may be a part of any word.
+    // A shorter one may be part of any word.
     secrets.retain(|secret| secret.len() >= 7);
     secrets.sort();
     secrets.dedup();
     secrets
 }
 
-/// Collects the texts below a key that the configuration takes as a secret.
+/// Collects the texts below a key that is a secret in the configuration.
 fn collect(key: &str, value: &Value, secrets: &mut Vec<String>) {
     match value {
         Value::Table(table) => table
@@ -334,7 +334,7 @@ fn collect(key: &str, value: &Value, secrets: &mut Vec<String>) {
         Value::String(text) => match key.strip_suffix("_file") {
             Some(key) if IS_SECRET.contains(&key) => {
                 let held = fs::read_to_string(text).unwrap_or_default();
-                // A file of one line holds a secret; one of more is PEM.
+                // A file of one line contains a secret; a longer one is PEM.
                 secrets.extend((held.lines().count() == 1).then(|| held.trim_end().to_owned()));
             }
             None if IS_SECRET.contains(&key) => secrets.push(text.clone()),
@@ -344,7 +344,7 @@ fn collect(key: &str, value: &Value, secrets: &mut Vec<String>) {
     }
 }
 
-/// Keys of the configuration that hold a secret, in whichever table they stand.
+/// Keys of the configuration that contain a secret, in any table.
 const IS_SECRET: [&str; 9] = [
     "api_key",
     "key",
@@ -357,7 +357,7 @@ const IS_SECRET: [&str; 9] = [
     "tokens",
 ];
 
-/// Fails if a text that people see shows a secret, as it is or in base64.
+/// Fails if a visible text contains a secret, plain or in base64.
 #[track_caller]
 pub(crate) fn shows_no_secret(what: &str, text: &str, secrets: &[String]) {
     for secret in secrets {
@@ -366,7 +366,7 @@ pub(crate) fn shows_no_secret(what: &str, text: &str, secrets: &[String]) {
     }
 }
 
-/// Fails if a text that people see shows a reply address or a return path that somebody could use.
+/// Fails if a visible text contains a valid reply address or return path.
 #[track_caller]
 pub(crate) fn shows_no_token(what: &str, text: &str) {
     for prefix in ["reply+", "bounce+"] {
@@ -380,7 +380,7 @@ pub(crate) fn shows_no_token(what: &str, text: &str) {
     }
 }
 
-/// A configuration that serves a Messages API of its own, everything on these ports.
+/// A configuration with the embedded Messages API, on these ports.
 pub(crate) fn config(data: &Path, [smtp, lmtp, http]: [u16; 3]) -> String {
     format!(
         "[server]\nhostname = \"mx.example.com\"\ndata_dir = \"{}\"\n\

@@ -1,5 +1,5 @@
-//! The README's lines for Postfix, with a real Postfix: an address that nobody has is refused while the
-//! sender's server waits, so that no bounce goes to whoever is named as the sender.
+//! The README's lines for Postfix, with a real Postfix: an unknown address is refused in the dialogue, so
+//! that no bounce goes to a forged sender.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use crate::postfix::Postfix;
 use crate::product::Product;
 use crate::sink::Sink;
 
-/// The sender that a forger names.
+/// The forged sender.
 const BYSTANDER: &str = "bystander@sink.test";
 
 /// The README's lines for `main.cf`, for the domain of the tests and this port of LMTP.
@@ -24,13 +24,13 @@ fn recipe(lmtp: u16) -> String {
     named
 }
 
-/// The answer of Postfix to a mail, once it knows whether the address is good.
+/// The response of Postfix to a mail, after it has verified the address.
 fn verified(postfix: &Postfix, id: &str, to: &str) -> String {
     let mut answer = String::new();
     eventually("the address is verified", || {
         let mut client = Client::connect(postfix.port(), "EHLO far.test").unwrap();
         answer = client.mail(BYSTANDER, to, &mail(id)).unwrap();
-        // The probe is still under way.
+        // The probe is still running.
         !answer.starts_with("450 4.1.1")
     });
     answer
@@ -41,7 +41,7 @@ fn behind_the_readmes_postfix_a_forged_address_causes_no_bounce() {
     let (product, sink) = (Product::start(), Sink::start());
     let mut postern = Postern::new(Some(&product.base_url()), "").with_known_ports();
     postern.start();
-    // The tests are on loopback, and are to be strangers.
+    // The tests connect from loopback, but must be treated like external clients.
     let extra = format!(
         "mynetworks = 192.0.2.0/24\ntransport_maps = inline:{{sink.test={}}}\n",
         sink.transport()
@@ -66,14 +66,14 @@ fn behind_the_readmes_postfix_a_forged_address_causes_no_bounce() {
         assert!(answer.starts_with("550 5.1.1"), "{to}: {answer}");
     }
 
-    // What nobody can ask about now is put off, and refused to nobody.
+    // An address that cannot be verified now is deferred, not refused.
     postern.stop();
     let late = postern.mint("00000000-0000-4000-8000-000000000001");
     let mut client = Client::connect(postfix.port(), "EHLO far.test").unwrap();
     let answer = client.mail(BYSTANDER, &late, &mail("3@peer.test")).unwrap();
     assert!(answer.starts_with("450 "), "{answer}");
     postern.start();
-    // Postfix asks about the same address again only after a quarter of an hour.
+    // Postfix probes the same address again only after a quarter of an hour.
     let next = postern.mint("00000000-0000-4000-8000-000000000002");
     let answer = verified(&postfix, "4@peer.test", &next);
     assert!(answer.starts_with("250 "), "{answer}");

@@ -1,4 +1,4 @@
-//! Cutting replies out of mails: third-party fixtures (when at hand) and our own golden mails.
+//! Reply extraction from mails: third-party fixtures (if present) and our own golden mails.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ fn shared_fixtures_are_cut_exactly() {
     assert!(count >= 32, "only {count} fixtures");
 }
 
-/// A golden mail's parts, as mail-parser decodes them.
+/// The parts of a golden mail, decoded by mail-parser.
 fn of_mail(raw: &[u8], known: &[&str]) -> Reply {
     let mail = mail_parser::MessageParser::default().parse(raw).unwrap();
     // `text_body` and `html_body` also list the other kind's part: only real parts count.
@@ -68,7 +68,7 @@ fn of_mail(raw: &[u8], known: &[&str]) -> Reply {
     })
 }
 
-/// Compares one golden mail with its `.reply.json`; the complaint if they differ.
+/// Compares one golden mail with its `.reply.json`; returns the difference, if any.
 fn complaint(reply: &Reply, expected: &serde_json::Value) -> Option<String> {
     let words = |key: &str| {
         let list = expected[key].as_array().cloned().unwrap_or_default();
@@ -110,7 +110,7 @@ fn complaint(reply: &Reply, expected: &serde_json::Value) -> Option<String> {
 
 #[test]
 fn golden_mails() {
-    // Another folder of mails with expectations may be measured with POSTERN_MAILS.
+    // POSTERN_MAILS names another folder of mails with expectations.
     let folder = std::env::var_os("POSTERN_MAILS").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mails"),
         PathBuf::from,

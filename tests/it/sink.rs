@@ -1,9 +1,8 @@
-//! Owns an SMTP server that shares no line with Postern: `mailin-embedded` on loopback, in a process of its
-//! own, which keeps the mails it takes.
+//! Owns an SMTP server without any code of Postern: `mailin-embedded` on loopback, in a separate process,
+//! which keeps the accepted mails.
 //!
-//! Does not misbehave: `relay::server` does. It is no part of this crate's own tree of dependencies, for it
-//! would turn on a second crypto provider in the very rustls Postern is tested with; so it is built from
-//! `benches/sink`.
+//! Does not misbehave; `relay::server` does. It is not a dependency of this crate, because it would enable
+//! a second crypto provider in the rustls that Postern is tested with; so it is built from `benches/sink`.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -13,14 +12,14 @@ use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
-/// A mail as the sink took it.
+/// A mail that the sink accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Kept {
     /// The envelope's sender, without angle brackets.
     pub(crate) from: String,
     /// The envelope's recipients.
     pub(crate) to: Vec<String>,
-    /// The octets that came after DATA, dots undone.
+    /// The octets after DATA, without dot-stuffing.
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -30,9 +29,9 @@ impl Kept {
     }
 }
 
-/// The server. It ends when this is dropped, or with the test's process.
+/// The server. It ends on drop, or with the test's process.
 pub(crate) struct Sink {
-    /// Port of SMTP.
+    /// The port of SMTP.
     pub(crate) port: u16,
     folder: TempDir,
     /// The process, which ends when its input does.
@@ -61,12 +60,12 @@ impl Sink {
         }
     }
 
-    /// The transport by which Postfix sends here.
+    /// The Postfix transport to the sink.
     pub(crate) fn transport(&self) -> String {
         format!("smtp:[127.0.0.1]:{}", self.port)
     }
 
-    /// The mails it said 250 to, in order, and one it may be about to.
+    /// The mails with a 250, in order, and perhaps one that is about to get one.
     pub(crate) fn taken(&self) -> Vec<Kept> {
         let files = (0..).map(|n: usize| fs::read(self.folder.path().join(n.to_string())));
         files
@@ -96,7 +95,7 @@ fn kept(file: &[u8]) -> Kept {
     }
 }
 
-/// The program, built where `benches/compare.py` builds it too.
+/// The program, built in the same place as by `benches/compare.py`.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {

@@ -1,4 +1,4 @@
-//! The meaning of a mail in delivery: its mailbox and priority, and the end of each kind.
+//! The interpretation of a mail in delivery: its mailbox and priority, and the outcome of each kind.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ async fn bench(fake: &Fake, policy: RoutePolicy) -> Bench {
     Bench::start_with(folder, fake.base(), policy, |_| {}).await
 }
 
-/// The word of a person at the queue about a parked mail.
+/// Releases a parked mail, as a person does.
 async fn release(bench: &Bench, delivery: DeliveryId) {
     let step = DeliveryStep::Approved;
     let at = clock::now();
@@ -142,14 +142,14 @@ async fn machines_are_stopped_after_five_and_people_are_not() {
 async fn the_same_words_to_whatever_we_say_are_held_and_other_words_are_not() {
     const AWAY: &str = "I am on the beach and read no mail.";
     const HOUR: u64 = 60 * 60;
-    // Do we say something before each of hers, how many seconds before, and what she says: what of it is
-    // posted and held.
+    // True if we send a message before each of hers, the delay in seconds, and her text: the numbers of
+    // posted and held mails.
     for (answered, before, words, posted, parked) in [
         (true, HOUR, AWAY, 5, 2),
         (false, HOUR, AWAY, 7, 0),
         (true, HOUR, "Thank you!", 7, 0),
         (true, HOUR, "My question, which is not short, is ?", 7, 0),
-        // A counter makes no other words, and no person answers at once again and again.
+        // A counter does not make the text different, and no person answers at once repeatedly.
         (true, HOUR, "Your ticket, which is quite new, is #", 5, 2),
         (true, 0, "Thank you!", 5, 2),
     ] {
@@ -211,7 +211,7 @@ async fn a_mail_whose_sender_nobody_told_is_a_persons_and_that_of_nobody_is_held
     }
 }
 
-/// A mail with these parts behind its text: header lines and bytes.
+/// A mail with these parts after its text: header lines and bytes.
 fn with_parts(parts: &[(&str, &str)]) -> String {
     let mut text = mail(1, "").replace(
         "Subject:",
@@ -352,7 +352,7 @@ async fn a_logo_is_told_of_once_in_a_thread() {
         (THREAD, "First.", logo, 1),
         (THREAD, "Second.", logo, 0),
         (THREAD, "Third.", logo, 0),
-        // What stands in the reply itself is shown, however often it came.
+        // A picture in the reply itself is shown, however often it came.
         (THREAD, shown.as_str(), "", 1),
         (OTHER, "Elsewhere.", logo, 1),
     ] {

@@ -1,20 +1,20 @@
-//! Owns how tests wait: for something that must happen, however long a loaded machine needs for it.
+//! Owns the waiting of tests for an event that must happen, on however loaded a machine.
 //!
-//! Does not measure time: the patience only ends a test that would hang.
+//! Does not measure time: the limit only ends a test that would hang.
 
 use std::fmt::Debug;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longest wait for something that must happen. A test that passes never takes so long.
+/// The maximum wait for an event that must happen. A passing test never takes so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
-/// Pause between two looks.
+/// The pause between two checks.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Waits until `done` is true.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    // A look may itself take long, so time counts and not the number of looks.
+    // A check may itself take long, so the time is limited and not the number of checks.
     let begun = Instant::now();
     while !done() {
         assert!(begun.elapsed() < PATIENCE, "this never happened: {what}");
@@ -22,7 +22,7 @@ pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until nothing is left, for as long as there is ever less.
+/// Waits until nothing is left, as long as the rest decreases.
 #[track_caller]
 pub(crate) fn drains(what: &str, mut left: impl FnMut() -> f64) {
     let (mut least, mut since) = (f64::INFINITY, Instant::now());
@@ -40,7 +40,7 @@ pub(crate) fn drains(what: &str, mut left: impl FnMut() -> f64) {
     }
 }
 
-/// The same as [`eventually`] in a task. `state` describes what there is instead if it never happens.
+/// Like [`eventually`] in a task. `state` describes the actual state if the event never happens.
 pub(crate) async fn eventually_or<S: Debug>(
     what: &str,
     mut done: impl AsyncFnMut() -> bool,

@@ -1,8 +1,8 @@
-//! An SMTP server on `mailin-embedded` that takes every mail and keeps none, or keeps them in a folder.
+//! An SMTP server on `mailin-embedded` that accepts every mail and discards it, or keeps it in a folder.
 //!
-//! Usage: `sink ADDRESS:PORT [FOLDER]`. With a folder it prints where it listens, and ends when its standard
-//! input does. The nth mail is the file `n`, from 0: a line with the sender, one with the recipients, and the
-//! bytes as they came, dots undone. A file is there once it is whole.
+//! Usage: `sink ADDRESS:PORT [FOLDER]`. With a folder it prints its address, and ends when its standard
+//! input does. The nth mail is the file `n`, from 0: a line with the sender, one with the recipients, and
+//! the mail without dot-stuffing. A file exists only when it is complete.
 
 use std::error::Error;
 use std::io::{self, Read};
@@ -15,12 +15,12 @@ use std::{fs, process, thread};
 use mailin_embedded::response::{NO_STORAGE, OK, OUT_OF_SPACE};
 use mailin_embedded::{Handler, Response, Server, SslConfig};
 
-/// Number of mails that are kept; another is refused.
+/// The number of mails that are kept; further ones are refused.
 const MAILS_MAX: usize = 10_000;
 /// Octets of the longest mail that is kept.
 const BYTES_MAX: usize = 64 << 20;
 
-/// State of one connection: a clone of the first.
+/// The state of one connection: a clone of the first.
 #[derive(Clone)]
 struct Sink {
     folder: Option<Arc<PathBuf>>,
@@ -59,7 +59,7 @@ impl Handler for Sink {
         if self.folder.is_none() {
             return Ok(());
         }
-        // An error here would be a response in the middle of the mail.
+        // An error here would become a response in the middle of the mail.
         self.is_too_long |= self.mail.len() + line.len() > BYTES_MAX;
         if !self.is_too_long {
             self.mail.extend_from_slice(line);
@@ -100,7 +100,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         mail: Vec::new(),
         is_too_long: false,
     });
-    // A thread holds one connection for as long as it lasts.
+    // Each connection uses one thread until it ends.
     server
         .with_name("sink.test")
         .with_num_threads(128)

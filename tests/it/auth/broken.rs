@@ -1,4 +1,4 @@
-//! Signatures broken in each way of G4 of the hostile list: none makes a mail its author's.
+//! Broken signatures of every kind: none authenticates the author.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::nameserver::Zone;
 const DOMAIN: &str = "example.com";
 const ANN: &str = "ann@example.com";
 
-/// A mail of Ann's that shall not be hers, and the outcome of its signature.
+/// A mail that must not count as Ann's, and the result of its signature.
 struct Broken {
     name: &'static str,
     zone: Zone,
@@ -35,7 +35,7 @@ fn broken(name: &'static str, mail: Bytes, outcome: AuthResult) -> Broken {
     }
 }
 
-/// Faults of the signer, and signatures that are not enough.
+/// Errors of the signer, and signatures that are not sufficient.
 fn broken_by_the_signer() -> Vec<Broken> {
     let now = clock::now();
     let ago = |secs| now.minus(Duration::from_secs(secs)).as_secs();
@@ -113,7 +113,7 @@ fn broken_on_the_way() -> Vec<Broken> {
 fn broken_by_the_key() -> Vec<Broken> {
     let good = as_domain(DOMAIN);
     let record = keys().rsa.record.as_str();
-    // A number in the middle of the modulus is another.
+    // Another number in the middle of the modulus gives another key.
     let other = record.replacen(&record[150..154], "AAAA", 1);
     let keyless = || {
         Zone::default()
@@ -174,7 +174,6 @@ fn broken_by_the_key() -> Vec<Broken> {
     ]
 }
 
-/// G4.
 #[tokio::test]
 async fn broken_signatures_verify_nobody() {
     let by_the_mail = broken_by_the_signer()

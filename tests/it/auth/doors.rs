@@ -1,5 +1,5 @@
-//! The whole program: what a peer hears for who sent a mail, and what the product is told (G2, G8, H1
-//! to H3 and D9 of the hostile list).
+//! The whole program: the response that a peer receives for the sender of a mail, and the identity that the
+//! product receives.
 
 use std::fs;
 use std::process::Output;
@@ -14,7 +14,7 @@ use crate::product::Product;
 const THREAD: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
 const ANN: &str = "ann@example.com";
 
-/// A Postern that asks a name server of the test's own.
+/// A Postern that uses a name server of the test.
 struct House {
     postern: Postern,
     product: Product,
@@ -43,7 +43,7 @@ impl House {
         Self::with(zone, policy, "", "").await
     }
 
-    /// A reply address of one participant's.
+    /// A reply address for one participant.
     fn minted_for(&self, participant: &str) -> String {
         let words = ["token", "mint", "--thread", THREAD];
         let minted = self.run(&[&words[..], &["--participant", participant]].concat());
@@ -71,7 +71,7 @@ impl House {
         self.product.messages()[before].1.clone()
     }
 
-    /// The one delivery that waits for a person: its id and why.
+    /// The single parked delivery: its id and the reason.
     fn parked(&self) -> (String, String) {
         let list = || self.run(&["queue", "list", "--state", "parked", "--json"]);
         eventually("a parked mail", || !list().is_empty());
@@ -105,18 +105,18 @@ async fn a_reply_is_posted_with_its_identity() {
         let answer = client.mail(from, to, mail).unwrap();
         assert!(answer.starts_with("250 "), "{answer}");
     };
-    // H1: the participant, whose domain says so.
+    // The participant, authenticated by the domain.
     send(ANN, &house.minted_for(ANN), &by_ann());
     let message = house.message(0);
     assert_eq!(told(&message), ["verified", "pass", "pass"], "{message}");
     assert_eq!(message["senderEmail"], ANN);
-    // H2: somebody else has the token.
+    // Another person with the token.
     let bob = signed(&mail_by("bob@lax.example"), &[as_domain("lax.example")]);
     send("bob@lax.example", &house.minted_for(ANN), &text(&bob));
     let message = house.message(1);
     assert_eq!(told(&message), ["token-holder", "pass", "pass"]);
     assert_eq!(message["senderEmail"], "bob@lax.example");
-    // H3: the participant's name, and nothing vouches for it.
+    // The participant's name without authentication.
     let cat = "cat@lax.example";
     send("x@evil.example", &house.minted_for(cat), &mail_by(cat));
     let message = house.message(2);
@@ -169,7 +169,7 @@ async fn forgers_and_broken_authors_are_refused_at_the_door() {
     }
     let answer = client.mail("x@evil.example", &to, &mail_by(ANN)).unwrap();
     assert!(answer.starts_with("550 5.7.26 "), "{answer}");
-    // The session is none the worse for it.
+    // The session continues normally.
     let answer = client.mail(ANN, &to, &by_ann()).unwrap();
     assert!(answer.starts_with("250 "), "{answer}");
     house.message(0);
@@ -236,7 +236,7 @@ async fn a_route_can_refuse_all_but_the_participant() {
     let box_of_ours = "general@inbox.test";
     let answer = client.mail("x@evil.example", box_of_ours, &nobody).unwrap();
     assert_eq!(answer, refusal);
-    // Who begins a thread is its participant.
+    // The person who begins a thread is its participant.
     let answer = client.mail(ANN, box_of_ours, &by_ann()).unwrap();
     assert!(answer.starts_with("250 "), "{answer}");
     assert_eq!(told(&house.message(0))[0], "verified");
@@ -265,7 +265,7 @@ async fn lmtp_believes_a_trusted_server_and_nobody_else() {
         let message = house.message(before);
         assert_eq!(told(&message), [identity, "none", dmarc], "{mail}");
     }
-    // The border is behind it: a bounce would go to whoever was forged.
+    // The mail has passed the border: a bounce would go to the forged sender.
     let two = format!("From: x@evil.example\r\n{}", mail_by(ANN));
     let answer = client.mail(ANN, &to, &two).unwrap();
     assert!(answer.starts_with("250 "), "{answer}");
@@ -290,7 +290,7 @@ async fn a_relay_tells_who_the_client_is() {
     taken(lmtp.say("XFORWARD NAME=mx.example.com ADDR=192.0.2.1 HELO=mx.example.com"));
     taken(lmtp.mail(ANN, &to, &mail(0)));
     assert_eq!(told(&house.message(0)), ["verified", "none", "pass"]);
-    // It held for that mail alone: of this one nothing is known.
+    // XFORWARD was valid for that mail only: nothing is known about the client of this one.
     taken(lmtp.mail(ANN, &to, &mail(1)));
     assert_eq!(told(&house.message(1)), ["token-holder", "none", "none"]);
 
@@ -307,7 +307,7 @@ async fn a_relay_tells_who_the_client_is() {
     let answer = smtp.mail(ANN, &to, &mail(3)).unwrap();
     assert!(answer.starts_with("550 5.7.26 "), "{answer}");
 
-    // The same, but nobody is there any more to hear it.
+    // The same, but no peer is left to receive a response.
     taken(lmtp.say("XFORWARD ADDR=192.0.2.99 HELO=x"));
     taken(lmtp.mail(ANN, &to, &mail(4)));
     let why = "DMARC fails and the domain asks to reject";
@@ -340,7 +340,7 @@ async fn what_is_handed_on_carries_our_results_and_no_others_of_our_name() {
     assert_eq!(rest, mail);
     let shown: Value = serde_json::from_str(&house.run(&["queue", "show", &id])).unwrap();
     assert_eq!(shown["verdict"]["dmarc"]["aligned"], "example.com");
-    // With the server gone the store itself answers.
+    // Without the server the command uses the store itself.
     let mut house = house;
     house.postern.stop();
     assert_eq!(house.run(&["queue", "show", "--raw", &id]), raw);

@@ -1,5 +1,4 @@
-//! Forged, forwarded and honest mails, and whose they are taken for (G1 to G3, G7, G8, H1 to H3 of
-//! the hostile list), ARC with them.
+//! Forged, forwarded and honest mails, with ARC, and the identity that each gets.
 
 use bytes::Bytes;
 use postern::auth::{
@@ -14,15 +13,15 @@ use postern::mail::view::HeaderView;
 use super::{address, as_domain, authenticator, input, keys, mail_by, signed, zone_of};
 use crate::nameserver::{NameServer, Zone};
 
-/// The bank that others want to be.
+/// The bank that forgers impersonate.
 const BANK: &str = "a@bank.example";
 
-/// The origin of a forger's mail.
+/// The origin of a forged mail.
 struct Forgery<'a> {
     helo: &'a str,
     mail_from: Option<&'a str>,
     fields: &'a str,
-    /// The finding about the From field.
+    /// The expected problem of the From field.
     problem: Option<FromProblem>,
 }
 
@@ -43,7 +42,7 @@ const fn forgery<'a>(
     }
 }
 
-/// G1 (the server cases of espoofer) and G2: peer, sender, fields, and what is wrong with From.
+/// The server cases of espoofer, and forgeries of From: peer, sender, fields, and the problem of From.
 const FORGERIES: [Forgery<'static>; 24] = [
     forgery(
         HELO,
@@ -156,7 +155,7 @@ const FORGERIES: [Forgery<'static>; 24] = [
     ),
 ];
 
-/// The bank refuses what fails; the forger's own domain is in order and lets its host send.
+/// The bank rejects failing mail; the forger's own domain is valid and allows its host to send.
 fn bank_and_forger() -> Zone {
     zone_of("bank.example")
         .txt("evil.example", "v=spf1 ip4:192.0.2.1 -all")
@@ -171,7 +170,7 @@ async fn check_forgery(server: &NameServer, forgery: &Forgery<'_>) -> (Verdict, 
         forgery.fields,
         clock::now().to_rfc5322()
     );
-    // He signs it, too.
+    // The forger signs it too.
     let mail = if forgery.problem.is_none() {
         signed(&mail, &[as_domain("evil.example")])
     } else {
@@ -197,7 +196,7 @@ async fn no_forgery_is_the_bank() {
         assert_eq!(verdict.from_problem, problem, "{fields}");
         let header = HeaderView::parse(&mail);
         let author = header.author();
-        // Whoever this is, it is not the bank; and a forger who is himself is not called the bank.
+        // The author is not the bank; and a forger who writes under their own name is not taken for it.
         let is_bank = author.is_some_and(|author| author.folded() == BANK);
         let identity = identity(&verdict, author, is_bank, true);
         assert_eq!(identity, Identity::TokenHolder, "{fields}: {author:?}");
@@ -219,7 +218,6 @@ async fn no_forgery_is_the_bank() {
     }
 }
 
-/// H1 to H3.
 #[tokio::test]
 async fn a_reply_is_its_participants_only_if_it_is_vouched_for() {
     let zone = zone_of("example.com")
@@ -257,7 +255,7 @@ async fn a_reply_is_its_participants_only_if_it_is_vouched_for() {
             Identity::TokenHolder,
             AuthResult::Fail,
         ),
-        // A domain without a DMARC record vouches for nobody.
+        // A domain without a DMARC record authenticates nobody.
         (
             "eve@plain.example",
             "plain.example",
@@ -356,7 +354,7 @@ async fn subdomains_have_their_own_policy() {
     }
 }
 
-/// G7 and G8: behind a server that checked, its word counts, and nobody else's.
+/// Only the results of a trusted server that checked the mail count.
 #[tokio::test]
 async fn a_trusted_relay_is_believed_about_the_author() {
     let auth = Authenticator::new(Settings {
@@ -385,7 +383,7 @@ async fn a_trusted_relay_is_believed_about_the_author() {
             "{fields}"
         );
         assert_ne!(verdict.source, VerdictSource::Postern);
-        // A no would go to whoever was forged.
+        // A refusal would go to the forged sender.
         let decision = AuthPolicy::default().decide(&verdict, expected);
         assert!(!matches!(decision, PolicyDecision::Refuse(_)), "{fields}");
     }

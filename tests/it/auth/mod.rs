@@ -1,4 +1,4 @@
-//! Sender authentication: mails signed by dkimpy, checked with a name server of the test's own.
+//! Sender authentication: mails signed by dkimpy, checked with a name server of the test.
 
 mod broken;
 mod doors;
@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use crate::nameserver::{NameServer, Zone};
 
-/// Asks `sign.py`, which runs as long as the tests.
+/// Calls `sign.py`, which runs as long as the tests.
 pub(crate) fn python(wish: &Value) -> Value {
     static SIGNER: OnceLock<Mutex<Signer>> = OnceLock::new();
     let signer = SIGNER.get_or_init(|| Mutex::new(Signer::start()));
@@ -62,7 +62,7 @@ impl Signer {
     }
 }
 
-/// `$POSTERN_PYTHON`, or the one of `target/venv`, or the system's.
+/// `$POSTERN_PYTHON`, or the one in `target/venv`, or the system's.
 pub(crate) fn python_program() -> PathBuf {
     let venv = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python");
     let own = std::env::var_os("POSTERN_PYTHON").map(PathBuf::from);
@@ -85,7 +85,7 @@ fn authenticator(server: &NameServer) -> Authenticator {
     Authenticator::new(settings(server))
 }
 
-/// A mail from nowhere special, received now.
+/// A mail from an unknown host, received now.
 fn input(bytes: &Bytes) -> AuthInput<'_> {
     AuthInput {
         ip: Some([192, 0, 2, 1].into()),
@@ -96,7 +96,7 @@ fn input(bytes: &Bytes) -> AuthInput<'_> {
     }
 }
 
-/// A key as dkimpy takes it, and its record.
+/// A key in the form for dkimpy, and its record.
 #[derive(Clone, Debug)]
 pub(crate) struct Key {
     pub(crate) private: String,
@@ -126,12 +126,12 @@ pub(crate) fn keys() -> &'static Keys {
     })
 }
 
-/// The wish to sign as a domain with the RSA key under `s1`.
+/// A step that signs as a domain with the RSA key under `s1`.
 fn as_domain(domain: &str) -> Value {
     json!({ "domain": domain, "selector": "s1", "private": keys().rsa.private })
 }
 
-/// The step, with more said or said otherwise.
+/// The step with further or changed values.
 fn with(mut step: Value, more: Value) -> Value {
     let Value::Object(more) = more else {
         panic!("not an object");
@@ -140,7 +140,7 @@ fn with(mut step: Value, more: Value) -> Value {
     step
 }
 
-/// The mail after dkimpy took these steps.
+/// The mail after dkimpy has done these steps.
 fn signed(mail: &str, steps: &[Value]) -> Bytes {
     let mail = data_encoding::BASE64.encode(mail.as_bytes());
     let answer = python(&json!({ "mail": mail, "steps": steps }));
@@ -148,15 +148,15 @@ fn signed(mail: &str, steps: &[Value]) -> Bytes {
     mail.unwrap().into()
 }
 
-/// The mail with one piece replaced, which must be in it.
+/// The mail with one piece replaced, which must occur in it.
 fn replaced(mail: &Bytes, from: &str, to: &str) -> Bytes {
     let text = String::from_utf8(mail.to_vec()).unwrap();
     assert!(text.contains(from), "{from}");
     text.replacen(from, to, 1).into()
 }
 
-/// The zone of a domain that has an RSA key under `s1`, refuses what fails DMARC, and names no host
-/// that may send for it.
+/// The zone of a domain that has an RSA key under `s1`, a DMARC policy of reject, and no host that may send
+/// for it.
 fn zone_of(domain: &str) -> Zone {
     Zone::default()
         .txt(&format!("_dmarc.{domain}"), "v=DMARC1; p=reject")
@@ -164,7 +164,7 @@ fn zone_of(domain: &str) -> Zone {
         .txt(domain, "v=spf1 -all")
 }
 
-/// The verdict on a mail from somewhere else, by what this zone says.
+/// The verdict on a mail from an unknown host, with this zone.
 async fn verdict(zone: Zone, mail: &Bytes) -> Verdict {
     let server = NameServer::start(zone).await;
     authenticator(&server).check(input(mail)).await
@@ -174,7 +174,7 @@ fn address(text: &str) -> Address {
     Address::parse(text).unwrap()
 }
 
-/// A mail of Ann's that nobody signed yet.
+/// An unsigned mail of this author.
 fn mail_by(author: &str) -> String {
     let date = clock::now().to_rfc5322();
     format!(

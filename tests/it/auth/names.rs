@@ -1,4 +1,4 @@
-//! The DNS at its worst (E7 and G6 of the hostile list): a mail is always judged, and within bounds.
+//! Slow, silent and malicious name servers: every check ends, and within its bounds.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use postern::mail::verdict::{AuthResult, Verdict};
 use super::{address, as_domain, authenticator, input, mail_by, settings, signed, zone_of};
 use crate::nameserver::{Mood, NameServer, Zone};
 
-/// Small times, so that a test does not wait for large ones; nothing here depends on how small.
+/// Short timeouts, so that a test does not wait; no assertion depends on their values.
 fn hasty(server: SocketAddr) -> Settings {
     Settings {
         dns: DnsSettings {
@@ -25,7 +25,7 @@ fn hasty(server: SocketAddr) -> Settings {
     }
 }
 
-/// A mail with everything that can be asked about.
+/// A mail that causes every kind of query.
 fn mail() -> Bytes {
     signed(&mail_by("ann@example.com"), &[as_domain("example.com")])
 }
@@ -40,7 +40,7 @@ async fn check(auth: &Authenticator, mail: &Bytes) -> Verdict {
     auth.check(input).await
 }
 
-/// Every answer about the mail is an error that may pass, and it is taken as unverified.
+/// Every result about the mail is a temporary error, and it counts as unverified.
 fn assert_is_undecided(verdict: &Verdict, name: &str) {
     assert_eq!(
         verdict.spf.result,
@@ -228,12 +228,12 @@ async fn many_mails_at_once_ask_once() {
     for check in checks {
         assert_eq!(check.await.unwrap().dmarc.result, AuthResult::Pass);
     }
-    // A question may be sent anew on a slow machine, as if its packet were lost; fifty times may not.
+    // On a slow machine a query may be repeated as if its packet were lost, but not fifty times.
     let count = server.asked().len();
     assert!(count <= 2 * NAMES.len(), "{count} questions");
 }
 
-/// G6, beside what the suite has.
+/// SPF limits beyond the suite's cases.
 #[tokio::test]
 async fn spf_keeps_its_limits() {
     let includes = |count: usize| {
@@ -299,7 +299,7 @@ async fn spf_keeps_its_limits() {
     }
 }
 
-/// G6: `+all` lets everybody pass, so it says nothing about anybody.
+/// `+all` passes every host, so it proves nothing.
 #[tokio::test]
 async fn a_domain_that_lets_everybody_send_vouches_for_nobody() {
     for record in [

@@ -1,4 +1,4 @@
-//! Mails that came by a list, sealed by dkimpy, and whose word about them counts.
+//! Mails from a list, sealed by dkimpy, and the sealers that are trusted.
 
 use bytes::Bytes;
 use postern::auth::{
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::nameserver::{NameServer, Zone};
 
-/// A mail as a list seals it and hands it on.
+/// A step that seals a mail as a list does.
 fn sealed_by(domain: &str, results: &str) -> Value {
     let more = json!({
         "server": format!("mx.{domain}"),
@@ -23,7 +23,7 @@ fn sealed_by(domain: &str, results: &str) -> Value {
     with(as_domain(domain), more)
 }
 
-/// Ann's mail as a list handed it on, with another subject, and what dkimpy says of the chain.
+/// Ann's mail as a list forwards it, with another subject, and dkimpy's result for the chain.
 fn through_a_list(results: &str) -> Bytes {
     let mail = signed(&mail_by("ann@example.com"), &[as_domain("example.com")]);
     let changed = replaced(&mail, "Subject: A reply", "Subject: [list] A reply");

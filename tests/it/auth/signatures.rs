@@ -1,4 +1,4 @@
-//! DKIM: what dkimpy signed holds, and what is broken does not (G4, G5, G9 of the hostile list).
+//! DKIM: signatures of dkimpy verify, and broken ones do not.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ async fn signatures_of_all_forms_hold() {
     }
 }
 
-/// A mail from a mailbox or a file: nobody knows the host it came from.
+/// A mail from a mailbox or a file, whose sending host is unknown.
 #[tokio::test]
 async fn without_an_address_dkim_alone_vouches() {
     let server = NameServer::start(zone()).await;
@@ -137,7 +137,7 @@ async fn fields_of_all_shapes_hold() {
     }
 }
 
-/// Mails put together at random from what canonical forms trip over; the same ones each time.
+/// Random mails with everything that canonical forms must handle; the same ones each time.
 #[tokio::test]
 async fn random_mails_hold() {
     const WORDS: [&str; 10] = ["a", "bc", " ", "  ", "\t", ";", "=", ":", "\u{e9}", "b="];
@@ -215,7 +215,8 @@ async fn of_several_signatures_each_counts_for_itself() {
     assert_eq!(identity_of_ann(&verdict), Identity::Verified);
 }
 
-/// G4, the signer above or below the author: aligned unless the domain wants it strict.
+/// The signer is a parent or subdomain of the author's domain: aligned unless the domain requires strict
+/// alignment.
 #[tokio::test]
 async fn alignment_is_by_organization_unless_strict() {
     let key = &keys().rsa.record;
@@ -256,7 +257,7 @@ async fn alignment_is_by_organization_unless_strict() {
             "v=DMARC1; p=reject",
             AuthResult::Fail,
         ),
-        // A registry's own suffix is nobody's organization.
+        // The suffix of a registry is not an organization.
         (
             "ann@one.co.example",
             "two.co.example",
@@ -277,7 +278,6 @@ async fn alignment_is_by_organization_unless_strict() {
     }
 }
 
-/// G5.
 #[tokio::test]
 async fn of_many_signatures_the_aligned_ones_are_tried() {
     let genuine = signed(&mail_by(ANN), &[as_domain(DOMAIN)]);
@@ -302,7 +302,7 @@ async fn of_many_signatures_the_aligned_ones_are_tried() {
     assert!(keys_asked.count() <= SIGNATURES_MAX, "{asked:?}");
 }
 
-/// G5, beyond what a header may have.
+/// The number exceeds the bound of a header.
 #[tokio::test]
 async fn ten_thousand_signatures_are_as_none() {
     let forged = "DKIM-Signature: v=1; d=example.com\r\n".repeat(10_000);
@@ -319,7 +319,7 @@ async fn ten_thousand_signatures_are_as_none() {
     assert!(server.asked().len() < 20, "{:?}", server.asked());
 }
 
-/// Each name in `h=` is looked for in the whole header.
+/// Each name in `h=` needs a search of the whole header.
 #[tokio::test]
 async fn a_signature_that_names_very_many_fields_is_refused() {
     let names: Vec<String> = (0..1_000).map(|n| format!("x-{n}")).collect();
@@ -334,7 +334,6 @@ async fn a_signature_that_names_very_many_fields_is_refused() {
     );
 }
 
-/// G9.
 #[tokio::test]
 async fn an_old_mail_sent_again_verifies_nobody() {
     let day = 24 * 3_600;
@@ -359,7 +358,7 @@ async fn an_old_mail_sent_again_verifies_nobody() {
     }
 }
 
-/// A mail that is handed on is whole for others, with our fields on top.
+/// A forwarded mail verifies elsewhere, with our fields on top.
 #[tokio::test]
 async fn dkimpy_verifies_what_passed_through() {
     let mail = signed(&mail_by(ANN), &[as_domain(DOMAIN)]);

@@ -1,5 +1,5 @@
-//! The suites that others have made for RFC 7208 (openspf) and for ARC validation (ValiMail), from
-//! `tests/suites`, where their licences stand beside them.
+//! The public test suites for RFC 7208 (openspf) and for ARC validation (ValiMail), from `tests/suites`,
+//! with their licences beside them.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ fn texts(value: &Value) -> Vec<String> {
     }
 }
 
-/// The zone of one section of the SPF suite. Its SPF records are what RFC 7208 has as TXT.
+/// The zone of one section of the SPF suite. Its SPF records are the TXT records of RFC 7208.
 fn spf_zone(data: &Value) -> Zone {
     let mut zone = Zone::default();
     for (name, entries) in data.as_object().unwrap() {
@@ -88,15 +88,15 @@ async fn the_suite_of_rfc_7208_holds() {
     assert!(count >= 200, "only {count} cases were found");
 }
 
-/// A mail of the suite with the line ends mails have.
+/// A mail of the suite with CRLF line ends.
 fn mail_of(text: &str) -> Vec<u8> {
     text.replace("\r\n", "\n")
         .replace('\n', "\r\n")
         .into_bytes()
 }
 
-/// Cases that the suite lets pass though `h=` breaks the grammar of RFC 6376 section 3.5: it names no
-/// field at all, or an empty one. They are refused here.
+/// Cases that the suite passes although `h=` breaks the grammar of RFC 6376 section 3.5: it names no field
+/// at all, or an empty one. They are refused here.
 const REFUSED: [&str; 2] = ["ams_fields_h_empty", "ams_fields_h_mis_hdr"];
 
 #[tokio::test]
@@ -116,8 +116,8 @@ async fn the_suite_for_arc_validation_holds() {
             let expected = match case["cv"].as_str().unwrap_or_default().trim() {
                 _ if REFUSED.contains(&name.as_str()) => AuthResult::Fail,
                 "Pass" => AuthResult::Pass,
-                // The suite is of a draft that left open what a seal with cv=fail means; RFC 8617
-                // section 5.2 step 2 says fail.
+                // The suite belongs to a draft that did not define a seal with cv=fail; RFC 8617 section
+                // 5.2 step 2 defines it as fail.
                 "Fail" | "" => AuthResult::Fail,
                 "None" => AuthResult::None,
                 other => panic!("{name}: unknown cv {other}"),

@@ -1,4 +1,4 @@
-//! The mail an answer becomes, through the real program, read by Python's email package.
+//! Composed mails, through the real program, parsed by Python's email package.
 
 mod pages;
 
@@ -11,7 +11,7 @@ use crate::program::{Home, config};
 
 const THREAD: &str = "6f1f9f3e-2b1c-4a53-9d0b-1f0d6f7a8b9c";
 
-/// A folder with a configuration and texts, and the beginning of a command.
+/// A folder with a configuration and texts, and the prefix of a command.
 pub(crate) struct Desk {
     home: Home,
     file: String,
@@ -43,7 +43,7 @@ impl Desk {
         self.home.run(&[&fixed[..], &whom, text, more].concat())
     }
 
-    /// The mail as Python reads it.
+    /// The mail, parsed by Python.
     fn read(&self, text: &str, more: &[&str]) -> Value {
         let mail = self.compose(text, more);
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/compose/read.py");
@@ -101,7 +101,7 @@ fn a_plain_mail_reads_as_it_was_meant() {
         plain.starts_with("Hello Bob,\n\n.\nFrom here on.\n"),
         "{plain}"
     );
-    // The address brings the thread back, for this person.
+    // The reply address leads to the thread, for this person.
     let reply_to = mail["reply_to"][0][1].as_str().unwrap();
     let inspect = ["token", "inspect", reply_to, "--config", &desk.file];
     let said = desk.home.run(&inspect).ok();

@@ -1,19 +1,19 @@
-//! The HTML of a mail in a real browser: nothing sticks out on a phone, and dark is dark.
+//! The HTML of a mail in a real browser: it fits on a phone, and dark mode is dark.
 
 use std::process::Command;
 
 use super::Desk;
 use crate::needs::required;
 
-/// Names of the browser in Debian and elsewhere.
+/// The names of the browser in Debian and elsewhere.
 const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 const PHONE_PIXELS: u32 = 390;
 
-/// Measures that the browser took in a page.
+/// Measurements of a page in the browser.
 struct Measured {
-    /// The width of the page where it may be [`PHONE_PIXELS`].
+    /// The width of the page in a viewport of [`PHONE_PIXELS`].
     width: u32,
-    /// The luminance of ground and words, 0 to 255.
+    /// The luminance of background and text, 0 to 255.
     ground: u32,
     words: u32,
 }
@@ -74,7 +74,7 @@ fn a_page_that_is_too_wide_is_seen() {
     assert_eq!((wide.ground, wide.words), (52, 255));
 }
 
-/// A browser, or a loud word that there is none.
+/// A browser, or a visible notice that there is none.
 fn browser() -> Option<&'static str> {
     let found = BROWSERS.into_iter().find(|name| runs(name));
     required(found, &format!("no {}", BROWSERS.join(", no ")))

@@ -1,4 +1,4 @@
-//! A client that speaks line by line and never waits for ever.
+//! A line-based client with time limits.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -53,21 +53,21 @@ impl Client {
         timeout(PATIENCE, send).await.expect("bytes can be sent")
     }
 
-    /// Sends each byte on its own.
+    /// Sends each byte separately.
     pub(super) async fn drips(&mut self, bytes: impl AsRef<[u8]>) {
         for byte in bytes.as_ref() {
             self.sends([*byte]).await;
         }
     }
 
-    /// One whole reply, all its lines.
+    /// One whole reply with all its lines.
     pub(super) async fn reply(&mut self) -> String {
         self.tries_to_hear()
             .await
             .unwrap_or_else(|rest| panic!("closed after {rest:?}"))
     }
 
-    /// One whole reply, or what came before the end.
+    /// One whole reply, or the part that arrived before the end.
     pub(super) async fn tries_to_hear(&mut self) -> Result<String, String> {
         loop {
             if let Some(end) = reply_end(&self.read) {
@@ -84,7 +84,7 @@ impl Client {
         }
     }
 
-    /// Sees that the next reply begins so.
+    /// Checks that the next reply begins with `start`.
     pub(super) async fn hears(&mut self, start: &str) -> String {
         let reply = self.reply().await;
         assert!(reply.starts_with(start), "{start:?} expected: {reply:?}");
@@ -96,12 +96,12 @@ impl Client {
         self.hears(start).await
     }
 
-    /// Sees that the server says nothing more and closes.
+    /// Checks that the server sends nothing more and closes.
     pub(super) async fn hears_the_end(&mut self) {
         assert_eq!(self.tries_to_hear().await, Err(String::new()));
     }
 
-    /// From MAIL to the answer to `mail`, which ends with its dot.
+    /// From MAIL to the response to `mail`, which ends with its dot.
     pub(super) async fn posts(&mut self, to: &str, mail: &str) -> String {
         self.says("MAIL FROM:<ann@example.org>", "250 ").await;
         self.says(&format!("RCPT TO:<{to}>"), "250 ").await;
@@ -118,7 +118,7 @@ impl Client {
         let _ = self.stream.shutdown().await;
     }
 
-    /// Shakes hands over what is a plain stream now.
+    /// Does the handshake on a plain stream.
     pub(super) async fn starts_tls(self) -> std::io::Result<Self> {
         assert!(self.read.is_empty(), "said before TLS: {:?}", self.read);
         let name = ServerName::try_from(super::HOST).unwrap();
@@ -128,7 +128,7 @@ impl Client {
     }
 }
 
-/// A TLS client that takes any certificate, as a mail server does without DANE or MTA-STS.
+/// A TLS client that accepts any certificate, like a mail server without DANE or MTA-STS.
 pub(super) fn config() -> ClientConfig {
     ClientConfig::builder_with_provider(Arc::new(postern::tls::provider()))
         .with_safe_default_protocol_versions()

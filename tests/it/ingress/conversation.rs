@@ -169,7 +169,7 @@ async fn the_store_knows_what_arithmetic_cannot() {
     client
         .says(&format!("RCPT TO:<{void_address}>"), "550 5.7.1 ")
         .await;
-    // It went out of date with its case, and does so without.
+    // The original token has expired, and so has its lower-cased form.
     client
         .says(&format!("RCPT TO:<{old_address}>"), "550 5.7.1 ")
         .await;

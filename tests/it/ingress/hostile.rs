@@ -9,7 +9,7 @@ use super::{DOMAIN, House, alone};
 
 const MAIL: &str = "Subject: hello\r\n\r\nHello.\r\n.\r\n";
 
-/// A stream behind the 354.
+/// A stream after the 354.
 async fn in_data(house: &House) -> TcpStream {
     let mut stream = TcpStream::connect(house.tcp(0)).await.unwrap();
     stream.set_nodelay(true).unwrap();
@@ -108,7 +108,7 @@ async fn no_bytes_harm_the_server() {
                 seed ^= seed << 13;
                 seed ^= seed >> 7;
                 seed ^= seed << 17;
-                // Line ends more often than chance has them.
+                // Line ends are more frequent than by chance.
                 match seed >> 56 {
                     0..16 => b'\r',
                     16..40 => b'\n',
@@ -175,7 +175,7 @@ async fn connections_come_and_go() {
     house.end().await;
 }
 
-/// Runs itself again with few descriptors, for the bound is the whole process's.
+/// Runs itself again with few descriptors, because the limit applies to the whole process.
 #[test]
 fn want_of_descriptors_passes() {
     alone("ulimit -n 96", "ingress::hostile::with_few_descriptors");

@@ -31,7 +31,7 @@ async fn a_command_that_drips_is_no_progress() {
     let house = House::with(|settings| settings.idle_max = Duration::from_millis(300)).await;
     let mut client = house.connect().await;
     client.hears("220 ").await;
-    // Each byte comes well within the bound, all together do not.
+    // Each byte arrives well within the limit, all together do not.
     for _ in 0..1_000 {
         if client.tries_to_send("x").await.is_err() {
             break;
@@ -76,10 +76,10 @@ async fn a_session_has_an_end_unless_it_is_exempt() {
         house.metric("refusals_total{refusal=\"session_too_long\"}"),
         1
     );
-    // A unix socket is no stranger's.
+    // A client of a unix socket is exempt.
     let mut local = Client::unix(&house.unix()).await;
     local.hears("220 ").await;
-    // A stranger who came later is ended too, so that session's time is over.
+    // A later TCP client is closed too, so that session's time is over.
     let mut client = house.connect().await;
     client.hears("220 ").await;
     client.hears("421 4.4.2 ").await;
@@ -163,7 +163,7 @@ async fn a_network_has_its_share_of_places() {
     third.hears_the_end().await;
     let reason = "connections_refused_total{reason=\"too_many_connections\"}";
     assert_eq!(house.metric(reason), 1);
-    // Who comes by the unix socket has no network.
+    // A client of the unix socket has no network.
     Client::unix(&house.unix()).await.hears("220 ").await;
     drop(first);
     house
@@ -219,7 +219,7 @@ async fn mail_in_flight_has_a_budget() {
     let mut other = house.hello().await;
     let answer = other.posts(&to, &format!("{}.\r\n", body(190_000))).await;
     assert!(answer.starts_with("452 4.3.1 "), "{answer}");
-    // The rest was thrown away, not run as commands, and the budget was given back.
+    // The rest was discarded, not run as commands, and the budget is free again.
     other.says("NOOP", "250 ").await;
     assert!(house.metric("in_flight_bytes") < 100_000);
     other
@@ -261,7 +261,7 @@ async fn who_does_not_read_is_cut_off() {
 
 const MIB: usize = 1024 * 1024;
 
-/// A client at this address of loopback that has said hello.
+/// A client at this address of loopback, after EHLO.
 async fn hello_from(house: &House, source: &str) -> Client {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind(format!("{source}:0").parse().unwrap()).unwrap();

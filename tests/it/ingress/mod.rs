@@ -39,7 +39,7 @@ const HOST: &str = "mx.example.com";
 const DOMAIN: &str = "in.example.com";
 const THREAD: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
 
-/// A running server and all that it stands on.
+/// A running server with all its parts.
 struct House {
     store: Store,
     certificates: Arc<Certificates>,
@@ -80,7 +80,7 @@ impl House {
         ]
         .map(|(address, protocol)| Listen { address, protocol })
         .to_vec();
-        // Clients that stay must not hold up the end of every test.
+        // Idle clients must not delay the end of every test.
         settings.linger_max = Duration::from_millis(200);
         change(&mut settings);
         let metrics = Metrics::default();
@@ -121,12 +121,12 @@ impl House {
         self.folder.path().join("lmtp.sock")
     }
 
-    /// An SMTP client that has said nothing and heard nothing.
+    /// An SMTP client before the greeting.
     async fn connect(&self) -> Client {
         Client::tcp(self.tcp(0)).await
     }
 
-    /// An SMTP client that has said hello.
+    /// An SMTP client after EHLO.
     async fn hello(&self) -> Client {
         let mut client = self.connect().await;
         client.hears("220 ").await;
@@ -179,7 +179,7 @@ impl House {
             .expect("and does not panic");
     }
 
-    /// Stops and sees that nothing panicked on the way.
+    /// Stops the server and checks that nothing panicked.
     async fn end(mut self) {
         assert_eq!(self.metric("panics_total"), 0);
         self.begin_stop();
@@ -219,7 +219,7 @@ fn reply_address() -> Address {
         .unwrap()
 }
 
-/// Runs one ignored test in a process of its own, after a shell command.
+/// Runs one ignored test in a separate process, after a shell command.
 fn alone(before: &str, test: &str) {
     let ran = Command::new("sh")
         .args(["-c", &format!("{before} && exec \"$@\""), "sh"])

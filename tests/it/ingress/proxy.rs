@@ -92,7 +92,7 @@ async fn a_told_address_gives_no_trust() {
         settings.connections_per_network_max = 1;
     })
     .await;
-    // Loopback is exempt from the bound, but not when a proxy only says so.
+    // Loopback is exempt from the limit, but not as an address that a proxy names.
     let mut first = house.connect().await;
     first.sends("PROXY TCP4 127.0.0.1 127.0.0.1 1 25\r\n").await;
     first.hears("220 ").await;

@@ -13,14 +13,14 @@ use super::{DOMAIN, HOST, House, PATIENCE};
 
 const MAIL: &str = "Subject: hello\r\n\r\nHello.\r\n.\r\n";
 
-/// A client that is in TLS now.
+/// A client within TLS.
 async fn in_tls(house: &House) -> Client {
     let mut client = house.hello().await;
     client.says("STARTTLS", "220 ").await;
     client.starts_tls().await.unwrap()
 }
 
-/// A stream that stands where the handshake begins.
+/// A stream just before the handshake.
 async fn at_handshake(house: &House) -> TcpStream {
     let mut stream = TcpStream::connect(house.tcp(0)).await.unwrap();
     stream.set_nodelay(true).unwrap();
@@ -107,7 +107,7 @@ async fn what_is_pipelined_behind_starttls_is_never_run() {
     );
     client.sends(injected).await;
     client.hears("220 ").await;
-    // If the tail came in one read with STARTTLS it was dropped, else it broke the handshake.
+    // A tail that came in one read with STARTTLS was dropped, otherwise it broke the handshake.
     if let Ok(mut client) = client.starts_tls().await {
         client.says("DATA", "503 5.5.1 ").await;
         client.says("EHLO client.example", "250-").await;
@@ -190,7 +190,7 @@ async fn a_client_hello_in_records_of_one_byte() {
     stream.write_all(&records).await.unwrap();
     let mut answer = [0; 4096];
     let read = timeout(PATIENCE, stream.read(&mut answer)).await.unwrap();
-    // The handshake goes on, or an alert ends it.
+    // The handshake continues, or an alert ends it.
     let read = read.unwrap();
     assert!(matches!(answer[..read].first(), Some(21 | 22)));
     client.read_tls(&mut &answer[..read]).unwrap();

@@ -1,4 +1,4 @@
-//! Owns finding circles: modules of one folder that import each other, straight or by way of others.
+//! Owns the search for circles: modules of one folder that import each other, directly or indirectly.
 //!
 //! A folder counts as one module among its siblings. Parent and child may import each other. What only
 //! tests import does not count.
@@ -59,13 +59,13 @@ fn module_of(path: &str) -> Module {
     names.map(str::to_owned).collect()
 }
 
-/// The module that a path named in `module` leads into, if it is one of ours.
+/// The module that a path used in `module` leads to, if it is one of ours.
 fn resolved(module: &Module, path: &[String], all: &BTreeMap<Module, &str>) -> Option<Module> {
     let (mut at, mut rest) = match path.first()?.as_str() {
         "crate" => (Module::new(), &path[1..]),
         "self" => (module.clone(), &path[1..]),
         "super" => (module.clone(), path),
-        // Of a child; a name alone may be anything.
+        // A path into a child; a single name may be anything.
         _ if path.len() > 1 => (module.clone(), path),
         _ => return None,
     };
@@ -83,7 +83,8 @@ fn resolved(module: &Module, path: &[String], all: &BTreeMap<Module, &str>) -> O
     Some(at)
 }
 
-/// Where two modules part: the two siblings. `None` if one is the other's parent, or they are the same.
+/// The two siblings at which the paths of two modules differ; `None` if one is the other's parent, or they
+/// are the same.
 fn siblings(ours: &Module, theirs: &Module) -> Option<(Module, Module)> {
     let shared = ours.iter().zip(theirs).take_while(|(a, b)| a == b).count();
     let part = |module: &Module| module.get(..=shared).map(<[String]>::to_vec);

@@ -1,8 +1,8 @@
-//! Owns reading Rust far enough to know which paths it names.
+//! Owns the parsing of Rust, as far as finding its paths needs it.
 //!
-//! Knows nothing of the rules.
+//! Does not know the rules.
 
-/// The code without what only tests see: each item behind `#[cfg(test)]`.
+/// The code without test-only items, which follow `#[cfg(test)]`.
 pub(super) fn without_tests(code: &str) -> String {
     const MARK: &str = "#[cfg(test)]";
     let mut out = String::with_capacity(code.len());
@@ -113,7 +113,7 @@ pub(super) fn code_of(text: &str) -> String {
     code
 }
 
-/// How many bytes at the start of `rest` are a comment, a string or a character.
+/// The length of a comment, a string or a character at the start of `rest`.
 fn skipped(rest: &str) -> usize {
     if rest.starts_with("//") {
         return rest.find('\n').unwrap_or(rest.len());

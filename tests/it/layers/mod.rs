@@ -1,5 +1,5 @@
-//! The floors of ARCHITECTURE.md, proven by reading `src/`: imports go down only, the pure parts stay
-//! pure, and what only one file may name is named there alone.
+//! Owns the check of ARCHITECTURE.md's floors against `src/`: imports go down only, the pure parts stay
+//! pure, and names that belong to one file are used only there.
 
 mod circles;
 mod code;
@@ -10,10 +10,10 @@ use std::{fs, io};
 use circles::circles_of;
 use code::{code_of, paths_of, without_tests};
 
-/// No file has more lines: a limit for thought, with some room above the 500 that are meant.
+/// The limit of lines in a file: some room above the recommended 500.
 const LINES_MAX: usize = 600;
 
-/// The top modules by floor, lowest first. Within a row none imports another where `SIBLINGS_APART`.
+/// The top modules by floor, lowest first. Within a row of `SIBLINGS_APART` none imports another.
 const FLOORS: [(&[&str], Siblings); 8] = [
     (
         &[
@@ -41,14 +41,14 @@ const FLOORS: [(&[&str], Siblings); 8] = [
     (&["cli"], Siblings::Apart),
 ];
 
-/// May the modules of one floor import each other?
+/// Whether the modules of one floor may import each other.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Siblings {
     Apart,
     Free,
 }
 
-/// What the pure modules must not name: anything that does I/O, awaits, logs or reads a clock.
+/// Names that pure modules must not use: anything that does I/O, awaits, logs or reads a clock.
 const IMPURE: [&str; 16] = [
     "tokio",
     "tracing",
@@ -77,7 +77,7 @@ const PURE: [&str; 7] = [
     "retry",
 ];
 
-/// Names that only these files or folders may have in them.
+/// Names that only these files or folders may use.
 const ONLY_IN: [(&str, &[&str]); 3] = [
     ("sled", &["store/embedded/index.rs"]),
     ("anyhow", &["main.rs", "cli/", "run/"]),
@@ -119,7 +119,7 @@ fn circles_are_found() {
             .map(|(path, text)| ((*path).to_owned(), (*text).to_owned()));
         circles_of(&files.collect::<Vec<_>>())
     };
-    // Straight, by way of a third, through a folder, by a path within the code.
+    // Direct, through a third, through a folder, by a path within the code.
     for files in [
         [
             ("a/b.rs", "use super::c::C;"),
@@ -139,7 +139,7 @@ fn circles_are_found() {
     ] {
         assert_eq!(circles(&files).len(), 1, "{files:?}: {:?}", circles(&files));
     }
-    // Parent and child, tests, comments, and what goes one way.
+    // Parent and child, tests, comments, and one-way imports.
     for files in [
         [
             ("a/mod.rs", "mod b; use b::B;"),
@@ -166,7 +166,7 @@ fn circles_are_found() {
     }
 }
 
-/// File, text and the fault that must be found in it.
+/// File, text and the error that must be found in it.
 const BAD: &[(&str, &str, &str)] = &[
     (
         "smtp/a.rs",
@@ -298,7 +298,7 @@ fn is_test(path: &str) -> bool {
     path.ends_with("tests.rs") || path.contains("/tests/")
 }
 
-/// Everything in the file at `path` (below `src/`) that breaks a rule.
+/// All rule violations in the file at `path` (below `src/`).
 fn faults_of(path: &str, text: &str) -> Vec<String> {
     let mut faults = Vec::new();
     let is_test = is_test(path);
@@ -316,7 +316,7 @@ fn faults_of(path: &str, text: &str) -> Vec<String> {
             faults.push(format!("{path}: {module} imports {import}"));
         }
     }
-    // What tests need of the world does not make the module impure.
+    // Test-only names do not make the module impure.
     let shipped = if is_test {
         String::new()
     } else {
@@ -342,7 +342,7 @@ fn may_import(module: &str, import: &str) -> bool {
     let Some(theirs) = floor_of(import) else {
         return true; // Not one of the top modules.
     };
-    // `main.rs` and `lib.rs` stand above all.
+    // `main.rs` and `lib.rs` are above all floors.
     let Some(ours) = floor_of(module) else {
         return true;
     };
@@ -350,7 +350,7 @@ fn may_import(module: &str, import: &str) -> bool {
     module == import || theirs < ours || (theirs == ours && siblings_free)
 }
 
-/// The top modules of ours that the code names, by `crate::` or by climbing with `super::`.
+/// Our top modules that the code uses, by `crate::` or by climbing with `super::`.
 fn imports_of(path: &str, code: &str) -> Vec<String> {
     let mut depth = path.split('/').count();
     if path.ends_with("/mod.rs") {
@@ -374,7 +374,7 @@ fn imports_of(path: &str, code: &str) -> Vec<String> {
     imports
 }
 
-/// True if one of the paths has these names in it, one after the other.
+/// True if one of the paths contains these names, one after the other.
 fn names(paths: &[Vec<String>], wanted: &str) -> bool {
     let wanted: Vec<_> = wanted.split("::").collect();
     paths

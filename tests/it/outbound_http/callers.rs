@@ -1,4 +1,4 @@
-//! Callers of the outbound API: their keys, requests that come twice, and requests that are refused.
+//! Callers of the outbound API: their keys, repeated requests, and refused requests.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -36,7 +36,7 @@ async fn nobody_calls_without_a_key_or_a_fresh_signature() {
             401,
             "{path}"
         );
-        // A signature does not say which path it is for.
+        // A signature does not cover the path.
         let empty = signed(&postern, path, &json!({}), now).build().unwrap();
         let mut get = bare(&postern, Method::GET, path);
         for (name, value) in empty.headers() {
@@ -62,7 +62,7 @@ async fn nobody_calls_without_a_key_or_a_fresh_signature() {
     let forged = events("m3", now).body(event("m4").to_string());
     assert_eq!(heard(forged).await.0, 401);
 
-    // The very same signed request is one job, and nobody gives it another key.
+    // A repeated signed request is one job, and it cannot get another key.
     let direct = |key: Option<&str>, at: u64| {
         let request = signed(&postern, "/gateway/outbound", &direct(), at);
         match key {
@@ -129,7 +129,7 @@ async fn the_same_again_is_the_same_job() {
 
     a_fresh_key_each_time(&postern).await;
 
-    // By the product's message id, in an envelope or not; a direct call has keys of its own.
+    // By the product's message id, in an envelope or not; a direct call has separate keys.
     let told = job_of(&post(&postern, "/gateway/events", &event("m1")).await);
     let wrapped = json!({ "event": "message.created", "data": event("m1") });
     assert_eq!(
@@ -140,7 +140,7 @@ async fn the_same_again_is_the_same_job() {
     named["messageId"] = json!("m1");
     let named = job_of(&post(&postern, "/gateway/outbound", &named).await);
     assert_ne!(named, told);
-    // Without a key each is a mail of its own.
+    // Without a key each request is a separate mail.
     let one = job_of(&post(&postern, "/gateway/outbound", &direct()).await);
     assert_ne!(
         job_of(&post(&postern, "/gateway/outbound", &direct()).await),
@@ -153,7 +153,7 @@ async fn the_same_again_is_the_same_job() {
     assert_eq!(heard(long).await.0, 400);
 }
 
-/// A product whose program makes up a key for each try, but names its message.
+/// A product that makes up a key for each attempt, but names its message.
 async fn a_fresh_key_each_time(postern: &Postern) {
     let request = |key: &str, body: &str, copied: &str| {
         let mut named = direct();
@@ -193,7 +193,7 @@ async fn a_fresh_key_each_time(postern: &Postern) {
     }
 }
 
-/// Bodies that nobody vouches for yet leave memory for a caller that shows the key.
+/// Unauthenticated bodies leave memory for a caller with the key.
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_without_a_key_do_not_keep_the_key_out() {
     let postern = capturing(&format!(
@@ -212,7 +212,7 @@ async fn bodies_without_a_key_do_not_keep_the_key_out() {
     while !refused.starts_with("HTTP/1.1 503") {
         assert!(held.len() < 20, "never refused: {refused}");
         let mut stream = TcpStream::connect(("127.0.0.1", postern.http)).unwrap();
-        // A caller that is refused may find the connection closed while it still sends.
+        // A refused caller may find the connection closed while it still sends.
         let sent = stream.write_all(forged.as_bytes());
         let _ = sent.and_then(|()| stream.write_all(&body));
         stream

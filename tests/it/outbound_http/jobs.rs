@@ -1,4 +1,4 @@
-//! The calls about jobs and addresses, and what is left after a kill.
+//! The calls about jobs and addresses, and the state after a kill.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ async fn a_job_is_looked_at_called_back_and_tried_again() {
 
     let (status, gone) = call(&postern, Method::DELETE, &path, &json!({})).await;
     assert_eq!((status, &gone["data"]["state"]), (200, &json!("cancelled")));
-    // Twice is as good as once.
+    // A repeated call has the same effect.
     let (status, _) = post(&postern, &format!("{path}/cancel"), &json!({})).await;
     assert_eq!(status, 200);
     for (state, count) in [("waiting", 0), ("cancelled", 1)] {
@@ -146,7 +146,7 @@ async fn the_way_out_of_the_list_names_each_persons_job() {
         assert_eq!(field(&head, "List-Unsubscribe"), format!("<{url}{job}>"));
         let post = "List-Unsubscribe=One-Click";
         assert_eq!(field(&head, "List-Unsubscribe-Post"), post);
-        // The link that is shown, in quoted-printable.
+        // The displayed link, in quoted-printable.
         let shown = body.replace("=\r\n", "").replace("=3D", "=");
         assert!(shown.contains(&format!("{url}{job}")), "{shown}");
     }
@@ -174,7 +174,7 @@ async fn what_was_taken_outlives_a_kill() {
         let (_, list) = fetched(&postern, "/gateway/jobs?state=waiting").await;
         assert_eq!(list["data"].as_array().unwrap().len(), known.len());
     }
-    // The chain was kept too.
+    // The chain was stored too.
     let mut before = String::new();
     for (_, job) in &known {
         let (head, _) = mail_of(&postern, job).await;

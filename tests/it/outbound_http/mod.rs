@@ -21,14 +21,14 @@ const SECRET: &str = "a webhook secret made for tests, worth nothing";
 const CAPTURE: &str = "[outbound]\nenabled = true\ncapture = true\nfrom = 'support@product.test'\n\
                        from_name = 'Product'\n";
 
-/// A Postern that keeps what it would send.
+/// A Postern in capture mode.
 fn capturing(more: &str) -> Postern {
     let mut postern = Postern::new(None, &format!("{CAPTURE}{more}"));
     postern.start();
     postern
 }
 
-/// A Postern whose relay is never there, so that jobs wait.
+/// A Postern with an unreachable relay, so that jobs wait.
 fn waiting() -> Postern {
     waiting_with("")
 }
@@ -122,7 +122,7 @@ fn mac(key: &[u8], text: &str) -> Vec<u8> {
     mac.finalize().into_bytes().to_vec()
 }
 
-/// A request signed the generic way at `millis`.
+/// A request signed by the generic scheme at `millis`.
 fn signed(postern: &Postern, path: &str, body: &Value, millis: u64) -> RequestBuilder {
     let text = body.to_string();
     let signature = mac(SECRET.as_bytes(), &format!("{millis}.{text}"));
@@ -168,7 +168,7 @@ async fn what_a_product_says_becomes_a_mail_of_its_thread() {
         "{inspected}"
     );
 
-    // Each refers to the one before, though the product did not know of it.
+    // Each mail refers to the one before, although the product did not know it.
     let first_id = field(&head, "Message-ID").to_owned();
     let (head, body) = mail_of(&postern, &second).await;
     assert_eq!(field(&head, "In-Reply-To"), first_id);
@@ -337,7 +337,7 @@ async fn a_copy_that_is_made_later_is_the_same_mail() {
     let before = job_of(&post(&postern, "/gateway/events", &event("m0")).await);
     let (head, _) = mail_of(&postern, &before).await;
     let before_id = field(&head, "Message-ID").to_owned();
-    // Not while an attempt is under way.
+    // Not during an attempt.
     let make_room = async |job: &str| {
         let path = format!("/gateway/jobs/{job}");
         let is_gone = async || call(&postern, Method::DELETE, &path, &Value::Null).await.0 == 200;
@@ -415,7 +415,7 @@ async fn nobody_is_shown_what_others_of_the_thread_wrote() {
         assert!(answer.starts_with("250"), "{answer}");
         eventually("the reply is told", || product.messages().len() == nth);
     }
-    // What was said is recorded just after the product has the message.
+    // The text is recorded just after the product has the message.
     eventually("the replies are settled", || {
         postern.metric("postern_ledger_waiting") == 0.0
     });

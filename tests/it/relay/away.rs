@@ -1,4 +1,4 @@
-//! Relays that are away, or break off: when they are asked again, and when another is.
+//! Relays that are down or disconnect: when they are retried, and when another one is used.
 
 use std::time::{Duration, Instant};
 
@@ -102,7 +102,7 @@ async fn another_relay_is_asked_at_once_while_nothing_was_handed_over() {
                 (0, 1),
                 "{words}"
             );
-            // It is not set aside for what it did with one mail.
+            // A failure with one mail is no reason to leave it alone.
             sending.enqueue(&job(2, "bob@example.com")).await;
             sending.over().await;
             assert_eq!(

@@ -1,4 +1,4 @@
-//! Many jobs of one domain, and what the others have of it: nothing.
+//! Many jobs of one domain must not delay the others.
 
 use postern::clock;
 use postern::mail::job_id::JobId;

@@ -1,4 +1,4 @@
-//! One attempt with a relay that misbehaves at each step (J1 to J5, J7 of the hostile list).
+//! One attempt with a relay that misbehaves at each step.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -33,8 +33,7 @@ fn send_to(relays: &RelayPool, mail: &[u8], to: &str) -> SendOutcome {
     block_on(relays.send(&letter, &|| None, &stopping)).0
 }
 
-/// Waits for a conversation on this thread. The connections of a pool outlive it, so there is one runtime
-/// for all.
+/// Runs a future on this thread. The connections of a pool outlive it, so there is one runtime for all.
 pub(super) fn block_on<T>(conversation: impl Future<Output = T>) -> T {
     static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
     RUNTIME.block_on(conversation)
@@ -45,7 +44,7 @@ pub(super) fn send_one(fake: &Fake) -> SendOutcome {
     send(&relays(vec![relay(fake.port)], timeouts()), MAIL)
 }
 
-/// Steps are given up after a second.
+/// Steps time out after a second.
 fn hasty() -> RelayTimeouts {
     let second = Duration::from_secs(1);
     RelayTimeouts {
@@ -167,7 +166,7 @@ fn what_a_relay_says_to_the_envelope_decides_for_the_mail() {
     }
     again(Step::Mail, say("530 5.7.0 log in first\r\n"), "530");
     again(Step::Mail, say("354 go on\r\n"), "354");
-    // What is said too early may not be taken for the answer to what comes later.
+    // An early reply must not be taken for the reply to a later command.
     let fake = again(
         Step::Rcpt,
         say("250 ok\r\n354 go\r\n250 queued\r\n"),
@@ -410,7 +409,7 @@ fn we_say_who_we_are_in_three_ways() {
         let said: Vec<_> = fake.lines().into_iter().skip(1).take(lines.len()).collect();
         assert_eq!(said, lines);
     }
-    // A token is read anew for each connection.
+    // A token is read again for each connection.
     std::fs::write(&file, "second\n").unwrap();
     let fake = Fake::start(|_, _| Act::Usual);
     let ours = relays(
@@ -470,7 +469,7 @@ fn what_a_relay_cannot_carry_is_not_given_to_it() {
         let told = matches!(&attempt, SendOutcome::PermanentFailure { code: None, reply } if reply.contains(words));
         assert!(told, "{attempt:?}");
     }
-    // A domain has a form in ASCII.
+    // A domain has an ASCII form.
     assert!(matches!(
         send_to(&ours, MAIL, "ann@b\u{fc}cher.example"),
         SendOutcome::Sent { .. }

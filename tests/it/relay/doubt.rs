@@ -1,4 +1,4 @@
-//! Mail whose end a relay does not answer: a person gets a few copies of it at most.
+//! A relay that does not reply to the end of a mail: the recipient gets a few copies at most.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ async fn a_relay_that_never_answers_the_end_gets_three_copies_and_a_person_decid
     assert_eq!(events[2].data["reason"], told);
     let record = sending.record(1);
     assert_eq!((record.attempts, record.doubts), (3, 2));
-    // It is kept with its mail, and the doubts are forgotten when a person has it tried again.
+    // The job is kept with its mail, and the doubts are reset when a person retries it.
     assert!(wait(sending.store.job_mail(job.id)).is_ok());
     let at = clock::now();
     let retried = Fact::Retried {

@@ -1,4 +1,4 @@
-//! The outbox and its relays: what is sent, what is tried again, what fails, whatever a relay does.
+//! The outbox and its relays: sending, retries and failures, for any behaviour of a relay.
 
 mod away;
 mod crowd;
@@ -43,7 +43,7 @@ fn address(text: &str) -> Address {
     Address::parse(text).unwrap()
 }
 
-/// A port of the machine that refuses, for as long as the socket is held.
+/// A port of the machine that refuses connections as long as the socket is held.
 fn closed() -> (socket2::Socket, u16) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -71,7 +71,7 @@ fn relay_with(port: u16, security: RelaySecurity, ca: Option<&str>) -> Relay {
     }
 }
 
-/// Long enough for a loaded machine, and short where a test waits for it.
+/// Long enough for a loaded machine, and short enough for a test that waits for it.
 fn timeouts() -> RelayTimeouts {
     RelayTimeouts {
         connect: Duration::from_secs(20),
@@ -87,7 +87,7 @@ fn relays(list: Vec<Relay>, timeouts: RelayTimeouts) -> RelayPool {
     RelayPool::new(list, terms(timeouts), metrics)
 }
 
-/// The terms on which the relays of a test are spoken to.
+/// The settings of a test's relays.
 fn terms(timeouts: RelayTimeouts) -> RelayPoolSettings {
     RelayPoolSettings {
         ehlo_name: "mx.test".to_owned(),
@@ -227,7 +227,7 @@ impl Sending {
         .await;
     }
 
-    /// True if the metrics call this relay usable.
+    /// True if the metrics show this relay as available.
     fn is_up(&self, relay: &Relay) -> bool {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();

@@ -1,4 +1,4 @@
-//! The outbox emptied by its worker: once, in order, tried again or given up, and told of.
+//! The worker of the outbox: each job once, in order, retried or failed, with its events.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -48,7 +48,7 @@ async fn a_job_is_sent_once_and_told_of() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_put_off_is_sent_once_in_the_end() {
-    // Greylisted at RCPT, at the end, dropped, and not greeted.
+    // Greylisted at RCPT, deferred at the end, disconnected, and not greeted.
     let fake = Fake::start(|step, count| match (step, count) {
         (Step::Rcpt, 0) => say("451 4.7.1 greylisted\r\n"),
         (Step::End, 0) => say("452 4.3.1 no room\r\n"),
@@ -231,7 +231,7 @@ async fn a_relay_that_comes_back_gets_everything_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mails_to_one_recipient_of_a_thread_leave_in_order() {
-    // The first is put off twice, and nothing of its thread to the same person overtakes it.
+    // The first is deferred twice, and no later mail of its thread to the same person overtakes it.
     let fake = Fake::start(|step, count| match (step, count) {
         (Step::Rcpt, 0 | 1) => say("451 later\r\n"),
         _ => Act::Usual,
@@ -421,7 +421,7 @@ async fn a_mail_that_is_not_canonical_stays_here() {
 async fn a_clock_set_back_does_not_hold_mail_for_a_year() {
     let fake = Fake::start(|_, _| Act::Usual);
     let sending = Sending::start(vec![relay(fake.port)], settings());
-    // As a clock a year ahead would have noted it.
+    // The due time of a clock that was a year ahead.
     let mut job = job(1, "ann@example.com");
     job.made_at = job.made_at.plus(Duration::from_secs(365 * 86_400));
     job.ends_at = job.made_at.plus(Duration::from_secs(86_400));
@@ -429,7 +429,7 @@ async fn a_clock_set_back_does_not_hold_mail_for_a_year() {
     sending.over().await;
     assert_eq!(sending.record(1).state, JobState::Sent);
     sending.stop().await;
-    // And one a year behind: there is one attempt before it is given up.
+    // And of one a year behind: there is one attempt before it expires.
     let sending = Sending::start(vec![relay(fake.port)], settings());
     let mut job = super::job(2, "ann@example.com");
     job.made_at = clock::now().minus(Duration::from_secs(365 * 86_400));
@@ -488,7 +488,7 @@ async fn a_stop_cancels_a_mail_that_has_not_begun_to_end() {
     store.close().await;
 }
 
-/// A person calls a job back while it waits for its next attempt.
+/// A person cancels a job while it waits for its next attempt.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_called_back_is_not_sent() {
     let fake = Fake::start(|step, count| match (step, count) {
@@ -528,7 +528,7 @@ async fn what_is_called_back_is_not_sent() {
 async fn a_person_s_retry_speaks_to_the_relay_anew() {
     let greeted = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&greeted);
-    // As with Postfix, where a running process keeps the policy it began with.
+    // In Postfix too, a running process keeps its initial policy.
     let fake = Fake::start(move |step, _| match step {
         Step::Greeting => {
             count.fetch_add(1, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! The program fails in the middle of an attempt: the job waits for a person, and the others go on.
+//! A panic in the middle of an attempt: the job waits for a person, and the others continue.
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +32,7 @@ fn assert_parked(sending: &Sending, n: u8) {
     assert_eq!(told[0].data["inDoubt"], true);
 }
 
-/// An attempt may take longer than the clock can count to, which the thread that sends panics at.
+/// An attempt may take longer than the clock can represent, at which the sending thread panics.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_while_it_is_sent_parks_the_job() {
     let fake = Fake::start(|_, _| Act::Usual);
@@ -54,7 +54,7 @@ async fn a_panic_while_it_is_sent_parks_the_job() {
     sending.stop().await;
 }
 
-/// A log that panics at the first mail that is sent, once.
+/// A log that panics once, at the first sent mail.
 struct Broken(AtomicBool);
 
 struct Message(bool);
@@ -90,7 +90,7 @@ impl Subscriber for Broken {
     fn exit(&self, _: &Id) {}
 }
 
-/// All tasks run on this thread, whose log it is.
+/// All tasks run on this thread, which has this log.
 #[tokio::test]
 async fn a_panic_after_it_was_sent_parks_the_job_and_no_other() {
     let log = tracing::subscriber::set_default(Broken(AtomicBool::new(false)));

@@ -1,4 +1,4 @@
-//! A real Postfix as the relay, with STARTTLS, and a server behind it that reads what arrives.
+//! A real Postfix as the relay, with STARTTLS, and a server behind it that parses the mails.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -36,7 +36,7 @@ async fn mail_goes_through_a_real_postfix_with_starttls() {
     for n in 1..=20 {
         sending.enqueue(&job(n, &format!("ann{n}@sink.test"))).await;
     }
-    // Postfix knows no such domain and is no open relay to it.
+    // Postfix does not know the domain and is no open relay.
     sending.enqueue(&job(21, "ann@nowhere.invalid")).await;
     sending.over().await;
     for n in 1..=20 {
@@ -64,7 +64,7 @@ async fn mail_goes_through_a_real_postfix_with_starttls() {
             let n = (1..=20)
                 .find(|n| arrived.to.starts_with(&format!("RCPT TO:<ann{n}@")))
                 .unwrap();
-            // The date is the job's own; what comes after it is the same for all.
+            // The date is the job's own; the rest is the same for all.
             let ours = String::from_utf8(mail(&job(n, &format!("ann{n}@sink.test"))).to_vec());
             let body = ours.unwrap().split_once("Message-ID").unwrap().1.to_owned();
             assert!(text.ends_with(&body), "{text}");

@@ -1,4 +1,4 @@
-//! The real program with outgoing mail switched on: it starts, counts, and stops; and what `doctor` says of its
+//! The real program with outgoing mail enabled: start, counters, stop; and the report of `doctor` about its
 //! relays.
 
 use super::server::{Act, Fake, Step};

@@ -1,4 +1,4 @@
-//! An attempt that was under way when the worker ended: the next one sends it again, and says so.
+//! An attempt that was interrupted by the end of the worker: the next start sends it again, and logs that.
 
 use std::process::Command;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Owns a relay of the test's own on loopback that does at each step what the test says.
+//! Owns a relay for a test on loopback that behaves at each step as the test defines.
 //!
 //! Speaks SMTP, and LMTP as far as one recipient needs.
 
@@ -14,14 +14,14 @@ use rustls::crypto::ring;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// A step of a conversation, by what the relay has just heard.
+/// A step of a session, by the last command of the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Step {
     Greeting,
     Ehlo,
     StartTls,
     Auth,
-    /// A line that answers a 334.
+    /// A line in response to a 334.
     Proof,
     Rset,
     Mail,
@@ -35,15 +35,15 @@ pub(crate) enum Step {
 /// An act of the relay at a step.
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
-    /// Says what a good relay says.
+    /// Sends the normal reply.
     Usual,
-    /// Says this, line ends and all.
+    /// Sends this text, with its line ends.
     Say(String),
-    /// Says this an octet at a time, ten a second.
+    /// Sends this text an octet at a time, ten a second.
     Drip(String),
-    /// Says this again and again until the other side goes away.
+    /// Sends this text repeatedly until the client disconnects.
     Flood(&'static str),
-    /// Says nothing until the other side goes away.
+    /// Sends nothing until the client disconnects.
     Hang,
     /// Closes.
     Close,
@@ -51,13 +51,13 @@ pub(crate) enum Act {
     Reset,
 }
 
-/// A mail whose end was heard.
+/// A mail that was received to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Heard {
     pub(crate) from: String,
     pub(crate) to: String,
     pub(crate) bytes: Vec<u8>,
-    /// Whether the answer to it was 2xx.
+    /// True if the reply to it was 2xx.
     pub(crate) taken: bool,
 }
 
@@ -67,7 +67,7 @@ impl Heard {
     }
 }
 
-/// The relay. It listens until this is dropped.
+/// The relay. It listens until it is dropped.
 pub(crate) struct Fake {
     pub(crate) port: u16,
     shared: Arc<Shared>,
@@ -76,7 +76,7 @@ pub(crate) struct Fake {
 struct Shared {
     acts: Box<dyn Fn(Step, usize) -> Act + Send + Sync>,
     tls: Option<Arc<ServerConfig>>,
-    /// TLS begins with the first octet.
+    /// True if TLS begins with the first octet.
     implicit: bool,
     counts: Mutex<HashMap<Step, usize>>,
     heard: Mutex<Vec<Heard>>,
@@ -88,17 +88,17 @@ struct Shared {
 }
 
 impl Fake {
-    /// A relay that does at a step, the nth time it is there, what `acts` says.
+    /// A relay that behaves by `acts`, which receives the step and its count.
     pub(crate) fn start(acts: impl Fn(Step, usize) -> Act + Send + Sync + 'static) -> Self {
         Self::start_with(acts, None)
     }
 
-    /// A relay that speaks TLS from the first octet on.
+    /// A relay with TLS from the first octet.
     pub(crate) fn start_implicit(tls: Arc<ServerConfig>) -> Self {
         Self::listen(|_, _| Act::Usual, Some(tls), true)
     }
 
-    /// As [`Fake::start`], and it offers STARTTLS with this certificate.
+    /// Like [`Fake::start`], with STARTTLS and this certificate.
     pub(crate) fn start_with(
         acts: impl Fn(Step, usize) -> Act + Send + Sync + 'static,
         tls: Option<Arc<ServerConfig>>,
@@ -139,12 +139,12 @@ impl Fake {
         Self { port, shared }
     }
 
-    /// The mails whose end was heard, in order.
+    /// The mails that were received to their end, in order.
     pub(crate) fn heard(&self) -> Vec<Heard> {
         self.shared.heard.lock().unwrap().clone()
     }
 
-    /// The mails that were answered with a yes.
+    /// The mails that were accepted.
     pub(crate) fn taken(&self) -> Vec<Heard> {
         let mut heard = self.heard();
         heard.retain(|mail| mail.taken);
@@ -156,12 +156,12 @@ impl Fake {
         self.shared.lines.lock().unwrap().clone()
     }
 
-    /// Number of connections so far.
+    /// The number of connections so far.
     pub(crate) fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
-    /// Most connections that there were at once.
+    /// The maximum number of concurrent connections.
     pub(crate) fn most_open(&self) -> usize {
         self.shared.most_open.load(Ordering::SeqCst)
     }
@@ -174,7 +174,7 @@ impl Drop for Fake {
     }
 }
 
-/// A certificate for 127.0.0.1 as PEM, its key as PEM, and a server that shows it.
+/// A certificate for 127.0.0.1 as PEM, its key as PEM, and a server that uses it.
 pub(crate) fn certificate(name: &str) -> (String, String, Arc<ServerConfig>) {
     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
@@ -231,7 +231,7 @@ impl Talk {
         }
     }
 
-    /// A mail, its dots undone.
+    /// A mail without dot-stuffing.
     fn mail(&mut self) -> Option<Vec<u8>> {
         let mut mail = Vec::new();
         loop {
@@ -311,7 +311,7 @@ impl Shared {
                         continue;
                     }
                     let bytes = talk.mail()?;
-                    // Noted first: the client may look as soon as it has its answer.
+                    // Recorded first, because the client may look as soon as it has its reply.
                     let act = self.choose(Step::End);
                     let taken = match &act {
                         Act::Usual => true,
@@ -358,7 +358,7 @@ impl Shared {
     }
 }
 
-/// Does what the test says, and tells what was said; `None` if the conversation is over.
+/// Performs the act, and returns the text that was sent; `None` if the session is over.
 fn perform(talk: &mut Talk, act: Act, usual: &str) -> Option<String> {
     match act {
         Act::Usual => talk.say(usual.as_bytes()).ok().map(|()| usual.to_owned()),
@@ -370,7 +370,7 @@ fn perform(talk: &mut Talk, act: Act, usual: &str) -> Option<String> {
             }
             Some(text)
         }
-        // At most a GiB, as the row of the list says.
+        // At most a GiB.
         Act::Flood(text) => {
             let block = text.repeat((64 << 10) / text.len());
             for _ in 0..16 << 10 {

@@ -1,4 +1,5 @@
-//! Several relays of which one says no: who is asked next, what is final, and who is set aside.
+//! Several relays of which one refuses: which one is used next, which refusals are final, and which relay
+//! is left alone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +17,7 @@ fn say(text: &str) -> Act {
     Act::Say(text.to_owned())
 }
 
-/// A relay that says this at this step, always.
+/// A relay that always sends this reply at this step.
 fn refusing(step: Step, words: &'static str) -> Fake {
     Fake::start(move |now, _| match now == step {
         true => say(words),
@@ -28,7 +29,7 @@ fn good() -> Fake {
     Fake::start(|_, _| Act::Usual)
 }
 
-/// Number of times that a relay heard a command.
+/// The number of times that a relay received a command.
 fn count(fake: &Fake, command: &str) -> usize {
     let lines = fake.lines();
     lines
@@ -37,7 +38,7 @@ fn count(fake: &Fake, command: &str) -> usize {
         .count()
 }
 
-/// A worker for which a relay that is set aside stays so for all of a test.
+/// A worker for which a failed relay is left alone for the whole test.
 fn patient(relays: &[&Fake]) -> Sending {
     let wait = Duration::from_secs(300);
     let patience = SendSchedule {
@@ -103,7 +104,7 @@ async fn a_no_for_good_to_the_recipient_or_the_mail_is_final() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mail_waits_while_a_relay_may_take_it_yet() {
-    // The second says no for now, once, or does not greet.
+    // The second refuses temporarily once, or does not greet.
     for (step, words) in [
         (Step::Mail, "451 4.3.0 queue full\r\n"),
         (Step::Rcpt, "451 4.7.1 greylisted\r\n"),
@@ -119,7 +120,7 @@ async fn a_mail_waits_while_a_relay_may_take_it_yet() {
         sending.over().await;
         let record = sending.record(1);
         assert_eq!(record.state, JobState::Sent, "{step:?}: {record:#?}");
-        // All who were asked are named, each with its words.
+        // All tried relays are named, each with its reply.
         let (what, reply) = (&record.history[0].what, &record.history[0].reply);
         assert_eq!(what, "deferred", "{step:?}");
         let (one, other) = (relay(first.port).label(), relay(second.port).label());
@@ -222,7 +223,7 @@ async fn who_is_set_aside_is_asked_again_and_taken_back() {
     let good = good();
     let sending = hasty(&[&bad, &good]);
     let mut n = 0;
-    // One more refusal, of who asks whether it takes mail again, leaves it aside.
+    // One more refusal, by the test of the relay, keeps it out of use.
     while count(&bad, "MAIL") < 6 {
         n += 1;
         sending.enqueue(&job(n, "ann@example.com")).await;

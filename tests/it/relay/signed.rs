@@ -1,4 +1,4 @@
-//! Outgoing mail signed with DKIM, and what dkimpy says of it.
+//! Outgoing mail signed with DKIM, verified by dkimpy.
 
 use postern::mail::address::Domain;
 use postern::outbound::dkim::{DkimSigningKey, signature_fields};
@@ -23,7 +23,7 @@ fn ed25519() -> (DkimSigningKey, String) {
     (signer("ed", &key.serialize_pem()), record)
 }
 
-/// The verdict of dkimpy on the first signature.
+/// The result of dkimpy for the first signature.
 fn holds(mail: &[u8], name: &str, record: &str) -> bool {
     let records = json!({ name: record });
     let mail = data_encoding::BASE64.encode(mail);

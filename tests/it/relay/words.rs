@@ -1,4 +1,4 @@
-//! The words of a relay as they are told: never a token or a return path, whichever step it refuses.
+//! The text of a relay in logs and events: never a token or a return path, whichever step it refuses.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -42,8 +42,8 @@ impl Log {
     }
 }
 
-/// Says a no with both words in it, in the ways relays have of repeating them, and past the bound of what
-/// is kept.
+/// Refuses with both secrets in the reply, in all the ways in which relays repeat them, and beyond the
+/// bound of the kept text.
 fn telling(code: u16) -> String {
     let long = "x ".repeat(480);
     format!(
@@ -115,7 +115,7 @@ async fn a_relay_that_repeats_secrets_has_them_told_nobody() {
     }
     drop(logs);
     let log = log.text();
-    // The attempt itself runs on a thread of its own, and logs elsewhere: `what_is_logged_of_a_relay`.
+    // The attempt itself runs on a separate thread with another log: see `what_is_logged_of_a_relay`.
     assert!(log.contains("failed: it waits for a person"), "{log}");
     for secret in [&WORD[..20], &TOKEN[..20], "hunter2"] {
         assert!(!log.contains(secret), "{log}");

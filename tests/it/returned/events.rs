@@ -1,4 +1,4 @@
-//! Events about mail that comes in, each told once; mail that is known again; and our own mail come back.
+//! Events about incoming mail, each sent once; repeated mail; and our own mail that comes back.
 
 use postern::clock::Timestamp;
 use postern::mail::job_id::loop_mark;
@@ -56,7 +56,7 @@ async fn each_thing_that_happens_to_a_mail_is_told_once() {
     let ours = events.iter().map(|(_, e)| e.thread_id.as_deref());
     let thread = Some("thread-1");
     assert_eq!(ours.collect::<Vec<_>>(), [thread, thread, thread, None]);
-    // Nobody vouches for it: anyone may have written it, so it is never sent to her as hers.
+    // The author is not authenticated: anyone may have written it, so it is never quoted to her as hers.
     assert_eq!(
         ask(bench.store.last_message(&talk("thread-1"), false)),
         None
@@ -66,7 +66,7 @@ async fn each_thing_that_happens_to_a_mail_is_told_once() {
 
 #[tokio::test]
 async fn a_call_made_again_tells_once() {
-    // The product's answer is lost each first time: the call is made again with the same key.
+    // The product's response is lost each first time: the call is repeated with the same key.
     let fake = Fake::start(|_, nth| match nth % 2 {
         0 => Play::CommitThenDrop,
         _ => Play::Good,
@@ -104,7 +104,7 @@ async fn what_we_said_is_known_again_in_any_language() {
         message: said,
     };
     bench.store.record(vec![fact]).await.unwrap();
-    // An attribution no program writes, and no marks before the lines.
+    // An attribution that no program writes, without quote marks.
     let answer = format!("Yes please.\n\nYa wrotish gelo Shop da Monday ::\n\n{ours}\n");
     let answer = answer.replace('\n', "\r\n");
     bench.put(token(THREAD), &mail(1, &answer)).await;

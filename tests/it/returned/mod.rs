@@ -1,4 +1,4 @@
-//! Notices that come back about mail we sent, and events about mail: the notices, jobs and questions for both.
+//! Notices about mail that we sent, and events about mail: the notices, jobs and questions for both.
 
 mod events;
 mod notices;
@@ -36,7 +36,7 @@ fn id_of(n: u8) -> String {
     message_id(&keys(), &domain(), job_id(n))
 }
 
-/// A job that a relay took.
+/// A job that a relay accepted.
 async fn sent(store: &Store, n: u8, to: &str) {
     begun(store, n, to).await;
     let outcome = JobOutcome::Sent {
@@ -46,7 +46,7 @@ async fn sent(store: &Store, n: u8, to: &str) {
     ended(store, n, outcome).await;
 }
 
-/// The mail of the job `n` goes to somebody else too.
+/// The mail of the job `n` also goes to another person.
 async fn copied(store: &Store, id: JobId, n: u8, to: &str) {
     begun_as(store, id, n, to).await;
     let outcome = JobOutcome::Sent {
@@ -68,7 +68,7 @@ async fn begun(store: &Store, n: u8, to: &str) {
     begun_as(store, job_id(n), n, to).await;
 }
 
-/// A job of this name that takes the mail of the job `n` to somebody.
+/// A job of this name for a further copy of the mail of the job `n`.
 async fn begun_as(store: &Store, id: JobId, n: u8, to: &str) {
     let now = clock::now();
     let key = id.0;
@@ -94,7 +94,7 @@ async fn begun_as(store: &Store, id: JobId, n: u8, to: &str) {
     store.record(vec![Fact::Begun { job, at }]).await.unwrap();
 }
 
-/// A mail from nobody.
+/// Accepts a mail with the null sender.
 async fn came(bench: &Bench, target: RecipientTarget, mail: &str) {
     from(bench, None, target, mail).await;
 }
@@ -106,7 +106,7 @@ async fn from(bench: &Bench, sender: Option<&str>, target: RecipientTarget, mail
     bench.drained().await;
 }
 
-/// As Postfix writes it.
+/// A notice in the form of Postfix.
 fn notice(to: &str, action: &str, status: &str, id: &str) -> String {
     format!(
         "Return-Path: <>
@@ -167,7 +167,7 @@ Message-ID: {id}
     )
 }
 
-/// As qmail writes it, which knows no fields.
+/// A notice in the form of qmail, without fields.
 fn old_notice(to: &str, id: &str) -> String {
     format!(
         "Date: 31 Jan 2026 23:59:59 -0000

@@ -1,4 +1,4 @@
-//! Notices: the job each one marks, the address it blames, and what is none.
+//! Notices: the job that each one marks, the address that it condemns, and mails that are not notices.
 
 use postern::clock;
 use postern::mail::address::Address;
@@ -64,7 +64,7 @@ async fn a_notice_by_message_id_marks_the_job_and_blames_nobody() {
     for n in 1..=4 {
         sent(&bench.store, n, TO).await;
     }
-    // To a reply token, to a mailbox, old and new, and from a postmaster who gives a name.
+    // To a reply token, to a mailbox, old and new, and from a postmaster with a display name.
     let fields = |n| notice(TO, "failed", "5.1.1", &id_of(n));
     came(&bench, token(THREAD), &fields(1)).await;
     came(&bench, mailbox(), &old_notice(TO, &id_of(2))).await;
@@ -79,7 +79,7 @@ async fn a_notice_by_message_id_marks_the_job_and_blames_nobody() {
         assert!(is_bounced(&bench.store, n), "{n}");
     }
     assert_eq!(told(&bench.store, EventKind::OutboundBounced).len(), 3);
-    // A stranger who saw the Message-ID does not know whom it was for.
+    // A stranger who saw the Message-ID does not know its recipient.
     let strange = notice("eve@far.example", "failed", "5.1.1", &id_of(4));
     came(&bench, token(THREAD), &strange).await;
     let forged = id_of(4).replacen('<', "<a", 1).replacen("a@", "@", 1);
@@ -106,7 +106,7 @@ async fn of_one_mail_to_several_people_the_job_is_marked_whose_address_the_notic
     let by_name = copy_of(&keys(), job_id(1), &eve);
     sent(&bench.store, 1, TO).await;
     copied(&bench.store, by_name, 1, EVE).await;
-    // A copy that was made later has a name that tells nothing, but its return path does.
+    // The id of a later copy cannot be derived, but its return path works.
     let by_path = job_id(9);
     sent(&bench.store, 2, TO).await;
     copied(&bench.store, by_path, 2, EVE).await;
@@ -152,7 +152,7 @@ async fn a_flood_of_notices_about_one_job_counts_once() {
     sent(&bench.store, 2, "Bob@FAR.example").await;
     let text = |n| notice(TO, "failed", "5.1.1", &id_of(n)).replace('\n', "\r\n");
     for n in 0..100 {
-        // Half of them by another way, in another lane.
+        // Half of them arrive at another address, in another partition.
         let target = if n % 2 == 0 {
             RecipientTarget::Return(job_id(1))
         } else {
@@ -307,7 +307,7 @@ async fn what_is_no_notice_is_never_posted_from_a_return_path() {
         .replace("Where is", "Out of office: where is");
     from(&bench, None, here(), &away).await;
     from(&bench, Some("ann@example.com"), here(), &away).await;
-    // Nobody's mail in no form that is known.
+    // A mail with the null sender in no known form.
     from(&bench, None, here(), &mail(2, "Something.")).await;
     assert_eq!(bench.store.ledger().dropped["bounce_address"], 3);
     let words = mail(3, "Thank you!").replace(
@@ -326,7 +326,7 @@ async fn what_is_no_notice_is_never_posted_from_a_return_path() {
         parked[0].data["reason"],
         "a person wrote to a bounce address"
     );
-    // Once a person has looked at it, it is an answer like any: our Message-ID tells the thread.
+    // After a person has released it, it is an answer like any: our Message-ID leads to the thread.
     release(&bench, &waiting[0]).await;
     bench.drained().await;
     assert_eq!(bench.fates(), [1, 0, 3], "{:?}", bench.reasons());

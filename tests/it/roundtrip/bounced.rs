@@ -1,4 +1,4 @@
-//! Mail that a real Postfix sends back to us.
+//! Mail that a real Postfix bounces.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! Kills the program at any moment while jobs come in and go out, and counts what the relay took.
+//! Kills the program at any time while jobs are accepted and sent, and counts the mails at the relay.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,11 +17,11 @@ use crate::wait::drains;
 
 const PRODUCTS: usize = 3;
 
-/// Requests that were answered 202: the product's message, and its job.
+/// Requests with a 202: the product's message, and its job.
 type Taken = BTreeMap<String, String>;
 
-/// A product that asks for one mail after the other. It never gives one up: what is not answered may be in
-/// the outbox all the same, and would be a job that nobody counts.
+/// A product that requests one mail after the other. It never gives up a request, because one without a
+/// response may be in the outbox all the same, and would be an uncounted job.
 fn ask(product: usize, port: u16, stop: &AtomicBool, taken: &Mutex<Taken>) {
     let mut number = 0;
     while !stop.load(Ordering::SeqCst) {
@@ -39,7 +39,7 @@ fn ask(product: usize, port: u16, stop: &AtomicBool, taken: &Mutex<Taken>) {
             let (status, answer) = call(port, "POST", "/gateway/events", Some(&message), &told);
             match status {
                 202 => break answer["jobId"].as_str().unwrap().to_owned(),
-                // It is down, or going down.
+                // The server is down, or stopping.
                 0 | 503 => thread::sleep(Duration::from_millis(20)),
                 _ => panic!("{status} {answer}"),
             }
@@ -56,7 +56,7 @@ fn message_id(mail: &[u8]) -> String {
     line.unwrap().trim().to_owned()
 }
 
-/// Number of times that each job was told to be sent, as the journal has it.
+/// The number of sent events of each job, in the journal.
 fn sent_events(postern: &Postern) -> HashMap<String, usize> {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     runtime.unwrap().block_on(async {
@@ -77,7 +77,7 @@ fn sent_events(postern: &Postern) -> HashMap<String, usize> {
     })
 }
 
-/// Jobs the log says of that they may be sent twice.
+/// The jobs that the log reports as possibly sent twice.
 fn doubted(log: &str) -> BTreeSet<String> {
     let lines = log.lines().filter(|line| {
         line.contains("perhaps for the second time") || line.contains("so it may arrive twice")
@@ -92,7 +92,7 @@ fn kill_9_loses_no_job_and_doubles_only_what_the_log_names() {
     let cycles: u64 =
         std::env::var("POSTERN_CRASH_CYCLES").map_or(10, |text| text.parse().unwrap());
     let fake = Fake::start(|step, count| match step {
-        // The answer takes its time, so that a kill comes before it now and then.
+        // The reply is slow, so that some kills come before it.
         Step::End if count % 5 == 0 => Act::Drip("250 2.0.0 slow\r\n".to_owned()),
         Step::End if count % 17 == 3 => Act::Close,
         Step::Rcpt if count % 11 == 4 => Act::Say("451 4.7.1 greylisted\r\n".to_owned()),

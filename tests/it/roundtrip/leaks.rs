@@ -1,4 +1,4 @@
-//! Tokens that must not be seen, and machines that answer each other.
+//! Tokens that must stay hidden, and machines that answer each other.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ use crate::sink::Sink;
 const ANN: &str = "ann@sink.test";
 const BOB: &str = "bob@sink.test";
 
-/// The words of the addresses in a mail, which nobody must see.
+/// The secret words of the addresses in a mail.
 fn words_of(bytes: &[u8], from: &str) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes).into_owned() + from;
     let mut words = Vec::new();
@@ -87,7 +87,7 @@ impl Subscriber {
         heard.lock().unwrap().push(text);
     }
 
-    /// The tables that have it told.
+    /// The configuration tables for it.
     fn tables(&self) -> String {
         let secret = BASE64.encode(b"a secret of test hooks, 32 octets");
         format!(
@@ -96,7 +96,7 @@ impl Subscriber {
         )
     }
 
-    /// All it heard, once that is each of the events so far.
+    /// All received requests, after all events so far have arrived.
     fn all(&self, gateway: &Gateway) -> String {
         let events = gateway.events();
         let missing = |heard: &str| {
@@ -148,7 +148,7 @@ fn nobody_sees_the_token_of_another() {
     shows_none("the mail to Ann", &to_ann.text(), &bobs);
     shows_none("the mail to Bob", &to_bob.text(), &anns);
 
-    // Bob answers, and the words show the reply address that is Bob's, as text, as a link, and quoted.
+    // Bob answers, and his text contains his own reply address: as text, as a link, and quoted.
     let seen = read(&to_bob.bytes, json!({}));
     let address = field(&seen, "Reply-To").to_owned();
     let split = format!("{}\r\n{}", &address[..30], &address[30..]);
@@ -201,13 +201,13 @@ fn nobody_sees_the_token_of_another() {
     let page = gateway.page("/admin/outbox");
     assert!(page.contains("about reply@inbox.test"), "{page}");
     shows_none("the page", &page, &all);
-    // The product is told the words as they are: they are the person's.
+    // The product receives the text unchanged, because it is the person's.
     assert!(message["body"].as_str().unwrap().contains("Write to me"));
 }
 
-/// A product may pass the mail of one person on to another as a file.
+/// A product may forward one person's mail to another person as a file.
 #[test]
-fn a_file_shows_nobody_the_token_of_another() {
+fn tokens_in_attached_files_are_redacted() {
     let fake = Fake::start(|_, _| Act::Usual);
     let gateway = Gateway::start(fake.port, "");
     let job = gateway.say(&first("thread-bob", "m0", BOB));
@@ -250,7 +250,7 @@ fn a_file_shows_nobody_the_token_of_another() {
     shows_none("the page", &gateway.page("/admin/outbox"), &bobs);
 }
 
-/// The answers of Ann quote what we sent to her, our address in it.
+/// Ann's answers quote our mail with our address in it.
 #[test]
 fn a_reply_address_that_mail_programs_quote_is_not_told() {
     let (sink, subscriber) = (Sink::start(), Subscriber::start());
@@ -279,7 +279,7 @@ fn a_reply_address_that_mail_programs_quote_is_not_told() {
     let (_, message) = gateway.told(2);
     assert_eq!(message["body"], "Thank you.");
     gateway.say(&event(&thread, "m2", "You are welcome."));
-    // Its own fields may have the same token: one of the same second is the same.
+    // Its own fields may have the same token: tokens of the same second are equal.
     let next = read(&arrived(&sink, 2).bytes, json!({}));
     for part in ["text", "html"] {
         let text = next[part].as_str().unwrap();
@@ -291,7 +291,7 @@ fn a_reply_address_that_mail_programs_quote_is_not_told() {
     shows_none("the webhook", &subscriber.all(&gateway), &words);
 }
 
-/// Relays repeat what they refuse, and may say much before and after it.
+/// Relays repeat parts of a refused mail, with much text before and after.
 #[test]
 fn what_a_relay_says_of_our_addresses_is_not_told() {
     let (says, subscriber) = (Arc::new(Mutex::new(String::new())), Subscriber::start());
@@ -311,7 +311,7 @@ fn what_a_relay_says_of_our_addresses_is_not_told() {
     let path = mail.from.split(['<', '>']).nth(1).unwrap();
     let addresses = [path, field(&seen, "Reply-To")];
     for (n, address) in addresses.into_iter().enumerate() {
-        // A long text is cut before people see it: in the domain, and in front of it.
+        // A long text is cut before it is shown: in the domain, and before it.
         for (m, pad) in [1_000, 1_017, 1_022, 1_027].into_iter().enumerate() {
             let pad = "x".repeat(pad - address.len());
             for (code, state) in [(250, "sent"), (554, "failed")] {
@@ -368,7 +368,7 @@ fn two_gateways_that_would_answer_each_other_come_to_an_end() {
         let job = here.say(&start);
         here.becomes(&job, "sent");
     }
-    // What a machine wrote makes no message, so there is nothing to be answered; a person's words do.
+    // A machine's mail makes no message, so there is nothing to answer; a person's mail does.
     let dropped = || there.postern.metric("postern_ledger_dropped") == 1.0;
     eventually("the machine's mail is dropped", dropped);
     eventually("the person's is told", || {
@@ -378,7 +378,7 @@ fn two_gateways_that_would_answer_each_other_come_to_an_end() {
     let told = there.events();
     let ends: Vec<_> = told.iter().map(|(_, data)| &data["dropped"]).collect();
     assert!(ends.contains(&&json!("auto_reply")), "{told:?}");
-    // Our own mail come back is a loop, whoever sends it.
+    // Our own mail that comes back is a loop, whoever sends it.
     let mark = here.fetched("/gateway/jobs")["data"][0]["emailMessageId"].clone();
     let back = letter(
         "eve@far.test",

@@ -1,4 +1,4 @@
-//! The whole way round through the real program: what a product says, a relay, a person's mail program,
+//! The whole round trip through the real program: a product's message, a relay, a person's mail program,
 //! and back into the thread.
 
 mod bounced;
@@ -29,15 +29,15 @@ use crate::sink::{Kept, Sink};
 /// The domain of the people in the tests.
 const SINK: &str = "sink.test";
 
-/// A Postern that sends, its product, and what is asked of it.
+/// A Postern that sends, with its product.
 struct Gateway {
     postern: Postern,
     product: Product,
 }
 
 impl Gateway {
-    /// A Postern whose relay is at `port` of this machine, with more lines of `[outbound]` and tables.
-    /// It runs.
+    /// A Postern with a relay at `port` of this machine, with more lines of `[outbound]` and tables,
+    /// started.
     fn start(port: u16, more: &str) -> Self {
         let mut gateway = Self::new(port, more);
         gateway.postern.start();
@@ -54,13 +54,13 @@ impl Gateway {
         Self { postern, product }
     }
 
-    /// The same whose ports are known before it starts and stay when it starts again.
+    /// The same with fixed ports that are known before the start.
     fn with_known_ports(mut self) -> Self {
         self.postern = self.postern.with_known_ports();
         self
     }
 
-    /// Calls with the key; the status, 0 if nobody answered, and the answer.
+    /// Calls with the key; returns the status, 0 without a response, and the response.
     fn call(&self, method: &str, path: &str, key: Option<&str>, body: &Value) -> (u16, Value) {
         call(self.postern.http, method, path, key, body)
     }
@@ -71,7 +71,7 @@ impl Gateway {
         answer
     }
 
-    /// A page that an operator looks at with a browser.
+    /// A page that an operator opens in a browser.
     fn page(&self, path: &str) -> String {
         let url = format!("http://127.0.0.1:{}{path}", self.postern.http);
         let mut curl = Command::new("curl");
@@ -81,7 +81,7 @@ impl Gateway {
         page
     }
 
-    /// Posts an event that must be taken; its job.
+    /// Posts an event that must be accepted; returns its job.
     fn say(&self, event: &Value) -> String {
         let (status, answer) = self.call("POST", "/gateway/events", None, event);
         assert_eq!(status, 202, "{answer}");
@@ -106,7 +106,7 @@ impl Gateway {
         job
     }
 
-    /// All events so far as the stream tells them: name and data.
+    /// All events so far in the stream: name and data.
     fn events(&self) -> Vec<(String, Value)> {
         let told = Command::new("curl")
             .args(["-sN", "--max-time", "2", "-H", "Last-Event-ID: 0", "-H"])
@@ -138,7 +138,7 @@ impl Gateway {
         names.collect()
     }
 
-    /// Waits until the product has `count` messages; the last: its thread and what it is.
+    /// Waits until the product has `count` messages; returns the last: its thread and its JSON.
     fn told(&self, count: usize) -> (String, Value) {
         let mut rounds = 0;
         eventually("the product is told", || {
@@ -151,7 +151,7 @@ impl Gateway {
         messages.pop().unwrap()
     }
 
-    /// Hands a mail to Postern's SMTP server with swaks, which must be taken.
+    /// Sends a mail to Postern's SMTP server with swaks; it must be accepted.
     fn swaks(&self, from: &str, to: &str, mail: &[u8]) {
         let said = swaks(&self.postern, from, to, mail);
         assert!(said.0, "{}", said.1);
@@ -184,7 +184,7 @@ fn call(port: u16, method: &str, path: &str, key: Option<&str>, body: &Value) ->
     (status.parse().unwrap(), value)
 }
 
-/// Runs a program with this input: did it end well, and what it said.
+/// Runs a program with this input: returns true if it succeeded, and its output.
 fn fed(command: &mut Command, input: &[u8]) -> (bool, String) {
     let mut child = command
         .stdin(Stdio::piped())
@@ -192,7 +192,7 @@ fn fed(command: &mut Command, input: &[u8]) -> (bool, String) {
         .stderr(Stdio::inherit())
         .spawn()
         .unwrap_or_else(|error| panic!("{command:?}: {error}: is it installed?"));
-    // A program that reads nothing is told nothing.
+    // A program that reads no input may have ended.
     let _ = child.stdin.take().unwrap().write_all(input);
     let out = child.wait_with_output().unwrap();
     (out.status.success(), String::from_utf8(out.stdout).unwrap())
@@ -208,7 +208,7 @@ fn swaks(postern: &Postern, from: &str, to: &str, mail: &[u8]) -> (bool, String)
     fed(&mut swaks, b"")
 }
 
-/// The findings of Python's `email` in a mail, and its answer if `wish` has a `style`.
+/// The results of Python's `email` for a mail, and its answer if `wish` has a `style`.
 fn read(mail: &[u8], mut wish: Value) -> Value {
     wish["mail"] = json!(BASE64.encode(mail));
     let mut python = Command::new(python_program());
@@ -247,7 +247,7 @@ fn event(thread: &str, message: &str, text: &str) -> Value {
     })
 }
 
-/// The same to somebody of whom nothing is known yet.
+/// The same to a person of whom nothing is known yet.
 fn first(thread: &str, message: &str, to: &str) -> Value {
     let mut event = event(thread, message, "It left us today.");
     event["threadMetadata"]["emailFrom"] = json!(to);
@@ -264,7 +264,7 @@ fn letter(from: &str, to: &str, id: &str, text: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Waits until the sink has taken `count` mails; the last of them.
+/// Waits until the sink has `count` mails; returns the last.
 fn arrived(sink: &Sink, count: usize) -> Kept {
     eventually("the mail is at the sink", || sink.taken().len() >= count);
     let mut taken = sink.taken();
@@ -272,8 +272,8 @@ fn arrived(sink: &Sink, count: usize) -> Kept {
     taken.pop().unwrap()
 }
 
-/// A Postfix that wants STARTTLS, with `extra` lines in `main.cf`, and sends what is for [`SINK`] by
-/// `transport` and what is for the reply domain to `smtp`; and the lines of `[outbound]` that believe its
+/// A Postfix that requires STARTTLS, with `extra` lines in `main.cf`, and sends mail for [`SINK`] by
+/// `transport` and mail for the reply domain to `smtp`; and the lines of `[outbound]` that trust its
 /// certificate.
 fn relay(transport: String, smtp: u16, extra: &str) -> (Postfix, tempfile::TempDir, String) {
     let (pem, key, _) = certificate("127.0.0.1");
@@ -303,7 +303,7 @@ fn with_postfix(sink: &Sink, more: &str) -> (Gateway, Postfix, tempfile::TempDir
     with_postfix_to(sink.transport(), "", more)
 }
 
-/// A Postern with a Postfix that sends what is for [`SINK`] by `transport`, and has `extra` lines in
+/// A Postern with a Postfix that sends mail for [`SINK`] by `transport`, and has `extra` lines in
 /// `main.cf`.
 fn with_postfix_to(
     transport: String,

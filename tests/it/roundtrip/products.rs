@@ -1,5 +1,5 @@
-//! Products that do more than answer: they tell Postern of its own messages, and two of them use the same
-//! ids.
+//! Products that do more than respond: they report Postern's own messages back, and two of them use the
+//! same ids.
 
 use serde_json::{Value, json};
 
@@ -31,7 +31,7 @@ fn a_message_of_ours_that_the_product_tells_of_is_mailed_to_nobody() {
         let why = "the message is one that Postern posted";
         assert_eq!((status, &answer["data"]["ignored"]), (200, &json!(why)));
 
-        // By its id, whatever is told of it, and after a restart.
+        // Recognised by its id, whatever the content, and after a restart.
         eventually("it is over", || {
             gateway.postern.metric("postern_ledger_delivered") == 1.0
         });
@@ -41,7 +41,7 @@ fn a_message_of_ours_that_the_product_tells_of_is_mailed_to_nobody() {
         let (status, answer) = gateway.call("POST", "/gateway/events", None, &again);
         assert_eq!((status, &answer["data"]["ignored"]), (200, &json!(why)));
 
-        // Another message is an answer, though it has the same words.
+        // Another message is an answer, although it has the same text.
         let job = gateway.say(&event(&thread, "message-2", "I wait for it."));
         gateway.becomes(&job, "sent");
         assert_eq!(sink.taken().len(), 1);
@@ -50,7 +50,7 @@ fn a_message_of_ours_that_the_product_tells_of_is_mailed_to_nobody() {
     }
 }
 
-/// Lines of a second route, whose product is this.
+/// The lines of a second route with this product.
 fn second_route(product: &Product) -> String {
     format!(
         "[[route]]\nname = 'second'\ndomains = ['{SECOND}']\n\

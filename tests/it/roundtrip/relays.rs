@@ -1,5 +1,5 @@
-//! Relays that are away for a while, put mail off, refuse it, are slow, or break off: what the product
-//! said is sent once, or fails with the relay's words.
+//! Relays that are down for a while, defer mail, refuse it, are slow, or disconnect: the product's message
+//! is sent once, or fails with the relay's reply.
 
 use serde_json::Value;
 
@@ -33,7 +33,7 @@ fn a_relay_that_is_away_is_waited_for_in_the_order_of_the_thread() {
     });
     let job = gateway.job(&jobs[0]);
     assert!(job["history"].to_string().contains("refused"), "{job}");
-    // Ours goes away as well; both come back.
+    // Postern is killed as well; both come back.
     gateway.postern.kill();
     gateway.postern.start();
     assert_eq!(gateway.job(&jobs[4])["state"], "waiting");
@@ -47,7 +47,7 @@ fn a_relay_that_is_away_is_waited_for_in_the_order_of_the_thread() {
             "{job}"
         );
     }
-    // With Postfix away once more nothing of it is sent again.
+    // With Postfix down again nothing is sent twice.
     postfix.rest();
     postfix.go_on();
     arrived(&sink, 5);
@@ -110,7 +110,7 @@ fn what_is_put_off_goes_later_and_what_is_refused_fails_with_the_words() {
         let (_, data) = told.unwrap();
         assert!(data["reason"].as_str().unwrap().contains(reason), "{data}");
         assert_eq!(data["messageId"], format!("m{}", n + 1));
-        // A person may have it tried again.
+        // A person may retry it.
         let (status, _) = gateway.call(
             "POST",
             &format!("/gateway/jobs/{job}/retry"),
@@ -124,7 +124,7 @@ fn what_is_put_off_goes_later_and_what_is_refused_fails_with_the_words() {
     assert_eq!(gateway.postern.metric("postern_outbound_in_flight"), 0.0);
 }
 
-/// A relay that does this once at a step; how often the mail was taken, and the job.
+/// A relay with this act once at a step; returns the number of accepted mails, and the job.
 fn with_one_fault(step: Step, act: Act) -> (usize, Value, String) {
     let fake = Fake::start(move |now, count| match now == step && count == 0 {
         true => act.clone(),
@@ -163,7 +163,7 @@ fn a_relay_that_breaks_off_or_hangs_gets_it_once() {
             assert!(!log.contains("may arrive twice"), "{words}");
         }
     }
-    // Nobody knows whether it was taken: sent again under the same name, and the log says so.
+    // The result is unknown: the mail is sent again under the same Message-ID, and the log reports that.
     for act in [Act::Close, Act::Reset, Act::Hang] {
         let words = format!("end {act:?}");
         let (times, job, log) = with_one_fault(Step::End, act);

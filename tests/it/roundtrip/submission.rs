@@ -1,5 +1,4 @@
-//! A relay that wants to know who we are: a real Postfix that asks a real Dovecot whether the password is
-//! right.
+//! A relay with authentication: a real Postfix that checks the password with a real Dovecot.
 
 use data_encoding::BASE64;
 use tempfile::TempDir;
@@ -11,11 +10,11 @@ use crate::postfix::Postfix;
 use crate::sink::Sink;
 
 const ANN: &str = "ann@sink.test";
-/// A password that Dovecot does not know.
+/// A wrong password.
 const WRONG: &str = "quite another password of tests";
 
-/// A Postfix that relays only for who has logged in over TLS, and a Postern with these lines of
-/// `[outbound]` that sends by it.
+/// A Postfix that relays only after a login over TLS, and a Postern with these lines of `[outbound]` that
+/// uses it.
 fn with_submission(dovecot: &Dovecot, sink: &Sink, lines: &str) -> (Gateway, Postfix, TempDir) {
     let extra = format!(
         "smtpd_sasl_auth_enable = yes\nsmtpd_sasl_type = dovecot\nsmtpd_sasl_path = {}\n\
@@ -29,7 +28,7 @@ fn login(password: &str) -> String {
     format!("user = '{USER}'\npassword = '{password}'\nauth = 'plain'\n")
 }
 
-/// Neither the password nor what is said on the wire stands anywhere in what people see.
+/// Neither the password nor its wire form appears in any visible text.
 #[track_caller]
 fn shows_no_password(gateway: &Gateway, job: &str, password: &str) {
     let wire = format!("\0{USER}\0{password}");
@@ -69,7 +68,7 @@ fn who_shows_the_right_password_is_relayed_for() {
     assert!(log.contains(&proof), "{log}");
     shows_no_password(&gateway, &job, PASSWORD);
 
-    // Who shows none is not.
+    // A client without a password is refused.
     let (gateway, _postfix, _folder) = with_submission(&dovecot, &sink, "");
     let job = gateway.say(&first("thread", "m0", ANN));
     let failed = gateway.becomes(&job, "failed");

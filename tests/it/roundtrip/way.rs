@@ -1,5 +1,5 @@
-//! A conversation: a person writes, the product answers through a real Postfix, and the person answers
-//! that very mail as a mail program does.
+//! A conversation: a person writes, the product answers through a real Postfix, and the person answers that
+//! mail as a mail program does.
 
 use std::path::Path;
 
@@ -47,7 +47,7 @@ fn both_signatures_hold(mail: &[u8], records: &[(&str, String); 2]) {
         .collect();
     assert_eq!(starts.len(), 2, "{text}");
     for at in starts {
-        // dkimpy reads the first signature.
+        // dkimpy verifies the first signature.
         let mail = &mail[at..];
         let selector = if String::from_utf8_lossy(&mail[..300]).contains("s=rsa") {
             0
@@ -96,7 +96,7 @@ fn a_conversation_goes_on_in_one_thread_whatever_mail_program_is_used() {
         );
         assert_eq!(heard.to, [ANN]);
         both_signatures_hold(&heard.bytes, &records);
-        // A number alone does not tell a person's words from a robot's.
+        // A different number alone would not distinguish a person's text from a robot's.
         let count = ["one", "two", "three", "four", "five", "six"][n];
         let words = format!("Yes please, number {count}.\n\nWith the green door.");
         let id = format!("<a{}@sink.test>", n + 1);

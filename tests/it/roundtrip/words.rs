@@ -1,4 +1,4 @@
-//! The author of words: a person may repeat ours as their own, or write none.
+//! The author of words: a person may repeat our text as their own, or write none.
 
 use data_encoding::BASE64;
 use serde_json::{Value, json};
@@ -10,8 +10,7 @@ use crate::sink::{Kept, Sink};
 const ANN: &str = "ann@sink.test";
 const STYLES: [&str; 4] = ["plain", "gmail", "outlook", "german"];
 
-/// Ann answers a mail she got in the way of a mail program; what the product is told is its `count`th
-/// message.
+/// Ann answers a mail in the way of a mail program; returns the `count`th message of the product.
 fn answered(gateway: &Gateway, heard: &Kept, style: &str, words: &str, count: usize) -> Value {
     let id = format!("<a{count}@sink.test>");
     let seen = read(
@@ -23,8 +22,8 @@ fn answered(gateway: &Gateway, heard: &Kept, style: &str, words: &str, count: us
     gateway.told(count).1
 }
 
-/// A conversation that Ann begins with the `count`th message: its thread. She answers at once, as no
-/// person does for long, so each has few answers.
+/// A conversation that Ann begins with the `count`th message; returns its thread. She answers at once, as
+/// no person does repeatedly, so each has few answers.
 fn begun(gateway: &Gateway, count: usize) -> String {
     let general = format!("general@{DOMAIN}");
     let id = format!("b{count}@sink.test");
@@ -72,7 +71,7 @@ fn who_only_quotes_is_not_told_as_silence() {
     let sink = Sink::start();
     let (gateway, _postfix, _folder) = with_postfix(&sink, "");
     let (mut sent, mut told) = (0, 0);
-    // What the mail program signs with is nothing a person said.
+    // The signature of a mail program is not a person's text.
     for words in ["", "-- \nAnn"] {
         told += 1;
         let thread = begun(&gateway, told);

@@ -1,9 +1,9 @@
-//! A data folder of the version before, as it was when that version was killed: it opens, and what
-//! waited in it is delivered and sent.
+//! A data folder of the previous version, after a kill: it opens, and its waiting mail and jobs are
+//! delivered and sent.
 //!
-//! The folder holds two mails that were delivered, one that is parked and one that waits, a job that was
-//! sent, one that was put off and one that failed, a suppression, and a token that was minted.
-//! Its segments are cut behind their last record: what follows is zeros that were set aside.
+//! The folder holds two delivered mails, a parked one and a waiting one, a sent job, a deferred one and a
+//! failed one, a suppression, and a minted token. Its segments are cut after their last record; the rest
+//! would be zeros.
 
 use std::fs;
 use std::path::Path;
@@ -68,7 +68,7 @@ fn opens(with_index: bool) {
     let parked = postern.command(&["queue", "list", "--json"]);
     let parked = String::from_utf8(parked.stdout).unwrap();
     assert!(parked.contains("message: 422: no"), "{parked}");
-    // The thread of the job that was sent is known: a new token for it finds its participant.
+    // The thread of the sent job is known: a new token for it finds its participant.
     let token = postern.mint(THREAD);
     assert!(token.ends_with("@inbox.test"), "{token}");
     postern.stop();

@@ -1,4 +1,4 @@
-//! Folders that are torn, damaged, robbed, in use, or another version's.
+//! Folders that are torn, damaged, incomplete, in use, or of another version.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -35,7 +35,7 @@ fn a_tail_torn_at_any_byte_is_cut() {
             }
             fs::write(&torn, &bytes).unwrap();
             let expected = if cut == end { 3 } else { 2 };
-            // Opened twice: what the first start mends the second finds whole.
+            // Opened twice: the second start finds the repair of the first one complete.
             for _ in 0..2 {
                 let store = open(&folder);
                 assert_eq!(store.ledger().waiting, expected, "cut at {cut}");
@@ -60,7 +60,7 @@ fn damage_before_the_tail_is_refused() {
         };
         let rest = &bytes[usize::try_from(at).unwrap()..usize::try_from(next).unwrap()];
         if rest.iter().all(|b| *b == 0) {
-            // Padding between frames means nothing.
+            // Padding between frames has no effect.
             continue;
         }
         let file = OpenOptions::new()
@@ -108,7 +108,7 @@ fn a_file_that_is_not_a_segment_is_refused() {
         Store::open(settings(&whole), NOW),
         Err(OpenError::Damaged { .. })
     ));
-    // Garbage behind the last frame is no record.
+    // Garbage after the last frame is not a record.
     let mut longer = bytes[..usize::try_from(offsets[3].next_multiple_of(16)).unwrap()].to_vec();
     longer.extend((0..5000).map(|n| u8::try_from(n % 255).unwrap()));
     fs::write(&path, &longer).unwrap();
@@ -142,7 +142,7 @@ fn missing_files_are_refused() {
     runtime().block_on(open(&whole).close());
     let bytes = fs::read(&path).unwrap();
     fs::remove_file(&path).unwrap();
-    // Nothing came after it, so the journal seems to end before.
+    // No record follows it, so the journal seems to end before.
     let opened = Store::open(settings(&whole), NOW);
     let Err(OpenError::CutShort {
         last: 1, known: 4, ..
@@ -185,7 +185,7 @@ fn one_at_a_time() {
     let second = Store::open(settings(folder.path()), NOW);
     assert!(matches!(second, Err(OpenError::Locked { path }) if path == folder.path()));
     runtime().block_on(store.close());
-    // Another process, which a lock inside this one would not keep out.
+    // Another process, which a lock within this one would not exclude.
     let held = Command::new("flock")
         .arg("--no-fork")
         .arg(folder.path().join("lock"))
@@ -212,7 +212,7 @@ fn a_folder_that_cannot_be_written_is_named() {
         panic!("opened");
     };
     assert!(error.to_string().contains("file/store"), "{error}");
-    // The kernel's own folder: nobody may make one there, not even root.
+    // A folder of the kernel, in which not even root may create one.
     let opened = Store::open(settings(Path::new("/proc/self/store")), NOW);
     assert!(matches!(opened, Err(OpenError::Io { .. })));
 }
@@ -286,8 +286,8 @@ fn an_index_lost_or_damaged_is_made_again() {
     }
 }
 
-/// A folder whose newest mail segment holds three mails and no seal, as a crash leaves it, and the
-/// offsets at which its frames begin and the last one ends.
+/// A folder whose newest mail segment holds three mails and no seal, as after a crash, and the offsets at
+/// which its frames begin and the last one ends.
 fn crashed(folder: &Path) -> (PathBuf, Vec<u64>) {
     let root = tempfile::tempdir().unwrap();
     let live = root.path().join("live");
@@ -300,7 +300,7 @@ fn crashed(folder: &Path) -> (PathBuf, Vec<u64>) {
         copy(&live, folder);
         store.close().await;
     });
-    // An index that has not seen the mails: its folder was copied while it was written.
+    // An index without the mails: its folder was copied while it was written.
     fs::remove_dir_all(folder.join("index")).unwrap();
     let path = segments(folder, "mail").pop().unwrap();
     let bytes = fs::read(&path).unwrap();

@@ -1,4 +1,4 @@
-//! The store's folder: what it survives, what it refuses, what it gives back to the disk.
+//! The store's folder: damage that it survives or refuses, and space that it frees.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -120,7 +120,7 @@ fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// Waits for what upkeep does by itself.
+/// Waits for the effect of maintenance.
 async fn until(done: impl Fn() -> bool) {
     eventually_or("the upkeep", async || done(), || ()).await;
 }
@@ -191,7 +191,7 @@ async fn the_worker_walks_in_order_and_is_woken() {
         .record(vec![settled(MailId(mails[0]), delivered())])
         .await
         .unwrap();
-    // A second end of the same delivery means nothing.
+    // A second settlement of the same delivery has no effect.
     let dropped = DeliveryOutcome::Dropped {
         rule: "loop".to_owned(),
     };
@@ -258,7 +258,7 @@ async fn what_is_remembered_is_found_in_its_window_only() {
         ])
         .await
         .unwrap();
-    // What came in does not take over what we sent.
+    // An incoming Message-ID does not replace that of a sent mail.
     store.record(vec![link(1, false)]).await.unwrap();
     assert_eq!(
         ask(store.thread_by_message_id("us", "a@b")),
@@ -285,7 +285,7 @@ async fn bounds_are_kept() {
     );
     store.accept(envelope(), mail(100)).await.unwrap();
     assert_eq!(store.has_room(1), Err(StoreError::Full));
-    // Facts are taken still: they are what makes room.
+    // Facts are still accepted, because they free space.
     store.record(vec![settled(id, delivered())]).await.unwrap();
     assert_eq!(store.has_room(1), Ok(()));
     store.close().await;
@@ -311,7 +311,7 @@ async fn settled_mail_leaves_the_disk() {
         mails.push(store.accept(envelope(), mail(3000)).await.unwrap());
     }
     assert!(segments(folder.path(), "mail").len() > 10);
-    // One in fifty stays: it would pin its segment.
+    // One in fifty stays, and would keep its segment.
     let stays = |nth: &usize| nth.is_multiple_of(50);
     for nth in (0..MAILS).filter(|n| !stays(n)) {
         store
@@ -346,7 +346,7 @@ async fn facts_that_mean_nothing_any_more_leave_the_disk() {
         .record(vec![revoked, Fact::Mapped(mapping(1000))])
         .await
         .unwrap();
-    // Words that are good for one mail go when nobody would take them any more.
+    // Nonces are removed after their expiry.
     let spent = |word, until| Fact::NonceUsed {
         nonce: [word; 16],
         content: [9; 16],
@@ -369,7 +369,7 @@ async fn facts_that_mean_nothing_any_more_leave_the_disk() {
     store.record(vec![settled]).await.unwrap();
     assert_eq!(ask(store.nonce_used([1; 16])), Some([9; 16]));
     for round in 0..400 {
-        // The same ten threads again and again.
+        // The same ten threads repeatedly.
         let facts = (0..10).map(|n| {
             Fact::Mapped(Mapping {
                 last_message_id: Some(format!("{round}")),

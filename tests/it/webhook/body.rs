@@ -1,8 +1,8 @@
-//! Bodies that can be changed and then written and signed anew.
+//! Bodies that can be changed and then encoded and signed again.
 
 use serde_json::Value;
 
-/// A body before it is bytes.
+/// A body before its encoding.
 #[derive(Clone, Debug)]
 pub(super) enum Body {
     Json(Value),
@@ -64,8 +64,8 @@ impl Body {
         }
     }
 
-    /// This body with one value in it, chosen by `at`, replaced by these octets; in JSON by the JSON or
-    /// the text that they are.
+    /// This body with one value, selected by `at`, replaced by these octets; in JSON by the JSON or the
+    /// text that they are.
     pub(super) fn replaced(&self, at: usize, octets: &[u8]) -> Self {
         match self {
             Self::Raw(_) => Self::Raw(octets.to_vec()),
@@ -88,7 +88,7 @@ impl Body {
         }
     }
 
-    /// This body with one thing of a wrong type, or there twice, or gone: every one there is.
+    /// All variants of this body with one value of a wrong type, repeated, or missing.
     pub(super) fn wrong(&self) -> Vec<Self> {
         match self {
             Self::Raw(_) => Vec::new(),
@@ -121,7 +121,7 @@ fn with_field(fields: &[(String, Vec<u8>)], at: usize, octets: &[u8]) -> Vec<(St
     changed
 }
 
-/// Hands over each value within a value, and last the value itself; how many there are.
+/// Passes each nested value to `take`, and last the value itself; returns their number.
 fn nodes(value: &mut Value, take: &mut dyn FnMut(&mut Value)) -> usize {
     let inner: usize = match value {
         Value::Object(members) => members.values_mut().map(|inner| nodes(inner, take)).sum(),
@@ -155,7 +155,7 @@ fn wrong_fields(fields: &[(String, Vec<u8>)]) -> Vec<Vec<(String, Vec<u8>)>> {
         let mut gone = fields.to_vec();
         gone.remove(at);
         all.push(gone);
-        // JSON within a field has its own inside.
+        // JSON within a field has nested values too.
         if let Ok(inner) = serde_json::from_slice::<Value>(&fields[at].1) {
             spoilt(&inner, &mut |wrong| {
                 let mut changed = fields.to_vec();
@@ -167,7 +167,7 @@ fn wrong_fields(fields: &[(String, Vec<u8>)]) -> Vec<Vec<(String, Vec<u8>)>> {
     all
 }
 
-/// Hands over `value` with each node in turn replaced by values of all other types.
+/// Passes `value` with each node in turn replaced by values of all other types.
 fn spoilt(value: &Value, take: &mut dyn FnMut(Value)) {
     for wrong in [
         "null",

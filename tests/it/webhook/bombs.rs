@@ -1,5 +1,4 @@
-//! Believed requests that are made to be too much, at every door: refused whole, never kept in part
-//! (HOSTILE I1, I2).
+//! Authentic but excessive requests, for every provider: refused as a whole, never stored in part.
 
 use std::net::IpAddr;
 
@@ -13,7 +12,7 @@ use super::kit::{self, CERTIFICATE_URL, Kit, adapters};
 use super::{House, Post, send};
 
 const TO: &str = "general@in.example.com";
-/// Status of the answer to a request that will never be read.
+/// The statuses for a request that is refused permanently.
 const NEVER: [u16; 3] = [400, 403, 406];
 
 fn house() -> House {
@@ -72,7 +71,7 @@ async fn json_that_is_too_deep_too_much_or_not_text_is_refused() {
         for (what, bomb) in bombs {
             let heard = house.send(&signed(kit, bomb, &house)).await;
             let shown = format!("{}, {}, {what}: {heard:?}", kit.name, kit.mode);
-            // A topic's own words are no JSON, and welcome.
+            // A topic's own messages are not JSON, and are accepted.
             let is_word = kit.name == "ses" && heard.status == 200 && heard.mails() == 0;
             assert!(NEVER.contains(&heard.status) || is_word, "{shown}");
         }
@@ -80,7 +79,7 @@ async fn json_that_is_too_deep_too_much_or_not_text_is_refused() {
     }
 }
 
-/// A recipient that stands there twice is read by one program so and by another so.
+/// Programs would use different ones of two equal members.
 #[tokio::test]
 async fn a_member_or_field_that_is_there_twice_brings_no_mail() {
     for kit in KITS.iter().filter(|kit| kit.name != "relay") {
@@ -108,7 +107,7 @@ async fn a_member_or_field_that_is_there_twice_brings_no_mail() {
                 form => kit.post(form, house.now),
             };
             let heard = house.send(&post).await;
-            // Where fields are signed in their order, two of a name have none.
+            // Where fields are signed in order, a repeated one has no valid signature.
             let fits = NEVER.contains(&heard.status) || heard.status == kit.unproven;
             assert!(fits, "{shown}: {heard:?}");
         }
@@ -116,8 +115,7 @@ async fn a_member_or_field_that_is_there_twice_brings_no_mail() {
     }
 }
 
-/// The JSON with each member that holds the recipient, however deep, there a second time with
-/// another.
+/// The JSON with each member that contains the recipient, at any depth, repeated with another recipient.
 fn doubled(value: &Value) -> Vec<String> {
     let mut all = Vec::new();
     match value {
@@ -287,7 +285,7 @@ async fn a_hundred_replays_at_once_are_one_effect_at_every_door() {
     }
 }
 
-/// The signature is over the octets that came, not over their meaning.
+/// The signature covers the original octets, not their meaning.
 #[tokio::test]
 async fn json_that_was_written_anew_has_no_signature() {
     for name in ["generic", "standard", "mailersend", "postal"] {

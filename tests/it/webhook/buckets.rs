@@ -1,4 +1,4 @@
-//! Mail that SES has put into a bucket: fetched before the yes, from listed buckets alone.
+//! Mail that SES has put into a bucket: fetched before the response, only from listed buckets.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -14,7 +14,7 @@ use crate::buckets::Moto;
 
 const TO: &str = "general@in.example.com";
 
-/// A notification that a mail lies there.
+/// A notification about a mail in a bucket.
 fn told(house: &House, bucket: &str, key: &str) -> Post {
     acting(
         house,
@@ -87,7 +87,7 @@ async fn a_mail_in_a_listed_bucket_is_taken_and_no_other_bucket_asked() {
     );
 }
 
-/// A server that says this to whoever comes, and its URL.
+/// A server that sends this response to every client, and its URL.
 fn saying(answer: Option<String>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

@@ -1,4 +1,4 @@
-//! Mails that a provider keeps: noted before the yes, fetched behind it, never lost between.
+//! Deferred mails of a provider: noted before the response, fetched after it, never lost in between.
 
 use std::fs;
 use std::path::PathBuf;
@@ -50,7 +50,7 @@ async fn a_mail_is_fetched_behind_the_yes() {
     }
     assert_eq!(notes(&house).len(), 1);
     assert!(house.fetch.asked().is_empty());
-    // Whoever begins now may be another process: nothing is in memory.
+    // A new process has nothing in memory.
     house
         .fetch
         .put(API, json!({"raw": {"download_url": RAW}}).to_string());
@@ -110,7 +110,7 @@ async fn a_name_that_is_a_path_is_refused() {
     assert!(notes(&house).is_empty());
 }
 
-/// Of a provider whose API answers nobody, hundreds of mails may wait.
+/// Hundreds of mails may wait for a provider whose API does not respond.
 #[tokio::test]
 async fn a_provider_that_hangs_holds_up_no_other() {
     let brevo = Brevo {
@@ -138,7 +138,7 @@ async fn a_provider_that_hangs_holds_up_no_other() {
 
 const FILES: &str = "https://api.brevo.com/v3/inbound/attachments/";
 
-/// A house whose Brevo keeps files that can be fetched, or cannot.
+/// A house with a Brevo whose files can be fetched, or cannot.
 fn with_brevo(fetches_files: bool) -> House {
     let brevo = Brevo {
         fetches_files,
@@ -147,7 +147,7 @@ fn with_brevo(fetches_files: bool) -> House {
     House::new(vec![Arc::new(brevo)])
 }
 
-/// A mail with these files, each a name and the word for it.
+/// A mail with these files, each a name and its token.
 fn with_files(house: &House, files: &[(&str, &str)]) -> Post {
     let kit = KITS.iter().find(|kit| kit.name == "brevo").unwrap();
     let Body::Json(mut body) = (kit.body)("general@in.example.com") else {
@@ -161,7 +161,7 @@ fn with_files(house: &House, files: &[(&str, &str)]) -> Post {
     kit.post(Body::Json(body), house.now)
 }
 
-/// The files of the last mail: name, and why it is skipped.
+/// The files of the last mail: name, and the reason if it is skipped.
 fn files(house: &House) -> Vec<(String, Option<&'static str>)> {
     let view = house.last().1;
     assert_eq!(view.text.as_deref().map(str::trim), Some(WORDS));

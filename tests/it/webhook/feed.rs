@@ -1,5 +1,5 @@
-//! Any octets as a request to every provider's adapter, signed as the provider would, so that decoding
-//! is reached. The fuzzer takes this file and the kits as they are: `fuzz/fuzz_targets/webhook.rs`.
+//! Arbitrary octets as a request to every provider's adapter, signed as the provider would, so that
+//! decoding is reached. The fuzzer includes this file and the kits: `fuzz/fuzz_targets/webhook.rs`.
 
 use std::sync::{Arc, LazyLock};
 
@@ -17,8 +17,8 @@ const TO: &str = "general@in.example.com";
 static CERTIFICATE: LazyLock<String> = LazyLock::new(kit::certificate);
 static ADAPTERS: LazyLock<Vec<Arc<dyn Adapter>>> = LazyLock::new(adapters);
 
-/// The first octet chooses the provider and mode, the second what the rest is put in place of: the
-/// whole body (0), or one value of a good one. True if it was decoded.
+/// The first octet selects the provider and mode, the second the part that the rest replaces: the whole
+/// body (0), or one value of a valid one. True if it was decoded.
 pub(super) fn feed(octets: &[u8]) -> bool {
     let [choice, place, rest @ ..] = octets else {
         return false;
@@ -31,7 +31,7 @@ pub(super) fn feed(octets: &[u8]) -> bool {
     };
     let mut post = kit.post(body, NOW);
     if kit.name != "ses" {
-        // Signed as whatever it is, and told to be what it should be.
+        // Signed in any form, and sent with the expected media type.
         post.headers.retain(|(name, _)| name != "content-type");
         post.header("content-type", good.media_type());
     }
@@ -39,13 +39,13 @@ pub(super) fn feed(octets: &[u8]) -> bool {
     adapter.is_some_and(|adapter| go_through(adapter.as_ref(), &post))
 }
 
-/// All that the doors call, in their order, and what they would not call any more.
+/// Calls everything that the receiver calls, in order, and stops where it would.
 fn go_through(adapter: &dyn Adapter, post: &Post) -> bool {
     let request = WebhookRequest::new(post.headers(), post.body.clone(), None);
     adapter.is_recognised(&request);
     adapter.is_ping(&request);
     let _ = adapter.certificate_url(&request);
-    // A certificate may be anything too.
+    // A certificate may be arbitrary too.
     let _ = adapter.authenticate(&request, NOW, Some(request.body()));
     let certificate = Some(CERTIFICATE.as_bytes());
     let Ok(authentic) = adapter.authenticate(&request, NOW, certificate) else {

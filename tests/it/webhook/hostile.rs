@@ -1,4 +1,4 @@
-//! Requests nobody should believe, and believed ones nobody should choke on (HOSTILE I1, I2, F4-F7).
+//! Requests that are not authentic, and authentic ones with malformed content.
 
 use std::fs;
 use std::net::IpAddr;
@@ -34,7 +34,7 @@ fn kit(name: &str) -> &'static Kit {
     KITS.iter().find(|kit| kit.name == name).unwrap()
 }
 
-/// The header fields that vouch for a request, or keep it apart from others.
+/// The header fields that authenticate a request, or distinguish it from others.
 fn vouching(post: &Post) -> Vec<String> {
     let names = post
         .headers
@@ -118,7 +118,7 @@ async fn nobody_is_believed_without_the_secret() {
 #[tokio::test]
 async fn a_changed_body_has_no_signature() {
     for kit in KITS {
-        // A name and password vouch for whatever comes with them; Mailgun's case has its own test.
+        // A name and password authenticate any content; Mailgun's case has a separate test.
         let good = kit.good(TO, house_now());
         let fixed = ["authorization", "x-messagesystems-webhook-token"];
         let is_fixed = good
@@ -171,7 +171,7 @@ async fn the_bound_on_age_is_exact_and_seconds_are_named() {
     assert!(said.contains("seconds"), "{said}");
 }
 
-/// The same request with other words in its mail: Mailgun's signature covers none of them.
+/// The same request with another text in its mail: Mailgun's signature does not cover it.
 fn with_other_words(post: &Post, words: &str) -> Post {
     let text = String::from_utf8(post.body.to_vec()).unwrap();
     let escaped: String = words.bytes().map(|b| format!("%{b:02X}")).collect();
@@ -306,7 +306,7 @@ async fn a_wrong_type_anywhere_is_an_answer_and_no_panic() {
             kit.name
         );
         assert_eq!(house.metric("panics_total"), 0);
-        // Whatever was taken can be read.
+        // Every accepted mail can be read.
         assert!(house.effects() > 0 || kit.name == "relay", "{}", kit.name);
     }
 }
@@ -319,7 +319,7 @@ async fn a_request_that_is_cut_off_brings_nothing() {
         let bytes = whole.written();
         let step = bytes.len() / 40 + 1;
         for end in (0..bytes.len().saturating_sub(4)).step_by(step) {
-            // Signed as it is, so that its form alone is what is wrong.
+            // Signed as it is, so that only its form is wrong.
             let mut post = kit.post(Body::Raw(bytes[..end].to_vec()), house.now);
             // Half a list of pairs is a list of pairs, and the other two sign something else.
             let is_pairs = matches!(whole, Body::Urlencoded(_));
@@ -371,7 +371,7 @@ async fn what_is_too_large_encoded_or_unknown_is_told_so() {
     let large = Body::Json(json!({"from": "a@b.example", "to": TO, "text": words}));
     let heard = house.send(&kit("generic").post(large, house.now)).await;
     assert_eq!(heard.status, 413, "{heard:?}");
-    // A request with no marks is our own scheme's, and lacks its signature.
+    // An unmarked request belongs to our own scheme, and lacks its signature.
     let bare = Post {
         provider: None,
         headers: Vec::new(),
@@ -416,7 +416,8 @@ async fn who_comes_too_often_or_brings_too_much_is_asked_to_come_again() {
     assert_eq!(house.metric("in_flight_bytes"), 0);
 }
 
-/// Strangers hold as many bodies as they may; whoever shows a secret in the head still gets in.
+/// Unauthenticated callers hold all the memory they may have; a caller with a secret in the head is still
+/// admitted.
 #[tokio::test]
 async fn strangers_leave_memory_for_the_others() {
     const MIB: usize = 1 << 20;
@@ -438,13 +439,13 @@ async fn strangers_leave_memory_for_the_others() {
         house.doors.admit(head).unwrap()
     };
     let stranger = |last| admit("mailjet", Headers::default(), last);
-    // One network has room for one body of the longest.
+    // One network may hold one body of the maximum length.
     let mut first = stranger(1);
     assert!(first.reserve(50 * MIB).is_ok());
     let mut second = stranger(1);
     assert_eq!(second.reserve(11 * MIB).unwrap_err().status, 503);
     assert!(second.reserve(10 * MIB).is_ok());
-    // Many networks have all but what is kept for small bodies and for the proven.
+    // Many networks hold all memory except the shares for small bodies and for authenticated callers.
     let mut held = vec![first, second];
     for last in 2..200 {
         let mut more = stranger(last);
@@ -522,13 +523,13 @@ async fn hostile_header_fields_stay_data() {
     assert_eq!(view.text.as_deref().map(str::trim), Some("words"));
 }
 
-/// A function that feeds one kit its own good body.
+/// The octets with which the fuzzer sends the valid body of one kit.
 fn seed(kit: usize) -> Vec<u8> {
     let choice = u8::try_from(kit).unwrap();
     [vec![choice, 0], (KITS[kit].body)(TO).written()].concat()
 }
 
-/// Bodies made by hand to reach what the good ones do not, and the good ones.
+/// Handmade bodies for cases that the valid ones do not cover, and the valid ones.
 fn corpus() -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/webhook");
     let mut all: Vec<Vec<u8>> = (0..KITS.len()).map(seed).collect();
@@ -546,8 +547,8 @@ fn the_corpus_is_read_without_a_panic() {
     let all = corpus();
     assert!(all.len() > KITS.len() + 20, "only {}", all.len());
     let decoded = all.iter().filter(|octets| feed(octets)).count();
-    // Where fields are signed, octets in their place have no signature; of the others the good bodies
-    // are read.
+    // Where fields are signed, replaced octets invalidate the signature; of the others the valid bodies are
+    // decoded.
     assert!(decoded >= KITS.len() - 4, "only {decoded} of {}", all.len());
 }
 

@@ -1,4 +1,4 @@
-//! The doors over real HTTP: what is read of a request, and when it is not.
+//! The webhooks over real HTTP: which requests are read, and which are not.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub(super) struct Served {
 
 impl Served {
     pub(super) async fn new(house: House) -> Self {
-        // A free port: one that was just given back.
+        // A free port: one that was just released.
         let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = probe.local_addr().unwrap();
         drop(probe);
@@ -66,7 +66,7 @@ impl Served {
         }
     }
 
-    /// The answer to these bytes, up to the end of the connection.
+    /// The response to these bytes, up to the end of the connection.
     pub(super) async fn say(&self, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let (mut reader, mut writer) = stream.split();

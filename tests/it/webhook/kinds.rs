@@ -1,4 +1,4 @@
-//! Every provider in every mode: a good body, and what is heard for it.
+//! Every provider in every mode: a valid body, and its response.
 
 use data_encoding::BASE64;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use super::kit::{
     Kit, basic, generic, mailersend, mailgun, mandrill, postal, sendgrid, sns, sparkpost, svix,
 };
 
-/// The words of every good mail.
+/// The text of every valid mail.
 pub(super) const WORDS: &str = "Grüße aus der Ferne";
 
 pub(super) fn raw_mail() -> String {

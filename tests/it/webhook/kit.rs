@@ -1,4 +1,4 @@
-//! For every provider and mode: its door as we set it up, a good body, and how the provider signs.
+//! For every provider and mode: the configured adapter, a valid body, and the provider's signature.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -31,11 +31,11 @@ pub(super) struct Kit {
     pub(super) name: &'static str,
     pub(super) mode: &'static str,
     pub(super) body: fn(&str) -> Body,
-    /// Adds to the post what vouches for it. With `false` the secret is a wrong one.
+    /// Adds the authentication to the post; with `false` by a wrong secret.
     pub(super) sign: fn(&mut Body, &mut Post, Timestamp, bool),
-    /// Status of the answer to a request without a good proof.
+    /// The status for a request that is not authentic.
     pub(super) unproven: u16,
-    /// Status of the answer to a mail for an address that nobody has.
+    /// The status for a mail to an unknown address.
     pub(super) unroutable: u16,
     /// The seconds after which a request is too old; `None` if it never is.
     pub(super) too_old: Option<u64>,
@@ -64,7 +64,7 @@ impl Kit {
     }
 }
 
-/// All doors, set up with the secrets of the kits and an older one.
+/// All adapters, configured with the secrets of the kits and an older one.
 pub(super) fn adapters() -> Vec<Arc<dyn Adapter>> {
     let secrets = || vec![Secret::new("an old one"), Secret::new(SECRET)];
     let accounts = || {
@@ -95,7 +95,7 @@ pub(super) fn adapters() -> Vec<Arc<dyn Adapter>> {
     ]
 }
 
-/// A key of SendGrid's, and how it is given out.
+/// A key of SendGrid's, and its published form.
 struct Ecdsa(Vec<u8>);
 
 impl Ecdsa {
@@ -129,7 +129,7 @@ fn spki(point: Vec<u8>) -> Vec<u8> {
     [head, point].concat()
 }
 
-/// The certificate SNS signs with.
+/// The certificate of SNS.
 pub(super) fn certificate() -> String {
     let params = CertificateParams::new(vec!["sns.amazonaws.com".to_owned()]).unwrap();
     params.self_signed(&*RSA).unwrap().pem()
@@ -237,7 +237,7 @@ pub(super) fn notification(message: &str, now: Timestamp, right: bool) -> Value 
     })
 }
 
-/// A topic's question whether we want its mail, to be answered at `url`.
+/// A topic's request to confirm the subscription at `url`.
 pub(super) fn subscription(url: &str, now: Timestamp) -> Value {
     let at = now.to_rfc3339();
     let signed = format!(

@@ -1,17 +1,17 @@
-//! Providers' webhooks: requests of our own for every provider and mode, signed as it signs them,
-//! through the doors into a real store; and over HTTP.
+//! Providers' webhooks: requests of our own for every provider and mode, signed as the provider does,
+//! through the adapters into a real store; and over HTTP.
 //!
-//! Rows of HOSTILE I and the files that test them:
+//! The attacks on webhooks, and the tests against them:
 //!
-//! | row | tests |
+//! | attack | tests |
 //! | --- | --- |
-//! | I1 | `hostile::{nobody_is_believed_without_the_secret, a_changed_body_has_no_signature, the_bound_on_age_is_exact_and_seconds_are_named, mailguns_token_…, of_many_mails_with_one_token_…}`, `bombs::{a_hundred_replays_at_once_…, json_that_was_written_anew_…}`; an old secret and a new one: `kit::adapters` |
-//! | I2 | `bombs::*`, `wire::{a_body_that_drips_…, chunks_that_lie_…}`, `http::what_must_not_be_read_is_not`, `hostile::{what_is_too_large_…, a_store_that_is_full_or_closed_…}`, `crash::a_failed_fsync_is_never_answered_250`, `doors::kill_9_while_webhooks_are_posted_…` |
-//! | I3 | `wire::a_request_that_ends_in_two_places_smuggles_none`; HTTP/2 is not spoken: `https::curl_verifies_…` sees HTTP/1.1 chosen |
-//! | I4 | `hostile::a_strangers_topic_…`, `modes::a_topic_of_ours_…`, `buckets::*`, `errands::a_word_for_a_file_is_no_path`, `delivery_api::redirects_are_not_followed`, and in `src/ingress/webhook`: `ses`, `fetch`, `resend` |
-//! | I5 | `delivery_api::*`, `delivery_faults::each_failure_passes_or_parks_and_the_effect_is_one` |
-//! | I6 | `delivery_faults::{each_failure_…, cut_between_any_two_steps_…}`, `crash::kill_9_under_load_…`, `doors::kill_9_…` |
-//! | I9 | `http::without_the_key_nothing_is_read`, `config::tests::http_is_on_loopback_unless_…` |
+//! | forged, changed and replayed requests | `hostile::{nobody_is_believed_without_the_secret, a_changed_body_has_no_signature, the_bound_on_age_is_exact_and_seconds_are_named, mailguns_token_…, of_many_mails_with_one_token_…}`, `bombs::{a_hundred_replays_at_once_…, json_that_was_written_anew_…}`; an old secret and a new one: `kit::adapters` |
+//! | too large, too slow, too many | `bombs::*`, `wire::{a_body_that_drips_…, chunks_that_lie_…}`, `http::what_must_not_be_read_is_not`, `hostile::{what_is_too_large_…, a_store_that_is_full_or_closed_…}`, `crash::a_failed_fsync_is_never_answered_250`, `doors::kill_9_while_webhooks_are_posted_…` |
+//! | request smuggling | `wire::a_request_that_ends_in_two_places_smuggles_none`; HTTP/2 is not spoken: `https::curl_verifies_…` sees HTTP/1.1 chosen |
+//! | server-side request forgery | `hostile::a_strangers_topic_…`, `modes::a_topic_of_ours_…`, `buckets::*`, `errands::a_word_for_a_file_is_no_path`, `delivery_api::redirects_are_not_followed`, and in `src/ingress/webhook`: `ses`, `fetch`, `resend` |
+//! | a misbehaving Messages API | `delivery_api::*`, `delivery_faults::each_failure_passes_or_parks_and_the_effect_is_one` |
+//! | crashes | `delivery_faults::{each_failure_…, cut_between_any_two_steps_…}`, `crash::kill_9_under_load_…`, `doors::kill_9_…` |
+//! | access without a key | `http::without_the_key_nothing_is_read`, `config::tests::http_is_on_loopback_unless_…` |
 
 mod body;
 mod bombs;
@@ -74,7 +74,7 @@ impl Heard {
     }
 }
 
-/// Doors with a store behind them.
+/// The webhook receiver with a store behind it.
 struct House {
     store: Store,
     doors: WebhookReceiver,
@@ -96,7 +96,7 @@ impl House {
         Self::furnished(folder, settings)
     }
 
-    /// A house in this folder, which may have been one before.
+    /// A house in this folder, which may have been used before.
     fn furnished(folder: TempDir, settings: Settings) -> Self {
         let kept = store::Settings {
             segment_bytes: 4 << 20,
@@ -131,7 +131,7 @@ impl House {
         }
     }
 
-    /// The same house after its process was ended and begun anew.
+    /// The same house after a restart of its process.
     async fn restarted(self) -> Self {
         let Self {
             store,
@@ -161,7 +161,7 @@ impl House {
         (delivery, view)
     }
 
-    /// Number of messages that a product would be told of.
+    /// The number of messages that a product would receive.
     fn effects(&self) -> usize {
         let mut prints: Vec<Fingerprint> = Vec::new();
         for delivery in self.deliveries() {
@@ -203,7 +203,7 @@ async fn send(doors: &WebhookReceiver, post: &Post, now: Timestamp) -> Heard {
     }
 }
 
-/// Pages by their URLs, and which were asked for.
+/// Pages by their URLs, and the requested ones.
 #[derive(Debug, Default)]
 struct FakeWeb {
     pages: Mutex<Vec<(String, Bytes)>>,
@@ -220,12 +220,12 @@ impl FakeWeb {
             .push((url.to_owned(), page.into()));
     }
 
-    /// This page is out of order until it is put there.
+    /// Makes this page fail until it is set again.
     fn break_page(&self, url: &str) {
         self.broken.lock().unwrap().push(url.to_owned());
     }
 
-    /// This page never answers.
+    /// Makes this page never respond.
     fn hang(&self, url: &str) {
         self.hanging.lock().unwrap().push(url.to_owned());
     }

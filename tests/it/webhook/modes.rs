@@ -1,4 +1,4 @@
-//! Good requests: every provider in every mode, through the named door and by its marks alone.
+//! Valid requests: every provider in every mode, with and without its name in the path.
 
 use postern::clock::Timestamp;
 use postern::mail::envelope::{Door, RecipientTarget};
@@ -70,7 +70,7 @@ async fn a_mail_that_comes_through_several_doors_is_one() {
     let to = reply_address();
     let mut mails = 0;
     for kit in KITS {
-        // Their parts have a file or an HTML body that the raw mail has not; the words are the same.
+        // Their parts have a file or an HTML body that the raw mail lacks; the text is the same.
         mails += house.send(&kit.good(&to, house.now)).await.mails();
         assert_eq!(house.effects(), 1, "{}, {}", kit.name, kit.mode);
     }
@@ -176,7 +176,7 @@ async fn a_stranger_among_the_recipients_does_not_cost_the_others() {
     assert!(kept[0].envelope.sender.is_none());
 }
 
-/// Takes away what tells the reverse-path, wherever a provider writes it.
+/// Removes the reverse-path, wherever a provider writes it.
 fn without_sender(value: &mut Value) {
     match value {
         Value::Object(members) => {
@@ -200,7 +200,7 @@ fn without_sender(value: &mut Value) {
     }
 }
 
-/// A mail that is taken for the null sender's is dropped as a machine's.
+/// A mail that counts as the null sender's is dropped as a machine's.
 #[tokio::test]
 async fn a_sender_that_is_not_told_is_not_the_null_sender() {
     let house = house();
@@ -305,7 +305,7 @@ async fn a_topic_of_ours_is_subscribed_and_no_other_url_asked() {
     assert_eq!(house.fetch.asked(), [CERTIFICATE_URL, url, url]);
 }
 
-/// A mail as one provider hands it in raw and another in parts, and whether it is known again.
+/// A mail that one provider sends raw and another in parts, and true if it is recognised.
 #[tokio::test]
 async fn a_mail_in_parts_and_raw_through_two_providers_is_one_if_its_text_is() {
     let head = "From: Ann <ann@example.com>\r\nMessage-ID: <2@example.com>\r\nSubject: Hello\r\n\
@@ -326,7 +326,7 @@ async fn a_mail_in_parts_and_raw_through_two_providers_is_one_if_its_text_is() {
         ),
         ("both", both, Some("Grüße"), Some("<p>Grüße</p>"), 1),
         ("HTML alone", html, None, Some("<p>Grüße</p>"), 1),
-        // What a provider makes up itself nobody can know: such a mail is told twice, never lost.
+        // Content that a provider makes up cannot be matched: such a mail is posted twice, never lost.
         (
             "a text of the provider's own",
             html,

@@ -1,4 +1,4 @@
-//! The programs in `docs/webhooks.md`, run with Node as they stand there.
+//! The programs in `docs/webhooks.md`, run unchanged with Node.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ fn has_node() -> bool {
     required(found, "no node to run the programs in docs/webhooks.md").is_some()
 }
 
-/// Runs a program against the server, with the names the document uses.
+/// Runs a program against the server, with the names of the document.
 async fn run(served: &Served, program: PathBuf, to: String) -> Output {
     let url = format!("http://{}/gateway/inbound/generic", served.address);
     let running = tokio::task::spawn_blocking(move || {
@@ -54,7 +54,7 @@ async fn the_typescript_of_the_document_sends_a_mail() {
     }
     let served = Served::new(House::new(adapters())).await;
     let folder = tempfile::tempdir().unwrap();
-    // It says nothing about types, so it is JavaScript too, which any Node runs.
+    // It has no type annotations, so it is JavaScript too, which any Node runs.
     let file = folder.path().join("send.mjs");
     fs::write(&file, program).unwrap();
     let to = reply_address();

@@ -1,5 +1,4 @@
-//! Mails that come in parts, in batches or in a form that is none: what is made of what is missing or
-//! broken in them.
+//! Mails in parts, in batches or in malformed bodies: the handling of missing and broken parts.
 
 use std::fs;
 
@@ -95,7 +94,7 @@ async fn a_blank_text_beside_html_is_none() {
             "Delivered-To: {to}\r\n{head}Content-Type: text/html; charset=utf-8\r\n\r\n{html}\r\n"
         );
         let bare = Body::Raw(raw.into_bytes());
-        // The same with a text that says nothing, as some servers add one.
+        // The same with a blank text, as some servers add one.
         let both = Body::Raw(
             format!(
                 "Delivered-To: {to}\r\n{head}Content-Type: multipart/alternative; boundary=b\r\n\r\n\

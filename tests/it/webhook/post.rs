@@ -1,4 +1,4 @@
-//! A request before it is sent, which can be changed.
+//! A request that can be changed before it is sent.
 
 use bytes::Bytes;
 use postern::ingress::webhook::Headers;

@@ -1,4 +1,4 @@
-//! Requests and signatures made by others, read from the shared folder: nothing of them is here.
+//! Requests and signatures of third parties, read from the shared folder and not copied here.
 
 use std::fs;
 use std::path::Path;
@@ -226,7 +226,7 @@ fn a_mail_of_ses_is_read() {
     };
     let body = fs::read(folder.join("amazon_ses/inbound_sns_base64.body")).unwrap();
     let body: Value = serde_json::from_slice(&body).unwrap();
-    // Its own signature is not there: ours goes around the same message.
+    // Its own signature is not there: ours covers the same message.
     let now = at(1_700_000_000);
     let signed = kit::notification(body["Message"].as_str().unwrap(), now, true);
     assert_eq!(signed["SigningCertURL"], CERTIFICATE_URL);

@@ -1,4 +1,4 @@
-//! Requests that are framed in two ways or never end, over real sockets (HOSTILE I2, I3).
+//! Requests that are framed in two ways or never end, over real sockets.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +22,8 @@ fn house() -> House {
     ])
 }
 
-/// Behind each head stands a whole and good request: who takes the first for shorter than it is takes
-/// the second for one, and stores what nobody has posted.
+/// A whole valid request follows each head: a server that reads the first one as too short would treat the
+/// rest as a second request, and store a mail that was never posted.
 #[tokio::test]
 async fn a_request_that_ends_in_two_places_smuggles_none() {
     let served = Served::new(house()).await;
@@ -94,7 +94,7 @@ async fn chunks_that_lie_are_no_body() {
     assert_eq!(served.house.metric("in_flight_bytes"), 0);
 }
 
-/// An octet a second: what is heard is the provider's own word for coming again.
+/// A body of one octet a second gets the status after which the provider retries.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_drips_is_asked_for_again() {
     let served = Served::new(house()).await;
