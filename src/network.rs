@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused() {
+    fn other_text_than_networks_is_refused() {
         for text in [
             "",
             "10.0.0.0/33",

@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn wishes_are_honoured_within_bounds() {
+    fn retry_after_is_honoured_within_bounds() {
         for (wish, low, high) in [
             (0, 10_000, 11_000),
             (10, 10_000, 11_000),
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_final_is_parked_at_once() {
+    fn permanent_failures_are_parked_at_once() {
         let reason = "422: body too long".to_owned();
         let outcome = AttemptFailure::Permanent {
             reason: reason.clone(),
@@ -388,7 +388,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_mail_turns_hot_or_gets_too_old(
+        fn no_mail_retries_too_fast_or_too_long(
             first in 0u64..10_000, most in 0u64..10_000_000, retries_max: Option<u32>,
             attempts: u32, unknown_outcomes: u32, left in 0u64..2_000_000_000, random: u64,
         ) {
@@ -404,7 +404,7 @@ mod tests {
         }
 
         #[test]
-        fn no_job_turns_hot_or_gets_too_old(
+        fn no_job_retries_too_fast_or_too_long(
             first in 0u64..10_000, most in 0u64..10_000_000, max_age in 0u64..1_000_000_000,
             wish in proptest::option::of(any::<u64>()),
             attempts: u32, age in 0u64..2_000_000_000, random: u64,

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_may_read_otherwise_is_not_plain() {
+    fn ambiguous_headers_are_not_plain() {
         for mail in [
             "From x\r\nFrom: a\r\n\r\n",
             "From: a\r\njunk\r\nTo: b\r\n\r\n",

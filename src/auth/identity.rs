@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_on_another_domain_or_a_broken_from_verifies_nobody() {
+    fn a_verdict_on_another_domain_or_a_broken_from_is_unverified() {
         let ann = Address::parse("ann@example.com").unwrap();
         let other = verdict(AuthResult::Pass, "evil.example");
         assert_eq!(

@@ -278,7 +278,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_header_is_judged(fields in proptest::collection::vec((NAMES, VALUES), 0..12)) {
+        fn any_header_has_a_verdict(fields in proptest::collection::vec((NAMES, VALUES), 0..12)) {
             let lines = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
             let mail = Bytes::from(format!("{}\r\nbody\r\n", lines.collect::<String>()));
             // Without a name server no check can pass.

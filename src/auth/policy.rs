@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_or_a_trusted_sealer_is_no_failure() {
+    fn an_error_or_a_trusted_sealer_is_not_a_failure() {
         let mut verdict = failed(DomainPolicy::Reject);
         verdict.arc = ArcVerdict {
             vouches_for_from: true,
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_from_is_refused_or_held_whatever_else_holds() {
+    fn a_broken_from_is_always_refused_or_held() {
         let mut verdict = failed(DomainPolicy::None);
         verdict.dmarc.result = AuthResult::Pass;
         verdict.from_problem = Some(FromProblem::SeveralFields);
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_refused_any_more_is_held() {
+    fn a_refusal_that_comes_too_late_is_a_hold() {
         for source in [
             VerdictSource::Nobody,
             VerdictSource::Relay("mx.example".to_owned()),

@@ -52,7 +52,7 @@ mod tests {
     use crate::mail::envelope::ProviderCheck;
 
     #[test]
-    fn a_providers_words_are_its_own() {
+    fn a_providers_verdict_is_marked_as_the_providers() {
         let check = |name: &str, domain: Option<&str>, result: &str| ProviderCheck {
             name: name.to_owned(),
             domain: domain.map(str::to_owned),

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ambiguous_is_no_list() {
+    fn ambiguous_tag_lists_are_refused() {
         for text in ["a=1; a=2", "a", "a=1;;b=2", "=1", "1a=2", "a b=1", "é=1"] {
             assert!(TagList::parse(text).is_none(), "{text}");
         }

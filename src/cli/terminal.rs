@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_steers_the_terminal() {
+    fn control_characters_are_escaped() {
         assert_eq!(printable("Re: plain, ünï"), "Re: plain, ünï");
         assert_eq!(
             printable("a\x1b[2J\r\n\u{202e}b\u{9b}"),

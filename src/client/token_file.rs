@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_token_is_one_word() {
+    async fn a_token_file_has_one_word() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         assert!(read_token_file(&path).await.is_err());

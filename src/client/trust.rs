@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_certificate_is_refused() {
+    fn other_text_than_certificates_is_refused() {
         let made = rcgen::generate_simple_self_signed(vec!["mx.example.com".to_owned()]).unwrap();
         let good = made.cert.pem();
         assert!(client_config(TrustedRoots::Public).is_ok());

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_wins_over_the_file_and_makes_what_is_missing() {
+    fn a_variable_overrides_the_file_and_adds_missing_tables() {
         let (table, _) = laid_over(
             "[outbound]\nport = 25\nuser = 'u'\n[[route]]\nname = 'a'\n[[route]]\nname = 'b'\n",
             &[
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_from_the_environment_puts_the_file_aside() {
+    fn a_secret_from_the_environment_replaces_the_secret_file() {
         let (table, _) = laid_over(
             "[[route]]\n[route.api]\nkey_file = '/k'\n",
             &[("MESSAGES_API_KEY", "k")],
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_or_switch_is_named() {
+    fn invalid_numbers_and_switches_are_named() {
         let (_, problems) = laid_over(
             "",
             &[

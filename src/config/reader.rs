@@ -480,7 +480,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slips_of_the_pen() {
+    fn near_keys_are_suggested() {
         for (known, key) in [
             ("mail_bytes_max", "mail_byte_max"),
             ("listen", "lisen"),

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_weak_secret_is_told_without_being_shown() {
+    fn a_weak_secret_is_reported_without_printing_it() {
         for weak in ["", "short", &"x".repeat(40), &"é".repeat(40)] {
             let secret = Secret::new(weak.to_owned());
             let why = secret.weakness().unwrap();
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_secret_is_refused() {
+    fn a_file_without_a_single_secret_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         fs::write(&path, "x".repeat(SECRET_BYTES_MAX + 1)).unwrap();

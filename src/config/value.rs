@@ -196,7 +196,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_reads_back(n: u64, text in "\\PC{0,12}") {
+        fn shown_values_parse_back(n: u64, text in "\\PC{0,12}") {
             prop_assert_eq!(size(&show_size(n)), Ok(n));
             let span = Duration::from_millis(n);
             prop_assert_eq!(duration(&show_duration(span)), Ok(span));

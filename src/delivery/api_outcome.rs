@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_conflict_that_names_a_wait_passes() {
+    fn a_conflict_with_retry_after_is_transient() {
         let mut conflict = heard(409, "{}");
         conflict.retry_after = Some("3".into());
         let answer = classify_response(&conflict, ExpectedResult::Id, KEY, Timestamp::default());
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn the_apis_own_words_are_preferred() {
+    fn the_apis_own_message_is_preferred() {
         for (body, said) in [
             (r#"{"error":{"message":"no body"}}"#, "422: no body"),
             (r#"{"error":"no body"}"#, "422: no body"),

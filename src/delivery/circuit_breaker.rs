@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_did_not_call_makes_room_for_the_next() {
+    fn a_probe_without_a_call_allows_the_next_one() {
         let now = Instant::now();
         let mut gate = CircuitBreaker::new();
         gate.record(ApiHealth::Unauthorized, ONE, false, now);
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_of_several_threads_speak_against_the_key() {
+    fn refusals_of_several_threads_indicate_the_key() {
         let now = Instant::now();
         let mut breaker = CircuitBreaker::new();
         let refuse = |breaker: &mut CircuitBreaker, n| {

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn five_an_hour_and_each_once() {
+    fn five_mails_an_hour_are_admitted_each_once() {
         let breaker = LoopDetector::default();
         let begin = Timestamp::from_secs(1_000_000);
         let at = |n: u64| begin.plus(Duration::from_secs(n));
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_answers_one_mail_of_ours_counts_once() {
+    fn all_answers_to_one_mail_count_once() {
         let breaker = LoopDetector::default();
         let at = Timestamp::from_secs(1_000_000);
         let answers = |round| Counted::Answer(at.plus(Duration::from_secs(round)));

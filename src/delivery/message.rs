@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_is_this() {
+    fn thread_bodies_have_the_expected_json() {
         let wanted = r#"{
             "sourceType": "email",
             "identityEmail": "ann@example.com",
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_this() {
+    fn message_bodies_have_the_expected_json() {
         let wanted = r#"{
             "sourceType": "email",
             "senderEmail": "ann@example.com",
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mail_beyond_a_bound_says_so() {
+    fn a_mail_beyond_a_bound_has_flags() {
         let (post, verdict) = (planned(Identity::TokenHolder), Verdict::default());
         let cut = ParsedMail {
             flags: BTreeSet::from([Flag::TextCut, Flag::TooManyParts]),
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_mail_has_every_field_still() {
+    fn a_minimal_mail_has_every_field() {
         let (post, verdict) = (planned(Identity::Unverified), Verdict::default());
         let unverified = facts(&post, &verdict);
         let wanted = r#"{
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_is_this() {
+    fn patch_bodies_have_the_expected_json() {
         let wanted = r#"{
             "metadata": {
                 "lastEmailMessageId": "a2@mail.example.com",
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mail_without_an_id_leaves_the_last_one_known() {
+    fn a_mail_without_an_id_keeps_the_last_known_one() {
         let (post, verdict) = (planned(Identity::TokenHolder), Verdict::default());
         let mut nameless = mail();
         nameless.message_id = None;

@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_runs_one_at_a_time_in_order_while_others_go_on() {
+    fn a_partition_runs_one_at_a_time_in_order_while_others_continue() {
         let mut lanes = Partitions::new(1, 100);
         for (n, lane) in [(1, 1), (2, 1), (3, 2), (4, 1)] {
             assert_eq!(lanes.offer(key(lane), 0, id(n)), OfferResult::Queued);
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_lane_leaves_room_for_others() {
+    fn an_endless_partition_leaves_space_for_others() {
         let mut lanes = Partitions::new(1, 10_000);
         for n in 0..5_000 {
             lanes.offer(key(1), 0, id(n));

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_has_its_own_place() {
+    fn each_kind_has_its_own_slot() {
         for (at, kind) in MailKind::ALL.into_iter().enumerate() {
             assert_eq!(kind as usize, at, "{kind}");
         }
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_never_be_a_message_is_none_whatever_is_wished() {
+    fn reports_and_loops_are_never_posted() {
         for kind in [MailKind::Bounce, MailKind::DelayNotice, MailKind::Loop] {
             for action in [KindAction::Post, KindAction::PostTyped] {
                 let mut kinds = KindActions::default();
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_follows_the_wish() {
+    fn a_disposition_follows_the_action() {
         let mut kinds = KindActions::default();
         for (action, verdict) in [
             (KindAction::Post, Disposition::Post(MailKind::Person)),

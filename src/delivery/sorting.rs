@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_decide_and_the_address_counts_where_they_have_no_word() {
+    fn rules_decide_before_the_address() {
         for (to, subject, named, mailbox, rule) in [
             (
                 "general@a.example",
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_conversation_stays_where_it_is() {
+    fn a_thread_stays_in_its_mailbox() {
         let mut past = ThreadHistory {
             mailbox: Some("tickets".to_owned()),
             priority: Some(Priority::Vip),

@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_parks_its_mail_and_the_worker_lives() {
+    async fn a_panic_parks_its_mail_and_the_worker_continues() {
         let folder = tempfile::tempdir().unwrap();
         let settings = store::Settings {
             segment_bytes: 1 << 20,

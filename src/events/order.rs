@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_named_as_open_than_may_be() {
+    fn the_list_of_open_events_is_bounded() {
         let max = CURSOR_GAPS_MAX as u64;
         let mut order = EventOrder::new(
             EventId::numbered(5),

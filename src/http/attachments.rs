@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_can_act_is_served_as_what_it_is() {
+    fn active_content_is_served_as_a_download() {
         for plain in ["image/png", "text/plain", "application/pdf", "video/mp4"] {
             assert_eq!(safe_media_type(plain), plain);
         }

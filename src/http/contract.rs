@@ -20,7 +20,7 @@ fn names<S>(endpoints: &[Endpoint<S>], into: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn every_route_is_in_the_document_and_the_other_way_round() {
+fn every_route_is_in_the_document_and_vice_versa() {
     let mut served = BTreeSet::new();
     names(&routes(), &mut served);
     names(&health::routes(), &mut served);
@@ -41,7 +41,7 @@ fn every_route_is_in_the_document_and_the_other_way_round() {
 }
 
 #[test]
-fn every_example_is_what_its_schema_says() {
+fn every_example_matches_its_schema() {
     let document = document();
     let mut seen = 0;
     walk(&document, &mut |media| {
@@ -55,7 +55,7 @@ fn every_example_is_what_its_schema_says() {
 }
 
 #[test]
-fn every_reference_leads_somewhere() {
+fn every_reference_resolves() {
     let document = document();
     walk(&document, &mut |node| {
         if let Some(to) = node.get("$ref").and_then(Value::as_str) {
@@ -65,7 +65,7 @@ fn every_reference_leads_somewhere() {
 }
 
 #[test]
-fn the_checker_finds_what_is_wrong() {
+fn the_checker_finds_errors() {
     let document = document();
     let thread = &document["components"]["schemas"]["NewThread"];
     for wrong in [

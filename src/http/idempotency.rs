@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_comes_once_and_is_short() {
+    fn a_key_is_single_and_short() {
         let long = "k".repeat(KEY_BYTES_MAX + 1);
         for (values, wanted) in [
             (vec![], Some(None)),

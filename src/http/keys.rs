@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_keys_open() {
+    fn only_the_keys_are_admitted() {
         let keys = AccessKeys::new(["first-key", "second-key", ""]);
         for good in ["Bearer first-key", "bearer second-key"] {
             assert!(keys.admits_bearer(&headers(good)), "{good}");

@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_is_understood_as_a_whole_or_refused() {
+    fn a_query_is_parsed_completely_or_refused() {
         let page = read("?after=a%20b&limit=7&state=sent", &["waiting", "sent"]).unwrap();
         assert_eq!(page.after.as_deref(), Some("a b"));
         assert_eq!((page.limit, page.state.as_deref()), (7, Some("sent")));

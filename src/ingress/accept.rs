@@ -139,7 +139,7 @@ mod tests {
     use crate::mail::envelope::RecipientTarget;
 
     #[test]
-    fn recipients_that_mean_the_same_are_one() {
+    fn equivalent_recipients_are_merged() {
         let recipient = |address: &str, mailbox: &str| Recipient {
             address: Address::parse(address).unwrap(),
             route: "default".to_owned(),

@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_that_cannot_be_told_apart_are_refused() {
+    fn ambiguous_routes_are_refused() {
         let error = |list| routes(list).err();
         assert_eq!(error(Vec::new()), Some(RoutesError::Empty));
         assert_eq!(
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn a_catch_all_is_no_relay() {
+    fn a_catch_all_is_not_a_relay() {
         let mut route = route("a", &["in.example.com"]);
         assert_eq!(route.mailbox("fANS").as_deref(), Ok("Fans"));
         assert_eq!(route.mailbox("nobody"), Err(Unroutable::Unknown));

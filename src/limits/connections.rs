@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_bounded_and_come_back() {
+    fn places_are_bounded_and_freed() {
         let limiter = limiter(2, 2);
         let first = limiter.try_acquire(false).unwrap();
         let _second = limiter.try_acquire(false).unwrap();
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_of_none_remembers_nobody() {
+    fn without_a_network_limit_no_network_is_remembered() {
         let limiter = limiter(10, 0);
         let permit = limiter.try_acquire(false).unwrap();
         assert!(!permit.count_network("192.0.2.1".parse().unwrap()));

@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_of_lines_is_cut() {
+    fn a_flood_of_lines_is_throttled() {
         let throttle = LogThrottle::new(3);
         *throttle.window_start.lock().unwrap() = Instant::now() + Duration::from_secs(3_600);
         let passed = (0..100).filter(|_| throttle.allow()).count();

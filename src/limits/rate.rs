@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_s_worth_passes_at_once_and_then_the_rate() {
+    fn a_burst_of_one_second_passes_and_then_the_rate() {
         let now = Instant::now();
         let (all, each) = (Rate::per_second(10), Rate::per_second(4));
         let mut limiter = RateLimiter::<String>::new(all, each, KEYS_MAX);

@@ -275,7 +275,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_read_is_read_back(text in r#"("[ -~Ⱥİ]{1,9}"|[a-zKȺİß.+]{1,9})@[a-zA-ZKȺİΣß._-]{1,40}"#) {
+        fn any_parsed_value_parses_back(text in r#"("[ -~Ⱥİ]{1,9}"|[a-zKȺİß.+]{1,9})@[a-zA-ZKȺİΣß._-]{1,40}"#) {
             if let Ok(address) = Address::parse(&text) {
                 prop_assert_eq!(Address::parse(&address.to_string()), Ok(address));
             }
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_beginning_ends_within_no_address() {
+    fn a_cut_does_not_end_within_an_address() {
         for (text, wanted) in [
             ("no <a@b.example>", "no <a@b.example>"),
             ("not this: <a@b.example>", "not this: "),

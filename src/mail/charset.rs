@@ -306,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_known_guessed_or_passed_over() {
+    fn labels_are_known_guessed_or_ignored() {
         for (octets, label, text) in [
             (&b"\xe1\xe9"[..], Some("ISO-8859-1"), "áé"),
             (b"\x1b$B%O\x1b(B", Some("iso-2022-jp"), "ハ"),
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn octets_win_over_what_is_said_of_them() {
+    fn octets_override_a_wrong_label() {
         for (octets, label, text) in [
             (&b"\x1b$B%O\x1b(B"[..], None, "ハ"),
             (b"\x1b$B%O\x1b(B", Some("utf-8"), "ハ"),

@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn each_part_changes_the_content_and_none_runs_into_the_next() {
+    fn each_part_changes_the_digest_unambiguously() {
         let changes: [fn(&mut Draft); 15] = [
             |d| d.call = DraftCall::Direct,
             |d| d.thread_id.push('x'),
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_named_by_route_call_key_and_who_gets_a_copy() {
+    fn a_job_is_named_by_route_call_key_and_copies() {
         let (ann, bob) = ("ann@example.com", "bob@example.com");
         let at = |text| Address::parse(text).unwrap();
         let name = draft().job_keys("default", &at(ann));

@@ -125,7 +125,7 @@ mod tests {
     use crate::mail::verdict::AuthResult;
 
     #[test]
-    fn what_an_address_stands_for_keeps_its_form_on_disk() {
+    fn the_stored_form_of_a_recipient_is_stable() {
         let returned = RecipientTarget::Return(JobId([7; 16]));
         for (target, text) in [
             (

@@ -96,7 +96,7 @@ mod tests {
         Grüße aus der Ferne,\nAnn\n";
 
     #[test]
-    fn a_mail_that_was_only_carried_is_the_same() {
+    fn a_mail_with_other_trace_fields_is_the_same() {
         let same = of("reply@us.example", MAIL);
         assert_eq!(same, of("REPLY@US.example", MAIL));
         for carried in [
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_message_id_subject_and_attachments_tell_mails_apart() {
+    fn without_a_message_id_subject_and_attachments_count() {
         let scan = |subject: &str, file: &str| {
             let mail = format!(
                 "From: scanner@example.com\nSubject: {subject}\nMIME-Version: 1.0\n\

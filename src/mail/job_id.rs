@@ -232,7 +232,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_brings_its_job_back(bytes: [u8; 16], bit in 0..SIGNED_ID_BYTES * 8) {
+        fn a_signed_word_gives_its_job(bytes: [u8; 16], bit in 0..SIGNED_ID_BYTES * 8) {
             let (keys, domain) = (ring(&[(3, OLD)]), domain("bücher.example"));
             let job = JobId(bytes);
             let id = message_id(&keys, &domain, job);
@@ -283,7 +283,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_comes_is_no_panic(text: String, local in "bounce[+-][a-z2-7\u{212a}]{50,54}") {
+        fn any_text_does_not_panic(text: String, local in "bounce[+-][a-z2-7\u{212a}]{50,54}") {
             let (keys, domain) = (ring(&[(3, OLD)]), domain("inbox.example.com"));
             prop_assert_eq!(job_of_message_id(&keys, &domain, &text), None);
             prop_assert_eq!(job_of_return_path(&keys, &domain, &at(&local, &domain)), None);
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_return_path_is_told_by_its_form() {
+    fn a_return_path_is_recognised_by_its_form() {
         let domain = domain("inbox.example.com");
         let word = "a".repeat(SIGNED_ID_CHARS);
         for local in ["bounce+x", "BOUNCE+", &format!("bounce-{word}")] {

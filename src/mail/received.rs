@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_tells_the_hop() {
+    fn a_field_describes_the_hop() {
         let mut envelope = envelope(Door::Smtp, "Mail.Peer.example");
         assert_eq!(
             hop(&envelope).received(),
@@ -230,7 +230,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_a_peer_says_stays_in_the_field(
+        fn a_peers_greeting_stays_in_the_field(
             helo in "(\\PC|[\r\n\t\0()\"\\\\]){0,300}",
             id in "(\\PC|[\r\n;]){0,100}",
         ) {

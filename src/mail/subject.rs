@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn facts_are_told() {
+    fn replies_and_forwards_are_recognised() {
         for (text, is_reply, is_forward) in [
             ("Hello", false, false),
             ("Re: Hello", true, false),
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_person_wrote_stays() {
+    fn the_persons_own_words_stay() {
         for (text, same) in [
             ("Regarding: the roof", "regarding: the roof"),
             ("Question: re: roof", "question: re: roof"),
@@ -359,13 +359,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn twice_is_once(text in "\\PC{0,60}") {
+        fn normalising_twice_changes_nothing(text in "\\PC{0,60}") {
             let once = normalised(&text);
             prop_assert_eq!(normalised(&once), once);
         }
 
         #[test]
-        fn twice_is_once_of_marks(pieces in proptest::collection::vec(prop_oneof![
+        fn normalising_marks_twice_changes_nothing(pieces in proptest::collection::vec(prop_oneof![
             Just("Re: "), Just("fwd:"), Just("[list]"), Just("[#1] "), Just("[Fwd: "), Just("]"),
             Just(" (fwd)"), Just("***spam***"), Just("*"), Just("回复："), Just("EXTERNAL: "),
             Just("Re[2]"), Just(":"), Just(" words"), Just("Σ"), Just("İ"), Just("["), Just("【a】"),

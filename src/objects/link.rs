@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_is_good_as_it_was_made_and_until_it_ends() {
+    fn a_link_is_valid_unchanged_and_until_it_expires() {
         let links = LinkSigner::new(
             "http://a.example/",
             &[Secret::new("secret")],

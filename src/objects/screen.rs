@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_kept_is_named() {
+    fn the_reason_for_not_storing_is_named() {
         let bounds = AttachmentLimits {
             count_max: 2,
             bytes_max: 10,

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn beginnings_tell() {
+    fn types_are_detected_by_first_octets() {
         let cases: [(&[u8], Option<&str>); 8] = [
             (b"\x89PNG\r\n\x1a\n....", Some("image/png")),
             (b"RIFF....WEBP", Some("image/webp")),

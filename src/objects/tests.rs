@@ -27,7 +27,7 @@ async fn text(objects: &Objects, id: ObjectId, range: Range<u64>) -> Option<Stri
 }
 
 #[tokio::test]
-async fn what_is_kept_is_given_back_whole_and_in_part() {
+async fn stored_files_are_read_whole_and_in_part() {
     let folder = tempfile::tempdir().unwrap();
     let objects = open(folder.path());
     let id = ObjectId::of(b"0123456789");
@@ -67,7 +67,7 @@ async fn the_floor_of_free_space_is_kept() {
 }
 
 #[tokio::test]
-async fn half_a_file_is_written_again() {
+async fn an_incomplete_file_is_written_again() {
     let folder = tempfile::tempdir().unwrap();
     let objects = open(folder.path());
     let id = ObjectId::of(b"whole");
@@ -77,7 +77,7 @@ async fn half_a_file_is_written_again() {
 }
 
 #[tokio::test]
-async fn what_is_old_goes_and_what_is_kept_again_stays() {
+async fn expired_files_are_removed_and_renewed_ones_stay() {
     let folder = tempfile::tempdir().unwrap();
     let objects = open(folder.path());
     let (old, kept) = (ObjectId::of(b"old"), ObjectId::of(b"kept"));

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_went_away_is_not_told() {
+    fn a_closed_pipe_prints_no_error() {
         let failure = ExitError::from(io::Error::from(io::ErrorKind::BrokenPipe));
         assert!(failure.lines().is_empty());
         assert_eq!(failure.exit(), Exit::InputOutput);

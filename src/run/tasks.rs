@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_end_is_told_with_its_name() {
+    async fn the_end_of_a_task_is_reported_by_name() {
         let mut tasks = Tasks::default();
         tasks.spawn("clock", async { Ok(()) });
         assert_eq!(tasks.next().await.to_string(), "clock ended by itself");
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_drain_waits_for_an_end_and_cuts_off_what_has_none() {
+    async fn a_drain_waits_for_tasks_and_aborts_the_rest() {
         let mut tasks = Tasks::default();
         let (sender, receiver) = tokio::sync::oneshot::channel();
         tasks.spawn("orderly", async {

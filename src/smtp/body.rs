@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_fault_is_told() {
+    fn the_first_error_is_reported() {
         let long = "a".repeat(17 * 1024);
         for (sent, refusal) in [
             (format!("{long}\0\r\n.\r\n"), Refusal::MailLineTooLong),

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_is_told_once_and_not_held() {
+    fn a_line_without_end_is_reported_once_and_not_buffered() {
         let mut reader = LineReader::new(BareNewline::Refuse);
         let chunk = [b'a'; 4096];
         let mut told = 0;
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn other_protocols_are_known_by_their_first_words() {
+    fn other_protocols_are_recognised_by_their_first_words() {
         for input in [
             &b"\x16\x03\x01\x02"[..],
             b"GET / HTTP/1.1\r\n",

@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guesser_cannot_tell_a_forged_token_from_an_unknown_recipient() {
+    fn a_forged_token_has_the_response_of_an_unknown_recipient() {
         assert_eq!(
             Refusal::TokenForged.response(),
             Refusal::RecipientUnknown.response()

@@ -83,7 +83,7 @@ fn without_the_servers_own_name_the_first_is_shown() {
 }
 
 #[test]
-fn odd_names_in_a_client_hello_harm_nobody() {
+fn odd_names_in_a_client_hello_do_no_harm() {
     let folder = signed(&[HOST]);
     let certificates = Arc::new(Certificates::load(folder.path(), HOST).unwrap());
     assert_eq!(hello(&certificates, |_| {}), Ok(()));
@@ -265,7 +265,7 @@ fn the_self_signed_pair_is_kept_and_its_key_is_private() {
 }
 
 #[test]
-fn debug_tells_no_key() {
+fn debug_prints_no_key() {
     let folder = signed(&[HOST]);
     let text = format!("{:?}", Certificates::load(folder.path(), HOST).unwrap());
     assert!(text.contains(HOST));

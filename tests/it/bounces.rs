@@ -165,7 +165,7 @@ fn a_bounce_made_by_postfix_marks_the_job_and_lands_in_no_thread() {
 }
 
 #[test]
-fn a_forged_return_path_is_refused_and_a_good_one_taken_from_anybody() {
+fn a_forged_return_path_is_refused_and_a_valid_one_accepted_from_any_sender() {
     let mut postern = Postern::new(None, "");
     postern.start();
     let good = bounce_address(JOB);
@@ -204,7 +204,7 @@ fn a_forged_return_path_is_refused_and_a_good_one_taken_from_anybody() {
 }
 
 #[test]
-fn the_queue_tells_how_often_a_mail_was_tried_and_why_it_waits() {
+fn the_queue_shows_attempts_and_reasons() {
     // No program listens on this port.
     let base = format!("http://127.0.0.1:{}/api", crate::postfix::free_port());
     let mut postern = Postern::new(Some(&base), "");

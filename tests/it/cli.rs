@@ -21,7 +21,7 @@ fn configured() -> (Home, String) {
 }
 
 #[test]
-fn a_minted_address_says_its_thread() {
+fn a_minted_address_names_its_thread() {
     let (home, file) = configured();
     let mint = ["token", "mint", "--thread", THREAD, "--config", &file];
     let address = home.run(&mint).ok();
@@ -141,7 +141,7 @@ fn a_mail_is_explained() {
 }
 
 #[test]
-fn a_mail_for_nobody_is_explained_too() {
+fn a_mail_without_recipient_is_explained_too() {
     let (home, file) = configured();
     for (rcpt, reason) in [
         ("nobody@inbox.example.com", "no_such_mailbox"),
@@ -163,7 +163,7 @@ fn a_mail_for_nobody_is_explained_too() {
 /// `mail explain` predicts the delivery: an answer to a mail joins its thread, and a copy and a machine's
 /// mail are dropped.
 #[test]
-fn explain_and_delivery_tell_one_story() {
+fn explain_and_delivery_agree() {
     let (home, file) = configured();
     std::fs::create_dir(home.path("data")).unwrap();
     let mail = |id: &str, more: &str| {
@@ -245,7 +245,7 @@ fn a_file_without_header_is_a_plain_text() {
 }
 
 #[test]
-fn a_mail_cannot_steer_the_terminal() {
+fn a_mail_cannot_control_the_terminal() {
     let home = Home::new();
     let mail = b"From: a@example.com\nSubject: =?utf-8?q?=1B[2Jx=E2=80=AE?=\n\nhi \x1b[31m\x9b\n";
     for flags in [&[][..], &["--json"]] {
@@ -333,7 +333,7 @@ fn a_reply_by_smtp_is_read_back_from_the_embedded_api() {
 /// Development mode has fixed ports. If another process uses one of them, the test asserts that the error
 /// line names it.
 #[test]
-fn development_mode_prints_what_to_try() {
+fn development_mode_prints_working_commands() {
     let home = Home::new();
     let taken: Vec<_> = [2525, 2424, 8080]
         .into_iter()

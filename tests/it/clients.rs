@@ -258,7 +258,7 @@ fn curl_sends_a_mail() {
 }
 
 #[test]
-fn nobody_relays_through_us() {
+fn relaying_is_refused() {
     let product = Product::start();
     let (postern, _) = running(&product);
     let server = format!("127.0.0.1:{}", postern.smtp);

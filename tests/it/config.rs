@@ -21,7 +21,7 @@ const USABLE: [(&str, &str); 4] = [
 
 /// Each file in `tests/configs/bad` begins with the expected error lines.
 #[test]
-fn every_bad_configuration_is_answered_with_its_lines() {
+fn every_bad_configuration_has_its_error_lines() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configs/bad");
     let home = Home::new();
     let mut faults = Vec::new();
@@ -48,7 +48,7 @@ fn every_bad_configuration_is_answered_with_its_lines() {
 }
 
 #[test]
-fn a_server_does_not_start_with_what_a_check_refuses() {
+fn a_server_does_not_start_if_the_check_fails() {
     let home = Home::new();
     let file = home.write("postern.toml", "[smtp]\nlisten = ['25']\n");
     let checked = home.run(&["check-config", file.to_str().unwrap()]);
@@ -216,7 +216,7 @@ fn a_file_that_shows_its_secrets_is_warned_of() {
 }
 
 #[test]
-fn nothing_shown_is_a_secret() {
+fn no_output_contains_a_secret() {
     let home = Home::new();
     let file = home.write("postern.toml", &config(&home.path("data"), [0; 3]));
     // `Home` itself searches all output for the secret.

@@ -222,7 +222,7 @@ async fn parked_mail_is_shown_and_sent_back_or_dropped() {
 }
 
 #[tokio::test]
-async fn what_a_person_does_to_a_mail_is_in_the_log() {
+async fn a_persons_action_on_a_mail_is_logged() {
     let server = Server::start().await;
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()

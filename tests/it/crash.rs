@@ -164,7 +164,7 @@ pub(crate) fn kill_often(postern: &mut Postern, cycles: u64) {
 }
 
 #[test]
-fn kill_9_under_load_loses_nothing_and_tells_nothing_twice() {
+fn kill_9_under_load_loses_nothing_and_posts_nothing_twice() {
     let cycles = std::env::var("POSTERN_CRASH_CYCLES").map_or(50, |text| text.parse().unwrap());
     let product = Product::start();
     let mut postern = Postern::new(Some(&product.base_url()), "").with_known_ports();
@@ -188,7 +188,7 @@ fn kill_9_under_load_loses_nothing_and_tells_nothing_twice() {
 }
 
 #[test]
-fn postfix_hands_over_a_thousand_mails_while_we_die_and_restart() {
+fn postfix_delivers_a_thousand_mails_during_kills_and_restarts() {
     const MAILS: usize = 1000;
     let product = Product::start();
     let mut postern = Postern::new(Some(&product.base_url()), "").with_known_ports();
@@ -311,7 +311,7 @@ fn a_power_cut_at_any_acknowledgement_loses_nothing() {
 }
 
 #[test]
-fn an_index_that_is_gone_or_garbage_is_rebuilt() {
+fn a_missing_or_damaged_index_is_rebuilt() {
     let product = Product::start();
     let mut postern = Postern::new(Some(&product.base_url()), "");
     let addresses = addresses(&postern, 5);

@@ -216,7 +216,7 @@ async fn order_is_kept_in_a_thread_while_another_goes_on() {
 }
 
 #[tokio::test]
-async fn so_many_are_under_way_and_no_more() {
+async fn concurrent_deliveries_are_bounded() {
     let fake = Fake::start(|_, _| Play::HoldThenCommit).await;
     let bench = Bench::start_in(tempfile::tempdir().unwrap(), &fake, |settings| {
         settings.concurrency = 5;
@@ -236,7 +236,7 @@ async fn so_many_are_under_way_and_no_more() {
 }
 
 #[tokio::test]
-async fn what_is_counted_is_told() {
+async fn counters_are_exported() {
     let fake = Fake::start(|seen, number| match (seen.call(), number) {
         ("message", 0) => Play::Say(503, "", String::new()),
         _ => Play::Good,
@@ -372,7 +372,7 @@ async fn one_endless_thread_does_not_starve_the_others() {
 }
 
 #[tokio::test]
-async fn more_than_can_be_held_is_delivered_all_the_same() {
+async fn more_than_the_queue_bound_is_delivered() {
     let fake = Fake::start(|_, _| Play::Good).await;
     let bench = Bench::start_in(tempfile::tempdir().unwrap(), &fake, |settings| {
         settings.queued_max = 10;

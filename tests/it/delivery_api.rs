@@ -26,7 +26,7 @@ async fn post(play: Play) -> ApiOutcome {
 }
 
 #[tokio::test]
-async fn each_status_is_what_the_table_says() {
+async fn each_status_has_the_outcome_of_the_table() {
     let id = json!({ "success": true, "data": { "id": "m1" } }).to_string();
     for (status, body, class) in [
         (200, id.as_str(), "done"),
@@ -102,7 +102,7 @@ async fn retry_after_is_read_and_clamped() {
 }
 
 #[tokio::test]
-async fn a_broken_connection_passes() {
+async fn a_broken_connection_is_transient() {
     let bomb = "x-bomb: 1\r\n".repeat(500_000);
     for (name, play) in [
         ("hang-up", Play::Drop),
@@ -130,7 +130,7 @@ async fn a_broken_connection_passes() {
 }
 
 #[tokio::test]
-async fn an_api_that_is_not_there_passes() {
+async fn an_unreachable_api_is_transient() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = closed.local_addr().unwrap();
     drop(closed);
@@ -150,7 +150,7 @@ async fn a_huge_body_is_not_read() {
 }
 
 #[tokio::test]
-async fn calls_are_what_the_contract_says() {
+async fn calls_match_the_contract() {
     let fake = Fake::start(|_, _| Play::Good).await;
     let api = api(&fake.base());
     let done = |id: &str| ApiOutcome::Done { id: id.to_owned() };
@@ -197,7 +197,7 @@ async fn an_id_that_names_another_resource_is_not_called() {
 }
 
 #[tokio::test]
-async fn the_key_is_in_no_answer() {
+async fn the_key_is_in_no_outcome() {
     let echo = format!("your key {KEY} is bad");
     for status in [200, 400, 401, 500] {
         let answer = post(Play::Say(status, "", echo.clone())).await;

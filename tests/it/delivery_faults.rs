@@ -12,7 +12,7 @@ use crate::bench::{Bench, DAY, THREAD, envelope, mail, mailbox, token};
 use crate::fake_api::{Fake, Play};
 
 #[tokio::test]
-async fn each_failure_passes_or_parks_and_the_effect_is_one() {
+async fn each_failure_is_retried_or_parked_with_one_effect() {
     let passing = [
         Play::Drop,
         Play::CommitThenDrop,
@@ -197,7 +197,7 @@ async fn a_token_of_another_store_is_parked_and_never_posted() {
 }
 
 #[tokio::test]
-async fn a_mail_that_is_told_is_never_parked_for_its_metadata() {
+async fn a_posted_mail_is_never_parked_for_its_metadata() {
     for status in [403, 404, 422] {
         let fake = Fake::start(move |seen, _| match seen.call() {
             "metadata" => Play::Say(status, "", "no".to_owned()),
@@ -228,7 +228,7 @@ async fn a_mail_that_is_told_is_never_parked_for_its_metadata() {
 
 /// Each call is interrupted in every way, and the history of its thread changes before it is repeated.
 #[tokio::test]
-async fn repeated_calls_say_the_same_over_kills() {
+async fn repeated_calls_are_identical_after_kills() {
     for call in ["thread", "message", "metadata"] {
         for held in [Play::HoldThenCommit, Play::CommitThenHold] {
             let (mut used, first) = (false, held.clone());
@@ -263,7 +263,7 @@ async fn repeated_calls_say_the_same_over_kills() {
 }
 
 #[tokio::test]
-async fn an_api_that_is_down_is_asked_by_one_at_a_time_until_it_is_up() {
+async fn a_failing_api_receives_single_probes_until_it_recovers() {
     let fake = Fake::start(|_, _| Play::Drop).await;
     let bench = Bench::start(&fake).await;
     for n in 0..200 {
@@ -316,7 +316,7 @@ async fn an_old_mail_is_parked_after_one_more_attempt() {
 }
 
 #[tokio::test]
-async fn cut_between_any_two_steps_the_effect_is_one() {
+async fn an_interruption_between_any_steps_has_one_effect() {
     for call in ["thread", "message", "metadata"] {
         for held in [Play::HoldThenCommit, Play::CommitThenHold] {
             let mut used = false;
@@ -351,7 +351,7 @@ async fn cut_between_any_two_steps_the_effect_is_one() {
 }
 
 #[tokio::test]
-async fn stopping_lets_what_is_under_way_end() {
+async fn a_stop_lets_running_attempts_end() {
     let fake = Fake::start(|_, _| Play::Late(Duration::from_millis(300))).await;
     let bench = Bench::start(&fake).await;
     bench.put(token(THREAD), &mail(1, "Once.")).await;
@@ -363,7 +363,7 @@ async fn stopping_lets_what_is_under_way_end() {
 }
 
 #[tokio::test]
-async fn what_does_not_end_within_the_grace_is_done_at_the_next_start() {
+async fn unfinished_attempts_continue_at_the_next_start() {
     let mut held = false;
     let fake = Fake::start(move |_, _| {
         if std::mem::replace(&mut held, true) {

@@ -9,7 +9,7 @@ const THREAD: &str = "0f0e0d0c-0b0a-4908-8706-050403020100";
 const MAIL: &str = "From: ann@peer.test\r\nSubject: Re: Your order\r\n\r\nStill here.\r\n";
 
 #[test]
-fn a_crowd_takes_no_descriptor_from_the_store() {
+fn many_clients_take_no_descriptor_from_the_store() {
     let product = Product::start();
     let mut postern = Postern::new(Some(&product.base_url()), "");
     let address = postern.mint(THREAD);

@@ -135,7 +135,7 @@ fn by_smtp(ports: Ports, door: &str, text: &str, to: &str) -> bool {
 }
 
 #[test]
-fn kill_9_while_webhooks_are_posted_loses_nothing_and_tells_nothing_twice() {
+fn kill_9_during_webhooks_loses_nothing_and_posts_nothing_twice() {
     let cycles = std::env::var("POSTERN_CRASH_CYCLES").map_or(30, |text| text.parse().unwrap());
     let product = Product::start();
     let mut postern = postern(&product).with_known_ports();
@@ -226,7 +226,7 @@ fn the_same_mail_through_all_doors_at_once_is_one_message() {
 }
 
 #[test]
-fn a_stranger_who_is_first_suppresses_nothing_and_trace_fields_make_nothing_new() {
+fn an_earlier_forgery_suppresses_nothing_and_trace_fields_make_no_new_mail() {
     let product = Product::start();
     let mut postern = postern(&product);
     let to = addresses(&postern, 1).remove(0);

@@ -142,7 +142,7 @@ fn in_order(heard: &[(String, Value)]) {
 }
 
 #[tokio::test]
-async fn a_webhook_hears_all_in_order_though_it_fails_now_and_then() {
+async fn a_failing_webhook_receives_all_events_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(settings_in(folder.path()), clock::now()).unwrap();
     let mut calls = 0;
@@ -178,7 +178,7 @@ async fn a_webhook_hears_all_in_order_though_it_fails_now_and_then() {
 }
 
 #[tokio::test]
-async fn one_thread_that_will_not_go_through_holds_back_no_other() {
+async fn a_failing_thread_does_not_hold_back_others() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(settings_in(folder.path()), clock::now()).unwrap();
     let stuck = Arc::new(Mutex::new(true));
@@ -248,7 +248,7 @@ async fn end(stop: &watch::Sender<bool>, run: JoinHandle<()>, is_graceful: bool)
 }
 
 #[tokio::test]
-async fn after_a_restart_only_what_was_not_taken_is_told_again() {
+async fn after_a_restart_only_unaccepted_events_are_sent_again() {
     const OTHERS: u64 = 200;
     let folder = tempfile::tempdir().unwrap();
     let mut store = Store::open(settings_in(folder.path()), clock::now()).unwrap();
@@ -321,7 +321,7 @@ async fn after_a_restart_only_what_was_not_taken_is_told_again() {
 }
 
 #[tokio::test]
-async fn who_is_too_far_behind_goes_on_and_a_person_hears_of_it() {
+async fn a_subscriber_too_far_behind_continues_with_a_warning() {
     const KEPT: u64 = 50_000;
     let folder = tempfile::tempdir().unwrap();
     let mut store = Store::open(settings_in(folder.path()), clock::now()).unwrap();
@@ -407,7 +407,7 @@ async fn listen(server: &Server, after: Option<EventId>, count: usize) -> Vec<[S
 }
 
 #[tokio::test]
-async fn a_stream_goes_on_where_the_listener_was() {
+async fn a_stream_resumes_at_the_last_event_id() {
     let server = Server::start().await;
     for n in 0..150 {
         let fact = event(EventKind::MessageCreated, "t", n);
@@ -442,7 +442,7 @@ async fn a_stream_goes_on_where_the_listener_was() {
 }
 
 #[tokio::test]
-async fn a_stream_needs_the_key_and_an_id_that_is_one() {
+async fn a_stream_needs_the_key_and_a_valid_id() {
     let server = Server::start().await;
     let client = Client::builder().no_proxy().build().unwrap();
     let url = format!("http://{}/gateway/events", server.address);

@@ -175,7 +175,7 @@ async fn the_embedded_api_keeps_threads_and_messages() {
 }
 
 #[tokio::test]
-async fn the_same_key_makes_the_same_thing_after_a_restart_too() {
+async fn the_same_key_gives_the_same_object_after_a_restart() {
     let server = Server::start().await;
     let body = a_thread().to_string();
     let (_, first) = server.call(Method::POST, THREADS, "k1", &body).await;
@@ -196,7 +196,7 @@ async fn the_same_key_makes_the_same_thing_after_a_restart_too() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_named() {
+async fn invalid_fields_are_named() {
     let server = Server::start().await;
     let (_, made) = server.say(Method::POST, THREADS, a_thread()).await;
     let thread = format!("{THREADS}/{}", made["data"]["id"].as_str().unwrap());
@@ -303,7 +303,7 @@ async fn bodies_are_bounded() {
 }
 
 #[tokio::test]
-async fn health_and_metrics_tell_what_is() {
+async fn health_and_metrics_show_the_state() {
     let server = Server::start().await;
     let get = |path: &'static str| {
         let url = format!("http://{}{path}", server.address);
@@ -354,7 +354,7 @@ async fn health_and_metrics_tell_what_is() {
 }
 
 #[tokio::test]
-async fn a_slow_head_is_hung_up_on_and_others_are_served() {
+async fn a_slow_head_is_closed_and_others_are_served() {
     let settings = ServerSettings {
         connections_max: 2,
         header_wait: Duration::from_millis(300),
@@ -467,7 +467,7 @@ async fn a_head_without_end_is_refused() {
 }
 
 #[tokio::test]
-async fn stopping_lets_a_request_in_flight_end() {
+async fn a_stop_lets_a_running_request_end() {
     let server = Server::start().await;
     let body = a_thread().to_string();
     let mut stream = TcpStream::connect(server.address).await.unwrap();
@@ -524,7 +524,7 @@ async fn a_mail_becomes_a_message_in_the_embedded_api() {
 }
 
 #[tokio::test]
-async fn a_kept_file_is_fetched_by_its_link_and_by_nothing_else() {
+async fn a_stored_file_is_fetched_only_by_its_link() {
     let server = Server::start().await;
     let objects = objects_in(server.folder.path());
     let id = ObjectId::of(b"<script>0123456789");
@@ -593,7 +593,7 @@ async fn a_kept_file_is_fetched_by_its_link_and_by_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_page_of_long_messages_ends_early_and_the_next_goes_on() {
+async fn a_page_of_long_messages_ends_early_and_the_next_continues() {
     let server = Server::start().await;
     let (_, made) = server.say(Method::POST, THREADS, a_thread()).await;
     let messages = format!(
@@ -624,7 +624,7 @@ async fn a_page_of_long_messages_ends_early_and_the_next_goes_on() {
 }
 
 #[tokio::test]
-async fn a_store_that_takes_nothing_is_not_ready() {
+async fn a_store_that_accepts_nothing_is_not_ready() {
     let server = Server::start().await;
     server.store.clone().close().await;
     let (status, body) = server.call(Method::GET, "/readyz", "", "").await;
@@ -682,7 +682,7 @@ async fn every_rule_has_a_series_before_its_first_drop() {
 }
 
 #[tokio::test]
-async fn what_is_asked_wrongly_is_refused_in_our_form() {
+async fn malformed_requests_get_our_error_form() {
     let server = Server::start().await;
     let (_, made) = server.say(Method::POST, THREADS, a_thread()).await;
     let messages = format!(
@@ -726,7 +726,7 @@ async fn what_is_asked_wrongly_is_refused_in_our_form() {
 }
 
 #[tokio::test]
-async fn a_person_who_looks_finds_the_pages() {
+async fn the_index_leads_to_the_pages() {
     let server = Server::start().await;
     let (status, body) = server.text("/").await;
     assert_eq!(status, 200);

@@ -152,7 +152,7 @@ fn curl_verifies_the_certificate_and_a_new_one_after_a_signal() {
 }
 
 #[test]
-fn a_certificate_that_is_not_good_is_warned_of_at_the_start_and_at_each_reload() {
+fn an_invalid_certificate_is_warned_of_at_start_and_at_each_reload() {
     const DAY: u64 = 24 * 60 * 60;
     const EXPIRED: &str = "the certificate has expired";
     let now = clock::now().as_secs();
@@ -191,7 +191,7 @@ fn a_certificate_that_is_not_good_is_warned_of_at_the_start_and_at_each_reload()
 }
 
 #[test]
-fn who_speaks_no_tls_is_hung_up_on_and_the_others_are_served() {
+fn clients_without_tls_are_closed_and_others_are_served() {
     let limits = "handshake_timeout = \"1s\"\nheader_timeout = \"1s\"\nconnections_max = 4\n";
     let secured = Secured::start(limits, "");
     let trusted = secured.certify();
@@ -276,7 +276,7 @@ fn one_address_cannot_take_all_places() {
 }
 
 #[test]
-fn metrics_need_a_key_where_strangers_are() {
+fn metrics_over_tls_need_a_key() {
     let secured = Secured::start("", "");
     let trusted = secured.certify();
     signal("HUP", secured.postern.pid());

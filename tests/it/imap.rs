@@ -139,7 +139,7 @@ fn mail_comes_by_idle_and_by_polling_over_tls_and_starttls() {
 }
 
 #[test]
-fn what_is_not_taken_stays_as_it_is() {
+fn skipped_mail_stays_unchanged() {
     let (dovecot, product) = (Dovecot::start(""), Product::start());
     // Mails that were read before the first poll are old.
     put(&dovecot, ["old".to_owned()]);
@@ -183,7 +183,7 @@ fn what_is_not_taken_stays_as_it_is() {
 }
 
 #[test]
-fn a_folder_that_is_renumbered_tells_nothing_twice() {
+fn a_renumbered_folder_posts_nothing_twice() {
     let (mut dovecot, product) = (Dovecot::start(""), Product::start());
     put(&dovecot, ["old".to_owned()]);
     dovecot.age("new/old", "cur/old:2,S");
@@ -256,7 +256,7 @@ fn a_mail_that_finds_no_room_stays_unread() {
 }
 
 #[test]
-fn a_wrong_password_is_told_and_can_be_mended() {
+fn a_wrong_password_is_reported_and_can_be_corrected() {
     let (dovecot, product) = (Dovecot::start(""), Product::start());
     put(&dovecot, names("a", 1));
     dovecot.set_password("another");
@@ -281,7 +281,7 @@ fn a_wrong_password_is_told_and_can_be_mended() {
 }
 
 #[test]
-fn a_kill_at_any_moment_costs_no_mail_and_tells_none_twice() {
+fn a_kill_at_any_time_loses_no_mail_and_posts_none_twice() {
     const ROUNDS: u64 = 12;
     let (mut dovecot, product) = (Dovecot::start(""), Product::start());
     let extra = "poll_interval = \"1s\"";
@@ -443,7 +443,7 @@ fn hook(postern: &Postern, to: &str, raw: &str) {
 }
 
 #[test]
-fn folders_are_looked_through_each_and_a_trusted_server_is_believed() {
+fn each_folder_is_polled_and_a_trusted_server_counts() {
     let (dovecot, product) = (Dovecot::start(""), Product::start());
     dovecot.make(".Support");
     let extra = "poll_interval = \"1h\"\nfolders = [\"INBOX\", \"Support\"]\n\

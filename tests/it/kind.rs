@@ -61,7 +61,7 @@ fn statuses(bytes: &[u8]) -> BTreeSet<String> {
 }
 
 #[test]
-fn bounces_of_others_are_told() {
+fn third_party_bounces_are_recognised() {
     let Some(folder) = fixtures("dsn") else {
         return;
     };
@@ -155,7 +155,7 @@ fn told(finding: &Classification, report: Option<&Report>, key: &str) -> Value {
 }
 
 #[test]
-fn golden_mails_are_told() {
+fn golden_mails_have_the_expected_kind() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mails/kind");
     let expected = std::fs::read_to_string(folder.join("expected.json")).unwrap();
     let expected: BTreeMap<String, BTreeMap<String, Value>> =

@@ -51,7 +51,7 @@ fn check(name: &str, mail: &Bytes) -> View {
 }
 
 #[test]
-fn odd_mails_read_as_they_are_meant() {
+fn odd_mails_are_parsed_as_intended() {
     for (name, mail) in mails("mime") {
         let view = check(&name, &mail);
         assert!(view.flags.is_empty(), "{name}: {:?}", view.flags);

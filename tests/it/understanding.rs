@@ -65,7 +65,7 @@ async fn a_rule_sorts_a_new_thread_and_is_named() {
 }
 
 #[tokio::test]
-async fn each_kind_becomes_what_the_route_says() {
+async fn each_kind_is_handled_as_the_route_configures() {
     for (action, fates, kind) in [
         (KindAction::Post, [1, 0, 0], Some("person")),
         (KindAction::PostTyped, [1, 0, 0], Some("auto_reply")),
@@ -86,7 +86,7 @@ async fn each_kind_becomes_what_the_route_says() {
 }
 
 #[tokio::test]
-async fn what_is_held_goes_on_when_a_person_says_so_but_a_bounce_never() {
+async fn held_mail_is_posted_on_release_except_bounces() {
     let fake = Fake::start(|_, _| Play::Good).await;
     let mut policy = RoutePolicy::shipped().unwrap();
     policy
@@ -139,7 +139,7 @@ async fn machines_are_stopped_after_five_and_people_are_not() {
 }
 
 #[tokio::test]
-async fn the_same_words_to_whatever_we_say_are_held_and_other_words_are_not() {
+async fn repeated_answers_are_held_and_others_are_not() {
     const AWAY: &str = "I am on the beach and read no mail.";
     const HOUR: u64 = 60 * 60;
     // True if we send a message before each of hers, the delay in seconds, and her text: the numbers of
@@ -197,7 +197,7 @@ async fn the_same_words_to_whatever_we_say_are_held_and_other_words_are_not() {
 }
 
 #[tokio::test]
-async fn a_mail_whose_sender_nobody_told_is_a_persons_and_that_of_nobody_is_held() {
+async fn an_unknown_sender_is_a_persons_and_a_null_sender_is_held() {
     for (untold, fates) in [(true, [1, 0, 0]), (false, [0, 1, 0])] {
         let fake = Fake::start(|_, _| Play::Good).await;
         let bench = bench(&fake, RoutePolicy::shipped().unwrap()).await;
@@ -225,7 +225,7 @@ fn with_parts(parts: &[(&str, &str)]) -> String {
 }
 
 #[tokio::test]
-async fn files_are_kept_before_the_message_and_told_with_it() {
+async fn files_are_stored_before_the_message_that_lists_them() {
     let fake = Fake::start(|_, _| Play::Good).await;
     let bench = bench(&fake, RoutePolicy::shipped().unwrap()).await;
     let large = "x".repeat(2000);
@@ -304,7 +304,7 @@ fn assert_kept(told: &Value) {
 }
 
 #[tokio::test]
-async fn without_room_for_its_files_a_mail_waits() {
+async fn without_space_for_its_files_a_mail_waits() {
     let fake = Fake::start(|_, _| Play::Good).await;
     let bench = bench(&fake, RoutePolicy::shipped().unwrap()).await;
     let files = bench.folder.path().join("attachments");
@@ -342,7 +342,7 @@ fn pictured(number: usize, words: &str, signature: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_logo_is_told_of_once_in_a_thread() {
+async fn a_logo_is_listed_once_in_a_thread() {
     let fake = Fake::start(|_, _| Play::Good).await;
     let bench = bench(&fake, RoutePolicy::shipped().unwrap()).await;
     let logo = "<img src=\"cid:logo@x\">";

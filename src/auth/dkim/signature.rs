@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_room_for_doubt_is_refused() {
+    fn ambiguous_signatures_are_refused() {
         for (from, to, outcome) in [
             ("v=1", "v=2", AuthResult::Permerror),
             ("v=1; ", "", AuthResult::Permerror),

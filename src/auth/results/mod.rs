@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_claim_to_be_ours_are_taken_away() {
+    fn fields_that_claim_to_be_ours_are_removed() {
         let mail = "Authentication-Results: mx.us.example; dmarc=pass\r\n\
              Authentication-Results: mx.other.example; dmarc=pass\r\n\
              AUTHENTICATION-RESULTS : (c) \"MX.us.example\" 1;\r\n spf=pass\r\n\
@@ -205,7 +205,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_stays_in_its_place(text in "(\\PC|[\r\n\t\0;\"\\\\()=]){0,250}") {
+        fn values_cannot_leave_their_field(text in "(\\PC|[\r\n\t\0;\"\\\\()=]){0,250}") {
             let field = field(&verdict(&text), &text);
             prop_assert!(field.is_ascii());
             prop_assert!(field.lines().all(|line| line.len() < 998));
@@ -217,7 +217,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_reads_back(domain in "[a-z]{1,20}(\\.[a-z]{1,20}){1,4}") {
+        fn a_written_field_parses_back(domain in "[a-z]{1,20}(\\.[a-z]{1,20}){1,4}") {
             let field = field(&verdict(&domain), "mx.us.example");
             let mail = format!("{field}\r\n");
             let trusted = ["mx.us.example".to_owned()];

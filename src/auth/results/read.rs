@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_with_the_mail_is_not_read() {
+    fn untrusted_fields_are_not_read() {
         let field = "Authentication-Results: mx.us.example; dmarc=pass header.from=a.example\r\n";
         let received = "Received: from a by b\r\n";
         for (mail, above, is_read) in [
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn the_topmost_counts_and_contradictions_do_not() {
+    fn the_topmost_result_counts_and_contradictions_do_not() {
         let fields = "Authentication-Results: mx.us.example; dmarc=fail header.from=a.example\r\n\
              Authentication-Results: mx.us.example; dmarc=pass header.from=a.example\r\n\r\n";
         assert_eq!(read_from(fields, 0).unwrap().dmarc.result, AuthResult::Fail);
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_is_about_one_domain() {
+    fn a_pass_counts_for_one_domain() {
         let says = |text| says_dmarc_pass(text, "a.example");
         assert!(says(" mx.example; dmarc=pass header.from=a.example"));
         assert!(says(

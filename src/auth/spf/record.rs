@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_are_told_from_other_texts() {
+    fn records_are_distinguished_from_other_texts() {
         for text in ["v=spf1", "V=SPF1 -all", "v=spf1 "] {
             assert!(SpfRecord::is_spf_record(text.as_bytes()), "{text}");
         }
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn one_bad_term_spoils_the_record() {
+    fn one_bad_term_invalidates_the_record() {
         for terms in [
             "all:x",
             "all/8",

@@ -133,7 +133,7 @@ fn imap_is_a_door_with_an_account() {
 }
 
 #[test]
-fn http_is_on_loopback_unless_it_is_said_and_then_warned_of() {
+fn http_is_on_loopback_unless_configured_and_then_warned_about() {
     let loaded = load_text("", &NEEDED).unwrap();
     assert!(
         loaded

@@ -141,7 +141,7 @@ events = { webhook = [{}] }
 }
 
 #[test]
-fn every_variable_is_told_in_the_example_and_sets_a_key_that_exists() {
+fn every_variable_is_in_the_example_and_sets_an_existing_key() {
     let known: Vec<_> = keys().into_iter().map(|key| key.path).collect();
     for variable in VARIABLES {
         let is_key = known.iter().any(|path| path == variable.key);
@@ -155,7 +155,7 @@ fn every_variable_is_told_in_the_example_and_sets_a_key_that_exists() {
 }
 
 #[test]
-fn rules_are_read_and_what_is_wrong_with_them_is_told() {
+fn rules_are_read_and_their_errors_are_reported() {
     let folder = TempDir::new().unwrap();
     let rules = folder.path().join("rules.toml");
     let text = format!("[[route]]\nrules = '{}'\n", rules.display());
@@ -176,7 +176,7 @@ fn rules_are_read_and_what_is_wrong_with_them_is_told() {
 }
 
 #[test]
-fn a_file_is_enough_and_the_environment_wins_over_it() {
+fn a_file_is_enough_and_the_environment_overrides_it() {
     let text = format!(
         "[[route]]\ndomains = ['a.example']\nsecrets = [{{ secret = '{SECRET}' }}]\n\
          [route.api]\nbase_url = 'http://a.example/api'\nkey = 'k'\n"
@@ -199,7 +199,7 @@ fn the_environment_alone_is_enough() {
 }
 
 #[test]
-fn all_that_is_missing_is_told_at_once() {
+fn all_missing_keys_are_reported_at_once() {
     let lines = load_text("", &[]).unwrap_err();
     assert_eq!(
         lines,
@@ -213,7 +213,7 @@ fn all_that_is_missing_is_told_at_once() {
 }
 
 #[test]
-fn nothing_said_means_development_with_secrets_that_stay() {
+fn no_configuration_means_development_with_stored_secrets() {
     let folder = TempDir::new().unwrap();
     let data = folder.path().join("data");
     let variables = [("POSTERN_DATA_DIR", data.to_str().unwrap())];
@@ -230,13 +230,13 @@ fn nothing_said_means_development_with_secrets_that_stay() {
 }
 
 #[test]
-fn one_loud_limit_does_not_break_another() {
+fn one_high_limit_does_not_break_another() {
     let loaded = load_text("[session]\nmail_bytes_max = '100MiB'\n", &NEEDED).unwrap();
     assert_eq!(loaded.config.ingress.session_bytes_max, 800 << 20);
 }
 
 #[test]
-fn a_file_anyone_can_read_is_warned_of_if_it_holds_a_secret() {
+fn a_world_readable_file_with_a_secret_is_warned_about() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("postern.toml");
@@ -285,7 +285,7 @@ fn no_secret_is_shown() {
 }
 
 #[test]
-fn a_marker_is_one_line_that_nobody_writes_by_chance() {
+fn a_marker_is_one_long_enough_line() {
     let marker = |text: &str| format!("[[route]]\nreply_marker = {text}\n");
     let loaded = load_text(&marker("\"Antwort bitte hier drüber\""), &NEEDED).unwrap();
     let told = loaded.config.routes[0].reply_marker.as_deref();

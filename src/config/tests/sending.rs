@@ -46,7 +46,7 @@ fn the_environment_alone_is_enough_to_send() {
 }
 
 #[test]
-fn relays_have_an_order_and_none_is_spoken_to_in_the_open() {
+fn relays_have_an_order_and_need_tls() {
     let text = "[[outbound.relay]]\nhost = 'b.example'\ntls = 'starttls'\n\
                 [[outbound.relay]]\nhost = '::1'\ntls = 'none'\n";
     let labels: Vec<_> = outbound(text, &[])
@@ -86,7 +86,7 @@ fn relays_have_an_order_and_none_is_spoken_to_in_the_open() {
 }
 
 #[test]
-fn the_way_out_of_the_list_may_name_the_job() {
+fn the_unsubscribe_url_may_name_the_job() {
     let form = |text: &str| outbound(&format!("[outbound]\nlist_unsubscribe = '{text}'\n"), &[]);
     let job = JobId([7; 16]);
     let taken = form("https://Example.com/{job}?id={job}").unwrap();
@@ -137,7 +137,7 @@ fn keys_that_sign_are_checked_and_not_shown() {
 }
 
 #[test]
-fn templates_are_tried_and_a_fault_is_told_with_its_line() {
+fn templates_are_tested_and_errors_name_the_line() {
     let folder = TempDir::new().unwrap();
     let text = format!("[outbound]\ntemplates = '{}'\n", folder.path().display());
     let own = folder.path().join("message.txt.jinja");
@@ -151,7 +151,7 @@ fn templates_are_tried_and_a_fault_is_told_with_its_line() {
 }
 
 #[test]
-fn what_is_kept_of_the_outbox_is_the_operators() {
+fn the_retention_of_the_outbox_is_configurable() {
     let text = "[store]\noutbox_max = 7\noutbox_bytes_max = '2MiB'\nsent_kept = 8\nfailed_kept = 9\n\
         failed_age_max = '10d'\ncaptured_kept = 11\n[outbound]\nsuppress_for = '12d'\n";
     let config = load_text(text, &NEEDED).unwrap().config;
@@ -165,7 +165,7 @@ fn what_is_kept_of_the_outbox_is_the_operators() {
 }
 
 #[test]
-fn signed_calls_may_be_as_old_as_our_own_webhooks_unless_it_is_said() {
+fn the_age_of_signed_calls_defaults_to_that_of_the_generic_webhook() {
     let age = |text: &str, millis: &str| {
         let mut variables = NEEDED.to_vec();
         variables.push(("EMAIL_WEBHOOK_MAX_AGE", millis));

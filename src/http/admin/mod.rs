@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn only_names_of_this_machine_are_near() {
+    fn only_loopback_names_are_local() {
         for near in [
             "localhost",
             "localhost:8080",
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_come_from_our_own_pages() {
+    fn changes_must_come_from_our_own_pages() {
         let is_own = |is_over_tls: bool, fields: &[(&'static str, &str)]| {
             let mut request = hyper::Request::new(());
             *request.headers_mut() = headers(fields);

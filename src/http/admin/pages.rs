@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_strangers_are_shown_as_words() {
+    fn foreign_text_is_escaped() {
         let pages = AdminPages::new();
         let reason = HOSTILE.to_owned();
         let record = record(JobState::Failed { reason });

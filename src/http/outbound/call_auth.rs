@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn any_key_and_any_secret_lets_in_and_nothing_else() {
+    fn any_key_and_any_secret_is_accepted_and_nothing_else() {
         let bearer = |key: &str| [("authorization", format!("bearer {key}"))];
         assert!(tried(&bearer(KEY), "x").is_ok());
         assert!(tried(&bearer("another key that is long enough to be one"), "x").is_ok());

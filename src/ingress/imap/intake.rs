@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_counts_more_than_what_takes_everything() {
+    fn a_mailbox_counts_more_than_a_catch_all() {
         let found = vec![
             to("inbox@in.example", mailbox("general")),
             to("fans@in.example", mailbox("fans")),

@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fetch_is_read_whatever_else_is_in_it() {
+    fn a_fetch_is_parsed_with_unknown_attributes() {
         let line = b"* 12 FETCH (FLAGS (\\Answered \\sEEN $x) X-ODD (a (\"b)\" (c)) d) UID 7 \
             INTERNALDATE \"17-Jul-1996 02:44:25 -0700\" RFC822.SIZE 4286 \
             BODY[HEADER.FIELDS (DATE FROM)] NIL ENVELOPE (\"\\\"\" NIL) BODY[] \0 MODSEQ (5))";
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fetch_that_breaks_off_is_none() {
+    fn a_truncated_fetch_is_refused() {
         for line in [
             &b"* 1 FETCH UID 7"[..],
             b"* 1 FETCH (UID 7",
@@ -418,7 +418,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_line_is_borne(line in proptest::collection::vec(
+        fn any_line_is_parsed_without_panic(line in proptest::collection::vec(
             prop_oneof![Just("* 1 FETCH ("), Just("* OK ["), Just("("), Just(")"), Just("\""),
                 Just("\\"), Just("\0"), Just(" "), Just("BODY["), Just("]"), Just("UID 5"),
                 Just("INTERNALDATE \"1-"), Just("a1 ")], 0..40)) {

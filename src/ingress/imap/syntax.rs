@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_go_over_the_wire() {
+    fn folder_names_are_encoded() {
         assert_eq!(quoted("a\"b\\c").as_deref(), Some(r#""a\"b\\c""#));
         assert_eq!(quoted("a\r\nb"), None);
         for (name, wire) in [
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn sets_are_short() {
+    fn uid_sets_use_ranges() {
         assert_eq!(uid_set(&[]), "");
         assert_eq!(uid_set(&[7]), "7");
         assert_eq!(uid_set(&[1, 2, 3, 5, 8, 9]), "1:3,5,8:9");
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn arrivals_are_moments() {
+    fn internal_dates_are_parsed() {
         for (text, secs) in [
             ("17-Jul-1996 02:44:25 -0700", Some(837_596_665)),
             (" 1-Jan-1970 00:00:00 +0000", Some(0)),

@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lines_and_literals_are_cut() {
+    async fn lines_and_literals_are_split() {
         let all = heard(&[
             b"* OK hi {5}\r\n* 1 FETCH (BODY[] {4}\r\n{9}\r",
             b" UID 3)\r\n+ \r\n",
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_too_long_ends_it() {
+    async fn too_long_data_ends_the_session() {
         for (bytes, wanted) in [
             (
                 &b"* 1 FETCH (BODY[] {1001}\r\n"[..],
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn silence_and_slowness_have_an_end() {
+    async fn silence_and_slowness_time_out() {
         let (_server, ours) = duplex(64);
         let mut wire = ImapTransport::new(Box::new(ours), Duration::from_millis(50));
         let far = Instant::now() + Duration::from_secs(3600);
@@ -345,7 +345,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_borne(bytes in proptest::collection::vec(
+        fn any_bytes_do_not_panic(bytes in proptest::collection::vec(
             prop_oneof![Just(b"{9}\r\n".to_vec()), Just(b"* 1 ".to_vec()), Just(vec![b'\r']),
                 Just(vec![b'\n']), any::<u8>().prop_map(|byte| vec![byte])], 0..300)) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();

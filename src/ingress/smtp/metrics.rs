@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_counted_is_told() {
+    fn counters_are_exported() {
         let metrics = Metrics::default();
         let mut registry = Registry::with_prefix("postern");
         metrics.register(&mut registry);

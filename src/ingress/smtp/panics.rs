@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_ends_only_its_own_connection_and_not_without_a_word() {
+    async fn a_panic_ends_only_its_own_connection_with_a_421() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap())
             .await

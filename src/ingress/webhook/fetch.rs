@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn private_addresses_are_not_asked() {
+    fn private_addresses_are_not_contacted() {
         for ip in [
             "127.0.0.1",
             "10.1.2.3",

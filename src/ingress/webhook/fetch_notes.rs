@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_notes_at_a_time_are_one_whole_note() {
+    fn concurrent_equal_notes_are_one_complete_note() {
         let folder = tempfile::tempdir().unwrap();
         let notes = NoteFolder::open(folder.path().to_owned()).unwrap();
         for round in 0..20 {
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_note_of_an_earlier_process_is_removed() {
+    fn an_incomplete_note_of_an_earlier_process_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["e-1.7.new", "e-2.new", "e-3.parked"] {
             fs::write(folder.path().join(name), "{").unwrap();

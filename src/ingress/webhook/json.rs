@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_or_too_much_of_it_is_refused() {
+    fn invalid_and_oversized_json_is_refused() {
         let deep = "[".repeat(10_000) + &"]".repeat(10_000);
         let wide = format!("[{}0]", "0,".repeat(VALUES_MAX));
         for text in ["", "{", "{} {}", "nul", "{\"a\":}", "\"\\x\"", &deep, &wide] {
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_character_does_not_spoil_the_rest() {
+    fn half_a_surrogate_does_not_invalidate_the_document() {
         let cut = parse(r#"{"a":"x\ud83d","b":"\\ud83d \ud83d\ude00"}"#).unwrap();
         let object = cut.object("").unwrap();
         assert_eq!(object.text("a").unwrap(), Some("x\u{fffd}"));

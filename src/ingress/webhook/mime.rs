@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_apart_is_put_together() {
+    fn a_split_mail_is_rebuilt() {
         let mut mime = MimeBuilder::default();
         mime.header_block(
             "From: Ann <ann@example.com>\r\nSubject: Grüße\n aus\n\tder Ferne\nContent-Type: x\n\
@@ -390,7 +390,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_gets_into_the_header_but_fields(
+        fn only_fields_get_into_the_header(
             name in "\\PC{0,20}|Subject|[\\x00-\\x7f]{0,20}",
             value in "[\\x00-\\x7fé\u{2028}]{0,3000}|x{0,3000}",
             file in "\\PC{0,20}|[\\x00-\\x7f]{0,20}",

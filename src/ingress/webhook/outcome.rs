@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_pass_is_never_final() {
+    fn transient_outcomes_are_never_final() {
         for policy in [
             StatusPolicy::RETRIES_ALL,
             StatusPolicy::RETRIES_FOR_LONG,

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn an_hmac_fits_any_of_the_secrets_whole() {
+    fn an_hmac_matches_any_secret_as_a_whole() {
         let wrong = Err(AuthenticationError::NoMatch);
         let other = "a4bb0fa1d1b4c4a7b6ab6ff6cd7b9bf4b0e3f9a5b6e9d2b9a0f4e5d6c7b8a990";
         assert_eq!(mac(other, &["k"]), wrong);

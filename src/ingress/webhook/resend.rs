@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mail_is_fetched_from_resend_alone() {
+    fn a_mail_is_fetched_only_from_resend() {
         let told =
             |url: &str| raw_url(format!("{{\"raw\":{{\"download_url\":\"{url}\"}}}}").as_bytes());
         for url in [

@@ -358,7 +358,7 @@ mod tests {
     const TOPIC: &str = "arn:aws:sns:us-east-1:111111111111:inbound";
 
     #[test]
-    fn only_sns_in_the_topics_own_region_is_asked() {
+    fn only_sns_in_the_topics_own_region_is_contacted() {
         let china = "arn:aws-cn:sns:cn-north-1:111111111111:inbound";
         for (url, topic) in [
             ("https://sns.us-east-1.amazonaws.com/a.pem", TOPIC),

@@ -23,7 +23,7 @@ fn status(text: &str) -> Option<String> {
 }
 
 #[test]
-fn status_codes_are_told_from_other_numbers() {
+fn status_codes_are_distinguished_from_other_numbers() {
     for (text, wanted) in [
         ("550 5.1.1 no", Some("5.1.1")),
         ("550-5.7.26 no", Some("5.7.26")),
@@ -50,7 +50,7 @@ fn status_codes_are_told_from_other_numbers() {
 }
 
 #[test]
-fn reply_codes_are_told_from_other_numbers() {
+fn reply_codes_are_distinguished_from_other_numbers() {
     for (text, wanted) in [
         ("550 no", Some(550)),
         ("said: 421-later", Some(421)),
@@ -131,7 +131,7 @@ fn words_have_a_status_and_a_reason() {
 }
 
 #[test]
-fn hard_is_the_class_and_blame_is_the_reason() {
+fn hardness_is_the_class_and_blame_is_the_reason() {
     let report = fields(
         "Final-Recipient: rfc822; a@b.example\nAction: failed\nStatus: 5.2.2\nDiagnostic-Code: smtp; 552 mailbox full",
     );
@@ -145,7 +145,7 @@ fn hard_is_the_class_and_blame_is_the_reason() {
 }
 
 #[test]
-fn fields_may_stand_as_they_like() {
+fn fields_may_have_any_order_and_form() {
     let mixed = fields(
         "Reporting-MTA: dns; mx.example (8.14)\nAction: failed\nStatus: 5.1.1 (unknown)\n\
          Final-Recipient: RFC822;<a@b.example>\nDiagnostic-Code: X-Unix; code 67\n  user\n\tunknown\n\
@@ -230,7 +230,7 @@ fn tokens_are_never_printed() {
 }
 
 #[test]
-fn a_long_diagnostic_ends_within_no_address() {
+fn a_long_diagnostic_does_not_end_within_an_address() {
     let address = "<bounce+word@inbox.example>";
     for pad in DIAGNOSTIC_BYTES_MAX - 50..DIAGNOSTIC_BYTES_MAX {
         for between in ["x".repeat(pad), " ".repeat(pad * 4)] {
@@ -267,7 +267,7 @@ proptest! {
     }
 
     #[test]
-    fn words_of_the_trade_are_read(parts in proptest::collection::vec(prop_oneof![
+    fn phrases_of_mail_systems_are_read(parts in proptest::collection::vec(prop_oneof![
         Just("<a@b.example>".to_owned()), Just("550 ".into()), Just("5.1.1".into()), Just("\n".into()), Just(" ".into()),
         Just("--- copy of the message".into()), Just("Received: x".into()), Just("Final-Recipient: rfc822;".into()),
         Just("@".into()), Just("<".into()), Just(">".into()), Just("\"".into()), Just("ü".into()), "\\PC{0,3}",

@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_is_skipped() {
+    fn content_without_text_is_skipped() {
         assert_eq!(
             outline("a<!-- <b> -->b<script>x</b></script>c<![if !vml]>d<?xml?>e"),
             "ab(script )cde"

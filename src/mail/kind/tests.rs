@@ -35,7 +35,7 @@ fn names_are_stable() {
 }
 
 #[test]
-fn one_sign_that_is_no_proof_drops_nobody() {
+fn a_single_sign_drops_no_mail() {
     let null = ClassifyContext {
         sender: ReversePath::Null,
         ..ClassifyContext::UNKNOWN
@@ -96,7 +96,7 @@ fn one_sign_that_is_no_proof_drops_nobody() {
 }
 
 #[test]
-fn the_envelope_tells_more_than_the_return_path() {
+fn the_envelope_has_priority_over_the_return_path() {
     let null = ClassifyContext {
         sender: ReversePath::from(None),
         ..ClassifyContext::UNKNOWN
@@ -154,7 +154,7 @@ fn auto_submitted_is_read_by_its_grammar() {
 }
 
 #[test]
-fn fields_that_prove_nothing_leave_a_person() {
+fn fields_without_proof_leave_the_kind_person() {
     for header in [
         "Feedback-ID: a:b:c",
         "X-Auto-Response-Suppress: DR, RN, NRN",

@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_word_holds_is_no_structure() {
+    fn the_content_of_a_word_is_not_structure() {
         let out = normalised(b"=?utf-8?Q?a=2C_b=40c=3Cd=3E?= <x@y.example>", None);
         let out = String::from_utf8(out).unwrap();
         assert!(out.ends_with("?= <x@y.example>"), "{out}");

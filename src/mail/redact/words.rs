@@ -80,7 +80,7 @@ mod tests {
     const WORD: &str = "n6lbt74lqzgqdnbnadhu7sle77lhdlqdrak7y7wdjgmupmayioia";
 
     #[test]
-    fn words_that_may_be_tokens_go_wherever_they_stand() {
+    fn possible_tokens_are_removed_anywhere() {
         let old = BASE64URL_NOPAD.encode(b"t1:1700000000000:0123456789abcdef");
         let uuid = b"3f2b6c1e-8a4d-4f6e-9b7a-2d1c0e5f4a3b:1700000000000:0123456789abcdef";
         let older = BASE64URL_NOPAD.encode(uuid);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_relay_calls_a_mail_stays() {
+    fn a_relays_queue_id_stays() {
         for text in [
             "250 Ok 0102018b1a2b3c4d-5e6f7a8b-9c0d-1e2f-3a4b-5c6d7e8f9a0b-000000",
             "250 2.0.0 OK  1700000000 d9443c01a7336-1c5fc2c1d4bsi8362371plg.215 - gsmtp",

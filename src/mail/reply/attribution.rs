@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_person_types_is_no_attribution() {
+    fn a_persons_text_is_no_attribution() {
         for line in [
             "On Monday I wrote:",
             "As I wrote on 3 March 2025 at 10:11:",

@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_sent_means_nothing_known() {
+    fn without_sent_texts_no_line_is_known() {
         assert!(find(&lines("a\nb"), &[]).lines.iter().all(|known| !known));
     }
 }

@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn closings_stay_and_cards_go() {
+    fn closings_stay_and_cards_are_cut() {
         assert_eq!(
             peeled("Yes.\n\nBest regards,\nAnn Smith\nHead of Sales\nTel: +44 20 7946 0000"),
             "Yes.\n\nBest regards,\nAnn Smith"

@@ -46,7 +46,7 @@ const LINES: &[&str] = &[
 const KNOWN: &[&str] = &["Hello Ann, your order has been shipped and will arrive on Thursday."];
 
 #[test]
-fn what_was_said_earlier_is_no_answer_though_our_words_stand_in_it_again() {
+fn earlier_mail_that_repeats_our_text_is_no_answer() {
     const OURS: &str =
         "It left our house on Monday at nine, that is part 1.\n\nBest regards from the whole team";
     let quote = "<p>It left our house on Monday at nine, that is part 1.</p>\
@@ -217,13 +217,13 @@ fn an_empty_mail_is_empty() {
 }
 
 #[test]
-fn a_cut_part_says_so() {
+fn a_cut_part_is_marked_as_truncated() {
     assert!(cut_text(&"a ".repeat(TEXT_BYTES_MAX), &[]).truncated);
     assert!(!cut_text("a", &[]).truncated);
 }
 
 #[test]
-fn the_part_that_says_more_is_chosen() {
+fn the_part_with_more_text_is_chosen() {
     let both = |text: &str, html: &str| {
         extract(&ReplyInput {
             text: Some(text),
@@ -240,7 +240,7 @@ fn the_part_that_says_more_is_chosen() {
 
 /// The input exceeds the number of lines and elements that are examined one by one.
 #[test]
-fn what_lies_beyond_the_bounds_is_kept() {
+fn text_beyond_the_bounds_is_kept() {
     let lines = 3 * text::LINES_MAX;
     let body: String = (0..lines).map(|at| format!("line {at}\n")).collect();
     let reply = cut_text(&body, KNOWN);

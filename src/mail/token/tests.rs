@@ -101,7 +101,7 @@ fn a_v1_token_that_lost_its_case_is_known_by_its_digest() {
 }
 
 #[test]
-fn what_has_no_token_form_is_absent_or_forged() {
+fn text_without_a_token_form_is_absent_or_forged() {
     for local in [
         "support",
         "reply",
@@ -132,7 +132,7 @@ fn what_has_no_token_form_is_absent_or_forged() {
 }
 
 #[test]
-fn the_kelvin_sign_is_no_k() {
+fn the_kelvin_sign_is_not_a_k() {
     let token = (0..)
         .map(|n| ring().mint(Format::V2, &inbox(), &format!("t{n}"), None, NOW))
         .find(|token| token.contains('k'))
@@ -146,7 +146,7 @@ fn the_kelvin_sign_is_no_k() {
 }
 
 #[test]
-fn a_token_is_good_only_at_its_domain() {
+fn a_token_is_valid_only_at_its_domain() {
     let elsewhere = Address::parse(&format!("{V2}@inbox.example.org")).unwrap();
     assert_eq!(ring().verify(&elsewhere, NOW), Err(TokenError::Forged));
     let idn = Domain::parse("bücher.example").unwrap();
@@ -354,7 +354,7 @@ proptest! {
     #![proptest_config(cases())]
 
     #[test]
-    fn what_is_minted_verifies(
+    fn minted_tokens_verify(
         thread in "[a-zA-Z0-9:._-]{1,50}",
         secs in 1_000_000_000u64..u64::from(u32::MAX),
         secret in proptest::collection::vec(any::<u8>(), 32..80),

@@ -160,7 +160,7 @@ fn broken_multiparts_lose_no_words() {
 }
 
 #[test]
-fn a_quoted_author_is_read_as_he_is_or_not_at_all() {
+fn a_quoted_author_is_read_unchanged_or_not_at_all() {
     for local in [
         r"a\\b", r"a\\\\b", r"\\", r"a\\", r"ann\ b", r"a\nn", "a(b)c", "a b",
     ] {
@@ -351,7 +351,7 @@ fn long_text_is_cut_and_flagged() {
 }
 
 #[test]
-fn a_mail_of_which_not_all_was_read_goes_along_whole() {
+fn a_mail_that_was_cut_is_attached_whole() {
     let half = "a".repeat(TEXT_BYTES_MAX / 2);
     let texts = view(&format!(
         "Content-Type: multipart/mixed; boundary=b\n\n--b\n\n{half}\n--b\n\n{half}\n--b\n\nTHE END\n--b--\n"

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn base64_is_read_through_what_does_not_belong() {
+    fn base64_skips_foreign_characters() {
         let of = |text: &str| {
             let bytes = decoded(text.as_bytes(), TransferEncoding::Base64).into_owned();
             String::from_utf8(bytes).unwrap()

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_in_text_files_go_and_binary_files_stay() {
+    fn tokens_in_text_files_are_removed_and_binary_files_stay() {
         let domains = [Domain::parse("inbox.example.com").unwrap()];
         let token = "enxzmgp7rode2anufuam6t6jmt7ws7uxp4dzf673opiznszlvxojwmyh6e";
         let text = format!("To: reply+{token}@inbox.example.com\r\n\r\nHello");

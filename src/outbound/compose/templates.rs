@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operators_template_takes_the_place_and_includes() {
+    fn an_operators_template_replaces_the_built_in_one() {
         let folder = folder(&[
             (TEXT, "{% include 'head.txt.jinja' %}: {{ text }}"),
             ("head.txt.jinja", "Hello & <{{ sender_name }}>"),
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_file_and_line() {
+    fn errors_name_file_and_line() {
         let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{{ text }}{% endfor %}{% endfor %}";
         for (files, told) in [
             (

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn every_marker_is_known_to_the_cutting_of_replies() {
+    fn every_marker_is_known_to_the_reply_extraction() {
         for locale in Locale::ALL {
             let text = format!("Yes.\n\n— {} —\n\nold words", locale.words().marker);
             // The markers stay recognised after the operator has configured another line.

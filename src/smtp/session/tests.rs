@@ -107,7 +107,7 @@ fn tokens_are_not_shown() {
 }
 
 #[test]
-fn a_mail_tells_how_the_peer_said_hello() {
+fn a_mail_records_the_peers_greeting() {
     for (hello, expected) in [("EHLO", true), ("HELO", false)] {
         let mut play = Play::new(settings(Protocol::Smtp, BareNewline::Refuse));
         play.feed(format!("{hello} <peer>\r\nMAIL FROM:<>\r\n").as_bytes());
@@ -125,7 +125,7 @@ fn a_mail_tells_how_the_peer_said_hello() {
 }
 
 #[test]
-fn a_command_behind_a_bare_line_feed_does_not_run() {
+fn a_command_after_a_bare_line_feed_does_not_run() {
     let sent = b"EHLO x\r\nNOOP x\nMAIL FROM:<a@b.test>\r\nRCPT TO:<a@mx.test>\r\nNOOP\r\n";
     for piece in [1, 7, sent.len()] {
         let mut play = Play::new(settings(Protocol::Smtp, BareNewline::Refuse));
@@ -260,7 +260,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn cuts_change_nothing(settings in doors(), sent in talk(), sizes in prop::collection::vec(1..50_usize, 1..30)) {
+    fn splits_change_nothing(settings in doors(), sent in talk(), sizes in prop::collection::vec(1..50_usize, 1..30)) {
         let mut whole = Play::new(settings.clone());
         let mut cut = Play::new(settings.clone());
         let mut single = Play::new(settings);
@@ -282,14 +282,14 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_borne(settings in doors(), sent in prop::collection::vec(any::<u8>(), 0..5000)) {
+    fn any_bytes_do_not_panic(settings in doors(), sent in prop::collection::vec(any::<u8>(), 0..5000)) {
         let mut play = Play::new(settings);
         play.feed(&sent);
         prop_assert!(play.record.stored.is_empty());
     }
 
     #[test]
-    fn what_is_stored_is_what_was_sent(
+    fn stored_mail_equals_sent_mail(
         lines in prop::collection::vec("(\\.{0,3})[^\r\n\0]{0,30}", 1..20),
         size in 1..100_usize,
     ) {
@@ -342,7 +342,7 @@ fn the_output_is_bounded_by_flushes() {
 }
 
 #[test]
-fn refusals_are_told_once_each() {
+fn refusals_are_reported_once_each() {
     let mut play = Play::new(settings(Protocol::Lmtp, BareNewline::Refuse));
     play.feed(b"LHLO x\r\nNOSUCH\r\nMAIL FROM:<a@b.test>\r\n");
     play.feed(b"RCPT TO:<a@mx.test>\r\nRCPT TO:<b@mx.test>\r\nDATA\r\n");
@@ -354,7 +354,7 @@ fn refusals_are_told_once_each() {
 }
 
 #[test]
-fn a_recipient_without_an_answer_hears_no() {
+fn a_recipient_without_an_answer_is_refused() {
     let mut session = Session::new(Arc::new(settings(Protocol::Lmtp, BareNewline::Refuse)));
     let mut out = Vec::new();
     let mut input = &b"LHLO x\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<a@mx.test>\r\nDATA\r\n"[..];

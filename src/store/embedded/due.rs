@@ -148,7 +148,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_domain_has_its_first_job_told(
+        fn the_first_job_of_each_domain_is_listed(
             jobs in proptest::collection::vec((0u8..20, 0u64..40, 0usize..3), 0..40),
             gone in proptest::collection::vec(0usize..40, 0..30),
             busy in proptest::collection::btree_set(0u8..20, 0..6),

@@ -329,7 +329,7 @@ mod tests {
         }
 
         #[test]
-        fn no_changed_bit_in_the_front_is_believed(records in records(), bit in any::<prop::sample::Index>()) {
+        fn every_changed_bit_in_the_front_is_detected(records in records(), bit in any::<prop::sample::Index>()) {
             let whole = encode_front(STAMP, &records);
             let mut bytes = whole.clone();
             let bit = bit.index(whole.len() * 8);
@@ -338,13 +338,13 @@ mod tests {
         }
 
         #[test]
-        fn noise_is_no_frame(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn noise_is_not_a_frame(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(parse(&bytes, 0).is_none());
         }
     }
 
     #[test]
-    fn a_frame_of_another_life_is_none() {
+    fn a_frame_of_an_earlier_use_is_ignored() {
         let bytes = frame(&[Record::new(b"head".to_vec(), Bytes::new())]);
         assert!(FrameHeader::parse(&bytes, STAMP.salt).is_some());
         assert!(FrameHeader::parse(&bytes, STAMP.salt + 1).is_none());

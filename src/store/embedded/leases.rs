@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wait_given_up_leaves_nothing_behind() {
+    async fn a_cancelled_wait_leaves_nothing_behind() {
         let leases = Arc::new(Leases::default());
         let lease = leases.take(posting("a")).await;
         let mut waits = Box::pin(leases.take(posting("a")));

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nonce_is_good_for_one_content() {
+    fn a_nonce_is_valid_for_one_content() {
         let cache = NonceCache::default();
         assert_eq!(cache.look(&nonce(1, 7)), NonceState::Unknown);
         assert_eq!(cache.claim(&nonce(1, 7), None), NonceState::Claimed);

@@ -373,7 +373,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_taken_is_not_free_though_the_disk_was_not_asked_again() {
+    fn reserved_space_is_not_free_before_the_next_check() {
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings {
             free_bytes_min: 1000,

@@ -97,7 +97,7 @@ pub(super) fn runner(max_shrink_iters: u32) -> TestRunner {
 
 /// Any sequence of actions, closings, reopenings and rebuilds, with segments so small that they are deleted
 /// all the time.
-fn answers_are_what_was_told<S: Subject>() {
+fn answers_equal_the_model<S: Subject>() {
     let actions = proptest::collection::vec(queue_action(), 1..120);
     let tried = runner(200).run(&(actions, 300u64..6000), |(actions, segment_bytes)| {
         let mut pair = ModelledStore::<S>::new(segment_bytes);
@@ -114,4 +114,4 @@ fn answers_are_what_was_told<S: Subject>() {
     tried.unwrap();
 }
 
-for_every_store!(answers_are_what_was_told);
+for_every_store!(answers_equal_the_model);

@@ -175,7 +175,7 @@ fn broken_by_the_key() -> Vec<Broken> {
 }
 
 #[tokio::test]
-async fn broken_signatures_verify_nobody() {
+async fn broken_signatures_do_not_verify() {
     let by_the_mail = broken_by_the_signer()
         .into_iter()
         .chain(broken_on_the_way());

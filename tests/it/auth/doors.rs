@@ -178,7 +178,7 @@ async fn forgers_and_broken_authors_are_refused_at_the_door() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_dns_delays_no_mail_for_long() {
+async fn a_silent_dns_delays_mail_only_briefly() {
     let zone = zone_of("example.com")
         .mood("_dmarc.example.com", Mood::Silent)
         .mood("s1._domainkey.example.com", Mood::Silent)
@@ -193,7 +193,7 @@ async fn a_silent_dns_delays_no_mail_for_long() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_route_holds_waits_for_a_person_and_then_is_posted() {
+async fn held_mail_is_posted_after_its_release() {
     let zone = zone_of("example.com").txt("_dmarc.strict.example", "v=DMARC1; p=quarantine");
     let house = House::new(zone, "token_holder = \"hold\"\nbad_from = \"hold\"").await;
     let mut client = house.smtp();
@@ -243,7 +243,7 @@ async fn a_route_can_refuse_all_but_the_participant() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lmtp_believes_a_trusted_server_and_nobody_else() {
+async fn lmtp_trusts_only_the_configured_server() {
     let auth = "relay_authserv_ids = [\"mx.us.example\"]";
     let house = House::with(zone_of("example.com"), "", auth, "").await;
     let mut client = house.lmtp();
@@ -274,7 +274,7 @@ async fn lmtp_believes_a_trusted_server_and_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_tells_who_the_client_is() {
+async fn a_relay_names_the_client() {
     let zone = Zone::default()
         .txt("_dmarc.example.com", "v=DMARC1; p=reject")
         .txt("example.com", "v=spf1 ip4:192.0.2.1 -all");
@@ -315,7 +315,7 @@ async fn a_relay_tells_who_the_client_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_handed_on_carries_our_results_and_no_others_of_our_name() {
+async fn forwarded_mail_has_only_our_own_results() {
     let house = House::new(zone_of("example.com"), "token_holder = \"hold\"").await;
     let forged = "Authentication-Results: MX.test; dmarc=pass header.from=bank.example\r\n";
     let theirs = "Authentication-Results: mx.other.example; spf=pass\r\n";

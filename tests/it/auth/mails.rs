@@ -186,7 +186,7 @@ async fn check_forgery(server: &NameServer, forgery: &Forgery<'_>) -> (Verdict, 
 }
 
 #[tokio::test]
-async fn no_forgery_is_the_bank() {
+async fn no_forgery_counts_as_the_bank() {
     let server = NameServer::start(bank_and_forger()).await;
     for forgery in &FORGERIES {
         let Forgery {
@@ -219,7 +219,7 @@ async fn no_forgery_is_the_bank() {
 }
 
 #[tokio::test]
-async fn a_reply_is_its_participants_only_if_it_is_vouched_for() {
+async fn a_reply_is_verified_only_if_it_is_authenticated() {
     let zone = zone_of("example.com")
         .txt("_dmarc.other.example", "v=DMARC1; p=reject")
         .txt("s1._domainkey.other.example", &keys().rsa.record)
@@ -288,7 +288,7 @@ async fn a_reply_is_its_participants_only_if_it_is_vouched_for() {
 }
 
 #[tokio::test]
-async fn spf_vouches_in_alignment_too() {
+async fn aligned_spf_authenticates_too() {
     let zone = Zone::default()
         .txt("example.com", "v=spf1 ip4:192.0.2.1 -all")
         .txt("_dmarc.example.com", "v=DMARC1; p=quarantine")
@@ -356,7 +356,7 @@ async fn subdomains_have_their_own_policy() {
 
 /// Only the results of a trusted server that checked the mail count.
 #[tokio::test]
-async fn a_trusted_relay_is_believed_about_the_author() {
+async fn a_trusted_relays_results_count() {
     let auth = Authenticator::new(Settings {
         relay_authserv_ids: vec!["border.us.example".to_owned()],
         ..Settings::default()

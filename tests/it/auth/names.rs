@@ -94,7 +94,7 @@ async fn without_a_name_server_the_start_goes_on() {
 }
 
 #[tokio::test]
-async fn what_the_budget_does_not_reach_is_undecided_and_the_rest_counts() {
+async fn checks_beyond_the_budget_are_undecided_and_the_rest_counts() {
     let zone = zone_of("example.com")
         .mood("1.2.0.192.in-addr.arpa", Mood::Silent)
         .mood("example.com", Mood::Silent);
@@ -198,7 +198,7 @@ async fn answers_and_failures_are_kept() {
 }
 
 #[tokio::test]
-async fn what_is_too_old_is_asked_again() {
+async fn expired_answers_are_queried_again() {
     let server = NameServer::start(zone_of("example.com")).await;
     let mut settings = settings(&server);
     settings.dns.ttl_max_secs = 0;
@@ -212,7 +212,7 @@ async fn what_is_too_old_is_asked_again() {
 }
 
 #[tokio::test]
-async fn many_mails_at_once_ask_once() {
+async fn concurrent_mails_share_a_query() {
     let slow = Mood::Slow(Duration::from_millis(100));
     let zone = NAMES
         .into_iter()
@@ -301,7 +301,7 @@ async fn spf_keeps_its_limits() {
 
 /// `+all` passes every host, so it proves nothing.
 #[tokio::test]
-async fn a_domain_that_lets_everybody_send_vouches_for_nobody() {
+async fn a_domain_that_passes_every_host_authenticates_no_one() {
     for record in [
         "v=spf1 +all",
         "v=spf1 ip4:0.0.0.0/0",

@@ -46,7 +46,7 @@ fn lists() -> Zone {
 }
 
 #[tokio::test]
-async fn only_trusted_sealers_are_listened_to() {
+async fn only_trusted_sealers_count() {
     let server = NameServer::start(lists()).await;
     let ann = address("ann@example.com");
     let pass = "dmarc=pass header.from=example.com; arc=none";
@@ -77,7 +77,7 @@ async fn only_trusted_sealers_are_listened_to() {
 }
 
 #[tokio::test]
-async fn a_sealer_must_say_it_of_this_author_in_a_whole_chain() {
+async fn a_seal_must_cover_this_author_in_a_valid_chain() {
     let server = NameServer::start(lists()).await;
     let sealers = ["list.example"];
     for results in [
@@ -112,7 +112,7 @@ async fn a_sealer_must_say_it_of_this_author_in_a_whole_chain() {
 }
 
 #[tokio::test]
-async fn trust_ends_at_the_first_stranger_in_the_chain() {
+async fn trust_ends_at_the_first_untrusted_sealer() {
     let server = NameServer::start(lists()).await;
     let first = through_a_list("dmarc=pass header.from=example.com; arc=none");
     let text = String::from_utf8(first.to_vec()).unwrap();

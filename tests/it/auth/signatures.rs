@@ -62,7 +62,7 @@ async fn signatures_of_all_forms_hold() {
 
 /// A mail from a mailbox or a file, whose sending host is unknown.
 #[tokio::test]
-async fn without_an_address_dkim_alone_vouches() {
+async fn without_a_client_address_only_dkim_authenticates() {
     let server = NameServer::start(zone()).await;
     let mail = signed(&mail_by(ANN), &[as_domain(DOMAIN)]);
     let sender = address(ANN);
@@ -279,7 +279,7 @@ async fn alignment_is_by_organization_unless_strict() {
 }
 
 #[tokio::test]
-async fn of_many_signatures_the_aligned_ones_are_tried() {
+async fn the_aligned_ones_of_many_signatures_are_tried() {
     let genuine = signed(&mail_by(ANN), &[as_domain(DOMAIN)]);
     let hash = "aGk=".repeat(10);
     let forged: String = (0..900)
@@ -335,7 +335,7 @@ async fn a_signature_that_names_very_many_fields_is_refused() {
 }
 
 #[tokio::test]
-async fn an_old_mail_sent_again_verifies_nobody() {
+async fn a_replayed_old_mail_does_not_verify() {
     let day = 24 * 3_600;
     for (days, outcome) in [
         (30, AuthResult::Policy),
@@ -360,7 +360,7 @@ async fn an_old_mail_sent_again_verifies_nobody() {
 
 /// A forwarded mail verifies elsewhere, with our fields on top.
 #[tokio::test]
-async fn dkimpy_verifies_what_passed_through() {
+async fn dkimpy_verifies_forwarded_mail() {
     let mail = signed(&mail_by(ANN), &[as_domain(DOMAIN)]);
     let forged = "Authentication-Results: mx.us.example; dmarc=pass header.from=bank.example\r\n";
     let mail: Bytes = [forged.as_bytes(), &mail].concat().into();

@@ -71,7 +71,7 @@ fn texts(mail: &Value) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn a_plain_mail_reads_as_it_was_meant() {
+fn a_plain_mail_is_parsed_as_composed() {
     let desk = Desk::new();
     let more = [
         "--subject",
@@ -116,7 +116,7 @@ fn a_plain_mail_reads_as_it_was_meant() {
 }
 
 #[test]
-fn other_scripts_long_lines_and_files_come_whole() {
+fn other_scripts_long_lines_and_files_arrive_intact() {
     let desk = Desk::new();
     let text = "Größe 📦\n\nשלום, זו הודעה בעברית.\n\nお荷物は月曜日の午前中に届く予定です。";
     let long = "x".repeat(5_000);
@@ -164,7 +164,7 @@ fn other_scripts_long_lines_and_files_come_whole() {
 }
 
 #[test]
-fn an_automatic_mail_says_so() {
+fn an_automatic_mail_is_marked() {
     let desk = Desk::new();
     let mail = desk.read("Your order is on its way.", &["--automatic"]);
     assert_eq!(mail["fields"]["Auto-Submitted"], "auto-generated");
@@ -206,7 +206,7 @@ fn an_argument_adds_no_field() {
 }
 
 #[test]
-fn what_cannot_be_composed_is_refused_in_one_line() {
+fn invalid_mails_are_refused_with_one_line() {
     let desk = Desk::new();
     let text = desk.write("text.txt", "Hello");
     let deep = desk.write("deep.html", &"<b>".repeat(500));

@@ -57,7 +57,7 @@ async fn a_mail_to_a_token_is_stored_with_its_envelope() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_recipient_hears_what_it_is() {
+async fn every_recipient_gets_its_response() {
     let house = House::new().await;
     let mut client = house.hello().await;
     let token = reply_address();
@@ -109,7 +109,7 @@ async fn every_recipient_hears_what_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_expired_token_is_told_in_words() {
+async fn an_expired_token_has_its_own_response() {
     let house = House::new().await;
     let domain = Domain::parse(DOMAIN).unwrap();
     let then = postern::clock::now().minus(Duration::from_secs(366 * 86_400));
@@ -124,7 +124,7 @@ async fn an_expired_token_is_told_in_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_store_knows_what_arithmetic_cannot() {
+async fn revoked_and_lower_cased_tokens_need_the_store() {
     let house = House::new().await;
     let at = postern::clock::now();
     let domain = Domain::parse(DOMAIN).unwrap();
@@ -192,7 +192,7 @@ async fn the_store_knows_what_arithmetic_cannot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_store_takes_no_mail() {
+async fn a_dead_store_accepts_no_mail() {
     let house = House::new().await;
     let mut client = house.hello().await;
     house.store.clone().close().await;
@@ -315,7 +315,7 @@ async fn pipelined_mails_are_answered_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bare_line_feeds_are_mended_for_who_is_named_and_no_proxys_client() {
+async fn bare_line_feeds_are_repaired_only_for_configured_networks() {
     let here = || vec!["127.0.0.0/8".parse().unwrap()];
     let house = House::with(|settings| settings.lenient = here()).await;
     let mut client = house.connect().await;
@@ -347,7 +347,7 @@ async fn bare_line_feeds_are_mended_for_who_is_named_and_no_proxys_client() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_big_mail_arrives_as_it_was_sent() {
+async fn a_large_mail_arrives_unchanged() {
     let house = House::new().await;
     let mut client = house.hello().await;
     let mut mail = "Subject: big\r\n\r\n".to_owned();
@@ -362,7 +362,7 @@ async fn a_big_mail_arrives_as_it_was_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_store_is_told_before_and_after_data() {
+async fn a_full_store_refuses_before_and_after_data() {
     let house = House::with_store(|store| store.waiting_max = 1, |_| {}).await;
     let mut first = house.hello().await;
     let mut second = house.hello().await;
@@ -384,7 +384,7 @@ async fn a_full_store_is_told_before_and_after_data() {
 }
 
 #[tokio::test]
-async fn a_token_is_not_taken_while_the_store_cannot_say_whether_it_is_void() {
+async fn a_token_is_deferred_while_its_revocation_is_unknown() {
     let house = House::new().await;
     let rcpt = format!("RCPT TO:<{}>", reply_address());
     let mut client = house.hello().await;

@@ -53,7 +53,7 @@ async fn a_mail_without_its_end_is_not_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_whole_mail_is_stored_though_nobody_reads_the_answer() {
+async fn a_complete_mail_is_stored_even_if_the_client_disconnects() {
     let house = House::new().await;
     let mut stream = in_data(&house).await;
     stream.write_all(MAIL.as_bytes()).await.unwrap();
@@ -177,12 +177,12 @@ async fn connections_come_and_go() {
 
 /// Runs itself again with few descriptors, because the limit applies to the whole process.
 #[test]
-fn want_of_descriptors_passes() {
+fn a_lack_of_descriptors_is_temporary() {
     alone("ulimit -n 96", "ingress::hostile::with_few_descriptors");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "run by want_of_descriptors_passes, in a process that has few"]
+#[ignore = "run by a_lack_of_descriptors_is_temporary, in a process that has few"]
 async fn with_few_descriptors() {
     let house = House::new().await;
     let mut first = house.hello().await;

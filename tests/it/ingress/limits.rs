@@ -15,7 +15,7 @@ async fn opens_data(client: &mut Client) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_client_is_sent_away() {
+async fn a_silent_client_is_closed() {
     let house = House::with(|settings| settings.idle_max = SHORT).await;
     let mut client = house.connect().await;
     client.hears("220 ").await;
@@ -27,7 +27,7 @@ async fn a_silent_client_is_sent_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_that_drips_is_no_progress() {
+async fn a_command_that_trickles_is_no_progress() {
     let house = House::with(|settings| settings.idle_max = Duration::from_millis(300)).await;
     let mut client = house.connect().await;
     client.hears("220 ").await;
@@ -46,7 +46,7 @@ async fn a_command_that_drips_is_no_progress() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mail_that_drips_is_cut_and_not_stored() {
+async fn a_mail_that_trickles_is_refused_and_not_stored() {
     let house = House::with(|settings| {
         settings.rate_grace = SHORT;
         settings.rate_min = u32::MAX;
@@ -110,7 +110,7 @@ async fn a_session_has_a_bound_of_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_a_crowd_the_idle_go_first() {
+async fn idle_clients_are_closed_first_when_crowded() {
     let house = House::with(|settings| {
         settings.connections_max = 4;
         settings.crowded_percent = 50;
@@ -176,7 +176,7 @@ async fn a_network_has_its_share_of_places() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_speaks_before_the_greeting_is_sent_away() {
+async fn a_client_that_sends_before_the_greeting_is_refused() {
     let house = House::with(|settings| {
         settings.greeting_wait = LONG;
         settings.exempt.clear();
@@ -240,7 +240,7 @@ async fn mail_in_flight_has_a_budget() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_does_not_read_is_cut_off() {
+async fn a_client_that_does_not_read_is_closed() {
     let house = House::with(|settings| {
         settings.write_max = SHORT;
         settings.session.refused_max = u32::MAX;
@@ -330,7 +330,7 @@ async fn a_burst_does_not_pay_for_a_long_drip() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_client_that_is_idle_for_longest_makes_room() {
+async fn the_longest_idle_client_is_evicted() {
     let house = House::with(|settings| {
         settings.exempt.clear();
         settings.connections_max = 8;

@@ -8,12 +8,12 @@ use super::{DOMAIN, House, alone, reply_address};
 const MAIL: &str = "Subject: hello\r\n\r\nHello.\r\n.\r\n";
 
 #[test]
-fn the_log_tells_fates_and_no_tokens() {
+fn the_log_has_the_outcomes_and_no_tokens() {
     alone("true", "ingress::log::with_a_log_of_its_own");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "run by the_log_tells_fates_and_no_tokens: a process has one log"]
+#[ignore = "run by the_log_has_the_outcomes_and_no_tokens: a process has one log"]
 async fn with_a_log_of_its_own() {
     let log = Arc::new(Mutex::new(Vec::new()));
     let subscriber = tracing_subscriber::fmt()

@@ -15,7 +15,7 @@ fn v2(kind: u8, family: u8, body: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_header_tells_the_clients_address() {
+async fn a_header_gives_the_clients_address() {
     let house = behind_a_proxy().await;
     let body = [192, 0, 2, 9, 127, 0, 0, 1, 0, 99, 0, 25];
     let headers = [
@@ -47,7 +47,7 @@ async fn a_header_tells_the_clients_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_defect_closes_without_a_word() {
+async fn a_defect_closes_without_a_response() {
     let house = behind_a_proxy().await;
     let headers = [
         b"EHLO client.example\r\n".to_vec(),
@@ -73,7 +73,7 @@ async fn a_defect_closes_without_a_word() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_late_header_closes_without_a_word() {
+async fn a_late_header_closes_without_a_response() {
     let house = House::with(|settings| {
         settings.proxies = vec!["127.0.0.1".parse().unwrap()];
         settings.proxy_header_max = Duration::from_millis(50);
@@ -86,7 +86,7 @@ async fn a_late_header_closes_without_a_word() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_told_address_gives_no_trust() {
+async fn a_proxied_address_gives_no_trust() {
     let house = House::with(|settings| {
         settings.proxies = vec!["127.0.0.1".parse().unwrap()];
         settings.connections_per_network_max = 1;
@@ -108,7 +108,7 @@ async fn a_told_address_gives_no_trust() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_client_sends_behind_the_header_is_too_early() {
+async fn data_after_the_proxy_header_is_too_early() {
     let house = behind_a_proxy().await;
     let header = "PROXY TCP4 192.0.2.9 127.0.0.1 99 25\r\n";
     for early in ["EHLO x\r\n", header] {
@@ -125,7 +125,7 @@ async fn what_the_client_sends_behind_the_header_is_too_early() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_no_proxy_speaks_no_proxy_protocol() {
+async fn the_proxy_protocol_is_only_for_proxies() {
     let house =
         House::with(|settings| settings.proxies = vec!["192.0.2.0/24".parse().unwrap()]).await;
     let mut client = house.connect().await;

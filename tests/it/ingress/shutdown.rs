@@ -10,7 +10,7 @@ use super::{DOMAIN, House};
 use crate::ask::ask;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_lets_mails_finish_and_nothing_begin() {
+async fn a_stop_lets_mails_finish_and_none_begin() {
     let mut house = House::new().await;
     let mut idle = house.hello().await;
     let mut between = house.hello().await;
@@ -63,7 +63,7 @@ async fn a_stop_does_not_wait_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stale_unix_socket_gives_way_and_a_live_one_does_not() {
+async fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not() {
     let mut house = House::new().await;
     let bind = |house: &House, address: ListenAddress| {
         let mut settings = Settings::new(super::HOST.to_owned());

@@ -99,7 +99,7 @@ async fn a_big_mail_comes_through_tls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_pipelined_behind_starttls_is_never_run() {
+async fn commands_pipelined_after_starttls_never_run() {
     let house = House::new().await;
     let mut client = house.hello().await;
     let injected = format!(
@@ -118,7 +118,7 @@ async fn what_is_pipelined_behind_starttls_is_never_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_said_before_tls_is_forgotten() {
+async fn commands_before_tls_are_forgotten() {
     let house = House::new().await;
     let mut client = in_tls(&house).await;
     client

@@ -239,7 +239,7 @@ const BAD: &[(&str, &str, &str)] = &[
 ];
 
 #[test]
-fn the_reader_of_the_floors_can_say_no() {
+fn the_checker_of_the_floors_finds_violations() {
     for (path, text, fault) in BAD {
         let head = if *fault == "no module head" {
             ""
@@ -256,7 +256,7 @@ fn the_reader_of_the_floors_can_say_no() {
 }
 
 #[test]
-fn the_reader_of_the_floors_can_say_yes() {
+fn the_checker_of_the_floors_accepts_valid_code() {
     for (path, text) in [
         (
             "smtp/a.rs",

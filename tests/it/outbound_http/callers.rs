@@ -17,7 +17,7 @@ use crate::postern::Postern;
 use crate::product::KEY;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_calls_without_a_key_or_a_fresh_signature() {
+async fn calls_need_a_key_or_a_fresh_signature() {
     let postern = waiting();
     let now = clock::now().as_millis();
     for path in ["/gateway/events", "/gateway/outbound"] {
@@ -91,7 +91,7 @@ async fn nobody_calls_without_a_key_or_a_fresh_signature() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_again_is_the_same_job() {
+async fn a_repeated_request_is_the_same_job() {
     let postern = capturing("");
     let request = || {
         bare(&postern, Method::POST, "/gateway/outbound")
@@ -255,7 +255,7 @@ async fn a_path_that_is_not_text_is_answered_in_json() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_too_much_or_not_now_is_refused() {
+async fn excessive_and_untimely_requests_are_refused() {
     let postern = capturing("[outbound.api]\nbody_bytes_max = '64KiB'\n");
     let mut large = event("m1");
     large["messageText"] = json!("x".repeat(70_000));

@@ -11,7 +11,7 @@ use crate::postfix::free_port;
 use crate::wait::eventually_or;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_is_looked_at_called_back_and_tried_again() {
+async fn a_job_is_shown_cancelled_and_retried() {
     let postern = waiting();
     let job = job_of(&post(&postern, "/gateway/events", &event("m1")).await);
     let path = format!("/gateway/jobs/{job}");
@@ -79,7 +79,7 @@ async fn a_job_is_looked_at_called_back_and_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_on_the_list_is_told_at_once() {
+async fn a_suppressed_address_is_refused_at_once() {
     let postern = capturing("");
     let held = json!({ "address": "Ann@EXAMPLE.com", "reason": "asked for it" });
     let (status, _) = post(&postern, "/gateway/suppressions", &held).await;
@@ -131,7 +131,7 @@ async fn an_address_on_the_list_is_told_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_way_out_of_the_list_names_each_persons_job() {
+async fn the_unsubscribe_url_names_each_persons_job() {
     let postern = capturing("list_unsubscribe = 'https://product.test/{job}/leave?job={job}'\n");
     let mut copied = event("m1");
     copied["cc"] = json!(["bob@example.com"]);
@@ -153,7 +153,7 @@ async fn the_way_out_of_the_list_names_each_persons_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_taken_outlives_a_kill() {
+async fn accepted_jobs_survive_a_kill() {
     let relay = free_port();
     let lines = format!(
         "[outbound]\nenabled = true\nfrom = 'support@product.test'\nhost = '127.0.0.1'\nport = {relay}\n"

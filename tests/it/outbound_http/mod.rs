@@ -133,7 +133,7 @@ fn signed(postern: &Postern, path: &str, body: &Value, millis: u64) -> RequestBu
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_product_says_becomes_a_mail_of_its_thread() {
+async fn a_products_message_becomes_a_mail_of_its_thread() {
     let postern = capturing("");
     let mut first = event("m1");
     first["threadMetadata"]["lastEmailMessageId"] = json!("a1@mail.example.com");
@@ -192,7 +192,7 @@ async fn what_a_product_says_becomes_a_mail_of_its_thread() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_at_once_are_one_chain() {
+async fn two_concurrent_messages_are_one_chain() {
     let postern = capturing("");
     let all = (0..12).map(|n| {
         let message = event(&format!("m{n}"));
@@ -211,7 +211,7 @@ async fn two_at_once_are_one_chain() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_left_out_is_known_from_the_persons_mail() {
+async fn missing_fields_are_taken_from_the_persons_mail() {
     let postern = capturing("");
     let to = format!("general@{DOMAIN}");
     let mail = format!(
@@ -293,7 +293,7 @@ async fn each_copy_is_a_mail_of_its_own_with_its_own_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_gets_a_copy_has_the_whole_chain_in_his_mailbox() {
+async fn a_copy_recipient_has_the_whole_chain() {
     let postern = capturing("");
     let mut chains = [Vec::<String>::new(), Vec::new()];
     for round in 0..3 {
@@ -389,7 +389,7 @@ async fn a_thread_whose_id_is_no_uuid_is_found_again_by_its_reply() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_shown_what_others_of_the_thread_wrote() {
+async fn messages_of_others_in_the_thread_are_not_shown() {
     let product = Product::start();
     let mut postern = Postern::new(Some(&product.base_url()), CAPTURE);
     postern.start();

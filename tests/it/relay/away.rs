@@ -20,7 +20,7 @@ fn label(fake: &Fake) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn relays_are_asked_again_at_the_pace_of_the_mails() {
+async fn failed_relays_are_retried_with_the_mails() {
     for count in [1, 2] {
         let fakes: Vec<_> = (0..count)
             .map(|_| {
@@ -75,7 +75,7 @@ fn the_only_relay_is_left_alone_no_longer_than_the_mail_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_relay_is_asked_at_once_while_nothing_was_handed_over() {
+async fn another_relay_is_tried_at_once_before_the_transfer() {
     for step in [Step::Mail, Step::Rcpt, Step::Data] {
         for act in [
             Act::Close,
@@ -116,7 +116,7 @@ async fn another_relay_is_asked_at_once_while_nothing_was_handed_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_other_relay_is_asked_at_once_for_what_may_have_arrived() {
+async fn no_other_relay_is_tried_after_the_transfer() {
     let breaks = Fake::start(|step, count| match (step, count) {
         (Step::End, 0) => Act::Close,
         _ => Act::Usual,

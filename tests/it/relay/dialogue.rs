@@ -89,7 +89,7 @@ fn unknown(act: Act, words: &str) {
 }
 
 #[test]
-fn a_good_relay_takes_the_very_bytes() {
+fn a_good_relay_receives_the_exact_bytes() {
     let fake = Fake::start(|_, _| Act::Usual);
     let ours = relays(vec![relay(fake.port)], timeouts());
     let queued = SendOutcome::Sent {
@@ -115,7 +115,7 @@ fn a_good_relay_takes_the_very_bytes() {
 }
 
 #[test]
-fn a_relay_that_does_not_greet_is_asked_another_time() {
+fn a_relay_without_a_greeting_is_retried() {
     for step in [Step::Greeting, Step::Ehlo] {
         again(step, Act::Hang, "timed out");
         again(step, Act::Drip("250-slow ".repeat(20)), "timed out");
@@ -138,7 +138,7 @@ fn a_relay_that_does_not_greet_is_asked_another_time() {
 }
 
 #[test]
-fn what_a_relay_says_to_the_envelope_decides_for_the_mail() {
+fn the_reply_to_the_envelope_decides() {
     for step in [Step::Mail, Step::Rcpt, Step::Data] {
         again(
             step,
@@ -184,7 +184,7 @@ fn what_a_relay_says_to_the_envelope_decides_for_the_mail() {
 }
 
 #[test]
-fn only_a_yes_to_the_end_is_sent() {
+fn only_a_2xx_to_the_end_is_sent() {
     let (_, never) = at(Step::End, say("554 5.7.1 spam\r\n"));
     assert!(
         matches!(
@@ -211,7 +211,7 @@ fn only_a_yes_to_the_end_is_sent() {
 }
 
 #[test]
-fn what_a_relay_says_is_kept_short_and_harmless() {
+fn a_relays_text_is_cut_and_escaped() {
     let page = "550-<script>alert(1)</script> \u{7}\u{1b}[31m \u{e9}\r\n".repeat(200);
     let (_, attempt) = at(Step::Rcpt, say(&format!("{page}550 end\r\n")));
     let SendOutcome::PermanentFailure { code, reply } = attempt else {
@@ -252,7 +252,7 @@ fn a_doubtful_connection_is_not_used_again() {
 }
 
 #[test]
-fn the_next_relay_is_asked_only_while_nothing_was_handed_over() {
+fn the_next_relay_is_tried_only_before_the_transfer() {
     let (_held, closed) = super::closed();
     let rude = Fake::start(|_, _| say("554 not you\r\n"));
     let good = Fake::start(|_, _| Act::Usual);
@@ -280,7 +280,7 @@ fn the_next_relay_is_asked_only_while_nothing_was_handed_over() {
 }
 
 #[test]
-fn nothing_said_before_tls_counts_after_it() {
+fn replies_before_tls_do_not_count_after_it() {
     let (pem, _, config) = certificate("127.0.0.1");
     let starttls = |port, pem: &str| {
         relays(
@@ -325,7 +325,7 @@ fn nothing_said_before_tls_counts_after_it() {
 }
 
 #[test]
-fn a_certificate_of_another_or_of_nobody_is_not_believed() {
+fn a_wrong_or_unknown_certificate_is_refused() {
     let (other, _, as_other) = certificate("other.test");
     let (_, _, unknown) = certificate("127.0.0.1");
     for (config, pem) in [(as_other, Some(other.as_str())), (unknown, None)] {
@@ -381,7 +381,7 @@ fn as_user(port: u16, proof: RelayCredentials) -> Relay {
 }
 
 #[test]
-fn we_say_who_we_are_in_three_ways() {
+fn logins_have_three_mechanisms() {
     let password = |mechanism| RelayCredentials::Password {
         password: "hunter2".to_owned(),
         mechanisms: vec![mechanism],
@@ -422,7 +422,7 @@ fn we_say_who_we_are_in_three_ways() {
 }
 
 #[test]
-fn a_refused_login_is_the_relay_s_trouble_and_shows_no_password() {
+fn a_refused_login_concerns_the_relay_and_prints_no_password() {
     let proof = RelayCredentials::Password {
         password: "hunter2".to_owned(),
         mechanisms: vec![PasswordMechanism::Plain],
@@ -449,7 +449,7 @@ fn a_refused_login_is_the_relay_s_trouble_and_shows_no_password() {
 }
 
 #[test]
-fn what_a_relay_cannot_carry_is_not_given_to_it() {
+fn a_mail_is_not_sent_to_a_relay_that_cannot_carry_it() {
     let fake = Fake::start(|step, _| match step {
         Step::Ehlo => say("250-old\r\n250 SIZE 100\r\n"),
         _ => Act::Usual,

@@ -78,7 +78,7 @@ async fn a_doubt_is_not_forgotten_when_a_later_attempt_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_refused_before_its_end_is_in_no_doubt() {
+async fn a_refusal_before_the_end_leaves_no_doubt() {
     let fake = Fake::start(|step, count| match (step, count) {
         (Step::Rcpt, 0..5) => Act::Close,
         (Step::Rcpt, 5) => Act::Say("550 5.1.1 no such user\r\n".to_owned()),

@@ -24,7 +24,7 @@ fn kinds(sending: &Sending) -> Vec<EventKind> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_is_sent_once_and_told_of() {
+async fn a_job_is_sent_once_with_its_event() {
     let fake = Fake::start(|_, _| Act::Usual);
     let sending = Sending::start(vec![relay(fake.port)], settings());
     let job = job(1, "ann@example.com");
@@ -47,7 +47,7 @@ async fn a_job_is_sent_once_and_told_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_put_off_is_sent_once_in_the_end() {
+async fn a_deferred_job_is_finally_sent_once() {
     // Greylisted at RCPT, deferred at the end, disconnected, and not greeted.
     let fake = Fake::start(|step, count| match (step, count) {
         (Step::Rcpt, 0) => say("451 4.7.1 greylisted\r\n"),
@@ -82,7 +82,7 @@ async fn what_is_put_off_is_sent_once_in_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_return_path_that_a_relay_repeats_is_told_nobody() {
+async fn a_return_path_that_a_relay_repeats_is_redacted() {
     let word = "n6lbt74lqzgqdnbnadhu7sle77lhdlqdrak7y7wdjgmupmayioia";
     let path = format!("bounce+{word}@inbox.test");
     let no = format!("550 5.1.8 <{path}>: Sender address rejected\r\n");
@@ -104,7 +104,7 @@ async fn a_return_path_that_a_relay_repeats_is_told_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_no_for_good_fails_with_the_relay_s_words() {
+async fn a_permanent_refusal_fails_with_the_relays_reply() {
     let fake = Fake::start(|step, _| match step {
         Step::Rcpt => say("550-5.1.1 no such\r\n550 5.1.1 user\r\n"),
         _ => Act::Usual,
@@ -123,7 +123,7 @@ async fn a_no_for_good_fails_with_the_relay_s_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_may_have_arrived_is_sent_again_under_the_same_name() {
+async fn a_mail_that_may_have_arrived_is_sent_again_with_the_same_message_id() {
     let fake = Fake::start(|step, count| match (step, count) {
         (Step::End, 0) => Act::Reset,
         _ => Act::Usual,
@@ -175,7 +175,7 @@ async fn the_short_classic_tries_three_times_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_is_given_up_by_age_even_if_no_relay_is_there() {
+async fn a_job_expires_even_if_no_relay_is_available() {
     let (_held, closed) = super::closed();
     let sending = Sending::start(vec![relay(closed)], settings());
     for n in 1..=5 {
@@ -230,7 +230,7 @@ async fn a_relay_that_comes_back_gets_everything_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mails_to_one_recipient_of_a_thread_leave_in_order() {
+async fn mails_to_one_recipient_of_a_thread_are_sent_in_order() {
     // The first is deferred twice, and no later mail of its thread to the same person overtakes it.
     let fake = Fake::start(|step, count| match (step, count) {
         (Step::Rcpt, 0 | 1) => say("451 later\r\n"),
@@ -315,7 +315,7 @@ async fn connections_are_bounded_in_all_and_to_one_domain() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pace_holds_one_domain_and_not_another() {
+async fn a_rate_limits_one_domain_and_not_another() {
     let fake = Fake::start(|_, _| Act::Usual);
     let slow = OutboundSettings {
         rates: SendRates {
@@ -338,7 +338,7 @@ async fn a_pace_holds_one_domain_and_not_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_goes_to_ourselves_nor_to_who_does_not_get_it() {
+async fn nothing_is_sent_to_our_own_domains_nor_to_suppressed_addresses() {
     let fake = Fake::start(|_, _| Act::Usual);
     let sending = Sending::start(vec![relay(fake.port)], settings());
     let now = clock::now();
@@ -385,7 +385,7 @@ async fn nothing_goes_to_ourselves_nor_to_who_does_not_get_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_captured_is_not_sent() {
+async fn captured_jobs_are_not_sent() {
     let capture = OutboundSettings {
         capture: true,
         ..settings()
@@ -441,7 +441,7 @@ async fn a_clock_set_back_does_not_hold_mail_for_a_year() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_lets_what_is_under_way_end() {
+async fn a_stop_lets_a_running_attempt_end() {
     let fake = Fake::start(|step, _| match step {
         Step::End => Act::Drip("250 took its time\r\n".to_owned()),
         _ => Act::Usual,
@@ -490,7 +490,7 @@ async fn a_stop_cancels_a_mail_that_has_not_begun_to_end() {
 
 /// A person cancels a job while it waits for its next attempt.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_called_back_is_not_sent() {
+async fn a_cancelled_job_is_not_sent() {
     let fake = Fake::start(|step, count| match (step, count) {
         (Step::Rcpt, 0) => say("451 later\r\n"),
         _ => Act::Usual,
@@ -525,7 +525,7 @@ async fn what_is_called_back_is_not_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_person_s_retry_speaks_to_the_relay_anew() {
+async fn a_persons_retry_opens_a_new_connection() {
     let greeted = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&greeted);
     // In Postfix too, a running process keeps its initial policy.

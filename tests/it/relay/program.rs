@@ -5,7 +5,7 @@ use super::server::{Act, Fake, Step};
 use crate::postern::Postern;
 
 #[test]
-fn the_program_runs_the_outbox_if_mail_is_to_go_out() {
+fn the_program_runs_the_outbox_if_it_is_enabled() {
     let sending =
         "[outbound]\nenabled = true\nfrom = \"us@example.com\"\nhost = \"127.0.0.1\"\nport = 1\n";
     let captured = "[outbound]\nenabled = true\ncapture = true\nfrom = \"us@example.com\"\n";
@@ -38,7 +38,7 @@ fn the_program_runs_the_outbox_if_mail_is_to_go_out() {
 }
 
 #[test]
-fn doctor_speaks_to_the_relays_and_sends_nothing() {
+fn doctor_tests_the_relays_and_sends_nothing() {
     let good = Fake::start(|_, _| Act::Usual);
     let sick = Fake::start(|step, _| match step {
         Step::Greeting => Act::Say("554 5.7.1 not you\r\n".to_owned()),

@@ -17,7 +17,7 @@ use crate::ask::ask;
 use crate::wait::eventually_or;
 
 #[test]
-fn what_was_under_way_is_sent_again_and_named() {
+fn interrupted_jobs_are_sent_again_and_logged() {
     let out = Command::new(std::env::current_exe().unwrap())
         .args([
             "--ignored",
@@ -35,7 +35,7 @@ fn what_was_under_way_is_sent_again_and_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "run by what_was_under_way_is_sent_again_and_named: a process has one log"]
+#[ignore = "run by interrupted_jobs_are_sent_again_and_logged: a process has one log"]
 async fn with_a_log_of_its_own() {
     let log = tracing_subscriber::fmt()
         .with_ansi(false)

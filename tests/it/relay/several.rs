@@ -60,7 +60,7 @@ fn hasty(relays: &[&Fake]) -> Sending {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clear_no_has_the_next_relay_asked_at_once() {
+async fn a_refused_connection_moves_to_the_next_relay() {
     for (step, words) in [
         (Step::Mail, "451 4.3.0 queue full\r\n"),
         (Step::Mail, "550 5.7.1 not allowed to send\r\n"),
@@ -85,7 +85,7 @@ async fn a_clear_no_has_the_next_relay_asked_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_no_for_good_to_the_recipient_or_the_mail_is_final() {
+async fn a_permanent_refusal_of_recipient_or_mail_is_final() {
     for (step, words) in [
         (Step::Rcpt, "550 5.1.1 no such user\r\n"),
         (Step::Data, "554 5.7.1 no\r\n"),
@@ -149,7 +149,7 @@ async fn a_sender_that_every_relay_refuses_fails_the_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_next_relay_leaves_in_doubt_is_in_doubt() {
+async fn a_doubt_at_the_next_relay_is_a_doubt() {
     let first = refusing(Step::End, "451 4.3.0 write error\r\n");
     let second = Fake::start(|step, count| match (step, count) {
         (Step::End, 0) => Act::Close,
@@ -167,7 +167,7 @@ async fn what_the_next_relay_leaves_in_doubt_is_in_doubt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_refuses_mail_after_mail_is_set_aside() {
+async fn a_relay_that_refuses_consecutive_mails_is_left_alone() {
     for (step, words) in [
         (Step::Mail, "451 4.3.0 queue full\r\n"),
         (Step::Mail, "550 5.7.1 not allowed to send\r\n"),
@@ -191,7 +191,7 @@ async fn a_relay_that_refuses_mail_after_mail_is_set_aside() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_about_recipients_and_a_mail_taken_between_set_nobody_aside() {
+async fn refused_recipients_and_accepted_mails_between_keep_a_relay_in_use() {
     let greylisting = refusing(Step::Rcpt, "451 4.7.1 greylisted\r\n");
     // Four of five in a row.
     let moody = Fake::start(|step, count| match (step, count % 5) {
@@ -213,7 +213,7 @@ async fn answers_about_recipients_and_a_mail_taken_between_set_nobody_aside() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_set_aside_is_asked_again_and_taken_back() {
+async fn a_relay_left_alone_is_tested_and_used_again() {
     let is_well = Arc::new(AtomicBool::new(false));
     let heals = Arc::clone(&is_well);
     let bad = Fake::start(move |step, _| match step {
@@ -248,7 +248,7 @@ async fn who_is_set_aside_is_asked_again_and_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_that_is_well_is_not_set_aside() {
+async fn the_last_available_relay_stays_in_use() {
     let bad = refusing(Step::Mail, "451 4.3.0 queue full\r\n");
     let (_held, closed) = super::closed();
     let list = vec![relay(closed), relay(bad.port)];

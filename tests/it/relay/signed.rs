@@ -66,7 +66,7 @@ fn dkimpy_verifies_the_signatures_of_both_kinds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_leaves_with_the_signatures_of_all_keys() {
+async fn a_job_is_sent_with_the_signatures_of_all_keys() {
     let fake = Fake::start(|_, _| Act::Usual);
     let (ed, record) = ed25519();
     let signers = vec![signer("rsa", &keys().rsa.private), ed];

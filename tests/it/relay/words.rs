@@ -54,7 +54,7 @@ fn telling(code: u16) -> String {
 }
 
 #[tokio::test]
-async fn a_relay_that_repeats_secrets_has_them_told_nobody() {
+async fn secrets_that_a_relay_repeats_are_redacted() {
     let steps = [
         (Step::Greeting, 554),
         (Step::Greeting, 999),

@@ -23,7 +23,7 @@ async fn our_own_mail_come_back_is_a_loop() {
 }
 
 #[tokio::test]
-async fn each_thing_that_happens_to_a_mail_is_told_once() {
+async fn each_event_of_a_mail_is_sent_once() {
     let fake = Fake::start(|_, _| Play::Good).await;
     let bench = bench(&fake).await;
     bench.put(mailbox(), &mail(1, "Where is it?")).await;
@@ -65,7 +65,7 @@ async fn each_thing_that_happens_to_a_mail_is_told_once() {
 }
 
 #[tokio::test]
-async fn a_call_made_again_tells_once() {
+async fn a_repeated_call_has_one_event() {
     // The product's response is lost each first time: the call is repeated with the same key.
     let fake = Fake::start(|_, nth| match nth % 2 {
         0 => Play::CommitThenDrop,
@@ -87,7 +87,7 @@ async fn a_call_made_again_tells_once() {
 }
 
 #[tokio::test]
-async fn what_we_said_is_known_again_in_any_language() {
+async fn our_own_text_is_recognised_in_any_language() {
     let fake = Fake::start(|_, _| Play::Good).await;
     let bench = bench(&fake).await;
     let ours = "The parcel left our house on Monday at nine.\n\

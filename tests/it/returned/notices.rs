@@ -15,7 +15,7 @@ use crate::bench::{Bench, DAY, THREAD, envelope, mail, mailbox, token};
 use crate::fake_api::{Fake, Play};
 
 #[tokio::test]
-async fn a_notice_to_a_return_path_marks_the_job_and_blames_the_address() {
+async fn a_notice_to_a_return_path_marks_job_and_address() {
     for old in [false, true] {
         let fake = Fake::start(|_, _| Play::Good).await;
         let bench = bench(&fake).await;
@@ -58,7 +58,7 @@ async fn a_notice_to_a_return_path_marks_the_job_and_blames_the_address() {
 }
 
 #[tokio::test]
-async fn a_notice_by_message_id_marks_the_job_and_blames_nobody() {
+async fn a_notice_by_message_id_marks_only_the_job() {
     let fake = Fake::start(|_, _| Play::Good).await;
     let bench = bench(&fake).await;
     for n in 1..=4 {
@@ -97,7 +97,7 @@ async fn a_notice_by_message_id_marks_the_job_and_blames_nobody() {
 }
 
 #[tokio::test]
-async fn of_one_mail_to_several_people_the_job_is_marked_whose_address_the_notice_names() {
+async fn a_notice_marks_the_job_of_the_named_recipient() {
     const EVE: &str = "eve@far.example";
     let fake = Fake::start(|_, _| Play::Good).await;
     let bench = bench(&fake).await;
@@ -175,7 +175,7 @@ async fn a_flood_of_notices_about_one_job_counts_once() {
 }
 
 #[tokio::test]
-async fn only_what_the_address_is_to_blame_for_blames_it() {
+async fn only_address_failures_suppress_the_address() {
     let fake = Fake::start(|_, _| Play::Good).await;
     let bench = bench(&fake).await;
     for (n, action, status, words) in [
@@ -197,7 +197,7 @@ async fn only_what_the_address_is_to_blame_for_blames_it() {
 }
 
 #[tokio::test]
-async fn a_person_may_not_be_overruled_on_the_list() {
+async fn bounces_do_not_change_a_persons_suppression() {
     let fake = Fake::start(|_, _| Play::Good).await;
     let bench = bench(&fake).await;
     sent(&bench.store, 1, TO).await;
@@ -254,7 +254,7 @@ async fn a_delay_is_noted_and_a_receipt_is_not() {
 }
 
 #[tokio::test]
-async fn a_notice_quicker_than_our_own_note_waits_for_it() {
+async fn a_notice_before_the_sent_fact_waits_for_it() {
     let fake = Fake::start(|_, _| Play::Good).await;
     let bench = bench(&fake).await;
     begun(&bench.store, 1, TO).await;
@@ -280,7 +280,7 @@ async fn a_notice_quicker_than_our_own_note_waits_for_it() {
 }
 
 #[tokio::test]
-async fn what_no_job_is_known_for_is_dropped_and_changes_nothing() {
+async fn a_notice_without_a_known_job_is_dropped() {
     let fake = Fake::start(|_, _| Play::Good).await;
     let bench = bench(&fake).await;
     begun(&bench.store, 1, TO).await;
@@ -297,7 +297,7 @@ async fn what_no_job_is_known_for_is_dropped_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_no_notice_is_never_posted_from_a_return_path() {
+async fn other_mail_to_a_return_path_is_never_posted() {
     let fake = Fake::start(|_, _| Play::Good).await;
     let bench = bench(&fake).await;
     sent(&bench.store, 1, "ann@example.com").await;

@@ -13,7 +13,7 @@ const GONE: &str = "gone@sink.test";
 const THREAD: &str = "3f2b6c1e-8a4d-4f6e-9b7a-2d1c0e5f4a3b";
 
 #[test]
-fn a_bounce_marks_the_job_and_a_second_one_holds_the_address_back() {
+fn a_second_bounce_suppresses_the_address() {
     let unknown = Arc::new(AtomicBool::new(true));
     let is_unknown = Arc::clone(&unknown);
     let sink = Fake::start(move |step, _| match step {

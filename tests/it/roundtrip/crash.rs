@@ -88,7 +88,7 @@ fn doubted(log: &str) -> BTreeSet<String> {
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "one run, counted in many ways")]
-fn kill_9_loses_no_job_and_doubles_only_what_the_log_names() {
+fn kill_9_loses_no_job_and_repeats_only_logged_ones() {
     let cycles: u64 =
         std::env::var("POSTERN_CRASH_CYCLES").map_or(10, |text| text.parse().unwrap());
     let fake = Fake::start(|step, count| match step {

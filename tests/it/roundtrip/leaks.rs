@@ -119,7 +119,7 @@ impl Subscriber {
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "one conversation")]
-fn nobody_sees_the_token_of_another() {
+fn the_token_of_another_person_is_never_visible() {
     let (sink, subscriber) = (Sink::start(), Subscriber::start());
     let (gateway, _postfix, _folder) = with_postfix(&sink, &subscriber.tables());
     let general = format!("general@{DOMAIN}");
@@ -252,7 +252,7 @@ fn tokens_in_attached_files_are_redacted() {
 
 /// Ann's answers quote our mail with our address in it.
 #[test]
-fn a_reply_address_that_mail_programs_quote_is_not_told() {
+fn a_quoted_reply_address_is_redacted() {
     let (sink, subscriber) = (Sink::start(), Subscriber::start());
     let (gateway, _postfix, _folder) = with_postfix(&sink, &subscriber.tables());
     let general = format!("general@{DOMAIN}");
@@ -293,7 +293,7 @@ fn a_reply_address_that_mail_programs_quote_is_not_told() {
 
 /// Relays repeat parts of a refused mail, with much text before and after.
 #[test]
-fn what_a_relay_says_of_our_addresses_is_not_told() {
+fn our_addresses_in_a_relays_text_are_redacted() {
     let (says, subscriber) = (Arc::new(Mutex::new(String::new())), Subscriber::start());
     let words = Arc::clone(&says);
     let fake = Fake::start(
@@ -358,7 +358,7 @@ fn two() -> (Gateway, Gateway) {
 }
 
 #[test]
-fn two_gateways_that_would_answer_each_other_come_to_an_end() {
+fn two_gateways_do_not_answer_each_other_for_ever() {
     let (here, there) = two();
     for (n, automatic) in [true, false].into_iter().enumerate() {
         let mut start = event(&format!("thread-{n}"), &format!("start-{n}"), "Hello.");

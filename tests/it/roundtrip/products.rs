@@ -18,7 +18,7 @@ fn asks(gateway: &Gateway, id: &str, domain: &str, text: &str) {
 }
 
 #[test]
-fn a_message_of_ours_that_the_product_tells_of_is_mailed_to_nobody() {
+fn our_own_message_reported_by_the_product_is_not_mailed() {
     for is_first in [false, true] {
         let sink = Fake::start(|_, _| Act::Usual);
         let mut gateway = Gateway::start(sink.port, "");

@@ -20,7 +20,7 @@ fn words(job: &Value) -> Vec<String> {
 }
 
 #[test]
-fn a_relay_that_is_away_is_waited_for_in_the_order_of_the_thread() {
+fn jobs_wait_for_a_relay_in_the_order_of_the_thread() {
     let sink = Sink::start();
     let (mut gateway, postfix, _folder) = with_postfix(&sink, "");
     postfix.rest();
@@ -72,7 +72,7 @@ fn a_relay_that_is_away_is_waited_for_in_the_order_of_the_thread() {
 }
 
 #[test]
-fn what_is_put_off_goes_later_and_what_is_refused_fails_with_the_words() {
+fn deferred_mail_is_sent_later_and_refused_mail_fails_with_the_reply() {
     let fake = Fake::start(|step, count| match (step, count) {
         (Step::Rcpt, 0 | 1) => Act::Say("451 4.7.1 greylisted, come again\r\n".to_owned()),
         (Step::End, 0) => Act::Say("451 4.3.0 no room now\r\n".to_owned()),
@@ -148,7 +148,7 @@ fn with_one_fault(step: Step, act: Act) -> (usize, Value, String) {
 }
 
 #[test]
-fn a_relay_that_breaks_off_or_hangs_gets_it_once() {
+fn a_relay_that_disconnects_or_hangs_gets_the_mail_once() {
     for step in [
         Step::Greeting,
         Step::Ehlo,
@@ -181,7 +181,7 @@ fn a_relay_that_breaks_off_or_hangs_gets_it_once() {
 }
 
 #[test]
-fn a_slow_relay_gets_it_once_and_one_that_never_comes_fails_in_its_words() {
+fn a_slow_relay_gets_the_mail_once_and_an_unreachable_one_fails() {
     let fake = Fake::start(|step, _| match step {
         Step::Greeting => Act::Drip("220 slow but sure\r\n".to_owned()),
         Step::End => Act::Drip("250 2.0.0 queued at last\r\n".to_owned()),

@@ -53,7 +53,7 @@ fn shows_no_password(gateway: &Gateway, job: &str, password: &str) {
 }
 
 #[test]
-fn who_shows_the_right_password_is_relayed_for() {
+fn the_right_password_permits_relaying() {
     let (sink, dovecot) = (Sink::start(), Dovecot::start(""));
     let (gateway, postfix, _folder) = with_submission(&dovecot, &sink, &login(PASSWORD));
     let job = gateway.say(&first("thread", "m0", ANN));
@@ -77,7 +77,7 @@ fn who_shows_the_right_password_is_relayed_for() {
 }
 
 #[test]
-fn with_a_wrong_password_it_waits_until_that_is_mended() {
+fn with_a_wrong_password_mail_waits_for_the_correction() {
     let (sink, dovecot) = (Sink::start(), Dovecot::start(""));
     let (gateway, _postfix, _folder) = with_submission(&dovecot, &sink, &login(WRONG));
     let job = gateway.say(&first("thread", "m0", ANN));
@@ -103,7 +103,7 @@ fn with_a_wrong_password_it_waits_until_that_is_mended() {
 }
 
 #[test]
-fn with_a_wrong_password_it_fails_when_its_tries_are_over() {
+fn with_a_wrong_password_mail_fails_after_its_attempts() {
     let (sink, dovecot) = (Sink::start(), Dovecot::start(""));
     let lines = login(WRONG) + "attempts = 1\n";
     let (gateway, _postfix, _folder) = with_submission(&dovecot, &sink, &lines);

@@ -62,7 +62,7 @@ fn both_signatures_hold(mail: &[u8], records: &[(&str, String); 2]) {
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "one conversation")]
-fn a_conversation_goes_on_in_one_thread_whatever_mail_program_is_used() {
+fn a_conversation_stays_in_one_thread_with_any_mail_program() {
     let sink = Sink::start();
     let keys = tempfile::TempDir::new().unwrap();
     let (tables, records) = dkim(keys.path());

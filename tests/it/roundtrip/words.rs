@@ -33,7 +33,7 @@ fn begun(gateway: &Gateway, count: usize) -> String {
 }
 
 #[test]
-fn who_says_our_very_words_has_said_them() {
+fn an_answer_may_repeat_our_text() {
     let sink = Sink::start();
     let (gateway, _postfix, _folder) = with_postfix(&sink, "");
     let short = "It left us today.";
@@ -67,7 +67,7 @@ fn who_says_our_very_words_has_said_them() {
 }
 
 #[test]
-fn who_only_quotes_is_not_told_as_silence() {
+fn an_answer_with_only_quotes_keeps_its_text() {
     let sink = Sink::start();
     let (gateway, _postfix, _folder) = with_postfix(&sink, "");
     let (mut sent, mut told) = (0, 0);

@@ -218,7 +218,7 @@ fn a_folder_that_cannot_be_written_is_named() {
 }
 
 #[test]
-fn nobody_else_may_look() {
+fn only_the_owner_can_read_the_folder() {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join("store");
     runtime().block_on(open(&folder).close());

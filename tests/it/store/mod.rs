@@ -221,7 +221,7 @@ async fn the_worker_walks_in_order_and_is_woken() {
 }
 
 #[tokio::test]
-async fn what_is_remembered_is_found_in_its_window_only() {
+async fn stored_facts_are_found_only_within_their_window() {
     let day = Duration::from_secs(24 * 60 * 60);
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
@@ -337,7 +337,7 @@ async fn settled_mail_leaves_the_disk() {
 }
 
 #[tokio::test]
-async fn facts_that_mean_nothing_any_more_leave_the_disk() {
+async fn obsolete_facts_leave_the_disk() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
     let token = [7; 16];
@@ -403,7 +403,7 @@ async fn facts_that_mean_nothing_any_more_leave_the_disk() {
 }
 
 #[tokio::test]
-async fn a_closed_store_says_so() {
+async fn a_closed_store_returns_dead() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
     let other = store.clone();

@@ -81,7 +81,7 @@ async fn json_that_is_too_deep_too_much_or_not_text_is_refused() {
 
 /// Programs would use different ones of two equal members.
 #[tokio::test]
-async fn a_member_or_field_that_is_there_twice_brings_no_mail() {
+async fn a_repeated_member_or_field_is_refused() {
     for kit in KITS.iter().filter(|kit| kit.name != "relay") {
         let house = house();
         let twice: Vec<Body> = match (kit.body)(TO) {
@@ -235,7 +235,7 @@ async fn forms_that_are_bombs_are_refused() {
 }
 
 #[tokio::test]
-async fn a_body_is_not_kept_past_its_doors_bound() {
+async fn a_body_is_not_buffered_beyond_its_bound() {
     const PIECE: usize = 1 << 20;
     let house = house();
     for adapter in adapters() {
@@ -287,7 +287,7 @@ async fn a_hundred_replays_at_once_are_one_effect_at_every_door() {
 
 /// The signature covers the original octets, not their meaning.
 #[tokio::test]
-async fn json_that_was_written_anew_has_no_signature() {
+async fn reencoded_json_has_no_valid_signature() {
     for name in ["generic", "standard", "mailersend", "postal"] {
         let kit = KITS.iter().find(|kit| kit.name == name).unwrap();
         let house = house();

@@ -33,7 +33,7 @@ fn acting(house: &House, action: Value) -> Post {
 }
 
 #[tokio::test]
-async fn a_mail_in_a_listed_bucket_is_taken_and_no_other_bucket_asked() {
+async fn only_listed_buckets_are_read() {
     let Some(moto) = Moto::start().await else {
         return;
     };
@@ -107,7 +107,7 @@ fn saying(answer: Option<String>) -> String {
 }
 
 #[tokio::test]
-async fn a_server_that_is_silent_lies_or_points_elsewhere_is_asked_again() {
+async fn an_unusable_bucket_response_is_retried() {
     let Some(moto) = Moto::start().await else {
         return;
     };
@@ -153,7 +153,7 @@ async fn a_server_that_is_silent_lies_or_points_elsewhere_is_asked_again() {
 }
 
 #[tokio::test]
-async fn there_must_be_room_for_a_mail_before_it_is_read() {
+async fn a_mail_is_read_only_with_memory_for_it() {
     let Some(moto) = Moto::start().await else {
         return;
     };
@@ -170,7 +170,7 @@ async fn there_must_be_room_for_a_mail_before_it_is_read() {
 }
 
 #[tokio::test]
-async fn other_actions_and_no_bucket_at_all_are_asked_again() {
+async fn other_actions_and_missing_buckets_are_retried() {
     let house = House::new(adapters());
     house.fetch.put(CERTIFICATE_URL, kit::certificate());
     for action in [

@@ -41,7 +41,7 @@ async fn until(house: &House, holds: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn a_mail_is_fetched_behind_the_yes() {
+async fn a_mail_is_fetched_after_the_response() {
     let house = House::new(adapters());
     let post = told(&house, "e-1", "general@in.example.com");
     for _ in 0..3 {
@@ -69,7 +69,7 @@ async fn a_mail_is_fetched_behind_the_yes() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_had_yet_is_tried_again() {
+async fn an_unavailable_mail_is_retried() {
     let house = House::new(adapters());
     house.fetch.put(API, json!({"raw": null}).to_string());
     house
@@ -88,7 +88,7 @@ async fn what_cannot_be_had_yet_is_tried_again() {
 }
 
 #[tokio::test]
-async fn what_is_gone_is_parked() {
+async fn a_missing_mail_is_parked() {
     let house = House::new(adapters());
     house
         .send(&told(&house, "e-1", "general@in.example.com"))
@@ -172,7 +172,7 @@ fn files(house: &House) -> Vec<(String, Option<&'static str>)> {
 }
 
 #[tokio::test]
-async fn brevos_files_are_fetched_behind_the_yes_and_those_that_are_gone_are_named() {
+async fn brevos_files_are_fetched_after_the_response_and_missing_ones_listed() {
     let house = with_brevo(true);
     let post = with_files(
         &house,
@@ -212,7 +212,7 @@ async fn brevos_files_are_fetched_behind_the_yes_and_those_that_are_gone_are_nam
 }
 
 #[tokio::test]
-async fn without_a_key_brevos_files_are_named() {
+async fn without_a_key_brevos_files_are_listed_as_missing() {
     let house = with_brevo(false);
     let post = with_files(&house, &[("a.txt", "t1"), ("\u{202e}b\r\nX: y", "t2")]);
     let heard = house.send(&post).await;
@@ -227,7 +227,7 @@ async fn without_a_key_brevos_files_are_named() {
 }
 
 #[tokio::test]
-async fn a_word_for_a_file_is_no_path() {
+async fn a_file_token_is_not_a_path() {
     let house = with_brevo(true);
     let hostile = [
         "../x",

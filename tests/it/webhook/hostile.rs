@@ -55,7 +55,7 @@ fn vouching(post: &Post) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn nobody_is_believed_without_the_secret() {
+async fn requests_without_the_secret_are_refused() {
     for kit in KITS {
         let what = format!("{}, {}", kit.name, kit.mode);
         let house = house();
@@ -184,7 +184,7 @@ fn with_other_words(post: &Post, words: &str) -> Post {
 }
 
 #[tokio::test]
-async fn mailguns_token_is_good_for_one_mail_after_a_restart_too() {
+async fn mailguns_token_is_valid_for_one_mail_even_after_a_restart() {
     let mut house = house();
     let kit = kit("mailgun");
     let first = kit.good(TO, house.now);
@@ -203,7 +203,7 @@ async fn mailguns_token_is_good_for_one_mail_after_a_restart_too() {
 }
 
 #[tokio::test]
-async fn of_many_mails_with_one_token_at_once_one_is_taken() {
+async fn one_of_concurrent_mails_with_one_token_is_accepted() {
     let house = house();
     let first = kit("mailgun").good(TO, house.now);
     let mut all = JoinSet::new();
@@ -220,7 +220,7 @@ async fn of_many_mails_with_one_token_at_once_one_is_taken() {
 }
 
 #[tokio::test]
-async fn a_strangers_topic_or_certificate_is_not_even_fetched() {
+async fn nothing_is_fetched_for_a_foreign_topic_or_certificate() {
     let house = house();
     let kit = kit("ses");
     let good = kit.good(TO, house.now);
@@ -280,7 +280,7 @@ async fn a_strangers_topic_or_certificate_is_not_even_fetched() {
 }
 
 #[tokio::test]
-async fn a_wrong_type_anywhere_is_an_answer_and_no_panic() {
+async fn a_wrong_type_anywhere_is_refused_without_panic() {
     for kit in KITS {
         let house = House::with(adapters(), |settings| {
             settings.rate_per_source.per_second = u32::MAX;
@@ -312,7 +312,7 @@ async fn a_wrong_type_anywhere_is_an_answer_and_no_panic() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_cut_off_brings_nothing() {
+async fn a_truncated_request_is_refused() {
     for kit in KITS.iter().filter(|kit| kit.name != "relay") {
         let house = house();
         let whole = (kit.body)(TO);
@@ -342,7 +342,7 @@ async fn a_request_that_is_cut_off_brings_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_encoded_or_unknown_is_told_so() {
+async fn too_large_encoded_or_unknown_requests_are_refused() {
     let house = House::with(adapters(), |settings| settings.mail_bytes_max = 100_000);
     for name in house.doors.provider_names() {
         let large = Post {
@@ -381,7 +381,7 @@ async fn what_is_too_large_encoded_or_unknown_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_crowd_of_recipients_is_bounded() {
+async fn many_recipients_are_bounded() {
     let house = house();
     let many: Vec<String> = (0..20_000)
         .map(|n| format!("x{n}@in.example.com"))
@@ -398,7 +398,7 @@ async fn a_crowd_of_recipients_is_bounded() {
 }
 
 #[tokio::test]
-async fn who_comes_too_often_or_brings_too_much_is_asked_to_come_again() {
+async fn excessive_requests_are_asked_to_retry() {
     let house = House::with(adapters(), |settings| {
         settings.rate_per_source.per_second = 1;
         settings.rate_per_source.burst = 3;
@@ -419,7 +419,7 @@ async fn who_comes_too_often_or_brings_too_much_is_asked_to_come_again() {
 /// Unauthenticated callers hold all the memory they may have; a caller with a secret in the head is still
 /// admitted.
 #[tokio::test]
-async fn strangers_leave_memory_for_the_others() {
+async fn unauthenticated_callers_leave_memory_for_others() {
     const MIB: usize = 1 << 20;
     let doors = vec![
         Arc::new(Resend::new(StandardSigning::default())) as Arc<dyn Adapter>,
@@ -461,7 +461,7 @@ async fn strangers_leave_memory_for_the_others() {
 }
 
 #[tokio::test]
-async fn our_own_signature_is_taken_at_any_providers_path() {
+async fn our_own_scheme_is_accepted_at_any_providers_path() {
     let generic = adapters().into_iter().take(1).collect();
     let house = House::new(generic);
     let mut post = kit("generic").good(TO, house.now);
@@ -483,7 +483,7 @@ async fn our_own_signature_is_taken_at_any_providers_path() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_full_or_closed_keeps_the_provider_waiting() {
+async fn a_full_or_closed_store_makes_the_provider_retry() {
     let house = house();
     house.store.clone().close().await;
     for kit in KITS {

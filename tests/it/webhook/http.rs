@@ -153,7 +153,7 @@ async fn mailgun_alone_has_a_second_path() {
 }
 
 #[tokio::test]
-async fn what_must_not_be_read_is_not() {
+async fn rejected_requests_are_not_read() {
     let served = Served::new(served()).await;
     let post = KITS[0].good("general@in.example.com", postern::clock::now());
     let refused = async |path: &str, extra: &str, body: Vec<u8>, status: &str| {
@@ -225,7 +225,7 @@ async fn what_must_not_be_read_is_not() {
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_is_no_mail() {
+async fn a_truncated_body_is_not_a_mail() {
     let served = Served::new(served()).await;
     let post = KITS[23].good("general@in.example.com", postern::clock::now());
     let bytes = written("/gateway/inbound/relay", "Content-Length: 5000\r\n", &post);
@@ -240,7 +240,7 @@ async fn a_body_that_breaks_off_is_no_mail() {
 }
 
 #[tokio::test]
-async fn who_is_slow_may_come_again() {
+async fn slow_requests_may_be_retried() {
     let house = served();
     for (provider, status) in [("generic", 408), ("relay", 408), ("postal", 503)] {
         let head = WebhookHead {
@@ -257,7 +257,7 @@ async fn who_is_slow_may_come_again() {
 }
 
 #[tokio::test]
-async fn the_source_behind_a_proxy_is_the_last_stranger() {
+async fn the_client_behind_a_proxy_is_the_last_foreign_address() {
     let house = House::with(
         vec![Arc::new(Forwarder::new(vec![BasicAccount::new(
             "user",

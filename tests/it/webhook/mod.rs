@@ -5,12 +5,12 @@
 //!
 //! | attack | tests |
 //! | --- | --- |
-//! | forged, changed and replayed requests | `hostile::{nobody_is_believed_without_the_secret, a_changed_body_has_no_signature, the_bound_on_age_is_exact_and_seconds_are_named, mailguns_token_…, of_many_mails_with_one_token_…}`, `bombs::{a_hundred_replays_at_once_…, json_that_was_written_anew_…}`; an old secret and a new one: `kit::adapters` |
-//! | too large, too slow, too many | `bombs::*`, `wire::{a_body_that_drips_…, chunks_that_lie_…}`, `http::what_must_not_be_read_is_not`, `hostile::{what_is_too_large_…, a_store_that_is_full_or_closed_…}`, `crash::a_failed_fsync_is_never_answered_250`, `doors::kill_9_while_webhooks_are_posted_…` |
+//! | forged, changed and replayed requests | `hostile::{requests_without_the_secret_are_refused, a_changed_body_has_no_signature, the_bound_on_age_is_exact_and_seconds_are_named, mailguns_token_…, one_of_concurrent_mails_…}`, `bombs::{a_hundred_replays_at_once_…, reencoded_json_…}`; an old secret and a new one: `kit::adapters` |
+//! | too large, too slow, too many | `bombs::*`, `wire::{a_body_that_trickles_…, invalid_chunks_…}`, `http::rejected_requests_are_not_read`, `hostile::{too_large_…, a_full_or_closed_store_…}`, `crash::a_failed_fsync_is_never_answered_250`, `doors::kill_9_during_webhooks_…` |
 //! | request smuggling | `wire::a_request_that_ends_in_two_places_smuggles_none`; HTTP/2 is not spoken: `https::curl_verifies_…` sees HTTP/1.1 chosen |
-//! | server-side request forgery | `hostile::a_strangers_topic_…`, `modes::a_topic_of_ours_…`, `buckets::*`, `errands::a_word_for_a_file_is_no_path`, `delivery_api::redirects_are_not_followed`, and in `src/ingress/webhook`: `ses`, `fetch`, `resend` |
-//! | a misbehaving Messages API | `delivery_api::*`, `delivery_faults::each_failure_passes_or_parks_and_the_effect_is_one` |
-//! | crashes | `delivery_faults::{each_failure_…, cut_between_any_two_steps_…}`, `crash::kill_9_under_load_…`, `doors::kill_9_…` |
+//! | server-side request forgery | `hostile::nothing_is_fetched_…`, `modes::only_our_topic_…`, `buckets::*`, `errands::a_file_token_is_not_a_path`, `delivery_api::redirects_are_not_followed`, and in `src/ingress/webhook`: `ses`, `fetch`, `resend` |
+//! | a misbehaving Messages API | `delivery_api::*`, `delivery_faults::each_failure_is_retried_or_parked_with_one_effect` |
+//! | crashes | `delivery_faults::{each_failure_…, an_interruption_…}`, `crash::kill_9_under_load_…`, `doors::kill_9_…` |
 //! | access without a key | `http::without_the_key_nothing_is_read`, `config::tests::http_is_on_loopback_unless_…` |
 
 mod body;

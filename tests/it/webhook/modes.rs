@@ -78,7 +78,7 @@ async fn a_mail_that_comes_through_several_doors_is_one() {
 }
 
 #[tokio::test]
-async fn what_the_provider_says_is_kept_as_its_word() {
+async fn a_providers_results_are_stored_as_the_providers() {
     let house = house();
     for (name, mode, told) in [
         (
@@ -127,7 +127,7 @@ async fn two_short_answers_without_ids_are_two_mails() {
 }
 
 #[tokio::test]
-async fn a_mail_for_nobody_has_its_providers_answer_and_a_record() {
+async fn a_mail_without_recipient_has_the_providers_status_and_a_log_line() {
     for kit in KITS {
         let house = house();
         let what = format!("{}, {}", kit.name, kit.mode);
@@ -154,7 +154,7 @@ async fn a_mail_for_nobody_has_its_providers_answer_and_a_record() {
 }
 
 #[tokio::test]
-async fn a_stranger_among_the_recipients_does_not_cost_the_others() {
+async fn a_foreign_recipient_does_not_affect_the_others() {
     let house = house();
     let kit = KITS.iter().find(|kit| kit.name == "sendgrid").unwrap();
     let Body::Multipart(mut fields) = (kit.body)("x") else {
@@ -202,7 +202,7 @@ fn without_sender(value: &mut Value) {
 
 /// A mail that counts as the null sender's is dropped as a machine's.
 #[tokio::test]
-async fn a_sender_that_is_not_told_is_not_the_null_sender() {
+async fn an_unknown_sender_is_not_the_null_sender() {
     let house = house();
     let mut without = 0;
     for kit in KITS {
@@ -245,7 +245,7 @@ async fn a_sender_that_is_not_told_is_not_the_null_sender() {
 }
 
 #[tokio::test]
-async fn other_news_of_a_provider_is_a_quiet_yes() {
+async fn other_events_of_a_provider_are_acknowledged() {
     let house = house();
     for (name, body) in [
         ("postmark", json!({"RecordType": "Bounce"})),
@@ -277,7 +277,7 @@ async fn other_news_of_a_provider_is_a_quiet_yes() {
 }
 
 #[tokio::test]
-async fn a_topic_of_ours_is_subscribed_and_no_other_url_asked() {
+async fn only_our_topic_is_subscribed() {
     let house = house();
     let kit = KITS.iter().find(|kit| kit.name == "ses").unwrap();
     let url = "https://sns.us-east-1.amazonaws.com/?Action=ConfirmSubscription&Token=t";

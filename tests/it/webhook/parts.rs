@@ -167,7 +167,7 @@ async fn a_blank_text_alone_is_all_there_is() {
 }
 
 #[tokio::test]
-async fn of_a_batch_the_sound_mails_are_taken_and_the_rest_is_set_aside() {
+async fn valid_mails_of_a_batch_are_accepted_and_the_rest_is_set_aside() {
     let to = reply_address();
     let raw = |id: &str| raw_mail().replace("<1@example.com>", id);
     let mandrill = |events: Value| Body::urlencoded(&[("mandrill_events", &events.to_string())]);
@@ -231,7 +231,7 @@ async fn of_a_batch_the_sound_mails_are_taken_and_the_rest_is_set_aside() {
 }
 
 #[tokio::test]
-async fn of_brevos_items_the_sound_ones_are_taken() {
+async fn valid_items_of_brevo_are_accepted() {
     let house = House::new(adapters());
     let Body::Json(mut body) = (kit("brevo").body)("general@in.example.com") else {
         panic!("Brevo sends JSON");
@@ -245,7 +245,7 @@ async fn of_brevos_items_the_sound_ones_are_taken() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_of_this_door_hears_so() {
+async fn requests_of_another_form_are_refused() {
     let house = House::new(adapters());
     let news = json!({"signature": {"timestamp": "1", "token": "t", "signature": "s"},
         "event-data": {"event": "opened"}});

@@ -65,7 +65,7 @@ fn our_own_scheme_has_the_vector_of_its_description() {
 }
 
 #[test]
-fn sendgrids_signed_event_is_believed_to_the_last_byte() {
+fn sendgrids_signature_covers_every_byte() {
     let Some(folder) = fixtures("webhooks") else {
         return;
     };
@@ -174,7 +174,7 @@ fn mails_in_parts_are_put_together() {
 }
 
 #[test]
-fn amazons_notifications_are_believed_while_their_certificate_counts() {
+fn amazons_notifications_verify_while_the_certificate_is_valid() {
     let Some(folder) = fixtures("webhooks") else {
         return;
     };

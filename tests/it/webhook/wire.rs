@@ -63,7 +63,7 @@ async fn a_request_that_ends_in_two_places_smuggles_none() {
 }
 
 #[tokio::test]
-async fn chunks_that_lie_are_no_body() {
+async fn invalid_chunks_are_refused() {
     let served = Served::new(house()).await;
     let post = KITS[0].good("general@in.example.com", postern::clock::now());
     let body = String::from_utf8(post.body.to_vec()).unwrap();
@@ -96,7 +96,7 @@ async fn chunks_that_lie_are_no_body() {
 
 /// A body of one octet a second gets the status after which the provider retries.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_that_drips_is_asked_for_again() {
+async fn a_body_that_trickles_must_be_retried() {
     let served = Served::new(house()).await;
     let drip = async |path: &'static str| {
         let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n");

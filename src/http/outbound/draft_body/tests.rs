@@ -56,7 +56,7 @@ fn an_event_stands_alone_or_in_an_envelope() {
 }
 
 #[test]
-fn what_is_not_ours_is_ignored_before_it_is_judged() {
+fn other_events_are_ignored_before_validation() {
     let ignored = |asked: Result<ParsedCall, HttpError>| match asked.unwrap() {
         ParsedCall::Ignored(why) => why,
         ParsedCall::Mail(draft) => panic!("{draft:?}"),
@@ -211,7 +211,7 @@ fn each_calls_own_fields_are_checked() {
 }
 
 #[test]
-fn a_copy_goes_to_nobody_twice_and_files_are_whole() {
+fn copies_are_unique_and_files_are_complete() {
     let made = draft(direct(|body| {
         body["cc"] = json!([
             "Bob <bob@example.com>",

@@ -86,7 +86,7 @@ fn change() -> impl Strategy<Value = (Index, usize, Vec<u8>)> {
 }
 
 #[test]
-fn mutations_of_the_corpus_are_borne() {
+fn mutations_of_the_corpus_do_not_panic() {
     let all = corpus();
     let changes = prop::collection::vec(change(), 1..6);
     let strategy = (any::<Index>(), any::<u8>(), changes, any::<bool>());

@@ -38,7 +38,7 @@ const HOSTILE: [(&str, &[u8]); 15] = [
 ];
 
 #[tokio::test]
-async fn hostile_words_end_a_connection_and_nothing_else() {
+async fn hostile_responses_end_only_the_connection() {
     let nested = [
         &b"* 1 FETCH (BODYSTRUCTURE "[..],
         &b"(".repeat(60_000),

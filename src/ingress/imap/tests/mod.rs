@@ -254,7 +254,7 @@ async fn mails_are_taken_in_order_and_once() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_had_blocks_nothing() {
+async fn an_unfetchable_mail_blocks_no_other() {
     let mut all = mails(1..=9);
     all[2].1 = vec![b'x'; 200_000];
     all[3].1 = b"To: ann@elsewhere.example\r\n\r\nhi\r\n".to_vec();
@@ -285,7 +285,7 @@ async fn what_cannot_be_had_blocks_nothing() {
 }
 
 #[tokio::test]
-async fn a_size_that_is_told_wrong_costs_no_mail() {
+async fn a_wrong_size_loses_no_mail() {
     let long = [mail(2), vec![b'y'; 90_000]].concat();
     let mut server_side = orderly(vec![
         (1, mail(1)),
@@ -321,7 +321,7 @@ async fn a_size_that_is_told_wrong_costs_no_mail() {
 }
 
 #[tokio::test]
-async fn no_word_is_said_in_the_clear_where_tls_is_wanted() {
+async fn nothing_is_sent_in_plain_text_if_tls_is_required() {
     for answer in [
         "TAG BAD no\r\n",
         "TAG OK go on\r\n* OK injected\r\n",
@@ -389,7 +389,7 @@ async fn a_token_is_read_at_each_login() {
 }
 
 #[tokio::test]
-async fn without_the_words_for_it_nothing_of_others_is_deleted() {
+async fn without_uidplus_mails_of_others_are_not_deleted() {
     for (after, capabilities, wanted, never) in [
         (
             AfterFetch::Delete,
@@ -446,7 +446,7 @@ async fn without_the_words_for_it_nothing_of_others_is_deleted() {
 }
 
 #[tokio::test]
-async fn news_come_by_idle() {
+async fn idle_announces_new_mail() {
     let inner = Arc::new(Mutex::new(orderly(mails([1]))));
     let mut idles = 0;
     let script = move |command: &str| match command {
@@ -473,7 +473,7 @@ async fn news_come_by_idle() {
 }
 
 #[tokio::test]
-async fn a_stop_is_heard_at_every_wait() {
+async fn a_stop_ends_every_wait() {
     for (greeting, silence) in [(&b""[..], PATIENCE), (b"* OK hi\r\n", SILENCE)] {
         let house = ImapBench::open();
         let script = Box::new(orderly(mails([1]))) as Script;

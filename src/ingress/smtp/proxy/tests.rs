@@ -17,7 +17,7 @@ fn v2(kind: u8, family: u8, body: &[u8]) -> Vec<u8> {
 const V4_BODY: [u8; 12] = [192, 0, 2, 1, 198, 51, 100, 1, 0x12, 0x34, 0, 25];
 
 #[test]
-fn version_1_tells_the_client() {
+fn version_1_names_the_client() {
     for (line, client) in [
         (
             "PROXY TCP4 192.0.2.1 198.51.100.1 4660 25\r\n",
@@ -81,7 +81,7 @@ fn version_1_is_107_bytes_at_most() {
 }
 
 #[test]
-fn version_2_tells_the_client() {
+fn version_2_names_the_client() {
     let mut v6 = [0; 36];
     v6[..2].copy_from_slice(&[0x20, 0x01]);
     v6[15] = 1;

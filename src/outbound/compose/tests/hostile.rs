@@ -5,7 +5,7 @@ use super::{TEMPLATES, assert_sound, composed, fields, letter};
 use crate::mail::view::View;
 
 #[test]
-fn long_and_strange_input_is_one_mail_still() {
+fn long_and_odd_input_is_still_one_mail() {
     let mebi = TEXT_BYTES_MAX;
     for text in [
         "\n",

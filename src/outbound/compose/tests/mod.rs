@@ -85,7 +85,7 @@ fn assert_sound(mail: &Bytes) {
 }
 
 #[test]
-fn a_mail_has_what_it_should() {
+fn a_mail_has_the_expected_content() {
     let mail = composed(&letter());
     assert_sound(&mail.bytes);
     let names: Vec<_> = fields(&mail.bytes)
@@ -259,7 +259,7 @@ fn a_chain_is_bounded_and_keeps_its_ends() {
 }
 
 #[test]
-fn no_token_of_another_leaves() {
+fn tokens_of_others_are_removed() {
     let theirs = format!("reply+{OTHERS}@inbox.example.com");
     let shouted = theirs.to_uppercase();
     let encoded = theirs.replace('+', "%2B").replace('@', "%40");
@@ -412,7 +412,7 @@ fn assert_html_is_cut(ours: &Composed, locale: Locale) {
 }
 
 #[test]
-fn what_cannot_be_written_is_refused_by_name() {
+fn invalid_fields_are_refused_by_name() {
     type Change = fn(&mut OutgoingMail);
     let changes: [(&str, Change); 14] = [
         ("to: local part is not ASCII", |l| {

@@ -61,7 +61,7 @@ fn what_is_written_is_read_now_and_after_a_reopen() {
 }
 
 #[test]
-fn a_key_does_its_deed_once() {
+fn a_key_has_one_effect() {
     let folder = tempfile::tempdir().unwrap();
     let open = |now| EmbeddedMessages::open(folder.path().to_owned(), now).unwrap();
     let key = || Some("k".to_owned());
@@ -94,7 +94,7 @@ fn a_key_does_its_deed_once() {
 }
 
 #[test]
-fn what_cannot_be_read_is_not_done_again() {
+fn an_unreadable_result_is_not_repeated() {
     let folder = tempfile::tempdir().unwrap();
     let book = EmbeddedMessages::open(folder.path().to_owned(), NOW).unwrap();
     let key = || Some("k".to_owned());
@@ -116,7 +116,7 @@ fn what_cannot_be_read_is_not_done_again() {
 }
 
 #[test]
-fn deeds_of_one_batch_see_each_other() {
+fn operations_of_one_batch_see_each_other() {
     let folder = tempfile::tempdir().unwrap();
     let book = EmbeddedMessages::open(folder.path().to_owned(), NOW).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();

@@ -133,7 +133,7 @@ fn mails_of_jobs_that_were_sent_leave_the_disk_and_those_that_wait_stay() {
 }
 
 #[test]
-fn a_job_put_off_by_a_wrong_clock_is_due_when_it_is_right_again() {
+fn a_job_deferred_by_a_wrong_clock_is_due_after_its_correction() {
     const YEAR: u64 = 365 * 24 * 60 * 60;
     let folder = tempfile::tempdir().unwrap();
     let store = open(settings(folder.path(), 1 << 20));
@@ -197,7 +197,7 @@ fn failed_jobs_go_after_their_time_and_keep_their_name() {
 }
 
 #[test]
-fn a_clock_that_was_a_year_ahead_has_nothing_forgotten() {
+fn a_clock_that_was_a_year_ahead_forgets_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = open(settings(folder.path(), 1 << 20));
     let mut early = job(0, 7, None);

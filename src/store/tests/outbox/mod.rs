@@ -202,7 +202,7 @@ impl<S: Subject> ModelledOutbox<S> {
 
 /// Any sequence of actions, closings, reopenings and rebuilds, with segments so small that they are deleted
 /// all the time.
-fn the_outbox_is_what_was_told<S: Subject>() {
+fn the_outbox_equals_its_model<S: Subject>() {
     let actions = proptest::collection::vec(outbox_action(), 1..120);
     let tried = runner(300).run(&(actions, 300u64..6000), |(actions, segment_bytes)| {
         let mut pair = ModelledOutbox::<S>::new(segment_bytes);
@@ -278,6 +278,6 @@ fn what_is_open_below_a_place_outlives_reopening_and_compaction<S: Subject>() {
 }
 
 for_every_store!(
-    the_outbox_is_what_was_told,
+    the_outbox_equals_its_model,
     what_is_open_below_a_place_outlives_reopening_and_compaction,
 );
