@@ -113,7 +113,7 @@ fn read<'a>(header: &'a RawHeader<'a>) -> Result<Vec<ArcSet<'a>>, SignatureProbl
     }
     if count > 0 && !header.is_plain {
         return Err(SignatureProblem::failure(
-            "the header has lines that are no field",
+            "the header has lines that are not fields",
         ));
     }
     let mut sets = Vec::with_capacity(count);
@@ -240,7 +240,7 @@ fn tags<'a>(field: &RawField<'a>) -> Result<TagList<'a>, SignatureProblem> {
     bounded_value(field)
         .and_then(|value| str::from_utf8(value).ok())
         .and_then(TagList::parse)
-        .ok_or_else(|| SignatureProblem::failure("an ARC field is no list of tags"))
+        .ok_or_else(|| SignatureProblem::failure("an ARC field is not a tag list"))
 }
 
 /// Parses an ARC-Message-Signature (RFC 8617 section 4.1.2): a DKIM signature that must not sign seals. The
@@ -269,7 +269,7 @@ impl ArcSeal {
             selector: selector(need("s")?)?,
             algorithm: algorithm(need("a")?)?,
             value: base64(need("b")?)
-                .ok_or_else(|| SignatureProblem::failure("b= is no base64"))?,
+                .ok_or_else(|| SignatureProblem::failure("b= is not base64"))?,
             chain: AuthResult::parse(need("cv")?).unwrap_or(AuthResult::Permerror),
         })
     }

@@ -113,7 +113,9 @@ fn folder(path: &Path, free_bytes_min: u64) -> DoctorFinding {
         Ok(meta) if meta.is_dir() => meta,
         Ok(_) => return fail(format!("{name}: not a folder")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return warn(format!("{name}: not there yet; the first start makes it"));
+            return warn(format!(
+                "{name}: does not exist yet; the first start creates it"
+            ));
         }
         Err(error) => return fail(format!("{name}: {error}")),
     };
@@ -141,7 +143,9 @@ fn folder(path: &Path, free_bytes_min: u64) -> DoctorFinding {
         Err(error) => return fail(format!("{name}: the free space is unknown: {error}")),
     }
     if meta.permissions().mode() & 0o007 != 0 {
-        return warn(format!("{name}: open to other users; it holds mail"));
+        return warn(format!(
+            "{name}: readable by other users, but it contains mail"
+        ));
     }
     ok(format!("{name}: can be written"))
 }
@@ -171,7 +175,7 @@ fn relays(config: &Config) -> Vec<DoctorFinding> {
     let relays = settings.relays.iter().map(|relay| {
         let name = format!("relay {}", relay.label());
         match runtime.block_on(probe(relay, &hello, settings.timeouts)) {
-            Ok(()) => ok(format!("{name}: takes us")),
+            Ok(()) => ok(format!("{name}: accepts mail from us")),
             Err(why) => fail(format!("{name}: {why}")),
         }
     });
@@ -202,7 +206,7 @@ fn port(address: SocketAddr, runs: bool) -> DoctorFinding {
         )),
         Ok(_) => ok(format!("{address}: free")),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && runs => {
-            ok(format!("{address}: taken, and the server runs"))
+            ok(format!("{address}: in use, although the server runs"))
         }
         Err(error) => fail(format!("{address}: {error}")),
     }
@@ -236,7 +240,7 @@ fn certificates(config: &Config) -> Vec<DoctorFinding> {
 
 fn expiry(host: &str, leaf: Option<&Certificate>) -> DoctorFinding {
     let Some(leaf) = leaf else {
-        return warn(format!("certificate {host}: its last day cannot be read"));
+        return warn(format!("certificate {host}: its end date cannot be read"));
     };
     let (begins, ends) = (leaf.not_before, leaf.not_after);
     match leaf.validity(clock::now()) {

@@ -31,7 +31,7 @@ fn read(path: &Path) -> io::Result<String> {
     let token = text.trim();
     // A control character could end the SASL field of the token.
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let what = "no token: it is empty, or has characters none has";
+        let what = "no token: the file is empty, or has invalid characters";
         return Err(invalid(what.to_owned()));
     }
     Ok(token.to_owned())

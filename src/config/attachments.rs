@@ -45,7 +45,7 @@ pub(super) fn read(
         }
         Ok(Some(bucket)) => {
             if folder.is_some() {
-                section.warn("folder", "no effect: files lie in the bucket");
+                section.warn("folder", "no effect: files are in the bucket");
             }
             Some(StorageLocation::Bucket(bucket))
         }
@@ -69,7 +69,10 @@ pub(super) fn read(
     let lifetime = section.duration("link_lifetime", 30 * DAY, spans.clone());
     let age_max = section.duration("age_max", 365 * DAY, spans);
     if lifetime > age_max {
-        section.problem("link_lifetime", "longer than age_max: links to nothing");
+        section.problem(
+            "link_lifetime",
+            "longer than age_max: links would outlive their files",
+        );
     }
     section.end();
     // Links that were signed before the secret changed stay valid.

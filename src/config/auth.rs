@@ -110,7 +110,7 @@ pub(super) fn policy(mut section: Section<'_>) -> AuthPolicy {
 /// The name of a server or a domain, in its canonical form.
 fn name(text: &str) -> Result<String, String> {
     match Domain::parse(text) {
-        Ok(domain) if text.starts_with('[') => Err(format!("{domain} is no name")),
+        Ok(domain) if text.starts_with('[') => Err(format!("{domain} is not a domain name")),
         Ok(domain) => Ok(domain.ascii()),
         Err(error) => Err(error.to_string()),
     }

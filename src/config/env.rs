@@ -187,7 +187,7 @@ impl Variable {
                 *inner = Value::Table(Table::new());
             }
             let Value::Table(next) = inner else {
-                unreachable!("it was made a table on the line before");
+                unreachable!("the line before made it a table");
             };
             table = next;
         }

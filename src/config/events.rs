@@ -58,7 +58,7 @@ fn hook(
     let kind = |text: &str| {
         let mut all = EventKind::ALL.into_iter();
         let found = all.find(|kind| kind.name() == text);
-        found.ok_or_else(|| format!("no event is called {text}"))
+        found.ok_or_else(|| format!("no event has the name {text}"))
     };
     let kinds = section.list("kinds", Some(&[]), kind);
     let mut signers = Vec::new();

@@ -94,7 +94,7 @@ fn read_security(section: &mut Section<'_>, settings: Settings) -> Settings {
         _ => port,
     };
     if security == ImapSecurity::Plain && !settings.is_loopback() && !settings.host.is_empty() {
-        let what = "\"none\": the password would go in the clear to another machine";
+        let what = "\"none\": the password would be sent in plain text to another machine";
         section.problem("security", what);
     }
     Settings {
@@ -141,7 +141,7 @@ fn read_after(section: &mut Section<'_>, folders: &[String]) -> AfterFetch {
     match (word, target) {
         ('m', Some(folder)) => {
             if folders.contains(&folder) {
-                section.problem("move_to", "one of the folders that are looked through");
+                section.problem("move_to", "one of the polled folders");
             }
             AfterFetch::Move(folder)
         }

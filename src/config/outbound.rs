@@ -231,7 +231,7 @@ fn relay(section: &mut Section<'_>) -> Option<Relay> {
     let host = host?;
     if security == RelaySecurity::None && !is_this_machine(&host) {
         let what =
-            format!("\"none\": {host} is not this machine, and mail to it is not sent in the open");
+            format!("\"none\": {host} is another machine, to which mail is not sent in plain text");
         section.problem("tls", what);
         return None;
     }
@@ -345,15 +345,14 @@ fn signers(section: &mut Section<'_>, from: Option<&Address>) -> Arc<[DkimSignin
         if domain.is_none() && !said_domain {
             entry.problem(
                 "domain",
-                "missing, and there is no outbound.from to take it of",
+                "missing, and there is no outbound.from to derive it from",
             );
         }
         if let (Some(domain), Some(selector), Some(key)) = (domain, selector, key) {
             match DkimSigningKey::new(domain, &selector, key.reveal()) {
                 Ok(signer) => {
                     if from.is_some_and(|from| !signer.is_aligned(from.domain())) {
-                        let what =
-                            "is not the domain of outbound.from nor above it: DMARC passes it by";
+                        let what = "is not the domain of outbound.from or a parent of it: DMARC ignores it";
                         entry.warn("domain", format!("\"{}\" {what}", signer.domain()));
                     }
                     signers.push(signer);
@@ -391,7 +390,7 @@ fn https(text: &str) -> Result<WebAddressForm, String> {
     let word = JobId([0; 16]).to_string();
     let filled = text.replace(JOB, &word);
     if filled.contains(['{', '}']) {
-        return Err(format!("nothing but {JOB} can stand in braces"));
+        return Err(format!("only {JOB} can stand in braces"));
     }
     let url = reqwest::Url::parse(&filled).map_err(|_| "not a URL".to_owned())?;
     let is_bare = url.username().is_empty() && url.password().is_none();

@@ -55,7 +55,7 @@ pub(super) fn read(
         secrets.extend(context.webhook_secrets.iter().cloned());
     }
     if context.enabled && keys.is_empty() {
-        let what = "missing, and MESSAGES_API_KEY has less than 32 characters: nobody could open \
+        let what = "missing, and MESSAGES_API_KEY has fewer than 32 characters: no one could open \
                     /admin or ask for jobs";
         section.problem("key", what);
     }

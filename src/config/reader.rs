@@ -399,7 +399,7 @@ impl<'l> Section<'l> {
         if self.findings.variable(&self.path(key)).is_some() || !is_open_to_others(file) {
             return;
         }
-        let what = "holds secrets and anyone on this machine can read it: chmod o= it";
+        let what = "holds secrets and every user of this machine can read it: use chmod o=";
         let warning = ConfigProblem::new(file.display().to_string(), what);
         let mut warnings = self.findings.warnings.borrow_mut();
         if !warnings.contains(&warning) {

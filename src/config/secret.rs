@@ -70,7 +70,7 @@ impl Secret {
         if self.reveal().len() < KEY_BYTES_MIN {
             let have = self.reveal().len();
             return Some(format!(
-                "secret too weak: {have} octets, {KEY_BYTES_MIN} is the least"
+                "secret too weak: {have} octets, at least {KEY_BYTES_MIN} are required"
             ));
         }
         if characters.all(|c| Some(c) == first) {

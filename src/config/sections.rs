@@ -219,7 +219,7 @@ struct ServerSection {
 impl ServerSection {
     fn read(mut section: Section<'_>) -> Self {
         let host = |text: &str| match Domain::parse(text) {
-            Ok(domain) if text.starts_with('[') => Err(format!("{domain} is no name")),
+            Ok(domain) if text.starts_with('[') => Err(format!("{domain} is not a domain name")),
             parsed => parsed.map_err(|error| error.to_string()),
         };
         let log = section.parsed_or("log", "info", log_filter);

@@ -93,7 +93,7 @@ pub(super) fn show_duration(span: Duration) -> String {
 /// A description of the missing part.
 pub(super) fn server(text: &str) -> Result<SocketAddr, String> {
     match listen(text)? {
-        address if address.port() == 0 => Err("port 0 is none".to_owned()),
+        address if address.port() == 0 => Err("port 0 is not allowed".to_owned()),
         address => Ok(address),
     }
 }
@@ -190,7 +190,7 @@ mod tests {
             assert!(error.starts_with(why), "{bad}: {error}");
         }
         assert_eq!(listen("127.0.0.1:0").unwrap().port(), 0);
-        assert_eq!(server("127.0.0.1:0").unwrap_err(), "port 0 is none");
+        assert_eq!(server("127.0.0.1:0").unwrap_err(), "port 0 is not allowed");
         assert!(server("127.0.0.1:53").is_ok());
     }
 

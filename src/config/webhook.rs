@@ -370,7 +370,7 @@ fn accounts(section: &mut Section<'_>) -> Vec<BasicAccount> {
     for key in ["password", "password_old"] {
         if let Some(password) = section.secret(key) {
             if password.reveal().len() < PASSWORD_BYTES_MIN {
-                let why = format!("too weak: {PASSWORD_BYTES_MIN} octets are the least");
+                let why = format!("too weak: at least {PASSWORD_BYTES_MIN} octets are required");
                 section.problem(key, why);
             }
             accounts.push(BasicAccount::new(&user, password.reveal()));

@@ -132,7 +132,7 @@ impl Api {
     async fn call(&self, call: ApiRequest<'_>, wanted: ExpectedResult<'_>) -> ApiOutcome {
         // The URL parser removes "." and "..": such an id would name another resource.
         if !call.path.iter().all(|segment| is_id(segment)) {
-            let reason = "thread id cannot stand in a URL".to_owned();
+            let reason = "thread id is not valid in a URL".to_owned();
             return ApiOutcome::Permanent { status: 0, reason };
         }
         let mut url = self.base.clone();

@@ -259,24 +259,25 @@ impl DeliveryAttempt<'_> {
             recipient: &self.delivery.recipient,
             suppress_for: self.context.suppress_for,
         };
-        let (mut facts, mut about) = (Vec::new(), "no mail of ours");
+        let (mut facts, mut about) = (Vec::new(), "not a mail of ours");
         // Held until the facts are recorded, so that two notices about one job count once.
         let mut turns = Vec::new();
         if let Some(NamedJob { job, signed }) = returns.find_job(mail).await? {
             turns.push(self.lease(LeaseName::Notice(job)).await?);
-            about = "a job that is not known any more";
+            about = "the job is no longer known";
             if let Some(record) = returns.store.job(job).await? {
                 let address = record.job.recipient.folded();
                 turns.push(self.lease(LeaseName::Address(address)).await?);
                 let domains = &self.route.message_id_domains;
                 about = match BounceNotice::of(mail, &record.job, signed, domains) {
-                    None => "another recipient than its job's",
+                    None => "the recipient is not the job's",
                     Some(notice) => {
                         let events = self.event_facts();
                         match returns.plan(&record, &notice, signed, &events).await? {
                             NoticeAction::Ignore(why) => why,
                             NoticeAction::Retry => {
-                                let reason = "the end of its job's attempt is not known".to_owned();
+                                let reason =
+                                    "the result of its job's attempt is not known yet".to_owned();
                                 return Err(AttemptError::Retry(reason, None));
                             }
                             NoticeAction::Record(deeds) => {
@@ -311,7 +312,7 @@ impl DeliveryAttempt<'_> {
         info!(
             delivery = %self.delivery.id, job = %job.id, signed, hard = returned.hard,
             status = returned.status.as_deref().unwrap_or_default(),
-            reason = %returned.reason.escape_debug(), fate, "a mail of ours came back"
+            reason = %returned.reason.escape_debug(), fate, "a mail of ours was returned"
         );
     }
 }

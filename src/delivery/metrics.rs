@@ -83,24 +83,24 @@ impl Metrics {
         let ours = registry.sub_registry_with_prefix("postern_delivery");
         ours.register(
             "fates",
-            "Attempts by what became of the mail: delivered, parked, dropped, deferred",
+            "Attempts by result: delivered, parked, dropped, deferred",
             metrics.ends.clone(),
         );
         ours.register(
             "calls",
-            "Calls to the Messages API by what came back",
+            "Calls to the Messages API by result",
             metrics.calls.clone(),
         );
         ours.register("attempts", "Attempts begun", metrics.attempts.clone());
         ours.register(
             "identity",
-            "Delivered mail by who wrote it: verified, token-holder, unverified",
+            "Delivered mail by identity: verified, token-holder, unverified",
             metrics.identities.clone(),
         );
         // Not named `held`, which is a gauge here.
         ours.register(
             "holds",
-            "Mail parked for what it is or who wrote it, by why",
+            "Mail parked for its kind or its sender, by reason",
             metrics.holds.clone(),
         );
         ours.register(
@@ -108,10 +108,14 @@ impl Metrics {
             "1 if the Messages API refuses the key and all mail of the route waits",
             metrics.paused.clone(),
         );
-        ours.register("in_flight", "Attempts under way", metrics.in_flight.clone());
+        ours.register(
+            "in_flight",
+            "Attempts in progress",
+            metrics.in_flight.clone(),
+        );
         ours.register(
             "held",
-            "Waiting deliveries the worker has lined up",
+            "Waiting deliveries in the worker's queues",
             metrics.queued.clone(),
         );
         ours.register(

@@ -116,7 +116,7 @@ struct RunningDelivery {
 #[derive(Debug, Error)]
 pub enum DeliveryWorkerError {
     /// The store no longer accepts anything, so every delivery would be repeated later.
-    #[error("store takes no more facts")]
+    #[error("store no longer accepts facts")]
     StoreDead,
 }
 
@@ -203,7 +203,7 @@ impl DeliveryWorker {
                 Err(_) => {
                     info!(
                         left = self.tasks.len(),
-                        "deliveries given up; they are taken up at the next start"
+                        "attempts aborted; the next start repeats them"
                     );
                     break;
                 }
@@ -226,7 +226,7 @@ impl DeliveryWorker {
         let page = match self.next_page().await {
             Ok(page) => page,
             Err(error) => {
-                warn!(%error, "the store does not give the mail that waits; it is asked again");
+                warn!(%error, "waiting mail cannot be read from the store; trying again");
                 self.scan.finish(Instant::now());
                 return;
             }
@@ -403,9 +403,9 @@ impl DeliveryWorker {
             }
             CircuitChange::Failing => warn!(
                 route = name,
-                "nothing gets through to the Messages API: one attempt at a time until it does"
+                "every call to the Messages API fails: one attempt at a time until one succeeds"
             ),
-            CircuitChange::Recovered => info!(route = name, "the Messages API answers again"),
+            CircuitChange::Recovered => info!(route = name, "the Messages API works again"),
         }
         let is_paused = self.circuit_breakers[running.route].is_paused();
         self.context.metrics.set_paused(name, is_paused);

@@ -34,12 +34,12 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("events");
         registry.register(
             "attempts",
-            "Requests to subscribers' webhooks, by how they ended",
+            "Requests to subscribers' webhooks, by result",
             self.attempts.clone(),
         );
         registry.register(
             "open",
-            "Events a subscriber is still to be told",
+            "Events that a subscriber has not received yet",
             self.open.clone(),
         );
     }

@@ -139,7 +139,7 @@ impl Subscriber {
                 Err(StoreError::Dead) => return Err(StoreError::Dead),
                 Err(error) => {
                     let name = &this.settings.name;
-                    warn!(subscriber = name, %error, "the store does not give events; it is asked again");
+                    warn!(subscriber = name, %error, "events cannot be read from the store; trying again");
                 }
                 Ok(()) => {}
             }
@@ -157,7 +157,7 @@ impl Subscriber {
                     let task = match ended {
                         Ok((task, ())) => task,
                         Err(error) => {
-                            error!(subscriber = name, "telling an event panicked; it is given up");
+                            error!(subscriber = name, "delivery of an event panicked; the event is given up");
                             error.id()
                         }
                     };
@@ -203,7 +203,7 @@ impl Subscriber {
                 None => {
                     let name = &self.settings.name;
                     self.metrics.count_attempt(name, "missed");
-                    warn!(subscriber = name, event = %id, "an event is kept no more, and not told");
+                    warn!(subscriber = name, event = %id, "an event was deleted before its delivery");
                 }
             }
         }
@@ -241,7 +241,7 @@ impl Subscriber {
     fn report_gap(&self, read: EventId, oldest: EventId) {
         let name = &self.settings.name;
         self.metrics.count_attempt(name, "missed");
-        warn!(subscriber = name, %read, %oldest, "too far behind: events between these two are not told");
+        warn!(subscriber = name, %read, %oldest, "too far behind: events between these two were deleted before their delivery");
     }
 
     /// Delivers one event, with all its attempts.

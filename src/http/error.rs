@@ -73,9 +73,9 @@ impl HttpError {
 impl From<StoreError> for HttpError {
     fn from(error: StoreError) -> Self {
         let message = match error {
-            StoreError::Full => "no room now, retry later",
+            StoreError::Full => "no space now, retry later",
             StoreError::Dead => "the store accepts nothing until a restart",
-            StoreError::Unavailable => "the store does not answer now, retry later",
+            StoreError::Unavailable => "the store has no answer now, retry later",
             StoreError::Damaged => {
                 let message = "a record of the store is damaged; the log says which";
                 return Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message);

@@ -49,7 +49,7 @@ async fn readyz(State(health): State<Health>) -> Response {
     match health.store.has_room(PROBE_MAIL_BYTES) {
         Ok(()) => {}
         Err(StoreError::Full) => {
-            reasons.push("no room: the disk or the backlog is at its bound".to_owned());
+            reasons.push("no space: the disk or the backlog is at its limit".to_owned());
         }
         Err(StoreError::Dead) => {
             reasons.push("the store accepts nothing until a restart".to_owned());

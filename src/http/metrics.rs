@@ -105,7 +105,7 @@ impl Collector for LedgerGauges {
             ("received", "Deliveries accepted so far", ledger.received),
             ("waiting", "Deliveries that wait", ledger.waiting),
             ("delivered", "Deliveries posted", ledger.delivered),
-            ("parked", "Deliveries that wait for a person", ledger.parked),
+            ("parked", "Deliveries parked for a person", ledger.parked),
         ] {
             let name = format!("postern_ledger_{name}");
             let gauge = ConstGauge::new(value.cast_signed());
@@ -114,12 +114,12 @@ impl Collector for LedgerGauges {
         }
         let outbox = self.store.outbox_ledger();
         let taken = ConstGauge::new(outbox.taken.cast_signed());
-        let help = "Jobs taken so far";
+        let help = "Jobs accepted so far";
         let kind = taken.metric_type();
         taken.encode(encoder.encode_descriptor("postern_outbox_taken", help, None, kind)?)?;
         let mut jobs = encoder.encode_descriptor(
             "postern_outbox_jobs",
-            "Jobs by what became of them; their sum is all that were taken",
+            "Jobs by state; their sum is the number of accepted jobs",
             None,
             MetricType::Gauge,
         )?;

@@ -24,7 +24,7 @@ pub enum AcceptError {
     Store(#[from] StoreError),
     /// The store did not answer in time. It may still keep the mail: then a second copy is recognised by
     /// its fingerprint; the mail is never lost.
-    #[error("the store is too slow")]
+    #[error("the store did not answer in time")]
     TimedOut,
 }
 

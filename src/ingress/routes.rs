@@ -258,7 +258,7 @@ pub enum Unroutable {
     #[error("token revoked")]
     Revoked,
     /// The store is needed for the decision, and has no answer.
-    #[error("no answer of the store")]
+    #[error("the store has no answer")]
     Store(#[from] StoreError),
     /// The domain is ours, but the address is neither a token nor a mailbox.
     #[error("no such mailbox")]

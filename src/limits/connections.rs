@@ -160,7 +160,10 @@ impl ConnectionPermit {
             return false;
         }
         places.by_network.insert(network, count + 1);
-        debug_assert!(state.network.is_none(), "a place counts for one network");
+        debug_assert!(
+            state.network.is_none(),
+            "a place is counted for one network"
+        );
         state.network = Some(network);
         true
     }

@@ -40,7 +40,7 @@ impl LogThrottle {
                 self.lines.store(0, Ordering::Relaxed);
                 let lines = self.suppressed.swap(0, Ordering::Relaxed);
                 if lines > 0 {
-                    warn!(lines, "log lines of refusals were left out");
+                    warn!(lines, "log lines of refusals were suppressed");
                 }
             }
         }

@@ -118,10 +118,10 @@ pub enum BucketError {
     #[error("object key: malformed")]
     InvalidKey,
     /// More or fewer octets arrived than the bucket reported.
-    #[error("object: not of the length that the bucket told")]
+    #[error("object: its length differs from the one in the bucket's response")]
     LengthMismatch,
     /// Amazon's encryption client has encrypted the object.
-    #[error("object: encrypted by a client; let the receipt rule not encrypt")]
+    #[error("object: encrypted by a client; disable encryption in the receipt rule")]
     Encrypted,
     /// The bucket did not return the object.
     #[error("bucket")]

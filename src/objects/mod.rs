@@ -343,11 +343,11 @@ impl Objects {
         loop {
             match self.sweep(clock::now()).await {
                 Ok(0) => {}
-                Ok(removed) => info!(removed, "attachments past their age removed"),
+                Ok(removed) => info!(removed, "expired attachments removed"),
                 Err(error) => {
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
                     let cause = cause.unwrap_or_default();
-                    warn!(%error, cause, "attachments past their age could not be removed");
+                    warn!(%error, cause, "expired attachments could not be removed");
                 }
             }
             time::sleep(SWEEP_INTERVAL).await;

@@ -151,7 +151,7 @@ impl JobRunner {
 
     /// Ends a job whose mail is only for viewing.
     async fn keep_captured(&self, job: JobId, at: Timestamp) -> JobEnd {
-        info!(%job, "captured: kept to be looked at, not sent");
+        info!(%job, "captured: kept for viewing, not sent");
         let outcome = JobOutcome::Captured;
         self.record(vec![Fact::Ended { job, outcome, at }]).await
     }
@@ -173,7 +173,7 @@ impl JobRunner {
     /// Fails a job whose attempt panicked: the next attempt would do the same, so its mail waits
     /// for a person.
     pub(super) async fn fail_after_panic(&self, id: JobId) -> JobEnd {
-        error!(job = %id, "the program failed on a job: it waits for a person");
+        error!(job = %id, "an attempt panicked: the job waits for a person");
         self.metrics.count_attempt("panicked");
         let waits = |record: &JobRecord| matches!(record.state, JobState::Waiting { .. });
         match self.store.job(id).await.map(|job| job.filter(waits)) {
@@ -184,7 +184,7 @@ impl JobRunner {
                     doubts: record.doubts.saturating_add(is_doubt.into()),
                     ..record
                 };
-                let reason = "the program failed on it".to_owned();
+                let reason = "the attempt panicked".to_owned();
                 self.fail(&record, None, reason).await
             }
             Ok(None) => JobEnd::Recorded,
@@ -207,7 +207,7 @@ impl JobRunner {
                     warn!(
                         job = %record.job.id,
                         message_id = %record.job.message_id.escape_debug(),
-                        "was being sent when the program ended: it is sent again, perhaps for the \
+                        "was being sent when the program ended: it will be sent again, perhaps for the \
                          second time"
                     );
                 }
@@ -320,7 +320,7 @@ impl JobRunner {
                 warn!(
                     job = %id,
                     message_id = %record.job.message_id.escape_debug(),
-                    "no answer to the end of the mail, so it may arrive twice: {why}"
+                    "no reply to the end of the mail, so it may arrive twice: {why}"
                 );
                 (why, true)
             }
@@ -341,7 +341,7 @@ impl JobRunner {
         };
         let due_at = now.plus(wait);
         let seconds = wait.as_secs();
-        info!(job = %id, relay, attempts = record.attempts, seconds, reply, "not sent, tried again later");
+        info!(job = %id, relay, attempts = record.attempts, seconds, reply, "not sent, will be retried");
         let told = [
             ("relay", relay.clone().unwrap_or_default()),
             ("reason", reply.clone()),
@@ -362,7 +362,7 @@ impl JobRunner {
     /// Records that an attempt was cancelled. The relay does not have the mail, so the next start sends
     /// it without a doubt.
     async fn record_cancelled(&self, job: JobId, now: Timestamp) -> JobEnd {
-        info!(%job, "not sent: the program stops");
+        info!(%job, "not sent: the program is stopping");
         let deferred = Fact::Deferred {
             job,
             at: now,
@@ -405,7 +405,7 @@ impl JobRunner {
                 Err(StoreError::Dead) => return JobEnd::StoreDead,
                 Err(_) => {
                     if !std::mem::replace(&mut is_told, true) {
-                        warn!("no room for the note of what became of a job: waiting for it");
+                        warn!("no space to record the result of a job: waiting");
                     }
                     time::sleep(RECORD_RETRY_INTERVAL).await;
                 }
@@ -423,7 +423,7 @@ const fn attempt_counts(record: &JobRecord) -> SendAttempts {
 
 fn no_success(record: &JobRecord) -> String {
     if record.doubts >= retry::UNKNOWN_OUTCOMES_MAX {
-        return format!("no answer to its end came {} times", record.doubts);
+        return format!("no reply to its end, {} times", record.doubts);
     }
     format!("no success in {} attempts", record.attempts)
 }

@@ -42,7 +42,7 @@ pub const KEYS_MAX: usize = 4;
 #[derive(Debug, Error)]
 pub enum DkimSignError {
     /// The text is not a private key in PEM form.
-    #[error("no private key in PEM form")]
+    #[error("not a private key in PEM form")]
     Pem,
     /// The key is neither RSA of 2048 bits or more nor Ed25519.
     #[error("neither an RSA key of 2048 bits or more nor an Ed25519 key")]

@@ -60,20 +60,24 @@ impl Metrics {
         ours.register("seconds", "Seconds of an attempt", metrics.seconds.clone());
         ours.register(
             "sent_after_seconds",
-            "Seconds from taken to sent",
+            "Seconds from accepted to sent",
             metrics.age.clone(),
         );
         ours.register(
             "relay_up",
-            "0 if the relay cannot be used and is set aside",
+            "0 if the relay has failed and is not used",
             metrics.up.clone(),
         );
         ours.register(
             "connections",
-            "Connections to relays that are open",
+            "Open connections to relays",
             metrics.connections.clone(),
         );
-        ours.register("in_flight", "Attempts under way", metrics.in_flight.clone());
+        ours.register(
+            "in_flight",
+            "Attempts in progress",
+            metrics.in_flight.clone(),
+        );
         metrics
     }
 

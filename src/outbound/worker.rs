@@ -70,7 +70,7 @@ pub struct OutboundSettings {
 #[derive(Debug, Error)]
 pub enum OutboundWorkerError {
     /// The store no longer accepts anything, so every mail would be sent again later.
-    #[error("store takes no more facts")]
+    #[error("store no longer accepts facts")]
     StoreDead,
 }
 
@@ -138,7 +138,7 @@ impl OutboundWorker {
         let desk = Arc::clone(&self.runner);
         let store = desk.store.clone();
         if let Err(error) = desk.log_interrupted_jobs().await {
-            warn!(%error, "the jobs that were being sent when the program ended cannot be named");
+            warn!(%error, "the jobs that were being sent when the program ended cannot be listed");
         }
         let mut stopped = pin!(async { drop(stop.wait_for(|stop| *stop).await) });
         loop {
@@ -162,7 +162,7 @@ impl OutboundWorker {
         if left > 0 {
             info!(
                 left,
-                "attempts given up; their mail is sent again, perhaps twice"
+                "attempts aborted; their mail will be sent again, perhaps twice"
             );
         }
         desk.relays.close_idle(true).await;
@@ -192,7 +192,7 @@ impl OutboundWorker {
         match self.try_start_due(now, wake).await {
             Ok(wake) => wake,
             Err(error) => {
-                warn!(%error, "the store does not give the jobs that are due; it is asked again");
+                warn!(%error, "due jobs cannot be read from the store; trying again");
                 wake.min(now + STORE_RETRY_WAIT)
             }
         }
@@ -245,7 +245,7 @@ impl OutboundWorker {
             let seconds = ahead.as_secs();
             warn!(
                 seconds,
-                "the clock has jumped ahead: jobs get this time in addition"
+                "the clock has jumped ahead: jobs expire later by this time"
             );
         }
     }

@@ -81,12 +81,12 @@ pub(super) async fn print(
          \n\
          curl -sS -H \"Authorization: Bearer $(cat {folder}/messages-api-key)\" http://{http}/api/v1/messages/threads/{id}/messages\n\
          \n\
-         Answer it; the mail is kept to be looked at, not sent:\n\
+         Answer it; the mail is kept for viewing, not sent:\n\
          \n\
          curl -sS -H \"Authorization: Bearer $(cat {folder}/messages-api-key)\" http://{http}/gateway/outbound -d '{answer}'\n\
          curl -sS -H \"Authorization: Bearer $(cat {folder}/messages-api-key)\" http://{http}/gateway/jobs\n\
          \n\
-         See it as it would look: http://{http}/admin/outbox\n\
+         See how it looks: http://{http}/admin/outbox\n\
          \n"
     )?;
     out.flush()?;

@@ -297,7 +297,7 @@ async fn reload(certificates: &Arc<Certificates>) {
     let read = Arc::clone(certificates);
     let errors = tokio::task::spawn_blocking(move || read.reload()).await;
     match errors {
-        Ok(errors) if errors.is_empty() => info!("certificates read again"),
+        Ok(errors) if errors.is_empty() => info!("certificates reloaded"),
         Ok(errors) => {
             for error in errors {
                 warn!(

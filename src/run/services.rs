@@ -213,10 +213,10 @@ fn outbound_worker(
     };
     let relays = RelayPool::new(settings.relays.clone(), terms, Arc::clone(&metrics));
     for relay in settings.relays.iter().filter(|_| !settings.capture) {
-        info!(relay = relay.label(), "mail goes out by this relay");
+        info!(relay = relay.label(), "outgoing mail uses this relay");
     }
     if settings.capture {
-        info!("mail that goes out is captured, not sent");
+        info!("outgoing mail is captured, not sent");
     }
     let signers = Arc::clone(&settings.signers);
     let worker = settings.worker.clone();

@@ -105,7 +105,7 @@ refusals! {
     /// A mail that arrives more slowly than the minimum rate.
     DataTooSlow = "data_too_slow" 421 4 2 "the mail comes too slowly, closing";
     /// A client that speaks HTTP, TLS or SSH.
-    ForeignProtocol = "foreign_protocol" 554 5 0 "only mail is spoken here, closing";
+    ForeignProtocol = "foreign_protocol" 554 5 0 "not a mail protocol, closing";
     /// A header block with too many octets or fields.
     HeaderTooBig = "header_too_big" 552 3 4 "the mail's header is too big";
     /// MAIL before EHLO, HELO or LHLO.
@@ -113,11 +113,11 @@ refusals! {
     /// EHLO, HELO or LHLO without a name, or with one too long.
     HelloNameMalformed = "hello_name_malformed" 501 5 4 "say hello with the name of your host";
     /// A peer that was idle for too long.
-    IdleTooLong = "idle_too_long" 421 4 2 "nothing heard for too long, closing";
+    IdleTooLong = "idle_too_long" 421 4 2 "no command for too long, closing";
     /// An internal error.
     InternalError = "internal_error" 421 3 0 "internal error, closing, try again later";
     /// A mail that has passed too many hosts.
-    LoopDetected = "loop_detected" 554 4 6 "too many hops, the mail goes round in a loop";
+    LoopDetected = "loop_detected" 554 4 6 "too many hops, the mail is in a loop";
     /// A mail without any octet.
     MailEmpty = "mail_empty" 550 6 0 "the mail is empty";
     /// A line of a mail that is too long.
@@ -139,7 +139,7 @@ refusals! {
     /// A peer that is denied access.
     PeerDenied = "peer_denied" 554 7 1 "access denied";
     /// XCLIENT or XFORWARD from a peer that is not trusted.
-    PeerUntrusted = "peer_untrusted" 550 7 0 "not allowed to you";
+    PeerUntrusted = "peer_untrusted" 550 7 0 "not allowed for this client";
     /// DATA without an accepted recipient.
     RecipientMissing = "recipient_missing" 503 5 1 "no valid recipient";
     /// A malformed forward-path.
@@ -168,7 +168,7 @@ refusals! {
     ShuttingDown = "shutting_down" 421 3 2 "shutting down, try again later";
     /// Bytes sent when the peer had to wait: before the greeting, or a mail before the 354 (RFC 2920
     /// section 3.1).
-    SpokeTooEarly = "spoke_too_early" 554 5 0 "wait for the answer before you go on, closing";
+    SpokeTooEarly = "spoke_too_early" 554 5 0 "wait for the response before you continue, closing";
     /// The disk is full or nearly full.
     StoreFull = "store_full" 452 3 1 "no room for mail now, try again later";
     /// The store cannot accept a mail now.
@@ -178,14 +178,14 @@ refusals! {
     /// TLS could not be started.
     TlsUnavailable = "tls_unavailable" 454 7 0 "TLS is not available now";
     /// A token of ours that has expired.
-    TokenExpired = "token_expired" 550 7 1 "this reply address has expired, please write to us anew";
+    TokenExpired = "token_expired" 550 7 1 "this reply address has expired, please write to us again";
     /// A token that is not ours. The text is that of an unknown recipient, so that an attacker learns
     /// nothing.
     TokenForged = "token_forged" 550 1 1 "no such recipient";
     /// A token of ours, minted more than a day ahead of our clock: the sender should try again.
     TokenNotYetValid = "token_not_yet_valid" 451 7 1 "this reply address is not valid yet, try again later";
     /// A revoked token.
-    TokenRevoked = "token_revoked" 550 7 1 "this reply address is no longer in use, please write to us anew";
+    TokenRevoked = "token_revoked" 550 7 1 "this reply address is no longer in use, please write to us again";
     /// The connection limit of the peer's address or network is reached.
     TooManyConnections = "too_many_connections" 421 7 0 "too many connections from your network, try again later";
     /// The limit of invalid commands is reached.

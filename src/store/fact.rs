@@ -460,7 +460,7 @@ pub struct Ledger {
     pub waiting: u64,
     /// Deliveries that the product accepted.
     pub delivered: u64,
-    /// Deliveries that wait for a person.
+    /// Deliveries parked for a person.
     pub parked: u64,
     /// Dropped deliveries, by rule.
     pub dropped: BTreeMap<String, u64>,

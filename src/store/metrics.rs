@@ -43,7 +43,7 @@ impl Metrics {
         journal.register_with_unit("sync", "Time of one sync", seconds, self.sync.clone());
         journal.register(
             "batch_records",
-            "Records one sync",
+            "Records per sync",
             self.batch_records.clone(),
         );
         journal.register_with_unit(
@@ -55,12 +55,12 @@ impl Metrics {
         journal.register("records", "Records written", self.records.clone());
         journal.register(
             "carried",
-            "Records written again so that an old segment could go",
+            "Records relocated from old segments",
             self.relocated.clone(),
         );
         journal.register(
             "index_behind",
-            "Changes not in the index yet",
+            "Changes that are not in the index yet",
             self.behind.clone(),
         );
         journal.register("segments", "Segments on disk", self.segments.clone());

@@ -141,7 +141,7 @@ impl Certificates {
                 }
                 Some(errors) => {
                     for error in errors {
-                        warn!(error = %with_cause(&error), "certificate not reloaded, the old one stays");
+                        warn!(error = %with_cause(&error), "certificate not reloaded, the old one stays in use");
                     }
                 }
             }
@@ -293,10 +293,10 @@ pub enum CertificateError {
     #[error("{}", .0.display())]
     Io(PathBuf, #[source] io::Error),
     /// The name of the host is invalid as a folder name, or in a certificate.
-    #[error("{0:?}: no name for a certificate's host")]
+    #[error("{0:?}: not valid as the host of a certificate")]
     HostName(String),
     /// The key does not belong to the first certificate of the chain, or one of them is invalid.
-    #[error("{}: certificate and key are not a pair that can be used", .0.display())]
+    #[error("{}: certificate and key are not a usable pair", .0.display())]
     Pair(PathBuf, #[source] rustls::Error),
     /// The file is not PEM, or lacks the expected content.
     #[error("{}: no usable PEM", .0.display())]

@@ -115,7 +115,7 @@ fn a_weak_or_missing_secret_stops_the_start() {
     assert_eq!(weak.code, Some(78));
     assert_eq!(
         weak.err,
-        "environment: EMAIL_REPLY_SECRET: secret too weak: 7 octets, 32 is the least\n"
+        "environment: EMAIL_REPLY_SECRET: secret too weak: 7 octets, at least 32 are required\n"
     );
     variables[1].1 = "";
     let missing = home.run_with(&[], &variables);

@@ -340,7 +340,7 @@ fn a_missing_or_damaged_index_is_rebuilt() {
     assert_each_told_once(&product, &kept);
     assert_ledger_adds_up(&postern);
     assert!(
-        postern.log().contains("made again from the journal"),
+        postern.log().contains("rebuilt from the journal"),
         "no loud line: {}",
         postern.log()
     );

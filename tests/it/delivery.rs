@@ -445,7 +445,7 @@ async fn neither_key_nor_token_nor_words_are_logged() {
         " deferred ",
         " parked ",
         "the route is paused",
-        "answers again",
+        "works again",
     ] {
         assert!(log.contains(line), "{line}");
     }

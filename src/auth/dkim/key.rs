@@ -92,7 +92,7 @@ impl DkimKey {
         }
         if is_rsa && !(RSA_BITS_MIN..=RSA_BITS_MAX).contains(&bits) {
             return Err(SignatureProblem::policy(format!(
-                "an RSA key of {bits} bits"
+                "the RSA key has {bits} bits"
             )));
         }
         Ok(Self {
@@ -111,12 +111,12 @@ impl DkimKey {
     ) -> Result<(), SignatureProblem> {
         if self.is_rsa != (algorithm == Algorithm::RsaSha256) {
             return Err(SignatureProblem::permanent(
-                "the key is of another kind than a=",
+                "the key type does not match a=",
             ));
         }
         self.key
             .verify(fields, signature, form, algorithm)
-            .map_err(|_| SignatureProblem::failure("the signature does not fit"))
+            .map_err(|_| SignatureProblem::failure("the signature does not verify"))
     }
 }
 

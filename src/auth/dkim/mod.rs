@@ -154,7 +154,7 @@ async fn check_one(
     let key = DkimKey::fetch(budget, &signature.selector, &signature.domain).await?;
     signature.check_header(mail.header, field, &key)?;
     if key.is_testing {
-        return Err(SignatureProblem::policy("the domain only tests this key"));
+        return Err(SignatureProblem::policy("the key is in test mode"));
     }
     if mail.is_stale(signature) {
         return Err(SignatureProblem::policy("the signature is too old"));
@@ -188,7 +188,7 @@ impl<'a> ReadSignature<'a> {
                 signature
             } else {
                 Err(SignatureProblem::permanent(
-                    "the header has lines that are no field",
+                    "the header has lines that are not fields",
                 ))
             },
         }

@@ -62,17 +62,17 @@ impl DkimSignature {
             .is_some_and(|query| !query.eq_ignore_ascii_case("dns/txt"))
         {
             return Err(SignatureProblem::permanent(
-                "q= asks for another way to the key",
+                "q= names an unsupported query method",
             ));
         }
         if tags.value("l").is_some() {
             return Err(SignatureProblem::policy(
-                "l= leaves a part of the body unsigned",
+                "l= leaves part of the body unsigned",
             ));
         }
         let octets = |name: &str| {
             base64(need(name)?)
-                .ok_or_else(|| SignatureProblem::permanent(format!("{name}= is no base64")))
+                .ok_or_else(|| SignatureProblem::permanent(format!("{name}= is not base64")))
         };
         Ok(Self {
             domain: signing_domain(need("d")?)?,
@@ -101,7 +101,8 @@ impl DkimSignature {
         if let Some(agent) = tags.value("i") {
             let domain = agent.rsplit_once('@').map(|(_, domain)| domain);
             let domain = domain.and_then(|domain| Domain::parse(domain).ok());
-            let domain = domain.ok_or_else(|| SignatureProblem::permanent("i= is no identity"))?;
+            let domain =
+                domain.ok_or_else(|| SignatureProblem::permanent("i= is not an identity"))?;
             signature.agent = Some(domain.ascii());
         }
         Ok(signature)
@@ -130,7 +131,7 @@ impl DkimSignature {
             }
         }
         if signed_at > now.plus(CLOCK_SKEW) {
-            return Err(SignatureProblem::policy("the signature is of the future"));
+            return Err(SignatureProblem::policy("the signature is from the future"));
         }
         Ok(())
     }
@@ -222,7 +223,7 @@ pub(in crate::auth) fn algorithm(name: &str) -> Result<Algorithm, SignatureProbl
         "rsa-sha256" => Ok(Algorithm::RsaSha256),
         "ed25519-sha256" => Ok(Algorithm::Ed25519Sha256),
         "rsa-sha1" => Err(SignatureProblem::policy("rsa-sha1 is not accepted")),
-        _ => Err(SignatureProblem::permanent("a= is no known algorithm")),
+        _ => Err(SignatureProblem::permanent("a= is not a known algorithm")),
     }
 }
 
@@ -231,7 +232,7 @@ pub(in crate::auth) fn signing_domain(text: &str) -> Result<String, SignaturePro
     domain
         .ok()
         .filter(|domain| domain.is_ascii() && domain.contains('.') && !domain.starts_with('['))
-        .ok_or_else(|| SignatureProblem::permanent("d= is no domain"))
+        .ok_or_else(|| SignatureProblem::permanent("d= is not a domain"))
 }
 
 pub(in crate::auth) fn selector(text: &str) -> Result<String, SignatureProblem> {
@@ -239,7 +240,7 @@ pub(in crate::auth) fn selector(text: &str) -> Result<String, SignatureProblem> 
     selector
         .ok()
         .filter(|selector| selector.is_ascii() && !selector.starts_with('['))
-        .ok_or_else(|| SignatureProblem::permanent("s= is no selector"))
+        .ok_or_else(|| SignatureProblem::permanent("s= is not a selector"))
 }
 
 fn forms(text: &str) -> Result<(Canonicalization, Canonicalization), SignatureProblem> {
@@ -247,7 +248,9 @@ fn forms(text: &str) -> Result<(Canonicalization, Canonicalization), SignaturePr
     let form = |name: &str| match name.to_ascii_lowercase().as_str() {
         "simple" => Ok(Canonicalization::Simple),
         "relaxed" => Ok(Canonicalization::Relaxed),
-        _ => Err(SignatureProblem::permanent("c= is no known form")),
+        _ => Err(SignatureProblem::permanent(
+            "c= is not a known canonicalization",
+        )),
     };
     Ok((form(header)?, form(body)?))
 }
@@ -262,7 +265,7 @@ fn moment(tags: &TagList<'_>, name: &str) -> Result<Option<Timestamp>, Signature
         Some(secs) => Ok(Some(Timestamp::from_secs(secs))),
         None => Err(SignatureProblem {
             outcome: AuthResult::Permerror,
-            reason: format!("{name}= is no time"),
+            reason: format!("{name}= is not a time"),
         }),
     }
 }

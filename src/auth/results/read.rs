@@ -306,7 +306,7 @@ fn dmarc(result: &MethodResult, before: &DmarcVerdict) -> DmarcVerdict {
         (true, _) => found,
         (false, true) => DmarcVerdict {
             result: AuthResult::Permerror,
-            reason: Some("the field contradicts itself".to_owned()),
+            reason: Some("the field has contradictory results".to_owned()),
             ..found
         },
         (false, false) => before.clone(),

@@ -70,13 +70,13 @@ impl SpfRecord {
                 Some(("redirect", value)) => {
                     let spec = DomainSpec::parse(value).ok_or_else(broken)?;
                     if record.redirect.replace(spec).is_some() {
-                        return Err("redirect= stands twice".to_owned());
+                        return Err("redirect= occurs twice".to_owned());
                     }
                 }
                 Some(("exp", value)) => {
                     DomainSpec::parse(value).ok_or_else(broken)?;
                     if std::mem::replace(&mut has_exp, true) {
-                        return Err("exp= stands twice".to_owned());
+                        return Err("exp= occurs twice".to_owned());
                     }
                 }
                 Some((_, value)) => DomainSpec::check_macros(value).ok_or_else(broken)?,

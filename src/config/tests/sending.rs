@@ -62,7 +62,7 @@ fn relays_have_an_order_and_need_tls() {
     for (text, line) in [
         (
             "[outbound]\ntls = 'none'\n",
-            "outbound.tls: \"none\": smtp.example.com is not this machine, and mail to it is not sent in the open",
+            "outbound.tls: \"none\": smtp.example.com is another machine, to which mail is not sent in plain text",
         ),
         (
             "[[outbound.relay]]\nport = 25\n",
@@ -97,10 +97,7 @@ fn the_unsubscribe_url_may_name_the_job() {
         "https://example.com/{{job}}",
     ] {
         let line = form(text).unwrap_err().remove(0);
-        assert!(
-            line.ends_with("nothing but {job} can stand in braces"),
-            "{line}"
-        );
+        assert!(line.ends_with("only {job} can stand in braces"), "{line}");
     }
 }
 
@@ -124,8 +121,8 @@ fn keys_that_sign_are_checked_and_not_shown() {
     let broken = pem.replacen("-----BEGIN", "----BEGIN", 1);
     let weak = "-----BEGIN PRIVATE KEY-----\naHVudGVyMg==\n-----END PRIVATE KEY-----\n";
     for (pem, why) in [
-        (broken.as_str(), "no private key in PEM form"),
-        ("hunter2", "no private key in PEM form"),
+        (broken.as_str(), "not a private key in PEM form"),
+        ("hunter2", "not a private key in PEM form"),
         (
             weak,
             "neither an RSA key of 2048 bits or more nor an Ed25519 key",

@@ -128,7 +128,7 @@ impl Gateway {
         let requests = Family::default();
         registry.register(
             "postern_outbound_requests",
-            "Calls that ask for a mail, by what became of them",
+            "Calls that request a mail, by result",
             Family::clone(&requests),
         );
         let bytes = settings.bytes_in_flight_max;

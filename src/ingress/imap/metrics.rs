@@ -44,17 +44,17 @@ impl Metrics {
         registry.register("connected", "Folders with a connection", connected);
         registry.register("mails", "Mails taken", self.mails.clone());
         let bytes = self.mail_bytes.clone();
-        registry.register("mail_bytes", "Bytes of mails taken", bytes);
+        registry.register("mail_bytes", "Bytes of accepted mails", bytes);
         // Each reason has a series from the start, so that sums over the reasons are never empty.
         for reason in SKIP_REASONS {
             drop(self.left.get_or_create(&BySkipReason { reason }));
         }
         let left = self.left.clone();
-        registry.register("left", "Mails left at the server, untouched", left);
+        registry.register("left", "Mails skipped at the server", left);
         let unmarked = self.unmarked.clone();
         registry.register(
             "unmarked",
-            "Mails taken that the server would not mark, move or delete",
+            "Accepted mails that the server did not mark, move or delete",
             unmarked,
         );
         let reconnects = self.reconnects.clone();
@@ -62,7 +62,7 @@ impl Metrics {
         let over = self.started_over.clone();
         registry.register(
             "started_over",
-            "Folders begun again after another UIDVALIDITY",
+            "Folders polled from the start after a change of UIDVALIDITY",
             over,
         );
     }

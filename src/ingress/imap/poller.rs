@@ -117,7 +117,7 @@ impl FolderPoller {
                 error = describe_fault(&fault),
                 attempts,
                 wait_ms = wait.as_millis(),
-                "connection given up"
+                "connection failed"
             );
             tokio::select! {
                 () = sleep(wait) => {}
@@ -190,7 +190,7 @@ impl FolderPoller {
     async fn poll(&mut self, dialogue: &mut ImapClient) -> Result<(), ImapFault> {
         let selected = dialogue.select(&self.folder).await?;
         if selected.is_read_only {
-            warn!(protocol = "imap", folder = %self.folder.escape_debug(), "folder is read-only: mails are taken, but cannot be marked");
+            warn!(protocol = "imap", folder = %self.folder.escape_debug(), "folder is read-only: mails are accepted, but cannot be marked");
         }
         let mut look = PollProgress {
             position: self.start_position(selected).await?,
@@ -301,9 +301,9 @@ impl FolderPoller {
         self.account.metrics.skipped(reason);
         let folder = self.folder.escape_debug();
         if reason == "unreadable" {
-            error!(protocol = "imap", %folder, uid, reason, bytes, "left at the server");
+            error!(protocol = "imap", %folder, uid, reason, bytes, "skipped at the server");
         } else {
-            warn!(protocol = "imap", %folder, uid, reason, bytes, "left at the server");
+            warn!(protocol = "imap", %folder, uid, reason, bytes, "skipped at the server");
         }
     }
 
@@ -383,7 +383,7 @@ impl FolderPoller {
                 return Ok(position);
             }
             Some(position) => {
-                warn!(protocol = "imap", folder = %self.folder.escape_debug(), was = position.uid_validity, is = selected.uid_validity, "UIDVALIDITY is another: all mail is looked at again");
+                warn!(protocol = "imap", folder = %self.folder.escape_debug(), was = position.uid_validity, is = selected.uid_validity, "UIDVALIDITY has changed: all mail is examined again");
                 self.account.metrics.started_over();
                 // The store recognises any newer mail.
                 let known = settings.dedupe_window - settings.dedupe_window / 10;

@@ -69,7 +69,7 @@ impl ImapAccount {
         match self.mark_fetched(dialogue, folder, &taken).await {
             Err(ImapFault::Refused { what, said }) => {
                 self.metrics.unmarked(taken.len());
-                warn!(protocol = "imap", folder = %folder.escape_debug(), what, said, mails = taken.len(), "taken, but not marked");
+                warn!(protocol = "imap", folder = %folder.escape_debug(), what, said, mails = taken.len(), "accepted, but not marked");
                 Ok(left)
             }
             marked => marked.map(|()| left),
@@ -122,7 +122,7 @@ impl ImapAccount {
         };
         if !done {
             self.metrics.unmarked(uids.len());
-            warn!(protocol = "imap", folder = %folder.escape_debug(), mails = uids.len(), "taken and marked as deleted: the server offers no UIDPLUS to remove them");
+            warn!(protocol = "imap", folder = %folder.escape_debug(), mails = uids.len(), "accepted and marked as deleted: without UIDPLUS the server cannot remove them");
         }
         Ok(())
     }

@@ -59,7 +59,7 @@ impl ImapTransport {
         if self.input.is_empty() {
             return Ok(self.stream);
         }
-        Err(ImapFault::Protocol("words before TLS"))
+        Err(ImapFault::Protocol("data before TLS"))
     }
 
     /// Sends bytes.
@@ -205,7 +205,7 @@ pub enum ImapFault {
     #[error("network")]
     Io(#[from] io::Error),
     /// A listed mail was not returned.
-    #[error("UID {0} is listed, but not given")]
+    #[error("UID {0} is listed, but was not returned")]
     Missing(u32),
     /// The server lacks a required capability.
     #[error("the server offers no {0}")]
@@ -222,16 +222,16 @@ pub enum ImapFault {
         said: String,
     },
     /// The server sent nothing in time.
-    #[error("the server is silent")]
+    #[error("the server sent nothing in time")]
     TimedOut,
     /// The server sent too slowly.
-    #[error("the server is too slow")]
+    #[error("the server sent too slowly")]
     Slow,
     /// Our own store accepts no mail now.
     #[error("store")]
     Store(#[from] StoreError),
     /// Our own store did not answer in time.
-    #[error("the store is too slow")]
+    #[error("the store did not answer in time")]
     StoreTimedOut,
     /// TLS could not be established.
     #[error("TLS")]

@@ -104,7 +104,7 @@ impl SmtpConnection {
         let Ok(Some((client, early))) = timeout(wait, read_proxy_header(&mut self.wire)).await
         else {
             self.shared.metrics.connection_refused("proxy_header");
-            debug!(peer = %self.peer.log_address(), "no good PROXY header");
+            debug!(peer = %self.peer.log_address(), "no valid PROXY header");
             return None;
         };
         if let ProxiedClient::Address(address) = client {

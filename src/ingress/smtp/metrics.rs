@@ -65,27 +65,23 @@ impl Metrics {
         );
         registry.register(
             "ingress_connections",
-            "SMTP and LMTP connections let in",
+            "SMTP and LMTP connections accepted",
             self.connections.clone(),
         );
         registry.register(
             "ingress_connections_refused",
-            "SMTP and LMTP connections turned away, by reason",
+            "SMTP and LMTP connections rejected, by reason",
             self.connections_refused.clone(),
         );
         registry.register(
             "ingress_refusals",
-            "Answers that said no to a client, by the refusal's name",
+            "Negative responses to clients, by name",
             self.refusals.clone(),
         );
-        registry.register(
-            "ingress_mails",
-            "Mails taken responsibility for",
-            self.mails.clone(),
-        );
+        registry.register("ingress_mails", "Accepted mails", self.mails.clone());
         registry.register_with_unit(
             "ingress_mail",
-            "Bytes of the mails taken responsibility for",
+            "Bytes of accepted mails",
             Unit::Bytes,
             self.mail_bytes.clone(),
         );
@@ -96,18 +92,18 @@ impl Metrics {
         );
         registry.register_with_unit(
             "ingress_in_flight",
-            "Bytes of mail held in memory on their way in",
+            "Bytes of incoming mail in memory",
             Unit::Bytes,
             self.in_flight.clone(),
         );
         registry.register(
             "ingress_tls_handshakes",
-            "TLS handshakes as a server of mail, by outcome",
+            "TLS handshakes as a mail server, by outcome",
             self.handshakes.clone(),
         );
         registry.register(
             "ingress_accept_errors",
-            "Times a connection could not be accepted for want of something",
+            "Failed accepts of a connection, for lack of system resources",
             self.accept_errors.clone(),
         );
         registry.register(

@@ -148,7 +148,7 @@ impl SmtpServer {
         };
         if timeout(shared.settings.drain_max, drained).await.is_err() {
             let open = shared.limiter.open();
-            warn!(open, "connections were cut off: they did not end in time");
+            warn!(open, "connections were aborted: they did not end in time");
             tasks.shutdown().await;
         }
     }
@@ -176,10 +176,10 @@ pub enum BindError {
     #[error("{0}: another process listens there")]
     InUse(ListenAddress),
     /// LMTP must not use port 25 (RFC 2033 section 5).
-    #[error("{0}: LMTP must not be spoken at port 25")]
+    #[error("{0}: LMTP must not use port 25")]
     LmtpAtPort25(ListenAddress),
     /// The file at the path of a unix socket is not a socket, and is left alone.
-    #[error("{0}: there is something that is no socket")]
+    #[error("{0}: exists and is not a socket")]
     NotSocket(ListenAddress),
     /// The certificates are invalid.
     #[error("TLS")]

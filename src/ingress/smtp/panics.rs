@@ -63,10 +63,10 @@ mod tests {
         let broken = catch_panic(async {
             wire.write_all(b"220 hello\r\n").await.unwrap();
             tokio::task::yield_now().await;
-            panic!("a fault of ours");
+            panic!("an internal error");
         });
         let panic = broken.await.unwrap_err();
-        assert_eq!(panic.downcast_ref(), Some(&"a fault of ours"));
+        assert_eq!(panic.downcast_ref(), Some(&"an internal error"));
         send_internal_error(&mut wire, &Metrics::default()).await;
         drop(wire);
         let mut heard = String::new();

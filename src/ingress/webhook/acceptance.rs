@@ -150,7 +150,9 @@ impl MailAcceptor {
         let accepted = accept(&self.store, self.store_max, envelope, bytes, via).await;
         let mail = accepted.map_err(|error| match error {
             AcceptError::Store(error) => no_answer(error),
-            AcceptError::TimedOut => WebhookOutcome::Unavailable("the store is too slow"),
+            AcceptError::TimedOut => {
+                WebhookOutcome::Unavailable("the store did not answer in time")
+            }
         })?;
         self.metrics.mail_accepted(origin.provider, length);
         Ok(mail)
@@ -209,7 +211,10 @@ impl MailAcceptor {
         }
         if sorted.dropped > LOG_LINES_MAX {
             let (provider, count) = (origin.provider, sorted.dropped);
-            warn!(protocol = "webhook", provider, count, "dropped in all");
+            warn!(
+                protocol = "webhook",
+                provider, count, "recipients dropped in total"
+            );
         }
         Ok(sorted)
     }
@@ -263,7 +268,7 @@ pub(super) const fn no_answer(error: StoreError) -> WebhookOutcome {
     WebhookOutcome::Unavailable(match error {
         StoreError::Damaged => "a record of the store is damaged",
         StoreError::Dead => "the store has stopped",
-        StoreError::Full => "no room now",
+        StoreError::Full => "no space now",
         StoreError::Unavailable => "the store is unavailable",
     })
 }

@@ -400,7 +400,7 @@ impl FetchQueue {
 
 /// The key; for a missing one the note waits, because there was a key when it was made.
 fn required_key(key: Option<&Secret>) -> Result<&Secret, FetchFailure> {
-    let missing = || FetchFailure::Transient("there is no key of the provider's API".to_owned());
+    let missing = || FetchFailure::Transient("the key of the provider's API is missing".to_owned());
     key.ok_or_else(missing)
 }
 

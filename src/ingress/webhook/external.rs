@@ -170,7 +170,7 @@ impl ExternalFetcher {
         permit: &mut MemoryPermit,
     ) -> Result<Bytes, WebhookOutcome> {
         let Some(buckets) = &self.buckets else {
-            error!("a mail is in a bucket, and no bucket is set up");
+            error!("a mail is in a bucket, but no bucket is configured");
             return Err(WebhookOutcome::Unavailable(
                 "mail in a bucket is not fetched",
             ));

@@ -143,7 +143,7 @@ impl Adapter for Mailgun {
         let sender = form.text("sender")?.and_then(reverse_path);
         if form.single("attachments")?.is_some() {
             return Err(Malformed::new(
-                "attachments: the route stores mail; let it forward() instead",
+                "attachments: the route stores mail; use forward() instead",
             ));
         }
         let listed = form.text("message-headers")?;

@@ -56,23 +56,23 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("webhook");
         let requests = self.requests.clone();
-        registry.register("requests", "Requests by how they ended", requests);
+        registry.register("requests", "Requests by result", requests);
         registry.register("mails", "Mails taken", self.mails.clone());
         registry.register(
             "mail_bytes",
-            "Bytes of mails taken",
+            "Bytes of accepted mails",
             self.mail_bytes.clone(),
         );
         let dropped = self.dropped.clone();
         registry.register(
             "dropped",
-            "Recipients left out, each with a line in the log",
+            "Recipients left out, each with a log line",
             dropped,
         );
         let set_aside = self.set_aside.clone();
         registry.register(
             "set_aside",
-            "Items of batches that could not be read and were kept in a file",
+            "Malformed items of batches that were stored in a file",
             set_aside,
         );
         let in_flight = self.in_flight.clone();

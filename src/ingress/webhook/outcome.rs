@@ -126,14 +126,14 @@ impl WebhookOutcome {
                 (status, "unauthorized", why.to_string())
             }
             Self::Unavailable(why) => (503, "unavailable", (*why).to_owned()),
-            Self::TooLarge => (413, "too_large", "longer than is taken".to_owned()),
+            Self::TooLarge => (413, "too_large", "longer than allowed".to_owned()),
             Self::ContentEncoded => (415, "encoded", "content-encoding: only identity".to_owned()),
             Self::MediaType(taken) => (415, "media_type", format!("content-type: not {taken}")),
             Self::TimedOut => {
                 let message = "the request took too long".to_owned();
                 (policy.timed_out, "timeout", message)
             }
-            Self::UnknownProvider => (404, "not_found", "no such provider here".to_owned()),
+            Self::UnknownProvider => (404, "not_found", "no such provider".to_owned()),
         };
         let no_account = Self::Unauthenticated(AuthenticationError::NoAccount);
         WebhookResponse {

@@ -219,7 +219,7 @@ impl AdmittedRequest {
             None => self.state.find_adapter(&request).await,
         };
         let Some(at) = found else {
-            let unknown = Malformed::new("the request is of no provider that is set up");
+            let unknown = Malformed::new("the request belongs to no configured provider");
             return self.finish(&WebhookOutcome::Malformed(unknown));
         };
         let outcome = self.state.receive(at, request, now).await;
@@ -331,7 +331,7 @@ impl ReceiverState {
             self.metrics.panicked();
             let provider = origin.provider;
             error!(provider, "a request could not be read: panic");
-            return WebhookOutcome::Unavailable("a fault of ours");
+            return WebhookOutcome::Unavailable("an internal error");
         };
         let (decoded, nonce) = match read {
             Ok(read) => read,
@@ -342,7 +342,7 @@ impl ReceiverState {
         {
             if let WebhookOutcome::Unauthenticated(error) = &refused {
                 let provider = origin.provider;
-                error!(provider, "{error}: somebody sends mail in its name");
+                error!(provider, "{error}: another sender uses its name");
             }
             return refused;
         }
@@ -442,7 +442,9 @@ impl ReceiverState {
             store, store_max, ..
         } = &self.acceptor;
         let bound = time::timeout(*store_max, replay::bind(nonce, store)).await;
-        bound.unwrap_or(Err(WebhookOutcome::Unavailable("the store is too slow")))
+        bound.unwrap_or(Err(WebhookOutcome::Unavailable(
+            "the store did not answer in time",
+        )))
     }
 
     /// Reads a mail from its bucket and accepts it.
@@ -461,25 +463,27 @@ impl ReceiverState {
                 self.acceptor.accept(vec![mail], origin).await
             }
             Some(Err(outcome)) => outcome,
-            None => WebhookOutcome::Unavailable("the mail in the bucket does not come in time"),
+            None => WebhookOutcome::Unavailable("the mail in the bucket did not arrive in time"),
         }
     }
 
     /// Stores a note of a mail to be fetched, before the positive response.
     async fn defer_fetch(&self, mail: DeferredMail, origin: RequestOrigin) -> WebhookOutcome {
         let Some(deferred) = &self.deferred else {
-            return WebhookOutcome::Unavailable("mail kept at the provider is not fetched");
+            return WebhookOutcome::Unavailable(
+                "fetching mail from the provider is not configured",
+            );
         };
         let provider = origin.provider;
         let bytes = mail.request.as_ref().map_or(0, String::len);
         if !self.has_room(bytes) {
-            return WebhookOutcome::Unavailable("no room now");
+            return WebhookOutcome::Unavailable("no space now");
         }
         match deferred.add(mail, origin).await {
             Ok(()) => WebhookOutcome::Ignored("to be fetched"),
             Err(error) => {
                 error!(provider, %error, "the note of a mail to fetch could not be written");
-                WebhookOutcome::Unavailable("no room now")
+                WebhookOutcome::Unavailable("no space now")
             }
         }
     }

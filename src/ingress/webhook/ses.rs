@@ -232,7 +232,7 @@ impl Adapter for Ses {
         }
         let inner = root.required_text("Message")?;
         if !inner.trim_start().starts_with('{') {
-            return Ok(Decoded::Ignored("a topic's own words"));
+            return Ok(Decoded::Ignored("a message of the topic itself"));
         }
         let inner = Json::parse(inner.as_bytes())?;
         let message = inner.object("Message")?;
@@ -278,7 +278,7 @@ fn parse_mail(message: JsonObject<'_>) -> Result<Decoded, Malformed> {
         }
         _ => {
             return Ok(Decoded::Unreachable(
-                "the rule's action brings no mail: let it be SNS or S3",
+                "the rule's action carries no mail: use SNS or S3",
             ));
         }
     }

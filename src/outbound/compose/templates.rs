@@ -133,7 +133,7 @@ pub enum TemplateError {
     #[error("{}: more than {FILES_MAX} templates", .0.display())]
     TooMany(PathBuf),
     /// The folder has neither template.
-    #[error("{}: neither {HTML} nor {TEXT} is there", .0.display())]
+    #[error("{}: neither {HTML} nor {TEXT} exists", .0.display())]
     Empty(PathBuf),
     /// The template has a syntax error, or uses something undefined.
     #[error("{}, line {line}: {what}", .file.display())]
@@ -146,10 +146,10 @@ pub enum TemplateError {
         what: String,
     },
     /// The template renders a mail without the text of the message.
-    #[error("{}: shows no text of the message", .0.display())]
+    #[error("{}: does not show the text of the message", .0.display())]
     NoText(PathBuf),
     /// The template does not terminate, or renders too much.
-    #[error("{}: takes too long, or makes too much", .0.display())]
+    #[error("{}: takes too long, or renders too much", .0.display())]
     TooLong(PathBuf),
 }
 
@@ -381,11 +381,11 @@ mod tests {
             ),
             (
                 &[(TEXT, "Hello")],
-                "message.txt.jinja: shows no text of the message",
+                "message.txt.jinja: does not show the text of the message",
             ),
             (
                 &[(TEXT, endless)],
-                "message.txt.jinja: takes too long, or makes too much",
+                "message.txt.jinja: takes too long, or renders too much",
             ),
             (
                 &[(TEXT, "{% include 'message.txt.jinja' %}")],
@@ -393,11 +393,11 @@ mod tests {
             ),
             (
                 &[("other.jinja", "x")],
-                "neither message.html.jinja nor message.txt.jinja is there",
+                "neither message.html.jinja nor message.txt.jinja exists",
             ),
             (
                 &[],
-                "neither message.html.jinja nor message.txt.jinja is there",
+                "neither message.html.jinja nor message.txt.jinja exists",
             ),
         ] {
             let error = fault(files);

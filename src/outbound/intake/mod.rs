@@ -89,13 +89,13 @@ pub struct QueuedJobs {
 #[derive(Debug, Error)]
 pub enum IntakeError {
     /// One of the idempotency keys was used before with other content.
-    #[error("the key was used for other content, by job {0}")]
+    #[error("the key was used with other content, by job {0}")]
     Conflict(JobId),
     /// A mail could not be composed, but the draft is valid.
-    #[error("mail cannot be made")]
+    #[error("mail cannot be composed")]
     Compose(#[source] ComposeError),
     /// The composition of the mail panicked.
-    #[error("making of the mail broke off")]
+    #[error("composing the mail panicked")]
     ComposePanicked,
     /// The system has no random bytes.
     #[error("no random bytes")]
@@ -104,7 +104,7 @@ pub enum IntakeError {
     #[error("not kept")]
     Store(#[from] StoreError),
     /// The address is suppressed.
-    #[error("{address} is held back: {reason}")]
+    #[error("{address} is suppressed: {reason}")]
     Suppressed {
         /// The part of the draft that names the address.
         part: DraftPart,
@@ -211,7 +211,7 @@ impl OutboundIntake {
             .clone()
             .or_else(|| mapping.as_ref()?.participant.clone());
         let Some(recipient) = recipient else {
-            let why = "is needed: nothing is known of this thread".to_owned();
+            let why = "is required: nothing is known about this thread".to_owned();
             let part = DraftPart::Recipient;
             return Err(IntakeError::Invalid { part, why });
         };
@@ -297,7 +297,7 @@ impl OutboundIntake {
         let key = ThreadKey::of(&draft.thread_id);
         if let Some(name) = &draft.route {
             let route = self.routes.iter().find(|route| route.name == *name);
-            let route = route.ok_or_else(|| unfit("there is no route of this name"))?;
+            let route = route.ok_or_else(|| unfit("no route has this name"))?;
             return Ok((route, self.store.thread(name, key).await?));
         }
         let mut known = None;
@@ -306,7 +306,7 @@ impl OutboundIntake {
                 continue;
             };
             if known.is_some() {
-                return Err(unfit("is needed: threads of two routes have this id"));
+                return Err(unfit("is required: threads of two routes have this id"));
             }
             known = Some((route, Some(mapping)));
         }
@@ -329,13 +329,13 @@ impl OutboundIntake {
         let mut domains = self.routes.iter().flat_map(|route| &route.domains);
         if domains.any(|domain| domain == to.domain()) {
             let why = format!(
-                "{}: is a reply domain, mail to it would come back",
+                "{}: is a reply domain, so mail to it would come back",
                 to.domain()
             );
             return Err(IntakeError::Invalid { part, why });
         }
         if draft.recipient.is_none() && part == DraftPart::Recipient && !to.local().is_ascii() {
-            let why = "the address known of this thread cannot be written in ASCII".to_owned();
+            let why = "the address of this thread cannot be written in ASCII".to_owned();
             return Err(IntakeError::Invalid { part, why });
         }
         match self.store.suppression(to, now).await? {

@@ -95,7 +95,7 @@ impl DraftPlan<'_> {
         let (keys, domain) = (&route.keys, &route.domains[0]);
         let thread = |error: &dyn std::fmt::Display| IntakeError::Invalid {
             part: DraftPart::ThreadId,
-            why: format!("no address can be made of it: {error}"),
+            why: format!("no reply address can be made for it: {error}"),
         };
         let reply_to =
             keys.reply_address(route.format, domain, &draft.thread_id, Some(to), self.now);

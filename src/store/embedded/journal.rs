@@ -252,7 +252,7 @@ impl Journal {
         for &number in numbers {
             let path = folder.join(kind.file_name(number));
             if let Err(error) = self.recycle(kind, number, &path) {
-                tracing::warn!(path = %path.display(), %error, "journal: a finished segment stays");
+                tracing::warn!(path = %path.display(), %error, "journal: an obsolete segment could not be removed");
                 break;
             }
             self.stream(kind).sealed.remove(&number);
@@ -364,7 +364,7 @@ impl Journal {
                 tracing::warn!(
                     path = %path.display(),
                     offset = walk.at(),
-                    "journal: a write was cut short before it was acknowledged; its remains are cut"
+                    "journal: an unacknowledged write was incomplete; it is removed"
                 );
             }
             let mut segment = Segment::resume(walk, u64::MAX);
@@ -524,12 +524,12 @@ fn is_transient(error: &io::Error) -> bool {
 }
 
 fn disk_full(path: &Path, error: &io::Error) -> AppendError {
-    tracing::error!(path = %path.display(), %error, "journal: no room; nothing is taken in until there is");
+    tracing::error!(path = %path.display(), %error, "journal: no space; nothing is accepted until there is some");
     AppendError::Full
 }
 
 fn disk_failed(path: &Path, error: &io::Error) -> AppendError {
-    tracing::error!(path = %path.display(), %error, "journal: the disk failed; nothing is taken in until a restart");
+    tracing::error!(path = %path.display(), %error, "journal: the disk failed; nothing is accepted until a restart");
     AppendError::Dead
 }
 

@@ -141,7 +141,7 @@ fn load(
         tracing::warn!(
             path = %folder.index().display(),
             reason = %doubt,
-            "store: the index is not to be believed; it is made again from the journal"
+            "store: the index cannot be used; it is rebuilt from the journal"
         );
     }
     rebuild(folder, journal, limits)
@@ -150,11 +150,11 @@ fn load(
 /// The reason why an index is rebuilt.
 #[derive(Debug, thiserror::Error)]
 enum RebuildReason {
-    #[error("it is gone")]
+    #[error("it is missing")]
     Missing,
-    #[error("it was never finished")]
+    #[error("it was never completed")]
     Unfinished,
-    #[error("it is older than segments that are gone already")]
+    #[error("it is older than segments that were removed already")]
     Stale,
     #[error("its counts do not add up")]
     Miscounted,

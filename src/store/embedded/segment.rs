@@ -117,7 +117,7 @@ impl SegmentHeader {
             });
         }
         if u32_at(&bytes, 12) != kind.code() || u64_at(&bytes, 16) != number {
-            return Err(damaged("the file bears the name of another segment"));
+            return Err(damaged("the file has the name of another segment"));
         }
         Ok(Self {
             kind,

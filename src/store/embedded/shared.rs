@@ -155,7 +155,7 @@ impl StoreShared {
     pub(super) fn index_failed(&self, error: &IndexError) -> WriterStopped {
         let mut progress = self.progress();
         if !progress.failed {
-            tracing::error!(%error, "store: the index failed; the store ends as soon as the disk has room");
+            tracing::error!(%error, "store: the index failed; the store stops as soon as the disk has space");
         }
         progress.failed = true;
         drop(progress);

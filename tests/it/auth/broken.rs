@@ -154,7 +154,7 @@ fn broken_by_the_key() -> Vec<Broken> {
             AuthResult::Permerror,
         ),
         make(
-            "another kind",
+            "does not match a=",
             &[&keys().ed25519.record],
             AuthResult::Permerror,
         ),

@@ -262,7 +262,9 @@ async fn a_new_certificate_is_noticed() {
     assert_eq!(shown(&house).await, seen);
     std::fs::remove_dir_all(certs.join(HOST)).unwrap();
     house
-        .until("it is gone", |house| house.certificates.hosts().len() == 1)
+        .until("it is missing", |house| {
+            house.certificates.hosts().len() == 1
+        })
         .await;
     assert_ne!(shown(&house).await, seen);
     watch.abort();

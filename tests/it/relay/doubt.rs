@@ -29,7 +29,7 @@ async fn a_relay_that_never_answers_the_end_gets_three_copies_and_a_person_decid
     sending.enqueue(&job).await;
     sending.over().await;
     let told = reason(&sending);
-    let words = format!("{IN_DOUBT}no answer to its end came 3 times: the answer to the mail: ");
+    let words = format!("{IN_DOUBT}no reply to its end, 3 times: the answer to the mail: ");
     assert!(told.starts_with(&words), "{told}");
     assert_eq!(fake.heard().len(), 3);
     let events = sending.events();

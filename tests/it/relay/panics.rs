@@ -15,7 +15,7 @@ use super::server::{Act, Fake};
 use super::{Sending, job, relay, settings, terms, timeouts};
 use crate::ask::wait;
 
-const REASON: &str = "in doubt, it may have arrived: the program failed on it";
+const REASON: &str = "in doubt, it may have arrived: the attempt panicked";
 
 fn assert_parked(sending: &Sending, n: u8) {
     let record = sending.record(n);

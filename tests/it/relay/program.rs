@@ -12,10 +12,10 @@ fn the_program_runs_the_outbox_if_it_is_enabled() {
     for (extra, words, is_counted) in [
         (
             sending,
-            "mail goes out by this relay relay=\"127.0.0.1:1\"",
+            "outgoing mail uses this relay relay=\"127.0.0.1:1\"",
             true,
         ),
-        (captured, "mail that goes out is captured, not sent", true),
+        (captured, "outgoing mail is captured, not sent", true),
         ("", "ready", false),
     ] {
         let mut postern = Postern::new(None, extra);
@@ -45,7 +45,7 @@ fn doctor_tests_the_relays_and_sends_nothing() {
         _ => Act::Usual,
     });
     for (port, word, said) in [
-        (good.port, "ok  ", "takes us"),
+        (good.port, "ok  ", "accepts mail from us"),
         (sick.port, "fail", "greeting: 554 5.7.1 not you"),
     ] {
         let postern = Postern::new(

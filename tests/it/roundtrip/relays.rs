@@ -75,7 +75,7 @@ fn jobs_wait_for_a_relay_in_the_order_of_the_thread() {
 fn deferred_mail_is_sent_later_and_refused_mail_fails_with_the_reply() {
     let fake = Fake::start(|step, count| match (step, count) {
         (Step::Rcpt, 0 | 1) => Act::Say("451 4.7.1 greylisted, come again\r\n".to_owned()),
-        (Step::End, 0) => Act::Say("451 4.3.0 no room now\r\n".to_owned()),
+        (Step::End, 0) => Act::Say("451 4.3.0 no space now\r\n".to_owned()),
         (Step::Rcpt, 4) => Act::Say("550 5.7.1 we do not like you\r\n".to_owned()),
         (Step::End, 3) => Act::Say("554 5.6.0 nor this mail\r\n".to_owned()),
         _ => Act::Usual,
@@ -169,7 +169,7 @@ fn a_relay_that_disconnects_or_hangs_gets_the_mail_once() {
         let (times, job, log) = with_one_fault(Step::End, act);
         assert_eq!(times, 2, "{words}: {job}");
         assert!(
-            log.contains("no answer to the end of the mail, so it may arrive twice"),
+            log.contains("no reply to the end of the mail, so it may arrive twice"),
             "{words}"
         );
         assert!(log.contains(job["id"].as_str().unwrap()), "{words}");

@@ -36,7 +36,7 @@ impl JournalWriter {
             match read {
                 Ok((head, body)) => records.push(Record::relocated(mail.0, head, body)),
                 Err(error) => {
-                    tracing::error!(%mail, %error, "journal: a mail that waits cannot be read; its segment is kept");
+                    tracing::error!(%mail, %error, "journal: a waiting mail cannot be read; its segment is kept");
                     self.maintenance.stuck.insert(number);
                     return Ok(WorkLeft::More);
                 }
