@@ -380,7 +380,10 @@ impl<'l> Section<'l> {
 
     fn secret_file(&self, key: &str, path: &Path) -> Option<Secret> {
         if is_open_to_others(path) {
-            let what = format!("\"{}\": anyone on this machine can read it", path.display());
+            let what = format!(
+                "\"{}\": every user of this machine can read it",
+                path.display()
+            );
             self.warn(key, what);
         }
         match Secret::read(path) {

@@ -55,7 +55,7 @@ async fn readyz(State(health): State<Health>) -> Response {
             reasons.push("the store accepts nothing until a restart".to_owned());
         }
         Err(StoreError::Damaged | StoreError::Unavailable) => {
-            reasons.push("the store does not answer now".to_owned());
+            reasons.push("the store has no answer now".to_owned());
         }
     }
     if health.embedded.as_ref().is_some_and(has_ended) {

@@ -205,7 +205,7 @@ fn a_file_that_shows_its_secrets_is_warned_of() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     let warned = home.run(&["check-config", name]).ok();
     assert!(
-        warned.contains("holds secrets and anyone on this machine can read it"),
+        warned.contains("holds secrets and every user of this machine can read it"),
         "{warned}"
     );
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();

@@ -28,7 +28,7 @@ fn interrupted_jobs_are_sent_again_and_logged() {
         .unwrap();
     let log = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{out:?}");
-    let words = "was being sent when the program ended: it is sent again, perhaps for the second time \
+    let words = "was being sent when the program ended: it will be sent again, perhaps for the second time \
                  job=01010101-0101-0101-0101-010101010101 message_id=<1@mx.test>";
     assert_eq!(log.matches(words).count(), 1, "{log}");
     assert!(log.contains("attempts aborted"), "{log}");
