@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Measures what finding out who sent a mail costs: Postern with `auth` on beside off, in one run.
+"""Measures the cost of sender authentication: Postern with `auth` enabled and disabled, in one run.
 
 Usage: target/venv/bin/python benches/auth.py [--rounds 5] [--seconds 4] [--rate 500] [--sessions 20]
 
-Needs dkimpy (tests/run.sh installs it) and openssl. Every mail is of 4 KiB and has one RSA-2048 signature
-that holds; the name server is the script's own, on loopback, and Postern's cache is warm when it counts.
-The two servers take turns within each round, because the machine is shared and noisy. Printed are the
-medians of accepted mails a second, and of the time from the end of DATA to its answer at a fixed rate. The
-client is Python: its own cost is in both, so the ratio of rates is nearer to 1 than it would be alone.
+Needs dkimpy (tests/run.sh installs it) and openssl. Every mail has 4 KiB and one valid RSA-2048
+signature; the name server is part of the script, on loopback, and Postern's cache is warm during the
+measurement. The two servers take turns within each round, because the machine is shared and noisy. The output
+is the medians of accepted mails a second, and of the time from the end of DATA to the response at a fixed rate.
+The client is Python: its own cost is part of both rates, so their ratio is closer to 1 than without it.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def signed_mail(folder):
 
 
 def serve_dns(connection, records):
-    """Answers TXT over UDP: names it knows with their text, all others with "no such name"."""
+    """Answers TXT queries over UDP: known names with their text, all others with NXDOMAIN."""
     server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     server.bind(("127.0.0.1", 0))
     connection.send(server.getsockname()[1])
@@ -69,7 +69,7 @@ def serve_dns(connection, records):
 
 
 class Postern(compare.Postern):
-    """Postern whose checks are on or off; nothing is delivered."""
+    """A Postern with the checks enabled or disabled; nothing is delivered."""
 
     def __init__(self, folder, dns):
         super().__init__(folder, False, dns=dns)
@@ -77,7 +77,7 @@ class Postern(compare.Postern):
 
 
 def session(port, recipient, mail, end, due, latencies):
-    """One session: a mail as soon as the last is answered, or when one is due."""
+    """One session: sends a mail after the response to the last, or when one is due."""
     peer = socket.create_connection(("127.0.0.1", port))
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     lines = peer.makefile("rb")
@@ -110,7 +110,7 @@ def session(port, recipient, mail, end, due, latencies):
 
 
 def client(port, recipients, mail, seconds, rate, results):
-    """Some sessions in one process; `rate` mails a second among them, 0 for as many as go."""
+    """Several sessions in one process; together `rate` mails a second, 0 for no limit."""
     end = time.monotonic() + seconds
     due = queue.SimpleQueue() if rate else None
     latencies = []

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Measures Postern side by side with Postfix and a server that throws mail away, in one run.
+"""Measures Postern side by side with Postfix and a server that discards mail, in one run.
 
 Usage: benches/compare.py [--rounds 5] [--seconds 4] [--shared DIR] [--binary FILE] [--before FILE]
        [--only rates|idle|trace]
 
 Needs root, Postfix and strace from Debian. All traffic goes to loopback and is bounded in time. The three
-servers take turns within each round, because the machine is shared and noisy: what is printed as a
-result are ratios of medians; the rates beside them mean nothing elsewhere. Where mail is delivered as well,
-the rate counts from the first mail to the last delivery, and a mail that is not delivered ends the run.
+servers take turns within each round, because the machine is shared and noisy: the results are ratios
+of medians; the rates beside them are not comparable with other machines. If mail is delivered as well, the
+rate counts from the first mail to the last delivery, and an undelivered mail ends the run.
 With --before an earlier build of Postern takes its turns as well, and the ratios of the two are printed.
 """
 
@@ -58,7 +58,7 @@ def build(folder, target, *extra):
 
 
 class Sink:
-    """`mailin-embedded`, which keeps nothing."""
+    """`mailin-embedded`, which stores nothing."""
 
     name = "sink"
 
@@ -78,7 +78,7 @@ class Sink:
 
 
 class Postfix:
-    """Postfix with its defaults for durability; what it took is discarded by its queue manager."""
+    """Postfix with its defaults for durability; its queue manager discards the accepted mail."""
 
     name = "postfix"
 
@@ -143,7 +143,7 @@ postlog unix-dgram n - n - 1 postlogd
 
 
 class Postern:
-    """Postern, release build, everything durable. `api` is the Messages API: its own, or none that answers.
+    """Postern, release build, everything durable. `api` is the Messages API: its own, or an unreachable one.
 
     Senders are checked only with a name server, `dns`. `built` is a program to take instead of a build, and
     `binary` one for this server alone, which `label` tells apart."""
@@ -176,7 +176,7 @@ class Postern:
         self.opened = time.monotonic() - began
 
     def thread(self, n):
-        """The id of a thread. The embedded API takes messages only for those that it made."""
+        """The id of a thread. The embedded API accepts messages only for threads that it made."""
         if not self.delivers:
             return f"00000000-0000-4000-8000-{n:012x}"
         request = urllib.request.Request(
@@ -295,7 +295,7 @@ def rates(args, smtpload, folder):
                 for server in servers:
                     began = time.monotonic()
                     accepted, rate, line = load(smtpload, server, seconds=args.seconds, **options)
-                    # What one server still has to do must not slow the next.
+                    # Pending work of one server must not slow down the next.
                     server.settle()
                     if getattr(server, "delivers", False):
                         rate = accepted / (time.monotonic() - began)
@@ -332,13 +332,13 @@ def idle(args, tool, folder):
 
 
 def trace(args, smtpload, folder):
-    """Shows the system calls around each 250: nothing is promised before fdatasync returned."""
+    """Shows the system calls around each 250: nothing is acknowledged before fdatasync has returned."""
     log = pathlib.Path(folder) / "strace"
     server = Postern(folder, False, wrap=["strace", "-f", "-tt", "-e", "trace=fdatasync,sendto,write,writev", "-s", "60", "-o", log])
     try:
         load(smtpload, server, sessions=20, seconds=2)
     finally:
-        # The signal is for Postern, not for strace.
+        # The signal must go to Postern, not to strace.
         child = subprocess.run(["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True).stdout.split()
         os.kill(int(child[0]), signal.SIGTERM)
         server.process.wait(60)
@@ -361,7 +361,7 @@ def main():
     Postern.built = args.binary
     tools = build(args.shared / "tools/smtpload", ROOT / "target/smtpload")
     with tempfile.TemporaryDirectory(prefix="postern-bench-") as top:
-        # Postfix' own user must get in.
+        # Postfix' own user needs access.
         os.chmod(top, 0o755)
         for name, part, tool in (("rates", rates, "smtpload"), ("idle", idle, "idle"), ("trace", trace, "smtpload")):
             if args.only in (None, name):

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Cuts the power at every acknowledgement of a traced run, and asks what is left.
+"""Simulates a power failure at every acknowledgement of a traced run, and checks what is left.
 
 Usage: powercut.py TRACE FOLDER SCRATCH {lost,kept} -- CHECK COMMAND WITH {}
 
-TRACE is what `strace -f -xx -s 100000000` wrote of a Postern whose data folder was FOLDER, empty when it
-began. The folder is rebuilt in SCRATCH as a disk would hold it if the power failed just when an
-acknowledgement was handed to the kernel: only bytes that an fsync or fdatasync, begun after they were
+TRACE is the output of `strace -f -xx -s 100000000` for a Postern whose data folder was FOLDER, empty at the
+start. The folder is rebuilt in SCRATCH as a disk would hold it if the power failed just when an
+acknowledgement was passed to the kernel: only bytes that an fsync or fdatasync, begun after they were
 written, had covered by then. Names (created, renamed, deleted files) that no fsync of their folder had
 covered are undone (`lost`) or done (`kept`): a disk may do either. CHECK prints how many mails it finds;
 fewer than were acknowledged is a loss, and the exit code says so.
@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 
-# What a peer hears at the end of DATA, and what the example `powercut` prints.
+# The response at the end of DATA, and the output of the example `powercut`.
 ACKNOWLEDGEMENTS = re.compile(rb"250 2\.0\.0 |ACK ")
 CALL = re.compile(r"(\d+) +(\w+)\((.*)\) += (-?\d+)")
 
@@ -102,7 +102,7 @@ class Disk:
         file.written[at:at + len(content)] = content
 
     def acknowledge(self, text):
-        """Counts what is said to a peer, from the moment the call begins."""
+        """Counts the responses to a peer, from the begin of the call."""
         match = re.match(r"\d+ +(?:write|sendto|writev|sendmsg)\((\d+)", text)
         if match and int(match.group(1)) not in self.open:
             said = b"".join(unhex(part) for part in re.findall(r'"((?:\\x[0-9a-f]{2})*)"', text))
@@ -141,7 +141,7 @@ def replay(trace, folder):
             disk.acknowledge(line)
             sync = re.match(r"\d+ +(?:fsync|fdatasync)\((\d+)", line)
             if sync:
-                # What is written while the sync runs is not promised by it.
+                # Data written during the sync is not covered by it.
                 syncing[thread] = disk.snapshot(int(sync.group(1)))
             continue
         resumed = re.match(r"\d+ +<\.\.\. (\w+) resumed>(.*)", line)

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The one command for the tests: installs what is missing from Debian, then formatter, clippy, docs,
-# cargo deny and every test. Usage: tests/run.sh [arguments for cargo test]
+# Runs all tests: installs missing programs from Debian, then runs formatter, clippy, docs, cargo deny and
+# every test. Usage: tests/run.sh [arguments for cargo test]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# What comes next, and how many seconds it all took so far.
+# Prints the next step, and the seconds so far.
 step() { printf '\n== %s (%d s)\n' "$*" "$SECONDS"; }
 
 # program:package
@@ -15,7 +15,7 @@ for pair in "${programs[@]}"; do
     PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
-# swaks speaks TLS with it, and only recommends it.
+# swaks needs it for TLS, but only recommends it.
 perl -MNet::SSLeay -e 1 2>/dev/null || missing+=(libnet-ssleay-perl)
 if [ "${#missing[@]}" -gt 0 ]; then
     step "installing ${missing[*]}"
@@ -53,24 +53,23 @@ status=0
 advisories=$(timeout 3m cargo deny --log-level error check advisories 2>&1) || status=$?
 if [ "$status" -ne 0 ]; then
     echo "$advisories"
-    # 124: it waited for an answer until its time was over.
+    # 124 is the exit code of a timeout.
     if [ "$status" -ne 124 ] && [[ $advisories != *"failed to fetch advisory database"* ]]; then
         exit 1
     fi
-    echo "NOT CHECKED: the advisory data base is out of reach from here; bans, licences and sources were checked"
+    echo "NOT CHECKED: the advisory database cannot be reached; bans, licences and sources were checked"
 fi
 
-step "the sink, an SMTP server that is none of ours"
+step "the sink, an independent SMTP server"
 cargo build --release --locked --quiet --manifest-path benches/sink/Cargo.toml --target-dir target/sink
 
 step "cargo test"
-# The whole takes some six minutes on two cores once it is built; one that hangs shall end, and the last lines say
-# which test it was.
+# All tests take about six minutes on two cores after the build; a hanging test is ended, and the last lines name it.
 timeout --kill-after=1m 60m cargo test --no-fail-fast "$@" 2>&1 | tee target/tests.log
 if [ "$#" -eq 0 ]; then
     step "the quick attacks of tests/attacks"
     tests/attacks/run.py
 fi
 step "all passed"
-# What a test needs and does not find here: tests/it/needs.rs says what must be there.
+# Tests without their inputs: tests/it/needs.rs describes which inputs are required.
 grep -a "NOT TESTED" target/tests.log | sort -u || true

@@ -11,7 +11,7 @@ def main():
                 client.send(command)
                 first = client.answer()
                 check(first[:3] in ("500", "501", "521", "421", "554"), f"{command!r} is answered {first!r}")
-                # If MAIL ran, this is the answer to it, and a recipient is taken.
+                # If MAIL ran, this is its response, and a recipient is accepted.
                 heard = [client.say(f"RCPT TO:<general@{DOMAIN}>"), client.say("NOOP")]
                 check(not any(answer.startswith("250 2.1") for answer in heard), f"{command!r}: {[first, *heard]}")
                 client.close()

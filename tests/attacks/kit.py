@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 DOMAIN = "inbox.test"
 KEY = "a key made for attacks, worth nothing elsewhere"
 SECRET = "a secret made for attacks, worth nothing elsewhere"
-# Nothing here takes so long, unless something hangs.
+# Longer than any step, unless something hangs.
 PATIENCE = 120
 
 
@@ -130,7 +130,7 @@ class Postern:
             talk.close()
 
     def rss(self):
-        """Octets of memory that the process holds."""
+        """Octets of memory in use by the process."""
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+) kB", status).group(1)) * 1024
 
@@ -160,7 +160,7 @@ class Postern:
 
 
 class Api:
-    """A Messages API that honours idempotency keys, remembers every body, and answers as `plan` says.
+    """A Messages API that honours idempotency keys, records every body, and responds by `plan`.
 
     `plan(method, path, key, body, times)` gives a status, None for what is usual, or "hang up" to do it and
     not answer. `times` counts the calls with this key before."""
@@ -218,7 +218,7 @@ class Api:
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/api"
 
     def bodies_by_key(self):
-        """Every different body that came with a key."""
+        """All different bodies that came with a key."""
         found = {}
         with self.lock:
             for method, path, key, body in self.calls:
@@ -234,7 +234,7 @@ class Api:
 
 
 class Smtp:
-    """A plain client: it says lines and reads answers, and checks nothing."""
+    """A plain client: it sends lines and reads responses, without checks."""
 
     def __init__(self, port, source="127.0.0.1", hello="EHLO peer.test", timeout=PATIENCE):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout, source_address=(source, 0))
@@ -247,7 +247,7 @@ class Smtp:
         self.socket.sendall(octets)
 
     def answer(self):
-        """The last line of one answer, or "" if the peer hung up."""
+        """The last line of one response, or "" if the peer disconnected."""
         while True:
             try:
                 line = self.file.readline()
@@ -264,7 +264,7 @@ class Smtp:
         return self.answer()
 
     def mail(self, sender, recipient, text):
-        """The answer to the final dot, or the first refusal."""
+        """The response to the final dot, or the first refusal."""
         for line in (f"MAIL FROM:<{sender}>", f"RCPT TO:<{recipient}>", "DATA"):
             answer = self.say(line)
             if answer[:1] not in ("2", "3"):
@@ -285,7 +285,7 @@ def letter(number, words="Hello.", sender="ann@peer.test"):
 
 
 def fresh_client(postern, number, source):
-    """A whole mail of somebody who was never here: the answer, and the seconds it took."""
+    """Sends a whole mail by a new client; returns the response and the duration in seconds."""
     begun = time.monotonic()
     client = Smtp(postern.ports["smtp"], source)
     answer = client.greeting
@@ -296,7 +296,7 @@ def fresh_client(postern, number, source):
 
 
 def signed(secret, body, millis=None):
-    """The header fields that sign a body the generic way."""
+    """The header fields that sign a body by the generic scheme."""
     millis = str(millis or int(time.time() * 1000))
     mac = hmac.new(secret.encode(), millis.encode() + b"." + body, hashlib.sha256).hexdigest()
     return {"X-Webhook-Timestamp": millis, "X-Webhook-Signature": mac}

@@ -11,7 +11,7 @@ import time
 
 from kit import DOMAIN, Api, Postern, Smtp, check, eventually, letter
 
-# What memory may grow from a quarter of the time to its end. A leak of 1 KB a mail shows in the long form.
+# How much memory may grow from a quarter of the time to its end. The long form shows a leak of 1 KB a mail.
 GROWTH_MAX = 24 * 1024 * 1024
 
 

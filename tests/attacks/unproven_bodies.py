@@ -38,7 +38,7 @@ def main():
             lengths = [BODY_MAX] * 4 + [ROOM - 4 * BODY_MAX - 40]
             held = [hold(port, path, length, "127.0.0.2") for length in lengths]
             for number in range(20):
-                # The bodies are sent; now and then the server has read more of them.
+                # The bodies are sent; sometimes the server has read more of them.
                 time.sleep(0.25)
                 body, headers = own(number)
                 body = json.dumps(body).encode()

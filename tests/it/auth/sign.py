@@ -1,6 +1,6 @@
 """Signs and seals mails with dkimpy, makes keys, and turns YAML into JSON, for tests/it/auth.
 
-Reads JSON objects from standard input, one a line, and answers each with a line. Bytes are base64.
+Reads JSON objects from standard input, one per line, and writes one line for each. Bytes are base64.
 """
 import base64
 import json
@@ -10,7 +10,7 @@ import sys
 import time
 
 
-# dkimpy reads the clock by itself; a step may set it.
+# dkimpy reads the clock itself; a step may set it.
 CLOCK = time.time
 
 
@@ -33,7 +33,7 @@ def make_key(kind, bits):
 
 
 def sign(mail, step):
-    """Puts a DKIM-Signature on top. `tags` are added, `names` replace h= whatever dkimpy thinks."""
+    """Adds a DKIM-Signature on top. `tags` are added, `names` replace h= regardless of dkimpy's checks."""
     import dkim
 
     class Signer(dkim.DKIM):
@@ -65,7 +65,7 @@ def sign(mail, step):
 
 
 def seal(mail, step):
-    """Adds an ARC set of a handler who found what `results` says."""
+    """Adds an ARC set of an intermediary with these `results`."""
     import dkim
 
     server = step["server"]
@@ -84,7 +84,7 @@ def seal(mail, step):
 
 
 def verify(mail, records):
-    """What dkimpy says of the first signature and of the ARC chain."""
+    """The results of dkimpy for the first signature and for the ARC chain."""
     import dkim
 
     def ask(name, timeout=5):
@@ -96,7 +96,7 @@ def verify(mail, records):
 
 
 def plain(value):
-    """YAML as JSON has it; text that is not ASCII as its UTF-8 bytes under the key `base64`."""
+    """YAML in the form of JSON; text that is not ASCII as its UTF-8 bytes under the key `base64`."""
     if isinstance(value, dict):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list):

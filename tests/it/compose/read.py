@@ -1,5 +1,5 @@
-"""Reads a mail from standard input with Python's email package, strictly, and prints what it says as
-JSON. Any defect, in the structure or in a field, ends it with an error."""
+"""Parses a mail from standard input with Python's email package, strictly, and prints its content as JSON. Any
+defect, in the structure or in a field, is an error."""
 
 import email.policy
 import json

@@ -1,6 +1,6 @@
 """Reads a mail with Python's `email` and answers it as mail programs do, for tests/it/roundtrip.
 
-Takes a JSON object from standard input and gives one back. Bytes are base64.
+Reads a JSON object from standard input and writes one. Bytes are base64.
 """
 import base64
 import email
@@ -39,7 +39,7 @@ def looked_at(raw):
 def answered(mail, seen, wish):
     new, style = wish["words"], wish["style"]
     text, page = seen["text"].replace("\r\n", "\n"), seen["html"]
-    # No mail program quotes the frame of a page.
+    # Mail programs do not quote the frame of a page.
     inner = re.search(r"<body[^>]*>(.*)</body>", page, re.DOTALL)
     page = f"<u></u><div>{inner.group(1)}</div>" if inner else page
     sender, when = str(mail["From"]), str(mail["Date"])
