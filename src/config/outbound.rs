@@ -294,7 +294,7 @@ fn login(section: &mut Section<'_>, is_used: bool) -> Result<Option<RelayLogin>,
         (LoginMethod::Token | LoginMethod::Either, _, Some(token)) => {
             RelayCredentials::Token(token)
         }
-        (_, None, None) if has_password => return Err(InvalidLogin), // The secret's own reader has told why.
+        (_, None, None) if has_password => return Err(InvalidLogin), // The reader of the secret has reported it.
         (_, None, None) if user.is_none() => return Ok(None),
         (_, None, None) => {
             return problem("password", "missing: set it, password_file, or SMTP_PASS");

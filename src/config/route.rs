@@ -236,7 +236,7 @@ fn read_keys(section: &mut Section<'_>) -> Vec<(u8, Secret)> {
             .any(|key| entry.is_given(key));
         let secret = entry.secret("secret");
         match &secret {
-            None if is_given => {} // The secret's own reader has told why.
+            None if is_given => {} // The reader of the secret has reported it.
             None => entry.problem("secret", "missing: set it, or secret_file"),
             Some(secret) => {
                 if let Some(why) = secret.weakness() {

@@ -39,7 +39,7 @@ impl LoadMonitor {
         *self.0.borrow()
     }
 
-    /// Tells every connection that the server is stopping.
+    /// Notifies every connection that the server is stopping.
     pub fn close(&self) {
         self.0.send_modify(|level| level.closing = true);
     }

@@ -95,7 +95,7 @@ pub enum RecipientTarget {
 pub struct Peer {
     /// The door through which the mail came.
     pub door: Door,
-    /// The address of the peer; `None` on a unix socket and where the door does not tell.
+    /// The address of the peer; `None` on a unix socket and if the door does not report it.
     pub ip: Option<IpAddr>,
     /// The name given in EHLO, HELO or LHLO, unchanged; empty at doors without a greeting.
     pub helo: String,

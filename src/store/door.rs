@@ -3,11 +3,11 @@
 //! Does not prescribe the storage; each backend chooses its own.
 //!
 //! ```text
-//! MailQueue   mail that came in: accepted, waiting, parked, settled
-//! Threads      mappings, links, tokens, the last messages of a conversation
-//! Outbox      jobs that go out, and the addresses nothing is sent to
-//! EventLog    what the product is told, in order, and how far each subscriber is
-//! StoreBackend     the four parts, and the facts that change them
+//! MailQueue      incoming mail: accepted, waiting, parked, settled
+//! Threads        mappings, links, tokens, the last messages of a conversation
+//! Outbox         outgoing jobs, and the suppressed addresses
+//! EventLog       the events for the product, in order, and the position of each subscriber
+//! StoreBackend   the four parts, and the facts that change them
 //! ```
 //!
 //! All writes are facts: the facts of one call are recorded atomically, whichever parts they concern.

@@ -498,7 +498,7 @@ async fn pages_are_behind_the_password() {
         .unwrap()
         .to_owned();
     assert!(policy.contains("default-src 'none'"), "{policy}");
-    assert!(page.text().await.unwrap().contains("Nothing here"));
+    assert!(page.text().await.unwrap().contains("No mail in this state"));
     let id = "00000000-0000-4000-8000-000000000000";
     for (path, status) in [(id, 404), ("x", 404)] {
         let request = client

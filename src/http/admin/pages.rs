@@ -258,6 +258,6 @@ mod tests {
         let empty = pages
             .list("failed", &[], OutboxLedger::default(), 50)
             .unwrap();
-        assert!(empty.contains("Nothing here"), "{empty}");
+        assert!(empty.contains("No mail in this state"), "{empty}");
     }
 }

@@ -8,7 +8,7 @@
 //! | `Precedence: auto_reply` | proof | the generators |
 //! | `X-Apple-Unsubscribe` | proof of an opt-out | Apple Mail |
 //! | a `no-reply` author without another `Reply-To` | proof | usage |
-//! | `List-Id` and its kin, `Precedence: list` | proof of a list, which is posted | RFC 2919, RFC 2369 |
+//! | `List-Id` and the other `List-*` fields, `Precedence: list` | proof of a list, which is posted | RFC 2919, RFC 2369 |
 //! | `Precedence: bulk` or `junk` | sign | list managers write it on people's mail |
 //! | `X-Auto-Response-Suppress` of absence notes | sign | [MS-OXCMAIL] section 2.2.3.2.14; gateways write it on people's mail |
 //! | null sender | sign | RFC 5321 section 4.5.5; some forwarders write it on people's mail |

@@ -41,7 +41,7 @@ const FLOORS: [(&[&str], Siblings); 8] = [
     (&["cli"], Siblings::Apart),
 ];
 
-/// Whether the modules of one floor may import each other.
+/// The permission of one floor's modules to import each other.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Siblings {
     Apart,

@@ -378,7 +378,7 @@ fn two_gateways_do_not_answer_each_other_for_ever() {
     let told = there.events();
     let ends: Vec<_> = told.iter().map(|(_, data)| &data["dropped"]).collect();
     assert!(ends.contains(&&json!("auto_reply")), "{told:?}");
-    // Our own mail that comes back is a loop, whoever sends it.
+    // Our own mail that comes back is a loop, regardless of its sender.
     let mark = here.fetched("/gateway/jobs")["data"][0]["emailMessageId"].clone();
     let back = letter(
         "eve@far.test",

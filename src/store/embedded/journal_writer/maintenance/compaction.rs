@@ -1,6 +1,6 @@
 //! Owns the compaction of state segments: records that are still needed are written again.
 //!
-//! Does not decide which records are needed (`live_records` does), nor removes a segment.
+//! Neither decides which records are needed (`live_records` does) nor removes a segment.
 
 use super::WorkLeft;
 use super::live_records::Relocation;

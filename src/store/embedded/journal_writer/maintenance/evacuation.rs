@@ -1,6 +1,6 @@
 //! Owns the evacuation of mail segments that are nearly all settled: the remaining mails are relocated.
 //!
-//! Does not settle a mail, nor remove a segment.
+//! Neither settles a mail nor removes a segment.
 
 use super::WorkLeft;
 use crate::store::embedded::frame::Record;
