@@ -11,7 +11,7 @@ use crate::mail::partition::PartitionKey;
 /// The number of consecutive failures that open the circuit. Without it every partition would meet the
 /// failure separately, and all would call at once when the API recovers.
 pub(super) const FAILURES_MAX: u32 = 32;
-/// The number of partitions that are refused in a row, without a success between, that indicate the key and
+/// This many partitions refused in a row, without a success between, show that the API refuses the key and
 /// not the threads.
 const FORBIDDEN_MAX: usize = 3;
 /// The wait before the first probe.

@@ -177,9 +177,9 @@ pub enum DomainPolicy {
     /// No action, or the domain has no policy.
     #[default]
     None,
-    /// Put it aside.
+    /// Quarantine the mail.
     Quarantine,
-    /// Refuse it.
+    /// Refuse the mail.
     Reject,
 }
 

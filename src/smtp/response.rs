@@ -103,15 +103,15 @@ refusals! {
     /// An unknown command, or one of the other protocol.
     CommandUnknown = "command_unknown" 500 5 1 "command not known";
     /// A mail that arrives more slowly than the minimum rate.
-    DataTooSlow = "data_too_slow" 421 4 2 "the mail comes too slowly, closing";
+    DataTooSlow = "data_too_slow" 421 4 2 "the mail arrives too slowly, closing";
     /// A client that speaks HTTP, TLS or SSH.
     ForeignProtocol = "foreign_protocol" 554 5 0 "not a mail protocol, closing";
     /// A header block with too many octets or fields.
     HeaderTooBig = "header_too_big" 552 3 4 "the mail's header is too big";
     /// MAIL before EHLO, HELO or LHLO.
-    HelloMissing = "hello_missing" 503 5 1 "say hello first";
+    HelloMissing = "hello_missing" 503 5 1 "send EHLO, HELO or LHLO first";
     /// EHLO, HELO or LHLO without a name, or with one too long.
-    HelloNameMalformed = "hello_name_malformed" 501 5 4 "say hello with the name of your host";
+    HelloNameMalformed = "hello_name_malformed" 501 5 4 "the argument must be the name of your host";
     /// A peer that was idle for too long.
     IdleTooLong = "idle_too_long" 421 4 2 "no command for too long, closing";
     /// An internal error.
@@ -125,9 +125,9 @@ refusals! {
     /// A NUL in a mail.
     MailNul = "mail_nul" 550 6 0 "the mail has a NUL octet";
     /// MAIL while a transaction is open.
-    MailNested = "mail_nested" 503 5 1 "a sender is already given";
+    MailNested = "mail_nested" 503 5 1 "MAIL is already given";
     /// RCPT or DATA before MAIL.
-    MailMissing = "mail_missing" 503 5 1 "give a sender first";
+    MailMissing = "mail_missing" 503 5 1 "send MAIL first";
     /// A mail that is too large.
     MailTooBig = "mail_too_big" 552 3 4 "the mail exceeds the size limit";
     /// A null sender with more than one recipient: a bounce has only one (RFC 5321 section 4.5.5).
@@ -153,7 +153,7 @@ refusals! {
     /// The sender's domain does not exist or accepts no mail.
     SenderDomainMissing = "sender_domain_missing" 550 1 8 "the sender's domain does not exist";
     /// The sender's domain declares that it accepts no mail (RFC 7505).
-    SenderDomainNullMx = "sender_domain_null_mx" 550 7 27 "the sender's domain takes no mail";
+    SenderDomainNullMx = "sender_domain_null_mx" 550 7 27 "the sender's domain accepts no mail";
     /// The sender's domain could not be looked up.
     SenderDomainUnsure = "sender_domain_unsure" 451 1 8 "could not look up the sender's domain, try again later";
     /// A sender that is denied.
@@ -174,7 +174,7 @@ refusals! {
     /// The store cannot accept a mail now.
     StoreUnavailable = "store_unavailable" 451 3 0 "cannot store mail now, try again later";
     /// STARTTLS within TLS.
-    TlsNested = "tls_nested" 503 5 1 "TLS is already on";
+    TlsNested = "tls_nested" 503 5 1 "TLS is already active";
     /// TLS could not be started.
     TlsUnavailable = "tls_unavailable" 454 7 0 "TLS is not available now";
     /// A token of ours that has expired.

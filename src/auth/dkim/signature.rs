@@ -19,7 +19,7 @@ use crate::mail::verdict::AuthResult;
 
 /// The number of fields that a signature may name: each needs a search of the whole header.
 const SIGNED_FIELDS_MAX: usize = 150;
-/// How far a signer's clock may be ahead of ours.
+/// The largest accepted lead of a signer's clock over ours.
 const CLOCK_SKEW: Duration = Duration::from_hours(1);
 
 /// A signature that may be valid.

@@ -50,8 +50,8 @@ impl Cutter<'_> {
         !(0..fates.len()).any(|at| fates[at] == LineClass::Text && !self.lines[at].is_blank())
     }
 
-    /// Some people answer inside their signature, begin with dashes or ask about a footer: restores it if
-    /// no other text is left and it reads like a letter.
+    /// Restores a signature that reads like a letter, if no other text is left: some people answer inside
+    /// their signature, begin with dashes or ask about a footer.
     fn typed_into_signature(&mut self, fates: &mut [LineClass]) -> bool {
         if !fates.contains(&LineClass::Quoted) {
             return false;
@@ -170,7 +170,7 @@ impl Cutter<'_> {
         self.keep(0..last, fates, unmarked);
     }
 
-    /// With a single quote between own words: the first own line below it.
+    /// The first own line below the quote, if there is a single quote between own words.
     fn single_answer(&self, own: &[usize]) -> Option<usize> {
         let mut below = None;
         for pair in own.windows(2) {
@@ -204,7 +204,7 @@ impl Cutter<'_> {
         }
     }
 
-    /// Apple quotes the attribution too: returns the line after it if a quote begins with one.
+    /// The line after the attribution if a quote begins with one, as Apple writes it; else `at`.
     fn attribution_in_quote(&self, at: usize) -> usize {
         let begins = self.kinds[at] == LineKind::Quote
             && self.lines[at].depth > 0

@@ -163,7 +163,7 @@ fn delimiter(lines: &[BodyLine], zone: Range<usize>, gone: &[bool]) -> Option<us
     found
 }
 
-/// How much evidence below it a delimiter needs.
+/// The evidence that a delimiter needs below it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Strictness {
     /// `-- ` (RFC 3676 section 4.3).

@@ -22,7 +22,7 @@ const SECRET_BYTES_MIN: usize = 32;
 const KEY_ID_MAX: u8 = 15;
 /// The length of the prefix word in characters, so that word, separator and v2 token fit 64 octets.
 const PREFIX_CHARS_MAX: usize = 5;
-/// How far the clock of the minting node may be ahead of ours.
+/// The largest accepted lead of the minting node's clock over ours.
 const AHEAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// The number of addresses of one mail that are searched for tokens in its header.
 const ADDRESSES_MAX: usize = 200;

@@ -106,8 +106,6 @@ impl OrderKey {
 }
 
 impl OutboxState {
-    // Changes.
-
     /// Replaces all data about the job.
     pub(super) fn update(&mut self, filed: &IndexedJob) {
         let record = &filed.stored.record;
@@ -200,8 +198,6 @@ impl OutboxState {
         }
         self.events.pop_first().map(|(given_up, _)| given_up)
     }
-
-    // Questions.
 
     /// The jobs that may be next, by due time.
     pub(super) const fn due(&self) -> &DueQueue {
@@ -296,8 +292,6 @@ impl OutboxState {
     pub(super) fn newest_event(&self) -> EventId {
         self.events.keys().next_back().copied().unwrap_or_default()
     }
-
-    // Inside.
 
     fn add_waiting(&mut self, id: JobId, waiting: WaitingJob) {
         let first = self.first_of(waiting.order_key);

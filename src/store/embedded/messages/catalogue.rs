@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::store::embedded::location::RecordLocation;
 
-/// The number of the newest idempotency keys that are remembered,
+/// The number of the newest idempotency keys that are remembered.
 const KEYS_MAX: usize = 1_000_000;
-/// and their age limit.
+/// The age up to which an idempotency key is remembered.
 pub(super) const KEY_WINDOW: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The head of a record; the document is its body.

@@ -154,8 +154,6 @@ impl StoreState {
         self.index.clone()
     }
 
-    // Changes.
-
     /// Adds an accepted mail. For a known one only the newest location is recorded.
     pub(super) fn accept(
         &mut self,
@@ -301,8 +299,6 @@ impl StoreState {
         }
     }
 
-    // Questions.
-
     /// An entry that is not written to the index yet; `None` if the index is current.
     pub(super) fn pending_entry(&self, key: IndexKey) -> Option<Option<Vec<u8>>> {
         let found = self.pending.get(&key).or_else(|| self.writing.get(&key));
@@ -409,8 +405,6 @@ impl StoreState {
             dropped: self.totals.dropped.clone(),
         }
     }
-
-    // Inside.
 
     fn apply_mapping(&mut self, mapping: &Mapping, stamp: ApplyContext) -> Result<(), IndexError> {
         let key = ThreadKey::of(&mapping.thread_id);

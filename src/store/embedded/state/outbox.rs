@@ -18,8 +18,6 @@ use crate::store::job::{Job, JobOutcome, OutboxLedger, Suppression};
 const MILESTONES: u64 = 64;
 
 impl StoreState {
-    // Changes.
-
     /// The jobs, events and counters from the index.
     pub(super) fn load_outbox(&mut self) -> Result<(), IndexError> {
         let index = self.index.clone();
@@ -210,8 +208,6 @@ impl StoreState {
         Ok(())
     }
 
-    // Questions.
-
     pub(in crate::store) fn outbox_ledger(&self) -> OutboxLedger {
         let jobs = &self.totals.jobs;
         OutboxLedger {
@@ -223,8 +219,6 @@ impl StoreState {
             cancelled: jobs.cancelled,
         }
     }
-
-    // Inside.
 
     /// Sets the time to `at`, also backwards: a clock that was a year ahead for a moment must not make the
     /// store forget everything. Replayed facts may be older than the current time.

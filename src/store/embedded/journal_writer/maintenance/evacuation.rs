@@ -15,9 +15,9 @@ use crate::store::id::MailId;
 /// Mails that are relocated in one step; their bytes are bounded too.
 const MAILS_ONCE: usize = 64;
 const MAIL_BYTES_ONCE: u64 = 2 << 20;
-/// A mail segment is evacuated when less than one part in this many of it is not settled,
+/// A mail segment is evacuated only if less than one part in this many of it is not settled.
 const LIVE_FRACTION: u64 = 4;
-/// and this many segments were begun after it.
+/// A mail segment is evacuated only if this many segments were begun after it.
 const MAIL_SEGMENTS_YOUNG: u64 = 4;
 
 impl JournalWriter {
