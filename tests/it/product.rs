@@ -32,7 +32,7 @@ struct Told {
     echoes: Vec<(u16, Value)>,
 }
 
-/// How a product reports each new message, including those that Postern posts.
+/// The way in which a product reports each new message, including those that Postern posts.
 #[derive(Clone, Copy)]
 pub(crate) struct Echo {
     /// The port of Postern's HTTP.

@@ -13,7 +13,7 @@ use code::{code_of, paths_of, without_tests};
 /// The limit of lines in a file: some room above the recommended 500.
 const LINES_MAX: usize = 600;
 
-/// The top modules by floor, lowest first. Within a row of `SIBLINGS_APART` none imports another.
+/// The top modules by floor, lowest first. On a floor of [`Siblings::Apart`] none imports another.
 const FLOORS: [(&[&str], Siblings); 8] = [
     (
         &[
