@@ -102,7 +102,7 @@ pub enum ThreadDecision {
 ///
 /// The strongest reason decides: token, then a Message-ID of a mail we sent (`In-Reply-To` before
 /// `References`), then a Message-ID of a mail that came in, then sender and subject. A token always counts,
-/// whoever writes; every other reason leads only to a thread of the author, so that knowledge of a
+/// regardless of the author; every other reason leads only to a thread of the author, so that knowledge of a
 /// Message-ID opens no other person's conversation. If two threads have the same reason, the result is a
 /// conflict, not a guess.
 pub fn decide(facts: &ThreadFacts<'_>, candidates: &[ThreadCandidate]) -> ThreadDecision {
