@@ -175,13 +175,13 @@ fn an_invalid_certificate_is_warned_of_at_start_and_at_each_reload() {
             [now + DAY, now + 90 * DAY],
             "the certificate is not valid yet",
         ),
-        ([now - DAY, now + 90 * DAY], "certificates read again"),
+        ([now - DAY, now + 90 * DAY], "certificates reloaded"),
     ] {
-        let before = told("certificates read again");
+        let before = told("certificates reloaded");
         secured.certify_for(span);
         signal("HUP", secured.postern.pid());
         eventually("it is read again", || {
-            told("certificates read again") > before && told(words) > 0
+            told("certificates reloaded") > before && told(words) > 0
         });
         assert_eq!(expiry(), format!("{name} {}", span[1]));
     }
