@@ -234,7 +234,7 @@ static TAGS: LazyLock<HashSet<&str>> = LazyLock::new(|| {
 static ATTRIBUTES: LazyLock<HashSet<&str>> = LazyLock::new(|| {
     words(
         "
-        class id style href src alt name type title width height align dir start colspan rowspan
+        class id style color href src alt name type title width height align dir start colspan rowspan
         hidden cite data-emoji data-marker data-smartmail data-testid data-signature-widget lang
         ",
     )

@@ -10,6 +10,7 @@ mod bounce;
 mod receipt;
 #[cfg(test)]
 mod tests;
+mod ticket;
 
 use std::fmt;
 
@@ -196,6 +197,7 @@ pub fn classify(view: &View, context: &ClassifyContext<'_>) -> (Classification, 
         .or_else(|| calendar(mail))
         .or_else(|| automatic::find(mail, &traits))
         .or_else(|| absence::find(mail))
+        .or_else(|| ticket::find(mail))
         .or_else(|| weigh_signs(mail, &traits))
         .unwrap_or_else(|| Classification::new(MailKind::Person, "nothing_says_machine"));
     (finding, None)

@@ -10,7 +10,7 @@ use regex::Regex;
 use super::fold::pattern;
 use super::languages::{FIRST_PERSON, OPENERS, WROTE, WROTE_UNSPACED};
 use super::phrases::is_apart;
-use super::shapes::{ADDRESS, BRACKETED, DATE, TIME, is_barred};
+use super::shapes::{ADDRESS, BRACKETED, DATE, TIME, is_barred, is_torn_open};
 use super::text::{BodyLine, LineMark};
 
 /// The number of lines of a wrapped attribution.
@@ -52,6 +52,8 @@ pub(super) fn attribution(lines: &[BodyLine], last: usize, floor: usize) -> Opti
         let line = &lines[first];
         joined = if joined.is_empty() {
             line.fold.clone()
+        } else if is_torn_open(&line.fold) {
+            format!("{}{joined}", line.fold)
         } else {
             format!("{} {joined}", line.fold)
         };
@@ -177,13 +179,21 @@ fn line_above(lines: &[BodyLine], first: usize, floor: usize, joined: &str) -> O
         return None;
     }
     if lines[above].is_blank() {
-        let torn = joined.starts_with(['<', '>']) || joined.starts_with("mailto:");
-        if !torn || above == floor {
+        if above == floor {
+            return None;
+        }
+        let torn = joined.starts_with(['<', '>'])
+            || joined.starts_with("mailto:")
+            || is_torn_open(&lines[above - 1].fold);
+        if !torn {
             return None;
         }
         above -= 1;
     }
     let line = &lines[above];
+    if is_torn_open(&line.fold) && !line.code {
+        return Some(above);
+    }
     if line.is_blank() || line.code || line.depth != lines[first].depth && !line.fold.ends_with('<')
     {
         return None;
@@ -375,6 +385,21 @@ mod tests {
             "Pada Sel, 4 Mar 2025 pukul 10.11 Ann Smith <ann@a.example> menulis:",
         ] {
             assert!(attributed(&format!("Hello\n\n{line}")), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_address_may_be_broken_anywhere() {
+        for torn in [
+            "On Mon, Nov 16, 2026 at 10:11 AM The Company <general@inbox.\ntest> wrote:",
+            "On Mon, Nov 16, 2026 at 10:11 AM The Company <\n\ngeneral@inbox.test> wrote:",
+            "Am Mo., 16. Nov. 2026 um 10:11 Uhr schrieb Die Firma <general@\ninbox.test>:",
+            "Le lun. 16 nov. 2026 à 10:11, La Société <\ngeneral@inbox.test> a écrit :",
+        ] {
+            let body = format!("Hello there.\n\n{torn}");
+            let lines = lines(&body);
+            let found = attribution(&lines, lines.len() - 1, 0);
+            assert_eq!(found.map(|found| found.first), Some(2), "{torn}");
         }
     }
 

@@ -43,6 +43,7 @@ impl Cutter<'_> {
             method: self.method,
             confidence: self.confidence,
             unmarked,
+            in_colour: self.in_colour,
         }
     }
 
@@ -87,6 +88,7 @@ impl Cutter<'_> {
             },
             confidence,
             unmarked: vec![false; self.lines.len()],
+            in_colour: false,
         }
     }
 
@@ -235,7 +237,7 @@ impl Cutter<'_> {
         greeting || self.announces_answers(above)
     }
 
-    fn announces_answers(&self, above: &[usize]) -> bool {
+    pub(super) fn announces_answers(&self, above: &[usize]) -> bool {
         above.len() <= 6
             && above.iter().any(|at| {
                 let fold = &self.lines[*at].fold;
@@ -262,15 +264,19 @@ impl Cutter<'_> {
         let above: Vec<usize> = (0..self.old_mail_from.unwrap_or(0))
             .filter(|at| self.kinds[*at] == LineKind::Text)
             .collect();
-        if !above.is_empty() && self.announces_answers(&above) {
+        if !self.in_colour && !above.is_empty() && self.announces_answers(&above) {
             // Answers may be mixed into the old mail, where they cannot be recognised.
             self.confidence = Confidence::Low;
+        }
+        if self.in_colour {
+            self.confidence = Confidence::Medium;
         }
         if self.method != Method::None {
             return;
         }
         let forwarded = (0..count).filter(gone).take(3).any(|at| {
-            quotes::separator(&self.lines[at], self.marker, false) == Some(MailSeparator::Forwarded)
+            quotes::separator(&self.lines[at], &self.context.marker, false)
+                == Some(MailSeparator::Forwarded)
         });
         if forwarded {
             self.method = Method::Forward;
@@ -287,6 +293,8 @@ impl Cutter<'_> {
             (Method::HtmlStructure, Confidence::High)
         } else if attributed {
             (Method::Attribution, Confidence::High)
+        } else if quoted && self.quotes_whole_mail(fates) {
+            (Method::HeaderBlock, Confidence::High)
         } else if quoted {
             (Method::QuotePrefix, Confidence::Medium)
         } else if signed {
@@ -297,5 +305,18 @@ impl Cutter<'_> {
         if kept && self.confidence == Confidence::High {
             self.confidence = Confidence::Medium;
         }
+    }
+
+    /// True if a quote that is cut begins with the header of a mail: no person quotes that of his own.
+    fn quotes_whole_mail(&self, fates: &[LineClass]) -> bool {
+        let begins = |at: &usize| {
+            fates[*at] == LineClass::Quoted
+                && self.lines[*at].depth > 0
+                && (*at == 0 || self.lines[*at - 1].depth < self.lines[*at].depth)
+        };
+        (0..self.lines.len())
+            .filter(begins)
+            .take(8)
+            .any(|at| quotes::header_block(self.lines, at, true, "").is_ok())
     }
 }

@@ -12,7 +12,8 @@ use super::languages::BANNERS;
 use super::quotes::{self, MailSeparator};
 use super::shapes;
 use super::text::{BodyLine, LineMark};
-use super::{Confidence, Method};
+use super::{Confidence, Method, ReplyInput};
+use crate::mail::subject::Subject;
 
 /// The number of lines at the top that may contain a banner of the mail system.
 const BANNER_LINES_MAX: usize = 6;
@@ -35,15 +36,35 @@ pub(super) struct Cut {
     pub(super) confidence: Confidence,
     /// Kept lines of our own mail that need a quote mark to distinguish them from the answer.
     pub(super) unmarked: Vec<bool>,
+    /// Lines were kept for their colour.
+    pub(super) in_colour: bool,
+}
+
+/// The thread around a body.
+pub(super) struct CutContext {
+    /// The line under which nothing is reply, folded.
+    pub(super) marker: String,
+    /// True if the subject begins with "Fwd:".
+    pub(super) forward: bool,
+    /// The subject without prefixes, folded.
+    pub(super) subject: String,
+}
+
+impl CutContext {
+    pub(super) fn of(input: &ReplyInput<'_>) -> Self {
+        Self {
+            marker: fold(input.marker),
+            forward: super::is_forward(input.subject),
+            subject: fold(&Subject::of(input.subject).normalised),
+        }
+    }
 }
 
 /// Decides the class of every line.
-pub(super) fn cut(lines: &mut Vec<BodyLine>, known: &[&str], marker: &str, forward: bool) -> Cut {
-    let marker = fold(marker);
-    let marker = marker.as_str();
+pub(super) fn cut(lines: &mut Vec<BodyLine>, known: &[&str], context: &CutContext) -> Cut {
     let mut known = known::find(lines, known);
     if !known.lines.contains(&true) {
-        return Cutter::new(lines, known, marker, forward).cut();
+        return Cutter::new(lines, known, context).cut();
     }
     // An answer may repeat our very words ("Yes, keep my subscription for another year"): the text above
     // the quote is the person's.
@@ -52,7 +73,7 @@ pub(super) fn cut(lines: &mut Vec<BodyLine>, known: &[&str], marker: &str, forwa
     let end = if marked {
         lines.len()
     } else {
-        let mut probe = Cutter::new(lines, KnownLines::none(untouched.len()), marker, forward);
+        let mut probe = Cutter::new(lines, KnownLines::none(untouched.len()), context);
         probe.scan();
         probe.old_mail_from.unwrap_or(0)
     };
@@ -62,13 +83,13 @@ pub(super) fn cut(lines: &mut Vec<BodyLine>, known: &[&str], marker: &str, forwa
             known.lines[at] = false;
         }
     }
-    let cut = Cutter::new(lines, known, marker, forward).cut();
+    let cut = Cutter::new(lines, known, context).cut();
     if cut.method != Method::FullBody {
         return cut;
     }
     *lines = untouched;
     let unknown = KnownLines::none(lines.len());
-    Cutter::new(lines, unknown, marker, forward).cut()
+    Cutter::new(lines, unknown, context).cut()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,9 +105,7 @@ pub(super) struct Cutter<'a> {
     pub(super) lines: &'a mut [BodyLine],
     pub(super) kinds: Vec<LineKind>,
     pub(super) known: KnownLines,
-    pub(super) marker: &'a str,
-    /// True if the subject begins with "Fwd:".
-    pub(super) forward: bool,
+    pub(super) context: &'a CutContext,
     /// The first evidence that was found; at one place, the strongest.
     pub(super) method: Method,
     pub(super) confidence: Confidence,
@@ -94,6 +113,8 @@ pub(super) struct Cutter<'a> {
     pub(super) old_mail_from: Option<usize>,
     /// True if a whole mail begins here with no text above it.
     pub(super) forwarded: bool,
+    /// Lines are kept for their colour.
+    pub(super) in_colour: bool,
     /// The number of lines that may still be examined as the end of an attribution.
     candidates: Cell<u32>,
     /// The line above which no header block begins.
@@ -101,7 +122,7 @@ pub(super) struct Cutter<'a> {
 }
 
 impl<'a> Cutter<'a> {
-    fn new(lines: &'a mut [BodyLine], known: KnownLines, marker: &'a str, forward: bool) -> Self {
+    fn new(lines: &'a mut [BodyLine], known: KnownLines, context: &'a CutContext) -> Self {
         let mut kinds = Vec::with_capacity(lines.len());
         for (at, line) in lines.iter_mut().enumerate() {
             if known.lines[at] && line.depth == 0 && line.mark == LineMark::None {
@@ -118,12 +139,12 @@ impl<'a> Cutter<'a> {
             lines,
             kinds,
             known,
-            marker,
-            forward,
+            context,
             method: Method::None,
             confidence: Confidence::High,
             old_mail_from: None,
             forwarded: false,
+            in_colour: false,
             candidates: Cell::new(CANDIDATES_MAX),
             no_header_above: 0,
         }
@@ -135,6 +156,8 @@ impl<'a> Cutter<'a> {
         self.head_of_own_words();
         self.own_words_without_marks();
         self.answers_between();
+        self.answers_in_colour();
+        self.initialled_quotes();
         self.wrapped_remnants();
         self.marks_of_author();
         self.finish()
@@ -184,12 +207,12 @@ impl<'a> Cutter<'a> {
                 continue;
             }
             if self.lines[at].mark == LineMark::Cut {
-                let method = if self.forward {
+                let method = if self.context.forward {
                     Method::Forward
                 } else {
                     Method::HtmlStructure
                 };
-                let head = quotes::header_block(self.lines, at, true).unwrap_or(at + 1);
+                let head = quotes::header_block(self.lines, at, true, "").unwrap_or(at + 1);
                 return self.cut_at(at..head, first_text.is_some(), method);
             }
             if let Some((from, end, method)) = self.whole_mail(at) {
@@ -251,10 +274,12 @@ impl<'a> Cutter<'a> {
         let header_follows =
             next.is_some_and(|next| quotes::header(&self.lines[next].fold).is_some());
         let ruled_off = self.ruled_off(at);
-        if let Some(separator) = quotes::separator(&self.lines[at], self.marker, header_follows) {
+        if let Some(separator) =
+            quotes::separator(&self.lines[at], &self.context.marker, header_follows)
+        {
             let end = next
                 .filter(|_| header_follows)
-                .and_then(|next| quotes::header_block(self.lines, next, true).ok())
+                .and_then(|next| quotes::header_block(self.lines, next, true, "").ok())
                 .unwrap_or(at + 1);
             let method = match separator {
                 MailSeparator::Marker => Method::Marker,
@@ -263,13 +288,22 @@ impl<'a> Cutter<'a> {
             };
             return Some((at, end, method));
         }
-        let end = self.header_block(at, ruled_off)?;
-        let method = if self.forward {
+        let end = self
+            .unlisted_separator(at, next)
+            .or_else(|| self.header_block(at, ruled_off))?;
+        let method = if self.context.forward {
             Method::Forward
         } else {
             Method::HeaderBlock
         };
         Some((at, end, method))
+    }
+
+    /// The end of the header block below a rule with words nobody taught, if one stands at `at`.
+    fn unlisted_separator(&self, at: usize, next: Option<usize>) -> Option<usize> {
+        let line = &self.lines[at];
+        let next = next.filter(|_| !line.code && quotes::is_ruled_words(&line.fold))?;
+        quotes::header_block(self.lines, next, true, "").ok()
     }
 
     /// The line after the header block that begins at `at`.
@@ -278,7 +312,7 @@ impl<'a> Cutter<'a> {
             return None;
         }
         // Any later part of a block that has too little evidence has even less.
-        let found = quotes::header_block(self.lines, at, ruled_off);
+        let found = quotes::header_block(self.lines, at, ruled_off, &self.context.subject);
         found.map_err(|end| self.no_header_above = end).ok()
     }
 
@@ -430,7 +464,11 @@ impl<'a> Cutter<'a> {
         };
         for at in first..end {
             let line = &self.lines[at];
-            if line.depth > 0 && line.mark == LineMark::None && !self.known.lines[at] {
+            if line.depth > 0
+                && !line.is_blank()
+                && line.mark == LineMark::None
+                && !self.known.lines[at]
+            {
                 self.kinds[at] = LineKind::Text;
             }
         }

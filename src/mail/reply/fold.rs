@@ -58,6 +58,10 @@ fn push_folded(out: &mut String, c: char) {
         '۰'..='۹' => out.push(digit(c, '۰')),
         '०'..='९' => out.push(digit(c, '०')),
         '๐'..='๙' => out.push(digit(c, '๐')),
+        '০'..='৯' => out.push(digit(c, '০')),
+        '၀'..='၉' => out.push(digit(c, '၀')),
+        '០'..='៩' => out.push(digit(c, '០')),
+        '໐'..='໙' => out.push(digit(c, '໐')),
         _ => out.extend(c.to_lowercase().filter(|c| *c != '\u{307}')),
     }
 }
@@ -66,10 +70,10 @@ fn digit(c: char, zero: char) -> char {
     char::from_digit(u32::from(c) - u32::from(zero), 10).unwrap_or(c)
 }
 
-/// True for invisible characters that control direction or joining.
+/// Marks that steer direction or joining and cannot be seen, and the one that trackers leave (U+1427).
 pub(super) fn is_invisible(c: char) -> bool {
     matches!(c,
-        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        '\u{ad}' | '\u{34f}' | '\u{1427}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
         | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{206f}' | '\u{feff}' | '\u{0}'..='\u{8}' | '\u{fe0f}')
 }
 

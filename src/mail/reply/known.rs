@@ -57,6 +57,7 @@ pub(super) fn find(lines: &[BodyLine], texts: &[&str]) -> KnownLines {
         .filter(|words| words.len() >= 2)
         .collect();
     let whole_lines: HashSet<Vec<u64>> = texts_lines.iter().cloned().collect();
+    let given = texts;
     let texts: Vec<Vec<u64>> = texts
         .iter()
         .take(TEXTS_MAX)
@@ -87,6 +88,11 @@ pub(super) fn find(lines: &[BodyLine], texts: &[&str]) -> KnownLines {
         accept_runs(&covered, run_min, found, &mut ours);
     }
     let (mut found, partly) = by_line(&mail, &ours, lines.len());
+    for text in given.iter().take(TEXTS_MAX) {
+        let is_found = same_lines(&mail, bounded(text), &mut found);
+        whole |= is_found;
+        untouched |= is_found;
+    }
     let again = first_repeated(&mail, &texts_lines, &found);
     if whole {
         short_lines(&mail, &whole_lines, &mut found);
@@ -120,6 +126,67 @@ fn first_repeated(mail: &[(u64, usize)], lines: &[Vec<u64>], found: &[bool]) -> 
             }
         })
         .map(|line| line[0].1)
+}
+
+/// Lines of ours that are too few words for a shingle.
+const SAME_LINES_MIN: usize = 3;
+
+/// Marks the lines of `text` that stand in the mail as they were sent, if nearly all do and in their order: a
+/// line between two of them is none of ours, however short ours are. The greeting above the first line that
+/// was found is ours too.
+fn same_lines(mail: &[(u64, usize)], text: &str, found: &mut [bool]) -> bool {
+    let ours: Vec<Vec<u64>> = text
+        .lines()
+        .map(words)
+        .filter(|words| !words.is_empty())
+        .collect();
+    let mut places: HashMap<&[u64], Vec<usize>> = HashMap::new();
+    for (at, line) in ours.iter().enumerate().rev() {
+        places.entry(line).or_default().push(at);
+    }
+    let mut next = 0;
+    let mut same: Vec<usize> = Vec::new();
+    let mut before: Option<(usize, Vec<u64>)> = None;
+    let mut greeting = None;
+    for line in mail.chunk_by(|a, b| a.1 == b.1) {
+        let at = line[0].1;
+        let words: Vec<u64> = line.iter().map(|(word, _)| *word).collect();
+        if let Some(left) = places.get_mut(words.as_slice()) {
+            while left.last().is_some_and(|place| *place < next) {
+                left.pop();
+            }
+            if let Some(place) = left.pop() {
+                next = place + 1;
+                same.push(at);
+            }
+        }
+        // Only the line right above the first of ours that was found by its words.
+        if found[at] && greeting.is_none() {
+            greeting = before.take().filter(|(_, words)| {
+                let first = ours.first().is_some_and(|first| first == words);
+                first && ours.get(1).is_some_and(|second| is_start(second, line))
+            });
+            greeting.get_or_insert((usize::MAX, Vec::new()));
+        }
+        before = Some((at, words));
+    }
+    if let Some((at, _)) = greeting.filter(|(at, _)| *at < found.len()) {
+        found[at] = true;
+    }
+    let count: usize = ours.iter().map(Vec::len).sum();
+    let is_same = same.len() >= SAME_LINES_MIN && same.len() * 10 >= ours.len() * 8 && count >= 6;
+    if is_same {
+        for at in same {
+            found[at] = true;
+        }
+    }
+    is_same
+}
+
+/// True if one of the two lines begins with the other.
+fn is_start(ours: &[u64], line: &[(u64, usize)]) -> bool {
+    let pairs = ours.iter().zip(line);
+    pairs.take(SHINGLE).all(|(ours, (word, _))| ours == word)
 }
 
 /// The number of bits in a table of the words of one text.
@@ -264,6 +331,32 @@ mod tests {
         let known = find(&mail, &[SENT]);
         assert_eq!(known.lines, [false, false, true, true, true]);
         assert!(known.found_most);
+    }
+
+    #[test]
+    fn short_lines_of_ours_are_told_from_answers_between_them() {
+        let sent = "Hello Ann,\n\nwhich colour?\n\nwhich address?\n\nThe Shop Team";
+        let mail = lines(
+            "See below.\nHello Ann,\nwhich colour?\nThe blue one.\nwhich address?\n5 Road\nThe Shop Team",
+        );
+        let known = find(&mail, &[sent]);
+        assert_eq!(known.lines, [false, true, true, false, true, false, true]);
+        assert!(known.found_nearly_all);
+        // Two lines that anybody writes are not enough.
+        let mail = lines("Hello Ann,\nmy own words\nThe Shop Team");
+        assert_eq!(find(&mail, &[sent]).lines, [false; 3]);
+    }
+
+    #[test]
+    fn the_greeting_above_our_words_is_ours() {
+        let sent = "Hi there!\n\nThe parcel will arrive on Monday between nine and twelve.";
+        let mail = lines(
+            "Fine.\n\nHi there!\n\nThe parcel will arrive on Monday between nine and twelve.",
+        );
+        assert_eq!(
+            find(&mail, &[sent]).lines,
+            [false, false, true, false, true]
+        );
     }
 
     #[test]

@@ -499,3 +499,24 @@ pub(super) static SEE_BELOW: LazyLock<Vec<&str>> = LazyLock::new(|| {
 ",
     )
 });
+
+/// Colours that people name when they announce answers in them.
+pub(super) static COLOURS: LazyLock<PhraseList> = LazyLock::new(|| {
+    phrases(
+        "
+    in red | in blue | in green | in purple | in orange | in colour | in color | in bold | red text | blue text |
+    in rot | rot | in roter | in blau | blau | in grün | farbig | farblich | fett | en rouge | en bleu | en vert |
+    en violet | en couleur | en gras | en rojo | en azul | en verde | en color | en negrita | em vermelho |
+    em azul | em verde | a vermelho | a azul | em negrito | in rosso | in blu | in verde | in grassetto |
+    in het rood | in rood | in het blauw | in blauw | in het groen | rode tekst | i rött | rött | i blått | blått |
+    med rød | i rødt | rødt | med blå | med rødt | punaisella | sinisellä | vihreällä | na czerwono |
+    na niebiesko | na zielono | kolorem | červeně | modře | zeleně | červenou | modrou | červenou farbou |
+    pirossal | kékkel | zölddel | cu roșu | cu rosu | cu albastru | красным | синим | зеленым | зелёным | цветом |
+    червоним | синім | зеленим | кольором | с червено | в червено | със синьо | crvenom | crveno | plavom |
+    rdeče | modro | punasega | sinisega | raudona | mėlyna | sarkanā | kırmızı | mavi | yeşil | με κόκκινο |
+    κόκκινο | με μπλε | באדום | בכחול | בירוק | بالأحمر | باللون | بالأزرق | 赤字 | 赤で | 赤色 | 青字 | 青で | 色文字 | 红色 | 紅色 |
+    红字 | 紅字 | 蓝色 | 藍色 | 蓝字 | 绿色 | 標紅 | 标红 | 빨간 | 파란 | 적색 | 청색 | màu đỏ | màu xanh | สีแดง | สีน้ำเงิน | สีฟ้า | berwarna |
+    warna merah | warna biru | merah | लाल
+",
+    )
+});

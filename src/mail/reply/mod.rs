@@ -10,10 +10,12 @@
 mod attribution;
 mod card;
 mod classes;
+mod coloured;
 mod cut;
 mod fold;
 mod html;
 mod known;
+mod labels;
 mod languages;
 mod own_words;
 mod phrases;
@@ -22,7 +24,9 @@ mod shapes;
 mod signature;
 mod text;
 
-use cut::{Cut, LineClass};
+use serde::Serialize;
+
+use cut::{Cut, CutContext, LineClass};
 use text::{BodyLine, LineMark};
 
 /// Bytes of a part that are read; the rest is left out (`Reply::truncated`).
@@ -125,7 +129,8 @@ impl Method {
 }
 
 /// The certainty of a cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Confidence {
     /// A guess: the product should show the whole mail too.
     Low,
@@ -170,42 +175,36 @@ struct PartReply {
     reply: Reply,
     /// True if the structure of an HTML part gave evidence.
     structured: bool,
+    /// True if answers were told from old mail by their colour, which only HTML has.
+    in_colour: bool,
 }
 
 impl PartReply {
     fn of_text(text: &str, input: &ReplyInput<'_>) -> Self {
         let end = text.floor_char_boundary(TEXT_BYTES_MAX);
         let mut lines = text::lines(&text[..end]);
-        let mut cut = cut::cut(
-            &mut lines,
-            input.known,
-            input.marker,
-            is_forward(input.subject),
-        );
+        let mut cut = cut::cut(&mut lines, input.known, &CutContext::of(input));
         keep_own_quotes(&mut cut, input);
         let mut reply = assemble(&lines, &cut);
         reply.truncated = end < text.len();
         Self {
             reply,
             structured: false,
+            in_colour: false,
         }
     }
 
     fn of_html(html: &str, input: &ReplyInput<'_>) -> Self {
         let mut page = html::RenderedHtml::read(html);
-        let mut cut = cut::cut(
-            &mut page.lines,
-            input.known,
-            input.marker,
-            is_forward(input.subject),
-        );
+        let mut cut = cut::cut(&mut page.lines, input.known, &CutContext::of(input));
         keep_own_quotes(&mut cut, input);
         let mut reply = assemble(&page.lines, &cut);
         reply.truncated = page.truncated;
-        reply.html = page.cleaned(&cut.classes);
+        reply.html = page.cleaned(&cut.classes, cut.in_colour);
         Self {
             reply,
             structured: page.lines.iter().any(|line| line.mark != LineMark::None),
+            in_colour: cut.in_colour,
         }
     }
 
@@ -314,6 +313,9 @@ fn choose(plain: PartReply, html: PartReply) -> Reply {
 fn html_is_better(plain: &PartReply, html: &PartReply) -> bool {
     if html.reply.text.is_empty() {
         return false;
+    }
+    if html.in_colour {
+        return true;
     }
     // A text part may only say "Your mail program cannot show HTML".
     let (plain_words, html_words) = (plain.words(), html.words());

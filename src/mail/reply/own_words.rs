@@ -93,7 +93,7 @@ impl Cutter<'_> {
         }
     }
 
-    fn is_answer(&self, at: usize, depth: u8) -> bool {
+    pub(super) fn is_answer(&self, at: usize, depth: u8) -> bool {
         let fold = self.lines[at].fold.as_str();
         let link =
             fold.contains("://") || fold.starts_with(['[', '<', '|']) || fold.contains("cid:");

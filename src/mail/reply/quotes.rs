@@ -189,19 +189,24 @@ fn dated_header(fold: &str) -> Option<(HeaderLabel, &str)> {
 }
 
 /// The line after the header block that begins with line `first`; or, if there is no block, the line above
-/// which none begins.
+/// which none begins. `subject` is the thread's, folded, without prefixes.
 pub(super) fn header_block(
     lines: &[BodyLine],
     first: usize,
     ruled_off: bool,
+    subject: &str,
 ) -> Result<usize, usize> {
     let depth = lines[first].depth;
     if lines[first].code {
         return Err(first + 1);
     }
     let Some((kind, _)) = header(&lines[first].fold) else {
-        let found = ruled_off.then(|| unknown_block(lines, first));
-        return found.flatten().ok_or(first + 1);
+        let found = if ruled_off {
+            unknown_block(lines, first)
+        } else {
+            shaped_block(lines, first, subject)
+        };
+        return found.ok_or(first + 1);
     };
     if kind == HeaderLabel::From && one_line_block(&lines[first].fold) {
         return Ok(first + 1);
@@ -234,18 +239,79 @@ pub(super) fn header_block(
     block.suffices(ruled_off).then_some(end).ok_or(end)
 }
 
+/// A rule with words in it, as programs set it above a mail: `---- 邮件原文 ----`.
+pub(super) fn is_ruled_words(fold: &str) -> bool {
+    let is_rule = |c: char| {
+        matches!(
+            c,
+            '-' | '_' | '=' | '*' | '~' | '+' | '#' | '—' | '–' | '－' | '─' | '━' | '―'
+        )
+    };
+    let inner = fold.trim_start_matches(is_rule);
+    let lead = fold.chars().count() - inner.chars().count();
+    let inner = inner.trim_matches(|c: char| is_rule(c) || c == ' ' || c == ':');
+    (lead >= 4 || lead >= 2 && fold.ends_with(is_rule))
+        && !inner.is_empty()
+        && inner.chars().count() <= 60
+        && inner.split(' ').count() <= 7
+        && inner.contains(char::is_alphabetic)
+}
+
+/// The rows `Word: value` from `first` on.
+fn rows(lines: &[BodyLine], first: usize) -> Vec<&str> {
+    let depth = lines[first].depth;
+    let named = |fold: &&str| {
+        fold.split_once(':')
+            .is_some_and(|(key, _)| !key.is_empty() && key.chars().count() <= 25)
+    };
+    lines[first..]
+        .iter()
+        .take(UNKNOWN_ROWS_MAX)
+        .take_while(|line| line.depth == depth)
+        .map(|line| line.fold.as_str())
+        .take_while(named)
+        .collect()
+}
+
+/// Rows of a header block whose words nobody knows.
+const UNKNOWN_ROWS_MAX: usize = 8;
+
+/// Without a rule: a paragraph of four rows or more in which a sender and a date come first, and another
+/// address or the thread's subject behind them. A form that a person fills in names no sender so.
+fn shaped_block(lines: &[BodyLine], first: usize, subject: &str) -> Option<usize> {
+    let head = &lines[first].fold;
+    if !head.contains(['@', '0', '1', '2']) || first > 0 && !lines[first - 1].is_blank() {
+        return None;
+    }
+    let rows = rows(lines, first);
+    let keyed = rows.iter().all(|row| {
+        let key = row.split(':').next().unwrap_or_default();
+        key.split(' ').count() <= 3 && !key.contains(|c: char| c.is_ascii_digit() || c == '@')
+    });
+    if rows.len() < 4 || !keyed {
+        return None;
+    }
+    let from = rows[..2].iter().position(|row| BRACKETED.is_match(row))?;
+    let sent = rows[..3]
+        .iter()
+        .position(|row| dated_header(row).is_some())?;
+    let is_named = |row: &str| {
+        let value = row.split_once(':').map_or("", |(_, value)| value);
+        value
+            .trim_start()
+            .starts_with(|c: char| c.is_alphabetic() || c == '"')
+    };
+    let about = rows.iter().enumerate().any(|(at, row)| {
+        at != from && at != sent && ADDRESS.is_match(row)
+            || !subject.is_empty() && at > 1 && row.ends_with(subject)
+    });
+    (is_named(rows[from]) && about).then_some(first + rows.len())
+}
+
 /// The line after a block with unknown labels below a rule: three lines or more with colons, one with an
 /// address and one with a date.
 fn unknown_block(lines: &[BodyLine], first: usize) -> Option<usize> {
-    let rows: Vec<&str> = lines[first..]
-        .iter()
-        .take(8)
-        .map(|line| line.fold.as_str())
-        .take_while(|fold| {
-            fold.split_once(':')
-                .is_some_and(|(key, _)| !key.is_empty() && key.chars().count() <= 25)
-        })
-        .collect();
+    let rows = rows(lines, first);
     let sent = rows.iter().any(|row| dated_header(row).is_some());
     let from = rows.iter().any(|row| BRACKETED.is_match(row));
     (rows.len() >= 3 && sent && from).then_some(first + rows.len())
@@ -328,12 +394,35 @@ mod tests {
 
     #[test]
     fn header_blocks_need_more_than_a_colon() {
-        let block = |text: &str| header_block(&lines(text), 0, false).ok();
+        let block = |text: &str| header_block(&lines(text), 0, false, "4711").ok();
         assert!(block("From: Ann <ann@a.example>\nSent: Tuesday\nTo: Bob\nSubject: Hi").is_some());
         assert!(block("*Von:* Ann\n*Gesendet:* Dienstag\n*An:* Bob\n*Betreff:* Hallo").is_some());
         assert!(block("From: Berlin\nTo: Paris\nDate: Monday").is_none());
         assert!(block("From: Berlin").is_none());
         assert!(block("Note: well\nTo: do").is_none());
+        for unknown in [
+            "Kimdən: Shop <a@a.example>\nGöndərilib: 16 noyabr 2026 10:11\nKimə: Anna <b@b.example>\nMövzu: Sifariş\n\nx",
+            "გამომგზავნი: Shop <a@a.example>\nგაგზავნილია: 16 ნოემბერი, 2026 10:11\nმიმღები: Nino\nთემა: შეკვეთა 4711\n\nx",
+            "Kutoka: \"Shop\" <a@a.example>\nIlitumwa: Jumatatu 16 Novemba 2026 10:11\nKwa: Amina <b@b.example>\nMada: Agizo\n\nx",
+        ] {
+            assert!(block(unknown).is_some(), "{unknown}");
+        }
+        for form in [
+            "Name: Ann Smith\nMail: <ann@a.example>\nDay: 16 Nov 2026 10:11\nOther: b@b.example",
+            "Shop: Ann <a@a.example>\nTime: 16 Nov 2026 10:11\nRoom: 5",
+        ] {
+            assert!(block(form).is_none(), "{form}");
+        }
+        for line in [
+            "----邮件原文----",
+            "==== Изначално писмо ====",
+            "-----Mesaj orijinal",
+        ] {
+            assert!(is_ruled_words(&super::super::fold::fold(line)), "{line}");
+        }
+        for line in ["-- ", "-----", "- item", "a ---- b", "--flag"] {
+            assert!(!is_ruled_words(line), "{line}");
+        }
     }
 
     #[test]

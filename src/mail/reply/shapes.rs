@@ -32,6 +32,14 @@ pub(super) fn is_dated(joined: &str) -> bool {
     DATE.is_match(joined) || TIME.is_match(joined) || BRACKETED.is_match(joined)
 }
 
+/// True if the line breaks off within the address: `On Monday, The Shop <shop@a.`.
+pub(super) fn is_torn_open(fold: &str) -> bool {
+    let Some((head, tail)) = fold.rsplit_once('<') else {
+        return false;
+    };
+    !head.trim().is_empty() && !tail.contains(['>', ' ']) && tail.len() <= 64
+}
+
 /// True for a line that a bar or initials ("AS> ") mark as a quote.
 pub(super) fn is_barred(fold: &str) -> bool {
     let initials = fold.trim_start_matches(|c: char| c.is_alphabetic());

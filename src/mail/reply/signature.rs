@@ -10,6 +10,7 @@ use regex::Regex;
 
 use super::card::{CARD_LINES_MAX, card, is_contact, is_dashed_name, is_name, is_prose};
 use super::fold::pattern;
+use super::labels;
 use super::languages::{
     DEVICES, EXCUSES, FOOTERS, LEGAL, LEGAL_HEADINGS, LEGAL_TOO, SENT_FROM, SENT_FROM_END,
     SENT_FROM_MINE,
@@ -30,6 +31,7 @@ pub(super) fn mark_signatures(lines: &[BodyLine], zone: Range<usize>, gone: &mut
             gone[at] = true;
         }
     }
+    mark_label_on_top(lines, zone.clone(), gone);
     mark_pgp_armour(lines, zone.clone(), gone);
     if let Some(at) = delimiter(lines, zone.clone(), gone) {
         gone[at..zone.end].fill(true);
@@ -55,6 +57,16 @@ pub(super) fn mark_signatures(lines: &[BodyLine], zone: Range<usize>, gone: &mut
             gone[at] = true;
         }
     }
+}
+
+/// A sensitivity label alone at the very top, with words below.
+fn mark_label_on_top(lines: &[BodyLine], zone: Range<usize>, gone: &mut [bool]) {
+    let mut filled = zone.filter(|at| !lines[*at].is_blank());
+    let (Some(top), Some(next)) = (filled.next(), filled.next()) else {
+        return;
+    };
+    let is_first = lines[..top].iter().all(BodyLine::is_blank);
+    gone[top] |= is_first && next > top + 1 && labels::is_label(&lines[top].fold);
 }
 
 /// The last run of lines that are neither blank nor gone.
@@ -96,6 +108,9 @@ fn tail_of(
         && sent_from_line(&lines[block.end - 2].fold) == Some(Strength::Certain)
     {
         return Some(block.end - 2);
+    }
+    if labels::is_label(&last.fold) && (block.len() > 1 || block.start > floor) {
+        return Some(block.end - 1);
     }
     if let Some(at) = footer(lines, block.clone()) {
         return Some(at);
@@ -439,6 +454,8 @@ mod tests {
             peeled("Yes.\n\nThanks,\nAnn\n\nPS: bring cake"),
             "Yes.\n\nThanks,\nAnn\n\nPS: bring cake"
         );
+        assert_eq!(peeled("Yes.\n\nKlassifizierung: Intern"), "Yes.");
+        assert_eq!(peeled("Classification: Internal\n\nYes."), "Yes.");
         assert_eq!(
             peeled("Yes.\n\nAnn Smith\nACME Ltd\n+44 20 7946 0000"),
             "Yes."
@@ -454,6 +471,7 @@ mod tests {
             "Sent from my desk, is much easier than my mobile phone.",
             "I sent it from my phone",
             "Lähetetty eilen",
+            "Classification: Internal",
         ] {
             assert_eq!(peeled(body), body);
         }

@@ -8,6 +8,7 @@ use regex::Regex;
 
 use super::fold::{fold, pattern};
 use super::languages::{FORWARDED, ORIGINAL, WROTE, WROTE_UNSPACED};
+use super::shapes::is_torn_open;
 
 /// The quote depth that is counted.
 const DEPTH_MAX: u8 = 250;
@@ -32,6 +33,8 @@ pub(super) struct BodyLine {
     pub(super) mark: LineMark,
     /// True inside a code fence or `<pre>`, where no line is a delimiter.
     pub(super) code: bool,
+    /// All its words have a colour of their own.
+    pub(super) coloured: bool,
 }
 
 /// The mark that the structure of an HTML part gives a line.
@@ -59,6 +62,7 @@ impl BodyLine {
             depth,
             mark: LineMark::None,
             code: false,
+            coloured: false,
         }
     }
 
@@ -78,6 +82,7 @@ impl BodyLine {
             depth,
             mark,
             code,
+            coloured: false,
         }
     }
 
@@ -143,6 +148,10 @@ pub(super) fn lines(body: &str) -> Vec<BodyLine> {
             // "> wrote:" is the end of "<ann@example.com\n> wrote:", not a quote.
             line.depth = 0;
             line.fold = fold(raw);
+        }
+        if line.depth > 0 && is_torn_rest(&line.fold) && lines.last().is_some_and(is_torn) {
+            // The quote mark fell into the address: "<\n> ann@example.com> wrote:".
+            line.depth = 0;
         }
         lines.push(line);
     }
@@ -245,6 +254,17 @@ fn split_parts(raw: &str) -> [&str; 3] {
         return [head.as_str(), tail.as_str(), ""];
     }
     [raw, "", ""]
+}
+
+fn is_torn(line: &BodyLine) -> bool {
+    line.depth == 0 && is_torn_open(&line.fold)
+}
+
+/// The rest of an address, and the end of the attribution around it.
+fn is_torn_rest(fold: &str) -> bool {
+    let address = fold.split_once('>').map(|(address, _)| address);
+    address.is_some_and(|address| !address.contains([' ', '<']) && address.contains('.'))
+        && fold.ends_with(':')
 }
 
 fn is_torn_tail(fold: &str) -> bool {

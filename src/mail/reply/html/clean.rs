@@ -5,12 +5,25 @@
 //! removed; links are http, https, mailto and tel, and have `rel`.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::sync::LazyLock;
 
+use super::colour;
 use crate::mail::html::{HtmlNode, HtmlTree};
 use crate::mail::markup::{self, escape};
 
-static CLEANER: LazyLock<ammonia::Builder<'static>> = LazyLock::new(|| {
+static CLEANER: LazyLock<ammonia::Builder<'static>> = LazyLock::new(builder);
+
+/// The same, but for the colour of words.
+static COLOURED: LazyLock<ammonia::Builder<'static>> = LazyLock::new(|| {
+    let mut builder = builder();
+    builder
+        .add_tag_attributes("span", ["style"])
+        .filter_style_properties(HashSet::from(["color"]));
+    builder
+});
+
+fn builder() -> ammonia::Builder<'static> {
     let mut builder = markup::cleaner();
     builder
         .add_tags(["center"])
@@ -20,7 +33,7 @@ static CLEANER: LazyLock<ammonia::Builder<'static>> = LazyLock::new(|| {
             (safe(element, attribute, value)).then_some(Cow::Borrowed(value))
         });
     builder
-});
+}
 
 /// True for elements that are written; any other is replaced by its content.
 fn is_kept(tag: &str) -> bool {
@@ -51,21 +64,22 @@ fn safe(element: &str, attribute: &str, value: &str) -> bool {
 const CLEAN_BYTES_MAX: usize = 256 * 1024;
 
 /// Writes the nodes `kept` and sanitises them; `None` if the result is too large.
-pub(super) fn clean(tree: &HtmlTree, kept: &[bool]) -> Option<String> {
+pub(super) fn clean(tree: &HtmlTree, kept: &[bool], in_colour: bool) -> Option<String> {
     let images = (0..kept.len()).filter(|at| kept[*at]);
     let images: usize = images.map(|at| tree.nodes[at].attribute("src").len()).sum();
     let mut out = String::new();
     for child in tree.children(0) {
-        write(tree, kept, child, &mut out);
+        write(tree, (kept, in_colour), child, &mut out);
         if out.len() > CLEAN_BYTES_MAX + images {
             return None;
         }
     }
-    Some(CLEANER.clean(out.trim()).to_string())
+    let cleaner = if in_colour { &COLOURED } else { &CLEANER };
+    Some(cleaner.clean(out.trim()).to_string())
 }
 
 /// The recursion is bounded by the depth of the tree.
-fn write(tree: &HtmlTree, kept: &[bool], at: usize, out: &mut String) {
+fn write(tree: &HtmlTree, (kept, in_colour): (&[bool], bool), at: usize, out: &mut String) {
     let node = &tree.nodes[at];
     if node.is_text() {
         if kept[at] {
@@ -85,8 +99,17 @@ fn write(tree: &HtmlTree, kept: &[bool], at: usize, out: &mut String) {
         attributes(node, out);
         out.push('>');
     }
+    let colour = colour::of(node).filter(|colour| in_colour && !colour::is_neutral(colour));
+    if let Some(colour) = &colour {
+        out.push_str("<span style=\"color:");
+        escape(colour, out);
+        out.push_str("\">");
+    }
     for child in tree.children(at) {
-        write(tree, kept, child, out);
+        write(tree, (kept, in_colour), child, out);
+    }
+    if colour.is_some() {
+        out.push_str("</span>");
     }
     if written && !matches!(node.tag, "br" | "hr" | "img") {
         out.push_str("</");

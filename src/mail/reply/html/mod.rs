@@ -4,6 +4,7 @@
 //! writes the nodes whose lines were kept.
 
 mod clean;
+mod colour;
 mod roles;
 
 use super::TEXT_BYTES_MAX;
@@ -51,8 +52,9 @@ impl RenderedHtml {
         }
     }
 
-    /// The sanitised HTML of the lines whose class is text; `None` if it is too large.
-    pub(super) fn cleaned(&self, fates: &[LineClass]) -> Option<String> {
+    /// The sanitised HTML of the lines whose fate is text, if it is not too much of it; with colours where
+    /// they tell whose the words are.
+    pub(super) fn cleaned(&self, fates: &[LineClass], in_colour: bool) -> Option<String> {
         let mut kept = vec![false; self.tree.nodes.len()];
         for (node, line) in &self.owners {
             kept[*node] |= fates
@@ -60,7 +62,7 @@ impl RenderedHtml {
                 .is_some_and(|fate| *fate == LineClass::Text);
         }
         self.keep_parents(&mut kept);
-        clean::clean(&self.tree, &kept)
+        clean::clean(&self.tree, &kept, in_colour)
     }
 
     /// An element is kept if something in it is. Children come after their parents.
@@ -85,6 +87,10 @@ struct RenderContext {
     mark: LineMark,
     pre: bool,
     lists: usize,
+    /// The words have a colour of their own.
+    coloured: bool,
+    /// Links have the colour of links, which says nothing.
+    linked: bool,
 }
 
 impl Default for RenderContext {
@@ -94,6 +100,8 @@ impl Default for RenderContext {
             mark: LineMark::None,
             pre: false,
             lists: 0,
+            coloured: false,
+            linked: false,
         }
     }
 }
@@ -107,6 +115,9 @@ struct Renderer<'a> {
     /// The current line.
     line: String,
     place: RenderContext,
+    /// Words of the line that have a colour of their own, and that have none.
+    coloured: usize,
+    plain: usize,
     /// True if a space must precede the next word.
     space_due: bool,
     /// True if a blank line must precede the next line.
@@ -128,6 +139,8 @@ impl<'a> Renderer<'a> {
             pending: Vec::new(),
             line: String::new(),
             place: RenderContext::default(),
+            coloured: 0,
+            plain: 0,
             space_due: false,
             blank_due: false,
             cut: false,
@@ -158,6 +171,10 @@ impl<'a> Renderer<'a> {
     fn element(&mut self, at: usize, mut place: RenderContext) {
         let node = &self.tree.nodes[at];
         let role = ElementRole::of(node);
+        if let Some(coloured) = colour::of(node).map(|colour| !colour::is_neutral(&colour)) {
+            place.coloured = coloured;
+        }
+        place.linked |= node.tag == "a";
         if self.sign_next && BLOCKS.contains(&node.tag) {
             self.sign_next = false;
             if role == ElementRole::Plain {
@@ -421,6 +438,14 @@ impl<'a> Renderer<'a> {
             self.line.push(' ');
         }
         self.space_due = false;
+        if word.contains(char::is_alphanumeric) && !place.linked {
+            let count = if place.coloured {
+                &mut self.coloured
+            } else {
+                &mut self.plain
+            };
+            *count += 1;
+        }
         self.line.push_str(&word.replace('\u{a0}', " "));
     }
 
@@ -444,6 +469,8 @@ impl<'a> Renderer<'a> {
 
     fn end_line(&mut self) {
         self.space_due = false;
+        let coloured = std::mem::take(&mut self.coloured) > 0 && self.plain == 0;
+        self.plain = 0;
         let line = std::mem::take(&mut self.line);
         let content = line.trim_end();
         if content.trim().is_empty() {
@@ -470,12 +497,10 @@ impl<'a> Renderer<'a> {
         let at = self.lines.len();
         self.owners
             .extend(self.pending.drain(..).map(|node| (node, at)));
-        self.lines.push(BodyLine::rendered(
-            content,
-            self.place.depth,
-            mark,
-            self.place.pre,
-        ));
+        self.lines.push(BodyLine {
+            coloured,
+            ..BodyLine::rendered(content, self.place.depth, mark, self.place.pre)
+        });
     }
 }
 
