@@ -22,6 +22,7 @@ fuzz_target!(|mail: &[u8]| {
         html: view.html.as_deref(),
         subject: &subject,
         known: &[],
+        answers_nothing: false,
         marker: MARKER_DEFAULT,
     });
     if let Ok(address) = Address::parse("support@inbox.test") {

@@ -19,6 +19,7 @@ use crate::clock::{self, Timestamp};
 use crate::config::{Config, Purpose};
 use crate::delivery::bounces::BounceLookup;
 use crate::delivery::known_facts::FactReader;
+use crate::delivery::omitted::{omitted, warnings};
 use crate::delivery::parsed_mail::{MailContext, ParsedMail};
 use crate::delivery::plan::{KnownFacts, Plan, Planner};
 use crate::delivery::policy::Disposition;
@@ -198,6 +199,10 @@ impl ExplainContext<'_> {
         });
         let flags = self.view.flags.iter().map(|flag| flag.name());
         explained["flags"] = json!(flags.collect::<Vec<_>>());
+        explained["omitted"] = json!(omitted(&mail));
+        explained["confidence"] = json!(mail.reply.confidence);
+        explained["warnings"] = json!(warnings(&mail));
+        explained["calendar"] = json!(mail.calendar);
         Ok((explained, rcpt_refusal))
     }
 

@@ -20,6 +20,8 @@ pub struct Files {
     pub listed: Vec<MessageAttachment>,
     /// The files to store: index in `listed`, id and bytes. A file that occurs twice is here once.
     pub to_store: Vec<(usize, ObjectId, Bytes)>,
+    /// The names of pictures that are left out, because the thread has shown them before.
+    pub known_images: Vec<String>,
 }
 
 /// The description of an attachment. One that is not stored has neither an id nor a URL; size and
@@ -102,6 +104,12 @@ impl Files {
             places.push((!gone).then_some(left));
             left += usize::from(!gone);
         }
+        let left_out = self.listed.iter().zip(&gone).filter(|(_, gone)| **gone);
+        let name = |told: &MessageAttachment| {
+            let name = told.filename.as_ref().unwrap_or(&told.content_type);
+            name.clone()
+        };
+        self.known_images = left_out.map(|(told, _)| name(told)).collect();
         let mut gone = gone.iter();
         self.listed.retain(|_| gone.next() == Some(&false));
         let kept = std::mem::take(&mut self.to_store).into_iter();

@@ -4,8 +4,10 @@
 
 use serde_json::{Value, json};
 
+use super::omitted::{omitted, warnings};
 use super::parsed_mail::ParsedMail;
 use crate::clock::Timestamp;
+use crate::mail::reply::Confidence;
 use crate::mail::verdict::{Verdict, VerdictSource};
 use crate::store::PlannedPost;
 
@@ -69,12 +71,31 @@ pub fn message_body(mail: &ParsedMail, found: &MessageFacts<'_>) -> Value {
         },
         "match": { "reason": found.post.reason },
     });
+    add_account(mail, &mut body);
     // Present only on mails that exceed a bound.
     if !mail.flags.is_empty() {
         let flags = mail.flags.iter().map(|flag| flag.name());
         body["flags"] = flags.collect();
     }
     body
+}
+
+/// Adds the fields that only some messages have: the event, what was left out, and doubts.
+fn add_account(mail: &ParsedMail, body: &mut Value) {
+    if let Some(event) = &mail.calendar {
+        body["calendar"] = json!(event);
+    }
+    let omitted = omitted(mail);
+    if !omitted.is_empty() {
+        body["omitted"] = json!(omitted);
+    }
+    if mail.reply.confidence != Confidence::High {
+        body["confidence"] = json!(mail.reply.confidence);
+    }
+    let warnings = warnings(mail);
+    if !warnings.is_empty() {
+        body["warnings"] = json!(warnings);
+    }
 }
 
 /// The source of the sender checks' results.
@@ -110,13 +131,14 @@ mod tests {
     use crate::auth::Identity;
     use crate::delivery::attachments::{Files, MessageAttachment};
     use crate::delivery::policy::Disposition;
+    use crate::mail::calendar::CalendarEvent;
     use crate::mail::fingerprint::Fingerprint;
     use crate::mail::kind::MailKind;
     use crate::mail::mailbox::Priority;
     use crate::mail::reply::Reply;
     use crate::mail::thread::ThreadReason;
     use crate::mail::verdict::{AuthResult, DkimVerdict};
-    use crate::mail::view::Flag;
+    use crate::mail::view::{Flag, Omission, OmissionReason};
 
     fn mail() -> ParsedMail {
         ParsedMail {
@@ -132,6 +154,7 @@ mod tests {
                 ..Reply::default()
             },
             files: Files {
+                known_images: Vec::new(),
                 to_store: Vec::new(),
                 listed: vec![MessageAttachment {
                     id: None,
@@ -169,6 +192,8 @@ mod tests {
             thread_references: Vec::new(),
             files: Files::default(),
             flags: BTreeSet::new(),
+            calendar: None,
+            omissions: Vec::new(),
             answers_nothing: false,
             quoted_message: None,
             reply: Reply::default(),
@@ -282,6 +307,61 @@ mod tests {
         };
         let body = message_body(&cut, &facts(&post, &verdict));
         assert_eq!(body["flags"], golden(r#"["text_cut", "too_many_parts"]"#));
+    }
+
+    #[test]
+    fn a_message_says_what_was_left_out_and_why() {
+        let (post, verdict) = (planned(Identity::TokenHolder), Verdict::default());
+        let mut told = mail();
+        told.reply.signature = "Ann Other\nHead of Parcels".into();
+        told.reply.confidence = Confidence::Low;
+        told.files.listed[0].skipped = Some("too_large");
+        told.files.known_images = vec!["logo.png".into()];
+        told.flags = BTreeSet::from([Flag::TextCut]);
+        told.omissions = vec![Omission {
+            what: "smime.p7m".into(),
+            why: OmissionReason::Encrypted,
+        }];
+        told.calendar = Some(CalendarEvent {
+            method: Some("reply".into()),
+            uid: Some("7@a".into()),
+            summary: Some("Visit".into()),
+            start: Some("2026-11-20T10:00:00".into()),
+            time_zone: Some("Europe/Berlin".into()),
+            status: Some("accepted".into()),
+            ..CalendarEvent::default()
+        });
+        let body = message_body(&told, &facts(&post, &verdict));
+        assert_eq!(
+            body["omitted"],
+            golden(
+                r#"[
+                {"what": "smime.p7m", "why": "encrypted"},
+                {"what": "photo.jpg", "why": "too_large"},
+                {"what": "logo.png", "why": "known_image"},
+                {"what": "signature", "why": "signature"}
+            ]"#
+            )
+        );
+        assert_eq!(body["confidence"], "low");
+        assert_eq!(
+            body["warnings"],
+            golden(r#"["text_cut", "encrypted", "answers_may_hide"]"#)
+        );
+        assert_eq!(
+            body["calendar"],
+            golden(
+                r#"{
+                "method": "reply", "uid": "7@a", "summary": "Visit",
+                "start": "2026-11-20T10:00:00", "end": null, "timeZone": "Europe/Berlin",
+                "status": "accepted"
+            }"#
+            )
+        );
+        let whole = message_body(&mail(), &facts(&post, &verdict));
+        for field in ["omitted", "confidence", "warnings", "calendar"] {
+            assert!(whole.get(field).is_none(), "{field}");
+        }
     }
 
     #[test]

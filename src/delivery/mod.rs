@@ -16,6 +16,7 @@ pub mod known_facts;
 mod loop_detector;
 pub mod message;
 pub mod metrics;
+pub mod omitted;
 pub mod parsed_mail;
 mod partitions;
 pub mod plan;

@@ -8,6 +8,7 @@ use super::attachments::Files;
 use super::policy::Disposition;
 use super::route::DeliveryRoute;
 use crate::mail::address::Address;
+use crate::mail::calendar::CalendarEvent;
 use crate::mail::dsn::Report;
 use crate::mail::envelope::{Envelope, Recipient, RecipientTarget};
 use crate::mail::fingerprint::Fingerprint;
@@ -15,7 +16,7 @@ use crate::mail::kind::{ClassifyContext, MailKind, ReversePath, classify};
 use crate::mail::reply::{self, Reply};
 use crate::mail::subject::Subject;
 use crate::mail::thread::{ThreadReason, message_ids_to_look_up};
-use crate::mail::view::{Flag, View};
+use crate::mail::view::{Flag, Omission, View};
 use crate::objects::AttachmentLimits;
 use crate::store::QuotedMessage;
 
@@ -67,6 +68,10 @@ pub struct ParsedMail {
     pub files: Files,
     /// The bounds that the mail exceeds: content beyond them is only in its attachments.
     pub flags: BTreeSet<Flag>,
+    /// The event of the mail's calendar part.
+    pub calendar: Option<CalendarEvent>,
+    /// What was not given on as it came, but for files and signature.
+    pub omissions: Vec<Omission>,
     /// True if no sign shows that the mail answers another.
     pub answers_nothing: bool,
     /// The message of ours that the reply was compared with.
@@ -123,6 +128,8 @@ impl ParsedMail {
                 .collect(),
             files: Files::of(view, context.limits),
             flags: view.flags.clone(),
+            calendar: view.calendar.clone(),
+            omissions: view.omissions.clone(),
             answers_nothing: answers_nothing(view, context.recipient),
             quoted_message: None,
             reply: Reply::default(),

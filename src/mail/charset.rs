@@ -48,6 +48,26 @@ pub fn of_page(html: &[u8]) -> Option<String> {
     is_known(&name).then_some(name)
 }
 
+/// The name of a charset by its Windows code page; windows-1252 where nobody knows the number.
+pub fn of_codepage(codepage: u32) -> String {
+    match codepage {
+        65_001 => "utf-8".to_owned(),
+        20_127 => "us-ascii".to_owned(),
+        932 => "shift_jis".to_owned(),
+        936 | 54_936 => "gb18030".to_owned(),
+        949 | 51_949 => "euc-kr".to_owned(),
+        950 => "big5".to_owned(),
+        50_220..=50_222 => "iso-2022-jp".to_owned(),
+        51_932 => "euc-jp".to_owned(),
+        20_866 => "koi8-r".to_owned(),
+        21_866 => "koi8-u".to_owned(),
+        874 => "windows-874".to_owned(),
+        28_591..=28_605 => format!("iso-8859-{}", codepage - 28_590),
+        1_250..=1_258 => format!("windows-{codepage}"),
+        _ => "windows-1252".to_owned(),
+    }
+}
+
 /// A charset, grouped by the way to decode it.
 #[derive(Clone, Copy)]
 enum Charset {

@@ -3,6 +3,7 @@
 //! Does no I/O, reads no clock, logs nothing and awaits nothing: time is an argument.
 
 pub mod address;
+pub mod calendar;
 pub mod charset;
 pub mod draft;
 pub mod dsn;

@@ -25,10 +25,12 @@ pub(super) struct Outline<'a> {
 impl<'a> Outline<'a> {
     /// Reads the outline of a mail.
     pub(super) fn of(view: &'a View) -> Self {
-        let is_leaf = |(at, part): &(usize, &'a Part)| {
-            // A multipart without any boundary counts as text.
-            !part.content.is_multipart() || view.children(*at).next().is_none()
-        };
+        // A multipart without any boundary counts as text.
+        let mut is_parent = vec![false; view.parts.len()];
+        for parent in view.parts.iter().filter_map(|part| part.parent) {
+            is_parent[parent] = true;
+        }
+        let is_leaf = |(at, _): &(usize, &'a Part)| !is_parent[*at];
         let parts = view.parts.iter().enumerate().filter(is_leaf);
         Self {
             view,
@@ -98,7 +100,7 @@ impl<'a> Outline<'a> {
 pub(super) struct Leaf<'a> {
     /// The content, from the header of the part.
     pub(super) content: &'a PartContent,
-    /// The media type; `text/plain` for a multipart without parts.
+    /// The media type; `text/plain` for a multipart without parts, and for text of an unknown subtype.
     pub(super) media: &'a str,
     /// The decoded text; for an attached mail, its bytes as text.
     pub(super) text: String,
@@ -118,7 +120,9 @@ impl<'a> Leaf<'a> {
         text.truncate(text.floor_char_boundary(PART_BYTES_MAX));
         Self {
             content: &part.content,
-            media: if part.content.is_multipart() {
+            media: if part.content.is_multipart()
+                || part.content.is_other_text() && !part.content.is_file()
+            {
                 "text/plain"
             } else {
                 media

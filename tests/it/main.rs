@@ -93,6 +93,8 @@ mod store;
 #[cfg(test)]
 mod understanding;
 #[cfg(test)]
+mod understood;
+#[cfg(test)]
 mod wait;
 #[cfg(test)]
 mod webhook;

@@ -68,7 +68,7 @@ pub fn begins_without_header<'a>(mut names: impl ExactSizeIterator<Item = &'a [u
 }
 
 /// The fields of a header block.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::mail) struct HeaderBlock {
     pub(in crate::mail) fields: Vec<FieldSpan>,
     /// Offset of the body.

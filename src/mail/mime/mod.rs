@@ -109,14 +109,31 @@ pub(super) struct PartSpan {
 
 impl MailStructure {
     pub(super) fn of(mail: &[u8]) -> Self {
-        let header = HeaderBlock::of_mail(mail);
+        Self::below(mail, HeaderBlock::of_mail(mail))
+    }
+
+    /// The structure of one MIME entity: a header as a part has it, and its body.
+    pub(super) fn of_entity(entity: &[u8]) -> Self {
+        Self::below(entity, HeaderBlock::of_part(entity, 0))
+    }
+
+    /// The structure of a multipart whose description is known, and whose whole body this is. Its first
+    /// part is the multipart.
+    pub(super) fn of_multipart(content: &PartContent, body: &[u8]) -> Self {
+        let mut flags = BTreeSet::new();
+        let mut walk = MimeWalk::over(body);
+        walk.enter_part(content.clone(), 0, &mut flags);
+        walk.run(0, &mut flags);
+        Self {
+            header: HeaderBlock::default(),
+            parts: walk.parts,
+            flags,
+        }
+    }
+
+    fn below(mail: &[u8], header: HeaderBlock) -> Self {
         let mut flags = header.flags.clone();
-        let mut walk = MimeWalk {
-            mail,
-            parts: Vec::new(),
-            open: Vec::new(),
-            leaf: None,
-        };
+        let mut walk = MimeWalk::over(mail);
         walk.enter(&header, &mut flags);
         walk.run(header.end, &mut flags);
         Self {
@@ -142,7 +159,16 @@ struct OpenMultipart {
     boundary: String,
 }
 
-impl MimeWalk<'_> {
+impl<'a> MimeWalk<'a> {
+    const fn over(mail: &'a [u8]) -> Self {
+        Self {
+            mail,
+            parts: Vec::new(),
+            open: Vec::new(),
+            leaf: None,
+        }
+    }
+
     fn run(&mut self, start: usize, flags: &mut BTreeSet<Flag>) {
         let mut at = start;
         while at < self.mail.len() {
@@ -173,6 +199,11 @@ impl MimeWalk<'_> {
         let in_digest = parent
             .is_some_and(|parent| self.parts[parent].content.media_type == "multipart/digest");
         let content = PartContent::read(self.mail, header, in_digest, flags);
+        self.enter_part(content, header.end, flags);
+    }
+
+    fn enter_part(&mut self, content: PartContent, start: usize, flags: &mut BTreeSet<Flag>) {
+        let parent = self.open.last().map(|multipart| multipart.part);
         let part = self.parts.len();
         let boundary = content
             .is_multipart()
@@ -192,7 +223,7 @@ impl MimeWalk<'_> {
         }
         self.parts.push(PartSpan {
             content,
-            body: header.end..self.mail.len(),
+            body: start..self.mail.len(),
             parent,
         });
     }

@@ -2,10 +2,19 @@
 //!
 //! Does not determine the kind of the mail or its new words; and never opens an attached mail.
 
+mod base64;
 mod choice;
+mod cms;
+mod enriched;
 mod flowed;
 mod header;
+mod names;
+mod omission;
+mod opened;
+mod rtf;
+mod tnef;
 mod transfer;
+mod uuencode;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -13,15 +22,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::calendar::CalendarEvent;
 use super::charset;
 pub use super::mime::{Flag, PartContent};
 use super::mime::{MailStructure, first_charset};
 pub use header::{ADDRESSES_MAX, HeaderAddress, HeaderField, HeaderView, REFERENCES_MAX};
+pub use omission::{OMISSIONS_MAX, Omission, OmissionReason};
+use opened::Opened;
 
 /// Octets of text, and of HTML, in the view.
 pub const TEXT_BYTES_MAX: usize = 1024 * 1024;
-/// The number of characters of an attachment's name; file systems stop at 255 octets.
-const FILENAME_CHARS_MAX: usize = 120;
 
 /// The parsed mail.
 #[derive(Clone, Debug)]
@@ -35,8 +45,13 @@ pub struct View {
     /// All parts that are neither text nor HTML of the mail, in order; then, if a bound was exceeded, the
     /// texts that were cut, or the mail itself, whole.
     pub attachments: Vec<Attachment>,
-    /// Every part, including multiparts, in order. The first is the whole body.
+    /// Every part, multiparts and opened containers too, in the order of the mail. The first is the whole
+    /// body.
     pub parts: Vec<Part>,
+    /// The event of the mail's first calendar part.
+    pub calendar: Option<CalendarEvent>,
+    /// What is not given on as it came, and why; at most [`OMISSIONS_MAX`].
+    pub omissions: Vec<Omission>,
     /// The bounds that this mail exceeds, including those of the header.
     pub flags: BTreeSet<Flag>,
 }
@@ -47,51 +62,47 @@ impl View {
     pub fn parse(mail: &Bytes) -> Self {
         let shape = MailStructure::of(mail);
         let header = HeaderView::of_block(mail, &shape.header);
-        let mut flags = shape.flags;
+        let words_charset = first_charset(&mail[..shape.header.end]);
+        let Opened {
+            parts,
+            mut flags,
+            mut omissions,
+        } = Opened::of(mail, shape.parts, shape.flags, words_charset);
         flags.extend(&header.flags);
-        let labels = shape
-            .parts
-            .iter()
-            .filter_map(|span| span.content.parameter("charset"));
-        let hint = labels
-            .filter(|label| charset::is_known(label))
-            .chain(first_charset(&mail[..shape.header.end]))
-            .next()
-            .map(Arc::from);
-        let parts: Vec<Part> = shape
-            .parts
-            .into_iter()
-            .map(|span| Part {
-                body: mail.slice(span.body),
-                content: span.content,
-                parent: span.parent,
-                charset_hint: hint.clone(),
-            })
-            .collect();
-        let choice = choice::BodyChoice::of(&parts);
-        let mut cut = BTreeSet::new();
-        let mut text = choice.joined(&parts, &choice.text, &mut cut);
-        let mut html = choice.joined(&parts, &choice.html, &mut cut);
+        let mut choice = choice::BodyChoice::of(&parts);
+        let mut body = choice.body(&parts);
+        let calendar = calendar_of(&parts);
+        if let Some(event) = &calendar {
+            body.add_event(event);
+        }
+        let (mut text, mut html) = (body.text, body.html);
         if html.is_none() && text.as_deref().is_some_and(is_page) {
             html = text.take();
         }
-        if !cut.is_empty() {
+        if !body.cut.is_empty() {
             flags.insert(Flag::TextCut);
         }
         // A text that was cut is also attached whole, before the files: of many only the first are kept.
         let needs_raw_mail = flags.iter().any(|flag| flag.needs_raw_mail());
         let raw_mail = needs_raw_mail.then(|| Attachment::raw_mail(mail));
-        let whole_texts = cut.iter().map(|&at| Attachment::whole_text(&parts[at]));
+        let whole_texts = body
+            .cut
+            .iter()
+            .map(|&at| Attachment::whole_text(&parts[at]));
         let files = choice.attachments.iter();
         let files = files.map(|&at| Attachment::of(&parts[at]));
         let attachments = raw_mail.into_iter().chain(whole_texts).chain(files);
         let attachments = attachments.collect();
+        omissions.extend(choice.omissions(&parts));
+        omissions.truncate(OMISSIONS_MAX);
         Self {
             attachments,
             header,
             text,
             html,
             parts,
+            calendar,
+            omissions,
             flags,
         }
     }
@@ -114,6 +125,8 @@ pub struct Part {
     body: Bytes,
     /// A charset that the rest of the mail uses.
     charset_hint: Option<Arc<str>>,
+    /// The part is a container that holds the mail's text once more.
+    repeats_mail: bool,
 }
 
 impl Part {
@@ -142,9 +155,15 @@ impl Part {
                 .parameter(name)
                 .is_some_and(|said| said.eq_ignore_ascii_case(value))
         };
-        if self.content.media_type == "text/plain" && says("format", "flowed") {
-            text = flowed::unflowed(&text, says("delsp", "yes"));
-        }
+        text = match self.content.media_type.as_str() {
+            "text/plain" if says("format", "flowed") => {
+                flowed::unflowed(&text, says("delsp", "yes"))
+            }
+            "text/rtf" | "text/richtext" if text.starts_with("{\\rtf") => rtf::words(&text),
+            "text/enriched" => enriched::plain(&text, false),
+            "text/richtext" => enriched::plain(&text, true),
+            _ => text,
+        };
         let is_cut = enough < self.body.len() || text.len() > TEXT_BYTES_MAX;
         text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
         (text, is_cut)
@@ -195,20 +214,37 @@ impl Attachment {
             parent: None,
             body: mail.clone(),
             charset_hint: None,
+            repeats_mail: false,
         })
     }
 
     fn of(part: &Part) -> Self {
         let content = &part.content;
-        Self {
-            filename: content.raw_filename.as_deref().and_then(filename),
+        let mut file = Self {
+            filename: content.raw_filename.as_deref().and_then(names::cleaned),
             content_type: content.media_type.clone(),
             size: transfer::decoded_len(&part.body, content.encoding),
             inline: content.is_inline || (content.content_id.is_some() && !content.is_attachment),
             content_id: content.content_id.clone(),
             part: part.clone(),
+        };
+        if file.filename.is_none() {
+            file.filename = names::of_nameless(&file, content);
         }
+        file
     }
+}
+
+/// The event of the first calendar part.
+fn calendar_of(parts: &[Part]) -> Option<CalendarEvent> {
+    let is_calendar = |part: &&Part| {
+        matches!(
+            part.content.media_type.as_str(),
+            "text/calendar" | "text/x-vcalendar" | "application/ics"
+        )
+    };
+    let part = parts.iter().find(is_calendar)?;
+    CalendarEvent::parse(&part.text().0, part.content.parameter("method"))
 }
 
 /// True if a text is a whole HTML page, or begins and ends with an HTML block: some programs send HTML as
@@ -234,26 +270,6 @@ fn is_page(text: &str) -> bool {
     let end = text.get(text.floor_char_boundary(text.len().saturating_sub(16))..);
     let end = end.unwrap_or_default().to_ascii_lowercase();
     end.ends_with('>') && (end.contains("</html") || end.contains(&format!("</{name}")))
-}
-
-/// A name without folders and direction overrides: the sender chose it.
-fn filename(raw: &str) -> Option<String> {
-    let name: String = raw
-        .rsplit(['/', '\\'])
-        .next()?
-        .chars()
-        .filter(|&c| is_clean(c) && !is_directional(c) && !matches!(c, '\n' | '\t'))
-        .collect();
-    let name = name.trim().trim_matches('.');
-    let length = name.chars().count();
-    if length <= FILENAME_CHARS_MAX {
-        return (!name.is_empty()).then(|| name.to_owned());
-    }
-    // The extension shows the type, so a name is cut before it.
-    let (stem, ending) = name.rsplit_once('.').unwrap_or((name, ""));
-    let ending: String = ending.chars().take(10).collect();
-    let stem: String = stem.chars().take(FILENAME_CHARS_MAX - 11).collect();
-    Some(format!("{stem}.{ending}").trim_end_matches('.').to_owned())
 }
 
 /// Line ends as `\n`, other controls left out.

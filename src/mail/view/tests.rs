@@ -299,9 +299,9 @@ fn file_names_are_only_names() {
         ("/", None),
         ("CON", Some("CON")),
     ] {
-        assert_eq!(filename(raw).as_deref(), name, "{raw:?}");
+        assert_eq!(names::cleaned(raw).as_deref(), name, "{raw:?}");
     }
-    let long = filename(&format!("{}.pdf", "ä".repeat(5_000))).unwrap();
+    let long = names::cleaned(&format!("{}.pdf", "ä".repeat(5_000))).unwrap();
     assert_eq!(long.chars().count(), 113);
     assert!(long.ends_with(".pdf"));
 }

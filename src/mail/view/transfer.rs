@@ -3,60 +3,56 @@
 //! Does not fail: broken encoding is skipped, because people use broken programs.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
+use super::{base64, uuencode};
 use crate::mail::mime::TransferEncoding;
 
 /// Decodes the body of a part.
 pub(super) fn decoded(body: &[u8], encoding: TransferEncoding) -> Cow<'_, [u8]> {
-    if encoding == TransferEncoding::Identity {
+    let Some(encoded) = encoded(body, encoding).map(|found| &body[found]) else {
         return Cow::Borrowed(body);
-    }
-    let mut bytes = Vec::with_capacity(body.len());
-    decode(body, encoding, |byte| bytes.push(byte));
+    };
+    let mut bytes = Vec::with_capacity(encoded.len());
+    decode(encoded, encoding, |byte| bytes.push(byte));
     Cow::Owned(bytes)
 }
 
 /// The number of bytes that [`decoded`] returns.
 pub(super) fn decoded_len(body: &[u8], encoding: TransferEncoding) -> usize {
-    if encoding == TransferEncoding::Identity {
+    let Some(encoded) = encoded(body, encoding).map(|found| &body[found]) else {
         return body.len();
-    }
+    };
     let mut count = 0;
-    decode(body, encoding, |_| count += 1);
+    decode(encoded, encoding, |_| count += 1);
     count
+}
+
+/// True if octets stand before or behind the encoded ones: somebody on the way put them there in the clear.
+pub(super) fn has_additions(body: &[u8], encoding: TransferEncoding) -> bool {
+    let Some(found) = encoded(body, encoding) else {
+        return false;
+    };
+    let around = [&body[..found.start], &body[found.end..]];
+    around.iter().any(|octets| !octets.trim_ascii().is_empty())
+}
+
+/// The octets that are encoded; `None` if none are.
+fn encoded(body: &[u8], encoding: TransferEncoding) -> Option<Range<usize>> {
+    match encoding {
+        TransferEncoding::Identity => None,
+        TransferEncoding::Base64 => base64::extent(body, false),
+        TransferEncoding::Base64Text => base64::extent(body, true),
+        TransferEncoding::QuotedPrintable | TransferEncoding::Uuencode => Some(0..body.len()),
+    }
 }
 
 fn decode(body: &[u8], encoding: TransferEncoding, sink: impl FnMut(u8)) {
     match encoding {
-        TransferEncoding::Base64 => base64(body, sink),
+        TransferEncoding::Base64 | TransferEncoding::Base64Text => base64::decode(body, sink),
         TransferEncoding::Identity => body.iter().copied().for_each(sink),
         TransferEncoding::QuotedPrintable => quoted_printable(body, sink),
-    }
-}
-
-/// Decodes base64 (RFC 2045 section 6.8): characters outside the alphabet are skipped. Padding ends a run,
-/// and another may follow.
-fn base64(body: &[u8], mut sink: impl FnMut(u8)) {
-    let (mut held, mut bits) = (0u32, 0);
-    for &byte in body {
-        let value = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            b'=' => {
-                (held, bits) = (0, 0);
-                continue;
-            }
-            _ => continue,
-        };
-        held = (held << 6) | u32::from(value);
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            sink((held >> bits).to_le_bytes()[0]);
-        }
+        TransferEncoding::Uuencode => uuencode::decode(body, sink),
     }
 }
 

@@ -1,0 +1,287 @@
+//! Owns what lies in a CMS structure (RFC 5652): the mail within an opaque signature, which needs no key.
+//!
+//! Does not verify signatures, decrypt or decompress. The reading is bounded: no recursion, and every
+//! step goes forward in the octets.
+
+/// Structures around the content that are gone into.
+const NESTING_MAX: usize = 8;
+
+/// What a CMS structure holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Signed data, with what was signed.
+    Signed(Vec<u8>),
+    /// Encrypted for somebody.
+    Encrypted,
+    /// Something else, or nothing that can be read.
+    Other,
+}
+
+const SIGNED_DATA: &[u8] = b"\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02";
+const ENVELOPED_DATA: &[u8] = b"\x2a\x86\x48\x86\xf7\x0d\x01\x07\x03";
+const ENCRYPTED_DATA: &[u8] = b"\x2a\x86\x48\x86\xf7\x0d\x01\x07\x06";
+const AUTH_ENVELOPED_DATA: &[u8] = b"\x2a\x86\x48\x86\xf7\x0d\x01\x09\x10\x01\x17";
+
+const SEQUENCE: u8 = 0x30;
+const SET: u8 = 0x31;
+const INTEGER: u8 = 0x02;
+const OBJECT_ID: u8 = 0x06;
+const OCTETS: u8 = 0x04;
+const OCTETS_IN_PIECES: u8 = 0x24;
+const EXPLICIT_0: u8 = 0xa0;
+
+/// Reads a structure in BER, of which DER is a part (X.690).
+pub(super) fn read(octets: &[u8]) -> Content {
+    let mut reader = Reader { rest: octets };
+    let Some(kind) = reader.content_type() else {
+        return Content::Other;
+    };
+    if [ENVELOPED_DATA, ENCRYPTED_DATA, AUTH_ENVELOPED_DATA].contains(&kind) {
+        return Content::Encrypted;
+    }
+    if kind != SIGNED_DATA {
+        return Content::Other;
+    }
+    reader.signed().map_or(Content::Other, Content::Signed)
+}
+
+/// The octets that are not read yet. What a structure holds is read in its order, so its end never
+/// matters until the content is found.
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+/// A tag, and the length of what it holds; none if an end mark ends it.
+struct Head {
+    tag: u8,
+    length: Option<usize>,
+}
+
+impl<'a> Reader<'a> {
+    /// The OID that a ContentInfo begins with.
+    fn content_type(&mut self) -> Option<&'a [u8]> {
+        self.enter(SEQUENCE)?;
+        self.value(OBJECT_ID)
+    }
+
+    /// The content of SignedData (RFC 5652 section 5.1).
+    fn signed(&mut self) -> Option<Vec<u8>> {
+        self.enter(EXPLICIT_0)?;
+        self.enter(SEQUENCE)?;
+        self.value(INTEGER)?;
+        self.skip(SET)?;
+        self.enter(SEQUENCE)?;
+        self.value(OBJECT_ID)?;
+        self.enter(EXPLICIT_0)?;
+        self.octet_string()
+    }
+
+    fn head(&mut self) -> Option<Head> {
+        let (&tag, rest) = self.rest.split_first()?;
+        if tag & 0x1f == 0x1f {
+            // No tag of CMS has more than one octet.
+            return None;
+        }
+        let (&first, mut rest) = rest.split_first()?;
+        let length = match first {
+            0x80 => None,
+            0..=0x7f => Some(usize::from(first)),
+            _ => {
+                let count = usize::from(first & 0x7f);
+                let digits = rest.get(..count)?;
+                rest = &rest[count..];
+                let mut length = 0usize;
+                for digit in digits {
+                    length = length.checked_mul(256)?.checked_add(usize::from(*digit))?;
+                }
+                Some(length)
+            }
+        };
+        // An end mark ends only what has parts.
+        if length.is_none() && tag & 0x20 == 0 {
+            return None;
+        }
+        self.rest = rest;
+        Some(Head { tag, length })
+    }
+
+    /// Goes into a structure.
+    fn enter(&mut self, tag: u8) -> Option<()> {
+        let head = self.head()?;
+        (head.tag == tag).then_some(())
+    }
+
+    /// The octets of a value without parts.
+    fn value(&mut self, tag: u8) -> Option<&'a [u8]> {
+        let head = self.head()?;
+        let length = head.length.filter(|_| head.tag == tag)?;
+        self.take(length)
+    }
+
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let value = self.rest.get(..length)?;
+        self.rest = &self.rest[length..];
+        Some(value)
+    }
+
+    /// Passes over a structure and all within.
+    fn skip(&mut self, tag: u8) -> Option<()> {
+        let head = self.head()?;
+        if head.tag != tag {
+            return None;
+        }
+        if let Some(length) = head.length {
+            return self.take(length).map(|_| ());
+        }
+        let mut open = 1usize;
+        while open > 0 {
+            let head = self.head()?;
+            match (head.tag, head.length) {
+                (0, Some(0)) => open -= 1,
+                (_, Some(length)) => {
+                    self.take(length)?;
+                }
+                (_, None) => open += 1,
+            }
+        }
+        Some(())
+    }
+
+    /// An octet string, whole or in pieces (X.690 section 8.7).
+    fn octet_string(&mut self) -> Option<Vec<u8>> {
+        let head = self.head()?;
+        if head.tag == OCTETS {
+            return self.take(head.length?).map(<[u8]>::to_vec);
+        }
+        if head.tag != OCTETS_IN_PIECES {
+            return None;
+        }
+        // For each open string the octets that must be left when it ends; none if an end mark ends it.
+        let mut open = vec![self.end_of(&head)?];
+        let mut content = Vec::new();
+        while let Some(end) = open.last().copied() {
+            if end == Some(self.rest.len()) {
+                open.pop();
+                continue;
+            }
+            let head = self.head()?;
+            match head.tag {
+                0 if head.length == Some(0) && end.is_none() => {
+                    open.pop();
+                }
+                OCTETS => content.extend_from_slice(self.take(head.length?)?),
+                OCTETS_IN_PIECES if open.len() < NESTING_MAX => open.push(self.end_of(&head)?),
+                _ => return None,
+            }
+            if end.is_some_and(|end| self.rest.len() < end) {
+                return None;
+            }
+        }
+        Some(content)
+    }
+
+    /// The octets that are left behind a structure; `None` within if only an end mark tells. Fails if it
+    /// is longer than what there is.
+    fn end_of(&self, head: &Head) -> Option<Option<usize>> {
+        match head.length {
+            None => Some(None),
+            Some(length) => self.rest.len().checked_sub(length).map(Some),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A structure of one tag; `is_open` ends it by a mark.
+    fn wrap(tag: u8, is_open: bool, content: &[u8]) -> Vec<u8> {
+        let mut out = vec![tag];
+        if is_open {
+            out.push(0x80);
+            out.extend_from_slice(content);
+            out.extend([0, 0]);
+            return out;
+        }
+        match content.len() {
+            length @ 0..=0x7f => out.push(length.to_le_bytes()[0]),
+            length => {
+                out.push(0x82);
+                out.extend(&length.to_be_bytes()[6..]);
+            }
+        }
+        out.extend_from_slice(content);
+        out
+    }
+
+    fn signed(is_open: bool, octets: &[u8]) -> Vec<u8> {
+        let data = wrap(OBJECT_ID, false, b"\x2a\x86\x48\x86\xf7\x0d\x01\x07\x01");
+        let inner = [data, wrap(EXPLICIT_0, is_open, octets)].concat();
+        let version = wrap(INTEGER, false, &[1]);
+        let digests = wrap(
+            SET,
+            is_open,
+            &wrap(SEQUENCE, is_open, &wrap(OBJECT_ID, false, b"x")),
+        );
+        let parts = [version, digests, wrap(SEQUENCE, is_open, &inner)].concat();
+        let body = wrap(EXPLICIT_0, is_open, &wrap(SEQUENCE, is_open, &parts));
+        let kind = wrap(OBJECT_ID, false, SIGNED_DATA);
+        wrap(SEQUENCE, is_open, &[kind, body].concat())
+    }
+
+    #[test]
+    fn what_was_signed_is_read_in_every_form() {
+        let whole = wrap(OCTETS, false, b"Content-Type: text/plain\r\n\r\nJa");
+        let pieces = [
+            wrap(OCTETS, false, b"Content-Type: text/plain\r\n"),
+            wrap(OCTETS, false, b"\r\nJa"),
+        ];
+        let nested = wrap(OCTETS_IN_PIECES, true, &pieces.concat());
+        for octets in [
+            whole,
+            wrap(OCTETS_IN_PIECES, true, &pieces.concat()),
+            wrap(OCTETS_IN_PIECES, false, &pieces.concat()),
+            wrap(OCTETS_IN_PIECES, true, &nested),
+        ] {
+            for is_open in [false, true] {
+                assert_eq!(
+                    read(&signed(is_open, &octets)),
+                    Content::Signed(b"Content-Type: text/plain\r\n\r\nJa".to_vec())
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_stays_shut() {
+        let kind = wrap(OBJECT_ID, false, ENVELOPED_DATA);
+        assert_eq!(read(&wrap(SEQUENCE, true, &kind)), Content::Encrypted);
+        let whole = signed(false, &wrap(OCTETS, false, b"words"));
+        for end in 0..whole.len() {
+            assert_eq!(read(&whole[..end]), Content::Other, "{end}");
+        }
+        // Without content: the signature of something that lies elsewhere.
+        assert_eq!(read(&signed(true, b"")), Content::Other);
+        let deep = b"\x24\x80".repeat(5_000_000);
+        assert_eq!(read(&signed(true, &deep)), Content::Other);
+        let sets = signed(true, b"").split_off(0);
+        let bomb = [&sets[..20], &b"\x31\x80".repeat(5_000_000)].concat();
+        assert_eq!(read(&bomb), Content::Other);
+        assert_eq!(read(b"\x30\x84\xff\xff\xff\xff\x06\x09"), Content::Other);
+    }
+
+    proptest! {
+        #[test]
+        fn no_octets_panic(octets: Vec<u8>, at in 0..200usize, byte: u8) {
+            let _ = read(&octets);
+            let mut broken = signed(true, &wrap(OCTETS_IN_PIECES, true, &wrap(OCTETS, false, &octets)));
+            let at = at % broken.len();
+            broken[at] = byte;
+            if let Content::Signed(content) = read(&broken) {
+                prop_assert!(content.len() <= broken.len());
+            }
+        }
+    }
+}
