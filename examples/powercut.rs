@@ -160,7 +160,7 @@ fn job(round: usize) -> Job {
         return_path: None,
         subject: format!("subject {round}"),
         key: id,
-        also: None,
+        second_key: None,
         content: id,
         made_at: NOW,
         ends_at: NOW,

@@ -157,7 +157,7 @@ fn job(n: usize) -> Job {
         return_path: None,
         subject: format!("a subject about {n}"),
         key: id,
-        also: None,
+        second_key: None,
         content: id,
         made_at: NOW,
         ends_at: NOW,

@@ -33,8 +33,8 @@ pub struct Job {
     /// The key by which a repeated request is recognised.
     pub key: [u8; 16],
     /// A second key by which a repeated request is recognised.
-    #[serde(default)]
-    pub also: Option<[u8; 16]>,
+    #[serde(default, rename = "also")]
+    pub second_key: Option<[u8; 16]>,
     /// The digest of the request's content, which identifies a different request under the same key.
     pub content: [u8; 16],
     /// Time of acceptance.
@@ -46,7 +46,7 @@ pub struct Job {
 impl Job {
     /// All keys by which a repeated request is recognised.
     pub fn keys(&self) -> impl Iterator<Item = [u8; 16]> {
-        [Some(self.key), self.also].into_iter().flatten()
+        [Some(self.key), self.second_key].into_iter().flatten()
     }
 }
 

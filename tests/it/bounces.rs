@@ -58,7 +58,7 @@ fn seed(postern: &Postern) {
         return_path: Address::parse(&bounce_address(JOB)).ok(),
         subject: "Your order".to_owned(),
         key: [42; 16],
-        also: None,
+        second_key: None,
         content: [42; 16],
         made_at: now,
         ends_at: now.plus(Duration::from_secs(3_600)),

@@ -201,7 +201,7 @@ mod tests {
                 return_path: None,
                 subject: HOSTILE.to_owned(),
                 key: [1; 16],
-                also: None,
+                second_key: None,
                 content: [2; 16],
                 made_at: at,
                 ends_at: at,

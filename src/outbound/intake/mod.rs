@@ -271,8 +271,8 @@ impl OutboundIntake {
         to: &Address,
         content: [u8; 16],
     ) -> Result<Option<Job>, IntakeError> {
-        let (key, also) = draft.job_keys(route, to);
-        for key in [Some(key), also].into_iter().flatten() {
+        let (key, second_key) = draft.job_keys(route, to);
+        for key in [Some(key), second_key].into_iter().flatten() {
             let Some(known) = self.store.job_by_key(key).await? else {
                 continue;
             };

@@ -63,7 +63,7 @@ impl DraftPlan<'_> {
         let made = tokio::task::spawn_blocking(move || compose(&letter, &templates));
         let made = made.await.map_err(|_| IntakeError::ComposePanicked)?;
         let Composed { bytes, text, .. } = made.map_err(|error| self.compose_failure(error))?;
-        let (key, also) = self.draft.job_keys(&self.route.name, to);
+        let (key, second_key) = self.draft.job_keys(&self.route.name, to);
         let job = Job {
             id,
             route: self.route.name.clone(),
@@ -74,7 +74,7 @@ impl DraftPlan<'_> {
             return_path: Some(return_path),
             subject: cut(&subject, SUBJECT_BYTES_MAX).to_owned(),
             key,
-            also,
+            second_key,
             content: self.content,
             made_at: self.now,
             ends_at: self.now.plus(self.intake.settings.age_max),

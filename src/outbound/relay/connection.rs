@@ -156,12 +156,12 @@ impl RelayConnection {
     pub(super) async fn resume(&mut self, until: Instant) -> Result<(), RelayError> {
         self.deadline = until;
         self.set_timeout(self.timeouts.command);
-        let unasked = self.wire.read_unsolicited().await;
-        let unasked = unasked.map_err(|error| RelayError::Io {
+        let unsolicited = self.wire.read_unsolicited().await;
+        let unsolicited = unsolicited.map_err(|error| RelayError::Io {
             step: "RSET",
             error,
         })?;
-        if !unasked.is_empty() {
+        if !unsolicited.is_empty() {
             return Err(RelayError::UnexpectedData("RSET"));
         }
         let reply = self.command("RSET", "RSET").await?;
@@ -180,34 +180,35 @@ impl RelayConnection {
     /// session is over. After `Unsuitable` the next one would fail too.
     pub(super) async fn send(
         &mut self,
-        letter: &RelayMail<'_>,
+        mail: &RelayMail<'_>,
         cancelled: impl Future<Output = ()>,
     ) -> Result<MailResult, RelayError> {
         let refused = tokio::select! {
             biased;
-            refused = self.send_until_end(letter) => refused?,
+            refused = self.send_until_end(mail) => refused?,
             () = cancelled => return Err(RelayError::Cancelled),
         };
         // Once its end is on the way, nothing can take the mail back.
-        let told = match refused {
-            None => self.send_end(letter).await,
+        let result = match refused {
+            None => self.send_end(mail).await,
             Some(refused) => refused,
         };
         self.mails += 1;
         self.last_used = Instant::now();
         let is_clean = self.input.is_empty();
-        let (attempt, refused, rests) = match told {
-            Ok(StepResult::Decided(attempt)) => (attempt, None, is_clean),
+        let (outcome, refusal, is_reusable) = match result {
+            Ok(StepResult::Decided(outcome)) => (outcome, None, is_clean),
             Ok(StepResult::Refused(step, reply)) => {
-                let rests = is_clean && reply.code() != 421;
-                (refusal_outcome(&reply), Some(RefusalScope::of(step)), rests)
+                let is_reusable = is_clean && reply.code() != 421;
+                let scope = RefusalScope::of(step);
+                (refusal_outcome(&reply), Some(scope), is_reusable)
             }
-            Err(fault) => (SendOutcome::temporary(fault.to_string()), None, false),
+            Err(error) => (SendOutcome::temporary(error.to_string()), None, false),
         };
         Ok(MailResult {
-            outcome: attempt,
-            refusal: refused,
-            is_reusable: rests,
+            outcome,
+            refusal,
+            is_reusable,
         })
     }
 
@@ -230,7 +231,7 @@ impl RelayConnection {
 
     async fn negotiate_tls(&mut self, relay: &Relay, hello: &str) -> Result<(), RelayError> {
         let is_local = self.wire.is_loopback();
-        let wants = match relay.security {
+        let needs_tls = match relay.security {
             RelaySecurity::Implicit => false,
             RelaySecurity::Auto => !is_local,
             RelaySecurity::StartTls => !is_local || self.extensions.starttls,
@@ -240,7 +241,7 @@ impl RelayConnection {
                 return Err(RelayError::Unsuitable(what.to_owned()));
             }
         };
-        if !wants {
+        if !needs_tls {
             return Ok(());
         }
         if !self.extensions.starttls {
@@ -285,8 +286,10 @@ impl RelayConnection {
                         step: "token file",
                         error,
                     })?;
-                let words = xoauth2_response(&login.user, &token);
-                let reply = self.command(AUTH, &format!("AUTH XOAUTH2 {words}")).await?;
+                let response = xoauth2_response(&login.user, &token);
+                let reply = self
+                    .command(AUTH, &format!("AUTH XOAUTH2 {response}"))
+                    .await?;
                 match reply.code() {
                     // The challenge carries the error; an empty line makes the relay send its final
                     // reply.
@@ -301,8 +304,9 @@ impl RelayConnection {
                 let found = mechanisms.iter().find(|mechanism| offers(mechanism.name()));
                 match found {
                     Some(PasswordMechanism::Plain) => {
-                        let words = plain_response(&login.user, password);
-                        self.command(AUTH, &format!("AUTH PLAIN {words}")).await?
+                        let response = plain_response(&login.user, password);
+                        self.command(AUTH, &format!("AUTH PLAIN {response}"))
+                            .await?
                     }
                     Some(PasswordMechanism::Login) => {
                         self.auth_login(&login.user, password).await?
@@ -331,35 +335,40 @@ impl RelayConnection {
     /// Sends the envelope and DATA; `None` if the relay now waits for the mail.
     async fn send_envelope(
         &mut self,
-        letter: &RelayMail<'_>,
+        mail: &RelayMail<'_>,
     ) -> Result<Option<StepResult>, RelayError> {
-        let never = |what: String| Ok(Some(StepResult::Decided(SendOutcome::permanent(what))));
-        let (from, from_utf8) = letter.from.map_or_else(Default::default, wire_address);
-        let (to, to_utf8) = wire_address(letter.to);
+        let refuse = |reason: String| {
+            let outcome = SendOutcome::permanent(reason);
+            Ok(Some(StepResult::Decided(outcome)))
+        };
+        let (from, from_utf8) = mail.from.map_or_else(Default::default, wire_address);
+        let (to, to_utf8) = wire_address(mail.to);
         let size = self.extensions.size;
-        if size > 0 && letter.bytes as u64 > size {
-            return never(format!(
+        if size > 0 && mail.bytes as u64 > size {
+            return refuse(format!(
                 "the mail has {} octets, and the relay takes {size}",
-                letter.bytes
+                mail.bytes
             ));
         }
-        let mut mail = format!("MAIL FROM:<{from}>");
+        let mut command = format!("MAIL FROM:<{from}>");
         if size > 0 {
-            mail.push_str(&format!(" SIZE={}", letter.bytes));
+            command.push_str(&format!(" SIZE={}", mail.bytes));
         }
-        if letter.is_eight_bit {
+        if mail.is_eight_bit {
             if !self.extensions.eight_bit_mime {
-                return never("the mail has octets above 127, and the relay takes none".to_owned());
+                return refuse(
+                    "the mail has octets above 127, and the relay takes none".to_owned(),
+                );
             }
-            mail.push_str(" BODY=8BITMIME");
+            command.push_str(" BODY=8BITMIME");
         }
         if from_utf8 || to_utf8 {
             if !self.extensions.smtputf8 {
-                return never("an address needs SMTPUTF8, and the relay lacks it".to_owned());
+                return refuse("an address needs SMTPUTF8, and the relay lacks it".to_owned());
             }
-            mail.push_str(" SMTPUTF8");
+            command.push_str(" SMTPUTF8");
         }
-        for (step, line) in [(MAIL, mail), (RCPT, format!("RCPT TO:<{to}>"))] {
+        for (step, line) in [(MAIL, command), (RCPT, format!("RCPT TO:<{to}>"))] {
             let reply = self.command(step, &line).await?;
             if !reply.is_positive() {
                 return Ok(Some(self.classify_refusal(step, reply)?));
@@ -379,17 +388,17 @@ impl RelayConnection {
     /// The session failed before the relay asked for the mail.
     async fn send_until_end(
         &mut self,
-        letter: &RelayMail<'_>,
+        mail: &RelayMail<'_>,
     ) -> Result<Option<Result<StepResult, RelayError>>, RelayError> {
-        if let Some(refused) = self.send_envelope(letter).await? {
+        if let Some(refused) = self.send_envelope(mail).await? {
             return Ok(Some(Ok(refused)));
         }
-        Ok(self.send_blocks(letter).await.err().map(Err))
+        Ok(self.send_blocks(mail).await.err().map(Err))
     }
 
-    async fn send_blocks(&mut self, letter: &RelayMail<'_>) -> Result<(), RelayError> {
+    async fn send_blocks(&mut self, mail: &RelayMail<'_>) -> Result<(), RelayError> {
         const STEP: &str = "the mail";
-        let (blocks, _) = split_end(letter.wire);
+        let (blocks, _) = split_end(mail.wire);
         for block in blocks.chunks(BLOCK_BYTES) {
             self.set_timeout(self.timeouts.command);
             let written = self.wire.write_all(block).await;
@@ -406,8 +415,8 @@ impl RelayConnection {
 
     /// Sends the last block, with the end of the mail. From now on only the relay knows whether it has
     /// the mail.
-    async fn send_end(&mut self, letter: &RelayMail<'_>) -> Result<StepResult, RelayError> {
-        let (_, last) = split_end(letter.wire);
+    async fn send_end(&mut self, mail: &RelayMail<'_>) -> Result<StepResult, RelayError> {
+        let (_, last) = split_end(mail.wire);
         self.set_timeout(self.timeouts.command);
         if let Err(error) = self.wire.write_all(last).await {
             let why = format!("the end of the mail: {}", describe_io_error(&error));
@@ -425,8 +434,8 @@ impl RelayConnection {
                 self.input.push(b'?');
                 Ok(StepResult::Decided(SendOutcome::Unknown { why }))
             }
-            Err(fault) => {
-                let why = fault.to_string();
+            Err(error) => {
+                let why = error.to_string();
                 self.input.push(b'?');
                 Ok(StepResult::Decided(SendOutcome::Unknown { why }))
             }

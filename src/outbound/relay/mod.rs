@@ -167,9 +167,9 @@ struct Decline {
 }
 
 impl Decline {
-    const fn without_reply(words: String) -> Self {
+    const fn without_reply(text: String) -> Self {
         Self {
-            text: words,
+            text,
             is_reply: false,
             code: None,
         }
@@ -178,7 +178,7 @@ impl Decline {
 
 /// One attempt to send a mail, whichever relay takes it.
 struct RelayAttempt<'a> {
-    letter: &'a RelayMail<'a>,
+    mail: &'a RelayMail<'a>,
     until: Instant,
     next: &'a NextAttempt<'a>,
     /// True once the program stops and the mail may not begin to end any more.
@@ -187,14 +187,14 @@ struct RelayAttempt<'a> {
 
 impl RelayPool {
     /// A pool without connections.
-    pub fn new(relays: Vec<Relay>, terms: RelayPoolSettings, metrics: Arc<Metrics>) -> Self {
+    pub fn new(relays: Vec<Relay>, settings: RelayPoolSettings, metrics: Arc<Metrics>) -> Self {
         for relay in &relays {
             metrics.set_up(&relay.label(), true);
         }
         Self {
             states: Mutex::new(relays.iter().map(|_| RelayState::default()).collect()),
             relays,
-            settings: terms,
+            settings,
             metrics,
         }
     }
@@ -226,46 +226,46 @@ impl RelayPool {
     /// cancelled.
     pub async fn send(
         &self,
-        letter: &RelayMail<'_>,
+        mail: &RelayMail<'_>,
         next: &NextAttempt<'_>,
         stopping: &watch::Receiver<bool>,
     ) -> (SendOutcome, Option<String>) {
         let until = Instant::now() + self.settings.timeouts.attempt;
-        let mut noes: Vec<(String, Decline)> = Vec::new();
+        let mut declines: Vec<(String, Decline)> = Vec::new();
         for (at, relay) in self.relays.iter().enumerate() {
             if self.is_backed_off(at) {
                 continue;
             }
             let relay = relay.label();
-            if let Some((last, Decline { text: words, .. })) = noes.last() {
+            if let Some((last, Decline { text, .. })) = declines.last() {
                 info!(
                     relay = last,
                     next = relay,
-                    "the next relay is asked: {words}"
+                    "the next relay is asked: {text}"
                 );
             }
             let attempt = RelayAttempt {
-                letter,
+                mail,
                 until,
                 next,
                 stopping,
             };
             match self.try_relay(at, &attempt).await {
-                RelayDecision::Final(attempt) => return (attempt, Some(relay)),
-                RelayDecision::Declined(no) => noes.push((relay, no)),
+                RelayDecision::Final(outcome) => return (outcome, Some(relay)),
+                RelayDecision::Declined(decline) => declines.push((relay, decline)),
             }
             if Instant::now() >= until {
                 break;
             }
         }
-        let last = noes.last().map(|(relay, _)| relay.clone());
-        (self.combine_declines(&noes), last)
+        let last = declines.last().map(|(relay, _)| relay.clone());
+        (self.combine_declines(&declines), last)
     }
 
     /// Offers the mail to one relay.
     async fn try_relay(&self, at: usize, attempt: &RelayAttempt<'_>) -> RelayDecision {
         let RelayAttempt {
-            letter,
+            mail,
             until,
             next,
             stopping,
@@ -278,43 +278,43 @@ impl RelayPool {
         let mut connection = match opened {
             Ok(connection) => connection,
             Err(RelayError::Cancelled) => return RelayDecision::Final(SendOutcome::Cancelled),
-            Err(fault) => {
-                let words = self.redact_text(&fault);
-                self.back_off(at, &words, next);
-                return RelayDecision::Declined(Decline::without_reply(words));
+            Err(error) => {
+                let reason = self.redact_text(&error);
+                self.back_off(at, &reason, next);
+                return RelayDecision::Declined(Decline::without_reply(reason));
             }
         };
-        let told = match connection.send(letter, stopped(stopping)).await {
-            Ok(told) => told,
+        let result = match connection.send(mail, stopped(stopping)).await {
+            Ok(result) => result,
             Err(RelayError::Cancelled) => return RelayDecision::Final(SendOutcome::Cancelled),
-            Err(fault) => {
+            Err(error) => {
                 drop(connection);
-                let words = self.redact_text(&fault);
+                let reason = self.redact_text(&error);
                 // A failure with this mail says little about the next one, unless it concerns the
                 // session.
-                if matches!(fault, RelayError::Unsuitable(_)) {
-                    self.back_off(at, &words, next);
-                } else if fault.concerns_every_mail() {
-                    self.record_refusal(at, false, &words, next);
+                if matches!(error, RelayError::Unsuitable(_)) {
+                    self.back_off(at, &reason, next);
+                } else if error.concerns_every_mail() {
+                    self.record_refusal(at, false, &reason, next);
                 }
-                return RelayDecision::Declined(Decline::without_reply(words));
+                return RelayDecision::Declined(Decline::without_reply(reason));
             }
         };
-        match told.is_reusable {
+        match result.is_reusable {
             true => self.return_to_pool(at, connection).await,
             false => drop(connection),
         }
-        let attempt = told.outcome.map_reply(|words| self.redact_text(&words));
-        match (told.refusal, &attempt) {
+        let outcome = result.outcome.map_reply(|reply| self.redact_text(&reply));
+        match (result.refusal, &outcome) {
             (
                 Some(RefusalScope::Sender | RefusalScope::Content),
-                SendOutcome::TemporaryFailure { reply: words },
+                SendOutcome::TemporaryFailure { reply },
             )
             | (
                 Some(RefusalScope::Sender | RefusalScope::Content),
-                SendOutcome::PermanentFailure { reply: words, .. },
+                SendOutcome::PermanentFailure { reply, .. },
             ) => {
-                self.record_refusal(at, !words.starts_with("421"), words, next);
+                self.record_refusal(at, !reply.starts_with("421"), reply, next);
             }
             (_, SendOutcome::Sent { .. }) => self.record_response(at, true),
             (Some(_), _) | (None, SendOutcome::PermanentFailure { .. }) => {
@@ -322,15 +322,15 @@ impl RelayPool {
             }
             (None, _) => {}
         }
-        let (words, code) = match (told.refusal, attempt) {
+        let (text, code) = match (result.refusal, outcome) {
             (Some(_), SendOutcome::TemporaryFailure { reply }) => (reply, None),
             (Some(RefusalScope::Sender), SendOutcome::PermanentFailure { code, reply }) => {
                 (reply, code)
             }
-            (_, attempt) => return RelayDecision::Final(attempt),
+            (_, outcome) => return RelayDecision::Final(outcome),
         };
         RelayDecision::Declined(Decline {
-            text: words,
+            text,
             is_reply: true,
             code,
         })
@@ -338,21 +338,21 @@ impl RelayPool {
 
     /// The outcome when every tried relay declined: permanent only if no relay is left that may
     /// accept the mail.
-    fn combine_declines(&self, noes: &[(String, Decline)]) -> SendOutcome {
-        let is_all = !noes.is_empty() && noes.len() == self.relays.len();
-        let is_final = is_all && noes.iter().all(|(_, no)| no.code.is_some());
-        let reply = match noes {
+    fn combine_declines(&self, declines: &[(String, Decline)]) -> SendOutcome {
+        let is_all = !declines.is_empty() && declines.len() == self.relays.len();
+        let is_final = is_all && declines.iter().all(|(_, decline)| decline.code.is_some());
+        let reply = match declines {
             [] => "no relay can be spoken to now".to_owned(),
-            [(_, no)] if no.is_reply => no.text.clone(),
-            noes => {
-                let each = noes
+            [(_, decline)] if decline.is_reply => decline.text.clone(),
+            declines => {
+                let each = declines
                     .iter()
-                    .map(|(relay, no)| format!("{relay}: {}", no.text));
+                    .map(|(relay, decline)| format!("{relay}: {}", decline.text));
                 each.collect::<Vec<_>>().join("; ")
             }
         };
         if is_final {
-            let code = noes.last().and_then(|(_, no)| no.code);
+            let code = declines.last().and_then(|(_, decline)| decline.code);
             let reply = truncate_text(reply);
             return SendOutcome::PermanentFailure { code, reply };
         }
@@ -376,8 +376,8 @@ impl RelayPool {
     /// An idle connection that still works, or a new one.
     async fn connection(&self, at: usize, until: Instant) -> Result<RelayConnection, RelayError> {
         loop {
-            let rested = self.states()[at].idle.pop();
-            let Some(mut connection) = rested else {
+            let idle = self.states()[at].idle.pop();
+            let Some(mut connection) = idle else {
                 break;
             };
             if !is_fresh(&connection, Instant::now()) {
@@ -405,15 +405,15 @@ impl RelayPool {
     }
 
     fn is_backed_off(&self, at: usize) -> bool {
-        let aside = self.states()[at].backoff_until;
-        aside.is_some_and(|until| until > Instant::now())
+        let until = self.states()[at].backoff_until;
+        until.is_some_and(|until| until > Instant::now())
     }
 
     /// A relay that replies to a mail is available, unless it keeps refusing.
-    fn record_response(&self, at: usize, took: bool) {
+    fn record_response(&self, at: usize, accepted: bool) {
         let mut states = self.states();
         let state = &mut states[at];
-        if took {
+        if accepted {
             state.refusals = 0;
         }
         if state.refusals < REFUSALS_MAX {
@@ -423,14 +423,14 @@ impl RelayPool {
 
     /// Counts a refusal: after several in a row the relay is left alone if another one works.
     /// Otherwise it counts as available if it `answers`.
-    fn record_refusal(&self, at: usize, answers: bool, words: &str, next: &NextAttempt<'_>) {
+    fn record_refusal(&self, at: usize, answers: bool, reason: &str, next: &NextAttempt<'_>) {
         let mut states = self.states();
         states[at].refusals = states[at].refusals.saturating_add(1);
         let mut others = states.iter().enumerate().filter(|(other, _)| *other != at);
         let is_one_well = others.any(|(_, other)| other.failures == 0);
         if states[at].refusals >= REFUSALS_MAX && is_one_well {
             drop(states);
-            self.back_off(at, words, next);
+            self.back_off(at, reason, next);
         } else if answers {
             self.mark_available(at, states);
         }
@@ -449,7 +449,7 @@ impl RelayPool {
         info!(relay, "the relay takes mail again");
     }
 
-    fn back_off(&self, at: usize, words: &str, next: &NextAttempt<'_>) {
+    fn back_off(&self, at: usize, reason: &str, next: &NextAttempt<'_>) {
         let mut states = self.states();
         let state = &mut states[at];
         // Several failures at the same time count once.
@@ -460,15 +460,15 @@ impl RelayPool {
             return;
         }
         state.failures = state.failures.saturating_add(1);
-        let for_ever = SendSchedule {
+        let schedule = SendSchedule {
             retries_max: None,
             ..self.settings.schedule
         };
-        let tries = SendAttempts {
+        let attempts = SendAttempts {
             attempts: state.failures,
             unknown_outcomes: 0,
         };
-        let wait = retry::next_send_after(&for_ever, tries, BACKOFF_MAX, 0);
+        let wait = retry::next_send_after(&schedule, attempts, BACKOFF_MAX, 0);
         let mut wait = wait.unwrap_or(BACKOFF_MAX);
         if self.relays.len() == 1
             && let Some(next) = next()
@@ -482,16 +482,16 @@ impl RelayPool {
         self.metrics.set_up(&relay, false);
         let wait = wait.as_secs_f64();
         if is_first {
-            warn!(relay, wait, "the relay cannot be used: {words}");
+            warn!(relay, wait, "the relay cannot be used: {reason}");
         } else {
-            info!(relay, wait, "the relay still cannot be used: {words}");
+            info!(relay, wait, "the relay still cannot be used: {reason}");
         }
     }
 
     /// A relay's text without reply addresses: a relay repeats what it refuses, even in its
     /// greeting.
-    fn redact_text(&self, words: &impl ToString) -> String {
-        redact::reply_addresses(&words.to_string(), &self.settings.own_domains).into_owned()
+    fn redact_text(&self, text: &impl ToString) -> String {
+        redact::reply_addresses(&text.to_string(), &self.settings.own_domains).into_owned()
     }
 
     fn states(&self) -> MutexGuard<'_, Vec<RelayState>> {

@@ -78,7 +78,8 @@ impl FrameRow {
     }
 }
 
-/// The position of a record's parts in a segment.
+/// The position of a record's parts in a segment. It is not a `RecordLocation`, because a frame does not know
+/// the number of its segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RecordSpan {
     pub(super) head_at: u64,

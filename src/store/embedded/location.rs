@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::frame::{RecordSpan, u32_at, u64_at};
 use super::segment::SegmentKind;
 
-/// The location of a record in the journal.
+/// The location of a record in the journal: a span and the number of its segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RecordLocation {
     pub(super) segment: u64,

@@ -134,7 +134,7 @@ fn job(n: u8, recipient: &str) -> Job {
         return_path: Some(address("bounce@inbox.test")),
         subject: "An answer".to_owned(),
         key: [n; 16],
-        also: None,
+        second_key: None,
         content: [n; 16],
         made_at: now,
         ends_at: now.plus(Duration::from_secs(3_600)),

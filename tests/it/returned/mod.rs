@@ -82,7 +82,7 @@ async fn begun_as(store: &Store, id: JobId, n: u8, to: &str) {
         return_path: Some(return_path(&keys(), &domain(), id).unwrap()),
         subject: "Your order".to_owned(),
         key,
-        also: None,
+        second_key: None,
         content: [n; 16],
         made_at: now,
         ends_at: now.plus(DAY),

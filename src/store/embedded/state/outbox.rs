@@ -12,7 +12,7 @@ use crate::store::embedded::stored_job::{IndexedJob, StoredJob};
 use crate::store::event::{Cursor, Event};
 use crate::store::fact::Fact;
 use crate::store::id::EventId;
-use crate::store::job::{Job, JobOutcome, OutboxLedger, Suppression};
+use crate::store::job::{JobOutcome, OutboxLedger, Suppression};
 
 /// The resolution of the age of settled jobs: one part in this many of all kept ones.
 const MILESTONES: u64 = 64;
@@ -270,12 +270,13 @@ impl StoreState {
 
     /// Restores a job from a record, unless newer data is known.
     fn restore_job(&mut self, filed: IndexedJob, stamp: ApplyContext) -> Result<(), IndexError> {
-        let Job { id, key, also, .. } = filed.stored.record.job;
+        let job = &filed.stored.record.job;
+        let (id, keys) = (job.id, job.keys().collect::<Vec<_>>());
         match self.indexed_job(id)? {
             Some(known) if known.seq >= filed.seq => self.put_job(&known, true),
             older => self.put_job(&filed, older.is_some()),
         }
-        for key in [Some(key), also].into_iter().flatten() {
+        for key in keys {
             self.put_entry(IndexKey::job_key(key), stamp, &id.0)?;
         }
         Ok(())

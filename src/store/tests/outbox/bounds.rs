@@ -56,8 +56,8 @@ fn a_job_is_known_by_each_of_its_keys_and_forgotten_with_both() {
         outbox_max: 1000,
         ..settings(folder.path(), 2000)
     };
-    let by_both = |nth, key, also| Job {
-        also: Some([also; 16]),
+    let by_both = |nth, key, second_key| Job {
+        second_key: Some([second_key; 16]),
         ..job(nth, key, None)
     };
     let mut store = open(bounded());

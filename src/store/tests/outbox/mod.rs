@@ -58,7 +58,7 @@ pub(super) fn job(nth: usize, key: u8, thread: Option<u8>) -> Job {
         return_path: None,
         subject: "a subject".to_owned(),
         key: [key; 16],
-        also: None,
+        second_key: None,
         content: [key; 16],
         made_at: later(nth as u64),
         ends_at: later(1_000_000),
