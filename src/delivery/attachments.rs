@@ -6,9 +6,8 @@ use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 
-use crate::clock::Timestamp;
 use crate::mail::view::View;
-use crate::objects::{AttachmentLimits, LinkSigner, ObjectId, sniff};
+use crate::objects::{AttachmentLimits, LinkSigner, LinkTerms, ObjectId, sniff};
 
 /// The maximum number of attachments that a message describes.
 const ATTACHMENTS_MAX: usize = 1000;
@@ -123,11 +122,11 @@ impl Files {
     }
 
     /// Adds the links to the stored files.
-    pub(super) fn add_links(&mut self, links: &LinkSigner, received_at: Timestamp) {
+    pub(super) fn add_links(&mut self, links: &LinkSigner, terms: &LinkTerms) {
         for (at, id, _) in &self.to_store {
             let told = &mut self.listed[*at];
             let name = told.filename.as_deref();
-            told.url = Some(links.url(*id, name, &told.content_type, received_at));
+            told.url = Some(links.url_on_terms(*id, name, &told.content_type, terms));
             told.id = Some(id.to_string());
         }
     }

@@ -27,10 +27,10 @@ use super::route::DeliveryRoute;
 use crate::clock;
 use crate::mail::verdict::Verdict;
 use crate::mail::view::View;
-use crate::objects::Objects;
+use crate::objects::{LinkTerms, Objects};
 use crate::store::{
-    Delivery, DeliveryOutcome, DeliveryStep, Fact, Lease, LeaseName, PlannedPost, QuotedMessage,
-    ReadError, StoreError,
+    Delivery, DeliveryOutcome, DeliveryStep, Fact, Lease, LeaseName, PlannedLinks, PlannedPost,
+    QuotedMessage, ReadError, StoreError,
 };
 
 /// The reason why an attempt is not completed.
@@ -107,16 +107,19 @@ impl DeliveryAttempt<'_> {
 
     /// Makes the calls that are still to be made, and settles the mail.
     async fn post(&mut self, mail: &mut ParsedMail, plan: &PostPlan) -> Result<(), AttemptError> {
-        self.record_plan(&plan.post).await?;
+        let terms = self.link_terms(&plan.post);
+        let mut post = plan.post.clone();
+        post.links = terms.as_ref().map(planned_links);
+        self.record_plan(&post).await?;
         if self.posted_message().is_none() {
             let html = mail.reply.html.clone();
             mail.files
-                .omit_known_images(&plan.post.known_images, html.as_deref());
-            self.store_files(mail).await?;
+                .omit_known_images(&post.known_images, html.as_deref());
+            self.store_files(mail, terms).await?;
         }
         let verdict = self.verdict.clone();
         let facts = MessageFacts {
-            post: &plan.post,
+            post: &post,
             verdict: &verdict,
             received_at: self.delivery.envelope.received_at,
         };
@@ -223,6 +226,18 @@ impl DeliveryAttempt<'_> {
         self.record(vec![Fact::Advanced { delivery, step }]).await
     }
 
+    /// The terms of the links to the files of the mail: those that an earlier attempt has planned, or those
+    /// that are configured now.
+    fn link_terms(&self, post: &PlannedPost) -> Option<LinkTerms> {
+        let links = self.context.objects.as_ref()?.links();
+        let planned = post.links.as_ref().map(|planned| LinkTerms {
+            base_url: planned.base_url.clone(),
+            expires: planned.expires,
+            key: planned.key,
+        });
+        Some(planned.unwrap_or_else(|| links.terms(self.delivery.envelope.received_at)))
+    }
+
     /// True if the loop detector admits the mail.
     fn admit(&self, mail: &ParsedMail, check: &LoopCheck) -> bool {
         let counted = match check.answers {
@@ -247,12 +262,15 @@ impl DeliveryAttempt<'_> {
     }
 
     /// Stores the files of a mail before the product is notified of them, and frees their bytes.
-    async fn store_files(&self, mail: &mut ParsedMail) -> Result<(), AttemptError> {
-        let Some(objects) = &self.context.objects else {
+    async fn store_files(
+        &self,
+        mail: &mut ParsedMail,
+        terms: Option<LinkTerms>,
+    ) -> Result<(), AttemptError> {
+        let (Some(objects), Some(terms)) = (&self.context.objects, terms) else {
             return Ok(());
         };
-        let received_at = self.delivery.envelope.received_at;
-        mail.files.add_links(objects.links(), received_at);
+        mail.files.add_links(objects.links(), &terms);
         for (_, id, bytes) in std::mem::take(&mut mail.files.to_store) {
             if let Err(error) = objects.put(id, bytes).await {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -361,6 +379,14 @@ impl DeliveryAttempt<'_> {
 
     pub(super) async fn record(&self, facts: Vec<Fact>) -> Result<(), AttemptError> {
         Ok(self.context.claim.finish(facts).await?)
+    }
+}
+
+fn planned_links(terms: &LinkTerms) -> PlannedLinks {
+    PlannedLinks {
+        base_url: terms.base_url.clone(),
+        expires: terms.expires,
+        key: terms.key,
     }
 }
 

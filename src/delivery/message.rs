@@ -212,6 +212,7 @@ mod tests {
             introduces_author: false,
             known_images: Vec::new(),
             quoted: None,
+            links: None,
         }
     }
 

@@ -259,6 +259,7 @@ impl Planner<'_> {
                 .map(|known| known.images.clone())
                 .unwrap_or_default(),
             quoted: mail.quoted_message.clone(),
+            links: None,
         };
         Ok((post, who))
     }

@@ -22,6 +22,8 @@ use crate::signature::{self, HmacKey};
 pub const LINK_PATH: &str = "/gateway/attachments/";
 /// A label for deriving link keys from the secrets, so that no other signature is valid for a link.
 const KEY_LABEL: &[u8] = b"postern attachment links v1";
+/// What a key signs to be named by.
+const NAME_LABEL: &[u8] = b"postern attachment links key name";
 
 /// Makes and verifies links.
 #[derive(Clone)]
@@ -30,6 +32,17 @@ pub struct LinkSigner {
     /// The keys: the first signs, all verify.
     keys: Vec<HmacKey>,
     lifetime: Duration,
+}
+
+/// What the links to the files of one mail have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkTerms {
+    /// The URL that they begin with.
+    pub base_url: String,
+    /// Time at which they expire, in Unix seconds.
+    pub expires: u64,
+    /// The name of the key that signs them.
+    pub key: [u8; 4],
 }
 
 /// The content of a link.
@@ -71,7 +84,16 @@ impl LinkSigner {
         }
     }
 
-    /// The URL of a file that came at `received_at`; it is the same each time. Without a key the URL has an
+    /// The terms of the links to the files of a mail that came at `received_at`, as they are configured now.
+    pub fn terms(&self, received_at: Timestamp) -> LinkTerms {
+        LinkTerms {
+            base_url: self.base_url.clone(),
+            expires: received_at.plus(self.lifetime).as_secs(),
+            key: self.keys.first().map(key_name).unwrap_or_default(),
+        }
+    }
+
+    /// The URL of a file that came at `received_at`, by the configured terms. Without a key the URL has an
     /// empty signature, which is never valid.
     pub fn url(
         &self,
@@ -80,17 +102,30 @@ impl LinkSigner {
         media_type: &str,
         received_at: Timestamp,
     ) -> String {
+        self.url_on_terms(id, name, media_type, &self.terms(received_at))
+    }
+
+    /// The URL of a file on these terms: always the same as long as the key of that name is configured;
+    /// after that the first key signs.
+    pub fn url_on_terms(
+        &self,
+        id: ObjectId,
+        name: Option<&str>,
+        media_type: &str,
+        terms: &LinkTerms,
+    ) -> String {
         let link = AttachmentLink {
             id,
             name: name.unwrap_or_default(),
             media_type,
-            expires: received_at.plus(self.lifetime).as_secs(),
+            expires: terms.expires,
         };
-        let key = self.keys.first();
+        let named = self.keys.iter().find(|key| key_name(key) == terms.key);
+        let key = named.or_else(|| self.keys.first());
         let signature = key.map(|key| with_signed(&link, |parts| key.sign(parts)));
         let mut url = format!(
             "{}{LINK_PATH}{id}?expires={}&name=",
-            self.base_url, link.expires
+            terms.base_url, link.expires
         );
         percent_encode(&mut url, link.name);
         url.push_str("&type=");
@@ -124,6 +159,12 @@ impl LinkSigner {
         }
         Ok(())
     }
+}
+
+fn key_name(key: &HmacKey) -> [u8; 4] {
+    let signature = key.sign(&[NAME_LABEL]);
+    let first = signature.as_ref().first_chunk();
+    first.copied().unwrap_or_default()
 }
 
 /// Passes the signed parts of a link to `work`.
@@ -163,6 +204,26 @@ fn percent_encode(into: &mut String, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn terms_outlive_other_settings() {
+        let secrets = ["first secret", "second secret"].map(Secret::new);
+        let day = Duration::from_secs(86_400);
+        let old = LinkSigner::new("http://a.example", &secrets[..1], day);
+        let (id, at) = (ObjectId::of(b"bytes"), Timestamp::from_secs(1000));
+        let terms = old.terms(at);
+        let url = old.url_on_terms(id, None, "a/b", &terms);
+        let both = [secrets[1].clone(), secrets[0].clone()];
+        let new = LinkSigner::new("http://b.example", &both, 2 * day);
+        assert_eq!(new.url_on_terms(id, None, "a/b", &terms), url);
+        assert_ne!(new.url(id, None, "a/b", at), url);
+        let without = LinkSigner::new("http://b.example", &both[..1], day);
+        let other = without.url_on_terms(id, None, "a/b", &terms);
+        assert!(
+            other != url && other.starts_with("http://a.example/"),
+            "{other}"
+        );
+    }
 
     #[test]
     fn a_link_is_valid_unchanged_and_until_it_expires() {

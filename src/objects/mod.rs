@@ -38,7 +38,7 @@ use crate::clock::{self, Timestamp};
 use crate::secret::Secret;
 
 pub use buckets::{BucketError, BucketObject, ReadableBuckets};
-pub use link::{AttachmentLink, LINK_PATH, LinkError, LinkSigner};
+pub use link::{AttachmentLink, LINK_PATH, LinkError, LinkSigner, LinkTerms};
 pub use screen::{AttachmentLimits, BLOCKED_NAMES, BLOCKED_TYPES, SkipReason};
 pub use sniff::sniff;
 

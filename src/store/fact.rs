@@ -384,6 +384,20 @@ pub struct PlannedPost {
     /// Our last message to the author, which the mail may quote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quoted: Option<QuotedMessage>,
+    /// What the links to the files of the mail have in common.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub links: Option<PlannedLinks>,
+}
+
+/// What the links to the files of one mail have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedLinks {
+    /// The URL that they begin with.
+    pub base_url: String,
+    /// Time at which they expire, in Unix seconds.
+    pub expires: u64,
+    /// The name of the key that signs them, which tells nothing about the key.
+    pub key: [u8; 4],
 }
 
 /// A message of ours that a mail may quote.

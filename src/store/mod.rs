@@ -37,8 +37,8 @@ pub use embedded::messages::{DocumentPage, EmbeddedMessages, PageLimit};
 pub use error::{OpenError, ReadError, StoreError};
 pub use event::{CURSOR_GAPS_MAX, Cursor, Event, EventKind};
 pub use fact::{
-    Delivery, DeliveryOutcome, DeliveryStep, Fact, ImapPosition, Ledger, Mapping, PlannedPost,
-    QuotedMessage,
+    Delivery, DeliveryOutcome, DeliveryStep, Fact, ImapPosition, Ledger, Mapping, PlannedLinks,
+    PlannedPost, QuotedMessage,
 };
 pub use handle::Store;
 pub use id::{DeliveryId, EventId, IdError, MailId};

@@ -14,7 +14,7 @@ use postern::clock;
 use postern::store::{EventId, EventKind, Settings, Store};
 
 use crate::ask::ask;
-use crate::postern::{Client, Postern, binary, eventually, signal};
+use crate::postern::{Client, DOMAIN, Postern, binary, eventually, signal};
 use crate::postfix::Postfix;
 use crate::product::Product;
 
@@ -24,6 +24,18 @@ pub(crate) fn mail(id: &str) -> String {
         "From: Ann Smith <ann@peer.test>\r\nTo: us\r\nSubject: Re: your order\r\n\
          Date: Fri, 20 Nov 2026 10:00:00 +0000\r\nMessage-ID: <{id}>\r\n\
          Content-Type: text/plain; charset=utf-8\r\n\r\nThis is mail {id}.\r\n"
+    )
+}
+
+/// The same with a file.
+fn mail_with_file(id: &str) -> String {
+    let text = mail(id);
+    let (head, body) = text.split_once("Content-Type: ").unwrap();
+    format!(
+        "{head}MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=part\r\n\r\n\
+         --part\r\nContent-Type: {body}\
+         --part\r\nContent-Type: text/csv; name=a.csv\r\nContent-Disposition: attachment\r\n\r\n\
+         a,{id}\r\n--part--\r\n"
     )
 }
 
@@ -88,7 +100,7 @@ fn send(
             }
             continue;
         };
-        match Client::mail(open, "ann@peer.test", to, &mail(&id)) {
+        match Client::mail(open, "ann@peer.test", to, &mail_with_file(&id)) {
             Some(answer) if answer.starts_with("250") => {
                 kept.lock().unwrap().insert(id);
                 number += 1;
@@ -153,9 +165,11 @@ pub(crate) fn assert_ledger_adds_up(postern: &Postern) {
     assert_eq!(postern.metric("postern_ledger_received"), sum);
 }
 
-/// Starts and kills the program repeatedly, at different points of its work, and leaves it running.
-pub(crate) fn kill_often(postern: &mut Postern, cycles: u64) {
+/// Starts and kills the program repeatedly, at different points of its work, and leaves it running. `change`
+/// is done before each start.
+pub(crate) fn kill_often(postern: &mut Postern, cycles: u64, change: impl Fn(&Postern, u64)) {
     for cycle in 0..cycles {
+        change(postern, cycle);
         postern.start();
         thread::sleep(Duration::from_millis(50 + (cycle * 37) % 300));
         postern.kill();
@@ -163,13 +177,48 @@ pub(crate) fn kill_often(postern: &mut Postern, cycles: u64) {
     postern.start();
 }
 
+/// Everything that an operator may change and that the calls of a mail could depend on: the rules for
+/// mailbox and priority, and the address, lifetime and key of the links to attachments.
+fn change_settings(postern: &Postern, template: &str, cycle: u64) {
+    let mailbox = ["fans", "business", "dmca"][(cycle % 3) as usize];
+    let rules = postern.scratch(&format!("rules-{}.toml", cycle % 3));
+    let text = format!(
+        "[[rule]]\nname = \"all-{mailbox}\"\nwhen = {{ kind = [\"person\"] }}\nmailbox = \"{mailbox}\"\n"
+    );
+    fs::write(&rules, text).unwrap();
+    let keys = [
+        "a key for links that is long enough",
+        "another key for links, as long as it",
+    ];
+    let first = (cycle % 2) as usize;
+    let route = format!("rules = \"{}\"\n[route.api]", rules.display());
+    let links = format!(
+        "[attachments]\nbase_url = \"http://door-{}.test\"\nlink_lifetime = \"{}d\"\n\
+         secret = \"{}\"\nsecret_old = \"{}\"\n",
+        cycle % 4,
+        1 + cycle % 5,
+        keys[first],
+        keys[1 - first]
+    );
+    let text = template.replace("[route.api]", &route) + &links;
+    fs::write(postern.config(), text).unwrap();
+}
+
 #[test]
 fn kill_9_under_load_loses_nothing_and_posts_nothing_twice() {
     let cycles = std::env::var("POSTERN_CRASH_CYCLES").map_or(50, |text| text.parse().unwrap());
     let product = Product::start();
-    let mut postern = Postern::new(Some(&product.base_url()), "").with_known_ports();
-    let senders = Senders::start(postern.smtp, &addresses(&postern, 20));
-    kill_often(&mut postern, cycles);
+    product.lose_every(5);
+    let lines = "[delivery]\nretry_wait_first = \"100ms\"\nretry_wait_max = \"1s\"\n";
+    let mut postern = Postern::new(Some(&product.base_url()), lines).with_known_ports();
+    // Mail to the mailbox begins threads.
+    let mut targets = addresses(&postern, 20);
+    targets.extend((0..10).map(|_| format!("general@{DOMAIN}")));
+    let senders = Senders::start(postern.smtp, &targets);
+    let template = fs::read_to_string(postern.config()).unwrap();
+    kill_often(&mut postern, cycles, |postern, cycle| {
+        change_settings(postern, &template, cycle);
+    });
     let kept = senders.finish();
     postern.drained();
     assert!(
@@ -179,8 +228,19 @@ fn kill_9_under_load_loses_nothing_and_posts_nothing_twice() {
     );
     assert_each_told_once(&product, &kept);
     assert_ledger_adds_up(&postern);
+    let (repeats, changed) = product.repeats();
+    assert!(
+        repeats > cycles as usize,
+        "only {repeats} calls were repeated"
+    );
+    let first = changed.first();
+    assert!(
+        first.is_none(),
+        "{} of {repeats} calls changed: {first:?}",
+        changed.len()
+    );
     println!(
-        "{} mails through {cycles} kills, each told once",
+        "{} mails through {cycles} kills, each told once; {repeats} calls repeated, each the same",
         kept.len()
     );
     postern.stop();
@@ -194,7 +254,7 @@ fn postfix_delivers_a_thousand_mails_during_kills_and_restarts() {
     let mut postern = Postern::new(Some(&product.base_url()), "").with_known_ports();
     let addresses = addresses(&postern, 20);
     postern.start();
-    let postfix = Postfix::start(crate::postern::DOMAIN, postern.lmtp);
+    let postfix = Postfix::start(DOMAIN, postern.lmtp);
     let port = postfix.port();
     let next = Arc::new(AtomicUsize::new(0));
     let senders: Vec<_> = (0..10)

@@ -170,7 +170,7 @@ fn kill_9_during_webhooks_loses_nothing_and_posts_nothing_twice() {
         })
     });
     let senders: Vec<_> = senders.collect();
-    kill_often(&mut postern, cycles);
+    kill_often(&mut postern, cycles, |_, _| {});
     stop.store(true, Ordering::SeqCst);
     for sender in senders {
         sender.join().unwrap();

@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::routing::{patch, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
@@ -26,6 +27,14 @@ pub(crate) struct Product {
 #[derive(Default)]
 struct Told {
     answers: HashMap<String, Value>,
+    /// The first request under each idempotency key, as its bytes.
+    requests: HashMap<String, (String, Bytes)>,
+    /// Number of requests under a key that was known.
+    repeats: usize,
+    /// Keys under which another request came, with both of them.
+    changed: Vec<String>,
+    /// Each answer whose number this divides is lost the first time.
+    loses: Option<usize>,
     threads: u64,
     messages: Vec<(String, Value)>,
     echo: Option<Echo>,
@@ -84,6 +93,17 @@ impl Product {
         self.told.lock().unwrap().echo = Some(echo);
     }
 
+    /// Has every nth answer got lost on its way: the call is done, and the caller hears 503.
+    pub(crate) fn lose_every(&self, nth: usize) {
+        self.told.lock().unwrap().loses = Some(nth);
+    }
+
+    /// The number of requests under a key that was known, and what differed from the first one.
+    pub(crate) fn repeats(&self) -> (usize, Vec<String>) {
+        let told = self.told.lock().unwrap();
+        (told.repeats, told.changed.clone())
+    }
+
     /// Postern's responses to those reports: status and body.
     pub(crate) fn echoes(&self) -> Vec<(u16, Value)> {
         self.told.lock().unwrap().echoes.clone()
@@ -103,15 +123,27 @@ impl Product {
 }
 
 impl Told {
-    /// The earlier response for `key`, or the result of `make`.
-    fn once(&mut self, headers: &HeaderMap, make: impl FnOnce(&mut Self) -> Value) -> Value {
-        let key = headers["idempotency-key"].to_str().unwrap().to_owned();
+    /// The answer its key had before, or `make`'s; `None` if it is lost.
+    fn once(&mut self, call: &Call, make: impl FnOnce(&mut Self, Value) -> Value) -> Option<Value> {
+        let key = call.headers["idempotency-key"].to_str().unwrap().to_owned();
         if let Some(answer) = self.answers.get(&key) {
-            return answer.clone();
+            self.repeats += 1;
+            let first = &self.requests[&key];
+            if (&first.0, &first.1) != (&call.target, &call.body) {
+                let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+                let (was, is) = (text(&first.1), text(&call.body));
+                self.changed
+                    .push(format!("{key}: {} {was}\n{} {is}", first.0, call.target));
+            }
+            return Some(answer.clone());
         }
-        let answer = json!({ "success": true, "data": make(self) });
-        self.answers.insert(key, answer.clone());
-        answer
+        let body = serde_json::from_slice(&call.body).unwrap();
+        let answer = json!({ "success": true, "data": make(self, body) });
+        self.answers.insert(key.clone(), answer.clone());
+        let request = (call.target.clone(), call.body.clone());
+        self.requests.insert(key, request);
+        let is_lost = self.loses.is_some_and(|nth| self.answers.len() % nth == 0);
+        (!is_lost).then_some(answer)
     }
 }
 
@@ -124,39 +156,73 @@ fn refused(headers: &HeaderMap) -> Option<(StatusCode, Json<Value>)> {
         .then(|| (StatusCode::UNAUTHORIZED, Json(json!({"success": false}))))
 }
 
+/// A call, as it came.
+struct Call {
+    target: String,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Call {
+    fn new(method: &Method, uri: &Uri, headers: HeaderMap, body: Bytes) -> Self {
+        let target = format!("{method} {uri}");
+        Self {
+            target,
+            headers,
+            body,
+        }
+    }
+}
+
+/// The answer to a call, or 503 if it is lost.
+fn answered(status: StatusCode, answer: Option<Value>) -> (StatusCode, Json<Value>) {
+    match answer {
+        Some(answer) => (status, Json(answer)),
+        None => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Json(json!({ "success": false })),
+        ),
+    }
+}
+
 async fn make_thread(
     State(told): State<Arc<Mutex<Told>>>,
+    (method, uri): (Method, Uri),
     headers: HeaderMap,
-    Json(_): Json<Value>,
+    body: Bytes,
 ) -> (StatusCode, Json<Value>) {
-    refused(&headers).unwrap_or_else(|| {
-        let answer = told.lock().unwrap().once(&headers, |told| {
+    let call = Call::new(&method, &uri, headers, body);
+    refused(&call.headers).unwrap_or_else(|| {
+        let answer = told.lock().unwrap().once(&call, |told, _| {
             told.threads += 1;
             json!({ "id": format!("thread-{}", told.threads) })
         });
-        (StatusCode::CREATED, Json(answer))
+        answered(StatusCode::CREATED, answer)
     })
 }
 
 async fn add_message(
     State(told): State<Arc<Mutex<Told>>>,
     Path(thread): Path<String>,
+    (method, uri): (Method, Uri),
     headers: HeaderMap,
-    Json(message): Json<Value>,
+    body: Bytes,
 ) -> (StatusCode, Json<Value>) {
-    if let Some(refused) = refused(&headers) {
+    let call = Call::new(&method, &uri, headers, body);
+    if let Some(refused) = refused(&call.headers) {
         return refused;
     }
-    let text = message["body"].clone();
     let (answer, echo) = {
         let mut told = told.lock().unwrap();
-        let answer = told.once(&headers, |told| {
+        let answer = told.once(&call, |told, message| {
             told.messages.push((thread.clone(), message));
             json!({ "id": format!("message-{}", told.messages.len()) })
         });
         (answer, told.echo)
     };
-    if let Some(echo) = echo {
+    if let (Some(echo), Some(answer)) = (echo, &answer) {
+        let message: Value = serde_json::from_slice(&call.body).unwrap();
+        let text = message["body"].clone();
         let event = json!({
             "threadId": thread, "messageId": answer["data"]["id"], "messageText": text,
             "threadMetadata": { "sourceType": "email" },
@@ -166,7 +232,7 @@ async fn add_message(
             telling.await.unwrap();
         }
     }
-    (StatusCode::CREATED, Json(answer))
+    answered(StatusCode::CREATED, answer)
 }
 
 async fn tell(told: Arc<Mutex<Told>>, http: u16, event: Value) {
@@ -181,14 +247,14 @@ async fn tell(told: Arc<Mutex<Told>>, http: u16, event: Value) {
 async fn patch_thread(
     State(told): State<Arc<Mutex<Told>>>,
     Path(thread): Path<String>,
+    (method, uri): (Method, Uri),
     headers: HeaderMap,
-    Json(_): Json<Value>,
+    body: Bytes,
 ) -> (StatusCode, Json<Value>) {
-    refused(&headers).unwrap_or_else(|| {
-        let answer = told
-            .lock()
-            .unwrap()
-            .once(&headers, |_| json!({ "id": thread }));
-        (StatusCode::OK, Json(answer))
+    let call = Call::new(&method, &uri, headers, body);
+    refused(&call.headers).unwrap_or_else(|| {
+        let mut told = told.lock().unwrap();
+        let answer = told.once(&call, |_, _| json!({ "id": thread }));
+        answered(StatusCode::OK, answer)
     })
 }
