@@ -31,6 +31,7 @@ use crate::mail::job_id::is_return_path_form;
 use crate::mail::reply::Reply;
 use crate::mail::verdict::{Verdict, VerdictSource};
 use crate::mail::view::View;
+use crate::queue::NamedThread;
 use crate::run::{Exit, ExitError, delivery_routes, ingress_routes};
 use crate::smtp::response::Refusal;
 use crate::store::{QuotedMessage, Store, StoreError};
@@ -308,6 +309,16 @@ impl ExplainContext<'_> {
         if matches!(planner.recipient.target, RecipientTarget::Return(_)) {
             return json!({ "match": null, "reason": "return_path" });
         }
+        if let (true, RecipientTarget::Thread(claims)) =
+            (known.unknown_token, &planner.recipient.target)
+        {
+            let thread = NamedThread::without_store(claims).to_string();
+            let reason = match self.store {
+                Some(_) => "token_of_another_store",
+                None => "store_not_asked",
+            };
+            return json!({ "match": null, "note": thread, "reason": reason });
+        }
         match planner.decide_thread(mail, known) {
             Ok((thread, reason)) => json!({ "match": thread, "reason": reason.as_str() }),
             Err(conflict) => json!({ "match": null, "reason": conflict }),
@@ -434,7 +445,7 @@ fn words(
     writeln!(out, "sender:   {sender}{assumed}")?;
     writeln!(out, "subject:  {}", text(&explained["subject"]))?;
     let thread = &explained["thread"];
-    let place = (text(&thread["match"]), text(&thread["reason"]));
+    let place = (text(thread_name(thread)), text(&thread["reason"]));
     writeln!(out, "thread:   {} (reason {})", place.0, place.1)?;
     for attachment in explained["attachments"].as_array().into_iter().flatten() {
         let (name, kind) = (
@@ -469,6 +480,14 @@ fn words(
         }
     }
     Ok(())
+}
+
+/// The thread's id, or a note that it is unknown.
+fn thread_name(thread: &Value) -> &Value {
+    match &thread["note"] {
+        Value::Null => &thread["match"],
+        note => note,
+    }
 }
 
 /// The decision in words, with its rule or reason.

@@ -1,4 +1,4 @@
-//! Owns `queue`: lists, shows, releases and drops the mail that is not settled.
+//! Owns `queue`: lists, shows, retries, parks and drops the mail that is not settled.
 //!
 //! Does not change settled mail.
 
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::control::{ControlClient, query};
 use super::terminal::{printable, printable_json};
@@ -38,7 +38,7 @@ pub(super) enum QueueSubcommand {
         #[arg(long)]
         raw: bool,
     },
-    /// Release a parked delivery for another attempt
+    /// Try a delivery now: a parked one with your approval, a waiting one without its wait
     Retry {
         /// The delivery, for example 1042.0
         id: String,
@@ -46,7 +46,15 @@ pub(super) enum QueueSubcommand {
         #[arg(long)]
         reparse: bool,
     },
-    /// Drop a parked delivery permanently
+    /// Park a waiting delivery, so that later mail of its thread goes on
+    Park {
+        /// The delivery, for example 1042.0
+        id: String,
+        /// The reason, which the list shows
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Drop a parked or a waiting delivery for good
     Drop {
         /// The delivery, for example 1042.0
         id: String,
@@ -64,7 +72,10 @@ pub(super) enum ListedState {
 
 impl QueueSubcommand {
     pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), ExitError> {
-        if let Self::Show { id, .. } | Self::Retry { id, .. } | Self::Drop { id } = &self
+        if let Self::Show { id, .. }
+        | Self::Retry { id, .. }
+        | Self::Park { id, .. }
+        | Self::Drop { id } = &self
             && id.parse::<DeliveryId>().is_err()
         {
             let line = format!("{id:?}: not a delivery: they have the form 1042.0");
@@ -101,8 +112,12 @@ impl QueueSubcommand {
                 writeln!(out, "{}", printable_json(&answer["data"]))?;
                 Ok(())
             }
-            Self::Retry { id, reparse: _ } => act_on(client, id, "retry", out),
-            Self::Drop { id } => act_on(client, id, "drop", out),
+            Self::Retry { id, reparse: _ } => act_on(client, id, ("retry", Vec::new()), out),
+            Self::Park { id, reason } => {
+                let body = json!({ "reason": reason }).to_string();
+                act_on(client, id, ("park", body.into_bytes()), out)
+            }
+            Self::Drop { id } => act_on(client, id, ("drop", Vec::new()), out),
         }
     }
 }
@@ -150,14 +165,17 @@ fn print_line(delivery: &Value, json: bool, out: &mut impl Write) -> Result<(), 
     let from = delivery["from"].as_str().unwrap_or("<>");
     let tried = delivery["attempts"].as_u64();
     let tried = tried.map(|times| format!("  tried {times}, next {}", text("dueAt")));
+    let first = delivery["waitsBehind"].as_str();
+    let first = first.map(|first| format!("  waits behind {first}"));
     let reason = delivery["reason"].as_str().map(|why| format!("  {why}"));
     let line = format!(
-        "{}  {}  {}  {from} -> {}{}{}",
+        "{}  {}  {}  {from} -> {}{}{}{}",
         text("id"),
         text("state"),
         text("receivedAt"),
         text("to"),
         tried.unwrap_or_default(),
+        first.unwrap_or_default(),
         reason.unwrap_or_default()
     );
     writeln!(out, "{}", printable(&line))?;
@@ -167,10 +185,10 @@ fn print_line(delivery: &Value, json: bool, out: &mut impl Write) -> Result<(), 
 fn act_on(
     client: &ControlClient,
     id: &str,
-    word: &str,
+    (word, body): (&str, Vec<u8>),
     out: &mut impl Write,
 ) -> Result<(), ExitError> {
-    let answer = client.request(Method::POST, &format!("/queue/{id}/{word}"), Vec::new())?;
+    let answer = client.request(Method::POST, &format!("/queue/{id}/{word}"), body)?;
     let state = answer["data"]["state"].as_str().unwrap_or("done");
     writeln!(out, "{id} {}", printable(state))?;
     Ok(())

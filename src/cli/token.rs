@@ -18,6 +18,7 @@ use crate::config::{Config, Purpose, RouteConfig};
 use crate::http::control::SOCKET_NAME;
 use crate::mail::address::Address;
 use crate::mail::token::{Claims, KeyRing, TokenError};
+use crate::queue::NamedThread;
 use crate::run::{Exit, ExitError};
 
 /// Commands of `token`.
@@ -156,24 +157,26 @@ fn inspect(
         }
         Err(error) => return Err(ExitError::new(Exit::Malformed, error)),
     };
-    let mut lines = claim_lines(route, &claims).to_vec();
+    let mut thread = NamedThread::without_store(&claims);
     // Without a data folder no server can have revoked it.
     if config.data_dir.exists() {
         let known = known_to_store(config, address)?;
         if known["revoked"] == true {
             return Err(ExitError::with_message(Exit::Malformed, "token is revoked"));
         }
-        if let Some(thread) = known["thread"].as_str() {
-            let named = lines.iter_mut().filter(|(name, _)| *name == "thread");
-            named.for_each(|(_, value)| thread.clone_into(value));
-        }
+        thread = match known["thread"].as_str() {
+            Some(id) => NamedThread::Known(id.to_owned()),
+            None => NamedThread::Unknown(claims.thread),
+        };
     }
+    let lines = claim_lines(route, &claims, &thread);
     if json {
-        let object: serde_json::Map<_, _> = lines
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), json!(value)))
-            .collect();
-        writeln!(out, "{}", printable(&json!(object).to_string()))?;
+        let pairs = lines.map(|(name, value)| (name.to_owned(), json!(value)));
+        let mut object = json!(serde_json::Map::from_iter(pairs));
+        if thread.id().is_none() {
+            object["threadNote"] = object["thread"].take();
+        }
+        writeln!(out, "{}", printable(&object.to_string()))?;
         return Ok(());
     }
     for (name, value) in lines {
@@ -192,8 +195,11 @@ fn known_to_store(config: &Config, address: &Address) -> Result<Value, ExitError
 }
 
 /// The claims of a verified token, as names and values.
-fn claim_lines(route: &RouteConfig, claims: &Claims) -> [(&'static str, String); 5] {
-    let thread = claims.thread_id.clone();
+fn claim_lines(
+    route: &RouteConfig,
+    claims: &Claims,
+    thread: &NamedThread,
+) -> [(&'static str, String); 5] {
     let bound = if claims.participant.is_some() {
         "bound"
     } else {
@@ -201,10 +207,7 @@ fn claim_lines(route: &RouteConfig, claims: &Claims) -> [(&'static str, String);
     };
     [
         ("route", route.name.clone()),
-        (
-            "thread",
-            thread.unwrap_or_else(|| claims.thread.as_uuid_text()),
-        ),
+        ("thread", thread.to_string()),
         ("issued", claims.issued_at.to_rfc3339()),
         (
             "expires",

@@ -13,6 +13,7 @@ mod context;
 mod event_facts;
 pub mod in_flight;
 pub mod known_facts;
+pub mod line_waker;
 mod loop_detector;
 pub mod message;
 pub mod metrics;

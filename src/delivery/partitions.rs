@@ -35,6 +35,8 @@ pub(super) struct Partitions {
     /// Partitions whose first delivery may run, by route, in the order in which they became ready: the
     /// order of arrival for new ones; a deferred one rejoins at the end.
     ready: Vec<VecDeque<PartitionKey>>,
+    /// Partitions whose first delivery may run whatever its route's circuit breaker says.
+    urgent: VecDeque<PartitionKey>,
     /// Partitions that wait, by the time at which they may run again.
     timers: BTreeSet<(Instant, PartitionKey)>,
     /// Partitions with more deliveries in the store than are queued, with the first one that is not
@@ -52,11 +54,14 @@ struct Partition {
     queue: VecDeque<DeliveryId>,
     state: PartitionState,
     attempts: u32,
+    /// Deliveries that are urgent the next time they are the first.
+    urgent: BTreeSet<DeliveryId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PartitionState {
     Ready,
+    Urgent,
     Running(DeliveryId),
     Waiting(Instant),
 }
@@ -67,6 +72,7 @@ impl Partitions {
         Self {
             partitions: HashMap::new(),
             ready: vec![VecDeque::new(); routes],
+            urgent: VecDeque::new(),
             timers: BTreeSet::new(),
             overflow: BTreeMap::new(),
             queued: 0,
@@ -100,6 +106,7 @@ impl Partitions {
                 queue: VecDeque::from([id]),
                 state: PartitionState::Ready,
                 attempts: 0,
+                urgent: BTreeSet::new(),
             };
             self.queued += 1;
             self.partitions.insert(key, lane);
@@ -146,6 +153,45 @@ impl Partitions {
         Some((key, id))
     }
 
+    /// Starts the next urgent delivery, and returns its route too.
+    pub(super) fn start_urgent(&mut self) -> Option<(PartitionKey, DeliveryId, usize)> {
+        let key = self.urgent.pop_front()?;
+        let lane = self.partitions.get_mut(&key)?;
+        let id = lane.queue.pop_front()?;
+        lane.urgent.remove(&id);
+        lane.state = PartitionState::Running(id);
+        Some((key, id, lane.route))
+    }
+
+    /// Makes a delivery urgent once it is the first of its partition. One that runs has perhaps just
+    /// ended, so it runs once more if it is deferred. One that is not queued stays as it is.
+    pub(super) fn hurry(&mut self, key: PartitionKey, id: DeliveryId) {
+        let Some(lane) = self.partitions.get_mut(&key) else {
+            return;
+        };
+        let is_running = lane.state == PartitionState::Running(id);
+        if !is_running && lane.queue.binary_search(&id).is_err() {
+            return;
+        }
+        lane.urgent.insert(id);
+        if lane.queue.front() != Some(&id) {
+            return;
+        }
+        match lane.state {
+            PartitionState::Running(_) | PartitionState::Urgent => return,
+            PartitionState::Ready => {
+                let ready = &mut self.ready[lane.route];
+                if let Some(at) = ready.iter().position(|other| *other == key) {
+                    ready.remove(at);
+                }
+            }
+            PartitionState::Waiting(due) => {
+                self.timers.remove(&(due, key));
+            }
+        }
+        self.make_ready(key);
+    }
+
     /// Makes partitions ready whose wait is over at `now`.
     pub(super) fn wake(&mut self, now: Instant) {
         while let Some((due, key)) = self.timers.first().copied() {
@@ -171,6 +217,7 @@ impl Partitions {
         };
         self.queued -= 1;
         lane.attempts = 0;
+        lane.urgent.remove(&id);
         if !lane.queue.is_empty() {
             self.make_ready(key);
             return None;
@@ -188,15 +235,25 @@ impl Partitions {
     pub(super) fn defer(&mut self, key: PartitionKey, due: Instant) {
         if let Some(lane) = self.partitions.get_mut(&key) {
             lane.attempts = lane.attempts.saturating_add(1);
-            if lane.put_back() {
-                lane.state = PartitionState::Waiting(due);
-                self.timers.insert((due, key));
+            if !lane.put_back() {
+                return;
             }
+            if lane.is_urgent() {
+                return self.make_ready(key);
+            }
+            lane.state = PartitionState::Waiting(due);
+            self.timers.insert((due, key));
         }
     }
 
     fn make_ready(&mut self, key: PartitionKey) {
-        if let Some(lane) = self.partitions.get_mut(&key) {
+        let Some(lane) = self.partitions.get_mut(&key) else {
+            return;
+        };
+        if lane.is_urgent() {
+            lane.state = PartitionState::Urgent;
+            self.urgent.push_back(key);
+        } else {
             lane.state = PartitionState::Ready;
             self.ready[lane.route].push_back(key);
         }
@@ -204,6 +261,11 @@ impl Partitions {
 }
 
 impl Partition {
+    fn is_urgent(&self) -> bool {
+        let first = self.queue.front();
+        first.is_some_and(|first| self.urgent.contains(first))
+    }
+
     fn put_back(&mut self) -> bool {
         let PartitionState::Running(id) = self.state else {
             return false;
@@ -268,6 +330,52 @@ mod tests {
     }
 
     #[test]
+    fn an_urgent_delivery_waits_for_no_time_and_no_route_but_for_those_before_it() {
+        let mut lanes = Partitions::new(2, 100);
+        for n in 1..=3 {
+            lanes.offer(key(1), 1, id(n));
+        }
+        lanes.offer(key(2), 1, id(9));
+        let now = Instant::now();
+        assert_eq!(lanes.start_next(1), Some((key(1), id(1))));
+        // One that runs is tried once more if it fails.
+        lanes.hurry(key(1), id(1));
+        assert_eq!(lanes.start_urgent(), None);
+        lanes.defer(key(1), now + Duration::from_secs(600));
+        assert_eq!(lanes.start_urgent(), Some((key(1), id(1), 1)));
+        lanes.defer(key(1), now + Duration::from_secs(600));
+        assert_eq!(lanes.start_urgent(), None);
+        // One that stands behind another becomes urgent when that is gone.
+        lanes.hurry(key(1), id(2));
+        assert_eq!(lanes.start_urgent(), None);
+        lanes.hurry(key(1), id(1));
+        lanes.hurry(key(1), id(1));
+        assert_eq!(lanes.start_urgent(), Some((key(1), id(1), 1)));
+        assert_eq!(lanes.start_urgent(), None);
+        lanes.wake(now + Duration::from_secs(600));
+        assert_eq!(lanes.start_next(1), Some((key(2), id(9))));
+        lanes.finish(key(1));
+        assert_eq!(lanes.start_next(1), None, "the route does not count");
+        assert_eq!(lanes.start_urgent(), Some((key(1), id(2), 1)));
+        // It is urgent once: after that it waits like any other.
+        lanes.defer(key(1), now + Duration::from_secs(600));
+        assert_eq!(lanes.start_urgent(), None);
+        lanes.wake(now + Duration::from_secs(600));
+        assert_eq!(lanes.start_next(1), Some((key(1), id(2))));
+        lanes.finish(key(1));
+        lanes.hurry(key(1), id(3));
+        assert_eq!(lanes.start_urgent(), Some((key(1), id(3), 1)));
+        lanes.finish(key(1));
+        lanes.hurry(key(1), id(3));
+        lanes.hurry(key(7), id(3));
+        lanes.finish(key(2));
+        assert_eq!(
+            (lanes.start_urgent(), lanes.start_next(1), lanes.queued()),
+            (None, None, 0)
+        );
+    }
+
+    #[test]
     fn an_endless_partition_leaves_space_for_others() {
         let mut lanes = Partitions::new(1, 10_000);
         for n in 0..5_000 {
@@ -298,7 +406,8 @@ mod tests {
                 cursor = Some(*n);
             }
             lanes.wake(now);
-            if let Some((lane, taken)) = lanes.start_next(0) {
+            let urgent = lanes.start_urgent().map(|(lane, id, _)| (lane, id));
+            if let Some((lane, taken)) = urgent.or_else(|| lanes.start_next(0)) {
                 let n = taken.mail.0;
                 let mates = waiting.iter().filter(|(_, l)| key(**l) == lane);
                 prop_assert_eq!(mates.map(|(n, _)| *n).min(), Some(n), "order in the lane");
@@ -306,10 +415,15 @@ mod tests {
             }
             prop_assert!(lanes.queued() <= 6);
             let choice = choices.next().unwrap_or_default();
+            if choice == 3
+                && let Some((n, lane)) = waiting.iter().nth_back(waiting.len() / 2)
+            {
+                lanes.hurry(key(*lane), id(*n));
+            }
             let Some((lane, n)) = running.iter().map(|(l, n)| (*l, *n)).next() else {
                 continue;
             };
-            match choice % 3 {
+            match choice % 4 {
                 0 => {
                     running.remove(&lane);
                     waiting.remove(&n);
@@ -335,7 +449,7 @@ mod tests {
         #[test]
         fn every_delivery_runs_once_and_in_order(
             arrivals in prop::collection::vec(0u8..5, 0..40),
-            choices in prop::collection::vec(0u8..3, 0..120),
+            choices in prop::collection::vec(0u8..4, 0..120),
         ) {
             play(&arrivals, &choices)?;
         }

@@ -438,7 +438,8 @@ impl Planner<'_> {
 
 /// The reason to park mail for a token of another store.
 const UNKNOWN_TOKEN: &str = "its token names a thread that this store does not know: the token was \
-                             issued by another store, and only that one has the thread's id";
+                             issued by another store, and only that one has the thread's id; \
+                             `postern token mint --thread ID` makes the id known here";
 
 impl KnownFacts {
     /// The mapping of this thread, if it is known.

@@ -12,7 +12,7 @@ use super::circuit_breaker::ApiHealth;
 use super::context::DeliveryContext;
 use super::event_facts::{self, EventFacts};
 use super::retry_status::RetryStatus;
-use crate::store::{Delivery, DeliveryId, DeliveryOutcome, Fact, StoreError};
+use crate::store::{Delivery, DeliveryId, DeliveryOutcome, Fact, LeaseName, StoreError};
 use crate::{clock, random, retry};
 
 /// The number of attempts after which a refusal of one thread counts as permanent.
@@ -50,11 +50,17 @@ pub(super) enum AttemptEnd {
 impl DeliveryContext {
     /// Makes one attempt; `attempts` counts all attempts including this one.
     pub(super) async fn deliver(&self, id: DeliveryId, attempts: u32) -> AttemptReport {
+        // While it is held, no person changes the delivery.
+        let _lease = match self.store.lease(LeaseName::Delivery(id)).await {
+            Ok(lease) => lease,
+            Err(error) => return AttemptReport::without_call(self.unreadable(id, error).await),
+        };
         let found = match self.store.delivery(id).await {
             Ok(found) => found,
             Err(error) => return AttemptReport::without_call(self.unreadable(id, error).await),
         };
         let Some(delivery) = found.filter(|delivery| delivery.parked.is_none()) else {
+            self.retry_statuses.remove(id);
             return AttemptReport::without_call(AttemptEnd::Done);
         };
         let name = delivery.recipient.route.clone();

@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 use super::circuit_breaker::{self, CircuitBreaker, CircuitChange};
 use super::context::DeliveryContext;
 use super::in_flight::InFlightMessages;
+use super::line_waker::{LineWaker, WakeOrders, line_waker};
 use super::metrics::Metrics;
 use super::partitions::{OfferResult, Partitions};
 use super::retry_status::RetryStatuses;
@@ -50,6 +51,8 @@ pub struct DeliveryWorker {
     scan: StoreScan,
     running: HashMap<Id, RunningDelivery>,
     tasks: JoinSet<AttemptReport>,
+    line_waker: LineWaker,
+    wake_orders: WakeOrders,
 }
 
 /// The position of the scan over the waiting deliveries of the store.
@@ -133,6 +136,7 @@ impl DeliveryWorker {
         for route in &routes {
             metrics.set_paused(&route.name, false);
         }
+        let (line_waker, wake_orders) = line_waker();
         // One more line than routes: for mail whose route is no longer configured.
         let lines = routes.len() + 1;
         Self {
@@ -144,6 +148,8 @@ impl DeliveryWorker {
             scan: StoreScan::new(Instant::now()),
             running: HashMap::new(),
             tasks: JoinSet::new(),
+            line_waker,
+            wake_orders,
             settings,
         }
     }
@@ -151,6 +157,11 @@ impl DeliveryWorker {
     /// The status of deferred deliveries.
     pub fn retry_statuses(&self) -> Arc<RetryStatuses> {
         Arc::clone(&self.context.retry_statuses)
+    }
+
+    /// The way to tell the worker that a delivery need not wait any longer.
+    pub fn line_waker(&self) -> LineWaker {
+        self.line_waker.clone()
     }
 
     /// The messages that are being posted to the product.
@@ -186,6 +197,7 @@ impl DeliveryWorker {
                 Some(ended) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => {
                     self.handle_end(ended).await?;
                 }
+                Some((lane, id)) = self.wake_orders.recv() => self.partitions.hurry(lane, id),
                 () = arrival.as_mut() => {
                     arrival.set(store.mail_arrived());
                     self.scan.has_more = true;
@@ -284,6 +296,12 @@ impl DeliveryWorker {
     /// Starts the ready deliveries, alternating between routes, while there are free slots.
     fn start_ready(&mut self, now: Instant) {
         self.partitions.wake(now);
+        // A person's order is no probe: its failure puts off no other.
+        while self.tasks.len() < self.settings.concurrency
+            && let Some((lane, id, route)) = self.partitions.start_urgent()
+        {
+            self.start(lane, id, (route, false));
+        }
         let mut any = true;
         while any {
             any = false;
@@ -298,18 +316,7 @@ impl DeliveryWorker {
                 };
                 any = true;
                 let probe = self.circuit_breakers[route].begin_call();
-                let jobs = Arc::clone(&self.context);
-                let attempts = self.partitions.attempts(lane).saturating_add(1);
-                let task = self
-                    .tasks
-                    .spawn(async move { jobs.deliver(id, attempts).await });
-                let running = RunningDelivery {
-                    partition: lane,
-                    id,
-                    route,
-                    is_probe: probe,
-                };
-                self.running.insert(task.id(), running);
+                self.start(lane, id, (route, probe));
             }
         }
         self.context.metrics.in_flight.set(gauge(self.tasks.len()));
@@ -317,6 +324,21 @@ impl DeliveryWorker {
             .metrics
             .queued
             .set(gauge(self.partitions.queued()));
+    }
+
+    fn start(&mut self, lane: PartitionKey, id: DeliveryId, (route, is_probe): (usize, bool)) {
+        let jobs = Arc::clone(&self.context);
+        let attempts = self.partitions.attempts(lane).saturating_add(1);
+        let task = self
+            .tasks
+            .spawn(async move { jobs.deliver(id, attempts).await });
+        let running = RunningDelivery {
+            partition: lane,
+            id,
+            route,
+            is_probe,
+        };
+        self.running.insert(task.id(), running);
     }
 
     fn next_due(&self, now: Instant) -> Option<Instant> {
@@ -448,6 +470,35 @@ mod tests {
             told: None,
             verdict: None,
         }
+    }
+
+    #[tokio::test]
+    async fn an_urgent_delivery_is_attempted_though_its_route_is_paused() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = store::Settings {
+            segment_bytes: 1 << 20,
+            free_bytes_min: 0,
+            ..store::Settings::new(folder.path().to_owned())
+        };
+        let store = Store::open(settings, clock::now()).unwrap();
+        let metrics = Arc::new(Metrics::register(&mut Registry::default()));
+        let settings = DeliverySettings::default();
+        let mut worker = DeliveryWorker::new(store.clone(), Vec::new(), settings, metrics, None);
+        let mail = Bytes::from_static(b"\r\nhi");
+        store.accept(envelope(), mail).await.unwrap();
+        worker.scan_page().await;
+        let waiting = ask(store.waiting(None, 1)).remove(0);
+        let partition = PartitionKey::of(&waiting.envelope, &waiting.recipient);
+        let (id, now) = (waiting.id, Instant::now());
+        let refused = circuit_breaker::ApiHealth::Unauthorized;
+        worker.circuit_breakers[0].record(refused, partition, false, now);
+        worker.start_ready(now);
+        assert_eq!(worker.tasks.len(), 0, "the route is paused");
+        worker.partitions.hurry(partition, id);
+        worker.start_ready(now);
+        assert_eq!(worker.tasks.len(), 1);
+        assert!(worker.circuit_breakers[0].is_paused());
+        worker.tasks.shutdown().await;
     }
 
     #[tokio::test]

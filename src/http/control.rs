@@ -25,7 +25,7 @@ use crate::clock::{self, Timestamp};
 use crate::mail::address::{Address, Domain};
 use crate::mail::envelope::{Recipient, RecipientTarget};
 use crate::mail::token::{Format, KeyRing, TokenError};
-use crate::queue::{MailQueue, QueueState, QueuedMail};
+use crate::queue::{MailQueue, NamedThread, QueueEnd, QueueState, QueuedMail};
 use crate::store::{DeliveryId, Fact, MailId, Mapping, Store};
 
 /// The name of the control socket in the data folder.
@@ -34,6 +34,8 @@ pub const SOCKET_NAME: &str = "control.sock";
 const RECIPIENTS_MAX: usize = 100;
 /// Octets of a thread id, which must fit a path segment of the Messages API.
 const THREAD_BYTES_MAX: usize = 256;
+/// Octets of a person's reason for parking a mail.
+const REASON_BYTES_MAX: usize = 256;
 
 /// The parts that the control socket works on.
 #[derive(Clone)]
@@ -96,8 +98,9 @@ pub fn router(control: ControlParts) -> Router {
             .route("/queue", routing::get(list))
             .route("/queue/{id}", routing::get(show))
             .route("/queue/{id}/raw", routing::get(raw))
-            .route("/queue/{id}/retry", routing::post(release))
-            .route("/queue/{id}/drop", routing::post(drop_parked))
+            .route("/queue/{id}/retry", routing::post(retry))
+            .route("/queue/{id}/park", routing::post(park))
+            .route("/queue/{id}/drop", routing::post(drop_delivery))
             .route("/mail", routing::post(inject).layer(wide))
             .route("/tokens", routing::post(mint))
             .route("/tokens/inspect", routing::post(inspect))
@@ -144,21 +147,53 @@ async fn raw(
     Ok(([(header::CONTENT_TYPE, "message/rfc822")], bytes).into_response())
 }
 
-async fn release(
+async fn retry(
     State(control): State<ControlParts>,
     PathId(id): PathId,
 ) -> Result<Response, HttpError> {
-    control.queue.release(delivery_id(&id)?).await?;
+    control.queue.retry(delivery_id(&id)?).await?;
     let answer = json!({ "id": id, "state": "waiting" });
     Ok(success(StatusCode::OK, answer))
 }
 
-async fn drop_parked(
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ParkRequest {
+    reason: Option<String>,
+}
+
+async fn park(
+    State(control): State<ControlParts>,
+    PathId(id): PathId,
+    body: Bytes,
+) -> Result<Response, HttpError> {
+    let request: ParkRequest = match body.is_empty() {
+        true => ParkRequest::default(),
+        false => read_json(&body)?,
+    };
+    let reason = request.reason.as_deref();
+    if let Some(reason) = reason
+        && (reason.is_empty()
+            || reason.len() > REASON_BYTES_MAX
+            || reason.chars().any(char::is_control))
+    {
+        let why = format!("1 to {REASON_BYTES_MAX} bytes without control characters");
+        return Err(HttpError::invalid_field("reason", &why));
+    }
+    control.queue.park(delivery_id(&id)?, reason).await?;
+    let answer = json!({ "id": id, "state": "parked" });
+    Ok(success(StatusCode::OK, answer))
+}
+
+async fn drop_delivery(
     State(control): State<ControlParts>,
     PathId(id): PathId,
 ) -> Result<Response, HttpError> {
-    control.queue.drop(delivery_id(&id)?).await?;
-    let answer = json!({ "id": id, "state": "dropped" });
+    let state = match control.queue.drop(delivery_id(&id)?).await? {
+        QueueEnd::Dropped => "dropped",
+        QueueEnd::Delivered => "delivered",
+    };
+    let answer = json!({ "id": id, "state": state });
     Ok(success(StatusCode::OK, answer))
 }
 
@@ -271,40 +306,61 @@ struct TokenRequest {
     address: String,
 }
 
-/// The facts of a token that only the store knows: revocation, and the thread for which it was issued.
+/// The facts of a token that only the store knows: revocation, and the thread that it names.
 async fn inspect(State(control): State<ControlParts>, body: Bytes) -> Result<Response, HttpError> {
     let request: TokenRequest = read_json(&body)?;
-    let token = control.token(&request.address).await?.0;
-    let answer = json!({
-        "revoked": control.store.is_revoked(token).await?,
-        "thread": control.store.thread_by_token(token).await?,
+    let KnownToken { digest, thread, .. } = control.token(&request.address).await?;
+    let mut answer = json!({
+        "revoked": control.store.is_revoked(digest).await?,
+        "thread": thread.id(),
     });
+    if thread.id().is_none() {
+        answer["threadNote"] = json!(thread.to_string());
+    }
     Ok(success(StatusCode::OK, answer))
 }
 
 async fn revoke(State(control): State<ControlParts>, body: Bytes) -> Result<Response, HttpError> {
     let request: TokenRequest = read_json(&body)?;
-    let (token, address) = control.token(&request.address).await?;
-    let at = clock::now();
-    control
-        .store
-        .record(vec![Fact::Revoked { token, at }])
-        .await?;
-    info!(domain = %address.domain(), "token revoked");
+    let token = control.token(&request.address).await?;
+    let revoked = Fact::Revoked {
+        token: token.digest,
+        at: clock::now(),
+    };
+    control.store.record(vec![revoked]).await?;
+    info!(domain = %token.address.domain(), "token revoked");
     Ok(success(StatusCode::OK, json!({ "revoked": true })))
 }
 
+/// A valid token of ours.
+struct KnownToken {
+    address: Address,
+    digest: [u8; 16],
+    thread: NamedThread,
+}
+
 impl ControlParts {
-    /// The digest of the valid token in an address.
-    async fn token(&self, text: &str) -> Result<([u8; 16], Address), HttpError> {
+    /// The valid token in an address.
+    async fn token(&self, text: &str) -> Result<KnownToken, HttpError> {
         let address = parse_address("address", text)?;
         let now = clock::now();
         for route in self.routes.iter() {
             match route.keys.verify(&address, now) {
-                Ok(claims) => return Ok((claims.digest, address)),
+                Ok(claims) => {
+                    let thread = NamedThread::find(&self.store, &route.name, &claims).await?;
+                    return Ok(KnownToken {
+                        address,
+                        digest: claims.digest,
+                        thread,
+                    });
+                }
                 Err(TokenError::CaseLost(digest)) => {
-                    if self.store.thread_by_token(digest).await?.is_some() {
-                        return Ok((digest, address));
+                    if let Some(thread) = self.store.thread_by_token(digest).await? {
+                        return Ok(KnownToken {
+                            address,
+                            digest,
+                            thread: NamedThread::Known(thread),
+                        });
                     }
                 }
                 Err(_) => {}
@@ -349,13 +405,6 @@ fn delivery_json(queued: &QueuedMail) -> Value {
             format!("…@{}", recipient.address.domain())
         }
     };
-    let thread = match &recipient.target {
-        RecipientTarget::Mailbox(_) | RecipientTarget::Return(_) => None,
-        RecipientTarget::Thread(claims) => Some(claims.thread_id.clone().unwrap_or_else(|| {
-            // The key is the thread id itself if that is a UUID.
-            claims.thread.as_uuid_text()
-        })),
-    };
     let state = if delivery.parked.is_some() {
         "parked"
     } else {
@@ -367,11 +416,17 @@ fn delivery_json(queued: &QueuedMail) -> Value {
         "reason": delivery.parked,
         "from": envelope.sender.as_ref().map(ToString::to_string),
         "to": to,
-        "thread": thread,
+        "thread": queued.thread.as_ref().and_then(NamedThread::id),
         "route": recipient.route,
         "receivedAt": envelope.received_at.to_rfc3339(),
         "bytes": delivery.bytes,
     });
+    if let Some(thread @ NamedThread::Unknown(_)) = &queued.thread {
+        shown["threadNote"] = json!(thread.to_string());
+    }
+    if let Some(first) = queued.waits_behind {
+        shown["waitsBehind"] = json!(first.to_string());
+    }
     if let Some(pending) = &queued.pending_retry {
         shown["attempts"] = json!(pending.attempts);
         shown["reason"] = json!(pending.reason);

@@ -120,9 +120,12 @@ impl JobRunner {
             Err(StoreError::Dead) => return JobEnd::StoreDead,
             Err(_) => return JobEnd::Pause(STORE_FULL_PAUSE),
         }
-        let record = JobRecord {
-            attempts: record.attempts.saturating_add(1),
-            ..record
+        // The beginning of a job that a person cancelled meanwhile means nothing.
+        let record = match self.store.job(job.id).await {
+            Ok(Some(record)) if record.begun_at.is_some() => record,
+            Ok(_) => return JobEnd::Recorded,
+            Err(StoreError::Dead) => return JobEnd::StoreDead,
+            Err(_) => return JobEnd::Pause(STORE_FULL_PAUSE),
         };
         let (runner, job) = (Arc::clone(&self), record.job.clone());
         let prepared = match task::spawn_blocking(move || runner.prepare(&job, &mail)).await {

@@ -10,4 +10,5 @@ pub mod intake;
 pub mod metrics;
 pub mod rate;
 pub mod relay;
+pub mod urgent;
 pub mod worker;

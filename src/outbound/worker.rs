@@ -20,6 +20,7 @@ use super::dkim::DkimSigningKey;
 use super::metrics::Metrics;
 use super::rate::SendRates;
 use super::relay::RelayPool;
+use super::urgent::UrgentJobs;
 use crate::clock::{self, Timestamp};
 use crate::limits::{RateExceeded, RateLimiter};
 use crate::mail::address::Domain;
@@ -86,6 +87,7 @@ pub struct OutboundWorker {
     closed_domains: HashMap<Arc<str>, Instant>,
     /// The domains of the last attempts, at most [`PAGE`], the latest at the end.
     recent_domains: VecDeque<Arc<str>>,
+    urgent: UrgentJobs,
     /// No job may begin before this time, because it could not be recorded.
     paused_until: Option<Instant>,
     cleaned_up_at: Instant,
@@ -122,10 +124,16 @@ impl OutboundWorker {
             running: HashMap::new(),
             closed_domains: HashMap::new(),
             recent_domains: VecDeque::new(),
+            urgent: UrgentJobs::default(),
             paused_until: None,
             cleaned_up_at: Instant::now(),
             clock_jumps: ClockJumps::new(clock::now(), Instant::now()),
         }
+    }
+
+    /// The list of the jobs that are sent next.
+    pub fn urgent_jobs(&self) -> UrgentJobs {
+        self.urgent.clone()
     }
 
     /// Sends until `stop` is true or its sender is dropped; then running attempts may end within the grace
@@ -151,6 +159,7 @@ impl OutboundWorker {
                     self.handle_end(ended).await?;
                 }
                 () = store.job_arrived() => {}
+                () = self.urgent.added() => {}
                 () = time::sleep_until(wake.into()) => {}
             }
         }
@@ -203,6 +212,7 @@ impl OutboundWorker {
         self.watch_clock(wall, now);
         let claim = self.runner.claim.renew().await?;
         self.closed_domains.retain(|_, until| *until > now);
+        self.start_urgent(&claim, now).await?;
         let horizon = self.due_horizon(&claim, wall).await?;
         while self.has_capacity() {
             let aside = self.runner.relays.available_at(now);
@@ -234,6 +244,26 @@ impl OutboundWorker {
         }
         let opens = self.closed_domains.values().min();
         Ok(opens.map_or(wake, |opens| wake.min(*opens)))
+    }
+
+    /// Starts the jobs that a person wants sent now, each if it is the first of its thread. The relays are
+    /// tried again for it, for the person knows more about them than their last failure.
+    async fn start_urgent(&mut self, claim: &Claim, now: Instant) -> Result<(), StoreError> {
+        let store = self.runner.store.clone();
+        while self.has_capacity()
+            && let Some(id) = self.urgent.take()
+        {
+            if store.job_ahead(id).await?.is_some() {
+                continue;
+            }
+            let Some(record) = store.job(id).await? else {
+                continue;
+            };
+            self.runner.relays.end_backoff();
+            let domain: Arc<str> = record.job.recipient.domain().ascii().into();
+            let _ = self.start_job(claim, id, &domain, now).await?;
+        }
+        Ok(())
     }
 
     /// Detects jumps of the clock: after one, jobs must not all expire at once.

@@ -5,24 +5,32 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::QueueError;
+use super::named_thread::NamedThread;
 use crate::auth::results;
 use crate::clock::{self, Timestamp};
+use crate::mail::envelope::{Recipient, RecipientTarget};
+use crate::mail::fingerprint::Fingerprint;
+use crate::mail::partition::PartitionKey;
 use crate::mail::received::Hop;
 use crate::mail::verdict::VerdictSource;
 use crate::mail::view::View;
 use crate::store::{
-    Delivery, DeliveryId, DeliveryOutcome, DeliveryStep, Event, EventKind, Fact, MailId, Store,
+    Delivery, DeliveryId, DeliveryOutcome, DeliveryStep, Event, EventKind, Fact, Lease, LeaseName,
+    MailId, Store,
 };
 
 /// Octets of a Message-ID in an event.
 const MESSAGE_ID_BYTES_MAX: usize = 1024;
 /// The rule name for deliveries that a person drops.
 const OPERATOR_RULE: &str = "operator";
+/// The reason of a delivery that a person parked; the person's own words follow.
+const PARKED_BY_OPERATOR: &str = "a person parked it";
 
 /// The state of a delivery that is not settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +55,18 @@ pub struct PendingRetry {
 /// Finds the next attempt of a delivery; `None` if it was not attempted since the worker started.
 pub type RetryLookup = Arc<dyn Fn(DeliveryId) -> Option<PendingRetry> + Send + Sync>;
 
+/// Tells the worker that a delivery of this partition need not wait any longer, if it is the first there.
+pub type WakeLine = Arc<dyn Fn(PartitionKey, DeliveryId) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// The state in which a delivery ended by a person's order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueEnd {
+    /// The mail is not told to the product.
+    Dropped,
+    /// The product has the message already.
+    Delivered,
+}
+
 /// A delivery that is not settled.
 #[derive(Clone, Debug)]
 pub struct QueuedMail {
@@ -54,6 +74,10 @@ pub struct QueuedMail {
     pub delivery: Delivery,
     /// Its next attempt, if one failed before.
     pub pending_retry: Option<PendingRetry>,
+    /// The waiting delivery that is delivered before this one, if this one waits for another.
+    pub waits_behind: Option<DeliveryId>,
+    /// The thread that the token of its recipient names; `None` for mail to a mailbox.
+    pub thread: Option<NamedThread>,
 }
 
 /// The deliveries that are not settled. Clones share their lock.
@@ -61,6 +85,7 @@ pub struct QueuedMail {
 pub struct MailQueue {
     store: Store,
     pending_retry: RetryLookup,
+    wake_line: WakeLine,
     hostname: String,
     authserv_id: String,
     /// Held from the check of a delivery's state to the write of the fact that changes it.
@@ -74,16 +99,19 @@ impl MailQueue {
         Self {
             store,
             pending_retry: Arc::new(|_| None),
+            wake_line: Arc::new(|_, _| Box::pin(async {})),
             hostname,
             authserv_id,
             changes: Arc::default(),
         }
     }
 
-    /// The queue, with a look-up of the running worker's next attempts.
-    pub fn with_retries(self, pending_retry: RetryLookup) -> Self {
+    /// The same queue beside a running worker: what it knows of the next attempts, and the way to tell it
+    /// that a wait is over.
+    pub fn with_worker(self, pending_retry: RetryLookup, wake_line: WakeLine) -> Self {
         Self {
             pending_retry,
+            wake_line,
             ..self
         }
     }
@@ -102,7 +130,11 @@ impl MailQueue {
             QueueState::Parked => self.store.parked(after, limit).await?,
             QueueState::Waiting => self.store.waiting(after, limit).await?,
         };
-        Ok(found.into_iter().map(|found| self.queued(found)).collect())
+        let mut listed = Vec::with_capacity(found.len());
+        for delivery in found {
+            listed.push(self.queued(delivery).await?);
+        }
+        Ok(listed)
     }
 
     /// The delivery of this name.
@@ -112,7 +144,7 @@ impl MailQueue {
     pub async fn find(&self, id: DeliveryId) -> Result<QueuedMail, QueueError> {
         let found = self.store.delivery(id).await?;
         let found = found.ok_or(QueueError::NotFound("delivery"))?;
-        Ok(self.queued(found))
+        self.queued(found).await
     }
 
     /// The mail for handing on: with our Authentication-Results and Received fields on top, and without
@@ -141,13 +173,110 @@ impl MailQueue {
         Ok(pieces.concat().into())
     }
 
-    /// Releases a parked delivery for another attempt, with the person's approval.
+    /// Has a delivery attempted now. A parked one waits again, with the person's approval; the wait of a
+    /// waiting one ends, whatever its next attempt's time and a pause of its route.
     ///
     /// # Errors
     /// [`QueueError::NotFound`], [`QueueError::WrongState`], [`QueueError::Store`].
-    pub async fn release(&self, id: DeliveryId) -> Result<(), QueueError> {
+    pub async fn retry(&self, id: DeliveryId) -> Result<(), QueueError> {
         let _changes = self.changes.lock().await;
-        let delivery = self.find_parked(id).await?.id;
+        let (delivery, lease) = self.take(id).await?;
+        if delivery.parked.is_some() {
+            return self.release(id).await;
+        }
+        if let Some(first) = self.store.delivery_ahead(id).await? {
+            let why = format!("it waits behind {first}: retry, park or drop that one");
+            return Err(QueueError::WrongState(why));
+        }
+        drop(lease);
+        info!(delivery = %id, "retried");
+        self.wake(&delivery).await;
+        Ok(())
+    }
+
+    /// Parks a waiting delivery until a person releases or drops it, and records the event of it. Later
+    /// mail of its thread is delivered before it. `reason` are the person's words, if there are any.
+    ///
+    /// # Errors
+    /// [`QueueError::NotFound`], [`QueueError::WrongState`], [`QueueError::Store`].
+    pub async fn park(&self, id: DeliveryId, reason: Option<&str>) -> Result<(), QueueError> {
+        let _changes = self.changes.lock().await;
+        let (delivery, lease) = self.take(id).await?;
+        if delivery.parked.is_some() {
+            let why = "it is parked already".to_owned();
+            return Err(QueueError::WrongState(why));
+        }
+        let reason = match reason {
+            Some(words) => format!("{PARKED_BY_OPERATOR}: {words}"),
+            None => PARKED_BY_OPERATOR.to_owned(),
+        };
+        let at = clock::now();
+        let settled = Fact::Settled {
+            delivery: id,
+            outcome: DeliveryOutcome::Parked {
+                reason: reason.clone(),
+            },
+            fingerprint: None,
+            at,
+        };
+        let data = json!({ "mailId": id.to_string(), "reason": reason });
+        let event = event(EventKind::Parked, at, None, data);
+        self.store.record(vec![settled, event]).await?;
+        drop(lease);
+        warn!(delivery = %id, route = delivery.recipient.route, reason, "parked");
+        self.wake(&delivery).await;
+        Ok(())
+    }
+
+    /// Drops a delivery for good, and records the event of it. One whose message the product has already
+    /// counts as delivered instead.
+    ///
+    /// # Errors
+    /// [`QueueError::NotFound`], [`QueueError::WrongState`], [`QueueError::Store`].
+    pub async fn drop(&self, id: DeliveryId) -> Result<QueueEnd, QueueError> {
+        let _changes = self.changes.lock().await;
+        let (delivery, lease) = self.take(id).await?;
+        let route = delivery.recipient.route.as_str();
+        let mail = self.read_identity(&delivery).await;
+        let posted = delivery.steps.iter().find_map(|step| match step {
+            DeliveryStep::MessagePosted {
+                thread_id,
+                message_id,
+            } => Some((thread_id.as_str(), message_id.as_str())),
+            _ => None,
+        });
+        let end = match posted {
+            Some(posted) => {
+                self.store
+                    .record(delivered_facts(&delivery, posted, mail))
+                    .await?;
+                info!(delivery = %id, route, thread = posted.0, message_id = posted.1, "delivered");
+                QueueEnd::Delivered
+            }
+            None => {
+                self.store.record(dropped_facts(id, mail)).await?;
+                info!(delivery = %id, route, rule = OPERATOR_RULE, "dropped");
+                QueueEnd::Dropped
+            }
+        };
+        drop(lease);
+        self.wake(&delivery).await;
+        Ok(end)
+    }
+
+    /// A delivery that nobody attempts as long as the lease is held.
+    async fn take(&self, id: DeliveryId) -> Result<(Delivery, Lease), QueueError> {
+        let lease = self.store.try_lease(LeaseName::Delivery(id)).await?;
+        let delivery = self.store.delivery(id).await?;
+        let delivery = delivery.ok_or(QueueError::NotFound("delivery"))?;
+        let lease = lease.ok_or_else(|| {
+            let why = "it is being delivered now, try again";
+            QueueError::WrongState(why.to_owned())
+        })?;
+        Ok((delivery, lease))
+    }
+
+    async fn release(&self, delivery: DeliveryId) -> Result<(), QueueError> {
         let approved = Fact::Advanced {
             delivery,
             step: DeliveryStep::Approved,
@@ -161,48 +290,29 @@ impl MailQueue {
         Ok(())
     }
 
-    /// Drops a parked delivery permanently, and records the event.
-    ///
-    /// # Errors
-    /// [`QueueError::NotFound`], [`QueueError::WrongState`], [`QueueError::Store`].
-    pub async fn drop(&self, id: DeliveryId) -> Result<(), QueueError> {
-        let _changes = self.changes.lock().await;
-        let found = self.find_parked(id).await?;
-        let (delivery, rule) = (found.id, OPERATOR_RULE);
-        let at = clock::now();
-        let settled = Fact::Settled {
-            delivery,
-            outcome: DeliveryOutcome::Dropped {
-                rule: rule.to_owned(),
-            },
-            fingerprint: None,
-            at,
-        };
-        let event = Fact::Happened(Event {
-            kind: EventKind::Processed,
-            at,
-            thread_id: None,
-            data: dropped_event(delivery, self.message_id(delivery.mail).await),
-        });
-        self.store.record(vec![settled, event]).await?;
-        info!(%delivery, route = found.recipient.route, rule, "dropped");
-        Ok(())
+    /// Has the worker look at the partition of a delivery that waited.
+    async fn wake(&self, delivery: &Delivery) {
+        let partition = PartitionKey::of(&delivery.envelope, &delivery.recipient);
+        (self.wake_line)(partition, delivery.id).await;
     }
 
-    fn queued(&self, delivery: Delivery) -> QueuedMail {
-        QueuedMail {
+    async fn queued(&self, delivery: Delivery) -> Result<QueuedMail, QueueError> {
+        Ok(QueuedMail {
             pending_retry: (self.pending_retry)(delivery.id),
+            waits_behind: self.store.delivery_ahead(delivery.id).await?,
+            thread: self.thread_of(&delivery.recipient).await?,
             delivery,
-        }
+        })
     }
 
-    async fn find_parked(&self, id: DeliveryId) -> Result<Delivery, QueueError> {
-        let delivery = self.find(id).await?.delivery;
-        if delivery.parked.is_none() {
-            let why = "it is not parked: it waits and will be attempted";
-            return Err(QueueError::WrongState(why.to_owned()));
-        }
-        Ok(delivery)
+    /// The thread that the token of a recipient names.
+    async fn thread_of(&self, recipient: &Recipient) -> Result<Option<NamedThread>, QueueError> {
+        Ok(match &recipient.target {
+            RecipientTarget::Mailbox(_) | RecipientTarget::Return(_) => None,
+            RecipientTarget::Thread(claims) => {
+                Some(NamedThread::find(&self.store, &recipient.route, claims).await?)
+            }
+        })
     }
 
     async fn mail_bytes(&self, mail: MailId) -> Result<Bytes, QueueError> {
@@ -210,26 +320,98 @@ impl MailQueue {
         read.map_err(|_| QueueError::Unreadable)
     }
 
-    /// The Message-ID of a mail; `None` if it has none, or cannot be read.
-    async fn message_id(&self, mail: MailId) -> Option<String> {
-        let bytes = self.mail_bytes(mail).await.ok()?;
-        let read = tokio::task::spawn_blocking(move || View::parse(&bytes).header.message_id);
-        let mut id = read.await.ok().flatten()?;
-        id.truncate(id.floor_char_boundary(MESSAGE_ID_BYTES_MAX));
-        Some(id)
+    /// What other mails and the product know a mail by; nothing if its bytes cannot be read.
+    async fn read_identity(&self, delivery: &Delivery) -> MailIdentity {
+        let Ok(bytes) = self.mail_bytes(delivery.id.mail).await else {
+            return MailIdentity::default();
+        };
+        let recipient = delivery.recipient.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let view = View::parse(&bytes);
+            MailIdentity {
+                fingerprint: Some(Fingerprint::of(&recipient, &view)),
+                message_id: view.header.message_id.map(|mut id| {
+                    id.truncate(id.floor_char_boundary(MESSAGE_ID_BYTES_MAX));
+                    id
+                }),
+            }
+        });
+        read.await.unwrap_or_default()
     }
 }
 
-/// The event of a delivery that a person dropped. Its kind is null, because it was not determined.
-fn dropped_event(delivery: DeliveryId, message_id: Option<String>) -> Map<String, Value> {
-    let fields = [
-        ("mailId", json!(delivery.to_string())),
-        ("emailMessageId", json!(message_id)),
-        ("kind", Value::Null),
-        ("dropped", json!(OPERATOR_RULE)),
-    ];
-    fields
-        .map(|(name, value)| (name.to_owned(), value))
-        .into_iter()
-        .collect()
+/// The names of a mail that its bytes tell.
+#[derive(Default)]
+struct MailIdentity {
+    fingerprint: Option<Fingerprint>,
+    message_id: Option<String>,
+}
+
+/// The facts of a delivery that a person dropped. The kind in its event is null, because nobody asked for it.
+fn dropped_facts(delivery: DeliveryId, mail: MailIdentity) -> Vec<Fact> {
+    let at = clock::now();
+    let settled = Fact::Settled {
+        delivery,
+        outcome: DeliveryOutcome::Dropped {
+            rule: OPERATOR_RULE.to_owned(),
+        },
+        fingerprint: None,
+        at,
+    };
+    let data = json!({
+        "mailId": delivery.to_string(),
+        "emailMessageId": mail.message_id,
+        "kind": null,
+        "dropped": OPERATOR_RULE,
+    });
+    vec![settled, event(EventKind::Processed, at, None, data)]
+}
+
+/// The facts of a delivery whose message the product has, and whose last call a person gave up.
+fn delivered_facts(
+    delivery: &Delivery,
+    (thread_id, message_id): (&str, &str),
+    mail: MailIdentity,
+) -> Vec<Fact> {
+    let at = clock::now();
+    let settled = Fact::Settled {
+        delivery: delivery.id,
+        outcome: DeliveryOutcome::Delivered {
+            thread_id: thread_id.to_owned(),
+            message_id: message_id.to_owned(),
+        },
+        fingerprint: mail.fingerprint,
+        at,
+    };
+    let plan = delivery.steps.iter().find_map(|step| match step {
+        DeliveryStep::Planned(plan) => Some(plan),
+        _ => None,
+    });
+    let data = json!({
+        "mailId": delivery.id.to_string(),
+        "threadId": thread_id,
+        "messageId": message_id,
+        "emailMessageId": mail.message_id,
+        "kind": plan.map(|plan| plan.kind),
+        "match": { "reason": plan.map(|plan| plan.reason) },
+        "mailbox": plan.map(|plan| &plan.mailbox),
+        "priority": plan.map(|plan| plan.priority),
+    });
+    vec![
+        settled,
+        event(EventKind::Processed, at, Some(thread_id), data),
+    ]
+}
+
+fn event(kind: EventKind, at: Timestamp, thread_id: Option<&str>, data: Value) -> Fact {
+    let data = match data {
+        Value::Object(data) => data,
+        _ => Map::new(),
+    };
+    Fact::Happened(Event {
+        kind,
+        at,
+        thread_id: thread_id.map(str::to_owned),
+        data,
+    })
 }

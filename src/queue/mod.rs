@@ -1,17 +1,21 @@
-//! Owns the operations on mail that is not settled: list, show, release, drop, cancel and retry, of
+//! Owns the operations on mail that is not settled: list, show, retry, park, drop and cancel, of
 //! incoming deliveries and of outgoing jobs.
 //!
 //! Does not print or answer requests: the command line, the HTTP API and the pages share these operations.
 
 mod incoming;
+mod named_thread;
 mod outgoing;
 
 use thiserror::Error;
 
 use crate::store::StoreError;
 
-pub use incoming::{MailQueue, PendingRetry, QueueState, QueuedMail, RetryLookup};
-pub use outgoing::JobQueue;
+pub use incoming::{
+    MailQueue, PendingRetry, QueueEnd, QueueState, QueuedMail, RetryLookup, WakeLine,
+};
+pub use named_thread::NamedThread;
+pub use outgoing::{JobQueue, QueuedJob, SendNow};
 
 /// The reason why an operation failed. Nothing has changed.
 #[derive(Debug, Error)]

@@ -15,11 +15,25 @@ use crate::clock;
 use crate::mail::job_id::JobId;
 use crate::store::{Fact, JobRecord, JobState, JobStateKind, OutboxLedger, ReadError, Store};
 
+/// Tells the worker that a person wants a waiting job sent now.
+pub type SendNow = Arc<dyn Fn(JobId) + Send + Sync>;
+
+/// A job, and the one that is sent before it.
+#[derive(Clone, Debug)]
+pub struct QueuedJob {
+    /// The job as the store has it.
+    pub record: JobRecord,
+    /// The waiting job to the same recipient in the same thread that is sent before this one, if this one
+    /// waits for another.
+    pub waits_behind: Option<JobId>,
+}
+
 /// The jobs of the outbox. Clones share their lock.
 #[derive(Clone)]
 pub struct JobQueue {
     store: Store,
     age_max: Duration,
+    send_now: SendNow,
     /// Held from the check of a job's state to the write of the fact that changes it.
     changes: Arc<Mutex<()>>,
 }
@@ -30,8 +44,14 @@ impl JobQueue {
         Self {
             store,
             age_max,
+            send_now: Arc::new(|_| {}),
             changes: Arc::default(),
         }
+    }
+
+    /// The same jobs beside a running worker, which hears of a job that a person retried.
+    pub fn with_worker(self, send_now: SendNow) -> Self {
+        Self { send_now, ..self }
     }
 
     /// The number of jobs in each state.
@@ -48,16 +68,22 @@ impl JobQueue {
         state: Option<JobStateKind>,
         after: Option<JobId>,
         limit: usize,
-    ) -> Result<Vec<JobRecord>, QueueError> {
-        Ok(self.store.jobs(state, after, limit).await?)
+    ) -> Result<Vec<QueuedJob>, QueueError> {
+        let found = self.store.jobs(state, after, limit).await?;
+        let mut listed = Vec::with_capacity(found.len());
+        for record in found {
+            listed.push(self.queued(record).await?);
+        }
+        Ok(listed)
     }
 
     /// The job of this name.
     ///
     /// # Errors
     /// [`QueueError::NotFound`].
-    pub async fn find(&self, id: JobId) -> Result<JobRecord, QueueError> {
-        self.store.job(id).await?.ok_or(QueueError::NotFound("job"))
+    pub async fn find(&self, id: JobId) -> Result<QueuedJob, QueueError> {
+        let record = self.record(id).await?;
+        self.queued(record).await
     }
 
     /// The composed mail. It is kept while the job is waiting, failed or captured.
@@ -66,7 +92,7 @@ impl JobQueue {
     /// [`QueueError::NotFound`], [`QueueError::Unreadable`].
     pub async fn mail(&self, id: JobId) -> Result<Bytes, QueueError> {
         let is_kept = matches!(
-            self.find(id).await?.state,
+            self.record(id).await?.state,
             JobState::Waiting { .. } | JobState::Failed { .. } | JobState::Captured
         );
         let is_over = QueueError::NotFound("mail: the job is over");
@@ -89,30 +115,42 @@ impl JobQueue {
     ///
     /// # Errors
     /// [`QueueError::NotFound`], [`QueueError::WrongState`], [`QueueError::Store`].
-    pub async fn cancel(&self, id: JobId) -> Result<JobRecord, QueueError> {
-        self.find(id).await?;
+    pub async fn cancel(&self, id: JobId) -> Result<QueuedJob, QueueError> {
+        self.record(id).await?;
         let is_cancelled = self.store.cancel(id, clock::now()).await?;
-        let record = self.find(id).await?;
+        let record = self.record(id).await?;
         let why = match &record.state {
-            _ if is_cancelled => return Ok(record),
-            JobState::Cancelled => return Ok(record),
+            _ if is_cancelled => return self.queued(record).await,
+            JobState::Cancelled => return self.queued(record).await,
             JobState::Waiting { .. } => "it is being sent".to_owned(),
             state => format!("it is {} already", state.name()),
         };
         Err(QueueError::WrongState(why))
     }
 
-    /// Attempts a failed or captured job again.
+    /// Has a job sent now: a failed or captured one again, a waiting one without its wait.
     ///
     /// # Errors
     /// [`QueueError::NotFound`], [`QueueError::WrongState`], [`QueueError::Store`].
-    pub async fn retry(&self, id: JobId) -> Result<JobRecord, QueueError> {
+    pub async fn retry(&self, id: JobId) -> Result<QueuedJob, QueueError> {
         let _changes = self.changes.lock().await;
-        let record = self.find(id).await?;
-        if !matches!(record.state, JobState::Failed { .. } | JobState::Captured) {
-            let word = record.state.name();
-            let why = format!("it is {word}, neither failed nor captured");
-            return Err(QueueError::WrongState(why));
+        let record = self.record(id).await?;
+        match &record.state {
+            JobState::Failed { .. } | JobState::Captured => {}
+            JobState::Waiting { .. } if record.begun_at.is_some() => {
+                let why = "it is being sent now, try again";
+                return Err(QueueError::WrongState(why.to_owned()));
+            }
+            JobState::Waiting { .. } => {
+                if let Some(first) = self.store.job_ahead(id).await? {
+                    let why = format!("it waits behind job {first}: retry or cancel that one");
+                    return Err(QueueError::WrongState(why));
+                }
+            }
+            state => {
+                let why = format!("it is {}, and cannot be sent again", state.name());
+                return Err(QueueError::WrongState(why));
+            }
         }
         let now = clock::now();
         let fact = Fact::Retried {
@@ -121,6 +159,18 @@ impl JobQueue {
             ends_at: now.plus(self.age_max),
         };
         self.store.record(vec![fact]).await?;
+        (self.send_now)(id);
         self.find(id).await
+    }
+
+    async fn record(&self, id: JobId) -> Result<JobRecord, QueueError> {
+        self.store.job(id).await?.ok_or(QueueError::NotFound("job"))
+    }
+
+    async fn queued(&self, record: JobRecord) -> Result<QueuedJob, QueueError> {
+        Ok(QueuedJob {
+            waits_behind: self.store.job_ahead(record.job.id).await?,
+            record,
+        })
     }
 }

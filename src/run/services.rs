@@ -28,6 +28,7 @@ use crate::http::health::Health;
 use crate::http::keys::AccessKeys;
 use crate::http::messages::EmbeddedApi;
 use crate::http::metrics;
+use crate::http::outbound::Gateway;
 use crate::http::router::{self, App};
 use crate::http::stream::EventStreams;
 use crate::http::webhook::WebhookGateway;
@@ -39,7 +40,7 @@ use crate::objects::{Objects, ReadableBuckets};
 use crate::outbound;
 use crate::outbound::relay::RelayPool;
 use crate::outbound::relay::settings::RelayPoolSettings;
-use crate::queue::PendingRetry;
+use crate::queue::{PendingRetry, WakeLine};
 use crate::store::{EmbeddedMessages, Store};
 use crate::tls::{self, Certificates};
 
@@ -93,8 +94,8 @@ impl Services {
         let keys = access_keys(config);
         let listeners = EventStreams::new(store.clone(), keys.clone());
         let gateway = gateway::open(config, &store, worker.in_flight(), &mut registry)?;
+        let gateway = beside_worker(gateway, outbound.as_ref());
         let imap = imap(config, &store, &mut registry)?;
-        let jobs = gateway.jobs();
         let auth_failures = AuthFailures::default();
         auth_failures.register(&mut registry);
         let app = App {
@@ -108,10 +109,10 @@ impl Services {
             webhooks: webhooks
                 .clone()
                 .map(|receiver| Arc::new(receiver) as Arc<dyn WebhookGateway>),
+            admin: Some(Admin::new(gateway.jobs(), keys.clone(), config.development)),
             gateway: Some(Arc::new(gateway)),
             objects: Some(objects.clone()),
             listeners: Some(listeners.clone()),
-            admin: Some(Admin::new(jobs, keys.clone(), config.development)),
             keys,
             auth_failures,
         };
@@ -176,7 +177,16 @@ fn bind_ingress(
         .map_err(|error| ExitError::new(Exit::Unavailable, error))
 }
 
-/// The parts of the control socket, with the pending retries of the running worker.
+/// The gateway, whose retried jobs the worker of the outbox hears of.
+fn beside_worker(gateway: Gateway, worker: Option<&outbound::worker::OutboundWorker>) -> Gateway {
+    let Some(worker) = worker else {
+        return gateway;
+    };
+    let urgent = worker.urgent_jobs();
+    gateway.with_worker(Arc::new(move |job| urgent.add(job)))
+}
+
+/// The parts of the control socket, beside the running worker.
 fn live_control_parts(
     config: &Config,
     store: &Store,
@@ -191,8 +201,13 @@ fn live_control_parts(
             due_at: status.due_at,
         })
     };
+    let waker = worker.line_waker();
+    let wake_line: WakeLine = Arc::new(move |partition, delivery| {
+        let waker = waker.clone();
+        Box::pin(async move { waker.wake(partition, delivery).await })
+    });
     Ok(ControlParts {
-        queue: parts.queue.clone().with_retries(Arc::new(lookup)),
+        queue: parts.queue.clone().with_worker(Arc::new(lookup), wake_line),
         ..parts
     })
 }

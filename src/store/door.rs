@@ -85,6 +85,10 @@ pub trait MailQueue: Send + Sync {
     /// A delivery that waits or is parked; `None` if it is settled or never existed.
     async fn delivery(&self, id: DeliveryId) -> Result<Option<Delivery>, StoreError>;
 
+    /// The first waiting delivery of the partition that a waiting delivery stands in, which is delivered
+    /// before it; `None` if that is the delivery itself, or if it does not wait. Answered from memory.
+    async fn delivery_ahead(&self, id: DeliveryId) -> Result<Option<DeliveryId>, StoreError>;
+
     /// The bytes of the mail as received.
     ///
     /// # Errors
@@ -214,6 +218,10 @@ pub trait Outbox: Send + Sync {
         count: usize,
     ) -> Result<Vec<JobRecord>, StoreError>;
 
+    /// The oldest waiting job to the same recipient in the same thread as a waiting job, which is sent
+    /// before it; `None` if that is the job itself, or if it does not wait. Answered from memory.
+    async fn job_ahead(&self, id: JobId) -> Result<Option<JobId>, StoreError>;
+
     /// The jobs of a claim that are due at `now`, the longest overdue first, at most `count`, without
     /// leased ones. Of the jobs of one thread only the oldest can be due. A job that would wait for more
     /// than a week counts as due, because the clock must have been set back.
@@ -319,6 +327,9 @@ pub trait StoreBackend: MailQueue + Threads + Outbox + EventLog + fmt::Debug {
     /// Waits until no other caller holds this name, and holds it until the lease is dropped.
     async fn lease(&self, name: LeaseName) -> Result<Lease, StoreError>;
 
+    /// Holds this name until the lease is dropped; `None` if somebody else holds it or waits for it.
+    async fn try_lease(&self, name: LeaseName) -> Result<Option<Lease>, StoreError>;
+
     /// The store's counters.
     fn metrics(&self) -> &Metrics;
 
@@ -383,6 +394,8 @@ impl Claim {
 pub enum LeaseName {
     /// Polling one account of an IMAP server: `USER@HOST`.
     Mailbox(String),
+    /// Attempting a delivery, or changing its state by a person's order.
+    Delivery(DeliveryId),
     /// Delivering one of several copies of a mail.
     Copy(Fingerprint),
     /// Composing the mails of a thread.

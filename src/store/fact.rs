@@ -205,7 +205,8 @@ pub enum Fact {
         /// Time of the end.
         at: Timestamp,
     },
-    /// A person retries a failed or captured job. Ignored for any other.
+    /// A person has a failed or captured job tried again, or a waiting one without its wait. Ignored for any
+    /// other, and while an attempt is in progress.
     Retried {
         /// The job.
         job: JobId,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use postern::clock::{self, Timestamp};
 use postern::delivery::api::{Api, ApiSettings};
+use postern::delivery::line_waker::LineWaker;
 use postern::delivery::metrics::Metrics;
 use postern::delivery::policy::RoutePolicy;
 use postern::delivery::route::DeliveryRoute;
@@ -16,6 +17,7 @@ use postern::mail::address::{Address, Domain};
 use postern::mail::envelope::{Door, Envelope, Peer, Recipient, RecipientTarget};
 use postern::mail::token::{Claims, KeyRing, ThreadKey};
 use postern::objects::{AttachmentLimits, LinkSigner, Objects, StorageLocation};
+use postern::queue::{MailQueue, WakeLine};
 use postern::retry;
 use postern::secret::Secret;
 use postern::store::{Settings, Store};
@@ -69,6 +71,7 @@ pub(crate) struct Bench {
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Registry,
+    waker: LineWaker,
     pub(crate) worked: JoinHandle<Result<(), DeliveryWorkerError>>,
 }
 
@@ -145,8 +148,24 @@ impl Bench {
             stop,
             metrics,
             registry,
+            waker: worker.line_waker(),
             worked: tokio::spawn(worker.run(stopped)),
         }
+    }
+
+    /// The queue as a person works on it beside the worker.
+    pub(crate) fn queue(&self) -> MailQueue {
+        let queue = MailQueue::new(
+            self.store.clone(),
+            "mx.test".to_owned(),
+            "mx.test".to_owned(),
+        );
+        let waker = self.waker.clone();
+        let wake: WakeLine = Arc::new(move |partition, delivery| {
+            let waker = waker.clone();
+            Box::pin(async move { waker.wake(partition, delivery).await })
+        });
+        queue.with_worker(Arc::new(|_| None), wake)
     }
 
     /// Aborts the worker, like a crash.

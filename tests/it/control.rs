@@ -170,10 +170,13 @@ async fn parked_mail_is_shown_and_sent_back_or_dropped() {
     }
     let waiting = ask(server.store.waiting(None, 10));
     let ids: Vec<String> = waiting.iter().map(|d| d.id.to_string()).collect();
+    // One that waits behind another is not tried before it.
     let (status, fault) = desk
-        .call("POST", &format!("/queue/{}/drop", ids[0]), "")
+        .call("POST", &format!("/queue/{}/retry", ids[1]), "")
         .await;
     assert_eq!(status, 409, "{fault}");
+    let (_, second) = desk.call("GET", &format!("/queue/{}", ids[1]), "").await;
+    assert_eq!(second["data"]["waitsBehind"], ids[0].as_str());
     for delivery in &waiting {
         let fact = Fact::Settled {
             delivery: delivery.id,

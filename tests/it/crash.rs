@@ -116,9 +116,11 @@ fn send(
 /// Every message has exactly one event.
 fn assert_each_has_one_event(postern: &Postern, product: &Product) {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
-    let told = runtime.unwrap().block_on(async {
+    let (told, is_whole) = runtime.unwrap().block_on(async {
         let store = Store::open(Settings::new(postern.data()), clock::now()).unwrap();
         let events = ask(store.events_after(EventId::default(), usize::MAX));
+        // After very many mails the oldest events are kept no more.
+        let is_whole = !ask(store.has_gap_after(EventId::default()));
         store.close().await;
         let mut told: HashMap<String, usize> = HashMap::new();
         for (_, event) in events {
@@ -127,7 +129,7 @@ fn assert_each_has_one_event(postern: &Postern, product: &Product) {
                 *told.entry(id.to_owned()).or_default() += 1;
             }
         }
-        told
+        (told, is_whole)
     });
     let twice: Vec<_> = told.iter().filter(|&(_, &count)| count > 1).collect();
     assert!(twice.is_empty(), "told twice: {twice:?}");
@@ -136,7 +138,7 @@ fn assert_each_has_one_event(postern: &Postern, product: &Product) {
         .keys()
         .filter(|&id| !told.contains_key(id))
         .collect();
-    assert!(silent.is_empty(), "no event: {silent:?}");
+    assert!(!is_whole || silent.is_empty(), "no event: {silent:?}");
 }
 
 /// Every mail with a 250 has made one message, and no mail has made two.

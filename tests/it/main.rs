@@ -97,4 +97,6 @@ mod understood;
 #[cfg(test)]
 mod wait;
 #[cfg(test)]
+mod waiting;
+#[cfg(test)]
 mod webhook;

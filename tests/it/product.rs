@@ -142,7 +142,9 @@ impl Told {
         self.answers.insert(key.clone(), answer.clone());
         let request = (call.target.clone(), call.body.clone());
         self.requests.insert(key, request);
-        let is_lost = self.loses.is_some_and(|nth| self.answers.len() % nth == 0);
+        let is_lost = self
+            .loses
+            .is_some_and(|nth| self.answers.len().is_multiple_of(nth));
         (!is_lost).then_some(answer)
     }
 }

@@ -171,12 +171,12 @@ async fn list(State(admin): State<Admin>, uri: Uri) -> Result<Response, HttpErro
 }
 
 async fn show(State(admin): State<Admin>, PathId(id): PathId) -> Result<Response, HttpError> {
-    let record = admin.jobs.find(parse_id(&id)?).await?;
-    let view = match admin.jobs.mail(record.job.id).await {
+    let job = admin.jobs.find(parse_id(&id)?).await?;
+    let view = match admin.jobs.mail(job.record.job.id).await {
         Ok(mail) => Some(parse(mail).await?),
         Err(_) => None,
     };
-    html_response(admin.pages.job(&record, view.as_ref()))
+    html_response(admin.pages.job(&job, view.as_ref()))
 }
 
 async fn html(State(admin): State<Admin>, PathId(id): PathId) -> Result<Response, HttpError> {
@@ -205,12 +205,12 @@ async fn raw_mail(State(admin): State<Admin>, PathId(id): PathId) -> Result<Resp
 }
 
 async fn retry(State(admin): State<Admin>, PathId(id): PathId) -> Result<Redirect, HttpError> {
-    let job = admin.jobs.retry(parse_id(&id)?).await?.job.id;
+    let job = admin.jobs.retry(parse_id(&id)?).await?.record.job.id;
     Ok(Redirect::to(&format!("/admin/outbox/{job}")))
 }
 
 async fn cancel(State(admin): State<Admin>, PathId(id): PathId) -> Result<Redirect, HttpError> {
-    let job = admin.jobs.cancel(parse_id(&id)?).await?.job.id;
+    let job = admin.jobs.cancel(parse_id(&id)?).await?.record.job.id;
     Ok(Redirect::to(&format!("/admin/outbox/{job}")))
 }
 

@@ -8,7 +8,8 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::mail::view::View;
-use crate::store::{AttemptRecord, JobRecord, JobState, OutboxLedger};
+use crate::queue::QueuedJob;
+use crate::store::{AttemptRecord, JobState, OutboxLedger};
 
 /// The number of characters of a mail's text that a page shows.
 const TEXT_CHARS_MAX: usize = 20_000;
@@ -43,7 +44,7 @@ impl AdminPages {
     pub(super) fn list(
         &self,
         state: &str,
-        jobs: &[JobRecord],
+        jobs: &[QueuedJob],
         ledger: OutboxLedger,
         full: usize,
     ) -> Result<String, PageError> {
@@ -63,10 +64,11 @@ impl AdminPages {
         Ok(self.0.get_template("list")?.render(filled)?)
     }
 
-    pub(super) fn job(&self, record: &JobRecord, view: Option<&View>) -> Result<String, PageError> {
+    pub(super) fn job(&self, queued: &QueuedJob, view: Option<&View>) -> Result<String, PageError> {
+        let record = &queued.record;
         let history: Vec<HistoryLine<'_>> = record.history.iter().map(HistoryLine::of).collect();
         let mail = view.map(MailView::of);
-        let job = JobView::of(record);
+        let job = JobView::of(queued);
         let filled = context! {
             job => Serde(job),
             history => Serde(history),
@@ -83,6 +85,7 @@ struct JobView {
     state: &'static str,
     reason: Option<String>,
     due: Option<String>,
+    waits_behind: Option<String>,
     recipient: String,
     subject: String,
     thread: Option<String>,
@@ -93,7 +96,8 @@ struct JobView {
 }
 
 impl JobView {
-    fn of(record: &JobRecord) -> Self {
+    fn of(queued: &QueuedJob) -> Self {
+        let record = &queued.record;
         let (job, mut reason, mut due) = (&record.job, None, None);
         match &record.state {
             JobState::Waiting { due_at } => due = Some(due_at.to_rfc3339()),
@@ -107,6 +111,7 @@ impl JobView {
             state: record.state.name(),
             reason,
             due,
+            waits_behind: queued.waits_behind.map(|first| first.to_string()),
             recipient: job.recipient.to_string(),
             subject: job.subject.clone(),
             thread: job.thread_id.clone(),
@@ -184,13 +189,13 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::mail::address::Address;
     use crate::mail::job_id::JobId;
-    use crate::store::Job;
+    use crate::store::{Job, JobRecord};
 
     const HOSTILE: &str = "<img src=x onerror=alert(1)>\"'&{{ 7 * 7 }}";
 
-    fn record(state: JobState) -> JobRecord {
+    fn queued(state: JobState) -> QueuedJob {
         let at = Timestamp::from_secs(1_700_000_000);
-        JobRecord {
+        let record = JobRecord {
             job: Job {
                 id: JobId([7; 16]),
                 route: "default".to_owned(),
@@ -216,6 +221,10 @@ mod tests {
                 relay: Some("relay.example:25".to_owned()),
                 reply: HOSTILE.to_owned(),
             }],
+        };
+        QueuedJob {
+            record,
+            waits_behind: None,
         }
     }
 
@@ -223,16 +232,16 @@ mod tests {
     fn foreign_text_is_escaped() {
         let pages = AdminPages::new();
         let reason = HOSTILE.to_owned();
-        let record = record(JobState::Failed { reason });
+        let job = queued(JobState::Failed { reason });
         let mail = Bytes::from(format!("Subject: {HOSTILE}\r\n\r\n{HOSTILE}\r\n"));
         let view = View::parse(&mail);
         let list = pages.list(
             "all",
-            std::slice::from_ref(&record),
+            std::slice::from_ref(&job),
             OutboxLedger::default(),
             1,
         );
-        for page in [list.unwrap(), pages.job(&record, Some(&view)).unwrap()] {
+        for page in [list.unwrap(), pages.job(&job, Some(&view)).unwrap()] {
             assert!(!page.contains("<img"), "{page}");
             assert!(page.contains("&lt;img src=x"), "{page}");
             assert!(page.contains("{{ 7 * 7 }}"), "{page}");
@@ -252,9 +261,26 @@ mod tests {
             JobState::Bounced { reason },
         ] {
             let word = state.name();
-            let page = pages.job(&record(state), None).unwrap();
+            let page = pages.job(&queued(state), None).unwrap();
             assert!(page.contains(&format!("class=\"state {word}\"")), "{page}");
         }
+        let behind = QueuedJob {
+            waits_behind: Some(JobId([9; 16])),
+            ..queued(JobState::Waiting { due_at })
+        };
+        let words = format!("waits behind {}", JobId([9; 16]));
+        let list = pages.list(
+            "all",
+            std::slice::from_ref(&behind),
+            OutboxLedger::default(),
+            50,
+        );
+        assert!(list.unwrap().contains(&words));
+        let page = pages.job(&behind, None).unwrap();
+        assert!(
+            page.contains("waits behind <a") && !page.contains("/retry"),
+            "{page}"
+        );
         let empty = pages
             .list("failed", &[], OutboxLedger::default(), 50)
             .unwrap();

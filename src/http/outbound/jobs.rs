@@ -16,7 +16,8 @@ use super::super::extract::PathId;
 use super::super::page::{PageQuery, page_response};
 use super::Gateway;
 use crate::mail::job_id::JobId;
-use crate::store::{JobRecord, JobState, JobStateKind};
+use crate::queue::QueuedJob;
+use crate::store::{JobState, JobStateKind};
 
 pub(super) fn routes() -> Vec<Endpoint<Arc<Gateway>>> {
     let job = "/gateway/jobs/{id}";
@@ -48,8 +49,8 @@ async fn show(
     State(gateway): State<Arc<Gateway>>,
     PathId(id): PathId,
 ) -> Result<Response, HttpError> {
-    let record = gateway.jobs.find(job_id(&id)?).await?;
-    Ok(success(StatusCode::OK, job_json(&record)))
+    let job = gateway.jobs.find(job_id(&id)?).await?;
+    Ok(success(StatusCode::OK, job_json(&job)))
 }
 
 /// The composed mail. It is a download, because it contains foreign text.
@@ -71,23 +72,24 @@ async fn cancel(
     State(gateway): State<Arc<Gateway>>,
     PathId(id): PathId,
 ) -> Result<Response, HttpError> {
-    let record = gateway.jobs.cancel(job_id(&id)?).await?;
-    Ok(success(StatusCode::OK, job_json(&record)))
+    let job = gateway.jobs.cancel(job_id(&id)?).await?;
+    Ok(success(StatusCode::OK, job_json(&job)))
 }
 
 async fn retry(
     State(gateway): State<Arc<Gateway>>,
     PathId(id): PathId,
 ) -> Result<Response, HttpError> {
-    let record = gateway.jobs.retry(job_id(&id)?).await?;
-    Ok(success(StatusCode::OK, job_json(&record)))
+    let job = gateway.jobs.retry(job_id(&id)?).await?;
+    Ok(success(StatusCode::OK, job_json(&job)))
 }
 
 fn job_id(text: &str) -> Result<JobId, HttpError> {
     text.parse().map_err(|_| HttpError::not_found("job"))
 }
 
-fn job_json(record: &JobRecord) -> Value {
+fn job_json(queued: &QueuedJob) -> Value {
+    let record = &queued.record;
     let job = &record.job;
     let (due_at, reason) = match &record.state {
         JobState::Waiting { due_at } => (Some(due_at.to_rfc3339()), None),
@@ -116,6 +118,7 @@ fn job_json(record: &JobRecord) -> Value {
         "attempts": record.attempts,
         "createdAt": job.made_at.to_rfc3339(),
         "dueAt": due_at,
+        "waitsBehind": queued.waits_behind.map(|first| first.to_string()),
         "expiresAt": job.ends_at.to_rfc3339(),
         "history": history.collect::<Vec<_>>(),
     })

@@ -38,7 +38,7 @@ use crate::clock;
 use crate::limits::{Holder, LoadMonitor, MemoryBudget, MemoryLimits, MemoryPermit};
 use crate::mail::draft::{Draft, DraftCall, DraftKey};
 use crate::mail::job_id::JobId;
-use crate::queue::JobQueue;
+use crate::queue::{JobQueue, SendNow};
 use crate::store::Store;
 use draft_body::ParsedCall;
 
@@ -144,6 +144,14 @@ impl Gateway {
             ),
             settings,
             requests,
+        }
+    }
+
+    /// The same gateway beside a running worker, which hears of a job that a person retried.
+    pub fn with_worker(self, send_now: SendNow) -> Self {
+        Self {
+            jobs: self.jobs.with_worker(send_now),
+            ..self
         }
     }
 

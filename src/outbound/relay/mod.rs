@@ -210,6 +210,13 @@ impl RelayPool {
         first
     }
 
+    /// Lets every relay be used again at once.
+    pub fn end_backoff(&self) {
+        for state in self.states().iter_mut() {
+            state.backoff_until = None;
+        }
+    }
+
     /// True if every relay failed lately, so that one attempt at a time is enough.
     pub fn all_failing(&self) -> bool {
         self.states().iter().all(|state| state.failures > 0)

@@ -125,6 +125,10 @@ impl StoreBackend for EmbeddedStore {
         Ok(self.leases.take(name).await)
     }
 
+    async fn try_lease(&self, name: LeaseName) -> Result<Option<Lease>, StoreError> {
+        Ok(self.leases.try_take(name))
+    }
+
     fn metrics(&self) -> &Metrics {
         &self.shared.metrics
     }

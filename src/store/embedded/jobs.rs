@@ -92,6 +92,10 @@ impl Outbox for EmbeddedStore {
             .await
     }
 
+    async fn job_ahead(&self, id: JobId) -> Result<Option<JobId>, StoreError> {
+        Ok(self.shared.state().outbox.ahead_of(id))
+    }
+
     async fn due_jobs(
         &self,
         claim: &Claim,

@@ -37,6 +37,23 @@ impl Leases {
         Lease::new(held)
     }
 
+    /// Takes the name unless somebody else holds it or waits for it.
+    pub(in crate::store) fn try_take(self: &Arc<Self>, name: LeaseName) -> Option<Lease> {
+        #[cfg(debug_assertions)]
+        let ordered = order::Entered::new(Arc::clone(self), &name);
+        let lock = Arc::clone(self.names().entry(name.clone()).or_default());
+        let mut held = HeldName {
+            leases: Arc::clone(self),
+            name,
+            guard: None,
+        };
+        held.guard = Some(lock.try_lock_owned().ok()?);
+        #[cfg(debug_assertions)]
+        return Some(Lease::new((held, ordered)));
+        #[cfg(not(debug_assertions))]
+        Some(Lease::new(held))
+    }
+
     fn names(&self) -> MutexGuard<'_, HashMap<LeaseName, Arc<tokio::sync::Mutex<()>>>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -221,6 +238,19 @@ mod tests {
         assert!(futures_util::poll!(&mut waits).is_pending());
         drop(waits);
         drop(lease);
+        assert!(leases.names().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_held_is_not_taken_again() {
+        let leases = Arc::new(Leases::default());
+        let lease = leases.take(posting("a")).await;
+        let again = Arc::clone(&leases);
+        let other = tokio::spawn(async move { again.try_take(posting("a")).is_some() });
+        assert!(!other.await.unwrap());
+        drop(lease);
+        assert!(leases.names().is_empty());
+        assert!(leases.try_take(posting("a")).is_some());
         assert!(leases.names().is_empty());
     }
 

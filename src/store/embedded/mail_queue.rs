@@ -90,6 +90,10 @@ impl MailQueue for EmbeddedStore {
         self.read(move |shared| shared.delivery(id)).await
     }
 
+    async fn delivery_ahead(&self, id: DeliveryId) -> Result<Option<DeliveryId>, StoreError> {
+        Ok(self.shared.state().delivery_ahead(id))
+    }
+
     async fn mail_bytes(&self, id: MailId) -> Result<Bytes, ReadError> {
         if let Some((_, bytes)) = self.shared.state().recent_mail(id) {
             return Ok(bytes.clone());

@@ -230,6 +230,12 @@ impl OutboxState {
         self.waiting.get(&id).map(|waiting| waiting.begun)
     }
 
+    /// The first job of the line that a waiting job stands in, if that is another one.
+    pub(super) fn ahead_of(&self, id: JobId) -> Option<JobId> {
+        let line = self.waiting.get(&id)?.order_key;
+        self.first_of(line).filter(|first| *first != id)
+    }
+
     pub(super) fn is_retained(&self, id: JobId) -> bool {
         self.retained.contains_key(&id)
     }

@@ -112,10 +112,13 @@ impl StoredJob {
             }
             Fact::Ended { outcome, at, .. } => self.end(outcome, at, seq),
             Fact::Retried { at, ends_at, .. } => {
+                // A job that waits keeps its place before the later ones of its thread.
+                if !matches!(self.record.state, JobState::Waiting { .. }) {
+                    self.order = seq;
+                }
                 self.record.state = JobState::Waiting { due_at: at };
                 self.record.job.ends_at = ends_at;
                 self.record.doubts = 0;
-                self.order = seq;
                 self.over_at = None;
                 self.add_history(AttemptRecord::of(at, "retried"));
             }

@@ -166,9 +166,12 @@ impl<'s> Validator<'s> {
                 JobOutcome::Cancelled => JobStatus::Cancelled,
                 JobOutcome::Captured | JobOutcome::Failed { .. } => JobStatus::Retained,
             },
-            Fact::Retried { .. } if standing == JobStatus::Retained => {
-                JobStatus::Waiting { begun: false }
-            }
+            Fact::Retried { .. } => match standing {
+                JobStatus::Retained | JobStatus::Waiting { begun: false } => {
+                    JobStatus::Waiting { begun: false }
+                }
+                _ => return Ok(false),
+            },
             // A notice of a failure counts once.
             Fact::NoticeReceived { notice, .. } if notice.failed => match standing {
                 JobStatus::Bounced | JobStatus::Unknown => return Ok(false),

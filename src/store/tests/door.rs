@@ -20,8 +20,11 @@ fn a_lease_is_held_by_one_at_a_time<S: Subject>() {
         let other = LeaseName::Mailbox("bob@imap.example".to_owned());
         let _other = real.store().lease(other).await.unwrap();
         let _thread = real.store().lock_thread(ThreadKey([1; 16])).await.unwrap();
+        let taken = real.store().try_lease(name()).await.unwrap();
+        assert!(taken.is_none(), "it is held");
         drop(first);
-        assert!(second.await.is_ok());
+        drop(second.await.unwrap());
+        assert!(real.store().try_lease(name()).await.unwrap().is_some());
     });
 }
 

@@ -91,6 +91,12 @@ impl QueueAnswers {
             ask(store.waiting(None, 10_000)),
             ask(store.parked(None, 10_000)),
         ];
+        // All of them are mails of one sender to mailboxes of one route.
+        let first = lists[0].first().map(|delivery| delivery.id);
+        for delivery in lists.iter().flatten() {
+            let ahead = first.filter(|id| *id != delivery.id && delivery.parked.is_none());
+            assert_eq!(ask(store.delivery_ahead(delivery.id)), ahead);
+        }
         let thread = |n: u8| ask(store.thread("us", ThreadKey::of(&format!("thread-{n}"))));
         let ann = Address::parse("ann@peer.example").unwrap();
         let subject =

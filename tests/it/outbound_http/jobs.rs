@@ -23,12 +23,7 @@ async fn a_job_is_shown_cancelled_and_retried() {
     eventually_or("it is deferred", is_deferred, || ()).await;
     assert_eq!(deferred["data"]["state"], "waiting", "{deferred}");
     assert_eq!(deferred["data"]["attempts"], 1, "{deferred}");
-    let (status, fault) = post(&postern, &format!("{path}/retry"), &json!({})).await;
-    assert_eq!(
-        (status, &fault["error"]["code"]),
-        (409, &json!("wrong_state"))
-    );
-
+    assert_eq!(deferred["data"]["waitsBehind"], Value::Null);
     let (status, gone) = call(&postern, Method::DELETE, &path, &json!({})).await;
     assert_eq!((status, &gone["data"]["state"]), (200, &json!("cancelled")));
     // A repeated call has the same effect.
@@ -76,6 +71,48 @@ async fn a_job_is_shown_cancelled_and_retried() {
         .map(|trial| trial["what"].as_str().unwrap())
         .collect();
     assert_eq!(words, ["captured", "retried", "captured"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_job_is_sent_now_unless_it_waits_behind_another() {
+    let postern = waiting();
+    let job = job_of(&post(&postern, "/gateway/events", &event("m1")).await);
+    let path = format!("/gateway/jobs/{job}");
+    let is_deferred =
+        async || fetched(&postern, &path).await.1["data"]["history"][0]["what"] == "deferred";
+    eventually_or("it is deferred", is_deferred, || ()).await;
+    // The next job of the thread waits behind it, and is not sent before it.
+    let next = job_of(&post(&postern, "/gateway/events", &event("m2")).await);
+    let behind = format!("/gateway/jobs/{next}");
+    let (_, shown) = fetched(&postern, &behind).await;
+    assert_eq!(shown["data"]["waitsBehind"], job.as_str());
+    let (status, fault) = post(&postern, &format!("{behind}/retry"), &json!({})).await;
+    assert_eq!(
+        (status, &fault["error"]["code"]),
+        (409, &json!("wrong_state"))
+    );
+    let why = fault["error"]["message"].as_str().unwrap();
+    assert!(why.contains(&format!("waits behind job {job}")), "{why}");
+    let (status, _) = call(&postern, Method::DELETE, &behind, &json!({})).await;
+    assert_eq!(status, 200);
+    // It is sent now, though its wait is an hour and the relay is left alone.
+    let mut retried = post(&postern, &format!("{path}/retry"), &json!({})).await;
+    while retried.0 == 409 {
+        retried = post(&postern, &format!("{path}/retry"), &json!({})).await;
+    }
+    assert_eq!(
+        (retried.0, &retried.1["data"]["state"]),
+        (200, &json!("waiting"))
+    );
+    let is_tried = async || fetched(&postern, &path).await.1["data"]["attempts"] == 2;
+    eventually_or("it is tried again", is_tried, || ()).await;
+    let mut shown = Value::Null;
+    let is_deferred = async || {
+        shown = fetched(&postern, &path).await.1;
+        shown["data"]["history"][2]["what"] == "deferred"
+    };
+    eventually_or("it is deferred again", is_deferred, || ()).await;
+    assert_eq!(shown["data"]["history"][1]["what"], "retried");
 }
 
 #[tokio::test(flavor = "multi_thread")]

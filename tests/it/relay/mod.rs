@@ -6,6 +6,7 @@ mod dialogue;
 mod doubt;
 mod outbox;
 mod panics;
+mod person;
 mod postfix;
 mod program;
 mod restart;
@@ -28,7 +29,9 @@ use postern::outbound::metrics::Metrics;
 use postern::outbound::rate::SendRates;
 use postern::outbound::relay::RelayPool;
 use postern::outbound::relay::settings::{Relay, RelayPoolSettings, RelaySecurity, RelayTimeouts};
+use postern::outbound::urgent::UrgentJobs;
 use postern::outbound::worker::{OutboundSettings, OutboundWorker};
+use postern::queue::JobQueue;
 use postern::retry::SendSchedule;
 use postern::store::{EnqueueResult, Event, Job, JobRecord, Settings, Store};
 use prometheus_client::registry::Registry;
@@ -158,6 +161,7 @@ struct Sending {
     task: JoinHandle<()>,
     folder: TempDir,
     registry: Registry,
+    urgent: UrgentJobs,
 }
 
 impl Sending {
@@ -194,6 +198,7 @@ impl Sending {
         let metrics = Arc::new(Metrics::register(&mut registry));
         let relays = RelayPool::new(list, terms, Arc::clone(&metrics));
         let worker = OutboundWorker::new(store.clone(), relays, signers.into(), settings, metrics);
+        let urgent = worker.urgent_jobs();
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(async move { worker.run(stopped).await.unwrap() });
         Self {
@@ -202,7 +207,15 @@ impl Sending {
             task,
             folder,
             registry,
+            urgent,
         }
+    }
+
+    /// The jobs as a person works on them beside the worker.
+    fn queue(&self) -> JobQueue {
+        let urgent = self.urgent.clone();
+        let jobs = JobQueue::new(self.store.clone(), Duration::from_secs(3_600));
+        jobs.with_worker(Arc::new(move |job| urgent.add(job)))
     }
 
     async fn enqueue(&self, job: &Job) {

@@ -25,6 +25,9 @@ use crate::store::id::{DeliveryId, MailId};
 
 mod outbox;
 mod pending;
+mod waiting;
+
+use waiting::WaitingDeliveries;
 
 /// The circumstances in which a fact is applied.
 #[derive(Clone, Copy, Debug)]
@@ -50,9 +53,8 @@ pub(super) fn partitions(envelope: &Envelope) -> Vec<PartitionKey> {
 pub(super) struct StoreState {
     index: Index,
     open_mails: BTreeMap<MailId, OpenMail>,
-    waiting: BTreeSet<DeliveryId>,
+    waiting: WaitingDeliveries,
     parked: BTreeSet<DeliveryId>,
-    waiting_bytes: u64,
     usage: BTreeMap<u64, SegmentUsage>,
     relocated: BTreeSet<MailId>,
     tombstones: BTreeMap<MailId, u64>,
@@ -122,9 +124,8 @@ impl StoreState {
     ) -> Result<Self, IndexError> {
         let mut state = Self {
             open_mails: BTreeMap::new(),
-            waiting: BTreeSet::new(),
+            waiting: WaitingDeliveries::default(),
             parked: BTreeSet::new(),
-            waiting_bytes: 0,
             usage: BTreeMap::new(),
             relocated: BTreeSet::new(),
             tombstones: index.tombstones()?.into_iter().collect(),
@@ -326,7 +327,8 @@ impl StoreState {
 
     /// The first waiting delivery in the range from `from`.
     pub(super) fn next_waiting(&self, from: Bound<DeliveryId>) -> Option<DeliveryId> {
-        self.waiting.range((from, Bound::Unbounded)).next().copied()
+        let ids = self.waiting.ids();
+        ids.range((from, Bound::Unbounded)).next().copied()
     }
 
     /// The first parked delivery in the range from `from`.
@@ -349,15 +351,22 @@ impl StoreState {
     }
 
     pub(super) const fn waiting(&self) -> &BTreeSet<DeliveryId> {
-        &self.waiting
+        self.waiting.ids()
     }
 
     pub(super) const fn parked(&self) -> &BTreeSet<DeliveryId> {
         &self.parked
     }
 
+    /// The first delivery of the partition that a waiting delivery stands in, if that is another one.
+    pub(super) fn delivery_ahead(&self, id: DeliveryId) -> Option<DeliveryId> {
+        let open = self.open_delivery(id).filter(|o| o.parked.is_none())?;
+        let first = self.waiting.first_of(open.partition?)?;
+        (first != id).then_some(first)
+    }
+
     pub(super) const fn waiting_bytes(&self) -> u64 {
-        self.waiting_bytes
+        self.waiting.bytes()
     }
 
     /// The mail segments with open mails.
@@ -399,7 +408,7 @@ impl StoreState {
     pub(super) fn ledger(&self) -> Ledger {
         Ledger {
             received: self.totals.received,
-            waiting: self.waiting.len() as u64,
+            waiting: self.waiting.ids().len() as u64,
             delivered: self.totals.delivered,
             parked: self.parked.len() as u64,
             dropped: self.totals.dropped.clone(),
@@ -458,14 +467,13 @@ impl StoreState {
                 }
             }
         }
+        let partition = self.open_delivery(delivery).and_then(|o| o.partition);
         let Some(held) = self.open_mails.get_mut(&delivery.mail) else {
             return;
         };
         held.open.retain(|o| o.recipient != delivery.recipient);
-        let (over, bytes) = (held.open.is_empty(), u64::from(held.location.body_bytes));
-        if self.waiting.remove(&delivery) {
-            self.waiting_bytes -= bytes;
-        }
+        let (over, bytes) = (held.open.is_empty(), held.location.body_bytes);
+        self.waiting.remove(delivery, partition, bytes);
         self.parked.remove(&delivery);
         self.dirty_mails.insert(delivery.mail);
         if over {
@@ -482,21 +490,15 @@ impl StoreState {
         };
         open.seq = stamp.origin;
         open.parked = reason.map(String::into_boxed_str);
-        let parked = open.parked.is_some();
-        let bytes = self
-            .open_mails
-            .get(&delivery.mail)
-            .map_or(0, |h| u64::from(h.location.body_bytes));
+        let (parked, partition) = (open.parked.is_some(), open.partition);
+        let held = self.open_mails.get(&delivery.mail);
+        let bytes = held.map_or(0, |held| held.location.body_bytes);
         if parked {
-            if self.waiting.remove(&delivery) {
-                self.waiting_bytes -= bytes;
-            }
+            self.waiting.remove(delivery, partition, bytes);
             self.parked.insert(delivery);
         } else {
             self.parked.remove(&delivery);
-            if self.waiting.insert(delivery) {
-                self.waiting_bytes += bytes;
-            }
+            self.waiting.insert(delivery, partition, bytes);
         }
         self.dirty_mails.insert(delivery.mail);
     }
@@ -515,8 +517,8 @@ impl StoreState {
             if open.parked.is_some() {
                 self.parked.insert(delivery);
             } else {
-                self.waiting.insert(delivery);
-                self.waiting_bytes += u64::from(held.location.body_bytes);
+                let bytes = held.location.body_bytes;
+                self.waiting.insert(delivery, open.partition, bytes);
             }
         }
         self.add_usage(held.location);

@@ -4,6 +4,24 @@
 
 use super::*;
 
+pub(super) fn bare(id: &str) -> String {
+    id.trim().trim_matches(['<', '>']).to_owned()
+}
+
+pub(super) fn conversation(key: &ConversationKey) -> String {
+    format!("{key:?}")
+}
+
+/// What the jobs that leave one after the other have in common.
+fn line_of(record: &JobRecord) -> [Option<String>; 3] {
+    let job = &record.job;
+    let last = match job.thread_id {
+        Some(_) => job.recipient.folded(),
+        None => job.id.to_string(),
+    };
+    [Some(job.route.clone()), job.thread_id.clone(), Some(last)]
+}
+
 impl Contents {
     /// Applies the facts of one call that take effect. An event depends on the facts about a job or a
     /// delivery beside it, and so does a suppression.
@@ -183,9 +201,10 @@ impl Contents {
             Fact::Begun { .. } | Fact::Deferred { .. } | Fact::Ended { .. } => {
                 state == JobStateKind::Waiting
             }
-            Fact::Retried { .. } => {
-                is_kept && matches!(state, JobStateKind::Failed | JobStateKind::Captured)
-            }
+            Fact::Retried { .. } => match state {
+                JobStateKind::Waiting => job.stored.record.begun_at.is_none(),
+                _ => is_kept && matches!(state, JobStateKind::Failed | JobStateKind::Captured),
+            },
             Fact::NoticeReceived { notice, .. } => {
                 !(notice.failed && state == JobStateKind::Bounced)
             }
@@ -239,13 +258,8 @@ impl Contents {
         let mut firsts: HashMap<[Option<String>; 3], (u64, &JobRecord)> = HashMap::new();
         for job in self.in_state(JobStateKind::Waiting) {
             let record = &job.stored.record;
-            let thread = record.job.thread_id.clone();
-            let last = match thread {
-                Some(_) => record.job.recipient.folded(),
-                None => record.job.id.to_string(),
-            };
-            let order = [Some(record.job.route.clone()), thread, Some(last)];
-            let first = firsts.entry(order).or_insert((job.stored.order, record));
+            let line = line_of(record);
+            let first = firsts.entry(line).or_insert((job.stored.order, record));
             if job.stored.order < first.0 {
                 *first = (job.stored.order, record);
             }
@@ -262,6 +276,29 @@ impl Contents {
         let mut due: Vec<_> = due.collect();
         due.sort_unstable();
         due
+    }
+
+    /// The first waiting delivery of the line of a waiting one, if that is another.
+    pub(super) fn delivery_ahead(&self, id: DeliveryId) -> Option<DeliveryId> {
+        let line = |id: DeliveryId| {
+            let delivery = self.delivery(id).filter(|d| d.parked.is_none())?;
+            Some(PartitionKey::of(&delivery.envelope, &delivery.recipient))
+        };
+        let own = line(id)?;
+        let mut waiting = self.deliveries(None, false);
+        let first = waiting.find(|other| line(*other) == Some(own));
+        first.filter(|first| *first != id)
+    }
+
+    /// The first waiting job of the line of a waiting one, if that is another.
+    pub(super) fn job_ahead(&self, id: JobId) -> Option<JobId> {
+        let line = |job: &MemoryJob| line_of(&job.stored.record);
+        let mut waiting = self.in_state(JobStateKind::Waiting);
+        let own = line(waiting.find(|job| job.stored.record.job.id == id)?);
+        let waiting = self.in_state(JobStateKind::Waiting);
+        let mates = waiting.filter(|job| line(job) == own);
+        let first = mates.min_by_key(|job| job.stored.order)?;
+        Some(first.stored.record.job.id).filter(|first| *first != id)
     }
 
     pub(super) fn delivery(&self, id: DeliveryId) -> Option<Delivery> {

@@ -36,6 +36,8 @@ use crate::store::settings::Settings;
 
 mod contents;
 
+use contents::{bare, conversation};
+
 /// A store in memory.
 #[derive(Debug)]
 pub(super) struct MemoryStore {
@@ -82,14 +84,6 @@ struct Contents {
     suppressions: BTreeMap<String, Suppression>,
     events: BTreeMap<EventId, Arc<Event>>,
     cursors: HashMap<String, Cursor>,
-}
-
-fn bare(id: &str) -> String {
-    id.trim().trim_matches(['<', '>']).to_owned()
-}
-
-fn conversation(key: &ConversationKey) -> String {
-    format!("{key:?}")
 }
 
 impl MemoryStore {
@@ -188,6 +182,10 @@ impl MailQueue for MemoryStore {
 
     async fn delivery(&self, id: DeliveryId) -> Result<Option<Delivery>, StoreError> {
         Ok(self.contents().delivery(id))
+    }
+
+    async fn delivery_ahead(&self, id: DeliveryId) -> Result<Option<DeliveryId>, StoreError> {
+        Ok(self.contents().delivery_ahead(id))
     }
 
     async fn mail_bytes(&self, id: MailId) -> Result<Bytes, ReadError> {
@@ -406,6 +404,10 @@ impl Outbox for MemoryStore {
         Ok(found)
     }
 
+    async fn job_ahead(&self, id: JobId) -> Result<Option<JobId>, StoreError> {
+        Ok(self.contents().job_ahead(id))
+    }
+
     async fn due_jobs(
         &self,
         claim: &Claim,
@@ -571,6 +573,10 @@ impl StoreBackend for MemoryStore {
 
     async fn lease(&self, name: LeaseName) -> Result<Lease, StoreError> {
         Ok(self.leases.take(name).await)
+    }
+
+    async fn try_lease(&self, name: LeaseName) -> Result<Option<Lease>, StoreError> {
+        Ok(self.leases.try_take(name))
     }
 
     fn metrics(&self) -> &Metrics {

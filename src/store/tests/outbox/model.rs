@@ -80,6 +80,8 @@ pub(in crate::store::tests) struct OutboxAnswers {
     pub(super) keys: BTreeMap<u8, JobId>,
     pub(super) due: Vec<JobId>,
     pub(super) next_due: Option<Timestamp>,
+    /// The job that each one waits behind.
+    pub(super) ahead: BTreeMap<JobId, JobId>,
     pub(super) suppressed: BTreeSet<u8>,
     pub(super) said: BTreeMap<(u8, bool), String>,
     pub(super) events: Vec<u64>,
@@ -140,6 +142,9 @@ impl OutboxAnswers {
                 .map(|record| record.job.id)
                 .collect(),
             next_due: ask(store.next_due(&claim, &Domains::new())),
+            ahead: (0..jobs)
+                .filter_map(|nth| Some((id(nth), ask(store.job_ahead(id(nth)))?)))
+                .collect(),
             suppressed: (0..4).filter(suppressed).collect(),
             said: (0..3)
                 .flat_map(|n| [said(n, true), said(n, false)])
@@ -422,13 +427,20 @@ impl OutboxModel {
             job.known.state,
             JobState::Failed { .. } | JobState::Captured
         );
-        let may = shelved && job.known.mail.is_some();
+        let waits = matches!(job.known.state, JobState::Waiting { .. });
+        let may = match waits {
+            true => !job.known.begun,
+            false => shelved && job.known.mail.is_some(),
+        };
         if may {
+            // A job that waits keeps its place in its line.
+            if !waits {
+                job.order = turn;
+            }
             job.known.state = JobState::Waiting { due_at: NOW };
             job.known.ends_at = later(2_000_000);
             job.known.doubts = 0;
             job.known.history.push("retried".to_owned());
-            job.order = turn;
         }
         may
     }
@@ -476,6 +488,11 @@ impl OutboxModel {
         let mut due: Vec<_> = lines.values().map(|(_, at, nth)| (*at, id(*nth))).collect();
         due.sort_unstable();
         let jobs = &self.jobs;
+        let waiting = jobs.iter().enumerate().filter(|(_, job)| {
+            job.thread.is_some() && matches!(job.known.state, JobState::Waiting { .. })
+        });
+        let ahead = waiting.map(|(nth, job)| (id(nth), id(lines[&(job.thread, 0)].2)));
+        self.answers.ahead = ahead.filter(|(own, first)| own != first).collect();
         self.answers.ledger = ledger;
         self.answers.next_due = due.first().map(|(at, _)| *at);
         due.retain(|(at, _)| *at <= later(SOON));

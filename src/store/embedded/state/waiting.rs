@@ -1,0 +1,55 @@
+//! Owns which deliveries wait, in order of arrival, in all and in each partition.
+//!
+//! Does not say when they change: that is `state`.
+
+use std::collections::BTreeSet;
+
+use crate::mail::partition::PartitionKey;
+use crate::store::id::{DeliveryId, MailId};
+
+/// The deliveries that wait.
+#[derive(Debug, Default)]
+pub(super) struct WaitingDeliveries {
+    ids: BTreeSet<DeliveryId>,
+    /// Those whose partition is known, partition by partition.
+    by_partition: BTreeSet<(PartitionKey, DeliveryId)>,
+    /// Bytes of their mails; a mail counts for each of them.
+    bytes: u64,
+}
+
+impl WaitingDeliveries {
+    pub(super) fn insert(&mut self, id: DeliveryId, partition: Option<PartitionKey>, bytes: u32) {
+        if self.ids.insert(id) {
+            self.bytes += u64::from(bytes);
+            self.by_partition
+                .extend(partition.map(|partition| (partition, id)));
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: DeliveryId, partition: Option<PartitionKey>, bytes: u32) {
+        if self.ids.remove(&id) {
+            self.bytes -= u64::from(bytes);
+            if let Some(partition) = partition {
+                self.by_partition.remove(&(partition, id));
+            }
+        }
+    }
+
+    pub(super) const fn ids(&self) -> &BTreeSet<DeliveryId> {
+        &self.ids
+    }
+
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The oldest delivery of a partition.
+    pub(super) fn first_of(&self, partition: PartitionKey) -> Option<DeliveryId> {
+        let lowest = DeliveryId {
+            mail: MailId(0),
+            recipient: 0,
+        };
+        let first = self.by_partition.range((partition, lowest)..).next()?;
+        (first.0 == partition).then_some(first.1)
+    }
+}
