@@ -19,6 +19,9 @@ use crate::store::id::EventId;
 use crate::store::id::MailId;
 use crate::store::job::ConversationKey;
 
+/// The size in bytes of the serialized pages that sled keeps in memory, where they take three to four times as
+/// much. Other pages are read from disk when they are needed.
+const CACHE_BYTES: u64 = 8 << 20;
 /// Entries in one atomic write: with more, look-ups wait longer; with fewer, each costs more.
 const BATCH_ENTRIES_MAX: usize = 128;
 /// A new format of entries needs a new name here; an index of the old format is then rebuilt.
@@ -123,9 +126,58 @@ impl IndexKey {
         Self::tagged(b'h', digest_text(&[subscriber]))
     }
 
+    pub(super) const DOCUMENT_THREAD: u8 = b'c';
+    pub(super) const DOCUMENT_MESSAGE: u8 = b'm';
+    pub(super) const IDEMPOTENCY_KEY_BY_AGE: u8 = b'b';
+
+    /// The key of a thread of the embedded Messages API, by the number of its first record.
+    pub(super) const fn document_thread(thread: u64) -> Self {
+        Self::numbered(Self::DOCUMENT_THREAD, thread)
+    }
+
+    /// The key of such a thread by its id.
+    pub(super) fn document_thread_id(id: &str) -> Self {
+        Self::tagged(b'd', digest_text(&[id]))
+    }
+
+    /// The key of a message, by its thread and the number of its record.
+    pub(super) fn document_message(thread: u64, message: u64) -> Self {
+        let numbers = u128::from(thread) << 64 | u128::from(message);
+        Self::tagged(Self::DOCUMENT_MESSAGE, numbers.to_be_bytes())
+    }
+
+    /// The key of a message by its id.
+    pub(super) fn document_message_id(thread: u64, id: &str) -> Self {
+        let name = digest(&[&thread.to_be_bytes(), id.as_bytes()]);
+        Self::tagged(b'n', name)
+    }
+
+    /// The key of an `Idempotency-Key` of the embedded Messages API.
+    pub(super) fn idempotency_key(key: &str) -> Self {
+        Self::tagged(b'v', digest_text(&[key]))
+    }
+
+    /// The key of an `Idempotency-Key`, by the number of the record that it came with.
+    pub(super) const fn idempotency_key_by_age(record: u64) -> Self {
+        Self::numbered(Self::IDEMPOTENCY_KEY_BY_AGE, record)
+    }
+
+    pub(super) const fn as_bytes(&self) -> &[u8; 17] {
+        &self.0
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Some(Self(*bytes.first_chunk()?))
+    }
+
     /// The bounds of all keys of a kind.
     pub(super) const fn bounds(tag: u8) -> (Self, Self) {
         (Self::tagged(tag, [0; 16]), Self::tagged(tag, [u8::MAX; 16]))
+    }
+
+    #[cfg(test)]
+    pub(in crate::store) const fn kind(self) -> u8 {
+        self.0[0]
     }
 
     const fn tagged(tag: u8, name: [u8; 16]) -> Self {
@@ -185,7 +237,6 @@ impl Index {
     /// # Errors
     /// The folder's contents are damaged.
     pub(in crate::store) fn open(folder: &Path) -> Result<Self, IndexError> {
-        const CACHE_BYTES: u64 = 64 << 20;
         let config = sled::Config::new()
             .path(folder)
             .cache_capacity(CACHE_BYTES)
@@ -414,6 +465,12 @@ mod tests {
             IndexKey::suppression("a@b"),
             IndexKey::last_message(&talk, true),
             IndexKey::cursor("h"),
+            IndexKey::document_thread(7),
+            IndexKey::document_thread_id("t"),
+            IndexKey::document_message(7, 7),
+            IndexKey::document_message_id(7, "m"),
+            IndexKey::idempotency_key("k"),
+            IndexKey::idempotency_key_by_age(7),
         ];
         let tags: BTreeSet<u8> = keys.iter().map(|key| key.0[0]).collect();
         assert_eq!(tags.len(), keys.len());

@@ -62,6 +62,29 @@ impl RecordLocation {
             body_crc: 0,
         })
     }
+
+    /// The bytes of a location of which only the body is needed.
+    pub(super) fn encode_body(self) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        bytes[..8].copy_from_slice(&self.segment.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.body_at.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.body_bytes.to_le_bytes());
+        bytes[20..].copy_from_slice(&self.body_crc.to_le_bytes());
+        bytes
+    }
+
+    /// Parses the output of [`RecordLocation::encode_body`].
+    pub(super) fn decode_body(bytes: &[u8]) -> Option<Self> {
+        (bytes.len() == 24).then(|| Self {
+            segment: u64_at(bytes, 0),
+            head_at: 0,
+            head_bytes: 0,
+            head_crc: 0,
+            body_at: u64_at(bytes, 8),
+            body_bytes: u32_at(bytes, 16),
+            body_crc: u32_at(bytes, 20),
+        })
+    }
 }
 
 /// Reads records of one journal by location, from any thread.

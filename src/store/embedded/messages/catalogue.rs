@@ -1,19 +1,29 @@
-//! Owns the locations of the threads, messages and idempotency keys of the embedded Messages API.
+//! Owns the locations of the threads, messages and idempotency keys of the embedded Messages API, in an index
+//! on disk.
 //!
-//! Does not hold the documents.
+//! Does not hold the documents. Nothing of a document stays in memory, except in the index's bounded cache.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+use crate::store::embedded::frame::u64_at;
+use crate::store::embedded::index::{Index, IndexError, IndexKey, IndexMeta};
+use crate::store::embedded::journal::Journal;
 use crate::store::embedded::location::RecordLocation;
+use crate::store::embedded::segment::SegmentKind;
+use crate::store::error::OpenError;
 
-/// The number of the newest idempotency keys that are remembered.
-const KEYS_MAX: usize = 1_000_000;
-/// The age up to which an idempotency key is remembered.
+/// The time for which an idempotency key is remembered.
 pub(super) const KEY_WINDOW: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// The number of keys that are removed in one step.
+const KEYS_ONCE: usize = 64;
+/// The number of journal records that are added in one step at the start.
+const RECORDS_ONCE: usize = 4096;
 
 /// The head of a record; the document is its body.
 #[derive(Debug, Serialize, Deserialize)]
@@ -27,61 +37,293 @@ pub(super) struct DocumentHead {
     pub(super) at: Timestamp,
 }
 
-/// The locations of all documents.
-#[derive(Debug, Default)]
+/// A document that is in the journal: its head, its record's number and location.
+pub(super) type WrittenDocument = (DocumentHead, u64, RecordLocation);
+
+/// Entries on their way to the index.
+type Entries = BTreeMap<IndexKey, Option<Vec<u8>>>;
+
+/// The locations of all documents. All entries can be rebuilt from the journal.
+#[derive(Debug)]
 pub(super) struct Catalogue {
-    pub(super) threads: Vec<CatalogueThread>,
-    pub(super) by_id: HashMap<String, usize>,
-    pub(super) keys: HashMap<String, RecordLocation>,
-    keys_by_age: VecDeque<(Timestamp, String)>,
-}
-
-#[derive(Debug)]
-pub(super) struct CatalogueThread {
-    pub(super) location: RecordLocation,
-    pub(super) messages: Vec<CatalogueMessage>,
-}
-
-#[derive(Debug)]
-pub(super) struct CatalogueMessage {
-    pub(super) id: String,
-    pub(super) location: RecordLocation,
+    index: Index,
 }
 
 impl Catalogue {
-    pub(super) fn thread(&self, id: &str) -> Option<&CatalogueThread> {
-        self.threads.get(*self.by_id.get(id)?)
+    /// Opens the index in `folder`, or creates it, and adds the newer documents of the journal.
+    ///
+    /// # Errors
+    /// The index cannot be created, the journal cannot be read, or the journal ends before the index.
+    pub(super) fn open(folder: &Path, journal: &Journal) -> Result<Self, OpenError> {
+        let path = folder.join("index");
+        let unmade = |error: IndexError| unmade(&path, &error);
+        let (index, seen) = open_index(&path, &folder.join("journal"), journal)?;
+        let catalogue = Self { index };
+        let mut some: Vec<WrittenDocument> = Vec::new();
+        journal.replay(SegmentKind::State, seen, |segment, row| {
+            let head =
+                serde_json::from_slice(&row.head).map_err(|source| OpenError::Unreadable {
+                    path: SegmentKind::State.file_name(segment).into(),
+                    record: row.seq,
+                    source,
+                })?;
+            some.push((head, row.seq, RecordLocation::new(segment, row.span)));
+            if some.len() == RECORDS_ONCE {
+                catalogue.add(&std::mem::take(&mut some)).map_err(unmade)?;
+            }
+            Ok(())
+        })?;
+        // Written even without documents: an index without its meta entry counts as incomplete.
+        catalogue.add(&some).map_err(unmade)?;
+        catalogue.flush().map_err(unmade)?;
+        Ok(catalogue)
     }
 
-    pub(super) fn add(&mut self, entry: DocumentHead, location: RecordLocation) {
-        let known = self.by_id.get(&entry.thread).copied();
-        match (entry.message, known) {
-            (Some(id), Some(nth)) => self.threads[nth]
-                .messages
-                .push(CatalogueMessage { id, location }),
-            (None, Some(nth)) => self.threads[nth].location = location,
+    /// The location of a thread's newest document.
+    pub(super) fn thread(&self, id: &str) -> Result<Option<RecordLocation>, IndexError> {
+        let Some(thread) = self.number(IndexKey::document_thread_id(id))? else {
+            return Ok(None);
+        };
+        let found = self.index.get(IndexKey::document_thread(thread))?;
+        found.map(|value| location(&value)).transpose()
+    }
+
+    /// The locations of the threads made after `after`, oldest first, at most `count`. Empty if there is
+    /// no thread `after`.
+    pub(super) fn threads_after(
+        &self,
+        after: Option<&str>,
+        count: usize,
+    ) -> Result<Vec<RecordLocation>, IndexError> {
+        let after = match after {
+            None => Some(0),
+            Some(id) => self.number(IndexKey::document_thread_id(id))?,
+        };
+        let Some(after) = after.map(IndexKey::document_thread) else {
+            return Ok(Vec::new());
+        };
+        let found = self
+            .index
+            .range_after(IndexKey::DOCUMENT_THREAD, after, count)?;
+        found.iter().map(|(_, value)| location(value)).collect()
+    }
+
+    /// The locations of a thread's messages after `after`, oldest first, at most `count`. `None`: there
+    /// is no such thread.
+    pub(super) fn messages_after(
+        &self,
+        thread: &str,
+        after: Option<&str>,
+        count: usize,
+    ) -> Result<Option<Vec<RecordLocation>>, IndexError> {
+        let Some(thread) = self.number(IndexKey::document_thread_id(thread))? else {
+            return Ok(None);
+        };
+        let after = match after {
+            None => Some(0),
+            Some(id) => self.number(IndexKey::document_message_id(thread, id))?,
+        };
+        let Some(after) = after else {
+            return Ok(Some(Vec::new()));
+        };
+        let after = IndexKey::document_message(thread, after);
+        let last = IndexKey::document_message(thread, u64::MAX);
+        let found = self
+            .index
+            .range_after(IndexKey::DOCUMENT_MESSAGE, after, count)?;
+        let own = found.iter().take_while(|(key, _)| *key <= last);
+        own.map(|(_, value)| location(value))
+            .collect::<Result<_, _>>()
+            .map(Some)
+    }
+
+    /// The location of the document that an idempotency key made at most [`KEY_WINDOW`] before `now`.
+    pub(super) fn keyed(
+        &self,
+        key: &str,
+        now: Timestamp,
+    ) -> Result<Option<RecordLocation>, IndexError> {
+        let Some(value) = self.index.get(IndexKey::idempotency_key(key))? else {
+            return Ok(None);
+        };
+        let bound = BoundKey::decode(&value)?;
+        Ok((now.since(bound.at) <= KEY_WINDOW).then_some(bound.location))
+    }
+
+    /// Adds documents that are in the journal. After an interruption, adding the same ones again gives the
+    /// same entries.
+    pub(super) fn add(&self, documents: &[WrittenDocument]) -> Result<(), IndexError> {
+        let mut entries = Entries::new();
+        for (head, seq, at) in documents {
+            self.add_one(&mut entries, head, *seq, *at)?;
+        }
+        let seq = match documents.last() {
+            Some((_, seq, _)) => *seq,
+            None => self.index.meta()?.map_or(0, |meta| meta.seq),
+        };
+        let meta = IndexMeta {
+            seq,
+            ..IndexMeta::default()
+        };
+        let entries = entries.iter().map(|(key, value)| (*key, value.as_deref()));
+        self.index.apply(entries, Some(&meta))
+    }
+
+    fn add_one(
+        &self,
+        entries: &mut Entries,
+        head: &DocumentHead,
+        seq: u64,
+        at: RecordLocation,
+    ) -> Result<(), IndexError> {
+        let id = IndexKey::document_thread_id(&head.thread);
+        let known = match entries.get(&id) {
+            Some(value) => value.as_deref().map(number).transpose()?,
+            None => self.number(id)?,
+        };
+        let location = Some(at.encode_body().to_vec());
+        let number_of = |seq: u64| Some(seq.to_le_bytes().to_vec());
+        match (&head.message, known) {
+            (Some(message), Some(thread)) => {
+                entries.insert(IndexKey::document_message(thread, seq), location);
+                let id = IndexKey::document_message_id(thread, message);
+                entries.insert(id, number_of(seq));
+            }
+            (None, Some(thread)) => {
+                entries.insert(IndexKey::document_thread(thread), location);
+            }
             (_, None) => {
-                self.by_id.insert(entry.thread, self.threads.len());
-                let messages = Vec::new();
-                self.threads.push(CatalogueThread { location, messages });
+                entries.insert(id, number_of(seq));
+                entries.insert(IndexKey::document_thread(seq), location);
             }
         }
-        if let Some(key) = entry.key {
-            self.keys_by_age.push_back((entry.at, key.clone()));
-            self.keys.insert(key, location);
+        if let Some(key) = &head.key {
+            let key = IndexKey::idempotency_key(key);
+            let bound = BoundKey {
+                at: head.at,
+                seq,
+                location: at,
+            };
+            entries.insert(key, Some(bound.encode()));
+            let mut aged = head.at.as_millis().to_le_bytes().to_vec();
+            aged.extend_from_slice(key.as_bytes());
+            entries.insert(IndexKey::idempotency_key_by_age(seq), Some(aged));
         }
-        self.forget_keys(entry.at);
+        Ok(())
     }
 
-    pub(super) fn forget_keys(&mut self, now: Timestamp) {
-        let old = |at: &Timestamp| now.since(*at) > KEY_WINDOW;
-        while let Some((at, _)) = self.keys_by_age.front() {
-            if !old(at) && self.keys_by_age.len() <= KEYS_MAX {
+    /// Removes some of the keys that are older than [`KEY_WINDOW`]; true if there may be more.
+    pub(super) fn forget_keys(&self, now: Timestamp) -> Result<bool, IndexError> {
+        let tag = IndexKey::IDEMPOTENCY_KEY_BY_AGE;
+        let (first, _) = IndexKey::bounds(tag);
+        let mut gone = Entries::new();
+        for (by_age, value) in self.index.range_after(tag, first, KEYS_ONCE)? {
+            let damaged = || IndexError::damaged("a key's age");
+            let (at, key) = value.split_first_chunk::<8>().ok_or_else(damaged)?;
+            if now.since(Timestamp::from_millis(u64::from_le_bytes(*at))) <= KEY_WINDOW {
                 break;
             }
-            if let Some((_, key)) = self.keys_by_age.pop_front() {
-                self.keys.remove(&key);
+            gone.insert(by_age, None);
+            let key = IndexKey::from_bytes(key).ok_or_else(damaged)?;
+            // The key may have been bound to a newer document since.
+            let bound = self.index.get(key)?;
+            let bound = bound.map(|value| BoundKey::decode(&value)).transpose()?;
+            if bound.is_some_and(|bound| IndexKey::idempotency_key_by_age(bound.seq) == by_age) {
+                gone.insert(key, None);
             }
         }
+        let more = gone.len() >= KEYS_ONCE;
+        self.index
+            .apply(gone.into_keys().map(|key| (key, None)), None)?;
+        Ok(more)
+    }
+
+    /// Passes all writes to the kernel. A power failure may still lose some; the journal has them.
+    pub(super) fn flush(&self) -> Result<(), IndexError> {
+        self.index.flush()
+    }
+
+    /// Number of entries in the index.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.index.entries().len()
+    }
+
+    fn number(&self, key: IndexKey) -> Result<Option<u64>, IndexError> {
+        self.index.get(key)?.map(|value| number(&value)).transpose()
+    }
+}
+
+/// What an idempotency key is bound to.
+struct BoundKey {
+    at: Timestamp,
+    /// The number of the document's record.
+    seq: u64,
+    location: RecordLocation,
+}
+
+impl BoundKey {
+    fn encode(&self) -> Vec<u8> {
+        let mut value = self.at.as_millis().to_le_bytes().to_vec();
+        value.extend_from_slice(&self.seq.to_le_bytes());
+        value.extend_from_slice(&self.location.encode_body());
+        value
+    }
+
+    fn decode(value: &[u8]) -> Result<Self, IndexError> {
+        let place = value.get(16..).unwrap_or_default();
+        Ok(Self {
+            location: location(place)?,
+            at: Timestamp::from_millis(u64_at(value, 0)),
+            seq: u64_at(value, 8),
+        })
+    }
+}
+
+fn location(value: &[u8]) -> Result<RecordLocation, IndexError> {
+    RecordLocation::decode_body(value).ok_or_else(|| IndexError::damaged("a location"))
+}
+
+fn number(value: &[u8]) -> Result<u64, IndexError> {
+    let bytes = value.try_into();
+    let bytes = bytes.map_err(|_| IndexError::damaged("a number"))?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// The index, and the number of the last record that it has. An unreadable index is rebuilt.
+fn open_index(
+    path: &Path,
+    journal_folder: &Path,
+    journal: &Journal,
+) -> Result<(Index, u64), OpenError> {
+    let io = |error| OpenError::io(path, error);
+    if path.try_exists().map_err(io)? {
+        let opened = Index::open(path).and_then(|index| Ok((index.meta()?, index)));
+        let reason = match opened {
+            Ok((Some(meta), index)) if meta.seq <= journal.last_seq() => {
+                return Ok((index, meta.seq));
+            }
+            Ok((Some(meta), _)) => {
+                return Err(OpenError::CutShort {
+                    path: journal_folder.to_owned(),
+                    last: journal.last_seq(),
+                    known: meta.seq,
+                    index: path.to_owned(),
+                });
+            }
+            Ok((None, _)) => "it was never completed".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(path = %path.display(), reason, "messages: the index is rebuilt from the journal");
+        fs::remove_dir_all(path).map_err(io)?;
+    }
+    let index = Index::open(path).map_err(|error| unmade(path, &error))?;
+    Ok((index, 0))
+}
+
+fn unmade(path: &Path, error: &IndexError) -> OpenError {
+    OpenError::Index {
+        path: path.to_owned(),
+        reason: error.to_string(),
     }
 }

@@ -1,11 +1,11 @@
-//! Owns the embedded Messages API's threads and messages, in a separate journal.
+//! Owns the embedded Messages API's threads and messages, in a separate journal with its own index.
 //!
 //! Does not speak HTTP, and does not interpret messages: a document is stored unchanged, with an id and a
 //! time.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::disk::Disk;
 use super::folder::{self as data_folder, FolderLock};
 use super::frame::Record;
+use super::index::IndexError;
 use super::journal::{AppendError, Journal};
 use super::location::{RecordLocation, RecordReader};
 use super::readers::Readers;
@@ -23,12 +24,15 @@ use crate::clock::Timestamp;
 use crate::store::error::{OpenError, StoreError};
 use crate::store::metrics::Metrics;
 
-use catalogue::{Catalogue, DocumentHead};
+use catalogue::{Catalogue, DocumentHead, WrittenDocument};
 
 mod catalogue;
 
 #[cfg(test)]
 mod tests;
+
+/// The number of records whose entries may be unflushed; after a crash they are added again from the journal.
+const UNFLUSHED_MAX: usize = 256;
 
 /// Bounds of a page of documents.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +61,8 @@ pub struct EmbeddedMessages {
 }
 
 impl EmbeddedMessages {
-    /// Opens the documents in `folder`, or creates the folder. Blocks while they are read.
+    /// Opens the documents in `folder`, or creates the folder. Blocks while the journal's last records are read,
+    /// or all records if there is no index.
     ///
     /// # Errors
     /// The folder is in use, damaged, or of a newer version; or the disk fails.
@@ -81,29 +86,20 @@ impl EmbeddedMessages {
                 path: journal_folder.join(SegmentKind::State.file_name(1)),
             });
         }
-        let mut contents = Catalogue::default();
-        journal.replay(SegmentKind::State, 0, |segment, row| {
-            let entry =
-                serde_json::from_slice(&row.head).map_err(|source| OpenError::Unreadable {
-                    path: journal_folder.join(SegmentKind::State.file_name(segment)),
-                    record: row.seq,
-                    source,
-                })?;
-            contents.add(entry, RecordLocation::new(segment, row.span));
-            Ok(())
-        })?;
+        let catalogue = Catalogue::open(&folder, &journal)?;
         if !used {
             data_folder::write_version(&folder)?;
         }
-        contents.forget_keys(now);
         let shelf = Arc::new(DocumentStore {
             reader: RecordReader::new(journal_folder, SegmentKind::State),
-            contents: RwLock::new(contents),
+            catalogue,
             _lock: lock,
         });
         let scribe = DocumentWriter {
             journal,
             shelf: Arc::clone(&shelf),
+            unflushed: 0,
+            newest_at: now,
         };
         let writer =
             WriterHandle::start("postern-book", scribe).map_err(|e| OpenError::io(&folder, e))?;
@@ -175,16 +171,9 @@ impl EmbeddedMessages {
     ) -> Result<DocumentPage, StoreError> {
         let after = after.map(str::to_owned);
         self.read(move |documents| {
-            let contents = documents.contents();
-            let first = match after.map(|id| contents.by_id.get(&id)) {
-                None => 0,
-                Some(Some(&nth)) => nth + 1,
-                Some(None) => return DocumentPage::default(),
-            };
-            let rest = contents.threads.iter().skip(first);
-            let locations = rest.map(|t| t.location).take(limit.items + 1).collect();
-            drop(contents);
-            documents.page(locations, limit)
+            let catalogue = &documents.catalogue;
+            let locations = catalogue.threads_after(after.as_deref(), limit.items + 1)?;
+            Ok(documents.page(locations, limit))
         })
         .await
     }
@@ -194,12 +183,12 @@ impl EmbeddedMessages {
     /// # Errors
     /// The document cannot be read now.
     pub async fn thread(&self, id: &str) -> Result<Option<Value>, StoreError> {
-        let found = self.documents.contents().thread(id).map(|t| t.location);
-        let Some(location) = found else {
-            return Ok(None);
-        };
-        self.read(move |documents| documents.document(location))
-            .await
+        let id = id.to_owned();
+        self.read(move |documents| {
+            let location = documents.catalogue.thread(&id)?;
+            Ok(location.and_then(|location| documents.document(location)))
+        })
+        .await
     }
 
     /// The messages of a thread after `after` (a message's id; `None`: from the first), oldest first;
@@ -215,17 +204,9 @@ impl EmbeddedMessages {
     ) -> Result<Option<DocumentPage>, StoreError> {
         let (thread, after) = (thread.to_owned(), after.map(str::to_owned));
         self.read(move |documents| {
-            let contents = documents.contents();
-            let messages = &contents.thread(&thread)?.messages;
-            let first = match after.map(|id| messages.iter().position(|m| m.id == id)) {
-                None => 0,
-                Some(Some(nth)) => nth + 1,
-                Some(None) => return Some(DocumentPage::default()),
-            };
-            let rest = messages.iter().skip(first);
-            let locations = rest.map(|m| m.location).take(limit.items + 1).collect();
-            drop(contents);
-            Some(documents.page(locations, limit))
+            let catalogue = &documents.catalogue;
+            let locations = catalogue.messages_after(&thread, after.as_deref(), limit.items + 1)?;
+            Ok(locations.map(|locations| documents.page(locations, limit)))
         })
         .await
     }
@@ -233,7 +214,7 @@ impl EmbeddedMessages {
     /// Reads documents on a thread that may block on the disk.
     async fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&DocumentStore) -> T + Send + 'static,
+        read: impl FnOnce(&DocumentStore) -> Result<T, IndexError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let documents = Arc::clone(&self.documents);
         let read = move || {
@@ -242,7 +223,10 @@ impl EmbeddedMessages {
             drop(documents);
             answer
         };
-        self.readers.run(read).await
+        self.readers.run(read).await?.map_err(|error| {
+            index_failed(&error);
+            StoreError::Unavailable
+        })
     }
 
     /// Resolves when no further document can be stored: the store was closed, or the disk failed.
@@ -293,21 +277,11 @@ enum DocumentCommand {
 #[derive(Debug)]
 struct DocumentStore {
     reader: RecordReader,
-    contents: RwLock<Catalogue>,
+    catalogue: Catalogue,
     _lock: FolderLock,
 }
 
 impl DocumentStore {
-    fn contents(&self) -> RwLockReadGuard<'_, Catalogue> {
-        self.contents.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn contents_mut(&self) -> RwLockWriteGuard<'_, Catalogue> {
-        self.contents
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The documents at these locations, up to the bounds of a page. An unreadable one is logged and left
     /// out.
     fn page(&self, locations: Vec<RecordLocation>, limit: PageLimit) -> DocumentPage {
@@ -345,11 +319,26 @@ impl DocumentStore {
 #[derive(Debug)]
 struct UnreadableDocument;
 
+impl From<IndexError> for UnreadableDocument {
+    fn from(error: IndexError) -> Self {
+        index_failed(&error);
+        Self
+    }
+}
+
+fn index_failed(error: &IndexError) {
+    tracing::error!(%error, "messages: the index failed; if its folder is removed, the next start rebuilds it");
+}
+
 /// The writer thread's part.
 #[derive(Debug)]
 struct DocumentWriter {
     journal: Journal,
     shelf: Arc<DocumentStore>,
+    /// The number of records added to the index since the last flush.
+    unflushed: usize,
+    /// The time of the newest request.
+    newest_at: Timestamp,
 }
 
 impl BatchWriter for DocumentWriter {
@@ -364,15 +353,19 @@ impl BatchWriter for DocumentWriter {
     fn commit(&mut self, requests: Vec<DocumentRequest>) -> Result<(), WriterStopped> {
         let mut page = DocumentBatch::default();
         for request in requests {
+            self.newest_at = request.now;
             page.write(&self.shelf, request);
         }
         match self.journal.append(&[], &page.records) {
             Ok(written) => {
-                let mut contents = self.shelf.contents_mut();
-                for (entry, location) in page.entries.into_iter().zip(written.facts) {
-                    contents.add(entry, location);
-                }
-                drop(contents);
+                let places = (written.fact_seq..).zip(written.facts);
+                let documents: Vec<WrittenDocument> = page
+                    .entries
+                    .into_iter()
+                    .zip(places)
+                    .map(|(head, (seq, location))| (head, seq, location))
+                    .collect();
+                self.index(&documents)?;
                 for answer in page.answers {
                     let _ = answer.to.send(Ok(answer.document));
                 }
@@ -392,13 +385,43 @@ impl BatchWriter for DocumentWriter {
     }
 
     fn maintain(&mut self) -> Result<bool, WriterStopped> {
-        Ok(false)
+        if self.unflushed < UNFLUSHED_MAX {
+            return Ok(false);
+        }
+        let catalogue = &self.shelf.catalogue;
+        let more = catalogue.forget_keys(self.newest_at).map_err(stopped)?;
+        if !more {
+            catalogue.flush().map_err(stopped)?;
+            self.unflushed = 0;
+        }
+        Ok(more)
     }
 
     fn close(mut self) {
         // An error here is in the log, and the next start repairs it.
+        let _ = self.shelf.catalogue.flush().map_err(stopped);
         let _ = self.journal.close();
     }
+}
+
+impl DocumentWriter {
+    fn index(&mut self, documents: &[WrittenDocument]) -> Result<(), WriterStopped> {
+        if documents.is_empty() {
+            return Ok(());
+        }
+        self.shelf.catalogue.add(documents).map_err(stopped)?;
+        self.unflushed += documents.len();
+        Ok(())
+    }
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it is the argument of map_err"
+)]
+fn stopped(error: IndexError) -> WriterStopped {
+    index_failed(&error);
+    WriterStopped
 }
 
 /// The writes of one batch, and their effects on later requests of the batch.
@@ -436,7 +459,7 @@ impl DocumentBatch {
         });
         let done = key
             .as_ref()
-            .map_or(Ok(None), |key| self.existing_result(shelf, key));
+            .map_or(Ok(None), |key| self.existing_result(shelf, key, now));
         let applied = match done {
             Ok(Some(document)) => return self.answer(answer, Some(document)),
             Ok(None) => self.apply(shelf, deed, now),
@@ -473,11 +496,12 @@ impl DocumentBatch {
         &self,
         shelf: &DocumentStore,
         key: &str,
+        now: Timestamp,
     ) -> Result<Option<Value>, UnreadableDocument> {
         if let Some(document) = self.keys.get(key) {
             return Ok(Some(document.clone()));
         }
-        let location = shelf.contents().keys.get(key).copied();
+        let location = shelf.catalogue.keyed(key, now)?;
         location.map(|location| shelf.read(location)).transpose()
     }
 
@@ -503,7 +527,7 @@ impl DocumentBatch {
             }
             DocumentCommand::AddMessage { thread, message } => {
                 let known = self.threads.contains_key(&thread);
-                if !known && shelf.contents().thread(&thread).is_none() {
+                if !known && shelf.catalogue.thread(&thread)?.is_none() {
                     return Ok(None);
                 }
                 let document = document(message, &[("id", &id), ("threadId", &thread)], now);
@@ -513,8 +537,7 @@ impl DocumentBatch {
                 let mut document = match self.threads.get(&thread) {
                     Some(document) => document.clone(),
                     None => {
-                        let location = shelf.contents().thread(&thread).map(|t| t.location);
-                        let Some(location) = location else {
+                        let Some(location) = shelf.catalogue.thread(&thread)? else {
                             return Ok(None);
                         };
                         shelf.read(location)?

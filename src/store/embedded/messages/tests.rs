@@ -179,3 +179,87 @@ fn lists_come_in_pages() {
     assert_eq!(page.items.iter().map(id).collect::<Vec<_>>(), messages[3..]);
     assert!(!page.has_more);
 }
+
+#[test]
+fn an_index_that_is_lost_or_old_is_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || EmbeddedMessages::open(folder.path().to_owned(), NOW).unwrap();
+    let index = folder.path().join("index");
+    let old = folder.path().join("old");
+    let key = || Some("k".to_owned());
+    let book = open();
+    let thread = run(book.make_thread(key(), json!({}), NOW)).unwrap();
+    let name = id(&thread);
+    run(book.clone().close());
+    drop(book);
+    copy_folder(&index, &old);
+    let book = open();
+    let add = |n: u64| run(book.add_message(&name, None, json!({ "n": n }), NOW));
+    let messages: Vec<Value> = (0..9).map(|n| add(n).unwrap().unwrap()).collect();
+    run(book.close());
+    for round in ["as it is", "old", "lost", "damaged"] {
+        match round {
+            "old" => {
+                std::fs::remove_dir_all(&index).unwrap();
+                copy_folder(&old, &index);
+            }
+            "lost" => std::fs::remove_dir_all(&index).unwrap(),
+            "damaged" => std::fs::write(index.join("conf"), b"nothing of use").unwrap(),
+            _ => {}
+        }
+        let book = open();
+        let page = run(book.messages(&name, None, ALL)).unwrap().unwrap();
+        assert_eq!(page.items, messages, "{round}");
+        let after = run(book.messages(&name, Some(&id(&messages[4])), ALL));
+        assert_eq!(after.unwrap().unwrap().items, messages[5..], "{round}");
+        let again = run(book.make_thread(key(), json!({}), NOW));
+        assert_eq!(again, Ok(thread.clone()), "{round}");
+        run(book.close());
+    }
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_is_known_of_the_messages_is_on_disk_and_old_keys_are_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |now| EmbeddedMessages::open(folder.path().to_owned(), now).unwrap();
+    let book = open(NOW);
+    let fill = async |book: &EmbeddedMessages, now| {
+        let threads = (0..40).map(|_| book.make_thread(None, json!({}), now));
+        let threads = futures_util::future::join_all(threads).await;
+        let threads: Vec<String> = threads.into_iter().map(|t| id(&t.unwrap())).collect();
+        for round in 0..10 {
+            let messages = (0..200).map(|n| {
+                let key = Some(format!("key {round} {n}"));
+                book.add_message(&threads[n % 40], key, json!({ "n": n }), now)
+            });
+            let messages = futures_util::future::join_all(messages).await;
+            assert!(messages.iter().all(|m| matches!(m, Ok(Some(_)))));
+        }
+    };
+    run(fill(&book, NOW));
+    // Two entries for each thread, each message and each key, all of them on disk.
+    let (documents, keys) = (2 * (40 + 2000), 2 * 2000);
+    assert_eq!(book.documents.catalogue.len(), documents + keys);
+    run(book.close());
+    let later = NOW.plus(KEY_WINDOW).plus(Duration::from_secs(1));
+    let book = open(later);
+    run(fill(&book, later));
+    // Each request is followed by one piece of upkeep at least.
+    for _ in 0..40 {
+        assert_eq!(run(book.patch_thread("none", json!({}), later)), Ok(None));
+    }
+    assert_eq!(book.documents.catalogue.len(), 2 * documents + keys);
+}
