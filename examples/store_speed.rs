@@ -281,6 +281,7 @@ fn link(n: usize) -> Fact {
         message_id: format!("id-{n}@peer.example"),
         thread_id: format!("thread-{n}"),
         sent_by_us: false,
+        at: NOW,
     }
 }
 

@@ -348,6 +348,7 @@ fn store(mut section: Section<'_>, data_dir: &Path) -> store::Settings {
         free_bytes_min: size(0..=1 << 50),
         dedupe_window: duration(windows),
         subject_window: duration(windows),
+        link_window: duration(windows),
         outbox_max: number(1..=100_000_000),
         outbox_bytes_max: size(1 << 20..=1 << 50),
         sent_kept: number(1..=100_000_000),

@@ -57,6 +57,7 @@ impl DeliveryAttempt<'_> {
                 message_id: id.clone(),
                 thread_id: thread.to_owned(),
                 sent_by_us: false,
+                at: now,
             });
         }
         facts.push(Fact::Mapped(mapping));

@@ -126,6 +126,10 @@ pub enum Fact {
         /// True if Postern sent the mail. A Message-ID of a sent mail is never taken over by an incoming
         /// one, because anyone can write any header.
         sent_by_us: bool,
+        /// Time of the mail. The link may be forgotten `Settings::link_window` later; where the time is not
+        /// known (zero), it is kept.
+        #[serde(default)]
+        at: Timestamp,
     },
     /// A step of a delivery is finished and must not be repeated differently. Ignored for a settled
     /// delivery.

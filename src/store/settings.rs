@@ -22,6 +22,8 @@ pub struct Settings {
     pub dedupe_window: Duration,
     /// The age of the last change up to which a thread is still found by its subject.
     pub subject_window: Duration,
+    /// The age of a mail up to which its Message-ID finds the thread, or more.
+    pub link_window: Duration,
     /// The number of waiting jobs above which [`enqueue`](super::Outbox::enqueue) returns `Full`.
     pub outbox_max: u64,
     /// The largest number of bytes of mail of waiting jobs.
@@ -48,6 +50,7 @@ impl Settings {
             free_bytes_min: 1 << 30,
             dedupe_window: Duration::from_secs(30 * DAY),
             subject_window: Duration::from_secs(30 * DAY),
+            link_window: Duration::from_secs(730 * DAY),
             outbox_max: 100_000,
             outbox_bytes_max: 10 << 30,
             sent_kept: 1_000_000,

@@ -277,6 +277,7 @@ impl DraftPlan<'_> {
             message_id: own_id.clone(),
             thread_id: draft.thread_id.clone(),
             sent_by_us: true,
+            at: now,
         });
         if job.recipient == self.recipient {
             facts.push(Fact::Mapped(self.updated_mapping(own_id).await?));

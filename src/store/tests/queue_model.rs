@@ -199,6 +199,7 @@ impl QueueModel {
                     message_id: format!("id-{id}@x"),
                     thread_id: thread_id.clone(),
                     sent_by_us: ours,
+                    at: NOW,
                 };
                 self.answers
                     .mappings

@@ -249,6 +249,7 @@ async fn stored_facts_are_found_only_within_their_window() {
         message_id: "<a@b>".to_owned(),
         thread_id: format!("thread-{thread}"),
         sent_by_us,
+        at: NOW,
     };
     store
         .record(vec![

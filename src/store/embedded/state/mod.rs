@@ -222,6 +222,7 @@ impl StoreState {
                 message_id,
                 thread_id,
                 sent_by_us,
+                at: _,
             } => {
                 let key = IndexKey::message_id(&route, &message_id, sent_by_us);
                 self.put_entry(key, stamp, &ThreadKey::of(&thread_id).0)

@@ -80,6 +80,7 @@ impl Contents {
                 message_id,
                 thread_id,
                 sent_by_us,
+                at: _,
             } => {
                 let name = (route, bare(&message_id), sent_by_us);
                 self.links.insert(name, ThreadKey::of(&thread_id));

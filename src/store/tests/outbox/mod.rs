@@ -261,6 +261,7 @@ fn what_is_open_below_a_place_outlives_reopening_and_compaction<S: Subject>() {
                 message_id: "x".repeat(900 + nth % 2),
                 thread_id: "thread-noise".to_owned(),
                 sent_by_us: true,
+                at: NOW,
             };
             run(house.store().record(vec![noise])).unwrap();
         }

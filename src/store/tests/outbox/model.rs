@@ -258,6 +258,7 @@ impl OutboxModel {
                 message_id: "x".repeat(bytes),
                 thread_id: "thread-noise".to_owned(),
                 sent_by_us: true,
+                at: NOW,
             }],
             _ => Vec::new(),
         };

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::clock::Timestamp;
+use crate::mail::fingerprint::Fingerprint;
 use crate::mail::job_id::JobId;
 use crate::mail::token::ThreadKey;
 use crate::store::embedded::frame::{FrameRow, Record};
@@ -15,8 +17,7 @@ use crate::store::embedded::segment::SegmentKind;
 use crate::store::embedded::state::StoreState;
 use crate::store::embedded::writer_thread::WriterStopped;
 use crate::store::fact::{DeliveryOutcome, Fact, Mapping};
-use crate::store::id::EventId;
-use crate::store::id::MailId;
+use crate::store::id::{DeliveryId, EventId, MailId};
 
 /// A record that is still needed, to be written again.
 pub(super) struct LiveRecord {
@@ -152,6 +153,7 @@ impl JournalWriter {
         origin: u64,
         expired: &mut Vec<IndexKey>,
     ) -> Result<bool, IndexError> {
+        let settings = &self.shared.settings;
         let stands = |key| Ok(state.entry(key)?.is_some_and(|(seq, _)| seq == origin));
         let mut lasts = |key, until| {
             let (stands, over) = (stands(key)?, until <= state.newest_at);
@@ -162,15 +164,24 @@ impl JournalWriter {
         };
         match fact {
             Fact::Mapped(mapping) => {
+                let until = mapping.changed_at.plus(settings.subject_window);
                 let by_subject = StoreState::subject_key(mapping);
-                Ok(stands(mapping_key(mapping))? || by_subject.map_or(Ok(false), stands)?)
+                let by_subject = by_subject.map_or(Ok(false), |key| lasts(key, until))?;
+                Ok(stands(mapping_key(mapping))? || by_subject)
             }
             Fact::Linked {
                 route,
                 message_id,
                 sent_by_us,
+                at,
                 ..
-            } => stands(IndexKey::message_id(route, message_id, *sent_by_us)),
+            } => {
+                let key = IndexKey::message_id(route, message_id, *sent_by_us);
+                match *at == Timestamp::default() {
+                    true => stands(key),
+                    false => lasts(key, at.plus(settings.link_window)),
+                }
+            }
             Fact::TokenIssued { token, .. } => stands(IndexKey::issued_token(*token)),
             Fact::MailboxPolled { mailbox, .. } => stands(IndexKey::imap_position(mailbox)),
             Fact::Revoked { token, .. } => stands(IndexKey::revoked(*token)),
@@ -204,23 +215,28 @@ impl JournalWriter {
                 fingerprint,
                 at,
             } => {
-                if let Some(fingerprint) = fingerprint {
-                    let key = IndexKey::fingerprint(fingerprint.0);
-                    let fresh = at.plus(self.shared.settings.dedupe_window) > state.newest_at;
-                    if stands(key)? {
-                        if fresh {
-                            return Ok(true);
-                        }
-                        expired.push(key);
-                    }
+                if let Some(Fingerprint(name)) = *fingerprint
+                    && lasts(IndexKey::fingerprint(name), at.plus(settings.dedupe_window))?
+                {
+                    return Ok(true);
                 }
-                Ok(match outcome {
-                    DeliveryOutcome::Parked { .. } => state.status_seq(*delivery) == Some(origin),
-                    // As long as the mail is in a segment, its settlement must be too.
-                    DeliveryOutcome::Delivered { .. } | DeliveryOutcome::Dropped { .. } => {
-                        self.is_on_disk(state, delivery.mail)
-                    }
-                })
+                Ok(self.outcome_is_live(state, *delivery, outcome, origin))
+            }
+        }
+    }
+
+    fn outcome_is_live(
+        &self,
+        state: &StoreState,
+        delivery: DeliveryId,
+        outcome: &DeliveryOutcome,
+        origin: u64,
+    ) -> bool {
+        match outcome {
+            DeliveryOutcome::Parked { .. } => state.status_seq(delivery) == Some(origin),
+            // As long as the mail is in a segment, its settlement must be too.
+            DeliveryOutcome::Delivered { .. } | DeliveryOutcome::Dropped { .. } => {
+                self.is_on_disk(state, delivery.mail)
             }
         }
     }
