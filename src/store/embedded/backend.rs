@@ -30,7 +30,7 @@ pub(in crate::store) struct EmbeddedStore {
     pub(super) shared: Arc<StoreShared>,
     pub(super) writer: WriterHandle<WriteRequest>,
     readers: Readers,
-    leases: Arc<Leases>,
+    pub(super) leases: Arc<Leases>,
     pub(super) nonces: NonceCache,
     pub(super) job_leases: Arc<JobLeases>,
 }

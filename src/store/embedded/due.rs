@@ -43,6 +43,12 @@ impl DueQueue {
         }
     }
 
+    /// Entries of all its tables.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.all.len() + self.domains.len() + self.firsts.len()
+    }
+
     /// Removes a job; false if it was not there.
     pub(super) fn remove(&mut self, at: Timestamp, id: JobId) -> bool {
         let entry = (at, id);

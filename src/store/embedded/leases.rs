@@ -54,6 +54,12 @@ impl Leases {
         Some(Lease::new(held))
     }
 
+    /// Number of names that somebody holds or waits for.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.names().len()
+    }
+
     fn names(&self) -> MutexGuard<'_, HashMap<LeaseName, Arc<tokio::sync::Mutex<()>>>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -148,6 +154,12 @@ pub(in crate::store) struct BusyJobs {
 }
 
 impl BusyJobs {
+    /// Number of jobs and of domains.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.jobs.len() + self.domains.len()
+    }
+
     pub(in crate::store) fn has(&self, job: JobId) -> bool {
         self.jobs.contains(&job)
     }

@@ -29,6 +29,8 @@
 //! ```
 
 pub(super) mod backend;
+#[cfg(test)]
+mod counts;
 pub(super) mod disk;
 mod due;
 mod event_log;
@@ -42,6 +44,8 @@ pub(super) mod leases;
 mod location;
 mod lookup;
 mod mail_queue;
+#[cfg(test)]
+pub(super) mod memory_count;
 pub(super) mod messages;
 mod nonces;
 mod open_mail;

@@ -9,7 +9,7 @@ use crate::store::door::Nonce;
 
 /// The number of nonces in memory; the index has them all. There are never as many concurrent requests, so
 /// none is evicted while it is being bound.
-const NONCES_MAX: usize = 20_000;
+pub(super) const NONCES_MAX: usize = 20_000;
 
 /// The recent nonces.
 #[derive(Debug, Default)]
@@ -71,6 +71,13 @@ impl NonceCache {
             on_disk: true,
         };
         self.nonces().put(nonce.digest, bound);
+    }
+
+    /// Number of nonces.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        let nonces = self.nonces();
+        nonces.contents.len().max(nonces.order.len())
     }
 
     fn nonces(&self) -> std::sync::MutexGuard<'_, Nonces> {

@@ -11,6 +11,8 @@ use sha2::{Digest, Sha256};
 
 use super::due::DueQueue;
 use super::location::RecordLocation;
+#[cfg(test)]
+use super::memory_count::MemoryCount;
 use super::stored_job::IndexedJob;
 use crate::clock::Timestamp;
 use crate::mail::job_id::JobId;
@@ -297,6 +299,37 @@ impl OutboxState {
 
     pub(super) fn newest_event(&self) -> EventId {
         self.events.keys().next_back().copied().unwrap_or_default()
+    }
+
+    /// Every table, with the most entries that settled jobs may leave in it.
+    #[cfg(test)]
+    pub(super) fn memory_counts(&self) -> Vec<MemoryCount> {
+        let Self {
+            waiting,
+            by_order,
+            due,
+            mail_bytes: _,
+            retained,
+            failed,
+            captured,
+            by_age,
+            recent_settled,
+            events,
+            recent_events,
+        } = self;
+        let listed = by_age.iter().map(BTreeSet::len).sum();
+        vec![
+            MemoryCount::new("waiting jobs", waiting.len(), 0),
+            MemoryCount::new("jobs by thread", by_order.len(), 0),
+            MemoryCount::new("due jobs", due.len(), 0),
+            MemoryCount::new("retained jobs", retained.len(), 0),
+            MemoryCount::new("failed jobs", failed.len(), 0),
+            MemoryCount::new("captured jobs", captured.len(), 0),
+            MemoryCount::new("listed jobs", listed, SETTLED_LISTED_MAX),
+            MemoryCount::new("settled jobs", recent_settled.len(), SETTLED_LISTED_MAX),
+            MemoryCount::new("events", events.len(), EVENTS_MAX),
+            MemoryCount::new("recent events", recent_events.len(), RECENT_EVENTS_MAX),
+        ]
     }
 
     fn add_waiting(&mut self, id: JobId, waiting: WaitingJob) {

@@ -24,7 +24,7 @@ use crate::store::metrics::Metrics;
 use crate::store::settings::Settings;
 
 /// The number of changes by which the index may be behind before the writer waits for it.
-const BEHIND_MAX: usize = 16 << 10;
+pub(super) const BEHIND_MAX: usize = 16 << 10;
 /// The number of changes that are written to the index at once; fewer wait a short time for more.
 const BEHIND_ENOUGH: usize = 2048;
 // Tests need all effects of a write at once.

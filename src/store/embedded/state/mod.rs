@@ -23,6 +23,8 @@ use crate::mail::token::ThreadKey;
 use crate::store::fact::{DeliveryOutcome, Fact, Ledger, Mapping};
 use crate::store::id::{DeliveryId, MailId};
 
+#[cfg(test)]
+mod counts;
 mod outbox;
 mod pending;
 mod waiting;

@@ -26,7 +26,10 @@ impl StoreState {
             Some(())
         })?;
         index.for_each(IndexKey::EVENT, |seq, payload| {
-            self.add_event(EventId(seq), RecordLocation::decode_head(payload)?, None);
+            let location = RecordLocation::decode_head(payload)?;
+            if let Some(gone) = self.outbox.add_event(EventId(seq), location, None) {
+                self.remove_entry(IndexKey::event(gone));
+            }
             Some(())
         })?;
         index.for_each(IndexKey::RECENT, |seq, payload| {

@@ -39,6 +39,12 @@ impl WaitingDeliveries {
         &self.ids
     }
 
+    /// The number of entries of both tables.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.ids.len() + self.by_partition.len()
+    }
+
     pub(super) const fn bytes(&self) -> u64 {
         self.bytes
     }

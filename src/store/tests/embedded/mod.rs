@@ -10,6 +10,7 @@ use super::{Subject, TestStore, envelope, mail, run};
 use crate::store::StoreError;
 use crate::store::embedded::disk::DiskChange;
 
+mod counts;
 mod halves;
 
 const ENOSPC: i32 = 28;

@@ -1,0 +1,23 @@
+//! Owns the form in which the tables in memory are counted, for the test that none of them follows the mail
+//! that is settled.
+//!
+//! Is not part of the program, and counts nothing.
+
+/// The entries of one table in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) struct MemoryCount {
+    pub(in crate::store) table: &'static str,
+    pub(in crate::store) entries: usize,
+    /// The most entries that settled mail and settled jobs may leave in the table.
+    pub(in crate::store) bound: usize,
+}
+
+impl MemoryCount {
+    pub(super) const fn new(table: &'static str, entries: usize, bound: usize) -> Self {
+        Self {
+            table,
+            entries,
+            bound,
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Owns counting what the state keeps in memory, for the test that none of it follows the mail that is settled.
+//!
+//! Is not part of the program.
+
+use super::StoreState;
+use crate::store::embedded::memory_count::MemoryCount;
+
+impl StoreState {
+    /// True if the index has all changes.
+    pub(in crate::store::embedded) fn is_written(&self) -> bool {
+        self.pending_count() == 0 && self.writing.is_empty()
+    }
+
+    /// Every table, so that a new one cannot be left out. `behind_max` is how far the index may be behind.
+    pub(in crate::store::embedded) fn memory_counts(&self, behind_max: usize) -> Vec<MemoryCount> {
+        let Self {
+            index: _,
+            open_mails,
+            waiting,
+            parked,
+            usage,
+            relocated,
+            tombstones,
+            totals,
+            newest_at: _,
+            recent_mails,
+            seq: _,
+            state_segment: _,
+            pending,
+            pending_bytes: _,
+            writing,
+            dirty_mails,
+            outbox,
+            limits: _,
+        } = self;
+        let mut counts = vec![
+            MemoryCount::new("open mails", open_mails.len(), 0),
+            MemoryCount::new("waiting", waiting.len(), 0),
+            MemoryCount::new("parked", parked.len(), 0),
+            MemoryCount::new("segments in use", usage.len(), 0),
+            MemoryCount::new("relocated mails", relocated.len(), 0),
+            MemoryCount::new("tombstones", tombstones.len(), 0),
+            MemoryCount::new("milestones", totals.jobs.milestones.len(), 65),
+            MemoryCount::new("recent mails", recent_mails.mails.len(), 0),
+            MemoryCount::new("pending", pending.len() + dirty_mails.len(), behind_max),
+            MemoryCount::new("writing", writing.len(), behind_max),
+        ];
+        counts.extend(outbox.memory_counts());
+        counts
+    }
+}
