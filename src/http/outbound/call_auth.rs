@@ -2,9 +2,7 @@
 //!
 //! Does not know the requested operation.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, StatusCode, header};
@@ -15,11 +13,10 @@ use crate::clock::Timestamp;
 use crate::http::error::HttpError;
 use crate::http::keys::AccessKeys;
 use crate::signature::{HmacKey, STANDARD_PREFIX, parse_standard};
+use crate::store::Nonce;
 
 /// The number of signatures in one `webhook-signature`, one for each secret of the sender.
 const SIGNATURES_MAX: usize = 10;
-/// The number of signed requests whose `Idempotency-Key` is remembered.
-const SEEN_CALLS_MAX: usize = 100_000;
 /// Octets of a `webhook-id`.
 const ID_BYTES_MAX: usize = 255;
 /// Decimal digits of a timestamp.
@@ -32,16 +29,6 @@ pub struct CallAuth {
     keys: AccessKeys,
     secrets: Vec<CallSecret>,
     age_max: Duration,
-    /// The `Idempotency-Key` of each signed request, since the signature does not cover it. The key
-    /// of the map is the digest of the signature.
-    seen_calls: Mutex<HashMap<[u8; 32], SeenCall>>,
-}
-
-/// The `Idempotency-Key` of a signed request.
-struct SeenCall {
-    /// SHA-256 of the key; `None` if the request had none.
-    key: Option<[u8; 32]>,
-    at: Timestamp,
 }
 
 /// A secret for signed requests.
@@ -80,8 +67,8 @@ impl CallCredential {
 pub(super) struct AuthenticatedCall {
     /// The identity of a signed request.
     pub(super) signed_id: Option<String>,
-    /// The digest of the signature that matched.
-    signature: Option<[u8; 32]>,
+    /// The digest of the signed text; the same for every signature of it.
+    signed: Option<[u8; 32]>,
 }
 
 impl CallSecret {
@@ -118,7 +105,6 @@ impl CallAuth {
             keys: AccessKeys::new(keys),
             secrets: secrets.map(CallSecret::new).collect(),
             age_max,
-            seen_calls: Mutex::default(),
         }
     }
 
@@ -178,68 +164,63 @@ impl CallAuth {
         else {
             return Ok(AuthenticatedCall {
                 signed_id: None,
-                signature: None,
+                signed: None,
             });
         };
         let parts = [prefix.as_bytes(), body];
-        let mut signature = None;
+        let mut matches = false;
         for secret in &self.secrets {
             let key = match is_standard {
                 true => &secret.standard,
                 false => &secret.generic,
             };
             for given in &given {
-                if key.verify(&parts, given) {
-                    signature = Some(Sha256::digest(given).into());
-                }
+                matches |= key.verify(&parts, given);
             }
         }
-        if signature.is_none() {
+        if !matches {
             return Err(unauthorized("the signature does not match"));
         }
+        let mut signed = Sha256::new();
+        signed.update([u8::from(is_standard)]);
+        parts.iter().for_each(|part| signed.update(part));
         Ok(AuthenticatedCall {
             signed_id: Some(id),
-            signature,
+            signed: Some(signed.finalize().into()),
         })
     }
 
-    /// Binds the `Idempotency-Key` to an authenticated request. The signature does not cover the
-    /// key, so the same signed request with another key is a replay.
-    pub(super) fn bind_idempotency_key(
+    /// The nonce that binds a signed request to its `Idempotency-Key`. The signature does not cover the
+    /// key, so the same signed request with another key is a replay. `None` if the caller has a key of
+    /// the gateway.
+    pub(super) fn nonce_of(
         &self,
         caller: &AuthenticatedCall,
         key: Option<&str>,
         now: Timestamp,
-    ) -> Result<(), HttpError> {
-        let Some(signature) = caller.signature else {
-            return Ok(());
+    ) -> Option<Nonce> {
+        let short = |parts: &[&[u8]]| -> [u8; 16] {
+            let mut hash = Sha256::new();
+            parts.iter().for_each(|part| hash.update(part));
+            let whole = hash.finalize();
+            std::array::from_fn(|at| whole[at])
         };
-        let key: Option<[u8; 32]> = key.map(|key| Sha256::digest(key).into());
-        let mut signed = self
-            .seen_calls
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if signed.len() >= SEEN_CALLS_MAX {
-            // A signature is valid for the same time before its timestamp as after it.
-            signed.retain(|_, known| now.since(known.at) <= self.age_max * 2);
-            if signed.len() >= SEEN_CALLS_MAX && key.is_none() {
-                // Identified only by its signature, it is one mail, however often it is repeated.
-                return Ok(());
-            }
-            if signed.len() >= SEEN_CALLS_MAX {
-                let message = "too many signed requests with an Idempotency-Key at a time";
-                let status = StatusCode::SERVICE_UNAVAILABLE;
-                return Err(HttpError::new(status, "unavailable", message));
-            }
-        }
-        let known = signed.entry(signature).or_insert(SeenCall { key, at: now });
-        match known.key == key {
-            true => Ok(()),
-            false => Err(unauthorized(
-                "this signed request was used with another Idempotency-Key",
-            )),
-        }
+        let signed = caller.signed?;
+        Some(Nonce {
+            digest: short(&[b"gateway call\0", &signed]),
+            content: match key {
+                Some(key) => short(&[b"key\0", key.as_bytes()]),
+                None => short(&[]),
+            },
+            // A signature is valid for as long before its timestamp as after it.
+            until: now.plus(self.age_max * 2),
+        })
     }
+}
+
+/// The response to a signed request that is repeated with another key.
+pub(super) fn replayed() -> HttpError {
+    unauthorized("this signed request was used with another Idempotency-Key")
 }
 
 /// The generic scheme: hex HMAC-SHA256 of `{timestamp}.{body}`, with the timestamp in milliseconds.
@@ -407,49 +388,48 @@ mod tests {
     }
 
     #[test]
-    fn a_signed_request_has_one_key() {
+    fn a_signed_request_has_one_nonce_and_each_key_another_content() {
         let callers = callers();
-        let caller = |signature| AuthenticatedCall {
-            signed_id: Some("i".to_owned()),
-            signature,
+        let nonce = |signed, key| {
+            let signed_id = Some("i".to_owned());
+            callers.nonce_of(&AuthenticatedCall { signed_id, signed }, key, NOW)
         };
-        let signed = caller(Some([1; 32]));
-        assert!(
-            callers
-                .bind_idempotency_key(&signed, Some("k1"), NOW)
-                .is_ok()
-        );
-        assert!(
-            callers
-                .bind_idempotency_key(&signed, Some("k1"), NOW)
-                .is_ok()
-        );
-        assert!(
-            callers
-                .bind_idempotency_key(&signed, Some("k2"), NOW)
-                .is_err()
-        );
-        assert!(callers.bind_idempotency_key(&signed, None, NOW).is_err());
-        let other = caller(Some([2; 32]));
-        assert!(
-            callers
-                .bind_idempotency_key(&other, Some("k2"), NOW)
-                .is_ok()
-        );
-        assert!(
-            callers
-                .bind_idempotency_key(&caller(None), Some("k3"), NOW)
-                .is_ok()
-        );
-        // A copy of a request without a key cannot be given one either.
-        let bare = caller(Some([3; 32]));
-        assert!(callers.bind_idempotency_key(&bare, None, NOW).is_ok());
-        assert!(callers.bind_idempotency_key(&bare, None, NOW).is_ok());
-        assert!(
-            callers
-                .bind_idempotency_key(&bare, Some("k4"), NOW)
-                .is_err()
-        );
+        let of = |signed: u8, key| nonce(Some([signed; 32]), key).unwrap();
+        let (first, other) = (of(1, Some("k1")), of(1, Some("k2")));
+        assert_eq!(of(1, Some("k1")), first);
+        assert_eq!(first.digest, other.digest);
+        assert_eq!(of(1, None).digest, first.digest);
+        let contents = [first.content, other.content, of(1, None).content];
+        assert!(contents[0] != contents[1] && contents[1] != contents[2]);
+        assert_ne!(contents[0], contents[2]);
+        assert_ne!(of(2, Some("k1")).digest, first.digest);
+        assert_eq!(first.until, NOW.plus(Duration::from_secs(600)));
+        assert_eq!(nonce(None, Some("k1")), None);
+    }
+
+    #[test]
+    fn every_signature_of_a_request_is_the_same_request() {
+        let old = "an older secret made for tests, worth nothing";
+        let callers = CallAuth::new([KEY], [SECRET, old], Duration::from_secs(300));
+        let seconds = NOW.as_millis() / 1000;
+        let signature = |secret: &str| {
+            let signed = hex(secret, &format!("msg_1.{seconds}.{{}}"));
+            let signed = HEXLOWER_PERMISSIVE.decode(signed.as_bytes()).unwrap();
+            format!("v1,{}", BASE64.encode(&signed))
+        };
+        let signed = |signatures: String| {
+            let fields = [
+                ("webhook-id", "msg_1".to_owned()),
+                ("webhook-timestamp", seconds.to_string()),
+                ("webhook-signature", signatures),
+            ];
+            let claim = callers.check_head(&headers(&fields), NOW).unwrap();
+            callers.verify_body(claim, b"{}").unwrap().signed
+        };
+        let both = signed(format!("{} {}", signature(SECRET), signature(old)));
+        assert!(both.is_some());
+        assert_eq!(signed(signature(SECRET)), both);
+        assert_eq!(signed(signature(old)), both);
     }
 
     #[test]

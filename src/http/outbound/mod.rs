@@ -205,8 +205,12 @@ impl Gateway {
             HttpError::new(StatusCode::REQUEST_TIMEOUT, "timeout", message)
         })??;
         let caller = self.callers.verify_body(claim, &body)?;
-        self.callers
-            .bind_idempotency_key(&caller, given.as_deref(), clock::now())?;
+        let nonce = self.callers.nonce_of(&caller, given.as_deref(), clock::now());
+        if let Some(nonce) = nonce
+            && !self.store.bind_nonce(nonce).await?
+        {
+            return Err(call_auth::replayed());
+        }
         let key = given
             .map(DraftKey::Given)
             .or_else(|| caller.signed_id.map(DraftKey::Signed));

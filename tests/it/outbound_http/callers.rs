@@ -18,7 +18,7 @@ use crate::product::KEY;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_need_a_key_or_a_fresh_signature() {
-    let postern = waiting();
+    let mut postern = waiting();
     let now = clock::now().as_millis();
     for path in ["/gateway/events", "/gateway/outbound"] {
         let nothing = bare(&postern, Method::POST, path).body(event("m0").to_string());
@@ -63,20 +63,31 @@ async fn calls_need_a_key_or_a_fresh_signature() {
     assert_eq!(heard(forged).await.0, 401);
 
     // A repeated signed request is one job, and it cannot get another key.
-    let direct = |key: Option<&str>, at: u64| {
-        let request = signed(&postern, "/gateway/outbound", &direct(), at);
+    let direct = |postern: &Postern, key: Option<&str>, at: u64| {
+        let request = signed(postern, "/gateway/outbound", &direct(), at);
         match key {
             Some(key) => request.header("Idempotency-Key", key),
             None => request,
         }
     };
-    let job = job_of(&heard(direct(None, now)).await);
-    assert_eq!(job_of(&heard(direct(None, now)).await), job);
-    assert_eq!(heard(direct(Some("k1"), now)).await.0, 401);
-    let job = job_of(&heard(direct(Some("k1"), now + 1)).await);
-    assert_eq!(job_of(&heard(direct(Some("k1"), now + 1)).await), job);
-    assert_eq!(heard(direct(Some("k2"), now + 1)).await.0, 401);
-    assert_eq!(heard(direct(None, now + 1)).await.0, 401);
+    let job = job_of(&heard(direct(&postern, None, now)).await);
+    assert_eq!(job_of(&heard(direct(&postern, None, now)).await), job);
+    assert_eq!(heard(direct(&postern, Some("k1"), now)).await.0, 401);
+    let job = job_of(&heard(direct(&postern, Some("k1"), now + 1)).await);
+    assert_eq!(
+        job_of(&heard(direct(&postern, Some("k1"), now + 1)).await),
+        job
+    );
+    assert_eq!(heard(direct(&postern, Some("k2"), now + 1)).await.0, 401);
+    assert_eq!(heard(direct(&postern, None, now + 1)).await.0, 401);
+    postern.kill();
+    postern.start();
+    let same = direct(&postern, Some("k1"), now + 1);
+    assert_eq!(job_of(&heard(same).await), job);
+    for other in [Some("k2"), None] {
+        let replayed = direct(&postern, other, now + 1);
+        assert_eq!(heard(replayed).await.0, 401, "{other:?}");
+    }
 
     let (seconds, text) = (now / 1000, event("m5").to_string());
     let signature = BASE64.encode(&mac(SECRET.as_bytes(), &format!("msg_1.{seconds}.{text}")));
