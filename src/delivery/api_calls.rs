@@ -56,11 +56,9 @@ impl DeliveryAttempt<'_> {
     ) -> Result<String, AttemptError> {
         let key = idempotency_key(mail.fingerprint, "message");
         let body = message::message_body(mail, facts);
-        // The guard is held until the message's id is on disk.
-        let _posting = self
-            .context
-            .in_flight
-            .begin(&self.route.name, thread, &mail.reply.text);
+        // The lease is held until the message's id is on disk.
+        let (store, text) = (&self.context.store, &mail.reply.text);
+        let _posting = store.begin_posting(&self.route.name, thread, text).await?;
         let answer = self.route.api.create_message(thread, &key, &body).await;
         let message = self.call_result("message", answer)?;
         let step = DeliveryStep::MessagePosted {

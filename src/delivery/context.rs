@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::in_flight::InFlightMessages;
 use super::loop_detector::LoopDetector;
 use super::metrics::Metrics;
 use super::retry_status::RetryStatuses;
@@ -25,7 +24,6 @@ pub(super) struct DeliveryContext {
     pub(super) subject_window: Duration,
     pub(super) suppress_for: Duration,
     pub(super) retry_statuses: Arc<RetryStatuses>,
-    pub(super) in_flight: Arc<InFlightMessages>,
     /// The right to the deliveries that are attempted.
     pub(super) claim: WorkClaim,
     pub(super) loop_detector: LoopDetector,
@@ -52,7 +50,6 @@ impl DeliveryContext {
             subject_window: settings.subject_window,
             suppress_for: settings.suppress_for,
             retry_statuses: Arc::default(),
-            in_flight: Arc::default(),
             loop_detector: LoopDetector::default(),
             objects,
         }

@@ -11,7 +11,6 @@ pub mod bounces;
 mod circuit_breaker;
 mod context;
 mod event_facts;
-pub mod in_flight;
 pub mod known_facts;
 pub mod line_waker;
 mod loop_detector;

@@ -17,7 +17,6 @@ use tracing::{error, info, warn};
 
 use super::circuit_breaker::{self, CircuitBreaker, CircuitChange};
 use super::context::DeliveryContext;
-use super::in_flight::InFlightMessages;
 use super::line_waker::{LineWaker, WakeOrders, line_waker};
 use super::metrics::Metrics;
 use super::partitions::{OfferResult, Partitions};
@@ -162,11 +161,6 @@ impl DeliveryWorker {
     /// The way to tell the worker that a delivery need not wait any longer.
     pub fn line_waker(&self) -> LineWaker {
         self.line_waker.clone()
-    }
-
-    /// The messages that are being posted to the product.
-    pub fn in_flight(&self) -> Arc<InFlightMessages> {
-        Arc::clone(&self.context.in_flight)
     }
 
     /// Delivers until `stop` is true or its sender is dropped; then running attempts may end within the

@@ -9,7 +9,6 @@ use prometheus_client::registry::Registry;
 use super::exit::ExitError;
 use super::parts::key_ring;
 use crate::config::{Config, Secret};
-use crate::delivery::in_flight::InFlightMessages;
 use crate::http;
 use crate::http::outbound::{CallAuth, Gateway, GatewaySettings};
 use crate::mail::job_id::loop_mark;
@@ -24,7 +23,6 @@ const LOOP_MARK_CHARS_MAX: usize = 255;
 pub(super) fn open(
     config: &Config,
     store: &Store,
-    underway: Arc<InFlightMessages>,
     registry: &mut Registry,
 ) -> Result<Gateway, ExitError> {
     let (settings, api) = (&config.outbound, &config.outbound.api);
@@ -40,7 +38,7 @@ pub(super) fn open(
         suppression_age: settings.suppress_for,
         suppress_after: settings.worker.suppress_after,
     };
-    let intake = intake(config, store, underway)?
+    let intake = intake(config, store)?
         .map(|intake| Arc::new(intake) as Arc<dyn http::outbound::DraftIntake>);
     Ok(Gateway::new(
         store.clone(),
@@ -52,11 +50,7 @@ pub(super) fn open(
 }
 
 /// Creates the intake of the outbox; `None` if outgoing mail is switched off.
-fn intake(
-    config: &Config,
-    store: &Store,
-    underway: Arc<InFlightMessages>,
-) -> Result<Option<OutboundIntake>, ExitError> {
+fn intake(config: &Config, store: &Store) -> Result<Option<OutboundIntake>, ExitError> {
     let settings = &config.outbound;
     let Some(from) = settings.from.clone().filter(|_| settings.enabled) else {
         return Ok(None);
@@ -88,6 +82,5 @@ fn intake(
         routes,
         settings,
         templates,
-        underway,
     )))
 }

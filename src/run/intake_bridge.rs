@@ -1,5 +1,4 @@
-//! Owns the bridges of the outbox's intake: to the HTTP server, and to the delivery, whose messages it must
-//! recognise.
+//! Owns the bridge of the outbox's intake to the HTTP server.
 //!
 //! Does not decide anything.
 
@@ -8,11 +7,10 @@ use std::pin::Pin;
 use axum::http::StatusCode;
 use tracing::error;
 
-use crate::delivery;
 use crate::http::error::HttpError;
 use crate::http::outbound::{self, QueuedDraft, field_name};
 use crate::mail::draft::{Draft, DraftCall};
-use crate::outbound::intake::{InFlightCheck, IntakeError, OutboundIntake};
+use crate::outbound::intake::{IntakeError, OutboundIntake};
 
 impl outbound::DraftIntake for OutboundIntake {
     fn submit(
@@ -28,12 +26,6 @@ impl outbound::DraftIntake for OutboundIntake {
                 is_new: queued.is_new,
             }))
         })
-    }
-}
-
-impl InFlightCheck for delivery::in_flight::InFlightMessages {
-    fn contains_text(&self, route: &str, thread: &str, text: &str) -> Option<bool> {
-        Self::contains_text(self, route, thread, text)
     }
 }
 

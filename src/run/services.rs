@@ -93,7 +93,7 @@ impl Services {
         let subscribers = subscribers(config, &store, &mut registry);
         let keys = access_keys(config);
         let listeners = EventStreams::new(store.clone(), keys.clone());
-        let gateway = gateway::open(config, &store, worker.in_flight(), &mut registry)?;
+        let gateway = gateway::open(config, &store, &mut registry)?;
         let gateway = beside_worker(gateway, outbound.as_ref());
         let imap = imap(config, &store, &mut registry)?;
         let auth_failures = AuthFailures::default();

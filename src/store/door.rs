@@ -172,6 +172,24 @@ pub trait Threads: Send + Sync {
         by_us: bool,
     ) -> Result<Option<LastMessage>, StoreError>;
 
+    /// Marks a message with this text as in flight, until the lease is dropped: it is being posted into a
+    /// thread of the product. The caller records the id of the message before it drops the lease.
+    async fn begin_posting(
+        &self,
+        route: &str,
+        thread: &str,
+        text: &str,
+    ) -> Result<Lease, StoreError>;
+
+    /// True if a message of exactly this text, apart from white space, is in flight into this thread;
+    /// `None` if no message is, so that every posted message has its id in the store.
+    async fn is_posting(
+        &self,
+        route: &str,
+        thread: &str,
+        text: &str,
+    ) -> Result<Option<bool>, StoreError>;
+
     /// Waits for the lock on a thread. A caller that changes a mapping must hold it from reading the
     /// mapping until the change is recorded.
     async fn lock_thread(&self, key: ThreadKey) -> Result<Lease, StoreError>;

@@ -205,7 +205,9 @@ impl Gateway {
             HttpError::new(StatusCode::REQUEST_TIMEOUT, "timeout", message)
         })??;
         let caller = self.callers.verify_body(claim, &body)?;
-        let nonce = self.callers.nonce_of(&caller, given.as_deref(), clock::now());
+        let nonce = self
+            .callers
+            .nonce_of(&caller, given.as_deref(), clock::now());
         if let Some(nonce) = nonce
             && !self.store.bind_nonce(nonce).await?
         {

@@ -66,14 +66,6 @@ pub struct OutboundIntake {
     routes: Vec<OutboundRoute>,
     settings: IntakeSettings,
     templates: Arc<Templates>,
-    in_flight: Arc<dyn InFlightCheck>,
-}
-
-/// Knows the messages that are being posted to the product now.
-pub trait InFlightCheck: Send + Sync {
-    /// True if a message of exactly `text` is being posted into this thread; `None` if no message is, so
-    /// that the store knows each one by its id.
-    fn contains_text(&self, route: &str, thread: &str, text: &str) -> Option<bool>;
 }
 
 /// The jobs of a draft.
@@ -130,14 +122,12 @@ impl OutboundIntake {
         routes: Vec<OutboundRoute>,
         settings: IntakeSettings,
         templates: Arc<Templates>,
-        underway: Arc<dyn InFlightCheck>,
     ) -> Self {
         Self {
             store,
             routes,
             settings,
             templates,
-            in_flight: underway,
         }
     }
 
@@ -176,15 +166,15 @@ impl OutboundIntake {
             return Ok(false);
         };
         let thread = draft.thread_id.as_str();
-        let says = |route: &OutboundRoute| {
-            self.in_flight
-                .contains_text(&route.name, thread, &draft.text)
-        };
         let mut waits = 0;
         loop {
             // The messages in flight are read before the store: a post that ends between the two
             // has its id in the store.
-            let underway = routes.iter().filter_map(says).max();
+            let mut underway = None;
+            for route in routes {
+                let posting = self.store.is_posting(&route.name, thread, &draft.text);
+                underway = underway.max(posting.await?);
+            }
             for route in routes {
                 let marker = posted_marker(&route.name, thread, id);
                 if self.store.nonce_used(marker).await?.is_some() {

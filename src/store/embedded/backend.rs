@@ -9,6 +9,7 @@ use async_trait::async_trait;
 
 use super::disk::Disk;
 use super::frame::{self, Record};
+use super::in_flight::InFlightMessages;
 use super::journal_writer::{StateRecord, WriteRequest};
 use super::leases::{JobLeases, Leases};
 use super::nonces::NonceCache;
@@ -31,6 +32,7 @@ pub(in crate::store) struct EmbeddedStore {
     pub(super) writer: WriterHandle<WriteRequest>,
     readers: Readers,
     pub(super) leases: Arc<Leases>,
+    pub(super) in_flight: Arc<InFlightMessages>,
     pub(super) nonces: NonceCache,
     pub(super) job_leases: Arc<JobLeases>,
 }
@@ -62,6 +64,7 @@ impl EmbeddedStore {
             writer,
             readers,
             leases: Arc::default(),
+            in_flight: Arc::default(),
             nonces: NonceCache::default(),
             job_leases: Arc::default(),
         })

@@ -19,6 +19,7 @@ impl EmbeddedStore {
         let mut counts = self.state_when(written).memory_counts(BEHIND_MAX);
         counts.extend([
             MemoryCount::new("leases", self.leases.len(), 0),
+            MemoryCount::new("messages in flight", self.in_flight.len(), 0),
             MemoryCount::new("leased jobs", self.job_leases.busy().len(), 0),
             MemoryCount::new("nonces", self.nonces.len(), NONCES_MAX),
         ]);

@@ -19,7 +19,7 @@
 //! backend                                one type for callers, writer and readers
 //! mail_queue, threads, jobs, event_log   the four parts of the door
 //! questions, lookup, readers             reading, on separate threads
-//! leases, nonces                         mutual exclusion of callers
+//! leases, nonces, in_flight              mutual exclusion of callers
 //! journal_writer, validator, maintenance the writer's thread
 //! state, outbox_state, due, stored_job   the result of all facts
 //! journal, segment, frame, location, disk the files
@@ -36,6 +36,7 @@ mod due;
 mod event_log;
 mod folder;
 mod frame;
+pub(super) mod in_flight;
 pub(super) mod index;
 mod jobs;
 mod journal;

@@ -67,6 +67,24 @@ impl Threads for EmbeddedStore {
             .await
     }
 
+    async fn begin_posting(
+        &self,
+        route: &str,
+        thread: &str,
+        text: &str,
+    ) -> Result<Lease, StoreError> {
+        Ok(self.in_flight.begin(route, thread, text))
+    }
+
+    async fn is_posting(
+        &self,
+        route: &str,
+        thread: &str,
+        text: &str,
+    ) -> Result<Option<bool>, StoreError> {
+        Ok(self.in_flight.contains_text(route, thread, text))
+    }
+
     async fn lock_thread(&self, key: ThreadKey) -> Result<Lease, StoreError> {
         self.lease(LeaseName::Thread(key)).await
     }

@@ -28,6 +28,26 @@ fn a_lease_is_held_by_one_at_a_time<S: Subject>() {
     });
 }
 
+fn a_message_is_in_flight_until_its_lease_is_dropped<S: Subject>() {
+    let real = S::begin(|folder| settings(folder, 1 << 20));
+    // Another holder of the store: a second worker, or the intake.
+    let other = real.store().clone();
+    run(async {
+        let is_posting = async |route, thread, text| other.is_posting(route, thread, text).await;
+        assert_eq!(is_posting("r", "t", "a b").await, Ok(None));
+        let first = real.store().begin_posting("r", "t", "a  b\n").await;
+        let second = real.store().begin_posting("r", "t", "c").await.unwrap();
+        assert_eq!(is_posting("r", "t", "a b").await, Ok(Some(true)));
+        assert_eq!(is_posting("r", "t", "ab").await, Ok(Some(false)));
+        assert_eq!(is_posting("other", "t", "a b").await, Ok(None));
+        assert_eq!(is_posting("r", "other", "a b").await, Ok(None));
+        drop(first.unwrap());
+        assert_eq!(is_posting("r", "t", "a b").await, Ok(Some(false)));
+        drop(second);
+        assert_eq!(is_posting("r", "t", "c").await, Ok(None));
+    });
+}
+
 fn a_nonce_is_bound_to_its_first_content<S: Subject>() {
     let mut real = S::begin(|folder| settings(folder, 1 << 20));
     let nonce = |digest, content| Nonce {
@@ -160,6 +180,7 @@ fn a_closed_store_takes_nothing<S: Subject>() {
 
 for_every_store!(
     a_lease_is_held_by_one_at_a_time,
+    a_message_is_in_flight_until_its_lease_is_dropped,
     a_nonce_is_bound_to_its_first_content,
     claimed_deliveries_are_finished_under_their_claim,
     a_leased_job_is_nobody_elses,

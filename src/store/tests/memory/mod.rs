@@ -19,6 +19,7 @@ use crate::store::door::{
     Claim, Domains, EventLog, Lease, LeaseName, MailQueue, Nonce, Outbox, StoreBackend, Threads,
     Work,
 };
+use crate::store::embedded::in_flight::InFlightMessages;
 use crate::store::embedded::leases::{JobLeases, Leases};
 use crate::store::embedded::stored_job::StoredJob;
 use crate::store::error::{ReadError, StoreError};
@@ -45,6 +46,7 @@ pub(super) struct MemoryStore {
     contents: Mutex<Contents>,
     metrics: Metrics,
     leases: Arc<Leases>,
+    in_flight: Arc<InFlightMessages>,
     job_leases: Arc<JobLeases>,
     mail_arrived: Notify,
     job_arrived: Notify,
@@ -93,6 +95,7 @@ impl MemoryStore {
             contents: Mutex::default(),
             metrics: Metrics::default(),
             leases: Arc::default(),
+            in_flight: Arc::default(),
             job_leases: Arc::default(),
             mail_arrived: Notify::new(),
             job_arrived: Notify::new(),
@@ -305,6 +308,24 @@ impl Threads for MemoryStore {
     ) -> Result<Option<LastMessage>, StoreError> {
         let name = (conversation(key), by_us);
         Ok(self.contents().messages.get(&name).cloned())
+    }
+
+    async fn begin_posting(
+        &self,
+        route: &str,
+        thread: &str,
+        text: &str,
+    ) -> Result<Lease, StoreError> {
+        Ok(self.in_flight.begin(route, thread, text))
+    }
+
+    async fn is_posting(
+        &self,
+        route: &str,
+        thread: &str,
+        text: &str,
+    ) -> Result<Option<bool>, StoreError> {
+        Ok(self.in_flight.contains_text(route, thread, text))
     }
 
     async fn lock_thread(&self, key: ThreadKey) -> Result<Lease, StoreError> {

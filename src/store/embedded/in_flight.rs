@@ -1,5 +1,4 @@
-//! Owns the messages that are being posted now: the product may report them before it has returned their
-//! ids.
+//! Owns the messages that one process is posting now.
 //!
 //! Does not remember posted messages.
 
@@ -8,9 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
 
+use crate::store::door::Lease;
+
 /// The messages in flight; never more than there are running attempts.
 #[derive(Debug, Default)]
-pub struct InFlightMessages {
+pub(in crate::store) struct InFlightMessages {
     threads: Mutex<HashMap<ThreadRef, Vec<[u8; 32]>>>,
 }
 
@@ -24,7 +25,12 @@ struct ThreadRef {
 impl InFlightMessages {
     /// True if a message of exactly `text`, apart from white space, is being posted into this thread;
     /// `None` if no message is.
-    pub fn contains_text(&self, route: &str, thread: &str, text: &str) -> Option<bool> {
+    pub(in crate::store) fn contains_text(
+        &self,
+        route: &str,
+        thread: &str,
+        text: &str,
+    ) -> Option<bool> {
         let thread = ThreadRef {
             route: route.to_owned(),
             id: thread.to_owned(),
@@ -33,19 +39,30 @@ impl InFlightMessages {
         Some(texts.contains(&digest(text)))
     }
 
-    /// Marks a message as in flight until the returned guard is dropped.
-    pub(super) fn begin(self: &Arc<Self>, route: &str, thread: &str, text: &str) -> InFlightGuard {
+    /// Marks a message as in flight until the lease is dropped.
+    pub(in crate::store) fn begin(
+        self: &Arc<Self>,
+        route: &str,
+        thread: &str,
+        text: &str,
+    ) -> Lease {
         let thread = ThreadRef {
             route: route.to_owned(),
             id: thread.to_owned(),
         };
         let text = digest(text);
         self.threads().entry(thread.clone()).or_default().push(text);
-        InFlightGuard {
+        Lease::new(InFlightGuard {
             messages: Arc::clone(self),
             thread,
             text,
-        }
+        })
+    }
+
+    /// The number of threads that messages are being posted into.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.threads().len()
     }
 
     fn threads(&self) -> MutexGuard<'_, HashMap<ThreadRef, Vec<[u8; 32]>>> {
@@ -55,7 +72,7 @@ impl InFlightMessages {
 
 /// A message in flight.
 #[derive(Debug)]
-pub(super) struct InFlightGuard {
+struct InFlightGuard {
     messages: Arc<InFlightMessages>,
     thread: ThreadRef,
     text: [u8; 32],
@@ -83,25 +100,4 @@ fn digest(text: &str) -> [u8; 32] {
         hash.update(b" ");
     }
     hash.finalize().into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_is_underway_until_it_is_dropped() {
-        let underway = Arc::new(InFlightMessages::default());
-        assert_eq!(underway.contains_text("r", "t", "a b"), None);
-        let first = underway.begin("r", "t", "a  b\n");
-        let second = underway.begin("r", "t", "c");
-        assert_eq!(underway.contains_text("r", "t", "a b"), Some(true));
-        assert_eq!(underway.contains_text("r", "t", "ab"), Some(false));
-        assert_eq!(underway.contains_text("other", "t", "a b"), None);
-        assert_eq!(underway.contains_text("r", "other", "a b"), None);
-        drop(first);
-        assert_eq!(underway.contains_text("r", "t", "a b"), Some(false));
-        drop(second);
-        assert!(underway.threads().is_empty());
-    }
 }
