@@ -32,6 +32,7 @@ const AT_ONCE_SIGN: &str = "at once";
 const AT_ONCE_MAX: usize = 20;
 
 /// Counts machines' mails by sender and thread.
+/// It belongs to one process: two processes stop a loop after twice as many mails.
 #[derive(Debug, Default)]
 pub(super) struct LoopDetector(Mutex<HashMap<u64, SenderThread>>);
 
