@@ -62,32 +62,7 @@ async fn calls_need_a_key_or_a_fresh_signature() {
     let forged = events("m3", now).body(event("m4").to_string());
     assert_eq!(heard(forged).await.0, 401);
 
-    // A repeated signed request is one job, and it cannot get another key.
-    let direct = |postern: &Postern, key: Option<&str>, at: u64| {
-        let request = signed(postern, "/gateway/outbound", &direct(), at);
-        match key {
-            Some(key) => request.header("Idempotency-Key", key),
-            None => request,
-        }
-    };
-    let job = job_of(&heard(direct(&postern, None, now)).await);
-    assert_eq!(job_of(&heard(direct(&postern, None, now)).await), job);
-    assert_eq!(heard(direct(&postern, Some("k1"), now)).await.0, 401);
-    let job = job_of(&heard(direct(&postern, Some("k1"), now + 1)).await);
-    assert_eq!(
-        job_of(&heard(direct(&postern, Some("k1"), now + 1)).await),
-        job
-    );
-    assert_eq!(heard(direct(&postern, Some("k2"), now + 1)).await.0, 401);
-    assert_eq!(heard(direct(&postern, None, now + 1)).await.0, 401);
-    postern.kill();
-    postern.start();
-    let same = direct(&postern, Some("k1"), now + 1);
-    assert_eq!(job_of(&heard(same).await), job);
-    for other in [Some("k2"), None] {
-        let replayed = direct(&postern, other, now + 1);
-        assert_eq!(heard(replayed).await.0, 401, "{other:?}");
-    }
+    a_signed_request_has_one_key(&mut postern, now).await;
 
     let (seconds, text) = (now / 1000, event("m5").to_string());
     let signature = BASE64.encode(&mac(SECRET.as_bytes(), &format!("msg_1.{seconds}.{text}")));
@@ -99,6 +74,35 @@ async fn calls_need_a_key_or_a_fresh_signature() {
     job_of(&heard(standard).await);
     let log = postern.log();
     assert!(!log.contains(SECRET) && !log.contains(KEY));
+}
+
+async fn a_signed_request_has_one_key(postern: &mut Postern, now: u64) {
+    // A repeated signed request is one job, and it cannot get another key.
+    let direct = |postern: &Postern, key: Option<&str>, at: u64| {
+        let request = signed(postern, "/gateway/outbound", &direct(), at);
+        match key {
+            Some(key) => request.header("Idempotency-Key", key),
+            None => request,
+        }
+    };
+    let job = job_of(&heard(direct(postern, None, now)).await);
+    assert_eq!(job_of(&heard(direct(postern, None, now)).await), job);
+    assert_eq!(heard(direct(postern, Some("k1"), now)).await.0, 401);
+    let job = job_of(&heard(direct(postern, Some("k1"), now + 1)).await);
+    assert_eq!(
+        job_of(&heard(direct(postern, Some("k1"), now + 1)).await),
+        job
+    );
+    assert_eq!(heard(direct(postern, Some("k2"), now + 1)).await.0, 401);
+    assert_eq!(heard(direct(postern, None, now + 1)).await.0, 401);
+    postern.kill();
+    postern.start();
+    let same = direct(postern, Some("k1"), now + 1);
+    assert_eq!(job_of(&heard(same).await), job);
+    for other in [Some("k2"), None] {
+        let replayed = direct(postern, other, now + 1);
+        assert_eq!(heard(replayed).await.0, 401, "{other:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -60,21 +60,23 @@ impl Contents {
         }
     }
 
+    fn add_mapping(&mut self, mapping: Mapping) {
+        let key = ThreadKey::of(&mapping.thread_id);
+        if let Some(participant) = &mapping.participant {
+            let name = [
+                mapping.route.clone(),
+                participant.folded(),
+                mapping.subject.clone(),
+            ];
+            self.subjects.insert(name, key);
+        }
+        self.mappings.insert((mapping.route.clone(), key), mapping);
+    }
+
     /// False if the fact has no effect.
     pub(super) fn apply(&mut self, fact: Fact, mail: Bytes) -> bool {
         match fact {
-            Fact::Mapped(mapping) => {
-                let key = ThreadKey::of(&mapping.thread_id);
-                if let Some(participant) = &mapping.participant {
-                    let name = [
-                        mapping.route.clone(),
-                        participant.folded(),
-                        mapping.subject.clone(),
-                    ];
-                    self.subjects.insert(name, key);
-                }
-                self.mappings.insert((mapping.route.clone(), key), mapping);
-            }
+            Fact::Mapped(mapping) => self.add_mapping(mapping),
             Fact::Linked {
                 route,
                 message_id,
