@@ -16,53 +16,49 @@ mod halves;
 const ENOSPC: i32 = 28;
 const EIO: i32 = 5;
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
+/// A test in which the disk stops at any change, in the middle of a write, of compaction, of the deletion of
+/// segments.
+macro_rules! stops_at_any_point {
+    ($test:ident, $model:ident, $action:ident, $any_action:ident) => {
+        proptest! {
+            #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// The disk stops at any change: within a write, a compaction, a deletion of segments.
-    #[test]
-    fn a_stop_at_any_point_loses_nothing(
-        rounds in proptest::collection::vec((proptest::collection::vec(queue_action(), 1..40), 0u64..120), 1..6),
-        segment_bytes in 300u64..4000,
-    ) {
-        let mut pair = ModelledStore::<TestStore>::new(segment_bytes);
-        for (deeds, stop) in &rounds {
-            pair.real.disk.faults.stop_after(*stop);
-            let failed = deeds.iter().find(|deed| {
-                !matches!(deed, QueueAction::Reopen | QueueAction::LoseIndex) && !pair.act(deed)
-            });
-            pair.real.reopen();
-            if let Some(deed) = failed {
-                pair.settle_doubt(deed);
+            #[test]
+            fn $test(
+                rounds in proptest::collection::vec((proptest::collection::vec($any_action(), 1..40), 0u64..120), 1..6),
+                segment_bytes in 300u64..4000,
+            ) {
+                let mut pair = $model::<TestStore>::new(segment_bytes);
+                for (deeds, stop) in &rounds {
+                    pair.real.disk.faults.stop_after(*stop);
+                    let failed = deeds.iter().find(|deed| {
+                        !matches!(deed, $action::Reopen | $action::LoseIndex) && !pair.act(deed)
+                    });
+                    pair.real.reopen();
+                    if let Some(deed) = failed {
+                        pair.settle_doubt(deed);
+                    }
+                    pair.check();
+                }
+                pair.real.lose_index();
+                pair.check();
             }
-            pair.check();
         }
-        pair.real.lose_index();
-        pair.check();
-    }
-
-    /// The disk stops at any change: within a write, a compaction, a deletion of segments.
-    #[test]
-    fn a_stop_at_any_point_loses_no_job(
-        rounds in proptest::collection::vec((proptest::collection::vec(outbox_action(), 1..40), 0u64..120), 1..6),
-        segment_bytes in 300u64..4000,
-    ) {
-        let mut pair = ModelledOutbox::<TestStore>::new(segment_bytes);
-        for (deeds, stop) in &rounds {
-            pair.real.disk.faults.stop_after(*stop);
-            let failed = deeds.iter().find(|deed| {
-                !matches!(deed, OutboxAction::Reopen | OutboxAction::LoseIndex) && !pair.act(deed)
-            });
-            pair.real.reopen();
-            if let Some(deed) = failed {
-                pair.settle_doubt(deed);
-            }
-            pair.check();
-        }
-        pair.real.lose_index();
-        pair.check();
-    }
+    };
 }
+
+stops_at_any_point!(
+    a_stop_at_any_point_loses_nothing,
+    ModelledStore,
+    QueueAction,
+    queue_action
+);
+stops_at_any_point!(
+    a_stop_at_any_point_loses_no_job,
+    ModelledOutbox,
+    OutboxAction,
+    outbox_action
+);
 
 #[test]
 fn a_failed_sync_is_final() {
