@@ -1,6 +1,7 @@
 //! The integration tests, through the front doors.
 
 #[cfg(test)]
+#[path = "../../src/store/ask.rs"]
 mod ask;
 #[cfg(test)]
 mod auth;
