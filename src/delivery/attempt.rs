@@ -58,6 +58,10 @@ impl From<StoreError> for AttemptError {
     }
 }
 
+/// The size in octets of the largest mail that is parsed on an async thread; the worst one takes some
+/// milliseconds. Most mails are smaller, and for them the changes of threads are a good part of the cost.
+const INLINE_BYTES_MAX: usize = 16 * 1024;
+
 /// A delivery in progress.
 pub(super) struct DeliveryAttempt<'a> {
     pub(super) context: &'a DeliveryContext,
@@ -167,7 +171,7 @@ impl DeliveryAttempt<'_> {
         };
         let delivery = self.delivery.clone();
         let (route, objects) = (self.route.clone(), self.context.objects.clone());
-        blocking(move || {
+        parse(bytes.len(), move || {
             let view = View::parse(&bytes);
             let context = MailContext {
                 envelope: &delivery.envelope,
@@ -196,7 +200,7 @@ impl DeliveryAttempt<'_> {
             }
         };
         let (mut parsed, marker) = (mail.clone(), self.route.reply_marker.clone());
-        *mail = blocking(move || {
+        *mail = parse(view.bytes(), move || {
             parsed.extract_reply(&view, &marker);
             parsed
         })
@@ -390,10 +394,15 @@ fn planned_links(terms: &LinkTerms) -> PlannedLinks {
     }
 }
 
-/// Runs `work` off the async threads: parsing a large mail takes long. A panic is propagated.
-async fn blocking<T: Send + 'static>(
+/// Runs `work`, which parses a mail of `bytes` octets; for a large mail off the async threads. A panic is
+/// propagated.
+async fn parse<T: Send + 'static>(
+    bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, AttemptError> {
+    if bytes <= INLINE_BYTES_MAX {
+        return Ok(work());
+    }
     match task::spawn_blocking(work).await {
         Ok(done) => Ok(done),
         Err(error) => match error.try_into_panic() {

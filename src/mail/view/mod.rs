@@ -57,6 +57,11 @@ pub struct View {
 }
 
 impl View {
+    /// The number of octets of the body, all parts included.
+    pub fn bytes(&self) -> usize {
+        self.parts.first().map_or(0, |body| body.body.len())
+    }
+
     /// Parses a mail, and never fails. Broken content is read as far as possible; content beyond a bound is
     /// left out and flagged. Bytes that do not begin with a header field are a plain text without header.
     pub fn parse(mail: &Bytes) -> Self {

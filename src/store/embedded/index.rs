@@ -348,6 +348,13 @@ impl Index {
         catch_unwind(walk).map_err(|_| IndexError("a panic while it was read".to_owned()))?
     }
 
+    /// True if the index has a revoked token.
+    pub(super) fn has_revocations(&self) -> Result<bool, IndexError> {
+        let first = IndexKey::revoked([0; 16]);
+        let is_first = self.get(first)?.is_some();
+        Ok(is_first || !self.range_after(b'r', first, 1)?.is_empty())
+    }
+
     /// The next entries of a kind after `after`, at most `count`.
     pub(super) fn range_after(
         &self,

@@ -2,10 +2,10 @@
 //!
 //! Does not know the content.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::{io, thread};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::{fmt, io, thread};
 
 use tokio::sync::{Semaphore, oneshot};
 
@@ -20,7 +20,7 @@ type Read = Box<dyn FnOnce() + Send>;
 /// The handle to the reader threads, which end when it is dropped.
 #[derive(Debug)]
 pub(in crate::store) struct Readers {
-    sender: Sender<Read>,
+    queue: Arc<ReadQueue>,
     /// One permit per thread, so that the queue is bounded by the number of callers.
     permits: Arc<Semaphore>,
 }
@@ -28,18 +28,17 @@ pub(in crate::store) struct Readers {
 impl Readers {
     /// Starts the threads.
     pub(in crate::store) fn start(name: &str) -> io::Result<Self> {
-        let (sender, receiver) = channel();
-        let receiver = Arc::new(Mutex::new(receiver));
+        let readers = Self {
+            queue: Arc::default(),
+            permits: Arc::new(Semaphore::new(READERS as usize)),
+        };
         for _ in 0..READERS {
-            let receiver = Arc::clone(&receiver);
+            let queue = Arc::clone(&readers.queue);
             thread::Builder::new()
                 .name(name.to_owned())
-                .spawn(move || serve(&receiver))?;
+                .spawn(move || queue.serve())?;
         }
-        Ok(Self {
-            sender,
-            permits: Arc::new(Semaphore::new(READERS as usize)),
-        })
+        Ok(readers)
     }
 
     /// Runs a read on one of the threads. If the caller is cancelled, the read is still completed.
@@ -60,8 +59,7 @@ impl Readers {
             }
             drop(permit);
         };
-        let sent = self.sender.send(Box::new(read));
-        sent.map_err(|_| StoreError::Dead)?;
+        self.queue.push(Box::new(read));
         answered.await.map_err(|_| StoreError::Unavailable)
     }
 
@@ -74,18 +72,72 @@ impl Readers {
     }
 }
 
-fn serve(reads: &Mutex<Receiver<Read>>) {
-    loop {
-        let read = reads.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(read) = read else {
-            return;
-        };
-        read();
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+/// The reads that no thread has begun.
+///
+/// A thread that ends a read takes the next one without being woken, which a channel behind a lock does
+/// not allow: its idle reader holds the lock, and each read costs two wake-ups.
+#[derive(Debug, Default)]
+struct ReadQueue {
+    reads: Mutex<QueuedReads>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct QueuedReads {
+    waiting: VecDeque<Read>,
+    is_closed: bool,
+}
+
+impl ReadQueue {
+    fn push(&self, read: Read) {
+        self.lock().waiting.push_back(read);
+        self.changed.notify_one();
+    }
+
+    fn close(&self) {
+        self.lock().is_closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Runs reads until the queue is closed and empty.
+    fn serve(&self) {
+        while let Some(read) = self.next() {
+            read();
+        }
+    }
+
+    fn next(&self) -> Option<Read> {
+        let idle = |reads: &mut QueuedReads| reads.waiting.is_empty() && !reads.is_closed;
+        let reads = self.changed.wait_while(self.lock(), idle);
+        let mut reads = reads.unwrap_or_else(PoisonError::into_inner);
+        reads.waiting.pop_front()
+    }
+
+    /// The lock is never held while a read runs, so a poisoned queue is whole.
+    fn lock(&self) -> MutexGuard<'_, QueuedReads> {
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for QueuedReads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueuedReads")
+            .field("waiting", &self.waiting.len())
+            .field("is_closed", &self.is_closed)
+            .finish()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
+
     use super::*;
 
     #[tokio::test]

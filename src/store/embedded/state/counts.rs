@@ -32,6 +32,7 @@ impl StoreState {
             dirty_mails,
             outbox,
             limits: _,
+            has_revocations: _,
         } = self;
         let mut counts = vec![
             MemoryCount::new("open mails", open_mails.len(), 0),

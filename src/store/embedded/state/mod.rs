@@ -73,6 +73,8 @@ pub(super) struct StoreState {
     pending_bytes: usize,
     writing: Arc<HashMap<IndexKey, Option<Vec<u8>>>>,
     dirty_mails: BTreeSet<MailId>,
+    /// False as long as no token was ever revoked, so that most stores need not ask the disk.
+    pub(super) has_revocations: bool,
     pub(super) outbox: OutboxState,
     limits: RetentionLimits,
 }
@@ -140,6 +142,7 @@ impl StoreState {
             pending_bytes: 0,
             writing: Arc::default(),
             dirty_mails: BTreeSet::new(),
+            has_revocations: index.has_revocations()?,
             outbox: OutboxState::default(),
             limits,
             index,
@@ -259,11 +262,11 @@ impl StoreState {
                 self.park(delivery, None, stamp);
                 Ok(())
             }
-            Fact::Revoked { token, at } => self.put_entry(
-                IndexKey::revoked(token),
-                stamp,
-                &at.as_millis().to_le_bytes(),
-            ),
+            Fact::Revoked { token, at } => {
+                self.has_revocations = true;
+                let payload = at.as_millis().to_le_bytes();
+                self.put_entry(IndexKey::revoked(token), stamp, &payload)
+            }
             Fact::TokenIssued {
                 token,
                 thread_id,
