@@ -2,6 +2,7 @@
 //!
 //! Does not expand recurrences and knows no time zone but by its name: times are as they were written.
 
+use mail_parser::DateTime;
 use serde::Serialize;
 
 use super::html;
@@ -29,7 +30,7 @@ pub struct CalendarEvent {
     pub summary: Option<String>,
     /// The start: `2026-11-20T10:00:00Z`, without `Z` where the time is local, or a date alone.
     pub start: Option<String>,
-    /// The end, in the same form; the duration is added to the start by nobody.
+    /// The end, in the same form; start and duration together where only these were written.
     pub end: Option<String>,
     /// The duration as it was written, where there is no end (RFC 5545 section 3.3.6).
     #[serde(skip)]
@@ -67,6 +68,9 @@ impl CalendarEvent {
         if event.description.is_none() {
             let words = reader.page.map(|page| html::parse(&page).words());
             event.description = words.filter(|words| !words.is_empty());
+        }
+        if event.end.is_none() {
+            event.end = end_after(event.start.as_deref(), event.duration.as_deref());
         }
         let method = method.map(str::to_owned).or(reader.method);
         event.method = method.map(|method| method.trim().to_ascii_lowercase());
@@ -335,6 +339,53 @@ impl<'a> Property<'a> {
     }
 }
 
+/// The time that is a duration (RFC 5545 section 3.3.6) after another.
+fn end_after(start: Option<&str>, duration: Option<&str>) -> Option<String> {
+    let start = start.filter(|start| start.len() >= 19)?;
+    let number = |range: std::ops::Range<usize>| start.get(range)?.parse().ok();
+    let from = DateTime {
+        year: start.get(..4)?.parse().ok()?,
+        month: number(5..7)?,
+        day: number(8..10)?,
+        hour: number(11..13)?,
+        minute: number(14..16)?,
+        second: number(17..19)?,
+        tz_before_gmt: false,
+        tz_hour: 0,
+        tz_minute: 0,
+    };
+    let seconds = i64::from(seconds_of(duration?)?);
+    let is_real = from.is_valid() && (1970..9999).contains(&from.year);
+    let end = is_real.then(|| DateTime::from_timestamp(from.to_timestamp() + seconds))?;
+    let zone = if start.ends_with('Z') { "Z" } else { "" };
+    Some(format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}{zone}",
+        end.year, end.month, end.day, end.hour, end.minute, end.second
+    ))
+}
+
+/// The seconds of a duration of up to a year.
+fn seconds_of(duration: &str) -> Option<u32> {
+    let mut rest = duration.trim().trim_start_matches('+').strip_prefix('P')?;
+    let mut seconds = 0u32;
+    while !rest.is_empty() {
+        rest = rest.trim_start_matches('T');
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let unit = match rest.as_bytes().get(digits)? {
+            b'W' => 7 * 86_400,
+            b'D' => 86_400,
+            b'H' => 3_600,
+            b'M' => 60,
+            b'S' => 1,
+            _ => return None,
+        };
+        let count: u32 = rest[..digits].parse().ok()?;
+        seconds = seconds.checked_add(count.checked_mul(unit)?)?;
+        rest = &rest[digits + 1..];
+    }
+    (seconds <= 366 * 86_400).then_some(seconds)
+}
+
 fn short(text: &str) -> String {
     cut(text, SHORT_BYTES_MAX).to_owned()
 }
@@ -401,6 +452,21 @@ mod tests {
         let page = "BEGIN:VEVENT\nX-ALT-DESC;FMTTYPE=text/html:<p>Oui\\, 5</p>\nEND:VEVENT";
         let event = CalendarEvent::parse(page, None).unwrap();
         assert_eq!(event.description.as_deref(), Some("Oui, 5"));
+    }
+
+    #[test]
+    fn a_duration_gives_the_end() {
+        for (start, duration, end) in [
+            ("20261231T233000Z", "PT1H", Some("2027-01-01T00:30:00Z")),
+            ("20261120T100000", "P1DT2H30M", Some("2026-11-21T12:30:00")),
+            ("20261120T100000", "P9999999999W", None),
+            ("20261120T100000", "1H", None),
+            ("20261399T100000", "PT1H", None),
+        ] {
+            let text = format!("BEGIN:VEVENT\nDTSTART:{start}\nDURATION:{duration}\nEND:VEVENT");
+            let event = CalendarEvent::parse(&text, None).unwrap();
+            assert_eq!(event.end.as_deref(), end, "{start} {duration}");
+        }
     }
 
     #[test]

@@ -217,3 +217,84 @@ fn a_thousand_hostile_parts_are_bounded() {
     assert_eq!(whole.filename.as_deref(), Some("message.eml"));
     assert!(has(&view, Flag::TooManyParameters));
 }
+
+/// An opaque signature around a MIME entity, in BER with open ends.
+fn signed(entity: &[u8]) -> Vec<u8> {
+    let head =
+        b"\x30\x80\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02\xa0\x80\x30\x80\x02\x01\x01\x31\x00\
+        \x30\x80\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x01\xa0\x80\x24\x80";
+    let mut out = head.to_vec();
+    for piece in entity.chunks(60_000) {
+        out.extend([0x04, 0x82]);
+        out.extend(&u16::try_from(piece.len()).unwrap().to_be_bytes());
+        out.extend(piece);
+    }
+    out.extend([0; 14]);
+    out
+}
+
+#[test]
+fn containers_within_containers_are_bounded() {
+    let mut entity = b"Content-Type: text/plain\r\n\r\nwords".to_vec();
+    let head = b"Content-Type: application/pkcs7-mime; name=smime.p7m\r\n\r\n".as_slice();
+    for depth in 1..=8 {
+        entity = [head, &signed(&entity)].concat();
+        let view = view(entity.clone());
+        let is_open = view.text.as_deref() == Some("words");
+        assert_eq!(is_open, depth <= 4, "{depth}");
+        assert_eq!(view.attachments.len(), usize::from(!is_open), "{depth}");
+        assert!(view.parts.len() <= 6, "{depth}");
+    }
+    let wide = format!(
+        "Content-Type: multipart/mixed; boundary=b\r\n\r\n{}",
+        "--b\r\n\r\nx\r\n".repeat(3 * PARTS_MAX)
+    );
+    let view = view([head, &signed(wide.as_bytes())].concat());
+    assert!(has(&view, Flag::TooManyParts));
+    assert_eq!(view.parts.len(), PARTS_MAX);
+}
+
+#[test]
+fn hostile_containers_take_linear_time() {
+    let pieces = ten_mib_of(|_| "begin 644 a\r\n#0V%T\r\n".to_owned());
+    let files = ten_mib_of(|_| "begin 644 a\r\n#0V%T\r\n`\r\nend\r\n".to_owned());
+    let lines = ten_mib_of(|n| format!("BEGIN:VEVENT\r\nATTENDEE;X={n}:a\r\n"));
+    let word = ten_mib_of(|_| "Ja\r\n".to_owned());
+    for (head, body) in [
+        ("Content-Type: text/plain", pieces.as_str()),
+        ("Content-Type: text/plain", files.as_str()),
+        (
+            "Content-Type: a/b\r\nContent-Transfer-Encoding: x-uuencode",
+            files.as_str(),
+        ),
+        ("Content-Type: text/calendar", lines.as_str()),
+        (
+            "Content-Type: text/plain\r\nContent-Transfer-Encoding: base64",
+            word.as_str(),
+        ),
+        (
+            "Content-Type: multipart/mixed; boundary=b\r\nContent-Transfer-Encoding: base64",
+            word.as_str(),
+        ),
+        ("Content-Type: text/enriched", word.as_str()),
+    ] {
+        let view = view(format!("{head}\r\n\r\n{body}"));
+        assert!(view.parts.len() <= PARTS_MAX, "{head}");
+        assert!(
+            view.omissions.len() <= postern::mail::view::OMISSIONS_MAX,
+            "{head}"
+        );
+    }
+    let zeros = vec![0; 10 * MIB];
+    for head in ["application/pkcs7-mime", "application/ms-tnef"] {
+        let mail = format!("Content-Type: {head}\r\n\r\n");
+        for start in [
+            b"\x30\x80".as_slice(),
+            b"\x78\x9f\x3e\x22\x01\x00",
+            b"\x24\x80\x24\x80",
+        ] {
+            let view = view([mail.as_bytes(), start, &zeros].concat());
+            assert_eq!(view.attachments.len(), 1, "{head}");
+        }
+    }
+}

@@ -144,7 +144,11 @@ impl BodyChoice {
             .iter()
             .map(|&child| Self::of_part(parts, children, child));
         match part.content.media_type.as_str() {
-            "multipart/alternative" => chosen.fold(Self::default(), Self::or).as_known(),
+            "multipart/alternative" => {
+                let mut one = chosen.fold(Self::default(), Self::or).as_known();
+                one.set_data_aside(parts, at);
+                one
+            }
             "multipart/related" => chosen.fold(Self::default(), Self::with_resource).as_known(),
             _ if part.repeats_mail => {
                 let mut inner = chosen.fold(Self::default(), Self::then).as_known();
@@ -223,6 +227,21 @@ impl BodyChoice {
         self.reserve.extend(other.reserve);
         self.unused.extend(other.unused);
         self
+    }
+
+    /// A form of the text at `at` for programs, which came without a name, is no file.
+    fn set_data_aside(&mut self, parts: &[Part], at: usize) {
+        if self.pieces.is_empty() {
+            return;
+        }
+        let is_data = |part: &usize| {
+            let content = &parts[*part].content;
+            let is_json = content.media_type.ends_with("json");
+            parts[*part].parent == Some(at) && is_json && !content.is_file()
+        };
+        let (data, files) = self.attachments.drain(..).partition(is_data);
+        self.attachments = files;
+        self.unused.extend::<Vec<usize>>(data);
     }
 
     /// A document and its resources (RFC 2387): the texts are those of the first part.

@@ -10,41 +10,61 @@ use crate::mail::mime::TransferEncoding;
 
 /// Decodes the body of a part.
 pub(super) fn decoded(body: &[u8], encoding: TransferEncoding) -> Cow<'_, [u8]> {
-    let Some(encoded) = encoded(body, encoding).map(|found| &body[found]) else {
+    let Some((encoding, found)) = encoded(body, encoding) else {
         return Cow::Borrowed(body);
     };
-    let mut bytes = Vec::with_capacity(encoded.len());
-    decode(encoded, encoding, |byte| bytes.push(byte));
+    let mut bytes = Vec::with_capacity(found.len());
+    decode(&body[found], encoding, |byte| bytes.push(byte));
     Cow::Owned(bytes)
 }
 
 /// The number of bytes that [`decoded`] returns.
 pub(super) fn decoded_len(body: &[u8], encoding: TransferEncoding) -> usize {
-    let Some(encoded) = encoded(body, encoding).map(|found| &body[found]) else {
+    let Some((encoding, found)) = encoded(body, encoding) else {
         return body.len();
     };
     let mut count = 0;
-    decode(encoded, encoding, |_| count += 1);
+    decode(&body[found], encoding, |_| count += 1);
     count
 }
 
 /// True if octets stand before or behind the encoded ones: somebody on the way put them there in the clear.
 pub(super) fn has_additions(body: &[u8], encoding: TransferEncoding) -> bool {
-    let Some(found) = encoded(body, encoding) else {
+    let Some((_, found)) = encoded(body, encoding) else {
         return false;
     };
     let around = [&body[..found.start], &body[found.end..]];
     around.iter().any(|octets| !octets.trim_ascii().is_empty())
 }
 
-/// The octets that are encoded; `None` if none are.
-fn encoded(body: &[u8], encoding: TransferEncoding) -> Option<Range<usize>> {
-    match encoding {
+/// The octets that are encoded, and how; `None` if none are.
+fn encoded(body: &[u8], encoding: TransferEncoding) -> Option<(TransferEncoding, Range<usize>)> {
+    let found = match encoding {
         TransferEncoding::Identity => None,
         TransferEncoding::Base64 => base64::extent(body, false),
         TransferEncoding::Base64Text => base64::extent(body, true),
         TransferEncoding::QuotedPrintable | TransferEncoding::Uuencode => Some(0..body.len()),
-    }
+    };
+    let quoted = encoding == TransferEncoding::Base64Text && found.is_none() && is_quoted(body);
+    let whole = quoted.then(|| (TransferEncoding::QuotedPrintable, 0..body.len()));
+    found.map(|found| (encoding, found)).or(whole)
+}
+
+/// True of words in which each `=` begins an octet above ASCII or a soft line break.
+fn is_quoted(body: &[u8]) -> bool {
+    let mut octets = 0;
+    let marks = memchr::memchr_iter(b'=', body);
+    let mut is_known = marks.map(|at| match &body[at + 1..] {
+        [b'8' | b'9' | b'A'..=b'F', low, ..] if hex(*low).is_some() => {
+            octets += 1;
+            true
+        }
+        [b'\r', b'\n', ..] | [b'\n', ..] | [b'3', b'D', ..] | [b'2', b'0', ..] => true,
+        _ => false,
+    });
+    let all = is_known.all(|is_known| is_known);
+    drop(is_known);
+    all && octets > 1
 }
 
 fn decode(body: &[u8], encoding: TransferEncoding, sink: impl FnMut(u8)) {
@@ -127,6 +147,25 @@ mod tests {
         assert_eq!(of("aGVs\r\nbG8=\r\n-- \r\n"), "hello");
         assert_eq!(of("aGVsbG8=d29ybGQ="), "helloworld");
         assert_eq!(of("aGVsbG8"), "hello");
+    }
+
+    #[test]
+    fn a_text_that_is_quoted_is_read_so_whatever_its_label_says() {
+        for (body, text) in [
+            (
+                "Gr=C3=BC=C3=9Fe aus =\nBerlin, bitte.",
+                "Grüße aus Berlin, bitte.",
+            ),
+            ("a=5, b=C3, please", "a=5, b=C3, please"),
+            ("Hello, please come.", "Hello, please come."),
+        ] {
+            let bytes = decoded(body.as_bytes(), TransferEncoding::Base64Text);
+            assert_eq!(str::from_utf8(&bytes).unwrap(), text);
+            assert_eq!(
+                decoded_len(body.as_bytes(), TransferEncoding::Base64Text),
+                text.len()
+            );
+        }
     }
 
     proptest! {
