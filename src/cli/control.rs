@@ -138,6 +138,12 @@ impl InProcess {
 
 /// Opens the store while no server runs, in such a way that the server can open it afterwards.
 pub(super) fn open_store(config: &Config) -> Result<Store, ExitError> {
+    own_folder(config)?;
+    run::open_store(config)
+}
+
+/// Checks that the data folder is there, and that what this process writes there the server can open.
+pub(super) fn own_folder(config: &Config) -> Result<(), ExitError> {
     let folder = config.data_dir.display();
     let Ok(meta) = fs::metadata(&config.data_dir) else {
         let hint = match config.development {
@@ -153,7 +159,7 @@ pub(super) fn open_store(config: &Config) -> Result<Store, ExitError> {
         let line = format!("{folder}: belongs to user {owner}: run this as that user, not as root");
         return Err(ExitError::with_message(Exit::Usage, line));
     }
-    run::open_store(config)
+    Ok(())
 }
 
 /// True if the server could not open files written by this user.

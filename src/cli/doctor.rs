@@ -21,6 +21,7 @@ use crate::http::control::SOCKET_NAME;
 use crate::ingress::smtp::ListenAddress;
 use crate::outbound::relay::probe::probe;
 use crate::run::{Exit, ExitError, disk_space};
+use crate::store;
 use crate::tls::{Certificate, Certificates, Validity};
 
 /// Arguments of `doctor`.
@@ -63,6 +64,9 @@ impl DoctorArgs {
             warn("server: does not run")
         });
         findings.push(folder(&config.data_dir, config.store.free_bytes_min));
+        if !runs {
+            findings.extend(journal(config));
+        }
         findings.extend(ports(config, runs));
         findings.extend(certificates(config));
         for route in &config.routes {
@@ -148,6 +152,26 @@ fn folder(path: &Path, free_bytes_min: u64) -> DoctorFinding {
         ));
     }
     ok(format!("{name}: can be written"))
+}
+
+/// Reads the journal of a server that does not run. A folder that is not there yet has none.
+fn journal(config: &Config) -> Option<DoctorFinding> {
+    if !config.data_dir.join("version").exists() {
+        return None;
+    }
+    Some(match store::check(&config.store) {
+        Ok(report) if super::store::found(&report) == 0 => {
+            ok(format!("journal: {}", super::store::read(&report)))
+        }
+        Ok(report) => {
+            let (found, first) = (super::store::found(&report), report.damages.first());
+            let first = first.map(String::as_str).unwrap_or_default();
+            fail(format!(
+                "journal: {found} damages: {first}; `postern store check` lists them, `postern store mend` sets them aside"
+            ))
+        }
+        Err(error) => fail(format!("journal: {error}")),
+    })
 }
 
 /// A number of octets for people, as 1.5 GiB.

@@ -12,6 +12,7 @@ mod mail;
 mod queue;
 mod sender;
 mod serve;
+mod store;
 mod terminal;
 mod token;
 
@@ -61,6 +62,9 @@ enum CliCommand {
     /// Show, release and drop the mail that is not settled
     #[command(subcommand)]
     Queue(queue::QueueSubcommand),
+    /// Check or mend the journal of a server that does not run
+    #[command(subcommand)]
+    Store(store::StoreSubcommand),
     /// Check everything that the server needs
     Doctor(doctor::DoctorArgs),
 }
@@ -100,6 +104,7 @@ impl Arguments {
             Some(CliCommand::Token(token)) => token.run(file, out),
             Some(CliCommand::Mail(mail)) => mail.run(file, out),
             Some(CliCommand::Queue(queue)) => queue.run(file, out),
+            Some(CliCommand::Store(store)) => store.run(file, out),
             Some(CliCommand::Doctor(doctor)) => doctor.run(file, out),
         }
     }

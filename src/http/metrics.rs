@@ -70,8 +70,8 @@ async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
     ([(header::CONTENT_TYPE, form)], body).into_response()
 }
 
-/// The rules by which deliveries are dropped: kinds of mail, and others.
-const DROP_RULES: [&str; 14] = [
+/// The rules by which deliveries are dropped: the kinds of mail, and others.
+const DROP_RULES: [&str; 15] = [
     "person",
     "auto_reply",
     "bounce",
@@ -86,6 +86,7 @@ const DROP_RULES: [&str; 14] = [
     "null_sender",
     "bounce_address",
     "operator",
+    "damaged",
 ];
 
 struct LedgerGauges {

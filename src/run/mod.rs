@@ -43,7 +43,7 @@ use crate::tls::{self, Certificates};
 
 pub use exit::{Exit, ExitError};
 use parts::CERTIFICATES_FOLDER;
-pub use parts::{control_parts, ingress_routes, open_store};
+pub use parts::{control_parts, ingress_routes, open_store, store_open_error};
 use services::Services;
 pub use services::{check, delivery_routes};
 use signals::{Signal, Signals};

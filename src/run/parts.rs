@@ -85,7 +85,20 @@ pub(super) fn create_folder(folder: &Path) -> Result<(), ExitError> {
         .map_err(|error| ExitError::new(Exit::CannotCreate, error))
 }
 
-pub(super) fn store_open_error(error: OpenError) -> ExitError {
+/// The end of a program that cannot open the store. It names the command that mends what can be mended.
+pub fn store_open_error(error: OpenError) -> ExitError {
+    if error.is_mendable() {
+        let error = anyhow::Error::from(error);
+        let line = format!(
+            "{error:#}; `postern store mend` sets aside what is damaged and says what is lost"
+        );
+        return ExitError::with_message(Exit::Malformed, line);
+    }
+    messages_open_error(error)
+}
+
+/// The end of a program that cannot open the embedded Messages API's folder, which no command mends.
+pub(super) fn messages_open_error(error: OpenError) -> ExitError {
     let exit = match &error {
         OpenError::Locked { .. } => Exit::Unavailable,
         OpenError::Io { .. } => Exit::CannotCreate,

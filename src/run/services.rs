@@ -14,7 +14,7 @@ use super::exit::{Exit, ExitError};
 use super::gateway;
 use super::parts::{
     CERTIFICATES_FOLDER, DEFERRED_FOLDER, EMBEDDED_FOLDER, SET_ASIDE_FOLDER, control_parts,
-    create_folder, ingress_routes, key_ring, open_store, store_open_error,
+    create_folder, ingress_routes, key_ring, messages_open_error, open_store,
 };
 use crate::auth::Authenticator;
 use crate::clock;
@@ -66,7 +66,7 @@ impl Services {
         let store = open_store(config)?;
         let book = config.embedded_api.as_ref().map(|_| {
             let folder = config.data_dir.join(EMBEDDED_FOLDER);
-            EmbeddedMessages::open(folder, clock::now()).map_err(store_open_error)
+            EmbeddedMessages::open(folder, clock::now()).map_err(messages_open_error)
         });
         let book = book.transpose()?;
         let certificates = Arc::new(certificates(config)?);

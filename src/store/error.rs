@@ -13,8 +13,8 @@ use crate::mail::job_id::JobId;
 /// The reason why a store cannot be opened.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// The end of the journal lacks records that the index has.
-    #[error("{}: ends at record {last}, but record {known} was there: mail or facts are lost; restore it, or remove {} to go on without them", path.display(), index.display())]
+    /// The journal has lost records at its end that the index had seen on disk.
+    #[error("{}: ends at record {last}, but record {known} was there: mail or facts are lost", path.display())]
     CutShort {
         /// The journal's folder.
         path: PathBuf,
@@ -22,8 +22,6 @@ pub enum OpenError {
         last: u64,
         /// The last record in the index.
         known: u64,
-        /// The index.
-        index: PathBuf,
     },
     /// Part of the journal differs from what was written, and it is not a torn tail.
     #[error("{}: at byte {offset}: {what}", path.display())]
@@ -57,15 +55,29 @@ pub enum OpenError {
         /// The folder.
         path: PathBuf,
     },
-    /// The journal lacks mail.
-    #[error("{}: {expected} deliveries and jobs should wait or be parked, {found} do: segments are missing", path.display())]
+    /// The journal does not hold all the mail it should.
+    #[error("{}: records are missing: {received} deliveries were received, {settled} are settled and {open} wait or are parked; {taken} jobs were taken, {over} are over and {waiting} wait", path.display())]
     Lost {
         /// The journal's folder.
         path: PathBuf,
-        /// The expected number of deliveries and jobs.
-        expected: u64,
-        /// The number of deliveries and jobs found.
-        found: u64,
+        /// Deliveries that were received, as far as it is known.
+        received: u64,
+        /// Deliveries that are settled.
+        settled: u64,
+        /// Deliveries that wait or are parked.
+        open: u64,
+        /// Jobs that were taken, as far as it is known.
+        taken: u64,
+        /// Jobs that are over.
+        over: u64,
+        /// Jobs that wait.
+        waiting: u64,
+    },
+    /// A mend of the folder was begun and is not finished.
+    #[error("{}: a mend of it was not finished", path.display())]
+    Mending {
+        /// The folder.
+        path: PathBuf,
     },
     /// A required segment is missing.
     #[error("{}: missing", path.display())]
@@ -94,6 +106,18 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// True if `postern store mend` makes a folder of it that opens.
+    pub const fn is_mendable(&self) -> bool {
+        matches!(
+            self,
+            Self::CutShort { .. }
+                | Self::Damaged { .. }
+                | Self::Lost { .. }
+                | Self::Mending { .. }
+                | Self::Missing { .. }
+        )
+    }
+
     pub(super) fn io(path: &Path, source: io::Error) -> Self {
         Self::Io {
             path: path.to_owned(),

@@ -33,6 +33,7 @@ pub use door::{
     Claim, Domains, EventLog, Lease, LeaseName, MailQueue, Nonce, Outbox, StoreBackend, Threads,
     Work,
 };
+pub use embedded::mend::{CheckReport, Report as MendReport, check, mend};
 pub use embedded::messages::{DocumentPage, EmbeddedMessages, PageLimit};
 pub use error::{OpenError, ReadError, StoreError};
 pub use event::{CURSOR_GAPS_MAX, Cursor, Event, EventKind};

@@ -113,13 +113,16 @@ pub(super) struct FrameHeader {
 impl FrameHeader {
     /// Parses an opening if `bytes` begin like a frame of the segment life `salt`.
     pub(super) fn parse(bytes: &[u8], salt: u64) -> Option<Self> {
-        if !has_magic(bytes, salt) || bytes.len() < FRAME_HEADER_BYTES {
-            return None;
-        }
-        let opening = Self {
+        let begins = has_magic(bytes, salt) && bytes.len() >= FRAME_HEADER_BYTES;
+        begins.then(|| Self::parse_unproven(bytes))
+    }
+
+    /// Reads [`FRAME_HEADER_BYTES`] bytes as an opening, whatever they are.
+    pub(super) fn parse_unproven(bytes: &[u8]) -> Self {
+        Self {
             count: u32_at(bytes, 4),
             stamp: FrameStamp {
-                salt,
+                salt: u64_at(bytes, 8),
                 batch: u64_at(bytes, 16),
                 first_seq: u64_at(bytes, 24),
             },
@@ -127,8 +130,7 @@ impl FrameHeader {
             bodies_bytes: u32_at(bytes, 36),
             seals: u32_at(bytes, 40) & FLAG_SEAL != 0,
             crc: u32_at(bytes, 44),
-        };
-        Some(opening)
+        }
     }
 
     /// Bytes of opening, rows and heads.
@@ -146,6 +148,14 @@ impl FrameHeader {
         if front.len() as u64 != self.front_bytes() || self.crc != front_crc(front) {
             return None;
         }
+        self.unproven_rows(front, at)
+    }
+
+    /// Reads the rows of the front of the frame that stands at `at`; `None` if its lengths do not fit.
+    pub(super) fn unproven_rows(&self, front: &[u8], at: u64) -> Option<Vec<FrameRow>> {
+        if front.len() as u64 != self.front_bytes() {
+            return None;
+        }
         let rows = self.count as usize;
         let mut head = FRAME_HEADER_BYTES + rows * ROW_BYTES;
         let mut body = self.front_bytes();
@@ -154,7 +164,7 @@ impl FrameHeader {
             .chunks_exact(ROW_BYTES)
             .enumerate()
         {
-            let seq = self.stamp.first_seq + nth as u64;
+            let seq = self.stamp.first_seq.saturating_add(nth as u64);
             let (head_bytes, body_bytes) = (u32_at(row, 8), u32_at(row, 12));
             let bytes = front.get(head..head + head_bytes as usize)?;
             found.push(FrameRow {
@@ -180,6 +190,77 @@ impl FrameHeader {
 /// True if `bytes` begin like a frame of the segment life `salt`.
 pub(super) fn has_magic(bytes: &[u8], salt: u64) -> bool {
     bytes.len() >= 16 && bytes[..4] == MAGIC && u64_at(bytes, 8) == salt
+}
+
+/// Offset and length of the front that has these rows.
+pub(super) fn front_place(rows: &[FrameRow]) -> Option<(u64, u64)> {
+    let (first, last) = (rows.first()?, rows.last()?);
+    let before = (FRAME_HEADER_BYTES + rows.len() * ROW_BYTES) as u64;
+    let at = first.span.head_at.checked_sub(before)?;
+    let end = last.span.head_at + u64::from(last.span.head_bytes);
+    Some((at, end - at))
+}
+
+/// A frame without records that fills `bytes` bytes, which is at least [`FRAME_HEADER_BYTES`].
+pub(super) fn encode_void(stamp: FrameStamp, bytes: u64) -> Vec<u8> {
+    let mut out = encode_front(stamp, &[]);
+    let filler = bytes.saturating_sub(FRAME_HEADER_BYTES as u64);
+    let filler = u32::try_from(filler).unwrap_or(u32::MAX);
+    out[36..40].copy_from_slice(&filler.to_le_bytes());
+    prove(&mut out);
+    out
+}
+
+/// Makes a record of a front void: its head says `word` and nothing else, and its body counts as it is.
+/// Nothing of any record moves. [`prove`] is to be called when all are done.
+pub(super) fn void_record(front: &mut [u8], nth: usize, head: usize, word: &[u8], body_crc: u32) {
+    let row = FRAME_HEADER_BYTES + nth * ROW_BYTES;
+    let bytes = u32_at(front, row + 8) as usize;
+    let text = &mut front[head..head + bytes];
+    // White space behind JSON means nothing.
+    text.fill(b' ');
+    let kept = word.len().min(bytes);
+    text[..kept].copy_from_slice(&word[..kept]);
+    let head_crc = crc32fast::hash(text);
+    front[row..row + 8].fill(0);
+    front[row + 16..row + 20].copy_from_slice(&body_crc.to_le_bytes());
+    front[row + 20..row + 24].copy_from_slice(&head_crc.to_le_bytes());
+}
+
+/// Gives a front the checksum that it needs.
+pub(super) fn prove(front: &mut [u8]) {
+    let crc = front_crc(front);
+    front[44..48].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// The front with the one bit turned back that is wrong in it; `None` if it is not one bit.
+///
+/// A CRC is linear: what one wrong bit does to it depends on the distance from the end alone, and is
+/// another value for each distance.
+pub(super) fn with_bit_repaired(front: &[u8]) -> Option<Vec<u8>> {
+    const POLYNOMIAL: u32 = 0xEDB8_8320;
+    const FRONT_BYTES_MAX: usize = 1 << 20;
+    if front.len() < FRAME_HEADER_BYTES || front.len() > FRONT_BYTES_MAX {
+        return None;
+    }
+    let mut repaired = front.to_vec();
+    let wrong = front_crc(front) ^ u32_at(front, 44);
+    if wrong.is_power_of_two() {
+        prove(&mut repaired);
+        return Some(repaired);
+    }
+    let bits = (front.len() - 4) * 8;
+    let mut effect = POLYNOMIAL;
+    for bit in (0..bits).rev() {
+        if effect == wrong {
+            // The checksum's own four bytes do not count.
+            let byte = if bit / 8 < 44 { bit / 8 } else { bit / 8 + 4 };
+            repaired[byte] ^= 1 << (bit % 8);
+            return Some(repaired);
+        }
+        effect = effect >> 1 ^ if effect & 1 == 1 { POLYNOMIAL } else { 0 };
+    }
+    None
 }
 
 /// Opening, rows and heads of a frame with these records; their bodies follow it on disk.
@@ -242,8 +323,7 @@ fn encode_front_with(stamp: FrameStamp, records: &[Record], flags: u32) -> Vec<u
     for record in records {
         out.extend_from_slice(&record.head);
     }
-    let crc = front_crc(&out);
-    out[44..48].copy_from_slice(&crc.to_le_bytes());
+    prove(&mut out);
     out
 }
 
@@ -342,6 +422,29 @@ mod tests {
         fn noise_is_not_a_frame(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(parse(&bytes, 0).is_none());
         }
+    }
+
+    #[test]
+    fn one_wrong_bit_of_a_front_is_found() {
+        let head = br#"{"a":"head of some length"}"#.to_vec();
+        let records = [
+            Record::new(head, Bytes::from_static(b"body")),
+            Record::relocated(3, b"{}".to_vec(), Bytes::new()),
+        ];
+        let whole = encode_front(STAMP, &records);
+        for bit in 0..whole.len() * 8 {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(
+                with_bit_repaired(&bytes).as_ref(),
+                Some(&whole),
+                "bit {bit}"
+            );
+        }
+        let mut bytes = whole.clone();
+        bytes[60] ^= 0x11;
+        bytes[80] ^= 0x01;
+        assert_ne!(with_bit_repaired(&bytes).as_ref(), Some(&whole));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -38,7 +39,7 @@ impl IndexKey {
     /// The key of a thread's mapping. It includes the route, because products of two routes may use the
     /// same ids.
     pub(super) fn thread(route: &str, key: ThreadKey) -> Self {
-        Self::tagged(b't', digest(&[route.as_bytes(), &key.0]))
+        Self::tagged(Self::THREAD, digest(&[route.as_bytes(), &key.0]))
     }
 
     /// The key of a Message-ID. Incoming mails have separate entries, so that they never replace those of
@@ -83,7 +84,9 @@ impl IndexKey {
         Self::numbered(b'g', mail.0)
     }
 
+    pub(super) const THREAD: u8 = b't';
     pub(super) const OPEN_JOB: u8 = b'j';
+    pub(super) const SETTLED_JOB: u8 = b'z';
     pub(super) const EVENT: u8 = b'e';
     pub(super) const RECENT: u8 = b'q';
     pub(super) const SUPPRESSED: u8 = b'u';
@@ -95,7 +98,7 @@ impl IndexKey {
 
     /// The key of a job without a stored mail.
     pub(super) const fn settled_job(id: JobId) -> Self {
-        Self::tagged(b'z', id.0)
+        Self::tagged(Self::SETTLED_JOB, id.0)
     }
 
     /// The key of a job by its request key.
@@ -170,6 +173,24 @@ impl IndexKey {
         Some(Self(*bytes.first_chunk()?))
     }
 
+    /// Kinds of entries that hold all that their fact said, and say it of themselves.
+    pub(super) const WHOLE: [u8; 10] = *b"ioskrxpfuh";
+
+    /// An entry in the form in which the journal keeps it.
+    pub(super) fn raw_entry(self, value: &[u8]) -> RawEntry {
+        RawEntry {
+            key: HEXLOWER.encode(&self.0),
+            value: HEXLOWER.encode(value),
+        }
+    }
+
+    /// Reads what [`IndexKey::raw_entry`] gave.
+    pub(super) fn parse_entry(entry: &RawEntry) -> Option<(Self, Vec<u8>)> {
+        let key = HEXLOWER.decode(entry.key.as_bytes()).ok()?;
+        let value = HEXLOWER.decode(entry.value.as_bytes()).ok()?;
+        Some((Self(key.try_into().ok()?), value))
+    }
+
     /// The bounds of all keys of a kind.
     pub(super) const fn bounds(tag: u8) -> (Self, Self) {
         (Self::tagged(tag, [0; 16]), Self::tagged(tag, [u8::MAX; 16]))
@@ -211,6 +232,16 @@ pub(in crate::store) struct IndexMeta {
     /// The newest state segment with a fact in the index; 0 if that is not recorded.
     #[serde(default)]
     pub(super) state_segment: u64,
+    /// The number of the newest fact that the index has; 0 if that was not noted.
+    #[serde(default)]
+    pub(super) state_seq: u64,
+}
+
+/// An entry of the index as it is, both in hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RawEntry {
+    pub(super) key: String,
+    pub(super) value: String,
 }
 
 /// The index cannot be read or written.

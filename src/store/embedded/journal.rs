@@ -110,6 +110,11 @@ impl Journal {
         self.last_seq
     }
 
+    /// True if the batch before failed, so that the next record has no neighbour.
+    pub(super) const fn has_skipped_numbers(&self) -> bool {
+        self.next_seq > self.last_seq + 1
+    }
+
     /// The sealed segments of a kind.
     pub(super) const fn sealed(&self, kind: SegmentKind) -> &BTreeMap<u64, SealedSegment> {
         match kind {
@@ -160,7 +165,7 @@ impl Journal {
                             show(number, row)?;
                         }
                     }
-                    WalkStep::Seal => break,
+                    WalkStep::Seal(_) => break,
                     WalkStep::End => return Err(damaged(&walk)),
                 }
             }
@@ -346,17 +351,18 @@ impl Journal {
             .walk(kind, number)
             .map_err(|e| OpenError::io(&path, e))?;
         let mut last_seq = walk.header.first_seq.saturating_sub(1);
-        let sealed = loop {
+        let next_seq = loop {
             match walk.next(true).map_err(|e| OpenError::io(&path, e))? {
                 WalkStep::Frame(rows) => last_seq = rows.last().map_or(last_seq, |r| r.seq),
-                WalkStep::Seal => break true,
-                WalkStep::End => break false,
+                WalkStep::Seal(next_seq) => break Some(next_seq),
+                WalkStep::End => break None,
             }
         };
-        if !sealed {
+        if next_seq.is_none() {
             if walk
-                .has_later_frame()
+                .later_frame()
                 .map_err(|e| OpenError::io(&path, e))?
+                .is_some()
             {
                 return Err(damaged(&walk));
             }
@@ -375,7 +381,7 @@ impl Journal {
             }
         }
         if let Some(sealed) = self.stream(kind).sealed.get_mut(&number) {
-            sealed.last_seq = last_seq;
+            sealed.last_seq = last_seq.max(next_seq.unwrap_or_default().saturating_sub(1));
         }
         self.last_seq = self.last_seq.max(last_seq);
         self.next_seq = self.last_seq + 1;

@@ -40,6 +40,12 @@ impl RecordLocation {
 }
 
 impl RecordLocation {
+    /// Offset of the end of the record's parts.
+    pub(super) fn end(self) -> u64 {
+        let head = self.head_at + u64::from(self.head_bytes);
+        head.max(self.body_at + u64::from(self.body_bytes))
+    }
+
     /// The bytes of a location of which only the head is needed.
     pub(super) fn encode_head(self) -> [u8; 24] {
         let mut bytes = [0; 24];

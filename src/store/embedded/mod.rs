@@ -13,6 +13,8 @@
 //! FOLDER/journal/state-NUMBER.segment    facts, one JSON object each, with the mail of a job beside it
 //! FOLDER/journal/indexed                 present after an index was completed once
 //! FOLDER/index/                          sled
+//! FOLDER/mending                         a mend that is not finished
+//! FOLDER/set-aside/journal/              damaged bytes that a mend took out
 //! ```
 //!
 //! ```text
@@ -25,6 +27,7 @@
 //! journal, segment, frame, location, disk the files
 //! index, pending_writes, shared          the index and its thread
 //! opening                                the start
+//! survey, mend                           what is damaged or missing, and what to do about it
 //! messages                               the embedded Messages API's documents
 //! ```
 
@@ -47,6 +50,7 @@ mod lookup;
 mod mail_queue;
 #[cfg(test)]
 pub(super) mod memory_count;
+pub(super) mod mend;
 pub(super) mod messages;
 mod nonces;
 mod open_mail;
@@ -59,6 +63,7 @@ mod segment;
 mod shared;
 mod state;
 pub(super) mod stored_job;
+mod survey;
 mod threads;
 mod validator;
 mod writer_thread;

@@ -22,6 +22,9 @@ pub(in crate::store) struct LedgerTotals {
     pub(in crate::store) dropped: BTreeMap<String, u64>,
     /// Segments with records up to this number may be removed: an older index is useless.
     pub(in crate::store) gone_to: u64,
+    /// The oldest state segment that was not given up; 0 if that was not noted.
+    #[serde(default)]
+    pub(in crate::store) state_from: u64,
     /// Live bytes in the state segments at the last compaction.
     pub(in crate::store) compact_bytes: u64,
     #[serde(default)]

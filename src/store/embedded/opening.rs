@@ -19,6 +19,7 @@ use super::segment::SegmentKind;
 use super::shared::StoreShared;
 use super::state::{ApplyContext, RetentionLimits, StoreState, partitions};
 use super::writer_thread::WriterHandle;
+use crate::mail::envelope::Envelope;
 use crate::store::error::OpenError;
 use crate::store::id::MailId;
 use crate::store::metrics::Metrics;
@@ -38,14 +39,7 @@ pub(super) fn open(
         dedupe_window: settings.dedupe_window,
         sent_kept: settings.sent_kept,
     };
-    let (index, state) = load(&folder, &mut journal, limits)?;
-    for number in state.usage().keys() {
-        if !journal.sealed(SegmentKind::Mail).contains_key(number) {
-            return Err(OpenError::Missing {
-                path: folder.journal().join(SegmentKind::Mail.file_name(*number)),
-            });
-        }
-    }
+    let (index, state) = load_checked(&folder, &mut journal, limits)?;
     let path = folder.journal();
     let shared = Arc::new(StoreShared::new(
         settings,
@@ -66,15 +60,26 @@ pub(super) fn open(
 }
 
 /// A folder that this process has locked.
-struct DataFolder {
+pub(super) struct DataFolder {
     path: PathBuf,
     lock: FolderLock,
     /// True if the folder was never used before.
-    new: bool,
+    pub(super) new: bool,
 }
 
 impl DataFolder {
     fn enter(path: &Path) -> Result<Self, OpenError> {
+        let folder = Self::enter_unmended(path)?;
+        match folder.mending().exists() {
+            true => Err(OpenError::Mending {
+                path: path.to_owned(),
+            }),
+            false => Ok(folder),
+        }
+    }
+
+    /// The folder, even if a mend of it was not finished.
+    pub(super) fn enter_unmended(path: &Path) -> Result<Self, OpenError> {
         make_folder(path)?;
         make_folder(&path.join("journal"))?;
         let lock = lock(path)?;
@@ -86,12 +91,22 @@ impl DataFolder {
         })
     }
 
-    fn journal(&self) -> PathBuf {
+    pub(super) fn journal(&self) -> PathBuf {
         self.path.join("journal")
     }
 
-    fn index(&self) -> PathBuf {
+    pub(super) fn index(&self) -> PathBuf {
         self.path.join("index")
+    }
+
+    /// The plan of a mend that is not finished.
+    pub(super) fn mending(&self) -> PathBuf {
+        self.path.join("mending")
+    }
+
+    /// Another file or folder of the store.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
     }
 
     /// The file that records that an index was completed once, so that its absence is recognised as a loss.
@@ -118,6 +133,68 @@ impl DataFolder {
         }
         Ok(())
     }
+}
+
+/// The oldest state segment that was not given up must be there: without its facts settled mail would be
+/// delivered again.
+fn check_oldest(
+    folder: &DataFolder,
+    journal: &Journal,
+    state: &StoreState,
+) -> Result<(), OpenError> {
+    let totals = &state.totals;
+    let wanted = match totals.state_from {
+        // No totals have told it, but nothing was ever given up.
+        0 if totals.gone_to == 0 => 1,
+        0 => return Ok(()),
+        number => number,
+    };
+    let oldest = journal.sealed(SegmentKind::State).keys().next();
+    match oldest.is_some_and(|oldest| *oldest > wanted) {
+        true => Err(OpenError::Missing {
+            path: folder.journal().join(SegmentKind::State.file_name(wanted)),
+        }),
+        false => Ok(()),
+    }
+}
+
+/// No fact may be missing behind the last one. Facts are told behind the mails that came with them, and
+/// a number that a full disk left behind is followed by a fact: so every later number is a mail's.
+fn check_newest(folder: &DataFolder, journal: &Journal) -> Result<(), OpenError> {
+    let newest = journal.sealed(SegmentKind::State).values().next_back();
+    let (last, known) = (newest.map_or(0, |s| s.last_seq), journal.last_seq());
+    let mut mails = 0;
+    journal.replay(SegmentKind::Mail, last, |_, _| {
+        mails += 1;
+        Ok(())
+    })?;
+    match known > last + mails {
+        true => Err(OpenError::CutShort {
+            path: folder.journal(),
+            last,
+            known,
+        }),
+        false => Ok(()),
+    }
+}
+
+/// The index and the state, with all segments that they need.
+pub(super) fn load_checked(
+    folder: &DataFolder,
+    journal: &mut Journal,
+    limits: RetentionLimits,
+) -> Result<(Index, StoreState), OpenError> {
+    let (index, state) = load(folder, journal, limits)?;
+    check_oldest(folder, journal, &state)?;
+    check_newest(folder, journal)?;
+    for number in state.usage().keys() {
+        if !journal.sealed(SegmentKind::Mail).contains_key(number) {
+            return Err(OpenError::Missing {
+                path: folder.journal().join(SegmentKind::Mail.file_name(*number)),
+            });
+        }
+    }
+    Ok((index, state))
 }
 
 /// The index, and the state from journal and index.
@@ -149,7 +226,7 @@ fn load(
 
 /// The reason why an index is rebuilt.
 #[derive(Debug, thiserror::Error)]
-enum RebuildReason {
+pub(super) enum RebuildReason {
     #[error("it is missing")]
     Missing,
     #[error("it was never completed")]
@@ -165,28 +242,47 @@ enum RebuildReason {
 /// Takes the index as it is and applies the records that it lacks.
 fn catch_up(
     folder: &DataFolder,
-    journal: &mut Journal,
+    journal: &Journal,
     limits: RetentionLimits,
 ) -> Result<Result<(Index, StoreState), RebuildReason>, OpenError> {
-    let opened = Index::open(&folder.index()).and_then(|index| {
-        let meta = index.meta()?;
-        Ok((index, meta))
-    });
-    let (index, meta) = match opened {
-        Ok((index, Some(meta))) => (index, meta),
-        Ok((_, None)) => return Ok(Err(RebuildReason::Unfinished)),
-        Err(error) => return Ok(Err(error.into())),
+    let (index, meta) = match read_index(&folder.index()) {
+        Ok(read) => read,
+        Err(reason) => return Ok(Err(reason)),
     };
-    let seen = meta.seq;
-    if seen > journal.last_seq() {
-        return Err(OpenError::CutShort {
-            path: folder.journal(),
-            last: journal.last_seq(),
-            known: seen,
-            index: folder.index(),
-        });
-    }
+    let (seen, state_seq) = (meta.seq, meta.state_seq);
     check_state_segment(folder, journal, meta.state_segment)?;
+    let newest = journal.sealed(SegmentKind::State).values().next_back();
+    let last_fact = newest.map_or(0, |segment| segment.last_seq);
+    for (last, known) in [(journal.last_seq(), seen), (last_fact, state_seq)] {
+        if known > last {
+            let path = folder.journal();
+            return Err(OpenError::CutShort { path, last, known });
+        }
+    }
+    let caught_up = caught_up(journal, index, meta, limits)?;
+    Ok(caught_up.and_then(|(index, state)| match adds_up(&state) {
+        true => Ok((index, state)),
+        false => Err(RebuildReason::Miscounted),
+    }))
+}
+
+/// The index in a folder, with what it says of itself.
+pub(super) fn read_index(path: &Path) -> Result<(Index, IndexMeta), RebuildReason> {
+    let index = Index::open(path)?;
+    match index.meta()? {
+        Some(meta) => Ok((index, meta)),
+        None => Err(RebuildReason::Unfinished),
+    }
+}
+
+/// The index with what it has not seen.
+pub(super) fn caught_up(
+    journal: &Journal,
+    index: Index,
+    meta: IndexMeta,
+    limits: RetentionLimits,
+) -> Result<Result<(Index, StoreState), RebuildReason>, OpenError> {
+    let seen = meta.seq;
     let state = match StoreState::load(index.clone(), meta, limits) {
         Ok(state) => state,
         Err(error) => return Ok(Err(error.into())),
@@ -203,13 +299,10 @@ fn catch_up(
         Ok(state) => state,
         Err(error) => return Ok(Err(error.into())),
     };
-    if state.totals.gone_to > seen {
-        return Ok(Err(RebuildReason::Stale));
+    match state.totals.gone_to > seen {
+        true => Ok(Err(RebuildReason::Stale)),
+        false => Ok(Ok((index, state))),
     }
-    if !adds_up(&state) {
-        return Ok(Err(RebuildReason::Miscounted));
-    }
-    Ok(Ok((index, state)))
 }
 
 /// The newest state segment is never deleted. Later mails may hide its absence from the record numbers, and
@@ -238,50 +331,80 @@ fn rebuild(
     if path.exists() {
         fs::remove_dir_all(&path).map_err(|e| OpenError::io(&path, e))?;
     }
-    let unmade = |error: IndexError| OpenError::Index {
+    let (index, mut state) = replayed(&path, journal, limits)?;
+    check_counts(folder, &state)?;
+    write_whole(folder, &index, &mut state)?;
+    Ok((index, state))
+}
+
+fn unmade(path: PathBuf) -> impl Fn(IndexError) -> OpenError {
+    move |error| OpenError::Index {
         path: path.clone(),
         reason: error.to_string(),
-    };
-    let index = Index::open(&path).map_err(unmade)?;
+    }
+}
+
+/// The state that all of the journal adds up to, with a new index at `path`.
+pub(super) fn replayed(
+    path: &Path,
+    journal: &Journal,
+    limits: RetentionLimits,
+) -> Result<(Index, StoreState), OpenError> {
+    let index = Index::open(path).map_err(unmade(path.to_owned()))?;
     let (counted, totals) = newest_totals(journal)?;
     let meta = IndexMeta {
         seq: 0,
         totals,
         state_segment: 0,
+        state_seq: 0,
     };
     let mut replay = Replay {
-        state: StoreState::load(index.clone(), meta, limits).map_err(unmade)?,
+        state: StoreState::load(index.clone(), meta, limits).map_err(unmade(path.to_owned()))?,
         seen: 0,
         counted,
         failed: None,
         whole: true,
     };
     replay.run(journal)?;
-    let mut state = replay.finish(journal).map_err(unmade)?;
-    if !adds_up(&state) {
-        let (ledger, jobs) = (state.ledger(), state.outbox_ledger());
-        let expected = state
-            .totals
-            .received
-            .saturating_sub(state.totals.settled_count());
-        let over = jobs.sent + jobs.captured + jobs.failed + jobs.cancelled;
-        return Err(OpenError::Lost {
-            path: folder.journal(),
-            expected: expected + jobs.taken.saturating_sub(over),
-            found: ledger.waiting + ledger.parked + jobs.waiting,
-        });
-    }
-    let leaving = state.take_pending();
-    leaving.write(&index).map_err(unmade)?;
-    index.flush().map_err(unmade)?;
-    state.pending_written();
-    let mark = folder.index_mark();
-    File::create(&mark).map_err(|e| OpenError::io(&mark, e))?;
-    sync_folder(&folder.journal())?;
+    let state = replay.finish(journal).map_err(unmade(path.to_owned()))?;
     Ok((index, state))
 }
 
-fn adds_up(state: &StoreState) -> bool {
+fn check_counts(folder: &DataFolder, state: &StoreState) -> Result<(), OpenError> {
+    if !adds_up(state) {
+        let (ledger, jobs) = (state.ledger(), state.outbox_ledger());
+        let settled = ledger.delivered + ledger.dropped.values().sum::<u64>();
+        let over = jobs.sent + jobs.captured + jobs.failed + jobs.cancelled;
+        return Err(OpenError::Lost {
+            path: folder.journal(),
+            received: ledger.received,
+            settled,
+            open: ledger.waiting + ledger.parked,
+            taken: jobs.taken,
+            over,
+            waiting: jobs.waiting,
+        });
+    }
+    Ok(())
+}
+
+/// Writes all of a state to its new index, and that it is finished.
+pub(super) fn write_whole(
+    folder: &DataFolder,
+    index: &Index,
+    state: &mut StoreState,
+) -> Result<(), OpenError> {
+    let unmade = unmade(folder.index());
+    let leaving = state.take_pending();
+    leaving.write(index).map_err(&unmade)?;
+    index.flush().map_err(&unmade)?;
+    state.pending_written();
+    let mark = folder.index_mark();
+    File::create(&mark).map_err(|e| OpenError::io(&mark, e))?;
+    sync_folder(&folder.journal())
+}
+
+pub(super) fn adds_up(state: &StoreState) -> bool {
     let open = (state.waiting().len() + state.parked().len()) as u64;
     state.totals.received == state.totals.settled_count() + open && state.outbox_ledger().adds_up()
 }
@@ -344,10 +467,13 @@ impl Replay {
             // The index had the mail and removed it: it is settled.
             return Ok(());
         }
-        let partitions = if held && row.is_relocated() {
-            Vec::new()
-        } else {
-            partitions(&serde_json::from_slice(&row.head)?)
+        // A mend leaves `null` in the place of an envelope that it took out.
+        let Some(envelope) = serde_json::from_slice::<Option<Envelope>>(&row.head)? else {
+            return Ok(());
+        };
+        let partitions = match held && row.is_relocated() {
+            true => Vec::new(),
+            false => partitions(&envelope),
         };
         let counts = !row.is_relocated() && row.seq > self.counted;
         let location = RecordLocation::new(segment, row.span);
@@ -369,34 +495,34 @@ impl Replay {
             replayed: true,
             location: RecordLocation::new(segment, row.span),
         };
-        match serde_json::from_slice(&row.head)? {
-            StateRecord::Totals(totals) => {
-                self.state.totals.gone_to = self.state.totals.gone_to.max(totals.gone_to);
-                self.state.totals.compact_bytes = totals.compact_bytes;
-            }
-            StateRecord::Fact(fact) => {
-                self.apply_with(|state, stamp| state.apply(fact, stamp), stamp)
-            }
-            StateRecord::Job(kept) => {
-                self.apply_with(|state, stamp| state.apply_job_snapshot(*kept, stamp), stamp)
-            }
-            StateRecord::JobGone { job, captured } => {
-                self.apply_with(|s, stamp| s.drop_job_mail(job, captured, stamp), stamp);
-            }
-        }
+        let record = serde_json::from_slice(&row.head)?;
+        self.failed = apply_record(&mut self.state, record, stamp).err();
         let (entries, bytes) = self.state.pending_entries();
         if self.failed.is_none() && (entries > ENTRIES_MAX || bytes > ENTRY_BYTES_MAX) {
             self.failed = self.state.write_entries().err();
         }
         Ok(())
     }
+}
 
-    fn apply_with(
-        &mut self,
-        apply: impl FnOnce(&mut StoreState, ApplyContext) -> Result<(), IndexError>,
-        stamp: ApplyContext,
-    ) {
-        self.failed = apply(&mut self.state, stamp).err();
+/// Applies one record of a state segment.
+pub(super) fn apply_record(
+    state: &mut StoreState,
+    record: StateRecord,
+    stamp: ApplyContext,
+) -> Result<(), IndexError> {
+    match record {
+        StateRecord::Totals(totals) => {
+            state.totals.gone_to = state.totals.gone_to.max(totals.gone_to);
+            state.totals.state_from = state.totals.state_from.max(totals.state_from);
+            state.totals.compact_bytes = totals.compact_bytes;
+            Ok(())
+        }
+        StateRecord::Fact(fact) => state.apply(fact, stamp),
+        StateRecord::Job(kept) => state.apply_job_snapshot(*kept, stamp),
+        StateRecord::JobGone { job, captured } => state.drop_job_mail(job, captured, stamp),
+        StateRecord::Entry(entry) => state.apply_entry(&entry),
+        StateRecord::Void => Ok(()),
     }
 }
 

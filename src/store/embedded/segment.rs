@@ -92,6 +92,46 @@ impl SegmentHeader {
         out
     }
 
+    /// The header of a segment whose own cannot be read, from the first of its frames. `covered` is the
+    /// number after the last one that the segments before it have. `None`: it has no frame.
+    pub(super) fn recover(
+        path: &Path,
+        kind: SegmentKind,
+        number: u64,
+        covered: u64,
+    ) -> io::Result<Option<Self>> {
+        let header = Self {
+            kind,
+            number,
+            salt: 0,
+            first_seq: covered,
+            reused: true,
+        };
+        let mut walk = SegmentWalk::begin(header, path)?;
+        let mut at = HEADER_BYTES;
+        while let Some(bytes) = walk.bytes(at, FRAME_HEADER_BYTES as u64)? {
+            walk.header.salt = u64_at(bytes, 8);
+            if let Some((opening, _)) = walk.frame_at(at)? {
+                let FrameStamp {
+                    salt,
+                    batch,
+                    first_seq,
+                } = opening.stamp;
+                let first_seq = match batch {
+                    0 => first_seq,
+                    _ => covered.min(first_seq),
+                };
+                return Ok(Some(Self {
+                    salt,
+                    first_seq,
+                    ..header
+                }));
+            }
+            at += ALIGN;
+        }
+        Ok(None)
+    }
+
     /// Reads the header of the segment at `path` and checks that it matches the name.
     pub(super) fn read(path: &Path, kind: SegmentKind, number: u64) -> Result<Self, OpenError> {
         let damaged = |what| OpenError::Damaged {
@@ -251,9 +291,9 @@ impl Segment {
 #[derive(Debug)]
 pub(super) enum WalkStep {
     Frame(Vec<FrameRow>),
-    /// The segment ends here with a seal.
-    Seal,
-    /// The bytes here are not a frame of this segment.
+    /// The segment ends here, as it was meant to: no record in it has this number or a higher one.
+    Seal(u64),
+    /// The bytes here are no frame of this segment.
     End,
 }
 
@@ -301,36 +341,92 @@ impl SegmentWalk {
         }
         if whole {
             for row in &rows {
-                let span = row.span;
-                let body = self.bytes(span.body_at, u64::from(span.body_bytes))?;
-                if body.is_none_or(|b| crc32fast::hash(b) != span.body_crc) {
+                if self.body_crc(row.span)? != Some(row.span.body_crc) {
                     return Ok(WalkStep::End);
                 }
             }
         }
         if opening.seals {
-            return Ok(WalkStep::Seal);
+            return Ok(WalkStep::Seal(opening.stamp.first_seq));
         }
         self.at += opening.frame_bytes();
         self.batch += 1;
         Ok(WalkStep::Frame(rows))
     }
 
-    /// Searches for a later frame after the end of the valid ones. A frame is written only after the
-    /// previous one is on disk, so such a frame proves damage, not a torn tail.
-    pub(super) fn has_later_frame(&mut self) -> io::Result<bool> {
+    /// Looks behind the place where frames ended for one that was written after it. A frame is
+    /// written only when the one before is on disk, so such a frame proves damage, not a torn tail.
+    pub(super) fn later_frame(&mut self) -> io::Result<Option<(u64, FrameStamp)>> {
         let mut at = self.at + ALIGN;
         while at + FRAME_HEADER_BYTES as u64 <= self.file_bytes {
             let salt = self.header.salt;
             let began = self
                 .bytes(at, ALIGN)?
                 .is_some_and(|b| frame::has_magic(b, salt));
-            if began && let Some((opening, _)) = self.frame_at(at)? {
-                return Ok(opening.stamp.batch > self.batch);
+            if began
+                && let Some((opening, _)) = self.frame_at(at)?
+                && opening.stamp.batch > self.batch
+            {
+                return Ok(Some((at, opening.stamp)));
             }
             at += ALIGN;
         }
-        Ok(false)
+        Ok(None)
+    }
+
+    /// Goes on at a frame that [`SegmentWalk::later_frame`] found.
+    pub(super) const fn skip_to(&mut self, at: u64, batch: u64) {
+        self.at = at;
+        self.batch = batch;
+    }
+
+    /// The turn that the next frame must have.
+    pub(super) const fn batch(&self) -> u64 {
+        self.batch
+    }
+
+    pub(super) const fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// The checksum of a record's body as it is on disk, read in pieces; `None` if the file ends before.
+    pub(super) fn body_crc(&mut self, span: RecordSpan) -> io::Result<Option<u32>> {
+        const PIECE_BYTES: u64 = 128 << 10;
+        let (mut at, end) = (span.body_at, span.body_at + u64::from(span.body_bytes));
+        let mut crc = crc32fast::Hasher::new();
+        while at < end {
+            let piece = PIECE_BYTES.min(end - at);
+            let Some(bytes) = self.bytes(at, piece)? else {
+                return Ok(None);
+            };
+            crc.update(bytes);
+            at += piece;
+        }
+        Ok(Some(crc.finalize()))
+    }
+
+    /// Where the frame of these rows stands, with its opening, rows and heads.
+    pub(super) fn front_of(&mut self, rows: &[FrameRow]) -> io::Result<Option<(u64, Vec<u8>)>> {
+        let Some((at, bytes)) = frame::front_place(rows) else {
+            return Ok(None);
+        };
+        let front = self.bytes(at, bytes)?;
+        Ok(front.map(|front| (at, front.to_vec())))
+    }
+
+    /// Opening, rows and heads of the frame that may stand at the place where frames ended, if its own
+    /// lengths say that it ends at `end`. Nothing of it is proven.
+    pub(super) fn unproven_front(&mut self, end: u64) -> io::Result<Option<Vec<u8>>> {
+        let at = self.at;
+        let opening = self.bytes(at, FRAME_HEADER_BYTES as u64)?;
+        let Some(opening) = opening.map(FrameHeader::parse_unproven) else {
+            return Ok(None);
+        };
+        if opening.seals || at + opening.frame_bytes() != end {
+            return Ok(None);
+        }
+        let front = self.bytes(at, opening.front_bytes())?;
+        Ok(front.map(<[u8]>::to_vec))
     }
 
     /// True if bytes follow the last frame: then the tail is torn, not clean.

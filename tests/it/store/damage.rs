@@ -314,7 +314,7 @@ fn crashed(folder: &Path) -> (PathBuf, Vec<u64>) {
     (path, offsets)
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

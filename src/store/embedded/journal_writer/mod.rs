@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::frame::Record;
-use super::index::{Index, IndexError};
+use super::index::{Index, IndexError, RawEntry};
 use super::journal::{AppendError, Appended, Journal};
 use super::open_mail::LedgerTotals;
 use super::shared::StoreShared;
@@ -48,6 +48,10 @@ pub(super) enum StateRecord {
         job: JobId,
         captured: bool,
     },
+    /// An entry of the index whose fact is lost.
+    Entry(RawEntry),
+    /// A record that a mend took out, or one that has a number and says nothing.
+    Void,
 }
 
 impl StateRecord {
@@ -133,6 +137,10 @@ impl BatchWriter for JournalWriter {
         // A caller without an answer receives the error that the store is dead.
         let sorted = self.build_batch(requests);
         let mut batch = sorted.map_err(|error| self.shared.index_failed(&error))?;
+        if batch.facts.is_empty() && self.journal.has_skipped_numbers() {
+            // Facts that are missing would look like the numbers that a full disk left behind.
+            batch.facts.push(StateRecord::Void.record());
+        }
         match self.journal.append(&batch.mails, &batch.facts) {
             Ok(written) => self.apply(batch, &written),
             Err(AppendError::Full) => {

@@ -308,7 +308,6 @@ fn open_index(
                     path: journal_folder.to_owned(),
                     last: journal.last_seq(),
                     known: meta.seq,
-                    index: path.to_owned(),
                 });
             }
             Ok((None, _)) => "it was never completed".to_owned(),

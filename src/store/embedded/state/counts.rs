@@ -26,6 +26,7 @@ impl StoreState {
             recent_mails,
             seq: _,
             state_segment: _,
+            state_seq: _,
             pending,
             pending_bytes: _,
             writing,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::index::{Index, IndexEntries, IndexError, IndexKey, IndexMeta};
+use super::index::{Index, IndexEntries, IndexError, IndexKey, IndexMeta, RawEntry};
 use super::location::RecordLocation;
 use super::lookup::Lookup;
 use super::open_mail::{LedgerTotals, OpenDelivery, OpenMail, RecentMails, SegmentUsage};
@@ -68,6 +68,8 @@ pub(super) struct StoreState {
     pub(super) seq: u64,
     /// The newest state segment with an applied fact.
     state_segment: u64,
+    /// The number of the newest fact that was applied.
+    state_seq: u64,
     pending: HashMap<IndexKey, Option<Vec<u8>>>,
     /// The approximate size of those entries in bytes, overwritten ones included.
     pending_bytes: usize,
@@ -138,6 +140,7 @@ impl StoreState {
             recent_mails: RecentMails::default(),
             seq: meta.seq,
             state_segment: meta.state_segment,
+            state_seq: meta.state_seq,
             pending: HashMap::new(),
             pending_bytes: 0,
             writing: Arc::default(),
@@ -220,6 +223,7 @@ impl StoreState {
     /// Applies one fact.
     pub(super) fn apply(&mut self, fact: Fact, stamp: ApplyContext) -> Result<(), IndexError> {
         self.state_segment = self.state_segment.max(stamp.location.segment);
+        self.state_seq = self.state_seq.max(stamp.origin);
         match fact {
             Fact::Mapped(mapping) => self.apply_mapping(&mapping, stamp),
             Fact::Linked {
@@ -286,6 +290,20 @@ impl StoreState {
         }
     }
 
+    /// Applies an entry as another index had it, unless a newer fact has told it.
+    pub(super) fn apply_entry(&mut self, entry: &RawEntry) -> Result<(), IndexError> {
+        let Some((key, value)) = IndexKey::parse_entry(entry) else {
+            return Err(IndexError::damaged("an entry of the journal"));
+        };
+        let seq = value
+            .first_chunk()
+            .map_or(0, |seq| u64::from_le_bytes(*seq));
+        if self.entry(key)?.is_none_or(|(known, _)| known <= seq) {
+            self.set_entry(key, Some(value));
+        }
+        Ok(())
+    }
+
     /// Forgets an entry.
     pub(super) fn remove_entry(&mut self, key: IndexKey) {
         self.set_entry(key, None);
@@ -340,6 +358,10 @@ impl StoreState {
     /// The first parked delivery in the range from `from`.
     pub(super) fn next_parked(&self, from: Bound<DeliveryId>) -> Option<DeliveryId> {
         self.parked.range((from, Bound::Unbounded)).next().copied()
+    }
+
+    pub(super) const fn open_mails(&self) -> &BTreeMap<MailId, OpenMail> {
+        &self.open_mails
     }
 
     pub(super) fn open_mail(&self, mail: MailId) -> Option<&OpenMail> {

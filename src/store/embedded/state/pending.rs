@@ -38,6 +38,7 @@ impl StoreState {
                 seq: self.seq,
                 totals: self.totals.clone(),
                 state_segment: self.state_segment,
+                state_seq: self.state_seq,
             },
         }
     }

@@ -15,7 +15,7 @@ fn open(folder: &Path) -> Store {
     Store::open(settings(folder, 1 << 20), NOW).unwrap()
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

@@ -12,6 +12,7 @@ use crate::store::embedded::disk::DiskChange;
 
 mod counts;
 mod halves;
+mod mending;
 
 const ENOSPC: i32 = 28;
 const EIO: i32 = 5;

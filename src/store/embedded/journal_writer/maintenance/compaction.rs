@@ -44,7 +44,7 @@ impl JournalWriter {
                         .sum::<u64>();
                     rows.extend(frame);
                 }
-                Ok(WalkStep::Seal) => break true,
+                Ok(WalkStep::Seal(_)) => break true,
                 Ok(WalkStep::End) => {
                     return Ok(self.leave_segment(&compaction, "a checksum is wrong"));
                 }

@@ -10,7 +10,7 @@ use crate::mail::fingerprint::Fingerprint;
 use crate::mail::job_id::JobId;
 use crate::mail::token::ThreadKey;
 use crate::store::embedded::frame::{FrameRow, Record};
-use crate::store::embedded::index::{IndexError, IndexKey};
+use crate::store::embedded::index::{IndexError, IndexKey, RawEntry};
 use crate::store::embedded::journal_writer::{JournalWriter, StateRecord};
 use crate::store::embedded::lookup::Lookup;
 use crate::store::embedded::segment::SegmentKind;
@@ -48,6 +48,14 @@ impl Relocation {
     }
 }
 
+/// True if the index still has the entry.
+fn is_live_entry(state: &StoreState, entry: &RawEntry) -> Result<bool, IndexError> {
+    match IndexKey::parse_entry(entry) {
+        Some((key, value)) => Ok(state.get(key)?.as_deref() == Some(&value[..])),
+        None => Ok(false),
+    }
+}
+
 fn mapping_key(mapping: &Mapping) -> IndexKey {
     IndexKey::thread(&mapping.route, ThreadKey::of(&mapping.thread_id))
 }
@@ -75,6 +83,18 @@ impl JournalWriter {
                 StateRecord::Fact(fact) => fact.job(),
                 StateRecord::Job(kept) => Some(kept.record.job.id),
                 StateRecord::JobGone { job, .. } => Some(*job),
+                StateRecord::Void => continue,
+                StateRecord::Entry(entry) => {
+                    if is_live_entry(&state, entry)
+                        .map_err(|error| self.shared.index_failed(&error))?
+                    {
+                        records.push(LiveRecord {
+                            record: Record::relocated(row.origin, row.head, bytes::Bytes::new()),
+                            relocation: Relocation::Nothing,
+                        });
+                    }
+                    continue;
+                }
             };
             if let Some(job) = about {
                 jobs.insert(job, row.origin);

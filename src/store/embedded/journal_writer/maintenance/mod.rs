@@ -149,6 +149,12 @@ impl JournalWriter {
         }
         let mut totals = self.shared.state().totals.clone();
         totals.gone_to = totals.gone_to.max(gone_to);
+        let staying = self.journal.sealed(SegmentKind::State).keys();
+        let staying = staying.copied().find(|number| !states.contains(number));
+        let open = self.journal.open_header(SegmentKind::State);
+        totals.state_from = staying
+            .or_else(|| open.map(|header| header.number))
+            .unwrap_or_default();
         match self
             .journal
             .append_from_reserve(StateRecord::Totals(totals.clone()).record())

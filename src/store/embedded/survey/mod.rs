@@ -1,0 +1,145 @@
+//! Owns the survey of a journal: every record of every segment is read, and what is not as it was
+//! written is told, with what can be done about it.
+//!
+//! Does not change anything, and holds one frame at a time.
+//!
+//! ```text
+//! damage     what is told of one damage
+//! segment    one segment, frame by frame
+//! numbers    what the numbers of records and segments say is missing
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::index::IndexMeta;
+use super::open_mail::LedgerTotals;
+use super::segment::{SegmentHeader, SegmentKind};
+use crate::store::error::OpenError;
+
+pub(super) use damage::{Damage, Lost, Repair};
+
+mod damage;
+mod numbers;
+mod segment;
+
+/// Damages that are listed; of the others the number is told.
+const DAMAGES_MAX: usize = 1000;
+
+/// What was found in a journal.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    folder: PathBuf,
+    pub(super) segments: u64,
+    /// Records that are as they were written.
+    pub(super) records: u64,
+    pub(super) bytes: u64,
+    pub(super) damages: Vec<Damage>,
+    /// Damages that are not listed.
+    pub(super) unlisted: u64,
+    /// Remarks about what is no damage.
+    pub(super) notes: Vec<String>,
+    /// Numbers at the end that no record has: mail that was never acknowledged, or is lost.
+    pub(super) mail_tail: u64,
+    /// The number of the last record, as far as the journal itself knows.
+    pub(super) last_seq: u64,
+    /// The totals written last.
+    totals: LedgerTotals,
+    mail: Coverage,
+    state: Coverage,
+}
+
+/// The numbers that the segments of one kind answer for.
+#[derive(Debug, Default)]
+struct Coverage {
+    /// The segment and the number of the first record it may have, oldest first.
+    first: Option<(u64, u64)>,
+    newest: u64,
+    /// No record of this kind that is there has this number or a higher one.
+    to: u64,
+    headers: Vec<SegmentHeader>,
+    /// The end that the newest segment is to have if another one follows it.
+    open_end: Option<Damage>,
+    /// Segments that are missing between others: their numbers, and those of their records.
+    gaps: Vec<Gap>,
+}
+
+/// Segments that are not there.
+#[derive(Clone, Copy, Debug)]
+struct Gap {
+    first: u64,
+    last: u64,
+    /// The records' numbers, as far as others do not have them.
+    from: u64,
+    to: u64,
+}
+
+impl Survey {
+    /// Reads all of the journal in `folder`. `known` is what its index says of itself, if there is one.
+    ///
+    /// # Errors
+    /// The folder cannot be read, or a newer version wrote it.
+    pub(super) fn run(folder: &Path, known: Option<&IndexMeta>) -> Result<Self, OpenError> {
+        let mut survey = Self {
+            folder: folder.to_owned(),
+            ..Self::default()
+        };
+        let found = survey.list()?;
+        for kind in [SegmentKind::State, SegmentKind::Mail] {
+            let of_kind = found.get(&kind).cloned().unwrap_or_default();
+            survey.read_kind(kind, &of_kind)?;
+        }
+        survey.find_gaps(known)?;
+        Ok(survey)
+    }
+
+    /// True if a start would refuse the folder, or has lost something and cannot know it.
+    pub(super) fn is_damaged(&self) -> bool {
+        !self.damages.is_empty()
+    }
+
+    fn list(&mut self) -> Result<BTreeMap<SegmentKind, Vec<u64>>, OpenError> {
+        let unread = |e| OpenError::io(&self.folder, e);
+        let mut found: BTreeMap<SegmentKind, Vec<u64>> = BTreeMap::new();
+        let mut notes = Vec::new();
+        for entry in fs::read_dir(&self.folder).map_err(unread)? {
+            let entry = entry.map_err(unread)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            match SegmentKind::parse(&name) {
+                Some((kind, number)) => found.entry(kind).or_default().push(number),
+                None if name == "indexed" || name.starts_with("spare-") => {}
+                None if name.starts_with("new-") => {}
+                None if notes.len() < DAMAGES_MAX => notes.push(format!(
+                    "{}: no file of ours; it is left alone",
+                    entry.path().display()
+                )),
+                None => {}
+            }
+        }
+        self.notes = notes;
+        for numbers in found.values_mut() {
+            numbers.sort_unstable();
+        }
+        Ok(found)
+    }
+
+    fn path(&self, kind: SegmentKind, number: u64) -> PathBuf {
+        self.folder.join(kind.file_name(number))
+    }
+
+    const fn coverage(&mut self, kind: SegmentKind) -> &mut Coverage {
+        match kind {
+            SegmentKind::Mail => &mut self.mail,
+            SegmentKind::State => &mut self.state,
+        }
+    }
+
+    fn add(&mut self, damage: Damage) {
+        if self.damages.len() < DAMAGES_MAX {
+            self.damages.push(damage);
+        } else {
+            self.unlisted += 1;
+        }
+    }
+}
