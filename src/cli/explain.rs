@@ -147,15 +147,13 @@ impl ExplainContext<'_> {
             now: self.now,
             subject_window: self.config.store.subject_window,
         };
-        let mut mail = ParsedMail::parse(
-            self.view,
-            &MailContext {
-                envelope: &envelope,
-                recipient: &recipient,
-                route,
-                limits: Some(&self.config.attachments.bounds),
-            },
-        );
+        let context = MailContext {
+            envelope: &envelope,
+            recipient: &recipient,
+            route,
+            limits: Some(&self.config.attachments.bounds),
+        };
+        let mut mail = ParsedMail::parse(self.view, &context);
         let reader = FactReader {
             store: self.store,
             planner,
@@ -198,13 +196,18 @@ impl ExplainContext<'_> {
             "notice": self.notice_json(&plan, &recipient, &mail).await?,
             "authentication": sender::findings_json(self.verdict, who, route.senders),
         });
+        self.add_completeness(&mut explained, &mail);
+        Ok((explained, rcpt_refusal))
+    }
+
+    /// Adds the parts that were left out, and whether the words are whole.
+    fn add_completeness(&self, explained: &mut Value, mail: &ParsedMail) {
         let flags = self.view.flags.iter().map(|flag| flag.name());
         explained["flags"] = json!(flags.collect::<Vec<_>>());
-        explained["omitted"] = json!(omitted(&mail));
+        explained["omitted"] = json!(omitted(mail));
         explained["confidence"] = json!(mail.reply.confidence);
-        explained["warnings"] = json!(warnings(&mail));
+        explained["warnings"] = json!(warnings(mail));
         explained["calendar"] = json!(mail.calendar);
-        Ok((explained, rcpt_refusal))
     }
 
     /// The recipient in the header: the first valid reply address, or else the first address at one of

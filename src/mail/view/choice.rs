@@ -145,17 +145,17 @@ impl BodyChoice {
             .map(|&child| Self::of_part(parts, children, child));
         match part.content.media_type.as_str() {
             "multipart/alternative" => {
-                let mut one = chosen.fold(Self::default(), Self::or).as_known();
+                let mut one = chosen.fold(Self::default(), Self::or).settled();
                 one.set_data_aside(parts, at);
                 one
             }
-            "multipart/related" => chosen.fold(Self::default(), Self::with_resource).as_known(),
+            "multipart/related" => chosen.fold(Self::default(), Self::with_resource).settled(),
             _ if part.repeats_mail => {
-                let mut inner = chosen.fold(Self::default(), Self::then).as_known();
+                let mut inner = chosen.fold(Self::default(), Self::then).settled();
                 inner.reserve.append(&mut inner.pieces);
                 inner
             }
-            _ => chosen.fold(Self::default(), Self::then).as_known(),
+            _ => chosen.fold(Self::default(), Self::then).settled(),
         }
     }
 
@@ -181,7 +181,7 @@ impl BodyChoice {
             }
         }
         choice.pieces.push(piece);
-        if is_root { choice.as_known() } else { choice }
+        if is_root { choice.settled() } else { choice }
     }
 
     /// If a mail has no other text, its text with a file name is not an attachment.
@@ -268,7 +268,7 @@ impl BodyChoice {
     }
 
     /// Text that nobody knows is plain text where it stands for itself; beside a known form it is not needed.
-    fn as_known(mut self) -> Self {
+    fn settled(mut self) -> Self {
         for piece in &mut self.pieces {
             let other = std::mem::take(&mut piece.other);
             let mut other = other.into_iter();

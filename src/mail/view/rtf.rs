@@ -308,7 +308,7 @@ impl RtfReader {
     }
 
     const fn is_shown(&self) -> bool {
-        !self.group.is_hidden && !(self.is_html && self.group.is_for_rtf)
+        !(self.group.is_hidden || (self.is_html && self.group.is_for_rtf))
     }
 
     fn flush(&mut self) {
@@ -317,7 +317,7 @@ impl RtfReader {
         }
         let label = self
             .codepage
-            .map_or("windows-1252".to_owned(), charset::of_codepage);
+            .map_or_else(|| "windows-1252".to_owned(), charset::of_codepage);
         self.out
             .push_str(&charset::decode(&self.octets, Some(&label), None));
         self.octets.clear();

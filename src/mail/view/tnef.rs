@@ -201,7 +201,7 @@ impl TnefReader<'_> {
             }
             // Internet code page.
             0x3fde => self.html_codepage = self.u32(place.start),
-            0x1009 => self.keep_rich_text(&value.to_vec()),
+            0x1009 => self.keep_rich_text(value),
             _ => {}
         }
     }

@@ -46,7 +46,7 @@ fn encoded(body: &[u8], encoding: TransferEncoding) -> Option<(TransferEncoding,
         TransferEncoding::QuotedPrintable | TransferEncoding::Uuencode => Some(0..body.len()),
     };
     let quoted = encoding == TransferEncoding::Base64Text && found.is_none() && is_quoted(body);
-    let whole = quoted.then(|| (TransferEncoding::QuotedPrintable, 0..body.len()));
+    let whole = quoted.then_some((TransferEncoding::QuotedPrintable, 0..body.len()));
     found.map(|found| (encoding, found)).or(whole)
 }
 
