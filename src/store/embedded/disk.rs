@@ -1,4 +1,5 @@
-//! Owns every disk change of the journal, one call each, so that a test can make any of them fail.
+//! Owns every disk change of the journal and the reading of a record, one call each, so that a test can make
+//! any of them fail.
 //!
 //! Does not interpret the data, and never retries.
 
@@ -79,6 +80,27 @@ impl Disk {
         File::open(folder)?.sync_all()
     }
 
+    /// Reads `bytes` bytes at offset `at` of the file at `path`.
+    pub(super) fn read(&self, path: &Path, at: u64, bytes: u32) -> io::Result<Vec<u8>> {
+        self.read_fault()?;
+        let file = File::open(path)?;
+        let mut out = vec![0; bytes as usize];
+        file.read_exact_at(&mut out, at)?;
+        Ok(out)
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "under test the disk has faults")]
+    #[expect(clippy::unnecessary_wraps, reason = "under test the disk has faults")]
+    const fn read_fault(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    #[cfg(test)]
+    fn read_fault(&self) -> io::Result<()> {
+        self.faults.meet_read()
+    }
+
     #[cfg(not(test))]
     #[expect(clippy::unused_self, reason = "under test the disk has faults")]
     #[expect(clippy::unnecessary_wraps, reason = "under test the disk has faults")]
@@ -105,6 +127,7 @@ pub(in crate::store) enum DiskChange {
 
 #[cfg(test)]
 pub(in crate::store) mod faults {
+    use std::collections::VecDeque;
     use std::io;
     use std::sync::Mutex;
 
@@ -119,6 +142,7 @@ pub(in crate::store) mod faults {
         met: u64,
         stop_at: Option<u64>,
         once: Option<(DiskChange, i32)>,
+        reads: VecDeque<i32>,
     }
 
     impl DiskFaults {
@@ -131,6 +155,18 @@ pub(in crate::store) mod faults {
         /// The next change of this kind fails with this errno, and only that one.
         pub(in crate::store) fn fail_once(&self, change: DiskChange, errno: i32) {
             self.0.lock().unwrap().once = Some((change, errno));
+        }
+
+        /// The next reads of a record fail with these errnos, one each.
+        pub(in crate::store) fn fail_reads(&self, errnos: &[i32]) {
+            self.0.lock().unwrap().reads.extend(errnos);
+        }
+
+        pub(super) fn meet_read(&self) -> io::Result<()> {
+            match self.0.lock().unwrap().reads.pop_front() {
+                Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+                None => Ok(()),
+            }
         }
 
         pub(super) fn meet(&self, change: DiskChange) -> io::Result<()> {

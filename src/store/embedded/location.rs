@@ -2,14 +2,13 @@
 //!
 //! Does not write.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::disk::Disk;
 use super::frame::{RecordSpan, u32_at, u64_at};
 use super::segment::SegmentKind;
 
@@ -98,11 +97,12 @@ impl RecordLocation {
 pub(super) struct RecordReader {
     folder: PathBuf,
     kind: SegmentKind,
+    disk: Disk,
 }
 
 impl RecordReader {
-    pub(super) const fn new(folder: PathBuf, kind: SegmentKind) -> Self {
-        Self { folder, kind }
+    pub(super) const fn new(folder: PathBuf, kind: SegmentKind, disk: Disk) -> Self {
+        Self { folder, kind, disk }
     }
 
     /// The body of the record at `location`; an error of kind `InvalidData` if it differs from what was
@@ -125,9 +125,7 @@ impl RecordReader {
     }
 
     fn read(&self, location: RecordLocation, at: u64, bytes: u32) -> io::Result<Vec<u8>> {
-        let file = File::open(self.folder.join(self.kind.file_name(location.segment)))?;
-        let mut out = vec![0; bytes as usize];
-        file.read_exact_at(&mut out, at)?;
-        Ok(out)
+        let path = self.folder.join(self.kind.file_name(location.segment));
+        self.disk.read(&path, at, bytes)
     }
 }

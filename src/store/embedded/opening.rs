@@ -33,7 +33,7 @@ pub(super) fn open(
     let folder = DataFolder::enter(&settings.folder)?;
     let metrics = Metrics::default();
     let bytes = settings.segment_bytes;
-    let mut journal = Journal::open(&folder.journal(), bytes, disk, metrics.clone())?;
+    let mut journal = Journal::open(&folder.journal(), bytes, disk.clone(), metrics.clone())?;
     folder.begin(&mut journal)?;
     let limits = RetentionLimits {
         dedupe_window: settings.dedupe_window,
@@ -47,6 +47,7 @@ pub(super) fn open(
         &path,
         folder.lock,
         state,
+        &disk,
     ));
     let clerk = JournalWriter {
         journal,

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
+use super::disk::Disk;
 use super::folder::FolderLock;
 use super::index::{Index, IndexError};
 use super::location::RecordReader;
@@ -71,8 +72,9 @@ impl StoreShared {
         journal: &Path,
         lock: FolderLock,
         state: StoreState,
+        disk: &Disk,
     ) -> Self {
-        let reader = |kind| RecordReader::new(journal.to_owned(), kind);
+        let reader = |kind| RecordReader::new(journal.to_owned(), kind, disk.clone());
         let shared = Self {
             _lock: lock,
             capacity: Capacity::new(&settings),

@@ -177,7 +177,11 @@ impl Mend<'_> {
             let known = self.known_state(&journal, &mut plan)?;
             let known = known.as_ref().map(|(state, seen)| (state, *seen));
             let mut recovery = Recovery {
-                facts: RecordReader::new(self.folder.journal(), SegmentKind::State),
+                facts: RecordReader::new(
+                    self.folder.journal(),
+                    SegmentKind::State,
+                    self.disk.clone(),
+                ),
                 journal: &mut journal,
                 state: &mut state,
                 known,

@@ -91,7 +91,7 @@ impl EmbeddedMessages {
             data_folder::write_version(&folder)?;
         }
         let shelf = Arc::new(DocumentStore {
-            reader: RecordReader::new(journal_folder, SegmentKind::State),
+            reader: RecordReader::new(journal_folder, SegmentKind::State, Disk::default()),
             catalogue,
             _lock: lock,
         });

@@ -13,6 +13,7 @@ use crate::store::embedded::disk::DiskChange;
 mod counts;
 mod halves;
 mod mending;
+mod reads;
 
 const ENOSPC: i32 = 28;
 const EIO: i32 = 5;
