@@ -21,14 +21,14 @@ const MAILS: u64 = 60;
 
 /// The folder that the rows damage: mails that are told, parked and waiting, jobs that are sent and
 /// waiting, over several segments of both kinds.
-struct Whole {
+pub(super) struct Whole {
     root: tempfile::TempDir,
     /// The mails that wait, by their numbers in the folder; of each its number here.
-    waiting: Vec<(u64, u64)>,
+    pub(super) waiting: Vec<(u64, u64)>,
 }
 
 impl Whole {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         let (live, clean) = (root.path().join("live"), root.path().join("clean"));
         let mut waiting = Vec::new();
@@ -60,7 +60,7 @@ impl Whole {
 
     /// A Postern with a copy of the folder: as a clean stop left it, with its index, or as a kill did,
     /// without.
-    fn postern(&self, with_index: bool, base_url: &str, relay: u16) -> Postern {
+    pub(super) fn postern(&self, with_index: bool, base_url: &str, relay: u16) -> Postern {
         let lines = format!(
             "[outbound]\nenabled = true\nfrom = 'reply@inbox.test'\nhost = '127.0.0.1'\nport = {relay}\n"
         );
@@ -256,12 +256,12 @@ fn nothing_is_told_again_or_forgotten(whole: &Whole, mended: &Mended) {
     }
 }
 
-fn all(whole: &Whole) -> BTreeSet<u64> {
+pub(super) fn all(whole: &Whole) -> BTreeSet<u64> {
     whole.waiting.iter().map(|(_, nth)| *nth).collect()
 }
 
 /// The segment and the offset of these bytes.
-fn find(folder: &Path, kind: &str, wanted: &[u8]) -> (PathBuf, usize) {
+pub(super) fn find(folder: &Path, kind: &str, wanted: &[u8]) -> (PathBuf, usize) {
     let found = segments(folder, kind).into_iter().find_map(|path| {
         let bytes = fs::read(&path).unwrap();
         let at = bytes.windows(wanted.len()).position(|b| b == wanted)?;
@@ -270,7 +270,7 @@ fn find(folder: &Path, kind: &str, wanted: &[u8]) -> (PathBuf, usize) {
     found.expect("the bytes are in a segment")
 }
 
-fn change(path: &Path, at: usize, count: usize) {
+pub(super) fn change(path: &Path, at: usize, count: usize) {
     let mut bytes = fs::read(path).unwrap();
     for byte in &mut bytes[at..at + count] {
         *byte ^= 0x10;

@@ -22,6 +22,7 @@ use crate::wait::eventually_or;
 mod before;
 mod damage;
 mod mend;
+mod reads;
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
