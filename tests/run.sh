@@ -40,6 +40,9 @@ cargo fmt --check
 step "cargo clippy"
 cargo clippy --all-targets -- -D warnings
 
+step "the fuzz targets build"
+cargo clippy --locked --quiet --manifest-path fuzz/Cargo.toml --target-dir target/fuzz -- -D warnings
+
 step "cargo doc"
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
 

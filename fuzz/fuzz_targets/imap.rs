@@ -6,12 +6,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use postern::{clock, store};
+use postern::{client, clock, ingress, store};
 
 #[path = "../../src/ingress/imap"]
 mod imap {
     #[expect(dead_code, reason = "the door needs more of it")]
-    mod dialogue;
+    mod client;
     mod response;
     mod syntax;
     #[expect(dead_code, reason = "the door needs more of it")]

@@ -12,7 +12,6 @@ mod body;
 #[path = "../../tests/it/webhook/feed.rs"]
 mod feed;
 #[path = "../../tests/it/webhook/kinds.rs"]
-#[expect(dead_code, reason = "the tests need more of it")]
 mod kinds;
 #[path = "../../tests/it/webhook/kit.rs"]
 #[expect(dead_code, reason = "the tests need more of it")]

@@ -29,9 +29,7 @@ use crate::store::id::{DeliveryId, MailId};
 #[async_trait]
 impl MailQueue for EmbeddedStore {
     fn has_room(&self, bytes: u64) -> Result<(), StoreError> {
-        if self.shared.has_failed() || self.writer.has_ended() {
-            return Err(StoreError::Dead);
-        }
+        self.ensure_open()?;
         self.shared.capacity.admit(bytes)
     }
 
@@ -171,6 +169,14 @@ impl MailQueue for EmbeddedStore {
 }
 
 impl EmbeddedStore {
+    /// Fails with `Dead` after the store was closed or has failed.
+    pub(super) fn ensure_open(&self) -> Result<(), StoreError> {
+        match self.shared.has_failed() || self.writer.has_ended() {
+            true => Err(StoreError::Dead),
+            false => Ok(()),
+        }
+    }
+
     /// Lists deliveries one by one. One with a damaged envelope is logged and left out.
     async fn list(
         &self,

@@ -54,7 +54,7 @@ impl Threads for EmbeddedStore {
 
     async fn is_revoked(&self, token: [u8; 16]) -> Result<bool, StoreError> {
         if !self.shared.state().has_revocations {
-            return Ok(false);
+            return self.ensure_open().map(|()| false);
         }
         let entry = self.read(move |shared| Ok(shared.entry(IndexKey::revoked(token))?));
         Ok(entry.await?.is_some())
