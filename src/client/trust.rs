@@ -78,7 +78,7 @@ pub fn public_roots() -> RootCertStore {
 }
 
 /// True if one of `roots` vouches for the first certificate of `chain` at `now`, by way of the others
-/// (RFC 5280 section 6). The name of the certificate is not looked at.
+/// (RFC 5280 section 6). The name of the certificate is not checked.
 pub fn is_trusted(chain: &[CertificateDer<'_>], roots: &RootCertStore, now: Timestamp) -> bool {
     let Some((leaf, intermediates)) = chain.split_first() else {
         return false;

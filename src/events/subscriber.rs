@@ -219,7 +219,7 @@ impl Subscriber {
         const COUNT: usize = 100;
         while order.open() < OPEN_MAX {
             let read = order.read();
-            // Asked before the events are: one that is given up later was read.
+            // Read before the events: an event that is deleted later was read.
             let has_gap = read != EventId::default() && self.store.has_gap_after(read).await?;
             let events = self.store.events_after(read, COUNT).await?;
             if let (true, Some((oldest, _))) = (has_gap, events.first()) {

@@ -15,9 +15,9 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 use crate::base64;
 use crate::clock::Timestamp;
 
-/// Names of one certificate that are read.
+/// The maximum number of names of one certificate that are read.
 const NAMES_MAX: usize = 100;
-/// Certificates of one chain that are read.
+/// The maximum number of certificates of one chain that are read.
 const CHAIN_MAX: usize = 10;
 
 /// The public key of a certificate, the names of its owner and its period of validity.
@@ -35,13 +35,13 @@ pub struct Certificate {
 }
 
 /// The time before its end in which a certificate expires soon. Let's Encrypt renews a month before the
-/// end: after half of that something is wrong.
+/// end, so half of that time later the renewal must have failed.
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// The state of a certificate at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Validity {
-    /// The time lies within the period of validity, and 14 days later it still does.
+    /// The certificate is valid, and still is 14 days later.
     Good,
     /// The certificate is valid, but not 14 days later.
     ExpiresSoon,
@@ -65,7 +65,7 @@ impl Certificate {
         }
     }
 
-    /// The certificates of a PEM text up to the first that is no PEM, in their order; at most 10.
+    /// The certificates of a PEM text up to the first that is not PEM, in their order; at most 10.
     pub fn chain_from_pem(pem: &[u8]) -> Vec<CertificateDer<'static>> {
         let all = CertificateDer::pem_slice_iter(pem);
         all.map_while(Result::ok).take(CHAIN_MAX).collect()

@@ -1,4 +1,4 @@
-//! Owns the gauge of the ends of the certificates that are shown.
+//! Owns the gauge of the expiry of the certificates in use.
 //!
 //! Does not serve it.
 

@@ -30,7 +30,7 @@ use files::HostStamp;
 pub use certificate::{Certificate, PublicKey, Validity};
 pub use metrics::register_expiry;
 
-/// The interval between two checks of the files for a change, and of the certificates for their end.
+/// The interval between two checks of the files for a change, and of the certificates for their expiry.
 pub const POLL_WAIT: Duration = Duration::from_secs(30);
 
 /// The certificates of every host, and the choice for a client.
@@ -47,7 +47,7 @@ pub struct Certificates {
     logged: Mutex<BTreeMap<String, Validity>>,
 }
 
-/// The certificate of a host: as it is shown, and as it is read.
+/// The certificate of a host: as TLS presents it, and parsed.
 #[derive(Clone)]
 struct HostCertificate {
     certified: Arc<CertifiedKey>,
@@ -122,7 +122,7 @@ impl Certificates {
         }
     }
 
-    /// Checks for changed files and for certificates that end every `wait`, and logs the result, for ever.
+    /// Checks for changed files and for expiring certificates every `wait`, and logs the result, for ever.
     /// The disk is read off the async threads.
     pub async fn watch(self: Arc<Self>, wait: Duration) {
         loop {
@@ -163,8 +163,8 @@ impl Certificates {
         Ok(Arc::new(config))
     }
 
-    /// Logs each certificate that is not good at `now`: once, and again when that changes and after each
-    /// reload.
+    /// Logs each certificate that is expired, expires soon or is not valid yet at `now`: once, and again when
+    /// that changes and after each reload.
     pub fn log_validity(&self, now: Timestamp) {
         for (host, certificate, validity) in self.validity_changes(now) {
             let Certificate {
@@ -187,7 +187,7 @@ impl Certificates {
         }
     }
 
-    /// The certificates whose validity is not the one that was given last.
+    /// The certificates whose validity differs from the last result.
     fn validity_changes(&self, now: Timestamp) -> Vec<(String, Certificate, Validity)> {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         let leaves = self.leaves().into_iter();
@@ -200,7 +200,7 @@ impl Certificates {
         changes.collect()
     }
 
-    /// The certificate that is shown for each host, in alphabetical order; `None` if its dates cannot be read.
+    /// The certificate of each host, in alphabetical order; `None` if its dates cannot be read.
     pub fn leaves(&self) -> Vec<(String, Option<Certificate>)> {
         let hosts = self.current();
         let leaves = hosts.iter();

@@ -11,7 +11,7 @@ use crate::product::Product;
 const HEAD: &str = "From: Ann <ann@peer.test>\r\nSubject: A long one\r\nMessage-ID: <long@peer.test>\r\n\
                     Date: Fri, 20 Nov 2026 10:00:00 +0000\r\nMIME-Version: 1.0\r\n";
 
-/// A message that the product was told of, and the Postern that told it.
+/// A message in the product, and the Postern that posted it.
 struct Told {
     postern: Postern,
     message: Value,
@@ -58,7 +58,7 @@ impl Told {
         body
     }
 
-    /// The message names this bound, and one line of the log does.
+    /// Asserts that the message and one log line name this bound.
     fn names(&mut self, flag: &str) {
         assert_eq!(self.message["flags"], serde_json::json!([flag]));
         let log = self.postern.log();

@@ -338,7 +338,7 @@ async fn a_subscriber_too_far_behind_continues_with_a_warning() {
     };
     store.record(vec![heard.clone()]).await.unwrap();
     store.record(facts(1, 1_001)).await.unwrap();
-    // The newest event that will be gone. The next one does not have the number behind it.
+    // The newest event that will be deleted. The number of the next event is not the following one.
     let gone = *store.newest_event().borrow();
     store.record(vec![heard]).await.unwrap();
     for from in (1_001..=KEPT + 1).step_by(1_000) {

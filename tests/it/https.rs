@@ -30,7 +30,7 @@ impl Secured {
         secured
     }
 
-    /// The same without a certificate; it does not run yet.
+    /// The same without a certificate, not yet started.
     fn prepare(http: &str, extra: &str) -> Self {
         let postern = Postern::new(Some("http://127.0.0.1:1/none"), "");
         let certs = postern.scratch("certs");

@@ -1,4 +1,4 @@
-//! Methods that a path of the real program does not support: each answer names those that it does.
+//! Methods that a path of the real program does not support: each response names the supported ones.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,7 +25,7 @@ const PAGES: [(&str, &[&str]); 9] = [
     ("/admin/outbox/x/cancel", &["POST"]),
 ];
 
-/// The status of an answer, and its `Allow` fields.
+/// The status of a response, and its `Allow` fields.
 fn ask(port: u16, method: &str, path: &str) -> (u16, Vec<String>) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -107,7 +107,7 @@ fn every_answer_to_a_wrong_method_names_the_right_ones() {
             assert_eq!(listed.len(), named.len(), "{method} {path}: {allow}");
         }
     }
-    // No path, no methods.
+    // An unknown path has no methods.
     assert_eq!(ask(postern.http, "TRACE", "/none").0, 404);
     postern.stop();
 }

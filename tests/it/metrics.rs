@@ -1,4 +1,4 @@
-//! The metrics that the documents name: each has its series before anything has happened.
+//! The metrics that the documents name: each has a series from the start.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -117,7 +117,7 @@ impl Adapter for Brevo {
     }
 }
 
-/// A request of these items.
+/// A request with these items.
 fn request_of(items: &[&Json]) -> String {
     let items = items.iter().copied().cloned().collect();
     Json::Object(vec![("items".to_owned(), Json::List(items))]).to_text()

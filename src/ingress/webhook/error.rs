@@ -15,7 +15,7 @@ pub enum AuthenticationError {
     /// The certificate that signed the request cannot be fetched, or is not valid now.
     #[error("certificate not available")]
     NoCertificate,
-    /// The certificate that the request is signed with is not one of the provider's.
+    /// The certificate that signed the request is not one of the provider's.
     #[error("certificate not the provider's")]
     ForeignCertificate,
     /// A field that must occur once occurs twice.

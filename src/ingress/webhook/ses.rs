@@ -74,8 +74,9 @@ impl Ses {
 
     /// Checks that a certificate is valid now and one of SNS in the region of the request's topic.
     ///
-    /// SNS may serve a certificate without the one that vouches for it. Then nobody can say who vouches,
-    /// and the certificate is taken for what it is: it came from the host of SNS over HTTPS.
+    /// SNS may serve a certificate without the one that vouches for it. Then its
+    /// issuer cannot be verified, and the certificate is accepted because it came from the host of SNS over
+    /// HTTPS.
     fn check_certificate(
         &self,
         root: JsonObject<'_>,
@@ -293,7 +294,7 @@ fn parse_mail(message: JsonObject<'_>) -> Result<Decoded, Malformed> {
 /// The region of a topic.
 struct SnsRegion<'t> {
     name: &'t str,
-    /// The domain of Amazon's hosts there.
+    /// The domain of Amazon's hosts in that region.
     domain: &'static str,
 }
 

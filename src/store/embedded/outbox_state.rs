@@ -272,7 +272,7 @@ impl OutboxState {
         self.events.get(&id).copied()
     }
 
-    /// True if there are as many events as are kept at most.
+    /// True if the maximum number of events is kept.
     pub(super) fn is_event_log_full(&self) -> bool {
         self.events.len() >= EVENTS_MAX
     }

@@ -1,4 +1,4 @@
-//! A robot that no header field betrays and that answers whatever we say.
+//! A robot without telling header fields that answers every mail.
 
 use serde_json::json;
 
@@ -9,7 +9,7 @@ use crate::relay::server::{Act, Fake};
 const ROBOT: &str = "robot@sink.test";
 const ROUNDS: usize = 15;
 
-/// The number of messages that the product is told of, and of mails that are held, when each of our mails is
+/// The numbers of posted messages and of held mails, when each of our mails is
 /// answered at once with what `answer` says.
 fn talk(answer: impl Fn(usize) -> String) -> (usize, usize) {
     let relay = Fake::start(|_, _| Act::Usual);

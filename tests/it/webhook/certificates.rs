@@ -1,4 +1,4 @@
-//! The certificate that SNS signs with: in whose name it is, and who vouches for it.
+//! The certificate with which SNS signs: its name and its issuer.
 
 use std::sync::Arc;
 
@@ -52,7 +52,7 @@ impl Authority {
     }
 }
 
-/// The status of the answer to a good notification whose certificate is served as `pem`.
+/// The status of the response to a valid notification whose certificate is served as `pem`.
 async fn answer(roots: &RootCertStore, pem: &str) -> u16 {
     let ses = Ses {
         roots: Arc::new(roots.clone()),

@@ -292,11 +292,11 @@ async fn of_a_batch_with_files_the_sound_mails_are_fetched_and_the_rest_is_set_a
     assert_eq!(house.fetch.asked(), [format!("{FILES}t1")]);
     assert_eq!(house.deliveries().len(), 2);
     assert_eq!(files(&house), [("a.txt".to_owned(), None)]);
-    // The provider repeats the batch after all: it is fetched again, and nobody is told twice.
+    // The provider repeats the batch nevertheless: it is fetched again, and no message is posted twice.
     assert_eq!(house.send(&post).await.status, 200);
     until(&house, || notes(&house).is_empty()).await;
     assert_eq!((house.deliveries().len(), house.effects()), (4, 2));
-    // A batch that holds nothing else is answered as before.
+    // A batch without other items gets the same response as before.
     body["items"] = json!([body["items"][1], body["items"][2]]);
     let broken = kit.post(Body::Json(body), house.now);
     assert_eq!(house.send(&broken).await.status, 400);

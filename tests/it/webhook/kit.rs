@@ -135,7 +135,7 @@ pub(super) fn certificate() -> String {
     params.self_signed(&*RSA).unwrap().pem()
 }
 
-/// A certificate for the key SNS signs with, by an authority.
+/// A certificate of an authority for the key with which SNS signs.
 pub(super) fn certificate_by(params: &CertificateParams, issuer: &Issuer<'_, KeyPair>) -> String {
     params.signed_by(&*RSA, issuer).unwrap().pem()
 }

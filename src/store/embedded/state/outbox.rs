@@ -39,7 +39,7 @@ impl StoreState {
                 .add_settled(seq, made_at, JobId(id.try_into().ok()?));
             Some(())
         })?;
-        // An older version did not note which events are gone: with so many there may have been more.
+        // An older version did not record the deleted events: with so many events some may have been deleted.
         if self.totals.events_gone_to == 0
             && self.outbox.is_event_log_full()
             && let Some(oldest) = self.outbox.oldest_event()
