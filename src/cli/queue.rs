@@ -46,15 +46,15 @@ pub(super) enum QueueSubcommand {
         #[arg(long)]
         reparse: bool,
     },
-    /// Park a waiting delivery, so that later mail of its thread goes on
+    /// Park a waiting delivery, so that later mail of its thread is delivered
     Park {
         /// The delivery, for example 1042.0
         id: String,
-        /// The reason, which the list shows
+        /// The reason, which `queue list` shows
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
     },
-    /// Drop a parked or a waiting delivery for good
+    /// Drop a parked or a waiting delivery permanently
     Drop {
         /// The delivery, for example 1042.0
         id: String,

@@ -230,8 +230,8 @@ impl DeliveryAttempt<'_> {
         self.record(vec![Fact::Advanced { delivery, step }]).await
     }
 
-    /// The terms of the links to the files of the mail: those that an earlier attempt has planned, or those
-    /// that are configured now.
+    /// The terms of the links to the files of the mail: those that an earlier attempt has planned,
+    /// otherwise those that are configured now.
     fn link_terms(&self, post: &PlannedPost) -> Option<LinkTerms> {
         let links = self.context.objects.as_ref()?.links();
         let planned = post.links.as_ref().map(|planned| LinkTerms {

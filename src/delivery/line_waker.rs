@@ -1,21 +1,21 @@
-//! Owns the way by which others tell the worker that the first delivery of a partition need not wait any
-//! longer.
+//! Owns the channel by which other parts notify the worker that the first delivery of a partition need not
+//! wait any longer.
 //!
-//! Changes no delivery: a person's order is a fact in the store before the worker hears of it.
+//! Changes no delivery: the change by a person is a fact in the store before the worker is notified.
 
 use tokio::sync::mpsc;
 
 use crate::mail::partition::PartitionKey;
 use crate::store::DeliveryId;
 
-/// Orders that the worker has not taken up; whoever gives more waits.
+/// The maximum number of notices that the worker has not handled; a further sender waits.
 const ORDERS_MAX: usize = 64;
 
-/// A sender of orders. Clones send to the same worker.
+/// A sender of notices. Clones notify the same worker.
 #[derive(Clone, Debug)]
 pub struct LineWaker(mpsc::Sender<(PartitionKey, DeliveryId)>);
 
-/// The orders, at the worker.
+/// The notices, at the worker.
 pub(super) type WakeOrders = mpsc::Receiver<(PartitionKey, DeliveryId)>;
 
 /// A sender and its receiver.
@@ -25,8 +25,8 @@ pub(super) fn line_waker() -> (LineWaker, WakeOrders) {
 }
 
 impl LineWaker {
-    /// Has the worker look at this delivery at once, if it is the first of its partition: neither its next
-    /// attempt's time nor a pause of its route counts. Does nothing once the worker has ended.
+    /// Makes the worker attempt this delivery at once, if it is the first of its partition, regardless of
+    /// the time of its next attempt and of a pause of its route. Does nothing after the worker has ended.
     pub async fn wake(&self, partition: PartitionKey, delivery: DeliveryId) {
         let _ = self.0.send((partition, delivery)).await;
     }

@@ -35,7 +35,7 @@ pub(super) struct Partitions {
     /// Partitions whose first delivery may run, by route, in the order in which they became ready: the
     /// order of arrival for new ones; a deferred one rejoins at the end.
     ready: Vec<VecDeque<PartitionKey>>,
-    /// Partitions whose first delivery may run whatever its route's circuit breaker says.
+    /// Partitions whose first delivery may run regardless of the circuit breaker of their route.
     urgent: VecDeque<PartitionKey>,
     /// Partitions that wait, by the time at which they may run again.
     timers: BTreeSet<(Instant, PartitionKey)>,
@@ -54,7 +54,7 @@ struct Partition {
     queue: VecDeque<DeliveryId>,
     state: PartitionState,
     attempts: u32,
-    /// Deliveries that are urgent the next time they are the first.
+    /// Deliveries that become urgent when they are the first of their partition.
     urgent: BTreeSet<DeliveryId>,
 }
 
@@ -153,7 +153,7 @@ impl Partitions {
         Some((key, id))
     }
 
-    /// Starts the next urgent delivery, and returns its route too.
+    /// Starts the next urgent delivery, and also returns its route.
     pub(super) fn start_urgent(&mut self) -> Option<(PartitionKey, DeliveryId, usize)> {
         let key = self.urgent.pop_front()?;
         let lane = self.partitions.get_mut(&key)?;
@@ -163,8 +163,9 @@ impl Partitions {
         Some((key, id, lane.route))
     }
 
-    /// Makes a delivery urgent once it is the first of its partition. One that runs has perhaps just
-    /// ended, so it runs once more if it is deferred. One that is not queued stays as it is.
+    /// Makes a delivery urgent when it is the first of its partition. The attempt of a running delivery may
+    /// just have ended, so such a delivery runs once more if it is deferred. A delivery that is not queued
+    /// is ignored.
     pub(super) fn hurry(&mut self, key: PartitionKey, id: DeliveryId) {
         let Some(lane) = self.partitions.get_mut(&key) else {
             return;
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn an_urgent_delivery_waits_for_no_time_and_no_route_but_for_those_before_it() {
+    fn an_urgent_delivery_waits_only_for_those_before_it() {
         let mut lanes = Partitions::new(2, 100);
         for n in 1..=3 {
             lanes.offer(key(1), 1, id(n));
@@ -338,14 +339,14 @@ mod tests {
         lanes.offer(key(2), 1, id(9));
         let now = Instant::now();
         assert_eq!(lanes.start_next(1), Some((key(1), id(1))));
-        // One that runs is tried once more if it fails.
+        // A running delivery is attempted once more if it fails.
         lanes.hurry(key(1), id(1));
         assert_eq!(lanes.start_urgent(), None);
         lanes.defer(key(1), now + Duration::from_secs(600));
         assert_eq!(lanes.start_urgent(), Some((key(1), id(1), 1)));
         lanes.defer(key(1), now + Duration::from_secs(600));
         assert_eq!(lanes.start_urgent(), None);
-        // One that stands behind another becomes urgent when that is gone.
+        // A delivery behind another becomes urgent when the other is finished.
         lanes.hurry(key(1), id(2));
         assert_eq!(lanes.start_urgent(), None);
         lanes.hurry(key(1), id(1));
@@ -357,7 +358,7 @@ mod tests {
         lanes.finish(key(1));
         assert_eq!(lanes.start_next(1), None, "the route does not count");
         assert_eq!(lanes.start_urgent(), Some((key(1), id(2), 1)));
-        // It is urgent once: after that it waits like any other.
+        // A delivery is urgent once: after that it waits like any other.
         lanes.defer(key(1), now + Duration::from_secs(600));
         assert_eq!(lanes.start_urgent(), None);
         lanes.wake(now + Duration::from_secs(600));

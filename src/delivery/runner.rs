@@ -50,7 +50,7 @@ pub(super) enum AttemptEnd {
 impl DeliveryContext {
     /// Makes one attempt; `attempts` counts all attempts including this one.
     pub(super) async fn deliver(&self, id: DeliveryId, attempts: u32) -> AttemptReport {
-        // While it is held, no person changes the delivery.
+        // While the lease is held, no person changes the delivery.
         let _lease = match self.store.lease(LeaseName::Delivery(id)).await {
             Ok(lease) => lease,
             Err(error) => return AttemptReport::without_call(self.unreadable(id, error).await),

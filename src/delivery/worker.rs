@@ -158,7 +158,7 @@ impl DeliveryWorker {
         Arc::clone(&self.context.retry_statuses)
     }
 
-    /// The way to tell the worker that a delivery need not wait any longer.
+    /// The sender that notifies the worker that a delivery need not wait any longer.
     pub fn line_waker(&self) -> LineWaker {
         self.line_waker.clone()
     }
@@ -290,7 +290,7 @@ impl DeliveryWorker {
     /// Starts the ready deliveries, alternating between routes, while there are free slots.
     fn start_ready(&mut self, now: Instant) {
         self.partitions.wake(now);
-        // A person's order is no probe: its failure puts off no other.
+        // A delivery that a person requested is not a probe: its failure delays no other.
         while self.tasks.len() < self.settings.concurrency
             && let Some((lane, id, route)) = self.partitions.start_urgent()
         {
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_urgent_delivery_is_attempted_though_its_route_is_paused() {
+    async fn an_urgent_delivery_is_attempted_on_a_paused_route() {
         let folder = tempfile::tempdir().unwrap();
         let settings = store::Settings {
             segment_bytes: 1 << 20,

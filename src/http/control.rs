@@ -34,7 +34,7 @@ pub const SOCKET_NAME: &str = "control.sock";
 const RECIPIENTS_MAX: usize = 100;
 /// Octets of a thread id, which must fit a path segment of the Messages API.
 const THREAD_BYTES_MAX: usize = 256;
-/// Octets of a person's reason for parking a mail.
+/// The maximum length in octets of a person's reason for parking a mail.
 const REASON_BYTES_MAX: usize = 256;
 
 /// The parts that the control socket works on.

@@ -22,7 +22,7 @@ use crate::signature::{self, HmacKey};
 pub const LINK_PATH: &str = "/gateway/attachments/";
 /// A label for deriving link keys from the secrets, so that no other signature is valid for a link.
 const KEY_LABEL: &[u8] = b"postern attachment links v1";
-/// What a key signs to be named by.
+/// The input that a key signs to derive its own name.
 const NAME_LABEL: &[u8] = b"postern attachment links key name";
 
 /// Makes and verifies links.
@@ -34,10 +34,10 @@ pub struct LinkSigner {
     lifetime: Duration,
 }
 
-/// What the links to the files of one mail have in common.
+/// The terms that the links to the files of one mail share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkTerms {
-    /// The URL that they begin with.
+    /// The URL with which they begin.
     pub base_url: String,
     /// Time at which they expire, in Unix seconds.
     pub expires: u64,
@@ -93,7 +93,7 @@ impl LinkSigner {
         }
     }
 
-    /// The URL of a file that came at `received_at`, by the configured terms. Without a key the URL has an
+    /// The URL of a file that came at `received_at`, on the configured terms. Without a key the URL has an
     /// empty signature, which is never valid.
     pub fn url(
         &self,
@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn terms_outlive_other_settings() {
+    fn recorded_terms_stay_valid_after_a_change_of_settings() {
         let secrets = ["first secret", "second secret"].map(Secret::new);
         let day = Duration::from_secs(86_400);
         let old = LinkSigner::new("http://a.example", &secrets[..1], day);

@@ -120,7 +120,7 @@ impl JobRunner {
             Err(StoreError::Dead) => return JobEnd::StoreDead,
             Err(_) => return JobEnd::Pause(STORE_FULL_PAUSE),
         }
-        // The beginning of a job that a person cancelled meanwhile means nothing.
+        // A job that a person cancelled in the meantime ignores the fact of its beginning.
         let record = match self.store.job(job.id).await {
             Ok(Some(record)) if record.begun_at.is_some() => record,
             Ok(_) => return JobEnd::Recorded,

@@ -1,6 +1,6 @@
-//! Owns the jobs that a person wants sent now, until the worker takes them up.
+//! Owns the jobs that a person wants sent now, until the worker starts them.
 //!
-//! Changes no job: that a person retried it is a fact in the store before it is listed here.
+//! Changes no job: the retry by a person is a fact in the store before the job is listed here.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use crate::mail::job_id::JobId;
 
-/// The most jobs that are listed at a time; any other is sent in its turn.
+/// The maximum number of listed jobs; any other is sent in its normal order.
 const URGENT_MAX: usize = 1024;
 
 /// The urgent jobs. Clones share them.
@@ -23,7 +23,8 @@ struct Shared {
 }
 
 impl UrgentJobs {
-    /// Has the worker send this job next, if it waits: a relay that is left alone is tried again for it.
+    /// Makes the worker send this job next, if it waits; a relay that is not in use after failures is tried
+    /// again for it.
     pub fn add(&self, job: JobId) {
         let mut jobs = self.jobs();
         if jobs.len() < URGENT_MAX {
@@ -33,7 +34,7 @@ impl UrgentJobs {
         self.0.added.notify_one();
     }
 
-    /// Takes one of them.
+    /// Removes and returns one of the jobs.
     pub(super) fn take(&self) -> Option<JobId> {
         self.jobs().pop_first()
     }

@@ -131,7 +131,7 @@ impl OutboundWorker {
         }
     }
 
-    /// The list of the jobs that are sent next.
+    /// The list of the urgent jobs.
     pub fn urgent_jobs(&self) -> UrgentJobs {
         self.urgent.clone()
     }
@@ -247,7 +247,7 @@ impl OutboundWorker {
     }
 
     /// Starts the jobs that a person wants sent now, each if it is the first of its thread. The relays are
-    /// tried again for it, for the person knows more about them than their last failure.
+    /// tried again for them, because the person may have repaired a relay since its last failure.
     async fn start_urgent(&mut self, claim: &Claim, now: Instant) -> Result<(), StoreError> {
         let store = self.runner.store.clone();
         while self.has_capacity()

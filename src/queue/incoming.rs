@@ -29,7 +29,7 @@ use crate::store::{
 const MESSAGE_ID_BYTES_MAX: usize = 1024;
 /// The rule name for deliveries that a person drops.
 const OPERATOR_RULE: &str = "operator";
-/// The reason of a delivery that a person parked; the person's own words follow.
+/// The reason of a delivery that a person parked; the reason that the person gave follows.
 const PARKED_BY_OPERATOR: &str = "a person parked it";
 
 /// The state of a delivery that is not settled.
@@ -55,13 +55,14 @@ pub struct PendingRetry {
 /// Finds the next attempt of a delivery; `None` if it was not attempted since the worker started.
 pub type RetryLookup = Arc<dyn Fn(DeliveryId) -> Option<PendingRetry> + Send + Sync>;
 
-/// Tells the worker that a delivery of this partition need not wait any longer, if it is the first there.
+/// Notifies the worker that a delivery of this partition need not wait any longer, if it is the first
+/// there.
 pub type WakeLine = Arc<dyn Fn(PartitionKey, DeliveryId) -> BoxFuture<'static, ()> + Send + Sync>;
 
-/// The state in which a delivery ended by a person's order.
+/// The final state of a delivery that a person dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueEnd {
-    /// The mail is not told to the product.
+    /// The product does not receive the mail.
     Dropped,
     /// The product has the message already.
     Delivered,
@@ -107,8 +108,8 @@ impl MailQueue {
         }
     }
 
-    /// The same queue beside a running worker: what it knows of the next attempts, and the way to tell it
-    /// that a wait is over.
+    /// The same queue with a running worker: its times of the next attempts, and the channel that notifies
+    /// it of the end of a wait.
     pub fn with_worker(self, pending_retry: RetryLookup, wake_line: WakeLine) -> Self {
         Self {
             pending_retry,
@@ -174,8 +175,8 @@ impl MailQueue {
         Ok(pieces.concat().into())
     }
 
-    /// Has a delivery attempted now. A parked one waits again, with the person's approval; the wait of a
-    /// waiting one ends, whatever its next attempt's time and a pause of its route.
+    /// Makes the worker attempt a delivery now. A parked one waits again, with the person's approval; the
+    /// wait of a waiting one ends, regardless of the time of its next attempt and of a pause of its route.
     ///
     /// # Errors
     /// [`QueueError::NotFound`], [`QueueError::WrongState`], [`QueueError::Store`].
@@ -195,8 +196,8 @@ impl MailQueue {
         Ok(())
     }
 
-    /// Parks a waiting delivery until a person releases or drops it, and records the event of it. Later
-    /// mail of its thread is delivered before it. `reason` are the person's words, if there are any.
+    /// Parks a waiting delivery until a person releases or drops it, and records the event. Later mail of
+    /// its thread is delivered before it. `reason` is the reason that the person gave, if any.
     ///
     /// # Errors
     /// [`QueueError::NotFound`], [`QueueError::WrongState`], [`QueueError::Store`].
@@ -229,8 +230,8 @@ impl MailQueue {
         Ok(())
     }
 
-    /// Drops a delivery for good, and records the event of it. One whose message the product has already
-    /// counts as delivered instead.
+    /// Drops a delivery permanently, and records the event. A delivery whose message the product has
+    /// already counts as delivered instead.
     ///
     /// # Errors
     /// [`QueueError::NotFound`], [`QueueError::WrongState`], [`QueueError::Store`].
@@ -265,7 +266,7 @@ impl MailQueue {
         Ok(end)
     }
 
-    /// A delivery that nobody attempts as long as the lease is held.
+    /// A delivery that is not attempted while the lease is held.
     async fn take(&self, id: DeliveryId) -> Result<(Delivery, Lease), QueueError> {
         let lease = self.store.try_lease(LeaseName::Delivery(id)).await?;
         let delivery = self.store.delivery(id).await?;
@@ -291,7 +292,7 @@ impl MailQueue {
         Ok(())
     }
 
-    /// Has the worker look at the partition of a delivery that waited.
+    /// Makes the worker check the partition of a delivery that waited.
     async fn wake(&self, delivery: &Delivery) {
         let partition = PartitionKey::of(&delivery.envelope, &delivery.recipient);
         (self.wake_line)(partition, delivery.id).await;
@@ -321,7 +322,7 @@ impl MailQueue {
         read.map_err(|_| QueueError::Unreadable)
     }
 
-    /// What other mails and the product know a mail by; nothing if its bytes cannot be read.
+    /// The identifiers of a mail for other mails and for the product; empty if its bytes cannot be read.
     async fn read_identity(&self, delivery: &Delivery) -> MailIdentity {
         let Ok(bytes) = self.mail_bytes(delivery.id.mail).await else {
             return MailIdentity::default();
@@ -341,14 +342,15 @@ impl MailQueue {
     }
 }
 
-/// The names of a mail that its bytes tell.
+/// The identifiers in the bytes of a mail.
 #[derive(Default)]
 struct MailIdentity {
     fingerprint: Option<Fingerprint>,
     message_id: Option<String>,
 }
 
-/// The facts of a delivery that a person dropped. The kind in its event is null, because nobody asked for it.
+/// The facts of a delivery that a person dropped. The kind in its event is null, because it was not
+/// determined.
 fn dropped_facts(delivery: DeliveryId, mail: MailIdentity) -> Vec<Fact> {
     let at = clock::now();
     let settled = Fact::Settled {
@@ -368,7 +370,7 @@ fn dropped_facts(delivery: DeliveryId, mail: MailIdentity) -> Vec<Fact> {
     vec![settled, event(EventKind::Processed, at, None, data)]
 }
 
-/// The facts of a delivery whose message the product has, and whose last call a person gave up.
+/// The facts of a delivery whose message the product has, and whose last call a person cancelled.
 fn delivered_facts(
     delivery: &Delivery,
     (thread_id, message_id): (&str, &str),

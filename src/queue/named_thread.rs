@@ -1,4 +1,4 @@
-//! Owns what is known of the thread that a token names.
+//! Owns the identification of the thread that a token names.
 //!
 //! Does not verify tokens.
 
@@ -7,8 +7,8 @@ use std::fmt;
 use crate::mail::token::{Claims, ThreadKey};
 use crate::store::{Store, StoreError};
 
-/// The thread of a token. A token holds the id of a thread only if that is a UUID, or in the first format;
-/// of any other id it holds a hash, and the store that issued the token knows the id.
+/// The thread of a token. A token contains the id of a thread only if the id is a UUID, or in the first
+/// format; for any other id it contains a hash, and the store that issued the token has the id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NamedThread {
     /// The thread's id in the product.
@@ -33,7 +33,7 @@ impl NamedThread {
         Ok(issued.map_or_else(|| Self::without_store(claims), Self::Known))
     }
 
-    /// The thread as far as the token itself tells it.
+    /// The thread, as far as the token itself contains it.
     pub fn without_store(claims: &Claims) -> Self {
         let told = claims.thread_id.clone();
         told.or_else(|| claims.thread.as_uuid())

@@ -15,7 +15,7 @@ use crate::clock;
 use crate::mail::job_id::JobId;
 use crate::store::{Fact, JobRecord, JobState, JobStateKind, OutboxLedger, ReadError, Store};
 
-/// Tells the worker that a person wants a waiting job sent now.
+/// Notifies the worker that a person wants a waiting job sent now.
 pub type SendNow = Arc<dyn Fn(JobId) + Send + Sync>;
 
 /// A job, and the one that is sent before it.
@@ -50,7 +50,7 @@ impl JobQueue {
         }
     }
 
-    /// The same jobs beside a running worker, which hears of a job that a person retried.
+    /// The same jobs with a running worker, which is notified of a job that a person retried.
     pub fn with_worker(self, send_now: SendNow) -> Self {
         Self { send_now, ..self }
     }
@@ -129,7 +129,7 @@ impl JobQueue {
         Err(QueueError::WrongState(why))
     }
 
-    /// Has a job sent now: a failed or captured one again, a waiting one without its wait.
+    /// Makes the worker send a job now: a failed or captured one again, a waiting one without its wait.
     ///
     /// # Errors
     /// [`QueueError::NotFound`], [`QueueError::WrongState`], [`QueueError::Store`].

@@ -177,7 +177,7 @@ fn bind_ingress(
         .map_err(|error| ExitError::new(Exit::Unavailable, error))
 }
 
-/// The gateway, whose retried jobs the worker of the outbox hears of.
+/// The gateway; it notifies the worker of the outbox of retried jobs.
 fn beside_worker(gateway: Gateway, worker: Option<&outbound::worker::OutboundWorker>) -> Gateway {
     let Some(worker) = worker else {
         return gateway;
@@ -186,7 +186,7 @@ fn beside_worker(gateway: Gateway, worker: Option<&outbound::worker::OutboundWor
     gateway.with_worker(Arc::new(move |job| urgent.add(job)))
 }
 
-/// The parts of the control socket, beside the running worker.
+/// The parts of the control socket, with the running worker.
 fn live_control_parts(
     config: &Config,
     store: &Store,

@@ -85,8 +85,8 @@ pub trait MailQueue: Send + Sync {
     /// A delivery that waits or is parked; `None` if it is settled or never existed.
     async fn delivery(&self, id: DeliveryId) -> Result<Option<Delivery>, StoreError>;
 
-    /// The first waiting delivery of the partition that a waiting delivery stands in, which is delivered
-    /// before it; `None` if that is the delivery itself, or if it does not wait. Answered from memory.
+    /// The first waiting delivery in the partition of a waiting delivery, which is delivered before it;
+    /// `None` if that is the delivery itself, or if it does not wait. Answered from memory.
     async fn delivery_ahead(&self, id: DeliveryId) -> Result<Option<DeliveryId>, StoreError>;
 
     /// The bytes of the mail as received.
@@ -345,7 +345,7 @@ pub trait StoreBackend: MailQueue + Threads + Outbox + EventLog + fmt::Debug {
     /// Waits until no other caller holds this name, and holds it until the lease is dropped.
     async fn lease(&self, name: LeaseName) -> Result<Lease, StoreError>;
 
-    /// Holds this name until the lease is dropped; `None` if somebody else holds it or waits for it.
+    /// Holds this name until the lease is dropped; `None` if another caller holds it or waits for it.
     async fn try_lease(&self, name: LeaseName) -> Result<Option<Lease>, StoreError>;
 
     /// The store's counters.
@@ -412,7 +412,7 @@ impl Claim {
 pub enum LeaseName {
     /// Polling one account of an IMAP server: `USER@HOST`.
     Mailbox(String),
-    /// Attempting a delivery, or changing its state by a person's order.
+    /// Attempting a delivery, or changing its state for a person.
     Delivery(DeliveryId),
     /// Delivering one of several copies of a mail.
     Copy(Fingerprint),

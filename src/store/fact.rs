@@ -209,8 +209,8 @@ pub enum Fact {
         /// Time of the end.
         at: Timestamp,
     },
-    /// A person has a failed or captured job tried again, or a waiting one without its wait. Ignored for any
-    /// other, and while an attempt is in progress.
+    /// A person retries a failed or captured job, or ends the wait of a waiting one. Ignored for any other,
+    /// and while an attempt is in progress.
     Retried {
         /// The job.
         job: JobId,
@@ -389,19 +389,19 @@ pub struct PlannedPost {
     /// Our last message to the author, which the mail may quote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quoted: Option<QuotedMessage>,
-    /// What the links to the files of the mail have in common.
+    /// The terms that the links to the files of the mail share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub links: Option<PlannedLinks>,
 }
 
-/// What the links to the files of one mail have in common.
+/// The terms that the links to the files of one mail share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedLinks {
-    /// The URL that they begin with.
+    /// The URL with which they begin.
     pub base_url: String,
     /// Time at which they expire, in Unix seconds.
     pub expires: u64,
-    /// The name of the key that signs them, which tells nothing about the key.
+    /// The name of the key that signs them, which discloses nothing about the key.
     pub key: [u8; 4],
 }
 

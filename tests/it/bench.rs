@@ -153,7 +153,7 @@ impl Bench {
         }
     }
 
-    /// The queue as a person works on it beside the worker.
+    /// The queue as a person uses it while the worker runs.
     pub(crate) fn queue(&self) -> MailQueue {
         let queue = MailQueue::new(
             self.store.clone(),

@@ -170,7 +170,7 @@ async fn parked_mail_is_shown_and_sent_back_or_dropped() {
     }
     let waiting = ask(server.store.waiting(None, 10));
     let ids: Vec<String> = waiting.iter().map(|d| d.id.to_string()).collect();
-    // One that waits behind another is not tried before it.
+    // A delivery that waits behind another is not attempted before it.
     let (status, fault) = desk
         .call("POST", &format!("/queue/{}/retry", ids[1]), "")
         .await;

@@ -93,12 +93,12 @@ impl Product {
         self.told.lock().unwrap().echo = Some(echo);
     }
 
-    /// Has every nth answer got lost on its way: the call is done, and the caller hears 503.
+    /// Loses every nth response: the call is executed, and the caller receives 503.
     pub(crate) fn lose_every(&self, nth: usize) {
         self.told.lock().unwrap().loses = Some(nth);
     }
 
-    /// The number of requests under a key that was known, and what differed from the first one.
+    /// The number of requests under a known key, and their differences from the first one.
     pub(crate) fn repeats(&self) -> (usize, Vec<String>) {
         let told = self.told.lock().unwrap();
         (told.repeats, told.changed.clone())
@@ -123,7 +123,7 @@ impl Product {
 }
 
 impl Told {
-    /// The answer its key had before, or `make`'s; `None` if it is lost.
+    /// The earlier response for the key, or the result of `make`; `None` if the response is lost.
     fn once(&mut self, call: &Call, make: impl FnOnce(&mut Self, Value) -> Value) -> Option<Value> {
         let key = call.headers["idempotency-key"].to_str().unwrap().to_owned();
         if let Some(answer) = self.answers.get(&key) {
@@ -158,7 +158,7 @@ fn refused(headers: &HeaderMap) -> Option<(StatusCode, Json<Value>)> {
         .then(|| (StatusCode::UNAUTHORIZED, Json(json!({"success": false}))))
 }
 
-/// A call, as it came.
+/// A call as it was received.
 struct Call {
     target: String,
     headers: HeaderMap,
@@ -176,7 +176,7 @@ impl Call {
     }
 }
 
-/// The answer to a call, or 503 if it is lost.
+/// The response to a call, or 503 if it is lost.
 fn answered(status: StatusCode, answer: Option<Value>) -> (StatusCode, Json<Value>) {
     match answer {
         Some(answer) => (status, Json(answer)),

@@ -147,7 +147,7 @@ impl Gateway {
         }
     }
 
-    /// The same gateway beside a running worker, which hears of a job that a person retried.
+    /// The same gateway with a running worker, which is notified of a job that a person retried.
     pub fn with_worker(self, send_now: SendNow) -> Self {
         Self {
             jobs: self.jobs.with_worker(send_now),

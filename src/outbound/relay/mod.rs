@@ -210,7 +210,7 @@ impl RelayPool {
         first
     }
 
-    /// Lets every relay be used again at once.
+    /// Allows every relay to be used again at once.
     pub fn end_backoff(&self) {
         for state in self.states().iter_mut() {
             state.backoff_until = None;

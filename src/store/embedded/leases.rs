@@ -37,7 +37,7 @@ impl Leases {
         Lease::new(held)
     }
 
-    /// Takes the name unless somebody else holds it or waits for it.
+    /// Takes the name unless another caller holds it or waits for it.
     pub(in crate::store) fn try_take(self: &Arc<Self>, name: LeaseName) -> Option<Lease> {
         #[cfg(debug_assertions)]
         let ordered = order::Entered::new(Arc::clone(self), &name);
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_is_held_is_not_taken_again() {
+    async fn a_held_name_is_not_taken_again() {
         let leases = Arc::new(Leases::default());
         let lease = leases.take(posting("a")).await;
         let again = Arc::clone(&leases);

@@ -232,7 +232,7 @@ impl OutboxState {
         self.waiting.get(&id).map(|waiting| waiting.begun)
     }
 
-    /// The first job of the line that a waiting job stands in, if that is another one.
+    /// The first job in the order of a waiting job, if that is another one.
     pub(super) fn ahead_of(&self, id: JobId) -> Option<JobId> {
         let line = self.waiting.get(&id)?.order_key;
         self.first_of(line).filter(|first| *first != id)

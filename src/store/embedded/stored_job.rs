@@ -112,7 +112,7 @@ impl StoredJob {
             }
             Fact::Ended { outcome, at, .. } => self.end(outcome, at, seq),
             Fact::Retried { at, ends_at, .. } => {
-                // A job that waits keeps its place before the later ones of its thread.
+                // A waiting job keeps its position before the later ones of its thread.
                 if !matches!(self.record.state, JobState::Waiting { .. }) {
                     self.order = seq;
                 }

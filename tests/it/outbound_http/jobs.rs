@@ -95,7 +95,7 @@ async fn a_waiting_job_is_sent_now_unless_it_waits_behind_another() {
     assert!(why.contains(&format!("waits behind job {job}")), "{why}");
     let (status, _) = call(&postern, Method::DELETE, &behind, &json!({})).await;
     assert_eq!(status, 200);
-    // It is sent now, though its wait is an hour and the relay is left alone.
+    // The job is sent now, although its wait is an hour and the relay is not in use.
     let mut retried = post(&postern, &format!("{path}/retry"), &json!({})).await;
     while retried.0 == 409 {
         retried = post(&postern, &format!("{path}/retry"), &json!({})).await;

@@ -211,7 +211,7 @@ impl Sending {
         }
     }
 
-    /// The jobs as a person works on them beside the worker.
+    /// The jobs as a person uses them while the worker runs.
     fn queue(&self) -> JobQueue {
         let urgent = self.urgent.clone();
         let jobs = JobQueue::new(self.store.clone(), Duration::from_secs(3_600));

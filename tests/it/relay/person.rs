@@ -1,4 +1,4 @@
-//! A person's orders about jobs that wait, while the worker sends them.
+//! Retries and cancellations by a person of waiting jobs, while the worker sends them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::server::{Act, Fake, Step};
 use super::{Sending, job, relay, settings};
 use crate::ask::ask;
 
-/// No test lives to see the end of such a wait.
+/// Longer than any test runs.
 fn hours() -> OutboundSettings {
     OutboundSettings {
         schedule: SendSchedule {
@@ -79,7 +79,7 @@ async fn the_wait_of_a_job_ends_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_is_cancelled_or_sent_and_never_both() {
+async fn a_job_is_either_cancelled_or_sent() {
     const JOBS: u8 = 120;
     let fake = Fake::start(|step, count| match step {
         Step::Rcpt if count % 3 == 0 => Act::Say("451 4.7.1 later\r\n".to_owned()),
@@ -127,7 +127,7 @@ async fn a_job_is_cancelled_or_sent_and_never_both() {
         *taken.entry(id.unwrap().to_owned()).or_default() += 1;
     }
     for n in 1..=JOBS {
-        // The one that blocks the thread would spend the task's budget.
+        // The blocking call would use up the budget of the task.
         let record = sending.store.job(JobId([n; 16])).await.unwrap().unwrap();
         let times = taken.get(&record.job.message_id).copied().unwrap_or(0);
         match record.state {

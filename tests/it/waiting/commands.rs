@@ -10,7 +10,7 @@ use crate::crash::mail;
 use crate::fake_api::{Fake, Play};
 use crate::postern::{Client, Postern, eventually};
 
-/// An API that has its troubles until it is mended.
+/// An API that fails until it is repaired.
 async fn troubled() -> (Fake, Arc<AtomicBool>) {
     let is_mended = Arc::new(AtomicBool::new(false));
     let switch = Arc::clone(&is_mended);
@@ -67,7 +67,7 @@ fn is_tried(postern: &Postern, id: &str) -> bool {
     shown["attempts"].as_u64().is_some()
 }
 
-/// Does what an order wants, once no attempt is in its way.
+/// Repeats an order until no attempt prevents it.
 fn ordered(postern: &Postern, arguments: &[&str]) -> String {
     let mut said = String::new();
     eventually("no attempt is in the way", || {
@@ -192,7 +192,7 @@ async fn waiting_mail_is_retried_parked_and_dropped_without_a_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thread_that_another_store_knows_is_never_told_by_its_hash() {
+async fn a_thread_of_another_store_is_never_named_by_its_hash() {
     let (fake, is_mended) = troubled().await;
     is_mended.store(true, Ordering::SeqCst);
     let other = Postern::new(Some(&fake.base()), "");
@@ -213,7 +213,7 @@ async fn a_thread_that_another_store_knows_is_never_told_by_its_hash() {
     let note = object["threadNote"].as_str().unwrap().to_owned();
     assert!(note.starts_with("unknown thread (hash "), "{note}");
 
-    // The mail is kept for a person: nothing is lost, and nothing is told.
+    // The mail is kept for a person, and the product receives nothing.
     send(&postern, &to, 1);
     postern.drained();
     let parked = &listed(&postern, "parked")[0];
@@ -240,7 +240,7 @@ async fn a_thread_that_another_store_knows_is_never_told_by_its_hash() {
         "{text}"
     );
 
-    // Once this store knows the id, all of them tell it.
+    // As soon as this store has the id, all of them show it.
     let id = parked["id"].as_str().unwrap().to_owned();
     postern.mint("77");
     assert!(inspected(&postern, &[]).contains("thread: 77\n"));

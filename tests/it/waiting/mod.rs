@@ -1,4 +1,4 @@
-//! A person's orders about mail that waits: retried now, parked, dropped, whatever the worker does meanwhile.
+//! Orders of a person about waiting mail: retried now, parked, dropped, in every state of the worker.
 
 mod commands;
 mod orders;

@@ -1,4 +1,5 @@
-//! Orders given to the queue beside a worker: each delivery has one fate, and each message is told once.
+//! Orders given to the queue while a worker runs: each delivery ends in one state, and each message is
+//! posted once.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::ask::ask;
 use crate::bench::{Bench, OTHER, THREAD, mail, token};
 use crate::fake_api::{Fake, Play, Seen};
 
-/// Words that each failed attempt is followed by a wait that no test lives to see the end of.
+/// Settings with which each failed attempt is followed by a wait that is longer than any test.
 fn hours(settings: &mut DeliverySettings) {
     settings.retry.wait_first = Duration::from_secs(3_600);
     settings.retry.wait_max = Duration::from_secs(7_200);
@@ -42,7 +43,7 @@ fn is_busy<T>(result: &Result<T, QueueError>) -> bool {
     matches!(result, Err(QueueError::WrongState(why)) if why.contains("being delivered now"))
 }
 
-/// Gives an order until no attempt is in its way.
+/// Repeats an order until no attempt prevents it.
 async fn given<T>(mut order: impl AsyncFnMut() -> Result<T, QueueError>) -> T {
     let mut result = order().await;
     while is_busy(&result) {
@@ -73,7 +74,7 @@ async fn the_wait_of_a_delivery_ends_at_once() {
     for first in [all[0], all[3]] {
         assert_eq!(queue.find(first).await.unwrap().waits_behind, None);
     }
-    // It fails once more and waits again; the other thread is left alone.
+    // The delivery fails once more and waits again; the other thread is not affected.
     given(async || queue.retry(all[0]).await).await;
     fake.until("it is tried again", |seen| seen.len() == 3)
         .await;
@@ -90,7 +91,7 @@ async fn the_wait_of_a_delivery_ends_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_parked_or_dropped_holds_its_thread_no_longer() {
+async fn a_parked_or_dropped_delivery_does_not_block_its_thread() {
     let fake = Fake::start(|seen, _| match seen.body["body"].as_str() {
         Some(words) if words.contains("stuck") => Play::Say(500, "", String::new()),
         _ => Play::Good,
@@ -128,7 +129,7 @@ async fn what_is_parked_or_dropped_holds_its_thread_no_longer() {
     let data = &parked.unwrap().1.data;
     assert_eq!(data["mailId"], all[0].to_string());
     assert_eq!(data["reason"], "a person parked it: ask the team");
-    // What was parked by a person is delivered like any other once it is released.
+    // A delivery that a person parked is delivered like any other after its release.
     fake.replan(|_, _| Play::Good);
     queue.retry(all[0]).await.unwrap();
     bench.drained().await;
@@ -137,7 +138,7 @@ async fn what_is_parked_or_dropped_holds_its_thread_no_longer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delivery_that_is_being_told_is_left_alone() {
+async fn a_delivery_with_a_running_attempt_is_not_changed() {
     let fake = Fake::start(|_, _| Play::HoldThenCommit).await;
     let folder = tempfile::tempdir().unwrap();
     let adjust = |settings: &mut DeliverySettings| hours(settings);
@@ -157,7 +158,7 @@ async fn a_delivery_that_is_being_told_is_left_alone() {
     );
     assert_eq!(bench.fates(), [0, 0, 0]);
     fake.open();
-    // A time-out of the held call is no failure of this test: it is tried again.
+    // A time-out of the held call is not an error of this test: the call is repeated.
     while bench.store.ledger().waiting > 0 {
         let _ = queue.retry(id).await;
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -168,7 +169,7 @@ async fn a_delivery_that_is_being_told_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_product_has_counts_as_delivered_though_it_is_dropped() {
+async fn a_dropped_delivery_that_the_product_has_counts_as_delivered() {
     let fake = Fake::start(|seen, _| match seen.call() {
         "metadata" => Play::Say(500, "", String::new()),
         _ => Play::Good,
@@ -243,7 +244,7 @@ async fn give_orders(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_and_attempts_at_once_leave_each_delivery_one_fate() {
+async fn concurrent_orders_and_attempts_end_each_delivery_once() {
     const THREADS: usize = 12;
     const MAILS: usize = 10;
     let fake = Fake::start(|_: &Seen, _| match getrandom::u32().unwrap() % 5 {
@@ -288,7 +289,7 @@ async fn orders_and_attempts_at_once_leave_each_delivery_one_fate() {
     assert_eq!(lost, dropped.len() as u64);
     assert_eq!(delivered, told.len() as u64, "{dropped:?} {given_up:?}");
     assert_eq!(delivered + lost, (THREADS * MAILS) as u64);
-    // What was told of a thread was told in order, but for what a person had parked.
+    // The messages of a thread were posted in order, except those that a person had parked.
     let events = ask(bench.store.events_after(EventId::default(), 100_000));
     let ends = events
         .iter()
@@ -302,7 +303,7 @@ async fn orders_and_attempts_at_once_leave_each_delivery_one_fate() {
 }
 
 #[tokio::test]
-async fn the_thread_of_a_hash_is_told_by_its_id_or_not_at_all() {
+async fn the_thread_of_a_hash_is_posted_by_its_id_or_not_at_all() {
     let fake = Fake::start(|_, _| Play::Good).await;
     let (bench, queue) = begin(&fake).await;
     // The hash of 77 does not look like a UUID.
@@ -320,7 +321,7 @@ async fn the_thread_of_a_hash_is_told_by_its_id_or_not_at_all() {
     let unknown = format!("unknown thread (hash {})", claims.thread);
     let thread = async || queue.find(id).await.unwrap().thread.unwrap().to_string();
     assert_eq!(thread().await, unknown);
-    // A retry does not make it known, so nothing is told.
+    // A retry does not make the id known, so the product receives nothing.
     queue.retry(id).await.unwrap();
     bench
         .until("it is parked again", |store| store.ledger().parked == 1)

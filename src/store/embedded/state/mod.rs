@@ -386,7 +386,7 @@ impl StoreState {
         &self.parked
     }
 
-    /// The first delivery of the partition that a waiting delivery stands in, if that is another one.
+    /// The first delivery in the partition of a waiting delivery, if that is another one.
     pub(super) fn delivery_ahead(&self, id: DeliveryId) -> Option<DeliveryId> {
         let open = self.open_delivery(id).filter(|o| o.parked.is_none())?;
         let first = self.waiting.first_of(open.partition?)?;

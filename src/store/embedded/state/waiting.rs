@@ -1,6 +1,6 @@
-//! Owns which deliveries wait, in order of arrival, in all and in each partition.
+//! Owns the set of waiting deliveries, in order of arrival, in total and in each partition.
 //!
-//! Does not say when they change: that is `state`.
+//! Does not decide when they change; `state` does.
 
 use std::collections::BTreeSet;
 
@@ -11,9 +11,9 @@ use crate::store::id::{DeliveryId, MailId};
 #[derive(Debug, Default)]
 pub(super) struct WaitingDeliveries {
     ids: BTreeSet<DeliveryId>,
-    /// Those whose partition is known, partition by partition.
+    /// The deliveries whose partition is known, by partition.
     by_partition: BTreeSet<(PartitionKey, DeliveryId)>,
-    /// Bytes of their mails; a mail counts for each of them.
+    /// Bytes of their mails; a mail counts once for each of its deliveries.
     bytes: u64,
 }
 

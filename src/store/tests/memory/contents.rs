@@ -12,7 +12,7 @@ pub(super) fn conversation(key: &ConversationKey) -> String {
     format!("{key:?}")
 }
 
-/// What the jobs that leave one after the other have in common.
+/// The properties shared by jobs that are sent in order.
 fn line_of(record: &JobRecord) -> [Option<String>; 3] {
     let job = &record.job;
     let last = match job.thread_id {
@@ -281,7 +281,7 @@ impl Contents {
         due
     }
 
-    /// The first waiting delivery of the line of a waiting one, if that is another.
+    /// The first waiting delivery in the partition of a waiting one, if that is another.
     pub(super) fn delivery_ahead(&self, id: DeliveryId) -> Option<DeliveryId> {
         let line = |id: DeliveryId| {
             let delivery = self.delivery(id).filter(|d| d.parked.is_none())?;
@@ -293,7 +293,7 @@ impl Contents {
         first.filter(|first| *first != id)
     }
 
-    /// The first waiting job of the line of a waiting one, if that is another.
+    /// The first waiting job in the order of a waiting one, if that is another.
     pub(super) fn job_ahead(&self, id: JobId) -> Option<JobId> {
         let line = |job: &MemoryJob| line_of(&job.stored.record);
         let mut waiting = self.in_state(JobStateKind::Waiting);

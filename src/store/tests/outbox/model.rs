@@ -80,7 +80,7 @@ pub(in crate::store::tests) struct OutboxAnswers {
     pub(super) keys: BTreeMap<u8, JobId>,
     pub(super) due: Vec<JobId>,
     pub(super) next_due: Option<Timestamp>,
-    /// The job that each one waits behind.
+    /// The job for which each job waits.
     pub(super) ahead: BTreeMap<JobId, JobId>,
     pub(super) suppressed: BTreeSet<u8>,
     pub(super) said: BTreeMap<(u8, bool), String>,
@@ -434,7 +434,7 @@ impl OutboxModel {
             false => shelved && job.known.mail.is_some(),
         };
         if may {
-            // A job that waits keeps its place in its line.
+            // A waiting job keeps its position in its order.
             if !waits {
                 job.order = turn;
             }
