@@ -1,6 +1,7 @@
-//! Owns the account that a message gives of its mail: what is not in it and why, and what to doubt.
+//! Owns the account that a message gives of its mail: the things left out, each with its reason, and the
+//! warnings.
 //!
-//! Does not decide what is left out.
+//! Does not decide which things are left out.
 
 use serde::Serialize;
 
@@ -9,7 +10,7 @@ use crate::mail::mime::Flag;
 use crate::mail::reply::{Confidence, Method};
 use crate::mail::view::OmissionReason;
 
-/// The most entries of one message.
+/// The maximum number of entries in one message.
 const OMITTED_MAX: usize = 100;
 
 /// Something that is not in the message as it came, and the reason.
@@ -25,21 +26,21 @@ pub struct Omitted {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Warning {
-    /// The text is longer than what is given on.
+    /// The text is longer than the part that the message has.
     TextCut,
-    /// The body is empty, though the mail holds files, quotes or what could not be read.
+    /// The body is empty, though the mail holds files, quotes or unreadable parts.
     NoWords,
     /// A part is encrypted.
     Encrypted,
-    /// Octets of the text are of no known charset.
+    /// The text has octets of an unknown charset.
     UnknownOctets,
-    /// The author announces answers in old mail that nothing tells apart.
+    /// The author announces answers within the old mail, and nothing distinguishes them from it.
     AnswersMayHide,
-    /// The whole body is given on, since nothing but quotes and signature was found in it.
+    /// The message has the whole body, because only quotes and a signature were found in it.
     WholeBody,
 }
 
-/// What of the mail is not in the message, or in another form.
+/// The things of the mail that the message lacks, or has in another form.
 pub fn omitted(mail: &ParsedMail) -> Vec<Omitted> {
     let parts = mail.omissions.iter().map(|one| Omitted {
         what: one.what.clone(),

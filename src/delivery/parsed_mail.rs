@@ -70,7 +70,8 @@ pub struct ParsedMail {
     pub flags: BTreeSet<Flag>,
     /// The event of the mail's calendar part.
     pub calendar: Option<CalendarEvent>,
-    /// What was not given on as it came, but for files and signature.
+    /// The things of the mail, other than files and the signature, that the message lacks or has in another
+    /// form.
     pub omissions: Vec<Omission>,
     /// True if no sign shows that the mail answers another.
     pub answers_nothing: bool,

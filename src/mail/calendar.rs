@@ -1,6 +1,6 @@
-//! Owns what a calendar part says (iCalendar, RFC 5545; iTIP, RFC 5546): the first event of it.
+//! Owns the reading of a calendar part (iCalendar, RFC 5545; iTIP, RFC 5546): of its first event.
 //!
-//! Does not expand recurrences and knows no time zone but by its name: times are as they were written.
+//! Does not expand recurrences, and knows only the names of time zones: times stay as they were written.
 
 use mail_parser::DateTime;
 use serde::Serialize;
@@ -8,17 +8,17 @@ use serde::Serialize;
 use super::html;
 use super::text::cut;
 
-/// Octets of a calendar part that are read.
+/// The maximum number of octets of a calendar part that are read.
 const BYTES_MAX: usize = 1024 * 1024;
-/// Lines, folded ones counted, that are read.
+/// The maximum number of lines that are read, folded ones included.
 const LINES_MAX: usize = 20_000;
-/// Octets of one property that are read.
+/// The maximum number of octets of one property that are read.
 const PROPERTY_BYTES_MAX: usize = 64 * 1024;
-/// Octets of a name, an id or a place.
+/// The maximum number of octets of a name, an id or a place.
 const SHORT_BYTES_MAX: usize = 1_000;
 
-/// An event, a task or a journal entry. Serialised it has what the Messages API is told; the rest is in the
-/// words.
+/// An event, a task or a journal entry. The Messages API receives the serialised fields; the text of the
+/// message contains the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CalendarEvent {
@@ -30,14 +30,14 @@ pub struct CalendarEvent {
     pub summary: Option<String>,
     /// The start: `2026-11-20T10:00:00Z`, without `Z` where the time is local, or a date alone.
     pub start: Option<String>,
-    /// The end, in the same form; start and duration together where only these were written.
+    /// The end, in the same form. If the part has no end, this is the start plus the duration.
     pub end: Option<String>,
-    /// The duration as it was written, where there is no end (RFC 5545 section 3.3.6).
+    /// The duration as it was written, if there is no end (RFC 5545 section 3.3.6).
     #[serde(skip)]
     pub duration: Option<String>,
     /// The name of the time zone of a local start.
     pub time_zone: Option<String>,
-    /// Of an answer, what the attendee says (`accepted`, `declined`, `tentative`, …); else the state of the
+    /// In an answer, the attendee's decision (`accepted`, `declined`, `tentative`, …); else the state of the
     /// event (`confirmed`, `cancelled`, …). Lower-cased.
     pub status: Option<String>,
     /// The place.
@@ -46,14 +46,14 @@ pub struct CalendarEvent {
     /// The description.
     #[serde(skip)]
     pub description: Option<String>,
-    /// What the author adds, as an answer to an invitation.
+    /// The author's comment, for example in an answer to an invitation.
     #[serde(skip)]
     pub comment: Option<String>,
 }
 
 impl CalendarEvent {
-    /// Reads the first event of a calendar part; `method` is that of its Content-Type. `None` if there is no
-    /// event. Linear in the text; deeper components are passed over.
+    /// Reads the first event of a calendar part; `method` is the parameter of its Content-Type. `None` if
+    /// there is no event. The time is linear in the text; nested components are skipped.
     pub fn parse(text: &str, method: Option<&str>) -> Option<Self> {
         let mut reader = EventReader::default();
         for line in unfolded(cut(text, BYTES_MAX)) {
@@ -81,7 +81,7 @@ impl CalendarEvent {
         Some(event)
     }
 
-    /// True of an attendee's answer to an invitation.
+    /// True if this is an attendee's answer to an invitation.
     pub fn is_answer(&self) -> bool {
         matches!(
             self.method.as_deref(),
@@ -89,8 +89,8 @@ impl CalendarEvent {
         )
     }
 
-    /// The words of the event, for a mail that has no others: comment, state of an answer, title, time,
-    /// place, description.
+    /// The event as text, for a mail that has no other text: comment, state of an answer, title, time, place,
+    /// description.
     pub fn words(&self) -> String {
         let mut out = String::new();
         let status = self.status.as_deref().filter(|_| self.is_answer());
@@ -120,7 +120,7 @@ impl CalendarEvent {
         out
     }
 
-    /// The time as people write it.
+    /// The time in the form in which people write it.
     fn when(&self) -> Option<String> {
         let shown = |time: &str| {
             let time = time.trim_end_matches('Z').replacen('T', " ", 1);
@@ -148,18 +148,18 @@ impl CalendarEvent {
     }
 }
 
-/// The state between the lines.
+/// The state of the parser between two lines.
 #[derive(Default)]
 struct EventReader {
-    /// Components that are open.
+    /// The number of open components.
     depth: usize,
-    /// The depth of the event that is read.
+    /// The depth of the event that is being read.
     inside: Option<usize>,
     event: Option<CalendarEvent>,
     method: Option<String>,
     status: Option<String>,
     partstat: Option<String>,
-    /// The description as HTML, which Outlook writes.
+    /// The description as HTML; Outlook writes one.
     page: Option<String>,
     is_seen: bool,
     is_done: bool,
@@ -224,7 +224,7 @@ impl EventReader {
     }
 }
 
-/// Keeps the first value that says something.
+/// Keeps the first value that is not empty.
 fn keep(place: &mut Option<String>, value: String) {
     if place.is_none() && !value.trim().is_empty() {
         *place = Some(value);
@@ -233,7 +233,7 @@ fn keep(place: &mut Option<String>, value: String) {
 
 /// One property (RFC 5545 section 3.1).
 struct Property<'a> {
-    /// Upper-cased.
+    /// The name, upper-cased.
     name: String,
     parameters: &'a str,
     value: &'a str,
@@ -303,7 +303,7 @@ impl<'a> Property<'a> {
         short(&line)
     }
 
-    /// Date and time as RFC 3339 writes them; as it stands where it is none.
+    /// Date and time in the form of RFC 3339; a value that is neither stays unchanged.
     fn time(&self) -> String {
         let value = self.value.trim();
         let digits = |range: std::ops::Range<usize>| {
@@ -339,7 +339,7 @@ impl<'a> Property<'a> {
     }
 }
 
-/// The time that is a duration (RFC 5545 section 3.3.6) after another.
+/// The time that follows `start` by a duration (RFC 5545 section 3.3.6).
 fn end_after(start: Option<&str>, duration: Option<&str>) -> Option<String> {
     let start = start.filter(|start| start.len() >= 19)?;
     let number = |range: std::ops::Range<usize>| start.get(range)?.parse().ok();

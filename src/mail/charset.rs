@@ -48,7 +48,7 @@ pub fn of_page(html: &[u8]) -> Option<String> {
     is_known(&name).then_some(name)
 }
 
-/// The name of a charset by its Windows code page; windows-1252 where nobody knows the number.
+/// The name of a charset by its Windows code page; windows-1252 for an unknown number.
 pub fn of_codepage(codepage: u32) -> String {
     match codepage {
         65_001 => "utf-8".to_owned(),

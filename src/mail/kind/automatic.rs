@@ -1,5 +1,4 @@
-//! Owns the header fields that identify automatic mail: those that prove it, and those that are only a sign
-//! of it.
+//! Owns the header fields that identify automatic mail: some prove it, others are only a sign of it.
 //!
 //! | sign | weight | source |
 //! | --- | --- | --- |

@@ -1,11 +1,11 @@
 //! Owns the receipts of other help desks: "we have received your request", with a number.
 //!
-//! Does not believe a subject alone, nor words alone: people write both.
+//! Does not accept a subject alone, or the text alone, as proof: people write both.
 
 use super::{Classification, MailKind};
 use crate::mail::outline::Outline;
 
-/// Bytes of the text that are searched.
+/// The number of bytes of the text that are searched.
 const OPENING_BYTES_MAX: usize = 3_072;
 
 /// Finds a receipt by its Message-ID, or by a subject and words that only help desks write.
@@ -45,7 +45,7 @@ fn folded(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// True of a subject that begins with a word and a colon, as answers do in every language.
+/// True if a subject begins with a word and a colon, as an answer's does in every language.
 fn is_answer(subject: &str) -> bool {
     let prefix = subject.split([':', '：']).next().unwrap_or_default();
     prefix.len() < subject.len()
@@ -53,7 +53,7 @@ fn is_answer(subject: &str) -> bool {
         && prefix.chars().all(char::is_alphabetic)
 }
 
-/// True if a number stands in the text that may be a ticket's.
+/// True if the text contains a number that may be a ticket's.
 fn has_number(text: &str) -> bool {
     let words = text.split(|c: char| !c.is_ascii_digit());
     words.filter(|digits| digits.len() >= 3).count() > 0
@@ -67,7 +67,7 @@ const IDS: &[&str] = &[
     "autoresponder-",
 ];
 
-/// Beginnings of subjects, behind brackets and marks; those of other scripts may stand anywhere.
+/// Beginnings of subjects, after brackets and marks; those in other scripts may be anywhere in the subject.
 #[rustfmt::skip]
 const SUBJECTS: &[&str] = &[
     "ticket received", "request received", "case received", "ticket created", "case created", "new ticket created",
@@ -100,7 +100,7 @@ const SUBJECTS: &[&str] = &[
     "permintaan diterima", "tiket diterima",
 ];
 
-/// Phrases of a receipt's text.
+/// Phrases that the text of a receipt contains.
 #[rustfmt::skip]
 const TEXTS: &[&str] = &[
     "has been received", "have received your", "we received your", "we've received your", "been created", "has been opened",

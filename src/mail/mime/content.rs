@@ -33,7 +33,7 @@ pub struct PartContent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::mail) enum TransferEncoding {
     Base64,
-    /// Base64 of a text part; a body of one word is of the alphabet too.
+    /// Base64 of a text part. Plain text of one word can consist of its alphabet too.
     Base64Text,
     /// `7bit`, `8bit`, `binary`, no encoding, or an unknown one.
     Identity,
@@ -48,7 +48,7 @@ impl PartContent {
         Self::file("message/rfc822", Some("message.eml".to_owned()))
     }
 
-    /// The content of a file that lay within a part, its encodings undone.
+    /// The content of a file that was within a part, already decoded.
     pub(in crate::mail) fn file(media_type: &str, raw_filename: Option<String>) -> Self {
         Self {
             media_type: media_type.to_owned(),
@@ -61,7 +61,7 @@ impl PartContent {
         }
     }
 
-    /// The same content for a body whose encoding is undone, and that is no file.
+    /// The same content for a body that is decoded already and is no file.
     pub(in crate::mail) fn into_decoded_text(self) -> Self {
         Self {
             raw_filename: None,
@@ -71,7 +71,7 @@ impl PartContent {
         }
     }
 
-    /// The content of text that lay within a part, its encodings undone; the text is UTF-8.
+    /// The content of a text that was within a part, already decoded; the text is UTF-8.
     pub(in crate::mail) fn text(media_type: &str) -> Self {
         Self {
             is_attachment: false,
@@ -98,8 +98,8 @@ impl PartContent {
         self.is_attachment || self.raw_filename.is_some()
     }
 
-    /// True for text of a subtype that is neither plain nor HTML, nor one whose files programs open: such
-    /// text is read as plain (RFC 2046 section 4.1.4).
+    /// True if this is text of a subtype that is neither plain nor HTML, and whose files no program opens:
+    /// such text is read as plain (RFC 2046 section 4.1.4).
     pub fn is_other_text(&self) -> bool {
         const FILES: [&str; 14] = [
             "plain",
@@ -156,7 +156,7 @@ impl PartContent {
                 .as_ref()
                 .is_some_and(|disposition| disposition.c_type.eq_ignore_ascii_case(word))
         };
-        // Some name a file by nothing else. A text that had a name would be taken for a file.
+        // Some senders write the file's name nowhere else. A text with a name would count as a file.
         let has_kind = media_type.starts_with("text/") || media_type.starts_with("m");
         let described = line("Content-Description", flags)
             .or_else(|| line("Content-Location", flags))
@@ -195,8 +195,8 @@ impl TransferEncoding {
     }
 }
 
-/// The field with parentheses in unquoted file names shielded: programs write `filename=a (1).pdf` and
-/// `filename*=utf-8''a(1).pdf`, and the parser would take them for comments and lose what stands behind.
+/// The field with the parentheses in unquoted file names escaped: programs write `filename=a (1).pdf` and
+/// `filename*=utf-8''a(1).pdf`, and the parser would read them as comments and lose the rest of the name.
 fn shielded(input: Vec<u8>) -> Vec<u8> {
     if !input.contains(&b'(') {
         return input;
@@ -253,7 +253,7 @@ fn shield(parameter: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// True of one short line that ends as file names do.
+/// True if the name is one short line with the ending of a file name.
 fn looks_like_file(name: &str) -> bool {
     name.rsplit_once('.').is_some_and(|(stem, ending)| {
         !stem.is_empty()
@@ -264,7 +264,7 @@ fn looks_like_file(name: &str) -> bool {
     })
 }
 
-/// True of a name with its ending, and a comment behind: `a.txt (the file)`.
+/// True if the value is a name with its ending, followed by a comment: `a.txt (the file)`.
 fn is_commented(value: &[u8]) -> bool {
     let Some(open) = value.iter().position(|byte| *byte == b'(') else {
         return false;

@@ -112,13 +112,13 @@ impl MailStructure {
         Self::below(mail, HeaderBlock::of_mail(mail))
     }
 
-    /// The structure of one MIME entity: a header as a part has it, and its body.
+    /// The structure of one MIME entity: the header of a part, and its body.
     pub(super) fn of_entity(entity: &[u8]) -> Self {
         Self::below(entity, HeaderBlock::of_part(entity, 0))
     }
 
-    /// The structure of a multipart whose description is known, and whose whole body this is. Its first
-    /// part is the multipart.
+    /// The structure of a multipart with this content and this whole body. Its first part is the multipart
+    /// itself.
     pub(super) fn of_multipart(content: &PartContent, body: &[u8]) -> Self {
         let mut flags = BTreeSet::new();
         let mut walk = MimeWalk::over(body);

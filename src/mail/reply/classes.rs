@@ -172,7 +172,7 @@ impl Cutter<'_> {
         self.keep(0..last, fates, unmarked);
     }
 
-    /// The first own line below the quote, if there is a single quote between own words.
+    /// The author's first line below the quote, if there is a single quote between the author's words.
     fn single_answer(&self, own: &[usize]) -> Option<usize> {
         let mut below = None;
         for pair in own.windows(2) {
@@ -206,7 +206,8 @@ impl Cutter<'_> {
         }
     }
 
-    /// The line after the attribution if a quote begins with one, as Apple writes it; else `at`.
+    /// The line after the attribution, if the quote begins with one (Apple's programs write it there); else
+    /// `at`.
     fn attribution_in_quote(&self, at: usize) -> usize {
         let begins = self.kinds[at] == LineKind::Quote
             && self.lines[at].depth > 0
@@ -307,7 +308,7 @@ impl Cutter<'_> {
         }
     }
 
-    /// True if a quote that is cut begins with the header of a mail: no person quotes that of his own.
+    /// True if a quote that is cut begins with the header of a mail: people do not quote that by hand.
     fn quotes_whole_mail(&self, fates: &[LineClass]) -> bool {
         let begins = |at: &usize| {
             fates[*at] == LineClass::Quoted

@@ -1,20 +1,20 @@
-//! Owns answers that nothing but a mark of the person's tells from the old mail: another colour, and the
-//! initials of who wrote what.
+//! Owns answers that only a mark distinguishes from the old mail: another colour, or the initials of each
+//! author.
 //!
-//! Believes colour only where the person announces answers, and initials only in runs.
+//! Does not trust a colour unless the person announces answers, or initials outside a run of such lines.
 
 use super::cut::{Cutter, LineKind};
 use super::languages::COLOURS;
 use super::quotes;
 use super::shapes;
 
-/// Lines with one person's initials that make a quote.
+/// The minimum number of lines with one person's initials that count as a quote.
 const INITIALLED_MIN: usize = 2;
-/// Prompts of consoles, which people paste.
+/// Prompts of consoles, because people paste console output.
 const PROMPTS: [&str; 8] = ["sql", "ps", "c", "d", "cmd", "dos", "irb", "gdb"];
 
 impl Cutter<'_> {
-    /// Answers in another colour within old mail that has no marks, where the words above announce them.
+    /// Finds answers in another colour within old mail without quote marks, if the text above announces them.
     pub(super) fn answers_in_colour(&mut self) {
         let Some(from) = self.old_mail_from else {
             return;
@@ -35,7 +35,7 @@ impl Cutter<'_> {
             .collect();
         let is_answer = |at: &usize| self.lines[*at].coloured && self.is_answer(*at, depth);
         let answers: Vec<usize> = old.iter().copied().filter(is_answer).collect();
-        // A whole mail in colour is somebody's taste.
+        // If the whole mail is in colour, the colour distinguishes nothing.
         if answers.is_empty() || answers.len() * 4 > old.len() * 3 {
             return;
         }
@@ -75,7 +75,7 @@ impl Cutter<'_> {
             })
     }
 
-    /// Quotes that are marked by initials alone, with nothing above that says who wrote them.
+    /// Finds quotes that only initials mark, without an attribution above them.
     pub(super) fn initialled_quotes(&mut self) {
         let mut at = 0;
         while at < self.lines.len() {
@@ -97,7 +97,7 @@ impl Cutter<'_> {
         }
     }
 
-    /// The initials that a line of a quote begins with: `AB> `.
+    /// The initials at the beginning of a quote's line: `AB> `.
     fn initials(&self, at: usize) -> Option<String> {
         let line = &self.lines[at];
         if self.kinds[at] != LineKind::Text || line.code || !shapes::is_barred(&line.fold) {

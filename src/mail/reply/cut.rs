@@ -36,13 +36,13 @@ pub(super) struct Cut {
     pub(super) confidence: Confidence,
     /// Kept lines of our own mail that need a quote mark to distinguish them from the answer.
     pub(super) unmarked: Vec<bool>,
-    /// Lines were kept for their colour.
+    /// True if lines were kept because of their colour.
     pub(super) in_colour: bool,
 }
 
 /// The thread around a body.
 pub(super) struct CutContext {
-    /// The line under which nothing is reply, folded.
+    /// The line below which nothing belongs to the reply, folded.
     pub(super) marker: String,
     /// True if the subject begins with "Fwd:".
     pub(super) forward: bool,
@@ -113,7 +113,7 @@ pub(super) struct Cutter<'a> {
     pub(super) old_mail_from: Option<usize>,
     /// True if a whole mail begins here with no text above it.
     pub(super) forwarded: bool,
-    /// Lines are kept for their colour.
+    /// True if lines are kept because of their colour.
     pub(super) in_colour: bool,
     /// The number of lines that may still be examined as the end of an attribution.
     candidates: Cell<u32>,
@@ -299,7 +299,7 @@ impl<'a> Cutter<'a> {
         Some((at, end, method))
     }
 
-    /// The end of the header block below a rule with words nobody taught, if one stands at `at`.
+    /// The end of the header block below a rule with unknown words, if one is at `at`.
     fn unlisted_separator(&self, at: usize, next: Option<usize>) -> Option<usize> {
         let line = &self.lines[at];
         let next = next.filter(|_| !line.code && quotes::is_ruled_words(&line.fold))?;

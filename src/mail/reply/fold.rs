@@ -70,7 +70,7 @@ fn digit(c: char, zero: char) -> char {
     char::from_digit(u32::from(c) - u32::from(zero), 10).unwrap_or(c)
 }
 
-/// Marks that steer direction or joining and cannot be seen, and the one that trackers leave (U+1427).
+/// True for invisible marks that control direction or joining, and for the mark that trackers leave (U+1427).
 pub(super) fn is_invisible(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{34f}' | '\u{1427}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'

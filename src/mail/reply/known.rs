@@ -128,12 +128,12 @@ fn first_repeated(mail: &[(u64, usize)], lines: &[Vec<u64>], found: &[bool]) -> 
         .map(|line| line[0].1)
 }
 
-/// Lines of ours that are too few words for a shingle.
+/// The minimum number of our lines, if they have too few words for a shingle.
 const SAME_LINES_MIN: usize = 3;
 
-/// Marks the lines of `text` that stand in the mail as they were sent, if nearly all do and in their order: a
-/// line between two of them is none of ours, however short ours are. The greeting above the first line that
-/// was found is ours too.
+/// Marks the lines of `text` that the mail contains as they were sent, if it contains nearly all of them in
+/// their order: so a line between two of them is not ours, however short our lines are. The greeting above
+/// the first line that was found is ours too.
 fn same_lines(mail: &[(u64, usize)], text: &str, found: &mut [bool]) -> bool {
     let ours: Vec<Vec<u64>> = text
         .lines()
@@ -160,7 +160,7 @@ fn same_lines(mail: &[(u64, usize)], text: &str, found: &mut [bool]) -> bool {
                 same.push(at);
             }
         }
-        // Only the line right above the first of ours that was found by its words.
+        // The greeting is directly above the first of our lines that was found by its words.
         if found[at] && greeting.is_none() {
             greeting = before.take().filter(|(_, words)| {
                 let first = ours.first().is_some_and(|first| first == words);
@@ -342,7 +342,7 @@ mod tests {
         let known = find(&mail, &[sent]);
         assert_eq!(known.lines, [false, true, true, false, true, false, true]);
         assert!(known.found_nearly_all);
-        // Two lines that anybody writes are not enough.
+        // Two common lines are no proof.
         let mail = lines("Hello Ann,\nmy own words\nThe Shop Team");
         assert_eq!(find(&mail, &[sent]).lines, [false; 3]);
     }

@@ -1,10 +1,11 @@
-//! Owns sensitivity labels: the line by which a program says who may read a mail ("Classification: Internal").
+//! Owns sensitivity labels: a program's line that names the permitted readers of a mail ("Classification:
+//! Internal").
 //!
-//! Does not read sentences: a label is a name, a level, and nothing else.
+//! Does not interpret sentences: a label is a name, a level, and nothing else.
 
 use std::sync::LazyLock;
 
-/// Words of a label.
+/// The maximum number of words of a label.
 const WORDS_MAX: usize = 8;
 
 /// True if a folded line is a label.

@@ -175,7 +175,7 @@ struct PartReply {
     reply: Reply,
     /// True if the structure of an HTML part gave evidence.
     structured: bool,
-    /// True if answers were told from old mail by their colour, which only HTML has.
+    /// True if only their colour distinguished answers from old mail; only HTML has colours.
     in_colour: bool,
 }
 

@@ -189,7 +189,7 @@ fn dated_header(fold: &str) -> Option<(HeaderLabel, &str)> {
 }
 
 /// The line after the header block that begins with line `first`; or, if there is no block, the line above
-/// which none begins. `subject` is the thread's, folded, without prefixes.
+/// which none begins. `subject` is the subject of the thread, folded, without prefixes.
 pub(super) fn header_block(
     lines: &[BodyLine],
     first: usize,
@@ -239,7 +239,7 @@ pub(super) fn header_block(
     block.suffices(ruled_off).then_some(end).ok_or(end)
 }
 
-/// A rule with words in it, as programs set it above a mail: `---- 邮件原文 ----`.
+/// True for a rule with words in it, which programs write above a mail: `---- 邮件原文 ----`.
 pub(super) fn is_ruled_words(fold: &str) -> bool {
     let is_rule = |c: char| {
         matches!(
@@ -273,11 +273,12 @@ fn rows(lines: &[BodyLine], first: usize) -> Vec<&str> {
         .collect()
 }
 
-/// Rows of a header block whose words nobody knows.
+/// The maximum number of rows of a header block with unknown words.
 const UNKNOWN_ROWS_MAX: usize = 8;
 
-/// Without a rule: a paragraph of four rows or more in which a sender and a date come first, and another
-/// address or the thread's subject behind them. A form that a person fills in names no sender so.
+/// A header block without a rule: a paragraph of at least four rows that begins with a sender and a date,
+/// followed by another address or the thread's subject. A form that a person fills in does not name a sender
+/// in this way.
 fn shaped_block(lines: &[BodyLine], first: usize, subject: &str) -> Option<usize> {
     let head = &lines[first].fold;
     if !head.contains(['@', '0', '1', '2']) || first > 0 && !lines[first - 1].is_blank() {

@@ -59,7 +59,7 @@ pub(super) fn mark_signatures(lines: &[BodyLine], zone: Range<usize>, gone: &mut
     }
 }
 
-/// A sensitivity label alone at the very top, with words below.
+/// Marks a sensitivity label alone at the very top, with words below it.
 fn mark_label_on_top(lines: &[BodyLine], zone: Range<usize>, gone: &mut [bool]) {
     let mut filled = zone.filter(|at| !lines[*at].is_blank());
     let (Some(top), Some(next)) = (filled.next(), filled.next()) else {
@@ -178,7 +178,7 @@ fn delimiter(lines: &[BodyLine], zone: Range<usize>, gone: &[bool]) -> Option<us
     found
 }
 
-/// The evidence that a delimiter needs below it.
+/// The evidence that a delimiter needs in the lines below it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Strictness {
     /// `-- ` (RFC 3676 section 4.3).

@@ -33,7 +33,7 @@ pub(super) struct BodyLine {
     pub(super) mark: LineMark,
     /// True inside a code fence or `<pre>`, where no line is a delimiter.
     pub(super) code: bool,
-    /// All its words have a colour of their own.
+    /// True if all words of the line have a colour of their own.
     pub(super) coloured: bool,
 }
 
@@ -150,7 +150,7 @@ pub(super) fn lines(body: &str) -> Vec<BodyLine> {
             line.fold = fold(raw);
         }
         if line.depth > 0 && is_torn_rest(&line.fold) && lines.last().is_some_and(is_torn) {
-            // The quote mark fell into the address: "<\n> ann@example.com> wrote:".
+            // A line break put the quote mark into the address: "<\n> ann@example.com> wrote:".
             line.depth = 0;
         }
         lines.push(line);
@@ -260,7 +260,7 @@ fn is_torn(line: &BodyLine) -> bool {
     line.depth == 0 && is_torn_open(&line.fold)
 }
 
-/// The rest of an address, and the end of the attribution around it.
+/// True for the rest of an address, and the end of the attribution around it.
 fn is_torn_rest(fold: &str) -> bool {
     let address = fold.split_once('>').map(|(address, _)| address);
     address.is_some_and(|address| !address.contains([' ', '<']) && address.contains('.'))

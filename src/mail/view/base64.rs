@@ -1,18 +1,19 @@
-//! Owns base64 as mails hold it (RFC 2045 section 6.8): which octets of a body it covers, and what they
-//! stand for.
+//! Owns base64 in mails (RFC 2045 section 6.8): finding the octets of a body that it covers, and decoding
+//! them.
 //!
-//! Does not believe the label alone: relays append lines in the clear, and programs that never encode say
-//! that they do.
+//! Does not trust the label alone: relays append plain lines, and some programs use the label without
+//! encoding.
 
 use std::ops::Range;
 
-/// Octets of a line that is no word of a language.
+/// A line of this many octets is not a single word of a language.
 const LONG_LINE: usize = 40;
-/// Octets of a line behind padding that goes on rather than begins a word in the clear.
+/// After padding, a line of this many octets continues the base64; a shorter one may be a plain word.
 const GOES_ON: usize = 24;
 
-/// The octets of the body that are base64, without what was put before or behind in the clear. `None` if the
-/// body is none, whatever its label says. A body that `is_text` may be a word or two, which are of the alphabet too.
+/// The octets of the body that are base64, without the plain lines before and after it. `None` if the body is
+/// not base64, whatever its label says. If it `is_text`, the body may be one or two plain words of the same
+/// alphabet.
 pub(super) fn extent(body: &[u8], is_text: bool) -> Option<Range<usize>> {
     let mut seen = Seen {
         is_text,
@@ -26,24 +27,24 @@ pub(super) fn extent(body: &[u8], is_text: bool) -> Option<Range<usize>> {
     seen.extent(body)
 }
 
-/// What the lines of a body show.
+/// The findings about the lines of a body.
 #[derive(Default)]
 struct Seen {
     is_text: bool,
-    /// Octets in lines of base64 before anything else, and behind the start of anything else.
+    /// The number of octets in lines of base64: before the first other line, and after it.
     encoded: usize,
     later: usize,
-    /// Octets in other lines.
+    /// The number of octets in other lines.
     other: usize,
     begins_with_other: bool,
-    /// Where the first line of base64 begins.
+    /// The offset of the first line of base64.
     start: usize,
     has_long_line: bool,
-    /// Where the first other line behind base64 begins.
+    /// The offset of the first other line after base64.
     end: Option<usize>,
-    /// The last end of padding before it.
+    /// The offset of the last end of padding before that line.
     padded: Option<usize>,
-    /// A line that goes on stands behind the padding.
+    /// True if a line after the padding continues the base64.
     goes_on: bool,
 }
 
@@ -85,7 +86,7 @@ impl Seen {
             return None;
         }
         if self.later > self.other && self.later >= LONG_LINE {
-            // Stray lines within: the decoder passes over what is not of the alphabet.
+            // Other lines are in between: the decoder skips characters outside the alphabet.
             return Some(self.start..body.len());
         }
         let end = match self.end {
@@ -96,7 +97,7 @@ impl Seen {
         self.is_plausible(&body[found.clone()]).then_some(found)
     }
 
-    /// True unless the base64 is but a word or two: "Thanks" is of the alphabet too.
+    /// True unless the base64 may be one or two plain words: "Thanks" consists of the alphabet too.
     fn is_plausible(&self, encoded: &[u8]) -> bool {
         let letters = encoded.iter().filter(|byte| value(**byte).is_some());
         let letters = letters.count();
@@ -117,7 +118,8 @@ impl Seen {
     }
 }
 
-/// True of a line that nobody writes: of the alphabet alone, or a long one with hardly anything else.
+/// True if a person would not write the line: it consists of the alphabet, or is long with few other
+/// characters.
 fn is_encoded(line: &[u8]) -> bool {
     let strays = line
         .iter()
@@ -132,7 +134,7 @@ fn is_encoded(line: &[u8]) -> bool {
     has_letter && strays == 0 || line.len() >= LONG_LINE && strays * 20 <= line.len()
 }
 
-/// RFC 2045 section 6.8: characters outside the alphabet are passed over. Padding ends a run, and
+/// Decodes by RFC 2045 section 6.8: characters outside the alphabet are skipped. Padding ends a run, and
 /// another may follow.
 pub(super) fn decode(body: &[u8], mut sink: impl FnMut(u8)) {
     let (mut held, mut bits) = (0u32, 0);
@@ -168,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_ends_where_it_ends() {
+    fn base64_ends_before_added_lines() {
         for (body, encoded) in [
             ("aGVsbG8=\r\n", "aGVsbG8=\r\n"),
             ("aGVs\r\nbG8=\r\n-- \r\n", "aGVs\r\nbG8=\r\n"),
@@ -180,11 +182,11 @@ mod tests {
                 "WWVzLCBwbGVhc2Ugc2VuZCBtZSBhbiBpbnZvaWNl\n_____\nune liste\n",
                 "WWVzLCBwbGVhc2Ugc2VuZCBtZSBhbiBpbnZvaWNl\n",
             ),
-            // Runs with padding each.
+            // Each of two runs has padding.
             ("aGVsbG8=\nd29ybGQ=\nプライバシー\n", "aGVsbG8=\nd29ybGQ=\n"),
             ("aGVsbG8", "aGVsbG8"),
             ("", ""),
-            // Broken by blanks.
+            // Blanks break the lines.
             (
                 "WWVzLCBwbGVhc2Ug c2VuZCBtZSBhbiBp bnZvaWNlWWVzLCBw",
                 "WWVzLCBwbGVhc2Ug c2VuZCBtZSBhbiBp bnZvaWNlWWVzLCBw",
@@ -199,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_before_is_not_decoded() {
+    fn plain_lines_before_base64_are_not_decoded() {
         let banner = "[EXTERNE] Vorsicht:\n\n";
         let body = format!("{banner}WWVzLCBwbGVhc2Ugc2VuZCBtZSBhbiBpbnZvaWNl\n");
         let found = extent(body.as_bytes(), true).unwrap();

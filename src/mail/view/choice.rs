@@ -8,27 +8,27 @@ use super::{Part, TEXT_BYTES_MAX, names, omission::Omission, omission::OmissionR
 use crate::mail::calendar::CalendarEvent;
 use crate::mail::{html, markup};
 
-/// Octets of a file that may be the mail's text, though somebody gave it a name.
+/// The maximum size in octets of a named file that may be the mail's text.
 const FILE_BYTES_MAX: usize = 64 * 1024;
 
 /// Indices into the parts, in the order of the mail.
 #[derive(Debug, Default)]
 pub(super) struct BodyChoice {
-    /// The mail's words, piece by piece.
+    /// The pieces of the mail's text, in order.
     pieces: Vec<Piece>,
-    /// Words that count only if the others do not say them: those of a container that repeats the mail.
+    /// Pieces of a container that repeats the mail. They count only if the other pieces lack their words.
     reserve: Vec<Piece>,
     pub(super) attachments: Vec<usize>,
-    /// Forms of the text that are given on in another one.
+    /// Parts whose text is given on in another form.
     unused: Vec<usize>,
 }
 
-/// A stretch of the mail's words, in one form or in several.
+/// One piece of the mail's text, in one form or in several.
 #[derive(Clone, Debug, Default)]
 struct Piece {
     text: Vec<usize>,
     html: Vec<usize>,
-    /// Text of a subtype that nobody knows.
+    /// The parts of an unknown text subtype.
     other: Vec<usize>,
 }
 
@@ -39,7 +39,7 @@ struct ReadPiece {
     parts: Vec<usize>,
 }
 
-/// The words of the mail, decoded.
+/// The text of the mail, decoded.
 #[derive(Debug, Default)]
 pub(super) struct Body {
     pub(super) text: Option<String>,
@@ -64,7 +64,7 @@ impl BodyChoice {
         choice
     }
 
-    /// The text and the HTML, an empty line between two pieces. Where no piece says anything, a text that
+    /// The text and the HTML, with an empty line between two pieces. If no piece has any words, a text that
     /// came as a file is the text.
     pub(super) fn body(&mut self, parts: &[Part]) -> Body {
         let body = Self::joined(parts, &self.pieces);
@@ -97,7 +97,7 @@ impl BodyChoice {
         body
     }
 
-    /// What is not given on in its own form.
+    /// The parts that are not given on in their own form.
     pub(super) fn omissions(&self, parts: &[Part]) -> impl Iterator<Item = Omission> {
         let of = |at: &usize| Omission::of_part(&parts[*at], OmissionReason::OtherForm);
         self.unused.iter().map(of).collect::<Vec<_>>().into_iter()
@@ -229,7 +229,8 @@ impl BodyChoice {
         self
     }
 
-    /// A form of the text at `at` for programs, which came without a name, is no file.
+    /// Moves the nameless JSON forms of the text at `at` from the files to the unused forms: they are for
+    /// programs.
     fn set_data_aside(&mut self, parts: &[Part], at: usize) {
         if self.pieces.is_empty() {
             return;
@@ -267,7 +268,8 @@ impl BodyChoice {
         self
     }
 
-    /// Text that nobody knows is plain text where it stands for itself; beside a known form it is not needed.
+    /// Decides about text of an unknown subtype: alone it is plain text; beside a known form it is not
+    /// needed.
     fn settled(mut self) -> Self {
         for piece in &mut self.pieces {
             let other = std::mem::take(&mut piece.other);
@@ -292,7 +294,7 @@ impl Piece {
 }
 
 impl Body {
-    /// The chosen parts in a row; those that do not fit whole are cut.
+    /// The text of the chosen parts, one after the other; a part that does not fit whole is cut.
     fn read(&mut self, parts: &[Part], chosen: &[usize]) -> Option<String> {
         let mut whole: Option<String> = None;
         for &at in chosen {
@@ -304,7 +306,7 @@ impl Body {
         whole
     }
 
-    /// Adds the words of an event where there are no others, and of an answer what the mail does not say.
+    /// Adds the event's text if the mail has none, and the parts of an answer that the mail's text lacks.
     pub(super) fn add_event(&mut self, event: &CalendarEvent) {
         if !self.has_words() {
             self.text = Some(event.words());
@@ -329,7 +331,7 @@ impl Body {
         }
     }
 
-    /// True if nearly all words of a text stand in the body.
+    /// True if the body contains nearly all words of a text.
     fn says(&self, text: &str) -> bool {
         let (said, ours) = (words_of(text), words_of(&self.words()));
         said.intersection(&ours).count() * 10 >= said.len() * 8
@@ -365,7 +367,7 @@ fn is_blank_char(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\u{feff}' | '\u{200b}'..='\u{200f}')
 }
 
-/// True of a name that a person chose.
+/// True if a person chose the name.
 fn is_chosen(name: &str) -> bool {
     !names::is_made_up(name)
         && !matches!(
@@ -386,7 +388,8 @@ fn append(whole: &mut String, piece: &str) -> bool {
     end == piece.len()
 }
 
-/// Programs that do not know of alternatives send both forms one behind the other.
+/// Merges two pieces with the same words: some programs send both forms one after the other, not as
+/// alternatives.
 fn same_words_are_one(pieces: &mut Vec<ReadPiece>) {
     let mut at = 1;
     while at < pieces.len() {

@@ -1,19 +1,19 @@
-//! Owns what lies in a CMS structure (RFC 5652): the mail within an opaque signature, which needs no key.
+//! Owns the reading of a CMS structure (RFC 5652): the mail within an opaque signature, which needs no key.
 //!
-//! Does not verify signatures, decrypt or decompress. The reading is bounded: no recursion, and every
-//! step goes forward in the octets.
+//! Does not verify signatures, decrypt or decompress. The reading is bounded: it uses no recursion, and every
+//! step advances in the octets.
 
-/// Structures around the content that are gone into.
+/// The maximum number of structures around the content that are entered.
 const NESTING_MAX: usize = 8;
 
-/// What a CMS structure holds.
+/// The content of a CMS structure.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Content {
-    /// Signed data, with what was signed.
+    /// Signed data, with the octets that were signed.
     Signed(Vec<u8>),
-    /// Encrypted for somebody.
+    /// Encrypted data.
     Encrypted,
-    /// Something else, or nothing that can be read.
+    /// Another content, or an unreadable one.
     Other,
 }
 
@@ -45,20 +45,20 @@ pub(super) fn read(octets: &[u8]) -> Content {
     reader.signed().map_or(Content::Other, Content::Signed)
 }
 
-/// The octets that are not read yet. What a structure holds is read in its order, so its end never
-/// matters until the content is found.
+/// The octets that are not read yet. The fields of a structure are read in order, so its end is not needed
+/// until the content is found.
 struct Reader<'a> {
     rest: &'a [u8],
 }
 
-/// A tag, and the length of what it holds; none if an end mark ends it.
+/// A tag and the length of its contents; no length if an end mark ends them.
 struct Head {
     tag: u8,
     length: Option<usize>,
 }
 
 impl<'a> Reader<'a> {
-    /// The OID that a ContentInfo begins with.
+    /// The OID at the beginning of a ContentInfo.
     fn content_type(&mut self) -> Option<&'a [u8]> {
         self.enter(SEQUENCE)?;
         self.value(OBJECT_ID)
@@ -79,7 +79,7 @@ impl<'a> Reader<'a> {
     fn head(&mut self) -> Option<Head> {
         let (&tag, rest) = self.rest.split_first()?;
         if tag & 0x1f == 0x1f {
-            // No tag of CMS has more than one octet.
+            // Every tag in CMS has one octet.
             return None;
         }
         let (&first, mut rest) = rest.split_first()?;
@@ -97,7 +97,7 @@ impl<'a> Reader<'a> {
                 Some(length)
             }
         };
-        // An end mark ends only what has parts.
+        // Only a structure with parts can end by a mark.
         if length.is_none() && tag & 0x20 == 0 {
             return None;
         }
@@ -105,7 +105,7 @@ impl<'a> Reader<'a> {
         Some(Head { tag, length })
     }
 
-    /// Goes into a structure.
+    /// Enters a structure.
     fn enter(&mut self, tag: u8) -> Option<()> {
         let head = self.head()?;
         (head.tag == tag).then_some(())
@@ -124,7 +124,7 @@ impl<'a> Reader<'a> {
         Some(value)
     }
 
-    /// Passes over a structure and all within.
+    /// Skips a structure with all its contents.
     fn skip(&mut self, tag: u8) -> Option<()> {
         let head = self.head()?;
         if head.tag != tag {
@@ -156,7 +156,7 @@ impl<'a> Reader<'a> {
         if head.tag != OCTETS_IN_PIECES {
             return None;
         }
-        // For each open string the octets that must be left when it ends; none if an end mark ends it.
+        // For each open string, the number of octets that are left when it ends; none if an end mark ends it.
         let mut open = vec![self.end_of(&head)?];
         let mut content = Vec::new();
         while let Some(end) = open.last().copied() {
@@ -180,8 +180,8 @@ impl<'a> Reader<'a> {
         Some(content)
     }
 
-    /// The octets that are left behind a structure; `None` within if only an end mark tells. Fails if it
-    /// is longer than what there is.
+    /// The number of octets that are left after a structure; the inner `None` if an end mark ends it. Fails
+    /// if the structure is longer than the input.
     fn end_of(&self, head: &Head) -> Option<Option<usize>> {
         match head.length {
             None => Some(None),
@@ -196,7 +196,7 @@ mod tests {
 
     use super::*;
 
-    /// A structure of one tag; `is_open` ends it by a mark.
+    /// A structure with one tag; if `is_open`, a mark ends it.
     fn wrap(tag: u8, is_open: bool, content: &[u8]) -> Vec<u8> {
         let mut out = vec![tag];
         if is_open {
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_signed_is_read_in_every_form() {
+    fn signed_content_is_read_in_every_form() {
         let whole = wrap(OCTETS, false, b"Content-Type: text/plain\r\n\r\nJa");
         let pieces = [
             wrap(OCTETS, false, b"Content-Type: text/plain\r\n"),
@@ -255,14 +255,14 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_stays_shut() {
+    fn unreadable_structures_stay_closed() {
         let kind = wrap(OBJECT_ID, false, ENVELOPED_DATA);
         assert_eq!(read(&wrap(SEQUENCE, true, &kind)), Content::Encrypted);
         let whole = signed(false, &wrap(OCTETS, false, b"words"));
         for end in 0..whole.len() {
             assert_eq!(read(&whole[..end]), Content::Other, "{end}");
         }
-        // Without content: the signature of something that lies elsewhere.
+        // A signature without content belongs to data elsewhere.
         assert_eq!(read(&signed(true, b"")), Content::Other);
         let deep = b"\x24\x80".repeat(5_000_000);
         assert_eq!(read(&signed(true, &deep)), Content::Other);

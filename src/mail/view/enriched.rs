@@ -2,11 +2,11 @@
 //!
 //! Does not keep the formatting.
 
-/// Octets of a command between its brackets (RFC 1896 allows sixty).
+/// The maximum number of octets of a command between its brackets (RFC 1896 allows sixty).
 const COMMAND_BYTES_MAX: usize = 60;
 
-/// The words, without commands. In enriched text a line end is a space, and one less of several in a row
-/// counts; in richtext `<nl>` ends a line.
+/// The words without the commands. In enriched text a single line end is a space, and of several in a row one
+/// does not count; in richtext `<nl>` ends a line.
 pub(super) fn plain(text: &str, is_richtext: bool) -> String {
     let mut out = String::with_capacity(text.len());
     let mut unfilled = 0usize;
@@ -56,7 +56,7 @@ fn push(out: &mut String, text: &str, hidden: usize) {
     }
 }
 
-/// The command that the text begins with, lower-cased, and what stands behind it.
+/// The command at the beginning of the text, lower-cased, and the rest of the text.
 fn command(text: &str) -> Option<(String, &str)> {
     let window = text.get(1..text.floor_char_boundary(COMMAND_BYTES_MAX + 2))?;
     let end = window.find('>')?;

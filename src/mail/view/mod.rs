@@ -45,12 +45,12 @@ pub struct View {
     /// All parts that are neither text nor HTML of the mail, in order; then, if a bound was exceeded, the
     /// texts that were cut, or the mail itself, whole.
     pub attachments: Vec<Attachment>,
-    /// Every part, multiparts and opened containers too, in the order of the mail. The first is the whole
-    /// body.
+    /// Every part, in the order of the mail, including multiparts and opened containers. The first is the
+    /// whole body.
     pub parts: Vec<Part>,
     /// The event of the mail's first calendar part.
     pub calendar: Option<CalendarEvent>,
-    /// What is not given on as it came, and why; at most [`OMISSIONS_MAX`].
+    /// The things that are not given on as they came, each with its reason; at most [`OMISSIONS_MAX`].
     pub omissions: Vec<Omission>,
     /// The bounds that this mail exceeds, including those of the header.
     pub flags: BTreeSet<Flag>,
@@ -87,7 +87,8 @@ impl View {
         if !body.cut.is_empty() {
             flags.insert(Flag::TextCut);
         }
-        // A text that was cut is also attached whole, before the files: of many only the first are kept.
+        // A text that was cut is also attached whole, before the files, because only the first of many files
+        // are kept.
         let needs_raw_mail = flags.iter().any(|flag| flag.needs_raw_mail());
         let raw_mail = needs_raw_mail.then(|| Attachment::raw_mail(mail));
         let whole_texts = body
@@ -130,7 +131,7 @@ pub struct Part {
     body: Bytes,
     /// A charset that the rest of the mail uses.
     charset_hint: Option<Arc<str>>,
-    /// The part is a container that holds the mail's text once more.
+    /// True if the part is a container that repeats the mail's text.
     repeats_mail: bool,
 }
 

@@ -1,17 +1,17 @@
-//! Owns file names: clean ones, those that a program made up, and one for a file that has none.
+//! Owns file names: cleans them, recognises those that a program made up, and names a file that has none.
 //!
-//! Does not look at what a file holds, but for the subject of an attached mail.
+//! Does not read a file's contents, except for the subject of an attached mail.
 
 use super::{Attachment, is_clean, is_directional};
 use crate::mail::mime::PartContent;
 use crate::mail::view::HeaderView;
 
-/// Characters of an attachment's name that are given on; file systems stop at 255 octets.
+/// The maximum number of characters of an attachment's name; file systems allow 255 octets.
 const FILENAME_CHARS_MAX: usize = 120;
-/// Octets of an attached mail in which its subject is looked for.
+/// The number of octets of an attached mail in which its subject is searched.
 const HEADER_BYTES_MAX: usize = 64 * 1024;
 
-/// Names that programs give to text which stands between files, without its number and its ending.
+/// Names that programs give to text between files, without the number and the ending.
 #[rustfmt::skip]
 const MADE_UP: [&str; 34] = [
     "", "att", "attachment", "text", "txt", "textpart", "part", "mime part", "mime attachment", "mail anhang",
@@ -21,11 +21,10 @@ const MADE_UP: [&str; 34] = [
     "bijlage zonder titel", "vedhæftet fil uden navn", "namnlös bilaga", "nimetön liite", "załącznik bez tytułu",
     "teil", "partie", "parte", "deel", "часть", "вложение без имени", "添付ファイル",
 ];
-/// The same for those that people choose too: believed only where no number is missing.
+/// Such names that people choose too: they count only with a number.
 const NUMBERED_ONLY: [&str; 6] = ["", "text", "txt", "attachment", "teil", "parte"];
 
-/// True if a program made the name up for text that stood between files: `ATT00001.txt`, `text_0.txt`,
-/// `part 1.2`.
+/// True if a program made the name up for text between files: `ATT00001.txt`, `text_0.txt`, `part 1.2`.
 pub(super) fn is_made_up(name: &str) -> bool {
     let name = name.to_lowercase();
     let stem = match name.rsplit_once('.') {
@@ -42,7 +41,7 @@ pub(super) fn is_made_up(name: &str) -> bool {
     is_listed && (has_number || !NUMBERED_ONLY.contains(&words.as_str()) && words.contains(' '))
 }
 
-/// A name without folders and direction overrides: the sender chose it.
+/// The name without folders and direction overrides, because the sender chose it.
 pub(super) fn cleaned(raw: &str) -> Option<String> {
     let name: String = raw
         .rsplit(['/', '\\'])
@@ -62,7 +61,7 @@ pub(super) fn cleaned(raw: &str) -> Option<String> {
     Some(format!("{stem}.{ending}").trim_end_matches('.').to_owned())
 }
 
-/// A name for a file that came without one; `None` where its type says nothing that helps.
+/// A name for a file that came without one; `None` if its type is no help.
 pub(super) fn of_nameless(file: &Attachment, content: &PartContent) -> Option<String> {
     match content.media_type.as_str() {
         "message/rfc822" | "message/global" => Some(of_mail(file)),
@@ -74,7 +73,7 @@ pub(super) fn of_nameless(file: &Attachment, content: &PartContent) -> Option<St
     }
 }
 
-/// An attached mail is named by its subject.
+/// The name of an attached mail is its subject.
 fn of_mail(file: &Attachment) -> String {
     let bytes = file.bytes();
     let header = HeaderView::parse(&bytes[..bytes.len().min(HEADER_BYTES_MAX)]);

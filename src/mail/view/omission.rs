@@ -1,13 +1,13 @@
-//! Owns the account of what a mail holds that is not given on as it came, and why.
+//! Owns the account of the things in a mail that are not given on as they came, each with its reason.
 //!
 //! Does not leave anything out itself.
 
 use super::Part;
 
-/// Entries that are kept for one mail.
+/// The maximum number of entries for one mail.
 pub const OMISSIONS_MAX: usize = 50;
 
-/// Something of a mail that is not given on as it came. The raw mail still holds it.
+/// A thing in a mail that is not given on as it came. The raw mail still contains it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Omission {
     /// The file name, or else the media type.
@@ -16,10 +16,10 @@ pub struct Omission {
     pub why: OmissionReason,
 }
 
-/// The reason why something of a mail is not given on as it came.
+/// The reason why a thing in a mail is not given on as it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OmissionReason {
-    /// The container was opened, and what lay in it is given on instead.
+    /// The container was opened, and its contents are given on instead.
     Opened,
     /// The content is encrypted; the file is given on as it is.
     Encrypted,
@@ -27,7 +27,7 @@ pub enum OmissionReason {
     NotRead,
     /// The same text is given on in another form.
     OtherForm,
-    /// Somebody on the way put it before or behind the encoded text.
+    /// A relay put it before or after the encoded text.
     AddedOnTheWay,
 }
 

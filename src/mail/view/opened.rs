@@ -1,6 +1,6 @@
-//! Owns the parts of a mail, those included that lie in a part whose encoding hides them.
+//! Owns the parts of a mail, including those that the encoding of another part hides.
 //!
-//! Does not open a mail within a mail, nor what is encrypted.
+//! Does not open an attached mail or an encrypted part.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,22 +13,22 @@ use crate::base64::decode_lines;
 use crate::mail::charset;
 use crate::mail::mime::{MailStructure, PARTS_MAX, PartSpan, TransferEncoding};
 
-/// Containers within containers that are opened.
+/// The maximum depth to which containers within containers are opened.
 const DEPTH_MAX: usize = 4;
-/// Octets of a text in which files are looked for.
+/// The number of octets of a text in which files are searched.
 const TEXT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// The parts of a mail, and what became of the containers among them.
+/// The parts of a mail, and the state of the containers among them.
 #[derive(Debug, Default)]
 pub(super) struct Opened {
-    /// In the order of the mail; what lies in a part stands behind it.
+    /// The parts in the order of the mail; the contents of a part follow it.
     pub(super) parts: Vec<Part>,
     pub(super) flags: BTreeSet<Flag>,
     pub(super) omissions: Vec<Omission>,
 }
 
 impl Opened {
-    /// The parts that lie at `spans` of the mail. `words_charset` is that of the header's encoded words.
+    /// The parts at `spans` of the mail. `words_charset` is the charset of the header's encoded words.
     pub(super) fn of(
         mail: &Bytes,
         spans: Vec<PartSpan>,
@@ -56,8 +56,7 @@ impl Opened {
         opened
     }
 
-    /// Adds the parts at `spans` of `source`, and what lies in them. Recursion goes no deeper than
-    /// [`DEPTH_MAX`].
+    /// Adds the parts at `spans` of `source` and their contents. The recursion is at most [`DEPTH_MAX`] deep.
     fn add_all(&mut self, source: &Bytes, spans: Vec<PartSpan>, within: &Within) {
         let mut is_parent = vec![false; spans.len()];
         for parent in spans.iter().filter_map(|span| span.parent) {
@@ -93,7 +92,7 @@ impl Opened {
         Some(self.parts.len() - 1)
     }
 
-    /// Adds what lies in a part that has no parts of its own.
+    /// Adds the contents of a part that has no parts of its own.
     fn open(&mut self, place: usize, within: &Within) {
         let part = &self.parts[place];
         let content = &part.content;
@@ -116,7 +115,7 @@ impl Opened {
         }
     }
 
-    /// A multipart whose whole body is encoded, against RFC 2045 section 6.4.
+    /// Opens a multipart whose whole body is encoded, which RFC 2045 section 6.4 forbids.
     fn open_multipart(&mut self, place: usize, within: &Within) {
         let part = &self.parts[place];
         let body = part.bytes();
@@ -126,15 +125,15 @@ impl Opened {
         }
         self.flags.extend(found.flags);
         let parts = found.parts.into_iter().skip(1).map(|mut span| {
-            // The multipart itself is here already.
+            // The list already has the multipart itself.
             span.parent = span.parent.and_then(|parent| parent.checked_sub(1));
             span
         });
         self.add_all(&body, parts.collect(), within);
     }
 
-    /// The mail within an opaque signature (RFC 8551 section 3.5.2). What else was signed, as a document, is a
-    /// file.
+    /// Opens the mail within an opaque signature (RFC 8551 section 3.5.2). Other signed content, such as a
+    /// document, is a file.
     fn open_cms(&mut self, place: usize, within: &Within) {
         let bytes = self.parts[place].bytes();
         let unarmoured = unarmoured(&bytes);
@@ -154,7 +153,7 @@ impl Opened {
         self.add_all(&entity, found.parts, within);
     }
 
-    /// The words and files in `winmail.dat`. Its words repeat the mail's, where that has any.
+    /// Opens the text and files in `winmail.dat`. Its text repeats the mail's own text, if the mail has one.
     fn open_tnef(&mut self, place: usize, within: &Within) {
         let bytes = self.parts[place].bytes();
         let Some(found) = tnef::read(&bytes) else {
@@ -187,7 +186,7 @@ impl Opened {
         }
     }
 
-    /// Files that were written into the text.
+    /// Takes out the files that were written into the text.
     fn open_text(&mut self, place: usize, within: &Within) {
         let part = &self.parts[place];
         if part.body.len() > TEXT_BYTES_MAX {
@@ -227,11 +226,11 @@ impl Opened {
 
 /// The surroundings of parts.
 struct Within {
-    /// The part they lie in.
+    /// The part that contains them.
     parent: Option<usize>,
-    /// A charset that the rest of the mail uses.
+    /// A charset that other parts of the mail use.
     hint: Option<Arc<str>>,
-    /// Containers around them.
+    /// The number of containers around them.
     depth: usize,
 }
 
@@ -256,7 +255,7 @@ impl Within {
     }
 }
 
-/// True of S/MIME by its type, or by the name that programs give it.
+/// True for S/MIME, by its type or by the file name that programs give it.
 fn is_cms(content: &PartContent) -> bool {
     let name = content.raw_filename.as_deref().unwrap_or_default();
     match content.media_type.as_str() {
@@ -280,7 +279,7 @@ fn is_tnef(content: &PartContent) -> bool {
         && name.eq_ignore_ascii_case("winmail.dat")
 }
 
-/// The octets of base64 that some gateway left, with or without its armour (RFC 7468).
+/// Decodes base64 that a gateway left, with or without its armour (RFC 7468).
 fn unarmoured(bytes: &[u8]) -> Option<Vec<u8>> {
     let text = str::from_utf8(bytes).ok()?.trim();
     if !(text.starts_with("MI") || text.starts_with("-----BEGIN")) {
@@ -290,7 +289,7 @@ fn unarmoured(bytes: &[u8]) -> Option<Vec<u8>> {
     decode_lines(&lines.collect::<Vec<_>>().join("\n"))
 }
 
-/// True of `type/subtype` in the letters of a token (RFC 2045 section 5.1).
+/// True for `type/subtype` in the characters of a token (RFC 2045 section 5.1).
 fn is_media_type(name: &str) -> bool {
     let is_token = |part: &str| {
         (1..=64).contains(&part.len())

@@ -1,31 +1,31 @@
-//! Owns Rich Text (RTF) as Exchange packs it: its compression ([MS-OXRTFCP]), the HTML within it
+//! Owns the reading of Rich Text (RTF) from Exchange: its compression ([MS-OXRTFCP]), the HTML within it
 //! ([MS-OXRTFEX]), and its words.
 //!
-//! Does not keep formatting, pictures or fields. One pass, without recursion.
+//! Does not keep formatting, pictures or fields. The reader takes one pass and uses no recursion.
 
 use crate::mail::{charset, html};
 
-/// Octets of Rich Text that are unpacked.
+/// The maximum number of octets of Rich Text that are unpacked.
 const RTF_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Octets of words that are kept.
+/// The maximum number of octets of words that are kept.
 const WORDS_BYTES_MAX: usize = 1024 * 1024;
-/// Groups within groups whose state is kept; deeper ones have the state of the last.
+/// The maximum depth of groups whose state is kept; deeper groups have the state of the last one.
 const DEPTH_MAX: usize = 200;
 
-/// The dictionary that every compressed text begins with ([MS-OXRTFCP] section 2.1.2.1).
+/// The initial dictionary of every compressed text ([MS-OXRTFCP] section 2.1.2.1).
 const DICTIONARY: &[u8] = b"{\\rtf1\\ansi\\mac\\deff0\\deftab720{\\fonttbl;}{\\f0\\fnil \\froman \\fswiss \
 \\fmodern \\fscript \\fdecor MS Sans SerifSymbolArialTimes New RomanCourier{\\colortbl\\red0\\green0\\blue0\r\n\
 \\par \\pard\\plain\\f0\\fs20\\b\\i\\u\\tab\\tx";
 
-/// The text in Rich Text.
+/// The contents of Rich Text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum RichText {
-    /// The HTML that it was made from.
+    /// The HTML from which the Rich Text was made.
     Html(String),
     Words(String),
 }
 
-/// Unpacks compressed Rich Text. `None` if it is none.
+/// Unpacks compressed Rich Text. `None` if the octets are none.
 pub(super) fn unpacked(packed: &[u8]) -> Option<Vec<u8>> {
     const PACKED: &[u8] = b"LZFu";
     const PLAIN: &[u8] = b"MELA";
@@ -39,7 +39,7 @@ pub(super) fn unpacked(packed: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Undoes the compression; what is broken ends the text.
+/// Undoes the compression; the text ends at the first error.
 fn inflated(packed: &[u8], size: usize) -> Vec<u8> {
     const WINDOW: usize = 4096;
     let mut window = [b' '; WINDOW];
@@ -64,7 +64,7 @@ fn inflated(packed: &[u8], size: usize) -> Vec<u8> {
             };
             let reference = usize::from(high) << 8 | usize::from(low);
             let (mut from, length) = (reference >> 4, (reference & 0xf) + 2);
-            // A reference to the place of writing is the end.
+            // A reference to the write position marks the end.
             if from == at {
                 return out;
             }
@@ -81,7 +81,7 @@ fn inflated(packed: &[u8], size: usize) -> Vec<u8> {
     out
 }
 
-/// The words of Rich Text that came as a text; the text itself if it cannot be read.
+/// The words of Rich Text that came as a text part; the text itself if it cannot be read.
 pub(super) fn words(text: &str) -> String {
     match read(text.as_bytes()) {
         Some(RichText::Words(words)) => words,
@@ -90,7 +90,7 @@ pub(super) fn words(text: &str) -> String {
     }
 }
 
-/// Reads Rich Text. `None` if it is none, or says nothing.
+/// Reads Rich Text. `None` if the octets are none, or contain no words.
 pub(super) fn read(rtf: &[u8]) -> Option<RichText> {
     if !rtf.trim_ascii_start().starts_with(b"{\\rtf") {
         return None;
@@ -112,30 +112,31 @@ pub(super) fn read(rtf: &[u8]) -> Option<RichText> {
 /// The state of a group.
 #[derive(Clone, Copy, Default)]
 struct Group {
-    /// Nothing in the group is text.
+    /// True if nothing in the group is text.
     is_hidden: bool,
-    /// The group holds a tag of the HTML.
+    /// True if the group holds a tag of the HTML.
     is_tag: bool,
-    /// The text is for those that show no HTML.
+    /// True if the text is for programs that show no HTML.
     is_for_rtf: bool,
-    /// Characters that stand for a Unicode one, plus one; nought means the usual one.
+    /// The number of characters that replace a Unicode character, plus one; 0 means the default of one
+    /// character.
     fallback: usize,
 }
 
 #[derive(Default)]
 struct RtfReader {
     out: String,
-    /// Octets whose charset is that of the document.
+    /// Octets in the document's charset.
     octets: Vec<u8>,
     codepage: Option<u32>,
     group: Group,
     groups: Vec<Group>,
-    /// Groups beyond the bound.
+    /// The number of open groups beyond the bound.
     overflow: usize,
     is_html: bool,
-    /// Characters to pass over behind a Unicode one.
+    /// The number of characters to skip after a Unicode character.
     skip: usize,
-    /// The group has just begun with `\*`.
+    /// True if the group has just begun with `\*`.
     is_optional: bool,
     surrogate: Option<u16>,
 }
@@ -176,7 +177,7 @@ impl RtfReader {
         }
     }
 
-    /// Reads what stands behind a backslash, and gives the rest.
+    /// Reads the control after a backslash, and returns the rest.
     fn control<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
         let Some((&first, behind)) = rest.split_first() else {
             return rest;
@@ -341,7 +342,7 @@ mod tests {
 
     #[test]
     fn the_example_of_the_standard_is_unpacked() {
-        // [MS-OXRTFCP] section 4.1.1.
+        // This is the example of [MS-OXRTFCP] section 4.1.1.
         let packed = data_encoding::HEXLOWER
             .decode(
                 b"2d0000002b0000004c5a4675f1c5c7a703000a00726370673132354232\
@@ -394,7 +395,7 @@ mod tests {
             panic!("no words");
         };
         assert!(text.len() <= WORDS_BYTES_MAX + 1);
-        // Seventeen octets for two.
+        // Seventeen octets result from each two.
         let mut bomb = b"\0\0\0\0\xff\xff\xff\xffLZFu\0\0\0\0".to_vec();
         bomb.extend(
             b"\xff\x00\x0f\x00\x0f\x00\x0f\x00\x0f\x00\x0f\x00\x0f\x00\x0f\x00\x0f".repeat(200_000),

@@ -1,22 +1,23 @@
 //! Owns TNEF ([MS-OXTNEF]): the words and the files in `winmail.dat`.
 //!
-//! Does not read forms, appointments or mails within. One pass over the attributes, each within its bounds.
+//! Does not read forms, appointments or nested mails. The reader takes one pass over the attributes, each
+//! within its bounds.
 
 use std::ops::Range;
 
 use super::rtf::{self, RichText};
 use crate::mail::charset;
 
-/// Files that are taken out.
+/// The maximum number of files that are taken out.
 const FILES_MAX: usize = 200;
-/// Properties of one block that are looked at.
+/// The maximum number of properties of one block that are read.
 const PROPERTIES_MAX: usize = 2_000;
-/// Values of one property that are looked at.
+/// The maximum number of values of one property that are read.
 const VALUES_MAX: usize = 1_000;
 
 const SIGNATURE: &[u8] = b"\x78\x9f\x3e\x22";
 
-/// What a TNEF stream holds of a mail.
+/// The parts of a mail in a TNEF stream.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Tnef {
     pub(super) text: Option<String>,
@@ -24,7 +25,7 @@ pub(super) struct Tnef {
     pub(super) files: Vec<TnefFile>,
 }
 
-/// A file; its octets lie in the stream.
+/// A file; the stream contains its octets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct TnefFile {
     pub(super) name: Option<String>,
@@ -33,7 +34,7 @@ pub(super) struct TnefFile {
     pub(super) place: Range<usize>,
 }
 
-/// Reads a stream. `None` if it is none.
+/// Reads a stream. `None` if the octets are no TNEF stream.
 pub(super) fn read(stream: &[u8]) -> Option<Tnef> {
     if !stream.starts_with(SIGNATURE) {
         return None;
@@ -46,7 +47,7 @@ pub(super) fn read(stream: &[u8]) -> Option<Tnef> {
         found: Tnef::default(),
         file: None,
     };
-    // The key stands behind the signature.
+    // The key follows the signature.
     let mut at = SIGNATURE.len() + 2;
     while let Some(next) = reader.attribute(at) {
         at = next;
@@ -59,14 +60,14 @@ struct TnefReader<'a> {
     stream: &'a [u8],
     codepage: Option<u32>,
     html_codepage: Option<u32>,
-    /// The body as an attribute, whose charset may be told later.
+    /// The body as an attribute; a later attribute may name its charset.
     text: Option<Range<usize>>,
     found: Tnef,
     file: Option<TnefFile>,
 }
 
 impl TnefReader<'_> {
-    /// Reads the attribute at an offset, and gives that of the next one.
+    /// Reads the attribute at an offset, and returns the offset of the next one.
     fn attribute(&mut self, at: usize) -> Option<usize> {
         const BODY: u16 = 0x800c;
         const CODEPAGE: u16 = 0x9007;
@@ -102,7 +103,7 @@ impl TnefReader<'_> {
             FILE_PROPERTIES => self.properties(start..end, true),
             _ => {}
         }
-        // A checksum stands behind; not all writers know how to make it.
+        // A checksum follows; it is not verified, because some writers compute it wrongly.
         end.checked_add(2)
     }
 
@@ -134,7 +135,7 @@ impl TnefReader<'_> {
         let id = self.u16(at + 2)?;
         let mut at = at + 4;
         if id >= 0x8000 {
-            // A named property: a GUID, and a number or a name.
+            // A named property has a GUID, and a number or a name.
             let is_number = self.u32(at + 16)? == 0;
             let length = usize::try_from(self.u32(at + 20)?).ok()?;
             at += 24;
@@ -199,7 +200,7 @@ impl TnefReader<'_> {
                 };
                 self.found.html = Some(html);
             }
-            // Internet code page.
+            // This property is the Internet code page.
             0x3fde => self.html_codepage = self.u32(place.start),
             0x1009 => self.keep_rich_text(value),
             _ => {}
@@ -228,7 +229,7 @@ impl TnefReader<'_> {
             return;
         };
         match id {
-            // The long name is the better one; the short one and the title stand in for it.
+            // The long name is preferred; the short one and the title are substitutes.
             0x3707 => file.name = Some(text),
             0x3704 | 0x3001 => {
                 file.name.get_or_insert(text);
@@ -283,7 +284,7 @@ impl TnefReader<'_> {
     }
 }
 
-/// UTF-16 up to its end mark.
+/// The text of UTF-16 octets up to their end mark.
 fn wide(value: &[u8]) -> String {
     let units = value
         .chunks_exact(2)
@@ -294,7 +295,7 @@ fn wide(value: &[u8]) -> String {
         .collect()
 }
 
-/// Values fill whole words of four octets.
+/// The length with padding: values fill whole words of four octets.
 fn padded(length: usize) -> Option<usize> {
     length.checked_next_multiple_of(4)
 }

@@ -28,7 +28,7 @@ pub(super) fn decoded_len(body: &[u8], encoding: TransferEncoding) -> usize {
     count
 }
 
-/// True if octets stand before or behind the encoded ones: somebody on the way put them there in the clear.
+/// True if plain octets are before or after the encoded ones: a relay added them.
 pub(super) fn has_additions(body: &[u8], encoding: TransferEncoding) -> bool {
     let Some((_, found)) = encoded(body, encoding) else {
         return false;
@@ -37,7 +37,7 @@ pub(super) fn has_additions(body: &[u8], encoding: TransferEncoding) -> bool {
     around.iter().any(|octets| !octets.trim_ascii().is_empty())
 }
 
-/// The octets that are encoded, and how; `None` if none are.
+/// The encoding, and the octets that it covers; `None` if nothing is encoded.
 fn encoded(body: &[u8], encoding: TransferEncoding) -> Option<(TransferEncoding, Range<usize>)> {
     let found = match encoding {
         TransferEncoding::Identity => None,
@@ -50,7 +50,7 @@ fn encoded(body: &[u8], encoding: TransferEncoding) -> Option<(TransferEncoding,
     found.map(|found| (encoding, found)).or(whole)
 }
 
-/// True of words in which each `=` begins an octet above ASCII or a soft line break.
+/// True if each `=` in the text begins an octet above ASCII or a soft line break.
 fn is_quoted(body: &[u8]) -> bool {
     let mut octets = 0;
     let marks = memchr::memchr_iter(b'=', body);
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_quoted_is_read_so_whatever_its_label_says() {
+    fn quoted_printable_text_is_decoded_despite_its_label() {
         for (body, text) in [
             (
                 "Gr=C3=BC=C3=9Fe aus =\nBerlin, bitte.",

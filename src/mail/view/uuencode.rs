@@ -1,23 +1,24 @@
 //! Owns uuencode (IEEE Std 1003.1 "uuencode"): files in a body, or as a transfer encoding.
 //!
-//! Does not believe a "begin" that no "end" follows: people write that word too.
+//! Does not accept a "begin" without an "end": people write that word too.
 
 use std::ops::Range;
 
-/// Files that are taken out of one text.
+/// The maximum number of files that are taken out of one text.
 const FILES_MAX: usize = 100;
 
 /// A file within a text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct EncodedFile {
-    /// The name behind "begin".
+    /// The name after "begin".
     pub(super) name: String,
-    /// The octets of the text that are the file's, from "begin" up to the line behind "end".
+    /// The range of the file in the text, from "begin" to the line after "end".
     pub(super) place: Range<usize>,
     pub(super) bytes: Vec<u8>,
 }
 
-/// The files in a text, in their order. One pass: a "begin" without an "end" is passed over line by line.
+/// The files in a text, in order. The search takes one pass: a "begin" without an "end" is skipped line by
+/// line.
 pub(super) fn files(text: &[u8]) -> Vec<EncodedFile> {
     let mut files = Vec::new();
     let mut open: Option<EncodedFile> = None;
@@ -81,14 +82,15 @@ fn begin(line: &[u8]) -> Option<String> {
     is_begin.then(|| crate::mail::charset::decode(name, None, None))
 }
 
-/// The octets of one line; `None` if it is none of a file. Blanks at the end may have been lost on the way.
+/// The octets of one line; `None` if it is not a line of a file. Blanks at its end may have been lost on the
+/// way.
 fn decode_line(line: &[u8], mut sink: impl FnMut(u8)) -> Option<()> {
     let Some((&first, letters)) = line.split_first() else {
         return Some(());
     };
     let length = usize::from(value(first)?);
     let needed = length.div_ceil(3) * 4;
-    // Some add a check character.
+    // Some programs add a check character.
     if letters.len() > needed + 1 || length > letters.len() + 1 {
         return None;
     }
@@ -126,7 +128,7 @@ mod tests {
     const CAT: &str = "begin 644 cat.txt\n#0V%T\n`\nend\n";
 
     #[test]
-    fn files_are_found_where_they_end() {
+    fn files_in_a_text_are_found() {
         let text = format!("Bonjour,\n\n{CAT}\nMerci\n");
         let found = files(text.as_bytes());
         assert_eq!(found.len(), 1);

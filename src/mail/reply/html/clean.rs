@@ -14,7 +14,7 @@ use crate::mail::markup::{self, escape};
 
 static CLEANER: LazyLock<ammonia::Builder<'static>> = LazyLock::new(builder);
 
-/// The same, but for the colour of words.
+/// The same rules, but the colour of words stays.
 static COLOURED: LazyLock<ammonia::Builder<'static>> = LazyLock::new(|| {
     let mut builder = builder();
     builder

@@ -1,10 +1,10 @@
-//! Owns the colour that an element gives to its words.
+//! Owns the colour that an element gives its words.
 //!
 //! Does not know the colours of style sheets.
 
 use crate::mail::html::HtmlNode;
 
-/// Characters of a colour.
+/// The maximum number of characters of a colour.
 const CHARS_MAX: usize = 32;
 
 /// The colour of an element's words, lower-cased; `None` if it names none.
@@ -22,7 +22,7 @@ pub(super) fn of(node: &HtmlNode) -> Option<String> {
         .then(|| colour.to_owned())
 }
 
-/// True if nobody takes it for a colour: black, white, grey, or that of the surroundings.
+/// True if the colour marks nothing: black, white, grey, or the colour of the surroundings.
 pub(super) fn is_neutral(colour: &str) -> bool {
     if matches!(
         colour,
@@ -49,7 +49,7 @@ pub(super) fn is_neutral(colour: &str) -> bool {
     })
 }
 
-/// Red, green and blue; a name that is no number has them all apart.
+/// Red, green and blue. The name of a colour counts as a bright one.
 fn parts(colour: &str) -> Option<[u32; 3]> {
     if let Some(digits) = colour.strip_prefix('#') {
         let size = if digits.len() < 6 { 1 } else { 2 };

@@ -52,8 +52,8 @@ impl RenderedHtml {
         }
     }
 
-    /// The sanitised HTML of the lines whose fate is text, if it is not too much of it; with colours where
-    /// they tell whose the words are.
+    /// The sanitised HTML of the lines whose fate is text, if it is not too long; with its colours if they
+    /// distinguish the authors.
     pub(super) fn cleaned(&self, fates: &[LineClass], in_colour: bool) -> Option<String> {
         let mut kept = vec![false; self.tree.nodes.len()];
         for (node, line) in &self.owners {
@@ -87,9 +87,9 @@ struct RenderContext {
     mark: LineMark,
     pre: bool,
     lists: usize,
-    /// The words have a colour of their own.
+    /// True if the words have a colour of their own.
     coloured: bool,
-    /// Links have the colour of links, which says nothing.
+    /// True within a link: its colour is that of all links, and marks nothing.
     linked: bool,
 }
 
@@ -115,7 +115,7 @@ struct Renderer<'a> {
     /// The current line.
     line: String,
     place: RenderContext,
-    /// Words of the line that have a colour of their own, and that have none.
+    /// The numbers of the line's words with a colour of their own, and without one.
     coloured: usize,
     plain: usize,
     /// True if a space must precede the next word.
