@@ -55,22 +55,22 @@ pub enum OpenError {
         /// The folder.
         path: PathBuf,
     },
-    /// The journal does not hold all the mail it should.
+    /// The journal lacks mail or jobs that its totals count.
     #[error("{}: records are missing: {received} deliveries were received, {settled} are settled and {open} wait or are parked; {taken} jobs were taken, {over} are over and {waiting} wait", path.display())]
     Lost {
         /// The journal's folder.
         path: PathBuf,
-        /// Deliveries that were received, as far as it is known.
+        /// The number of deliveries that were received, by the totals.
         received: u64,
-        /// Deliveries that are settled.
+        /// The number of settled deliveries.
         settled: u64,
-        /// Deliveries that wait or are parked.
+        /// The number of deliveries that wait or are parked.
         open: u64,
-        /// Jobs that were taken, as far as it is known.
+        /// The number of jobs that were taken, by the totals.
         taken: u64,
-        /// Jobs that are over.
+        /// The number of finished jobs.
         over: u64,
-        /// Jobs that wait.
+        /// The number of waiting jobs.
         waiting: u64,
     },
     /// A mend of the folder was begun and is not finished.
@@ -106,7 +106,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// True if `postern store mend` makes a folder of it that opens.
+    /// True if the folder opens after `postern store mend`.
     pub const fn is_mendable(&self) -> bool {
         matches!(
             self,

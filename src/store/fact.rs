@@ -126,8 +126,8 @@ pub enum Fact {
         /// True if Postern sent the mail. A Message-ID of a sent mail is never taken over by an incoming
         /// one, because anyone can write any header.
         sent_by_us: bool,
-        /// Time of the mail. The link may be forgotten `Settings::link_window` later; where the time is not
-        /// known (zero), it is kept.
+        /// The time of the mail. The link may be forgotten `Settings::link_window` later; if the time is
+        /// unknown (zero), the link is kept.
         #[serde(default)]
         at: Timestamp,
     },
@@ -397,11 +397,11 @@ pub struct PlannedPost {
 /// The terms that the links to the files of one mail share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedLinks {
-    /// The URL with which they begin.
+    /// The URL at the beginning of each link.
     pub base_url: String,
-    /// Time at which they expire, in Unix seconds.
+    /// The time at which the links expire, in Unix seconds.
     pub expires: u64,
-    /// The name of the key that signs them, which discloses nothing about the key.
+    /// The name of the key that signs the links. It discloses nothing about the key.
     pub key: [u8; 4],
 }
 
@@ -479,7 +479,7 @@ pub struct Ledger {
     pub waiting: u64,
     /// Deliveries that the product accepted.
     pub delivered: u64,
-    /// Deliveries parked for a person.
+    /// The number of deliveries that are parked for a person.
     pub parked: u64,
     /// Dropped deliveries, by rule.
     pub dropped: BTreeMap<String, u64>,

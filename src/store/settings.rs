@@ -22,7 +22,7 @@ pub struct Settings {
     pub dedupe_window: Duration,
     /// The age of the last change up to which a thread is still found by its subject.
     pub subject_window: Duration,
-    /// The age of a mail up to which its Message-ID finds the thread, or more.
+    /// The minimum time after a mail for which its Message-ID finds the thread.
     pub link_window: Duration,
     /// The number of waiting jobs above which [`enqueue`](super::Outbox::enqueue) returns `Full`.
     pub outbox_max: u64,

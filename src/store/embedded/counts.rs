@@ -1,4 +1,4 @@
-//! Owns counting the tables in memory and the entries of the index, for tests.
+//! Owns the counts of the tables in memory and of the entries of the index, for tests.
 //!
 //! Is not part of the program.
 
@@ -13,7 +13,7 @@ use super::shared::BEHIND_MAX;
 use super::state::StoreState;
 
 impl EmbeddedStore {
-    /// Every table in memory that grows with mail or jobs, after the index has all changes.
+    /// The count of every table in memory that grows with mail or jobs, after the index has all changes.
     pub(in crate::store) fn memory_counts(&self) -> Vec<MemoryCount> {
         let written = |state: &StoreState| state.pending_count() == 0;
         let mut counts = self.state_when(written).memory_counts(BEHIND_MAX);

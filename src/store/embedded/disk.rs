@@ -157,7 +157,7 @@ pub(in crate::store) mod faults {
             self.0.lock().unwrap().once = Some((change, errno));
         }
 
-        /// The next reads of a record fail with these errnos, one each.
+        /// Makes the next reads of a record fail with these errnos, one each.
         pub(in crate::store) fn fail_reads(&self, errnos: &[i32]) {
             self.0.lock().unwrap().reads.extend(errnos);
         }

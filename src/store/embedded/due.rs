@@ -43,7 +43,7 @@ impl DueQueue {
         }
     }
 
-    /// Entries of all its tables.
+    /// The number of entries in all tables.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.all.len() + self.domains.len() + self.firsts.len()

@@ -117,7 +117,7 @@ impl FrameHeader {
         begins.then(|| Self::parse_unproven(bytes))
     }
 
-    /// Reads [`FRAME_HEADER_BYTES`] bytes as an opening, whatever they are.
+    /// Reads [`FRAME_HEADER_BYTES`] bytes as an opening, without any check.
     pub(super) fn parse_unproven(bytes: &[u8]) -> Self {
         Self {
             count: u32_at(bytes, 4),
@@ -151,7 +151,7 @@ impl FrameHeader {
         self.unproven_rows(front, at)
     }
 
-    /// Reads the rows of the front of the frame that stands at `at`; `None` if its lengths do not fit.
+    /// Reads the rows of the front of the frame at `at`; `None` if its lengths do not fit.
     pub(super) fn unproven_rows(&self, front: &[u8], at: u64) -> Option<Vec<FrameRow>> {
         if front.len() as u64 != self.front_bytes() {
             return None;
@@ -211,13 +211,13 @@ pub(super) fn encode_void(stamp: FrameStamp, bytes: u64) -> Vec<u8> {
     out
 }
 
-/// Makes a record of a front void: its head says `word` and nothing else, and its body counts as it is.
-/// Nothing of any record moves. [`prove`] is to be called when all are done.
+/// Makes a record of a front void: its head contains only `word`, and the checksum of its body is that of the
+/// bytes on disk. No record moves. The caller calls [`prove`] after the last change.
 pub(super) fn void_record(front: &mut [u8], nth: usize, head: usize, word: &[u8], body_crc: u32) {
     let row = FRAME_HEADER_BYTES + nth * ROW_BYTES;
     let bytes = u32_at(front, row + 8) as usize;
     let text = &mut front[head..head + bytes];
-    // White space behind JSON means nothing.
+    // White space after JSON has no meaning.
     text.fill(b' ');
     let kept = word.len().min(bytes);
     text[..kept].copy_from_slice(&word[..kept]);
@@ -227,16 +227,16 @@ pub(super) fn void_record(front: &mut [u8], nth: usize, head: usize, word: &[u8]
     front[row + 20..row + 24].copy_from_slice(&head_crc.to_le_bytes());
 }
 
-/// Gives a front the checksum that it needs.
+/// Sets the checksum of a front.
 pub(super) fn prove(front: &mut [u8]) {
     let crc = front_crc(front);
     front[44..48].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// The front with the one bit turned back that is wrong in it; `None` if it is not one bit.
+/// The front with its single wrong bit corrected; `None` if not exactly one bit is wrong.
 ///
-/// A CRC is linear: what one wrong bit does to it depends on the distance from the end alone, and is
-/// another value for each distance.
+/// A CRC is linear: the effect of one wrong bit depends only on the distance from the end, and each distance
+/// has another effect.
 pub(super) fn with_bit_repaired(front: &[u8]) -> Option<Vec<u8>> {
     const POLYNOMIAL: u32 = 0xEDB8_8320;
     const FRONT_BYTES_MAX: usize = 1 << 20;
@@ -253,7 +253,7 @@ pub(super) fn with_bit_repaired(front: &[u8]) -> Option<Vec<u8>> {
     let mut effect = POLYNOMIAL;
     for bit in (0..bits).rev() {
         if effect == wrong {
-            // The checksum's own four bytes do not count.
+            // The checksum does not cover its own four bytes.
             let byte = if bit / 8 < 44 { bit / 8 } else { bit / 8 + 4 };
             repaired[byte] ^= 1 << (bit % 8);
             return Some(repaired);

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::store::door::Lease;
 
-/// The messages in flight; never more than there are running attempts.
+/// The messages in flight, at most one for each running attempt.
 #[derive(Debug, Default)]
 pub(in crate::store) struct InFlightMessages {
     threads: Mutex<HashMap<ThreadRef, Vec<[u8; 32]>>>,

@@ -20,8 +20,8 @@ use crate::store::id::EventId;
 use crate::store::id::MailId;
 use crate::store::job::ConversationKey;
 
-/// The size in bytes of the serialized pages that sled keeps in memory, where they take three to four times as
-/// much. Other pages are read from disk when they are needed.
+/// The size in bytes of the serialized pages that sled keeps in memory. There they take three to four times
+/// as much. Other pages are read from disk when they are needed.
 const CACHE_BYTES: u64 = 8 << 20;
 /// Entries in one atomic write: with more, look-ups wait longer; with fewer, each costs more.
 const BATCH_ENTRIES_MAX: usize = 128;
@@ -138,7 +138,7 @@ impl IndexKey {
         Self::numbered(Self::DOCUMENT_THREAD, thread)
     }
 
-    /// The key of such a thread by its id.
+    /// The key of a thread of the embedded Messages API, by its id.
     pub(super) fn document_thread_id(id: &str) -> Self {
         Self::tagged(b'd', digest_text(&[id]))
     }
@@ -173,7 +173,7 @@ impl IndexKey {
         Some(Self(*bytes.first_chunk()?))
     }
 
-    /// Kinds of entries that hold all that their fact said, and say it of themselves.
+    /// Kinds of entries that contain their whole fact, and do not depend on other entries.
     pub(super) const WHOLE: [u8; 10] = *b"ioskrxpfuh";
 
     /// An entry in the form in which the journal keeps it.
@@ -184,7 +184,7 @@ impl IndexKey {
         }
     }
 
-    /// Reads what [`IndexKey::raw_entry`] gave.
+    /// Parses the output of [`IndexKey::raw_entry`].
     pub(super) fn parse_entry(entry: &RawEntry) -> Option<(Self, Vec<u8>)> {
         let key = HEXLOWER.decode(entry.key.as_bytes()).ok()?;
         let value = HEXLOWER.decode(entry.value.as_bytes()).ok()?;
@@ -232,12 +232,12 @@ pub(in crate::store) struct IndexMeta {
     /// The newest state segment with a fact in the index; 0 if that is not recorded.
     #[serde(default)]
     pub(super) state_segment: u64,
-    /// The number of the newest fact that the index has; 0 if that was not noted.
+    /// The number of the newest fact that the index has; 0 in an index of an older version.
     #[serde(default)]
     pub(super) state_seq: u64,
 }
 
-/// An entry of the index as it is, both in hexadecimal digits.
+/// An unchanged entry of the index: its key and its value, both in hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RawEntry {
     pub(super) key: String,

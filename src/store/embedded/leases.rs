@@ -54,7 +54,7 @@ impl Leases {
         Some(Lease::new(held))
     }
 
-    /// Number of names that somebody holds or waits for.
+    /// The number of names that a caller holds or waits for.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.names().len()
@@ -154,7 +154,7 @@ pub(in crate::store) struct BusyJobs {
 }
 
 impl BusyJobs {
-    /// Number of jobs and of domains.
+    /// The number of jobs and of domains.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.jobs.len() + self.domains.len()

@@ -1,14 +1,13 @@
-//! Owns the form in which the tables in memory are counted, for the test that none of them follows the mail
-//! that is settled.
+//! Owns the form of a table's count, for the test that no table in memory grows with settled mail.
 //!
 //! Is not part of the program, and counts nothing.
 
-/// The entries of one table in memory.
+/// The number of entries of one table in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) struct MemoryCount {
     pub(in crate::store) table: &'static str,
     pub(in crate::store) entries: usize,
-    /// The most entries that settled mail and settled jobs may leave in the table.
+    /// The maximum number of entries that settled mail and settled jobs may leave in the table.
     pub(in crate::store) bound: usize,
 }
 

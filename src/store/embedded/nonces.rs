@@ -73,7 +73,7 @@ impl NonceCache {
         self.nonces().put(nonce.digest, bound);
     }
 
-    /// Number of nonces.
+    /// The number of nonces.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         let nonces = self.nonces();

@@ -22,7 +22,7 @@ pub(in crate::store) struct LedgerTotals {
     pub(in crate::store) dropped: BTreeMap<String, u64>,
     /// Segments with records up to this number may be removed: an older index is useless.
     pub(in crate::store) gone_to: u64,
-    /// The oldest state segment that was not given up; 0 if that was not noted.
+    /// The number of the oldest state segment that was not removed; 0 in folders of older versions.
     #[serde(default)]
     pub(in crate::store) state_from: u64,
     /// Live bytes in the state segments at the last compaction.

@@ -79,7 +79,7 @@ impl DataFolder {
         }
     }
 
-    /// The folder, even if a mend of it was not finished.
+    /// Enters the folder, even if a mend of it was not finished.
     pub(super) fn enter_unmended(path: &Path) -> Result<Self, OpenError> {
         make_folder(path)?;
         make_folder(&path.join("journal"))?;
@@ -136,7 +136,7 @@ impl DataFolder {
     }
 }
 
-/// The oldest state segment that was not given up must be there: without its facts settled mail would be
+/// Checks that the oldest state segment that was not removed exists: without its facts settled mail would be
 /// delivered again.
 fn check_oldest(
     folder: &DataFolder,
@@ -145,7 +145,7 @@ fn check_oldest(
 ) -> Result<(), OpenError> {
     let totals = &state.totals;
     let wanted = match totals.state_from {
-        // No totals have told it, but nothing was ever given up.
+        // The totals do not have the number, but no segment was ever removed.
         0 if totals.gone_to == 0 => 1,
         0 => return Ok(()),
         number => number,
@@ -159,8 +159,8 @@ fn check_oldest(
     }
 }
 
-/// No fact may be missing behind the last one. Facts are told behind the mails that came with them, and
-/// a number that a full disk left behind is followed by a fact: so every later number is a mail's.
+/// Checks that no fact is missing after the last one. Facts are written after the mails of their batch, and a
+/// fact follows a number that a full disk skipped: so every later number belongs to a mail.
 fn check_newest(folder: &DataFolder, journal: &Journal) -> Result<(), OpenError> {
     let newest = journal.sealed(SegmentKind::State).values().next_back();
     let (last, known) = (newest.map_or(0, |s| s.last_seq), journal.last_seq());
@@ -267,7 +267,7 @@ fn catch_up(
     }))
 }
 
-/// The index in a folder, with what it says of itself.
+/// The index in a folder, with its meta entry.
 pub(super) fn read_index(path: &Path) -> Result<(Index, IndexMeta), RebuildReason> {
     let index = Index::open(path)?;
     match index.meta()? {
@@ -276,7 +276,7 @@ pub(super) fn read_index(path: &Path) -> Result<(Index, IndexMeta), RebuildReaso
     }
 }
 
-/// The index with what it has not seen.
+/// The index, after the records that it had not seen were added.
 pub(super) fn caught_up(
     journal: &Journal,
     index: Index,
@@ -345,7 +345,7 @@ fn unmade(path: PathBuf) -> impl Fn(IndexError) -> OpenError {
     }
 }
 
-/// The state that all of the journal adds up to, with a new index at `path`.
+/// The state that results from the whole journal, with a new index at `path`.
 pub(super) fn replayed(
     path: &Path,
     journal: &Journal,
@@ -389,7 +389,7 @@ fn check_counts(folder: &DataFolder, state: &StoreState) -> Result<(), OpenError
     Ok(())
 }
 
-/// Writes all of a state to its new index, and that it is finished.
+/// Writes a whole state to its new index, and marks the index as finished.
 pub(super) fn write_whole(
     folder: &DataFolder,
     index: &Index,
@@ -468,7 +468,7 @@ impl Replay {
             // The index had the mail and removed it: it is settled.
             return Ok(());
         }
-        // A mend leaves `null` in the place of an envelope that it took out.
+        // A mend writes `null` in place of an envelope that it took out.
         let Some(envelope) = serde_json::from_slice::<Option<Envelope>>(&row.head)? else {
             return Ok(());
         };

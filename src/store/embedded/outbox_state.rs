@@ -301,7 +301,7 @@ impl OutboxState {
         self.events.keys().next_back().copied().unwrap_or_default()
     }
 
-    /// Every table, with the most entries that settled jobs may leave in it.
+    /// The count of every table, with the maximum that settled jobs may leave in it.
     #[cfg(test)]
     pub(super) fn memory_counts(&self) -> Vec<MemoryCount> {
         let Self {

@@ -119,7 +119,7 @@ impl ReadQueue {
         reads.waiting.pop_front()
     }
 
-    /// The lock is never held while a read runs, so a poisoned queue is whole.
+    /// Locks the queue. The lock is never held while a read runs, so a poisoned queue is intact.
     fn lock(&self) -> MutexGuard<'_, QueuedReads> {
         self.reads.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -92,8 +92,8 @@ impl SegmentHeader {
         out
     }
 
-    /// The header of a segment whose own cannot be read, from the first of its frames. `covered` is the
-    /// number after the last one that the segments before it have. `None`: it has no frame.
+    /// Rebuilds the unreadable header of a segment from its first frame. `covered` is the number after the
+    /// last one in the earlier segments. `None` if the segment has no frame.
     pub(super) fn recover(
         path: &Path,
         kind: SegmentKind,
@@ -291,7 +291,7 @@ impl Segment {
 #[derive(Debug)]
 pub(super) enum WalkStep {
     Frame(Vec<FrameRow>),
-    /// The segment ends here, as it was meant to: no record in it has this number or a higher one.
+    /// The segment ends here with a seal: no record in it has this number or a higher one.
     Seal(u64),
     /// The bytes here are no frame of this segment.
     End,
@@ -354,8 +354,8 @@ impl SegmentWalk {
         Ok(WalkStep::Frame(rows))
     }
 
-    /// Looks behind the place where frames ended for one that was written after it. A frame is
-    /// written only when the one before is on disk, so such a frame proves damage, not a torn tail.
+    /// Searches for a later frame after the place where the frames ended. A frame is written only when the
+    /// one before is on disk, so a later frame proves damage, not a torn tail.
     pub(super) fn later_frame(&mut self) -> io::Result<Option<(u64, FrameStamp)>> {
         let mut at = self.at + ALIGN;
         while at + FRAME_HEADER_BYTES as u64 <= self.file_bytes {
@@ -374,7 +374,7 @@ impl SegmentWalk {
         Ok(None)
     }
 
-    /// Goes on at a frame that [`SegmentWalk::later_frame`] found.
+    /// Continues at a frame that [`SegmentWalk::later_frame`] found.
     pub(super) const fn skip_to(&mut self, at: u64, batch: u64) {
         self.at = at;
         self.batch = batch;
@@ -405,7 +405,7 @@ impl SegmentWalk {
         Ok(Some(crc.finalize()))
     }
 
-    /// Where the frame of these rows stands, with its opening, rows and heads.
+    /// The offset of the frame with these rows, and its opening, rows and heads.
     pub(super) fn front_of(&mut self, rows: &[FrameRow]) -> io::Result<Option<(u64, Vec<u8>)>> {
         let Some((at, bytes)) = frame::front_place(rows) else {
             return Ok(None);
@@ -414,8 +414,8 @@ impl SegmentWalk {
         Ok(front.map(|front| (at, front.to_vec())))
     }
 
-    /// Opening, rows and heads of the frame that may stand at the place where frames ended, if its own
-    /// lengths say that it ends at `end`. Nothing of it is proven.
+    /// Opening, rows and heads of a possible frame at the place where the frames ended, if by its own lengths
+    /// it ends at `end`. No checksum has proven any of it.
     pub(super) fn unproven_front(&mut self, end: u64) -> io::Result<Option<Vec<u8>>> {
         let at = self.at;
         let opening = self.bytes(at, FRAME_HEADER_BYTES as u64)?;

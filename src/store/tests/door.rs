@@ -30,7 +30,7 @@ fn a_lease_is_held_by_one_at_a_time<S: Subject>() {
 
 fn a_message_is_in_flight_until_its_lease_is_dropped<S: Subject>() {
     let real = S::begin(|folder| settings(folder, 1 << 20));
-    // Another holder of the store: a second worker, or the intake.
+    // This handle acts as a second worker, or as the intake.
     let other = real.store().clone();
     run(async {
         let is_posting = async |route, thread, text| other.is_posting(route, thread, text).await;

@@ -91,7 +91,7 @@ impl QueueAnswers {
             ask(store.waiting(None, 10_000)),
             ask(store.parked(None, 10_000)),
         ];
-        // All of them are mails of one sender to mailboxes of one route.
+        // All these mails are of one sender, to mailboxes of one route.
         let first = lists[0].first().map(|delivery| delivery.id);
         for delivery in lists.iter().flatten() {
             let ahead = first.filter(|id| *id != delivery.id && delivery.parked.is_none());

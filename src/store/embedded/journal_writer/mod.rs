@@ -50,7 +50,7 @@ pub(super) enum StateRecord {
     },
     /// An entry of the index whose fact is lost.
     Entry(RawEntry),
-    /// A record that a mend took out, or one that has a number and says nothing.
+    /// A record that a mend took out, or one that only uses a number.
     Void,
 }
 
@@ -138,7 +138,7 @@ impl BatchWriter for JournalWriter {
         let sorted = self.build_batch(requests);
         let mut batch = sorted.map_err(|error| self.shared.index_failed(&error))?;
         if batch.facts.is_empty() && self.journal.has_skipped_numbers() {
-            // Facts that are missing would look like the numbers that a full disk left behind.
+            // Without this record, the numbers that a full disk skipped would look like lost facts.
             batch.facts.push(StateRecord::Void.record());
         }
         match self.journal.append(&batch.mails, &batch.facts) {

@@ -1,7 +1,7 @@
-//! Owns the changes that a mend makes to segments: damaged bytes are copied aside, then written over.
+//! Owns the changes that a mend makes to segments: damaged bytes are copied aside, then overwritten.
 //!
-//! Every step can be stopped and done again: what is intact keeps its place and its bytes, and a copy
-//! that was made is never written over.
+//! Does not move or change intact records, and never overwrites a copy: so every step can be stopped and
+//! repeated.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -17,7 +17,7 @@ use crate::store::error::OpenError;
 
 const PIECE_BYTES: usize = 128 << 10;
 
-/// Segments of a journal, and the folder for what is taken out of them.
+/// The segments of a journal, and the folder for the bytes that are taken out of them.
 pub(super) struct SegmentFiles<'d> {
     pub(super) journal: PathBuf,
     pub(super) aside: PathBuf,
@@ -25,8 +25,8 @@ pub(super) struct SegmentFiles<'d> {
 }
 
 impl SegmentFiles<'_> {
-    /// Copies the bytes of a damage aside and makes the segment one that opens. Returns the copy's path,
-    /// if there were bytes.
+    /// Copies the bytes of a damage aside and repairs the segment, so that it opens. Returns the path of the
+    /// copy, if there were bytes.
     pub(super) fn mend(&self, damage: &Damage) -> Result<Option<PathBuf>, OpenError> {
         let path = self.journal.join(damage.kind.file_name(damage.segment));
         let failed = |e| OpenError::io(&path, e);
@@ -48,7 +48,7 @@ impl SegmentFiles<'_> {
 
     fn repair(&self, path: &Path, damage: &Damage) -> io::Result<()> {
         if let Repair::Replace { first_seq } = damage.repair {
-            // Its bytes are aside as they were.
+            // An unchanged copy of its bytes is aside.
             self.disk.remove(path)?;
             return self.fill(damage.kind, damage.segment, first_seq);
         }
@@ -88,7 +88,7 @@ impl SegmentFiles<'_> {
         self.disk.sync(&file)
     }
 
-    /// Makes an empty segment, unless there is one of that name.
+    /// Creates an empty segment, unless one of that name exists.
     pub(super) fn fill(&self, kind: SegmentKind, number: u64, first_seq: u64) -> io::Result<()> {
         let path = self.journal.join(kind.file_name(number));
         if path.exists() {
@@ -115,12 +115,12 @@ impl SegmentFiles<'_> {
         self.disk.sync_folder(&self.journal)
     }
 
-    /// The bytes in a file of their own, which is only made: the same bytes have the same file.
+    /// Copies the bytes to a file of their own, which is never changed: the same bytes have the same file.
     fn copy_aside(&self, path: &Path, damage: &Damage) -> io::Result<PathBuf> {
         const NAMES_MAX: u32 = 1000;
         let file = File::open(path)?;
         let to = match damage.repair {
-            // The rest of a segment is mostly room that was never used.
+            // The rest of a segment is mostly unused space.
             Repair::Seal { .. } => used_to(&file, damage.from, damage.to)?,
             _ => damage.to,
         };
@@ -198,7 +198,7 @@ fn is_copy(file: &File, (from, to): (u64, u64), copy: &Path) -> io::Result<bool>
     Ok(same)
 }
 
-/// Shows the bytes from `from` to `to`, or to the end of the file, until `show` says no.
+/// Passes the bytes from `from` to `to`, or to the end of the file, to `show`, until it returns false.
 fn for_pieces(
     file: &File,
     (from, to): (u64, u64),

@@ -1,8 +1,8 @@
-//! Owns the mending of a folder that does not open, or has lost something: damaged bytes are set aside,
-//! and a journal is left from which a start makes a state that tells nothing twice.
+//! Owns the mending of a folder that does not open, or has lost records: damaged bytes are set aside, and a
+//! start from the remaining journal posts and sends nothing twice.
 //!
-//! Nothing that is intact is removed. A mend that is stopped anywhere ends in the same state when it is
-//! run again; until then the folder does not open.
+//! Does not remove intact records. A mend that was stopped at any point reaches the same state when it is run
+//! again; until then the folder does not open.
 //!
 //! ```text
 //! survey           what is damaged or missing
@@ -41,54 +41,54 @@ mod files;
 mod plan;
 mod records;
 
-/// Mails whose bytes are missing that are named.
+/// The maximum number of named mails whose bytes are missing.
 const NAMED_MAX: usize = 20;
 
-/// What is damaged or missing in a store's folder.
+/// The damaged and missing parts of a store's folder.
 #[derive(Clone, Debug, Default)]
 pub struct CheckReport {
-    /// Segments that were read.
+    /// The number of segments that were read.
     pub segments: u64,
-    /// Records that are as they were written.
+    /// The number of intact records.
     pub records: u64,
-    /// Bytes of the segments.
+    /// The size of the segments in bytes.
     pub bytes: u64,
-    /// Damages, a sentence each; at most about a thousand.
+    /// The damages, a sentence each; at most about a thousand.
     pub damages: Vec<String>,
-    /// Damages beyond those.
+    /// The number of further damages.
     pub unlisted: u64,
-    /// Remarks about what is no damage.
+    /// Remarks that do not report damage.
     pub notes: Vec<String>,
 }
 
-/// What a mend did, and what is lost.
+/// The work of a mend, and the losses.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Damages that were found, a sentence each.
+    /// The damages that were found, a sentence each.
     pub damages: Vec<String>,
-    /// Damages beyond those.
+    /// The number of further damages.
     pub unlisted: u64,
-    /// Files that hold the bytes that were set aside.
+    /// The files with the bytes that were set aside.
     pub aside: BTreeSet<String>,
-    /// Mail records that are lost, at most.
+    /// The maximum number of lost mail records.
     pub mail_records: u64,
-    /// Fact records that are lost, at most.
+    /// The maximum number of lost fact records.
     pub fact_records: u64,
-    /// Mails that waited or were parked and are lost, as far as they are known.
+    /// The known mails that waited or were parked, and are lost.
     pub lost_mails: BTreeSet<u64>,
-    /// Deliveries by which the counts are short.
+    /// The number of deliveries that the counts lack.
     pub lost_deliveries: u64,
-    /// Deliveries that are settled by what the index knew alone.
+    /// The number of deliveries that are settled because only the index knew their end.
     pub settled: u64,
-    /// Deliveries that are parked because they may have been delivered.
+    /// The deliveries that are parked because they may have been delivered.
     pub parked: BTreeSet<String>,
-    /// Jobs that are held as failed because they may have been sent.
+    /// The jobs that are held as failed because they may have been sent.
     pub held_jobs: BTreeSet<JobId>,
-    /// Jobs whose mail is lost.
+    /// The jobs whose mail is lost.
     pub lost_jobs: BTreeSet<JobId>,
-    /// Jobs by which the counts are short.
+    /// The number of jobs that the counts lack.
     pub uncounted_jobs: u64,
-    /// Mappings of threads that are lost, as far as the index knew them.
+    /// The number of lost mappings of threads that the index knew.
     pub mappings: u64,
 }
 
@@ -125,12 +125,12 @@ pub fn check(settings: &Settings) -> Result<CheckReport, OpenError> {
     Ok(report)
 }
 
-/// Sets aside what is damaged in the folder of `settings`, which no process may have open, and leaves a
-/// folder that opens. `None`: there was nothing to do.
+/// Sets aside the damaged parts of the folder of `settings`, which no process may have open, and leaves a
+/// folder that opens. `None` if there was nothing to do.
 ///
 /// # Errors
-/// The folder is in use, cannot be read or written, or is of a newer version. What was begun is gone on
-/// with the next time.
+/// The folder is in use, cannot be read or written, or is of a newer version. The next call continues an
+/// unfinished mend.
 pub fn mend(settings: &Settings, now: Timestamp) -> Result<Option<Report>, OpenError> {
     mend_on(settings, now, &Disk::default())
 }
@@ -210,7 +210,7 @@ impl Mend<'_> {
         Ok(Some(plan.report))
     }
 
-    /// True if the folder does not open as it is, or has lost something.
+    /// True if the folder does not open as it is, or has lost records.
     fn is_needed(&self) -> Result<bool, OpenError> {
         let known = known_index(&self.folder)?;
         let meta = known.as_ref().ok().map(|(_, meta)| meta);
@@ -231,7 +231,7 @@ impl Mend<'_> {
         }
     }
 
-    /// Repairs what is damaged, in as many rounds as the list of damages needs.
+    /// Repairs the damage, in as many rounds as the list of damages needs.
     fn mend_files(&self, plan: &mut Plan) -> Result<(), OpenError> {
         let plan_path = self.folder.mending();
         let files = SegmentFiles {
@@ -255,7 +255,7 @@ impl Mend<'_> {
         }
     }
 
-    /// The journal, in which no number is used again.
+    /// Opens the journal so that no number is used again.
     fn open_journal(&self, plan: &Plan) -> Result<Journal, OpenError> {
         let path = self.folder.journal();
         let open = || {
@@ -284,7 +284,7 @@ impl Mend<'_> {
         open()
     }
 
-    /// The state as the index has it, if that can be believed, and the last record that the index has.
+    /// The state from the index, if it can be trusted, and the number of the last record that the index has.
     fn known_state(
         &self,
         journal: &Journal,
@@ -294,7 +294,8 @@ impl Mend<'_> {
             return Ok(None);
         }
         let known = self.read_state(journal)?.filter(|(state, seen)| {
-            // It cannot add up without facts that it has not seen, nor with those of a mend.
+            // The totals of the index do not add up without facts that it has not seen, or with the facts of
+            // a mend.
             plan.is_judged || opening::adds_up(state) || plan.lost_to > *seen
         });
         if !plan.is_judged {
@@ -313,7 +314,7 @@ impl Mend<'_> {
         Ok(state.ok().map(|(_, state)| (state, seen)))
     }
 
-    /// Has the next start try what it will do.
+    /// Tries the next start.
     fn check_start(&self) -> Result<(), OpenError> {
         let journal = self.folder.journal();
         let metrics = Metrics::default();
@@ -322,7 +323,7 @@ impl Mend<'_> {
         opening::load_checked(&self.folder, &mut journal, self.limits()).map(|_| ())
     }
 
-    /// An index that was moved away comes back, unless another one is finished.
+    /// Moves the old index back, unless a new one is finished.
     fn find_old_index(&self) -> Result<(), OpenError> {
         let (index, old) = (self.folder.index(), self.folder.file("index.old"));
         remove_folder(&self.folder.file("index.new"))?;
@@ -362,7 +363,7 @@ impl Mend<'_> {
 
 type KnownIndex = Result<(Index, IndexMeta), RebuildReason>;
 
-/// The index of a folder, unless there is none.
+/// The index of a folder, or the reason why it has none.
 fn known_index(folder: &DataFolder) -> Result<KnownIndex, OpenError> {
     let path = folder.index();
     match path.try_exists() {
@@ -372,7 +373,7 @@ fn known_index(folder: &DataFolder) -> Result<KnownIndex, OpenError> {
     }
 }
 
-/// A sentence about the mails that wait or are parked, and of which no segment has the bytes.
+/// A sentence about the waiting or parked mails whose bytes are in no segment.
 fn missing_mails(folder: &DataFolder, index: &Index) -> Result<Option<String>, OpenError> {
     let Ok(open) = index.open_mails() else {
         return Ok(None);

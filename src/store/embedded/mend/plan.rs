@@ -1,7 +1,8 @@
-//! Owns the plan of a mend: what it found before it changed anything, on disk until it is finished, so
-//! that a mend that was stopped halfway goes on with what was lost and not with what is left.
+//! Owns the plan of a mend: the damage that it found before the first change. The plan is on disk until the
+//! mend is finished, so a mend that was stopped halfway continues with the original losses, not with the
+//! remaining damage.
 //!
-//! Does not find anything, and changes no segment.
+//! Does not search for damage, and changes no segment.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,30 +20,30 @@ use crate::store::embedded::survey::Survey;
 use crate::store::error::OpenError;
 use crate::store::id::MailId;
 
-/// Bytes of a plan: the damages that are listed, and the jobs of which only the mail is lost.
+/// The maximum size in bytes of a plan: the listed damages, and the jobs of which only the mail is lost.
 const PLAN_BYTES_MAX: u64 = 64 << 20;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Plan {
-    /// The highest number of a fact that is lost.
+    /// The highest number of a lost fact.
     pub(super) facts_lost_to: u64,
-    /// The highest number of any record that is lost.
+    /// The highest number of any lost record.
     pub(super) lost_to: u64,
-    /// The highest number that any record had.
+    /// The highest number of any record.
     pub(super) last_seq: u64,
-    /// Numbers at the end that no record had.
+    /// The count of numbers at the end that no record has.
     mail_tail: u64,
-    /// Mails whose record is lost.
+    /// The mails whose record is lost.
     pub(super) mails: BTreeSet<MailId>,
-    /// Jobs whose mail is lost, but nothing else.
+    /// The jobs of which only the mail is lost.
     pub(super) jobs: Vec<StoredJob>,
-    /// True if it is decided whether the index is believed.
+    /// True if the mend has decided about trusting the index.
     pub(super) is_judged: bool,
-    /// The index's totals before the mend recorded anything, if it is believed.
+    /// The index's totals before the mend recorded anything, if the index is trusted.
     pub(super) known_totals: Option<LedgerTotals>,
-    /// The totals to be written: all other records are.
+    /// The totals, which are written after all other records.
     pub(super) totals: Option<LedgerTotals>,
-    /// What is told when all is done.
+    /// The report, which is returned at the end.
     pub(super) report: Report,
 }
 
@@ -60,13 +61,13 @@ impl Plan {
         serde_json::from_slice(&bytes).map_err(|e| OpenError::io(path, e.into()))
     }
 
-    /// Adds what a survey found.
+    /// Adds the findings of a survey.
     pub(super) fn add(&mut self, survey: &Survey) {
         self.last_seq = self.last_seq.max(survey.last_seq);
         for damage in &survey.damages {
             let lost_to = damage.lost_to();
             self.lost_to = self.lost_to.max(lost_to);
-            // A fact whose job is known has lost a mail and nothing else.
+            // If the job of a fact is known, only the job's mail is lost.
             let is_told = damage.jobs.len() as u64 == damage.at_most();
             if damage.kind == SegmentKind::State && !is_told {
                 self.facts_lost_to = self.facts_lost_to.max(lost_to);
@@ -90,7 +91,7 @@ impl Plan {
         });
     }
 
-    /// Puts the plan on disk.
+    /// Writes the plan to disk.
     pub(super) fn write(&self, path: &Path, disk: &Disk) -> Result<(), OpenError> {
         let Some(folder) = path.parent() else {
             return Err(OpenError::io(path, io::ErrorKind::InvalidInput.into()));

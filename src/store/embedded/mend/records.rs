@@ -1,7 +1,8 @@
-//! Owns what a mend writes to the journal, so that a state made of the journal alone tells nothing twice:
-//! what an index knew of facts that are lost, and the end of what nobody knows about any more.
+//! Owns the records that a mend writes to the journal, so that a start from the journal alone posts and sends
+//! nothing twice: the lost facts that an index knew, and the end of each delivery and job whose state is
+//! unknown.
 //!
-//! Does not change segments that are there.
+//! Does not change existing segments.
 
 use bytes::Bytes;
 
@@ -24,23 +25,23 @@ use crate::store::fact::{DeliveryOutcome, Fact};
 use crate::store::id::{DeliveryId, MailId};
 use crate::store::job::{JobOutcome, JobState};
 
-/// Records written in one piece, and entries of an index read in one.
+/// The number of records written, or of index entries read, in one step.
 const PIECE: usize = 256;
-/// Bytes of the mails of jobs in one piece, or a little more.
+/// The approximate maximum of bytes of jobs' mails in one step.
 const PIECE_BYTES: usize = 4 << 20;
 
 /// The rule by which the ledger counts deliveries whose mail was damaged or missing.
 const DAMAGED_RULE: &str = "damaged";
-/// The rule by which a delivery is over of which only that is known.
+/// The rule of a settled delivery whose outcome is unknown.
 const SETTLED_RULE: &str = "settled";
 
-/// A state without what is lost, and what an index knows beyond it.
+/// The state of the remaining journal, and the state of an index that knows more.
 pub(super) struct Recovery<'a> {
     pub(super) journal: &'a mut Journal,
     pub(super) facts: RecordReader,
-    /// The state that the journal adds up to.
+    /// The state that results from the journal.
     pub(super) state: &'a mut StoreState,
-    /// The state as the index has it, and the number of the last record that it has seen.
+    /// The state from the index, and the number of the last record that the index has seen.
     pub(super) known: Option<(&'a StoreState, u64)>,
     pub(super) now: Timestamp,
 }
@@ -49,8 +50,8 @@ pub(super) struct Recovery<'a> {
 type Told = (StateRecord, Bytes);
 
 impl Recovery<'_> {
-    /// Records what the index knows of deliveries and jobs, and ends what nobody knows about. `keep` is
-    /// called when it is known what is lost, before anything is written.
+    /// Records the index's knowledge of deliveries and jobs, and parks or fails those whose state is unknown.
+    /// `keep` is called when the losses are known, before the first write.
     pub(super) fn settle(
         &mut self,
         plan: &mut Plan,
@@ -98,7 +99,8 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// The totals that fit what is there. What is missing counts as dropped, or as failed.
+    /// The totals that match the remaining records. Missing deliveries count as dropped, and missing jobs as
+    /// failed.
     pub(super) fn totals(&self, plan: &mut Plan) -> LedgerTotals {
         let mut totals = match &plan.known_totals {
             Some(known) => known.clone(),
@@ -169,7 +171,7 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// True if a fact about something that old may be lost, and nobody knows what it said.
+    /// True if a fact about the delivery or job with this number may be lost, and the index does not know it.
     fn is_doubtful(&self, plan: &Plan, number: u64) -> bool {
         let seen = self.known.map_or(0, |(_, seen)| seen);
         plan.facts_lost_to > seen && number < plan.facts_lost_to
@@ -219,7 +221,7 @@ impl Recovery<'_> {
         facts.into_iter().map(told).collect()
     }
 
-    /// The steps of a delivery that the index knows, and that a person released it.
+    /// The facts about a delivery that only the index knows: its steps, and its release by a person.
     fn known_steps(
         &self,
         delivery: DeliveryId,
@@ -239,7 +241,7 @@ impl Recovery<'_> {
         facts
     }
 
-    /// The jobs of which the index knows more, and those of which only the mail is lost.
+    /// The records of jobs that the index knows better, and of jobs of which only the mail is lost.
     fn jobs(&self, plan: &mut Plan) -> Result<Vec<Told>, IndexError> {
         let mut told = Vec::new();
         if let Some((known, _)) = self.known {
@@ -255,7 +257,7 @@ impl Recovery<'_> {
                     Ok(())
                 })?;
             }
-            // What the index has forgotten was over long ago.
+            // A job that the index has forgotten ended long ago.
             for_each_job(self.state, IndexKey::OPEN_JOB, |job| {
                 let id = job.stored.record.job.id;
                 if known.indexed_job(id)?.is_none() && self.state.outbox.begun(id).is_some() {
@@ -278,7 +280,7 @@ impl Recovery<'_> {
         Ok(told)
     }
 
-    /// All that the index knows of a job, with its mail if that is needed and there.
+    /// The record of a job from the index, with its mail if that is needed and available.
     fn job(&self, job: IndexedJob, plan: &mut Plan) -> Told {
         if job.stored.settled.is_some() {
             return (StateRecord::Job(Box::new(job.stored)), Bytes::new());
@@ -312,7 +314,7 @@ impl Recovery<'_> {
         Ok(told)
     }
 
-    /// Names the mails that waited or were parked and are not there any more.
+    /// Names the mails that waited or were parked, and are lost.
     fn name_lost_mails(&self, plan: &mut Plan) -> Result<(), OpenError> {
         if let Some((known, _)) = self.known {
             let here = self.state.open_mails();
@@ -388,7 +390,7 @@ fn ended(job: JobId, outcome: JobOutcome, at: Timestamp) -> Told {
     (StateRecord::Fact(fact), Bytes::new())
 }
 
-/// A job that can never be sent: it is over, and its keys are still known.
+/// The record of a job that can never be sent: the job has failed, and its keys are still known.
 fn without_mail(mut job: StoredJob, number: u64, now: Timestamp) -> Told {
     if job.settled.is_none() {
         let reason = "its mail was damaged or missing".to_owned();

@@ -73,7 +73,8 @@ impl Catalogue {
             }
             Ok(())
         })?;
-        // Written even without documents: an index without its meta entry counts as incomplete.
+        // This is written even without documents, because an index without its meta entry counts as
+        // incomplete.
         catalogue.add(&some).map_err(unmade)?;
         catalogue.flush().map_err(unmade)?;
         Ok(catalogue)
@@ -108,8 +109,8 @@ impl Catalogue {
         found.iter().map(|(_, value)| location(value)).collect()
     }
 
-    /// The locations of a thread's messages after `after`, oldest first, at most `count`. `None`: there
-    /// is no such thread.
+    /// The locations of a thread's messages after `after`, oldest first, at most `count`. `None` if there is
+    /// no such thread.
     pub(super) fn messages_after(
         &self,
         thread: &str,
@@ -137,7 +138,8 @@ impl Catalogue {
             .map(Some)
     }
 
-    /// The location of the document that an idempotency key made at most [`KEY_WINDOW`] before `now`.
+    /// The location of the document that was made with an idempotency key at most [`KEY_WINDOW`] before
+    /// `now`.
     pub(super) fn keyed(
         &self,
         key: &str,
@@ -243,7 +245,7 @@ impl Catalogue {
         self.index.flush()
     }
 
-    /// Number of entries in the index.
+    /// The number of entries in the index.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.index.entries().len()
@@ -254,7 +256,7 @@ impl Catalogue {
     }
 }
 
-/// What an idempotency key is bound to.
+/// The document to which an idempotency key is bound.
 struct BoundKey {
     at: Timestamp,
     /// The number of the document's record.

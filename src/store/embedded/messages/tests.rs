@@ -181,7 +181,7 @@ fn lists_come_in_pages() {
 }
 
 #[test]
-fn an_index_that_is_lost_or_old_is_made_again() {
+fn a_lost_or_old_index_is_rebuilt() {
     let folder = tempfile::tempdir().unwrap();
     let open = || EmbeddedMessages::open(folder.path().to_owned(), NOW).unwrap();
     let index = folder.path().join("index");
@@ -232,7 +232,7 @@ fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
 }
 
 #[test]
-fn what_is_known_of_the_messages_is_on_disk_and_old_keys_are_forgotten() {
+fn message_entries_are_on_disk_and_old_keys_are_forgotten() {
     let folder = tempfile::tempdir().unwrap();
     let open = |now| EmbeddedMessages::open(folder.path().to_owned(), now).unwrap();
     let book = open(NOW);

@@ -1,4 +1,4 @@
-//! Owns counting what the state keeps in memory, for the test that none of it follows the mail that is settled.
+//! Owns the counts of the state's tables in memory, for the test that none of them grows with settled mail.
 //!
 //! Is not part of the program.
 
@@ -11,7 +11,8 @@ impl StoreState {
         self.pending_count() == 0 && self.writing.is_empty()
     }
 
-    /// Every table, so that a new one cannot be left out. `behind_max` is how far the index may be behind.
+    /// The count of every table; the compiler reports a new one. `behind_max` is the number of changes that
+    /// the index may lack.
     pub(in crate::store::embedded) fn memory_counts(&self, behind_max: usize) -> Vec<MemoryCount> {
         let Self {
             index: _,

@@ -75,7 +75,7 @@ pub(super) struct StoreState {
     pending_bytes: usize,
     writing: Arc<HashMap<IndexKey, Option<Vec<u8>>>>,
     dirty_mails: BTreeSet<MailId>,
-    /// False as long as no token was ever revoked, so that most stores need not ask the disk.
+    /// False until a token is revoked for the first time, so that most stores need not read the disk.
     pub(super) has_revocations: bool,
     pub(super) outbox: OutboxState,
     limits: RetentionLimits,
@@ -290,7 +290,7 @@ impl StoreState {
         }
     }
 
-    /// Applies an entry as another index had it, unless a newer fact has told it.
+    /// Applies an entry of another index, unless a newer fact has set it.
     pub(super) fn apply_entry(&mut self, entry: &RawEntry) -> Result<(), IndexError> {
         let Some((key, value)) = IndexKey::parse_entry(entry) else {
             return Err(IndexError::damaged("an entry of the journal"));

@@ -1,4 +1,4 @@
-//! Owns what is told of one damage.
+//! Owns the description of one damage.
 //!
 //! Does not find it.
 
@@ -8,12 +8,12 @@ use crate::store::embedded::segment::SegmentKind;
 use crate::store::embedded::stored_job::StoredJob;
 use crate::store::id::MailId;
 
-/// Something in a journal that is not as it was written.
+/// A part of a journal that differs from the written one, or is missing.
 #[derive(Clone, Debug)]
 pub(in crate::store::embedded) struct Damage {
     pub(in crate::store::embedded) kind: SegmentKind,
     pub(in crate::store::embedded) segment: u64,
-    /// The bytes of the file; both 0 where there is no file.
+    /// The range of bytes in the file, with `to`; both are 0 if there is no file.
     pub(in crate::store::embedded) from: u64,
     pub(in crate::store::embedded) to: u64,
     /// Offset of the front that [`Repair::Front`] replaces.
@@ -21,32 +21,32 @@ pub(in crate::store::embedded) struct Damage {
     pub(in crate::store::embedded) why: &'static str,
     pub(in crate::store::embedded) lost: Lost,
     pub(in crate::store::embedded) repair: Repair,
-    /// True if a start refuses the folder, whatever is lost.
+    /// True if a start refuses the folder even without a lost record.
     pub(in crate::store::embedded) is_certain: bool,
-    /// The mails, jobs and threads it is about, as far as they can be told.
+    /// The affected mails, jobs and threads that could be identified.
     pub(in crate::store::embedded) about: Vec<String>,
-    /// Mails whose record is lost.
+    /// The mails whose record is lost.
     pub(in crate::store::embedded) mails: Vec<MailId>,
-    /// Jobs whose mail is lost, but nothing else.
+    /// The jobs of which only the mail is lost.
     pub(in crate::store::embedded) jobs: Vec<StoredJob>,
 }
 
-/// The records that a damage costs.
+/// The records that are lost by a damage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::store::embedded) enum Lost {
     Nothing,
-    /// These.
+    /// The records with these numbers.
     Records(Vec<u64>),
-    /// Some or all of the numbers from the first to the second, at most so many.
+    /// Some or all of the numbers from the first to the second; the third is their maximum count.
     Numbers(u64, u64, u64),
 }
 
-/// What makes a journal of it that opens.
+/// The repair after which the journal opens.
 #[derive(Clone, Debug)]
 pub(in crate::store::embedded) enum Repair {
     /// A frame's front is written anew.
     Front(Vec<u8>),
-    /// So many frames, the first with this turn, are written without records.
+    /// This many frames without records are written, the first with this turn.
     Void { batch: u64, frames: u64 },
     /// The segment is ended where its frames end.
     Seal { batch: u64, next_seq: u64 },
@@ -54,9 +54,9 @@ pub(in crate::store::embedded) enum Repair {
     Header(Vec<u8>),
     /// The file is moved away, and an empty segment takes its place.
     Replace { first_seq: u64 },
-    /// It stays as it is.
+    /// The segment stays as it is.
     Nothing,
-    /// Empty segments are made, from this one's number to that.
+    /// Empty segments are created, from the number of the damaged one to this number.
     Fill { to: u64, first_seq: u64 },
 }
 
@@ -70,7 +70,7 @@ impl Damage {
         }
     }
 
-    /// Records that are lost, at most.
+    /// The maximum number of lost records.
     pub(in crate::store::embedded) fn at_most(&self) -> u64 {
         match &self.lost {
             Lost::Nothing => 0,

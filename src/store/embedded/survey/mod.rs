@@ -1,7 +1,7 @@
-//! Owns the survey of a journal: every record of every segment is read, and what is not as it was
-//! written is told, with what can be done about it.
+//! Owns the survey of a journal: every record of every segment is read, and each damage is listed with its
+//! repair.
 //!
-//! Does not change anything, and holds one frame at a time.
+//! Does not change anything, and has one frame in memory at a time.
 //!
 //! ```text
 //! damage     what is told of one damage
@@ -24,25 +24,25 @@ mod damage;
 mod numbers;
 mod segment;
 
-/// Damages that are listed; of the others the number is told.
+/// The maximum number of listed damages; the others are counted.
 const DAMAGES_MAX: usize = 1000;
 
-/// What was found in a journal.
+/// The findings about a journal.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
     folder: PathBuf,
     pub(super) segments: u64,
-    /// Records that are as they were written.
+    /// The number of intact records.
     pub(super) records: u64,
     pub(super) bytes: u64,
     pub(super) damages: Vec<Damage>,
-    /// Damages that are not listed.
+    /// The number of damages that are not listed.
     pub(super) unlisted: u64,
-    /// Remarks about what is no damage.
+    /// Remarks that do not report damage.
     pub(super) notes: Vec<String>,
-    /// Numbers at the end that no record has: mail that was never acknowledged, or is lost.
+    /// The count of numbers at the end that no record has: their mail was never acknowledged, or is lost.
     pub(super) mail_tail: u64,
-    /// The number of the last record, as far as the journal itself knows.
+    /// The number of the last record that the journal itself has.
     pub(super) last_seq: u64,
     /// The totals written last.
     totals: LedgerTotals,
@@ -50,33 +50,33 @@ pub(super) struct Survey {
     state: Coverage,
 }
 
-/// The numbers that the segments of one kind answer for.
+/// The numbers that the segments of one kind cover.
 #[derive(Debug, Default)]
 struct Coverage {
-    /// The segment and the number of the first record it may have, oldest first.
+    /// The number of the oldest segment, and the lowest record number that it may have.
     first: Option<(u64, u64)>,
     newest: u64,
-    /// No record of this kind that is there has this number or a higher one.
+    /// No existing record of this kind has this number or a higher one.
     to: u64,
     headers: Vec<SegmentHeader>,
-    /// The end that the newest segment is to have if another one follows it.
+    /// The missing end of the newest segment, which it needs if another segment follows it.
     open_end: Option<Damage>,
-    /// Segments that are missing between others: their numbers, and those of their records.
+    /// The gaps of missing segments between others.
     gaps: Vec<Gap>,
 }
 
-/// Segments that are not there.
+/// Consecutive missing segments.
 #[derive(Clone, Copy, Debug)]
 struct Gap {
     first: u64,
     last: u64,
-    /// The records' numbers, as far as others do not have them.
+    /// The lowest number of a record in them that the other segments do not have.
     from: u64,
     to: u64,
 }
 
 impl Survey {
-    /// Reads all of the journal in `folder`. `known` is what its index says of itself, if there is one.
+    /// Reads the whole journal in `folder`. `known` is the meta entry of its index, if there is one.
     ///
     /// # Errors
     /// The folder cannot be read, or a newer version wrote it.
@@ -94,7 +94,7 @@ impl Survey {
         Ok(survey)
     }
 
-    /// True if a start would refuse the folder, or has lost something and cannot know it.
+    /// True if a start would refuse the folder, or could not notice that records are lost.
     pub(super) fn is_damaged(&self) -> bool {
         !self.damages.is_empty()
     }

@@ -1,7 +1,7 @@
-//! Owns what the numbers of records and segments say is missing.
+//! Owns finding missing records and segments by their numbers.
 //!
-//! Records of both kinds share one sequence. A number that no record has is no loss by itself: a batch
-//! that found no room leaves one behind. It is one where no segment answers for it.
+//! Does not read records. Records of both kinds share one sequence. A number without a record is not a loss
+//! by itself, because a batch that found no room skips its numbers. It is a loss if no segment covers it.
 
 use std::io;
 
@@ -28,7 +28,7 @@ impl Survey {
         for nth in 0..self.damages.len() {
             self.subtract_others(nth)?;
         }
-        // A start refuses a gap between state segments even if nothing was in it.
+        // A start refuses a gap between state segments even if it contained no record.
         self.damages
             .retain(|d| d.at_most() > 0 || d.is_certain || d.lost == Lost::Nothing);
         self.end_before_another();
@@ -37,7 +37,7 @@ impl Survey {
         Ok(())
     }
 
-    /// Before a state segment is made behind the newest one, that one must have its end.
+    /// Adds the end of the newest state segment, if another one is to be created after it.
     fn end_before_another(&mut self) {
         let newest = self.state.newest;
         let behind = |damage: &Damage| {
@@ -50,7 +50,7 @@ impl Survey {
         }
     }
 
-    /// The end of those losses of which only the beginning was known.
+    /// Sets the end of the losses of which only the beginning was known.
     fn bound_losses(&mut self, last: u64) {
         for damage in &mut self.damages {
             if let Lost::Numbers(from, to, 0) = damage.lost
@@ -89,7 +89,7 @@ impl Survey {
         let mut missing = Vec::new();
         let (number, first_seq) = self.state.first.unwrap_or((1, gone_to + 1));
         let oldest = state_from.max(1);
-        // What was given up before the totals told its number is taken for given up.
+        // Older versions removed segments without their number in the totals, so such a gap is no loss.
         if number > oldest && (state_from > 0 || gone_to == 0) {
             missing.push(gap(
                 kind,
@@ -147,7 +147,7 @@ impl Survey {
         missing
     }
 
-    /// Numbers that records of the other kind have are not lost.
+    /// Removes the numbers that records of the other kind have, because they are not lost.
     fn subtract_others(&mut self, nth: usize) -> Result<(), OpenError> {
         let damage = &self.damages[nth];
         let Lost::Numbers(from, to, count) = damage.lost else {
@@ -162,8 +162,8 @@ impl Survey {
         Ok(())
     }
 
-    /// A mail whose write was cut short leaves its number behind, and so does one that is lost with all
-    /// that came after it: the journal alone cannot tell.
+    /// Notes the numbers at the end without a record. An unfinished write leaves them, and so does a mail
+    /// that is lost with all later ones: the journal alone cannot distinguish these.
     fn note_mail_tail(&mut self, last: u64) -> Result<(), OpenError> {
         let from = self.mail.to.max(self.totals.gone_to + 1);
         if from > last {
@@ -182,7 +182,7 @@ impl Survey {
         Ok(())
     }
 
-    /// Records of a kind that have numbers from `from` to `to`.
+    /// The number of records of a kind with numbers from `from` to `to`.
     fn count(&self, kind: SegmentKind, from: u64, to: u64) -> Result<u64, OpenError> {
         let coverage: &Coverage = match kind {
             SegmentKind::Mail => &self.mail,

@@ -1,6 +1,6 @@
 //! Owns the survey of one segment, frame by frame.
 //!
-//! Does not know which segments there should be: that is `numbers`.
+//! Does not find missing segments; `numbers` does.
 
 use std::io;
 
@@ -16,7 +16,7 @@ use crate::store::error::OpenError;
 use crate::store::fact::Fact;
 use crate::store::id::MailId;
 
-/// Names that are told of one damage.
+/// The maximum number of names for one damage.
 const ABOUT_MAX: usize = 10;
 
 impl Survey {
@@ -56,7 +56,7 @@ impl Survey {
         Ok(())
     }
 
-    /// The header of a segment, told by its frames if it is damaged; `None` if nothing of it can be read.
+    /// The header of a segment, rebuilt from its frames if it is damaged; `None` if that is impossible.
     fn header(
         &mut self,
         kind: SegmentKind,
@@ -94,7 +94,7 @@ impl Survey {
             None => self.add(Damage {
                 to: bytes,
                 why: "nothing of this file can be read",
-                // The numbers are told when it is known who else has them.
+                // `numbers` sets the end when all segments are read.
                 lost: Lost::Numbers(covered, covered, 0),
                 ..damage
             }),
@@ -114,7 +114,7 @@ impl Survey {
                     let bad = self.read_rows(&mut walk, &rows)?;
                     let is_short = bad.iter().any(|(_, crc)| crc.is_none());
                     if is_short || (!bad.is_empty() && is_last && is_at_end(&mut walk)?) {
-                        // Its end is not there, or was never acknowledged.
+                        // The end of the frame is missing, or was never acknowledged.
                         walk.skip_to(before.0, before.1);
                         self.end_of_frames(&mut walk, next, is_last)?;
                         break;
@@ -144,8 +144,8 @@ impl Survey {
         Ok(())
     }
 
-    /// Frames end here, and no seal says that they should. Of the last segment a write was cut short, or
-    /// it was in use.
+    /// Handles the end of the frames without a seal. In the last segment this may be an unfinished write, or
+    /// the segment was in use.
     fn end_of_frames(
         &mut self,
         walk: &mut SegmentWalk,
@@ -180,8 +180,8 @@ impl Survey {
         Ok(())
     }
 
-    /// Checks the bodies of a frame whose front is as it was written: the rows whose are not, each with
-    /// the checksum of the bytes that are there.
+    /// Checks the bodies of a frame with an intact front. Returns the rows with damaged bodies, each with the
+    /// checksum of the bytes on disk.
     fn read_rows(
         &mut self,
         walk: &mut SegmentWalk,
@@ -240,7 +240,7 @@ impl Survey {
     }
 }
 
-/// The damage between the place where frames end and the next one, which stands at `to`.
+/// The damage between the place where the frames end and the next frame, which is at `to`.
 fn damaged_frames(
     walk: &mut SegmentWalk,
     next: u64,
@@ -281,7 +281,7 @@ fn damaged_frames(
     salvaged(walk, damage, front, next, first_seq)
 }
 
-/// True if nothing follows the frame that was read last.
+/// True if nothing follows the last frame that was read.
 fn is_at_end(walk: &mut SegmentWalk) -> io::Result<bool> {
     let (at, batch) = (walk.at(), walk.batch());
     let ends = matches!(walk.next(false)?, WalkStep::End) && walk.later_frame()?.is_none();
@@ -289,7 +289,7 @@ fn is_at_end(walk: &mut SegmentWalk) -> io::Result<bool> {
     Ok(ends)
 }
 
-/// True if the front is proven, and all its heads by checksums of their own.
+/// True if the checksum of the front is right, and the checksums of all its heads too.
 fn is_whole(walk: &SegmentWalk, front: &[u8], at: u64) -> bool {
     let Some(header) = FrameHeader::parse(front, walk.header.salt) else {
         return false;
@@ -302,8 +302,8 @@ fn is_whole(walk: &SegmentWalk, front: &[u8], at: u64) -> bool {
         })
 }
 
-/// Of a frame whose front is not proven those records are kept whose own checksums are right. If all of
-/// them are, the damage is in what nothing else proves, and none is.
+/// Keeps the records of a damaged front whose own checksums are right. If all heads are right, the damage is
+/// in fields without a second checksum, and no record is kept.
 fn salvaged(
     walk: &mut SegmentWalk,
     damage: Damage,
@@ -397,7 +397,7 @@ fn void(
     frame::void_record(front, nth, head, word, body_crc);
 }
 
-/// Tells whose record it is, as far as that can be read.
+/// Adds the name of the record's mail, job or thread, if it can be read.
 fn name(damage: &mut Damage, row: &FrameRow, head_holds: bool) {
     let told = match damage.kind {
         SegmentKind::Mail => {
@@ -415,7 +415,7 @@ fn name(damage: &mut Damage, row: &FrameRow, head_holds: bool) {
     }
 }
 
-/// A reply address is a secret of its thread, so the thread is told instead.
+/// The name of a mail. A reply address is a secret of its thread, so the thread is named instead.
 fn name_of_mail(row: &FrameRow) -> Option<String> {
     let Ok(envelope) = serde_json::from_slice::<Envelope>(&row.head) else {
         return Some(format!("mail {}", row.origin));

@@ -1,4 +1,4 @@
-//! What memory keeps of mail and jobs that are settled: a number of entries that does not follow theirs.
+//! Tests that memory does not grow with the number of settled mails and jobs.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::store::{
     Settings,
 };
 
-/// Mails accepted, told and settled in one round, and as many jobs.
+/// The number of mails accepted, posted and settled in one round, and of jobs.
 const ROUND: usize = 2000;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// More than are kept.
+/// This is more than the maximum number of kept events.
 const EVENTS: usize = 51_000;
 
 fn digest(n: usize) -> [u8; 16] {
@@ -28,7 +28,7 @@ fn digest(n: usize) -> [u8; 16] {
     digest
 }
 
-/// What is recorded of a mail that was posted into one of many threads.
+/// The facts about a mail that was posted into one of many threads.
 fn told(nth: usize, delivery: DeliveryId, now: Timestamp) -> Vec<Fact> {
     let mut mapping = mapping(0, 0);
     mapping.thread_id = format!("thread-{}", nth / 3);
@@ -124,7 +124,7 @@ fn check(real: &TestStore, when: &str) -> Vec<MemoryCount> {
 }
 
 #[test]
-fn memory_does_not_follow_what_is_settled() {
+fn memory_does_not_grow_with_settled_mail() {
     let mut real = TestStore::begin(|folder| settings(folder, 1 << 20));
     for round in 0..2 {
         run(settle_round(&real, round));
@@ -170,7 +170,7 @@ async fn deliver(real: &TestStore, numbers: Range<usize>, now: Timestamp) {
 }
 
 #[test]
-fn the_index_forgets_what_is_too_old() {
+fn the_index_forgets_old_entries() {
     const OLD: usize = 300;
     const NEW: usize = 50;
     let real = TestStore::begin(|folder| Settings {
@@ -184,7 +184,7 @@ fn the_index_forgets_what_is_too_old() {
     for kind in [b'f', b'i', b's', b'x'] {
         assert_eq!(entries(&real, kind), OLD);
     }
-    // The same new mails again and again, until compaction has reached all old records.
+    // New mails follow until the compaction has reached all old records.
     let compact = |now, kinds: &[u8]| {
         let over = |kind: &u8| entries(&real, *kind) <= NEW;
         let mut rounds = 0;
@@ -200,7 +200,7 @@ fn the_index_forgets_what_is_too_old() {
     assert!(link().unwrap().is_some());
     compact(NOW.plus(4 * DAY), b"fsxi");
     assert_eq!(link(), Ok(None));
-    // A thread is kept: it knows whose token it is.
+    // A thread is kept, because it identifies its tokens.
     let thread = run(real.store().thread("us", ThreadKey::of("thread-0")));
     assert!(thread.unwrap().is_some());
 }

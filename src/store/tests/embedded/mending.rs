@@ -1,4 +1,4 @@
-//! A mend that is stopped in the middle.
+//! Tests of a mend that is stopped in the middle.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::store::{DeliveryId, Fact, OpenError, Store};
 
 const SEGMENT_BYTES: u64 = 2000;
 
-/// A folder with mails in every state and jobs, over several segments of both kinds.
+/// Fills a folder with jobs and with mails in every state, over several segments of both kinds.
 fn fill(folder: &Path) {
     let store = Store::open(settings(folder, SEGMENT_BYTES), NOW).unwrap();
     for seed in 0..12 {
@@ -45,7 +45,7 @@ fn segments(folder: &Path, kind: &str) -> Vec<PathBuf> {
     paths
 }
 
-/// A changed body, a changed front, and a segment less.
+/// Changes a body and a front, and removes a segment.
 fn damage(folder: &Path) {
     for (path, at, count) in [
         (&segments(folder, "mail")[0], 1300, 1),

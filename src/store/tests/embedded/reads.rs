@@ -1,4 +1,4 @@
-//! Records that the disk does not return: once, or ever again.
+//! Tests of records that the disk does not return: once, or ever again.
 
 use std::fs;
 
@@ -14,7 +14,7 @@ fn a_read_that_fails_once_is_retried() {
     let mut house = TestStore::begin(|folder| settings(folder, 1 << 20));
     let id = run(house.store().accept(envelope(1), mail(7, 500))).unwrap();
     run(house.store().record(vec![Fact::Mapped(mapping(1, 1))])).unwrap();
-    // A mail accepted by this store is still in memory.
+    // The memory of this store still has the mail that it accepted.
     house.reopen();
     let delivery = DeliveryId {
         mail: id,

@@ -254,7 +254,7 @@ impl JournalWriter {
     ) -> bool {
         match outcome {
             DeliveryOutcome::Parked { .. } => state.status_seq(delivery) == Some(origin),
-            // As long as the mail is in a segment, its settlement must be too.
+            // The settlement stays in the journal as long as its mail does.
             DeliveryOutcome::Delivered { .. } | DeliveryOutcome::Dropped { .. } => {
                 self.is_on_disk(state, delivery.mail)
             }
