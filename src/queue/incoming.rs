@@ -55,8 +55,7 @@ pub struct PendingRetry {
 /// Finds the next attempt of a delivery; `None` if it was not attempted since the worker started.
 pub type RetryLookup = Arc<dyn Fn(DeliveryId) -> Option<PendingRetry> + Send + Sync>;
 
-/// Notifies the worker that a delivery of this partition need not wait any longer, if it is the first
-/// there.
+/// Notifies the worker that a delivery need not wait any longer, if it is the first of this partition.
 pub type WakeLine = Arc<dyn Fn(PartitionKey, DeliveryId) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// The final state of a delivery that a person dropped.
@@ -175,8 +174,9 @@ impl MailQueue {
         Ok(pieces.concat().into())
     }
 
-    /// Makes the worker attempt a delivery now. A parked one waits again, with the person's approval; the
-    /// wait of a waiting one ends, regardless of the time of its next attempt and of a pause of its route.
+    /// Makes the worker attempt a delivery now. A parked delivery waits again, with the person's approval. A
+    /// waiting delivery stops waiting, regardless of the time of its next attempt and of a pause of its
+    /// route.
     ///
     /// # Errors
     /// [`QueueError::NotFound`], [`QueueError::WrongState`], [`QueueError::Store`].
@@ -266,7 +266,7 @@ impl MailQueue {
         Ok(end)
     }
 
-    /// A delivery that is not attempted while the lease is held.
+    /// Takes a delivery, which is not attempted while the lease is held.
     async fn take(&self, id: DeliveryId) -> Result<(Delivery, Lease), QueueError> {
         let lease = self.store.try_lease(LeaseName::Delivery(id)).await?;
         let delivery = self.store.delivery(id).await?;
