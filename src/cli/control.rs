@@ -142,7 +142,7 @@ pub(super) fn open_store(config: &Config) -> Result<Store, ExitError> {
     run::open_store(config)
 }
 
-/// Checks that the data folder is there, and that what this process writes there the server can open.
+/// Checks that the data folder exists, and that the server can open the files that this process writes there.
 pub(super) fn own_folder(config: &Config) -> Result<(), ExitError> {
     let folder = config.data_dir.display();
     let Ok(meta) = fs::metadata(&config.data_dir) else {

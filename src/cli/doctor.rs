@@ -154,7 +154,7 @@ fn folder(path: &Path, free_bytes_min: u64) -> DoctorFinding {
     ok(format!("{name}: can be written"))
 }
 
-/// Reads the journal of a server that does not run. A folder that is not there yet has none.
+/// Reads the journal of a server that does not run. A data folder that does not exist yet has no journal.
 fn journal(config: &Config) -> Option<DoctorFinding> {
     if !config.data_dir.join("version").exists() {
         return None;

@@ -200,7 +200,7 @@ impl ExplainContext<'_> {
         Ok((explained, rcpt_refusal))
     }
 
-    /// Adds the parts that were left out, and whether the words are whole.
+    /// Adds the parts that were left out, and the warnings about the text.
     fn add_completeness(&self, explained: &mut Value, mail: &ParsedMail) {
         let flags = self.view.flags.iter().map(|flag| flag.name());
         explained["flags"] = json!(flags.collect::<Vec<_>>());

@@ -1,6 +1,6 @@
 //! Owns `store`: reads the journal of a server that does not run, and mends it.
 //!
-//! Does not know what lies in a journal.
+//! Does not know the contents of a journal.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -16,7 +16,7 @@ use crate::config::{Config, Purpose};
 use crate::run::{self, Exit, ExitError};
 use crate::store::{self, CheckReport, MendReport};
 
-/// Names of one kind that are listed.
+/// The maximum number of listed names of one kind.
 const LISTED_MAX: usize = 100;
 
 /// Commands of `store`.
@@ -67,7 +67,7 @@ fn check(config: &Config, out: &mut impl Write) -> Result<(), ExitError> {
     }
 }
 
-/// The extent of what was read.
+/// The numbers of segments, records and bytes that were read.
 pub(super) fn read(report: &CheckReport) -> String {
     format!(
         "{} records in {} segments ({} bytes) are as they were written",
@@ -92,13 +92,13 @@ fn mend(config: &Config, yes: bool, out: &mut impl Write) -> Result<(), ExitErro
     }
 }
 
-/// Shows what is damaged and asks a person.
+/// Shows the damage and asks a person.
 fn confirmed(config: &Config, out: &mut impl Write) -> Result<bool, ExitError> {
     let stdin = io::stdin();
     if !stdin.is_terminal() {
         return Ok(false);
     }
-    // Its last line says what this command does.
+    // The last line of a check recommends this command.
     if let Err(damaged) = check(config, out) {
         for damage in damaged.lines() {
             line(out, damage)?;
