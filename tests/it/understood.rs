@@ -1,5 +1,5 @@
-//! The meaning of whole mails, told by `mail explain`: mails as programs of many languages send them,
-//! with what is expected of each.
+//! Tests that Postern understands whole mails, by `mail explain`: each mail of a program in one of many
+//! languages has its expected result.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::postern::Postern;
 
-/// The complaints about one mail: what is wanted of it, and what `mail explain` says.
+/// The differences between the expected result of one mail and the output of `mail explain`.
 fn complaints(wanted: &Value, told: &Value) -> Vec<String> {
     let mut wrong = Vec::new();
     let text = told["reply"]["text"].as_str().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Folders that are damaged or robbed, and the commands that a person gives: every folder ends in a server
-//! that runs, tells what is intact once, and tells nothing again; what is lost is named.
+//! Tests of damaged folders and of the commands that a person gives: after a mend the server runs, posts and
+//! sends everything intact once, and repeats nothing; the command names the losses.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,11 +19,11 @@ use crate::wait::eventually;
 
 const MAILS: u64 = 60;
 
-/// The folder that the rows damage: mails that are told, parked and waiting, jobs that are sent and
+/// The folder that the tests damage: mails that are posted, parked and waiting, and jobs that are sent and
 /// waiting, over several segments of both kinds.
 pub(super) struct Whole {
     root: tempfile::TempDir,
-    /// The mails that wait, by their numbers in the folder; of each its number here.
+    /// The waiting mails: for each number in the folder, the number in this test.
     pub(super) waiting: Vec<(u64, u64)>,
 }
 
@@ -52,14 +52,13 @@ impl Whole {
             copy(&live, &root.path().join("killed"));
             store.close().await;
         });
-        // Its index was copied while it was written.
+        // The copy of the index is unusable, because the program was writing it.
         fs::remove_dir_all(root.path().join("killed/index")).unwrap();
         copy(&live, &clean);
         Self { root, waiting }
     }
 
-    /// A Postern with a copy of the folder: as a clean stop left it, with its index, or as a kill did,
-    /// without.
+    /// A Postern with a copy of the folder: with its index after a clean stop, or without one after a kill.
     pub(super) fn postern(&self, with_index: bool, base_url: &str, relay: u16) -> Postern {
         let lines = format!(
             "[outbound]\nenabled = true\nfrom = 'reply@inbox.test'\nhost = '127.0.0.1'\nport = {relay}\n"
@@ -129,13 +128,13 @@ async fn enqueue(store: &Store, nth: u64) {
     }
 }
 
-/// What came of a damaged folder.
+/// The result for a damaged folder.
 struct Mended {
-    /// What `postern store mend` printed.
+    /// The output of `postern store mend`.
     said: String,
-    /// The mails that were told, by their numbers here.
+    /// The mails that were posted, by their numbers in this test.
     told: BTreeSet<u64>,
-    /// The jobs that were sent, by their numbers here.
+    /// The jobs that were sent, by their numbers in this test.
     sent: BTreeSet<u64>,
 }
 
@@ -202,7 +201,7 @@ fn mended(whole: &Whole, with_index: bool, damage: impl Fn(&Path)) -> Mended {
         .sum();
     assert!((postern.metric("postern_ledger_received") - settled).abs() < 0.5);
     postern.stop();
-    // Whatever the index knew, the journal alone says it now.
+    // The journal alone must now contain the knowledge of the index.
     fs::remove_dir_all(postern.data().join("index")).unwrap();
     postern.start();
     postern.drained();
@@ -260,7 +259,7 @@ pub(super) fn all(whole: &Whole) -> BTreeSet<u64> {
     whole.waiting.iter().map(|(_, nth)| *nth).collect()
 }
 
-/// The segment and the offset of these bytes.
+/// Finds the segment and the offset of these bytes.
 pub(super) fn find(folder: &Path, kind: &str, wanted: &[u8]) -> (PathBuf, usize) {
     let found = segments(folder, kind).into_iter().find_map(|path| {
         let bytes = fs::read(&path).unwrap();
@@ -325,16 +324,16 @@ fn a_wrong_bit_in_a_front_costs_nothing() {
 }
 
 #[test]
-fn facts_that_are_lost_tell_nothing_twice() {
+fn lost_facts_repeat_nothing() {
     let whole = Whole::new();
     let damage = |data: &Path| {
-        // The front of a frame, so that none of its records is known.
+        // This damages the front of a frame, so that none of its records is known.
         let (path, at) = find(data, "state", b"\"thread-90\"");
         let bytes = fs::read(&path).unwrap();
         let front = bytes[..at].windows(4).rposition(|b| b == b"PsBa").unwrap();
         change(&path, front, 48);
     };
-    // The index has seen all: nothing is in doubt.
+    // The index has seen all facts, so nothing is in doubt.
     let known = mended(&whole, true, damage);
     assert_eq!(known.told, all(&whole));
     assert_eq!(
@@ -343,12 +342,12 @@ fn facts_that_are_lost_tell_nothing_twice() {
     );
     assert_eq!(known.count("mappings of threads lost"), 3);
     assert_eq!(known.count("deliveries settled by what the index knew"), 1);
-    // Nobody knows: what came before is parked.
+    // Without an index the lost facts are unknown, so the earlier mails are parked.
     let unknown = mended(&whole, false, damage);
     assert_eq!(unknown.count("fact records lost, at most"), 4);
     let later: BTreeSet<u64> = all(&whole).into_iter().filter(|nth| *nth > 30).collect();
     assert_eq!(unknown.told, later);
-    // Mail 30 was told, and the fact that says so is lost.
+    // Mail 30 was posted, and the fact about it is lost.
     let parked = unknown.names("parked");
     assert_eq!(parked.len(), whole.waiting.len() - later.len() + 1);
 }
@@ -364,7 +363,7 @@ fn a_missing_mail_segment_is_named() {
             assert!(mended.told.len() < whole.waiting.len());
             assert!(mended.told.len() * 2 > whole.waiting.len());
             if with_index {
-                // Those that were parked are lost too.
+                // The parked mails are lost too.
                 let lost = mended.names("lost mail");
                 let unsettled = mended.count("deliveries lost that waited or were parked");
                 assert_eq!(lost.len() as u64, unsettled);
@@ -374,7 +373,7 @@ fn a_missing_mail_segment_is_named() {
 }
 
 #[test]
-fn a_missing_state_segment_tells_nothing_twice() {
+fn a_missing_state_segment_repeats_nothing() {
     let whole = Whole::new();
     let newest = segments(&whole.root.path().join("clean"), "state").len() - 1;
     assert!(newest >= 3, "only {newest} state segments");
@@ -392,7 +391,7 @@ fn a_missing_state_segment_tells_nothing_twice() {
 }
 
 #[test]
-fn a_segment_that_is_cut_tells_nothing_twice() {
+fn a_cut_segment_repeats_nothing() {
     let whole = Whole::new();
     for kind in ["mail", "state"] {
         let last = segments(&whole.root.path().join("clean"), kind).len() - 1;
@@ -413,7 +412,7 @@ fn a_segment_that_is_cut_tells_nothing_twice() {
 }
 
 #[test]
-fn a_segment_of_which_nothing_is_left_is_moved_away() {
+fn an_unreadable_segment_is_moved_away() {
     let whole = Whole::new();
     for kind in ["mail", "state"] {
         for with_index in [true, false] {
@@ -423,7 +422,7 @@ fn a_segment_of_which_nothing_is_left_is_moved_away() {
             assert_eq!(mended.names("set aside").len(), 1);
         }
     }
-    // A header alone is told by the frames behind it.
+    // The frames are enough to rebuild a damaged header.
     let mended = mended(&whole, false, |data| {
         change(&segments(data, "state")[1], 0, 64);
     });
@@ -463,7 +462,7 @@ fn an_index_needs_no_mending() {
 }
 
 #[test]
-fn what_does_not_start_names_the_command() {
+fn a_refused_start_names_the_command() {
     let whole = Whole::new();
     let (product, relay) = (Product::start(), Fake::start(|_, _| Act::Usual));
     let damages: [fn(&Path); 4] = [
@@ -488,7 +487,7 @@ fn what_does_not_start_names_the_command() {
                 );
             }
             if with_index && nth == 0 {
-                // The index has seen it: only a rebuild reads it again.
+                // The index has seen this record, so only a rebuild reads it again.
                 continue;
             }
             let served = postern.command(&["serve"]);
@@ -502,7 +501,7 @@ fn what_does_not_start_names_the_command() {
 }
 
 #[test]
-fn what_is_set_aside_is_its_owners() {
+fn set_aside_bytes_are_readable_by_the_owner_alone() {
     let whole = Whole::new();
     let product = Product::start();
     let postern = whole.postern(false, &product.base_url(), 1);
