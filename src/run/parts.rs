@@ -85,7 +85,7 @@ pub(super) fn create_folder(folder: &Path) -> Result<(), ExitError> {
         .map_err(|error| ExitError::new(Exit::CannotCreate, error))
 }
 
-/// The end of a program that cannot open the store. It names the command that mends what can be mended.
+/// The end of a program that cannot open the store. It names the command that mends the folder, if one can.
 pub fn store_open_error(error: OpenError) -> ExitError {
     if error.is_mendable() {
         let error = anyhow::Error::from(error);

@@ -27,7 +27,7 @@
 //! journal, segment, frame, location, disk the files
 //! index, pending_writes, shared          the index and its thread
 //! opening                                the start
-//! survey, mend                           what is damaged or missing, and what to do about it
+//! survey, mend                           finding damage and gaps, and repairing them
 //! messages                               the embedded Messages API's documents
 //! ```
 

@@ -107,7 +107,7 @@ async fn a_repeated_member_or_field_is_refused() {
                 form => kit.post(form, house.now),
             };
             let heard = house.send(&post).await;
-            // Where fields are signed in order, a repeated one has no valid signature.
+            // If the signature covers the fields in order, a repeated field invalidates it.
             let fits = NEVER.contains(&heard.status) || heard.status == kit.unproven;
             assert!(fits, "{shown}: {heard:?}");
         }

@@ -547,7 +547,7 @@ fn the_corpus_is_read_without_a_panic() {
     let all = corpus();
     assert!(all.len() > KITS.len() + 20, "only {}", all.len());
     let decoded = all.iter().filter(|octets| feed(octets)).count();
-    // Where fields are signed, replaced octets invalidate the signature; of the others the valid bodies are
+    // Replaced octets invalidate the signature of signed fields; of the other posts the valid bodies are
     // decoded.
     assert!(decoded >= KITS.len() - 4, "only {decoded} of {}", all.len());
 }

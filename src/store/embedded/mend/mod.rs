@@ -5,11 +5,11 @@
 //! again; until then the folder does not open.
 //!
 //! ```text
-//! survey           what is damaged or missing
-//! plan             on disk, before anything is changed
-//! files            damaged bytes are copied aside and written over
-//! records          what the index knows beyond the journal, and the end of what nobody knows
-//! index            made of the journal, put in the old one's place
+//! survey           the damaged and missing parts
+//! plan             the damage that was found, on disk before the first change
+//! files            damaged bytes are copied aside and overwritten
+//! records          the lost facts that the index knows, and the end of unknown mail and jobs
+//! index            a new one is made from the journal and replaces the old one
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,9 +4,9 @@
 //! Does not change anything, and has one frame in memory at a time.
 //!
 //! ```text
-//! damage     what is told of one damage
+//! damage     the description of one damage
 //! segment    one segment, frame by frame
-//! numbers    what the numbers of records and segments say is missing
+//! numbers    missing records and segments, found by their numbers
 //! ```
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! Owns finding missing records and segments by their numbers.
 //!
-//! Does not read records. Records of both kinds share one sequence. A number without a record is not a loss
+//! Does not check records. Records of both kinds share one sequence. A number without a record is not a loss
 //! by itself, because a batch that found no room skips its numbers. It is a loss if no segment covers it.
 
 use std::io;
