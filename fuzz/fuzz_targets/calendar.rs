@@ -1,4 +1,4 @@
-//! Any text as a calendar part: its event, and the words of it.
+//! Arbitrary text as a calendar part: its event, and the event as text.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

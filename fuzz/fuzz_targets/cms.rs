@@ -1,4 +1,4 @@
-//! Any octets as a CMS structure, and what lies in it as a mail.
+//! Arbitrary octets as a CMS structure, and its content as a mail.
 #![no_main]
 
 use bytes::Bytes;

@@ -1,4 +1,4 @@
-//! Any octets as a TNEF stream: its words, Rich Text and files.
+//! Arbitrary octets as a TNEF stream: its words, Rich Text and files.
 #![no_main]
 
 use bytes::Bytes;

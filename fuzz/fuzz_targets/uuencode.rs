@@ -1,4 +1,4 @@
-//! Any octets as a text with files in uuencode, and as a body in that encoding.
+//! Arbitrary octets as a text with files in uuencode, and as a body in that encoding.
 #![no_main]
 
 use bytes::Bytes;

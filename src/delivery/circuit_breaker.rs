@@ -48,8 +48,8 @@ pub(super) enum CircuitChange {
     Recovered,
 }
 
-/// The circuit breaker of one route. It belongs to one process: a second one finds the failure by itself, and no
-/// mail depends on it.
+/// The circuit breaker of one route. It belongs to one process: a second process detects the failure by
+/// itself, and no mail depends on it.
 #[derive(Debug)]
 pub(super) struct CircuitBreaker {
     open: Option<OpenCircuit>,

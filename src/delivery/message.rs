@@ -80,7 +80,7 @@ pub fn message_body(mail: &ParsedMail, found: &MessageFacts<'_>) -> Value {
     body
 }
 
-/// Adds the fields that only some messages have: the event, what was left out, and doubts.
+/// Adds the fields that only some messages have: the event, the omitted things, and the warnings.
 fn add_account(mail: &ParsedMail, body: &mut Value) {
     if let Some(event) = &mail.calendar {
         body["calendar"] = json!(event);

@@ -88,8 +88,9 @@ pub struct MailQueue {
     wake_line: WakeLine,
     hostname: String,
     authserv_id: String,
-    /// Held from the check of a delivery's state to the write of the fact that changes it. The lock is for correct
-    /// answers in one process: the store ignores a fact about a delivery that is not in the state for it.
+    /// The lock is held from the check of a delivery's state to the write of the fact that changes it. It
+    /// ensures correct answers in one process: the store ignores a fact about a delivery that is not in the
+    /// state for it.
     changes: Arc<Mutex<()>>,
 }
 

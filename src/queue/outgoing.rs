@@ -34,8 +34,8 @@ pub struct JobQueue {
     store: Store,
     age_max: Duration,
     send_now: SendNow,
-    /// Held from the check of a job's state to the write of the fact that changes it. The lock is for correct
-    /// answers in one process: the store ignores a fact about a job that is not in the state for it.
+    /// The lock is held from the check of a job's state to the write of the fact that changes it. It ensures
+    /// correct answers in one process: the store ignores a fact about a job that is not in the state for it.
     changes: Arc<Mutex<()>>,
 }
 

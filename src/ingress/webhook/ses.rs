@@ -56,7 +56,7 @@ pub struct Ses {
     pub needs_sha256: bool,
     /// The maximum age of a request. The time is that of the publication, not of the attempt.
     pub age_max: Duration,
-    /// The certificate authorities of which one must vouch for a certificate of SNS that comes with its chain.
+    /// One of these certificate authorities must vouch for a certificate of SNS that comes with its chain.
     pub roots: Arc<RootCertStore>,
 }
 

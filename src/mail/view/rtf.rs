@@ -25,7 +25,7 @@ pub(super) enum RichText {
     Words(String),
 }
 
-/// Unpacks compressed Rich Text. `None` if the octets are none.
+/// Unpacks compressed Rich Text. `None` if the octets are not compressed Rich Text.
 pub(super) fn unpacked(packed: &[u8]) -> Option<Vec<u8>> {
     const PACKED: &[u8] = b"LZFu";
     const PLAIN: &[u8] = b"MELA";
@@ -90,7 +90,7 @@ pub(super) fn words(text: &str) -> String {
     }
 }
 
-/// Reads Rich Text. `None` if the octets are none, or contain no words.
+/// Reads Rich Text. `None` if the octets are not Rich Text, or contain no words.
 pub(super) fn read(rtf: &[u8]) -> Option<RichText> {
     if !rtf.trim_ascii_start().starts_with(b"{\\rtf") {
         return None;

@@ -34,7 +34,7 @@ pub(super) struct TnefFile {
     pub(super) place: Range<usize>,
 }
 
-/// Reads a stream. `None` if the octets are no TNEF stream.
+/// Reads a stream. `None` if the octets are not a TNEF stream.
 pub(super) fn read(stream: &[u8]) -> Option<Tnef> {
     if !stream.starts_with(SIGNATURE) {
         return None;
@@ -320,7 +320,7 @@ pub(super) mod tests {
         out
     }
 
-    /// A block of properties whose values have a size.
+    /// A block of properties with values of variable size.
     pub(crate) fn properties(all: &[(u16, u16, &[u8])]) -> Vec<u8> {
         let mut out = u32::try_from(all.len()).unwrap().to_le_bytes().to_vec();
         for (kind, id, value) in all {

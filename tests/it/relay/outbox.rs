@@ -429,7 +429,7 @@ async fn a_clock_set_back_does_not_hold_mail_for_a_year() {
     sending.over().await;
     assert_eq!(sending.record(1).state, JobState::Sent);
     sending.stop().await;
-    // And of one a year behind: there is one attempt before it expires.
+    // A job of a clock that was a year behind has one attempt before it expires.
     let sending = Sending::start(vec![relay(fake.port)], settings());
     let mut job = super::job(2, "ann@example.com");
     job.made_at = clock::now().minus(Duration::from_secs(365 * 86_400));

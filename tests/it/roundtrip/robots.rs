@@ -1,4 +1,4 @@
-//! A robot without telling header fields that answers every mail.
+//! A robot that answers every mail, without header fields that identify it.
 
 use serde_json::json;
 
@@ -9,8 +9,8 @@ use crate::relay::server::{Act, Fake};
 const ROBOT: &str = "robot@sink.test";
 const ROUNDS: usize = 15;
 
-/// The numbers of posted messages and of held mails, when each of our mails is
-/// answered at once with what `answer` says.
+/// The numbers of posted messages and of held mails, if each of our mails is answered at once with the text
+/// from `answer`.
 fn talk(answer: impl Fn(usize) -> String) -> (usize, usize) {
     let relay = Fake::start(|_, _| Act::Usual);
     let gateway = Gateway::start(relay.port, "");

@@ -1,4 +1,4 @@
-//! A disk below the real program that does not return what was written: once, or ever again.
+//! A disk below the real program that fails to read written bytes: once, or ever again.
 
 use std::collections::BTreeSet;
 use std::fs;

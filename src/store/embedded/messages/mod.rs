@@ -61,8 +61,8 @@ pub struct EmbeddedMessages {
 }
 
 impl EmbeddedMessages {
-    /// Opens the documents in `folder`, or creates the folder. Blocks while the journal's last records are read,
-    /// or all records if there is no index.
+    /// Opens the documents in `folder`, or creates the folder. Blocks while the last records of the journal
+    /// are read, or all records if there is no index.
     ///
     /// # Errors
     /// The folder is in use, damaged, or of a newer version; or the disk fails.
