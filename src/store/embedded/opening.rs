@@ -14,6 +14,7 @@ use super::index::{Index, IndexError, IndexMeta};
 use super::journal::Journal;
 use super::journal_writer::{JournalWriter, Maintenance, StateRecord, WriteRequest};
 use super::location::RecordLocation;
+use super::location::RecordReader;
 use super::open_mail::LedgerTotals;
 use super::segment::SegmentKind;
 use super::shared::StoreShared;
@@ -44,10 +45,9 @@ pub(super) fn open(
     let shared = Arc::new(StoreShared::new(
         settings,
         metrics,
-        &path,
         folder.lock,
         state,
-        &disk,
+        |kind| RecordReader::new(path.clone(), kind, disk.clone()),
     ));
     let clerk = JournalWriter {
         journal,

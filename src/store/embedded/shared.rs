@@ -3,7 +3,7 @@
 //!
 //! Does not write to the journal.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{
     Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
-use super::disk::Disk;
 use super::folder::FolderLock;
 use super::index::{Index, IndexError};
 use super::location::RecordReader;
@@ -69,12 +68,10 @@ impl StoreShared {
     pub(super) fn new(
         settings: Settings,
         metrics: Metrics,
-        journal: &Path,
         lock: FolderLock,
         state: StoreState,
-        disk: &Disk,
+        reader: impl Fn(SegmentKind) -> RecordReader,
     ) -> Self {
-        let reader = |kind| RecordReader::new(journal.to_owned(), kind, disk.clone());
         let shared = Self {
             _lock: lock,
             capacity: Capacity::new(&settings),
