@@ -110,11 +110,17 @@ impl Seen {
         if letters >= LONG_LINE {
             return true;
         }
+        // UTF-16 has NUL, and the charsets of ISO 2022 shift by ESC, SO and SI.
+        let is_whole = letters % 4 == 0;
         let mut is_text = true;
         decode(encoded, |byte| {
-            is_text &= byte >= 0x20 && byte != 0x7f || matches!(byte, b'\t' | b'\r' | b'\n');
+            is_text &= match byte {
+                b'\t' | b'\r' | b'\n' => true,
+                0 | 0x0e | 0x0f | 0x1b => is_whole,
+                _ => byte >= 0x20 && byte != 0x7f,
+            };
         });
-        is_text || letters % 4 == 0 && letters >= GOES_ON
+        is_text || is_whole && letters >= GOES_ON
     }
 }
 
@@ -186,6 +192,10 @@ mod tests {
             ("aGVsbG8=\nd29ybGQ=\nプライバシー\n", "aGVsbG8=\nd29ybGQ=\n"),
             ("aGVsbG8", "aGVsbG8"),
             ("", ""),
+            // A NUL; UTF-16; ISO-2022-JP.
+            ("d29yZHMA\n", "d29yZHMA\n"),
+            ("TwBrACEA\n", "TwBrACEA\n"),
+            ("GyRCJE8kJCEjGyhC\n", "GyRCJE8kJCEjGyhC\n"),
             // Blanks break the lines.
             (
                 "WWVzLCBwbGVhc2Ug c2VuZCBtZSBhbiBp bnZvaWNlWWVzLCBw",
