@@ -280,8 +280,8 @@ impl DeliveryAttempt<'_> {
                                     "the result of its job's attempt is not known yet".to_owned();
                                 return Err(AttemptError::Retry(reason, None));
                             }
-                            NoticeAction::Record(deeds) => {
-                                facts = deeds;
+                            NoticeAction::Record(actions) => {
+                                facts = actions;
                                 self.log_notice(&record.job, &notice, signed);
                                 "its job"
                             }

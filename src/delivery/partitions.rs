@@ -97,11 +97,11 @@ impl Partitions {
         if self.overflow.get(&key).is_some_and(|first| id >= *first) {
             return OfferResult::Overflowed;
         }
-        let Some(lane) = self.partitions.get_mut(&key) else {
+        let Some(partition) = self.partitions.get_mut(&key) else {
             if self.queued >= self.queued_max {
                 return OfferResult::Full;
             }
-            let lane = Partition {
+            let partition = Partition {
                 route,
                 queue: VecDeque::from([id]),
                 state: PartitionState::Ready,
@@ -109,27 +109,27 @@ impl Partitions {
                 urgent: BTreeSet::new(),
             };
             self.queued += 1;
-            self.partitions.insert(key, lane);
+            self.partitions.insert(key, partition);
             self.ready[route].push_back(key);
             return OfferResult::Queued;
         };
-        let Err(place) = lane.queue.binary_search(&id) else {
+        let Err(place) = partition.queue.binary_search(&id) else {
             return OfferResult::Queued;
         };
-        if lane.state == PartitionState::Running(id) {
+        if partition.state == PartitionState::Running(id) {
             return OfferResult::Queued;
         }
-        if lane.queue.len() >= self.partition_queued_max && place == lane.queue.len() {
+        if partition.queue.len() >= self.partition_queued_max && place == partition.queue.len() {
             self.overflow.insert(key, id);
             return OfferResult::Overflowed;
         }
         if self.queued >= self.queued_max {
             return OfferResult::Full;
         }
-        lane.queue.insert(place, id);
+        partition.queue.insert(place, id);
         self.queued += 1;
-        if lane.queue.len() > self.partition_queued_max
-            && let Some(last) = lane.queue.pop_back()
+        if partition.queue.len() > self.partition_queued_max
+            && let Some(last) = partition.queue.pop_back()
         {
             self.queued -= 1;
             self.overflow.insert(key, last);
@@ -147,41 +147,41 @@ impl Partitions {
     /// Starts the next delivery of this route.
     pub(super) fn start_next(&mut self, route: usize) -> Option<(PartitionKey, DeliveryId)> {
         let key = self.ready.get_mut(route)?.pop_front()?;
-        let lane = self.partitions.get_mut(&key)?;
-        let id = lane.queue.pop_front()?;
-        lane.state = PartitionState::Running(id);
+        let partition = self.partitions.get_mut(&key)?;
+        let id = partition.queue.pop_front()?;
+        partition.state = PartitionState::Running(id);
         Some((key, id))
     }
 
     /// Starts the next urgent delivery, and also returns its route.
     pub(super) fn start_urgent(&mut self) -> Option<(PartitionKey, DeliveryId, usize)> {
         let key = self.urgent.pop_front()?;
-        let lane = self.partitions.get_mut(&key)?;
-        let id = lane.queue.pop_front()?;
-        lane.urgent.remove(&id);
-        lane.state = PartitionState::Running(id);
-        Some((key, id, lane.route))
+        let partition = self.partitions.get_mut(&key)?;
+        let id = partition.queue.pop_front()?;
+        partition.urgent.remove(&id);
+        partition.state = PartitionState::Running(id);
+        Some((key, id, partition.route))
     }
 
     /// Makes a delivery urgent when it is the first of its partition. The attempt of a running delivery may
     /// just have ended, so such a delivery runs once more if it is deferred. A delivery that is not queued
     /// is ignored.
     pub(super) fn hurry(&mut self, key: PartitionKey, id: DeliveryId) {
-        let Some(lane) = self.partitions.get_mut(&key) else {
+        let Some(partition) = self.partitions.get_mut(&key) else {
             return;
         };
-        let is_running = lane.state == PartitionState::Running(id);
-        if !is_running && lane.queue.binary_search(&id).is_err() {
+        let is_running = partition.state == PartitionState::Running(id);
+        if !is_running && partition.queue.binary_search(&id).is_err() {
             return;
         }
-        lane.urgent.insert(id);
-        if lane.queue.front() != Some(&id) {
+        partition.urgent.insert(id);
+        if partition.queue.front() != Some(&id) {
             return;
         }
-        match lane.state {
+        match partition.state {
             PartitionState::Running(_) | PartitionState::Urgent => return,
             PartitionState::Ready => {
-                let ready = &mut self.ready[lane.route];
+                let ready = &mut self.ready[partition.route];
                 if let Some(at) = ready.iter().position(|other| *other == key) {
                     ready.remove(at);
                 }
@@ -212,14 +212,14 @@ impl Partitions {
     /// Removes the finished delivery of this partition. If the partition is empty now and has
     /// overflowed, returns the delivery after which the scan must restart.
     pub(super) fn finish(&mut self, key: PartitionKey) -> Option<DeliveryId> {
-        let lane = self.partitions.get_mut(&key)?;
-        let PartitionState::Running(id) = lane.state else {
+        let partition = self.partitions.get_mut(&key)?;
+        let PartitionState::Running(id) = partition.state else {
             return None;
         };
         self.queued -= 1;
-        lane.attempts = 0;
-        lane.urgent.remove(&id);
-        if !lane.queue.is_empty() {
+        partition.attempts = 0;
+        partition.urgent.remove(&id);
+        if !partition.queue.is_empty() {
             self.make_ready(key);
             return None;
         }
@@ -229,34 +229,36 @@ impl Partitions {
 
     /// The number of attempts at the first delivery of this partition that were deferred.
     pub(super) fn attempts(&self, key: PartitionKey) -> u32 {
-        self.partitions.get(&key).map_or(0, |lane| lane.attempts)
+        self.partitions
+            .get(&key)
+            .map_or(0, |partition| partition.attempts)
     }
 
     /// Defers the running delivery of this partition until `due`.
     pub(super) fn defer(&mut self, key: PartitionKey, due: Instant) {
-        if let Some(lane) = self.partitions.get_mut(&key) {
-            lane.attempts = lane.attempts.saturating_add(1);
-            if !lane.put_back() {
+        if let Some(partition) = self.partitions.get_mut(&key) {
+            partition.attempts = partition.attempts.saturating_add(1);
+            if !partition.put_back() {
                 return;
             }
-            if lane.is_urgent() {
+            if partition.is_urgent() {
                 return self.make_ready(key);
             }
-            lane.state = PartitionState::Waiting(due);
+            partition.state = PartitionState::Waiting(due);
             self.timers.insert((due, key));
         }
     }
 
     fn make_ready(&mut self, key: PartitionKey) {
-        let Some(lane) = self.partitions.get_mut(&key) else {
+        let Some(partition) = self.partitions.get_mut(&key) else {
             return;
         };
-        if lane.is_urgent() {
-            lane.state = PartitionState::Urgent;
+        if partition.is_urgent() {
+            partition.state = PartitionState::Urgent;
             self.urgent.push_back(key);
         } else {
-            lane.state = PartitionState::Ready;
-            self.ready[lane.route].push_back(key);
+            partition.state = PartitionState::Ready;
+            self.ready[partition.route].push_back(key);
         }
     }
 }
@@ -300,99 +302,106 @@ mod tests {
 
     #[test]
     fn a_partition_runs_one_at_a_time_in_order_while_others_continue() {
-        let mut lanes = Partitions::new(1, 100);
-        for (n, lane) in [(1, 1), (2, 1), (3, 2), (4, 1)] {
-            assert_eq!(lanes.offer(key(lane), 0, id(n)), OfferResult::Queued);
+        let mut partitions = Partitions::new(1, 100);
+        for (n, partition) in [(1, 1), (2, 1), (3, 2), (4, 1)] {
+            assert_eq!(
+                partitions.offer(key(partition), 0, id(n)),
+                OfferResult::Queued
+            );
         }
-        assert_eq!(lanes.start_next(0), Some((key(1), id(1))));
-        assert_eq!(lanes.start_next(0), Some((key(2), id(3))));
-        assert_eq!(lanes.start_next(0), None);
+        assert_eq!(partitions.start_next(0), Some((key(1), id(1))));
+        assert_eq!(partitions.start_next(0), Some((key(2), id(3))));
+        assert_eq!(partitions.start_next(0), None);
         let now = Instant::now();
-        lanes.defer(key(1), now + Duration::from_secs(5));
-        lanes.finish(key(2));
-        lanes.wake(now + Duration::from_secs(4));
-        assert_eq!(lanes.start_next(0), None);
-        assert_eq!(lanes.attempts(key(1)), 1);
-        lanes.wake(now + Duration::from_secs(5));
-        assert_eq!(lanes.start_next(0), Some((key(1), id(1))));
-        lanes.finish(key(1));
-        assert_eq!(lanes.attempts(key(1)), 0);
-        assert_eq!(lanes.start_next(0), Some((key(1), id(2))));
+        partitions.defer(key(1), now + Duration::from_secs(5));
+        partitions.finish(key(2));
+        partitions.wake(now + Duration::from_secs(4));
+        assert_eq!(partitions.start_next(0), None);
+        assert_eq!(partitions.attempts(key(1)), 1);
+        partitions.wake(now + Duration::from_secs(5));
+        assert_eq!(partitions.start_next(0), Some((key(1), id(1))));
+        partitions.finish(key(1));
+        assert_eq!(partitions.attempts(key(1)), 0);
+        assert_eq!(partitions.start_next(0), Some((key(1), id(2))));
     }
 
     #[test]
     fn a_released_delivery_goes_before_younger_ones() {
-        let mut lanes = Partitions::new(1, 100);
-        lanes.offer(key(1), 0, id(5));
-        lanes.offer(key(1), 0, id(3));
-        assert_eq!(lanes.start_next(0), Some((key(1), id(3))));
-        lanes.offer(key(1), 0, id(3));
-        assert_eq!(lanes.queued(), 2);
+        let mut partitions = Partitions::new(1, 100);
+        partitions.offer(key(1), 0, id(5));
+        partitions.offer(key(1), 0, id(3));
+        assert_eq!(partitions.start_next(0), Some((key(1), id(3))));
+        partitions.offer(key(1), 0, id(3));
+        assert_eq!(partitions.queued(), 2);
     }
 
     #[test]
     fn an_urgent_delivery_waits_only_for_those_before_it() {
-        let mut lanes = Partitions::new(2, 100);
+        let mut partitions = Partitions::new(2, 100);
         for n in 1..=3 {
-            lanes.offer(key(1), 1, id(n));
+            partitions.offer(key(1), 1, id(n));
         }
-        lanes.offer(key(2), 1, id(9));
+        partitions.offer(key(2), 1, id(9));
         let now = Instant::now();
-        assert_eq!(lanes.start_next(1), Some((key(1), id(1))));
+        assert_eq!(partitions.start_next(1), Some((key(1), id(1))));
         // A running delivery is attempted once more if it fails.
-        lanes.hurry(key(1), id(1));
-        assert_eq!(lanes.start_urgent(), None);
-        lanes.defer(key(1), now + Duration::from_secs(600));
-        assert_eq!(lanes.start_urgent(), Some((key(1), id(1), 1)));
-        lanes.defer(key(1), now + Duration::from_secs(600));
-        assert_eq!(lanes.start_urgent(), None);
+        partitions.hurry(key(1), id(1));
+        assert_eq!(partitions.start_urgent(), None);
+        partitions.defer(key(1), now + Duration::from_secs(600));
+        assert_eq!(partitions.start_urgent(), Some((key(1), id(1), 1)));
+        partitions.defer(key(1), now + Duration::from_secs(600));
+        assert_eq!(partitions.start_urgent(), None);
         // A delivery behind another becomes urgent when the other is finished.
-        lanes.hurry(key(1), id(2));
-        assert_eq!(lanes.start_urgent(), None);
-        lanes.hurry(key(1), id(1));
-        lanes.hurry(key(1), id(1));
-        assert_eq!(lanes.start_urgent(), Some((key(1), id(1), 1)));
-        assert_eq!(lanes.start_urgent(), None);
-        lanes.wake(now + Duration::from_secs(600));
-        assert_eq!(lanes.start_next(1), Some((key(2), id(9))));
-        lanes.finish(key(1));
-        assert_eq!(lanes.start_next(1), None, "the route does not count");
-        assert_eq!(lanes.start_urgent(), Some((key(1), id(2), 1)));
+        partitions.hurry(key(1), id(2));
+        assert_eq!(partitions.start_urgent(), None);
+        partitions.hurry(key(1), id(1));
+        partitions.hurry(key(1), id(1));
+        assert_eq!(partitions.start_urgent(), Some((key(1), id(1), 1)));
+        assert_eq!(partitions.start_urgent(), None);
+        partitions.wake(now + Duration::from_secs(600));
+        assert_eq!(partitions.start_next(1), Some((key(2), id(9))));
+        partitions.finish(key(1));
+        assert_eq!(partitions.start_next(1), None, "the route does not count");
+        assert_eq!(partitions.start_urgent(), Some((key(1), id(2), 1)));
         // A delivery is urgent once: after that it waits like any other.
-        lanes.defer(key(1), now + Duration::from_secs(600));
-        assert_eq!(lanes.start_urgent(), None);
-        lanes.wake(now + Duration::from_secs(600));
-        assert_eq!(lanes.start_next(1), Some((key(1), id(2))));
-        lanes.finish(key(1));
-        lanes.hurry(key(1), id(3));
-        assert_eq!(lanes.start_urgent(), Some((key(1), id(3), 1)));
-        lanes.finish(key(1));
-        lanes.hurry(key(1), id(3));
-        lanes.hurry(key(7), id(3));
-        lanes.finish(key(2));
+        partitions.defer(key(1), now + Duration::from_secs(600));
+        assert_eq!(partitions.start_urgent(), None);
+        partitions.wake(now + Duration::from_secs(600));
+        assert_eq!(partitions.start_next(1), Some((key(1), id(2))));
+        partitions.finish(key(1));
+        partitions.hurry(key(1), id(3));
+        assert_eq!(partitions.start_urgent(), Some((key(1), id(3), 1)));
+        partitions.finish(key(1));
+        partitions.hurry(key(1), id(3));
+        partitions.hurry(key(7), id(3));
+        partitions.finish(key(2));
         assert_eq!(
-            (lanes.start_urgent(), lanes.start_next(1), lanes.queued()),
+            (
+                partitions.start_urgent(),
+                partitions.start_next(1),
+                partitions.queued()
+            ),
             (None, None, 0)
         );
     }
 
     #[test]
     fn an_endless_partition_leaves_space_for_others() {
-        let mut lanes = Partitions::new(1, 10_000);
+        let mut partitions = Partitions::new(1, 10_000);
         for n in 0..5_000 {
-            lanes.offer(key(1), 0, id(n));
+            partitions.offer(key(1), 0, id(n));
         }
-        assert_eq!(lanes.queued(), PARTITION_QUEUED_MAX);
-        assert_eq!(lanes.offer(key(2), 0, id(5_000)), OfferResult::Queued);
-        lanes.start_next(0);
-        lanes.defer(key(1), Instant::now() + Duration::from_secs(60));
-        assert_eq!(lanes.start_next(0), Some((key(2), id(5_000))));
+        assert_eq!(partitions.queued(), PARTITION_QUEUED_MAX);
+        assert_eq!(partitions.offer(key(2), 0, id(5_000)), OfferResult::Queued);
+        partitions.start_next(0);
+        partitions.defer(key(1), Instant::now() + Duration::from_secs(60));
+        assert_eq!(partitions.start_next(0), Some((key(2), id(5_000))));
     }
 
     /// A random run over a store of few partitions with tiny bounds, with all invariants checked.
     fn play(arrivals: &[u8], choices: &[u8]) -> Result<(), TestCaseError> {
-        let mut lanes = Partitions::new(1, 6);
-        lanes.partition_queued_max = 2;
+        let mut partitions = Partitions::new(1, 6);
+        partitions.partition_queued_max = 2;
         let now = Instant::now();
         let mut waiting: BTreeMap<u64, u8> = (0..).zip(arrivals.iter().copied()).collect();
         let mut cursor = None;
@@ -400,49 +409,55 @@ mod tests {
         let mut choices = choices.iter().copied().chain(std::iter::repeat(0));
         for _ in 0..arrivals.len() * 40 + 400 {
             let from = cursor.map_or(0, |c: u64| c + 1);
-            for (n, lane) in waiting.range(from..).take(3) {
-                if lanes.offer(key(*lane), 0, id(*n)) == OfferResult::Full {
+            for (n, partition) in waiting.range(from..).take(3) {
+                if partitions.offer(key(*partition), 0, id(*n)) == OfferResult::Full {
                     break;
                 }
                 cursor = Some(*n);
             }
-            lanes.wake(now);
-            let urgent = lanes.start_urgent().map(|(lane, id, _)| (lane, id));
-            if let Some((lane, taken)) = urgent.or_else(|| lanes.start_next(0)) {
+            partitions.wake(now);
+            let urgent = partitions
+                .start_urgent()
+                .map(|(partition, id, _)| (partition, id));
+            if let Some((partition, taken)) = urgent.or_else(|| partitions.start_next(0)) {
                 let n = taken.mail.0;
-                let mates = waiting.iter().filter(|(_, l)| key(**l) == lane);
-                prop_assert_eq!(mates.map(|(n, _)| *n).min(), Some(n), "order in the lane");
-                prop_assert!(running.insert(lane, n).is_none(), "one at a time");
+                let mates = waiting.iter().filter(|(_, l)| key(**l) == partition);
+                prop_assert_eq!(
+                    mates.map(|(n, _)| *n).min(),
+                    Some(n),
+                    "order in the partition"
+                );
+                prop_assert!(running.insert(partition, n).is_none(), "one at a time");
             }
-            prop_assert!(lanes.queued() <= 6);
+            prop_assert!(partitions.queued() <= 6);
             let choice = choices.next().unwrap_or_default();
             if choice == 3
-                && let Some((n, lane)) = waiting.iter().nth_back(waiting.len() / 2)
+                && let Some((n, partition)) = waiting.iter().nth_back(waiting.len() / 2)
             {
-                lanes.hurry(key(*lane), id(*n));
+                partitions.hurry(key(*partition), id(*n));
             }
-            let Some((lane, n)) = running.iter().map(|(l, n)| (*l, *n)).next() else {
+            let Some((partition, n)) = running.iter().map(|(l, n)| (*l, *n)).next() else {
                 continue;
             };
             match choice % 4 {
                 0 => {
-                    running.remove(&lane);
+                    running.remove(&partition);
                     waiting.remove(&n);
-                    if let Some(after) = lanes.finish(lane) {
+                    if let Some(after) = partitions.finish(partition) {
                         let at = cursor.map(|c| c.min(after.mail.0));
                         cursor = at;
-                        lanes.rewind(at.map(id));
+                        partitions.rewind(at.map(id));
                     }
                 }
                 1 => {
-                    running.remove(&lane);
-                    lanes.defer(lane, now);
+                    running.remove(&partition);
+                    partitions.defer(partition, now);
                 }
                 _ => {}
             }
         }
         prop_assert!(waiting.is_empty(), "left: {:?}", waiting);
-        prop_assert_eq!(lanes.queued(), 0);
+        prop_assert_eq!(partitions.queued(), 0);
         Ok(())
     }
 

@@ -191,7 +191,7 @@ impl DeliveryWorker {
                 Some(ended) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => {
                     self.handle_end(ended).await?;
                 }
-                Some((lane, id)) = self.wake_orders.recv() => self.partitions.hurry(lane, id),
+                Some((partition, id)) = self.wake_orders.recv() => self.partitions.hurry(partition, id),
                 () = arrival.as_mut() => {
                     arrival.set(store.mail_arrived());
                     self.scan.has_more = true;
@@ -238,15 +238,15 @@ impl DeliveryWorker {
             }
         };
         let is_last = page.len() < PAGE;
-        for (id, lane) in page {
-            let known = lane.filter(|lane| self.partitions.contains(*lane));
+        for (id, partition) in page {
+            let known = partition.filter(|partition| self.partitions.contains(*partition));
             let placed = match known {
                 // The route of a known partition is known.
-                Some(lane) => Some((lane, 0)),
+                Some(partition) => Some((partition, 0)),
                 None => self.partition_of(id).await,
             };
-            if let Some((lane, route)) = placed
-                && self.partitions.offer(lane, route, id) == OfferResult::Full
+            if let Some((partition, route)) = placed
+                && self.partitions.offer(partition, route, id) == OfferResult::Full
             {
                 // The scan pauses here until a delivery ends.
                 self.scan.has_more = false;
@@ -292,9 +292,9 @@ impl DeliveryWorker {
         self.partitions.wake(now);
         // A delivery that a person requested is not a probe: its failure delays no other.
         while self.tasks.len() < self.settings.concurrency
-            && let Some((lane, id, route)) = self.partitions.start_urgent()
+            && let Some((partition, id, route)) = self.partitions.start_urgent()
         {
-            self.start(lane, id, (route, false));
+            self.start(partition, id, (route, false));
         }
         let mut any = true;
         while any {
@@ -305,12 +305,12 @@ impl DeliveryWorker {
                 {
                     continue;
                 }
-                let Some((lane, id)) = self.partitions.start_next(route) else {
+                let Some((partition, id)) = self.partitions.start_next(route) else {
                     continue;
                 };
                 any = true;
                 let probe = self.circuit_breakers[route].begin_call();
-                self.start(lane, id, (route, probe));
+                self.start(partition, id, (route, probe));
             }
         }
         self.context.metrics.in_flight.set(gauge(self.tasks.len()));
@@ -320,14 +320,14 @@ impl DeliveryWorker {
             .set(gauge(self.partitions.queued()));
     }
 
-    fn start(&mut self, lane: PartitionKey, id: DeliveryId, (route, is_probe): (usize, bool)) {
+    fn start(&mut self, partition: PartitionKey, id: DeliveryId, (route, is_probe): (usize, bool)) {
         let jobs = Arc::clone(&self.context);
-        let attempts = self.partitions.attempts(lane).saturating_add(1);
+        let attempts = self.partitions.attempts(partition).saturating_add(1);
         let task = self
             .tasks
             .spawn(async move { jobs.deliver(id, attempts).await });
         let running = RunningDelivery {
-            partition: lane,
+            partition,
             id,
             route,
             is_probe,
@@ -379,9 +379,9 @@ impl DeliveryWorker {
         self.context.park_after_panic(running.id).await
     }
 
-    fn release_partition(&mut self, lane: PartitionKey) {
+    fn release_partition(&mut self, partition: PartitionKey) {
         let room_was_short = self.partitions.queued() >= self.settings.queued_max;
-        if let Some(last) = self.partitions.finish(lane) {
+        if let Some(last) = self.partitions.finish(partition) {
             self.scan.cursor = self.scan.cursor.map(|at| at.min(last));
             self.scan.has_more = true;
             self.partitions.rewind(self.scan.cursor);

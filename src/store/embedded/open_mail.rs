@@ -80,7 +80,7 @@ pub(super) struct OpenDelivery {
     pub(super) parked: Option<Box<str>>,
     pub(super) steps: Vec<DeliveryStep>,
     /// The partition; `None` in an old entry without one.
-    #[serde(default, rename = "lane")]
+    #[serde(default, rename = "partition")]
     pub(super) partition: Option<PartitionKey>,
 }
 

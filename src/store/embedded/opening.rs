@@ -49,14 +49,14 @@ pub(super) fn open(
         state,
         |kind| RecordReader::new(path.clone(), kind, disk.clone()),
     ));
-    let clerk = JournalWriter {
+    let journal_writer = JournalWriter {
         journal,
         shared: Arc::clone(&shared),
         maintenance: Maintenance::default(),
         indexing: None,
     };
     let unstarted = |e| OpenError::io(&shared.settings.folder, e);
-    let writer = JournalWriter::start(clerk, index).map_err(unstarted)?;
+    let writer = JournalWriter::start(journal_writer, index).map_err(unstarted)?;
     Ok((shared, writer))
 }
 

@@ -53,12 +53,12 @@ impl<R: Send + 'static> WriterHandle<R> {
     /// Starts the thread.
     pub(super) fn start<S: BatchWriter<Request = R>>(
         name: &str,
-        scribe: S,
+        batch_writer: S,
     ) -> std::io::Result<Self> {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         std::thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || run(scribe, receiver))?;
+            .spawn(move || run(batch_writer, receiver))?;
         Ok(Self { sender })
     }
 
@@ -118,7 +118,10 @@ enum WriterMessage<R> {
     Close,
 }
 
-fn run<S: BatchWriter>(mut scribe: S, mut receiver: mpsc::Receiver<WriterMessage<S::Request>>) {
+fn run<S: BatchWriter>(
+    mut batch_writer: S,
+    mut receiver: mpsc::Receiver<WriterMessage<S::Request>>,
+) {
     let mut more = false;
     let closes = loop {
         let first = if more {
@@ -130,21 +133,21 @@ fn run<S: BatchWriter>(mut scribe: S, mut receiver: mpsc::Receiver<WriterMessage
             }
         };
         let (requests, closes) = collect_batch::<S>(first, &mut receiver);
-        if !requests.is_empty() && scribe.commit(requests).is_err() {
+        if !requests.is_empty() && batch_writer.commit(requests).is_err() {
             break false;
         }
         if closes {
             break true;
         }
-        match scribe.maintain() {
+        match batch_writer.maintain() {
             Ok(again) => more = again && !receiver.is_closed(),
             Err(WriterStopped) => break false,
         }
     };
     if closes {
-        scribe.close();
+        batch_writer.close();
     } else {
-        drop(scribe);
+        drop(batch_writer);
     }
     // The receiver is dropped last, so that callers who wait for the end find the journal closed.
     drop(receiver);

@@ -137,15 +137,15 @@ struct TestStore {
 impl Subject for TestStore {
     fn begin(settings: impl FnOnce(&Path) -> Settings) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut house = Self {
+        let mut fixture = Self {
             settings: settings(folder.path()),
             folder,
             disk: Disk::default(),
             embedded: None,
             store: None,
         };
-        house.open();
-        house
+        fixture.open();
+        fixture
     }
 
     fn store(&self) -> &Store {

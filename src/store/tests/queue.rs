@@ -30,8 +30,8 @@ impl<S: Subject> ModelledStore<S> {
     }
 
     /// False if the store returned an error; a reopen shows if the action was done.
-    pub(super) fn act(&mut self, deed: &QueueAction) -> bool {
-        match deed {
+    pub(super) fn act(&mut self, action: &QueueAction) -> bool {
+        match action {
             QueueAction::Accept { recipients, bytes } => {
                 let bytes = mail(self.model.mails, *bytes);
                 match run(self
@@ -46,24 +46,24 @@ impl<S: Subject> ModelledStore<S> {
             QueueAction::Reopen => self.real.reopen(),
             QueueAction::LoseIndex => self.real.lose_index(),
             _ => {
-                let facts = self.model.facts(deed);
+                let facts = self.model.facts(action);
                 if run(self.real.store().record(facts.clone())).is_err() {
                     return false;
                 }
-                self.model.told(deed, &facts);
+                self.model.told(action, &facts);
             }
         }
         true
     }
 
     /// After a failed action and a reopen: it was done completely or not at all.
-    pub(super) fn settle_doubt(&mut self, deed: &QueueAction) {
+    pub(super) fn settle_doubt(&mut self, action: &QueueAction) {
         let answers = QueueAnswers::of(self.real.store());
         assert!(answers.adds_up(), "{:?}", answers.ledger);
         if answers == self.model.answers {
             return;
         }
-        match deed {
+        match action {
             QueueAction::Accept { recipients, bytes } => {
                 let known: BTreeSet<MailId> =
                     self.model.answers.open.keys().map(|d| d.mail).collect();
@@ -77,8 +77,8 @@ impl<S: Subject> ModelledStore<S> {
                 self.model.accepted(new, *recipients, &bytes);
             }
             _ => {
-                let facts = self.model.facts(deed);
-                self.model.told(deed, &facts);
+                let facts = self.model.facts(action);
+                self.model.told(action, &facts);
             }
         }
         answers.assert_are(&self.model.answers);

@@ -164,10 +164,10 @@ pub(super) struct QueueModel {
 
 impl QueueModel {
     /// The facts that an action records now.
-    pub(super) fn facts(&self, deed: &QueueAction) -> Vec<Fact> {
+    pub(super) fn facts(&self, action: &QueueAction) -> Vec<Fact> {
         let ids: Vec<DeliveryId> = self.answers.open.keys().copied().collect();
         let pick = |nth: usize| (!ids.is_empty()).then(|| ids[nth % ids.len()]);
-        match *deed {
+        match *action {
             QueueAction::Settle {
                 nth,
                 end,
@@ -236,7 +236,7 @@ impl QueueModel {
         self.count();
     }
 
-    pub(super) fn told(&mut self, deed: &QueueAction, facts: &[Fact]) {
+    pub(super) fn told(&mut self, action: &QueueAction, facts: &[Fact]) {
         for fact in facts {
             match fact {
                 Fact::Settled {
@@ -275,7 +275,7 @@ impl QueueModel {
                 _ => {}
             }
         }
-        match *deed {
+        match *action {
             QueueAction::Map { thread, subject } => {
                 self.by_subject.insert(subject, thread);
             }

@@ -15,13 +15,13 @@ const THREAD: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
 const ANN: &str = "ann@example.com";
 
 /// A Postern that uses a name server of the test.
-struct House {
+struct Harness {
     postern: Postern,
     product: Product,
     dns: NameServer,
 }
 
-impl House {
+impl Harness {
     /// `extra` is TOML after `[auth.dns]`, which names the server.
     async fn with(zone: Zone, policy: &str, auth: &str, extra: &str) -> Self {
         let dns = NameServer::start(zone).await;
@@ -99,30 +99,37 @@ async fn a_reply_is_posted_with_its_identity() {
     let zone = zone_of("example.com")
         .txt("_dmarc.lax.example", "v=DMARC1; p=none")
         .txt("s1._domainkey.lax.example", &keys().rsa.record);
-    let house = House::new(zone, "").await;
-    let mut client = house.smtp();
+    let harness = Harness::new(zone, "").await;
+    let mut client = harness.smtp();
     let mut send = |from: &str, to: &str, mail: &str| {
         let answer = client.mail(from, to, mail).unwrap();
         assert!(answer.starts_with("250 "), "{answer}");
     };
     // The participant, authenticated by the domain.
-    send(ANN, &house.minted_for(ANN), &by_ann());
-    let message = house.message(0);
+    send(ANN, &harness.minted_for(ANN), &by_ann());
+    let message = harness.message(0);
     assert_eq!(told(&message), ["verified", "pass", "pass"], "{message}");
     assert_eq!(message["senderEmail"], ANN);
     // Another person with the token.
     let bob = signed(&mail_by("bob@lax.example"), &[as_domain("lax.example")]);
-    send("bob@lax.example", &house.minted_for(ANN), &text(&bob));
-    let message = house.message(1);
+    send("bob@lax.example", &harness.minted_for(ANN), &text(&bob));
+    let message = harness.message(1);
     assert_eq!(told(&message), ["token-holder", "pass", "pass"]);
     assert_eq!(message["senderEmail"], "bob@lax.example");
     // The participant's name without authentication.
     let cat = "cat@lax.example";
-    send("x@evil.example", &house.minted_for(cat), &mail_by(cat));
-    let message = house.message(2);
+    send("x@evil.example", &harness.minted_for(cat), &mail_by(cat));
+    let message = harness.message(2);
     assert_eq!(told(&message), ["token-holder", "none", "fail"]);
-    assert!(house.dns.asked().contains(&"_dmarc.lax.example".to_owned()));
-    let checked = house.postern.metric("postern_ingress_authentication_total");
+    assert!(
+        harness
+            .dns
+            .asked()
+            .contains(&"_dmarc.lax.example".to_owned())
+    );
+    let checked = harness
+        .postern
+        .metric("postern_ingress_authentication_total");
     assert!((checked - 15.0).abs() < f64::EPSILON, "{checked}");
 }
 
@@ -131,9 +138,9 @@ async fn an_unbound_token_is_the_first_authors_that_a_domain_vouches_for() {
     let zone = zone_of("example.com")
         .txt("_dmarc.lax.example", "v=DMARC1; p=none")
         .txt("s1._domainkey.lax.example", &keys().rsa.record);
-    let house = House::new(zone, "").await;
-    let to = house.postern.mint(THREAD);
-    let mut client = house.smtp();
+    let harness = Harness::new(zone, "").await;
+    let to = harness.postern.mint(THREAD);
+    let mut client = harness.smtp();
     let cat = "cat@lax.example";
     let by = |author: &str, domain: &str, word: &str| {
         let mail = mail_by(author).replace("Some", word);
@@ -150,15 +157,15 @@ async fn an_unbound_token_is_the_first_authors_that_a_domain_vouches_for() {
     {
         let answer = client.mail(from, &to, &mail).unwrap();
         assert!(answer.starts_with("250 "), "{answer}");
-        assert_eq!(told(&house.message(before))[0], identity, "{before}");
+        assert_eq!(told(&harness.message(before))[0], identity, "{before}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn forgers_and_broken_authors_are_refused_at_the_door() {
-    let house = House::new(zone_of("example.com"), "").await;
-    let mut client = house.smtp();
-    let to = house.minted_for(ANN);
+    let harness = Harness::new(zone_of("example.com"), "").await;
+    let mut client = harness.smtp();
+    let to = harness.minted_for(ANN);
     let two = format!("From: x@evil.example\r\n{}", mail_by(ANN));
     let several = mail_by("ann@example.com, x@evil.example");
     let none = mail_by(ANN).replace("From:", "X-From:");
@@ -172,11 +179,11 @@ async fn forgers_and_broken_authors_are_refused_at_the_door() {
     // The session continues normally.
     let answer = client.mail(ANN, &to, &by_ann()).unwrap();
     assert!(answer.starts_with("250 "), "{answer}");
-    house.message(0);
-    assert_eq!(house.product.messages().len(), 1);
+    harness.message(0);
+    assert_eq!(harness.product.messages().len(), 1);
     // The delivery is settled a moment after the product has the message.
     eventually("an empty queue", || {
-        house.run(&["queue", "list"]).is_empty()
+        harness.run(&["queue", "list"]).is_empty()
     });
 }
 
@@ -187,20 +194,20 @@ async fn a_silent_dns_delays_mail_only_briefly() {
         .mood("s1._domainkey.example.com", Mood::Silent)
         .mood("example.com", Mood::Silent);
     let dns = "query_timeout = \"200ms\"\nmail_timeout = \"500ms\"";
-    let house = House::with(zone, "", "", dns).await;
-    let to = house.minted_for(ANN);
-    let answer = house.smtp().mail(ANN, &to, &by_ann()).unwrap();
+    let harness = Harness::with(zone, "", "", dns).await;
+    let to = harness.minted_for(ANN);
+    let answer = harness.smtp().mail(ANN, &to, &by_ann()).unwrap();
     assert!(answer.starts_with("250 "), "{answer}");
-    let message = house.message(0);
+    let message = harness.message(0);
     assert_eq!(told(&message), ["token-holder", "temperror", "temperror"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn held_mail_is_posted_after_its_release() {
     let zone = zone_of("example.com").txt("_dmarc.strict.example", "v=DMARC1; p=quarantine");
-    let house = House::new(zone, "token_holder = \"hold\"\nbad_from = \"hold\"").await;
-    let mut client = house.smtp();
-    let bound = house.minted_for("bob@example.com");
+    let harness = Harness::new(zone, "token_holder = \"hold\"\nbad_from = \"hold\"").await;
+    let mut client = harness.smtp();
+    let bound = harness.minted_for("bob@example.com");
     let two = format!("From: x@evil.example\r\n{}", mail_by(ANN));
     let mails = [
         (by_ann(), "the author is token-holder"),
@@ -213,27 +220,27 @@ async fn held_mail_is_posted_after_its_release() {
     for (before, (mail, why)) in mails.iter().enumerate() {
         let answer = client.mail("x@evil.example", &bound, mail).unwrap();
         assert!(answer.starts_with("250 "), "{answer}");
-        let (id, reason) = house.parked();
+        let (id, reason) = harness.parked();
         assert_eq!(&reason, why);
-        assert_eq!(house.product.messages().len(), before);
-        house.run(&["queue", "retry", &id]);
+        assert_eq!(harness.product.messages().len(), before);
+        harness.run(&["queue", "retry", &id]);
         assert_eq!(
-            house.message(before)["authentication"]["identity"],
+            harness.message(before)["authentication"]["identity"],
             "token-holder"
         );
     }
     eventually("an empty queue", || {
-        house.run(&["queue", "list"]).is_empty()
+        harness.run(&["queue", "list"]).is_empty()
     });
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_route_can_refuse_all_but_the_participant() {
     let policy = "token_holder = \"refuse\"\nunverified = \"refuse\"";
-    let house = House::new(zone_of("example.com"), policy).await;
-    let mut client = house.smtp();
+    let harness = Harness::new(zone_of("example.com"), policy).await;
+    let mut client = harness.smtp();
     let refusal = "550 5.7.1 the author of this mail could not be verified";
-    let bound = house.minted_for("bob@example.com");
+    let bound = harness.minted_for("bob@example.com");
     assert_eq!(client.mail(ANN, &bound, &by_ann()).unwrap(), refusal);
     let nobody = mail_by("x@evil.example");
     let box_of_ours = "general@inbox.test";
@@ -242,15 +249,15 @@ async fn a_route_can_refuse_all_but_the_participant() {
     // The person who begins a thread is its participant.
     let answer = client.mail(ANN, box_of_ours, &by_ann()).unwrap();
     assert!(answer.starts_with("250 "), "{answer}");
-    assert_eq!(told(&house.message(0))[0], "verified");
+    assert_eq!(told(&harness.message(0))[0], "verified");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lmtp_trusts_only_the_configured_server() {
     let auth = "relay_authserv_ids = [\"mx.us.example\"]";
-    let house = House::with(zone_of("example.com"), "", auth, "").await;
-    let mut client = house.lmtp();
-    let to = house.minted_for(ANN);
+    let harness = Harness::with(zone_of("example.com"), "", auth, "").await;
+    let mut client = harness.lmtp();
+    let to = harness.minted_for(ANN);
     let results = |id: &str, what: &str| {
         let field = format!("Authentication-Results: {id}; dmarc={what} header.from=example.com");
         format!("{field}\r\n{}", mail_by(ANN).replace("Some", id))
@@ -265,15 +272,15 @@ async fn lmtp_trusts_only_the_configured_server() {
     {
         let answer = client.mail(ANN, &to, &mail).unwrap();
         assert!(answer.starts_with("250 "), "{answer}");
-        let message = house.message(before);
+        let message = harness.message(before);
         assert_eq!(told(&message), [identity, "none", dmarc], "{mail}");
     }
     // The mail has passed the border: a bounce would go to the forged sender.
     let two = format!("From: x@evil.example\r\n{}", mail_by(ANN));
     let answer = client.mail(ANN, &to, &two).unwrap();
     assert!(answer.starts_with("250 "), "{answer}");
-    assert_eq!(house.parked().1, "several From fields");
-    assert!(house.dns.asked().is_empty());
+    assert_eq!(harness.parked().1, "several From fields");
+    assert!(harness.dns.asked().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -282,27 +289,27 @@ async fn a_relay_names_the_client() {
         .txt("_dmarc.example.com", "v=DMARC1; p=reject")
         .txt("example.com", "v=spf1 ip4:192.0.2.1 -all");
     let relays = "[networks]\nrelays = [\"127.0.0.1\"]";
-    let house = House::with(zone, "", "", relays).await;
-    let to = house.minted_for(ANN);
+    let harness = Harness::with(zone, "", "", relays).await;
+    let to = harness.minted_for(ANN);
     let mail = |n: usize| mail_by(ANN).replace("Some", &format!("Some {n}"));
     let taken = |answer: Option<String>| {
         let answer = answer.unwrap();
         assert!(answer.starts_with("250 "), "{answer}");
     };
-    let mut lmtp = house.lmtp();
+    let mut lmtp = harness.lmtp();
     taken(lmtp.say("XFORWARD NAME=mx.example.com ADDR=192.0.2.1 HELO=mx.example.com"));
     taken(lmtp.mail(ANN, &to, &mail(0)));
-    assert_eq!(told(&house.message(0)), ["verified", "none", "pass"]);
+    assert_eq!(told(&harness.message(0)), ["verified", "none", "pass"]);
     // XFORWARD was valid for that mail only: nothing is known about the client of this one.
     taken(lmtp.mail(ANN, &to, &mail(1)));
-    assert_eq!(told(&house.message(1)), ["token-holder", "none", "none"]);
+    assert_eq!(told(&harness.message(1)), ["token-holder", "none", "none"]);
 
-    let mut smtp = house.smtp();
+    let mut smtp = harness.smtp();
     let again = smtp.say("XCLIENT ADDR=192.0.2.1").unwrap();
     assert!(again.starts_with("220 "), "{again}");
     taken(smtp.say("EHLO mx.example.com"));
     taken(smtp.mail(ANN, &to, &mail(2)));
-    let message = house.message(2);
+    let message = harness.message(2);
     assert_eq!(told(&message), ["verified", "none", "pass"]);
     assert_eq!(message["authentication"]["spf"], "pass");
     smtp.say("XCLIENT ADDR=IPv6:2001:db8::1").unwrap();
@@ -314,23 +321,23 @@ async fn a_relay_names_the_client() {
     taken(lmtp.say("XFORWARD ADDR=192.0.2.99 HELO=x"));
     taken(lmtp.mail(ANN, &to, &mail(4)));
     let why = "DMARC fails and the domain asks to reject";
-    assert_eq!(house.parked().1, why);
+    assert_eq!(harness.parked().1, why);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn forwarded_mail_has_only_our_own_results() {
-    let house = House::new(zone_of("example.com"), "token_holder = \"hold\"").await;
+    let harness = Harness::new(zone_of("example.com"), "token_holder = \"hold\"").await;
     let forged = "Authentication-Results: MX.test; dmarc=pass header.from=bank.example\r\n";
     let theirs = "Authentication-Results: mx.other.example; spf=pass\r\n";
     let mail = by_ann();
-    let to = house.minted_for("bob@example.com");
-    let answer = house
+    let to = harness.minted_for("bob@example.com");
+    let answer = harness
         .smtp()
         .mail(ANN, &to, &format!("{forged}{theirs}{mail}"))
         .unwrap();
     assert!(answer.starts_with("250 "), "{answer}");
-    let (id, _) = house.parked();
-    let raw = house.run(&["queue", "show", "--raw", &id]);
+    let (id, _) = harness.parked();
+    let raw = harness.run(&["queue", "show", "--raw", &id]);
     let (ours, rest) = raw.split_once(theirs).unwrap();
     let ours = ours.replace("\r\n\t ", " ");
     assert!(ours.starts_with("Authentication-Results: mx.test;\r\n\t"));
@@ -341,26 +348,26 @@ async fn forwarded_mail_has_only_our_own_results() {
     assert!(ours.contains("\r\nReceived: from peer.example ([127.0.0.1])\r\n\tby mx.test"));
     assert!(!ours.contains("bank.example") && !raw.contains(&to));
     assert_eq!(rest, mail);
-    let shown: Value = serde_json::from_str(&house.run(&["queue", "show", &id])).unwrap();
+    let shown: Value = serde_json::from_str(&harness.run(&["queue", "show", &id])).unwrap();
     assert_eq!(shown["verdict"]["dmarc"]["aligned"], "example.com");
     // Without the server the command uses the store itself.
-    let mut house = house;
-    house.postern.stop();
-    assert_eq!(house.run(&["queue", "show", "--raw", &id]), raw);
+    let mut harness = harness;
+    harness.postern.stop();
+    assert_eq!(harness.run(&["queue", "show", "--raw", &id]), raw);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn explain_shows_the_verdict_and_its_reasons() {
     let zone = zone_of("example.com").txt("mx.example.com", "v=spf1 ip4:192.0.2.1 -all");
-    let house = House::new(zone, "").await;
-    let to = house.minted_for(ANN);
-    let file = house.postern.scratch("mail.eml");
-    let dns = house.dns.address.to_string();
+    let harness = Harness::new(zone, "").await;
+    let to = harness.minted_for(ANN);
+    let file = harness.postern.scratch("mail.eml");
+    let dns = harness.dns.address.to_string();
     let explain = |mail: &[u8], more: &[&str]| {
         fs::write(&file, mail).unwrap();
         let words = ["mail", "explain", file.to_str().unwrap(), "--rcpt", &to];
         let envelope = ["--from", ANN, "--dns", &dns, "--ip", "192.0.2.1"];
-        house.run(&[&words[..], &envelope, &["--helo", "mx.example.com"], more].concat())
+        harness.run(&[&words[..], &envelope, &["--helo", "mx.example.com"], more].concat())
     };
     let mail = signed(&mail_by(ANN), &[as_domain("example.com")]);
     let said: Value = serde_json::from_str(&explain(&mail, &["--json"])).unwrap();
@@ -382,7 +389,7 @@ async fn explain_shows_the_verdict_and_its_reasons() {
     ] {
         assert!(words.contains(&format!("\n{line}")), "{line} in\n{words}");
     }
-    let output = house
+    let output = harness
         .postern
         .command(&["mail", "explain", "x", "--ip", "192.0.2.1"]);
     assert_eq!(output.status.code(), Some(64), "{output:?}");

@@ -7,22 +7,22 @@ use postern::mail::token::{Format, KeyRing, ThreadKey, digest};
 use postern::store::Fact;
 
 use super::client::Client;
-use super::{DOMAIN, HOST, House, THREAD, reply_address};
+use super::{DOMAIN, HOST, Harness, THREAD, reply_address};
 
 const MAIL: &str = "Subject: hello\r\n\r\nHello.\r\n..dot\r\n.\r\n";
 const STORED: &[u8] = b"Subject: hello\r\n\r\nHello.\r\n.dot\r\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mail_to_a_token_is_stored_with_its_envelope() {
-    let house = House::new().await;
-    let mut client = house.connect().await;
+    let harness = Harness::new().await;
+    let mut client = harness.connect().await;
     let greeting = client.hears("220 ").await;
     assert!(greeting.contains(HOST));
     let hello = client.says("EHLO client.example", "250-").await;
     assert!(hello.contains("STARTTLS"));
     let to = reply_address();
     let answer = client.posts(&to.to_string(), MAIL).await;
-    let deliveries = house.deliveries();
+    let deliveries = harness.deliveries();
     assert_eq!(deliveries.len(), 1);
     let id = deliveries[0].id.mail.0;
     assert!(answer.starts_with("250 2.") && answer.contains(&id.to_string()));
@@ -47,19 +47,19 @@ async fn a_mail_to_a_token_is_stored_with_its_envelope() {
         RecipientTarget::Thread(claims) => assert_eq!(claims.thread, ThreadKey::of(THREAD)),
         other => panic!("{other:?}"),
     }
-    assert_eq!(house.mail(0), STORED);
-    assert_eq!(house.metric("mails_total{protocol=\"smtp\"}"), 1);
+    assert_eq!(harness.mail(0), STORED);
+    assert_eq!(harness.metric("mails_total{protocol=\"smtp\"}"), 1);
     assert_eq!(
-        house.metric("mail_bytes_total{protocol=\"smtp\"}"),
+        harness.metric("mail_bytes_total{protocol=\"smtp\"}"),
         i64::try_from(STORED.len()).unwrap()
     );
-    house.end().await;
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_recipient_gets_its_response() {
-    let house = House::new().await;
-    let mut client = house.hello().await;
+    let harness = Harness::new().await;
+    let mut client = harness.hello().await;
     let token = reply_address();
     let forged = {
         let (start, last) = token.local().split_at(token.local().len() - 2);
@@ -89,7 +89,7 @@ async fn every_recipient_gets_its_response() {
     client.sends(MAIL).await;
     client.hears("250 2.").await;
     // The token in two cases is one delivery, and so are the three postmasters.
-    let targets: Vec<_> = house
+    let targets: Vec<_> = harness
         .deliveries()
         .into_iter()
         .map(|delivery| match delivery.recipient.target {
@@ -99,33 +99,39 @@ async fn every_recipient_gets_its_response() {
         })
         .collect();
     assert_eq!(targets, ["thread", "fans", "general"]);
-    assert_eq!(house.metric("refusals_total{refusal=\"relay_denied\"}"), 5);
-    assert_eq!(house.metric("refusals_total{refusal=\"token_forged\"}"), 2);
     assert_eq!(
-        house.metric("refusals_total{refusal=\"recipient_unknown\"}"),
+        harness.metric("refusals_total{refusal=\"relay_denied\"}"),
+        5
+    );
+    assert_eq!(
+        harness.metric("refusals_total{refusal=\"token_forged\"}"),
+        2
+    );
+    assert_eq!(
+        harness.metric("refusals_total{refusal=\"recipient_unknown\"}"),
         1
     );
-    house.end().await;
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_token_has_its_own_response() {
-    let house = House::new().await;
+    let harness = Harness::new().await;
     let domain = Domain::parse(DOMAIN).unwrap();
     let then = postern::clock::now().minus(Duration::from_secs(366 * 86_400));
     let old = super::keys()
         .reply_address(Format::V2, &domain, THREAD, None, then)
         .unwrap();
-    let mut client = house.hello().await;
+    let mut client = harness.hello().await;
     client.says("MAIL FROM:<ann@example.org>", "250 ").await;
     let answer = client.says(&format!("RCPT TO:<{old}>"), "550 5.7.1 ").await;
     assert!(answer.contains("expired"));
-    house.end().await;
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn revoked_and_lower_cased_tokens_need_the_store() {
-    let house = House::new().await;
+    let harness = Harness::new().await;
     let at = postern::clock::now();
     let domain = Domain::parse(DOMAIN).unwrap();
     let revoked = reply_address();
@@ -160,8 +166,8 @@ async fn revoked_and_lower_cased_tokens_need_the_store() {
             at: at.minus(KeyRing::LIFETIME + Duration::from_secs(2)),
         },
     ];
-    house.store.record(facts).await.unwrap();
-    let mut client = house.hello().await;
+    harness.store.record(facts).await.unwrap();
+    let mut client = harness.hello().await;
     client.says("MAIL FROM:<ann@example.org>", "250 ").await;
     client
         .says(&format!("RCPT TO:<{revoked}>"), "550 5.7.1 ")
@@ -182,20 +188,20 @@ async fn revoked_and_lower_cased_tokens_need_the_store() {
     client.says("DATA", "354 ").await;
     client.sends(MAIL).await;
     client.hears("250 ").await;
-    match &house.deliveries()[0].recipient.target {
+    match &harness.deliveries()[0].recipient.target {
         RecipientTarget::Thread(claims) => {
             assert_eq!(claims.thread_id.as_deref(), Some("thread-7"))
         }
         other => panic!("{other:?}"),
     }
-    house.end().await;
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_store_accepts_no_mail() {
-    let house = House::new().await;
-    let mut client = house.hello().await;
-    house.store.clone().close().await;
+    let harness = Harness::new().await;
+    let mut client = harness.hello().await;
+    harness.store.clone().close().await;
     let rcpt = format!("RCPT TO:<fans@{DOMAIN}>\r\n");
     let mut heard = String::new();
     for bytes in ["MAIL FROM:<ann@example.org>\r\n", &rcpt, "DATA\r\n", MAIL] {
@@ -206,15 +212,15 @@ async fn a_dead_store_accepts_no_mail() {
         }
     }
     assert!(heard.starts_with("451 4.3.0 "), "{heard}");
-    assert_eq!(house.store.ledger().received, 0);
-    house.end().await;
+    assert_eq!(harness.store.ledger().received, 0);
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lmtp_answers_for_each_recipient() {
-    let house = House::new().await;
+    let harness = Harness::new().await;
     assert_eq!(
-        std::fs::metadata(house.unix())
+        std::fs::metadata(harness.unix())
             .unwrap()
             .permissions()
             .mode()
@@ -222,8 +228,8 @@ async fn lmtp_answers_for_each_recipient() {
         0o660
     );
     for (at, mut client) in [
-        Client::tcp(house.tcp(1)).await,
-        Client::unix(&house.unix()).await,
+        Client::tcp(harness.tcp(1)).await,
+        Client::unix(&harness.unix()).await,
     ]
     .into_iter()
     .enumerate()
@@ -248,20 +254,20 @@ async fn lmtp_answers_for_each_recipient() {
         }
         client.says("QUIT", "221 ").await;
         client.hears_the_end().await;
-        assert_eq!(house.deliveries().len(), 2 * (at + 1));
+        assert_eq!(harness.deliveries().len(), 2 * (at + 1));
     }
-    let last = house.deliveries().pop().unwrap();
+    let last = harness.deliveries().pop().unwrap();
     assert_eq!(
         (last.envelope.peer.door, last.envelope.peer.ip),
         (Door::Lmtp, None)
     );
-    house.end().await;
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dialogue_is_the_same_one_byte_at_a_time() {
-    let house = House::new().await;
-    let mut client = house.connect().await;
+    let harness = Harness::new().await;
+    let mut client = harness.connect().await;
     client.hears("220 ").await;
     let to = reply_address();
     for (bytes, start) in [
@@ -276,14 +282,14 @@ async fn a_dialogue_is_the_same_one_byte_at_a_time() {
         client.hears(start).await;
     }
     client.hears_the_end().await;
-    assert_eq!(house.mail(0), STORED);
-    house.end().await;
+    assert_eq!(harness.mail(0), STORED);
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pipelined_mails_are_answered_in_order() {
-    let house = House::new().await;
-    let mut client = house.connect().await;
+    let harness = Harness::new().await;
+    let mut client = harness.connect().await;
     client.hears("220 ").await;
     let open = format!("MAIL FROM:<a@example.org>\r\nRCPT TO:<fans@{DOMAIN}>\r\nDATA\r\n");
     client.sends(format!("EHLO x\r\n{open}")).await;
@@ -304,21 +310,21 @@ async fn pipelined_mails_are_answered_in_order() {
     }
     client.hears("221 ").await;
     client.hears_the_end().await;
-    assert_eq!(house.deliveries().len(), 20);
+    assert_eq!(harness.deliveries().len(), 20);
     for round in 0..20 {
         assert_eq!(
-            house.mail(round),
+            harness.mail(round),
             format!("Subject: {round}\r\n\r\n").into_bytes()
         );
     }
-    house.end().await;
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bare_line_feeds_are_repaired_only_for_configured_networks() {
     let here = || vec!["127.0.0.0/8".parse().unwrap()];
-    let house = House::with(|settings| settings.lenient = here()).await;
-    let mut client = house.connect().await;
+    let harness = Harness::with(|settings| settings.lenient = here()).await;
+    let mut client = harness.connect().await;
     client.hears("220 ").await;
     client.sends("EHLO x\n").await;
     client.hears("250").await;
@@ -326,15 +332,15 @@ async fn bare_line_feeds_are_repaired_only_for_configured_networks() {
         .posts(&format!("fans@{DOMAIN}"), "Subject: x\n\nx\n.\ny\r\n.\r\n")
         .await;
     assert!(answer.starts_with("250 "), "{answer}");
-    assert_eq!(house.mail(0), b"Subject: x\r\n\r\nx\r\n\r\ny\r\n");
-    house.end().await;
+    assert_eq!(harness.mail(0), b"Subject: x\r\n\r\nx\r\n\r\ny\r\n");
+    harness.end().await;
 
-    let house = House::with(|settings| {
+    let harness = Harness::with(|settings| {
         settings.lenient = here();
         settings.proxies = here();
     })
     .await;
-    let mut client = house.connect().await;
+    let mut client = harness.connect().await;
     client
         .says("PROXY TCP4 127.0.0.1 127.0.0.1 1 25", "220 ")
         .await;
@@ -343,13 +349,13 @@ async fn bare_line_feeds_are_repaired_only_for_configured_networks() {
         .posts(&format!("fans@{DOMAIN}"), "Subject: x\n\r\n.\r\n")
         .await;
     assert!(answer.starts_with("521 "), "{answer}");
-    house.end().await;
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_mail_arrives_unchanged() {
-    let house = House::new().await;
-    let mut client = house.hello().await;
+    let harness = Harness::new().await;
+    let mut client = harness.hello().await;
     let mut mail = "Subject: big\r\n\r\n".to_owned();
     for line in 0..100_000 {
         mail.push_str(&format!("line {line} of many\r\n"));
@@ -357,15 +363,15 @@ async fn a_large_mail_arrives_unchanged() {
     client
         .posts(&format!("fans@{DOMAIN}"), &format!("{mail}.\r\n"))
         .await;
-    assert_eq!(house.mail(0), mail.into_bytes());
-    house.end().await;
+    assert_eq!(harness.mail(0), mail.into_bytes());
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_store_refuses_before_and_after_data() {
-    let house = House::with_store(|store| store.waiting_max = 1, |_| {}).await;
-    let mut first = house.hello().await;
-    let mut second = house.hello().await;
+    let harness = Harness::with_store(|store| store.waiting_max = 1, |_| {}).await;
+    let mut first = harness.hello().await;
+    let mut second = harness.hello().await;
     second.says("MAIL FROM:<ann@example.org>", "250 ").await;
     second
         .says(&format!("RCPT TO:<fans@{DOMAIN}>"), "250 ")
@@ -378,20 +384,20 @@ async fn a_full_store_refuses_before_and_after_data() {
         .await;
     second.sends(MAIL).await;
     second.hears("452 4.3.1 ").await;
-    assert_eq!(house.deliveries().len(), 1);
-    assert_eq!(house.metric("refusals_total{refusal=\"store_full\"}"), 2);
-    house.end().await;
+    assert_eq!(harness.deliveries().len(), 1);
+    assert_eq!(harness.metric("refusals_total{refusal=\"store_full\"}"), 2);
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn a_token_is_deferred_while_its_revocation_is_unknown() {
-    let house = House::new().await;
+    let harness = Harness::new().await;
     let rcpt = format!("RCPT TO:<{}>", reply_address());
-    let mut client = house.hello().await;
+    let mut client = harness.hello().await;
     client.says("MAIL FROM:<ann@sender.example>", "250 ").await;
     client.says(&rcpt, "250 ").await;
-    house.store.clone().close().await;
+    harness.store.clone().close().await;
     client.says(&rcpt, "451 4.3.0 ").await;
     drop(client);
-    house.end().await;
+    harness.end().await;
 }

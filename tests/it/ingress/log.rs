@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::{DOMAIN, House, alone, reply_address};
+use super::{DOMAIN, Harness, alone, reply_address};
 
 const MAIL: &str = "Subject: hello\r\n\r\nHello.\r\n.\r\n";
 
@@ -22,8 +22,8 @@ async fn with_a_log_of_its_own() {
         .with_writer(LogFile(Arc::clone(&log)))
         .finish();
     tracing::subscriber::set_global_default(subscriber).unwrap();
-    let house = House::new().await;
-    let mut client = house.hello().await;
+    let harness = Harness::new().await;
+    let mut client = harness.hello().await;
     let token = reply_address()
         .local()
         .trim_start_matches("reply+")
@@ -43,7 +43,7 @@ async fn with_a_log_of_its_own() {
     client.hears("250 ").await;
     client.says("QUIT", "221 ").await;
     drop(client);
-    house.end().await;
+    harness.end().await;
     let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
     assert_eq!(log.matches(" received ").count(), 1, "{log}");
     assert_eq!(log.matches(" refused ").count(), 3, "{log}");

@@ -40,7 +40,7 @@ const DOMAIN: &str = "in.example.com";
 const THREAD: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
 
 /// A running server with all its parts.
-struct House {
+struct Harness {
     store: Store,
     certificates: Arc<Certificates>,
     registry: Registry,
@@ -50,7 +50,7 @@ struct House {
     folder: TempDir,
 }
 
-impl House {
+impl Harness {
     async fn new() -> Self {
         Self::with(|_| {}).await
     }
@@ -155,7 +155,7 @@ impl House {
     }
 
     async fn until_all_are_gone(&self) {
-        self.until("all connections end", |house| house.open() == 0)
+        self.until("all connections end", |harness| harness.open() == 0)
             .await;
     }
 

@@ -1,9 +1,9 @@
 use std::time::Duration;
 
-use super::{DOMAIN, House};
+use super::{DOMAIN, Harness};
 
-async fn behind_a_proxy() -> House {
-    House::with(|settings| settings.proxies = vec!["127.0.0.0/8".parse().unwrap()]).await
+async fn behind_a_proxy() -> Harness {
+    Harness::with(|settings| settings.proxies = vec!["127.0.0.0/8".parse().unwrap()]).await
 }
 
 fn v2(kind: u8, family: u8, body: &[u8]) -> Vec<u8> {
@@ -16,7 +16,7 @@ fn v2(kind: u8, family: u8, body: &[u8]) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_header_gives_the_clients_address() {
-    let house = behind_a_proxy().await;
+    let harness = behind_a_proxy().await;
     let body = [192, 0, 2, 9, 127, 0, 0, 1, 0, 99, 0, 25];
     let headers = [
         (
@@ -32,7 +32,7 @@ async fn a_header_gives_the_clients_address() {
         (v2(0x20, 0x00, &[]), "127.0.0.1"),
     ];
     for (at, (header, ip)) in headers.iter().enumerate() {
-        let mut client = house.connect().await;
+        let mut client = harness.connect().await;
         client.drips(header).await;
         client.hears("220 ").await;
         client.says("EHLO x", "250").await;
@@ -40,15 +40,15 @@ async fn a_header_gives_the_clients_address() {
             .posts(&format!("fans@{DOMAIN}"), "Subject: x\r\n\r\n.\r\n")
             .await;
         assert!(answer.starts_with("250 "));
-        let told = house.deliveries()[at].envelope.peer.ip;
+        let told = harness.deliveries()[at].envelope.peer.ip;
         assert_eq!(told, Some(ip.parse().unwrap()));
     }
-    house.end().await;
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_defect_closes_without_a_response() {
-    let house = behind_a_proxy().await;
+    let harness = behind_a_proxy().await;
     let headers = [
         b"EHLO client.example\r\n".to_vec(),
         b"PROXY TCP4 192.0.2.9 127.0.0.1 99\r\n".to_vec(),
@@ -58,77 +58,77 @@ async fn a_defect_closes_without_a_response() {
         v2(0x41, 0x11, &[0; 12]),
     ];
     for header in &headers {
-        let mut client = house.connect().await;
+        let mut client = harness.connect().await;
         let _ = client.tries_to_send(header).await;
         client.hears_the_end().await;
     }
-    let mut half = house.connect().await;
+    let mut half = harness.connect().await;
     half.sends("PROXY TC").await;
     half.half_closes().await;
     half.hears_the_end().await;
-    let refused = house.metric("connections_refused_total{reason=\"proxy_header\"}");
+    let refused = harness.metric("connections_refused_total{reason=\"proxy_header\"}");
     assert_eq!(usize::try_from(refused).unwrap(), headers.len() + 1);
-    assert_eq!(house.metric("connections_total{protocol=\"smtp\"}"), 0);
-    house.end().await;
+    assert_eq!(harness.metric("connections_total{protocol=\"smtp\"}"), 0);
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_header_closes_without_a_response() {
-    let house = House::with(|settings| {
+    let harness = Harness::with(|settings| {
         settings.proxies = vec!["127.0.0.1".parse().unwrap()];
         settings.proxy_header_max = Duration::from_millis(50);
     })
     .await;
-    let mut client = house.connect().await;
+    let mut client = harness.connect().await;
     client.sends("PROXY ").await;
     client.hears_the_end().await;
-    house.end().await;
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxied_address_gives_no_trust() {
-    let house = House::with(|settings| {
+    let harness = Harness::with(|settings| {
         settings.proxies = vec!["127.0.0.1".parse().unwrap()];
         settings.connections_per_network_max = 1;
     })
     .await;
     // Loopback is exempt from the limit, but not as an address that a proxy names.
-    let mut first = house.connect().await;
+    let mut first = harness.connect().await;
     first.sends("PROXY TCP4 127.0.0.1 127.0.0.1 1 25\r\n").await;
     first.hears("220 ").await;
-    let mut second = house.connect().await;
+    let mut second = harness.connect().await;
     second
         .sends("PROXY TCP4 127.0.0.1 127.0.0.1 2 25\r\n")
         .await;
     second.hears("421 4.7.0 ").await;
-    let mut other = house.connect().await;
+    let mut other = harness.connect().await;
     other.sends("PROXY TCP4 192.0.2.1 127.0.0.1 2 25\r\n").await;
     other.hears("220 ").await;
-    house.end().await;
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn data_after_the_proxy_header_is_too_early() {
-    let house = behind_a_proxy().await;
+    let harness = behind_a_proxy().await;
     let header = "PROXY TCP4 192.0.2.9 127.0.0.1 99 25\r\n";
     for early in ["EHLO x\r\n", header] {
-        let mut client = house.connect().await;
+        let mut client = harness.connect().await;
         client.sends(format!("{header}{early}")).await;
         client.hears("554 5.5.0 ").await;
         client.hears_the_end().await;
     }
-    let mut twice = house.connect().await;
+    let mut twice = harness.connect().await;
     twice.sends(header).await;
     twice.hears("220 ").await;
     twice.says(header.trim_end(), "500 ").await;
-    house.end().await;
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_proxy_protocol_is_only_for_proxies() {
-    let house =
-        House::with(|settings| settings.proxies = vec!["192.0.2.0/24".parse().unwrap()]).await;
-    let mut client = house.connect().await;
+    let harness =
+        Harness::with(|settings| settings.proxies = vec!["192.0.2.0/24".parse().unwrap()]).await;
+    let mut client = harness.connect().await;
     client.hears("220 ").await;
     client
         .says("PROXY TCP4 192.0.2.9 127.0.0.1 99 25", "500 ")
@@ -137,7 +137,7 @@ async fn the_proxy_protocol_is_only_for_proxies() {
     client
         .posts(&format!("fans@{DOMAIN}"), "Subject: x\r\n\r\n.\r\n")
         .await;
-    let told = house.deliveries()[0].envelope.peer.ip;
+    let told = harness.deliveries()[0].envelope.peer.ip;
     assert_eq!(told, Some("127.0.0.1".parse().unwrap()));
-    house.end().await;
+    harness.end().await;
 }

@@ -9,20 +9,20 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::client::{Client, config};
-use super::{DOMAIN, HOST, House, PATIENCE};
+use super::{DOMAIN, HOST, Harness, PATIENCE};
 
 const MAIL: &str = "Subject: hello\r\n\r\nHello.\r\n.\r\n";
 
 /// A client within TLS.
-async fn in_tls(house: &House) -> Client {
-    let mut client = house.hello().await;
+async fn in_tls(harness: &Harness) -> Client {
+    let mut client = harness.hello().await;
     client.says("STARTTLS", "220 ").await;
     client.starts_tls().await.unwrap()
 }
 
 /// A stream just before the handshake.
-async fn at_handshake(house: &House) -> TcpStream {
-    let mut stream = TcpStream::connect(house.tcp(0)).await.unwrap();
+async fn at_handshake(harness: &Harness) -> TcpStream {
+    let mut stream = TcpStream::connect(harness.tcp(0)).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let mut line = [0; 1024];
     assert!(stream.read(&mut line).await.unwrap() > 0);
@@ -45,8 +45,8 @@ async fn all_of(stream: &mut TcpStream) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mail_comes_through_tls() {
-    let house = House::new().await;
-    let mut client = in_tls(&house).await;
+    let harness = Harness::new().await;
+    let mut client = in_tls(&harness).await;
     let hello = client.says("EHLO client.example", "250-").await;
     assert!(!hello.contains("STARTTLS"));
     let answer = client.posts(&format!("fans@{DOMAIN}"), MAIL).await;
@@ -54,16 +54,16 @@ async fn a_mail_comes_through_tls() {
     client.says("STARTTLS", "503 5.5.1 ").await;
     client.says("QUIT", "221 ").await;
     client.hears_the_end().await;
-    let told = house.deliveries()[0].envelope.peer.tls.clone().unwrap();
+    let told = harness.deliveries()[0].envelope.peer.tls.clone().unwrap();
     assert_eq!(told, "TLSv1.3 TLS13_AES_256_GCM_SHA384");
-    assert_eq!(house.metric("tls_handshakes_total{outcome=\"ok\"}"), 1);
-    house.end().await;
+    assert_eq!(harness.metric("tls_handshakes_total{outcome=\"ok\"}"), 1);
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dialogue_in_tls_is_the_same_one_byte_at_a_time() {
-    let house = House::new().await;
-    let mut client = in_tls(&house).await;
+    let harness = Harness::new().await;
+    let mut client = in_tls(&harness).await;
     let rcpt = format!("RCPT TO:<fans@{DOMAIN}>\r\n");
     for (bytes, start) in [
         ("EHLO client.example\r\n", "250"),
@@ -77,14 +77,14 @@ async fn a_dialogue_in_tls_is_the_same_one_byte_at_a_time() {
         client.hears(start).await;
     }
     client.hears_the_end().await;
-    assert_eq!(house.mail(0), b"Subject: hello\r\n\r\nHello.\r\n");
-    house.end().await;
+    assert_eq!(harness.mail(0), b"Subject: hello\r\n\r\nHello.\r\n");
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_big_mail_comes_through_tls() {
-    let house = House::new().await;
-    let mut client = in_tls(&house).await;
+    let harness = Harness::new().await;
+    let mut client = in_tls(&harness).await;
     client.says("EHLO client.example", "250-").await;
     let mail = format!(
         "Subject: x\r\n\r\n{}",
@@ -94,14 +94,14 @@ async fn a_big_mail_comes_through_tls() {
         .posts(&format!("fans@{DOMAIN}"), &format!("{mail}.\r\n"))
         .await;
     assert!(answer.starts_with("250 "));
-    assert_eq!(house.mail(0), mail.into_bytes());
-    house.end().await;
+    assert_eq!(harness.mail(0), mail.into_bytes());
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_pipelined_after_starttls_never_run() {
-    let house = House::new().await;
-    let mut client = house.hello().await;
+    let harness = Harness::new().await;
+    let mut client = harness.hello().await;
     let injected = format!(
         "STARTTLS\r\nEHLO evil\r\nMAIL FROM:<evil@example.org>\r\nRCPT TO:<fans@{DOMAIN}>\r\n"
     );
@@ -113,50 +113,54 @@ async fn commands_pipelined_after_starttls_never_run() {
         client.says("EHLO client.example", "250-").await;
         client.says("DATA", "503 5.5.1 ").await;
     }
-    assert_eq!(house.deliveries().len(), 0);
-    house.end().await;
+    assert_eq!(harness.deliveries().len(), 0);
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_before_tls_are_forgotten() {
-    let house = House::new().await;
-    let mut client = in_tls(&house).await;
+    let harness = Harness::new().await;
+    let mut client = in_tls(&harness).await;
     client
         .says("MAIL FROM:<ann@example.org>", "503 5.5.1 ")
         .await;
-    let mut client = house.hello().await;
+    let mut client = harness.hello().await;
     client.says("STARTTLS now", "501 5.5.4 ").await;
     client.says("MAIL FROM:<ann@example.org>", "250 ").await;
     client.says("STARTTLS", "503 5.5.1 ").await;
-    house.end().await;
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handshake_that_fails_ends_the_connection() {
-    let house = House::with(|settings| settings.handshake_max = Duration::from_millis(100)).await;
+    let harness =
+        Harness::with(|settings| settings.handshake_max = Duration::from_millis(100)).await;
     // Plain text.
-    let mut stream = at_handshake(&house).await;
+    let mut stream = at_handshake(&harness).await;
     stream
         .write_all(b"EHLO again\r\nMAIL FROM:<>\r\n")
         .await
         .unwrap();
     assert!(!all_of(&mut stream).await.starts_with(b"250"));
     // Silence.
-    let mut stream = at_handshake(&house).await;
+    let mut stream = at_handshake(&harness).await;
     all_of(&mut stream).await;
     // The client closes.
-    let stream = at_handshake(&house).await;
+    let stream = at_handshake(&harness).await;
     drop(stream);
-    house.until_all_are_gone().await;
-    assert_eq!(house.metric("tls_handshakes_total{outcome=\"failed\"}"), 3);
-    house.end().await;
+    harness.until_all_are_gone().await;
+    assert_eq!(
+        harness.metric("tls_handshakes_total{outcome=\"failed\"}"),
+        3
+    );
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn old_versions_of_tls_are_refused() {
-    let house = House::new().await;
+    let harness = Harness::new().await;
     for version in [1, 2] {
-        let mut stream = at_handshake(&house).await;
+        let mut stream = at_handshake(&harness).await;
         // A ClientHello of TLS 1.0 or 1.1 with one cipher suite and no extensions.
         let mut body = vec![3, version];
         body.extend([7; 32]);
@@ -172,12 +176,12 @@ async fn old_versions_of_tls_are_refused() {
             "{answer:?}"
         );
     }
-    house.end().await;
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_hello_in_records_of_one_byte() {
-    let house = House::new().await;
+    let harness = Harness::new().await;
     let name = ServerName::try_from(HOST).unwrap();
     let mut client = ClientConnection::new(Arc::new(config()), name).unwrap();
     let mut flight = Vec::new();
@@ -186,7 +190,7 @@ async fn a_client_hello_in_records_of_one_byte() {
     for byte in &flight[5..] {
         records.extend_from_slice(&[22, 3, 1, 0, 1, *byte]);
     }
-    let mut stream = at_handshake(&house).await;
+    let mut stream = at_handshake(&harness).await;
     stream.write_all(&records).await.unwrap();
     let mut answer = [0; 4096];
     let read = timeout(PATIENCE, stream.read(&mut answer)).await.unwrap();
@@ -195,28 +199,28 @@ async fn a_client_hello_in_records_of_one_byte() {
     assert!(matches!(answer[..read].first(), Some(21 | 22)));
     client.read_tls(&mut &answer[..read]).unwrap();
     drop(stream);
-    house.end().await;
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_without_a_name_is_shown_the_default() {
-    let house = House::new().await;
+    let harness = Harness::new().await;
     let mut config = config();
     config.enable_sni = false;
-    let stream = at_handshake(&house).await;
+    let stream = at_handshake(&harness).await;
     let name = ServerName::try_from("other.example").unwrap();
     let shaken = TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await;
     let mut client = Client::over(shaken.unwrap());
     client.says("EHLO x", "250").await;
-    house.end().await;
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mail_cut_off_by_close_notify_is_not_stored() {
-    let house = House::new().await;
-    let mut client = in_tls(&house).await;
+    let harness = Harness::new().await;
+    let mut client = in_tls(&harness).await;
     client.says("EHLO x", "250").await;
     client.says("MAIL FROM:<>", "250 ").await;
     client
@@ -226,53 +230,55 @@ async fn a_mail_cut_off_by_close_notify_is_not_stored() {
     client.sends("Subject: cut\r\n\r\nhalf\r\n.\r").await;
     client.half_closes().await;
     client.hears_the_end().await;
-    assert_eq!(house.deliveries().len(), 0);
-    house.end().await;
+    assert_eq!(harness.deliveries().len(), 0);
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_change_under_open_sessions() {
-    let house = House::new().await;
-    let mut old = in_tls(&house).await;
+    let harness = Harness::new().await;
+    let mut old = in_tls(&harness).await;
     old.says("EHLO x", "250").await;
-    let seen = shown(&house).await;
-    let certs = house.folder.path().join("certs");
+    let seen = shown(&harness).await;
+    let certs = harness.folder.path().join("certs");
     std::fs::write(certs.join(HOST).join("privkey.pem"), "no key").unwrap();
-    assert_eq!(house.certificates.reload().len(), 1);
-    assert_eq!(shown(&house).await, seen);
+    assert_eq!(harness.certificates.reload().len(), 1);
+    assert_eq!(shown(&harness).await, seen);
     std::fs::remove_dir_all(certs.join(HOST)).unwrap();
     postern::tls::Certificates::load_or_self_sign(&certs, HOST).unwrap();
-    assert_eq!(house.certificates.reload().len(), 0);
-    assert_ne!(shown(&house).await, seen);
+    assert_eq!(harness.certificates.reload().len(), 0);
+    assert_ne!(shown(&harness).await, seen);
     old.says("NOOP", "250 ").await;
-    house.end().await;
+    harness.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_certificate_is_noticed() {
-    let house = House::new().await;
-    let seen = shown(&house).await;
+    let harness = Harness::new().await;
+    let seen = shown(&harness).await;
     let wait = Duration::from_millis(10);
-    let watch = tokio::spawn(Arc::clone(&house.certificates).watch(wait));
-    let certs = house.folder.path().join("certs");
+    let watch = tokio::spawn(Arc::clone(&harness.certificates).watch(wait));
+    let certs = harness.folder.path().join("certs");
     postern::tls::Certificates::load_or_self_sign(&certs, "b.example.com").unwrap();
-    house
-        .until("it is read", |house| house.certificates.hosts().len() == 2)
-        .await;
-    assert_eq!(shown(&house).await, seen);
-    std::fs::remove_dir_all(certs.join(HOST)).unwrap();
-    house
-        .until("it is missing", |house| {
-            house.certificates.hosts().len() == 1
+    harness
+        .until("it is read", |harness| {
+            harness.certificates.hosts().len() == 2
         })
         .await;
-    assert_ne!(shown(&house).await, seen);
+    assert_eq!(shown(&harness).await, seen);
+    std::fs::remove_dir_all(certs.join(HOST)).unwrap();
+    harness
+        .until("it is missing", |harness| {
+            harness.certificates.hosts().len() == 1
+        })
+        .await;
+    assert_ne!(shown(&harness).await, seen);
     watch.abort();
-    house.end().await;
+    harness.end().await;
 }
 
-async fn shown(house: &House) -> Vec<u8> {
-    let stream = at_handshake(house).await;
+async fn shown(harness: &Harness) -> Vec<u8> {
+    let stream = at_handshake(harness).await;
     let name = ServerName::try_from(HOST).unwrap();
     let shaken = TlsConnector::from(Arc::new(config()))
         .connect(name, stream)

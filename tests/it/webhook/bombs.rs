@@ -9,25 +9,25 @@ use tokio::task::JoinSet;
 use super::body::Body;
 use super::kinds::KITS;
 use super::kit::{self, CERTIFICATE_URL, Kit, adapters};
-use super::{House, Post, send};
+use super::{Harness, Post, send};
 
 const TO: &str = "general@in.example.com";
 /// The statuses for a request that is refused permanently.
 const NEVER: [u16; 3] = [400, 403, 406];
 
-fn house() -> House {
-    let house = House::with(adapters(), |settings| {
+fn harness() -> Harness {
+    let harness = Harness::with(adapters(), |settings| {
         settings.rate_per_source.per_second = u32::MAX;
         settings.rate_total.per_second = u32::MAX;
     });
-    house.fetch.put(CERTIFICATE_URL, kit::certificate());
-    house
+    harness.fetch.put(CERTIFICATE_URL, kit::certificate());
+    harness
 }
 
 /// A post of these bytes in place of the kit's body, signed as the kit's provider would.
-fn signed(kit: &Kit, bytes: Vec<u8>, house: &House) -> Post {
+fn signed(kit: &Kit, bytes: Vec<u8>, harness: &Harness) -> Post {
     let media = (kit.body)(TO).media_type();
-    let mut post = kit.post(Body::Raw(bytes), house.now);
+    let mut post = kit.post(Body::Raw(bytes), harness.now);
     if kit.name != "ses" {
         post.headers.retain(|(name, _)| name != "content-type");
         post.header("content-type", media);
@@ -43,7 +43,7 @@ fn is_json(kit: &Kit) -> bool {
 async fn json_that_is_too_deep_too_much_or_not_text_is_refused() {
     let deep = |open: &str, close: &str| format!("{}{}", open.repeat(10_000), close.repeat(10_000));
     for kit in KITS.iter().filter(|kit| is_json(kit)) {
-        let house = house();
+        let harness = harness();
         let good = String::from_utf8((kit.body)(TO).written()).unwrap();
         let with = |member: &str| match good.strip_prefix('{') {
             Some(rest) => format!("{{\"x\":{member},{rest}"),
@@ -69,13 +69,18 @@ async fn json_that_is_too_deep_too_much_or_not_text_is_refused() {
             bombs.push(("not UTF-8", not_text));
         }
         for (what, bomb) in bombs {
-            let heard = house.send(&signed(kit, bomb, &house)).await;
+            let heard = harness.send(&signed(kit, bomb, &harness)).await;
             let shown = format!("{}, {}, {what}: {heard:?}", kit.name, kit.mode);
             // A topic's own messages are not JSON, and are accepted.
             let is_word = kit.name == "ses" && heard.status == 200 && heard.mails() == 0;
             assert!(NEVER.contains(&heard.status) || is_word, "{shown}");
         }
-        assert!(house.deliveries().is_empty(), "{}, {}", kit.name, kit.mode);
+        assert!(
+            harness.deliveries().is_empty(),
+            "{}, {}",
+            kit.name,
+            kit.mode
+        );
     }
 }
 
@@ -83,7 +88,7 @@ async fn json_that_is_too_deep_too_much_or_not_text_is_refused() {
 #[tokio::test]
 async fn a_repeated_member_or_field_is_refused() {
     for kit in KITS.iter().filter(|kit| kit.name != "relay") {
-        let house = house();
+        let harness = harness();
         let twice: Vec<Body> = match (kit.body)(TO) {
             Body::Json(value) => doubled(&value)
                 .into_iter()
@@ -103,15 +108,20 @@ async fn a_repeated_member_or_field_is_refused() {
         for body in twice {
             let shown = format!("{}, {}: {body:?}", kit.name, kit.mode);
             let post = match body {
-                Body::Raw(bytes) => signed(kit, bytes, &house),
-                form => kit.post(form, house.now),
+                Body::Raw(bytes) => signed(kit, bytes, &harness),
+                form => kit.post(form, harness.now),
             };
-            let heard = house.send(&post).await;
+            let heard = harness.send(&post).await;
             // If the signature covers the fields in order, a repeated field invalidates it.
             let fits = NEVER.contains(&heard.status) || heard.status == kit.unproven;
             assert!(fits, "{shown}: {heard:?}");
         }
-        assert!(house.deliveries().is_empty(), "{}, {}", kit.name, kit.mode);
+        assert!(
+            harness.deliveries().is_empty(),
+            "{}, {}",
+            kit.name,
+            kit.mode
+        );
     }
 }
 
@@ -186,7 +196,7 @@ async fn forms_that_are_bombs_are_refused() {
         .iter()
         .filter(|kit| !is_json(kit) && kit.name != "relay")
     {
-        let house = house();
+        let harness = harness();
         let (fields, is_multipart) = match (kit.body)(TO) {
             Body::Multipart(fields) => (fields, true),
             Body::Urlencoded(fields) => (fields, false),
@@ -197,13 +207,13 @@ async fn forms_that_are_bombs_are_refused() {
             false => Body::Urlencoded(fields),
         };
         let refused = async |post: &Post, what: &str| {
-            let heard = house.send(post).await;
+            let heard = harness.send(post).await;
             let fits = NEVER.contains(&heard.status) || [kit.unproven, 415].contains(&heard.status);
             assert!(fits, "{}, {}, {what}: {heard:?}", kit.name, kit.mode);
         };
         let mut many = fields.clone();
         many.extend((0..100_000).map(|n| (format!("f{n}"), b"x".to_vec())));
-        refused(&kit.post(form(many), house.now), "100,000 fields").await;
+        refused(&kit.post(form(many), harness.now), "100,000 fields").await;
         for at in 0..fields.len() {
             let is_json = serde_json::from_slice::<Value>(&fields[at].1)
                 .is_ok_and(|value| value.is_object() || value.is_array());
@@ -211,7 +221,7 @@ async fn forms_that_are_bombs_are_refused() {
             if is_json && is_read {
                 let mut changed = fields.clone();
                 changed[at].1 = deep.clone();
-                let post = kit.post(form(changed), house.now);
+                let post = kit.post(form(changed), harness.now);
                 refused(&post, &fields[at].0).await;
             }
         }
@@ -221,7 +231,7 @@ async fn forms_that_are_bombs_are_refused() {
                 "multipart/form-data; boundary=",
                 "text/plain",
             ] {
-                let mut post = kit.good(TO, house.now);
+                let mut post = kit.good(TO, harness.now);
                 for (name, value) in &mut post.headers {
                     if name == "content-type" {
                         *value = media.into();
@@ -230,21 +240,26 @@ async fn forms_that_are_bombs_are_refused() {
                 refused(&post, media).await;
             }
         }
-        assert!(house.deliveries().is_empty(), "{}, {}", kit.name, kit.mode);
+        assert!(
+            harness.deliveries().is_empty(),
+            "{}, {}",
+            kit.name,
+            kit.mode
+        );
     }
 }
 
 #[tokio::test]
 async fn a_body_is_not_buffered_beyond_its_bound() {
     const PIECE: usize = 1 << 20;
-    let house = house();
+    let harness = harness();
     for adapter in adapters() {
         let head = WebhookHead {
             provider: Some(adapter.name()),
             headers: Headers::default(),
             peer: Some(IpAddr::from([192, 0, 2, 1])),
         };
-        let mut entry = house.doors.admit(head).unwrap();
+        let mut entry = harness.doors.admit(head).unwrap();
         let mut taken = 0;
         let refused = loop {
             match entry.reserve(PIECE) {
@@ -260,28 +275,28 @@ async fn a_body_is_not_buffered_beyond_its_bound() {
             adapter.name()
         );
         assert_eq!(
-            house.metric("in_flight_bytes"),
+            harness.metric("in_flight_bytes"),
             i64::try_from(taken).unwrap()
         );
         drop(entry);
-        assert_eq!(house.metric("in_flight_bytes"), 0);
+        assert_eq!(harness.metric("in_flight_bytes"), 0);
     }
 }
 
 #[tokio::test]
 async fn a_hundred_replays_at_once_are_one_effect_at_every_door() {
     for kit in KITS {
-        let house = house();
-        let post = kit.good(TO, house.now);
+        let harness = harness();
+        let post = kit.good(TO, harness.now);
         let mut all = JoinSet::new();
         for _ in 0..100 {
-            let (doors, post, now) = (house.doors.clone(), post.clone(), house.now);
+            let (doors, post, now) = (harness.doors.clone(), post.clone(), harness.now);
             all.spawn(async move { send(&doors, &post, now).await.status });
         }
         let heard = all.join_all().await;
         assert_eq!(heard, [200; 100], "{}, {}", kit.name, kit.mode);
-        assert_eq!(house.effects(), 1, "{}, {}", kit.name, kit.mode);
-        assert_eq!(house.metric("in_flight_bytes"), 0);
+        assert_eq!(harness.effects(), 1, "{}, {}", kit.name, kit.mode);
+        assert_eq!(harness.metric("in_flight_bytes"), 0);
     }
 }
 
@@ -290,11 +305,11 @@ async fn a_hundred_replays_at_once_are_one_effect_at_every_door() {
 async fn reencoded_json_has_no_valid_signature() {
     for name in ["generic", "standard", "mailersend", "postal"] {
         let kit = KITS.iter().find(|kit| kit.name == name).unwrap();
-        let house = house();
-        let mut post = kit.good(TO, house.now);
+        let harness = harness();
+        let mut post = kit.good(TO, harness.now);
         let value: Value = serde_json::from_slice(&post.body).unwrap();
         post.body = serde_json::to_string_pretty(&value).unwrap().into();
-        let heard = house.send(&post).await;
+        let heard = harness.send(&post).await;
         assert_eq!(heard.status, kit.unproven, "{name}: {heard:?}");
     }
 }

@@ -8,28 +8,28 @@ use serde_json::{Value, json};
 use super::body::Body;
 use super::kinds::{KITS, WORDS, raw_mail};
 use super::kit::{self, CERTIFICATE_URL, adapters};
-use super::{House, Post};
+use super::{Harness, Post};
 use crate::ask::wait;
 use crate::buckets::Moto;
 
 const TO: &str = "general@in.example.com";
 
 /// A notification about a mail in a bucket.
-fn told(house: &House, bucket: &str, key: &str) -> Post {
+fn told(harness: &Harness, bucket: &str, key: &str) -> Post {
     acting(
-        house,
+        harness,
         json!({"type": "S3", "bucketName": bucket, "objectKeyPrefix": "in", "objectKey": key}),
     )
 }
 
-fn acting(house: &House, action: Value) -> Post {
+fn acting(harness: &Harness, action: Value) -> Post {
     let kit = KITS.iter().find(|kit| kit.name == "ses").unwrap();
     let Body::Json(mut body) = (kit.body)(TO) else {
         panic!("SNS carries JSON");
     };
     body["receipt"]["action"] = action;
     body.as_object_mut().unwrap().remove("content");
-    kit.post(Body::Json(body), house.now)
+    kit.post(Body::Json(body), harness.now)
 }
 
 #[tokio::test]
@@ -44,11 +44,11 @@ async fn only_listed_buckets_are_read() {
     moto.put("mail/in/sealed", raw_mail().into(), &sealed).await;
     moto.put("other", Vec::new(), &[]).await;
     moto.put("other/in/1", raw_mail().into(), &[]).await;
-    let house = House::with(adapters(), |settings| {
+    let harness = Harness::with(adapters(), |settings| {
         settings.mail_bytes_max = 200_000;
         settings.buckets = vec![moto.bucket("mail", "key"), moto.bucket("gone", "key")];
     });
-    house.fetch.put(CERTIFICATE_URL, kit::certificate());
+    harness.fetch.put(CERTIFICATE_URL, kit::certificate());
     for (bucket, key, status) in [
         ("other", "in/1", 503),
         ("MAIL", "in/1", 503),
@@ -63,25 +63,25 @@ async fn only_listed_buckets_are_read() {
         ("mail", "in/long", 413),
         ("mail", "in/empty", 400),
     ] {
-        let heard = house.send(&told(&house, bucket, key)).await;
+        let heard = harness.send(&told(&harness, bucket, key)).await;
         assert_eq!(heard.status, status, "{bucket} {key}: {heard:?}");
     }
-    assert!(house.deliveries().is_empty());
+    assert!(harness.deliveries().is_empty());
     for _ in 0..2 {
-        let heard = house.send(&told(&house, "mail", "in/1")).await;
+        let heard = harness.send(&told(&harness, "mail", "in/1")).await;
         assert_eq!((heard.status, heard.mails()), (200, 1), "{heard:?}");
     }
-    let (delivery, view) = house.last();
+    let (delivery, view) = harness.last();
     assert_eq!(delivery.recipient.address.to_string(), TO);
     assert_eq!(view.text.as_deref().map(str::trim), Some(WORDS));
     assert_eq!(
-        wait(house.store.mail_bytes(delivery.id.mail)).unwrap(),
+        wait(harness.store.mail_bytes(delivery.id.mail)).unwrap(),
         raw_mail()
     );
-    assert_eq!(house.effects(), 1);
-    assert_eq!(house.metric("in_flight_bytes"), 0);
+    assert_eq!(harness.effects(), 1);
+    assert_eq!(harness.metric("in_flight_bytes"), 0);
     assert_eq!(
-        house.fetch.asked(),
+        harness.fetch.asked(),
         [CERTIFICATE_URL],
         "no URL but the certificate's"
     );
@@ -140,15 +140,15 @@ async fn an_unusable_bucket_response_is_retried() {
     ] {
         let answer = answer.map(|answer| format!("HTTP/1.1 {answer}{head}\r\nFrom: x@y.example"));
         bucket.endpoint = Some(saying(answer));
-        let house = House::with(adapters(), |settings| {
+        let harness = Harness::with(adapters(), |settings| {
             settings.buckets = vec![bucket.clone()]
         });
-        house.fetch.put(CERTIFICATE_URL, kit::certificate());
-        let heard = house.send(&told(&house, "mail", "in/1")).await;
+        harness.fetch.put(CERTIFICATE_URL, kit::certificate());
+        let heard = harness.send(&told(&harness, "mail", "in/1")).await;
         let wanted = if what == "huge" { [413, 503] } else { [503; 2] };
         assert!(wanted.contains(&heard.status), "{what}: {heard:?}");
-        assert!(house.deliveries().is_empty(), "{what}");
-        assert_eq!(house.metric("in_flight_bytes"), 0, "{what}");
+        assert!(harness.deliveries().is_empty(), "{what}");
+        assert_eq!(harness.metric("in_flight_bytes"), 0, "{what}");
     }
 }
 
@@ -158,12 +158,12 @@ async fn a_mail_is_read_only_with_memory_for_it() {
         return;
     };
     moto.put("mail/in/1", vec![b'x'; 20_000], &[]).await;
-    let house = House::with(adapters(), |settings| {
+    let harness = Harness::with(adapters(), |settings| {
         settings.bytes_in_flight_max = 10_000;
         settings.buckets = vec![moto.bucket("mail", "key")];
     });
-    house.fetch.put(CERTIFICATE_URL, kit::certificate());
-    let heard = house.send(&told(&house, "mail", "in/1")).await;
+    harness.fetch.put(CERTIFICATE_URL, kit::certificate());
+    let heard = harness.send(&told(&harness, "mail", "in/1")).await;
     assert_eq!(heard.status, 503, "{heard:?}");
     let said = heard.body["error"]["message"].as_str().unwrap();
     assert_eq!(said, "too much mail at once");
@@ -171,13 +171,13 @@ async fn a_mail_is_read_only_with_memory_for_it() {
 
 #[tokio::test]
 async fn other_actions_and_missing_buckets_are_retried() {
-    let house = House::new(adapters());
-    house.fetch.put(CERTIFICATE_URL, kit::certificate());
+    let harness = Harness::new(adapters());
+    harness.fetch.put(CERTIFICATE_URL, kit::certificate());
     for action in [
         json!({"type": "Lambda"}),
         json!({"type": "S3", "bucketName": "mail", "objectKey": "in/1"}),
     ] {
-        let heard = house.send(&acting(&house, action)).await;
+        let heard = harness.send(&acting(&harness, action)).await;
         assert_eq!(heard.status, 503, "{heard:?}");
     }
     for action in [
@@ -185,7 +185,7 @@ async fn other_actions_and_missing_buckets_are_retried() {
         json!({"type": "S3", "bucketName": 7, "objectKey": "k"}),
         json!({"type": 7}),
     ] {
-        let heard = house.send(&acting(&house, action)).await;
+        let heard = harness.send(&acting(&harness, action)).await;
         assert_eq!(heard.status, 400, "{heard:?}");
     }
 }

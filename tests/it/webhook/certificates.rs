@@ -8,7 +8,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-use super::House;
+use super::Harness;
 use super::kinds::KITS;
 use super::kit::{CERTIFICATE_URL, TOPIC, certificate, certificate_by};
 
@@ -58,11 +58,11 @@ async fn answer(roots: &RootCertStore, pem: &str) -> u16 {
         roots: Arc::new(roots.clone()),
         ..Ses::new(vec![TOPIC.to_owned()], Vec::new())
     };
-    let house = House::new(vec![Arc::new(ses)]);
-    house.fetch.put(CERTIFICATE_URL, pem.to_owned());
+    let harness = Harness::new(vec![Arc::new(ses)]);
+    harness.fetch.put(CERTIFICATE_URL, pem.to_owned());
     let kit = KITS.iter().find(|kit| kit.name == "ses").unwrap();
-    let heard = house
-        .send(&kit.good("general@in.example.com", house.now))
+    let heard = harness
+        .send(&kit.good("general@in.example.com", harness.now))
         .await;
     assert_eq!(heard.mails(), usize::from(heard.status == 200), "{heard:?}");
     heard.status

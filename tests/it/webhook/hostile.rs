@@ -19,15 +19,15 @@ use super::body::Body;
 use super::feed::feed;
 use super::kinds::KITS;
 use super::kit::{self, CERTIFICATE_URL, Kit, adapters};
-use super::{House, Post, send};
+use super::{Harness, Post, send};
 use crate::ask::wait;
 
 const TO: &str = "general@in.example.com";
 
-fn house() -> House {
-    let house = House::new(adapters());
-    house.fetch.put(CERTIFICATE_URL, kit::certificate());
-    house
+fn harness() -> Harness {
+    let harness = Harness::new(adapters());
+    harness.fetch.put(CERTIFICATE_URL, kit::certificate());
+    harness
 }
 
 fn kit(name: &str) -> &'static Kit {
@@ -58,18 +58,18 @@ fn vouching(post: &Post) -> Vec<String> {
 async fn requests_without_the_secret_are_refused() {
     for kit in KITS {
         let what = format!("{}, {}", kit.name, kit.mode);
-        let house = house();
+        let harness = harness();
         let refused = async |post: &Post, how: &str| {
-            let heard = house.send(post).await;
+            let heard = harness.send(post).await;
             let status = heard.status;
             assert_eq!(status, kit.unproven, "{what}, {how}: {heard:?}");
             assert!(heard.body["error"]["code"].is_string(), "{what}, {how}");
             let retry = heard.headers.iter().any(|(name, _)| *name == "retry-after");
             assert_eq!(retry, status == 503, "{what}, {how}");
         };
-        let good = kit.good(TO, house.now);
+        let good = kit.good(TO, harness.now);
         refused(
-            &kit.post_with((kit.body)(TO), house.now, false),
+            &kit.post_with((kit.body)(TO), harness.now, false),
             "wrong secret",
         )
         .await;
@@ -101,16 +101,16 @@ async fn requests_without_the_secret_are_refused() {
         }
         if let Some(secs) = kit.too_old {
             for millis in [secs as i64 * 1000, -(secs as i64) * 1000] {
-                let at = house.now.as_millis().saturating_add_signed(millis);
+                let at = harness.now.as_millis().saturating_add_signed(millis);
                 let at = Timestamp::from_millis(at);
                 refused(&kit.post((kit.body)(TO), at), &format!("{millis} ms away")).await;
             }
         }
-        assert!(house.deliveries().is_empty(), "{what}");
+        assert!(harness.deliveries().is_empty(), "{what}");
         assert_eq!(
-            house.send(&good).await.status,
+            harness.send(&good).await.status,
             200,
-            "{what}: the house itself is sound"
+            "{what}: the harness itself is sound"
         );
     }
 }
@@ -128,8 +128,8 @@ async fn a_changed_body_has_no_signature() {
         if is_fixed || kit.name == "mailgun" {
             continue;
         }
-        let house = house();
-        let mut post = kit.good(TO, house.now);
+        let harness = harness();
+        let mut post = kit.good(TO, harness.now);
         let mut changed = post.body.to_vec();
         let at = changed
             .windows(3)
@@ -137,7 +137,7 @@ async fn a_changed_body_has_no_signature() {
             .unwrap_or(30);
         changed[at + 1] ^= 1;
         post.body = changed.into();
-        let heard = house.send(&post).await;
+        let heard = harness.send(&post).await;
         assert_eq!(
             heard.status, kit.unproven,
             "{}, {}: {heard:?}",
@@ -152,7 +152,7 @@ fn house_now() -> Timestamp {
 
 #[tokio::test]
 async fn the_bound_on_age_is_exact_and_seconds_are_named() {
-    let house = house();
+    let harness = harness();
     let kit = kit("generic");
     for (millis, status) in [
         (-300_000, 200),
@@ -160,12 +160,12 @@ async fn the_bound_on_age_is_exact_and_seconds_are_named() {
         (300_000, 200),
         (300_001, 401),
     ] {
-        let at = Timestamp::from_millis(house.now.as_millis().saturating_add_signed(millis));
-        let heard = house.send(&kit.good(TO, at)).await;
+        let at = Timestamp::from_millis(harness.now.as_millis().saturating_add_signed(millis));
+        let heard = harness.send(&kit.good(TO, at)).await;
         assert_eq!(heard.status, status, "{millis}: {heard:?}");
     }
-    let seconds = Timestamp::from_millis(house.now.as_secs());
-    let heard = house.send(&kit.good(TO, seconds)).await;
+    let seconds = Timestamp::from_millis(harness.now.as_secs());
+    let heard = harness.send(&kit.good(TO, seconds)).await;
     assert_eq!(heard.status, 401);
     let said = heard.body["error"]["message"].as_str().unwrap();
     assert!(said.contains("seconds"), "{said}");
@@ -185,45 +185,49 @@ fn with_other_words(post: &Post, words: &str) -> Post {
 
 #[tokio::test]
 async fn mailguns_token_is_valid_for_one_mail_even_after_a_restart() {
-    let mut house = house();
+    let mut harness = harness();
     let kit = kit("mailgun");
-    let first = kit.good(TO, house.now);
+    let first = kit.good(TO, harness.now);
     for restarts in 0..3 {
         for _ in 0..2 {
-            assert_eq!(house.send(&first).await.status, 200, "{restarts}: a retry");
+            assert_eq!(
+                harness.send(&first).await.status,
+                200,
+                "{restarts}: a retry"
+            );
         }
         let other = with_other_words(&first, "Other");
-        let heard = house.send(&other).await;
+        let heard = harness.send(&other).await;
         assert_eq!(heard.status, 406, "{restarts}: the token of another mail");
-        assert_eq!(house.effects(), 1);
-        house = house.restarted().await;
+        assert_eq!(harness.effects(), 1);
+        harness = harness.restarted().await;
     }
-    let fresh = kit.good(TO, house.now);
-    assert_eq!(house.send(&fresh).await.status, 200, "another token");
+    let fresh = kit.good(TO, harness.now);
+    assert_eq!(harness.send(&fresh).await.status, 200, "another token");
 }
 
 #[tokio::test]
 async fn one_of_concurrent_mails_with_one_token_is_accepted() {
-    let house = house();
-    let first = kit("mailgun").good(TO, house.now);
+    let harness = harness();
+    let first = kit("mailgun").good(TO, harness.now);
     let mut all = JoinSet::new();
     for n in 0..50 {
         let post = with_other_words(&first, &format!("Other {}", n % 10));
-        let (doors, now) = (house.doors.clone(), house.now);
+        let (doors, now) = (harness.doors.clone(), harness.now);
         all.spawn(async move { send(&doors, &post, now).await.status });
     }
     let mut heard = all.join_all().await;
     heard.sort_unstable();
     let wanted = [[200; 5].as_slice(), &[406; 45]].concat();
     assert_eq!(heard, wanted);
-    assert_eq!(house.effects(), 1);
+    assert_eq!(harness.effects(), 1);
 }
 
 #[tokio::test]
 async fn nothing_is_fetched_for_a_foreign_topic_or_certificate() {
-    let house = house();
+    let harness = harness();
     let kit = kit("ses");
-    let good = kit.good(TO, house.now);
+    let good = kit.good(TO, harness.now);
     let text = String::from_utf8(good.body.to_vec()).unwrap();
     let long = format!(
         "https://sns.us-east-1.amazonaws.com/{}.pem",
@@ -254,7 +258,7 @@ async fn nothing_is_fetched_for_a_foreign_topic_or_certificate() {
     ] {
         let body = text.replace(from, to);
         assert_ne!(body, text);
-        let heard = house
+        let heard = harness
             .send(&Post {
                 body: body.into(),
                 ..good.clone()
@@ -262,13 +266,13 @@ async fn nothing_is_fetched_for_a_foreign_topic_or_certificate() {
             .await;
         assert_eq!(heard.status, 503, "{to}: {heard:?}");
     }
-    assert!(house.fetch.asked().is_empty());
+    assert!(harness.fetch.asked().is_empty());
     let gone = text.replace(
         CERTIFICATE_URL,
         "https://sns.us-east-1.amazonaws.com/gone.pem",
     );
     for _ in 0..30 {
-        let heard = house
+        let heard = harness
             .send(&Post {
                 body: gone.clone().into(),
                 ..good.clone()
@@ -276,22 +280,22 @@ async fn nothing_is_fetched_for_a_foreign_topic_or_certificate() {
             .await;
         assert_eq!(heard.status, 503, "not there: {heard:?}");
     }
-    assert_eq!(house.fetch.asked().len(), 1, "a failure is remembered");
+    assert_eq!(harness.fetch.asked().len(), 1, "a failure is remembered");
 }
 
 #[tokio::test]
 async fn a_wrong_type_anywhere_is_refused_without_panic() {
     for kit in KITS {
-        let house = House::with(adapters(), |settings| {
+        let harness = Harness::with(adapters(), |settings| {
             settings.rate_per_source.per_second = u32::MAX;
             settings.rate_total.per_second = u32::MAX;
         });
-        house.fetch.put(CERTIFICATE_URL, kit::certificate());
+        harness.fetch.put(CERTIFICATE_URL, kit::certificate());
         let mut seen = 0;
         for body in (kit.body)(TO).wrong() {
             let shown = format!("{}, {}: {body:?}", kit.name, kit.mode);
-            let post = kit.post(body, house.now);
-            let heard = house.send(&post).await;
+            let post = kit.post(body, harness.now);
+            let heard = harness.send(&post).await;
             seen += 1;
             let right = match heard.status {
                 200 => heard.body["success"] == true,
@@ -305,22 +309,22 @@ async fn a_wrong_type_anywhere_is_refused_without_panic() {
             "{}: only {seen}",
             kit.name
         );
-        assert_eq!(house.metric("panics_total"), 0);
+        assert_eq!(harness.metric("panics_total"), 0);
         // Every accepted mail can be read.
-        assert!(house.effects() > 0 || kit.name == "relay", "{}", kit.name);
+        assert!(harness.effects() > 0 || kit.name == "relay", "{}", kit.name);
     }
 }
 
 #[tokio::test]
 async fn a_truncated_request_is_refused() {
     for kit in KITS.iter().filter(|kit| kit.name != "relay") {
-        let house = house();
+        let harness = harness();
         let whole = (kit.body)(TO);
         let bytes = whole.written();
         let step = bytes.len() / 40 + 1;
         for end in (0..bytes.len().saturating_sub(4)).step_by(step) {
             // Signed as it is, so that only its form is wrong.
-            let mut post = kit.post(Body::Raw(bytes[..end].to_vec()), house.now);
+            let mut post = kit.post(Body::Raw(bytes[..end].to_vec()), harness.now);
             // Half a list of pairs is a list of pairs, and the other two sign something else.
             let is_pairs = matches!(whole, Body::Urlencoded(_));
             if is_pairs || matches!(kit.name, "ses" | "mailgun") {
@@ -328,48 +332,48 @@ async fn a_truncated_request_is_refused() {
             }
             post.headers.retain(|(name, _)| name != "content-type");
             post.header("content-type", whole.media_type());
-            let heard = house.send(&post).await;
+            let heard = harness.send(&post).await;
             assert!(heard.status != 200, "{} at {end}: {heard:?}", kit.name);
         }
         for end in [0, 1, bytes.len() / 2, bytes.len() - 5] {
-            let mut post = kit.good(TO, house.now);
+            let mut post = kit.good(TO, harness.now);
             post.body = post.body.slice(..end.min(post.body.len() - 1));
-            let heard = house.send(&post).await;
+            let heard = harness.send(&post).await;
             assert!(heard.mails() == 0, "{} at {end}: {heard:?}", kit.name);
         }
-        assert!(house.deliveries().is_empty(), "{}", kit.name);
+        assert!(harness.deliveries().is_empty(), "{}", kit.name);
     }
 }
 
 #[tokio::test]
 async fn too_large_encoded_or_unknown_requests_are_refused() {
-    let house = House::with(adapters(), |settings| settings.mail_bytes_max = 100_000);
-    for name in house.doors.provider_names() {
+    let harness = Harness::with(adapters(), |settings| settings.mail_bytes_max = 100_000);
+    for name in harness.doors.provider_names() {
         let large = Post {
             provider: Some(name),
             headers: vec![("content-length".to_owned(), b"1000000000000".to_vec())],
             body: Bytes::new(),
         };
-        assert_eq!(house.send(&large).await.status, 413, "{name}");
+        assert_eq!(harness.send(&large).await.status, 413, "{name}");
         for encoding in ["gzip", "deflate, gzip", "br"] {
             let encoded = Post {
                 provider: Some(name),
                 headers: vec![("Content-Encoding".to_owned(), encoding.as_bytes().to_vec())],
                 body: Bytes::new(),
             };
-            assert_eq!(house.send(&encoded).await.status, 415, "{name}");
+            assert_eq!(harness.send(&encoded).await.status, 415, "{name}");
         }
     }
-    let mut post = kit("generic").good(TO, house.now);
+    let mut post = kit("generic").good(TO, harness.now);
     post.provider = Some("nobody");
-    assert_eq!(house.send(&post).await.status, 404);
-    let few = House::new(adapters().into_iter().take(1).collect());
+    assert_eq!(harness.send(&post).await.status, 404);
+    let few = Harness::new(adapters().into_iter().take(1).collect());
     post.provider = Some("sendgrid");
     post.headers.clear();
     assert_eq!(few.send(&post).await.status, 503, "not set up yet");
     let words = "x".repeat(200_000);
     let large = Body::Json(json!({"from": "a@b.example", "to": TO, "text": words}));
-    let heard = house.send(&kit("generic").post(large, house.now)).await;
+    let heard = harness.send(&kit("generic").post(large, harness.now)).await;
     assert_eq!(heard.status, 413, "{heard:?}");
     // An unmarked request belongs to our own scheme, and lacks its signature.
     let bare = Post {
@@ -377,43 +381,43 @@ async fn too_large_encoded_or_unknown_requests_are_refused() {
         headers: Vec::new(),
         body: Bytes::from_static(b"{}"),
     };
-    assert_eq!(house.send(&bare).await.status, 401);
+    assert_eq!(harness.send(&bare).await.status, 401);
 }
 
 #[tokio::test]
 async fn many_recipients_are_bounded() {
-    let house = house();
+    let harness = harness();
     let many: Vec<String> = (0..20_000)
         .map(|n| format!("x{n}@in.example.com"))
         .collect();
     let envelope = json!({"to": many, "from": "a@b.example"});
     let body = Body::Json(json!({"envelope": envelope, "text": "x"}));
-    let heard = house.send(&kit("generic").post(body, house.now)).await;
+    let heard = harness.send(&kit("generic").post(body, harness.now)).await;
     assert_eq!(heard.status, 422, "{heard:?}");
     let line = "dropped_total{provider=\"generic\",reason=\"unknown\"}";
-    assert_eq!(house.metric(line), 4000);
-    let names = house.doors.provider_names().collect::<Vec<_>>();
+    assert_eq!(harness.metric(line), 4000);
+    let names = harness.doors.provider_names().collect::<Vec<_>>();
     let known = postern::ingress::webhook::NAMES;
     assert!(names.len() == known.len() && names.iter().all(|name| known.contains(name)));
 }
 
 #[tokio::test]
 async fn excessive_requests_are_asked_to_retry() {
-    let house = House::with(adapters(), |settings| {
+    let harness = Harness::with(adapters(), |settings| {
         settings.rate_per_source.per_second = 1;
         settings.rate_per_source.burst = 3;
     });
-    let post = kit("generic").good(TO, house.now);
+    let post = kit("generic").good(TO, harness.now);
     let mut heard = Vec::new();
     for _ in 0..5 {
-        heard.push(house.send(&post).await.status);
+        heard.push(harness.send(&post).await.status);
     }
     assert_eq!(heard, [200, 200, 200, 503, 503]);
-    let house = House::with(adapters(), |settings| settings.bytes_in_flight_max = 100);
-    let heard = house.send(&post).await;
+    let harness = Harness::with(adapters(), |settings| settings.bytes_in_flight_max = 100);
+    let heard = harness.send(&post).await;
     assert_eq!(heard.status, 503);
     assert!(heard.headers.contains(&("retry-after", "30".to_owned())));
-    assert_eq!(house.metric("in_flight_bytes"), 0);
+    assert_eq!(harness.metric("in_flight_bytes"), 0);
 }
 
 /// Unauthenticated callers hold all the memory they may have; a caller with a secret in the head is still
@@ -425,7 +429,7 @@ async fn unauthenticated_callers_leave_memory_for_others() {
         Arc::new(Resend::new(StandardSigning::default())) as Arc<dyn Adapter>,
         Arc::new(Mailjet::new(vec![BasicAccount::new("user", "pass:word")])),
     ];
-    let house = House::with(doors, |settings| {
+    let harness = Harness::with(doors, |settings| {
         settings.mail_bytes_max = MIB;
         settings.bytes_in_flight_max = 320 * MIB;
     });
@@ -436,7 +440,7 @@ async fn unauthenticated_callers_leave_memory_for_others() {
             headers,
             peer,
         };
-        house.doors.admit(head).unwrap()
+        harness.doors.admit(head).unwrap()
     };
     let stranger = |last| admit("mailjet", Headers::default(), last);
     // One network may hold one body of the maximum length.
@@ -463,38 +467,38 @@ async fn unauthenticated_callers_leave_memory_for_others() {
 #[tokio::test]
 async fn our_own_scheme_is_accepted_at_any_providers_path() {
     let generic = adapters().into_iter().take(1).collect();
-    let house = House::new(generic);
-    let mut post = kit("generic").good(TO, house.now);
+    let harness = Harness::new(generic);
+    let mut post = kit("generic").good(TO, harness.now);
     post.provider = Some("sendgrid");
-    assert_eq!(house.send(&post).await.status, 200);
+    assert_eq!(harness.send(&post).await.status, 200);
     for (name, value) in &mut post.headers {
         if name == "X-Webhook-Signature" {
             *value = [b"sha256=".as_slice(), value].concat();
         }
     }
     post.provider = Some("generic");
-    assert_eq!(house.send(&post).await.status, 200, "with its prefix");
-    let wrong = kit("generic").post_with((kit("generic").body)(TO), house.now, false);
+    assert_eq!(harness.send(&post).await.status, 200, "with its prefix");
+    let wrong = kit("generic").post_with((kit("generic").body)(TO), harness.now, false);
     let wrong = Post {
         provider: Some("sendgrid"),
         ..wrong
     };
-    assert_eq!(house.send(&wrong).await.status, 401);
+    assert_eq!(harness.send(&wrong).await.status, 401);
 }
 
 #[tokio::test]
 async fn a_full_or_closed_store_makes_the_provider_retry() {
-    let house = house();
-    house.store.clone().close().await;
+    let harness = harness();
+    harness.store.clone().close().await;
     for kit in KITS {
-        let heard = house.send(&kit.good(TO, house.now)).await;
+        let heard = harness.send(&kit.good(TO, harness.now)).await;
         assert_eq!(heard.status, 503, "{}: {heard:?}", kit.name);
     }
 }
 
 #[tokio::test]
 async fn hostile_header_fields_stay_data() {
-    let house = house();
+    let harness = harness();
     let kit = kit("generic");
     let long = "x".repeat(100_000);
     let body = json!({
@@ -509,10 +513,10 @@ async fn hostile_header_fields_stay_data() {
             {"filename": "a.eml", "contentType": "message/rfc822", "content": "aGk="},
             {"filename": "C:\\x", "contentId": "<a\r\nX-F: y>", "content": "aGk="}],
     });
-    let heard = house.send(&kit.post(Body::Json(body), house.now)).await;
+    let heard = harness.send(&kit.post(Body::Json(body), harness.now)).await;
     assert_eq!(heard.status, 200, "{heard:?}");
-    let (delivery, view) = house.last();
-    let bytes = wait(house.store.mail_bytes(delivery.id.mail)).unwrap();
+    let (delivery, view) = harness.last();
+    let bytes = wait(harness.store.mail_bytes(delivery.id.mail)).unwrap();
     let text = std::str::from_utf8(&bytes).unwrap();
     for injected in [
         "\r\nX-B", "\nX-C", "\nX-D", "\nX-E", "\nX-F", "\nBcc:", "\0",

@@ -18,18 +18,18 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::House;
+use super::Harness;
 use super::kinds::KITS;
 
-/// A server in front of a house.
+/// A server in front of a harness.
 pub(super) struct Served {
-    pub(super) house: House,
+    pub(super) harness: Harness,
     pub(super) address: SocketAddr,
     _stop: watch::Sender<bool>,
 }
 
 impl Served {
-    pub(super) async fn new(house: House) -> Self {
+    pub(super) async fn new(harness: Harness) -> Self {
         // A free port: one that was just released.
         let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = probe.local_addr().unwrap();
@@ -37,13 +37,13 @@ impl Served {
         let listener = server::listen(address).await.unwrap();
         let app = App {
             health: Health {
-                store: house.store.clone(),
+                store: harness.store.clone(),
                 paused_routes: Arc::new(Vec::new),
                 embedded: None,
             },
             registry: Arc::new(Registry::default()),
             messages: None,
-            webhooks: Some(Arc::new(house.doors.clone())),
+            webhooks: Some(Arc::new(harness.doors.clone())),
             gateway: None,
             objects: None,
             listeners: None,
@@ -60,7 +60,7 @@ impl Served {
             stopped,
         ));
         Self {
-            house,
+            harness,
             address,
             _stop: stop,
         }
@@ -80,9 +80,9 @@ impl Served {
     }
 }
 
-fn served() -> House {
+fn served() -> Harness {
     let generic = Generic::new(vec![Secret::new("test-secret-0123456789abcdef-0123")]);
-    House::new(vec![
+    Harness::new(vec![
         Arc::new(generic),
         Arc::new(Resend::new(StandardSigning::default())),
         Arc::new(Postal::new(Vec::new())),
@@ -112,8 +112,8 @@ async fn a_mail_comes_in_over_http() {
         assert!(heard.starts_with("HTTP/1.1 200 "), "{heard}");
         assert!(heard.contains("content-type: application/json"), "{heard}");
     }
-    assert_eq!(served.house.deliveries().len(), 3);
-    let peer = served.house.last().0.envelope.peer.clone();
+    assert_eq!(served.harness.deliveries().len(), 3);
+    let peer = served.harness.last().0.envelope.peer.clone();
     assert_eq!(
         peer.ip.map(|ip| ip.to_string()).as_deref(),
         Some("127.0.0.1")
@@ -123,11 +123,11 @@ async fn a_mail_comes_in_over_http() {
 #[tokio::test]
 async fn mailgun_alone_has_a_second_path() {
     let secret = Secret::new("test-secret-0123456789abcdef-0123");
-    let house = House::new(vec![
+    let harness = Harness::new(vec![
         Arc::new(Mailgun::new(vec![secret])),
         Arc::new(Forwarder::new(vec![BasicAccount::new("user", "pass:word")])),
     ]);
-    let served = Served::new(house).await;
+    let served = Served::new(harness).await;
     let mailgun = KITS.iter().find(|kit| kit.name == "mailgun").unwrap();
     let relay = &KITS[23];
     for (path, kit, status) in [
@@ -146,8 +146,8 @@ async fn mailgun_alone_has_a_second_path() {
         let expected = format!("HTTP/1.1 {status} ");
         assert!(heard.starts_with(&expected), "{path}: {heard}");
     }
-    assert_eq!(served.house.deliveries().len(), 3);
-    let (delivery, view) = served.house.last();
+    assert_eq!(served.harness.deliveries().len(), 3);
+    let (delivery, view) = served.harness.last();
     assert_eq!(delivery.envelope.told.as_ref().unwrap().by, "relay");
     assert!(view.text.unwrap().contains("Gr"));
 }
@@ -221,7 +221,7 @@ async fn rejected_requests_are_not_read() {
             .await
             .starts_with("HTTP/1.1 405 ")
     );
-    assert!(served.house.deliveries().is_empty());
+    assert!(served.harness.deliveries().is_empty());
 }
 
 #[tokio::test]
@@ -236,29 +236,29 @@ async fn a_truncated_body_is_not_a_mail() {
     let _ = stream.read_to_end(&mut heard).await;
     let heard = String::from_utf8_lossy(&heard);
     assert!(!heard.starts_with("HTTP/1.1 2"), "{heard}");
-    assert!(served.house.deliveries().is_empty());
+    assert!(served.harness.deliveries().is_empty());
 }
 
 #[tokio::test]
 async fn slow_requests_may_be_retried() {
-    let house = served();
+    let harness = served();
     for (provider, status) in [("generic", 408), ("relay", 408), ("postal", 503)] {
         let head = WebhookHead {
             provider: Some(provider),
             headers: Headers::default(),
             peer: None,
         };
-        let mut entry = house.doors.admit(head).unwrap();
+        let mut entry = harness.doors.admit(head).unwrap();
         entry.reserve(100).unwrap();
-        assert_eq!(house.metric("in_flight_bytes"), 100);
+        assert_eq!(harness.metric("in_flight_bytes"), 100);
         assert_eq!(entry.too_slow().status, status, "{provider}");
-        assert_eq!(house.metric("in_flight_bytes"), 0);
+        assert_eq!(harness.metric("in_flight_bytes"), 0);
     }
 }
 
 #[tokio::test]
 async fn the_client_behind_a_proxy_is_the_last_foreign_address() {
-    let house = House::with(
+    let harness = Harness::with(
         vec![Arc::new(Forwarder::new(vec![BasicAccount::new(
             "user",
             "pass:word",
@@ -273,12 +273,12 @@ async fn the_client_behind_a_proxy_is_the_last_foreign_address() {
         ("10.9.9.9\n203.0.113.9", "203.0.113.9"),
         ("", "192.0.2.1"),
     ] {
-        let mut post = KITS[23].good("general@in.example.com", house.now);
+        let mut post = KITS[23].good("general@in.example.com", harness.now);
         for field in told.split('\n') {
             post.header("X-Forwarded-For", field);
         }
-        assert_eq!(house.send(&post).await.status, 200);
-        let ip = house.last().0.envelope.peer.ip.unwrap();
+        assert_eq!(harness.send(&post).await.status, 200);
+        let ip = harness.last().0.envelope.peer.ip.unwrap();
         assert_eq!(ip.to_string(), source, "{told}");
     }
 }

@@ -75,7 +75,7 @@ impl Heard {
 }
 
 /// The webhook receiver with a store behind it.
-struct House {
+struct Harness {
     store: Store,
     doors: WebhookReceiver,
     registry: Registry,
@@ -84,7 +84,7 @@ struct House {
     folder: TempDir,
 }
 
-impl House {
+impl Harness {
     fn new(adapters: Vec<Arc<dyn Adapter>>) -> Self {
         Self::with(adapters, |_| {})
     }
@@ -96,7 +96,7 @@ impl House {
         Self::furnished(folder, settings)
     }
 
-    /// A house in this folder, which may have been used before.
+    /// A harness in this folder, which may have been used before.
     fn furnished(folder: TempDir, settings: Settings) -> Self {
         let kept = store::Settings {
             segment_bytes: 4 << 20,
@@ -131,7 +131,7 @@ impl House {
         }
     }
 
-    /// The same house after a restart of its process.
+    /// The same harness after a restart of its process.
     async fn restarted(self) -> Self {
         let Self {
             store,
@@ -142,9 +142,9 @@ impl House {
         } = self;
         drop(doors);
         store.close().await;
-        let house = Self::furnished(folder, Settings::new(kit::adapters()));
-        *house.fetch.pages.lock().unwrap() = fetch.pages.lock().unwrap().clone();
-        house
+        let harness = Self::furnished(folder, Settings::new(kit::adapters()));
+        *harness.fetch.pages.lock().unwrap() = fetch.pages.lock().unwrap().clone();
+        harness
     }
 
     async fn send(&self, post: &Post) -> Heard {

@@ -7,33 +7,33 @@ use serde_json::{Value, json};
 use super::body::Body;
 use super::kinds::{KITS, WORDS};
 use super::kit::{self, CERTIFICATE_URL, adapters};
-use super::{House, reply_address};
+use super::{Harness, reply_address};
 
-fn house() -> House {
-    let house = House::new(adapters());
-    house.fetch.put(CERTIFICATE_URL, kit::certificate());
-    house
+fn harness() -> Harness {
+    let harness = Harness::new(adapters());
+    harness.fetch.put(CERTIFICATE_URL, kit::certificate());
+    harness
 }
 
 #[tokio::test]
 async fn every_provider_brings_its_mail() {
     for kit in KITS {
         let what = format!("{}, {}", kit.name, kit.mode);
-        let house = house();
+        let harness = harness();
         let to = reply_address();
-        let mut post = kit.good(&to, house.now);
+        let mut post = kit.good(&to, harness.now);
         for named in [true, false] {
             if !named {
                 post.provider = None;
             }
-            let heard = house.send(&post).await;
+            let heard = harness.send(&post).await;
             assert_eq!(
                 (heard.status, heard.mails()),
                 (200, 1),
                 "{what}, {named}: {heard:?}"
             );
         }
-        let (delivery, view) = house.last();
+        let (delivery, view) = harness.last();
         assert_eq!(delivery.recipient.address.to_string(), to, "{what}");
         assert!(
             matches!(delivery.recipient.target, RecipientTarget::Thread(_)),
@@ -59,27 +59,27 @@ async fn every_provider_brings_its_mail() {
         assert!(view.header.date.is_some(), "{what}");
         let files = usize::from(kit.mode.starts_with("parts") && kit.name != "brevo");
         assert_eq!(view.attachments.len(), files, "{what}");
-        assert_eq!(house.effects(), 1, "{what}");
-        assert_eq!(house.metric("panics_total"), 0);
+        assert_eq!(harness.effects(), 1, "{what}");
+        assert_eq!(harness.metric("panics_total"), 0);
     }
 }
 
 #[tokio::test]
 async fn a_mail_that_comes_through_several_doors_is_one() {
-    let house = house();
+    let harness = harness();
     let to = reply_address();
     let mut mails = 0;
     for kit in KITS {
         // Their parts have a file or an HTML body that the raw mail lacks; the text is the same.
-        mails += house.send(&kit.good(&to, house.now)).await.mails();
-        assert_eq!(house.effects(), 1, "{}, {}", kit.name, kit.mode);
+        mails += harness.send(&kit.good(&to, harness.now)).await.mails();
+        assert_eq!(harness.effects(), 1, "{}, {}", kit.name, kit.mode);
     }
     assert_eq!(mails, KITS.len());
 }
 
 #[tokio::test]
 async fn a_providers_results_are_stored_as_the_providers() {
-    let house = house();
+    let harness = harness();
     for (name, mode, told) in [
         (
             "sendgrid",
@@ -96,10 +96,10 @@ async fn a_providers_results_are_stored_as_the_providers() {
             .iter()
             .find(|kit| kit.name == name && kit.mode == mode)
             .unwrap();
-        house
-            .send(&kit.good("general@in.example.com", house.now))
+        harness
+            .send(&kit.good("general@in.example.com", harness.now))
             .await;
-        let checks = house.last().0.envelope.told.clone().unwrap().checks;
+        let checks = harness.last().0.envelope.told.clone().unwrap().checks;
         let shown = checks.iter().map(|check| {
             let domain = check.domain.as_ref().map(|domain| format!("[{domain}]"));
             format!(
@@ -115,21 +115,21 @@ async fn a_providers_results_are_stored_as_the_providers() {
 
 #[tokio::test]
 async fn two_short_answers_without_ids_are_two_mails() {
-    let house = house();
+    let harness = harness();
     let kit = &KITS[0];
     let body =
         || Body::Json(json!({"from": "a@b.example", "to": "general@in.example.com", "text": "ok"}));
-    let later = Timestamp::from_millis(house.now.as_millis() + 1);
-    for at in [house.now, later] {
-        assert_eq!(house.send(&kit.post(body(), at)).await.status, 200);
+    let later = Timestamp::from_millis(harness.now.as_millis() + 1);
+    for at in [harness.now, later] {
+        assert_eq!(harness.send(&kit.post(body(), at)).await.status, 200);
     }
-    assert_eq!(house.effects(), 2);
+    assert_eq!(harness.effects(), 2);
 }
 
 #[tokio::test]
 async fn a_mail_without_recipient_has_the_providers_status_and_a_log_line() {
     for kit in KITS {
-        let house = house();
+        let harness = harness();
         let what = format!("{}, {}", kit.name, kit.mode);
         let forged = format!("reply+{}@in.example.com", "a".repeat(58));
         for (to, reason) in [
@@ -137,7 +137,7 @@ async fn a_mail_without_recipient_has_the_providers_status_and_a_log_line() {
             ("ann@elsewhere.example", "foreign"),
             (forged.as_str(), "forged"),
         ] {
-            let heard = house.send(&kit.good(to, house.now)).await;
+            let heard = harness.send(&kit.good(to, harness.now)).await;
             assert_eq!(
                 (heard.status, heard.mails()),
                 (kit.unroutable, 0),
@@ -147,15 +147,15 @@ async fn a_mail_without_recipient_has_the_providers_status_and_a_log_line() {
                 "dropped_total{{provider=\"{}\",reason=\"{reason}\"}}",
                 kit.name
             );
-            assert!(house.metric(&line) >= 1, "{what}: {line}");
+            assert!(harness.metric(&line) >= 1, "{what}: {line}");
         }
-        assert!(house.deliveries().is_empty(), "{what}");
+        assert!(harness.deliveries().is_empty(), "{what}");
     }
 }
 
 #[tokio::test]
 async fn a_foreign_recipient_does_not_affect_the_others() {
-    let house = house();
+    let harness = harness();
     let kit = KITS.iter().find(|kit| kit.name == "sendgrid").unwrap();
     let Body::Multipart(mut fields) = (kit.body)("x") else {
         panic!("SendGrid sends a form");
@@ -167,11 +167,11 @@ async fn a_foreign_recipient_does_not_affect_the_others() {
             *value = envelope.to_string().into_bytes();
         }
     }
-    let heard = house
-        .send(&kit.post(Body::Multipart(fields), house.now))
+    let heard = harness
+        .send(&kit.post(Body::Multipart(fields), harness.now))
         .await;
     assert_eq!(heard.body["data"]["dropped"], 2, "{heard:?}");
-    let kept = house.deliveries();
+    let kept = harness.deliveries();
     assert_eq!(kept.len(), 2, "spelled in two ways it is one, as in SMTP");
     assert!(kept[0].envelope.sender.is_none());
 }
@@ -203,7 +203,7 @@ fn without_sender(value: &mut Value) {
 /// A mail that counts as the null sender's is dropped as a machine's.
 #[tokio::test]
 async fn an_unknown_sender_is_not_the_null_sender() {
-    let house = house();
+    let harness = harness();
     let mut without = 0;
     for kit in KITS {
         let what = format!("{}, {}", kit.name, kit.mode);
@@ -229,12 +229,12 @@ async fn an_unknown_sender_is_not_the_null_sender() {
             Body::Urlencoded(fields) => Body::Urlencoded(strip(fields)),
             raw @ Body::Raw(_) => raw,
         };
-        let before = house.deliveries().len();
-        let heard = house.send(&kit.post(body, house.now)).await;
-        if house.deliveries().len() == before {
+        let before = harness.deliveries().len();
+        let heard = harness.send(&kit.post(body, harness.now)).await;
+        if harness.deliveries().len() == before {
             continue;
         }
-        let envelope = house.last().0.envelope;
+        let envelope = harness.last().0.envelope;
         assert!(
             envelope.sender.is_some() || envelope.sender_untold,
             "{what}: {heard:?}"
@@ -246,7 +246,7 @@ async fn an_unknown_sender_is_not_the_null_sender() {
 
 #[tokio::test]
 async fn other_events_of_a_provider_are_acknowledged() {
-    let house = house();
+    let harness = harness();
     for (name, body) in [
         ("postmark", json!({"RecordType": "Bounce"})),
         ("sparkpost", json!([{"msys": {}}])),
@@ -264,26 +264,30 @@ async fn other_events_of_a_provider_are_acknowledged() {
     ] {
         let like = if name == "resend" { "standard" } else { name };
         let kit = KITS.iter().find(|kit| kit.name == like).unwrap();
-        let mut post = kit.post(Body::Json(body), house.now);
+        let mut post = kit.post(Body::Json(body), harness.now);
         post.provider = Some(name);
-        let heard = house.send(&post).await;
+        let heard = harness.send(&post).await;
         assert_eq!((heard.status, heard.mails()), (200, 0), "{name}: {heard:?}");
     }
     let kit = KITS.iter().find(|kit| kit.name == "mandrill").unwrap();
-    let mut ping = kit.post(Body::urlencoded(&[("mandrill_events", "[]")]), house.now);
+    let mut ping = kit.post(Body::urlencoded(&[("mandrill_events", "[]")]), harness.now);
     ping.headers.retain(|(name, _)| name == "content-type");
-    assert_eq!(house.send(&ping).await.status, 200, "before the key exists");
-    assert!(house.deliveries().is_empty());
+    assert_eq!(
+        harness.send(&ping).await.status,
+        200,
+        "before the key exists"
+    );
+    assert!(harness.deliveries().is_empty());
 }
 
 #[tokio::test]
 async fn only_our_topic_is_subscribed() {
-    let house = house();
+    let harness = harness();
     let kit = KITS.iter().find(|kit| kit.name == "ses").unwrap();
     let url = "https://sns.us-east-1.amazonaws.com/?Action=ConfirmSubscription&Token=t";
     let post = |url: &str| {
-        let mut post = kit.good("x", house.now);
-        post.body = kit::subscription(url, house.now).to_string().into();
+        let mut post = kit.good("x", harness.now);
+        post.body = kit::subscription(url, harness.now).to_string().into();
         for (name, value) in &mut post.headers {
             if name == "x-amz-sns-message-type" {
                 *value = b"SubscriptionConfirmation".to_vec();
@@ -292,17 +296,17 @@ async fn only_our_topic_is_subscribed() {
         post
     };
     assert_eq!(
-        house.send(&post(url)).await.status,
+        harness.send(&post(url)).await.status,
         503,
         "Amazon did not answer"
     );
-    house.fetch.put(url, "<ok/>");
-    assert_eq!(house.send(&post(url)).await.status, 200);
-    let heard = house
+    harness.fetch.put(url, "<ok/>");
+    assert_eq!(harness.send(&post(url)).await.status, 200);
+    let heard = harness
         .send(&post("https://169.254.169.254/latest/meta-data"))
         .await;
     assert_eq!(heard.status, 400);
-    assert_eq!(house.fetch.asked(), [CERTIFICATE_URL, url, url]);
+    assert_eq!(harness.fetch.asked(), [CERTIFICATE_URL, url, url]);
 }
 
 /// A mail that one provider sends raw and another in parts, and true if it is recognised.
@@ -335,12 +339,12 @@ async fn a_mail_in_parts_and_raw_through_two_providers_is_one_if_its_text_is() {
             2,
         ),
     ] {
-        let house = house();
+        let harness = harness();
         let to = reply_address();
         let relay = KITS.iter().find(|kit| kit.name == "relay").unwrap();
         let raw = format!("Delivered-To: {to}\r\n{head}{body}");
-        let post = relay.post(Body::Raw(raw.into_bytes()), house.now);
-        assert_eq!(house.send(&post).await.status, 200, "{what}");
+        let post = relay.post(Body::Raw(raw.into_bytes()), harness.now);
+        assert_eq!(harness.send(&post).await.status, 200, "{what}");
         let postmark = KITS.iter().find(|kit| kit.name == "postmark").unwrap();
         let parts = Body::Json(json!({
             "OriginalRecipient": to, "From": "ann@example.com", "Subject": "Hello",
@@ -348,8 +352,8 @@ async fn a_mail_in_parts_and_raw_through_two_providers_is_one_if_its_text_is() {
             "MessageID": "22c74902-a0c1-4511-804f-341342852c90",
             "Headers": [{"Name": "Message-ID", "Value": "<2@example.com>"}],
         }));
-        let heard = house.send(&postmark.post(parts, house.now)).await;
+        let heard = harness.send(&postmark.post(parts, harness.now)).await;
         assert_eq!(heard.status, 200, "{what}: {heard:?}");
-        assert_eq!(house.effects(), effects, "{what}");
+        assert_eq!(harness.effects(), effects, "{what}");
     }
 }

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use super::http::Served;
 use super::kit::adapters;
-use super::{House, reply_address};
+use super::{Harness, reply_address};
 use crate::ask::wait;
 use crate::needs::required;
 
@@ -52,7 +52,7 @@ async fn the_typescript_of_the_document_sends_a_mail() {
     if !has_node() {
         return;
     }
-    let served = Served::new(House::new(adapters())).await;
+    let served = Served::new(Harness::new(adapters())).await;
     let folder = tempfile::tempdir().unwrap();
     // It has no type annotations, so it is JavaScript too, which any Node runs.
     let file = folder.path().join("send.mjs");
@@ -64,7 +64,7 @@ async fn the_typescript_of_the_document_sends_a_mail() {
         "{}",
         String::from_utf8_lossy(&ran.stderr)
     );
-    let (delivery, view) = served.house.last();
+    let (delivery, view) = served.harness.last();
     assert_eq!(delivery.recipient.address.to_string(), to);
     assert_eq!(view.text.as_deref().map(str::trim), Some("My answer"));
 }
@@ -74,7 +74,7 @@ async fn the_worker_of_the_document_forwards_a_mail() {
     if !has_node() {
         return;
     }
-    let served = Served::new(House::new(adapters())).await;
+    let served = Served::new(Harness::new(adapters())).await;
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("worker.mjs"), block("js")).unwrap();
     let file = folder.path().join("call.mjs");
@@ -101,8 +101,8 @@ if (!thrown) throw new Error("a wrong secret must be a temporary failure");
         "{}",
         String::from_utf8_lossy(&ran.stderr)
     );
-    let kept = served.house.deliveries();
+    let kept = served.harness.deliveries();
     assert_eq!(kept.len(), 1);
-    let bytes = wait(served.house.store.mail_bytes(kept[0].id.mail)).unwrap();
+    let bytes = wait(served.harness.store.mail_bytes(kept[0].id.mail)).unwrap();
     assert!(bytes.starts_with("From: a@b.example\r\nSubject: x\r\n\r\nh\u{e9}\r\n".as_bytes()));
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::body::Body;
 use super::kinds::{KITS, raw_mail};
 use super::kit::{Kit, adapters};
-use super::{House, reply_address};
+use super::{Harness, reply_address};
 
 fn kit(name: &str) -> &'static Kit {
     KITS.iter().find(|kit| kit.name == name).unwrap()
@@ -69,13 +69,13 @@ async fn the_authors_name_comes_with_the_address() {
             zoe,
         ),
     ] {
-        let house = House::new(adapters());
+        let harness = Harness::new(adapters());
         let shown = body.to_string();
-        let heard = house
-            .send(&kit(name).post(Body::Json(body), house.now))
+        let heard = harness
+            .send(&kit(name).post(Body::Json(body), harness.now))
             .await;
         assert_eq!(heard.status, 200, "{shown}: {heard:?}");
-        let from = &house.last().1.header.from;
+        let from = &harness.last().1.header.from;
         assert_eq!(from.len(), 1, "{shown}");
         assert_eq!(from[0].name.as_deref(), expected, "{shown}");
         let address = from[0].address.as_ref().map(ToString::to_string);
@@ -88,7 +88,7 @@ async fn a_blank_text_beside_html_is_none() {
     let html = "<p>Grüße</p>";
     let head = "From: Ann <ann@example.com>\r\nMessage-ID: <3@example.com>\r\n";
     for blank in ["", " \r\n\u{a0}\n"] {
-        let house = House::new(adapters());
+        let harness = Harness::new(adapters());
         let to = reply_address();
         let raw = format!(
             "Delivered-To: {to}\r\n{head}Content-Type: text/html; charset=utf-8\r\n\r\n{html}\r\n"
@@ -140,30 +140,30 @@ async fn a_blank_text_beside_html_is_none() {
             ),
         ];
         for (name, body) in parts {
-            let heard = house.send(&kit(name).post(body, house.now)).await;
+            let heard = harness.send(&kit(name).post(body, harness.now)).await;
             assert_eq!(heard.status, 200, "{name}: {heard:?}");
-            let view = house.last().1;
+            let view = harness.last().1;
             assert_eq!(view.text, None, "{name}");
             assert_eq!(view.html.as_deref().map(str::trim), Some(html), "{name}");
         }
         for body in [bare, both] {
-            let heard = house.send(&kit("relay").post(body, house.now)).await;
+            let heard = harness.send(&kit("relay").post(body, harness.now)).await;
             assert_eq!(heard.status, 200, "{heard:?}");
         }
-        assert_eq!(house.deliveries().len(), 6);
-        assert_eq!(house.effects(), 1);
+        assert_eq!(harness.deliveries().len(), 6);
+        assert_eq!(harness.effects(), 1);
     }
 }
 
 #[tokio::test]
 async fn a_blank_text_alone_is_all_there_is() {
-    let house = House::new(adapters());
+    let harness = Harness::new(adapters());
     let body = json!({"to": "general@in.example.com", "from": "ann@example.com", "text": ""});
-    let heard = house
-        .send(&kit("generic").post(Body::Json(body), house.now))
+    let heard = harness
+        .send(&kit("generic").post(Body::Json(body), harness.now))
         .await;
     assert_eq!(heard.status, 200, "{heard:?}");
-    assert_eq!(house.last().1.text.as_deref().map(str::trim), Some(""));
+    assert_eq!(harness.last().1.text.as_deref().map(str::trim), Some(""));
 }
 
 #[tokio::test]
@@ -203,12 +203,14 @@ async fn valid_mails_of_a_batch_are_accepted_and_the_rest_is_set_aside() {
             Body::Json(json!([relayed("<a@x.example>"), relayed("<b@x.example>")])),
         ),
     ] {
-        let house = House::new(adapters());
+        let harness = Harness::new(adapters());
         for _ in 0..2 {
-            let heard = house.send(&kit(name).post(all.clone(), house.now)).await;
+            let heard = harness
+                .send(&kit(name).post(all.clone(), harness.now))
+                .await;
             assert_eq!((heard.status, heard.mails()), (200, 2), "{name}: {heard:?}");
-            assert_eq!(house.effects(), 2, "{name}");
-            let mut kept: Vec<String> = fs::read_dir(house.folder.path().join("set-aside"))
+            assert_eq!(harness.effects(), 2, "{name}");
+            let mut kept: Vec<String> = fs::read_dir(harness.folder.path().join("set-aside"))
                 .unwrap()
                 .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap())
                 .collect();
@@ -218,35 +220,35 @@ async fn valid_mails_of_a_batch_are_accepted_and_the_rest_is_set_aside() {
             assert!(kept[1].contains(&to), "{name}: {kept:?}");
         }
         let line = format!("set_aside_total{{provider=\"{name}\"}}");
-        assert_eq!(house.metric(&line), 4, "{name}");
-        let heard = house.send(&kit(name).post(whole, house.now)).await;
+        assert_eq!(harness.metric(&line), 4, "{name}");
+        let heard = harness.send(&kit(name).post(whole, harness.now)).await;
         assert_eq!((heard.status, heard.mails()), (200, 2), "{name}: {heard:?}");
-        assert_eq!(house.effects(), 2, "{name}");
+        assert_eq!(harness.effects(), 2, "{name}");
     }
-    let house = House::new(adapters());
+    let harness = Harness::new(adapters());
     let none = mandrill(json!([broken, broken]));
-    let heard = house.send(&kit("mandrill").post(none, house.now)).await;
+    let heard = harness.send(&kit("mandrill").post(none, harness.now)).await;
     assert_eq!(heard.status, 400, "{heard:?}");
-    assert!(house.deliveries().is_empty());
+    assert!(harness.deliveries().is_empty());
 }
 
 #[tokio::test]
 async fn valid_items_of_brevo_are_accepted() {
-    let house = House::new(adapters());
+    let harness = Harness::new(adapters());
     let Body::Json(mut body) = (kit("brevo").body)("general@in.example.com") else {
         panic!("Brevo sends JSON");
     };
     body["items"].as_array_mut().unwrap().push(json!(5));
-    let heard = house
-        .send(&kit("brevo").post(Body::Json(body), house.now))
+    let heard = harness
+        .send(&kit("brevo").post(Body::Json(body), harness.now))
         .await;
     assert_eq!((heard.status, heard.mails()), (200, 1), "{heard:?}");
-    assert_eq!(house.metric("set_aside_total{provider=\"brevo\"}"), 1);
+    assert_eq!(harness.metric("set_aside_total{provider=\"brevo\"}"), 1);
 }
 
 #[tokio::test]
 async fn requests_of_another_form_are_refused() {
-    let house = House::new(adapters());
+    let harness = Harness::new(adapters());
     let news = json!({"signature": {"timestamp": "1", "token": "t", "signature": "s"},
         "event-data": {"event": "opened"}});
     for (name, media, body, status, word) in [
@@ -269,19 +271,19 @@ async fn requests_of_another_form_are_refused() {
         ("relay", "text/plain", raw_mail(), 415, "media_type"),
         ("relay", "", raw_mail(), 415, "media_type"),
     ] {
-        let mut post = kit(name).good("general@in.example.com", house.now);
+        let mut post = kit(name).good("general@in.example.com", harness.now);
         post.headers.retain(|(name, _)| name != "content-type");
         if !media.is_empty() {
             post.header("content-type", media);
         }
         post.body = body.into();
-        let heard = house.send(&post).await;
+        let heard = harness.send(&post).await;
         assert_eq!(heard.status, status, "{name}, {media}: {heard:?}");
         assert_eq!(heard.body["error"]["code"], word, "{name}, {media}");
     }
-    assert!(house.deliveries().is_empty());
+    assert!(harness.deliveries().is_empty());
     assert_eq!(
-        house.metric("requests_total{provider=\"mailgun\",outcome=\"malformed\"}"),
+        harness.metric("requests_total{provider=\"mailgun\",outcome=\"malformed\"}"),
         1
     );
 }

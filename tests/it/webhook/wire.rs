@@ -8,15 +8,15 @@ use postern::secret::Secret;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::House;
+use super::Harness;
 use super::http::{Served, written};
 use super::kinds::KITS;
 
 const SECRET: &str = "test-secret-0123456789abcdef-0123";
 const PATH: &str = "/gateway/inbound/generic";
 
-fn house() -> House {
-    House::new(vec![
+fn harness() -> Harness {
+    Harness::new(vec![
         Arc::new(Generic::new(vec![Secret::new(SECRET)])),
         Arc::new(Postal::new(Vec::new())),
     ])
@@ -26,7 +26,7 @@ fn house() -> House {
 /// rest as a second request, and store a mail that was never posted.
 #[tokio::test]
 async fn a_request_that_ends_in_two_places_smuggles_none() {
-    let served = Served::new(house()).await;
+    let served = Served::new(harness()).await;
     let post = KITS[0].good("general@in.example.com", postern::clock::now());
     let length = format!("Content-Length: {}\r\n", post.body.len());
     let inner = written(PATH, &length, &post);
@@ -58,13 +58,13 @@ async fn a_request_that_ends_in_two_places_smuggles_none() {
         let heard = served.say(&[outer.as_bytes(), &inner].concat()).await;
         assert!(heard.starts_with("HTTP/1.1 4"), "{head}: {heard}");
         assert_eq!(heard.matches("HTTP/1.1 ").count(), 1, "{head}: {heard}");
-        assert!(served.house.deliveries().is_empty(), "{head}: {heard}");
+        assert!(served.harness.deliveries().is_empty(), "{head}: {heard}");
     }
 }
 
 #[tokio::test]
 async fn invalid_chunks_are_refused() {
-    let served = Served::new(house()).await;
+    let served = Served::new(harness()).await;
     let post = KITS[0].good("general@in.example.com", postern::clock::now());
     let body = String::from_utf8(post.body.to_vec()).unwrap();
     let size = body.len();
@@ -90,14 +90,14 @@ async fn invalid_chunks_are_refused() {
         let heard = String::from_utf8_lossy(&heard);
         assert!(!heard.starts_with("HTTP/1.1 2"), "{chunks:.60}: {heard}");
     }
-    assert!(served.house.deliveries().is_empty());
-    assert_eq!(served.house.metric("in_flight_bytes"), 0);
+    assert!(served.harness.deliveries().is_empty());
+    assert_eq!(served.harness.metric("in_flight_bytes"), 0);
 }
 
 /// A body of one octet a second gets the status after which the provider retries.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_trickles_must_be_retried() {
-    let served = Served::new(house()).await;
+    let served = Served::new(harness()).await;
     let drip = async |path: &'static str| {
         let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n");
         let mut stream = TcpStream::connect(served.address).await.unwrap();
@@ -121,5 +121,5 @@ async fn a_body_that_trickles_must_be_retried() {
     let (generic, postal) = tokio::join!(drip(PATH), drip("/gateway/inbound/postal"));
     assert_eq!(generic, "HTTP/1.1 408");
     assert_eq!(postal, "HTTP/1.1 503");
-    assert_eq!(served.house.metric("in_flight_bytes"), 0);
+    assert_eq!(served.harness.metric("in_flight_bytes"), 0);
 }

@@ -68,15 +68,15 @@ async fn hostile_responses_end_only_the_connection() {
                 }
                 server_side(heard)
             };
-            let house = ImapBench::open();
+            let bench = ImapBench::open();
             let server = one(script).await;
-            house
-                .until(house.door(server.port, |_| ()), || {
-                    server.heard("SELECT") >= 2 && !house.deliveries().is_empty()
+            bench
+                .until(bench.door(server.port, |_| ()), || {
+                    server.heard("SELECT") >= 2 && !bench.deliveries().is_empty()
                 })
                 .await;
             // A mail that was not marked may come twice; the delivery recognises it.
-            let count = house.deliveries().len();
+            let count = bench.deliveries().len();
             assert!((1..=2).contains(&count), "{name} to {command}: {count}");
             assert!(count == 1 || command == "UID STORE", "{name} to {command}");
         }
@@ -93,23 +93,23 @@ async fn a_greeting_may_be_anything() {
         b"HTTP/1.1 400 Bad Request\r\n\r\n",
         b"\x16\x03\x01\x02\x00",
     ] {
-        let house = ImapBench::open();
+        let bench = ImapBench::open();
         let script = Box::new(orderly(mails([1]))) as Script;
         let server = ScriptedServer::start(greeting, VecDeque::from([script])).await;
-        house
-            .until(house.door(server.port, |_| ()), || {
+        bench
+            .until(bench.door(server.port, |_| ()), || {
                 server.heard("(connected)") >= 3
             })
             .await;
         assert_eq!(server.heard("LOGIN"), 0, "{}", greeting.escape_ascii());
-        assert!(house.deliveries().is_empty());
+        assert!(bench.deliveries().is_empty());
     }
-    let house = ImapBench::open();
+    let bench = ImapBench::open();
     let script = Box::new(orderly(mails([1]))) as Script;
     let server = ScriptedServer::start(b"* PREAUTH hi\r\n", VecDeque::from([script])).await;
-    house
-        .until(house.door(server.port, |_| ()), || {
-            !house.deliveries().is_empty()
+    bench
+        .until(bench.door(server.port, |_| ()), || {
+            !bench.deliveries().is_empty()
         })
         .await;
     assert_eq!(server.heard("LOGIN"), 0);
@@ -137,17 +137,17 @@ async fn strange_orders_and_storms_change_nothing() {
         parts.extend_from_slice(b"TAG OK done\r\n");
         Some([storm, parts].concat())
     };
-    let house = ImapBench::open();
+    let bench = ImapBench::open();
     let server = one(script).await;
-    house
-        .until(house.door(server.port, |_| ()), || {
+    bench
+        .until(bench.door(server.port, |_| ()), || {
             server.heard("SELECT") >= 3
         })
         .await;
-    let found = house.deliveries();
+    let found = bench.deliveries();
     let bytes = found
         .iter()
-        .map(|one| wait(house.store.mail_bytes(one.id.mail)).unwrap());
+        .map(|one| wait(bench.store.mail_bytes(one.id.mail)).unwrap());
     assert_eq!(bytes.collect::<Vec<_>>(), [mail(1), mail(2), mail(3)]);
 }
 
@@ -163,13 +163,13 @@ async fn a_mail_that_is_listed_but_not_given_is_tried_and_left() {
         }
         server_side(command)
     };
-    let house = ImapBench::open();
+    let bench = ImapBench::open();
     let server = one(script).await;
-    house
-        .until(house.door(server.port, |_| ()), || {
-            house.deliveries().len() == 2
+    bench
+        .until(bench.door(server.port, |_| ()), || {
+            bench.deliveries().len() == 2
         })
         .await;
     assert!(server.heard("UID FETCH 2 (UID BODY") >= 5);
-    assert!(format!("{:?}", house.metrics).contains("unreadable"));
+    assert!(format!("{:?}", bench.metrics).contains("unreadable"));
 }

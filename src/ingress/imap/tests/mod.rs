@@ -221,34 +221,34 @@ async fn one(script: impl FnMut(&str) -> Option<Vec<u8>> + Send + 'static) -> Sc
 
 #[tokio::test]
 async fn mails_are_taken_in_order_and_once() {
-    let house = ImapBench::open();
+    let bench = ImapBench::open();
     let server = one(orderly(mails((1..=40).chain([5_000, 4_000_000_000])))).await;
-    house
-        .until(house.door(server.port, |_| ()), || {
+    bench
+        .until(bench.door(server.port, |_| ()), || {
             server.heard("SELECT") >= 3
         })
         .await;
-    let texts: Vec<_> = house
+    let texts: Vec<_> = bench
         .deliveries()
         .iter()
         .map(|found| found.id.mail)
         .collect();
     assert_eq!(texts.len(), 42);
     assert!(texts.is_sorted());
-    let last = wait(house.store.mail_bytes(texts[41])).unwrap();
+    let last = wait(bench.store.mail_bytes(texts[41])).unwrap();
     assert_eq!(&last[..], mail(4_000_000_000));
-    let position = ask(house.store.imap_position("u@127.0.0.1/INBOX")).unwrap();
+    let position = ask(bench.store.imap_position("u@127.0.0.1/INBOX")).unwrap();
     assert_eq!((position.uid_validity, position.uid), (7, 4_000_000_000));
     // Another process continues where this one stopped.
     let seen = server.heard("UID STORE");
     let looks = server.heard("SELECT");
-    house
-        .until(house.door(server.port, |_| ()), || {
+    bench
+        .until(bench.door(server.port, |_| ()), || {
             server.heard("SELECT") > looks + 1
         })
         .await;
     assert_eq!(
-        (house.deliveries().len(), server.heard("UID STORE")),
+        (bench.deliveries().len(), server.heard("UID STORE")),
         (42, seen)
     );
 }
@@ -265,14 +265,14 @@ async fn an_unfetchable_mail_blocks_no_other() {
         let asks = fetches && is_in(6, command.split(' ').nth(2).unwrap());
         if asks { None } else { server_side(command) }
     };
-    let house = ImapBench::open();
+    let bench = ImapBench::open();
     let server = one(script).await;
-    house
-        .until(house.door(server.port, |_| ()), || {
-            house.deliveries().len() == 6
+    bench
+        .until(bench.door(server.port, |_| ()), || {
+            bench.deliveries().len() == 6
         })
         .await;
-    let text = format!("{:?}", house.metrics);
+    let text = format!("{:?}", bench.metrics);
     for reason in ["too_big", "not_ours", "unreadable"] {
         assert!(text.contains(reason), "{reason}: {text}");
     }
@@ -302,22 +302,22 @@ async fn a_wrong_size_loses_no_mail() {
         let lied = text.replace("RFC822.SIZE ", "RFC822.SIZE 1 X-REAL ");
         Some(lied.into_bytes())
     };
-    let house = ImapBench::open();
+    let bench = ImapBench::open();
     let server = one(script).await;
-    house
-        .until(house.door(server.port, |_| ()), || {
-            house.deliveries().len() == 3
+    bench
+        .until(bench.door(server.port, |_| ()), || {
+            bench.deliveries().len() == 3
         })
         .await;
-    house
-        .until(house.door(server.port, |_| ()), || {
-            ask(house.store.imap_position("u@127.0.0.1/INBOX"))
+    bench
+        .until(bench.door(server.port, |_| ()), || {
+            ask(bench.store.imap_position("u@127.0.0.1/INBOX"))
                 .unwrap()
                 .uid
                 == 4
         })
         .await;
-    assert!(format!("{:?}", house.metrics).contains("unreadable"));
+    assert!(format!("{:?}", bench.metrics).contains("unreadable"));
 }
 
 #[tokio::test]
@@ -332,24 +332,24 @@ async fn nothing_is_sent_in_plain_text_if_tls_is_required() {
             "CAPABILITY" => Some(b"* CAPABILITY IMAP4rev1 STARTTLS\r\nTAG OK\r\n".to_vec()),
             _ => Some(answer.as_bytes().to_vec()),
         };
-        let house = ImapBench::open();
+        let bench = ImapBench::open();
         let server = one(script).await;
-        let door = house.door(server.port, |settings| {
+        let door = bench.door(server.port, |settings| {
             settings.security = ImapSecurity::StartTls
         });
-        house.until(door, || server.heard("(connected)") >= 3).await;
+        bench.until(door, || server.heard("(connected)") >= 3).await;
         let heard = server.heard.lock().unwrap().join("\n");
         assert!(
             heard.contains("STARTTLS") && !heard.contains("hunter2"),
             "{heard}"
         );
     }
-    let house = ImapBench::open();
+    let bench = ImapBench::open();
     let server = one(orderly(mails([1]))).await;
-    let door = house.door(server.port, |settings| {
+    let door = bench.door(server.port, |settings| {
         settings.security = ImapSecurity::StartTls
     });
-    house.until(door, || server.heard("(connected)") >= 3).await;
+    bench.until(door, || server.heard("(connected)") >= 3).await;
     assert_eq!(server.heard("STARTTLS") + server.heard("LOGIN"), 0);
 }
 
@@ -378,12 +378,12 @@ async fn a_token_is_read_at_each_login() {
             _ => server_side(command),
         }
     };
-    let house = ImapBench::open();
+    let bench = ImapBench::open();
     let server = one(script).await;
-    let door = house.door(server.port, |settings| {
+    let door = bench.door(server.port, |settings| {
         settings.credential = ImapCredential::TokenFile(path);
     });
-    house.until(door, || !house.deliveries().is_empty()).await;
+    bench.until(door, || !bench.deliveries().is_empty()).await;
     assert_eq!(server.heard("AUTHENTICATE"), 2);
     assert_eq!(server.heard("LOGIN"), 0);
 }
@@ -432,12 +432,12 @@ async fn without_uidplus_mails_of_others_are_not_deleted() {
             }
             server_side(command)
         };
-        let house = ImapBench::open();
+        let bench = ImapBench::open();
         let server = one(script).await;
         let is_move = matches!(after, AfterFetch::Move(_));
-        let door = house.door(server.port, |settings| settings.after_fetch = after);
-        house.until(door, || server.heard("SELECT") >= 2).await;
-        assert_eq!(house.deliveries().len(), 2);
+        let door = bench.door(server.port, |settings| settings.after_fetch = after);
+        bench.until(door, || server.heard("SELECT") >= 2).await;
+        assert_eq!(bench.deliveries().len(), 2);
         let heard = server.heard.lock().unwrap().join("\n");
         assert!(heard.contains(wanted), "{heard}");
         assert!(!heard.replace("UID EXPUNGE", "").contains(never), "{heard}");
@@ -463,33 +463,33 @@ async fn idle_announces_new_mail() {
         "DONE" => None,
         _ => inner.lock().unwrap()(command),
     };
-    let house = ImapBench::open();
+    let bench = ImapBench::open();
     let server = one(script).await;
-    let door = house.door(server.port, |settings| {
+    let door = bench.door(server.port, |settings| {
         settings.poll_interval = PATIENCE * 10
     });
-    house.until(door, || house.deliveries().len() >= 4).await;
+    bench.until(door, || bench.deliveries().len() >= 4).await;
     assert!(server.heard("DONE") >= 3 || server.heard("IDLE") >= 3);
 }
 
 #[tokio::test]
 async fn a_stop_ends_every_wait() {
     for (greeting, silence) in [(&b""[..], PATIENCE), (b"* OK hi\r\n", SILENCE)] {
-        let house = ImapBench::open();
+        let bench = ImapBench::open();
         let script = Box::new(orderly(mails([1]))) as Script;
         let server = ScriptedServer::start(greeting, VecDeque::from([script])).await;
-        let door = house.door(server.port, |settings| {
+        let door = bench.door(server.port, |settings| {
             settings.read_timeout = silence;
             settings.poll_interval = PATIENCE * 10;
         });
-        let stop = house.stop.subscribe();
+        let stop = bench.stop.subscribe();
         let run = tokio::spawn(door.run(stop));
         while server.heard("(connected)") == 0
-            || (silence == SILENCE && house.deliveries().is_empty())
+            || (silence == SILENCE && bench.deliveries().is_empty())
         {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        house.stop.send_replace(true);
+        bench.stop.send_replace(true);
         tokio::time::timeout(PATIENCE / 2, run)
             .await
             .unwrap()

@@ -229,8 +229,11 @@ impl WriteBatch {
 
 impl JournalWriter {
     /// Starts the index thread and the writer thread.
-    pub(super) fn start(mut clerk: Self, index: Index) -> io::Result<WriterHandle<WriteRequest>> {
-        let shared = Arc::clone(&clerk.shared);
+    pub(super) fn start(
+        mut journal_writer: Self,
+        index: Index,
+    ) -> io::Result<WriterHandle<WriteRequest>> {
+        let shared = Arc::clone(&journal_writer.shared);
         let (nudge, nudged) = sync_channel::<WriterWaker<WriteRequest>>(1);
         let keep = move || {
             // The writer is started after this thread; until then there is none to wake.
@@ -249,8 +252,8 @@ impl JournalWriter {
         let thread = Builder::new()
             .name("postern-index".to_owned())
             .spawn(keep)?;
-        clerk.indexing = Some(thread);
-        let writer = WriterHandle::start("postern-journal", clerk)?;
+        journal_writer.indexing = Some(thread);
+        let writer = WriterHandle::start("postern-journal", journal_writer)?;
         let _ = nudge.send(writer.waker());
         Ok(writer)
     }

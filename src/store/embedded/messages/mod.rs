@@ -95,14 +95,14 @@ impl EmbeddedMessages {
             catalogue,
             _lock: lock,
         });
-        let scribe = DocumentWriter {
+        let batch_writer = DocumentWriter {
             journal,
             shelf: Arc::clone(&shelf),
             unflushed: 0,
             newest_at: now,
         };
-        let writer =
-            WriterHandle::start("postern-book", scribe).map_err(|e| OpenError::io(&folder, e))?;
+        let writer = WriterHandle::start("postern-book", batch_writer)
+            .map_err(|e| OpenError::io(&folder, e))?;
         let readers = Readers::start("postern-messages").map_err(|e| OpenError::io(&folder, e))?;
         Ok(Self {
             documents: shelf,
@@ -122,8 +122,8 @@ impl EmbeddedMessages {
         thread: Value,
         now: Timestamp,
     ) -> Result<Value, StoreError> {
-        let deed = DocumentCommand::MakeThread { thread };
-        let made = self.ask(deed, key, now).await?;
+        let command = DocumentCommand::MakeThread { thread };
+        let made = self.ask(command, key, now).await?;
         made.ok_or(StoreError::Dead)
     }
 
@@ -243,12 +243,12 @@ impl EmbeddedMessages {
 
     async fn ask(
         &self,
-        deed: DocumentCommand,
+        command: DocumentCommand,
         key: Option<String>,
         now: Timestamp,
     ) -> Result<Option<Value>, StoreError> {
         let ask = |answer| DocumentRequest {
-            command: deed,
+            command,
             key,
             now,
             answer,
@@ -444,14 +444,14 @@ struct DocumentAnswer {
 impl DocumentBatch {
     fn write(&mut self, shelf: &DocumentStore, request: DocumentRequest) {
         let DocumentRequest {
-            command: deed,
+            command,
             key,
             now,
             answer,
         } = request;
         // A key belongs to one operation on one thread, so that two operations with the same key do not
         // collide.
-        let key = key.map(|key| match &deed {
+        let key = key.map(|key| match &command {
             DocumentCommand::AddMessage { thread, .. } => format!("message {thread} {key}"),
             DocumentCommand::MakeThread { .. } | DocumentCommand::Patch { .. } => {
                 format!("thread {key}")
@@ -462,7 +462,7 @@ impl DocumentBatch {
             .map_or(Ok(None), |key| self.existing_result(shelf, key, now));
         let applied = match done {
             Ok(Some(document)) => return self.answer(answer, Some(document)),
-            Ok(None) => self.apply(shelf, deed, now),
+            Ok(None) => self.apply(shelf, command, now),
             Err(unread) => Err(unread),
         };
         let (mut entry, document) = match applied {
@@ -509,7 +509,7 @@ impl DocumentBatch {
     fn apply(
         &mut self,
         shelf: &DocumentStore,
-        deed: DocumentCommand,
+        command: DocumentCommand,
         now: Timestamp,
     ) -> Result<Option<(DocumentHead, Value)>, UnreadableDocument> {
         let id = uuid::Uuid::new_v4().to_string();
@@ -519,7 +519,7 @@ impl DocumentBatch {
             key: None,
             at: now,
         };
-        match deed {
+        match command {
             DocumentCommand::MakeThread { thread } => {
                 let document = document(thread, &[("id", &id)], now);
                 self.threads.insert(id.clone(), document.clone());

@@ -31,14 +31,14 @@ macro_rules! stops_at_any_point {
                 segment_bytes in 300u64..4000,
             ) {
                 let mut pair = $model::<TestStore>::new(segment_bytes);
-                for (deeds, stop) in &rounds {
+                for (actions, stop) in &rounds {
                     pair.real.disk.faults.stop_after(*stop);
-                    let failed = deeds.iter().find(|deed| {
-                        !matches!(deed, $action::Reopen | $action::LoseIndex) && !pair.act(deed)
+                    let failed = actions.iter().find(|action| {
+                        !matches!(action, $action::Reopen | $action::LoseIndex) && !pair.act(action)
                     });
                     pair.real.reopen();
-                    if let Some(deed) = failed {
-                        pair.settle_doubt(deed);
+                    if let Some(action) = failed {
+                        pair.settle_doubt(action);
                     }
                     pair.check();
                 }

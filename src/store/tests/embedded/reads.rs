@@ -11,19 +11,19 @@ const EMFILE: i32 = 24;
 
 #[test]
 fn a_read_that_fails_once_is_retried() {
-    let mut house = TestStore::begin(|folder| settings(folder, 1 << 20));
-    let id = run(house.store().accept(envelope(1), mail(7, 500))).unwrap();
-    run(house.store().record(vec![Fact::Mapped(mapping(1, 1))])).unwrap();
+    let mut fixture = TestStore::begin(|folder| settings(folder, 1 << 20));
+    let id = run(fixture.store().accept(envelope(1), mail(7, 500))).unwrap();
+    run(fixture.store().record(vec![Fact::Mapped(mapping(1, 1))])).unwrap();
     // The memory of this store still has the mail that it accepted.
-    house.reopen();
+    fixture.reopen();
     let delivery = DeliveryId {
         mail: id,
         recipient: 0,
     };
-    let store = house.store().clone();
+    let store = fixture.store().clone();
     let thread = || run(store.thread("us", ThreadKey::of("thread-1")));
     for errno in [EIO, EMFILE] {
-        let faults = &house.disk.faults;
+        let faults = &fixture.disk.faults;
         faults.fail_reads(&[errno]);
         assert_eq!(run(store.mail_bytes(id)).unwrap(), mail(7, 500));
         faults.fail_reads(&[errno, errno]);
@@ -48,16 +48,19 @@ fn a_read_that_fails_once_is_retried() {
 
 #[test]
 fn a_damaged_record_affects_no_other_record() {
-    let mut house = TestStore::begin(|folder| settings(folder, 2000));
+    let mut fixture = TestStore::begin(|folder| settings(folder, 2000));
     let ids: Vec<_> = (0..3)
-        .map(|seed| run(house.store().accept(envelope(1), mail(seed, 1500))).unwrap())
+        .map(|seed| run(fixture.store().accept(envelope(1), mail(seed, 1500))).unwrap())
         .collect();
-    house.reopen();
-    let path = house.folder.path().join("journal/mail-0000000001.segment");
+    fixture.reopen();
+    let path = fixture
+        .folder
+        .path()
+        .join("journal/mail-0000000001.segment");
     let mut bytes = fs::read(&path).unwrap();
     bytes[1000] ^= 1;
     fs::write(&path, bytes).unwrap();
-    let store = house.store();
+    let store = fixture.store();
     let unread = run(store.mail_bytes(ids[0])).unwrap_err();
     assert!(matches!(unread, ReadError::Disk { mail, .. } if mail == ids[0]));
     for seed in 1..3 {

@@ -125,8 +125,8 @@ impl<S: Subject> ModelledOutbox<S> {
     }
 
     /// False if the store returned an error; a reopen shows if the action was done.
-    pub(super) fn act(&mut self, deed: &OutboxAction) -> bool {
-        let done = match *deed {
+    pub(super) fn act(&mut self, action: &OutboxAction) -> bool {
+        let done = match *action {
             OutboxAction::Reopen => {
                 self.real.reopen();
                 return true;
@@ -137,7 +137,7 @@ impl<S: Subject> ModelledOutbox<S> {
             }
             OutboxAction::Enqueue { key, thread, bytes } => {
                 let nth = self.model.jobs.len();
-                let facts = self.model.facts(deed);
+                let facts = self.model.facts(action);
                 let asked =
                     self.real
                         .store()
@@ -169,16 +169,16 @@ impl<S: Subject> ModelledOutbox<S> {
                     Err(_) => false,
                 }
             }
-            _ => run(self.real.store().record(self.model.facts(deed))).is_ok(),
+            _ => run(self.real.store().record(self.model.facts(action))).is_ok(),
         };
         if done {
-            self.told(deed);
+            self.told(action);
         }
         done
     }
 
-    pub(super) fn told(&mut self, deed: &OutboxAction) {
-        self.model.told(deed);
+    pub(super) fn told(&mut self, action: &OutboxAction) {
+        self.model.told(action);
         if let Some((event_id, event)) = self.newest() {
             let serial = event.data["serial"].as_u64().unwrap();
             let first = *self.model.event_ids.entry(serial).or_insert(event_id);
@@ -193,9 +193,9 @@ impl<S: Subject> ModelledOutbox<S> {
     }
 
     /// After a failed action and a reopen: it was done completely or not at all.
-    pub(super) fn settle_doubt(&mut self, deed: &OutboxAction) {
+    pub(super) fn settle_doubt(&mut self, action: &OutboxAction) {
         if self.answers() != self.model.answers {
-            self.told(deed);
+            self.told(action);
         }
     }
 }
@@ -220,10 +220,10 @@ fn the_outbox_equals_its_model<S: Subject>() {
 }
 
 fn what_is_open_below_a_place_outlives_reopening_and_compaction<S: Subject>() {
-    let mut house = S::begin(|folder| settings(folder, 8 << 10));
+    let mut fixture = S::begin(|folder| settings(folder, 8 << 10));
     let events = (0..10).map(happened).collect();
-    run(house.store().record(events)).unwrap();
-    let ids: Vec<_> = ask(house.store().events_after(EventId::default(), 100))
+    run(fixture.store().record(events)).unwrap();
+    let ids: Vec<_> = ask(fixture.store().events_after(EventId::default(), 100))
         .iter()
         .map(|(id, _)| *id)
         .collect();
@@ -241,8 +241,8 @@ fn what_is_open_below_a_place_outlives_reopening_and_compaction<S: Subject>() {
     let old = serde_json::to_value(heard(place(3, &[]))).unwrap();
     assert!(!old.to_string().contains("open"), "{old}");
     let old: Fact = serde_json::from_value(old).unwrap();
-    run(house.store().record(vec![old])).unwrap();
-    assert_eq!(ask(house.store().cursor("us")), Some(place(3, &[])));
+    run(fixture.store().record(vec![old])).unwrap();
+    assert_eq!(ask(fixture.store().cursor("us")), Some(place(3, &[])));
     let newest = place(8, &[5]);
     for (said, known) in [
         (place(8, &[2, 5]), place(8, &[2, 5])),
@@ -251,8 +251,8 @@ fn what_is_open_below_a_place_outlives_reopening_and_compaction<S: Subject>() {
         (place(8, &[2, 5]), newest.clone()),
         (place(7, &[]), newest.clone()),
     ] {
-        run(house.store().record(vec![heard(said)])).unwrap();
-        assert_eq!(ask(house.store().cursor("us")), Some(known));
+        run(fixture.store().record(vec![heard(said)])).unwrap();
+        assert_eq!(ask(fixture.store().cursor("us")), Some(known));
     }
     for turn in 0..3 {
         for nth in 0..100 {
@@ -263,15 +263,15 @@ fn what_is_open_below_a_place_outlives_reopening_and_compaction<S: Subject>() {
                 sent_by_us: true,
                 at: NOW,
             };
-            run(house.store().record(vec![noise])).unwrap();
+            run(fixture.store().record(vec![noise])).unwrap();
         }
         match turn {
-            0 => house.reopen(),
-            1 => house.lose_index(),
+            0 => fixture.reopen(),
+            1 => fixture.lose_index(),
             _ => {}
         }
         assert_eq!(
-            ask(house.store().cursor("us")),
+            ask(fixture.store().cursor("us")),
             Some(newest.clone()),
             "{turn}"
         );

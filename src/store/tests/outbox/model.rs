@@ -196,10 +196,10 @@ impl OutboxModel {
         nth % self.jobs.len().max(1)
     }
 
-    pub(super) fn facts(&self, deed: &OutboxAction) -> Vec<Fact> {
+    pub(super) fn facts(&self, action: &OutboxAction) -> Vec<Fact> {
         let at = NOW;
         let job = |nth: &usize| id(self.pick(*nth));
-        let mut facts = match *deed {
+        let mut facts = match *action {
             OutboxAction::Begin(ref nth) => vec![Fact::Begun { job: job(nth), at }],
             OutboxAction::Defer(ref nth, wait) => vec![Fact::Deferred {
                 job: job(nth),
@@ -267,9 +267,9 @@ impl OutboxModel {
     }
 
     /// Applies the action; one without effect changes nothing.
-    pub(super) fn told(&mut self, deed: &OutboxAction) {
+    pub(super) fn told(&mut self, action: &OutboxAction) {
         self.turn += 1;
-        let means = match *deed {
+        let means = match *action {
             OutboxAction::Enqueue { key, thread, bytes } => self.enqueue(key, thread, bytes),
             OutboxAction::Begin(nth) => self.waiting(nth, |known| {
                 known.begun = true;
@@ -297,7 +297,7 @@ impl OutboxModel {
             _ => true,
         };
         if means {
-            self.heard_or_said(deed);
+            self.heard_or_said(action);
         }
         self.serial += 1;
         self.count();
@@ -311,8 +311,8 @@ impl OutboxModel {
         Some((events[nth], events[nth.saturating_sub(count)..nth].to_vec()))
     }
 
-    fn heard_or_said(&mut self, deed: &OutboxAction) {
-        match *deed {
+    fn heard_or_said(&mut self, action: &OutboxAction) {
+        match *action {
             OutboxAction::Suppress(n) => {
                 self.answers.suppressed.insert(n);
             }
