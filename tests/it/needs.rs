@@ -39,7 +39,7 @@ pub(crate) fn fixtures(kind: &str) -> Option<PathBuf> {
 }
 
 /// Written directly, because the output of `println!` and `eprintln!` is hidden when a test passes.
-fn skipped(what: &str) {
+pub(crate) fn skipped(what: &str) {
     let name = std::thread::current().name().unwrap_or("a test").to_owned();
     let line = format!("NOT TESTED: {name}: {what}\n");
     std::io::stderr().write_all(line.as_bytes()).unwrap();

@@ -77,6 +77,12 @@ impl EmbeddedStore {
         self.shared.index_failed(&error);
     }
 
+    /// The number of the last record whose changes are in the index and flushed.
+    #[cfg(test)]
+    pub(in crate::store) fn index_flushed(&self) -> u64 {
+        self.shared.flushed()
+    }
+
     /// Runs a question on a reader thread.
     pub(super) async fn read<T: Send + 'static>(
         &self,

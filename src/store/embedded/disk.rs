@@ -80,6 +80,19 @@ impl Disk {
         File::open(folder)?.sync_all()
     }
 
+    /// Called before the index is written, which has its own files.
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "under test the disk has faults")]
+    #[expect(clippy::unnecessary_wraps, reason = "under test the disk has faults")]
+    pub(super) const fn index_write(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn index_write(&self) -> io::Result<()> {
+        self.faults.meet_index_write()
+    }
+
     /// Reads `bytes` bytes at offset `at` of the file at `path`.
     pub(super) fn read(&self, path: &Path, at: u64, bytes: u32) -> io::Result<Vec<u8>> {
         self.read_fault()?;
@@ -143,6 +156,8 @@ pub(in crate::store) mod faults {
         stop_at: Option<u64>,
         once: Option<(DiskChange, i32)>,
         reads: VecDeque<i32>,
+        index_full: bool,
+        journal_full: bool,
     }
 
     impl DiskFaults {
@@ -162,6 +177,19 @@ pub(in crate::store) mod faults {
             self.0.lock().unwrap().reads.extend(errnos);
         }
 
+        /// Sets for which files the disk has no space.
+        pub(in crate::store) fn set_full(&self, index: bool, journal: bool) {
+            let mut plan = self.0.lock().unwrap();
+            (plan.index_full, plan.journal_full) = (index, journal);
+        }
+
+        pub(super) fn meet_index_write(&self) -> io::Result<()> {
+            match self.0.lock().unwrap().index_full {
+                true => Err(io::ErrorKind::StorageFull.into()),
+                false => Ok(()),
+            }
+        }
+
         pub(super) fn meet_read(&self) -> io::Result<()> {
             match self.0.lock().unwrap().reads.pop_front() {
                 Some(errno) => Err(io::Error::from_raw_os_error(errno)),
@@ -174,6 +202,9 @@ pub(in crate::store) mod faults {
             plan.met += 1;
             if plan.stop_at.is_some_and(|stop| plan.met > stop) {
                 return Err(io::Error::other("stopped"));
+            }
+            if plan.journal_full && matches!(change, DiskChange::Create | DiskChange::Write) {
+                return Err(io::ErrorKind::StorageFull.into());
             }
             match plan.once {
                 Some((aimed, errno)) if aimed == change => {

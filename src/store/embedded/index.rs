@@ -3,15 +3,17 @@
 //! Is not the source of truth: all of it can be rebuilt from the journal.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use thiserror::Error;
 
+pub(in crate::store) use super::index_error::IndexError;
 use super::open_mail::{LedgerTotals, OpenMail};
 use crate::mail::job_id::JobId;
 use crate::mail::text::bare_message_id;
@@ -244,22 +246,12 @@ pub(super) struct RawEntry {
     pub(super) value: String,
 }
 
-/// The index cannot be read or written.
-#[derive(Debug, Error)]
-#[error("index: {0}")]
-pub(in crate::store) struct IndexError(String);
-
-impl IndexError {
-    /// `what` has an unknown format.
-    pub(super) fn damaged(what: &str) -> Self {
-        Self(format!("{what} is damaged"))
-    }
-}
-
 /// The index on disk.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct Index {
-    tree: sled::Db,
+    folder: PathBuf,
+    /// `None` while a full disk keeps it closed.
+    tree: Arc<RwLock<Option<sled::Db>>>,
 }
 
 impl Index {
@@ -268,6 +260,17 @@ impl Index {
     /// # Errors
     /// The folder's contents are damaged.
     pub(in crate::store) fn open(folder: &Path) -> Result<Self, IndexError> {
+        Ok(Self::of(folder, Self::open_tree(folder)?))
+    }
+
+    fn of(folder: &Path, tree: sled::Db) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            tree: Arc::new(RwLock::new(Some(tree))),
+        }
+    }
+
+    fn open_tree(folder: &Path) -> Result<sled::Db, IndexError> {
         let config = sled::Config::new()
             .path(folder)
             .cache_capacity(CACHE_BYTES)
@@ -275,24 +278,61 @@ impl Index {
             .mode(sled::Mode::HighThroughput);
         // sled panics on some damage; an index on which it panics is discarded.
         let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
-        let tree = opened
-            .map_err(|_| IndexError("a panic while it was opened".to_owned()))?
-            .map_err(index_error)?;
-        Ok(Self { tree })
+        opened
+            .map_err(|_| IndexError::new("a panic while it was opened".to_owned()))?
+            .map_err(index_error)
+    }
+
+    /// Closes the index after a failed write. Until it is open again, every question fails as on a full
+    /// disk: sled may have lost pages that were not written.
+    pub(super) fn close(&self) {
+        let mut tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
+        *tree = None;
+    }
+
+    /// Opens a closed index, in which `write` replaces everything that was not flushed before anyone reads.
+    ///
+    /// # Errors
+    /// The index stays closed: it cannot be opened or written, or it lacks the record `flushed`.
+    pub(super) fn reopen(
+        &self,
+        flushed: u64,
+        write: impl FnOnce(&Self) -> Result<(), IndexError>,
+    ) -> Result<(), IndexError> {
+        let tree = Self::open_tree(&self.folder)?;
+        let opened = Self::of(&self.folder, tree.clone());
+        if opened.meta()?.is_none_or(|meta| meta.seq < flushed) {
+            return Err(IndexError::damaged("the flushed part"));
+        }
+        write(&opened)?;
+        *self.tree.write().unwrap_or_else(PoisonError::into_inner) = Some(tree);
+        Ok(())
+    }
+
+    fn with<T>(
+        &self,
+        question: impl FnOnce(&sled::Db) -> Result<T, IndexError>,
+    ) -> Result<T, IndexError> {
+        let tree = self.tree.read().unwrap_or_else(PoisonError::into_inner);
+        match &*tree {
+            Some(tree) => question(tree),
+            None => Err(io::Error::from(io::ErrorKind::StorageFull).into()),
+        }
     }
 
     /// `None` if the index was never completed.
     pub(super) fn meta(&self) -> Result<Option<IndexMeta>, IndexError> {
-        let Some(bytes) = catch_panic(|| self.tree.get(META))? else {
+        let found = self.with(|tree| catch_panic(|| tree.get(META)))?;
+        let Some(bytes) = found else {
             return Ok(None);
         };
         serde_json::from_slice(&bytes)
             .map(Some)
-            .map_err(|e| IndexError(e.to_string()))
+            .map_err(|e| IndexError::new(e.to_string()))
     }
 
     pub(super) fn get(&self, key: IndexKey) -> Result<Option<Vec<u8>>, IndexError> {
-        let found = self.tree.get(key.0).map_err(index_error)?;
+        let found = self.with(|tree| tree.get(key.0).map_err(index_error))?;
         Ok(found.map(|bytes| bytes.to_vec()))
     }
 
@@ -305,47 +345,31 @@ impl Index {
         entries: impl Iterator<Item = (IndexKey, Option<&'a [u8]>)>,
         meta: Option<&IndexMeta>,
     ) -> Result<(), IndexError> {
-        let mut batch = sled::Batch::default();
-        let mut count = 0;
-        for (key, value) in entries {
-            match value {
-                Some(value) => batch.insert(&key.0, value),
-                None => batch.remove(&key.0),
-            }
-            count += 1;
-            if count == BATCH_ENTRIES_MAX {
-                self.tree
-                    .apply_batch(std::mem::take(&mut batch))
-                    .map_err(index_error)?;
-                count = 0;
-            }
-        }
-        if let Some(meta) = meta {
-            let bytes = serde_json::to_vec(meta).map_err(|e| IndexError(e.to_string()))?;
-            batch.insert(META, bytes);
-        }
-        self.tree.apply_batch(batch).map_err(index_error)
+        self.with(|tree| apply_to(tree, entries, meta))
     }
 
     /// All entries.
     #[cfg(test)]
     pub(in crate::store) fn entries(&self) -> std::collections::HashMap<IndexKey, Vec<u8>> {
-        let entries = self.tree.iter().map(|entry| entry.unwrap());
-        let entries = entries.filter(|(key, _)| key != META);
-        entries
-            .map(|(key, value)| (IndexKey(key.as_ref().try_into().unwrap()), value.to_vec()))
-            .collect()
+        self.with(|tree| {
+            let entries = tree.iter().map(|entry| entry.unwrap());
+            let entries = entries.filter(|(key, _)| key != META);
+            Ok(entries
+                .map(|(key, value)| (IndexKey(key.as_ref().try_into().unwrap()), value.to_vec()))
+                .collect())
+        })
+        .unwrap()
     }
 
     /// Passes all writes to the kernel. A power failure may still lose some of them.
     pub(in crate::store) fn flush(&self) -> Result<(), IndexError> {
-        self.tree.flush().map(|_| ()).map_err(index_error)
+        self.with(|tree| tree.flush().map(|_| ()).map_err(index_error))
     }
 
     /// Every mail that was not settled for all its recipients.
     pub(super) fn open_mails(&self) -> Result<Vec<(MailId, OpenMail)>, IndexError> {
         let read = |value: &[u8]| {
-            serde_json::from_slice::<OpenMail>(value).map_err(|e| IndexError(e.to_string()))
+            serde_json::from_slice::<OpenMail>(value).map_err(|e| IndexError::new(e.to_string()))
         };
         self.numbered(b'a', read)
     }
@@ -354,7 +378,7 @@ impl Index {
     pub(super) fn tombstones(&self) -> Result<Vec<(MailId, u64)>, IndexError> {
         let read = |value: &[u8]| match value.first_chunk::<8>() {
             Some(number) => Ok(u64::from_le_bytes(*number)),
-            None => Err(IndexError("a short entry".to_owned())),
+            None => Err(IndexError::new("a short entry".to_owned())),
         };
         self.numbered(b'g', read)
     }
@@ -366,17 +390,19 @@ impl Index {
         tag: u8,
         mut show: impl FnMut(u64, &[u8]) -> Option<()>,
     ) -> Result<(), IndexError> {
-        let walk = AssertUnwindSafe(|| {
-            for found in self.tree.scan_prefix([tag]) {
-                let (_, value) = found.map_err(index_error)?;
-                let shown = value
-                    .split_first_chunk()
-                    .and_then(|(seq, payload)| show(u64::from_le_bytes(*seq), payload));
-                shown.ok_or_else(|| IndexError::damaged("an entry"))?;
-            }
-            Ok(())
-        });
-        catch_unwind(walk).map_err(|_| IndexError("a panic while it was read".to_owned()))?
+        self.with(|tree| {
+            let walk = AssertUnwindSafe(|| {
+                for found in tree.scan_prefix([tag]) {
+                    let (_, value) = found.map_err(index_error)?;
+                    let shown = value
+                        .split_first_chunk()
+                        .and_then(|(seq, payload)| show(u64::from_le_bytes(*seq), payload));
+                    shown.ok_or_else(|| IndexError::damaged("an entry"))?;
+                }
+                Ok(())
+            });
+            catch_unwind(walk).map_err(|_| read_panic())?
+        })
     }
 
     /// True if the index has a revoked token.
@@ -404,8 +430,10 @@ impl Index {
             let key = key.map_err(|_| IndexError::damaged("a key"))?;
             Ok((IndexKey(key), value.to_vec()))
         };
-        let range = self.tree.range::<&[u8], _>(behind);
-        range.take(count).map(entry).collect()
+        self.with(|tree| {
+            let range = tree.range::<&[u8], _>(behind);
+            range.take(count).map(entry).collect()
+        })
     }
 
     /// The next entries of a kind after `after`, of which at most `count` are in the index, with the
@@ -435,26 +463,57 @@ impl Index {
         let entry = |found: sled::Result<(sled::IVec, sled::IVec)>| {
             let (key, value) = found.map_err(index_error)?;
             let number = key.get(1..9).and_then(|b| b.first_chunk::<8>());
-            let number = number.ok_or_else(|| IndexError("a short key".to_owned()))?;
+            let number = number.ok_or_else(|| IndexError::new("a short key".to_owned()))?;
             Ok((MailId(u64::from_be_bytes(*number)), read(&value)?))
         };
-        let walk = AssertUnwindSafe(|| self.tree.scan_prefix([tag]).map(entry).collect());
-        catch_unwind(walk).map_err(|_| IndexError("a panic while it was read".to_owned()))?
+        self.with(|tree| {
+            let walk = AssertUnwindSafe(|| tree.scan_prefix([tag]).map(entry).collect());
+            catch_unwind(walk).map_err(|_| read_panic())?
+        })
     }
+}
+
+fn apply_to<'a>(
+    tree: &sled::Db,
+    entries: impl Iterator<Item = (IndexKey, Option<&'a [u8]>)>,
+    meta: Option<&IndexMeta>,
+) -> Result<(), IndexError> {
+    let mut batch = sled::Batch::default();
+    let mut count = 0;
+    for (key, value) in entries {
+        match value {
+            Some(value) => batch.insert(&key.0, value),
+            None => batch.remove(&key.0),
+        }
+        count += 1;
+        if count == BATCH_ENTRIES_MAX {
+            tree.apply_batch(std::mem::take(&mut batch))
+                .map_err(index_error)?;
+            count = 0;
+        }
+    }
+    if let Some(meta) = meta {
+        let bytes = serde_json::to_vec(meta).map_err(|e| IndexError::new(e.to_string()))?;
+        batch.insert(META, bytes);
+    }
+    tree.apply_batch(batch).map_err(index_error)
 }
 
 fn catch_panic<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, IndexError> {
     catch_unwind(AssertUnwindSafe(call))
-        .map_err(|_| IndexError("a panic while it was read".to_owned()))?
+        .map_err(|_| read_panic())?
         .map_err(index_error)
 }
 
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "it is the argument of map_err"
-)]
+fn read_panic() -> IndexError {
+    IndexError::new("a panic while it was read".to_owned())
+}
+
 fn index_error(error: sled::Error) -> IndexError {
-    IndexError(error.to_string())
+    match error {
+        sled::Error::Io(error) => error.into(),
+        error => IndexError::new(error.to_string()),
+    }
 }
 
 fn digest_text(parts: &[&str]) -> [u8; 16] {

@@ -30,6 +30,9 @@ use crate::store::id::{DeliveryId, MailId};
 impl MailQueue for EmbeddedStore {
     fn has_room(&self, bytes: u64) -> Result<(), StoreError> {
         self.ensure_open()?;
+        if self.shared.is_stalled() {
+            return Err(StoreError::Full);
+        }
         self.shared.capacity.admit(bytes)
     }
 

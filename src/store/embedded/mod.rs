@@ -25,7 +25,7 @@
 //! journal_writer, validator, maintenance the writer's thread
 //! state, outbox_state, due, stored_job   the result of all facts
 //! journal, segment, frame, location, disk the files
-//! index, pending_writes, shared          the index and its thread
+//! index, index_error, pending_writes, shared  the index and its thread
 //! opening                                the start
 //! survey, mend                           finding damage and gaps, and repairing them
 //! messages                               the embedded Messages API's documents
@@ -41,6 +41,7 @@ mod folder;
 mod frame;
 pub(super) mod in_flight;
 pub(super) mod index;
+mod index_error;
 mod jobs;
 mod journal;
 mod journal_writer;

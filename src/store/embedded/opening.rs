@@ -14,10 +14,9 @@ use super::index::{Index, IndexError, IndexMeta};
 use super::journal::Journal;
 use super::journal_writer::{JournalWriter, Maintenance, StateRecord, WriteRequest};
 use super::location::RecordLocation;
-use super::location::RecordReader;
 use super::open_mail::LedgerTotals;
 use super::segment::SegmentKind;
-use super::shared::StoreShared;
+use super::shared::{JournalFolder, StoreShared};
 use super::state::{ApplyContext, RetentionLimits, StoreState, partitions};
 use super::writer_thread::WriterHandle;
 use crate::mail::envelope::Envelope;
@@ -45,9 +44,12 @@ pub(super) fn open(
     let shared = Arc::new(StoreShared::new(
         settings,
         metrics,
+        JournalFolder {
+            path: &path,
+            disk: &disk,
+        },
         folder.lock,
         state,
-        |kind| RecordReader::new(path.clone(), kind, disk.clone()),
     ));
     let journal_writer = JournalWriter {
         journal,

@@ -82,10 +82,11 @@ impl Lookup for StoreShared {
 }
 
 impl StoreShared {
-    /// The caller's error for a fault. An unreadable index stops the store, because a missing answer would
+    /// The caller's error for a fault. An index that a full disk keeps closed answers later; an unreadable one stops the store, because a missing answer would
     /// be wrong; an unreadable record affects only its own question.
     pub(super) fn judge(&self, fault: ReadFault) -> StoreError {
         match fault {
+            ReadFault::Index(error) if error.is_full() => StoreError::Unavailable,
             ReadFault::Index(error) => {
                 self.index_failed(&error);
                 StoreError::Dead

@@ -3,7 +3,7 @@
 //!
 //! Does not write to the journal.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{
     Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
+use super::disk::Disk;
 use super::folder::FolderLock;
 use super::index::{Index, IndexError};
 use super::location::RecordReader;
+use super::pending_writes::PendingWrites;
 use super::segment::SegmentKind;
 use super::state::StoreState;
 use super::writer_thread::WriterStopped;
@@ -32,6 +34,17 @@ const GATHER_WAIT: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 2
 
 /// The shortest time between two flushes of the index to the kernel.
 const FLUSH_EVERY: Duration = GATHER_WAIT;
+/// The number of batches between two flushes; they are kept in memory until the flush.
+const UNFLUSHED_MAX: usize = 16;
+/// The number of times that an index is opened again after a full disk although it fails for another reason.
+const REOPEN_FAILURES_MAX: u32 = 10;
+
+/// The folder of the journal, and its disk.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct JournalFolder<'f> {
+    pub(super) path: &'f Path,
+    pub(super) disk: &'f Disk,
+}
 
 /// The state that the threads of a store share.
 #[derive(Debug)]
@@ -46,6 +59,8 @@ pub(super) struct StoreShared {
     pub(super) job_arrived: Notify,
     pub(super) newest_event: watch::Sender<EventId>,
     pub(super) capacity: Capacity,
+    disk: Disk,
+    index_use: Mutex<()>,
     /// Held as long as any part of the store exists: two processes would destroy each other's journal.
     _lock: FolderLock,
     state: RwLock<StoreState>,
@@ -59,6 +74,8 @@ struct IndexProgress {
     behind: usize,
     /// The number of the last record whose changes are in the index and flushed.
     flushed: u64,
+    /// True while the disk has no space for the index, which is written as soon as it has.
+    stalled: bool,
     failed: bool,
     closing: bool,
     ended: bool,
@@ -68,12 +85,15 @@ impl StoreShared {
     pub(super) fn new(
         settings: Settings,
         metrics: Metrics,
+        journal: JournalFolder<'_>,
         lock: FolderLock,
         state: StoreState,
-        reader: impl Fn(SegmentKind) -> RecordReader,
     ) -> Self {
+        let reader = |kind| RecordReader::new(journal.path.to_owned(), kind, journal.disk.clone());
         let shared = Self {
             _lock: lock,
+            disk: journal.disk.clone(),
+            index_use: Mutex::default(),
             capacity: Capacity::new(&settings),
             progress: Mutex::new(IndexProgress {
                 flushed: state.seq,
@@ -132,7 +152,8 @@ impl StoreShared {
     /// Waits while the index is too far behind.
     pub(super) fn wait_for_index(&self) -> Result<(), WriterStopped> {
         let mut progress = self.progress();
-        while progress.behind > BEHIND_MAX && !progress.failed {
+        // While it is stalled nothing is added, so it falls no further behind.
+        while progress.behind > BEHIND_MAX && !progress.failed && !progress.stalled {
             progress = self
                 .progressed
                 .wait(progress)
@@ -148,6 +169,18 @@ impl StoreShared {
     /// The number of the last record whose changes are in the index and flushed.
     pub(super) fn flushed(&self) -> u64 {
         self.progress().flushed
+    }
+
+    /// True while the disk has no space for the index: then nothing is accepted.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.progress().stalled
+    }
+
+    /// Held by the writer while it may use the index, so that the index is not closed meanwhile.
+    pub(super) fn index_use(&self) -> MutexGuard<'_, ()> {
+        self.index_use
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records that the index is unusable, and so the store.
@@ -190,21 +223,24 @@ impl StoreShared {
     pub(super) fn run_index(&self, index: &Index, nudge: impl Fn()) {
         // However this ends, a waiting writer must wake.
         let _end = IndexThreadEnd(self);
-        let (mut flushed_at, mut unflushed) = (Instant::now(), false);
+        let (mut flushed_at, mut unflushed) = (Instant::now(), UnflushedWrites::default());
         loop {
-            let closing = self.wait_for_changes(unflushed);
-            let written = self.write_index(index).and_then(|seq| {
-                let due = closing || flushed_at.elapsed() >= FLUSH_EVERY;
-                if due {
-                    index.flush()?;
-                    flushed_at = Instant::now();
-                }
-                unflushed = !due;
-                Ok(due.then_some(seq))
-            });
+            let closing = self.wait_for_changes(!unflushed.batches.is_empty());
+            let due = closing || flushed_at.elapsed() >= FLUSH_EVERY;
+            let due = due || unflushed.batches.len() >= UNFLUSHED_MAX;
+            let mut written = self.write_index(index, &mut unflushed, due);
+            if let Err(error) = &written
+                && error.is_full()
+            {
+                written = match self.wait_for_space(index, &mut unflushed, error) {
+                    Some(rewritten) => rewritten.map(Some),
+                    None => return,
+                };
+            }
             match written {
                 Ok(Some(seq)) => {
-                    self.progress().flushed = seq;
+                    flushed_at = Instant::now();
+                    self.index_flushed(seq);
                     nudge();
                 }
                 Ok(None) => {}
@@ -223,6 +259,66 @@ impl StoreShared {
                 return;
             }
         }
+    }
+
+    fn index_flushed(&self, seq: u64) {
+        let mut progress = self.progress();
+        progress.flushed = seq;
+        if std::mem::take(&mut progress.stalled) {
+            tracing::info!("store: the disk has space for the index again");
+        }
+    }
+
+    /// Closes the index until the disk has space, and then writes all that it lacks: the number of the last
+    /// record. `None` if the store is closed first; the next start makes up for it from the journal.
+    fn wait_for_space(
+        &self,
+        index: &Index,
+        unflushed: &mut UnflushedWrites,
+        error: &IndexError,
+    ) -> Option<Result<u64, IndexError>> {
+        tracing::error!(%error, "store: no space for the index; nothing is accepted until there is");
+        self.progress().stalled = true;
+        self.progressed.notify_all();
+        {
+            let _unused = self.index_use();
+            index.close();
+        }
+        let mut failures = 0;
+        while self.wait_to_reopen() {
+            match self.rewrite_index(index, unflushed) {
+                Err(error) if error.is_full() => {}
+                Err(error) if failures < REOPEN_FAILURES_MAX => {
+                    failures += 1;
+                    tracing::warn!(%error, "store: the index cannot be opened again yet");
+                }
+                done => return Some(done),
+            }
+        }
+        None
+    }
+
+    /// Waits before the index is opened again: a pause, and then until there is some space. False if the
+    /// store is closed.
+    fn wait_to_reopen(&self) -> bool {
+        const LOOK_EVERY: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 1000 });
+        /// Less is not enough to open the index.
+        const SPACE_MIN: u64 = 8 << 20;
+        let mut progress = self.progress();
+        let mut next = Instant::now() + LOOK_EVERY;
+        while !progress.closing {
+            let left = next.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                if self.capacity.free_bytes_now() >= SPACE_MIN {
+                    break;
+                }
+                next = Instant::now() + LOOK_EVERY;
+                continue;
+            }
+            let waited = self.progressed.wait_timeout(progress, left);
+            progress = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        !progress.closing
     }
 
     /// Waits until the disk has space, or until it is closed.
@@ -256,7 +352,13 @@ impl StoreShared {
         progress.closing
     }
 
-    fn write_index(&self, index: &Index) -> Result<u64, IndexError> {
+    /// Writes the changes; if a flush is due, flushes and returns the number of the last record.
+    fn write_index(
+        &self,
+        index: &Index,
+        unflushed: &mut UnflushedWrites,
+        due: bool,
+    ) -> Result<Option<u64>, IndexError> {
         let leaving = {
             let mut state = self.state_mut();
             let leaving = state.take_pending();
@@ -265,9 +367,54 @@ impl StoreShared {
         };
         // The next changes may gather while these are written.
         self.progressed.notify_all();
-        leaving.write(index)?;
+        let seq = leaving.meta.seq;
+        // First, because a write that fails is repeated from there.
+        unflushed.batches.push(leaving);
+        self.disk.index_write()?;
+        if let Some(leaving) = unflushed.batches.last() {
+            leaving.write(index)?;
+        }
+        if due {
+            index.flush()?;
+            unflushed.flushed(seq);
+        }
         self.state_mut().pending_written();
-        Ok(leaving.meta.seq)
+        Ok(due.then_some(seq))
+    }
+
+    /// Opens the closed index, which has only what was flushed, and writes the rest once more.
+    fn rewrite_index(
+        &self,
+        index: &Index,
+        unflushed: &mut UnflushedWrites,
+    ) -> Result<u64, IndexError> {
+        self.disk.index_write()?;
+        index.reopen(unflushed.flushed, |index| {
+            for leaving in &unflushed.batches {
+                leaving.write(index)?;
+            }
+            index.flush()
+        })?;
+        let last = unflushed.batches.last();
+        let seq = last.map_or(unflushed.flushed, |last| last.meta.seq);
+        unflushed.flushed(seq);
+        self.state_mut().pending_written();
+        Ok(seq)
+    }
+}
+
+/// The batches that the index may lose if it is opened again.
+#[derive(Debug, Default)]
+struct UnflushedWrites {
+    batches: Vec<PendingWrites>,
+    /// The number of the last record that was flushed; 0 before the first flush.
+    flushed: u64,
+}
+
+impl UnflushedWrites {
+    fn flushed(&mut self, seq: u64) {
+        self.batches.clear();
+        self.flushed = seq;
     }
 }
 
@@ -335,8 +482,13 @@ impl Capacity {
 
     /// True if the free space is below the minimum, by a new check.
     fn is_short(&self) -> bool {
+        self.free_bytes_now() < self.free_bytes_min
+    }
+
+    /// The free bytes by a new check.
+    fn free_bytes_now(&self) -> u64 {
         self.sample_at.store(0, Ordering::Relaxed);
-        self.free_bytes() < self.free_bytes_min
+        self.free_bytes()
     }
 
     /// Reserves `bytes` until the next check of the disk.

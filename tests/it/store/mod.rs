@@ -21,6 +21,7 @@ use crate::wait::eventually_or;
 
 mod before;
 mod damage;
+mod full;
 mod mend;
 mod reads;
 

@@ -91,6 +91,16 @@ pub(super) enum WriteRequest {
 }
 
 impl WriteRequest {
+    /// Answers that the disk is full. A caller that was cancelled receives no answer.
+    fn refuse(self) {
+        match self {
+            Self::Accept { answer, .. } => drop(answer.send(Err(StoreError::Full))),
+            Self::Record { answer, .. } => drop(answer.send(Err(StoreError::Full))),
+            Self::Enqueue { answer, .. } => drop(answer.send(Err(StoreError::Full))),
+            Self::Cancel { answer, .. } => drop(answer.send(Err(StoreError::Full))),
+        }
+    }
+
     /// True if the caller no longer waits, so that nothing was acknowledged.
     fn is_given_up(&self) -> bool {
         match self {
@@ -134,6 +144,12 @@ impl BatchWriter for JournalWriter {
     }
 
     fn commit(&mut self, requests: Vec<WriteRequest>) -> Result<(), WriterStopped> {
+        let shared = Arc::clone(&self.shared);
+        let _index = shared.index_use();
+        if shared.is_stalled() {
+            requests.into_iter().for_each(WriteRequest::refuse);
+            return Ok(());
+        }
         // A caller without an answer receives the error that the store is dead.
         let sorted = self.build_batch(requests);
         let mut batch = sorted.map_err(|error| self.shared.index_failed(&error))?;
@@ -155,6 +171,8 @@ impl BatchWriter for JournalWriter {
     }
 
     fn maintain(&mut self) -> Result<bool, WriterStopped> {
+        let shared = Arc::clone(&self.shared);
+        let _index = shared.index_use();
         self.run_maintenance()
     }
 

@@ -6,9 +6,10 @@ use super::outbox::ModelledOutbox;
 use super::outbox::model::{OutboxAction, outbox_action};
 use super::queue::ModelledStore;
 use super::queue_model::{QueueAction, queue_action};
-use super::{Subject, TestStore, envelope, mail, run};
-use crate::store::StoreError;
+use super::{NOW, Subject, TestStore, envelope, mail, run, settings, settled};
+use crate::mail::fingerprint::Fingerprint;
 use crate::store::embedded::disk::DiskChange;
+use crate::store::{DeliveryId, StoreError};
 
 mod counts;
 mod halves;
@@ -121,6 +122,55 @@ fn a_full_disk_passes() {
         pair.real.reopen();
         pair.check();
     }
+}
+
+/// Waits for the index thread, which sends no signal.
+fn until(done: impl Fn() -> bool) {
+    while !done() {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_disk_without_space_for_the_index_refuses_and_recovers() {
+    let mut house = TestStore::begin(|folder| settings(folder, 1 << 20));
+    let store = house.store().clone();
+    let faults = &house.disk.faults;
+    for round in 0..5 {
+        let accept = || run(store.accept(envelope(1), mail(round, 300)));
+        let settle = |mail, fingerprint| {
+            let delivery = DeliveryId { mail, recipient: 0 };
+            run(store.record(vec![settled(delivery, 0, fingerprint)]))
+        };
+        let ids = [accept().unwrap(), accept().unwrap(), accept().unwrap()];
+        let embedded = house.embedded.as_ref().unwrap();
+        until(|| embedded.index_flushed() >= ids[2].0);
+        faults.set_full(true, false);
+        assert_eq!(settle(ids[0], Some(round)), Ok(()));
+        until(|| store.has_room(1) == Err(StoreError::Full));
+        assert_eq!(accept(), Err(StoreError::Full));
+        assert_eq!(settle(ids[1], None), Err(StoreError::Full));
+        // The index lacks it, and it is answered from memory.
+        let known = run(store.find_duplicate(Fingerprint([round; 16]), NOW)).unwrap();
+        assert_eq!(known.map(|delivery| delivery.mail), Some(ids[0]));
+        faults.set_full(false, true);
+        until(|| store.has_room(1) == Ok(()));
+        assert_eq!(accept(), Err(StoreError::Full));
+        assert_eq!(settle(ids[1], None), Err(StoreError::Full));
+        faults.set_full(false, false);
+        assert_eq!(settle(ids[1], None), Ok(()));
+        let known = run(store.find_duplicate(Fingerprint([round; 16]), NOW)).unwrap();
+        assert_eq!(known.map(|delivery| delivery.mail), Some(ids[0]));
+        let ledger = store.ledger();
+        let rounds = u64::from(round) + 1;
+        assert_eq!((ledger.waiting, ledger.delivered), (rounds, 2 * rounds));
+    }
+    let wanted = store.ledger();
+    drop(store);
+    house.reopen();
+    assert_eq!(house.store().ledger(), wanted);
+    house.lose_index();
+    assert_eq!(house.store().ledger(), wanted);
 }
 
 #[test]

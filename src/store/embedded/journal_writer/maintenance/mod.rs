@@ -56,6 +56,9 @@ impl JournalWriter {
         if self.shared.must_end() {
             return Err(WriterStopped);
         }
+        if self.shared.is_stalled() {
+            return Ok(false);
+        }
         let gone = self.drop_expired_job_mail()?;
         let flushed = self.shared.flushed();
         if flushed == self.maintenance.seen && self.maintenance.compaction.is_none() {
