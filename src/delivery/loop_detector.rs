@@ -31,8 +31,8 @@ const AT_ONCE_SIGN: &str = "at once";
 /// The maximum number of answers at once within [`WINDOW`]: a person who tests by hand sends a few.
 const AT_ONCE_MAX: usize = 20;
 
-/// Counts machines' mails by sender and thread.
-/// It belongs to one process: two processes stop a loop after twice as many mails.
+/// Counts machines' mails by sender and thread, within one process: two processes stop a loop after twice as
+/// many mails.
 #[derive(Debug, Default)]
 pub(super) struct LoopDetector(Mutex<HashMap<u64, SenderThread>>);
 

@@ -230,7 +230,7 @@ fn is_client_fault(error: &io::Error) -> bool {
 fn bind_tcp(at: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
     if at.is_ipv6() {
-        // So `[::]` and `0.0.0.0` can both be bound, and no address is IPv4-mapped.
+        // `[::]` and `0.0.0.0` can then both be bound, and no address is IPv4-mapped.
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
