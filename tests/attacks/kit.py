@@ -169,6 +169,7 @@ class Api:
         api = self
         self.plan = plan or (lambda *_: None)
         self.calls = []  # (method, path, key, body)
+        self.times = {}  # calls by key
         self.answers = {}
         self.messages = []
         self.lock = threading.Lock()
@@ -180,7 +181,8 @@ class Api:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 key = self.headers.get("idempotency-key", "")
                 with api.lock:
-                    times = sum(call[2] == key for call in api.calls)
+                    times = api.times.get(key, 0)
+                    api.times[key] = times + 1
                     api.calls.append((self.command, self.path, key, body))
                     said = api.plan(self.command, self.path, key, body, times)
                     if said in (None, "hang up"):

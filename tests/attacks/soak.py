@@ -11,6 +11,8 @@ import time
 
 from kit import DOMAIN, Api, Postern, Smtp, check, eventually, letter
 
+# The senders pause while so many mails wait, so that the backlog does not depend on the speed of the machine.
+WAITING_MAX = 1000
 # How much memory may grow from a quarter of the time to its end. The long form shows a leak of 1 KB a mail.
 GROWTH_MAX = 24 * 1024 * 1024
 
@@ -49,6 +51,8 @@ def sender(postern, recipients, end, told, number):
                 client.say("QUIT")
                 client.close()
                 client = None
+                while postern.metric("postern_ledger_waiting") > WAITING_MAX and time.monotonic() < end:
+                    time.sleep(0.05)
         except OSError:
             client = None
 
