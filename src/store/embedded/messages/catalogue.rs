@@ -1,11 +1,13 @@
 //! Owns the locations of the threads, messages and idempotency keys of the embedded Messages API, in an index
 //! on disk.
 //!
-//! Does not hold the documents. Nothing of a document stays in memory, except in the index's bounded cache.
+//! Does not hold the documents. The entries of the newest ones wait in memory to be written together.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Bound;
 use std::path::Path;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -47,6 +49,15 @@ type Entries = BTreeMap<IndexKey, Option<Vec<u8>>>;
 #[derive(Debug)]
 pub(super) struct Catalogue {
     index: Index,
+    pending: RwLock<PendingEntries>,
+}
+
+/// Entries that are not in the index yet. A thread that is changed often is written once.
+#[derive(Debug, Default)]
+struct PendingEntries {
+    entries: Entries,
+    /// The number of the last record whose entries are here; 0 if there are none.
+    seq: u64,
 }
 
 impl Catalogue {
@@ -58,7 +69,10 @@ impl Catalogue {
         let path = folder.join("index");
         let unmade = |error: IndexError| unmade(&path, &error);
         let (index, seen) = open_index(&path, &folder.join("journal"), journal)?;
-        let catalogue = Self { index };
+        let catalogue = Self {
+            index,
+            pending: RwLock::default(),
+        };
         let mut some: Vec<WrittenDocument> = Vec::new();
         journal.replay(SegmentKind::State, seen, |segment, row| {
             let head =
@@ -70,12 +84,14 @@ impl Catalogue {
             some.push((head, row.seq, RecordLocation::new(segment, row.span)));
             if some.len() == RECORDS_ONCE {
                 catalogue.add(&std::mem::take(&mut some)).map_err(unmade)?;
+                catalogue.write().map_err(unmade)?;
             }
             Ok(())
         })?;
         // This is written even without documents, because an index without its meta entry counts as
         // incomplete.
         catalogue.add(&some).map_err(unmade)?;
+        catalogue.write().map_err(unmade)?;
         catalogue.flush().map_err(unmade)?;
         Ok(catalogue)
     }
@@ -85,7 +101,7 @@ impl Catalogue {
         let Some(thread) = self.number(IndexKey::document_thread_id(id))? else {
             return Ok(None);
         };
-        let found = self.index.get(IndexKey::document_thread(thread))?;
+        let found = self.get(IndexKey::document_thread(thread))?;
         found.map(|value| location(&value)).transpose()
     }
 
@@ -103,10 +119,8 @@ impl Catalogue {
         let Some(after) = after.map(IndexKey::document_thread) else {
             return Ok(Vec::new());
         };
-        let found = self
-            .index
-            .range_after(IndexKey::DOCUMENT_THREAD, after, count)?;
-        found.iter().map(|(_, value)| location(value)).collect()
+        let last = IndexKey::bounds(IndexKey::DOCUMENT_THREAD).1;
+        self.locations(IndexKey::DOCUMENT_THREAD, (after, last), count)
     }
 
     /// The locations of a thread's messages after `after`, oldest first, at most `count`. `None` if there is
@@ -129,13 +143,24 @@ impl Catalogue {
         };
         let after = IndexKey::document_message(thread, after);
         let last = IndexKey::document_message(thread, u64::MAX);
-        let found = self
-            .index
-            .range_after(IndexKey::DOCUMENT_MESSAGE, after, count)?;
-        let own = found.iter().take_while(|(key, _)| *key <= last);
-        own.map(|(_, value)| location(value))
-            .collect::<Result<_, _>>()
+        self.locations(IndexKey::DOCUMENT_MESSAGE, (after, last), count)
             .map(Some)
+    }
+
+    /// The locations in the entries of a kind after the first key and up to the last one, at most `count`.
+    fn locations(
+        &self,
+        tag: u8,
+        (after, last): (IndexKey, IndexKey),
+        count: usize,
+    ) -> Result<Vec<RecordLocation>, IndexError> {
+        let behind = (Bound::Excluded(after), Bound::Included(last));
+        let pending = self.pending().entries.range(behind).map(cloned).collect();
+        // Entries that leave memory meanwhile are in the index before.
+        let found = self.index.merged_after(tag, after, count, pending)?;
+        let own = found.iter().take_while(|(key, _)| **key <= last);
+        let own = own.filter_map(|(_, value)| value.as_deref());
+        own.take(count).map(location).collect()
     }
 
     /// The location of the document that was made with an idempotency key at most [`KEY_WINDOW`] before
@@ -145,30 +170,56 @@ impl Catalogue {
         key: &str,
         now: Timestamp,
     ) -> Result<Option<RecordLocation>, IndexError> {
-        let Some(value) = self.index.get(IndexKey::idempotency_key(key))? else {
+        let Some(value) = self.get(IndexKey::idempotency_key(key))? else {
             return Ok(None);
         };
         let bound = BoundKey::decode(&value)?;
         Ok((now.since(bound.at) <= KEY_WINDOW).then_some(bound.location))
     }
 
-    /// Adds documents that are in the journal. After an interruption, adding the same ones again gives the
-    /// same entries.
+    /// Adds documents that are in the journal; [`Catalogue::write`] passes them to the index. After an
+    /// interruption, adding the same ones again gives the same entries.
     pub(super) fn add(&self, documents: &[WrittenDocument]) -> Result<(), IndexError> {
         let mut entries = Entries::new();
         for (head, seq, at) in documents {
             self.add_one(&mut entries, head, *seq, *at)?;
         }
-        let seq = match documents.last() {
-            Some((_, seq, _)) => *seq,
-            None => self.index.meta()?.map_or(0, |meta| meta.seq),
-        };
-        let meta = IndexMeta {
-            seq,
-            ..IndexMeta::default()
-        };
-        let entries = entries.iter().map(|(key, value)| (*key, value.as_deref()));
-        self.index.apply(entries, Some(&meta))
+        let mut pending = self.pending.write().unwrap_or_else(PoisonError::into_inner);
+        pending.entries.extend(entries);
+        pending.seq = documents.last().map_or(pending.seq, |(_, seq, _)| *seq);
+        Ok(())
+    }
+
+    /// Writes the entries that wait in memory to the index.
+    pub(super) fn write(&self) -> Result<(), IndexError> {
+        {
+            let pending = self.pending();
+            let seq = match pending.seq {
+                0 => self.index.meta()?.map_or(0, |meta| meta.seq),
+                seq => seq,
+            };
+            let meta = IndexMeta {
+                seq,
+                ..IndexMeta::default()
+            };
+            let entries = pending.entries.iter().map(|(k, v)| (*k, v.as_deref()));
+            self.index.apply(entries, Some(&meta))?;
+        }
+        // Only the caller's thread adds entries, so all of these are written.
+        *self.pending.write().unwrap_or_else(PoisonError::into_inner) = PendingEntries::default();
+        Ok(())
+    }
+
+    fn pending(&self) -> RwLockReadGuard<'_, PendingEntries> {
+        self.pending.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, key: IndexKey) -> Result<Option<Vec<u8>>, IndexError> {
+        let pending = self.pending().entries.get(&key).cloned();
+        match pending {
+            Some(value) => Ok(value),
+            None => self.index.get(key),
+        }
     }
 
     fn add_one(
@@ -214,7 +265,7 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Removes some of the keys that are older than [`KEY_WINDOW`]; true if there may be more.
+    /// Removes some of the keys in the index that are older than [`KEY_WINDOW`]; true if there may be more.
     pub(super) fn forget_keys(&self, now: Timestamp) -> Result<bool, IndexError> {
         let tag = IndexKey::IDEMPOTENCY_KEY_BY_AGE;
         let (first, _) = IndexKey::bounds(tag);
@@ -248,11 +299,14 @@ impl Catalogue {
     /// The number of entries in the index.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.index.entries().len()
+        let written = self.index.entries();
+        let pending = self.pending();
+        let new = pending.entries.keys();
+        written.len() + new.filter(|key| !written.contains_key(key)).count()
     }
 
     fn number(&self, key: IndexKey) -> Result<Option<u64>, IndexError> {
-        self.index.get(key)?.map(|value| number(&value)).transpose()
+        self.get(key)?.map(|value| number(&value)).transpose()
     }
 }
 
@@ -280,6 +334,10 @@ impl BoundKey {
             seq: u64_at(value, 8),
         })
     }
+}
+
+fn cloned((key, value): (&IndexKey, &Option<Vec<u8>>)) -> (IndexKey, Option<Vec<u8>>) {
+    (*key, value.clone())
 }
 
 fn location(value: &[u8]) -> Result<RecordLocation, IndexError> {

@@ -31,8 +31,9 @@ mod catalogue;
 #[cfg(test)]
 mod tests;
 
-/// The number of records whose entries may be unflushed; after a crash they are added again from the journal.
-const UNFLUSHED_MAX: usize = 256;
+/// The number of records whose entries wait in memory to be written to the index together. After a crash they
+/// are added again from the journal.
+const UNWRITTEN_MAX: usize = 512;
 
 /// Bounds of a page of documents.
 #[derive(Clone, Copy, Debug)]
@@ -98,7 +99,7 @@ impl EmbeddedMessages {
         let batch_writer = DocumentWriter {
             journal,
             shelf: Arc::clone(&shelf),
-            unflushed: 0,
+            unwritten: 0,
             newest_at: now,
         };
         let writer = WriterHandle::start("postern-book", batch_writer)
@@ -335,8 +336,8 @@ fn index_failed(error: &IndexError) {
 struct DocumentWriter {
     journal: Journal,
     shelf: Arc<DocumentStore>,
-    /// The number of records added to the index since the last flush.
-    unflushed: usize,
+    /// The number of records whose entries are not in the index yet.
+    unwritten: usize,
     /// The time of the newest request.
     newest_at: Timestamp,
 }
@@ -385,21 +386,24 @@ impl BatchWriter for DocumentWriter {
     }
 
     fn maintain(&mut self) -> Result<bool, WriterStopped> {
-        if self.unflushed < UNFLUSHED_MAX {
+        if self.unwritten < UNWRITTEN_MAX {
             return Ok(false);
         }
         let catalogue = &self.shelf.catalogue;
+        catalogue.write().map_err(stopped)?;
         let more = catalogue.forget_keys(self.newest_at).map_err(stopped)?;
         if !more {
             catalogue.flush().map_err(stopped)?;
-            self.unflushed = 0;
+            self.unwritten = 0;
         }
         Ok(more)
     }
 
     fn close(mut self) {
         // An error here is in the log, and the next start repairs it.
-        let _ = self.shelf.catalogue.flush().map_err(stopped);
+        let catalogue = &self.shelf.catalogue;
+        let written = catalogue.write().and_then(|()| catalogue.flush());
+        let _ = written.map_err(stopped);
         let _ = self.journal.close();
     }
 }
@@ -410,7 +414,7 @@ impl DocumentWriter {
             return Ok(());
         }
         self.shelf.catalogue.add(documents).map_err(stopped)?;
-        self.unflushed += documents.len();
+        self.unwritten += documents.len();
         Ok(())
     }
 }
